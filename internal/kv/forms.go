@@ -1,27 +1,167 @@
 package kv
 
-import "sync/atomic"
+import (
+	"sync"
+	"sync/atomic"
+)
 
-// formSlots hold a version's lazily built forms.
-type formSlots [NumForms]atomic.Pointer[formEntry]
+// formOverhead is what a kept form costs beside its own bytes: the entry and its share of the version's slots.
+const formOverhead = 128
 
-type formEntry struct {
-	form any
-	size int
+// formSet holds the slots of one version. It is made when the first form is asked for, so that a version that nobody
+// reads costs one pointer.
+type formSet [NumForms]formSlot
+
+type formSlot struct {
+	entry atomic.Pointer[formEntry]
+	build sync.Mutex // held while the form is built
 }
 
-// FormCache bounds the bytes that the forms of all versions of one store take.
-type FormCache struct{}
+// formEntry is one kept form, and a link of its cache's ring.
+type formEntry struct {
+	form       any
+	size       int64
+	used       atomic.Bool // read since the hand came by
+	slot       *formSlot
+	prev, next *formEntry // guarded by the cache; nil when it is not in the ring
+}
 
-// Form answers the form in a slot, building it at most once for all readers; it is read-only. An error is not kept.
+// FormCache bounds the bytes that the forms of all versions of one store take. Which form to drop is chosen by second
+// chance: a read marks its form (an atomic load, and a store only for the first read since the mark was cleared), and
+// the hand that looks for room clears marks and drops what it finds unmarked. A form read only once is the first to go, so
+// one large list does not wash out what is read all the time. Safe for concurrent use.
+type FormCache struct {
+	limit int64
+
+	mu    sync.Mutex
+	hand  *formEntry // the next to look at; new entries go right behind it, so they are looked at last
+	bytes int64
+	count int
+}
+
+// NewFormCache makes a cache that keeps at most limit bytes of forms.
+func NewFormCache(limit int64) *FormCache { return &FormCache{limit: limit} }
+
+// NewVersion makes a version whose forms the cache bounds. A nil cache is allowed: nothing bounds them then.
+func (c *FormCache) NewVersion(key string, value []byte, create, mod uint64) *Version {
+	return &Version{Key: key, Value: value, CreateRevision: create, ModRevision: mod, cache: c}
+}
+
+// Usage answers how many bytes the kept forms take, as their builders said plus a fixed overhead, and how many they are.
+func (c *FormCache) Usage() (bytes int64, forms int) {
+	if c == nil {
+		return 0, 0
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.bytes, c.count
+}
+
+// Form answers the form in a slot; it is read-only. However many readers ask at once, it is built once and all share it,
+// until the cache drops it for room; what a reader holds stays valid then. An error is not kept: the next reader builds again.
 func (v *Version) Form(slot FormSlot, build BuildForm) (any, error) {
-	if e := v.forms[slot].Load(); e != nil {
-		return e.form, nil
+	set := v.forms.Load()
+	if set == nil {
+		set = new(formSet)
+		if !v.forms.CompareAndSwap(nil, set) {
+			set = v.forms.Load()
+		}
+	}
+	s := &set[slot]
+	if e := s.entry.Load(); e != nil {
+		return e.read(), nil
+	}
+	s.build.Lock()
+	defer s.build.Unlock()
+	if e := s.entry.Load(); e != nil {
+		return e.read(), nil
 	}
 	form, size, err := build(v)
 	if err != nil {
 		return nil, err
 	}
-	v.forms[slot].Store(&formEntry{form, size})
+	e := &formEntry{form: form, size: int64(size) + formOverhead, slot: s}
+	if v.cache == nil {
+		s.entry.Store(e)
+	} else {
+		v.cache.add(e)
+	}
 	return form, nil
+}
+
+func (e *formEntry) read() any {
+	if !e.used.Load() {
+		e.used.Store(true)
+	}
+	return e.form
+}
+
+// add keeps an entry and drops others until all fit. A form larger than the whole cache is not kept.
+func (c *FormCache) add(e *formEntry) {
+	if e.size > c.limit {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.bytes+e.size > c.limit {
+		if h := c.hand; h.used.Load() {
+			h.used.Store(false)
+			c.hand = h.next
+		} else {
+			c.drop(h)
+		}
+	}
+	if c.hand == nil {
+		e.prev, e.next = e, e
+		c.hand = e
+	} else {
+		e.prev, e.next = c.hand.prev, c.hand
+		e.prev.next, e.next.prev = e, e
+	}
+	c.bytes += e.size
+	c.count++
+	e.slot.entry.Store(e)
+}
+
+// drop takes an entry out of its slot and of the ring. The caller holds mu.
+func (c *FormCache) drop(e *formEntry) {
+	e.slot.entry.Store(nil)
+	if c.hand == e {
+		c.hand = e.next
+	}
+	if c.hand == e { // it was the only one
+		c.hand = nil
+	}
+	e.prev.next, e.next.prev = e.next, e.prev
+	e.prev, e.next = nil, nil
+	c.bytes -= e.size
+	c.count--
+}
+
+// Forget drops the forms of a version that the store no longer holds, so that they do not wait for the hand. Readers that
+// still hold the version may go on to use it.
+func (c *FormCache) Forget(v *Version) {
+	set := v.forms.Load()
+	if c == nil || set == nil || v.cache != c {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range set {
+		if e := set[i].entry.Load(); e != nil {
+			c.drop(e)
+		}
+	}
+}
+
+// Clear drops every form.
+func (c *FormCache) Clear() {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.hand != nil {
+		c.drop(c.hand)
+	}
 }

@@ -266,6 +266,350 @@ func (x *Operation) GetRevision() uint64 {
 	return 0
 }
 
+type SnapshotHeader struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// format is the version of this format; a reader refuses one it does not know.
+	Format uint32 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
+	// revision of the store.
+	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// applied_index is the raft index of the last entry that the state machine applied itself.
+	AppliedIndex  uint64 `protobuf:"varint,3,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	Objects       uint64 `protobuf:"varint,4,opt,name=objects,proto3" json:"objects,omitempty"`
+	Commands      uint64 `protobuf:"varint,5,opt,name=commands,proto3" json:"commands,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotHeader) Reset() {
+	*x = SnapshotHeader{}
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotHeader) ProtoMessage() {}
+
+func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
+func (*SnapshotHeader) Descriptor() ([]byte, []int) {
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SnapshotHeader) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
+
+func (x *SnapshotHeader) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *SnapshotHeader) GetAppliedIndex() uint64 {
+	if x != nil {
+		return x.AppliedIndex
+	}
+	return 0
+}
+
+func (x *SnapshotHeader) GetObjects() uint64 {
+	if x != nil {
+		return x.Objects
+	}
+	return 0
+}
+
+func (x *SnapshotHeader) GetCommands() uint64 {
+	if x != nil {
+		return x.Commands
+	}
+	return 0
+}
+
+type SnapshotObject struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Key            string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	CreateRevision uint64                 `protobuf:"varint,2,opt,name=create_revision,json=createRevision,proto3" json:"create_revision,omitempty"`
+	ModRevision    uint64                 `protobuf:"varint,3,opt,name=mod_revision,json=modRevision,proto3" json:"mod_revision,omitempty"`
+	Value          []byte                 `protobuf:"bytes,4,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *SnapshotObject) Reset() {
+	*x = SnapshotObject{}
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotObject) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotObject) ProtoMessage() {}
+
+func (x *SnapshotObject) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotObject.ProtoReflect.Descriptor instead.
+func (*SnapshotObject) Descriptor() ([]byte, []int) {
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SnapshotObject) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *SnapshotObject) GetCreateRevision() uint64 {
+	if x != nil {
+		return x.CreateRevision
+	}
+	return 0
+}
+
+func (x *SnapshotObject) GetModRevision() uint64 {
+	if x != nil {
+		return x.ModRevision
+	}
+	return 0
+}
+
+func (x *SnapshotObject) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+// SnapshotCommand is the remembered result of one command.
+type SnapshotCommand struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id is 16 bytes.
+	Id []byte `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// revision is the store's after the command.
+	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// operations is how many there were.
+	Operations uint64 `protobuf:"varint,3,opt,name=operations,proto3" json:"operations,omitempty"`
+	// changed has a bit for each operation that took a revision, 64 to a number, the lowest bit first; the number for the first 64
+	// is left out if zero, all others are there.
+	Changed uint64 `protobuf:"varint,4,opt,name=changed,proto3" json:"changed,omitempty"`
+	// changed_more holds the numbers after the first as 8 bytes each (little endian).
+	ChangedMore []byte `protobuf:"bytes,5,opt,name=changed_more,json=changedMore,proto3" json:"changed_more,omitempty"`
+	// failure is there when the command did not apply; then operations and changed are not.
+	Failure       *SnapshotFailure `protobuf:"bytes,6,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotCommand) Reset() {
+	*x = SnapshotCommand{}
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotCommand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotCommand) ProtoMessage() {}
+
+func (x *SnapshotCommand) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotCommand.ProtoReflect.Descriptor instead.
+func (*SnapshotCommand) Descriptor() ([]byte, []int) {
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SnapshotCommand) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *SnapshotCommand) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *SnapshotCommand) GetOperations() uint64 {
+	if x != nil {
+		return x.Operations
+	}
+	return 0
+}
+
+func (x *SnapshotCommand) GetChanged() uint64 {
+	if x != nil {
+		return x.Changed
+	}
+	return 0
+}
+
+func (x *SnapshotCommand) GetChangedMore() []byte {
+	if x != nil {
+		return x.ChangedMore
+	}
+	return nil
+}
+
+func (x *SnapshotCommand) GetFailure() *SnapshotFailure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+type SnapshotFailure struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Operation     uint64                 `protobuf:"varint,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	Condition     uint64                 `protobuf:"varint,2,opt,name=condition,proto3" json:"condition,omitempty"`
+	Current       uint64                 `protobuf:"varint,3,opt,name=current,proto3" json:"current,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotFailure) Reset() {
+	*x = SnapshotFailure{}
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotFailure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotFailure) ProtoMessage() {}
+
+func (x *SnapshotFailure) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotFailure.ProtoReflect.Descriptor instead.
+func (*SnapshotFailure) Descriptor() ([]byte, []int) {
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *SnapshotFailure) GetOperation() uint64 {
+	if x != nil {
+		return x.Operation
+	}
+	return 0
+}
+
+func (x *SnapshotFailure) GetCondition() uint64 {
+	if x != nil {
+		return x.Condition
+	}
+	return 0
+}
+
+func (x *SnapshotFailure) GetCurrent() uint64 {
+	if x != nil {
+		return x.Current
+	}
+	return 0
+}
+
+type SnapshotFooter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// checksum is the CRC32C of all bytes of the snapshot before the footer's record.
+	Checksum      uint64 `protobuf:"varint,1,opt,name=checksum,proto3" json:"checksum,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotFooter) Reset() {
+	*x = SnapshotFooter{}
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotFooter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotFooter) ProtoMessage() {}
+
+func (x *SnapshotFooter) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotFooter.ProtoReflect.Descriptor instead.
+func (*SnapshotFooter) Descriptor() ([]byte, []int) {
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SnapshotFooter) GetChecksum() uint64 {
+	if x != nil {
+		return x.Checksum
+	}
+	return 0
+}
+
 var File_kontiki_store_v1_store_proto protoreflect.FileDescriptor
 
 const file_kontiki_store_v1_store_proto_rawDesc = "" +
@@ -293,7 +637,33 @@ const file_kontiki_store_v1_store_proto_rawDesc = "" +
 	"\x10CONDITION_ALWAYS\x10\x00\x12\x14\n" +
 	"\x10CONDITION_ABSENT\x10\x01\x12\x14\n" +
 	"\x10CONDITION_EXISTS\x10\x02\x12\x19\n" +
-	"\x15CONDITION_AT_REVISION\x10\x03B;Z9github.com/kontiki/kontiki/proto/kontiki/store/v1;storev1b\x06proto3"
+	"\x15CONDITION_AT_REVISION\x10\x03\"\x9f\x01\n" +
+	"\x0eSnapshotHeader\x12\x16\n" +
+	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12#\n" +
+	"\rapplied_index\x18\x03 \x01(\x04R\fappliedIndex\x12\x18\n" +
+	"\aobjects\x18\x04 \x01(\x04R\aobjects\x12\x1a\n" +
+	"\bcommands\x18\x05 \x01(\x04R\bcommands\"\x84\x01\n" +
+	"\x0eSnapshotObject\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
+	"\x0fcreate_revision\x18\x02 \x01(\x04R\x0ecreateRevision\x12!\n" +
+	"\fmod_revision\x18\x03 \x01(\x04R\vmodRevision\x12\x14\n" +
+	"\x05value\x18\x04 \x01(\fR\x05value\"\xd7\x01\n" +
+	"\x0fSnapshotCommand\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x1e\n" +
+	"\n" +
+	"operations\x18\x03 \x01(\x04R\n" +
+	"operations\x12\x18\n" +
+	"\achanged\x18\x04 \x01(\x04R\achanged\x12!\n" +
+	"\fchanged_more\x18\x05 \x01(\fR\vchangedMore\x12;\n" +
+	"\afailure\x18\x06 \x01(\v2!.kontiki.store.v1.SnapshotFailureR\afailure\"g\n" +
+	"\x0fSnapshotFailure\x12\x1c\n" +
+	"\toperation\x18\x01 \x01(\x04R\toperation\x12\x1c\n" +
+	"\tcondition\x18\x02 \x01(\x04R\tcondition\x12\x18\n" +
+	"\acurrent\x18\x03 \x01(\x04R\acurrent\",\n" +
+	"\x0eSnapshotFooter\x12\x1a\n" +
+	"\bchecksum\x18\x01 \x01(\x04R\bchecksumB;Z9github.com/kontiki/kontiki/proto/kontiki/store/v1;storev1b\x06proto3"
 
 var (
 	file_kontiki_store_v1_store_proto_rawDescOnce sync.Once
@@ -308,22 +678,28 @@ func file_kontiki_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_kontiki_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_kontiki_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_kontiki_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_kontiki_store_v1_store_proto_goTypes = []any{
 	(Operation_Kind)(0),      // 0: kontiki.store.v1.Operation.Kind
 	(Operation_Condition)(0), // 1: kontiki.store.v1.Operation.Condition
 	(*Command)(nil),          // 2: kontiki.store.v1.Command
 	(*Operation)(nil),        // 3: kontiki.store.v1.Operation
+	(*SnapshotHeader)(nil),   // 4: kontiki.store.v1.SnapshotHeader
+	(*SnapshotObject)(nil),   // 5: kontiki.store.v1.SnapshotObject
+	(*SnapshotCommand)(nil),  // 6: kontiki.store.v1.SnapshotCommand
+	(*SnapshotFailure)(nil),  // 7: kontiki.store.v1.SnapshotFailure
+	(*SnapshotFooter)(nil),   // 8: kontiki.store.v1.SnapshotFooter
 }
 var file_kontiki_store_v1_store_proto_depIdxs = []int32{
 	3, // 0: kontiki.store.v1.Command.operations:type_name -> kontiki.store.v1.Operation
 	0, // 1: kontiki.store.v1.Operation.kind:type_name -> kontiki.store.v1.Operation.Kind
 	1, // 2: kontiki.store.v1.Operation.condition:type_name -> kontiki.store.v1.Operation.Condition
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	7, // 3: kontiki.store.v1.SnapshotCommand.failure:type_name -> kontiki.store.v1.SnapshotFailure
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_kontiki_store_v1_store_proto_init() }
@@ -337,7 +713,7 @@ func file_kontiki_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kontiki_store_v1_store_proto_rawDesc), len(file_kontiki_store_v1_store_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   2,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,258 @@
+package fsm
+
+import (
+	"errors"
+	"fmt"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/kontiki/kontiki/internal/kv"
+	storev1 "github.com/kontiki/kontiki/proto/kontiki/store/v1"
+)
+
+// ErrBadCommand says that bytes are not a command that these rules accept. Every replica refuses the same bytes.
+var ErrBadCommand = errors.New("fsm: bad command")
+
+const (
+	// CommandVersion is the version of the rules that EncodeCommand writes. A change of what a command means, a new field
+	// included, needs a new version: a replica that does not know a version refuses it, and one that knows it never
+	// takes it for another.
+	CommandVersion = 1
+	// MaxKeyBytes bounds one key.
+	MaxKeyBytes = 4096
+)
+
+// Field numbers of kontiki.store.v1.Command and Operation.
+const (
+	fieldVersion, fieldID, fieldOperations                           = 1, 2, 3
+	fieldKind, fieldKey, fieldValue, fieldCondition, fieldOpRevision = 1, 2, 3, 4, 5
+)
+
+// EncodeCommand answers the log entry for a command (the wire form of kontiki.store.v1.Command), in a buffer of its own.
+// It refuses what DecodeCommand would: kv.ErrTooLarge, ErrBadCommand.
+func EncodeCommand(c *kv.Command) ([]byte, error) {
+	if err := checkCommand(c); err != nil {
+		return nil, err
+	}
+	size := 32
+	for i := range c.Ops {
+		size += opSize(&c.Ops[i]) + 8
+	}
+	if size > kv.MaxCommandBytes+8*len(c.Ops)+32 {
+		return nil, fmt.Errorf("%w: over %d bytes", kv.ErrTooLarge, kv.MaxCommandBytes)
+	}
+	b := make([]byte, 0, size)
+	b = appendUint(b, fieldVersion, CommandVersion)
+	b = protowire.AppendTag(b, fieldID, protowire.BytesType)
+	b = protowire.AppendBytes(b, c.ID[:])
+	for i := range c.Ops {
+		op := &c.Ops[i]
+		b = protowire.AppendTag(b, fieldOperations, protowire.BytesType)
+		b = protowire.AppendVarint(b, uint64(opSize(op)))
+		b = appendUint(b, fieldKind, uint64(opKind(op)))
+		b = protowire.AppendTag(b, fieldKey, protowire.BytesType)
+		b = protowire.AppendString(b, op.Key)
+		if len(op.Value) > 0 {
+			b = protowire.AppendTag(b, fieldValue, protowire.BytesType)
+			b = protowire.AppendBytes(b, op.Value)
+		}
+		b = appendUint(b, fieldCondition, uint64(op.Cond))
+		b = appendUint(b, fieldOpRevision, op.Revision)
+	}
+	if len(b) > kv.MaxCommandBytes {
+		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", kv.ErrTooLarge, len(b), kv.MaxCommandBytes)
+	}
+	return b, nil
+}
+
+func opSize(op *kv.Op) int {
+	n := sizeUint(uint64(opKind(op))) + 1 + protowire.SizeBytes(len(op.Key)) + sizeUint(uint64(op.Cond)) + sizeUint(op.Revision)
+	if len(op.Value) > 0 {
+		n += 1 + protowire.SizeBytes(len(op.Value))
+	}
+	return n
+}
+
+func opKind(op *kv.Op) storev1.Operation_Kind {
+	switch {
+	case op.Check:
+		return storev1.Operation_KIND_CHECK
+	case op.Delete:
+		return storev1.Operation_KIND_DELETE
+	}
+	return storev1.Operation_KIND_PUT
+}
+
+// appendUint appends a varint field with a number under 16, unless it is zero.
+func appendUint(b []byte, field protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), v)
+}
+
+func sizeUint(v uint64) int {
+	if v == 0 {
+		return 0
+	}
+	return 1 + protowire.SizeVarint(v)
+}
+
+// DecodeCommand reads a log entry and checks it against the rules. Errors: kv.ErrTooLarge, ErrBadCommand.
+//
+// A value is never copied when it is the greater part of the entry: it then shares data's memory, which must not be
+// changed afterwards. (Raft never does: a log entry is immutable from the moment it is proposed or received. The entry
+// stays in raft's log cache anyway, so sharing keeps one copy in memory where there would be two.) Otherwise
+// values are copied, so that a small value that lives long does not hold the memory of a large entry. Keys are always copied.
+func DecodeCommand(data []byte) (*kv.Command, error) {
+	c := new(kv.Command)
+	if err := decodeCommand(c, data); err != nil {
+		return nil, err
+	}
+	for i := range c.Ops {
+		c.Ops[i].Value = keep(c.Ops[i].Value, len(data))
+	}
+	return c, nil
+}
+
+// keep answers a value that may be held for long: itself if it is most of the entry that it is a part of, or else a copy.
+func keep(value []byte, entry int) []byte {
+	if len(value) == 0 {
+		return nil
+	}
+	if len(value) >= entry/2 {
+		return value[:len(value):len(value)]
+	}
+	return append(make([]byte, 0, len(value)), value...)
+}
+
+// decodeCommand is DecodeCommand with values that all share data's memory. It reuses c.Ops.
+func decodeCommand(c *kv.Command, data []byte) error {
+	if len(data) > kv.MaxCommandBytes {
+		return fmt.Errorf("%w: %d bytes, the limit is %d", kv.ErrTooLarge, len(data), kv.MaxCommandBytes)
+	}
+	c.Ops = c.Ops[:0]
+	var version uint64
+	var id []byte
+	err := fields(data, func(num protowire.Number, v uint64, b []byte) error {
+		switch num {
+		case fieldVersion:
+			version = v
+		case fieldID:
+			id = b
+		case fieldOperations:
+			if b == nil {
+				return errWireType
+			}
+			c.Ops = append(c.Ops, kv.Op{})
+			return decodeOp(&c.Ops[len(c.Ops)-1], b)
+		default:
+			return errUnknownField
+		}
+		return nil
+	}, 1<<fieldVersion)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrBadCommand, err)
+	}
+	if version != CommandVersion {
+		return fmt.Errorf("%w: version %d is not known here", ErrBadCommand, version)
+	}
+	if len(id) != len(c.ID) {
+		return fmt.Errorf("%w: id of %d bytes", ErrBadCommand, len(id))
+	}
+	copy(c.ID[:], id)
+	return checkCommand(c)
+}
+
+func decodeOp(op *kv.Op, data []byte) error {
+	var kind, cond uint64
+	err := fields(data, func(num protowire.Number, v uint64, b []byte) error {
+		switch num {
+		case fieldKind:
+			kind = v
+		case fieldKey:
+			op.Key = string(b)
+		case fieldValue:
+			op.Value = b
+		case fieldCondition:
+			cond = v
+		case fieldOpRevision:
+			op.Revision = v
+		default:
+			return errUnknownField
+		}
+		return nil
+	}, 1<<fieldKind|1<<fieldCondition|1<<fieldOpRevision)
+	if err != nil {
+		return err
+	}
+	switch kind {
+	case uint64(storev1.Operation_KIND_PUT):
+	case uint64(storev1.Operation_KIND_DELETE):
+		op.Delete = true
+	case uint64(storev1.Operation_KIND_CHECK):
+		op.Check = true
+	default:
+		return fmt.Errorf("kind %d is not known here", kind)
+	}
+	if cond > uint64(kv.AtRevision) {
+		return fmt.Errorf("condition %d is not known here", cond)
+	}
+	op.Cond = kv.Condition(cond)
+	return nil
+}
+
+// checkCommand holds the rules that a decoded command obeys.
+func checkCommand(c *kv.Command) error {
+	if c.ID == (kv.CommandID{}) {
+		return fmt.Errorf("%w: it has no id", ErrBadCommand)
+	}
+	var seen map[string]struct{}
+	if len(c.Ops) > 8 {
+		seen = make(map[string]struct{}, len(c.Ops))
+	}
+	for i := range c.Ops {
+		op := &c.Ops[i]
+		if err := checkKey(op.Key); err != nil {
+			return fmt.Errorf("%w: operation %d: %w", ErrBadCommand, i, err)
+		}
+		switch {
+		case op.Cond > kv.AtRevision:
+			return fmt.Errorf("%w: operation %d: condition %d is not known here", ErrBadCommand, i, op.Cond)
+		case op.Revision != 0 && op.Cond != kv.AtRevision:
+			return fmt.Errorf("%w: operation %d: a revision without the condition that uses it", ErrBadCommand, i)
+		case op.Delete && op.Check:
+			return fmt.Errorf("%w: operation %d: both delete and check", ErrBadCommand, i)
+		case (op.Delete || op.Check) && len(op.Value) > 0:
+			return fmt.Errorf("%w: operation %d: a value without a put", ErrBadCommand, i)
+		}
+		if seen != nil {
+			if _, dup := seen[op.Key]; dup {
+				return fmt.Errorf("%w: operation %d: key %q appears twice", ErrBadCommand, i, op.Key)
+			}
+			seen[op.Key] = struct{}{}
+			continue
+		}
+		for j := range i {
+			if c.Ops[j].Key == op.Key {
+				return fmt.Errorf("%w: operation %d: key %q appears twice", ErrBadCommand, i, op.Key)
+			}
+		}
+	}
+	return nil
+}
+
+func checkKey(key string) error {
+	switch {
+	case key == "" || key[0] != '/':
+		return fmt.Errorf("key %q does not begin with a slash", clip(key))
+	case len(key) > MaxKeyBytes:
+		return fmt.Errorf("a key of %d bytes, the limit is %d", len(key), MaxKeyBytes)
+	case !utf8.ValidString(key):
+		return fmt.Errorf("key %q is not UTF-8", clip(key))
+	}
+	return nil
+}
+
+func clip(s string) string { return s[:min(len(s), 64)] }

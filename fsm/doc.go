@@ -1,0 +1,2 @@
+// Package fsm is the replicated state machine: a revisioned key-value store.
+package fsm

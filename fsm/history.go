@@ -1,0 +1,257 @@
+package fsm
+
+import (
+	"sort"
+	"strings"
+	"sync"
+
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// eventOverhead is what one event costs in memory beside the version it keeps: its record and its place in three lists.
+const eventOverhead = 128
+
+// record is one event of the history.
+type record struct {
+	kv.Event
+	end  uint64 // the last revision of the command it belongs to
+	cost int64  // what dropping it frees
+}
+
+// history is the last changes, in revision order: a window bounded by bytes and count. Each event is in the list of
+// all events, in the list of its resource (/group/resource/) and in that of its namespace (/group/resource/namespace/).
+// A watcher reads the narrowest list that holds its whole prefix, and is woken only by events of that list that have its
+// prefix; so a write costs what those who asked for it cost, however many others watch.
+//
+// Nothing is ever sent: watchers are cursors that read the window at their own pace, so publishing never waits for them.
+// The lock is held by readers for at most scanLimit events.
+type history struct {
+	maxEvents int
+	maxBytes  int64
+	forms     *kv.FormCache
+
+	mu       sync.RWMutex
+	all      *bucket
+	buckets  map[string]*bucket
+	bytes    int64
+	last     uint64 // the newest revision
+	floor    uint64 // every event after this revision is in the window
+	epoch    uint64 // counts restores
+	restored uint64 // the revision of the last restore
+	open     int    // watchers
+	wake     []*watcher
+}
+
+// bucket is the events of the window under one prefix.
+type bucket struct {
+	prefix  string
+	events  ring
+	evicted uint64 // the newest revision that left the window (or was cut off by a restore)
+	refs    int    // open watchers
+
+	mu      sync.Mutex // guards waiting, beside a read lock of the history
+	waiting map[*watcher]struct{}
+}
+
+func newHistory(maxEvents int, maxBytes int64, forms *kv.FormCache) *history {
+	return &history{
+		maxEvents: maxEvents, maxBytes: maxBytes, forms: forms,
+		all: &bucket{}, buckets: make(map[string]*bucket),
+	}
+}
+
+// levels answers the length of a key's prefixes up to its third and its fourth slash, 0 where it has fewer.
+func levels(key string) (resource, namespace int) {
+	slashes := 0
+	for i := 0; i < len(key); i++ {
+		if key[i] != '/' {
+			continue
+		}
+		if slashes++; slashes == 3 {
+			resource = i + 1
+		} else if slashes == 4 {
+			return resource, i + 1
+		}
+	}
+	return resource, 0
+}
+
+// bucketOf answers the bucket with exactly the prefix, making it if need be. The caller holds mu.
+func (h *history) bucketOf(prefix string) *bucket {
+	if prefix == "" {
+		return h.all
+	}
+	b := h.buckets[prefix]
+	if b == nil {
+		b = &bucket{prefix: strings.Clone(prefix), evicted: h.floor}
+		h.buckets[b.prefix] = b
+	}
+	return b
+}
+
+// publish appends the events of one or more commands up to the given revision. swap is called at the moment that the new
+// state and its events become visible together. Wakes whom it concerns after the lock is free.
+func (h *history) publish(events []*record, revision uint64, swap func()) {
+	if len(events) == 0 {
+		swap()
+		return
+	}
+	h.mu.Lock()
+	for _, r := range events {
+		h.append(r)
+	}
+	h.last = revision
+	h.evict()
+	swap()
+	wake := h.wake
+	h.wake = nil
+	h.mu.Unlock()
+	for _, w := range wake {
+		w.signal()
+	}
+}
+
+func (h *history) append(r *record) {
+	key := r.Current.Key
+	r.cost = eventOverhead
+	if r.Previous != nil { // Current is in the state, or will be the next event's Previous
+		r.cost += int64(len(r.Previous.Value))
+	}
+	h.bytes += r.cost
+	h.add(h.all, r)
+	resource, namespace := levels(key)
+	if resource > 0 {
+		h.add(h.bucketOf(key[:resource]), r)
+	}
+	if namespace > 0 {
+		h.add(h.bucketOf(key[:namespace]), r)
+	}
+}
+
+func (h *history) add(b *bucket, r *record) {
+	b.events.push(r)
+	for w := range b.waiting {
+		if len(w.prefix) == len(b.prefix) || strings.HasPrefix(r.Current.Key, w.prefix) {
+			delete(b.waiting, w)
+			w.cursor.Store(h.last) // as of before this batch: it waits, so it has read all there was
+			h.wake = append(h.wake, w)
+		}
+	}
+}
+
+// evict drops whole commands from the window until it fits its bounds. The newest command always stays, so a watcher that
+// keeps up is never cut off, whatever a command's size.
+func (h *history) evict() {
+	for h.all.events.len() > h.maxEvents || h.bytes > h.maxBytes {
+		end := h.all.events.at(0).end
+		if end == h.last {
+			return
+		}
+		for h.all.events.len() > 0 && h.all.events.at(0).end == end {
+			h.drop(h.all.events.at(0))
+		}
+		h.floor = end
+	}
+}
+
+func (h *history) drop(r *record) {
+	key := r.Current.Key
+	h.all.events.pop()
+	h.all.evicted = r.end
+	resource, namespace := levels(key)
+	for _, n := range [2]int{resource, namespace} {
+		if n == 0 {
+			continue
+		}
+		b := h.buckets[key[:n]]
+		b.events.pop()
+		b.evicted = r.end
+		h.tidy(b)
+	}
+	h.bytes -= r.cost
+	// From here on only readers that hold them know these versions.
+	if r.Previous != nil {
+		h.forms.Forget(r.Previous)
+	}
+	if r.Type == kv.Deleted {
+		h.forms.Forget(r.Current)
+	}
+}
+
+// tidy removes a bucket that nothing needs.
+func (h *history) tidy(b *bucket) {
+	if b.refs == 0 && b.events.len() == 0 && b != h.all {
+		delete(h.buckets, b.prefix)
+	}
+}
+
+// reset empties the window at the revision of a restored state and wakes every watcher.
+func (h *history) reset(revision uint64, swap func()) {
+	h.mu.Lock()
+	var wake []*watcher
+	for _, b := range h.buckets {
+		wake = append(wake, h.resetBucket(b, revision)...)
+	}
+	wake = append(wake, h.resetBucket(h.all, revision)...)
+	h.bytes, h.last, h.floor = 0, revision, revision
+	h.epoch++
+	h.restored = revision
+	swap()
+	h.mu.Unlock()
+	for _, w := range wake {
+		w.signal()
+	}
+}
+
+func (h *history) resetBucket(b *bucket, revision uint64) (wake []*watcher) {
+	b.events = ring{}
+	b.evicted = revision
+	for w := range b.waiting {
+		w.cursor.Store(h.last) // as in add
+		wake = append(wake, w)
+	}
+	b.waiting = nil
+	h.tidy(b)
+	return wake
+}
+
+// ring is a queue of records in ascending order of revision.
+type ring struct {
+	buf  []*record // its length is a power of two, or zero
+	head int
+	n    int
+}
+
+func (q *ring) len() int { return q.n }
+
+func (q *ring) at(i int) *record { return q.buf[(q.head+i)&(len(q.buf)-1)] }
+
+func (q *ring) push(r *record) {
+	if q.n == len(q.buf) {
+		q.resize(max(2*q.n, 4))
+	}
+	q.buf[(q.head+q.n)&(len(q.buf)-1)] = r
+	q.n++
+}
+
+func (q *ring) pop() {
+	q.buf[q.head] = nil
+	q.head = (q.head + 1) & (len(q.buf) - 1)
+	q.n--
+	if len(q.buf) > 16 && q.n <= len(q.buf)/4 {
+		q.resize(len(q.buf) / 2)
+	}
+}
+
+func (q *ring) resize(size int) {
+	buf := make([]*record, size)
+	for i := range q.n {
+		buf[i] = q.at(i)
+	}
+	q.buf, q.head = buf, 0
+}
+
+// after answers the index of the first event after the revision.
+func (q *ring) after(revision uint64) int {
+	return sort.Search(q.n, func(i int) bool { return q.at(i).Revision > revision })
+}

@@ -1,0 +1,293 @@
+package fsm
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// Options bound what a store keeps beside the state. They differ between replicas without harm. Zero means the default.
+type Options struct {
+	// HistoryEvents bounds the events of the history; default 131,072.
+	HistoryEvents int
+	// HistoryBytes bounds the memory that only the history holds; default 64 MiB.
+	HistoryBytes int64
+	// FormBytes bounds the forms that readers build of stored versions (kv.FormCache); default 64 MiB.
+	FormBytes int64
+
+	remembered int // tests only: a rule of the log
+}
+
+func (o Options) withDefaults() Options {
+	if o.HistoryEvents == 0 {
+		o.HistoryEvents = 131072
+	}
+	if o.HistoryBytes == 0 {
+		o.HistoryBytes = 64 << 20
+	}
+	if o.FormBytes == 0 {
+		o.FormBytes = 64 << 20
+	}
+	if o.remembered == 0 {
+		o.remembered = RememberedCommands
+	}
+	return o
+}
+
+// Store is one replica's state. Apply, ApplyBatch, Snapshot and Restore wait for each other; they are called in
+// the order of the log. Everything else is safe for concurrent use and never waits for a writer longer than it takes to
+// publish a batch.
+type Store struct {
+	options Options
+	forms   *kv.FormCache
+	history *history
+	current atomic.Pointer[state]
+
+	remembered atomic.Int64 // memory.len(), for Stats
+
+	revisions waitQueue
+	indexes   waitQueue
+
+	mu     sync.Mutex // guards what follows: one writer
+	memory *memory
+	edit   uint64 // the last edit of the tree
+	cmd    kv.Command
+	events []*record
+}
+
+var _ kv.Reader = (*Store)(nil)
+
+// state is the whole state after some log entry. It is immutable, and is the kv.View of it.
+type state struct {
+	root     *node
+	revision uint64
+	applied  uint64
+}
+
+// New makes an empty store at revision 0.
+func New(o Options) *Store {
+	o = o.withDefaults()
+	s := &Store{options: o, forms: kv.NewFormCache(o.FormBytes), memory: newMemory(o.remembered)}
+	s.history = newHistory(o.HistoryEvents, o.HistoryBytes, s.forms)
+	s.current.Store(&state{})
+	return s
+}
+
+// Entry is one log entry that holds a command.
+type Entry struct {
+	Index uint64 // its raft index
+	Data  []byte // see DecodeCommand: not to be changed afterwards
+}
+
+// Outcome is what applying one entry gave.
+type Outcome struct {
+	Result kv.Result
+	// Err is not nil when the entry is no command (ErrBadCommand, kv.ErrTooLarge). Nothing was changed. A command whose
+	// condition did not hold has no Err, but Result.Failed.
+	Err error
+}
+
+// Apply applies one log entry. It is ApplyBatch of one.
+func (s *Store) Apply(index uint64, data []byte) (kv.Result, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.begin()
+	r, err := t.apply(index, data)
+	t.commit()
+	return r, err
+}
+
+// ApplyBatch applies log entries in order, with an outcome for each. State, results, revisions and snapshots are those that
+// Apply one by one would give; readers see the state only after the whole batch. Indexes are the log's business: they
+// should grow, and the applied index is that of the last entry.
+func (s *Store) ApplyBatch(entries []Entry) []Outcome {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	outcomes := make([]Outcome, len(entries))
+	t := s.begin()
+	for i, e := range entries {
+		outcomes[i].Result, outcomes[i].Err = t.apply(e.Index, e.Data)
+	}
+	t.commit()
+	return outcomes
+}
+
+// edit is the change of the state by one batch: what Apply works on. The caller holds the store's mu.
+type edit struct {
+	s  *Store
+	id uint64
+	state
+}
+
+func (s *Store) begin() edit {
+	s.edit++
+	return edit{s: s, id: s.edit, state: *s.current.Load()}
+}
+
+func (t *edit) apply(index uint64, data []byte) (kv.Result, error) {
+	t.applied = index
+	c := &t.s.cmd
+	defer func() { // hold on to no entry's memory
+		clear(c.Ops)
+		if cap(c.Ops) > 1024 {
+			c.Ops = nil
+		}
+	}()
+	if err := decodeCommand(c, data); err != nil {
+		return kv.Result{}, err
+	}
+	if o, ok := t.s.memory.find(c.ID); ok {
+		return o.result(), nil
+	}
+	r := kv.Result{Revision: t.revision}
+	if r.Failed = t.test(c.Ops); r.Failed == nil {
+		r.Revisions = t.execute(c.Ops, len(data))
+		r.Revision = t.revision
+	}
+	t.s.memory.remember(newOutcome(c.ID, &r))
+	return r, nil
+}
+
+// test answers the first operation whose condition does not hold. No key appears twice, so all are tested before any is done.
+func (t *edit) test(ops []kv.Op) *kv.Failure {
+	for i := range ops {
+		op := &ops[i]
+		if op.Cond == kv.Always {
+			continue
+		}
+		current := uint64(0)
+		v := t.root.get(op.Key)
+		if v != nil {
+			current = v.ModRevision
+		}
+		switch {
+		case op.Cond == kv.Absent && v == nil,
+			op.Cond == kv.Exists && v != nil,
+			op.Cond == kv.AtRevision && v != nil && current == op.Revision:
+		default:
+			return &kv.Failure{Index: i, Cond: op.Cond, Current: current}
+		}
+	}
+	return nil
+}
+
+func (t *edit) execute(ops []kv.Op, entry int) []uint64 {
+	revisions := make([]uint64, len(ops))
+	first := len(t.s.events)
+	for i := range ops {
+		op := &ops[i]
+		switch {
+		case op.Check:
+			continue
+		case op.Delete:
+			root, prev := t.root.remove(t.id, op.Key)
+			if prev == nil {
+				continue
+			}
+			t.root = root
+			t.revision++
+			gone := t.s.forms.NewVersion(prev.Key, prev.Value, prev.CreateRevision, t.revision)
+			t.event(kv.Deleted, gone, prev)
+		default:
+			t.revision++
+			v := t.s.forms.NewVersion(op.Key, keep(op.Value, entry), t.revision, t.revision)
+			var prev *kv.Version
+			if t.root, prev = t.root.put(t.id, v); prev != nil {
+				v.Key, v.CreateRevision = prev.Key, prev.CreateRevision
+			}
+			t.event(kv.Put, v, prev)
+		}
+		revisions[i] = t.revision
+	}
+	for _, r := range t.s.events[first:] {
+		r.end = t.revision
+	}
+	return revisions
+}
+
+func (t *edit) event(typ kv.EventType, current, previous *kv.Version) {
+	t.s.events = append(t.s.events, &record{Event: kv.Event{Type: typ, Revision: t.revision, Current: current, Previous: previous}})
+}
+
+// commit makes the batch visible: state and events at once, then those who wait.
+func (t *edit) commit() {
+	s := t.s
+	next := new(state)
+	*next = t.state
+	s.history.publish(s.events, next.revision, func() { s.current.Store(next) })
+	clear(s.events)
+	if s.events = s.events[:0]; cap(s.events) > 4096 {
+		s.events = nil
+	}
+	s.remembered.Store(int64(s.memory.len()))
+	s.revisions.advance(next.revision)
+	s.indexes.advance(next.applied)
+}
+
+// View answers the state after the last batch: one atomic load.
+func (s *Store) View() kv.View { return s.current.Load() }
+
+// AppliedIndex is the raft index of the last entry that this store applied itself. No-ops, barriers and
+// configuration changes do not reach it, so it is not raft's own applied index.
+func (s *Store) AppliedIndex() uint64 { return s.current.Load().applied }
+
+// WaitIndex blocks until AppliedIndex is at least index, and what that entry did is in View. Errors: ctx's; and
+// kv.ErrFutureRevision when a restore took the store back to before the index.
+func (s *Store) WaitIndex(ctx context.Context, index uint64) error { return s.indexes.wait(ctx, index) }
+
+// WaitRevision blocks until View's revision is at least the given one. Errors as WaitIndex's.
+func (s *Store) WaitRevision(ctx context.Context, revision uint64) error {
+	return s.revisions.wait(ctx, revision)
+}
+
+func (v *state) Revision() uint64 { return v.revision }
+
+func (v *state) Get(key string) (*kv.Version, bool) {
+	got := v.root.get(key)
+	return got, got != nil
+}
+
+func (v *state) Range(start, end string, visit func(*kv.Version) bool) {
+	v.root.visit(start, end, visit)
+}
+
+// Count is logarithmic in the number of keys.
+func (v *state) Count(start, end string) int {
+	n := v.root.len()
+	if end != "" {
+		if end <= start {
+			return 0
+		}
+		n = v.root.rank(end)
+	}
+	return n - v.root.rank(start)
+}
+
+// Stats is a look at what a store holds, for metrics.
+type Stats struct {
+	Objects       int
+	Revision      uint64
+	AppliedIndex  uint64
+	HistoryEvents int
+	HistoryBytes  int64
+	HistoryFloor  uint64 // a watch can begin after this revision or later
+	Watchers      int
+	Remembered    int
+	FormBytes     int64
+	Forms         int
+}
+
+// Stats is O(1).
+func (s *Store) Stats() Stats {
+	st := s.current.Load()
+	r := Stats{Objects: st.root.len(), Revision: st.revision, AppliedIndex: st.applied}
+	r.FormBytes, r.Forms = s.forms.Usage()
+	r.Remembered = int(s.remembered.Load())
+	h := s.history
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	r.HistoryEvents, r.HistoryBytes, r.HistoryFloor, r.Watchers = h.all.events.len(), h.bytes, h.floor, h.open
+	return r
+}

@@ -1,0 +1,193 @@
+package fsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// ErrWatcherClosed is what Next answers after Close.
+var ErrWatcherClosed = errors.New("fsm: watcher is closed")
+
+const (
+	eventsPerNext = 512  // Next answers at most about so many events (a command is never split)
+	scanLimit     = 4096 // events looked at in one hold of the lock
+)
+
+// watcher is a cursor over the history. Its fields are guarded by the history's lock: the goroutine that calls Next changes them
+// under a read lock (nobody else does then), publishing and restoring under the write lock.
+type watcher struct {
+	h      *history
+	b      *bucket
+	prefix string
+	cursor atomic.Uint64 // every event of the prefix up to here has been returned
+	epoch  atomic.Uint64
+	err    error // once a watcher has failed, it stays so
+	closed bool
+
+	wake  chan struct{} // holds one signal
+	close sync.Once
+	done  chan struct{}
+}
+
+// Watch returns a cursor at the first event of a key with the prefix after the revision; see kv.Reader and kv.Watcher.
+//
+// What Next promises beyond the interface: when ctx ends, the events are none, the error is ctx's, and progress
+// is valid and as new as the store. So whoever wants a bookmark now and then calls Next with a deadline; an idle watcher costs
+// nothing in between. An idle watcher never falls out of the window, however much is written elsewhere. Errors other than ctx's
+// are final. Close may be called by any goroutine and ends a blocked Next with ErrWatcherClosed.
+func (s *Store) Watch(prefix string, after uint64) (kv.Watcher, error) {
+	h := s.history
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if after > h.last {
+		return nil, fmt.Errorf("watch %q after %d, the store is at %d: %w", prefix, after, h.last, kv.ErrFutureRevision)
+	}
+	if after < h.floor {
+		return nil, fmt.Errorf("watch %q after %d, history begins after %d: %w", prefix, after, h.floor, kv.ErrCompacted)
+	}
+	resource, namespace := levels(prefix)
+	b := h.bucketOf(prefix[:max(resource, namespace)])
+	b.refs++
+	h.open++
+	w := &watcher{h: h, b: b, prefix: prefix, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	w.cursor.Store(after)
+	w.epoch.Store(h.epoch)
+	return w, nil
+}
+
+func (w *watcher) Next(ctx context.Context) ([]*kv.Event, uint64, error) {
+	for {
+		events, progress, more, err := w.read()
+		if len(events) > 0 || err != nil {
+			return events, progress, err
+		}
+		if more {
+			continue
+		}
+		select {
+		case <-w.wake:
+		case <-w.done:
+		case <-ctx.Done():
+			return w.expire(ctx)
+		}
+	}
+}
+
+// read answers the events after the cursor and moves it, or else puts the watcher among those that wait. more says that
+// the scan ended before the newest event.
+func (w *watcher) read() (events []*kv.Event, progress uint64, more bool, err error) {
+	w.h.mu.RLock()
+	defer w.h.mu.RUnlock()
+	if err := w.check(); err != nil {
+		return nil, w.cursor.Load(), false, err
+	}
+	events, more = w.scan()
+	if len(events) == 0 && !more {
+		w.b.mu.Lock()
+		if w.b.waiting == nil {
+			w.b.waiting = make(map[*watcher]struct{})
+		}
+		w.b.waiting[w] = struct{}{}
+		w.b.mu.Unlock()
+	}
+	return events, w.cursor.Load(), more, nil
+}
+
+// check answers whether the window still holds what comes after the cursor.
+func (w *watcher) check() error {
+	if w.closed {
+		return ErrWatcherClosed
+	}
+	if w.err != nil {
+		return w.err
+	}
+	if w.epoch.Load() != w.h.epoch {
+		if w.cursor.Load() != w.h.restored {
+			w.err = fmt.Errorf("watch %q after %d, the store was restored at %d: %w", w.prefix, w.cursor.Load(), w.h.restored, kv.ErrCompacted)
+			return w.err
+		}
+		w.epoch.Store(w.h.epoch)
+	}
+	if w.cursor.Load() < w.b.evicted {
+		w.err = fmt.Errorf("watch %q after %d, history begins after %d: %w", w.prefix, w.cursor.Load(), w.b.evicted, kv.ErrCompacted)
+		return w.err
+	}
+	return nil
+}
+
+// scan moves the cursor over whole commands.
+func (w *watcher) scan() (events []*kv.Event, more bool) {
+	q := &w.b.events
+	all := len(w.prefix) == len(w.b.prefix)
+	start := q.after(w.cursor.Load())
+	for i := start; i < q.len(); i++ {
+		r := q.at(i)
+		if i > start && r.end != q.at(i-1).end && (len(events) >= eventsPerNext || i-start >= scanLimit) {
+			w.cursor.Store(q.at(i - 1).end)
+			return events, true
+		}
+		if all || strings.HasPrefix(r.Current.Key, w.prefix) {
+			if events == nil {
+				events = make([]*kv.Event, 0, min(q.len()-i, eventsPerNext))
+			}
+			events = append(events, &r.Event)
+		}
+	}
+	w.cursor.Store(w.h.last)
+	return events, false
+}
+
+// expire takes the watcher off those that wait. Nothing for its prefix is in the history that it has not read, unless it was
+// just signalled; then progress stays where it was.
+func (w *watcher) expire(ctx context.Context) ([]*kv.Event, uint64, error) {
+	w.h.mu.RLock()
+	defer w.h.mu.RUnlock()
+	w.b.mu.Lock()
+	_, waits := w.b.waiting[w]
+	delete(w.b.waiting, w)
+	w.b.mu.Unlock()
+	if waits {
+		w.cursor.Store(w.h.last)
+	}
+	return nil, w.cursor.Load(), ctx.Err()
+}
+
+// Progress may be called by any goroutine. It is as new as the store when nothing of the watcher's list is unread.
+func (w *watcher) Progress() uint64 {
+	w.h.mu.RLock()
+	defer w.h.mu.RUnlock()
+	w.b.mu.Lock()
+	_, waits := w.b.waiting[w]
+	w.b.mu.Unlock()
+	cursor := w.cursor.Load()
+	if waits || w.epoch.Load() == w.h.epoch && cursor >= w.b.evicted && w.b.events.after(cursor) == w.b.events.len() {
+		return w.h.last
+	}
+	return cursor
+}
+
+func (w *watcher) signal() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (w *watcher) Close() {
+	w.close.Do(func() {
+		w.h.mu.Lock()
+		defer w.h.mu.Unlock()
+		w.closed = true
+		close(w.done)
+		delete(w.b.waiting, w)
+		w.b.refs--
+		w.h.open--
+		w.h.tidy(w.b)
+	})
+}
