@@ -1,0 +1,276 @@
+package containerd
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kontiki/kontiki/node/runtime"
+)
+
+// cgroups reads and writes the control group files of pods. On version 1 each controller has a hierarchy of its own; a
+// hybrid host counts as version 1. Paths are absolute within a hierarchy: /kontiki/NODE/podUID/CONTAINER.
+type cgroups struct {
+	root string // /sys/fs/cgroup
+	v2   bool
+}
+
+// controllers are the version 1 hierarchies that a pod's parent is made in.
+var controllers = []string{"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb", "net_cls", "net_prio", "perf_event", "systemd"}
+
+func newCgroups() cgroups {
+	var st unix.Statfs_t
+	root := "/sys/fs/cgroup"
+	v2 := unix.Statfs(root, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
+	return cgroups{root: root, v2: v2}
+}
+
+// dir is where a controller's files of a path are.
+func (c cgroups) dir(controller, path string) string {
+	if c.v2 {
+		return filepath.Join(c.root, path)
+	}
+	return filepath.Join(c.root, controller, path)
+}
+
+// ensurePod makes the pod's parent with its limits.
+func (c cgroups) ensurePod(path string, r runtime.Resources) error {
+	if c.v2 {
+		return c.ensureV2(path, r)
+	}
+	for _, name := range controllers {
+		if _, err := os.Stat(filepath.Join(c.root, name)); err != nil {
+			continue
+		}
+		if name == "cpuset" {
+			if err := c.ensureCpuset(path); err != nil {
+				return err
+			}
+			continue
+		}
+		if name == "memory" {
+			// A container's use must count in its pod: hierarchical accounting has to be on before there are children.
+			if err := c.ensureMemory(path); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := os.MkdirAll(c.dir(name, path), 0o755); err != nil {
+			return fmt.Errorf("cgroup of pod: %w", err)
+		}
+	}
+	var errs []error
+	if r.CPUShares > 0 {
+		errs = append(errs, c.write("cpu", path, "cpu.shares", strconv.FormatUint(r.CPUShares, 10)))
+	}
+	if r.CPUQuota > 0 {
+		errs = append(errs, c.write("cpu", path, "cpu.cfs_period_us", strconv.FormatUint(r.CPUPeriod, 10)),
+			c.write("cpu", path, "cpu.cfs_quota_us", strconv.FormatInt(r.CPUQuota, 10)))
+	}
+	if r.MemoryLimit > 0 {
+		errs = append(errs, c.write("memory", path, "memory.limit_in_bytes", strconv.FormatInt(r.MemoryLimit, 10)))
+	}
+	if r.PidsLimit > 0 {
+		errs = append(errs, c.write("pids", path, "pids.max", strconv.FormatInt(r.PidsLimit, 10)))
+	}
+	return errors.Join(errs...)
+}
+
+func (c cgroups) ensureMemory(path string) error {
+	dir := filepath.Join(c.root, "memory")
+	for _, part := range strings.Split(strings.Trim(path, "/"), "/") {
+		dir = filepath.Join(dir, part)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			if errors.Is(err, fs.ErrExist) {
+				continue
+			}
+			return err
+		}
+		// Newer kernels have it always on; older ones refuse where a parent has it.
+		_ = os.WriteFile(filepath.Join(dir, "memory.use_hierarchy"), []byte("1"), 0o644)
+	}
+	return nil
+}
+
+// ensureCpuset copies the parent's processors down: a new cpuset is empty and takes no process.
+func (c cgroups) ensureCpuset(path string) error {
+	dir := filepath.Join(c.root, "cpuset")
+	for _, part := range strings.Split(strings.Trim(path, "/"), "/") {
+		parent := dir
+		dir = filepath.Join(dir, part)
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		for _, f := range []string{"cpuset.cpus", "cpuset.mems"} {
+			if b, err := os.ReadFile(filepath.Join(dir, f)); err == nil && strings.TrimSpace(string(b)) == "" {
+				if b, err = os.ReadFile(filepath.Join(parent, f)); err != nil {
+					return err
+				}
+				if err := os.WriteFile(filepath.Join(dir, f), b, 0o644); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (c cgroups) ensureV2(path string, r runtime.Resources) error {
+	dir := c.root
+	for _, part := range strings.Split(strings.Trim(path, "/"), "/") {
+		// Give each level's children what it has; some controllers may be refused, the others must not fail with them.
+		if b, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers")); err == nil {
+			for _, name := range strings.Fields(string(b)) {
+				_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+name), 0o644)
+			}
+		}
+		dir = filepath.Join(dir, part)
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("cgroup of pod: %w", err)
+		}
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers")); err == nil {
+		for _, name := range strings.Fields(string(b)) {
+			_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+name), 0o644)
+		}
+	}
+	var errs []error
+	if r.CPUShares > 0 {
+		errs = append(errs, c.write("", path, "cpu.weight", strconv.FormatUint(sharesToWeight(r.CPUShares), 10)))
+	}
+	if r.CPUQuota > 0 {
+		errs = append(errs, c.write("", path, "cpu.max", fmt.Sprintf("%d %d", r.CPUQuota, r.CPUPeriod)))
+	}
+	if r.MemoryLimit > 0 {
+		errs = append(errs, c.write("", path, "memory.max", strconv.FormatInt(r.MemoryLimit, 10)))
+	}
+	if r.PidsLimit > 0 {
+		errs = append(errs, c.write("", path, "pids.max", strconv.FormatInt(r.PidsLimit, 10)))
+	}
+	return errors.Join(errs...)
+}
+
+// sharesToWeight maps version 1's [2, 262144] to version 2's [1, 10000], as runc does.
+func sharesToWeight(shares uint64) uint64 {
+	return 1 + (max(2, min(shares, 262144))-2)*9999/262142
+}
+
+func (c cgroups) write(controller, path, file, value string) error {
+	err := os.WriteFile(filepath.Join(c.dir(controller, path), file), []byte(value), 0o644)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the kernel has no such controller
+	}
+	return err
+}
+
+// remove deletes a path and all below it, in every hierarchy. It tries for a moment: the kernel frees a group a little
+// after its last process.
+func (c cgroups) remove(path string) error {
+	names := controllers
+	if c.v2 {
+		names = []string{""}
+	}
+	var err error
+	for range 20 {
+		err = nil
+		for _, name := range names {
+			err = errors.Join(err, removeTree(c.dir(name, path)))
+		}
+		if err == nil {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return err
+}
+
+func removeTree(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeTree(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT {
+		return fmt.Errorf("rmdir %s: %w", dir, err)
+	}
+	return nil
+}
+
+// oomKilled says whether the kernel killed a process of exactly this group for want of memory. It can be read until the
+// group is removed, which makes it surer than events, that come in any order.
+func (c cgroups) oomKilled(path string) bool {
+	file := "memory.oom_control"
+	if c.v2 {
+		file = "memory.events"
+	}
+	return c.stat("memory", path, file)["oom_kill"] > 0
+}
+
+// stat reads a file of "key value" lines.
+func (c cgroups) stat(controller, path, file string) map[string]uint64 {
+	f, err := os.Open(filepath.Join(c.dir(controller, path), file))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	m := map[string]uint64{}
+	s := bufio.NewScanner(f)
+	for s.Scan() {
+		k, v, _ := strings.Cut(s.Text(), " ")
+		if n, err := strconv.ParseUint(v, 10, 64); err == nil {
+			m[k] = n
+		}
+	}
+	return m
+}
+
+func (c cgroups) number(controller, path, file string) uint64 {
+	b, err := os.ReadFile(filepath.Join(c.dir(controller, path), file))
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+	return n
+}
+
+// usage reads what a group uses.
+func (c cgroups) usage(path string) runtime.Stats {
+	s := runtime.Stats{Time: time.Now()}
+	var inactive uint64
+	if c.v2 {
+		s.CPUNanoseconds = c.stat("", path, "cpu.stat")["usage_usec"] * 1000
+		s.MemoryBytes = c.number("", path, "memory.current")
+		m := c.stat("", path, "memory.stat")
+		inactive, s.MemoryRSS, s.PageFaults, s.MajorPageFaults = m["inactive_file"], m["anon"], m["pgfault"], m["pgmajfault"]
+		s.MemoryLimit = c.number("", path, "memory.max")
+	} else {
+		s.CPUNanoseconds = c.number("cpuacct", path, "cpuacct.usage")
+		s.MemoryBytes = c.number("memory", path, "memory.usage_in_bytes")
+		m := c.stat("memory", path, "memory.stat")
+		inactive, s.MemoryRSS, s.PageFaults, s.MajorPageFaults = m["total_inactive_file"], m["total_rss"], m["total_pgfault"], m["total_pgmajfault"]
+		s.MemoryLimit = c.number("memory", path, "memory.limit_in_bytes")
+	}
+	s.Processes = c.number("pids", path, "pids.current")
+	s.MemoryLimitPresent = s.MemoryLimit > 0 && s.MemoryLimit < 1<<60
+	if s.MemoryBytes > inactive {
+		s.MemoryWorkingSet = s.MemoryBytes - inactive
+	}
+	return s
+}

@@ -1,0 +1,482 @@
+package containerd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	client "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/runtime/containerd/logger"
+)
+
+const runcRuntime = "io.containerd.runc.v2"
+
+// The labels of a container. labelSpec holds what does not change, labelState what does; both are JSON, so that one
+// update of one label is atomic.
+const (
+	labelPod   = "kontiki.io/pod-uid"
+	labelSpec  = "kontiki.io/container"
+	labelState = "kontiki.io/state"
+	labelInit  = "kontiki.io/sandbox-init"
+	userPrefix = "kontiki.io/label."
+)
+
+// maxLabel bounds a label: containerd refuses key and value over 4,096 bytes together.
+const maxLabel = 4000
+
+// container is one in memory. info is guarded by mu; exited is closed when info.State is Exited.
+type container struct {
+	ctr      client.Container
+	mu       sync.Mutex
+	info     runtime.Container
+	task     client.Task
+	exited   chan struct{}
+	watching bool
+}
+
+func (c *container) snapshot() runtime.Container {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.info
+}
+
+// savedState is labelState.
+type savedState struct {
+	State      runtime.State
+	StartedAt  time.Time
+	FinishedAt time.Time
+	ExitCode   int
+	OOMKilled  bool
+	Reason     string
+	Message    string
+}
+
+func (r *Runtime) ioPath(id, suffix string) string {
+	return filepath.Join(r.c.StateDir, "io", id[:16]+suffix)
+}
+
+func (r *Runtime) CreateContainer(ctx context.Context, c runtime.ContainerConfig) (string, error) {
+	ctx = r.ns(ctx)
+	img, err := r.findImage(ctx, c.Image)
+	if err != nil {
+		return "", err
+	}
+	ispec, err := img.Spec(ctx)
+	if err != nil {
+		return "", fmt.Errorf("read image %s: %w", c.Image, classify(err))
+	}
+	if err := r.unpack(ctx, img); err != nil {
+		return "", err
+	}
+	user, err := r.resolveUser(ctx, img, ispec.Config.User, c.Security)
+	if err != nil {
+		return "", err
+	}
+	id := newID()
+	spec, err := r.spec(ctx, id, c, ispec.Config, user)
+	if err != nil {
+		return "", err
+	}
+	if c.Sandbox.SharePID {
+		if err := r.ensureInit(ctx, c.Sandbox); err != nil {
+			return "", fmt.Errorf("shared process namespace: %w", err)
+		}
+	}
+	info := runtime.Container{
+		ID: id, PodUID: c.Sandbox.UID, PodNamespace: c.Sandbox.Namespace, PodName: c.Sandbox.Name, Name: c.Name, Attempt: c.Attempt,
+		Image: c.Image, State: runtime.StateCreated, CreatedAt: time.Now(), LogPath: c.LogPath, Labels: c.Labels,
+		StopSignal: firstOf(c.StopSignal, ispec.Config.StopSignal, "SIGTERM"), Stdin: c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY,
+		User: &runtime.User{UID: int64(user.uid), GID: int64(user.gid)},
+	}
+	for _, g := range user.groups {
+		info.User.Groups = append(info.User.Groups, int64(g))
+	}
+	if info.ImageID, info.ImageRef, err = r.imageIdentity(ctx, img); err != nil {
+		return "", err
+	}
+	labels, err := labelsOf(info)
+	if err != nil {
+		return "", err
+	}
+	ctr, err := r.client.NewContainer(ctx, id,
+		client.WithImage(img),
+		client.WithSnapshotter(r.c.Snapshotter),
+		client.WithNewSnapshot(id, img),
+		client.WithRuntime(runcRuntime, nil),
+		client.WithContainerLabels(labels),
+		client.WithSpec((*oci.Spec)(spec)),
+	)
+	if err != nil {
+		return "", fmt.Errorf("create container: %w", classify(err))
+	}
+	r.mu.Lock()
+	r.containers[id] = &container{ctr: ctr, info: info, exited: make(chan struct{})}
+	r.mu.Unlock()
+	r.tell(runtime.Event{ContainerID: id, PodUID: info.PodUID, State: runtime.StateCreated})
+	return id, nil
+}
+
+func firstOf(s ...string) string {
+	for _, v := range s {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// labelsOf is what a record must say for the agent to find itself again.
+func labelsOf(info runtime.Container) (map[string]string, error) {
+	user := info.Labels
+	info.Labels = nil
+	b, err := json.Marshal(info)
+	if err != nil {
+		return nil, err
+	}
+	labels := map[string]string{labelPod: info.PodUID, labelSpec: string(b)}
+	for k, v := range user {
+		labels[userPrefix+k] = v
+	}
+	return labels, nil
+}
+
+func (r *Runtime) get(id string) (*container, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c := r.containers[id]; c != nil {
+		return c, nil
+	}
+	return nil, fmt.Errorf("container %s: %w", id, runtime.ErrNotFound)
+}
+
+func (r *Runtime) StartContainer(ctx context.Context, id string) error {
+	ctx = r.ns(ctx)
+	c, err := r.get(id)
+	if err != nil {
+		return err
+	}
+	info := c.snapshot()
+	if info.State != runtime.StateCreated {
+		return fmt.Errorf("container %s is %s", id, info.State)
+	}
+	task, err := r.startTask(ctx, c, info)
+	if err != nil {
+		if ctx.Err() != nil || isUnavailable(err) {
+			// Nobody knows how far it came; the record must not stay as if nothing had happened.
+			err = classify(err)
+		}
+		c.mu.Lock()
+		now := time.Now()
+		c.info.State, c.info.StartedAt, c.info.FinishedAt, c.info.ExitCode = runtime.StateExited, time.Time{}, now, 128
+		c.info.Reason, c.info.Message = "StartError", err.Error()
+		st := stateOf(c.info)
+		close(c.exited)
+		c.mu.Unlock()
+		r.saveState(context.WithoutCancel(ctx), c, st)
+		r.tell(runtime.Event{ContainerID: id, PodUID: info.PodUID, State: runtime.StateExited})
+		return err
+	}
+	c.mu.Lock()
+	c.task = task
+	c.info.State, c.info.StartedAt, c.info.Pid = runtime.StateRunning, time.Now(), int(task.Pid())
+	st := stateOf(c.info)
+	c.mu.Unlock()
+	r.watch(c)
+	r.saveState(ctx, c, st)
+	r.tell(runtime.Event{ContainerID: id, PodUID: info.PodUID, State: runtime.StateRunning})
+	return nil
+}
+
+func (r *Runtime) startTask(ctx context.Context, c *container, info runtime.Container) (_ client.Task, err error) {
+	creator, err := r.logIO(info)
+	if err != nil {
+		return nil, err
+	}
+	task, err := c.ctr.NewTask(ctx, creator, client.WithNoNewKeyring)
+	if err != nil {
+		r.removeIO(info.ID)
+		return nil, fmt.Errorf("failed to create containerd task: %w", err)
+	}
+	if err := task.Start(ctx); err != nil {
+		_, _ = task.Delete(context.WithoutCancel(ctx), client.WithProcessKill)
+		r.removeIO(info.ID)
+		return nil, fmt.Errorf("failed to start containerd task %q: %w", info.Name, err)
+	}
+	return task, nil
+}
+
+// logIO writes the logger's configuration and makes the input's FIFO.
+func (r *Runtime) logIO(info runtime.Container) (cio.Creator, error) {
+	lc := logger.Config{Log: info.LogPath, Socket: r.ioPath(info.ID, ".sock"), TTY: info.TTY, PidFile: r.ioPath(info.ID, ".pid"),
+		MaxBytes: r.c.LogMaxBytes, MaxFiles: r.c.LogMaxFiles}
+	cfg := cio.Config{Terminal: info.TTY}
+	if info.Stdin {
+		cfg.Stdin = r.ioPath(info.ID, ".in")
+		if !info.StdinOnce {
+			lc.Stdin = cfg.Stdin
+		}
+		os.Remove(cfg.Stdin)
+		if err := unix.Mkfifo(cfg.Stdin, 0o600); err != nil {
+			return nil, fmt.Errorf("input of container: %w", err)
+		}
+	}
+	b, err := json.Marshal(lc)
+	if err != nil {
+		return nil, err
+	}
+	path := r.ioPath(info.ID, ".json")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(info.LogPath), 0o755); err != nil {
+		return nil, err
+	}
+	uri, err := cio.LogURIGenerator("binary", r.c.Logger[0], map[string]string{r.c.Logger[1]: path})
+	if err != nil {
+		return nil, err
+	}
+	cfg.Stdout = uri.String()
+	if !info.TTY {
+		cfg.Stderr = uri.String()
+	}
+	return func(string) (cio.IO, error) { return foreignIO(cfg), nil }, nil
+}
+
+// foreignIO is IO that other processes do: there is nothing here to wait for or to close.
+type foreignIO cio.Config
+
+func (f foreignIO) Config() cio.Config { return cio.Config(f) }
+func (foreignIO) Cancel()              {}
+func (foreignIO) Wait()                {}
+func (foreignIO) Close() error         { return nil }
+
+func (r *Runtime) removeIO(id string) {
+	for _, s := range []string{".sock", ".pid", ".in", ".json"} {
+		os.Remove(r.ioPath(id, s))
+	}
+}
+
+func stateOf(i runtime.Container) savedState {
+	return savedState{State: i.State, StartedAt: i.StartedAt, FinishedAt: i.FinishedAt, ExitCode: i.ExitCode, OOMKilled: i.OOMKilled, Reason: i.Reason, Message: i.Message}
+}
+
+// saveState writes the state into the container's record. A failure costs precision after a restart, nothing else.
+func (r *Runtime) saveState(ctx context.Context, c *container, s savedState) {
+	ctx, cancel := context.WithTimeout(r.ns(ctx), 10*time.Second)
+	defer cancel()
+	s.Message = s.Message[:min(len(s.Message), maxLabel/2)]
+	b, err := json.Marshal(s)
+	if err != nil {
+		return
+	}
+	_, _ = c.ctr.SetLabels(ctx, map[string]string{labelState: string(b)})
+}
+
+// parseSignal reads "SIGTERM", "TERM" or "15".
+func parseSignal(s string) (syscall.Signal, error) {
+	if n, err := strconv.Atoi(s); err == nil && n > 0 && n < 65 {
+		return syscall.Signal(n), nil
+	}
+	s = strings.ToUpper(s)
+	if !strings.HasPrefix(s, "SIG") {
+		s = "SIG" + s
+	}
+	if rest, ok := strings.CutPrefix(s, "SIGRTMIN"); ok {
+		n := 0
+		if rest != "" {
+			var err error
+			if n, err = strconv.Atoi(rest); err != nil {
+				return 0, fmt.Errorf("unknown signal %q", s)
+			}
+		}
+		return syscall.Signal(34 + n), nil
+	}
+	if n := unix.SignalNum(s); n != 0 {
+		return n, nil
+	}
+	return 0, fmt.Errorf("unknown signal %q", s)
+}
+
+func (r *Runtime) running(id string) (*container, client.Task, error) {
+	c, err := r.get(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.info.State != runtime.StateRunning || c.task == nil {
+		return c, nil, fmt.Errorf("container %s: %w", id, runtime.ErrNotRunning)
+	}
+	return c, c.task, nil
+}
+
+func (r *Runtime) SignalContainer(ctx context.Context, id string, signal string) error {
+	sig, err := parseSignal(signal)
+	if err != nil {
+		return err
+	}
+	_, task, err := r.running(id)
+	if err != nil {
+		return err
+	}
+	if err := task.Kill(r.ns(ctx), sig); err != nil {
+		if errdefs.IsNotFound(err) {
+			return fmt.Errorf("container %s: %w", id, runtime.ErrNotRunning)
+		}
+		return classify(err)
+	}
+	return nil
+}
+
+func (r *Runtime) KillContainer(ctx context.Context, id string) error {
+	ctx = r.ns(ctx)
+	c, err := r.get(id)
+	if errors.Is(err, runtime.ErrNotFound) {
+		return nil
+	}
+	if _, task, err := r.running(id); err == nil {
+		if err := task.Kill(ctx, syscall.SIGKILL, client.WithKillAll); err != nil && !errdefs.IsNotFound(err) {
+			return classify(err)
+		}
+	} else if c.snapshot().State == runtime.StateCreated {
+		return nil
+	}
+	select {
+	case <-c.exited:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
+	ctx = r.ns(ctx)
+	c, err := r.get(id)
+	if err != nil {
+		return nil
+	}
+	info := c.snapshot()
+	if info.State == runtime.StateRunning {
+		return fmt.Errorf("container %s is running", id)
+	}
+	if err := r.deleteRecord(ctx, c.ctr); err != nil {
+		return err
+	}
+	r.removeIO(id)
+	if info.LogPath != "" {
+		logs, _ := filepath.Glob(info.LogPath + ".*")
+		for _, l := range append(logs, info.LogPath) {
+			os.Remove(l)
+		}
+	}
+	r.mu.Lock()
+	delete(r.containers, id)
+	r.mu.Unlock()
+	return nil
+}
+
+// deleteRecord deletes what containerd has of a container, also a task that is left.
+func (r *Runtime) deleteRecord(ctx context.Context, ctr client.Container) error {
+	if task, err := ctr.Task(ctx, nil); err == nil {
+		if _, err := task.Delete(ctx, client.WithProcessKill); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("delete task: %w", classify(err))
+		}
+	} else if !errdefs.IsNotFound(err) {
+		return classify(err)
+	}
+	if err := ctr.Delete(ctx, client.WithSnapshotCleanup); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("delete container: %w", classify(err))
+	}
+	return nil
+}
+
+func (r *Runtime) Container(ctx context.Context, id string) (runtime.Container, error) {
+	c, err := r.get(id)
+	if err != nil {
+		return runtime.Container{}, err
+	}
+	return c.snapshot(), nil
+}
+
+func (r *Runtime) ListContainers(ctx context.Context, podUID string) ([]runtime.Container, error) {
+	r.mu.Lock()
+	all := make([]*container, 0, len(r.containers))
+	for _, c := range r.containers {
+		all = append(all, c)
+	}
+	r.mu.Unlock()
+	var out []runtime.Container
+	for _, c := range all {
+		if i := c.snapshot(); podUID == "" || i.PodUID == podUID {
+			out = append(out, i)
+		}
+	}
+	return out, nil
+}
+
+func (r *Runtime) UpdateResources(ctx context.Context, id string, res runtime.Resources) error {
+	_, task, err := r.running(id)
+	if err != nil {
+		return err
+	}
+	return classify(task.Update(r.ns(ctx), client.WithResources(ociResources(res))))
+}
+
+func (r *Runtime) Stats(ctx context.Context, id string) (runtime.Stats, error) {
+	c, _, err := r.running(id)
+	if err != nil {
+		return runtime.Stats{}, err
+	}
+	info := c.snapshot()
+	s := r.cg.usage(filepath.Join(r.podCgroup(info.PodUID), id))
+	if u, err := r.client.SnapshotService(r.c.Snapshotter).Usage(r.ns(ctx), id); err == nil {
+		s.RootfsBytes, s.RootfsInodes = uint64(u.Size), uint64(u.Inodes)
+	}
+	logs, _ := filepath.Glob(info.LogPath + "*")
+	for _, l := range logs {
+		if st, err := os.Stat(l); err == nil {
+			s.LogBytes += uint64(st.Size())
+		}
+	}
+	return s, nil
+}
+
+// decode reads a record's labels.
+func decode(rec containers.Container) (runtime.Container, bool) {
+	var info runtime.Container
+	raw, ok := rec.Labels[labelSpec]
+	if !ok || json.Unmarshal([]byte(raw), &info) != nil {
+		return info, false
+	}
+	if raw, ok := rec.Labels[labelState]; ok {
+		var s savedState
+		if json.Unmarshal([]byte(raw), &s) == nil {
+			info.State, info.StartedAt, info.FinishedAt, info.ExitCode = s.State, s.StartedAt, s.FinishedAt, s.ExitCode
+			info.OOMKilled, info.Reason, info.Message = s.OOMKilled, s.Reason, s.Message
+		}
+	}
+	for k, v := range rec.Labels {
+		if k, ok := strings.CutPrefix(k, userPrefix); ok {
+			if info.Labels == nil {
+				info.Labels = map[string]string{}
+			}
+			info.Labels[k] = v
+		}
+	}
+	return info, true
+}

@@ -1,0 +1,229 @@
+// Package containerd runs containers through containerd, 1.6 or newer. It is the only importer of containerd's client.
+//
+// Containerd's own records are the truth that survives: everything the agent must know again after a restart is in a
+// container's labels. Namespaces, shared memory and control groups of a pod are on the host, named by the pod's UID.
+package containerd
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	client "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+
+	"github.com/kontiki/kontiki/node/runtime"
+)
+
+// Config is what the runtime must know. All paths are absolute and in the mount namespace that containerd sees.
+type Config struct {
+	// Address is containerd's socket, "/run/containerd/containerd.sock".
+	Address string
+	// Namespace is the containerd namespace; agents that share one containerd need one each.
+	Namespace string
+	// StateDir holds pinned namespaces and sockets. Keep it short: sockets below it must fit 108 bytes.
+	StateDir string
+	// CgroupParent is the group that all pods' groups are made in, "kontiki/NODE".
+	CgroupParent string
+	// Logger is the command that becomes a container's logger: a binary and the one argument that makes it run
+	// logger.Main with the arguments after it.
+	Logger [2]string
+	// Snapshotter is containerd's, "" for overlayfs.
+	Snapshotter string
+	// LogMaxBytes and LogMaxFiles bound a container's log; 0 for the kubelet's defaults.
+	LogMaxBytes int64
+	LogMaxFiles int
+	// InsecureRegistries are hosts spoken to without TLS, beside localhost.
+	InsecureRegistries []string
+}
+
+// Runtime implements runtime.Runtime.
+type Runtime struct {
+	c              Config
+	client         *client.Client
+	cg             cgroups
+	ownCaps        []string
+	minOOMScoreAdj int
+	accountCache   sync.Map // chain id -> imageAccounts
+	pulls          pullGroup
+	lifeCtx        context.Context
+	cancel         context.CancelFunc
+	wg             sync.WaitGroup
+	mu             sync.Mutex
+	containers     map[string]*container
+	listeners      map[chan runtime.Event]struct{}
+	locks          map[string]*namedLock
+}
+
+var _ runtime.Runtime = (*Runtime)(nil)
+
+// New connects to containerd, waiting for it until ctx ends, and finds the containers that are there. Close it.
+func New(ctx context.Context, c Config) (*Runtime, error) {
+	if c.Snapshotter == "" {
+		c.Snapshotter = "overlayfs"
+	}
+	caps, minOOM, err := ownLimits()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range []string{"sandboxes", "io", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(c.StateDir, d), 0o711); err != nil {
+			return nil, err
+		}
+	}
+	if err := mount.SetTempMountLocation(filepath.Join(c.StateDir, "tmp")); err != nil {
+		return nil, err
+	}
+	cl, err := client.New(c.Address, client.WithDefaultNamespace(c.Namespace), client.WithTimeout(10*time.Second))
+	if err != nil {
+		return nil, fmt.Errorf("connect to containerd at %s: %w", c.Address, err)
+	}
+	life, cancel := context.WithCancel(namespaces.WithNamespace(context.Background(), c.Namespace))
+	r := &Runtime{c: c, client: cl, cg: newCgroups(), ownCaps: caps, minOOMScoreAdj: minOOM, lifeCtx: life, cancel: cancel,
+		containers: map[string]*container{}, listeners: map[chan runtime.Event]struct{}{}, locks: map[string]*namedLock{}}
+	for {
+		if err = r.recover(r.ns(ctx)); err == nil {
+			return r, nil
+		}
+		if !isUnavailable(err) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			r.Close()
+			return nil, fmt.Errorf("connect to containerd at %s: %w", c.Address, err)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	r.Close()
+	return nil, fmt.Errorf("find containers: %w", err)
+}
+
+// Close ends watching; containers go on.
+func (r *Runtime) Close() error {
+	r.cancel()
+	r.wg.Wait()
+	return r.client.Close()
+}
+
+// ns puts the containerd namespace into a context.
+func (r *Runtime) ns(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(ctx, r.c.Namespace)
+}
+
+func (r *Runtime) Version(ctx context.Context) (string, error) {
+	v, err := r.client.Version(r.ns(ctx))
+	if err != nil {
+		return "", classify(err)
+	}
+	version := v.Version
+	for i, c := range version { // Debian's "1.6.20~ds1" is not a version that clients parse
+		if c == '~' {
+			version = version[:i]
+			break
+		}
+	}
+	return "containerd://" + version, nil
+}
+
+// classify turns containerd's errors into the runtime's classes.
+func classify(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errdefs.IsNotFound(err):
+		return fmt.Errorf("%w: %w", runtime.ErrNotFound, err)
+	case isUnavailable(err):
+		return fmt.Errorf("%w: %w", runtime.ErrUnavailable, err)
+	}
+	return err
+}
+
+func isUnavailable(err error) bool {
+	return errdefs.IsUnavailable(err) || errors.Is(err, runtime.ErrUnavailable)
+}
+
+func newID() string {
+	b := make([]byte, 32)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+type namedLock struct {
+	mu    sync.Mutex
+	users int
+}
+
+// lock serializes the work on one name; the answer unlocks.
+func (r *Runtime) lock(name string) func() {
+	r.mu.Lock()
+	l := r.locks[name]
+	if l == nil {
+		l = &namedLock{}
+		r.locks[name] = l
+	}
+	l.users++
+	r.mu.Unlock()
+	l.mu.Lock()
+	return func() {
+		l.mu.Unlock()
+		r.mu.Lock()
+		if l.users--; l.users == 0 {
+			delete(r.locks, name)
+		}
+		r.mu.Unlock()
+	}
+}
+
+// Events implements runtime.Runtime.
+func (r *Runtime) Events(ctx context.Context) <-chan runtime.Event {
+	ch := make(chan runtime.Event, 256)
+	r.mu.Lock()
+	r.listeners[ch] = struct{}{}
+	r.mu.Unlock()
+	out := make(chan runtime.Event)
+	go func() {
+		defer close(out)
+		defer func() {
+			r.mu.Lock()
+			delete(r.listeners, ch)
+			r.mu.Unlock()
+		}()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case e := <-ch:
+				if len(ch) == cap(ch)-1 {
+					e = runtime.Event{} // it was full: some are lost
+				}
+				select {
+				case out <- e:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+	}()
+	return out
+}
+
+// tell never blocks: a slow listener loses events.
+func (r *Runtime) tell(e runtime.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for ch := range r.listeners {
+		select {
+		case ch <- e:
+		default:
+		}
+	}
+}

@@ -1,0 +1,70 @@
+package containerd
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/runtime/containerd/logger"
+	"github.com/kontiki/kontiki/node/runtime/runtimetest"
+)
+
+// TestMain lets the test's own binary be the containers' logger.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == "container-logger" {
+		os.Exit(logger.Main(os.Args[2:]))
+	}
+	os.Exit(m.Run())
+}
+
+var seq atomic.Int64
+
+// open makes a Runtime with a namespace and a state of its own on the daemon.
+func open(t testing.TB, d *runtimetest.Daemon, image []byte) (*Runtime, func() *Runtime) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := seq.Add(1)
+	c := Config{Address: d.Address, Namespace: fmt.Sprintf("t%d", n), StateDir: filepath.Join(d.Dir, fmt.Sprintf("s%d", n)),
+		CgroupParent: fmt.Sprintf("kontiki-test-%d/%d", os.Getpid(), n), Logger: [2]string{self, "container-logger"}}
+	make := func() *Runtime {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		r, err := New(ctx, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	r := make()
+	t.Cleanup(func() { _ = r.cg.remove(fmt.Sprintf("/kontiki-test-%d", os.Getpid())) })
+	current := r
+	t.Cleanup(func() { current.Close() })
+	if image != nil {
+		if _, err := r.ImportImage(context.Background(), bytes.NewReader(image)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return r, func() *Runtime {
+		current.Close()
+		current = make()
+		return current
+	}
+}
+
+func TestSuite(t *testing.T) {
+	d := runtimetest.StartDaemon(t)
+	image := runtimetest.BusyboxArchive(t)
+	runtimetest.Suite(t, func(t *testing.T) runtimetest.Harness {
+		r, reopen := open(t, d, image)
+		return runtimetest.Harness{Runtime: r, Image: runtimetest.BusyboxName, HasLogs: true, Reopen: func() runtime.Runtime { return reopen() }}
+	})
+}

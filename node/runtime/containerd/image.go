@@ -1,0 +1,317 @@
+package containerd
+
+import (
+	"bufio"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+
+	client "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+
+	"github.com/kontiki/kontiki/node/runtime"
+)
+
+// normalize writes a reference in full: "busybox" is "docker.io/library/busybox:latest".
+func normalize(ref string) (string, error) {
+	named, err := reference.ParseDockerRef(ref)
+	if err != nil {
+		return "", fmt.Errorf("%w: couldn't parse image name %q: %w", runtime.ErrInvalidImageName, ref, err)
+	}
+	return named.String(), nil
+}
+
+// findImage finds by reference, and by the digest of the configuration.
+func (r *Runtime) findImage(ctx context.Context, ref string) (client.Image, error) {
+	if strings.HasPrefix(ref, "sha256:") {
+		list, err := r.client.ListImages(ctx)
+		if err != nil {
+			return nil, classify(err)
+		}
+		for _, img := range list {
+			if d, err := img.Config(ctx); err == nil && d.Digest.String() == ref {
+				return img, nil
+			}
+		}
+		return nil, fmt.Errorf("image %s: %w", ref, runtime.ErrNotFound)
+	}
+	name, err := normalize(ref)
+	if err != nil {
+		return nil, err
+	}
+	img, err := r.client.GetImage(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", ref, classify(err))
+	}
+	// A record without its content is as good as none: an interrupted import left it.
+	if ok, _, _, missing, err := images.Check(ctx, r.client.ContentStore(), img.Target(), img.Platform()); err != nil || !ok || len(missing) > 0 {
+		return nil, fmt.Errorf("image %s is incomplete: %w", ref, runtime.ErrNotFound)
+	}
+	return img, nil
+}
+
+// unpack makes the image's snapshots, once.
+func (r *Runtime) unpack(ctx context.Context, img client.Image) error {
+	if ok, err := img.IsUnpacked(ctx, r.c.Snapshotter); err == nil && ok {
+		return nil
+	}
+	unlock := r.lock("unpack/" + img.Target().Digest.String())
+	defer unlock()
+	if err := img.Unpack(ctx, r.c.Snapshotter); err != nil {
+		return fmt.Errorf("unpack image %s: %w", img.Name(), classify(err))
+	}
+	return nil
+}
+
+// imageIdentity answers the ID (digest of the configuration) and the reference that a status shows.
+func (r *Runtime) imageIdentity(ctx context.Context, img client.Image) (id, ref string, err error) {
+	d, err := img.Config(ctx)
+	if err != nil {
+		return "", "", fmt.Errorf("read image %s: %w", img.Name(), classify(err))
+	}
+	id = d.Digest.String()
+	ref = id
+	if rd := repoDigest(img); rd != "" {
+		ref = rd
+	}
+	return id, ref, nil
+}
+
+func repoDigest(img client.Image) string {
+	named, err := reference.ParseDockerRef(img.Name())
+	if err != nil {
+		return ""
+	}
+	return reference.TrimNamed(named).String() + "@" + img.Target().Digest.String()
+}
+
+func (r *Runtime) GetImage(ctx context.Context, ref string) (runtime.Image, error) {
+	ctx = r.ns(ctx)
+	img, err := r.findImage(ctx, ref)
+	if err != nil {
+		return runtime.Image{}, err
+	}
+	out, err := r.describe(ctx, img)
+	if err != nil {
+		return runtime.Image{}, err
+	}
+	return out, nil
+}
+
+func (r *Runtime) describe(ctx context.Context, img client.Image) (runtime.Image, error) {
+	id, _, err := r.imageIdentity(ctx, img)
+	if err != nil {
+		return runtime.Image{}, err
+	}
+	out := runtime.Image{ID: id}
+	if spec, err := img.Spec(ctx); err == nil {
+		out.User, out.StopSignal = spec.Config.User, spec.Config.StopSignal
+	}
+	if n, err := img.Size(ctx); err == nil {
+		out.Size = n
+	}
+	addNames(&out, img)
+	return out, nil
+}
+
+func addNames(out *runtime.Image, img client.Image) {
+	named, err := reference.ParseDockerRef(img.Name())
+	if err != nil {
+		return
+	}
+	if _, ok := named.(reference.Tagged); ok && !slices.Contains(out.RepoTags, named.String()) {
+		out.RepoTags = append(out.RepoTags, named.String())
+	}
+	if rd := repoDigest(img); !slices.Contains(out.RepoDigests, rd) {
+		out.RepoDigests = append(out.RepoDigests, rd)
+	}
+}
+
+func (r *Runtime) ListImages(ctx context.Context) ([]runtime.Image, error) {
+	ctx = r.ns(ctx)
+	list, err := r.client.ListImages(ctx)
+	if err != nil {
+		return nil, classify(err)
+	}
+	byID := map[string]*runtime.Image{}
+	var order []string
+	for _, img := range list {
+		d, err := img.Config(ctx)
+		if err != nil {
+			continue // incomplete, or of another platform
+		}
+		id := d.Digest.String()
+		if known := byID[id]; known != nil {
+			addNames(known, img)
+			continue
+		}
+		one, err := r.describe(ctx, img)
+		if err != nil {
+			continue
+		}
+		byID[id] = &one
+		order = append(order, id)
+	}
+	out := make([]runtime.Image, 0, len(order))
+	for _, id := range order {
+		out = append(out, *byID[id])
+	}
+	return out, nil
+}
+
+func (r *Runtime) RemoveImage(ctx context.Context, ref string) error {
+	ctx = r.ns(ctx)
+	img, err := r.findImage(ctx, ref)
+	if errors.Is(err, runtime.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	want, err := img.Config(ctx)
+	if err != nil {
+		return classify(err)
+	}
+	list, err := r.client.ListImages(ctx)
+	if err != nil {
+		return classify(err)
+	}
+	for _, i := range list {
+		if d, err := i.Config(ctx); err == nil && d.Digest == want.Digest {
+			if err := r.client.ImageService().Delete(ctx, i.Name(), images.SynchronousDelete()); err != nil && !errdefs.IsNotFound(err) {
+				return classify(err)
+			}
+		}
+	}
+	return nil
+}
+
+func (r *Runtime) ImportImage(ctx context.Context, archive io.Reader) ([]runtime.Image, error) {
+	ctx = r.ns(ctx)
+	br := bufio.NewReader(archive)
+	if magic, _ := br.Peek(2); len(magic) == 2 && magic[0] == 0x1f && magic[1] == 0x8b {
+		gz, err := gzip.NewReader(br)
+		if err != nil {
+			return nil, fmt.Errorf("import image: %w", err)
+		}
+		defer gz.Close()
+		archive = gz
+	} else {
+		archive = br
+	}
+	list, err := r.client.Import(ctx, archive, client.WithImageRefTranslator(func(name string) string {
+		full, err := normalize(name)
+		if err != nil {
+			return ""
+		}
+		return full
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("import image: %w", classify(err))
+	}
+	if len(list) == 0 {
+		return nil, errors.New("import image: the archive names no image")
+	}
+	var out []runtime.Image
+	for _, m := range list {
+		img := client.NewImageWithPlatform(r.client, m, platforms.Default())
+		if err := r.unpack(ctx, img); err != nil {
+			return nil, err
+		}
+		one, err := r.describe(ctx, img)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, one)
+	}
+	return out, nil
+}
+
+// pullGroup lets concurrent pulls of one image share the work.
+type pullGroup struct {
+	mu sync.Mutex
+	m  map[string]*pull
+}
+
+type pull struct {
+	done chan struct{}
+	img  runtime.Image
+	err  error
+}
+
+func (r *Runtime) PullImage(ctx context.Context, ref string, auth []runtime.Auth) (runtime.Image, error) {
+	name, err := normalize(ref)
+	if err != nil {
+		return runtime.Image{}, err
+	}
+	// Pulls with different credentials are different: one must not profit from the other's.
+	key := fmt.Sprintf("%s\x00%v", name, auth)
+	r.pulls.mu.Lock()
+	if r.pulls.m == nil {
+		r.pulls.m = map[string]*pull{}
+	}
+	p := r.pulls.m[key]
+	if p == nil {
+		p = &pull{done: make(chan struct{})}
+		r.pulls.m[key] = p
+		r.wg.Go(func() {
+			p.img, p.err = r.pull(r.lifeCtx, name, auth)
+			r.pulls.mu.Lock()
+			delete(r.pulls.m, key)
+			r.pulls.mu.Unlock()
+			close(p.done)
+		})
+	}
+	r.pulls.mu.Unlock()
+	select {
+	case <-p.done:
+		return p.img, p.err
+	case <-ctx.Done():
+		return runtime.Image{}, ctx.Err()
+	}
+}
+
+func (r *Runtime) pull(ctx context.Context, name string, auth []runtime.Auth) (runtime.Image, error) {
+	if len(auth) == 0 {
+		auth = []runtime.Auth{{}}
+	}
+	var errs []error
+	for _, a := range auth {
+		authorizer := docker.NewDockerAuthorizer(docker.WithAuthCreds(func(host string) (string, string, error) {
+			if a.IdentityToken != "" {
+				return "", a.IdentityToken, nil
+			}
+			return a.Username, a.Password, nil
+		}))
+		resolver := docker.NewResolver(docker.ResolverOptions{Hosts: docker.ConfigureDefaultRegistries(
+			docker.WithAuthorizer(authorizer),
+			docker.WithPlainHTTP(func(host string) (bool, error) {
+				h, _, err := net.SplitHostPort(host)
+				if err != nil {
+					h = host
+				}
+				if slices.Contains(r.c.InsecureRegistries, host) {
+					return true, nil
+				}
+				ip := net.ParseIP(h)
+				return h == "localhost" || ip != nil && ip.IsLoopback(), nil
+			}),
+		)})
+		img, err := r.client.Pull(ctx, name, client.WithResolver(resolver), client.WithPullUnpack, client.WithPullSnapshotter(r.c.Snapshotter))
+		if err == nil {
+			return r.describe(ctx, img)
+		}
+		errs = append(errs, fmt.Errorf("failed to pull and unpack image %q: %w", name, classify(err)))
+	}
+	return runtime.Image{}, errors.Join(errs...)
+}

@@ -1,0 +1,108 @@
+package containerd
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	client "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/kontiki/kontiki/node/runtime"
+)
+
+// A shared process namespace needs a first process, to live as long as the pod and to take in orphans. It is a container
+// of its own, without an image: one static program of a few hundred bytes.
+
+func initID(namespace, uid string) string { return "init-" + uid }
+
+// ensureInit starts the pod's first process if it does not run, and pins its process namespace.
+func (r *Runtime) ensureInit(ctx context.Context, c runtime.SandboxConfig) error {
+	unlock := r.lock("init/" + c.UID)
+	defer unlock()
+	dir := r.sandboxDir(c.UID)
+	pin := filepath.Join(dir, "pid")
+	id := initID(r.c.Namespace, c.UID)
+	if ctr, err := r.client.LoadContainer(ctx, id); err == nil {
+		if task, err := ctr.Task(ctx, nil); err == nil {
+			if st, err := task.Status(ctx); err == nil && st.Status == client.Running && isNamespace(pin) {
+				return nil
+			}
+		}
+		if err := r.deleteRecord(ctx, ctr); err != nil {
+			return err
+		}
+	} else if !errdefs.IsNotFound(err) {
+		return classify(err)
+	}
+	rootfs := filepath.Join(dir, "init")
+	if err := os.MkdirAll(rootfs, 0o755); err != nil {
+		return err
+	}
+	for _, d := range []string{"proc", "dev", "sys"} {
+		if err := os.MkdirAll(filepath.Join(rootfs, d), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(rootfs, "init"), initProgram(), 0o755); err != nil {
+		return err
+	}
+	cfg := runtime.ContainerConfig{Sandbox: c}
+	cfg.Sandbox.SharePID = false // it makes the namespace
+	adj := max(-998, r.minOOMScoreAdj)
+	spec := &specs.Spec{
+		Version: "1.0.2",
+		Root:    &specs.Root{Path: rootfs, Readonly: true},
+		Process: &specs.Process{Args: []string{"/init"}, Cwd: "/", NoNewPrivileges: true, Capabilities: &specs.LinuxCapabilities{}, OOMScoreAdj: &adj},
+		Mounts:  []specs.Mount{{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}}},
+		Linux: &specs.Linux{
+			CgroupsPath: filepath.Join(r.podCgroup(c.UID), "init"),
+			Namespaces:  r.namespaces(cfg),
+			Resources:   &specs.LinuxResources{},
+		},
+		Annotations: map[string]string{"io.containerd.runc.v2.group": shimGroup(r.c.Namespace, c.UID)},
+	}
+	ctr, err := r.client.NewContainer(ctx, id, client.WithRuntime(runcRuntime, nil), client.WithSpec((*oci.Spec)(spec)),
+		client.WithContainerLabels(map[string]string{labelInit: c.UID}))
+	if err != nil {
+		return classify(err)
+	}
+	task, err := ctr.NewTask(ctx, cio.NullIO, client.WithNoNewKeyring)
+	if err != nil {
+		return fmt.Errorf("create: %w", classify(err))
+	}
+	if err := task.Start(ctx); err != nil {
+		return fmt.Errorf("start: %w", classify(err))
+	}
+	unmountAll(pin)
+	f, err := os.OpenFile(pin, os.O_CREATE|os.O_RDONLY, 0o444)
+	if err != nil {
+		return err
+	}
+	f.Close()
+	return unix.Mount(fmt.Sprintf("/proc/%d/ns/pid", task.Pid()), pin, "", unix.MS_BIND, "")
+}
+
+func (r *Runtime) removeInit(ctx context.Context, uid string) error {
+	pin := filepath.Join(r.sandboxDir(uid), "pid")
+	if _, err := os.Lstat(pin); err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(r.ns(ctx), 30*time.Second)
+	defer cancel()
+	ctr, err := r.client.LoadContainer(ctx, initID(r.c.Namespace, uid))
+	if err == nil {
+		err = r.deleteRecord(ctx, ctr)
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		return classify(err)
+	}
+	unmountAll(pin)
+	return nil
+}

@@ -1,0 +1,168 @@
+// Package logger is the process that writes a container's log. containerd's shim starts one for each container
+// (cio.BinaryIO) and gives it the container's output as file descriptors 3 and 4, so that neither the agent nor
+// containerd stands between a container and its log: both may restart, and a container never blocks on them.
+//
+// It writes the CRI log format (time, stream, P or F for a partial or full line, text), rotates by size, and offers the
+// raw output to attached clients on a unix socket.
+package logger
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Config is what the logger is told, as a JSON file.
+type Config struct {
+	// Log is the absolute path of the log file; rotated files stand beside it.
+	Log string `json:"log"`
+	// Socket is the path of the unix socket for attached clients; "" for none.
+	Socket string `json:"socket,omitempty"`
+	// Stdin is a FIFO whose write end the logger holds open (not with stdinOnce), so that the input does not end when an
+	// attached client leaves.
+	Stdin string `json:"stdin,omitempty"`
+	// TTY says that there is one stream, and that no end of file may come.
+	TTY bool `json:"tty,omitempty"`
+	// PidFile is where the logger writes its process id; it removes it at its end.
+	PidFile string `json:"pidFile,omitempty"`
+	// MaxBytes is the size at which the log is rotated, MaxFiles how many files there may be with the current one.
+	MaxBytes int64 `json:"maxBytes"`
+	MaxFiles int   `json:"maxFiles"`
+}
+
+// The kubelet's defaults.
+const (
+	DefaultMaxBytes = 10 << 20
+	DefaultMaxFiles = 5
+)
+
+// drain is how long output may still come after the logger was told to end.
+const drain = 2 * time.Second
+
+// Main runs the logger: args[0] is the path of its Config. It answers the exit code. File descriptors 3 and 4 are the
+// container's stdout and stderr; closing 5 says that the logger is ready.
+func Main(args []string) int {
+	debug.SetGCPercent(20)
+	debug.SetMemoryLimit(8 << 20)
+	if len(args) < 1 {
+		fmt.Fprintln(os.Stderr, "container-logger: want the path of a configuration")
+		return 2
+	}
+	b, err := os.ReadFile(args[0])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "container-logger:", err)
+		return 1
+	}
+	var c Config
+	if err := json.Unmarshal(b, &c); err != nil {
+		fmt.Fprintln(os.Stderr, "container-logger:", err)
+		return 1
+	}
+	signal.Ignore(syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
+	unix.CloseOnExec(3)
+	unix.CloseOnExec(4)
+	out, errOut := nonblocking(3, "stdout"), nonblocking(4, "stderr")
+	ready := os.NewFile(5, "ready")
+	if err := Run(c, out, errOut, stop, func() { ready.Close() }); err != nil {
+		fmt.Fprintln(os.Stderr, "container-logger:", err)
+		return 1
+	}
+	return 0
+}
+
+// nonblocking lets Go's poller wait on the descriptor, so that a deadline can end a read.
+func nonblocking(fd uintptr, name string) *os.File {
+	_ = unix.SetNonblock(int(fd), true)
+	return os.NewFile(fd, name)
+}
+
+// Run copies both streams until they end, or, after stop, until they are quiet. ready is called when it has begun.
+func Run(c Config, stdout, stderr *os.File, stop <-chan os.Signal, ready func()) error {
+	if c.MaxBytes <= 0 {
+		c.MaxBytes = DefaultMaxBytes
+	}
+	if c.MaxFiles <= 0 {
+		c.MaxFiles = DefaultMaxFiles
+	}
+	w, err := openFile(c.Log, c.MaxBytes, c.MaxFiles)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if c.PidFile != "" {
+		if err := os.WriteFile(c.PidFile, fmt.Appendf(nil, "%d", os.Getpid()), 0o600); err != nil {
+			return err
+		}
+		defer os.Remove(c.PidFile)
+	}
+	if c.Stdin != "" {
+		f, err := os.OpenFile(c.Stdin, os.O_RDWR|syscall.O_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+	}
+	var fan *fanout
+	if c.Socket != "" {
+		if fan, err = listen(c.Socket); err != nil {
+			return err
+		}
+		defer fan.Close()
+	}
+	ready()
+
+	var wg sync.WaitGroup
+	done := make(chan struct{})
+	streams := []*os.File{stdout}
+	if !c.TTY {
+		streams = append(streams, stderr)
+	}
+	for i, f := range streams {
+		stream := Stream(i + 1)
+		wg.Go(func() { copyStream(w, fan, stream, f) })
+	}
+	go func() { wg.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-stop:
+		wait := drain
+		if c.TTY {
+			wait = 100 * time.Millisecond
+		}
+		for _, f := range streams {
+			_ = f.SetReadDeadline(time.Now().Add(wait))
+		}
+		<-done
+	}
+	return nil
+}
+
+func copyStream(w *file, fan *fanout, s Stream, r io.Reader) {
+	buf := make([]byte, MaxLine)
+	lines := lineWriter{file: w, stream: s}
+	defer lines.flush()
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			fan.send(s, buf[:n])
+			lines.write(time.Now(), buf[:n])
+		}
+		if err != nil {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrDeadlineExceeded) {
+				fmt.Fprintln(os.Stderr, "container-logger:", err)
+			}
+			return
+		}
+	}
+}

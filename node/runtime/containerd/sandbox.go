@@ -1,0 +1,230 @@
+package containerd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kontiki/kontiki/node/runtime"
+)
+
+// A sandbox is a folder, sandboxes/UID: config.json says what was asked for; net, ipc and uts are bind mounts of
+// namespaces; shm is the tmpfs that the pod's containers share.
+
+func (r *Runtime) sandboxDir(uid string) string { return filepath.Join(r.c.StateDir, "sandboxes", uid) }
+
+func (r *Runtime) podCgroup(uid string) string {
+	return filepath.Join("/", r.c.CgroupParent, "pod"+uid)
+}
+
+func (r *Runtime) EnsureSandbox(ctx context.Context, c runtime.SandboxConfig) (runtime.Sandbox, error) {
+	unlock := r.lock("sandbox/" + c.UID)
+	defer unlock()
+	dir := r.sandboxDir(c.UID)
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return runtime.Sandbox{}, err
+	}
+	b, err := json.Marshal(c)
+	if err != nil {
+		return runtime.Sandbox{}, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), b, 0o600); err != nil {
+		return runtime.Sandbox{}, err
+	}
+	if err := r.cg.ensurePod(r.podCgroup(c.UID), c.Resources); err != nil {
+		return runtime.Sandbox{}, err
+	}
+	if err := pinNamespaces(dir, c); err != nil {
+		return runtime.Sandbox{}, fmt.Errorf("namespaces of pod %s/%s: %w", c.Namespace, c.Name, err)
+	}
+	if c.IPC == runtime.NamespacePod {
+		if err := mountShm(filepath.Join(dir, "shm")); err != nil {
+			return runtime.Sandbox{}, fmt.Errorf("shared memory of pod %s/%s: %w", c.Namespace, c.Name, err)
+		}
+	}
+	return r.sandbox(c), nil
+}
+
+func (r *Runtime) sandbox(c runtime.SandboxConfig) runtime.Sandbox {
+	s := runtime.Sandbox{UID: c.UID, Namespace: c.Namespace, Name: c.Name}
+	if c.Net == runtime.NamespacePod {
+		s.NetNS = filepath.Join(r.sandboxDir(c.UID), "net")
+	}
+	return s
+}
+
+type namespace struct {
+	name string
+	flag int
+}
+
+func wanted(c runtime.SandboxConfig) []namespace {
+	var n []namespace
+	if c.Net == runtime.NamespacePod {
+		// A pod with the host's network has the host's name too, as with other runtimes.
+		n = append(n, namespace{"net", unix.CLONE_NEWNET}, namespace{"uts", unix.CLONE_NEWUTS})
+	}
+	if c.IPC == runtime.NamespacePod {
+		n = append(n, namespace{"ipc", unix.CLONE_NEWIPC})
+	}
+	return n
+}
+
+// pinNamespaces makes the namespaces that are missing. The thread that enters them is never given back to Go: its
+// goroutine ends locked, and so the thread ends too.
+func pinNamespaces(dir string, c runtime.SandboxConfig) error {
+	var missing []namespace
+	for _, n := range wanted(c) {
+		if !isNamespace(filepath.Join(dir, n.name)) {
+			missing = append(missing, n)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	result := make(chan error, 1)
+	go func() {
+		goruntime.LockOSThread()
+		result <- func() error {
+			for _, n := range missing {
+				if err := unix.Unshare(n.flag); err != nil {
+					return fmt.Errorf("unshare %s: %w", n.name, err)
+				}
+			}
+			if err := configure(missing, c); err != nil {
+				return err
+			}
+			for _, n := range missing {
+				path := filepath.Join(dir, n.name)
+				f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o444)
+				if err != nil {
+					return err
+				}
+				f.Close()
+				self := fmt.Sprintf("/proc/self/task/%d/ns/%s", unix.Gettid(), n.name)
+				if err := unix.Mount(self, path, "", unix.MS_BIND, ""); err != nil {
+					return fmt.Errorf("pin %s: %w", n.name, err)
+				}
+			}
+			return nil
+		}()
+	}()
+	return <-result
+}
+
+// configure runs inside the new namespaces.
+func configure(made []namespace, c runtime.SandboxConfig) error {
+	for _, n := range made {
+		switch n.name {
+		case "uts":
+			if err := unix.Sethostname([]byte(c.Hostname)); err != nil {
+				return fmt.Errorf("set hostname: %w", err)
+			}
+		case "net":
+			if err := loopbackUp(); err != nil {
+				return fmt.Errorf("loopback up: %w", err)
+			}
+		}
+	}
+	for k, v := range c.Sysctls {
+		path := filepath.Join("/proc/sys", strings.ReplaceAll(k, ".", "/"))
+		if err := os.WriteFile(path, []byte(v), 0o644); err != nil {
+			return fmt.Errorf("sysctl %s: %w", k, err)
+		}
+	}
+	return nil
+}
+
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	ifr, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, ifr); err != nil {
+		return err
+	}
+	ifr.SetUint16(ifr.Uint16() | unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
+}
+
+func isNamespace(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
+}
+
+const shmSize = 64 << 20
+
+func mountShm(path string) error {
+	if err := os.MkdirAll(path, 0o1777); err != nil {
+		return err
+	}
+	var st unix.Statfs_t
+	if unix.Statfs(path, &st) == nil && st.Type == unix.TMPFS_MAGIC && isMountPoint(path) {
+		return nil
+	}
+	return unix.Mount("shm", path, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=1777,size=%d", shmSize))
+}
+
+// isMountPoint says whether path is on another device than its parent.
+func isMountPoint(path string) bool {
+	var a, b unix.Stat_t
+	return unix.Lstat(path, &a) == nil && unix.Lstat(filepath.Dir(path), &b) == nil && a.Dev != b.Dev
+}
+
+func (r *Runtime) RemoveSandbox(ctx context.Context, uid string) error {
+	unlock := r.lock("sandbox/" + uid)
+	defer unlock()
+	dir := r.sandboxDir(uid)
+	if err := r.removeInit(ctx, uid); err != nil {
+		return err
+	}
+	for _, name := range []string{"net", "uts", "ipc", "shm"} {
+		unmountAll(filepath.Join(dir, name))
+	}
+	if err := r.cg.remove(r.podCgroup(uid)); err != nil {
+		return fmt.Errorf("cgroup of pod %s: %w", uid, err)
+	}
+	return os.RemoveAll(dir)
+}
+
+// unmountAll detaches every mount on path: a crash between two steps may have left more than one.
+func unmountAll(path string) {
+	for range 8 {
+		if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return
+		}
+	}
+}
+
+func (r *Runtime) ListSandboxes(ctx context.Context) ([]runtime.Sandbox, error) {
+	entries, err := os.ReadDir(filepath.Join(r.c.StateDir, "sandboxes"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []runtime.Sandbox
+	for _, e := range entries {
+		c := runtime.SandboxConfig{UID: e.Name()}
+		if b, err := os.ReadFile(filepath.Join(r.sandboxDir(e.Name()), "config.json")); err == nil {
+			_ = json.Unmarshal(b, &c)
+			c.UID = e.Name()
+		}
+		out = append(out, r.sandbox(c))
+	}
+	return out, nil
+}

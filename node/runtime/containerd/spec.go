@@ -1,0 +1,409 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/containerd/v2/contrib/seccomp"
+	"github.com/containerd/containerd/v2/pkg/cap"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/kontiki/kontiki/node/runtime"
+)
+
+const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// defaultCaps are what a container has unless its security context says otherwise.
+var defaultCaps = []string{
+	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
+	"CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+}
+
+var maskedPaths = []string{
+	"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
+	"/proc/sched_debug", "/sys/firmware", "/sys/devices/virtual/powercap", "/proc/scsi", "/proc/interrupts",
+}
+
+var readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+
+// errNoCommand is worded as other runtimes word it.
+var errNoCommand = errors.New("no command specified")
+
+// commandOf merges the image's entrypoint and cmd with the container's command and args: a command of its own also
+// drops the image's cmd.
+func commandOf(image ocispec.ImageConfig, command, args []string) ([]string, error) {
+	switch {
+	case len(command) == 0 && len(args) == 0:
+		command, args = image.Entrypoint, image.Cmd
+	case len(command) == 0:
+		command = image.Entrypoint
+	}
+	out := append(slices.Clone(command), args...)
+	if len(out) == 0 {
+		return nil, errNoCommand
+	}
+	return out, nil
+}
+
+// envOf merges: the image's, then the container's over it, each name once at its first place.
+func envOf(image ocispec.ImageConfig, hostname string, tty bool, own []runtime.KeyValue) []string {
+	var out []string
+	at := map[string]int{}
+	set := func(k, v string) {
+		if i, ok := at[k]; ok {
+			out[i] = k + "=" + v
+			return
+		}
+		at[k] = len(out)
+		out = append(out, k+"="+v)
+	}
+	k, v, _ := strings.Cut(defaultPath, "=")
+	set(k, v)
+	set("HOSTNAME", hostname)
+	if tty {
+		set("TERM", "xterm")
+	}
+	for _, kv := range image.Env {
+		if k, v, ok := strings.Cut(kv, "="); ok {
+			set(k, v)
+		}
+	}
+	for _, kv := range own {
+		set(kv.Name, kv.Value)
+	}
+	return out
+}
+
+// spec builds the whole OCI specification.
+func (r *Runtime) spec(ctx context.Context, id string, c runtime.ContainerConfig, image ocispec.ImageConfig, user resolvedUser) (*specs.Spec, error) {
+	args, err := commandOf(image, c.Command, c.Args)
+	if err != nil {
+		return nil, err
+	}
+	cwd := c.WorkingDir
+	if cwd == "" {
+		cwd = image.WorkingDir
+	}
+	if cwd == "" {
+		cwd = "/"
+	}
+	hostname := c.Sandbox.Hostname
+	if c.Sandbox.Net == runtime.NamespaceHost {
+		hostname, _ = os.Hostname()
+	}
+	caps := r.capabilities(c.Security)
+	adj := max(c.Resources.OOMScoreAdj, r.minOOMScoreAdj)
+	s := &specs.Spec{
+		Version: "1.0.2",
+		Root:    &specs.Root{Path: "rootfs", Readonly: c.Security.ReadOnlyRootfs},
+		Process: &specs.Process{
+			Terminal: c.TTY,
+			Args:     args,
+			Cwd:      cwd,
+			Env:      envOf(image, hostname, c.TTY, c.Env),
+			User:     specs.User{UID: user.uid, GID: user.gid, AdditionalGids: user.groups},
+			// An ambient or inheritable set would hand root's powers to other users.
+			Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
+			NoNewPrivileges: c.Security.NoNewPrivileges,
+			OOMScoreAdj:     &adj,
+		},
+		Mounts: r.mounts(c),
+		Linux: &specs.Linux{
+			CgroupsPath: filepath.Join(r.podCgroup(c.Sandbox.UID), id),
+			Namespaces:  r.namespaces(c),
+			Resources:   r.resources(c),
+		},
+		Annotations: map[string]string{"io.containerd.runc.v2.group": shimGroup(r.c.Namespace, c.Sandbox.UID)},
+	}
+	if c.TTY {
+		s.Process.ConsoleSize = &specs.Box{Width: 80, Height: 24}
+	}
+	if !c.Security.Privileged && !c.Security.UnmaskedProc {
+		s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = maskedPaths, readonlyPaths
+	}
+	rootfsPropagation := ""
+	for _, m := range c.Mounts {
+		switch m.Propagation {
+		case runtime.PropagationBidirectional:
+			rootfsPropagation = "rshared"
+		case runtime.PropagationHostToContainer:
+			if rootfsPropagation == "" {
+				rootfsPropagation = "rslave"
+			}
+		}
+	}
+	s.Linux.RootfsPropagation = rootfsPropagation
+	if err := r.devices(s, c); err != nil {
+		return nil, err
+	}
+	if err := r.profiles(ctx, s, c.Security); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// shimGroup names the shim that all containers of a pod share. Shims of several agents on one containerd are apart.
+func shimGroup(namespace, uid string) string { return namespace + "-" + uid }
+
+// capabilities resolves the set, within what the agent itself has: nobody can give more.
+func (r *Runtime) capabilities(s runtime.Security) []string {
+	set := map[string]bool{}
+	for _, c := range defaultCaps {
+		set[c] = true
+	}
+	if s.Privileged {
+		for _, c := range r.ownCaps {
+			set[c] = true
+		}
+	}
+	name := func(c string) string {
+		c = strings.ToUpper(c)
+		if !strings.HasPrefix(c, "CAP_") {
+			c = "CAP_" + c
+		}
+		return c
+	}
+	if !s.Privileged {
+		// ALL is taken first on both sides, so that what is named beside it counts.
+		if containsAll(s.AddCaps) {
+			for _, c := range cap.Known() {
+				set[c] = true
+			}
+		}
+		if containsAll(s.DropCaps) {
+			clear(set)
+		}
+		for _, c := range s.AddCaps {
+			set[name(c)] = true
+		}
+		for _, c := range s.DropCaps {
+			delete(set, name(c))
+		}
+	}
+	var out []string
+	for _, c := range r.ownCaps {
+		if set[c] {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func containsAll(caps []string) bool {
+	return slices.ContainsFunc(caps, func(c string) bool { return strings.EqualFold(c, "ALL") || strings.EqualFold(c, "CAP_ALL") })
+}
+
+func (r *Runtime) namespaces(c runtime.ContainerConfig) []specs.LinuxNamespace {
+	dir := r.sandboxDir(c.Sandbox.UID)
+	out := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
+	if c.Sandbox.Net == runtime.NamespacePod {
+		out = append(out, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: filepath.Join(dir, "net")},
+			specs.LinuxNamespace{Type: specs.UTSNamespace, Path: filepath.Join(dir, "uts")})
+	} else {
+		// The agent may live in a network namespace of its own, apart from containerd's.
+		out = append(out, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: fmt.Sprintf("/proc/%d/ns/net", os.Getpid())})
+	}
+	if c.Sandbox.IPC == runtime.NamespacePod {
+		out = append(out, specs.LinuxNamespace{Type: specs.IPCNamespace, Path: filepath.Join(dir, "ipc")})
+	}
+	switch {
+	case c.Sandbox.HostPID:
+	case c.Sandbox.SharePID:
+		out = append(out, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: filepath.Join(dir, "pid")})
+	default:
+		out = append(out, specs.LinuxNamespace{Type: specs.PIDNamespace})
+	}
+	if r.cg.v2 && !c.Security.Privileged {
+		out = append(out, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
+	return out
+}
+
+func (r *Runtime) resources(c runtime.ContainerConfig) *specs.LinuxResources {
+	out := ociResources(c.Resources)
+	if c.Security.Privileged {
+		out.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+	} else {
+		out.Devices = append(out.Devices, specs.LinuxDeviceCgroup{Allow: false, Access: "rwm"})
+		s := specs.Spec{Linux: &specs.Linux{Resources: out}}
+		_ = oci.WithDefaultUnixDevices(context.Background(), nil, nil, &s)
+	}
+	return out
+}
+
+func ociResources(in runtime.Resources) *specs.LinuxResources {
+	out := &specs.LinuxResources{CPU: &specs.LinuxCPU{}}
+	if in.CPUShares > 0 {
+		out.CPU.Shares = &in.CPUShares
+	}
+	if in.CPUQuota > 0 {
+		out.CPU.Quota, out.CPU.Period = &in.CPUQuota, &in.CPUPeriod
+	}
+	if in.MemoryLimit > 0 {
+		// Swap equal to memory means none, where the kernel counts swap at all.
+		out.Memory = &specs.LinuxMemory{Limit: &in.MemoryLimit}
+		if swapAccounting() {
+			out.Memory.Swap = &in.MemoryLimit
+		}
+	}
+	if in.PidsLimit > 0 {
+		out.Pids = &specs.LinuxPids{Limit: &in.PidsLimit}
+	}
+	for size, n := range in.HugePages {
+		out.HugepageLimits = append(out.HugepageLimits, specs.LinuxHugepageLimit{Pagesize: size, Limit: n})
+	}
+	return out
+}
+
+func swapAccounting() bool {
+	for _, p := range []string{"/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes", "/sys/fs/cgroup/system.slice/memory.swap.max"} {
+		if _, err := os.Stat(p); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// mounts are the system's, then the pod's in an order where parents come before children.
+func (r *Runtime) mounts(c runtime.ContainerConfig) []specs.Mount {
+	sysMode, cgMode := "ro", "ro"
+	if c.Security.Privileged {
+		sysMode, cgMode = "rw", "rw"
+	}
+	out := []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", sysMode}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", cgMode}},
+	}
+	shm := filepath.Join(r.sandboxDir(c.Sandbox.UID), "shm")
+	if c.Sandbox.IPC == runtime.NamespaceHost {
+		shm = "/dev/shm"
+	}
+	out = append(out, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: shm, Options: []string{"rbind", "rw"}})
+	own := slices.Clone(c.Mounts)
+	slices.SortStableFunc(own, func(a, b runtime.Mount) int {
+		return strings.Count(filepath.Clean(a.ContainerPath), "/") - strings.Count(filepath.Clean(b.ContainerPath), "/")
+	})
+	for _, m := range own {
+		out = slices.DeleteFunc(out, func(o specs.Mount) bool { return o.Destination == filepath.Clean(m.ContainerPath) })
+		mode := "rw"
+		if m.ReadOnly {
+			mode = "ro"
+			if m.RecursiveReadOnly {
+				mode = "rro"
+			}
+		}
+		prop := "rprivate"
+		switch m.Propagation {
+		case runtime.PropagationBidirectional:
+			prop = "rshared"
+		case runtime.PropagationHostToContainer:
+			prop = "rslave"
+		}
+		out = append(out, specs.Mount{Destination: m.ContainerPath, Type: "bind", Source: m.HostPath, Options: []string{"rbind", prop, mode}})
+	}
+	return out
+}
+
+func (r *Runtime) devices(s *specs.Spec, c runtime.ContainerConfig) error {
+	if c.Security.Privileged {
+		return hostDevices(s)
+	}
+	for _, d := range c.Devices {
+		var st unix.Stat_t
+		if err := unix.Stat(d.HostPath, &st); err != nil {
+			return fmt.Errorf("device %s: %w", d.HostPath, err)
+		}
+		addDevice(s, d.ContainerPath, st, d.Permissions)
+	}
+	return nil
+}
+
+func addDevice(s *specs.Spec, path string, st unix.Stat_t, access string) {
+	kind := "c"
+	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+		kind = "b"
+	}
+	major, minor := int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
+	mode := os.FileMode(st.Mode & 0o777)
+	s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{Path: path, Type: kind, Major: major, Minor: minor, FileMode: &mode, UID: &st.Uid, GID: &st.Gid})
+	s.Linux.Resources.Devices = append(s.Linux.Resources.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: kind, Major: &major, Minor: &minor, Access: access})
+}
+
+// hostDevices gives a privileged container every device of the host.
+func hostDevices(s *specs.Spec) error {
+	skip := map[string]bool{"pts": true, "shm": true, "fd": true, "mqueue": true, "hugepages": true, ".lxc": true, ".udev": true}
+	var walk func(dir string) error
+	walk = func(dir string) error {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return nil // it may have gone
+		}
+		for _, e := range entries {
+			path := filepath.Join(dir, e.Name())
+			if e.IsDir() {
+				if !skip[e.Name()] {
+					if err := walk(path); err != nil {
+						return err
+					}
+				}
+				continue
+			}
+			if e.Type()&os.ModeDevice == 0 || e.Name() == "console" {
+				continue
+			}
+			var st unix.Stat_t
+			if unix.Lstat(path, &st) == nil {
+				addDevice(s, path, st, "rwm")
+			}
+		}
+		return nil
+	}
+	return walk("/dev")
+}
+
+func (r *Runtime) profiles(ctx context.Context, s *specs.Spec, sec runtime.Security) error {
+	if !sec.Privileged {
+		switch {
+		case sec.Seccomp == "runtime/default":
+			s.Linux.Seccomp = seccomp.DefaultProfile(s)
+		case strings.HasPrefix(sec.Seccomp, "localhost/"):
+			if err := seccomp.WithProfile(strings.TrimPrefix(sec.Seccomp, "localhost/"))(ctx, nil, nil, s); err != nil {
+				return fmt.Errorf("seccomp profile: %w", err)
+			}
+		}
+	}
+	if sec.AppArmor != "" && sec.AppArmor != "unconfined" {
+		s.Process.ApparmorProfile = strings.TrimPrefix(sec.AppArmor, "localhost/")
+	}
+	return nil
+}
+
+// ownLimits reads what the agent itself may give: its capabilities, and the lowest OOM score that it may set.
+func ownLimits() (caps []string, minOOM int, err error) {
+	caps, err = cap.Current()
+	if err != nil {
+		return nil, 0, fmt.Errorf("own capabilities: %w", err)
+	}
+	if slices.Contains(caps, "CAP_SYS_RESOURCE") {
+		return caps, -1000, nil
+	}
+	b, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return nil, 0, err
+	}
+	minOOM, err = strconv.Atoi(strings.TrimSpace(string(b)))
+	return caps, minOOM, err
+}

@@ -1,0 +1,234 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	client "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/runtime/containerd/logger"
+)
+
+// Exec implements runtime.Streams.
+func (r *Runtime) Exec(ctx context.Context, id string, o runtime.ExecOptions) (int, error) {
+	ctx = r.ns(ctx)
+	c, task, err := r.running(id)
+	if err != nil {
+		return -1, err
+	}
+	spec, err := c.ctr.Spec(ctx)
+	if err != nil {
+		return -1, classify(err)
+	}
+	p := *spec.Process
+	p.Args, p.Terminal = o.Command, o.TTY
+	p.ConsoleSize = nil
+	if o.TTY && !slices.ContainsFunc(p.Env, func(e string) bool { return len(e) > 5 && e[:5] == "TERM=" }) {
+		p.Env = append(slices.Clone(p.Env), "TERM=xterm")
+	}
+	if o.TTY {
+		p.ConsoleSize = &specs.Box{Width: 80, Height: 24}
+	}
+	execID := "exec-" + newID()[:16]
+	dir := filepath.Join(r.c.StateDir, "io", execID)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return -1, err
+	}
+	defer os.RemoveAll(dir)
+	stderr := o.Stderr
+	if o.TTY {
+		stderr = nil
+	}
+	stdin := newClosableReader(o.Stdin)
+	opts := []cio.Opt{cio.WithStreams(stdin.reader(), orDiscard(o.Stdout), orDiscard(stderr)), cio.WithFIFODir(dir)}
+	if o.TTY {
+		opts = append(opts, cio.WithTerminal)
+	}
+	proc, err := task.Exec(ctx, execID, &p, cio.NewCreator(opts...))
+	if err != nil {
+		if errdefs.IsNotFound(err) {
+			return -1, fmt.Errorf("container %s: %w", id, runtime.ErrNotRunning)
+		}
+		return -1, fmt.Errorf("failed to exec in container: %w", classify(err))
+	}
+	cleanup := context.WithoutCancel(ctx)
+	defer func() {
+		cctx, cancel := context.WithTimeout(cleanup, 10*time.Second)
+		defer cancel()
+		_, _ = proc.Delete(cctx, client.WithProcessKill)
+	}()
+	wait, err := proc.Wait(cleanup)
+	if err != nil {
+		return -1, classify(err)
+	}
+	stdin.onEOF(func() {
+		cctx, cancel := context.WithTimeout(cleanup, 10*time.Second)
+		defer cancel()
+		_ = proc.CloseIO(cctx, client.WithStdinCloser)
+	})
+	if err := proc.Start(ctx); err != nil {
+		return -1, fmt.Errorf("failed to exec in container: failed to start exec %q: %w", execID, err)
+	}
+	stdin.started()
+	stopResize := resizer(o.Resize, func(s runtime.Size) { _ = proc.Resize(cleanup, uint32(s.Width), uint32(s.Height)) })
+	defer stopResize()
+	select {
+	case st := <-wait:
+		if st.Error() != nil {
+			return -1, classify(st.Error())
+		}
+		waitIO(proc.IO(), 10*time.Second)
+		return int(st.ExitCode()), nil
+	case <-ctx.Done():
+		kctx, cancel := context.WithTimeout(cleanup, 10*time.Second)
+		defer cancel()
+		_ = proc.Kill(kctx, syscall.SIGKILL)
+		select {
+		case <-wait:
+		case <-kctx.Done():
+		}
+		waitIO(proc.IO(), time.Second)
+		return -1, ctx.Err()
+	}
+}
+
+// waitIO waits until all output is copied. A child that went to the background may hold the streams open: it must not
+// hold the caller.
+func waitIO(io cio.IO, limit time.Duration) {
+	done := make(chan struct{})
+	go func() { io.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(limit):
+		io.Cancel()
+	}
+}
+
+func orDiscard(w io.Writer) io.Writer {
+	if w == nil {
+		return io.Discard
+	}
+	return w
+}
+
+func resizer(ch <-chan runtime.Size, resize func(runtime.Size)) (stop func()) {
+	if ch == nil {
+		return func() {}
+	}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case s, ok := <-ch:
+				if !ok {
+					return
+				}
+				resize(s)
+			case <-done:
+				return
+			}
+		}
+	})
+	return func() { close(done); wg.Wait() }
+}
+
+// closableReader tells when its reader has ended, but not before the process has started: closing the input of a
+// process that is not there yet is lost.
+type closableReader struct {
+	r     io.Reader
+	start chan struct{}
+	eof   func()
+	once  sync.Once
+}
+
+func newClosableReader(r io.Reader) *closableReader {
+	return &closableReader{r: r, start: make(chan struct{})}
+}
+
+// reader answers nil where there is no input, so that none is connected.
+func (c *closableReader) reader() io.Reader {
+	if c.r == nil {
+		return nil
+	}
+	return c
+}
+
+func (c *closableReader) onEOF(f func()) { c.eof = f }
+func (c *closableReader) started()       { close(c.start) }
+
+func (c *closableReader) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	if err != nil {
+		c.once.Do(func() {
+			go func() {
+				<-c.start
+				c.eof()
+			}()
+		})
+	}
+	return n, err
+}
+
+// Attach implements runtime.Streams.
+func (r *Runtime) Attach(ctx context.Context, id string, o runtime.AttachOptions) error {
+	ctx = r.ns(ctx)
+	c, task, err := r.running(id)
+	if err != nil {
+		return err
+	}
+	info := c.snapshot()
+	conn, err := net.Dial("unix", r.ioPath(id, ".sock"))
+	if err != nil {
+		return fmt.Errorf("attach to container %s: %w", id, err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	stopResize := resizer(o.Resize, func(s runtime.Size) { _ = task.Resize(ctx, uint32(s.Width), uint32(s.Height)) })
+	defer stopResize()
+
+	if o.Stdin != nil && info.Stdin {
+		in, err := os.OpenFile(r.ioPath(id, ".in"), os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		if err != nil {
+			return fmt.Errorf("attach to container %s: %w", id, err)
+		}
+		// With stdinOnce ours is the only writer, so closing it ends the container's input after all that was written;
+		// otherwise the logger keeps the FIFO open for the next client.
+		go func() {
+			defer in.Close()
+			_, _ = io.Copy(in, o.Stdin)
+		}()
+	}
+	err = logger.ReadFrames(conn, func(s logger.Stream, b []byte) error {
+		w := o.Stdout
+		if s == logger.Stderr {
+			w = o.Stderr
+		}
+		if w == nil {
+			return nil
+		}
+		_, err := w.Write(b)
+		return err
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,182 @@
+package containerd
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	client "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/opencontainers/image-spec/identity"
+
+	"github.com/kontiki/kontiki/node/runtime"
+)
+
+// resolvedUser is who a container runs as.
+type resolvedUser struct {
+	uid, gid uint32
+	groups   []uint32
+}
+
+// imageAccounts are an image's /etc/passwd and /etc/group. An image never changes, so they are read once.
+type imageAccounts struct{ passwd, group []byte }
+
+// resolveUser finds user, group and groups from the security context, the image's user, and the image's accounts.
+func (r *Runtime) resolveUser(ctx context.Context, img client.Image, imageUser string, s runtime.Security) (resolvedUser, error) {
+	spec := imageUser
+	if s.RunAsUser != nil {
+		spec = strconv.FormatInt(*s.RunAsUser, 10)
+		// As the CRI has it: a user of one's own takes its group from the image's accounts, not from the image's user.
+	}
+	name, group, _ := strings.Cut(spec, ":")
+	if s.RunAsNonRoot && s.RunAsUser == nil {
+		if name == "" {
+			return resolvedUser{}, runtime.ErrRunAsRoot
+		}
+		uid, err := strconv.ParseInt(name, 10, 64)
+		if err != nil {
+			return resolvedUser{}, fmt.Errorf("%w (image user %q)", runtime.ErrNonRootUnknown, name)
+		}
+		if uid == 0 {
+			return resolvedUser{}, runtime.ErrRunAsRoot
+		}
+	}
+	a, err := r.accounts(ctx, img)
+	if err != nil {
+		return resolvedUser{}, err
+	}
+	u, err := lookupUser(a, name, group)
+	if err != nil {
+		return resolvedUser{}, err
+	}
+	if s.RunAsGroup != nil {
+		u.gid = uint32(*s.RunAsGroup)
+	}
+	if s.StrictGroups {
+		u.groups = nil
+	}
+	// The primary group is among the groups, as the kernel's login would have it.
+	groups := []uint32{u.gid}
+	for _, g := range u.groups {
+		if !slices.Contains(groups, g) {
+			groups = append(groups, g)
+		}
+	}
+	for _, g := range s.SupplementalGroups {
+		if !slices.Contains(groups, uint32(g)) {
+			groups = append(groups, uint32(g))
+		}
+	}
+	u.groups = groups
+	return u, nil
+}
+
+// lookupUser resolves "name or number" and an optional group against an image's accounts.
+func lookupUser(a imageAccounts, user, group string) (resolvedUser, error) {
+	var u resolvedUser
+	if user == "" {
+		user = "0"
+	}
+	n, numErr := strconv.ParseUint(user, 10, 32)
+	name := ""
+	found := false
+	for f := range entries(a.passwd) {
+		if len(f) < 4 || (f[0] != user && (numErr != nil || f[2] != user)) {
+			continue
+		}
+		uid, err1 := strconv.ParseUint(f[2], 10, 32)
+		gid, err2 := strconv.ParseUint(f[3], 10, 32)
+		if err1 == nil && err2 == nil {
+			u.uid, u.gid, name, found = uint32(uid), uint32(gid), f[0], true
+			break
+		}
+	}
+	if !found {
+		if numErr != nil {
+			return u, fmt.Errorf("unable to find user %s: no matching entries in passwd file", user)
+		}
+		u.uid = uint32(n)
+	}
+	if group != "" {
+		gid, err := strconv.ParseUint(group, 10, 32)
+		if err != nil {
+			ok := false
+			for f := range entries(a.group) {
+				if len(f) >= 3 && f[0] == group {
+					if gid, err = strconv.ParseUint(f[2], 10, 32); err == nil {
+						ok = true
+						break
+					}
+				}
+			}
+			if !ok {
+				return u, fmt.Errorf("unable to find group %s: no matching entries in group file", group)
+			}
+		}
+		u.gid = uint32(gid)
+	}
+	if name != "" {
+		for f := range entries(a.group) {
+			if len(f) >= 4 && slices.Contains(strings.Split(f[3], ","), name) {
+				if gid, err := strconv.ParseUint(f[2], 10, 32); err == nil {
+					u.groups = append(u.groups, uint32(gid))
+				}
+			}
+		}
+	}
+	return u, nil
+}
+
+// entries yields the fields of each line of a passwd or group file.
+func entries(b []byte) func(func([]string) bool) {
+	return func(yield func([]string) bool) {
+		for line := range strings.Lines(string(b)) {
+			line = strings.TrimSpace(line)
+			if line == "" || strings.HasPrefix(line, "#") {
+				continue
+			}
+			if !yield(strings.Split(line, ":")) {
+				return
+			}
+		}
+	}
+}
+
+func (r *Runtime) accounts(ctx context.Context, img client.Image) (imageAccounts, error) {
+	diffs, err := img.RootFS(ctx)
+	if err != nil {
+		return imageAccounts{}, err
+	}
+	chain := identity.ChainID(diffs).String()
+	if a, ok := r.accountCache.Load(chain); ok {
+		return a.(imageAccounts), nil
+	}
+	var a imageAccounts
+	sn := r.client.SnapshotService(r.c.Snapshotter)
+	key := "kontiki-accounts-" + newID()[:16]
+	mounts, err := sn.View(ctx, key, chain)
+	if err != nil {
+		return a, fmt.Errorf("view of image: %w", err)
+	}
+	defer sn.Remove(context.WithoutCancel(ctx), key)
+	err = mount.WithReadonlyTempMount(ctx, mounts, func(root string) error {
+		// The image's files are not trusted: open them only beneath its root.
+		dir, err := os.OpenRoot(root)
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+		a.passwd, _ = dir.ReadFile(filepath.Join("etc", "passwd"))
+		a.group, _ = dir.ReadFile(filepath.Join("etc", "group"))
+		return nil
+	})
+	if err != nil {
+		return a, fmt.Errorf("read image's accounts: %w", err)
+	}
+	r.accountCache.Store(chain, a)
+	return a, nil
+}
