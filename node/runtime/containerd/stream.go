@@ -202,7 +202,7 @@ func (r *Runtime) Attach(ctx context.Context, id string, o runtime.AttachOptions
 	defer stopResize()
 
 	if o.Stdin != nil && info.Stdin {
-		in, err := os.OpenFile(r.ioPath(id, ".in"), os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		in, err := openInput(ctx, r.ioPath(id, ".in"))
 		if err != nil {
 			return fmt.Errorf("attach to container %s: %w", id, err)
 		}
@@ -231,4 +231,19 @@ func (r *Runtime) Attach(ctx context.Context, id string, o runtime.AttachOptions
 		return nil
 	}
 	return err
+}
+
+// openInput opens the FIFO for writing, waiting a moment for the shim, which opens its end on its own time.
+func openInput(ctx context.Context, path string) (*os.File, error) {
+	for i := 0; ; i++ {
+		f, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		if !errors.Is(err, syscall.ENXIO) || i == 200 {
+			return f, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
