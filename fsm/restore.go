@@ -75,6 +75,7 @@ func ReadSnapshot(r io.Reader, object func(*kv.Version) error) (SnapshotInfo, er
 // snapshotVisitor is told of a snapshot's records as they are read, before it is known that the rest is good.
 type snapshotVisitor struct {
 	forms   *kv.FormCache
+	header  func(SnapshotInfo) error
 	object  func(*kv.Version) error
 	command func(outcome) error
 }
@@ -113,6 +114,11 @@ func (d *snapshotReader) readAll(visit snapshotVisitor) (SnapshotInfo, error) {
 	}
 	if err := decodeHeader(&info, body); err != nil {
 		return info, err
+	}
+	if visit.header != nil {
+		if err := visit.header(info); err != nil {
+			return info, err
+		}
 	}
 	last := ""
 	for range info.Objects {

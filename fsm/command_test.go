@@ -1,0 +1,229 @@
+package fsm
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/kontiki/kontiki/internal/kv"
+	storev1 "github.com/kontiki/kontiki/proto/kontiki/store/v1"
+)
+
+// seedCommands are of every kind; the fuzzers begin with them.
+func seedCommands() []*kv.Command {
+	id := kv.CommandID{1, 2, 3}
+	return []*kv.Command{
+		{ID: id},
+		{ID: id, Ops: []kv.Op{{Key: "/", Value: []byte("v")}}},
+		{ID: id, Ops: []kv.Op{{Key: "/a/b/c/d", Delete: true, Cond: kv.Exists}, {Key: "/ü", Check: true, Cond: kv.Absent}}},
+		{ID: id, Ops: []kv.Op{{Key: "/x", Value: bytes.Repeat([]byte("y"), 300), Cond: kv.AtRevision, Revision: 1 << 40}}},
+		{ID: id, Ops: []kv.Op{{Key: "/x", Cond: kv.AtRevision}}},
+	}
+}
+
+// TestCommandSchema: the hand-written encoding is the message of the .proto file, both ways.
+func TestCommandSchema(t *testing.T) {
+	for _, c := range seedCommands() {
+		b := mustEncode(t, c)
+		if want, err := proto.Marshal(message(c)); err != nil || !bytes.Equal(b, want) {
+			t.Errorf("%v:\n%x, protobuf writes\n%x", c, b, want)
+		}
+		got, err := DecodeCommand(b)
+		if err != nil || !equalCommands(got, c) {
+			t.Errorf("%v came back as %v, %v", c, got, err)
+		}
+	}
+}
+
+func message(c *kv.Command) *storev1.Command {
+	m := &storev1.Command{Version: 1, Id: c.ID[:]}
+	for _, op := range c.Ops {
+		m.Operations = append(m.Operations, &storev1.Operation{
+			Kind: opKind(&op), Key: op.Key, Value: op.Value, Condition: storev1.Operation_Condition(op.Cond), Revision: op.Revision,
+		})
+	}
+	return m
+}
+
+func equalCommands(a, b *kv.Command) bool {
+	return a.ID == b.ID && len(a.Ops) == len(b.Ops) && (len(a.Ops) == 0 || reflect.DeepEqual(a.Ops, b.Ops))
+}
+
+func TestBadCommands(t *testing.T) {
+	id := kv.CommandID{1}
+	many := func(change func(ops []kv.Op)) *kv.Command {
+		c := &kv.Command{ID: id}
+		for i := range 20 {
+			c.Ops = append(c.Ops, kv.Op{Key: fmt.Sprint("/", i)})
+		}
+		change(c.Ops)
+		return c
+	}
+	big := make([]byte, kv.MaxCommandBytes)
+	for name, x := range map[string]struct {
+		c    *kv.Command
+		want error
+	}{
+		"no id":              {&kv.Command{Ops: []kv.Op{{Key: "/a"}}}, ErrBadCommand},
+		"empty key":          {&kv.Command{ID: id, Ops: []kv.Op{{}}}, ErrBadCommand},
+		"key without slash":  {&kv.Command{ID: id, Ops: []kv.Op{{Key: "a/b"}}}, ErrBadCommand},
+		"key not UTF-8":      {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/\xff"}}}, ErrBadCommand},
+		"long key":           {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/" + strings.Repeat("k", MaxKeyBytes)}}}, ErrBadCommand},
+		"key twice":          {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a"}, {Key: "/b"}, {Key: "/a", Check: true}}}, ErrBadCommand},
+		"key twice of many":  {many(func(o []kv.Op) { o[19].Key = o[3].Key }), ErrBadCommand},
+		"condition":          {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Cond: 4}}}, ErrBadCommand},
+		"useless revision":   {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Cond: kv.Exists, Revision: 1}}}, ErrBadCommand},
+		"delete and check":   {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Check: true, Delete: true}}}, ErrBadCommand},
+		"delete of a value":  {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Delete: true, Value: []byte("x")}}}, ErrBadCommand},
+		"large":              {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Value: big}}}, kv.ErrTooLarge},
+		"large by its sum":   {many(func(o []kv.Op) { o[1].Value, o[2].Value = big[:1<<20], big[:1<<20] }), kv.ErrTooLarge},
+		"absurdly large sum": {many(func(o []kv.Op) { o[1].Value, o[2].Value = big, big }), kv.ErrTooLarge},
+	} {
+		if _, err := EncodeCommand(x.c); !errors.Is(err, x.want) {
+			t.Errorf("%s: encoded with %v", name, err)
+		}
+		b, err := proto.Marshal(message(x.c))
+		if err != nil { // not UTF-8
+			b = []byte{8, 1, 18, 16, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 26, 6, 8, 1, 18, 2, '/', 0xff}
+		}
+		if name == "delete and check" {
+			continue // the message cannot say it
+		}
+		l := NewLocal(Options{})
+		if r, err := l.Apply(5, b); !errors.Is(err, x.want) || r.Revisions != nil || l.View().Revision() != 0 {
+			t.Errorf("%s: applied with %+v, %v", name, r, err)
+		}
+		if l.AppliedIndex() != 5 {
+			t.Errorf("%s: the applied index is %d", name, l.AppliedIndex())
+		}
+		if _, err := l.Propose(context.Background(), x.c); !errors.Is(err, x.want) {
+			t.Errorf("%s: proposed with %v", name, err)
+		}
+	}
+	fits := &kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Value: big[:kv.MaxCommandBytes-64]}}}
+	if _, err := NewLocal(Options{}).Propose(context.Background(), fits); err != nil {
+		t.Errorf("just under the limit: %v", err)
+	}
+	good := mustEncode(t, seedCommands()[2])
+	for name, b := range map[string][]byte{
+		"empty":         nil,
+		"version 2":     append([]byte{8, 2}, good[2:]...),
+		"no version":    good[2:],
+		"short id":      {8, 1, 18, 1, 1},
+		"unknown field": append(bytes.Clone(good), 0x7a, 0),
+		"huge field":    append(bytes.Clone(good), 0xfa, 0xff, 0x01, 0),
+		"wrong type":    append([]byte{10, 0}, good...),
+		"cut":           good[:len(good)-1],
+		"text":          []byte("GET / HTTP/1.1\r\n"),
+		"unknown kind":  append(bytes.Clone(good), 26, 5, 8, 4, 18, 1, '/'),
+		"no kind":       append(bytes.Clone(good), 26, 3, 18, 1, '/'),
+	} {
+		if c, err := DecodeCommand(b); !errors.Is(err, ErrBadCommand) {
+			t.Errorf("%s: %v, %v", name, c, err)
+		}
+	}
+}
+
+// TestValuesShareOrCopy: what decoding promises about memory.
+func TestValuesShareOrCopy(t *testing.T) {
+	id := kv.CommandID{1}
+	alone := mustEncode(t, &kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Value: make([]byte, 1000)}}})
+	several := mustEncode(t, &kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Value: []byte("small")}, {Key: "/b", Value: make([]byte, 1000)}}})
+	for i, data := range [][]byte{alone, several} {
+		s := New(Options{})
+		if _, err := s.Apply(1, data); err != nil {
+			t.Fatal(err)
+		}
+		clear(data)
+		v, _ := s.View().Get("/a")
+		if i == 1 && string(v.Value) != "small" {
+			t.Error("a small value shares the memory of a large entry")
+		}
+		if cap(v.Value) != len(v.Value) {
+			t.Error("appending to a value would write into the entry")
+		}
+		if v.Key != "/a" {
+			t.Error("a key shares the entry's memory")
+		}
+	}
+}
+
+func TestIdempotency(t *testing.T) {
+	s := New(Options{remembered: 3})
+	apply := func(id byte, op kv.Op) kv.Result {
+		t.Helper()
+		r, err := s.Apply(s.AppliedIndex()+1, mustEncode(t, &kv.Command{ID: kv.CommandID{id}, Ops: []kv.Op{op}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	absent := kv.Op{Key: "/a", Value: []byte("1"), Cond: kv.Absent}
+	first := apply(1, absent)
+	refused := apply(2, absent)
+	if refused.Failed == nil || refused.Failed.Current != 1 || refused.Revisions != nil || refused.Revision != 1 {
+		t.Fatalf("%+v", refused)
+	}
+	apply(3, kv.Op{Key: "/a", Delete: true})
+	if again := apply(1, absent); !reflect.DeepEqual(again, first) {
+		t.Fatalf("%+v, the first time %+v", again, first)
+	}
+	if again := apply(2, absent); !reflect.DeepEqual(again, refused) {
+		t.Fatalf("%+v, the first time %+v: a failure is remembered too", again, refused)
+	}
+	apply(4, kv.Op{Key: "/b"}) // pushes out 1: repeating it did not make it younger
+	if again := apply(1, absent); again.Failed != nil || again.Revision != 4 {
+		t.Fatalf("%+v: the oldest is forgotten first", again)
+	}
+	if n := s.Stats().Remembered; n != 3 {
+		t.Fatalf("%d are remembered", n)
+	}
+}
+
+// TestMemoryIsBoundedByBytes: results of very large commands do not pile up.
+func TestMemoryIsBoundedByBytes(t *testing.T) {
+	m := newMemory(RememberedCommands)
+	for i := range 2000 {
+		o := outcome{more: make([]uint64, 1000)}
+		binary.LittleEndian.PutUint64(o.id[:], uint64(i))
+		m.remember(o)
+	}
+	if m.extra > rememberedExtraBytes || m.len() != rememberedExtraBytes/8000 || len(m.byID) != m.len() || len(m.chunks) > 2 {
+		t.Fatalf("%d are kept in %d chunks, with %d bytes", m.len(), len(m.chunks), m.extra)
+	}
+	for i := range 3 * RememberedCommands {
+		o := outcome{}
+		binary.LittleEndian.PutUint64(o.id[8:], uint64(i+1))
+		m.remember(o)
+	}
+	if m.len() != RememberedCommands || len(m.byID) != m.len() || len(m.chunks) > RememberedCommands/memoryChunk+1 || m.extra != 0 {
+		t.Fatalf("%d are kept in %d chunks", m.len(), len(m.chunks))
+	}
+}
+
+func TestLocal(t *testing.T) {
+	l, do := local(t, Options{})
+	if r := do(put("/a", 1), kv.Op{Key: "/b", Check: true, Cond: kv.Absent}, kv.Op{Key: "/c", Delete: true}); !reflect.DeepEqual(r, kv.Result{Revision: 1, Revisions: []uint64{1, 0, 0}}) {
+		t.Fatalf("%+v", r)
+	}
+	v, err := l.Consistent(context.Background())
+	if err != nil || v.Revision() != 1 {
+		t.Fatal(v, err)
+	}
+	if _, err := l.Propose(ended, &kv.Command{}); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if _, err := l.Consistent(ended); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if l.AppliedIndex() != 1 {
+		t.Fatal(l.AppliedIndex())
+	}
+}

@@ -1,0 +1,480 @@
+package fsm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// The promises of a watch. Tests name the one that was broken.
+var (
+	errBrokeOrdered      = errors.New("broke Ordered: events come in the order of their revisions")
+	errBrokeUnique       = errors.New("broke Unique: no event comes twice")
+	errBrokeAtomic       = errors.New("broke Atomic: the events of one command come together")
+	errBrokeReliable     = errors.New("broke Reliable: no event of the prefix is missing, none is wrong")
+	errBrokeResumable    = errors.New("broke Resumable: a watch from a revision gives exactly what came after it")
+	errBrokeBookmarkable = errors.New("broke Bookmarkable: all events up to the progress have been returned, and it never goes back")
+)
+
+// promiseChecker takes what one watcher was told, over any number of watches that resume each other.
+type promiseChecker struct {
+	prefix   string
+	events   []modelEvent
+	progress uint64
+	calls    [][2]int // ranges of events that came from one call
+}
+
+func (p *promiseChecker) take(events []*kv.Event, progress uint64) error {
+	first := len(p.events)
+	for _, e := range events {
+		if n := len(p.events); n > 0 && e.Revision == p.events[n-1].revision {
+			return fmt.Errorf("%w: revision %d", errBrokeUnique, e.Revision)
+		} else if n > 0 && e.Revision < p.events[n-1].revision {
+			return fmt.Errorf("%w: %d after %d", errBrokeOrdered, e.Revision, p.events[n-1].revision)
+		}
+		if e.Revision <= p.progress {
+			return fmt.Errorf("%w: event %d after progress %d", errBrokeBookmarkable, e.Revision, p.progress)
+		}
+		p.events = append(p.events, modelEventOf(e))
+	}
+	if progress < p.progress {
+		return fmt.Errorf("%w: progress %d after %d", errBrokeBookmarkable, progress, p.progress)
+	}
+	if n := len(p.events); n > 0 && progress < p.events[n-1].revision {
+		return fmt.Errorf("%w: progress %d with event %d", errBrokeBookmarkable, progress, p.events[n-1].revision)
+	}
+	p.progress = progress
+	p.calls = append(p.calls, [2]int{first, len(p.events)})
+	return nil
+}
+
+// settle compares with all that happened, from the revision on where the first watch began.
+func (p *promiseChecker) settle(after uint64, all []modelEvent) error {
+	ends := map[uint64]uint64{}
+	var want []modelEvent
+	for _, e := range all {
+		if e.revision <= after || e.revision > p.progress || !strings.HasPrefix(e.key, p.prefix) {
+			continue
+		}
+		ends[e.revision] = e.end
+		e.end = 0
+		want = append(want, e)
+	}
+	for i := range max(len(want), len(p.events)) {
+		if i >= len(want) || i >= len(p.events) || want[i] != p.events[i] {
+			return fmt.Errorf("%w: prefix %q: event %d of %d, %d are right", errBrokeReliable, p.prefix, i, len(p.events), len(want))
+		}
+	}
+	for _, c := range p.calls {
+		for _, at := range c {
+			if at > 0 && at < len(p.events) && ends[p.events[at-1].revision] == ends[p.events[at].revision] {
+				return fmt.Errorf("%w: the command that ends at %d", errBrokeAtomic, ends[p.events[at].revision])
+			}
+		}
+	}
+	return nil
+}
+
+// TestWatchPromises has watchers read while a writer writes, close at random and resume where they were.
+func TestWatchPromises(t *testing.T) {
+	s, m, src := New(Options{}), newModel(RememberedCommands), newSource(7, 60)
+	prefixes := []string{"", "/g0/", "/g0/r0/", "/g1/r1/", "/g0/r0/ns0/", "/g0/r0/ns0/name-0", "/g1/r1/ns1/name-1", "/none/here/"}
+	const last = "/the/last/one/of-all"
+	var wg sync.WaitGroup
+	checkers := make([]*promiseChecker, 0, 3*len(prefixes))
+	for i := range cap(checkers) {
+		c := &promiseChecker{prefix: prefixes[i%len(prefixes)]}
+		checkers = append(checkers, c)
+		wg.Go(func() {
+			if err := followWithPauses(s, c, rand.New(rand.NewSource(int64(i))), last); err != nil {
+				t.Errorf("watcher of %q: %v", c.prefix, err)
+			}
+		})
+	}
+	index := uint64(0)
+	for range 600 {
+		var batch []Entry
+		for range 1 + src.Intn(6) {
+			c := src.command(m)
+			index++
+			batch = append(batch, Entry{index, mustEncode(t, c)})
+			m.apply(c)
+		}
+		s.ApplyBatch(batch)
+		runtime.Gosched()
+	}
+	c := &kv.Command{ID: kv.CommandID{1}, Ops: []kv.Op{{Key: last}}}
+	m.apply(c)
+	if _, err := s.Apply(index+1, mustEncode(t, c)); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	for _, c := range checkers {
+		if err := c.settle(0, m.events); err != nil {
+			t.Error(err)
+		}
+		if c.progress != m.revision {
+			t.Errorf("%v: %q ended at %d of %d", errBrokeBookmarkable, c.prefix, c.progress, m.revision)
+		}
+	}
+	if n := s.Stats().Watchers; n != 0 {
+		t.Errorf("%d watchers are left", n)
+	}
+}
+
+// followWithPauses reads until the store holds the last key and the watcher has caught up with it.
+func followWithPauses(s *Store, c *promiseChecker, r *rand.Rand, last string) error {
+	for done := false; !done; {
+		w, err := s.Watch(c.prefix, c.progress)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errBrokeResumable, err)
+		}
+		for range 1 + r.Intn(20) {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Duration(r.Intn(5))*time.Millisecond)
+			_, over := s.View().Get(last)
+			events, progress, err := w.Next(ctx)
+			cancel()
+			if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+				return err
+			}
+			if err := c.take(events, progress); err != nil {
+				return err
+			}
+			if done = over && progress == s.View().Revision(); done {
+				break
+			}
+		}
+		w.Close()
+	}
+	return nil
+}
+
+func local(t testing.TB, o Options) (*Local, func(ops ...kv.Op) kv.Result) {
+	l := NewLocal(o)
+	n := uint64(0)
+	return l, func(ops ...kv.Op) kv.Result {
+		t.Helper()
+		n++
+		c := &kv.Command{ID: kv.CommandID{0xff, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}, Ops: ops}
+		r, err := l.Propose(context.Background(), c)
+		if err != nil {
+			t.Fatalf("propose: %v", err)
+		}
+		return r
+	}
+}
+
+func put(key string, size int) kv.Op { return kv.Op{Key: key, Value: make([]byte, size)} }
+
+func mustWatch(t testing.TB, s *Store, prefix string, after uint64) kv.Watcher {
+	t.Helper()
+	w, err := s.Watch(prefix, after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Close)
+	return w
+}
+
+// parked waits until the watcher waits in Next.
+func parked(t testing.TB, w kv.Watcher) {
+	t.Helper()
+	in := w.(*watcher)
+	for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+		in.b.mu.Lock()
+		_, waits := in.b.waiting[in]
+		in.b.mu.Unlock()
+		if waits {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the watcher does not wait")
+		}
+	}
+}
+
+type nextResult struct {
+	events   []*kv.Event
+	progress uint64
+	err      error
+}
+
+func goNext(ctx context.Context, w kv.Watcher) <-chan nextResult {
+	done := make(chan nextResult, 1)
+	go func() {
+		e, p, err := w.Next(ctx)
+		done <- nextResult{e, p, err}
+	}()
+	return done
+}
+
+func TestHistoryWindow(t *testing.T) {
+	for name, o := range map[string]Options{
+		"by count": {HistoryEvents: 10},
+		"by bytes": {HistoryBytes: 10 * (eventOverhead + 1000)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, do := local(t, o)
+			w := mustWatch(t, l.Store, "/a/b/", 0)
+			other := mustWatch(t, l.Store, "/x/y/", 0)
+			for range 30 {
+				do(put("/a/b/c/d", 1000))
+			}
+			st := l.Stats()
+			if st.HistoryEvents > 11 || st.HistoryEvents < 9 || st.HistoryBytes > 11*(eventOverhead+1000) {
+				t.Fatalf("the window holds %d events, %d bytes", st.HistoryEvents, st.HistoryBytes)
+			}
+			if st.HistoryFloor != 30-uint64(st.HistoryEvents) {
+				t.Fatalf("floor %d with %d events of 30", st.HistoryFloor, st.HistoryEvents)
+			}
+			if _, _, err := w.Next(ended); !errors.Is(err, kv.ErrCompacted) {
+				t.Fatalf("a watcher that fell behind got %v", err)
+			}
+			if _, err := l.Watch("/a/b/", st.HistoryFloor-1); !errors.Is(err, kv.ErrCompacted) {
+				t.Fatalf("a watch from before the window got %v", err)
+			}
+			if _, err := l.Watch("/a/b/", 31); !errors.Is(err, kv.ErrFutureRevision) {
+				t.Fatalf("a watch from the future got %v", err)
+			}
+			got, _ := drain(t, mustWatch(t, l.Store, "/a/b/", st.HistoryFloor))
+			if len(got) != st.HistoryEvents || got[0].revision != st.HistoryFloor+1 {
+				t.Fatalf("a watch from the window's begin got %v", got)
+			}
+			// A watcher that had nothing to read has missed nothing, whatever was written elsewhere.
+			if p := other.Progress(); p != 30 {
+				t.Fatalf("progress of the idle watcher is %d", p)
+			}
+			do(put("/x/y/z", 1))
+			if got, p := drain(t, other); len(got) != 1 || p != 31 {
+				t.Fatalf("the idle watcher got %v, progress %d", got, p)
+			}
+		})
+	}
+}
+
+// TestWindowKeepsNewestCommand: a command larger than the window does not cut off who keeps up.
+func TestWindowKeepsNewestCommand(t *testing.T) {
+	l, do := local(t, Options{HistoryEvents: 3})
+	w := mustWatch(t, l.Store, "/", 0)
+	var ops []kv.Op
+	for i := range 20 {
+		ops = append(ops, put(fmt.Sprintf("/k%d", i), 1))
+	}
+	do(ops...)
+	if got, _ := drain(t, w); len(got) != 20 {
+		t.Fatalf("got %d events of 20", len(got))
+	}
+	do(put("/one", 1))
+	if n := l.Stats().HistoryEvents; n != 1 {
+		t.Fatalf("%d events are left: a command must leave the window whole", n)
+	}
+}
+
+// TestIdleWatcherInBusyNamespace: a watcher of one name waits while its neighbours fill the window many times.
+func TestIdleWatcherInBusyNamespace(t *testing.T) {
+	l, do := local(t, Options{HistoryEvents: 8})
+	w := mustWatch(t, l.Store, "/g/r/ns/mine", 0)
+	done := goNext(context.Background(), w)
+	parked(t, w)
+	for i := range 100 {
+		do(put(fmt.Sprintf("/g/r/ns/other%d", i%5), 1))
+		parked(t, w) // it was not woken
+	}
+	if p := w.Progress(); p != 100 {
+		t.Fatalf("progress %d, want 100", p)
+	}
+	do(put("/g/r/ns/mine", 1))
+	if r := <-done; r.err != nil || len(r.events) != 1 || r.progress != 101 {
+		t.Fatalf("got %+v", r)
+	}
+}
+
+// TestBookmarks: a Next that ends by its context gives a progress as new as the store.
+func TestBookmarks(t *testing.T) {
+	l, do := local(t, Options{})
+	w := mustWatch(t, l.Store, "/quiet/", 0)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := goNext(ctx, w)
+	parked(t, w)
+	do(put("/loud/1", 1))
+	do(put("/loud/2", 1))
+	cancel()
+	if r := <-done; r.err != context.Canceled || r.progress != 2 || len(r.events) != 0 {
+		t.Fatalf("got %+v", r)
+	}
+	if _, p, _ := w.Next(ended); p != 2 {
+		t.Fatalf("progress %d", p)
+	}
+}
+
+func TestCloseEndsNext(t *testing.T) {
+	l, _ := local(t, Options{})
+	w := mustWatch(t, l.Store, "/", 0)
+	done := goNext(context.Background(), w)
+	parked(t, w)
+	w.Close()
+	w.Close()
+	if r := <-done; !errors.Is(r.err, ErrWatcherClosed) {
+		t.Fatalf("got %+v", r)
+	}
+	if len(l.history.buckets) != 0 || l.Stats().Watchers != 0 {
+		t.Fatalf("%d buckets and %d watchers are left", len(l.history.buckets), l.Stats().Watchers)
+	}
+}
+
+// TestLargeHistoryInPieces: a watcher far behind gets bounded pieces, cut between commands.
+func TestLargeHistoryInPieces(t *testing.T) {
+	l, do := local(t, Options{})
+	for range 400 {
+		var ops []kv.Op
+		for i := range 20 {
+			ops = append(ops, put(fmt.Sprintf("/g/r/ns/k%d", i), 1))
+		}
+		do(ops...)
+	}
+	for _, prefix := range []string{"/", "/g/r/ns/k7"} {
+		w := mustWatch(t, l.Store, prefix, 0)
+		c := promiseChecker{prefix: prefix}
+		for c.progress < l.View().Revision() {
+			events, progress, err := w.Next(context.Background())
+			if err != nil || len(events) > eventsPerNext+20 {
+				t.Fatalf("%d events at once, %v", len(events), err)
+			}
+			if err := c.take(events, progress); err != nil {
+				t.Fatal(err)
+			}
+			if progress%20 != 0 {
+				t.Fatalf("progress %d is within a command", progress)
+			}
+		}
+		want := 8000
+		if prefix != "/" {
+			want = 400
+			if len(c.calls) < 2 {
+				t.Fatal("the scan was never cut")
+			}
+		}
+		if len(c.events) != want {
+			t.Fatalf("got %d events, want %d", len(c.events), want)
+		}
+	}
+}
+
+// TestBucketsAreBounded: namespaces come and go, the index of the history does not grow with them.
+func TestBucketsAreBounded(t *testing.T) {
+	l, do := local(t, Options{HistoryEvents: 10})
+	for i := range 1000 {
+		do(put(fmt.Sprintf("/g/r/ns%d/x", i), 1))
+	}
+	if n := len(l.history.buckets); n > 11 {
+		t.Fatalf("%d buckets for 10 events", n)
+	}
+}
+
+func TestWakeOnRestore(t *testing.T) {
+	l, do := local(t, Options{})
+	do(put("/a/a/a/1", 1))
+	do(put("/a/a/a/2", 1))
+	var at2 bytes.Buffer
+	if _, err := l.Snapshot().WriteTo(&at2); err != nil {
+		t.Fatal(err)
+	}
+	exact := mustWatch(t, l.Store, "/a/a/a/", 2)
+	exactDone := goNext(context.Background(), exact)
+	parked(t, exact)
+	behind := mustWatch(t, l.Store, "/a/a/", 1)
+	if err := l.Restore(bytes.NewReader(at2.Bytes())); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := behind.Next(context.Background()); !errors.Is(err, kv.ErrCompacted) {
+		t.Fatalf("a watcher behind the restored revision got %v", err)
+	}
+	if _, err := l.Watch("/", 1); !errors.Is(err, kv.ErrCompacted) {
+		t.Fatalf("a watch from before the restore got %v", err)
+	}
+	do(put("/a/a/a/3", 1))
+	if r := <-exactDone; r.err != nil || len(r.events) != 1 || r.events[0].Revision != 3 {
+		t.Fatalf("a watcher exactly at the restored revision got %+v", r)
+	}
+	// Now back in time, with readers that wait for what may never come.
+	ahead := mustWatch(t, l.Store, "/a/a/", 3)
+	aheadDone := goNext(context.Background(), ahead)
+	parked(t, ahead)
+	waits := make(chan error, 2)
+	go func() { waits <- l.WaitRevision(context.Background(), 100) }()
+	go func() { waits <- l.WaitIndex(context.Background(), 100) }()
+	waitersIn(t, &l.revisions, 1)
+	waitersIn(t, &l.indexes, 1)
+	if err := l.Restore(bytes.NewReader(at2.Bytes())); err != nil {
+		t.Fatal(err)
+	}
+	if r := <-aheadDone; !errors.Is(r.err, kv.ErrCompacted) {
+		t.Fatalf("a watcher ahead of the restored revision got %+v", r)
+	}
+	for range 2 {
+		if err := <-waits; !errors.Is(err, kv.ErrFutureRevision) {
+			t.Fatalf("a wait got %v", err)
+		}
+	}
+}
+
+func waitersIn(t *testing.T, q *waitQueue, n int) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+		q.mu.Lock()
+		got := len(q.waiters)
+		q.mu.Unlock()
+		if got == n {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d wait, want %d", got, n)
+		}
+	}
+}
+
+func TestWait(t *testing.T) {
+	l, do := local(t, Options{})
+	const n = 200
+	done := make(chan error, n)
+	for i := range n {
+		go func() {
+			target := uint64(1 + i%50)
+			err := l.WaitRevision(context.Background(), target)
+			if got := l.View().Revision(); err == nil && got < target {
+				err = fmt.Errorf("waited for %d, the view is at %d", target, got)
+			}
+			done <- err
+		}()
+	}
+	waitersIn(t, &l.revisions, n)
+	ctx, cancel := context.WithCancel(context.Background())
+	canceled := make(chan error)
+	go func() { canceled <- l.WaitIndex(ctx, 1000) }()
+	waitersIn(t, &l.indexes, 1)
+	cancel()
+	if err := <-canceled; err != context.Canceled {
+		t.Fatal(err)
+	}
+	waitersIn(t, &l.indexes, 0)
+	for range 50 {
+		do(put("/k", 1))
+	}
+	for range n {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.WaitIndex(ended, l.AppliedIndex()); err != nil {
+		t.Fatalf("what is there needs no waiting: %v", err)
+	}
+}
