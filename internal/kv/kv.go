@@ -119,6 +119,9 @@ type Watcher interface {
 	// With no event for its prefix Next may still return as the store moves on, so that callers can send bookmarks; it
 	// is not woken for each foreign write.
 	Next(ctx context.Context) (events []*Event, progress uint64, err error)
+	// Progress is a revision such that Next has returned every event of the prefix up to it; it grows with the store even
+	// while Next has nothing to return, so that an idle watch can tell its client where to resume.
+	Progress() uint64
 	Close()
 }
 

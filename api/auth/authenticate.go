@@ -1,0 +1,77 @@
+package auth
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"k8s.io/apiserver/pkg/authentication/user"
+)
+
+// ErrUnauthenticated is the class of every credential that does not hold (HTTP 401).
+var ErrUnauthenticated = errors.New("unauthorized")
+
+// Anonymous is who presents no credential.
+var Anonymous = &user.DefaultInfo{Name: user.Anonymous, Groups: []string{user.AllUnauthenticated}}
+
+// Authenticator tells who sent a request. It is safe for concurrent use.
+type Authenticator struct {
+	// Roots are the CAs of client certificates. The TLS layer only asks for a certificate; it is verified here, so that a
+	// bad one gets an answer that says why.
+	Roots  func() *x509.CertPool
+	Tokens *Tokens
+}
+
+// Authenticate answers who sent the request, or an ErrUnauthenticated.
+func (a *Authenticator) Authenticate(r *http.Request) (user.Info, error) {
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		return a.certificate(r.TLS.PeerCertificates)
+	}
+	header := r.Header.Get("Authorization")
+	if header == "" {
+		if token, ok := webSocketToken(r); ok {
+			return a.token(token)
+		}
+		return Anonymous, nil
+	}
+	scheme, token, _ := strings.Cut(header, " ")
+	if !strings.EqualFold(scheme, "Bearer") || strings.TrimSpace(token) == "" {
+		return nil, fmt.Errorf("%w: the Authorization header must be \"Bearer TOKEN\"", ErrUnauthenticated)
+	}
+	return a.token(strings.TrimSpace(token))
+}
+
+func (a *Authenticator) token(token string) (user.Info, error) {
+	info, _, err := a.Tokens.Check(token, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnauthenticated, err)
+	}
+	return authenticated(info), nil
+}
+
+func (a *Authenticator) certificate(chain []*x509.Certificate) (user.Info, error) {
+	intermediates := x509.NewCertPool()
+	for _, c := range chain[1:] {
+		intermediates.AddCert(c)
+	}
+	_, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: a.Roots(), Intermediates: intermediates, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: client certificate of %q: %v", ErrUnauthenticated, chain[0].Subject.CommonName, err)
+	}
+	subject := chain[0].Subject
+	if subject.CommonName == "" {
+		return nil, fmt.Errorf("%w: client certificate without a common name", ErrUnauthenticated)
+	}
+	return authenticated(&user.DefaultInfo{Name: subject.CommonName, Groups: subject.Organization}), nil
+}
+
+func authenticated(info user.Info) user.Info {
+	return &user.DefaultInfo{
+		Name: info.GetName(), UID: info.GetUID(), Extra: info.GetExtra(),
+		Groups: append(append([]string(nil), info.GetGroups()...), user.AllAuthenticated),
+	}
+}

@@ -1,0 +1,212 @@
+package auth
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+	"github.com/google/uuid"
+	"k8s.io/apiserver/pkg/authentication/user"
+)
+
+// ErrToken is the class of every token that does not hold.
+var ErrToken = errors.New("invalid bearer token")
+
+// Bounds of a token's life; a shorter or longer wish is moved to the bound, as upstream does for the upper one.
+const (
+	MinTokenSeconds     = 10 * 60
+	MaxTokenSeconds     = 1 << 32
+	DefaultTokenSeconds = 60 * 60
+)
+
+// Binding is what a token is bound to: it holds while the service account (and the pod, if any) exist with these UIDs.
+type Binding struct {
+	Namespace, ServiceAccount, ServiceAccountUID string
+	Pod, PodUID                                  string
+	Node, NodeUID                                string
+	Secret, SecretUID                            string
+}
+
+// Subjects looks up the objects that tokens are bound to, in the local view.
+type Subjects interface {
+	ServiceAccountUID(namespace, name string) (uid string, ok bool)
+	PodUID(namespace, name string) (uid string, ok bool)
+	SecretUID(namespace, name string) (uid string, ok bool)
+}
+
+// Tokens signs and checks service account tokens. It is safe for concurrent use.
+type Tokens struct {
+	issuer    string
+	audience  string
+	signer    jose.Signer
+	publicKey crypto.PublicKey
+	keyID     string
+	algorithm jose.SignatureAlgorithm
+	subjects  Subjects
+	now       func() time.Time
+}
+
+// NewTokens makes a Tokens that signs with key (ECDSA P-256 or RSA), which every master holds.
+func NewTokens(issuer string, key crypto.Signer, subjects Subjects, now func() time.Time) (*Tokens, error) {
+	algorithm := jose.ES256
+	switch key.Public().(type) {
+	case *ecdsa.PublicKey:
+	case *rsa.PublicKey:
+		algorithm = jose.RS256
+	default:
+		return nil, fmt.Errorf("service account key: %T is neither ECDSA nor RSA", key)
+	}
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, fmt.Errorf("service account key: %w", err)
+	}
+	sum := sha256.Sum256(der)
+	id := base64.RawURLEncoding.EncodeToString(sum[:])
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: algorithm, Key: jose.JSONWebKey{Key: key, KeyID: id}}, nil)
+	if err != nil {
+		return nil, fmt.Errorf("service account key: %w", err)
+	}
+	return &Tokens{issuer: issuer, audience: issuer, signer: signer, publicKey: key.Public(), keyID: id, algorithm: algorithm, subjects: subjects, now: now}, nil
+}
+
+type ref struct {
+	Name string `json:"name"`
+	UID  string `json:"uid,omitempty"`
+}
+
+type privateClaims struct {
+	Kubernetes struct {
+		Namespace      string `json:"namespace,omitempty"`
+		ServiceAccount ref    `json:"serviceaccount,omitempty"`
+		Pod            *ref   `json:"pod,omitempty"`
+		Node           *ref   `json:"node,omitempty"`
+		Secret         *ref   `json:"secret,omitempty"`
+	} `json:"kubernetes.io"`
+}
+
+// Issue signs a token for the binding. No audiences means the API server's own.
+func (t *Tokens) Issue(b Binding, audiences []string, seconds int64) (token string, expires time.Time, err error) {
+	if seconds == 0 {
+		seconds = DefaultTokenSeconds
+	}
+	seconds = min(max(seconds, MinTokenSeconds), MaxTokenSeconds)
+	if len(audiences) == 0 {
+		audiences = []string{t.audience}
+	}
+	now := t.now()
+	expires = now.Add(time.Duration(seconds) * time.Second)
+	var private privateClaims
+	private.Kubernetes.Namespace = b.Namespace
+	private.Kubernetes.ServiceAccount = ref{b.ServiceAccount, b.ServiceAccountUID}
+	if b.Pod != "" {
+		private.Kubernetes.Pod = &ref{b.Pod, b.PodUID}
+	}
+	if b.Node != "" {
+		private.Kubernetes.Node = &ref{b.Node, b.NodeUID}
+	}
+	if b.Secret != "" {
+		private.Kubernetes.Secret = &ref{b.Secret, b.SecretUID}
+	}
+	token, err = jwt.Signed(t.signer).Claims(private).Claims(jwt.Claims{
+		Issuer: t.issuer, Subject: ServiceAccountUser(b.Namespace, b.ServiceAccount), Audience: audiences, ID: uuid.NewString(),
+		IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(expires),
+	}).Serialize()
+	return token, expires, err
+}
+
+// Check answers whom a token stands for. audiences are those it may be for; none means the API server's own.
+func (t *Tokens) Check(token string, audiences []string) (user.Info, []string, error) {
+	if len(audiences) == 0 {
+		audiences = []string{t.audience}
+	}
+	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{t.algorithm})
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: not a token of this cluster", ErrToken)
+	}
+	var public jwt.Claims
+	var private privateClaims
+	if err := parsed.Claims(t.publicKey, &public, &private); err != nil {
+		return nil, nil, fmt.Errorf("%w: its signature does not verify", ErrToken)
+	}
+	if err := public.ValidateWithLeeway(jwt.Expected{Issuer: t.issuer, Time: t.now()}, 0); err != nil {
+		return nil, nil, fmt.Errorf("%w: %v", ErrToken, err)
+	}
+	var matched []string
+	for _, audience := range audiences {
+		if slices.Contains(public.Audience, audience) {
+			matched = append(matched, audience)
+		}
+	}
+	if len(matched) == 0 {
+		return nil, nil, fmt.Errorf("%w: it is for the audience %q", ErrToken, strings.Join(public.Audience, ","))
+	}
+	info, err := t.bound(private)
+	if err != nil {
+		return nil, nil, err
+	}
+	if public.ID != "" {
+		info.Extra["authentication.kubernetes.io/credential-id"] = []string{"JTI=" + public.ID}
+	}
+	return info, matched, nil
+}
+
+// bound checks that what the token is bound to still exists.
+func (t *Tokens) bound(claims privateClaims) (*user.DefaultInfo, error) {
+	k := claims.Kubernetes
+	uid, ok := t.subjects.ServiceAccountUID(k.Namespace, k.ServiceAccount.Name)
+	if !ok || uid != k.ServiceAccount.UID {
+		return nil, fmt.Errorf("%w: service account %s/%s is gone", ErrToken, k.Namespace, k.ServiceAccount.Name)
+	}
+	extra := map[string][]string{}
+	if k.Pod != nil {
+		if uid, ok := t.subjects.PodUID(k.Namespace, k.Pod.Name); !ok || uid != k.Pod.UID {
+			return nil, fmt.Errorf("%w: pod %s/%s is gone", ErrToken, k.Namespace, k.Pod.Name)
+		}
+		extra["authentication.kubernetes.io/pod-name"] = []string{k.Pod.Name}
+		extra["authentication.kubernetes.io/pod-uid"] = []string{k.Pod.UID}
+	}
+	if k.Secret != nil {
+		if uid, ok := t.subjects.SecretUID(k.Namespace, k.Secret.Name); !ok || uid != k.Secret.UID {
+			return nil, fmt.Errorf("%w: secret %s/%s is gone", ErrToken, k.Namespace, k.Secret.Name)
+		}
+	}
+	if k.Node != nil {
+		extra["authentication.kubernetes.io/node-name"] = []string{k.Node.Name}
+		extra["authentication.kubernetes.io/node-uid"] = []string{k.Node.UID}
+	}
+	return &user.DefaultInfo{
+		Name: ServiceAccountUser(k.Namespace, k.ServiceAccount.Name), UID: k.ServiceAccount.UID,
+		Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + k.Namespace},
+		Extra:  extra,
+	}, nil
+}
+
+// ServiceAccountUser is the user name of a service account.
+func ServiceAccountUser(namespace, name string) string {
+	return "system:serviceaccount:" + namespace + ":" + name
+}
+
+// JWKS is the public key as a JSON Web Key Set, and Discovery the OpenID document that names it.
+func (t *Tokens) JWKS() ([]byte, error) {
+	return json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: t.publicKey, KeyID: t.keyID, Algorithm: string(t.algorithm), Use: "sig"}}})
+}
+
+// Discovery is the OpenID provider configuration.
+func (t *Tokens) Discovery() ([]byte, error) {
+	return json.Marshal(map[string]any{
+		"issuer": t.issuer, "jwks_uri": strings.TrimSuffix(t.issuer, "/") + "/openid/v1/jwks",
+		"response_types_supported": []string{"id_token"}, "subject_types_supported": []string{"public"},
+		"id_token_signing_alg_values_supported": []string{string(t.algorithm)},
+	})
+}

@@ -1,0 +1,38 @@
+package auth
+
+import (
+	"encoding/base64"
+	"net/http"
+	"strings"
+)
+
+// bearerProtocol is how a browser, which cannot set headers on a WebSocket, passes a token: as a subprotocol
+// (k8s.io/apiserver/pkg/authentication/request/websocket).
+const bearerProtocol = "base64url.bearer.authorization.k8s.io."
+
+// webSocketToken takes the token out of a WebSocket request's subprotocols.
+func webSocketToken(r *http.Request) (string, bool) {
+	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		return "", false
+	}
+	var token string
+	var rest []string
+	for _, header := range r.Header.Values("Sec-WebSocket-Protocol") {
+		for _, protocol := range strings.Split(header, ",") {
+			protocol = strings.TrimSpace(protocol)
+			if encoded, ok := strings.CutPrefix(protocol, bearerProtocol); ok {
+				raw, err := base64.RawURLEncoding.DecodeString(encoded)
+				if err == nil {
+					token = string(raw)
+				}
+				continue
+			}
+			rest = append(rest, protocol)
+		}
+	}
+	if token == "" {
+		return "", false
+	}
+	r.Header.Set("Sec-WebSocket-Protocol", strings.Join(rest, ","))
+	return token, true
+}

@@ -1,0 +1,72 @@
+package objects
+
+import (
+	"context"
+	"fmt"
+	"maps"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/kontiki/kontiki/api/registry"
+)
+
+// Bind assigns a pod to a node, once.
+func (s *Service) Bind(ctx context.Context, r *Request, binding *corev1.Binding) error {
+	target := binding.Target
+	var problem *field.Error
+	switch {
+	case target.Kind != "" && target.Kind != "Node":
+		problem = field.NotSupported(field.NewPath("target", "kind"), target.Kind, []string{"Node", "<empty>"})
+	case target.Name == "":
+		problem = field.Required(field.NewPath("target", "name"), "")
+	}
+	if problem != nil {
+		return apierrors.NewInvalid(schema.GroupKind{Kind: "Binding"}, r.Name, field.ErrorList{problem})
+	}
+	_, _, err := s.modify(ctx, r, modification{strategy: &registry.Strategy{}, change: func(old registry.Object) (registry.Object, error) {
+		pod := old.(*corev1.Pod)
+		if binding.UID != "" && binding.UID != pod.UID {
+			return nil, apierrors.NewConflict(r.Kind.GroupResource(), r.Name,
+				fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", binding.UID, pod.UID))
+		}
+		if pod.DeletionTimestamp != nil {
+			return nil, bindConflict(r, "pod %s is being deleted, cannot be assigned to a host", pod.Name)
+		}
+		if pod.Spec.NodeName != "" {
+			return nil, bindConflict(r, "pod %v is already assigned to node %q", pod.Name, pod.Spec.NodeName)
+		}
+		if len(pod.Spec.SchedulingGates) > 0 {
+			return nil, bindConflict(r, "pod %v has non-empty .spec.schedulingGates", pod.Name)
+		}
+		pod.Spec.NodeName = target.Name
+		if len(binding.Annotations) > 0 {
+			if pod.Annotations == nil {
+				pod.Annotations = map[string]string{}
+			}
+			maps.Copy(pod.Annotations, binding.Annotations)
+		}
+		setScheduled(pod, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: s.timestamp(), ObservedGeneration: pod.Generation})
+		return pod, nil
+	}})
+	return err
+}
+
+func bindConflict(r *Request, format string, args ...any) error {
+	return apierrors.NewConflict(schema.GroupResource{Resource: "pods/binding"}, r.Name, fmt.Errorf(format, args...))
+}
+
+func setScheduled(pod *corev1.Pod, condition corev1.PodCondition) {
+	for i := range pod.Status.Conditions {
+		if have := &pod.Status.Conditions[i]; have.Type == condition.Type {
+			if have.Status == condition.Status {
+				condition.LastTransitionTime = have.LastTransitionTime
+			}
+			*have = condition
+			return
+		}
+	}
+	pod.Status.Conditions = append(pod.Status.Conditions, condition)
+}

@@ -1,0 +1,208 @@
+package objects
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"strconv"
+
+	apiruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+
+	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// The forms of a version.
+const (
+	formObject kv.FormSlot = iota
+	formJSON
+	formProto
+)
+
+var (
+	protoSerializer = protobuf.NewSerializer(registry.Scheme, registry.Scheme)
+	jsonSerializer  = json.NewSerializerWithOptions(json.DefaultMetaFactory, registry.Scheme, registry.Scheme, json.SerializerOptions{})
+	protoPrefix     = []byte("k8s\x00")
+)
+
+// Sealer encrypts values before they are proposed. The key a value is stored under is bound as associated data, so a
+// sealed value cannot be moved to another name.
+type Sealer interface {
+	Seal(key string, plain []byte) ([]byte, error)
+	Open(key string, sealed []byte) ([]byte, error)
+}
+
+// protoMessage is what every built-in type can do.
+type protoMessage interface {
+	Size() int
+	MarshalToSizedBuffer([]byte) (int, error)
+	Unmarshal([]byte) error
+}
+
+// encode gives the bytes to store: the object in Kubernetes protobuf without a resourceVersion (the store's revision is
+// the truth), sealed if the kind asks for it.
+func (s *Service) encode(kind *registry.Kind, key string, obj registry.Object) ([]byte, error) {
+	version := obj.GetResourceVersion()
+	obj.SetResourceVersion("")
+	raw, err := marshal(obj)
+	obj.SetResourceVersion(version)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", key, err)
+	}
+	value := envelope(kind, raw)
+	if !kind.Sealed {
+		return value, nil
+	}
+	if value, err = s.sealer.Seal(key, value); err != nil {
+		return nil, fmt.Errorf("seal %s: %w", key, err)
+	}
+	return value, nil
+}
+
+func marshal(obj registry.Object) ([]byte, error) {
+	message, ok := obj.(protoMessage)
+	if !ok {
+		return nil, fmt.Errorf("%T has no protobuf form", obj)
+	}
+	buf := make([]byte, message.Size())
+	n, err := message.MarshalToSizedBuffer(buf)
+	if err != nil {
+		return nil, err
+	}
+	return buf[len(buf)-n:], nil
+}
+
+// envelope wraps protobuf bytes as runtime.Unknown behind the "k8s\0" prefix
+// (k8s.io/apimachinery/pkg/runtime/generated.proto: typeMeta = 1 {apiVersion = 1, kind = 2}, raw = 2,
+// contentEncoding = 3, contentType = 4).
+func envelope(kind *registry.Kind, raw []byte) []byte {
+	apiVersion := kind.GroupVersion().String()
+	meta := make([]byte, 0, len(apiVersion)+len(kind.Kind)+4)
+	meta = appendField(meta, 1, []byte(apiVersion))
+	meta = appendField(meta, 2, []byte(kind.Kind))
+	out := make([]byte, 0, len(protoPrefix)+len(meta)+len(raw)+20)
+	out = append(out, protoPrefix...)
+	out = appendField(out, 1, meta)
+	out = appendField(out, 2, raw)
+	out = appendField(out, 3, nil)
+	return appendField(out, 4, nil)
+}
+
+// appendField appends a length-delimited protobuf field.
+func appendField(b []byte, number int, value []byte) []byte {
+	b = append(b, byte(number<<3|2))
+	b = binary.AppendUvarint(b, uint64(len(value)))
+	return append(b, value...)
+}
+
+// Decode answers the object of a version, with its resourceVersion and type set. It is shared: read-only.
+func (s *Service) Decode(kind *registry.Kind, v *kv.Version) (registry.Object, error) {
+	form, err := v.Form(formObject, func(v *kv.Version) (any, int, error) {
+		obj, err := s.decodeFresh(kind, v)
+		return obj, 4 * len(v.Value), err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return form.(registry.Object), nil
+}
+
+// decodeFresh answers an object of the caller's own.
+func (s *Service) decodeFresh(kind *registry.Kind, v *kv.Version) (registry.Object, error) {
+	value := v.Value
+	if kind.Sealed {
+		var err error
+		if value, err = s.sealer.Open(v.Key, value); err != nil {
+			return nil, fmt.Errorf("open %s: %w", v.Key, err)
+		}
+	}
+	raw, err := Unwrap(value)
+	if err != nil {
+		return nil, fmt.Errorf("decode %s: %w", v.Key, err)
+	}
+	obj := kind.New()
+	if err := obj.(protoMessage).Unmarshal(raw); err != nil {
+		return nil, fmt.Errorf("decode %s: %w", v.Key, err)
+	}
+	obj.SetResourceVersion(FormatRevision(v.ModRevision))
+	obj.GetObjectKind().SetGroupVersionKind(kind.GVK())
+	return obj, nil
+}
+
+// Unwrap finds the raw field of an envelope without copying it.
+func Unwrap(value []byte) ([]byte, error) {
+	if !bytes.HasPrefix(value, protoPrefix) {
+		return nil, fmt.Errorf("not in Kubernetes protobuf")
+	}
+	var unknown apiruntime.Unknown
+	rest := value[len(protoPrefix):]
+	for len(rest) > 0 {
+		tag := rest[0]
+		length, n := binary.Uvarint(rest[1:])
+		if tag&7 != 2 || n <= 0 || uint64(len(rest)-1-n) < length {
+			return nil, fmt.Errorf("damaged Kubernetes protobuf envelope")
+		}
+		field := rest[1+n : 1+n+int(length)]
+		if tag>>3 == 2 {
+			unknown.Raw = field
+		}
+		rest = rest[1+n+int(length):]
+	}
+	return unknown.Raw, nil
+}
+
+// JSON answers the version's JSON, beginning with its kind and apiVersion, without a trailing newline. Read-only.
+func (s *Service) JSON(kind *registry.Kind, v *kv.Version) ([]byte, error) {
+	form, err := v.Form(formJSON, func(v *kv.Version) (any, int, error) {
+		obj, err := s.Decode(kind, v)
+		if err != nil {
+			return nil, 0, err
+		}
+		var buf bytes.Buffer
+		if err := jsonSerializer.Encode(obj, &buf); err != nil {
+			return nil, 0, fmt.Errorf("encode %s: %w", v.Key, err)
+		}
+		encoded := bytes.TrimRight(buf.Bytes(), "\n")
+		return encoded, len(encoded), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return form.([]byte), nil
+}
+
+// Proto answers the version's protobuf with its resourceVersion, without the envelope. Read-only.
+func (s *Service) Proto(kind *registry.Kind, v *kv.Version) ([]byte, error) {
+	form, err := v.Form(formProto, func(v *kv.Version) (any, int, error) {
+		obj, err := s.Decode(kind, v)
+		if err != nil {
+			return nil, 0, err
+		}
+		raw, err := marshal(obj)
+		return raw, len(raw), err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return form.([]byte), nil
+}
+
+// Envelope wraps protobuf bytes of a kind for the wire.
+func Envelope(kind *registry.Kind, raw []byte) []byte { return envelope(kind, raw) }
+
+// FormatRevision writes a revision as a resourceVersion.
+func FormatRevision(revision uint64) string { return strconv.FormatUint(revision, 10) }
+
+// ParseRevision reads a resourceVersion; "" and "0" are 0.
+func ParseRevision(resourceVersion string) (uint64, error) {
+	if resourceVersion == "" {
+		return 0, nil
+	}
+	revision, err := strconv.ParseUint(resourceVersion, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("invalid resourceVersion %q: it must be a number from 0 up, as an earlier answer gave it", resourceVersion)
+	}
+	return revision, nil
+}

@@ -1,0 +1,272 @@
+package objects
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/storage/names"
+
+	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// maxNameTries is how often a generated name is drawn again when it is taken (KEP-4420).
+const maxNameTries = 8
+
+// maxAttempts bounds how often a write is prepared again because the state moved on under it.
+const maxAttempts = 20
+
+// Create stores a new object and answers it. The object is the service's from here on.
+func (s *Service) Create(ctx context.Context, r *Request, obj registry.Object) (registry.Object, error) {
+	return s.create(ctx, r, obj, false)
+}
+
+func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, applied bool) (registry.Object, error) {
+	if err := checkScope(r, obj); err != nil {
+		return nil, err
+	}
+	if obj.GetResourceVersion() != "" {
+		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
+	}
+	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
+	registry.Scheme.Default(obj)
+	obj.GetObjectKind().SetGroupVersionKind(r.Kind.GVK())
+	s.stampNew(obj)
+
+	view := s.store.View()
+	for try := 0; ; try++ {
+		if generated {
+			obj.SetName(names.SimpleNameGenerator.GenerateName(obj.GetGenerateName()))
+		}
+		candidate := obj
+		if generated || try < maxAttempts {
+			candidate = obj.DeepCopyObject().(registry.Object)
+		}
+		request := *r
+		request.Name = candidate.GetName()
+		created, err := s.createOnce(ctx, &request, candidate, view, applied)
+		switch {
+		case err == nil:
+			return created, nil
+		case errors.Is(err, errRetry) && try < maxAttempts:
+		case errors.Is(err, errStale) && try < maxAttempts:
+		case apierrors.IsAlreadyExists(err) && generated && try+1 < maxNameTries:
+		default:
+			var stale *staleError
+			if errors.As(err, &stale) {
+				return nil, stale.err
+			}
+			if errors.Is(err, errRetry) {
+				return nil, conflict(&request)
+			}
+			return nil, err
+		}
+		if view, err = s.readView(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// errStale marks an error that may come from a local view that is behind: ask again with a consistent one.
+var errStale = errors.New("objects: decided on a view that may be stale")
+
+type staleError struct{ err error }
+
+func (e *staleError) Error() string        { return e.err.Error() }
+func (e *staleError) Is(target error) bool { return target == errStale }
+
+func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Object, view kv.View, applied bool) (registry.Object, error) {
+	ops := make([]kv.Op, 1, 4)
+	if r.Kind.Namespaced {
+		check, err := s.checkNamespace(r, view)
+		if err != nil {
+			return nil, err
+		}
+		ops = append(ops, check)
+	}
+	attributes := &Attributes{Request: r, Operation: OpCreate, Object: obj, View: view}
+	if err := s.mutate(ctx, attributes); err != nil {
+		return nil, err
+	}
+	internal, err := r.Kind.ToInternal(obj)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	if r.Kind.PrepareCreate != nil {
+		r.Kind.PrepareCreate(internal)
+	}
+	if obj, err = r.Kind.FromInternal(internal); err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	if !applied {
+		if obj, err = s.track(r, obj, s.empty(r.Kind)); err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+	}
+	if errs := r.Kind.ValidateCreate(ctx, internal, obj); len(errs) > 0 {
+		return nil, apierrors.NewInvalid(r.Kind.GVK().GroupKind(), r.Name, errs)
+	}
+	attributes.Object = obj
+	if err := s.validate(ctx, attributes); err != nil {
+		return nil, err
+	}
+	key := r.Kind.Key(r.Namespace, r.Name)
+	if r.DryRun {
+		if _, exists := view.Get(key); exists {
+			return nil, apierrors.NewAlreadyExists(r.Kind.GroupResource(), r.Name)
+		}
+	}
+	allocated, err := s.allocate(r, view, obj, nil)
+	if err != nil {
+		return nil, err
+	}
+	value, err := s.encode(r.Kind, key, obj)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	if err := checkSize(value); err != nil {
+		return nil, err
+	}
+	if r.DryRun {
+		return obj, nil
+	}
+	ops[0] = kv.Op{Key: key, Value: value, Cond: kv.Absent}
+	ops = append(ops, allocated...)
+	result, err := s.propose(ctx, r, ops)
+	if err != nil {
+		return nil, err
+	}
+	if result.Failed != nil {
+		if result.Failed.Index == 0 {
+			return nil, apierrors.NewAlreadyExists(r.Kind.GroupResource(), r.Name)
+		}
+		return nil, errRetry
+	}
+	obj.SetResourceVersion(FormatRevision(result.Revisions[0]))
+	return obj, nil
+}
+
+// empty is the object that a creation is compared with.
+func (s *Service) empty(kind *registry.Kind) registry.Object {
+	obj := kind.New()
+	obj.GetObjectKind().SetGroupVersionKind(kind.GVK())
+	return obj
+}
+
+// stampNew sets what the cluster chooses for a new object, and clears what only the cluster may set.
+func (s *Service) stampNew(obj registry.Object) {
+	obj.SetUID(s.newUID())
+	obj.SetCreationTimestamp(s.timestamp())
+	obj.SetDeletionTimestamp(nil)
+	obj.SetDeletionGracePeriodSeconds(nil)
+	obj.SetSelfLink("")
+	obj.SetGeneration(0)
+}
+
+// checkScope refuses an object whose namespace is not the request's.
+func checkScope(r *Request, obj registry.Object) error {
+	if !r.Kind.Namespaced {
+		if obj.GetNamespace() != "" {
+			return apierrors.NewBadRequest(fmt.Sprintf("metadata.namespace: %s is not namespaced: leave the field out", r.Kind.Resource))
+		}
+		return nil
+	}
+	if r.Namespace == "" {
+		return apierrors.NewBadRequest("an empty namespace may not be set during creation")
+	}
+	switch obj.GetNamespace() {
+	case "":
+		obj.SetNamespace(r.Namespace)
+	case r.Namespace:
+	default:
+		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+	}
+	return nil
+}
+
+// checkNamespace refuses creations in a namespace that is absent or going away (upstream's NamespaceLifecycle), and
+// answers the operation that keeps it true until the command applies.
+func (s *Service) checkNamespace(r *Request, view kv.View) (kv.Op, error) {
+	kind, _ := s.kinds.ByGroupResource("", "namespaces")
+	key := kind.Key("", r.Namespace)
+	v, ok := view.Get(key)
+	if !ok {
+		return kv.Op{}, &staleError{apierrors.NewNotFound(kind.GroupResource(), r.Namespace)}
+	}
+	obj, err := s.Decode(kind, v)
+	if err != nil {
+		return kv.Op{}, apierrors.NewInternalError(err)
+	}
+	if obj.GetDeletionTimestamp() != nil {
+		err := apierrors.NewForbidden(r.Kind.GroupResource(), r.Name,
+			fmt.Errorf("unable to create new content in namespace %s because it is being terminated", r.Namespace))
+		err.ErrStatus.Details.Causes = append(err.ErrStatus.Details.Causes, metav1.StatusCause{
+			Type: corev1.NamespaceTerminatingCause, Message: fmt.Sprintf("namespace %s is being terminated", r.Namespace), Field: "metadata.namespace",
+		})
+		return kv.Op{}, err
+	}
+	// Only an update can mark it as going away: bind the creation to the namespace being what was looked at.
+	return kv.Op{Key: key, Check: true, Cond: kv.Exists}, nil
+}
+
+func (s *Service) mutate(ctx context.Context, a *Attributes) error {
+	for _, admitter := range s.admission {
+		if err := admitter.Mutate(ctx, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) validate(ctx context.Context, a *Attributes) error {
+	for _, admitter := range s.admission {
+		if err := admitter.Validate(ctx, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) allocate(r *Request, view kv.View, obj, old registry.Object) ([]kv.Op, error) {
+	allocator, ok := s.allocators[r.Kind.Resource]
+	if !ok {
+		return nil, nil
+	}
+	return allocator.Allocate(view, obj, old, r.DryRun)
+}
+
+func checkSize(value []byte) error {
+	if len(value) > MaxObjectBytes {
+		return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the object is %d bytes when stored, the limit is %d", len(value), MaxObjectBytes))
+	}
+	return nil
+}
+
+// expired says if a graceful deletion has nothing left to wait for.
+func expired(obj registry.Object) bool {
+	if obj.GetDeletionTimestamp() == nil || len(obj.GetFinalizers()) > 0 {
+		return false
+	}
+	if grace := obj.GetDeletionGracePeriodSeconds(); grace != nil && *grace > 0 {
+		return false
+	}
+	if ns, ok := obj.(*corev1.Namespace); ok {
+		return len(ns.Spec.Finalizers) == 0
+	}
+	return true
+}
+
+func without(list []string, drop ...string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return slices.Contains(drop, s) })
+}
+
+func secondsFrom(t metav1.Time, seconds int64) *metav1.Time {
+	later := metav1.NewTime(t.Add(time.Duration(seconds) * time.Second))
+	return &later
+}

@@ -1,0 +1,102 @@
+package objects
+
+import (
+	"fmt"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer/json"
+
+	"github.com/kontiki/kontiki/api/registry"
+)
+
+var (
+	strictJSON = json.NewSerializerWithOptions(json.DefaultMetaFactory, registry.Scheme, registry.Scheme, json.SerializerOptions{Strict: true})
+	laxJSON    = json.NewSerializerWithOptions(json.DefaultMetaFactory, registry.Scheme, registry.Scheme, json.SerializerOptions{})
+	strictYAML = json.NewSerializerWithOptions(json.DefaultMetaFactory, registry.Scheme, registry.Scheme, json.SerializerOptions{Yaml: true, Strict: true})
+	laxYAML    = json.NewSerializerWithOptions(json.DefaultMetaFactory, registry.Scheme, registry.Scheme, json.SerializerOptions{Yaml: true})
+)
+
+func unstructuredGroupKind(group, kind string) schema.GroupKind {
+	return schema.GroupKind{Group: group, Kind: kind}
+}
+
+// Encoding is how a body is encoded.
+type Encoding int
+
+// The encodings that bodies come in.
+const (
+	JSON Encoding = iota
+	YAML
+	Protobuf
+)
+
+// DecodeBody decodes a body of the request's kind. Unknown and duplicate fields are refused (Strict), reported to the
+// request's Warn (Warn) or dropped (Ignore), with upstream's messages.
+func (s *Service) DecodeBody(r *Request, data []byte, encoding Encoding, validation string) (registry.Object, error) {
+	return decodeInto(r, data, encoding, validation, r.Kind.New(), r.Kind.GVK())
+}
+
+// DecodeJSON decodes a JSON document of the request's kind.
+func (s *Service) DecodeJSON(r *Request, data []byte, validation string) (registry.Object, error) {
+	return s.DecodeBody(r, data, JSON, validation)
+}
+
+// decodeInto decodes a body into an object that must be of the kind.
+func decodeInto[T runtime.Object](r *Request, data []byte, encoding Encoding, validation string, into T, gvk schema.GroupVersionKind) (T, error) {
+	var decoder runtime.Decoder
+	strict := validation == metav1.FieldValidationStrict || validation == metav1.FieldValidationWarn
+	switch {
+	case encoding == Protobuf:
+		decoder = protoSerializer
+	case encoding == YAML && strict:
+		decoder = strictYAML
+	case encoding == YAML:
+		decoder = laxYAML
+	case strict:
+		decoder = strictJSON
+	default:
+		decoder = laxJSON
+	}
+	var none T
+	out, actual, err := decoder.Decode(data, &gvk, into)
+	if err != nil && runtime.IsStrictDecodingError(err) && validation == metav1.FieldValidationWarn {
+		problems, _ := runtime.AsStrictDecodingError(err)
+		for _, problem := range problems.Errors() {
+			r.warn("%s", problem.Error())
+		}
+		err = nil
+	}
+	if err != nil {
+		base := gvk
+		if actual != nil && *actual != gvk && !actual.Empty() {
+			base = *actual
+		}
+		// A body that names another kind is refused for that, whatever else is wrong with it.
+		return none, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", base.Kind, base.Version, gvk.Kind, err))
+	}
+	typed, ok := out.(T)
+	if !ok || (actual != nil && *actual != gvk) {
+		return none, apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)",
+			strings.TrimPrefix(actual.GroupVersion().String()+", Kind="+actual.Kind, ", "), gvk.GroupVersion().String()+", Kind="+gvk.Kind))
+	}
+	return typed, nil
+}
+
+// DecodeOther decodes a body of a type that is not the request's kind (Scale, Binding, Eviction, TokenRequest).
+func DecodeOther[T runtime.Object](r *Request, data []byte, encoding Encoding, validation string, into T, gvk schema.GroupVersionKind) (T, error) {
+	return decodeInto(r, data, encoding, validation, into, gvk)
+}
+
+// checkFields reports unknown and duplicate fields of an applied configuration.
+func (s *Service) checkFields(r *Request, original []byte, validation string) error {
+	if validation != metav1.FieldValidationStrict && validation != metav1.FieldValidationWarn {
+		return nil
+	}
+	// Duplicate keys are visible in the original alone; YAML is a superset of JSON.
+	_, err := decodeInto(r, original, YAML, validation, r.Kind.New(), r.Kind.GVK())
+	return err
+}

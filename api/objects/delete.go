@@ -1,0 +1,179 @@
+package objects
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+
+	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// Delete deletes an object, or begins to: gone says that it is not there any more; otherwise the answer is the object
+// as it now waits for its grace period, its finalizers or its content.
+func (s *Service) Delete(ctx context.Context, r *Request, options *metav1.DeleteOptions) (obj registry.Object, gone bool, err error) {
+	if options == nil {
+		options = &metav1.DeleteOptions{}
+	}
+	if errs := metav1validation.ValidateDeleteOptions(options); len(errs) > 0 {
+		return nil, false, apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind("DeleteOptions").GroupKind(), "", errs)
+	}
+	view := s.store.View()
+	for attempt := 0; ; attempt++ {
+		obj, gone, err = s.deleteOnce(ctx, r, options, view)
+		if err == nil {
+			return obj, gone, nil
+		}
+		retry := errors.Is(err, errRetry)
+		if retry && attempt >= maxAttempts {
+			return nil, false, conflict(r)
+		}
+		if !retry && attempt > 0 || ctx.Err() != nil {
+			return nil, false, err
+		}
+		fresh, viewErr := s.readView(ctx)
+		if viewErr != nil {
+			return nil, false, viewErr
+		}
+		if !retry && fresh.Revision() == view.Revision() {
+			return nil, false, err
+		}
+		view = fresh
+	}
+}
+
+func (s *Service) deleteOnce(ctx context.Context, r *Request, options *metav1.DeleteOptions, view kv.View) (registry.Object, bool, error) {
+	stored, ok := view.Get(r.Kind.Key(r.Namespace, r.Name))
+	if !ok {
+		return nil, false, notFound(r)
+	}
+	old, err := s.Decode(r.Kind, stored)
+	if err != nil {
+		return nil, false, apierrors.NewInternalError(err)
+	}
+	if err := checkPreconditions(r, options.Preconditions, old); err != nil {
+		return nil, false, err
+	}
+	attributes := &Attributes{Request: r, Operation: OpDelete, Old: old, View: view}
+	if err := s.mutate(ctx, attributes); err != nil {
+		return nil, false, err
+	}
+	if err := s.validate(ctx, attributes); err != nil {
+		return nil, false, err
+	}
+	obj := old.DeepCopyObject().(registry.Object)
+	s.markDeleted(r.Kind, obj, options)
+	obj.SetFinalizers(finalizersFor(r.Kind, obj.GetFinalizers(), options))
+	if expired(obj) {
+		obj, err = s.remove(ctx, r, view, stored, obj)
+		return obj, err == nil, err
+	}
+	obj, err = s.commit(ctx, r, view, stored, obj, old)
+	return obj, false, err
+}
+
+func checkPreconditions(r *Request, p *metav1.Preconditions, old registry.Object) error {
+	if p == nil {
+		return nil
+	}
+	resource := r.Kind.GroupResource()
+	if p.UID != nil && *p.UID != old.GetUID() {
+		return apierrors.NewConflict(resource, r.Name, fmt.Errorf(
+			"the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated", *p.UID, old.GetUID()))
+	}
+	if p.ResourceVersion != nil && *p.ResourceVersion != old.GetResourceVersion() {
+		return apierrors.NewConflict(resource, r.Name, fmt.Errorf(
+			"the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified", *p.ResourceVersion, old.GetResourceVersion()))
+	}
+	return nil
+}
+
+// markDeleted sets the deletion's time and grace. A deletion that is under way can only be shortened
+// (k8s.io/apiserver/pkg/registry/rest BeforeDelete is the rule).
+func (s *Service) markDeleted(kind *registry.Kind, obj registry.Object, options *metav1.DeleteOptions) {
+	now := s.timestamp()
+	var grace int64
+	if kind.DeleteGrace != nil {
+		grace = kind.DeleteGrace(obj, options)
+	}
+	if begun := obj.GetDeletionTimestamp(); begun != nil {
+		left := obj.GetDeletionGracePeriodSeconds()
+		if left == nil || *left == 0 {
+			return
+		}
+		if options.GracePeriodSeconds == nil || grace >= *left {
+			if grace != 0 { // an unscheduled or finished pod goes at once
+				return
+			}
+		}
+		end := secondsFrom(*begun, grace-*left)
+		if end.Before(&now) {
+			end = &now
+			if grace != 0 {
+				grace = 1
+			}
+		}
+		obj.SetDeletionTimestamp(end)
+		obj.SetDeletionGracePeriodSeconds(&grace)
+		return
+	}
+	obj.SetDeletionTimestamp(secondsFrom(now, grace))
+	obj.SetDeletionGracePeriodSeconds(&grace)
+	if obj.GetGeneration() > 0 {
+		obj.SetGeneration(obj.GetGeneration() + 1)
+	}
+	if ns, ok := obj.(*corev1.Namespace); ok {
+		ns.DeletionGracePeriodSeconds = nil
+		ns.Status.Phase = corev1.NamespaceTerminating
+	}
+}
+
+// finalizersFor adds or removes the garbage collector's finalizers as the propagation policy asks.
+func finalizersFor(kind *registry.Kind, have []string, options *metav1.DeleteOptions) []string {
+	policy := metav1.DeletePropagationBackground
+	switch {
+	case options.PropagationPolicy != nil:
+		policy = *options.PropagationPolicy
+	case options.OrphanDependents != nil:
+		if *options.OrphanDependents {
+			policy = metav1.DeletePropagationOrphan
+		}
+	case slices.Contains(have, metav1.FinalizerOrphanDependents):
+		policy = metav1.DeletePropagationOrphan
+	case slices.Contains(have, metav1.FinalizerDeleteDependents):
+		policy = metav1.DeletePropagationForeground
+	case kind.OrphanByDefault:
+		policy = metav1.DeletePropagationOrphan
+	}
+	rest := without(have, metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents)
+	switch policy {
+	case metav1.DeletePropagationOrphan:
+		return append(rest, metav1.FinalizerOrphanDependents)
+	case metav1.DeletePropagationForeground:
+		return append(rest, metav1.FinalizerDeleteDependents)
+	}
+	return rest
+}
+
+// DeleteCollection deletes every object that the list options select, and answers those it deleted. An object that goes
+// away by itself meanwhile is no error.
+func (s *Service) DeleteCollection(ctx context.Context, r *Request, options *metav1.DeleteOptions, list ListOptions) ([]*kv.Version, error) {
+	page, err := s.List(ctx, r, list)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range page.Items {
+		one := *r
+		one.Namespace, one.Name = r.Kind.SplitKey(v.Key)
+		if _, _, err := s.Delete(ctx, &one, options); err != nil && !apierrors.IsNotFound(err) {
+			return nil, err
+		}
+	}
+	return page.Items, nil
+}

@@ -1,0 +1,121 @@
+package objects
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	applyconfigurations "k8s.io/client-go/applyconfigurations"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"github.com/kontiki/kontiki/api/registry"
+)
+
+// managers makes the field managers (server-side apply, KEP-555) of kinds and subresources, each on first use.
+type managers struct {
+	converter func() managedfields.TypeConverter
+	mu        sync.Mutex
+	made      map[managerKey]*managedfields.FieldManager
+}
+
+type managerKey struct {
+	kind        *registry.Kind
+	subresource string
+}
+
+func newManagers() *managers {
+	return &managers{
+		converter: sync.OnceValue(func() managedfields.TypeConverter { return applyconfigurations.NewTypeConverter(registry.Scheme) }),
+		made:      map[managerKey]*managedfields.FieldManager{},
+	}
+}
+
+func (m *managers) of(kind *registry.Kind, subresource string) (*managedfields.FieldManager, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := managerKey{kind, subresource}
+	if fm, ok := m.made[key]; ok {
+		return fm, nil
+	}
+	reset := map[fieldpath.APIVersion]fieldpath.Filter{}
+	if strategy, ok := kind.StrategyFor(subresource); ok && len(strategy.ResetFields) > 0 {
+		set := fieldpath.NewSet()
+		for _, path := range strategy.ResetFields {
+			var parts []any
+			for _, part := range strings.Split(path, ".") {
+				parts = append(parts, part)
+			}
+			set.Insert(fieldpath.MakePathOrDie(parts...))
+		}
+		reset[fieldpath.APIVersion(kind.GroupVersion().String())] = fieldpath.NewExcludeSetFilter(set)
+	}
+	fm, err := managedfields.NewDefaultFieldManager(m.converter(), registry.Scheme, noDefaults{}, registry.Scheme,
+		kind.GVK(), kind.GroupVersion(), subresource, reset)
+	if err != nil {
+		return nil, fmt.Errorf("field manager of %s: %w", kind.Kind, err)
+	}
+	m.made[key] = fm
+	return fm, nil
+}
+
+// noDefaults leaves defaulting to the service, which does it once, after merging.
+type noDefaults struct{}
+
+func (noDefaults) Default(runtime.Object) {}
+
+// track records in obj's managed fields what manager changed against old (an empty object for a creation).
+func (s *Service) track(r *Request, obj, old registry.Object) (registry.Object, error) {
+	fm, err := s.managers.of(r.Kind, r.Subresource)
+	if err != nil {
+		return nil, err
+	}
+	return fm.UpdateNoErrors(old, obj, managerName(r)).(registry.Object), nil
+}
+
+func managerName(r *Request) string {
+	if r.FieldManager != "" {
+		return r.FieldManager
+	}
+	return "unknown"
+}
+
+// merge applies an applied configuration to the live object (an empty one for a creation).
+func (s *Service) merge(r *Request, live registry.Object, patch runtime.Object, force bool) (registry.Object, error) {
+	fm, err := s.managers.of(r.Kind, r.Subresource)
+	if err != nil {
+		return nil, err
+	}
+	merged, err := fm.Apply(live, patch, r.FieldManager, force)
+	if err != nil {
+		if status := apierrors.APIStatus(nil); errors.As(err, &status) {
+			return nil, err
+		}
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	obj, ok := merged.(registry.Object)
+	if !ok {
+		return nil, apierrors.NewInternalError(fmt.Errorf("apply gave a %T", merged))
+	}
+	return obj, nil
+}
+
+// keepTimestamps puts old's managed fields back when new ones differ in nothing but their time, so that a write that
+// changes nothing is no write.
+func keepTimestamps(obj, old registry.Object) {
+	now, then := obj.GetManagedFields(), old.GetManagedFields()
+	if len(now) != len(then) {
+		return
+	}
+	for i := range now {
+		a, b := now[i], then[i]
+		if a.Manager != b.Manager || a.Operation != b.Operation || a.APIVersion != b.APIVersion || a.Subresource != b.Subresource ||
+			(a.FieldsV1 == nil) != (b.FieldsV1 == nil) || (a.FieldsV1 != nil && !a.FieldsV1.Equal(*b.FieldsV1)) {
+			return
+		}
+	}
+	obj.SetManagedFields(then)
+}

@@ -1,0 +1,234 @@
+package objects
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/user"
+
+	"github.com/google/uuid"
+
+	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// MaxObjectBytes bounds one encoded object (etcd's default request limit, which Kubernetes' users know).
+const MaxObjectBytes = 1536 * 1024
+
+// Store is what the service needs of the replicated store.
+type Store interface {
+	kv.Reader
+	// Propose commits a command and returns once the local replica has applied it. A failed precondition is a Result,
+	// not an error.
+	Propose(ctx context.Context, command *kv.Command) (kv.Result, error)
+	// Consistent answers a local view that holds every write acknowledged before the call, on any master.
+	Consistent(ctx context.Context) (kv.View, error)
+}
+
+// Admitter is one admission step. Objects are versioned; Mutate may change obj, Validate may not.
+type Admitter interface {
+	// Mutate runs before defaulting is final and before validation. old is nil for a creation.
+	Mutate(ctx context.Context, a *Attributes) error
+	// Validate runs after validation; for a deletion Object is nil.
+	Validate(ctx context.Context, a *Attributes) error
+}
+
+// Operation is what a request does.
+type Operation string
+
+// The operations that admission sees.
+const (
+	OpCreate Operation = "CREATE"
+	OpUpdate Operation = "UPDATE"
+	OpDelete Operation = "DELETE"
+)
+
+// Attributes is what admission is told of a write.
+type Attributes struct {
+	*Request
+	Operation   Operation
+	Object, Old registry.Object
+	// View is the state that the write was prepared against.
+	View kv.View
+}
+
+// Allocator adds to a write what must be put or deleted together with the object, and fills in what it allocated.
+// It is called again when the command met a conflict.
+type Allocator interface {
+	// Allocate sees the versioned object about to be stored (nil for a deletion) and the stored one (nil for a
+	// creation). Operations it returns become part of the same command.
+	Allocate(view kv.View, obj, old registry.Object, dryRun bool) ([]kv.Op, error)
+}
+
+// Request says who asks for what, and how.
+type Request struct {
+	User            user.Info
+	Kind            *registry.Kind
+	Namespace, Name string
+	Subresource     string
+	FieldManager    string
+	DryRun          bool
+	// Warn receives warnings for the client; nil drops them.
+	Warn func(string)
+}
+
+func (r *Request) warn(format string, args ...any) {
+	if r.Warn != nil {
+		r.Warn(fmt.Sprintf(format, args...))
+	}
+}
+
+// Config is what a Service is made of.
+type Config struct {
+	Store      Store
+	Kinds      *registry.Table
+	Sealer     Sealer
+	Admission  []Admitter
+	Allocators map[string]Allocator // by resource
+	// Now and NewUID default to the wall clock and random UUIDs. Both are asked before a command is proposed.
+	Now    func() time.Time
+	NewUID func() types.UID
+}
+
+// Service is safe for concurrent use.
+type Service struct {
+	store      Store
+	kinds      *registry.Table
+	sealer     Sealer
+	admission  []Admitter
+	allocators map[string]Allocator
+	now        func() time.Time
+	newUID     func() types.UID
+	managers   *managers
+	pages      *pages
+}
+
+// New makes a Service.
+func New(c Config) (*Service, error) {
+	s := &Service{
+		store: c.Store, kinds: c.Kinds, sealer: c.Sealer, admission: c.Admission, allocators: c.Allocators,
+		now: c.Now, newUID: c.NewUID, pages: newPages(),
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.newUID == nil {
+		s.newUID = func() types.UID { return types.UID(uuid.NewString()) }
+	}
+	s.managers = newManagers()
+	for _, kind := range c.Kinds.Kinds() {
+		if kind.Sealed && s.sealer == nil {
+			return nil, fmt.Errorf("kind %s is sealed but there is no sealer", kind.Kind)
+		}
+	}
+	return s, nil
+}
+
+// Kinds is the table that the service was made with.
+func (s *Service) Kinds() *registry.Table { return s.kinds }
+
+// Store is the store that the service was made with.
+func (s *Service) Store() Store { return s.store }
+
+func (s *Service) timestamp() metav1.Time { return metav1.NewTime(s.now().Truncate(time.Second)) }
+
+func newCommandID() (id kv.CommandID) {
+	rand.Read(id[:]) // never fails (crypto/rand)
+	return id
+}
+
+// errRetry says that the state moved on under a write: prepare it again.
+var errRetry = errors.New("objects: the state moved on, prepare again")
+
+// propose commits the operations. The main operation is the first; a failed precondition of another one is errRetry
+// unless it names a namespace.
+func (s *Service) propose(ctx context.Context, r *Request, ops []kv.Op) (kv.Result, error) {
+	result, err := s.store.Propose(ctx, &kv.Command{ID: newCommandID(), Ops: ops})
+	if err != nil {
+		return kv.Result{}, storeError(r, err)
+	}
+	return result, nil
+}
+
+// storeError turns the store's errors into API errors.
+func storeError(r *Request, err error) error {
+	switch {
+	case errors.Is(err, kv.ErrTooLarge):
+		return apierrors.NewRequestEntityTooLargeError(err.Error())
+	case errors.Is(err, kv.ErrNoLeader):
+		return apierrors.NewServiceUnavailable("the cluster has no leader at the moment, nothing was changed; try again")
+	case errors.Is(err, kv.ErrOutcomeUnknown), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return apierrors.NewTimeoutError("the outcome of the request is unknown: the leader was lost before it answered; read the object before you try again", 1)
+	}
+	return apierrors.NewInternalError(err)
+}
+
+// readView answers a consistent view as API error on failure.
+func (s *Service) readView(ctx context.Context) (kv.View, error) {
+	view, err := s.store.Consistent(ctx)
+	if err != nil {
+		if errors.Is(err, context.Canceled) {
+			return nil, err
+		}
+		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("a consistent read is not possible at the moment: %v", err))
+	}
+	return view, nil
+}
+
+func notFound(r *Request) error {
+	return apierrors.NewNotFound(r.Kind.GroupResource(), r.Name)
+}
+
+const conflictMessage = "the object has been modified; please apply your changes to the latest version and try again"
+
+func conflict(r *Request) error {
+	return apierrors.NewConflict(r.Kind.GroupResource(), r.Name, errors.New(conflictMessage))
+}
+
+// Get answers the stored version of an object. resourceVersion "0" reads the local replica as it is; "" reads
+// consistently; any other waits until the local replica has reached it.
+func (s *Service) Get(ctx context.Context, r *Request, resourceVersion string) (*kv.Version, error) {
+	view, err := s.viewFor(ctx, resourceVersion)
+	if err != nil {
+		return nil, err
+	}
+	v, ok := view.Get(r.Kind.Key(r.Namespace, r.Name))
+	if !ok {
+		return nil, notFound(r)
+	}
+	return v, nil
+}
+
+func (s *Service) viewFor(ctx context.Context, resourceVersion string) (kv.View, error) {
+	if resourceVersion == "" {
+		return s.readView(ctx)
+	}
+	revision, err := ParseRevision(resourceVersion)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	view := s.store.View()
+	if revision > view.Revision() {
+		// Perhaps only this replica is behind.
+		if view, err = s.readView(ctx); err != nil {
+			return nil, err
+		}
+		if revision > view.Revision() {
+			return nil, tooLargeRevision(revision, view.Revision())
+		}
+	}
+	return view, nil
+}
+
+// tooLargeRevision is upstream's storage.NewTooLargeResourceVersionError, which clients recognize by its cause.
+func tooLargeRevision(asked, current uint64) error {
+	err := apierrors.NewTimeoutError(fmt.Sprintf("Too large resource version: %d, current: %d", asked, current), 1)
+	err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}
+	return err
+}

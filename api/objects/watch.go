@@ -1,0 +1,199 @@
+package objects
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// WatchOptions say what is watched, and from where.
+type WatchOptions struct {
+	Labels labels.Selector
+	Fields fields.Selector
+	// ResourceVersion "" and "0" begin with the present objects as ADDED events; any other with the changes after it.
+	ResourceVersion string
+	// SendInitialEvents asks for the present objects followed by a bookmark that says so (KEP-3157), or, if false,
+	// never for them.
+	SendInitialEvents *bool
+	Bookmarks         bool
+	// BookmarkEvery is how often an idle watch tells its progress; 0 is once a minute.
+	BookmarkEvery time.Duration
+}
+
+// WatchEvent is one event of a watch. Version is nil for a bookmark.
+type WatchEvent struct {
+	Type     watch.EventType
+	Version  *kv.Version
+	Revision uint64
+	// InitialEnd marks the bookmark after the last initial event.
+	InitialEnd bool
+}
+
+// Watch is a running watch, for one goroutine. It promises what internal/kv promises of a Watcher: events in revision
+// order, each once, none left out, resumable from any revision it showed.
+type Watch struct {
+	cursor    kv.Watcher
+	match     *matcher
+	initial   []WatchEvent
+	bookmarks bool
+	every     time.Duration
+	shown     uint64
+}
+
+// Watch begins a watch. Errors of a revision that is gone are 410 Gone.
+func (s *Service) Watch(ctx context.Context, r *Request, o WatchOptions) (*Watch, error) {
+	match, err := newMatcher(s, r.Kind, o.Labels, o.Fields)
+	if err != nil {
+		return nil, err
+	}
+	after, err := ParseRevision(o.ResourceVersion)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	view, err := s.viewFor(ctx, o.ResourceVersion)
+	if err != nil {
+		return nil, err
+	}
+	w := &Watch{match: match, bookmarks: o.Bookmarks, every: o.BookmarkEvery}
+	if w.every == 0 {
+		w.every = time.Minute
+	}
+	prefix := r.Kind.NamespacePrefix(r.Namespace)
+	initial := after == 0
+	if o.SendInitialEvents != nil {
+		initial = *o.SendInitialEvents
+	}
+	if initial {
+		view.Range(prefix, kv.PrefixEnd(prefix), func(v *kv.Version) bool {
+			var ok bool
+			if ok, err = match.matches(v); ok {
+				w.initial = append(w.initial, WatchEvent{Type: watch.Added, Version: v, Revision: v.ModRevision})
+			}
+			return err == nil
+		})
+		if err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+		if o.SendInitialEvents != nil && o.Bookmarks {
+			w.initial = append(w.initial, WatchEvent{Type: watch.Bookmark, Revision: view.Revision(), InitialEnd: true})
+		}
+	}
+	if initial || after == 0 {
+		after = view.Revision()
+	}
+	if w.cursor, err = s.store.Watch(prefix, after); err != nil {
+		return nil, watchError(err, after, view.Revision())
+	}
+	w.shown = after
+	return w, nil
+}
+
+func watchError(err error, after, current uint64) error {
+	if errors.Is(err, kv.ErrCompacted) {
+		return apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", after, current))
+	}
+	if errors.Is(err, kv.ErrFutureRevision) {
+		return tooLargeRevision(after, current)
+	}
+	return apierrors.NewInternalError(err)
+}
+
+// Next blocks for the next events. It fails with 410 Gone when the watch fell out of the history, and with ctx's error.
+func (w *Watch) Next(ctx context.Context) ([]WatchEvent, error) {
+	if w.initial != nil {
+		events := w.initial
+		w.initial = nil
+		if len(events) > 0 {
+			return events, nil
+		}
+	}
+	for {
+		events, err := w.next(ctx)
+		if err != nil || len(events) > 0 {
+			return events, err
+		}
+	}
+}
+
+func (w *Watch) next(ctx context.Context) ([]WatchEvent, error) {
+	waiting := ctx
+	if w.bookmarks {
+		var cancel context.CancelFunc
+		waiting, cancel = context.WithTimeout(ctx, w.every)
+		defer cancel()
+	}
+	changes, progress, err := w.cursor.Next(waiting)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if !errors.Is(err, context.DeadlineExceeded) {
+			return nil, watchError(err, w.shown, progress)
+		}
+		if at := w.cursor.Progress(); at > w.shown {
+			w.shown = at
+			return []WatchEvent{{Type: watch.Bookmark, Revision: at}}, nil
+		}
+		return nil, nil
+	}
+	var events []WatchEvent
+	for _, change := range changes {
+		event, ok, err := w.translate(change)
+		if err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+		if ok {
+			events = append(events, event)
+			w.shown = event.Revision
+		}
+	}
+	return events, nil
+}
+
+// translate turns a change of a key into what it means for the selection: an object that comes to match is ADDED, one
+// that ceases to match is DELETED, as it last matched but at the revision of the change.
+func (w *Watch) translate(change *kv.Event) (WatchEvent, bool, error) {
+	matched, matches := false, false
+	var err error
+	if change.Previous != nil {
+		if matched, err = w.match.matches(change.Previous); err != nil {
+			return WatchEvent{}, false, err
+		}
+	}
+	if change.Type == kv.Put {
+		if matches, err = w.match.matches(change.Current); err != nil {
+			return WatchEvent{}, false, err
+		}
+	}
+	event := WatchEvent{Version: change.Current, Revision: change.Revision}
+	switch {
+	case matched && matches:
+		event.Type = watch.Modified
+	case matches:
+		event.Type = watch.Added
+	case matched:
+		event.Type = watch.Deleted
+		if change.Type == kv.Put {
+			event.Version = &kv.Version{Key: change.Previous.Key, Value: change.Previous.Value,
+				CreateRevision: change.Previous.CreateRevision, ModRevision: change.Revision}
+		}
+	default:
+		return event, false, nil
+	}
+	return event, true, nil
+}
+
+// Close ends the watch.
+func (w *Watch) Close() { w.cursor.Close() }
+
+// InitialEventsAnnotation marks the bookmark after the initial events.
+const InitialEventsAnnotation = metav1.InitialEventsAnnotationKey

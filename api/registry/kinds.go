@@ -1,0 +1,21 @@
+package registry
+
+// Kinds is the table of every kind that is served. A new kind is a function that returns its row, named here.
+func Kinds() *Table {
+	return NewTable(
+		namespaces(),
+		nodes(),
+		pods(),
+		services(),
+		endpoints(),
+		configMaps(),
+		secrets(),
+		serviceAccounts(),
+		events(),
+		replicationControllers(),
+		replicaSets(),
+		deployments(),
+		endpointSlices(),
+		leases(),
+	)
+}

@@ -1,0 +1,206 @@
+package registry
+
+import (
+	"slices"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	serviceutil "k8s.io/kubernetes/pkg/api/service"
+	"k8s.io/kubernetes/pkg/apis/coordination"
+	coordinationvalidation "k8s.io/kubernetes/pkg/apis/coordination/validation"
+	"k8s.io/kubernetes/pkg/apis/core"
+	"k8s.io/kubernetes/pkg/apis/core/validation"
+	"k8s.io/kubernetes/pkg/apis/discovery"
+	discoveryvalidation "k8s.io/kubernetes/pkg/apis/discovery/validation"
+)
+
+func services() *Kind {
+	return &Kind{
+		Version: "v1", Kind: "Service", Resource: "services", Singular: "service", ShortNames: []string{"svc"},
+		ReturnDeleted: true,
+		Categories:    []string{"all"}, Namespaced: true,
+		New:           func() Object { return &corev1.Service{} },
+		NewList:       func() runtime.Object { return &corev1.ServiceList{} },
+		NewInternal:   func() runtime.Object { return &core.Service{} },
+		PrepareCreate: preparer(func(s *core.Service) { s.Status = core.ServiceStatus{} }),
+		Validate:      checker(validation.ValidateServiceCreate),
+		Strategy: Strategy{
+			PrepareUpdate: updater(func(s, old *core.Service) {
+				s.Status = old.Status
+				keepAllocations(s, old)
+				dropTypeDependent(s, old)
+			}),
+			ValidateUpdate: changer(validation.ValidateServiceUpdate),
+			ResetFields:    []string{"status"},
+		},
+		Status: &Strategy{
+			PrepareUpdate:  updater(func(s, old *core.Service) { s.Spec = old.Spec }),
+			ValidateUpdate: changer(validation.ValidateServiceStatusUpdate),
+			ResetFields:    []string{"spec"},
+		},
+		AllowCreateOnUpdate:      true,
+		AllowUnconditionalUpdate: true,
+		Fields: func(obj Object) fields.Set {
+			s := obj.(*corev1.Service)
+			return fields.Set{"spec.clusterIP": s.Spec.ClusterIP, "spec.type": string(s.Spec.Type)}
+		},
+		FieldNames: []string{"spec.clusterIP", "spec.type"},
+	}
+}
+
+func needsClusterIP(s *core.Service) bool { return s.Spec.Type != core.ServiceTypeExternalName }
+
+func needsNodePort(s *core.Service) bool {
+	return s.Spec.Type == core.ServiceTypeNodePort || (s.Spec.Type == core.ServiceTypeLoadBalancer &&
+		(s.Spec.AllocateLoadBalancerNodePorts == nil || *s.Spec.AllocateLoadBalancerNodePorts))
+}
+
+// keepAllocations fills in what the cluster had allocated and an update leaves out, as upstream's patchAllocatedValues
+// and defaultOnRead do, so that `kubectl replace` of a manifest works.
+func keepAllocations(s, old *core.Service) {
+	if needsClusterIP(old) && needsClusterIP(s) {
+		if s.Spec.ClusterIP == "" {
+			s.Spec.ClusterIP = old.Spec.ClusterIP
+		}
+		if len(s.Spec.ClusterIPs) == 0 && s.Spec.ClusterIP == old.Spec.ClusterIP {
+			s.Spec.ClusterIPs = old.Spec.ClusterIPs
+		}
+		if len(s.Spec.IPFamilies) == 0 {
+			s.Spec.IPFamilies = old.Spec.IPFamilies
+		}
+		if s.Spec.IPFamilyPolicy == nil {
+			s.Spec.IPFamilyPolicy = old.Spec.IPFamilyPolicy
+		}
+	}
+	if needsNodePort(old) && needsNodePort(s) {
+		type portKey struct {
+			protocol core.Protocol
+			port     int32
+		}
+		allocated := map[portKey]int32{}
+		used := map[int32]bool{}
+		for _, p := range old.Spec.Ports {
+			allocated[portKey{p.Protocol, p.Port}] = p.NodePort
+		}
+		for _, p := range s.Spec.Ports {
+			used[p.NodePort] = true
+		}
+		for i := range s.Spec.Ports {
+			p := &s.Spec.Ports[i]
+			if n := allocated[portKey{p.Protocol, p.Port}]; p.NodePort == 0 && n != 0 && !used[n] {
+				p.NodePort = n
+				used[n] = true
+			}
+		}
+	}
+}
+
+// dropTypeDependent clears fields that the new type does not use, unless the caller changed them too (validation then
+// refuses them).
+func dropTypeDependent(s, old *core.Service) {
+	if needsClusterIP(old) && !needsClusterIP(s) {
+		if s.Spec.ClusterIP == old.Spec.ClusterIP && slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) {
+			s.Spec.ClusterIP, s.Spec.ClusterIPs = "", nil
+		}
+		if slices.Equal(s.Spec.IPFamilies, old.Spec.IPFamilies) {
+			s.Spec.IPFamilies = nil
+		}
+		if apiequality.Semantic.DeepEqual(s.Spec.IPFamilyPolicy, old.Spec.IPFamilyPolicy) {
+			s.Spec.IPFamilyPolicy = nil
+		}
+	}
+	if needsNodePort(old) && !needsNodePort(s) && sameNodePorts(s, old) {
+		for i := range s.Spec.Ports {
+			s.Spec.Ports[i].NodePort = 0
+		}
+	}
+	if old.Spec.Type == core.ServiceTypeLoadBalancer && s.Spec.Type != core.ServiceTypeLoadBalancer {
+		if apiequality.Semantic.DeepEqual(s.Spec.AllocateLoadBalancerNodePorts, old.Spec.AllocateLoadBalancerNodePorts) {
+			s.Spec.AllocateLoadBalancerNodePorts = nil
+		}
+		if apiequality.Semantic.DeepEqual(s.Spec.LoadBalancerClass, old.Spec.LoadBalancerClass) {
+			s.Spec.LoadBalancerClass = nil
+		}
+	}
+	if serviceutil.ExternallyAccessible(old) && !serviceutil.ExternallyAccessible(s) && s.Spec.ExternalTrafficPolicy == old.Spec.ExternalTrafficPolicy {
+		s.Spec.ExternalTrafficPolicy = ""
+	}
+	if s.Spec.Type != core.ServiceTypeLoadBalancer {
+		s.Status.LoadBalancer = core.LoadBalancerStatus{}
+	}
+}
+
+func sameNodePorts(s, old *core.Service) bool {
+	have := map[int32]bool{}
+	for _, p := range old.Spec.Ports {
+		have[p.NodePort] = true
+	}
+	for _, p := range s.Spec.Ports {
+		if p.NodePort != 0 && !have[p.NodePort] {
+			return false
+		}
+	}
+	return true
+}
+
+func endpoints() *Kind {
+	return &Kind{
+		Version: "v1", Kind: "Endpoints", Resource: "endpoints", Singular: "endpoints", ShortNames: []string{"ep"}, Namespaced: true,
+		New:                      func() Object { return &corev1.Endpoints{} },
+		NewList:                  func() runtime.Object { return &corev1.EndpointsList{} },
+		NewInternal:              func() runtime.Object { return &core.Endpoints{} },
+		Validate:                 checker(validation.ValidateEndpointsCreate),
+		Strategy:                 Strategy{ValidateUpdate: changer(validation.ValidateEndpointsUpdate)},
+		AllowCreateOnUpdate:      true,
+		AllowUnconditionalUpdate: true,
+	}
+}
+
+func endpointSlices() *Kind {
+	return &Kind{
+		Group: "discovery.k8s.io", Version: "v1", Kind: "EndpointSlice", Resource: "endpointslices", Singular: "endpointslice", Namespaced: true,
+		New:         func() Object { return &discoveryv1.EndpointSlice{} },
+		NewList:     func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
+		NewInternal: func() runtime.Object { return &discovery.EndpointSlice{} },
+		PrepareCreate: preparer(func(s *discovery.EndpointSlice) {
+			s.Generation = 1
+			for i := range s.Endpoints {
+				s.Endpoints[i].DeprecatedTopology = nil
+			}
+		}),
+		Validate: checker(discoveryvalidation.ValidateEndpointSliceCreate),
+		Strategy: Strategy{
+			PrepareUpdate: updater(func(s, old *discovery.EndpointSlice) {
+				newMeta, oldMeta := s.ObjectMeta, old.ObjectMeta
+				s.ObjectMeta, old.ObjectMeta = metav1.ObjectMeta{}, metav1.ObjectMeta{}
+				if !apiequality.Semantic.DeepEqual(s, old) || !apiequality.Semantic.DeepEqual(newMeta.Labels, oldMeta.Labels) {
+					newMeta.Generation = oldMeta.Generation + 1
+				}
+				s.ObjectMeta, old.ObjectMeta = newMeta, oldMeta
+			}),
+			ValidateUpdate: changer(discoveryvalidation.ValidateEndpointSliceUpdate),
+		},
+		AllowUnconditionalUpdate: true,
+	}
+}
+
+func leases() *Kind {
+	return &Kind{
+		Group: "coordination.k8s.io", Version: "v1", Kind: "Lease", Resource: "leases", Singular: "lease", Namespaced: true,
+		New:         func() Object { return &coordinationv1.Lease{} },
+		NewList:     func() runtime.Object { return &coordinationv1.LeaseList{} },
+		NewInternal: func() runtime.Object { return &coordination.Lease{} },
+		Validate:    checker(coordinationvalidation.ValidateLease),
+		Strategy: Strategy{ValidateUpdate: changer(func(l, old *coordination.Lease) field.ErrorList {
+			return coordinationvalidation.ValidateLeaseUpdate(l, old)
+		})},
+		AllowCreateOnUpdate:      true,
+		AllowUnconditionalUpdate: false,
+	}
+}

@@ -1,0 +1,138 @@
+package registry
+
+import (
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	podutil "k8s.io/kubernetes/pkg/api/pod"
+	"k8s.io/kubernetes/pkg/apis/core"
+	"k8s.io/kubernetes/pkg/apis/core/helper/qos"
+	"k8s.io/kubernetes/pkg/apis/core/validation"
+)
+
+func pods() *Kind {
+	return &Kind{
+		Version: "v1", Kind: "Pod", Resource: "pods", Singular: "pod", ShortNames: []string{"po"}, Categories: []string{"all"},
+		ReturnDeleted: true,
+		Namespaced:    true,
+		New:           func() Object { return &corev1.Pod{} },
+		NewList:       func() runtime.Object { return &corev1.PodList{} },
+		NewInternal:   func() runtime.Object { return &core.Pod{} },
+		PrepareCreate: preparer(preparePod),
+		Validate: checker(func(pod *core.Pod) field.ErrorList {
+			opts := podutil.GetValidationOptionsFromPodSpecAndMeta(&pod.Spec, nil, &pod.ObjectMeta, nil)
+			opts.ResourceIsPod = true
+			return validation.ValidatePodCreate(pod, opts)
+		}),
+		Strategy: Strategy{
+			PrepareUpdate: updater(func(pod, old *core.Pod) {
+				pod.Status = old.Status
+				podutil.DropDisabledPodFields(pod, old)
+				growPodGeneration(pod, old)
+			}),
+			ValidateUpdate: podChange(validation.ValidatePodUpdate),
+			ResetFields:    []string{"status"},
+		},
+		Status: &Strategy{
+			PrepareUpdate:  updater(preparePodStatus),
+			ValidateUpdate: podChange(validation.ValidatePodStatusUpdate),
+			ResetFields:    []string{"spec", "metadata.deletionTimestamp", "metadata.ownerReferences"},
+		},
+		Subresources: map[string]*Strategy{
+			"ephemeralcontainers": {
+				PrepareUpdate: updater(func(pod, old *core.Pod) {
+					added := pod.Spec.EphemeralContainers
+					pod.Spec, pod.Status = old.Spec, old.Status
+					metav1.ResetObjectMetaForStatus(&pod.ObjectMeta, &old.ObjectMeta)
+					pod.Spec.EphemeralContainers = added
+					podutil.DropDisabledPodFields(pod, old)
+					growPodGeneration(pod, old)
+				}),
+				ValidateUpdate: podChange(validation.ValidatePodEphemeralContainersUpdate),
+				ResetFields:    []string{"status"},
+			},
+		},
+		AllowUnconditionalUpdate: true,
+		DeleteGrace:              podGrace,
+		Fields: func(obj Object) fields.Set {
+			pod := obj.(*corev1.Pod)
+			return fields.Set{
+				"spec.nodeName":            pod.Spec.NodeName,
+				"spec.restartPolicy":       string(pod.Spec.RestartPolicy),
+				"spec.schedulerName":       pod.Spec.SchedulerName,
+				"spec.serviceAccountName":  pod.Spec.ServiceAccountName,
+				"spec.hostNetwork":         strconv.FormatBool(pod.Spec.HostNetwork),
+				"status.phase":             string(pod.Status.Phase),
+				"status.podIP":             pod.Status.PodIP,
+				"status.nominatedNodeName": pod.Status.NominatedNodeName,
+			}
+		},
+		FieldNames: []string{"spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName",
+			"spec.hostNetwork", "status.phase", "status.podIP", "status.podIPs", "status.nominatedNodeName"},
+	}
+}
+
+func podChange(validate func(pod, old *core.Pod, opts validation.PodValidationOptions) field.ErrorList) func(obj, old runtime.Object) field.ErrorList {
+	return changer(func(pod, old *core.Pod) field.ErrorList {
+		opts := podutil.GetValidationOptionsFromPodSpecAndMeta(&pod.Spec, &old.Spec, &pod.ObjectMeta, &old.ObjectMeta)
+		opts.ResourceIsPod = true
+		return validate(pod, old, opts)
+	})
+}
+
+func preparePod(pod *core.Pod) {
+	pod.Generation = 1
+	pod.Status = core.PodStatus{Phase: core.PodPending}
+	podutil.DropDisabledPodFields(pod, nil)
+	if len(pod.Spec.SchedulingGates) > 0 {
+		podutil.UpdatePodCondition(&pod.Status, &core.PodCondition{
+			Type: core.PodScheduled, Status: core.ConditionFalse, Reason: corev1.PodReasonSchedulingGated,
+			Message: "Scheduling is blocked due to non-empty scheduling gates",
+		})
+	}
+	podutil.DefaultPodLevelResources(pod)
+	pod.Status.QOSClass = qos.GetPodQOS(pod)
+}
+
+func growPodGeneration(pod, old *core.Pod) {
+	if !apiequality.Semantic.DeepEqual(pod.Spec, old.Spec) {
+		pod.Generation++
+	}
+}
+
+func preparePodStatus(pod, old *core.Pod) {
+	pod.Spec = old.Spec
+	pod.DeletionTimestamp = nil
+	pod.OwnerReferences = old.OwnerReferences
+	if pod.Status.QOSClass == "" {
+		pod.Status.QOSClass = old.Status.QOSClass
+	}
+	if pod.Status.ObservedGeneration == 0 {
+		pod.Status.ObservedGeneration = old.Status.ObservedGeneration
+	}
+	podutil.DropDisabledPodFields(pod, old)
+}
+
+// podGrace is how long a deleted pod has: unscheduled and finished pods go at once.
+func podGrace(obj Object, options *metav1.DeleteOptions) int64 {
+	pod := obj.(*corev1.Pod)
+	if pod.Spec.NodeName == "" || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded {
+		return 0
+	}
+	var grace int64
+	switch {
+	case options.GracePeriodSeconds != nil:
+		grace = *options.GracePeriodSeconds
+	case pod.Spec.TerminationGracePeriodSeconds != nil:
+		grace = *pod.Spec.TerminationGracePeriodSeconds
+	}
+	if grace < 0 {
+		grace = 1
+	}
+	return grace
+}

@@ -1,0 +1,27 @@
+package registry
+
+import (
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	_ "k8s.io/kubernetes/pkg/apis/apps/install"
+	_ "k8s.io/kubernetes/pkg/apis/authentication/install"
+	_ "k8s.io/kubernetes/pkg/apis/autoscaling/install"
+	_ "k8s.io/kubernetes/pkg/apis/batch/install"
+	_ "k8s.io/kubernetes/pkg/apis/coordination/install"
+	_ "k8s.io/kubernetes/pkg/apis/core/install"
+	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
+	_ "k8s.io/kubernetes/pkg/apis/policy/install"
+
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/kubernetes/pkg/features"
+)
+
+// Scheme holds every type, internal and versioned, with upstream's defaulting, conversion and declarative validation.
+var Scheme = legacyscheme.Scheme
+
+// Codecs encode and decode the scheme's types.
+var Codecs = legacyscheme.Codecs
+
+// declarativeOptions are the options that upstream's declarative validation tags refer to.
+var declarativeOptions = map[string]bool{
+	string(features.InPlacePodVerticalScalingSchedulerPreemption): utilfeature.DefaultFeatureGate.Enabled(features.InPlacePodVerticalScalingSchedulerPreemption),
+}

@@ -1,0 +1,211 @@
+package rest
+
+import (
+	"encoding/json"
+	"fmt"
+	"mime"
+	"net/http"
+	"slices"
+	"strings"
+
+	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/api/registry"
+)
+
+// discovery answers which groups and resources there are, in both forms: a document a group version, and all of it
+// aggregated in one (KEP-3352). The table of kinds does not change, so all is encoded once.
+type discovery struct {
+	documents  map[string][]byte
+	aggregated map[string][]byte
+}
+
+// groupVersion is one group version with its kinds, in the table's order.
+type groupVersion struct {
+	group, version string
+	kinds          []*registry.Kind
+}
+
+func newDiscovery(table *registry.Table) (*discovery, error) {
+	var all []groupVersion
+	for _, kind := range table.Kinds() {
+		i := slices.IndexFunc(all, func(gv groupVersion) bool { return gv.group == kind.Group && gv.version == kind.Version })
+		if i < 0 {
+			i = len(all)
+			all = append(all, groupVersion{group: kind.Group, version: kind.Version})
+		}
+		all[i].kinds = append(all[i].kinds, kind)
+	}
+	d := &discovery{documents: map[string][]byte{}, aggregated: map[string][]byte{}}
+	groups := &metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: []metav1.APIGroup{}}
+	var core, named []apidiscoveryv2.APIGroupDiscovery
+	for _, gv := range all {
+		path := "/api/" + gv.version
+		aggregated := aggregatedGroup(gv)
+		if gv.group == "" {
+			core = append(core, aggregated)
+		} else {
+			path = "/apis/" + gv.group + "/" + gv.version
+			version := metav1.GroupVersionForDiscovery{GroupVersion: gv.group + "/" + gv.version, Version: gv.version}
+			group := metav1.APIGroup{Name: gv.group, Versions: []metav1.GroupVersionForDiscovery{version}, PreferredVersion: version}
+			groups.Groups = append(groups.Groups, group)
+			named = append(named, aggregated)
+			group.TypeMeta = metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"}
+			if err := d.add(d.documents, "/apis/"+gv.group, &group); err != nil {
+				return nil, err
+			}
+		}
+		if err := d.add(d.documents, path, resourceList(gv)); err != nil {
+			return nil, err
+		}
+	}
+	versions := &metav1.APIVersions{TypeMeta: metav1.TypeMeta{Kind: "APIVersions", APIVersion: "v1"}, Versions: []string{"v1"},
+		ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{}}
+	type list = apidiscoveryv2.APIGroupDiscoveryList
+	meta := metav1.TypeMeta{Kind: "APIGroupDiscoveryList", APIVersion: "apidiscovery.k8s.io/v2"}
+	for _, doc := range []struct {
+		into  map[string][]byte
+		path  string
+		value any
+	}{
+		{d.documents, "/api", versions}, {d.documents, "/apis", groups},
+		{d.aggregated, "/api", &list{TypeMeta: meta, Items: core}}, {d.aggregated, "/apis", &list{TypeMeta: meta, Items: named}},
+	} {
+		if err := d.add(doc.into, doc.path, doc.value); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+func (d *discovery) add(into map[string][]byte, path string, value any) error {
+	body, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("discovery of %s: %w", path, err)
+	}
+	into[path] = body
+	return nil
+}
+
+func verbs(k *registry.Kind) metav1.Verbs {
+	return metav1.Verbs{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
+}
+
+// subresource is one way into a kind besides the object itself.
+type subresource struct {
+	name, group, version, kind string
+	verbs                      metav1.Verbs
+}
+
+// subresourcesOf lists what a kind offers besides the object itself: what its row says, and the handlers by name.
+func subresourcesOf(k *registry.Kind) []subresource {
+	var out []subresource
+	if k.Scale != nil {
+		out = append(out, subresource{"scale", "autoscaling", "v1", "Scale", metav1.Verbs{"get", "patch", "update"}})
+	}
+	if k.Status != nil {
+		out = append(out, subresource{"status", "", "", k.Kind, metav1.Verbs{"get", "patch", "update"}})
+	}
+	for name := range k.Subresources {
+		verbs := metav1.Verbs{"get", "patch", "update"}
+		if name == "finalize" {
+			verbs = metav1.Verbs{"update"}
+		}
+		out = append(out, subresource{name, "", "", k.Kind, verbs})
+	}
+	for _, special := range specialSubresources {
+		if resource, name, _ := strings.Cut(special.name, "/"); resource == k.Resource {
+			special.name = name
+			out = append(out, special)
+		}
+	}
+	slices.SortFunc(out, func(a, b subresource) int { return strings.Compare(a.name, b.name) })
+	return out
+}
+
+var specialSubresources = []subresource{
+	{"pods/attach", "", "", "PodAttachOptions", metav1.Verbs{"create", "get"}},
+	{"pods/binding", "", "", "Binding", metav1.Verbs{"create"}},
+	{"pods/eviction", "policy", "v1", "Eviction", metav1.Verbs{"create"}},
+	{"pods/exec", "", "", "PodExecOptions", metav1.Verbs{"create", "get"}},
+	{"pods/log", "", "", "Pod", metav1.Verbs{"get"}},
+	{"pods/portforward", "", "", "PodPortForwardOptions", metav1.Verbs{"create", "get"}},
+	{"nodes/proxy", "", "", "NodeProxyOptions", metav1.Verbs{"create", "delete", "get", "patch", "update"}},
+	{"serviceaccounts/token", "authentication.k8s.io", "v1", "TokenRequest", metav1.Verbs{"create"}},
+}
+
+func resourceList(gv groupVersion) *metav1.APIResourceList {
+	list := &metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}}
+	list.GroupVersion = strings.TrimPrefix(gv.group+"/"+gv.version, "/")
+	for _, k := range gv.kinds {
+		list.APIResources = append(list.APIResources, metav1.APIResource{
+			Name: k.Resource, SingularName: k.Singular, Namespaced: k.Namespaced, Kind: k.Kind, Verbs: verbs(k),
+			ShortNames: k.ShortNames, Categories: k.Categories, StorageVersionHash: "",
+		})
+		for _, sub := range subresourcesOf(k) {
+			list.APIResources = append(list.APIResources, metav1.APIResource{
+				Name: k.Resource + "/" + sub.name, Namespaced: k.Namespaced, Group: sub.group, Version: sub.version, Kind: sub.kind, Verbs: sub.verbs,
+			})
+		}
+	}
+	return list
+}
+
+func aggregatedGroup(gv groupVersion) apidiscoveryv2.APIGroupDiscovery {
+	version := apidiscoveryv2.APIVersionDiscovery{Version: gv.version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent}
+	for _, k := range gv.kinds {
+		scope := apidiscoveryv2.ScopeCluster
+		if k.Namespaced {
+			scope = apidiscoveryv2.ScopeNamespace
+		}
+		resource := apidiscoveryv2.APIResourceDiscovery{
+			Resource: k.Resource, ResponseKind: &metav1.GroupVersionKind{Group: k.Group, Version: k.Version, Kind: k.Kind},
+			Scope: scope, SingularResource: k.Singular, Verbs: verbs(k), ShortNames: k.ShortNames, Categories: k.Categories,
+		}
+		for _, sub := range subresourcesOf(k) {
+			kind := metav1.GroupVersionKind{Group: sub.group, Version: sub.version, Kind: sub.kind}
+			if kind.Version == "" {
+				kind.Group, kind.Version = k.Group, k.Version
+			}
+			resource.Subresources = append(resource.Subresources, apidiscoveryv2.APISubresourceDiscovery{Subresource: sub.name, ResponseKind: &kind, Verbs: sub.verbs})
+		}
+		version.Resources = append(version.Resources, resource)
+	}
+	return apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: gv.group}, Versions: []apidiscoveryv2.APIVersionDiscovery{version}}
+}
+
+// serve answers a discovery path; false means that it is none.
+func (d *discovery) serve(w http.ResponseWriter, r *http.Request) bool {
+	path := strings.TrimSuffix(r.URL.Path, "/")
+	if body, ok := d.aggregated[path]; ok && wantsAggregated(r) {
+		w.Header().Set("Content-Type", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")
+		w.Header().Set("Vary", "Accept")
+		w.Write(body)
+		return true
+	}
+	body, ok := d.documents[path]
+	if ok {
+		w.Header().Set("Content-Type", typeJSON)
+		w.Header().Set("Vary", "Accept")
+		w.Write(body)
+	}
+	return ok
+}
+
+// wantsAggregated looks for the aggregated form ahead of the plain one.
+func wantsAggregated(r *http.Request) bool {
+	for _, clause := range strings.Split(r.Header.Get("Accept"), ",") {
+		media, params, err := mime.ParseMediaType(strings.TrimSpace(clause))
+		if err != nil || (media != typeJSON && media != "*/*") {
+			continue
+		}
+		if params["as"] == "" {
+			return false
+		}
+		if params["as"] == "APIGroupDiscoveryList" && params["g"] == "apidiscovery.k8s.io" && params["v"] == "v2" {
+			return true
+		}
+	}
+	return false
+}

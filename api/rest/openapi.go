@@ -1,0 +1,84 @@
+package rest
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha512"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"path"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+
+
+// openAPIFiles are upstream's published OpenAPI v3 documents, cut down to the paths that are served, gzipped, one a
+// group version: "api__v1.json.gz", "apis__apps__v1.json.gz".
+//
+//go:embed openapi/*.json.gz
+var openAPIFiles embed.FS
+
+// openAPI serves OpenAPI v3 (KEP-2896). The documents stay compressed in memory and are sent so to clients that take
+// gzip, which all do.
+type openAPI struct {
+	index     []byte
+	documents map[string][]byte // by path under /openapi/v3/
+}
+
+func newOpenAPI() (*openAPI, error) {
+	entries, err := openAPIFiles.ReadDir("openapi")
+	if err != nil {
+		return nil, err
+	}
+	type entry struct {
+		ServerRelativeURL string `json:"serverRelativeURL"`
+	}
+	o := &openAPI{documents: map[string][]byte{}}
+	index := map[string]map[string]entry{"paths": {}}
+	for _, file := range entries {
+		data, err := openAPIFiles.ReadFile(path.Join("openapi", file.Name()))
+		if err != nil {
+			return nil, err
+		}
+		name := strings.ReplaceAll(strings.TrimSuffix(file.Name(), ".json.gz"), "__", "/")
+		o.documents[name] = data
+		index["paths"][name] = entry{fmt.Sprintf("/openapi/v3/%s?hash=%X", name, sha512.Sum512(data))}
+	}
+	o.index, err = json.Marshal(index)
+	return o, err
+}
+
+func (o *openAPI) serve(w http.ResponseWriter, r *http.Request) {
+	name := strings.Trim(strings.TrimPrefix(r.URL.Path, "/openapi/v3"), "/")
+	if name == "" {
+		w.Header().Set("Content-Type", typeJSON)
+		w.Write(o.index)
+		return
+	}
+	document, ok := o.documents[name]
+	if !ok {
+		writeError(w, r, noSuchPath(r))
+		return
+	}
+	w.Header().Set("Vary", "Accept, Accept-Encoding")
+	w.Header().Set("Content-Type", typeJSON)
+	if r.URL.Query().Get("hash") != "" {
+		w.Header().Set("Cache-Control", "public, immutable")
+	}
+	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		w.Header().Set("Content-Encoding", "gzip")
+		w.Write(document)
+		return
+	}
+	plain, err := gzip.NewReader(bytes.NewReader(document))
+	if err != nil {
+		writeError(w, r, apierrors.NewInternalError(err))
+		return
+	}
+	io.Copy(w, plain) // the client is gone if this fails
+}

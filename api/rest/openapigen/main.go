@@ -1,0 +1,108 @@
+// Command openapigen cuts upstream's published OpenAPI v3 documents (api/openapi-spec/v3 of the module
+// k8s.io/kubernetes) down to what is served, and writes them gzipped to api/rest/openapi. Run it by `make generate`.
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"fmt"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/api/rest"
+)
+
+func main() {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes").Output()
+	if err != nil {
+		log.Fatalf("find k8s.io/kubernetes: %v", err)
+	}
+	source := filepath.Join(strings.TrimSpace(string(out)), "api", "openapi-spec", "v3")
+	done := map[string]bool{}
+	for _, kind := range registry.Kinds().Kinds() {
+		name := "api__" + kind.Version
+		if kind.Group != "" {
+			name = "apis__" + kind.Group + "__" + kind.Version
+		}
+		if done[name] {
+			continue
+		}
+		done[name] = true
+		if err := cut(filepath.Join(source, name+"_openapi.json"), filepath.Join("openapi", name+".json.gz")); err != nil {
+			log.Fatalf("%s: %v", name, err)
+		}
+	}
+}
+
+var reference = regexp.MustCompile(`"#/components/schemas/([^"]+)"`)
+
+func cut(from, to string) error {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	var doc map[string]json.RawMessage
+	if err := json.Unmarshal(data, &doc); err != nil {
+		return err
+	}
+	var paths map[string]json.RawMessage
+	if err := json.Unmarshal(doc["paths"], &paths); err != nil {
+		return err
+	}
+	for path := range paths {
+		if strings.Contains(path, "/watch/") || !rest.Serves(registry.Kinds(), path) {
+			delete(paths, path)
+		}
+	}
+	var components map[string]map[string]json.RawMessage
+	if err := json.Unmarshal(doc["components"], &components); err != nil {
+		return err
+	}
+	if doc["paths"], err = json.Marshal(paths); err != nil {
+		return err
+	}
+	components["schemas"] = reachable(doc["paths"], components["schemas"])
+	if doc["components"], err = json.Marshal(components); err != nil {
+		return err
+	}
+	small, err := json.Marshal(doc)
+	if err != nil {
+		return err
+	}
+	var buf bytes.Buffer
+	w, err := gzip.NewWriterLevel(&buf, gzip.BestCompression)
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(small); err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	fmt.Printf("%s: %d paths, %d schemas, %d bytes\n", filepath.Base(to), len(paths), len(components["schemas"]), buf.Len())
+	return os.WriteFile(to, buf.Bytes(), 0o644)
+}
+
+// reachable keeps the schemas that the paths need.
+func reachable(paths json.RawMessage, schemas map[string]json.RawMessage) map[string]json.RawMessage {
+	kept := map[string]json.RawMessage{}
+	queue := []json.RawMessage{paths}
+	for len(queue) > 0 {
+		for _, match := range reference.FindAllSubmatch(queue[0], -1) {
+			name := string(match[1])
+			if _, ok := kept[name]; !ok {
+				kept[name] = schemas[name]
+				queue = append(queue, schemas[name])
+			}
+		}
+		queue = queue[1:]
+	}
+	return kept
+}

@@ -1,0 +1,273 @@
+package rest
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/apiserver/pkg/authentication/user"
+
+	"github.com/kontiki/kontiki/api/auth"
+	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/api/registry"
+)
+
+// maxBodyBytes bounds a request's body, as upstream does.
+const maxBodyBytes = 3 << 20
+
+// requestTimeout bounds every request that is not long-running, as upstream does.
+const requestTimeout = time.Minute
+
+// Config is what a Server is made of.
+type Config struct {
+	Objects       *objects.Service
+	Authenticator *auth.Authenticator
+	Authorizer    auth.Authorizer
+	Tokens        *auth.Tokens
+	// Agents reaches the nodes' agents; nil answers 503 to what needs one.
+	Agents Agents
+	// Ready says why this master cannot serve; nil when it can.
+	Ready   func(ctx context.Context) error
+	Version version.Info
+	Log     *slog.Logger
+	// Extra serves further paths ("/metrics", "/kontiki/..."), behind authentication and authorization.
+	Extra map[string]http.Handler
+}
+
+// Server is the HTTP handler of the API port. It is safe for concurrent use.
+type Server struct {
+	Config
+	discovery *discovery
+	openapi   *openAPI
+	tables    *tables
+
+	agentsOnce sync.Once
+	agentsVia  *http.Transport
+}
+
+// New makes a Server.
+func New(c Config) (*Server, error) {
+	s := &Server{Config: c, tables: newTables()}
+	if s.Log == nil {
+		s.Log = slog.Default()
+	}
+	var err error
+	if s.discovery, err = newDiscovery(c.Objects.Kinds()); err != nil {
+		return nil, err
+	}
+	if s.openapi, err = newOpenAPI(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// call is one request on its way.
+type call struct {
+	*Server
+	w      http.ResponseWriter
+	r      *http.Request
+	user   user.Info
+	target target
+	kind   *registry.Kind
+	verb   string
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		if cause := recover(); cause != nil && cause != http.ErrAbortHandler {
+			s.Log.Error("request panicked", "method", r.Method, "path", r.URL.Path, "panic", cause, "stack", string(debug.Stack()))
+			writeError(w, r, apierrors.NewInternalError(fmt.Errorf("this request caused apiserver to panic. Look in the logs for details")))
+		}
+	}()
+	who, err := s.Authenticator.Authenticate(r)
+	if err != nil {
+		s.Log.Info("refused a credential", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", err)
+		writeError(w, r, apierrors.NewUnauthorized("Unauthorized"))
+		return
+	}
+	c := &call{Server: s, w: w, r: r, user: who}
+	target, isResource := parsePath(r.URL.Path)
+	if !isResource {
+		c.serveOther()
+		return
+	}
+	c.target = target
+	c.kind, isResource = s.Objects.Kinds().ByResource(target.group, target.version, target.resource)
+	c.verb = target.verb(r, c.kind)
+	if !c.authorized(auth.Attributes{User: who, Verb: c.verb, Group: target.group, Resource: target.resource,
+		Subresource: target.subresource, Namespace: target.namespace, Name: target.name}) {
+		return
+	}
+	if !isResource {
+		writeError(w, r, noSuchPath(r))
+		return
+	}
+	if err := c.serveResource(); err != nil {
+		writeError(w, r, err)
+	}
+}
+
+func noSuchPath(r *http.Request) error {
+	return apierrors.NewGenericServerResponse(http.StatusNotFound, strings.ToLower(r.Method), schema.GroupResource{}, "", "404 page not found", 0, true)
+}
+
+func (c *call) authorized(a auth.Attributes) bool {
+	allowed, reason := c.Authorizer.Authorize(a)
+	if allowed {
+		return true
+	}
+	if c.user.GetName() == user.Anonymous {
+		// Nothing was presented: asking for a credential helps more than saying that nobody may do nothing.
+		writeError(c.w, c.r, apierrors.NewUnauthorized("Unauthorized"))
+		return false
+	}
+	refusal := apierrors.NewForbidden(schema.GroupResource{Group: a.Group, Resource: a.Resource}, a.Name, fmt.Errorf("%s", auth.Refusal(a, reason)))
+	if a.Path != "" {
+		refusal.ErrStatus.Message = "forbidden: " + auth.Refusal(a, reason)
+	}
+	writeError(c.w, c.r, refusal)
+	return false
+}
+
+// serveOther answers paths that do not name a resource.
+func (c *call) serveOther() {
+	path := c.r.URL.Path
+	if !c.authorized(auth.Attributes{User: c.user, Verb: strings.ToLower(c.r.Method), Path: path}) {
+		return
+	}
+	switch {
+	case path == "/healthz" || path == "/livez" || strings.HasPrefix(path, "/livez/") || strings.HasPrefix(path, "/healthz/"):
+		fmt.Fprint(c.w, "ok")
+	case path == "/readyz" || strings.HasPrefix(path, "/readyz/"):
+		c.serveReady()
+	case path == "/version" || path == "/version/":
+		writeJSON(c.w, http.StatusOK, c.Version)
+	case path == "/.well-known/openid-configuration":
+		c.serveDocument(c.Tokens.Discovery, typeJSON)
+	case path == "/openid/v1/jwks":
+		c.serveDocument(c.Tokens.JWKS, "application/jwk-set+json")
+	case path == "/openapi/v3" || strings.HasPrefix(path, "/openapi/v3/"):
+		c.openapi.serve(c.w, c.r)
+	case c.discovery.serve(c.w, c.r):
+	default:
+		for prefix, handler := range c.Extra {
+			if path == prefix || strings.HasPrefix(path, strings.TrimSuffix(prefix, "/")+"/") {
+				handler.ServeHTTP(c.w, c.r)
+				return
+			}
+		}
+		writeError(c.w, c.r, noSuchPath(c.r))
+	}
+}
+
+func (c *call) serveReady() {
+	if c.Ready != nil {
+		if err := c.Ready(c.r.Context()); err != nil {
+			http.Error(c.w, "not ready: "+err.Error(), http.StatusInternalServerError)
+			return
+		}
+	}
+	fmt.Fprint(c.w, "ok")
+}
+
+func (c *call) serveDocument(document func() ([]byte, error), contentType string) {
+	body, err := document()
+	if err != nil {
+		writeError(c.w, c.r, apierrors.NewInternalError(err))
+		return
+	}
+	c.w.Header().Set("Content-Type", contentType)
+	c.w.Write(body)
+}
+
+// request is the object service's form of the call.
+func (c *call) request(fieldManager string, dryRun []string) *objects.Request {
+	if fieldManager == "" {
+		// The client's program name, as upstream: what stands before the first slash of the user agent.
+		fieldManager, _, _ = strings.Cut(c.r.UserAgent(), "/")
+	}
+	if len(fieldManager) > 128 {
+		fieldManager = fieldManager[:128]
+	}
+	return &objects.Request{
+		User: c.user, Kind: c.kind, Namespace: c.target.namespace, Name: c.target.name, Subresource: c.target.subresource,
+		FieldManager: fieldManager, DryRun: len(dryRun) > 0,
+		Warn: func(text string) { c.w.Header().Add("Warning", `299 - `+quoteWarning(text)) },
+	}
+}
+
+func quoteWarning(text string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", " ", "\r", " ").Replace(text) + `"`
+}
+
+// body reads the request's body, within bounds.
+func (c *call) body() ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(c.r.Body, maxBodyBytes+1))
+	if err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the body could not be read: %v", err))
+	}
+	if len(data) > maxBodyBytes {
+		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBodyBytes))
+	}
+	return data, nil
+}
+
+// serveResource runs a request for a resource of the table.
+func (c *call) serveResource() error {
+	if c.kind.Namespaced && c.target.namespace == "" && c.target.name != "" {
+		return noSuchPath(c.r)
+	}
+	if !c.kind.Namespaced && c.target.namespace != "" {
+		return noSuchPath(c.r)
+	}
+	if c.target.subresource != "" {
+		if handler, ok := subresources[c.target.resource+"/"+c.target.subresource]; ok {
+			return handler(c)
+		}
+		if c.target.subresource == "scale" && c.kind.Scale != nil {
+			return c.serveScale()
+		}
+		if _, ok := c.kind.StrategyFor(c.target.subresource); !ok {
+			return noSuchPath(c.r)
+		}
+		switch c.verb {
+		case "get", "update", "patch":
+		default:
+			return apierrors.NewMethodNotSupported(c.kind.GroupResource(), c.verb)
+		}
+	}
+	if c.verb != "watch" {
+		ctx, cancel := context.WithTimeout(c.r.Context(), requestTimeout)
+		defer cancel()
+		c.r = c.r.WithContext(ctx)
+	}
+	switch c.verb {
+	case "get":
+		return c.get()
+	case "list":
+		return c.list()
+	case "watch":
+		return c.watch()
+	case "create":
+		return c.create()
+	case "update":
+		return c.update()
+	case "patch":
+		return c.patch()
+	case "delete":
+		return c.delete()
+	case "deletecollection":
+		return c.deleteCollection()
+	}
+	return apierrors.NewMethodNotSupported(c.kind.GroupResource(), c.verb)
+}

@@ -1,0 +1,236 @@
+package rest
+
+import (
+	"errors"
+	"net/http"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/kontiki/kontiki/api/auth"
+	"github.com/kontiki/kontiki/api/objects"
+)
+
+// subresources are the ways into a kind that are neither the object nor a part of it.
+var subresources = map[string]func(*call) error{
+	"pods/binding":          (*call).bind,
+	"pods/eviction":         (*call).evict,
+	"pods/log":              (*call).podLog,
+	"pods/exec":             (*call).podExec,
+	"pods/attach":           (*call).podAttach,
+	"pods/portforward":      (*call).podPortForward,
+	"nodes/proxy":           (*call).nodeProxy,
+	"serviceaccounts/token": (*call).createToken,
+}
+
+// decodeBody reads a POST body of a type that is not the request's kind.
+func decodeBody[T runtime.Object](c *call, into T, gvk schema.GroupVersionKind) (T, *objects.Request, metav1.CreateOptions, error) {
+	var o metav1.CreateOptions
+	var none T
+	if c.r.Method != http.MethodPost {
+		return none, nil, o, apierrors.NewMethodNotSupported(c.kind.GroupResource(), c.verb)
+	}
+	if err := c.options(&o); err != nil {
+		return none, nil, o, err
+	}
+	encoding, err := bodyEncoding(c.r)
+	if err != nil {
+		return none, nil, o, err
+	}
+	data, err := c.body()
+	if err != nil {
+		return none, nil, o, err
+	}
+	r := c.request(o.FieldManager, o.DryRun)
+	out, err := objects.DecodeOther(r, data, encoding, fieldValidation(o.FieldValidation), into, gvk)
+	return out, r, o, err
+}
+
+func (c *call) success(code int32) error {
+	accept, err := negotiate(c.r)
+	if err != nil {
+		return err
+	}
+	return c.writeOther(accept, int(code), &metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess, Code: code})
+}
+
+func (c *call) bind() error {
+	binding, r, _, err := decodeBody(c, &corev1.Binding{}, metaV1.WithKind("Binding"))
+	if err != nil {
+		return err
+	}
+	if binding.Name != "" && binding.Name != c.target.name {
+		return apierrors.NewBadRequest("metadata.name: the name of the binding must be the pod's")
+	}
+	if err := c.Objects.Bind(c.r.Context(), r, binding); err != nil {
+		return err
+	}
+	return c.success(http.StatusCreated)
+}
+
+func (c *call) evict() error {
+	eviction, r, o, err := decodeBody(c, &policyv1.Eviction{}, policyv1.SchemeGroupVersion.WithKind("Eviction"))
+	if err != nil {
+		return err
+	}
+	if eviction.Name != "" && eviction.Name != c.target.name {
+		return apierrors.NewBadRequest("name in URL does not match name in Eviction object")
+	}
+	options := eviction.DeleteOptions
+	if options == nil {
+		options = &metav1.DeleteOptions{}
+	}
+	r.DryRun = r.DryRun || len(options.DryRun) > 0 || len(o.DryRun) > 0
+	r.Subresource = ""
+	if _, _, err := c.Objects.Delete(c.r.Context(), r, options); err != nil {
+		return err
+	}
+	return c.success(http.StatusCreated)
+}
+
+func (c *call) serveScale() error {
+	accept, err := negotiate(c.r)
+	if err != nil {
+		return err
+	}
+	ctx := c.r.Context()
+	switch c.verb {
+	case "get":
+		v, err := c.Objects.Get(ctx, c.request("", nil), c.r.URL.Query().Get("resourceVersion"))
+		if err != nil {
+			return err
+		}
+		obj, err := c.Objects.Decode(c.kind, v)
+		if err != nil {
+			return apierrors.NewInternalError(err)
+		}
+		return c.writeOther(accept, http.StatusOK, objects.ScaleOf(c.kind, obj))
+	case "update":
+		var o metav1.UpdateOptions
+		if err := c.options(&o); err != nil {
+			return err
+		}
+		encoding, err := bodyEncoding(c.r)
+		if err != nil {
+			return err
+		}
+		data, err := c.body()
+		if err != nil {
+			return err
+		}
+		r := c.request(o.FieldManager, o.DryRun)
+		scale, err := objects.DecodeOther(r, data, encoding, fieldValidation(o.FieldValidation), &autoscalingv1.Scale{}, objects.ScaleKind)
+		if err != nil {
+			return err
+		}
+		updated, err := c.Objects.UpdateScale(ctx, r, func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error) { return scale, nil })
+		if err != nil {
+			return err
+		}
+		return c.writeOther(accept, http.StatusOK, updated)
+	case "patch":
+		r, patch, err := c.readPatch()
+		if err != nil {
+			return err
+		}
+		updated, err := c.Objects.PatchScale(ctx, r, patch)
+		if err != nil {
+			return err
+		}
+		return c.writeOther(accept, http.StatusOK, updated)
+	}
+	return apierrors.NewMethodNotSupported(c.kind.GroupResource(), c.verb)
+}
+
+// createToken is the TokenRequest API (KEP-1205).
+func (c *call) createToken() error {
+	request, r, _, err := decodeBody(c, &authenticationv1.TokenRequest{}, authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"))
+	if err != nil {
+		return err
+	}
+	accept, err := negotiate(c.r)
+	if err != nil {
+		return err
+	}
+	account, err := c.Objects.Get(c.r.Context(), r, "")
+	if err != nil {
+		return err
+	}
+	obj, err := c.Objects.Decode(c.kind, account)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	registryDefault := request.Spec.ExpirationSeconds
+	seconds := int64(auth.DefaultTokenSeconds)
+	if registryDefault != nil {
+		seconds = *registryDefault
+	}
+	path := field.NewPath("spec", "expirationSeconds")
+	switch {
+	case seconds < auth.MinTokenSeconds:
+		return invalidToken(r, field.Invalid(path, seconds, "may not specify a duration less than 10 minutes"))
+	case seconds > auth.MaxTokenSeconds:
+		return invalidToken(r, field.Invalid(path, seconds, "may not specify a duration larger than 2^32 seconds"))
+	}
+	binding := auth.Binding{Namespace: obj.GetNamespace(), ServiceAccount: obj.GetName(), ServiceAccountUID: string(obj.GetUID())}
+	if ref := request.Spec.BoundObjectRef; ref != nil {
+		if err := c.bindToken(r, ref, &binding); err != nil {
+			return err
+		}
+	}
+	token, expires, err := c.Tokens.Issue(binding, request.Spec.Audiences, seconds)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	request.SetGroupVersionKind(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"))
+	request.Name, request.Namespace = obj.GetName(), obj.GetNamespace()
+	request.CreationTimestamp = metav1.Now()
+	request.Spec.ExpirationSeconds = &seconds
+	request.Status = authenticationv1.TokenRequestStatus{Token: token, ExpirationTimestamp: metav1.NewTime(expires)}
+	return c.writeOther(accept, http.StatusCreated, request)
+}
+
+// bindToken resolves the object that a token is to be bound to.
+func (c *call) bindToken(r *objects.Request, ref *authenticationv1.BoundObjectReference, binding *auth.Binding) error {
+	resource := map[string]string{"Pod": "pods", "Secret": "secrets", "Node": "nodes"}[ref.Kind]
+	kind, ok := c.Objects.Kinds().ByGroupResource("", resource)
+	if !ok || (ref.APIVersion != "" && ref.APIVersion != "v1") {
+		return apierrors.NewBadRequest("cannot bind token to object of type " + schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind).String())
+	}
+	bound := *r
+	bound.Kind, bound.Name, bound.Subresource = kind, ref.Name, ""
+	v, err := c.Objects.Get(c.r.Context(), &bound, "")
+	if err != nil {
+		return err
+	}
+	obj, err := c.Objects.Decode(kind, v)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	if ref.UID != "" && ref.UID != obj.GetUID() {
+		return apierrors.NewConflict(kind.GroupResource(), ref.Name, errors.New("the UID in the bound object reference does not match the UID in record. The object might have been deleted and then recreated"))
+	}
+	switch typed := obj.(type) {
+	case *corev1.Pod:
+		if typed.Spec.ServiceAccountName != binding.ServiceAccount {
+			return apierrors.NewBadRequest("cannot bind token for serviceaccount \"" + binding.ServiceAccount + "\" to pod running with different serviceaccount name.")
+		}
+		binding.Pod, binding.PodUID = typed.Name, string(typed.UID)
+	case *corev1.Secret:
+		binding.Secret, binding.SecretUID = typed.Name, string(typed.UID)
+	case *corev1.Node:
+		binding.Node, binding.NodeUID = typed.Name, string(typed.UID)
+	}
+	return nil
+}
+
+func invalidToken(r *objects.Request, problem *field.Error) error {
+	return apierrors.NewInvalid(schema.GroupKind{Group: "authentication.k8s.io", Kind: "TokenRequest"}, r.Name, field.ErrorList{problem})
+}

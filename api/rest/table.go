@@ -1,0 +1,106 @@
+package rest
+
+import (
+	"fmt"
+	"net/http"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/kubernetes/pkg/printers"
+	printersinternal "k8s.io/kubernetes/pkg/printers/internalversion"
+
+	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/api/registry"
+)
+
+// tables makes the tables that kubectl prints, with upstream's columns.
+type tables struct {
+	generator *printers.HumanReadableGenerator
+}
+
+func newTables() *tables {
+	return &tables{generator: printers.NewTableGenerator().With(printersinternal.AddHandlers)}
+}
+
+func (c *call) tableOptions() (*metav1.TableOptions, error) {
+	o := &metav1.TableOptions{}
+	if err := c.options(o); err != nil {
+		return nil, err
+	}
+	switch o.IncludeObject {
+	case "":
+		o.IncludeObject = metav1.IncludeMetadata
+	case metav1.IncludeMetadata, metav1.IncludeNone, metav1.IncludeObject:
+	default:
+		return nil, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "TableOptions"}, "", nil)
+	}
+	return o, nil
+}
+
+// of makes a table with a row for each object.
+func (t *tables) of(kind *registry.Kind, objs []registry.Object, o *metav1.TableOptions) (*metav1.Table, error) {
+	table := &metav1.Table{TypeMeta: metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"}, Rows: []metav1.TableRow{}}
+	if len(objs) == 0 {
+		one, err := t.row(kind, kind.New(), o)
+		if err != nil {
+			return nil, err
+		}
+		table.ColumnDefinitions = one.ColumnDefinitions
+		return table, nil
+	}
+	for _, obj := range objs {
+		one, err := t.row(kind, obj, o)
+		if err != nil {
+			return nil, err
+		}
+		table.ColumnDefinitions = one.ColumnDefinitions
+		for _, row := range one.Rows {
+			switch o.IncludeObject {
+			case metav1.IncludeObject:
+				row.Object = runtime.RawExtension{Object: obj}
+			case metav1.IncludeMetadata:
+				row.Object = runtime.RawExtension{Object: metadataOf(obj)}
+			default:
+				row.Object = runtime.RawExtension{}
+			}
+			table.Rows = append(table.Rows, row)
+		}
+	}
+	return table, nil
+}
+
+func (t *tables) row(kind *registry.Kind, obj registry.Object, o *metav1.TableOptions) (*metav1.Table, error) {
+	// Conversion shares memory with the object, which may be shared itself; printers only read, but conversion may not.
+	internal, err := kind.ToInternal(obj.DeepCopyObject())
+	if err != nil {
+		return nil, err
+	}
+	table, err := t.generator.GenerateTable(internal, printers.GenerateOptions{Wide: true, NoHeaders: o.NoHeaders})
+	if err != nil {
+		return nil, fmt.Errorf("print %s: %w", kind.Kind, err)
+	}
+	return table, nil
+}
+
+func (c *call) writeTable(a accepted, result *objects.ListResult, meta metav1.ListMeta) error {
+	options, err := c.tableOptions()
+	if err != nil {
+		return err
+	}
+	objs := make([]registry.Object, 0, len(result.Items))
+	for _, v := range result.Items {
+		obj, err := c.Objects.Decode(c.kind, v)
+		if err != nil {
+			return apierrors.NewInternalError(err)
+		}
+		objs = append(objs, obj)
+	}
+	table, err := c.tables.of(c.kind, objs, options)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	table.ListMeta = meta
+	return c.writeOther(a, http.StatusOK, table)
+}

@@ -1,0 +1,267 @@
+package rest
+
+import (
+	"fmt"
+	"mime"
+	"net/http"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	metascheme "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme"
+	internalvalidation "k8s.io/apimachinery/pkg/apis/meta/internalversion/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kontiki/kontiki/api/objects"
+)
+
+var metaV1 = schema.GroupVersion{Version: "v1"}
+
+// options decodes query parameters into an options object.
+func (c *call) options(into runtime.Object) error {
+	if err := metascheme.ParameterCodec.DecodeParameters(c.r.URL.Query(), metaV1, into); err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	return nil
+}
+
+func (c *call) get() error {
+	accept, err := negotiate(c.r)
+	if err != nil {
+		return err
+	}
+	v, err := c.Objects.Get(c.r.Context(), c.request("", nil), c.r.URL.Query().Get("resourceVersion"))
+	if err != nil {
+		return err
+	}
+	return c.writeVersion(accept, http.StatusOK, v)
+}
+
+func (c *call) listOptions() (*internalversion.ListOptions, objects.ListOptions, error) {
+	var o internalversion.ListOptions
+	if err := c.options(&o); err != nil {
+		return nil, objects.ListOptions{}, err
+	}
+	if errs := internalvalidation.ValidateListOptions(&o, true); len(errs) > 0 {
+		return nil, objects.ListOptions{}, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "ListOptions"}, "", errs)
+	}
+	return &o, objects.ListOptions{
+		Labels: o.LabelSelector, Fields: o.FieldSelector, Limit: o.Limit, Continue: o.Continue,
+		ResourceVersion: o.ResourceVersion, ResourceVersionMatch: o.ResourceVersionMatch,
+	}, nil
+}
+
+func (c *call) list() error {
+	accept, err := negotiate(c.r)
+	if err != nil {
+		return err
+	}
+	_, o, err := c.listOptions()
+	if err != nil {
+		return err
+	}
+	result, err := c.Objects.List(c.r.Context(), c.request("", nil), o)
+	if err != nil {
+		return err
+	}
+	return c.writeList(accept, result)
+}
+
+func (c *call) create() error {
+	if c.target.name != "" {
+		return apierrors.NewMethodNotSupported(c.kind.GroupResource(), "create")
+	}
+	accept, err := negotiate(c.r)
+	if err != nil {
+		return err
+	}
+	var o metav1.CreateOptions
+	if err := c.options(&o); err != nil {
+		return err
+	}
+	if errs := metav1validation.ValidateCreateOptions(&o); len(errs) > 0 {
+		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "CreateOptions"}, "", errs)
+	}
+	r := c.request(o.FieldManager, o.DryRun)
+	obj, err := c.decode(r, fieldValidation(o.FieldValidation))
+	if err != nil {
+		return err
+	}
+	created, err := c.Objects.Create(c.r.Context(), r, obj)
+	if err != nil {
+		return err
+	}
+	return c.writeObject(accept, http.StatusCreated, created)
+}
+
+// fieldValidation is the server's default: warn.
+func fieldValidation(asked string) string {
+	if asked == "" {
+		return metav1.FieldValidationWarn
+	}
+	return asked
+}
+
+func (c *call) decode(r *objects.Request, validation string) (obj objectOf, err error) {
+	encoding, err := bodyEncoding(c.r)
+	if err != nil {
+		return nil, err
+	}
+	data, err := c.body()
+	if err != nil {
+		return nil, err
+	}
+	return c.Objects.DecodeBody(r, data, encoding, validation)
+}
+
+func (c *call) update() error {
+	if c.target.name == "" {
+		return apierrors.NewMethodNotSupported(c.kind.GroupResource(), "update")
+	}
+	accept, err := negotiate(c.r)
+	if err != nil {
+		return err
+	}
+	var o metav1.UpdateOptions
+	if err := c.options(&o); err != nil {
+		return err
+	}
+	if errs := metav1validation.ValidateUpdateOptions(&o); len(errs) > 0 {
+		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "UpdateOptions"}, "", errs)
+	}
+	r := c.request(o.FieldManager, o.DryRun)
+	obj, err := c.decode(r, fieldValidation(o.FieldValidation))
+	if err != nil {
+		return err
+	}
+	updated, created, err := c.Objects.Update(c.r.Context(), r, obj)
+	if err != nil {
+		return err
+	}
+	return c.writeObject(accept, statusOf(created), updated)
+}
+
+func statusOf(created bool) int {
+	if created {
+		return http.StatusCreated
+	}
+	return http.StatusOK
+}
+
+func (c *call) patch() error {
+	if c.target.name == "" {
+		return apierrors.NewMethodNotSupported(c.kind.GroupResource(), "patch")
+	}
+	accept, err := negotiate(c.r)
+	if err != nil {
+		return err
+	}
+	r, patch, err := c.readPatch()
+	if err != nil {
+		return err
+	}
+	obj, created, err := c.Objects.Patch(c.r.Context(), r, patch)
+	if err != nil {
+		return err
+	}
+	return c.writeObject(accept, statusOf(created), obj)
+}
+
+func (c *call) readPatch() (*objects.Request, objects.Patch, error) {
+	var o metav1.PatchOptions
+	if err := c.options(&o); err != nil {
+		return nil, objects.Patch{}, err
+	}
+	media, _, err := mime.ParseMediaType(c.r.Header.Get("Content-Type"))
+	patchType := types.PatchType(media)
+	switch patchType {
+	case types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType, types.ApplyYAMLPatchType:
+	default:
+		err = fmt.Errorf("unknown patch type %q", media)
+	}
+	if err != nil {
+		return nil, objects.Patch{}, unsupportedMedia(fmt.Sprintf("the body of the request was in an unknown format - accepted media types include: %s, %s, %s, %s",
+			types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType, types.ApplyYAMLPatchType))
+	}
+	if errs := metav1validation.ValidatePatchOptions(&o, patchType); len(errs) > 0 {
+		return nil, objects.Patch{}, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "PatchOptions"}, "", errs)
+	}
+	data, err := c.body()
+	if err != nil {
+		return nil, objects.Patch{}, err
+	}
+	return c.request(o.FieldManager, o.DryRun), objects.Patch{
+		Type: patchType, Data: data, Force: o.Force != nil && *o.Force, Validation: fieldValidation(o.FieldValidation),
+	}, nil
+}
+
+// deleteOptions come in the body or, without one, as query parameters.
+func (c *call) deleteOptions() (*metav1.DeleteOptions, error) {
+	data, err := c.body()
+	if err != nil {
+		return nil, err
+	}
+	o := &metav1.DeleteOptions{}
+	if len(data) == 0 {
+		if err := c.options(o); err != nil {
+			return nil, err
+		}
+	} else {
+		encoding, err := bodyEncoding(c.r)
+		if err != nil {
+			return nil, err
+		}
+		if o, err = decodeDeleteOptions(data, encoding); err != nil {
+			return nil, err
+		}
+	}
+	if errs := metav1validation.ValidateDeleteOptions(o); len(errs) > 0 {
+		return nil, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "DeleteOptions"}, "", errs)
+	}
+	return o, nil
+}
+
+func (c *call) delete() error {
+	accept, err := negotiate(c.r)
+	if err != nil {
+		return err
+	}
+	o, err := c.deleteOptions()
+	if err != nil {
+		return err
+	}
+	obj, gone, err := c.Objects.Delete(c.r.Context(), c.request("", o.DryRun), o)
+	if err != nil {
+		return err
+	}
+	if !gone || c.kind.ReturnDeleted {
+		return c.writeObject(accept, http.StatusOK, obj)
+	}
+	return c.writeOther(accept, http.StatusOK, &metav1.Status{
+		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess,
+		Details: &metav1.StatusDetails{Name: obj.GetName(), Group: c.kind.Group, Kind: c.kind.Resource, UID: obj.GetUID()},
+	})
+}
+
+func (c *call) deleteCollection() error {
+	accept, err := negotiate(c.r)
+	if err != nil {
+		return err
+	}
+	_, list, err := c.listOptions()
+	if err != nil {
+		return err
+	}
+	o, err := c.deleteOptions()
+	if err != nil {
+		return err
+	}
+	items, err := c.Objects.DeleteCollection(c.r.Context(), c.request("", o.DryRun), o, list)
+	if err != nil {
+		return err
+	}
+	return c.writeList(accept, &objects.ListResult{Items: items, Revision: c.Objects.Store().View().Revision()})
+}

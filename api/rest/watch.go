@@ -1,0 +1,224 @@
+package rest
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/api/registry"
+)
+
+// minWatch is the shortest life of a watch whose client names none; the longest is twice that, so that the watches of
+// a restarted master do not all end together.
+const minWatch = 30 * time.Minute
+
+// watch streams changes until its time is over, the client goes, or the history is left behind.
+func (c *call) watch() error {
+	accept, err := negotiate(c.r)
+	if err != nil {
+		return err
+	}
+	if accept.encoding == objects.YAML {
+		return apierrors.NewGenericServerResponse(http.StatusNotAcceptable, "watch", c.kind.GroupResource(), "", "a watch is streamed as JSON or protobuf, not as YAML", 0, true)
+	}
+	raw, list, err := c.listOptions()
+	if err != nil {
+		return err
+	}
+	lifetime := minWatch + rand.N(minWatch)
+	if raw.TimeoutSeconds != nil && *raw.TimeoutSeconds > 0 {
+		lifetime = time.Duration(*raw.TimeoutSeconds) * time.Second
+	}
+	ctx, cancel := context.WithTimeout(c.r.Context(), lifetime)
+	defer cancel()
+	request := c.request("", nil)
+	if c.target.name != "" {
+		list.Fields = nameSelector(list.Fields, c.target.name)
+		request.Name = ""
+	}
+	stream := &eventStream{call: c, accept: accept}
+	if accept.as == asTable {
+		if stream.table, err = c.tableOptions(); err != nil {
+			return err
+		}
+	}
+	w, err := c.Objects.Watch(ctx, request, objects.WatchOptions{
+		Labels: list.Labels, Fields: list.Fields, ResourceVersion: list.ResourceVersion,
+		SendInitialEvents: raw.SendInitialEvents, Bookmarks: raw.AllowWatchBookmarks,
+	})
+	if apierrors.IsResourceExpired(err) {
+		// Upstream says so within the stream, and clients expect it there.
+		stream.begin()
+		stream.fail(err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	stream.begin()
+	for {
+		events, err := w.Next(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				stream.fail(err)
+			}
+			return nil
+		}
+		for _, event := range events {
+			if err := stream.send(event); err != nil {
+				return nil // the client is gone
+			}
+		}
+		if err := stream.flush(); err != nil {
+			return nil
+		}
+	}
+}
+
+// eventStream writes watch events. JSON events follow each other, one a line; protobuf events are framed by a 4-byte
+// big-endian length (k8s.io/apimachinery/pkg/runtime/serializer/protobuf LengthDelimitedFramer).
+type eventStream struct {
+	*call
+	accept  accepted
+	control *http.ResponseController
+	table   *metav1.TableOptions
+	buf     []byte
+}
+
+func (s *eventStream) begin() {
+	contentType := typeJSON
+	if s.accept.encoding == objects.Protobuf {
+		contentType = typeProtobuf + ";stream=watch"
+	}
+	s.w.Header().Set("Content-Type", contentType)
+	s.w.Header().Set("Cache-Control", "no-cache, private")
+	s.w.WriteHeader(http.StatusOK)
+	s.control = http.NewResponseController(s.w)
+	s.control.Flush()
+}
+
+func (s *eventStream) flush() error {
+	if len(s.buf) > 0 {
+		if _, err := s.w.Write(s.buf); err != nil {
+			return err
+		}
+		s.buf = s.buf[:0]
+	}
+	return s.control.Flush()
+}
+
+// maxBuffered bounds what a stream gathers before it writes.
+const maxBuffered = 256 << 10
+
+func (s *eventStream) send(event objects.WatchEvent) error {
+	object, err := s.object(event)
+	if err != nil {
+		s.Log.Error("watch event could not be encoded", "kind", s.kind.Kind, "error", err)
+		return err
+	}
+	s.append(string(event.Type), object)
+	if len(s.buf) >= maxBuffered {
+		return s.flush()
+	}
+	return nil
+}
+
+func (s *eventStream) append(eventType string, object []byte) {
+	if s.accept.encoding != objects.Protobuf {
+		s.buf = append(s.buf, `{"type":"`...)
+		s.buf = append(s.buf, eventType...)
+		s.buf = append(s.buf, `","object":`...)
+		s.buf = append(s.buf, object...)
+		s.buf = append(s.buf, "}\n"...)
+		return
+	}
+	// metav1.WatchEvent: type = 1, object = 2 (RawExtension: raw = 1).
+	extension := appendField(make([]byte, 0, len(object)+6), 1, object)
+	frame := appendField(nil, 1, []byte(eventType))
+	frame = appendField(frame, 2, extension)
+	s.buf = binary.BigEndian.AppendUint32(s.buf, uint32(len(frame)))
+	s.buf = append(s.buf, frame...)
+}
+
+func appendField(b []byte, number int, value []byte) []byte {
+	b = append(b, byte(number<<3|2))
+	b = binary.AppendUvarint(b, uint64(len(value)))
+	return append(b, value...)
+}
+
+// object encodes what an event shows.
+func (s *eventStream) object(event objects.WatchEvent) ([]byte, error) {
+	if event.Type == watch.Bookmark {
+		return s.bookmark(event)
+	}
+	if s.accept.as != asIs {
+		obj, err := s.Objects.Decode(s.kind, event.Version)
+		if err != nil {
+			return nil, err
+		}
+		return s.transformed(obj)
+	}
+	if s.accept.encoding == objects.Protobuf {
+		raw, err := s.Objects.Proto(s.kind, event.Version)
+		if err != nil {
+			return nil, err
+		}
+		return objects.Envelope(s.kind, raw), nil
+	}
+	return s.Objects.JSON(s.kind, event.Version)
+}
+
+func (s *eventStream) transformed(obj registry.Object) ([]byte, error) {
+	if s.accept.as == asMetadata {
+		return encodeObject(s.accept.encoding, metadataOf(obj))
+	}
+	table, err := s.tables.of(s.kind, []registry.Object{obj}, s.table)
+	if err != nil {
+		return nil, err
+	}
+	table.ResourceVersion = obj.GetResourceVersion()
+	// Columns are sent once.
+	s.table.NoHeaders = true
+	return encodeObject(s.accept.encoding, table)
+}
+
+// bookmark is an object of the kind with nothing but a resourceVersion.
+func (s *eventStream) bookmark(event objects.WatchEvent) ([]byte, error) {
+	obj := s.kind.New()
+	obj.GetObjectKind().SetGroupVersionKind(s.kind.GVK())
+	obj.SetResourceVersion(objects.FormatRevision(event.Revision))
+	if event.InitialEnd {
+		obj.SetAnnotations(map[string]string{objects.InitialEventsAnnotation: "true"})
+	}
+	switch s.accept.as {
+	case asMetadata:
+		return encodeObject(s.accept.encoding, metadataOf(obj))
+	case asTable:
+		return encodeObject(s.accept.encoding, &metav1.Table{
+			TypeMeta: metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"}, ListMeta: metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()},
+			Rows: []metav1.TableRow{{Object: runtime.RawExtension{Object: metadataOf(obj)}}},
+		})
+	}
+	return encodeObject(s.accept.encoding, obj)
+}
+
+// fail ends the stream with an ERROR event.
+func (s *eventStream) fail(err error) {
+	body, encodeErr := encodeObject(s.accept.encoding, statusFor(err))
+	if encodeErr != nil {
+		s.Log.Error("watch error could not be encoded", "error", fmt.Errorf("%w (%w)", encodeErr, err))
+		return
+	}
+	s.append(string(watch.Error), body)
+	s.flush() // the client is gone if this fails
+}

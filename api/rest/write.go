@@ -1,0 +1,298 @@
+package rest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	k8sjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"sigs.k8s.io/yaml"
+
+	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+type objectOf = registry.Object
+
+var (
+	jsonEncoder  = k8sjson.NewSerializerWithOptions(k8sjson.DefaultMetaFactory, registry.Scheme, registry.Scheme, k8sjson.SerializerOptions{})
+	protoEncoder = protobuf.NewSerializer(registry.Scheme, registry.Scheme)
+)
+
+// write sends a finished body.
+func (c *call) write(a accepted, code int, body []byte) error {
+	c.w.Header().Set("Content-Type", a.contentType())
+	c.w.Header().Set("Cache-Control", "no-cache, private")
+	c.w.WriteHeader(code)
+	c.w.Write(body) // the client is gone if this fails; there is nobody to tell
+	return nil
+}
+
+// writeJSONBody sends JSON in the encoding asked for.
+func (c *call) writeJSONBody(a accepted, code int, body []byte) error {
+	switch {
+	case a.encoding == objects.YAML:
+		converted, err := yaml.JSONToYAML(body)
+		if err != nil {
+			return apierrors.NewInternalError(err)
+		}
+		return c.write(a, code, converted)
+	case a.pretty:
+		var buf bytes.Buffer
+		if err := json.Indent(&buf, body, "", "  "); err != nil {
+			return apierrors.NewInternalError(err)
+		}
+		buf.WriteByte('\n')
+		return c.write(a, code, buf.Bytes())
+	}
+	return c.write(a, code, append(body[:len(body):len(body)], '\n'))
+}
+
+// writeVersion answers a stored version from its shared encodings.
+func (c *call) writeVersion(a accepted, code int, v *kv.Version) error {
+	if a.as != asIs {
+		obj, err := c.Objects.Decode(c.kind, v)
+		if err != nil {
+			return apierrors.NewInternalError(err)
+		}
+		return c.writeObject(a, code, obj)
+	}
+	if a.encoding == objects.Protobuf {
+		raw, err := c.Objects.Proto(c.kind, v)
+		if err != nil {
+			return apierrors.NewInternalError(err)
+		}
+		return c.write(a, code, objects.Envelope(c.kind, raw))
+	}
+	body, err := c.Objects.JSON(c.kind, v)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	return c.writeJSONBody(a, code, body)
+}
+
+// writeObject answers an object of the request's kind.
+func (c *call) writeObject(a accepted, code int, obj registry.Object) error {
+	switch a.as {
+	case asTable:
+		options, err := c.tableOptions()
+		if err != nil {
+			return err
+		}
+		table, err := c.tables.of(c.kind, []registry.Object{obj}, options)
+		if err != nil {
+			return apierrors.NewInternalError(err)
+		}
+		table.ResourceVersion = obj.GetResourceVersion()
+		return c.writeOther(a, code, table)
+	case asMetadata:
+		return c.writeOther(a, code, metadataOf(obj))
+	}
+	return c.writeOther(a, code, obj)
+}
+
+// writeOther answers any object that has its type set.
+func (c *call) writeOther(a accepted, code int, obj runtime.Object) error {
+	body, err := encodeObject(a.encoding, obj)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	if a.encoding == objects.Protobuf {
+		return c.write(a, code, body)
+	}
+	return c.writeJSONBody(a, code, body)
+}
+
+// encodeObject encodes for the wire; YAML is left as JSON for writeJSONBody.
+func encodeObject(encoding objects.Encoding, obj runtime.Object) ([]byte, error) {
+	if encoding == objects.Protobuf {
+		return runtime.Encode(protoEncoder, obj)
+	}
+	body, err := runtime.Encode(jsonEncoder, obj)
+	return bytes.TrimRight(body, "\n"), err
+}
+
+// writeList answers a list. As it is, it is put together from the items' shared encodings.
+func (c *call) writeList(a accepted, result *objects.ListResult) error {
+	meta := metav1.ListMeta{ResourceVersion: objects.FormatRevision(result.Revision), Continue: result.Continue, RemainingItemCount: result.Remaining}
+	switch {
+	case a.as == asTable:
+		return c.writeTable(a, result, meta)
+	case a.as == asMetadata:
+		list := &metav1.PartialObjectMetadataList{
+			TypeMeta: metav1.TypeMeta{Kind: "PartialObjectMetadataList", APIVersion: "meta.k8s.io/v1"}, ListMeta: meta,
+			Items: make([]metav1.PartialObjectMetadata, 0, len(result.Items)),
+		}
+		for _, v := range result.Items {
+			obj, err := c.Objects.Decode(c.kind, v)
+			if err != nil {
+				return apierrors.NewInternalError(err)
+			}
+			list.Items = append(list.Items, *metadataOf(obj))
+		}
+		return c.writeOther(a, http.StatusOK, list)
+	case a.encoding == objects.Protobuf:
+		body, err := c.protoList(result, &meta)
+		if err != nil {
+			return apierrors.NewInternalError(err)
+		}
+		return c.write(a, http.StatusOK, body)
+	}
+	body, err := c.jsonList(result, &meta)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	return c.writeJSONBody(a, http.StatusOK, body)
+}
+
+func (c *call) jsonList(result *objects.ListResult, meta *metav1.ListMeta) ([]byte, error) {
+	head, err := json.Marshal(meta)
+	if err != nil {
+		return nil, err
+	}
+	// Items of a typed list carry no type of their own: cut what every encoding of the kind begins with.
+	skip := len(fmt.Sprintf(`{"kind":%q,"apiVersion":%q,`, c.kind.Kind, c.kind.GroupVersion()))
+	encoded := make([][]byte, len(result.Items))
+	size := 0
+	for i, v := range result.Items {
+		if encoded[i], err = c.Objects.JSON(c.kind, v); err != nil {
+			return nil, err
+		}
+		size += len(encoded[i])
+	}
+	body := make([]byte, 0, size+len(head)+128)
+	body = fmt.Appendf(body, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, c.kind.Kind+"List", c.kind.GroupVersion(), head)
+	for i, item := range encoded {
+		if i > 0 {
+			body = append(body, ',')
+		}
+		body = append(body, '{')
+		body = append(body, item[skip:]...)
+	}
+	return append(body, "]}"...), nil
+}
+
+// protoList writes the message that every generated list type is: metadata = 1, repeated items = 2.
+func (c *call) protoList(result *objects.ListResult, meta *metav1.ListMeta) ([]byte, error) {
+	head, err := meta.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	encoded := make([][]byte, len(result.Items))
+	size := len(head) + 8
+	for i, v := range result.Items {
+		if encoded[i], err = c.Objects.Proto(c.kind, v); err != nil {
+			return nil, err
+		}
+		size += len(encoded[i]) + 6
+	}
+	raw := make([]byte, 0, size)
+	raw = append(raw, 1<<3|2)
+	raw = binary.AppendUvarint(raw, uint64(len(head)))
+	raw = append(raw, head...)
+	for _, item := range encoded {
+		raw = append(raw, 2<<3|2)
+		raw = binary.AppendUvarint(raw, uint64(len(item)))
+		raw = append(raw, item...)
+	}
+	list := *c.kind
+	list.Kind += "List"
+	return objects.Envelope(&list, raw), nil
+}
+
+func metadataOf(obj registry.Object) *metav1.PartialObjectMetadata {
+	return &metav1.PartialObjectMetadata{
+		TypeMeta: metav1.TypeMeta{Kind: "PartialObjectMetadata", APIVersion: "meta.k8s.io/v1"},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: obj.GetName(), GenerateName: obj.GetGenerateName(), Namespace: obj.GetNamespace(), UID: obj.GetUID(),
+			ResourceVersion: obj.GetResourceVersion(), Generation: obj.GetGeneration(), CreationTimestamp: obj.GetCreationTimestamp(),
+			DeletionTimestamp: obj.GetDeletionTimestamp(), DeletionGracePeriodSeconds: obj.GetDeletionGracePeriodSeconds(),
+			Labels: obj.GetLabels(), Annotations: obj.GetAnnotations(), OwnerReferences: obj.GetOwnerReferences(),
+			Finalizers: obj.GetFinalizers(), ManagedFields: obj.GetManagedFields(),
+		},
+	}
+}
+
+// writeError answers an error as a Status, in the form asked for.
+func writeError(w http.ResponseWriter, r *http.Request, err error) {
+	status := statusFor(err)
+	encoding := objects.JSON
+	if a, negotiationErr := negotiate(r); negotiationErr == nil {
+		encoding = a.encoding
+	}
+	if status.Details != nil && status.Details.RetryAfterSeconds > 0 {
+		w.Header().Set("Retry-After", fmt.Sprint(status.Details.RetryAfterSeconds))
+	}
+	body, encodeErr := encodeObject(encoding, status)
+	if encodeErr != nil {
+		http.Error(w, status.Message, int(status.Code))
+		return
+	}
+	contentType := typeJSON
+	switch encoding {
+	case objects.Protobuf:
+		contentType = typeProtobuf
+	case objects.YAML:
+		if converted, err := yaml.JSONToYAML(body); err == nil {
+			body, contentType = converted, typeYAML
+		}
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Cache-Control", "no-cache, private")
+	w.WriteHeader(int(status.Code))
+	w.Write(body)
+}
+
+func statusFor(err error) *metav1.Status {
+	var known apierrors.APIStatus
+	if !errors.As(err, &known) {
+		known = apierrors.NewInternalError(err)
+	}
+	status := known.Status()
+	status.Kind, status.APIVersion = "Status", "v1"
+	if status.Code == 0 {
+		status.Code = http.StatusInternalServerError
+	}
+	return &status
+}
+
+func writeJSON(w http.ResponseWriter, code int, value any) {
+	body, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", typeJSON)
+	w.WriteHeader(code)
+	w.Write(body)
+}
+
+// decodeDeleteOptions decodes a body whose type is named by any group that serves deletions.
+func decodeDeleteOptions(data []byte, encoding objects.Encoding) (*metav1.DeleteOptions, error) {
+	o := &metav1.DeleteOptions{}
+	var err error
+	if encoding == objects.Protobuf {
+		var raw []byte
+		if raw, err = objects.Unwrap(data); err == nil {
+			err = o.Unmarshal(raw)
+		}
+	} else {
+		err = yaml.Unmarshal(data, o)
+	}
+	if err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the body could not be read as DeleteOptions: %v", err))
+	}
+	if o.Kind != "" && !strings.HasSuffix(o.Kind, "DeleteOptions") {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("kind: the body of a deletion must be DeleteOptions, not %s", o.Kind))
+	}
+	return o, nil
+}

@@ -1,0 +1,90 @@
+// Package seal encrypts values before they are proposed, so that the raft log, snapshots and backups never hold them in
+// the clear.
+//
+// A sealed value is "kontiki:seal:v1:" + key name + ":" + 12-byte nonce + AES-256-GCM ciphertext. The storage key and
+// the name of the sealing key are bound as associated data: a sealed value copied to another name does not open.
+package seal
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"errors"
+	"fmt"
+)
+
+const prefix = "kontiki:seal:v1:"
+
+// ErrSealed is the class of values that cannot be opened.
+var ErrSealed = errors.New("seal: the value cannot be opened")
+
+// Sealer seals with one key and opens with any it knows. It is safe for concurrent use.
+type Sealer struct {
+	current string
+	keys    map[string]cipher.AEAD
+}
+
+// New makes a Sealer from named 32-byte keys; current names the one that seals.
+func New(current string, keys map[string][]byte) (*Sealer, error) {
+	s := &Sealer{current: current, keys: map[string]cipher.AEAD{}}
+	for name, key := range keys {
+		if name == "" || bytes.ContainsRune([]byte(name), ':') {
+			return nil, fmt.Errorf("seal: key name %q: it must not be empty or hold a colon", name)
+		}
+		if len(key) != 32 {
+			return nil, fmt.Errorf("seal: key %q is %d bytes, it must be 32", name, len(key))
+		}
+		block, err := aes.NewCipher(key)
+		if err != nil {
+			return nil, fmt.Errorf("seal: key %q: %w", name, err)
+		}
+		if s.keys[name], err = cipher.NewGCM(block); err != nil {
+			return nil, fmt.Errorf("seal: key %q: %w", name, err)
+		}
+	}
+	if s.keys[current] == nil {
+		return nil, fmt.Errorf("seal: there is no key %q to seal with", current)
+	}
+	return s, nil
+}
+
+func associated(name, storageKey string) []byte { return []byte(name + "\x00" + storageKey) }
+
+// Seal encrypts plain for the storage key.
+func (s *Sealer) Seal(storageKey string, plain []byte) ([]byte, error) {
+	aead := s.keys[s.current]
+	out := make([]byte, 0, len(prefix)+len(s.current)+1+aead.NonceSize()+len(plain)+aead.Overhead())
+	out = append(out, prefix...)
+	out = append(out, s.current...)
+	out = append(out, ':')
+	nonce := out[len(out) : len(out)+aead.NonceSize()]
+	if _, err := rand.Read(nonce); err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	}
+	return aead.Seal(out[:len(out)+len(nonce)], nonce, plain, associated(s.current, storageKey)), nil
+}
+
+// Open decrypts a value that was sealed for the storage key.
+func (s *Sealer) Open(storageKey string, sealed []byte) ([]byte, error) {
+	rest, ok := bytes.CutPrefix(sealed, []byte(prefix))
+	if !ok {
+		return nil, fmt.Errorf("%w: it is not sealed", ErrSealed)
+	}
+	name, rest, ok := bytes.Cut(rest, []byte(":"))
+	if !ok {
+		return nil, fmt.Errorf("%w: it is damaged", ErrSealed)
+	}
+	aead := s.keys[string(name)]
+	if aead == nil {
+		return nil, fmt.Errorf("%w: there is no key %q here", ErrSealed, name)
+	}
+	if len(rest) < aead.NonceSize() {
+		return nil, fmt.Errorf("%w: it is damaged", ErrSealed)
+	}
+	plain, err := aead.Open(nil, rest[:aead.NonceSize()], rest[aead.NonceSize():], associated(string(name), storageKey))
+	if err != nil {
+		return nil, fmt.Errorf("%w: it was changed, or sealed for another name", ErrSealed)
+	}
+	return plain, nil
+}
