@@ -1,0 +1,101 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+)
+
+// Admin administers a running cluster from a master's host, over the mTLS port: it needs no API, only to read the
+// master's data directory.
+type Admin struct {
+	conn   *grpc.ClientConn
+	client clusterv1.ClusterServiceClient
+}
+
+// DialAdmin connects to the master whose data is in dir.
+func DialAdmin(dir string) (*Admin, error) {
+	identity, err := LoadIdentity(dir)
+	if err != nil {
+		return nil, err
+	}
+	m, err := loadMember(dir)
+	if err != nil {
+		return nil, err
+	}
+	if m == nil {
+		return nil, fmt.Errorf("%s holds no master's data", dir)
+	}
+	certs := newCertificates(identity, m.Name, nil)
+	conn, err := connect(&dialer{authority: identity.CA.Pool(), certificate: certs.get}, m.Address, protoCluster)
+	if err != nil {
+		return nil, err
+	}
+	return &Admin{conn: conn, client: clusterv1.NewClusterServiceClient(conn)}, nil
+}
+
+// Close ends the connection.
+func (a *Admin) Close() error { return a.conn.Close() }
+
+// Status is Cluster.Status of that master.
+func (a *Admin) Status(ctx context.Context) (*Status, error) {
+	response, err := a.client.Status(ctx, &clusterv1.StatusRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("cluster status: %w", fromStatus(err))
+	}
+	s := new(Status)
+	if err := json.Unmarshal(response.Json, s); err != nil {
+		return nil, fmt.Errorf("cluster status: %w", err)
+	}
+	return s, nil
+}
+
+// TransferLeadership is Cluster.TransferLeadership.
+func (a *Admin) TransferLeadership(ctx context.Context, to string) (string, error) {
+	response, err := a.client.TransferLeadership(ctx, &clusterv1.TransferLeadershipRequest{To: to})
+	return response.GetLeader(), fromStatus(err)
+}
+
+// RemoveMember is Cluster.RemoveMember.
+func (a *Admin) RemoveMember(ctx context.Context, name string) error {
+	_, err := a.client.RemoveMember(ctx, &clusterv1.RemoveMemberRequest{Name: name})
+	return fromStatus(err)
+}
+
+// CreateToken is Cluster.CreateToken; the ttl counts in whole seconds.
+func (a *Admin) CreateToken(ctx context.Context, role pki.Role, ttl time.Duration, description string) (string, error) {
+	if ttl != 0 && ttl < time.Second {
+		return "", errors.New("a join token's time to live is at least a second")
+	}
+	response, err := a.client.CreateToken(ctx, &clusterv1.CreateTokenRequest{Role: string(role), TtlSeconds: int64(ttl / time.Second), Description: description})
+	return response.GetToken(), fromStatus(err)
+}
+
+// Tokens is Cluster.Tokens.
+func (a *Admin) Tokens(ctx context.Context) ([]Token, error) {
+	response, err := a.client.ListTokens(ctx, &clusterv1.ListTokensRequest{})
+	if err != nil {
+		return nil, fromStatus(err)
+	}
+	tokens := make([]Token, len(response.Tokens))
+	for i, t := range response.Tokens {
+		tokens[i] = Token{ID: t.Id, Role: pki.Role(t.Role), Description: t.Description, CreatedAt: time.Unix(t.CreatedAt, 0).UTC()}
+		if t.ExpiresAt != 0 {
+			tokens[i].ExpiresAt = time.Unix(t.ExpiresAt, 0).UTC()
+		}
+	}
+	return tokens, nil
+}
+
+// RevokeToken is Cluster.RevokeToken.
+func (a *Admin) RevokeToken(ctx context.Context, id string) error {
+	_, err := a.client.RevokeToken(ctx, &clusterv1.RevokeTokenRequest{Id: id})
+	return fromStatus(err)
+}

@@ -1,0 +1,382 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+	"google.golang.org/grpc"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/fsm"
+	"github.com/kontiki/kontiki/internal/kv"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+)
+
+// Cluster is this master's part in its cluster. Its methods are safe for concurrent use; all but RegisterNode may be
+// called once Open has returned.
+type Cluster struct {
+	cfg      Config
+	log      *slog.Logger
+	identity *Identity
+	member   *member
+	seedsMu  sync.Mutex // guards member.Gossip
+	address  string     // the mTLS address that others dial
+
+	store   *fsm.Store
+	replica *replica
+	port    *port
+	peers   *peers
+	gossip  *Gossip
+	leaders *leaders
+	pulse   *pulse
+
+	apiCertificates *certificates
+
+	clusterServer, nodeServer, joinServer *grpc.Server
+
+	inflight    *semaphore.Weighted
+	forwards    chan *forwarded
+	ownIndex    round[uint64]
+	leaderIndex round[uint64]
+	readyTerm   atomic.Uint64 // the term whose barrier this leader has passed; 0 for none
+
+	duties       duties
+	transferring sync.Mutex
+	memberChange sync.Mutex
+
+	life   context.Context // ends all waiting
+	end    context.CancelFunc
+	tasks  tasks
+	ready  chan struct{}
+	closer sync.Once
+	closed error
+}
+
+var _ kv.Reader = (*Cluster)(nil)
+
+// Open opens the master in Config.DataDir: a member that is there already, or the first of a new cluster, or one that
+// fetches the identity of the cluster that it joins (this asks masters until the context ends). The master takes part in
+// its cluster once Run runs; one that is not to be run must be closed. Errors: ErrToken, ErrNameTaken; texts say what to do.
+func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the data directory: %w", err)
+	}
+	listener, err := net.Listen("tcp", cfg.BindAddress)
+	if err != nil {
+		return nil, fmt.Errorf("listen for masters and workers: %w", err)
+	}
+	var undo []func()
+	defer func() {
+		if err != nil {
+			for i := len(undo) - 1; i >= 0; i-- {
+				undo[i]()
+			}
+		}
+	}()
+	undo = append(undo, func() { listener.Close() })
+	address, err := advertised(cfg.AdvertiseAddress, listener.Addr())
+	if err != nil {
+		return nil, err
+	}
+	identity, self, err := settle(ctx, &cfg, address)
+	if err != nil {
+		return nil, err
+	}
+
+	log := cfg.Logger.With("master", cfg.Name)
+	host, _, _ := net.SplitHostPort(address)
+	own := newCertificates(identity, cfg.Name, []string{cfg.Name, host})
+	d := &dialer{authority: identity.CA.Pool(), certificate: own.get}
+	c := &Cluster{
+		cfg: cfg, log: log, identity: identity, member: self, address: address,
+		store:    fsm.New(fsm.Options{}),
+		port:     newPort(listener, identity.CA, own.get, cfg.Timings.Handshake, log),
+		peers:    newPeers(d),
+		pulse:    newPulse(cfg.Timings.Lease),
+		inflight: newInflight(),
+		forwards: make(chan *forwarded),
+		ready:    make(chan struct{}),
+	}
+	apiHosts := append([]string{cfg.Name, host, "localhost", "127.0.0.1", "::1"}, cfg.APIHosts...)
+	c.apiCertificates = &certificates{ca: identity.CA.Certificate(), issue: func() (*pki.KeyPair, error) {
+		return identity.CA.IssueServing("kontiki-api", apiHosts)
+	}}
+	c.life, c.end = context.WithCancel(context.Background())
+	undo = append(undo, c.end, c.peers.close)
+	c.ownIndex = round[uint64]{run: c.verifyIndex, tasks: &c.tasks}
+	c.leaderIndex = round[uint64]{run: c.askLeader, tasks: &c.tasks}
+
+	stream := newStreamLayer(c.port.routes[protoRaft], address, d)
+	c.replica, err = openReplica(filepath.Join(cfg.DataDir, "raft"), cfg.Name, address, self.Bootstrap && !self.Complete, cfg.Timings, c.store, stream, log)
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, func() { c.replica.close() })
+	c.leaders = newLeaders(c.replica.raft, c.replica.config.LocalID)
+
+	c.gossip, err = StartGossip(GossipConfig{
+		Name: cfg.Name, Role: pki.RoleMaster, Address: address, APIAddress: cfg.APIAddress, Version: cfg.Version,
+		BindAddress: cfg.GossipBindAddress, AdvertiseAddress: cfg.GossipAdvertiseAddress,
+		Keys: identity.GossipKeys, Timings: cfg.Timings.Gossip, Logger: log,
+		Seeds: c.seeds,
+	})
+	if err != nil {
+		return nil, err
+	}
+
+	c.clusterServer, c.nodeServer, c.joinServer = newServer(log), newServer(log), newServer(log)
+	clusterv1.RegisterClusterServiceServer(c.clusterServer, clusterService{c: c})
+	clusterv1.RegisterJoinServiceServer(c.joinServer, joinService{c: c})
+	clusterv1.RegisterWorkerServiceServer(c.nodeServer, workerService{c: c})
+	return c, nil
+}
+
+// settle finds out what this master is, and makes it something where it is nothing yet.
+func settle(ctx context.Context, cfg *Config, address string) (*Identity, *member, error) {
+	dir := cfg.DataDir
+	identity, err := LoadIdentity(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		identity, err = nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	self, err := loadMember(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	raftState := hasRaftState(filepath.Join(dir, "raft"))
+	switch {
+	case identity == nil && (self != nil || raftState):
+		return nil, nil, fmt.Errorf("%s holds a master's data, but not its %s: restore that file, or remove the directory and join again", dir, identityFile)
+	case self != nil && self.Name != cfg.Name:
+		return nil, nil, fmt.Errorf("the data in %s is the master %q's, not %q's: give that name, or another directory", dir, self.Name, cfg.Name)
+	case self != nil && self.Complete && !raftState:
+		return nil, nil, fmt.Errorf("%s has lost its raft log: remove the directory and join again under the same name", dir)
+	case self != nil:
+		if token, err := parseToken(cfg.Token); err == nil && token.pin != identity.CA.Pin() {
+			return nil, nil, fmt.Errorf("%w: it is for another cluster (%s...) than the one that %s belongs to (%s...); to move this master, remove that directory",
+				ErrToken, shortPin(token.pin), dir, shortPin(identity.CA.Pin()))
+		}
+		return identity, self, nil
+	case len(cfg.Join) > 0:
+		cfg.Logger.Info("joining a cluster", "master", cfg.Name, "by", cfg.Join)
+		if identity, self, err = joinMaster(ctx, cfg, address); err != nil {
+			return nil, nil, err
+		}
+	case cfg.Bootstrap:
+		if identity == nil {
+			if identity, err = NewIdentity(); err != nil {
+				return nil, nil, err
+			}
+		}
+		cfg.Logger.Info("starting a new cluster", "master", cfg.Name, "cluster", identity.ClusterID)
+		if err := writeInitialTokens(dir, identity); err != nil {
+			return nil, nil, err
+		}
+		self = &member{Name: cfg.Name, Address: address, Bootstrap: true}
+	default:
+		return nil, nil, fmt.Errorf("%s is empty: start a new cluster (bootstrap), or give an address to join by and a token", dir)
+	}
+	if err := identity.save(dir); err != nil {
+		return nil, nil, err
+	}
+	return identity, self, self.save(dir)
+}
+
+// RegisterNode lets a caller add services to the gRPC server that workers reach; call it before Run. Handlers find the
+// calling worker with PeerFromContext.
+func (c *Cluster) RegisterNode(register func(grpc.ServiceRegistrar)) { register(c.nodeServer) }
+
+// Run takes part in the cluster until the context ends or something fails for good, and returns once everything is
+// stopped and closed. A leader hands leadership over first. Stopping takes a few times Timings.Shutdown at most.
+func (c *Cluster) Run(ctx context.Context) error {
+	g, running := errgroup.WithContext(ctx)
+	// The port and what it serves live until close ends them: leadership is handed over through it.
+	g.Go(c.port.serve)
+	for server, proto := range map[*grpc.Server]string{c.clusterServer: protoCluster, c.nodeServer: protoNode, c.joinServer: protoJoin} {
+		g.Go(func() error {
+			if err := server.Serve(c.port.routes[proto]); err != nil && c.life.Err() == nil {
+				return fmt.Errorf("serve %s: %w", proto, err)
+			}
+			return nil
+		})
+	}
+	g.Go(func() error { c.leaders.watch(c.life); return nil })
+	for range batchSenders {
+		g.Go(func() error { c.sendForwards(c.life); return nil })
+	}
+	leading := make(chan struct{})
+	go func() { // not in the group: a duty that does not stop must not keep the master from stopping
+		defer close(leading)
+		c.lead(running)
+	}()
+	g.Go(func() error {
+		if err := c.settleIn(running); err != nil && running.Err() == nil {
+			return err
+		}
+		return nil
+	})
+	g.Go(func() error { c.refresh(running); return nil })
+	g.Go(func() error {
+		<-running.Done()
+		timer := time.NewTimer(2 * dutyWatchdog)
+		defer timer.Stop()
+		select {
+		case <-leading: // duties have stopped
+		case <-timer.C:
+			c.log.Error("stopping though a duty has not stopped")
+		}
+		c.stepAside()
+		return c.Close()
+	})
+	return g.Wait()
+}
+
+// settleIn makes this master a member where it is none yet, and tells when it is ready.
+func (c *Cluster) settleIn(ctx context.Context) error {
+	switch {
+	case !c.member.Complete && c.member.Bootstrap:
+		if err := c.storeInitialTokens(ctx); err != nil {
+			return fmt.Errorf("start a new cluster: %w", err)
+		}
+	case !c.member.Complete || c.member.Address != c.address:
+		if err := c.becomeMember(ctx); err != nil {
+			return err
+		}
+	}
+	if !c.member.Complete || c.member.Address != c.address {
+		c.member.Complete, c.member.Address = true, c.address
+		if err := c.member.save(c.cfg.DataDir); err != nil {
+			return err
+		}
+	}
+	for {
+		if _, err := c.Consistent(ctx); err == nil {
+			c.log.Info("this master is ready", "address", c.address, "leader", c.leaders.current().name)
+			close(c.ready)
+			return nil
+		} else if ctx.Err() != nil {
+			return ctx.Err()
+		} else {
+			c.log.Warn("no quorum of masters yet", "error", err)
+		}
+	}
+}
+
+// refresh keeps what must be found again at the next start, and lets go of connections to masters that are gone.
+func (c *Cluster) refresh(ctx context.Context) {
+	select {
+	case <-c.ready:
+	case <-ctx.Done():
+		return
+	}
+	ticker := time.NewTicker(rejoinInterval)
+	defer ticker.Stop()
+	for {
+		if seeds := c.gossip.aliveAddresses(); len(seeds) > 0 {
+			seeds = seeds[:min(len(seeds), 16)]
+			c.rememberSeeds(seeds)
+		}
+		keep := map[string]bool{}
+		for _, address := range c.MasterAddresses() {
+			keep[address] = true
+		}
+		c.peers.forget(keep)
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Ready is closed once this master is a member with a vote and has shown a consistent state.
+func (c *Cluster) Ready() <-chan struct{} { return c.ready }
+
+// stepAside hands leadership over before a planned stop, in bounded time, where somebody can take it.
+func (c *Cluster) stepAside() {
+	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.Timings.Shutdown)
+	defer cancel()
+	if err := c.transfer(ctx, ""); err != nil && !errors.Is(err, errNotLeader) && !errors.Is(err, errNoSuccessor) {
+		c.log.Warn("leadership could not be handed over before stopping", "error", err)
+	}
+}
+
+// Close releases everything, in bounded time. Run does it by itself; it is for a cluster that was opened and not run.
+func (c *Cluster) Close() error {
+	c.closer.Do(func() { c.closed = c.shutdown(true) })
+	return c.closed
+}
+
+func (c *Cluster) shutdown(polite bool) error {
+	c.end()
+	var wg sync.WaitGroup
+	if polite {
+		wg.Go(func() {
+			if err := c.gossip.Close(); err != nil {
+				c.log.Debug("leaving gossip", "error", err)
+			}
+		})
+		c.replica.drain(c.cfg.Timings.Shutdown)
+	} else {
+		c.gossip.abandon()
+	}
+	grace := time.Duration(0)
+	if polite {
+		grace = 200 * time.Millisecond
+	}
+	for _, server := range []*grpc.Server{c.clusterServer, c.nodeServer, c.joinServer} {
+		wg.Go(func() { stopServer(server, grace) })
+	}
+	wg.Wait()
+	err := c.replica.close()
+	c.port.close()
+	c.peers.close()
+	c.tasks.close()
+	return err
+}
+
+// Identity is what the cluster's masters share; read-only.
+func (c *Cluster) Identity() *Identity { return c.identity }
+
+// Name is this master's name, Address the mTLS address that others dial, GossipAddress its gossip address.
+func (c *Cluster) Name() string          { return c.cfg.Name }
+func (c *Cluster) Address() string       { return c.address }
+func (c *Cluster) GossipAddress() string { return c.gossip.Address() }
+
+// Gossip is this master's part in gossip.
+func (c *Cluster) Gossip() *Gossip { return c.gossip }
+
+// Members and MemberEvents are those of Gossip.
+func (c *Cluster) Members() []Member           { return c.gossip.Members() }
+func (c *Cluster) MemberEvents() *MemberEvents { return c.gossip.Events() }
+
+// IsLeader says whether this master believes to lead, and has passed the barrier of its term.
+func (c *Cluster) IsLeader() bool {
+	term := c.readyTerm.Load()
+	return term != 0 && c.leaders.current().self && c.replica.raft.CurrentTerm() == term
+}
+
+// Leader is the name and mTLS address of who leads, as far as this master knows; empty for nobody.
+func (c *Cluster) Leader() (name, address string) {
+	lead := c.leaders.current()
+	return lead.name, lead.address
+}
+
+// LeaderChanged is closed when what Leader and IsLeader say may have changed; take it before asking them.
+func (c *Cluster) LeaderChanged() <-chan struct{} { return c.leaders.current().changed }

@@ -1,0 +1,201 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"regexp"
+	"strconv"
+	"time"
+)
+
+// DefaultPort and DefaultGossipPort are the ports of the mTLS listener and of gossip.
+const (
+	DefaultPort       = 6444
+	DefaultGossipPort = 7946
+)
+
+// Config says what a master is and where its data and peers are. Addresses are host:port.
+type Config struct {
+	// Name is unique among the cluster's hosts, masters and workers: a DNS-1123 subdomain of up to 63 characters.
+	Name string
+	// DataDir holds everything of this master; it is created with mode 0700.
+	DataDir string
+
+	// BindAddress is where the mTLS port listens (port 0 chooses one), AdvertiseAddress what the others dial. An empty
+	// AdvertiseAddress means the bind address, or the host's first address where that is unspecified.
+	BindAddress, AdvertiseAddress string
+	// GossipBindAddress and GossipAdvertiseAddress are the same for gossip (tcp and udp).
+	GossipBindAddress, GossipAdvertiseAddress string
+	// APIAddress is the host:port at which this master serves the API; it is told to the other hosts by gossip.
+	APIAddress string
+
+	// Bootstrap starts a new cluster where DataDir is empty. Join and Token join an existing one: addresses of masters'
+	// mTLS ports, and a token for the role master. Both are ignored where DataDir already holds a member.
+	Bootstrap bool
+	Join      []string
+	Token     string
+
+	// APIHosts are the IP addresses and names that the API's serving certificate is for, beside this master's own.
+	APIHosts []string
+	// Version is this binary's version, shown in Status.
+	Version string
+
+	Timings Timings
+	Logger  *slog.Logger // nil means slog.Default()
+}
+
+// Timings are the knobs of consensus and of the port. A zero field takes its value from DefaultTimings.
+type Timings struct {
+	// Heartbeat is how long a follower waits for its leader before it asks for an election; Election how long a
+	// candidate waits for votes; Lease how long a leader goes on without a quorum. Commit bounds how long a follower
+	// may not know of a commit while nothing new is written.
+	Heartbeat, Election, Lease, Commit time.Duration
+	// A snapshot is taken when SnapshotThreshold entries came since the last one, looked at every SnapshotInterval (to
+	// twice that); TrailingLogs entries are kept behind it for followers that are a little late.
+	SnapshotInterval                time.Duration
+	SnapshotThreshold, TrailingLogs uint64
+	// Transport bounds one raft call (an install of a snapshot: this for each 256 KiB), Handshake the TLS handshake of
+	// an incoming connection.
+	Transport, Handshake time.Duration
+	// Propose bounds a proposal or a consistent read whose context has no deadline.
+	Propose time.Duration
+	// Shutdown bounds each step of a clean stop.
+	Shutdown time.Duration
+	// GossipLAN are memberlist's LAN timers (a death is seen after 5 to 12 s); GossipLocal are for tests on loopback.
+	Gossip GossipTimings
+}
+
+// GossipTimings chooses how often members are probed.
+type GossipTimings uint8
+
+const (
+	GossipLAN GossipTimings = iota
+	GossipLocal
+)
+
+// DefaultTimings fail over in 1.2 s (measured median; 1.4 s at most) and stay calm on loaded machines.
+var DefaultTimings = Timings{
+	Heartbeat:         500 * time.Millisecond,
+	Election:          500 * time.Millisecond,
+	Lease:             300 * time.Millisecond,
+	Commit:            30 * time.Millisecond,
+	SnapshotInterval:  30 * time.Second,
+	SnapshotThreshold: 16384,
+	TrailingLogs:      10240,
+	Transport:         3 * time.Second,
+	Handshake:         5 * time.Second,
+	Propose:           30 * time.Second,
+	Shutdown:          2 * time.Second,
+}
+
+func (t Timings) withDefaults() Timings {
+	d := DefaultTimings
+	for _, f := range []struct{ value, def *time.Duration }{
+		{&t.Heartbeat, &d.Heartbeat}, {&t.Election, &d.Election}, {&t.Lease, &d.Lease}, {&t.Commit, &d.Commit},
+		{&t.SnapshotInterval, &d.SnapshotInterval}, {&t.Transport, &d.Transport}, {&t.Handshake, &d.Handshake},
+		{&t.Propose, &d.Propose}, {&t.Shutdown, &d.Shutdown},
+	} {
+		if *f.value <= 0 {
+			*f.value = *f.def
+		}
+	}
+	if t.SnapshotThreshold == 0 {
+		t.SnapshotThreshold = d.SnapshotThreshold
+	}
+	if t.TrailingLogs == 0 {
+		t.TrailingLogs = d.TrailingLogs
+	}
+	return t
+}
+
+var namePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`)
+
+// CheckName says whether a host may have the name.
+func CheckName(name string) error {
+	if len(name) > 63 || !namePattern.MatchString(name) {
+		return fmt.Errorf("host name %q: use up to 63 lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit", name)
+	}
+	return nil
+}
+
+func (cfg *Config) complete() error {
+	if err := CheckName(cfg.Name); err != nil {
+		return err
+	}
+	if cfg.DataDir == "" {
+		return errors.New("no data directory given")
+	}
+	if cfg.BindAddress == "" {
+		cfg.BindAddress = net.JoinHostPort("0.0.0.0", strconv.Itoa(DefaultPort))
+	}
+	if cfg.GossipBindAddress == "" {
+		host, _, err := net.SplitHostPort(cfg.BindAddress)
+		if err != nil {
+			return fmt.Errorf("bind address %q: %w", cfg.BindAddress, err)
+		}
+		cfg.GossipBindAddress = net.JoinHostPort(host, strconv.Itoa(DefaultGossipPort))
+	}
+	if cfg.Version == "" {
+		cfg.Version = "unknown"
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	cfg.Timings = cfg.Timings.withDefaults()
+	if cfg.Bootstrap && len(cfg.Join) > 0 {
+		return errors.New("a master either starts a new cluster or joins one: give bootstrap or join addresses, not both")
+	}
+	return nil
+}
+
+// advertised is the address to tell others: the one given, or the one bound with an unspecified host replaced by the
+// machine's first global address.
+func advertised(given string, bound net.Addr) (string, error) {
+	host, port, err := net.SplitHostPort(bound.String())
+	if err != nil {
+		return "", fmt.Errorf("bound address %q: %w", bound, err)
+	}
+	if given != "" {
+		h, p, err := net.SplitHostPort(given)
+		if err != nil {
+			return "", fmt.Errorf("advertised address %q: %w", given, err)
+		}
+		if p == "0" || p == "" {
+			p = port
+		}
+		return net.JoinHostPort(h, p), nil
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host, err = firstAddress()
+		if err != nil {
+			return "", err
+		}
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+func firstAddress() (string, error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return "", fmt.Errorf("list the machine's addresses: %w", err)
+	}
+	best := ""
+	for _, a := range addrs {
+		n, ok := a.(*net.IPNet)
+		if !ok || !n.IP.IsGlobalUnicast() {
+			continue
+		}
+		if n.IP.To4() != nil {
+			return n.IP.String(), nil
+		}
+		if best == "" {
+			best = n.IP.String()
+		}
+	}
+	if best == "" {
+		return "", errors.New("this machine has no address that others could dial: give an advertise address")
+	}
+	return best, nil
+}

@@ -1,0 +1,270 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+)
+
+const (
+	// dutyWatchdog is how long a duty may take to stop before it is named in the log.
+	dutyWatchdog = 5 * time.Second
+	// heardBound is how fast a master must answer to count as heard from lately.
+	heardBound = 500 * time.Millisecond
+	// A duty that failed where leadership could not be handed over starts again after a pause that doubles.
+	minDutyPause, maxDutyPause = time.Second, 30 * time.Second
+)
+
+// duty is work that exactly the leader does.
+type duty struct {
+	name string
+	run  func(ctx context.Context) error
+}
+
+// AddDuty registers work for the leader. run starts on a master that has gained leadership, after a barrier: its state
+// shows everything written in earlier terms. Its context is cancelled when leadership is lost, and no later term's
+// duties start here before run has returned; it must return soon. A run that fails or panics makes its master hand
+// leadership over; one that returns nil is done for the term. AddDuty may be called at any time.
+func (c *Cluster) AddDuty(name string, run func(ctx context.Context) error) {
+	c.duties.mu.Lock()
+	defer c.duties.mu.Unlock()
+	d := &duty{name: name, run: run}
+	c.duties.list = append(c.duties.list, d)
+	if c.duties.start != nil {
+		c.duties.start(d)
+	}
+}
+
+type duties struct {
+	mu    sync.Mutex
+	list  []*duty
+	start func(*duty) // not nil while duties may start
+}
+
+// lead is the life of leadership: it follows raft's word on who leads.
+func (c *Cluster) lead(ctx context.Context) {
+	var stop func()
+	defer func() {
+		if stop != nil {
+			stop()
+		}
+	}()
+	for {
+		select {
+		case leading := <-c.replica.raft.LeaderCh():
+			c.leaders.bump()
+			// raft may tell only the latest of several changes: two gains in a row mean a loss between them.
+			if stop != nil {
+				stop()
+				stop = nil
+			}
+			if leading {
+				stop = c.startTerm(ctx)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// startTerm begins what a leader does; the answer ends it and waits for it.
+func (c *Cluster) startTerm(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.term(ctx)
+	}()
+	return func() {
+		c.readyTerm.Store(0)
+		cancel()
+		<-done
+	}
+}
+
+// term is one term of leadership, from its barrier to the return of its last duty.
+func (c *Cluster) term(ctx context.Context) {
+	number := c.replica.raft.CurrentTerm()
+	for {
+		err := c.replica.barrier(ctx)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil || c.replica.raft.State() != raft.Leader {
+			return
+		}
+		c.log.Warn("the barrier at the start of leadership failed, trying again", "term", number, "error", err)
+		if !c.leaders.current().pause(ctx, retryPause) {
+			return
+		}
+	}
+	if c.replica.raft.CurrentTerm() != number {
+		return // lost and gained again: raft will say so
+	}
+	var running sync.WaitGroup
+	running.Go(func() { c.pulse.run(ctx) })
+	c.pulse.beat()
+	c.readyTerm.Store(number)
+	c.leaders.bump()
+	c.log.Info("leading the cluster", "term", number)
+
+	c.duties.mu.Lock()
+	c.duties.start = func(d *duty) { running.Go(func() { c.perform(ctx, d) }) }
+	for _, d := range c.duties.list {
+		c.duties.start(d)
+	}
+	c.duties.mu.Unlock()
+
+	<-ctx.Done()
+	c.duties.mu.Lock()
+	c.duties.start = nil
+	c.duties.mu.Unlock()
+	running.Wait()
+	c.log.Info("no longer leading the cluster", "term", number)
+}
+
+// perform runs one duty for one term.
+func (c *Cluster) perform(ctx context.Context, d *duty) {
+	pause := minDutyPause
+	for {
+		err := c.performOnce(ctx, d)
+		if ctx.Err() != nil || err == nil {
+			return
+		}
+		c.log.Error("a duty of the leader failed, handing leadership over", "duty", d.name, "error", err)
+		if err := c.transfer(ctx, ""); err == nil {
+			// Leadership is gone: the context will end.
+			<-ctx.Done()
+			return
+		} else if ctx.Err() == nil {
+			c.log.Warn("leadership could not be handed over, starting the duty again", "duty", d.name, "pause", pause, "error", err)
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		pause = min(2*pause, maxDutyPause)
+	}
+}
+
+func (c *Cluster) performOnce(ctx context.Context, d *duty) (err error) {
+	done := make(chan struct{})
+	defer close(done)
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.NewTimer(dutyWatchdog)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			c.log.Error("a duty does not stop though leadership is lost", "duty", d.name)
+		case <-done:
+		}
+	})
+	defer stop()
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return d.run(ctx)
+}
+
+// errNoSuccessor says that leadership stays because nobody could take it.
+var errNoSuccessor = errors.New("no other voting master answered just now")
+
+// transfer hands leadership over, to the named master or to the one that is furthest along, but only to one that
+// answers now: raft blocks writes while it transfers to a peer that is gone. One transfer runs at a time.
+func (c *Cluster) transfer(ctx context.Context, to string) error {
+	if !c.transferring.TryLock() {
+		return errors.New("a transfer of leadership is already under way")
+	}
+	defer c.transferring.Unlock()
+	if c.replica.raft.State() != raft.Leader {
+		return errNotLeader
+	}
+	successor, err := c.successor(ctx, to)
+	if err != nil {
+		return err
+	}
+	lead := c.leaders.current()
+	c.log.Info("handing leadership over", "to", successor.ID)
+	bound := 2*c.cfg.Timings.Election + heardBound
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	err = c.replica.await(ctx, func() raft.Future {
+		return c.replica.raft.LeadershipTransferToServer(successor.ID, successor.Address)
+	})
+	if err != nil {
+		// Raft refuses writes until its call to the successor returns: end that call now.
+		c.replica.stream.cut(successor.Address)
+		return fmt.Errorf("hand leadership to %s: %w", successor.ID, err)
+	}
+	for c.replica.raft.State() == raft.Leader {
+		if !lead.pause(ctx, 10*time.Millisecond) {
+			return fmt.Errorf("hand leadership to %s: %w", successor.ID, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// successor asks the other voters and picks one that answers.
+func (c *Cluster) successor(ctx context.Context, to string) (raft.Server, error) {
+	var candidates []raft.Server
+	known := false
+	for _, s := range c.replica.servers() {
+		if to != "" && string(s.ID) == to {
+			known = true
+			if s.ID == c.replica.config.LocalID {
+				return raft.Server{}, fmt.Errorf("%s leads already", to)
+			}
+			if s.Suffrage != raft.Voter {
+				return raft.Server{}, fmt.Errorf("%s has no vote yet", to)
+			}
+		}
+		if s.Suffrage == raft.Voter && s.ID != c.replica.config.LocalID && (to == "" || string(s.ID) == to) {
+			candidates = append(candidates, s)
+		}
+	}
+	if to != "" && !known {
+		return raft.Server{}, fmt.Errorf("no master is named %q", to)
+	}
+	ctx, cancel := context.WithTimeout(ctx, heardBound)
+	defer cancel()
+	answers := make([]*clusterv1.NodeStatusResponse, len(candidates))
+	var wg sync.WaitGroup
+	for i, s := range candidates {
+		wg.Go(func() { answers[i], _ = c.ask(ctx, string(s.Address)) })
+	}
+	wg.Wait()
+	best := -1
+	for i, answer := range answers {
+		if answer == nil || answer.Name != string(candidates[i].ID) || answer.Leader != c.cfg.Name {
+			continue
+		}
+		if best < 0 || answer.LastIndex > answers[best].LastIndex {
+			best = i
+		}
+	}
+	if best < 0 {
+		return raft.Server{}, errNoSuccessor
+	}
+	return candidates[best], nil
+}
+
+// ask asks the master at an address for its status.
+func (c *Cluster) ask(ctx context.Context, address string) (*clusterv1.NodeStatusResponse, error) {
+	client, err := c.peers.client(address)
+	if err != nil {
+		return nil, err
+	}
+	return client.NodeStatus(ctx, &clusterv1.NodeStatusRequest{})
+}

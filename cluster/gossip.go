@@ -1,0 +1,417 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+)
+
+// GossipConfig says who gossips and how to find others. Addresses are host:port.
+type GossipConfig struct {
+	Name string
+	Role pki.Role
+	// Address is what other hosts reach this one by: a master's mTLS address, a worker's host address.
+	Address string
+	// APIAddress is where a master serves the API; empty on workers.
+	APIAddress string
+	Version    string
+
+	BindAddress, AdvertiseAddress string
+	// Keys encrypt: the first one sends, all receive. 32 bytes each.
+	Keys [][]byte
+	// Seeds answers gossip addresses of hosts that may be there. It is asked again whenever members are missing.
+	Seeds   func() []string
+	Timings GossipTimings
+	Logger  *slog.Logger
+}
+
+// MemberState is what gossip believes of a host. It is a hint: confirm it before acting on it.
+type MemberState string
+
+const (
+	MemberAlive   MemberState = "alive"
+	MemberSuspect MemberState = "suspect" // this host's own probe failed; the others have not agreed yet
+	MemberDead    MemberState = "dead"
+	MemberLeft    MemberState = "left" // it said goodbye
+)
+
+// Member is one host in gossip.
+type Member struct {
+	Name       string      `json:"name"`
+	Role       pki.Role    `json:"role"`
+	Address    string      `json:"address"`
+	APIAddress string      `json:"apiAddress,omitempty"`
+	Gossip     string      `json:"gossipAddress"`
+	Version    string      `json:"version,omitempty"`
+	State      MemberState `json:"state"`
+	Since      time.Time   `json:"since"`
+}
+
+// memberMeta is a member's metadata; memberlist allows 512 bytes.
+type memberMeta struct {
+	Address string `json:"a,omitempty"`
+	API     string `json:"p,omitempty"`
+	Version string `json:"v,omitempty"`
+}
+
+const (
+	rejoinInterval = 15 * time.Second
+	firstRejoin    = 500 * time.Millisecond
+	leaveBound     = time.Second
+	// forgottenAfter is how long a host that is gone is remembered.
+	forgottenAfter = 24 * time.Hour
+	// goodbyes is how many hosts a leaving one tells directly.
+	goodbyes = 16
+)
+
+// Gossip is this host's part in gossip. Its methods are safe for concurrent use.
+type Gossip struct {
+	config  GossipConfig
+	list    *memberlist.Memberlist
+	address string
+	meta    []byte
+	log     *slog.Logger
+
+	// mu guards the members as the callbacks tell them. memberlist calls them under its own lock, so that nothing under mu
+	// may call memberlist.
+	mu      sync.Mutex
+	members map[string]*Member // by gossip name
+	leaving map[string]time.Time
+	streams map[*MemberEvents]struct{}
+
+	done chan struct{}
+	wg   sync.WaitGroup
+	once sync.Once
+}
+
+// gossipName keeps a master and a worker of one host apart.
+func gossipName(role pki.Role, name string) string { return string(role) + "/" + name }
+
+// StartGossip joins gossip; Close leaves it. It needs no master: workers use it too.
+func StartGossip(cfg GossipConfig) (*Gossip, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	meta, err := json.Marshal(memberMeta{Address: cfg.Address, API: cfg.APIAddress, Version: cfg.Version})
+	if err != nil {
+		return nil, err
+	}
+	if len(meta) > memberlist.MetaMaxSize {
+		return nil, fmt.Errorf("gossip metadata takes %d bytes, at most %d are allowed", len(meta), memberlist.MetaMaxSize)
+	}
+	if len(cfg.Keys) == 0 {
+		return nil, errors.New("gossip needs a key")
+	}
+	g := &Gossip{
+		config:  cfg,
+		meta:    meta,
+		log:     cfg.Logger,
+		members: map[string]*Member{},
+		leaving: map[string]time.Time{},
+		streams: map[*MemberEvents]struct{}{},
+		done:    make(chan struct{}),
+	}
+	list := memberlist.DefaultLANConfig()
+	if cfg.Timings == GossipLocal {
+		list = memberlist.DefaultLocalConfig()
+		list.ProbeInterval, list.ProbeTimeout = 200*time.Millisecond, 100*time.Millisecond
+		list.SuspicionMult, list.PushPullInterval = 3, 2*time.Second
+		list.DeadNodeReclaimTime = 100 * time.Millisecond
+	} else {
+		list.DeadNodeReclaimTime = 30 * time.Second
+	}
+	list.Name = gossipName(cfg.Role, cfg.Name)
+	if list.BindAddr, list.BindPort, err = splitPort(cfg.BindAddress); err != nil {
+		return nil, fmt.Errorf("gossip bind address: %w", err)
+	}
+	list.AdvertisePort = list.BindPort
+	if cfg.AdvertiseAddress != "" {
+		if list.AdvertiseAddr, list.AdvertisePort, err = splitPort(cfg.AdvertiseAddress); err != nil {
+			return nil, fmt.Errorf("gossip advertise address: %w", err)
+		}
+		if list.AdvertiseAddr, err = resolveIP(list.AdvertiseAddr); err != nil {
+			return nil, fmt.Errorf("gossip advertise address: %w", err)
+		}
+	}
+	if list.Keyring, err = memberlist.NewKeyring(cfg.Keys[1:], cfg.Keys[0]); err != nil {
+		return nil, fmt.Errorf("gossip keys: %w", err)
+	}
+	list.Delegate, list.Events, list.Ping = callbacks{g}, callbacks{g}, callbacks{g}
+	list.Logger = log.New(lineWriter(g.memberlistLog), "", 0)
+	if g.list, err = memberlist.Create(list); err != nil {
+		return nil, fmt.Errorf("start gossip at %s: %w", cfg.BindAddress, err)
+	}
+	g.address = g.list.LocalNode().Address()
+	g.wg.Go(g.rejoin)
+	return g, nil
+}
+
+func splitPort(address string) (string, int, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, err
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil || n < 0 || n > 65535 {
+		return "", 0, fmt.Errorf("%q is not a port", port)
+	}
+	return host, n, nil
+}
+
+func resolveIP(host string) (string, error) {
+	if net.ParseIP(host) != nil {
+		return host, nil
+	}
+	addresses, err := net.LookupHost(host)
+	if err != nil {
+		return "", err
+	}
+	return addresses[0], nil
+}
+
+// Address is the gossip address that others reach this host by.
+func (g *Gossip) Address() string { return g.address }
+
+// Members are all hosts that gossip knows, this one included, by name; those that are gone for 24 hours at most.
+func (g *Gossip) Members() []Member {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	members := make([]Member, 0, len(g.members))
+	for _, m := range g.members {
+		members = append(members, *m)
+	}
+	slices.SortFunc(members, func(a, b Member) int {
+		if d := strings.Compare(a.Name, b.Name); d != 0 {
+			return d
+		}
+		return strings.Compare(string(a.Role), string(b.Role))
+	})
+	return members
+}
+
+// aliveAddresses are the gossip addresses of the other hosts that are there, masters first.
+func (g *Gossip) aliveAddresses() []string {
+	var masters, workers []string
+	for _, m := range g.Members() {
+		switch {
+		case m.State != MemberAlive || (m.Name == g.config.Name && m.Role == g.config.Role):
+		case m.Role == pki.RoleMaster:
+			masters = append(masters, m.Gossip)
+		default:
+			workers = append(workers, m.Gossip)
+		}
+	}
+	return append(masters, workers...)
+}
+
+// rejoin looks for hosts that are known of and not there: at the start, and after a partition that lasted longer than
+// memberlist remembers the dead.
+func (g *Gossip) rejoin() {
+	wait := firstRejoin
+	for {
+		missing := g.missing()
+		if len(missing) > 0 {
+			if n, err := g.list.Join(missing); n == 0 && err != nil {
+				g.log.Debug("gossip found nobody yet", "tried", missing, "error", err)
+			}
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-g.done:
+			timer.Stop()
+			return
+		}
+		if wait = 2 * wait; wait > rejoinInterval {
+			wait = rejoinInterval
+		}
+	}
+}
+
+// missing are seeds and dead members that are not alive; at most a few, so that a large outage costs little.
+func (g *Gossip) missing() []string {
+	alive := map[string]bool{g.Address(): true}
+	var missing []string
+	for _, m := range g.Members() {
+		switch m.State {
+		case MemberAlive, MemberSuspect:
+			alive[m.Gossip] = true
+		case MemberDead:
+			missing = append(missing, m.Gossip)
+		}
+	}
+	if g.config.Seeds != nil {
+		missing = append(g.config.Seeds(), missing...)
+	}
+	missing = slices.DeleteFunc(missing, func(a string) bool { return a == "" || alive[a] })
+	slices.Sort(missing)
+	missing = slices.Compact(missing)
+	return missing[:min(len(missing), 8)]
+}
+
+// Close says goodbye and stops, in bounded time.
+func (g *Gossip) Close() error {
+	var err error
+	g.once.Do(func() {
+		self := gossipName(g.config.Role, g.config.Name)
+		for i, address := range g.aliveAddresses() {
+			if i == goodbyes {
+				break
+			}
+			// Without this the others could not tell leaving from dying: memberlist does not pass it on.
+			_ = g.list.SendToAddress(memberlist.Address{Addr: address}, []byte(leavingPrefix+self))
+		}
+		err = g.list.Leave(leaveBound)
+		err = errors.Join(err, g.stop())
+	})
+	return err
+}
+
+// abandon stops without a goodbye.
+func (g *Gossip) abandon() { g.once.Do(func() { _ = g.stop() }) }
+
+func (g *Gossip) stop() error {
+	close(g.done)
+	err := g.list.Shutdown()
+	g.wg.Wait()
+	g.mu.Lock()
+	for stream := range g.streams {
+		stream.end()
+	}
+	g.mu.Unlock()
+	return err
+}
+
+const leavingPrefix = "leaving "
+
+// callbacks are what memberlist calls, under its own lock.
+type callbacks struct{ g *Gossip }
+
+// NodeMeta implements memberlist.Delegate.
+func (c callbacks) NodeMeta(int) []byte { return c.g.meta }
+
+// NotifyMsg implements memberlist.Delegate: the goodbye of another host.
+func (c callbacks) NotifyMsg(message []byte) {
+	if name, ok := strings.CutPrefix(string(message), leavingPrefix); ok {
+		c.g.goodbye(name)
+	}
+}
+
+// GetBroadcasts, LocalState, MergeRemoteState and AckPayload: there is nothing more to say.
+func (callbacks) GetBroadcasts(int, int) [][]byte { return nil }
+func (callbacks) LocalState(bool) []byte          { return nil }
+func (callbacks) MergeRemoteState([]byte, bool)   {}
+func (callbacks) AckPayload() []byte              { return nil }
+
+// NotifyJoin, NotifyUpdate and NotifyLeave implement memberlist.EventDelegate.
+func (c callbacks) NotifyJoin(node *memberlist.Node)   { c.g.heard(node) }
+func (c callbacks) NotifyUpdate(node *memberlist.Node) { c.g.heard(node) }
+func (c callbacks) NotifyLeave(node *memberlist.Node)  { c.g.lost(node.Name) }
+
+// NotifyPingComplete implements memberlist.PingDelegate: a suspect that answers is alive.
+func (c callbacks) NotifyPingComplete(node *memberlist.Node, _ time.Duration, _ []byte) {
+	c.g.mu.Lock()
+	defer c.g.mu.Unlock()
+	if m := c.g.members[node.Name]; m != nil && m.State == MemberSuspect {
+		c.g.set(m, MemberAlive)
+	}
+}
+
+func (g *Gossip) goodbye(name string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.leaving[name] = time.Now()
+	if m := g.members[name]; m != nil && m.State == MemberDead && time.Since(m.Since) < 10*time.Second {
+		g.set(m, MemberLeft)
+	}
+}
+
+func (g *Gossip) heard(node *memberlist.Node) {
+	role, name, ok := strings.Cut(node.Name, "/")
+	if !ok {
+		return
+	}
+	var meta memberMeta
+	if err := json.Unmarshal(node.Meta, &meta); err != nil {
+		g.log.Warn("a host gossips metadata that cannot be read", "host", node.Name, "error", err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.leaving, node.Name)
+	m := g.members[node.Name]
+	if m == nil {
+		m = &Member{Name: name, Role: pki.Role(role)}
+		g.members[node.Name] = m
+	}
+	m.Address, m.APIAddress, m.Version, m.Gossip = meta.Address, meta.API, meta.Version, node.Address()
+	g.set(m, MemberAlive)
+	for key, other := range g.members {
+		if (other.State == MemberDead || other.State == MemberLeft) && time.Since(other.Since) > forgottenAfter {
+			delete(g.members, key)
+			delete(g.leaving, key)
+		}
+	}
+}
+
+// lost is told of the dead and of those that left.
+func (g *Gossip) lost(name string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m := g.members[name]
+	if m == nil {
+		return
+	}
+	state := MemberDead
+	if said, ok := g.leaving[name]; ok && time.Since(said) < 30*time.Second {
+		state = MemberLeft
+	}
+	g.set(m, state)
+}
+
+// set changes a member and tells the streams. The caller holds mu.
+func (g *Gossip) set(m *Member, state MemberState) {
+	if m.State != state {
+		m.State, m.Since = state, time.Now()
+	}
+	for stream := range g.streams {
+		stream.push(*m)
+	}
+}
+
+var (
+	logLevels     = map[string]slog.Level{"[DEBUG]": slog.LevelDebug - 4, "[INFO]": slog.LevelDebug, "[WARN]": slog.LevelDebug, "[ERR]": slog.LevelWarn}
+	suspectedLine = regexp.MustCompile(`Suspect (\S+) has failed, no acks received`)
+)
+
+// memberlistLog takes memberlist's log. Its line about a failed probe is the only word that it gives of a suspicion.
+func (g *Gossip) memberlistLog(line []byte) {
+	text := string(line)
+	if m := suspectedLine.FindStringSubmatch(text); m != nil {
+		g.mu.Lock()
+		if member := g.members[m[1]]; member != nil && member.State == MemberAlive {
+			g.set(member, MemberSuspect)
+		}
+		g.mu.Unlock()
+	}
+	level := slog.LevelDebug
+	if tag, rest, ok := strings.Cut(text, " "); ok {
+		if l, known := logLevels[tag]; known {
+			level, text = l, strings.TrimPrefix(rest, "memberlist: ")
+		}
+	}
+	g.log.Log(context.Background(), level, "gossip: "+text)
+}

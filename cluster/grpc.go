@@ -1,0 +1,228 @@
+package cluster
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+)
+
+// maxMessage bounds one gRPC message on the mTLS port. Batches stay far below it; it must hold a largest command.
+const maxMessage = 16 << 20
+
+// secured are transport credentials for connections whose TLS handshake is already done: the port's, and the dialer's.
+// They hand gRPC the peer that the handshake proved.
+type secured struct{}
+
+// peerInfo is the credentials.AuthInfo of the port's connections.
+type peerInfo struct {
+	credentials.CommonAuthInfo
+	peer pki.Peer
+}
+
+func (peerInfo) AuthType() string { return "kontiki-mtls" }
+
+func authInfo(p pki.Peer) peerInfo {
+	return peerInfo{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}, peer: p}
+}
+
+func (secured) ClientHandshake(_ context.Context, _ string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	if _, ok := conn.(*tls.Conn); !ok {
+		return nil, nil, fmt.Errorf("connection of type %T is not TLS", conn)
+	}
+	return conn, authInfo(pki.Peer{Role: pki.RoleMaster}), nil
+}
+
+func (secured) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	tracked, ok := conn.(*trackedConn)
+	if !ok {
+		return nil, nil, fmt.Errorf("connection of type %T is not the port's", conn)
+	}
+	return conn, authInfo(tracked.peer), nil
+}
+
+func (secured) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: "tls", SecurityVersion: "1.3"}
+}
+func (s secured) Clone() credentials.TransportCredentials { return s }
+func (secured) OverrideServerName(string) error           { return nil }
+
+// Peer is who a caller on the mTLS port is, by its verified certificate.
+type Peer = pki.Peer
+
+// Roles of peers.
+const (
+	RoleMaster = pki.RoleMaster
+	RoleWorker = pki.RoleWorker
+)
+
+// PeerFromContext is the peer of the call that a gRPC handler on the mTLS port serves.
+func PeerFromContext(ctx context.Context) (Peer, bool) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return Peer{}, false
+	}
+	info, ok := p.AuthInfo.(peerInfo)
+	if !ok || info.peer.Name == "" {
+		return Peer{}, false
+	}
+	return info.peer, true
+}
+
+// newServer makes one of the port's gRPC servers. A handler's panic ends its call, not the master.
+func newServer(log *slog.Logger) *grpc.Server {
+	return grpc.NewServer(
+		grpc.Creds(secured{}),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 2 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+			defer recovered(log, info.FullMethod, &err)
+			return handler(ctx, req)
+		}),
+		grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+			defer recovered(log, info.FullMethod, &err)
+			return handler(srv, stream)
+		}),
+	)
+}
+
+func recovered(log *slog.Logger, method string, err *error) {
+	if r := recover(); r != nil {
+		log.Error("a call's handler panicked", "method", method, "panic", r, "stack", string(debug.Stack()))
+		*err = status.Error(codes.Internal, "internal error")
+	}
+}
+
+// stopServer ends a server's calls: politely for a moment, then at once.
+func stopServer(s *grpc.Server, grace time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.GracefulStop()
+	}()
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+		s.Stop()
+		<-done
+	}
+}
+
+// connect makes a gRPC client of one protocol to one master. Nothing is dialed before the first call.
+func connect(d *dialer, address, proto string) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:///"+address,
+		grpc.WithTransportCredentials(secured{}),
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			return d.dial(ctx, address, proto)
+		}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: 2 * time.Second,
+		}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second, PermitWithoutStream: true}),
+		grpc.WithDisableServiceConfig(),
+	)
+}
+
+// peers keeps one gRPC connection to each master that was called.
+type peers struct {
+	dialer *dialer
+	mu     sync.Mutex
+	closed bool
+	conns  map[string]*grpc.ClientConn
+}
+
+func newPeers(d *dialer) *peers { return &peers{dialer: d, conns: map[string]*grpc.ClientConn{}} }
+
+var errClosed = errors.New("cluster: closed")
+
+// conn is the connection to an address, not necessarily up.
+func (p *peers) conn(address string) (*grpc.ClientConn, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, errClosed
+	}
+	if conn, ok := p.conns[address]; ok {
+		return conn, nil
+	}
+	conn, err := connect(p.dialer, address, protoCluster)
+	if err != nil {
+		return nil, err
+	}
+	p.conns[address] = conn
+	return conn, nil
+}
+
+// client is a client for the cluster service at an address.
+func (p *peers) client(address string) (clusterv1.ClusterServiceClient, error) {
+	conn, err := p.conn(address)
+	if err != nil {
+		return nil, err
+	}
+	return clusterv1.NewClusterServiceClient(conn), nil
+}
+
+// ready waits until the connection to an address is up: an error means that nothing was sent.
+func (p *peers) ready(ctx context.Context, address string) (clusterv1.ClusterServiceClient, error) {
+	conn, err := p.conn(address)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		state := conn.GetState()
+		switch state {
+		case connectivity.Ready:
+			return clusterv1.NewClusterServiceClient(conn), nil
+		case connectivity.Shutdown:
+			return nil, errClosed
+		case connectivity.Idle:
+			conn.Connect()
+		}
+		if !conn.WaitForStateChange(ctx, state) {
+			return nil, fmt.Errorf("connect to %s: %w", address, ctx.Err())
+		}
+	}
+}
+
+// forget closes the connections to addresses that are not in keep.
+func (p *peers) forget(keep map[string]bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for address, conn := range p.conns {
+		if !keep[address] {
+			conn.Close()
+			delete(p.conns, address)
+		}
+	}
+}
+
+func (p *peers) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, conn := range p.conns {
+		conn.Close()
+	}
+}

@@ -1,0 +1,220 @@
+package cluster
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+)
+
+const identityFile = "identity.json"
+
+// Identity is what makes masters one cluster: every master holds the same one, in a file of mode 0600, and hands it to
+// masters that join with a token. It is read-only once loaded.
+type Identity struct {
+	// ClusterID is random, chosen at bootstrap.
+	ClusterID string
+	// CA signs every certificate of the cluster.
+	CA *pki.Authority
+	// GossipKeys encrypt gossip: the first one encrypts, all decrypt. 32 bytes each.
+	GossipKeys [][]byte
+	// SecretKeys seal Secrets: name to a 32-byte AES key. CurrentSecretKey names the one that new Secrets are sealed
+	// with; the others open old ones.
+	SecretKeys       map[string][]byte
+	CurrentSecretKey string
+	// ServiceAccountKey signs service account tokens (ECDSA P-256, JWT algorithm ES256).
+	ServiceAccountKey crypto.Signer
+}
+
+// identityDocument is the JSON form. Fields are only ever added.
+type identityDocument struct {
+	Version           int               `json:"version"`
+	ClusterID         string            `json:"clusterID"`
+	CACertificate     []byte            `json:"caCertificate"`
+	CAKey             []byte            `json:"caKey"`
+	GossipKeys        [][]byte          `json:"gossipKeys"`
+	SecretKeys        map[string][]byte `json:"secretKeys"`
+	CurrentSecretKey  string            `json:"currentSecretKey"`
+	ServiceAccountKey []byte            `json:"serviceAccountKey"`
+}
+
+// NewIdentity makes the identity of a new cluster.
+func NewIdentity() (*Identity, error) {
+	id, err := randomHex(8)
+	if err != nil {
+		return nil, err
+	}
+	ca, err := pki.NewAuthority("kontiki-ca-" + id)
+	if err != nil {
+		return nil, err
+	}
+	keys := make([][]byte, 2)
+	for i := range keys {
+		keys[i] = make([]byte, 32)
+		if _, err := rand.Read(keys[i]); err != nil {
+			return nil, fmt.Errorf("generate keys: %w", err)
+		}
+	}
+	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("generate the service account key: %w", err)
+	}
+	name := "key-" + time.Now().UTC().Format("20060102-150405")
+	return &Identity{
+		ClusterID:         id,
+		CA:                ca,
+		GossipKeys:        [][]byte{keys[0]},
+		SecretKeys:        map[string][]byte{name: keys[1]},
+		CurrentSecretKey:  name,
+		ServiceAccountKey: signer,
+	}, nil
+}
+
+// String and LogValue keep keys out of logs.
+func (id *Identity) String() string { return "identity of cluster " + id.ClusterID }
+
+// LogValue names the cluster and nothing more.
+func (id *Identity) LogValue() slog.Value { return slog.StringValue(id.String()) }
+
+// MarshalJSON writes the bundle with its secrets.
+func (id *Identity) MarshalJSON() ([]byte, error) {
+	caKey, err := id.CA.KeyPEM()
+	if err != nil {
+		return nil, err
+	}
+	saKey, err := pki.EncodeKey(id.ServiceAccountKey)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(identityDocument{
+		Version:           1,
+		ClusterID:         id.ClusterID,
+		CACertificate:     id.CA.CertPEM(),
+		CAKey:             caKey,
+		GossipKeys:        id.GossipKeys,
+		SecretKeys:        id.SecretKeys,
+		CurrentSecretKey:  id.CurrentSecretKey,
+		ServiceAccountKey: saKey,
+	})
+}
+
+// UnmarshalJSON reads and checks a bundle.
+func (id *Identity) UnmarshalJSON(data []byte) error {
+	var doc identityDocument
+	if err := json.Unmarshal(data, &doc); err != nil {
+		return fmt.Errorf("cluster identity: %w", err)
+	}
+	if doc.Version != 1 {
+		return fmt.Errorf("cluster identity has version %d, this binary knows version 1", doc.Version)
+	}
+	ca, err := pki.ParseAuthority(doc.CACertificate, doc.CAKey)
+	if err != nil {
+		return fmt.Errorf("cluster identity: %w", err)
+	}
+	sa, err := pki.ParseKey(doc.ServiceAccountKey)
+	if err != nil {
+		return fmt.Errorf("cluster identity: service account key: %w", err)
+	}
+	if len(doc.GossipKeys) == 0 {
+		return errors.New("cluster identity: no gossip key")
+	}
+	for _, key := range doc.GossipKeys {
+		if len(key) != 32 {
+			return fmt.Errorf("cluster identity: a gossip key has %d bytes instead of 32", len(key))
+		}
+	}
+	for name, key := range doc.SecretKeys {
+		if len(key) != 32 {
+			return fmt.Errorf("cluster identity: secret key %q has %d bytes instead of 32", name, len(key))
+		}
+	}
+	if _, ok := doc.SecretKeys[doc.CurrentSecretKey]; !ok {
+		return fmt.Errorf("cluster identity: the current secret key %q is missing", doc.CurrentSecretKey)
+	}
+	*id = Identity{
+		ClusterID:         doc.ClusterID,
+		CA:                ca,
+		GossipKeys:        doc.GossipKeys,
+		SecretKeys:        doc.SecretKeys,
+		CurrentSecretKey:  doc.CurrentSecretKey,
+		ServiceAccountKey: sa,
+	}
+	return nil
+}
+
+// LoadIdentity reads the identity of the cluster whose member's data is in dir; fs.ErrNotExist if there is none.
+func LoadIdentity(dir string) (*Identity, error) {
+	data, err := os.ReadFile(filepath.Join(dir, identityFile))
+	if err != nil {
+		return nil, fmt.Errorf("read the cluster identity: %w", err)
+	}
+	id := new(Identity)
+	if err := json.Unmarshal(data, id); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, identityFile), err)
+	}
+	return id, nil
+}
+
+func (id *Identity) save(dir string) error {
+	data, err := json.Marshal(id)
+	if err != nil {
+		return err
+	}
+	return pki.WriteFile(filepath.Join(dir, identityFile), data, 0o600)
+}
+
+// member is what a master remembers of itself. A master whose member is complete never joins again.
+type member struct {
+	Name    string `json:"name"`
+	Address string `json:"address"`
+	// Bootstrap says that this master is the first of its cluster; Join are the masters that it joins by otherwise.
+	Bootstrap bool     `json:"bootstrap,omitempty"`
+	Join      []string `json:"join,omitempty"`
+	// Complete says that the master has its vote (first master: that the initial tokens are stored).
+	Complete bool `json:"complete"`
+	// Gossip are gossip addresses to find the other hosts by.
+	Gossip []string `json:"gossip,omitempty"`
+}
+
+const memberFile = "member.json"
+
+func loadMember(dir string) (*member, error) {
+	data, err := os.ReadFile(filepath.Join(dir, memberFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read what this master is: %w", err)
+	}
+	m := new(member)
+	if err := json.Unmarshal(data, m); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, memberFile), err)
+	}
+	return m, nil
+}
+
+func (m *member) save(dir string) error {
+	data, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	return pki.WriteFile(filepath.Join(dir, memberFile), data, 0o600)
+}
+
+func randomHex(bytes int) (string, error) {
+	b := make([]byte, bytes)
+	if _, err := rand.Read(b); err != nil {
+		return "", fmt.Errorf("read randomness: %w", err)
+	}
+	return fmt.Sprintf("%x", b), nil
+}

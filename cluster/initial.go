@@ -1,0 +1,104 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// initialTokens are the files that the first master leaves its first tokens in.
+var initialTokens = map[pki.Role]string{
+	pki.RoleMaster: "token-master",
+	pki.RoleWorker: "token-worker",
+}
+
+// writeInitialTokens chooses the first tokens. They are written before they are stored, so that a crash between the two
+// is made good at the next start.
+func writeInitialTokens(dir string, identity *Identity) error {
+	for role, file := range initialTokens {
+		path := filepath.Join(dir, file)
+		if data, err := os.ReadFile(path); err == nil {
+			if t, err := parseToken(string(data)); err == nil && t.pin == identity.CA.Pin() {
+				continue
+			}
+		}
+		t, err := newToken(identity.CA, role)
+		if err != nil {
+			return err
+		}
+		if err := pki.WriteFile(path, []byte(t.String()+"\n"), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// storeInitialTokens makes the first tokens valid.
+func (c *Cluster) storeInitialTokens(ctx context.Context) error {
+	for _, file := range initialTokens {
+		data, err := os.ReadFile(filepath.Join(c.cfg.DataDir, file))
+		if err != nil {
+			return fmt.Errorf("read the initial token: %w", err)
+		}
+		t, err := parseToken(string(data))
+		if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		for {
+			// A token that is there already was stored before a crash.
+			_, err = c.storeToken(ctx, t.stored(0, "made when the cluster was started"))
+			if err == nil {
+				break
+			}
+			if ctx.Err() != nil || !(errors.Is(err, kv.ErrNoLeader) || errors.Is(err, kv.ErrOutcomeUnknown)) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// InitialTokens are the join tokens that the first master made, for masters and for workers; fs.ErrNotExist on the
+// other masters. They do not expire, but can be revoked.
+func (c *Cluster) InitialTokens() (master, worker string, err error) {
+	texts := map[pki.Role]string{}
+	for role, file := range initialTokens {
+		data, err := os.ReadFile(filepath.Join(c.cfg.DataDir, file))
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", "", fmt.Errorf("this master did not start the cluster: %w", err)
+		}
+		if err != nil {
+			return "", "", err
+		}
+		texts[role] = strings.TrimSpace(string(data))
+	}
+	return texts[pki.RoleMaster], texts[pki.RoleWorker], nil
+}
+
+// rememberSeeds keeps gossip addresses for the next start.
+func (c *Cluster) rememberSeeds(seeds []string) {
+	c.seedsMu.Lock()
+	defer c.seedsMu.Unlock()
+	if slices.Equal(seeds, c.member.Gossip) {
+		return
+	}
+	c.member.Gossip = seeds
+	if err := c.member.save(c.cfg.DataDir); err != nil {
+		c.log.Warn("could not remember the other hosts' gossip addresses", "error", err)
+	}
+}
+
+// seeds are gossip addresses known from before.
+func (c *Cluster) seeds() []string {
+	c.seedsMu.Lock()
+	defer c.seedsMu.Unlock()
+	return slices.Clone(c.member.Gossip)
+}

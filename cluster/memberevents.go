@@ -1,0 +1,93 @@
+package cluster
+
+import (
+	"context"
+	"net"
+	"sync"
+)
+
+// MemberEvents is a stream of members as they change. It is for one reader.
+type MemberEvents struct {
+	g     *Gossip
+	mu    sync.Mutex
+	order []string
+	last  map[string]Member
+	wake  chan struct{}
+	ended bool
+}
+
+// Events answers a stream that begins with all members as they are. It never makes gossip wait: changes of one member
+// that the reader has not yet seen become one.
+func (g *Gossip) Events() *MemberEvents {
+	e := &MemberEvents{g: g, last: map[string]Member{}, wake: make(chan struct{}, 1)}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, m := range g.members {
+		e.push(*m)
+	}
+	select {
+	case <-g.done:
+		e.end()
+	default:
+		g.streams[e] = struct{}{}
+	}
+	return e
+}
+
+func (e *MemberEvents) push(m Member) {
+	key := gossipName(m.Role, m.Name)
+	e.mu.Lock()
+	if _, queued := e.last[key]; !queued {
+		e.order = append(e.order, key)
+	}
+	e.last[key] = m
+	e.mu.Unlock()
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (e *MemberEvents) end() {
+	e.mu.Lock()
+	e.ended = true
+	e.mu.Unlock()
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Next waits for the next change and answers the member as it is now. Errors: the context's, and net.ErrClosed once
+// gossip has stopped.
+func (e *MemberEvents) Next(ctx context.Context) (Member, error) {
+	for {
+		e.mu.Lock()
+		if len(e.order) > 0 {
+			key := e.order[0]
+			e.order = e.order[1:]
+			m := e.last[key]
+			delete(e.last, key)
+			e.mu.Unlock()
+			return m, nil
+		}
+		ended := e.ended
+		e.mu.Unlock()
+		if ended {
+			return Member{}, net.ErrClosed
+		}
+		select {
+		case <-e.wake:
+		case <-ctx.Done():
+			return Member{}, ctx.Err()
+		}
+	}
+}
+
+// Close ends the stream.
+func (e *MemberEvents) Close() {
+	e.g.mu.Lock()
+	delete(e.g.streams, e)
+	e.g.mu.Unlock()
+	e.end()
+}

@@ -1,0 +1,256 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+)
+
+var (
+	// ErrNameTaken says that a host cannot have the name or the address that it asks for.
+	ErrNameTaken = errors.New("already taken in this cluster")
+	// ErrNotMember says that no master has the name.
+	ErrNotMember = errors.New("no such master")
+)
+
+const (
+	aliveBound    = time.Second
+	catchUpPoll   = 50 * time.Millisecond
+	forwardedMark = "kontiki-forwarded"
+)
+
+// onLeader runs something on the leader: here, or there by one call. A call that was forwarded once is not forwarded
+// again. It waits for a leader, and asks again where leadership moved, until the context ends.
+func (c *Cluster) onLeader(ctx context.Context, here func(context.Context) error, there func(context.Context, clusterv1.ClusterServiceClient) error) error {
+	ctx, cancel := c.bounded(ctx)
+	defer cancel()
+	incoming, _ := metadata.FromIncomingContext(ctx)
+	forwarded := len(incoming.Get(forwardedMark)) > 0
+	for {
+		lead := c.leaders.current()
+		err := errors.New("no leader is known")
+		switch {
+		case lead.self:
+			err = here(ctx)
+		case forwarded:
+			return errNotLeader
+		case lead.name != "":
+			var client clusterv1.ClusterServiceClient
+			if client, err = c.peers.client(lead.address); err == nil {
+				err = there(metadata.AppendToOutgoingContext(ctx, forwardedMark, "1"), client)
+			}
+		}
+		if err == nil {
+			return nil
+		}
+		switch code := status.Code(err); {
+		case errors.Is(err, errNotLeader), errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost),
+			code == codes.Aborted, code == codes.Unavailable, lead.name == "":
+		default:
+			return err
+		}
+		if !lead.pause(ctx, 100*time.Millisecond) {
+			return fmt.Errorf("%w (%w)", err, context.Cause(ctx))
+		}
+	}
+}
+
+// alive says whether the master of that name answers at the address.
+func (c *Cluster) alive(ctx context.Context, name, address string) bool {
+	if name == c.cfg.Name {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, aliveBound)
+	defer cancel()
+	answer, err := c.ask(ctx, address)
+	return err == nil && answer.Name == name
+}
+
+// prepareMember makes way, on the leader, for a host with an empty data directory. A dead member of its name is removed
+// before the host starts: its lost log held votes, and an empty replica with a vote could lose what was acknowledged.
+func (c *Cluster) prepareMember(ctx context.Context, name, address string) error {
+	c.memberChange.Lock()
+	defer c.memberChange.Unlock()
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	for _, s := range c.replica.servers() {
+		sameName, sameAddress := string(s.ID) == name, string(s.Address) == address
+		switch {
+		case sameName && c.alive(ctx, name, string(s.Address)):
+			return fmt.Errorf("the name %q is %w: the master at %s has it and is alive; choose another name, or remove that one with `kontiki cluster remove %s`",
+				name, ErrNameTaken, s.Address, name)
+		case sameName:
+			c.log.Info("a new host takes the place of a dead master", "master", name, "old_address", s.Address, "address", address)
+			if err := c.removeServer(ctx, s.ID); err != nil {
+				return err
+			}
+		case sameAddress:
+			return fmt.Errorf("the address %s is %w, by the master %q; give another advertise address, or remove that master with `kontiki cluster remove %s`",
+				address, ErrNameTaken, s.ID, s.ID)
+		}
+	}
+	return nil
+}
+
+// addMember adds, on the leader, a master that runs and listens: without a vote, then, once it has caught up, with one.
+func (c *Cluster) addMember(ctx context.Context, name, address string) error {
+	c.memberChange.Lock()
+	defer c.memberChange.Unlock()
+	if _, err := c.waitReady(ctx); err != nil {
+		return err
+	}
+	id, addr := raft.ServerID(name), raft.ServerAddress(address)
+	var current *raft.Server
+	for _, s := range c.replica.servers() {
+		if s.ID == id {
+			current = &s
+		} else if s.Address == addr {
+			return fmt.Errorf("the address %s is %w, by the master %q", address, ErrNameTaken, s.ID)
+		}
+	}
+	if current != nil && current.Address != addr && c.alive(ctx, name, string(current.Address)) {
+		return fmt.Errorf("the name %q is %w: the master at %s has it and is alive", name, ErrNameTaken, current.Address)
+	}
+	if current != nil && current.Suffrage == raft.Voter && current.Address == addr {
+		return nil
+	}
+	if err := c.reachable(ctx, name, address); err != nil {
+		return err
+	}
+	if current == nil || current.Suffrage != raft.Voter {
+		c.log.Info("adding a master, without a vote until it has caught up", "master", name, "address", address)
+		err := c.replica.await(ctx, func() raft.Future { return c.replica.raft.AddNonvoter(id, addr, 0, 0) })
+		if err != nil {
+			return fmt.Errorf("add the master %s: %w", name, err)
+		}
+		if err := c.caughtUp(ctx, name, address); err != nil {
+			return err
+		}
+	}
+	err := c.replica.await(ctx, func() raft.Future { return c.replica.raft.AddVoter(id, addr, 0, 0) })
+	if err != nil {
+		return fmt.Errorf("give the master %s its vote: %w", name, err)
+	}
+	c.log.Info("a master has joined", "master", name, "address", address)
+	return nil
+}
+
+// reachable says whether the leader can call the new master: without that it would never catch up.
+func (c *Cluster) reachable(ctx context.Context, name, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	answer, err := c.ask(ctx, address)
+	if err != nil {
+		return fmt.Errorf("the leader %s cannot reach %s at %s, check its advertise address and the firewall: %w", c.cfg.Name, name, address, err)
+	}
+	if answer.Name != name {
+		return fmt.Errorf("the address %s is %w: the master %q answers there", address, ErrNameTaken, answer.Name)
+	}
+	return nil
+}
+
+// caughtUp waits until a new master has applied everything that was committed when it was asked.
+func (c *Cluster) caughtUp(ctx context.Context, name, address string) error {
+	applied, commit := c.store.AppliedIndex(), c.replica.raft.CommitIndex()
+	for {
+		lead := c.leaders.current()
+		call, cancel := context.WithTimeout(ctx, aliveBound)
+		answer, err := c.ask(call, address)
+		cancel()
+		if err == nil && answer.AppliedIndex >= applied && answer.CommitIndex >= commit {
+			return nil
+		}
+		if c.replica.raft.State() != raft.Leader {
+			return errNotLeader
+		}
+		if !lead.pause(ctx, catchUpPoll) {
+			return fmt.Errorf("wait for the master %s to catch up: %w", name, context.Cause(ctx))
+		}
+	}
+}
+
+func (c *Cluster) removeServer(ctx context.Context, id raft.ServerID) error {
+	err := c.replica.await(ctx, func() raft.Future { return c.replica.raft.RemoveServer(id, 0, 0) })
+	if err != nil {
+		return fmt.Errorf("remove the master %s: %w", id, err)
+	}
+	return nil
+}
+
+// RemoveMember removes a master, dead or alive, from the cluster. A leader that is to go hands leadership over first.
+// Errors: ErrNotMember.
+func (c *Cluster) RemoveMember(ctx context.Context, name string) error {
+	return c.onLeader(ctx, func(ctx context.Context) error {
+		c.memberChange.Lock()
+		defer c.memberChange.Unlock()
+		servers := c.replica.servers()
+		for _, s := range servers {
+			if string(s.ID) != name {
+				continue
+			}
+			if len(servers) == 1 {
+				return errors.New("the last master of a cluster cannot be removed")
+			}
+			if name == c.cfg.Name {
+				if err := c.transfer(ctx, ""); err != nil {
+					return fmt.Errorf("remove the leader %s: %w", name, err)
+				}
+				return errNotLeader // the new leader does it
+			}
+			c.log.Info("removing a master", "master", name)
+			return c.removeServer(ctx, s.ID)
+		}
+		return fmt.Errorf("remove %q: %w", name, ErrNotMember)
+	}, func(ctx context.Context, client clusterv1.ClusterServiceClient) error {
+		_, err := client.RemoveMember(ctx, &clusterv1.RemoveMemberRequest{Name: name})
+		return err
+	})
+}
+
+// TransferLeadership hands leadership to the named master, or to any where the name is empty, and answers who leads
+// then. It is refused where no master that could take it answers.
+func (c *Cluster) TransferLeadership(ctx context.Context, to string) (string, error) {
+	ctx, cancel := c.bounded(ctx)
+	defer cancel()
+	before := ""
+	err := c.onLeader(ctx, func(ctx context.Context) error {
+		before = c.cfg.Name
+		return c.transfer(ctx, to)
+	}, func(ctx context.Context, client clusterv1.ClusterServiceClient) error {
+		before = c.leaders.current().name
+		_, err := client.TransferLeadership(ctx, &clusterv1.TransferLeadershipRequest{To: to})
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("transfer leadership: %w", err)
+	}
+	for {
+		lead := c.leaders.current()
+		if lead.name != "" && lead.name != before {
+			return lead.name, nil
+		}
+		if !lead.pause(ctx, retryPause) {
+			return "", fmt.Errorf("transfer leadership: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// MasterAddresses are the mTLS addresses of all masters, this one first: what workers fail over among.
+func (c *Cluster) MasterAddresses() []string {
+	addresses := []string{c.address}
+	for _, s := range c.replica.servers() {
+		if s.ID != c.replica.config.LocalID {
+			addresses = append(addresses, string(s.Address))
+		}
+	}
+	return addresses
+}

@@ -1,0 +1,239 @@
+// Package pki issues the certificates of a cluster: one ECDSA P-256 authority, and certificates for masters, workers and
+// API clients that name their role in the subject.
+package pki
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"time"
+)
+
+// Lifetimes of what is issued. Masters issue their own certificates at each start and renew them while they run; workers
+// renew when a third of the time is left.
+const (
+	AuthorityTTL = 20 * 365 * 24 * time.Hour
+	DefaultTTL   = 365 * 24 * time.Hour
+	clockSkew    = time.Hour
+)
+
+// Authority is the cluster's CA: certificate and key. It is immutable and safe for concurrent use.
+type Authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+// NewAuthority makes a CA with a new key.
+func NewAuthority(commonName string) (*Authority, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("generate the CA key: %w", err)
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: commonName},
+		NotBefore:             now.Add(-clockSkew),
+		NotAfter:              now.Add(AuthorityTTL),
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLenZero:        true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, fmt.Errorf("sign the CA certificate: %w", err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("parse the CA certificate: %w", err)
+	}
+	return &Authority{cert: cert, key: key}, nil
+}
+
+// ParseAuthority reads what CertPEM and KeyPEM wrote.
+func ParseAuthority(certPEM, keyPEM []byte) (*Authority, error) {
+	cert, err := ParseCertificate(certPEM)
+	if err != nil {
+		return nil, fmt.Errorf("CA certificate: %w", err)
+	}
+	signer, err := ParseKey(keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("CA key: %w", err)
+	}
+	key, ok := signer.(*ecdsa.PrivateKey)
+	if !ok || !key.PublicKey.Equal(cert.PublicKey) {
+		return nil, errors.New("the CA key does not belong to the CA certificate")
+	}
+	return &Authority{cert: cert, key: key}, nil
+}
+
+// Certificate is the CA's certificate; read-only.
+func (a *Authority) Certificate() *x509.Certificate { return a.cert }
+
+// CertPEM is the CA's certificate.
+func (a *Authority) CertPEM() []byte { return encodeCertificate(a.cert.Raw) }
+
+// KeyPEM is the CA's key, PKCS #8.
+func (a *Authority) KeyPEM() ([]byte, error) { return EncodeKey(a.key) }
+
+// Pin is the SHA-256 of the CA certificate's DER, in hex: what join tokens name the cluster by.
+func (a *Authority) Pin() string { return Pin(a.cert) }
+
+// Pool is a pool that holds only this CA.
+func (a *Authority) Pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	return pool
+}
+
+// Pin is the SHA-256 of a certificate's DER, in hex.
+func Pin(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// Request says what a certificate is for.
+type Request struct {
+	CommonName    string
+	Organizations []string
+	Hosts         []string // IP addresses and DNS names of a serving certificate
+	Server        bool
+	Client        bool
+	TTL           time.Duration // 0 means DefaultTTL
+}
+
+// Sign answers a certificate (DER) for a public key. It never outlives the CA.
+func (a *Authority) Sign(public crypto.PublicKey, r Request) ([]byte, error) {
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
+	ttl := r.TTL
+	if ttl <= 0 {
+		ttl = DefaultTTL
+	}
+	now := time.Now()
+	notAfter := now.Add(ttl)
+	if notAfter.After(a.cert.NotAfter) {
+		notAfter = a.cert.NotAfter
+	}
+	template := &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: r.CommonName, Organization: r.Organizations},
+		NotBefore:             now.Add(-clockSkew),
+		NotAfter:              notAfter,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		BasicConstraintsValid: true,
+	}
+	if r.Server {
+		template.ExtKeyUsage = append(template.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
+	}
+	if r.Client {
+		template.ExtKeyUsage = append(template.ExtKeyUsage, x509.ExtKeyUsageClientAuth)
+	}
+	for _, host := range r.Hosts {
+		if ip := net.ParseIP(host); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else if host != "" {
+			template.DNSNames = append(template.DNSNames, host)
+		}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, public, a.key)
+	if err != nil {
+		return nil, fmt.Errorf("sign a certificate for %s: %w", r.CommonName, err)
+	}
+	return der, nil
+}
+
+// KeyPair is a certificate and its key, PEM.
+type KeyPair struct {
+	CertPEM []byte
+	KeyPEM  []byte
+}
+
+// TLS is the pair as crypto/tls wants it.
+func (p *KeyPair) TLS() (tls.Certificate, error) { return tls.X509KeyPair(p.CertPEM, p.KeyPEM) }
+
+// Issue makes a new key and a certificate for it.
+func (a *Authority) Issue(r Request) (*KeyPair, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("generate a key for %s: %w", r.CommonName, err)
+	}
+	der, err := a.Sign(key.Public(), r)
+	if err != nil {
+		return nil, err
+	}
+	keyPEM, err := EncodeKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return &KeyPair{CertPEM: encodeCertificate(der), KeyPEM: keyPEM}, nil
+}
+
+func newSerial() (*big.Int, error) {
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		return nil, fmt.Errorf("choose a serial number: %w", err)
+	}
+	return serial.Add(serial, big.NewInt(1)), nil
+}
+
+func encodeCertificate(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+// EncodeKey writes a private key as PKCS #8 PEM.
+func EncodeKey(key crypto.Signer) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encode a private key: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+// ParseKey reads a PKCS #8 PEM private key.
+func ParseKey(keyPEM []byte) (crypto.Signer, error) {
+	block, _ := pem.Decode(keyPEM)
+	if block == nil || block.Type != "PRIVATE KEY" {
+		return nil, errors.New("not a PEM private key")
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("parse a private key: %w", err)
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("private key of unusable type %T", key)
+	}
+	return signer, nil
+}
+
+// ParseCertificate reads the first certificate of a PEM file.
+func ParseCertificate(certPEM []byte) (*x509.Certificate, error) {
+	block, _ := pem.Decode(certPEM)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, errors.New("not a PEM certificate")
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("parse a certificate: %w", err)
+	}
+	return cert, nil
+}

@@ -1,0 +1,132 @@
+package pki
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Role is what a peer on the mTLS port is.
+type Role string
+
+const (
+	RoleMaster Role = "master"
+	RoleWorker Role = "worker"
+)
+
+// Subjects. A worker's is the one that Kubernetes' node authorization knows.
+const (
+	masterOrganization = "kontiki:masters"
+	masterPrefix       = "kontiki:master:"
+	workerOrganization = "system:nodes"
+	workerPrefix       = "system:node:"
+)
+
+// Peer is who a certificate says that its holder is.
+type Peer struct {
+	Role Role
+	Name string
+}
+
+// ParsePeer reads the role and name out of a verified certificate. Certificates of API clients are nobody here.
+func ParsePeer(cert *x509.Certificate) (Peer, error) {
+	cn := cert.Subject.CommonName
+	if slices.Contains(cert.Subject.Organization, masterOrganization) {
+		if name, ok := strings.CutPrefix(cn, masterPrefix); ok && name != "" {
+			return Peer{Role: RoleMaster, Name: name}, nil
+		}
+	}
+	if slices.Contains(cert.Subject.Organization, workerOrganization) {
+		if name, ok := strings.CutPrefix(cn, workerPrefix); ok && name != "" {
+			return Peer{Role: RoleWorker, Name: name}, nil
+		}
+	}
+	return Peer{}, fmt.Errorf("certificate of %q is neither a master's nor a worker's", cn)
+}
+
+// IssueMaster makes the certificate that a master serves and calls with.
+func (a *Authority) IssueMaster(name string, hosts []string) (*KeyPair, error) {
+	return a.Issue(Request{
+		CommonName:    masterPrefix + name,
+		Organizations: []string{masterOrganization},
+		Hosts:         hosts,
+		Server:        true,
+		Client:        true,
+	})
+}
+
+// IssueClient makes a client certificate for the API: user and groups as Kubernetes reads them out of a subject.
+// O=system:masters is the administrator.
+func (a *Authority) IssueClient(user string, groups []string) (*KeyPair, error) {
+	if slices.Contains(groups, masterOrganization) {
+		return nil, fmt.Errorf("group %s is for masters' own certificates", masterOrganization)
+	}
+	return a.Issue(Request{CommonName: user, Organizations: groups, Client: true})
+}
+
+// IssueServing makes a serving certificate (the API's) for the given IP addresses and names.
+func (a *Authority) IssueServing(commonName string, hosts []string) (*KeyPair, error) {
+	return a.Issue(Request{CommonName: commonName, Hosts: hosts, Server: true})
+}
+
+// SignWorker answers a worker's two certificates (PEM), one to call masters with and one to serve the kubelet port with,
+// for the key in its request (DER). Nothing but the key is taken from the request.
+func (a *Authority) SignWorker(csr []byte, name string, hosts []string) (client, serving []byte, err error) {
+	request, err := x509.ParseCertificateRequest(csr)
+	if err != nil {
+		return nil, nil, fmt.Errorf("parse the certificate request: %w", err)
+	}
+	if err := request.CheckSignature(); err != nil {
+		return nil, nil, fmt.Errorf("check the certificate request: %w", err)
+	}
+	public, ok := request.PublicKey.(*ecdsa.PublicKey)
+	if !ok || public.Curve != elliptic.P256() {
+		return nil, nil, errors.New("the certificate request must be for an ECDSA P-256 key")
+	}
+	subject := Request{CommonName: workerPrefix + name, Organizations: []string{workerOrganization}}
+	subject.Client = true
+	clientDER, err := a.Sign(public, subject)
+	if err != nil {
+		return nil, nil, err
+	}
+	subject.Client, subject.Server, subject.Hosts = false, true, hosts
+	servingDER, err := a.Sign(public, subject)
+	if err != nil {
+		return nil, nil, err
+	}
+	return encodeCertificate(clientDER), encodeCertificate(servingDER), nil
+}
+
+// NewRequest makes a key (PEM) and a certificate request (DER) for it; the key stays on the host.
+func NewRequest(name string) (keyPEM, csr []byte, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, fmt.Errorf("generate a key: %w", err)
+	}
+	keyPEM, err = EncodeKey(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	csr, err = RequestFor(keyPEM, name)
+	return keyPEM, csr, err
+}
+
+// RequestFor makes a certificate request (DER) for an existing key (PEM).
+func RequestFor(keyPEM []byte, name string) ([]byte, error) {
+	key, err := ParseKey(keyPEM)
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.CertificateRequest{}
+	template.Subject.CommonName = workerPrefix + name
+	csr, err := x509.CreateCertificateRequest(rand.Reader, template, key)
+	if err != nil {
+		return nil, fmt.Errorf("make a certificate request: %w", err)
+	}
+	return csr, nil
+}

@@ -1,0 +1,355 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+)
+
+// The protocols that share the mTLS port, by ALPN.
+const (
+	protoRaft    = "kontiki-raft/1"
+	protoCluster = "kontiki-cluster/1"
+	protoNode    = "kontiki-node/1"
+	protoJoin    = "kontiki-join/1"
+)
+
+// allowed says which roles may speak a protocol; the join protocol asks for no certificate.
+var allowed = map[string][]pki.Role{
+	protoRaft:    {pki.RoleMaster},
+	protoCluster: {pki.RoleMaster},
+	protoNode:    {pki.RoleWorker, pki.RoleMaster},
+	protoJoin:    nil,
+}
+
+// maxHandshakes bounds the connections that are not yet through their handshake.
+const maxHandshakes = 512
+
+// port is the listener that all protocols share. Handshakes run outside Accept, each under a deadline; what fails them is
+// answered where that can help, logged at a bounded rate, and closed. Every live connection is tracked, so that close
+// leaves none behind.
+type port struct {
+	listener net.Listener
+	config   *tls.Config
+	log      *slog.Logger
+	timeout  time.Duration
+	routes   map[string]*route
+	pending  chan struct{} // a slot a handshake
+
+	noise   *rate.Limiter
+	mu      sync.Mutex
+	muted   int
+	closed  bool
+	conns   map[net.Conn]struct{}
+	handler sync.WaitGroup
+}
+
+// newPort serves on a listener, which it owns from then on. The certificate function is asked for each handshake, so that renewal needs no restart.
+func newPort(listener net.Listener, authority *pki.Authority, certificate func() (*tls.Certificate, error), timeout time.Duration, log *slog.Logger) *port {
+	p := &port{
+		listener: listener,
+		log:      log,
+		timeout:  timeout,
+		routes:   map[string]*route{},
+		pending:  make(chan struct{}, maxHandshakes),
+		noise:    rate.NewLimiter(rate.Every(10*time.Second), 5),
+		conns:    map[net.Conn]struct{}{},
+	}
+	for name := range allowed {
+		p.routes[name] = &route{port: p, queue: make(chan net.Conn), done: make(chan struct{})}
+	}
+	base := &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		ClientCAs:  authority.Pool(),
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return certificate()
+		},
+	}
+	members := base.Clone()
+	members.ClientAuth = tls.RequireAndVerifyClientCert
+	members.NextProtos = []string{protoRaft, protoCluster, protoNode}
+	joiners := base.Clone()
+	joiners.ClientAuth = tls.NoClientCert
+	joiners.NextProtos = []string{protoJoin}
+	p.config = base.Clone()
+	p.config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		for _, offered := range hello.SupportedProtos {
+			if offered == protoJoin {
+				return joiners, nil
+			}
+			if _, ok := allowed[offered]; ok {
+				return members, nil
+			}
+		}
+		return nil, fmt.Errorf("client offers %q, not a protocol of this port", hello.SupportedProtos)
+	}
+	return p
+}
+
+// route is the listener of one protocol's connections, all past their handshake.
+type route struct {
+	port  *port
+	queue chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func (r *route) Accept() (net.Conn, error) {
+	select {
+	case conn := <-r.queue:
+		return conn, nil
+	case <-r.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (r *route) Close() error {
+	r.once.Do(func() { close(r.done) })
+	return nil
+}
+
+func (r *route) Addr() net.Addr { return r.port.listener.Addr() }
+
+// serve accepts until close.
+func (p *port) serve() error {
+	for {
+		conn, err := p.listener.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			// Out of file descriptors, most likely: others will be closed.
+			p.note("accept failed", "error", err)
+			time.Sleep(20 * time.Millisecond)
+			continue
+		}
+		select {
+		case p.pending <- struct{}{}:
+		default:
+			p.note("too many connections in their handshake, closing one", "remote", conn.RemoteAddr())
+			conn.Close()
+			continue
+		}
+		if !p.track(conn) {
+			conn.Close()
+			return nil
+		}
+		go func() {
+			defer p.handler.Done()
+			p.handle(conn)
+		}()
+	}
+}
+
+// track adds a raw connection and its handler, unless the port is closed.
+func (p *port) track(conn net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	p.conns[conn] = struct{}{}
+	p.handler.Add(1)
+	return true
+}
+
+func (p *port) untrack(conn net.Conn) {
+	p.mu.Lock()
+	delete(p.conns, conn)
+	p.mu.Unlock()
+}
+
+// handle takes a connection through its handshake to its route.
+func (p *port) handle(raw net.Conn) {
+	conn := &trackedConn{Conn: tls.Server(raw, p.config), raw: raw, port: p}
+	ctx, cancel := context.WithTimeout(context.Background(), p.timeout)
+	err := conn.HandshakeContext(ctx)
+	cancel()
+	<-p.pending
+	if err != nil {
+		p.refuse(raw, err)
+		conn.Close()
+		return
+	}
+	state := conn.ConnectionState()
+	proto := state.NegotiatedProtocol
+	conn.peer, err = peerOf(state, proto)
+	if err != nil {
+		p.note("refused a connection on the mTLS port", "remote", raw.RemoteAddr(), "protocol", proto, "error", err)
+		conn.Close()
+		return
+	}
+	route := p.routes[proto]
+	select {
+	case route.queue <- conn:
+	case <-route.done:
+		conn.Close()
+	}
+}
+
+// refuse says why a handshake failed, to the log and to a client that speaks plain HTTP.
+func (p *port) refuse(raw net.Conn, err error) {
+	var header tls.RecordHeaderError
+	if !errors.As(err, &header) {
+		p.note("TLS handshake failed on the mTLS port", "remote", raw.RemoteAddr(), "error", err)
+		return
+	}
+	what := "bytes that are not TLS"
+	if looksLikeHTTP(header.RecordHeader[:]) {
+		what = "plain HTTP"
+		const body = "This is Kontiki's port for masters and workers (mTLS). The API is HTTPS, on port 6443.\n"
+		_ = raw.SetWriteDeadline(time.Now().Add(time.Second))
+		fmt.Fprintf(raw, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	}
+	p.note("refused a connection on the mTLS port: the client sent "+what, "remote", raw.RemoteAddr())
+}
+
+func looksLikeHTTP(start []byte) bool {
+	for _, method := range []string{"GET /", "HEAD ", "POST ", "PUT /", "PATCH", "DELET", "OPTIO", "PRI *", "CONNE"} {
+		if bytes.HasPrefix([]byte(method), start) || bytes.HasPrefix(start, []byte(method)) {
+			return true
+		}
+	}
+	return false
+}
+
+// note logs at a bounded rate: anybody who reaches the port can cause these lines.
+func (p *port) note(message string, args ...any) {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return
+	}
+	if !p.noise.Allow() {
+		p.muted++
+		p.mu.Unlock()
+		return
+	}
+	muted := p.muted
+	p.muted = 0
+	p.mu.Unlock()
+	if muted > 0 {
+		args = append(args, "unlogged_before", muted)
+	}
+	p.log.Info(message, args...)
+}
+
+// close stops listening, closes every live connection, and waits for the handshakes that were under way.
+func (p *port) close() {
+	p.mu.Lock()
+	p.closed = true
+	conns := make([]net.Conn, 0, len(p.conns))
+	for conn := range p.conns {
+		conns = append(conns, conn)
+	}
+	p.mu.Unlock()
+	p.listener.Close()
+	for _, r := range p.routes {
+		r.Close()
+	}
+	for _, conn := range conns {
+		conn.Close()
+	}
+	p.handler.Wait()
+}
+
+// trackedConn is an accepted connection past its handshake.
+type trackedConn struct {
+	*tls.Conn
+	raw  net.Conn
+	port *port
+	peer pki.Peer
+}
+
+// Close closes the socket first: a TLS goodbye to a peer that does not read would block.
+func (c *trackedConn) Close() error {
+	c.port.untrack(c.raw)
+	return c.raw.Close()
+}
+
+// peerOf is who is at the other end, if it may speak the protocol.
+func peerOf(state tls.ConnectionState, proto string) (pki.Peer, error) {
+	roles, ok := allowed[proto]
+	if !ok {
+		return pki.Peer{}, fmt.Errorf("protocol %q is not served here", proto)
+	}
+	if roles == nil {
+		return pki.Peer{}, nil
+	}
+	if len(state.PeerCertificates) == 0 {
+		return pki.Peer{}, errors.New("no client certificate")
+	}
+	peer, err := pki.ParsePeer(state.PeerCertificates[0])
+	if err != nil {
+		return pki.Peer{}, err
+	}
+	for _, role := range roles {
+		if peer.Role == role {
+			return peer, nil
+		}
+	}
+	return pki.Peer{}, fmt.Errorf("%s %q may not speak %s", peer.Role, peer.Name, proto)
+}
+
+// dialer opens connections to masters' ports.
+type dialer struct {
+	authority   *x509.CertPool
+	certificate func() (*tls.Certificate, error)
+}
+
+// dial connects, speaks TLS, and checks that a master of this cluster is at the other end. Addresses may change, so it
+// is the role in the certificate that counts, and not a host name.
+func (d *dialer) dial(ctx context.Context, address, proto string) (*tls.Conn, error) {
+	var netDialer net.Dialer
+	raw, err := netDialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	config := &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		NextProtos:         []string{proto},
+		InsecureSkipVerify: true, // VerifyConnection does it, by role
+		VerifyConnection: func(state tls.ConnectionState) error {
+			return verifyMaster(state, d.authority)
+		},
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return d.certificate()
+		},
+	}
+	conn := tls.Client(raw, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, fmt.Errorf("TLS with %s: %w", address, err)
+	}
+	return conn, nil
+}
+
+// verifyMaster checks a server's chain against a CA, and that it is a master.
+func verifyMaster(state tls.ConnectionState, roots *x509.CertPool) error {
+	if len(state.PeerCertificates) == 0 {
+		return errors.New("the server sent no certificate")
+	}
+	leaf := state.PeerCertificates[0]
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}); err != nil {
+		return fmt.Errorf("the server is not a master of this cluster: %w", err)
+	}
+	peer, err := pki.ParsePeer(leaf)
+	if err != nil {
+		return err
+	}
+	if peer.Role != pki.RoleMaster {
+		return fmt.Errorf("the server is the %s %q, not a master", peer.Role, peer.Name)
+	}
+	return nil
+}

@@ -1,0 +1,314 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/kontiki/kontiki/fsm"
+	"github.com/kontiki/kontiki/internal/kv"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+)
+
+const (
+	// inflightBytes bounds the commands that a leader holds between receiving them and applying them.
+	inflightBytes = 64 << 20
+	// A forwarded batch is closed at batchBytes or batchCommands; batchSenders of them are on their way at once.
+	batchBytes    = 1 << 20
+	batchCommands = 512
+	batchSenders  = 4
+	// attemptBound ends an attempt on a leader that does not answer though raft still believes in it.
+	attemptBound = 10 * time.Second
+	retryPause   = 25 * time.Millisecond
+)
+
+// Propose replicates a command and answers what applying it did, once this master's own state shows it. Whichever master
+// leads, any master proposes. A condition that did not hold is not an error but Result.Failed.
+//
+// A lost leader makes an outcome unknown; the command is then proposed again under its id, which the state machine
+// applies once, until the context ends (Timings.Propose where it has no deadline). Errors: kv.ErrTooLarge and what
+// fsm.EncodeCommand refuses, at once; kv.ErrNoLeader when the command was certainly never proposed;
+// kv.ErrOutcomeUnknown when it may be committed now or later.
+func (c *Cluster) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, error) {
+	data, err := fsm.EncodeCommand(cmd)
+	if err != nil {
+		return kv.Result{}, fmt.Errorf("propose: %w", err)
+	}
+	ctx, cancel := c.bounded(ctx)
+	defer cancel()
+	unknown := false
+	var last error
+	for {
+		lead := c.leaders.current()
+		var out outcome
+		switch {
+		case lead.self:
+			out = c.applyAll(ctx, [][]byte{data})[0]
+		case lead.name != "":
+			out = c.forward(ctx, data)
+		default:
+			out = refused(errors.New("no leader is known"))
+		}
+		switch out.state {
+		case clusterv1.Outcome_STATE_COMMITTED:
+			if err := c.store.WaitIndex(ctx, out.index); err == nil {
+				return out.result, nil
+			} else if ctx.Err() != nil {
+				return kv.Result{}, fmt.Errorf("propose: committed at index %d, but this master has not applied it: %w (%w)",
+					out.index, kv.ErrOutcomeUnknown, ctx.Err())
+			}
+			// The store was restored meanwhile: ask again, under the same id.
+			unknown, last = true, errors.New("the state was restored from a snapshot")
+		case clusterv1.Outcome_STATE_INVALID:
+			return kv.Result{}, fmt.Errorf("propose: %w", out.err)
+		case clusterv1.Outcome_STATE_REFUSED:
+			last = out.err
+		default:
+			unknown, last = true, out.err
+		}
+		if !lead.pause(ctx, retryPause) {
+			class := kv.ErrNoLeader
+			if unknown {
+				class = kv.ErrOutcomeUnknown
+			}
+			return kv.Result{}, fmt.Errorf("propose: %w (%w; last attempt: %v)", class, context.Cause(ctx), last)
+		}
+	}
+}
+
+// bounded gives a context a deadline if it has none, and ends it when the cluster closes.
+func (c *Cluster) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(c.life, func() { cancel(errClosed) })
+	done := func() { stop(); cancel(nil) }
+	if _, ok := ctx.Deadline(); !ok {
+		timed, stopTimer := context.WithTimeout(ctx, c.cfg.Timings.Propose)
+		return timed, func() { stopTimer(); done() }
+	}
+	return ctx, done
+}
+
+// outcome is what became of one attempt to propose one command.
+type outcome struct {
+	state  clusterv1.Outcome_State
+	index  uint64
+	result kv.Result
+	err    error
+}
+
+func refused(err error) outcome {
+	return outcome{state: clusterv1.Outcome_STATE_REFUSED, err: err}
+}
+
+func unknownOutcome(err error) outcome {
+	return outcome{state: clusterv1.Outcome_STATE_UNKNOWN, err: err}
+}
+
+// classify says what a raft error means for the command.
+func classify(err error) outcome {
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
+		return refused(err)
+	default: // ErrLeadershipLost, ErrAbortedByRestore, ErrRaftShutdown, a failing disk
+		return unknownOutcome(err)
+	}
+}
+
+// applyAll proposes commands on this master, which should lead, and waits for all of them no longer than the context.
+func (c *Cluster) applyAll(ctx context.Context, commands [][]byte) []outcome {
+	outcomes := make([]outcome, len(commands))
+	fill := func(o outcome) []outcome {
+		for i := range outcomes {
+			outcomes[i] = o
+		}
+		return outcomes
+	}
+	size := int64(0)
+	for _, data := range commands {
+		size += int64(len(data))
+	}
+	size = min(size, inflightBytes)
+	if err := c.inflight.Acquire(ctx, size); err != nil {
+		return fill(refused(fmt.Errorf("the leader has too many proposals under way: %w", err)))
+	}
+	if !c.replica.enter() {
+		c.inflight.Release(size)
+		return fill(refused(raft.ErrRaftShutdown))
+	}
+	done := make(chan []outcome, 1)
+	go func() {
+		defer c.replica.pending.Done()
+		defer c.inflight.Release(size)
+		futures := make([]raft.ApplyFuture, len(commands))
+		for i, data := range commands {
+			futures[i] = c.replica.raft.ApplyLog(raft.Log{Data: data}, 0)
+		}
+		answers := make([]outcome, len(commands))
+		for i, future := range futures {
+			if err := future.Error(); err != nil {
+				answers[i] = classify(err)
+				continue
+			}
+			applied, ok := future.Response().(fsm.Outcome)
+			switch {
+			case !ok:
+				answers[i] = unknownOutcome(fmt.Errorf("the state machine answered %T", future.Response()))
+			case applied.Err != nil:
+				answers[i] = outcome{state: clusterv1.Outcome_STATE_INVALID, index: future.Index(), err: applied.Err}
+			default:
+				answers[i] = outcome{state: clusterv1.Outcome_STATE_COMMITTED, index: future.Index(), result: applied.Result}
+			}
+		}
+		done <- answers
+	}()
+	select {
+	case answers := <-done:
+		return answers
+	case <-ctx.Done():
+		return fill(unknownOutcome(ctx.Err()))
+	}
+}
+
+func newInflight() *semaphore.Weighted { return semaphore.NewWeighted(inflightBytes) }
+
+// forwarded is one command on its way to the leader.
+type forwarded struct {
+	data []byte
+	done chan outcome // has room for the one answer
+}
+
+// forward hands a command to the senders, who put many into one call.
+func (c *Cluster) forward(ctx context.Context, data []byte) outcome {
+	f := &forwarded{data: data, done: make(chan outcome, 1)}
+	select {
+	case c.forwards <- f:
+	case <-ctx.Done():
+		return refused(ctx.Err())
+	}
+	select {
+	case out := <-f.done:
+		return out
+	case <-ctx.Done():
+		return unknownOutcome(ctx.Err())
+	}
+}
+
+// sendForwards is the life of one sender: it takes what waits, and sends it to whoever leads now. While all senders are
+// waiting for answers, proposals gather; so batches grow with the load and a lone proposal waits for nobody.
+func (c *Cluster) sendForwards(ctx context.Context) {
+	var batch []*forwarded
+	for {
+		batch = batch[:0]
+		select {
+		case f := <-c.forwards:
+			batch = append(batch, f)
+		case <-ctx.Done():
+			return
+		}
+		size := len(batch[0].data)
+	gather:
+		for len(batch) < batchCommands && size < batchBytes {
+			select {
+			case f := <-c.forwards:
+				batch = append(batch, f)
+				size += len(f.data)
+			default:
+				break gather
+			}
+		}
+		for i, out := range c.sendBatch(ctx, batch) {
+			batch[i].done <- out
+			batch[i] = nil
+		}
+	}
+}
+
+func (c *Cluster) sendBatch(ctx context.Context, batch []*forwarded) []outcome {
+	commands := make([][]byte, len(batch))
+	for i, f := range batch {
+		commands[i] = f.data
+	}
+	fill := func(o outcome) []outcome {
+		outcomes := make([]outcome, len(batch))
+		for i := range outcomes {
+			outcomes[i] = o
+		}
+		return outcomes
+	}
+	lead := c.leaders.current()
+	if lead.name == "" {
+		return fill(refused(errors.New("no leader is known")))
+	}
+	ctx, cancel := lead.attempt(ctx, attemptBound)
+	defer cancel()
+	if lead.self {
+		return c.applyAll(ctx, commands)
+	}
+	client, err := c.peers.ready(ctx, lead.address)
+	if err != nil {
+		return fill(refused(fmt.Errorf("reach the leader %s: %w", lead.name, err)))
+	}
+	response, err := client.Propose(ctx, &clusterv1.ProposeRequest{Commands: commands})
+	if err != nil {
+		return fill(unknownOutcome(fmt.Errorf("propose at the leader %s: %w", lead.name, err)))
+	}
+	if len(response.Outcomes) != len(batch) {
+		return fill(unknownOutcome(fmt.Errorf("the leader %s answered %d outcomes for %d commands", lead.name, len(response.Outcomes), len(batch))))
+	}
+	outcomes := make([]outcome, len(batch))
+	for i, o := range response.Outcomes {
+		outcomes[i] = outcomeFromProto(o)
+	}
+	return outcomes
+}
+
+// attempt is a context for one call to a leader: it ends when leadership changes, so that a dead leader costs no more
+// than it takes to find a new one.
+func (l leader) attempt(ctx context.Context, bound time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	done := make(chan struct{})
+	go func() {
+		select {
+		case <-l.changed:
+			cancel()
+		case <-done:
+		}
+	}()
+	return ctx, func() { close(done); cancel() }
+}
+
+func outcomeFromProto(o *clusterv1.Outcome) outcome {
+	out := outcome{state: o.State, index: o.Index}
+	switch o.State {
+	case clusterv1.Outcome_STATE_COMMITTED:
+		out.result = kv.Result{Revision: o.Revision, Revisions: o.Revisions}
+		if o.Failure != nil {
+			out.result.Failed = &kv.Failure{
+				Index:   int(o.Failure.Index),
+				Cond:    kv.Condition(o.Failure.Condition),
+				Current: o.Failure.Current,
+			}
+		}
+	case clusterv1.Outcome_STATE_REFUSED, clusterv1.Outcome_STATE_INVALID:
+		out.err = errors.New(o.Message)
+	default:
+		out.state = clusterv1.Outcome_STATE_UNKNOWN
+		out.err = errors.New(o.Message)
+	}
+	return out
+}
+
+func outcomeToProto(out outcome) *clusterv1.Outcome {
+	o := &clusterv1.Outcome{State: out.state, Index: out.index, Revision: out.result.Revision, Revisions: out.result.Revisions}
+	if out.err != nil {
+		o.Message = out.err.Error()
+	}
+	if f := out.result.Failed; f != nil {
+		o.Failure = &clusterv1.Failure{Index: int32(f.Index), Condition: uint32(f.Cond), Current: f.Current}
+	}
+	return o
+}

@@ -1,0 +1,173 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/kontiki/kontiki/internal/kv"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+)
+
+// readBound bounds one round of asking for a read index.
+const readBound = 5 * time.Second
+
+var errNotLeader = errors.New("this master does not lead")
+
+// Consistent answers a view that shows every write that was acknowledged, by any master, before the call. It costs a
+// round among the masters that all concurrent callers share. Errors: kv.ErrNoLeader when no quorum answered before the
+// context's end (Timings.Propose where it has no deadline).
+func (c *Cluster) Consistent(ctx context.Context) (kv.View, error) {
+	ctx, cancel := c.bounded(ctx)
+	defer cancel()
+	var last error
+	for {
+		lead := c.leaders.current()
+		var index uint64
+		err := errors.New("no leader is known")
+		switch {
+		case lead.self:
+			index, err = c.ownIndex.do(ctx)
+		case lead.name != "":
+			index, err = c.leaderIndex.do(ctx)
+		}
+		if err == nil {
+			err = c.store.WaitIndex(ctx, index)
+		}
+		if err == nil {
+			return c.store.View(), nil
+		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
+		if !lead.pause(ctx, retryPause) {
+			return nil, fmt.Errorf("consistent read: %w (%w; last attempt: %v)", kv.ErrNoLeader, context.Cause(ctx), last)
+		}
+	}
+}
+
+// askLeader is one round of a follower: the index that its readers must wait for.
+func (c *Cluster) askLeader() (uint64, error) {
+	lead := c.leaders.current()
+	if lead.name == "" {
+		return 0, errors.New("no leader is known")
+	}
+	ctx, cancel := lead.attempt(c.life, readBound)
+	defer cancel()
+	if lead.self {
+		return c.ownIndex.do(ctx)
+	}
+	client, err := c.peers.client(lead.address)
+	if err != nil {
+		return 0, err
+	}
+	response, err := client.ReadIndex(ctx, &clusterv1.ReadIndexRequest{})
+	if err != nil {
+		return 0, fmt.Errorf("ask the leader %s for a read index: %w", lead.name, err)
+	}
+	return response.Index, nil
+}
+
+// verifyIndex is one round of a leader. The last command that it has applied covers every acknowledged write: writes of
+// its own term are acknowledged once they are applied here, and the barrier at the term's start has brought in those of
+// earlier terms. What is left to show is that no later term has begun, which is so if a quorum still follows, and if
+// the term is the same afterwards.
+func (c *Cluster) verifyIndex() (uint64, error) {
+	lead := c.leaders.current()
+	ctx, cancel := lead.attempt(c.life, readBound)
+	defer cancel()
+	term, err := c.waitReady(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if c.pulse.late() {
+		// The process stood still for longer than the lease. Answers of followers from before may still be in the
+		// sockets, and would count as fresh: commit something instead.
+		if err := c.replica.barrier(ctx); err != nil {
+			return 0, fmt.Errorf("barrier after a pause: %w", err)
+		}
+		c.pulse.beat()
+	}
+	index := c.store.AppliedIndex()
+	if err := c.replica.await(ctx, c.replica.raft.VerifyLeader); err != nil {
+		return 0, fmt.Errorf("verify leadership: %w", err)
+	}
+	if c.replica.raft.CurrentTerm() != term {
+		return 0, errNotLeader
+	}
+	return index, nil
+}
+
+// waitReady waits until this master, if it leads, has passed the barrier of its term, and answers the term.
+func (c *Cluster) waitReady(ctx context.Context) (uint64, error) {
+	for {
+		lead := c.leaders.current()
+		if c.replica.raft.State() != raft.Leader {
+			return 0, errNotLeader
+		}
+		term := c.replica.raft.CurrentTerm()
+		if c.readyTerm.Load() == term {
+			return term, nil
+		}
+		if !lead.pause(ctx, time.Second) {
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// pulse notices that the process stood still: it should beat every quarter of the lease.
+type pulse struct {
+	limit time.Duration
+	start time.Time
+	// mono and wall are the last beat by either clock: a suspended machine stops the first, a set clock moves the second.
+	mono, wall atomic.Int64
+}
+
+func newPulse(limit time.Duration) *pulse {
+	p := &pulse{limit: limit, start: time.Now()}
+	p.beat()
+	return p
+}
+
+func (p *pulse) beat() {
+	p.mono.Store(int64(time.Since(p.start)))
+	p.wall.Store(time.Now().UnixNano())
+}
+
+func (p *pulse) late() bool {
+	limit := int64(p.limit)
+	return int64(time.Since(p.start))-p.mono.Load() > limit || time.Now().UnixNano()-p.wall.Load() > limit
+}
+
+// run beats, unless the pulse is late: then only a barrier restarts it.
+func (p *pulse) run(ctx context.Context) {
+	ticker := time.NewTicker(p.limit / 4)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			if !p.late() {
+				p.beat()
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// View is this master's state now; it may lag behind the leader's.
+func (c *Cluster) View() kv.View { return c.store.View() }
+
+// Watch reads this master's history: see kv.Reader.
+func (c *Cluster) Watch(prefix string, after uint64) (kv.Watcher, error) {
+	return c.store.Watch(prefix, after)
+}
+
+// WaitRevision waits for this master's state: see kv.Reader.
+func (c *Cluster) WaitRevision(ctx context.Context, revision uint64) error {
+	return c.store.WaitRevision(ctx, revision)
+}

@@ -1,0 +1,289 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/fsm"
+)
+
+const (
+	maxAppendEntries  = 512
+	logCacheEntries   = 8192
+	snapshotsKept     = 2
+	boltLockTimeout   = time.Second
+	transportPool     = 3
+	raftShutdownBound = 5 * time.Second
+)
+
+// applier adapts the state machine to raft. It must do nothing that the log does not say: Apply and ApplyBatch behave
+// alike, because a recovery from peers.json uses Apply.
+type applier struct{ store *fsm.Store }
+
+var _ raft.BatchingFSM = applier{}
+
+// Apply implements raft.FSM.
+func (a applier) Apply(entry *raft.Log) any {
+	result, err := a.store.Apply(entry.Index, entry.Data)
+	return fsm.Outcome{Result: result, Err: err}
+}
+
+// ApplyBatch implements raft.BatchingFSM. A batch holds configuration entries beside commands.
+func (a applier) ApplyBatch(entries []*raft.Log) []any {
+	commands := make([]fsm.Entry, 0, len(entries))
+	for _, entry := range entries {
+		if entry.Type == raft.LogCommand {
+			commands = append(commands, fsm.Entry{Index: entry.Index, Data: entry.Data})
+		}
+	}
+	answers := make([]any, len(entries))
+	if len(commands) == 0 {
+		return answers
+	}
+	outcomes := a.store.ApplyBatch(commands)
+	for i, entry := range entries {
+		if entry.Type == raft.LogCommand {
+			answers[i] = outcomes[0]
+			outcomes = outcomes[1:]
+		}
+	}
+	return answers
+}
+
+// Snapshot implements raft.FSM in constant time.
+func (a applier) Snapshot() (raft.FSMSnapshot, error) {
+	return snapshot{a.store.Snapshot()}, nil
+}
+
+// Restore implements raft.FSM.
+func (a applier) Restore(from io.ReadCloser) error {
+	err := a.store.Restore(from)
+	return errors.Join(err, from.Close())
+}
+
+type snapshot struct{ io.WriterTo }
+
+func (s snapshot) Persist(sink raft.SnapshotSink) error {
+	if _, err := s.WriteTo(sink); err != nil {
+		return errors.Join(fmt.Errorf("write a snapshot: %w", err), sink.Cancel())
+	}
+	return sink.Close()
+}
+
+func (snapshot) Release() {}
+
+// replica is one raft node with its disk and its transport.
+type replica struct {
+	store     *fsm.Store
+	raft      *raft.Raft
+	config    *raft.Config
+	transport *raft.NetworkTransport
+	stream    *streamLayer
+	bolt      *raftboltdb.BoltStore
+	log       *slog.Logger
+
+	// gate guards proposals against shutdown: raft does not answer those that it has not yet looked at.
+	gate    sync.RWMutex
+	closing bool
+	pending sync.WaitGroup
+}
+
+// openReplica opens what is on disk, or starts a cluster of one where bootstrap is set and there is nothing.
+func openReplica(dir, name, address string, bootstrap bool, t Timings, store *fsm.Store, stream *streamLayer, log *slog.Logger) (_ *replica, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the raft directory: %w", err)
+	}
+	if err := removeTornSnapshots(dir, log); err != nil {
+		return nil, err
+	}
+	logger := &raftLog{log: log, name: "raft"}
+	bolt, err := raftboltdb.New(raftboltdb.Options{
+		Path:        filepath.Join(dir, "raft.db"),
+		BoltOptions: &bbolt.Options{Timeout: boltLockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
+	})
+	if err != nil {
+		if errors.Is(err, bbolt.ErrTimeout) {
+			return nil, fmt.Errorf("open the raft log in %s: another process has it open: %w", dir, err)
+		}
+		return nil, fmt.Errorf("open the raft log in %s: %w", dir, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, bolt.Close())
+		}
+	}()
+	cache, err := raft.NewLogCache(logCacheEntries, bolt)
+	if err != nil {
+		return nil, fmt.Errorf("make the log cache: %w", err)
+	}
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, logger)
+	if err != nil {
+		return nil, fmt.Errorf("open the snapshots: %w", err)
+	}
+
+	config := raft.DefaultConfig()
+	config.LocalID = raft.ServerID(name)
+	config.HeartbeatTimeout, config.ElectionTimeout = t.Heartbeat, t.Election
+	config.LeaderLeaseTimeout, config.CommitTimeout = t.Lease, t.Commit
+	config.MaxAppendEntries, config.BatchApplyCh = maxAppendEntries, true
+	config.SnapshotInterval, config.SnapshotThreshold, config.TrailingLogs = t.SnapshotInterval, t.SnapshotThreshold, t.TrailingLogs
+	config.NoLegacyTelemetry = true
+	config.ShutdownOnRemove = false     // whoever runs us decides when to stop
+	config.RestoreCommittedLogs = false // hangs NewRaft on a long log
+	config.Logger = logger
+
+	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream:  stream,
+		MaxPool: transportPool,
+		Timeout: t.Transport,
+		Logger:  &raftLog{log: log, name: "raft transport"},
+	})
+	defer func() {
+		if err != nil {
+			transport.Close()
+		}
+	}()
+	if bootstrap {
+		servers := raft.Configuration{Servers: []raft.Server{{ID: config.LocalID, Address: raft.ServerAddress(address)}}}
+		if err := raft.BootstrapCluster(config, cache, bolt, snapshots, transport, servers); err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
+			return nil, fmt.Errorf("start a new cluster: %w", err)
+		}
+	}
+	node, err := raft.NewRaft(config, applier{store}, cache, bolt, snapshots, transport)
+	if err != nil {
+		return nil, fmt.Errorf("start raft from %s: %w", dir, err)
+	}
+	return &replica{
+		store: store, raft: node, config: config, transport: transport, stream: stream, bolt: bolt, log: log,
+	}, nil
+}
+
+// hasRaftState says whether a directory holds a raft log.
+func hasRaftState(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "raft.db"))
+	return err == nil
+}
+
+// removeTornSnapshots deletes snapshots that a crash left unfinished: raft ignores them and never deletes them.
+func removeTornSnapshots(dir string, log *slog.Logger) error {
+	parent := filepath.Join(dir, "snapshots")
+	entries, err := os.ReadDir(parent)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for unfinished snapshots: %w", err)
+	}
+	removed := false
+	for _, entry := range entries {
+		if !strings.HasSuffix(entry.Name(), ".tmp") {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(parent, entry.Name())); err != nil {
+			return fmt.Errorf("remove an unfinished snapshot: %w", err)
+		}
+		removed = true
+		log.Info("removed an unfinished snapshot", "snapshot", entry.Name())
+	}
+	if !removed {
+		return nil
+	}
+	return pki.SyncDir(parent)
+}
+
+// await waits for a raft future no longer than the context: futures can hang forever once raft is shut down, so that
+// only this goroutine may be left behind, never a caller.
+func (r *replica) await(ctx context.Context, start func() raft.Future) error {
+	if !r.enter() {
+		return raft.ErrRaftShutdown
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer r.pending.Done()
+		done <- start().Error()
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// enter counts a call into raft, unless the replica is closing.
+func (r *replica) enter() bool {
+	r.gate.RLock()
+	defer r.gate.RUnlock()
+	if r.closing {
+		return false
+	}
+	r.pending.Add(1)
+	return true
+}
+
+// barrier waits until everything committed before has been applied here.
+func (r *replica) barrier(ctx context.Context) error {
+	return r.await(ctx, func() raft.Future { return r.raft.Barrier(0) })
+}
+
+// servers are the members by raft's latest configuration.
+func (r *replica) servers() []raft.Server {
+	future := r.raft.GetConfiguration() // is already answered
+	if future.Error() != nil {
+		return nil
+	}
+	return future.Configuration().Servers
+}
+
+// drain refuses new calls and waits a bounded time for those under way: a raft that runs answers all of them, and one
+// that is shut down does not.
+func (r *replica) drain(bound time.Duration) {
+	r.gate.Lock()
+	r.closing = true
+	r.gate.Unlock()
+	done := make(chan struct{})
+	go func() {
+		r.pending.Wait()
+		close(done)
+	}()
+	timer := time.NewTimer(bound)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+		r.log.Warn("shutting down with calls to raft unanswered")
+	}
+}
+
+// close stops raft and releases the disk, in bounded time.
+func (r *replica) close() error {
+	r.gate.Lock()
+	r.closing = true
+	r.gate.Unlock()
+	stopped := make(chan error, 1)
+	future := r.raft.Shutdown()
+	r.stream.Close() // ends calls to peers that raft would wait for
+	go func() { stopped <- future.Error() }()
+	timer := time.NewTimer(raftShutdownBound)
+	defer timer.Stop()
+	var err error
+	select {
+	case err = <-stopped:
+	case <-timer.C:
+		err = errors.New("raft did not stop in time")
+	}
+	return errors.Join(err, r.transport.Close(), r.bolt.Close())
+}

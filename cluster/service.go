@@ -1,0 +1,258 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/kv"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+)
+
+// toStatus gives an error the code that callers tell it by.
+func toStatus(err error) error {
+	code := codes.Unknown
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errNotLeader), errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		code = codes.Aborted
+	case errors.Is(err, ErrToken):
+		code = codes.PermissionDenied
+	case errors.Is(err, ErrNameTaken):
+		code = codes.AlreadyExists
+	case errors.Is(err, ErrTokenNotFound), errors.Is(err, ErrNotMember):
+		code = codes.NotFound
+	case errors.Is(err, kv.ErrNoLeader), errors.Is(err, kv.ErrOutcomeUnknown), errors.Is(err, errClosed):
+		code = codes.Unavailable
+	case errors.Is(err, context.DeadlineExceeded):
+		code = codes.DeadlineExceeded
+	case errors.Is(err, context.Canceled):
+		code = codes.Canceled
+	default:
+		if s, ok := status.FromError(err); ok {
+			return s.Err()
+		}
+	}
+	return status.Error(code, err.Error())
+}
+
+// fromStatus gives an answered error its class back, with the text that the server gave it.
+func fromStatus(err error) error {
+	s, ok := status.FromError(err)
+	if !ok || err == nil {
+		return err
+	}
+	switch s.Code() {
+	case codes.PermissionDenied:
+		return &answered{class: ErrToken, text: s.Message()}
+	case codes.AlreadyExists:
+		return &answered{class: ErrNameTaken, text: s.Message()}
+	default:
+		return &answered{class: err, text: s.Message()}
+	}
+}
+
+// answered is an error that a server told: its text says all.
+type answered struct {
+	class error
+	text  string
+}
+
+func (a *answered) Error() string { return a.text }
+func (a *answered) Unwrap() error { return a.class }
+
+// clusterService serves the other masters.
+type clusterService struct {
+	clusterv1.UnimplementedClusterServiceServer
+	c *Cluster
+}
+
+func (s clusterService) Propose(ctx context.Context, request *clusterv1.ProposeRequest) (*clusterv1.ProposeResponse, error) {
+	outcomes := s.c.applyAll(ctx, request.Commands)
+	response := &clusterv1.ProposeResponse{Outcomes: make([]*clusterv1.Outcome, len(outcomes))}
+	for i, out := range outcomes {
+		response.Outcomes[i] = outcomeToProto(out)
+	}
+	return response, nil
+}
+
+func (s clusterService) ReadIndex(ctx context.Context, _ *clusterv1.ReadIndexRequest) (*clusterv1.ReadIndexResponse, error) {
+	index, err := s.c.ownIndex.do(ctx)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &clusterv1.ReadIndexResponse{Index: index}, nil
+}
+
+func (s clusterService) NodeStatus(context.Context, *clusterv1.NodeStatusRequest) (*clusterv1.NodeStatusResponse, error) {
+	return s.c.nodeStatus(), nil
+}
+
+func (s clusterService) PrepareMember(ctx context.Context, r *clusterv1.PrepareMemberRequest) (*clusterv1.PrepareMemberResponse, error) {
+	return &clusterv1.PrepareMemberResponse{}, toStatus(s.c.prepareAnywhere(ctx, r))
+}
+
+func (c *Cluster) prepareAnywhere(ctx context.Context, r *clusterv1.PrepareMemberRequest) error {
+	return c.onLeader(ctx, func(ctx context.Context) error {
+		return c.prepareMember(ctx, r.Name, r.Address)
+	}, func(ctx context.Context, client clusterv1.ClusterServiceClient) error {
+		_, err := client.PrepareMember(ctx, r)
+		return err
+	})
+}
+
+func (s clusterService) AddMember(ctx context.Context, r *clusterv1.AddMemberRequest) (*clusterv1.AddMemberResponse, error) {
+	if caller, ok := PeerFromContext(ctx); !ok || (caller.Name != r.Name && !isForwarder(s.c, caller)) {
+		return nil, status.Errorf(codes.PermissionDenied, "a master adds only itself, not %q", r.Name)
+	}
+	err := s.c.onLeader(ctx, func(ctx context.Context) error {
+		return s.c.addMember(ctx, r.Name, r.Address)
+	}, func(ctx context.Context, client clusterv1.ClusterServiceClient) error {
+		_, err := client.AddMember(ctx, r)
+		return err
+	})
+	return &clusterv1.AddMemberResponse{}, toStatus(err)
+}
+
+// isForwarder says whether a caller is a master of the cluster, which passes on what others ask.
+func isForwarder(c *Cluster, caller Peer) bool {
+	return slices.ContainsFunc(c.replica.servers(), func(s raft.Server) bool { return string(s.ID) == caller.Name })
+}
+
+func (s clusterService) RemoveMember(ctx context.Context, r *clusterv1.RemoveMemberRequest) (*clusterv1.RemoveMemberResponse, error) {
+	return &clusterv1.RemoveMemberResponse{}, toStatus(s.c.RemoveMember(ctx, r.Name))
+}
+
+func (s clusterService) TransferLeadership(ctx context.Context, r *clusterv1.TransferLeadershipRequest) (*clusterv1.TransferLeadershipResponse, error) {
+	leader, err := s.c.TransferLeadership(ctx, r.To)
+	return &clusterv1.TransferLeadershipResponse{Leader: leader}, toStatus(err)
+}
+
+func (s clusterService) Status(ctx context.Context, _ *clusterv1.StatusRequest) (*clusterv1.StatusResponse, error) {
+	st, err := s.c.Status(ctx)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	data, err := json.Marshal(st)
+	return &clusterv1.StatusResponse{Json: data}, toStatus(err)
+}
+
+func (s clusterService) CreateToken(ctx context.Context, r *clusterv1.CreateTokenRequest) (*clusterv1.CreateTokenResponse, error) {
+	token, err := s.c.CreateToken(ctx, pki.Role(r.Role), time.Duration(r.TtlSeconds)*time.Second, r.Description)
+	return &clusterv1.CreateTokenResponse{Token: token}, toStatus(err)
+}
+
+func (s clusterService) ListTokens(ctx context.Context, _ *clusterv1.ListTokensRequest) (*clusterv1.ListTokensResponse, error) {
+	tokens, err := s.c.Tokens(ctx)
+	response := &clusterv1.ListTokensResponse{}
+	for _, t := range tokens {
+		token := &clusterv1.Token{Id: t.ID, Role: string(t.Role), Description: t.Description, CreatedAt: t.CreatedAt.Unix()}
+		if !t.ExpiresAt.IsZero() {
+			token.ExpiresAt = t.ExpiresAt.Unix()
+		}
+		response.Tokens = append(response.Tokens, token)
+	}
+	return response, toStatus(err)
+}
+
+func (s clusterService) RevokeToken(ctx context.Context, r *clusterv1.RevokeTokenRequest) (*clusterv1.RevokeTokenResponse, error) {
+	return &clusterv1.RevokeTokenResponse{}, toStatus(s.c.RevokeToken(ctx, r.Id))
+}
+
+// joinService serves hosts that have a token and no certificate.
+type joinService struct {
+	clusterv1.UnimplementedJoinServiceServer
+	c *Cluster
+}
+
+func (s joinService) JoinMaster(ctx context.Context, r *clusterv1.JoinMasterRequest) (*clusterv1.JoinMasterResponse, error) {
+	c := s.c
+	if err := c.checkToken(ctx, r.Token, pki.RoleMaster); err != nil {
+		c.log.Info("a host was not let in as a master", "master", r.Name, "address", r.Address, "error", err)
+		return nil, toStatus(err)
+	}
+	if err := c.prepareAnywhere(ctx, &clusterv1.PrepareMemberRequest{Name: r.Name, Address: r.Address}); err != nil {
+		return nil, toStatus(err)
+	}
+	identity, err := json.Marshal(c.identity)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	c.log.Info("handing the cluster's identity to a new master", "master", r.Name, "address", r.Address)
+	return &clusterv1.JoinMasterResponse{Identity: identity, Masters: c.MasterAddresses(), Gossip: c.gossipSeeds()}, nil
+}
+
+func (s joinService) JoinWorker(ctx context.Context, r *clusterv1.JoinWorkerRequest) (*clusterv1.JoinWorkerResponse, error) {
+	c := s.c
+	if err := c.checkToken(ctx, r.Token, pki.RoleWorker); err != nil {
+		c.log.Info("a host was not let in as a worker", "worker", r.Name, "error", err)
+		return nil, toStatus(err)
+	}
+	for _, m := range c.gossip.Members() {
+		host, _, _ := net.SplitHostPort(m.Gossip)
+		if m.Role == pki.RoleWorker && m.Name == r.Name && m.State == MemberAlive && !slices.Contains(r.Addresses, host) {
+			return nil, toStatus(fmt.Errorf("the name %q is %w: the worker at %s has it and is alive; choose another name", r.Name, ErrNameTaken, host))
+		}
+	}
+	c.log.Info("admitting a worker", "worker", r.Name, "addresses", r.Addresses)
+	return c.workerCertificates(r.Name, r.Csr, r.Addresses)
+}
+
+// workerCertificates answers all that a worker needs. Its serving certificate is for its name and IP addresses only.
+func (c *Cluster) workerCertificates(name string, csr []byte, addresses []string) (*clusterv1.JoinWorkerResponse, error) {
+	if err := CheckName(name); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	for _, a := range addresses {
+		if a != name && net.ParseIP(a) == nil {
+			return nil, status.Errorf(codes.InvalidArgument, "worker %s asks for a certificate for %q: only its own name and IP addresses are allowed", name, a)
+		}
+	}
+	client, serving, err := c.identity.CA.SignWorker(csr, name, append([]string{name}, slices.DeleteFunc(slices.Clone(addresses), func(a string) bool { return a == name })...))
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return &clusterv1.JoinWorkerResponse{
+		ClientCertificate:  client,
+		ServingCertificate: serving,
+		CaCertificate:      c.identity.CA.CertPEM(),
+		GossipKeys:         c.identity.GossipKeys,
+		Masters:            c.MasterAddresses(),
+		Gossip:             c.gossipSeeds(),
+	}, nil
+}
+
+// workerService serves workers that have a certificate.
+type workerService struct {
+	clusterv1.UnimplementedWorkerServiceServer
+	c *Cluster
+}
+
+func (s workerService) Renew(ctx context.Context, r *clusterv1.RenewRequest) (*clusterv1.JoinWorkerResponse, error) {
+	caller, ok := PeerFromContext(ctx)
+	if !ok || caller.Role != pki.RoleWorker {
+		return nil, status.Error(codes.PermissionDenied, "only a worker renews a worker's certificates")
+	}
+	return s.c.workerCertificates(caller.Name, r.Csr, r.Addresses)
+}
+
+// gossipSeeds are the gossip addresses of masters, this one first.
+func (c *Cluster) gossipSeeds() []string {
+	seeds := []string{c.gossip.Address()}
+	for _, m := range c.gossip.Members() {
+		if m.Role == pki.RoleMaster && m.Name != c.cfg.Name && m.State == MemberAlive {
+			seeds = append(seeds, m.Gossip)
+		}
+	}
+	return seeds
+}

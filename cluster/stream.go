@@ -1,0 +1,93 @@
+package cluster
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// streamLayer carries raft's own protocol over the mTLS port. It keeps the outgoing connections, because raft's
+// transport leaves them open when it is closed, and because cutting them is the only way to end a call to a peer that
+// hangs.
+type streamLayer struct {
+	*route
+	advertise net.Addr
+	dialer    *dialer
+
+	mu     sync.Mutex
+	closed bool
+	conns  map[*outgoing]struct{}
+}
+
+type outgoing struct {
+	*tls.Conn
+	layer  *streamLayer
+	target raft.ServerAddress
+}
+
+func newStreamLayer(r *route, advertise string, d *dialer) *streamLayer {
+	return &streamLayer{route: r, advertise: hostPort(advertise), dialer: d, conns: map[*outgoing]struct{}{}}
+}
+
+// hostPort is an advertised address; it need not be an IP address.
+type hostPort string
+
+func (hostPort) Network() string  { return "tcp" }
+func (h hostPort) String() string { return string(h) }
+
+func (s *streamLayer) Addr() net.Addr { return s.advertise }
+
+// Dial implements raft.StreamLayer.
+func (s *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	conn, err := s.dialer.dial(ctx, string(address), protoRaft)
+	if err != nil {
+		return nil, err
+	}
+	out := &outgoing{Conn: conn, layer: s, target: address}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		conn.NetConn().Close()
+		return nil, net.ErrClosed
+	}
+	s.conns[out] = struct{}{}
+	return out, nil
+}
+
+// Close on an outgoing connection closes the socket at once: a TLS goodbye to a hung peer would block.
+func (o *outgoing) Close() error {
+	o.layer.mu.Lock()
+	delete(o.layer.conns, o)
+	o.layer.mu.Unlock()
+	return o.NetConn().Close()
+}
+
+// cut closes the outgoing connections to one peer, or all with an empty target, so that calls under way fail now.
+func (s *streamLayer) cut(target raft.ServerAddress) {
+	s.mu.Lock()
+	var cut []*outgoing
+	for conn := range s.conns {
+		if target == "" || conn.target == target {
+			cut = append(cut, conn)
+		}
+	}
+	s.mu.Unlock()
+	for _, conn := range cut {
+		conn.Close()
+	}
+}
+
+// Close implements net.Listener: it ends both directions.
+func (s *streamLayer) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.cut("")
+	return s.route.Close()
+}

@@ -1,0 +1,211 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// tokenPrefix is where join tokens are stored, by id.
+const tokenPrefix = "/kontiki/tokens/"
+
+// Errors of join tokens are classes.
+var (
+	// ErrToken says that a token does not admit its holder; the wrapped text says why and what to do.
+	ErrToken = errors.New("the join token is not accepted")
+	// ErrTokenNotFound says that no token has the id.
+	ErrTokenNotFound = errors.New("no such join token")
+)
+
+// Token is a join token without its secret, of which only the hash is kept.
+type Token struct {
+	ID          string    `json:"id"`
+	Role        pki.Role  `json:"role"`
+	Description string    `json:"description,omitempty"`
+	CreatedAt   time.Time `json:"createdAt"`
+	// ExpiresAt is zero for a token that does not expire.
+	ExpiresAt time.Time `json:"expiresAt,omitzero"`
+}
+
+type storedToken struct {
+	Token
+	SecretHash []byte `json:"secretHash"`
+}
+
+// parsedToken is what the text of a token says.
+type parsedToken struct {
+	pin    string
+	role   pki.Role
+	id     string
+	secret string
+}
+
+var tokenPattern = regexp.MustCompile(`^K10([0-9a-f]{64})::(master|worker):([a-z0-9]{8})\.([a-z0-9]{32})$`)
+
+func parseToken(text string) (parsedToken, error) {
+	m := tokenPattern.FindStringSubmatch(strings.TrimSpace(text))
+	if m == nil {
+		return parsedToken{}, fmt.Errorf("%w: it is malformed (K10<64 hex digits>::<role>:<id>.<secret> is expected); copy it whole, or make a new one with `kontiki token create`", ErrToken)
+	}
+	return parsedToken{pin: m[1], role: pki.Role(m[2]), id: m[3], secret: m[4]}, nil
+}
+
+func (p parsedToken) requireRole(role pki.Role) error {
+	if p.role != role {
+		return fmt.Errorf("%w: it is for the role %s, this host joins as a %s; make one with `kontiki token create --role %s`", ErrToken, p.role, role, role)
+	}
+	return nil
+}
+
+func (p parsedToken) String() string {
+	return fmt.Sprintf("K10%s::%s:%s.%s", p.pin, p.role, p.id, p.secret)
+}
+
+func newToken(ca *pki.Authority, role pki.Role) (parsedToken, error) {
+	if role != pki.RoleMaster && role != pki.RoleWorker {
+		return parsedToken{}, fmt.Errorf("a join token is for the role master or worker, not %q", role)
+	}
+	id, err := randomHex(4)
+	if err != nil {
+		return parsedToken{}, err
+	}
+	secret, err := randomHex(16)
+	if err != nil {
+		return parsedToken{}, err
+	}
+	return parsedToken{pin: ca.Pin(), role: role, id: id, secret: secret}, nil
+}
+
+func (p parsedToken) stored(ttl time.Duration, description string) storedToken {
+	now := time.Now().UTC().Truncate(time.Second)
+	hash := sha256.Sum256([]byte(p.secret)) // the secret has 128 random bits: there is nothing to guess
+	t := storedToken{SecretHash: hash[:], Token: Token{ID: p.id, Role: p.role, Description: description, CreatedAt: now}}
+	if ttl > 0 {
+		t.ExpiresAt = now.Add(ttl)
+	}
+	return t
+}
+
+func (c *Cluster) storeToken(ctx context.Context, t storedToken) (kv.Result, error) {
+	value, err := json.Marshal(t)
+	if err != nil {
+		return kv.Result{}, err
+	}
+	return c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: tokenPrefix + t.ID, Value: value, Cond: kv.Absent}}})
+}
+
+// NewCommandID answers a random command id.
+func NewCommandID() (id kv.CommandID) {
+	rand.Read(id[:]) // never fails: crypto/rand
+	return id
+}
+
+// CreateToken makes a join token for a role. A ttl of 0 means that it does not expire. The text is shown once: only the
+// secret's hash is stored.
+func (c *Cluster) CreateToken(ctx context.Context, role pki.Role, ttl time.Duration, description string) (string, error) {
+	if ttl < 0 {
+		return "", fmt.Errorf("a join token's time to live cannot be %s", ttl)
+	}
+	t, err := newToken(c.identity.CA, role)
+	if err != nil {
+		return "", err
+	}
+	result, err := c.storeToken(ctx, t.stored(ttl, description))
+	if err != nil {
+		return "", fmt.Errorf("create a join token: %w", err)
+	}
+	if result.Failed != nil {
+		return "", fmt.Errorf("create a join token: %w", result.Failed)
+	}
+	return t.String(), nil
+}
+
+// Tokens lists the join tokens, expired ones too.
+func (c *Cluster) Tokens(ctx context.Context) ([]Token, error) {
+	view, err := c.Consistent(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list join tokens: %w", err)
+	}
+	var tokens []Token
+	view.Range(tokenPrefix, kv.PrefixEnd(tokenPrefix), func(v *kv.Version) bool {
+		var t storedToken
+		if err = json.Unmarshal(v.Value, &t); err != nil {
+			err = fmt.Errorf("list join tokens: %s: %w", v.Key, err)
+			return false
+		}
+		tokens = append(tokens, t.Token)
+		return true
+	})
+	return tokens, err
+}
+
+// RevokeToken deletes a join token, given by its id or whole text; ErrTokenNotFound if there is none.
+func (c *Cluster) RevokeToken(ctx context.Context, id string) error {
+	if t, err := parseToken(id); err == nil {
+		id = t.id
+	}
+	result, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: tokenPrefix + id, Delete: true, Cond: kv.Exists}}})
+	if err != nil {
+		return fmt.Errorf("revoke join token %s: %w", id, err)
+	}
+	if result.Failed != nil {
+		return fmt.Errorf("revoke join token %s: %w", id, ErrTokenNotFound)
+	}
+	return nil
+}
+
+// checkToken says whether a token admits a host to a role now.
+func (c *Cluster) checkToken(ctx context.Context, text string, role pki.Role) error {
+	t, err := parseToken(text)
+	if err != nil {
+		return err
+	}
+	if t.pin != c.identity.CA.Pin() {
+		return fmt.Errorf("%w: it is for another cluster", ErrToken)
+	}
+	if err := t.requireRole(role); err != nil {
+		return err
+	}
+	view, err := c.Consistent(ctx)
+	if err != nil {
+		return err
+	}
+	v, ok := view.Get(tokenPrefix + t.id)
+	if !ok {
+		return fmt.Errorf("%w: %s is not known, it may have been revoked; make a new one with `kontiki token create --role %s`", ErrToken, t.id, role)
+	}
+	var stored storedToken
+	if err := json.Unmarshal(v.Value, &stored); err != nil {
+		return fmt.Errorf("join token %s: %w", t.id, err)
+	}
+	hash := sha256.Sum256([]byte(t.secret))
+	switch {
+	case subtle.ConstantTimeCompare(hash[:], stored.SecretHash) != 1:
+		return fmt.Errorf("%w: its secret is wrong; copy it whole, or make a new one with `kontiki token create --role %s`", ErrToken, role)
+	case stored.Role != role:
+		t.role = stored.Role
+		return t.requireRole(role)
+	case !stored.ExpiresAt.IsZero() && time.Now().After(stored.ExpiresAt):
+		return fmt.Errorf("%w: it expired at %s; make a new one with `kontiki token create --role %s`", ErrToken, stored.ExpiresAt.Format(time.RFC3339), role)
+	}
+	return nil
+}
+
+// shortPin is how much of a CA's pin messages show.
+func shortPin(pin string) string {
+	if _, err := hex.DecodeString(pin); err != nil || len(pin) < 12 {
+		return pin
+	}
+	return pin[:12]
+}
