@@ -427,6 +427,24 @@ func TestWakeOnRestore(t *testing.T) {
 	}
 }
 
+// TestRestoreBackBeyondWindow: a watcher at the restored revision goes on, though the window had moved past it before.
+func TestRestoreBackBeyondWindow(t *testing.T) {
+	l, do := local(t, Options{HistoryEvents: 2})
+	do(put("/a/a/a/1", 1))
+	old := snapshotBytes(t, l.Store)
+	w := mustWatch(t, l.Store, "/a/a/a/", 1)
+	for range 10 {
+		do(put("/a/a/a/1", 1))
+	}
+	if err := l.Restore(bytes.NewReader(old)); err != nil {
+		t.Fatal(err)
+	}
+	do(put("/a/a/a/2", 1))
+	if got, p := drain(t, w); len(got) != 1 || got[0].key != "/a/a/a/2" || p != 2 {
+		t.Fatalf("got %v, progress %d", got, p)
+	}
+}
+
 func waitersIn(t *testing.T, q *waitQueue, n int) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {

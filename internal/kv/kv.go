@@ -117,7 +117,8 @@ type Watcher interface {
 	// history does not hold it; ctx's error.
 	//
 	// With no event for its prefix Next may still return as the store moves on, so that callers can send bookmarks; it
-	// is not woken for each foreign write.
+	// is not woken for each foreign write. When it returns because ctx ended, progress is valid too, and as new as the
+	// store: a caller that wants bookmarks gives Next a deadline and calls it again.
 	Next(ctx context.Context) (events []*Event, progress uint64, err error)
 	// Progress is a revision such that Next has returned every event of the prefix up to it; it grows with the store even
 	// while Next has nothing to return, so that an idle watch can tell its client where to resume.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -58,14 +59,19 @@ func TestFormBuiltOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			v := cache.NewVersion("/k", []byte("value"), 1, 2)
 			var builds [NumForms]atomic.Int32
+			var readers atomic.Int32
 			var wg sync.WaitGroup
 			start := make(chan struct{})
 			for i := range 64 {
 				wg.Go(func() {
 					<-start
+					readers.Add(1)
 					slot := FormSlot(i % NumForms)
 					got, err := v.Form(slot, func(v *Version) (any, int, error) {
 						builds[slot].Add(1)
+						for readers.Load() < 64 { // nobody has a form before all have asked, or are about to
+							runtime.Gosched()
+						}
 						return fmt.Sprint(slot, string(v.Value)), 10, nil
 					})
 					if err != nil || got != fmt.Sprint(slot, "value") {
