@@ -27,6 +27,14 @@ type modification struct {
 	strategy *registry.Strategy
 }
 
+// subresource is the one whose rules hold.
+func (m modification) subresource(r *Request) string {
+	if m.strategy != nil {
+		return ""
+	}
+	return r.Subresource
+}
+
 // Update replaces an object (or, through a subresource, that part of it). created says that it did not exist before.
 func (s *Service) Update(ctx context.Context, r *Request, obj registry.Object) (result registry.Object, created bool, err error) {
 	if obj.GetName() == "" && r.Name != "" {
@@ -165,7 +173,7 @@ func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.St
 		}
 	}
 	keepTimestamps(obj, old)
-	if errs := r.Kind.ValidateChange(ctx, strategy, r.Subresource, internal, oldInternal, obj, old); len(errs) > 0 {
+	if errs := r.Kind.ValidateChange(ctx, strategy, m.subresource(r), internal, oldInternal, obj, old); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(r.Kind.GVK().GroupKind(), r.Name, errs)
 	}
 	attributes.Object = obj

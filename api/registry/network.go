@@ -28,11 +28,17 @@ func services() *Kind {
 		New:           func() Object { return &corev1.Service{} },
 		NewList:       func() runtime.Object { return &corev1.ServiceList{} },
 		NewInternal:   func() runtime.Object { return &core.Service{} },
-		PrepareCreate: preparer(func(s *core.Service) { s.Status = core.ServiceStatus{} }),
+		PrepareCreate: preparer(func(s *core.Service) {
+			s.Status = core.ServiceStatus{}
+			if s.Spec.ClusterIP != "" && len(s.Spec.ClusterIPs) == 0 {
+				s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
+			}
+		}),
 		Validate:      checker(validation.ValidateServiceCreate),
 		Strategy: Strategy{
 			PrepareUpdate: updater(func(s, old *core.Service) {
 				s.Status = old.Status
+				alignClusterIPs(s, old)
 				keepAllocations(s, old)
 				dropTypeDependent(s, old)
 			}),
@@ -59,6 +65,21 @@ func needsClusterIP(s *core.Service) bool { return s.Spec.Type != core.ServiceTy
 func needsNodePort(s *core.Service) bool {
 	return s.Spec.Type == core.ServiceTypeNodePort || (s.Spec.Type == core.ServiceTypeLoadBalancer &&
 		(s.Spec.AllocateLoadBalancerNodePorts == nil || *s.Spec.AllocateLoadBalancerNodePorts))
+}
+
+// alignClusterIPs carries a change of clusterIP, made by a client that knows only that field, over to clusterIPs
+// (upstream's normalizeClusterIPs).
+func alignClusterIPs(s, old *core.Service) {
+	if s.Spec.ClusterIP == old.Spec.ClusterIP || !slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) {
+		if s.Spec.ClusterIP != "" && len(s.Spec.ClusterIPs) == 0 && s.Spec.ClusterIP != old.Spec.ClusterIP {
+			s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
+		}
+		return
+	}
+	s.Spec.ClusterIPs = nil
+	if s.Spec.ClusterIP != "" {
+		s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
+	}
 }
 
 // keepAllocations fills in what the cluster had allocated and an update leaves out, as upstream's patchAllocatedValues

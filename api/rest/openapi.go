@@ -15,8 +15,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-
-
 // openAPIFiles are upstream's published OpenAPI v3 documents, cut down to the paths that are served, gzipped, one a
 // group version: "api__v1.json.gz", "apis__apps__v1.json.gz".
 //

@@ -22,7 +22,7 @@ var metaV1 = schema.GroupVersion{Version: "v1"}
 
 // options decodes query parameters into an options object.
 func (c *call) options(into runtime.Object) error {
-	if err := metascheme.ParameterCodec.DecodeParameters(c.r.URL.Query(), metaV1, into); err != nil {
+	if err := metascheme.ParameterCodec.DecodeParameters(c.r.URL.Query(), metav1.SchemeGroupVersion, into); err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}
 	return nil

@@ -1,0 +1,29 @@
+package admission
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/kontiki/kontiki/api/objects"
+)
+
+// immortal namespaces cannot be deleted.
+var immortal = []string{"default", "kube-system", "kube-public"}
+
+// Namespaces keeps the namespaces that the cluster itself needs (upstream's NamespaceLifecycle; that creations need a
+// living namespace is the object service's own rule, as it must hold when the command applies).
+type Namespaces struct{}
+
+// Mutate implements objects.Admitter.
+func (Namespaces) Mutate(context.Context, *objects.Attributes) error { return nil }
+
+// Validate implements objects.Admitter.
+func (Namespaces) Validate(_ context.Context, a *objects.Attributes) error {
+	if a.Operation == objects.OpDelete && a.Kind.Resource == "namespaces" && slices.Contains(immortal, a.Name) {
+		return apierrors.NewForbidden(a.Kind.GroupResource(), a.Name, fmt.Errorf("this namespace may not be deleted"))
+	}
+	return nil
+}

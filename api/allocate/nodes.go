@@ -1,0 +1,63 @@
+package allocate
+
+import (
+	"fmt"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+const podRangePrefix = "/kontiki/podcidrs/"
+
+// Nodes gives each node a part of the cluster's pod range.
+type Nodes struct {
+	Range netip.Prefix
+	// Bits is the length of a node's prefix (24).
+	Bits int
+}
+
+// Allocate implements objects.Allocator.
+func (n *Nodes) Allocate(view kv.View, obj, old registry.Object, dryRun bool) ([]kv.Op, error) {
+	held := ""
+	if old != nil {
+		held = old.(*corev1.Node).Spec.PodCIDR
+	}
+	if obj == nil {
+		if held == "" {
+			return nil, nil
+		}
+		return []kv.Op{{Key: podRangePrefix + held, Delete: true}}, nil
+	}
+	node := obj.(*corev1.Node)
+	if node.Spec.PodCIDR == "" {
+		free, err := n.free(view)
+		if err != nil {
+			return nil, err
+		}
+		node.Spec.PodCIDR = free
+		node.Spec.PodCIDRs = []string{free}
+	}
+	if node.Spec.PodCIDR == held {
+		return nil, nil
+	}
+	ops := []kv.Op{{Key: podRangePrefix + node.Spec.PodCIDR, Value: []byte(node.Name), Cond: kv.Absent}}
+	if held != "" {
+		ops = append(ops, kv.Op{Key: podRangePrefix + held, Delete: true})
+	}
+	return ops, nil
+}
+
+func (n *Nodes) free(view kv.View) (string, error) {
+	count := uint64(1) << (n.Bits - n.Range.Bits())
+	for i := range count {
+		candidate := netip.PrefixFrom(offset(n.Range.Masked().Addr(), i<<(32-n.Bits)), n.Bits).String()
+		if _, taken := view.Get(podRangePrefix + candidate); !taken {
+			return candidate, nil
+		}
+	}
+	return "", apierrors.NewInternalError(fmt.Errorf("the pod range %s has no room for another node: %d nodes with a /%d each are the most", n.Range, count, n.Bits))
+}

@@ -1,0 +1,238 @@
+// Package allocate hands out what objects need of a shared pool: cluster addresses and node ports of services, pod
+// ranges of nodes.
+//
+// What is handed out is a key of the store, put with the precondition "absent" in the same command as the object that
+// holds it and deleted with it. So two masters can never hand out the same one, a crash leaks nothing, and no repair
+// loop is needed (upstream keeps bitmaps beside the objects and mends them every few minutes).
+package allocate
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+const (
+	addressPrefix  = "/kontiki/serviceips/"
+	nodePortPrefix = "/kontiki/nodeports/"
+)
+
+// The range of node ports.
+const (
+	FirstNodePort = 30000
+	LastNodePort  = 32767
+)
+
+// Services allocates cluster addresses and node ports.
+type Services struct {
+	Range netip.Prefix
+}
+
+// need is one key that a service holds, and the field it is for.
+type need struct {
+	key   string
+	field *field.Path
+	value string
+}
+
+// Allocate implements objects.Allocator.
+func (s *Services) Allocate(view kv.View, obj, old registry.Object, dryRun bool) ([]kv.Op, error) {
+	var held []need
+	if old != nil {
+		held = holds(old.(*corev1.Service))
+	}
+	if obj == nil {
+		return release(held, nil), nil
+	}
+	service := obj.(*corev1.Service)
+	if err := s.fill(view, service, held); err != nil {
+		return nil, err
+	}
+	wanted := holds(service)
+	ops := release(held, wanted)
+	owner := []byte(service.Namespace + "/" + service.Name)
+	for _, n := range wanted {
+		if contains(held, n.key) {
+			continue
+		}
+		if _, taken := view.Get(n.key); taken {
+			if n.field.String() == "spec.clusterIPs[0]" {
+				return nil, invalid(service, field.Invalid(n.field, n.value, fmt.Sprintf("failed to allocate IP %v: provided IP is already allocated", n.value)))
+			}
+			return nil, invalid(service, field.Invalid(n.field, n.value, "provided port is already allocated"))
+		}
+		ops = append(ops, kv.Op{Key: n.key, Value: owner, Cond: kv.Absent})
+	}
+	return ops, nil
+}
+
+func contains(list []need, key string) bool {
+	return slices.ContainsFunc(list, func(n need) bool { return n.key == key })
+}
+
+func release(held, wanted []need) []kv.Op {
+	var ops []kv.Op
+	for _, n := range held {
+		if !contains(wanted, n.key) {
+			ops = append(ops, kv.Op{Key: n.key, Delete: true})
+		}
+	}
+	return ops
+}
+
+// holds lists the keys that a service's fields stand for, each once.
+func holds(s *corev1.Service) []need {
+	var out []need
+	if s.Spec.Type != corev1.ServiceTypeExternalName && s.Spec.ClusterIP != "" && s.Spec.ClusterIP != corev1.ClusterIPNone {
+		out = append(out, need{addressPrefix + s.Spec.ClusterIP, field.NewPath("spec", "clusterIPs").Index(0), s.Spec.ClusterIP})
+	}
+	port := func(n int32, path *field.Path) {
+		key := fmt.Sprintf("%s%d", nodePortPrefix, n)
+		if n != 0 && !contains(out, key) { // TCP and UDP of one service may share a port
+			out = append(out, need{key, path, fmt.Sprint(n)})
+		}
+	}
+	for i, p := range s.Spec.Ports {
+		port(p.NodePort, field.NewPath("spec", "ports").Index(i).Child("nodePort"))
+	}
+	port(s.Spec.HealthCheckNodePort, field.NewPath("spec", "healthCheckNodePort"))
+	return out
+}
+
+// fill chooses what the service needs and leaves open.
+func (s *Services) fill(view kv.View, service *corev1.Service, held []need) error {
+	spec := &service.Spec
+	if spec.Type == corev1.ServiceTypeExternalName {
+		return nil
+	}
+	if spec.IPFamilyPolicy != nil && *spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack {
+		return invalid(service, field.Invalid(field.NewPath("spec", "ipFamilyPolicy"), string(*spec.IPFamilyPolicy), "this cluster is not configured for dual-stack services"))
+	}
+	if slices.Contains(spec.IPFamilies, corev1.IPv6Protocol) {
+		return invalid(service, field.Invalid(field.NewPath("spec", "ipFamilies").Index(0), string(corev1.IPv6Protocol), "not configured on this cluster"))
+	}
+	if spec.IPFamilyPolicy == nil {
+		policy := corev1.IPFamilyPolicySingleStack
+		spec.IPFamilyPolicy = &policy
+	}
+	spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
+	switch {
+	case spec.ClusterIP == corev1.ClusterIPNone:
+	case spec.ClusterIP == "":
+		address, err := s.freeAddress(view)
+		if err != nil {
+			return err
+		}
+		spec.ClusterIP = address
+	default:
+		address, err := netip.ParseAddr(spec.ClusterIP)
+		if err != nil || !s.Range.Contains(address) {
+			return invalid(service, field.Invalid(field.NewPath("spec", "clusterIPs").Index(0), spec.ClusterIP, fmt.Sprintf(
+				"failed to allocate IP %s: the provided IP (%s) is not in the valid range. The range of valid IPs is %s", spec.ClusterIP, spec.ClusterIP, s.Range)))
+		}
+	}
+	spec.ClusterIPs = []string{spec.ClusterIP}
+	return fillPorts(view, service, held)
+}
+
+// freeAddress draws a free address. The first one is the API's own (default/kubernetes); the lower part of the range is
+// left for addresses that users choose while there are others (KEP-3070).
+func (s *Services) freeAddress(view kv.View) (string, error) {
+	size := uint64(1) << (32 - s.Range.Bits())
+	reserved := min(max(size/16, 16), 256)
+	if size <= 2*reserved {
+		reserved = 1
+	}
+	upper := size - 1 - reserved - 1 // without the broadcast address
+	if address, ok := s.draw(view, reserved+1, upper); ok {
+		return address, nil
+	}
+	if address, ok := s.draw(view, 2, reserved-1); ok {
+		return address, nil
+	}
+	return "", apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP: range is full"))
+}
+
+// draw tries count addresses from the offset first on, in an order that begins anywhere.
+func (s *Services) draw(view kv.View, first, count uint64) (string, bool) {
+	if count == 0 || count > 1<<32 {
+		return "", false
+	}
+	begin := rand.Uint64N(count)
+	for i := range count {
+		address := offset(s.Range.Masked().Addr(), first+(begin+i)%count).String()
+		if _, taken := view.Get(addressPrefix + address); !taken {
+			return address, true
+		}
+	}
+	return "", false
+}
+
+func offset(base netip.Addr, n uint64) netip.Addr {
+	b := base.As4()
+	v := (uint64(b[0])<<24 | uint64(b[1])<<16 | uint64(b[2])<<8 | uint64(b[3])) + n
+	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
+}
+
+// First is the first address of the range, the one of the service default/kubernetes.
+func (s *Services) First() netip.Addr { return offset(s.Range.Masked().Addr(), 1) }
+
+func fillPorts(view kv.View, service *corev1.Service, held []need) error {
+	spec := &service.Spec
+	wants := spec.Type == corev1.ServiceTypeNodePort || (spec.Type == corev1.ServiceTypeLoadBalancer &&
+		(spec.AllocateLoadBalancerNodePorts == nil || *spec.AllocateLoadBalancerNodePorts))
+	used := map[int32]bool{}
+	for _, p := range spec.Ports {
+		used[p.NodePort] = true
+	}
+	for i := range spec.Ports {
+		p := &spec.Ports[i]
+		path := field.NewPath("spec", "ports").Index(i).Child("nodePort")
+		if p.NodePort == 0 {
+			if !wants {
+				continue
+			}
+			n, err := freePort(view, used)
+			if err != nil {
+				return err
+			}
+			p.NodePort = n
+			used[n] = true
+		} else if !contains(held, fmt.Sprintf("%s%d", nodePortPrefix, p.NodePort)) && (p.NodePort < FirstNodePort || p.NodePort > LastNodePort) {
+			return invalid(service, field.Invalid(path, p.NodePort, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", FirstNodePort, LastNodePort)))
+		}
+	}
+	if spec.Type == corev1.ServiceTypeLoadBalancer && spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && spec.HealthCheckNodePort == 0 {
+		n, err := freePort(view, used)
+		if err != nil {
+			return err
+		}
+		spec.HealthCheckNodePort = n
+	}
+	return nil
+}
+
+func freePort(view kv.View, used map[int32]bool) (int32, error) {
+	const count = LastNodePort - FirstNodePort + 1
+	begin := rand.Int32N(count)
+	for i := range int32(count) {
+		n := FirstNodePort + (begin+i)%count
+		if _, taken := view.Get(fmt.Sprintf("%s%d", nodePortPrefix, n)); !taken && !used[n] {
+			return n, nil
+		}
+	}
+	return 0, apierrors.NewInternalError(fmt.Errorf("failed to allocate a nodePort: range is full"))
+}
+
+func invalid(s *corev1.Service, problem *field.Error) error {
+	return apierrors.NewInvalid(schema.GroupKind{Kind: "Service"}, s.Name, field.ErrorList{problem})
+}

@@ -1,0 +1,126 @@
+// Package apiserver puts the parts of the API together: table of kinds, object service with its admission and
+// allocators, authentication, and the REST front. It is what a master (and a test) makes.
+package apiserver
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"k8s.io/apimachinery/pkg/version"
+
+	"github.com/kontiki/kontiki/api/admission"
+	"github.com/kontiki/kontiki/api/allocate"
+	"github.com/kontiki/kontiki/api/auth"
+	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/api/rest"
+	"github.com/kontiki/kontiki/api/seal"
+)
+
+// Issuer is the issuer (and the audience) of service account tokens.
+const Issuer = "https://kubernetes.default.svc.cluster.local"
+
+// nodePrefixBits is the length of a node's part of the pod range.
+const nodePrefixBits = 24
+
+// Config is what the API is made of.
+type Config struct {
+	Store objects.Store
+	// SealKeys are the keys that Secrets are sealed with, by name; SealWith names the one for new writes.
+	SealKeys map[string][]byte
+	SealWith string
+	// ServiceAccountKey signs tokens; every master holds the same one.
+	ServiceAccountKey crypto.Signer
+	// Roots are the CAs of client certificates.
+	Roots                  func() *x509.CertPool
+	ServiceRange, PodRange netip.Prefix
+	// TolerationSeconds is for pods on nodes that are not ready or not reachable; 0 is Kubernetes' default.
+	TolerationSeconds int64
+	Agents            rest.Agents
+	Ready             func(context.Context) error
+	Version           version.Info
+	Extra             map[string]http.Handler
+	Log               *slog.Logger
+}
+
+// API is the assembled API of one master.
+type API struct {
+	Objects       *objects.Service
+	Kinds         *registry.Table
+	Tokens        *auth.Tokens
+	Authenticator *auth.Authenticator
+	Authorizer    auth.Authorizer
+	REST          *rest.Server
+	// KubernetesService is the address of the service default/kubernetes, the first of the service range.
+	KubernetesService netip.Addr
+}
+
+// New assembles the API.
+func New(c Config) (*API, error) {
+	sealer, err := seal.New(c.SealWith, c.SealKeys)
+	if err != nil {
+		return nil, err
+	}
+	if c.TolerationSeconds == 0 {
+		c.TolerationSeconds = admission.DefaultTolerationSeconds
+	}
+	a := &API{Kinds: registry.Kinds(), Authorizer: auth.Groups{}}
+	accounts := &admission.ServiceAccounts{Store: c.Store, Kinds: a.Kinds}
+	services := &allocate.Services{Range: c.ServiceRange}
+	a.KubernetesService = services.First()
+	a.Objects, err = objects.New(objects.Config{
+		Store: c.Store, Kinds: a.Kinds, Sealer: sealer,
+		Admission: []objects.Admitter{admission.Namespaces{}, accounts, &admission.Pods{TolerationSeconds: c.TolerationSeconds}},
+		Allocators: map[string]objects.Allocator{
+			"services": services,
+			"nodes":    &allocate.Nodes{Range: c.PodRange, Bits: nodePrefixBits},
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	accounts.Decode = a.Objects.Decode
+	if a.Tokens, err = auth.NewTokens(Issuer, c.ServiceAccountKey, subjects{a.Objects}, time.Now); err != nil {
+		return nil, err
+	}
+	a.Authenticator = &auth.Authenticator{Roots: c.Roots, Tokens: a.Tokens}
+	if a.REST, err = rest.New(rest.Config{
+		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Tokens: a.Tokens,
+		Agents: c.Agents, Ready: c.Ready, Version: c.Version, Log: c.Log, Extra: c.Extra,
+	}); err != nil {
+		return nil, fmt.Errorf("REST front: %w", err)
+	}
+	return a, nil
+}
+
+// subjects looks up what tokens are bound to.
+type subjects struct{ objects *objects.Service }
+
+func (s subjects) uid(resource, namespace, name string) (string, bool) {
+	kind, _ := s.objects.Kinds().ByGroupResource("", resource)
+	v, ok := s.objects.Store().View().Get(kind.Key(namespace, name))
+	if !ok {
+		return "", false
+	}
+	obj, err := s.objects.Decode(kind, v)
+	if err != nil || obj.GetDeletionTimestamp() != nil && resource == "serviceaccounts" {
+		return "", false
+	}
+	return string(obj.GetUID()), true
+}
+
+func (s subjects) ServiceAccountUID(namespace, name string) (string, bool) {
+	return s.uid("serviceaccounts", namespace, name)
+}
+func (s subjects) PodUID(namespace, name string) (string, bool) {
+	return s.uid("pods", namespace, name)
+}
+func (s subjects) SecretUID(namespace, name string) (string, bool) {
+	return s.uid("secrets", namespace, name)
+}

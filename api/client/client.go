@@ -1,0 +1,323 @@
+// Package client is typed access to the object service for the parts inside the process: controllers, the scheduler,
+// the node sessions. It is no second way in: writes take the same road as everybody's, from defaulting on.
+//
+// There are no informers. A View is the whole state at one revision, taken in O(1); Get and List read it without
+// copying, so what they answer is shared and READ-ONLY: DeepCopy before changing. ViewAndWatch promises a view and
+// exactly the changes after it.
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/user"
+
+	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// Object is a versioned Kubernetes object (a pointer, as *corev1.Pod).
+type Object = registry.Object
+
+// Client acts as one user. It is safe for concurrent use.
+type Client struct {
+	objects *objects.Service
+	user    user.Info
+	manager string
+}
+
+// New makes a client that acts as a user ("system:kube-scheduler"), whose changes are recorded as manager's
+// ("kube-scheduler").
+func New(service *objects.Service, userName, manager string) *Client {
+	return &Client{objects: service, user: &user.DefaultInfo{Name: userName, Groups: []string{user.AllAuthenticated}}, manager: manager}
+}
+
+// View is the state at one revision. It pins the memory it shows: keep it no longer than a sync takes.
+type View struct {
+	kv.View
+	client *Client
+}
+
+// View is the local state as it is now: on the leader, everything that was ever acknowledged.
+func (c *Client) View() View { return View{c.objects.Store().View(), c} }
+
+// Consistent is a local view that holds everything acknowledged before the call, on any master.
+func (c *Client) Consistent(ctx context.Context) (View, error) {
+	view, err := c.objects.Store().Consistent(ctx)
+	return View{view, c}, err
+}
+
+func (c *Client) kindOf(t reflect.Type) *registry.Kind {
+	kind, ok := c.objects.Kinds().ByType(t)
+	if !ok {
+		panic(fmt.Sprintf("client: %v is not a served kind", t)) // a programming error: the table is fixed
+	}
+	return kind
+}
+
+// decode answers nil for an object that cannot be decoded; the object service has the error whenever it is asked for.
+func decode[T Object](v View, kind *registry.Kind, version *kv.Version) (T, bool) {
+	obj, err := v.client.objects.Decode(kind, version)
+	if err != nil {
+		var none T
+		return none, false
+	}
+	return obj.(T), true
+}
+
+// Get answers an object, shared and read-only.
+func Get[T Object](v View, namespace, name string) (T, bool) {
+	kind := v.client.kindOf(reflect.TypeFor[T]())
+	version, ok := v.View.Get(kind.Key(namespace, name))
+	if !ok {
+		var none T
+		return none, false
+	}
+	return decode[T](v, kind, version)
+}
+
+// Each visits the objects of a namespace (all of the kind when it is empty), in key order, until visit answers false.
+// They are shared and read-only.
+func Each[T Object](v View, namespace string, visit func(T) bool) {
+	kind := v.client.kindOf(reflect.TypeFor[T]())
+	prefix := kind.NamespacePrefix(namespace)
+	v.Range(prefix, kv.PrefixEnd(prefix), func(version *kv.Version) bool {
+		obj, ok := decode[T](v, kind, version)
+		return !ok || visit(obj)
+	})
+}
+
+// List answers the objects of a namespace (all when it is empty) whose labels match; a nil selector matches all.
+func List[T Object](v View, namespace string, selector labels.Selector) []T {
+	var out []T
+	Each(v, namespace, func(obj T) bool {
+		if selector == nil || selector.Matches(labels.Set(obj.GetLabels())) {
+			out = append(out, obj)
+		}
+		return true
+	})
+	return out
+}
+
+// Event is one change of one object. Old is nil for a creation, New for a deletion; both are shared and read-only.
+type Event struct {
+	Revision uint64
+	Old, New Object
+}
+
+// Object is the newest form that the event knows.
+func (e Event) Object() Object {
+	if e.New != nil {
+		return e.New
+	}
+	return e.Old
+}
+
+// ViewAndWatch calls start with a view, and then each with every change after it, in revision order, of objects of the
+// kinds (given as empty objects). When it falls out of the history it begins again: start is called with a new view.
+// It runs until ctx ends (the answer is ctx's error) or a callback fails.
+func (c *Client) ViewAndWatch(ctx context.Context, kinds []Object, start func(View) error, each func(Event) error) error {
+	wanted := make(map[string]*registry.Kind, len(kinds))
+	for _, obj := range kinds {
+		kind := c.kindOf(reflect.TypeOf(obj))
+		wanted[kind.Prefix()] = kind
+	}
+	prefix := "/"
+	if len(wanted) == 1 {
+		for only := range wanted {
+			prefix = only
+		}
+	}
+	for {
+		err := c.viewAndWatch(ctx, prefix, wanted, start, each)
+		if !errors.Is(err, kv.ErrCompacted) {
+			return err
+		}
+	}
+}
+
+func (c *Client) viewAndWatch(ctx context.Context, prefix string, wanted map[string]*registry.Kind, start func(View) error, each func(Event) error) error {
+	view := c.View()
+	watcher, err := c.objects.Store().Watch(prefix, view.Revision())
+	if err != nil {
+		return err
+	}
+	defer watcher.Close()
+	if err := start(view); err != nil {
+		return err
+	}
+	for {
+		changes, _, err := watcher.Next(ctx)
+		if err != nil {
+			return err
+		}
+		for _, change := range changes {
+			kind, ok := wanted[kindPrefix(change.Current.Key)]
+			if !ok {
+				continue
+			}
+			event, err := c.event(kind, change)
+			if err != nil {
+				return err
+			}
+			if err := each(event); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// kindPrefix cuts /<group>/<resource>/ out of a key.
+func kindPrefix(key string) string {
+	end := 1
+	for range 2 {
+		i := strings.IndexByte(key[end:], '/')
+		if i < 0 {
+			return ""
+		}
+		end += i + 1
+	}
+	return key[:end]
+}
+
+func (c *Client) event(kind *registry.Kind, change *kv.Event) (Event, error) {
+	event := Event{Revision: change.Revision}
+	var err error
+	if change.Previous != nil {
+		if event.Old, err = c.objects.Decode(kind, change.Previous); err != nil {
+			return event, err
+		}
+	}
+	if change.Type == kv.Put {
+		if event.New, err = c.objects.Decode(kind, change.Current); err != nil {
+			return event, err
+		}
+	}
+	return event, nil
+}
+
+func (c *Client) request(obj Object, subresource string) *objects.Request {
+	return &objects.Request{
+		User: c.user, Kind: c.kindOf(reflect.TypeOf(obj)), Namespace: obj.GetNamespace(), Name: obj.GetName(),
+		Subresource: subresource, FieldManager: c.manager,
+	}
+}
+
+// Create stores a new object and answers it. obj is the service's from here on. Errors are Kubernetes API errors, here
+// and below: test with apierrors.IsNotFound, IsConflict, IsAlreadyExists, ...
+func Create[T Object](ctx context.Context, c *Client, obj T) (T, error) {
+	created, err := c.objects.Create(ctx, c.request(obj, ""), obj)
+	return as[T](created, err)
+}
+
+// Update replaces an object. With a resourceVersion it fails on a conflict; without one it replaces whatever is there.
+func Update[T Object](ctx context.Context, c *Client, obj T) (T, error) {
+	updated, _, err := c.objects.Update(ctx, c.request(obj, ""), obj)
+	return as[T](updated, err)
+}
+
+// UpdateStatus replaces an object's status alone.
+func UpdateStatus[T Object](ctx context.Context, c *Client, obj T) (T, error) {
+	updated, _, err := c.objects.Update(ctx, c.request(obj, "status"), obj)
+	return as[T](updated, err)
+}
+
+// UpdateSubresource writes through another subresource ("finalize").
+func UpdateSubresource[T Object](ctx context.Context, c *Client, obj T, subresource string) (T, error) {
+	updated, _, err := c.objects.Update(ctx, c.request(obj, subresource), obj)
+	return as[T](updated, err)
+}
+
+// Patch applies a JSON merge, strategic merge or JSON patch to an object that is named by obj's namespace and name.
+func Patch[T Object](ctx context.Context, c *Client, obj T, patchType types.PatchType, data []byte, subresource string) (T, error) {
+	patched, _, err := c.objects.Patch(ctx, c.request(obj, subresource), objects.Patch{Type: patchType, Data: data})
+	return as[T](patched, err)
+}
+
+// DeleteOption changes how an object is deleted.
+type DeleteOption func(*metav1.DeleteOptions)
+
+// IfUID deletes only the object with the UID.
+func IfUID(uid types.UID) DeleteOption {
+	return func(o *metav1.DeleteOptions) {
+		if o.Preconditions == nil {
+			o.Preconditions = &metav1.Preconditions{}
+		}
+		o.Preconditions.UID = &uid
+	}
+}
+
+// Grace sets the grace period.
+func Grace(seconds int64) DeleteOption {
+	return func(o *metav1.DeleteOptions) { o.GracePeriodSeconds = &seconds }
+}
+
+// Propagation sets what becomes of dependents.
+func Propagation(policy metav1.DeletionPropagation) DeleteOption {
+	return func(o *metav1.DeleteOptions) { o.PropagationPolicy = &policy }
+}
+
+// Delete deletes the object that obj's type, namespace and name say.
+func (c *Client) Delete(ctx context.Context, obj Object, options ...DeleteOption) error {
+	o := &metav1.DeleteOptions{}
+	for _, option := range options {
+		option(o)
+	}
+	_, _, err := c.objects.Delete(ctx, c.request(obj, ""), o)
+	return err
+}
+
+// Bind assigns a pod to a node. It fails with a conflict when the pod is assigned already, is being deleted, or is not
+// the one with the UID.
+func (c *Client) Bind(ctx context.Context, pod *corev1.Pod, node string) error {
+	return c.objects.Bind(ctx, c.request(pod, "binding"), &corev1.Binding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
+		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
+	})
+}
+
+// Kinds is every served kind, as an empty object with its names: for what works on all of them (namespace deletion,
+// garbage collection).
+func (c *Client) Kinds() []*registry.Kind { return c.objects.Kinds().Kinds() }
+
+// KindOf is the row of an object's type.
+func (c *Client) KindOf(obj Object) *registry.Kind { return c.kindOf(reflect.TypeOf(obj)) }
+
+// EachOf visits the objects of any kind in a namespace (all when it is empty). They are shared and read-only.
+func (v View) EachOf(kind *registry.Kind, namespace string, visit func(Object) bool) {
+	prefix := kind.NamespacePrefix(namespace)
+	v.Range(prefix, kv.PrefixEnd(prefix), func(version *kv.Version) bool {
+		obj, ok := decode[Object](v, kind, version)
+		return !ok || visit(obj)
+	})
+}
+
+// GetOf answers an object of any kind.
+func (v View) GetOf(kind *registry.Kind, namespace, name string) (Object, bool) {
+	version, ok := v.View.Get(kind.Key(namespace, name))
+	if !ok {
+		return nil, false
+	}
+	return decode[Object](v, kind, version)
+}
+
+func as[T Object](obj Object, err error) (T, error) {
+	if err != nil {
+		var none T
+		return none, err
+	}
+	typed, ok := obj.(T)
+	if !ok {
+		return typed, apierrors.NewInternalError(fmt.Errorf("the answer is a %T", obj))
+	}
+	return typed, nil
+}

@@ -1,0 +1,131 @@
+// Package harness is an API server in one process without raft or network: the real object service, admission, REST
+// front and in-process clients over an fsm.Local. Unit tests of whatever stands on the API use it.
+package harness
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"log/slog"
+	"math/big"
+	"net/http/httptest"
+	"net/netip"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/kontiki/kontiki/api/apiserver"
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/fsm"
+)
+
+// Harness is a running API.
+type Harness struct {
+	*apiserver.API
+	Store *fsm.Local
+	// Client acts as a member of system:masters would, in process.
+	Client *client.Client
+	t      testing.TB
+	server *httptest.Server
+	ca     *x509.Certificate
+	caKey  *ecdsa.PrivateKey
+}
+
+// New makes an API with the namespaces default and kube-system and their service accounts; it ends with the test.
+func New(t testing.TB) *Harness {
+	t.Helper()
+	h := &Harness{t: t, Store: fsm.NewLocal(fsm.Options{})}
+	h.ca, h.caKey = newCA(t)
+	roots := x509.NewCertPool()
+	roots.AddCert(h.ca)
+	tokenKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	h.must(err)
+	h.API, err = apiserver.New(apiserver.Config{
+		Store: h.Store, SealKeys: map[string][]byte{"k1": make([]byte, 32)}, SealWith: "k1",
+		ServiceAccountKey: tokenKey, ServiceRange: netip.MustParsePrefix("10.96.0.0/16"), PodRange: netip.MustParsePrefix("10.244.0.0/16"),
+		Roots:   func() *x509.CertPool { return roots },
+		Version: version.Info{Major: "1", Minor: "37", GitVersion: "v1.37.2+kontiki.test"},
+		Log:     slog.New(slog.DiscardHandler),
+	})
+	h.must(err)
+	h.Client = client.New(h.Objects, "system:harness", "harness")
+	ctx := context.Background()
+	for _, name := range []string{"default", "kube-system"} {
+		_, err := client.Create(ctx, h.Client, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		h.must(err)
+		_, err = client.Create(ctx, h.Client, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default", Namespace: name}})
+		h.must(err)
+	}
+	return h
+}
+
+func (h *Harness) must(err error) {
+	h.t.Helper()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// Serve starts the REST front on loopback with TLS.
+func (h *Harness) Serve() {
+	if h.server != nil {
+		return
+	}
+	h.server = httptest.NewUnstartedServer(h.REST)
+	h.server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+	h.server.EnableHTTP2 = true
+	h.server.StartTLS()
+	h.t.Cleanup(func() {
+		h.server.CloseClientConnections()
+		h.server.Close()
+	})
+}
+
+// Config is a client-go configuration for a user of the groups, who presents a client certificate.
+func (h *Harness) Config(user string, groups ...string) *rest.Config {
+	h.t.Helper()
+	h.Serve()
+	cert, key := h.issue(user, groups)
+	return &rest.Config{
+		Host: h.server.URL, QPS: -1,
+		TLSClientConfig: rest.TLSClientConfig{Insecure: true, CertData: cert, KeyData: key},
+	}
+}
+
+// Clientset is client-go as a cluster administrator.
+func (h *Harness) Clientset() *kubernetes.Clientset {
+	h.t.Helper()
+	set, err := kubernetes.NewForConfig(h.Config("admin", "system:masters"))
+	h.must(err)
+	return set
+}
+
+func newCA(t testing.TB) (*x509.Certificate, *ecdsa.PrivateKey) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test-ca"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ca, key
+}
