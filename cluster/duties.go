@@ -110,6 +110,7 @@ func (c *Cluster) term(ctx context.Context) {
 	}
 	var running sync.WaitGroup
 	running.Go(func() { c.pulse.run(ctx) })
+	running.Go(func() { c.replica.announce.run(ctx, number) })
 	c.pulse.beat()
 	c.readyTerm.Store(number)
 	c.leaders.bump()

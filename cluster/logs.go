@@ -31,9 +31,17 @@ func (l *raftLog) level(level hclog.Level) slog.Level {
 	}
 }
 
+// routine are messages that raft warns of and that belong to its normal course here.
+var routine = map[string]bool{
+	"failed to get previous log": true, // a follower is told of a commit before it has the entry
+}
+
 // Log implements hclog.Logger.
 func (l *raftLog) Log(level hclog.Level, msg string, args ...any) {
 	to := l.level(level)
+	if routine[msg] {
+		to = slog.LevelDebug
+	}
 	if !l.log.Enabled(context.Background(), to) {
 		return
 	}

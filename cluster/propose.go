@@ -45,12 +45,9 @@ func (c *Cluster) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, erro
 	for {
 		lead := c.leaders.current()
 		var out outcome
-		switch {
-		case lead.self:
-			out = c.applyAll(ctx, [][]byte{data})[0]
-		case lead.name != "":
+		if lead.name != "" {
 			out = c.forward(ctx, data)
-		default:
+		} else {
 			out = refused(errors.New("no leader is known"))
 		}
 		switch out.state {
@@ -181,7 +178,7 @@ type forwarded struct {
 	done chan outcome // has room for the one answer
 }
 
-// forward hands a command to the senders, who put many into one call.
+// forward hands a command to the senders, who put many into one call, or, on the leader, into one walk through raft.
 func (c *Cluster) forward(ctx context.Context, data []byte) outcome {
 	f := &forwarded{data: data, done: make(chan outcome, 1)}
 	select {

@@ -31,13 +31,17 @@ const (
 
 // applier adapts the state machine to raft. It must do nothing that the log does not say: Apply and ApplyBatch behave
 // alike, because a recovery from peers.json uses Apply.
-type applier struct{ store *fsm.Store }
+type applier struct {
+	store   *fsm.Store
+	applied func(last *raft.Log) // told of the last command of each batch; must not block
+}
 
 var _ raft.BatchingFSM = applier{}
 
 // Apply implements raft.FSM.
 func (a applier) Apply(entry *raft.Log) any {
 	result, err := a.store.Apply(entry.Index, entry.Data)
+	a.applied(entry)
 	return fsm.Outcome{Result: result, Err: err}
 }
 
@@ -49,6 +53,7 @@ func (a applier) ApplyBatch(entries []*raft.Log) []any {
 			commands = append(commands, fsm.Entry{Index: entry.Index, Data: entry.Data})
 		}
 	}
+	var last *raft.Log
 	answers := make([]any, len(entries))
 	if len(commands) == 0 {
 		return answers
@@ -58,8 +63,10 @@ func (a applier) ApplyBatch(entries []*raft.Log) []any {
 		if entry.Type == raft.LogCommand {
 			answers[i] = outcomes[0]
 			outcomes = outcomes[1:]
+			last = entry
 		}
 	}
+	a.applied(last)
 	return answers
 }
 
@@ -93,6 +100,7 @@ type replica struct {
 	transport *raft.NetworkTransport
 	stream    *streamLayer
 	bolt      *raftboltdb.BoltStore
+	announce  *announcer
 	log       *slog.Logger
 
 	// gate guards proposals against shutdown: raft does not answer those that it has not yet looked at.
@@ -162,12 +170,17 @@ func openReplica(dir, name, address string, bootstrap bool, t Timings, store *fs
 			return nil, fmt.Errorf("start a new cluster: %w", err)
 		}
 	}
-	node, err := raft.NewRaft(config, applier{store}, cache, bolt, snapshots, transport)
+	announce := newAnnouncer()
+	node, err := raft.NewRaft(config, applier{store, announce.applied}, cache, bolt, snapshots, transport)
 	if err != nil {
 		return nil, fmt.Errorf("start raft from %s: %w", dir, err)
 	}
+	announce.node, announce.send = node, transport
+	announce.header = raft.RPCHeader{
+		ProtocolVersion: config.ProtocolVersion, ID: []byte(name), Addr: transport.EncodePeer(config.LocalID, transport.LocalAddr()),
+	}
 	return &replica{
-		store: store, raft: node, config: config, transport: transport, stream: stream, bolt: bolt, log: log,
+		announce: announce, store: store, raft: node, config: config, transport: transport, stream: stream, bolt: bolt, log: log,
 	}, nil
 }
 
