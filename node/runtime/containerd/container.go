@@ -15,13 +15,11 @@ import (
 
 	client "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
-	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/kontiki/kontiki/node/runtime"
-	"github.com/kontiki/kontiki/node/runtime/containerd/logger"
 )
 
 const runcRuntime = "io.containerd.runc.v2"
@@ -207,68 +205,21 @@ func (r *Runtime) startTask(ctx context.Context, c *container, info runtime.Cont
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			r.endLogger(info.ID)
+			r.removeIO(info.ID)
+		}
+	}()
 	task, err := c.ctr.NewTask(ctx, creator, client.WithNoNewKeyring)
 	if err != nil {
-		r.removeIO(info.ID)
 		return nil, fmt.Errorf("failed to create containerd task: %w", err)
 	}
 	if err := task.Start(ctx); err != nil {
 		_, _ = task.Delete(context.WithoutCancel(ctx), client.WithProcessKill)
-		r.removeIO(info.ID)
 		return nil, fmt.Errorf("failed to start containerd task %q: %w", info.Name, err)
 	}
 	return task, nil
-}
-
-// logIO writes the logger's configuration and makes the input's FIFO.
-func (r *Runtime) logIO(info runtime.Container) (cio.Creator, error) {
-	lc := logger.Config{Log: info.LogPath, Socket: r.ioPath(info.ID, ".sock"), TTY: info.TTY, PidFile: r.ioPath(info.ID, ".pid"),
-		MaxBytes: r.c.LogMaxBytes, MaxFiles: r.c.LogMaxFiles}
-	cfg := cio.Config{Terminal: info.TTY}
-	if info.Stdin {
-		cfg.Stdin = r.ioPath(info.ID, ".in")
-		if !info.StdinOnce {
-			lc.Stdin = cfg.Stdin
-		}
-		os.Remove(cfg.Stdin)
-		if err := unix.Mkfifo(cfg.Stdin, 0o600); err != nil {
-			return nil, fmt.Errorf("input of container: %w", err)
-		}
-	}
-	b, err := json.Marshal(lc)
-	if err != nil {
-		return nil, err
-	}
-	path := r.ioPath(info.ID, ".json")
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(filepath.Dir(info.LogPath), 0o755); err != nil {
-		return nil, err
-	}
-	uri, err := cio.LogURIGenerator("binary", r.c.Logger[0], map[string]string{r.c.Logger[1]: path})
-	if err != nil {
-		return nil, err
-	}
-	cfg.Stdout = uri.String()
-	if !info.TTY {
-		cfg.Stderr = uri.String()
-	}
-	return func(string) (cio.IO, error) { return foreignIO(cfg), nil }, nil
-}
-
-// foreignIO is IO that other processes do: there is nothing here to wait for or to close.
-type foreignIO cio.Config
-
-func (f foreignIO) Config() cio.Config { return cio.Config(f) }
-func (foreignIO) Cancel()              {}
-func (foreignIO) Wait()                {}
-func (foreignIO) Close() error         { return nil }
-
-func (r *Runtime) removeIO(id string) {
-	for _, s := range []string{".sock", ".pid", ".in", ".json"} {
-		os.Remove(r.ioPath(id, s))
-	}
 }
 
 func stateOf(i runtime.Container) savedState {

@@ -206,11 +206,16 @@ func (r *Runtime) Attach(ctx context.Context, id string, o runtime.AttachOptions
 		if err != nil {
 			return fmt.Errorf("attach to container %s: %w", id, err)
 		}
-		// With stdinOnce ours is the only writer, so closing it ends the container's input after all that was written;
-		// otherwise the logger keeps the FIFO open for the next client.
+		// The shim holds a write end of its own until CloseIO, so the input ends only then, after all that was written.
 		go func() {
 			defer in.Close()
-			_, _ = io.Copy(in, o.Stdin)
+			_, err := io.Copy(in, o.Stdin)
+			if info.StdinOnce && err == nil {
+				in.Close()
+				cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+				defer cancel()
+				_ = task.CloseIO(cctx, client.WithStdinCloser)
+			}
 		}()
 	}
 	err = logger.ReadFrames(conn, func(s logger.Stream, b []byte) error {

@@ -2,12 +2,7 @@ package containerd
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -189,6 +184,9 @@ func (r *Runtime) exited(c *container, code int, at time.Time, reason, message s
 			_, err = task.Delete(ctx, client.WithProcessKill)
 		}
 	}
+	if info.Stdin {
+		r.endLogger(info.ID)
+	}
 	r.removeIO(info.ID)
 	c.mu.Lock()
 	c.task = nil
@@ -203,30 +201,4 @@ func (r *Runtime) exited(c *container, code int, at time.Time, reason, message s
 		close(c.exited)
 	}
 	r.tell(runtime.Event{ContainerID: info.ID, PodUID: info.PodUID, State: runtime.StateExited})
-}
-
-// endLogger tells the logger of a terminal that no more comes, and waits until it has ended: with a terminal the shim
-// never closes its pipes.
-func (r *Runtime) endLogger(id string) {
-	path := r.ioPath(id, ".pid")
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil {
-		return
-	}
-	// The number may have gone to another process since: ours still has the container's configuration in its arguments.
-	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil || !strings.Contains(string(cmdline), r.ioPath(id, ".json")) {
-		return
-	}
-	_ = syscall.Kill(pid, syscall.SIGTERM)
-	for range 100 {
-		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
 }

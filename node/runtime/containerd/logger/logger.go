@@ -27,9 +27,9 @@ type Config struct {
 	Log string `json:"log"`
 	// Socket is the path of the unix socket for attached clients; "" for none.
 	Socket string `json:"socket,omitempty"`
-	// Stdin is a FIFO whose write end the logger holds open (not with stdinOnce), so that the input does not end when an
-	// attached client leaves.
-	Stdin string `json:"stdin,omitempty"`
+	// Stdout and Stderr are FIFOs to read instead of the descriptors 3 and 4.
+	Stdout string `json:"stdout,omitempty"`
+	Stderr string `json:"stderr,omitempty"`
 	// TTY says that there is one stream, and that no end of file may come.
 	TTY bool `json:"tty,omitempty"`
 	// PidFile is where the logger writes its process id; it removes it at its end.
@@ -70,15 +70,49 @@ func Main(args []string) int {
 	signal.Ignore(syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)
-	unix.CloseOnExec(3)
-	unix.CloseOnExec(4)
-	out, errOut := nonblocking(3, "stdout"), nonblocking(4, "stderr")
-	ready := os.NewFile(5, "ready")
-	if err := Run(c, out, errOut, stop, func() { ready.Close() }); err != nil {
+	if c.Stdout != "" {
+		err = runFIFOs(c, stop)
+	} else {
+		ready := os.NewFile(5, "ready")
+		err = Run(c, nonblocking(3, "stdout"), nonblocking(4, "stderr"), stop, func() { ready.Close() })
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "container-logger:", err)
 		return 1
 	}
 	return 0
+}
+
+// runFIFOs waits for the writer of both FIFOs. Told to stop before, it ends: the container did not start.
+func runFIFOs(c Config, stop chan os.Signal) error {
+	if c.PidFile != "" {
+		if err := os.WriteFile(c.PidFile, fmt.Appendf(nil, "%d", os.Getpid()), 0o600); err != nil {
+			return err
+		}
+		defer os.Remove(c.PidFile)
+	}
+	opened := make(chan error, 1)
+	var files [2]*os.File
+	go func() {
+		for i, path := range []string{c.Stdout, c.Stderr} {
+			fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) // blocks until there is a writer
+			if err != nil {
+				opened <- err
+				return
+			}
+			files[i] = nonblocking(uintptr(fd), path)
+		}
+		opened <- nil
+	}()
+	select {
+	case err := <-opened:
+		if err != nil {
+			return err
+		}
+		return Run(c, files[0], files[1], stop, func() {})
+	case <-stop:
+		return nil
+	}
 }
 
 // nonblocking lets Go's poller wait on the descriptor, so that a deadline can end a read.
@@ -105,13 +139,6 @@ func Run(c Config, stdout, stderr *os.File, stop <-chan os.Signal, ready func())
 			return err
 		}
 		defer os.Remove(c.PidFile)
-	}
-	if c.Stdin != "" {
-		f, err := os.OpenFile(c.Stdin, os.O_RDWR|syscall.O_NONBLOCK, 0)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
 	}
 	var fan *fanout
 	if c.Socket != "" {

@@ -1,0 +1,285 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kontiki/kontiki/node/pods"
+	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/volume"
+	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
+)
+
+// Config is what an agent must be told.
+type Config struct {
+	NodeName string
+	NodeIP   netip.Addr
+	// StateDir holds all that survives a restart: assignments, pods' volumes and files.
+	StateDir string
+	// LogDir is where containers' logs are, "" for /var/log/pods.
+	LogDir  string
+	Runtime runtime.Runtime
+	Network Network
+	// ServiceConsumers are told the cluster's services whenever they change.
+	ServiceConsumers []ServiceConsumer
+	// Masters are host:port addresses to begin with; later ones come from the masters, and from disk.
+	Masters []string
+	// Dial makes a connection to one master. The agent closes it. For a fail-over within a second from a host that is
+	// gone without a word, the connection should use a short TCP user timeout.
+	Dial func(ctx context.Context, address string) (*grpc.ClientConn, error)
+	// Labels and Taints go into the Node object beside the usual labels.
+	Labels map[string]string
+	Taints []corev1.Taint
+	// Port is the kubelet-compatible port, for the Node object; 0 for 10250.
+	Port int32
+	// MaxPods is 0 for 110.
+	MaxPods int
+	// Version is the kubelet version in the Node object, "v1.37.2+kontiki".
+	Version string
+	// Info says what the runtime reports of itself changes seldom; how often the node looks at itself. 0 for 10 s.
+	NodePeriod time.Duration
+}
+
+// Agent is one node's worker.
+type Agent struct {
+	c       Config
+	store   *store
+	pods    *pods.Manager
+	volumes *volume.Manager
+	out     *reporter
+	node    *nodeStatus
+
+	mu      sync.Mutex
+	conn    nodev1.NodeServiceClient // of the running session, nil without one
+	welcome *nodev1.Welcome
+	synced  bool // a full assignment was seen in this life
+	changed chan struct{}
+}
+
+// New makes an agent and reads what the last life left on disk; nothing runs before Run.
+func New(c Config) (*Agent, error) {
+	if c.LogDir == "" {
+		c.LogDir = "/var/log/pods"
+	}
+	if c.Port == 0 {
+		c.Port = 10250
+	}
+	if c.MaxPods == 0 {
+		c.MaxPods = 110
+	}
+	if c.NodePeriod == 0 {
+		c.NodePeriod = 10 * time.Second
+	}
+	if c.NodeName == "" || c.Runtime == nil || c.Network == nil || c.Dial == nil || c.StateDir == "" {
+		return nil, errors.New("agent: NodeName, StateDir, Runtime, Network and Dial are required")
+	}
+	if err := os.MkdirAll(c.StateDir, 0o711); err != nil {
+		return nil, err
+	}
+	a := &Agent{c: c, out: newReporter(c.NodeName), changed: make(chan struct{}, 1)}
+	var err error
+	if a.store, a.welcome, err = openStore(filepath.Join(c.StateDir, "assignments")); err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	a.node = newNodeStatus(c)
+	a.volumes = volume.New(volume.Config{RootDir: filepath.Join(c.StateDir, "pods"), Objects: a.store, Token: a.createToken, Node: a.node.current})
+	a.pods = pods.New(pods.Config{
+		NodeName: c.NodeName, NodeIP: c.NodeIP, Runtime: c.Runtime, Network: c.Network, Volumes: a.volumes, Objects: a.store, Sink: a.out,
+		DNS: a.dns, Node: a.node.current, RootDir: filepath.Join(c.StateDir, "pods"), LogDir: c.LogDir,
+	})
+	a.volumes.OnExpiry(a.pods.Refresh)
+	return a, nil
+}
+
+// Pods gives access to the pods that run here, for the node's server.
+func (a *Agent) Pods() *pods.Manager { return a.pods }
+
+// Node answers the Node object as the agent last reported it.
+func (a *Agent) Node() *corev1.Node { return a.node.current() }
+
+// Run runs the agent until ctx ends. Containers go on after it.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.store.close()
+	if err := a.node.look(ctx); err != nil {
+		slog.Warn("runtime is not ready", "err", err)
+	}
+	a.out.nodeChanged()
+	for _, p := range a.store.allPods() {
+		a.assign(p)
+	}
+	a.kick()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.pods.Run(ctx) })
+	g.Go(func() error { return a.volumes.Run(ctx) })
+	g.Go(func() error { return a.sessions(ctx) })
+	g.Go(func() error { return a.follow(ctx) })
+	g.Go(func() error { return a.watchNode(ctx) })
+	err := g.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// assign hands a pod to its worker, if it is for this node.
+func (a *Agent) assign(p *corev1.Pod) {
+	if p.Spec.NodeName == a.c.NodeName {
+		a.pods.Update(p)
+	}
+}
+
+// apply takes an assignment: to memory, to disk, to the workers.
+func (a *Agent) apply(m *nodev1.Assignment) error {
+	change, err := a.store.apply(m)
+	if err != nil {
+		return err
+	}
+	for _, uid := range change.gone {
+		a.pods.Remove(uid)
+	}
+	for _, p := range change.pods {
+		a.assign(p)
+	}
+	if change.objects {
+		a.pods.Refresh()
+	}
+	if change.cluster {
+		a.kick()
+	}
+	if m.From == 0 {
+		a.mu.Lock()
+		a.synced = true
+		a.mu.Unlock()
+		a.pods.Sweep()
+	}
+	return nil
+}
+
+// kick says that services, nodes or the welcome changed. It never blocks.
+func (a *Agent) kick() {
+	select {
+	case a.changed <- struct{}{}:
+	default:
+	}
+}
+
+// debounce lets changes that come together be told together.
+const debounce = 5 * time.Millisecond
+
+// follow tells the network and the consumers of services what changed.
+func (a *Agent) follow(ctx context.Context) error {
+	var last NetworkConfig
+	configured := false
+	seen := ^uint64(0)
+	retry := time.NewTimer(0)
+	retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-a.changed:
+		case <-retry.C:
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(debounce):
+		}
+		c := a.networkConfig()
+		if !configured || !sameNetwork(c, last) {
+			if err := a.c.Network.Configure(ctx, c); err != nil {
+				slog.Warn("configure network", "err", err)
+				retry.Reset(time.Second)
+			} else {
+				last, configured = c, true
+				a.pods.Refresh()
+			}
+		}
+		if services, slices, known, generation := a.store.services(); known && generation != seen {
+			seen = generation
+			for _, s := range a.c.ServiceConsumers {
+				s.SetServices(services, slices)
+			}
+			a.pods.Refresh()
+		}
+	}
+}
+
+func sameNetwork(a, b NetworkConfig) bool {
+	if a.NodeName != b.NodeName || a.NodeIP != b.NodeIP || a.PodCIDR != b.PodCIDR || a.ClusterCIDR != b.ClusterCIDR || a.ServiceCIDR != b.ServiceCIDR || len(a.Peers) != len(b.Peers) {
+		return false
+	}
+	for i := range a.Peers {
+		if a.Peers[i] != b.Peers[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func (a *Agent) networkConfig() NetworkConfig {
+	c := NetworkConfig{NodeName: a.c.NodeName, NodeIP: a.c.NodeIP}
+	a.mu.Lock()
+	if w := a.welcome; w != nil {
+		c.ClusterCIDR, _ = netip.ParsePrefix(w.PodCidr)
+		c.ServiceCIDR, _ = netip.ParsePrefix(w.ServiceCidr)
+	}
+	a.mu.Unlock()
+	for _, n := range a.store.nodes() { // sorted by name
+		cidr, _ := netip.ParsePrefix(n.Spec.PodCIDR)
+		if n.Name == a.c.NodeName {
+			c.PodCIDR = cidr
+			continue
+		}
+		var ip netip.Addr
+		for _, addr := range n.Status.Addresses {
+			if addr.Type == corev1.NodeInternalIP && !ip.IsValid() {
+				ip, _ = netip.ParseAddr(addr.Address)
+			}
+		}
+		if ip.IsValid() && cidr.IsValid() {
+			c.Peers = append(c.Peers, Peer{Name: n.Name, IP: ip, PodCIDR: cidr})
+		}
+	}
+	return c
+}
+
+func (a *Agent) dns() pods.DNS {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.welcome == nil {
+		return pods.DNS{Domain: "cluster.local"}
+	}
+	return pods.DNS{Domain: a.welcome.ClusterDomain, Servers: a.welcome.ClusterDns}
+}
+
+// watchNode looks at the node itself and reports what changed.
+func (a *Agent) watchNode(ctx context.Context) error {
+	t := time.NewTicker(a.c.NodePeriod)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+		before := a.node.current()
+		if err := a.node.look(ctx); err != nil {
+			slog.Warn("runtime is not ready", "err", err)
+		}
+		if a.node.current() != before {
+			a.out.nodeChanged()
+		}
+	}
+}

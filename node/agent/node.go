@@ -1,0 +1,219 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"os"
+	goruntime "runtime"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// nodeStatus looks at the machine and keeps the Node object. The object is replaced, never changed, so a new pointer
+// means a new status.
+type nodeStatus struct {
+	c    Config
+	mu   sync.Mutex
+	node *corev1.Node
+}
+
+func newNodeStatus(c Config) *nodeStatus {
+	n := &nodeStatus{c: c}
+	n.node = n.build(nil, "", context.Canceled)
+	return n
+}
+
+func (n *nodeStatus) current() *corev1.Node {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.node
+}
+
+// look builds the Node object anew. The error is the runtime's, and is in the Ready condition too.
+func (n *nodeStatus) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	version, err := n.c.Runtime.Version(ctx)
+	var images []corev1.ContainerImage
+	if err == nil {
+		if list, lerr := n.c.Runtime.ListImages(ctx); lerr == nil {
+			for _, i := range list {
+				images = append(images, corev1.ContainerImage{Names: append(append([]string{}, i.RepoDigests...), i.RepoTags...), SizeBytes: i.Size})
+			}
+		}
+		sort.Slice(images, func(i, j int) bool {
+			if images[i].SizeBytes != images[j].SizeBytes {
+				return images[i].SizeBytes > images[j].SizeBytes
+			}
+			return strings.Join(images[i].Names, ",") < strings.Join(images[j].Names, ",")
+		})
+		images = images[:min(len(images), 50)]
+	}
+	if ctx.Err() != nil && err == nil {
+		return ctx.Err()
+	}
+	node := n.build(images, version, err)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !equality.Semantic.DeepEqual(node, n.node) {
+		n.node = node
+	}
+	return err
+}
+
+func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runtimeErr error) *corev1.Node {
+	hostname := n.c.NodeName
+	arch := goruntime.GOARCH
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.c.NodeName, Labels: map[string]string{
+		"kubernetes.io/hostname": hostname, "kubernetes.io/os": "linux", "kubernetes.io/arch": arch,
+		"beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": arch,
+	}}}
+	for k, v := range n.c.Labels {
+		node.Labels[k] = v
+	}
+	node.Spec.Taints = n.c.Taints
+	s := &node.Status
+	s.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: n.c.NodeIP.String()}, {Type: corev1.NodeHostName, Address: hostname}}
+	mem := memInfo()
+	disk := diskOf(n.c.StateDir)
+	s.Capacity = corev1.ResourceList{
+		corev1.ResourceCPU:              *resource.NewQuantity(int64(goruntime.NumCPU()), resource.DecimalSI),
+		corev1.ResourceMemory:           *resource.NewQuantity(int64(mem["MemTotal"]), resource.BinarySI),
+		corev1.ResourcePods:             *resource.NewQuantity(int64(n.c.MaxPods), resource.DecimalSI),
+		corev1.ResourceEphemeralStorage: *resource.NewQuantity(int64(disk.total), resource.BinarySI),
+		"hugepages-1Gi":                 *resource.NewQuantity(0, resource.DecimalSI),
+		"hugepages-2Mi":                 *resource.NewQuantity(0, resource.DecimalSI),
+	}
+	s.Allocatable = s.Capacity.DeepCopy()
+	// As the kubelet: 100 MiB of memory and 10 % of the disk are kept from pods, below which the node is under pressure.
+	const keepMemory = 100 << 20
+	s.Allocatable[corev1.ResourceMemory] = *resource.NewQuantity(max(0, int64(mem["MemTotal"])-keepMemory), resource.BinarySI)
+	s.Allocatable[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(disk.total/10*9), resource.BinarySI)
+	s.DaemonEndpoints.KubeletEndpoint.Port = n.c.Port
+	s.Images = images
+	var uts unix.Utsname
+	_ = unix.Uname(&uts)
+	s.NodeInfo = corev1.NodeSystemInfo{
+		MachineID: firstLine("/etc/machine-id"), SystemUUID: firstLine("/sys/class/dmi/id/product_uuid"), BootID: firstLine("/proc/sys/kernel/random/boot_id"),
+		KernelVersion: unix.ByteSliceToString(uts.Release[:]), OSImage: osName(), ContainerRuntimeVersion: version, KubeletVersion: n.c.Version,
+		OperatingSystem: "linux", Architecture: arch,
+	}
+	n.mu.Lock()
+	var old []corev1.NodeCondition
+	if n.node != nil {
+		old = n.node.Status.Conditions
+	}
+	n.mu.Unlock()
+	add := func(t corev1.NodeConditionType, bad bool, reasons, messages [2]string) {
+		c := corev1.NodeCondition{Type: t, Status: corev1.ConditionFalse, Reason: reasons[0], Message: messages[0]}
+		if bad {
+			c.Status, c.Reason, c.Message = corev1.ConditionTrue, reasons[1], messages[1]
+		}
+		s.Conditions = append(s.Conditions, c)
+	}
+	free, limit := pids()
+	add(corev1.NodeMemoryPressure, mem["MemAvailable"] < keepMemory, [2]string{"KubeletHasSufficientMemory", "KubeletHasInsufficientMemory"},
+		[2]string{"kubelet has sufficient memory available", "kubelet has insufficient memory available"})
+	add(corev1.NodeDiskPressure, disk.total > 0 && disk.free < disk.total/10, [2]string{"KubeletHasNoDiskPressure", "KubeletHasDiskPressure"},
+		[2]string{"kubelet has no disk pressure", "kubelet has disk pressure"})
+	add(corev1.NodePIDPressure, limit > 0 && free < limit/50, [2]string{"KubeletHasSufficientPID", "KubeletHasInsufficientPID"},
+		[2]string{"kubelet has sufficient PID available", "kubelet has insufficient PID available"})
+	ready := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status"}
+	if runtimeErr != nil {
+		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, "KubeletNotReady", "container runtime is down: "+runtimeErr.Error()
+	}
+	s.Conditions = append(s.Conditions, ready)
+	now := metav1.Now().Rfc3339Copy()
+	for i := range s.Conditions {
+		c := &s.Conditions[i]
+		c.LastTransitionTime, c.LastHeartbeatTime = now, now
+		for _, o := range old {
+			if o.Type != c.Type {
+				continue
+			}
+			if o.Status == c.Status {
+				c.LastTransitionTime = o.LastTransitionTime
+			}
+			if o.Status == c.Status && o.Reason == c.Reason && o.Message == c.Message {
+				c.LastHeartbeatTime = o.LastHeartbeatTime // nothing periodic: a heartbeat alone is no news
+			}
+		}
+	}
+	return node
+}
+
+func firstLine(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	s, _, _ := strings.Cut(string(b), "\n")
+	return strings.TrimSpace(s)
+}
+
+func osName() string {
+	f, err := os.Open("/etc/os-release")
+	if err != nil {
+		return "Linux"
+	}
+	defer f.Close()
+	sc := bufio.NewScanner(f)
+	for sc.Scan() {
+		if v, ok := strings.CutPrefix(sc.Text(), "PRETTY_NAME="); ok {
+			return strings.Trim(v, `"`)
+		}
+	}
+	return "Linux"
+}
+
+// memInfo reads /proc/meminfo, in bytes.
+func memInfo() map[string]uint64 {
+	out := map[string]uint64{}
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return out
+	}
+	defer f.Close()
+	sc := bufio.NewScanner(f)
+	for sc.Scan() {
+		k, v, _ := strings.Cut(sc.Text(), ":")
+		if n, err := strconv.ParseUint(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 10, 64); err == nil {
+			out[k] = n << 10
+		}
+	}
+	return out
+}
+
+type diskSize struct{ total, free uint64 }
+
+func diskOf(path string) diskSize {
+	var st unix.Statfs_t
+	if unix.Statfs(path, &st) != nil {
+		return diskSize{}
+	}
+	return diskSize{st.Blocks * uint64(st.Bsize), st.Bavail * uint64(st.Bsize)}
+}
+
+// pids answers how many process ids are free, and how many there can be.
+func pids() (free, limit uint64) {
+	limit, err := strconv.ParseUint(firstLine("/proc/sys/kernel/pid_max"), 10, 64)
+	if err != nil {
+		return 0, 0
+	}
+	f := strings.Fields(firstLine("/proc/loadavg"))
+	if len(f) < 4 {
+		return limit, limit
+	}
+	_, total, _ := strings.Cut(f[3], "/")
+	used, _ := strconv.ParseUint(total, 10, 64)
+	return limit - min(used, limit), limit
+}

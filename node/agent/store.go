@@ -1,0 +1,254 @@
+package agent
+
+import (
+	"fmt"
+	"log/slog"
+	"sort"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kontiki/kontiki/node/wire"
+	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
+)
+
+// key names one object.
+type key struct{ resource, namespace, name string }
+
+type entry struct {
+	revision uint64
+	value    []byte
+	object   wire.Message // decoded; nil for kinds that the agent does not use
+}
+
+// resources are the kinds that the agent reads.
+var resources = map[string]func() wire.Message{
+	"pods":           func() wire.Message { return &corev1.Pod{} },
+	"secrets":        func() wire.Message { return &corev1.Secret{} },
+	"configmaps":     func() wire.Message { return &corev1.ConfigMap{} },
+	"services":       func() wire.Message { return &corev1.Service{} },
+	"endpointslices": func() wire.Message { return &discoveryv1.EndpointSlice{} },
+	"nodes":          func() wire.Message { return &corev1.Node{} },
+}
+
+// store is what the node was assigned, in memory and on disk. Its objects are read-only. Safe for concurrent use.
+type store struct {
+	mu      sync.RWMutex
+	version uint64
+	known   bool // a full set has been seen, in this life or a former one
+	objects map[key]*entry
+	// servicesGen grows with every change of a service or an endpoint slice.
+	servicesGen uint64
+	journal     *journal
+}
+
+// change is what an assignment did.
+type change struct {
+	pods    []*corev1.Pod // new or changed
+	gone    []types.UID
+	objects bool // secrets or config maps changed
+	cluster bool // services, slices or nodes changed
+}
+
+func openStore(path string) (*store, *nodev1.Welcome, error) {
+	s := &store{objects: map[key]*entry{}}
+	var welcome *nodev1.Welcome
+	j, err := openJournal(path, func(w *nodev1.Welcome) { welcome = w }, func(a *nodev1.Assignment) {
+		if _, err := s.merge(a); err != nil {
+			slog.Warn("assignment on disk", "err", err)
+		}
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	s.journal = j
+	return s, welcome, nil
+}
+
+func (s *store) close() { s.journal.close() }
+
+// apply takes an assignment and makes it durable.
+func (s *store) apply(a *nodev1.Assignment) (change, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, err := s.merge(a)
+	if err != nil {
+		return c, err
+	}
+	if a.From == 0 {
+		err = s.journal.rewrite(a)
+	} else if err = s.journal.append(a); err == nil && s.journal.long() {
+		err = s.journal.rewrite(s.full())
+	}
+	if err != nil {
+		// The node can work; after a restart it will ask the master again.
+		slog.Error("assignments are not durable", "err", err)
+	}
+	return c, nil
+}
+
+// merge is called with mu held, or before the store is shared.
+func (s *store) merge(a *nodev1.Assignment) (change, error) {
+	var c change
+	if a.From != 0 && a.From != s.version {
+		return c, fmt.Errorf("assignment: a delta from version %d does not follow version %d", a.From, s.version)
+	}
+	decoded := make([]*entry, len(a.Upserts))
+	for i, o := range a.Upserts {
+		e := &entry{revision: o.Revision, value: o.Value}
+		if make := resources[o.Key.GetResource()]; make != nil {
+			e.object = make()
+			if err := wire.Decode(o.Value, e.object); err != nil {
+				return c, fmt.Errorf("assignment: %s %s/%s: %w", o.Key.GetResource(), o.Key.GetNamespace(), o.Key.GetName(), err)
+			}
+		}
+		decoded[i] = e
+	}
+	touch := func(resource string) {
+		switch resource {
+		case "secrets", "configmaps":
+			c.objects = true
+		case "services", "endpointslices":
+			c.cluster = true
+			s.servicesGen++
+		case "nodes":
+			c.cluster = true
+		}
+	}
+	remove := func(k key) {
+		old := s.objects[k]
+		if old == nil {
+			return
+		}
+		delete(s.objects, k)
+		touch(k.resource)
+		if p, ok := old.object.(*corev1.Pod); ok {
+			c.gone = append(c.gone, p.UID)
+		}
+	}
+	if a.From == 0 {
+		keep := map[key]bool{}
+		for _, o := range a.Upserts {
+			keep[keyOf(o.Key)] = true
+		}
+		for k := range s.objects {
+			if !keep[k] {
+				remove(k)
+			}
+		}
+		if !s.known {
+			s.known, c.cluster = true, true
+			s.servicesGen++
+		}
+	}
+	for i, o := range a.Upserts {
+		k, e := keyOf(o.Key), decoded[i]
+		old := s.objects[k]
+		if old != nil && old.revision == e.revision && e.revision != 0 {
+			continue
+		}
+		s.objects[k] = e
+		touch(k.resource)
+		if p, ok := e.object.(*corev1.Pod); ok {
+			if old != nil {
+				if op := old.object.(*corev1.Pod); op.UID != p.UID { // deleted and made again between two deltas
+					c.gone = append(c.gone, op.UID)
+				}
+			}
+			c.pods = append(c.pods, p)
+		}
+	}
+	for _, d := range a.Deletes {
+		remove(keyOf(d))
+	}
+	s.version = a.To
+	return c, nil
+}
+
+func keyOf(k *nodev1.ObjectKey) key { return key{k.GetResource(), k.GetNamespace(), k.GetName()} }
+
+// full is the whole state as one assignment.
+func (s *store) full() *nodev1.Assignment {
+	a := &nodev1.Assignment{To: s.version}
+	for k, e := range s.objects {
+		a.Upserts = append(a.Upserts, &nodev1.Object{Key: &nodev1.ObjectKey{Resource: k.resource, Namespace: k.namespace, Name: k.name}, Revision: e.revision, Value: e.value})
+	}
+	return a
+}
+
+func get[T wire.Message](s *store, resource, namespace, name string) (T, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var none T
+	e := s.objects[key{resource, namespace, name}]
+	if e == nil {
+		return none, false
+	}
+	o, ok := e.object.(T)
+	return o, ok
+}
+
+// list answers all objects of a resource, sorted.
+func list[T wire.Message](s *store, resource string) []T {
+	var keys []key
+	for k := range s.objects {
+		if k.resource == resource {
+			keys = append(keys, k)
+		}
+	}
+	sort.Slice(keys, func(i, j int) bool {
+		if c := strings.Compare(keys[i].namespace, keys[j].namespace); c != 0 {
+			return c < 0
+		}
+		return keys[i].name < keys[j].name
+	})
+	out := make([]T, 0, len(keys))
+	for _, k := range keys {
+		out = append(out, s.objects[k].object.(T))
+	}
+	return out
+}
+
+// ConfigMap implements pods.Objects.
+func (s *store) ConfigMap(namespace, name string) (*corev1.ConfigMap, bool) {
+	return get[*corev1.ConfigMap](s, "configmaps", namespace, name)
+}
+
+// Secret implements pods.Objects.
+func (s *store) Secret(namespace, name string) (*corev1.Secret, bool) {
+	return get[*corev1.Secret](s, "secrets", namespace, name)
+}
+
+// Services implements pods.Objects.
+func (s *store) Services() ([]*corev1.Service, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return list[*corev1.Service](s, "services"), s.known
+}
+
+func (s *store) services() (services []*corev1.Service, slices []*discoveryv1.EndpointSlice, known bool, generation uint64) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return list[*corev1.Service](s, "services"), list[*discoveryv1.EndpointSlice](s, "endpointslices"), s.known, s.servicesGen
+}
+
+func (s *store) nodes() []*corev1.Node {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return list[*corev1.Node](s, "nodes")
+}
+
+func (s *store) allPods() []*corev1.Pod {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return list[*corev1.Pod](s, "pods")
+}
+
+func (s *store) keepWelcome(w *nodev1.Welcome) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.journal.keepWelcome(w)
+}

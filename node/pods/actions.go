@@ -1,0 +1,252 @@
+package pods
+
+import (
+	"fmt"
+	"hash/fnv"
+	"sort"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kontiki/kontiki/node/runtime"
+)
+
+// verdict is what probes say of a container.
+type verdict uint8
+
+const (
+	probeUnknown verdict = iota
+	probeSuccess
+	probeFailure
+)
+
+// observed is what is known of a pod's containers at one moment: by container name, newest first.
+type observed struct {
+	byName map[string][]runtime.Container
+	// liveness, startup and readiness by container id; absent means no result yet.
+	liveness, startup, readiness map[string]verdict
+}
+
+func observe(list []runtime.Container) observed {
+	o := observed{byName: map[string][]runtime.Container{}}
+	for _, c := range list {
+		o.byName[c.Name] = append(o.byName[c.Name], c)
+	}
+	for _, l := range o.byName {
+		sort.Slice(l, func(i, j int) bool {
+			if l[i].Attempt != l[j].Attempt {
+				return l[i].Attempt > l[j].Attempt
+			}
+			return l[i].CreatedAt.After(l[j].CreatedAt)
+		})
+	}
+	return o
+}
+
+func (o observed) latest(name string) *runtime.Container {
+	if l := o.byName[name]; len(l) > 0 {
+		return &l[0]
+	}
+	return nil
+}
+
+// started says whether the container runs and has passed its startup probe, if it has one.
+func (o observed) started(c *corev1.Container) bool {
+	l := o.latest(c.Name)
+	if l == nil || l.State != runtime.StateRunning {
+		return false
+	}
+	return c.StartupProbe == nil || o.startup[l.ID] == probeSuccess
+}
+
+func isSidecar(c *corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+}
+
+// kill is one container to stop.
+type kill struct {
+	id        string
+	container *corev1.Container
+	message   string
+	// reason of the kill for the choice of grace period.
+	probe *corev1.Probe
+}
+
+// actions is what the next step of a pod's sync does.
+type actions struct {
+	kill  []kill
+	start []*corev1.Container // in order
+	init  bool                // start holds init containers
+}
+
+const labelHash = "hash"
+
+// hashOf changes when a running container must be replaced: only the image may change in a living pod.
+func hashOf(c *corev1.Container) string {
+	h := fnv.New32a()
+	fmt.Fprintf(h, "%s\x00%s", c.Name, c.Image)
+	return strconv.FormatUint(uint64(h.Sum32()), 16)
+}
+
+// shouldRestart says whether an exited container runs again: its own rules and policy, then the pod's policy.
+func shouldRestart(pod *corev1.Pod, c *corev1.Container, exitCode int) bool {
+	for _, r := range c.RestartPolicyRules {
+		if r.ExitCodes == nil {
+			continue
+		}
+		in := false
+		for _, v := range r.ExitCodes.Values {
+			in = in || int(v) == exitCode
+		}
+		if in == (r.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
+			return r.Action == corev1.ContainerRestartRuleActionRestart
+		}
+	}
+	if c.RestartPolicy != nil {
+		switch *c.RestartPolicy {
+		case corev1.ContainerRestartPolicyAlways:
+			return true
+		case corev1.ContainerRestartPolicyOnFailure:
+			return exitCode != 0
+		case corev1.ContainerRestartPolicyNever:
+			return false
+		}
+	}
+	switch pod.Spec.RestartPolicy {
+	case corev1.RestartPolicyNever:
+		return false
+	case corev1.RestartPolicyOnFailure:
+		return exitCode != 0
+	}
+	return true
+}
+
+// needsStart says whether the container has to be started (again).
+func needsStart(pod *corev1.Pod, o observed, c *corev1.Container) bool {
+	l := o.latest(c.Name)
+	if l == nil {
+		return true
+	}
+	switch l.State {
+	case runtime.StateRunning:
+		return false
+	case runtime.StateCreated:
+		return true // created by a life that ended before it could start it
+	}
+	return shouldRestart(pod, c, l.ExitCode)
+}
+
+// unfit answers why a running container must be replaced, "" if it need not be.
+func unfit(o observed, c *corev1.Container, l *runtime.Container, kind string) (string, *corev1.Probe) {
+	if h := l.Labels[labelHash]; h != "" && h != hashOf(c) {
+		return fmt.Sprintf("%s %s definition changed", kind, c.Name), nil
+	}
+	if o.liveness[l.ID] == probeFailure {
+		return fmt.Sprintf("%s %s failed liveness probe", kind, c.Name), c.LivenessProbe
+	}
+	if o.startup[l.ID] == probeFailure {
+		return fmt.Sprintf("%s %s failed startup probe", kind, c.Name), c.StartupProbe
+	}
+	return "", nil
+}
+
+// initialized says whether the pod's regular containers may run: once one of them has been created, for ever.
+func initialized(pod *corev1.Pod, o observed) bool {
+	for i := range pod.Spec.Containers {
+		if o.latest(pod.Spec.Containers[i].Name) != nil {
+			return true
+		}
+	}
+	for i := range pod.Spec.InitContainers {
+		c := &pod.Spec.InitContainers[i]
+		if isSidecar(c) {
+			if !o.started(c) {
+				return false
+			}
+			continue
+		}
+		if l := o.latest(c.Name); l == nil || l.State != runtime.StateExited || l.ExitCode != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// computeActions decides the next step. It changes nothing and looks at nothing but its arguments.
+func computeActions(pod *corev1.Pod, o observed) actions {
+	var a actions
+	done := initialized(pod, o)
+	for i := range pod.Spec.InitContainers {
+		c := &pod.Spec.InitContainers[i]
+		l := o.latest(c.Name)
+		if l != nil && l.State == runtime.StateRunning {
+			if why, probe := unfit(o, c, l, "Init container"); why != "" && (isSidecar(c) || !done) {
+				a.kill = append(a.kill, kill{l.ID, c, why, probe})
+				if isSidecar(c) || pod.Spec.RestartPolicy != corev1.RestartPolicyNever {
+					a.start, a.init = append(a.start, c), true
+				}
+				if !isSidecar(c) {
+					return a
+				}
+				continue
+			}
+		}
+		if isSidecar(c) {
+			if needsStart(pod, o, c) {
+				a.start, a.init = append(a.start, c), true
+			}
+			if !done && !o.started(c) {
+				return a // the next one waits until this one has started
+			}
+			continue
+		}
+		if done {
+			continue
+		}
+		switch {
+		case l == nil || l.State == runtime.StateCreated:
+			a.start, a.init = append(a.start, c), true
+			return a
+		case l.State == runtime.StateRunning:
+			return a
+		case l.ExitCode != 0:
+			if shouldRestart(pod, c, l.ExitCode) {
+				a.start, a.init = append(a.start, c), true
+			}
+			return a
+		}
+	}
+	if !done {
+		return a
+	}
+	for i := range pod.Spec.Containers {
+		c := &pod.Spec.Containers[i]
+		if l := o.latest(c.Name); l != nil && l.State == runtime.StateRunning {
+			if why, probe := unfit(o, c, l, "Container"); why != "" {
+				restart := shouldRestart(pod, c, 137)
+				if restart {
+					why += ", will be restarted"
+				}
+				a.kill = append(a.kill, kill{l.ID, c, why, probe})
+				if restart {
+					a.start = append(a.start, c)
+				}
+			}
+			continue
+		}
+		if needsStart(pod, o, c) {
+			a.start = append(a.start, c)
+		}
+	}
+	return a
+}
+
+// lastFailure is when the newest attempt ended, for back-off; zero if there was none.
+func lastFailure(o observed, name string) time.Time {
+	l := o.latest(name)
+	if l == nil || l.State != runtime.StateExited {
+		return time.Time{}
+	}
+	return l.FinishedAt
+}

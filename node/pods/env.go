@@ -1,0 +1,233 @@
+package pods
+
+import (
+	"fmt"
+	"net"
+	"sort"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kontiki/kontiki/node/downward"
+	"github.com/kontiki/kontiki/node/runtime"
+)
+
+// expand replaces $(NAME) where lookup knows the name. $$ is one dollar; anything else stays as it is.
+func expand(s string, lookup func(string) (string, bool)) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] != '$' || i+1 == len(s) {
+			b.WriteByte(s[i])
+			continue
+		}
+		i++
+		switch s[i] {
+		case '$':
+			b.WriteByte('$')
+		case '(':
+			end := strings.IndexByte(s[i:], ')')
+			if end < 0 {
+				b.WriteString("$(")
+				continue
+			}
+			name := s[i+1 : i+end]
+			if v, ok := lookup(name); ok {
+				b.WriteString(v)
+			} else {
+				b.WriteString("$(" + name + ")")
+			}
+			i += end
+		default:
+			b.WriteByte('$')
+			b.WriteByte(s[i])
+		}
+	}
+	return b.String()
+}
+
+// environment builds a container's variables: those from whole objects, then its own, then the services' that neither names.
+func (m *Manager) environment(pod *corev1.Pod, c *corev1.Container, podIPs []string) ([]runtime.KeyValue, error) {
+	services, known := m.c.Objects.Services()
+	if !known {
+		return nil, fmt.Errorf("services have not yet been read at least once, cannot construct envvars")
+	}
+	links := pod.Spec.EnableServiceLinks == nil || *pod.Spec.EnableServiceLinks
+	service := serviceEnv(services, pod.Namespace, links)
+	own := map[string]string{}
+	var order []string
+	set := func(k, v string) {
+		if _, ok := own[k]; !ok {
+			order = append(order, k)
+		}
+		own[k] = v
+	}
+	for _, from := range c.EnvFrom {
+		data, err := m.envFrom(pod.Namespace, from)
+		if err != nil {
+			return nil, err
+		}
+		for _, kv := range data {
+			set(from.Prefix+kv.Name, kv.Value)
+		}
+	}
+	lookup := func(name string) (string, bool) {
+		if v, ok := own[name]; ok {
+			return v, true
+		}
+		v, ok := service[name]
+		return v, ok
+	}
+	for i := range c.Env {
+		e := &c.Env[i]
+		value := e.Value
+		switch {
+		case value != "":
+			value = expand(value, lookup)
+		case e.ValueFrom != nil:
+			v, ok, err := m.valueFrom(pod, c, e.ValueFrom, podIPs)
+			if err != nil {
+				return nil, err
+			}
+			if !ok {
+				continue
+			}
+			value = v
+		}
+		set(e.Name, value)
+	}
+	out := make([]runtime.KeyValue, 0, len(order)+len(service))
+	for _, k := range order {
+		out = append(out, runtime.KeyValue{Name: k, Value: own[k]})
+	}
+	names := make([]string, 0, len(service))
+	for k := range service {
+		if _, ok := own[k]; !ok {
+			names = append(names, k)
+		}
+	}
+	sort.Strings(names)
+	for _, k := range names {
+		out = append(out, runtime.KeyValue{Name: k, Value: service[k]})
+	}
+	return out, nil
+}
+
+func (m *Manager) envFrom(namespace string, from corev1.EnvFromSource) ([]runtime.KeyValue, error) {
+	data := map[string]string{}
+	switch {
+	case from.ConfigMapRef != nil:
+		cm, ok := m.c.Objects.ConfigMap(namespace, from.ConfigMapRef.Name)
+		if !ok {
+			if optional(from.ConfigMapRef.Optional) {
+				return nil, nil
+			}
+			return nil, fmt.Errorf("configmap %q not found", from.ConfigMapRef.Name)
+		}
+		data = cm.Data
+	case from.SecretRef != nil:
+		s, ok := m.c.Objects.Secret(namespace, from.SecretRef.Name)
+		if !ok {
+			if optional(from.SecretRef.Optional) {
+				return nil, nil
+			}
+			return nil, fmt.Errorf("secret %q not found", from.SecretRef.Name)
+		}
+		for k, v := range s.Data {
+			data[k] = string(v)
+		}
+	}
+	out := make([]runtime.KeyValue, 0, len(data))
+	for k, v := range data {
+		out = append(out, runtime.KeyValue{Name: k, Value: v})
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out, nil
+}
+
+func optional(b *bool) bool { return b != nil && *b }
+
+// valueFrom resolves one source; ok is false for an optional one that is not there.
+func (m *Manager) valueFrom(pod *corev1.Pod, c *corev1.Container, from *corev1.EnvVarSource, podIPs []string) (value string, ok bool, err error) {
+	switch {
+	case from.FieldRef != nil:
+		v, err := downward.Field(pod, from.FieldRef.FieldPath, m.c.NodeIP.String(), podIPs)
+		return v, true, err
+	case from.ResourceFieldRef != nil:
+		v, err := downward.Resource(pod, c, from.ResourceFieldRef, m.node())
+		return v, true, err
+	case from.ConfigMapKeyRef != nil:
+		r := from.ConfigMapKeyRef
+		cm, ok := m.c.Objects.ConfigMap(pod.Namespace, r.Name)
+		if !ok {
+			if optional(r.Optional) {
+				return "", false, nil
+			}
+			return "", false, fmt.Errorf("configmap %q not found", r.Name)
+		}
+		v, ok := cm.Data[r.Key]
+		if !ok && !optional(r.Optional) {
+			return "", false, fmt.Errorf("couldn't find key %v in ConfigMap %v/%v", r.Key, pod.Namespace, r.Name)
+		}
+		return v, ok, nil
+	case from.SecretKeyRef != nil:
+		r := from.SecretKeyRef
+		s, ok := m.c.Objects.Secret(pod.Namespace, r.Name)
+		if !ok {
+			if optional(r.Optional) {
+				return "", false, nil
+			}
+			return "", false, fmt.Errorf("secret %q not found", r.Name)
+		}
+		v, ok := s.Data[r.Key]
+		if !ok && !optional(r.Optional) {
+			return "", false, fmt.Errorf("couldn't find key %v in Secret %v/%v", r.Key, pod.Namespace, r.Name)
+		}
+		return string(v), ok, nil
+	}
+	return "", true, nil
+}
+
+// serviceEnv are the variables of services: those of the pod's namespace if links are on, and the API's own always.
+func serviceEnv(services []*corev1.Service, namespace string, links bool) map[string]string {
+	chosen := map[string]*corev1.Service{}
+	for _, s := range services {
+		if s.Spec.ClusterIP == "" || s.Spec.ClusterIP == corev1.ClusterIPNone {
+			continue
+		}
+		if s.Namespace == corev1.NamespaceDefault && s.Name == "kubernetes" {
+			if chosen[s.Name] == nil {
+				chosen[s.Name] = s
+			}
+		} else if s.Namespace == namespace && links {
+			chosen[s.Name] = s
+		}
+	}
+	out := map[string]string{}
+	for _, s := range chosen {
+		if len(s.Spec.Ports) == 0 {
+			continue
+		}
+		prefix := strings.ToUpper(strings.ReplaceAll(s.Name, "-", "_"))
+		ip := s.Spec.ClusterIP
+		out[prefix+"_SERVICE_HOST"] = ip
+		out[prefix+"_SERVICE_PORT"] = strconv.Itoa(int(s.Spec.Ports[0].Port))
+		for i, p := range s.Spec.Ports {
+			port := strconv.Itoa(int(p.Port))
+			if p.Name != "" {
+				out[prefix+"_SERVICE_PORT_"+strings.ToUpper(strings.ReplaceAll(p.Name, "-", "_"))] = port
+			}
+			protocol := strings.ToLower(string(p.Protocol))
+			if protocol == "" {
+				protocol = "tcp"
+			}
+			url := protocol + "://" + net.JoinHostPort(ip, port)
+			if i == 0 {
+				out[prefix+"_PORT"] = url
+			}
+			link := prefix + "_PORT_" + port + "_" + strings.ToUpper(protocol)
+			out[link], out[link+"_PROTO"], out[link+"_PORT"], out[link+"_ADDR"] = url, protocol, port, ip
+		}
+	}
+	return out
+}

@@ -1,0 +1,318 @@
+package pods
+
+import (
+	"bufio"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kontiki/kontiki/node/runtime"
+)
+
+// writeFiles writes the pod's /etc/hosts, /etc/hostname and /etc/resolv.conf. They are written in place: containers have
+// them mounted.
+func (w *worker) writeFiles(pod *corev1.Pod) error {
+	dir := filepath.Join(w.m.podDir(pod.UID), "etc")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	name := w.sandboxConfig(pod).Hostname
+	if pod.Spec.HostNetwork {
+		name, _ = os.Hostname()
+	}
+	hostResolv, _ := os.ReadFile("/etc/resolv.conf")
+	files := map[string]string{
+		"hosts":       w.hosts(pod),
+		"hostname":    name + "\n",
+		"resolv.conf": resolvConf(pod, w.m.c.DNS(), string(hostResolv)),
+	}
+	for n, content := range files {
+		path := filepath.Join(dir, n)
+		if b, err := os.ReadFile(path); err == nil && string(b) == content {
+			continue
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *worker) hosts(pod *corev1.Pod) string {
+	var b strings.Builder
+	if pod.Spec.HostNetwork {
+		b.WriteString("# Kubernetes-managed hosts file (host network).\n")
+		if h, err := os.ReadFile("/etc/hosts"); err == nil {
+			b.Write(h)
+		}
+	} else {
+		b.WriteString("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
+		for _, ip := range w.podIPs {
+			if f := w.fqdn(pod); f != "" {
+				fmt.Fprintf(&b, "%s\t%s\t%s\n", ip, f, hostname(pod))
+			} else {
+				fmt.Fprintf(&b, "%s\t%s\n", ip, hostname(pod))
+			}
+		}
+	}
+	if len(pod.Spec.HostAliases) > 0 {
+		b.WriteString("\n# Entries added by HostAliases.\n")
+		for _, a := range pod.Spec.HostAliases {
+			fmt.Fprintf(&b, "%s\t%s\n", a.IP, strings.Join(a.Hostnames, "\t"))
+		}
+	}
+	return b.String()
+}
+
+// resolvConf merges the pod's DNS policy and configuration.
+func resolvConf(pod *corev1.Pod, dns DNS, host string) string {
+	var servers, search []string
+	options := map[string]*string{}
+	var order []string
+	option := func(s string) {
+		k, v, ok := strings.Cut(s, ":")
+		if _, seen := options[k]; !seen {
+			order = append(order, k)
+		}
+		options[k] = nil
+		if ok {
+			options[k] = &v
+		}
+	}
+	policy := pod.Spec.DNSPolicy
+	if policy == corev1.DNSClusterFirst && pod.Spec.HostNetwork || len(dns.Servers) == 0 && policy != corev1.DNSNone {
+		policy = corev1.DNSDefault
+	}
+	hostServers, hostSearch, hostOptions := parseResolv(host)
+	switch policy {
+	case corev1.DNSNone:
+	case corev1.DNSDefault:
+		servers, search = hostServers, hostSearch
+		for _, o := range hostOptions {
+			option(o)
+		}
+	default:
+		servers = dns.Servers
+		search = []string{pod.Namespace + ".svc." + dns.Domain, "svc." + dns.Domain, dns.Domain}
+		for _, s := range hostSearch {
+			if !slices.Contains(search, s) {
+				search = append(search, s)
+			}
+		}
+		option("ndots:5")
+	}
+	if c := pod.Spec.DNSConfig; c != nil {
+		for _, s := range c.Nameservers {
+			if !slices.Contains(servers, s) {
+				servers = append(slices.Clone(servers), s)
+			}
+		}
+		for _, s := range c.Searches {
+			if !slices.Contains(search, s) {
+				search = append(slices.Clone(search), s)
+			}
+		}
+		for _, o := range c.Options {
+			s := o.Name
+			if o.Value != nil {
+				s += ":" + *o.Value
+			}
+			option(s)
+		}
+	}
+	var b strings.Builder
+	if len(search) > 0 {
+		fmt.Fprintf(&b, "search %s\n", strings.Join(search, " "))
+	}
+	for _, s := range servers[:min(len(servers), 3)] {
+		fmt.Fprintf(&b, "nameserver %s\n", s)
+	}
+	if len(order) > 0 {
+		b.WriteString("options")
+		for _, k := range order {
+			b.WriteString(" " + k)
+			if v := options[k]; v != nil {
+				b.WriteString(":" + *v)
+			}
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+func parseResolv(s string) (servers, search, options []string) {
+	sc := bufio.NewScanner(strings.NewReader(s))
+	for sc.Scan() {
+		f := strings.Fields(sc.Text())
+		if len(f) < 2 {
+			continue
+		}
+		switch f[0] {
+		case "nameserver":
+			if _, err := netip.ParseAddr(f[1]); err == nil {
+				servers = append(servers, f[1])
+			}
+		case "search", "domain":
+			search = nil
+			for _, d := range f[1:] {
+				if d != "." {
+					search = append(search, d)
+				}
+			}
+		case "options":
+			options = append(options, f[1:]...)
+		}
+	}
+	return servers, search, options
+}
+
+// Bounds of termination messages.
+const (
+	maxMessage      = 4096
+	maxMessageLog   = 2048
+	maxMessageLines = 80
+)
+
+// terminationMessage reads what an exited container left, once.
+func (w *worker) terminationMessage(pod *corev1.Pod, c runtime.Container) string {
+	if m, ok := w.messages[c.ID]; ok {
+		return m
+	}
+	message := ""
+	if path := c.Labels[labelMessagePath]; path != "" {
+		if b, err := readLimited(path, maxMessage); err == nil {
+			message = string(b)
+		}
+	}
+	if message == "" && c.Labels[labelMessagePolicy] == string(corev1.TerminationMessageFallbackToLogsOnError) && c.ExitCode != 0 {
+		message = logTail(c.LogPath)
+	}
+	w.messages[c.ID] = message
+	return message
+}
+
+func readLimited(path string, n int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b := make([]byte, n)
+	m, err := f.Read(b)
+	if m > 0 {
+		return b[:m], nil
+	}
+	return nil, err
+}
+
+// logTail answers the text of the last lines of a CRI log.
+func logTail(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	const window = 64 << 10
+	from := max(0, st.Size()-window)
+	b := make([]byte, st.Size()-from)
+	n, _ := f.ReadAt(b, from)
+	b = b[:n]
+	if from > 0 {
+		if _, rest, ok := strings.Cut(string(b), "\n"); ok {
+			b = []byte(rest)
+		}
+	}
+	lines := strings.SplitAfter(string(b), "\n")
+	if len(lines) > maxMessageLines {
+		lines = lines[len(lines)-maxMessageLines:]
+	}
+	var out strings.Builder
+	for _, l := range lines {
+		f := strings.SplitN(l, " ", 4)
+		if len(f) < 4 {
+			continue
+		}
+		text := f[3]
+		if f[2] == "P" {
+			text = strings.TrimSuffix(text, "\n")
+		}
+		out.WriteString(text)
+	}
+	s := out.String()
+	if len(s) > maxMessageLog {
+		s = s[len(s)-maxMessageLog:]
+	}
+	return s
+}
+
+// pullSecrets answers the credentials among the pod's image pull secrets that fit the image's registry.
+func (w *worker) pullSecrets(pod *corev1.Pod, image string) []runtime.Auth {
+	var out []runtime.Auth
+	var missing []string
+	for _, ref := range pod.Spec.ImagePullSecrets {
+		s, ok := w.m.c.Objects.Secret(pod.Namespace, ref.Name)
+		if !ok {
+			missing = append(missing, ref.Name)
+			continue
+		}
+		out = append(out, authsOf(s, image)...)
+	}
+	if len(missing) > 0 {
+		w.event("", corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret", fmt.Sprintf("Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", ")))
+	}
+	return out
+}
+
+type dockerAuth struct {
+	Username, Password, Auth, IdentityToken string
+}
+
+func authsOf(s *corev1.Secret, image string) []runtime.Auth {
+	var auths map[string]dockerAuth
+	if b, ok := s.Data[corev1.DockerConfigJsonKey]; ok {
+		var c struct{ Auths map[string]dockerAuth }
+		if json.Unmarshal(b, &c) == nil {
+			auths = c.Auths
+		}
+	} else if b, ok := s.Data[corev1.DockerConfigKey]; ok {
+		_ = json.Unmarshal(b, &auths)
+	}
+	registry := registryOf(image)
+	var out []runtime.Auth
+	for server, a := range auths {
+		server = strings.TrimPrefix(strings.TrimPrefix(server, "https://"), "http://")
+		host, path, _ := strings.Cut(server, "/")
+		if host == "index.docker.io" {
+			host, path = "docker.io", ""
+		}
+		if host != registry || path != "" && path != "v1/" && path != "v2/" && !strings.HasPrefix(strings.TrimPrefix(image, registry+"/"), strings.TrimSuffix(path, "/")) {
+			continue
+		}
+		if a.Username == "" && a.Auth != "" {
+			if b, err := base64.StdEncoding.DecodeString(a.Auth); err == nil {
+				a.Username, a.Password, _ = strings.Cut(string(b), ":")
+			}
+		}
+		out = append(out, runtime.Auth{Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken})
+	}
+	return out
+}
+
+func registryOf(image string) string {
+	host, _, ok := strings.Cut(image, "/")
+	if !ok || !strings.ContainsAny(host, ".:") && host != "localhost" {
+		return "docker.io"
+	}
+	return host
+}

@@ -1,0 +1,225 @@
+package pods
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Manager owns the workers. Make one with New, then Run it; the other methods may be called before and while it runs.
+type Manager struct {
+	c      Config
+	starts chan struct{}
+
+	mu      sync.Mutex
+	ctx     context.Context // of Run; nil before
+	wg      sync.WaitGroup
+	workers map[types.UID]*worker
+	swept   bool
+	pending []func()
+}
+
+// New makes a manager.
+func New(c Config) *Manager {
+	if c.Starts == 0 {
+		c.Starts = 4
+	}
+	return &Manager{c: c, starts: make(chan struct{}, c.Starts), workers: map[types.UID]*worker{}}
+}
+
+// Run runs the workers until ctx ends. Containers go on; a new Manager finds them again.
+func (m *Manager) Run(ctx context.Context) error {
+	m.mu.Lock()
+	m.ctx = ctx
+	for _, f := range m.pending {
+		f()
+	}
+	m.pending = nil
+	m.mu.Unlock()
+	defer m.wg.Wait()
+	for e := range m.c.Runtime.Events(ctx) {
+		if e.ContainerID == "" {
+			m.Refresh()
+			continue
+		}
+		m.mu.Lock()
+		w := m.workers[types.UID(e.PodUID)]
+		m.mu.Unlock()
+		if w != nil {
+			w.poke()
+		}
+	}
+	return ctx.Err()
+}
+
+// Update adds a pod or tells its worker what changed. The object is read-only.
+func (m *Manager) Update(pod *corev1.Pod) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	w := m.workers[pod.UID]
+	if w == nil {
+		w = newWorker(m, pod)
+		m.workers[pod.UID] = w
+		m.launch(w)
+		return
+	}
+	w.update(pod)
+}
+
+// Remove says that the pod object is gone: the worker stops what is left of it and ends.
+func (m *Manager) Remove(uid types.UID) {
+	m.mu.Lock()
+	w := m.workers[uid]
+	m.mu.Unlock()
+	if w != nil {
+		w.remove()
+	}
+}
+
+// Sweep says that all pods of the node have been told: what the runtime has beside them is stopped and removed.
+// Only the first call does something.
+func (m *Manager) Sweep() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.swept {
+		return
+	}
+	m.swept = true
+	do := func() { m.wg.Go(func() { m.sweep(m.ctx) }) }
+	if m.ctx == nil {
+		m.pending = append(m.pending, do)
+		return
+	}
+	do()
+}
+
+func (m *Manager) sweep(ctx context.Context) {
+	orphans := map[types.UID]*corev1.Pod{}
+	orphan := func(uid, namespace, name string) {
+		pod := &corev1.Pod{}
+		pod.UID, pod.Namespace, pod.Name = types.UID(uid), namespace, name
+		orphans[pod.UID] = pod
+	}
+	if list, err := m.c.Runtime.ListContainers(ctx, ""); err == nil {
+		for _, c := range list {
+			orphan(c.PodUID, c.PodNamespace, c.PodName)
+		}
+	}
+	if list, err := m.c.Runtime.ListSandboxes(ctx); err == nil {
+		for _, s := range list {
+			orphan(s.UID, s.Namespace, s.Name)
+		}
+	}
+	if entries, err := os.ReadDir(m.c.RootDir); err == nil {
+		for _, e := range entries {
+			if _, ok := orphans[types.UID(e.Name())]; !ok && e.IsDir() {
+				orphan(e.Name(), "", "")
+			}
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for uid, pod := range orphans {
+		if m.workers[uid] != nil {
+			continue
+		}
+		slog.Info("removing what is left of a pod", "namespace", pod.Namespace, "pod", pod.Name, "uid", uid)
+		w := newWorker(m, pod)
+		w.removed = true
+		m.workers[uid] = w
+		m.launch(w)
+	}
+}
+
+// launch is called with mu held.
+func (m *Manager) launch(w *worker) {
+	start := func() {
+		ctx := m.ctx
+		m.wg.Go(func() {
+			w.run(ctx)
+			m.mu.Lock()
+			if ctx.Err() == nil {
+				delete(m.workers, w.uid)
+			}
+			m.mu.Unlock()
+		})
+	}
+	if m.ctx == nil {
+		m.pending = append(m.pending, start)
+		return
+	}
+	start()
+}
+
+// Refresh wakes every worker: objects that pods name have changed.
+func (m *Manager) Refresh() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.workers {
+		w.refresh()
+	}
+}
+
+// Pods answers the pods with their present status.
+func (m *Manager) Pods() []*corev1.Pod {
+	m.mu.Lock()
+	list := make([]*worker, 0, len(m.workers))
+	for _, w := range m.workers {
+		list = append(list, w)
+	}
+	m.mu.Unlock()
+	var out []*corev1.Pod
+	for _, w := range list {
+		out = append(out, w.object())
+	}
+	return out
+}
+
+// Pod answers one pod with its present status.
+func (m *Manager) Pod(namespace, name string) (*corev1.Pod, bool) {
+	for _, p := range m.Pods() {
+		if p.Namespace == namespace && p.Name == name {
+			return p, true
+		}
+	}
+	return nil, false
+}
+
+func (m *Manager) node() *corev1.Node {
+	if m.c.Node == nil {
+		return nil
+	}
+	return m.c.Node()
+}
+
+func (m *Manager) nodeMemory() int64 {
+	if n := m.node(); n != nil {
+		return n.Status.Capacity.Memory().Value()
+	}
+	return 0
+}
+
+// slot takes one of the places for starting containers; the answer gives it back.
+func (m *Manager) slot(ctx context.Context) (func(), error) {
+	select {
+	case m.starts <- struct{}{}:
+		return func() { <-m.starts }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (m *Manager) podDir(uid types.UID) string { return filepath.Join(m.c.RootDir, string(uid)) }
+
+func (m *Manager) podLogDir(pod *corev1.Pod) string {
+	return filepath.Join(m.c.LogDir, pod.Namespace+"_"+pod.Name+"_"+string(pod.UID))
+}
+
+// resync is how often a worker looks again though nobody called it: a net below the events.
+const resync = time.Minute

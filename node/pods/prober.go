@@ -1,0 +1,264 @@
+package pods
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kontiki/kontiki/node/probe"
+	"github.com/kontiki/kontiki/node/runtime"
+)
+
+type probeKind uint8
+
+const (
+	liveness probeKind = iota
+	readiness
+	startup
+)
+
+func (k probeKind) title() string { return [...]string{"Liveness", "Readiness", "Startup"}[k] }
+
+// prober runs the probes of one pod: a goroutine for each container and kind of probe, as long as the container runs.
+type prober struct {
+	w    *worker
+	mu   sync.Mutex
+	runs map[probeKey]*probeRun
+	wg   sync.WaitGroup
+	done bool
+	// fatalOff says that liveness and startup no longer count: the pod is stopping.
+	fatalOff bool
+}
+
+type probeKey struct {
+	id   string
+	kind probeKind
+}
+
+type probeRun struct {
+	cancel context.CancelFunc
+	result verdict
+}
+
+func newProber(w *worker) *prober { return &prober{w: w, runs: map[probeKey]*probeRun{}} }
+
+// results fills in what the probes found so far.
+func (p *prober) results(o *observed) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	o.liveness, o.readiness, o.startup = map[string]verdict{}, map[string]verdict{}, map[string]verdict{}
+	for k, r := range p.runs {
+		switch k.kind {
+		case liveness:
+			o.liveness[k.id] = r.result
+		case readiness:
+			o.readiness[k.id] = r.result
+		case startup:
+			o.startup[k.id] = r.result
+		}
+	}
+}
+
+// ensure starts the probes of containers that run and forgets those of others.
+func (p *prober) ensure(pod *corev1.Pod, o observed) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.done {
+		return
+	}
+	alive := map[string]bool{}
+	for i := range pod.Spec.InitContainers {
+		if c := &pod.Spec.InitContainers[i]; isSidecar(c) {
+			p.ensureOne(pod, o, c, alive)
+		}
+	}
+	for i := range pod.Spec.Containers {
+		p.ensureOne(pod, o, &pod.Spec.Containers[i], alive)
+	}
+	for k, r := range p.runs {
+		if !alive[k.id] {
+			r.cancel()
+			delete(p.runs, k)
+		}
+	}
+}
+
+// restartGrace: a container that ran for this long when its probes begin was there before the agent.
+const restartGrace = 10 * time.Second
+
+func (p *prober) ensureOne(pod *corev1.Pod, o observed, c *corev1.Container, alive map[string]bool) {
+	l := o.latest(c.Name)
+	if l == nil || l.State != runtime.StateRunning {
+		return
+	}
+	alive[l.ID] = true
+	// What the last life of the agent reported holds until a probe says otherwise: its restart makes nobody unready.
+	known := time.Since(l.StartedAt) > restartGrace
+	old := p.w.oldStatus(c.Name)
+	known = known && old != nil && old.ContainerID == "containerd://"+l.ID
+	begin := func(kind probeKind, spec *corev1.Probe, initial verdict) {
+		key := probeKey{l.ID, kind}
+		if spec == nil || p.runs[key] != nil || p.fatalOff && kind != readiness {
+			return
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		r := &probeRun{cancel: cancel, result: initial}
+		p.runs[key] = r
+		p.wg.Go(func() { p.loop(ctx, pod, c, *l, kind, spec, r) })
+	}
+	ready, started := probeUnknown, probeUnknown
+	if known && old.Ready {
+		ready = probeSuccess
+	}
+	if known && old.Started != nil && *old.Started {
+		started = probeSuccess
+	}
+	begin(startup, c.StartupProbe, started)
+	begin(liveness, c.LivenessProbe, probeUnknown)
+	begin(readiness, c.ReadinessProbe, ready)
+}
+
+func (w *worker) oldStatus(name string) *corev1.ContainerStatus {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if s := find(w.status.ContainerStatuses, name); s != nil {
+		c := *s
+		return &c
+	}
+	if s := find(w.status.InitContainerStatuses, name); s != nil {
+		c := *s
+		return &c
+	}
+	return nil
+}
+
+func (p *prober) set(r *probeRun, v verdict) {
+	p.mu.Lock()
+	changed := r.result != v
+	r.result = v
+	p.mu.Unlock()
+	if changed {
+		p.w.poke()
+	}
+}
+
+// hasStarted says whether the container passed its startup probe.
+func (p *prober) hasStarted(c *corev1.Container, id string) bool {
+	if c.StartupProbe == nil {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := p.runs[probeKey{id, startup}]
+	return r != nil && r.result == probeSuccess
+}
+
+// loop probes one container until ctx ends, or until the verdict is final.
+func (p *prober) loop(ctx context.Context, pod *corev1.Pod, c *corev1.Container, l runtime.Container, kind probeKind, spec *corev1.Probe, r *probeRun) {
+	period := time.Duration(max(spec.PeriodSeconds, 1)) * time.Second
+	if kind == startup && r.result == probeSuccess {
+		return
+	}
+	wait := time.Until(l.StartedAt.Add(time.Duration(spec.InitialDelaySeconds) * time.Second))
+	if time.Since(l.StartedAt) > restartGrace { // after a restart of the agent: spread
+		wait = max(wait, rand.N(period))
+	}
+	timer := time.NewTimer(max(wait, 0))
+	defer timer.Stop()
+	run, last := 0, verdict(probeUnknown)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		if kind != startup && !p.hasStarted(c, l.ID) {
+			timer.Reset(min(period, 100*time.Millisecond))
+			continue
+		}
+		v, ok := p.once(ctx, pod, c, l, kind, spec)
+		if ctx.Err() != nil {
+			return
+		}
+		if ok {
+			if v == last {
+				run++
+			} else {
+				last, run = v, 1
+			}
+			need := max(spec.SuccessThreshold, 1)
+			if v == probeFailure {
+				need = max(spec.FailureThreshold, 1)
+			}
+			if run >= int(need) {
+				p.set(r, v)
+				if kind == startup || kind == liveness && v == probeFailure {
+					return
+				}
+			}
+		}
+		timer.Reset(period)
+	}
+}
+
+// once tries, up to three times where the probe itself could not be run.
+func (p *prober) once(ctx context.Context, pod *corev1.Pod, c *corev1.Container, l runtime.Container, kind probeKind, spec *corev1.Probe) (verdict, bool) {
+	var res probe.Result
+	var msg string
+	var err error
+	for range 3 {
+		res, msg, err = probe.Run(ctx, spec, probe.Target{Container: c, PodIP: p.w.podIP(), Exec: p.w.execIn(l.ID)})
+		if err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	if ctx.Err() != nil {
+		return 0, false
+	}
+	if err != nil {
+		if now, cerr := p.w.m.c.Runtime.Container(ctx, l.ID); cerr == nil && now.State == runtime.StateRunning {
+			p.w.containerEvent(pod, c, corev1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe errored and resulted in %s state: %s", kind.title(), res, err))
+		}
+		return 0, false
+	}
+	switch res {
+	case probe.Warning:
+		p.w.containerEvent(pod, c, corev1.EventTypeWarning, "ProbeWarning", fmt.Sprintf("%s probe warning: %s", kind.title(), msg))
+		return probeSuccess, true
+	case probe.Failure:
+		p.w.containerEvent(pod, c, corev1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe failed: %s", kind.title(), msg))
+		return probeFailure, true
+	}
+	return probeSuccess, true
+}
+
+// stopFatal ends liveness and startup probes: the pod is stopping. Readiness goes on to the end.
+func (p *prober) stopFatal() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fatalOff = true
+	for k, r := range p.runs {
+		if k.kind == readiness {
+			continue
+		}
+		r.cancel()
+		if k.kind == liveness {
+			delete(p.runs, k)
+		}
+	}
+}
+
+// stopAll ends all probes and waits for them.
+func (p *prober) stopAll() {
+	p.mu.Lock()
+	p.done = true
+	for _, r := range p.runs {
+		r.cancel()
+	}
+	p.mu.Unlock()
+	p.wg.Wait()
+}

@@ -1,0 +1,148 @@
+package pods
+
+import (
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	helper "k8s.io/component-helpers/resource"
+
+	"github.com/kontiki/kontiki/node/runtime"
+)
+
+// qosOf classes a pod by its requests and limits for CPU and memory.
+func qosOf(pod *corev1.Pod) corev1.PodQOSClass {
+	if pod.Status.QOSClass != "" {
+		return pod.Status.QOSClass
+	}
+	var lists []corev1.ResourceRequirements
+	if r := pod.Spec.Resources; r != nil && (len(r.Requests) > 0 || len(r.Limits) > 0) {
+		lists = append(lists, *r)
+	} else {
+		for _, c := range pod.Spec.InitContainers {
+			lists = append(lists, c.Resources)
+		}
+		for _, c := range pod.Spec.Containers {
+			lists = append(lists, c.Resources)
+		}
+	}
+	guaranteed, any := true, false
+	for _, r := range lists {
+		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+			req, lim := r.Requests[name], r.Limits[name]
+			if !req.IsZero() || !lim.IsZero() {
+				any = true
+			}
+			if lim.IsZero() || !req.IsZero() && req.Cmp(lim) != 0 {
+				guaranteed = false
+			}
+		}
+	}
+	switch {
+	case !any:
+		return corev1.PodQOSBestEffort
+	case guaranteed && len(lists) > 0:
+		return corev1.PodQOSGuaranteed
+	}
+	return corev1.PodQOSBurstable
+}
+
+const (
+	cpuPeriod = 100_000 // microseconds
+	minShares = 2
+	minQuota  = 1000
+)
+
+func cpuShares(milli int64) uint64 {
+	return uint64(max(minShares, min(milli*1024/1000, 262144)))
+}
+
+func cpuQuota(milli int64) int64 {
+	if milli == 0 {
+		return 0
+	}
+	return max(minQuota, milli*cpuPeriod/1000)
+}
+
+// containerResources are one container's limits for the runtime.
+func containerResources(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) runtime.Resources {
+	req, lim := c.Resources.Requests, c.Resources.Limits
+	cpu := req.Cpu().MilliValue()
+	if _, ok := req[corev1.ResourceCPU]; !ok {
+		cpu = lim.Cpu().MilliValue() // a limit alone is a request too
+	}
+	r := runtime.Resources{
+		CPUShares:   cpuShares(cpu),
+		CPUQuota:    cpuQuota(lim.Cpu().MilliValue()),
+		CPUPeriod:   cpuPeriod,
+		MemoryLimit: lim.Memory().Value(),
+		OOMScoreAdj: oomScore(pod, c, nodeMemory),
+	}
+	for name, q := range lim {
+		if size, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix); ok {
+			if n, err := resource.ParseQuantity(size); err == nil {
+				if r.HugePages == nil {
+					r.HugePages = map[string]uint64{}
+				}
+				r.HugePages[pageSize(n.Value())] = uint64(q.Value())
+			}
+		}
+	}
+	return r
+}
+
+func pageSize(n int64) string {
+	units := []string{"B", "KB", "MB", "GB"}
+	i := 0
+	for n >= 1024 && i < len(units)-1 {
+		n, i = n/1024, i+1
+	}
+	return resource.NewQuantity(n, resource.DecimalSI).String() + units[i]
+}
+
+// podResources are the limits of the pod's parent group: limits only where every container has one.
+func podResources(pod *corev1.Pod) runtime.Resources {
+	reqs := helper.PodRequests(pod, helper.PodResourcesOptions{})
+	lims := helper.PodLimits(pod, helper.PodResourcesOptions{})
+	r := runtime.Resources{CPUShares: cpuShares(reqs.Cpu().MilliValue()), CPUPeriod: cpuPeriod}
+	cpuLimited, memLimited := true, true
+	for _, l := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range l {
+			if l[i].Resources.Limits.Cpu().IsZero() {
+				cpuLimited = false
+			}
+			if l[i].Resources.Limits.Memory().IsZero() {
+				memLimited = false
+			}
+		}
+	}
+	if p := pod.Spec.Resources; p != nil {
+		cpuLimited = cpuLimited || !p.Limits.Cpu().IsZero()
+		memLimited = memLimited || !p.Limits.Memory().IsZero()
+	}
+	if cpuLimited {
+		r.CPUQuota = cpuQuota(lims.Cpu().MilliValue())
+	}
+	if memLimited {
+		r.MemoryLimit = lims.Memory().Value()
+	}
+	return r
+}
+
+// oomScore ranks who is killed first when the node is short of memory.
+func oomScore(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) int {
+	if pod.Spec.PriorityClassName == "system-node-critical" || pod.Spec.PriorityClassName == "system-cluster-critical" && pod.Spec.Priority != nil && *pod.Spec.Priority > 2_000_000_000 {
+		return -997
+	}
+	switch qosOf(pod) {
+	case corev1.PodQOSGuaranteed:
+		return -997
+	case corev1.PodQOSBestEffort:
+		return 1000
+	}
+	if nodeMemory <= 0 {
+		return 999
+	}
+	adj := 1000 - 1000*c.Resources.Requests.Memory().Value()/nodeMemory
+	return int(max(3, min(adj, 999)))
+}

@@ -1,0 +1,202 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kontiki/kontiki/node/runtime"
+)
+
+// pullState is a pull that runs beside the worker. result holds one value when it has ended.
+type pullState struct {
+	done chan struct{}
+	err  error
+	img  runtime.Image
+	took time.Duration
+}
+
+// start starts one container, unless it has to wait. retry says when to try again, 0 when an event will tell.
+func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container) (retry time.Duration, err error) {
+	o, err := w.look(ctx)
+	if err != nil {
+		return time.Second, err
+	}
+	now := time.Now()
+	attempt := 0
+	if l := o.latest(c.Name); l != nil {
+		attempt = l.Attempt + 1
+		if l.State == runtime.StateCreated { // left by a life that ended too early
+			if err := w.m.c.Runtime.RemoveContainer(ctx, l.ID); err != nil {
+				return time.Second, err
+			}
+			attempt = l.Attempt
+		}
+	} else if old := find(append(append([]corev1.ContainerStatus{}, w.current().InitContainerStatuses...), w.current().ContainerStatuses...), c.Name); old != nil {
+		attempt = int(old.RestartCount)
+	}
+	failed := lastFailure(o, c.Name)
+	if !failed.IsZero() {
+		if left := w.restarts.waits(c.Name, failed, now); left > 0 {
+			delay := w.restarts.delay(c.Name)
+			w.waits[c.Name] = waiting{errCrashLoop, fmt.Sprintf("back-off %s restarting failed container=%s pod=%s", delay, c.Name, PodFullName(pod))}
+			if said := w.backOffSaid[c.Name]; !said.Equal(failed) {
+				w.backOffSaid[c.Name] = failed
+				w.containerEvent(pod, c, corev1.EventTypeWarning, "BackOff", fmt.Sprintf("Back-off restarting failed container %s in pod %s", c.Name, PodFullName(pod)))
+			}
+			return left, errCrashLoop
+		}
+	}
+	img, retry, err := w.image(ctx, pod, c)
+	if err != nil {
+		return retry, err
+	}
+	delete(w.waits, c.Name)
+	if !failed.IsZero() {
+		w.restarts.next(c.Name, failed, now)
+	}
+	release, err := w.m.slot(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	refuse := func(class error, err error) (time.Duration, error) {
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		w.waits[c.Name] = waiting{class, err.Error()}
+		w.containerEvent(pod, c, corev1.EventTypeWarning, "Failed", "Error: "+err.Error())
+		return 10 * time.Second, err
+	}
+	cfg, err := w.containerConfig(pod, c, img, attempt)
+	if err != nil {
+		return refuse(errCreateConfig, err)
+	}
+	id, err := w.m.c.Runtime.CreateContainer(ctx, cfg)
+	if errors.Is(err, runtime.ErrRunAsRoot) || errors.Is(err, runtime.ErrNonRootUnknown) {
+		return refuse(errCreateConfig, fmt.Errorf("%w (pod: %q, container: %s)", err, PodFullName(pod), c.Name))
+	}
+	if err != nil {
+		return refuse(errCreate, err)
+	}
+	w.containerEvent(pod, c, corev1.EventTypeNormal, "Created", "Container created")
+	if err := w.m.c.Runtime.StartContainer(ctx, id); err != nil {
+		// The container is now an exited one, so back-off decides about the next try.
+		if ctx.Err() == nil {
+			w.waits[c.Name] = waiting{errRun, err.Error()}
+			w.containerEvent(pod, c, corev1.EventTypeWarning, "Failed", "Error: "+err.Error())
+		}
+		return time.Nanosecond, err
+	}
+	w.containerEvent(pod, c, corev1.EventTypeNormal, "Started", "Container started")
+	if o, err := w.look(ctx); err == nil {
+		w.publish(pod, o)
+		w.probes.ensure(pod, o)
+	}
+	if c.Lifecycle != nil && c.Lifecycle.PostStart != nil {
+		if err := w.hook(ctx, pod, c, id, c.Lifecycle.PostStart); err != nil && ctx.Err() == nil {
+			w.containerEvent(pod, c, corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
+			w.killForRestart(ctx, pod, kill{id: id, container: c, message: "FailedPostStartHook"})
+			w.waits[c.Name] = waiting{errPostStartHook, "PostStart handler: " + err.Error()}
+			return time.Nanosecond, err
+		}
+	}
+	return 0, nil
+}
+
+var errPulling = errors.New("image is being pulled")
+
+// image answers the container's local image, or starts its pull and says that it is under way.
+func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container) (runtime.Image, time.Duration, error) {
+	rt := w.m.c.Runtime
+	fail := func(class error, message string, retry time.Duration) (runtime.Image, time.Duration, error) {
+		if ctx.Err() != nil {
+			return runtime.Image{}, 0, ctx.Err()
+		}
+		w.waits[c.Name] = waiting{class, message}
+		return runtime.Image{}, retry, class
+	}
+	key := c.Name + "\x00" + c.Image
+	if p := w.pulling[key]; p != nil {
+		select {
+		case <-p.done:
+		default:
+			return runtime.Image{}, 0, errPulling
+		}
+		delete(w.pulling, key)
+		if p.err != nil {
+			w.pulls.next(key, time.Now(), time.Now())
+			msg := p.err.Error()
+			w.containerEvent(pod, c, corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", c.Image, msg))
+			w.containerEvent(pod, c, corev1.EventTypeWarning, "Failed", "Error: "+errImagePull.Error())
+			w.pullFailed(key, msg)
+			return fail(errImagePull, msg, w.pulls.waits(key, time.Now(), time.Now()))
+		}
+		w.pulls.reset(key)
+		took := p.took.Round(time.Millisecond)
+		w.containerEvent(pod, c, corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.", c.Image, took, took, p.img.Size))
+		return p.img, 0, nil
+	}
+	img, err := rt.GetImage(ctx, c.Image)
+	switch {
+	case errors.Is(err, runtime.ErrInvalidImageName):
+		w.containerEvent(pod, c, corev1.EventTypeWarning, "InspectFailed", fmt.Sprintf("Failed to apply default image tag %q: %v", c.Image, err))
+		w.containerEvent(pod, c, corev1.EventTypeWarning, "Failed", "Error: "+errInvalidName.Error())
+		return fail(errInvalidName, fmt.Sprintf("Failed to apply default image tag %q: %v", c.Image, err), 20*time.Second)
+	case err != nil && !errors.Is(err, runtime.ErrNotFound):
+		return fail(errImageInspect, fmt.Sprintf("Failed to inspect image %q: %v", c.Image, err), time.Second)
+	}
+	present := err == nil
+	policy := c.ImagePullPolicy
+	if policy == "" {
+		policy = corev1.PullIfNotPresent
+	}
+	if present && policy != corev1.PullAlways {
+		w.containerEvent(pod, c, corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine", c.Image))
+		return img, 0, nil
+	}
+	if policy == corev1.PullNever {
+		msg := fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)
+		w.containerEvent(pod, c, corev1.EventTypeWarning, errNeverPull.Error(), msg)
+		w.containerEvent(pod, c, corev1.EventTypeWarning, "Failed", "Error: "+errNeverPull.Error())
+		return fail(errNeverPull, msg, 20*time.Second)
+	}
+	if last, ok := w.lastPull[key]; ok {
+		if left := w.pulls.waits(key, last.at, time.Now()); left > 0 {
+			msg := fmt.Sprintf("Back-off pulling image %q", c.Image)
+			if _, said := w.backOffSaid[key]; !said || !w.backOffSaid[key].Equal(last.at) {
+				w.backOffSaid[key] = last.at
+				w.containerEvent(pod, c, corev1.EventTypeNormal, "BackOff", msg)
+				w.containerEvent(pod, c, corev1.EventTypeWarning, "Failed", "Error: "+errImageBackOff.Error())
+			}
+			return fail(errImageBackOff, fmt.Sprintf("%s: %s: %s", msg, errImagePull, last.message), left)
+		}
+	}
+	w.containerEvent(pod, c, corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", c.Image))
+	p := &pullState{done: make(chan struct{})}
+	w.pulling[key] = p
+	auth := w.pullSecrets(pod, c.Image)
+	w.m.wg.Go(func() {
+		began := time.Now()
+		p.img, p.err = rt.PullImage(w.m.ctx, c.Image, auth)
+		p.took = time.Since(began)
+		close(p.done)
+		w.poke()
+	})
+	return runtime.Image{}, 0, errPulling
+}
+
+type pullError struct {
+	at      time.Time
+	message string
+}
+
+func (w *worker) pullFailed(key, message string) {
+	if w.lastPull == nil {
+		w.lastPull = map[string]pullError{}
+	}
+	w.lastPull[key] = pullError{time.Now(), message}
+}

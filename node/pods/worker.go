@@ -1,0 +1,478 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kontiki/kontiki/node/runtime"
+)
+
+type stage uint8
+
+const (
+	syncing stage = iota
+	terminating
+	terminated
+)
+
+// worker runs one pod. Fields below "owned" belong to its goroutine.
+type worker struct {
+	m    *Manager
+	uid  types.UID
+	wake chan struct{}
+	log  *slog.Logger
+
+	mu         sync.Mutex
+	pod        *corev1.Pod
+	removed    bool
+	cancelSync context.CancelFunc // ends the sync step that runs, when the pod is to stop
+	grace      *grace             // while it terminates
+	status     corev1.PodStatus
+	reported   bool
+	objects    bool // objects that the pod may name have changed
+	probes     *prober
+
+	// owned
+	stage       stage
+	waits       map[string]waiting
+	restarts    backOff
+	pulls       backOff
+	pulling     map[string]*pullState
+	podIPs      []string
+	ready       bool // volumes, sandbox and network are there
+	setupTries  int
+	setupAt     time.Time
+	volumes     map[string]string
+	messages    map[string]string // termination messages by container id
+	failReason  string
+	failMessage string
+	stopped     bool // everything was stopped for good
+	backOffSaid map[string]time.Time
+	lastPull    map[string]pullError
+}
+
+func newWorker(m *Manager, pod *corev1.Pod) *worker {
+	w := &worker{m: m, uid: pod.UID, wake: make(chan struct{}, 1), pod: pod, status: *pod.Status.DeepCopy(),
+		log:   slog.With("namespace", pod.Namespace, "pod", pod.Name, "uid", pod.UID),
+		waits: map[string]waiting{}, pulling: map[string]*pullState{}, messages: map[string]string{}, backOffSaid: map[string]time.Time{}}
+	w.probes = newProber(w)
+	for _, ip := range pod.Status.PodIPs {
+		w.podIPs = append(w.podIPs, ip.IP)
+	}
+	return w
+}
+
+// poke makes the worker look again. It never blocks.
+func (w *worker) poke() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (w *worker) refresh() {
+	w.mu.Lock()
+	w.objects = true
+	w.mu.Unlock()
+	w.poke()
+}
+
+// update takes a new version of the pod. The echo of our own status wakes nobody.
+func (w *worker) update(pod *corev1.Pod) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	old := w.pod
+	w.pod = pod
+	if old.Generation == pod.Generation && pod.Generation != 0 && old.DeletionTimestamp.Equal(pod.DeletionTimestamp) &&
+		equality.Semantic.DeepEqual(old.DeletionGracePeriodSeconds, pod.DeletionGracePeriodSeconds) &&
+		maps.Equal(old.Labels, pod.Labels) && maps.Equal(old.Annotations, pod.Annotations) &&
+		equality.Semantic.DeepEqual(foreignConditions(old), foreignConditions(pod)) {
+		return
+	}
+	if !maps.Equal(old.Labels, pod.Labels) || !maps.Equal(old.Annotations, pod.Annotations) {
+		w.objects = true // volumes may show them
+	}
+	if pod.DeletionTimestamp != nil {
+		w.stopLocked()
+	}
+	w.poke()
+}
+
+func (w *worker) remove() {
+	w.mu.Lock()
+	w.removed = true
+	w.stopLocked()
+	w.mu.Unlock()
+	w.poke()
+}
+
+func (w *worker) stopLocked() {
+	if w.cancelSync != nil {
+		w.cancelSync()
+	}
+	if w.grace != nil && w.pod.DeletionTimestamp != nil && w.pod.DeletionGracePeriodSeconds != nil {
+		w.grace.shorten(time.Duration(*w.pod.DeletionGracePeriodSeconds) * time.Second)
+	}
+}
+
+// object is the pod with its present status.
+func (w *worker) object() *corev1.Pod {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := *w.pod
+	p.Status = w.status
+	return &p
+}
+
+// run is the worker's life. It ends when ctx ends or nothing of the pod is left.
+func (w *worker) run(ctx context.Context) {
+	defer w.probes.stopAll()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.wake:
+		case <-timer.C:
+		}
+		next := w.step(ctx)
+		if next < 0 {
+			return
+		}
+		if next == 0 || next > resync {
+			next = resync
+		}
+		timer.Reset(next)
+	}
+}
+
+// step does what is to be done now, and answers when to look again; 0 for no hurry, negative when the worker is done.
+func (w *worker) step(ctx context.Context) time.Duration {
+	w.mu.Lock()
+	pod, removed := w.pod, w.removed
+	if w.stage == syncing && (removed || pod.DeletionTimestamp != nil) {
+		w.stage = terminating
+	}
+	stage := w.stage
+	sctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if stage == syncing {
+		w.cancelSync = cancel
+	}
+	w.mu.Unlock()
+
+	switch stage {
+	case syncing:
+		next := w.sync(sctx, pod)
+		w.mu.Lock()
+		w.cancelSync = nil
+		w.mu.Unlock()
+		if w.stage != syncing {
+			return time.Nanosecond
+		}
+		if sctx.Err() != nil && ctx.Err() == nil {
+			return time.Nanosecond // told to stop meanwhile
+		}
+		return next
+	case terminating:
+		if err := w.terminate(ctx); err != nil {
+			if ctx.Err() != nil {
+				return 0
+			}
+			w.log.Warn("stopping pod", "err", err)
+			w.event("", corev1.EventTypeWarning, "FailedKillPod", "error killing pod: "+err.Error())
+			return time.Second
+		}
+		return time.Nanosecond
+	}
+	// Terminated: the status was reported; the containers stay until the pod object is gone.
+	if pod.DeletionTimestamp != nil || removed {
+		w.report(pod, w.current(), true)
+		if err := w.forget(ctx); err != nil {
+			if ctx.Err() == nil {
+				w.log.Warn("removing what is left of pod", "err", err)
+			}
+			return time.Second
+		}
+		if removed {
+			return -1
+		}
+	}
+	return 0
+}
+
+func (w *worker) current() corev1.PodStatus {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.status
+}
+
+func (w *worker) event(fieldPath, kind, reason, message string) {
+	w.mu.Lock()
+	pod := w.pod
+	w.mu.Unlock()
+	w.m.c.Sink.Event(Event{Pod: pod, FieldPath: fieldPath, Type: kind, Reason: reason, Message: message})
+}
+
+func fieldPath(pod *corev1.Pod, c *corev1.Container) string {
+	for i := range pod.Spec.InitContainers {
+		if pod.Spec.InitContainers[i].Name == c.Name {
+			return "spec.initContainers{" + c.Name + "}"
+		}
+	}
+	return "spec.containers{" + c.Name + "}"
+}
+
+func (w *worker) containerEvent(pod *corev1.Pod, c *corev1.Container, kind, reason, message string) {
+	w.event(fieldPath(pod, c), kind, reason, message)
+}
+
+// look reads the containers, and what the probes say.
+func (w *worker) look(ctx context.Context) (observed, error) {
+	list, err := w.m.c.Runtime.ListContainers(ctx, string(w.uid))
+	if err != nil {
+		return observed{}, err
+	}
+	o := observe(list)
+	w.probes.results(&o)
+	return o, nil
+}
+
+// publish makes the status and reports it if it is new.
+func (w *worker) publish(pod *corev1.Pod, o observed) corev1.PodStatus {
+	w.mu.Lock()
+	old := w.status
+	w.mu.Unlock()
+	s := makeStatus(statusInput{pod: pod, old: old, o: o, waits: w.waits, message: func(c runtime.Container) string { return w.terminationMessage(pod, c) },
+		hostIP: w.m.c.NodeIP.String(), podIPs: w.podIPs, sandbox: w.ready, terminal: w.stopped, now: metav1.Now().Rfc3339Copy(),
+		failReason: w.failReason, failMessage: w.failMessage})
+	w.report(pod, s, w.stage == terminated)
+	return s
+}
+
+func (w *worker) report(pod *corev1.Pod, s corev1.PodStatus, end bool) {
+	w.mu.Lock()
+	same := w.reported && sameStatus(&w.status, &s)
+	w.status, w.reported = s, true
+	w.mu.Unlock()
+	if (!same || end) && len(pod.Spec.Containers) > 0 {
+		w.m.c.Sink.PodStatus(pod, s, end)
+	}
+}
+
+// sync brings the pod one step nearer to what it should be.
+func (w *worker) sync(ctx context.Context, pod *corev1.Pod) time.Duration {
+	o, err := w.look(ctx)
+	if err != nil {
+		w.log.Warn("listing containers", "err", err)
+		return time.Second
+	}
+	var next time.Duration
+	if d := pod.Spec.ActiveDeadlineSeconds; d != nil {
+		if start := w.current().StartTime; start != nil {
+			left := time.Until(start.Add(time.Duration(*d) * time.Second))
+			if left <= 0 && w.failReason == "" && !isTerminal(w.current().Phase) {
+				w.failReason, w.failMessage = "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"
+				w.event("", corev1.EventTypeNormal, w.failReason, w.failMessage)
+			}
+			next = soonest(next, left)
+		}
+	}
+	s := w.publish(pod, o)
+	if isTerminal(s.Phase) {
+		w.stage = terminating
+		return 0
+	}
+	if onlySidecarsLeft(pod, o) {
+		w.stage = terminating
+		return 0
+	}
+	if retry, err := w.setup(ctx, pod); err != nil {
+		if ctx.Err() == nil {
+			w.publish(pod, o)
+		}
+		return soonest(next, retry)
+	}
+	w.probes.ensure(pod, o)
+	a := computeActions(pod, o)
+	if len(a.kill) == 0 && len(a.start) == 0 {
+		w.publish(pod, o)
+		return next
+	}
+	var wg sync.WaitGroup
+	for _, k := range a.kill {
+		wg.Go(func() { w.killForRestart(ctx, pod, k) })
+	}
+	wg.Wait()
+	for _, c := range a.start {
+		if ctx.Err() != nil {
+			return 0
+		}
+		again, err := w.start(ctx, pod, c)
+		if err != nil && ctx.Err() == nil {
+			w.log.Debug("container not started", "container", c.Name, "err", err)
+		}
+		next = soonest(next, again)
+		if a.init && err != nil && !isSidecar(c) {
+			break
+		}
+	}
+	if ctx.Err() != nil {
+		return 0
+	}
+	if o, err = w.look(ctx); err == nil {
+		w.publish(pod, o)
+		w.probes.ensure(pod, o)
+		w.prune(ctx, o)
+		if again := computeActions(pod, o); a.init && len(again.start) > 0 && !again.init {
+			return time.Nanosecond // the last init step is through
+		}
+	}
+	return next
+}
+
+// soonest is the smaller of two waits, where 0 means none.
+func soonest(a, b time.Duration) time.Duration {
+	if a <= 0 {
+		return b
+	}
+	if b <= 0 {
+		return a
+	}
+	return min(a, b)
+}
+
+// onlySidecarsLeft says that the work is done and only sidecars run on.
+func onlySidecarsLeft(pod *corev1.Pod, o observed) bool {
+	if len(pod.Spec.Containers) == 0 {
+		return false
+	}
+	for i := range pod.Spec.Containers {
+		c := &pod.Spec.Containers[i]
+		l := o.latest(c.Name)
+		if l == nil || l.State != runtime.StateExited || shouldRestart(pod, c, l.ExitCode) {
+			return false
+		}
+	}
+	return true
+}
+
+// setup makes volumes, sandbox and network. Once all are there, only volumes are looked at again, when objects changed.
+func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duration, err error) {
+	w.mu.Lock()
+	changed := w.objects
+	w.objects = false
+	w.mu.Unlock()
+	if w.ready && !changed {
+		return 0, nil
+	}
+	if left := time.Until(w.setupAt); left > 0 && !changed {
+		return left, errNotYet
+	}
+	fail := func(reason string, err error) (time.Duration, error) {
+		if ctx.Err() == nil {
+			if w.setupTries == 0 || !changed {
+				w.event("", corev1.EventTypeWarning, reason, err.Error())
+			}
+			w.log.Debug("pod not set up", "err", err)
+		}
+		delay := min(500*time.Millisecond<<min(w.setupTries, 10), 2*time.Minute)
+		w.setupTries++
+		w.setupAt = time.Now().Add(delay)
+		return delay, err
+	}
+	dir := w.m.podDir(pod.UID)
+	for _, d := range []string{dir, w.m.podLogDir(pod)} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return fail("FailedMakePodDataDirectories", fmt.Errorf("error making pod data directories: %w", err))
+		}
+	}
+	volumes, err := w.m.c.Volumes.Setup(ctx, pod, w.m.c.NodeIP.String(), w.podIPs)
+	if err != nil {
+		if w.ready {
+			w.log.Warn("refreshing volumes", "err", err) // the pod keeps what it has
+			return 0, nil
+		}
+		return fail("FailedMount", err)
+	}
+	w.volumes = volumes
+	if w.ready {
+		return 0, nil
+	}
+	release, err := w.m.slot(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	box, err := w.m.c.Runtime.EnsureSandbox(ctx, w.sandboxConfig(pod))
+	if err != nil {
+		return fail("FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: %w", err))
+	}
+	if !pod.Spec.HostNetwork {
+		addr, err := w.m.c.Network.AddPod(ctx, podNetwork(pod, box.NetNS))
+		if err != nil {
+			return fail("FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: failed to setup network for sandbox %q: %w", pod.UID, err))
+		}
+		w.podIPs = []string{addr.String()}
+	} else {
+		w.podIPs = []string{w.m.c.NodeIP.String()}
+	}
+	if err := w.writeFiles(pod); err != nil {
+		return fail("FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: %w", err))
+	}
+	w.ready, w.setupTries = true, 0
+	return 0, nil
+}
+
+var errNotYet = errors.New("not yet")
+
+// prune removes attempts that nobody needs: the newest and the one before it are kept.
+func (w *worker) prune(ctx context.Context, o observed) {
+	for _, attempts := range o.byName {
+		for i := 2; i < len(attempts); i++ {
+			if attempts[i].State == runtime.StateRunning {
+				continue
+			}
+			if err := w.m.c.Runtime.RemoveContainer(ctx, attempts[i].ID); err == nil {
+				delete(w.messages, attempts[i].ID)
+			}
+		}
+	}
+}
+
+// forget removes the containers, the logs and the pod's folder.
+func (w *worker) forget(ctx context.Context) error {
+	list, err := w.m.c.Runtime.ListContainers(ctx, string(w.uid))
+	if err != nil {
+		return err
+	}
+	for _, c := range list {
+		if err := w.m.c.Runtime.RemoveContainer(ctx, c.ID); err != nil {
+			return err
+		}
+	}
+	if err := w.m.c.Runtime.RemoveSandbox(ctx, string(w.uid)); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	pod := w.pod
+	w.mu.Unlock()
+	logs, _ := filepath.Glob(filepath.Join(w.m.c.LogDir, "*_"+string(w.uid)))
+	for _, d := range append(logs, w.m.podLogDir(pod)) {
+		_ = os.RemoveAll(d)
+	}
+	return os.RemoveAll(w.m.podDir(w.uid))
+}

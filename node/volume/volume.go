@@ -1,0 +1,418 @@
+// Package volume makes the volumes of pods in folders of the host: emptyDir, configMap, secret, downwardAPI, projected and
+// hostPath. Volumes that show objects are written so that a reader never sees half of an update, and follow their objects
+// until the pod ends. Every volume of a pod is below RootDir/UID, and gone after TearDown.
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+
+	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
+)
+
+// Objects answers what volumes show.
+type Objects interface {
+	ConfigMap(namespace, name string) (*corev1.ConfigMap, bool)
+	Secret(namespace, name string) (*corev1.Secret, bool)
+}
+
+// Config is what a manager needs.
+type Config struct {
+	// RootDir holds a folder for each pod's UID.
+	RootDir string
+	Objects Objects
+	// Token issues service account tokens; it may fail while there is no master.
+	Token func(ctx context.Context, r *nodev1.CreateTokenRequest) (*nodev1.CreateTokenResponse, error)
+	// Node answers the Node object, for resources in downward API volumes; may answer nil.
+	Node func() *corev1.Node
+}
+
+// ErrUnsupported is a kind of volume that this node cannot make.
+var ErrUnsupported = errors.New("volume kind is not supported")
+
+// Error is a volume that could not be made; its text is the kubelet's.
+type Error struct {
+	Volume string
+	Err    error
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("MountVolume.SetUp failed for volume %q : %v", e.Volume, e.Err)
+}
+func (e *Error) Unwrap() error { return e.Err }
+
+// Manager makes volumes. Its methods are safe for concurrent use; calls for one pod must not overlap.
+type Manager struct {
+	c      Config
+	mu     sync.Mutex
+	tokens map[tokenKey]*token
+	expiry func()
+	wake   chan struct{}
+}
+
+// New makes a manager.
+func New(c Config) *Manager {
+	return &Manager{c: c, tokens: map[tokenKey]*token{}, expiry: func() {}, wake: make(chan struct{}, 1)}
+}
+
+// OnExpiry sets what is called when a token has to be renewed: it should bring Setup about. Call it before Run.
+func (m *Manager) OnExpiry(f func()) { m.expiry = f }
+
+// Run calls OnExpiry's function whenever a token nears its end, until ctx ends.
+func (m *Manager) Run(ctx context.Context) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		wait := time.Hour
+		m.mu.Lock()
+		for _, t := range m.tokens {
+			wait = min(wait, time.Until(t.renew))
+		}
+		m.mu.Unlock()
+		timer.Reset(max(wait, time.Second))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-m.wake:
+			continue
+		case <-timer.C:
+		}
+		if wait < time.Hour {
+			m.expiry()
+		}
+	}
+}
+
+func (m *Manager) podDir(uid string) string { return filepath.Join(m.c.RootDir, uid) }
+
+func (m *Manager) dir(pod *corev1.Pod, plugin, name string) string {
+	return filepath.Join(m.podDir(string(pod.UID)), "volumes", "kubernetes.io~"+plugin, name)
+}
+
+// Setup makes every volume of the pod, or brings it up to date, and answers where each is on the host. It stops at the
+// first that fails, with an *Error.
+func (m *Manager) Setup(ctx context.Context, pod *corev1.Pod, hostIP string, podIPs []string) (map[string]string, error) {
+	out := map[string]string{}
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		path, err := m.one(ctx, pod, v, hostIP, podIPs)
+		if err != nil {
+			return nil, &Error{v.Name, err}
+		}
+		out[v.Name] = path
+	}
+	return out, nil
+}
+
+func (m *Manager) one(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, hostIP string, podIPs []string) (string, error) {
+	p := projector{m: m, ctx: ctx, pod: pod, volume: v.Name, hostIP: hostIP, podIPs: podIPs, mode: corev1.ConfigMapVolumeSourceDefaultMode}
+	switch {
+	case v.EmptyDir != nil:
+		return m.emptyDir(pod, v)
+	case v.HostPath != nil:
+		return hostPath(v.HostPath)
+	case v.ConfigMap != nil:
+		s := v.ConfigMap
+		p.defaultMode(s.DefaultMode)
+		if err := p.configMap(s.Name, s.Items, s.Optional); err != nil {
+			return "", err
+		}
+		return p.write("configmap")
+	case v.Secret != nil:
+		s := v.Secret
+		p.defaultMode(s.DefaultMode)
+		if err := p.secret(s.SecretName, s.Items, s.Optional); err != nil {
+			return "", err
+		}
+		return p.write("secret")
+	case v.DownwardAPI != nil:
+		p.defaultMode(v.DownwardAPI.DefaultMode)
+		if err := p.downward(v.DownwardAPI.Items); err != nil {
+			return "", err
+		}
+		return p.write("downward-api")
+	case v.Projected != nil:
+		p.defaultMode(v.Projected.DefaultMode)
+		for i := range v.Projected.Sources {
+			if err := p.source(&v.Projected.Sources[i]); err != nil {
+				return "", err
+			}
+		}
+		return p.write("projected")
+	}
+	return "", fmt.Errorf("%w: %s", ErrUnsupported, kindOf(v))
+}
+
+func kindOf(v *corev1.Volume) string {
+	switch {
+	case v.PersistentVolumeClaim != nil:
+		return "persistentVolumeClaim"
+	case v.Ephemeral != nil:
+		return "ephemeral"
+	case v.CSI != nil:
+		return "csi"
+	case v.NFS != nil:
+		return "nfs"
+	case v.Image != nil:
+		return "image"
+	case v.ISCSI != nil:
+		return "iscsi"
+	}
+	return "unknown"
+}
+
+func (m *Manager) emptyDir(pod *corev1.Pod, v *corev1.Volume) (string, error) {
+	dir := m.dir(pod, "empty-dir", v.Name)
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return "", err
+	}
+	switch err := os.Mkdir(dir, 0o777); {
+	case err == nil:
+		if err := os.Chmod(dir, 0o777); err != nil { // whatever the umask
+			return "", err
+		}
+	case !errors.Is(err, os.ErrExist):
+		return "", err
+	}
+	switch v.EmptyDir.Medium {
+	case corev1.StorageMediumDefault:
+	case corev1.StorageMediumMemory:
+		if !mounted(dir) {
+			opts := "mode=1777"
+			if size := memorySize(pod, v.EmptyDir); size > 0 {
+				opts = fmt.Sprintf("mode=0777,size=%d", size)
+			}
+			if err := unix.Mount("tmpfs", dir, "tmpfs", 0, opts); err != nil {
+				return "", fmt.Errorf("mount tmpfs: %w", err)
+			}
+			if err := os.Chmod(dir, 0o777); err != nil {
+				return "", err
+			}
+		}
+	default:
+		return "", fmt.Errorf("%w: emptyDir with medium %q", ErrUnsupported, v.EmptyDir.Medium)
+	}
+	return dir, m.ownTop(pod, dir)
+}
+
+// memorySize bounds a volume in memory: its own limit, and no more than the pod may use.
+func memorySize(pod *corev1.Pod, e *corev1.EmptyDirVolumeSource) int64 {
+	var size int64
+	limited := len(pod.Spec.Containers) > 0
+	for i := range pod.Spec.Containers {
+		l := pod.Spec.Containers[i].Resources.Limits.Memory().Value()
+		limited = limited && l > 0
+		size += l
+	}
+	if !limited {
+		size = 0
+	}
+	if e.SizeLimit != nil && e.SizeLimit.Value() > 0 && (size == 0 || e.SizeLimit.Value() < size) {
+		size = e.SizeLimit.Value()
+	}
+	return size
+}
+
+// ownTop gives a fresh emptyDir to the pod's fsGroup.
+func (m *Manager) ownTop(pod *corev1.Pod, dir string) error {
+	gid := fsGroup(pod)
+	if gid < 0 {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return err
+	}
+	if st.Gid == uint32(gid) && st.Mode&unix.S_ISGID != 0 {
+		return nil
+	}
+	if err := os.Chown(dir, -1, gid); err != nil {
+		return err
+	}
+	return os.Chmod(dir, os.FileMode(st.Mode&0o777)|0o070|os.ModeSetgid)
+}
+
+func fsGroup(pod *corev1.Pod) int {
+	if s := pod.Spec.SecurityContext; s != nil && s.FSGroup != nil {
+		return int(*s.FSGroup)
+	}
+	return -1
+}
+
+// mounted says whether dir is the root of a mount.
+func mounted(dir string) bool {
+	for _, p := range mountsBelow(filepath.Dir(dir)) {
+		if p == dir {
+			return true
+		}
+	}
+	return false
+}
+
+// mountsBelow lists the mounts below dir, deepest and latest first.
+func mountsBelow(dir string) []string {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) < 5 {
+			continue
+		}
+		path := unescape(f[4])
+		if strings.HasPrefix(path, dir+"/") {
+			out = append([]string{path}, out...)
+		}
+	}
+	return out
+}
+
+// unescape undoes the octal escapes of mountinfo.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
+
+func hostPath(s *corev1.HostPathVolumeSource) (string, error) {
+	kind := corev1.HostPathUnset
+	if s.Type != nil {
+		kind = *s.Type
+	}
+	path := s.Path
+	st, err := os.Stat(path)
+	absent := errors.Is(err, os.ErrNotExist)
+	if err != nil && !absent && kind != corev1.HostPathUnset {
+		return "", fmt.Errorf("hostPath type check failed: %w", err)
+	}
+	want := func(ok func(os.FileInfo) bool, what string) (string, error) {
+		if absent || !ok(st) {
+			return "", fmt.Errorf("hostPath type check failed: %s is not %s", path, what)
+		}
+		return path, nil
+	}
+	switch kind {
+	case corev1.HostPathUnset:
+		if absent { // a runtime makes the folder that a mount's source lacks
+			return path, os.MkdirAll(path, 0o755)
+		}
+		return path, err
+	case corev1.HostPathDirectoryOrCreate:
+		if absent {
+			return path, os.MkdirAll(path, 0o755)
+		}
+		return want(os.FileInfo.IsDir, "a directory")
+	case corev1.HostPathDirectory:
+		return want(os.FileInfo.IsDir, "a directory")
+	case corev1.HostPathFileOrCreate:
+		if absent {
+			f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+			if err != nil {
+				return "", err
+			}
+			return path, f.Close()
+		}
+		return want(func(s os.FileInfo) bool { return s.Mode().IsRegular() }, "a file")
+	case corev1.HostPathFile:
+		return want(func(s os.FileInfo) bool { return s.Mode().IsRegular() }, "a file")
+	case corev1.HostPathSocket:
+		return want(func(s os.FileInfo) bool { return s.Mode()&os.ModeSocket != 0 }, "a socket")
+	case corev1.HostPathCharDev:
+		return want(func(s os.FileInfo) bool { return s.Mode()&os.ModeCharDevice != 0 }, "a character device")
+	case corev1.HostPathBlockDev:
+		return want(func(s os.FileInfo) bool { return s.Mode()&os.ModeDevice != 0 && s.Mode()&os.ModeCharDevice == 0 }, "a block device")
+	}
+	return "", fmt.Errorf("hostPath type check failed: unknown type %q", kind)
+}
+
+// SubPath answers a path that mounts a part of a volume. The part is opened beneath the volume and bound to a path of our
+// own, so that nobody who can write to the volume leads the mount elsewhere, now or later.
+func (m *Manager) SubPath(pod *corev1.Pod, container string, index int, volumePath, subPath string, readOnly bool) (string, error) {
+	st, err := os.Stat(volumePath)
+	if err != nil {
+		return "", err
+	}
+	if !st.IsDir() {
+		return "", fmt.Errorf("subPath %q: the volume is not a directory", subPath)
+	}
+	root, err := os.OpenRoot(volumePath)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	clean := filepath.Clean(subPath)
+	if !filepath.IsLocal(clean) {
+		return "", fmt.Errorf("subPath %q leads out of the volume", subPath)
+	}
+	if _, err := root.Stat(clean); errors.Is(err, os.ErrNotExist) {
+		if err := root.MkdirAll(clean, 0o750); err != nil {
+			return "", err
+		}
+		if err := root.Chmod(clean, st.Mode().Perm()); err != nil {
+			return "", err
+		}
+	}
+	f, err := root.Open(clean)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	fst, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	target := filepath.Join(m.podDir(string(pod.UID)), "volume-subpaths", container, fmt.Sprint(index))
+	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+		return "", err
+	}
+	for unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil { // of a former attempt
+	}
+	if fst.IsDir() {
+		if err := os.Mkdir(target, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return "", err
+		}
+	} else {
+		t, err := os.OpenFile(target, os.O_CREATE|os.O_WRONLY, 0o640)
+		if err != nil {
+			return "", err
+		}
+		t.Close()
+	}
+	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return "", fmt.Errorf("bind %s: %w", subPath, err)
+	}
+	return target, nil
+}
+
+// TearDown removes all volumes of a pod. It unmounts first, and removes nothing while something is still mounted.
+func (m *Manager) TearDown(ctx context.Context, uid string) error {
+	m.mu.Lock()
+	for k := range m.tokens {
+		if k.uid == uid {
+			delete(m.tokens, k)
+		}
+	}
+	m.mu.Unlock()
+	dir := m.podDir(uid)
+	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for range 3 {
+		for _, p := range mountsBelow(dir) {
+			_ = unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		}
+	}
+	if left := mountsBelow(dir); len(left) > 0 {
+		return fmt.Errorf("volumes of pod %s: %s is still mounted", uid, left[0])
+	}
+	return errors.Join(os.RemoveAll(filepath.Join(dir, "volume-subpaths")), os.RemoveAll(filepath.Join(dir, "volumes")))
+}
