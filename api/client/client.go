@@ -122,10 +122,10 @@ func (e Event) Object() Object {
 	return e.Old
 }
 
-// ViewAndWatch calls start with a view, and then each with every change after it, in revision order, of objects of the
-// kinds (given as empty objects). When it falls out of the history it begins again: start is called with a new view.
-// It runs until ctx ends (the answer is ctx's error) or a callback fails.
-func (c *Client) ViewAndWatch(ctx context.Context, kinds []Object, start func(View) error, each func(Event) error) error {
+// ViewAndWatch calls start with a view, and then more with the changes after it, in revision order, of objects of the
+// kinds (given as empty objects); what one command changed comes in one call. When it falls out of the history it begins
+// again: start is called with a new view. It runs until ctx ends (the answer is ctx's error) or a callback fails.
+func (c *Client) ViewAndWatch(ctx context.Context, kinds []Object, start func(View) error, more func([]Event) error) error {
 	wanted := make(map[string]*registry.Kind, len(kinds))
 	for _, obj := range kinds {
 		kind := c.kindOf(reflect.TypeOf(obj))
@@ -138,14 +138,14 @@ func (c *Client) ViewAndWatch(ctx context.Context, kinds []Object, start func(Vi
 		}
 	}
 	for {
-		err := c.viewAndWatch(ctx, prefix, wanted, start, each)
+		err := c.viewAndWatch(ctx, prefix, wanted, start, more)
 		if !errors.Is(err, kv.ErrCompacted) {
 			return err
 		}
 	}
 }
 
-func (c *Client) viewAndWatch(ctx context.Context, prefix string, wanted map[string]*registry.Kind, start func(View) error, each func(Event) error) error {
+func (c *Client) viewAndWatch(ctx context.Context, prefix string, wanted map[string]*registry.Kind, start func(View) error, more func([]Event) error) error {
 	view := c.View()
 	watcher, err := c.objects.Store().Watch(prefix, view.Revision())
 	if err != nil {
@@ -160,6 +160,7 @@ func (c *Client) viewAndWatch(ctx context.Context, prefix string, wanted map[str
 		if err != nil {
 			return err
 		}
+		var events []Event
 		for _, change := range changes {
 			kind, ok := wanted[kindPrefix(change.Current.Key)]
 			if !ok {
@@ -169,9 +170,13 @@ func (c *Client) viewAndWatch(ctx context.Context, prefix string, wanted map[str
 			if err != nil {
 				return err
 			}
-			if err := each(event); err != nil {
-				return err
-			}
+			events = append(events, event)
+		}
+		if len(events) == 0 {
+			continue
+		}
+		if err := more(events); err != nil {
+			return err
 		}
 	}
 }

@@ -25,16 +25,16 @@ func services() *Kind {
 		Version: "v1", Kind: "Service", Resource: "services", Singular: "service", ShortNames: []string{"svc"},
 		ReturnDeleted: true,
 		Categories:    []string{"all"}, Namespaced: true,
-		New:           func() Object { return &corev1.Service{} },
-		NewList:       func() runtime.Object { return &corev1.ServiceList{} },
-		NewInternal:   func() runtime.Object { return &core.Service{} },
+		New:         func() Object { return &corev1.Service{} },
+		NewList:     func() runtime.Object { return &corev1.ServiceList{} },
+		NewInternal: func() runtime.Object { return &core.Service{} },
 		PrepareCreate: preparer(func(s *core.Service) {
 			s.Status = core.ServiceStatus{}
 			if s.Spec.ClusterIP != "" && len(s.Spec.ClusterIPs) == 0 {
 				s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
 			}
 		}),
-		Validate:      checker(validation.ValidateServiceCreate),
+		Validate: checker(validation.ValidateServiceCreate),
 		Strategy: Strategy{
 			PrepareUpdate: updater(func(s, old *core.Service) {
 				s.Status = old.Status

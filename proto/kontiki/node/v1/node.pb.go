@@ -495,10 +495,13 @@ func (x *Welcome) GetPodCidr() string {
 type Assignment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// from is the version that this delta applies to; 0 means a full set that replaces everything.
-	From          uint64       `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
-	To            uint64       `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
-	Upserts       []*Object    `protobuf:"bytes,3,rep,name=upserts,proto3" json:"upserts,omitempty"`
-	Deletes       []*ObjectKey `protobuf:"bytes,4,rep,name=deletes,proto3" json:"deletes,omitempty"`
+	From    uint64       `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	To      uint64       `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	Upserts []*Object    `protobuf:"bytes,3,rep,name=upserts,proto3" json:"upserts,omitempty"`
+	Deletes []*ObjectKey `protobuf:"bytes,4,rep,name=deletes,proto3" json:"deletes,omitempty"`
+	// incomplete says that more of the same full set follows: messages with it are gathered and take effect together with
+	// the first one without it, which has the same from and to.
+	Incomplete    bool `protobuf:"varint,5,opt,name=incomplete,proto3" json:"incomplete,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -559,6 +562,13 @@ func (x *Assignment) GetDeletes() []*ObjectKey {
 		return x.Deletes
 	}
 	return nil
+}
+
+func (x *Assignment) GetIncomplete() bool {
+	if x != nil {
+		return x.Incomplete
+	}
+	return false
 }
 
 type ObjectKey struct {
@@ -911,13 +921,16 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\vcluster_dns\x18\x03 \x03(\tR\n" +
 	"clusterDns\x12!\n" +
 	"\fservice_cidr\x18\x04 \x01(\tR\vserviceCidr\x12\x19\n" +
-	"\bpod_cidr\x18\x05 \x01(\tR\apodCidr\"\x99\x01\n" +
+	"\bpod_cidr\x18\x05 \x01(\tR\apodCidr\"\xb9\x01\n" +
 	"\n" +
 	"Assignment\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\x04R\x02to\x121\n" +
 	"\aupserts\x18\x03 \x03(\v2\x17.kontiki.node.v1.ObjectR\aupserts\x124\n" +
-	"\adeletes\x18\x04 \x03(\v2\x1a.kontiki.node.v1.ObjectKeyR\adeletes\"Y\n" +
+	"\adeletes\x18\x04 \x03(\v2\x1a.kontiki.node.v1.ObjectKeyR\adeletes\x12\x1e\n" +
+	"\n" +
+	"incomplete\x18\x05 \x01(\bR\n" +
+	"incomplete\"Y\n" +
 	"\tObjectKey\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +

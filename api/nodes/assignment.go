@@ -1,0 +1,266 @@
+package nodes
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/api/registry"
+	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
+)
+
+// kinds are what assignments are made of.
+var kinds = []client.Object{&corev1.Pod{}, &corev1.Secret{}, &corev1.ConfigMap{}, &corev1.Service{}, &discoveryv1.EndpointSlice{}, &corev1.Node{}}
+
+var encoder = protobuf.NewSerializer(registry.Scheme, registry.Scheme)
+
+// key names an object of an assignment.
+type key struct{ resource, namespace, name string }
+
+func (k key) proto() *nodev1.ObjectKey {
+	return &nodev1.ObjectKey{Resource: k.resource, Namespace: k.namespace, Name: k.name}
+}
+
+// assignment is what one worker knows, as far as it was told. It is for one goroutine.
+type assignment struct {
+	node string
+	// sent is the revision of every object that the worker has.
+	sent map[key]uint64
+	// named counts how many of the worker's pods name a Secret or ConfigMap; pods holds what each names.
+	named map[key]int
+	pods  map[key][]key
+}
+
+func newAssignment(node string) *assignment {
+	return &assignment{node: node, sent: map[key]uint64{}, named: map[key]int{}, pods: map[key][]key{}}
+}
+
+// delta gathers what is to be sent.
+type delta struct {
+	upserts map[key]client.Object
+	deletes map[key]bool
+}
+
+func newDelta() *delta { return &delta{upserts: map[key]client.Object{}, deletes: map[key]bool{}} }
+
+func (d *delta) put(k key, obj client.Object) {
+	delete(d.deletes, k)
+	d.upserts[k] = obj
+}
+
+func (d *delta) drop(k key) {
+	delete(d.upserts, k)
+	d.deletes[k] = true
+}
+
+// full is the whole assignment in a view.
+func (a *assignment) full(v client.View) *delta {
+	d := newDelta()
+	client.Each(v, "", func(pod *corev1.Pod) bool {
+		if pod.Spec.NodeName == a.node {
+			a.addPod(d, v, pod)
+		}
+		return true
+	})
+	client.Each(v, "", func(s *corev1.Service) bool {
+		d.put(key{"services", s.Namespace, s.Name}, s)
+		return true
+	})
+	client.Each(v, "", func(s *discoveryv1.EndpointSlice) bool {
+		d.put(key{"endpointslices", s.Namespace, s.Name}, s)
+		return true
+	})
+	client.Each(v, "", func(n *corev1.Node) bool {
+		d.put(key{"nodes", "", n.Name}, a.trim(n))
+		return true
+	})
+	return d
+}
+
+// trim leaves of other nodes what routing needs, and nothing of a node that changes often.
+func (a *assignment) trim(n *corev1.Node) *corev1.Node {
+	if n.Name == a.node {
+		return n
+	}
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: n.Name, UID: n.UID, ResourceVersion: n.ResourceVersion},
+		Spec:       corev1.NodeSpec{PodCIDR: n.Spec.PodCIDR, PodCIDRs: n.Spec.PodCIDRs},
+		Status:     corev1.NodeStatus{Addresses: n.Status.Addresses},
+	}
+}
+
+func (a *assignment) addPod(d *delta, v client.View, pod *corev1.Pod) {
+	k := key{"pods", pod.Namespace, pod.Name}
+	d.put(k, pod)
+	before := a.pods[k]
+	a.pods[k] = references(pod)
+	for _, ref := range a.pods[k] {
+		a.named[ref]++
+		if a.named[ref] > 1 {
+			continue
+		}
+		switch ref.resource {
+		case "secrets":
+			if secret, ok := client.Get[*corev1.Secret](v, ref.namespace, ref.name); ok {
+				d.put(ref, secret)
+			}
+		case "configmaps":
+			if cm, ok := client.Get[*corev1.ConfigMap](v, ref.namespace, ref.name); ok {
+				d.put(ref, cm)
+			}
+		}
+	}
+	a.release(d, before)
+}
+
+func (a *assignment) removePod(d *delta, k key) {
+	before, ok := a.pods[k]
+	if !ok {
+		return
+	}
+	delete(a.pods, k)
+	d.drop(k)
+	a.release(d, before)
+}
+
+func (a *assignment) release(d *delta, refs []key) {
+	for _, ref := range refs {
+		if a.named[ref]--; a.named[ref] <= 0 {
+			delete(a.named, ref)
+			d.drop(ref)
+		}
+	}
+}
+
+// apply adds to a delta what events mean for the worker. v is no older than the events.
+func (a *assignment) apply(d *delta, v client.View, events []client.Event) {
+	for _, event := range events {
+		switch obj := event.Object().(type) {
+		case *corev1.Pod:
+			k := key{"pods", obj.Namespace, obj.Name}
+			if event.New != nil && obj.Spec.NodeName == a.node {
+				a.addPod(d, v, obj)
+			} else {
+				a.removePod(d, k)
+			}
+		case *corev1.Secret:
+			a.changed(d, key{"secrets", obj.Namespace, obj.Name}, event, true)
+		case *corev1.ConfigMap:
+			a.changed(d, key{"configmaps", obj.Namespace, obj.Name}, event, true)
+		case *corev1.Service:
+			a.changed(d, key{"services", obj.Namespace, obj.Name}, event, false)
+		case *discoveryv1.EndpointSlice:
+			a.changed(d, key{"endpointslices", obj.Namespace, obj.Name}, event, false)
+		case *corev1.Node:
+			k := key{"nodes", "", obj.Name}
+			if event.New == nil {
+				d.drop(k)
+			} else if event.Old == nil || obj.Name == a.node || routed(event.Old.(*corev1.Node)) != routed(obj) {
+				d.put(k, a.trim(obj))
+			}
+		}
+	}
+}
+
+// routed is what of a node matters for routing.
+func routed(n *corev1.Node) string { return fmt.Sprint(n.UID, n.Spec.PodCIDRs, n.Status.Addresses) }
+
+func (a *assignment) changed(d *delta, k key, event client.Event, ifNamed bool) {
+	if ifNamed && a.named[k] == 0 {
+		return
+	}
+	if event.New == nil {
+		d.drop(k)
+		return
+	}
+	d.put(k, event.New)
+}
+
+// message encodes a delta, without what the worker has already.
+func (a *assignment) message(d *delta) (upserts []*nodev1.Object, deletes []*nodev1.ObjectKey, err error) {
+	for k, obj := range d.upserts {
+		revision, err := objects.ParseRevision(obj.GetResourceVersion())
+		if err != nil {
+			return nil, nil, err
+		}
+		if a.sent[k] >= revision {
+			continue
+		}
+		value, err := runtime.Encode(encoder, obj)
+		if err != nil {
+			return nil, nil, fmt.Errorf("encode %s %s/%s: %w", k.resource, k.namespace, k.name, err)
+		}
+		a.sent[k] = revision
+		upserts = append(upserts, &nodev1.Object{Key: k.proto(), Revision: revision, Value: value})
+	}
+	for k := range d.deletes {
+		if _, ok := a.sent[k]; ok {
+			delete(a.sent, k)
+			deletes = append(deletes, k.proto())
+		}
+	}
+	return upserts, deletes, nil
+}
+
+// references lists the Secrets and ConfigMaps that a pod names, each once.
+func references(pod *corev1.Pod) []key {
+	var out []key
+	seen := map[key]bool{}
+	add := func(resource, name string) {
+		k := key{resource, pod.Namespace, name}
+		if name != "" && !seen[k] {
+			seen[k] = true
+			out = append(out, k)
+		}
+	}
+	for _, ref := range pod.Spec.ImagePullSecrets {
+		add("secrets", ref.Name)
+	}
+	containers := append(append([]corev1.Container(nil), pod.Spec.InitContainers...), pod.Spec.Containers...)
+	for _, c := range pod.Spec.EphemeralContainers {
+		containers = append(containers, corev1.Container(c.EphemeralContainerCommon))
+	}
+	for _, c := range containers {
+		for _, env := range c.Env {
+			if env.ValueFrom != nil && env.ValueFrom.SecretKeyRef != nil {
+				add("secrets", env.ValueFrom.SecretKeyRef.Name)
+			}
+			if env.ValueFrom != nil && env.ValueFrom.ConfigMapKeyRef != nil {
+				add("configmaps", env.ValueFrom.ConfigMapKeyRef.Name)
+			}
+		}
+		for _, from := range c.EnvFrom {
+			if from.SecretRef != nil {
+				add("secrets", from.SecretRef.Name)
+			}
+			if from.ConfigMapRef != nil {
+				add("configmaps", from.ConfigMapRef.Name)
+			}
+		}
+	}
+	for _, volume := range pod.Spec.Volumes {
+		if volume.Secret != nil {
+			add("secrets", volume.Secret.SecretName)
+		}
+		if volume.ConfigMap != nil {
+			add("configmaps", volume.ConfigMap.Name)
+		}
+		if volume.Projected != nil {
+			for _, source := range volume.Projected.Sources {
+				if source.Secret != nil {
+					add("secrets", source.Secret.Name)
+				}
+				if source.ConfigMap != nil {
+					add("configmaps", source.ConfigMap.Name)
+				}
+			}
+		}
+	}
+	return out
+}

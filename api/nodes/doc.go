@@ -1,0 +1,8 @@
+// Package nodes is the masters' side of the workers' streams (proto/kontiki/node/v1): it sends every worker its
+// assignment, takes in what it reports, and issues its pods' tokens.
+//
+// A worker is told exactly what it needs: its pods, the Secrets and ConfigMaps that they name, and the cluster's
+// services, endpoint slices and nodes (of these, only what routing needs). First a full set, then deltas that chain: a
+// worker that sees a gap ends the session and gets a full set again. What a session sends is computed from the same
+// views and history as every watch; nothing is kept for a worker between sessions.
+package nodes

@@ -1,0 +1,313 @@
+package nodes_test
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/nodes"
+	"github.com/kontiki/kontiki/api/registry"
+	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
+	"github.com/kontiki/kontiki/test/harness"
+)
+
+// caller takes the node's name from the call's metadata, where the real one takes it from the certificate.
+func caller(ctx context.Context) (string, bool) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	names := md.Get("node")
+	return strings.Join(names, ""), len(names) > 0
+}
+
+type worker struct {
+	t      *testing.T
+	stream nodev1.NodeService_SessionClient
+	have   map[string][]byte
+	at     uint64
+}
+
+func serve(t *testing.T) (*harness.Harness, nodev1.NodeServiceClient) {
+	h := harness.New(t)
+	listener := bufconn.Listen(1 << 20)
+	server := grpc.NewServer()
+	nodev1.RegisterNodeServiceServer(server, nodes.New(nodes.Config{
+		Client: h.Client, Tokens: h.Tokens, Caller: caller, Masters: func() []string { return []string{"m:6444"} },
+		ClusterDomain: "cluster.local", ClusterDNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")},
+		ServiceRange: netip.MustParsePrefix("10.96.0.0/16"), PodRange: netip.MustParsePrefix("10.244.0.0/16"),
+	}))
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(listener) }()
+	conn, err := grpc.NewClient("passthrough:///x", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		conn.Close()
+		server.Stop()
+		<-done
+	})
+	return h, nodev1.NewNodeServiceClient(conn)
+}
+
+func encode(t *testing.T, obj runtime.Object) []byte {
+	t.Helper()
+	data, err := runtime.Encode(registry.Codecs.EncoderForVersion(protobuf(t), corev1.SchemeGroupVersion), obj)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func protobuf(t *testing.T) runtime.Encoder {
+	t.Helper()
+	info, ok := runtime.SerializerInfoForMediaType(registry.Codecs.SupportedMediaTypes(), "application/vnd.kubernetes.protobuf")
+	if !ok {
+		t.Fatal("no protobuf serializer")
+	}
+	return info.Serializer
+}
+
+func node(name string) *corev1.Node {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"kubernetes.io/hostname": name}}, Status: corev1.NodeStatus{
+		Capacity:    corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2")},
+		Allocatable: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2")},
+		Conditions:  []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
+		Addresses:   []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}},
+	}}
+}
+
+func connect(t *testing.T, c nodev1.NodeServiceClient, name string) *worker {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	t.Cleanup(cancel)
+	stream, err := c.Session(metadata.AppendToOutgoingContext(ctx, "node", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &worker{t: t, stream: stream, have: map[string][]byte{}}
+	w.send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Hello{Hello: &nodev1.Hello{NodeName: name, Node: encode(t, node(name))}}})
+	if welcome := w.recv().GetWelcome(); welcome == nil || welcome.Masters[0] != "m:6444" || welcome.ClusterDns[0] != "10.96.0.10" || welcome.PodCidr != "10.244.0.0/16" {
+		t.Fatalf("welcome: %v", welcome)
+	}
+	return w
+}
+
+func (w *worker) send(m *nodev1.SessionRequest) {
+	w.t.Helper()
+	if err := w.stream.Send(m); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *worker) recv() *nodev1.SessionResponse {
+	w.t.Helper()
+	m, err := w.stream.Recv()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return m
+}
+
+// until takes assignments in until the condition holds, checking that they chain.
+func (w *worker) until(what string, holds func() bool) {
+	w.t.Helper()
+	for !holds() {
+		m, err := w.stream.Recv()
+		if err != nil {
+			w.t.Fatalf("until %s: %v (have %v)", what, err, w.keys())
+		}
+		a := m.GetAssignment()
+		if a == nil {
+			continue
+		}
+		if a.From != 0 && a.From != w.at {
+			w.t.Fatalf("a delta from %d does not follow %d", a.From, w.at)
+		}
+		w.at = a.To
+		for _, o := range a.Upserts {
+			w.have[o.Key.Resource+"/"+o.Key.Namespace+"/"+o.Key.Name] = o.Value
+		}
+		for _, k := range a.Deletes {
+			delete(w.have, k.Resource+"/"+k.Namespace+"/"+k.Name)
+		}
+	}
+}
+
+func (w *worker) keys() (out []string) {
+	for k := range w.have {
+		out = append(out, k)
+	}
+	return out
+}
+
+func (w *worker) has(key string) func() bool {
+	return func() bool { _, ok := w.have[key]; return ok }
+}
+
+func (w *worker) hasNot(key string) func() bool {
+	return func() bool { _, ok := w.have[key]; return !ok }
+}
+
+func create[T client.Object](t *testing.T, h *harness.Harness, obj T) T {
+	t.Helper()
+	made, err := client.Create(context.Background(), h.Client, obj)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made
+}
+
+func podNaming(name, secret string) *corev1.Pod {
+	no := false
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}, Spec: corev1.PodSpec{
+		AutomountServiceAccountToken: &no,
+		Containers: []corev1.Container{{Name: "c", Image: "i", EnvFrom: []corev1.EnvFromSource{
+			{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: secret}}}}}},
+	}}
+}
+
+func TestWorkerIsToldWhatItsPodsNameAndNothingElse(t *testing.T) {
+	h, c := serve(t)
+	for _, name := range []string{"mine", "foreign"} {
+		create(t, h, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}, StringData: map[string]string{"k": "plain-" + name}})
+	}
+	create(t, h, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "s", Namespace: "default"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}})
+	w := connect(t, c, "w1")
+	w.until("the full set", w.has("services/default/s"))
+	pod := create(t, h, podNaming("a", "mine"))
+	other := create(t, h, podNaming("b", "foreign"))
+	ctx := context.Background()
+	if err := h.Client.Bind(ctx, other, "w2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Client.Bind(ctx, pod, "w1"); err != nil {
+		t.Fatal(err)
+	}
+	w.until("the pod", w.has("pods/default/a"))
+	if !strings.Contains(string(w.have["secrets/default/mine"]), "plain-mine") {
+		t.Fatalf("the pod came without its secret: %v", w.keys())
+	}
+	late := create(t, h, podNaming("late", "later"))
+	if err := h.Client.Bind(ctx, late, "w1"); err != nil {
+		t.Fatal(err)
+	}
+	w.until("the late pod", w.has("pods/default/late"))
+	create(t, h, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "later", Namespace: "default"}})
+	w.until("a secret made after its pod", w.has("secrets/default/later"))
+	if err := h.Client.Delete(ctx, late, client.Grace(0)); err != nil {
+		t.Fatal(err)
+	}
+	w.until("the pod's end", w.hasNot("pods/default/late"))
+	w.until("its secret's end", w.hasNot("secrets/default/later"))
+	for _, k := range w.keys() {
+		if strings.Contains(k, "foreign") || k == "pods/default/b" {
+			t.Errorf("the worker was told of %s", k)
+		}
+	}
+	again := connect(t, c, "w1")
+	again.until("the full set of a second session", again.has("pods/default/a"))
+	if !again.has("secrets/default/mine")() {
+		t.Errorf("a second session lacks the secret: %v", again.keys())
+	}
+}
+
+func TestReportsAreStoredAndFinishedPodsRemoved(t *testing.T) {
+	h, c := serve(t)
+	w := connect(t, c, "w1")
+	stored, ok := client.Get[*corev1.Node](h.Client.View(), "", "w1")
+	if !ok || stored.Spec.PodCIDR == "" || stored.Status.Addresses[0].Address != "192.0.2.1" {
+		t.Fatalf("the node was not registered: %+v", stored)
+	}
+	ctx := context.Background()
+	pod := create(t, h, podNaming("a", "s"))
+	if err := h.Client.Bind(ctx, pod, "w1"); err != nil {
+		t.Fatal(err)
+	}
+	report := func(seq uint64, p *nodev1.PodStatus) *nodev1.StatusResult {
+		t.Helper()
+		w.send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Status{Status: &nodev1.StatusBatch{Sequence: seq, Pods: []*nodev1.PodStatus{p}}}})
+		for {
+			if result := w.recv().GetStatusResult(); result != nil {
+				return result
+			}
+		}
+	}
+	running := encode(t, &corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.244.0.2",
+		Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}})
+	if result := report(1, &nodev1.PodStatus{Namespace: "default", Name: "a", Uid: string(pod.UID), Status: running}); result.Sequence != 1 || len(result.Errors) > 0 {
+		t.Fatalf("%v", result)
+	}
+	got, _ := client.Get[*corev1.Pod](h.Client.View(), "default", "a")
+	if got.Status.Phase != corev1.PodRunning || len(got.Status.Conditions) != 2 {
+		t.Fatalf("status: %+v", got.Status)
+	}
+	if result := report(2, &nodev1.PodStatus{Namespace: "default", Name: "a", Uid: "another", Status: encode(t, &corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodFailed}})}); len(result.Errors) > 0 {
+		t.Fatalf("a pod that is gone is no error: %v", result)
+	}
+	if got, _ = client.Get[*corev1.Pod](h.Client.View(), "default", "a"); got.Status.Phase != corev1.PodRunning {
+		t.Fatal("a report about another pod of the name was stored")
+	}
+	report(3, &nodev1.PodStatus{Namespace: "default", Name: "a", Uid: string(pod.UID), Terminated: true})
+	if _, ok := client.Get[*corev1.Pod](h.Client.View(), "default", "a"); !ok {
+		t.Fatal("a pod that was not deleted is gone")
+	}
+	if err := h.Client.Delete(ctx, got); err != nil {
+		t.Fatal(err)
+	}
+	report(4, &nodev1.PodStatus{Namespace: "default", Name: "a", Uid: string(pod.UID), Terminated: true})
+	if _, ok := client.Get[*corev1.Pod](h.Client.View(), "default", "a"); ok {
+		t.Fatal("a deleted pod that has ended is still there")
+	}
+}
+
+func TestCertificateAndNameMustAgree(t *testing.T) {
+	_, c := serve(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	stream, err := c.Session(metadata.AppendToOutgoingContext(ctx, "node", "w1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Hello{Hello: &nodev1.Hello{NodeName: "w2", Node: encode(t, node("w2"))}}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = stream.Recv(); status.Code(err) != codes.PermissionDenied {
+		t.Fatalf("another node's name: %v", err)
+	}
+}
+
+func TestTokensAreForPodsOfTheCallingNode(t *testing.T) {
+	h, c := serve(t)
+	ctx := metadata.AppendToOutgoingContext(context.Background(), "node", "w1")
+	pod := create(t, h, podNaming("a", "s"))
+	request := &nodev1.CreateTokenRequest{Namespace: "default", ServiceAccount: "default", PodName: "a", PodUid: string(pod.UID), ExpirationSeconds: 3600}
+	if _, err := c.CreateToken(ctx, request); status.Code(err) != codes.PermissionDenied {
+		t.Fatalf("for a pod that is on no node: %v", err)
+	}
+	if err := h.Client.Bind(context.Background(), pod, "w1"); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := c.CreateToken(ctx, request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	who, _, err := h.Tokens.Check(answer.Token, nil)
+	if err != nil || who.GetName() != "system:serviceaccount:default:default" {
+		t.Fatalf("%v, %v", who, err)
+	}
+}

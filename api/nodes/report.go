@@ -1,0 +1,265 @@
+package nodes
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/util/retry"
+
+	"github.com/kontiki/kontiki/api/client"
+	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
+)
+
+// concurrentReports is how many objects of one batch are written at a time: enough to fill a raft batch, few enough
+// that one worker does not crowd out the others.
+const concurrentReports = 16
+
+func decode[T runtime.Object](data []byte, into T, kind string) (T, error) {
+	gvk := schema.GroupVersionKind{Version: "v1", Kind: kind}
+	_, actual, err := encoder.Decode(data, &gvk, into)
+	if err == nil && *actual != gvk {
+		err = fmt.Errorf("it is a %s", actual.Kind)
+	}
+	return into, err
+}
+
+// register creates the worker's Node, or brings what the worker owns of it up to date.
+func (s *Server) register(ctx context.Context, name string, data []byte) error {
+	reported, err := decode(data, &corev1.Node{}, "Node")
+	if err != nil {
+		return fmt.Errorf("hello.node: %w", err)
+	}
+	if reported.Name != name {
+		return fmt.Errorf("hello.node is named %q, the certificate is of %q", reported.Name, name)
+	}
+	return retry.OnError(retry.DefaultRetry, again, func() error {
+		view, err := s.Client.Consistent(ctx)
+		if err != nil {
+			return err
+		}
+		stored, ok := client.Get[*corev1.Node](view, "", name)
+		if !ok {
+			fresh := reported.DeepCopy()
+			fresh.ResourceVersion, fresh.UID = "", ""
+			_, err := client.Create(ctx, s.Client, fresh)
+			return err
+		}
+		node := stored.DeepCopy()
+		if node.Labels == nil {
+			node.Labels = map[string]string{}
+		}
+		maps.Copy(node.Labels, reported.Labels)
+		node, err = client.Update(ctx, s.Client, node)
+		if err != nil {
+			return err
+		}
+		node.Status = mergeNodeStatus(node.Status, reported.Status)
+		_, err = client.UpdateStatus(ctx, s.Client, node)
+		return err
+	})
+}
+
+// again says which errors of a write another attempt can mend.
+func again(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }
+
+// mergeNodeStatus takes over what the worker reports and keeps what others own (volumes attached, foreign conditions).
+func mergeNodeStatus(stored, reported corev1.NodeStatus) corev1.NodeStatus {
+	merged := *reported.DeepCopy()
+	merged.VolumesAttached = stored.VolumesAttached
+	for resource, quantity := range stored.Capacity {
+		if _, ok := merged.Capacity[resource]; !ok && foreign(resource) {
+			merged.Capacity[resource] = quantity
+			merged.Allocatable[resource] = stored.Allocatable[resource]
+		}
+	}
+	for _, condition := range stored.Conditions {
+		found := false
+		for _, have := range merged.Conditions {
+			found = found || have.Type == condition.Type
+		}
+		if !found {
+			merged.Conditions = append(merged.Conditions, condition)
+		}
+	}
+	// A condition that did not change keeps the time when it did.
+	for i := range merged.Conditions {
+		for _, before := range stored.Conditions {
+			if c := &merged.Conditions[i]; before.Type == c.Type && before.Status == c.Status {
+				c.LastTransitionTime = before.LastTransitionTime
+			}
+		}
+	}
+	return merged
+}
+
+// foreign says if a resource is an extended one, which users may add to a node's status by hand.
+func foreign(resource corev1.ResourceName) bool {
+	for i := range len(resource) {
+		if resource[i] == '/' {
+			return true
+		}
+	}
+	return false
+}
+
+// report stores a batch and answers what was refused.
+func (s *session) report(ctx context.Context, batch *nodev1.StatusBatch) []string {
+	var mu sync.Mutex
+	var problems []string
+	refuse := func(what string, err error) {
+		if err == nil || apierrors.IsNotFound(err) {
+			return
+		}
+		s.log.Warn("report refused", "what", what, "error", err)
+		mu.Lock()
+		defer mu.Unlock()
+		problems = append(problems, what+": "+err.Error())
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(concurrentReports)
+	if len(batch.NodeStatus) > 0 {
+		group.Go(func() error {
+			refuse("node", s.reportNode(ctx, batch.NodeStatus))
+			return nil
+		})
+	}
+	for _, pod := range batch.Pods {
+		group.Go(func() error {
+			refuse("pod "+pod.Namespace+"/"+pod.Name, s.reportPod(ctx, pod))
+			return nil
+		})
+	}
+	for _, data := range batch.Events {
+		group.Go(func() error {
+			refuse("event", s.reportEvent(ctx, data))
+			return nil
+		})
+	}
+	group.Wait() // the functions report their errors themselves
+	return problems
+}
+
+func (s *session) reportNode(ctx context.Context, data []byte) error {
+	reported, err := decode(data, &corev1.Node{}, "Node")
+	if err != nil {
+		return err
+	}
+	return retry.OnError(retry.DefaultRetry, again, func() error {
+		stored, ok := client.Get[*corev1.Node](s.Client.View(), "", s.node)
+		if !ok {
+			return apierrors.NewNotFound(corev1.Resource("nodes"), s.node)
+		}
+		node := stored.DeepCopy()
+		node.Status = mergeNodeStatus(node.Status, reported.Status)
+		_, err := client.UpdateStatus(ctx, s.Client, node)
+		return err
+	})
+}
+
+// reportPod stores a pod's status, and removes the pod when it is gone from the worker and was to be deleted.
+func (s *session) reportPod(ctx context.Context, report *nodev1.PodStatus) error {
+	reported, err := decode(report.Status, &corev1.Pod{}, "Pod")
+	if err != nil && len(report.Status) > 0 {
+		return err
+	}
+	var pod *corev1.Pod
+	attempt := func() error {
+		stored, ok := client.Get[*corev1.Pod](s.Client.View(), report.Namespace, report.Name)
+		if !ok || string(stored.UID) != report.Uid || stored.Spec.NodeName != s.node {
+			return apierrors.NewNotFound(corev1.Resource("pods"), report.Name)
+		}
+		pod = stored
+		if len(report.Status) == 0 {
+			return nil
+		}
+		merged := stored.DeepCopy()
+		merged.Status = mergePodStatus(stored.Status, reported.Status)
+		pod, err = client.UpdateStatus(ctx, s.Client, merged)
+		return err
+	}
+	if err := retry.OnError(retry.DefaultRetry, again, attempt); err != nil {
+		return err
+	}
+	if report.Terminated && pod.DeletionTimestamp != nil {
+		return s.Client.Delete(ctx, pod, client.Grace(0), client.IfUID(pod.UID))
+	}
+	return nil
+}
+
+// owned are the pod conditions that the worker decides.
+var owned = map[corev1.PodConditionType]bool{
+	corev1.PodInitialized: true, corev1.PodReady: true, corev1.ContainersReady: true, corev1.PodReadyToStartContainers: true,
+}
+
+// mergePodStatus takes over what the worker reports and keeps what others own: the scheduler's condition, readiness
+// gates, disruption targets. A pod that has finished never runs again.
+func mergePodStatus(stored, reported corev1.PodStatus) corev1.PodStatus {
+	merged := *reported.DeepCopy()
+	conditions := make([]corev1.PodCondition, 0, len(stored.Conditions)+len(merged.Conditions))
+	seen := map[corev1.PodConditionType]bool{}
+	for _, condition := range merged.Conditions {
+		before := find(stored.Conditions, condition.Type)
+		if !owned[condition.Type] && before != nil {
+			continue // kept below
+		}
+		if before != nil && before.Status == condition.Status {
+			condition.LastTransitionTime = before.LastTransitionTime
+		}
+		seen[condition.Type] = true
+		conditions = append(conditions, condition)
+	}
+	for _, condition := range stored.Conditions {
+		if !seen[condition.Type] {
+			conditions = append(conditions, condition)
+		}
+	}
+	merged.Conditions = conditions
+	if stored.Phase == corev1.PodFailed || stored.Phase == corev1.PodSucceeded {
+		merged.Phase = stored.Phase
+	}
+	if merged.QOSClass == "" {
+		merged.QOSClass = stored.QOSClass
+	}
+	if merged.StartTime == nil {
+		merged.StartTime = stored.StartTime
+	}
+	merged.NominatedNodeName = stored.NominatedNodeName
+	return merged
+}
+
+func find(conditions []corev1.PodCondition, wanted corev1.PodConditionType) *corev1.PodCondition {
+	for i := range conditions {
+		if conditions[i].Type == wanted {
+			return &conditions[i]
+		}
+	}
+	return nil
+}
+
+func (s *session) reportEvent(ctx context.Context, data []byte) error {
+	event, err := decode(data, &corev1.Event{}, "Event")
+	if err != nil {
+		return err
+	}
+	if event.Source.Host == "" {
+		event.Source.Host = s.node
+	}
+	if event.Source.Host != s.node {
+		return fmt.Errorf("source.host is %q, the worker is %q", event.Source.Host, s.node)
+	}
+	event.ResourceVersion, event.UID = "", ""
+	event.CreationTimestamp = metav1.Time{}
+	_, err = client.Create(ctx, s.Client, event.DeepCopy())
+	if apierrors.IsAlreadyExists(err) {
+		_, err = client.Update(ctx, s.Client, event)
+	}
+	return err
+}
