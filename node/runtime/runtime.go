@@ -261,7 +261,8 @@ type Event struct {
 // Size is a terminal's.
 type Size struct{ Width, Height uint16 }
 
-// ExecOptions is a command to run. Nil streams are not connected. Resize is read while the command runs.
+// ExecOptions is a command to run. Nil streams are not connected; Stdout and Stderr may be one writer. Resize is read
+// while the command runs.
 type ExecOptions struct {
 	Command        []string
 	TTY            bool

@@ -53,7 +53,8 @@ func (r *Runtime) Exec(ctx context.Context, id string, o runtime.ExecOptions) (i
 		stderr = nil
 	}
 	stdin := newClosableReader(o.Stdin)
-	opts := []cio.Opt{cio.WithStreams(stdin.reader(), orDiscard(o.Stdout), orDiscard(stderr)), cio.WithFIFODir(dir)}
+	var mu sync.Mutex
+	opts := []cio.Opt{cio.WithStreams(stdin.reader(), &lockedWriter{mu: &mu, w: orDiscard(o.Stdout)}, &lockedWriter{mu: &mu, w: orDiscard(stderr)}), cio.WithFIFODir(dir)}
 	if o.TTY {
 		opts = append(opts, cio.WithTerminal)
 	}
@@ -115,6 +116,18 @@ func waitIO(io cio.IO, limit time.Duration) {
 	case <-time.After(limit):
 		io.Cancel()
 	}
+}
+
+// lockedWriter lets both streams go to one writer.
+type lockedWriter struct {
+	mu *sync.Mutex
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(b)
 }
 
 func orDiscard(w io.Writer) io.Writer {
@@ -191,7 +204,7 @@ func (r *Runtime) Attach(ctx context.Context, id string, o runtime.AttachOptions
 		return err
 	}
 	info := c.snapshot()
-	conn, err := net.Dial("unix", r.ioPath(id, ".sock"))
+	conn, err := dialLogger(ctx, r.ioPath(id, ".sock"))
 	if err != nil {
 		return fmt.Errorf("attach to container %s: %w", id, err)
 	}
@@ -244,6 +257,21 @@ func openInput(ctx context.Context, path string) (*os.File, error) {
 		f, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NONBLOCK, 0)
 		if !errors.Is(err, syscall.ENXIO) || i == 200 {
 			return f, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// dialLogger waits a moment for a logger that has only just been started.
+func dialLogger(ctx context.Context, path string) (net.Conn, error) {
+	for i := 0; ; i++ {
+		conn, err := net.Dial("unix", path)
+		if err == nil || i == 200 {
+			return conn, err
 		}
 		select {
 		case <-ctx.Done():
