@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -203,7 +204,8 @@ func settle(ctx context.Context, cfg *Config, address string) (*Identity, *membe
 func (c *Cluster) RegisterNode(register func(grpc.ServiceRegistrar)) { register(c.nodeServer) }
 
 // Run takes part in the cluster until the context ends or something fails for good, and returns once everything is
-// stopped and closed. A leader hands leadership over first. Stopping takes a few times Timings.Shutdown at most.
+// stopped and closed. A leader hands leadership over first. Stopping takes a few times Timings.Shutdown at most (and ten
+// seconds more where a duty does not stop). Errors: ErrRemoved, ErrNameTaken.
 func (c *Cluster) Run(ctx context.Context) error {
 	g, running := errgroup.WithContext(ctx)
 	// The port and what it serves live until close ends them: leadership is handed over through it.
@@ -231,7 +233,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 		}
 		return nil
 	})
-	g.Go(func() error { c.refresh(running); return nil })
+	g.Go(func() error { return c.refresh(running) })
 	g.Go(func() error {
 		<-running.Done()
 		timer := time.NewTimer(2 * dutyWatchdog)
@@ -266,43 +268,97 @@ func (c *Cluster) settleIn(ctx context.Context) error {
 		}
 	}
 	for {
-		if _, err := c.Consistent(ctx); err == nil {
+		if c.removed() || c.missedRemoval(ctx) {
+			return c.removedError()
+		}
+		attempt, cancel := context.WithTimeout(ctx, 10*c.cfg.Timings.Election)
+		_, err := c.Consistent(attempt)
+		cancel()
+		switch {
+		case err == nil:
 			c.log.Info("this master is ready", "address", c.address, "leader", c.leaders.current().name)
 			close(c.ready)
 			return nil
-		} else if ctx.Err() != nil {
+		case ctx.Err() != nil:
 			return ctx.Err()
-		} else {
-			c.log.Warn("no quorum of masters yet", "error", err)
 		}
+		c.log.Warn("no quorum of masters yet", "error", err)
 	}
 }
 
-// refresh keeps what must be found again at the next start, and lets go of connections to masters that are gone.
-func (c *Cluster) refresh(ctx context.Context) {
+// refresh keeps what must be found again at the next start, lets go of connections to masters that are gone, and
+// notices that this master was removed.
+func (c *Cluster) refresh(ctx context.Context) error {
 	select {
 	case <-c.ready:
 	case <-ctx.Done():
-		return
+		return nil
 	}
-	ticker := time.NewTicker(rejoinInterval)
+	interval := rejoinInterval
+	if c.cfg.Timings.Gossip == GossipLocal {
+		interval /= 50
+	}
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
+	wasRemoved := false
 	for {
 		if seeds := c.gossip.aliveAddresses(); len(seeds) > 0 {
-			seeds = seeds[:min(len(seeds), 16)]
-			c.rememberSeeds(seeds)
+			c.rememberSeeds(seeds[:min(len(seeds), 16)])
 		}
 		keep := map[string]bool{}
 		for _, address := range c.MasterAddresses() {
 			keep[address] = true
 		}
 		c.peers.forget(keep)
+		// A configuration that is not committed may be taken back, so it has to say so twice.
+		if removed := c.removed() || c.missedRemoval(ctx); removed && wasRemoved {
+			return c.removedError()
+		} else {
+			wasRemoved = removed
+		}
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			return
+			return nil
 		}
 	}
+}
+
+// ErrRemoved says that a master was removed from its cluster.
+var ErrRemoved = errors.New("this master was removed from its cluster")
+
+func (c *Cluster) removed() bool {
+	servers := c.replica.servers()
+	for _, s := range servers {
+		if s.ID == c.replica.config.LocalID {
+			return false
+		}
+	}
+	return len(servers) > 0
+}
+
+// missedRemoval asks the other masters for a leader whose configuration lacks this one, where this one knows of no leader:
+// raft tries only once to tell a removed master.
+func (c *Cluster) missedRemoval(ctx context.Context) bool {
+	if c.leaders.current().name != "" {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, aliveBound)
+	defer cancel()
+	for _, s := range c.replica.servers() {
+		if s.ID == c.replica.config.LocalID {
+			continue
+		}
+		answer, err := c.ask(ctx, string(s.Address))
+		if err == nil && answer.Leader == answer.Name && !slices.Contains(answer.Masters, c.cfg.Name) {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Cluster) removedError() error {
+	return fmt.Errorf("%w: to join again, remove %s and start with a token", ErrRemoved, c.cfg.DataDir)
 }
 
 // Ready is closed once this master is a member with a vote and has shown a consistent state.

@@ -121,6 +121,9 @@ func (c *Cluster) nodeStatus() *clusterv1.NodeStatusResponse {
 		Leader:        c.leaders.current().name,
 		LastContactMs: -1,
 	}
+	for _, server := range c.replica.servers() {
+		response.Masters = append(response.Masters, string(server.ID))
+	}
 	if node.State() == raft.Leader {
 		response.LastContactMs = 0
 	} else if last := node.LastContact(); !last.IsZero() {

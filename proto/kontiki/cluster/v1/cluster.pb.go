@@ -451,6 +451,8 @@ type NodeStatusResponse struct {
 	Leader       string `protobuf:"bytes,10,opt,name=leader,proto3" json:"leader,omitempty"`
 	// last_contact_ms is the time since the leader was heard; 0 on the leader, -1 for never.
 	LastContactMs int64 `protobuf:"varint,11,opt,name=last_contact_ms,json=lastContactMs,proto3" json:"last_contact_ms,omitempty"`
+	// masters are the names of all masters, by the called one's latest configuration.
+	Masters       []string `protobuf:"bytes,12,rep,name=masters,proto3" json:"masters,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -560,6 +562,13 @@ func (x *NodeStatusResponse) GetLastContactMs() int64 {
 		return x.LastContactMs
 	}
 	return 0
+}
+
+func (x *NodeStatusResponse) GetMasters() []string {
+	if x != nil {
+		return x.Masters
+	}
+	return nil
 }
 
 type PrepareMemberRequest struct {
@@ -1689,7 +1698,7 @@ const file_kontiki_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x10ReadIndexRequest\")\n" +
 	"\x11ReadIndexResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"\x13\n" +
-	"\x11NodeStatusRequest\"\xc9\x02\n" +
+	"\x11NodeStatusRequest\"\xe3\x02\n" +
 	"\x12NodeStatusResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
@@ -1703,7 +1712,8 @@ const file_kontiki_cluster_v1_cluster_proto_rawDesc = "" +
 	"\brevision\x18\t \x01(\x04R\brevision\x12\x16\n" +
 	"\x06leader\x18\n" +
 	" \x01(\tR\x06leader\x12&\n" +
-	"\x0flast_contact_ms\x18\v \x01(\x03R\rlastContactMs\"D\n" +
+	"\x0flast_contact_ms\x18\v \x01(\x03R\rlastContactMs\x12\x18\n" +
+	"\amasters\x18\f \x03(\tR\amasters\"D\n" +
 	"\x14PrepareMemberRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x17\n" +

@@ -1,0 +1,368 @@
+package cluster
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+)
+
+func TestTokensThatDoNotAdmit(t *testing.T) {
+	m := startMasters(t, 1)
+	n := m.nodes[0]
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	master, worker, err := n.c.InitialTokens()
+	if err != nil {
+		t.Fatal(err)
+	}
+	revoked, err := n.c.CreateToken(ctx, RoleMaster, 0, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.c.RevokeToken(ctx, revoked); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.c.RevokeToken(ctx, revoked); !errors.Is(err, ErrTokenNotFound) {
+		t.Errorf("revoked twice: %v", err)
+	}
+	expired, err := newToken(n.c.identity.CA, RoleMaster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored := expired.stored(time.Hour, "")
+	stored.ExpiresAt = time.Now().Add(-time.Minute)
+	if _, err := n.c.storeToken(ctx, stored); err != nil {
+		t.Fatal(err)
+	}
+	// The role in a token's text is only its holder's word: what was stored counts.
+	relabelled := strings.Replace(worker, "::worker:", "::master:", 1)
+	wrongSecret := master[:len(master)-8] + "00000000"
+	otherPin := "K10" + strings.Repeat("ab", 32) + master[strings.Index(master, "::"):]
+
+	for _, test := range []struct{ name, token, want string }{
+		{"malformed", "secret", "malformed"},
+		{"cut short", master[:len(master)-1], "malformed"},
+		{"for workers", worker, "for the role worker"},
+		{"for workers, relabelled", relabelled, "for the role worker"},
+		{"revoked", revoked, "revoked"},
+		{"expired", expired.String(), "expired"},
+		{"wrong secret", wrongSecret, "secret is wrong"},
+		{"another cluster's", otherPin, "another cluster"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cfg := testConfig(t, "master-2")
+			cfg.Join, cfg.Token = []string{n.c.Address()}, test.token
+			_, err := Open(ctx, cfg)
+			if !errors.Is(err, ErrToken) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "kontiki token create") {
+				t.Errorf("joined with %v, want %q", err, test.want)
+			}
+			if entries, _ := os.ReadDir(cfg.DataDir); len(entries) != 0 {
+				t.Errorf("a refused master left %v behind", entries)
+			}
+		})
+	}
+	if _, err := Open(ctx, testConfig(t, "master-2")); err == nil || !strings.Contains(err.Error(), "is empty") {
+		t.Errorf("a master with nothing to be: %v", err)
+	}
+}
+
+func TestNamesAndAddressesInUse(t *testing.T) {
+	m := startMasters(t, 3)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cfg := testConfig(t, "master-2")
+	cfg.Join, cfg.Token = []string{m.nodes[0].c.Address()}, m.token()
+	if _, err := Open(ctx, cfg); !errors.Is(err, ErrNameTaken) || !strings.Contains(err.Error(), "kontiki cluster remove master-2") {
+		t.Fatalf("joined under a living master's name: %v", err)
+	}
+
+	// Once that one is dead, a new host takes its place, at another address and with an empty disk.
+	m.nodes[0].put("/t/a/b/c", "x")
+	m.nodes[1].kill()
+	replacement := &node{t: t, cfg: cfg}
+	replacement.start()
+	m.nodes[1] = replacement
+	replacement.waitReady()
+	if got := replacement.get("/t/a/b/c"); got != "x" {
+		t.Fatalf("the replacement reads %q", got)
+	}
+	status, err := m.nodes[0].c.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(status.Members) != 3 || status.Members[1].Address != replacement.c.Address() || status.Members[1].Role == StatusNonvoter {
+		t.Fatalf("members after the replacement: %+v", status.Members)
+	}
+}
+
+func TestAMasterJoinsByAFollowerAndWaitsForALeader(t *testing.T) {
+	m := startMasters(t, 2)
+	follower := m.followers()[0]
+	n := m.join("master-3", func(cfg *Config) { cfg.Join = []string{"127.0.0.1:1", follower.c.Address()} })
+	n.put("/t/a/b/c", "x")
+	if got := follower.get("/t/a/b/c"); got != "x" {
+		t.Fatalf("read %q", got)
+	}
+	if _, _, err := n.c.InitialTokens(); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a joined master has initial tokens: %v", err)
+	}
+}
+
+func TestAJoinedMasterCatchesUpBySnapshot(t *testing.T) {
+	small := func(cfg *Config) { cfg.Timings.SnapshotThreshold, cfg.Timings.TrailingLogs = 50, 10 }
+	m := startMasters(t, 1, small)
+	n := m.nodes[0]
+	for i := range 500 {
+		n.put(fmt.Sprintf("/t/things/default/%d", i%100), fmt.Sprint(i))
+	}
+	eventually(t, "a snapshot that covers most of the log", func() error {
+		first, err := n.c.replica.bolt.FirstIndex()
+		if err != nil || first < 300 {
+			return fmt.Errorf("the log begins at %d, %v", first, err)
+		}
+		return nil
+	})
+	joined := m.join("master-2", small)
+	if first, err := joined.c.replica.bolt.FirstIndex(); err != nil || (first != 0 && first < 300) {
+		t.Errorf("the joined master's log begins at %d: it was not sent a snapshot (%v)", first, err)
+	}
+	view, err := joined.c.Consistent(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		if v, ok := view.Get(fmt.Sprintf("/t/things/default/%d", i)); !ok || string(v.Value) != fmt.Sprint(400+i) {
+			t.Fatalf("key %d is %v", i, v)
+		}
+	}
+	joined.stop()
+	joined.start()
+	joined.waitReady()
+	if got := joined.get("/t/things/default/7"); got != "407" {
+		t.Fatalf("after a restart from the snapshot: %q", got)
+	}
+}
+
+func TestDataOfAnotherIsRefused(t *testing.T) {
+	m := startMasters(t, 1)
+	n := m.nodes[0]
+	dir := n.cfg.DataDir
+	if _, err := Open(context.Background(), Config{Name: "master-1", DataDir: dir, BindAddress: "127.0.0.1:0", GossipBindAddress: "127.0.0.1:0", Logger: testLog(t)}); err == nil || !strings.Contains(err.Error(), "another process") {
+		t.Errorf("opened twice: %v", err)
+	}
+	n.stop()
+	cfg := n.cfg
+	cfg.Name = "other"
+	if _, err := Open(context.Background(), cfg); err == nil || !strings.Contains(err.Error(), `"master-1"`) {
+		t.Errorf("opened under another name: %v", err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "raft")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(context.Background(), n.cfg); err == nil || !strings.Contains(err.Error(), "lost its raft log") {
+		t.Errorf("opened without its log: %v", err)
+	}
+	n.c = nil
+}
+
+func TestIdentityFileIsPrivate(t *testing.T) {
+	m := startMasters(t, 2)
+	for _, n := range m.nodes {
+		for _, file := range []string{identityFile, memberFile} {
+			info, err := os.Stat(filepath.Join(n.cfg.DataDir, file))
+			if err != nil || info.Mode().Perm() != 0o600 {
+				t.Errorf("%s of %s: %v, %v", file, n.cfg.Name, info, err)
+			}
+		}
+	}
+	a, b := m.nodes[0].c.Identity(), m.nodes[1].c.Identity()
+	if a.ClusterID != b.ClusterID || a.CA.Pin() != b.CA.Pin() || a.CurrentSecretKey != b.CurrentSecretKey ||
+		string(a.SecretKeys[a.CurrentSecretKey]) != string(b.SecretKeys[b.CurrentSecretKey]) || string(a.GossipKeys[0]) != string(b.GossipKeys[0]) {
+		t.Error("two masters of one cluster hold different identities")
+	}
+	if s := fmt.Sprintf("%v %+v", a, a); strings.Contains(s, string(a.GossipKeys[0])) || !strings.Contains(s, a.ClusterID) {
+		t.Errorf("an identity prints as %s", s)
+	}
+}
+
+func TestWorkers(t *testing.T) {
+	m := startMasters(t, 1)
+	n := m.nodes[0]
+	n.stop()
+	// A service for workers is registered before Run.
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, err := Open(ctx, n.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	callers := make(chan Peer, 8)
+	c.RegisterNode(func(r grpc.ServiceRegistrar) {
+		healthv1.RegisterHealthServer(r, recordingHealth{Server: health.NewServer(), callers: callers})
+	})
+	n.run(c)
+	n.waitReady()
+
+	master, token, err := c.InitialTokens()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := JoinWorkerConfig{Name: "worker-1", Dir: t.TempDir(), Join: []string{c.Address()}, Token: token, Addresses: []string{"127.0.0.1"}, Logger: testLog(t)}
+	wrong := cfg
+	wrong.Token = master
+	if _, err := JoinWorker(ctx, wrong); !errors.Is(err, ErrToken) || !strings.Contains(err.Error(), "--role worker") {
+		t.Errorf("a worker with a master's token: %v", err)
+	}
+	wrong = cfg
+	wrong.Addresses = []string{"kubernetes.default.svc"}
+	if _, err := JoinWorker(ctx, wrong); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a worker that asks for a certificate for another name: %v", err)
+	}
+
+	w, err := JoinWorker(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkWorkerCertificates(t, w, c.identity.CA)
+	conn, err := w.Connect(w.Masters[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{}); err != nil {
+		t.Fatalf("a worker's call: %v", err)
+	}
+	if caller := <-callers; caller != (Peer{Role: RoleWorker, Name: "worker-1"}) {
+		t.Errorf("the call came from %+v", caller)
+	}
+
+	// The next start needs neither token nor master; other addresses need a renewal, under the same key.
+	cfg.Token = ""
+	again, err := JoinWorker(ctx, cfg)
+	if err != nil || string(again.Client.Certificate[0]) != string(w.Client.Certificate[0]) {
+		t.Fatalf("the identity was not reused: %v", err)
+	}
+	cfg.Addresses = []string{"127.0.0.1", "127.0.0.2"}
+	renewed, err := JoinWorker(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(renewed.Serving.Certificate[0]) == string(w.Serving.Certificate[0]) || len(renewed.Serving.Leaf.IPAddresses) != 2 {
+		t.Errorf("the certificates were not renewed: %v", renewed.Serving.Leaf.IPAddresses)
+	}
+	if key, ok := renewed.Serving.Leaf.PublicKey.(*ecdsa.PublicKey); !ok || !key.Equal(w.Serving.Leaf.PublicKey) {
+		t.Error("the renewed certificates are for another key")
+	}
+
+	// A worker's certificate opens nothing of the masters'.
+	for _, proto := range []string{protoRaft, protoCluster} {
+		d := &dialer{authority: w.pool, certificate: func() (*tls.Certificate, error) { return &w.Client, nil }}
+		raw, err := d.dial(ctx, c.Address(), proto)
+		if err != nil {
+			continue // refused in the handshake
+		}
+		_ = raw.SetDeadline(time.Now().Add(patience))
+		if _, err := raw.Read(make([]byte, 1)); err == nil {
+			t.Errorf("a worker may speak %s", proto)
+		}
+		raw.NetConn().Close()
+	}
+}
+
+type recordingHealth struct {
+	*health.Server
+	callers chan Peer
+}
+
+func (r recordingHealth) Check(ctx context.Context, request *healthv1.HealthCheckRequest) (*healthv1.HealthCheckResponse, error) {
+	peer, _ := PeerFromContext(ctx)
+	r.callers <- peer
+	return r.Server.Check(ctx, request)
+}
+
+func checkWorkerCertificates(t *testing.T, w *WorkerIdentity, ca *pki.Authority) {
+	t.Helper()
+	client, serving := w.Client.Leaf, w.Serving.Leaf
+	if client.Subject.CommonName != "system:node:worker-1" || client.Subject.Organization[0] != "system:nodes" {
+		t.Errorf("the client certificate is for %v", client.Subject)
+	}
+	for _, test := range []struct {
+		cert  *x509.Certificate
+		usage x509.ExtKeyUsage
+		ok    bool
+	}{
+		{client, x509.ExtKeyUsageClientAuth, true}, {client, x509.ExtKeyUsageServerAuth, false},
+		{serving, x509.ExtKeyUsageServerAuth, true}, {serving, x509.ExtKeyUsageClientAuth, false},
+	} {
+		_, err := test.cert.Verify(x509.VerifyOptions{Roots: ca.Pool(), KeyUsages: []x509.ExtKeyUsage{test.usage}})
+		if (err == nil) != test.ok {
+			t.Errorf("usage %v of %v: %v", test.usage, test.cert.Subject, err)
+		}
+	}
+	if err := serving.VerifyHostname("127.0.0.1"); err != nil {
+		t.Error(err)
+	}
+	if err := serving.VerifyHostname("worker-1"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRemovedMasterIsGone(t *testing.T) {
+	m := startMasters(t, 3)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	leader := m.leader()
+	if err := m.followers()[0].c.RemoveMember(ctx, leader.cfg.Name); err != nil {
+		t.Fatal(err)
+	}
+	survivor := m.nodes[0]
+	if survivor == leader {
+		survivor = m.nodes[1]
+	}
+	for _, s := range survivor.c.replica.servers() {
+		if s.ID == raft.ServerID(leader.cfg.Name) {
+			t.Errorf("%s still is a member", leader.cfg.Name)
+		}
+	}
+	if err := survivor.c.RemoveMember(ctx, "nobody"); err == nil || !strings.Contains(err.Error(), "no such master") {
+		t.Errorf("removed nobody: %v", err)
+	}
+	survivor.put("/t/a/b/c", "x")
+
+	// The removed one notices, ends, and does not start again with its data.
+	select {
+	case err := <-leader.stopped:
+		if !errors.Is(err, ErrRemoved) {
+			t.Errorf("the removed master ended with %v", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("the removed master goes on")
+	}
+	leader.start()
+	select {
+	case err := <-leader.stopped:
+		if !errors.Is(err, ErrRemoved) {
+			t.Errorf("the removed master ended with %v", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("the removed master started again")
+	}
+	leader.c = nil
+}

@@ -1,0 +1,157 @@
+package cluster
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// lockedBuffer is a log that can be read while it is written.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func TestThePortOutlivesBadClients(t *testing.T) {
+	var logged lockedBuffer
+	m := startMasters(t, 1, func(cfg *Config) {
+		cfg.Logger = slog.New(slog.NewTextHandler(&logged, nil))
+		cfg.Timings.Handshake = 300 * time.Millisecond
+	})
+	address := m.nodes[0].c.Address()
+	expectLog := func(want string) {
+		t.Helper()
+		eventually(t, "the log line "+want, func() error {
+			if !strings.Contains(logged.String(), want) {
+				return errors.New("not there")
+			}
+			return nil
+		})
+	}
+	// closed reads until the other end closes: no answer and no hang.
+	closed := func(conn net.Conn) {
+		t.Helper()
+		_ = conn.SetReadDeadline(time.Now().Add(patience))
+		if _, err := io.Copy(io.Discard, conn); err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the connection stays open: %v", err)
+		}
+		conn.Close()
+	}
+	dial := func() net.Conn {
+		t.Helper()
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+
+	t.Run("plain HTTP", func(t *testing.T) {
+		response, err := http.Get("http://" + address + "/api")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		body, _ := io.ReadAll(response.Body)
+		if response.StatusCode != http.StatusBadRequest || !strings.Contains(string(body), "mTLS") {
+			t.Errorf("%s: %s", response.Status, body)
+		}
+		expectLog("the client sent plain HTTP")
+	})
+	t.Run("garbage", func(t *testing.T) {
+		conn := dial()
+		conn.Write(bytes.Repeat([]byte{0xfe, 0x00, 0x17}, 1000))
+		closed(conn)
+		expectLog("bytes that are not TLS")
+	})
+	t.Run("silence", func(t *testing.T) {
+		conn := dial()
+		closed(conn)
+		expectLog("TLS handshake failed")
+	})
+	t.Run("no protocol", func(t *testing.T) {
+		conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
+		if err == nil {
+			conn.Close()
+			t.Error("a client without a protocol was let in")
+		}
+		expectLog("not a protocol of this port")
+	})
+	t.Run("no certificate", func(t *testing.T) {
+		conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protoRaft}})
+		if err == nil {
+			_ = conn.SetReadDeadline(time.Now().Add(patience))
+			if _, err = bufio.NewReader(conn).ReadByte(); err == nil {
+				t.Error("a client without a certificate was let in")
+			}
+			conn.Close()
+		}
+	})
+	t.Run("another cluster's certificate", func(t *testing.T) {
+		other, err := NewIdentity()
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := &dialer{authority: m.nodes[0].c.identity.CA.Pool(), certificate: newCertificates(other, "master-9", nil).get}
+		conn, err := d.dial(context.Background(), address, protoCluster)
+		if err == nil {
+			_ = conn.SetReadDeadline(time.Now().Add(patience))
+			if _, err = conn.Read(make([]byte, 1)); err == nil {
+				t.Error("a master of another cluster was let in")
+			}
+			conn.NetConn().Close()
+		}
+	})
+	t.Run("garbage inside raft's protocol", func(t *testing.T) {
+		id := m.nodes[0].c.identity
+		d := &dialer{authority: id.CA.Pool(), certificate: newCertificates(id, "master-9", nil).get}
+		conn, err := d.dial(context.Background(), address, protoRaft)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Write([]byte("\xff\xff garbage \x00\x01"))
+		_ = conn.SetReadDeadline(time.Now().Add(patience))
+		if _, err := io.Copy(io.Discard, conn); err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the connection stays open: %v", err)
+		}
+		conn.NetConn().Close()
+	})
+	t.Run("a flood", func(t *testing.T) {
+		before := strings.Count(logged.String(), "\n")
+		for range 200 {
+			conn := dial()
+			conn.Write([]byte("garbage garbage"))
+			closed(conn)
+		}
+		if lines := strings.Count(logged.String(), "\n") - before; lines > 20 {
+			t.Errorf("200 bad connections caused %d lines of log", lines)
+		}
+	})
+	m.nodes[0].put("/t/a/b/c", "x")
+	if got := m.nodes[0].get("/t/a/b/c"); got != "x" {
+		t.Errorf("read %q", got)
+	}
+}
