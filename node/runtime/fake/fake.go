@@ -1,0 +1,523 @@
+// Package fake is a container runtime in memory. Its containers run a handful of commands (see programs.go), its time is
+// the time package's, so it works in a testing/synctest bubble, and its operations can be made to fail or to block.
+package fake
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"regexp"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kontiki/kontiki/node/runtime"
+)
+
+// Runtime implements runtime.Runtime.
+type Runtime struct {
+	mu         sync.Mutex
+	sandboxes  map[string]runtime.Sandbox
+	containers map[string]*container
+	images     map[string]runtime.Image // by reference
+	pullable   map[string]runtime.Image
+	listeners  map[chan runtime.Event]struct{}
+	seq        int
+	faults     map[string][]error
+	blocks     map[string]chan struct{}
+	calls      []string
+	programs   map[string]Program
+}
+
+type container struct {
+	info    runtime.Container
+	config  runtime.ContainerConfig
+	proc    *Process
+	exited  chan struct{}
+	cancel  context.CancelFunc
+	stdin   *pipe
+	outputs *fanout
+}
+
+var _ runtime.Runtime = (*Runtime)(nil)
+
+// New makes a runtime with the given images, by full reference.
+func New(images ...string) *Runtime {
+	r := &Runtime{sandboxes: map[string]runtime.Sandbox{}, containers: map[string]*container{}, images: map[string]runtime.Image{}, pullable: map[string]runtime.Image{},
+		listeners: map[chan runtime.Event]struct{}{}, faults: map[string][]error{}, blocks: map[string]chan struct{}{}, programs: map[string]Program{}}
+	for _, i := range images {
+		r.images[i] = imageOf(i)
+	}
+	return r
+}
+
+func imageOf(ref string) runtime.Image {
+	return runtime.Image{ID: fmt.Sprintf("sha256:%064x", []byte(ref)[:min(len(ref), 32)]), RepoTags: []string{ref}, Size: 1 << 20}
+}
+
+// Fail makes the next calls of an operation (a method's name, "StartContainer") answer these errors, one each.
+func (r *Runtime) Fail(op string, errs ...error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.faults[op] = append(r.faults[op], errs...)
+}
+
+// Block makes calls of an operation wait until release is called, or their context ends.
+func (r *Runtime) Block(op string) (release func()) {
+	ch := make(chan struct{})
+	r.mu.Lock()
+	r.blocks[op] = ch
+	r.mu.Unlock()
+	return sync.OnceFunc(func() {
+		r.mu.Lock()
+		delete(r.blocks, op)
+		r.mu.Unlock()
+		close(ch)
+	})
+}
+
+// Provide makes an image available to pulls.
+func (r *Runtime) Provide(ref string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pullable[ref] = imageOf(ref)
+}
+
+// Exit ends a running container with a code, as its own process would.
+func (r *Runtime) Exit(id string, code int, oom bool) {
+	r.mu.Lock()
+	c := r.containers[id]
+	r.mu.Unlock()
+	if c != nil && c.proc != nil {
+		c.proc.exit(code, oom)
+		<-c.exited
+	}
+}
+
+// Calls answers the operations so far, "CreateContainer web".
+func (r *Runtime) Calls() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]string(nil), r.calls...)
+}
+
+// enter records a call and applies its knobs.
+func (r *Runtime) enter(ctx context.Context, op, detail string) error {
+	r.mu.Lock()
+	r.calls = append(r.calls, strings.TrimSpace(op+" "+detail))
+	block := r.blocks[op]
+	r.mu.Unlock()
+	if block != nil {
+		select {
+		case <-block:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f := r.faults[op]; len(f) > 0 {
+		r.faults[op] = f[1:]
+		return f[0]
+	}
+	return ctx.Err()
+}
+
+func (r *Runtime) Version(ctx context.Context) (string, error) {
+	return "containerd://0.0.0-fake", r.enter(ctx, "Version", "")
+}
+
+func (r *Runtime) Events(ctx context.Context) <-chan runtime.Event {
+	ch := make(chan runtime.Event, 256)
+	r.mu.Lock()
+	r.listeners[ch] = struct{}{}
+	r.mu.Unlock()
+	context.AfterFunc(ctx, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.listeners, ch)
+		close(ch)
+	})
+	return ch
+}
+
+// tell is called with mu held.
+func (r *Runtime) tell(c *container) {
+	for ch := range r.listeners {
+		select {
+		case ch <- runtime.Event{ContainerID: c.info.ID, PodUID: c.info.PodUID, State: c.info.State}:
+		default:
+		}
+	}
+}
+
+func (r *Runtime) EnsureSandbox(ctx context.Context, c runtime.SandboxConfig) (runtime.Sandbox, error) {
+	if err := r.enter(ctx, "EnsureSandbox", c.Name); err != nil {
+		return runtime.Sandbox{}, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := runtime.Sandbox{UID: c.UID, Namespace: c.Namespace, Name: c.Name}
+	if c.Net == runtime.NamespacePod {
+		s.NetNS = "/fake/netns/" + c.UID
+	}
+	r.sandboxes[c.UID] = s
+	return s, nil
+}
+
+func (r *Runtime) RemoveSandbox(ctx context.Context, uid string) error {
+	if err := r.enter(ctx, "RemoveSandbox", uid); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.containers {
+		if c.info.PodUID == uid && c.info.State == runtime.StateRunning {
+			return fmt.Errorf("sandbox %s: container %s is running", uid, c.info.Name)
+		}
+	}
+	delete(r.sandboxes, uid)
+	return nil
+}
+
+func (r *Runtime) ListSandboxes(ctx context.Context) ([]runtime.Sandbox, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []runtime.Sandbox
+	for _, s := range r.sandboxes {
+		out = append(out, s)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].UID < out[j].UID })
+	return out, nil
+}
+
+func (r *Runtime) CreateContainer(ctx context.Context, c runtime.ContainerConfig) (string, error) {
+	if err := r.enter(ctx, "CreateContainer", c.Name); err != nil {
+		return "", err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	img, err := r.image(c.Image)
+	if err != nil {
+		return "", err
+	}
+	if c.Security.RunAsNonRoot && c.Security.RunAsUser == nil && (img.User == "" || img.User == "0") {
+		return "", runtime.ErrRunAsRoot
+	}
+	if _, ok := r.sandboxes[c.Sandbox.UID]; !ok {
+		return "", fmt.Errorf("sandbox %s: %w", c.Sandbox.UID, runtime.ErrNotFound)
+	}
+	r.seq++
+	id := fmt.Sprintf("%s-%d-%d", c.Name, c.Attempt, r.seq)
+	r.containers[id] = &container{config: c, exited: make(chan struct{}), stdin: newPipe(), outputs: &fanout{},
+		info: runtime.Container{ID: id, PodUID: c.Sandbox.UID, PodNamespace: c.Sandbox.Namespace, PodName: c.Sandbox.Name, Name: c.Name, Attempt: c.Attempt,
+			Image: c.Image, ImageID: img.ID, ImageRef: img.ID, State: runtime.StateCreated, CreatedAt: time.Now(), LogPath: c.LogPath, Labels: c.Labels,
+			StopSignal: c.StopSignal, Stdin: c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY}}
+	r.tell(r.containers[id])
+	return id, nil
+}
+
+func (r *Runtime) get(id string) (*container, error) {
+	if c := r.containers[id]; c != nil {
+		return c, nil
+	}
+	return nil, fmt.Errorf("container %s: %w", id, runtime.ErrNotFound)
+}
+
+func (r *Runtime) StartContainer(ctx context.Context, id string) error {
+	err := r.enter(ctx, "StartContainer", id)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c, gerr := r.get(id)
+	if gerr != nil {
+		return gerr
+	}
+	if c.info.State != runtime.StateCreated {
+		return fmt.Errorf("container %s is %s", id, c.info.State)
+	}
+	program, args := r.program(append(append([]string(nil), c.config.Command...), c.config.Args...))
+	if err == nil && program == nil {
+		err = fmt.Errorf("failed to create containerd task: exec: %q: no such file or directory", args)
+	}
+	if err != nil {
+		c.info.State, c.info.FinishedAt, c.info.ExitCode, c.info.Reason, c.info.Message = runtime.StateExited, time.Now(), 128, "StartError", err.Error()
+		close(c.exited)
+		r.tell(c)
+		return err
+	}
+	pctx, cancel := context.WithCancel(context.Background())
+	c.cancel = cancel
+	c.proc = newProcess(args, c.stdin, c.outputs, c.outputs)
+	if !c.config.Stdin {
+		c.stdin.close()
+	}
+	r.seq++
+	c.info.State, c.info.StartedAt, c.info.Pid = runtime.StateRunning, time.Now(), r.seq
+	r.tell(c)
+	go func() {
+		code, oom := c.proc.run(pctx, program)
+		cancel()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		c.info.State, c.info.FinishedAt, c.info.ExitCode, c.info.OOMKilled, c.info.Pid = runtime.StateExited, time.Now(), code, oom, 0
+		if oom {
+			c.info.Reason = "OOMKilled"
+		}
+		c.outputs.close()
+		close(c.exited)
+		r.tell(c)
+	}()
+	return nil
+}
+
+func (r *Runtime) running(id string) (*container, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c, err := r.get(id)
+	if err != nil {
+		return nil, err
+	}
+	if c.info.State != runtime.StateRunning {
+		return nil, fmt.Errorf("container %s: %w", id, runtime.ErrNotRunning)
+	}
+	return c, nil
+}
+
+func (r *Runtime) SignalContainer(ctx context.Context, id string, signal string) error {
+	if err := r.enter(ctx, "SignalContainer", id+" "+signal); err != nil {
+		return err
+	}
+	c, err := r.running(id)
+	if err != nil {
+		return err
+	}
+	c.proc.signal(strings.TrimPrefix(signal, "SIG"))
+	return nil
+}
+
+func (r *Runtime) KillContainer(ctx context.Context, id string) error {
+	if err := r.enter(ctx, "KillContainer", id); err != nil {
+		return err
+	}
+	c, err := r.running(id)
+	if err != nil {
+		return nil
+	}
+	c.proc.exit(137, false)
+	select {
+	case <-c.exited:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
+	if err := r.enter(ctx, "RemoveContainer", id); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.containers[id]
+	if c == nil {
+		return nil
+	}
+	if c.info.State == runtime.StateRunning {
+		return fmt.Errorf("container %s is running", id)
+	}
+	delete(r.containers, id)
+	return nil
+}
+
+func (r *Runtime) Container(ctx context.Context, id string) (runtime.Container, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c, err := r.get(id)
+	if err != nil {
+		return runtime.Container{}, err
+	}
+	return c.info, nil
+}
+
+func (r *Runtime) ListContainers(ctx context.Context, podUID string) ([]runtime.Container, error) {
+	if err := r.enter(ctx, "ListContainers", ""); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []runtime.Container
+	for _, c := range r.containers {
+		if podUID == "" || c.info.PodUID == podUID {
+			out = append(out, c.info)
+		}
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
+	return out, nil
+}
+
+func (r *Runtime) UpdateResources(ctx context.Context, id string, res runtime.Resources) error {
+	_, err := r.running(id)
+	return err
+}
+
+func (r *Runtime) Stats(ctx context.Context, id string) (runtime.Stats, error) {
+	_, err := r.running(id)
+	return runtime.Stats{Time: time.Now()}, err
+}
+
+// Config answers what a container was created from.
+func (r *Runtime) Config(id string) runtime.ContainerConfig {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c := r.containers[id]; c != nil {
+		return c.config
+	}
+	return runtime.ContainerConfig{}
+}
+
+func (r *Runtime) Exec(ctx context.Context, id string, o runtime.ExecOptions) (int, error) {
+	if err := r.enter(ctx, "Exec", strings.Join(o.Command, " ")); err != nil {
+		return -1, err
+	}
+	if _, err := r.running(id); err != nil {
+		return -1, err
+	}
+	r.mu.Lock()
+	program, args := r.program(o.Command)
+	r.mu.Unlock()
+	if program == nil {
+		return -1, fmt.Errorf("failed to exec in container: exec: %q: no such file or directory", o.Command)
+	}
+	in := o.Stdin
+	if in == nil {
+		in = strings.NewReader("")
+	}
+	p := newProcess(args, in, orDiscard(o.Stdout), orDiscard(o.Stderr))
+	code, _ := p.run(ctx, program)
+	if ctx.Err() != nil {
+		return -1, ctx.Err()
+	}
+	return code, nil
+}
+
+func orDiscard(w io.Writer) io.Writer {
+	if w == nil {
+		return io.Discard
+	}
+	return w
+}
+
+func (r *Runtime) Attach(ctx context.Context, id string, o runtime.AttachOptions) error {
+	c, err := r.running(id)
+	if err != nil {
+		return err
+	}
+	done := c.outputs.attach(orDiscard(o.Stdout))
+	if o.Stdin != nil && c.config.Stdin {
+		go func() {
+			_, _ = io.Copy(c.stdin, o.Stdin)
+			if c.config.StdinOnce {
+				c.stdin.close()
+			}
+		}()
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+var validRef = regexp.MustCompile(`^[a-z0-9][a-z0-9._:/@-]*$`)
+
+// image is called with mu held.
+func (r *Runtime) image(ref string) (runtime.Image, error) {
+	if !validRef.MatchString(ref) {
+		return runtime.Image{}, fmt.Errorf("%w: couldn't parse image name %q", runtime.ErrInvalidImageName, ref)
+	}
+	if i, ok := r.images[ref]; ok {
+		return i, nil
+	}
+	for _, i := range r.images {
+		if i.ID == ref {
+			return i, nil
+		}
+	}
+	return runtime.Image{}, fmt.Errorf("image %s: %w", ref, runtime.ErrNotFound)
+}
+
+func (r *Runtime) GetImage(ctx context.Context, ref string) (runtime.Image, error) {
+	if err := r.enter(ctx, "GetImage", ref); err != nil {
+		return runtime.Image{}, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.image(ref)
+}
+
+func (r *Runtime) PullImage(ctx context.Context, ref string, auth []runtime.Auth) (runtime.Image, error) {
+	if err := r.enter(ctx, "PullImage", ref); err != nil {
+		return runtime.Image{}, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i, ok := r.pullable[ref]
+	if !ok {
+		return runtime.Image{}, fmt.Errorf("failed to pull and unpack image %q: not found", ref)
+	}
+	r.images[ref] = i
+	return i, nil
+}
+
+// ImportImage reads one reference from the archive, which here is plain text.
+func (r *Runtime) ImportImage(ctx context.Context, archive io.Reader) ([]runtime.Image, error) {
+	if err := r.enter(ctx, "ImportImage", ""); err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(archive)
+	if err != nil {
+		return nil, err
+	}
+	ref := strings.TrimSpace(string(b))
+	if !validRef.MatchString(ref) {
+		return nil, fmt.Errorf("import image: unrecognized image format")
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.images[ref] = imageOf(ref)
+	return []runtime.Image{r.images[ref]}, nil
+}
+
+func (r *Runtime) ListImages(ctx context.Context) ([]runtime.Image, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []runtime.Image
+	for _, i := range r.images {
+		out = append(out, i)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].RepoTags[0] < out[j].RepoTags[0] })
+	return out, nil
+}
+
+func (r *Runtime) RemoveImage(ctx context.Context, ref string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i, err := r.image(ref)
+	if err != nil {
+		return nil
+	}
+	for k, v := range r.images {
+		if v.ID == i.ID {
+			delete(r.images, k)
+		}
+	}
+	return nil
+}
+
+func atoi(s string) int {
+	n, _ := strconv.Atoi(s)
+	return n
+}

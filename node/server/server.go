@@ -1,0 +1,209 @@
+// Package server is the node's HTTPS port. It speaks what a kubelet speaks to the API server (logs, exec, attach,
+// port-forward, stats, metrics), and takes images to import. Every caller needs a client certificate of the cluster; who
+// may call is the configuration's decision.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kontiki/kontiki/node/runtime"
+)
+
+// Pods answers the pods that run here, with their present status.
+type Pods interface {
+	Pods() []*corev1.Pod
+	Pod(namespace, name string) (*corev1.Pod, bool)
+}
+
+// Config is what a server needs.
+type Config struct {
+	Pods    Pods
+	Runtime runtime.Runtime
+	// Node answers the Node object, for stats.
+	Node func() *corev1.Node
+	// TLS holds the server's certificate and the cluster's CA as ClientCAs. A client certificate is always required.
+	TLS *tls.Config
+	// Verify decides whether the owner of a verified certificate may call; AllowMasters is the usual one.
+	Verify func(*x509.Certificate) error
+	// Metrics are shown beside the server's own; may be nil.
+	Metrics prometheus.Gatherer
+}
+
+// ErrForbidden says that a caller is known and may not call.
+var ErrForbidden = errors.New("forbidden")
+
+// AllowMasters lets in administrators (organization system:masters) and the common names given, which should be those
+// of masters' certificates.
+func AllowMasters(commonNames ...string) func(*x509.Certificate) error {
+	return func(c *x509.Certificate) error {
+		if slices.Contains(c.Subject.Organization, "system:masters") || slices.Contains(commonNames, c.Subject.CommonName) {
+			return nil
+		}
+		return fmt.Errorf("%w: %s may not use this node's port", ErrForbidden, c.Subject.CommonName)
+	}
+}
+
+// Server serves the port.
+type Server struct {
+	c       Config
+	handler http.Handler
+}
+
+// New makes a server.
+func New(c Config) *Server {
+	s := &Server{c: c}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", s.healthz)
+	mux.HandleFunc("GET /pods", s.pods)
+	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.logs)
+	for _, method := range []string{"GET", "POST"} {
+		mux.HandleFunc(method+" /exec/{namespace}/{pod}/{container}", s.exec)
+		mux.HandleFunc(method+" /exec/{namespace}/{pod}/{uid}/{container}", s.exec)
+		mux.HandleFunc(method+" /attach/{namespace}/{pod}/{container}", s.attach)
+		mux.HandleFunc(method+" /attach/{namespace}/{pod}/{uid}/{container}", s.attach)
+		mux.HandleFunc(method+" /portForward/{namespace}/{pod}", s.portForward)
+		mux.HandleFunc(method+" /portForward/{namespace}/{pod}/{uid}", s.portForward)
+	}
+	mux.HandleFunc("GET /stats/summary", s.stats)
+	mux.HandleFunc("POST /kontiki/images", s.importImage)
+	own := prometheus.NewRegistry()
+	own.MustRegister(newCollector(s))
+	gatherers := prometheus.Gatherers{own}
+	if c.Metrics != nil {
+		gatherers = append(gatherers, c.Metrics)
+	}
+	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherers, promhttp.HandlerOpts{}))
+	resource := prometheus.NewRegistry()
+	resource.MustRegister(&resourceCollector{s})
+	mux.Handle("GET /metrics/resource", promhttp.HandlerFor(resource, promhttp.HandlerOpts{}))
+	s.handler = s.authorized(mux)
+	return s
+}
+
+// Handler is the server without its listener; requests must carry their TLS state.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Serve serves until ctx ends, and closes l. Streams that are open then are cut.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	c := s.c.TLS.Clone()
+	c.ClientAuth = tls.RequireAndVerifyClientCert
+	c.MinVersion = tls.VersionTLS12
+	c.NextProtos = []string{"http/1.1"} // SPDY and WebSocket take over the connection
+	srv := &http.Server{Handler: s.handler, TLSConfig: c, ReadHeaderTimeout: 30 * time.Second, ErrorLog: log.New(quiet{}, "", 0),
+		BaseContext: func(net.Listener) context.Context { return ctx }}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	err := srv.ServeTLS(l, "", "")
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// quiet puts the HTTP server's own complaints (mostly of clients without a certificate) at debug level.
+type quiet struct{}
+
+func (quiet) Write(b []byte) (int, error) {
+	slog.Debug("node server", "msg", strings.TrimSpace(string(b)))
+	return len(b), nil
+}
+
+func (s *Server) authorized(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 && len(r.TLS.PeerCertificates) == 0 {
+			http.Error(w, "Unauthorized", http.StatusUnauthorized)
+			return
+		}
+		if err := s.c.Verify(r.TLS.PeerCertificates[0]); err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (s *Server) healthz(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+	defer cancel()
+	if _, err := s.c.Runtime.Version(ctx); err != nil {
+		http.Error(w, "container runtime is down: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	fmt.Fprint(w, "ok")
+}
+
+func (s *Server) pods(w http.ResponseWriter, r *http.Request) {
+	l := corev1.PodList{}
+	l.APIVersion, l.Kind = "v1", "PodList"
+	for _, p := range s.c.Pods.Pods() {
+		l.Items = append(l.Items, *p)
+	}
+	writeJSON(w, l)
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(b)
+}
+
+// ImportedImage is one of the images in the answer to POST /kontiki/images, which is a JSON list of them.
+type ImportedImage struct {
+	ID   string   `json:"id"`
+	Tags []string `json:"tags"`
+}
+
+func (s *Server) importImage(w http.ResponseWriter, r *http.Request) {
+	list, err := s.c.Runtime.ImportImage(r.Context(), r.Body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	out := []ImportedImage{}
+	for _, i := range list {
+		out = append(out, ImportedImage{ID: i.ID, Tags: i.RepoTags})
+	}
+	writeJSON(w, out)
+}
+
+// find answers the pod and container of a request's path, or writes the error.
+func (s *Server) find(w http.ResponseWriter, r *http.Request) (*corev1.Pod, *corev1.Container) {
+	namespace, name, container := r.PathValue("namespace"), r.PathValue("pod"), r.PathValue("container")
+	pod, ok := s.c.Pods.Pod(namespace, name)
+	if !ok || r.PathValue("uid") != "" && r.PathValue("uid") != string(pod.UID) {
+		http.Error(w, fmt.Sprintf("pod %q does not exist", name), http.StatusNotFound)
+		return nil, nil
+	}
+	if container == "" {
+		return pod, nil
+	}
+	for _, l := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range l {
+			if l[i].Name == container {
+				return pod, &l[i]
+			}
+		}
+	}
+	http.Error(w, fmt.Sprintf("container %q not found in pod %q", container, name), http.StatusNotFound)
+	return nil, nil
+}
