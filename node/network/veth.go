@@ -1,0 +1,210 @@
+package network
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/kontiki/kontiki/node/network/ns"
+)
+
+const (
+	vethPrefix = "kt"
+	podDevice  = "eth0"
+)
+
+// gateway is what every pod sends its packets to: an address on each host-side device that never leaves its link.
+var gateway = netip.MustParsePrefix("169.254.1.1/32")
+
+// vethName is the host's side of a pod's veth pair: stable by UID, within the 15 bytes of a device name.
+func vethName(uid string) string {
+	h := sha256.Sum256([]byte(uid))
+	return vethPrefix + hex.EncodeToString(h[:])[:13]
+}
+
+func isPodLink(l netlink.Link) bool {
+	name := l.Attrs().Name
+	if l.Type() != "veth" || len(name) != 15 || !strings.HasPrefix(name, vethPrefix) {
+		return false
+	}
+	return strings.Trim(name[len(vethPrefix):], "0123456789abcdef") == ""
+}
+
+// wire is one pod's connection as it should be.
+type wire struct {
+	link      string // the host's side
+	netns     string
+	addr      netip.Addr
+	source    netip.Addr // what the host sends from; zero lets the kernel choose
+	mtu       int
+	localhost bool // the pod is published on the host's loopback
+}
+
+// connect makes w so, whatever of it is there.
+func (n *Network) connect(w wire) error {
+	pod, err := ns.Open(w.netns)
+	if err != nil {
+		return err
+	}
+	defer pod.Close()
+	pl, err := pod.Handle()
+	if err != nil {
+		return err
+	}
+	host, inner, err := n.findPair(pl, w.link)
+	if err != nil {
+		return err
+	}
+	if host == nil {
+		veth := &netlink.Veth{
+			LinkAttrs: netlink.LinkAttrs{Name: w.link, MTU: w.mtu, TxQLen: -1},
+			PeerName:  podDevice, PeerMTU: uint32(w.mtu), PeerNamespace: netlink.NsFd(pod.FD()), PeerTxQLen: -1,
+		}
+		if err := n.nl.LinkAdd(veth); err != nil {
+			return fmt.Errorf("make device %s: %w", w.link, err)
+		}
+		if host, inner, err = n.findPair(pl, w.link); err != nil {
+			return err
+		}
+		if host == nil {
+			return fmt.Errorf("device %s vanished", w.link)
+		}
+	}
+	for _, side := range []struct {
+		nl   *netlink.Handle
+		link netlink.Link
+	}{{n.nl, host}, {pl, inner}} {
+		if side.link.Attrs().MTU != w.mtu {
+			if err := side.nl.LinkSetMTU(side.link, w.mtu); err != nil {
+				return fmt.Errorf("set MTU %d: %w", w.mtu, err)
+			}
+		}
+	}
+	if err := connectInside(pl, inner, w); err != nil {
+		return fmt.Errorf("in the pod's namespace: %w", err)
+	}
+	if err := n.nl.AddrReplace(host, &netlink.Addr{IPNet: ipNet(gateway), Scope: unix.RT_SCOPE_LINK}); err != nil {
+		return fmt.Errorf("give %s the gateway's address: %w", w.link, err)
+	}
+	if err := n.nl.LinkSetUp(host); err != nil {
+		return fmt.Errorf("set %s up: %w", w.link, err)
+	}
+	route := &netlink.Route{LinkIndex: host.Attrs().Index, Dst: hostNet(w.addr), Scope: unix.RT_SCOPE_LINK}
+	if w.source.IsValid() {
+		route.Src = w.source.AsSlice()
+	}
+	if err := n.nl.RouteReplace(route); err != nil {
+		return fmt.Errorf("route %s to %s: %w", w.addr, w.link, err)
+	}
+	if w.localhost {
+		// Packets from the host's loopback may go to this pod; rules.go keeps the pod from sending to the loopback.
+		return n.space.Do(func() error { return setSysctl("net/ipv4/conf/"+w.link+"/route_localnet", "1") })
+	}
+	return nil
+}
+
+func connectInside(pl *netlink.Handle, dev netlink.Link, w wire) error {
+	lo, err := pl.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find loopback: %w", err)
+	}
+	if err := pl.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("set loopback up: %w", err)
+	}
+	addrs, err := pl.AddrList(dev, unix.AF_INET)
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if !a.IPNet.IP.Equal(net.IP(w.addr.AsSlice())) {
+			if err := pl.AddrDel(dev, &a); err != nil {
+				return fmt.Errorf("remove address %s: %w", a.IPNet, err)
+			}
+		}
+	}
+	if err := pl.AddrReplace(dev, &netlink.Addr{IPNet: hostNet(w.addr)}); err != nil {
+		return fmt.Errorf("add address %s: %w", w.addr, err)
+	}
+	if err := pl.LinkSetUp(dev); err != nil {
+		return fmt.Errorf("set %s up: %w", podDevice, err)
+	}
+	i := dev.Attrs().Index
+	if err := pl.RouteReplace(&netlink.Route{LinkIndex: i, Dst: ipNet(gateway), Scope: unix.RT_SCOPE_LINK}); err != nil {
+		return fmt.Errorf("route to the gateway: %w", err)
+	}
+	if err := pl.RouteReplace(&netlink.Route{LinkIndex: i, Dst: anywhere(), Gw: gateway.Addr().AsSlice()}); err != nil {
+		return fmt.Errorf("default route: %w", err)
+	}
+	return nil
+}
+
+// findPair answers both ends when they are one pair. A half that belongs to something else (a sandbox that was made
+// again, an attempt that failed) is removed, and nil answered.
+func (n *Network) findPair(pl *netlink.Handle, name string) (host, inner netlink.Link, err error) {
+	if host, err = linkByName(n.nl, name); err != nil {
+		return nil, nil, err
+	}
+	if inner, err = linkByName(pl, podDevice); err != nil {
+		return nil, nil, err
+	}
+	if host != nil && inner != nil && host.Attrs().ParentIndex == inner.Attrs().Index && inner.Attrs().ParentIndex == host.Attrs().Index {
+		return host, inner, nil
+	}
+	if inner != nil {
+		if err := ignoreGone(pl.LinkDel(inner)); err != nil {
+			return nil, nil, fmt.Errorf("remove a foreign %s from the pod: %w", podDevice, err)
+		}
+	}
+	if host != nil {
+		if err := n.deleteLink(name); err != nil {
+			return nil, nil, err
+		}
+	}
+	return nil, nil, nil
+}
+
+// deleteLink removes a device with its routes; one that is not there is no error.
+func (n *Network) deleteLink(name string) error {
+	l, err := linkByName(n.nl, name)
+	if err != nil || l == nil {
+		return err
+	}
+	if err := ignoreGone(n.nl.LinkDel(l)); err != nil {
+		return fmt.Errorf("remove device %s: %w", name, err)
+	}
+	return nil
+}
+
+func linkByName(nl *netlink.Handle, name string) (netlink.Link, error) {
+	l, err := nl.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find device %s: %w", name, err)
+	}
+	return l, nil
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)}
+}
+
+func hostNet(a netip.Addr) *net.IPNet { return ipNet(netip.PrefixFrom(a, 32)) }
+
+func anywhere() *net.IPNet { return ipNet(netip.MustParsePrefix("0.0.0.0/0")) }
