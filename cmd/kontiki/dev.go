@@ -1,0 +1,190 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kontiki/kontiki/cmd/kontiki/dev"
+)
+
+func devCommand() *cobra.Command {
+	var o dev.Options
+	var detach, purge bool
+	var output, level string
+	cmd := &cobra.Command{
+		Use:   "dev",
+		Short: "Run a whole cluster on this machine, each host in its own network namespace",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if os.Geteuid() != 0 {
+				return errors.New("a development cluster makes network namespaces and runs containers: run it as root")
+			}
+			var err error
+			if o.Dir, err = filepath.Abs(o.Dir); err != nil {
+				return err
+			}
+			if detach {
+				return runDetached(cmd.Context(), o.Dir)
+			}
+			if o.Log, err = newLogger(level); err != nil {
+				return err
+			}
+			o.WriteKubeconfig = writeKubeconfig
+			o.Progress = func(line string) {
+				fmt.Println(line)
+				if line == "up" {
+					printNext(o.Dir)
+				}
+			}
+			return dev.Run(cmd.Context(), o)
+		},
+	}
+	cmd.PersistentFlags().StringVar(&o.Dir, "data-dir", dev.DefaultDir, "where the cluster's data is")
+	f := cmd.Flags()
+	f.IntVar(&o.Masters, "masters", 3, "how many masters")
+	f.IntVar(&o.Workers, "workers", 2, "how many workers")
+	f.IntVar(&o.APIPort, "api-port", 6443, "the port of this machine (127.0.0.1) that leads to the API")
+	f.StringSliceVar(&o.Publish, "publish", nil, "LOCAL:NODEPORT, ports of this machine (127.0.0.1) that lead to node ports")
+	f.StringArrayVar(&o.ServerArgs, "server-arg", nil, "a further flag for every master")
+	f.StringArrayVar(&o.AgentArgs, "agent-arg", nil, "a further flag for every worker")
+	f.BoolVar(&detach, "detach", false, "return once the cluster is up, and leave it running")
+	f.StringVar(&level, "log-level", "warn", "debug, info, warn or error")
+
+	stop := &cobra.Command{Use: "stop", Short: "Stop the cluster and its containers; its data stays", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return dev.Stop(cmd.Context(), o.Dir, purge) }}
+	stop.Flags().BoolVar(&purge, "purge", false, "remove the cluster's data too")
+	status := &cobra.Command{Use: "status", Short: "Show the cluster's hosts", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return devStatus(o.Dir, output) }}
+	status.Flags().StringVarP(&output, "output", "o", "", "json")
+	kill := &cobra.Command{Use: "kill HOST", Short: "kill -9 all that Kontiki runs on a host; containers stay", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return dev.Kill(cmd.Context(), o.Dir, args[0]) }}
+	start := &cobra.Command{Use: "start HOST", Short: "Bring a host back with its data", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return dev.Start(cmd.Context(), o.Dir, args[0]) }}
+	cmd.AddCommand(stop, status, kill, start)
+	return cmd
+}
+
+// runDetached starts this very command again without --detach, in a session of its own, and shows its progress until
+// the cluster is up.
+func runDetached(ctx context.Context, dir string) error {
+	if err := os.MkdirAll(filepath.Join(dir, "logs"), 0o755); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(filepath.Join(dir, "logs", "dev.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	var args []string
+	for _, arg := range os.Args[1:] {
+		if arg != "--detach" && arg != "--detach=true" {
+			args = append(args, arg)
+		}
+	}
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+	cmd := exec.Command(self, args...)
+	cmd.Stdout, cmd.Stderr = writer, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	writer.Close()
+	stop := context.AfterFunc(ctx, func() { cmd.Process.Signal(syscall.SIGTERM) })
+	defer stop()
+	lines := bufio.NewScanner(reader)
+	for lines.Scan() {
+		if lines.Text() == "up" {
+			printNext(dir)
+			return cmd.Process.Release()
+		}
+		fmt.Println(lines.Text())
+	}
+	err = cmd.Wait()
+	return fmt.Errorf("the cluster did not come up (%v); its log is %s:\n%s", err, log.Name(), lastLines(log.Name()))
+}
+
+// lastLines is the end of a file, for an error message.
+func lastLines(path string) string {
+	file, err := os.Open(path)
+	if err != nil {
+		return err.Error()
+	}
+	defer file.Close()
+	const most = 2000
+	if info, err := file.Stat(); err == nil && info.Size() > most {
+		file.Seek(-most, io.SeekEnd)
+	}
+	data, err := io.ReadAll(file)
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSpace(string(data))
+}
+
+func printNext(dir string) {
+	flag, kubeconfig := "", filepath.Join(dir, "kubeconfig")
+	if dir != dev.DefaultDir {
+		flag = " --data-dir " + dir
+	}
+	fmt.Printf(`
+The cluster is up.
+
+  export KUBECONFIG=%s
+  kontiki kubectl get nodes -o wide             # or any kubectl
+  kontiki cluster status                        # masters, leader, health
+  kontiki dev%s kill master-1                   # kill -9 a host; 'start master-1' brings it back
+  kontiki dev%s status                          # the hosts
+  kontiki dev%s stop                            # stop everything; --purge removes the data too
+
+`, kubeconfig, flag, flag, flag)
+}
+
+func devStatus(dir, output string) error {
+	status, err := dev.ReadStatus(dir)
+	if err != nil {
+		return err
+	}
+	switch output {
+	case "json":
+		return printJSON(status)
+	case "":
+	default:
+		return fmt.Errorf("--output: %q is not json", output)
+	}
+	w := tabwriter.NewWriter(os.Stdout, 0, 4, 3, ' ', 0)
+	fmt.Fprintln(w, "HOST\tROLE\tADDRESS\tSTATE\tPID")
+	for _, h := range status.Hosts {
+		state, pid := "down", "-"
+		if h.Running {
+			state, pid = "running", fmt.Sprint(h.Pid)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", h.Name, h.Role, h.Address, state, pid)
+	}
+	return w.Flush()
+}
+
+func printJSON(value any) error {
+	encoder := json.NewEncoder(os.Stdout)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(value)
+}

@@ -1,0 +1,188 @@
+package dev
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// stopTime is how long a process has to stop by itself.
+const stopTime = 10 * time.Second
+
+// tearDown ends every process and container of the cluster and removes its namespaces, mounts and cgroups. Data stays.
+// It works whether or not the supervisor still runs, and can be repeated.
+func (s *State) tearDown() error {
+	var hosts []Process
+	for name, p := range s.Processes {
+		if name != "containerd" && name != "supervisor" {
+			hosts = append(hosts, p)
+		}
+	}
+	for _, p := range hosts {
+		if p.alive() {
+			syscall.Kill(p.Pid, syscall.SIGTERM) // all at once; stop waits for each
+		}
+	}
+	for _, p := range hosts {
+		p.stop(stopTime)
+	}
+	errs := []error{s.endContainers()}
+	s.Processes["containerd"].stop(stopTime)
+	errs = append(errs, s.unmount(), s.removeCgroups(), s.removeNetwork())
+	// What containerd knew of running containers is void now; its images stay.
+	errs = append(errs, os.RemoveAll(filepath.Join(s.containerdDir(), "state")))
+	s.Processes = map[string]Process{}
+	return errors.Join(append(errs, s.save())...)
+}
+
+// endContainers kills what runs in the cluster's cgroups, and then the shims, which are known by the socket that they
+// report to.
+func (s *State) endContainers() error {
+	kill := func() (left int) {
+		for _, pid := range append(s.cgroupPids(), s.shims()...) {
+			syscall.Kill(pid, syscall.SIGKILL)
+			left++
+		}
+		return left
+	}
+	deadline := time.Now().Add(stopTime)
+	for kill() > 0 {
+		if time.Now().After(deadline) {
+			return errors.New("containers do not end: their processes are stuck in the kernel")
+		}
+		time.Sleep(50 * time.Millisecond) // not children: there is no event to wait for
+	}
+	return nil
+}
+
+func (s *State) cgroupDirs() (dirs []string) {
+	for _, pattern := range []string{"/sys/fs/cgroup/" + s.cgroupRoot(), "/sys/fs/cgroup/*/" + s.cgroupRoot()} {
+		found, _ := filepath.Glob(pattern) // the pattern is well-formed
+		dirs = append(dirs, found...)
+	}
+	return dirs
+}
+
+func (s *State) cgroupPids() (pids []int) {
+	for _, root := range s.cgroupDirs() {
+		filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.Name() != "cgroup.procs" {
+				return nil // a group that is going away meanwhile
+			}
+			data, _ := os.ReadFile(path)
+			for _, field := range strings.Fields(string(data)) {
+				if pid, err := strconv.Atoi(field); err == nil {
+					pids = append(pids, pid)
+				}
+			}
+			return nil
+		})
+	}
+	slices.Sort(pids)
+	return slices.Compact(pids)
+}
+
+// shims finds processes whose arguments name the cluster's directory and that are a shim's or a logger's.
+func (s *State) shims() (pids []int) {
+	entries, _ := os.ReadDir("/proc")
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
+		if err != nil {
+			continue
+		}
+		args := strings.Split(strings.TrimRight(string(data), "\x00"), "\x00")
+		shim := strings.HasPrefix(filepath.Base(args[0]), "containerd-shim") && slices.Contains(args, s.containerdSocket())
+		logger := len(args) > 2 && args[1] == "container-logger" && strings.HasPrefix(args[2], s.Dir+"/")
+		if shim || logger {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// unmount unmounts everything below the cluster's directory, innermost first.
+func (s *State) unmount() error {
+	for {
+		mounts, err := mountsBelow(s.Dir)
+		if err != nil || len(mounts) == 0 {
+			return err
+		}
+		var errs []error
+		for _, path := range slices.Backward(mounts) {
+			if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+				errs = append(errs, fmt.Errorf("unmount %s: %w", path, err))
+			}
+		}
+		if len(errs) > 0 {
+			return errors.Join(errs...)
+		}
+	}
+}
+
+func mountsBelow(dir string) (mounts []string, err error) {
+	file, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		if fields := strings.Fields(lines.Text()); len(fields) > 4 {
+			if path := unescape.Replace(fields[4]); strings.HasPrefix(path, dir+"/") {
+				mounts = append(mounts, path)
+			}
+		}
+	}
+	return mounts, lines.Err()
+}
+
+// removeCgroups removes the groups, innermost first.
+func (s *State) removeCgroups() error {
+	var errs []error
+	for _, root := range s.cgroupDirs() {
+		var dirs []string
+		filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return nil
+		})
+		for _, dir := range slices.Backward(dirs) {
+			if err := removeBusy(dir); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeBusy removes a group whose last process may still be on its way out.
+func removeBusy(dir string) error {
+	deadline := time.Now().Add(2 * time.Second)
+	for {
+		err := os.Remove(dir)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return fmt.Errorf("remove cgroup: %w", err)
+		}
+		time.Sleep(20 * time.Millisecond) // the kernel tells nobody when a group becomes free
+	}
+}

@@ -1,0 +1,156 @@
+package dev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+)
+
+// HostStatus is a host as `kontiki dev status` shows it.
+type HostStatus struct {
+	Host
+	Running bool `json:"running"`
+	Pid     int  `json:"pid,omitempty"`
+}
+
+// Status is a development cluster as it is now.
+type Status struct {
+	Dir        string       `json:"dir"`
+	Kubeconfig string       `json:"kubeconfig"`
+	API        string       `json:"api"`
+	Running    bool         `json:"running"`
+	Hosts      []HostStatus `json:"hosts"`
+}
+
+// ReadStatus tells how the cluster in dir is; it needs no supervisor.
+func ReadStatus(dir string) (*Status, error) {
+	s, err := load(dir)
+	if err != nil {
+		return nil, err
+	}
+	status := &Status{Dir: s.Dir, Kubeconfig: s.Kubeconfig(), API: fmt.Sprintf("https://127.0.0.1:%d", s.APIPort), Running: s.Processes["supervisor"].alive()}
+	for _, h := range s.Hosts {
+		p := s.Processes[h.Name]
+		host := HostStatus{Host: h, Running: p.alive()}
+		if host.Running {
+			host.Pid = p.Pid
+		}
+		status.Hosts = append(status.Hosts, host)
+	}
+	return status, nil
+}
+
+// serveControl answers commands on the cluster's socket.
+func (s *Supervisor) serveControl(ctx context.Context) error {
+	path := s.state.socket()
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	host := func(act func(Host) error) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			h, err := s.state.host(r.PathValue("host"))
+			if err == nil {
+				err = act(h)
+			}
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusConflict)
+			}
+		}
+	}
+	mux.HandleFunc("POST /hosts/{host}/kill", host(s.kill))
+	mux.HandleFunc("POST /hosts/{host}/start", host(s.start))
+	mux.HandleFunc("POST /stop", func(http.ResponseWriter, *http.Request) { s.stopAll() })
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// call sends a command to the supervisor of the cluster in dir.
+func call(ctx context.Context, s *State, path string) error {
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", s.socket())
+	}}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://dev"+path, nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return fmt.Errorf("the supervisor of the cluster in %s does not answer (`kontiki dev stop` cleans up after it): %w", s.Dir, err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return errors.New(strings.TrimSpace(string(text)))
+	}
+	return nil
+}
+
+// Kill takes a host down as kill -9 of all that Kontiki runs on it; containers stay.
+func Kill(ctx context.Context, dir, host string) error { return hostCall(ctx, dir, host, "kill") }
+
+// Start brings a host back with its data.
+func Start(ctx context.Context, dir, host string) error { return hostCall(ctx, dir, host, "start") }
+
+func hostCall(ctx context.Context, dir, name, what string) error {
+	s, err := load(dir)
+	if err != nil {
+		return err
+	}
+	if _, err := s.host(name); err != nil {
+		return err
+	}
+	return call(ctx, s, "/hosts/"+name+"/"+what)
+}
+
+// Stop ends the cluster and cleans up, also when its supervisor is gone; purge removes its data too.
+func Stop(ctx context.Context, dir string, purge bool) error {
+	s, err := load(dir)
+	if err != nil {
+		return err
+	}
+	if supervisor := s.Processes["supervisor"]; supervisor.alive() {
+		if err := call(ctx, s, "/stop"); err != nil {
+			return err
+		}
+		if err := poll(ctx, time.Minute, "the supervisor to end", func() error {
+			if supervisor.alive() {
+				return errors.New("it still runs")
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		if s, err = load(dir); err != nil {
+			return err
+		}
+	}
+	if err := s.tearDown(); err != nil {
+		return err
+	}
+	if purge {
+		return os.RemoveAll(dir)
+	}
+	return nil
+}

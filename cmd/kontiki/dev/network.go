@@ -1,0 +1,134 @@
+package dev
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// makeNetwork makes the switch and the hosts' namespaces, or finds them as an earlier run left them.
+func (s *State) makeNetwork() error {
+	if err := makeNamespace(s.switchNamespace()); err != nil {
+		return err
+	}
+	if err := within(s.switchNamespace(), func() error {
+		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "switch"}}
+		if err := netlink.LinkAdd(bridge); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("bridge: %w", err)
+		}
+		if err := addAddress("switch", 1); err != nil {
+			return err
+		}
+		return up("lo")
+	}); err != nil {
+		return err
+	}
+	for i, h := range s.Hosts {
+		if err := s.makeHost(h, fmt.Sprintf("host%d", i)); err != nil {
+			return fmt.Errorf("host %s: %w", h.Name, err)
+		}
+	}
+	return nil
+}
+
+// makeHost makes a host's namespace and the cable to the switch.
+func (s *State) makeHost(h Host, port string) error {
+	if err := makeNamespace(s.namespace(h)); err != nil {
+		return err
+	}
+	target, err := netns.GetFromName(s.namespace(h))
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	if err := within(s.switchNamespace(), func() error {
+		if _, err := netlink.LinkByName(port); err == nil {
+			return nil // plugged in already
+		}
+		bridge, err := netlink.LinkByName("switch")
+		if err != nil {
+			return err
+		}
+		cable := &netlink.Veth{
+			LinkAttrs: netlink.LinkAttrs{Name: port, MasterIndex: bridge.Attrs().Index},
+			PeerName:  "eth0", PeerNamespace: netlink.NsFd(int(target)),
+		}
+		if err := netlink.LinkAdd(cable); err != nil {
+			return fmt.Errorf("cable: %w", err)
+		}
+		return up(port)
+	}); err != nil {
+		return err
+	}
+	return within(s.namespace(h), func() error {
+		if err := up("lo"); err != nil {
+			return err
+		}
+		b := h.Address.As4()
+		return addAddress("eth0", int(b[3]))
+	})
+}
+
+func makeNamespace(name string) error {
+	if handle, err := netns.GetFromName(name); err == nil {
+		return handle.Close()
+	}
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // NewNamed enters the namespace; the thread ends with the goroutine
+		handle, err := netns.NewNamed(name)
+		if err == nil {
+			err = handle.Close()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		return fmt.Errorf("make network namespace %s: %w", name, err)
+	}
+	return nil
+}
+
+func up(name string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(link)
+}
+
+// addAddress gives a device the subnet's address with the last byte, and brings it up.
+func addAddress(name string, last int) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	ip := address(last)
+	addr := &netlink.Addr{IPNet: &net.IPNet{IP: ip.AsSlice(), Mask: net.CIDRMask(subnet.Bits(), 32)}}
+	if err := netlink.AddrReplace(link, addr); err != nil {
+		return fmt.Errorf("address %s on %s: %w", ip, name, err)
+	}
+	return netlink.LinkSetUp(link)
+}
+
+// removeNetwork removes the namespaces and all that is in them.
+func (s *State) removeNetwork() error {
+	var errs []error
+	for _, name := range append([]string{s.switchNamespace()}, s.namespaces()...) {
+		if err := netns.DeleteNamed(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove network namespace %s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *State) namespaces() (out []string) {
+	for _, h := range s.Hosts {
+		out = append(out, s.namespace(h))
+	}
+	return out
+}

@@ -1,0 +1,324 @@
+package dev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/pki"
+)
+
+// Options say what cluster to run.
+type Options struct {
+	Dir                   string
+	Masters, Workers      int
+	APIPort               int
+	Publish               []string
+	ServerArgs, AgentArgs []string
+	// WriteKubeconfig writes the administrator's kubeconfig for an API address.
+	WriteKubeconfig func(path, server string, ca *pki.Authority) error
+	// Progress gets one line a step.
+	Progress func(string)
+	Log      *slog.Logger
+}
+
+// restartPause is how long a host's process that ended by itself stays down, as a service manager would have it.
+const restartPause = time.Second
+
+// Supervisor owns a running development cluster.
+type Supervisor struct {
+	options Options
+	self    string
+	log     *slog.Logger
+
+	mu    sync.Mutex
+	state *State
+	// down are the hosts that `kontiki dev kill` took down: they are not started again by themselves.
+	down    map[string]bool
+	stopped bool
+	waiters sync.WaitGroup
+	stopAll context.CancelFunc
+}
+
+// Run runs a cluster until the context ends or `kontiki dev stop` asks, and cleans up after it.
+func Run(ctx context.Context, o Options) (err error) {
+	if err := os.MkdirAll(o.Dir, 0o711); err != nil {
+		return err
+	}
+	if before, err := load(o.Dir); err == nil && before.Processes["supervisor"].alive() {
+		return fmt.Errorf("a development cluster runs in %s already; `kontiki dev stop` stops it", o.Dir)
+	}
+	state, err := newState(o.Dir, o.Masters, o.Workers)
+	if err != nil {
+		return err
+	}
+	state.APIPort, state.Publish, state.ServerArgs, state.AgentArgs = o.APIPort, o.Publish, o.ServerArgs, o.AgentArgs
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s := &Supervisor{options: o, self: self, log: o.Log, state: state, down: map[string]bool{}, stopAll: cancel}
+	// A cluster of other hosts, or one that was not cleaned up, makes way first.
+	if before, err := load(o.Dir); err == nil {
+		if err := before.tearDown(); err != nil {
+			return fmt.Errorf("clean up after the last run: %w", err)
+		}
+	}
+	started, err := startTime(os.Getpid())
+	if err != nil {
+		return err
+	}
+	state.Processes["supervisor"] = Process{os.Getpid(), started}
+	if err := state.save(); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.serveControl(ctx) })
+	group.Go(func() error { return s.forward(ctx) })
+	group.Go(func() error { return s.bringUp(ctx) })
+	err = group.Wait()
+	return errors.Join(ignoreCancel(err), s.shutDown())
+}
+
+func ignoreCancel(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func (s *Supervisor) shutDown() error {
+	s.mu.Lock()
+	s.stopped = true
+	s.mu.Unlock()
+	err := s.state.tearDown()
+	s.waiters.Wait()
+	return err
+}
+
+func (s *Supervisor) progress(begin time.Time, format string, args ...any) {
+	line := fmt.Sprintf("%6.1fs  %s", time.Since(begin).Seconds(), fmt.Sprintf(format, args...))
+	s.log.Info(line)
+	s.options.Progress(line)
+}
+
+// bringUp starts everything, in the order in which a person would.
+func (s *Supervisor) bringUp(ctx context.Context) error {
+	begin := time.Now()
+	if err := s.state.makeNetwork(); err != nil {
+		return err
+	}
+	s.progress(begin, "network: %d hosts in namespaces of their own", len(s.state.Hosts))
+	if len(s.state.of(worker)) > 0 {
+		if err := s.startContainerd(ctx); err != nil {
+			return err
+		}
+		s.progress(begin, "containerd answers")
+	}
+	masters := s.state.of(master)
+	if err := s.start(masters[0]); err != nil {
+		return err
+	}
+	if err := s.awaitIdentity(ctx, masters[0]); err != nil {
+		return err
+	}
+	for _, h := range s.state.Hosts[1:] {
+		if err := s.start(h); err != nil {
+			return err
+		}
+	}
+	api := "https://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(s.state.APIPort))
+	if err := s.writeKubeconfig(api); err != nil {
+		return err
+	}
+	probe, err := newProbe(s.state.Kubeconfig())
+	if err != nil {
+		return err
+	}
+	if err := poll(ctx, time.Minute, "the API to be ready", func() error { return probe.ready(ctx) }); err != nil {
+		return s.explain(err)
+	}
+	s.progress(begin, "API ready at %s", api)
+	if err := poll(ctx, time.Minute, "all masters to join", func() error { return probe.masters(ctx, len(masters)) }); err != nil {
+		return s.explain(err)
+	}
+	s.progress(begin, "%d masters, leader elected", len(masters))
+	if err := poll(ctx, time.Minute, "all workers to be ready", func() error { return probe.nodes(ctx, len(s.state.of(worker))) }); err != nil {
+		return s.explain(err)
+	}
+	s.progress(begin, "%d workers ready", len(s.state.of(worker)))
+	s.options.Progress(upMarker)
+	return nil
+}
+
+// upMarker is the progress line after which the cluster is up.
+const upMarker = "up"
+
+func (s *Supervisor) explain(err error) error {
+	return fmt.Errorf("%w; the hosts' logs are in %s", err, filepath.Join(s.state.Dir, "logs"))
+}
+
+// awaitIdentity waits until the first master has made the cluster's identity and its join tokens.
+func (s *Supervisor) awaitIdentity(ctx context.Context, first Host) error {
+	return poll(ctx, 30*time.Second, first.Name+" to start the cluster", func() error {
+		if _, err := cluster.LoadIdentity(s.state.hostDir(first)); err != nil {
+			return err
+		}
+		for _, r := range []role{master, worker} {
+			if _, err := s.token(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// token is a join token that the first master left in its data.
+func (s *Supervisor) token(r role) (string, error) {
+	data, err := os.ReadFile(filepath.Join(s.state.hostDir(s.state.of(master)[0]), "token-"+string(r)))
+	return string(data), err
+}
+
+func (s *Supervisor) writeKubeconfig(server string) error {
+	identity, err := cluster.LoadIdentity(s.state.hostDir(s.state.of(master)[0]))
+	if err != nil {
+		return err
+	}
+	return s.options.WriteKubeconfig(s.state.Kubeconfig(), server, identity.CA)
+}
+
+// command is what a host runs.
+func (s *Supervisor) command(h Host) ([]string, error) {
+	masters := s.state.of(master)
+	var join []string
+	for _, m := range masters {
+		if m.Name != h.Name {
+			join = append(join, "--join", net.JoinHostPort(m.Address.String(), strconv.Itoa(cluster.DefaultPort)))
+		}
+	}
+	if h.Role == master {
+		argv := []string{s.self, "server", "--no-agent", "--name", h.Name, "--node-ip", h.Address.String(), "--data-dir", s.state.hostDir(h)}
+		if h.Name != masters[0].Name {
+			token, err := s.token(master)
+			if err != nil {
+				return nil, err
+			}
+			argv = append(append(argv, join...), "--token", token)
+		}
+		return append(argv, s.state.ServerArgs...), nil
+	}
+	token, err := s.token(worker)
+	if err != nil {
+		return nil, err
+	}
+	argv := []string{s.self, "agent", "--name", h.Name, "--node-ip", h.Address.String(), "--data-dir", s.state.hostDir(h),
+		"--containerd", s.state.containerdSocket(), "--containerd-namespace", s.state.containerdNS(h),
+		"--cgroup-parent", s.state.cgroupParent(h), "--token", token}
+	return append(append(argv, join...), s.state.AgentArgs...), nil
+}
+
+// start starts a host's process, and again whenever it ends by itself.
+func (s *Supervisor) start(h Host) error {
+	argv, err := s.command(h)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	delete(s.down, h.Name)
+	s.mu.Unlock()
+	return s.launch(h.Name, s.state.namespace(h), argv...)
+}
+
+func (s *Supervisor) launch(name, namespace string, argv ...string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return errors.New("the cluster is being stopped")
+	}
+	if s.state.Processes[name].alive() {
+		return fmt.Errorf("%s runs already", name)
+	}
+	cmd, err := startIn(namespace, s.state.logFile(name), argv...)
+	if err != nil {
+		return err
+	}
+	started, err := startTime(cmd.Process.Pid)
+	if err != nil {
+		return errors.Join(fmt.Errorf("%s ended at once; see %s", name, s.state.logFile(name)), cmd.Wait())
+	}
+	s.state.Processes[name] = Process{cmd.Process.Pid, started}
+	s.waiters.Go(func() { s.wait(name, namespace, cmd, argv) })
+	return s.state.save()
+}
+
+func (s *Supervisor) wait(name, namespace string, cmd *exec.Cmd, argv []string) {
+	err := cmd.Wait()
+	s.mu.Lock()
+	wanted := !s.stopped && !s.down[name] && s.state.Processes[name].Pid == cmd.Process.Pid
+	s.mu.Unlock()
+	if !wanted {
+		return
+	}
+	s.log.Warn("process ended, starting it again", "name", name, "reason", err)
+	time.Sleep(restartPause)
+	if err := s.launch(name, namespace, argv...); err != nil {
+		s.log.Error("process could not be started again", "name", name, "error", err)
+	}
+}
+
+// kill takes a host's process down as a power failure would; containers stay.
+func (s *Supervisor) kill(h Host) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.state.Processes[h.Name]
+	if !p.alive() {
+		return fmt.Errorf("%s is down already", h.Name)
+	}
+	s.down[h.Name] = true
+	return syscall.Kill(p.Pid, syscall.SIGKILL)
+}
+
+// forward serves the cluster's ports to this machine.
+func (s *Supervisor) forward(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	open := func(local int, hosts []Host, remote int) error {
+		listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(local)))
+		if err != nil {
+			return fmt.Errorf("serve the cluster to this machine: %w; choose another port with --api-port or --publish", err)
+		}
+		f := &forwarder{namespace: s.state.switchNamespace(), log: s.log}
+		for _, h := range hosts {
+			f.targets = append(f.targets, netip.AddrPortFrom(h.Address, uint16(remote)))
+		}
+		group.Go(func() error { return f.run(ctx, listener) })
+		return nil
+	}
+	if err := open(s.state.APIPort, s.state.of(master), 6443); err != nil {
+		return err
+	}
+	for _, text := range s.state.Publish {
+		p, err := parsePublication(text)
+		if err != nil {
+			return err
+		}
+		if err := open(p.local, s.state.of(worker), p.remote); err != nil {
+			return err
+		}
+	}
+	return group.Wait()
+}

@@ -1,0 +1,28 @@
+package main
+
+import (
+	"fmt"
+
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+)
+
+// writeKubeconfig writes a kubeconfig for the administrator, with a certificate of its own.
+func writeKubeconfig(path, server string, ca *pki.Authority) error {
+	pair, err := ca.IssueClient("kubernetes-admin", []string{"system:masters"})
+	if err != nil {
+		return err
+	}
+	config := clientcmdapi.NewConfig()
+	config.Clusters["kontiki"] = &clientcmdapi.Cluster{Server: server, CertificateAuthorityData: ca.CertPEM()}
+	config.AuthInfos["admin"] = &clientcmdapi.AuthInfo{ClientCertificateData: pair.CertPEM, ClientKeyData: pair.KeyPEM}
+	config.Contexts["kontiki"] = &clientcmdapi.Context{Cluster: "kontiki", AuthInfo: "admin"}
+	config.CurrentContext = "kontiki"
+	data, err := clientcmd.Write(*config)
+	if err != nil {
+		return fmt.Errorf("kubeconfig: %w", err)
+	}
+	return pki.WriteFile(path, data, 0o600)
+}

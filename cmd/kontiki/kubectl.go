@@ -1,0 +1,46 @@
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/component-base/cli"
+	kubectlcmd "k8s.io/kubectl/pkg/cmd"
+	"k8s.io/kubectl/pkg/cmd/util"
+
+	"github.com/kontiki/kontiki/cmd/kontiki/dev"
+)
+
+// kubectl is kubectl itself. Where the user names no cluster, it talks to the development cluster on this machine, or to
+// the one whose master runs here.
+func kubectl(args []string) int {
+	os.Args = args
+	if _, named := os.LookupEnv("KUBECONFIG"); !named {
+		home, _ := os.UserHomeDir()
+		if _, err := os.Stat(home + "/.kube/config"); err != nil {
+			for _, path := range []string{dev.DefaultDir + "/kubeconfig", defaultServerDir + "/admin.kubeconfig"} {
+				if _, err := os.Stat(path); err == nil {
+					os.Setenv("KUBECONFIG", path)
+					break
+				}
+			}
+		}
+	}
+	command := kubectlcmd.NewDefaultKubectlCommandWithArgs(kubectlcmd.KubectlOptions{
+		PluginHandler: kubectlcmd.NewDefaultPluginHandler([]string{"kubectl"}),
+		Arguments:     args,
+		ConfigFlags:   nil,
+		IOStreams:     genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr},
+	})
+	if err := cli.RunNoErrOutput(command); err != nil {
+		util.CheckErr(err) // prints as kubectl does, and ends the process
+	}
+	return 0
+}
+
+// kubectlCommand is only for the help text: main hands over to kubectl before cobra sees its flags.
+func kubectlCommand() *cobra.Command {
+	return &cobra.Command{Use: "kubectl", Short: "kubectl itself, for this machine's cluster", DisableFlagParsing: true,
+		Run: func(*cobra.Command, []string) {}}
+}

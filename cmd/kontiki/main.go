@@ -1,0 +1,60 @@
+// Command kontiki is the whole of Kontiki: master, worker, development cluster, and the tools to run them.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	_ "github.com/kontiki/kontiki/cmd/kontiki/early"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if len(os.Args) > 1 && os.Args[1] == "kubectl" {
+		os.Exit(kubectl(os.Args[1:]))
+	}
+	if err := root().ExecuteContext(ctx); err != nil {
+		var quiet exitCode
+		if errors.As(err, &quiet) {
+			os.Exit(int(quiet))
+		}
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
+	}
+}
+
+// exitCode ends the process with a status and no further message.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+func root() *cobra.Command {
+	c := &cobra.Command{
+		Use:           "kontiki",
+		Short:         "Kontiki orchestrates containers: Kubernetes' API on a Raft-replicated store, in one binary",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       gitVersion,
+	}
+	c.AddCommand(serverCommand(), agentCommand(), devCommand(), clusterCommand(), tokenCommand(), imageCommand(), kubectlCommand())
+	return c
+}
+
+// newLogger makes the process's logger; level is debug, info, warn or error.
+func newLogger(level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level: %q is none of debug, info, warn, error", level)
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
+	slog.SetDefault(log)
+	return log, nil
+}

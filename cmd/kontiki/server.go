@@ -1,0 +1,279 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/kontiki/kontiki/api/apiserver"
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/nodes"
+	"github.com/kontiki/kontiki/cluster"
+	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
+)
+
+// shutdownTime is how long running requests have when a master stops.
+const shutdownTime = 2 * time.Second
+
+type serverOptions struct {
+	configFile, logLevel      string
+	name, nodeIP, dataDir     string
+	join                      []string
+	token                     string
+	port, apiPort, gossipPort int
+	apiBind                   string
+	tlsSANs                   []string
+	serviceCIDR, podCIDR      string
+	clusterDomain, clusterDNS string
+	tolerationSeconds         int64
+	noAgent                   bool
+	agent                     agentOptions
+}
+
+func serverCommand() *cobra.Command {
+	var o serverOptions
+	cmd := &cobra.Command{
+		Use:   "server [--join HOST:6444 --token TOKEN]",
+		Short: "Run a master (and, unless --no-agent, a worker on the same host)",
+		Long:  "Run a master. The first one starts a new cluster; further ones join it with a token for masters.\nFlags may also stand, by the same names, in " + defaultConfig + ".",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := loadConfig(cmd, o.configFile); err != nil {
+				return err
+			}
+			return runServer(cmd.Context(), &o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.configFile, "config", defaultConfig, "configuration file")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&o.name, "name", "", "this master's name, unique in the cluster (default: the host's name)")
+	f.StringVar(&o.nodeIP, "node-ip", "", "the address that other hosts reach this one by (default: the first one)")
+	f.StringVar(&o.dataDir, "data-dir", defaultServerDir, "where this master keeps its data")
+	f.StringSliceVar(&o.join, "join", nil, "HOST:PORT of masters of the cluster to join")
+	f.StringVar(&o.token, "token", "", "a join token for masters")
+	f.IntVar(&o.port, "port", cluster.DefaultPort, "the port for masters and workers")
+	f.IntVar(&o.apiPort, "api-port", 6443, "the port of the API")
+	f.StringVar(&o.apiBind, "api-bind", "0.0.0.0", "the address the API listens on")
+	f.IntVar(&o.gossipPort, "gossip-port", cluster.DefaultGossipPort, "the port of gossip")
+	f.StringSliceVar(&o.tlsSANs, "tls-san", nil, "further names and addresses that clients reach the API by")
+	f.StringVar(&o.serviceCIDR, "service-cidr", "10.96.0.0/16", "the range of service addresses; the same on all masters")
+	f.StringVar(&o.podCIDR, "pod-cidr", "10.244.0.0/16", "the range of pod addresses, a /24 of it a node; the same on all masters")
+	f.StringVar(&o.clusterDNS, "cluster-dns", "", "the address of the cluster's DNS service (default: the tenth of the service range)")
+	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "the DNS domain of the cluster")
+	f.Int64Var(&o.tolerationSeconds, "default-toleration-seconds", 300, "how long pods stay on a node that is not ready or not reachable, unless they say otherwise")
+	f.BoolVar(&o.noAgent, "no-agent", false, "run no worker on this host")
+	o.agent.flags(f)
+	return cmd
+}
+
+// ranges are the cluster's address ranges, checked.
+type ranges struct {
+	service, pod netip.Prefix
+	dns          netip.Addr
+}
+
+func (o *serverOptions) ranges() (r ranges, err error) {
+	if r.service, err = parseRange("--service-cidr", o.serviceCIDR, 12, 28); err != nil {
+		return r, err
+	}
+	if r.pod, err = parseRange("--pod-cidr", o.podCIDR, 8, 24); err != nil {
+		return r, err
+	}
+	if r.service.Overlaps(r.pod) {
+		return r, fmt.Errorf("--service-cidr %s and --pod-cidr %s overlap", r.service, r.pod)
+	}
+	if o.clusterDNS == "" {
+		r.dns = r.service.Masked().Addr()
+		for range 10 {
+			r.dns = r.dns.Next()
+		}
+		return r, nil
+	}
+	if r.dns, err = netip.ParseAddr(o.clusterDNS); err != nil || !r.service.Contains(r.dns) {
+		return r, fmt.Errorf("--cluster-dns: %q is not an address in the service range %s", o.clusterDNS, r.service)
+	}
+	return r, nil
+}
+
+func parseRange(flag, value string, shortest, longest int) (netip.Prefix, error) {
+	prefix, err := netip.ParsePrefix(value)
+	if err != nil || !prefix.Addr().Is4() || prefix.Bits() < shortest || prefix.Bits() > longest {
+		return prefix, fmt.Errorf("%s: %q must be an IPv4 range such as 10.96.0.0/16, of a length from /%d to /%d", flag, value, shortest, longest)
+	}
+	return prefix.Masked(), nil
+}
+
+// clusterAgents is how the API reaches the nodes' agents.
+type clusterAgents struct{ config *tls.Config }
+
+func (a clusterAgents) TLS() *tls.Config { return a.config }
+
+func runServer(ctx context.Context, o *serverOptions) error {
+	log, err := newLogger(o.logLevel)
+	if err != nil {
+		return err
+	}
+	r, err := o.ranges()
+	if err != nil {
+		return err
+	}
+	if o.name, err = hostName(o.name); err != nil {
+		return err
+	}
+	if o.nodeIP, err = hostAddress(o.nodeIP); err != nil {
+		return err
+	}
+	at := func(port int) string { return net.JoinHostPort(o.nodeIP, strconv.Itoa(port)) }
+	kubernetes := r.service.Masked().Addr().Next()
+	c, err := cluster.Open(ctx, cluster.Config{
+		Name: o.name, DataDir: o.dataDir,
+		BindAddress: at(o.port), AdvertiseAddress: at(o.port), GossipBindAddress: at(o.gossipPort), GossipAdvertiseAddress: at(o.gossipPort),
+		APIAddress: at(o.apiPort), Bootstrap: len(o.join) == 0, Join: o.join, Token: o.token,
+		APIHosts: append([]string{"127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
+			"kubernetes.default.svc." + o.clusterDomain, kubernetes.String(), o.nodeIP}, o.tlsSANs...),
+		Version: gitVersion, Logger: log,
+	})
+	if err != nil {
+		return err
+	}
+	m, err := newMaster(c, o, r, log)
+	if err != nil {
+		return errors.Join(err, c.Close())
+	}
+	return m.run(ctx)
+}
+
+// master is a running master: consensus, the API on it, the workers' sessions, and the leader's duties.
+type master struct {
+	cluster *cluster.Cluster
+	api     *apiserver.API
+	options *serverOptions
+	ranges  ranges
+	log     *slog.Logger
+}
+
+func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger) (*master, error) {
+	identity := c.Identity()
+	roots := identity.CA.Pool()
+	own, err := identity.CA.IssueClient("kontiki-apiserver", []string{"system:masters"})
+	if err != nil {
+		return nil, err
+	}
+	certificate, err := own.TLS()
+	if err != nil {
+		return nil, err
+	}
+	m := &master{cluster: c, options: o, ranges: r, log: log}
+	m.api, err = apiserver.New(apiserver.Config{
+		Store: c, SealKeys: identity.SecretKeys, SealWith: identity.CurrentSecretKey, ServiceAccountKey: identity.ServiceAccountKey,
+		Roots:        func() *x509.CertPool { return roots },
+		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: o.tolerationSeconds,
+		Agents: clusterAgents{&tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{certificate}}},
+		Ready:  m.ready, Version: versionInfo(), Log: log,
+		Extra: map[string]http.Handler{"/metrics": promhttp.Handler(), "/kontiki/v1/cluster": http.HandlerFunc(m.serveStatus)},
+	})
+	if err != nil {
+		return nil, err
+	}
+	sessions := nodes.New(nodes.Config{
+		Client: client.New(m.api.Objects, "system:kontiki:nodes", "kubelet"), Tokens: m.api.Tokens,
+		Caller: func(ctx context.Context) (string, bool) {
+			peer, ok := cluster.PeerFromContext(ctx)
+			return peer.Name, ok && peer.Role == cluster.RoleWorker
+		},
+		Masters: c.MasterAddresses, ClusterDomain: o.clusterDomain, ClusterDNS: []netip.Addr{r.dns},
+		ServiceRange: r.service, PodRange: r.pod, Log: log,
+	})
+	c.RegisterNode(func(s grpc.ServiceRegistrar) { nodev1.RegisterNodeServiceServer(s, sessions) })
+	return m, m.addDuties()
+}
+
+// ready says why this master cannot serve.
+func (m *master) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if _, err := m.cluster.Consistent(ctx); err != nil {
+		return fmt.Errorf("no quorum of masters: %w", err)
+	}
+	return nil
+}
+
+func (m *master) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return m.cluster.Run(ctx) })
+	group.Go(func() error { return m.serveAPI(ctx) })
+	group.Go(func() error {
+		select {
+		case <-m.cluster.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+		if err := m.writeKubeconfig(); err != nil {
+			return err
+		}
+		if m.options.noAgent {
+			return nil
+		}
+		return m.runAgent(ctx)
+	})
+	err := group.Wait()
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		return nil
+	}
+	return err
+}
+
+// serveAPI serves HTTPS until the context ends.
+func (m *master) serveAPI(ctx context.Context) error {
+	listener, err := net.Listen("tcp", net.JoinHostPort(m.options.apiBind, strconv.Itoa(m.options.apiPort)))
+	if err != nil {
+		return fmt.Errorf("listen for the API: %w", err)
+	}
+	requests, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	server := &http.Server{
+		Handler: m.api.REST,
+		TLSConfig: &tls.Config{
+			MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert,
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return m.cluster.APICertificate() },
+		},
+		ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 3 * time.Minute, MaxHeaderBytes: 1 << 20,
+		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: 1000},
+		BaseContext: func(net.Listener) context.Context { return requests },
+		ErrorLog:    slog.NewLogLogger(m.log.With("part", "api").Handler(), slog.LevelDebug),
+	}
+	stopped := context.AfterFunc(ctx, func() {
+		bounded, cancel := context.WithTimeout(context.Background(), shutdownTime)
+		defer cancel()
+		time.AfterFunc(shutdownTime/2, end) // watches and streams end; short requests have had their time
+		server.Shutdown(bounded)            // what is still running then is cut off by Close
+		server.Close()
+	})
+	defer stopped()
+	m.log.Info("serving the API", "address", listener.Addr().String())
+	if err := server.ServeTLS(listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve the API: %w", err)
+	}
+	return nil
+}
+
+// writeKubeconfig leaves the administrator's kubeconfig in the data directory.
+func (m *master) writeKubeconfig() error {
+	server := "https://" + net.JoinHostPort(m.options.nodeIP, strconv.Itoa(m.options.apiPort))
+	return writeKubeconfig(filepath.Join(m.options.dataDir, "admin.kubeconfig"), server, m.cluster.Identity().CA)
+}

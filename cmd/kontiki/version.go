@@ -1,0 +1,22 @@
+package main
+
+import (
+	"runtime"
+
+	"k8s.io/apimachinery/pkg/version"
+)
+
+// gitVersion is Kubernetes' version of which the API is, and Kontiki's own as build metadata, which clients can parse.
+// buildCommit and buildDate are set by the linker.
+var (
+	gitVersion  = "v1.37.2+kontiki.0.1"
+	buildCommit = "unknown"
+	buildDate   = "1970-01-01T00:00:00Z"
+)
+
+func versionInfo() version.Info {
+	return version.Info{
+		Major: "1", Minor: "37", GitVersion: gitVersion, GitCommit: buildCommit, GitTreeState: "clean", BuildDate: buildDate,
+		GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,
+	}
+}
