@@ -89,7 +89,7 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 			w.waits[c.Name] = waiting{errRun, err.Error()}
 			w.containerEvent(pod, c, corev1.EventTypeWarning, "Failed", "Error: "+err.Error())
 		}
-		return time.Nanosecond, err
+		return again, err
 	}
 	w.containerEvent(pod, c, corev1.EventTypeNormal, "Started", "Container started")
 	if o, err := w.look(ctx); err == nil {
@@ -101,7 +101,7 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 			w.containerEvent(pod, c, corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
 			w.killForRestart(ctx, pod, kill{id: id, container: c, message: "FailedPostStartHook"})
 			w.waits[c.Name] = waiting{errPostStartHook, "PostStart handler: " + err.Error()}
-			return time.Nanosecond, err
+			return again, err
 		}
 	}
 	return 0, nil

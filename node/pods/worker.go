@@ -149,6 +149,9 @@ func (w *worker) run(ctx context.Context) {
 		case <-timer.C:
 		}
 		next := w.step(ctx)
+		for next == again && ctx.Err() == nil {
+			next = w.step(ctx)
+		}
 		if next < 0 {
 			return
 		}
@@ -158,6 +161,9 @@ func (w *worker) run(ctx context.Context) {
 		timer.Reset(next)
 	}
 }
+
+// again says that the next step is due at once.
+const again = time.Nanosecond
 
 // step does what is to be done now, and answers when to look again; 0 for no hurry, negative when the worker is done.
 func (w *worker) step(ctx context.Context) time.Duration {
@@ -181,10 +187,10 @@ func (w *worker) step(ctx context.Context) time.Duration {
 		w.cancelSync = nil
 		w.mu.Unlock()
 		if w.stage != syncing {
-			return time.Nanosecond
+			return again
 		}
 		if sctx.Err() != nil && ctx.Err() == nil {
-			return time.Nanosecond // told to stop meanwhile
+			return again // told to stop meanwhile
 		}
 		return next
 	case terminating:
@@ -196,7 +202,7 @@ func (w *worker) step(ctx context.Context) time.Duration {
 			w.event("", corev1.EventTypeWarning, "FailedKillPod", "error killing pod: "+err.Error())
 			return time.Second
 		}
-		return time.Nanosecond
+		return again
 	}
 	// Terminated: the status was reported; the containers stay until the pod object is gone.
 	if pod.DeletionTimestamp != nil || removed {
@@ -321,11 +327,11 @@ func (w *worker) sync(ctx context.Context, pod *corev1.Pod) time.Duration {
 		if ctx.Err() != nil {
 			return 0
 		}
-		again, err := w.start(ctx, pod, c)
+		retry, err := w.start(ctx, pod, c)
 		if err != nil && ctx.Err() == nil {
 			w.log.Debug("container not started", "container", c.Name, "err", err)
 		}
-		next = soonest(next, again)
+		next = soonest(next, retry)
 		if a.init && err != nil && !isSidecar(c) {
 			break
 		}
@@ -337,8 +343,8 @@ func (w *worker) sync(ctx context.Context, pod *corev1.Pod) time.Duration {
 		w.publish(pod, o)
 		w.probes.ensure(pod, o)
 		w.prune(ctx, o)
-		if again := computeActions(pod, o); a.init && len(again.start) > 0 && !again.init {
-			return time.Nanosecond // the last init step is through
+		if then := computeActions(pod, o); a.init && len(then.start) > 0 && !then.init {
+			return again // the last init step is through
 		}
 	}
 	return next

@@ -1,0 +1,597 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kontiki/kontiki/node/netapi"
+	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/runtime/fake"
+)
+
+const image = "docker.io/test/image:1"
+
+// node is a manager over a fake runtime, in a bubble with a clock of its own.
+type node struct {
+	t  *testing.T
+	rt *fake.Runtime
+	m  *Manager
+
+	mu       sync.Mutex
+	statuses map[types.UID]corev1.PodStatus
+	ended    map[types.UID]bool
+	events   []Event
+	configs  map[string]*corev1.ConfigMap
+	volErr   error
+	torn     []string
+	netErr   error
+	deleted  []string
+	dir      string
+	stop     func()
+}
+
+func (n *node) PodStatus(pod *corev1.Pod, s corev1.PodStatus, terminated bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.statuses[pod.UID] = s
+	if terminated {
+		n.ended[pod.UID] = true
+	}
+}
+
+func (n *node) Event(e Event) { n.mu.Lock(); n.events = append(n.events, e); n.mu.Unlock() }
+
+func (n *node) ConfigMap(ns, name string) (*corev1.ConfigMap, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	c, ok := n.configs[name]
+	return c, ok
+}
+func (n *node) Secret(ns, name string) (*corev1.Secret, bool) { return nil, false }
+func (n *node) Services() ([]*corev1.Service, bool)           { return nil, true }
+
+func (n *node) AddPod(context.Context, netapi.PodNetwork) (netip.Addr, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return netip.MustParseAddr("10.244.0.5"), n.netErr
+}
+func (n *node) DelPod(_ context.Context, uid string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.deleted = append(n.deleted, uid)
+	return nil
+}
+func (n *node) Configure(context.Context, netapi.NetworkConfig) error { return nil }
+
+func (n *node) Setup(_ context.Context, pod *corev1.Pod, _ string, _ []string) (map[string]string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return map[string]string{}, n.volErr
+}
+func (n *node) SubPath(*corev1.Pod, string, int, string, string, bool) (string, error) {
+	return "", errors.New("none")
+}
+func (n *node) TearDown(_ context.Context, uid string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.torn = append(n.torn, uid)
+	return nil
+}
+
+// bubble runs a test with a node.
+func bubble(t *testing.T, test func(t *testing.T, n *node)) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		n := &node{t: t, rt: fake.New(image), statuses: map[types.UID]corev1.PodStatus{}, ended: map[types.UID]bool{}, configs: map[string]*corev1.ConfigMap{}, dir: dir}
+		n.start()
+		test(t, n)
+		n.stop()
+		list, _ := n.rt.ListContainers(context.Background(), "")
+		for _, c := range list {
+			_ = n.rt.KillContainer(context.Background(), c.ID)
+		}
+	})
+}
+
+// start begins a life of the manager over the same runtime.
+func (n *node) start() {
+	n.m = New(Config{NodeName: "n1", NodeIP: netip.MustParseAddr("192.0.2.1"), Runtime: n.rt, Network: n, Volumes: n, Objects: n, Sink: n,
+		DNS: func() DNS { return DNS{Domain: "cluster.local"} }, RootDir: filepath.Join(n.dir, "pods"), LogDir: filepath.Join(n.dir, "logs")})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	m := n.m
+	go func() { _ = m.Run(ctx); close(done) }()
+	n.stop = sync.OnceFunc(func() { cancel(); <-done })
+}
+
+func (n *node) status(p *corev1.Pod) corev1.PodStatus {
+	synctest.Wait()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.statuses[p.UID]
+}
+
+func (n *node) said(reason string) []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var out []string
+	for _, e := range n.events {
+		if e.Reason == reason {
+			out = append(out, e.Message)
+		}
+	}
+	return out
+}
+
+func (n *node) hasEnded(p *corev1.Pod) bool {
+	synctest.Wait()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ended[p.UID]
+}
+
+func (n *node) running(p *corev1.Pod, name string) runtime.Container {
+	n.t.Helper()
+	synctest.Wait()
+	list, _ := n.rt.ListContainers(context.Background(), string(p.UID))
+	for _, c := range list {
+		if c.Name == name && c.State == runtime.StateRunning {
+			return c
+		}
+	}
+	n.t.Fatalf("container %s does not run; status %+v", name, n.status(p))
+	return runtime.Container{}
+}
+
+func pod(name string, policy corev1.RestartPolicy, commands ...string) *corev1.Pod {
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID("uid-" + name), Generation: 1}}
+	p.Spec.RestartPolicy = policy
+	for i, c := range commands {
+		p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: fmt.Sprintf("c%d", i+1), Image: image, Command: strings.Split(c, "|")})
+	}
+	return p
+}
+
+const trap = `sh|-c|trap "exit 0" TERM; while :; do :; done`
+
+func deleting(p *corev1.Pod, grace int64) *corev1.Pod {
+	p = p.DeepCopy()
+	now := metav1.Now()
+	p.DeletionTimestamp, p.DeletionGracePeriodSeconds, p.Generation = &now, &grace, p.Generation+1
+	return p
+}
+
+func TestPodRuns(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyAlways, trap, trap)
+		n.m.Update(p)
+		s := n.status(p)
+		if s.Phase != corev1.PodRunning || s.PodIP != "10.244.0.5" || s.HostIP != "192.0.2.1" || len(s.ContainerStatuses) != 2 {
+			t.Fatalf("status %+v", s)
+		}
+		for _, typ := range []corev1.PodConditionType{corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled} {
+			if c := condition(s.Conditions, typ); c == nil || c.Status != corev1.ConditionTrue {
+				t.Errorf("condition %s is %+v", typ, c)
+			}
+		}
+		for _, want := range []string{"Pulled", "Created", "Started"} {
+			if len(n.said(want)) != 2 {
+				t.Errorf("%s said %v", want, n.said(want))
+			}
+		}
+	})
+}
+
+func TestCrashLoopBacksOff(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyAlways, "sh|-c|exit 3")
+		n.m.Update(p)
+		began := time.Now()
+		// The first restart is at once, then after 10, 20, 40 ... 300 s.
+		at := time.Duration(0)
+		for i, d := range []time.Duration{0, 10, 20, 40, 80, 160, 300, 300} {
+			at += d * time.Second
+			time.Sleep(time.Until(began.Add(at + time.Second)))
+			s := n.status(p).ContainerStatuses[0]
+			if int(s.RestartCount) != i+1 {
+				t.Fatalf("%v after the start: %d restarts, want %d", at, s.RestartCount, i+1)
+			}
+			if s.State.Waiting == nil || s.State.Waiting.Reason != "CrashLoopBackOff" || s.LastTerminationState.Terminated.ExitCode != 3 {
+				t.Fatalf("state %+v, last %+v", s.State, s.LastTerminationState)
+			}
+		}
+		s := n.status(p).ContainerStatuses[0]
+		if want := "back-off 5m0s restarting failed container=c1 pod=a_ns(uid-a)"; s.State.Waiting.Message != want {
+			t.Errorf("message %q, want %q", s.State.Waiting.Message, want)
+		}
+		if want := "Back-off restarting failed container c1 in pod a_ns(uid-a)"; !slices.Contains(n.said("BackOff"), want) {
+			t.Errorf("BackOff said %q", n.said("BackOff"))
+		}
+		list, _ := n.rt.ListContainers(context.Background(), "uid-a")
+		if len(list) > 2 {
+			t.Errorf("%d dead attempts are kept", len(list))
+		}
+	})
+}
+
+func TestPodsEnd(t *testing.T) {
+	for _, c := range []struct {
+		policy  corev1.RestartPolicy
+		command string
+		phase   corev1.PodPhase
+		reason  string
+	}{
+		{corev1.RestartPolicyNever, "true", corev1.PodSucceeded, "Completed"},
+		{corev1.RestartPolicyNever, "false", corev1.PodFailed, "Error"},
+		{corev1.RestartPolicyOnFailure, "true", corev1.PodSucceeded, "Completed"},
+	} {
+		bubble(t, func(t *testing.T, n *node) {
+			p := pod("a", c.policy, c.command)
+			n.m.Update(p)
+			s := n.status(p)
+			if s.Phase != c.phase || s.ContainerStatuses[0].State.Terminated.Reason != c.reason || !n.hasEnded(p) {
+				t.Errorf("%s %s: %+v", c.policy, c.command, s)
+			}
+			if !slices.Contains(n.deleted, "uid-a") || !slices.Contains(n.torn, "uid-a") {
+				t.Error("network or volumes of an ended pod are still held")
+			}
+			list, _ := n.rt.ListContainers(context.Background(), "uid-a")
+			if len(list) != 1 {
+				t.Errorf("the ended container, with its log, is gone before its pod: %v", list)
+			}
+			n.m.Remove(p.UID)
+			synctest.Wait()
+			if list, _ = n.rt.ListContainers(context.Background(), "uid-a"); len(list) != 0 {
+				t.Errorf("left of a removed pod: %v", list)
+			}
+		})
+	}
+}
+
+func TestImagePulls(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyAlways, trap)
+		p.Spec.Containers[0].Image = "docker.io/test/far:1"
+		n.m.Update(p)
+		w := n.status(p).ContainerStatuses[0].State.Waiting
+		if w == nil || w.Reason != "ErrImagePull" || !strings.Contains(w.Message, "not found") {
+			t.Fatalf("waiting %+v", w)
+		}
+		time.Sleep(11 * time.Second) // pulled again, failed again
+		synctest.Wait()
+		time.Sleep(5 * time.Second)
+		n.m.Refresh() // looked at within the back-off
+		w = n.status(p).ContainerStatuses[0].State.Waiting
+		if w == nil || w.Reason != "ImagePullBackOff" || !strings.HasPrefix(w.Message, `Back-off pulling image "docker.io/test/far:1": ErrImagePull: `) {
+			t.Fatalf("waiting %+v", w)
+		}
+		n.rt.Provide("docker.io/test/far:1")
+		time.Sleep(30 * time.Second)
+		if s := n.status(p); s.Phase != corev1.PodRunning {
+			t.Errorf("after the image has come: %+v", s)
+		}
+		never := pod("b", corev1.RestartPolicyAlways, trap)
+		never.Spec.Containers[0].Image, never.Spec.Containers[0].ImagePullPolicy = "docker.io/test/none:1", corev1.PullNever
+		n.m.Update(never)
+		w = n.status(never).ContainerStatuses[0].State.Waiting
+		if w == nil || w.Reason != "ErrImageNeverPull" || w.Message != `Container image "docker.io/test/none:1" is not present with pull policy of Never` {
+			t.Errorf("waiting %+v", w)
+		}
+	})
+}
+
+func TestConfigMapIsAwaited(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyAlways, trap)
+		p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "K", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "cm"}, Key: "k"}}}, {Name: "L", Value: "<$(K)>"}}
+		n.m.Update(p)
+		w := n.status(p).ContainerStatuses[0].State.Waiting
+		if w == nil || w.Reason != "CreateContainerConfigError" || w.Message != `configmap "cm" not found` {
+			t.Fatalf("waiting %+v", w)
+		}
+		n.mu.Lock()
+		n.configs["cm"] = &corev1.ConfigMap{Data: map[string]string{"k": "v"}}
+		n.mu.Unlock()
+		n.m.Refresh()
+		c := n.running(p, "c1")
+		env := n.rt.Config(c.ID).Env
+		if !slices.Contains(env, runtime.KeyValue{Name: "L", Value: "<v>"}) {
+			t.Errorf("environment %v", env)
+		}
+	})
+}
+
+func TestSetupIsRetried(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.netErr = errors.New("no range yet")
+		p := pod("a", corev1.RestartPolicyAlways, trap)
+		n.m.Update(p)
+		if s := n.status(p); s.Phase != corev1.PodPending || s.ContainerStatuses[0].State.Waiting.Reason != "ContainerCreating" {
+			t.Fatalf("status %+v", s)
+		}
+		if said := n.said("FailedCreatePodSandBox"); len(said) == 0 || !strings.Contains(said[0], "no range yet") {
+			t.Errorf("said %q", said)
+		}
+		n.mu.Lock()
+		n.netErr = nil
+		n.mu.Unlock()
+		time.Sleep(5 * time.Second)
+		n.running(p, "c1")
+	})
+}
+
+func TestGracefulTermination(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		command string
+		grace   int64
+		force   int64 // seconds until the deletion is made one without grace; 0 for never
+		after   time.Duration
+		code    int32
+	}{
+		{"a handler ends it", trap, 30, 0, 0, 0},
+		{"it ignores the signal", "sleep|100000", 30, 0, 30 * time.Second, 137},
+		{"grace is cut short", "sleep|100000", 300, 5, 6 * time.Second, 137},
+		{"no grace at all", "sleep|100000", 0, 0, time.Second, 137},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *node) {
+				p := pod("a", corev1.RestartPolicyAlways, c.command)
+				n.m.Update(p)
+				n.running(p, "c1")
+				d := deleting(p, c.grace)
+				n.m.Update(d)
+				if c.force > 0 {
+					time.Sleep(time.Duration(c.force) * time.Second)
+					d = deleting(d, 0)
+					n.m.Update(d)
+					c.after -= time.Duration(c.force) * time.Second
+				}
+				if c.after > 0 {
+					time.Sleep(c.after - 100*time.Millisecond)
+					if n.hasEnded(p) {
+						t.Fatal("it ended before its time")
+					}
+					time.Sleep(200 * time.Millisecond)
+				}
+				if !n.hasEnded(p) {
+					t.Fatal("it has not ended")
+				}
+				if got := n.status(p).ContainerStatuses[0].State.Terminated; got == nil || got.ExitCode != c.code {
+					t.Errorf("terminated %+v, want exit code %d", got, c.code)
+				}
+				n.m.Remove(p.UID)
+			})
+		})
+	}
+}
+
+func TestPreStopRunsWithinGrace(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyAlways, trap)
+		p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 8}}}
+		n.m.Update(p)
+		n.running(p, "c1")
+		n.m.Update(deleting(p, 30))
+		time.Sleep(7 * time.Second)
+		n.running(p, "c1")
+		time.Sleep(2 * time.Second)
+		if !n.hasEnded(p) {
+			t.Error("it has not ended after its hook")
+		}
+	})
+}
+
+func TestActiveDeadline(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyAlways, trap)
+		d := int64(60)
+		p.Spec.ActiveDeadlineSeconds = &d
+		n.m.Update(p)
+		n.running(p, "c1")
+		time.Sleep(62 * time.Second)
+		if s := n.status(p); s.Phase != corev1.PodFailed || s.Reason != "DeadlineExceeded" || !n.hasEnded(p) {
+			t.Errorf("status %s %s", s.Phase, s.Reason)
+		}
+	})
+}
+
+func TestInitContainersAndSidecars(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyNever, "sh|-c|sleep 5; exit 0")
+		always := corev1.ContainerRestartPolicyAlways
+		p.Spec.InitContainers = []corev1.Container{
+			{Name: "i1", Image: image, Command: []string{"sh", "-c", "sleep 3; exit 0"}},
+			{Name: "s1", Image: image, Command: strings.Split(trap, "|"), RestartPolicy: &always},
+			{Name: "i2", Image: image, Command: []string{"true"}},
+		}
+		n.m.Update(p)
+		s := n.status(p)
+		if s.Phase != corev1.PodPending || s.InitContainerStatuses[0].State.Running == nil || s.ContainerStatuses[0].State.Waiting.Reason != "PodInitializing" {
+			t.Fatalf("while the first init container runs: %+v", s)
+		}
+		time.Sleep(4 * time.Second)
+		s = n.status(p)
+		if s.Phase != corev1.PodRunning || s.InitContainerStatuses[1].State.Running == nil || s.InitContainerStatuses[2].State.Terminated == nil {
+			t.Fatalf("after init: %+v", s)
+		}
+		n.running(p, "c1")
+		time.Sleep(5 * time.Second)
+		if s = n.status(p); s.Phase != corev1.PodSucceeded || !n.hasEnded(p) {
+			t.Errorf("the sidecar kept the pod from its end: %+v", s)
+		}
+	})
+}
+
+func TestProbes(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		var mu sync.Mutex
+		healthy, ready := true, false
+		n.rt.Program("healthy", func(context.Context, *fake.Process) int {
+			mu.Lock()
+			defer mu.Unlock()
+			if healthy {
+				return 0
+			}
+			return 1
+		})
+		n.rt.Program("ready", func(_ context.Context, p *fake.Process) int {
+			mu.Lock()
+			defer mu.Unlock()
+			if ready {
+				return 0
+			}
+			fmt.Fprint(p.Stdout, "not yet")
+			return 1
+		})
+		p := pod("a", corev1.RestartPolicyAlways, trap)
+		probe := func(cmd string) *corev1.Probe {
+			return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{cmd}}}, PeriodSeconds: 5, FailureThreshold: 3, SuccessThreshold: 1, TimeoutSeconds: 1}
+		}
+		p.Spec.Containers[0].LivenessProbe, p.Spec.Containers[0].ReadinessProbe = probe("healthy"), probe("ready")
+		n.m.Update(p)
+		first := n.running(p, "c1")
+		if s := n.status(p).ContainerStatuses[0]; s.Ready || !*s.Started {
+			t.Fatalf("ready %v, started %v", s.Ready, *s.Started)
+		}
+		mu.Lock()
+		ready = true
+		mu.Unlock()
+		time.Sleep(6 * time.Second)
+		if !n.status(p).ContainerStatuses[0].Ready {
+			t.Error("not ready though its probe succeeds")
+		}
+		if said := n.said("Unhealthy"); !slices.Contains(said, "Readiness probe failed: not yet") {
+			t.Errorf("said %q", said)
+		}
+		mu.Lock()
+		healthy = false
+		mu.Unlock()
+		time.Sleep(15 * time.Second)
+		mu.Lock()
+		healthy = true
+		mu.Unlock()
+		time.Sleep(5 * time.Second)
+		second := n.running(p, "c1")
+		if first.ID == second.ID {
+			t.Error("a failed liveness probe restarted nothing")
+		}
+		if said := n.said("Killing"); !slices.Contains(said, "Container c1 failed liveness probe, will be restarted") {
+			t.Errorf("said %q", said)
+		}
+	})
+}
+
+func TestStartupProbeHoldsOthersBack(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		began := time.Now()
+		n.rt.Program("up", func(context.Context, *fake.Process) int {
+			if time.Since(began) > 20*time.Second {
+				return 0
+			}
+			return 1
+		})
+		p := pod("a", corev1.RestartPolicyAlways, trap)
+		c := &p.Spec.Containers[0]
+		c.StartupProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"up"}}}, PeriodSeconds: 1, FailureThreshold: 100, TimeoutSeconds: 1}
+		c.LivenessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"up"}}}, PeriodSeconds: 1, FailureThreshold: 1, TimeoutSeconds: 1}
+		n.m.Update(p)
+		first := n.running(p, "c1")
+		time.Sleep(10 * time.Second)
+		if s := n.status(p).ContainerStatuses[0]; *s.Started || s.Ready {
+			t.Errorf("started %v, ready %v before the startup probe succeeds", *s.Started, s.Ready)
+		}
+		time.Sleep(15 * time.Second)
+		if s := n.status(p).ContainerStatuses[0]; !*s.Started || !s.Ready || n.running(p, "c1").ID != first.ID {
+			t.Errorf("after the startup probe: %+v", s)
+		}
+	})
+}
+
+func TestRestartOfAgentLeavesContainersAlone(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyAlways, trap)
+		n.m.Update(p)
+		first := n.running(p, "c1")
+		p.Status = n.status(p)
+		n.stop()
+		n.start()
+		n.m.Update(p)
+		n.m.Sweep()
+		if again := n.running(p, "c1"); again.ID != first.ID {
+			t.Error("the container was restarted")
+		}
+		if s := n.status(p); s.Phase != corev1.PodRunning || !s.ContainerStatuses[0].Ready || s.ContainerStatuses[0].RestartCount != 0 {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
+func TestSweepRemovesOrphans(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p, q := pod("a", corev1.RestartPolicyAlways, "sleep|100000"), pod("b", corev1.RestartPolicyAlways, trap)
+		n.m.Update(p)
+		n.m.Update(q)
+		n.running(p, "c1")
+		keep := n.running(q, "c1")
+		n.stop()
+		n.start()
+		n.m.Update(q) // p was deleted while the agent was away
+		n.m.Sweep()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		list, _ := n.rt.ListContainers(context.Background(), "")
+		if len(list) != 1 || list[0].ID != keep.ID {
+			t.Errorf("after the sweep: %+v", list)
+		}
+		if boxes, _ := n.rt.ListSandboxes(context.Background()); len(boxes) != 1 {
+			t.Errorf("sandboxes after the sweep: %+v", boxes)
+		}
+	})
+}
+
+func TestDeletionInterruptsPull(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		release := n.rt.Block("PullImage")
+		defer release()
+		p := pod("a", corev1.RestartPolicyAlways, trap)
+		p.Spec.Containers[0].Image = "docker.io/test/slow:1"
+		n.m.Update(p)
+		synctest.Wait()
+		n.m.Update(deleting(p, 30))
+		if !n.hasEnded(p) {
+			t.Error("a pull that hangs keeps the pod from its end")
+		}
+		release()
+	})
+}
+
+func TestOOMAndStartErrors(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyNever, "sleep|100000")
+		n.m.Update(p)
+		n.rt.Exit(n.running(p, "c1").ID, 137, true)
+		if s := n.status(p); s.Phase != corev1.PodFailed || s.ContainerStatuses[0].State.Terminated.Reason != "OOMKilled" {
+			t.Errorf("status %+v", s)
+		}
+		q := pod("b", corev1.RestartPolicyAlways, "/no/such")
+		n.m.Update(q)
+		s := n.status(q).ContainerStatuses[0]
+		if s.LastTerminationState.Terminated == nil || s.LastTerminationState.Terminated.ExitCode != 128 || s.LastTerminationState.Terminated.Reason != "StartError" {
+			t.Errorf("last state %+v, state %+v", s.LastTerminationState, s.State)
+		}
+	})
+}
