@@ -3,31 +3,26 @@ package cluster
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
 )
 
 // announcer tells followers of commits. Raft tells them with the next entries, and when there are none, only after the
-// commit timeout (30 to 60 ms): a lone write on a follower would wait that long for its own state machine, and so would
+// commit timeout (150 to 300 ms): a lone write on a follower would wait that long for its own state machine, and so would
 // a consistent read behind it and every watch on a follower. So a leader whose log has come to rest sends one empty
-// AppendEntries: the committed entry as the previous one and as the commit index, which is what raft itself would
-// send later. A follower that lacks the entry refuses it, one in a later term too; neither is harmed. Under load
+// AppendEntries: the last entry, which is committed, as the previous one and as the commit index, which is what raft
+// itself would send later. A follower that lacks the entry refuses it, one in a later term too; neither is harmed. Under load
 // entries follow each other, carry the commit index themselves, and nothing more is sent.
 type announcer struct {
-	last   atomic.Pointer[mark] // the last entry that the state machine applied
 	wake   chan struct{}
 	header raft.RPCHeader
 	node   *raft.Raft
 	send   raft.Transport
 }
 
-// mark names a committed entry.
-type mark struct{ index, term uint64 }
-
 const (
-	announceRetries = 5
+	announceRetries = 9
 	announceRetry   = time.Millisecond
 	// announcePause is how long a peer that cannot be reached is left alone.
 	announcePause = time.Second
@@ -35,29 +30,40 @@ const (
 
 func newAnnouncer() *announcer { return &announcer{wake: make(chan struct{}, 1)} }
 
-// applied is called by the state machine's adapter after each batch. It never blocks.
-func (a *announcer) applied(entry *raft.Log) {
-	a.last.Store(&mark{entry.Index, entry.Term})
+// committed is called after something was committed: by the state machine's adapter for commands, and by who waited for
+// a barrier or a change of configuration. It never blocks.
+func (a *announcer) committed() {
 	select {
 	case a.wake <- struct{}{}:
 	default:
 	}
 }
 
+// rest is the index of the last entry if it is committed; 0 while entries are on their way, which will tell the followers.
+func (a *announcer) rest() uint64 {
+	commit := a.node.CommitIndex()
+	if a.node.LastIndex() != commit {
+		return 0
+	}
+	return commit
+}
+
 // run announces for one term of leadership.
 func (a *announcer) run(ctx context.Context, term uint64) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	peers := map[raft.Server]chan mark{}
+	peers := map[raft.Server]chan uint64{}
 	for {
 		select {
 		case <-a.wake:
 		case <-ctx.Done():
 			return
 		}
-		last := a.last.Load()
-		if last == nil || a.node.LastIndex() > last.index {
-			continue // entries are on their way, and tell it
+		index := a.rest()
+		// The term is read after the index: while it is still ours, the index was committed by us, in it. Otherwise
+		// the index may be another leader's, and a follower could hold an entry of ours there that is void.
+		if index == 0 || a.node.CurrentTerm() != term {
+			continue
 		}
 		future := a.node.GetConfiguration() // is already answered
 		if future.Error() != nil {
@@ -70,7 +76,7 @@ func (a *announcer) run(ctx context.Context, term uint64) {
 			server.Suffrage = raft.Voter // a change of it is no new peer
 			marks, ok := peers[server]
 			if !ok {
-				marks = make(chan mark, 1)
+				marks = make(chan uint64, 1)
 				peers[server] = marks
 				wg.Go(func() { a.tell(ctx, server, term, marks) })
 			}
@@ -78,25 +84,26 @@ func (a *announcer) run(ctx context.Context, term uint64) {
 			case <-marks: // a newer mark takes its place
 			default:
 			}
-			marks <- *last
+			marks <- index
 		}
 	}
 }
 
 // tell announces to one peer.
-func (a *announcer) tell(ctx context.Context, peer raft.Server, term uint64, marks <-chan mark) {
+func (a *announcer) tell(ctx context.Context, peer raft.Server, term uint64, marks <-chan uint64) {
 	for {
-		var m mark
+		var index uint64
 		select {
-		case m = <-marks:
+		case index = <-marks:
 		case <-ctx.Done():
 			return
 		}
 		pause := announceRetry
-		for try := 0; try < announceRetries && a.node.LastIndex() == m.index; try++ {
+		for try := 0; try < announceRetries && a.node.LastIndex() == index; try++ {
 			request := &raft.AppendEntriesRequest{
 				RPCHeader: a.header, Leader: a.header.Addr, Term: term,
-				PrevLogEntry: m.index, PrevLogTerm: m.term, LeaderCommitIndex: m.index,
+				// The last entry of a leader's log is of its own term: it begins with a no-op.
+				PrevLogEntry: index, PrevLogTerm: term, LeaderCommitIndex: index,
 			}
 			var response raft.AppendEntriesResponse
 			err := a.send.AppendEntries(peer.ID, peer.Address, request, &response)

@@ -364,15 +364,6 @@ func (c *Cluster) removedError() error {
 // Ready is closed once this master is a member with a vote and has shown a consistent state.
 func (c *Cluster) Ready() <-chan struct{} { return c.ready }
 
-// stepAside hands leadership over before a planned stop, in bounded time, where somebody can take it.
-func (c *Cluster) stepAside() {
-	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.Timings.Shutdown)
-	defer cancel()
-	if err := c.transfer(ctx, ""); err != nil && !errors.Is(err, errNotLeader) && !errors.Is(err, errNoSuccessor) {
-		c.log.Warn("leadership could not be handed over before stopping", "error", err)
-	}
-}
-
 // Close releases everything, in bounded time. Run does it by itself; it is for a cluster that was opened and not run.
 func (c *Cluster) Close() error {
 	c.closer.Do(func() { c.closed = c.shutdown(true) })

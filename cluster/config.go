@@ -49,8 +49,8 @@ type Config struct {
 // Timings are the knobs of consensus and of the port. A zero field takes its value from DefaultTimings.
 type Timings struct {
 	// Heartbeat is how long a follower waits for its leader before it asks for an election; Election how long a
-	// candidate waits for votes; Lease how long a leader goes on without a quorum. Commit bounds how long a follower
-	// may not know of a commit while nothing new is written.
+	// candidate waits for votes; Lease how long a leader goes on without a quorum. Commit (to twice that) is how often
+	// an idle leader tells of its commit index; followers that keep up are told at once anyway (announcer).
 	Heartbeat, Election, Lease, Commit time.Duration
 	// A snapshot is taken when SnapshotThreshold entries came since the last one, looked at every SnapshotInterval (to
 	// twice that); TrailingLogs entries are kept behind it for followers that are a little late.
@@ -80,7 +80,7 @@ var DefaultTimings = Timings{
 	Heartbeat:         500 * time.Millisecond,
 	Election:          500 * time.Millisecond,
 	Lease:             300 * time.Millisecond,
-	Commit:            30 * time.Millisecond,
+	Commit:            150 * time.Millisecond,
 	SnapshotInterval:  30 * time.Second,
 	SnapshotThreshold: 16384,
 	TrailingLogs:      10240,

@@ -18,6 +18,8 @@ const (
 	dutyWatchdog = 5 * time.Second
 	// heardBound is how fast a master must answer to count as heard from lately.
 	heardBound = 500 * time.Millisecond
+	// stepAsidePause is how long a leader that is stopping waits before it tries another successor.
+	stepAsidePause = 50 * time.Millisecond
 	// A duty that failed where leadership could not be handed over starts again after a pause that doubles.
 	minDutyPause, maxDutyPause = time.Second, 30 * time.Second
 )
@@ -185,16 +187,22 @@ var errNoSuccessor = errors.New("no other voting master answered just now")
 // transfer hands leadership over, to the named master or to the one that is furthest along, but only to one that
 // answers now: raft blocks writes while it transfers to a peer that is gone. One transfer runs at a time.
 func (c *Cluster) transfer(ctx context.Context, to string) error {
+	_, err := c.transferAvoiding(ctx, to, "")
+	return err
+}
+
+// transferAvoiding is transfer to anybody but one master, unless there is no other. It answers who was to lead.
+func (c *Cluster) transferAvoiding(ctx context.Context, to string, avoid raft.ServerID) (raft.ServerID, error) {
 	if !c.transferring.TryLock() {
-		return errors.New("a transfer of leadership is already under way")
+		return "", errors.New("a transfer of leadership is already under way")
 	}
 	defer c.transferring.Unlock()
 	if c.replica.raft.State() != raft.Leader {
-		return errNotLeader
+		return "", errNotLeader
 	}
-	successor, err := c.successor(ctx, to)
+	successor, err := c.successor(ctx, to, avoid)
 	if err != nil {
-		return err
+		return "", err
 	}
 	lead := c.leaders.current()
 	c.log.Info("handing leadership over", "to", successor.ID)
@@ -207,18 +215,37 @@ func (c *Cluster) transfer(ctx context.Context, to string) error {
 	if err != nil {
 		// Raft refuses writes until its call to the successor returns: end that call now.
 		c.replica.stream.cut(successor.Address)
-		return fmt.Errorf("hand leadership to %s: %w", successor.ID, err)
+		return successor.ID, fmt.Errorf("hand leadership to %s: %w", successor.ID, err)
 	}
 	for c.replica.raft.State() == raft.Leader {
 		if !lead.pause(ctx, 10*time.Millisecond) {
-			return fmt.Errorf("hand leadership to %s: %w", successor.ID, ctx.Err())
+			return successor.ID, fmt.Errorf("hand leadership to %s: %w", successor.ID, ctx.Err())
 		}
 	}
-	return nil
+	return successor.ID, nil
 }
 
-// successor asks the other voters and picks one that answers.
-func (c *Cluster) successor(ctx context.Context, to string) (raft.Server, error) {
+// stepAside hands leadership over before a planned stop, in bounded time, where somebody can take it. A successor whose
+// connection turns out to be broken (it has just restarted) gets a moment, and the others go first.
+func (c *Cluster) stepAside() {
+	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.Timings.Shutdown)
+	defer cancel()
+	var failed raft.ServerID
+	for {
+		to, err := c.transferAvoiding(ctx, "", failed)
+		if err == nil || errors.Is(err, errNotLeader) || errors.Is(err, errNoSuccessor) {
+			return
+		}
+		c.log.Info("leadership could not be handed over before stopping", "error", err)
+		failed = to
+		if !c.leaders.current().pause(ctx, stepAsidePause) {
+			return
+		}
+	}
+}
+
+// successor asks the other voters and picks one that answers, the one to avoid only if there is no other.
+func (c *Cluster) successor(ctx context.Context, to string, avoid raft.ServerID) (raft.Server, error) {
 	var candidates []raft.Server
 	known := false
 	for _, s := range c.replica.servers() {
@@ -251,7 +278,7 @@ func (c *Cluster) successor(ctx context.Context, to string) (raft.Server, error)
 		if answer == nil || answer.Name != string(candidates[i].ID) || answer.Leader != c.cfg.Name {
 			continue
 		}
-		if best < 0 || answer.LastIndex > answers[best].LastIndex {
+		if best < 0 || candidates[best].ID == avoid || (candidates[i].ID != avoid && answer.LastIndex > answers[best].LastIndex) {
 			best = i
 		}
 	}

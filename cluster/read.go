@@ -119,7 +119,7 @@ func (c *Cluster) waitReady(ctx context.Context) (uint64, error) {
 	}
 }
 
-// pulse notices that the process stood still: it should beat every quarter of the lease.
+// pulse notices that the process stood still: it should beat every third of the lease.
 type pulse struct {
 	limit time.Duration
 	start time.Time
@@ -145,7 +145,7 @@ func (p *pulse) late() bool {
 
 // run beats, unless the pulse is late: then only a barrier restarts it.
 func (p *pulse) run(ctx context.Context) {
-	ticker := time.NewTicker(p.limit / 4)
+	ticker := time.NewTicker(p.limit / 3)
 	defer ticker.Stop()
 	for {
 		select {

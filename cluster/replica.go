@@ -33,7 +33,7 @@ const (
 // alike, because a recovery from peers.json uses Apply.
 type applier struct {
 	store   *fsm.Store
-	applied func(last *raft.Log) // told of the last command of each batch; must not block
+	applied func() // called after each batch of commands; must not block
 }
 
 var _ raft.BatchingFSM = applier{}
@@ -41,7 +41,7 @@ var _ raft.BatchingFSM = applier{}
 // Apply implements raft.FSM.
 func (a applier) Apply(entry *raft.Log) any {
 	result, err := a.store.Apply(entry.Index, entry.Data)
-	a.applied(entry)
+	a.applied()
 	return fsm.Outcome{Result: result, Err: err}
 }
 
@@ -53,7 +53,6 @@ func (a applier) ApplyBatch(entries []*raft.Log) []any {
 			commands = append(commands, fsm.Entry{Index: entry.Index, Data: entry.Data})
 		}
 	}
-	var last *raft.Log
 	answers := make([]any, len(entries))
 	if len(commands) == 0 {
 		return answers
@@ -63,10 +62,9 @@ func (a applier) ApplyBatch(entries []*raft.Log) []any {
 		if entry.Type == raft.LogCommand {
 			answers[i] = outcomes[0]
 			outcomes = outcomes[1:]
-			last = entry
 		}
 	}
-	a.applied(last)
+	a.applied()
 	return answers
 }
 
@@ -171,7 +169,7 @@ func openReplica(dir, name, address string, bootstrap bool, t Timings, store *fs
 		}
 	}
 	announce := newAnnouncer()
-	node, err := raft.NewRaft(config, applier{store, announce.applied}, cache, bolt, snapshots, transport)
+	node, err := raft.NewRaft(config, applier{store, announce.committed}, cache, bolt, snapshots, transport)
 	if err != nil {
 		return nil, fmt.Errorf("start raft from %s: %w", dir, err)
 	}
@@ -226,7 +224,9 @@ func (r *replica) await(ctx context.Context, start func() raft.Future) error {
 	done := make(chan error, 1)
 	go func() {
 		defer r.pending.Done()
-		done <- start().Error()
+		err := start().Error()
+		r.announce.committed()
+		done <- err
 	}()
 	select {
 	case err := <-done:
