@@ -76,6 +76,9 @@ func (r *Runtime) Exec(ctx context.Context, id string, o runtime.ExecOptions) (i
 		return -1, classify(err)
 	}
 	stdin.onEOF(func() {
+		if o.TTY { // it would hang up the terminal
+			return
+		}
 		cctx, cancel := context.WithTimeout(cleanup, 10*time.Second)
 		defer cancel()
 		_ = proc.CloseIO(cctx, client.WithStdinCloser)
@@ -223,7 +226,7 @@ func (r *Runtime) Attach(ctx context.Context, id string, o runtime.AttachOptions
 		go func() {
 			defer in.Close()
 			_, err := io.Copy(in, o.Stdin)
-			if info.StdinOnce && err == nil {
+			if info.StdinOnce && !info.TTY && err == nil {
 				in.Close()
 				cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 				defer cancel()

@@ -69,14 +69,30 @@ func (w *file) Close() error {
 	return w.f.Close()
 }
 
+// append writes whole lines, and rotates between them so that no file outgrows its size (but by one line longer than it).
 func (w *file) append(b []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.size > 0 && w.size+int64(len(b)) > w.maxBytes {
-		w.rotate()
+	for len(b) > 0 {
+		part := b
+		if room := w.maxBytes - w.size; int64(len(b)) > room {
+			end := bytes.LastIndexByte(b[:max(0, room)], '\n') + 1
+			if end == 0 && w.size > 0 {
+				w.rotate()
+				if w.size > 0 { // it could not
+					w.size = 0
+				}
+				continue
+			}
+			if end == 0 {
+				end = bytes.IndexByte(b, '\n') + 1
+			}
+			part = b[:end]
+		}
+		n, _ := w.f.Write(part)
+		w.size += int64(n)
+		b = b[len(part):]
 	}
-	n, _ := w.f.Write(b)
-	w.size += int64(n)
 }
 
 // rotate sets the current file aside and begins a new one. On failure it goes on with the current one.
