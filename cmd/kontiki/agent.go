@@ -2,16 +2,202 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cmd/kontiki/early"
+	"github.com/kontiki/kontiki/node/agent"
+	"github.com/kontiki/kontiki/node/network"
+	"github.com/kontiki/kontiki/node/runtime/containerd"
+	"github.com/kontiki/kontiki/node/server"
 )
 
-type agentOptions struct{}
+// kubeletPort is the kubelet-compatible port.
+const kubeletPort = 10250
 
-func (o *agentOptions) flags(f *pflag.FlagSet) {}
+// agentOptions are the settings of a worker; a master with a worker on its host has them too.
+type agentOptions struct {
+	containerd, containerdNamespace string
+	cgroupParent                    string
+	nodeLabels                      map[string]string
+	maxPods                         int
+}
 
-func agentCommand() *cobra.Command { return notBuilt("agent") }
+func (o *agentOptions) flags(f *pflag.FlagSet) {
+	f.StringVar(&o.containerd, "containerd", "/run/containerd/containerd.sock", "containerd's socket")
+	f.StringVar(&o.containerdNamespace, "containerd-namespace", "kontiki", "the containerd namespace of this worker's containers")
+	f.StringVar(&o.cgroupParent, "cgroup-parent", "kontiki", "the cgroup that pods' cgroups are made in")
+	f.StringToStringVar(&o.nodeLabels, "node-labels", nil, "labels to give the node")
+	f.IntVar(&o.maxPods, "max-pods", 110, "how many pods may run here")
+}
 
-func (m *master) runAgent(ctx context.Context) error { return errors.New("not yet") }
+// agentPlace is where an agent runs and whom it joins.
+type agentPlace struct {
+	name, nodeIP, dataDir string
+	join                  []string
+	token                 string
+	gossipPort            int
+}
+
+func agentCommand() *cobra.Command {
+	var o agentOptions
+	var place agentPlace
+	var configFile, level string
+	cmd := &cobra.Command{
+		Use:   "agent --join HOST:6444 --token TOKEN",
+		Short: "Run a worker",
+		Long:  "Run a worker. It needs the token at its first start only.\nFlags may also stand, by the same names, in " + defaultConfig + ".",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if err := loadConfig(cmd, configFile); err != nil {
+				return err
+			}
+			log, err := newLogger(level)
+			if err != nil {
+				return err
+			}
+			if place.name, err = hostName(place.name); err != nil {
+				return err
+			}
+			if place.nodeIP, err = hostAddress(place.nodeIP); err != nil {
+				return err
+			}
+			return runAgent(cmd.Context(), &o, place, log)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&configFile, "config", defaultConfig, "configuration file")
+	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&place.name, "name", "", "the node's name (default: the host's name)")
+	f.StringVar(&place.nodeIP, "node-ip", "", "the address that other hosts reach this one by (default: the first one)")
+	f.StringVar(&place.dataDir, "data-dir", defaultAgentDir, "where this worker keeps its data")
+	f.StringSliceVar(&place.join, "join", nil, "HOST:PORT of masters")
+	f.StringVar(&place.token, "token", "", "a join token for workers")
+	f.IntVar(&place.gossipPort, "gossip-port", cluster.DefaultGossipPort, "the port of gossip")
+	o.flags(f)
+	return cmd
+}
+
+// runAgent runs the worker on a master's own host.
+func (m *master) runAgent(ctx context.Context) error {
+	token, err := m.cluster.CreateToken(ctx, cluster.RoleWorker, time.Hour, "the worker on "+m.cluster.Name())
+	if err != nil {
+		return err
+	}
+	return runAgent(ctx, &m.options.agent, agentPlace{
+		name: m.cluster.Name(), nodeIP: m.options.nodeIP, dataDir: filepath.Join(filepath.Dir(m.options.dataDir), "agent"),
+		join: []string{m.cluster.Address()}, token: token, gossipPort: m.options.gossipPort + 1,
+	}, m.log)
+}
+
+func runAgent(ctx context.Context, o *agentOptions, place agentPlace, log *slog.Logger) error {
+	identity, err := cluster.JoinWorker(ctx, cluster.JoinWorkerConfig{
+		Name: place.name, Dir: filepath.Join(place.dataDir, "identity"), Join: place.join, Token: place.token,
+		Addresses: []string{place.nodeIP}, Logger: log,
+	})
+	if err != nil {
+		return err
+	}
+	log = log.With("node", place.name)
+	gossipAddress := net.JoinHostPort(place.nodeIP, strconv.Itoa(place.gossipPort))
+	gossip, err := cluster.StartGossip(cluster.GossipConfig{
+		Name: place.name, Role: cluster.RoleWorker, Address: place.nodeIP, Version: gitVersion,
+		BindAddress: gossipAddress, AdvertiseAddress: gossipAddress, Keys: identity.GossipKeys,
+		Seeds: func() []string { return identity.GossipSeeds }, Logger: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer gossip.Close()
+	w, err := newWorker(ctx, o, place, identity, log)
+	if err != nil {
+		return err
+	}
+	return w.run(ctx)
+}
+
+// workerParts are the parts of a running worker.
+type workerParts struct {
+	runtime *containerd.Runtime
+	network *network.Network
+	agent   *agent.Agent
+	server  *server.Server
+	address string
+}
+
+func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity *cluster.WorkerIdentity, log *slog.Logger) (_ *workerParts, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	w := &workerParts{address: net.JoinHostPort(place.nodeIP, strconv.Itoa(kubeletPort))}
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
+	w.runtime, err = containerd.New(ctx, containerd.Config{
+		Address: o.containerd, Namespace: o.containerdNamespace, StateDir: filepath.Join(place.dataDir, "run"),
+		CgroupParent: o.cgroupParent, Logger: [2]string{self, early.LoggerCommand},
+	})
+	if err != nil {
+		return w, fmt.Errorf("containerd: %w", err)
+	}
+	if w.network, err = network.New(network.Options{StateDir: filepath.Join(place.dataDir, "network"), Log: log}); err != nil {
+		return w, err
+	}
+	w.agent, err = agent.New(agent.Config{
+		NodeName: place.name, NodeIP: netip.MustParseAddr(place.nodeIP), StateDir: filepath.Join(place.dataDir, "agent"),
+		LogDir: filepath.Join(place.dataDir, "logs"), Runtime: w.runtime, Network: w.network,
+		Masters: identity.Masters, Dial: dialMaster(identity), Labels: o.nodeLabels, Port: kubeletPort, MaxPods: o.maxPods, Version: gitVersion,
+	})
+	if err != nil {
+		return w, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(identity.CAPEM) {
+		return w, errors.New("the worker's identity holds no CA certificate")
+	}
+	w.server = server.New(server.Config{
+		Pods: w.agent.Pods(), Runtime: w.runtime, Node: w.agent.Node,
+		TLS:    &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{identity.Serving}, ClientCAs: roots},
+		Verify: server.AllowMasters(),
+	})
+	return w, nil
+}
+
+func (w *workerParts) close() error {
+	if w.network != nil {
+		w.network.Close()
+	}
+	if w.runtime == nil {
+		return nil
+	}
+	return w.runtime.Close()
+}
+
+// run runs the worker until the context ends; containers go on after it.
+func (w *workerParts) run(ctx context.Context) error {
+	listener, err := net.Listen("tcp", w.address)
+	if err != nil {
+		return errors.Join(fmt.Errorf("listen for masters: %w", err), w.close())
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return w.agent.Run(ctx) })
+	group.Go(func() error { return w.server.Serve(ctx, listener) })
+	return errors.Join(group.Wait(), w.close())
+}

@@ -148,6 +148,7 @@ func streamError(stream nodev1.NodeService_SessionClient, err error) error {
 
 func (a *Agent) receive(stream nodev1.NodeService_SessionClient) error {
 	full := false
+	var gathered []*nodev1.Object // of a full set that comes in several messages
 	for {
 		m, err := stream.Recv()
 		if err != nil {
@@ -160,6 +161,11 @@ func (a *Agent) receive(stream nodev1.NodeService_SessionClient) error {
 				return errors.New("the first assignment of a session is not a full one")
 			}
 			full = true
+			gathered = append(gathered, as.Upserts...)
+			if as.Incomplete {
+				continue
+			}
+			as.Upserts, gathered = gathered, nil
 			if err := a.apply(as); err != nil {
 				return err // a gap: the next session begins with a full set
 			}

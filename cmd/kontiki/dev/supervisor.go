@@ -137,7 +137,7 @@ func (s *Supervisor) bringUp(ctx context.Context) error {
 	if err := s.awaitIdentity(ctx, masters[0]); err != nil {
 		return err
 	}
-	for _, h := range s.state.Hosts[1:] {
+	for _, h := range masters[1:] {
 		if err := s.start(h); err != nil {
 			return err
 		}
@@ -154,6 +154,11 @@ func (s *Supervisor) bringUp(ctx context.Context) error {
 		return s.explain(err)
 	}
 	s.progress(begin, "API ready at %s", api)
+	for _, h := range s.state.of(worker) {
+		if err := s.start(h); err != nil {
+			return err
+		}
+	}
 	if err := poll(ctx, time.Minute, "all masters to join", func() error { return probe.masters(ctx, len(masters)) }); err != nil {
 		return s.explain(err)
 	}

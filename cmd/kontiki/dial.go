@@ -1,0 +1,14 @@
+package main
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+
+	"github.com/kontiki/kontiki/cluster"
+)
+
+// dialMaster connects a worker to a master.
+func dialMaster(identity *cluster.WorkerIdentity) func(context.Context, string) (*grpc.ClientConn, error) {
+	return func(_ context.Context, address string) (*grpc.ClientConn, error) { return identity.Connect(address) }
+}

@@ -1,0 +1,58 @@
+// Command images builds the images that the demo and the end-to-end tests run, from this project's own programs and
+// Debian's busybox, into one archive for `kontiki image import`. It needs no registry.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/kontiki/kontiki/internal/ociimage"
+)
+
+func main() {
+	log.SetFlags(0)
+	out := flag.String("out", "bin/images.tar", "the archive to write")
+	flag.Parse()
+	if err := build(*out); err != nil {
+		log.Fatalf("images: %v", err)
+	}
+}
+
+// programs are images of one static program each.
+var programs = []struct{ image, source string }{
+	{"docker.io/kontiki/demo-front:1", "./examples/demo/front"},
+	{"docker.io/kontiki/demo-front:2", "./examples/demo/front"},
+	{"docker.io/kontiki/demo-back:1", "./examples/demo/back"},
+}
+
+func build(out string) error {
+	dir, err := os.MkdirTemp("", "kontiki-images-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	shell, err := ociimage.Busybox("docker.io/library/busybox:latest")
+	if err != nil {
+		return err
+	}
+	images := []ociimage.Image{shell}
+	for _, p := range programs {
+		binary := filepath.Join(dir, filepath.Base(p.source))
+		compile := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", binary, p.source)
+		compile.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if text, err := compile.CombinedOutput(); err != nil {
+			return fmt.Errorf("build %s: %w\n%s", p.source, err, text)
+		}
+		images = append(images, ociimage.Image{
+			Name: p.image, Entrypoint: []string{"/app"}, User: "65532:65532", Files: []ociimage.File{{Path: "/app", Source: binary, Mode: 0o755}},
+		})
+	}
+	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
+		return err
+	}
+	return ociimage.WriteFile(out, images...)
+}
