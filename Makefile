@@ -1,15 +1,75 @@
-# Kontiki's commands. `make run` and `make test` are all that a newcomer needs; both install what is missing (deps).
+# Kontiki's commands. `make run` and `make test` are all that a newcomer needs: both install what is missing.
 SHELL := /bin/bash
 .DEFAULT_GOAL := build
+.SUFFIXES:
+
+GO          ?= go
+COMMIT      := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+BUILD_DATE  := $(shell git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null || echo 1970-01-01T00:00:00Z)
+K8S_VERSION := v1.37.2
+version_of   = -X $(1).gitVersion=$(K8S_VERSION) -X $(1).gitMajor=1 -X $(1).gitMinor=37 -X $(1).gitCommit=$(COMMIT) -X $(1).buildDate=$(BUILD_DATE)
+LDFLAGS     := -s -w -X main.buildCommit=$(COMMIT) -X main.buildDate=$(BUILD_DATE) \
+               $(call version_of,k8s.io/component-base/version) $(call version_of,k8s.io/client-go/pkg/version)
+
+# Where the development cluster of `make run` lives, and the local port of the demo.
+DEV_DIR     ?= /var/lib/kontiki/dev
+DEMO_PORT   ?= 8080
+
+# What a machine needs beyond Go: package and the program that shows it is there.
+DEB_PACKAGES := containerd:containerd runc:runc nftables:nft iproute2:ip conntrack:conntrack busybox-static:busybox curl:curl
 
 PROTOC_GEN_GO      := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
 PROTOC_GEN_GO_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
-TOOLS := $(CURDIR)/.tools
+STATICCHECK        := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+TOOLS  := $(CURDIR)/.tools
 PROTOS := $(shell find proto -name '*.proto')
 
-.PHONY: generate
-generate: ## regenerate committed code (protobuf)
-	GOBIN=$(TOOLS) go install $(PROTOC_GEN_GO)
-	GOBIN=$(TOOLS) go install $(PROTOC_GEN_GO_GRPC)
+.PHONY: build run stop test unit e2e lint bench generate deps images help
+
+help: ## list the commands
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+build: ## build bin/kontiki
+	@mkdir -p bin
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kontiki ./cmd/kontiki
+
+images: ## build bin/images.tar: the images of the demo and of the tests
+	$(GO) run ./test/images -out bin/images.tar
+
+deps: ## install what is missing on Debian; elsewhere say what to install
+	@missing=""; for p in $(DEB_PACKAGES); do \
+	  PATH=$$PATH:/usr/sbin:/sbin command -v $${p#*:} >/dev/null || missing="$$missing $${p%%:*}"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then \
+	  echo "Please install, with this system's package manager:$$missing"; exit 1; fi; \
+	if [ "$$(id -u)" != 0 ]; then echo "Run as root, or install:$$missing"; exit 1; fi; \
+	echo "Installing$$missing"; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+
+run: deps build images ## start 3 masters, 2 workers and a demo application on this machine
+	@DEV_DIR=$(DEV_DIR) DEMO_PORT=$(DEMO_PORT) examples/demo/run.sh
+
+stop: ## stop what `make run` started, and remove it
+	@if [ -x bin/kontiki ]; then bin/kontiki dev --data-dir $(DEV_DIR) stop --purge; fi
+
+test: deps lint unit e2e ## everything that fits in 30 minutes, from a clean clone
+
+unit: deps
+	$(GO) test $$($(GO) list ./... | grep -v /test/e2e)
+
+e2e: deps build images
+	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -timeout 25m ./test/e2e/...
+
+lint: ## go vet and staticcheck
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+bench: ## measure; nothing is asserted
+	$(GO) test -run '^$$' -bench . -benchmem $$($(GO) list ./... | grep -v /test/e2e)
+
+generate: ## regenerate committed code: protobuf, OpenAPI
+	GOBIN=$(TOOLS) $(GO) install $(PROTOC_GEN_GO)
+	GOBIN=$(TOOLS) $(GO) install $(PROTOC_GEN_GO_GRPC)
 	PATH=$(TOOLS):$$PATH protoc -I proto --go_out=proto --go_opt=paths=source_relative \
 	  --go-grpc_out=proto --go-grpc_opt=paths=source_relative $(PROTOS:proto/%=%)
+	cd api/rest && $(GO) run ./openapigen

@@ -1,0 +1,129 @@
+// Package imports_test enforces who may import whom (docs/architecture.md, "The map").
+package imports_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/kontiki/kontiki/"
+
+// rule says what a folder's packages may import of ours, and what no dependency of theirs may be. Tests are exempt.
+type rule struct {
+	folder string
+	// may are folders of ours, beside the folder itself.
+	may []string
+	// never are import path prefixes that must not be reached, not even through others.
+	never []string
+}
+
+// serving is upstream's serving stack and the programs that Kontiki replaces.
+var serving = []string{
+	"k8s.io/apiserver/pkg/server", "k8s.io/apiextensions-apiserver/pkg/apiserver", "k8s.io/kubernetes/pkg/controlplane",
+	"k8s.io/kubernetes/pkg/controller", "k8s.io/kubernetes/pkg/scheduler", "k8s.io/kubernetes/pkg/kubelet", "k8s.io/kubernetes/pkg/proxy",
+	"go.etcd.io/etcd",
+}
+
+const (
+	raft       = "github.com/hashicorp/raft"
+	containerd = "github.com/containerd/containerd/v2/client"
+	kubernetes = "k8s.io/"
+)
+
+var rules = []rule{
+	{"proto", nil, []string{kubernetes, raft}},
+	{"internal", nil, []string{kubernetes, raft}},
+	{"fsm", []string{"proto", "internal"}, []string{kubernetes, raft, "net/http", "crypto/rand", "math/rand", "google.golang.org/grpc"}},
+	{"cluster", []string{"fsm", "proto", "internal"}, []string{kubernetes}},
+	{"api", []string{"proto", "internal"}, append([]string{raft}, serving...)},
+	{"controller", []string{"api/client", "internal"}, append([]string{raft, module + "api/rest", containerd}, serving...)},
+	{"scheduler", []string{"api/client", "internal"}, append([]string{raft, module + "api/rest", containerd}, serving...)},
+	{"node", []string{"proto", "internal"}, append([]string{raft}, serving...)},
+	{"client", []string{"proto"}, []string{raft, module + "fsm"}},
+	{"cmd", []string{"api", "cluster", "controller", "scheduler", "node", "proto", "fsm", "internal", "dashboard"}, serving},
+	{"examples", []string{"client", "proto"}, nil},
+}
+
+type pkg struct {
+	ImportPath string
+	Imports    []string
+	Deps       []string
+}
+
+func list(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-deps=false", "-json=ImportPath,Imports,Deps", module+"...")
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			t.Fatalf("go list: %v\n%s", err, exit.Stderr)
+		}
+		t.Fatal(err)
+	}
+	var all []pkg
+	for decoder := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+// under says if a package path of ours is in a folder.
+func under(path, folder string) bool {
+	path = strings.TrimPrefix(path, module)
+	return path == folder || strings.HasPrefix(path, folder+"/")
+}
+
+func TestFoldersImportOnlyWhatTheTableAllows(t *testing.T) {
+	packages := list(t)
+	if len(packages) < 20 {
+		t.Fatalf("go list found only %d packages", len(packages))
+	}
+	for _, p := range packages {
+		i := slices.IndexFunc(rules, func(r rule) bool { return under(p.ImportPath, r.folder) })
+		if i < 0 {
+			if !under(p.ImportPath, "test") {
+				t.Errorf("%s is in no folder of the table", p.ImportPath)
+			}
+			continue
+		}
+		r := rules[i]
+		for _, imported := range p.Imports {
+			if !strings.HasPrefix(imported, module) || under(imported, r.folder) {
+				continue
+			}
+			if !slices.ContainsFunc(r.may, func(folder string) bool { return under(imported, folder) }) {
+				t.Errorf("%s imports %s: %s may import %v of ours", p.ImportPath, imported, r.folder, r.may)
+			}
+			if under(imported, "cmd") {
+				t.Errorf("%s imports %s: nothing imports cmd", p.ImportPath, imported)
+			}
+		}
+		for _, dep := range p.Deps {
+			for _, never := range r.never {
+				if dep == never || strings.HasPrefix(dep, strings.TrimSuffix(never, "/")+"/") {
+					t.Errorf("%s depends on %s: %s must never reach %s", p.ImportPath, dep, r.folder, never)
+				}
+			}
+		}
+	}
+}
+
+func TestOnlyTheRuntimeImportsContainerd(t *testing.T) {
+	for _, p := range list(t) {
+		if slices.Contains(p.Imports, containerd) && !under(p.ImportPath, "node/runtime/containerd") {
+			t.Errorf("%s imports %s", p.ImportPath, containerd)
+		}
+	}
+}
