@@ -98,7 +98,7 @@ func New(c Config) (*Agent, error) {
 		NodeName: c.NodeName, NodeIP: c.NodeIP, Runtime: c.Runtime, Network: c.Network, Volumes: a.volumes, Objects: a.store, Sink: a.out,
 		DNS: a.dns, Node: a.node.current, RootDir: filepath.Join(c.StateDir, "pods"), LogDir: c.LogDir,
 	})
-	a.volumes.OnExpiry(a.pods.Refresh)
+	a.volumes.OnExpiry(a.pods.RefreshAll)
 	return a, nil
 }
 
@@ -151,8 +151,8 @@ func (a *Agent) apply(m *nodev1.Assignment) error {
 	for _, p := range change.pods {
 		a.assign(p)
 	}
-	if change.objects {
-		a.pods.Refresh()
+	if len(change.objects) > 0 {
+		a.pods.Refresh(change.objects)
 	}
 	if change.cluster {
 		a.kick()
@@ -203,15 +203,17 @@ func (a *Agent) follow(ctx context.Context) error {
 				retry.Reset(time.Second)
 			} else {
 				last, configured = c, true
-				a.pods.Refresh()
+				a.pods.Retry()
 			}
 		}
 		if services, slices, known, generation := a.store.services(); known && generation != seen {
+			if seen == ^uint64(0) {
+				a.pods.Retry() // containers wait for their services' variables
+			}
 			seen = generation
 			for _, s := range a.c.ServiceConsumers {
 				s.SetServices(services, slices)
 			}
-			a.pods.Refresh()
 		}
 	}
 }

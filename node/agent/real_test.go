@@ -72,15 +72,16 @@ func (f *fakeNetwork) Configure(_ context.Context, c netapi.NetworkConfig) error
 
 // world is a node with a real containerd.
 type world struct {
-	t       *testing.T
-	dir     string
-	runtime *containerd.Runtime
-	daemon  *runtimetest.Daemon
-	master  *master
-	network *fakeNetwork
-	agent   *Agent
-	stop    func()
-	config  containerd.Config
+	t         *testing.T
+	dir       string
+	runtime   *containerd.Runtime
+	daemon    *runtimetest.Daemon
+	master    *master
+	network   *fakeNetwork
+	agent     *Agent
+	stop      func()
+	config    containerd.Config
+	consumers []ServiceConsumer
 }
 
 func newWorld(t *testing.T) *world {
@@ -112,7 +113,7 @@ func (w *world) start() {
 	}
 	w.runtime = rt
 	a, err := New(Config{NodeName: "node-1", NodeIP: netip.MustParseAddr("192.0.2.1"), StateDir: filepath.Join(w.dir, "agent"), LogDir: filepath.Join(w.dir, "logs"),
-		Runtime: rt, Network: w.network, Masters: []string{w.master.addr}, Dial: dialPlain})
+		Runtime: rt, Network: w.network, Masters: []string{w.master.addr}, Dial: dialPlain, ServiceConsumers: w.consumers})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -33,12 +33,13 @@ func (a *Agent) sessions(ctx context.Context) error {
 		}
 		addr := masters[next%len(masters)]
 		next++
+		began := time.Now()
 		served, err := a.session(ctx, addr)
 		if ctx.Err() != nil {
 			break
 		}
 		slog.Info("session ended", "master", addr, "err", err)
-		if served {
+		if served && time.Since(began) > time.Second { // one that welcomes and drops us at once counts as failing
 			failures = 0
 			continue
 		}

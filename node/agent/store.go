@@ -49,7 +49,7 @@ type store struct {
 type change struct {
 	pods    []*corev1.Pod // new or changed
 	gone    []types.UID
-	objects bool // secrets or config maps changed
+	objects map[string]bool // namespaces whose secrets or config maps changed
 	cluster bool // services, slices or nodes changed
 }
 
@@ -102,15 +102,20 @@ func (s *store) merge(a *nodev1.Assignment) (change, error) {
 		if make := resources[o.Key.GetResource()]; make != nil {
 			e.object = make()
 			if err := wire.Decode(o.Value, e.object); err != nil {
-				return c, fmt.Errorf("assignment: %s %s/%s: %w", o.Key.GetResource(), o.Key.GetNamespace(), o.Key.GetName(), err)
+				// One object that cannot be read must not keep all others from the node.
+				slog.Error("assigned object is unreadable", "resource", o.Key.GetResource(), "namespace", o.Key.GetNamespace(), "name", o.Key.GetName(), "err", err)
+				continue
 			}
 		}
 		decoded[i] = e
 	}
-	touch := func(resource string) {
-		switch resource {
+	touch := func(k key) {
+		switch k.resource {
 		case "secrets", "configmaps":
-			c.objects = true
+			if c.objects == nil {
+				c.objects = map[string]bool{}
+			}
+			c.objects[k.namespace] = true
 		case "services", "endpointslices":
 			c.cluster = true
 			s.servicesGen++
@@ -124,7 +129,7 @@ func (s *store) merge(a *nodev1.Assignment) (change, error) {
 			return
 		}
 		delete(s.objects, k)
-		touch(k.resource)
+		touch(k)
 		if p, ok := old.object.(*corev1.Pod); ok {
 			c.gone = append(c.gone, p.UID)
 		}
@@ -146,12 +151,15 @@ func (s *store) merge(a *nodev1.Assignment) (change, error) {
 	}
 	for i, o := range a.Upserts {
 		k, e := keyOf(o.Key), decoded[i]
+		if e == nil {
+			continue
+		}
 		old := s.objects[k]
 		if old != nil && old.revision == e.revision && e.revision != 0 {
 			continue
 		}
 		s.objects[k] = e
-		touch(k.resource)
+		touch(k)
 		if p, ok := e.object.(*corev1.Pod); ok {
 			if old != nil {
 				if op := old.object.(*corev1.Pod); op.UID != p.UID { // deleted and made again between two deltas

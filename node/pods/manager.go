@@ -45,7 +45,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	defer m.wg.Wait()
 	for e := range m.c.Runtime.Events(ctx) {
 		if e.ContainerID == "" {
-			m.Refresh()
+			m.Retry()
 			continue
 		}
 		m.mu.Lock()
@@ -157,12 +157,34 @@ func (m *Manager) launch(w *worker) {
 	start()
 }
 
-// Refresh wakes every worker: objects that pods name have changed.
-func (m *Manager) Refresh() {
+// Refresh says that Secrets or ConfigMaps of these namespaces changed: their pods' volumes are looked at again, and
+// containers that waited for one are tried again.
+func (m *Manager) Refresh(namespaces map[string]bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, w := range m.workers {
-		w.refresh()
+		if namespaces[w.namespace] {
+			w.refresh(true)
+		}
+	}
+}
+
+// RefreshAll is Refresh for every pod.
+func (m *Manager) RefreshAll() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.workers {
+		w.refresh(true)
+	}
+}
+
+// Retry says that something changed that may let waiting pods begin: the network, or the services. It costs pods that
+// run next to nothing.
+func (m *Manager) Retry() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.workers {
+		w.refresh(false)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -62,6 +63,7 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	if err != nil {
 		return 0, err
 	}
+	release = sync.OnceFunc(release)
 	defer release()
 	refuse := func(class error, err error) (time.Duration, error) {
 		if ctx.Err() != nil {
@@ -91,6 +93,7 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 		}
 		return again, err
 	}
+	release() // hooks and probes take their own time
 	w.containerEvent(pod, c, corev1.EventTypeNormal, "Started", "Container started")
 	if o, err := w.look(ctx); err == nil {
 		w.publish(pod, o)

@@ -29,8 +29,9 @@ const (
 
 // worker runs one pod. Fields below "owned" belong to its goroutine.
 type worker struct {
-	m    *Manager
-	uid  types.UID
+	m         *Manager
+	uid       types.UID
+	namespace string
 	wake chan struct{}
 	log  *slog.Logger
 
@@ -42,6 +43,7 @@ type worker struct {
 	status     corev1.PodStatus
 	reported   bool
 	objects    bool // objects that the pod may name have changed
+	retry      bool // what setup waits for may be there now
 	probes     *prober
 
 	// owned
@@ -64,7 +66,7 @@ type worker struct {
 }
 
 func newWorker(m *Manager, pod *corev1.Pod) *worker {
-	w := &worker{m: m, uid: pod.UID, wake: make(chan struct{}, 1), pod: pod, status: *pod.Status.DeepCopy(),
+	w := &worker{m: m, uid: pod.UID, namespace: pod.Namespace, wake: make(chan struct{}, 1), pod: pod, status: *pod.Status.DeepCopy(),
 		log:   slog.With("namespace", pod.Namespace, "pod", pod.Name, "uid", pod.UID),
 		waits: map[string]waiting{}, pulling: map[string]*pullState{}, messages: map[string]string{}, backOffSaid: map[string]time.Time{}}
 	w.probes = newProber(w)
@@ -82,9 +84,10 @@ func (w *worker) poke() {
 	}
 }
 
-func (w *worker) refresh() {
+func (w *worker) refresh(objects bool) {
 	w.mu.Lock()
-	w.objects = true
+	w.objects = w.objects || objects
+	w.retry = true
 	w.mu.Unlock()
 	w.poke()
 }
@@ -379,18 +382,18 @@ func onlySidecarsLeft(pod *corev1.Pod, o observed) bool {
 // setup makes volumes, sandbox and network. Once all are there, only volumes are looked at again, when objects changed.
 func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duration, err error) {
 	w.mu.Lock()
-	changed := w.objects
-	w.objects = false
+	changed, retrying := w.objects, w.retry
+	w.objects, w.retry = false, false
 	w.mu.Unlock()
 	if w.ready && !changed {
 		return 0, nil
 	}
-	if left := time.Until(w.setupAt); left > 0 && !changed {
+	if left := time.Until(w.setupAt); left > 0 && !changed && !retrying {
 		return left, errNotYet
 	}
 	fail := func(reason string, err error) (time.Duration, error) {
 		if ctx.Err() == nil {
-			if w.setupTries == 0 || !changed {
+			if w.setupTries == 0 || !changed && !retrying {
 				w.event("", corev1.EventTypeWarning, reason, err.Error())
 			}
 			w.log.Debug("pod not set up", "err", err)
@@ -410,7 +413,7 @@ func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duratio
 	if err != nil {
 		if w.ready {
 			w.log.Warn("refreshing volumes", "err", err) // the pod keeps what it has
-			return 0, nil
+			return 10 * time.Second, nil
 		}
 		return fail("FailedMount", err)
 	}

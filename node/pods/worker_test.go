@@ -273,7 +273,7 @@ func TestImagePulls(t *testing.T) {
 		time.Sleep(11 * time.Second) // pulled again, failed again
 		synctest.Wait()
 		time.Sleep(5 * time.Second)
-		n.m.Refresh() // looked at within the back-off
+		n.m.RefreshAll() // looked at within the back-off
 		w = n.status(p).ContainerStatuses[0].State.Waiting
 		if w == nil || w.Reason != "ImagePullBackOff" || !strings.HasPrefix(w.Message, `Back-off pulling image "docker.io/test/far:1": ErrImagePull: `) {
 			t.Fatalf("waiting %+v", w)
@@ -305,7 +305,7 @@ func TestConfigMapIsAwaited(t *testing.T) {
 		n.mu.Lock()
 		n.configs["cm"] = &corev1.ConfigMap{Data: map[string]string{"k": "v"}}
 		n.mu.Unlock()
-		n.m.Refresh()
+		n.m.RefreshAll()
 		c := n.running(p, "c1")
 		env := n.rt.Config(c.ID).Env
 		if !slices.Contains(env, runtime.KeyValue{Name: "L", Value: "<v>"}) {
