@@ -1,0 +1,73 @@
+package proxy
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// forgetFlows deletes conntrack's UDP flows to the given addresses that go to an endpoint which is not theirs, or to no
+// endpoint although there is one. The next packet of the client then chooses anew. Failures are logged: the flows die out
+// by themselves once they are idle.
+func (p *Proxy) forgetFlows(changed []flows) {
+	if len(changed) == 0 || p.space == nil {
+		return
+	}
+	f := flowFilter{addrs: map[netip.AddrPort]map[netip.AddrPort]bool{}, nodePorts: map[uint16]map[netip.AddrPort]bool{}}
+	for _, c := range changed {
+		if c.addr.IsValid() {
+			f.addrs[netip.AddrPortFrom(c.addr, c.port)] = c.targets
+		} else {
+			f.nodePorts[c.port] = c.targets
+		}
+	}
+	err := p.space.Do(func() error {
+		n, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, f)
+		if n > 0 {
+			p.log.Debug("forgot UDP flows to endpoints that are gone", "flows", n)
+		}
+		return err
+	})
+	if err != nil {
+		p.log.Warn("forget UDP flows to endpoints that are gone", "err", err)
+	}
+}
+
+type flowFilter struct {
+	addrs     map[netip.AddrPort]map[netip.AddrPort]bool
+	nodePorts map[uint16]map[netip.AddrPort]bool
+}
+
+// MatchConntrackFlow implements netlink.CustomConntrackFilter: true deletes.
+func (f flowFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+	if flow.Forward.Protocol != unix.IPPROTO_UDP {
+		return false
+	}
+	asked := addrPort(flow.Forward.DstIP, flow.Forward.DstPort)
+	answering := addrPort(flow.Reverse.SrcIP, flow.Reverse.SrcPort)
+	targets, ours := f.addrs[asked]
+	if !ours {
+		// A node port is asked at any address of the node; flows that pass through to another host's are not rewritten.
+		if targets, ours = f.nodePorts[asked.Port()]; !ours || asked == answering {
+			return false
+		}
+	}
+	if asked == answering {
+		return len(targets) > 0
+	}
+	return !targets[answering]
+}
+
+func addrPort(ip []byte, port uint16) netip.AddrPort {
+	a, _ := netip.AddrFromSlice(ip)
+	return netip.AddrPortFrom(a.Unmap(), port)
+}
+
+func sameFlows(a, b []flows) bool {
+	return slices.EqualFunc(a, b, func(a, b flows) bool {
+		return a.addr == b.addr && a.port == b.port && maps.Equal(a.targets, b.targets)
+	})
+}

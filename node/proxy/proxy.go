@@ -1,0 +1,245 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"sigs.k8s.io/knftables"
+
+	"github.com/kontiki/kontiki/node/netapi"
+	"github.com/kontiki/kontiki/node/network/ns"
+)
+
+// tableName is the nftables table, of family ip, that belongs to the proxy alone.
+const tableName = "kontiki"
+
+// Options are what a Proxy must be told.
+type Options struct {
+	// NodeName decides which endpoints are local.
+	NodeName string
+	// LocalAddresses are service addresses that this node serves itself, as the cluster DNS address: they are left alone.
+	LocalAddresses []netip.Addr
+	// CheckPeriod is how often the table is looked for, as other programs may flush the whole ruleset; 0 for a minute.
+	CheckPeriod time.Duration
+	// NFT is nil for the kernel of the calling thread's network namespace.
+	NFT knftables.Interface
+	// Log is nil for the default logger.
+	Log *slog.Logger
+}
+
+// Proxy implements netapi.ServiceConsumer. Its methods are safe for concurrent use.
+type Proxy struct {
+	o     Options
+	log   *slog.Logger
+	nft   knftables.Interface
+	space *ns.Namespace // nil with a fake
+	local map[string]bool
+	wake  chan struct{}
+
+	mu       sync.Mutex
+	services []*corev1.Service
+	slices   []*discoveryv1.EndpointSlice
+	heard    bool // SetServices was called
+	ranges   ranges
+
+	syncing sync.Mutex
+	applied state // under syncing
+}
+
+// ranges are what the cluster's addresses are in; invalid while unknown.
+type ranges struct{ pods, services netip.Prefix }
+
+var _ netapi.ServiceConsumer = (*Proxy)(nil)
+
+// New makes the Proxy of the calling thread's network namespace. Nothing in the kernel changes before the first Sync.
+func New(o Options) (*Proxy, error) {
+	if o.NodeName == "" {
+		return nil, errors.New("proxy: NodeName is required")
+	}
+	if o.CheckPeriod == 0 {
+		o.CheckPeriod = time.Minute
+	}
+	p := &Proxy{o: o, log: o.Log, nft: o.NFT, wake: make(chan struct{}, 1), local: map[string]bool{}}
+	if p.log == nil {
+		p.log = slog.Default()
+	}
+	for _, a := range o.LocalAddresses {
+		p.local[a.String()] = true
+	}
+	if p.nft == nil {
+		var err error
+		if p.space, err = ns.Current(); err != nil {
+			return nil, fmt.Errorf("proxy: %w", err)
+		}
+		if p.nft, err = knftables.New(knftables.IPv4Family, tableName); err != nil {
+			p.space.Close()
+			return nil, fmt.Errorf("proxy: %w", err)
+		}
+	}
+	return p, nil
+}
+
+// Close releases the handles; the rules stay.
+func (p *Proxy) Close() {
+	if p.space != nil {
+		p.space.Close()
+	}
+}
+
+// SetServices implements netapi.ServiceConsumer. It never blocks: Run applies the newest sets.
+func (p *Proxy) SetServices(services []*corev1.Service, slices []*discoveryv1.EndpointSlice) {
+	p.mu.Lock()
+	p.services, p.slices, p.heard = services, slices, true
+	p.mu.Unlock()
+	p.poke()
+}
+
+// Configure tells the cluster's ranges. It never blocks, and answers nil: Run applies them. (The error makes it a
+// follower of node/network.)
+func (p *Proxy) Configure(_ context.Context, c netapi.NetworkConfig) error {
+	r := ranges{pods: c.ClusterCIDR, services: c.ServiceCIDR}
+	if !r.pods.IsValid() {
+		r.pods = c.PodCIDR
+	}
+	p.mu.Lock()
+	changed := p.ranges != r
+	p.ranges = r
+	p.mu.Unlock()
+	if changed {
+		p.poke()
+	}
+	return nil
+}
+
+func (p *Proxy) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run applies changes until ctx ends. Updates that arrive during a transaction coalesce into the next one. A failure is
+// logged and retried with everything, at growing intervals; the rules that are in the kernel go on working meanwhile.
+func (p *Proxy) Run(ctx context.Context) error {
+	const firstRetry, lastRetry = 100 * time.Millisecond, 10 * time.Second
+	retry := firstRetry
+	check := time.NewTicker(p.o.CheckPeriod)
+	defer check.Stop()
+	later := time.NewTimer(0)
+	defer later.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.wake:
+		case <-later.C:
+		case <-check.C:
+			p.check(ctx)
+		}
+		again, err := p.sync(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			p.log.Error("service rules are not up to date, trying again", "err", err, "in", retry)
+			later.Reset(retry)
+			retry = min(2*retry, lastRetry)
+		default:
+			retry = firstRetry
+			if again > 0 {
+				later.Reset(again)
+			}
+		}
+	}
+}
+
+// Sync applies the newest services and ranges now. Run does it by itself; tests and benchmarks call it.
+func (p *Proxy) Sync(ctx context.Context) error {
+	_, err := p.sync(ctx)
+	return err
+}
+
+// sync answers also when it should be called again to delete chains (0 for not).
+func (p *Proxy) sync(ctx context.Context) (again time.Duration, err error) {
+	p.syncing.Lock()
+	defer p.syncing.Unlock()
+	p.mu.Lock()
+	services, slices, heard, r := p.services, p.slices, p.heard, p.ranges
+	p.mu.Unlock()
+	if !heard {
+		return 0, nil
+	}
+	start := time.Now()
+	again = p.deleteStale(ctx)
+	full := !p.applied.valid
+	stats, err := p.apply(ctx, services, slices, r, false)
+	if err != nil && full {
+		// The table may have another shape than ours, from an older version: begin anew, still in one transaction.
+		stats, err = p.apply(ctx, services, slices, r, true)
+	}
+	if err != nil {
+		p.applied.valid = false
+		return 0, fmt.Errorf("sync services: %w", err)
+	}
+	if stats.operations > 0 {
+		p.log.Debug("service rules written", "full", full, "services", stats.changed, "operations", stats.operations, "took", time.Since(start))
+	}
+	if again == 0 && len(p.applied.stale) > 0 {
+		again = staleAge
+	}
+	return again, nil
+}
+
+// check notices a table that somebody else removed, and has it written again.
+func (p *Proxy) check(ctx context.Context) {
+	p.syncing.Lock()
+	defer p.syncing.Unlock()
+	if !p.applied.valid {
+		return
+	}
+	var chains []string
+	err := p.inside(func() (err error) {
+		chains, err = p.nft.List(ctx, "chains")
+		return err
+	})
+	if ctx.Err() != nil {
+		return
+	}
+	there := map[string]bool{}
+	for _, c := range chains {
+		there[c] = true
+	}
+	if err != nil || !there[servicesChain] || !there["prerouting"] || !there["output"] || !there["postrouting"] {
+		p.log.Warn("service rules are gone, writing them again", "table", tableName, "err", err)
+		p.applied.valid = false
+	}
+}
+
+// Cleanup removes the rules from the calling thread's network namespace; no table is no error.
+func Cleanup(ctx context.Context) error {
+	nft, err := knftables.New(knftables.IPv4Family, tableName)
+	if err != nil {
+		return fmt.Errorf("remove service rules: %w", err)
+	}
+	tx := nft.NewTransaction()
+	tx.Add(&knftables.Table{}) // so that the deletion finds one
+	tx.Delete(&knftables.Table{})
+	if err := nft.Run(ctx, tx); err != nil {
+		return fmt.Errorf("remove service rules: %w", err)
+	}
+	return nil
+}
+
+func (p *Proxy) inside(fn func() error) error {
+	if p.space == nil {
+		return fn()
+	}
+	return p.space.Do(fn)
+}
