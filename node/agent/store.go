@@ -50,7 +50,7 @@ type change struct {
 	pods    []*corev1.Pod // new or changed
 	gone    []types.UID
 	objects map[string]bool // namespaces whose secrets or config maps changed
-	cluster bool // services, slices or nodes changed
+	cluster bool            // services, slices or nodes changed
 }
 
 func openStore(path string) (*store, *nodev1.Welcome, error) {

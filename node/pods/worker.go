@@ -32,8 +32,8 @@ type worker struct {
 	m         *Manager
 	uid       types.UID
 	namespace string
-	wake chan struct{}
-	log  *slog.Logger
+	wake      chan struct{}
+	log       *slog.Logger
 
 	mu         sync.Mutex
 	pod        *corev1.Pod
@@ -309,11 +309,13 @@ func (w *worker) sync(ctx context.Context, pod *corev1.Pod) time.Duration {
 		w.stage = terminating
 		return 0
 	}
-	if retry, err := w.setup(ctx, pod); err != nil {
+	retry, err := w.setup(ctx, pod)
+	next = soonest(next, retry)
+	if err != nil {
 		if ctx.Err() == nil {
 			w.publish(pod, o)
 		}
-		return soonest(next, retry)
+		return next
 	}
 	w.probes.ensure(pod, o)
 	a := computeActions(pod, o)
@@ -413,6 +415,9 @@ func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duratio
 	if err != nil {
 		if w.ready {
 			w.log.Warn("refreshing volumes", "err", err) // the pod keeps what it has
+			w.mu.Lock()
+			w.objects = true
+			w.mu.Unlock()
 			return 10 * time.Second, nil
 		}
 		return fail("FailedMount", err)
