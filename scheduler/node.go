@@ -1,0 +1,137 @@
+package scheduler
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/component-helpers/resource"
+)
+
+// What a container that asks for nothing counts as when nodes are scored, so that such pods spread
+// (k8s.io/kubernetes/pkg/scheduler/util/pod_resources.go).
+const (
+	defaultMilliCPU = 100
+	defaultMemory   = 200 << 20
+)
+
+// amounts are resources: CPU in thousandths of a core, the others in bytes or counts.
+type amounts struct {
+	milliCPU, memory, storage int64
+	scalar                    map[corev1.ResourceName]int64
+}
+
+func (a *amounts) add(b *amounts, sign int64) {
+	a.milliCPU += sign * b.milliCPU
+	a.memory += sign * b.memory
+	a.storage += sign * b.storage
+	for name, n := range b.scalar {
+		if a.scalar == nil {
+			a.scalar = map[corev1.ResourceName]int64{}
+		}
+		a.scalar[name] += sign * n
+	}
+}
+
+func amountsOf(list corev1.ResourceList) amounts {
+	var a amounts
+	for name, quantity := range list {
+		switch name {
+		case corev1.ResourceCPU:
+			a.milliCPU = quantity.MilliValue()
+		case corev1.ResourceMemory:
+			a.memory = quantity.Value()
+		case corev1.ResourceEphemeralStorage:
+			a.storage = quantity.Value()
+		case corev1.ResourcePods:
+		default:
+			if a.scalar == nil {
+				a.scalar = map[corev1.ResourceName]int64{}
+			}
+			a.scalar[name] = quantity.Value()
+		}
+	}
+	return a
+}
+
+// podInfo is a pod with what is computed from it once.
+type podInfo struct {
+	*corev1.Pod
+	requests amounts
+	// scored are the requests with defaults for containers that ask for nothing.
+	scored amounts
+	ports  []hostPort
+}
+
+type hostPort struct {
+	ip       string
+	protocol corev1.Protocol
+	port     int32
+}
+
+func (p hostPort) conflicts(q hostPort) bool {
+	return p.port == q.port && p.protocol == q.protocol && (p.ip == q.ip || p.ip == "0.0.0.0" || q.ip == "0.0.0.0")
+}
+
+func newPodInfo(pod *corev1.Pod) *podInfo {
+	p := &podInfo{Pod: pod, requests: amountsOf(resource.PodRequests(pod, resource.PodResourcesOptions{}))}
+	p.scored = p.requests
+	p.scored.scalar = nil
+	for _, container := range pod.Spec.Containers {
+		if _, ok := container.Resources.Requests[corev1.ResourceCPU]; !ok {
+			p.scored.milliCPU += defaultMilliCPU
+		}
+		if _, ok := container.Resources.Requests[corev1.ResourceMemory]; !ok {
+			p.scored.memory += defaultMemory
+		}
+	}
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for _, container := range list {
+			for _, port := range container.Ports {
+				if port.HostPort == 0 {
+					continue
+				}
+				p.ports = append(p.ports, hostPort{orElse(port.HostIP, "0.0.0.0"), corev1.Protocol(orElse(string(port.Protocol), "TCP")), port.HostPort})
+			}
+		}
+	}
+	return p
+}
+
+func orElse(value, otherwise string) string {
+	if value == "" {
+		return otherwise
+	}
+	return value
+}
+
+// nodeInfo is a node and what runs or is about to run on it.
+type nodeInfo struct {
+	node        *corev1.Node // nil while pods are known on a node that is not
+	allocatable amounts
+	maxPods     int
+	requested   amounts
+	scored      amounts
+	pods        map[types.UID]*podInfo
+}
+
+func newNodeInfo() *nodeInfo { return &nodeInfo{pods: map[types.UID]*podInfo{}} }
+
+func (n *nodeInfo) set(node *corev1.Node) {
+	n.node = node
+	n.allocatable = amountsOf(node.Status.Allocatable)
+	n.maxPods = int(node.Status.Allocatable.Pods().Value())
+}
+
+func (n *nodeInfo) add(p *podInfo) {
+	n.remove(p.UID)
+	n.pods[p.UID] = p
+	n.requested.add(&p.requests, 1)
+	n.scored.add(&p.scored, 1)
+}
+
+func (n *nodeInfo) remove(uid types.UID) {
+	if p, ok := n.pods[uid]; ok {
+		delete(n.pods, uid)
+		n.requested.add(&p.requests, -1)
+		n.scored.add(&p.scored, -1)
+	}
+}

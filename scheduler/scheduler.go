@@ -1,0 +1,354 @@
+package scheduler
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+
+	"github.com/kontiki/kontiki/api/client"
+)
+
+// concurrentWrites is how many bindings and status updates are under way at a time: enough to fill raft batches.
+const concurrentWrites = 64
+
+// Config is what a Scheduler is made of.
+type Config struct {
+	Client   *client.Client
+	Recorder record.EventRecorder
+	// Name is the schedulerName of the pods to schedule; "" is default-scheduler.
+	Name string
+	Log  *slog.Logger
+}
+
+// Scheduler schedules while Run runs.
+type Scheduler struct {
+	Config
+	now func() time.Time
+
+	mu    sync.Mutex
+	cache *cache
+	queue *queue
+	// work is signalled when the queue may have something to do.
+	work   chan struct{}
+	writes chan struct{}
+}
+
+// New makes a Scheduler.
+func New(c Config) *Scheduler {
+	if c.Name == "" {
+		c.Name = corev1.DefaultSchedulerName
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	return &Scheduler{Config: c, now: time.Now, work: make(chan struct{}, 1), writes: make(chan struct{}, concurrentWrites)}
+}
+
+// Run schedules until the context ends, and returns once no write is under way.
+func (s *Scheduler) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return s.Client.ViewAndWatch(ctx, []client.Object{&corev1.Pod{}, &corev1.Node{}}, s.start, s.observe)
+	})
+	group.Go(func() error { return s.loop(ctx) })
+	return group.Wait()
+}
+
+// start builds cache and queue from a view.
+func (s *Scheduler) start(v client.View) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cache, s.queue = newCache(), newQueue()
+	client.Each(v, "", func(node *corev1.Node) bool {
+		s.cache.setNode(node)
+		return true
+	})
+	client.Each(v, "", func(pod *corev1.Pod) bool {
+		s.observePod(nil, pod)
+		return true
+	})
+	s.signal()
+	return nil
+}
+
+func (s *Scheduler) signal() {
+	select {
+	case s.work <- struct{}{}:
+	default:
+	}
+}
+
+// observe brings cache and queue up to date.
+func (s *Scheduler) observe(events []client.Event) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, event := range events {
+		switch obj := event.Object().(type) {
+		case *corev1.Pod:
+			if event.New == nil {
+				s.podGone(obj)
+				continue
+			}
+			old, _ := event.Old.(*corev1.Pod)
+			s.observePod(old, obj)
+		case *corev1.Node:
+			old, _ := event.Old.(*corev1.Node)
+			s.observeNode(old, obj, event.New == nil)
+		}
+	}
+	s.signal()
+	return nil
+}
+
+func (s *Scheduler) podGone(pod *corev1.Pod) {
+	s.queue.remove(pod.UID)
+	if _, placed := s.cache.places[pod.UID]; placed {
+		s.cache.removePod(pod.UID)
+		s.queue.move()
+	}
+}
+
+func (s *Scheduler) observePod(old, pod *corev1.Pod) {
+	if old != nil && old.UID != pod.UID {
+		s.podGone(old)
+		old = nil
+	}
+	if pod.Spec.NodeName != "" {
+		s.queue.remove(pod.UID)
+		held := len(s.cache.places)
+		s.cache.confirm(pod)
+		if len(s.cache.places) < held || (old != nil && !apiequality.Semantic.DeepEqual(old.Labels, pod.Labels)) {
+			s.queue.move()
+		}
+		return
+	}
+	if pod.Spec.SchedulerName != s.Name || pod.DeletionTimestamp != nil || finished(pod) || len(pod.Spec.SchedulingGates) > 0 {
+		s.queue.remove(pod.UID)
+		return
+	}
+	if s.cache.assumed[pod.UID] {
+		return // its binding is under way
+	}
+	// A status that the scheduler itself wrote is no reason to try again.
+	if old != nil && len(old.Spec.SchedulingGates) == 0 && apiequality.Semantic.DeepEqual(old.Spec, pod.Spec) && apiequality.Semantic.DeepEqual(old.Labels, pod.Labels) {
+		if have, ok := s.queue.all[pod.UID]; ok {
+			have.pod.Pod = pod
+			return
+		}
+	}
+	s.queue.add(newPodInfo(pod), s.now())
+}
+
+func (s *Scheduler) observeNode(old, node *corev1.Node, gone bool) {
+	if gone {
+		s.cache.removeNode(node.Name)
+		s.queue.move() // an affinity or a spread constraint may hold now
+		return
+	}
+	s.cache.setNode(node)
+	if old == nil || !apiequality.Semantic.DeepEqual(old.Spec, node.Spec) || !apiequality.Semantic.DeepEqual(old.Labels, node.Labels) ||
+		!apiequality.Semantic.DeepEqual(old.Status.Allocatable, node.Status.Allocatable) {
+		s.queue.move()
+	}
+}
+
+// loop schedules whatever is in the queue.
+func (s *Scheduler) loop(ctx context.Context) error {
+	var writes sync.WaitGroup
+	defer writes.Wait()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.work:
+		case <-timer.C:
+		}
+		for s.scheduleOne(ctx, &writes) {
+		}
+		s.mu.Lock()
+		if s.queue != nil {
+			if next := s.queue.wake(s.now()); len(s.queue.active) > 0 {
+				s.signal()
+			} else if !next.IsZero() {
+				timer.Reset(max(next.Sub(s.now()), time.Millisecond))
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// scheduleOne takes one pod out of the queue and finds it a node; false when the queue is empty.
+func (s *Scheduler) scheduleOne(ctx context.Context, writes *sync.WaitGroup) bool {
+	// A slot for the write is taken first, so that decisions do not run ahead of what can be written.
+	select {
+	case s.writes <- struct{}{}:
+	case <-ctx.Done():
+		return false
+	}
+	s.mu.Lock()
+	var next *queued
+	ok := s.queue != nil
+	if ok {
+		next, ok = s.queue.pop()
+	}
+	if !ok {
+		s.mu.Unlock()
+		<-s.writes
+		return false
+	}
+	pod := next.pod
+	node, reason := s.place(pod)
+	if reason == "" {
+		s.cache.assume(pod, node)
+		s.queue.remove(pod.UID)
+	} else {
+		s.queue.unschedulable(next, s.now())
+	}
+	s.mu.Unlock()
+	writes.Go(func() {
+		defer func() { <-s.writes }()
+		if reason == "" {
+			s.bind(ctx, pod, node)
+		} else {
+			s.refuse(ctx, pod.Pod, reason)
+		}
+	})
+	return true
+}
+
+// place finds the best node for a pod, or says why there is none.
+func (s *Scheduler) place(pod *podInfo) (node, reason string) {
+	for _, volume := range pod.Spec.Volumes {
+		if volume.PersistentVolumeClaim != nil {
+			return "", s.unavailable(fmt.Sprintf(" persistentvolumeclaim %q not found.", volume.PersistentVolumeClaim.ClaimName))
+		}
+	}
+	t := s.newTask(pod)
+	reasons := map[string]int{}
+	var best *nodeInfo
+	var bestScore int64
+	for _, n := range s.cache.nodes {
+		if n.node == nil {
+			continue
+		}
+		if refused := refusal(t, n); len(refused) > 0 {
+			for _, r := range refused {
+				reasons[r]++
+			}
+			continue
+		}
+		rated := score(t, n)
+		if best == nil || rated > bestScore || (rated == bestScore && less(n, best)) {
+			best, bestScore = n, rated
+		}
+	}
+	if best != nil {
+		return best.node.Name, ""
+	}
+	return "", s.unavailable(histogram(reasons))
+}
+
+// less breaks ties: the emptier node, then the one whose name comes first, so that equal inputs give equal answers.
+func less(a, b *nodeInfo) bool {
+	return cmp.Or(cmp.Compare(len(a.pods), len(b.pods)), strings.Compare(a.node.Name, b.node.Name)) < 0
+}
+
+func refusal(t *task, n *nodeInfo) []string {
+	for _, f := range filters {
+		if reasons := f(t, n); len(reasons) > 0 {
+			return reasons
+		}
+	}
+	return nil
+}
+
+func (s *Scheduler) newTask(pod *podInfo) *task {
+	t := &task{podInfo: pod, required: nodeaffinity.GetRequiredNodeAffinity(pod.Pod)}
+	if a := pod.Spec.Affinity; a != nil && a.NodeAffinity != nil && len(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution) > 0 {
+		// Validation has parsed the terms already; ones that do not parse prefer nothing.
+		t.preferred, _ = nodeaffinity.NewPreferredSchedulingTerms(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
+	}
+	t.affinity = newPodAffinity(pod.Pod, s.cache, s.namespaceLabels)
+	t.spread = newSpread(pod.Pod, s.cache, t.required)
+	return t
+}
+
+func (s *Scheduler) namespaceLabels(name string) labels.Set {
+	namespace, ok := client.Get[*corev1.Namespace](s.Client.View(), "", name)
+	if !ok {
+		return nil
+	}
+	return namespace.Labels
+}
+
+// unavailable words a refusal as upstream's FitError does.
+func (s *Scheduler) unavailable(reasons string) string {
+	count := 0
+	for _, n := range s.cache.nodes {
+		if n.node != nil {
+			count++
+		}
+	}
+	if count == 0 {
+		return "no nodes available to schedule pods"
+	}
+	return fmt.Sprintf("0/%d nodes are available:%s", count, reasons)
+}
+
+func histogram(reasons map[string]int) string {
+	var parts []string
+	for reason, n := range reasons {
+		parts = append(parts, fmt.Sprintf("%d %s", n, reason))
+	}
+	slices.Sort(parts)
+	return " " + strings.Join(parts, ", ") + "."
+}
+
+// bind writes the binding; if that fails, the pod is scheduled again, unless it is gone or bound already.
+func (s *Scheduler) bind(ctx context.Context, pod *podInfo, node string) {
+	err := s.Client.Bind(ctx, pod.Pod, node)
+	if err == nil {
+		s.Recorder.Eventf(pod.Pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cache.forget(pod.UID)
+	if ctx.Err() != nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return // events tell what became of it
+	}
+	s.Log.Warn("binding failed, scheduling again", "pod", pod.Namespace+"/"+pod.Name, "node", node, "error", err)
+	s.Recorder.Eventf(pod.Pod, corev1.EventTypeWarning, "FailedScheduling", "binding rejected: %v", err)
+	s.queue.add(pod, s.now())
+	s.signal()
+}
+
+// refuse tells why a pod cannot be scheduled: by an event, and by the pod's condition.
+func (s *Scheduler) refuse(ctx context.Context, pod *corev1.Pod, reason string) {
+	s.Recorder.Event(pod, corev1.EventTypeWarning, "FailedScheduling", reason)
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Message == reason {
+			return
+		}
+	}
+	updated := pod.DeepCopy()
+	setUnschedulable(updated, reason)
+	if _, err := client.UpdateStatus(ctx, s.Client, updated); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) && ctx.Err() == nil {
+		s.Log.Warn("condition could not be written", "pod", pod.Namespace+"/"+pod.Name, "error", err)
+	}
+}

@@ -1,0 +1,311 @@
+package scheduler_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/scheduler"
+	"github.com/kontiki/kontiki/test/harness"
+)
+
+// bed is a running scheduler over a real object service.
+type bed struct {
+	*harness.Harness
+	t      testing.TB
+	events chan string
+}
+
+func start(t testing.TB) *bed {
+	t.Helper()
+	h := harness.New(t)
+	recorder := record.NewFakeRecorder(10000)
+	s := scheduler.New(scheduler.Config{Client: client.New(h.Objects, "system:kube-scheduler", "kube-scheduler"), Recorder: recorder, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("the scheduler ended with %v", err)
+		}
+	})
+	return &bed{h, t, recorder.Events}
+}
+
+func (b *bed) node(name, cpu string, change ...func(*corev1.Node)) {
+	b.t.Helper()
+	list := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse("4Gi"), corev1.ResourcePods: resource.MustParse("110")}
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelHostname: name}}, Status: corev1.NodeStatus{Capacity: list, Allocatable: list}}
+	for _, c := range change {
+		c(n)
+	}
+	if _, err := client.Create(context.Background(), b.Client, n); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bed) pod(name, cpu string, change ...func(*corev1.Pod)) *corev1.Pod {
+	b.t.Helper()
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", Labels: map[string]string{"app": "x"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{{
+		Name: "c", Image: "i", Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}}}}}}
+	for _, c := range change {
+		c(p)
+	}
+	made, err := client.Create(context.Background(), b.Client, p)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return made
+}
+
+// await waits until the pod satisfies the condition, following its changes.
+func (b *bed) await(name, what string, holds func(*corev1.Pod) bool) *corev1.Pod {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	var last *corev1.Pod
+	found := errors.New("found")
+	check := func(p *corev1.Pod) error {
+		last = p
+		if holds(p) {
+			return found
+		}
+		return nil
+	}
+	err := b.Client.ViewAndWatch(ctx, []client.Object{&corev1.Pod{}}, func(v client.View) error {
+		if p, ok := client.Get[*corev1.Pod](v, "default", name); ok {
+			return check(p)
+		}
+		return nil
+	}, func(events []client.Event) error {
+		for _, e := range events {
+			if p, ok := e.New.(*corev1.Pod); ok && p.Name == name {
+				if err := check(p); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if !errors.Is(err, found) {
+		b.t.Fatalf("pod %s: waited for %s: %v; last: %+v", name, what, err, last)
+	}
+	return last
+}
+
+func (b *bed) placed(name string) string {
+	b.t.Helper()
+	return b.await(name, "a node", func(p *corev1.Pod) bool { return p.Spec.NodeName != "" }).Spec.NodeName
+}
+
+func (b *bed) refused(name, message string) {
+	b.t.Helper()
+	p := b.await(name, "a refusal with "+message, func(p *corev1.Pod) bool {
+		for _, c := range p.Status.Conditions {
+			if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Message == message {
+				return true
+			}
+		}
+		return false
+	})
+	if p.Spec.NodeName != "" {
+		b.t.Fatalf("refused and placed: %+v", p.Spec)
+	}
+	want := "Warning FailedScheduling " + message
+	for {
+		select {
+		case event := <-b.events:
+			if event == want {
+				return
+			}
+		default:
+			b.t.Fatalf("no event %q", want)
+		}
+	}
+}
+
+func TestPodsSpreadOverNodesByWhatIsLeft(t *testing.T) {
+	b := start(t)
+	b.node("a", "2")
+	b.node("b", "2")
+	count := map[string]int{}
+	for i := range 6 {
+		b.pod(fmt.Sprint("p", i), "100m")
+		count[b.placed(fmt.Sprint("p", i))]++
+	}
+	if count["a"] != 3 || count["b"] != 3 {
+		t.Errorf("6 equal pods on 2 equal nodes: %v", count)
+	}
+	got := b.await("p0", "a condition", func(p *corev1.Pod) bool { return len(p.Status.Conditions) > 0 })
+	if c := got.Status.Conditions[0]; c.Type != corev1.PodScheduled || c.Status != corev1.ConditionTrue {
+		t.Errorf("condition: %+v", c)
+	}
+}
+
+func TestRefusalsSayHowManyNodesFailedForWhat(t *testing.T) {
+	taint := func(n *corev1.Node) {
+		n.Spec.Taints = []corev1.Taint{{Key: "k", Value: "v", Effect: corev1.TaintEffectNoSchedule}}
+	}
+	b := start(t)
+	b.pod("lonely", "1")
+	b.refused("lonely", "no nodes available to schedule pods")
+	b.node("small", "500m")
+	b.node("tainted", "8", taint)
+	b.node("cordoned", "8", func(n *corev1.Node) { n.Spec.Unschedulable = true })
+	b.pod("p", "1")
+	b.refused("p", "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable.")
+	b.pod("picky", "1", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "ssd"} })
+	b.refused("picky", "0/3 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable.")
+	b.pod("claims", "1", func(p *corev1.Pod) {
+		p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}
+	})
+	b.refused("claims", `0/3 nodes are available: persistentvolumeclaim "data" not found.`)
+	b.pod("tolerant", "1", func(p *corev1.Pod) {
+		p.Spec.Tolerations = []corev1.Toleration{{Key: "k", Operator: corev1.TolerationOpExists}}
+	})
+	if at := b.placed("tolerant"); at != "tainted" {
+		t.Errorf("the tolerant pod is on %s", at)
+	}
+}
+
+func TestARefusedPodIsTriedAgainWhenSomethingChanges(t *testing.T) {
+	b := start(t)
+	b.node("a", "1")
+	big := b.pod("big", "800m")
+	if b.placed("big") != "a" {
+		t.Fatal("not placed")
+	}
+	b.pod("next", "800m")
+	b.refused("next", "0/1 nodes are available: 1 Insufficient cpu.")
+	if err := b.Client.Delete(context.Background(), big, client.Grace(0)); err != nil {
+		t.Fatal(err)
+	}
+	if b.placed("next") != "a" {
+		t.Fatal("not placed after room was made")
+	}
+	b.pod("third", "800m")
+	b.refused("third", "0/1 nodes are available: 1 Insufficient cpu.")
+	b.node("b", "1")
+	if at := b.placed("third"); at != "b" {
+		t.Errorf("on %s, not on the new node", at)
+	}
+}
+
+func TestConstraintsOnOtherPods(t *testing.T) {
+	zone := func(z string) func(*corev1.Node) {
+		return func(n *corev1.Node) { n.Labels["zone"] = z }
+	}
+	selector := &metav1.LabelSelector{MatchLabels: map[string]string{"app": "x"}}
+	apart := func(p *corev1.Pod) {
+		p.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{LabelSelector: selector, TopologyKey: "zone"}}}}
+	}
+	t.Run("anti-affinity", func(t *testing.T) {
+		b := start(t)
+		b.node("a", "8", zone("1"))
+		b.node("b", "8", zone("2"))
+		b.pod("p1", "100m", apart)
+		b.pod("p2", "100m", apart)
+		if b.placed("p1") == b.placed("p2") {
+			t.Error("both in one zone")
+		}
+		b.pod("p3", "100m", apart)
+		b.refused("p3", "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules.")
+		b.pod("p4", "100m")
+		b.refused("p4", "0/2 nodes are available: 2 node(s) didn't satisfy existing pods anti-affinity rules.")
+	})
+	t.Run("affinity", func(t *testing.T) {
+		b := start(t)
+		b.node("a", "8", zone("1"))
+		b.node("b", "8", zone("2"))
+		together := func(p *corev1.Pod) {
+			p.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{LabelSelector: selector, TopologyKey: "zone"}}}}
+		}
+		b.pod("p1", "100m", together)
+		first := b.placed("p1")
+		for _, name := range []string{"p2", "p3"} {
+			b.pod(name, "100m", together)
+			if at := b.placed(name); at != first {
+				t.Errorf("%s is on %s, the first on %s", name, at, first)
+			}
+		}
+	})
+	t.Run("spread", func(t *testing.T) {
+		b := start(t)
+		b.node("a", "8", zone("1"))
+		b.node("b", "2", zone("2"))
+		even := func(p *corev1.Pod) {
+			p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: "zone", WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: selector}}
+		}
+		count := map[string]int{}
+		for i := range 4 {
+			b.pod(fmt.Sprint("p", i), "10m", even)
+			count[b.placed(fmt.Sprint("p", i))]++
+		}
+		if count["a"] != 2 || count["b"] != 2 {
+			t.Errorf("4 pods with a skew of at most 1: %v", count)
+		}
+	})
+	t.Run("host ports", func(t *testing.T) {
+		b := start(t)
+		b.node("a", "8")
+		port := func(p *corev1.Pod) {
+			p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: 8080}}
+			p.Spec.Containers[0].ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(80)}}}
+		}
+		b.pod("p1", "10m", port)
+		b.placed("p1")
+		b.pod("p2", "10m", port)
+		b.refused("p2", "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.")
+	})
+}
+
+func TestPodsOfOthersAndGatedOnesAreLeftAlone(t *testing.T) {
+	b := start(t)
+	b.node("a", "8")
+	b.pod("other", "10m", func(p *corev1.Pod) { p.Spec.SchedulerName = "another" })
+	gated := b.pod("gated", "10m", func(p *corev1.Pod) { p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "example.com/hold"}} })
+	b.pod("plain", "10m")
+	b.placed("plain")
+	view := b.Client.View()
+	for _, name := range []string{"other", "gated"} {
+		if p, _ := client.Get[*corev1.Pod](view, "default", name); p.Spec.NodeName != "" {
+			t.Errorf("%s was scheduled to %s", name, p.Spec.NodeName)
+		}
+	}
+	gated, _ = client.Get[*corev1.Pod](view, "default", "gated")
+	gated = gated.DeepCopy()
+	gated.Spec.SchedulingGates = nil
+	if _, err := client.Update(context.Background(), b.Client, gated); err != nil {
+		t.Fatal(err)
+	}
+	b.placed("gated")
+}
+
+func BenchmarkSchedule(b *testing.B) {
+	bed := start(b)
+	for i := range 1000 {
+		bed.node(fmt.Sprintf("n%04d", i), "32")
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := range b.N {
+		bed.pod(fmt.Sprint("p", i), "10m")
+	}
+	for i := range b.N {
+		if at := bed.placed(fmt.Sprint("p", i)); !strings.HasPrefix(at, "n") {
+			b.Fatal(at)
+		}
+	}
+}
