@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -307,21 +308,26 @@ func TestTokenIsRenewed(t *testing.T) {
 			}
 			return read(t, filepath.Join(paths["v"], "token"))
 		}
-		calls := 0
-		m.OnExpiry(func() { calls++; setup() })
+		var calls atomic.Int32
+		m.OnExpiry(func() { calls.Add(1); setup() })
+		issued := func() int {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.issued
+		}
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
 		go func() { _ = m.Run(ctx); close(done) }()
 		first := setup()
 		time.Sleep(790 * time.Second)
-		if setup() != first || s.issued != 1 {
-			t.Errorf("renewed early: %d issued", s.issued)
+		if setup() != first || issued() != 1 {
+			t.Errorf("renewed early: %d issued", issued())
 		}
 		time.Sleep(20 * time.Second) // past 80 % of its life
 		synctest.Wait()
 		second := setup()
-		if second == first || s.issued != 2 || calls == 0 {
-			t.Errorf("not renewed: %d issued, %d calls", s.issued, calls)
+		if second == first || issued() != 2 || calls.Load() == 0 {
+			t.Errorf("not renewed: %d issued, %d calls", issued(), calls.Load())
 		}
 		// Without a master the last token stays, and it is asked for again.
 		s.mu.Lock()
@@ -343,9 +349,9 @@ func TestTokenIsRenewed(t *testing.T) {
 		cancel()
 		<-done
 		// A new life takes the token from the file.
-		issued := s.issued
+		last := issued()
 		m = New(Config{RootDir: dir, Objects: s, Token: s.token})
-		if setup() != third || s.issued != issued {
+		if setup() != third || issued() != last {
 			t.Error("a restart asked for a new token")
 		}
 	})
