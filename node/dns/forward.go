@@ -1,0 +1,183 @@
+package dns
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+const (
+	forwardTimeout = 2 * time.Second // for one nameserver
+	forwardLimit   = 1000            // questions on their way at once; more are refused rather than piled up
+	checkEvery     = time.Second     // how often resolv.conf is looked at, while questions come
+)
+
+// resolvedConf is where systemd-resolved keeps the real nameservers when resolv.conf names its own stub, which other
+// network namespaces do not reach.
+const resolvedConf = "/run/systemd/resolve/resolv.conf"
+
+// forwarder asks the host's nameservers. It is safe for concurrent use.
+type forwarder struct {
+	path  string
+	self  netip.AddrPort
+	log   *slog.Logger
+	cache *cache
+	slots chan struct{}
+
+	mu      sync.Mutex
+	checked time.Time
+	stamp   fileStamp
+	servers []string
+	good    string // the one that answered last is asked first
+}
+
+type fileStamp struct {
+	modified time.Time
+	size     int64
+}
+
+func newForwarder(path string, self netip.AddrPort, log *slog.Logger) *forwarder {
+	f := &forwarder{path: path, self: self, log: log, cache: newCache(4096), slots: make(chan struct{}, forwardLimit)}
+	f.upstreams()
+	return f
+}
+
+// upstreams answers the nameservers, the best first.
+func (f *forwarder) upstreams() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if time.Since(f.checked) > checkEvery {
+		f.checked = time.Now()
+		var stamp fileStamp
+		if i, err := os.Stat(f.path); err == nil {
+			stamp = fileStamp{i.ModTime(), i.Size()}
+		}
+		if stamp != f.stamp || f.servers == nil {
+			f.stamp = stamp
+			servers := f.read()
+			if !slices.Equal(servers, f.servers) || f.servers == nil {
+				f.log.Info("dns forwards to", "nameservers", servers, "file", f.path)
+			}
+			f.servers = servers
+		}
+	}
+	out := make([]string, 0, len(f.servers))
+	if slices.Contains(f.servers, f.good) {
+		out = append(out, f.good)
+	}
+	for _, s := range f.servers {
+		if s != f.good {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// read answers a list that is never nil. Our own address is left out, or questions would circle.
+func (f *forwarder) read() []string {
+	servers := nameservers(f.path, f.self)
+	stub := len(servers) > 0
+	for _, s := range servers {
+		a, err := netip.ParseAddrPort(s)
+		stub = stub && err == nil && a.Addr() == netip.MustParseAddr("127.0.0.53")
+	}
+	if stub {
+		if real := nameservers(resolvedConf, f.self); len(real) > 0 {
+			return real
+		}
+	}
+	return servers
+}
+
+func nameservers(path string, self netip.AddrPort) []string {
+	servers := []string{}
+	c, err := dns.ClientConfigFromFile(path)
+	if err != nil {
+		return servers
+	}
+	for _, s := range c.Servers {
+		if a, err := netip.ParseAddr(s); err == nil && netip.AddrPortFrom(a.Unmap(), self.Port()) == self {
+			continue
+		}
+		servers = append(servers, net.JoinHostPort(s, c.Port))
+	}
+	return servers
+}
+
+// resolve asks for one name. Every failure is SERVFAIL, which clients retry elsewhere and do not cache.
+func (f *forwarder) resolve(ctx context.Context, name string, qtype uint16, tcp bool) reply {
+	failed := reply{rcode: dns.RcodeServerFailure, forwarded: true}
+	key := cacheKey{strings.ToLower(name), qtype}
+	if r, ok := f.cache.get(key); ok {
+		return r
+	}
+	select {
+	case f.slots <- struct{}{}:
+		defer func() { <-f.slots }()
+	default:
+		return failed
+	}
+	q := new(dns.Msg)
+	q.SetQuestion(name, qtype)
+	q.SetEdns0(udpSize, false)
+	for _, server := range f.upstreams() {
+		m, err := exchange(ctx, q, server, tcp)
+		if err != nil {
+			if ctx.Err() != nil {
+				return failed
+			}
+			f.log.Debug("dns nameserver does not answer", "nameserver", server, "name", name, "err", err)
+			continue
+		}
+		if m.Rcode == dns.RcodeServerFailure || m.Rcode == dns.RcodeRefused {
+			continue // another may know better
+		}
+		f.mu.Lock()
+		f.good = server
+		f.mu.Unlock()
+		r := reply{rcode: m.Rcode, answer: m.Answer, authority: m.Ns, extra: withoutOPT(m.Extra), forwarded: true}
+		f.cache.put(key, r)
+		return r
+	}
+	return failed
+}
+
+// exchange asks one nameserver. What does not fit a UDP answer is asked for again by TCP, so that our own answer can be
+// cut to what our client takes, and be cached whole.
+func exchange(ctx context.Context, q *dns.Msg, server string, tcp bool) (*dns.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
+	defer cancel()
+	q = q.Copy()
+	q.Id = dns.Id()
+	c := &dns.Client{Net: "udp", UDPSize: udpSize, Timeout: forwardTimeout}
+	if tcp {
+		c.Net = "tcp"
+	}
+	m, _, err := c.ExchangeContext(ctx, q, server)
+	if err == nil && m.Truncated && !tcp {
+		c.Net = "tcp"
+		m, _, err = c.ExchangeContext(ctx, q, server)
+	}
+	if err == nil && (len(m.Question) != 1 || !strings.EqualFold(m.Question[0].Name, q.Question[0].Name) || m.Question[0].Qtype != q.Question[0].Qtype) {
+		return nil, dns.ErrId
+	}
+	return m, err
+}
+
+func withoutOPT(rrs []dns.RR) []dns.RR {
+	var out []dns.RR
+	for _, rr := range rrs {
+		if rr.Header().Rrtype != dns.TypeOPT {
+			out = append(out, rr)
+		}
+	}
+	return out
+}
