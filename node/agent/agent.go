@@ -47,7 +47,8 @@ type Config struct {
 	MaxPods int
 	// Version is the kubelet version in the Node object, "v1.37.2+kontiki".
 	Version string
-	// Info says what the runtime reports of itself changes seldom; how often the node looks at itself. 0 for 10 s.
+	// NodePeriod is how often the node looks at itself (memory, disk, images, the runtime's health); 0 for 10 s. Only
+	// what changed is reported.
 	NodePeriod time.Duration
 }
 
@@ -63,7 +64,6 @@ type Agent struct {
 	mu      sync.Mutex
 	conn    nodev1.NodeServiceClient // of the running session, nil without one
 	welcome *nodev1.Welcome
-	synced  bool // a full assignment was seen in this life
 	changed chan struct{}
 }
 
@@ -158,10 +158,8 @@ func (a *Agent) apply(m *nodev1.Assignment) error {
 		a.kick()
 	}
 	if m.From == 0 {
-		a.mu.Lock()
-		a.synced = true
-		a.mu.Unlock()
 		a.pods.Sweep()
+		a.pods.Reconcile()
 	}
 	return nil
 }

@@ -188,6 +188,16 @@ func (m *Manager) Retry() {
 	}
 }
 
+// Reconcile reports the status of every pod whose object shows another: while the node was away its master may have
+// written that its pods are not ready.
+func (m *Manager) Reconcile() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.workers {
+		w.reconcile()
+	}
+}
+
 // Pods answers the pods with their present status.
 func (m *Manager) Pods() []*corev1.Pod {
 	m.mu.Lock()

@@ -113,6 +113,20 @@ func (w *worker) update(pod *corev1.Pod) {
 	w.poke()
 }
 
+func (w *worker) reconcile() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.reported {
+		return
+	}
+	theirs, ours := &w.pod.Status, &w.status
+	a, b := condition(theirs.Conditions, corev1.PodReady), condition(ours.Conditions, corev1.PodReady)
+	if theirs.Phase != ours.Phase || a == nil || b == nil || a.Status != b.Status {
+		w.reported = false
+		w.poke()
+	}
+}
+
 func (w *worker) remove() {
 	w.mu.Lock()
 	w.removed = true

@@ -595,3 +595,36 @@ func TestOOMAndStartErrors(t *testing.T) {
 		}
 	})
 }
+
+func TestReconcileReportsAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyAlways, trap)
+		n.m.Update(p)
+		s := n.status(p)
+		told := p.DeepCopy()
+		told.Status = *s.DeepCopy()
+		n.m.Update(told)
+		n.mu.Lock()
+		delete(n.statuses, p.UID)
+		n.mu.Unlock()
+		n.m.Reconcile()
+		synctest.Wait()
+		n.mu.Lock()
+		_, again := n.statuses[p.UID]
+		n.mu.Unlock()
+		if again {
+			t.Error("an equal status was reported again")
+		}
+		for i := range told.Status.Conditions { // a master took the node for dead
+			if told.Status.Conditions[i].Type == corev1.PodReady {
+				told.Status.Conditions[i].Status = corev1.ConditionFalse
+			}
+		}
+		told = told.DeepCopy()
+		n.m.Update(told)
+		n.m.Reconcile()
+		if c := condition(n.status(p).Conditions, corev1.PodReady); c == nil || c.Status != corev1.ConditionTrue {
+			t.Errorf("after the node came back: %+v", c)
+		}
+	})
+}

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The files of a volume are in a folder of their own, "..TIME". The symbolic link "..data" names the folder, and each
@@ -21,6 +23,11 @@ func (p *projector) write(plugin string) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
+	if plugin == "secret" || plugin == "projected" {
+		if err := inMemory(dir); err != nil {
+			return "", err
+		}
+	}
 	gid := fsGroup(p.pod)
 	if gid >= 0 {
 		for path, f := range p.files {
@@ -29,6 +36,21 @@ func (p *projector) write(plugin string) (string, error) {
 		}
 	}
 	return dir, writeAtomically(dir, p.files, gid)
+}
+
+// inMemory puts a volume with secrets on a file system in memory, so that no disk keeps them.
+func inMemory(dir string) error {
+	var own, parent unix.Stat_t
+	if err := errors.Join(unix.Stat(dir, &own), unix.Stat(filepath.Dir(dir), &parent)); err != nil {
+		return err
+	}
+	if own.Dev != parent.Dev || os.Getuid() != 0 {
+		return nil
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+		return fmt.Errorf("mount tmpfs: %w", err)
+	}
+	return nil
 }
 
 func writeAtomically(dir string, files map[string]file, gid int) error {

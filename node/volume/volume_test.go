@@ -294,6 +294,11 @@ func TestMemoryVolumeAndGroup(t *testing.T) {
 
 func TestTokenIsRenewed(t *testing.T) {
 	dir := t.TempDir()
+	t.Cleanup(func() {
+		if err := New(Config{RootDir: dir}).TearDown(context.Background(), "uid"); err != nil {
+			t.Error(err)
+		}
+	})
 	synctest.Test(t, func(t *testing.T) {
 		s := &shelf{}
 		m := New(Config{RootDir: dir, Objects: s, Token: s.token})

@@ -47,20 +47,21 @@ type Config struct {
 
 // Runtime implements runtime.Runtime.
 type Runtime struct {
-	c              Config
-	client         *client.Client
-	cg             cgroups
-	ownCaps        []string
-	minOOMScoreAdj int
-	accountCache   sync.Map // chain id -> imageAccounts
-	pulls          pullGroup
-	lifeCtx        context.Context
-	cancel         context.CancelFunc
-	wg             sync.WaitGroup
-	mu             sync.Mutex
-	containers     map[string]*container
-	listeners      map[chan runtime.Event]struct{}
-	locks          map[string]*namedLock
+	c                Config
+	client           *client.Client
+	cg               cgroups
+	ownCaps          []string
+	minOOMScoreAdj   int
+	accountCache     sync.Map // chain id -> imageAccounts
+	whole, described sync.Map // by manifest digest: images seen complete, and what they are
+	pulls            pullGroup
+	lifeCtx          context.Context
+	cancel           context.CancelFunc
+	wg               sync.WaitGroup
+	mu               sync.Mutex
+	containers       map[string]*container
+	listeners        map[chan runtime.Event]struct{}
+	locks            map[string]*namedLock
 }
 
 var _ runtime.Runtime = (*Runtime)(nil)

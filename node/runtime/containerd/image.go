@@ -53,10 +53,14 @@ func (r *Runtime) findImage(ctx context.Context, ref string) (client.Image, erro
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", ref, classify(err))
 	}
-	// A record without its content is as good as none: an interrupted import left it.
+	// A record without its content is as good as none: an interrupted import left it. What was whole once stays whole.
+	if _, whole := r.whole.Load(img.Target().Digest); whole {
+		return img, nil
+	}
 	if ok, _, _, missing, err := images.Check(ctx, r.client.ContentStore(), img.Target(), img.Platform()); err != nil || !ok || len(missing) > 0 {
 		return nil, fmt.Errorf("image %s is incomplete: %w", ref, runtime.ErrNotFound)
 	}
+	r.whole.Store(img.Target().Digest, true)
 	return img, nil
 }
 
@@ -108,18 +112,28 @@ func (r *Runtime) GetImage(ctx context.Context, ref string) (runtime.Image, erro
 	return out, nil
 }
 
+// describe reads an image, once: nothing below its manifest's digest changes.
 func (r *Runtime) describe(ctx context.Context, img client.Image) (runtime.Image, error) {
+	digest := img.Target().Digest
+	if known, ok := r.described.Load(digest); ok {
+		out := known.(runtime.Image)
+		addNames(&out, img)
+		return out, nil
+	}
 	id, _, err := r.imageIdentity(ctx, img)
 	if err != nil {
 		return runtime.Image{}, err
 	}
 	out := runtime.Image{ID: id}
-	if spec, err := img.Spec(ctx); err == nil {
-		out.User, out.StopSignal = spec.Config.User, spec.Config.StopSignal
+	spec, err := img.Spec(ctx)
+	if err != nil {
+		return runtime.Image{}, fmt.Errorf("read image %s: %w", img.Name(), classify(err))
 	}
-	if n, err := img.Size(ctx); err == nil {
-		out.Size = n
+	out.User, out.StopSignal = spec.Config.User, spec.Config.StopSignal
+	if out.Size, err = img.Size(ctx); err != nil {
+		return runtime.Image{}, fmt.Errorf("read image %s: %w", img.Name(), classify(err))
 	}
+	r.described.Store(digest, out)
 	addNames(&out, img)
 	return out, nil
 }
@@ -146,21 +160,16 @@ func (r *Runtime) ListImages(ctx context.Context) ([]runtime.Image, error) {
 	byID := map[string]*runtime.Image{}
 	var order []string
 	for _, img := range list {
-		d, err := img.Config(ctx)
+		one, err := r.describe(ctx, img)
 		if err != nil {
 			continue // incomplete, or of another platform
 		}
-		id := d.Digest.String()
-		if known := byID[id]; known != nil {
+		if known := byID[one.ID]; known != nil {
 			addNames(known, img)
 			continue
 		}
-		one, err := r.describe(ctx, img)
-		if err != nil {
-			continue
-		}
-		byID[id] = &one
-		order = append(order, id)
+		byID[one.ID] = &one
+		order = append(order, one.ID)
 	}
 	out := make([]runtime.Image, 0, len(order))
 	for _, id := range order {
@@ -186,6 +195,8 @@ func (r *Runtime) RemoveImage(ctx context.Context, ref string) error {
 	if err != nil {
 		return classify(err)
 	}
+	r.whole.Clear()
+	r.described.Clear()
 	for _, i := range list {
 		if d, err := i.Config(ctx); err == nil && d.Digest == want.Digest {
 			if err := r.client.ImageService().Delete(ctx, i.Name(), images.SynchronousDelete()); err != nil && !errdefs.IsNotFound(err) {
