@@ -391,8 +391,8 @@ func (c *Cluster) shutdown(polite bool) error {
 		wg.Go(func() { stopServer(server, grace) })
 	}
 	wg.Wait()
+	c.port.close() // raft may be reading a snapshot from a connection
 	err := c.replica.close()
-	c.port.close()
 	c.peers.close()
 	c.tasks.close()
 	return err

@@ -117,6 +117,7 @@ type masters struct {
 func startMasters(t testing.TB, count int, change ...func(*Config)) *masters {
 	t.Helper()
 	m := &masters{t: t}
+	t.TempDir() // registers its removal before, and so to be done after, the masters' end
 	t.Cleanup(func() {
 		for _, n := range m.nodes {
 			n.stop()

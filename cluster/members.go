@@ -189,7 +189,8 @@ func (c *Cluster) removeServer(ctx context.Context, id raft.ServerID) error {
 // RemoveMember removes a master, dead or alive, from the cluster. A leader that is to go hands leadership over first.
 // Errors: ErrNotMember.
 func (c *Cluster) RemoveMember(ctx context.Context, name string) error {
-	return c.onLeader(ctx, func(ctx context.Context) error {
+	tried := false // an attempt that seemed to fail may have removed it
+	err := c.onLeader(ctx, func(ctx context.Context) error {
 		c.memberChange.Lock()
 		defer c.memberChange.Unlock()
 		servers := c.replica.servers()
@@ -207,13 +208,23 @@ func (c *Cluster) RemoveMember(ctx context.Context, name string) error {
 				return errNotLeader // the new leader does it
 			}
 			c.log.Info("removing a master", "master", name)
+			tried = true
 			return c.removeServer(ctx, s.ID)
 		}
 		return fmt.Errorf("remove %q: %w", name, ErrNotMember)
 	}, func(ctx context.Context, client clusterv1.ClusterServiceClient) error {
 		_, err := client.RemoveMember(ctx, &clusterv1.RemoveMemberRequest{Name: name})
+		if status.Code(err) == codes.NotFound {
+			err = &answered{class: ErrNotMember, text: status.Convert(err).Message()}
+		} else if err != nil {
+			tried = true
+		}
 		return err
 	})
+	if tried && errors.Is(err, ErrNotMember) {
+		return nil
+	}
+	return err
 }
 
 // TransferLeadership hands leadership to the named master, or to any where the name is empty, and answers who leads

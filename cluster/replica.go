@@ -286,17 +286,22 @@ func (r *replica) close() error {
 	r.gate.Lock()
 	r.closing = true
 	r.gate.Unlock()
-	stopped := make(chan error, 1)
-	future := r.raft.Shutdown()
 	r.stream.Close() // ends calls to peers that raft would wait for
-	go func() { stopped <- future.Error() }()
+	err := within("raft", func() error { return r.raft.Shutdown().Error() })
+	// An open transaction, if raft did not stop, would block the log's closing.
+	return errors.Join(err, r.transport.Close(), within("the raft log", r.bolt.Close))
+}
+
+// within runs something that should end soon. What does not is left behind.
+func within(what string, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
 	timer := time.NewTimer(raftShutdownBound)
 	defer timer.Stop()
-	var err error
 	select {
-	case err = <-stopped:
+	case err := <-done:
+		return err
 	case <-timer.C:
-		err = errors.New("raft did not stop in time")
+		return fmt.Errorf("%s did not stop in time", what)
 	}
-	return errors.Join(err, r.transport.Close(), r.bolt.Close())
 }
