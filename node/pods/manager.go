@@ -144,10 +144,19 @@ func (m *Manager) launch(w *worker) {
 		m.wg.Go(func() {
 			w.run(ctx)
 			m.mu.Lock()
-			if ctx.Err() == nil {
-				delete(m.workers, w.uid)
+			defer m.mu.Unlock()
+			if ctx.Err() != nil {
+				return
 			}
-			m.mu.Unlock()
+			delete(m.workers, w.uid)
+			w.mu.Lock()
+			readded := w.readded
+			w.mu.Unlock()
+			if readded != nil {
+				next := newWorker(m, readded)
+				m.workers[w.uid] = next
+				m.launch(next)
+			}
 		})
 	}
 	if m.ctx == nil {

@@ -136,7 +136,7 @@ func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 			w.containerEvent(pod, c, corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", c.Image, msg))
 			w.containerEvent(pod, c, corev1.EventTypeWarning, "Failed", "Error: "+errImagePull.Error())
 			w.pullFailed(key, msg)
-			return fail(errImagePull, msg, w.pulls.waits(key, time.Now(), time.Now()))
+			return fail(errImagePull, msg, min(w.pulls.waits(key, time.Now(), time.Now()), showBackOff))
 		}
 		w.pulls.reset(key)
 		took := p.took.Round(time.Millisecond)
@@ -191,6 +191,9 @@ func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	})
 	return runtime.Image{}, 0, errPulling
 }
+
+// showBackOff is how long a failed pull is shown as such before it is shown as waiting for the next.
+const showBackOff = 3 * time.Second
 
 type pullError struct {
 	at      time.Time

@@ -38,6 +38,7 @@ type worker struct {
 	mu         sync.Mutex
 	pod        *corev1.Pod
 	removed    bool
+	readded    *corev1.Pod // told again after it was removed
 	cancelSync context.CancelFunc // ends the sync step that runs, when the pod is to stop
 	grace      *grace             // while it terminates
 	status     corev1.PodStatus
@@ -96,6 +97,10 @@ func (w *worker) refresh(objects bool) {
 func (w *worker) update(pod *corev1.Pod) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.removed { // taken back: this life of the pod still ends, and a new one begins after it
+		w.readded = pod
+		return
+	}
 	old := w.pod
 	w.pod = pod
 	if old.Generation == pod.Generation && pod.Generation != 0 && old.DeletionTimestamp.Equal(pod.DeletionTimestamp) &&
@@ -129,7 +134,7 @@ func (w *worker) reconcile() {
 
 func (w *worker) remove() {
 	w.mu.Lock()
-	w.removed = true
+	w.removed, w.readded = true, nil
 	w.stopLocked()
 	w.mu.Unlock()
 	w.poke()

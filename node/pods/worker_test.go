@@ -628,3 +628,21 @@ func TestReconcileReportsAgain(t *testing.T) {
 		}
 	})
 }
+
+func TestRemovedAndToldAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyAlways, "sleep|100000")
+		n.m.Update(p)
+		first := n.running(p, "c1")
+		n.m.Remove(p.UID)
+		synctest.Wait()
+		n.m.Update(p) // while it is being stopped
+		time.Sleep(time.Minute)
+		if again := n.running(p, "c1"); again.ID == first.ID {
+			t.Error("the removed container runs on")
+		}
+		if s := n.status(p); s.Phase != corev1.PodRunning {
+			t.Errorf("status %+v", s)
+		}
+	})
+}

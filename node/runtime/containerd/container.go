@@ -111,6 +111,9 @@ func (r *Runtime) CreateContainer(ctx context.Context, c runtime.ContainerConfig
 	if err != nil {
 		return "", err
 	}
+	// From here on a caller that gives up would leave a record that nobody knows of.
+	ctx, cancel := detached(ctx)
+	defer cancel()
 	ctr, err := r.client.NewContainer(ctx, id,
 		client.WithImage(img),
 		client.WithSnapshotter(r.c.Snapshotter),
@@ -120,6 +123,7 @@ func (r *Runtime) CreateContainer(ctx context.Context, c runtime.ContainerConfig
 		client.WithSpec((*oci.Spec)(spec)),
 	)
 	if err != nil {
+		_ = r.client.SnapshotService(r.c.Snapshotter).Remove(ctx, id)
 		return "", fmt.Errorf("create container: %w", classify(err))
 	}
 	r.mu.Lock()
@@ -172,12 +176,11 @@ func (r *Runtime) StartContainer(ctx context.Context, id string) error {
 	if info.State != runtime.StateCreated {
 		return fmt.Errorf("container %s is %s", id, info.State)
 	}
+	// A start that is given up half way would leave a process that nobody watches.
+	ctx, cancel := detached(ctx)
+	defer cancel()
 	task, err := r.startTask(ctx, c, info)
 	if err != nil {
-		if ctx.Err() != nil || isUnavailable(err) {
-			// Nobody knows how far it came; the record must not stay as if nothing had happened.
-			err = classify(err)
-		}
 		c.mu.Lock()
 		now := time.Now()
 		c.info.State, c.info.StartedAt, c.info.FinishedAt, c.info.ExitCode = runtime.StateExited, time.Time{}, now, 128
@@ -185,7 +188,7 @@ func (r *Runtime) StartContainer(ctx context.Context, id string) error {
 		st := stateOf(c.info)
 		close(c.exited)
 		c.mu.Unlock()
-		r.saveState(context.WithoutCancel(ctx), c, st)
+		r.saveState(ctx, c, st)
 		r.tell(runtime.Event{ContainerID: id, PodUID: info.PodUID, State: runtime.StateExited})
 		return err
 	}
@@ -207,6 +210,7 @@ func (r *Runtime) startTask(ctx context.Context, c *container, info runtime.Cont
 	}
 	defer func() {
 		if err != nil {
+			r.endTask(ctx, c.ctr)
 			r.endLogger(info.ID)
 			r.removeIO(info.ID)
 		}
@@ -216,10 +220,26 @@ func (r *Runtime) startTask(ctx context.Context, c *container, info runtime.Cont
 		return nil, fmt.Errorf("failed to create containerd task: %w", err)
 	}
 	if err := task.Start(ctx); err != nil {
-		_, _ = task.Delete(context.WithoutCancel(ctx), client.WithProcessKill)
 		return nil, fmt.Errorf("failed to start containerd task %q: %w", info.Name, err)
 	}
 	return task, nil
+}
+
+// operationTimeout bounds one step of a container's life in containerd.
+const operationTimeout = 2 * time.Minute
+
+// detached goes on when its caller gives up.
+func detached(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), operationTimeout)
+}
+
+// endTask kills and deletes whatever a failed start left.
+func (r *Runtime) endTask(ctx context.Context, ctr client.Container) {
+	task, err := ctr.Task(ctx, nil)
+	if err != nil {
+		return
+	}
+	_, _ = task.Delete(ctx, client.WithProcessKill)
 }
 
 func stateOf(i runtime.Container) savedState {
