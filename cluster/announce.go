@@ -101,7 +101,7 @@ func (a *announcer) tell(ctx context.Context, peer raft.Server, term uint64, mar
 		pause := announceRetry
 		for try := 0; try < announceRetries && a.node.LastIndex() == index; try++ {
 			request := &raft.AppendEntriesRequest{
-				RPCHeader: a.header, Leader: a.header.Addr, Term: term,
+				RPCHeader: a.header, Term: term,
 				// The last entry of a leader's log is of its own term: it begins with a no-op.
 				PrevLogEntry: index, PrevLogTerm: term, LeaderCommitIndex: index,
 			}

@@ -143,6 +143,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	clusterv1.RegisterClusterServiceServer(c.clusterServer, clusterService{c: c})
 	clusterv1.RegisterJoinServiceServer(c.joinServer, joinService{c: c})
 	clusterv1.RegisterWorkerServiceServer(c.nodeServer, workerService{c: c})
+	c.AddDuty("sweep join tokens", c.sweepTokens)
 	return c, nil
 }
 

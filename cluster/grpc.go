@@ -59,7 +59,7 @@ func (secured) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, e
 }
 
 func (secured) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls", SecurityVersion: "1.3"}
+	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
 }
 func (s secured) Clone() credentials.TransportCredentials { return s }
 func (secured) OverrideServerName(string) error           { return nil }

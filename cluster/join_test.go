@@ -78,6 +78,13 @@ func TestTokensThatDoNotAdmit(t *testing.T) {
 			}
 		})
 	}
+	if err := n.c.deleteExpiredTokens(ctx, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	tokens, err := n.c.Tokens(ctx)
+	if err != nil || len(tokens) != 2 { // those that the cluster began with
+		t.Errorf("after the expired one was deleted: %+v, %v", tokens, err)
+	}
 	if _, err := Open(ctx, testConfig(t, "master-2")); err == nil || !strings.Contains(err.Error(), "is empty") {
 		t.Errorf("a master with nothing to be: %v", err)
 	}

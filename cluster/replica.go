@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/fsm"
@@ -121,7 +122,7 @@ func openReplica(dir, name, address string, bootstrap bool, t Timings, store *fs
 		BoltOptions: &bbolt.Options{Timeout: boltLockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
 	})
 	if err != nil {
-		if errors.Is(err, bbolt.ErrTimeout) {
+		if errors.Is(err, bbolterrors.ErrTimeout) {
 			return nil, fmt.Errorf("open the raft log in %s: another process has it open: %w", dir, err)
 		}
 		return nil, fmt.Errorf("open the raft log in %s: %w", dir, err)

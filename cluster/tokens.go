@@ -165,6 +165,44 @@ func (c *Cluster) RevokeToken(ctx context.Context, id string) error {
 	return nil
 }
 
+// Expired tokens stay for a while, so that who uses one is told that it expired.
+const (
+	expiredTokensKept = 24 * time.Hour
+	tokenSweep        = time.Hour
+)
+
+// sweepTokens is the duty of the leader that deletes tokens which expired long ago.
+func (c *Cluster) sweepTokens(ctx context.Context) error {
+	ticker := time.NewTicker(tokenSweep)
+	defer ticker.Stop()
+	for {
+		if err := c.deleteExpiredTokens(ctx, time.Now().Add(-expiredTokensKept)); err != nil && ctx.Err() == nil {
+			c.log.Warn("expired join tokens could not be deleted", "error", err)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (c *Cluster) deleteExpiredTokens(ctx context.Context, before time.Time) error {
+	tokens, err := c.Tokens(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range tokens {
+		if t.ExpiresAt.IsZero() || t.ExpiresAt.After(before) {
+			continue
+		}
+		if err := c.RevokeToken(ctx, t.ID); err != nil && !errors.Is(err, ErrTokenNotFound) {
+			return err
+		}
+	}
+	return nil
+}
+
 // checkToken says whether a token admits a host to a role now.
 func (c *Cluster) checkToken(ctx context.Context, text string, role pki.Role) error {
 	t, err := parseToken(text)
