@@ -38,7 +38,7 @@ type worker struct {
 	mu         sync.Mutex
 	pod        *corev1.Pod
 	removed    bool
-	readded    *corev1.Pod // told again after it was removed
+	readded    *corev1.Pod        // told again after it was removed
 	cancelSync context.CancelFunc // ends the sync step that runs, when the pod is to stop
 	grace      *grace             // while it terminates
 	status     corev1.PodStatus

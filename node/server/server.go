@@ -96,7 +96,7 @@ func New(c Config) *Server {
 	return s
 }
 
-// Handler is the server without its listener; requests must carry their TLS state.
+// Handler is the server without its listener; requests must carry a TLS state with a verified client certificate.
 func (s *Server) Handler() http.Handler { return s.handler }
 
 // Serve serves until ctx ends, and closes l. Streams that are open then are cut.
@@ -126,7 +126,7 @@ func (quiet) Write(b []byte) (int, error) {
 
 func (s *Server) authorized(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 && len(r.TLS.PeerCertificates) == 0 {
+		if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
 			http.Error(w, "Unauthorized", http.StatusUnauthorized)
 			return
 		}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"regexp"
 	"sort"
 	"strconv"
 	"strings"
@@ -429,92 +428,6 @@ func (r *Runtime) Attach(ctx context.Context, id string, o runtime.AttachOptions
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-var validRef = regexp.MustCompile(`^[a-z0-9][a-z0-9._:/@-]*$`)
-
-// image is called with mu held.
-func (r *Runtime) image(ref string) (runtime.Image, error) {
-	if !validRef.MatchString(ref) {
-		return runtime.Image{}, fmt.Errorf("%w: couldn't parse image name %q", runtime.ErrInvalidImageName, ref)
-	}
-	if i, ok := r.images[ref]; ok {
-		return i, nil
-	}
-	for _, i := range r.images {
-		if i.ID == ref {
-			return i, nil
-		}
-	}
-	return runtime.Image{}, fmt.Errorf("image %s: %w", ref, runtime.ErrNotFound)
-}
-
-func (r *Runtime) GetImage(ctx context.Context, ref string) (runtime.Image, error) {
-	if err := r.enter(ctx, "GetImage", ref); err != nil {
-		return runtime.Image{}, err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.image(ref)
-}
-
-func (r *Runtime) PullImage(ctx context.Context, ref string, auth []runtime.Auth) (runtime.Image, error) {
-	if err := r.enter(ctx, "PullImage", ref); err != nil {
-		return runtime.Image{}, err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	i, ok := r.pullable[ref]
-	if !ok {
-		return runtime.Image{}, fmt.Errorf("failed to pull and unpack image %q: not found", ref)
-	}
-	r.images[ref] = i
-	return i, nil
-}
-
-// ImportImage reads one reference from the archive, which here is plain text.
-func (r *Runtime) ImportImage(ctx context.Context, archive io.Reader) ([]runtime.Image, error) {
-	if err := r.enter(ctx, "ImportImage", ""); err != nil {
-		return nil, err
-	}
-	b, err := io.ReadAll(archive)
-	if err != nil {
-		return nil, err
-	}
-	ref := strings.TrimSpace(string(b))
-	if !validRef.MatchString(ref) {
-		return nil, fmt.Errorf("import image: unrecognized image format")
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.images[ref] = imageOf(ref)
-	return []runtime.Image{r.images[ref]}, nil
-}
-
-func (r *Runtime) ListImages(ctx context.Context) ([]runtime.Image, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var out []runtime.Image
-	for _, i := range r.images {
-		out = append(out, i)
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i].RepoTags[0] < out[j].RepoTags[0] })
-	return out, nil
-}
-
-func (r *Runtime) RemoveImage(ctx context.Context, ref string) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	i, err := r.image(ref)
-	if err != nil {
-		return nil
-	}
-	for k, v := range r.images {
-		if v.ID == i.ID {
-			delete(r.images, k)
-		}
-	}
-	return nil
 }
 
 func atoi(s string) int {
