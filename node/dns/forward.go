@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/kontiki/kontiki/node/network/ns"
 )
 
 const (
@@ -27,6 +29,7 @@ const resolvedConf = "/run/systemd/resolve/resolv.conf"
 // forwarder asks the host's nameservers. It is safe for concurrent use.
 type forwarder struct {
 	path  string
+	space *ns.Namespace
 	self  netip.AddrPort
 	log   *slog.Logger
 	cache *cache
@@ -44,8 +47,8 @@ type fileStamp struct {
 	size     int64
 }
 
-func newForwarder(path string, self netip.AddrPort, log *slog.Logger) *forwarder {
-	f := &forwarder{path: path, self: self, log: log, cache: newCache(4096), slots: make(chan struct{}, forwardLimit)}
+func newForwarder(path string, space *ns.Namespace, self netip.AddrPort, log *slog.Logger) *forwarder {
+	f := &forwarder{path: path, space: space, self: self, log: log, cache: newCache(4096), slots: make(chan struct{}, forwardLimit)}
 	f.upstreams()
 	return f
 }
@@ -129,7 +132,7 @@ func (f *forwarder) resolve(ctx context.Context, name string, qtype uint16, tcp 
 	q.SetQuestion(name, qtype)
 	q.SetEdns0(udpSize, false)
 	for _, server := range f.upstreams() {
-		m, err := exchange(ctx, q, server, tcp)
+		m, err := f.exchange(ctx, q, server, tcp)
 		if err != nil {
 			if ctx.Err() != nil {
 				return failed
@@ -152,23 +155,37 @@ func (f *forwarder) resolve(ctx context.Context, name string, qtype uint16, tcp 
 
 // exchange asks one nameserver. What does not fit a UDP answer is asked for again by TCP, so that our own answer can be
 // cut to what our client takes, and be cached whole.
-func exchange(ctx context.Context, q *dns.Msg, server string, tcp bool) (*dns.Msg, error) {
+func (f *forwarder) exchange(ctx context.Context, q *dns.Msg, server string, tcp bool) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
 	defer cancel()
 	q = q.Copy()
 	q.Id = dns.Id()
-	c := &dns.Client{Net: "udp", UDPSize: udpSize, Timeout: forwardTimeout}
+	network := "udp"
 	if tcp {
-		c.Net = "tcp"
+		network = "tcp"
 	}
-	m, _, err := c.ExchangeContext(ctx, q, server)
+	m, err := f.exchangeOver(ctx, q, server, network)
 	if err == nil && m.Truncated && !tcp {
-		c.Net = "tcp"
-		m, _, err = c.ExchangeContext(ctx, q, server)
+		m, err = f.exchangeOver(ctx, q, server, "tcp")
 	}
 	if err == nil && (len(m.Question) != 1 || !strings.EqualFold(m.Question[0].Name, q.Question[0].Name) || m.Question[0].Qtype != q.Question[0].Qtype) {
 		return nil, dns.ErrId
 	}
+	return m, err
+}
+
+func (f *forwarder) exchangeOver(ctx context.Context, q *dns.Msg, server, network string) (*dns.Msg, error) {
+	c := &dns.Client{Net: network, UDPSize: udpSize, Timeout: forwardTimeout}
+	var conn *dns.Conn
+	err := f.space.Do(func() (err error) {
+		conn, err = c.DialContext(ctx, server)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	m, _, err := c.ExchangeWithConnContext(ctx, q, conn)
 	return m, err
 }
 

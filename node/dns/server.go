@@ -30,7 +30,7 @@ const udpSize = 1232
 type Options struct {
 	// Address is the cluster's DNS address. Port 0 is 53.
 	Address netip.AddrPort
-	// Assign puts the address on the loopback of the calling thread's network namespace when Run begins. It stays when
+	// Assign puts the address on the loopback when Run begins. It stays when
 	// Run ends: Cleanup removes it.
 	Assign bool
 	// Domain is the zone, "" for cluster.local.
@@ -46,6 +46,7 @@ type Server struct {
 	o       Options
 	domain  string // with the final dot
 	log     *slog.Logger
+	space   *ns.Namespace
 	zone    *zone
 	forward *forwarder
 	ranges  atomic.Pointer[[]netip.Prefix] // that the cluster owns
@@ -54,7 +55,8 @@ type Server struct {
 
 var _ netapi.ServiceConsumer = (*Server)(nil)
 
-// New makes a server; it answers while Run runs.
+// New makes a server that listens, and asks other nameservers, in the calling thread's network namespace. It answers while
+// Run runs, once.
 func New(o Options) (*Server, error) {
 	if !o.Address.Addr().Is4() {
 		return nil, fmt.Errorf("dns: address %s: want IPv4", o.Address)
@@ -75,7 +77,11 @@ func New(o Options) (*Server, error) {
 	if _, ok := dns.IsDomainName(s.domain); !ok || s.domain == "." {
 		return nil, fmt.Errorf("dns: %q is not a domain", o.Domain)
 	}
-	s.forward = newForwarder(o.ResolvConf, o.Address, s.log)
+	var err error
+	if s.space, err = ns.Current(); err != nil {
+		return nil, fmt.Errorf("dns: %w", err)
+	}
+	s.forward = newForwarder(o.ResolvConf, s.space, o.Address, s.log)
 	return s, nil
 }
 
@@ -111,21 +117,29 @@ func (s *Server) owns(a netip.Addr) bool {
 // Ready is closed when the server listens.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
-// Run serves UDP and TCP until ctx ends. It is called once, from a thread in the node's network namespace.
+// Run serves UDP and TCP until ctx ends. It is called once. While
+// something else has the port (the last life of this program, for one) it waits for it.
 func (s *Server) Run(ctx context.Context) error {
-	if s.o.Assign {
-		if err := assign(s.o.Address.Addr()); err != nil {
+	defer s.space.Close()
+	var packets net.PacketConn
+	var listener net.Listener
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
+		err := s.space.Do(func() (err error) {
+			packets, listener, err = s.listen()
+			return err
+		})
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EADDRINUSE) {
 			return fmt.Errorf("dns: %w", err)
 		}
-	}
-	packets, err := net.ListenPacket("udp4", s.o.Address.String())
-	if err != nil {
-		return fmt.Errorf("dns: %w", err)
-	}
-	listener, err := net.Listen("tcp4", packets.LocalAddr().String())
-	if err != nil {
-		packets.Close()
-		return fmt.Errorf("dns: %w", err)
+		s.log.Error("dns cannot listen, trying again", "address", s.o.Address, "err", err, "in", wait)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
 	}
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { s.serve(ctx, w, q) })
 	var started sync.WaitGroup
@@ -159,6 +173,24 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	})
 	return g.Wait()
+}
+
+func (s *Server) listen() (net.PacketConn, net.Listener, error) {
+	if s.o.Assign {
+		if err := assign(s.o.Address.Addr()); err != nil {
+			return nil, nil, err
+		}
+	}
+	packets, err := net.ListenPacket("udp4", s.o.Address.String())
+	if err != nil {
+		return nil, nil, err
+	}
+	listener, err := net.Listen("tcp4", packets.LocalAddr().String())
+	if err != nil {
+		packets.Close()
+		return nil, nil, err
+	}
+	return packets, listener, nil
 }
 
 // serve answers one question.

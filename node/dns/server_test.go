@@ -3,6 +3,8 @@ package dns
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -20,12 +22,12 @@ import (
 )
 
 // run runs a server until the test ends.
-func run(t testing.TB, s *Server, in *nettest.Machine) {
+func run(t testing.TB, s *Server) {
 	t.Helper()
 	runCtx, stop := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() {
-		done <- in.Do(func() error { return s.Run(runCtx) })
+		done <- s.Run(runCtx)
 	}()
 	t.Cleanup(func() {
 		stop()
@@ -62,11 +64,12 @@ func query(from *nettest.Machine, network, server, name, qtype string) (*dns.Msg
 
 func TestPodsAskTheirOwnNode(t *testing.T) {
 	host := nettest.Hosts(t, "192.168.7.1/24")[0]
-	s := newServer(t, "")
-	s.o.Assign = true
-	s.SetServices(cluster())
+	var s *Server
 	var n *network.Network
 	err := host.Do(func() (err error) {
+		s = newServer(t, "")
+		s.o.Assign = true
+		s.SetServices(cluster())
 		n, err = network.New(network.Options{StateDir: t.TempDir(), Followers: []network.Follower{s}})
 		return err
 	})
@@ -83,7 +86,7 @@ func TestPodsAskTheirOwnNode(t *testing.T) {
 	if _, err := n.AddPod(ctx, netapi.PodNetwork{UID: "p", NetNS: pod.Path}); err != nil {
 		t.Fatal(err)
 	}
-	run(t, s, host)
+	run(t, s)
 	for _, from := range []*nettest.Machine{pod, host} {
 		for _, proto := range []string{"udp4", "tcp4"} { // a connected socket takes answers only from the address it asked
 			m, err := query(from, proto, "10.96.0.10:53", "web.default.svc.cluster.local.", "A")
@@ -112,6 +115,51 @@ func TestPodsAskTheirOwnNode(t *testing.T) {
 	if addrs := host.Sh("ip", "-o", "addr"); strings.Contains(addrs, "10.96.0.10") {
 		t.Errorf("left after Cleanup:\n%s", addrs)
 	}
+}
+
+func TestWaitsForItsPort(t *testing.T) {
+	host := nettest.New(t)
+	var s *Server
+	var taken net.PacketConn
+	err := host.Do(func() (err error) {
+		s = newServer(t, "")
+		s.o.Address = netip.MustParseAddrPort("127.0.0.1:53")
+		taken, err = net.ListenPacket("udp4", "127.0.0.1:53")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := make(chan struct{})
+	s.log = slog.New(hook{slog.DiscardHandler, sync.OnceFunc(func() { close(refused) })})
+	go func() {
+		<-refused
+		taken.Close()
+	}()
+	run(t, s)
+	select {
+	case <-refused:
+	default:
+		t.Error("listens on a port that is taken")
+	}
+	if m, err := query(host, "udp4", "127.0.0.1:53", "svc.cluster.local.", "A"); err != nil || m.Rcode != dns.RcodeServerFailure {
+		t.Errorf("%v, %v", m, err)
+	}
+}
+
+// hook is told of errors that are logged.
+type hook struct {
+	slog.Handler
+	onError func()
+}
+
+func (h hook) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h hook) Handle(_ context.Context, r slog.Record) error {
+	if r.Level >= slog.LevelError {
+		h.onError()
+	}
+	return nil
 }
 
 // upstream is a nameserver for tests, on a port of the loopback.
@@ -343,7 +391,7 @@ func BenchmarkQueries(b *testing.B) {
 		svcs = append(svcs, service("default", fmt.Sprintf("s%d", i), fmt.Sprintf("10.96.%d.%d", 1+i/250, i%250), nil))
 	}
 	s.SetServices(svcs, eps)
-	run(b, s, m)
+	run(b, s)
 	b.SetParallelism(16)
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {

@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -89,7 +90,7 @@ func newServer(t testing.TB, resolvConf string) *Server {
 	if err := os.WriteFile(path, []byte(resolvConf), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(Options{Address: netip.MustParseAddrPort("10.96.0.10:53"), ResolvConf: path})
+	s, err := New(Options{Address: netip.MustParseAddrPort("10.96.0.10:53"), ResolvConf: path, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

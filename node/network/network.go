@@ -129,14 +129,13 @@ func (n *Network) configure(ctx context.Context, c netapi.NetworkConfig) error {
 		return err
 	}
 	n.mu.Lock()
-	before := n.config
 	n.config, n.local, n.mtu = c, under.local, under.mtu
 	n.mu.Unlock()
 	link, err := n.ensureVXLAN(c, under)
 	if err != nil {
 		return err
 	}
-	if err := n.ensureRoutes(link, c, before); err != nil {
+	if err := n.ensureRangeRoute(c); err != nil {
 		return err
 	}
 	if err := n.ensurePeers(link, c); err != nil {
@@ -257,7 +256,7 @@ func (n *Network) Teardown(ctx context.Context) error {
 	defer n.configuring.Unlock()
 	errs := []error{n.Sweep(ctx, nil)}
 	errs = append(errs, n.deleteLink(vxlanName)) // takes its routes, neighbours and forwarding entries along
-	errs = append(errs, n.removeRangeRoutes())
+	errs = append(errs, n.removeRangeRoutes(netip.Prefix{}))
 	n.ruling.Lock()
 	tx := n.nft.NewTransaction()
 	tx.Add(&knftables.Table{}) // so that the deletion finds one

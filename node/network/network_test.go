@@ -2,10 +2,12 @@ package network
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -205,6 +207,88 @@ func TestHostPorts(t *testing.T) {
 	expect(t, b.Machine, "192.168.7.1:8080", "r", "192.168.7.2")
 }
 
+func TestStrictReversePathFilter(t *testing.T) {
+	a, b := twoNodes(t)
+	for _, n := range []*node{a, b} {
+		n.Sh("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.default.rp_filter=1")
+	}
+	p1, p2 := a.pod("p1", netapi.HostPort{HostPort: 8080, ContainerPort: 80}, netapi.HostPort{HostPort: 8080, ContainerPort: 80, Protocol: "UDP"}), b.pod("p2")
+	expect(t, p1.Machine, p2.IP+":80", "p2", p1.IP)
+	expect(t, a.Machine, p2.IP+":80", "p2", "")
+	expect(t, a.Machine, p1.IP+":80", "p1", "")
+	expect(t, p2.Machine, "192.168.7.1:8080", "p1", "192.168.7.2")
+}
+
+func TestManyPodsAtOnceBesideConfigure(t *testing.T) {
+	a, _ := twoNodes(t)
+	const pods = 20
+	var machines []*nettest.Machine
+	for range pods {
+		machines = append(machines, nettest.New(t))
+	}
+	stop := make(chan struct{})
+	var configuring, adding sync.WaitGroup
+	configuring.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := a.Configure(ctx, a.config); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	var mu sync.Mutex
+	seen := map[netip.Addr]bool{}
+	for i, m := range machines {
+		adding.Go(func() {
+			p := netapi.PodNetwork{UID: fmt.Sprint(i), NetNS: m.Path, HostPorts: []netapi.HostPort{{HostPort: int32(9000 + i), ContainerPort: 80, Protocol: "UDP"}}}
+			for range 2 { // again, as a caller does that lost the answer
+				ip, err := a.AddPod(ctx, p)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				seen[ip] = true
+				mu.Unlock()
+			}
+		})
+	}
+	adding.Wait()
+	close(stop)
+	configuring.Wait()
+	if len(seen) != pods {
+		t.Errorf("%d addresses for %d pods", len(seen), pods)
+	}
+	for i := range pods {
+		if err := a.DelPod(ctx, fmt.Sprint(i)); err != nil {
+			t.Error(err)
+		}
+	}
+	if left := a.Sh("ip", "-o", "link", "show", "type", "veth"); strings.Contains(left, " kt") {
+		t.Errorf("devices left:\n%s", left)
+	}
+}
+
+func TestRangeChanges(t *testing.T) {
+	a, _ := twoNodes(t)
+	old := a.pod("old")
+	a.config.PodCIDR = netip.MustParsePrefix("10.244.9.0/24")
+	a.restart()
+	fresh := a.pod("fresh")
+	if !a.config.PodCIDR.Contains(netip.MustParseAddr(fresh.IP)) {
+		t.Errorf("new pod got %s", fresh.IP)
+	}
+	expect(t, fresh.Machine, old.IP+":80", "old", "") // pods that run keep their address
+	if r := a.Sh("ip", "route"); strings.Contains(r, "unreachable 10.244.1.0/24") || !strings.Contains(r, "unreachable 10.244.9.0/24") {
+		t.Errorf("routes:\n%s", r)
+	}
+}
+
 func TestPeersComeAndGo(t *testing.T) {
 	a, b := twoNodes(t)
 	p1, p2 := a.pod("p1"), b.pod("p2")
@@ -239,7 +323,7 @@ func TestPeersComeAndGo(t *testing.T) {
 
 func TestTeardownLeavesNothing(t *testing.T) {
 	h := nettest.Hosts(t, "192.168.7.1/24")[0]
-	before := h.Sh("ip", "-o", "addr") + h.Sh("ip", "route") + h.Sh("nft", "list", "ruleset")
+	before := h.Sh("ip", "-o", "-4", "addr") + h.Sh("ip", "route") + h.Sh("nft", "list", "ruleset")
 	n := &node{Machine: h, t: t, dir: t.TempDir(), config: netapi.NetworkConfig{
 		NodeName: "a", NodeIP: netip.MustParseAddr("192.168.7.1"), PodCIDR: netip.MustParsePrefix("10.244.1.0/24"), ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"),
 	}}
@@ -249,7 +333,7 @@ func TestTeardownLeavesNothing(t *testing.T) {
 	if err := n.Do(func() error { return Cleanup(ctx, n.dir) }); err != nil {
 		t.Fatal(err)
 	}
-	if after := h.Sh("ip", "-o", "addr") + h.Sh("ip", "route") + h.Sh("nft", "list", "ruleset"); after != before {
+	if after := h.Sh("ip", "-o", "-4", "addr") + h.Sh("ip", "route") + h.Sh("nft", "list", "ruleset"); after != before {
 		t.Errorf("before\n%s\nafter\n%s", before, after)
 	}
 	if _, err := os.Stat(n.dir); !errors.Is(err, os.ErrNotExist) {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -103,11 +104,27 @@ func (n *Network) connect(w wire) error {
 	if err := n.nl.RouteReplace(route); err != nil {
 		return fmt.Errorf("route %s to %s: %w", w.addr, w.link, err)
 	}
+	n.awaitCarrier(pl, host, inner)
 	if w.localhost {
 		// Packets from the host's loopback may go to this pod; rules.go keeps the pod from sending to the loopback.
 		return n.space.Do(func() error { return setSysctl("net/ipv4/conf/"+w.link+"/route_localnet", "1") })
 	}
 	return nil
+}
+
+// awaitCarrier waits, not for long, until both ends can send. The kernel starts the transmit queue of the end that was
+// up first in a work item of its own; a packet before that is lost, and an ARP request is repeated only a second later.
+func (n *Network) awaitCarrier(pl *netlink.Handle, host, inner netlink.Link) {
+	for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end); time.Sleep(500 * time.Microsecond) {
+		h, err := n.nl.LinkByIndex(host.Attrs().Index)
+		if err != nil || h.Attrs().OperState != netlink.OperUp {
+			continue
+		}
+		if i, err := pl.LinkByIndex(inner.Attrs().Index); err == nil && i.Attrs().OperState == netlink.OperUp {
+			return
+		}
+	}
+	n.log.Warn("a pod's device has no carrier yet", "device", host.Attrs().Name)
 }
 
 func connectInside(pl *netlink.Handle, dev netlink.Link, w wire) error {

@@ -114,12 +114,10 @@ func sameVXLAN(link netlink.Link, want *netlink.Vxlan) bool {
 		bytes.Equal(have.HardwareAddr, want.HardwareAddr)
 }
 
-// ensureRoutes routes the service range into the VXLAN device and makes pod addresses that nobody has unreachable.
-func (n *Network) ensureRoutes(link netlink.Link, c, before netapi.NetworkConfig) error {
-	if before.PodCIDR.IsValid() && before.PodCIDR != c.PodCIDR {
-		if err := n.removeRangeRoutes(); err != nil {
-			return err
-		}
+// ensureRangeRoute makes pod addresses that nobody has unreachable, and forgets the range of an earlier life.
+func (n *Network) ensureRangeRoute(c netapi.NetworkConfig) error {
+	if err := n.removeRangeRoutes(c.PodCIDR); err != nil {
+		return err
 	}
 	if err := n.nl.RouteReplace(&netlink.Route{Dst: ipNet(c.PodCIDR), Type: unix.RTN_UNREACHABLE, Protocol: routeProtocol}); err != nil {
 		return fmt.Errorf("make %s unreachable but for pods: %w", c.PodCIDR, err)
@@ -130,13 +128,17 @@ func (n *Network) ensureRoutes(link netlink.Link, c, before netapi.NetworkConfig
 // routeProtocol marks the routes of ours that no device of ours takes along when it goes.
 const routeProtocol = 0x4b
 
-func (n *Network) removeRangeRoutes() error {
+// removeRangeRoutes removes what ensureRangeRoute made, but for one range (none when it is invalid).
+func (n *Network) removeRangeRoutes(keep netip.Prefix) error {
 	filter := &netlink.Route{Type: unix.RTN_UNREACHABLE, Protocol: routeProtocol}
 	routes, err := n.nl.RouteListFiltered(unix.AF_INET, filter, netlink.RT_FILTER_TYPE|netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
 	}
 	for _, r := range routes {
+		if keep.IsValid() && r.Dst.String() == keep.String() {
+			continue
+		}
 		if err := ignoreGone(n.nl.RouteDel(&r)); err != nil {
 			return fmt.Errorf("remove route to %s: %w", r.Dst, err)
 		}

@@ -38,6 +38,25 @@ func TestClusterIP(t *testing.T) {
 	}
 }
 
+func TestEndpointOnTheHostsNetwork(t *testing.T) {
+	a, b, _ := twoNodes(t)
+	p1, p2 := a.pod("p1"), b.pod("p2")
+	for _, n := range []*node{a, b} { // as a careful distribution sets it
+		n.Sh("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.default.rp_filter=1")
+	}
+	a.Serve("host-a", "192.168.7.1:80")
+	w := newWorld()
+	w.service("api", "10.96.0.1", nil)
+	w.endpoints("api", ep{"192.168.7.1", "a", ""})
+	for i := range w.slices["api"].Endpoints { // as the API's own slice, which names no node
+		w.slices["api"].Endpoints[i].NodeName = nil
+	}
+	w.apply(t, a.Proxy, b.Proxy)
+	for _, from := range []*nettest.Machine{a.Machine, b.Machine, p1.Machine, p2.Machine} {
+		expect(t, from, "10.96.0.1:80", "host-a", "")
+	}
+}
+
 func TestRefused(t *testing.T) {
 	a, _, out := twoNodes(t)
 	p1 := a.pod("p1")

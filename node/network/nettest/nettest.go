@@ -110,8 +110,21 @@ func Hosts(t testing.TB, addresses ...string) []*Machine {
 		must(t, h.NL().AddrAdd(eth, addr))
 		must(t, h.NL().LinkSetUp(eth))
 		hosts = append(hosts, h)
+		awaitUp(t, h, "eth0")
+		awaitUp(t, sw, port.Name)
 	}
 	return hosts
+}
+
+// awaitUp waits until a device can send: packets before that are lost.
+func awaitUp(t testing.TB, m *Machine, device string) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if l, err := m.NL().LinkByName(device); err == nil && l.Attrs().OperState == netlink.OperUp {
+			return
+		}
+	}
+	t.Fatalf("device %s does not come up", device)
 }
 
 // NL is the machine's route-netlink handle.
