@@ -19,7 +19,7 @@
 // the first SetServices the zone is not known and every question in it is SERVFAIL, which nobody caches.
 //
 // Everything else is forwarded to the nameservers of the host's resolv.conf and remembered for at most 30 seconds. A change of
-// that file is noticed with the next question. Without a nameserver the answer is SERVFAIL at once.
+// that file is noticed by the first question a second later. Without a nameserver the answer is SERVFAIL at once.
 //
 // A headless service without a ready endpoint does not exist, as the specification wants it.
 package dns

@@ -161,6 +161,7 @@ func (n *Network) AddPod(ctx context.Context, p netapi.PodNetwork) (netip.Addr, 
 		return fail(ErrNotConfigured)
 	}
 	r, known := n.store.get(p.UID)
+	moved := !known || !samePorts(r.HostPorts, p.HostPorts) // host ports that others may have had before
 	if !known {
 		var err error
 		if r, err = n.store.allocate(c.PodCIDR, p); err != nil {
@@ -179,10 +180,12 @@ func (n *Network) AddPod(ctx context.Context, p netapi.PodNetwork) (netip.Addr, 
 	if err := n.connect(w); err != nil {
 		return fail(err)
 	}
-	if len(r.HostPorts) > 0 {
-		if err := n.applyRules(ctx); err != nil {
+	if moved || len(r.HostPorts) > 0 {
+		if err := n.applyRules(ctx); err != nil { // writes nothing when nothing changed
 			return fail(err)
 		}
+	}
+	if moved {
 		n.forgetFlows(r)
 	}
 	return r.Address, nil

@@ -199,6 +199,22 @@ func TestHostPorts(t *testing.T) {
 		t.Errorf("pod reached %s on the host's loopback", name)
 	}
 
+	// Another pod's host port does not cut connections.
+	c, err := b.Dial("tcp4", "192.168.7.1:8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for range 2 {
+		if name, _, err := nettest.AskOn(c); err != nil || name != "p" {
+			t.Errorf("open connection: answer %q, %v", name, err)
+		}
+		a.pod("other", netapi.HostPort{HostPort: 8082, ContainerPort: 80})
+		if err := a.DelPod(ctx, "uid-other"); err != nil {
+			t.Fatal(err)
+		}
+	}
+
 	// A port moves to another pod.
 	if err := a.DelPod(ctx, p.UID); err != nil {
 		t.Fatal(err)

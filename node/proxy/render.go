@@ -177,14 +177,14 @@ func (r *portRenderer) choice(kind string, es []endpoint, masquerade bool) strin
 		for i, c := range chains {
 			options = append(options, fmt.Sprintf("%d : goto %s", i, c))
 		}
-		rules = append(rules, fmt.Sprintf("numgen random mod %d vmap { %s }", len(options), strings.Join(options, ", ")))
+		rules = append(rules, fmt.Sprintf("numgen random mod %d vmap { %s }", len(options), strings.Join(options, " , ")))
 	} else if len(es) == 1 {
 		rules = append(rules, "meta l4proto "+r.proto()+" dnat to "+es[0].target().String())
 	} else {
 		for i, e := range es {
 			options = append(options, fmt.Sprintf("%d : %s . %d", i, e.addr, e.port))
 		}
-		rules = append(rules, fmt.Sprintf("meta l4proto %s dnat ip to numgen random mod %d map { %s }", r.proto(), len(es), strings.Join(options, ", ")))
+		rules = append(rules, fmt.Sprintf("meta l4proto %s dnat ip to numgen random mod %d map { %s }", r.proto(), len(es), strings.Join(options, " , ")))
 	}
 	r.chains[name] = rules
 	return name

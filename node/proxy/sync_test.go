@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -73,7 +74,7 @@ func TestOneChangeTouchesOneService(t *testing.T) {
 			t.Errorf("not about the changed service: %s", line)
 		}
 	}
-	if !strings.Contains(got, "tcp dnat ip to numgen random mod 2 map { 0 : 10.244.1.7 . 80, 1 : 10.244.2.8 . 80 }") {
+	if !strings.Contains(got, "tcp dnat ip to numgen random mod 2 map { 0 : 10.244.1.7 . 80 , 1 : 10.244.2.8 . 80 }") {
 		t.Errorf("rules:\n%s", got)
 	}
 
@@ -174,6 +175,65 @@ func TestEqualStateAfterChangesAndAfterRestart(t *testing.T) {
 	next.Configure(ctx, netapi.NetworkConfig{ClusterCIDR: netip.MustParsePrefix("10.244.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16")})
 	p = next
 	check("restart")
+}
+
+// TestRandomHistories compares the incremental state with a fresh one after every step of random histories, some of
+// whose transactions fail and some of whose steps are restarts.
+func TestRandomHistories(t *testing.T) {
+	for seed := range uint64(12) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		p, nft := fakeProxy(t, Options{})
+		w := newWorld()
+		for step := range 60 {
+			name := fmt.Sprintf("s%d", rnd.IntN(4))
+			switch rnd.IntN(6) {
+			case 0:
+				w.remove(name)
+			case 1, 2:
+				w.service(name, fmt.Sprintf("10.96.0.%d", 1+rnd.IntN(4)), func(s *corev1.ServiceSpec) { // clashes on purpose
+					if rnd.IntN(2) == 0 {
+						s.SessionAffinity = corev1.ServiceAffinityClientIP
+					}
+					if rnd.IntN(2) == 0 {
+						s.Type, s.Ports[0].NodePort = corev1.ServiceTypeNodePort, int32(30000+rnd.IntN(3))
+						s.ExternalTrafficPolicy = []corev1.ServiceExternalTrafficPolicy{"Local", "Cluster"}[rnd.IntN(2)]
+					}
+					if rnd.IntN(3) == 0 {
+						s.InternalTrafficPolicy = ptr(corev1.ServiceInternalTrafficPolicyLocal)
+					}
+					if rnd.IntN(3) == 0 {
+						s.ExternalIPs = []string{"1.2.3.4"}
+					}
+					s.Ports = s.Ports[:1+rnd.IntN(2)]
+				})
+			case 5:
+				next, err := New(Options{NodeName: "a", NFT: nft})
+				if err != nil {
+					t.Fatal(err)
+				}
+				next.ranges = p.ranges
+				p = next
+			default:
+				var eps []ep
+				for range rnd.IntN(4) {
+					eps = append(eps, ep{fmt.Sprintf("10.244.1.%d", rnd.IntN(5)), []string{"a", "b"}[rnd.IntN(2)], []string{"", notReady, draining}[rnd.IntN(3)]})
+				}
+				w.endpoints(name, eps...)
+			}
+			if rnd.IntN(8) == 0 {
+				nft.fail = 1
+				p.SetServices(w.lists())
+				p.Sync(ctx) // its failure shows in what follows
+				nft.fail = 0
+			}
+			w.apply(t, p)
+			fresh, other := fakeProxy(t, Options{})
+			w.apply(t, fresh)
+			if got, want := settled(nft), settled(other); got != want {
+				t.Fatalf("seed %d, step %d: incremental state\n%s\nwant\n%s", seed, step, got, want)
+			}
+		}
+	}
 }
 
 // settled is the table without emptied chains that wait for their deletion.
