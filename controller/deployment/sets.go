@@ -1,0 +1,369 @@
+package deployment
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"slices"
+	"strconv"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/rand"
+
+	"github.com/kontiki/kontiki/api/client"
+)
+
+// Annotations of ReplicaSets and Deployments, as kubectl reads them.
+const (
+	revisionAnnotation = "deployment.kubernetes.io/revision"
+	historyAnnotation  = "deployment.kubernetes.io/revision-history"
+	desiredAnnotation  = "deployment.kubernetes.io/desired-replicas"
+	maxAnnotation      = "deployment.kubernetes.io/max-replicas"
+)
+
+// unshared annotations of a deployment are not copied to its sets.
+var unshared = []string{corev1.LastAppliedConfigAnnotation, revisionAnnotation, historyAnnotation, desiredAnnotation, maxAnnotation,
+	appsv1.DeprecatedRollbackTo}
+
+// claim answers copies of the ReplicaSets that the deployment controls, oldest first; it adopts orphans that match and
+// lets go of those that do not any more.
+func (r *reconciler) claim(ctx context.Context, v client.View, d *appsv1.Deployment) ([]*appsv1.ReplicaSet, error) {
+	selector := selectorOf(d)
+	var sets []*appsv1.ReplicaSet
+	for _, rs := range client.List[*appsv1.ReplicaSet](v, d.Namespace, nil) {
+		rs = rs.DeepCopy()
+		matches := selector.Matches(labels.Set(rs.Labels))
+		owner := metav1.GetControllerOfNoCopy(rs)
+		switch {
+		case owner != nil && owner.UID != d.UID, owner == nil && !matches:
+			continue
+		case owner != nil && matches:
+		case d.DeletionTimestamp != nil || (owner == nil && rs.DeletionTimestamp != nil):
+			continue
+		default:
+			if owner == nil {
+				rs.OwnerReferences = append(rs.OwnerReferences, *metav1.NewControllerRef(d, gvk))
+			} else {
+				rs.OwnerReferences = slices.DeleteFunc(rs.OwnerReferences, func(ref metav1.OwnerReference) bool { return ref.UID == d.UID })
+			}
+			updated, err := client.Update(ctx, r.client, rs)
+			if err != nil {
+				return nil, fmt.Errorf("claim replica set %s: %w", rs.Name, err)
+			}
+			if owner != nil {
+				continue
+			}
+			rs = updated
+		}
+		sets = append(sets, rs)
+	}
+	slices.SortFunc(sets, byAge)
+	return sets, nil
+}
+
+func byAge(a, b *appsv1.ReplicaSet) int {
+	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+}
+
+// findCurrent finds the set of the present template: the oldest one, should there be several.
+func (ro *rollout) findCurrent() {
+	ro.current = nil
+	for _, rs := range ro.sets {
+		if sameTemplate(&rs.Spec.Template, &ro.d.Spec.Template) {
+			ro.current = rs
+			return
+		}
+	}
+}
+
+func sameTemplate(a, b *corev1.PodTemplateSpec) bool {
+	x, y := a.DeepCopy(), b.DeepCopy()
+	delete(x.Labels, appsv1.DefaultDeploymentUniqueLabelKey)
+	delete(y.Labels, appsv1.DefaultDeploymentUniqueLabelKey)
+	return apiequality.Semantic.DeepEqual(x, y)
+}
+
+// old are all sets but the current one, oldest first.
+func (ro *rollout) old() (out []*appsv1.ReplicaSet) {
+	for _, rs := range ro.sets {
+		if rs != ro.current {
+			out = append(out, rs)
+		}
+	}
+	return out
+}
+
+func (ro *rollout) active(sets []*appsv1.ReplicaSet) (out []*appsv1.ReplicaSet) {
+	for _, rs := range sets {
+		if *rs.Spec.Replicas > 0 {
+			out = append(out, rs)
+		}
+	}
+	return out
+}
+
+func total(sets []*appsv1.ReplicaSet) (n int32) {
+	for _, rs := range sets {
+		n += *rs.Spec.Replicas
+	}
+	return n
+}
+
+// limits are maxSurge and maxUnavailable as numbers. If both come to 0, one pod may be unavailable, or a roll-out would
+// never end.
+func (ro *rollout) limits() (surge, unavailable int32) {
+	return limits(ro.d)
+}
+
+func limits(d *appsv1.Deployment) (surge, unavailable int32) {
+	rolling := d.Spec.Strategy.RollingUpdate
+	if d.Spec.Strategy.Type != appsv1.RollingUpdateDeploymentStrategyType || rolling == nil {
+		return 0, 0
+	}
+	replicas := int(*d.Spec.Replicas)
+	if replicas == 0 {
+		return scaled(rolling.MaxSurge, 0, true), 0
+	}
+	surge = scaled(rolling.MaxSurge, replicas, true)
+	unavailable = scaled(rolling.MaxUnavailable, replicas, false)
+	if surge == 0 && unavailable == 0 {
+		unavailable = 1
+	}
+	return surge, min(unavailable, int32(replicas))
+}
+
+func scaled(v *intstr.IntOrString, of int, up bool) int32 {
+	n, err := intstr.GetScaledValueFromIntOrPercent(intstr.ValueOrDefault(v, intstr.FromInt32(0)), of, up)
+	if err != nil {
+		return 0 // validation refuses such a one
+	}
+	return int32(n)
+}
+
+// ensureRevision brings the current set's annotations up to date, or makes it if asked to and it is missing.
+func (ro *rollout) ensureRevision(create bool) error {
+	revision := int64(1)
+	for _, rs := range ro.old() {
+		revision = max(revision, revisionOf(rs)+1)
+	}
+	if ro.current == nil {
+		if !create {
+			return nil
+		}
+		if err := ro.createSet(revision); err != nil {
+			return err
+		}
+	} else if err := ro.adoptAnnotations(revision); err != nil {
+		return err
+	}
+	if current := strconv.FormatInt(max(revision, revisionOf(ro.current)), 10); ro.d.Annotations[revisionAnnotation] != current {
+		if ro.d.Annotations == nil {
+			ro.d.Annotations = map[string]string{}
+		}
+		ro.d.Annotations[revisionAnnotation] = current
+		updated, err := client.Update(ro.ctx, ro.client, ro.d.DeepCopy())
+		if err != nil {
+			return err
+		}
+		noted := ro.d.Status // what was noted since is written with the status
+		ro.d = updated.DeepCopy()
+		ro.d.Status = noted
+	}
+	return nil
+}
+
+// adoptAnnotations carries the deployment's annotations, the revision and minReadySeconds over to the current set.
+func (ro *rollout) adoptAnnotations(revision int64) error {
+	rs := ro.current
+	changed := copyAnnotations(rs, ro.d)
+	if have := revisionOf(rs); have < revision {
+		if have > 0 {
+			// A roll-back: the set keeps the numbers that it had before.
+			history := rs.Annotations[historyAnnotation]
+			if history != "" {
+				history += ","
+			}
+			rs.Annotations[historyAnnotation] = history + strconv.FormatInt(have, 10)
+		}
+		rs.Annotations[revisionAnnotation] = strconv.FormatInt(revision, 10)
+		changed = true
+	}
+	if rs.Spec.MinReadySeconds != ro.d.Spec.MinReadySeconds {
+		rs.Spec.MinReadySeconds = ro.d.Spec.MinReadySeconds
+		changed = true
+	}
+	if !changed {
+		return nil
+	}
+	updated, err := client.Update(ro.ctx, ro.client, rs.DeepCopy())
+	if err != nil {
+		return err
+	}
+	*rs = *updated.DeepCopy()
+	return nil
+}
+
+func copyAnnotations(rs *appsv1.ReplicaSet, d *appsv1.Deployment) (changed bool) {
+	if rs.Annotations == nil {
+		rs.Annotations = map[string]string{}
+	}
+	for name, value := range d.Annotations {
+		if have, ok := rs.Annotations[name]; slices.Contains(unshared, name) || (ok && have == value) {
+			continue
+		}
+		rs.Annotations[name] = value
+		changed = true
+	}
+	return changed
+}
+
+func revisionOf(rs *appsv1.ReplicaSet) int64 {
+	n, err := strconv.ParseInt(rs.Annotations[revisionAnnotation], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func byRevision(sets []*appsv1.ReplicaSet) []*appsv1.ReplicaSet {
+	sorted := slices.Clone(sets)
+	slices.SortStableFunc(sorted, func(a, b *appsv1.ReplicaSet) int { return cmp.Compare(revisionOf(a), revisionOf(b)) })
+	return sorted
+}
+
+func annotationNumber(rs *appsv1.ReplicaSet, name string) (int32, bool) {
+	n, err := strconv.ParseInt(rs.Annotations[name], 10, 32)
+	return int32(n), err == nil
+}
+
+func setSizes(rs *appsv1.ReplicaSet, desired, most int32) (changed bool) {
+	if rs.Annotations == nil {
+		rs.Annotations = map[string]string{}
+	}
+	for name, n := range map[string]int32{desiredAnnotation: desired, maxAnnotation: most} {
+		if value := strconv.Itoa(int(n)); rs.Annotations[name] != value {
+			rs.Annotations[name] = value
+			changed = true
+		}
+	}
+	return changed
+}
+
+// createSet makes the set of the present template. Its name holds a hash of the template; another set that has the name
+// makes the hash be drawn again.
+func (ro *rollout) createSet(revision int64) error {
+	for {
+		hash, err := templateHash(&ro.d.Spec.Template, ro.d.Status.CollisionCount)
+		if err != nil {
+			return err
+		}
+		rs := ro.newSet(hash, revision)
+		size := *rs.Spec.Replicas
+		created, err := client.Create(ro.ctx, ro.client, rs)
+		switch {
+		case err == nil:
+			ro.current = created.DeepCopy()
+			ro.sets = append(ro.sets, ro.current)
+			if size > 0 {
+				ro.tellScaled(ro.current, 0, size)
+			}
+			ro.tellProgress("NewReplicaSetCreated", fmt.Sprintf("Created new replica set %q", created.Name))
+			return nil
+		case apierrors.IsAlreadyExists(err):
+			if err := ro.countCollision(); err != nil {
+				return err
+			}
+		case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+			return nil
+		default:
+			ro.recorder.Eventf(ro.d, corev1.EventTypeWarning, "ReplicaSetCreateError", "Failed to create new replica set %q: %v", rs.Name, err)
+			setCondition(&ro.d.Status, newCondition(appsv1.DeploymentProgressing, corev1.ConditionFalse, "ReplicaSetCreateError",
+				fmt.Sprintf("Failed to create new replica set %q: %v", rs.Name, err)))
+			if _, statusErr := client.UpdateStatus(ro.ctx, ro.client, ro.d.DeepCopy()); statusErr != nil {
+				return statusErr
+			}
+			return err
+		}
+	}
+}
+
+func (ro *rollout) newSet(hash string, revision int64) *appsv1.ReplicaSet {
+	template := ro.d.Spec.Template.DeepCopy()
+	template.Labels = with(template.Labels, hash)
+	selector := ro.d.Spec.Selector.DeepCopy()
+	selector.MatchLabels = with(selector.MatchLabels, hash)
+	surge, _ := ro.limits()
+	size := ro.newSize(nil)
+	rs := &appsv1.ReplicaSet{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: ro.d.Namespace, Name: ro.d.Name + "-" + hash, Labels: template.Labels,
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(ro.d, gvk)},
+		},
+		Spec: appsv1.ReplicaSetSpec{Replicas: &size, MinReadySeconds: ro.d.Spec.MinReadySeconds, Selector: selector, Template: *template},
+	}
+	copyAnnotations(rs, ro.d)
+	rs.Annotations[revisionAnnotation] = strconv.FormatInt(revision, 10)
+	setSizes(rs, *ro.d.Spec.Replicas, *ro.d.Spec.Replicas+surge)
+	return rs
+}
+
+func with(labels map[string]string, hash string) map[string]string {
+	out := maps.Clone(labels)
+	if out == nil {
+		out = map[string]string{}
+	}
+	out[appsv1.DefaultDeploymentUniqueLabelKey] = hash
+	return out
+}
+
+// templateHash is a short hash that is safe in names (no vowels, so no words).
+func templateHash(template *corev1.PodTemplateSpec, collisions *int32) (string, error) {
+	encoded, err := json.Marshal(template)
+	if err != nil {
+		return "", err
+	}
+	h := fnv.New32a()
+	h.Write(encoded)
+	if collisions != nil {
+		fmt.Fprintf(h, "/%d", *collisions)
+	}
+	return rand.SafeEncodeString(strconv.FormatUint(uint64(h.Sum32()), 10)), nil
+}
+
+func (ro *rollout) countCollision() error {
+	n := int32(1)
+	if ro.d.Status.CollisionCount != nil {
+		n = *ro.d.Status.CollisionCount + 1
+	}
+	ro.d.Status.CollisionCount = &n
+	updated, err := client.UpdateStatus(ro.ctx, ro.client, ro.d.DeepCopy())
+	if err != nil {
+		return err
+	}
+	ro.d = updated.DeepCopy()
+	return nil
+}
+
+// runningPods says if a pod of one of the sets has not finished.
+func runningPods(v client.View, namespace string, sets []*appsv1.ReplicaSet) bool {
+	found := false
+	client.Each(v, namespace, func(pod *corev1.Pod) bool {
+		if pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded {
+			return true
+		}
+		for _, rs := range sets {
+			found = found || metav1.IsControlledBy(pod, rs)
+		}
+		return !found
+	})
+	return found
+}

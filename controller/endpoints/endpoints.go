@@ -1,0 +1,187 @@
+// Package endpoints keeps the EndpointSlices and the Endpoints of services that select pods.
+//
+// Slices are what routes traffic; a change of one pod touches one slice. Endpoints are kept for programs that still read
+// them (up to 1,000 addresses, as upstream). Both come from the same look at a service's pods.
+package endpoints
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller"
+	"github.com/kontiki/kontiki/controller/pods"
+)
+
+// New makes the controller.
+func New(c *client.Client) *controller.Controller {
+	r := &reconciler{c}
+	return &controller.Controller{
+		Name:    "endpoints",
+		Watches: []client.Object{&corev1.Service{}, &corev1.Pod{}, &discoveryv1.EndpointSlice{}, &corev1.Endpoints{}},
+		Start: func(v client.View, enqueue func(controller.Key)) {
+			client.Each(v, "", func(s *corev1.Service) bool {
+				enqueue(controller.KeyOf(s))
+				return true
+			})
+			// Slices and Endpoints of services that are gone.
+			client.Each(v, "", func(s *discoveryv1.EndpointSlice) bool {
+				enqueueSlice(s, enqueue)
+				return true
+			})
+		},
+		Enqueue: enqueue, Reconcile: r.reconcile, Workers: 5,
+	}
+}
+
+func enqueueSlice(s *discoveryv1.EndpointSlice, enqueue func(controller.Key)) {
+	if s.Labels[discoveryv1.LabelManagedBy] == managedBy {
+		enqueue(controller.Key{Namespace: s.Namespace, Name: s.Labels[discoveryv1.LabelServiceName]})
+	}
+}
+
+func enqueue(v client.View, event client.Event, enqueue func(controller.Key)) {
+	switch obj := event.Object().(type) {
+	case *corev1.Service, *corev1.Endpoints:
+		enqueue(controller.KeyOf(obj))
+	case *discoveryv1.EndpointSlice:
+		// Our own writes come back too; a look that finds nothing to do costs little.
+		enqueueSlice(obj, enqueue)
+	case *corev1.Pod:
+		old, _ := event.Old.(*corev1.Pod)
+		current, _ := event.New.(*corev1.Pod)
+		if old != nil && current != nil && sameEndpoint(old, current) {
+			return
+		}
+		client.Each(v, obj.Namespace, func(s *corev1.Service) bool {
+			if selector := selectorOf(s); selector != nil {
+				if (old != nil && selector.Matches(labels.Set(old.Labels))) || (current != nil && selector.Matches(labels.Set(current.Labels))) {
+					enqueue(controller.KeyOf(s))
+				}
+			}
+			return true
+		})
+	}
+}
+
+// sameEndpoint says that nothing changed that endpoints show.
+func sameEndpoint(a, b *corev1.Pod) bool {
+	return a.Status.PodIP == b.Status.PodIP && pods.Ready(a) == pods.Ready(b) && (a.DeletionTimestamp == nil) == (b.DeletionTimestamp == nil) &&
+		a.Status.Phase == b.Status.Phase && a.Spec.NodeName == b.Spec.NodeName && apiequality.Semantic.DeepEqual(a.Labels, b.Labels)
+}
+
+// selectorOf is a service's selector; nil for a service whose endpoints are not ours to keep.
+func selectorOf(s *corev1.Service) labels.Selector {
+	if len(s.Spec.Selector) == 0 || s.Spec.Type == corev1.ServiceTypeExternalName {
+		return nil
+	}
+	return labels.Set(s.Spec.Selector).AsSelectorPreValidated()
+}
+
+type reconciler struct{ client *client.Client }
+
+func (r *reconciler) reconcile(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
+	service, ok := client.Get[*corev1.Service](v, key.Namespace, key.Name)
+	if !ok {
+		return controller.Result{}, r.removeAll(ctx, v, key)
+	}
+	selector := selectorOf(service)
+	if selector == nil || service.DeletionTimestamp != nil {
+		return controller.Result{}, nil
+	}
+	var backing []*corev1.Pod
+	client.Each(v, key.Namespace, func(pod *corev1.Pod) bool {
+		if selector.Matches(labels.Set(pod.Labels)) && pod.Status.PodIP != "" && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed {
+			backing = append(backing, pod)
+		}
+		return true
+	})
+	if err := r.reconcileSlices(ctx, v, service, backing); err != nil {
+		return controller.Result{}, err
+	}
+	return controller.Result{}, r.reconcileEndpoints(ctx, v, service, backing)
+}
+
+// removeAll removes what is left of a service that is gone.
+func (r *reconciler) removeAll(ctx context.Context, v client.View, key controller.Key) error {
+	for _, slice := range ownSlices(v, key) {
+		if err := r.delete(ctx, slice); err != nil {
+			return err
+		}
+	}
+	if stored, ok := client.Get[*corev1.Endpoints](v, key.Namespace, key.Name); ok && stored.Labels[endpointsManagedBy] == endpointsManager {
+		return r.delete(ctx, stored)
+	}
+	return nil
+}
+
+// port is a service's port as one pod serves it.
+type port struct {
+	name        string
+	number      int32
+	protocol    corev1.Protocol
+	appProtocol string
+}
+
+// portsOf resolves a service's ports on a pod; a port name that the pod does not have is left out.
+func portsOf(service *corev1.Service, pod *corev1.Pod) []port {
+	var out []port
+	for _, sp := range service.Spec.Ports {
+		number, ok := targetPort(pod, &sp)
+		if !ok {
+			continue
+		}
+		p := port{name: sp.Name, number: number, protocol: sp.Protocol}
+		if sp.AppProtocol != nil {
+			p.appProtocol = *sp.AppProtocol
+		}
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b port) int {
+		return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.number, b.number), cmp.Compare(a.protocol, b.protocol))
+	})
+	return out
+}
+
+func targetPort(pod *corev1.Pod, sp *corev1.ServicePort) (int32, bool) {
+	if sp.TargetPort.Type == intstr.Int {
+		if sp.TargetPort.IntVal == 0 {
+			return sp.Port, true
+		}
+		return sp.TargetPort.IntVal, true
+	}
+	containers := slices.Clone(pod.Spec.Containers)
+	for _, c := range pod.Spec.InitContainers {
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			containers = append(containers, c)
+		}
+	}
+	for _, c := range containers {
+		for _, p := range c.Ports {
+			if p.Name == sp.TargetPort.StrVal && p.Protocol == sp.Protocol {
+				return p.ContainerPort, true
+			}
+		}
+	}
+	return 0, false
+}
+
+func reference(pod *corev1.Pod) *corev1.ObjectReference {
+	return &corev1.ObjectReference{Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}
+}
+
+func (r *reconciler) delete(ctx context.Context, obj client.Object) error {
+	return ignoreNotFound(r.client.Delete(ctx, obj, client.IfUID(obj.GetUID())))
+}
+
+func ownedBy(service *corev1.Service) []metav1.OwnerReference {
+	return []metav1.OwnerReference{*metav1.NewControllerRef(service, corev1.SchemeGroupVersion.WithKind("Service"))}
+}

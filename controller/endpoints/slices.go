@@ -1,0 +1,200 @@
+package endpoints
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller"
+	"github.com/kontiki/kontiki/controller/pods"
+)
+
+const (
+	managedBy = "endpointslice-controller.k8s.io"
+	// maxEndpoints is how many endpoints a slice holds.
+	maxEndpoints = 100
+)
+
+func ignoreNotFound(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// ownSlices are the slices of a service that this controller made.
+func ownSlices(v client.View, key controller.Key) (out []*discoveryv1.EndpointSlice) {
+	client.Each(v, key.Namespace, func(s *discoveryv1.EndpointSlice) bool {
+		if s.Labels[discoveryv1.LabelServiceName] == key.Name && s.Labels[discoveryv1.LabelManagedBy] == managedBy {
+			out = append(out, s)
+		}
+		return true
+	})
+	return out
+}
+
+// reconcileSlices brings a service's slices to its pods, changing as few of them as it can: endpoints stay in the slice
+// that they are in, new ones fill the gaps.
+func (r *reconciler) reconcileSlices(ctx context.Context, v client.View, service *corev1.Service, backing []*corev1.Pod) error {
+	wanted := map[string]map[string]discoveryv1.Endpoint{} // by the ports' text, by address
+	ports := map[string][]port{}
+	for _, pod := range backing {
+		resolved := portsOf(service, pod)
+		name := fmt.Sprint(resolved)
+		if wanted[name] == nil {
+			wanted[name], ports[name] = map[string]discoveryv1.Endpoint{}, resolved
+		}
+		wanted[name][pod.Status.PodIP] = endpoint(service, pod)
+	}
+	if len(wanted) == 0 {
+		// One empty slice says that the service is known and has no endpoints, as upstream.
+		wanted["[]"], ports["[]"] = map[string]discoveryv1.Endpoint{}, nil
+	}
+	groups := map[string][]*discoveryv1.EndpointSlice{}
+	var stale []*discoveryv1.EndpointSlice
+	for _, slice := range ownSlices(v, controller.KeyOf(service)) {
+		if name := portsText(slice); wanted[name] != nil && slice.AddressType == discoveryv1.AddressTypeIPv4 {
+			groups[name] = append(groups[name], slice)
+		} else {
+			stale = append(stale, slice)
+		}
+	}
+	for name, endpoints := range wanted {
+		if err := r.reconcileGroup(ctx, service, ports[name], endpoints, groups[name]); err != nil {
+			return err
+		}
+	}
+	for _, slice := range stale {
+		if err := r.delete(ctx, slice); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reconcileGroup brings the slices that share a set of ports up to date.
+func (r *reconciler) reconcileGroup(ctx context.Context, service *corev1.Service, ports []port, wanted map[string]discoveryv1.Endpoint, have []*discoveryv1.EndpointSlice) error {
+	changed := make([]*discoveryv1.EndpointSlice, len(have))
+	for i, slice := range have {
+		changed[i] = slice.DeepCopy()
+		kept := changed[i].Endpoints[:0]
+		for _, e := range slice.Endpoints {
+			if now, ok := wanted[e.Addresses[0]]; ok {
+				kept = append(kept, now)
+				delete(wanted, e.Addresses[0])
+			}
+		}
+		changed[i].Endpoints = kept
+	}
+	rest := slices.SortedFunc(maps.Values(wanted), func(a, b discoveryv1.Endpoint) int { return cmp.Compare(a.Addresses[0], b.Addresses[0]) })
+	for _, slice := range changed {
+		n := min(maxEndpoints-len(slice.Endpoints), len(rest))
+		slice.Endpoints = append(slice.Endpoints, rest[:n]...)
+		rest = rest[n:]
+	}
+	used := 0
+	for i, slice := range changed {
+		if len(slice.Endpoints) == 0 && (used > 0 || i < len(changed)-1 || len(rest) > 0) {
+			if err := r.delete(ctx, slice); err != nil {
+				return err
+			}
+			continue
+		}
+		used++
+		decorate(slice, service)
+		if apiequality.Semantic.DeepEqual(slice, have[i]) {
+			continue
+		}
+		if _, err := client.Update(ctx, r.client, slice); ignoreNotFound(err) != nil {
+			return err
+		}
+	}
+	for len(rest) > 0 || used == 0 {
+		n := min(maxEndpoints, len(rest))
+		slice := &discoveryv1.EndpointSlice{
+			ObjectMeta:  metav1.ObjectMeta{Namespace: service.Namespace, GenerateName: service.Name + "-", OwnerReferences: ownedBy(service)},
+			AddressType: discoveryv1.AddressTypeIPv4, Endpoints: rest[:n], Ports: slicePorts(ports),
+		}
+		decorate(slice, service)
+		if _, err := client.Create(ctx, r.client, slice); err != nil {
+			if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+				return nil
+			}
+			return err
+		}
+		rest = rest[n:]
+		used++
+	}
+	return nil
+}
+
+// decorate gives a slice the service's labels and its own.
+func decorate(slice *discoveryv1.EndpointSlice, service *corev1.Service) {
+	labels := maps.Clone(service.Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	delete(labels, corev1.IsHeadlessService)
+	if service.Spec.ClusterIP == corev1.ClusterIPNone {
+		labels[corev1.IsHeadlessService] = ""
+	}
+	labels[discoveryv1.LabelServiceName] = service.Name
+	labels[discoveryv1.LabelManagedBy] = managedBy
+	slice.Labels = labels
+}
+
+func endpoint(service *corev1.Service, pod *corev1.Pod) discoveryv1.Endpoint {
+	serving := pods.Ready(pod)
+	terminating := pod.DeletionTimestamp != nil
+	ready := service.Spec.PublishNotReadyAddresses || (serving && !terminating)
+	e := discoveryv1.Endpoint{
+		Addresses:  []string{pod.Status.PodIP},
+		Conditions: discoveryv1.EndpointConditions{Ready: &ready, Serving: &serving, Terminating: &terminating},
+		TargetRef:  reference(pod),
+	}
+	if pod.Spec.NodeName != "" {
+		e.NodeName = &pod.Spec.NodeName
+	}
+	if pod.Spec.Hostname != "" && pod.Spec.Subdomain == service.Name {
+		e.Hostname = &pod.Spec.Hostname
+	}
+	return e
+}
+
+func slicePorts(ports []port) []discoveryv1.EndpointPort {
+	out := []discoveryv1.EndpointPort{}
+	for _, p := range ports {
+		ep := discoveryv1.EndpointPort{Name: &p.name, Port: &p.number, Protocol: &p.protocol}
+		if p.appProtocol != "" {
+			ep.AppProtocol = &p.appProtocol
+		}
+		out = append(out, ep)
+	}
+	return out
+}
+
+// portsText is the text of the ports that a slice has, as reconcileSlices groups by it.
+func portsText(slice *discoveryv1.EndpointSlice) string {
+	var out []port
+	for _, ep := range slice.Ports {
+		p := port{name: value(ep.Name), number: value(ep.Port), protocol: value(ep.Protocol), appProtocol: value(ep.AppProtocol)}
+		out = append(out, p)
+	}
+	return fmt.Sprint(out)
+}
+
+func value[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}

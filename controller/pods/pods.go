@@ -1,0 +1,140 @@
+// Package pods is what controllers that own pods have in common: making a pod from a template, claiming pods by
+// selector, and telling active, ready and available ones apart.
+package pods
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/kontiki/kontiki/api/client"
+)
+
+// Active says that a pod is, or will be, running: it has not finished and is not being deleted.
+func Active(p *corev1.Pod) bool {
+	return p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed && p.DeletionTimestamp == nil
+}
+
+// ReadyCondition is the pod's Ready condition; nil if it has none.
+func ReadyCondition(p *corev1.Pod) *corev1.PodCondition {
+	for i := range p.Status.Conditions {
+		if p.Status.Conditions[i].Type == corev1.PodReady {
+			return &p.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+// Ready says that the pod's Ready condition is true.
+func Ready(p *corev1.Pod) bool {
+	c := ReadyCondition(p)
+	return c != nil && c.Status == corev1.ConditionTrue
+}
+
+// Available says that the pod has been ready for minReadySeconds; if it is ready but not yet for so long, after is the
+// time left.
+func Available(p *corev1.Pod, minReadySeconds int32, now time.Time) (available bool, after time.Duration) {
+	if !Ready(p) {
+		return false, 0
+	}
+	since := ReadyCondition(p).LastTransitionTime
+	if minReadySeconds == 0 {
+		return true, 0
+	}
+	if since.IsZero() {
+		return false, 0
+	}
+	left := since.Add(time.Duration(minReadySeconds) * time.Second).Sub(now)
+	return left <= 0, max(left, 0)
+}
+
+// FromTemplate is a pod of a template that owner controls, named by generateName.
+func FromTemplate(template *corev1.PodTemplateSpec, owner client.Object, kind schema.GroupVersionKind) *corev1.Pod {
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: owner.GetNamespace(), GenerateName: prefix(owner.GetName()),
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(owner, kind)},
+		},
+	}
+	t := template.DeepCopy()
+	pod.Labels, pod.Annotations, pod.Finalizers, pod.Spec = t.Labels, t.Annotations, t.Finalizers, t.Spec
+	return pod
+}
+
+// prefix keeps names of pods readable, unless the owner's name would make them invalid (upstream's rule).
+func prefix(owner string) string {
+	if p := owner + "-"; len(validation.IsDNS1123Subdomain(p+"x")) == 0 {
+		return p
+	}
+	return owner
+}
+
+// ControlledBy says if owner controls obj.
+func ControlledBy(obj, owner metav1.Object) bool { return metav1.IsControlledBy(obj, owner) }
+
+// Claim answers the pods that owner controls: those it controls already and that match, and orphans that match, which
+// it adopts. It lets go of pods that ceased to match. Objects that are being deleted adopt nothing.
+func Claim(ctx context.Context, c *client.Client, v client.View, owner client.Object, kind schema.GroupVersionKind, selector labels.Selector) ([]*corev1.Pod, error) {
+	var claimed []*corev1.Pod
+	var failed error
+	client.Each(v, owner.GetNamespace(), func(pod *corev1.Pod) bool {
+		matches := selector.Matches(labels.Set(pod.Labels))
+		controller := metav1.GetControllerOfNoCopy(pod)
+		switch {
+		case controller != nil && controller.UID != owner.GetUID():
+		case controller != nil && matches:
+			claimed = append(claimed, pod)
+		case controller != nil:
+			if owner.GetDeletionTimestamp() == nil {
+				failed = keep(failed, release(ctx, c, pod, owner))
+			}
+		case matches && owner.GetDeletionTimestamp() == nil && pod.DeletionTimestamp == nil:
+			adopted, err := adopt(ctx, c, pod, owner, kind)
+			if err == nil {
+				claimed = append(claimed, adopted)
+			}
+			failed = keep(failed, err)
+		}
+		return true
+	})
+	return claimed, failed
+}
+
+// keep keeps the first error; that a pod went away meanwhile is none.
+func keep(first, err error) error {
+	if first != nil || err == nil || apierrors.IsNotFound(err) {
+		return first
+	}
+	return err
+}
+
+func adopt(ctx context.Context, c *client.Client, pod *corev1.Pod, owner client.Object, kind schema.GroupVersionKind) (*corev1.Pod, error) {
+	changed := pod.DeepCopy()
+	changed.OwnerReferences = append(changed.OwnerReferences, *metav1.NewControllerRef(owner, kind))
+	adopted, err := client.Update(ctx, c, changed)
+	if err != nil {
+		return nil, fmt.Errorf("adopt pod %s: %w", pod.Name, err)
+	}
+	return adopted, nil
+}
+
+func release(ctx context.Context, c *client.Client, pod *corev1.Pod, owner client.Object) error {
+	changed := pod.DeepCopy()
+	changed.OwnerReferences = nil
+	for _, ref := range pod.OwnerReferences {
+		if ref.UID != owner.GetUID() {
+			changed.OwnerReferences = append(changed.OwnerReferences, ref)
+		}
+	}
+	if _, err := client.Update(ctx, c, changed); err != nil {
+		return fmt.Errorf("release pod %s: %w", pod.Name, err)
+	}
+	return nil
+}

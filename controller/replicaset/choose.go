@@ -1,0 +1,130 @@
+package replicaset
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller/pods"
+)
+
+// choose picks the pods to delete: those that are missed the least come first. The order is upstream's
+// (k8s.io/kubernetes/pkg/controller ActivePodsWithRanks): not assigned, pending, not ready, cheaper by their
+// controller.kubernetes.io/pod-deletion-cost, more of the family on the node, ready for a shorter time, restarted more
+// often, younger.
+func choose(v client.View, s set, active []*corev1.Pod, count int, now time.Time) []*corev1.Pod {
+	if count >= len(active) {
+		return active
+	}
+	ranks := familyByNode(v, s)
+	sorted := slices.Clone(active)
+	slices.SortStableFunc(sorted, func(a, b *corev1.Pod) int {
+		return cmp.Or(
+			first(a.Spec.NodeName == "", b.Spec.NodeName == ""),
+			cmp.Compare(phaseRank(a), phaseRank(b)),
+			first(!pods.Ready(a), !pods.Ready(b)),
+			cmp.Compare(cost(a), cost(b)),
+			cmp.Compare(ranks[b.Spec.NodeName], ranks[a.Spec.NodeName]),
+			compareAge(readySince(a), readySince(b), now),
+			cmp.Compare(restarts(b), restarts(a)),
+			compareAge(a.CreationTimestamp, b.CreationTimestamp, now),
+		)
+	})
+	return sorted[:count]
+}
+
+// first puts the one that is before the one that is not.
+func first(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
+}
+
+func phaseRank(p *corev1.Pod) int {
+	switch p.Status.Phase {
+	case corev1.PodPending:
+		return 0
+	case corev1.PodUnknown:
+		return 1
+	}
+	return 2
+}
+
+func cost(p *corev1.Pod) int64 {
+	n, err := strconv.ParseInt(p.Annotations[corev1.PodDeletionCost], 10, 32)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func readySince(p *corev1.Pod) metav1.Time {
+	if c := pods.ReadyCondition(p); c != nil && c.Status == corev1.ConditionTrue {
+		return c.LastTransitionTime
+	}
+	return metav1.Time{}
+}
+
+// compareAge puts the younger one first, by magnitudes, so that small differences do not make the choice predictable
+// (KEP-2255).
+func compareAge(a, b metav1.Time, now time.Time) int {
+	if a.Equal(&b) || (a.IsZero() && b.IsZero()) {
+		return 0
+	}
+	magnitude := func(t metav1.Time) int {
+		if t.IsZero() {
+			return -1
+		}
+		seconds := now.Sub(t.Time).Seconds()
+		if seconds < 1 {
+			return 0
+		}
+		return int(math.Log2(seconds)) + 1
+	}
+	return cmp.Compare(magnitude(a), magnitude(b))
+}
+
+func restarts(p *corev1.Pod) (n int32) {
+	for _, c := range p.Status.ContainerStatuses {
+		n = max(n, c.RestartCount)
+	}
+	return n
+}
+
+// familyByNode counts, on each node, the active pods of the set and of the sets that share its controller (a
+// Deployment's other ReplicaSets).
+func familyByNode(v client.View, s set) map[string]int {
+	owner := metav1.GetControllerOfNoCopy(s)
+	related := func(p *corev1.Pod) bool {
+		ref := metav1.GetControllerOfNoCopy(p)
+		if ref == nil {
+			return false
+		}
+		if ref.UID == s.GetUID() {
+			return true
+		}
+		if owner == nil {
+			return false
+		}
+		sibling, ok := sibling(v, s.GetNamespace(), ref)
+		return ok && sibling.UID == owner.UID
+	}
+	count := map[string]int{}
+	client.Each(v, s.GetNamespace(), func(p *corev1.Pod) bool {
+		if pods.Active(p) && related(p) {
+			count[p.Spec.NodeName]++
+		}
+		return true
+	})
+	return count
+}

@@ -1,0 +1,143 @@
+package replicaset
+
+import (
+	"context"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller"
+)
+
+// NewReplicaSets makes the controller of ReplicaSets.
+func NewReplicaSets(c *client.Client, recorder record.EventRecorder) *controller.Controller {
+	return newController(kind{
+		name: "replicaset", gvk: appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), empty: &appsv1.ReplicaSet{},
+		get: func(v client.View, key controller.Key) (set, bool) {
+			rs, ok := client.Get[*appsv1.ReplicaSet](v, key.Namespace, key.Name)
+			if !ok {
+				return set{}, false
+			}
+			return replicaSet(rs), true
+		},
+		each: func(v client.View, namespace string, visit func(set) bool) {
+			client.Each(v, namespace, func(rs *appsv1.ReplicaSet) bool { return visit(replicaSet(rs)) })
+		},
+		update: updateReplicaSet,
+	}, c, recorder)
+}
+
+func replicaSet(rs *appsv1.ReplicaSet) set {
+	selector, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
+	if err != nil || selector.Empty() {
+		selector = labels.Nothing() // validation refuses such a one
+	}
+	return set{Object: rs, selector: selector, template: &rs.Spec.Template, replicas: *rs.Spec.Replicas, minReady: rs.Spec.MinReadySeconds}
+}
+
+// sibling finds the controller of the ReplicaSet that a pod's controller reference names.
+func sibling(v client.View, namespace string, ref *metav1.OwnerReference) (*metav1.OwnerReference, bool) {
+	if ref.Kind != "ReplicaSet" {
+		return nil, false
+	}
+	rs, ok := client.Get[*appsv1.ReplicaSet](v, namespace, ref.Name)
+	if !ok || rs.UID != ref.UID {
+		return nil, false
+	}
+	owner := metav1.GetControllerOfNoCopy(rs)
+	return owner, owner != nil
+}
+
+func updateReplicaSet(ctx context.Context, c *client.Client, s set, st status) error {
+	changed := s.Object.(*appsv1.ReplicaSet).DeepCopy()
+	before := changed.Status.DeepCopy()
+	out := &changed.Status
+	out.Replicas, out.FullyLabeledReplicas, out.ReadyReplicas, out.AvailableReplicas = st.replicas, st.fullyLabeled, st.ready, st.available
+	out.TerminatingReplicas = &st.terminating
+	out.ObservedGeneration = changed.Generation
+	var conditions []appsv1.ReplicaSetCondition
+	var failing *appsv1.ReplicaSetCondition
+	for i := range before.Conditions {
+		if before.Conditions[i].Type == appsv1.ReplicaSetReplicaFailure {
+			failing = &before.Conditions[i]
+		} else {
+			conditions = append(conditions, before.Conditions[i])
+		}
+	}
+	if st.failure != "" {
+		condition := appsv1.ReplicaSetCondition{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue,
+			Reason: st.failureReason, Message: st.failure, LastTransitionTime: metav1.Now()}
+		if failing != nil {
+			condition.LastTransitionTime = failing.LastTransitionTime
+		}
+		conditions = append(conditions, condition)
+	}
+	out.Conditions = conditions
+	if apiequality.Semantic.DeepEqual(before, out) {
+		return nil
+	}
+	_, err := client.UpdateStatus(ctx, c, changed)
+	return err
+}
+
+// NewReplicationControllers makes the controller of ReplicationControllers.
+func NewReplicationControllers(c *client.Client, recorder record.EventRecorder) *controller.Controller {
+	return newController(kind{
+		name: "replicationcontroller", gvk: corev1.SchemeGroupVersion.WithKind("ReplicationController"), empty: &corev1.ReplicationController{},
+		get: func(v client.View, key controller.Key) (set, bool) {
+			rc, ok := client.Get[*corev1.ReplicationController](v, key.Namespace, key.Name)
+			if !ok {
+				return set{}, false
+			}
+			return replicationController(rc), true
+		},
+		each: func(v client.View, namespace string, visit func(set) bool) {
+			client.Each(v, namespace, func(rc *corev1.ReplicationController) bool { return visit(replicationController(rc)) })
+		},
+		update: updateReplicationController,
+	}, c, recorder)
+}
+
+func replicationController(rc *corev1.ReplicationController) set {
+	selector := labels.Set(rc.Spec.Selector).AsSelectorPreValidated()
+	if selector.Empty() {
+		selector = labels.Nothing()
+	}
+	return set{Object: rc, selector: selector, template: rc.Spec.Template, replicas: *rc.Spec.Replicas, minReady: rc.Spec.MinReadySeconds}
+}
+
+func updateReplicationController(ctx context.Context, c *client.Client, s set, st status) error {
+	changed := s.Object.(*corev1.ReplicationController).DeepCopy()
+	before := changed.Status.DeepCopy()
+	out := &changed.Status
+	out.Replicas, out.FullyLabeledReplicas, out.ReadyReplicas, out.AvailableReplicas = st.replicas, st.fullyLabeled, st.ready, st.available
+	out.ObservedGeneration = changed.Generation
+	var conditions []corev1.ReplicationControllerCondition
+	var failing *corev1.ReplicationControllerCondition
+	for i := range before.Conditions {
+		if before.Conditions[i].Type == corev1.ReplicationControllerReplicaFailure {
+			failing = &before.Conditions[i]
+		} else {
+			conditions = append(conditions, before.Conditions[i])
+		}
+	}
+	if st.failure != "" {
+		condition := corev1.ReplicationControllerCondition{Type: corev1.ReplicationControllerReplicaFailure, Status: corev1.ConditionTrue,
+			Reason: st.failureReason, Message: st.failure, LastTransitionTime: metav1.Now()}
+		if failing != nil {
+			condition.LastTransitionTime = failing.LastTransitionTime
+		}
+		conditions = append(conditions, condition)
+	}
+	out.Conditions = conditions
+	if apiequality.Semantic.DeepEqual(before, out) {
+		return nil
+	}
+	_, err := client.UpdateStatus(ctx, c, changed)
+	return err
+}

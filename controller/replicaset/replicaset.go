@@ -1,0 +1,207 @@
+// Package replicaset keeps as many pods as ReplicaSets and ReplicationControllers ask for. Both are one algorithm over
+// two types; a kind is what differs.
+package replicaset
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller"
+	"github.com/kontiki/kontiki/controller/pods"
+)
+
+// burst bounds how many pods one reconciliation makes or deletes, as upstream does.
+const burst = 500
+
+// set is a ReplicaSet or ReplicationController, as far as the algorithm goes.
+type set struct {
+	client.Object
+	selector labels.Selector
+	template *corev1.PodTemplateSpec
+	replicas int32
+	minReady int32
+}
+
+// status is what the algorithm found.
+type status struct {
+	replicas, fullyLabeled, ready, available, terminating int32
+	// failure is why pods could not be made or deleted; empty if they could.
+	failureReason, failure string
+}
+
+// kind is what differs between the two.
+type kind struct {
+	name  string
+	gvk   schema.GroupVersionKind
+	empty client.Object
+	get   func(v client.View, key controller.Key) (set, bool)
+	each  func(v client.View, namespace string, visit func(set) bool)
+	// update stores the status if it differs.
+	update func(ctx context.Context, c *client.Client, s set, st status) error
+}
+
+type reconciler struct {
+	kind
+	client   *client.Client
+	recorder record.EventRecorder
+	now      func() time.Time
+}
+
+func newController(k kind, c *client.Client, recorder record.EventRecorder) *controller.Controller {
+	r := &reconciler{k, c, recorder, time.Now}
+	return &controller.Controller{
+		Name: k.name, Watches: []client.Object{k.empty, &corev1.Pod{}},
+		Start: func(v client.View, enqueue func(controller.Key)) {
+			k.each(v, "", func(s set) bool {
+				enqueue(controller.KeyOf(s))
+				return true
+			})
+		},
+		Enqueue: r.enqueue, Reconcile: r.reconcile, Workers: 5,
+	}
+}
+
+func (r *reconciler) enqueue(v client.View, event client.Event, enqueue func(controller.Key)) {
+	if _, ok := event.Object().(*corev1.Pod); !ok {
+		enqueue(controller.KeyOf(event.Object()))
+		return
+	}
+	owned := false
+	for _, obj := range []client.Object{event.Old, event.New} {
+		if obj == nil {
+			continue
+		}
+		if ref := metav1.GetControllerOfNoCopy(obj); ref != nil {
+			owned = true
+			if ref.Kind == r.gvk.Kind {
+				enqueue(controller.Key{Namespace: obj.GetNamespace(), Name: ref.Name})
+			}
+		}
+	}
+	if owned || event.New == nil {
+		return
+	}
+	// An orphan concerns every set that might adopt it.
+	r.each(v, event.New.GetNamespace(), func(s set) bool {
+		if s.selector.Matches(labels.Set(event.New.GetLabels())) {
+			enqueue(controller.KeyOf(s))
+		}
+		return true
+	})
+}
+
+func (r *reconciler) reconcile(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
+	s, ok := r.get(v, key)
+	if !ok {
+		return controller.Result{}, nil
+	}
+	claimed, claimErr := pods.Claim(ctx, r.client, v, s, r.gvk, s.selector)
+	if claimErr != nil {
+		return controller.Result{}, claimErr
+	}
+	var active []*corev1.Pod
+	st := status{}
+	for _, pod := range claimed {
+		if pods.Active(pod) {
+			active = append(active, pod)
+		} else if pod.DeletionTimestamp != nil {
+			st.terminating++
+		}
+	}
+	var manageErr error
+	if s.GetDeletionTimestamp() == nil {
+		if st.failureReason, manageErr = r.manage(ctx, v, s, active); manageErr != nil {
+			st.failure = manageErr.Error()
+		}
+	}
+	result := r.count(s, active, &st)
+	if err := r.update(ctx, r.client, s, st); err != nil && !apierrors.IsNotFound(err) {
+		return result, err
+	}
+	return result, manageErr
+}
+
+// count fills in the status, and answers when the next pod becomes available.
+func (r *reconciler) count(s set, active []*corev1.Pod, st *status) (result controller.Result) {
+	templateLabels := labels.Set(s.template.Labels).AsSelectorPreValidated()
+	now := r.now()
+	for _, pod := range active {
+		st.replicas++
+		if templateLabels.Matches(labels.Set(pod.Labels)) {
+			st.fullyLabeled++
+		}
+		if pods.Ready(pod) {
+			st.ready++
+			available, after := pods.Available(pod, s.minReady, now)
+			if available {
+				st.available++
+			} else if result.After == 0 || after < result.After {
+				result.After = after
+			}
+		}
+	}
+	return result
+}
+
+// manage makes or deletes pods until there are as many as asked for. reason is set when err is.
+func (r *reconciler) manage(ctx context.Context, v client.View, s set, active []*corev1.Pod) (reason string, err error) {
+	surplus := len(active) - int(s.replicas)
+	switch {
+	case surplus < 0:
+		return "FailedCreate", r.create(ctx, s, min(-surplus, burst))
+	case surplus > 0:
+		return "FailedDelete", r.delete(ctx, s, choose(v, s, active, min(surplus, burst), r.now()))
+	}
+	return "", nil
+}
+
+// create makes pods, 1 at first, then twice as many each time as long as all succeed: a set whose pods are refused does
+// not flood the API.
+func (r *reconciler) create(ctx context.Context, s set, count int) error {
+	for batch := 1; count > 0; batch *= 2 {
+		batch = min(batch, count)
+		err := controller.Each(make([]struct{}, batch), func(struct{}) error {
+			pod, err := client.Create(ctx, r.client, pods.FromTemplate(s.template, s, r.gvk))
+			if err != nil {
+				if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+					r.recorder.Eventf(s.Object, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
+				}
+				return err
+			}
+			r.recorder.Eventf(s.Object, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", pod.Name)
+			return nil
+		})
+		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+			return nil // the set goes with its namespace
+		}
+		if err != nil {
+			return err
+		}
+		count -= batch
+	}
+	return nil
+}
+
+func (r *reconciler) delete(ctx context.Context, s set, surplus []*corev1.Pod) error {
+	return controller.Each(surplus, func(pod *corev1.Pod) error {
+		err := r.client.Delete(ctx, pod, client.IfUID(pod.UID))
+		switch {
+		case apierrors.IsNotFound(err):
+			return nil
+		case err != nil:
+			r.recorder.Eventf(s.Object, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
+			return fmt.Errorf("delete pod %s: %w", pod.Name, err)
+		}
+		r.recorder.Eventf(s.Object, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", pod.Name)
+		return nil
+	})
+}

@@ -1,0 +1,86 @@
+// Package serviceaccount gives every namespace what its pods need to reach the API: the service account "default" and
+// the ConfigMap "kube-root-ca.crt" with the cluster's CA.
+package serviceaccount
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller"
+)
+
+const (
+	account     = "default"
+	rootCA      = "kube-root-ca.crt"
+	rootCAKey   = "ca.crt"
+	description = "kubernetes.io/description"
+)
+
+// New makes the controller. ca answers the PEM bundle of the CAs that clients should trust.
+func New(c *client.Client, ca func() []byte) *controller.Controller {
+	r := reconciler{c, ca}
+	return &controller.Controller{
+		Name:    "serviceaccount",
+		Watches: []client.Object{&corev1.Namespace{}, &corev1.ServiceAccount{}, &corev1.ConfigMap{}},
+		Start: func(v client.View, enqueue func(controller.Key)) {
+			client.Each(v, "", func(ns *corev1.Namespace) bool {
+				enqueue(controller.Key{Name: ns.Name})
+				return true
+			})
+		},
+		Enqueue: func(_ client.View, event client.Event, enqueue func(controller.Key)) {
+			switch obj := event.Object().(type) {
+			case *corev1.Namespace:
+				enqueue(controller.Key{Name: obj.Name})
+			case *corev1.ServiceAccount:
+				if obj.Name == account && event.New == nil {
+					enqueue(controller.Key{Name: obj.Namespace})
+				}
+			case *corev1.ConfigMap:
+				if obj.Name == rootCA {
+					enqueue(controller.Key{Name: obj.Namespace})
+				}
+			}
+		},
+		Reconcile: r.reconcile,
+	}
+}
+
+type reconciler struct {
+	client *client.Client
+	ca     func() []byte
+}
+
+func (r reconciler) reconcile(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
+	ns, ok := client.Get[*corev1.Namespace](v, "", key.Name)
+	if !ok || ns.DeletionTimestamp != nil {
+		return controller.Result{}, nil
+	}
+	if _, ok := client.Get[*corev1.ServiceAccount](v, ns.Name, account); !ok {
+		_, err := client.Create(ctx, r.client, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: ns.Name, Name: account}})
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return controller.Result{}, err
+		}
+	}
+	wanted := string(r.ca())
+	stored, ok := client.Get[*corev1.ConfigMap](v, ns.Name, rootCA)
+	if !ok {
+		_, err := client.Create(ctx, r.client, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Namespace: ns.Name, Name: rootCA, Annotations: map[string]string{
+				description: "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters."}},
+			Data: map[string]string{rootCAKey: wanted},
+		})
+		return controller.Result{}, err
+	}
+	if len(stored.Data) == 1 && stored.Data[rootCAKey] == wanted {
+		return controller.Result{}, nil
+	}
+	mended := stored.DeepCopy()
+	mended.Data, mended.BinaryData = map[string]string{rootCAKey: wanted}, nil
+	_, err := client.Update(ctx, r.client, mended)
+	return controller.Result{}, err
+}
