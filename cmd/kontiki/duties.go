@@ -1,4 +1,106 @@
 package main
 
+import (
+	"context"
+	"net/netip"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/controller"
+	"github.com/kontiki/kontiki/controller/bootstrap"
+	"github.com/kontiki/kontiki/controller/deployment"
+	"github.com/kontiki/kontiki/controller/endpoints"
+	"github.com/kontiki/kontiki/controller/replicaset"
+	"github.com/kontiki/kontiki/controller/serviceaccount"
+	"github.com/kontiki/kontiki/scheduler"
+)
+
 // addDuties registers what the leader does.
-func (m *master) addDuties() error { return nil }
+func (m *master) addDuties() {
+	m.cluster.AddDuty("bootstrap", m.bootstrap)
+	m.cluster.AddDuty("scheduler", m.schedule)
+	m.cluster.AddDuty("controllers", m.control)
+}
+
+// recording runs f with an event recorder, and returns once every event that f made is stored or the context has ended.
+func (m *master) recording(ctx context.Context, c *client.Client, component string, f func(record.EventRecorder) error) error {
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	defer broadcaster.Shutdown()
+	broadcaster.StartRecordingToSink(c.EventSink())
+	return f(broadcaster.NewRecorder(registry.Scheme, corev1.EventSource{Component: component}))
+}
+
+func (m *master) bootstrap(ctx context.Context) error {
+	changed := make(chan struct{}, 1)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return m.followMembers(ctx, changed) })
+	group.Go(func() error {
+		return bootstrap.Run(ctx, bootstrap.Config{
+			Client: client.New(m.api.Objects, "system:apiserver", "kube-apiserver"), ServiceAddress: m.api.KubernetesService,
+			Masters: m.apiAddresses, Changed: changed,
+		})
+	})
+	return group.Wait()
+}
+
+// followMembers signals whenever gossip changes its mind about a host.
+func (m *master) followMembers(ctx context.Context, changed chan<- struct{}) error {
+	events := m.cluster.MemberEvents()
+	defer events.Close()
+	for {
+		if _, err := events.Next(ctx); err != nil {
+			return err
+		}
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// apiAddresses are where the living masters serve the API.
+func (m *master) apiAddresses() []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, member := range m.cluster.Members() {
+		if member.Role != cluster.RoleMaster || (member.State != cluster.MemberAlive && member.State != cluster.MemberSuspect) {
+			continue
+		}
+		if address, err := netip.ParseAddrPort(member.APIAddress); err == nil {
+			out = append(out, address)
+		}
+	}
+	return out
+}
+
+func (m *master) schedule(ctx context.Context) error {
+	c := client.New(m.api.Objects, "system:kube-scheduler", "kube-scheduler")
+	return m.recording(ctx, c, corev1.DefaultSchedulerName, func(recorder record.EventRecorder) error {
+		return scheduler.New(scheduler.Config{Client: c, Recorder: recorder, Log: m.log.With("part", "scheduler")}).Run(ctx)
+	})
+}
+
+// control runs the controllers, each as the user and with the event source that it has in Kubernetes.
+func (m *master) control(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	run := func(name string, make func(*client.Client, record.EventRecorder) *controller.Controller) {
+		c := client.New(m.api.Objects, "system:serviceaccount:kube-system:"+name, "kube-controller-manager")
+		group.Go(func() error {
+			return m.recording(ctx, c, name, func(recorder record.EventRecorder) error {
+				return controller.RunAll(ctx, c, m.log.With("part", "controllers"), make(c, recorder))
+			})
+		})
+	}
+	run("deployment-controller", deployment.New)
+	run("replicaset-controller", replicaset.NewReplicaSets)
+	run("replication-controller", replicaset.NewReplicationControllers)
+	run("endpointslice-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller { return endpoints.New(c) })
+	run("service-account-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
+		return serviceaccount.New(c, m.cluster.Identity().CA.CertPEM)
+	})
+	return group.Wait()
+}

@@ -200,7 +200,8 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger)
 		ServiceRange: r.service, PodRange: r.pod, Log: log,
 	})
 	c.RegisterNode(func(s grpc.ServiceRegistrar) { nodev1.RegisterNodeServiceServer(s, sessions) })
-	return m, m.addDuties()
+	m.addDuties()
+	return m, nil
 }
 
 // ready says why this master cannot serve.
