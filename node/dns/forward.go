@@ -18,6 +18,7 @@ import (
 
 const (
 	forwardTimeout = 2 * time.Second // for one nameserver
+	forwardTotal   = 4 * time.Second // for all of them: clients commonly give up after five
 	forwardLimit   = 1000            // questions on their way at once; more are refused rather than piled up
 	checkEvery     = time.Second     // how often resolv.conf is looked at, while questions come
 )
@@ -131,6 +132,8 @@ func (f *forwarder) resolve(ctx context.Context, name string, qtype uint16, tcp 
 	q := new(dns.Msg)
 	q.SetQuestion(name, qtype)
 	q.SetEdns0(udpSize, false)
+	ctx, cancel := context.WithTimeout(ctx, forwardTotal)
+	defer cancel()
 	for _, server := range f.upstreams() {
 		m, err := f.exchange(ctx, q, server, tcp)
 		if err != nil {

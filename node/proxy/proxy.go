@@ -125,8 +125,9 @@ func (p *Proxy) poke() {
 	}
 }
 
-// Run applies changes until ctx ends. Updates that arrive during a transaction coalesce into the next one. A failure is
-// logged and retried with everything, at growing intervals; the rules that are in the kernel go on working meanwhile.
+// Run applies changes until ctx ends. Updates that arrive during a transaction coalesce into the next one, and after each
+// it rests twice as long as that took, so that a storm of changes costs at most a third of a core. A failure is logged
+// and retried with everything, at growing intervals; the rules that are in the kernel go on working meanwhile.
 func (p *Proxy) Run(ctx context.Context) error {
 	const firstRetry, lastRetry = 100 * time.Millisecond, 10 * time.Second
 	retry := firstRetry
@@ -143,7 +144,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 		case <-check.C:
 			p.check(ctx)
 		}
+		start := time.Now()
 		again, err := p.sync(ctx)
+		rest := min(2*time.Since(start), time.Second)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -156,6 +159,11 @@ func (p *Proxy) Run(ctx context.Context) error {
 			if again > 0 {
 				later.Reset(again)
 			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(rest):
 		}
 	}
 }
