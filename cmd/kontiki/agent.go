@@ -21,7 +21,9 @@ import (
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cmd/kontiki/early"
 	"github.com/kontiki/kontiki/node/agent"
+	"github.com/kontiki/kontiki/node/dns"
 	"github.com/kontiki/kontiki/node/network"
+	"github.com/kontiki/kontiki/node/proxy"
 	"github.com/kontiki/kontiki/node/runtime/containerd"
 	"github.com/kontiki/kontiki/node/server"
 )
@@ -134,6 +136,8 @@ func runAgent(ctx context.Context, o *agentOptions, place agentPlace, log *slog.
 type workerParts struct {
 	runtime *containerd.Runtime
 	network *network.Network
+	proxy   *proxy.Proxy
+	dns     *dns.Late
 	agent   *agent.Agent
 	server  *server.Server
 	address string
@@ -157,12 +161,17 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	if err != nil {
 		return w, fmt.Errorf("containerd: %w", err)
 	}
-	if w.network, err = network.New(network.Options{StateDir: filepath.Join(place.dataDir, "network"), Log: log}); err != nil {
+	if w.proxy, err = proxy.New(proxy.Options{NodeName: place.name, Log: log}); err != nil {
+		return w, err
+	}
+	w.dns = dns.NewLate(dns.Options{Assign: true, Log: log})
+	w.network, err = network.New(network.Options{StateDir: filepath.Join(place.dataDir, "network"), Followers: []network.Follower{w.proxy, w.dns}, Log: log})
+	if err != nil {
 		return w, err
 	}
 	w.agent, err = agent.New(agent.Config{
 		NodeName: place.name, NodeIP: netip.MustParseAddr(place.nodeIP), StateDir: filepath.Join(place.dataDir, "agent"),
-		LogDir: filepath.Join(place.dataDir, "logs"), Runtime: w.runtime, Network: w.network,
+		LogDir: filepath.Join(place.dataDir, "logs"), Runtime: w.runtime, Network: w.network, ServiceConsumers: []agent.ServiceConsumer{w.proxy, w.dns},
 		Masters: identity.Masters, Dial: dialMaster(identity), Labels: o.nodeLabels, Port: kubeletPort, MaxPods: o.maxPods, Version: gitVersion,
 	})
 	if err != nil {
@@ -184,6 +193,9 @@ func (w *workerParts) close() error {
 	if w.network != nil {
 		w.network.Close()
 	}
+	if w.proxy != nil {
+		w.proxy.Close()
+	}
 	if w.runtime == nil {
 		return nil
 	}
@@ -198,6 +210,8 @@ func (w *workerParts) run(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.agent.Run(ctx) })
+	group.Go(func() error { return w.proxy.Run(ctx) })
+	group.Go(func() error { return w.dns.Run(ctx) })
 	group.Go(func() error { return w.server.Serve(ctx, listener) })
 	return errors.Join(group.Wait(), w.close())
 }

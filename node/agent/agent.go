@@ -217,7 +217,8 @@ func (a *Agent) follow(ctx context.Context) error {
 }
 
 func sameNetwork(a, b NetworkConfig) bool {
-	if a.NodeName != b.NodeName || a.NodeIP != b.NodeIP || a.PodCIDR != b.PodCIDR || a.ClusterCIDR != b.ClusterCIDR || a.ServiceCIDR != b.ServiceCIDR || len(a.Peers) != len(b.Peers) {
+	if a.NodeName != b.NodeName || a.NodeIP != b.NodeIP || a.PodCIDR != b.PodCIDR || a.ClusterCIDR != b.ClusterCIDR || a.ServiceCIDR != b.ServiceCIDR ||
+		a.ClusterDNS != b.ClusterDNS || a.ClusterDomain != b.ClusterDomain || len(a.Peers) != len(b.Peers) {
 		return false
 	}
 	for i := range a.Peers {
@@ -234,6 +235,10 @@ func (a *Agent) networkConfig() NetworkConfig {
 	if w := a.welcome; w != nil {
 		c.ClusterCIDR, _ = netip.ParsePrefix(w.PodCidr)
 		c.ServiceCIDR, _ = netip.ParsePrefix(w.ServiceCidr)
+		c.ClusterDomain = w.ClusterDomain
+		if len(w.ClusterDns) > 0 {
+			c.ClusterDNS, _ = netip.ParseAddr(w.ClusterDns[0])
+		}
 	}
 	a.mu.Unlock()
 	for _, n := range a.store.nodes() { // sorted by name

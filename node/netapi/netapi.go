@@ -45,6 +45,9 @@ type NetworkConfig struct {
 	ClusterCIDR netip.Prefix
 	ServiceCIDR netip.Prefix
 	Peers       []Peer // every other node
+	// ClusterDNS is the address that pods ask names of, ClusterDomain the domain of the cluster's own.
+	ClusterDNS    netip.Addr
+	ClusterDomain string
 }
 
 // Peer is another node.

@@ -24,7 +24,8 @@ const tableName = "kontiki"
 type Options struct {
 	// NodeName decides which endpoints are local.
 	NodeName string
-	// LocalAddresses are service addresses that this node serves itself, as the cluster DNS address: they are left alone.
+	// LocalAddresses are service addresses that this node serves itself, beside the cluster DNS address that Configure
+	// tells: they are left alone.
 	LocalAddresses []netip.Addr
 	// CheckPeriod is how often the table is looked for, as other programs may flush the whole ruleset; 0 for a minute.
 	CheckPeriod time.Duration
@@ -39,8 +40,8 @@ type Proxy struct {
 	o     Options
 	log   *slog.Logger
 	nft   knftables.Interface
-	space *ns.Namespace // nil with a fake
-	local map[string]bool
+	space *ns.Namespace   // nil with a fake
+	local map[string]bool // under syncing
 	wake  chan struct{}
 
 	mu       sync.Mutex
@@ -48,6 +49,7 @@ type Proxy struct {
 	slices   []*discoveryv1.EndpointSlice
 	heard    bool // SetServices was called
 	ranges   ranges
+	dns      netip.Addr // as Configure told it
 
 	syncing sync.Mutex
 	applied state // under syncing
@@ -109,8 +111,8 @@ func (p *Proxy) Configure(_ context.Context, c netapi.NetworkConfig) error {
 		r.pods = c.PodCIDR
 	}
 	p.mu.Lock()
-	changed := p.ranges != r
-	p.ranges = r
+	changed := p.ranges != r || p.dns != c.ClusterDNS
+	p.ranges, p.dns = r, c.ClusterDNS
 	p.mu.Unlock()
 	if changed {
 		p.poke()
@@ -179,10 +181,15 @@ func (p *Proxy) sync(ctx context.Context) (again time.Duration, err error) {
 	p.syncing.Lock()
 	defer p.syncing.Unlock()
 	p.mu.Lock()
-	services, slices, heard, r := p.services, p.slices, p.heard, p.ranges
+	services, slices, heard, r, dns := p.services, p.slices, p.heard, p.ranges, p.dns
 	p.mu.Unlock()
 	if !heard {
 		return 0, nil
+	}
+	if dns.IsValid() && !p.local[dns.String()] {
+		// Services that were rendered before may hold the address: it is learnt once, so begin anew.
+		p.local[dns.String()] = true
+		p.applied.valid = false
 	}
 	start := time.Now()
 	again = p.deleteStale(ctx)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 
 	"github.com/kontiki/kontiki/internal/ociimage"
 )
@@ -39,13 +40,18 @@ func build(out string) error {
 	if err != nil {
 		return err
 	}
-	images := []ociimage.Image{shell}
+	tools := shell
+	tools.Name = "docker.io/kontiki/tools:1"
+	binary := filepath.Join(dir, "tools")
+	if err := compile(binary, "./test/images/tools"); err != nil {
+		return err
+	}
+	tools.Files = append(slices.Clone(shell.Files), ociimage.File{Path: "/bin/tools", Source: binary, Mode: 0o755})
+	images := []ociimage.Image{shell, tools}
 	for _, p := range programs {
 		binary := filepath.Join(dir, filepath.Base(p.source))
-		compile := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", binary, p.source)
-		compile.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if text, err := compile.CombinedOutput(); err != nil {
-			return fmt.Errorf("build %s: %w\n%s", p.source, err, text)
+		if err := compile(binary, p.source); err != nil {
+			return err
 		}
 		images = append(images, ociimage.Image{
 			Name: p.image, Entrypoint: []string{"/app"}, User: "65532:65532", Files: []ociimage.File{{Path: "/app", Source: binary, Mode: 0o755}},
@@ -55,4 +61,14 @@ func build(out string) error {
 		return err
 	}
 	return ociimage.WriteFile(out, images...)
+}
+
+// compile builds a static program.
+func compile(to, source string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", to, source)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", source, err, text)
+	}
+	return nil
 }

@@ -1,0 +1,71 @@
+package dns
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/kontiki/kontiki/node/netapi"
+)
+
+// Late is a Server of an address that is not known yet: it begins once Configure tells the cluster's DNS address, which a
+// worker learns from its first master (and later from its disk). Its methods are safe for concurrent use.
+type Late struct {
+	o     Options
+	known chan struct{}
+
+	mu       sync.Mutex
+	server   *Server
+	services []*corev1.Service
+	slices   []*discoveryv1.EndpointSlice
+}
+
+// NewLate makes one; o.Address and o.Domain are ignored.
+func NewLate(o Options) *Late { return &Late{o: o, known: make(chan struct{})} }
+
+// SetServices implements netapi.ServiceConsumer.
+func (l *Late) SetServices(services []*corev1.Service, slices []*discoveryv1.EndpointSlice) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.services, l.slices = services, slices
+	if l.server != nil {
+		l.server.SetServices(services, slices)
+	}
+}
+
+// Configure makes the server when it first learns the address. A cluster's address does not change: a worker that is told
+// another one uses it from its next start on.
+func (l *Late) Configure(ctx context.Context, c netapi.NetworkConfig) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.server == nil && c.ClusterDNS.IsValid() {
+		o := l.o
+		o.Address, o.Domain = netip.AddrPortFrom(c.ClusterDNS, 53), c.ClusterDomain
+		server, err := New(o)
+		if err != nil {
+			return err
+		}
+		if l.services != nil || l.slices != nil {
+			server.SetServices(l.services, l.slices)
+		}
+		l.server = server
+		close(l.known)
+	}
+	if l.server == nil {
+		return nil
+	}
+	return l.server.Configure(ctx, c)
+}
+
+// Run serves from when the address is known until ctx ends. It is called once.
+func (l *Late) Run(ctx context.Context) error {
+	select {
+	case <-l.known:
+		return l.server.Run(ctx)
+	case <-ctx.Done():
+		return nil
+	}
+}
