@@ -130,7 +130,10 @@ func (a *Agent) session(ctx context.Context, addr string) (served bool, err erro
 				return err
 			}
 			if err := stream.Send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Status{Status: b}}); err != nil {
-				return streamError(stream, err)
+				if errors.Is(err, io.EOF) {
+					<-gctx.Done() // the receiver learns the reason
+				}
+				return err
 			}
 		}
 	})

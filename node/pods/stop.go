@@ -78,7 +78,8 @@ func (w *worker) terminate(ctx context.Context) error {
 	w.publish(pod, o)
 
 	done := make(chan error, 1)
-	go func() { done <- w.killAll(ctx, g, pod, o) }()
+	begun, seen := pod, o
+	go func() { done <- w.killAll(ctx, g, begun, seen) }()
 	for running := true; running; {
 		select {
 		case err = <-done:
