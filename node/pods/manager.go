@@ -17,12 +17,13 @@ type Manager struct {
 	c      Config
 	starts chan struct{}
 
-	mu      sync.Mutex
-	ctx     context.Context // of Run; nil before
-	wg      sync.WaitGroup
-	workers map[types.UID]*worker
-	swept   bool
-	pending []func()
+	mu       sync.Mutex
+	ctx      context.Context // of Run; nil before
+	wg       sync.WaitGroup
+	workers  map[types.UID]*worker
+	swept    bool
+	stopping bool
+	pending  []func()
 }
 
 // New makes a manager.
@@ -42,7 +43,12 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	m.pending = nil
 	m.mu.Unlock()
-	defer m.wg.Wait()
+	defer func() {
+		m.mu.Lock()
+		m.stopping = true // what is told now, nobody does any more
+		m.mu.Unlock()
+		m.wg.Wait()
+	}()
 	for e := range m.c.Runtime.Events(ctx) {
 		if e.ContainerID == "" {
 			m.Retry()
@@ -87,7 +93,7 @@ func (m *Manager) Remove(uid types.UID) {
 func (m *Manager) Sweep() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.swept {
+	if m.swept || m.stopping {
 		return
 	}
 	m.swept = true
@@ -139,6 +145,9 @@ func (m *Manager) sweep(ctx context.Context) {
 
 // launch is called with mu held.
 func (m *Manager) launch(w *worker) {
+	if m.stopping {
+		return
+	}
 	start := func() {
 		ctx := m.ctx
 		m.wg.Go(func() {
