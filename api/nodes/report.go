@@ -115,8 +115,8 @@ func (s *session) report(ctx context.Context, batch *nodev1.StatusBatch) []strin
 	var mu sync.Mutex
 	var problems []string
 	refuse := func(what string, err error) {
-		if err == nil || apierrors.IsNotFound(err) {
-			return
+		if err == nil || apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+			return // what it was about is gone, or going
 		}
 		s.log.Warn("report refused", "what", what, "error", err)
 		mu.Lock()

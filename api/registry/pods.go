@@ -107,7 +107,6 @@ func growPodGeneration(pod, old *core.Pod) {
 
 func preparePodStatus(pod, old *core.Pod) {
 	pod.Spec = old.Spec
-	pod.DeletionTimestamp = nil
 	pod.OwnerReferences = old.OwnerReferences
 	if pod.Status.QOSClass == "" {
 		pod.Status.QOSClass = old.Status.QOSClass
