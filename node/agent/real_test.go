@@ -171,6 +171,7 @@ func testPod(name string, containers ...corev1.Container) *corev1.Pod {
 			c.Image = runtimetest.BusyboxName
 		}
 		c.TerminationMessagePath = "/dev/termination-log"
+		c.ImagePullPolicy = corev1.PullNever
 		p.Spec.Containers = append(p.Spec.Containers, c)
 	}
 	return p

@@ -57,7 +57,11 @@ func (r *Runtime) findImage(ctx context.Context, ref string) (client.Image, erro
 	if _, whole := r.whole.Load(img.Target().Digest); whole {
 		return img, nil
 	}
-	if ok, _, _, missing, err := images.Check(ctx, r.client.ContentStore(), img.Target(), img.Platform()); err != nil || !ok || len(missing) > 0 {
+	ok, _, _, missing, err := images.Check(ctx, r.client.ContentStore(), img.Target(), img.Platform())
+	if err != nil && !errdefs.IsNotFound(err) {
+		return nil, fmt.Errorf("image %s: %w", ref, classify(err))
+	}
+	if err != nil || !ok || len(missing) > 0 {
 		return nil, fmt.Errorf("image %s is incomplete: %w", ref, runtime.ErrNotFound)
 	}
 	r.whole.Store(img.Target().Digest, true)
