@@ -54,6 +54,9 @@ type Controller struct {
 	Enqueue func(v client.View, event client.Event, enqueue func(Key))
 	// Reconcile looks at a key. v is no older than what made the key be enqueued. An error makes it be tried again later.
 	Reconcile func(ctx context.Context, v client.View, key Key) (Result, error)
+	// Source enqueues keys for what happens outside of the store, until the context ends; nil if nothing does. Its error
+	// ends the controller.
+	Source func(ctx context.Context, enqueue func(Key)) error
 	// Workers is how many keys are looked at at a time; 0 is 4.
 	Workers int
 }
@@ -90,6 +93,9 @@ func Run(ctx context.Context, c *client.Client, ctl *Controller, log *slog.Logge
 				return nil
 			})
 	})
+	if ctl.Source != nil {
+		group.Go(func() error { return ctl.Source(ctx, queue.Add) })
+	}
 	for range workers {
 		group.Go(func() error {
 			for work(ctx, c, ctl, queue, log) {

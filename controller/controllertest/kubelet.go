@@ -1,0 +1,119 @@
+package controllertest
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"sync"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller"
+)
+
+// Kubelet is scheduler and workers in one: it binds pods, makes them ready, and removes those that are deleted.
+type Kubelet struct {
+	client *client.Client
+	mu     sync.Mutex
+	// bad pods do not become ready; kept ones are not removed though they are deleted.
+	bad, keep func(*corev1.Pod) bool
+	node      func(*corev1.Pod) string
+}
+
+// Option changes how a kubelet behaves.
+type Option func(*Kubelet)
+
+// Bad says which pods do not become ready.
+func Bad(bad func(*corev1.Pod) bool) Option { return func(k *Kubelet) { k.bad = bad } }
+
+// Keep says which pods are not removed though they are deleted.
+func Keep(keep func(*corev1.Pod) bool) Option { return func(k *Kubelet) { k.keep = keep } }
+
+// OnNode says where pods go; without it all go to n1.
+func OnNode(node func(*corev1.Pod) string) Option { return func(k *Kubelet) { k.node = node } }
+
+// StartKubelet runs a kubelet until the test ends. The pods that it is to treat in another way than others can be
+// changed with Set.
+func StartKubelet(t testing.TB, c *client.Client, options ...Option) *Kubelet {
+	t.Helper()
+	never := func(*corev1.Pod) bool { return false }
+	k := &Kubelet{client: c, bad: never, keep: never, node: func(*corev1.Pod) string { return "n1" }}
+	k.Set(options...)
+	Run(t, c, &controller.Controller{
+		Name: "kubelet", Watches: []client.Object{&corev1.Pod{}}, Workers: 4,
+		Start: func(v client.View, enqueue func(controller.Key)) {
+			client.Each(v, "", func(p *corev1.Pod) bool { enqueue(controller.KeyOf(p)); return true })
+		},
+		Enqueue: func(_ client.View, e client.Event, enqueue func(controller.Key)) {
+			if e.New != nil {
+				enqueue(controller.KeyOf(e.New))
+			}
+		},
+		Reconcile: k.reconcile,
+	})
+	return k
+}
+
+// Set changes how the kubelet behaves, and makes it look at every pod again by touching none: it takes effect at a pod's next change.
+func (k *Kubelet) Set(options ...Option) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, o := range options {
+		o(k)
+	}
+}
+
+func (k *Kubelet) reconcile(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
+	pod, ok := client.Get[*corev1.Pod](v, key.Namespace, key.Name)
+	if !ok {
+		return controller.Result{}, nil
+	}
+	k.mu.Lock()
+	bad, keep, node := k.bad(pod), k.keep(pod), k.node(pod)
+	k.mu.Unlock()
+	switch {
+	case pod.DeletionTimestamp != nil && !keep && (pod.DeletionGracePeriodSeconds == nil || *pod.DeletionGracePeriodSeconds > 0):
+		err := k.client.Delete(ctx, pod, client.Grace(0), client.IfUID(pod.UID))
+		if apierrors.IsNotFound(err) {
+			err = nil
+		}
+		return controller.Result{}, err
+	case pod.DeletionTimestamp != nil:
+		return controller.Result{}, nil
+	case pod.Spec.NodeName == "" && node != "":
+		return controller.Result{}, k.client.Bind(ctx, pod, node)
+	case pod.Spec.NodeName != "" && pod.Status.PodIP == "":
+		changed := pod.DeepCopy()
+		MakeReady(changed, !bad)
+		_, err := client.UpdateStatus(ctx, k.client, changed)
+		return controller.Result{}, err
+	}
+	return controller.Result{}, nil
+}
+
+// MakeReady gives a pod the status of one that runs, ready or not.
+func MakeReady(pod *corev1.Pod, ready bool) {
+	h := fnv.New32a()
+	h.Write([]byte(pod.UID))
+	n := h.Sum32()
+	pod.Status.Phase = corev1.PodRunning
+	pod.Status.PodIP = fmt.Sprintf("10.%d.%d.%d", n>>16&255, n>>8&255, n&255)
+	pod.Status.PodIPs = []corev1.PodIP{{IP: pod.Status.PodIP}}
+	status := corev1.ConditionFalse
+	if ready {
+		status = corev1.ConditionTrue
+	}
+	for i := range pod.Status.Conditions {
+		if c := &pod.Status.Conditions[i]; c.Type == corev1.PodReady {
+			if c.Status != status {
+				c.Status, c.LastTransitionTime = status, metav1.Now()
+			}
+			return
+		}
+	}
+	pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: status, LastTransitionTime: metav1.Now()})
+}

@@ -1,0 +1,150 @@
+package garbage
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller"
+)
+
+// collect deletes an object that no owner holds; one that some owner still holds loses its references to the others.
+func (gc *collector) collect(ctx context.Context, v client.View, it *item, obj client.Object) error {
+	refs := obj.GetOwnerReferences()
+	if len(refs) == 0 {
+		return nil
+	}
+	var holding, lost int
+	var waits bool
+	var drop []types.UID
+	for _, ref := range refs {
+		switch state, _ := gc.owner(v, it, ref); state {
+		case unknown:
+			return nil // unknown is not absent
+		case solid:
+			holding++
+		case dangling:
+			lost++
+			drop = append(drop, ref.UID)
+		case waiting:
+			waits = true
+			drop = append(drop, ref.UID)
+		}
+	}
+	switch {
+	case holding > 0 && len(drop) == 0:
+		return nil
+	case holding > 0:
+		// Owners that wait must not wait for an object that lives on.
+		return gc.update(ctx, obj, func(changed client.Object) {
+			changed.SetOwnerReferences(slices.DeleteFunc(changed.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return slices.Contains(drop, r.UID) }))
+		})
+	case waits && len(gc.graph.dependents(it.uid)) > 0:
+		return gc.collectForeground(ctx, it, obj)
+	}
+	policy := metav1.DeletePropagationBackground
+	switch {
+	case slices.Contains(obj.GetFinalizers(), metav1.FinalizerOrphanDependents):
+		policy = metav1.DeletePropagationOrphan
+	case slices.Contains(obj.GetFinalizers(), metav1.FinalizerDeleteDependents):
+		policy = metav1.DeletePropagationForeground
+	}
+	return gc.delete(ctx, obj, policy)
+}
+
+// collectForeground deletes a dependent that has dependents of its own, for an owner that waits.
+func (gc *collector) collectForeground(ctx context.Context, it *item, obj client.Object) error {
+	for _, d := range gc.graph.dependents(it.uid) {
+		if !d.foreground {
+			continue
+		}
+		// A circle, perhaps: each would wait for the other. It ceases to hold up its owners.
+		err := gc.update(ctx, obj, func(changed client.Object) {
+			refs, no := changed.GetOwnerReferences(), false
+			for i := range refs {
+				refs[i].BlockOwnerDeletion = &no
+			}
+			changed.SetOwnerReferences(refs)
+		})
+		if err != nil {
+			return err
+		}
+		fresh, ok := gc.client.View().GetOf(gc.client.Kinds()[it.kind], it.namespace, it.name)
+		if !ok {
+			return nil
+		}
+		obj = fresh
+		break
+	}
+	return gc.delete(ctx, obj, metav1.DeletePropagationForeground)
+}
+
+// delete deletes exactly the object that was looked at: if it has got another owner meanwhile, it is looked at again.
+func (gc *collector) delete(ctx context.Context, obj client.Object, policy metav1.DeletionPropagation) error {
+	revision := obj.GetResourceVersion()
+	err := gc.client.Delete(ctx, obj, client.IfUID(obj.GetUID()), client.Propagation(policy),
+		func(o *metav1.DeleteOptions) { o.Preconditions.ResourceVersion = &revision })
+	if err != nil {
+		return fmt.Errorf("collect %s/%s: %w", obj.GetNamespace(), obj.GetName(), err)
+	}
+	return nil
+}
+
+// awaitDependents lets an owner go once nothing holds it up; what still does is looked at.
+func (gc *collector) awaitDependents(ctx context.Context, v client.View, owner client.Object) error {
+	blocking := 0
+	for _, d := range gc.graph.dependents(owner.GetUID()) {
+		for _, ref := range d.refs {
+			if ref.UID != owner.GetUID() || ref.BlockOwnerDeletion == nil || !*ref.BlockOwnerDeletion {
+				continue
+			}
+			blocking++
+		}
+	}
+	if blocking > 0 {
+		return nil // each was enqueued when this began, and its end wakes us
+	}
+	return gc.removeFinalizer(ctx, owner, metav1.FinalizerDeleteDependents)
+}
+
+// orphan makes an owner's dependents independent, and then lets it go.
+func (gc *collector) orphan(ctx context.Context, owner client.Object) error {
+	uid := owner.GetUID()
+	err := controller.Each(gc.graph.dependents(uid), func(d *item) error {
+		obj, ok := gc.client.View().GetOf(gc.client.Kinds()[d.kind], d.namespace, d.name)
+		if !ok || obj.GetUID() != d.uid {
+			return nil
+		}
+		err := gc.update(ctx, obj, func(changed client.Object) {
+			changed.SetOwnerReferences(slices.DeleteFunc(changed.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return r.UID == uid }))
+		})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("orphan the dependents of %s/%s: %w", owner.GetNamespace(), owner.GetName(), err)
+	}
+	return gc.removeFinalizer(ctx, owner, metav1.FinalizerOrphanDependents)
+}
+
+func (gc *collector) removeFinalizer(ctx context.Context, obj client.Object, finalizer string) error {
+	return gc.update(ctx, obj, func(changed client.Object) {
+		changed.SetFinalizers(slices.DeleteFunc(slices.Clone(changed.GetFinalizers()), func(f string) bool { return f == finalizer }))
+	})
+}
+
+// update changes an object as it was looked at; a conflict makes it be looked at again.
+func (gc *collector) update(ctx context.Context, obj client.Object, change func(client.Object)) error {
+	changed := obj.DeepCopyObject().(client.Object)
+	change(changed)
+	_, err := client.Update(ctx, gc.client, changed)
+	return err
+}

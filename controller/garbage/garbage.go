@@ -1,0 +1,222 @@
+// Package garbage deletes what has lost all its owners, and carries out foreground deletion and orphaning.
+//
+// The rules are upstream's (k8s.io/kubernetes/pkg/controller/garbagecollector). What differs is what is known: upstream
+// follows one watch a kind, and so must hold nodes for objects that it has not seen yet and ask the API about them. Here
+// all kinds change in one order, and the graph is the store as it was at one revision; a UID is given by the cluster when
+// an object is made, so a referenced owner that is not in a view which holds the dependent does not exist.
+//
+// The graph holds edges alone: a deletion costs as much as the deleted object has dependents.
+package garbage
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller"
+)
+
+// ignored kinds own nothing and are not owned (upstream ignores them too).
+const ignored = "events"
+
+type collector struct {
+	client   *client.Client
+	recorder record.EventRecorder
+	kinds    map[schema.GroupKind]int // index into the client's kinds
+	graph    *graph
+}
+
+// New makes the controller. Its keys are UIDs.
+func New(c *client.Client, recorder record.EventRecorder) *controller.Controller {
+	return newCollector(c, recorder).controller()
+}
+
+func newCollector(c *client.Client, recorder record.EventRecorder) *collector {
+	gc := &collector{client: c, recorder: recorder, kinds: map[schema.GroupKind]int{}, graph: newGraph()}
+	for i, kind := range c.Kinds() {
+		gc.kinds[kind.GVK().GroupKind()] = i
+	}
+	return gc
+}
+
+func (gc *collector) controller() *controller.Controller {
+	var watches []client.Object
+	for _, kind := range gc.client.Kinds() {
+		if kind.Resource != ignored {
+			watches = append(watches, kind.New())
+		}
+	}
+	return &controller.Controller{
+		Name: "garbagecollector", Watches: watches, Workers: 20,
+		Start: gc.start, Enqueue: gc.enqueue, Reconcile: gc.reconcile,
+	}
+}
+
+func key(uid types.UID) controller.Key { return controller.Key{Name: string(uid)} }
+
+// start builds the graph. A collector that fell out of the history begins again: its graph says what is now, whatever
+// was missed.
+func (gc *collector) start(v client.View, enqueue func(controller.Key)) {
+	fresh := newGraph()
+	for i, kind := range gc.client.Kinds() {
+		if kind.Resource == ignored {
+			continue
+		}
+		v.EachOf(kind, "", func(obj client.Object) bool {
+			fresh.put(i, obj)
+			return true
+		})
+	}
+	gc.graph.mu.Lock()
+	gc.graph.items, gc.graph.owners = fresh.items, fresh.owners
+	items := values(fresh.items)
+	gc.graph.mu.Unlock()
+	for _, it := range items {
+		if it.foreground || it.orphaning || gc.doubtful(v, it) {
+			enqueue(key(it.uid))
+		}
+	}
+}
+
+func (gc *collector) enqueue(v client.View, event client.Event, enqueue func(controller.Key)) {
+	if event.New == nil {
+		dependents, refs := gc.graph.remove(event.Old)
+		for _, d := range dependents {
+			enqueue(key(d.uid))
+		}
+		gc.enqueueWaiting(refs, enqueue)
+		return
+	}
+	now, before := gc.graph.put(gc.kindOf(event.New), event.New)
+	refsChanged := before == nil || !apiequality.Semantic.DeepEqual(before.refs, now.refs)
+	if refsChanged && before != nil {
+		gc.enqueueWaiting(before.refs, enqueue) // it may have ceased to hold them up
+	}
+	if refsChanged && gc.doubtful(v, now) {
+		enqueue(key(now.uid))
+	}
+	begins := func(is, was bool) bool { return is && !was }
+	if begins(now.orphaning, before != nil && before.orphaning) {
+		enqueue(key(now.uid))
+	}
+	if begins(now.foreground, before != nil && before.foreground) {
+		enqueue(key(now.uid))
+		for _, d := range gc.graph.dependents(now.uid) {
+			enqueue(key(d.uid))
+		}
+	}
+}
+
+// enqueueWaiting looks again at those owners that wait for their dependents.
+func (gc *collector) enqueueWaiting(refs []metav1.OwnerReference, enqueue func(controller.Key)) {
+	for _, ref := range refs {
+		if owner := gc.graph.get(ref.UID); owner != nil && owner.foreground {
+			enqueue(key(owner.uid))
+		}
+	}
+}
+
+func (gc *collector) kindOf(obj client.Object) int {
+	return gc.kinds[obj.GetObjectKind().GroupVersionKind().GroupKind()]
+}
+
+// doubtful says that an item has an owner that may not hold it, so that it must be looked at.
+func (gc *collector) doubtful(v client.View, it *item) bool {
+	for _, ref := range it.refs {
+		if state, _ := gc.owner(v, it, ref); state != solid && state != unknown {
+			return true
+		}
+	}
+	return false
+}
+
+type ownerState int
+
+const (
+	solid    ownerState = iota // it exists
+	dangling                   // it does not
+	waiting                    // it exists, and waits for its dependents to be deleted
+	unknown                    // nobody can say: its kind is not served, or it cannot own the item
+)
+
+// owner says how it stands with the owner that a reference names, and answers its object if it exists.
+func (gc *collector) owner(v client.View, it *item, ref metav1.OwnerReference) (ownerState, client.Object) {
+	gv, err := schema.ParseGroupVersion(ref.APIVersion)
+	if err != nil {
+		return unknown, nil
+	}
+	i, ok := gc.kinds[schema.GroupKind{Group: gv.Group, Kind: ref.Kind}]
+	if !ok {
+		return unknown, nil
+	}
+	kind := gc.client.Kinds()[i]
+	if kind.Namespaced && it.namespace == "" {
+		gc.report(v, it, ref, i)
+		return unknown, nil
+	}
+	obj, ok := v.GetOf(kind, it.namespace, ref.Name)
+	if !ok || obj.GetUID() != ref.UID {
+		if kind.Namespaced {
+			gc.report(v, it, ref, i)
+		}
+		return dangling, nil
+	}
+	if obj.GetDeletionTimestamp() != nil && slices.Contains(obj.GetFinalizers(), metav1.FinalizerDeleteDependents) {
+		return waiting, obj
+	}
+	return solid, obj
+}
+
+// report tells about a reference to an owner that lives in another namespace: the user meant something that cannot be.
+func (gc *collector) report(v client.View, it *item, ref metav1.OwnerReference, kind int) {
+	if !gc.graph.search(ref.UID) {
+		return
+	}
+	elsewhere := false
+	gc.client.View().EachOf(gc.client.Kinds()[kind], "", func(obj client.Object) bool {
+		elsewhere = obj.GetUID() == ref.UID
+		return !elsewhere
+	})
+	if !elsewhere {
+		return
+	}
+	gvk := gc.client.Kinds()[it.kind].GVK()
+	gc.recorder.Eventf(&corev1.ObjectReference{Kind: gvk.Kind, APIVersion: gvk.GroupVersion().String(), Namespace: it.namespace, Name: it.name, UID: it.uid},
+		corev1.EventTypeWarning, "OwnerRefInvalidNamespace", "ownerRef %s does not exist in namespace %q",
+		fmt.Sprintf("[%s/%s, namespace: %s, name: %s, uid: %s]", ref.APIVersion, ref.Kind, it.namespace, ref.Name, ref.UID), it.namespace)
+}
+
+func (gc *collector) reconcile(ctx context.Context, v client.View, k controller.Key) (controller.Result, error) {
+	it := gc.graph.get(types.UID(k.Name))
+	if it == nil {
+		return controller.Result{}, nil
+	}
+	obj, ok := v.GetOf(gc.client.Kinds()[it.kind], it.namespace, it.name)
+	if !ok || obj.GetUID() != it.uid {
+		return controller.Result{}, nil // its end is about to be told
+	}
+	deleting := obj.GetDeletionTimestamp() != nil
+	var err error
+	switch {
+	case deleting && slices.Contains(obj.GetFinalizers(), metav1.FinalizerOrphanDependents):
+		err = gc.orphan(ctx, obj)
+	case deleting && slices.Contains(obj.GetFinalizers(), metav1.FinalizerDeleteDependents):
+		err = gc.awaitDependents(ctx, v, obj)
+	case deleting: // its end is on the way; its dependents are looked at then
+	default:
+		err = gc.collect(ctx, v, it, obj)
+	}
+	if apierrors.IsNotFound(err) {
+		err = nil
+	}
+	return controller.Result{}, err
+}

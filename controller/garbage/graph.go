@@ -1,0 +1,146 @@
+package garbage
+
+import (
+	"slices"
+	"sync"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kontiki/kontiki/api/client"
+)
+
+// item is an object that is named by owner references, has some, or waits for its dependents. It is immutable: a change
+// of the object makes a new one.
+type item struct {
+	kind            int // index into the client's kinds
+	namespace, name string
+	uid             types.UID
+	refs            []metav1.OwnerReference
+	// foreground and orphaning say that it is being deleted and waits for its dependents to be gone, or let go.
+	foreground, orphaning bool
+}
+
+// owned is what is known of the dependents of one owner.
+type owned struct {
+	dependents map[types.UID]*item
+	// gone says that the owner's end was seen here; looked that it was searched for in other namespaces.
+	gone, looked bool
+}
+
+// graph is who owns whom, as of the last change that was told. Objects that have no owners, own nothing and wait for
+// nothing take no memory in it. It is safe for concurrent use; changes come from one goroutine, in revision order.
+type graph struct {
+	mu     sync.Mutex
+	items  map[types.UID]*item  // dependents, and what waits
+	owners map[types.UID]*owned // by the owner's UID, whether or not it exists
+}
+
+func newGraph() *graph {
+	return &graph{items: map[types.UID]*item{}, owners: map[types.UID]*owned{}}
+}
+
+// put notes an object as it is now, and answers how it was noted before (nil if it was not).
+func (g *graph) put(kind int, obj client.Object) (now, before *item) {
+	deleting := obj.GetDeletionTimestamp() != nil
+	now = &item{
+		kind: kind, namespace: obj.GetNamespace(), name: obj.GetName(), uid: obj.GetUID(), refs: obj.GetOwnerReferences(),
+		foreground: deleting && slices.Contains(obj.GetFinalizers(), metav1.FinalizerDeleteDependents),
+		orphaning:  deleting && slices.Contains(obj.GetFinalizers(), metav1.FinalizerOrphanDependents),
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	before = g.items[now.uid]
+	if before == nil && len(now.refs) == 0 && !now.foreground && !now.orphaning {
+		return now, nil
+	}
+	g.unlink(before)
+	if len(now.refs) == 0 && !now.foreground && !now.orphaning {
+		delete(g.items, now.uid)
+		return now, before
+	}
+	g.items[now.uid] = now
+	for _, ref := range now.refs {
+		o := g.owners[ref.UID]
+		if o == nil {
+			o = &owned{dependents: map[types.UID]*item{}}
+			g.owners[ref.UID] = o
+		}
+		o.dependents[now.uid] = now
+	}
+	return now, before
+}
+
+// unlink takes an item out of its owners' dependents.
+func (g *graph) unlink(it *item) {
+	if it == nil {
+		return
+	}
+	for _, ref := range it.refs {
+		if o := g.owners[ref.UID]; o != nil {
+			if delete(o.dependents, it.uid); len(o.dependents) == 0 {
+				delete(g.owners, ref.UID)
+			}
+		}
+	}
+}
+
+// remove notes the end of an object, and answers its dependents and its references.
+func (g *graph) remove(obj client.Object) (dependents []*item, refs []metav1.OwnerReference) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	uid := obj.GetUID()
+	if it := g.items[uid]; it != nil {
+		refs = it.refs
+		g.unlink(it)
+		delete(g.items, uid)
+	}
+	if o := g.owners[uid]; o != nil {
+		o.gone = true
+		dependents = values(o.dependents)
+	}
+	return dependents, refs
+}
+
+func values(m map[types.UID]*item) []*item {
+	out := make([]*item, 0, len(m))
+	for _, it := range m {
+		out = append(out, it)
+	}
+	return out
+}
+
+func (g *graph) get(uid types.UID) *item {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.items[uid]
+}
+
+func (g *graph) dependents(uid types.UID) []*item {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if o := g.owners[uid]; o != nil {
+		return values(o.dependents)
+	}
+	return nil
+}
+
+// search says if an owner that is not where it is referred to should be searched for elsewhere: once, and only if it did
+// not end here.
+func (g *graph) search(uid types.UID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	o := g.owners[uid]
+	if o == nil || o.gone || o.looked {
+		return false
+	}
+	o.looked = true
+	return true
+}
+
+// size is how many items and owners are held.
+func (g *graph) size() (items, owners int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.items), len(g.owners)
+}

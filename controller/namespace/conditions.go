@@ -1,0 +1,113 @@
+package namespace
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/api/client"
+)
+
+// content counts what remains in a namespace.
+type content struct {
+	total      int
+	resources  map[string]int // by resource.group
+	finalizers map[string]int
+}
+
+func newContent() *content {
+	return &content{resources: map[string]int{}, finalizers: map[string]int{}}
+}
+
+func (c *content) count(resource, group string, obj client.Object) {
+	c.total++
+	c.resources[resource+"."+group]++
+	for _, f := range obj.GetFinalizers() {
+		c.finalizers[f]++
+	}
+}
+
+func (c *content) add(more *content, err error) error {
+	c.total += more.total
+	for k, n := range more.resources {
+		c.resources[k] += n
+	}
+	for k, n := range more.finalizers {
+		c.finalizers[k] += n
+	}
+	return err
+}
+
+// fine is what the conditions say when nothing is in the way; it also gives their order.
+var fine = []corev1.NamespaceCondition{
+	{Type: corev1.NamespaceDeletionDiscoveryFailure, Reason: "ResourcesDiscovered", Message: "All resources successfully discovered"},
+	{Type: corev1.NamespaceDeletionGVParsingFailure, Reason: "ParsedGroupVersions", Message: "All legacy kube types successfully parsed"},
+	{Type: corev1.NamespaceDeletionContentFailure, Reason: "ContentDeleted", Message: "All content successfully deleted, may be waiting on finalization"},
+	{Type: corev1.NamespaceContentRemaining, Reason: "ContentRemoved", Message: "All content successfully removed"},
+	{Type: corev1.NamespaceFinalizersRemaining, Reason: "ContentHasNoFinalizers", Message: "All content-preserving finalizers finished"},
+}
+
+// conditions says what is in the way. The first two never are: the kinds are a table in this process.
+func (c *content) conditions(failed error) []corev1.NamespaceCondition {
+	out := slices.Clone(fine)
+	for i := range out {
+		out[i].Status = corev1.ConditionFalse
+	}
+	set := func(i int, reason, message string) {
+		out[i].Status, out[i].Reason, out[i].Message = corev1.ConditionTrue, reason, message
+	}
+	if failed != nil {
+		messages := []string{failed.Error()}
+		if joined, ok := failed.(interface{ Unwrap() []error }); ok {
+			messages = messages[:0]
+			for _, err := range joined.Unwrap() {
+				messages = append(messages, err.Error())
+			}
+			slices.Sort(messages)
+		}
+		set(2, "ContentDeletionFailed", fmt.Sprintf("Failed to delete all resource types, %d remaining: %v", len(messages), strings.Join(messages, ", ")))
+	}
+	if c.total > 0 {
+		set(3, "SomeResourcesRemain", "Some resources are remaining: "+listed(c.resources, "%s has %d resource instances"))
+	}
+	if len(c.finalizers) > 0 {
+		set(4, "SomeFinalizersRemain", "Some content in the namespace has finalizers remaining: "+listed(c.finalizers, "%s in %d resource instances"))
+	}
+	return out
+}
+
+func listed(counts map[string]int, format string) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		parts = append(parts, fmt.Sprintf(format, name, counts[name]))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// setConditions brings a status' conditions to the wanted ones. Others are left alone.
+func setConditions(status *corev1.NamespaceStatus, wanted []corev1.NamespaceCondition) (changed bool) {
+	for _, w := range wanted {
+		i := slices.IndexFunc(status.Conditions, func(c corev1.NamespaceCondition) bool { return c.Type == w.Type })
+		if i < 0 {
+			w.LastTransitionTime = metav1.Now()
+			status.Conditions = append(status.Conditions, w)
+			changed = true
+			continue
+		}
+		have := &status.Conditions[i]
+		if have.Status == w.Status && have.Reason == w.Reason && have.Message == w.Message {
+			continue
+		}
+		w.LastTransitionTime = have.LastTransitionTime
+		if have.Status != w.Status {
+			w.LastTransitionTime = metav1.Now()
+		}
+		*have = w
+		changed = true
+	}
+	return changed
+}

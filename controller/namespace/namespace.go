@@ -1,0 +1,170 @@
+// Package namespace ends namespaces: it deletes what is in one that is being deleted, says in its conditions what is
+// still in the way, and lets it go once it is empty.
+//
+// The conditions and their wording are upstream's (k8s.io/kubernetes/pkg/controller/namespace/deletion), as people read
+// them when a namespace is stuck. Nothing is estimated or polled: each object that vanishes from a terminating namespace
+// makes us look again.
+package namespace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller"
+)
+
+// New makes the controller.
+func New(c *client.Client) *controller.Controller {
+	r := &reconciler{c}
+	watches := []client.Object{&corev1.Namespace{}}
+	for _, kind := range c.Kinds() {
+		if kind.Namespaced {
+			watches = append(watches, kind.New())
+		}
+	}
+	return &controller.Controller{
+		Name: "namespace", Watches: watches,
+		Start: func(v client.View, enqueue func(controller.Key)) {
+			client.Each(v, "", func(ns *corev1.Namespace) bool {
+				if ns.DeletionTimestamp != nil {
+					enqueue(controller.Key{Name: ns.Name})
+				}
+				return true
+			})
+			for _, name := range absent(c, v) {
+				enqueue(controller.Key{Name: name})
+			}
+		},
+		Enqueue: enqueue, Reconcile: r.reconcile, Workers: 10,
+	}
+}
+
+// absent are the namespaces that objects are in but that do not exist: a creation that was decided before its namespace
+// began to terminate can apply until it is gone.
+func absent(c *client.Client, v client.View) (names []string) {
+	for _, kind := range c.Kinds() {
+		if !kind.Namespaced {
+			continue
+		}
+		last := ""
+		v.EachOf(kind, "", func(obj client.Object) bool {
+			if ns := obj.GetNamespace(); ns != last {
+				last = ns
+				if _, ok := client.Get[*corev1.Namespace](v, "", ns); !ok && !slices.Contains(names, ns) {
+					names = append(names, ns)
+				}
+			}
+			return true
+		})
+	}
+	return names
+}
+
+// enqueue looks at namespaces that terminate: when they change, when something in them changes how long it stays, and
+// once more after their end.
+func enqueue(v client.View, event client.Event, enqueue func(controller.Key)) {
+	if ns, ok := event.Object().(*corev1.Namespace); ok {
+		if event.New == nil || ns.DeletionTimestamp != nil {
+			enqueue(controller.Key{Name: ns.Name})
+		}
+		return
+	}
+	if event.Old != nil && event.New != nil && slices.Equal(event.Old.GetFinalizers(), event.New.GetFinalizers()) {
+		return
+	}
+	name := event.Object().GetNamespace()
+	if ns, ok := client.Get[*corev1.Namespace](v, "", name); ok && ns.DeletionTimestamp != nil {
+		enqueue(controller.Key{Name: name})
+	}
+}
+
+type reconciler struct{ client *client.Client }
+
+func (r *reconciler) reconcile(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
+	ns, ok := client.Get[*corev1.Namespace](v, "", key.Name)
+	if !ok {
+		_, err := r.empty(ctx, key.Name, func(string) bool { return true })
+		return controller.Result{}, err
+	}
+	if ns.DeletionTimestamp == nil || !slices.Contains(ns.Spec.Finalizers, corev1.FinalizerKubernetes) {
+		return controller.Result{}, nil
+	}
+	// Pods go first: they may need the other objects until they end.
+	found := newContent()
+	failed := found.add(r.empty(ctx, key.Name, func(resource string) bool { return resource == "pods" }))
+	if found.total == 0 && failed == nil {
+		failed = found.add(r.empty(ctx, key.Name, func(resource string) bool { return resource != "pods" }))
+	}
+	conditions := found.conditions(failed)
+	if changed := ns.DeepCopy(); setConditions(&changed.Status, conditions) {
+		updated, err := client.UpdateStatus(ctx, r.client, changed)
+		if err != nil {
+			return controller.Result{}, ignoreNotFound(err)
+		}
+		ns = updated
+	}
+	if failed != nil {
+		return controller.Result{}, failed
+	}
+	if found.total > 0 {
+		return controller.Result{}, nil // what vanishes wakes us
+	}
+	done := ns.DeepCopy()
+	done.Spec.Finalizers = slices.DeleteFunc(done.Spec.Finalizers, func(f corev1.FinalizerName) bool { return f == corev1.FinalizerKubernetes })
+	_, err := client.UpdateSubresource(ctx, r.client, done, "finalize")
+	return controller.Result{}, ignoreNotFound(err)
+}
+
+// empty deletes the objects of the wanted kinds in a namespace, and answers what then remains.
+func (r *reconciler) empty(ctx context.Context, namespace string, wanted func(resource string) bool) (*content, error) {
+	var failures []error
+	v := r.client.View()
+	for _, kind := range r.client.Kinds() {
+		if !kind.Namespaced || !wanted(kind.Resource) {
+			continue
+		}
+		var doomed []client.Object
+		v.EachOf(kind, namespace, func(obj client.Object) bool {
+			if obj.GetDeletionTimestamp() == nil {
+				doomed = append(doomed, obj)
+			}
+			return true
+		})
+		err := controller.Each(doomed, func(obj client.Object) error {
+			// Background: everything in the namespace goes anyway, in whatever order.
+			err := r.client.Delete(ctx, obj, client.IfUID(obj.GetUID()), client.Propagation(metav1.DeletePropagationBackground))
+			if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+				return nil // gone, or another one: the look below tells
+			}
+			return err
+		})
+		if err != nil {
+			failures = append(failures, fmt.Errorf("delete the %s of namespace %s: %w", kind.GroupResource(), namespace, err))
+		}
+	}
+	left := newContent()
+	v = r.client.View()
+	for _, kind := range r.client.Kinds() {
+		if kind.Namespaced && wanted(kind.Resource) {
+			v.EachOf(kind, namespace, func(obj client.Object) bool {
+				left.count(kind.Resource, kind.Group, obj)
+				return true
+			})
+		}
+	}
+	return left, errors.Join(failures...)
+}
+
+func ignoreNotFound(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}

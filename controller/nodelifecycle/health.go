@@ -1,0 +1,224 @@
+package nodelifecycle
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller"
+)
+
+// health marks nodes as unknown that are not heard of.
+type health struct {
+	Config
+	mu      sync.Mutex
+	members map[string]Member
+	renewed map[string]renewal
+	missing times[string] // nodes that nobody vouches for
+}
+
+// renewal is when a Lease was last seen to change, by our clock: clocks of nodes may differ.
+type renewal struct {
+	stamp metav1.MicroTime
+	seen  time.Time
+}
+
+func newHealth(c Config) *controller.Controller {
+	h := &health{Config: c, members: map[string]Member{}, renewed: map[string]renewal{}}
+	return &controller.Controller{
+		Name: "node-health", Watches: []client.Object{&corev1.Node{}, &coordinationv1.Lease{}},
+		Start: h.start, Enqueue: h.enqueue, Source: h.follow, Reconcile: h.reconcile,
+		Workers: 16, // a probe of a dead node waits for its timeout
+	}
+}
+
+func (h *health) start(v client.View, enqueue func(controller.Key)) {
+	client.Each(v, corev1.NamespaceNodeLease, func(l *coordinationv1.Lease) bool {
+		h.renew(l)
+		return true
+	})
+	client.Each(v, "", func(n *corev1.Node) bool {
+		enqueue(controller.KeyOf(n))
+		return true
+	})
+}
+
+func (h *health) enqueue(_ client.View, event client.Event, enqueue func(controller.Key)) {
+	switch obj := event.Object().(type) {
+	case *corev1.Node:
+		if event.Old == nil {
+			h.Recorder.Eventf(nodeReference(obj), corev1.EventTypeNormal, "RegisteredNode", "Node %s event: Registered Node %v in Controller", obj.Name, obj.Name)
+		}
+		if event.New == nil {
+			h.Recorder.Eventf(nodeReference(obj), corev1.EventTypeNormal, "RemovingNode", "Node %s event: Removing Node %v from Controller", obj.Name, obj.Name)
+		}
+		if event.Old == nil || event.New == nil || statusChanged(event.Old.(*corev1.Node), event.New.(*corev1.Node)) {
+			enqueue(controller.KeyOf(obj))
+		}
+	case *coordinationv1.Lease:
+		if obj.Namespace != corev1.NamespaceNodeLease {
+			return
+		}
+		if event.New == nil {
+			h.mu.Lock()
+			delete(h.renewed, obj.Name)
+			h.mu.Unlock()
+		} else if !h.renew(obj) {
+			return // its node's timer is running
+		}
+		enqueue(controller.Key{Name: obj.Name})
+	}
+}
+
+func statusChanged(a, b *corev1.Node) bool {
+	x, xOK := ready(a)
+	y, yOK := ready(b)
+	return x != y || xOK != yOK
+}
+
+// renew notes a Lease, and says if it is new.
+func (h *health) renew(l *coordinationv1.Lease) (fresh bool) {
+	if l.Spec.RenewTime == nil {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	before, ok := h.renewed[l.Name]
+	if !ok || before.stamp.Before(l.Spec.RenewTime) {
+		h.renewed[l.Name] = renewal{*l.Spec.RenewTime, h.Now()}
+	}
+	return !ok
+}
+
+// follow follows gossip.
+func (h *health) follow(ctx context.Context, enqueue func(controller.Key)) error {
+	note := func(m Member) {
+		h.mu.Lock()
+		h.members[m.Name] = m
+		h.mu.Unlock()
+		enqueue(controller.Key{Name: m.Name})
+	}
+	for _, m := range h.Hints.Members() {
+		note(m)
+	}
+	for {
+		m, err := h.Hints.Next(ctx)
+		if err != nil {
+			return err
+		}
+		note(m)
+	}
+}
+
+func (h *health) reconcile(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
+	node, ok := nodeOf(v, key.Name)
+	if !ok {
+		h.missing.forget(key.Name)
+		return controller.Result{}, nil
+	}
+	status, reported := ready(node)
+	h.mu.Lock()
+	member, isMember := h.members[node.Name]
+	lease, hasLease := h.renewed[node.Name]
+	h.mu.Unlock()
+	now := h.Now()
+	switch {
+	case isMember && member.State == Alive:
+		h.missing.forget(node.Name)
+		return controller.Result{}, nil
+	case !isMember && hasLease:
+		h.missing.forget(node.Name)
+		if left := lease.seen.Add(h.LeaseGrace).Sub(now); left > 0 {
+			return controller.Result{After: left}, nil
+		}
+		if err := h.markUnknown(ctx, node); err != nil {
+			return controller.Result{}, err
+		}
+		return controller.Result{After: h.LeaseGrace}, nil // the timer goes on: it may be renewed, and cease again
+	case reported && status == corev1.ConditionUnknown:
+		return controller.Result{}, nil // it says itself when it is back
+	case !isMember:
+		if left := h.missing.first(node.Name, now).Add(h.StartupGrace).Sub(now); left > 0 {
+			return controller.Result{After: left}, nil
+		}
+	}
+	if h.answers(ctx, node) {
+		return controller.Result{After: h.ProbeAgain}, nil
+	}
+	if ctx.Err() != nil {
+		return controller.Result{}, ctx.Err()
+	}
+	// What gossip says may have changed while the probe ran.
+	h.mu.Lock()
+	member, isMember = h.members[node.Name]
+	h.mu.Unlock()
+	if isMember && member.State == Alive {
+		return controller.Result{}, nil
+	}
+	return controller.Result{}, h.markUnknown(ctx, node)
+}
+
+// answers probes a node that is in doubt.
+func (h *health) answers(ctx context.Context, node *corev1.Node) bool {
+	for try := range probeTries {
+		if try > 0 {
+			select {
+			case <-ctx.Done():
+				return false
+			case <-time.After(h.ProbePause):
+			}
+		}
+		probe, cancel := context.WithTimeout(ctx, h.ProbeTimeout)
+		err := h.Probe(probe, node)
+		cancel()
+		if err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// markUnknown sets the conditions that the node itself reports to Unknown, with upstream's words.
+func (h *health) markUnknown(ctx context.Context, node *corev1.Node) error {
+	before, _ := ready(node)
+	changed := node.DeepCopy()
+	now := metav1.NewTime(h.Now())
+	wrote := false
+	for _, kind := range []corev1.NodeConditionType{corev1.NodeReady, corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure} {
+		c := condition(changed, kind)
+		if c == nil {
+			changed.Status.Conditions = append(changed.Status.Conditions, corev1.NodeCondition{
+				Type: kind, Status: corev1.ConditionUnknown, Reason: "NodeStatusNeverUpdated", Message: "Kubelet never posted node status.",
+				LastHeartbeatTime: node.CreationTimestamp, LastTransitionTime: now,
+			})
+			wrote = true
+		} else if c.Status != corev1.ConditionUnknown {
+			c.Status, c.Reason, c.Message, c.LastTransitionTime = corev1.ConditionUnknown, "NodeStatusUnknown", "Kubelet stopped posting node status.", now
+			wrote = true
+		}
+	}
+	if !wrote {
+		return nil
+	}
+	if _, err := client.UpdateStatus(ctx, h.Client, changed); err != nil {
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("mark node %s as unknown: %w", node.Name, err)
+	}
+	if before == corev1.ConditionTrue {
+		h.Recorder.Eventf(nodeReference(node), corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: %s", node.Name, "NodeNotReady")
+	}
+	return nil
+}
+
+func nodeReference(node *corev1.Node) *corev1.ObjectReference {
+	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}
+}

@@ -1,0 +1,175 @@
+// Package nodelifecycle follows the health of nodes and draws the conclusions: conditions, taints, evictions.
+//
+// Five controllers share the work, each stateless but for timers:
+//
+//	health    a node that is not heard of gets its Ready condition set to Unknown
+//	taints    conditions -> taints
+//	readiness pods on a node that ceased to be ready are not ready, so that endpoints drop them
+//	eviction  NoExecute taints -> pods that do not tolerate them (any longer) are deleted
+//	podgc     pods whose node does not exist, and old finished ones, are removed
+//
+// Who judges a node: a gossip member is judged by gossip, confirmed by a probe (an alarm alone moves no pod); a node that
+// renews a Lease (a stock kubelet, KWOK) by that Lease; a node with neither is probed once it has had time to turn up.
+// Nothing else is periodic, and a healthy cluster of gossip members costs nothing here.
+//
+// A node that was cut off reports Ready=True itself when it is back; nobody reports it in its place. Its pods were
+// deleted with their grace meanwhile, and nobody confirmed their end: they stay, being deleted, until it is back or its
+// Node object is removed. That is Kubernetes' contract.
+package nodelifecycle
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller"
+)
+
+// State is what gossip believes of a worker.
+type State string
+
+// The states of members. Whoever is merely suspected counts as alive.
+const (
+	Alive State = "alive"
+	Dead  State = "dead"
+	Left  State = "left"
+)
+
+// Member is a worker in gossip. Its name is its node's.
+type Member struct {
+	Name  string
+	State State
+	Since time.Time
+}
+
+// Hints is gossip, as far as it is about workers. They are hints: each is confirmed before it has consequences.
+type Hints interface {
+	// Members answers all workers that gossip knows.
+	Members() []Member
+	// Next waits for the next change and answers the member as it now is. Changes that happened before the call, but
+	// after the stream began, are answered too.
+	Next(ctx context.Context) (Member, error)
+}
+
+// Config says what to work with. The durations' zero values are the defaults.
+type Config struct {
+	Client   *client.Client
+	Recorder record.EventRecorder
+	Hints    Hints
+	// Probe asks a node itself whether it is alive: nil means that it answered. It must honour the context's deadline.
+	Probe func(ctx context.Context, node *corev1.Node) error
+
+	// ProbeTimeout bounds one probe (2 s); ProbePause is between two (1 s); ProbeAgain is until a node is looked at again
+	// that gossip has lost and that answers probes (10 s).
+	ProbeTimeout, ProbePause, ProbeAgain time.Duration
+	// LeaseGrace is how old a Lease may grow (40 s).
+	LeaseGrace time.Duration
+	// StartupGrace is how long a node without Lease may be missing from gossip (60 s).
+	StartupGrace time.Duration
+	// Quarantine is how long pods outlive their Node object (40 s).
+	Quarantine time.Duration
+	// MaxTerminatedPods is how many finished pods are kept (12,500).
+	MaxTerminatedPods int
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+}
+
+const (
+	probeTries       = 2
+	defaultMaxEnded  = 12500
+	unhealthyPercent = 55
+	unhealthyAtLeast = 3
+)
+
+func orDefault[T comparable](value *T, fallback T) {
+	var zero T
+	if *value == zero {
+		*value = fallback
+	}
+}
+
+// New makes the controllers.
+func New(c Config) []*controller.Controller {
+	orDefault(&c.ProbeTimeout, 2*time.Second)
+	orDefault(&c.ProbePause, time.Second)
+	orDefault(&c.ProbeAgain, 10*time.Second)
+	orDefault(&c.LeaseGrace, 40*time.Second)
+	orDefault(&c.StartupGrace, 60*time.Second)
+	orDefault(&c.Quarantine, 40*time.Second)
+	orDefault(&c.MaxTerminatedPods, defaultMaxEnded)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return []*controller.Controller{newHealth(c), newTaints(c), newReadiness(c), newEviction(c), newPodGC(c)}
+}
+
+// readiness is the status of a node's Ready condition; ok is false if it has none.
+func ready(node *corev1.Node) (status corev1.ConditionStatus, ok bool) {
+	if c := condition(node, corev1.NodeReady); c != nil {
+		return c.Status, true
+	}
+	return "", false
+}
+
+func condition(node *corev1.Node, kind corev1.NodeConditionType) *corev1.NodeCondition {
+	for i := range node.Status.Conditions {
+		if node.Status.Conditions[i].Type == kind {
+			return &node.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+// podsOn visits the pods that are assigned to a node.
+func podsOn(v client.View, node string, visit func(*corev1.Pod)) {
+	client.Each(v, "", func(pod *corev1.Pod) bool {
+		if pod.Spec.NodeName == node {
+			visit(pod)
+		}
+		return true
+	})
+}
+
+func nodeOf(v client.View, name string) (*corev1.Node, bool) {
+	return client.Get[*corev1.Node](v, "", name)
+}
+
+// times remembers since when something is so.
+type times[K comparable] struct {
+	mu sync.Mutex
+	at map[K]time.Time
+}
+
+// first answers when a key was first asked for since it was forgotten.
+func (t *times[K]) first(key K, now time.Time) time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if at, ok := t.at[key]; ok {
+		return at
+	}
+	if t.at == nil {
+		t.at = map[K]time.Time{}
+	}
+	t.at[key] = now
+	return now
+}
+
+// forget forgets a key, and says if it was there.
+func (t *times[K]) forget(key K) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, ok := t.at[key]
+	delete(t.at, key)
+	return ok
+}
+
+func (t *times[K]) has(key K) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, ok := t.at[key]
+	return ok
+}
