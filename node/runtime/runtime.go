@@ -54,7 +54,7 @@ type Runtime interface {
 type Sandboxes interface {
 	// EnsureSandbox makes the sandbox, or what is missing of it, and answers it.
 	EnsureSandbox(ctx context.Context, c SandboxConfig) (Sandbox, error)
-	// RemoveSandbox frees it. Its containers must have been removed. An unknown uid is no error.
+	// RemoveSandbox frees it. None of its containers may be running; exited ones may stay. An unknown uid is no error.
 	RemoveSandbox(ctx context.Context, uid string) error
 	ListSandboxes(ctx context.Context) ([]Sandbox, error)
 }
