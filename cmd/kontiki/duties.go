@@ -15,6 +15,9 @@ import (
 	"github.com/kontiki/kontiki/controller/bootstrap"
 	"github.com/kontiki/kontiki/controller/deployment"
 	"github.com/kontiki/kontiki/controller/endpoints"
+	"github.com/kontiki/kontiki/controller/garbage"
+	"github.com/kontiki/kontiki/controller/namespace"
+	"github.com/kontiki/kontiki/controller/nodelifecycle"
 	"github.com/kontiki/kontiki/controller/replicaset"
 	"github.com/kontiki/kontiki/controller/serviceaccount"
 	"github.com/kontiki/kontiki/scheduler"
@@ -86,19 +89,31 @@ func (m *master) schedule(ctx context.Context) error {
 
 // control runs the controllers, each as the user and with the event source that it has in Kubernetes.
 func (m *master) control(ctx context.Context) error {
+	events := m.cluster.MemberEvents()
+	defer events.Close()
 	group, ctx := errgroup.WithContext(ctx)
-	run := func(name string, make func(*client.Client, record.EventRecorder) *controller.Controller) {
+	several := func(name string, make func(*client.Client, record.EventRecorder) []*controller.Controller) {
 		c := client.New(m.api.Objects, "system:serviceaccount:kube-system:"+name, "kube-controller-manager")
 		group.Go(func() error {
 			return m.recording(ctx, c, name, func(recorder record.EventRecorder) error {
-				return controller.RunAll(ctx, c, m.log.With("part", "controllers"), make(c, recorder))
+				return controller.RunAll(ctx, c, m.log.With("part", "controllers"), make(c, recorder)...)
 			})
+		})
+	}
+	run := func(name string, make func(*client.Client, record.EventRecorder) *controller.Controller) {
+		several(name, func(c *client.Client, r record.EventRecorder) []*controller.Controller {
+			return []*controller.Controller{make(c, r)}
 		})
 	}
 	run("deployment-controller", deployment.New)
 	run("replicaset-controller", replicaset.NewReplicaSets)
 	run("replication-controller", replicaset.NewReplicationControllers)
 	run("endpointslice-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller { return endpoints.New(c) })
+	run("generic-garbage-collector", garbage.New)
+	run("namespace-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller { return namespace.New(c) })
+	several("node-controller", func(c *client.Client, recorder record.EventRecorder) []*controller.Controller {
+		return nodelifecycle.New(nodelifecycle.Config{Client: c, Recorder: recorder, Hints: workerHints{m.cluster, events}, Probe: m.probeAgent})
+	})
 	run("service-account-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
 		return serviceaccount.New(c, m.cluster.Identity().CA.CertPEM)
 	})

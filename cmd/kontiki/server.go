@@ -165,6 +165,8 @@ type master struct {
 	options *serverOptions
 	ranges  ranges
 	log     *slog.Logger
+	// probes asks agents whether they are alive.
+	probes *http.Client
 }
 
 func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger) (*master, error) {
@@ -178,12 +180,13 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger)
 	if err != nil {
 		return nil, err
 	}
-	m := &master{cluster: c, options: o, ranges: r, log: log}
+	agents := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{certificate}}
+	m := &master{cluster: c, options: o, ranges: r, log: log, probes: &http.Client{Transport: &http.Transport{TLSClientConfig: agents, DisableKeepAlives: true}}}
 	m.api, err = apiserver.New(apiserver.Config{
 		Store: c, SealKeys: identity.SecretKeys, SealWith: identity.CurrentSecretKey, ServiceAccountKey: identity.ServiceAccountKey,
 		Roots:        func() *x509.CertPool { return roots },
 		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: o.tolerationSeconds,
-		Agents: clusterAgents{&tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{certificate}}},
+		Agents: clusterAgents{agents},
 		Ready:  m.ready, Version: versionInfo(), Log: log,
 		Extra: map[string]http.Handler{"/metrics": promhttp.Handler(), "/kontiki/v1/cluster": http.HandlerFunc(m.serveStatus)},
 	})

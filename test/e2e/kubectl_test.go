@@ -55,7 +55,7 @@ func TestKubectlOnTheDemo(t *testing.T) {
 	contains(t, kubectl(t, "-n", "demo", "get", "deployments"), "NAME    READY   UP-TO-DATE   AVAILABLE", "3/3")
 	contains(t, kubectl(t, "-n", "demo", "get", "pods", "-o", "wide"), "1/1     Running", "worker-1", "worker-2")
 	pod := pods(t, "demo", "app=back")[0].Name
-	contains(t, kubectl(t, "-n", "demo", "describe", "pod", pod), "Successfully assigned demo/"+pod, "Started", "greeting  ConfigMap", "Ready          True")
+	contains(t, kubectl(t, "-n", "demo", "describe", "pod", pod), "Successfully assigned demo/"+pod, "Started", "greeting  ConfigMap", "ContainersReady             True")
 	contains(t, kubectl(t, "-n", "demo", "logs", pod), "listening on :8080")
 	contains(t, kubectl(t, "explain", "deployment.spec.strategy"), "rollingUpdate", "Rolling update config params")
 
@@ -84,7 +84,8 @@ func TestKubectlOnTheDemo(t *testing.T) {
 	if err == nil || !strings.Contains(out, "+  GREETING: Good day!") {
 		t.Errorf("diff: %v\n%s", err, out)
 	}
-	kubectl(t, "-n", "demo", "delete", "pod", pod, "--wait=true", "--timeout=60s")
+	kubectl(t, "-n", "demo", "delete", "pod", pods(t, "demo", "app=front")[0].Name, "--wait=true", "--timeout=60s")
+	rollout(t, "demo", "front")
 	rollout(t, "demo", "back")
 }
 

@@ -15,8 +15,10 @@ import (
 // HostStatus is a host as `kontiki dev status` shows it.
 type HostStatus struct {
 	Host
-	Running bool `json:"running"`
-	Pid     int  `json:"pid,omitempty"`
+	// Namespace is the host's network namespace, for `ip netns exec`.
+	Namespace string `json:"namespace"`
+	Running   bool   `json:"running"`
+	Pid       int    `json:"pid,omitempty"`
 }
 
 // Status is a development cluster as it is now.
@@ -37,7 +39,7 @@ func ReadStatus(dir string) (*Status, error) {
 	status := &Status{Dir: s.Dir, Kubeconfig: s.Kubeconfig(), API: fmt.Sprintf("https://127.0.0.1:%d", s.APIPort), Running: s.Processes["supervisor"].alive()}
 	for _, h := range s.Hosts {
 		p := s.Processes[h.Name]
-		host := HostStatus{Host: h, Running: p.alive()}
+		host := HostStatus{Host: h, Namespace: s.namespace(h), Running: p.alive()}
 		if host.Running {
 			host.Pid = p.Pid
 		}
