@@ -16,15 +16,17 @@ import (
 )
 
 // openAPIFiles are upstream's published OpenAPI v3 documents, cut down to the paths that are served, gzipped, one a
-// group version: "api__v1.json.gz", "apis__apps__v1.json.gz".
+// group version: "api__v1.json.gz", "apis__apps__v1.json.gz"; and OpenAPI v2 as JSON and protobuf, "v2.json.gz" and
+// "v2.pb.gz", which kubectl falls back to.
 //
-//go:embed openapi/*.json.gz
+//go:embed openapi/*.gz
 var openAPIFiles embed.FS
 
 // openAPI serves OpenAPI v3 (KEP-2896). The documents stay compressed in memory and are sent so to clients that take
 // gzip, which all do.
 type openAPI struct {
 	index     []byte
+	v2        map[string][]byte // by media type
 	documents map[string][]byte // by path under /openapi/v3/
 }
 
@@ -36,12 +38,20 @@ func newOpenAPI() (*openAPI, error) {
 	type entry struct {
 		ServerRelativeURL string `json:"serverRelativeURL"`
 	}
-	o := &openAPI{documents: map[string][]byte{}}
+	o := &openAPI{documents: map[string][]byte{}, v2: map[string][]byte{}}
 	index := map[string]map[string]entry{"paths": {}}
 	for _, file := range entries {
 		data, err := openAPIFiles.ReadFile(path.Join("openapi", file.Name()))
 		if err != nil {
 			return nil, err
+		}
+		switch file.Name() {
+		case "v2.json.gz":
+			o.v2[typeJSON] = data
+			continue
+		case "v2.pb.gz":
+			o.v2[typeOpenAPIv2] = data
+			continue
 		}
 		name := strings.ReplaceAll(strings.TrimSuffix(file.Name(), ".json.gz"), "__", "/")
 		o.documents[name] = data
@@ -49,6 +59,19 @@ func newOpenAPI() (*openAPI, error) {
 	}
 	o.index, err = json.Marshal(index)
 	return o, err
+}
+
+// typeOpenAPIv2 is the media type of OpenAPI v2 in protobuf.
+const typeOpenAPIv2 = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+
+// serveV2 answers /openapi/v2.
+func (o *openAPI) serveV2(w http.ResponseWriter, r *http.Request) {
+	contentType := typeJSON
+	if strings.Contains(r.Header.Get("Accept"), typeOpenAPIv2) {
+		contentType = typeOpenAPIv2
+	}
+	w.Header().Set("Content-Type", contentType)
+	o.send(w, r, o.v2[contentType])
 }
 
 func (o *openAPI) serve(w http.ResponseWriter, r *http.Request) {
@@ -63,11 +86,16 @@ func (o *openAPI) serve(w http.ResponseWriter, r *http.Request) {
 		writeError(w, r, noSuchPath(r))
 		return
 	}
-	w.Header().Set("Vary", "Accept, Accept-Encoding")
 	w.Header().Set("Content-Type", typeJSON)
 	if r.URL.Query().Get("hash") != "" {
 		w.Header().Set("Cache-Control", "public, immutable")
 	}
+	o.send(w, r, document)
+}
+
+// send sends a compressed document, decompressed only for clients that do not take gzip.
+func (o *openAPI) send(w http.ResponseWriter, r *http.Request, document []byte) {
+	w.Header().Set("Vary", "Accept, Accept-Encoding")
 	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 		w.Header().Set("Content-Encoding", "gzip")
 		w.Write(document)

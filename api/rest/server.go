@@ -156,6 +156,8 @@ func (c *call) serveOther() {
 		c.serveDocument(c.Tokens.Discovery, typeJSON)
 	case path == "/openid/v1/jwks":
 		c.serveDocument(c.Tokens.JWKS, "application/jwk-set+json")
+	case path == "/openapi/v2":
+		c.openapi.serveV2(c.w, c.r)
 	case path == "/openapi/v3" || strings.HasPrefix(path, "/openapi/v3/"):
 		c.openapi.serve(c.w, c.r)
 	case c.discovery.serve(c.w, c.r):

@@ -14,6 +14,9 @@ import (
 	"regexp"
 	"strings"
 
+	openapi_v2 "github.com/google/gnostic-models/openapiv2"
+	"google.golang.org/protobuf/proto"
+
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/api/rest"
 )
@@ -38,9 +41,12 @@ func main() {
 			log.Fatalf("%s: %v", name, err)
 		}
 	}
+	if err := cutV2(filepath.Join(filepath.Dir(source), "swagger.json"), "openapi"); err != nil {
+		log.Fatalf("swagger.json: %v", err)
+	}
 }
 
-var reference = regexp.MustCompile(`"#/components/schemas/([^"]+)"`)
+var reference = regexp.MustCompile(`"#/(?:components/schemas|definitions)/([^"]+)"`)
 
 func cut(from, to string) error {
 	data, err := os.ReadFile(from)
@@ -75,19 +81,71 @@ func cut(from, to string) error {
 	if err != nil {
 		return err
 	}
+	fmt.Printf("%s: %d paths, %d schemas\n", filepath.Base(to), len(paths), len(components["schemas"]))
+	return compress(to, small)
+}
+
+func compress(to string, data []byte) error {
 	var buf bytes.Buffer
 	w, err := gzip.NewWriterLevel(&buf, gzip.BestCompression)
 	if err != nil {
 		return err
 	}
-	if _, err := w.Write(small); err != nil {
+	if _, err := w.Write(data); err != nil {
 		return err
 	}
 	if err := w.Close(); err != nil {
 		return err
 	}
-	fmt.Printf("%s: %d paths, %d schemas, %d bytes\n", filepath.Base(to), len(paths), len(components["schemas"]), buf.Len())
 	return os.WriteFile(to, buf.Bytes(), 0o644)
+}
+
+// cutV2 does the same for OpenAPI v2, in JSON and in the protobuf form that kubectl asks for.
+func cutV2(from, dir string) error {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	var doc map[string]json.RawMessage
+	if err := json.Unmarshal(data, &doc); err != nil {
+		return err
+	}
+	var paths, definitions map[string]json.RawMessage
+	if err := json.Unmarshal(doc["paths"], &paths); err != nil {
+		return err
+	}
+	for path := range paths {
+		if strings.Contains(path, "/watch/") || !rest.Serves(registry.Kinds(), path) {
+			delete(paths, path)
+		}
+	}
+	if err := json.Unmarshal(doc["definitions"], &definitions); err != nil {
+		return err
+	}
+	if doc["paths"], err = json.Marshal(paths); err != nil {
+		return err
+	}
+	definitions = reachable(doc["paths"], definitions)
+	if doc["definitions"], err = json.Marshal(definitions); err != nil {
+		return err
+	}
+	small, err := json.Marshal(doc)
+	if err != nil {
+		return err
+	}
+	parsed, err := openapi_v2.ParseDocument(small)
+	if err != nil {
+		return err
+	}
+	binary, err := proto.MarshalOptions{Deterministic: true}.Marshal(parsed)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("v2: %d paths, %d definitions\n", len(paths), len(definitions))
+	if err := compress(filepath.Join(dir, "v2.json.gz"), small); err != nil {
+		return err
+	}
+	return compress(filepath.Join(dir, "v2.pb.gz"), binary)
 }
 
 // reachable keeps the schemas that the paths need.
