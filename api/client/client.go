@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -290,9 +291,11 @@ func (c *Client) Bind(ctx context.Context, pod *corev1.Pod, node string) error {
 	})
 }
 
-// Kinds is every served kind, as an empty object with its names: for what works on all of them (namespace deletion,
-// garbage collection).
-func (c *Client) Kinds() []*registry.Kind { return c.objects.Kinds().Kinds() }
+// Kinds is every stored kind, each once, however many versions it is served in: for what works on all of them (namespace
+// deletion, garbage collection).
+func (c *Client) Kinds() []*registry.Kind {
+	return slices.DeleteFunc(slices.Clone(c.objects.Kinds().Kinds()), func(k *registry.Kind) bool { return k.StoredAs != nil })
+}
 
 // KindOf is the row of an object's type.
 func (c *Client) KindOf(obj Object) *registry.Kind { return c.kindOf(reflect.TypeOf(obj)) }

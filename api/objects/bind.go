@@ -26,7 +26,7 @@ func (s *Service) Bind(ctx context.Context, r *Request, binding *corev1.Binding)
 	if problem != nil {
 		return apierrors.NewInvalid(schema.GroupKind{Kind: "Binding"}, r.Name, field.ErrorList{problem})
 	}
-	_, _, err := s.modify(ctx, r, modification{strategy: &registry.Strategy{}, change: func(old registry.Object) (registry.Object, error) {
+	_, _, err := s.modify(ctx, r, modification{strategy: &registry.Strategy{}, unwatched: true, change: func(old registry.Object) (registry.Object, error) {
 		pod := old.(*corev1.Pod)
 		if binding.UID != "" && binding.UID != pod.UID {
 			return nil, apierrors.NewConflict(r.Kind.GroupResource(), r.Name,

@@ -44,19 +44,54 @@ type protoMessage interface {
 // encode gives the bytes to store: the object in Kubernetes protobuf without a resourceVersion (the store's revision is
 // the truth), sealed if the kind asks for it.
 func (s *Service) encode(kind *registry.Kind, key string, obj registry.Object) ([]byte, error) {
+	value, err := plain(kind, obj)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", key, err)
+	}
+	return s.seal(kind, key, value)
+}
+
+// plain encodes an object as it is stored, but for sealing.
+func plain(kind *registry.Kind, obj registry.Object) ([]byte, error) {
+	if stored := kind.StoredAs; stored != nil {
+		internal, err := kind.ToInternal(obj.DeepCopyObject())
+		if err != nil {
+			return nil, err
+		}
+		if obj, err = stored.FromInternal(internal); err != nil {
+			return nil, err
+		}
+		kind = stored
+	}
 	version := obj.GetResourceVersion()
 	obj.SetResourceVersion("")
 	raw, err := marshal(obj)
 	obj.SetResourceVersion(version)
 	if err != nil {
-		return nil, fmt.Errorf("encode %s: %w", key, err)
+		return nil, err
 	}
-	value := envelope(kind, raw)
+	return envelope(kind, raw), nil
+}
+
+func (s *Service) seal(kind *registry.Kind, key string, value []byte) ([]byte, error) {
 	if !kind.Sealed {
 		return value, nil
 	}
-	if value, err = s.sealer.Seal(key, value); err != nil {
+	sealed, err := s.sealer.Seal(key, value)
+	if err != nil {
 		return nil, fmt.Errorf("seal %s: %w", key, err)
+	}
+	return sealed, nil
+}
+
+// open is a version's value as it was before it was sealed.
+func (s *Service) open(kind *registry.Kind, v *kv.Version) ([]byte, error) {
+	if !kind.Sealed {
+		return v.Value, nil
+	}
+	value, err := s.sealer.Open(v.Key, v.Value)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", v.Key, err)
 	}
 	return value, nil
 }
@@ -99,6 +134,10 @@ func appendField(b []byte, number int, value []byte) []byte {
 
 // Decode answers the object of a version, with its resourceVersion and type set. It is shared: read-only.
 func (s *Service) Decode(kind *registry.Kind, v *kv.Version) (registry.Object, error) {
+	if kind.StoredAs != nil {
+		// The shared forms are those of the version it is stored in; other versions are few and made anew.
+		return s.decodeFresh(kind, v)
+	}
 	form, err := v.Form(formObject, func(v *kv.Version) (any, int, error) {
 		obj, err := s.decodeFresh(kind, v)
 		return obj, 4 * len(v.Value), err
@@ -111,12 +150,20 @@ func (s *Service) Decode(kind *registry.Kind, v *kv.Version) (registry.Object, e
 
 // decodeFresh answers an object of the caller's own.
 func (s *Service) decodeFresh(kind *registry.Kind, v *kv.Version) (registry.Object, error) {
-	value := v.Value
-	if kind.Sealed {
-		var err error
-		if value, err = s.sealer.Open(v.Key, value); err != nil {
-			return nil, fmt.Errorf("open %s: %w", v.Key, err)
+	if stored := kind.StoredAs; stored != nil {
+		obj, err := s.decodeFresh(stored, v)
+		if err != nil {
+			return nil, err
 		}
+		internal, err := stored.ToInternal(obj)
+		if err != nil {
+			return nil, fmt.Errorf("decode %s: %w", v.Key, err)
+		}
+		return kind.FromInternal(internal)
+	}
+	value, err := s.open(kind, v)
+	if err != nil {
+		return nil, err
 	}
 	raw, err := Unwrap(value)
 	if err != nil {
@@ -153,9 +200,18 @@ func Unwrap(value []byte) ([]byte, error) {
 	return unknown.Raw, nil
 }
 
+// formOf is a version's form in a slot, or one of its own for a kind that is stored as another.
+func formOf(kind *registry.Kind, v *kv.Version, slot kv.FormSlot, build kv.BuildForm) (any, error) {
+	if kind.StoredAs == nil {
+		return v.Form(slot, build)
+	}
+	form, _, err := build(v)
+	return form, err
+}
+
 // JSON answers the version's JSON, beginning with its kind and apiVersion, without a trailing newline. Read-only.
 func (s *Service) JSON(kind *registry.Kind, v *kv.Version) ([]byte, error) {
-	form, err := v.Form(formJSON, func(v *kv.Version) (any, int, error) {
+	build := func(v *kv.Version) (any, int, error) {
 		obj, err := s.Decode(kind, v)
 		if err != nil {
 			return nil, 0, err
@@ -166,7 +222,8 @@ func (s *Service) JSON(kind *registry.Kind, v *kv.Version) ([]byte, error) {
 		}
 		encoded := bytes.TrimRight(buf.Bytes(), "\n")
 		return encoded, len(encoded), nil
-	})
+	}
+	form, err := formOf(kind, v, formJSON, build)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +232,7 @@ func (s *Service) JSON(kind *registry.Kind, v *kv.Version) ([]byte, error) {
 
 // Proto answers the version's protobuf with its resourceVersion, without the envelope. Read-only.
 func (s *Service) Proto(kind *registry.Kind, v *kv.Version) ([]byte, error) {
-	form, err := v.Form(formProto, func(v *kv.Version) (any, int, error) {
+	form, err := formOf(kind, v, formProto, func(v *kv.Version) (any, int, error) {
 		obj, err := s.Decode(kind, v)
 		if err != nil {
 			return nil, 0, err

@@ -19,8 +19,9 @@ import (
 // maxNameTries is how often a generated name is drawn again when it is taken (KEP-4420).
 const maxNameTries = 8
 
-// maxAttempts bounds how often a write is prepared again because the state moved on under it.
-const maxAttempts = 20
+// maxAttempts bounds how often a write is prepared again because the state moved on under it. Each time somebody else's
+// write went through, so a crowd on one object makes progress; the request's own deadline is what normally ends it.
+const maxAttempts = 1000
 
 // Create stores a new object and answers it. The object is the service's from here on.
 func (s *Service) Create(ctx context.Context, r *Request, obj registry.Object) (registry.Object, error) {
@@ -44,10 +45,7 @@ func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, a
 		if generated {
 			obj.SetName(names.SimpleNameGenerator.GenerateName(obj.GetGenerateName()))
 		}
-		candidate := obj
-		if generated || try < maxAttempts {
-			candidate = obj.DeepCopyObject().(registry.Object)
-		}
+		candidate := obj.DeepCopyObject().(registry.Object)
 		request := *r
 		request.Name = candidate.GetName()
 		created, err := s.createOnce(ctx, &request, candidate, view, applied)
@@ -55,8 +53,10 @@ func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, a
 		case err == nil:
 			return created, nil
 		case errors.Is(err, errRetry) && try < maxAttempts:
-		case errors.Is(err, errStale) && try < maxAttempts:
+		case errors.Is(err, errStale) && try == 0: // every later view is a consistent one
 		case apierrors.IsAlreadyExists(err) && generated && try+1 < maxNameTries:
+		case apierrors.IsAlreadyExists(err) && generated:
+			return nil, apierrors.NewGenerateNameConflict(r.Kind.GroupResource(), request.Name, 1)
 		default:
 			var stale *staleError
 			if errors.As(err, &stale) {
@@ -90,10 +90,17 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 		}
 		ops = append(ops, check)
 	}
+	var err error
+	if !applied {
+		if obj, err = s.track(r, obj, s.empty(r.Kind)); err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+	}
 	attributes := &Attributes{Request: r, Operation: OpCreate, Object: obj, View: view}
 	if err := s.mutate(ctx, attributes); err != nil {
 		return nil, err
 	}
+	dropDuplicateOwners(r, obj)
 	internal, err := r.Kind.ToInternal(obj)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
@@ -104,13 +111,13 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 	if obj, err = r.Kind.FromInternal(internal); err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	if !applied {
-		if obj, err = s.track(r, obj, s.empty(r.Kind)); err != nil {
-			return nil, apierrors.NewInternalError(err)
-		}
-	}
 	if errs := r.Kind.ValidateCreate(ctx, internal, obj); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(r.Kind.GVK().GroupKind(), r.Name, errs)
+	}
+	if r.Warn != nil && r.Kind.WarnCreate != nil {
+		for _, text := range r.Kind.WarnCreate(ctx, internal) {
+			r.warn("%s", text)
+		}
 	}
 	attributes.Object = obj
 	if err := s.validate(ctx, attributes); err != nil {
@@ -172,9 +179,7 @@ func (s *Service) stampNew(obj registry.Object) {
 // checkScope refuses an object whose namespace is not the request's.
 func checkScope(r *Request, obj registry.Object) error {
 	if !r.Kind.Namespaced {
-		if obj.GetNamespace() != "" {
-			return apierrors.NewBadRequest(fmt.Sprintf("metadata.namespace: %s is not namespaced: leave the field out", r.Kind.Resource))
-		}
+		obj.SetNamespace("")
 		return nil
 	}
 	if r.Namespace == "" {
@@ -209,10 +214,11 @@ func (s *Service) checkNamespace(r *Request, view kv.View) (kv.Op, error) {
 		err.ErrStatus.Details.Causes = append(err.ErrStatus.Details.Causes, metav1.StatusCause{
 			Type: corev1.NamespaceTerminatingCause, Message: fmt.Sprintf("namespace %s is being terminated", r.Namespace), Field: "metadata.namespace",
 		})
-		return kv.Op{}, err
+		return kv.Op{}, &staleError{err}
 	}
-	// Only an update can mark it as going away: bind the creation to the namespace being what was looked at.
-	return kv.Op{Key: key, Check: true, Cond: kv.Exists}, nil
+	// Only a write to the namespace can mark it as going away: bind the creation to its being what was looked at. A mere
+	// "exists" would let a creation slip in between the namespace's last look at its content and its removal.
+	return kv.Op{Key: key, Check: true, Cond: kv.AtRevision, Revision: v.ModRevision}, nil
 }
 
 func (s *Service) mutate(ctx context.Context, a *Attributes) error {

@@ -1,6 +1,7 @@
 package objects
 
 import (
+	"encoding/hex"
 	"fmt"
 	"strings"
 
@@ -71,12 +72,10 @@ func decodeInto[T runtime.Object](r *Request, data []byte, encoding Encoding, va
 		err = nil
 	}
 	if err != nil {
-		base := gvk
-		if actual != nil && *actual != gvk && !actual.Empty() {
-			base = *actual
+		if actual == nil || actual.Kind == "" {
+			return none, apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %v (%s)", gvk.Kind, err, summary(data)))
 		}
-		// A body that names another kind is refused for that, whatever else is wrong with it.
-		return none, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", base.Kind, base.Version, gvk.Kind, err))
+		return none, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", actual.Kind, actual.Version, gvk.Kind, err))
 	}
 	typed, ok := out.(T)
 	if !ok || (actual != nil && *actual != gvk) {
@@ -86,17 +85,24 @@ func decodeInto[T runtime.Object](r *Request, data []byte, encoding Encoding, va
 	return typed, nil
 }
 
+// summary shows how a body begins.
+func summary(data []byte) string {
+	const most = 30
+	shown := data[:min(len(data), most)]
+	text := hex.EncodeToString(shown)
+	switch {
+	case len(data) == 0:
+		return "<empty>"
+	case data[0] == '{':
+		text = string(shown)
+	}
+	if len(data) > most {
+		text += " ..."
+	}
+	return text
+}
+
 // DecodeOther decodes a body of a type that is not the request's kind (Scale, Binding, Eviction, TokenRequest).
 func DecodeOther[T runtime.Object](r *Request, data []byte, encoding Encoding, validation string, into T, gvk schema.GroupVersionKind) (T, error) {
 	return decodeInto(r, data, encoding, validation, into, gvk)
-}
-
-// checkFields reports unknown and duplicate fields of an applied configuration.
-func (s *Service) checkFields(r *Request, original []byte, validation string) error {
-	if validation != metav1.FieldValidationStrict && validation != metav1.FieldValidationWarn {
-		return nil
-	}
-	// Duplicate keys are visible in the original alone; YAML is a superset of JSON.
-	_, err := decodeInto(r, original, YAML, validation, r.Kind.New(), r.Kind.GVK())
-	return err
 }

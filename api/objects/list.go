@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -47,13 +48,16 @@ func (s *Service) List(ctx context.Context, r *Request, o ListOptions) (*ListRes
 		return nil, err
 	}
 	prefix := r.Kind.NamespacePrefix(r.Namespace)
-	if start == "" {
+	switch {
+	case start == "":
 		start = prefix
+	case !strings.HasPrefix(start, prefix):
+		return nil, apierrors.NewBadRequest("continue key is not valid: it is not of this list")
 	}
 	end := kv.PrefixEnd(prefix)
 	result := &ListResult{Revision: view.Revision()}
-	if match.name != "" && (r.Namespace != "" || !r.Kind.Namespaced) {
-		if v, ok := view.Get(r.Kind.Key(r.Namespace, match.name)); ok {
+	if key, ok := match.onlyKey(r.Namespace); ok {
+		if v, ok := view.Get(key); ok {
 			if ok, err = match.matches(v); ok {
 				result.Items = append(result.Items, v)
 			}
@@ -80,7 +84,7 @@ func (s *Service) List(ctx context.Context, r *Request, o ListOptions) (*ListRes
 		return nil, apierrors.NewInternalError(err)
 	}
 	if next != "" {
-		s.pages.keep(view)
+		s.pages.keep(view) // for when the history does not reach back that far
 		result.Continue = continueToken(int64(view.Revision()), next)
 		if match.everything {
 			remaining := int64(view.Count(next, end))
@@ -94,10 +98,13 @@ func (s *Service) List(ctx context.Context, r *Request, o ListOptions) (*ListRes
 func (s *Service) listView(ctx context.Context, r *Request, o ListOptions) (kv.View, string, error) {
 	if o.Continue == "" {
 		if o.ResourceVersionMatch == metav1.ResourceVersionMatchExact {
-			return s.exactView(ctx, o.ResourceVersion)
+			return s.exactView(ctx, r.Kind.Prefix(), o.ResourceVersion)
 		}
 		view, err := s.viewFor(ctx, o.ResourceVersion)
 		return view, "", err
+	}
+	if o.ResourceVersion != "" && o.ResourceVersion != "0" {
+		return nil, "", apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
 	}
 	revision, start, err := parseContinue(o.Continue)
 	if err != nil {
@@ -110,7 +117,8 @@ func (s *Service) listView(ctx context.Context, r *Request, o ListOptions) (kv.V
 	if view, ok := s.pages.find(uint64(revision)); ok {
 		return view, start, nil
 	}
-	if view := s.store.View(); view.Revision() == uint64(revision) {
+	// The first page may have come from another master: this one has the same history.
+	if view, err := s.viewAt(ctx, r.Kind.Prefix(), uint64(revision)); err == nil {
 		return view, start, nil
 	}
 	expired := apierrors.NewResourceExpired("The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.")
@@ -118,19 +126,20 @@ func (s *Service) listView(ctx context.Context, r *Request, o ListOptions) (kv.V
 	return nil, "", expired
 }
 
-func (s *Service) exactView(ctx context.Context, resourceVersion string) (kv.View, string, error) {
-	view, err := s.viewFor(ctx, resourceVersion)
+func (s *Service) exactView(ctx context.Context, prefix, resourceVersion string) (kv.View, string, error) {
+	current, err := s.viewFor(ctx, resourceVersion)
 	if err != nil {
 		return nil, "", err
 	}
 	revision, _ := ParseRevision(resourceVersion)
-	if view.Revision() == revision {
-		return view, "", nil
-	}
 	if view, ok := s.pages.find(revision); ok {
 		return view, "", nil
 	}
-	return nil, "", apierrors.NewResourceExpired(fmt.Sprintf("The resourceVersion for the provided list is too old: %d (%d).", revision, view.Revision()))
+	view, err := s.viewAt(ctx, prefix, revision)
+	if err != nil {
+		return nil, "", apierrors.NewResourceExpired(fmt.Sprintf("The resourceVersion for the provided list is too old: %d (%d).", revision, current.Revision()))
+	}
+	return view, "", nil
 }
 
 // pages keeps the views that continue tokens name, so that the pages of a list show one revision. Bounded: a list that
@@ -203,8 +212,8 @@ type matcher struct {
 	labels     labels.Selector
 	fields     fields.Selector
 	everything bool
-	// name is set when only the object of that name can match.
-	name string
+	// name and namespace are set when only objects of that name, or in that namespace, can match.
+	name, namespace string
 }
 
 func newMatcher(s *Service, kind *registry.Kind, label labels.Selector, field fields.Selector) (*matcher, error) {
@@ -223,12 +232,32 @@ func newMatcher(s *Service, kind *registry.Kind, label labels.Selector, field fi
 	if name, ok := m.fields.RequiresExactMatch("metadata.name"); ok {
 		m.name = name
 	}
+	if namespace, ok := m.fields.RequiresExactMatch("metadata.namespace"); ok {
+		m.namespace = namespace
+	}
 	return m, nil
+}
+
+// onlyKey is the key of the one object that can match in a namespace ("" for all), if there is such one.
+func (m *matcher) onlyKey(namespace string) (string, bool) {
+	if namespace == "" {
+		namespace = m.namespace
+	}
+	if m.name == "" || (namespace == "" && m.kind.Namespaced) {
+		return "", false
+	}
+	return m.kind.Key(namespace, m.name), true
 }
 
 func (m *matcher) matches(v *kv.Version) (bool, error) {
 	if m.everything {
 		return true, nil
+	}
+	if m.name != "" || m.namespace != "" { // the key tells without decoding
+		namespace, name := m.kind.SplitKey(v.Key)
+		if (m.name != "" && name != m.name) || (m.namespace != "" && namespace != m.namespace) {
+			return false, nil
+		}
 	}
 	obj, err := m.service.Decode(m.kind, v)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	applyconfigurations "k8s.io/client-go/applyconfigurations"
@@ -42,24 +43,51 @@ func (m *managers) of(kind *registry.Kind, subresource string) (*managedfields.F
 		return fm, nil
 	}
 	reset := map[fieldpath.APIVersion]fieldpath.Filter{}
-	if strategy, ok := kind.StrategyFor(subresource); ok && len(strategy.ResetFields) > 0 {
-		set := fieldpath.NewSet()
-		for _, path := range strategy.ResetFields {
-			var parts []any
-			for _, part := range strings.Split(path, ".") {
-				parts = append(parts, part)
+	if strategy, ok := kind.StrategyFor(subresource); ok {
+		version := fieldpath.APIVersion(kind.GroupVersion().String())
+		switch {
+		case len(strategy.OnlyFields) > 0:
+			var matchers []*fieldpath.SetMatcher
+			for _, path := range strategy.OnlyFields {
+				matchers = append(matchers, fieldpath.MakePrefixMatcherOrDie(parts(path)...))
 			}
-			set.Insert(fieldpath.MakePathOrDie(parts...))
+			reset[version] = fieldpath.NewIncludeMatcherFilter(matchers...)
+		case len(strategy.ResetFields) > 0:
+			set := fieldpath.NewSet()
+			for _, path := range strategy.ResetFields {
+				set.Insert(fieldpath.MakePathOrDie(parts(path)...))
+			}
+			reset[version] = fieldpath.NewExcludeSetFilter(set)
 		}
-		reset[fieldpath.APIVersion(kind.GroupVersion().String())] = fieldpath.NewExcludeSetFilter(set)
 	}
-	fm, err := managedfields.NewDefaultFieldManager(m.converter(), registry.Scheme, noDefaults{}, registry.Scheme,
+	fm, err := managedfields.NewDefaultFieldManager(m.converter(), sameVersion{registry.Scheme}, noDefaults{}, registry.Scheme,
 		kind.GVK(), kind.GroupVersion(), subresource, reset)
 	if err != nil {
 		return nil, fmt.Errorf("field manager of %s: %w", kind.Kind, err)
 	}
 	m.made[key] = fm
 	return fm, nil
+}
+
+func parts(path string) []any {
+	var out []any
+	for _, part := range strings.Split(path, ".") {
+		out = append(out, part)
+	}
+	return out
+}
+
+// sameVersion converts nothing that is in the wanted version already. The scheme would copy it, twice a write, for nobody:
+// the field manager only reads what it converts.
+type sameVersion struct{ *runtime.Scheme }
+
+func (c sameVersion) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
+	if _, generic := in.(runtime.Unstructured); !generic {
+		if have := in.GetObjectKind().GroupVersionKind(); !have.Empty() && target == runtime.GroupVersioner(have.GroupVersion()) {
+			return in, nil
+		}
+	}
+	return c.Scheme.ConvertToVersion(in, target)
 }
 
 // noDefaults leaves defaulting to the service, which does it once, after merging.
@@ -103,19 +131,17 @@ func (s *Service) merge(r *Request, live registry.Object, patch runtime.Object, 
 	return obj, nil
 }
 
-// keepTimestamps puts old's managed fields back when new ones differ in nothing but their time, so that a write that
-// changes nothing is no write.
-func keepTimestamps(obj, old registry.Object) {
-	now, then := obj.GetManagedFields(), old.GetManagedFields()
+// sameButTimes says that new managed fields differ from old ones in nothing but their times.
+func sameButTimes(now, then []metav1.ManagedFieldsEntry) bool {
 	if len(now) != len(then) {
-		return
+		return false
 	}
 	for i := range now {
-		a, b := now[i], then[i]
+		a, b := &now[i], &then[i]
 		if a.Manager != b.Manager || a.Operation != b.Operation || a.APIVersion != b.APIVersion || a.Subresource != b.Subresource ||
 			(a.FieldsV1 == nil) != (b.FieldsV1 == nil) || (a.FieldsV1 != nil && !a.FieldsV1.Equal(*b.FieldsV1)) {
-			return
+			return false
 		}
 	}
-	obj.SetManagedFields(then)
+	return true
 }

@@ -6,13 +6,16 @@ import (
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/mergepatch"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
@@ -40,8 +43,7 @@ func (s *Service) Patch(ctx context.Context, r *Request, p Patch) (obj registry.
 		return s.apply(ctx, r, p)
 	}
 	if p.Force {
-		return nil, false, apierrors.NewInvalid(patchOptionsKind, "", field.ErrorList{
-			field.Forbidden(field.NewPath("force"), "may not be specified for non-apply patch")})
+		return nil, false, forceForbidden()
 	}
 	return s.modify(ctx, r, modification{change: func(old registry.Object) (registry.Object, error) {
 		return s.patched(r, p, old)
@@ -50,72 +52,150 @@ func (s *Service) Patch(ctx context.Context, r *Request, p Patch) (obj registry.
 
 var patchOptionsKind = unstructuredGroupKind("meta.k8s.io", "PatchOptions")
 
+func forceForbidden() error {
+	return apierrors.NewInvalid(patchOptionsKind, "", field.ErrorList{
+		field.Forbidden(field.NewPath("force"), "may not be specified for non-apply patch")})
+}
+
+func managerRequired() error {
+	return apierrors.NewInvalid(patchOptionsKind, "", field.ErrorList{
+		field.Required(field.NewPath("fieldManager"), "is required for apply patch")})
+}
+
+// patched is what a patch makes of an object (old is the caller's own). Errors and their codes are those of
+// k8s.io/apiserver/pkg/endpoints/handlers/patch.go.
 func (s *Service) patched(r *Request, p Patch, old registry.Object) (registry.Object, error) {
-	var doc []byte
 	before, err := runtime.Encode(jsonSerializer, old)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
+	after, strict, err := p.patch(before, r.Kind.New())
+	if err != nil {
+		return nil, err
+	}
+	obj, err := decodePatched(r, p, after, strict, r.Kind.New(), r.Kind.GVK())
+	if err != nil {
+		return nil, err
+	}
+	if err := checkScope(r, obj); err != nil {
+		return nil, err
+	}
+	return obj, checkName(r, obj)
+}
+
+// patch answers the document that the patch makes of another, and which of the patch's fields are there twice. schema is an
+// object of the type, for strategic merges.
+func (p Patch) patch(before []byte, schema any) (after []byte, strict []error, err error) {
+	checked := p.Validation == metav1.FieldValidationStrict || p.Validation == metav1.FieldValidationWarn
 	switch p.Type {
 	case types.JSONPatchType:
+		if checked {
+			var operations []struct {
+				Op    string `json:"op"`
+				Path  string `json:"path"`
+				From  string `json:"from"`
+				Value any    `json:"value"`
+			}
+			if strict, err = kjson.UnmarshalStrict(p.Data, &operations); err != nil {
+				return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+			}
+			for i, problem := range strict {
+				strict[i] = fmt.Errorf("json patch %v", problem)
+			}
+		}
 		patch, err := jsonpatch.DecodePatch(p.Data)
 		if err != nil {
-			return nil, apierrors.NewBadRequest(err.Error())
+			return nil, nil, apierrors.NewBadRequest(err.Error())
 		}
 		if len(patch) > maxPatchOperations {
-			return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(patch)))
+			return nil, nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(patch)))
 		}
-		if doc, err = patch.Apply(before); err != nil {
-			return nil, apierrors.NewGenericServerResponse(422, "", r.Kind.GroupResource(), r.Name, err.Error(), 0, false)
+		if after, err = patch.Apply(before); err != nil {
+			return nil, nil, unprocessable(err)
 		}
 	case types.MergePatchType:
-		var probe map[string]any
-		if err := json.Unmarshal(p.Data, &probe); err != nil {
-			return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+		var fields map[string]any
+		if strict, err = kjson.UnmarshalStrict(p.Data, &fields); err != nil {
+			return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
 		}
-		if doc, err = jsonpatch.MergePatch(before, p.Data); err != nil {
-			return nil, apierrors.NewBadRequest(err.Error())
+		if after, err = jsonpatch.MergePatch(before, p.Data); err != nil {
+			return nil, nil, apierrors.NewBadRequest(err.Error())
 		}
 	case types.StrategicMergePatchType:
-		if doc, err = strategicpatch.StrategicMergePatch(before, p.Data, r.Kind.New()); err != nil {
+		var fields map[string]any
+		if strict, err = kjson.UnmarshalStrict(p.Data, &fields); err != nil {
+			return nil, nil, apierrors.NewBadRequest(err.Error())
+		}
+		if after, err = strategicpatch.StrategicMergePatch(before, p.Data, schema); err != nil {
 			switch err {
 			case mergepatch.ErrBadJSONDoc, mergepatch.ErrBadPatchFormatForPrimitiveList, mergepatch.ErrBadPatchFormatForRetainKeys,
 				mergepatch.ErrBadPatchFormatForSetElementOrderList, mergepatch.ErrUnsupportedStrategicMergePatchFormat:
-				return nil, apierrors.NewBadRequest(err.Error())
+				return nil, nil, apierrors.NewBadRequest(err.Error())
 			}
-			return nil, apierrors.NewGenericServerResponse(422, "", r.Kind.GroupResource(), r.Name, err.Error(), 0, false)
+			return nil, nil, unprocessable(err)
 		}
 	default:
-		return nil, apierrors.NewGenericServerResponse(415, "patch", r.Kind.GroupResource(), r.Name, fmt.Sprintf("unsupported patch type %q", p.Type), 0, false)
+		return nil, nil, apierrors.NewGenericServerResponse(415, "patch", resource{}, "", fmt.Sprintf("unsupported patch type %q", p.Type), 0, false)
 	}
-	return s.DecodeJSON(r, doc, p.Validation)
+	if !checked {
+		strict = nil
+	}
+	return after, strict, nil
+}
+
+type resource = schema.GroupResource
+
+func unprocessable(err error) error {
+	return apierrors.NewGenericServerResponse(422, "", resource{}, "", err.Error(), 0, false)
+}
+
+// decodePatched decodes what a patch made; whatever does not fit is the patch's fault.
+func decodePatched[T runtime.Object](r *Request, p Patch, doc []byte, strict []error, into T, gvk schema.GroupVersionKind) (T, error) {
+	checked := p.Validation == metav1.FieldValidationStrict || p.Validation == metav1.FieldValidationWarn
+	decoder := laxJSON
+	if checked {
+		decoder = strictJSON
+	}
+	var none T
+	out, actual, err := decoder.Decode(doc, &gvk, into)
+	if problems, ok := runtime.AsStrictDecodingError(err); ok {
+		strict = append(strict, problems.Errors()...)
+		err = nil
+	}
+	if err == nil && len(strict) > 0 {
+		if p.Validation == metav1.FieldValidationWarn {
+			for _, problem := range strict {
+				r.warn("%s", problem.Error())
+			}
+		} else {
+			err = runtime.NewStrictDecodingError(strict)
+		}
+	}
+	if err != nil {
+		return none, apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), string(doc), err.Error())})
+	}
+	typed, ok := out.(T)
+	if !ok || *actual != gvk {
+		return none, apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), string(doc),
+			fmt.Sprintf("%s cannot be handled as a %s", actual, gvk))})
+	}
+	return typed, nil
 }
 
 // apply is server-side apply (KEP-555).
 func (s *Service) apply(ctx context.Context, r *Request, p Patch) (registry.Object, bool, error) {
 	if r.FieldManager == "" {
-		return nil, false, apierrors.NewInvalid(patchOptionsKind, "", field.ErrorList{
-			field.Required(field.NewPath("fieldManager"), "is required for apply patch")})
+		return nil, false, managerRequired()
 	}
-	asJSON, err := yaml.YAMLToJSON(p.Data)
+	patch, err := decodeApplied(r, p)
 	if err != nil {
-		return nil, false, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
-	}
-	patch := &unstructured.Unstructured{}
-	if err := utiljson.Unmarshal(asJSON, &patch.Object); err != nil {
-		return nil, false, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+		return nil, false, err
 	}
 	if patch.GroupVersionKind() != r.Kind.GVK() {
 		return nil, false, apierrors.NewBadRequest(fmt.Sprintf("apiVersion and kind: the applied object is %s, the URL is of %s", patch.GroupVersionKind(), r.Kind.GVK()))
 	}
-	if patch.GetName() != "" && patch.GetName() != r.Name {
-		return nil, false, apierrors.NewBadRequest(fmt.Sprintf("metadata.name: the name of the object (%s) does not match the name on the URL (%s)", patch.GetName(), r.Name))
-	}
-	if len(patch.GetManagedFields()) > 0 {
+	if patch.GetManagedFields() != nil {
 		return nil, false, apierrors.NewBadRequest("metadata.managedFields must be nil")
-	}
-	if err := s.checkFields(r, p.Data, p.Validation); err != nil {
-		return nil, false, err
 	}
 	return s.modify(ctx, r, modification{
 		create: r.Subresource == "", applied: true,
@@ -130,10 +210,36 @@ func (s *Service) apply(ctx context.Context, r *Request, p Patch) (registry.Obje
 			if err != nil {
 				return nil, err
 			}
-			if obj.GetName() == "" {
-				obj.SetName(r.Name)
+			if err := checkScope(r, obj); err != nil {
+				return nil, err
 			}
-			return obj, nil
+			return obj, checkName(r, obj)
 		},
 	})
+}
+
+// decodeApplied reads an applied configuration, which is YAML or JSON, and reports fields that are there twice. Fields that
+// the type does not have are refused when it is merged.
+func decodeApplied(r *Request, p Patch) (*unstructured.Unstructured, error) {
+	patch := &unstructured.Unstructured{Object: map[string]any{}}
+	if err := yaml.Unmarshal(p.Data, &patch.Object); err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	// Numbers as the rest of the machinery knows them: int64 and float64.
+	asJSON, err := json.Marshal(patch.Object)
+	if err == nil {
+		err = utiljson.Unmarshal(asJSON, &patch.Object)
+	}
+	if err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	if p.Validation == metav1.FieldValidationStrict || p.Validation == metav1.FieldValidationWarn {
+		if err := yaml.UnmarshalStrict(p.Data, &map[string]any{}); err != nil {
+			if p.Validation == metav1.FieldValidationStrict {
+				return nil, apierrors.NewBadRequest(fmt.Sprintf("error strict decoding patch: %v", err))
+			}
+			r.warn("%s", err.Error())
+		}
+	}
+	return patch, nil
 }

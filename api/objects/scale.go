@@ -3,17 +3,16 @@ package objects
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"sigs.k8s.io/yaml"
-
-	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 
 	"github.com/kontiki/kontiki/api/registry"
 )
@@ -47,8 +46,7 @@ func (s *Service) UpdateScale(ctx context.Context, r *Request, change func(*auto
 			return nil, conflict(r)
 		}
 		if scale.Spec.Replicas < 0 {
-			return nil, apierrors.NewInvalid(ScaleKind.GroupKind(), r.Name, field.ErrorList{field.Invalid(
-				field.NewPath("spec", "replicas"), scale.Spec.Replicas, "must be greater than or equal to 0")})
+			return nil, negativeReplicas(r, scale)
 		}
 		r.Kind.Scale.Set(old, scale.Spec.Replicas)
 		return old, nil
@@ -59,34 +57,68 @@ func (s *Service) UpdateScale(ctx context.Context, r *Request, change func(*auto
 	return ScaleOf(r.Kind, obj), nil
 }
 
-// PatchScale applies a patch to an object's scale. An apply patch is merged like a merge patch, and owned by its
-// manager as an update of the scale.
+// PatchScale applies a patch to an object's scale.
 func (s *Service) PatchScale(ctx context.Context, r *Request, p Patch) (*autoscalingv1.Scale, error) {
+	if p.Type == types.ApplyYAMLPatchType {
+		return s.applyScale(ctx, r, p)
+	}
+	if p.Force {
+		return nil, forceForbidden()
+	}
 	return s.UpdateScale(ctx, r, func(scale *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
 		before, err := json.Marshal(scale)
 		if err != nil {
 			return nil, apierrors.NewInternalError(err)
 		}
-		var after []byte
-		switch p.Type {
-		case types.JSONPatchType:
-			var patch jsonpatch.Patch
-			if patch, err = jsonpatch.DecodePatch(p.Data); err == nil {
-				after, err = patch.Apply(before)
-			}
-		case types.StrategicMergePatchType:
-			after, err = strategicpatch.StrategicMergePatch(before, p.Data, autoscalingv1.Scale{})
-		case types.ApplyYAMLPatchType:
-			var data []byte
-			if data, err = yaml.YAMLToJSON(p.Data); err == nil {
-				after, err = jsonpatch.MergePatch(before, data)
-			}
-		default:
-			after, err = jsonpatch.MergePatch(before, p.Data)
-		}
+		after, strict, err := p.patch(before, autoscalingv1.Scale{})
 		if err != nil {
-			return nil, apierrors.NewBadRequest(err.Error())
+			return nil, err
 		}
-		return decodeInto(r, after, JSON, p.Validation, &autoscalingv1.Scale{}, ScaleKind)
+		return decodePatched(r, p, after, strict, &autoscalingv1.Scale{}, ScaleKind)
 	})
+}
+
+// applyScale applies a scale as its manager's wish for the replicas of the object itself, which is who owns the field.
+func (s *Service) applyScale(ctx context.Context, r *Request, p Patch) (*autoscalingv1.Scale, error) {
+	if r.FieldManager == "" {
+		return nil, managerRequired()
+	}
+	patch, err := decodeApplied(r, p)
+	if err != nil {
+		return nil, err
+	}
+	if patch.GroupVersionKind() != ScaleKind {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("apiVersion and kind: the applied object is %s, the URL is of %s", patch.GroupVersionKind(), ScaleKind))
+	}
+	scale := &autoscalingv1.Scale{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(patch.Object, scale, true); err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("failed to create typed patch object (%s/%s; %s): %v", r.Namespace, r.Name, ScaleKind, err))
+	}
+	_, given, err := unstructured.NestedFieldNoCopy(patch.Object, "spec", "replicas")
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	wish := &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": r.Name, "namespace": r.Namespace}}}
+	wish.SetGroupVersionKind(r.Kind.GVK())
+	if given {
+		if scale.Spec.Replicas < 0 {
+			return nil, negativeReplicas(r, scale)
+		}
+		wish.Object["spec"] = map[string]any{"replicas": int64(scale.Spec.Replicas)}
+	}
+	obj, _, err := s.modify(ctx, r, modification{strategy: &r.Kind.Strategy, applied: true, uid: scale.UID, change: func(old registry.Object) (registry.Object, error) {
+		if scale.ResourceVersion != "" && scale.ResourceVersion != old.GetResourceVersion() {
+			return nil, conflict(r)
+		}
+		return s.merge(r, old, wish.DeepCopy(), p.Force)
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return ScaleOf(r.Kind, obj), nil
+}
+
+func negativeReplicas(r *Request, scale *autoscalingv1.Scale) error {
+	return apierrors.NewInvalid(ScaleKind.GroupKind(), r.Name, field.ErrorList{field.Invalid(
+		field.NewPath("spec", "replicas"), scale.Spec.Replicas, "must be greater than or equal to 0")})
 }

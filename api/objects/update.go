@@ -5,8 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/kontiki/kontiki/api/registry"
@@ -23,6 +31,10 @@ type modification struct {
 	create bool
 	// applied says that managed fields are already right (server-side apply).
 	applied bool
+	// unwatched says that the change is not recorded in managed fields at all (binding).
+	unwatched bool
+	// uid is the UID that the stored object must have; "" for any.
+	uid types.UID
 	// strategy is used in place of the subresource's own (binding, scale); nil for that.
 	strategy *registry.Strategy
 }
@@ -37,25 +49,34 @@ func (m modification) subresource(r *Request) string {
 
 // Update replaces an object (or, through a subresource, that part of it). created says that it did not exist before.
 func (s *Service) Update(ctx context.Context, r *Request, obj registry.Object) (result registry.Object, created bool, err error) {
-	if obj.GetName() == "" && r.Name != "" {
-		obj.SetName(r.Name)
-	}
-	if obj.GetName() != r.Name {
-		return nil, false, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), r.Name))
+	if err := checkName(r, obj); err != nil {
+		return nil, false, err
 	}
 	if err := checkScope(r, obj); err != nil {
 		return nil, false, err
 	}
 	return s.modify(ctx, r, modification{
 		create: r.Kind.AllowCreateOnUpdate && r.Subresource == "",
+		uid:    obj.GetUID(),
 		change: func(old registry.Object) (registry.Object, error) {
 			if obj.GetResourceVersion() == "" && old != nil && !r.Kind.AllowUnconditionalUpdate {
-				return nil, apierrors.NewInvalid(r.Kind.GVK().GroupKind(), r.Name, field.ErrorList{
-					field.Invalid(field.NewPath("metadata").Child("resourceVersion"), "", "must be specified for an update")})
+				return nil, apierrors.NewInvalid(schema.GroupKind{Group: r.Kind.Group, Kind: r.Kind.Resource}, r.Name, field.ErrorList{
+					field.Invalid(field.NewPath("metadata").Child("resourceVersion"), uint64(0), "must be specified for an update")})
 			}
 			return obj.DeepCopyObject().(registry.Object), nil
 		},
 	})
+}
+
+// checkName refuses an object whose name is not the request's.
+func checkName(r *Request, obj registry.Object) error {
+	switch obj.GetName() {
+	case r.Name:
+		return nil
+	case "":
+		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s based on URL) was undeterminable: name must be provided", r.Name))
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), r.Name))
 }
 
 // modify carries out a change against the stored object, preparing it again whenever the object moved on meanwhile.
@@ -108,9 +129,9 @@ func (s *Service) modifyOnce(ctx context.Context, r *Request, strategy *registry
 		if err != nil {
 			return nil, false, err
 		}
-		if obj.GetUID() != "" {
+		if m.uid != "" {
 			return nil, false, apierrors.NewConflict(r.Kind.GroupResource(), r.Name,
-				fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: ", obj.GetUID()))
+				fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: ", m.uid))
 		}
 		obj.SetResourceVersion("")
 		obj, err = s.create(ctx, r, obj, m.applied)
@@ -119,7 +140,7 @@ func (s *Service) modifyOnce(ctx context.Context, r *Request, strategy *registry
 		}
 		return obj, true, err
 	}
-	old, err := s.decodeFresh(r.Kind, stored)
+	old, err := s.Decode(r.Kind, stored)
 	if err != nil {
 		return nil, false, apierrors.NewInternalError(err)
 	}
@@ -134,26 +155,37 @@ func (s *Service) modifyOnce(ctx context.Context, r *Request, strategy *registry
 	return obj, false, err
 }
 
-// prepare brings a changed object through defaulting, admission and validation.
+// prepare brings a changed object through managed fields, admission, the kind's rules and validation. old is shared and
+// only read. The order is upstream's: what admission and the kind's rules add is nobody's field.
 func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.Strategy, m modification, view kv.View, obj, old registry.Object) (registry.Object, error) {
+	if m.uid != "" && m.uid != old.GetUID() {
+		return nil, apierrors.NewConflict(r.Kind.GroupResource(), r.Name,
+			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", m.uid, old.GetUID()))
+	}
 	if version := obj.GetResourceVersion(); version != "" && version != old.GetResourceVersion() {
 		return nil, conflict(r)
 	}
-	if uid := obj.GetUID(); uid != "" && uid != old.GetUID() {
-		return nil, apierrors.NewConflict(r.Kind.GroupResource(), r.Name,
-			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", uid, old.GetUID()))
-	}
 	registry.Scheme.Default(obj)
 	obj.GetObjectKind().SetGroupVersionKind(r.Kind.GVK())
-	keepMeta(obj, old)
+	if !m.applied && !m.unwatched {
+		var err error
+		if obj, err = s.track(r, obj, old); err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+	}
 	attributes := &Attributes{Request: r, Operation: OpUpdate, Object: obj, Old: old, View: view}
 	if err := s.mutate(ctx, attributes); err != nil {
 		return nil, err
 	}
+	dropDuplicateOwners(r, obj)
+	obj.SetGeneration(old.GetGeneration())
+	obj.SetResourceVersion(old.GetResourceVersion())
+	obj.SetSelfLink("")
 	internal, err := r.Kind.ToInternal(obj)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
+	// A strategy may carry parts of the old object over into the new one: both must be the write's own.
 	oldInternal, err := r.Kind.ToInternal(old.DeepCopyObject())
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
@@ -161,37 +193,66 @@ func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.St
 	if strategy.PrepareUpdate != nil {
 		strategy.PrepareUpdate(internal, oldInternal)
 	}
+	if err := keepMeta(internal, old); err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
 	if obj, err = r.Kind.FromInternal(internal); err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	// How an object is deleted is decided by deletions alone, whatever a strategy did.
-	obj.SetDeletionTimestamp(old.GetDeletionTimestamp())
-	obj.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
-	if !m.applied {
-		if obj, err = s.track(r, obj, old); err != nil {
-			return nil, apierrors.NewInternalError(err)
-		}
-	}
-	keepTimestamps(obj, old)
 	if errs := r.Kind.ValidateChange(ctx, strategy, m.subresource(r), internal, oldInternal, obj, old); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(r.Kind.GVK().GroupKind(), r.Name, errs)
+	}
+	if r.Warn != nil && strategy.WarnUpdate != nil {
+		for _, text := range strategy.WarnUpdate(ctx, internal, oldInternal) {
+			r.warn("%s", text)
+		}
 	}
 	attributes.Object = obj
 	return obj, s.validate(ctx, attributes)
 }
 
-// keepMeta puts back the metadata that no update may change.
-func keepMeta(obj, old registry.Object) {
-	obj.SetName(old.GetName())
-	obj.SetNamespace(old.GetNamespace())
-	obj.SetUID(old.GetUID())
-	obj.SetResourceVersion(old.GetResourceVersion())
-	obj.SetCreationTimestamp(old.GetCreationTimestamp())
-	obj.SetDeletionTimestamp(old.GetDeletionTimestamp())
-	obj.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
-	obj.SetGeneration(old.GetGeneration())
-	obj.SetSelfLink("")
-	obj.SetGenerateName(old.GetGenerateName())
+// keepMeta puts back the metadata that an update may leave out or that only deletions decide; what else it may not change
+// is refused by validation (k8s.io/apiserver/pkg/registry/rest BeforeUpdate is the rule).
+func keepMeta(obj runtime.Object, old registry.Object) error {
+	accessor, err := meta.Accessor(obj)
+	if err != nil {
+		return err
+	}
+	if accessor.GetUID() == "" {
+		accessor.SetUID(old.GetUID())
+	}
+	if created := old.GetCreationTimestamp(); !created.IsZero() {
+		accessor.SetCreationTimestamp(created)
+	}
+	if deleted := old.GetDeletionTimestamp(); deleted != nil {
+		accessor.SetDeletionTimestamp(deleted.DeepCopy())
+	}
+	if grace := old.GetDeletionGracePeriodSeconds(); grace != nil && accessor.GetDeletionGracePeriodSeconds() == nil {
+		seconds := *grace
+		accessor.SetDeletionGracePeriodSeconds(&seconds)
+	}
+	return nil
+}
+
+// dropDuplicateOwners keeps each owner once, and says so.
+func dropDuplicateOwners(r *Request, obj registry.Object) {
+	refs := obj.GetOwnerReferences()
+	if len(refs) < 2 {
+		return
+	}
+	var kept []metav1.OwnerReference
+	var dropped []string
+	for _, ref := range refs {
+		if slices.ContainsFunc(kept, func(have metav1.OwnerReference) bool { return apiequality.Semantic.DeepEqual(have, ref) }) {
+			dropped = append(dropped, string(ref.UID))
+			continue
+		}
+		kept = append(kept, ref)
+	}
+	if len(dropped) > 0 {
+		obj.SetOwnerReferences(kept)
+		r.warn(".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: %v", strings.Join(dropped, ", "))
+	}
 }
 
 // commit stores obj in place of the stored version, removes it when this was the last step of its deletion, or does
@@ -204,16 +265,14 @@ func (s *Service) commit(ctx context.Context, r *Request, view kv.View, stored *
 	if err != nil {
 		return nil, err
 	}
-	value, err := s.encode(r.Kind, stored.Key, obj)
+	value, same, err := s.encodeChange(r.Kind, stored, obj, old)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
 	if err := checkSize(value); err != nil {
 		return nil, err
 	}
-	if same, err := s.unchanged(r.Kind, stored, value); err != nil {
-		return nil, apierrors.NewInternalError(err)
-	} else if same || r.DryRun {
+	if same || r.DryRun {
 		return obj, nil
 	}
 	ops := append([]kv.Op{{Key: stored.Key, Value: value, Cond: kv.AtRevision, Revision: stored.ModRevision}}, allocated...)
@@ -228,20 +287,33 @@ func (s *Service) commit(ctx context.Context, r *Request, view kv.View, stored *
 	return obj, nil
 }
 
-// unchanged compares plain bytes: a sealed value differs each time it is sealed.
-func (s *Service) unchanged(kind *registry.Kind, stored *kv.Version, value []byte) (bool, error) {
-	if !kind.Sealed {
-		return bytes.Equal(stored.Value, value), nil
-	}
-	before, err := s.sealer.Open(stored.Key, stored.Value)
+// encodeChange gives the bytes to store in place of the stored version. same says that nothing changed but, perhaps, the
+// times of managed fields, which are put back then: a write that changes nothing is no write.
+func (s *Service) encodeChange(kind *registry.Kind, stored *kv.Version, obj, old registry.Object) (value []byte, same bool, err error) {
+	before, err := s.open(kind, stored)
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
-	after, err := s.sealer.Open(stored.Key, value)
+	now, then := obj.GetManagedFields(), old.GetManagedFields()
+	if sameButTimes(now, then) {
+		obj.SetManagedFields(then)
+		after, err := plain(kind, obj)
+		if err != nil {
+			return nil, false, err
+		}
+		if bytes.Equal(before, after) {
+			return after, true, nil
+		}
+		obj.SetManagedFields(now)
+	}
+	after, err := plain(kind, obj)
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
-	return bytes.Equal(before, after), nil
+	if value, err = s.seal(kind, stored.Key, after); err != nil {
+		return nil, false, err
+	}
+	return value, bytes.Equal(before, after), nil
 }
 
 // remove deletes the stored version for good. The answer is the object as it last was.

@@ -46,6 +46,7 @@ type Watch struct {
 	initial   []WatchEvent
 	bookmarks bool
 	every     time.Duration
+	due       time.Time // of the next bookmark
 	shown     uint64
 }
 
@@ -68,6 +69,13 @@ func (s *Service) Watch(ctx context.Context, r *Request, o WatchOptions) (*Watch
 		w.every = time.Minute
 	}
 	prefix := r.Kind.NamespacePrefix(r.Namespace)
+	if key, ok := match.onlyKey(r.Namespace); ok {
+		// Woken by its own object's changes alone (and by those of names that begin with its name, which do not match), so
+		// that thousands of watches of single objects are cheap.
+		prefix = key
+	} else if r.Namespace == "" && match.namespace != "" {
+		prefix = r.Kind.NamespacePrefix(match.namespace)
+	}
 	initial := after == 0
 	if o.SendInitialEvents != nil {
 		initial = *o.SendInitialEvents
@@ -94,6 +102,7 @@ func (s *Service) Watch(ctx context.Context, r *Request, o WatchOptions) (*Watch
 		return nil, watchError(err, after, view.Revision())
 	}
 	w.shown = after
+	w.due = time.Now().Add(w.every)
 	return w, nil
 }
 
@@ -128,7 +137,7 @@ func (w *Watch) next(ctx context.Context) ([]WatchEvent, error) {
 	waiting := ctx
 	if w.bookmarks {
 		var cancel context.CancelFunc
-		waiting, cancel = context.WithTimeout(ctx, w.every)
+		waiting, cancel = context.WithDeadline(ctx, w.due)
 		defer cancel()
 	}
 	changes, progress, err := w.cursor.Next(waiting)
@@ -139,11 +148,7 @@ func (w *Watch) next(ctx context.Context) ([]WatchEvent, error) {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			return nil, watchError(err, w.shown, progress)
 		}
-		if at := w.cursor.Progress(); at > w.shown {
-			w.shown = at
-			return []WatchEvent{{Type: watch.Bookmark, Revision: at}}, nil
-		}
-		return nil, nil
+		return w.bookmark(), nil
 	}
 	var events []WatchEvent
 	for _, change := range changes {
@@ -156,7 +161,21 @@ func (w *Watch) next(ctx context.Context) ([]WatchEvent, error) {
 			w.shown = event.Revision
 		}
 	}
+	if len(events) == 0 && w.bookmarks && !time.Now().Before(w.due) {
+		return w.bookmark(), nil // there are changes all the time, but none that it selects
+	}
 	return events, nil
+}
+
+// bookmark tells how far the watch has come, if that is news.
+func (w *Watch) bookmark() []WatchEvent {
+	w.due = time.Now().Add(w.every)
+	at := w.cursor.Progress()
+	if at <= w.shown {
+		return nil
+	}
+	w.shown = at
+	return []WatchEvent{{Type: watch.Bookmark, Revision: at}}
 }
 
 // translate turns a change of a key into what it means for the selection: an object that comes to match is ADDED, one

@@ -1,13 +1,13 @@
 package registry
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/apis/core/validation"
@@ -16,10 +16,10 @@ import (
 func namespaces() *Kind {
 	return &Kind{
 		Version: "v1", Kind: "Namespace", Resource: "namespaces", Singular: "namespace", ShortNames: []string{"ns"},
-		ReturnDeleted: true,
-		New:           func() Object { return &corev1.Namespace{} },
-		NewList:       func() runtime.Object { return &corev1.NamespaceList{} },
-		NewInternal:   func() runtime.Object { return &core.Namespace{} },
+		ReturnDeleted: true, NoDeleteCollection: true,
+		New:         func() Object { return &corev1.Namespace{} },
+		NewList:     func() runtime.Object { return &corev1.NamespaceList{} },
+		NewInternal: func() runtime.Object { return &core.Namespace{} },
 		PrepareCreate: preparer(func(ns *core.Namespace) {
 			ns.Status = core.NamespaceStatus{Phase: core.NamespaceActive}
 			if !slices.Contains(ns.Spec.Finalizers, core.FinalizerKubernetes) {
@@ -75,16 +75,28 @@ func nodes() *Kind {
 			n.Spec.ConfigSource = nil
 			n.Status.Config = nil
 		}),
-		Validate: checker(validation.ValidateNode),
+		Validate:   checker(validation.ValidateNode),
+		WarnCreate: warner(func(_ context.Context, n *core.Node) []string { return nodeWarnings(n) }),
 		Strategy: Strategy{
-			PrepareUpdate: updater(func(n, old *core.Node) { n.Status = old.Status }),
+			PrepareUpdate: updater(func(n, old *core.Node) {
+				n.Status = old.Status
+				if old.Spec.ConfigSource == nil {
+					n.Spec.ConfigSource = nil
+				}
+			}),
+			WarnUpdate: changeWarner(func(_ context.Context, n, _ *core.Node) []string { return nodeWarnings(n) }),
 			ValidateUpdate: changer(func(n, old *core.Node) field.ErrorList {
 				return append(validation.ValidateNode(n), validation.ValidateNodeUpdate(n, old)...)
 			}),
 			ResetFields: []string{"status"},
 		},
 		Status: &Strategy{
-			PrepareUpdate:  updater(func(n, old *core.Node) { n.Spec = old.Spec }),
+			PrepareUpdate: updater(func(n, old *core.Node) {
+				n.Spec = old.Spec
+				if old.Status.Config == nil {
+					n.Status.Config = nil
+				}
+			}),
 			ValidateUpdate: changer(validation.ValidateNodeUpdate),
 			ResetFields:    []string{"spec"},
 		},
@@ -115,6 +127,7 @@ func secrets() *Kind {
 		NewList:     func() runtime.Object { return &corev1.SecretList{} },
 		NewInternal: func() runtime.Object { return &core.Secret{} },
 		Validate:    checker(validation.ValidateSecret),
+		WarnCreate:  warner(func(_ context.Context, s *core.Secret) []string { return secretWarnings(s) }),
 		Strategy: Strategy{
 			PrepareUpdate: updater(func(s, old *core.Secret) {
 				if s.Type == "" {
@@ -122,6 +135,7 @@ func secrets() *Kind {
 				}
 			}),
 			ValidateUpdate: changer(validation.ValidateSecretUpdate),
+			WarnUpdate:     changeWarner(func(_ context.Context, s, _ *core.Secret) []string { return secretWarnings(s) }),
 		},
 		AllowUnconditionalUpdate: true,
 		Sealed:                   true,
@@ -151,44 +165,5 @@ func serviceAccounts() *Kind {
 			ValidateUpdate: changer(validation.ValidateServiceAccountUpdate),
 		},
 		AllowUnconditionalUpdate: true,
-	}
-}
-
-func events() *Kind {
-	v1 := schema.GroupVersion{Version: "v1"}
-	return &Kind{
-		Version: "v1", Kind: "Event", Resource: "events", Singular: "event", ShortNames: []string{"ev"}, Namespaced: true,
-		New:         func() Object { return &corev1.Event{} },
-		NewList:     func() runtime.Object { return &corev1.EventList{} },
-		NewInternal: func() runtime.Object { return &core.Event{} },
-		Validate:    checker(func(e *core.Event) field.ErrorList { return validation.ValidateEventCreate(e, v1) }),
-		Strategy: Strategy{
-			ValidateUpdate: changer(func(e, old *core.Event) field.ErrorList { return validation.ValidateEventUpdate(e, old, v1) }),
-		},
-		AllowCreateOnUpdate:      true,
-		AllowUnconditionalUpdate: true,
-		Fields: func(obj Object) fields.Set {
-			e := obj.(*corev1.Event)
-			source := e.Source.Component
-			if source == "" {
-				source = e.ReportingController
-			}
-			return fields.Set{
-				"involvedObject.kind":            e.InvolvedObject.Kind,
-				"involvedObject.namespace":       e.InvolvedObject.Namespace,
-				"involvedObject.name":            e.InvolvedObject.Name,
-				"involvedObject.uid":             string(e.InvolvedObject.UID),
-				"involvedObject.apiVersion":      e.InvolvedObject.APIVersion,
-				"involvedObject.resourceVersion": e.InvolvedObject.ResourceVersion,
-				"involvedObject.fieldPath":       e.InvolvedObject.FieldPath,
-				"reason":                         e.Reason,
-				"reportingComponent":             e.ReportingController,
-				"source":                         source,
-				"type":                           e.Type,
-			}
-		},
-		FieldNames: []string{"involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid",
-			"involvedObject.apiVersion", "involvedObject.resourceVersion", "involvedObject.fieldPath", "reason",
-			"reportingComponent", "source", "type"},
 	}
 }

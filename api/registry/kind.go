@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/api/validate/content"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -26,9 +28,11 @@ type Strategy struct {
 	PrepareUpdate func(obj, old runtime.Object)
 	// ValidateUpdate refuses changes that are not allowed.
 	ValidateUpdate func(obj, old runtime.Object) field.ErrorList
+	// WarnUpdate says what is questionable about a change; what it answers is shown to people.
+	WarnUpdate func(ctx context.Context, obj, old runtime.Object) []string
 	// ResetFields are the top-level paths ("status", "metadata.labels") that this way of writing ignores, so that their
-	// ownership is not recorded either.
-	ResetFields []string
+	// ownership is not recorded either. OnlyFields are, the other way round, the only ones that it does not ignore.
+	ResetFields, OnlyFields []string
 }
 
 // Kind is one row: everything the object service must know of a kind. Rows are immutable.
@@ -47,6 +51,8 @@ type Kind struct {
 	// PrepareCreate and Validate work on the internal type.
 	PrepareCreate func(obj runtime.Object)
 	Validate      func(obj runtime.Object) field.ErrorList
+	// WarnCreate says what is questionable about a new object; what it answers is shown to people.
+	WarnCreate func(ctx context.Context, obj runtime.Object) []string
 	Strategy
 
 	// Status is the status subresource, nil if there is none.
@@ -67,6 +73,11 @@ type Kind struct {
 	Fields func(obj Object) fields.Set
 	// FieldNames names them, so that an unsupported selector is refused.
 	FieldNames []string
+
+	// NoDeleteCollection refuses the deletion of a whole collection in one request.
+	NoDeleteCollection bool
+	// StoredAs is the row whose objects these are, in another group or version; nil when they are stored as what they are.
+	StoredAs *Kind
 
 	// ReturnDeleted makes a deletion answer the object rather than a Status.
 	ReturnDeleted bool
@@ -95,6 +106,9 @@ func (k *Kind) GroupResource() schema.GroupResource {
 
 // Prefix is the key prefix of all objects of the kind.
 func (k *Kind) Prefix() string {
+	if k.StoredAs != nil {
+		return k.StoredAs.Prefix()
+	}
 	group := k.Group
 	if group == "" {
 		group = "core"
@@ -206,20 +220,34 @@ func (k *Kind) ValidateCreate(ctx context.Context, internal runtime.Object, obj 
 	if k.Validate != nil {
 		errs = k.Validate(internal)
 	}
+	if len(errs) == 0 {
+		// After the kind's own, whose messages say more.
+		errs = apivalidation.ValidateObjectMetaAccessor(obj, k.Namespaced, pathSegment, field.NewPath("metadata"))
+	}
 	return declarative(errs, Scheme.Validate(ctx, declarativeOptions, obj))
 }
 
 // ValidateChange runs hand-written and declarative validation of an update through a subresource ("" for none).
 func (k *Kind) ValidateChange(ctx context.Context, s *Strategy, subresource string, internal, oldInternal runtime.Object, obj, old Object) field.ErrorList {
-	var errs field.ErrorList
+	metadata := field.NewPath("metadata")
+	errs := apivalidation.ValidateObjectMetaAccessor(obj, k.Namespaced, pathSegment, metadata)
+	errs = append(errs, apivalidation.ValidateObjectMetaAccessorUpdate(obj, old, metadata)...)
 	if s.ValidateUpdate != nil {
-		errs = s.ValidateUpdate(internal, oldInternal)
+		errs = append(errs, s.ValidateUpdate(internal, oldInternal)...)
 	}
 	var sub []string
 	if subresource != "" {
 		sub = []string{subresource}
 	}
 	return declarative(errs, Scheme.ValidateUpdate(ctx, declarativeOptions, obj, old, sub...))
+}
+
+// pathSegment is what every name must be at least.
+func pathSegment(name string, prefix bool) []string {
+	if prefix {
+		return content.IsPathSegmentPrefix(name)
+	}
+	return content.IsPathSegmentName(name)
 }
 
 // Table is a set of kinds, found by resource, kind or Go type. It is immutable.
@@ -289,6 +317,14 @@ func checker[T runtime.Object](f func(T) field.ErrorList) func(runtime.Object) f
 
 func changer[T runtime.Object](f func(obj, old T) field.ErrorList) func(obj, old runtime.Object) field.ErrorList {
 	return func(obj, old runtime.Object) field.ErrorList { return f(obj.(T), old.(T)) }
+}
+
+func warner[T runtime.Object](f func(ctx context.Context, obj T) []string) func(context.Context, runtime.Object) []string {
+	return func(ctx context.Context, obj runtime.Object) []string { return f(ctx, obj.(T)) }
+}
+
+func changeWarner[T runtime.Object](f func(ctx context.Context, obj, old T) []string) func(ctx context.Context, obj, old runtime.Object) []string {
+	return func(ctx context.Context, obj, old runtime.Object) []string { return f(ctx, obj.(T), old.(T)) }
 }
 
 func preparer[T runtime.Object](f func(T)) func(runtime.Object) {

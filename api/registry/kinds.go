@@ -2,6 +2,7 @@ package registry
 
 // Kinds is the table of every kind that is served. A new kind is a function that returns its row, named here.
 func Kinds() *Table {
+	coreEvents := events()
 	return NewTable(
 		namespaces(),
 		nodes(),
@@ -11,7 +12,9 @@ func Kinds() *Table {
 		configMaps(),
 		secrets(),
 		serviceAccounts(),
-		events(),
+		coreEvents,
+		newEvents(coreEvents),
+		podTemplates(),
 		replicationControllers(),
 		replicaSets(),
 		deployments(),

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"slices"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -34,7 +35,8 @@ func services() *Kind {
 				s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
 			}
 		}),
-		Validate: checker(validation.ValidateServiceCreate),
+		Validate:   checker(validation.ValidateServiceCreate),
+		WarnCreate: warner(func(_ context.Context, s *core.Service) []string { return serviceutil.GetWarningsForService(s, nil) }),
 		Strategy: Strategy{
 			PrepareUpdate: updater(func(s, old *core.Service) {
 				s.Status = old.Status
@@ -43,7 +45,10 @@ func services() *Kind {
 				dropTypeDependent(s, old)
 			}),
 			ValidateUpdate: changer(validation.ValidateServiceUpdate),
-			ResetFields:    []string{"status"},
+			WarnUpdate: changeWarner(func(_ context.Context, s, old *core.Service) []string {
+				return serviceutil.GetWarningsForService(s, old)
+			}),
+			ResetFields: []string{"status"},
 		},
 		Status: &Strategy{
 			PrepareUpdate:  updater(func(s, old *core.Service) { s.Spec = old.Spec }),
@@ -173,11 +178,15 @@ func sameNodePorts(s, old *core.Service) bool {
 func endpoints() *Kind {
 	return &Kind{
 		Version: "v1", Kind: "Endpoints", Resource: "endpoints", Singular: "endpoints", ShortNames: []string{"ep"}, Namespaced: true,
-		New:                      func() Object { return &corev1.Endpoints{} },
-		NewList:                  func() runtime.Object { return &corev1.EndpointsList{} },
-		NewInternal:              func() runtime.Object { return &core.Endpoints{} },
-		Validate:                 checker(validation.ValidateEndpointsCreate),
-		Strategy:                 Strategy{ValidateUpdate: changer(validation.ValidateEndpointsUpdate)},
+		New:         func() Object { return &corev1.Endpoints{} },
+		NewList:     func() runtime.Object { return &corev1.EndpointsList{} },
+		NewInternal: func() runtime.Object { return &core.Endpoints{} },
+		Validate:    checker(validation.ValidateEndpointsCreate),
+		WarnCreate:  warner(func(_ context.Context, e *core.Endpoints) []string { return endpointsWarnings(e) }),
+		Strategy: Strategy{
+			ValidateUpdate: changer(validation.ValidateEndpointsUpdate),
+			WarnUpdate:     changeWarner(func(_ context.Context, e, _ *core.Endpoints) []string { return endpointsWarnings(e) }),
+		},
 		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,
 	}
@@ -195,7 +204,8 @@ func endpointSlices() *Kind {
 				s.Endpoints[i].DeprecatedTopology = nil
 			}
 		}),
-		Validate: checker(discoveryvalidation.ValidateEndpointSliceCreate),
+		Validate:   checker(discoveryvalidation.ValidateEndpointSliceCreate),
+		WarnCreate: warner(func(_ context.Context, s *discovery.EndpointSlice) []string { return sliceWarnings(s, true) }),
 		Strategy: Strategy{
 			PrepareUpdate: updater(func(s, old *discovery.EndpointSlice) {
 				newMeta, oldMeta := s.ObjectMeta, old.ObjectMeta
@@ -206,6 +216,7 @@ func endpointSlices() *Kind {
 				s.ObjectMeta, old.ObjectMeta = newMeta, oldMeta
 			}),
 			ValidateUpdate: changer(discoveryvalidation.ValidateEndpointSliceUpdate),
+			WarnUpdate:     changeWarner(func(_ context.Context, s, _ *discovery.EndpointSlice) []string { return sliceWarnings(s, false) }),
 		},
 		AllowUnconditionalUpdate: true,
 	}

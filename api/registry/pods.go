@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -9,10 +10,12 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	podutil "k8s.io/kubernetes/pkg/api/pod"
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/apis/core/helper/qos"
 	"k8s.io/kubernetes/pkg/apis/core/validation"
+	"k8s.io/kubernetes/pkg/features"
 )
 
 func pods() *Kind {
@@ -24,6 +27,9 @@ func pods() *Kind {
 		NewList:       func() runtime.Object { return &corev1.PodList{} },
 		NewInternal:   func() runtime.Object { return &core.Pod{} },
 		PrepareCreate: preparer(preparePod),
+		WarnCreate: warner(func(ctx context.Context, pod *core.Pod) []string {
+			return append(podNameWarning(pod.Name, inHostname), podutil.GetWarningsForPod(ctx, pod, nil)...)
+		}),
 		Validate: checker(func(pod *core.Pod) field.ErrorList {
 			opts := podutil.GetValidationOptionsFromPodSpecAndMeta(&pod.Spec, nil, &pod.ObjectMeta, nil)
 			opts.ResourceIsPod = true
@@ -32,6 +38,9 @@ func pods() *Kind {
 		Strategy: Strategy{
 			PrepareUpdate: updater(func(pod, old *core.Pod) {
 				pod.Status = old.Status
+				if pod.Spec.Resources == nil && old.Spec.Resources != nil && utilfeature.DefaultFeatureGate.Enabled(features.PodLevelResourcesFixDefaulting) {
+					pod.Spec.Resources = old.Spec.Resources.DeepCopy() // a client that does not know the field dropped it
+				}
 				podutil.DropDisabledPodFields(pod, old)
 				growPodGeneration(pod, old)
 			}),
@@ -54,7 +63,7 @@ func pods() *Kind {
 					growPodGeneration(pod, old)
 				}),
 				ValidateUpdate: podChange(validation.ValidatePodEphemeralContainersUpdate),
-				ResetFields:    []string{"status"},
+				OnlyFields:     []string{"spec.ephemeralContainers"},
 			},
 		},
 		AllowUnconditionalUpdate: true,
@@ -95,6 +104,8 @@ func preparePod(pod *core.Pod) {
 			Message: "Scheduling is blocked due to non-empty scheduling gates",
 		})
 	}
+	mergeMatchLabelKeys(pod)
+	appArmorFields(pod)
 	podutil.DefaultPodLevelResources(pod)
 	pod.Status.QOSClass = qos.GetPodQOS(pod)
 }
@@ -111,10 +122,39 @@ func preparePodStatus(pod, old *core.Pod) {
 	if pod.Status.QOSClass == "" {
 		pod.Status.QOSClass = old.Status.QOSClass
 	}
+	if pod.Status.ResourceClaimStatuses == nil {
+		pod.Status.ResourceClaimStatuses = old.Status.ResourceClaimStatuses
+	}
+	if pod.Status.ExtendedResourceClaimStatus == nil {
+		pod.Status.ExtendedResourceClaimStatus = old.Status.ExtendedResourceClaimStatus
+	}
+	if pod.Status.NodeAllocatableResourceClaimStatuses == nil {
+		pod.Status.NodeAllocatableResourceClaimStatuses = old.Status.NodeAllocatableResourceClaimStatuses
+	}
+	keepObservedGenerations(pod, old)
+	podutil.DropDisabledPodFields(pod, old)
+}
+
+// keepObservedGenerations puts back what clients that do not know the field leave out, condition by condition of a type.
+func keepObservedGenerations(pod, old *core.Pod) {
 	if pod.Status.ObservedGeneration == 0 {
 		pod.Status.ObservedGeneration = old.Status.ObservedGeneration
 	}
-	podutil.DropDisabledPodFields(pod, old)
+	before := map[core.PodConditionType][]int64{}
+	for _, c := range old.Status.Conditions {
+		before[c.Type] = append(before[c.Type], c.ObservedGeneration)
+	}
+	for i := range pod.Status.Conditions {
+		c := &pod.Status.Conditions[i]
+		generations := before[c.Type]
+		if len(generations) == 0 {
+			continue
+		}
+		before[c.Type] = generations[1:]
+		if c.ObservedGeneration == 0 {
+			c.ObservedGeneration = generations[0]
+		}
+	}
 }
 
 // podGrace is how long a deleted pod has: unscheduled and finished pods go at once.

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -30,6 +31,9 @@ func deployments() *Kind {
 			d.Generation = 1
 			podutil.DropDisabledTemplateFields(&d.Spec.Template, nil)
 		}),
+		WarnCreate: warner(func(ctx context.Context, d *apps.Deployment) []string {
+			return append(podNameWarning(d.Name, inHostnames), templateWarnings(ctx, field.NewPath("spec", "template"), &d.Spec.Template, nil)...)
+		}),
 		Validate: checker(func(d *apps.Deployment) field.ErrorList {
 			return appsvalidation.ValidateDeployment(d, podutil.GetValidationOptionsFromPodTemplate(&d.Spec.Template, nil))
 		}),
@@ -41,6 +45,12 @@ func deployments() *Kind {
 				if !apiequality.Semantic.DeepEqual(d.Spec, old.Spec) || !apiequality.Semantic.DeepEqual(d.Annotations, old.Annotations) {
 					d.Generation = old.Generation + 1
 				}
+			}),
+			WarnUpdate: changeWarner(func(ctx context.Context, d, old *apps.Deployment) []string {
+				if d.Generation == old.Generation {
+					return nil
+				}
+				return templateWarnings(ctx, field.NewPath("spec", "template"), &d.Spec.Template, &old.Spec.Template)
 			}),
 			ValidateUpdate: changer(func(d, old *apps.Deployment) field.ErrorList {
 				return appsvalidation.ValidateDeploymentUpdate(d, old, podutil.GetValidationOptionsFromPodTemplate(&d.Spec.Template, &old.Spec.Template))
@@ -78,6 +88,9 @@ func replicaSets() *Kind {
 			rs.Generation = 1
 			podutil.DropDisabledTemplateFields(&rs.Spec.Template, nil)
 		}),
+		WarnCreate: warner(func(ctx context.Context, rs *apps.ReplicaSet) []string {
+			return append(podNameWarning(rs.Name, inHostnames), templateWarnings(ctx, field.NewPath("spec", "template"), &rs.Spec.Template, nil)...)
+		}),
 		Validate: checker(func(rs *apps.ReplicaSet) field.ErrorList {
 			return appsvalidation.ValidateReplicaSet(rs, podutil.GetValidationOptionsFromPodTemplate(&rs.Spec.Template, nil))
 		}),
@@ -88,6 +101,12 @@ func replicaSets() *Kind {
 				if !apiequality.Semantic.DeepEqual(rs.Spec, old.Spec) {
 					rs.Generation = old.Generation + 1
 				}
+			}),
+			WarnUpdate: changeWarner(func(ctx context.Context, rs, old *apps.ReplicaSet) []string {
+				if rs.Generation == old.Generation {
+					return nil
+				}
+				return templateWarnings(ctx, field.NewPath("spec", "template"), &rs.Spec.Template, &old.Spec.Template)
 			}),
 			ValidateUpdate: changer(func(rs, old *apps.ReplicaSet) field.ErrorList {
 				return appsvalidation.ValidateReplicaSetUpdate(rs, old, podutil.GetValidationOptionsFromPodTemplate(&rs.Spec.Template, &old.Spec.Template))
@@ -132,6 +151,9 @@ func replicationControllers() *Kind {
 			rc.Generation = 1
 			podutil.DropDisabledTemplateFields(rc.Spec.Template, nil)
 		}),
+		WarnCreate: warner(func(ctx context.Context, rc *core.ReplicationController) []string {
+			return append(podNameWarning(rc.Name, inHostnames), templateWarnings(ctx, field.NewPath("spec", "template"), rc.Spec.Template, nil)...)
+		}),
 		Validate: checker(func(rc *core.ReplicationController) field.ErrorList {
 			return validation.ValidateReplicationController(rc, options(rc, nil))
 		}),
@@ -142,6 +164,12 @@ func replicationControllers() *Kind {
 				if !apiequality.Semantic.DeepEqual(rc.Spec, old.Spec) {
 					rc.Generation = old.Generation + 1
 				}
+			}),
+			WarnUpdate: changeWarner(func(ctx context.Context, rc, old *core.ReplicationController) []string {
+				if rc.Generation == old.Generation {
+					return nil
+				}
+				return templateWarnings(ctx, field.NewPath("spec", "template"), rc.Spec.Template, old.Spec.Template)
 			}),
 			ValidateUpdate: changer(func(rc, old *core.ReplicationController) field.ErrorList {
 				errs := validation.ValidateReplicationController(rc, options(rc, old))
@@ -167,6 +195,45 @@ func replicationControllers() *Kind {
 			return fields.Set{"status.replicas": strconv.Itoa(int(obj.(*corev1.ReplicationController).Status.Replicas))}
 		},
 		FieldNames: []string{"status.replicas"},
+	}
+}
+
+func podTemplates() *Kind {
+	path := field.NewPath("template")
+	return &Kind{
+		Version: "v1", Kind: "PodTemplate", Resource: "podtemplates", Singular: "podtemplate", Namespaced: true,
+		ReturnDeleted: true,
+		New:           func() Object { return &corev1.PodTemplate{} },
+		NewList:       func() runtime.Object { return &corev1.PodTemplateList{} },
+		NewInternal:   func() runtime.Object { return &core.PodTemplate{} },
+		PrepareCreate: preparer(func(t *core.PodTemplate) {
+			t.Generation = 1
+			podutil.DropDisabledTemplateFields(&t.Template, nil)
+		}),
+		Validate: checker(func(t *core.PodTemplate) field.ErrorList {
+			return validation.ValidatePodTemplate(t, podutil.GetValidationOptionsFromPodTemplate(&t.Template, nil))
+		}),
+		WarnCreate: warner(func(ctx context.Context, t *core.PodTemplate) []string {
+			return templateWarnings(ctx, path, &t.Template, nil)
+		}),
+		Strategy: Strategy{
+			PrepareUpdate: updater(func(t, old *core.PodTemplate) {
+				podutil.DropDisabledTemplateFields(&t.Template, &old.Template)
+				if !apiequality.Semantic.DeepEqual(t.Template, old.Template) {
+					t.Generation = old.Generation + 1
+				}
+			}),
+			ValidateUpdate: changer(func(t, old *core.PodTemplate) field.ErrorList {
+				return validation.ValidatePodTemplateUpdate(t, old, podutil.GetValidationOptionsFromPodTemplate(&t.Template, &old.Template))
+			}),
+			WarnUpdate: changeWarner(func(ctx context.Context, t, old *core.PodTemplate) []string {
+				if t.Generation == old.Generation {
+					return nil
+				}
+				return templateWarnings(ctx, path, &t.Template, &old.Template)
+			}),
+		},
+		AllowUnconditionalUpdate: true,
 	}
 }
 

@@ -1,0 +1,81 @@
+package registry
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/kubernetes/pkg/apis/core"
+	"k8s.io/kubernetes/pkg/apis/core/validation"
+)
+
+// events are core/v1 events, the form that all of them are stored in.
+func events() *Kind {
+	return eventsIn(&Kind{
+		Version: "v1",
+		New:     func() Object { return &corev1.Event{} },
+		NewList: func() runtime.Object { return &corev1.EventList{} },
+		Fields: func(obj Object) fields.Set {
+			e := obj.(*corev1.Event)
+			source := e.Source.Component
+			if source == "" {
+				source = e.ReportingController
+			}
+			return fields.Set{
+				"involvedObject.kind":            e.InvolvedObject.Kind,
+				"involvedObject.namespace":       e.InvolvedObject.Namespace,
+				"involvedObject.name":            e.InvolvedObject.Name,
+				"involvedObject.uid":             string(e.InvolvedObject.UID),
+				"involvedObject.apiVersion":      e.InvolvedObject.APIVersion,
+				"involvedObject.resourceVersion": e.InvolvedObject.ResourceVersion,
+				"involvedObject.fieldPath":       e.InvolvedObject.FieldPath,
+				"reason":                         e.Reason,
+				"reportingComponent":             e.ReportingController,
+				"source":                         source,
+				"type":                           e.Type,
+			}
+		},
+		FieldNames: []string{"involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid",
+			"involvedObject.apiVersion", "involvedObject.resourceVersion", "involvedObject.fieldPath", "reason",
+			"reportingComponent", "source", "type"},
+	})
+}
+
+// newEvents are the same events as events.k8s.io/v1 shows them.
+func newEvents(stored *Kind) *Kind {
+	return eventsIn(&Kind{
+		Group: "events.k8s.io", Version: "v1", StoredAs: stored,
+		New:     func() Object { return &eventsv1.Event{} },
+		NewList: func() runtime.Object { return &eventsv1.EventList{} },
+		Fields: func(obj Object) fields.Set {
+			e := obj.(*eventsv1.Event)
+			return fields.Set{
+				"regarding.kind":            e.Regarding.Kind,
+				"regarding.namespace":       e.Regarding.Namespace,
+				"regarding.name":            e.Regarding.Name,
+				"regarding.uid":             string(e.Regarding.UID),
+				"regarding.apiVersion":      e.Regarding.APIVersion,
+				"regarding.resourceVersion": e.Regarding.ResourceVersion,
+				"regarding.fieldPath":       e.Regarding.FieldPath,
+				"reason":                    e.Reason,
+				"reportingController":       e.ReportingController,
+				"type":                      e.Type,
+			}
+		},
+		FieldNames: []string{"regarding.kind", "regarding.namespace", "regarding.name", "regarding.uid", "regarding.apiVersion",
+			"regarding.resourceVersion", "regarding.fieldPath", "reason", "reportingController", "type"},
+	})
+}
+
+// eventsIn completes a row with what both versions have in common. Validation differs by version: the newer one is strict.
+func eventsIn(k *Kind) *Kind {
+	gv := schema.GroupVersion{Group: k.Group, Version: k.Version}
+	k.Kind, k.Resource, k.Singular, k.ShortNames, k.Namespaced = "Event", "events", "event", []string{"ev"}, true
+	k.NewInternal = func() runtime.Object { return &core.Event{} }
+	k.Validate = checker(func(e *core.Event) field.ErrorList { return validation.ValidateEventCreate(e, gv) })
+	k.ValidateUpdate = changer(func(e, old *core.Event) field.ErrorList { return validation.ValidateEventUpdate(e, old, gv) })
+	k.AllowCreateOnUpdate, k.AllowUnconditionalUpdate = true, true
+	return k
+}

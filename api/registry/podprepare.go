@@ -1,0 +1,84 @@
+package registry
+
+import (
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	podutil "k8s.io/kubernetes/pkg/api/pod"
+	"k8s.io/kubernetes/pkg/apis/core"
+	"k8s.io/kubernetes/pkg/apis/core/validation"
+	"k8s.io/kubernetes/pkg/features"
+)
+
+// mergeMatchLabelKeys writes matchLabelKeys and mismatchLabelKeys of affinity terms and spread constraints into their
+// selectors (KEP-3633, KEP-3243), so that whoever schedules needs to look at the selectors alone.
+func mergeMatchLabelKeys(pod *core.Pod) {
+	if affinity := pod.Spec.Affinity; affinity != nil && utilfeature.DefaultFeatureGate.Enabled(features.MatchLabelKeysInPodAffinity) {
+		if a := affinity.PodAffinity; a != nil {
+			mergeTerms(a.RequiredDuringSchedulingIgnoredDuringExecution, a.PreferredDuringSchedulingIgnoredDuringExecution, pod.Labels)
+		}
+		if a := affinity.PodAntiAffinity; a != nil {
+			mergeTerms(a.RequiredDuringSchedulingIgnoredDuringExecution, a.PreferredDuringSchedulingIgnoredDuringExecution, pod.Labels)
+		}
+	}
+	if !utilfeature.DefaultFeatureGate.Enabled(features.MatchLabelKeysInPodTopologySpread) ||
+		!utilfeature.DefaultFeatureGate.Enabled(features.MatchLabelKeysInPodTopologySpreadSelectorMerge) {
+		return
+	}
+	for i := range pod.Spec.TopologySpreadConstraints {
+		c := &pod.Spec.TopologySpreadConstraints[i]
+		if c.LabelSelector != nil { // none matches nothing, whatever keys there are
+			mergeKeys(c.LabelSelector, c.MatchLabelKeys, metav1.LabelSelectorOpIn, pod.Labels)
+		}
+	}
+}
+
+func mergeTerms(required []core.PodAffinityTerm, preferred []core.WeightedPodAffinityTerm, labels map[string]string) {
+	merge := func(t *core.PodAffinityTerm) {
+		if t.LabelSelector != nil {
+			mergeKeys(t.LabelSelector, t.MatchLabelKeys, metav1.LabelSelectorOpIn, labels)
+			mergeKeys(t.LabelSelector, t.MismatchLabelKeys, metav1.LabelSelectorOpNotIn, labels)
+		}
+	}
+	for i := range required {
+		merge(&required[i])
+	}
+	for i := range preferred {
+		merge(&preferred[i].PodAffinityTerm)
+	}
+}
+
+func mergeKeys(selector *metav1.LabelSelector, keys []string, operator metav1.LabelSelectorOperator, labels map[string]string) {
+	for _, key := range keys {
+		if value, ok := labels[key]; ok {
+			selector.MatchExpressions = append(selector.MatchExpressions, metav1.LabelSelectorRequirement{Key: key, Operator: operator, Values: []string{value}})
+		}
+	}
+}
+
+// appArmorFields carries the old AppArmor annotations over to the fields that took their place (KEP-24, version skew).
+func appArmorFields(pod *core.Pod) {
+	if pod.Spec.OS != nil && pod.Spec.OS.Name == core.Windows {
+		return
+	}
+	var whole *core.AppArmorProfile
+	if pod.Spec.SecurityContext != nil {
+		whole = pod.Spec.SecurityContext.AppArmorProfile
+	}
+	podutil.VisitContainers(&pod.Spec, podutil.AllFeatureEnabledContainers(), func(c *core.Container, _ podutil.ContainerType) bool {
+		annotation, ok := pod.Annotations[core.DeprecatedAppArmorAnnotationKeyPrefix+c.Name]
+		if !ok || (c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil) {
+			return true
+		}
+		profile := podutil.ApparmorFieldForAnnotation(annotation)
+		if profile == nil || len(validation.ValidateAppArmorProfileField(profile, &field.Path{})) > 0 || apiequality.Semantic.DeepEqual(profile, whole) {
+			return true
+		}
+		if c.SecurityContext == nil {
+			c.SecurityContext = &core.SecurityContext{}
+		}
+		c.SecurityContext.AppArmorProfile = profile
+		return true
+	})
+}
