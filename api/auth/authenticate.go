@@ -26,10 +26,13 @@ type Authenticator struct {
 
 // Authenticate answers who sent the request, or an ErrUnauthenticated.
 func (a *Authenticator) Authenticate(r *http.Request) (user.Info, error) {
-	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		return a.certificate(r.TLS.PeerCertificates)
-	}
 	header := r.Header.Get("Authorization")
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		// A token may still hold where the certificate does not, as upstream has it.
+		if who, err := a.certificate(r.TLS.PeerCertificates); err == nil || header == "" {
+			return who, err
+		}
+	}
 	if header == "" {
 		if token, ok := webSocketToken(r); ok {
 			return a.token(token)

@@ -89,6 +89,9 @@ func (d *discovery) add(into map[string][]byte, path string, value any) error {
 }
 
 func verbs(k *registry.Kind) metav1.Verbs {
+	if k.NoDeleteCollection {
+		return metav1.Verbs{"create", "delete", "get", "list", "patch", "update", "watch"}
+	}
 	return metav1.Verbs{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
 }
 

@@ -1,9 +1,11 @@
 package rest
 
 import (
+	"cmp"
 	"fmt"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -48,13 +50,13 @@ func (a accepted) contentType() string {
 
 // negotiate picks the first form of the Accept header that the server has.
 func negotiate(r *http.Request) (accepted, error) {
-	pretty := isTrue(r.URL.Query().Get("pretty"))
+	pretty := wantsPretty(r)
 	header := r.Header.Get("Accept")
 	if header == "" {
 		return accepted{pretty: pretty}, nil
 	}
-	for _, clause := range strings.Split(header, ",") {
-		media, params, err := mime.ParseMediaType(strings.TrimSpace(clause))
+	for _, clause := range byQuality(header) {
+		media, params, err := mime.ParseMediaType(clause)
 		if err != nil {
 			continue
 		}
@@ -74,6 +76,9 @@ func negotiate(r *http.Request) (accepted, error) {
 			continue
 		case as == "Table" && a.encoding != objects.Protobuf:
 			a.as = asTable
+			if _, err := tableOptions(r); err != nil {
+				return accepted{}, err // before anything is written
+			}
 		case as == "PartialObjectMetadata", as == "PartialObjectMetadataList":
 			a.as = asMetadata
 		default:
@@ -83,6 +88,45 @@ func negotiate(r *http.Request) (accepted, error) {
 	}
 	return accepted{}, apierrors.NewGenericServerResponse(http.StatusNotAcceptable, "get", schema.GroupResource{}, "", fmt.Sprintf(
 		"only the following media types are accepted: %s, %s, %s", typeJSON, typeYAML, typeProtobuf), 0, true)
+}
+
+// wantsPretty is what the query says, or else true for what people look at directly.
+func wantsPretty(r *http.Request) bool {
+	if asked := r.URL.Query().Get("pretty"); asked != "" {
+		pretty, err := strconv.ParseBool(asked)
+		return err == nil && pretty
+	}
+	agent := r.UserAgent()
+	return strings.HasPrefix(agent, "curl") || strings.HasPrefix(agent, "Wget") || strings.HasPrefix(agent, "Mozilla/5.0")
+}
+
+// byQuality splits an Accept header and sorts its clauses by their quality, highest first; those of one stay in order, and
+// those of quality 0 are left out.
+func byQuality(header string) []string {
+	type clause struct {
+		text    string
+		quality float64
+	}
+	var clauses []clause
+	for _, text := range strings.Split(header, ",") {
+		c := clause{strings.TrimSpace(text), 1}
+		if strings.Contains(c.text, "q=") {
+			if _, params, err := mime.ParseMediaType(c.text); err == nil && params["q"] != "" {
+				if c.quality, err = strconv.ParseFloat(params["q"], 64); err != nil {
+					continue
+				}
+			}
+		}
+		if c.quality > 0 {
+			clauses = append(clauses, c)
+		}
+	}
+	slices.SortStableFunc(clauses, func(a, b clause) int { return cmp.Compare(b.quality, a.quality) })
+	out := make([]string, len(clauses))
+	for i, c := range clauses {
+		out[i] = c.text
+	}
+	return out
 }
 
 // bodyEncoding reads the Content-Type of a body.

@@ -79,6 +79,7 @@ type call struct {
 	target target
 	kind   *registry.Kind
 	verb   string
+	warned map[string]bool
 }
 
 // ServeHTTP implements http.Handler.
@@ -96,6 +97,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c := &call{Server: s, w: w, r: r, user: who}
+	if !c.impersonate() {
+		return
+	}
 	target, isResource := parsePath(r.URL.Path)
 	if !isResource {
 		c.serveOther()
@@ -204,8 +208,27 @@ func (c *call) request(fieldManager string, dryRun []string) *objects.Request {
 	return &objects.Request{
 		User: c.user, Kind: c.kind, Namespace: c.target.namespace, Name: c.target.name, Subresource: c.target.subresource,
 		FieldManager: fieldManager, DryRun: len(dryRun) > 0,
-		Warn: func(text string) { c.w.Header().Add("Warning", `299 - `+quoteWarning(text)) },
+		Warn: c.warn,
 	}
+}
+
+// maxWarnings bounds the bytes of one answer's warnings, as upstream does.
+const maxWarnings = 4 << 10
+
+// warn adds a warning to the answer, each once, however often the write was prepared.
+func (c *call) warn(text string) {
+	if c.warned == nil {
+		c.warned = map[string]bool{}
+	}
+	sum := len(text)
+	for have := range c.warned {
+		sum += len(have)
+	}
+	if c.warned[text] || sum > maxWarnings {
+		return
+	}
+	c.warned[text] = true
+	c.w.Header().Add("Warning", `299 - `+quoteWarning(text))
 }
 
 func quoteWarning(text string) string {
@@ -222,6 +245,14 @@ func (c *call) body() ([]byte, error) {
 		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBodyBytes))
 	}
 	return data, nil
+}
+
+// timeout is what the request asks for, at most that of all requests.
+func (c *call) timeout() time.Duration {
+	if asked, err := time.ParseDuration(c.r.URL.Query().Get("timeout")); err == nil && asked > 0 {
+		return min(asked, requestTimeout)
+	}
+	return requestTimeout
 }
 
 // serveResource runs a request for a resource of the table.
@@ -249,7 +280,7 @@ func (c *call) serveResource() error {
 		}
 	}
 	if c.verb != "watch" {
-		ctx, cancel := context.WithTimeout(c.r.Context(), requestTimeout)
+		ctx, cancel := context.WithTimeout(c.r.Context(), c.timeout())
 		defer cancel()
 		c.r = c.r.WithContext(ctx)
 	}

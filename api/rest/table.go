@@ -5,7 +5,9 @@ import (
 	"net/http"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metascheme "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	tablevalidation "k8s.io/apimachinery/pkg/apis/meta/v1beta1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/kubernetes/pkg/printers"
@@ -24,17 +26,18 @@ func newTables() *tables {
 	return &tables{generator: printers.NewTableGenerator().With(printersinternal.AddHandlers)}
 }
 
-func (c *call) tableOptions() (*metav1.TableOptions, error) {
+func (c *call) tableOptions() (*metav1.TableOptions, error) { return tableOptions(c.r) }
+
+func tableOptions(r *http.Request) (*metav1.TableOptions, error) {
 	o := &metav1.TableOptions{}
-	if err := c.options(o); err != nil {
-		return nil, err
+	if err := metascheme.ParameterCodec.DecodeParameters(r.URL.Query(), metav1.SchemeGroupVersion, o); err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
 	}
-	switch o.IncludeObject {
-	case "":
+	if errs := tablevalidation.ValidateTableOptions(o); len(errs) > 0 {
+		return nil, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "TableOptions"}, "", errs)
+	}
+	if o.IncludeObject == "" {
 		o.IncludeObject = metav1.IncludeMetadata
-	case metav1.IncludeMetadata, metav1.IncludeNone, metav1.IncludeObject:
-	default:
-		return nil, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "TableOptions"}, "", nil)
 	}
 	return o, nil
 }

@@ -71,7 +71,7 @@ func (c *call) list() error {
 }
 
 func (c *call) create() error {
-	if c.target.name != "" {
+	if c.target.name != "" || (c.kind.Namespaced && c.target.namespace == "") {
 		return apierrors.NewMethodNotSupported(c.kind.GroupResource(), "create")
 	}
 	accept, err := negotiate(c.r)
@@ -237,6 +237,9 @@ func (c *call) delete() error {
 	if err != nil {
 		return err
 	}
+	if !gone && o.OrphanDependents != nil && !*o.OrphanDependents {
+		return c.writeObject(accept, http.StatusAccepted, obj)
+	}
 	if !gone || c.kind.ReturnDeleted {
 		return c.writeObject(accept, http.StatusOK, obj)
 	}
@@ -247,6 +250,9 @@ func (c *call) delete() error {
 }
 
 func (c *call) deleteCollection() error {
+	if c.kind.NoDeleteCollection || (c.kind.Namespaced && c.target.namespace == "") {
+		return apierrors.NewMethodNotSupported(c.kind.GroupResource(), "deletecollection")
+	}
 	accept, err := negotiate(c.r)
 	if err != nil {
 		return err
