@@ -134,6 +134,8 @@ var specialSubresources = []subresource{
 	{"pods/exec", "", "", "PodExecOptions", metav1.Verbs{"create", "get"}},
 	{"pods/log", "", "", "Pod", metav1.Verbs{"get"}},
 	{"pods/portforward", "", "", "PodPortForwardOptions", metav1.Verbs{"create", "get"}},
+	{"pods/proxy", "", "", "PodProxyOptions", metav1.Verbs{"create", "delete", "get", "patch", "update"}},
+	{"services/proxy", "", "", "ServiceProxyOptions", metav1.Verbs{"create", "delete", "get", "patch", "update"}},
 	{"nodes/proxy", "", "", "NodeProxyOptions", metav1.Verbs{"create", "delete", "get", "patch", "update"}},
 	{"serviceaccounts/token", "authentication.k8s.io", "v1", "TokenRequest", metav1.Verbs{"create"}},
 }

@@ -26,6 +26,8 @@ var subresources = map[string]func(*call) error{
 	"pods/exec":             (*call).podExec,
 	"pods/attach":           (*call).podAttach,
 	"pods/portforward":      (*call).podPortForward,
+	"pods/proxy":            (*call).podProxy,
+	"services/proxy":        (*call).serviceProxy,
 	"nodes/proxy":           (*call).nodeProxy,
 	"serviceaccounts/token": (*call).createToken,
 }

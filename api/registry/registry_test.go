@@ -1,0 +1,176 @@
+package registry
+
+import (
+	"math/rand"
+	"reflect"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/apitesting/fuzzer"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metafuzzer "k8s.io/apimachinery/pkg/apis/meta/fuzzer"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	appsfuzzer "k8s.io/kubernetes/pkg/apis/apps/fuzzer"
+	corefuzzer "k8s.io/kubernetes/pkg/apis/core/fuzzer"
+	discoveryfuzzer "k8s.io/kubernetes/pkg/apis/discovery/fuzzer"
+)
+
+// each runs a test for every row.
+func each(t *testing.T, test func(t *testing.T, k *Kind)) {
+	for _, k := range Kinds().Kinds() {
+		t.Run(k.GVK().String(), func(t *testing.T) { test(t, k) })
+	}
+}
+
+func TestNamesAgreeWithTheScheme(t *testing.T) {
+	each(t, func(t *testing.T, k *Kind) {
+		for object, want := range map[runtime.Object]schema.GroupVersionKind{
+			k.New(): k.GVK(), k.NewList(): k.GroupVersion().WithKind(k.Kind + "List"),
+			k.NewInternal(): {Group: "", Version: runtime.APIVersionInternal, Kind: k.Kind},
+		} {
+			kinds, _, err := Scheme.ObjectKinds(object)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want.Version == runtime.APIVersionInternal {
+				want.Group = kinds[0].Group // events of events.k8s.io are core's inside
+			}
+			found := false
+			for _, kind := range kinds {
+				found = found || kind == want
+			}
+			if !found {
+				t.Errorf("%T is %v in the scheme, want %v", object, kinds, want)
+			}
+		}
+		plural, _ := meta.UnsafeGuessKindToResource(k.GVK())
+		if k.Resource != plural.Resource && k.Kind != "Endpoints" {
+			t.Errorf("resource %s of %s, want %s", k.Resource, k.Kind, plural.Resource)
+		}
+		if _, err := meta.ListAccessor(k.NewList()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestTableFindsEveryRow(t *testing.T) {
+	table := Kinds()
+	prefixes := map[string]bool{}
+	for _, k := range table.Kinds() {
+		for name, find := range map[string]func() (*Kind, bool){
+			"resource":       func() (*Kind, bool) { return table.ByResource(k.Group, k.Version, k.Resource) },
+			"group resource": func() (*Kind, bool) { return table.ByGroupResource(k.Group, k.Resource) },
+			"kind":           func() (*Kind, bool) { return table.ByGVK(k.GVK()) },
+			"object":         func() (*Kind, bool) { return table.ByObject(k.New()) },
+			"type":           func() (*Kind, bool) { return table.ByType(reflect.TypeOf(k.New())) },
+		} {
+			if found, ok := find(); !ok || found != k {
+				t.Errorf("%s is not found by %s", k.GVK(), name)
+			}
+		}
+		if prefixes[k.Prefix()] && k.StoredAs == nil {
+			t.Errorf("%s shares its key prefix", k.GVK())
+		}
+		prefixes[k.Prefix()] = true
+		namespace := ""
+		if k.Namespaced {
+			namespace = "ns"
+		}
+		if gotNamespace, name := k.SplitKey(k.Key("ns", "a")); gotNamespace != namespace || name != "a" {
+			t.Errorf("%s: the key splits into %q, %q", k.GVK(), gotNamespace, name)
+		}
+	}
+	if _, ok := table.ByResource("", "v1", "gadgets"); ok {
+		t.Error("an unknown resource is found")
+	}
+}
+
+func TestEveryFieldNameIsSelectable(t *testing.T) {
+	each(t, func(t *testing.T, k *Kind) {
+		obj := k.New()
+		set := k.SelectableFields(obj)
+		for _, name := range append([]string{"metadata.name"}, k.FieldNames...) {
+			if err := k.CheckFieldSelector(fields.OneTermEqualSelector(name, "x")); err != nil {
+				t.Error(err)
+			}
+			if _, ok := set[name]; !ok && name != "status.podIPs" { // offered and always empty upstream too
+				t.Errorf("%s is offered and never set", name)
+			}
+		}
+		if len(set) < len(k.FieldNames) {
+			t.Errorf("fields %v, offered %v", set, k.FieldNames)
+		}
+		if err := k.CheckFieldSelector(fields.OneTermEqualSelector("data.colour", "x")); err == nil {
+			t.Error("an unknown field can be selected on")
+		}
+	})
+}
+
+func TestSubresourcesHaveStrategies(t *testing.T) {
+	each(t, func(t *testing.T, k *Kind) {
+		if _, ok := k.StrategyFor(""); !ok {
+			t.Error("no way to write the object itself")
+		}
+		if _, ok := k.StrategyFor("status"); ok != (k.Status != nil) {
+			t.Error("status")
+		}
+		if _, ok := k.StrategyFor("colour"); ok {
+			t.Error("an unknown subresource has a strategy")
+		}
+		if k.Scale != nil {
+			obj := k.New()
+			k.Scale.Set(obj, 7)
+			if replicas, _, _ := k.Scale.Get(obj); replicas != 7 {
+				t.Errorf("scale is %d after it was set to 7", replicas)
+			}
+		}
+	})
+}
+
+// TestConversionRoundTrip: whatever an object holds survives the way to the internal form and back, and to the stored bytes
+// and back.
+func TestConversionRoundTrip(t *testing.T) {
+	funcs := fuzzer.MergeFuzzerFuncs(metafuzzer.Funcs, corefuzzer.Funcs, appsfuzzer.Funcs, discoveryfuzzer.Funcs)
+	each(t, func(t *testing.T, k *Kind) {
+		filler := fuzzer.FuzzerFor(funcs, rand.NewSource(1), Codecs)
+		for range 50 {
+			internal := k.NewInternal()
+			filler.Fill(internal)
+			obj, err := k.FromInternal(internal.DeepCopyObject())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if obj.GetObjectKind().GroupVersionKind() != k.GVK() {
+				t.Fatalf("its type is %s", obj.GetObjectKind().GroupVersionKind())
+			}
+			back, err := k.ToInternal(obj.DeepCopyObject())
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, err := k.FromInternal(back)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !apiequality.Semantic.DeepEqual(obj, again) {
+				t.Fatalf("%+v came back as %+v", obj, again)
+			}
+			message := obj.(interface {
+				Marshal() ([]byte, error)
+			})
+			data, err := message.Marshal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			decoded := k.New()
+			if err := decoded.(interface{ Unmarshal([]byte) error }).Unmarshal(data); err != nil {
+				t.Fatal(err)
+			}
+			decoded.GetObjectKind().SetGroupVersionKind(k.GVK())
+			if !apiequality.Semantic.DeepEqual(obj, decoded) {
+				t.Fatalf("%+v was stored as %+v", obj, decoded)
+			}
+		}
+	})
+}

@@ -1,0 +1,197 @@
+package rest
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/apimachinery/pkg/util/proxy"
+
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// proxyTarget is where a proxied request goes: an address in the pod network, reached through a node's agent.
+type proxyTarget struct{ scheme, node, address string }
+
+// podProxy passes a request on to a pod: /api/v1/namespaces/NS/pods/[SCHEME:]NAME[:PORT]/proxy/...
+func (c *call) podProxy() error {
+	scheme, name, port, ok := utilnet.SplitSchemeNamePort(c.target.name)
+	if !ok {
+		return apierrors.NewBadRequest(fmt.Sprintf("invalid pod request %q", c.target.name))
+	}
+	c.target.name = name
+	pod, err := c.pod(c.r.Context())
+	if err != nil {
+		return err
+	}
+	if pod.Status.PodIP == "" || pod.Spec.NodeName == "" {
+		return apierrors.NewServiceUnavailable(fmt.Sprintf("address not allowed or pod %s has no address yet", name))
+	}
+	number, err := podPort(pod, port)
+	if err != nil {
+		return err
+	}
+	return c.proxyTo(proxyTarget{scheme, pod.Spec.NodeName, net.JoinHostPort(pod.Status.PodIP, number)})
+}
+
+// podPort resolves a port's name or number; without one it is the first port of the pod, as upstream.
+func podPort(pod *corev1.Pod, port string) (string, error) {
+	for _, container := range pod.Spec.Containers {
+		for _, p := range container.Ports {
+			if port == "" || p.Name == port {
+				return strconv.Itoa(int(p.ContainerPort)), nil
+			}
+		}
+	}
+	if port == "" {
+		return "80", nil
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		return "", apierrors.NewBadRequest(fmt.Sprintf("pod %s has no port %q", pod.Name, port))
+	}
+	return port, nil
+}
+
+// serviceProxy passes a request on to an endpoint of a service.
+func (c *call) serviceProxy() error {
+	scheme, name, port, ok := utilnet.SplitSchemeNamePort(c.target.name)
+	if !ok {
+		return apierrors.NewBadRequest(fmt.Sprintf("invalid service request %q", c.target.name))
+	}
+	c.target.name = name
+	v, err := c.Objects.Get(c.r.Context(), c.request("", nil), "")
+	if err != nil {
+		return err
+	}
+	obj, err := c.Objects.Decode(c.kind, v)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	service := obj.(*corev1.Service)
+	portName, err := servicePort(service, port)
+	if err != nil {
+		return err
+	}
+	targets := c.endpointsOf(service, portName)
+	if len(targets) == 0 {
+		return apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", c.target.name))
+	}
+	target := targets[rand.IntN(len(targets))]
+	target.scheme = scheme
+	return c.proxyTo(target)
+}
+
+// servicePort is the name of the port that a request means, by name or number.
+func servicePort(service *corev1.Service, port string) (string, error) {
+	for _, p := range service.Spec.Ports {
+		if port == "" && len(service.Spec.Ports) == 1 || p.Name == port && port != "" || strconv.Itoa(int(p.Port)) == port {
+			return p.Name, nil
+		}
+	}
+	return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %q found for service %q", port, service.Name))
+}
+
+// endpointsOf lists where a service's port is served now.
+func (c *call) endpointsOf(service *corev1.Service, portName string) (out []proxyTarget) {
+	kind, _ := c.Objects.Kinds().ByGroupResource(discoveryv1.GroupName, "endpointslices")
+	prefix := kind.NamespacePrefix(service.Namespace)
+	c.Objects.Store().View().Range(prefix, kv.PrefixEnd(prefix), func(v *kv.Version) bool {
+		obj, err := c.Objects.Decode(kind, v)
+		if err != nil {
+			return true
+		}
+		slice := obj.(*discoveryv1.EndpointSlice)
+		if slice.Labels[discoveryv1.LabelServiceName] != service.Name {
+			return true
+		}
+		for _, p := range slice.Ports {
+			if p.Port == nil || (p.Name == nil && portName != "") || (p.Name != nil && *p.Name != portName) {
+				continue
+			}
+			for _, e := range slice.Endpoints {
+				if (e.Conditions.Ready == nil || *e.Conditions.Ready) && e.NodeName != nil {
+					out = append(out, proxyTarget{node: *e.NodeName, address: net.JoinHostPort(e.Addresses[0], strconv.Itoa(int(*p.Port)))})
+				}
+			}
+		}
+		return true
+	})
+	return out
+}
+
+// proxyTo passes the request on through the node's agent.
+func (c *call) proxyTo(t proxyTarget) error {
+	agent, err := c.agentURL(c.r.Context(), t.node)
+	if err != nil {
+		return err
+	}
+	if c.Agents == nil {
+		return apierrors.NewServiceUnavailable("this server cannot reach the nodes' agents")
+	}
+	config := c.Agents.TLS()
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+			return tunnelTo(ctx, agent.Host, address, config)
+		},
+		// What a pod serves by TLS has a certificate that nobody here can judge, as upstream.
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
+		DisableKeepAlives: true,
+	}
+	location := &url.URL{Scheme: t.scheme, Host: t.address, Path: c.target.rest, RawQuery: c.r.URL.RawQuery}
+	if location.Scheme == "" {
+		location.Scheme = "http"
+	}
+	if location.Path == "" {
+		location.Path = "/"
+	}
+	prefix := strings.TrimSuffix(c.r.URL.Path, c.target.rest)
+	handler := proxy.NewUpgradeAwareHandler(location, &proxy.Transport{
+		Scheme: "https", Host: c.r.Host, PathPrepend: prefix, RoundTripper: transport,
+	}, false, false, responder{c})
+	handler.UpgradeTransport = proxy.NewUpgradeRequestRoundTripper(transport, proxy.MirrorRequest)
+	handler.UseLocationHost = true
+	handler.ServeHTTP(c.w, c.r)
+	return nil
+}
+
+// tunnelTo opens a connection to a pod's address through its node's agent (CONNECT, RFC 9110 section 9.3.6).
+func tunnelTo(ctx context.Context, agent, address string, config *tls.Config) (net.Conn, error) {
+	dialer := &tls.Dialer{Config: config}
+	conn, err := dialer.DialContext(ctx, "tcp", agent)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", address, address) // a failure shows when the answer is read
+	reader := bufio.NewReader(conn)
+	response, err := http.ReadResponse(reader, &http.Request{Method: http.MethodConnect})
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("tunnel through %s: %w", agent, err)
+	}
+	if response.StatusCode != http.StatusOK {
+		conn.Close()
+		return nil, fmt.Errorf("tunnel through %s to %s: %s", agent, address, response.Status)
+	}
+	return &bufferedConn{conn, reader}, nil
+}
+
+// bufferedConn gives back what was read behind the answer.
+type bufferedConn struct {
+	net.Conn
+	reader *bufio.Reader
+}
+
+func (c *bufferedConn) Read(b []byte) (int, error) { return c.reader.Read(b) }
