@@ -92,7 +92,7 @@ func New(c Config) *Server {
 	resource := prometheus.NewRegistry()
 	resource.MustRegister(&resourceCollector{s})
 	mux.Handle("GET /metrics/resource", promhttp.HandlerFor(resource, promhttp.HandlerOpts{}))
-	s.handler = s.authorized(mux)
+	s.handler = s.authorized(s.tunnel(mux))
 	return s
 }
 

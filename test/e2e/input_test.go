@@ -22,7 +22,7 @@ func TestBadInputGetsAClearErrorAndTheServerStaysUp(t *testing.T) {
 		{"unknown field", pod(`{"containers":[{"name":"c","image":"i","imagge":"x"}]}`), `unknown field "spec.containers[0].imagge"`},
 		{"wrong type", pod(`{"containers":"many"}`), `cannot be handled as a Pod`},
 		{"impossible port", pod(`{"containers":[{"name":"c","image":"i","ports":[{"containerPort":70000}]}]}`), `spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535`},
-		{"unknown kind", `{"apiVersion":"v1","kind":"Gadget","metadata":{"name":"bad"}}`, `ensure CRDs are installed first`},
+		{"unknown kind", `{"apiVersion":"v1","kind":"Gadget","metadata":{"name":"bad"}}`, `no matches for kind`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			out, err := kontikiWith(strings.NewReader(c.manifest), "kubectl", "create", "--validate=strict", "-f", "-")

@@ -42,6 +42,11 @@ func TestAPodReachesAServiceByNameOnTheOtherHost(t *testing.T) {
 	if out, err := kontiki("kubectl", "-n", ns, "exec", "client", "--", "tools", "lookup", "nothing."+ns+".svc.cluster.local"); err == nil {
 		t.Errorf("a name that is not there has addresses: %s", out)
 	}
+	for _, path := range []string{"pods/server:8080/proxy/", "services/web/proxy/", "services/http:web:80/proxy/x?y=z"} {
+		if out := kubectl(t, "get", "--raw", "/api/v1/namespaces/"+ns+"/"+path); out != "server" {
+			t.Errorf("%s answers %q", path, out)
+		}
+	}
 	// The API is reachable from pods, with the credentials that are mounted.
 	out = kubectl(t, "-n", ns, "exec", "client", "--", "cat", "/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 	if out != ns {
