@@ -20,7 +20,7 @@ import (
 )
 
 // patience bounds how long a test waits for what must come. It is no measure of speed.
-const patience = 60 * time.Second
+const patience = 30 * time.Second
 
 // Go runs a life until the test ends, and fails the test if it ends before, or with another error than the context's.
 // The answer ends it early.
@@ -188,8 +188,14 @@ func (r *Recorder) Events(prefix string) (out []string) {
 // Await waits for an event that begins with a prefix. One goroutine may wait at a time.
 func (r *Recorder) Await(t testing.TB, prefix string) {
 	t.Helper()
+	r.AwaitN(t, prefix, 1)
+}
+
+// AwaitN waits until there are at least n of them.
+func (r *Recorder) AwaitN(t testing.TB, prefix string, n int) {
+	t.Helper()
 	deadline := time.After(patience)
-	for len(r.Events(prefix)) == 0 {
+	for len(r.Events(prefix)) < n {
 		select {
 		case <-r.wake:
 		case <-deadline:

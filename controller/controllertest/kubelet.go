@@ -58,7 +58,7 @@ func StartKubelet(t testing.TB, c *client.Client, options ...Option) *Kubelet {
 	return k
 }
 
-// Set changes how the kubelet behaves, and makes it look at every pod again by touching none: it takes effect at a pod's next change.
+// Set changes how the kubelet behaves. It takes effect at a pod's next change.
 func (k *Kubelet) Set(options ...Option) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -82,7 +82,7 @@ func (k *Kubelet) reconcile(ctx context.Context, v client.View, key controller.K
 			err = nil
 		}
 		return controller.Result{}, err
-	case pod.DeletionTimestamp != nil:
+	case pod.DeletionTimestamp != nil, pod.Status.Phase == corev1.PodSucceeded, pod.Status.Phase == corev1.PodFailed:
 		return controller.Result{}, nil
 	case pod.Spec.NodeName == "" && node != "":
 		return controller.Result{}, k.client.Bind(ctx, pod, node)

@@ -222,12 +222,23 @@ func (ro *rollout) newSize(current *appsv1.ReplicaSet) int32 {
 		return want
 	}
 	surge, _ := ro.limits()
-	room := want + surge - total(ro.sets)
+	room := want + surge
+	for _, rs := range ro.sets {
+		if rs.Generation > rs.Status.ObservedGeneration {
+			return have // how many pods it has is not known: its next status wakes us
+		}
+		// A set that was made smaller counts with the pods that it still has. Upstream counts what sets are asked to have,
+		// and so makes new pods before old ones are gone.
+		room -= max(*rs.Spec.Replicas, rs.Status.Replicas)
+	}
 	if room <= 0 {
 		return have
 	}
 	return have + min(room, want-have)
 }
+
+// available is how many pods of a set are available and will be kept.
+func available(rs *appsv1.ReplicaSet) int32 { return min(rs.Status.AvailableReplicas, *rs.Spec.Replicas) }
 
 // shrinkOld ends pods of old sets: broken ones first, then as many as availability allows.
 func (ro *rollout) shrinkOld() error {
@@ -237,12 +248,12 @@ func (ro *rollout) shrinkOld() error {
 	}
 	_, unavailable := ro.limits()
 	floor := *ro.d.Spec.Replicas - unavailable
-	budget := total(ro.sets) - floor - (*ro.current.Spec.Replicas - ro.current.Status.AvailableReplicas)
+	budget := total(ro.sets) - floor - (*ro.current.Spec.Replicas - available(ro.current))
 	if budget <= 0 {
 		return nil
 	}
 	for i, rs := range old {
-		broken := *rs.Spec.Replicas - rs.Status.AvailableReplicas
+		broken := *rs.Spec.Replicas - available(rs)
 		if budget <= 0 || broken <= 0 {
 			continue
 		}
@@ -254,7 +265,7 @@ func (ro *rollout) shrinkOld() error {
 	}
 	spare := -floor
 	for _, rs := range ro.sets {
-		spare += rs.Status.AvailableReplicas
+		spare += available(rs)
 	}
 	for _, rs := range ro.active(ro.old()) {
 		if spare <= 0 {

@@ -187,7 +187,7 @@ func (ro *rollout) progress(s *appsv1.DeploymentStatus, limit time.Duration) (af
 		s.Conditions = append(s.Conditions, next)
 		return limit
 	}
-	if c == nil || c.Reason == reasonTimedOut {
+	if c == nil || c.Reason == reasonTimedOut || c.Reason == reasonAvailable {
 		return 0
 	}
 	if left := c.LastUpdateTime.Add(limit).Sub(ro.now()); left > 0 {

@@ -12,6 +12,7 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/controller"
@@ -45,19 +46,19 @@ func ownSlices(v client.View, key controller.Key) (out []*discoveryv1.EndpointSl
 // reconcileSlices brings a service's slices to its pods, changing as few of them as it can: endpoints stay in the slice
 // that they are in, new ones fill the gaps.
 func (r *reconciler) reconcileSlices(ctx context.Context, v client.View, service *corev1.Service, backing []*corev1.Pod) error {
-	wanted := map[string]map[string]discoveryv1.Endpoint{} // by the ports' text, by address
+	wanted := map[string]map[types.UID]discoveryv1.Endpoint{} // by the ports' text, by pod: host-network pods share addresses
 	ports := map[string][]port{}
 	for _, pod := range backing {
 		resolved := portsOf(service, pod)
 		name := fmt.Sprint(resolved)
 		if wanted[name] == nil {
-			wanted[name], ports[name] = map[string]discoveryv1.Endpoint{}, resolved
+			wanted[name], ports[name] = map[types.UID]discoveryv1.Endpoint{}, resolved
 		}
-		wanted[name][pod.Status.PodIP] = endpoint(service, pod)
+		wanted[name][pod.UID] = endpoint(service, pod)
 	}
 	if len(wanted) == 0 {
 		// One empty slice says that the service is known and has no endpoints, as upstream.
-		wanted["[]"], ports["[]"] = map[string]discoveryv1.Endpoint{}, nil
+		wanted["[]"], ports["[]"] = map[types.UID]discoveryv1.Endpoint{}, nil
 	}
 	groups := map[string][]*discoveryv1.EndpointSlice{}
 	var stale []*discoveryv1.EndpointSlice
@@ -82,20 +83,25 @@ func (r *reconciler) reconcileSlices(ctx context.Context, v client.View, service
 }
 
 // reconcileGroup brings the slices that share a set of ports up to date.
-func (r *reconciler) reconcileGroup(ctx context.Context, service *corev1.Service, ports []port, wanted map[string]discoveryv1.Endpoint, have []*discoveryv1.EndpointSlice) error {
+func (r *reconciler) reconcileGroup(ctx context.Context, service *corev1.Service, ports []port, wanted map[types.UID]discoveryv1.Endpoint, have []*discoveryv1.EndpointSlice) error {
 	changed := make([]*discoveryv1.EndpointSlice, len(have))
 	for i, slice := range have {
 		changed[i] = slice.DeepCopy()
 		kept := changed[i].Endpoints[:0]
 		for _, e := range slice.Endpoints {
-			if now, ok := wanted[e.Addresses[0]]; ok {
+			if e.TargetRef == nil {
+				continue
+			}
+			if now, ok := wanted[e.TargetRef.UID]; ok {
 				kept = append(kept, now)
-				delete(wanted, e.Addresses[0])
+				delete(wanted, e.TargetRef.UID)
 			}
 		}
 		changed[i].Endpoints = kept
 	}
-	rest := slices.SortedFunc(maps.Values(wanted), func(a, b discoveryv1.Endpoint) int { return cmp.Compare(a.Addresses[0], b.Addresses[0]) })
+	rest := slices.SortedFunc(maps.Values(wanted), func(a, b discoveryv1.Endpoint) int {
+		return cmp.Or(cmp.Compare(a.Addresses[0], b.Addresses[0]), cmp.Compare(a.TargetRef.UID, b.TargetRef.UID))
+	})
 	for _, slice := range changed {
 		n := min(maxEndpoints-len(slice.Endpoints), len(rest))
 		slice.Endpoints = append(slice.Endpoints, rest[:n]...)

@@ -80,7 +80,8 @@ func prefix(owner string) string {
 func ControlledBy(obj, owner metav1.Object) bool { return metav1.IsControlledBy(obj, owner) }
 
 // Claim answers the pods that owner controls: those it controls already and that match, and orphans that match, which
-// it adopts. It lets go of pods that ceased to match. Objects that are being deleted adopt nothing.
+// it adopts. It lets go of pods that ceased to match. Objects that are being deleted adopt nothing, and pods that are not
+// active are neither adopted nor let go.
 func Claim(ctx context.Context, c *client.Client, v client.View, owner client.Object, kind schema.GroupVersionKind, selector labels.Selector) ([]*corev1.Pod, error) {
 	var claimed []*corev1.Pod
 	var failed error
@@ -92,10 +93,10 @@ func Claim(ctx context.Context, c *client.Client, v client.View, owner client.Ob
 		case controller != nil && matches:
 			claimed = append(claimed, pod)
 		case controller != nil:
-			if owner.GetDeletionTimestamp() == nil {
+			if owner.GetDeletionTimestamp() == nil && Active(pod) {
 				failed = keep(failed, release(ctx, c, pod, owner))
 			}
-		case matches && owner.GetDeletionTimestamp() == nil && pod.DeletionTimestamp == nil:
+		case matches && owner.GetDeletionTimestamp() == nil && Active(pod):
 			adopted, err := adopt(ctx, c, pod, owner, kind)
 			if err == nil {
 				claimed = append(claimed, adopted)

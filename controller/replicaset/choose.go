@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/controller/pods"
@@ -31,9 +32,10 @@ func choose(v client.View, s set, active []*corev1.Pod, count int, now time.Time
 			first(!pods.Ready(a), !pods.Ready(b)),
 			cmp.Compare(cost(a), cost(b)),
 			cmp.Compare(ranks[b.Spec.NodeName], ranks[a.Spec.NodeName]),
-			compareAge(readySince(a), readySince(b), now),
+			compareAge(readySince(a), readySince(b), a, b, now),
 			cmp.Compare(restarts(b), restarts(a)),
-			compareAge(a.CreationTimestamp, b.CreationTimestamp, now),
+			cmp.Compare(sidecarRestarts(b), sidecarRestarts(a)),
+			compareAge(a.CreationTimestamp, b.CreationTimestamp, a, b, now),
 		)
 	})
 	return sorted[:count]
@@ -75,23 +77,23 @@ func readySince(p *corev1.Pod) metav1.Time {
 	return metav1.Time{}
 }
 
-// compareAge puts the younger one first, by magnitudes, so that small differences do not make the choice predictable
-// (KEP-2255).
-func compareAge(a, b metav1.Time, now time.Time) int {
-	if a.Equal(&b) || (a.IsZero() && b.IsZero()) {
+// compareAge puts the younger one first, by magnitudes, so that small differences do not make the choice predictable; of
+// one magnitude their UIDs decide (KEP-2255).
+func compareAge(since, other metav1.Time, a, b *corev1.Pod, now time.Time) int {
+	switch {
+	case since.Equal(&other):
 		return 0
+	case since.IsZero() || other.IsZero():
+		return first(since.IsZero(), other.IsZero())
 	}
 	magnitude := func(t metav1.Time) int {
-		if t.IsZero() {
+		age := now.Sub(t.Time)
+		if age <= 0 {
 			return -1
 		}
-		seconds := now.Sub(t.Time).Seconds()
-		if seconds < 1 {
-			return 0
-		}
-		return int(math.Log2(seconds)) + 1
+		return int(math.Log2(float64(age)))
 	}
-	return cmp.Compare(magnitude(a), magnitude(b))
+	return cmp.Or(cmp.Compare(magnitude(since), magnitude(other)), cmp.Compare(a.UID, b.UID))
 }
 
 func restarts(p *corev1.Pod) (n int32) {
@@ -101,27 +103,30 @@ func restarts(p *corev1.Pod) (n int32) {
 	return n
 }
 
+func sidecarRestarts(p *corev1.Pod) (n int32) {
+	for _, c := range p.Spec.InitContainers {
+		if c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways {
+			continue
+		}
+		for _, status := range p.Status.InitContainerStatuses {
+			if status.Name == c.Name {
+				n = max(n, status.RestartCount)
+			}
+		}
+	}
+	return n
+}
+
 // familyByNode counts, on each node, the active pods of the set and of the sets that share its controller (a
 // Deployment's other ReplicaSets).
 func familyByNode(v client.View, s set) map[string]int {
-	owner := metav1.GetControllerOfNoCopy(s)
-	related := func(p *corev1.Pod) bool {
-		ref := metav1.GetControllerOfNoCopy(p)
-		if ref == nil {
-			return false
-		}
-		if ref.UID == s.GetUID() {
-			return true
-		}
-		if owner == nil {
-			return false
-		}
-		sibling, ok := sibling(v, s.GetNamespace(), ref)
-		return ok && sibling.UID == owner.UID
+	family := map[types.UID]bool{s.GetUID(): true}
+	if owner := metav1.GetControllerOfNoCopy(s); owner != nil {
+		eachSibling(v, s.GetNamespace(), owner.UID, func(uid types.UID) { family[uid] = true })
 	}
 	count := map[string]int{}
 	client.Each(v, s.GetNamespace(), func(p *corev1.Pod) bool {
-		if pods.Active(p) && related(p) {
+		if ref := metav1.GetControllerOfNoCopy(p); ref != nil && family[ref.UID] && pods.Active(p) {
 			count[p.Spec.NodeName]++
 		}
 		return true

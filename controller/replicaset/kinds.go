@@ -8,6 +8,7 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/kontiki/kontiki/api/client"
@@ -40,17 +41,14 @@ func replicaSet(rs *appsv1.ReplicaSet) set {
 	return set{Object: rs, selector: selector, template: &rs.Spec.Template, replicas: *rs.Spec.Replicas, minReady: rs.Spec.MinReadySeconds}
 }
 
-// sibling finds the controller of the ReplicaSet that a pod's controller reference names.
-func sibling(v client.View, namespace string, ref *metav1.OwnerReference) (*metav1.OwnerReference, bool) {
-	if ref.Kind != "ReplicaSet" {
-		return nil, false
-	}
-	rs, ok := client.Get[*appsv1.ReplicaSet](v, namespace, ref.Name)
-	if !ok || rs.UID != ref.UID {
-		return nil, false
-	}
-	owner := metav1.GetControllerOfNoCopy(rs)
-	return owner, owner != nil
+// eachSibling visits the ReplicaSets that a Deployment controls.
+func eachSibling(v client.View, namespace string, owner types.UID, visit func(types.UID)) {
+	client.Each(v, namespace, func(rs *appsv1.ReplicaSet) bool {
+		if ref := metav1.GetControllerOfNoCopy(rs); ref != nil && ref.UID == owner {
+			visit(rs.UID)
+		}
+		return true
+	})
 }
 
 func updateReplicaSet(ctx context.Context, c *client.Client, s set, st status) error {
@@ -70,10 +68,11 @@ func updateReplicaSet(ctx context.Context, c *client.Client, s set, st status) e
 		}
 	}
 	if st.failure != "" {
+		// The first refusal stays: messages name the pod that was refused, and each try's would be another write.
 		condition := appsv1.ReplicaSetCondition{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue,
 			Reason: st.failureReason, Message: st.failure, LastTransitionTime: metav1.Now()}
 		if failing != nil {
-			condition.LastTransitionTime = failing.LastTransitionTime
+			condition = *failing
 		}
 		conditions = append(conditions, condition)
 	}
@@ -127,10 +126,11 @@ func updateReplicationController(ctx context.Context, c *client.Client, s set, s
 		}
 	}
 	if st.failure != "" {
+		// The first refusal stays: messages name the pod that was refused, and each try's would be another write.
 		condition := corev1.ReplicationControllerCondition{Type: corev1.ReplicationControllerReplicaFailure, Status: corev1.ConditionTrue,
 			Reason: st.failureReason, Message: st.failure, LastTransitionTime: metav1.Now()}
 		if failing != nil {
-			condition.LastTransitionTime = failing.LastTransitionTime
+			condition = *failing
 		}
 		conditions = append(conditions, condition)
 	}

@@ -1,0 +1,111 @@
+package nodelifecycle_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller/controllertest"
+	"github.com/kontiki/kontiki/controller/nodelifecycle"
+)
+
+func TestPodsWithoutNodeAreRemoved(t *testing.T) {
+	b := newBed(t, func(c *nodelifecycle.Config) { c.Quarantine = time.Millisecond })
+	b.nodes("n1")
+	b.pod("orphan", "never-was", func(p *corev1.Pod) { p.Finalizers = []string{"example.com/hold"} })
+	b.pod("fine", "n1")
+	b.pod("unscheduled", "")
+	b.run()
+	p := controllertest.Await(t, b.Client, "default", "orphan", "its removal", func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil })
+	if p.Status.Phase != corev1.PodFailed || !slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.DisruptionTarget && c.Reason == "DeletionByPodGC" && c.Message == "PodGC: node no longer exists"
+	}) {
+		t.Errorf("status %+v", p.Status)
+	}
+	controllertest.Change(t, b.Client, "default", "orphan", func(p *corev1.Pod) { p.Finalizers = nil })
+	controllertest.AwaitGone[*corev1.Pod](t, b.Client, "default", "orphan")
+	node, _ := client.Get[*corev1.Node](b.Client.View(), "", "n1")
+	if err := b.Client.Delete(context.Background(), node); err != nil {
+		t.Fatal(err)
+	}
+	controllertest.AwaitGone[*corev1.Pod](t, b.Client, "default", "fine")
+	if _, ok := client.Get[*corev1.Pod](b.Client.View(), "default", "unscheduled"); !ok {
+		t.Error("a pod that was not assigned was removed")
+	}
+}
+
+func TestPodsBeingDeletedEndWithTheirNode(t *testing.T) {
+	b := newBed(t) // the quarantine is an hour
+	b.nodes("n1")
+	b.run()
+	going := b.pod("going", "n1")
+	b.pod("staying", "n1")
+	ctx := context.Background()
+	if err := b.Client.Delete(ctx, going); err != nil {
+		t.Fatal(err)
+	}
+	node, _ := client.Get[*corev1.Node](b.Client.View(), "", "n1")
+	if err := b.Client.Delete(ctx, node); err != nil {
+		t.Fatal(err)
+	}
+	controllertest.AwaitGone[*corev1.Pod](t, b.Client, "default", "going")
+	if p, ok := client.Get[*corev1.Pod](b.Client.View(), "default", "staying"); !ok || p.DeletionTimestamp != nil {
+		t.Error("a pod did not outlive its node by the quarantine")
+	}
+}
+
+func TestPodsBeingDeletedEndOnANodeOutOfService(t *testing.T) {
+	b := newBed(t)
+	b.nodes("n1", "n2")
+	b.run()
+	going := b.pod("going", "n1", tolerate(3600))
+	if err := b.Client.Delete(context.Background(), going); err != nil {
+		t.Fatal(err)
+	}
+	b.gossip.tell("n1", nodelifecycle.Dead, false)
+	b.tainted("n1", unreachable+":NoSchedule", unreachable+":NoExecute")
+	if _, ok := client.Get[*corev1.Pod](b.Client.View(), "default", "going"); !ok {
+		t.Fatal("removed while its containers may run")
+	}
+	controllertest.Change(t, b.Client, "", "n1", func(n *corev1.Node) {
+		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeOutOfService, Effect: corev1.TaintEffectNoExecute})
+	})
+	controllertest.AwaitGone[*corev1.Pod](t, b.Client, "default", "going")
+}
+
+func TestFinishedPodsAreKeptUpToANumber(t *testing.T) {
+	b := newBed(t, func(c *nodelifecycle.Config) { c.MaxTerminatedPods = 3 })
+	b.nodes("n1")
+	finish := func(i int, phase corev1.PodPhase, reason string) {
+		name := fmt.Sprint("p", i)
+		b.pod(name, "n1")
+		controllertest.ChangeStatus(t, b.Client, "default", name, func(p *corev1.Pod) { p.Status.Phase, p.Status.Reason = phase, reason })
+	}
+	names := func(v client.View) (out []string) {
+		client.Each(v, "default", func(p *corev1.Pod) bool { out = append(out, p.Name); return true })
+		return out
+	}
+	finish(0, corev1.PodSucceeded, "")
+	finish(1, corev1.PodFailed, "Evicted")
+	finish(2, corev1.PodFailed, "")
+	finish(3, corev1.PodSucceeded, "") // one too many when the leader begins
+	b.pod("running", "n1")
+	b.run()
+	await := func(want ...string) {
+		t.Helper()
+		controllertest.AwaitView(t, b.Client, []client.Object{&corev1.Pod{}}, func(v client.View) string {
+			if got := names(v); !slices.Equal(got, want) {
+				return fmt.Sprintf("pods %v, want %v", got, want)
+			}
+			return ""
+		})
+	}
+	await("p0", "p2", "p3", "running") // the evicted one went first
+	finish(4, corev1.PodSucceeded, "")
+	await("p2", "p3", "p4", "running") // then the oldest
+}
