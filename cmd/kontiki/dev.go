@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -41,6 +42,8 @@ func devCommand() *cobra.Command {
 			if o.Log, err = newLogger(level); err != nil {
 				return err
 			}
+			// Whoever started the cluster may stop listening to its progress; the cluster goes on.
+			signal.Ignore(syscall.SIGPIPE)
 			o.WriteKubeconfig = writeKubeconfig
 			o.Progress = func(line string) {
 				fmt.Println(line)
