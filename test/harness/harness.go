@@ -43,7 +43,13 @@ type Harness struct {
 // New makes an API with the namespaces default and kube-system and their service accounts; it ends with the test.
 func New(t testing.TB) *Harness {
 	t.Helper()
-	h := &Harness{t: t, Store: fsm.NewLocal(fsm.Options{})}
+	return NewWith(t, fsm.Options{})
+}
+
+// NewWith is New with a store of the options (a short history, a small cache).
+func NewWith(t testing.TB, options fsm.Options) *Harness {
+	t.Helper()
+	h := &Harness{t: t, Store: fsm.NewLocal(options)}
 	h.ca, h.caKey = newCA(t)
 	roots := x509.NewCertPool()
 	roots.AddCert(h.ca)
