@@ -238,7 +238,9 @@ func (ro *rollout) newSize(current *appsv1.ReplicaSet) int32 {
 }
 
 // available is how many pods of a set are available and will be kept.
-func available(rs *appsv1.ReplicaSet) int32 { return min(rs.Status.AvailableReplicas, *rs.Spec.Replicas) }
+func available(rs *appsv1.ReplicaSet) int32 {
+	return min(rs.Status.AvailableReplicas, *rs.Spec.Replicas)
+}
 
 // shrinkOld ends pods of old sets: broken ones first, then as many as availability allows.
 func (ro *rollout) shrinkOld() error {
