@@ -203,6 +203,11 @@ func (c *call) streamFrom(location *url.URL) error {
 		text, _ := io.ReadAll(io.LimitReader(response.Body, 4096)) // whatever came is what there is to say
 		return apierrors.NewGenericServerResponse(response.StatusCode, "get", c.kind.GroupResource(), c.target.name, strings.TrimSpace(string(text)), 0, true)
 	}
+	if wsstream.IsWebSocketRequest(c.r) {
+		// A browser's way to follow a log: frames of a WebSocket. What fails after the upgrade only the client can tell.
+		wsstream.NewReader(response.Body, true, wsstream.NewDefaultReaderProtocols()).Copy(c.w, c.r)
+		return nil
+	}
 	c.w.Header().Set("Content-Type", "text/plain")
 	c.w.WriteHeader(http.StatusOK)
 	control := http.NewResponseController(c.w)

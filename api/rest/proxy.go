@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -152,14 +151,8 @@ func (c *call) proxyTo(t proxyTarget) error {
 	if location.Scheme == "" {
 		location.Scheme = "http"
 	}
-	if location.Path == "" {
-		location.Path = "/"
-	}
-	prefix := strings.TrimSuffix(c.r.URL.Path, c.target.rest)
-	handler := proxy.NewUpgradeAwareHandler(location, &proxy.Transport{
-		Scheme: "https", Host: c.r.Host, PathPrepend: prefix, RoundTripper: transport,
-	}, false, false, responder{c})
-	handler.UpgradeTransport = proxy.NewUpgradeRequestRoundTripper(transport, proxy.MirrorRequest)
+	// Links in pages are rewritten to lead through the proxy, and a path without its slash is redirected, as upstream.
+	handler := proxy.NewUpgradeAwareHandler(location, transport, true, false, responder{c})
 	handler.UseLocationHost = true
 	handler.ServeHTTP(c.w, c.r)
 	return nil
