@@ -96,6 +96,9 @@ func (gc *collector) enqueue(v client.View, event client.Event, enqueue func(con
 		gc.enqueueWaiting(refs, enqueue)
 		return
 	}
+	if event.Old != nil && sameEdges(event.Old, event.New) {
+		return // as almost every change
+	}
 	now, before := gc.graph.put(gc.kindOf(event.New), event.New)
 	refsChanged := before == nil || !apiequality.Semantic.DeepEqual(before.refs, now.refs)
 	if refsChanged && before != nil {
@@ -114,6 +117,12 @@ func (gc *collector) enqueue(v client.View, event client.Event, enqueue func(con
 			enqueue(key(d.uid))
 		}
 	}
+}
+
+// sameEdges says that a change has nothing to do with ownership.
+func sameEdges(a, b client.Object) bool {
+	return (a.GetDeletionTimestamp() == nil) == (b.GetDeletionTimestamp() == nil) && slices.Equal(a.GetFinalizers(), b.GetFinalizers()) &&
+		apiequality.Semantic.DeepEqual(a.GetOwnerReferences(), b.GetOwnerReferences())
 }
 
 // enqueueWaiting looks again at those owners that wait for their dependents.
