@@ -164,7 +164,9 @@ func storeError(r *Request, err error) error {
 	case errors.Is(err, kv.ErrNoLeader):
 		return apierrors.NewServiceUnavailable("the cluster has no leader at the moment, nothing was changed; try again")
 	case errors.Is(err, kv.ErrOutcomeUnknown), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return apierrors.NewTimeoutError("the outcome of the request is unknown: the leader was lost before it answered; read the object before you try again", 1)
+		// Without a Retry-After: clients would try again by themselves, and what is created under a generated name would be
+		// there twice.
+		return apierrors.NewTimeoutError("the outcome of the request is unknown: the leader was lost before it answered; read the object before you try again", 0)
 	}
 	return apierrors.NewInternalError(err)
 }

@@ -108,7 +108,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.target = target
 	c.kind, isResource = s.Objects.Kinds().ByResource(target.group, target.version, target.resource)
 	c.verb = target.verb(r, c.kind)
-	if !c.authorized(auth.Attributes{User: who, Verb: c.verb, Group: target.group, Resource: target.resource,
+	if !c.authorized(auth.Attributes{User: c.user, Verb: c.verb, Group: target.group, Resource: target.resource,
 		Subresource: target.subresource, Namespace: target.namespace, Name: target.name}) {
 		return
 	}
