@@ -8,6 +8,7 @@ package early
 
 import (
 	"os"
+	"runtime"
 
 	"github.com/kontiki/kontiki/node/runtime/containerd/logger"
 )
@@ -16,6 +17,9 @@ import (
 const LoggerCommand = "container-logger"
 
 func init() {
+	// The main goroutine keeps the main thread: what the process shows of itself under /proc/PID (its namespaces) is that
+	// thread's, and no goroutine that enters another namespace may ever run on it.
+	runtime.LockOSThread()
 	if len(os.Args) > 1 && os.Args[1] == LoggerCommand {
 		os.Exit(logger.Main(os.Args[2:]))
 	}

@@ -57,6 +57,7 @@ type Runtime struct {
 	pulls            pullGroup
 	lifeCtx          context.Context
 	cancel           context.CancelFunc
+	hostNet          *os.File // the network namespace that the agent lives in
 	wg               sync.WaitGroup
 	mu               sync.Mutex
 	containers       map[string]*container
@@ -87,8 +88,12 @@ func New(ctx context.Context, c Config) (*Runtime, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd at %s: %w", c.Address, err)
 	}
+	hostNet, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, errors.Join(err, cl.Close())
+	}
 	life, cancel := context.WithCancel(namespaces.WithNamespace(context.Background(), c.Namespace))
-	r := &Runtime{c: c, client: cl, cg: newCgroups(), ownCaps: caps, minOOMScoreAdj: minOOM, lifeCtx: life, cancel: cancel,
+	r := &Runtime{c: c, client: cl, cg: newCgroups(), ownCaps: caps, minOOMScoreAdj: minOOM, lifeCtx: life, cancel: cancel, hostNet: hostNet,
 		containers: map[string]*container{}, listeners: map[chan runtime.Event]struct{}{}, locks: map[string]*namedLock{}}
 	for {
 		if err = r.recover(r.ns(ctx)); err == nil {
@@ -112,7 +117,7 @@ func New(ctx context.Context, c Config) (*Runtime, error) {
 func (r *Runtime) Close() error {
 	r.cancel()
 	r.wg.Wait()
-	return r.client.Close()
+	return errors.Join(r.client.Close(), r.hostNet.Close())
 }
 
 // ns puts the containerd namespace into a context.

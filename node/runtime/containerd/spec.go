@@ -209,8 +209,9 @@ func (r *Runtime) namespaces(c runtime.ContainerConfig) []specs.LinuxNamespace {
 		out = append(out, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: filepath.Join(dir, "net")},
 			specs.LinuxNamespace{Type: specs.UTSNamespace, Path: filepath.Join(dir, "uts")})
 	} else {
-		// The agent may live in a network namespace of its own, apart from containerd's.
-		out = append(out, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: fmt.Sprintf("/proc/%d/ns/net", os.Getpid())})
+		// The agent may live in a network namespace of its own, apart from containerd's. /proc/PID/ns/net would be the
+		// main thread's, which may be one that entered a pod's namespace: Go cannot end that thread.
+		out = append(out, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), r.hostNet.Fd())})
 	}
 	if c.Sandbox.IPC == runtime.NamespacePod {
 		out = append(out, specs.LinuxNamespace{Type: specs.IPCNamespace, Path: filepath.Join(dir, "ipc")})
