@@ -1,11 +1,14 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -30,10 +33,15 @@ func loadConfig(cmd *cobra.Command, path string) error {
 		return fmt.Errorf("--config: %w", err)
 	}
 	var values map[string]any
-	if err := yaml.Unmarshal(data, &values); err != nil {
+	asWritten := func(d *json.Decoder) *json.Decoder { // numbers too: a float64 would print 3000000 as 3e+06
+		d.UseNumber()
+		return d
+	}
+	if err := yaml.Unmarshal(data, &values, asWritten); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	for name, value := range values {
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		value := values[name]
 		flag := cmd.Flags().Lookup(name)
 		if flag == nil {
 			if isOtherCommandsFlag(name) {
@@ -41,7 +49,7 @@ func loadConfig(cmd *cobra.Command, path string) error {
 			}
 			return fmt.Errorf("%s: %s: there is no such setting; `kontiki %s --help` lists them", path, name, cmd.Name())
 		}
-		if flag.Changed {
+		if flag.Changed || value == nil { // a key with nothing behind it leaves the default
 			continue
 		}
 		if err := set(flag, value); err != nil {
@@ -62,19 +70,63 @@ func isOtherCommandsFlag(name string) bool {
 }
 
 func set(flag *pflag.Flag, value any) error {
-	text := fmt.Sprint(value)
-	if list, ok := value.([]any); ok {
-		var parts []string
-		for _, item := range list {
-			parts = append(parts, fmt.Sprint(item))
-		}
-		text = strings.Join(parts, ",")
+	var err error
+	switch v := value.(type) {
+	case []any:
+		err = setList(flag, v)
+	case map[string]any:
+		err = setMap(flag, v)
+	default:
+		err = flag.Value.Set(fmt.Sprint(v))
 	}
-	if err := flag.Value.Set(text); err != nil {
+	if err != nil {
 		return fmt.Errorf("%v: %w", value, err)
 	}
 	flag.Changed = true
 	return nil
+}
+
+func setList(flag *pflag.Flag, items []any) error {
+	list, ok := flag.Value.(pflag.SliceValue)
+	if !ok {
+		return errors.New("it takes one value, not a list")
+	}
+	texts := make([]string, len(items))
+	for i, item := range items {
+		var err error
+		if texts[i], err = scalar(item); err != nil {
+			return err
+		}
+	}
+	return list.Replace(texts)
+}
+
+func setMap(flag *pflag.Flag, pairs map[string]any) error {
+	if flag.Value.Type() != "stringToString" {
+		return errors.New("it takes no mapping")
+	}
+	// One pair at a time, which adds to those before: a value with a comma is not split then.
+	for _, key := range slices.Sorted(maps.Keys(pairs)) {
+		text, err := scalar(pairs[key])
+		if err != nil {
+			return err
+		}
+		if err := flag.Value.Set(key + "=" + text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scalar is a list's or a mapping's element as text.
+func scalar(value any) (string, error) {
+	switch value.(type) {
+	case nil:
+		return "", nil
+	case []any, map[string]any:
+		return "", errors.New("its elements must be plain values")
+	}
+	return fmt.Sprint(value), nil
 }
 
 // hostAddress is the address that other hosts reach this one by, unless a flag says so: the first global IPv4 one.
