@@ -18,6 +18,8 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 )
 
+//lint:file-ignore SA1019 Endpoints are deprecated, and kept for the programs that still read them.
+
 var namespaces = []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease}
 
 const serviceName = "kubernetes"

@@ -16,6 +16,8 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
+//lint:file-ignore SA1019 Endpoints are deprecated, and kept for the programs that still read them.
+
 func TestTheClustersOwnObjects(t *testing.T) {
 	h := harness.New(t)
 	var mu sync.Mutex

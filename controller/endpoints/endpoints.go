@@ -21,6 +21,8 @@ import (
 	"github.com/kontiki/kontiki/controller/pods"
 )
 
+//lint:file-ignore SA1019 Endpoints are deprecated, and kept for the programs that still read them.
+
 // New makes the controller.
 func New(c *client.Client) *controller.Controller {
 	r := &reconciler{c}

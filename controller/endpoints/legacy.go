@@ -16,6 +16,8 @@ import (
 	"github.com/kontiki/kontiki/controller/pods"
 )
 
+//lint:file-ignore SA1019 Endpoints are deprecated, and kept for the programs that still read them.
+
 const (
 	endpointsManagedBy = "endpoints.kubernetes.io/managed-by"
 	endpointsManager   = "endpoint-controller"
