@@ -235,7 +235,7 @@ func (n *node) remove(edit uint64, key string) (*node, *kv.Version) {
 		return nil, nil
 	}
 	root, prev := n.delete(edit, key)
-	if root.children != nil && len(root.children) == 1 {
+	if len(root.children) == 1 {
 		root = root.children[0]
 	}
 	if root.count == 0 {

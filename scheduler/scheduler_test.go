@@ -275,7 +275,7 @@ func TestPodsOfOthersAndGatedOnesAreLeftAlone(t *testing.T) {
 	b := start(t)
 	b.node("a", "8")
 	b.pod("other", "10m", func(p *corev1.Pod) { p.Spec.SchedulerName = "another" })
-	gated := b.pod("gated", "10m", func(p *corev1.Pod) { p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "example.com/hold"}} })
+	b.pod("gated", "10m", func(p *corev1.Pod) { p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "example.com/hold"}} })
 	b.pod("plain", "10m")
 	b.placed("plain")
 	view := b.Client.View()
@@ -284,8 +284,8 @@ func TestPodsOfOthersAndGatedOnesAreLeftAlone(t *testing.T) {
 			t.Errorf("%s was scheduled to %s", name, p.Spec.NodeName)
 		}
 	}
-	gated, _ = client.Get[*corev1.Pod](view, "default", "gated")
-	gated = gated.DeepCopy()
+	stored, _ := client.Get[*corev1.Pod](view, "default", "gated")
+	gated := stored.DeepCopy()
 	gated.Spec.SchedulingGates = nil
 	if _, err := client.Update(context.Background(), b.Client, gated); err != nil {
 		t.Fatal(err)

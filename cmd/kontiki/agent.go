@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -94,21 +95,25 @@ func agentCommand() *cobra.Command {
 	return cmd
 }
 
-// runAgent runs the worker on a master's own host.
+// runAgent runs the worker on a master's own host. It joins like any other, with a token that is made when it first does.
 func (m *master) runAgent(ctx context.Context) error {
-	token, err := m.cluster.CreateToken(ctx, cluster.RoleWorker, time.Hour, "the worker on "+m.cluster.Name())
-	if err != nil {
-		return err
-	}
-	return runAgent(ctx, &m.options.agent, agentPlace{
+	place := agentPlace{
 		name: m.cluster.Name(), nodeIP: m.options.nodeIP, dataDir: filepath.Join(filepath.Dir(m.options.dataDir), "agent"),
-		join: []string{m.cluster.Address()}, token: token, gossipPort: m.options.gossipPort + 1,
-	}, m.log)
+		join: []string{m.cluster.Address()}, gossipPort: m.options.gossipPort + 1,
+	}
+	if _, err := os.Stat(place.identityDir()); errors.Is(err, fs.ErrNotExist) {
+		if place.token, err = m.cluster.CreateToken(ctx, cluster.RoleWorker, time.Hour, "the worker on "+m.cluster.Name()); err != nil {
+			return err
+		}
+	}
+	return runAgent(ctx, &m.options.agent, place, m.log)
 }
+
+func (p agentPlace) identityDir() string { return filepath.Join(p.dataDir, "identity") }
 
 func runAgent(ctx context.Context, o *agentOptions, place agentPlace, log *slog.Logger) error {
 	identity, err := cluster.JoinWorker(ctx, cluster.JoinWorkerConfig{
-		Name: place.name, Dir: filepath.Join(place.dataDir, "identity"), Join: place.join, Token: place.token,
+		Name: place.name, Dir: place.identityDir(), Join: place.join, Token: place.token,
 		Addresses: []string{place.nodeIP}, Logger: log,
 	})
 	if err != nil {

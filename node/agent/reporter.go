@@ -39,7 +39,6 @@ type podReport struct {
 	pod        *corev1.Pod
 	status     corev1.PodStatus
 	terminated bool
-	seq        uint64
 }
 
 type flight struct {

@@ -166,7 +166,6 @@ func (h hook) Handle(_ context.Context, r slog.Record) error {
 type upstream struct {
 	addr  string
 	asked atomic.Int64
-	mu    sync.Mutex
 	reply func(q *dns.Msg, tcp bool) *dns.Msg
 }
 
