@@ -18,8 +18,11 @@ import (
 )
 
 // Active says that a pod is, or will be, running: it has not finished and is not being deleted.
-func Active(p *corev1.Pod) bool {
-	return p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed && p.DeletionTimestamp == nil
+func Active(p *corev1.Pod) bool { return !Finished(p) && p.DeletionTimestamp == nil }
+
+// Finished says that a pod's containers have ended for good.
+func Finished(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 
 // ReadyCondition is the pod's Ready condition; nil if it has none.

@@ -111,9 +111,10 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 	var active []*corev1.Pod
 	st := status{}
 	for _, pod := range claimed {
-		if pods.Active(pod) {
+		switch {
+		case pods.Active(pod):
 			active = append(active, pod)
-		} else if pod.DeletionTimestamp != nil {
+		case !pods.Finished(pod):
 			st.terminating++
 		}
 	}
