@@ -134,6 +134,9 @@ func (s *State) unmount() error {
 }
 
 func mountsBelow(dir string) (mounts []string, err error) {
+	if resolved, err := filepath.EvalSymlinks(dir); err == nil { // the kernel names mounts by their real paths
+		dir = resolved
+	}
 	file, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err

@@ -46,10 +46,10 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 	})
 }
 
-// poll asks until there is no error; the last one is the answer when the time is over.
+// poll asks until there is no error; the last one is the answer when the time is over, and ctx's when that has ended.
 func poll(ctx context.Context, limit time.Duration, what string, ask func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
+	deadline := time.NewTimer(limit)
+	defer deadline.Stop()
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
 	for {
@@ -60,6 +60,8 @@ func poll(ctx context.Context, limit time.Duration, what string, ask func() erro
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
+			return ctx.Err()
+		case <-deadline.C:
 			return fmt.Errorf("waited %s for %s: %w", limit, what, err)
 		}
 	}

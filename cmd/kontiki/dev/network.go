@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // makeNetwork makes the switch and the hosts' namespaces, or finds them as an earlier run left them.
@@ -119,11 +121,22 @@ func addAddress(name string, last int) error {
 func (s *State) removeNetwork() error {
 	var errs []error
 	for _, name := range append([]string{s.switchNamespace()}, s.namespaces()...) {
-		if err := netns.DeleteNamed(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := removeNamespace(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("remove network namespace %s: %w", name, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// namedDir is where network namespaces have their names, as iproute2 and netns have it.
+const namedDir = "/run/netns"
+
+func removeNamespace(name string) error {
+	err := netns.DeleteNamed(name)
+	if errors.Is(err, unix.EINVAL) { // a name without a namespace: whoever made it was killed in between
+		return os.Remove(filepath.Join(namedDir, name))
+	}
+	return err
 }
 
 func (s *State) namespaces() (out []string) {
