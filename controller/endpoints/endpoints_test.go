@@ -125,6 +125,7 @@ func (b *bed) awaitLegacy(want ...string) *corev1.Endpoints {
 
 func TestEndpointsFollowPods(t *testing.T) {
 	b := start(t)
+	controllertest.Create(t, b.Client, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{corev1.LabelTopologyZone: "z1"}}})
 	service := b.service()
 	// One empty slice says that the service is known and has no endpoints.
 	controllertest.AwaitView(t, b.Client, []client.Object{&discoveryv1.EndpointSlice{}}, func(v client.View) string {
@@ -147,7 +148,7 @@ func TestEndpointsFollowPods(t *testing.T) {
 			t.Errorf("slice %+v", s.ObjectMeta)
 		}
 		for _, e := range s.Endpoints {
-			if e.TargetRef == nil || e.TargetRef.Kind != "Pod" || e.NodeName == nil || *e.NodeName != "n1" {
+			if e.TargetRef == nil || e.TargetRef.Kind != "Pod" || e.NodeName == nil || *e.NodeName != "n1" || e.Zone == nil || *e.Zone != "z1" {
 				t.Errorf("endpoint %+v", e)
 			}
 		}

@@ -54,7 +54,7 @@ func (r *reconciler) reconcileSlices(ctx context.Context, v client.View, service
 		if wanted[name] == nil {
 			wanted[name], ports[name] = map[types.UID]discoveryv1.Endpoint{}, resolved
 		}
-		wanted[name][pod.UID] = endpoint(service, pod)
+		wanted[name][pod.UID] = endpoint(v, service, pod)
 	}
 	if len(wanted) == 0 {
 		// One empty slice says that the service is known and has no endpoints, as upstream.
@@ -158,7 +158,9 @@ func decorate(slice *discoveryv1.EndpointSlice, service *corev1.Service) {
 	slice.Labels = labels
 }
 
-func endpoint(service *corev1.Service, pod *corev1.Pod) discoveryv1.Endpoint {
+// endpoint is a pod as slices tell of it. Its zone is its node's at the time of the look: a node that moves to another
+// zone is rare enough to wait for the next.
+func endpoint(v client.View, service *corev1.Service, pod *corev1.Pod) discoveryv1.Endpoint {
 	serving := pods.Ready(pod)
 	terminating := pod.DeletionTimestamp != nil
 	ready := service.Spec.PublishNotReadyAddresses || (serving && !terminating)
@@ -169,6 +171,10 @@ func endpoint(service *corev1.Service, pod *corev1.Pod) discoveryv1.Endpoint {
 	}
 	if pod.Spec.NodeName != "" {
 		e.NodeName = &pod.Spec.NodeName
+		if node, ok := client.Get[*corev1.Node](v, "", pod.Spec.NodeName); ok && node.Labels[corev1.LabelTopologyZone] != "" {
+			zone := node.Labels[corev1.LabelTopologyZone]
+			e.Zone = &zone
+		}
 	}
 	if pod.Spec.Hostname != "" && pod.Spec.Subdomain == service.Name {
 		e.Hostname = &pod.Spec.Hostname
