@@ -10,10 +10,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"log/slog"
 	"math/big"
+	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,6 +41,9 @@ type Harness struct {
 	server *httptest.Server
 	ca     *x509.Certificate
 	caKey  *ecdsa.PrivateKey
+
+	adminOnce sync.Once
+	admin     *tls.ConnectionState
 }
 
 // New makes an API with the namespaces default and kube-system and their service accounts; it ends with the test.
@@ -79,6 +85,21 @@ func (h *Harness) must(err error) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
+}
+
+// AsAdmin is the REST front without a network: requests are a cluster administrator's.
+func (h *Harness) AsAdmin() http.Handler {
+	h.adminOnce.Do(func() {
+		cert, _ := h.issue("admin", []string{"system:masters"})
+		block, _ := pem.Decode(cert)
+		parsed, err := x509.ParseCertificate(block.Bytes)
+		h.must(err)
+		h.admin = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{parsed}}
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.TLS = h.admin
+		h.REST.ServeHTTP(w, r)
+	})
 }
 
 // Serve starts the REST front on loopback with TLS.
