@@ -84,6 +84,14 @@ func TestWorkerHintsAreOfWorkersAlone(t *testing.T) {
 		}
 	}
 	await(nodelifecycle.Alive)
+	// It can say goodbye only to those that it knows itself.
+	known := worker.Events()
+	defer known.Close()
+	for m := (cluster.Member{}); m.Role != cluster.RoleMaster || m.State != cluster.MemberAlive; {
+		if m, err = known.Next(ctx); err != nil {
+			t.Fatalf("the worker does not hear of the master: %v", err)
+		}
+	}
 	if got := hints.Members(); len(got) != 1 || got[0].Name != "host-1" || got[0].State != nodelifecycle.Alive {
 		t.Fatalf("members: %+v", got)
 	}
