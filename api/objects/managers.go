@@ -21,6 +21,7 @@ type managers struct {
 	converter func() managedfields.TypeConverter
 	mu        sync.Mutex
 	made      map[managerKey]*managedfields.FieldManager
+	templates templates
 }
 
 type managerKey struct {
@@ -94,15 +95,6 @@ func (c sameVersion) ConvertToVersion(in runtime.Object, target runtime.GroupVer
 type noDefaults struct{}
 
 func (noDefaults) Default(runtime.Object) {}
-
-// track records in obj's managed fields what manager changed against old (an empty object for a creation).
-func (s *Service) track(r *Request, obj, old registry.Object) (registry.Object, error) {
-	fm, err := s.managers.of(r.Kind, r.Subresource)
-	if err != nil {
-		return nil, err
-	}
-	return fm.UpdateNoErrors(old, obj, managerName(r)).(registry.Object), nil
-}
 
 func managerName(r *Request) string {
 	if r.FieldManager != "" {

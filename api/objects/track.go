@@ -1,0 +1,156 @@
+package objects
+
+import (
+	"crypto/sha256"
+	"reflect"
+	"slices"
+	"sync"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/api/registry"
+)
+
+// Managed fields are the most expensive part of a write. Two shortcuts are taken, both of which give exactly what the
+// field manager gives for the whole objects (the tests compare with it on random objects):
+//
+//   - What a way of writing ignores (the spec, for a status) is left out of both objects before they are compared: the
+//     field manager compares it and then drops the outcome.
+//   - Which fields a new object has does not depend on its name, nor on the values of its labels and annotations. Objects
+//     made from one template, as replicas are, share the answer.
+
+// track records in obj's managed fields what its writer changed against old (an empty object for a creation), which is
+// only read.
+func (s *Service) track(r *Request, obj, old registry.Object) (registry.Object, error) {
+	fm, err := s.managers.of(r.Kind, r.Subresource)
+	if err != nil {
+		return nil, err
+	}
+	created := old.GetUID() == "" && obj.GetManagedFields() == nil
+	var key templateKey
+	if created {
+		var ok bool
+		if key, ok = templateOf(r, obj); !ok {
+			created = false
+		} else if fields, ok := s.managers.templates.get(key); ok {
+			obj.SetManagedFields(entriesNow(fields, managerName(r)))
+			return obj, nil
+		}
+	}
+	newPart, oldPart := prune(r, obj), prune(r, old)
+	tracked := fm.UpdateNoErrors(oldPart, newPart, managerName(r)).(registry.Object)
+	obj.SetManagedFields(tracked.GetManagedFields())
+	if created {
+		s.managers.templates.put(key, obj.GetManagedFields())
+	}
+	return obj, nil
+}
+
+// prune answers a copy of the object's surface without the parts that the way of writing ignores.
+func prune(r *Request, obj registry.Object) registry.Object {
+	copied := shallow(obj)
+	strategy, ok := r.Kind.StrategyFor(r.Subresource)
+	if !ok {
+		return copied
+	}
+	value := reflect.ValueOf(copied).Elem()
+	for path, field := range map[string]string{"spec": "Spec", "status": "Status"} {
+		if part := value.FieldByName(field); part.IsValid() && slices.Contains(strategy.ResetFields, path) {
+			part.SetZero()
+		}
+	}
+	return copied
+}
+
+func shallow(obj registry.Object) registry.Object {
+	from := reflect.ValueOf(obj).Elem()
+	to := reflect.New(from.Type())
+	to.Elem().Set(from)
+	return to.Interface().(registry.Object)
+}
+
+// templateKey stands for all objects of a kind that have the same fields.
+type templateKey struct {
+	kind        *registry.Kind
+	subresource string
+	sum         [sha256.Size]byte
+}
+
+// templateOf is the key of a new object: a digest of it without what is in no managed fields anyway (name, UID, ...) and
+// without the values of its labels and annotations.
+func templateOf(r *Request, obj registry.Object) (templateKey, bool) {
+	bare := prune(r, obj)
+	bare.SetName("")
+	bare.SetNamespace("")
+	bare.SetUID("")
+	bare.SetResourceVersion("")
+	bare.SetGeneration(0)
+	bare.SetSelfLink("")
+	bare.SetCreationTimestamp(metav1.Time{})
+	bare.SetManagedFields(nil)
+	bare.SetLabels(keysOf(obj.GetLabels()))
+	bare.SetAnnotations(keysOf(obj.GetAnnotations()))
+	data, err := marshal(bare)
+	if err != nil {
+		return templateKey{}, false
+	}
+	return templateKey{r.Kind, r.Subresource, sha256.Sum256(data)}, true
+}
+
+func keysOf(m map[string]string) map[string]string {
+	if len(m) == 0 {
+		return m
+	}
+	keys := make(map[string]string, len(m))
+	for key := range m {
+		keys[key] = ""
+	}
+	return keys
+}
+
+// entriesNow are remembered entries as a manager's of this moment. Their fields are shared and never written to.
+func entriesNow(fields []metav1.ManagedFieldsEntry, manager string) []metav1.ManagedFieldsEntry {
+	now := metav1.Now()
+	now.Time = now.UTC()
+	out := slices.Clone(fields)
+	for i := range out {
+		out[i].Manager, out[i].Time = manager, &now
+	}
+	return out
+}
+
+// templates remembers the fields of new objects by template, in two generations: when the young one is full it becomes the
+// old one, so what is in use stays. Safe for concurrent use.
+type templates struct {
+	mu         sync.Mutex
+	young, old map[templateKey][]metav1.ManagedFieldsEntry
+}
+
+// maxTemplates bounds a generation.
+const maxTemplates = 1024
+
+func (t *templates) get(key templateKey) ([]metav1.ManagedFieldsEntry, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if fields, ok := t.young[key]; ok {
+		return fields, true
+	}
+	fields, ok := t.old[key]
+	if ok {
+		t.add(key, fields)
+	}
+	return fields, ok
+}
+
+func (t *templates) put(key templateKey, fields []metav1.ManagedFieldsEntry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.add(key, slices.Clone(fields))
+}
+
+func (t *templates) add(key templateKey, fields []metav1.ManagedFieldsEntry) {
+	if len(t.young) >= maxTemplates || t.young == nil {
+		t.old, t.young = t.young, map[templateKey][]metav1.ManagedFieldsEntry{}
+	}
+	t.young[key] = fields
+}

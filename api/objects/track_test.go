@@ -1,0 +1,181 @@
+package objects
+
+import (
+	"bytes"
+	"math/rand"
+	"reflect"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/apitesting/fuzzer"
+	metafuzzer "k8s.io/apimachinery/pkg/apis/meta/fuzzer"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/client-go/applyconfigurations"
+	appsfuzzer "k8s.io/kubernetes/pkg/apis/apps/fuzzer"
+	corefuzzer "k8s.io/kubernetes/pkg/apis/core/fuzzer"
+	discoveryfuzzer "k8s.io/kubernetes/pkg/apis/discovery/fuzzer"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"github.com/kontiki/kontiki/api/registry"
+)
+
+// upstreamManager is a field manager as the upstream server makes it.
+func upstreamManager(t *testing.T, kind *registry.Kind, subresource string, converter managedfields.TypeConverter) *managedfields.FieldManager {
+	t.Helper()
+	reset := map[fieldpath.APIVersion]fieldpath.Filter{}
+	if strategy, _ := kind.StrategyFor(subresource); len(strategy.ResetFields) > 0 {
+		set := fieldpath.NewSet()
+		for _, path := range strategy.ResetFields {
+			set.Insert(fieldpath.MakePathOrDie(parts(path)...))
+		}
+		reset[fieldpath.APIVersion(kind.GroupVersion().String())] = fieldpath.NewExcludeSetFilter(set)
+	}
+	fm, err := managedfields.NewDefaultFieldManager(converter, registry.Scheme, registry.Scheme, registry.Scheme,
+		kind.GVK(), kind.GroupVersion(), subresource, reset)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fm
+}
+
+// timeless is what must be equal of managed fields.
+func timeless(t *testing.T, entries []metav1.ManagedFieldsEntry) []metav1.ManagedFieldsEntry {
+	var out []metav1.ManagedFieldsEntry
+	for _, e := range entries {
+		if e.Time == nil {
+			t.Error("an entry has no time")
+		}
+		e.Time = nil
+		out = append(out, e)
+	}
+	return out
+}
+
+// TestTrackingEqualsUpstreams: histories of random writes by several managers leave the managed fields that the upstream
+// field manager leaves, which sees the whole objects.
+func TestTrackingEqualsUpstreams(t *testing.T) {
+	funcs := fuzzer.MergeFuzzerFuncs(metafuzzer.Funcs, corefuzzer.Funcs, appsfuzzer.Funcs, discoveryfuzzer.Funcs)
+	converter := applyconfigurations.NewTypeConverter(registry.Scheme)
+	compared, nonEmpty := 0, 0
+	for _, kind := range registry.Kinds().Kinds() {
+		t.Run(kind.GVK().String(), func(t *testing.T) {
+			s := &Service{managers: newManagers()}
+			random := rand.New(rand.NewSource(7))
+			filler := fuzzer.FuzzerFor(funcs, random, registry.Codecs)
+			// next is a random object of one identity; half of the time it takes its spec or its status from another one, so that
+			// changes are small, too.
+			next := func(like registry.Object) registry.Object {
+				internal := kind.NewInternal()
+				filler.Fill(internal)
+				obj, err := kind.FromInternal(internal)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if like != nil {
+					from, to := reflect.ValueOf(like.DeepCopyObject()).Elem(), reflect.ValueOf(obj).Elem()
+					for i := range to.NumField() {
+						if random.Intn(3) > 0 {
+							to.Field(i).Set(from.Field(i))
+						}
+					}
+				}
+				obj.SetName("a")
+				obj.SetUID("")
+				obj.SetManagedFields(nil)
+				obj.GetObjectKind().SetGroupVersionKind(kind.GVK())
+				return obj
+			}
+			subresources := []string{""}
+			if kind.Status != nil {
+				subresources = append(subresources, "status")
+			}
+			for range 25 {
+				live := s.empty(kind)
+				for step := range 6 {
+					r := &Request{Kind: kind, FieldManager: []string{"one", "two", "three"}[random.Intn(3)]}
+					like := live
+					if step == 0 {
+						like = nil
+					} else {
+						r.Subresource = subresources[random.Intn(len(subresources))]
+					}
+					obj := next(like)
+					if step > 0 && random.Intn(2) == 0 {
+						obj.SetManagedFields(live.GetManagedFields()) // as clients that send back what they read do
+					}
+					want := upstreamManager(t, kind, r.Subresource, converter).UpdateNoErrors(live.DeepCopyObject(), obj.DeepCopyObject(), r.FieldManager).(registry.Object)
+					before, _ := marshal(live)
+					for range 2 { // the second time a creation is remembered
+						got, err := s.track(r, obj.DeepCopyObject().(registry.Object), live)
+						if err != nil {
+							t.Fatal(err)
+						}
+						if a, b := timeless(t, got.GetManagedFields()), timeless(t, want.GetManagedFields()); !reflect.DeepEqual(a, b) {
+							t.Fatalf("step %d, %q by %s:\n%v\nupstream:\n%v", step, r.Subresource, r.FieldManager, a, b)
+						}
+						compared++
+						nonEmpty += len(got.GetManagedFields())
+					}
+					if after, _ := marshal(live); !bytes.Equal(before, after) {
+						t.Fatal("the stored object was written to")
+					}
+					live = want
+					live.SetUID(types.UID("u"))
+				}
+			}
+		})
+	}
+	t.Logf("%d writes, %d entries", compared, nonEmpty)
+	if nonEmpty < compared {
+		t.Errorf("%d writes left only %d entries: this compares nothing", compared, nonEmpty)
+	}
+}
+
+// TestTemplatesShareFieldsNotValues: names and the values of labels make no difference, anything else does.
+func TestTemplatesShareFieldsNotValues(t *testing.T) {
+	kind, _ := registry.Kinds().ByResource("", "v1", "configmaps")
+	r := &Request{Kind: kind}
+	key := func(change func(registry.Object)) templateKey {
+		obj := kind.New()
+		obj.SetName("a")
+		obj.SetLabels(map[string]string{"l": "1"})
+		change(obj)
+		k, ok := templateOf(r, obj)
+		if !ok {
+			t.Fatal("no key")
+		}
+		return k
+	}
+	base := key(func(registry.Object) {})
+	for name, change := range map[string]func(registry.Object){
+		"name": func(o registry.Object) { o.SetName("b") }, "uid": func(o registry.Object) { o.SetUID("u") },
+		"a label's value": func(o registry.Object) { o.SetLabels(map[string]string{"l": "2"}) },
+	} {
+		if key(change) != base {
+			t.Errorf("%s makes a template of its own", name)
+		}
+	}
+	for name, change := range map[string]func(registry.Object){
+		"a label":       func(o registry.Object) { o.SetLabels(map[string]string{"m": "1"}) },
+		"an annotation": func(o registry.Object) { o.SetAnnotations(map[string]string{"m": "1"}) },
+		"a finalizer":   func(o registry.Object) { o.SetFinalizers([]string{"x/y"}) },
+		"an owner":      func(o registry.Object) { o.SetOwnerReferences([]metav1.OwnerReference{{UID: "1"}}) },
+		"generateName":  func(o registry.Object) { o.SetGenerateName("g-") },
+	} {
+		if key(change) == base {
+			t.Errorf("%s makes no difference", name)
+		}
+	}
+}
+
+func TestTemplatesAreBounded(t *testing.T) {
+	var cache templates
+	for i := range 5 * maxTemplates {
+		key := templateKey{sum: [32]byte{byte(i), byte(i >> 8), byte(i >> 16)}}
+		cache.put(key, nil)
+		if _, ok := cache.get(key); !ok || len(cache.young)+len(cache.old) > 2*maxTemplates {
+			t.Fatalf("%d and %d are kept", len(cache.young), len(cache.old))
+		}
+	}
+}
