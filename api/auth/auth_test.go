@@ -258,6 +258,37 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
+// TestRememberedCertificatesHoldForTheirRootsAlone: a change of the CAs counts from the next request on.
+func TestRememberedCertificatesHoldForTheirRootsAlone(t *testing.T) {
+	now := time.Now()
+	template := x509.Certificate{NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour), Subject: pkix.Name{CommonName: "jane"}}
+	root, rootKey := issue(t, template, nil, nil)
+	other, _ := issue(t, template, nil, nil)
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	cert, _ := issue(t, template, root, rootKey)
+	trusted := root
+	a := &Authenticator{Roots: func() *x509.CertPool {
+		pool := x509.NewCertPool()
+		pool.AddCert(trusted)
+		return pool
+	}}
+	r, _ := http.NewRequest("GET", "https://x/api", nil)
+	r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}
+	for step, c := range []struct {
+		trusted *x509.Certificate
+		holds   bool
+	}{{root, true}, {root, true}, {other, false}, {root, true}} {
+		trusted = c.trusted
+		if _, err := a.Authenticate(r); (err == nil) != c.holds {
+			t.Errorf("step %d: %v", step, err)
+		}
+	}
+	a.verified.put(a.verified.roots, [][]*x509.Certificate{{{Raw: cert.Raw, NotAfter: now.Add(-time.Second)}}}, nil)
+	if _, ok := a.verified.get(a.verified.roots, cert); ok {
+		t.Error("what has expired is remembered")
+	}
+}
+
 func TestHeadersAndWebSockets(t *testing.T) {
 	now := time.Now()
 	tokens := newTokens(t, newKey(t), subjects{"sa/ns/sa": "u"}, &now)

@@ -22,6 +22,8 @@ type Authenticator struct {
 	// bad one gets an answer that says why.
 	Roots  func() *x509.CertPool
 	Tokens *Tokens
+
+	verified verified
 }
 
 // Authenticate answers who sent the request, or an ErrUnauthenticated.
@@ -55,12 +57,16 @@ func (a *Authenticator) token(token string) (user.Info, error) {
 }
 
 func (a *Authenticator) certificate(chain []*x509.Certificate) (user.Info, error) {
+	roots := a.Roots()
+	if who, ok := a.verified.get(roots, chain[0]); ok {
+		return who, nil
+	}
 	intermediates := x509.NewCertPool()
 	for _, c := range chain[1:] {
 		intermediates.AddCert(c)
 	}
-	_, err := chain[0].Verify(x509.VerifyOptions{
-		Roots: a.Roots(), Intermediates: intermediates, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	chains, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: intermediates, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%w: client certificate of %q: %v", ErrUnauthenticated, chain[0].Subject.CommonName, err)
@@ -69,7 +75,9 @@ func (a *Authenticator) certificate(chain []*x509.Certificate) (user.Info, error
 	if subject.CommonName == "" {
 		return nil, fmt.Errorf("%w: client certificate without a common name", ErrUnauthenticated)
 	}
-	return authenticated(&user.DefaultInfo{Name: subject.CommonName, Groups: subject.Organization}), nil
+	who := authenticated(&user.DefaultInfo{Name: subject.CommonName, Groups: subject.Organization})
+	a.verified.put(roots, chains, who)
+	return who, nil
 }
 
 func authenticated(info user.Info) user.Info {
