@@ -61,13 +61,16 @@ func newOpenAPI() (*openAPI, error) {
 	return o, err
 }
 
-// typeOpenAPIv2 is the media type of OpenAPI v2 in protobuf.
-const typeOpenAPIv2 = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+// The media type of OpenAPI v2 in protobuf, and the older name that clients ask for, which is not a valid one to answer.
+const (
+	typeOpenAPIv2      = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+	askedTypeOpenAPIv2 = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+)
 
 // serveV2 answers /openapi/v2.
 func (o *openAPI) serveV2(w http.ResponseWriter, r *http.Request) {
 	contentType := typeJSON
-	if strings.Contains(r.Header.Get("Accept"), typeOpenAPIv2) {
+	if accept := r.Header.Get("Accept"); strings.Contains(accept, typeOpenAPIv2) || strings.Contains(accept, askedTypeOpenAPIv2) {
 		contentType = typeOpenAPIv2
 	}
 	w.Header().Set("Content-Type", contentType)

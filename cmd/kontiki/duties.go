@@ -15,6 +15,7 @@ import (
 	"github.com/kontiki/kontiki/controller/bootstrap"
 	"github.com/kontiki/kontiki/controller/deployment"
 	"github.com/kontiki/kontiki/controller/endpoints"
+	"github.com/kontiki/kontiki/controller/eventttl"
 	"github.com/kontiki/kontiki/controller/garbage"
 	"github.com/kontiki/kontiki/controller/namespace"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
@@ -113,6 +114,9 @@ func (m *master) control(ctx context.Context) error {
 	run("namespace-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller { return namespace.New(c) })
 	several("node-controller", func(c *client.Client, recorder record.EventRecorder) []*controller.Controller {
 		return nodelifecycle.New(nodelifecycle.Config{Client: c, Recorder: recorder, Hints: workerHints{m.cluster, events}, Probe: m.probeAgent})
+	})
+	run("event-ttl-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
+		return eventttl.New(eventttl.Config{Client: c})
 	})
 	run("service-account-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
 		return serviceaccount.New(c, m.cluster.Identity().CA.CertPEM)

@@ -3,24 +3,19 @@
 package e2e_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/kontiki/kontiki/test/devcluster"
 )
 
 const (
@@ -29,116 +24,34 @@ const (
 )
 
 // env is the cluster that the tests share.
-var env struct {
-	kontiki, dir string
-	apiPort      int
-	demoPort     int
-	config       *rest.Config
-	set          *kubernetes.Clientset
-}
+var env *devcluster.Cluster
 
 func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
 
 func run(m *testing.M) (code int) {
-	env.kontiki = os.Getenv("KONTIKI")
-	if env.kontiki == "" {
-		fmt.Fprintln(os.Stderr, "KONTIKI must name the binary under test; `make e2e` does it")
-		return 1
-	}
-	if os.Geteuid() != 0 {
-		fmt.Fprintln(os.Stderr, "the end-to-end tests make network namespaces and run containers: run them as root")
-		return 1
-	}
 	var err error
-	// Unix sockets below it must fit 108 bytes: keep it short.
-	if env.dir, err = os.MkdirTemp("", "kte"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
+	env, err = devcluster.Start(os.Stdout, masters, workers)
 	defer func() {
 		if code != 0 {
-			showLogs()
+			env.ShowLogs(os.Stderr)
 		}
-		if _, err := kontiki("dev", "stop", "--purge"); err != nil {
+		if err := env.Stop(); err != nil {
 			fmt.Fprintln(os.Stderr, "clean up:", err)
 			code = 1
 		}
 	}()
-	if err := start(); err != nil {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return m.Run()
 }
 
-func start() (err error) {
-	if env.apiPort, err = freePort(); err != nil {
-		return err
-	}
-	if env.demoPort, err = freePort(); err != nil {
-		return err
-	}
-	out, err := kontiki("dev", "--detach", "--masters", fmt.Sprint(masters), "--workers", fmt.Sprint(workers),
-		"--api-port", fmt.Sprint(env.apiPort), "--publish", fmt.Sprintf("%d:30080", env.demoPort))
-	fmt.Print(out)
-	if err != nil {
-		return err
-	}
-	if env.config, err = clientcmd.BuildConfigFromFlags("", kubeconfig()); err != nil {
-		return err
-	}
-	env.config.QPS = -1
-	if env.set, err = kubernetes.NewForConfig(env.config); err != nil {
-		return err
-	}
-	_, err = kontiki("image", "import", os.Getenv("IMAGES"))
-	return err
-}
+func kontiki(args ...string) (string, error) { return env.Run(args...) }
 
-func kubeconfig() string { return filepath.Join(env.dir, "kubeconfig") }
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
-
-// showLogs prints the end of every host's log.
-func showLogs() {
-	files, _ := filepath.Glob(filepath.Join(env.dir, "logs", "*.log"))
-	for _, file := range files {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			continue
-		}
-		fmt.Fprintf(os.Stderr, "--- %s\n%s\n", filepath.Base(file), data[max(0, len(data)-4000):])
-	}
-}
-
-// kontiki runs the binary against the cluster and answers what it prints.
-func kontiki(args ...string) (string, error) { return kontikiWith(nil, args...) }
-
-func kontikiWith(stdin io.Reader, args ...string) (string, error) {
-	if args[0] == "dev" {
-		args = append(args, "--data-dir", env.dir)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, env.kontiki, args...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig())
-	cmd.Stdin = stdin
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
-		return out.String(), fmt.Errorf("kontiki %s: %w\n%s%s", strings.Join(args, " "), err, errs.String(), out.String())
-	}
-	return out.String() + errs.String(), nil
-}
+func kontikiWith(stdin io.Reader, args ...string) (string, error) { return env.RunWith(stdin, args...) }
 
 // must runs kontiki and fails the test if it fails.
 func must(t *testing.T, args ...string) string {
@@ -213,7 +126,7 @@ func eventually(t *testing.T, limit time.Duration, what string, ask func() error
 // pods answers the pods of a namespace with a label.
 func pods(t *testing.T, namespace, selector string) []corev1.Pod {
 	t.Helper()
-	list, err := env.set.CoreV1().Pods(namespace).List(context.Background(), metav1.ListOptions{LabelSelector: selector})
+	list, err := env.Set.CoreV1().Pods(namespace).List(context.Background(), metav1.ListOptions{LabelSelector: selector})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,21 +156,6 @@ spec:
 }
 
 var errNotYet = errors.New("not yet")
-
-// leader names the leading master.
-func leader() (string, error) {
-	out, err := kontiki("cluster", "status", "-o", "json")
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		return "", err
-	}
-	for _, field := range strings.Split(out, `"leader":"`)[1:] {
-		if name, _, ok := strings.Cut(field, `"`); ok && name != "" {
-			return name, nil
-		}
-	}
-	return "", fmt.Errorf("%w: no leader in %s", errNotYet, out)
-}
 
 // healthy waits until all masters vote and are well.
 func healthy(t *testing.T) {

@@ -55,7 +55,7 @@ func writeTo(namespace string) *writer {
 			for n := 0; ctx.Err() == nil; n++ {
 				name := fmt.Sprintf("w%d-%d", i, n)
 				one, cancel := context.WithTimeout(ctx, 2*time.Second)
-				_, err := env.set.CoreV1().ConfigMaps(namespace).Create(one, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+				_, err := env.Set.CoreV1().ConfigMaps(namespace).Create(one, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 				cancel()
 				if err == nil || apierrors.IsAlreadyExists(err) {
 					w.ack(name)
@@ -94,7 +94,7 @@ func TestLeaderKilledUnderWrites(t *testing.T) {
 		}
 		return nil
 	})
-	victim, err := leader()
+	victim, err := env.Leader()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func TestLeaderKilledUnderWrites(t *testing.T) {
 		return nil
 	})
 	eventually(t, 20*time.Second, "another leader", func() error {
-		name, err := leader()
+		name, err := env.Leader()
 		if err == nil && name == victim {
 			err = errNotYet
 		}
@@ -117,7 +117,7 @@ func TestLeaderKilledUnderWrites(t *testing.T) {
 	w.stop()
 	w.done.Wait()
 	t.Logf("killed %s; longest time without an acknowledged write: %s (of %s)", victim, w.longest.Round(time.Millisecond), time.Since(killed).Round(time.Millisecond))
-	list, err := env.set.CoreV1().ConfigMaps(ns).List(context.Background(), metav1.ListOptions{})
+	list, err := env.Set.CoreV1().ConfigMaps(ns).List(context.Background(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func TestAllMastersStoppedAndStarted(t *testing.T) {
 }
 
 func nodesReady(want int) error {
-	list, err := env.set.CoreV1().Nodes().List(context.Background(), metav1.ListOptions{})
+	list, err := env.Set.CoreV1().Nodes().List(context.Background(), metav1.ListOptions{})
 	if err != nil {
 		return err
 	}
@@ -255,7 +255,7 @@ spec:
 	cable(t, "worker-1", "up")
 	eventually(t, time.Minute, "the node to be Ready again", func() error { return nodesReady(workers) })
 	eventually(t, time.Minute, "the taints to go", func() error {
-		node, err := env.set.CoreV1().Nodes().Get(context.Background(), "worker-1", metav1.GetOptions{})
+		node, err := env.Set.CoreV1().Nodes().Get(context.Background(), "worker-1", metav1.GetOptions{})
 		if err == nil && len(node.Spec.Taints) > 0 {
 			err = fmt.Errorf("%v", node.Spec.Taints)
 		}

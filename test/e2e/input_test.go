@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"crypto/rand"
 	"crypto/tls"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -40,14 +39,14 @@ func TestBadInputGetsAClearErrorAndTheServerStaysUp(t *testing.T) {
 	})
 	t.Run("wrong bearer token", func(t *testing.T) {
 		_, err := kontiki("kubectl", "get", "pods", "--token=nonsense", "--kubeconfig=/dev/null", "--insecure-skip-tls-verify",
-			fmt.Sprintf("--server=https://127.0.0.1:%d", env.apiPort))
+			fmt.Sprintf("--server=https://127.0.0.1:%d", env.APIPort))
 		if err == nil || !strings.Contains(err.Error(), "Unauthorized") && !strings.Contains(err.Error(), "logged in") {
 			t.Errorf("%v", err)
 		}
 	})
 	t.Run("anonymous write", func(t *testing.T) {
 		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
-		response, err := client.Post(fmt.Sprintf("https://127.0.0.1:%d/api/v1/namespaces/default/pods", env.apiPort), "application/json", strings.NewReader(pod(`{}`)))
+		response, err := client.Post(fmt.Sprintf("https://127.0.0.1:%d/api/v1/namespaces/default/pods", env.APIPort), "application/json", strings.NewReader(pod(`{}`)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -57,7 +56,7 @@ func TestBadInputGetsAClearErrorAndTheServerStaysUp(t *testing.T) {
 		}
 	})
 	t.Run("plain HTTP on the TLS port", func(t *testing.T) {
-		response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/version", env.apiPort))
+		response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/version", env.APIPort))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -68,7 +67,7 @@ func TestBadInputGetsAClearErrorAndTheServerStaysUp(t *testing.T) {
 		}
 	})
 	t.Run("wrong join token", func(t *testing.T) {
-		out, err := inHost(t, "worker-1", env.kontiki, "agent", "--name", "stranger", "--node-ip", "10.89.0.101", "--data-dir", t.TempDir(),
+		out, err := inHost(t, "worker-1", env.Kontiki, "agent", "--name", "stranger", "--node-ip", "10.89.0.101", "--data-dir", t.TempDir(),
 			"--join", "10.89.0.11:6444", "--token", "K10"+strings.Repeat("0", 64)+"::worker:00000000.00000000000000000000000000000000")
 		if err == nil || !strings.Contains(out, "token") || !strings.Contains(out, "kontiki token create") && !strings.Contains(out, "another cluster") {
 			t.Errorf("%v: %s", err, out)
@@ -94,19 +93,11 @@ func TestBadInputGetsAClearErrorAndTheServerStaysUp(t *testing.T) {
 
 func hostNamespace(t *testing.T, host string) string {
 	t.Helper()
-	var status struct {
-		Hosts []struct{ Name, Namespace string }
-	}
-	if err := json.Unmarshal([]byte(must(t, "dev", "status", "-o", "json")), &status); err != nil {
+	name, err := env.Namespace(host)
+	if err != nil {
 		t.Fatal(err)
 	}
-	for _, h := range status.Hosts {
-		if h.Name == host {
-			return h.Namespace
-		}
-	}
-	t.Fatalf("no host %s", host)
-	return ""
+	return name
 }
 
 // inHost runs a command on a host of the cluster.

@@ -30,7 +30,7 @@ func demo(t *testing.T) {
 // ask asks the demo through its Service, from this machine.
 func ask() (string, error) {
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/", env.demoPort))
+	response, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/", env.DemoPort))
 	if err != nil {
 		return "", err
 	}

@@ -1,0 +1,164 @@
+// Package devcluster runs a development cluster of the binary under test, for the end-to-end tests and the whole-system
+// benchmarks. The binary is named by KONTIKI and the images' archive by IMAGES; the Makefile sets both.
+package devcluster
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// commandLimit bounds every command.
+const commandLimit = 3 * time.Minute
+
+// Cluster is a running development cluster.
+type Cluster struct {
+	Kontiki, Dir string
+	APIPort      int
+	// DemoPort leads to the demo's node port.
+	DemoPort int
+	Config   *rest.Config
+	Set      *kubernetes.Clientset
+}
+
+// Start starts a cluster in a directory of its own and imports the images. What it prints goes to out. Stop it, also when
+// Start failed.
+func Start(out io.Writer, masters, workers int) (*Cluster, error) {
+	c := &Cluster{Kontiki: os.Getenv("KONTIKI")}
+	if c.Kontiki == "" {
+		return c, errors.New("KONTIKI must name the binary under test; `make e2e` and `make bench` do it")
+	}
+	if os.Geteuid() != 0 {
+		return c, errors.New("a development cluster makes network namespaces and runs containers: run this as root")
+	}
+	var err error
+	// Unix sockets below it must fit 108 bytes: keep it short.
+	if c.Dir, err = os.MkdirTemp("", "kte"); err != nil {
+		return c, err
+	}
+	if c.APIPort, err = freePort(); err != nil {
+		return c, err
+	}
+	if c.DemoPort, err = freePort(); err != nil {
+		return c, err
+	}
+	text, err := c.Run("dev", "--detach", "--masters", fmt.Sprint(masters), "--workers", fmt.Sprint(workers),
+		"--api-port", fmt.Sprint(c.APIPort), "--publish", fmt.Sprintf("%d:30080", c.DemoPort))
+	fmt.Fprint(out, text)
+	if err != nil {
+		return c, err
+	}
+	if c.Config, err = clientcmd.BuildConfigFromFlags("", c.Kubeconfig()); err != nil {
+		return c, err
+	}
+	c.Config.QPS = -1
+	if c.Set, err = kubernetes.NewForConfig(c.Config); err != nil {
+		return c, err
+	}
+	_, err = c.Run("image", "import", os.Getenv("IMAGES"))
+	return c, err
+}
+
+// Stop ends the cluster and removes all of it.
+func (c *Cluster) Stop() error {
+	if c.Dir == "" {
+		return nil
+	}
+	_, err := c.Run("dev", "stop", "--purge")
+	return errors.Join(err, os.RemoveAll(c.Dir))
+}
+
+// Kubeconfig is the administrator's kubeconfig.
+func (c *Cluster) Kubeconfig() string { return filepath.Join(c.Dir, "kubeconfig") }
+
+// Run runs the binary against the cluster and answers what it prints.
+func (c *Cluster) Run(args ...string) (string, error) { return c.RunWith(nil, args...) }
+
+// RunWith is Run with standard input.
+func (c *Cluster) RunWith(stdin io.Reader, args ...string) (string, error) {
+	if args[0] == "dev" {
+		args = append(args, "--data-dir", c.Dir)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, c.Kontiki, args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig())
+	cmd.Stdin = stdin
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("kontiki %s: %w\n%s%s", strings.Join(args, " "), err, errs.String(), out.String())
+	}
+	return out.String() + errs.String(), nil
+}
+
+// Leader names the leading master.
+func (c *Cluster) Leader() (string, error) {
+	out, err := c.Run("cluster", "status", "-o", "json")
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return "", err
+	}
+	var status struct{ Leader string }
+	if err := json.NewDecoder(strings.NewReader(out)).Decode(&status); err != nil {
+		return "", fmt.Errorf("cluster status: %w", err)
+	}
+	if status.Leader == "" {
+		return "", errors.New("there is no leader")
+	}
+	return status.Leader, nil
+}
+
+// Namespace is a host's network namespace.
+func (c *Cluster) Namespace(host string) (string, error) {
+	out, err := c.Run("dev", "status", "-o", "json")
+	if err != nil {
+		return "", err
+	}
+	var status struct {
+		Hosts []struct{ Name, Namespace string }
+	}
+	if err := json.Unmarshal([]byte(out), &status); err != nil {
+		return "", err
+	}
+	for _, h := range status.Hosts {
+		if h.Name == host {
+			return h.Namespace, nil
+		}
+	}
+	return "", fmt.Errorf("there is no host %s", host)
+}
+
+// ShowLogs writes the end of every host's log.
+func (c *Cluster) ShowLogs(out io.Writer) {
+	files, _ := filepath.Glob(filepath.Join(c.Dir, "logs", "*.log")) // the pattern is well-formed
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		fmt.Fprintf(out, "--- %s\n%s\n", filepath.Base(file), data[max(0, len(data)-4000):])
+	}
+}
+
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
