@@ -1,0 +1,45 @@
+package main
+
+import (
+	"go/parser"
+	"go/token"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"testing"
+)
+
+// A controller that is written and that nobody runs is easily missed: events pile up, say, and nothing fails.
+func TestEveryControllerIsRun(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), "duties.go", nil, parser.ImportsOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var imported []string
+	for _, spec := range file.Imports {
+		name, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		imported = append(imported, name)
+	}
+	folders, err := os.ReadDir("../../controller")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, folder := range folders {
+		// pods is what controllers share, controllertest is for their tests.
+		if !folder.IsDir() || folder.Name() == "pods" || folder.Name() == "controllertest" {
+			continue
+		}
+		found++
+		if !slices.Contains(imported, path.Join("github.com/kontiki/kontiki/controller", folder.Name())) {
+			t.Errorf("controller/%s is not run", folder.Name())
+		}
+	}
+	if found < 9 {
+		t.Errorf("only %d controllers found", found)
+	}
+}
