@@ -31,10 +31,11 @@ help: ## list the commands
 
 build: ## build bin/kontiki
 	@mkdir -p bin
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kontiki ./cmd/kontiki
+	@echo "building bin/kontiki (the first time this takes some minutes)"
+	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kontiki ./cmd/kontiki
 
 images: ## build bin/images.tar: the images of the demo and of the tests
-	$(GO) run ./test/images -out bin/images.tar
+	@$(GO) run ./test/images -out bin/images.tar
 
 deps: ## install what is missing on Debian; elsewhere say what to install
 	@missing=""; for p in $(DEB_PACKAGES); do \

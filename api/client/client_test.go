@@ -108,12 +108,12 @@ func TestViewAndWatchShowsEveryChangeOnce(t *testing.T) {
 		writers.Go(func() {
 			for i := range 25 {
 				name := fmt.Sprintf("w%d-%d", w, i%5)
-				cm, err := client.Create(ctx, h.Client, configMap(name))
+				_, err := client.Create(ctx, h.Client, configMap(name))
 				switch {
 				case apierrors.IsAlreadyExists(err) && i%2 == 0:
 					err = h.Client.Delete(ctx, configMap(name))
 				case apierrors.IsAlreadyExists(err):
-					cm = configMap(name)
+					cm := configMap(name)
 					cm.Data = map[string]string{"i": fmt.Sprint(i)}
 					_, err = client.Update(ctx, h.Client, cm)
 				}

@@ -1,5 +1,7 @@
 package registry
 
+//lint:file-ignore SA1019 the API serves deprecated fields as upstream does
+
 import (
 	"context"
 	"fmt"

@@ -1,5 +1,7 @@
 package registry
 
+//lint:file-ignore SA1019 Endpoints are deprecated and served
+
 import (
 	"context"
 	"slices"

@@ -1,5 +1,7 @@
 package registry
 
+//lint:file-ignore SA1019 the API warns of deprecated fields
+
 import (
 	"context"
 	"crypto/tls"

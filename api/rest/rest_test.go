@@ -143,7 +143,7 @@ func TestWatchResumesAndFollowsSelectors(t *testing.T) {
 			t.Fatal(err)
 		}
 		cm.Labels["in"] = "yes"
-		if cm, err = maps.Update(ctx, cm, metav1.UpdateOptions{}); err != nil {
+		if _, err = maps.Update(ctx, cm, metav1.UpdateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		w, err := maps.Watch(ctx, metav1.ListOptions{ResourceVersion: before.ResourceVersion, LabelSelector: "in=yes"})
@@ -288,14 +288,15 @@ func TestDeletionWaitsForGraceAndFinalizers(t *testing.T) {
 		if _, err := set.CoreV1().Pods("default").Get(ctx, "a", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 			t.Fatalf("after a forced deletion: %v", err)
 		}
-		cm, err := set.CoreV1().ConfigMaps("default").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "f", Finalizers: []string{"example.com/hold"}}}, metav1.CreateOptions{})
+		_, err = set.CoreV1().ConfigMaps("default").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "f", Finalizers: []string{"example.com/hold"}}}, metav1.CreateOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := set.CoreV1().ConfigMaps("default").Delete(ctx, "f", metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		if cm, err = set.CoreV1().ConfigMaps("default").Get(ctx, "f", metav1.GetOptions{}); err != nil || cm.DeletionTimestamp == nil {
+		cm, err := set.CoreV1().ConfigMaps("default").Get(ctx, "f", metav1.GetOptions{})
+		if err != nil || cm.DeletionTimestamp == nil {
 			t.Fatalf("with a finalizer: %+v, %v", cm, err)
 		}
 		cm.Finalizers = nil

@@ -444,10 +444,10 @@ func TestScaleOwnsReplicasOfTheObject(t *testing.T) {
 	for _, entry := range d.ManagedFields {
 		if entry.Manager == "scaler" {
 			found = true
-			if entry.Operation != "Apply" || entry.Subresource != "scale" || entry.APIVersion != "apps/v1" || string(entry.FieldsV1.Raw) != `{"f:spec":{"f:replicas":{}}}` {
+			if entry.Operation != "Apply" || entry.Subresource != "scale" || entry.APIVersion != "apps/v1" || entry.FieldsV1.GetRawString() != `{"f:spec":{"f:replicas":{}}}` {
 				t.Errorf("%+v", entry)
 			}
-		} else if strings.Contains(string(entry.FieldsV1.Raw), "f:replicas") {
+		} else if strings.Contains(entry.FieldsV1.GetRawString(), "f:replicas") {
 			t.Errorf("%s still owns the replicas", entry.Manager)
 		}
 	}
@@ -468,8 +468,8 @@ func TestManagedFieldsAreTheWritersAlone(t *testing.T) {
 	}
 	const spec = `"f:spec":{"f:containers":{"k:{\"name\":\"c\"}":{".":{},"f:image":{},"f:imagePullPolicy":{},"f:name":{},"f:resources":{},"f:terminationMessagePath":{},"f:terminationMessagePolicy":{}}},"f:dnsPolicy":{},"f:enableServiceLinks":{},"f:restartPolicy":{},"f:schedulerName":{},"f:securityContext":{},"f:terminationGracePeriodSeconds":{}}`
 	want := `{"f:metadata":{"f:labels":{".":{},"f:app":{}}},` + spec + `}`
-	if len(created.ManagedFields) != 1 || string(created.ManagedFields[0].FieldsV1.Raw) != want {
-		t.Errorf("created: %s\nwant %s", created.ManagedFields[0].FieldsV1.Raw, want)
+	if len(created.ManagedFields) != 1 || created.ManagedFields[0].FieldsV1.GetRawString() != want {
+		t.Errorf("created: %s\nwant %s", created.ManagedFields[0].FieldsV1.GetRawString(), want)
 	}
 	if err := pods.Bind(ctx, &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Target: corev1.ObjectReference{Kind: "Node", Name: "n"}}, metav1.CreateOptions{FieldManager: "scheduler"}); err != nil {
 		t.Fatal(err)
@@ -487,7 +487,7 @@ func TestManagedFieldsAreTheWritersAlone(t *testing.T) {
 	if e.Manager != "agent" {
 		e = running.ManagedFields[1]
 	}
-	if e.Manager != "agent" || e.Subresource != "status" || string(e.FieldsV1.Raw) != `{"f:status":{"f:phase":{}}}` {
+	if e.Manager != "agent" || e.Subresource != "status" || e.FieldsV1.GetRawString() != `{"f:status":{"f:phase":{}}}` {
 		t.Errorf("status: %+v", e)
 	}
 }

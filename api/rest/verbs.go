@@ -1,5 +1,7 @@
 package rest
 
+//lint:file-ignore SA1019 clients may still send deprecated options, and the API must honour them
+
 import (
 	"fmt"
 	"mime"
