@@ -32,6 +32,9 @@ func (s *Service) Bind(ctx context.Context, r *Request, binding *corev1.Binding)
 			return nil, apierrors.NewConflict(r.Kind.GroupResource(), r.Name,
 				fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", binding.UID, pod.UID))
 		}
+		if binding.ResourceVersion != "" && binding.ResourceVersion != pod.ResourceVersion {
+			return nil, conflict(r)
+		}
 		if pod.DeletionTimestamp != nil {
 			return nil, bindConflict(r, "pod %s is being deleted, cannot be assigned to a host", pod.Name)
 		}
@@ -42,6 +45,7 @@ func (s *Service) Bind(ctx context.Context, r *Request, binding *corev1.Binding)
 			return nil, bindConflict(r, "pod %v has non-empty .spec.schedulingGates", pod.Name)
 		}
 		pod.Spec.NodeName = target.Name
+		pod.Status.NominatedNodeName = "" // it has come true, or is stale
 		if len(binding.Annotations) > 0 {
 			if pod.Annotations == nil {
 				pod.Annotations = map[string]string{}
