@@ -1,0 +1,130 @@
+package rest_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/discovery"
+
+	"github.com/kontiki/kontiki/test/harness"
+)
+
+func TestBothFormsOfDiscoveryAgree(t *testing.T) {
+	h := harness.New(t)
+	config := h.Config("admin", "system:masters")
+	modern, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	legacy, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	legacy.UseLegacyDiscovery = true
+	groups, resources, err := modern.ServerGroupsAndResources()
+	if err != nil {
+		t.Fatal(err)
+	}
+	oldGroups, oldResources, err := legacy.ServerGroupsAndResources()
+	if err != nil {
+		t.Fatal(err)
+	}
+	flat := func(lists []*metav1.APIResourceList) map[string]metav1.APIResource {
+		all := map[string]metav1.APIResource{}
+		for _, list := range lists {
+			for _, r := range list.APIResources {
+				gv := strings.Split("/"+list.GroupVersion, "/")
+				if r.Version == "" { // the short form means the list's own
+					r.Group, r.Version = gv[len(gv)-2], gv[len(gv)-1]
+				}
+				r.StorageVersionHash = ""
+				if strings.Contains(r.Name, "/") {
+					r.SingularName = "" // the newer client repeats the resource's
+				}
+				all[list.GroupVersion+" "+r.Name] = r
+			}
+		}
+		return all
+	}
+	a, b := flat(resources), flat(oldResources)
+	for name, resource := range a {
+		if !reflect.DeepEqual(resource, b[name]) {
+			t.Errorf("%s: %+v, the old form says %+v", name, resource, b[name])
+		}
+	}
+	if len(a) != len(b) || len(groups) != len(oldGroups) || len(groups) < 5 {
+		t.Errorf("%d resources of %d groups, the old form has %d of %d", len(a), len(groups), len(b), len(oldGroups))
+	}
+	for _, k := range h.Kinds.Kinds() {
+		gv := strings.TrimPrefix(k.Group+"/"+k.Version, "/")
+		if r, ok := a[gv+" "+k.Resource]; !ok || r.Kind != k.Kind || r.Namespaced != k.Namespaced {
+			t.Errorf("%s is not discovered: %+v", k.GVK(), r)
+		}
+	}
+	if r := a["v1 namespaces"]; strings.Contains(fmt.Sprint(r.Verbs), "deletecollection") {
+		t.Errorf("all namespaces can be deleted at once: %v", r.Verbs)
+	}
+}
+
+func TestOpenAPIDescribesWhatIsServed(t *testing.T) {
+	h := harness.New(t)
+	set := h.Clientset()
+	paths, err := set.Discovery().OpenAPIV3().Paths()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range h.Kinds.Kinds() {
+		name := "api/" + k.Version
+		if k.Group != "" {
+			name = "apis/" + k.Group + "/" + k.Version
+		}
+		gv, ok := paths[name]
+		if !ok {
+			t.Errorf("no document %s", name)
+			continue
+		}
+		data, err := gv.Schema("application/json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var doc struct {
+			OpenAPI    string                    `json:"openapi"`
+			Paths      map[string]map[string]any `json:"paths"`
+			Components struct {
+				Schemas map[string]any `json:"schemas"`
+			} `json:"components"`
+		}
+		if err := json.Unmarshal(data, &doc); err != nil || !strings.HasPrefix(doc.OpenAPI, "3.") {
+			t.Fatalf("%s: version %q, %v", name, doc.OpenAPI, err)
+		}
+		collection := "/" + name + "/" + k.Resource
+		if k.Namespaced {
+			collection = "/" + name + "/namespaces/{namespace}/" + k.Resource
+		}
+		for _, path := range []string{collection, collection + "/{name}"} {
+			if _, ok := doc.Paths[path]; !ok {
+				t.Errorf("%s does not describe %s", name, path)
+			}
+		}
+		if k.Status != nil {
+			if _, ok := doc.Paths[collection+"/{name}/status"]; !ok {
+				t.Errorf("%s does not describe the status of %s", name, k.Kind)
+			}
+		}
+		if k.Scale != nil {
+			if _, ok := doc.Paths[collection+"/{name}/scale"]; !ok {
+				t.Errorf("%s does not describe the scale of %s", name, k.Kind)
+			}
+		}
+		for _, reference := range strings.Split(string(data), `"#/components/schemas/`)[1:] {
+			schema, _, _ := strings.Cut(reference, `"`)
+			if doc.Components.Schemas[schema] == nil {
+				t.Fatalf("%s refers to %s, which it lacks", name, schema)
+			}
+		}
+	}
+}
