@@ -46,10 +46,11 @@ func devCommand() *cobra.Command {
 			signal.Ignore(syscall.SIGPIPE)
 			o.WriteKubeconfig = writeKubeconfig
 			o.Progress = func(line string) {
-				fmt.Println(line)
-				if line == "up" {
+				if line == dev.Up && !detached() {
 					printNext(o.Dir)
+					return
 				}
+				fmt.Println(line)
 			}
 			return dev.Run(cmd.Context(), o)
 		},
@@ -79,6 +80,11 @@ func devCommand() *cobra.Command {
 	return cmd
 }
 
+// detachedVariable tells a development cluster's process that another one, which detaches, reads its progress.
+const detachedVariable = "KONTIKI_DEV_DETACHED"
+
+func detached() bool { return os.Getenv(detachedVariable) != "" }
+
 // runDetached starts this very command again without --detach, in a session of its own, and shows its progress until
 // the cluster is up.
 func runDetached(ctx context.Context, dir string) error {
@@ -107,6 +113,7 @@ func runDetached(ctx context.Context, dir string) error {
 	defer reader.Close()
 	cmd := exec.Command(self, args...)
 	cmd.Stdout, cmd.Stderr = writer, log
+	cmd.Env = append(os.Environ(), detachedVariable+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return err
@@ -116,7 +123,7 @@ func runDetached(ctx context.Context, dir string) error {
 	defer stop()
 	lines := bufio.NewScanner(reader)
 	for lines.Scan() {
-		if lines.Text() == "up" {
+		if lines.Text() == dev.Up {
 			printNext(dir)
 			return cmd.Process.Release()
 		}

@@ -44,7 +44,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		Version:       gitVersion,
 	}
-	c.AddCommand(serverCommand(), agentCommand(), devCommand(), clusterCommand(), tokenCommand(), imageCommand(), kubectlCommand())
+	c.AddCommand(serverCommand(), agentCommand(), devCommand(), clusterCommand(), tokenCommand(), imageCommand(), kubectlCommand(), notBuilt("snapshot"))
 	return c
 }
 

@@ -123,7 +123,7 @@ func (s *Supervisor) bringUp(ctx context.Context) error {
 	if err := s.state.makeNetwork(); err != nil {
 		return err
 	}
-	s.progress(begin, "network: %d hosts in namespaces of their own", len(s.state.Hosts))
+	s.progress(begin, "network: %d hosts, each in a namespace of its own", len(s.state.Hosts))
 	if len(s.state.of(worker)) > 0 {
 		if err := s.startContainerd(ctx); err != nil {
 			return err
@@ -162,17 +162,17 @@ func (s *Supervisor) bringUp(ctx context.Context) error {
 	if err := poll(ctx, time.Minute, "all masters to join", func() error { return probe.masters(ctx, len(masters)) }); err != nil {
 		return s.explain(err)
 	}
-	s.progress(begin, "%d masters, leader elected", len(masters))
+	s.progress(begin, "masters: %d, leader elected", len(masters))
 	if err := poll(ctx, time.Minute, "all workers to be ready", func() error { return probe.nodes(ctx, len(s.state.of(worker))) }); err != nil {
 		return s.explain(err)
 	}
-	s.progress(begin, "%d workers ready", len(s.state.of(worker)))
-	s.options.Progress(upMarker)
+	s.progress(begin, "workers: %d, all ready", len(s.state.of(worker)))
+	s.options.Progress(Up)
 	return nil
 }
 
-// upMarker is the progress line after which the cluster is up.
-const upMarker = "up"
+// Up is the progress line after which the cluster is up.
+const Up = "up"
 
 func (s *Supervisor) explain(err error) error {
 	return fmt.Errorf("%w; the hosts' logs are in %s", err, filepath.Join(s.state.Dir, "logs"))
