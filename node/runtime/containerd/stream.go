@@ -53,6 +53,11 @@ func (r *Runtime) Exec(ctx context.Context, id string, o runtime.ExecOptions) (i
 		stderr = nil
 	}
 	stdin := newClosableReader(o.Stdin)
+	ended := make(chan struct{})
+	defer close(ended)
+	if o.TTY {
+		stdin.endsWith(ended)
+	}
 	var mu sync.Mutex
 	opts := []cio.Opt{cio.WithStreams(stdin.reader(), &lockedWriter{mu: &mu, w: orDiscard(o.Stdout)}, &lockedWriter{mu: &mu, w: orDiscard(stderr)}), cio.WithFIFODir(dir)}
 	if o.TTY {
@@ -76,9 +81,6 @@ func (r *Runtime) Exec(ctx context.Context, id string, o runtime.ExecOptions) (i
 		return -1, classify(err)
 	}
 	stdin.onEOF(func() {
-		if o.TTY { // it would hang up the terminal
-			return
-		}
 		cctx, cancel := context.WithTimeout(cleanup, 10*time.Second)
 		defer cancel()
 		_ = proc.CloseIO(cctx, client.WithStdinCloser)
@@ -169,7 +171,12 @@ type closableReader struct {
 	start chan struct{}
 	eof   func()
 	once  sync.Once
+	ended <-chan struct{}
 }
+
+// endsWith makes the input of a terminal end only when its process has: an end of input would hang the terminal up. The
+// shim opens a writing end of its own against that, but on its own time, maybe after all input was written.
+func (c *closableReader) endsWith(ended <-chan struct{}) { c.ended = ended }
 
 func newClosableReader(r io.Reader) *closableReader {
 	return &closableReader{r: r, start: make(chan struct{})}
@@ -188,6 +195,13 @@ func (c *closableReader) started()       { close(c.start) }
 
 func (c *closableReader) Read(b []byte) (int, error) {
 	n, err := c.r.Read(b)
+	if err != nil && c.ended != nil {
+		if n == 0 {
+			<-c.ended
+			return 0, err
+		}
+		return n, nil
+	}
 	if err != nil {
 		c.once.Do(func() {
 			go func() {
@@ -223,8 +237,9 @@ func (r *Runtime) Attach(ctx context.Context, id string, o runtime.AttachOptions
 			return fmt.Errorf("attach to container %s: %w", id, err)
 		}
 		// The shim holds a write end of its own until CloseIO, so the input ends only then, after all that was written.
+		// It may open it late: ours stays open until the end of the stream.
+		defer in.Close()
 		go func() {
-			defer in.Close()
 			_, err := io.Copy(in, o.Stdin)
 			if info.StdinOnce && !info.TTY && err == nil {
 				in.Close()
