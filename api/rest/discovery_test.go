@@ -7,8 +7,12 @@ import (
 	"strings"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/cli-runtime/pkg/resource"
 	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
 
 	"github.com/kontiki/kontiki/test/harness"
 )
@@ -126,5 +130,22 @@ func TestOpenAPIDescribesWhatIsServed(t *testing.T) {
 				t.Fatalf("%s refers to %s, which it lacks", name, schema)
 			}
 		}
+	}
+}
+
+// TestUnknownKindsAreNamed: kubectl's strict validation lists CustomResourceDefinitions before it says that it does not know a kind.
+func TestUnknownKindsAreNamed(t *testing.T) {
+	config := harness.New(t).Config("admin", "system:masters")
+	client, err := dynamic.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	finder := resource.NewCRDFinder(resource.CRDFromDynamic(client))
+	if found, err := finder.HasCRD(schema.GroupKind{Kind: "Gadget"}); found || err != nil {
+		t.Errorf("%v, %v", found, err)
+	}
+	definitions := client.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	if _, err := definitions.Get(t.Context(), "gadgets.example.com", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("a definition by name: %v", err)
 	}
 }

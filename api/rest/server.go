@@ -113,7 +113,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !isResource {
-		writeError(w, r, noSuchPath(r))
+		if !c.serveNoDefinitions() {
+			writeError(w, r, noSuchPath(r))
+		}
 		return
 	}
 	if err := c.serveResource(); err != nil {

@@ -8,6 +8,7 @@ package deployment
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -157,6 +158,9 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 		err = ro.recreate()
 	default:
 		err = ro.roll()
+	}
+	if errors.Is(err, errNamespaceEnds) {
+		return ro.syncStatus()
 	}
 	if err != nil {
 		return controller.Result{}, err

@@ -424,6 +424,22 @@ func TestOrphanedSetsAreAdopted(t *testing.T) {
 	controllertest.Await(t, b.Client, "default", rs.Name, "release", func(rs *appsv1.ReplicaSet) bool { return metav1.GetControllerOf(rs) == nil })
 }
 
+// TestARolloutInANamespaceThatEnds: no set can be made; the controller says what is so and lets it be.
+func TestARolloutInANamespaceThatEnds(t *testing.T) {
+	b := start(t)
+	controllertest.Create(t, b.Client, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ending"}})
+	d := deploy(2)
+	d.Namespace, d.Spec.Paused = "ending", true
+	controllertest.Create(t, b.Client, d)
+	if err := b.Clientset().CoreV1().Namespaces().Delete(t.Context(), "ending", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	changed := controllertest.Change(t, b.Client, "ending", "d", func(d *appsv1.Deployment) { d.Spec.Paused = false })
+	controllertest.Await(t, b.Client, "ending", "d", "the new generation is observed", func(d *appsv1.Deployment) bool {
+		return d.Status.ObservedGeneration == changed.Generation
+	})
+}
+
 func BenchmarkDeploy500(b *testing.B) {
 	for range b.N {
 		b.StopTimer()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"maps"
@@ -149,6 +150,9 @@ func scaled(v *intstr.IntOrString, of int, up bool) int32 {
 	return int32(n)
 }
 
+// errNamespaceEnds says that no set can be made any more, since the namespace is being deleted. Nobody has to try again.
+var errNamespaceEnds = errors.New("the namespace is being deleted")
+
 // ensureRevision brings the current set's annotations up to date, or makes it if asked to and it is missing.
 func (ro *rollout) ensureRevision(create bool) error {
 	revision := int64(1)
@@ -283,7 +287,7 @@ func (ro *rollout) createSet(revision int64) error {
 				return err
 			}
 		case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-			return nil
+			return errNamespaceEnds
 		default:
 			ro.recorder.Eventf(ro.d, corev1.EventTypeWarning, "ReplicaSetCreateError", "Failed to create new replica set %q: %v", rs.Name, err)
 			setCondition(&ro.d.Status, newCondition(appsv1.DeploymentProgressing, corev1.ConditionFalse, "ReplicaSetCreateError",
