@@ -3,6 +3,7 @@ package fsm
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -11,21 +12,27 @@ import (
 	storev1 "github.com/kontiki/kontiki/proto/kontiki/store/v1"
 )
 
-// ErrBadCommand says that bytes are not a command that these rules accept. Every replica refuses the same bytes.
-var ErrBadCommand = errors.New("fsm: bad command")
+var (
+	// ErrBadCommand says that bytes are not a command that these rules accept. Every replica refuses the same bytes.
+	ErrBadCommand = errors.New("fsm: bad command")
+	// ErrNewerCommand says that a command is of a version that these rules do not know. Other replicas may know it: the
+	// store goes no further (Store.Halted).
+	ErrNewerCommand = errors.New("fsm: the command is of a newer version than this program knows")
+)
 
 const (
-	// CommandVersion is the version of the rules that EncodeCommand writes. A change of what a command means, a new field
-	// included, needs a new version: a replica that does not know a version refuses it, and one that knows it never
-	// takes it for another.
-	CommandVersion = 1
+	// CommandVersion is the newest version of the rules that is known here. A change of what a command means, a new field
+	// included, needs a new version. EncodeCommand writes the oldest one that can say what the command says: version 1, or 2
+	// for a command with a Restore.
+	CommandVersion = 2
 	// MaxKeyBytes bounds one key.
 	MaxKeyBytes = 4096
 )
 
 // Field numbers of kontiki.store.v1.Command and Operation.
 const (
-	fieldVersion, fieldID, fieldOperations                           = 1, 2, 3
+	fieldVersion, fieldID, fieldOperations, fieldRestore             = 1, 2, 3, 4
+	fieldFrom, fieldKeep, fieldRestoreRevision                       = 1, 2, 3
 	fieldKind, fieldKey, fieldValue, fieldCondition, fieldOpRevision = 1, 2, 3, 4, 5
 )
 
@@ -43,7 +50,7 @@ func EncodeCommand(c *kv.Command) ([]byte, error) {
 		return nil, fmt.Errorf("%w: over %d bytes", kv.ErrTooLarge, kv.MaxCommandBytes)
 	}
 	b := make([]byte, 0, size)
-	b = appendUint(b, fieldVersion, CommandVersion)
+	b = appendUint(b, fieldVersion, versionOf(c))
 	b = protowire.AppendTag(b, fieldID, protowire.BytesType)
 	b = protowire.AppendBytes(b, c.ID[:])
 	for i := range c.Ops {
@@ -60,10 +67,33 @@ func EncodeCommand(c *kv.Command) ([]byte, error) {
 		b = appendUint(b, fieldCondition, uint64(op.Cond))
 		b = appendUint(b, fieldOpRevision, op.Revision)
 	}
+	if r := c.Restore; r != nil {
+		b = appendRestore(b, r)
+	}
 	if len(b) > kv.MaxCommandBytes {
 		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", kv.ErrTooLarge, len(b), kv.MaxCommandBytes)
 	}
 	return b, nil
+}
+
+// versionOf is the oldest version that has all of the command.
+func versionOf(c *kv.Command) uint64 {
+	if c.Restore != nil {
+		return 2
+	}
+	return 1
+}
+
+func appendRestore(b []byte, r *kv.Restore) []byte {
+	var body []byte
+	if r.From != "" {
+		body = protowire.AppendString(protowire.AppendTag(body, fieldFrom, protowire.BytesType), r.From)
+	}
+	if r.Keep != "" {
+		body = protowire.AppendString(protowire.AppendTag(body, fieldKeep, protowire.BytesType), r.Keep)
+	}
+	body = appendUint(body, fieldRestoreRevision, r.Revision)
+	return protowire.AppendBytes(protowire.AppendTag(b, fieldRestore, protowire.BytesType), body)
 }
 
 func opSize(op *kv.Op) int {
@@ -99,7 +129,7 @@ func sizeUint(v uint64) int {
 	return 1 + protowire.SizeVarint(v)
 }
 
-// DecodeCommand reads a log entry and checks it against the rules. Errors: kv.ErrTooLarge, ErrBadCommand.
+// DecodeCommand reads a log entry and checks it against the rules. Errors: kv.ErrTooLarge, ErrBadCommand, ErrNewerCommand.
 //
 // A value is never copied when it is the greater part of the entry: it then shares data's memory, which must not be
 // changed afterwards. (Raft never does: a log entry is immutable from the moment it is proposed or received. The entry
@@ -107,7 +137,7 @@ func sizeUint(v uint64) int {
 // values are copied, so that a small value that lives long does not hold the memory of a large entry. Keys are always copied.
 func DecodeCommand(data []byte) (*kv.Command, error) {
 	c := new(kv.Command)
-	if err := decodeCommand(c, data); err != nil {
+	if err := decodeCommand(c, data, CommandVersion); err != nil {
 		return nil, err
 	}
 	for i := range c.Ops {
@@ -127,12 +157,15 @@ func keep(value []byte, entry int) []byte {
 	return append(make([]byte, 0, len(value)), value...)
 }
 
-// decodeCommand is DecodeCommand with values that all share data's memory. It reuses c.Ops.
-func decodeCommand(c *kv.Command, data []byte) error {
+// decodeCommand is DecodeCommand with values that all share data's memory, up to a version. It reuses c.Ops.
+func decodeCommand(c *kv.Command, data []byte, newest uint64) error {
+	if version := leadingVersion(data); version > newest {
+		return fmt.Errorf("%w: version %d, the newest known is %d", ErrNewerCommand, version, newest)
+	}
 	if len(data) > kv.MaxCommandBytes {
 		return fmt.Errorf("%w: %d bytes, the limit is %d", kv.ErrTooLarge, len(data), kv.MaxCommandBytes)
 	}
-	c.Ops = c.Ops[:0]
+	c.Ops, c.Restore = c.Ops[:0], nil
 	var version uint64
 	var id []byte
 	err := fields(data, func(num protowire.Number, v uint64, b []byte) error {
@@ -147,6 +180,9 @@ func decodeCommand(c *kv.Command, data []byte) error {
 			}
 			c.Ops = append(c.Ops, kv.Op{})
 			return decodeOp(&c.Ops[len(c.Ops)-1], b)
+		case fieldRestore:
+			c.Restore = new(kv.Restore)
+			return decodeRestore(c.Restore, b)
 		default:
 			return errUnknownField
 		}
@@ -155,14 +191,43 @@ func decodeCommand(c *kv.Command, data []byte) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrBadCommand, err)
 	}
-	if version != CommandVersion {
-		return fmt.Errorf("%w: version %d is not known here", ErrBadCommand, version)
+	if version != versionOf(c) {
+		return fmt.Errorf("%w: version %d does not go with what it holds", ErrBadCommand, version)
 	}
 	if len(id) != len(c.ID) {
 		return fmt.Errorf("%w: id of %d bytes", ErrBadCommand, len(id))
 	}
 	copy(c.ID[:], id)
 	return checkCommand(c)
+}
+
+// leadingVersion is the version of a command of whatever version: its first field.
+func leadingVersion(data []byte) uint64 {
+	num, typ, n := protowire.ConsumeTag(data)
+	if n < 0 || num != fieldVersion || typ != protowire.VarintType {
+		return 0
+	}
+	version, n := protowire.ConsumeVarint(data[n:])
+	if n < 0 {
+		return 0
+	}
+	return version
+}
+
+func decodeRestore(r *kv.Restore, data []byte) error {
+	return fields(data, func(num protowire.Number, v uint64, b []byte) error {
+		switch num {
+		case fieldFrom:
+			r.From = string(b)
+		case fieldKeep:
+			r.Keep = string(b)
+		case fieldRestoreRevision:
+			r.Revision = v
+		default:
+			return errUnknownField
+		}
+		return nil
+	}, 1<<fieldRestoreRevision)
 }
 
 func decodeOp(op *kv.Op, data []byte) error {
@@ -208,6 +273,9 @@ func checkCommand(c *kv.Command) error {
 	if c.ID == (kv.CommandID{}) {
 		return fmt.Errorf("%w: it has no id", ErrBadCommand)
 	}
+	if err := checkRestore(c); err != nil {
+		return fmt.Errorf("%w: restore: %w", ErrBadCommand, err)
+	}
 	var seen map[string]struct{}
 	if len(c.Ops) > 8 {
 		seen = make(map[string]struct{}, len(c.Ops))
@@ -238,6 +306,37 @@ func checkCommand(c *kv.Command) error {
 			if c.Ops[j].Key == op.Key {
 				return fmt.Errorf("%w: operation %d: key %q appears twice", ErrBadCommand, i, op.Key)
 			}
+		}
+	}
+	return nil
+}
+
+// checkRestore says what is wrong with what a command brings back. What its operations change must stay out of the backup's way.
+func checkRestore(c *kv.Command) error {
+	r := c.Restore
+	if r == nil {
+		return nil
+	}
+	if r.From == "" {
+		if r.Keep != "" {
+			return errors.New("a prefix to keep, and nothing to bring back")
+		}
+		return nil
+	}
+	for _, prefix := range []string{r.From, r.Keep} {
+		if err := checkKey(prefix); err != nil {
+			return err
+		}
+		if prefix[len(prefix)-1] != '/' {
+			return fmt.Errorf("prefix %q does not end with a slash", clip(prefix))
+		}
+	}
+	if !strings.HasPrefix(r.From, r.Keep) {
+		return fmt.Errorf("the backup under %q is not among the keys to keep, %q", clip(r.From), clip(r.Keep))
+	}
+	for i := range c.Ops {
+		if key := c.Ops[i].Key; !strings.HasPrefix(key, r.Keep) || strings.HasPrefix(key, r.From) {
+			return fmt.Errorf("operation %d: key %q is not among the keys to keep, %q", i, clip(key), clip(r.Keep))
 		}
 	}
 	return nil

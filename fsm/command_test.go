@@ -25,6 +25,8 @@ func seedCommands() []*kv.Command {
 		{ID: id, Ops: []kv.Op{{Key: "/a/b/c/d", Delete: true, Cond: kv.Exists}, {Key: "/ü", Check: true, Cond: kv.Absent}}},
 		{ID: id, Ops: []kv.Op{{Key: "/x", Value: bytes.Repeat([]byte("y"), 300), Cond: kv.AtRevision, Revision: 1 << 40}}},
 		{ID: id, Ops: []kv.Op{{Key: "/x", Cond: kv.AtRevision}}},
+		{ID: id, Restore: &kv.Restore{}},
+		{ID: id, Ops: []kv.Op{{Key: "/kept/epoch", Value: []byte("2")}}, Restore: &kv.Restore{From: "/kept/staged/", Keep: "/kept/", Revision: 1 << 33}},
 	}
 }
 
@@ -44,6 +46,9 @@ func TestCommandSchema(t *testing.T) {
 
 func message(c *kv.Command) *storev1.Command {
 	m := &storev1.Command{Version: 1, Id: c.ID[:]}
+	if r := c.Restore; r != nil {
+		m.Version, m.Restore = 2, &storev1.Restore{From: r.From, Keep: r.Keep, Revision: r.Revision}
+	}
 	for _, op := range c.Ops {
 		m.Operations = append(m.Operations, &storev1.Operation{
 			Kind: opKind(&op), Key: op.Key, Value: op.Value, Condition: storev1.Operation_Condition(op.Cond), Revision: op.Revision,
@@ -53,7 +58,7 @@ func message(c *kv.Command) *storev1.Command {
 }
 
 func equalCommands(a, b *kv.Command) bool {
-	return a.ID == b.ID && len(a.Ops) == len(b.Ops) && (len(a.Ops) == 0 || reflect.DeepEqual(a.Ops, b.Ops))
+	return a.ID == b.ID && len(a.Ops) == len(b.Ops) && (len(a.Ops) == 0 || reflect.DeepEqual(a.Ops, b.Ops)) && reflect.DeepEqual(a.Restore, b.Restore)
 }
 
 func TestBadCommands(t *testing.T) {
@@ -82,6 +87,12 @@ func TestBadCommands(t *testing.T) {
 		"useless revision":   {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Cond: kv.Exists, Revision: 1}}}, ErrBadCommand},
 		"delete and check":   {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Check: true, Delete: true}}}, ErrBadCommand},
 		"delete of a value":  {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Delete: true, Value: []byte("x")}}}, ErrBadCommand},
+		"restore, no slash":  {&kv.Command{ID: id, Restore: &kv.Restore{From: "/a/b", Keep: "/a/"}}, ErrBadCommand},
+		"restore, no keep":   {&kv.Command{ID: id, Restore: &kv.Restore{From: "/a/b/"}}, ErrBadCommand},
+		"restore, only keep": {&kv.Command{ID: id, Restore: &kv.Restore{Keep: "/a/"}}, ErrBadCommand},
+		"restore, not kept":  {&kv.Command{ID: id, Restore: &kv.Restore{From: "/b/", Keep: "/a/"}}, ErrBadCommand},
+		"restore over a put": {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/x"}}, Restore: &kv.Restore{From: "/a/b/", Keep: "/a/"}}, ErrBadCommand},
+		"restore and staged": {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a/b/x"}}, Restore: &kv.Restore{From: "/a/b/", Keep: "/a/"}}, ErrBadCommand},
 		"large":              {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Value: big}}}, kv.ErrTooLarge},
 		"large by its sum":   {many(func(o []kv.Op) { o[1].Value, o[2].Value = big[:1<<20], big[:1<<20] }), kv.ErrTooLarge},
 		"absurdly large sum": {many(func(o []kv.Op) { o[1].Value, o[2].Value = big, big }), kv.ErrTooLarge},
@@ -114,7 +125,7 @@ func TestBadCommands(t *testing.T) {
 	good := mustEncode(t, seedCommands()[2])
 	for name, b := range map[string][]byte{
 		"empty":         nil,
-		"version 2":     append([]byte{8, 2}, good[2:]...),
+		"version 2":     append([]byte{8, 2}, good[2:]...), // which it does not need
 		"no version":    good[2:],
 		"short id":      {8, 1, 18, 1, 1},
 		"unknown field": append(bytes.Clone(good), 0x7a, 0),

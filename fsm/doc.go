@@ -41,8 +41,10 @@
 //
 // Records with a length and a CRC32C each, streamed, a checksum of the whole at the end (store.proto describes the bytes). Restore reads
 // all of it before it changes anything, and names the offset of what is damaged. It swaps the state and wakes all who wait:
-// watchers at exactly the restored revision go on, others get kv.ErrCompacted. RewriteSnapshot raises the revision of a backup, so
-// that a cluster that is brought back never hands out a number twice.
+// watchers at exactly the restored revision go on, others get kv.ErrCompacted.
+//
+// A backup comes back through the log (restored.go): it is staged as values, and one command makes the state equal to it. So
+// every replica follows, a leader that dies in the middle leaves the old state, and watchers see a change like any other.
 //
 // # Trade-offs
 //

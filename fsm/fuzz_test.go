@@ -26,7 +26,7 @@ func FuzzCommand(f *testing.F) {
 		s := New(Options{})
 		r, applyErr := s.Apply(1, data)
 		if err != nil {
-			if !errors.Is(err, ErrBadCommand) && !errors.Is(err, kv.ErrTooLarge) {
+			if !errors.Is(err, ErrBadCommand) && !errors.Is(err, kv.ErrTooLarge) && !errors.Is(err, ErrNewerCommand) {
 				t.Fatalf("an error of no class: %v", err)
 			}
 			if applyErr == nil || applyErr.Error() != err.Error() || s.View().Revision() != 0 {
@@ -34,7 +34,11 @@ func FuzzCommand(f *testing.F) {
 			}
 			return
 		}
-		if applyErr != nil || r.Failed == nil && len(r.Revisions) != len(c.Ops) {
+		if c.Restore != nil && c.Restore.From != "" {
+			if r.Failed == nil && !errors.Is(applyErr, ErrBadCommand) {
+				t.Fatalf("restored nothing with %+v, %v", r, applyErr)
+			}
+		} else if applyErr != nil || r.Failed == nil && len(r.Revisions) != len(c.Ops) {
 			t.Fatalf("applied with %+v, %v", r, applyErr)
 		}
 		var m storev1.Command

@@ -325,31 +325,6 @@ func TestSnapshotSchema(t *testing.T) {
 	}
 }
 
-func TestRewriteSnapshot(t *testing.T) {
-	s, m := filled(t, 5, 300)
-	b := snapshotBytes(t, s)
-	var out bytes.Buffer
-	info, err := RewriteSnapshot(&out, bytes.NewReader(b), m.revision+1000, s.AppliedIndex()+5)
-	if err != nil || info.Revision != m.revision+1000 {
-		t.Fatal(info, err)
-	}
-	n := 0
-	got, err := ReadSnapshot(bytes.NewReader(out.Bytes()), func(*kv.Version) error { n++; return nil })
-	if err != nil || got != info || n != len(m.objects) {
-		t.Fatal(got, n, err)
-	}
-	if err := s.Restore(bytes.NewReader(out.Bytes())); err != nil {
-		t.Fatal(err)
-	}
-	checkView(t, s.View(), m.revision+1000, m.objects)
-	if _, err := RewriteSnapshot(io.Discard, bytes.NewReader(b), m.revision-1, 1e9); err == nil {
-		t.Fatal("the revision went back")
-	}
-	if _, err := RewriteSnapshot(io.Discard, bytes.NewReader(b[:len(b)-3]), m.revision, 1e9); !errors.Is(err, ErrBadSnapshot) {
-		t.Fatalf("a cut snapshot: %v", err)
-	}
-}
-
 // failingWriter takes n bytes.
 type failingWriter struct{ n int }
 

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 
@@ -17,6 +18,10 @@ type Options struct {
 	// FormBytes bounds the forms that readers build of stored versions (kv.FormCache); default 64 MiB.
 	FormBytes int64
 
+	// NewestCommand is the newest version of commands to know; default CommandVersion. It is for tests of upgrades: a store with
+	// an older one is a replica of an older program.
+	NewestCommand uint64
+
 	remembered int // tests only: a rule of the log
 }
 
@@ -29,6 +34,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.FormBytes == 0 {
 		o.FormBytes = 64 << 20
+	}
+	if o.NewestCommand == 0 {
+		o.NewestCommand = CommandVersion
 	}
 	if o.remembered == 0 {
 		o.remembered = RememberedCommands
@@ -46,6 +54,7 @@ type Store struct {
 	current atomic.Pointer[state]
 
 	remembered atomic.Int64 // memory.len(), for Stats
+	halted     atomic.Pointer[error]
 
 	revisions waitQueue
 	indexes   waitQueue
@@ -84,8 +93,8 @@ type Entry struct {
 // Outcome is what applying one entry gave.
 type Outcome struct {
 	Result kv.Result
-	// Err is not nil when the entry is no command (ErrBadCommand, kv.ErrTooLarge). Nothing was changed. A command whose
-	// condition did not hold has no Err, but Result.Failed.
+	// Err is not nil when the entry is no command (ErrBadCommand, kv.ErrTooLarge, ErrNewerCommand) or what it brings back is
+	// no snapshot (ErrBadSnapshot). Nothing was changed. A command whose condition did not hold has no Err, but Result.Failed.
 	Err error
 }
 
@@ -119,6 +128,8 @@ type edit struct {
 	s  *Store
 	id uint64
 	state
+	// jumped says that revisions were skipped: the history begins anew.
+	jumped bool
 }
 
 func (s *Store) begin() edit {
@@ -127,7 +138,9 @@ func (s *Store) begin() edit {
 }
 
 func (t *edit) apply(index uint64, data []byte) (kv.Result, error) {
-	t.applied = index
+	if err := t.s.Halted(); err != nil {
+		return kv.Result{}, err
+	}
 	c := &t.s.cmd
 	defer func() { // hold on to no entry's memory
 		clear(c.Ops)
@@ -135,7 +148,13 @@ func (t *edit) apply(index uint64, data []byte) (kv.Result, error) {
 			c.Ops = nil
 		}
 	}()
-	if err := decodeCommand(c, data); err != nil {
+	err := decodeCommand(c, data, t.s.options.NewestCommand)
+	if errors.Is(err, ErrNewerCommand) {
+		t.s.halted.Store(&err)
+		return kv.Result{}, err
+	}
+	t.applied = index
+	if err != nil {
 		return kv.Result{}, err
 	}
 	if o, ok := t.s.memory.find(c.ID); ok {
@@ -143,8 +162,17 @@ func (t *edit) apply(index uint64, data []byte) (kv.Result, error) {
 	}
 	r := kv.Result{Revision: t.revision}
 	if r.Failed = t.test(c.Ops); r.Failed == nil {
+		first := len(t.s.events)
+		if c.Restore != nil {
+			if err := t.restore(c.Restore); err != nil {
+				return kv.Result{}, err
+			}
+		}
 		r.Revisions = t.execute(c.Ops, len(data))
 		r.Revision = t.revision
+		for _, e := range t.s.events[first:] {
+			e.end = t.revision
+		}
 	}
 	t.s.memory.remember(newOutcome(c.ID, &r))
 	return r, nil
@@ -175,7 +203,6 @@ func (t *edit) test(ops []kv.Op) *kv.Failure {
 
 func (t *edit) execute(ops []kv.Op, entry int) []uint64 {
 	revisions := make([]uint64, len(ops))
-	first := len(t.s.events)
 	for i := range ops {
 		op := &ops[i]
 		switch {
@@ -201,9 +228,6 @@ func (t *edit) execute(ops []kv.Op, entry int) []uint64 {
 		}
 		revisions[i] = t.revision
 	}
-	for _, r := range t.s.events[first:] {
-		r.end = t.revision
-	}
 	return revisions
 }
 
@@ -216,7 +240,12 @@ func (t *edit) commit() {
 	s := t.s
 	next := new(state)
 	*next = t.state
-	s.history.publish(s.events, next.revision, func() { s.current.Store(next) })
+	if t.jumped {
+		s.history.reset(next.revision, func() { s.current.Store(next) })
+		s.forms.Clear() // also of versions that only the history held
+	} else {
+		s.history.publish(s.events, next.revision, func() { s.current.Store(next) })
+	}
 	clear(s.events)
 	if s.events = s.events[:0]; cap(s.events) > 4096 {
 		s.events = nil
@@ -224,6 +253,15 @@ func (t *edit) commit() {
 	s.remembered.Store(int64(s.memory.len()))
 	s.revisions.advance(next.revision)
 	s.indexes.advance(next.applied)
+}
+
+// Halted answers why the store goes no further: it met a command of a newer version (ErrNewerCommand). Its state is the one
+// before that command, and stays so; nothing that comes later in the log may be taken for applied.
+func (s *Store) Halted() error {
+	if err := s.halted.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // View answers the state after the last batch: one atomic load.

@@ -56,6 +56,22 @@ type Op struct {
 type Command struct {
 	ID  CommandID
 	Ops []Op
+	// Restore, if not nil, brings a backup back in the same step, before the operations.
+	Restore *Restore
+}
+
+// Restore brings a backup back as one change of the state: keys that are not in the backup are deleted, keys that differ are
+// put, keys that are the same stay as they are. So watchers see what changes, in order and at one instant, and revisions
+// grow as with any other command.
+type Restore struct {
+	// From is the prefix that the backup was staged under: the values of its keys, in order, are a snapshot's bytes. The keys are
+	// deleted with the restore. An empty From brings nothing back.
+	From string
+	// Keep is a prefix whose keys the backup does not touch. It holds From and the keys of the command's operations.
+	Keep string
+	// Revision is the least revision to go on from. A store that is behind it skips the revisions between, and its history
+	// begins anew: who watches gets ErrCompacted. It is for states that follow a past which they do not know to the end.
+	Revision uint64
 }
 
 // Result is what applying a command did. Operation i of a command that applied got revision Revisions[i]

@@ -72,7 +72,7 @@ func (x Operation_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Operation_Kind.Descriptor instead.
 func (Operation_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{1, 0}
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{2, 0}
 }
 
 type Operation_Condition int32
@@ -124,17 +124,20 @@ func (x Operation_Condition) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Operation_Condition.Descriptor instead.
 func (Operation_Condition) EnumDescriptor() ([]byte, []int) {
-	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{1, 1}
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{2, 1}
 }
 
 // Command is one raft log entry: an atomic list of operations. Fields mirror internal/kv.
 type Command struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// version is the version of the command's rules; a replica refuses (deterministically) one it does not know.
+	// version is the version of the command's rules, and the first field. A replica that does not know it stops, at the state
+	// before the command: others that know it may apply it.
 	Version uint32 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	// id is 16 random bytes.
-	Id            []byte       `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	Operations    []*Operation `protobuf:"bytes,3,rep,name=operations,proto3" json:"operations,omitempty"`
+	Id         []byte       `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Operations []*Operation `protobuf:"bytes,3,rep,name=operations,proto3" json:"operations,omitempty"`
+	// restore is there since version 2, which is written where it is used.
+	Restore       *Restore `protobuf:"bytes,4,opt,name=restore,proto3" json:"restore,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -190,6 +193,74 @@ func (x *Command) GetOperations() []*Operation {
 	return nil
 }
 
+func (x *Command) GetRestore() *Restore {
+	if x != nil {
+		return x.Restore
+	}
+	return nil
+}
+
+// Restore brings a staged backup back, before the operations.
+type Restore struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	Keep          string                 `protobuf:"bytes,2,opt,name=keep,proto3" json:"keep,omitempty"`
+	Revision      uint64                 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Restore) Reset() {
+	*x = Restore{}
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Restore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Restore) ProtoMessage() {}
+
+func (x *Restore) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Restore.ProtoReflect.Descriptor instead.
+func (*Restore) Descriptor() ([]byte, []int) {
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Restore) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Restore) GetKeep() string {
+	if x != nil {
+		return x.Keep
+	}
+	return ""
+}
+
+func (x *Restore) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 type Operation struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          Operation_Kind         `protobuf:"varint,1,opt,name=kind,proto3,enum=kontiki.store.v1.Operation_Kind" json:"kind,omitempty"`
@@ -203,7 +274,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[1]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -215,7 +286,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[1]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -228,7 +299,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{1}
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Operation) GetKind() Operation_Kind {
@@ -282,7 +353,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[2]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -294,7 +365,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[2]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -307,7 +378,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{2}
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -357,7 +428,7 @@ type SnapshotObject struct {
 
 func (x *SnapshotObject) Reset() {
 	*x = SnapshotObject{}
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[3]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -369,7 +440,7 @@ func (x *SnapshotObject) String() string {
 func (*SnapshotObject) ProtoMessage() {}
 
 func (x *SnapshotObject) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[3]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -382,7 +453,7 @@ func (x *SnapshotObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotObject.ProtoReflect.Descriptor instead.
 func (*SnapshotObject) Descriptor() ([]byte, []int) {
-	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{3}
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SnapshotObject) GetKey() string {
@@ -435,7 +506,7 @@ type SnapshotCommand struct {
 
 func (x *SnapshotCommand) Reset() {
 	*x = SnapshotCommand{}
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[4]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +518,7 @@ func (x *SnapshotCommand) String() string {
 func (*SnapshotCommand) ProtoMessage() {}
 
 func (x *SnapshotCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[4]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +531,7 @@ func (x *SnapshotCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotCommand.ProtoReflect.Descriptor instead.
 func (*SnapshotCommand) Descriptor() ([]byte, []int) {
-	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{4}
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SnapshotCommand) GetId() []byte {
@@ -516,7 +587,7 @@ type SnapshotFailure struct {
 
 func (x *SnapshotFailure) Reset() {
 	*x = SnapshotFailure{}
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[5]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -528,7 +599,7 @@ func (x *SnapshotFailure) String() string {
 func (*SnapshotFailure) ProtoMessage() {}
 
 func (x *SnapshotFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[5]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -541,7 +612,7 @@ func (x *SnapshotFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotFailure.ProtoReflect.Descriptor instead.
 func (*SnapshotFailure) Descriptor() ([]byte, []int) {
-	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{5}
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SnapshotFailure) GetOperation() uint64 {
@@ -575,7 +646,7 @@ type SnapshotFooter struct {
 
 func (x *SnapshotFooter) Reset() {
 	*x = SnapshotFooter{}
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[6]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -587,7 +658,7 @@ func (x *SnapshotFooter) String() string {
 func (*SnapshotFooter) ProtoMessage() {}
 
 func (x *SnapshotFooter) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[6]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -600,7 +671,7 @@ func (x *SnapshotFooter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotFooter.ProtoReflect.Descriptor instead.
 func (*SnapshotFooter) Descriptor() ([]byte, []int) {
-	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{6}
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SnapshotFooter) GetChecksum() uint64 {
@@ -614,13 +685,18 @@ var File_kontiki_store_v1_store_proto protoreflect.FileDescriptor
 
 const file_kontiki_store_v1_store_proto_rawDesc = "" +
 	"\n" +
-	"\x1ckontiki/store/v1/store.proto\x12\x10kontiki.store.v1\"p\n" +
+	"\x1ckontiki/store/v1/store.proto\x12\x10kontiki.store.v1\"\xa5\x01\n" +
 	"\aCommand\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12;\n" +
 	"\n" +
 	"operations\x18\x03 \x03(\v2\x1b.kontiki.store.v1.OperationR\n" +
-	"operations\"\x81\x03\n" +
+	"operations\x123\n" +
+	"\arestore\x18\x04 \x01(\v2\x19.kontiki.store.v1.RestoreR\arestore\"M\n" +
+	"\aRestore\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x12\n" +
+	"\x04keep\x18\x02 \x01(\tR\x04keep\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\"\x81\x03\n" +
 	"\tOperation\x124\n" +
 	"\x04kind\x18\x01 \x01(\x0e2 .kontiki.store.v1.Operation.KindR\x04kind\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
@@ -678,28 +754,30 @@ func file_kontiki_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_kontiki_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_kontiki_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_kontiki_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_kontiki_store_v1_store_proto_goTypes = []any{
 	(Operation_Kind)(0),      // 0: kontiki.store.v1.Operation.Kind
 	(Operation_Condition)(0), // 1: kontiki.store.v1.Operation.Condition
 	(*Command)(nil),          // 2: kontiki.store.v1.Command
-	(*Operation)(nil),        // 3: kontiki.store.v1.Operation
-	(*SnapshotHeader)(nil),   // 4: kontiki.store.v1.SnapshotHeader
-	(*SnapshotObject)(nil),   // 5: kontiki.store.v1.SnapshotObject
-	(*SnapshotCommand)(nil),  // 6: kontiki.store.v1.SnapshotCommand
-	(*SnapshotFailure)(nil),  // 7: kontiki.store.v1.SnapshotFailure
-	(*SnapshotFooter)(nil),   // 8: kontiki.store.v1.SnapshotFooter
+	(*Restore)(nil),          // 3: kontiki.store.v1.Restore
+	(*Operation)(nil),        // 4: kontiki.store.v1.Operation
+	(*SnapshotHeader)(nil),   // 5: kontiki.store.v1.SnapshotHeader
+	(*SnapshotObject)(nil),   // 6: kontiki.store.v1.SnapshotObject
+	(*SnapshotCommand)(nil),  // 7: kontiki.store.v1.SnapshotCommand
+	(*SnapshotFailure)(nil),  // 8: kontiki.store.v1.SnapshotFailure
+	(*SnapshotFooter)(nil),   // 9: kontiki.store.v1.SnapshotFooter
 }
 var file_kontiki_store_v1_store_proto_depIdxs = []int32{
-	3, // 0: kontiki.store.v1.Command.operations:type_name -> kontiki.store.v1.Operation
-	0, // 1: kontiki.store.v1.Operation.kind:type_name -> kontiki.store.v1.Operation.Kind
-	1, // 2: kontiki.store.v1.Operation.condition:type_name -> kontiki.store.v1.Operation.Condition
-	7, // 3: kontiki.store.v1.SnapshotCommand.failure:type_name -> kontiki.store.v1.SnapshotFailure
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	4, // 0: kontiki.store.v1.Command.operations:type_name -> kontiki.store.v1.Operation
+	3, // 1: kontiki.store.v1.Command.restore:type_name -> kontiki.store.v1.Restore
+	0, // 2: kontiki.store.v1.Operation.kind:type_name -> kontiki.store.v1.Operation.Kind
+	1, // 3: kontiki.store.v1.Operation.condition:type_name -> kontiki.store.v1.Operation.Condition
+	8, // 4: kontiki.store.v1.SnapshotCommand.failure:type_name -> kontiki.store.v1.SnapshotFailure
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_kontiki_store_v1_store_proto_init() }
@@ -713,7 +791,7 @@ func file_kontiki_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kontiki_store_v1_store_proto_rawDesc), len(file_kontiki_store_v1_store_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
