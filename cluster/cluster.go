@@ -31,7 +31,7 @@ type Cluster struct {
 	log      *slog.Logger
 	identity *Identity
 	member   *member
-	seedsMu  sync.Mutex // guards member.Gossip
+	memberMu sync.Mutex // guards what member points to
 	address  string     // the mTLS address that others dial
 
 	store   *fsm.Store
@@ -104,8 +104,8 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	d := &dialer{authority: identity.CA.Pool(), certificate: own.get}
 	c := &Cluster{
 		cfg: cfg, log: log, identity: identity, member: self, address: address,
-		store:    fsm.New(fsm.Options{}),
-		port:     newPort(listener, identity.CA, own.get, cfg.Timings.Handshake, log),
+		store:    fsm.New(fsm.Options{NewestCommand: uint64(cfg.FeatureLevel)}),
+		port:     newPort(listener, identity.CA, own.get, raftName(self.Recoveries), cfg.Timings.Handshake, log),
 		peers:    newPeers(d),
 		pulse:    newPulse(cfg.Timings.Lease),
 		inflight: newInflight(),
@@ -121,7 +121,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	c.ownIndex = round[uint64]{run: c.verifyIndex, tasks: &c.tasks}
 	c.leaderIndex = round[uint64]{run: c.askLeader, tasks: &c.tasks}
 
-	stream := newStreamLayer(c.port.routes[protoRaft], address, d)
+	stream := newStreamLayer(c.port.routes[protoRaft], address, d, raftName(self.Recoveries))
 	c.replica, err = openReplica(filepath.Join(cfg.DataDir, "raft"), cfg.Name, address, self.Bootstrap && !self.Complete, cfg.Timings, c.store, stream, log)
 	if err != nil {
 		return nil, err
@@ -130,7 +130,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	c.leaders = newLeaders(c.replica.raft, c.replica.config.LocalID)
 
 	c.gossip, err = StartGossip(GossipConfig{
-		Name: cfg.Name, Role: pki.RoleMaster, Address: address, APIAddress: cfg.APIAddress, Version: cfg.Version,
+		Name: cfg.Name, Role: pki.RoleMaster, Address: address, APIAddress: cfg.APIAddress, Version: cfg.Version, Recoveries: self.Recoveries,
 		BindAddress: cfg.GossipBindAddress, AdvertiseAddress: cfg.GossipAdvertiseAddress,
 		Keys: identity.GossipKeys, Timings: cfg.Timings.Gossip, Logger: log,
 		Seeds: c.seeds,
@@ -144,6 +144,10 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	clusterv1.RegisterJoinServiceServer(c.joinServer, joinService{c: c})
 	clusterv1.RegisterWorkerServiceServer(c.nodeServer, workerService{c: c})
 	c.AddDuty("sweep join tokens", c.sweepTokens)
+	c.AddDuty("raise the feature level", c.keepFeatureLevel)
+	c.AddDuty("begin an epoch", c.beginEpoch)
+	c.AddDuty("sweep abandoned restores", c.sweepRestores)
+	c.AddDuty("remove dead masters", c.removeDeadMasters)
 	return c, nil
 }
 
@@ -235,6 +239,9 @@ func (c *Cluster) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error { return c.refresh(running) })
+	g.Go(func() error { return c.watchRecoveries(running) })
+	g.Go(func() error { return c.watchHalt(running) })
+	g.Go(func() error { return c.scheduleBackups(running) })
 	g.Go(func() error {
 		<-running.Done()
 		timer := time.NewTimer(2 * dutyWatchdog)
@@ -252,25 +259,30 @@ func (c *Cluster) Run(ctx context.Context) error {
 
 // settleIn makes this master a member where it is none yet, and tells when it is ready.
 func (c *Cluster) settleIn(ctx context.Context) error {
+	self := c.memberNow()
 	switch {
-	case !c.member.Complete && c.member.Bootstrap:
+	case !self.Complete && self.Bootstrap:
 		if err := c.storeInitialTokens(ctx); err != nil {
 			return fmt.Errorf("start a new cluster: %w", err)
 		}
-	case !c.member.Complete || c.member.Address != c.address:
+	case !self.Complete || self.Address != c.address:
 		if err := c.becomeMember(ctx); err != nil {
 			return err
 		}
 	}
-	if !c.member.Complete || c.member.Address != c.address {
-		c.member.Complete, c.member.Address = true, c.address
-		if err := c.member.save(c.cfg.DataDir); err != nil {
+	if !self.Complete || self.Address != c.address {
+		if err := c.changeMember(func(m *member) { m.Complete, m.Address = true, c.address }); err != nil {
 			return err
 		}
 	}
 	for {
 		if c.removed() || c.missedRemoval(ctx) {
-			return c.removedError()
+			if err := c.comeBack(ctx); err != nil {
+				return err
+			}
+		}
+		if err := c.checkLevel(); err != nil {
+			return err
 		}
 		attempt, cancel := context.WithTimeout(ctx, 10*c.cfg.Timings.Election)
 		_, err := c.Consistent(attempt)
@@ -311,12 +323,18 @@ func (c *Cluster) refresh(ctx context.Context) error {
 			keep[address] = true
 		}
 		c.peers.forget(keep)
-		// A configuration that is not committed may be taken back, so it has to say so twice.
-		if removed := c.removed() || c.missedRemoval(ctx); removed && wasRemoved {
-			return c.removedError()
-		} else {
-			wasRemoved = removed
+		if err := c.checkLevel(); err != nil {
+			return err
 		}
+		// A configuration that is not committed may be taken back, so it has to say so twice.
+		removed := c.removed() || c.missedRemoval(ctx)
+		if removed && wasRemoved {
+			if err := c.comeBack(ctx); err != nil {
+				return err
+			}
+			removed = false
+		}
+		wasRemoved = removed
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -358,8 +376,15 @@ func (c *Cluster) missedRemoval(ctx context.Context) bool {
 	return false
 }
 
-func (c *Cluster) removedError() error {
-	return fmt.Errorf("%w: to join again, remove %s and start with a token", ErrRemoved, c.cfg.DataDir)
+// comeBack makes a master a member again that was removed while it was away: as a dead one, by the cluster itself. One that
+// somebody removed stays out.
+func (c *Cluster) comeBack(ctx context.Context) error {
+	c.log.Warn("this master is no longer a member: it was away for long, and asks to be let in again")
+	err := c.becomeMember(ctx)
+	if errors.Is(err, ErrRemoved) {
+		return fmt.Errorf("%w: to join again, remove %s and start with a token", err, c.cfg.DataDir)
+	}
+	return err
 }
 
 // Ready is closed once this master is a member with a vote and has shown a consistent state.

@@ -42,6 +42,14 @@ type Config struct {
 	// Version is this binary's version, shown in Status.
 	Version string
 
+	// DeadAfter is how long a master may be dead before the leader removes it, where more than MinMasters would be left and
+	// those are alive; 0 is never. It may come back by itself.
+	DeadAfter time.Duration
+	// Backups says where this master keeps backups that it takes by itself.
+	Backups BackupSchedule
+	// FeatureLevel is the level that this program supports; 0 means FeatureLevel. It is lower in tests of upgrades only.
+	FeatureLevel int
+
 	Timings Timings
 	Logger  *slog.Logger // nil means slog.Default()
 }
@@ -136,6 +144,9 @@ func (cfg *Config) complete() error {
 			return fmt.Errorf("bind address %q: %w", cfg.BindAddress, err)
 		}
 		cfg.GossipBindAddress = net.JoinHostPort(host, strconv.Itoa(DefaultGossipPort))
+	}
+	if cfg.FeatureLevel == 0 {
+		cfg.FeatureLevel = FeatureLevel
 	}
 	if cfg.Version == "" {
 		cfg.Version = "unknown"

@@ -29,6 +29,8 @@ type GossipConfig struct {
 	// APIAddress is where a master serves the API; empty on workers.
 	APIAddress string
 	Version    string
+	// Recoveries is a master's count of the cluster's recoveries.
+	Recoveries uint64
 
 	BindAddress, AdvertiseAddress string
 	// Keys encrypt: the first one sends, all receive. 32 bytes each.
@@ -57,6 +59,7 @@ type Member struct {
 	APIAddress string      `json:"apiAddress,omitempty"`
 	Gossip     string      `json:"gossipAddress"`
 	Version    string      `json:"version,omitempty"`
+	Recoveries uint64      `json:"recoveries,omitempty"`
 	State      MemberState `json:"state"`
 	Since      time.Time   `json:"since"`
 }
@@ -66,6 +69,7 @@ type memberMeta struct {
 	Address string `json:"a,omitempty"`
 	API     string `json:"p,omitempty"`
 	Version string `json:"v,omitempty"`
+	Past    uint64 `json:"r,omitempty"`
 }
 
 const (
@@ -106,7 +110,7 @@ func StartGossip(cfg GossipConfig) (*Gossip, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	meta, err := json.Marshal(memberMeta{Address: cfg.Address, API: cfg.APIAddress, Version: cfg.Version})
+	meta, err := json.Marshal(memberMeta{Address: cfg.Address, API: cfg.APIAddress, Version: cfg.Version, Past: cfg.Recoveries})
 	if err != nil {
 		return nil, err
 	}
@@ -357,7 +361,7 @@ func (g *Gossip) heard(node *memberlist.Node) {
 		m = &Member{Name: name, Role: pki.Role(role)}
 		g.members[node.Name] = m
 	}
-	m.Address, m.APIAddress, m.Version, m.Gossip = meta.Address, meta.API, meta.Version, node.Address()
+	m.Address, m.APIAddress, m.Version, m.Recoveries, m.Gossip = meta.Address, meta.API, meta.Version, meta.Past, node.Address()
 	g.set(m, MemberAlive)
 	for key, other := range g.members {
 		if (other.State == MemberDead || other.State == MemberLeft) && time.Since(other.Since) > forgottenAfter {

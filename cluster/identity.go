@@ -184,6 +184,10 @@ type member struct {
 	Complete bool `json:"complete"`
 	// Gossip are gossip addresses to find the other hosts by.
 	Gossip []string `json:"gossip,omitempty"`
+	// Recoveries is how many recoveries the cluster went through, as of when this master joined or was recovered itself.
+	Recoveries uint64 `json:"recoveries,omitempty"`
+	// Recovered is the lineage that a recovery of this master chose, until the state says so.
+	Recovered string `json:"recovered,omitempty"`
 }
 
 const memberFile = "member.json"

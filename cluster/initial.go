@@ -85,20 +85,33 @@ func (c *Cluster) InitialTokens() (master, worker string, err error) {
 
 // rememberSeeds keeps gossip addresses for the next start.
 func (c *Cluster) rememberSeeds(seeds []string) {
-	c.seedsMu.Lock()
-	defer c.seedsMu.Unlock()
-	if slices.Equal(seeds, c.member.Gossip) {
+	if slices.Equal(seeds, c.seeds()) {
 		return
 	}
-	c.member.Gossip = seeds
-	if err := c.member.save(c.cfg.DataDir); err != nil {
+	if err := c.changeMember(func(m *member) { m.Gossip = seeds }); err != nil {
 		c.log.Warn("could not remember the other hosts' gossip addresses", "error", err)
 	}
 }
 
 // seeds are gossip addresses known from before.
-func (c *Cluster) seeds() []string {
-	c.seedsMu.Lock()
-	defer c.seedsMu.Unlock()
-	return slices.Clone(c.member.Gossip)
+func (c *Cluster) seeds() []string { return slices.Clone(c.memberNow().Gossip) }
+
+// memberNow is what this master remembers of itself.
+func (c *Cluster) memberNow() member {
+	c.memberMu.Lock()
+	defer c.memberMu.Unlock()
+	return *c.member
+}
+
+// changeMember changes what this master remembers of itself, on disk first.
+func (c *Cluster) changeMember(change func(*member)) error {
+	c.memberMu.Lock()
+	defer c.memberMu.Unlock()
+	changed := *c.member
+	change(&changed)
+	if err := changed.save(c.cfg.DataDir); err != nil {
+		return err
+	}
+	*c.member = changed
+	return nil
 }

@@ -101,7 +101,7 @@ func join[T any](ctx context.Context, log *slog.Logger, addresses []string, toke
 			switch {
 			case err == nil:
 				return answer, nil
-			case errors.Is(err, ErrToken), errors.Is(err, ErrNameTaken), status.Code(err) == codes.InvalidArgument:
+			case errors.Is(err, ErrToken), errors.Is(err, ErrNameTaken), errors.Is(err, ErrFeatureLevel), status.Code(err) == codes.InvalidArgument:
 				return zero, err
 			case ctx.Err() != nil:
 				return zero, errors.Join(append(failures, err)...)
@@ -142,7 +142,9 @@ func joinMaster(ctx context.Context, cfg *Config, address string) (*Identity, *m
 		return nil, nil, err
 	}
 	response, err := join(ctx, cfg.Logger, cfg.Join, token, func(ctx context.Context, client clusterv1.JoinServiceClient) (*clusterv1.JoinMasterResponse, error) {
-		return client.JoinMaster(ctx, &clusterv1.JoinMasterRequest{Token: cfg.Token, Name: cfg.Name, Address: address})
+		return client.JoinMaster(ctx, &clusterv1.JoinMasterRequest{
+			Token: cfg.Token, Name: cfg.Name, Address: address, Version: cfg.Version, FeatureLevel: int32(cfg.FeatureLevel),
+		})
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("join the cluster: %w", err)
@@ -154,7 +156,7 @@ func joinMaster(ctx context.Context, cfg *Config, address string) (*Identity, *m
 	if identity.CA.Pin() != token.pin {
 		return nil, nil, fmt.Errorf("join the cluster: %w: the identity received has another CA", ErrToken)
 	}
-	m := &member{Name: cfg.Name, Address: address, Gossip: response.Gossip, Join: mergeAddresses(cfg.Join, response.Masters, address)}
+	m := &member{Name: cfg.Name, Address: address, Gossip: response.Gossip, Join: mergeAddresses(cfg.Join, response.Masters, address), Recoveries: response.Recoveries}
 	return identity, m, nil
 }
 
@@ -186,7 +188,7 @@ func (c *Cluster) becomeMember(ctx context.Context) error {
 			switch {
 			case err == nil:
 				return nil
-			case errors.Is(err, ErrNameTaken):
+			case errors.Is(err, ErrNameTaken), errors.Is(err, ErrRemoved), errors.Is(err, ErrFeatureLevel):
 				return fmt.Errorf("join the cluster: %w", err)
 			case ctx.Err() != nil:
 				return ctx.Err()
@@ -210,5 +212,5 @@ func (c *Cluster) knownMasters() []string {
 	for _, s := range c.replica.servers() {
 		configured = append(configured, string(s.Address))
 	}
-	return mergeAddresses(c.member.Join, configured, c.address)
+	return mergeAddresses(c.memberNow().Join, configured, c.address)
 }

@@ -98,7 +98,7 @@ func (c *Cluster) prepareMember(ctx context.Context, name, address string) error
 				address, ErrNameTaken, s.ID, s.ID)
 		}
 	}
-	return nil
+	return c.forgetRemoval(ctx, name)
 }
 
 // addMember adds, on the leader, a master that runs and listens: without a vote, then, once it has caught up, with one.
@@ -106,6 +106,9 @@ func (c *Cluster) addMember(ctx context.Context, name, address string) error {
 	c.memberChange.Lock()
 	defer c.memberChange.Unlock()
 	if _, err := c.waitReady(ctx); err != nil {
+		return err
+	}
+	if err := c.checkRemoved(name); err != nil {
 		return err
 	}
 	id, addr := raft.ServerID(name), raft.ServerAddress(address)
@@ -155,7 +158,10 @@ func (c *Cluster) reachable(ctx context.Context, name, address string) error {
 	if answer.Name != name {
 		return fmt.Errorf("the address %s is %w: the master %q answers there", address, ErrNameTaken, answer.Name)
 	}
-	return nil
+	if own := c.memberNow().Recoveries; answer.Recoveries != own {
+		return fmt.Errorf("%w: %s knows of %d recoveries, there were %d", ErrStale, name, answer.Recoveries, own)
+	}
+	return c.admitLevel(name, answer.Version, max(int(answer.FeatureLevel), 1))
 }
 
 // caughtUp waits until a new master has applied everything that was committed when it was asked.
@@ -209,6 +215,9 @@ func (c *Cluster) RemoveMember(ctx context.Context, name string) error {
 			}
 			c.log.Info("removing a master", "master", name)
 			tried = true
+			if err := c.noteRemoval(ctx, name); err != nil {
+				return fmt.Errorf("remove the master %s: %w", name, err)
+			}
 			return c.removeServer(ctx, s.ID)
 		}
 		return fmt.Errorf("remove %q: %w", name, ErrNotMember)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +25,15 @@ const (
 	protoNode    = "kontiki-node/1"
 	protoJoin    = "kontiki-join/1"
 )
+
+// raftName is how raft's protocol is called among masters that lived through a number of recoveries. A recovery leaves masters
+// out for good; if one of them comes back, its raft must not reach those that went on.
+func raftName(recoveries uint64) string {
+	if recoveries == 0 {
+		return protoRaft
+	}
+	return fmt.Sprintf("%s+%d", protoRaft, recoveries)
+}
 
 // allowed says which roles may speak a protocol; the join protocol asks for no certificate.
 var allowed = map[string][]pki.Role{
@@ -45,6 +55,7 @@ type port struct {
 	log      *slog.Logger
 	timeout  time.Duration
 	routes   map[string]*route
+	raft     string        // what protoRaft is called here
 	pending  chan struct{} // a slot a handshake
 
 	noise   *rate.Limiter
@@ -56,8 +67,9 @@ type port struct {
 }
 
 // newPort serves on a listener, which it owns from then on. The certificate function is asked for each handshake, so that renewal needs no restart.
-func newPort(listener net.Listener, authority *pki.Authority, certificate func() (*tls.Certificate, error), timeout time.Duration, log *slog.Logger) *port {
+func newPort(listener net.Listener, authority *pki.Authority, certificate func() (*tls.Certificate, error), raft string, timeout time.Duration, log *slog.Logger) *port {
 	p := &port{
+		raft:     raft,
 		listener: listener,
 		log:      log,
 		timeout:  timeout,
@@ -78,7 +90,7 @@ func newPort(listener net.Listener, authority *pki.Authority, certificate func()
 	}
 	members := base.Clone()
 	members.ClientAuth = tls.RequireAndVerifyClientCert
-	members.NextProtos = []string{protoRaft, protoCluster, protoNode}
+	members.NextProtos = []string{raft, protoCluster, protoNode}
 	joiners := base.Clone()
 	joiners.ClientAuth = tls.NoClientCert
 	joiners.NextProtos = []string{protoJoin}
@@ -88,7 +100,7 @@ func newPort(listener net.Listener, authority *pki.Authority, certificate func()
 			if offered == protoJoin {
 				return joiners, nil
 			}
-			if _, ok := allowed[offered]; ok {
+			if slices.Contains(members.NextProtos, offered) {
 				return members, nil
 			}
 		}
@@ -184,6 +196,9 @@ func (p *port) handle(raw net.Conn) {
 	}
 	state := conn.ConnectionState()
 	proto := state.NegotiatedProtocol
+	if proto == p.raft {
+		proto = protoRaft
+	}
 	conn.peer, err = peerOf(state, proto)
 	if err != nil {
 		p.note("refused a connection on the mTLS port", "remote", raw.RemoteAddr(), "protocol", proto, "error", err)

@@ -35,6 +35,21 @@ const (
 type applier struct {
 	store   *fsm.Store
 	applied func() // called after each batch of commands; must not block
+	// halted is closed when the store goes no further, because the program is too old for what is in the log.
+	halted chan struct{}
+	halt   *sync.Once
+}
+
+func newApplier(store *fsm.Store, applied func()) applier {
+	return applier{store: store, applied: applied, halted: make(chan struct{}), halt: new(sync.Once)}
+}
+
+// after follows each batch. A store that halted must not be snapshotted either: raft counts the entry as applied.
+func (a applier) after() {
+	if a.store.Halted() != nil {
+		a.halt.Do(func() { close(a.halted) })
+	}
+	a.applied()
 }
 
 var _ raft.BatchingFSM = applier{}
@@ -42,7 +57,7 @@ var _ raft.BatchingFSM = applier{}
 // Apply implements raft.FSM.
 func (a applier) Apply(entry *raft.Log) any {
 	result, err := a.store.Apply(entry.Index, entry.Data)
-	a.applied()
+	a.after()
 	return fsm.Outcome{Result: result, Err: err}
 }
 
@@ -65,12 +80,15 @@ func (a applier) ApplyBatch(entries []*raft.Log) []any {
 			outcomes = outcomes[1:]
 		}
 	}
-	a.applied()
+	a.after()
 	return answers
 }
 
 // Snapshot implements raft.FSM in constant time.
 func (a applier) Snapshot() (raft.FSMSnapshot, error) {
+	if err := a.store.Halted(); err != nil {
+		return nil, err
+	}
 	return snapshot{a.store.Snapshot()}, nil
 }
 
@@ -100,6 +118,7 @@ type replica struct {
 	stream    *streamLayer
 	bolt      *raftboltdb.BoltStore
 	announce  *announcer
+	halted    <-chan struct{} // see applier
 	log       *slog.Logger
 
 	// gate guards proposals against shutdown: raft does not answer those that it has not yet looked at.
@@ -117,15 +136,9 @@ func openReplica(dir, name, address string, bootstrap bool, t Timings, store *fs
 		return nil, err
 	}
 	logger := &raftLog{log: log, name: "raft"}
-	bolt, err := raftboltdb.New(raftboltdb.Options{
-		Path:        filepath.Join(dir, "raft.db"),
-		BoltOptions: &bbolt.Options{Timeout: boltLockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
-	})
+	bolt, err := openBolt(dir)
 	if err != nil {
-		if errors.Is(err, bbolterrors.ErrTimeout) {
-			return nil, fmt.Errorf("open the raft log in %s: another process has it open: %w", dir, err)
-		}
-		return nil, fmt.Errorf("open the raft log in %s: %w", dir, err)
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -170,7 +183,8 @@ func openReplica(dir, name, address string, bootstrap bool, t Timings, store *fs
 		}
 	}
 	announce := newAnnouncer()
-	node, err := raft.NewRaft(config, applier{store, announce.committed}, cache, bolt, snapshots, transport)
+	machine := newApplier(store, announce.committed)
+	node, err := raft.NewRaft(config, machine, cache, bolt, snapshots, transport)
 	if err != nil {
 		return nil, fmt.Errorf("start raft from %s: %w", dir, err)
 	}
@@ -179,8 +193,22 @@ func openReplica(dir, name, address string, bootstrap bool, t Timings, store *fs
 		ProtocolVersion: config.ProtocolVersion, ID: []byte(name), Addr: transport.EncodePeer(config.LocalID, transport.LocalAddr()),
 	}
 	return &replica{
-		announce: announce, store: store, raft: node, config: config, transport: transport, stream: stream, bolt: bolt, log: log,
+		announce: announce, halted: machine.halted, store: store, raft: node, config: config, transport: transport, stream: stream, bolt: bolt, log: log,
 	}, nil
+}
+
+func openBolt(dir string) (*raftboltdb.BoltStore, error) {
+	bolt, err := raftboltdb.New(raftboltdb.Options{
+		Path:        filepath.Join(dir, "raft.db"),
+		BoltOptions: &bbolt.Options{Timeout: boltLockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
+	})
+	if errors.Is(err, bbolterrors.ErrTimeout) {
+		return nil, fmt.Errorf("open the raft log in %s: another process has it open: %w", dir, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the raft log in %s: %w", dir, err)
+	}
+	return bolt, nil
 }
 
 // hasRaftState says whether a directory holds a raft log.

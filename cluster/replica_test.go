@@ -87,8 +87,8 @@ func TestApplyAndApplyBatchBehaveAlike(t *testing.T) {
 	}
 	told := 0
 	one, batch := fsm.New(fsm.Options{}), fsm.New(fsm.Options{})
-	single := applier{one, func() {}}
-	batched := applier{batch, func() { told++ }}
+	single := newApplier(one, func() {})
+	batched := newApplier(batch, func() { told++ })
 	entries := []*raft.Log{
 		{Index: 1, Type: raft.LogConfiguration}, entry(2, "/a/a/a/a"), {Index: 3, Type: raft.LogConfiguration}, entry(4, "/a/a/a/b"),
 		{Index: 5, Type: raft.LogCommand, Data: []byte("garbage")}, {Index: 6, Type: raft.LogConfiguration},

@@ -32,6 +32,10 @@ func toStatus(err error) error {
 		code = codes.AlreadyExists
 	case errors.Is(err, ErrTokenNotFound), errors.Is(err, ErrNotMember):
 		code = codes.NotFound
+	case errors.Is(err, ErrRemoved):
+		code = codes.FailedPrecondition
+	case errors.Is(err, ErrFeatureLevel):
+		code = codes.OutOfRange
 	case errors.Is(err, kv.ErrNoLeader), errors.Is(err, kv.ErrOutcomeUnknown), errors.Is(err, errClosed):
 		code = codes.Unavailable
 	case errors.Is(err, context.DeadlineExceeded):
@@ -57,6 +61,10 @@ func fromStatus(err error) error {
 		return &answered{class: ErrToken, text: s.Message()}
 	case codes.AlreadyExists:
 		return &answered{class: ErrNameTaken, text: s.Message()}
+	case codes.FailedPrecondition:
+		return &answered{class: ErrRemoved, text: s.Message()}
+	case codes.OutOfRange:
+		return &answered{class: ErrFeatureLevel, text: s.Message()}
 	default:
 		return &answered{class: err, text: s.Message()}
 	}
@@ -181,6 +189,9 @@ func (s joinService) JoinMaster(ctx context.Context, r *clusterv1.JoinMasterRequ
 		c.log.Info("a host was not let in as a master", "master", r.Name, "address", r.Address, "error", err)
 		return nil, toStatus(err)
 	}
+	if err := c.admitLevel(r.Name, r.Version, max(int(r.FeatureLevel), 1)); err != nil {
+		return nil, toStatus(err)
+	}
 	if err := c.prepareAnywhere(ctx, &clusterv1.PrepareMemberRequest{Name: r.Name, Address: r.Address}); err != nil {
 		return nil, toStatus(err)
 	}
@@ -189,7 +200,7 @@ func (s joinService) JoinMaster(ctx context.Context, r *clusterv1.JoinMasterRequ
 		return nil, toStatus(err)
 	}
 	c.log.Info("handing the cluster's identity to a new master", "master", r.Name, "address", r.Address)
-	return &clusterv1.JoinMasterResponse{Identity: identity, Masters: c.MasterAddresses(), Gossip: c.gossipSeeds()}, nil
+	return &clusterv1.JoinMasterResponse{Identity: identity, Masters: c.MasterAddresses(), Gossip: c.gossipSeeds(), Recoveries: c.memberNow().Recoveries}, nil
 }
 
 func (s joinService) JoinWorker(ctx context.Context, r *clusterv1.JoinWorkerRequest) (*clusterv1.JoinWorkerResponse, error) {

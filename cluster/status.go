@@ -120,6 +120,8 @@ func (c *Cluster) nodeStatus() *clusterv1.NodeStatusResponse {
 		Revision:      c.store.View().Revision(),
 		Leader:        c.leaders.current().name,
 		LastContactMs: -1,
+		FeatureLevel:  int32(c.cfg.FeatureLevel),
+		Recoveries:    c.memberNow().Recoveries,
 	}
 	for _, server := range c.replica.servers() {
 		response.Masters = append(response.Masters, string(server.ID))

@@ -17,6 +17,7 @@ type streamLayer struct {
 	*route
 	advertise net.Addr
 	dialer    *dialer
+	proto     string // see raftName
 
 	mu     sync.Mutex
 	closed bool
@@ -29,8 +30,8 @@ type outgoing struct {
 	target raft.ServerAddress
 }
 
-func newStreamLayer(r *route, advertise string, d *dialer) *streamLayer {
-	return &streamLayer{route: r, advertise: hostPort(advertise), dialer: d, conns: map[*outgoing]struct{}{}}
+func newStreamLayer(r *route, advertise string, d *dialer, proto string) *streamLayer {
+	return &streamLayer{route: r, advertise: hostPort(advertise), dialer: d, proto: proto, conns: map[*outgoing]struct{}{}}
 }
 
 // hostPort is an advertised address; it need not be an IP address.
@@ -45,7 +46,7 @@ func (s *streamLayer) Addr() net.Addr { return s.advertise }
 func (s *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	conn, err := s.dialer.dial(ctx, string(address), protoRaft)
+	conn, err := s.dialer.dial(ctx, string(address), s.proto)
 	if err != nil {
 		return nil, err
 	}

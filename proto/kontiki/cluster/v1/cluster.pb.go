@@ -452,7 +452,18 @@ type NodeStatusResponse struct {
 	// last_contact_ms is the time since the leader was heard; 0 on the leader, -1 for never.
 	LastContactMs int64 `protobuf:"varint,11,opt,name=last_contact_ms,json=lastContactMs,proto3" json:"last_contact_ms,omitempty"`
 	// masters are the names of all masters, by the called one's latest configuration.
-	Masters       []string `protobuf:"bytes,12,rep,name=masters,proto3" json:"masters,omitempty"`
+	Masters []string `protobuf:"bytes,12,rep,name=masters,proto3" json:"masters,omitempty"`
+	// feature_level is what the called master's program supports; 0 stands for 1.
+	FeatureLevel int32 `protobuf:"varint,13,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
+	// recoveries is how many recoveries the cluster went through, as the called master knows it.
+	Recoveries uint64 `protobuf:"varint,14,opt,name=recoveries,proto3" json:"recoveries,omitempty"`
+	// certificate_expires is when the called master's own certificate does, in seconds since the Unix epoch.
+	CertificateExpires int64 `protobuf:"varint,15,opt,name=certificate_expires,json=certificateExpires,proto3" json:"certificate_expires,omitempty"`
+	// disk_free_bytes and disk_total_bytes are of the file system that holds the data.
+	DiskFreeBytes  uint64 `protobuf:"varint,16,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
+	DiskTotalBytes uint64 `protobuf:"varint,17,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
+	// disk_write_us is how long the slowest of the last writes to the raft log took, in microseconds.
+	DiskWriteUs   int64 `protobuf:"varint,18,opt,name=disk_write_us,json=diskWriteUs,proto3" json:"disk_write_us,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -569,6 +580,48 @@ func (x *NodeStatusResponse) GetMasters() []string {
 		return x.Masters
 	}
 	return nil
+}
+
+func (x *NodeStatusResponse) GetFeatureLevel() int32 {
+	if x != nil {
+		return x.FeatureLevel
+	}
+	return 0
+}
+
+func (x *NodeStatusResponse) GetRecoveries() uint64 {
+	if x != nil {
+		return x.Recoveries
+	}
+	return 0
+}
+
+func (x *NodeStatusResponse) GetCertificateExpires() int64 {
+	if x != nil {
+		return x.CertificateExpires
+	}
+	return 0
+}
+
+func (x *NodeStatusResponse) GetDiskFreeBytes() uint64 {
+	if x != nil {
+		return x.DiskFreeBytes
+	}
+	return 0
+}
+
+func (x *NodeStatusResponse) GetDiskTotalBytes() uint64 {
+	if x != nil {
+		return x.DiskTotalBytes
+	}
+	return 0
+}
+
+func (x *NodeStatusResponse) GetDiskWriteUs() int64 {
+	if x != nil {
+		return x.DiskWriteUs
+	}
+	return 0
 }
 
 type PrepareMemberRequest struct {
@@ -1344,7 +1397,10 @@ type JoinMasterRequest struct {
 	Token string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// address is the joining master's advertised mTLS address.
-	Address       string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	// version and feature_level are what its program is and supports; a level of 0 stands for 1.
+	Version       string `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	FeatureLevel  int32  `protobuf:"varint,5,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1400,13 +1456,29 @@ func (x *JoinMasterRequest) GetAddress() string {
 	return ""
 }
 
+func (x *JoinMasterRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *JoinMasterRequest) GetFeatureLevel() int32 {
+	if x != nil {
+		return x.FeatureLevel
+	}
+	return 0
+}
+
 type JoinMasterResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// identity is the cluster's identity bundle, JSON.
 	Identity []byte `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
 	// masters are the mTLS addresses of the masters, gossip their gossip addresses.
-	Masters       []string `protobuf:"bytes,2,rep,name=masters,proto3" json:"masters,omitempty"`
-	Gossip        []string `protobuf:"bytes,3,rep,name=gossip,proto3" json:"gossip,omitempty"`
+	Masters []string `protobuf:"bytes,2,rep,name=masters,proto3" json:"masters,omitempty"`
+	Gossip  []string `protobuf:"bytes,3,rep,name=gossip,proto3" json:"gossip,omitempty"`
+	// recoveries is how many recoveries the cluster went through.
+	Recoveries    uint64 `protobuf:"varint,4,opt,name=recoveries,proto3" json:"recoveries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1460,6 +1532,13 @@ func (x *JoinMasterResponse) GetGossip() []string {
 		return x.Gossip
 	}
 	return nil
+}
+
+func (x *JoinMasterResponse) GetRecoveries() uint64 {
+	if x != nil {
+		return x.Recoveries
+	}
+	return 0
 }
 
 type JoinWorkerRequest struct {
@@ -1698,7 +1777,7 @@ const file_kontiki_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x10ReadIndexRequest\")\n" +
 	"\x11ReadIndexResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"\x13\n" +
-	"\x11NodeStatusRequest\"\xe3\x02\n" +
+	"\x11NodeStatusRequest\"\xcf\x04\n" +
 	"\x12NodeStatusResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
@@ -1713,7 +1792,15 @@ const file_kontiki_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x06leader\x18\n" +
 	" \x01(\tR\x06leader\x12&\n" +
 	"\x0flast_contact_ms\x18\v \x01(\x03R\rlastContactMs\x12\x18\n" +
-	"\amasters\x18\f \x03(\tR\amasters\"D\n" +
+	"\amasters\x18\f \x03(\tR\amasters\x12#\n" +
+	"\rfeature_level\x18\r \x01(\x05R\ffeatureLevel\x12\x1e\n" +
+	"\n" +
+	"recoveries\x18\x0e \x01(\x04R\n" +
+	"recoveries\x12/\n" +
+	"\x13certificate_expires\x18\x0f \x01(\x03R\x12certificateExpires\x12&\n" +
+	"\x0fdisk_free_bytes\x18\x10 \x01(\x04R\rdiskFreeBytes\x12(\n" +
+	"\x10disk_total_bytes\x18\x11 \x01(\x04R\x0ediskTotalBytes\x12\"\n" +
+	"\rdisk_write_us\x18\x12 \x01(\x03R\vdiskWriteUs\"D\n" +
 	"\x14PrepareMemberRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x17\n" +
@@ -1752,15 +1839,20 @@ const file_kontiki_cluster_v1_cluster_proto_rawDesc = "" +
 	"expires_at\x18\x05 \x01(\x03R\texpiresAt\"$\n" +
 	"\x12RevokeTokenRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x15\n" +
-	"\x13RevokeTokenResponse\"W\n" +
+	"\x13RevokeTokenResponse\"\x96\x01\n" +
 	"\x11JoinMasterRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
-	"\aaddress\x18\x03 \x01(\tR\aaddress\"b\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x12#\n" +
+	"\rfeature_level\x18\x05 \x01(\x05R\ffeatureLevel\"\x82\x01\n" +
 	"\x12JoinMasterResponse\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\fR\bidentity\x12\x18\n" +
 	"\amasters\x18\x02 \x03(\tR\amasters\x12\x16\n" +
-	"\x06gossip\x18\x03 \x03(\tR\x06gossip\"m\n" +
+	"\x06gossip\x18\x03 \x03(\tR\x06gossip\x12\x1e\n" +
+	"\n" +
+	"recoveries\x18\x04 \x01(\x04R\n" +
+	"recoveries\"m\n" +
 	"\x11JoinWorkerRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +

@@ -1,0 +1,184 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/kv"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+)
+
+// MinMasters is the number of voting masters that the removal of dead ones leaves alone: a third master that is away for a
+// while costs nothing, and two would stand one failure less.
+const MinMasters = 3
+
+// removedPrefix is where it stands which masters somebody removed, by name: they do not come back by themselves.
+const removedPrefix = internalPrefix + "removed/"
+
+// answer is what one master said of itself; status is nil where it did not.
+type answer struct {
+	server raft.Server
+	status *clusterv1.NodeStatusResponse
+	took   time.Duration
+}
+
+// askAll asks all other masters at once, for a second at most.
+func (c *Cluster) askAll(ctx context.Context) []answer {
+	ctx, cancel := context.WithTimeout(ctx, aliveBound)
+	defer cancel()
+	var others []answer
+	for _, s := range c.replica.servers() {
+		if s.ID != c.replica.config.LocalID {
+			others = append(others, answer{server: s})
+		}
+	}
+	var wg sync.WaitGroup
+	for i := range others {
+		wg.Go(func() {
+			begin := time.Now()
+			status, err := c.ask(ctx, string(others[i].server.Address))
+			if err == nil && status.Name == string(others[i].server.ID) {
+				others[i].status, others[i].took = status, time.Since(begin)
+			}
+		})
+	}
+	wg.Wait()
+	return others
+}
+
+// removeDeadMasters is the duty of the leader that removes masters which have been dead for longer than Config.DeadAfter. What
+// gossip believes is a hint: a master counts as dead while it does not answer either.
+func (c *Cluster) removeDeadMasters(ctx context.Context) error {
+	if c.cfg.DeadAfter <= 0 {
+		return nil
+	}
+	ticker := time.NewTicker(max(min(c.cfg.DeadAfter/10, 10*time.Second), 20*time.Millisecond))
+	defer ticker.Stop()
+	since := map[raft.ServerID]time.Time{}
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+		c.noteDead(ctx, since, time.Now())
+		victim, ok := removable(c.replica.servers(), since, time.Now().Add(-c.cfg.DeadAfter))
+		if !ok || ctx.Err() != nil {
+			continue
+		}
+		c.log.Warn("removing a master that is dead for long", "master", victim.ID, "address", victim.Address, "dead_for", time.Since(since[victim.ID]).Round(time.Second))
+		if err := c.removeDead(ctx, victim); err != nil && ctx.Err() == nil {
+			c.log.Warn("a dead master could not be removed", "master", victim.ID, "error", err)
+		}
+	}
+}
+
+// noteDead keeps since when each master is dead.
+func (c *Cluster) noteDead(ctx context.Context, since map[raft.ServerID]time.Time, now time.Time) {
+	vouched := map[string]bool{c.cfg.Name: true}
+	for _, m := range c.gossip.Members() {
+		if m.Role == pki.RoleMaster && m.State == MemberAlive {
+			vouched[m.Name] = true
+		}
+	}
+	var doubtful []raft.ServerID
+	for _, s := range c.replica.servers() {
+		if vouched[string(s.ID)] {
+			delete(since, s.ID)
+		} else {
+			doubtful = append(doubtful, s.ID)
+		}
+	}
+	for id := range since {
+		if !slices.Contains(doubtful, id) {
+			delete(since, id)
+		}
+	}
+	if len(doubtful) == 0 {
+		return
+	}
+	for _, a := range c.askAll(ctx) {
+		if !slices.Contains(doubtful, a.server.ID) {
+			continue
+		}
+		if a.status != nil {
+			delete(since, a.server.ID)
+		} else if _, known := since[a.server.ID]; !known {
+			since[a.server.ID] = now
+		}
+	}
+}
+
+// removable chooses the master to remove: the one that is dead the longest, and dead since before a time. Of those that vote,
+// MinMasters stay, and all that would be left without the dead ones must be a majority before and after.
+func removable(servers []raft.Server, since map[raft.ServerID]time.Time, before time.Time) (raft.Server, bool) {
+	voters, living := 0, 0
+	for _, s := range servers {
+		if s.Suffrage != raft.Voter {
+			continue
+		}
+		voters++
+		if _, dead := since[s.ID]; !dead {
+			living++
+		}
+	}
+	var victim raft.Server
+	found := false
+	for _, s := range servers {
+		at, dead := since[s.ID]
+		if !dead || at.After(before) {
+			continue
+		}
+		if s.Suffrage == raft.Voter && (voters-1 < MinMasters || living <= voters/2) {
+			continue
+		}
+		if !found || at.Before(since[victim.ID]) {
+			victim, found = s, true
+		}
+	}
+	return victim, found
+}
+
+func (c *Cluster) removeDead(ctx context.Context, victim raft.Server) error {
+	c.memberChange.Lock()
+	defer c.memberChange.Unlock()
+	if c.alive(ctx, string(victim.ID), string(victim.Address)) {
+		return nil
+	}
+	return c.removeServer(ctx, victim.ID)
+}
+
+// noteRemoval stores that somebody removed a master; forgetRemoval that one of its name may join again.
+func (c *Cluster) noteRemoval(ctx context.Context, name string) error {
+	value, err := json.Marshal(struct {
+		RemovedAt time.Time `json:"removedAt"`
+	}{time.Now().UTC().Truncate(time.Second)})
+	if err != nil {
+		return err
+	}
+	_, err = c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: removedPrefix + name, Value: value}}})
+	return err
+}
+
+func (c *Cluster) forgetRemoval(ctx context.Context, name string) error {
+	if _, noted := c.store.View().Get(removedPrefix + name); !noted {
+		return nil
+	}
+	_, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: removedPrefix + name, Delete: true}}})
+	return err
+}
+
+// checkRemoved says whether somebody removed the master of that name.
+func (c *Cluster) checkRemoved(name string) error {
+	if _, noted := c.store.View().Get(removedPrefix + name); noted {
+		return fmt.Errorf("%w: %s", ErrRemoved, name)
+	}
+	return nil
+}

@@ -1,0 +1,159 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/kontiki/kontiki/fsm"
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// FeatureLevel is the newest level of replicated features that this program has. The cluster's own level rises to N only
+// when every master has N, and never falls: what a level allows may then be written to the log for good.
+//
+//	1  what the first release writes
+//	2  commands of version 2: restoring backups, skipping revisions
+//
+// A level allows the commands of its own number and below (fsm.CommandVersion).
+const FeatureLevel = fsm.CommandVersion
+
+const featureKey = internalPrefix + "feature-level"
+
+// internalPrefix is where the cluster keeps what is its own. Backups neither hold it for others nor bring it back.
+const internalPrefix = "/kontiki/"
+
+// ErrFeatureLevel says that a program and the cluster's feature level do not fit; the text says what to upgrade.
+var ErrFeatureLevel = errors.New("feature level")
+
+type storedLevel struct {
+	Level int `json:"level"`
+}
+
+func featureLevelOf(v kv.View) (level int, revision uint64) {
+	version, ok := v.Get(featureKey)
+	if !ok {
+		return 1, 0
+	}
+	var stored storedLevel
+	if err := json.Unmarshal(version.Value, &stored); err != nil || stored.Level < 1 {
+		return 1, version.ModRevision
+	}
+	return stored.Level, version.ModRevision
+}
+
+// FeatureLevel is the cluster's level, as this master's state has it.
+func (c *Cluster) FeatureLevel() int {
+	level, _ := featureLevelOf(c.store.View())
+	return level
+}
+
+// requireLevel refuses what the cluster's level does not allow yet, and says who holds it back.
+func (c *Cluster) requireLevel(ctx context.Context, level int, what string) error {
+	have := c.FeatureLevel()
+	if have >= level {
+		return nil
+	}
+	_, behind := c.lowestLevel(ctx, level)
+	return fmt.Errorf("%w: %s needs level %d, the cluster is at %d, and rises when every master supports it; missing: %s",
+		ErrFeatureLevel, what, level, have, strings.Join(behind, ", "))
+}
+
+// lowestLevel asks every master for the level that it supports. behind names those that are below the wanted one or do not
+// answer; the level of who does not answer counts as 0.
+func (c *Cluster) lowestLevel(ctx context.Context, wanted int) (lowest int, behind []string) {
+	lowest = c.cfg.FeatureLevel
+	for _, answer := range c.askAll(ctx) {
+		level := 0
+		switch {
+		case answer.status == nil:
+			behind = append(behind, fmt.Sprintf("%s (does not answer)", answer.server.ID))
+		default:
+			level = max(int(answer.status.FeatureLevel), 1)
+			if level < wanted {
+				behind = append(behind, fmt.Sprintf("%s (version %s supports level %d)", answer.server.ID, answer.status.Version, level))
+			}
+		}
+		lowest = min(lowest, level)
+	}
+	return lowest, behind
+}
+
+// featurePause is how often a leader looks whether the level can rise while it is below what its own program has.
+const featurePause = 10 * time.Second
+
+// keepFeatureLevel is the duty of the leader that raises the level as upgrades end.
+func (c *Cluster) keepFeatureLevel(ctx context.Context) error {
+	for {
+		changed := c.leaders.current()
+		err := c.raiseFeatureLevel(ctx)
+		if err != nil && ctx.Err() == nil {
+			c.log.Warn("the feature level could not be raised", "error", err)
+		}
+		pause := featurePause
+		if c.FeatureLevel() >= c.cfg.FeatureLevel {
+			pause = time.Hour // nothing is left to do before another program leads
+		}
+		if !changed.pause(ctx, pause) {
+			return nil
+		}
+	}
+}
+
+func (c *Cluster) raiseFeatureLevel(ctx context.Context) error {
+	c.memberChange.Lock() // nobody joins between the question and the answer
+	defer c.memberChange.Unlock()
+	level, revision := featureLevelOf(c.store.View())
+	if level >= c.cfg.FeatureLevel {
+		return nil
+	}
+	lowest, _ := c.lowestLevel(ctx, c.cfg.FeatureLevel)
+	if lowest <= level {
+		return nil
+	}
+	value, err := json.Marshal(storedLevel{lowest})
+	if err != nil {
+		return err
+	}
+	result, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: featureKey, Value: value, Cond: atOrAbsent(revision), Revision: revision}}})
+	if err != nil {
+		return err
+	}
+	if result.Failed == nil {
+		c.log.Info("the cluster's feature level has risen", "level", lowest, "from", level)
+	}
+	return nil
+}
+
+// atOrAbsent is the condition that a key is as it was read: at its revision, or not there.
+func atOrAbsent(revision uint64) kv.Condition {
+	if revision == 0 {
+		return kv.Absent
+	}
+	return kv.AtRevision
+}
+
+// checkLevel says whether this program is too old for the cluster's state. Such a master must not run: commands would come
+// that it cannot apply.
+func (c *Cluster) checkLevel() error {
+	if err := c.store.Halted(); err != nil {
+		return fmt.Errorf("%w: %w: run a newer version of this program", ErrFeatureLevel, err)
+	}
+	if level := c.FeatureLevel(); level > c.cfg.FeatureLevel {
+		return fmt.Errorf("%w: the cluster is at level %d and this program (version %s) supports %d: run a newer version of it",
+			ErrFeatureLevel, level, c.cfg.Version, c.cfg.FeatureLevel)
+	}
+	return nil
+}
+
+// admitLevel says whether a master that wants to join supports what the cluster may have written already.
+func (c *Cluster) admitLevel(name, version string, supports int) error {
+	if level := c.FeatureLevel(); supports < level {
+		return fmt.Errorf("%w: the cluster is at level %d and the master %s (version %s) supports %d: run a newer version of it there",
+			ErrFeatureLevel, level, name, version, supports)
+	}
+	return nil
+}

@@ -1,0 +1,132 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// previous makes a master one of the previous program.
+func previous(cfg *Config) { cfg.FeatureLevel, cfg.Version = FeatureLevel-1, "previous" }
+
+func (n *node) awaitLevel(level int) {
+	n.t.Helper()
+	eventually(n.t, fmt.Sprintf("feature level %d on %s", level, n.cfg.Name), func() error {
+		if have := n.c.FeatureLevel(); have != level {
+			return fmt.Errorf("it is at %d", have)
+		}
+		return nil
+	})
+}
+
+// skip proposes what only the newest level allows.
+func (n *node) skip(revision uint64) (kv.Result, error) {
+	return n.c.Propose(context.Background(), &kv.Command{ID: NewCommandID(), Restore: &kv.Restore{Revision: revision}})
+}
+
+// TestRollingUpgrade replaces masters of the previous program one by one, with each kind leading the other, and writes all
+// the while. The level rises with the last one and not before.
+func TestRollingUpgrade(t *testing.T) {
+	m := startMasters(t, 3, previous)
+	for i, n := range m.nodes {
+		n.awaitLevel(FeatureLevel - 1)
+		n.put(fmt.Sprint("/t/a/b/", i), "before")
+	}
+	for i, n := range m.nodes {
+		if _, err := m.leader().c.RestoreBackup(context.Background(), strings.NewReader(""), false); !errors.Is(err, ErrFeatureLevel) || !strings.Contains(err.Error(), "previous") {
+			t.Fatalf("a restore while %d masters are of the previous program: %v", 3-i, err)
+		}
+		n.stop()
+		n.cfg.FeatureLevel, n.cfg.Version = 0, "next"
+		n.start()
+		n.waitReady()
+		for j, other := range m.nodes {
+			other.put(fmt.Sprintf("/t/a/b/%d-%d", i, j), "during")
+		}
+		if i == 0 { // the next program leads masters of the previous one
+			if leader, err := n.c.TransferLeadership(context.Background(), n.cfg.Name); err != nil && !n.c.IsLeader() {
+				t.Fatal(leader, err)
+			}
+			eventually(t, "leadership of the upgraded master", func() error {
+				if !n.c.IsLeader() {
+					return errors.New("it does not lead")
+				}
+				return nil
+			})
+			m.nodes[2].put("/t/a/b/led", "by the next")
+			if level := n.c.FeatureLevel(); level != FeatureLevel-1 {
+				t.Fatalf("the level rose to %d under the previous program's eyes", level)
+			}
+		}
+	}
+	for _, n := range m.nodes {
+		n.awaitLevel(FeatureLevel)
+		if got := n.get("/t/a/b/led"); got != "by the next" {
+			t.Errorf("%s reads %q", n.cfg.Name, got)
+		}
+	}
+	far := m.nodes[0].c.store.View().Revision() + 1000
+	if r, err := m.nodes[0].skip(far); err != nil || r.Revision != far {
+		t.Errorf("what the level allows: %+v, %v", r, err)
+	}
+
+	// There is no way back: neither for a member nor for a new one.
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	old := m.nodes[2]
+	old.stop()
+	previous(&old.cfg)
+	c, err := Open(ctx, old.cfg)
+	if err == nil {
+		err = c.Run(ctx)
+	}
+	if !errors.Is(err, ErrFeatureLevel) || !strings.Contains(err.Error(), "newer version") {
+		t.Errorf("a master that was downgraded: %v", err)
+	}
+	joiner := testConfig(t, "master-4")
+	joiner.Join, joiner.Token = []string{m.nodes[0].c.Address()}, m.token()
+	previous(&joiner)
+	if _, err := Open(ctx, joiner); !errors.Is(err, ErrFeatureLevel) || !strings.Contains(err.Error(), "newer version") {
+		t.Errorf("a new master of the previous program: %v", err)
+	}
+}
+
+// TestAnOlderProgramStopsBeforeItDiverges: should a command come that it does not know, a master stops with the state from
+// before it, and goes on from there once it is upgraded.
+func TestAnOlderProgramStopsBeforeItDiverges(t *testing.T) {
+	m := startMasters(t, 3, previous)
+	old := m.nodes[2]
+	for _, n := range m.nodes[:2] {
+		n.stop()
+		n.cfg.FeatureLevel = 0
+		n.start()
+		n.waitReady()
+	}
+	if m.leader() == old {
+		if _, err := old.c.TransferLeadership(context.Background(), ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.leader().put("/t/a/b/c", "known")
+	before := old.get("/t/a/b/c")
+	far := m.leader().c.store.View().Revision() + 5000
+	if _, err := m.leader().skip(far); err != nil {
+		t.Fatal(err)
+	}
+	err := <-old.stopped
+	if !errors.Is(err, ErrFeatureLevel) {
+		t.Fatalf("the older program ended with: %v", err)
+	}
+	old.c = nil
+	m.leader().put("/t/a/b/c", "later")
+	old.cfg.FeatureLevel = 0
+	old.start()
+	old.waitReady()
+	if got := old.get("/t/a/b/c"); before != "known" || got != "later" || old.c.store.View().Revision() <= far {
+		t.Errorf("before %q, after the upgrade %q at revision %d", before, got, old.c.store.View().Revision())
+	}
+}

@@ -1,0 +1,129 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/kontiki/kontiki/fsm"
+)
+
+// ErrStale says that the cluster went on without this master: it was recovered on another one. It is a kind of ErrRemoved.
+var ErrStale = fmt.Errorf("%w: the cluster was recovered without it", ErrRemoved)
+
+// Recovery is what recovering on this master means.
+type Recovery struct {
+	Name string
+	// Left are the masters that are left out for good, by name and address.
+	Left []raft.Server
+	// LastIndex is the end of this master's log. What others acknowledged beyond it is lost.
+	LastIndex uint64
+	// Lineage is the new lineage, set by Recover.
+	Lineage string
+}
+
+// PlanRecovery answers what Recover would do with the stopped master whose data is in dir, and changes nothing.
+func PlanRecovery(dir string, log *slog.Logger) (*Recovery, error) {
+	return recoverMember(dir, log, true)
+}
+
+// Recover makes the stopped master whose data is in dir the only one of its cluster, for when a quorum is lost for good. Every
+// entry of its log counts as committed from then on, also those that never were; what only the others had is lost. Start it
+// afterwards as before; others join again with empty data directories. Masters that were left out stop by themselves
+// once they see the new cluster, and their raft cannot reach it; until then they must be kept from running.
+func Recover(dir string, log *slog.Logger) (*Recovery, error) { return recoverMember(dir, log, false) }
+
+func recoverMember(dir string, log *slog.Logger, dry bool) (_ *Recovery, err error) {
+	self, err := loadMember(dir)
+	if err != nil {
+		return nil, err
+	}
+	raftDir := filepath.Join(dir, "raft")
+	if self == nil || !hasRaftState(raftDir) {
+		return nil, fmt.Errorf("%s holds no master's data to recover from", dir)
+	}
+	if log == nil {
+		log = slog.Default()
+	}
+	bolt, err := openBolt(raftDir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, bolt.Close()) }()
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(raftDir, snapshotsKept, &raftLog{log: log, name: "raft"})
+	if err != nil {
+		return nil, fmt.Errorf("open the snapshots: %w", err)
+	}
+	config := raft.DefaultConfig()
+	config.LocalID, config.Logger, config.NoLegacyTelemetry = raft.ServerID(self.Name), &raftLog{log: log, name: "raft"}, true
+	_, transport := raft.NewInmemTransport(raft.ServerAddress(self.Address))
+	defer transport.Close()
+	scratch := func() applier { return newApplier(fsm.New(fsm.Options{}), func() {}) }
+	// GetConfiguration reads snapshot and log as a start would, and changes nothing.
+	present, err := raft.GetConfiguration(config, scratch(), bolt, bolt, snapshots, transport)
+	if err != nil {
+		return nil, fmt.Errorf("read the log in %s: %w", raftDir, err)
+	}
+	plan := &Recovery{Name: self.Name}
+	for _, s := range present.Servers {
+		if s.ID != config.LocalID {
+			plan.Left = append(plan.Left, s)
+		}
+	}
+	if plan.LastIndex, err = bolt.LastIndex(); err != nil {
+		return nil, fmt.Errorf("read the log in %s: %w", raftDir, err)
+	}
+	if list, err := snapshots.List(); err == nil && len(list) > 0 {
+		plan.LastIndex = max(plan.LastIndex, list[0].Index)
+	}
+	if dry {
+		return plan, nil
+	}
+	if plan.Lineage, err = randomHex(8); err != nil {
+		return nil, err
+	}
+	// The member first: if we crash in between, recovering again is what there is to do.
+	self.Complete, self.Recovered = true, plan.Lineage
+	self.Recoveries++
+	if err := self.save(dir); err != nil {
+		return nil, err
+	}
+	alone := raft.Configuration{Servers: []raft.Server{{ID: config.LocalID, Address: raft.ServerAddress(self.Address)}}}
+	machine := scratch()
+	if err := raft.RecoverCluster(config, machine, bolt, bolt, snapshots, transport, alone); err != nil {
+		return nil, fmt.Errorf("recover from %s: %w", raftDir, err)
+	}
+	if err := machine.store.Halted(); err != nil {
+		return nil, fmt.Errorf("recover from %s: %w", raftDir, err)
+	}
+	return plan, nil
+}
+
+// watchRecoveries stops a master that the cluster went on without.
+func (c *Cluster) watchRecoveries(ctx context.Context) error {
+	events := c.gossip.Events()
+	defer events.Close()
+	for {
+		m, err := events.Next(ctx)
+		if err != nil {
+			return nil // the context's end, or gossip's
+		}
+		if own := c.memberNow().Recoveries; m.Role == RoleMaster && m.State == MemberAlive && m.Recoveries > own {
+			return fmt.Errorf("%w on %s: what is in %s is of a past that is over; remove it and join again with a token", ErrStale, m.Name, c.cfg.DataDir)
+		}
+	}
+}
+
+// watchHalt stops a master whose program is too old for what is in the log.
+func (c *Cluster) watchHalt(ctx context.Context) error {
+	select {
+	case <-c.replica.halted:
+		return c.checkLevel()
+	case <-ctx.Done():
+		return nil
+	}
+}

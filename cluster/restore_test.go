@@ -1,0 +1,367 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+func (n *node) backup() []byte {
+	n.t.Helper()
+	var b bytes.Buffer
+	info, err := n.c.SaveBackup(context.Background(), &b)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if read, err := ReadBackup(bytes.NewReader(b.Bytes()), nil); err != nil || read.Revision != info.Revision || read.Objects != info.Objects || read.ClusterID != n.c.identity.ClusterID {
+		n.t.Fatalf("saved %+v, read %+v, %v", info, read, err)
+	}
+	return b.Bytes()
+}
+
+// things are the objects under /t/.
+func (n *node) things() map[string]string {
+	n.t.Helper()
+	view, err := n.c.Consistent(context.Background())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	all := map[string]string{}
+	view.Range("/t/", kv.PrefixEnd("/t/"), func(v *kv.Version) bool { all[v.Key] = string(v.Value); return true })
+	return all
+}
+
+func sameThings(t *testing.T, who string, got, want map[string]string) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Errorf("%s has %d things, want %d", who, len(got), len(want))
+	}
+	for key, value := range want {
+		if got[key] != value {
+			t.Errorf("%s: %s is %q, want %q", who, key, got[key], value)
+		}
+	}
+}
+
+func TestRestoreOnALivingCluster(t *testing.T) {
+	m := startMasters(t, 3)
+	for i := range 300 {
+		m.nodes[i%3].put(fmt.Sprintf("/t/a/b/%03d", i), strings.Repeat("x", 9000)) // so that it takes several pieces
+	}
+	want := m.nodes[1].things()
+	backup := m.nodes[1].backup() // a follower's, perhaps: any master's shows every acknowledged write
+	for i := range 150 {
+		m.nodes[2].put(fmt.Sprintf("/t/a/b/%03d", 2*i), "changed")
+		m.nodes[0].put(fmt.Sprintf("/t/new/b/%03d", i), "new")
+	}
+	token, err := m.nodes[0].c.CreateToken(context.Background(), RoleWorker, 0, "made after the backup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := m.leader().c.store.View().Revision()
+	epoch := m.leader().c.Epoch()
+	if epoch.Number != 1 || epoch.Reason != EpochStart || epoch.Lineage == "" {
+		t.Errorf("the first epoch: %+v", epoch)
+	}
+	if err := m.nodes[2].c.store.WaitRevision(t.Context(), before); err != nil {
+		t.Fatal(err)
+	}
+	watcher, err := m.nodes[2].c.store.Watch("/t/new/", before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watcher.Close()
+	restored, err := m.followers()[0].c.RestoreBackup(context.Background(), bytes.NewReader(backup), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if restored.Revision <= before || restored.Epoch.Number != 2 || restored.Epoch.Reason != EpochRestore || restored.Epoch.Lineage != epoch.Lineage {
+		t.Errorf("restored %+v, before at %d", restored, before)
+	}
+	for _, n := range m.nodes {
+		sameThings(t, n.cfg.Name, n.things(), want)
+		if got := n.c.Epoch(); got.Number != 2 || got.Backup == nil || got.Backup.Revision != restored.Backup.Revision {
+			t.Errorf("%s is in epoch %+v", n.cfg.Name, got)
+		}
+		if staged := n.c.store.View().Count(restorePrefix, kv.PrefixEnd(restoreMarks)); staged != 0 {
+			t.Errorf("%s still has %d staged pieces", n.cfg.Name, staged)
+		}
+	}
+	events, _, err := watcher.Next(t.Context())
+	if err != nil || len(events) != 150 || slices.ContainsFunc(events, func(e *kv.Event) bool { return e.Type != kv.Deleted }) {
+		t.Errorf("a watcher saw %d events, %v; want 150 deletions", len(events), err)
+	}
+	tokens, err := m.nodes[0].c.Tokens(context.Background())
+	if err != nil || !slices.ContainsFunc(tokens, func(x Token) bool { return strings.Contains(token, x.ID) }) {
+		t.Errorf("the cluster's own state went back: %+v, %v", tokens, err)
+	}
+	m.nodes[0].put("/t/after", "x")
+	restarted := m.nodes[0]
+	restarted.kill()
+	restarted.start()
+	restarted.waitReady()
+	want["/t/after"] = "x"
+	sameThings(t, "a master that was killed and started again", restarted.things(), want)
+}
+
+// TestRestoreThatFailsChangesNothing: whatever is wrong with the backup, or comes in between.
+func TestRestoreThatFailsChangesNothing(t *testing.T) {
+	m := startMasters(t, 1)
+	n := m.nodes[0]
+	n.put("/t/a", "backed up")
+	backup := n.backup()
+	n.put("/t/a", "later")
+	damaged := bytes.Clone(backup)
+	damaged[len(damaged)-20] ^= 1
+	head := bytes.Clone(backup)
+	head[len(backupMagic)+8] ^= 1
+	for name, x := range map[string]struct {
+		data []byte
+		want error
+	}{
+		"damaged": {damaged, ErrBadBackup}, "damaged head": {head, ErrBadBackup}, "cut": {backup[:len(backup)/2], ErrBadBackup}, "empty": {nil, ErrBadBackup},
+		"text": {[]byte("apiVersion: v1\nkind: List\n"), ErrBadBackup}, "more": {append(bytes.Clone(backup), 0), ErrBadBackup},
+	} {
+		if _, err := n.c.RestoreBackup(t.Context(), bytes.NewReader(x.data), true); !errors.Is(err, x.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	broken := io.MultiReader(bytes.NewReader(backup[:100]), readerFunc(func([]byte) (int, error) { cancel(); return 0, errors.New("the client went away") }))
+	if _, err := n.c.RestoreBackup(gone, broken, false); err == nil || !strings.Contains(err.Error(), "went away") {
+		t.Errorf("a client that goes away: %v", err)
+	}
+	other := startMasters(t, 1).nodes[0]
+	if _, err := other.c.RestoreBackup(t.Context(), bytes.NewReader(backup), false); !errors.Is(err, ErrForeignBackup) || !strings.Contains(err.Error(), "identity.json") {
+		t.Errorf("another cluster's: %v", err)
+	}
+	if got := n.get("/t/a"); got != "later" {
+		t.Errorf("the state is %q", got)
+	}
+	if left := n.c.store.View().Count(restorePrefix, kv.PrefixEnd(restoreMarks)); left != 0 {
+		t.Errorf("%d staged pieces are left", left)
+	}
+	if files, _ := filepath.Glob(filepath.Join(n.cfg.DataDir, "restore-*")); len(files) != 0 {
+		t.Errorf("left behind: %v", files)
+	}
+	// What a master that died in the middle left is swept.
+	if err := n.c.stage(t.Context(), "dead", bytes.NewReader(make([]byte, 3<<20))); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.c.sweepRestoresBefore(t.Context(), time.Now().Add(-time.Minute)); err != nil || n.c.store.View().Count(restorePrefix, kv.PrefixEnd(restorePrefix)) != 3 {
+		t.Errorf("a restore under way was swept: %v", err)
+	}
+	if err := n.c.sweepRestoresBefore(t.Context(), time.Now().Add(time.Minute)); err != nil || n.c.store.View().Count(restorePrefix, kv.PrefixEnd(restoreMarks)) != 0 {
+		t.Errorf("an abandoned restore stays: %v", err)
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
+
+// TestLeaderDiesDuringARestore: the restore is whole on every master, or there is none of it.
+func TestLeaderDiesDuringARestore(t *testing.T) {
+	m := startMasters(t, 3)
+	for i := range 100 {
+		m.nodes[0].put(fmt.Sprintf("/t/a/b/%03d", i), strings.Repeat("y", 60_000))
+	}
+	old := m.nodes[0].things()
+	backup := m.nodes[0].backup()
+	for i := range 100 {
+		m.nodes[0].put(fmt.Sprintf("/t/a/b/%03d", i), "new")
+	}
+	fresh := m.nodes[0].things()
+	leader := m.leader()
+	follower := m.followers()[0]
+	var wg sync.WaitGroup
+	var restoreErr error
+	wg.Go(func() {
+		_, restoreErr = follower.c.RestoreBackup(context.Background(), bytes.NewReader(backup), false)
+	})
+	eventually(t, "some of the backup to be staged", func() error {
+		if follower.c.store.View().Count(restorePrefix, kv.PrefixEnd(restorePrefix)) < 3 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	leader.kill()
+	wg.Wait()
+	if restoreErr != nil {
+		t.Errorf("the restore did not outlive the leader: %v", restoreErr)
+	}
+	leader.start()
+	leader.waitReady()
+	want := old
+	if restoreErr != nil {
+		want = fresh
+	}
+	for _, n := range m.nodes {
+		sameThings(t, n.cfg.Name, n.things(), want)
+	}
+}
+
+// TestRestoreIntoANewCluster brings back a cluster of which nothing is left but a backup and a master's identity.
+func TestRestoreIntoANewCluster(t *testing.T) {
+	lost := startMasters(t, 1)
+	for i := range 50 {
+		lost.nodes[0].put(fmt.Sprintf("/t/a/b/%d", i), "x")
+	}
+	want, backup := lost.nodes[0].things(), lost.nodes[0].backup()
+	for i := range 500 { // what clients saw and the backup does not know
+		lost.nodes[0].put(fmt.Sprintf("/t/later/b/%d", i), "x")
+	}
+	seen := lost.nodes[0].c.store.View().Revision()
+	identity, err := os.ReadFile(filepath.Join(lost.nodes[0].cfg.DataDir, identityFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := startMasters(t, 1, func(cfg *Config) {
+		if err := os.WriteFile(filepath.Join(cfg.DataDir, identityFile), identity, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	})
+	n := m.nodes[0]
+	n.awaitLevel(FeatureLevel)
+	restored, err := n.c.RestoreBackup(t.Context(), bytes.NewReader(backup), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameThings(t, "the new cluster", n.things(), want)
+	if restored.Revision <= seen {
+		t.Errorf("revision %d was handed out before: clients saw %d", restored.Revision, seen)
+	}
+	for _, after := range []uint64{1, restored.Backup.Revision, seen} {
+		if _, err := n.c.store.Watch("/t/", after); !errors.Is(err, kv.ErrCompacted) {
+			t.Errorf("a client that resumes from %d: %v", after, err)
+		}
+	}
+}
+
+func TestRecoverFromASurvivor(t *testing.T) {
+	m := startMasters(t, 3)
+	for i := range 20 {
+		m.nodes[i%3].put(fmt.Sprintf("/t/a/b/%d", i), "x")
+	}
+	want := m.nodes[0].things()
+	seen := m.leader().c.store.View().Revision()
+	for _, n := range m.nodes {
+		n.awaitLevel(FeatureLevel)
+		n.get("/t/a/b/1")
+	}
+	for _, n := range m.nodes {
+		n.kill()
+	}
+	survivor, dead := m.nodes[1], []*node{m.nodes[0], m.nodes[2]}
+	plan, err := PlanRecovery(survivor.cfg.DataDir, testLog(t))
+	if err != nil || plan.Name != survivor.cfg.Name || len(plan.Left) != 2 || plan.LastIndex == 0 {
+		t.Fatalf("%+v, %v", plan, err)
+	}
+	if _, err := Recover(survivor.cfg.DataDir, testLog(t)); err != nil {
+		t.Fatal(err)
+	}
+	survivor.start()
+	survivor.waitReady()
+	eventually(t, "the epoch of the recovery", func() error {
+		if epoch := survivor.c.Epoch(); epoch.Number != 2 || epoch.Reason != EpochRecovery {
+			return fmt.Errorf("epoch %+v", epoch)
+		}
+		return nil
+	})
+	sameThings(t, "the survivor", survivor.things(), want)
+	if at := survivor.c.store.View().Revision(); at <= seen {
+		t.Errorf("revision %d may have been handed out before", at)
+	}
+	if _, err := survivor.c.store.Watch("/t/", seen); !errors.Is(err, kv.ErrCompacted) {
+		t.Errorf("a client that resumes from %d: %v", seen, err)
+	}
+	survivor.put("/t/after", "recovery")
+
+	// Those that were left out have a quorum among themselves. They end once they see the new cluster, and can never make
+	// it one of theirs again.
+	for _, n := range dead {
+		n.start()
+	}
+	for _, n := range dead {
+		select {
+		case err := <-n.stopped:
+			if !errors.Is(err, ErrRemoved) || !strings.Contains(err.Error(), "recovered without it") {
+				t.Errorf("%s ended with %v", n.cfg.Name, err)
+			}
+		case <-time.After(patience):
+			t.Fatalf("%s runs on in a past that is over", n.cfg.Name)
+		}
+		n.c = nil
+	}
+	if got := survivor.get("/t/after"); got != "recovery" {
+		t.Fatalf("the survivor reads %q", got)
+	}
+
+	// With empty disks they join again.
+	for _, n := range dead {
+		if err := os.RemoveAll(n.cfg.DataDir); err != nil {
+			t.Fatal(err)
+		}
+		if n.cfg.Token, err = survivor.c.CreateToken(context.Background(), RoleMaster, 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		n.cfg.Bootstrap, n.cfg.Join = false, []string{survivor.c.Address()}
+		n.start()
+		n.waitReady()
+		if got := n.get("/t/after"); got != "recovery" {
+			t.Errorf("%s reads %q", n.cfg.Name, got)
+		}
+	}
+	survivor.kill()
+	dead[0].put("/t/more", "x") // the others are a quorum
+	if _, err := Recover(t.TempDir(), testLog(t)); err == nil || !strings.Contains(err.Error(), "no master's data") {
+		t.Errorf("recovered from nothing: %v", err)
+	}
+	if _, err := PlanRecovery(dead[0].cfg.DataDir, testLog(t)); err == nil || !strings.Contains(err.Error(), "another process") {
+		t.Errorf("recovered a master that runs: %v", err)
+	}
+	survivor.start()
+}
+
+func TestScheduledBackups(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "backups")
+	m := startMasters(t, 1, func(cfg *Config) { cfg.Backups = BackupSchedule{Dir: dir, Interval: 20 * time.Millisecond, Keep: 2} })
+	m.nodes[0].put("/t/a", "x")
+	begin := time.Now().UTC().Truncate(time.Second)
+	eventually(t, "backups to be replaced", func() error {
+		files := backupFiles(dir)
+		if len(files) != 2 {
+			return fmt.Errorf("%v", files)
+		}
+		if first, _ := backupTime(files[0]); !first.After(begin) {
+			return fmt.Errorf("the first one is still there: %v", files)
+		}
+		return nil
+	})
+	m.nodes[0].stop()
+	for _, name := range backupFiles(dir) {
+		file, err := os.Open(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info, err := ReadBackup(file, nil); err != nil || info.Master != "master-1" {
+			t.Errorf("%s: %+v, %v", name, info, err)
+		}
+		file.Close()
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 2 {
+		t.Errorf("the directory holds %v, %v", entries, err)
+	}
+}

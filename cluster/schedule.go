@@ -1,0 +1,154 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+)
+
+// BackupSchedule says where a master keeps the backups that it takes by itself, each a whole one of the cluster's state.
+type BackupSchedule struct {
+	// Dir is made with mode 0700. Interval is from one backup to the next; 0 is never. Keep is how many stay; at least 1.
+	Dir      string
+	Interval time.Duration
+	Keep     int
+}
+
+const (
+	backupPrefix = "kontiki-"
+	backupSuffix = ".backup"
+	// backupRetry is the pause after a backup that failed.
+	backupRetry = time.Minute
+)
+
+// scheduleBackups takes backups as long as this master runs. The time of the next one follows from the newest file, so that
+// restarts neither skip nor repeat one.
+func (c *Cluster) scheduleBackups(ctx context.Context) error {
+	schedule := c.cfg.Backups
+	if schedule.Interval <= 0 {
+		return nil
+	}
+	select {
+	case <-c.ready:
+	case <-ctx.Done():
+		return nil
+	}
+	for {
+		wait := schedule.Interval
+		if newest, ok := newestBackup(schedule.Dir); ok {
+			wait = time.Until(newest.Add(schedule.Interval))
+		} else {
+			wait = 0
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+		path, err := c.backUp(ctx, schedule, time.Now())
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err == nil {
+			c.log.Info("took a backup", "file", path)
+			continue
+		}
+		c.log.Error("a scheduled backup failed", "error", err)
+		timer.Reset(min(backupRetry, schedule.Interval))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+	}
+}
+
+// backUp writes one backup, checks it by reading it again, and removes those that are too many.
+func (c *Cluster) backUp(ctx context.Context, schedule BackupSchedule, now time.Time) (string, error) {
+	if err := os.MkdirAll(schedule.Dir, 0o700); err != nil {
+		return "", err
+	}
+	path := filepath.Join(schedule.Dir, backupPrefix+now.UTC().Format("20060102T150405Z")+backupSuffix)
+	if err := c.BackUpTo(ctx, path); err != nil {
+		return "", err
+	}
+	files := backupFiles(schedule.Dir)
+	for _, old := range files[:max(0, len(files)-max(schedule.Keep, 1))] {
+		if err := os.Remove(filepath.Join(schedule.Dir, old)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return "", err
+		}
+	}
+	return path, nil
+}
+
+// BackUpTo writes a backup to a file that is there whole, checked and synced, or not at all.
+func (c *Cluster) BackUpTo(ctx context.Context, path string) (err error) {
+	file, err := os.CreateTemp(filepath.Dir(path), ".backup-*.tmp")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("back up to %s: %w", path, err), file.Close(), os.Remove(file.Name()))
+		}
+	}()
+	if _, err := c.SaveBackup(ctx, file); err != nil {
+		return err
+	}
+	if _, err := file.Seek(0, 0); err != nil {
+		return err
+	}
+	if _, err := ReadBackup(file, nil); err != nil {
+		return err
+	}
+	if err := file.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(file.Name(), path); err != nil {
+		return err
+	}
+	return errors.Join(file.Close(), pki.SyncDir(filepath.Dir(path)))
+}
+
+// backupFiles are the names of the backups that a schedule made, oldest first.
+func backupFiles(dir string) []string {
+	var names []string
+	entries, _ := os.ReadDir(dir) // none is there yet if it cannot be read; writing will say why
+	for _, e := range entries {
+		if _, ok := backupTime(e.Name()); ok {
+			names = append(names, e.Name())
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func backupTime(name string) (time.Time, bool) {
+	stamp, ok := strings.CutPrefix(name, backupPrefix)
+	if !ok {
+		return time.Time{}, false
+	}
+	if stamp, ok = strings.CutSuffix(stamp, backupSuffix); !ok {
+		return time.Time{}, false
+	}
+	at, err := time.Parse("20060102T150405Z", stamp)
+	return at, err == nil
+}
+
+func newestBackup(dir string) (time.Time, bool) {
+	files := backupFiles(dir)
+	if len(files) == 0 {
+		return time.Time{}, false
+	}
+	return backupTime(files[len(files)-1])
+}
