@@ -60,6 +60,7 @@ type Cluster struct {
 	end    context.CancelFunc
 	tasks  tasks
 	ready  chan struct{}
+	opened time.Time
 	closer sync.Once
 	closed error
 }
@@ -111,6 +112,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		inflight: newInflight(),
 		forwards: make(chan *forwarded),
 		ready:    make(chan struct{}),
+		opened:   time.Now(),
 	}
 	apiHosts := append([]string{cfg.Name, host, "localhost", "127.0.0.1", "::1"}, cfg.APIHosts...)
 	c.apiCertificates = &certificates{ca: identity.CA.Certificate(), issue: func() (*pki.KeyPair, error) {

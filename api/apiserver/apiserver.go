@@ -40,8 +40,8 @@ type Config struct {
 	// Roots are the CAs of client certificates.
 	Roots                  func() *x509.CertPool
 	ServiceRange, PodRange netip.Prefix
-	// TolerationSeconds is for pods on nodes that are not ready or not reachable; 0 is Kubernetes' default.
-	TolerationSeconds int64
+	// TolerationSeconds is for pods on nodes that are not ready or not reachable; nil is Kubernetes' default.
+	TolerationSeconds *int64
 	Agents            rest.Agents
 	Ready             func(context.Context) error
 	Version           version.Info
@@ -67,8 +67,9 @@ func New(c Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.TolerationSeconds == 0 {
-		c.TolerationSeconds = admission.DefaultTolerationSeconds
+	if c.TolerationSeconds == nil {
+		seconds := int64(admission.DefaultTolerationSeconds)
+		c.TolerationSeconds = &seconds
 	}
 	a := &API{Kinds: registry.Kinds(), Authorizer: auth.Groups{}}
 	accounts := &admission.ServiceAccounts{Store: c.Store, Kinds: a.Kinds}
@@ -76,7 +77,7 @@ func New(c Config) (*API, error) {
 	a.KubernetesService = services.First()
 	a.Objects, err = objects.New(objects.Config{
 		Store: c.Store, Kinds: a.Kinds, Sealer: sealer,
-		Admission: []objects.Admitter{admission.Namespaces{}, accounts, &admission.Pods{TolerationSeconds: c.TolerationSeconds}},
+		Admission: []objects.Admitter{admission.Namespaces{}, accounts, &admission.Pods{TolerationSeconds: *c.TolerationSeconds}},
 		Allocators: map[string]objects.Allocator{
 			"services": services,
 			"nodes":    &allocate.Nodes{Range: c.PodRange, Bits: nodePrefixBits},

@@ -2,13 +2,10 @@ package nodes
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/netip"
-	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
@@ -19,9 +16,6 @@ import (
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
-// maxChunk bounds the objects of one message, so that no message comes near gRPC's limit.
-const maxChunk = 1 << 20
-
 // Config is what a Server is made of.
 type Config struct {
 	Client *client.Client
@@ -29,7 +23,10 @@ type Config struct {
 	// Caller is the node whose certificate a call came with.
 	Caller func(ctx context.Context) (node string, ok bool)
 	// Masters are the addresses of all masters' mTLS ports.
-	Masters                func() []string
+	Masters func() []string
+	// Detached is how long this master has been without a leader; nil if it never is. One that is without for too long
+	// sends its workers to others.
+	Detached               func() time.Duration
 	ClusterDomain          string
 	ClusterDNS             []netip.Addr
 	ServiceRange, PodRange netip.Prefix
@@ -41,8 +38,7 @@ type Server struct {
 	nodev1.UnimplementedNodeServiceServer
 	Config
 
-	mu       sync.Mutex
-	sessions map[string]int
+	attendance *attendance
 }
 
 // New makes a Server.
@@ -50,22 +46,10 @@ func New(c Config) *Server {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	return &Server{Config: c, sessions: map[string]int{}}
-}
-
-// Connected says if a worker has a session with this master.
-func (s *Server) Connected(node string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.sessions[node] > 0
-}
-
-func (s *Server) count(node string, by int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.sessions[node] += by; s.sessions[node] == 0 {
-		delete(s.sessions, node)
+	if c.Detached == nil {
+		c.Detached = func() time.Duration { return 0 }
 	}
+	return &Server{Config: c, attendance: newAttendance()}
 }
 
 // Session implements NodeService.
@@ -86,23 +70,13 @@ func (s *Server) Session(stream nodev1.NodeService_SessionServer) error {
 	if hello.NodeName != node {
 		return status.Errorf(codes.PermissionDenied, "hello.node_name is %q, the certificate is of %q", hello.NodeName, node)
 	}
-	log := s.Log.With("node", node)
-	if err := s.register(ctx, node, hello.Node); err != nil {
-		log.Warn("node could not be registered", "error", err)
-		return sessionError(err)
+	if away := s.Detached(); away > detachedLimit {
+		return status.Errorf(codes.Unavailable, "this master has had no leader for %s", away.Round(time.Second))
 	}
-	s.count(node, 1)
-	defer s.count(node, -1)
-	log.Info("worker connected")
-	session := &session{Server: s, node: node, stream: stream, log: log}
-	if err := session.welcome(); err != nil {
-		return err
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return session.assign(ctx) })
-	group.Go(func() error { return session.receive(ctx) })
-	err = group.Wait()
-	log.Info("worker disconnected", "reason", err)
+	session := &session{Server: s, node: node, stream: stream, log: s.Log.With("node", node), answers: hello.AnswersBeats,
+		batches: make(chan *nodev1.StatusBatch, batchesAhead), begun: make(chan struct{})}
+	err = session.run(ctx, hello.Node)
+	session.log.Info("worker disconnected", "reason", err)
 	return sessionError(err)
 }
 
@@ -115,109 +89,6 @@ func sessionError(err error) error {
 		return err
 	}
 	return status.Error(codes.Unavailable, err.Error())
-}
-
-// session is one worker's stream. Sends come from two goroutines and are serialized.
-type session struct {
-	*Server
-	node   string
-	stream nodev1.NodeService_SessionServer
-	log    *slog.Logger
-	sendMu sync.Mutex
-}
-
-func (s *session) send(message *nodev1.SessionResponse) error {
-	s.sendMu.Lock()
-	defer s.sendMu.Unlock()
-	return s.stream.Send(message)
-}
-
-func (s *session) welcome() error {
-	dns := make([]string, 0, len(s.ClusterDNS))
-	for _, address := range s.ClusterDNS {
-		dns = append(dns, address.String())
-	}
-	return s.send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_Welcome{Welcome: &nodev1.Welcome{
-		Masters: s.Masters(), ClusterDomain: s.ClusterDomain, ClusterDns: dns, ServiceCidr: s.ServiceRange.String(), PodCidr: s.PodRange.String(),
-	}}})
-}
-
-// assign sends the full assignment and then every change to it.
-func (s *session) assign(ctx context.Context) error {
-	// A local view may be behind what the worker was told by another master: begin from a consistent one.
-	consistent, err := s.Client.Consistent(ctx)
-	if err != nil {
-		return fmt.Errorf("consistent read for the assignment: %w", err)
-	}
-	_ = consistent // the local view is now no older than it
-	known := newAssignment(s.node)
-	var version uint64
-	return s.Client.ViewAndWatch(ctx, kinds,
-		func(v client.View) error {
-			known = newAssignment(s.node)
-			upserts, _, err := known.message(known.full(v))
-			if err != nil {
-				return err
-			}
-			version = v.Revision()
-			return s.sendFull(version, upserts)
-		},
-		func(events []client.Event) error {
-			v := s.Client.View()
-			changes := newDelta()
-			known.apply(changes, v, events)
-			upserts, deletes, err := known.message(changes)
-			if err != nil || len(upserts)+len(deletes) == 0 {
-				return err
-			}
-			from := version
-			version = events[len(events)-1].Revision
-			return s.sendDelta(from, version, upserts, deletes)
-		})
-}
-
-// sendFull sends a full set, in as many messages as its size asks for.
-func (s *session) sendFull(version uint64, upserts []*nodev1.Object) error {
-	for {
-		size, n := 0, 0
-		for n < len(upserts) && (n == 0 || size+len(upserts[n].Value) <= maxChunk) {
-			size += len(upserts[n].Value)
-			n++
-		}
-		more := n < len(upserts)
-		if err := s.sendAssignment(&nodev1.Assignment{To: version, Upserts: upserts[:n], Incomplete: more}); err != nil || !more {
-			return err
-		}
-		upserts = upserts[n:]
-	}
-}
-
-func (s *session) sendDelta(from, to uint64, upserts []*nodev1.Object, deletes []*nodev1.ObjectKey) error {
-	return s.sendAssignment(&nodev1.Assignment{From: from, To: to, Upserts: upserts, Deletes: deletes})
-}
-
-func (s *session) sendAssignment(a *nodev1.Assignment) error {
-	return s.send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_Assignment{Assignment: a}})
-}
-
-// receive takes the worker's reports in, in order.
-func (s *session) receive(ctx context.Context) error {
-	for {
-		message, err := s.stream.Recv()
-		if err != nil {
-			return err
-		}
-		batch := message.GetStatus()
-		if batch == nil {
-			return status.Error(codes.InvalidArgument, "after hello a worker sends status batches only")
-		}
-		problems := s.report(ctx, batch)
-		if err := s.send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_StatusResult{StatusResult: &nodev1.StatusResult{
-			Sequence: batch.Sequence, Errors: problems,
-		}}}); err != nil {
-			return err
-		}
-	}
 }
 
 // CreateToken implements NodeService.

@@ -9,6 +9,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/nodes"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/controller"
@@ -92,7 +93,11 @@ func (m *master) schedule(ctx context.Context) error {
 func (m *master) control(ctx context.Context) error {
 	events := m.cluster.MemberEvents()
 	defer events.Close()
+	hints := newWorkerHints(m.cluster.Members, events, nodes.NewCensus(nodes.CensusConfig{
+		Masters: m.cluster.MasterAddresses, Connect: m.cluster.Master, Log: m.log.With("part", "controllers"),
+	}))
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return hints.Run(ctx) })
 	several := func(name string, make func(*client.Client, record.EventRecorder) []*controller.Controller) {
 		c := client.New(m.api.Objects, "system:serviceaccount:kube-system:"+name, "kube-controller-manager")
 		group.Go(func() error {
@@ -113,7 +118,8 @@ func (m *master) control(ctx context.Context) error {
 	run("generic-garbage-collector", garbage.New)
 	run("namespace-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller { return namespace.New(c) })
 	several("node-controller", func(c *client.Client, recorder record.EventRecorder) []*controller.Controller {
-		return nodelifecycle.New(nodelifecycle.Config{Client: c, Recorder: recorder, Hints: workerHints{m.cluster, events}, Probe: m.probeAgent})
+		return nodelifecycle.New(nodelifecycle.Config{Client: c, Recorder: recorder, Hints: hints, Probe: m.probeAgent,
+			ConfirmPeriod: m.options.confirmPeriod, Evictions: &m.options.evictions})
 	})
 	run("event-ttl-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
 		return eventttl.New(eventttl.Config{Client: c})

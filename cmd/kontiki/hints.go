@@ -6,48 +6,169 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
+	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kontiki/kontiki/api/nodes"
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 )
 
-// workerHints is gossip as the node controllers read it: workers alone.
+// settleTime is how long a new leader waits for workers whose sessions were with the old one.
+const settleTime = 3 * time.Second
+
+// workerHints are what the node controllers hear of workers: their sessions with masters and, where workers gossip, gossip. A
+// session is the better witness, for the worker answers in it: while it does, gossip may say what it wants. Run feeds
+// them.
 type workerHints struct {
-	cluster *cluster.Cluster
-	events  *cluster.MemberEvents
+	events *cluster.MemberEvents
+	census *nodes.Census
+
+	mu      sync.Mutex
+	settled time.Time // when every worker must have shown up; zero before
+	gossip  map[string]cluster.Member
+	order   []string
+	queued  map[string]bool
+	wake    chan struct{}
 }
 
-func hint(m cluster.Member) nodelifecycle.Member {
-	state := nodelifecycle.Alive
-	switch m.State {
-	case cluster.MemberDead:
-		state = nodelifecycle.Dead
-	case cluster.MemberLeft:
-		state = nodelifecycle.Left
+func newWorkerHints(members func() []cluster.Member, events *cluster.MemberEvents, census *nodes.Census) *workerHints {
+	h := &workerHints{events: events, census: census, gossip: map[string]cluster.Member{}, queued: map[string]bool{}, wake: make(chan struct{}, 1)}
+	for _, m := range members() {
+		if m.Role == cluster.RoleWorker {
+			h.gossip[m.Name] = m
+		}
 	}
-	return nodelifecycle.Member{Name: m.Name, State: state, Since: m.Since}
+	return h
+}
+
+// Run gathers hints until the context ends.
+func (h *workerHints) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return h.census.Run(ctx) })
+	group.Go(func() error {
+		for {
+			w, err := h.census.Next(ctx)
+			if err != nil {
+				return err
+			}
+			h.tell(w.Name, nil)
+		}
+	})
+	group.Go(func() error {
+		for {
+			m, err := h.events.Next(ctx)
+			if err != nil {
+				return err
+			}
+			if m.Role == cluster.RoleWorker {
+				h.tell(m.Name, &m)
+			}
+		}
+	})
+	group.Go(func() error {
+		select {
+		case <-time.After(settleTime):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		h.mu.Lock()
+		h.settled = time.Now()
+		names := make([]string, 0, len(h.gossip))
+		for name := range h.gossip {
+			names = append(names, name)
+		}
+		h.mu.Unlock()
+		for _, name := range names {
+			h.tell(name, nil)
+		}
+		return nil
+	})
+	return group.Wait()
+}
+
+// tell queues a worker for Next, with what gossip says if that is the news.
+func (h *workerHints) tell(name string, m *cluster.Member) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if m != nil {
+		h.gossip[name] = *m
+	}
+	if h.queued[name] {
+		return
+	}
+	h.queued[name] = true
+	h.order = append(h.order, name)
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
 }
 
 // Members implements nodelifecycle.Hints.
-func (h workerHints) Members() (out []nodelifecycle.Member) {
-	for _, m := range h.cluster.Members() {
-		if m.Role == cluster.RoleWorker {
-			out = append(out, hint(m))
-		}
+func (h *workerHints) Members() (out []nodelifecycle.Member) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	names := map[string]bool{}
+	for name := range h.gossip {
+		names[name] = true
+	}
+	for _, w := range h.census.Workers() {
+		names[w.Name] = true
+	}
+	for name := range names {
+		out = append(out, h.member(name))
 	}
 	return out
 }
 
 // Next implements nodelifecycle.Hints.
-func (h workerHints) Next(ctx context.Context) (nodelifecycle.Member, error) {
+func (h *workerHints) Next(ctx context.Context) (nodelifecycle.Member, error) {
 	for {
-		m, err := h.events.Next(ctx)
-		if err != nil || m.Role == cluster.RoleWorker {
-			return hint(m), err
+		h.mu.Lock()
+		if len(h.order) > 0 {
+			name := h.order[0]
+			h.order = h.order[1:]
+			delete(h.queued, name)
+			m := h.member(name)
+			h.mu.Unlock()
+			return m, nil
+		}
+		h.mu.Unlock()
+		select {
+		case <-h.wake:
+		case <-ctx.Done():
+			return nodelifecycle.Member{}, ctx.Err()
 		}
 	}
+}
+
+// member is what to believe of a worker. The caller holds mu.
+func (h *workerHints) member(name string) nodelifecycle.Member {
+	w, hadSession := h.census.Worker(name)
+	m, gossips := h.gossip[name]
+	return believe(name, w, hadSession, m, gossips, h.settled)
+}
+
+// believe draws together what a worker's session and gossip say. settled is when a worker without a session became
+// suspect for that, or zero.
+func believe(name string, w nodes.Worker, hadSession bool, m cluster.Member, gossips bool, settled time.Time) nodelifecycle.Member {
+	switch {
+	case hadSession && w.State == nodes.Connected:
+		return nodelifecycle.Member{Name: name, State: nodelifecycle.Alive, Since: w.Since}
+	case gossips && m.State == cluster.MemberDead:
+		return nodelifecycle.Member{Name: name, State: nodelifecycle.Dead, Since: m.Since}
+	case gossips && m.State == cluster.MemberLeft:
+		return nodelifecycle.Member{Name: name, State: nodelifecycle.Left, Since: m.Since}
+	case hadSession:
+		return nodelifecycle.Member{Name: name, State: nodelifecycle.Suspect, Since: w.Since}
+	case !settled.IsZero():
+		return nodelifecycle.Member{Name: name, State: nodelifecycle.Suspect, Since: settled}
+	}
+	return nodelifecycle.Member{Name: name, State: nodelifecycle.Alive, Since: m.Since}
 }
 
 // probeAgent asks a node's agent whether it is alive.

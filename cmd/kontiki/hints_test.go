@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -15,21 +16,46 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kontiki/kontiki/api/nodes"
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 )
 
-func TestHintOfEveryState(t *testing.T) {
-	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	for state, want := range map[cluster.MemberState]nodelifecycle.State{
-		cluster.MemberAlive:   nodelifecycle.Alive,
-		cluster.MemberSuspect: nodelifecycle.Alive, // the others have not agreed
-		cluster.MemberDead:    nodelifecycle.Dead,
-		cluster.MemberLeft:    nodelifecycle.Left,
+func TestWhatIsBelievedOfAWorker(t *testing.T) {
+	at := func(second int) time.Time { return time.Date(2026, 1, 2, 3, 4, second, 0, time.UTC) }
+	session := func(s nodes.State) *nodes.Worker { return &nodes.Worker{Name: "w", State: s, Since: at(1)} }
+	gossip := func(s cluster.MemberState) *cluster.Member { return &cluster.Member{Name: "w", State: s, Since: at(2)} }
+	settled := at(3)
+	for _, c := range []struct {
+		name    string
+		session *nodes.Worker
+		gossip  *cluster.Member
+		settled time.Time
+		want    nodelifecycle.State
+		since   time.Time
+	}{
+		{"a session outweighs gossip", session(nodes.Connected), gossip(cluster.MemberDead), settled, nodelifecycle.Alive, at(1)},
+		{"a session alone", session(nodes.Connected), nil, settled, nodelifecycle.Alive, at(1)},
+		{"quiet, and gossip sees it", session(nodes.Quiet), gossip(cluster.MemberAlive), settled, nodelifecycle.Suspect, at(1)},
+		{"broken, and gossip sees it", session(nodes.Gone), gossip(cluster.MemberAlive), settled, nodelifecycle.Suspect, at(1)},
+		{"broken, where workers do not gossip", session(nodes.Gone), nil, settled, nodelifecycle.Suspect, at(1)},
+		{"broken, and one host suspects it", session(nodes.Gone), gossip(cluster.MemberSuspect), settled, nodelifecycle.Suspect, at(1)},
+		{"broken, and gossip has lost it", session(nodes.Gone), gossip(cluster.MemberDead), settled, nodelifecycle.Dead, at(2)},
+		{"broken, and it said goodbye", session(nodes.Gone), gossip(cluster.MemberLeft), settled, nodelifecycle.Left, at(2)},
+		{"a new leader has not heard of it yet", nil, gossip(cluster.MemberAlive), time.Time{}, nodelifecycle.Alive, at(2)},
+		{"a new leader should have heard of it", nil, gossip(cluster.MemberAlive), settled, nodelifecycle.Suspect, at(3)},
+		{"dead already when the leader began", nil, gossip(cluster.MemberDead), time.Time{}, nodelifecycle.Dead, at(2)},
 	} {
-		got := hint(cluster.Member{Name: "worker-1", Role: cluster.RoleWorker, State: state, Since: since})
-		if got != (nodelifecycle.Member{Name: "worker-1", State: want, Since: since}) {
-			t.Errorf("%s: %+v", state, got)
+		var w nodes.Worker
+		if c.session != nil {
+			w = *c.session
+		}
+		var m cluster.Member
+		if c.gossip != nil {
+			m = *c.gossip
+		}
+		if got := believe("w", w, c.session != nil, m, c.gossip != nil, c.settled); got != (nodelifecycle.Member{Name: "w", State: c.want, Since: c.since}) {
+			t.Errorf("%s: %+v", c.name, got)
 		}
 	}
 }
@@ -57,7 +83,17 @@ func TestWorkerHintsAreOfWorkersAlone(t *testing.T) {
 	}()
 	events := c.MemberEvents()
 	defer events.Close()
-	hints := workerHints{c, events}
+	census := nodes.NewCensus(nodes.CensusConfig{Masters: func() []string { return nil }, Log: quiet})
+	hints := newWorkerHints(c.Members, events, census)
+	feeding, starve := context.WithCancel(ctx)
+	fed := make(chan error, 1)
+	go func() { fed <- hints.Run(feeding) }()
+	defer func() {
+		starve()
+		if err := <-fed; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	}()
 
 	// A master and a worker may share a host, and so a name.
 	worker, err := cluster.StartGossip(cluster.GossipConfig{

@@ -23,6 +23,7 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/nodes"
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/controller/nodelifecycle"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -40,6 +41,8 @@ type serverOptions struct {
 	serviceCIDR, podCIDR      string
 	clusterDomain, clusterDNS string
 	tolerationSeconds         int64
+	confirmPeriod             time.Duration
+	evictions                 nodelifecycle.Evictions
 	noAgent                   bool
 	agent                     agentOptions
 }
@@ -75,7 +78,13 @@ func serverCommand() *cobra.Command {
 	f.StringVar(&o.podCIDR, "pod-cidr", "10.244.0.0/16", "the range of pod addresses, a /24 of it a node; the same on all masters")
 	f.StringVar(&o.clusterDNS, "cluster-dns", "", "the address of the cluster's DNS service (default: the tenth of the service range)")
 	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "the DNS domain of the cluster")
-	f.Int64Var(&o.tolerationSeconds, "default-toleration-seconds", 300, "how long pods stay on a node that is not ready or not reachable, unless they say otherwise")
+	f.Int64Var(&o.tolerationSeconds, "default-toleration-seconds", 300, "how long pods stay on a node that is not ready or not reachable, unless they say otherwise; the same on all masters")
+	o.evictions = nodelifecycle.DefaultEvictions
+	f.DurationVar(&o.confirmPeriod, "node-confirm-period", 5*time.Second, "how long a worker whose session broke must answer no probe until its node counts as lost")
+	f.Float64Var(&o.evictions.Rate, "node-eviction-rate", o.evictions.Rate, "how many nodes a second, of a healthy zone, get their pods evicted when they fail")
+	f.Float64Var(&o.evictions.SecondaryRate, "secondary-node-eviction-rate", o.evictions.SecondaryRate, "the same of an unhealthy zone; 0 if it is not larger than --large-cluster-size-threshold")
+	f.Float64Var(&o.evictions.UnhealthyZone, "unhealthy-zone-threshold", o.evictions.UnhealthyZone, "the fraction of a zone's nodes, and at least three, that must not be ready for it to be unhealthy")
+	f.IntVar(&o.evictions.LargeCluster, "large-cluster-size-threshold", o.evictions.LargeCluster, "up to how many nodes an unhealthy zone counts as small: nothing is evicted from it")
 	f.BoolVar(&o.noAgent, "no-agent", false, "run no worker on this host")
 	o.agent.flags(f)
 	return cmd
@@ -110,6 +119,23 @@ func (o *serverOptions) ranges() (r ranges, err error) {
 	return r, nil
 }
 
+// checkFailures checks the settings about failing nodes.
+func (o *serverOptions) checkFailures() error {
+	switch {
+	case o.tolerationSeconds < 0:
+		return fmt.Errorf("--default-toleration-seconds: %d is negative", o.tolerationSeconds)
+	case o.confirmPeriod < time.Second:
+		return fmt.Errorf("--node-confirm-period: %s is shorter than a second, in which a healthy agent may start again", o.confirmPeriod)
+	case o.evictions.Rate < 0 || o.evictions.SecondaryRate < 0:
+		return errors.New("--node-eviction-rate and --secondary-node-eviction-rate must not be negative")
+	case o.evictions.UnhealthyZone <= 0 || o.evictions.UnhealthyZone > 1:
+		return fmt.Errorf("--unhealthy-zone-threshold: %g must be above 0 and at most 1", o.evictions.UnhealthyZone)
+	case o.evictions.LargeCluster < 0:
+		return fmt.Errorf("--large-cluster-size-threshold: %d is negative", o.evictions.LargeCluster)
+	}
+	return nil
+}
+
 func parseRange(flag, value string, shortest, longest int) (netip.Prefix, error) {
 	prefix, err := netip.ParsePrefix(value)
 	if err != nil || !prefix.Addr().Is4() || prefix.Bits() < shortest || prefix.Bits() > longest {
@@ -130,6 +156,9 @@ func runServer(ctx context.Context, o *serverOptions) error {
 	}
 	r, err := o.ranges()
 	if err != nil {
+		return err
+	}
+	if err := o.checkFailures(); err != nil {
 		return err
 	}
 	if o.name, err = hostName(o.name); err != nil {
@@ -185,7 +214,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger)
 	m.api, err = apiserver.New(apiserver.Config{
 		Store: c, SealKeys: identity.SecretKeys, SealWith: identity.CurrentSecretKey, ServiceAccountKey: identity.ServiceAccountKey,
 		Roots:        func() *x509.CertPool { return roots },
-		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: o.tolerationSeconds,
+		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds,
 		Agents: clusterAgents{agents},
 		Ready:  m.ready, Version: versionInfo(), Log: log,
 		Extra: map[string]http.Handler{"/metrics": promhttp.Handler(), "/kontiki/v1/cluster": http.HandlerFunc(m.serveStatus)},
@@ -199,10 +228,11 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger)
 			peer, ok := cluster.PeerFromContext(ctx)
 			return peer.Name, ok && peer.Role == cluster.RoleWorker
 		},
-		Masters: c.MasterAddresses, ClusterDomain: o.clusterDomain, ClusterDNS: []netip.Addr{r.dns},
+		Masters: c.MasterAddresses, Detached: c.Detached, ClusterDomain: o.clusterDomain, ClusterDNS: []netip.Addr{r.dns},
 		ServiceRange: r.service, PodRange: r.pod, Log: log,
 	})
 	c.RegisterNode(func(s grpc.ServiceRegistrar) { nodev1.RegisterNodeServiceServer(s, sessions) })
+	c.RegisterMasters(sessions.RegisterSessions)
 	m.addDuties()
 	return m, nil
 }

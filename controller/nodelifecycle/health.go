@@ -21,8 +21,18 @@ type health struct {
 	mu      sync.Mutex
 	members map[string]Member
 	renewed map[string]renewal
+	doubts  map[string]*doubt
 	missing times[string] // nodes that nobody vouches for
 }
+
+// doubt is what speaks against a node, until it answers a probe or is lost.
+type doubt struct {
+	since  time.Time
+	failed int // probes, since then
+}
+
+// minProbes is how many probes a suspect must fail; one that gossip calls dead has been asked by others already.
+const minProbes, minProbesOfDead = 3, 2
 
 // renewal is when a Lease was last seen to change, by our clock: clocks of nodes may differ.
 type renewal struct {
@@ -31,11 +41,11 @@ type renewal struct {
 }
 
 func newHealth(c Config) *controller.Controller {
-	h := &health{Config: c, members: map[string]Member{}, renewed: map[string]renewal{}}
+	h := &health{Config: c, members: map[string]Member{}, renewed: map[string]renewal{}, doubts: map[string]*doubt{}}
 	return &controller.Controller{
 		Name: "node-health", Watches: []client.Object{&corev1.Node{}, &coordinationv1.Lease{}},
 		Start: h.start, Enqueue: h.enqueue, Source: h.follow, Reconcile: h.reconcile,
-		Workers: 16, // a probe of a dead node waits for its timeout
+		Workers: 64, // a probe of a dead node waits for its timeout, and many may die at once
 	}
 }
 
@@ -121,6 +131,7 @@ func (h *health) reconcile(ctx context.Context, v client.View, key controller.Ke
 	node, ok := nodeOf(v, key.Name)
 	if !ok {
 		h.missing.forget(key.Name)
+		h.believe(key.Name)
 		return controller.Result{}, nil
 	}
 	status, reported := ready(node)
@@ -132,6 +143,7 @@ func (h *health) reconcile(ctx context.Context, v client.View, key controller.Ke
 	switch {
 	case isMember && member.State == Alive:
 		h.missing.forget(node.Name)
+		h.believe(node.Name)
 		return controller.Result{}, nil
 	case !isMember && hasLease:
 		h.missing.forget(node.Name)
@@ -143,46 +155,69 @@ func (h *health) reconcile(ctx context.Context, v client.View, key controller.Ke
 		}
 		return controller.Result{After: h.LeaseGrace}, nil // the timer goes on: it may be renewed, and cease again
 	case reported && status == corev1.ConditionUnknown:
+		h.believe(node.Name)
 		return controller.Result{}, nil // it says itself when it is back
 	case !isMember:
 		if left := h.missing.first(node.Name, now).Add(h.StartupGrace).Sub(now); left > 0 {
 			return controller.Result{After: left}, nil
 		}
 	}
-	if h.answers(ctx, node) {
-		return controller.Result{After: h.ProbeAgain}, nil
+	d := h.doubt(node.Name, now)
+	if left := d.since.Add(h.ProbePause).Sub(now); isMember && member.State == Suspect && left > 0 {
+		return controller.Result{After: left}, nil // most are only changing masters
 	}
+	probe, cancel := context.WithTimeout(ctx, h.ProbeTimeout)
+	err := h.Probe(probe, node)
+	cancel()
 	if ctx.Err() != nil {
 		return controller.Result{}, ctx.Err()
 	}
-	// What gossip says may have changed while the probe ran.
+	if err == nil {
+		h.believe(node.Name)
+		return controller.Result{After: h.ProbeAgain}, nil
+	}
+	d.failed++
+	// What is said of it may have changed while the probe ran.
 	h.mu.Lock()
 	member, isMember = h.members[node.Name]
 	h.mu.Unlock()
 	if isMember && member.State == Alive {
+		h.believe(node.Name)
 		return controller.Result{}, nil
 	}
+	if !d.enough(h.Now(), member.State, h.ConfirmPeriod) {
+		return controller.Result{After: max(h.ProbePause-h.Now().Sub(now), time.Millisecond)}, nil
+	}
+	h.believe(node.Name)
 	return controller.Result{}, h.markUnknown(ctx, node)
 }
 
-// answers probes a node that is in doubt.
-func (h *health) answers(ctx context.Context, node *corev1.Node) bool {
-	for try := range probeTries {
-		if try > 0 {
-			select {
-			case <-ctx.Done():
-				return false
-			case <-time.After(h.ProbePause):
-			}
-		}
-		probe, cancel := context.WithTimeout(ctx, h.ProbeTimeout)
-		err := h.Probe(probe, node)
-		cancel()
-		if err == nil {
-			return true
-		}
+// enough says that a node is lost.
+func (d *doubt) enough(now time.Time, state State, confirm time.Duration) bool {
+	switch state {
+	case Dead:
+		return d.failed >= minProbesOfDead
+	case Left:
+		confirm *= 2
 	}
-	return false
+	return d.failed >= minProbes && now.Sub(d.since) >= confirm
+}
+
+// doubt answers the doubt about a node, a new one if there was none. Nobody else reconciles the node meanwhile.
+func (h *health) doubt(name string, now time.Time) *doubt {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.doubts[name] == nil {
+		h.doubts[name] = &doubt{since: now}
+	}
+	return h.doubts[name]
+}
+
+// believe ends the doubt about a node.
+func (h *health) believe(name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.doubts, name)
 }
 
 // markUnknown sets the conditions that the node itself reports to Unknown, with upstream's words.

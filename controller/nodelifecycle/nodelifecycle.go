@@ -8,9 +8,12 @@
 //	eviction  NoExecute taints -> pods that do not tolerate them (any longer) are deleted
 //	podgc     pods whose node does not exist, and old finished ones, are removed
 //
-// Who judges a node: a gossip member is judged by gossip, confirmed by a probe (an alarm alone moves no pod); a node that
-// renews a Lease (a stock kubelet, KWOK) by that Lease; a node with neither is probed once it has had time to turn up.
-// Nothing else is periodic, and a healthy cluster of gossip members costs nothing here.
+// Who judges a node: one of our workers is judged by hints (its session with a master, gossip), confirmed by probes over a
+// while: an alarm alone moves no pod, and neither does a lost packet, a pause, or a restart of the agent. A node that
+// renews a Lease (a stock kubelet, KWOK) is judged by that Lease; a node with neither is probed once it has had time to
+// turn up. Nothing else is periodic, and a healthy cluster costs nothing here.
+//
+// Evictions that follow from nodes' health are rate-limited by zones, as upstream; see zones.
 //
 // A node that was cut off reports Ready=True itself when it is back; nobody reports it in its place. Its pods were
 // deleted with their grace meanwhile, and nobody confirmed their end: they stay, being deleted, until it is back or its
@@ -29,26 +32,30 @@ import (
 	"github.com/kontiki/kontiki/controller"
 )
 
-// State is what gossip believes of a worker.
+// State is what is believed of a worker.
 type State string
 
-// The states of members. Whoever is merely suspected counts as alive.
 const (
 	Alive State = "alive"
-	Dead  State = "dead"
-	Left  State = "left"
+	// Suspect says that something speaks against a worker, such as a broken session. It often means nothing: the worker may
+	// be changing masters, or its agent is starting again.
+	Suspect State = "suspect"
+	// Dead says that several hosts agree, after they have waited (gossip).
+	Dead State = "dead"
+	// Left says that it stopped on purpose. It may be back in a moment.
+	Left State = "left"
 )
 
-// Member is a worker in gossip. Its name is its node's.
+// Member is one of our workers. Its name is its node's.
 type Member struct {
 	Name  string
 	State State
 	Since time.Time
 }
 
-// Hints is gossip, as far as it is about workers. They are hints: each is confirmed before it has consequences.
+// Hints tell what sessions and gossip say of workers. Each is confirmed before it has consequences.
 type Hints interface {
-	// Members answers all workers that gossip knows.
+	// Members answers all workers that are known.
 	Members() []Member
 	// Next waits for the next change and answers the member as it now is. Changes that happened before the call, but
 	// after the stream began, are answered too.
@@ -63,9 +70,12 @@ type Config struct {
 	// Probe asks a node itself whether it is alive: nil means that it answered. It must honour the context's deadline.
 	Probe func(ctx context.Context, node *corev1.Node) error
 
-	// ProbeTimeout bounds one probe (2 s); ProbePause is between two (1 s); ProbeAgain is until a node is looked at again
-	// that gossip has lost and that answers probes (10 s).
+	// ProbeTimeout bounds one probe (1.5 s). ProbePause is from the start of one to the start of the next, and before the
+	// first one of a suspect (1 s). ProbeAgain is until a node in doubt that answered is looked at again (5 s).
 	ProbeTimeout, ProbePause, ProbeAgain time.Duration
+	// ConfirmPeriod is how long a suspect must answer no probe to count as lost (5 s). One that left has twice as long: it
+	// may be starting again. One that several hosts call dead need only fail two probes.
+	ConfirmPeriod time.Duration
 	// LeaseGrace is how old a Lease may grow (40 s).
 	LeaseGrace time.Duration
 	// StartupGrace is how long a node without Lease may be missing from gossip (60 s).
@@ -74,16 +84,13 @@ type Config struct {
 	Quarantine time.Duration
 	// MaxTerminatedPods is how many finished pods are kept (12,500).
 	MaxTerminatedPods int
+	// Evictions says how fast nodes that are not ready are emptied; nil is DefaultEvictions.
+	Evictions *Evictions
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
 
-const (
-	probeTries       = 2
-	defaultMaxEnded  = 12500
-	unhealthyPercent = 55
-	unhealthyAtLeast = 3
-)
+const defaultMaxEnded = 12500
 
 func orDefault[T comparable](value *T, fallback T) {
 	var zero T
@@ -94,15 +101,20 @@ func orDefault[T comparable](value *T, fallback T) {
 
 // New makes the controllers.
 func New(c Config) []*controller.Controller {
-	orDefault(&c.ProbeTimeout, 2*time.Second)
+	orDefault(&c.ProbeTimeout, 1500*time.Millisecond)
 	orDefault(&c.ProbePause, time.Second)
-	orDefault(&c.ProbeAgain, 10*time.Second)
+	orDefault(&c.ProbeAgain, 5*time.Second)
+	orDefault(&c.ConfirmPeriod, 5*time.Second)
 	orDefault(&c.LeaseGrace, 40*time.Second)
 	orDefault(&c.StartupGrace, 60*time.Second)
 	orDefault(&c.Quarantine, 40*time.Second)
 	orDefault(&c.MaxTerminatedPods, defaultMaxEnded)
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Evictions == nil {
+		defaults := DefaultEvictions
+		c.Evictions = &defaults
 	}
 	return []*controller.Controller{newHealth(c), newTaints(c), newReadiness(c), newEviction(c), newPodGC(c)}
 }

@@ -85,7 +85,8 @@ func newBed(t *testing.T, change ...func(*nodelifecycle.Config)) *bed {
 		members: map[string]nodelifecycle.Member{}, changes: make(chan nodelifecycle.Member, 100), answers: map[string]bool{}, probes: map[string]int{}}}
 	b.config = nodelifecycle.Config{
 		Client: h.Client, Recorder: b.recorder, Hints: b.gossip, Probe: b.gossip.Probe,
-		ProbePause: time.Millisecond, ProbeAgain: 5 * time.Millisecond, LeaseGrace: time.Hour, StartupGrace: time.Hour, Quarantine: time.Hour,
+		ProbePause: time.Millisecond, ProbeAgain: 5 * time.Millisecond, ConfirmPeriod: 5 * time.Millisecond, LeaseGrace: time.Hour, StartupGrace: time.Hour, Quarantine: time.Hour,
+		Evictions: &nodelifecycle.Evictions{Rate: 1000, UnhealthyZone: 1, LargeCluster: 1},
 	}
 	for _, c := range change {
 		c(&b.config)
@@ -290,27 +291,6 @@ func TestTaintsOfUsersEvictToo(t *testing.T) {
 	// One that is assigned to a tainted node is evicted as well.
 	b.pod("newcomer", "n1")
 	controllertest.Await(t, b.Client, "default", "newcomer", "eviction", func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil })
-}
-
-func TestEvictionsPauseWhenTooManyNodesFail(t *testing.T) {
-	b := newBed(t)
-	b.nodes("n1", "n2", "n3", "n4", "n5")
-	b.run()
-	b.pod("p", "n1", tolerate(3600))
-	full := []string{unreachable + ":NoSchedule", unreachable + ":NoExecute"}
-	b.gossip.tell("n1", nodelifecycle.Dead, false)
-	b.gossip.tell("n2", nodelifecycle.Dead, false)
-	b.tainted("n1", full...)
-	b.tainted("n2", full...) // 40 %
-	b.gossip.tell("n3", nodelifecycle.Dead, false)
-	for _, name := range []string{"n1", "n2", "n3"} { // 60 %
-		b.tainted(name, full[0])
-	}
-	b.recorder.Await(t, "Normal TaintManagerEviction Cancelling deletion of Pod default/p")
-	b.report("n3", corev1.ConditionTrue)
-	b.tainted("n3")
-	b.tainted("n1", full...)
-	b.tainted("n2", full...)
 }
 
 func TestNodesWithLeasesAreJudgedByThem(t *testing.T) {

@@ -3,8 +3,8 @@ package nodelifecycle
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
-	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -28,41 +28,39 @@ var tainted = []struct {
 	{corev1.NodeNetworkUnavailable, corev1.ConditionTrue, corev1.TaintNodeNetworkUnavailable},
 }
 
-// excludeLabel keeps a node out of the count of unhealthy ones (upstream's).
-const excludeLabel = "node.kubernetes.io/exclude-disruption"
-
-// taints brings nodes' taints to their conditions.
-//
-// When so many nodes fail at once that the fault is likelier to be ours (no node is ready, or more than 55 % and at
-// least 3 are not), evictions pause: the NoExecute taints of nodes' health are taken back, which cancels what is pending,
-// and set again when it is over. Upstream slows evictions down by zones, to a stop in clusters of up to 50 nodes; here
-// all nodes are one zone and it always stops. NoSchedule taints are not affected.
+// taints brings nodes' taints to their conditions. NoSchedule taints are set at once. Of the NoExecute ones for nodes'
+// health the zones decide when; one that is there is swapped for the other at once, and goes at once when its node is ready
+// or when the zones stop all evictions.
 type taints struct {
 	Config
-	mu     sync.Mutex
-	paused bool
+	zones *zones
 }
 
 func newTaints(c Config) *controller.Controller {
-	t := &taints{Config: c}
+	t := &taints{Config: c, zones: newZones(*c.Evictions)}
 	return &controller.Controller{
 		Name: "node-taints", Watches: []client.Object{&corev1.Node{}},
 		Start: func(v client.View, enqueue func(controller.Key)) {
-			t.pauseChanged(v)
+			t.zones.judge(v, t.Now())
 			enqueueNodes(v, enqueue)
 		},
 		Enqueue: func(v client.View, event client.Event, enqueue func(controller.Key)) {
-			if event.New != nil {
-				enqueue(controller.KeyOf(event.New))
-			}
-			if event.Old == nil || event.New == nil || statusChanged(event.Old.(*corev1.Node), event.New.(*corev1.Node)) {
-				if t.pauseChanged(v) {
-					enqueueNodes(v, enqueue)
-				}
+			enqueue(controller.KeyOf(event.Object()))
+			if counted(event) && t.zones.judge(v, t.Now()) {
+				enqueueNodes(v, enqueue)
 			}
 		},
 		Reconcile: t.reconcile, Workers: 8,
 	}
+}
+
+// counted says that a node's change may change its zone.
+func counted(event client.Event) bool {
+	if event.Old == nil || event.New == nil {
+		return true
+	}
+	old, now := event.Old.(*corev1.Node), event.New.(*corev1.Node)
+	return statusChanged(old, now) || !maps.Equal(old.Labels, now.Labels)
 }
 
 func enqueueNodes(v client.View, enqueue func(controller.Key)) {
@@ -72,38 +70,26 @@ func enqueueNodes(v client.View, enqueue func(controller.Key)) {
 	})
 }
 
-func (t *taints) pauseChanged(v client.View) bool {
-	now := paused(v)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	changed := t.paused != now
-	t.paused = now
-	return changed
-}
-
-// paused says that too many nodes are not ready to believe that it is their fault.
-func paused(v client.View) bool {
-	healthy, unhealthy := 0, 0
-	client.Each(v, "", func(n *corev1.Node) bool {
-		if _, excluded := n.Labels[excludeLabel]; excluded {
-			return true
-		}
-		if status, _ := ready(n); status == corev1.ConditionTrue {
-			healthy++
-		} else {
-			unhealthy++
-		}
-		return true
-	})
-	return unhealthy > 0 && healthy == 0 || unhealthy >= unhealthyAtLeast && 100*unhealthy > unhealthyPercent*(healthy+unhealthy)
-}
-
 func (t *taints) reconcile(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
 	node, ok := nodeOf(v, key.Name)
 	if !ok {
+		t.zones.forget(key.Name)
 		return controller.Result{}, nil
 	}
-	wanted := wantedTaints(node, paused(v))
+	wanted := wantedTaints(node)
+	var again controller.Result
+	if unhealthy := healthTaint(node); unhealthy == nil {
+		t.zones.forget(node.Name)
+	} else if !t.zones.stopped() {
+		if evicting(node) {
+			ok = true
+		} else {
+			ok, again.After = t.zones.admit(node, t.Now())
+		}
+		if ok {
+			wanted = append(wanted, *unhealthy)
+		}
+	}
 	changed := node.DeepCopy()
 	// Of ours, those that are there and still wanted stay as they are; of others, all.
 	changed.Spec.Taints = slices.DeleteFunc(changed.Spec.Taints, func(have corev1.Taint) bool {
@@ -117,28 +103,46 @@ func (t *taints) reconcile(ctx context.Context, v client.View, key controller.Ke
 		}
 	}
 	if slices.EqualFunc(changed.Spec.Taints, node.Spec.Taints, same) {
-		return controller.Result{}, nil
+		return again, nil
 	}
 	if _, err := client.Update(ctx, t.Client, changed); err != nil && !apierrors.IsNotFound(err) {
 		return controller.Result{}, fmt.Errorf("taint node %s: %w", node.Name, err)
 	}
-	return controller.Result{}, nil
+	if evicting(changed) {
+		t.zones.forget(node.Name)
+	}
+	return again, nil
 }
 
-func wantedTaints(node *corev1.Node, paused bool) (out []corev1.Taint) {
+// wantedTaints are the taints that a node has at once.
+func wantedTaints(node *corev1.Node) (out []corev1.Taint) {
 	for _, rule := range tainted {
-		if c := condition(node, rule.condition); c == nil || c.Status != rule.status {
-			continue
-		}
-		out = append(out, corev1.Taint{Key: rule.taint, Effect: corev1.TaintEffectNoSchedule})
-		if rule.condition == corev1.NodeReady && !paused {
-			out = append(out, corev1.Taint{Key: rule.taint, Effect: corev1.TaintEffectNoExecute})
+		if c := condition(node, rule.condition); c != nil && c.Status == rule.status {
+			out = append(out, corev1.Taint{Key: rule.taint, Effect: corev1.TaintEffectNoSchedule})
 		}
 	}
 	if node.Spec.Unschedulable {
 		out = append(out, corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule})
 	}
 	return out
+}
+
+// healthTaint is the taint that evicts the pods of a node that is not ready; nil if it is.
+func healthTaint(node *corev1.Node) *corev1.Taint {
+	for _, rule := range tainted {
+		if rule.condition != corev1.NodeReady {
+			continue
+		}
+		if c := condition(node, rule.condition); c != nil && c.Status == rule.status {
+			return &corev1.Taint{Key: rule.taint, Effect: corev1.TaintEffectNoExecute}
+		}
+	}
+	return nil
+}
+
+// evicting says that a node has such a taint.
+func evicting(node *corev1.Node) bool {
+	return slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Effect == corev1.TaintEffectNoExecute && ours(t) })
 }
 
 func same(a, b corev1.Taint) bool { return a.Key == b.Key && a.Effect == b.Effect }

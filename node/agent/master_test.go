@@ -36,6 +36,10 @@ type master struct {
 	node     *corev1.Node
 	hellos   int
 	refuse   bool // acknowledge nothing
+	beats    bool // send beats
+	mute     bool // send none any more
+	answers  int
+	peers    []string // that the welcome names
 	tokens   int
 }
 
@@ -65,6 +69,16 @@ func (m *master) stop() {
 	srv := m.srv
 	m.mu.Unlock()
 	srv.Stop()
+}
+
+// again serves at the address where it was stopped.
+func (m *master) again() {
+	m.t.Helper()
+	l, err := net.Listen("tcp", m.addr)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.serve(l)
 }
 
 func dialPlain(_ context.Context, addr string) (*grpc.ClientConn, error) {
@@ -119,7 +133,7 @@ func (m *master) Session(stream nodev1.NodeService_SessionServer) error {
 	if err := wire.Decode(first.GetHello().GetNode(), node); err != nil {
 		return err
 	}
-	if err := stream.Send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_Welcome{Welcome: &nodev1.Welcome{
+	if err := stream.Send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_Welcome{Welcome: &nodev1.Welcome{Masters: m.peers,
 		ClusterDomain: "cluster.local", ClusterDns: []string{"10.96.0.10"}, ServiceCidr: "10.96.0.0/16", PodCidr: "10.244.0.0/16"}}}); err != nil {
 		return err
 	}
@@ -164,10 +178,30 @@ func (m *master) Session(stream nodev1.NodeService_SessionServer) error {
 			}
 		}
 	}()
+	if m.beats {
+		go func() {
+			for stream.Context().Err() == nil {
+				m.mu.Lock()
+				mute := m.mute
+				m.mu.Unlock()
+				if !mute && send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_Beat{Beat: &nodev1.Beat{NextMs: 20}}}) != nil {
+					return
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+		}()
+	}
 	for {
 		r, err := stream.Recv()
 		if err != nil {
 			return err
+		}
+		if r.GetAnswer() != nil {
+			m.mu.Lock()
+			m.answers++
+			m.notify()
+			m.mu.Unlock()
+			continue
 		}
 		b := r.GetStatus()
 		m.mu.Lock()

@@ -4,48 +4,78 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 
 	"github.com/kontiki/kontiki/node/wire"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
-// welcomeTimeout is how long a master may take until its first word.
-const welcomeTimeout = 2 * time.Second
+const (
+	// welcomeTimeout is how long a master may take until its first word; longer each time that all have taken too long.
+	welcomeTimeout, longestWelcome = time.Second, 8 * time.Second
+	// missedBeats is how many beats in a row must be missing for a master to be silent, minSilence the least that it takes.
+	// It doubles when silence ends sessions soon after they began.
+	missedBeats, mostMissedBeats = 3, 24
+	minSilence                   = time.Second
+	// answerPeriod is the least time between two answers to beats.
+	answerPeriod = 900 * time.Millisecond
+)
 
-var errNoSession = errors.New("agent: no session with a master")
+var (
+	errNoSession = errors.New("agent: no session with a master")
+	errGoingHome = errors.New("agent: the preferred master is back")
+	errSilent    = errors.New("agent: the master is silent")
+)
 
 // sessions keeps one session with one master, for ever: when it ends, the next master is tried at once; only after all
 // of them have failed in turn does the agent wait.
+//
+// A worker tries masters in an order of its own, so that workers spread over the masters, and those of a master that died
+// over the others. While it is not with the first of its order it looks now and then if that one is back, and returns.
 func (a *Agent) sessions(ctx context.Context) error {
-	next := rand.IntN(1 << 16) // nodes spread over the masters
-	failures := 0
+	next, failures, missed := 0, 0, missedBeats
 	for ctx.Err() == nil {
 		masters := a.masters()
 		if len(masters) == 0 {
 			return errors.New("agent: no master's address is known")
 		}
 		addr := masters[next%len(masters)]
-		next++
+		round := failures / len(masters)
 		began := time.Now()
-		served, err := a.session(ctx, addr)
+		served, err := a.session(ctx, addr, min(welcomeTimeout<<min(round, 3), longestWelcome), missed)
 		if ctx.Err() != nil {
 			break
 		}
+		lasted := time.Since(began)
 		slog.Info("session ended", "master", addr, "err", err)
-		if served && time.Since(began) > time.Second { // one that welcomes and drops us at once counts as failing
+		switch {
+		case lasted > time.Minute:
+			missed = missedBeats
+		case served && errors.Is(err, errSilent): // it may be us who are slow
+			missed = min(2*missed, mostMissedBeats)
+		}
+		if errors.Is(err, errGoingHome) {
+			next, failures = 0, 0
+			continue
+		}
+		next++
+		if served && lasted > time.Second { // one that welcomes and drops us at once counts as failing
 			failures = 0
 			continue
 		}
 		if failures++; failures%len(masters) == 0 {
-			round := failures / len(masters)
-			delay := min(50*time.Millisecond<<min(round, 6), 2*time.Second)
+			delay := min(50*time.Millisecond<<min(failures/len(masters), 6), 2*time.Second)
 			select {
 			case <-ctx.Done():
 			case <-time.After(delay/2 + rand.N(delay)):
@@ -55,26 +85,46 @@ func (a *Agent) sessions(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (a *Agent) masters() []string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var out []string
-	if a.welcome != nil {
-		out = append(out, a.welcome.Masters...)
+// inOrder answers masters in the order in which a node tries them: by a hash of both names, so that each node has its own,
+// and that it does not depend on which masters there are besides.
+func inOrder(node string, masters []string) []string {
+	weight := func(master string) uint64 {
+		h := fnv.New64a()
+		io.WriteString(h, node+"\x00"+master) // it never fails
+		// FNV's last bytes hardly reach its high bits.
+		x := h.Sum64()
+		x ^= x >> 33
+		x *= 0xff51afd7ed558ccd
+		return x ^ x>>33
 	}
-	for _, m := range a.c.Masters {
-		if !slices.Contains(out, m) {
-			out = append(out, m)
+	masters = slices.Clone(masters)
+	slices.SortFunc(masters, func(a, b string) int {
+		if weight(a) < weight(b) {
+			return -1
 		}
-	}
-	return out
+		return 1
+	})
+	return masters
 }
 
-// session runs one session until it ends. served says that the master welcomed us.
-func (a *Agent) session(ctx context.Context, addr string) (served bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	deadline := time.AfterFunc(welcomeTimeout, cancel)
+// masters answers the masters in the order in which to try them: those that a master told of, then those that were given.
+func (a *Agent) masters() []string {
+	a.mu.Lock()
+	var told []string
+	if a.welcome != nil {
+		told = a.welcome.Masters
+	}
+	a.mu.Unlock()
+	given := slices.DeleteFunc(slices.Clone(a.c.Masters), func(m string) bool { return slices.Contains(told, m) })
+	return append(inOrder(a.c.NodeName, told), inOrder(a.c.NodeName, given)...)
+}
+
+// session runs one session until it ends. served says that the master welcomed us, for which it has a time; missed is how
+// many of its beats must be missing in a row for it to be silent.
+func (a *Agent) session(ctx context.Context, addr string, patience time.Duration, missed int) (served bool, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	deadline := time.AfterFunc(patience, func() { cancel(errSilent) })
 	defer deadline.Stop()
 	conn, err := a.c.Dial(ctx, addr)
 	if err != nil {
@@ -90,7 +140,7 @@ func (a *Agent) session(ctx context.Context, addr string) (served bool, err erro
 	if err != nil {
 		return false, err
 	}
-	if err := stream.Send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Hello{Hello: &nodev1.Hello{NodeName: a.c.NodeName, Node: node}}}); err != nil {
+	if err := stream.Send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Hello{Hello: &nodev1.Hello{NodeName: a.c.NodeName, Node: node, AnswersBeats: true}}}); err != nil {
 		return false, streamError(stream, err)
 	}
 	first, err := stream.Recv()
@@ -117,19 +167,23 @@ func (a *Agent) session(ctx context.Context, addr string) (served bool, err erro
 	a.out.begin()
 	defer a.out.end()
 
+	s := &session{stream: stream, spoke: make(chan struct{}, 1)}
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		defer cancel()
-		return a.receive(stream)
-	})
-	g.Go(func() error {
-		defer cancel()
+	part := func(run func() error) {
+		g.Go(func() error {
+			err := run()
+			cancel(err)
+			return err
+		})
+	}
+	part(func() error { return a.receive(s) })
+	part(func() error {
 		for {
 			b, err := a.out.next(gctx, a.node.current)
 			if err != nil {
 				return err
 			}
-			if err := stream.Send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Status{Status: b}}); err != nil {
+			if err := s.send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Status{Status: b}}); err != nil {
 				if errors.Is(err, io.EOF) {
 					<-gctx.Done() // the receiver learns the reason
 				}
@@ -137,7 +191,110 @@ func (a *Agent) session(ctx context.Context, addr string) (served bool, err erro
 			}
 		}
 	})
-	return true, g.Wait()
+	part(func() error { return s.listen(gctx, missed) })
+	part(func() error { return a.lookHome(gctx, addr) })
+	err = g.Wait()
+	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
+		err = cause
+	}
+	return true, err
+}
+
+// session is a running session's stream.
+type session struct {
+	stream nodev1.NodeService_SessionClient
+	sendMu sync.Mutex
+	sent   time.Time // guarded by sendMu
+
+	period atomic.Int64  // between two of the master's beats; 0 from a master that sends none
+	spoke  chan struct{} // the master said something
+	busy   atomic.Bool   // with taking in what it said
+}
+
+func (s *session) send(m *nodev1.SessionRequest) error {
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	s.sent = time.Now()
+	return s.stream.Send(m)
+}
+
+// answer tells the master that this worker is alive, unless it has said something just now.
+func (s *session) answer() error {
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	if time.Since(s.sent) < answerPeriod {
+		return nil
+	}
+	s.sent = time.Now()
+	return s.stream.Send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Answer{Answer: &nodev1.Answer{}}})
+}
+
+// listen ends the session of a master that has fallen silent. A host that vanished says nothing, and neither does its
+// network. Time is counted in beats that this process has lived through: after a pause of its own it does not blame the
+// master.
+func (s *session) listen(ctx context.Context, most int) error {
+	timer := time.NewTimer(time.Hour) // until the first beat
+	defer timer.Stop()
+	missed := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.spoke:
+			missed = 0
+		case <-timer.C:
+			if s.busy.Load() {
+				// Nobody reads what the master says while an assignment is taken in, on a disk that may be slow.
+				if err := s.answer(); err != nil && !errors.Is(err, io.EOF) {
+					return err
+				}
+			} else if missed++; missed >= most {
+				return errSilent
+			}
+		}
+		if period := time.Duration(s.period.Load()); period > 0 {
+			timer.Reset(max(period, minSilence/missedBeats))
+		}
+	}
+}
+
+// lookHome waits until another master than that of the session comes first in this worker's order, and takes connections.
+func (a *Agent) lookHome(ctx context.Context, addr string) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(a.c.HomePeriod/2 + rand.N(a.c.HomePeriod)): // not all at once
+		}
+		if first := a.masters()[0]; first != addr && a.answers(ctx, first) {
+			return errGoingHome
+		}
+	}
+}
+
+// answers says if a master takes a connection.
+func (a *Agent) answers(ctx context.Context, addr string) bool {
+	ctx, cancel := context.WithTimeout(ctx, welcomeTimeout)
+	defer cancel()
+	conn, err := a.c.Dial(ctx, addr)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	conn.Connect()
+	return ready(ctx, conn)
+}
+
+func ready(ctx context.Context, conn *grpc.ClientConn) bool {
+	for {
+		state := conn.GetState()
+		if state == connectivity.Ready {
+			return true
+		}
+		if !conn.WaitForStateChange(ctx, state) {
+			return false
+		}
+	}
 }
 
 // streamError finds the reason behind Send's io.EOF.
@@ -150,15 +307,24 @@ func streamError(stream nodev1.NodeService_SessionClient, err error) error {
 	return err
 }
 
-func (a *Agent) receive(stream nodev1.NodeService_SessionClient) error {
+func (a *Agent) receive(s *session) error {
 	full := false
 	var gathered []*nodev1.Object // of a full set that comes in several messages
 	for {
-		m, err := stream.Recv()
+		m, err := s.stream.Recv()
 		if err != nil {
 			return err
 		}
+		select {
+		case s.spoke <- struct{}{}:
+		default:
+		}
 		switch {
+		case m.GetBeat() != nil:
+			s.period.Store(int64(time.Duration(m.GetBeat().NextMs) * time.Millisecond))
+			if err := s.answer(); err != nil && !errors.Is(err, io.EOF) {
+				return err
+			}
 		case m.GetAssignment() != nil:
 			as := m.GetAssignment()
 			if !full && as.From != 0 {
@@ -170,7 +336,10 @@ func (a *Agent) receive(stream nodev1.NodeService_SessionClient) error {
 				continue
 			}
 			as.Upserts, gathered = gathered, nil
-			if err := a.apply(as); err != nil {
+			s.busy.Store(true)
+			err := a.apply(as)
+			s.busy.Store(false)
+			if err != nil {
 				return err // a gap: the next session begins with a full set
 			}
 		case m.GetStatusResult() != nil:

@@ -30,6 +30,7 @@ type SessionRequest struct {
 	//
 	//	*SessionRequest_Hello
 	//	*SessionRequest_Status
+	//	*SessionRequest_Answer
 	Message       isSessionRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -90,6 +91,15 @@ func (x *SessionRequest) GetStatus() *StatusBatch {
 	return nil
 }
 
+func (x *SessionRequest) GetAnswer() *Answer {
+	if x != nil {
+		if x, ok := x.Message.(*SessionRequest_Answer); ok {
+			return x.Answer
+		}
+	}
+	return nil
+}
+
 type isSessionRequest_Message interface {
 	isSessionRequest_Message()
 }
@@ -102,16 +112,24 @@ type SessionRequest_Status struct {
 	Status *StatusBatch `protobuf:"bytes,2,opt,name=status,proto3,oneof"`
 }
 
+type SessionRequest_Answer struct {
+	Answer *Answer `protobuf:"bytes,3,opt,name=answer,proto3,oneof"`
+}
+
 func (*SessionRequest_Hello) isSessionRequest_Message() {}
 
 func (*SessionRequest_Status) isSessionRequest_Message() {}
+
+func (*SessionRequest_Answer) isSessionRequest_Message() {}
 
 type Hello struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	NodeName string                 `protobuf:"bytes,1,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
 	// node is a core/v1 Node: labels, addresses, capacity, allocatable, node info, daemon endpoints. The master creates or
 	// updates the Node object from it.
-	Node          []byte `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Node []byte `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// answers_beats says that the worker answers beats: a master may draw conclusions from its silence.
+	AnswersBeats  bool `protobuf:"varint,3,opt,name=answers_beats,json=answersBeats,proto3" json:"answers_beats,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -160,6 +178,50 @@ func (x *Hello) GetNode() []byte {
 	return nil
 }
 
+func (x *Hello) GetAnswersBeats() bool {
+	if x != nil {
+		return x.AnswersBeats
+	}
+	return false
+}
+
+// Answer answers a beat, at most once a second. Every other message is as good a sign of life.
+type Answer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Answer) Reset() {
+	*x = Answer{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Answer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Answer) ProtoMessage() {}
+
+func (x *Answer) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Answer.ProtoReflect.Descriptor instead.
+func (*Answer) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{2}
+}
+
 // StatusBatch reports what changed on the worker since the last batch. A batch that got no StatusResult is sent again
 // on the next session; applying one twice is harmless.
 type StatusBatch struct {
@@ -177,7 +239,7 @@ type StatusBatch struct {
 
 func (x *StatusBatch) Reset() {
 	*x = StatusBatch{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[2]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -189,7 +251,7 @@ func (x *StatusBatch) String() string {
 func (*StatusBatch) ProtoMessage() {}
 
 func (x *StatusBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[2]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -202,7 +264,7 @@ func (x *StatusBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusBatch.ProtoReflect.Descriptor instead.
 func (*StatusBatch) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{2}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *StatusBatch) GetSequence() uint64 {
@@ -249,7 +311,7 @@ type PodStatus struct {
 
 func (x *PodStatus) Reset() {
 	*x = PodStatus{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[3]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -261,7 +323,7 @@ func (x *PodStatus) String() string {
 func (*PodStatus) ProtoMessage() {}
 
 func (x *PodStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[3]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -274,7 +336,7 @@ func (x *PodStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStatus.ProtoReflect.Descriptor instead.
 func (*PodStatus) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{3}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PodStatus) GetNamespace() string {
@@ -319,6 +381,7 @@ type SessionResponse struct {
 	//	*SessionResponse_Welcome
 	//	*SessionResponse_Assignment
 	//	*SessionResponse_StatusResult
+	//	*SessionResponse_Beat
 	Message       isSessionResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -326,7 +389,7 @@ type SessionResponse struct {
 
 func (x *SessionResponse) Reset() {
 	*x = SessionResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[4]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -338,7 +401,7 @@ func (x *SessionResponse) String() string {
 func (*SessionResponse) ProtoMessage() {}
 
 func (x *SessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[4]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -351,7 +414,7 @@ func (x *SessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionResponse.ProtoReflect.Descriptor instead.
 func (*SessionResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SessionResponse) GetMessage() isSessionResponse_Message {
@@ -388,6 +451,15 @@ func (x *SessionResponse) GetStatusResult() *StatusResult {
 	return nil
 }
 
+func (x *SessionResponse) GetBeat() *Beat {
+	if x != nil {
+		if x, ok := x.Message.(*SessionResponse_Beat); ok {
+			return x.Beat
+		}
+	}
+	return nil
+}
+
 type isSessionResponse_Message interface {
 	isSessionResponse_Message()
 }
@@ -404,11 +476,63 @@ type SessionResponse_StatusResult struct {
 	StatusResult *StatusResult `protobuf:"bytes,3,opt,name=status_result,json=statusResult,proto3,oneof"`
 }
 
+type SessionResponse_Beat struct {
+	Beat *Beat `protobuf:"bytes,4,opt,name=beat,proto3,oneof"`
+}
+
 func (*SessionResponse_Welcome) isSessionResponse_Message() {}
 
 func (*SessionResponse_Assignment) isSessionResponse_Message() {}
 
 func (*SessionResponse_StatusResult) isSessionResponse_Message() {}
+
+func (*SessionResponse_Beat) isSessionResponse_Message() {}
+
+// Beat is a master's sign of life, sent in a steady rhythm: a worker that misses several in a row turns to another master.
+type Beat struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// next_ms is the time until the next beat, in milliseconds.
+	NextMs        uint32 `protobuf:"varint,1,opt,name=next_ms,json=nextMs,proto3" json:"next_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Beat) Reset() {
+	*x = Beat{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Beat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Beat) ProtoMessage() {}
+
+func (x *Beat) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Beat.ProtoReflect.Descriptor instead.
+func (*Beat) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Beat) GetNextMs() uint32 {
+	if x != nil {
+		return x.NextMs
+	}
+	return 0
+}
 
 type Welcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -427,7 +551,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[5]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -439,7 +563,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[5]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -452,7 +576,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Welcome) GetMasters() []string {
@@ -508,7 +632,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[6]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -520,7 +644,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[6]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -533,7 +657,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Assignment) GetFrom() uint64 {
@@ -583,7 +707,7 @@ type ObjectKey struct {
 
 func (x *ObjectKey) Reset() {
 	*x = ObjectKey{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[7]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -595,7 +719,7 @@ func (x *ObjectKey) String() string {
 func (*ObjectKey) ProtoMessage() {}
 
 func (x *ObjectKey) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[7]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -608,7 +732,7 @@ func (x *ObjectKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectKey.ProtoReflect.Descriptor instead.
 func (*ObjectKey) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ObjectKey) GetResource() string {
@@ -643,7 +767,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[8]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -655,7 +779,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[8]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -668,7 +792,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Object) GetKey() *ObjectKey {
@@ -703,7 +827,7 @@ type StatusResult struct {
 
 func (x *StatusResult) Reset() {
 	*x = StatusResult{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[9]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -715,7 +839,7 @@ func (x *StatusResult) String() string {
 func (*StatusResult) ProtoMessage() {}
 
 func (x *StatusResult) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[9]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -728,7 +852,7 @@ func (x *StatusResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResult.ProtoReflect.Descriptor instead.
 func (*StatusResult) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StatusResult) GetSequence() uint64 {
@@ -759,7 +883,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[10]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -771,7 +895,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[10]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -784,7 +908,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateTokenRequest) GetNamespace() string {
@@ -840,7 +964,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[11]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +976,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[11]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -865,7 +989,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -886,14 +1010,17 @@ var File_kontiki_node_v1_node_proto protoreflect.FileDescriptor
 
 const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x1akontiki/node/v1/node.proto\x12\x0fkontiki.node.v1\"\x83\x01\n" +
+	"\x1akontiki/node/v1/node.proto\x12\x0fkontiki.node.v1\"\xb6\x01\n" +
 	"\x0eSessionRequest\x12.\n" +
 	"\x05hello\x18\x01 \x01(\v2\x16.kontiki.node.v1.HelloH\x00R\x05hello\x126\n" +
-	"\x06status\x18\x02 \x01(\v2\x1c.kontiki.node.v1.StatusBatchH\x00R\x06statusB\t\n" +
-	"\amessage\"8\n" +
+	"\x06status\x18\x02 \x01(\v2\x1c.kontiki.node.v1.StatusBatchH\x00R\x06status\x121\n" +
+	"\x06answer\x18\x03 \x01(\v2\x17.kontiki.node.v1.AnswerH\x00R\x06answerB\t\n" +
+	"\amessage\"]\n" +
 	"\x05Hello\x12\x1b\n" +
 	"\tnode_name\x18\x01 \x01(\tR\bnodeName\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\fR\x04node\"\x92\x01\n" +
+	"\x04node\x18\x02 \x01(\fR\x04node\x12#\n" +
+	"\ranswers_beats\x18\x03 \x01(\bR\fanswersBeats\"\b\n" +
+	"\x06Answer\"\x92\x01\n" +
 	"\vStatusBatch\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12.\n" +
 	"\x04pods\x18\x02 \x03(\v2\x1a.kontiki.node.v1.PodStatusR\x04pods\x12\x1f\n" +
@@ -907,14 +1034,17 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\x06status\x18\x04 \x01(\fR\x06status\x12\x1e\n" +
 	"\n" +
 	"terminated\x18\x05 \x01(\bR\n" +
-	"terminated\"\xd7\x01\n" +
+	"terminated\"\x84\x02\n" +
 	"\x0fSessionResponse\x124\n" +
 	"\awelcome\x18\x01 \x01(\v2\x18.kontiki.node.v1.WelcomeH\x00R\awelcome\x12=\n" +
 	"\n" +
 	"assignment\x18\x02 \x01(\v2\x1b.kontiki.node.v1.AssignmentH\x00R\n" +
 	"assignment\x12D\n" +
-	"\rstatus_result\x18\x03 \x01(\v2\x1d.kontiki.node.v1.StatusResultH\x00R\fstatusResultB\t\n" +
-	"\amessage\"\xa9\x01\n" +
+	"\rstatus_result\x18\x03 \x01(\v2\x1d.kontiki.node.v1.StatusResultH\x00R\fstatusResult\x12+\n" +
+	"\x04beat\x18\x04 \x01(\v2\x15.kontiki.node.v1.BeatH\x00R\x04beatB\t\n" +
+	"\amessage\"\x1f\n" +
+	"\x04Beat\x12\x17\n" +
+	"\anext_ms\x18\x01 \x01(\rR\x06nextMs\"\xa9\x01\n" +
 	"\aWelcome\x12\x18\n" +
 	"\amasters\x18\x01 \x03(\tR\amasters\x12%\n" +
 	"\x0ecluster_domain\x18\x02 \x01(\tR\rclusterDomain\x12\x1f\n" +
@@ -969,40 +1099,44 @@ func file_kontiki_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_kontiki_node_v1_node_proto_rawDescData
 }
 
-var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_kontiki_node_v1_node_proto_goTypes = []any{
 	(*SessionRequest)(nil),      // 0: kontiki.node.v1.SessionRequest
 	(*Hello)(nil),               // 1: kontiki.node.v1.Hello
-	(*StatusBatch)(nil),         // 2: kontiki.node.v1.StatusBatch
-	(*PodStatus)(nil),           // 3: kontiki.node.v1.PodStatus
-	(*SessionResponse)(nil),     // 4: kontiki.node.v1.SessionResponse
-	(*Welcome)(nil),             // 5: kontiki.node.v1.Welcome
-	(*Assignment)(nil),          // 6: kontiki.node.v1.Assignment
-	(*ObjectKey)(nil),           // 7: kontiki.node.v1.ObjectKey
-	(*Object)(nil),              // 8: kontiki.node.v1.Object
-	(*StatusResult)(nil),        // 9: kontiki.node.v1.StatusResult
-	(*CreateTokenRequest)(nil),  // 10: kontiki.node.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil), // 11: kontiki.node.v1.CreateTokenResponse
+	(*Answer)(nil),              // 2: kontiki.node.v1.Answer
+	(*StatusBatch)(nil),         // 3: kontiki.node.v1.StatusBatch
+	(*PodStatus)(nil),           // 4: kontiki.node.v1.PodStatus
+	(*SessionResponse)(nil),     // 5: kontiki.node.v1.SessionResponse
+	(*Beat)(nil),                // 6: kontiki.node.v1.Beat
+	(*Welcome)(nil),             // 7: kontiki.node.v1.Welcome
+	(*Assignment)(nil),          // 8: kontiki.node.v1.Assignment
+	(*ObjectKey)(nil),           // 9: kontiki.node.v1.ObjectKey
+	(*Object)(nil),              // 10: kontiki.node.v1.Object
+	(*StatusResult)(nil),        // 11: kontiki.node.v1.StatusResult
+	(*CreateTokenRequest)(nil),  // 12: kontiki.node.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil), // 13: kontiki.node.v1.CreateTokenResponse
 }
 var file_kontiki_node_v1_node_proto_depIdxs = []int32{
 	1,  // 0: kontiki.node.v1.SessionRequest.hello:type_name -> kontiki.node.v1.Hello
-	2,  // 1: kontiki.node.v1.SessionRequest.status:type_name -> kontiki.node.v1.StatusBatch
-	3,  // 2: kontiki.node.v1.StatusBatch.pods:type_name -> kontiki.node.v1.PodStatus
-	5,  // 3: kontiki.node.v1.SessionResponse.welcome:type_name -> kontiki.node.v1.Welcome
-	6,  // 4: kontiki.node.v1.SessionResponse.assignment:type_name -> kontiki.node.v1.Assignment
-	9,  // 5: kontiki.node.v1.SessionResponse.status_result:type_name -> kontiki.node.v1.StatusResult
-	8,  // 6: kontiki.node.v1.Assignment.upserts:type_name -> kontiki.node.v1.Object
-	7,  // 7: kontiki.node.v1.Assignment.deletes:type_name -> kontiki.node.v1.ObjectKey
-	7,  // 8: kontiki.node.v1.Object.key:type_name -> kontiki.node.v1.ObjectKey
-	0,  // 9: kontiki.node.v1.NodeService.Session:input_type -> kontiki.node.v1.SessionRequest
-	10, // 10: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
-	4,  // 11: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
-	11, // 12: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
-	11, // [11:13] is the sub-list for method output_type
-	9,  // [9:11] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	3,  // 1: kontiki.node.v1.SessionRequest.status:type_name -> kontiki.node.v1.StatusBatch
+	2,  // 2: kontiki.node.v1.SessionRequest.answer:type_name -> kontiki.node.v1.Answer
+	4,  // 3: kontiki.node.v1.StatusBatch.pods:type_name -> kontiki.node.v1.PodStatus
+	7,  // 4: kontiki.node.v1.SessionResponse.welcome:type_name -> kontiki.node.v1.Welcome
+	8,  // 5: kontiki.node.v1.SessionResponse.assignment:type_name -> kontiki.node.v1.Assignment
+	11, // 6: kontiki.node.v1.SessionResponse.status_result:type_name -> kontiki.node.v1.StatusResult
+	6,  // 7: kontiki.node.v1.SessionResponse.beat:type_name -> kontiki.node.v1.Beat
+	10, // 8: kontiki.node.v1.Assignment.upserts:type_name -> kontiki.node.v1.Object
+	9,  // 9: kontiki.node.v1.Assignment.deletes:type_name -> kontiki.node.v1.ObjectKey
+	9,  // 10: kontiki.node.v1.Object.key:type_name -> kontiki.node.v1.ObjectKey
+	0,  // 11: kontiki.node.v1.NodeService.Session:input_type -> kontiki.node.v1.SessionRequest
+	12, // 12: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
+	5,  // 13: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
+	13, // 14: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
+	13, // [13:15] is the sub-list for method output_type
+	11, // [11:13] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_kontiki_node_v1_node_proto_init() }
@@ -1013,11 +1147,13 @@ func file_kontiki_node_v1_node_proto_init() {
 	file_kontiki_node_v1_node_proto_msgTypes[0].OneofWrappers = []any{
 		(*SessionRequest_Hello)(nil),
 		(*SessionRequest_Status)(nil),
+		(*SessionRequest_Answer)(nil),
 	}
-	file_kontiki_node_v1_node_proto_msgTypes[4].OneofWrappers = []any{
+	file_kontiki_node_v1_node_proto_msgTypes[5].OneofWrappers = []any{
 		(*SessionResponse_Welcome)(nil),
 		(*SessionResponse_Assignment)(nil),
 		(*SessionResponse_StatusResult)(nil),
+		(*SessionResponse_Beat)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1025,7 +1161,7 @@ func file_kontiki_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kontiki_node_v1_node_proto_rawDesc), len(file_kontiki_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

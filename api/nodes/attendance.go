@@ -1,0 +1,154 @@
+package nodes
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+)
+
+// State is what a master, or all of them together, know of a worker's session.
+type State string
+
+// The states of a worker's session.
+const (
+	Connected State = "connected"
+	Quiet     State = "quiet" // it is open, and the worker ceased to answer
+	Gone      State = "gone"
+)
+
+// attendance is which workers have a session with this master. A worker may have two for a moment: a new one, and one that
+// is not yet known to be broken.
+type attendance struct {
+	mu       sync.Mutex
+	sessions map[string]map[*session]State
+	watchers map[*attendanceWatcher]struct{}
+}
+
+func newAttendance() *attendance {
+	return &attendance{sessions: map[string]map[*session]State{}, watchers: map[*attendanceWatcher]struct{}{}}
+}
+
+// set notes the state of one session of a worker, and tells who watches if that changes the worker's.
+func (a *attendance) set(s *session, state State) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before := a.state(s.node)
+	if state == Gone {
+		if delete(a.sessions[s.node], s); len(a.sessions[s.node]) == 0 {
+			delete(a.sessions, s.node)
+		}
+	} else {
+		if a.sessions[s.node] == nil {
+			a.sessions[s.node] = map[*session]State{}
+		}
+		a.sessions[s.node][s] = state
+	}
+	now := a.state(s.node)
+	if now == before {
+		return
+	}
+	for w := range a.watchers {
+		w.changed[s.node] = now
+		w.poke()
+	}
+}
+
+// state is the best that any session of a worker says. The caller holds mu.
+func (a *attendance) state(node string) State {
+	state := Gone
+	for _, s := range a.sessions[node] {
+		if state = s; s == Connected {
+			break
+		}
+	}
+	return state
+}
+
+// count is how many workers have a session here.
+func (a *attendance) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.sessions)
+}
+
+// attendanceWatcher gathers changes until its reader takes them; changes of one worker become one.
+type attendanceWatcher struct {
+	changed map[string]State // guarded by attendance.mu
+	wake    chan struct{}
+}
+
+func (w *attendanceWatcher) poke() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// watch calls tell with all workers that have a session, then with every change, and with nothing when there was nothing
+// to tell for a period.
+func (a *attendance) watch(ctx context.Context, period time.Duration, tell func(full bool, workers map[string]State) error) error {
+	w := &attendanceWatcher{changed: map[string]State{}, wake: make(chan struct{}, 1)}
+	a.mu.Lock()
+	for node := range a.sessions {
+		w.changed[node] = a.state(node)
+	}
+	a.watchers[w] = struct{}{}
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		delete(a.watchers, w)
+		a.mu.Unlock()
+	}()
+	timer := time.NewTimer(period)
+	defer timer.Stop()
+	for full := true; ; full = false {
+		a.mu.Lock()
+		changed := w.changed
+		w.changed = map[string]State{}
+		a.mu.Unlock()
+		if err := tell(full, changed); err != nil {
+			return err
+		}
+		timer.Reset(period)
+		select {
+		case <-w.wake:
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// watchBeat is how often a watcher of sessions is told something, at least.
+const watchBeat = time.Second
+
+// sessionService tells the other masters which workers have a session here.
+type sessionService struct {
+	clusterv1.UnimplementedSessionServiceServer
+	attendance *attendance
+}
+
+// RegisterSessions adds the service that Census reads to the masters' own gRPC server.
+func (s *Server) RegisterSessions(registrar grpc.ServiceRegistrar) {
+	clusterv1.RegisterSessionServiceServer(registrar, sessionService{attendance: s.attendance})
+}
+
+var (
+	toProto   = map[State]clusterv1.WorkerSession_State{Connected: clusterv1.WorkerSession_STATE_CONNECTED, Quiet: clusterv1.WorkerSession_STATE_QUIET, Gone: clusterv1.WorkerSession_STATE_GONE}
+	fromProto = map[clusterv1.WorkerSession_State]State{clusterv1.WorkerSession_STATE_CONNECTED: Connected, clusterv1.WorkerSession_STATE_QUIET: Quiet, clusterv1.WorkerSession_STATE_GONE: Gone}
+)
+
+// WatchSessions implements SessionService.
+func (s sessionService) WatchSessions(_ *clusterv1.WatchSessionsRequest, stream clusterv1.SessionService_WatchSessionsServer) error {
+	return sessionError(s.attendance.watch(stream.Context(), watchBeat, func(full bool, workers map[string]State) error {
+		response := &clusterv1.WatchSessionsResponse{Full: full}
+		for name, state := range workers {
+			response.Workers = append(response.Workers, &clusterv1.WorkerSession{Name: name, State: toProto[state]})
+		}
+		return stream.Send(response)
+	}))
+}

@@ -1,0 +1,272 @@
+package nodes
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/kontiki/kontiki/api/client"
+	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
+)
+
+// maxChunk bounds the objects of one message, so that no message comes near gRPC's limit.
+const maxChunk = 1 << 20
+
+const (
+	// beatPeriod is between two beats, as long as they cost little: a master sends maxBeats a second at most, and fewer to
+	// each worker if it has more of them.
+	beatPeriod = 300 * time.Millisecond
+	maxBeats   = 500
+	// A worker answers every second. It is quiet when two answers are missing, and its session ends when ten are. Time in
+	// which this master stood still does not count.
+	quietAfter, endAfter = 2500 * time.Millisecond, 10 * time.Second
+	silenceTick          = 250 * time.Millisecond
+	// detachedLimit is how long a master may be without a leader and keep its workers: longer than an election.
+	detachedLimit = 3 * time.Second
+	// beginLimit is how long a session's first write may take: an election and some.
+	beginLimit = 5 * time.Second
+	// batchesAhead is how many reports may wait to be stored; workers send two ahead.
+	batchesAhead = 4
+)
+
+// session is one worker's stream. Sends come from several goroutines and are serialized.
+type session struct {
+	*Server
+	node    string
+	stream  nodev1.NodeService_SessionServer
+	log     *slog.Logger
+	sendMu  sync.Mutex
+	answers bool        // the worker answers beats
+	heard   atomic.Bool // since silence last looked
+	batches chan *nodev1.StatusBatch
+	begun   chan struct{} // closed once the node is registered
+}
+
+// run runs the session until one of its parts fails. The worker is welcomed before anything is written, so that it has
+// found its new master also while the masters elect a leader.
+func (s *session) run(ctx context.Context, node []byte) error {
+	s.attendance.set(s, Connected)
+	defer s.attendance.set(s, Gone)
+	masters := s.Masters()
+	if err := s.welcome(masters); err != nil {
+		return err
+	}
+	s.log.Info("worker connected")
+	ctx, cancel := context.WithCancel(ctx)
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	defer cancel()
+	failed := make(chan error, 5)
+	for _, part := range []func(context.Context) error{
+		func(ctx context.Context) error {
+			if err := s.begin(ctx, node); err != nil {
+				return err
+			}
+			close(s.begun)
+			return s.assign(ctx)
+		},
+		func(ctx context.Context) error { return s.beat(ctx, masters) },
+		s.silence,
+		s.reports,
+	} {
+		parts.Go(func() { failed <- part(ctx) })
+	}
+	// What waits for the worker's words is not waited for: gRPC ends it when this handler has returned.
+	go func() { failed <- s.receive(ctx) }()
+	return <-failed
+}
+
+func (s *session) send(message *nodev1.SessionResponse) error {
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	return s.stream.Send(message)
+}
+
+func (s *session) welcome(masters []string) error {
+	dns := make([]string, 0, len(s.ClusterDNS))
+	for _, address := range s.ClusterDNS {
+		dns = append(dns, address.String())
+	}
+	return s.send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_Welcome{Welcome: &nodev1.Welcome{
+		Masters: masters, ClusterDomain: s.ClusterDomain, ClusterDns: dns, ServiceCidr: s.ServiceRange.String(), PodCidr: s.PodRange.String(),
+	}}})
+}
+
+// beat tells the worker in a steady rhythm that this master is alive, and of new masters. It ends the session when this
+// master has lost the others: they can serve the worker, and it cannot.
+func (s *session) beat(ctx context.Context, masters []string) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if away := s.Detached(); away > detachedLimit {
+			return status.Errorf(codes.Unavailable, "this master has had no leader for %s", away.Round(time.Second))
+		}
+		if now := s.Masters(); !slices.Equal(now, masters) {
+			masters = now
+			if err := s.welcome(masters); err != nil {
+				return err
+			}
+		}
+		period := max(beatPeriod, time.Duration(s.attendance.count())*time.Second/maxBeats)
+		if err := s.send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_Beat{Beat: &nodev1.Beat{NextMs: uint32(period.Milliseconds())}}}); err != nil {
+			return err
+		}
+		timer.Reset(period)
+	}
+}
+
+// silence notes when the worker ceases to answer, and ends the session when that lasts.
+func (s *session) silence(ctx context.Context) error {
+	if !s.answers {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	ticker := time.NewTicker(silenceTick)
+	defer ticker.Stop()
+	var silent time.Duration
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		// Beats may come slowly where there are many workers.
+		quiet := max(quietAfter, 3*time.Duration(s.attendance.count())*time.Second/maxBeats)
+		was := silent >= quiet
+		if silent += silenceTick; s.heard.Swap(false) {
+			silent = 0
+		}
+		switch is := silent >= quiet; {
+		case silent >= endAfter:
+			return status.Errorf(codes.Unavailable, "worker %s has not answered for %s", s.node, silent)
+		case is && !was:
+			s.log.Info("worker is quiet", "for", silent)
+			s.attendance.set(s, Quiet)
+		case was && !is:
+			s.attendance.set(s, Connected)
+		}
+	}
+}
+
+// begin registers the node and waits until the local view is no older than what another master may have told the worker.
+func (s *session) begin(ctx context.Context, node []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, beginLimit)
+	defer cancel()
+	if err := s.register(ctx, s.node, node); err != nil {
+		s.log.Warn("node could not be registered", "error", err)
+		return err
+	}
+	if _, err := s.Client.Consistent(ctx); err != nil {
+		return fmt.Errorf("consistent read for the assignment: %w", err)
+	}
+	return nil
+}
+
+// assign sends the full assignment and then every change to it.
+func (s *session) assign(ctx context.Context) error {
+	known := newAssignment(s.node)
+	var version uint64
+	return s.Client.ViewAndWatch(ctx, kinds,
+		func(v client.View) error {
+			known = newAssignment(s.node)
+			upserts, _, err := known.message(known.full(v))
+			if err != nil {
+				return err
+			}
+			version = v.Revision()
+			return s.sendFull(version, upserts)
+		},
+		func(events []client.Event) error {
+			v := s.Client.View()
+			changes := newDelta()
+			known.apply(changes, v, events)
+			upserts, deletes, err := known.message(changes)
+			if err != nil || len(upserts)+len(deletes) == 0 {
+				return err
+			}
+			from := version
+			version = events[len(events)-1].Revision
+			return s.sendDelta(from, version, upserts, deletes)
+		})
+}
+
+// sendFull sends a full set, in as many messages as its size asks for.
+func (s *session) sendFull(version uint64, upserts []*nodev1.Object) error {
+	for {
+		size, n := 0, 0
+		for n < len(upserts) && (n == 0 || size+len(upserts[n].Value) <= maxChunk) {
+			size += len(upserts[n].Value)
+			n++
+		}
+		more := n < len(upserts)
+		if err := s.sendAssignment(&nodev1.Assignment{To: version, Upserts: upserts[:n], Incomplete: more}); err != nil || !more {
+			return err
+		}
+		upserts = upserts[n:]
+	}
+}
+
+func (s *session) sendDelta(from, to uint64, upserts []*nodev1.Object, deletes []*nodev1.ObjectKey) error {
+	return s.sendAssignment(&nodev1.Assignment{From: from, To: to, Upserts: upserts, Deletes: deletes})
+}
+
+func (s *session) sendAssignment(a *nodev1.Assignment) error {
+	return s.send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_Assignment{Assignment: a}})
+}
+
+// receive takes in what the worker says. It does not wait for anything else: a worker whose reports take long is not silent.
+func (s *session) receive(ctx context.Context) error {
+	for {
+		message, err := s.stream.Recv()
+		if err != nil {
+			return err
+		}
+		s.heard.Store(true)
+		if message.GetAnswer() != nil {
+			continue
+		}
+		batch := message.GetStatus()
+		if batch == nil {
+			return status.Error(codes.InvalidArgument, "after hello a worker sends status batches and answers only")
+		}
+		select {
+		case s.batches <- batch:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// reports stores the worker's reports, in order.
+func (s *session) reports(ctx context.Context) error {
+	select {
+	case <-s.begun:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for {
+		select {
+		case batch := <-s.batches:
+			problems := s.report(ctx, batch)
+			if err := s.send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_StatusResult{StatusResult: &nodev1.StatusResult{
+				Sequence: batch.Sequence, Errors: problems,
+			}}}); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

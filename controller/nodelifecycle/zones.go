@@ -1,0 +1,179 @@
+package nodelifecycle
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/node/topology"
+
+	"github.com/kontiki/kontiki/api/client"
+)
+
+// Evictions says how fast pods are evicted from nodes that are not ready, with upstream's words.
+type Evictions struct {
+	// Rate is how many nodes a second of a zone are emptied, SecondaryRate how many in a zone that is unhealthy and has more
+	// than LargeCluster nodes. In a smaller unhealthy zone none are.
+	Rate, SecondaryRate float64
+	// UnhealthyZone is the fraction of a zone's nodes that must not be ready, and at least three, for it to be unhealthy.
+	UnhealthyZone float64
+	LargeCluster  int
+}
+
+// DefaultEvictions are upstream's defaults.
+var DefaultEvictions = Evictions{Rate: 0.1, SecondaryRate: 0.01, UnhealthyZone: 0.55, LargeCluster: 50}
+
+const unhealthyAtLeast = 3
+
+// excludeLabel keeps a node out of the count of unhealthy ones (upstream's).
+const excludeLabel = "node.kubernetes.io/exclude-disruption"
+
+// zoneState is how much of a zone is not ready.
+type zoneState int
+
+const (
+	zoneNormal    zoneState = iota
+	zonePartially           // so much that evictions slow down, or stop in a small zone
+	zoneFully               // nobody is ready: the zone is off, and its pods go elsewhere
+)
+
+// zones decides when a node that is not ready gets its NoExecute taint, so that a fault that is likelier to be the
+// network's or ours than the nodes' moves few pods (k8s.io/kubernetes/pkg/controller/nodelifecycle). Each zone, by the
+// nodes' labels topology.kubernetes.io/region and /zone, has a token bucket that holds one: the first node goes at once,
+// the next in the order in which they were lost. When no zone has a ready node left, nothing is evicted at all, and what
+// was pending is cancelled. Its methods are safe for concurrent use.
+type zones struct {
+	limits Evictions
+	mu     sync.Mutex
+	states map[string]zoneState
+	halted bool // every zone is fully disrupted
+	queues map[string]*zoneQueue
+	// admitted are the nodes that may be tainted and are not yet.
+	admitted map[string]bool
+}
+
+// zoneQueue are a zone's nodes that wait to be tainted, first come, first served.
+type zoneQueue struct {
+	limiter *rate.Limiter
+	waiting []string
+}
+
+func newZones(limits Evictions) *zones {
+	return &zones{limits: limits, states: map[string]zoneState{}, queues: map[string]*zoneQueue{}, admitted: map[string]bool{}}
+}
+
+// judge counts the nodes of a view anew, and says if that changed how fast nodes are tainted.
+func (z *zones) judge(v client.View, now time.Time) (changed bool) {
+	type count struct{ ready, lost int }
+	counts := map[string]*count{}
+	client.Each(v, "", func(n *corev1.Node) bool {
+		if _, excluded := n.Labels[excludeLabel]; excluded {
+			return true
+		}
+		zone := topology.GetZoneKey(n)
+		if counts[zone] == nil {
+			counts[zone] = &count{}
+		}
+		if status, _ := ready(n); status == corev1.ConditionTrue {
+			counts[zone].ready++
+		} else {
+			counts[zone].lost++
+		}
+		return true
+	})
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	halted := len(counts) > 0
+	states := map[string]zoneState{}
+	for zone, c := range counts {
+		switch {
+		case c.ready == 0:
+			states[zone] = zoneFully
+		case c.lost >= unhealthyAtLeast && float64(c.lost) >= z.limits.UnhealthyZone*float64(c.lost+c.ready):
+			states[zone] = zonePartially
+		default:
+			states[zone] = zoneNormal
+		}
+		halted = halted && states[zone] == zoneFully
+		limit := rate.Limit(z.limits.Rate)
+		if states[zone] == zonePartially {
+			if limit = 0; c.lost+c.ready > z.limits.LargeCluster {
+				limit = rate.Limit(z.limits.SecondaryRate)
+			}
+		}
+		q := z.queue(zone)
+		if q.limiter.Limit() != limit {
+			q.limiter.SetLimitAt(now, limit)
+		}
+		if was, known := z.states[zone]; !known || was != states[zone] {
+			changed = true
+		}
+	}
+	changed = changed || halted != z.halted || len(states) != len(z.states)
+	z.states, z.halted = states, halted
+	return changed
+}
+
+// queue is a zone's queue. The caller holds mu.
+func (z *zones) queue(zone string) *zoneQueue {
+	q := z.queues[zone]
+	if q == nil {
+		q = &zoneQueue{limiter: rate.NewLimiter(rate.Limit(z.limits.Rate), 1)}
+		z.queues[zone] = q
+	}
+	return q
+}
+
+// stopped says that nothing is evicted, because no node is ready.
+func (z *zones) stopped() bool {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return z.halted
+}
+
+// admit asks to taint a node. If it may not be tainted yet, it waits in its zone's queue; after is when to ask again, 0 for
+// when the zones have changed.
+func (z *zones) admit(node *corev1.Node, now time.Time) (ok bool, after time.Duration) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if z.halted {
+		return false, 0
+	}
+	if z.admitted[node.Name] {
+		return true, 0 // the write failed
+	}
+	q := z.queue(topology.GetZoneKey(node))
+	place := slices.Index(q.waiting, node.Name)
+	if place < 0 {
+		place = len(q.waiting)
+		q.waiting = append(q.waiting, node.Name)
+	}
+	if q.limiter.Limit() == 0 {
+		return false, 0
+	}
+	if place == 0 && q.limiter.AllowN(now, 1) {
+		q.waiting = q.waiting[1:]
+		z.admitted[node.Name] = true
+		return true, 0
+	}
+	// Whoever waits asks again for each token: those before it may have left the queue.
+	missing := 1 - q.limiter.TokensAt(now)
+	return false, max(time.Duration(missing/float64(q.limiter.Limit())*float64(time.Second)), admitPause)
+}
+
+// admitPause is the least time between two questions of a node that waits.
+const admitPause = 100 * time.Millisecond
+
+// forget takes a node out of the queues: it is ready, tainted, or gone.
+func (z *zones) forget(name string) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	delete(z.admitted, name)
+	for _, q := range z.queues {
+		if i := slices.Index(q.waiting, name); i >= 0 {
+			q.waiting = slices.Delete(q.waiting, i, i+1)
+		}
+	}
+}
