@@ -56,7 +56,7 @@ stop: ## stop what `make run` started, and remove it
 test: deps lint unit e2e ## everything that fits in 30 minutes, from a clean clone
 
 unit: deps
-	$(GO) test $$($(GO) list ./... | grep -vE '/test/(e2e|bench)$$')
+	$(GO) test $$($(GO) list ./... | grep -vE '/test/(e2e|bench)(/|$$)')
 
 e2e: deps build images
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -timeout 25m ./test/e2e/...
@@ -68,6 +68,7 @@ lint: ## go vet and staticcheck
 bench: deps build images ## measure; nothing is asserted
 	$(GO) test -run '^$$' -bench . -benchmem $$($(GO) list ./... | grep -v /test/)
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench . -benchtime 20x ./test/bench
+	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench . -benchtime 5x ./test/bench/loss
 
 generate: ## regenerate committed code: protobuf, OpenAPI
 	GOBIN=$(TOOLS) $(GO) install $(PROTOC_GEN_GO)

@@ -142,6 +142,45 @@ func (c *Cluster) Namespace(host string) (string, error) {
 	return "", fmt.Errorf("there is no host %s", host)
 }
 
+// Cable pulls a host's network cable, or plugs it in: as far as the others can tell the host vanishes without a word.
+func (c *Cluster) Cable(host string, in bool) error {
+	namespace, err := c.Namespace(host)
+	if err != nil {
+		return err
+	}
+	state := "down"
+	if in {
+		state = "up"
+	}
+	if out, err := exec.Command("ip", "-n", namespace, "link", "set", "eth0", state).CombinedOutput(); err != nil {
+		return fmt.Errorf("set the link of %s %s: %w: %s", host, state, err, out)
+	}
+	return nil
+}
+
+// Pid is the process of Kontiki on a host.
+func (c *Cluster) Pid(host string) (int, error) {
+	out, err := c.Run("dev", "status", "-o", "json")
+	if err != nil {
+		return 0, err
+	}
+	var status struct {
+		Hosts []struct {
+			Name string
+			Pid  int
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &status); err != nil {
+		return 0, err
+	}
+	for _, h := range status.Hosts {
+		if h.Name == host && h.Pid != 0 {
+			return h.Pid, nil
+		}
+	}
+	return 0, fmt.Errorf("nothing runs on host %s", host)
+}
+
 // ShowLogs writes the end of every host's log.
 func (c *Cluster) ShowLogs(out io.Writer) {
 	files, _ := filepath.Glob(filepath.Join(c.Dir, "logs", "*.log")) // the pattern is well-formed

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -199,11 +198,11 @@ func nodesReady(want int) error {
 	return nil
 }
 
-// cable pulls ("down") or plugs in ("up") a host's network.
-func cable(t *testing.T, host, state string) {
+// cable pulls or plugs in a host's network.
+func cable(t *testing.T, host string, in bool) {
 	t.Helper()
-	if out, err := exec.Command("ip", "-n", hostNamespace(t, host), "link", "set", "eth0", state).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	if err := env.Cable(host, in); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -239,9 +238,9 @@ spec:
 	if on("worker-1") == 0 || on("worker-2") == 0 {
 		t.Fatalf("the pods do not spread: %d and %d", on("worker-1"), on("worker-2"))
 	}
-	cable(t, "worker-1", "down")
+	cable(t, "worker-1", false)
 	cut := time.Now()
-	t.Cleanup(func() { cable(t, "worker-1", "up") })
+	t.Cleanup(func() { cable(t, "worker-1", true) })
 	eventually(t, time.Minute, "the node to be NotReady", func() error { return nodesReady(workers - 1) })
 	t.Logf("NotReady after %s", time.Since(cut).Round(100*time.Millisecond))
 	eventually(t, time.Minute, "its pods to be replaced", func() error {
@@ -252,7 +251,7 @@ spec:
 	})
 	t.Logf("pods replaced after %s", time.Since(cut).Round(100*time.Millisecond))
 	contains(t, kubectl(t, "describe", "node", "worker-1"), "node.kubernetes.io/unreachable:NoExecute", "NodeStatusUnknown")
-	cable(t, "worker-1", "up")
+	cable(t, "worker-1", true)
 	eventually(t, time.Minute, "the node to be Ready again", func() error { return nodesReady(workers) })
 	eventually(t, time.Minute, "the taints to go", func() error {
 		node, err := env.Set.CoreV1().Nodes().Get(context.Background(), "worker-1", metav1.GetOptions{})
