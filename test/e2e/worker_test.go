@@ -1,0 +1,294 @@
+package e2e_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// readyCondition is the Ready condition of a node.
+func readyCondition(name string) (corev1.NodeCondition, error) {
+	node, err := env.Set.CoreV1().Nodes().Get(context.Background(), name, metav1.GetOptions{})
+	if err != nil {
+		return corev1.NodeCondition{}, err
+	}
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c, nil
+		}
+	}
+	return corev1.NodeCondition{}, fmt.Errorf("node %s has no Ready condition", name)
+}
+
+func awaitNode(t *testing.T, name string, want corev1.ConditionStatus) corev1.NodeCondition {
+	t.Helper()
+	var last corev1.NodeCondition
+	eventually(t, time.Minute, fmt.Sprintf("node %s to be Ready=%s", name, want), func() (err error) {
+		if last, err = readyCondition(name); err == nil && last.Status != want {
+			err = fmt.Errorf("it is %s: %s", last.Status, last.Reason)
+		}
+		return err
+	})
+	return last
+}
+
+// endpoints are the addresses that a service leads to.
+func endpoints(t *testing.T, namespace, service string) string {
+	t.Helper()
+	return strings.TrimSpace(kubectl(t, "-n", namespace, "get", "endpoints", service, "-o", "jsonpath={.subsets[*].addresses[*].ip}"))
+}
+
+func TestAWorkerReturnsBeforeItsPodsAreReplaced(t *testing.T) {
+	healthy(t)
+	ns := namespace(t)
+	apply(t, in(ns, toolPod("server", "worker-1", "tools", "serve")))
+	apply(t, in(ns, strings.TrimPrefix(service("web", "server"), "\n---\n")))
+	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/server", "--timeout=60s")
+	eventually(t, 20*time.Second, "the service to have its endpoint", func() error {
+		if endpoints(t, ns, "web") == "" {
+			return errNotYet
+		}
+		return nil
+	})
+	before := containerIDs(t, ns)
+	t.Cleanup(func() { cable(t, "worker-1", true) })
+	cable(t, "worker-1", false)
+	awaitNode(t, "worker-1", corev1.ConditionUnknown)
+	eventually(t, 20*time.Second, "the lost pod to leave its service", func() error {
+		if ips := endpoints(t, ns, "web"); ips != "" {
+			return errors.New(ips)
+		}
+		return nil
+	})
+	cable(t, "worker-1", true)
+	awaitNode(t, "worker-1", corev1.ConditionTrue)
+	// The pod that nobody heard of is ready again, without having been touched.
+	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/server", "--timeout=30s")
+	eventually(t, 20*time.Second, "the service to have its endpoint again", func() error {
+		if endpoints(t, ns, "web") == "" {
+			return errNotYet
+		}
+		return nil
+	})
+	sameContainers(t, before, containerIDs(t, ns))
+}
+
+func TestAPausedWorker(t *testing.T) {
+	healthy(t)
+	ns := namespace(t)
+	apply(t, in(ns, toolPod("server", "worker-1", "tools", "serve")))
+	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/server", "--timeout=60s")
+	before := containerIDs(t, ns)
+	pid, err := env.Pid("worker-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	signal := func(s syscall.Signal) {
+		if err := syscall.Kill(pid, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { signal(syscall.SIGCONT) })
+	was := awaitNode(t, "worker-1", corev1.ConditionTrue)
+
+	// Three seconds: a slow disk, a debugger, a moved virtual machine. The pause is the fault, so it is slept.
+	signal(syscall.SIGSTOP)
+	time.Sleep(3 * time.Second)
+	signal(syscall.SIGCONT)
+	for range 100 { // as long as the doubt about it could last
+		now, err := readyCondition("worker-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now.Status != corev1.ConditionTrue || !now.LastTransitionTime.Equal(&was.LastTransitionTime) {
+			t.Fatalf("after a pause of 3 s: %+v", now)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+
+	// Longer: it is lost, and back when it goes on.
+	signal(syscall.SIGSTOP)
+	paused := time.Now()
+	awaitNode(t, "worker-1", corev1.ConditionUnknown)
+	t.Logf("a paused worker is unknown after %s", time.Since(paused).Round(100*time.Millisecond))
+	time.Sleep(30*time.Second - time.Since(paused))
+	signal(syscall.SIGCONT)
+	awaitNode(t, "worker-1", corev1.ConditionTrue)
+	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/server", "--timeout=30s")
+	sameContainers(t, before, containerIDs(t, ns))
+}
+
+var sessionBegins = regexp.MustCompile(`time=(\S+) .*msg="session begins" master=(\S+):6444`)
+
+// session is the master that a worker has its session with, by the worker's log, how many it has had, and since when.
+func session(t *testing.T, worker string) (master string, count int, since time.Time) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(env.Dir, "logs", worker+".log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := sessionBegins.FindAllStringSubmatch(string(data), -1)
+	if len(all) == 0 {
+		return "", 0, time.Time{}
+	}
+	last := all[len(all)-1]
+	since, err = time.Parse(time.RFC3339Nano, last[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range masters {
+		name := fmt.Sprintf("master-%d", i+1)
+		if strings.HasSuffix(last[2], fmt.Sprintf(".%d", 11+i)) {
+			return name, len(all), since
+		}
+	}
+	t.Fatalf("the log of %s names no known master: %s", worker, last[0])
+	return "", 0, time.Time{}
+}
+
+func TestAWorkerChangesMasters(t *testing.T) {
+	healthy(t)
+	ns := namespace(t)
+	apply(t, in(ns, toolPod("server", "worker-1", "tools", "serve")))
+	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/server", "--timeout=60s")
+	before := containerIDs(t, ns)
+	for _, fault := range []struct {
+		name      string
+		take, put func(master string)
+	}{
+		{"been killed", func(m string) { must(t, "dev", "kill", m) }, func(m string) { must(t, "dev", "start", m) }},
+		{"vanished", func(m string) { cable(t, m, false) }, func(m string) { cable(t, m, true) }},
+	} {
+		t.Run("it has "+fault.name, func(t *testing.T) {
+			healthy(t)
+			old, count, _ := session(t, "worker-1")
+			// By a connection of its own each time: the shared one may lead to the master that vanishes.
+			changed := func() string {
+				return kubectl(t, "get", "node", "worker-1", "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].lastTransitionTime}`)
+			}
+			awaitNode(t, "worker-1", corev1.ConditionTrue)
+			was := changed()
+			put := func() { fault.put(old) }
+			defer func() { put() }()
+			fault.take(old)
+			at := time.Now()
+			eventually(t, 30*time.Second, "a session with another master", func() error {
+				if now, n, _ := session(t, "worker-1"); n == count || now == old {
+					return fmt.Errorf("session %d with %s", n, now)
+				}
+				return nil
+			})
+			now, _, since := session(t, "worker-1")
+			t.Logf("from %s, which has %s, to %s: %s after the fault", old, fault.name, now, max(since.Sub(at), 0).Round(time.Millisecond))
+			// The new session serves, and nobody thought that the worker was lost.
+			name := fmt.Sprint("after-", count)
+			apply(t, in(ns, toolPod(name, "worker-1", "tools", "serve")))
+			kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/"+name, "--timeout=60s")
+			if is := changed(); is != was {
+				t.Errorf("the node's condition changed at %s", is)
+			}
+			put()
+			put = func() {}
+			healthy(t)
+		})
+	}
+	sameContainers(t, before, containerIDs(t, ns))
+}
+
+func TestAnAgentStartsAgainInAFullOutage(t *testing.T) {
+	healthy(t)
+	ns := namespace(t)
+	apply(t, in(ns, toolPod("server", "worker-2", "tools", "serve")))
+	apply(t, in(ns, toolPod("neighbour", "worker-1", "tools", "serve")))
+	apply(t, in(ns, strings.TrimPrefix(service("web", "server"), "\n---\n")))
+	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/server", "pod/neighbour", "--timeout=60s")
+	address := strings.TrimSpace(kubectl(t, "-n", ns, "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"))
+	before := containerIDs(t, ns)
+	served := func() error {
+		out, err := inHost(t, "worker-1", "curl", "-sS", "-m", "2", "http://"+address+"/")
+		if err == nil && !strings.Contains(out, "server") {
+			err = fmt.Errorf("the service answers %q", out)
+		}
+		return err
+	}
+	resolved := func() error {
+		out, err := inHost(t, "worker-1", "busybox", "nslookup", "web."+ns+".svc.cluster.local", "10.96.0.10")
+		if err == nil && !strings.Contains(out, address) {
+			err = fmt.Errorf("DNS answers %q, want %s", out, address)
+		}
+		return err
+	}
+	eventually(t, 30*time.Second, "the service to answer", served)
+	eventually(t, 30*time.Second, "its name to resolve", resolved)
+	for i := range masters {
+		must(t, "dev", "kill", fmt.Sprintf("master-%d", i+1))
+	}
+	t.Cleanup(func() {
+		for i := range masters {
+			must(t, "dev", "start", fmt.Sprintf("master-%d", i+1))
+		}
+		healthy(t)
+		eventually(t, time.Minute, "workers to be ready", func() error { return nodesReady(workers) })
+		sameContainers(t, before, containerIDs(t, ns))
+		kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/server", "pod/neighbour", "--timeout=30s")
+	})
+	must(t, "dev", "kill", "worker-1")
+	if err := served(); err != nil {
+		t.Errorf("without masters and agent: %v", err)
+	}
+	if err := resolved(); err == nil {
+		t.Error("the agent is dead, and its DNS answers: the test shows nothing")
+	}
+	must(t, "dev", "start", "worker-1")
+	eventually(t, 30*time.Second, "DNS to answer from what is on disk", resolved)
+	eventually(t, 30*time.Second, "the service to answer", served)
+}
+
+func TestANodeThatIsOutOfService(t *testing.T) {
+	healthy(t)
+	ns := namespace(t)
+	apply(t, in(ns, `
+apiVersion: v1
+kind: Pod
+metadata: {name: stuck}
+spec:
+  nodeName: worker-1
+  terminationGracePeriodSeconds: 1
+  tolerations:
+  - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 0}
+  containers:
+  - {name: c, image: "kontiki/tools:1", command: [tools, serve]}
+`))
+	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/stuck", "--timeout=60s")
+	t.Cleanup(func() {
+		cable(t, "worker-1", true)
+		awaitNode(t, "worker-1", corev1.ConditionTrue)
+	})
+	cable(t, "worker-1", false)
+	awaitNode(t, "worker-1", corev1.ConditionUnknown)
+	eventually(t, 30*time.Second, "the pod to be evicted", func() error {
+		pod, err := env.Set.CoreV1().Pods(ns).Get(context.Background(), "stuck", metav1.GetOptions{})
+		if err == nil && pod.DeletionTimestamp == nil {
+			err = errNotYet
+		}
+		return err
+	})
+	// Nobody has confirmed its end, so it stays: past its grace, for as long as nobody says more.
+	time.Sleep(3 * time.Second)
+	if _, err := env.Set.CoreV1().Pods(ns).Get(context.Background(), "stuck", metav1.GetOptions{}); err != nil {
+		t.Fatalf("a pod whose end nobody has confirmed: %v", err)
+	}
+	kubectl(t, "taint", "node", "worker-1", "node.kubernetes.io/out-of-service=off:NoExecute")
+	t.Cleanup(func() { kubectl(t, "taint", "node", "worker-1", "node.kubernetes.io/out-of-service-") })
+	kubectl(t, "-n", ns, "wait", "--for=delete", "pod/stuck", "--timeout=30s")
+}
