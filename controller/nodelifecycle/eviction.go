@@ -25,6 +25,7 @@ type eviction struct {
 	seen times[types.UID]
 	// pending are the pods that are going to be deleted.
 	pending times[controller.Key]
+	pods    podIndex
 }
 
 func newEviction(c Config) *controller.Controller {
@@ -32,6 +33,7 @@ func newEviction(c Config) *controller.Controller {
 	return &controller.Controller{
 		Name: "taint-eviction-controller", Watches: []client.Object{&corev1.Node{}, &corev1.Pod{}}, Workers: 8,
 		Start: func(v client.View, enqueue func(controller.Key)) {
+			e.pods = newPodIndex(v)
 			client.Each(v, "", func(p *corev1.Pod) bool {
 				e.consider(v, p, enqueue)
 				return true
@@ -52,12 +54,13 @@ func (e *eviction) consider(v client.View, pod *corev1.Pod, enqueue func(control
 }
 
 func (e *eviction) enqueue(v client.View, event client.Event, enqueue func(controller.Key)) {
+	e.pods.follow(event)
 	switch obj := event.Object().(type) {
 	case *corev1.Node:
 		old, _ := event.Old.(*corev1.Node)
 		now, _ := event.New.(*corev1.Node)
 		if !apiequality.Semantic.DeepEqual(noExecute(old), noExecute(now)) {
-			podsOn(v, obj.Name, func(p *corev1.Pod) { enqueue(controller.KeyOf(p)) })
+			e.pods.on(obj.Name, enqueue)
 		}
 	case *corev1.Pod:
 		old, _ := event.Old.(*corev1.Pod)

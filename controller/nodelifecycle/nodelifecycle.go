@@ -136,16 +136,6 @@ func condition(node *corev1.Node, kind corev1.NodeConditionType) *corev1.NodeCon
 	return nil
 }
 
-// podsOn visits the pods that are assigned to a node.
-func podsOn(v client.View, node string, visit func(*corev1.Pod)) {
-	client.Each(v, "", func(pod *corev1.Pod) bool {
-		if pod.Spec.NodeName == node {
-			visit(pod)
-		}
-		return true
-	})
-}
-
 func nodeOf(v client.View, name string) (*corev1.Node, bool) {
 	return client.Get[*corev1.Node](v, "", name)
 }

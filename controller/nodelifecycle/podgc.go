@@ -21,6 +21,7 @@ type podGC struct {
 	missing times[string] // nodes that pods are assigned to and that do not exist
 	mu      sync.Mutex
 	ended   int // how many finished pods there are
+	pods    podIndex
 }
 
 // endedKey stands for all finished pods; pods have namespaces.
@@ -39,6 +40,7 @@ func ended(pod *corev1.Pod) bool {
 }
 
 func (g *podGC) start(v client.View, enqueue func(controller.Key)) {
+	g.pods = newPodIndex(v)
 	count := 0
 	client.Each(v, "", func(p *corev1.Pod) bool {
 		if ended(p) {
@@ -58,13 +60,14 @@ func (g *podGC) start(v client.View, enqueue func(controller.Key)) {
 }
 
 func (g *podGC) enqueue(v client.View, event client.Event, enqueue func(controller.Key)) {
+	g.pods.follow(event)
 	switch obj := event.Object().(type) {
 	case *corev1.Node:
 		if event.Old == nil {
 			g.missing.forget(obj.Name)
 		}
 		if event.New == nil || outOfService(obj) {
-			podsOn(v, obj.Name, func(p *corev1.Pod) { enqueue(controller.KeyOf(p)) })
+			g.pods.on(obj.Name, enqueue)
 		}
 	case *corev1.Pod:
 		old, _ := event.Old.(*corev1.Pod)

@@ -14,14 +14,18 @@ import (
 
 // readiness takes the readiness from pods whose node ceased to be ready. Only that moment counts, and the moment when a
 // pod is assigned: a worker that is back may report its pods before its node, and must be believed.
-type readiness struct{ Config }
+type readiness struct {
+	Config
+	pods podIndex
+}
 
 func newReadiness(c Config) *controller.Controller {
-	r := &readiness{c}
+	r := &readiness{Config: c}
 	return &controller.Controller{
 		Name: "node-readiness", Watches: []client.Object{&corev1.Node{}, &corev1.Pod{}}, Workers: 16,
 		// A leader that went may have marked a node and not yet its pods.
 		Start: func(v client.View, enqueue func(controller.Key)) {
+			r.pods = newPodIndex(v)
 			unknown := map[string]bool{}
 			client.Each(v, "", func(n *corev1.Node) bool {
 				if status, _ := ready(n); status == corev1.ConditionUnknown {
@@ -36,7 +40,8 @@ func newReadiness(c Config) *controller.Controller {
 				return true
 			})
 		},
-		Enqueue: func(v client.View, event client.Event, enqueue func(controller.Key)) {
+		Enqueue: func(_ client.View, event client.Event, enqueue func(controller.Key)) {
+			r.pods.follow(event)
 			switch now := event.New.(type) {
 			case *corev1.Node:
 				old, _ := event.Old.(*corev1.Node)
@@ -45,7 +50,7 @@ func newReadiness(c Config) *controller.Controller {
 				}
 				before, _ := ready(old)
 				if status, ok := ready(now); ok && status != corev1.ConditionTrue && before == corev1.ConditionTrue {
-					podsOn(v, now.Name, func(p *corev1.Pod) { enqueue(controller.KeyOf(p)) })
+					r.pods.on(now.Name, enqueue)
 				}
 			case *corev1.Pod:
 				old, _ := event.Old.(*corev1.Pod)
