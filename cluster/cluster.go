@@ -35,12 +35,15 @@ type Cluster struct {
 	address  string     // the mTLS address that others dial
 
 	store   *fsm.Store
+	disk    *disk
 	replica *replica
 	port    *port
 	peers   *peers
 	gossip  *Gossip
 	leaders *leaders
 	pulse   *pulse
+
+	reconfigured chan struct{} // the masters have changed; has room for one
 
 	apiCertificates *certificates
 
@@ -107,12 +110,15 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		cfg: cfg, log: log, identity: identity, member: self, address: address,
 		store:    fsm.New(fsm.Options{NewestCommand: uint64(cfg.FeatureLevel)}),
 		port:     newPort(listener, identity.CA, own.get, raftName(self.Recoveries), cfg.Timings.Handshake, log),
+		disk:     newDisk(),
 		peers:    newPeers(d),
 		pulse:    newPulse(cfg.Timings.Lease),
 		inflight: newInflight(),
 		forwards: make(chan *forwarded),
 		ready:    make(chan struct{}),
 		opened:   time.Now(),
+
+		reconfigured: make(chan struct{}, 1),
 	}
 	apiHosts := append([]string{cfg.Name, host, "localhost", "127.0.0.1", "::1"}, cfg.APIHosts...)
 	c.apiCertificates = &certificates{ca: identity.CA.Certificate(), issue: func() (*pki.KeyPair, error) {
@@ -124,9 +130,12 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	c.leaderIndex = round[uint64]{run: c.askLeader, tasks: &c.tasks}
 
 	stream := newStreamLayer(c.port.routes[protoRaft], address, d, raftName(self.Recoveries))
-	c.replica, err = openReplica(filepath.Join(cfg.DataDir, "raft"), cfg.Name, address, self.Bootstrap && !self.Complete, cfg.Timings, c.store, stream, log)
-	if err != nil {
+	if err := c.openDisk(ctx); err != nil {
 		return nil, err
+	}
+	c.replica, err = openReplica(c.disk.store, cfg.Name, address, self.Bootstrap && !self.Complete, cfg.Timings, c.store, stream, func() { poke(c.reconfigured) }, log)
+	if err != nil {
+		return nil, errors.Join(err, c.disk.store.Close())
 	}
 	undo = append(undo, func() { c.replica.close() })
 	c.leaders = newLeaders(c.replica.raft, c.replica.config.LocalID)
@@ -143,6 +152,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 
 	c.clusterServer, c.nodeServer, c.joinServer = newServer(log), newServer(log), newServer(log)
 	clusterv1.RegisterClusterServiceServer(c.clusterServer, clusterService{c: c})
+	clusterv1.RegisterDiskServiceServer(c.clusterServer, diskService{c: c})
 	clusterv1.RegisterJoinServiceServer(c.joinServer, joinService{c: c})
 	clusterv1.RegisterWorkerServiceServer(c.nodeServer, workerService{c: c})
 	c.AddDuty("sweep join tokens", c.sweepTokens)
@@ -173,8 +183,6 @@ func settle(ctx context.Context, cfg *Config, address string) (*Identity, *membe
 		return nil, nil, fmt.Errorf("%s holds a master's data, but not its %s: restore that file, or remove the directory and join again", dir, identityFile)
 	case self != nil && self.Name != cfg.Name:
 		return nil, nil, fmt.Errorf("the data in %s is the master %q's, not %q's: give that name, or another directory", dir, self.Name, cfg.Name)
-	case self != nil && self.Complete && !raftState:
-		return nil, nil, fmt.Errorf("%s has lost its raft log: remove the directory and join again under the same name", dir)
 	case self != nil:
 		if token, err := parseToken(cfg.Token); err == nil && token.pin != identity.CA.Pin() {
 			return nil, nil, fmt.Errorf("%w: it is for another cluster (%s...) than the one that %s belongs to (%s...); to move this master, remove that directory",
@@ -244,6 +252,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	g.Go(func() error { return c.watchRecoveries(running) })
 	g.Go(func() error { return c.watchHalt(running) })
 	g.Go(func() error { return c.scheduleBackups(running) })
+	g.Go(func() error { return c.watchDisk(running) })
 	g.Go(func() error {
 		<-running.Done()
 		timer := time.NewTimer(2 * dutyWatchdog)
@@ -317,9 +326,7 @@ func (c *Cluster) refresh(ctx context.Context) error {
 	defer ticker.Stop()
 	wasRemoved := false
 	for {
-		if seeds := c.gossip.aliveAddresses(); len(seeds) > 0 {
-			c.rememberSeeds(seeds[:min(len(seeds), 16)])
-		}
+		c.remember(c.gossip.aliveAddresses(), c.MasterAddresses()[1:])
 		keep := map[string]bool{}
 		for _, address := range c.MasterAddresses() {
 			keep[address] = true
@@ -339,6 +346,7 @@ func (c *Cluster) refresh(ctx context.Context) error {
 		wasRemoved = removed
 		select {
 		case <-ticker.C:
+		case <-c.reconfigured:
 		case <-ctx.Done():
 			return nil
 		}

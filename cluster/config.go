@@ -49,6 +49,10 @@ type Config struct {
 	Backups BackupSchedule
 	// FeatureLevel is the level that this program supports; 0 means FeatureLevel. It is lower in tests of upgrades only.
 	FeatureLevel int
+	// DiskReserve is the size in bytes of a file that is given up when the disk is full, so that votes and the last entries
+	// still find room. A master whose disk has less than DiskLow bytes free, beside the size of its newest snapshot, takes
+	// no writes. 0 means 64 MiB and 128 MiB, a negative number none.
+	DiskReserve, DiskLow int64
 
 	Timings Timings
 	Logger  *slog.Logger // nil means slog.Default()
@@ -69,6 +73,9 @@ type Timings struct {
 	Transport, Handshake time.Duration
 	// Propose bounds a proposal or a consistent read whose context has no deadline.
 	Propose time.Duration
+	// DiskStall is how long one operation of the raft log may take before this master stops to lead or to ask for votes;
+	// Readmit is how long one whose data are damaged looks for a leader before it gives up.
+	DiskStall, Readmit time.Duration
 	// Shutdown bounds each step of a clean stop.
 	Shutdown time.Duration
 	// GossipLAN are memberlist's LAN timers (a death is seen after 5 to 12 s); GossipLocal are for tests on loopback.
@@ -83,6 +90,11 @@ const (
 	GossipLocal
 )
 
+const (
+	defaultDiskReserve = 64 << 20
+	defaultDiskLow     = 128 << 20
+)
+
 // DefaultTimings fail over in 1.2 s (measured median; 1.4 s at most) and stay calm on loaded machines.
 var DefaultTimings = Timings{
 	Heartbeat:         500 * time.Millisecond,
@@ -95,6 +107,8 @@ var DefaultTimings = Timings{
 	Transport:         3 * time.Second,
 	Handshake:         5 * time.Second,
 	Propose:           30 * time.Second,
+	DiskStall:         2 * time.Second,
+	Readmit:           time.Minute,
 	Shutdown:          2 * time.Second,
 }
 
@@ -103,7 +117,7 @@ func (t Timings) withDefaults() Timings {
 	for _, f := range []struct{ value, def *time.Duration }{
 		{&t.Heartbeat, &d.Heartbeat}, {&t.Election, &d.Election}, {&t.Lease, &d.Lease}, {&t.Commit, &d.Commit},
 		{&t.SnapshotInterval, &d.SnapshotInterval}, {&t.Transport, &d.Transport}, {&t.Handshake, &d.Handshake},
-		{&t.Propose, &d.Propose}, {&t.Shutdown, &d.Shutdown},
+		{&t.Propose, &d.Propose}, {&t.Shutdown, &d.Shutdown}, {&t.DiskStall, &d.DiskStall}, {&t.Readmit, &d.Readmit},
 	} {
 		if *f.value <= 0 {
 			*f.value = *f.def
@@ -153,6 +167,15 @@ func (cfg *Config) complete() error {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
+	}
+	for _, f := range []struct {
+		value *int64
+		def   int64
+	}{{&cfg.DiskReserve, defaultDiskReserve}, {&cfg.DiskLow, defaultDiskLow}} {
+		if *f.value == 0 {
+			*f.value = f.def
+		}
+		*f.value = max(*f.value, 0)
 	}
 	cfg.Timings = cfg.Timings.withDefaults()
 	if cfg.Bootstrap && len(cfg.Join) > 0 {

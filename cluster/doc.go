@@ -67,7 +67,7 @@
 //
 // # Trade-offs
 //
-// raft-boltdb rather than raft-wal: slower under load, and boring. Every master holds the CA's key, so that any of them
+// A log in bbolt rather than raft-wal: slower under load, and it can tell a torn commit from a damaged one. Every master holds the CA's key, so that any of them
 // admits hosts while others are down; the price is that a stolen master's disk is the cluster. A removed master keeps a
 // valid certificate: removing a stolen one needs a new CA, which is not built yet.
 package cluster

@@ -244,7 +244,8 @@ func (c *Cluster) stepAside() {
 	}
 }
 
-// successor asks the other voters and picks one that answers, the one to avoid only if there is no other.
+// successor asks the other voters and picks one that answers; the one to avoid, and those whose disk is full or stalled, only if
+// there is no other.
 func (c *Cluster) successor(ctx context.Context, to string, avoid raft.ServerID) (raft.Server, error) {
 	var candidates []raft.Server
 	known := false
@@ -273,12 +274,13 @@ func (c *Cluster) successor(ctx context.Context, to string, avoid raft.ServerID)
 		wg.Go(func() { answers[i], _ = c.ask(ctx, string(s.Address)) })
 	}
 	wg.Wait()
+	unwell := func(i int) bool { return candidates[i].ID == avoid || len(answers[i].Conditions) > 0 }
 	best := -1
 	for i, answer := range answers {
 		if answer == nil || answer.Name != string(candidates[i].ID) || answer.Leader != c.cfg.Name {
 			continue
 		}
-		if best < 0 || candidates[best].ID == avoid || (candidates[i].ID != avoid && answer.LastIndex > answers[best].LastIndex) {
+		if best < 0 || unwell(best) || (!unwell(i) && answer.LastIndex > answers[best].LastIndex) {
 			best = i
 		}
 	}

@@ -188,6 +188,8 @@ type member struct {
 	Recoveries uint64 `json:"recoveries,omitempty"`
 	// Recovered is the lineage that a recovery of this master chose, until the state says so.
 	Recovered string `json:"recovered,omitempty"`
+	// Masters are the mTLS addresses of the other masters: whom to ask when this one has lost its data.
+	Masters []string `json:"masters,omitempty"`
 }
 
 const memberFile = "member.json"

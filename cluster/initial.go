@@ -14,6 +14,9 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
+// maxSeeds is how many gossip addresses are remembered.
+const maxSeeds = 16
+
 // initialTokens are the files that the first master leaves its first tokens in.
 var initialTokens = map[pki.Role]string{
 	pki.RoleMaster: "token-master",
@@ -83,13 +86,17 @@ func (c *Cluster) InitialTokens() (master, worker string, err error) {
 	return texts[pki.RoleMaster], texts[pki.RoleWorker], nil
 }
 
-// rememberSeeds keeps gossip addresses for the next start.
-func (c *Cluster) rememberSeeds(seeds []string) {
-	if slices.Equal(seeds, c.seeds()) {
+// remember keeps addresses of others for the next start: gossip's, and the mTLS addresses of the other masters.
+func (c *Cluster) remember(seeds, masters []string) {
+	now := c.memberNow()
+	if seeds = seeds[:min(len(seeds), maxSeeds)]; len(seeds) == 0 {
+		seeds = now.Gossip
+	}
+	if slices.Equal(seeds, now.Gossip) && slices.Equal(masters, now.Masters) {
 		return
 	}
-	if err := c.changeMember(func(m *member) { m.Gossip = seeds }); err != nil {
-		c.log.Warn("could not remember the other hosts' gossip addresses", "error", err)
+	if err := c.changeMember(func(m *member) { m.Gossip, m.Masters = seeds, masters }); err != nil {
+		c.log.Warn("could not remember the other hosts' addresses", "error", err)
 	}
 }
 

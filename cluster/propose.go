@@ -24,6 +24,8 @@ const (
 	// attemptBound ends an attempt on a leader that does not answer though raft still believes in it.
 	attemptBound = 10 * time.Second
 	retryPause   = 25 * time.Millisecond
+	// fullPatience is how long a leader with a full disk may take to hand leadership to one that has room.
+	fullPatience = 2 * time.Second
 )
 
 // Propose replicates a command and answers what applying it did, once this master's own state shows it. Whichever master
@@ -31,8 +33,8 @@ const (
 //
 // A lost leader makes an outcome unknown; the command is then proposed again under its id, which the state machine
 // applies once, until the context ends (Timings.Propose where it has no deadline). Errors: kv.ErrTooLarge and what
-// fsm.EncodeCommand refuses, at once; kv.ErrNoLeader when the command was certainly never proposed;
-// kv.ErrOutcomeUnknown when it may be committed now or later.
+// fsm.EncodeCommand refuses, at once; kv.ErrNoLeader when the command was certainly never proposed,
+// kv.ErrDiskFull when it was not because the disks have no room; kv.ErrOutcomeUnknown when it may be committed now or later.
 func (c *Cluster) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, error) {
 	data, err := fsm.EncodeCommand(cmd)
 	if err != nil {
@@ -42,6 +44,7 @@ func (c *Cluster) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, erro
 	defer cancel()
 	unknown := false
 	var last error
+	var full time.Time // since when there was no room
 	for {
 		lead := c.leaders.current()
 		var out outcome
@@ -64,6 +67,13 @@ func (c *Cluster) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, erro
 			return kv.Result{}, fmt.Errorf("propose: %w", out.err)
 		case clusterv1.Outcome_STATE_REFUSED:
 			last = out.err
+		case clusterv1.Outcome_STATE_FULL:
+			if last = out.err; full.IsZero() {
+				full = time.Now()
+			}
+			if !unknown && time.Since(full) > fullPatience {
+				return kv.Result{}, fmt.Errorf("propose: %w: %w", kv.ErrDiskFull, out.err)
+			}
 		default:
 			unknown, last = true, out.err
 		}
@@ -71,6 +81,8 @@ func (c *Cluster) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, erro
 			class := kv.ErrNoLeader
 			if unknown {
 				class = kv.ErrOutcomeUnknown
+			} else if !full.IsZero() {
+				class = kv.ErrDiskFull
 			}
 			return kv.Result{}, fmt.Errorf("propose: %w (%w; last attempt: %v)", class, context.Cause(ctx), last)
 		}
@@ -123,6 +135,9 @@ func (c *Cluster) applyAll(ctx context.Context, commands [][]byte) []outcome {
 			outcomes[i] = o
 		}
 		return outcomes
+	}
+	if err := c.errNoRoom(); err != nil {
+		return fill(outcome{state: clusterv1.Outcome_STATE_FULL, err: err})
 	}
 	size := int64(0)
 	for _, data := range commands {
@@ -290,7 +305,7 @@ func outcomeFromProto(o *clusterv1.Outcome) outcome {
 				Current: o.Failure.Current,
 			}
 		}
-	case clusterv1.Outcome_STATE_REFUSED, clusterv1.Outcome_STATE_INVALID:
+	case clusterv1.Outcome_STATE_REFUSED, clusterv1.Outcome_STATE_INVALID, clusterv1.Outcome_STATE_FULL:
 		out.err = errors.New(o.Message)
 	default:
 		out.state = clusterv1.Outcome_STATE_UNKNOWN

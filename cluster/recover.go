@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kontiki/kontiki/cluster/storage"
 	"github.com/kontiki/kontiki/fsm"
 )
 
@@ -49,22 +50,19 @@ func recoverMember(dir string, log *slog.Logger, dry bool) (_ *Recovery, err err
 	if log == nil {
 		log = slog.Default()
 	}
-	bolt, err := openBolt(raftDir)
+	disk, err := storage.Open(raftDir, storage.Options{Expect: true, Keep: snapshotsKept, Log: log})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("recover: %w", err)
 	}
-	defer func() { err = errors.Join(err, bolt.Close()) }()
-	snapshots, err := raft.NewFileSnapshotStoreWithLogger(raftDir, snapshotsKept, &raftLog{log: log, name: "raft"})
-	if err != nil {
-		return nil, fmt.Errorf("open the snapshots: %w", err)
-	}
+	defer func() { err = errors.Join(err, disk.Close()) }()
+	snapshots := disk.Snapshots()
 	config := raft.DefaultConfig()
 	config.LocalID, config.Logger, config.NoLegacyTelemetry = raft.ServerID(self.Name), &raftLog{log: log, name: "raft"}, true
 	_, transport := raft.NewInmemTransport(raft.ServerAddress(self.Address))
 	defer transport.Close()
-	scratch := func() applier { return newApplier(fsm.New(fsm.Options{}), func() {}) }
+	scratch := func() applier { return newApplier(fsm.New(fsm.Options{}), func() {}, func() {}) }
 	// GetConfiguration reads snapshot and log as a start would, and changes nothing.
-	present, err := raft.GetConfiguration(config, scratch(), bolt, bolt, snapshots, transport)
+	present, err := raft.GetConfiguration(config, scratch(), disk, disk, snapshots, transport)
 	if err != nil {
 		return nil, fmt.Errorf("read the log in %s: %w", raftDir, err)
 	}
@@ -74,7 +72,7 @@ func recoverMember(dir string, log *slog.Logger, dry bool) (_ *Recovery, err err
 			plan.Left = append(plan.Left, s)
 		}
 	}
-	if plan.LastIndex, err = bolt.LastIndex(); err != nil {
+	if plan.LastIndex, err = disk.LastIndex(); err != nil {
 		return nil, fmt.Errorf("read the log in %s: %w", raftDir, err)
 	}
 	if list, err := snapshots.List(); err == nil && len(list) > 0 {
@@ -94,7 +92,7 @@ func recoverMember(dir string, log *slog.Logger, dry bool) (_ *Recovery, err err
 	}
 	alone := raft.Configuration{Servers: []raft.Server{{ID: config.LocalID, Address: raft.ServerAddress(self.Address)}}}
 	machine := scratch()
-	if err := raft.RecoverCluster(config, machine, bolt, bolt, snapshots, transport, alone); err != nil {
+	if err := raft.RecoverCluster(config, machine, disk, disk, snapshots, transport, alone); err != nil {
 		return nil, fmt.Errorf("recover from %s: %w", raftDir, err)
 	}
 	if err := machine.store.Halted(); err != nil {

@@ -8,24 +8,18 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
-	"go.etcd.io/bbolt"
-	bbolterrors "go.etcd.io/bbolt/errors"
 
-	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/cluster/storage"
 	"github.com/kontiki/kontiki/fsm"
 )
 
 const (
 	maxAppendEntries  = 512
 	logCacheEntries   = 8192
-	snapshotsKept     = 2
-	boltLockTimeout   = time.Second
 	transportPool     = 3
 	raftShutdownBound = 5 * time.Second
 )
@@ -35,13 +29,15 @@ const (
 type applier struct {
 	store   *fsm.Store
 	applied func() // called after each batch of commands; must not block
+	// reconfigured is called after a batch with a change of the masters; must not block.
+	reconfigured func()
 	// halted is closed when the store goes no further, because the program is too old for what is in the log.
 	halted chan struct{}
 	halt   *sync.Once
 }
 
-func newApplier(store *fsm.Store, applied func()) applier {
-	return applier{store: store, applied: applied, halted: make(chan struct{}), halt: new(sync.Once)}
+func newApplier(store *fsm.Store, applied, reconfigured func()) applier {
+	return applier{store: store, applied: applied, reconfigured: reconfigured, halted: make(chan struct{}), halt: new(sync.Once)}
 }
 
 // after follows each batch. A store that halted must not be snapshotted either: raft counts the entry as applied.
@@ -70,6 +66,9 @@ func (a applier) ApplyBatch(entries []*raft.Log) []any {
 		}
 	}
 	answers := make([]any, len(entries))
+	if len(commands) < len(entries) {
+		defer a.reconfigured()
+	}
 	if len(commands) == 0 {
 		return answers
 	}
@@ -116,7 +115,7 @@ type replica struct {
 	config    *raft.Config
 	transport *raft.NetworkTransport
 	stream    *streamLayer
-	bolt      *raftboltdb.BoltStore
+	disk      *storage.Store
 	announce  *announcer
 	halted    <-chan struct{} // see applier
 	log       *slog.Logger
@@ -127,32 +126,14 @@ type replica struct {
 	pending sync.WaitGroup
 }
 
-// openReplica opens what is on disk, or starts a cluster of one where bootstrap is set and there is nothing.
-func openReplica(dir, name, address string, bootstrap bool, t Timings, store *fsm.Store, stream *streamLayer, log *slog.Logger) (_ *replica, err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the raft directory: %w", err)
-	}
-	if err := removeTornSnapshots(dir, log); err != nil {
-		return nil, err
-	}
+// openReplica starts raft from what is on disk, or starts a cluster of one where bootstrap is set and there is nothing.
+func openReplica(disk *storage.Store, name, address string, bootstrap bool, t Timings, store *fsm.Store, stream *streamLayer, reconfigured func(), log *slog.Logger) (_ *replica, err error) {
 	logger := &raftLog{log: log, name: "raft"}
-	bolt, err := openBolt(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, bolt.Close())
-		}
-	}()
-	cache, err := raft.NewLogCache(logCacheEntries, bolt)
+	cache, err := raft.NewLogCache(logCacheEntries, disk)
 	if err != nil {
 		return nil, fmt.Errorf("make the log cache: %w", err)
 	}
-	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, logger)
-	if err != nil {
-		return nil, fmt.Errorf("open the snapshots: %w", err)
-	}
+	snapshots := disk.Snapshots()
 
 	config := raft.DefaultConfig()
 	config.LocalID = raft.ServerID(name)
@@ -178,70 +159,29 @@ func openReplica(dir, name, address string, bootstrap bool, t Timings, store *fs
 	}()
 	if bootstrap {
 		servers := raft.Configuration{Servers: []raft.Server{{ID: config.LocalID, Address: raft.ServerAddress(address)}}}
-		if err := raft.BootstrapCluster(config, cache, bolt, snapshots, transport, servers); err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
+		if err := raft.BootstrapCluster(config, cache, disk, snapshots, transport, servers); err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
 			return nil, fmt.Errorf("start a new cluster: %w", err)
 		}
 	}
 	announce := newAnnouncer()
-	machine := newApplier(store, announce.committed)
-	node, err := raft.NewRaft(config, machine, cache, bolt, snapshots, transport)
+	machine := newApplier(store, announce.committed, reconfigured)
+	node, err := raft.NewRaft(config, machine, cache, disk, snapshots, transport)
 	if err != nil {
-		return nil, fmt.Errorf("start raft from %s: %w", dir, err)
+		return nil, fmt.Errorf("start raft: %w", err)
 	}
 	announce.node, announce.send = node, transport
 	announce.header = raft.RPCHeader{
 		ProtocolVersion: config.ProtocolVersion, ID: []byte(name), Addr: transport.EncodePeer(config.LocalID, transport.LocalAddr()),
 	}
 	return &replica{
-		announce: announce, halted: machine.halted, store: store, raft: node, config: config, transport: transport, stream: stream, bolt: bolt, log: log,
+		announce: announce, halted: machine.halted, store: store, raft: node, config: config, transport: transport, stream: stream, disk: disk, log: log,
 	}, nil
-}
-
-func openBolt(dir string) (*raftboltdb.BoltStore, error) {
-	bolt, err := raftboltdb.New(raftboltdb.Options{
-		Path:        filepath.Join(dir, "raft.db"),
-		BoltOptions: &bbolt.Options{Timeout: boltLockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
-	})
-	if errors.Is(err, bbolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("open the raft log in %s: another process has it open: %w", dir, err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open the raft log in %s: %w", dir, err)
-	}
-	return bolt, nil
 }
 
 // hasRaftState says whether a directory holds a raft log.
 func hasRaftState(dir string) bool {
 	_, err := os.Stat(filepath.Join(dir, "raft.db"))
 	return err == nil
-}
-
-// removeTornSnapshots deletes snapshots that a crash left unfinished: raft ignores them and never deletes them.
-func removeTornSnapshots(dir string, log *slog.Logger) error {
-	parent := filepath.Join(dir, "snapshots")
-	entries, err := os.ReadDir(parent)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("look for unfinished snapshots: %w", err)
-	}
-	removed := false
-	for _, entry := range entries {
-		if !strings.HasSuffix(entry.Name(), ".tmp") {
-			continue
-		}
-		if err := os.RemoveAll(filepath.Join(parent, entry.Name())); err != nil {
-			return fmt.Errorf("remove an unfinished snapshot: %w", err)
-		}
-		removed = true
-		log.Info("removed an unfinished snapshot", "snapshot", entry.Name())
-	}
-	if !removed {
-		return nil
-	}
-	return pki.SyncDir(parent)
 }
 
 // await waits for a raft future no longer than the context: futures can hang forever once raft is shut down, so that
@@ -318,7 +258,7 @@ func (r *replica) close() error {
 	r.stream.Close() // ends calls to peers that raft would wait for
 	err := within("raft", func() error { return r.raft.Shutdown().Error() })
 	// An open transaction, if raft did not stop, would block the log's closing.
-	return errors.Join(err, r.transport.Close(), within("the raft log", r.bolt.Close))
+	return errors.Join(err, r.transport.Close(), within("the raft log", r.disk.Close))
 }
 
 // within runs something that should end soon. What does not is left behind.

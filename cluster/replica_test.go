@@ -85,10 +85,10 @@ func TestApplyAndApplyBatchBehaveAlike(t *testing.T) {
 		}
 		return &raft.Log{Index: index, Term: 1, Type: raft.LogCommand, Data: data}
 	}
-	told := 0
+	told, reconfigured := 0, 0
 	one, batch := fsm.New(fsm.Options{}), fsm.New(fsm.Options{})
-	single := newApplier(one, func() {})
-	batched := newApplier(batch, func() { told++ })
+	single := newApplier(one, func() {}, func() {})
+	batched := newApplier(batch, func() { told++ }, func() { reconfigured++ })
 	entries := []*raft.Log{
 		{Index: 1, Type: raft.LogConfiguration}, entry(2, "/a/a/a/a"), {Index: 3, Type: raft.LogConfiguration}, entry(4, "/a/a/a/b"),
 		{Index: 5, Type: raft.LogCommand, Data: []byte("garbage")}, {Index: 6, Type: raft.LogConfiguration},
@@ -112,7 +112,7 @@ func TestApplyAndApplyBatchBehaveAlike(t *testing.T) {
 	if one.AppliedIndex() != batch.AppliedIndex() || one.AppliedIndex() != 5 || told != 1 {
 		t.Errorf("applied %d and %d, told %d times", one.AppliedIndex(), batch.AppliedIndex(), told)
 	}
-	if answers := batched.ApplyBatch([]*raft.Log{{Index: 7, Type: raft.LogConfiguration}}); len(answers) != 1 || told != 1 {
+	if answers := batched.ApplyBatch([]*raft.Log{{Index: 7, Type: raft.LogConfiguration}}); len(answers) != 1 || told != 1 || reconfigured != 2 {
 		t.Errorf("a batch without commands: %v, told %d times", answers, told)
 	}
 }

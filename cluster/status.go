@@ -94,6 +94,9 @@ func (c *Cluster) Status(ctx context.Context) (*Status, error) {
 			if answer.Leader == "" {
 				m.Health = HealthNoLeader
 			}
+			if len(answer.Conditions) > 0 {
+				m.Health = strings.Join(answer.Conditions, ",")
+			}
 			if answer.LastContactMs >= 0 {
 				m.LastContact = (time.Duration(answer.LastContactMs) * time.Millisecond).String()
 			}
@@ -123,6 +126,7 @@ func (c *Cluster) nodeStatus() *clusterv1.NodeStatusResponse {
 		FeatureLevel:  int32(c.cfg.FeatureLevel),
 		Recoveries:    c.memberNow().Recoveries,
 	}
+	response.Conditions = c.disk.conditions()
 	for _, server := range c.replica.servers() {
 		response.Masters = append(response.Masters, string(server.ID))
 	}

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"sync"
 	"time"
@@ -19,9 +20,10 @@ type streamLayer struct {
 	dialer    *dialer
 	proto     string // see raftName
 
-	mu     sync.Mutex
-	closed bool
-	conns  map[*outgoing]struct{}
+	mu        sync.Mutex
+	closed    bool
+	suspended bool
+	conns     map[*outgoing]struct{}
 }
 
 type outgoing struct {
@@ -44,6 +46,12 @@ func (s *streamLayer) Addr() net.Addr { return s.advertise }
 
 // Dial implements raft.StreamLayer.
 func (s *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	s.mu.Lock()
+	suspended := s.suspended
+	s.mu.Unlock()
+	if suspended {
+		return nil, errSuspended
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	conn, err := s.dialer.dial(ctx, string(address), s.proto)
@@ -53,7 +61,7 @@ func (s *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 	out := &outgoing{Conn: conn, layer: s, target: address}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.closed || s.suspended {
 		conn.NetConn().Close()
 		return nil, net.ErrClosed
 	}
@@ -67,6 +75,19 @@ func (o *outgoing) Close() error {
 	delete(o.layer.conns, o)
 	o.layer.mu.Unlock()
 	return o.NetConn().Close()
+}
+
+var errSuspended = errors.New("this master's disk has stalled")
+
+// suspend ends all outgoing calls and refuses new ones, until it is called with false.
+func (s *streamLayer) suspend(suspended bool) {
+	s.mu.Lock()
+	was := s.suspended
+	s.suspended = suspended
+	s.mu.Unlock()
+	if suspended && !was {
+		s.cut("")
+	}
 }
 
 // cut closes the outgoing connections to one peer, or all with an empty target, so that calls under way fail now.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -161,6 +162,11 @@ func storeError(r *Request, err error) error {
 	switch {
 	case errors.Is(err, kv.ErrTooLarge):
 		return apierrors.NewRequestEntityTooLargeError(err.Error())
+	case errors.Is(err, kv.ErrDiskFull):
+		return &apierrors.StatusError{ErrStatus: metav1.Status{
+			Status: metav1.StatusFailure, Code: http.StatusInsufficientStorage, Reason: metav1.StatusReasonServiceUnavailable,
+			Message: fmt.Sprintf("the cluster is read-only, nothing was changed: %v", err),
+		}}
 	case errors.Is(err, kv.ErrNoLeader):
 		return apierrors.NewServiceUnavailable("the cluster has no leader at the moment, nothing was changed; try again")
 	case errors.Is(err, kv.ErrOutcomeUnknown), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):

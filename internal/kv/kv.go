@@ -21,6 +21,8 @@ var (
 	ErrOutcomeUnknown = errors.New("kv: the outcome of the command is unknown")
 	// ErrNoLeader says that no leader could be reached; the command was not committed.
 	ErrNoLeader = errors.New("kv: no leader")
+	// ErrDiskFull says that the masters' disks have no room for more; nothing was changed. The text names the disk and the fix.
+	ErrDiskFull = errors.New("kv: no room")
 	// ErrTooLarge says that a command is over the size limit; nothing was proposed.
 	ErrTooLarge = errors.New("kv: command too large")
 )

@@ -36,6 +36,8 @@ const (
 	Outcome_STATE_UNKNOWN Outcome_State = 3
 	// INVALID: the state machine does not accept the command; proposing it again gives the same answer.
 	Outcome_STATE_INVALID Outcome_State = 4
+	// FULL: certainly not committed by this attempt; there is no room on the disks of a quorum.
+	Outcome_STATE_FULL Outcome_State = 5
 )
 
 // Enum value maps for Outcome_State.
@@ -46,6 +48,7 @@ var (
 		2: "STATE_REFUSED",
 		3: "STATE_UNKNOWN",
 		4: "STATE_INVALID",
+		5: "STATE_FULL",
 	}
 	Outcome_State_value = map[string]int32{
 		"STATE_UNSPECIFIED": 0,
@@ -53,6 +56,7 @@ var (
 		"STATE_REFUSED":     2,
 		"STATE_UNKNOWN":     3,
 		"STATE_INVALID":     4,
+		"STATE_FULL":        5,
 	}
 )
 
@@ -463,7 +467,9 @@ type NodeStatusResponse struct {
 	DiskFreeBytes  uint64 `protobuf:"varint,16,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
 	DiskTotalBytes uint64 `protobuf:"varint,17,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
 	// disk_write_us is how long the slowest of the last writes to the raft log took, in microseconds.
-	DiskWriteUs   int64 `protobuf:"varint,18,opt,name=disk_write_us,json=diskWriteUs,proto3" json:"disk_write_us,omitempty"`
+	DiskWriteUs int64 `protobuf:"varint,18,opt,name=disk_write_us,json=diskWriteUs,proto3" json:"disk_write_us,omitempty"`
+	// conditions are what is wrong with the called master: disk-full, disk-stalled.
+	Conditions    []string `protobuf:"bytes,20,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -622,6 +628,13 @@ func (x *NodeStatusResponse) GetDiskWriteUs() int64 {
 		return x.DiskWriteUs
 	}
 	return 0
+}
+
+func (x *NodeStatusResponse) GetConditions() []string {
+	if x != nil {
+		return x.Conditions
+	}
+	return nil
 }
 
 type PrepareMemberRequest struct {
@@ -1756,20 +1769,22 @@ const file_kontiki_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x0eProposeRequest\x12\x1a\n" +
 	"\bcommands\x18\x01 \x03(\fR\bcommands\"J\n" +
 	"\x0fProposeResponse\x127\n" +
-	"\boutcomes\x18\x01 \x03(\v2\x1b.kontiki.cluster.v1.OutcomeR\boutcomes\"\xd1\x02\n" +
+	"\boutcomes\x18\x01 \x03(\v2\x1b.kontiki.cluster.v1.OutcomeR\boutcomes\"\xe1\x02\n" +
 	"\aOutcome\x127\n" +
 	"\x05state\x18\x01 \x01(\x0e2!.kontiki.cluster.v1.Outcome.StateR\x05state\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x04R\brevision\x12\x1c\n" +
 	"\trevisions\x18\x05 \x03(\x04R\trevisions\x125\n" +
-	"\afailure\x18\x06 \x01(\v2\x1b.kontiki.cluster.v1.FailureR\afailure\"l\n" +
+	"\afailure\x18\x06 \x01(\v2\x1b.kontiki.cluster.v1.FailureR\afailure\"|\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTATE_COMMITTED\x10\x01\x12\x11\n" +
 	"\rSTATE_REFUSED\x10\x02\x12\x11\n" +
 	"\rSTATE_UNKNOWN\x10\x03\x12\x11\n" +
-	"\rSTATE_INVALID\x10\x04\"W\n" +
+	"\rSTATE_INVALID\x10\x04\x12\x0e\n" +
+	"\n" +
+	"STATE_FULL\x10\x05\"W\n" +
 	"\aFailure\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x05R\x05index\x12\x1c\n" +
 	"\tcondition\x18\x02 \x01(\rR\tcondition\x12\x18\n" +
@@ -1777,7 +1792,7 @@ const file_kontiki_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x10ReadIndexRequest\")\n" +
 	"\x11ReadIndexResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"\x13\n" +
-	"\x11NodeStatusRequest\"\xcf\x04\n" +
+	"\x11NodeStatusRequest\"\xef\x04\n" +
 	"\x12NodeStatusResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
@@ -1800,7 +1815,10 @@ const file_kontiki_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x13certificate_expires\x18\x0f \x01(\x03R\x12certificateExpires\x12&\n" +
 	"\x0fdisk_free_bytes\x18\x10 \x01(\x04R\rdiskFreeBytes\x12(\n" +
 	"\x10disk_total_bytes\x18\x11 \x01(\x04R\x0ediskTotalBytes\x12\"\n" +
-	"\rdisk_write_us\x18\x12 \x01(\x03R\vdiskWriteUs\"D\n" +
+	"\rdisk_write_us\x18\x12 \x01(\x03R\vdiskWriteUs\x12\x1e\n" +
+	"\n" +
+	"conditions\x18\x14 \x03(\tR\n" +
+	"conditions\"D\n" +
 	"\x14PrepareMemberRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x17\n" +

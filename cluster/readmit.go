@@ -1,0 +1,86 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+)
+
+// diskService serves the other masters what concerns their disks.
+type diskService struct {
+	clusterv1.UnimplementedDiskServiceServer
+	c *Cluster
+}
+
+func (s diskService) Readmit(ctx context.Context, r *clusterv1.ReadmitRequest) (*clusterv1.ReadmitResponse, error) {
+	if caller, ok := PeerFromContext(ctx); !ok || (caller.Name != r.Name && !isForwarder(s.c, caller)) {
+		return nil, status.Errorf(codes.PermissionDenied, "a master asks for itself, not for %q", r.Name)
+	}
+	err := s.c.onLeader(ctx, func(ctx context.Context) error {
+		return s.c.takeVote(ctx, r)
+	}, func(ctx context.Context, _ clusterv1.ClusterServiceClient) error {
+		conn, err := s.c.peers.conn(s.c.leaders.current().address)
+		if err == nil {
+			_, err = clusterv1.NewDiskServiceClient(conn).Readmit(ctx, r)
+		}
+		return err
+	})
+	return &clusterv1.ReadmitResponse{Masters: s.c.MasterAddresses()}, toStatus(err)
+}
+
+// takeVote takes, on the leader, the vote of a master that has lost its disk. One that is no member has none; it may join again,
+// unless somebody removed it.
+func (c *Cluster) takeVote(ctx context.Context, r *clusterv1.ReadmitRequest) error {
+	c.memberChange.Lock()
+	defer c.memberChange.Unlock()
+	if _, err := c.waitReady(ctx); err != nil {
+		return err
+	}
+	if err := c.checkRemoved(r.Name); err != nil {
+		return err
+	}
+	if own := c.memberNow().Recoveries; r.Recoveries != own {
+		return fmt.Errorf("%w: %s knows of %d recoveries, there were %d", ErrStale, r.Name, r.Recoveries, own)
+	}
+	for _, s := range c.replica.servers() {
+		if string(s.ID) != r.Name {
+			continue
+		}
+		if c.alive(ctx, r.Name, string(s.Address)) {
+			return fmt.Errorf("the name %q is %w: the master at %s has it and is alive", r.Name, ErrNameTaken, s.Address)
+		}
+		if s.Suffrage != raft.Voter {
+			return nil
+		}
+		c.log.Warn("a master has lost its data: it has no vote until they are sent to it again", "master", r.Name, "damage", r.Damage)
+		err := c.replica.await(ctx, func() raft.Future { return c.replica.raft.DemoteVoter(s.ID, 0, 0) })
+		if err != nil {
+			return fmt.Errorf("take the vote of the master %s: %w", r.Name, err)
+		}
+		return nil
+	}
+	return nil
+}
+
+func (s diskService) Report(ctx context.Context, r *clusterv1.ReportRequest) (*clusterv1.ReportResponse, error) {
+	if caller, ok := PeerFromContext(ctx); !ok || caller.Name != r.Name {
+		return nil, status.Errorf(codes.PermissionDenied, "a master reports for itself, not for %q", r.Name)
+	}
+	if !s.c.leaders.current().self {
+		return nil, toStatus(errNotLeader)
+	}
+	d := s.c.disk
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(r.Conditions) == 0 {
+		delete(d.others, r.Name)
+	} else {
+		d.others[r.Name] = r.Conditions
+	}
+	return &clusterv1.ReportResponse{}, nil
+}

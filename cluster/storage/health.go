@@ -1,0 +1,228 @@
+package storage
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	reserveFile = "reserve"
+	spacePoll   = time.Second
+)
+
+// Health is what a disk is like now.
+type Health struct {
+	// Full says that there is no room for more: Free is below the bound, or the reserve had to be given up.
+	Full bool
+	// Stalled says that an operation has been under way for longer than Options.Stall.
+	Stalled bool
+	// Dir is the directory that is on the disk; Free and Total are the disk's bytes, Needed is how many must be free.
+	Dir                 string
+	Free, Total, Needed int64
+	// Stalls counts operations that took longer than Options.Stall, and Fulls how often the disk became full, since Open.
+	Stalls, Fulls uint64
+}
+
+// health watches room and stalls.
+type health struct {
+	dir      string
+	reserve  int64
+	low      int64
+	stall    time.Duration
+	changed  func()
+	snapshot func() int64
+
+	room     sync.Mutex // held while the reserve changes; taken before mu
+	mu       sync.Mutex
+	state    Health
+	given    bool // the reserve is given up
+	stalled  int  // operations under way for too long
+	stalls   atomic.Uint64
+	done     chan struct{}
+	finished chan struct{}
+	once     sync.Once
+}
+
+func newHealth(dir string, o Options, newestSnapshot func() int64) *health {
+	return &health{
+		dir: dir, reserve: o.Reserve, low: o.Low, stall: o.Stall, changed: o.Changed, snapshot: newestSnapshot,
+		done: make(chan struct{}), finished: make(chan struct{}),
+	}
+}
+
+// start takes the reserve and begins to watch.
+func (h *health) start() {
+	info, err := os.Stat(filepath.Join(h.dir, reserveFile))
+	h.given = h.reserve > 0 && (err != nil || info.Size() < h.reserve)
+	h.look()
+	go func() {
+		defer close(h.finished)
+		ticker := time.NewTicker(spacePoll)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				h.look()
+			case <-h.done:
+				return
+			}
+		}
+	}()
+}
+
+// close stops watching. It does not wait for a look that a stalled disk holds up.
+func (h *health) close() {
+	h.once.Do(func() { close(h.done) })
+	timer := time.NewTimer(spacePoll)
+	defer timer.Stop()
+	select {
+	case <-h.finished:
+	case <-timer.C:
+	}
+}
+
+// Health answers what the disk is like.
+func (h *health) Health() Health {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.state
+	s.Stalled, s.Stalls = h.stalled > 0, h.stalls.Load()
+	return s
+}
+
+// begin notes that an operation begins; the answer ends it.
+func (h *health) begin() func() {
+	if h.stall <= 0 {
+		return func() {}
+	}
+	late := false
+	ended := false
+	timer := time.AfterFunc(h.stall, func() {
+		h.mu.Lock()
+		if ended {
+			h.mu.Unlock()
+			return
+		}
+		late = true
+		h.stalled++
+		h.stalls.Add(1)
+		h.mu.Unlock()
+		h.changed()
+	})
+	return func() {
+		if timer.Stop() {
+			return
+		}
+		h.mu.Lock()
+		ended = true
+		if late {
+			h.stalled--
+		}
+		h.mu.Unlock()
+		h.changed()
+	}
+}
+
+// look asks for the free space, and takes the reserve again where there is room for it.
+func (h *health) look() {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(h.dir, &fs); err != nil {
+		return // the disk is away: operations will say so
+	}
+	h.room.Lock()
+	defer h.room.Unlock()
+	free, total := int64(fs.Bavail)*fs.Bsize, int64(fs.Blocks)*fs.Bsize
+	needed := int64(0)
+	if h.low > 0 {
+		needed = h.low + h.snapshot() // the next snapshot is about as large, and the log shrinks only behind it
+	}
+	h.mu.Lock()
+	given, was := h.given, h.state.Full
+	h.mu.Unlock()
+	bound := needed
+	if was {
+		bound += needed / 4 // so that it is not full again at once
+	}
+	if given && free >= bound+h.reserve && h.takeReserve() == nil {
+		given = false
+		free -= h.reserve
+	}
+	full := free < bound || given || free <= 0
+	h.mu.Lock()
+	h.given = given
+	h.set(full, free, total, needed)
+	h.mu.Unlock()
+	if full != was {
+		h.changed()
+	}
+}
+
+// set notes what was found. The caller holds mu.
+func (h *health) set(full bool, free, total, needed int64) {
+	if full && !h.state.Full {
+		h.state.Fulls++
+	}
+	h.state.Full, h.state.Free, h.state.Total, h.state.Needed, h.state.Dir = full, free, total, needed, h.dir
+}
+
+func (h *health) takeReserve() error {
+	path := filepath.Join(h.dir, reserveFile)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	err = unix.Fallocate(int(f.Fd()), 0, 0, h.reserve)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		err = fill(f, h.reserve)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
+}
+
+func fill(f *os.File, size int64) error {
+	block := make([]byte, 1<<20)
+	for at := int64(0); at < size; at += int64(len(block)) {
+		if _, err := f.WriteAt(block[:min(int64(len(block)), size-at)], at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// giveUpReserve makes room, and says whether there was any to make.
+func (h *health) giveUpReserve() bool {
+	h.room.Lock()
+	defer h.room.Unlock()
+	h.mu.Lock()
+	had := h.reserve > 0 && !h.given
+	h.given = h.reserve > 0
+	h.mu.Unlock()
+	if !had {
+		return false
+	}
+	err := os.Remove(filepath.Join(h.dir, reserveFile))
+	h.setFull()
+	return err == nil
+}
+
+// setFull notes that an operation found no room.
+func (h *health) setFull() {
+	h.mu.Lock()
+	was := h.state.Full
+	h.set(true, h.state.Free, h.state.Total, h.state.Needed)
+	h.mu.Unlock()
+	if !was {
+		h.changed()
+	}
+}
