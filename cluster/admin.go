@@ -33,8 +33,8 @@ func DialAdmin(dir string) (*Admin, error) {
 	if m == nil {
 		return nil, fmt.Errorf("%s holds no master's data", dir)
 	}
-	certs := newCertificates(identity, m.Name, nil)
-	conn, err := connect(&dialer{authority: identity.CA.Pool(), certificate: certs.get}, m.Address, protoCluster)
+	live := newLiveIdentity(identity, 0)
+	conn, err := connect(&dialer{roots: live.roots, certificate: newCertificates(live, m.Name, nil).get}, m.Address, protoCluster)
 	if err != nil {
 		return nil, err
 	}

@@ -5,49 +5,113 @@ import (
 	"crypto/x509"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kontiki/kontiki/cluster/pki"
 )
 
-// certificates issues a certificate when it is first asked for, and again when a third of its time is left.
-type certificates struct {
-	issue func() (*pki.KeyPair, error)
-	ca    *x509.Certificate
+// liveIdentity is the identity that a master uses now. Readers take it where they need it, and never keep it.
+type liveIdentity struct {
+	ClusterID string // never changes
+	ttl       time.Duration
+	state     atomic.Pointer[identityState]
+	mu        sync.Mutex // of set
+}
 
-	mu      sync.Mutex
-	current *tls.Certificate
-	renewAt time.Time
+// identityState is one generation in use.
+type identityState struct {
+	*Identity
+	roots   *x509.CertPool
+	changed chan struct{}
+}
+
+// newLiveIdentity begins with an identity; certificates that it issues live as long as ttl says (0 is pki.DefaultTTL).
+func newLiveIdentity(id *Identity, ttl time.Duration) *liveIdentity {
+	live := &liveIdentity{ClusterID: id.ClusterID, ttl: ttl}
+	live.set(id)
+	return live
+}
+
+func (l *liveIdentity) set(id *Identity) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before := l.state.Swap(&identityState{Identity: id, roots: id.Roots(), changed: make(chan struct{})})
+	if before != nil {
+		close(before.changed)
+	}
+}
+
+func (l *liveIdentity) now() *identityState   { return l.state.Load() }
+func (l *liveIdentity) roots() *x509.CertPool { return l.state.Load().roots }
+
+// issuer is the CA that issues now.
+func (l *liveIdentity) issuer() *pki.Authority { return l.now().CA.WithLifetime(l.ttl) }
+
+// certificates issues a certificate when it is first asked for, and again at two thirds of its life, when the CA
+// changes, and when everybody is to renew.
+type certificates struct {
+	identity *liveIdentity
+	issue    func(ca *pki.Authority) (*pki.KeyPair, error)
+
+	mu         sync.Mutex
+	current    *tls.Certificate
+	generation uint64 // of the identity that current was looked at with
+	renewals   uint64
+	issuer     string
+	renewAt    time.Time
 }
 
 // newCertificates are a master's own: every master holds the CA, so that it needs nobody to get one.
-func newCertificates(id *Identity, name string, hosts []string) *certificates {
-	return &certificates{ca: id.CA.Certificate(), issue: func() (*pki.KeyPair, error) {
-		return id.CA.IssueMaster(name, hosts)
+func newCertificates(live *liveIdentity, name string, hosts []string) *certificates {
+	return &certificates{identity: live, issue: func(ca *pki.Authority) (*pki.KeyPair, error) {
+		return ca.IssueMaster(name, hosts)
 	}}
 }
 
-// get answers the certificate with the CA behind it: joining hosts look for the CA that their token pins.
+// get answers the certificate that is to be used now, with the CA behind it.
 func (c *certificates) get() (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.current != nil && time.Now().Before(c.renewAt) {
+	id := c.identity.now()
+	pin := id.CA.Pin()
+	fresh := c.current != nil && time.Now().Before(c.renewAt) && c.issuer == pin && c.renewals == id.Renewals
+	if fresh && c.generation == id.Generation {
 		return c.current, nil
 	}
-	pair, err := c.issue()
-	if err != nil {
-		return nil, err
+	cert := c.current
+	if !fresh {
+		pair, err := c.issue(id.CA.WithLifetime(c.identity.ttl))
+		if err != nil {
+			return nil, err
+		}
+		issued, err := pair.TLS()
+		if err != nil {
+			return nil, fmt.Errorf("use a certificate just issued: %w", err)
+		}
+		cert = &issued
 	}
-	cert, err := pair.TLS()
-	if err != nil {
-		return nil, fmt.Errorf("use a certificate just issued: %w", err)
-	}
-	left := time.Until(cert.Leaf.NotAfter)
-	cert.Certificate = append(cert.Certificate, c.ca.Raw)
-	c.current, c.renewAt = &cert, time.Now().Add(left*2/3)
+	shown := *cert
+	shown.Certificate = append([][]byte{cert.Certificate[0]}, id.chain()...)
+	c.current, c.renewAt = &shown, pki.RenewAt(shown.Leaf)
+	c.generation, c.renewals, c.issuer = id.Generation, id.Renewals, pin
 	return c.current, nil
 }
 
 // APICertificate is the certificate to serve the API with, for Config.APIHosts and this master's own name and
 // addresses. It is renewed in time: call it from tls.Config.GetCertificate.
 func (c *Cluster) APICertificate() (*tls.Certificate, error) { return c.apiCertificates.get() }
+
+// AgentClientCertificate is the certificate to call the workers' kubelet ports with; ask for it for every connection.
+func (c *Cluster) AgentClientCertificate() (*tls.Certificate, error) {
+	return c.agentClientCertificates.get()
+}
+
+// Roots are the CAs that certificates of the cluster are under now; ask for them for every connection.
+func (c *Cluster) Roots() *x509.CertPool { return c.identity.roots() }
+
+// Issuer is the CA that issues now, with the lifetime that certificates of this cluster have.
+func (c *Cluster) Issuer() *pki.Authority { return c.identity.issuer() }
+
+// IdentityChanged is closed when Identity has changed; take it before asking for that.
+func (c *Cluster) IdentityChanged() <-chan struct{} { return c.identity.now().changed }

@@ -29,7 +29,7 @@ import (
 type Cluster struct {
 	cfg      Config
 	log      *slog.Logger
-	identity *Identity
+	identity *liveIdentity
 	member   *member
 	memberMu sync.Mutex // guards what member points to
 	address  string     // the mTLS address that others dial
@@ -45,7 +45,13 @@ type Cluster struct {
 
 	reconfigured chan struct{} // the masters have changed; has room for one
 
-	apiCertificates *certificates
+	// certificates are this master's own, for the mTLS port; the others serve the API and call agents.
+	certificates, apiCertificates, agentClientCertificates *certificates
+
+	followers      followers
+	settings       settings
+	knownWorkers   atomic.Pointer[func() []string]
+	identityChange sync.Mutex // one change of the identity at a time
 
 	clusterServer, nodeServer, joinServer *grpc.Server
 
@@ -104,12 +110,12 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 
 	log := cfg.Logger.With("master", cfg.Name)
 	host, _, _ := net.SplitHostPort(address)
-	own := newCertificates(identity, cfg.Name, []string{cfg.Name, host})
-	d := &dialer{authority: identity.CA.Pool(), certificate: own.get}
+	live := newLiveIdentity(identity, cfg.Timings.Certificate)
+	own := newCertificates(live, cfg.Name, []string{cfg.Name, host})
+	d := &dialer{roots: live.roots, certificate: own.get}
 	c := &Cluster{
-		cfg: cfg, log: log, identity: identity, member: self, address: address,
+		cfg: cfg, log: log, identity: live, member: self, address: address,
 		store:    fsm.New(fsm.Options{NewestCommand: uint64(cfg.FeatureLevel)}),
-		port:     newPort(listener, identity.CA, own.get, raftName(self.Recoveries), cfg.Timings.Handshake, log),
 		disk:     newDisk(),
 		peers:    newPeers(d),
 		pulse:    newPulse(cfg.Timings.Lease),
@@ -121,9 +127,14 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		reconfigured: make(chan struct{}, 1),
 	}
 	apiHosts := append([]string{cfg.Name, host, "localhost", "127.0.0.1", "::1"}, cfg.APIHosts...)
-	c.apiCertificates = &certificates{ca: identity.CA.Certificate(), issue: func() (*pki.KeyPair, error) {
-		return identity.CA.IssueServing("kontiki-api", apiHosts)
+	c.certificates = own
+	c.apiCertificates = &certificates{identity: live, issue: func(ca *pki.Authority) (*pki.KeyPair, error) {
+		return ca.IssueServing("kontiki-api", apiHosts)
 	}}
+	c.agentClientCertificates = &certificates{identity: live, issue: func(ca *pki.Authority) (*pki.KeyPair, error) {
+		return ca.IssueClient("kontiki-apiserver", []string{"system:masters"})
+	}}
+	c.port = newPort(listener, live.roots, own.get, c.admit, raftName(self.Recoveries), cfg.Timings.Handshake, log)
 	c.life, c.end = context.WithCancel(context.Background())
 	undo = append(undo, c.end, c.peers.close)
 	c.ownIndex = round[uint64]{run: c.verifyIndex, tasks: &c.tasks}
@@ -155,11 +166,14 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	clusterv1.RegisterDiskServiceServer(c.clusterServer, diskService{c: c})
 	clusterv1.RegisterJoinServiceServer(c.joinServer, joinService{c: c})
 	clusterv1.RegisterWorkerServiceServer(c.nodeServer, workerService{c: c})
+	clusterv1.RegisterCertsServiceServer(c.clusterServer, certsService{c: c})
+	clusterv1.RegisterTrustServiceServer(c.nodeServer, trustService{c: c})
 	c.AddDuty("sweep join tokens", c.sweepTokens)
 	c.AddDuty("raise the feature level", c.keepFeatureLevel)
 	c.AddDuty("begin an epoch", c.beginEpoch)
 	c.AddDuty("sweep abandoned restores", c.sweepRestores)
 	c.AddDuty("remove dead masters", c.removeDeadMasters)
+	c.AddDuty("rotate keys", c.advanceRotations)
 	return c, nil
 }
 
@@ -184,7 +198,7 @@ func settle(ctx context.Context, cfg *Config, address string) (*Identity, *membe
 	case self != nil && self.Name != cfg.Name:
 		return nil, nil, fmt.Errorf("the data in %s is the master %q's, not %q's: give that name, or another directory", dir, self.Name, cfg.Name)
 	case self != nil:
-		if token, err := parseToken(cfg.Token); err == nil && token.pin != identity.CA.Pin() {
+		if token, err := parseToken(cfg.Token); err == nil && !identity.owns(token.pin) {
 			return nil, nil, fmt.Errorf("%w: it is for another cluster (%s...) than the one that %s belongs to (%s...); to move this master, remove that directory",
 				ErrToken, shortPin(token.pin), dir, shortPin(identity.CA.Pin()))
 		}
@@ -253,6 +267,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	g.Go(func() error { return c.watchHalt(running) })
 	g.Go(func() error { return c.scheduleBackups(running) })
 	g.Go(func() error { return c.watchDisk(running) })
+	g.Go(func() error { return c.followIdentity(running) })
 	g.Go(func() error {
 		<-running.Done()
 		timer := time.NewTimer(2 * dutyWatchdog)
@@ -434,8 +449,8 @@ func (c *Cluster) shutdown(polite bool) error {
 	return err
 }
 
-// Identity is what the cluster's masters share; read-only.
-func (c *Cluster) Identity() *Identity { return c.identity }
+// Identity is what the cluster's masters share, as it is now; read-only. It changes: see IdentityChanged.
+func (c *Cluster) Identity() *Identity { return c.identity.now().Identity }
 
 // Name is this master's name, Address the mTLS address that others dial, GossipAddress its gossip address.
 func (c *Cluster) Name() string          { return c.cfg.Name }

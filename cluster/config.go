@@ -78,6 +78,9 @@ type Timings struct {
 	DiskStall, Readmit time.Duration
 	// Shutdown bounds each step of a clean stop.
 	Shutdown time.Duration
+	// Certificate is how long certificates live that this master issues, its own and others'; 0 is pki.DefaultTTL. They are
+	// renewed at two thirds of it.
+	Certificate time.Duration
 	// GossipLAN are memberlist's LAN timers (a death is seen after 5 to 12 s); GossipLocal are for tests on loopback.
 	Gossip GossipTimings
 }

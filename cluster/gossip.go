@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -86,6 +87,7 @@ const (
 type Gossip struct {
 	config  GossipConfig
 	list    *memberlist.Memberlist
+	keyring *memberlist.Keyring
 	address string
 	meta    []byte
 	log     *slog.Logger
@@ -154,6 +156,7 @@ func StartGossip(cfg GossipConfig) (*Gossip, error) {
 	if list.Keyring, err = memberlist.NewKeyring(cfg.Keys[1:], cfg.Keys[0]); err != nil {
 		return nil, fmt.Errorf("gossip keys: %w", err)
 	}
+	g.keyring = list.Keyring
 	list.Delegate, list.Events, list.Ping = callbacks{g}, callbacks{g}, callbacks{g}
 	list.Logger = log.New(lineWriter(g.memberlistLog), "", 0)
 	if g.list, err = memberlist.Create(list); err != nil {
@@ -185,6 +188,30 @@ func resolveIP(host string) (string, error) {
 		return "", err
 	}
 	return addresses[0], nil
+}
+
+// SetKeys changes the keys while gossip goes on: the first one encrypts, all decrypt.
+func (g *Gossip) SetKeys(keys [][]byte) error {
+	if len(keys) == 0 {
+		return errors.New("gossip needs a key")
+	}
+	for _, key := range keys {
+		if err := g.keyring.AddKey(key); err != nil {
+			return fmt.Errorf("gossip keys: %w", err)
+		}
+	}
+	if err := g.keyring.UseKey(keys[0]); err != nil {
+		return fmt.Errorf("gossip keys: %w", err)
+	}
+	for _, old := range slices.Clone(g.keyring.GetKeys()) {
+		if slices.ContainsFunc(keys, func(key []byte) bool { return bytes.Equal(key, old) }) {
+			continue
+		}
+		if err := g.keyring.RemoveKey(old); err != nil {
+			return fmt.Errorf("gossip keys: %w", err)
+		}
+	}
+	return nil
 }
 
 // Address is the gossip address that others reach this host by.

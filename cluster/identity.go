@@ -20,18 +20,31 @@ import (
 const identityFile = "identity.json"
 
 // Identity is what makes masters one cluster: every master holds the same one, in a file of mode 0600, and hands it to
-// masters that join with a token. It is read-only once loaded.
+// masters that join with a token. It is read-only once loaded; a change is a new Identity of the next generation (see
+// rotation.go).
 type Identity struct {
 	// ClusterID is random, chosen at bootstrap.
 	ClusterID string
-	// CA signs every certificate of the cluster.
-	CA *pki.Authority
-	// GossipKeys encrypt gossip: the first one encrypts, all decrypt. 32 bytes each.
+	// Generation grows by one with every change.
+	Generation uint64
+	// Renewals counts how often everybody was told to renew: a certificate issued under an earlier count is renewed.
+	Renewals uint64
+	// CA signs every certificate of the cluster. NextCA is trusted and does not issue yet; PreviousCA is trusted and
+	// does not issue any more. At most one of the two is there, and CrossCA beside it: the newer one's certificate under
+	// the older one (DER), by which who trusts only the older one accepts what the newer one issues.
+	CA, NextCA, PreviousCA *pki.Authority
+	CrossCA                []byte
+	// PastPins are the pins of CAs that are not trusted any more: join tokens of theirs are this cluster's, and void.
+	PastPins []string
+	// GossipKeys encrypt gossip: the first one encrypts, all decrypt. 32 bytes each. GossipStep says how far a change of
+	// keys is.
 	GossipKeys [][]byte
+	GossipStep string
 	// SecretKeys seal Secrets: name to a 32-byte AES key. CurrentSecretKey names the one that new Secrets are sealed
-	// with; the others open old ones.
+	// with; the others open old ones. NextSecretKey is the current one once every master knows it.
 	SecretKeys       map[string][]byte
 	CurrentSecretKey string
+	NextSecretKey    string
 	// ServiceAccountKey signs service account tokens (ECDSA P-256, JWT algorithm ES256).
 	ServiceAccountKey crypto.Signer
 }
@@ -46,6 +59,38 @@ type identityDocument struct {
 	SecretKeys        map[string][]byte `json:"secretKeys"`
 	CurrentSecretKey  string            `json:"currentSecretKey"`
 	ServiceAccountKey []byte            `json:"serviceAccountKey"`
+
+	Generation    uint64             `json:"generation,omitempty"`
+	Renewals      uint64             `json:"renewals,omitempty"`
+	NextCA        *authorityDocument `json:"nextCA,omitempty"`
+	PreviousCA    *authorityDocument `json:"previousCA,omitempty"`
+	CrossCA       []byte             `json:"crossCA,omitempty"`
+	PastPins      []string           `json:"pastPins,omitempty"`
+	GossipStep    string             `json:"gossipStep,omitempty"`
+	NextSecretKey string             `json:"nextSecretKey,omitempty"`
+}
+
+type authorityDocument struct {
+	Certificate []byte `json:"certificate"`
+	Key         []byte `json:"key"`
+}
+
+func documentAuthority(ca *pki.Authority) (*authorityDocument, error) {
+	if ca == nil {
+		return nil, nil
+	}
+	key, err := ca.KeyPEM()
+	if err != nil {
+		return nil, err
+	}
+	return &authorityDocument{Certificate: ca.CertPEM(), Key: key}, nil
+}
+
+func (d *authorityDocument) authority() (*pki.Authority, error) {
+	if d == nil {
+		return nil, nil
+	}
+	return pki.ParseAuthority(d.Certificate, d.Key)
 }
 
 // NewIdentity makes the identity of a new cluster.
@@ -96,8 +141,24 @@ func (id *Identity) MarshalJSON() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	next, err := documentAuthority(id.NextCA)
+	if err != nil {
+		return nil, err
+	}
+	previous, err := documentAuthority(id.PreviousCA)
+	if err != nil {
+		return nil, err
+	}
 	return json.Marshal(identityDocument{
 		Version:           1,
+		Generation:        id.Generation,
+		Renewals:          id.Renewals,
+		NextCA:            next,
+		PreviousCA:        previous,
+		CrossCA:           id.CrossCA,
+		PastPins:          id.PastPins,
+		GossipStep:        id.GossipStep,
+		NextSecretKey:     id.NextSecretKey,
 		ClusterID:         id.ClusterID,
 		CACertificate:     id.CA.CertPEM(),
 		CAKey:             caKey,
@@ -141,8 +202,27 @@ func (id *Identity) UnmarshalJSON(data []byte) error {
 	if _, ok := doc.SecretKeys[doc.CurrentSecretKey]; !ok {
 		return fmt.Errorf("cluster identity: the current secret key %q is missing", doc.CurrentSecretKey)
 	}
+	if _, ok := doc.SecretKeys[doc.NextSecretKey]; !ok && doc.NextSecretKey != "" {
+		return fmt.Errorf("cluster identity: the next secret key %q is missing", doc.NextSecretKey)
+	}
+	next, err := doc.NextCA.authority()
+	if err != nil {
+		return fmt.Errorf("cluster identity: next CA: %w", err)
+	}
+	previous, err := doc.PreviousCA.authority()
+	if err != nil {
+		return fmt.Errorf("cluster identity: previous CA: %w", err)
+	}
 	*id = Identity{
 		ClusterID:         doc.ClusterID,
+		Generation:        doc.Generation,
+		Renewals:          doc.Renewals,
+		NextCA:            next,
+		PreviousCA:        previous,
+		CrossCA:           doc.CrossCA,
+		PastPins:          doc.PastPins,
+		GossipStep:        doc.GossipStep,
+		NextSecretKey:     doc.NextSecretKey,
 		CA:                ca,
 		GossipKeys:        doc.GossipKeys,
 		SecretKeys:        doc.SecretKeys,

@@ -29,7 +29,7 @@ func writeInitialTokens(dir string, identity *Identity) error {
 	for role, file := range initialTokens {
 		path := filepath.Join(dir, file)
 		if data, err := os.ReadFile(path); err == nil {
-			if t, err := parseToken(string(data)); err == nil && t.pin == identity.CA.Pin() {
+			if t, err := parseToken(string(data)); err == nil && identity.accepts(t.pin) {
 				continue
 			}
 		}

@@ -153,7 +153,7 @@ func joinMaster(ctx context.Context, cfg *Config, address string) (*Identity, *m
 	if err := identity.UnmarshalJSON(response.Identity); err != nil {
 		return nil, nil, fmt.Errorf("join the cluster: %w", err)
 	}
-	if identity.CA.Pin() != token.pin {
+	if !identity.accepts(token.pin) {
 		return nil, nil, fmt.Errorf("join the cluster: %w: the identity received has another CA", ErrToken)
 	}
 	m := &member{Name: cfg.Name, Address: address, Gossip: response.Gossip, Join: mergeAddresses(cfg.Join, response.Masters, address), Recoveries: response.Recoveries}

@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"crypto/ecdsa"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -42,7 +41,7 @@ func TestTokensThatDoNotAdmit(t *testing.T) {
 	if err := n.c.RevokeToken(ctx, revoked); !errors.Is(err, ErrTokenNotFound) {
 		t.Errorf("revoked twice: %v", err)
 	}
-	expired, err := newToken(n.c.identity.CA, RoleMaster)
+	expired, err := newToken(n.c.Identity().CA, RoleMaster)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,8 +239,8 @@ func TestWorkers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	checkWorkerCertificates(t, w, c.identity.CA)
-	conn, err := w.Connect(w.Masters[0])
+	checkWorkerCertificates(t, w, c.Identity().CA)
+	conn, err := w.Connect(w.Masters()[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +255,7 @@ func TestWorkers(t *testing.T) {
 	// The next start needs neither token nor master; other addresses need a renewal, under the same key.
 	cfg.Token = ""
 	again, err := JoinWorker(ctx, cfg)
-	if err != nil || string(again.Client.Certificate[0]) != string(w.Client.Certificate[0]) {
+	if err != nil || string(again.Client().Certificate[0]) != string(w.Client().Certificate[0]) {
 		t.Fatalf("the identity was not reused: %v", err)
 	}
 	cfg.Addresses = []string{"127.0.0.1", "127.0.0.2"}
@@ -264,16 +263,16 @@ func TestWorkers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(renewed.Serving.Certificate[0]) == string(w.Serving.Certificate[0]) || len(renewed.Serving.Leaf.IPAddresses) != 2 {
-		t.Errorf("the certificates were not renewed: %v", renewed.Serving.Leaf.IPAddresses)
+	if string(renewed.Serving().Certificate[0]) == string(w.Serving().Certificate[0]) || len(renewed.Serving().Leaf.IPAddresses) != 2 {
+		t.Errorf("the certificates were not renewed: %v", renewed.Serving().Leaf.IPAddresses)
 	}
-	if key, ok := renewed.Serving.Leaf.PublicKey.(*ecdsa.PublicKey); !ok || !key.Equal(w.Serving.Leaf.PublicKey) {
+	if key, ok := renewed.Serving().Leaf.PublicKey.(*ecdsa.PublicKey); !ok || !key.Equal(w.Serving().Leaf.PublicKey) {
 		t.Error("the renewed certificates are for another key")
 	}
 
 	// A worker's certificate opens nothing of the masters'.
 	for _, proto := range []string{protoRaft, protoCluster} {
-		d := &dialer{authority: w.pool, certificate: func() (*tls.Certificate, error) { return &w.Client, nil }}
+		d := w.dialer()
 		raw, err := d.dial(ctx, c.Address(), proto)
 		if err != nil {
 			continue // refused in the handshake
@@ -299,7 +298,7 @@ func (r recordingHealth) Check(ctx context.Context, request *healthv1.HealthChec
 
 func checkWorkerCertificates(t *testing.T, w *WorkerIdentity, ca *pki.Authority) {
 	t.Helper()
-	client, serving := w.Client.Leaf, w.Serving.Leaf
+	client, serving := w.Client().Leaf, w.Serving().Leaf
 	if client.Subject.CommonName != "system:node:worker-1" || client.Subject.Organization[0] != "system:nodes" {
 		t.Errorf("the client certificate is for %v", client.Subject)
 	}

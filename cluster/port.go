@@ -62,28 +62,37 @@ type port struct {
 	mu      sync.Mutex
 	muted   int
 	closed  bool
-	conns   map[net.Conn]struct{}
+	conns   map[net.Conn][]*x509.Certificate // raw connection to its peer's chain, nil where there is none (yet)
 	handler sync.WaitGroup
+
+	roots func() *x509.CertPool
+	// admit may refuse a peer whose certificate is otherwise good.
+	admit func(pki.Peer, *x509.Certificate) error
 }
 
-// newPort serves on a listener, which it owns from then on. The certificate function is asked for each handshake, so that renewal needs no restart.
-func newPort(listener net.Listener, authority *pki.Authority, certificate func() (*tls.Certificate, error), raft string, timeout time.Duration, log *slog.Logger) *port {
+// newPort serves on a listener, which it owns from then on. The functions are asked at each handshake, so that renewals
+// and new CAs need no restart.
+func newPort(listener net.Listener, roots func() *x509.CertPool, certificate func() (*tls.Certificate, error),
+	admit func(pki.Peer, *x509.Certificate) error, raft string, timeout time.Duration, log *slog.Logger) *port {
 	p := &port{
 		raft:     raft,
+		roots:    roots,
+		admit:    admit,
 		listener: listener,
 		log:      log,
 		timeout:  timeout,
 		routes:   map[string]*route{},
 		pending:  make(chan struct{}, maxHandshakes),
 		noise:    rate.NewLimiter(rate.Every(10*time.Second), 5),
-		conns:    map[net.Conn]struct{}{},
+		conns:    map[net.Conn][]*x509.Certificate{},
 	}
 	for name := range allowed {
 		p.routes[name] = &route{port: p, queue: make(chan net.Conn), done: make(chan struct{})}
 	}
 	base := &tls.Config{
 		MinVersion: tls.VersionTLS13,
-		ClientCAs:  authority.Pool(),
+		// A ticket would carry a client past a change of the CAs.
+		SessionTicketsDisabled: true,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return certificate()
 		},
@@ -101,7 +110,9 @@ func newPort(listener net.Listener, authority *pki.Authority, certificate func()
 				return joiners, nil
 			}
 			if slices.Contains(members.NextProtos, offered) {
-				return members, nil
+				config := members.Clone()
+				config.ClientCAs = roots()
+				return config, nil
 			}
 		}
 		return nil, fmt.Errorf("client offers %q, not a protocol of this port", hello.SupportedProtos)
@@ -171,7 +182,7 @@ func (p *port) track(conn net.Conn) bool {
 	if p.closed {
 		return false
 	}
-	p.conns[conn] = struct{}{}
+	p.conns[conn] = nil
 	p.handler.Add(1)
 	return true
 }
@@ -200,8 +211,16 @@ func (p *port) handle(raw net.Conn) {
 		proto = protoRaft
 	}
 	conn.peer, err = peerOf(state, proto)
+	if err == nil && len(state.PeerCertificates) > 0 {
+		err = p.admit(conn.peer, state.PeerCertificates[0])
+	}
 	if err != nil {
 		p.note("refused a connection on the mTLS port", "remote", raw.RemoteAddr(), "protocol", proto, "error", err)
+		conn.Close()
+		return
+	}
+	if len(state.PeerCertificates) > 0 && !p.remember(raw, conn.peer, state.PeerCertificates) {
+		p.note("refused a connection on the mTLS port: its certificate has just been revoked", "remote", raw.RemoteAddr(), "peer", conn.peer.Name)
 		conn.Close()
 		return
 	}
@@ -258,6 +277,48 @@ func (p *port) note(message string, args ...any) {
 		args = append(args, "unlogged_before", muted)
 	}
 	p.log.Info(message, args...)
+}
+
+// remember notes whose connection it is, unless that is not trusted any more.
+func (p *port) remember(raw net.Conn, peer pki.Peer, chain []*x509.Certificate) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.conns[raw]; !ok || p.distrusts(peer, chain) != nil {
+		return false
+	}
+	p.conns[raw] = chain
+	return true
+}
+
+// distrusts says why a certificate that was good at its handshake is not any more; that its time has run out meanwhile
+// does not count.
+func (p *port) distrusts(peer pki.Peer, chain []*x509.Certificate) error {
+	_, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: p.roots(), Intermediates: pki.Pool(chain[1:]...), CurrentTime: pki.IssuedAt(chain[0]), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	if err == nil {
+		err = p.admit(peer, chain[0])
+	}
+	return err
+}
+
+// recheck closes the connections of peers that are not trusted any more. Call it when CAs were dropped or certificates
+// revoked; who has a newer certificate connects again with that.
+func (p *port) recheck() {
+	p.mu.Lock()
+	var cut []net.Conn
+	for raw, chain := range p.conns {
+		if len(chain) == 0 {
+			continue
+		}
+		if peer, err := pki.ParsePeer(chain[0]); err != nil || p.distrusts(peer, chain) != nil {
+			cut = append(cut, raw)
+		}
+	}
+	p.mu.Unlock()
+	for _, raw := range cut {
+		raw.Close() // who reads from it notices
+	}
 }
 
 // close stops listening, closes every live connection, and waits for the handshakes that were under way.
@@ -319,7 +380,7 @@ func peerOf(state tls.ConnectionState, proto string) (pki.Peer, error) {
 
 // dialer opens connections to masters' ports.
 type dialer struct {
-	authority   *x509.CertPool
+	roots       func() *x509.CertPool
 	certificate func() (*tls.Certificate, error)
 }
 
@@ -336,7 +397,7 @@ func (d *dialer) dial(ctx context.Context, address, proto string) (*tls.Conn, er
 		NextProtos:         []string{proto},
 		InsecureSkipVerify: true, // VerifyConnection does it, by role
 		VerifyConnection: func(state tls.ConnectionState) error {
-			return verifyMaster(state, d.authority)
+			return verifyMaster(state, d.roots())
 		},
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return d.certificate()
@@ -350,13 +411,14 @@ func (d *dialer) dial(ctx context.Context, address, proto string) (*tls.Conn, er
 	return conn, nil
 }
 
-// verifyMaster checks a server's chain against a CA, and that it is a master.
+// verifyMaster checks a server's chain against CAs, and that it is a master. While the CA changes, the server shows how the
+// new one follows from the old one.
 func verifyMaster(state tls.ConnectionState, roots *x509.CertPool) error {
 	if len(state.PeerCertificates) == 0 {
 		return errors.New("the server sent no certificate")
 	}
 	leaf := state.PeerCertificates[0]
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}); err != nil {
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: pki.Pool(state.PeerCertificates[1:]...), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}); err != nil {
 		return fmt.Errorf("the server is not a master of this cluster: %w", err)
 	}
 	peer, err := pki.ParsePeer(leaf)

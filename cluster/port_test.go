@@ -115,7 +115,7 @@ func TestThePortOutlivesBadClients(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d := &dialer{authority: m.nodes[0].c.identity.CA.Pool(), certificate: newCertificates(other, "master-9", nil).get}
+		d := &dialer{roots: m.nodes[0].c.Roots, certificate: newCertificates(newLiveIdentity(other, 0), "master-9", nil).get}
 		conn, err := d.dial(context.Background(), address, protoCluster)
 		if err == nil {
 			_ = conn.SetReadDeadline(time.Now().Add(patience))
@@ -126,8 +126,8 @@ func TestThePortOutlivesBadClients(t *testing.T) {
 		}
 	})
 	t.Run("garbage inside raft's protocol", func(t *testing.T) {
-		id := m.nodes[0].c.identity
-		d := &dialer{authority: id.CA.Pool(), certificate: newCertificates(id, "master-9", nil).get}
+		id := m.nodes[0].c.Identity()
+		d := &dialer{roots: id.Roots, certificate: newCertificates(newLiveIdentity(id, 0), "master-9", nil).get}
 		conn, err := d.dial(context.Background(), address, protoRaft)
 		if err != nil {
 			t.Fatal(err)

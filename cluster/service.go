@@ -195,7 +195,7 @@ func (s joinService) JoinMaster(ctx context.Context, r *clusterv1.JoinMasterRequ
 	if err := c.prepareAnywhere(ctx, &clusterv1.PrepareMemberRequest{Name: r.Name, Address: r.Address}); err != nil {
 		return nil, toStatus(err)
 	}
-	identity, err := json.Marshal(c.identity)
+	identity, err := json.Marshal(c.identity.now().Identity)
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -229,15 +229,15 @@ func (c *Cluster) workerCertificates(name string, csr []byte, addresses []string
 			return nil, status.Errorf(codes.InvalidArgument, "worker %s asks for a certificate for %q: only its own name and IP addresses are allowed", name, a)
 		}
 	}
-	client, serving, err := c.identity.CA.SignWorker(csr, name, append([]string{name}, slices.DeleteFunc(slices.Clone(addresses), func(a string) bool { return a == name })...))
+	client, serving, err := c.identity.issuer().SignWorker(csr, name, append([]string{name}, slices.DeleteFunc(slices.Clone(addresses), func(a string) bool { return a == name })...))
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	return &clusterv1.JoinWorkerResponse{
 		ClientCertificate:  client,
 		ServingCertificate: serving,
-		CaCertificate:      c.identity.CA.CertPEM(),
-		GossipKeys:         c.identity.GossipKeys,
+		CaCertificate:      c.identity.now().RootsPEM(),
+		GossipKeys:         c.identity.now().GossipKeys,
 		Masters:            c.MasterAddresses(),
 		Gossip:             c.gossipSeeds(),
 	}, nil

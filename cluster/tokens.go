@@ -117,7 +117,7 @@ func (c *Cluster) CreateToken(ctx context.Context, role pki.Role, ttl time.Durat
 	if ttl < 0 {
 		return "", fmt.Errorf("a join token's time to live cannot be %s", ttl)
 	}
-	t, err := newToken(c.identity.CA, role)
+	t, err := newToken(c.identity.now().CA, role)
 	if err != nil {
 		return "", err
 	}
@@ -209,7 +209,11 @@ func (c *Cluster) checkToken(ctx context.Context, text string, role pki.Role) er
 	if err != nil {
 		return err
 	}
-	if t.pin != c.identity.CA.Pin() {
+	switch id := c.identity.now(); {
+	case id.accepts(t.pin):
+	case id.owns(t.pin):
+		return fmt.Errorf("%w: it is from before the cluster's CA was rotated; make a new one with `kontiki token create --role %s`", ErrToken, role)
+	default:
 		return fmt.Errorf("%w: it is for another cluster", ErrToken)
 	}
 	if err := t.requireRole(role); err != nil {

@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -34,19 +36,41 @@ type JoinWorkerConfig struct {
 	Logger    *slog.Logger
 }
 
-// WorkerIdentity is a worker's proof of who it is, and what it needs to find the cluster.
+// WorkerIdentity is a worker's proof of who it is, and what it needs to find the cluster. It changes while Run runs:
+// take what is needed where it is needed, and keep nothing. Safe for concurrent use.
 type WorkerIdentity struct {
 	Name string
-	// Client is what the worker calls masters with, Serving what it serves the kubelet port with. Both have the same
-	// key, which was made on this host and never left it.
-	Client, Serving tls.Certificate
-	// CAPEM is the cluster's CA certificate; clients of the kubelet port have certificates under it.
-	CAPEM      []byte
-	GossipKeys [][]byte
-	// Masters are mTLS addresses and GossipSeeds gossip addresses of masters, as last told.
-	Masters, GossipSeeds []string
 
-	pool *x509.CertPool
+	cfg JoinWorkerConfig
+	// mu is held while the identity is changed.
+	mu    sync.Mutex
+	state atomic.Pointer[workerState]
+}
+
+// workerState is a document in use.
+type workerState struct {
+	*workerDocument
+	client, serving tls.Certificate
+	cas             []*x509.Certificate
+	roots           *x509.CertPool
+	changed         chan struct{}
+}
+
+// Client is what the worker calls masters with, Serving what it serves the kubelet port with. Both have the same key,
+// which was made on this host and never left it.
+func (w *WorkerIdentity) Client() *tls.Certificate  { return &w.state.Load().client }
+func (w *WorkerIdentity) Serving() *tls.Certificate { return &w.state.Load().serving }
+
+// Roots are the cluster's CAs; clients of the kubelet port have certificates under them.
+func (w *WorkerIdentity) Roots() *x509.CertPool { return w.state.Load().roots }
+
+// Masters are mTLS addresses of masters, as last told.
+func (w *WorkerIdentity) Masters() []string { return w.state.Load().Masters }
+
+// ServerTLS is the configuration of the kubelet port's next handshake.
+func (w *WorkerIdentity) ServerTLS() *tls.Config {
+	state := w.state.Load()
+	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{state.serving}, ClientCAs: state.roots, SessionTicketsDisabled: true}
 }
 
 const workerFile = "worker.json"
@@ -62,11 +86,19 @@ type workerDocument struct {
 	GossipKeys  [][]byte `json:"gossipKeys"`
 	Masters     []string `json:"masters"`
 	GossipSeeds []string `json:"gossipSeeds"`
+
+	// Generation is the identity's that this is from, Renewal the number of the renewal that the certificates are from.
+	Generation uint64 `json:"generation,omitempty"`
+	Renewal    uint64 `json:"renewal,omitempty"`
+	// MastersGossip says that only masters gossip.
+	MastersGossip bool `json:"mastersGossip,omitempty"`
+	// PastPins are pins of CAs that were the cluster's: a token of theirs is not another cluster's.
+	PastPins []string `json:"pastPins,omitempty"`
 }
 
 // JoinWorker answers this host's identity as a worker: the one in Dir, or a new one got from a master with the token.
-// Certificates of which less than a third of the time is left, or that are for other addresses, are renewed; where no
-// master can be reached, those at hand are used for as long as they are valid. Errors: ErrToken, ErrNameTaken.
+// Certificates past two thirds of their life, or that are for other addresses, are renewed; where no master can be
+// reached, those at hand are used for as long as they are valid. Errors: ErrToken, ErrNameTaken.
 func JoinWorker(ctx context.Context, cfg JoinWorkerConfig) (*WorkerIdentity, error) {
 	if err := CheckName(cfg.Name); err != nil {
 		return nil, err
@@ -77,6 +109,7 @@ func JoinWorker(ctx context.Context, cfg JoinWorkerConfig) (*WorkerIdentity, err
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the worker's directory: %w", err)
 	}
+	w := &WorkerIdentity{Name: cfg.Name, cfg: cfg}
 	doc, err := loadWorker(cfg.Dir)
 	if err != nil {
 		return nil, err
@@ -85,27 +118,25 @@ func JoinWorker(ctx context.Context, cfg JoinWorkerConfig) (*WorkerIdentity, err
 		if doc, err = newWorker(ctx, cfg); err != nil {
 			return nil, err
 		}
-		return doc.identity()
+		return w, w.use(doc)
 	}
 	if err := doc.matches(cfg); err != nil {
 		return nil, err
 	}
-	identity, err := doc.identity()
-	if err != nil {
+	if err := w.use(doc); err != nil {
 		return nil, err
 	}
 	if !doc.stale(cfg.Addresses) {
-		return identity, nil
+		return w, nil
 	}
-	renewed, err := doc.renew(ctx, identity, cfg)
-	if err != nil {
+	if err := w.renewAnywhere(ctx); err != nil {
 		if left := time.Until(doc.notAfter()); left > 0 {
 			cfg.Logger.Warn("the worker's certificates could not be renewed", "valid_for", left.Round(time.Minute), "error", err)
-			return identity, nil
+			return w, nil
 		}
 		return nil, fmt.Errorf("the worker's certificates have expired, and could not be renewed; remove %s and join again with a token: %w", cfg.Dir, err)
 	}
-	return renewed.identity()
+	return w, nil
 }
 
 func loadWorker(dir string) (*workerDocument, error) {
@@ -160,7 +191,8 @@ func newWorker(ctx context.Context, cfg JoinWorkerConfig) (*workerDocument, erro
 // take puts what a master answered into the document.
 func (d *workerDocument) take(r *clusterv1.JoinWorkerResponse, addresses []string) {
 	d.Addresses = addresses
-	d.Client, d.Serving, d.CA, d.GossipKeys = r.ClientCertificate, r.ServingCertificate, r.CaCertificate, r.GossipKeys
+	d.Client, d.Serving = r.ClientCertificate, r.ServingCertificate
+	d.trust(r.CaCertificate, r.GossipKeys)
 	if len(r.Masters) > 0 {
 		d.Masters = r.Masters
 	}
@@ -181,34 +213,65 @@ func (d *workerDocument) matches(cfg JoinWorkerConfig) error {
 	if err != nil {
 		return nil // it is not needed any more
 	}
-	ca, err := pki.ParseCertificate(d.CA)
-	if err != nil {
-		return fmt.Errorf("the data in %s: %w", cfg.Dir, err)
+	pins := d.pins()
+	if len(pins) == 0 {
+		return fmt.Errorf("the CA certificate in %s cannot be read", cfg.Dir)
 	}
-	if pin := pki.Pin(ca); pin != token.pin {
+	if pin := pins[0]; !slices.Contains(append(pins, d.PastPins...), token.pin) {
 		return fmt.Errorf("%w: it is for another cluster (%s...) than the one that this host belongs to (%s...); to move the host, remove %s",
 			ErrToken, shortPin(token.pin), shortPin(pin), cfg.Dir)
 	}
 	return nil
 }
 
-func (d *workerDocument) identity() (*WorkerIdentity, error) {
-	client, err := tls.X509KeyPair(d.Client, d.Key)
+// pins are those of the CAs that are trusted.
+func (d *workerDocument) pins() (pins []string) {
+	cas, err := pki.ParseCertificates(d.CA)
 	if err != nil {
-		return nil, fmt.Errorf("the worker's client certificate: %w", err)
+		return nil
 	}
-	serving, err := tls.X509KeyPair(d.Serving, d.Key)
-	if err != nil {
-		return nil, fmt.Errorf("the worker's serving certificate: %w", err)
+	for _, ca := range cas {
+		pins = append(pins, pki.Pin(ca))
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(d.CA) {
-		return nil, errors.New("the worker's CA certificate cannot be read")
+	return pins
+}
+
+// trust replaces whom the worker trusts.
+func (d *workerDocument) trust(ca []byte, gossipKeys [][]byte) {
+	before := append(d.pins(), d.PastPins...)
+	d.CA, d.GossipKeys = ca, gossipKeys
+	now := d.pins()
+	d.PastPins = slices.DeleteFunc(before, func(pin string) bool { return slices.Contains(now, pin) })
+}
+
+// use takes a document into use, which must be on disk.
+func (w *WorkerIdentity) use(d *workerDocument) error {
+	state := &workerState{workerDocument: d, changed: make(chan struct{})}
+	var err error
+	if state.client, err = tls.X509KeyPair(d.Client, d.Key); err != nil {
+		return fmt.Errorf("the worker's client certificate: %w", err)
 	}
-	return &WorkerIdentity{
-		Name: d.Name, Client: client, Serving: serving, CAPEM: d.CA, GossipKeys: d.GossipKeys,
-		Masters: d.Masters, GossipSeeds: d.GossipSeeds, pool: pool,
-	}, nil
+	if state.serving, err = tls.X509KeyPair(d.Serving, d.Key); err != nil {
+		return fmt.Errorf("the worker's serving certificate: %w", err)
+	}
+	if state.cas, err = pki.ParseCertificates(d.CA); err != nil {
+		return fmt.Errorf("the cluster's CAs: %w", err)
+	}
+	state.roots = pki.Pool(state.cas...)
+	if before := w.state.Swap(state); before != nil {
+		close(before.changed)
+	}
+	return nil
+}
+
+// issuer is the pin of the CA that the certificates are from; empty if that is not trusted any more.
+func (s *workerState) issuer() string {
+	for _, ca := range s.cas {
+		if s.client.Leaf.CheckSignatureFrom(ca) == nil {
+			return pki.Pin(ca)
+		}
+	}
+	return ""
 }
 
 func (d *workerDocument) notAfter() time.Time {
@@ -220,38 +283,16 @@ func (d *workerDocument) notAfter() time.Time {
 }
 
 func (d *workerDocument) stale(addresses []string) bool {
-	return time.Until(d.notAfter()) < pki.DefaultTTL/3 || !slices.Equal(d.Addresses, addresses)
-}
-
-func (d *workerDocument) renew(ctx context.Context, identity *WorkerIdentity, cfg JoinWorkerConfig) (*workerDocument, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*joinDial)
-	defer cancel()
-	csr, err := pki.RequestFor(d.Key, d.Name)
-	if err != nil {
-		return nil, err
-	}
-	var failures []error
-	for _, address := range mergeAddresses(d.Masters, cfg.Join, "") {
-		conn, err := identity.Connect(address)
-		if err != nil {
-			return nil, err
-		}
-		response, err := clusterv1.NewWorkerServiceClient(conn).Renew(ctx, &clusterv1.RenewRequest{Csr: csr, Addresses: cfg.Addresses})
-		conn.Close()
-		if err != nil {
-			failures = append(failures, err)
-			continue
-		}
-		renewed := *d
-		renewed.take(response, cfg.Addresses)
-		return &renewed, renewed.save(cfg.Dir)
-	}
-	return nil, errors.Join(failures...)
+	cert, err := pki.ParseCertificate(d.Client)
+	return err != nil || time.Now().After(pki.RenewAt(cert)) || !slices.Equal(d.Addresses, addresses)
 }
 
 // Connect makes a gRPC client to the node services of the master at an address. Nothing is dialed before the first call;
-// the connection reconnects by itself.
+// the connection reconnects by itself, with the certificate and the CAs of that time.
 func (w *WorkerIdentity) Connect(address string) (*grpc.ClientConn, error) {
-	d := &dialer{authority: w.pool, certificate: func() (*tls.Certificate, error) { return &w.Client, nil }}
-	return connect(d, address, protoNode)
+	return connect(w.dialer(), address, protoNode)
+}
+
+func (w *WorkerIdentity) dialer() *dialer {
+	return &dialer{roots: w.Roots, certificate: func() (*tls.Certificate, error) { return w.Client(), nil }}
 }

@@ -57,6 +57,8 @@ type API struct {
 	Authenticator *auth.Authenticator
 	Authorizer    auth.Authorizer
 	REST          *rest.Server
+	// Sealer seals Secrets; its keys may be replaced.
+	Sealer *seal.Sealer
 	// KubernetesService is the address of the service default/kubernetes, the first of the service range.
 	KubernetesService netip.Addr
 }
@@ -71,7 +73,7 @@ func New(c Config) (*API, error) {
 		seconds := int64(admission.DefaultTolerationSeconds)
 		c.TolerationSeconds = &seconds
 	}
-	a := &API{Kinds: registry.Kinds(), Authorizer: auth.Groups{}}
+	a := &API{Sealer: sealer, Kinds: registry.Kinds(), Authorizer: auth.Groups{}}
 	accounts := &admission.ServiceAccounts{Store: c.Store, Kinds: a.Kinds}
 	services := &allocate.Services{Range: c.ServiceRange}
 	a.KubernetesService = services.First()

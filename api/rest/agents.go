@@ -24,22 +24,30 @@ import (
 
 // Agents reaches the kubelet-compatible ports of the nodes' agents.
 type Agents interface {
-	// TLS is the configuration for connections to agents: the master's client certificate and the CA to trust.
+	// TLS is the configuration for the next connection to an agent: the master's client certificate and the CAs to
+	// trust. It is the same one for as long as it holds.
 	TLS() *tls.Config
 }
 
-// agentTransport is the transport to agents; one for all nodes, made on first use.
+// agentTransport is the transport to agents; one for all nodes, made on first use and again when the CAs change.
 func (s *Server) agentTransport() (*http.Transport, error) {
 	if s.Agents == nil {
 		return nil, apierrors.NewServiceUnavailable("this server cannot reach the nodes' agents")
 	}
-	s.agentsOnce.Do(func() {
+	config := s.Agents.TLS()
+	s.agentsMu.Lock()
+	defer s.agentsMu.Unlock()
+	if s.agentsTLS != config {
+		if s.agentsVia != nil {
+			s.agentsVia.CloseIdleConnections() // those in use go on
+		}
+		s.agentsTLS = config
 		s.agentsVia = &http.Transport{
-			TLSClientConfig:     s.Agents.TLS(),
+			TLSClientConfig:     config,
 			DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 			MaxIdleConnsPerHost: 4, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
 		}
-	})
+	}
 	return s.agentsVia, nil
 }
 

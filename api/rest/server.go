@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
@@ -50,8 +51,9 @@ type Server struct {
 	openapi   *openAPI
 	tables    *tables
 
-	agentsOnce sync.Once
-	agentsVia  *http.Transport
+	agentsMu  sync.Mutex // guards the two below
+	agentsTLS *tls.Config
+	agentsVia *http.Transport
 }
 
 // New makes a Server.

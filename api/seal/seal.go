@@ -12,6 +12,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"sync/atomic"
 )
 
 const prefix = "kontiki:seal:v1:"
@@ -20,14 +21,30 @@ const prefix = "kontiki:seal:v1:"
 var ErrSealed = errors.New("seal: the value cannot be opened")
 
 // Sealer seals with one key and opens with any it knows. It is safe for concurrent use.
-type Sealer struct {
+type Sealer struct{ keys atomic.Pointer[ring] }
+
+type ring struct {
 	current string
 	keys    map[string]cipher.AEAD
 }
 
 // New makes a Sealer from named 32-byte keys; current names the one that seals.
 func New(current string, keys map[string][]byte) (*Sealer, error) {
-	s := &Sealer{current: current, keys: map[string]cipher.AEAD{}}
+	s := new(Sealer)
+	return s, s.Use(current, keys)
+}
+
+// Use replaces the keys. Values that are sealed with a key that is not among them cannot be opened any more.
+func (s *Sealer) Use(current string, keys map[string][]byte) error {
+	r, err := newRing(current, keys)
+	if err == nil {
+		s.keys.Store(r)
+	}
+	return err
+}
+
+func newRing(current string, keys map[string][]byte) (*ring, error) {
+	s := &ring{current: current, keys: map[string]cipher.AEAD{}}
 	for name, key := range keys {
 		if name == "" || bytes.ContainsRune([]byte(name), ':') {
 			return nil, fmt.Errorf("seal: key name %q: it must not be empty or hold a colon", name)
@@ -53,16 +70,17 @@ func associated(name, storageKey string) []byte { return []byte(name + "\x00" + 
 
 // Seal encrypts plain for the storage key.
 func (s *Sealer) Seal(storageKey string, plain []byte) ([]byte, error) {
-	aead := s.keys[s.current]
-	out := make([]byte, 0, len(prefix)+len(s.current)+1+aead.NonceSize()+len(plain)+aead.Overhead())
+	ring := s.keys.Load()
+	aead := ring.keys[ring.current]
+	out := make([]byte, 0, len(prefix)+len(ring.current)+1+aead.NonceSize()+len(plain)+aead.Overhead())
 	out = append(out, prefix...)
-	out = append(out, s.current...)
+	out = append(out, ring.current...)
 	out = append(out, ':')
 	nonce := out[len(out) : len(out)+aead.NonceSize()]
 	if _, err := rand.Read(nonce); err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
 	}
-	return aead.Seal(out[:len(out)+len(nonce)], nonce, plain, associated(s.current, storageKey)), nil
+	return aead.Seal(out[:len(out)+len(nonce)], nonce, plain, associated(ring.current, storageKey)), nil
 }
 
 // Open decrypts a value that was sealed for the storage key.
@@ -75,7 +93,7 @@ func (s *Sealer) Open(storageKey string, sealed []byte) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: it is damaged", ErrSealed)
 	}
-	aead := s.keys[string(name)]
+	aead := s.keys.Load().keys[string(name)]
 	if aead == nil {
 		return nil, fmt.Errorf("%w: there is no key %q here", ErrSealed, name)
 	}

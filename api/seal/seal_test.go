@@ -52,6 +52,23 @@ func TestOldKeysStillOpen(t *testing.T) {
 	if plain, err := rotated.Open("/a", sealed); err != nil || string(plain) != "x" {
 		t.Fatalf("open: %q, %v", plain, err)
 	}
+	// A sealer that is in use takes new keys as it goes.
+	if err := old.Use("k2", map[string][]byte{"k1": key(1), "k2": key(2)}); err != nil {
+		t.Fatal(err)
+	}
+	resealed, err := old.Seal("/a", []byte("y"))
+	if err != nil || !bytes.Contains(resealed, []byte(":k2:")) {
+		t.Fatalf("sealed with another key than the new one: %q, %v", resealed, err)
+	}
+	if plain, err := old.Open("/a", sealed); err != nil || string(plain) != "x" {
+		t.Fatalf("open: %q, %v", plain, err)
+	}
+	if err := old.Use("k3", map[string][]byte{"k1": key(1)}); err == nil {
+		t.Fatal("took a ring without the key to seal with")
+	}
+	if _, err := old.Open("/a", resealed); err != nil {
+		t.Fatalf("refused keys were taken: %v", err)
+	}
 	fresh, err := New("k2", map[string][]byte{"k2": key(2)})
 	if err != nil {
 		t.Fatal(err)

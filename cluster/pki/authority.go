@@ -20,8 +20,7 @@ import (
 	"time"
 )
 
-// Lifetimes of what is issued. Masters issue their own certificates at each start and renew them while they run; workers
-// renew when a third of the time is left.
+// Lifetimes of what is issued. Everything but the CA is renewed in process at two thirds of its life (RenewAt).
 const (
 	AuthorityTTL = 20 * 365 * 24 * time.Hour
 	DefaultTTL   = 365 * 24 * time.Hour
@@ -32,6 +31,23 @@ const (
 type Authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
+	ttl  time.Duration // of what it issues
+}
+
+// WithLifetime is the same CA, issuing certificates that live as long; 0 means DefaultTTL.
+func (a *Authority) WithLifetime(ttl time.Duration) *Authority {
+	changed := *a
+	changed.ttl = ttl
+	return &changed
+}
+
+// IssuedAt is when a certificate of this package was issued: its validity begins earlier, for clocks that are behind.
+func IssuedAt(cert *x509.Certificate) time.Time { return cert.NotBefore.Add(clockSkew) }
+
+// RenewAt is when a certificate of this package is to be renewed: at two thirds of its life.
+func RenewAt(cert *x509.Certificate) time.Time {
+	issued := IssuedAt(cert)
+	return issued.Add(cert.NotAfter.Sub(issued) * 2 / 3)
 }
 
 // NewAuthority makes a CA with a new key.
@@ -53,7 +69,7 @@ func NewAuthority(commonName string) (*Authority, error) {
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
-		MaxPathLenZero:        true,
+		MaxPathLen:            1, // room for CrossSign, and for nothing below it
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -81,6 +97,35 @@ func ParseAuthority(certPEM, keyPEM []byte) (*Authority, error) {
 		return nil, errors.New("the CA key does not belong to the CA certificate")
 	}
 	return &Authority{cert: cert, key: key}, nil
+}
+
+// CrossSign answers a certificate (DER) of another CA's key under this one. A host that trusts only this CA accepts what
+// the other one issues when it is shown this certificate beside it: so a new CA can issue before everybody has heard of it.
+func (a *Authority) CrossSign(other *Authority) ([]byte, error) {
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
+	notAfter := other.cert.NotAfter
+	if notAfter.After(a.cert.NotAfter) {
+		notAfter = a.cert.NotAfter
+	}
+	template := &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               other.cert.Subject,
+		SubjectKeyId:          other.cert.SubjectKeyId,
+		NotBefore:             time.Now().Add(-clockSkew),
+		NotAfter:              notAfter,
+		KeyUsage:              other.cert.KeyUsage,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLenZero:        true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, other.key.Public(), a.key)
+	if err != nil {
+		return nil, fmt.Errorf("sign the CA %s: %w", other.cert.Subject.CommonName, err)
+	}
+	return der, nil
 }
 
 // Certificate is the CA's certificate; read-only.
@@ -115,7 +160,7 @@ type Request struct {
 	Hosts         []string // IP addresses and DNS names of a serving certificate
 	Server        bool
 	Client        bool
-	TTL           time.Duration // 0 means DefaultTTL
+	TTL           time.Duration // 0 means the CA's WithLifetime, or DefaultTTL
 }
 
 // Sign answers a certificate (DER) for a public key. It never outlives the CA.
@@ -125,6 +170,9 @@ func (a *Authority) Sign(public crypto.PublicKey, r Request) ([]byte, error) {
 		return nil, err
 	}
 	ttl := r.TTL
+	if ttl <= 0 {
+		ttl = a.ttl
+	}
 	if ttl <= 0 {
 		ttl = DefaultTTL
 	}
@@ -236,4 +284,36 @@ func ParseCertificate(certPEM []byte) (*x509.Certificate, error) {
 		return nil, fmt.Errorf("parse a certificate: %w", err)
 	}
 	return cert, nil
+}
+
+// ParseCertificates reads all certificates of a PEM bundle; one at least.
+func ParseCertificates(bundle []byte) ([]*x509.Certificate, error) {
+	var certs []*x509.Certificate
+	for {
+		var block *pem.Block
+		if block, bundle = pem.Decode(bundle); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("a PEM block of type %s among certificates", block.Type)
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("parse a certificate: %w", err)
+		}
+		certs = append(certs, cert)
+	}
+	if len(certs) == 0 {
+		return nil, errors.New("no PEM certificate")
+	}
+	return certs, nil
+}
+
+// Pool is a pool that holds the given CAs.
+func Pool(certs ...*x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, cert := range certs {
+		pool.AddCert(cert)
+	}
+	return pool
 }

@@ -147,3 +147,51 @@ func TestWriteFileReplacesWhole(t *testing.T) {
 		t.Errorf("wrote into a directory that is not there: %v", err)
 	}
 }
+
+func TestACrossSignedCAIsAcceptedByWhoTrustsTheOldOne(t *testing.T) {
+	old, fresh, stranger := newCA(t), newCA(t), newCA(t)
+	der, err := old.CrossSign(fresh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cross, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := fresh.IssueMaster("m1", []string{"m1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name                 string
+		roots, intermediates *x509.CertPool
+		ok                   bool
+	}{
+		{"the old CA, with the way to the new one", old.Pool(), Pool(cross), true},
+		{"the old CA alone", old.Pool(), Pool(), false},
+		{"the new CA", fresh.Pool(), Pool(), true},
+		{"another CA", stranger.Pool(), Pool(cross), false},
+	} {
+		if _, err := leaf(t, pair).Verify(x509.VerifyOptions{Roots: test.roots, Intermediates: test.intermediates}); (err == nil) != test.ok {
+			t.Errorf("%s: %v", test.name, err)
+		}
+	}
+	certs, err := ParseCertificates(append(old.CertPEM(), fresh.CertPEM()...))
+	if err != nil || len(certs) != 2 || Pin(certs[1]) != fresh.Pin() {
+		t.Errorf("a bundle reads as %d certificates, %v", len(certs), err)
+	}
+	if _, err := ParseCertificates([]byte("nothing")); err == nil {
+		t.Error("nothing was accepted as a bundle")
+	}
+}
+
+func TestCertificatesAreRenewedAtTwoThirdsOfTheirLife(t *testing.T) {
+	pair, err := newCA(t).WithLifetime(30*time.Hour).IssueMaster("m1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := leaf(t, pair)
+	if lived := RenewAt(cert).Sub(IssuedAt(cert)); lived != 20*time.Hour || cert.NotAfter.Sub(IssuedAt(cert)) != 30*time.Hour {
+		t.Errorf("renewed after %s of %s", lived, cert.NotAfter.Sub(IssuedAt(cert)))
+	}
+}

@@ -51,7 +51,7 @@ func clusterCommand() *cobra.Command {
 	status := &cobra.Command{Use: "status", Short: "Show the masters, their roles and health", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return clusterStatus(cmd.Context(), kubeconfig, output) }}
 	status.Flags().StringVarP(&output, "output", "o", "", "json")
-	cmd.AddCommand(status)
+	cmd.AddCommand(status, certsCommand(&kubeconfig))
 	for _, planned := range []string{"members", "transfer", "remove"} {
 		cmd.AddCommand(notBuilt(planned))
 	}

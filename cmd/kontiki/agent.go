@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -121,20 +119,20 @@ func runAgent(ctx context.Context, o *agentOptions, place agentPlace, log *slog.
 	}
 	log = log.With("node", place.name)
 	gossipAddress := net.JoinHostPort(place.nodeIP, strconv.Itoa(place.gossipPort))
-	gossip, err := cluster.StartGossip(cluster.GossipConfig{
-		Name: place.name, Role: cluster.RoleWorker, Address: place.nodeIP, Version: gitVersion,
-		BindAddress: gossipAddress, AdvertiseAddress: gossipAddress, Keys: identity.GossipKeys,
-		Seeds: func() []string { return identity.GossipSeeds }, Logger: log,
-	})
-	if err != nil {
-		return err
-	}
-	defer gossip.Close()
 	w, err := newWorker(ctx, o, place, identity, log)
 	if err != nil {
 		return err
 	}
-	return w.run(ctx)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return identity.Run(ctx) })
+	group.Go(func() error {
+		return identity.RunGossip(ctx, cluster.GossipConfig{
+			Name: place.name, Role: cluster.RoleWorker, Address: place.nodeIP, Version: gitVersion,
+			BindAddress: gossipAddress, AdvertiseAddress: gossipAddress, Logger: log,
+		})
+	})
+	group.Go(func() error { return w.run(ctx) })
+	return group.Wait()
 }
 
 // workerParts are the parts of a running worker.
@@ -177,18 +175,14 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	w.agent, err = agent.New(agent.Config{
 		NodeName: place.name, NodeIP: netip.MustParseAddr(place.nodeIP), StateDir: filepath.Join(place.dataDir, "agent"),
 		LogDir: filepath.Join(place.dataDir, "logs"), Runtime: w.runtime, Network: w.network, ServiceConsumers: []agent.ServiceConsumer{w.proxy, w.dns},
-		Masters: identity.Masters, Dial: dialMaster(identity), Labels: o.nodeLabels, Port: kubeletPort, MaxPods: o.maxPods, Version: gitVersion,
+		Masters: identity.Masters(), Dial: dialMaster(identity), Labels: o.nodeLabels, Port: kubeletPort, MaxPods: o.maxPods, Version: gitVersion,
 	})
 	if err != nil {
 		return w, err
 	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(identity.CAPEM) {
-		return w, errors.New("the worker's identity holds no CA certificate")
-	}
 	w.server = server.New(server.Config{
 		Pods: w.agent.Pods(), Runtime: w.runtime, Node: w.agent.Node,
-		TLS:    &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{identity.Serving}, ClientCAs: roots},
+		TLS:    identity.ServerTLS,
 		Verify: server.AllowMasters(),
 	})
 	return w, nil

@@ -125,7 +125,7 @@ func (m *master) control(ctx context.Context) error {
 		return eventttl.New(eventttl.Config{Client: c})
 	})
 	run("service-account-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
-		return serviceaccount.New(c, m.cluster.Identity().CA.CertPEM)
+		return serviceaccount.New(c, m.bundle)
 	})
 	return group.Wait()
 }

@@ -185,7 +185,8 @@ func (m *master) probeAgent(ctx context.Context, node *corev1.Node) error {
 		if err != nil {
 			return err
 		}
-		response, err := m.probes.Do(request)
+		probe := &http.Client{Transport: &http.Transport{TLSClientConfig: m.agents.TLS(), DisableKeepAlives: true}}
+		response, err := probe.Do(request)
 		if err != nil {
 			return err
 		}

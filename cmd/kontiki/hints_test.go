@@ -146,7 +146,7 @@ func TestProbeAgent(t *testing.T) {
 		asked <- r.URL.Path
 		http.Error(w, "containerd is down", http.StatusInternalServerError)
 	}))
-	m := &master{probes: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: agent.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}, DisableKeepAlives: true}}}
+	m := &master{agents: fixedTLS{agent.Client().Transport.(*http.Transport).TLSClientConfig}}
 	host, portText, err := net.SplitHostPort(agent.Listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -174,3 +174,8 @@ func TestProbeAgent(t *testing.T) {
 		t.Errorf("without an address: %v", err)
 	}
 }
+
+// fixedTLS reaches agents with one configuration.
+type fixedTLS struct{ config *tls.Config }
+
+func (f fixedTLS) TLS() *tls.Config { return f.config }

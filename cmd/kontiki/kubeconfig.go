@@ -9,14 +9,15 @@ import (
 	"github.com/kontiki/kontiki/cluster/pki"
 )
 
-// writeKubeconfig writes a kubeconfig for the administrator, with a certificate of its own.
-func writeKubeconfig(path, server string, ca *pki.Authority) error {
+// writeKubeconfig writes a kubeconfig for the administrator, with a certificate of its own from the CA. It trusts the
+// roots, a PEM bundle.
+func writeKubeconfig(path, server string, ca *pki.Authority, roots []byte) error {
 	pair, err := ca.IssueClient("kubernetes-admin", []string{"system:masters"})
 	if err != nil {
 		return err
 	}
 	config := clientcmdapi.NewConfig()
-	config.Clusters["kontiki"] = &clientcmdapi.Cluster{Server: server, CertificateAuthorityData: ca.CertPEM()}
+	config.Clusters["kontiki"] = &clientcmdapi.Cluster{Server: server, CertificateAuthorityData: roots}
 	config.AuthInfos["admin"] = &clientcmdapi.AuthInfo{ClientCertificateData: pair.CertPEM, ClientKeyData: pair.KeyPEM}
 	config.Contexts["kontiki"] = &clientcmdapi.Context{Cluster: "kontiki", AuthInfo: "admin"}
 	config.CurrentContext = "kontiki"

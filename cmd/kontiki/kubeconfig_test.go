@@ -22,7 +22,7 @@ func TestKubeconfigIsSecretAndWhole(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeKubeconfig(path, "https://192.0.2.1:6443", ca); err != nil {
+	if err := writeKubeconfig(path, "https://192.0.2.1:6443", ca, ca.CertPEM()); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(path)
@@ -61,7 +61,7 @@ func TestAdminConfig(t *testing.T) {
 	}
 	named, environment := filepath.Join(t.TempDir(), "named"), filepath.Join(t.TempDir(), "environment")
 	for path, host := range map[string]string{named: "https://192.0.2.1:6443", environment: "https://192.0.2.2:6443"} {
-		if err := writeKubeconfig(path, host, ca); err != nil {
+		if err := writeKubeconfig(path, host, ca, ca.CertPEM()); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -3,14 +3,12 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -22,7 +20,9 @@ import (
 	"github.com/kontiki/kontiki/api/apiserver"
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/nodes"
+	"github.com/kontiki/kontiki/api/rest"
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
@@ -44,6 +44,7 @@ type serverOptions struct {
 	confirmPeriod             time.Duration
 	evictions                 nodelifecycle.Evictions
 	noAgent                   bool
+	certificateLifetime       time.Duration
 	agent                     agentOptions
 }
 
@@ -85,6 +86,7 @@ func serverCommand() *cobra.Command {
 	f.Float64Var(&o.evictions.SecondaryRate, "secondary-node-eviction-rate", o.evictions.SecondaryRate, "the same of an unhealthy zone; 0 if it is not larger than --large-cluster-size-threshold")
 	f.Float64Var(&o.evictions.UnhealthyZone, "unhealthy-zone-threshold", o.evictions.UnhealthyZone, "the fraction of a zone's nodes, and at least three, that must not be ready for it to be unhealthy")
 	f.IntVar(&o.evictions.LargeCluster, "large-cluster-size-threshold", o.evictions.LargeCluster, "up to how many nodes an unhealthy zone counts as small: nothing is evicted from it")
+	f.DurationVar(&o.certificateLifetime, "certificate-lifetime", pki.DefaultTTL, "how long certificates live that this master issues; they are renewed at two thirds of it")
 	f.BoolVar(&o.noAgent, "no-agent", false, "run no worker on this host")
 	o.agent.flags(f)
 	return cmd
@@ -144,11 +146,6 @@ func parseRange(flag, value string, shortest, longest int) (netip.Prefix, error)
 	return prefix.Masked(), nil
 }
 
-// clusterAgents is how the API reaches the nodes' agents.
-type clusterAgents struct{ config *tls.Config }
-
-func (a clusterAgents) TLS() *tls.Config { return a.config }
-
 func runServer(ctx context.Context, o *serverOptions) error {
 	log, err := newLogger(o.logLevel)
 	if err != nil {
@@ -175,7 +172,7 @@ func runServer(ctx context.Context, o *serverOptions) error {
 		APIAddress: at(o.apiPort), Bootstrap: len(o.join) == 0, Join: o.join, Token: o.token,
 		APIHosts: append([]string{"127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
 			"kubernetes.default.svc." + o.clusterDomain, kubernetes.String(), o.nodeIP}, o.tlsSANs...),
-		Version: gitVersion, Logger: log,
+		Version: gitVersion, Logger: log, Timings: cluster.Timings{Certificate: o.certificateLifetime},
 	})
 	if err != nil {
 		return err
@@ -194,30 +191,20 @@ type master struct {
 	options *serverOptions
 	ranges  ranges
 	log     *slog.Logger
-	// probes asks agents whether they are alive.
-	probes *http.Client
+	agents  rest.Agents
 }
 
 func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger) (*master, error) {
 	identity := c.Identity()
-	roots := identity.CA.Pool()
-	own, err := identity.CA.IssueClient("kontiki-apiserver", []string{"system:masters"})
-	if err != nil {
-		return nil, err
-	}
-	certificate, err := own.TLS()
-	if err != nil {
-		return nil, err
-	}
-	agents := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{certificate}}
-	m := &master{cluster: c, options: o, ranges: r, log: log, probes: &http.Client{Transport: &http.Transport{TLSClientConfig: agents, DisableKeepAlives: true}}}
+	m := &master{cluster: c, options: o, ranges: r, log: log, agents: &clusterAgents{cluster: c}}
+	var err error
 	m.api, err = apiserver.New(apiserver.Config{
 		Store: c, SealKeys: identity.SecretKeys, SealWith: identity.CurrentSecretKey, ServiceAccountKey: identity.ServiceAccountKey,
-		Roots:        func() *x509.CertPool { return roots },
+		Roots:        c.Roots,
 		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds,
-		Agents: clusterAgents{agents},
+		Agents: m.agents,
 		Ready:  m.ready, Version: versionInfo(), Log: log,
-		Extra: map[string]http.Handler{"/metrics": promhttp.Handler(), "/kontiki/v1/cluster": http.HandlerFunc(m.serveStatus)},
+		Extra: map[string]http.Handler{"/metrics": promhttp.Handler(), "/kontiki/v1/cluster": http.HandlerFunc(m.serveStatus), "/kontiki/v1/certs": http.HandlerFunc(m.serveCerts)},
 	})
 	if err != nil {
 		return nil, err
@@ -233,6 +220,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger)
 	})
 	c.RegisterNode(func(s grpc.ServiceRegistrar) { nodev1.RegisterNodeServiceServer(s, sessions) })
 	c.RegisterMasters(sessions.RegisterSessions)
+	c.SetKnownWorkers(m.knownWorkers)
 	m.addDuties()
 	return m, nil
 }
@@ -260,6 +248,7 @@ func (m *master) run(ctx context.Context) error {
 		if err := m.writeKubeconfig(); err != nil {
 			return err
 		}
+		group.Go(func() error { return m.followIdentity(ctx) })
 		if m.options.noAgent {
 			return nil
 		}
@@ -304,10 +293,4 @@ func (m *master) serveAPI(ctx context.Context) error {
 		return fmt.Errorf("serve the API: %w", err)
 	}
 	return nil
-}
-
-// writeKubeconfig leaves the administrator's kubeconfig in the data directory.
-func (m *master) writeKubeconfig() error {
-	server := "https://" + net.JoinHostPort(m.options.nodeIP, strconv.Itoa(m.options.apiPort))
-	return writeKubeconfig(filepath.Join(m.options.dataDir, "admin.kubeconfig"), server, m.cluster.Identity().CA)
 }

@@ -20,8 +20,9 @@ const (
 	description = "kubernetes.io/description"
 )
 
-// New makes the controller. ca answers the PEM bundle of the CAs that clients should trust.
-func New(c *client.Client, ca func() []byte) *controller.Controller {
+// New makes the controller. ca answers the PEM bundle of the CAs that clients should trust, and a channel that is closed
+// when it has changed; nil if it never does.
+func New(c *client.Client, ca func() ([]byte, <-chan struct{})) *controller.Controller {
 	r := reconciler{c, ca}
 	return &controller.Controller{
 		Name:    "serviceaccount",
@@ -46,13 +47,30 @@ func New(c *client.Client, ca func() []byte) *controller.Controller {
 				}
 			}
 		},
+		Source:    r.follow,
 		Reconcile: r.reconcile,
+	}
+}
+
+// follow brings every namespace's bundle up to date when the CAs change.
+func (r reconciler) follow(ctx context.Context, enqueue func(controller.Key)) error {
+	for {
+		_, changed := r.ca()
+		client.Each(r.client.View(), "", func(ns *corev1.Namespace) bool {
+			enqueue(controller.Key{Name: ns.Name})
+			return true
+		})
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 
 type reconciler struct {
 	client *client.Client
-	ca     func() []byte
+	ca     func() ([]byte, <-chan struct{})
 }
 
 func (r reconciler) reconcile(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
@@ -66,7 +84,8 @@ func (r reconciler) reconcile(ctx context.Context, v client.View, key controller
 			return controller.Result{}, err
 		}
 	}
-	wanted := string(r.ca())
+	bundle, _ := r.ca()
+	wanted := string(bundle)
 	stored, ok := client.Get[*corev1.ConfigMap](v, ns.Name, rootCA)
 	if !ok {
 		_, err := client.Create(ctx, r.client, &corev1.ConfigMap{

@@ -2,6 +2,7 @@ package serviceaccount_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,7 +18,7 @@ func TestEveryNamespaceHasAnAccountAndTheCA(t *testing.T) {
 	h := harness.New(t)
 	ctx := context.Background()
 	controllertest.Create(t, h.Client, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "before"}})
-	stop := controllertest.Run(t, h.Client, serviceaccount.New(h.Client, func() []byte { return []byte("first") }))
+	stop := controllertest.Run(t, h.Client, serviceaccount.New(h.Client, func() ([]byte, <-chan struct{}) { return []byte("first"), nil }))
 	controllertest.Create(t, h.Client, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "after"}})
 	holds := func(namespace, ca string) {
 		t.Helper()
@@ -44,10 +45,23 @@ func TestEveryNamespaceHasAnAccountAndTheCA(t *testing.T) {
 	controllertest.Await(t, h.Client, "after", "default", "another account", func(now *corev1.ServiceAccount) bool { return now.UID != sa.UID })
 	holds("after", "first")
 	stop()
-	// A leader with another CA writes it everywhere.
-	controllertest.Run(t, h.Client, serviceaccount.New(h.Client, func() []byte { return []byte("second") }))
+	// A leader with another CA writes it everywhere, and again when that changes.
+	var mu sync.Mutex
+	now, changed := "second", make(chan struct{})
+	controllertest.Run(t, h.Client, serviceaccount.New(h.Client, func() ([]byte, <-chan struct{}) {
+		mu.Lock()
+		defer mu.Unlock()
+		return []byte(now), changed
+	}))
 	for _, ns := range []string{"default", "kube-system", "before", "after"} {
 		holds(ns, "second")
+	}
+	mu.Lock()
+	close(changed)
+	now, changed = "second and third", make(chan struct{})
+	mu.Unlock()
+	for _, ns := range []string{"default", "kube-system", "before", "after"} {
+		holds(ns, "second and third")
 	}
 }
 
@@ -57,7 +71,7 @@ func TestNamespacesThatEndGetNothing(t *testing.T) {
 	if err := h.Client.Delete(context.Background(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ending"}}); err != nil {
 		t.Fatal(err)
 	}
-	controllertest.Run(t, h.Client, serviceaccount.New(h.Client, func() []byte { return []byte("ca") }))
+	controllertest.Run(t, h.Client, serviceaccount.New(h.Client, func() ([]byte, <-chan struct{}) { return []byte("ca"), nil }))
 	controllertest.Create(t, h.Client, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "next"}})
 	controllertest.Await(t, h.Client, "next", "kube-root-ca.crt", "to be there", func(*corev1.ConfigMap) bool { return true })
 	if _, ok := client.Get[*corev1.ServiceAccount](h.Client.View(), "ending", "default"); ok {

@@ -37,8 +37,9 @@ type Config struct {
 	Runtime runtime.Runtime
 	// Node answers the Node object, for stats.
 	Node func() *corev1.Node
-	// TLS holds the server's certificate and the cluster's CA as ClientCAs. A client certificate is always required.
-	TLS *tls.Config
+	// TLS answers the configuration of the next handshake: the server's certificate, and the cluster's CAs as ClientCAs.
+	// A client certificate is always required.
+	TLS func() *tls.Config
 	// Verify decides whether the owner of a verified certificate may call; AllowMasters is the usual one.
 	Verify func(*x509.Certificate) error
 	// Metrics are shown beside the server's own; may be nil.
@@ -101,15 +102,19 @@ func (s *Server) Handler() http.Handler { return s.handler }
 
 // Serve serves until ctx ends, and closes l. Streams that are open then are cut.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	c := s.c.TLS.Clone()
-	c.ClientAuth = tls.RequireAndVerifyClientCert
-	c.MinVersion = tls.VersionTLS12
-	c.NextProtos = []string{"http/1.1"} // SPDY and WebSocket take over the connection
-	srv := &http.Server{Handler: s.handler, TLSConfig: c, ReadHeaderTimeout: 30 * time.Second, ErrorLog: log.New(quiet{}, "", 0),
+	c := &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		c := s.c.TLS().Clone()
+		c.ClientAuth = tls.RequireAndVerifyClientCert
+		c.MinVersion = tls.VersionTLS12
+		c.SessionTicketsDisabled = true     // a ticket would carry a client past a change of the CAs
+		c.NextProtos = []string{"http/1.1"} // SPDY and WebSocket take over the connection
+		return c, nil
+	}}
+	srv := &http.Server{Handler: s.handler, ReadHeaderTimeout: 30 * time.Second, ErrorLog: log.New(quiet{}, "", 0),
 		BaseContext: func(net.Listener) context.Context { return ctx }}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
-	err := srv.ServeTLS(l, "", "")
+	err := srv.Serve(tls.NewListener(l, c))
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

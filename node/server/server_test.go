@@ -125,7 +125,7 @@ func newRig(t *testing.T) *rig {
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(r.ca.cert)
-	s := New(Config{Pods: r.pods, Runtime: r.rt, Verify: AllowMasters("master-1"), TLS: &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: pool}})
+	s := New(Config{Pods: r.pods, Runtime: r.rt, Verify: AllowMasters("master-1"), TLS: func() *tls.Config { return &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: pool} }})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

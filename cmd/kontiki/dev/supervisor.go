@@ -29,7 +29,7 @@ type Options struct {
 	Publish               []string
 	ServerArgs, AgentArgs []string
 	// WriteKubeconfig writes the administrator's kubeconfig for an API address.
-	WriteKubeconfig func(path, server string, ca *pki.Authority) error
+	WriteKubeconfig func(path, server string, ca *pki.Authority, roots []byte) error
 	// Progress gets one line a step.
 	Progress func(string)
 	Log      *slog.Logger
@@ -204,7 +204,7 @@ func (s *Supervisor) writeKubeconfig(server string) error {
 	if err != nil {
 		return err
 	}
-	return s.options.WriteKubeconfig(s.state.Kubeconfig(), server, identity.CA)
+	return s.options.WriteKubeconfig(s.state.Kubeconfig(), server, identity.CA, identity.RootsPEM())
 }
 
 // command is what a host runs.

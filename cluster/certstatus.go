@@ -1,0 +1,382 @@
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+)
+
+// Certificates is what `kontiki cluster certs` shows.
+type Certificates struct {
+	ClusterID string `json:"clusterID"`
+	// Generation is the identity's that the asked master has; a master or worker with a lower one has not followed yet.
+	Generation uint64 `json:"generation"`
+	// Rotations are the changes that are under way.
+	Rotations []string `json:"rotations,omitempty"`
+	// Gossip is who takes part in gossip: all or masters.
+	Gossip  string               `json:"gossip"`
+	Masters []MasterCertificates `json:"masters"`
+	Workers []WorkerCertificates `json:"workers"`
+	Revoked map[string]time.Time `json:"revoked,omitempty"`
+}
+
+// MasterCertificates are one master's. Of one that does not answer there is only the name.
+type MasterCertificates struct {
+	Name         string                  `json:"name"`
+	Reachable    bool                    `json:"reachable"`
+	Generation   uint64                  `json:"generation"`
+	CAs          []AuthorityInfo         `json:"cas"`
+	Certificates []CertificateInfo       `json:"certificates"`
+	GossipKeys   int                     `json:"gossipKeys"`
+	SecretKey    string                  `json:"secretKey"`
+	Workers      map[string]workerReport `json:"workers,omitempty"`
+}
+
+// AuthorityInfo is a CA that a master trusts.
+type AuthorityInfo struct {
+	Role     string    `json:"role"` // issuing, next or previous
+	Pin      string    `json:"pin"`
+	NotAfter time.Time `json:"notAfter"`
+}
+
+// CertificateInfo is a certificate that a master uses.
+type CertificateInfo struct {
+	Use      string    `json:"use"`
+	Issuer   string    `json:"issuer"` // the CA's pin
+	NotAfter time.Time `json:"notAfter"`
+	RenewAt  time.Time `json:"renewAt"`
+}
+
+// WorkerCertificates are one worker's, as it last told a master.
+type WorkerCertificates struct {
+	Name string `json:"name"`
+	// Master holds the worker's stream; empty for none.
+	Master string `json:"master,omitempty"`
+	// Stopped says that it said goodbye.
+	Stopped    bool      `json:"stopped,omitempty"`
+	Generation uint64    `json:"generation"`
+	Issuer     string    `json:"issuer,omitempty"`
+	NotAfter   time.Time `json:"notAfter,omitzero"`
+}
+
+// workerReport is what a master knows of a worker that follows it or did.
+type workerReport struct {
+	Following  bool      `json:"following"`
+	Left       bool      `json:"left,omitempty"`
+	Since      time.Time `json:"since"`
+	Generation uint64    `json:"generation"`
+	Issuer     string    `json:"issuer"`
+	NotAfter   time.Time `json:"notAfter"`
+}
+
+// ownCertificates are this master's.
+func (c *Cluster) ownCertificates() (MasterCertificates, error) {
+	id := c.identity.now()
+	own := MasterCertificates{
+		Name: c.cfg.Name, Reachable: true, Generation: id.Generation, GossipKeys: len(id.GossipKeys), SecretKey: id.CurrentSecretKey,
+		Workers: map[string]workerReport{},
+	}
+	for role, ca := range map[string]*pki.Authority{"issuing": id.CA, "next": id.NextCA, "previous": id.PreviousCA} {
+		if ca != nil {
+			own.CAs = append(own.CAs, AuthorityInfo{Role: role, Pin: ca.Pin(), NotAfter: ca.Certificate().NotAfter})
+		}
+	}
+	slices.SortFunc(own.CAs, func(a, b AuthorityInfo) int { return strings.Compare(a.Role, b.Role) })
+	for _, use := range []struct {
+		name  string
+		certs *certificates
+	}{{"master", c.certificates}, {"api", c.apiCertificates}, {"agent-client", c.agentClientCertificates}} {
+		cert, err := use.certs.get()
+		if err != nil {
+			return own, err
+		}
+		own.Certificates = append(own.Certificates, CertificateInfo{Use: use.name, Issuer: id.CA.Pin(), NotAfter: cert.Leaf.NotAfter, RenewAt: pki.RenewAt(cert.Leaf)})
+	}
+	known := c.followers.all()
+	for name, w := range known {
+		own.Workers[name] = workerReport{Following: w.streams > 0, Left: w.left, Since: w.since, Generation: w.generation, Issuer: w.issuer, NotAfter: w.notAfter}
+	}
+	return own, nil
+}
+
+// everyMasterBound is time enough to connect anew to a master that has just started.
+const everyMasterBound = 2 * time.Second
+
+// everyMaster asks all masters for their certificates; one that does not answer in time is not reachable.
+func (c *Cluster) everyMaster(ctx context.Context) []MasterCertificates {
+	ctx, cancel := context.WithTimeout(ctx, everyMasterBound)
+	defer cancel()
+	servers := c.replica.servers()
+	all := make([]MasterCertificates, len(servers))
+	var wg sync.WaitGroup
+	for i, server := range servers {
+		wg.Go(func() {
+			own, err := c.masterCertificates(ctx, string(server.ID), string(server.Address))
+			if err != nil || own.Name != string(server.ID) {
+				own = MasterCertificates{Name: string(server.ID)}
+			}
+			all[i] = own
+		})
+	}
+	wg.Wait()
+	slices.SortFunc(all, func(a, b MasterCertificates) int { return strings.Compare(a.Name, b.Name) })
+	return all
+}
+
+func (c *Cluster) masterCertificates(ctx context.Context, name, address string) (own MasterCertificates, err error) {
+	if name == c.cfg.Name {
+		return c.ownCertificates()
+	}
+	conn, err := c.peers.conn(address)
+	if err != nil {
+		return own, err
+	}
+	response, err := clusterv1.NewCertsServiceClient(conn).Own(ctx, &clusterv1.OwnCertsRequest{}, grpc.WaitForReady(true))
+	if err != nil {
+		return own, err
+	}
+	return own, json.Unmarshal(response.Json, &own)
+}
+
+// workersOf puts together what masters know of workers: the one that holds a worker's stream knows best, then who heard
+// of it last.
+func workersOf(masters []MasterCertificates) []WorkerCertificates {
+	type known struct {
+		workerReport
+		master string
+	}
+	best := map[string]known{}
+	for _, m := range masters {
+		for name, w := range m.Workers {
+			b, ok := best[name]
+			if !ok || (w.Following && !b.Following) || (w.Following == b.Following && w.Since.After(b.Since)) {
+				best[name] = known{w, m.Name}
+			}
+		}
+	}
+	var workers []WorkerCertificates
+	for _, name := range slices.Sorted(maps.Keys(best)) {
+		b := best[name]
+		w := WorkerCertificates{Name: name, Stopped: b.Left && !b.Following, Generation: b.Generation, Issuer: b.Issuer, NotAfter: b.NotAfter}
+		if b.Following {
+			w.Master = b.master
+		}
+		workers = append(workers, w)
+	}
+	return workers
+}
+
+func mastersBehind(masters []MasterCertificates, generation uint64) (behind []string) {
+	for _, m := range masters {
+		switch {
+		case !m.Reachable:
+			behind = append(behind, fmt.Sprintf("the master %s does not answer (start it, or remove it with `kontiki cluster remove %s`)", m.Name, m.Name))
+		case m.Generation < generation:
+			behind = append(behind, fmt.Sprintf("the master %s has not taken over the last change (see its log)", m.Name))
+		}
+	}
+	return behind
+}
+
+// mastersBehind names the masters that do not have a generation.
+func (c *Cluster) mastersBehind(ctx context.Context, generation uint64) []string {
+	return mastersBehind(c.everyMaster(ctx), generation)
+}
+
+// behind names all who do not have a generation: masters, and workers that are connected. Workers that are not get it when
+// they come back.
+func (c *Cluster) behind(ctx context.Context, generation uint64) []string {
+	masters := c.everyMaster(ctx)
+	behind := mastersBehind(masters, generation)
+	for _, w := range workersOf(masters) {
+		if w.Master != "" && w.Generation < generation {
+			behind = append(behind, fmt.Sprintf("the worker %s has not taken over the last change (see its agent's log)", w.Name))
+		}
+	}
+	return behind
+}
+
+// notMoved names all who would be locked out by dropping every CA but the issuing one.
+func (c *Cluster) notMoved(ctx context.Context, id *Identity) []string {
+	masters := c.everyMaster(ctx)
+	stuck := mastersBehind(masters, id.Generation)
+	seen := map[string]bool{}
+	for _, w := range workersOf(masters) {
+		seen[w.Name] = true
+		switch {
+		case w.Issuer == id.CA.Pin() && w.Generation >= id.Generation:
+		case w.Master == "":
+			stuck = append(stuck, fmt.Sprintf("the worker %s is not connected", w.Name))
+		default:
+			stuck = append(stuck, fmt.Sprintf("the worker %s still has a certificate of the old CA", w.Name))
+		}
+	}
+	var others []string
+	for _, m := range c.gossip.Members() {
+		if m.Role == RoleWorker {
+			others = append(others, m.Name)
+		}
+	}
+	if known := c.knownWorkers.Load(); known != nil {
+		others = append(others, (*known)()...)
+	}
+	slices.Sort(others)
+	for _, name := range slices.Compact(others) {
+		if !seen[name] {
+			stuck = append(stuck, fmt.Sprintf("the worker %s is not connected", name))
+		}
+	}
+	return stuck
+}
+
+// SetKnownWorkers tells which workers there are beside those that are or were connected: without it, a worker that has been
+// away for long could be locked out by the end of a CA's rotation.
+func (c *Cluster) SetKnownWorkers(known func() []string) { c.knownWorkers.Store(&known) }
+
+// Certificates gathers the certificates of the whole cluster, within two seconds.
+func (c *Cluster) Certificates(ctx context.Context) (*Certificates, error) {
+	id := c.identity.now()
+	workersGossip, _ := c.settings.get()
+	all := &Certificates{
+		ClusterID: id.ClusterID, Generation: id.Generation, Masters: c.everyMaster(ctx), Workers: []WorkerCertificates{},
+		Gossip: gossipAll, Revoked: map[string]time.Time{},
+	}
+	if !workersGossip {
+		all.Gossip = gossipMastersOnly
+	}
+	c.settings.mu.Lock()
+	maps.Copy(all.Revoked, c.settings.revoked)
+	c.settings.mu.Unlock()
+	all.Workers = append(all.Workers, workersOf(all.Masters)...)
+	for i := range all.Masters {
+		all.Masters[i].Workers = nil
+	}
+	for _, r := range []struct {
+		underWay bool
+		text     string
+	}{
+		{id.NextCA != nil, "CA: the new one issues once everybody trusts it"},
+		{id.PreviousCA != nil, "CA: the old one is still trusted, until `kontiki cluster certs rotate-ca --finish`"},
+		{id.GossipStep != "", "gossip key: " + cmp.Or(id.GossipStep, "none")},
+		{id.NextSecretKey != "", "secret key: used once every master has it"},
+	} {
+		if r.underWay {
+			all.Rotations = append(all.Rotations, r.text)
+		}
+	}
+	return all, nil
+}
+
+// IdentityChange is a change of the cluster's identity that an administrator asks for.
+type IdentityChange = clusterv1.ChangeIdentityRequest_Action
+
+// The changes.
+const (
+	RenewCertificates = clusterv1.ChangeIdentityRequest_ACTION_RENEW
+	RotateCA          = clusterv1.ChangeIdentityRequest_ACTION_ROTATE_CA
+	FinishCA          = clusterv1.ChangeIdentityRequest_ACTION_FINISH_CA
+	RotateGossipKey   = clusterv1.ChangeIdentityRequest_ACTION_ROTATE_GOSSIP_KEY
+	RotateSecretKey   = clusterv1.ChangeIdentityRequest_ACTION_ROTATE_SECRET_KEY
+	revokeWorker      = clusterv1.ChangeIdentityRequest_ACTION_REVOKE_WORKER
+)
+
+// ChangeIdentity begins a change, on any master, and answers the generation that it is. The leader takes it from step to
+// step as everybody follows; only the end of a CA's rotation is asked for (FinishCA), and refused while somebody would be
+// locked out, unless it is forced. Errors: ErrRotating, ErrNotRotated, ErrNotMoved.
+func (c *Cluster) ChangeIdentity(ctx context.Context, action IdentityChange, force bool) (generation uint64, err error) {
+	return c.change(ctx, &clusterv1.ChangeIdentityRequest{Action: action, Force: force})
+}
+
+func (c *Cluster) change(ctx context.Context, r *clusterv1.ChangeIdentityRequest) (generation uint64, err error) {
+	err = c.onLeader(ctx, func(ctx context.Context) error {
+		generation, err = c.changeHere(ctx, r)
+		return err
+	}, func(ctx context.Context, _ clusterv1.ClusterServiceClient) error {
+		conn, err := c.peers.conn(c.leaders.current().address)
+		if err != nil {
+			return err
+		}
+		response, err := clusterv1.NewCertsServiceClient(conn).Change(ctx, r)
+		generation = response.GetGeneration()
+		return rotationError(err)
+	})
+	return generation, err
+}
+
+func (c *Cluster) changeHere(ctx context.Context, r *clusterv1.ChangeIdentityRequest) (uint64, error) {
+	switch r.Action {
+	case RenewCertificates:
+		return c.changeIdentity(ctx, func(id *Identity) (*Identity, error) { return id.renewed(), nil })
+	case RotateCA:
+		return c.changeIdentity(ctx, (*Identity).withNextCA)
+	case RotateGossipKey:
+		return c.changeIdentity(ctx, (*Identity).withNextGossipKey)
+	case RotateSecretKey:
+		return c.changeIdentity(ctx, (*Identity).withNextSecretKey)
+	case FinishCA:
+		return c.changeIdentity(ctx, func(id *Identity) (*Identity, error) {
+			if stuck := c.notMoved(ctx, id); len(stuck) > 0 && !r.Force && id.PreviousCA != nil {
+				return nil, fmt.Errorf("%w: %s; --force goes on without the workers that are named, which must then join again with a token", ErrNotMoved, strings.Join(stuck, ", "))
+			}
+			return id.withoutPreviousCA()
+		})
+	case revokeWorker:
+		return c.identity.now().Generation, c.RevokeWorker(ctx, r.Worker)
+	}
+	return 0, status.Errorf(codes.InvalidArgument, "unknown change %v", r.Action)
+}
+
+// certsService serves the masters, and an administrator.
+type certsService struct {
+	clusterv1.UnimplementedCertsServiceServer
+	c *Cluster
+}
+
+func (s certsService) Own(context.Context, *clusterv1.OwnCertsRequest) (*clusterv1.OwnCertsResponse, error) {
+	own, err := s.c.ownCertificates()
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	data, err := json.Marshal(own)
+	return &clusterv1.OwnCertsResponse{Json: data}, toStatus(err)
+}
+
+func (s certsService) Change(ctx context.Context, r *clusterv1.ChangeIdentityRequest) (*clusterv1.ChangeIdentityResponse, error) {
+	generation, err := s.c.change(ctx, r)
+	return &clusterv1.ChangeIdentityResponse{Generation: generation}, rotationStatus(err)
+}
+
+// rotationCodes tell the errors of rotations over gRPC.
+var rotationCodes = map[codes.Code]error{
+	codes.FailedPrecondition: ErrNotMoved, codes.AlreadyExists: ErrRotating, codes.NotFound: ErrNotRotated,
+}
+
+func rotationStatus(err error) error {
+	for code, class := range rotationCodes {
+		if errors.Is(err, class) {
+			return status.Error(code, err.Error())
+		}
+	}
+	return toStatus(err)
+}
+
+func rotationError(err error) error {
+	if class, ok := rotationCodes[status.Code(err)]; ok && err != nil {
+		return &answered{class: class, text: status.Convert(err).Message()}
+	}
+	return err
+}

@@ -1,0 +1,137 @@
+package cluster
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+)
+
+// follower is a worker whose stream this master holds, or held.
+type follower struct {
+	name, address string
+	streams       int
+	left          bool // it said goodbye
+	since         time.Time
+	// generation, issuer, renewal and notAfter are what the worker says that it has.
+	generation uint64
+	issuer     string
+	renewal    uint64
+	notAfter   time.Time
+}
+
+// followers are the workers that follow this master (TrustService.Follow). The zero value is ready.
+type followers struct {
+	mu    sync.Mutex
+	known map[string]*follower
+}
+
+// begin counts a stream, end takes it back.
+func (f *followers) begin(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.known == nil {
+		f.known = map[string]*follower{}
+	}
+	w := f.known[name]
+	if w == nil {
+		w = &follower{name: name}
+		f.known[name] = w
+	}
+	if w.streams++; w.streams == 1 {
+		w.left, w.since = false, time.Now()
+	}
+	for name, other := range f.known {
+		if other.streams == 0 && time.Since(other.since) > forgottenAfter {
+			delete(f.known, name)
+		}
+	}
+}
+
+func (f *followers) end(name string, left bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w := f.known[name]
+	if w.streams--; w.streams == 0 {
+		w.left, w.since = left, time.Now()
+	}
+}
+
+// heard takes what a worker says of itself.
+func (f *followers) heard(name string, r *clusterv1.FollowRequest) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w := f.known[name]
+	w.generation, w.issuer, w.renewal, w.notAfter = r.Generation, r.Issuer, r.Renewal, time.Unix(r.NotAfter, 0).UTC()
+	w.address = r.Address
+}
+
+// all answers every worker that is known.
+func (f *followers) all() map[string]follower {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	known := make(map[string]follower, len(f.known))
+	for name, w := range f.known {
+		known[name] = *w
+	}
+	return known
+}
+
+// trustService keeps workers up to date about whom to trust.
+type trustService struct {
+	clusterv1.UnimplementedTrustServiceServer
+	c *Cluster
+}
+
+func (s trustService) Follow(stream clusterv1.TrustService_FollowServer) error {
+	caller, ok := PeerFromContext(stream.Context())
+	if !ok || caller.Role != pki.RoleWorker {
+		return status.Error(codes.PermissionDenied, "only a worker follows")
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	c := s.c
+	c.followers.begin(caller.Name)
+	left := false
+	defer func() { c.followers.end(caller.Name, left) }()
+	ctx, cancel := context.WithCancel(stream.Context())
+	var sending sync.WaitGroup
+	sending.Go(func() { c.tellTrust(ctx, stream) })
+	defer sending.Wait()
+	defer cancel()
+	for request := first; ; {
+		c.followers.heard(caller.Name, request)
+		left = request.Leaving
+		if request, err = stream.Recv(); err != nil {
+			return err
+		}
+	}
+}
+
+// tellTrust sends what there is, and again whenever it changes.
+func (c *Cluster) tellTrust(ctx context.Context, stream clusterv1.TrustService_FollowServer) {
+	for {
+		id := c.identity.now()
+		workersGossip, settings := c.settings.get()
+		err := stream.Send(&clusterv1.FollowResponse{
+			Generation: id.Generation, CaCertificates: id.RootsPEM(), GossipKeys: id.GossipKeys, Issuer: id.CA.Pin(), Renewal: id.Renewals,
+			WorkersGossip: workersGossip, Masters: c.MasterAddresses(), Gossip: c.gossipSeeds(),
+		})
+		if err != nil {
+			return // the receiver learns why
+		}
+		select {
+		case <-id.changed:
+		case <-settings:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,7 @@
+package cluster
+
+// Who takes part in gossip.
+const (
+	gossipAll         = "all"
+	gossipMastersOnly = "masters"
+)

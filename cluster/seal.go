@@ -1,0 +1,97 @@
+package cluster
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// Keys of the replicated identity: the sealed identity itself, whether workers gossip, and from when on certificates of a
+// worker are refused.
+const (
+	identityPrefix = internalPrefix + "identity"
+	identityKey    = identityPrefix
+	gossipKey      = identityPrefix + "/gossip"
+	revokedPrefix  = identityPrefix + "/revoked/"
+)
+
+// sealedIdentity is an identity in the store: encrypted, because the log, snapshots and backups must not hold the CA's key.
+// It is sealed under the secret key that was the current one in the generation before, which every master has: a change
+// begins only when all of them have that.
+type sealedIdentity struct {
+	Generation uint64 `json:"generation"`
+	Key        string `json:"key"`
+	Nonce      []byte `json:"nonce"`
+	Sealed     []byte `json:"sealed"`
+}
+
+// associated binds a sealed identity to its place, its key's name and its generation.
+func (s *sealedIdentity) associated(clusterID string) []byte {
+	data := []byte(identityKey + "\x00" + clusterID + "\x00" + s.Key + "\x00")
+	return binary.BigEndian.AppendUint64(data, s.Generation)
+}
+
+func identityCipher(id *Identity, name string) (cipher.AEAD, error) {
+	key, ok := id.SecretKeys[name]
+	if !ok {
+		return nil, fmt.Errorf("it is sealed with the secret key %q, which this master never got", name)
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(block)
+}
+
+// sealFor encrypts the identity for masters that have the one before it.
+func (id *Identity) sealFor(before *Identity) ([]byte, error) {
+	plain, err := json.Marshal(id)
+	if err != nil {
+		return nil, err
+	}
+	sealed := sealedIdentity{Generation: id.Generation, Key: before.CurrentSecretKey}
+	aead, err := identityCipher(before, sealed.Key)
+	if err != nil {
+		return nil, fmt.Errorf("seal the cluster's identity: %w", err)
+	}
+	sealed.Nonce = make([]byte, aead.NonceSize())
+	if _, err := rand.Read(sealed.Nonce); err != nil {
+		return nil, fmt.Errorf("seal the cluster's identity: %w", err)
+	}
+	sealed.Sealed = aead.Seal(nil, sealed.Nonce, plain, sealed.associated(id.ClusterID))
+	return json.Marshal(sealed)
+}
+
+// open decrypts what sealFor made, with the keys of an identity of this cluster.
+func (id *Identity) open(value []byte) (*Identity, error) {
+	var sealed sealedIdentity
+	if err := json.Unmarshal(value, &sealed); err != nil {
+		return nil, fmt.Errorf("read the replicated identity: %w", err)
+	}
+	if sealed.Generation <= id.Generation {
+		return nil, nil // known already
+	}
+	aead, err := identityCipher(id, sealed.Key)
+	if err != nil {
+		return nil, fmt.Errorf("open the cluster's identity of generation %d: %w", sealed.Generation, err)
+	}
+	if len(sealed.Nonce) != aead.NonceSize() {
+		return nil, errors.New("open the cluster's identity: it is damaged")
+	}
+	plain, err := aead.Open(nil, sealed.Nonce, sealed.Sealed, sealed.associated(id.ClusterID))
+	if err != nil {
+		return nil, fmt.Errorf("open the cluster's identity of generation %d: it was changed, or is another cluster's", sealed.Generation)
+	}
+	opened := new(Identity)
+	if err := json.Unmarshal(plain, opened); err != nil {
+		return nil, err
+	}
+	if opened.ClusterID != id.ClusterID || opened.Generation != sealed.Generation {
+		return nil, errors.New("open the cluster's identity: it is not what it is sealed as")
+	}
+	return opened, nil
+}

@@ -1,0 +1,246 @@
+package cluster
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+const (
+	// rotationPoll is how often the leader looks whether everybody has followed, while a rotation is under way.
+	rotationPoll = 500 * time.Millisecond
+	// saveAgain is the pause after a new identity could not be written to disk.
+	saveAgain = time.Second
+)
+
+// settings are what the store says about trust beside the identity.
+type settings struct {
+	mu      sync.Mutex
+	changed chan struct{}
+	// workersGossip says whether workers take part in gossip.
+	workersGossip bool
+	// revoked says from when on certificates of a worker are refused: those issued before are.
+	revoked map[string]time.Time
+}
+
+func (s *settings) get() (workersGossip bool, changed <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.workersGossip, s.channel()
+}
+
+// channel is closed at the next change. The caller holds mu.
+func (s *settings) channel() chan struct{} {
+	if s.changed == nil {
+		s.changed = make(chan struct{})
+	}
+	return s.changed
+}
+
+func (s *settings) set(workersGossip bool, revoked map[string]time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.workersGossip, s.revoked = workersGossip, revoked
+	close(s.channel())
+	s.changed = nil
+}
+
+// admit implements port.admit: it refuses what was revoked.
+func (c *Cluster) admit(peer pki.Peer, cert *x509.Certificate) error {
+	if peer.Role != pki.RoleWorker {
+		return nil
+	}
+	c.settings.mu.Lock()
+	since, ok := c.settings.revoked[peer.Name]
+	c.settings.mu.Unlock()
+	if ok && pki.IssuedAt(cert).Before(since) {
+		return fmt.Errorf("the certificates that the worker %q got before %s are revoked; let the host join again with a token", peer.Name, since.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// followIdentity takes over what the store says about trust, as it is replicated.
+func (c *Cluster) followIdentity(ctx context.Context) error {
+	for ctx.Err() == nil {
+		view := c.store.View()
+		if !c.takeTrust(ctx, view) {
+			continue
+		}
+		watcher, err := c.store.Watch(identityPrefix, view.Revision())
+		if err != nil {
+			continue // the view is too old by now
+		}
+		for err == nil {
+			var events []*kv.Event
+			if events, _, err = watcher.Next(ctx); len(events) > 0 && err == nil {
+				if !c.takeTrust(ctx, c.store.View()) {
+					break
+				}
+			}
+		}
+		watcher.Close()
+	}
+	return nil
+}
+
+// takeTrust takes over what a view says; false asks for another try.
+func (c *Cluster) takeTrust(ctx context.Context, view kv.View) bool {
+	if v, ok := view.Get(identityKey); ok {
+		id, err := c.identity.now().open(v.Value)
+		switch {
+		case err != nil:
+			c.log.Error("this master cannot follow the change of the cluster's identity; remove it from the cluster, and its data, and let it join again", "error", err)
+		case id != nil:
+			if err := c.adopt(id); err != nil {
+				c.log.Error("the cluster's new identity could not be kept, trying again", "generation", id.Generation, "error", err)
+				select {
+				case <-time.After(saveAgain):
+				case <-ctx.Done():
+				}
+				return false
+			}
+		}
+	}
+	workersGossip := true
+	if v, ok := view.Get(gossipKey); ok {
+		workersGossip = string(v.Value) != gossipMastersOnly
+	}
+	revoked := map[string]time.Time{}
+	view.Range(revokedPrefix, kv.PrefixEnd(revokedPrefix), func(v *kv.Version) bool {
+		if since, err := time.Parse(time.RFC3339, string(v.Value)); err == nil {
+			revoked[strings.TrimPrefix(v.Key, revokedPrefix)] = since
+		}
+		return true
+	})
+	c.settings.set(workersGossip, revoked)
+	c.port.recheck()
+	return true
+}
+
+// adopt uses an identity from now on: once it is on disk, since a master that forgot it could not come back.
+func (c *Cluster) adopt(id *Identity) error {
+	if err := id.save(c.cfg.DataDir); err != nil {
+		return err
+	}
+	c.identity.set(id)
+	if err := c.gossip.SetKeys(id.GossipKeys); err != nil {
+		return err
+	}
+	c.log.Info("the cluster's identity has changed", "generation", id.Generation)
+	return nil
+}
+
+// changeIdentity proposes, on the leader, the next generation, and waits until this master uses it. A change is made only
+// when every master has the present generation: so each of them can open the next.
+func (c *Cluster) changeIdentity(ctx context.Context, change func(*Identity) (*Identity, error)) (uint64, error) {
+	c.identityChange.Lock()
+	defer c.identityChange.Unlock()
+	view, err := c.Consistent(ctx)
+	if err != nil {
+		return 0, err
+	}
+	op := kv.Op{Key: identityKey, Cond: kv.Absent}
+	if v, ok := view.Get(identityKey); ok {
+		var stored sealedIdentity
+		if err := json.Unmarshal(v.Value, &stored); err != nil {
+			return 0, fmt.Errorf("read the replicated identity: %w", err)
+		}
+		if err := c.waitGeneration(ctx, stored.Generation); err != nil {
+			return 0, err
+		}
+		op.Cond, op.Revision = kv.AtRevision, v.ModRevision
+	}
+	present := c.identity.now().Identity
+	if behind := c.mastersBehind(ctx, present.Generation); len(behind) > 0 {
+		return 0, fmt.Errorf("%w: %s", ErrNotMoved, strings.Join(behind, ", "))
+	}
+	next, err := change(present)
+	if err != nil {
+		return 0, err
+	}
+	if op.Value, err = next.sealFor(present); err != nil {
+		return 0, err
+	}
+	result, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{op}})
+	if err != nil {
+		return 0, fmt.Errorf("change the cluster's identity: %w", err)
+	}
+	if result.Failed != nil {
+		return 0, fmt.Errorf("change the cluster's identity: another change came first, try again: %w", result.Failed)
+	}
+	return next.Generation, c.waitGeneration(ctx, next.Generation)
+}
+
+// waitGeneration waits until this master uses a generation.
+func (c *Cluster) waitGeneration(ctx context.Context, generation uint64) error {
+	ctx, cancel := c.bounded(ctx)
+	defer cancel()
+	for {
+		id := c.identity.now()
+		if id.Generation >= generation {
+			return nil
+		}
+		select {
+		case <-id.changed:
+		case <-ctx.Done():
+			return fmt.Errorf("this master does not get the cluster's identity of generation %d, see its log: %w", generation, context.Cause(ctx))
+		}
+	}
+}
+
+// advanceRotations is the duty of the leader that takes rotations from step to step.
+func (c *Cluster) advanceRotations(ctx context.Context) error {
+	for ctx.Err() == nil {
+		id := c.identity.now()
+		if _, pending := id.advanced(); !pending {
+			select {
+			case <-id.changed:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		if behind := c.behind(ctx, id.Generation); len(behind) == 0 {
+			generation, err := c.changeIdentity(ctx, func(present *Identity) (*Identity, error) {
+				if next, pending := present.advanced(); pending && present.Generation == id.Generation {
+					return next, nil
+				}
+				return nil, errors.New("it has changed meanwhile")
+			})
+			if err == nil {
+				c.log.Info("a rotation has gone on: everybody has the last step", "generation", generation)
+				continue
+			}
+			c.log.Info("a rotation does not go on yet", "error", err)
+		}
+		timer := time.NewTimer(rotationPoll)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+	return nil
+}
+
+// RevokeWorker refuses the certificates that a worker got before now, on every master and at once; the host may join
+// again with a token.
+func (c *Cluster) RevokeWorker(ctx context.Context, name string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	// Certificates count in whole seconds; one that is issued within this one is refused too.
+	since := time.Now().UTC().Truncate(time.Second).Add(time.Second)
+	_, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: revokedPrefix + name, Value: []byte(since.Format(time.RFC3339))}}})
+	if err != nil {
+		return fmt.Errorf("revoke the certificates of the worker %s: %w", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,274 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+)
+
+const (
+	followPause, followPauseMax = 100 * time.Millisecond, 2 * time.Second
+	// renewBound bounds one request for new certificates, renewAgain is the least pause after one that failed.
+	renewBound, renewAgain = 10 * time.Second, 200 * time.Millisecond
+	// goodbyeBound is how long a worker that stops waits for its goodbye to be taken.
+	goodbyeBound = 500 * time.Millisecond
+)
+
+// Run keeps the identity up to date until the context ends: it follows a master (any), takes over CAs and keys as they
+// change, and renews the certificates. Everything is on disk before it is used; connections that are open stay open.
+func (w *WorkerIdentity) Run(ctx context.Context) error {
+	next, failures := rand.IntN(1<<16), 0
+	for ctx.Err() == nil {
+		masters := mergeAddresses(w.Masters(), w.cfg.Join, "")
+		if len(masters) == 0 {
+			return errors.New("no master's address is known")
+		}
+		began := time.Now()
+		err := w.follow(ctx, masters[next%len(masters)])
+		if ctx.Err() != nil {
+			break
+		}
+		w.cfg.Logger.Debug("a master is not followed any more", "master", masters[next%len(masters)], "error", err)
+		next++
+		if time.Since(began) > time.Second {
+			failures = 0
+			continue
+		}
+		if failures++; failures%len(masters) == 0 {
+			pause := min(followPause<<min(failures/len(masters), 6), followPauseMax)
+			select {
+			case <-time.After(pause/2 + rand.N(pause)):
+			case <-ctx.Done():
+			}
+		}
+	}
+	return nil
+}
+
+// follow follows one master until the stream ends.
+func (w *WorkerIdentity) follow(ctx context.Context, address string) error {
+	conn, err := w.Connect(address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	life, end := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx by the goodbye
+	defer end()
+	stream, err := clusterv1.NewTrustServiceClient(conn).Follow(life)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(w.report(false)); err != nil {
+		return err
+	}
+	answers, ended := make(chan *clusterv1.FollowResponse), make(chan error, 1)
+	go func() { // ends with the stream, which ends with life
+		for {
+			answer, err := stream.Recv()
+			if err != nil {
+				ended <- err
+				return
+			}
+			select {
+			case answers <- answer:
+			case <-life.Done():
+				ended <- life.Err()
+				return
+			}
+		}
+	}()
+	defer func() { end(); <-ended }()
+	renew := time.NewTimer(w.renewIn())
+	defer renew.Stop()
+	var latest *clusterv1.FollowResponse
+	for {
+		select {
+		case latest = <-answers:
+			if err := w.follows(latest); err != nil {
+				w.cfg.Logger.Error("what the master says could not be kept", "error", err)
+				return err
+			}
+		case <-renew.C:
+		case err := <-ended:
+			ended <- err // for the defer
+			return err
+		case <-ctx.Done():
+			w.sayGoodbye(stream, ended)
+			return ctx.Err()
+		}
+		wait := w.renewIn()
+		if w.due(latest) {
+			if err := w.renew(ctx, conn, latest.GetRenewal()); err != nil {
+				w.cfg.Logger.Warn("the worker's certificates could not be renewed", "valid_for", time.Until(w.Client().Leaf.NotAfter).Round(time.Second), "error", err)
+				wait = max(renewAgain, min(time.Until(w.Client().Leaf.NotAfter)/20, time.Hour))
+			} else {
+				w.cfg.Logger.Info("the worker's certificates were renewed", "valid_until", w.Client().Leaf.NotAfter)
+				wait = w.renewIn()
+			}
+		}
+		renew.Reset(wait)
+		if err := stream.Send(w.report(false)); err != nil {
+			return err
+		}
+	}
+}
+
+func (w *WorkerIdentity) sayGoodbye(stream clusterv1.TrustService_FollowClient, ended chan error) {
+	if stream.Send(w.report(true)) != nil || stream.CloseSend() != nil {
+		return
+	}
+	timer := time.NewTimer(goodbyeBound)
+	defer timer.Stop()
+	select {
+	case err := <-ended:
+		ended <- err
+	case <-timer.C:
+	}
+}
+
+// report says what this worker has.
+func (w *WorkerIdentity) report(leaving bool) *clusterv1.FollowRequest {
+	state := w.state.Load()
+	r := &clusterv1.FollowRequest{
+		Generation: state.Generation, Issuer: state.issuer(), Renewal: state.Renewal, NotAfter: state.client.Leaf.NotAfter.Unix(), Leaving: leaving,
+	}
+	if len(state.Addresses) > 0 {
+		r.Address = state.Addresses[0]
+	}
+	return r
+}
+
+// follows takes over what a master says. A master that is behind does not take back what another one said.
+func (w *WorkerIdentity) follows(r *clusterv1.FollowResponse) error {
+	if len(r.CaCertificates) == 0 || len(r.GossipKeys) == 0 {
+		return errors.New("the master tells of no CA or no gossip key")
+	}
+	return w.change(func(d *workerDocument) error {
+		if r.Generation >= d.Generation {
+			d.trust(r.CaCertificates, r.GossipKeys)
+			d.Generation = r.Generation
+		}
+		d.MastersGossip = !r.WorkersGossip
+		if len(r.Masters) > 0 {
+			d.Masters = r.Masters
+		}
+		if len(r.Gossip) > 0 {
+			d.GossipSeeds = r.Gossip
+		}
+		return nil
+	})
+}
+
+// change changes the document, on disk first.
+func (w *WorkerIdentity) change(f func(*workerDocument) error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	changed := *w.state.Load().workerDocument
+	if err := f(&changed); err != nil {
+		return err
+	}
+	if err := changed.save(w.cfg.Dir); err != nil {
+		return err
+	}
+	return w.use(&changed)
+}
+
+// due says whether the certificates are to be renewed now.
+func (w *WorkerIdentity) due(latest *clusterv1.FollowResponse) bool {
+	state := w.state.Load()
+	if latest == nil {
+		return false
+	}
+	return time.Now().After(pki.RenewAt(state.client.Leaf)) || latest.Renewal > state.Renewal ||
+		latest.Generation >= state.Generation && latest.Issuer != state.issuer()
+}
+
+// renewIn is when to renew next: at two thirds of the certificate's life and a little later, so that workers which joined
+// together do not come together.
+func (w *WorkerIdentity) renewIn() time.Duration {
+	leaf := w.Client().Leaf
+	at := pki.RenewAt(leaf)
+	return max(renewAgain, time.Until(at.Add(rand.N(max(leaf.NotAfter.Sub(at)/8, 1)))))
+}
+
+// renew asks a master for new certificates for the same key.
+func (w *WorkerIdentity) renew(ctx context.Context, conn *grpc.ClientConn, renewal uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, renewBound)
+	defer cancel()
+	csr, err := pki.RequestFor(w.state.Load().Key, w.Name)
+	if err != nil {
+		return err
+	}
+	response, err := clusterv1.NewWorkerServiceClient(conn).Renew(ctx, &clusterv1.RenewRequest{Csr: csr, Addresses: w.cfg.Addresses})
+	if err != nil {
+		return err
+	}
+	return w.change(func(d *workerDocument) error {
+		d.take(response, w.cfg.Addresses)
+		d.Renewal = max(d.Renewal, renewal)
+		return nil
+	})
+}
+
+// renewAnywhere asks one master after the other.
+func (w *WorkerIdentity) renewAnywhere(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*joinDial)
+	defer cancel()
+	var failures []error
+	for _, address := range mergeAddresses(w.Masters(), w.cfg.Join, "") {
+		conn, err := w.Connect(address)
+		if err != nil {
+			return err
+		}
+		err = w.renew(ctx, conn, 0)
+		conn.Close()
+		if err == nil {
+			return nil
+		}
+		failures = append(failures, fmt.Errorf("%s: %w", address, err))
+	}
+	return errors.Join(failures...)
+}
+
+// RunGossip takes part in gossip for as long as workers do, until the context ends. Keys and seeds of the configuration are
+// filled in, and follow the identity.
+func (w *WorkerIdentity) RunGossip(ctx context.Context, cfg GossipConfig) error {
+	cfg.Seeds = func() []string { return w.state.Load().GossipSeeds }
+	var g *Gossip
+	defer func() {
+		if g != nil {
+			_ = g.Close() // what cannot be told to the others, they find out
+		}
+	}()
+	for {
+		state := w.state.Load()
+		var err error
+		switch {
+		case state.MastersGossip && g != nil:
+			cfg.Logger.Info("leaving gossip: only masters gossip now")
+			_ = g.Close()
+			g = nil
+		case !state.MastersGossip && g == nil:
+			cfg.Keys = state.GossipKeys
+			if g, err = StartGossip(cfg); err != nil {
+				return err
+			}
+		case g != nil:
+			if err := g.SetKeys(state.GossipKeys); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-state.changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}

@@ -1,0 +1,217 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/kontiki/kontiki/cluster"
+)
+
+const certsPath = "/kontiki/v1/certs"
+
+// certsChange is what is posted to certsPath.
+type certsChange struct {
+	Action string `json:"action"`
+	Worker string `json:"worker,omitempty"`
+	Force  bool   `json:"force,omitempty"`
+}
+
+// certsChanged is the answer.
+type certsChanged struct {
+	Generation uint64 `json:"generation"`
+}
+
+// The actions, by their names in the API.
+var certsActions = map[string]cluster.IdentityChange{
+	"renew": cluster.RenewCertificates, "rotate-ca": cluster.RotateCA, "finish-ca": cluster.FinishCA,
+	"rotate-gossip-key": cluster.RotateGossipKey, "rotate-secret-key": cluster.RotateSecretKey,
+}
+
+const revokeAction = "revoke-worker"
+
+// serveCerts shows and changes the cluster's certificates; the API has checked that the caller may.
+func (m *master) serveCerts(w http.ResponseWriter, r *http.Request) {
+	answer, err := m.certs(r)
+	if err != nil {
+		code := http.StatusServiceUnavailable
+		switch {
+		case errors.Is(err, cluster.ErrRotating), errors.Is(err, cluster.ErrNotRotated), errors.Is(err, cluster.ErrNotMoved):
+			code = http.StatusConflict
+		case errors.Is(err, errBadChange):
+			code = http.StatusBadRequest
+		}
+		http.Error(w, err.Error(), code)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(answer) // the client is gone if this fails
+}
+
+var errBadChange = errors.New("not a change of certificates")
+
+func (m *master) certs(r *http.Request) (any, error) {
+	switch r.Method {
+	case http.MethodGet:
+		return m.cluster.Certificates(r.Context())
+	case http.MethodPost:
+	default:
+		return nil, fmt.Errorf("%w: method %s", errBadChange, r.Method)
+	}
+	var change certsChange
+	if err := json.NewDecoder(io.LimitReader(r.Body, 1<<16)).Decode(&change); err != nil {
+		return nil, fmt.Errorf("%w: %w", errBadChange, err)
+	}
+	if change.Action == revokeAction {
+		if err := cluster.CheckName(change.Worker); err != nil {
+			return nil, fmt.Errorf("%w: %w", errBadChange, err)
+		}
+		return certsChanged{m.cluster.Identity().Generation}, m.cluster.RevokeWorker(r.Context(), change.Worker)
+	}
+	action, ok := certsActions[change.Action]
+	if !ok {
+		return nil, fmt.Errorf("%w: %q is none of %s, %s", errBadChange, change.Action, strings.Join(slices.Sorted(maps.Keys(certsActions)), ", "), revokeAction)
+	}
+	generation, err := m.cluster.ChangeIdentity(r.Context(), action, change.Force)
+	return certsChanged{generation}, err
+}
+
+// certsCommand shows and changes the cluster's certificates and keys, through the API.
+func certsCommand(kubeconfig *string) *cobra.Command {
+	var output string
+	run := func(do func(cmd *cobra.Command, c rest.Interface, args []string) error) func(*cobra.Command, []string) error {
+		return func(cmd *cobra.Command, args []string) error {
+			if output != "" && output != "json" {
+				return fmt.Errorf("--output: %q is not json", output)
+			}
+			config, err := adminConfig(*kubeconfig)
+			if err != nil {
+				return err
+			}
+			config.Timeout = time.Minute
+			set, err := kubernetes.NewForConfig(config)
+			if err != nil {
+				return err
+			}
+			return do(cmd, set.RESTClient(), args)
+		}
+	}
+	cmd := &cobra.Command{Use: "certs", Short: "Show and change certificates and keys", Args: cobra.NoArgs,
+		RunE: run(func(cmd *cobra.Command, c rest.Interface, _ []string) error {
+			data, err := c.Get().AbsPath(certsPath).DoRaw(cmd.Context())
+			if err != nil {
+				return certsError(data, err)
+			}
+			if output == "json" {
+				_, err := os.Stdout.Write(data)
+				return err
+			}
+			var all cluster.Certificates
+			if err := json.Unmarshal(data, &all); err != nil {
+				return err
+			}
+			return printCerts(os.Stdout, &all)
+		})}
+	cmd.PersistentFlags().StringVarP(&output, "output", "o", "", "json")
+	change := func(use, short, done string, args cobra.PositionalArgs, make func(args []string) certsChange) *cobra.Command {
+		return &cobra.Command{Use: use, Short: short, Args: args,
+			RunE: run(func(cmd *cobra.Command, c rest.Interface, args []string) error {
+				body, err := json.Marshal(make(args))
+				if err != nil {
+					return err
+				}
+				data, err := c.Post().AbsPath(certsPath).SetHeader("Content-Type", "application/json").Body(body).DoRaw(cmd.Context())
+				if err != nil {
+					return certsError(data, err)
+				}
+				if output == "json" {
+					_, err := os.Stdout.Write(data)
+					return err
+				}
+				fmt.Println(done)
+				return nil
+			})}
+	}
+	named := func(action string) func([]string) certsChange {
+		return func([]string) certsChange { return certsChange{Action: action} }
+	}
+	var finish, force bool
+	rotateCA := change("rotate-ca", "Make a new CA; with --finish, drop the old one", "done; see `kontiki cluster certs`", cobra.NoArgs, func([]string) certsChange {
+		if finish {
+			return certsChange{Action: "finish-ca", Force: force}
+		}
+		return certsChange{Action: "rotate-ca"}
+	})
+	rotateCA.Long = "Make a new CA. It is trusted first, issues once every master and every connected worker trusts it, and both are trusted until --finish."
+	rotateCA.Flags().BoolVar(&finish, "finish", false, "drop the old CA; refused while a host still needs it")
+	rotateCA.Flags().BoolVar(&force, "force", false, "with --finish: go on without workers that still need the old CA; they must join again")
+	cmd.AddCommand(
+		change("renew", "Renew every certificate now", "every master and connected worker renews its certificates", cobra.NoArgs, named("renew")),
+		rotateCA,
+		change("rotate-gossip-key", "Change the key that encrypts gossip", "the new key is being spread; see `kontiki cluster certs`", cobra.NoArgs, named("rotate-gossip-key")),
+		change("rotate-secret-key", "Change the key that Secrets are sealed with", "Secrets are sealed with a new key as soon as every master has it; old ones still open", cobra.NoArgs, named("rotate-secret-key")),
+		change("revoke WORKER", "Refuse the certificates that a worker has, for a stolen one", "revoked; the host can join again with a token, once its identity is removed",
+			cobra.ExactArgs(1), func(args []string) certsChange { return certsChange{Action: revokeAction, Worker: args[0]} }),
+	)
+	return cmd
+}
+
+// certsError is a refusal in the master's words.
+func certsError(body []byte, err error) error {
+	if text := strings.TrimSpace(string(body)); text != "" && !strings.HasPrefix(text, "{") {
+		return errors.New(text)
+	}
+	return err
+}
+
+func shortPin(pin string) string { return pin[:min(len(pin), 12)] }
+
+func printCerts(out io.Writer, all *cluster.Certificates) error {
+	day := func(t time.Time) string {
+		if t.IsZero() {
+			return "-"
+		}
+		return t.UTC().Format("2006-01-02 15:04:05")
+	}
+	fmt.Fprintf(out, "Cluster %s: identity generation %d, gossip among %s\n", all.ClusterID, all.Generation, all.Gossip)
+	for _, r := range all.Rotations {
+		fmt.Fprintf(out, "Under way: %s\n", r)
+	}
+	for _, worker := range slices.Sorted(maps.Keys(all.Revoked)) {
+		fmt.Fprintf(out, "Revoked: certificates of the worker %s from before %s\n", worker, day(all.Revoked[worker]))
+	}
+	w := tabwriter.NewWriter(out, 0, 4, 3, ' ', 0)
+	fmt.Fprintln(w, "\nMASTER\tCERTIFICATE\tCA\tVALID UNTIL (UTC)\tRENEWED AT")
+	for _, m := range all.Masters {
+		if !m.Reachable {
+			fmt.Fprintf(w, "%s\t(does not answer)\t\t\t\n", m.Name)
+		}
+		for _, ca := range m.CAs {
+			fmt.Fprintf(w, "%s\tCA, %s\t%s\t%s\t-\n", m.Name, ca.Role, shortPin(ca.Pin), day(ca.NotAfter))
+		}
+		for _, c := range m.Certificates {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", m.Name, c.Use, shortPin(c.Issuer), day(c.NotAfter), day(c.RenewAt))
+		}
+	}
+	fmt.Fprintln(w, "\nWORKER\tFOLLOWS\tCA\tVALID UNTIL (UTC)\tGENERATION")
+	for _, c := range all.Workers {
+		master := c.Master
+		if master == "" {
+			master = "(not connected)"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\n", c.Name, master, shortPin(c.Issuer), day(c.NotAfter), c.Generation)
+	}
+	return w.Flush()
+}

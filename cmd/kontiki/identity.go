@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/cluster"
+)
+
+// clusterAgents is how the API reaches the nodes' agents: with the certificate and the CAs of the present.
+type clusterAgents struct {
+	cluster *cluster.Cluster
+
+	mu      sync.Mutex
+	config  *tls.Config
+	changed <-chan struct{}
+}
+
+// TLS implements rest.Agents.
+func (a *clusterAgents) TLS() *tls.Config {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	select {
+	case <-a.changed:
+		a.config = nil
+	default:
+	}
+	if a.config == nil {
+		a.changed = a.cluster.IdentityChanged()
+		a.config = &tls.Config{
+			MinVersion: tls.VersionTLS12, RootCAs: a.cluster.Roots(),
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return a.cluster.AgentClientCertificate() },
+		}
+	}
+	return a.config
+}
+
+// bundle is the CAs that pods should trust, and what tells when they change.
+func (m *master) bundle() ([]byte, <-chan struct{}) {
+	changed := m.cluster.IdentityChanged()
+	return m.cluster.Identity().RootsPEM(), changed
+}
+
+// kubeconfigAgain is how soon a kubeconfig that could not be written is tried again.
+const kubeconfigAgain = time.Minute
+
+// followIdentity brings what this process made of the cluster's identity up to date whenever that changes, and writes the
+// administrator's kubeconfig anew in time.
+func (m *master) followIdentity(ctx context.Context) error {
+	for {
+		changed := m.cluster.IdentityChanged()
+		identity := m.cluster.Identity()
+		if err := m.api.Sealer.Use(identity.CurrentSecretKey, identity.SecretKeys); err != nil {
+			return fmt.Errorf("keys that seal Secrets: %w", err)
+		}
+		lifetime := m.options.certificateLifetime
+		wait := lifetime*2/3 + rand.N(max(lifetime/20, 1))
+		if err := m.writeKubeconfig(); err != nil {
+			m.log.Warn("the administrator's kubeconfig could not be written", "error", err)
+			wait = kubeconfigAgain
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
+// writeKubeconfig leaves the administrator's kubeconfig in the data directory.
+func (m *master) writeKubeconfig() error {
+	server := "https://" + net.JoinHostPort(m.options.nodeIP, strconv.Itoa(m.options.apiPort))
+	return writeKubeconfig(filepath.Join(m.options.dataDir, "admin.kubeconfig"), server, m.cluster.Issuer(), m.cluster.Identity().RootsPEM())
+}
+
+// knownWorkers are the nodes that run our agent, whether they are connected or not.
+func (m *master) knownWorkers() (names []string) {
+	c := client.New(m.api.Objects, "system:kontiki:certs", "kontiki")
+	client.Each(c.View(), "", func(n *corev1.Node) bool {
+		if strings.Contains(n.Status.NodeInfo.KubeletVersion, "kontiki") {
+			names = append(names, n.Name)
+		}
+		return true
+	})
+	return names
+}
