@@ -75,6 +75,20 @@ func (a *attendance) count() int {
 	return len(a.sessions)
 }
 
+// some answers at most n sessions of workers that can be asked to move, chosen by chance.
+func (a *attendance) some(n int) (out []*session) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, sessions := range a.sessions { // Go begins anywhere
+		for s, state := range sessions {
+			if len(out) < n && s.answers && state == Connected {
+				out = append(out, s)
+			}
+		}
+	}
+	return out
+}
+
 // attendanceWatcher gathers changes until its reader takes them; changes of one worker become one.
 type attendanceWatcher struct {
 	changed map[string]State // guarded by attendance.mu

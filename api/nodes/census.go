@@ -32,9 +32,10 @@ type Worker struct {
 	Since time.Time
 }
 
-// Census is what all masters together know of the workers' sessions. The leader keeps one: it learns of a broken session
-// within milliseconds, whichever master had it, and needs no gossip for it. Like gossip it is a hint. A master that
-// is gone takes its sessions with it, until their workers have turned to another one, which takes about a second.
+// Census is what all masters together know of the workers' sessions. Every master keeps one. A leader learns from it of a
+// broken session within milliseconds, whichever master had it, and needs no gossip for it. Like gossip it is a hint. A
+// master that is gone takes its sessions with it, until their workers have turned to another one, which takes about a
+// second. A master with many workers learns from it who has fewer.
 //
 // Its methods are safe for concurrent use; Next is for one reader.
 type Census struct {
@@ -81,6 +82,19 @@ func (c *Census) Workers() []Worker {
 		out = append(out, w)
 	}
 	return out
+}
+
+// Fewest is the master, other than the one at an address, that has the fewest workers, and how many; ok is false if no other
+// one answers.
+func (c *Census) Fewest(but string) (address string, workers int, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for a, states := range c.masters {
+		if a != but && (!ok || len(states) < workers) {
+			address, workers, ok = a, len(states), true
+		}
+	}
+	return address, workers, ok
 }
 
 // Next waits for a worker whose state changed, and answers it as it is now. Changes that the reader has not yet seen

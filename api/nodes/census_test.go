@@ -132,6 +132,12 @@ func TestTheCensusFollowsSessionsOnAllMasters(t *testing.T) {
 	if got := len(c.Workers()); got != 2 {
 		t.Errorf("%d workers", got)
 	}
+	if address, n, ok := c.Fewest("b:1"); address != "a:1" || n != 0 || !ok {
+		t.Errorf("without b, %s has the fewest: %d (%v)", address, n, ok)
+	}
+	if address, n, ok := c.Fewest("a:1"); address != "b:1" || n != 1 || !ok {
+		t.Errorf("without a, %s has the fewest: %d (%v)", address, n, ok)
+	}
 }
 
 func TestAMastersSessionsGoWithIt(t *testing.T) {

@@ -229,6 +229,7 @@ func TestWorkerIsToldWhatItsPodsNameAndNothingElse(t *testing.T) {
 func TestReportsAreStoredAndFinishedPodsRemoved(t *testing.T) {
 	h, c := serve(t)
 	w := connect(t, c, "w1")
+	w.until("its own node", w.has("nodes//w1"))
 	stored, ok := client.Get[*corev1.Node](h.Client.View(), "", "w1")
 	if !ok || stored.Spec.PodCIDR == "" || stored.Status.Addresses[0].Address != "192.0.2.1" {
 		t.Fatalf("the node was not registered: %+v", stored)

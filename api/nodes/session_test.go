@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,13 +20,24 @@ import (
 // sink is a stream that takes what a master sends.
 type sink struct {
 	grpc.ServerStream
+	mu   sync.Mutex
 	sent []*nodev1.SessionResponse
-	at   []time.Time
 }
 
 func (s *sink) Send(m *nodev1.SessionResponse) error {
-	s.sent, s.at = append(s.sent, m), append(s.at, time.Now())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sent = append(s.sent, m)
 	return nil
+}
+
+// take answers what was sent since it was last asked.
+func (s *sink) take() []*nodev1.SessionResponse {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sent := s.sent
+	s.sent = nil
+	return sent
 }
 
 func (s *sink) Recv() (*nodev1.SessionRequest, error) { select {} }
@@ -37,6 +50,12 @@ func quietServer(c Config) *Server {
 	return New(c)
 }
 
+func stateOf(a *attendance, node string) State {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.state(node)
+}
+
 func TestASilentWorkerIsQuietAndThenGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &session{Server: quietServer(Config{}), node: "w", log: slog.New(slog.DiscardHandler), answers: true}
@@ -46,7 +65,7 @@ func TestASilentWorkerIsQuietAndThenGone(t *testing.T) {
 		state := func(want State, when string) {
 			t.Helper()
 			synctest.Wait()
-			if got := s.attendance.state("w"); got != want {
+			if got := stateOf(s.attendance, "w"); got != want {
 				t.Fatalf("%s: %s, want %s", when, got, want)
 			}
 		}
@@ -83,7 +102,7 @@ func TestWorkersThatDoNotAnswerBeatsAreNotJudgedByThem(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
 		s.silence(ctx)
-		if got := s.attendance.state("old"); got != Connected || ctx.Err() == nil {
+		if got := stateOf(s.attendance, "old"); got != Connected || ctx.Err() == nil {
 			t.Errorf("it is %s, the session ended: %v", got, ctx.Err() == nil)
 		}
 	})
@@ -91,19 +110,26 @@ func TestWorkersThatDoNotAnswerBeatsAreNotJudgedByThem(t *testing.T) {
 
 func TestBeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		known := []string{"m:1"}
-		var away time.Duration
+		known, more := []string{"m:1"}, []string{"m:1", "n:1"}
+		var grown atomic.Bool
+		var away atomic.Int64
 		out := &sink{}
-		server := quietServer(Config{Masters: func() []string { return known }, Detached: func() time.Duration { return away }})
+		server := quietServer(Config{Detached: func() time.Duration { return time.Duration(away.Load()) }, Masters: func() []string {
+			if grown.Load() {
+				return more
+			}
+			return known
+		}})
 		s := &session{Server: server, node: "w", stream: out, log: slog.New(slog.DiscardHandler)}
 		ended := make(chan error, 1)
 		go func() { ended <- s.beat(t.Context(), known) }()
 		time.Sleep(3010 * time.Millisecond)
 		synctest.Wait()
-		if len(out.sent) != 11 {
-			t.Errorf("%d beats in three seconds", len(out.sent))
+		sent := out.take()
+		if len(sent) != 11 {
+			t.Errorf("%d beats in three seconds", len(sent))
 		}
-		for i, m := range out.sent {
+		for i, m := range sent {
 			if m.GetBeat() == nil || m.GetBeat().NextMs != 300 {
 				t.Errorf("message %d: %v", i, m)
 			}
@@ -112,22 +138,22 @@ func TestBeats(t *testing.T) {
 		for i := range 1000 {
 			server.attendance.set(&session{node: fmt.Sprint(i)}, Connected)
 		}
-		out.sent = nil
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		if n := len(out.sent); n < 4 || n > 6 || out.sent[n-1].GetBeat().NextMs != 2000 {
-			t.Errorf("with a thousand workers: %d beats in ten seconds, the next after %d ms", n, out.sent[n-1].GetBeat().NextMs)
+		sent = out.take()
+		if n := len(sent); n < 4 || n > 6 || sent[n-1].GetBeat().NextMs != 2000 {
+			t.Errorf("with a thousand workers: %d beats in ten seconds, the next after %d ms", n, sent[n-1].GetBeat().NextMs)
 		}
 		// New masters are told.
-		known = []string{"m:1", "n:1"}
-		out.sent = nil
+		out.take()
+		grown.Store(true)
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
-		if w := out.sent[0].GetWelcome(); w == nil || len(w.Masters) != 2 {
-			t.Errorf("new masters: %v", out.sent[0])
+		if w := out.take()[0].GetWelcome(); w == nil || len(w.Masters) != 2 {
+			t.Errorf("new masters: %v", w)
 		}
 		// An election does not end a session, a minority does.
-		away = 2 * time.Second
+		away.Store(int64(2 * time.Second))
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
 		select {
@@ -135,7 +161,7 @@ func TestBeats(t *testing.T) {
 			t.Fatalf("ended in an election: %v", err)
 		default:
 		}
-		away = 4 * time.Second
+		away.Store(int64(4 * time.Second))
 		if err := <-ended; status.Code(err) != codes.Unavailable {
 			t.Errorf("a master that has lost the others ended with %v", err)
 		}

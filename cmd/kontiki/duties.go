@@ -9,7 +9,6 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/kontiki/kontiki/api/client"
-	"github.com/kontiki/kontiki/api/nodes"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/controller"
@@ -93,9 +92,7 @@ func (m *master) schedule(ctx context.Context) error {
 func (m *master) control(ctx context.Context) error {
 	events := m.cluster.MemberEvents()
 	defer events.Close()
-	hints := newWorkerHints(m.cluster.Members, events, nodes.NewCensus(nodes.CensusConfig{
-		Masters: m.cluster.MasterAddresses, Connect: m.cluster.Master, Log: m.log.With("part", "controllers"),
-	}))
+	hints := newWorkerHints(m.cluster.Members, events, m.census)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return hints.Run(ctx) })
 	several := func(name string, make func(*client.Client, record.EventRecorder) []*controller.Controller) {

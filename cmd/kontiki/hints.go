@@ -48,7 +48,6 @@ func newWorkerHints(members func() []cluster.Member, events *cluster.MemberEvent
 // Run gathers hints until the context ends.
 func (h *workerHints) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return h.census.Run(ctx) })
 	group.Go(func() error {
 		for {
 			w, err := h.census.Next(ctx)

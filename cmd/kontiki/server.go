@@ -192,6 +192,9 @@ type master struct {
 	ranges  ranges
 	log     *slog.Logger
 	agents  rest.Agents
+	// sessions are the workers' with this master, census those with all masters.
+	sessions *nodes.Server
+	census   *nodes.Census
 }
 
 func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger) (*master, error) {
@@ -209,7 +212,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger)
 	if err != nil {
 		return nil, err
 	}
-	sessions := nodes.New(nodes.Config{
+	m.sessions = nodes.New(nodes.Config{
 		Client: client.New(m.api.Objects, "system:kontiki:nodes", "kubelet"), Tokens: m.api.Tokens,
 		Caller: func(ctx context.Context) (string, bool) {
 			peer, ok := cluster.PeerFromContext(ctx)
@@ -218,8 +221,9 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger)
 		Masters: c.MasterAddresses, Detached: c.Detached, ClusterDomain: o.clusterDomain, ClusterDNS: []netip.Addr{r.dns},
 		ServiceRange: r.service, PodRange: r.pod, Log: log,
 	})
-	c.RegisterNode(func(s grpc.ServiceRegistrar) { nodev1.RegisterNodeServiceServer(s, sessions) })
-	c.RegisterMasters(sessions.RegisterSessions)
+	c.RegisterNode(func(s grpc.ServiceRegistrar) { nodev1.RegisterNodeServiceServer(s, m.sessions) })
+	c.RegisterMasters(m.sessions.RegisterSessions)
+	m.census = nodes.NewCensus(nodes.CensusConfig{Masters: c.MasterAddresses, Connect: c.Master, Log: log})
 	c.SetKnownWorkers(m.knownWorkers)
 	m.addDuties()
 	return m, nil
@@ -239,6 +243,8 @@ func (m *master) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return m.cluster.Run(ctx) })
 	group.Go(func() error { return m.serveAPI(ctx) })
+	group.Go(func() error { return m.census.Run(ctx) })
+	group.Go(func() error { return m.sessions.Balance(ctx, m.cluster.Address(), m.census.Fewest) })
 	group.Go(func() error {
 		select {
 		case <-m.cluster.Ready():

@@ -50,9 +50,6 @@ type Config struct {
 	// NodePeriod is how often the node looks at itself (memory, disk, images, the runtime's health); 0 for 10 s. Only
 	// what changed is reported.
 	NodePeriod time.Duration
-	// HomePeriod is how often, on average, a worker that is not with the master that it prefers looks if that one is back;
-	// 0 for 30 s.
-	HomePeriod time.Duration
 }
 
 // Agent is one node's worker.
@@ -83,9 +80,6 @@ func New(c Config) (*Agent, error) {
 	}
 	if c.NodePeriod == 0 {
 		c.NodePeriod = 10 * time.Second
-	}
-	if c.HomePeriod == 0 {
-		c.HomePeriod = 30 * time.Second
 	}
 	if c.NodeName == "" || c.Runtime == nil || c.Network == nil || c.Dial == nil || c.StateDir == "" {
 		return nil, errors.New("agent: NodeName, StateDir, Runtime, Network and Dial are required")

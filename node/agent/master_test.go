@@ -40,6 +40,7 @@ type master struct {
 	mute     bool // send none any more
 	answers  int
 	peers    []string // that the welcome names
+	moveTo   string   // ask one session to move there
 	tokens   int
 }
 
@@ -71,14 +72,12 @@ func (m *master) stop() {
 	srv.Stop()
 }
 
-// again serves at the address where it was stopped.
-func (m *master) again() {
-	m.t.Helper()
-	l, err := net.Listen("tcp", m.addr)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	m.serve(l)
+// move asks the node to turn to another master.
+func (m *master) move(to string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.moveTo = to
+	m.notify()
 }
 
 func dialPlain(_ context.Context, addr string) (*grpc.ClientConn, error) {
@@ -165,7 +164,12 @@ func (m *master) Session(stream nodev1.NodeService_SessionServer) error {
 			pending := m.log[sent:]
 			sent = len(m.log)
 			changed := m.changed
+			to := m.moveTo
+			m.moveTo = ""
 			m.mu.Unlock()
+			if to != "" && send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_Move{Move: &nodev1.Move{Master: to}}}) != nil {
+				return
+			}
 			for _, a := range pending {
 				if send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_Assignment{Assignment: a}}) != nil {
 					return

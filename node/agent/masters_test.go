@@ -75,18 +75,16 @@ func TestASilentMasterIsLeft(t *testing.T) {
 	other.await("the worker of a silent master", func() bool { return other.hellos > 0 && other.answers > 0 })
 }
 
-func TestAWorkerReturnsToTheMasterThatItPrefers(t *testing.T) {
-	home, other, _ := twoMasters(t, func(*master) {})
-	home.stop()
-	startFakeWith(t, fake.New(runtimetest.BusyboxName), func(c *Config) { c.HomePeriod = 20 * time.Millisecond }, home, other)
-	other.await("a session elsewhere", func() bool { return other.hellos == 1 })
-	home.again()
-	home.await("the worker's return", func() bool { return home.hellos == 1 })
-	other.mu.Lock()
-	defer other.mu.Unlock()
-	if other.hellos != 1 {
-		t.Errorf("%d sessions elsewhere", other.hellos)
-	}
+func TestAWorkerMovesWhenItIsAsked(t *testing.T) {
+	home, other, addresses := twoMasters(t, func(*master) {})
+	rt := fake.New(runtimetest.BusyboxName)
+	startFake(t, rt, home, other)
+	home.await("the first session", func() bool { return home.hellos == 1 })
+	home.move(addresses[1])
+	other.await("the worker", func() bool { return other.hellos == 1 })
+	// One that is not there does not keep it from those that are.
+	other.move("127.0.0.1:1")
+	other.await("the worker again", func() bool { return other.hellos == 2 })
 }
 
 // mutedStream is a session's stream on which nothing is sent.

@@ -14,8 +14,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/connectivity"
 
 	"github.com/kontiki/kontiki/node/wire"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
@@ -34,7 +32,6 @@ const (
 
 var (
 	errNoSession = errors.New("agent: no session with a master")
-	errGoingHome = errors.New("agent: the preferred master is back")
 	errSilent    = errors.New("agent: the master is silent")
 )
 
@@ -42,15 +39,24 @@ var (
 // of them have failed in turn does the agent wait.
 //
 // A worker tries masters in an order of its own, so that workers spread over the masters, and those of a master that died
-// over the others. While it is not with the first of its order it looks now and then if that one is back, and returns.
+// over the others. Masters that have more workers than others ask some to move.
 func (a *Agent) sessions(ctx context.Context) error {
 	next, failures, missed := 0, 0, missedBeats
+	var last, moveTo string
 	for ctx.Err() == nil {
 		masters := a.masters()
 		if len(masters) == 0 {
 			return errors.New("agent: no master's address is known")
 		}
-		addr := masters[next%len(masters)]
+		addr := moveTo
+		if moveTo = ""; addr == "" {
+			if addr = masters[next%len(masters)]; addr == last {
+				next++
+				addr = masters[next%len(masters)]
+			}
+			next++
+		}
+		last = addr
 		round := failures / len(masters)
 		began := time.Now()
 		served, err := a.session(ctx, addr, min(welcomeTimeout<<min(round, 3), longestWelcome), missed)
@@ -65,11 +71,10 @@ func (a *Agent) sessions(ctx context.Context) error {
 		case served && errors.Is(err, errSilent): // it may be us who are slow
 			missed = min(2*missed, mostMissedBeats)
 		}
-		if errors.Is(err, errGoingHome) {
-			next, failures = 0, 0
+		if move := new(moved); errors.As(err, &move) {
+			moveTo, failures = move.to, 0
 			continue
 		}
-		next++
 		if served && lasted > time.Second { // one that welcomes and drops us at once counts as failing
 			failures = 0
 			continue
@@ -84,6 +89,11 @@ func (a *Agent) sessions(ctx context.Context) error {
 	}
 	return ctx.Err()
 }
+
+// moved ends the session with a master that asks the worker to turn to another one.
+type moved struct{ to string }
+
+func (m *moved) Error() string { return "agent: asked to move to master " + m.to }
 
 // inOrder answers masters in the order in which a node tries them: by a hash of both names, so that each node has its own,
 // and that it does not depend on which masters there are besides.
@@ -192,7 +202,6 @@ func (a *Agent) session(ctx context.Context, addr string, patience time.Duration
 		}
 	})
 	part(func() error { return s.listen(gctx, missed) })
-	part(func() error { return a.lookHome(gctx, addr) })
 	err = g.Wait()
 	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
 		err = cause
@@ -258,45 +267,6 @@ func (s *session) listen(ctx context.Context, most int) error {
 	}
 }
 
-// lookHome waits until another master than that of the session comes first in this worker's order, and takes connections.
-func (a *Agent) lookHome(ctx context.Context, addr string) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(a.c.HomePeriod/2 + rand.N(a.c.HomePeriod)): // not all at once
-		}
-		if first := a.masters()[0]; first != addr && a.answers(ctx, first) {
-			return errGoingHome
-		}
-	}
-}
-
-// answers says if a master takes a connection.
-func (a *Agent) answers(ctx context.Context, addr string) bool {
-	ctx, cancel := context.WithTimeout(ctx, welcomeTimeout)
-	defer cancel()
-	conn, err := a.c.Dial(ctx, addr)
-	if err != nil {
-		return false
-	}
-	defer conn.Close()
-	conn.Connect()
-	return ready(ctx, conn)
-}
-
-func ready(ctx context.Context, conn *grpc.ClientConn) bool {
-	for {
-		state := conn.GetState()
-		if state == connectivity.Ready {
-			return true
-		}
-		if !conn.WaitForStateChange(ctx, state) {
-			return false
-		}
-	}
-}
-
 // streamError finds the reason behind Send's io.EOF.
 func streamError(stream nodev1.NodeService_SessionClient, err error) error {
 	if errors.Is(err, io.EOF) {
@@ -348,6 +318,8 @@ func (a *Agent) receive(s *session) error {
 				slog.Warn("master refused a report", "err", e)
 			}
 			a.out.acknowledge(r.Sequence)
+		case m.GetMove() != nil:
+			return &moved{to: m.GetMove().Master}
 		case m.GetWelcome() != nil: // the masters changed
 			a.takeWelcome(m.GetWelcome())
 		}

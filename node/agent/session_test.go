@@ -23,17 +23,11 @@ import (
 // startFake runs an agent over a fake runtime.
 func startFake(t *testing.T, rt *fake.Runtime, masters ...*master) *Agent {
 	t.Helper()
-	return startFakeWith(t, rt, func(*Config) {}, masters...)
-}
-
-func startFakeWith(t *testing.T, rt *fake.Runtime, change func(*Config), masters ...*master) *Agent {
-	t.Helper()
 	c := Config{NodeName: "node-1", NodeIP: netip.MustParseAddr("192.0.2.1"), StateDir: t.TempDir(), Runtime: rt, Network: &fakeNetwork{}, Dial: dialPlain}
 	c.LogDir = filepath.Join(c.StateDir, "logs")
 	for _, m := range masters {
 		c.Masters = append(c.Masters, m.addr)
 	}
-	change(&c)
 	a, err := New(c)
 	if err != nil {
 		t.Fatal(err)

@@ -382,6 +382,7 @@ type SessionResponse struct {
 	//	*SessionResponse_Assignment
 	//	*SessionResponse_StatusResult
 	//	*SessionResponse_Beat
+	//	*SessionResponse_Move
 	Message       isSessionResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -460,6 +461,15 @@ func (x *SessionResponse) GetBeat() *Beat {
 	return nil
 }
 
+func (x *SessionResponse) GetMove() *Move {
+	if x != nil {
+		if x, ok := x.Message.(*SessionResponse_Move); ok {
+			return x.Move
+		}
+	}
+	return nil
+}
+
 type isSessionResponse_Message interface {
 	isSessionResponse_Message()
 }
@@ -480,6 +490,10 @@ type SessionResponse_Beat struct {
 	Beat *Beat `protobuf:"bytes,4,opt,name=beat,proto3,oneof"`
 }
 
+type SessionResponse_Move struct {
+	Move *Move `protobuf:"bytes,5,opt,name=move,proto3,oneof"`
+}
+
 func (*SessionResponse_Welcome) isSessionResponse_Message() {}
 
 func (*SessionResponse_Assignment) isSessionResponse_Message() {}
@@ -487,6 +501,54 @@ func (*SessionResponse_Assignment) isSessionResponse_Message() {}
 func (*SessionResponse_StatusResult) isSessionResponse_Message() {}
 
 func (*SessionResponse_Beat) isSessionResponse_Message() {}
+
+func (*SessionResponse_Move) isSessionResponse_Message() {}
+
+// Move asks the worker to turn to another master, which has fewer workers. One that it cannot reach it forgets again.
+type Move struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// master is the host:port address of its mTLS port.
+	Master        string `protobuf:"bytes,1,opt,name=master,proto3" json:"master,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Move) Reset() {
+	*x = Move{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Move) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Move) ProtoMessage() {}
+
+func (x *Move) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Move.ProtoReflect.Descriptor instead.
+func (*Move) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Move) GetMaster() string {
+	if x != nil {
+		return x.Master
+	}
+	return ""
+}
 
 // Beat is a master's sign of life, sent in a steady rhythm: a worker that misses several in a row turns to another master.
 type Beat struct {
@@ -499,7 +561,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[6]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -511,7 +573,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[6]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -524,7 +586,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Beat) GetNextMs() uint32 {
@@ -551,7 +613,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[7]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -563,7 +625,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[7]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -576,7 +638,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Welcome) GetMasters() []string {
@@ -632,7 +694,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[8]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -644,7 +706,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[8]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -657,7 +719,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Assignment) GetFrom() uint64 {
@@ -707,7 +769,7 @@ type ObjectKey struct {
 
 func (x *ObjectKey) Reset() {
 	*x = ObjectKey{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[9]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -719,7 +781,7 @@ func (x *ObjectKey) String() string {
 func (*ObjectKey) ProtoMessage() {}
 
 func (x *ObjectKey) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[9]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -732,7 +794,7 @@ func (x *ObjectKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectKey.ProtoReflect.Descriptor instead.
 func (*ObjectKey) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ObjectKey) GetResource() string {
@@ -767,7 +829,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[10]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -779,7 +841,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[10]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -792,7 +854,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Object) GetKey() *ObjectKey {
@@ -827,7 +889,7 @@ type StatusResult struct {
 
 func (x *StatusResult) Reset() {
 	*x = StatusResult{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[11]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +901,7 @@ func (x *StatusResult) String() string {
 func (*StatusResult) ProtoMessage() {}
 
 func (x *StatusResult) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[11]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +914,7 @@ func (x *StatusResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResult.ProtoReflect.Descriptor instead.
 func (*StatusResult) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StatusResult) GetSequence() uint64 {
@@ -883,7 +945,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[12]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -895,7 +957,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[12]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -908,7 +970,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateTokenRequest) GetNamespace() string {
@@ -964,7 +1026,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[13]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1038,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[13]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1051,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -1034,15 +1096,18 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\x06status\x18\x04 \x01(\fR\x06status\x12\x1e\n" +
 	"\n" +
 	"terminated\x18\x05 \x01(\bR\n" +
-	"terminated\"\x84\x02\n" +
+	"terminated\"\xb1\x02\n" +
 	"\x0fSessionResponse\x124\n" +
 	"\awelcome\x18\x01 \x01(\v2\x18.kontiki.node.v1.WelcomeH\x00R\awelcome\x12=\n" +
 	"\n" +
 	"assignment\x18\x02 \x01(\v2\x1b.kontiki.node.v1.AssignmentH\x00R\n" +
 	"assignment\x12D\n" +
 	"\rstatus_result\x18\x03 \x01(\v2\x1d.kontiki.node.v1.StatusResultH\x00R\fstatusResult\x12+\n" +
-	"\x04beat\x18\x04 \x01(\v2\x15.kontiki.node.v1.BeatH\x00R\x04beatB\t\n" +
-	"\amessage\"\x1f\n" +
+	"\x04beat\x18\x04 \x01(\v2\x15.kontiki.node.v1.BeatH\x00R\x04beat\x12+\n" +
+	"\x04move\x18\x05 \x01(\v2\x15.kontiki.node.v1.MoveH\x00R\x04moveB\t\n" +
+	"\amessage\"\x1e\n" +
+	"\x04Move\x12\x16\n" +
+	"\x06master\x18\x01 \x01(\tR\x06master\"\x1f\n" +
 	"\x04Beat\x12\x17\n" +
 	"\anext_ms\x18\x01 \x01(\rR\x06nextMs\"\xa9\x01\n" +
 	"\aWelcome\x12\x18\n" +
@@ -1099,7 +1164,7 @@ func file_kontiki_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_kontiki_node_v1_node_proto_rawDescData
 }
 
-var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_kontiki_node_v1_node_proto_goTypes = []any{
 	(*SessionRequest)(nil),      // 0: kontiki.node.v1.SessionRequest
 	(*Hello)(nil),               // 1: kontiki.node.v1.Hello
@@ -1107,36 +1172,38 @@ var file_kontiki_node_v1_node_proto_goTypes = []any{
 	(*StatusBatch)(nil),         // 3: kontiki.node.v1.StatusBatch
 	(*PodStatus)(nil),           // 4: kontiki.node.v1.PodStatus
 	(*SessionResponse)(nil),     // 5: kontiki.node.v1.SessionResponse
-	(*Beat)(nil),                // 6: kontiki.node.v1.Beat
-	(*Welcome)(nil),             // 7: kontiki.node.v1.Welcome
-	(*Assignment)(nil),          // 8: kontiki.node.v1.Assignment
-	(*ObjectKey)(nil),           // 9: kontiki.node.v1.ObjectKey
-	(*Object)(nil),              // 10: kontiki.node.v1.Object
-	(*StatusResult)(nil),        // 11: kontiki.node.v1.StatusResult
-	(*CreateTokenRequest)(nil),  // 12: kontiki.node.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil), // 13: kontiki.node.v1.CreateTokenResponse
+	(*Move)(nil),                // 6: kontiki.node.v1.Move
+	(*Beat)(nil),                // 7: kontiki.node.v1.Beat
+	(*Welcome)(nil),             // 8: kontiki.node.v1.Welcome
+	(*Assignment)(nil),          // 9: kontiki.node.v1.Assignment
+	(*ObjectKey)(nil),           // 10: kontiki.node.v1.ObjectKey
+	(*Object)(nil),              // 11: kontiki.node.v1.Object
+	(*StatusResult)(nil),        // 12: kontiki.node.v1.StatusResult
+	(*CreateTokenRequest)(nil),  // 13: kontiki.node.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil), // 14: kontiki.node.v1.CreateTokenResponse
 }
 var file_kontiki_node_v1_node_proto_depIdxs = []int32{
 	1,  // 0: kontiki.node.v1.SessionRequest.hello:type_name -> kontiki.node.v1.Hello
 	3,  // 1: kontiki.node.v1.SessionRequest.status:type_name -> kontiki.node.v1.StatusBatch
 	2,  // 2: kontiki.node.v1.SessionRequest.answer:type_name -> kontiki.node.v1.Answer
 	4,  // 3: kontiki.node.v1.StatusBatch.pods:type_name -> kontiki.node.v1.PodStatus
-	7,  // 4: kontiki.node.v1.SessionResponse.welcome:type_name -> kontiki.node.v1.Welcome
-	8,  // 5: kontiki.node.v1.SessionResponse.assignment:type_name -> kontiki.node.v1.Assignment
-	11, // 6: kontiki.node.v1.SessionResponse.status_result:type_name -> kontiki.node.v1.StatusResult
-	6,  // 7: kontiki.node.v1.SessionResponse.beat:type_name -> kontiki.node.v1.Beat
-	10, // 8: kontiki.node.v1.Assignment.upserts:type_name -> kontiki.node.v1.Object
-	9,  // 9: kontiki.node.v1.Assignment.deletes:type_name -> kontiki.node.v1.ObjectKey
-	9,  // 10: kontiki.node.v1.Object.key:type_name -> kontiki.node.v1.ObjectKey
-	0,  // 11: kontiki.node.v1.NodeService.Session:input_type -> kontiki.node.v1.SessionRequest
-	12, // 12: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
-	5,  // 13: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
-	13, // 14: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
-	13, // [13:15] is the sub-list for method output_type
-	11, // [11:13] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	8,  // 4: kontiki.node.v1.SessionResponse.welcome:type_name -> kontiki.node.v1.Welcome
+	9,  // 5: kontiki.node.v1.SessionResponse.assignment:type_name -> kontiki.node.v1.Assignment
+	12, // 6: kontiki.node.v1.SessionResponse.status_result:type_name -> kontiki.node.v1.StatusResult
+	7,  // 7: kontiki.node.v1.SessionResponse.beat:type_name -> kontiki.node.v1.Beat
+	6,  // 8: kontiki.node.v1.SessionResponse.move:type_name -> kontiki.node.v1.Move
+	11, // 9: kontiki.node.v1.Assignment.upserts:type_name -> kontiki.node.v1.Object
+	10, // 10: kontiki.node.v1.Assignment.deletes:type_name -> kontiki.node.v1.ObjectKey
+	10, // 11: kontiki.node.v1.Object.key:type_name -> kontiki.node.v1.ObjectKey
+	0,  // 12: kontiki.node.v1.NodeService.Session:input_type -> kontiki.node.v1.SessionRequest
+	13, // 13: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
+	5,  // 14: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
+	14, // 15: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
+	14, // [14:16] is the sub-list for method output_type
+	12, // [12:14] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_kontiki_node_v1_node_proto_init() }
@@ -1154,6 +1221,7 @@ func file_kontiki_node_v1_node_proto_init() {
 		(*SessionResponse_Assignment)(nil),
 		(*SessionResponse_StatusResult)(nil),
 		(*SessionResponse_Beat)(nil),
+		(*SessionResponse_Move)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1161,7 +1229,7 @@ func file_kontiki_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kontiki_node_v1_node_proto_rawDesc), len(file_kontiki_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
