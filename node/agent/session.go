@@ -26,6 +26,8 @@ const (
 	// It doubles when silence ends sessions soon after they began.
 	missedBeats, mostMissedBeats = 3, 24
 	minSilence                   = time.Second
+	// steady is how long a session lasts that is none of those.
+	steady = 10 * time.Second
 	// answerPeriod is the least time between two answers to beats.
 	answerPeriod = 900 * time.Millisecond
 )
@@ -66,9 +68,9 @@ func (a *Agent) sessions(ctx context.Context) error {
 		lasted := time.Since(began)
 		slog.Info("session ended", "master", addr, "err", err)
 		switch {
-		case lasted > time.Minute:
+		case lasted > steady:
 			missed = missedBeats
-		case served && errors.Is(err, errSilent): // it may be us who are slow
+		case served && errors.Is(err, errSilent): // soon after it began: it may be us who are slow
 			missed = min(2*missed, mostMissedBeats)
 		}
 		if move := new(moved); errors.As(err, &move) {
