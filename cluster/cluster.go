@@ -43,7 +43,8 @@ type Cluster struct {
 	leaders *leaders
 	pulse   *pulse
 
-	reconfigured chan struct{} // the masters have changed; has room for one
+	reconfigured   chan struct{} // the masters have changed; has room for one
+	mastersChanged broadcast
 
 	// certificates are this master's own, for the mTLS port; the others serve the API and call agents.
 	certificates, apiCertificates, agentClientCertificates *certificates
@@ -144,7 +145,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if err := c.openDisk(ctx); err != nil {
 		return nil, err
 	}
-	c.replica, err = openReplica(c.disk.store, cfg.Name, address, self.Bootstrap && !self.Complete, cfg.Timings, c.store, stream, func() { poke(c.reconfigured) }, log)
+	c.replica, err = openReplica(c.disk.store, cfg.Name, address, self.Bootstrap && !self.Complete, cfg.Timings, c.store, stream, func() { poke(c.reconfigured); c.mastersChanged.tell() }, log)
 	if err != nil {
 		return nil, errors.Join(err, c.disk.store.Close())
 	}

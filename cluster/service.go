@@ -228,6 +228,9 @@ func (c *Cluster) workerCertificates(name string, csr []byte, addresses []string
 		if a != name && net.ParseIP(a) == nil {
 			return nil, status.Errorf(codes.InvalidArgument, "worker %s asks for a certificate for %q: only its own name and IP addresses are allowed", name, a)
 		}
+		if err := c.mayServeAt(name, a); err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
 	}
 	client, serving, err := c.identity.issuer().SignWorker(csr, name, append([]string{name}, slices.DeleteFunc(slices.Clone(addresses), func(a string) bool { return a == name })...))
 	if err != nil {
@@ -241,6 +244,35 @@ func (c *Cluster) workerCertificates(name string, csr []byte, addresses []string
 		Masters:            c.MasterAddresses(),
 		Gossip:             c.gossipSeeds(),
 	}, nil
+}
+
+// mayServeAt says why a worker does not get a serving certificate for an address: with one for a master's, or for the
+// API's service, it could pose as the API. A worker on a master's own host has the master's name.
+func (c *Cluster) mayServeAt(name, address string) error {
+	ip := net.ParseIP(address)
+	if ip == nil || ip.IsLoopback() {
+		return nil // its own name; loopback is no other host's
+	}
+	if !ip.IsGlobalUnicast() {
+		return fmt.Errorf("worker %s asks for a certificate for %s, which is no host's address", name, ip)
+	}
+	masters := map[string]string{} // host to master
+	for _, s := range c.replica.servers() {
+		if host, _, err := net.SplitHostPort(string(s.Address)); err == nil {
+			masters[host] = string(s.ID)
+		}
+	}
+	owner, ok := masters[ip.String()]
+	if !ok {
+		// What is no single master's host is the API's: its service, a balancer before it.
+		if ok = slices.ContainsFunc(c.cfg.APIHosts, func(host string) bool { return ip.Equal(net.ParseIP(host)) }); ok {
+			owner = "the API"
+		}
+	}
+	if ok && owner != name {
+		return fmt.Errorf("worker %s asks for a certificate for %s, which is the address of %s; give the agent its own host's --node-ip", name, ip, owner)
+	}
+	return nil
 }
 
 // workerService serves workers that have a certificate.

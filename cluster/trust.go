@@ -24,7 +24,7 @@ const (
 // settings are what the store says about trust beside the identity.
 type settings struct {
 	mu      sync.Mutex
-	changed chan struct{}
+	changed broadcast
 	// workersGossip says whether workers take part in gossip.
 	workersGossip bool
 	// revoked says from when on certificates of a worker are refused: those issued before are.
@@ -34,23 +34,14 @@ type settings struct {
 func (s *settings) get() (workersGossip bool, changed <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.workersGossip, s.channel()
-}
-
-// channel is closed at the next change. The caller holds mu.
-func (s *settings) channel() chan struct{} {
-	if s.changed == nil {
-		s.changed = make(chan struct{})
-	}
-	return s.changed
+	return s.workersGossip, s.changed.next()
 }
 
 func (s *settings) set(workersGossip bool, revoked map[string]time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.workersGossip, s.revoked = workersGossip, revoked
-	close(s.channel())
-	s.changed = nil
+	s.changed.tell()
 }
 
 // admit implements port.admit: it refuses what was revoked.

@@ -40,6 +40,10 @@ func (s *Server) register(ctx context.Context, name string, data []byte) error {
 	if reported.Name != name {
 		return fmt.Errorf("hello.node is named %q, the certificate is of %q", reported.Name, name)
 	}
+	labels, refused := ownLabels(reported.Labels)
+	if len(refused) > 0 {
+		s.Log.Warn("a worker may not give its node some labels; an administrator may", "node", name, "labels", refused)
+	}
 	return retry.OnError(retry.DefaultRetry, again, func() error {
 		view, err := s.Client.Consistent(ctx)
 		if err != nil {
@@ -47,16 +51,14 @@ func (s *Server) register(ctx context.Context, name string, data []byte) error {
 		}
 		stored, ok := client.Get[*corev1.Node](view, "", name)
 		if !ok {
-			fresh := reported.DeepCopy()
-			fresh.ResourceVersion, fresh.UID = "", ""
-			_, err := client.Create(ctx, s.Client, fresh)
+			_, err := client.Create(ctx, s.Client, ownNode(reported))
 			return err
 		}
 		node := stored.DeepCopy()
 		if node.Labels == nil {
 			node.Labels = map[string]string{}
 		}
-		maps.Copy(node.Labels, reported.Labels)
+		maps.Copy(node.Labels, labels)
 		node, err = client.Update(ctx, s.Client, node)
 		if err != nil {
 			return err
@@ -255,10 +257,16 @@ func (s *session) reportEvent(ctx context.Context, data []byte) error {
 	if event.Source.Host != s.node {
 		return fmt.Errorf("source.host is %q, the worker is %q", event.Source.Host, s.node)
 	}
+	if err := s.mayReportEvent(event); err != nil {
+		return err
+	}
 	event.ResourceVersion, event.UID = "", ""
 	event.CreationTimestamp = metav1.Time{}
 	_, err = client.Create(ctx, s.Client, event.DeepCopy())
 	if apierrors.IsAlreadyExists(err) {
+		if err := s.mayReplaceEvent(ctx, event); err != nil {
+			return err
+		}
 		_, err = client.Update(ctx, s.Client, event)
 	}
 	return err

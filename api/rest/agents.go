@@ -29,8 +29,9 @@ type Agents interface {
 	TLS() *tls.Config
 }
 
-// agentTransport is the transport to agents; one for all nodes, made on first use and again when the CAs change.
-func (s *Server) agentTransport() (*http.Transport, error) {
+// agentTransport is the transport to a node's agent, made on first use and again when the CAs change. The agent must show
+// its own node's certificate: any node's would be good for the address that it claims.
+func (s *Server) agentTransport(node string) (*http.Transport, error) {
 	if s.Agents == nil {
 		return nil, apierrors.NewServiceUnavailable("this server cannot reach the nodes' agents")
 	}
@@ -38,17 +39,31 @@ func (s *Server) agentTransport() (*http.Transport, error) {
 	s.agentsMu.Lock()
 	defer s.agentsMu.Unlock()
 	if s.agentsTLS != config {
-		if s.agentsVia != nil {
-			s.agentsVia.CloseIdleConnections() // those in use go on
+		for _, transport := range s.agentsVia {
+			transport.CloseIdleConnections() // those in use go on
 		}
-		s.agentsTLS = config
-		s.agentsVia = &http.Transport{
-			TLSClientConfig:     config,
+		s.agentsTLS, s.agentsVia = config, map[string]*http.Transport{}
+	}
+	if s.agentsVia[node] == nil {
+		s.agentsVia[node] = &http.Transport{
+			TLSClientConfig:     agentTLS(config, node),
 			DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 			MaxIdleConnsPerHost: 4, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
 		}
 	}
-	return s.agentsVia, nil
+	return s.agentsVia[node], nil
+}
+
+// agentTLS is a configuration that accepts one node's agent alone.
+func agentTLS(config *tls.Config, node string) *tls.Config {
+	config = config.Clone()
+	config.VerifyConnection = func(state tls.ConnectionState) error {
+		if name := state.PeerCertificates[0].Subject.CommonName; name != "system:node:"+node {
+			return fmt.Errorf("the agent of node %q is expected, %q answers at its address", node, name)
+		}
+		return nil
+	}
+	return config
 }
 
 // agentURL is the base of a node's agent.
@@ -140,7 +155,7 @@ func (c *call) podLog() error {
 	}
 	location.Path = fmt.Sprintf("/containerLogs/%s/%s/%s", pod.Namespace, pod.Name, container)
 	location.RawQuery = logQuery(o).Encode()
-	return c.streamFrom(location)
+	return c.streamFrom(location, pod.Spec.NodeName)
 }
 
 func (c *call) logOptions() (*corev1.PodLogOptions, error) {
@@ -193,8 +208,8 @@ func logQuery(o *corev1.PodLogOptions) url.Values {
 }
 
 // streamFrom copies an agent's answer as it comes.
-func (c *call) streamFrom(location *url.URL) error {
-	transport, err := c.agentTransport()
+func (c *call) streamFrom(location *url.URL, node string) error {
+	transport, err := c.agentTransport(node)
 	if err != nil {
 		return err
 	}
@@ -274,7 +289,7 @@ func (c *call) podStream(path string) error {
 	}
 	location.Path = fmt.Sprintf("/%s/%s/%s/%s", path, pod.Namespace, pod.Name, container)
 	location.RawQuery = params.Encode()
-	transport, err := c.agentTransport()
+	transport, err := c.agentTransport(pod.Spec.NodeName)
 	if err != nil {
 		return err
 	}
@@ -300,7 +315,7 @@ func (c *call) podPortForward() error {
 	if ports := c.r.URL.Query()["ports"]; len(ports) > 0 {
 		location.RawQuery = url.Values{"port": {strings.Join(ports, ",")}}.Encode()
 	}
-	transport, err := c.agentTransport()
+	transport, err := c.agentTransport(pod.Spec.NodeName)
 	if err != nil {
 		return err
 	}
@@ -315,7 +330,7 @@ func (c *call) nodeProxy() error {
 	if err != nil {
 		return err
 	}
-	transport, err := c.agentTransport()
+	transport, err := c.agentTransport(c.target.name)
 	if err != nil {
 		return err
 	}

@@ -138,7 +138,7 @@ func (c *call) proxyTo(t proxyTarget) error {
 	if c.Agents == nil {
 		return apierrors.NewServiceUnavailable("this server cannot reach the nodes' agents")
 	}
-	config := c.Agents.TLS()
+	config := agentTLS(c.Agents.TLS(), t.node)
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
 			return tunnelTo(ctx, agent.Host, address, config)

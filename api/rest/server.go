@@ -53,7 +53,7 @@ type Server struct {
 
 	agentsMu  sync.Mutex // guards the two below
 	agentsTLS *tls.Config
-	agentsVia *http.Transport
+	agentsVia map[string]*http.Transport // by node
 }
 
 // New makes a Server.

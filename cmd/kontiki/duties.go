@@ -52,26 +52,45 @@ func (m *master) bootstrap(ctx context.Context) error {
 	return group.Wait()
 }
 
-// followMembers signals whenever gossip changes its mind about a host.
+// followMembers signals whenever gossip changes its mind about a host, or a master comes or goes.
 func (m *master) followMembers(ctx context.Context, changed chan<- struct{}) error {
-	events := m.cluster.MemberEvents()
-	defer events.Close()
-	for {
-		if _, err := events.Next(ctx); err != nil {
-			return err
-		}
+	signal := func() {
 		select {
 		case changed <- struct{}{}:
 		default:
 		}
 	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		for {
+			masters := m.cluster.MastersChanged()
+			signal()
+			select {
+			case <-masters:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
+	group.Go(func() error {
+		events := m.cluster.MemberEvents()
+		defer events.Close()
+		for {
+			if _, err := events.Next(ctx); err != nil {
+				return err
+			}
+			signal()
+		}
+	})
+	return group.Wait()
 }
 
 // apiAddresses are where the living masters serve the API.
 func (m *master) apiAddresses() []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, member := range m.cluster.Members() {
-		if member.Role != cluster.RoleMaster || (member.State != cluster.MemberAlive && member.State != cluster.MemberSuspect) {
+		// Workers have the key of gossip too: whoever says there to be a master must be one.
+		if member.Role != cluster.RoleMaster || !m.cluster.IsMember(member.Name) || (member.State != cluster.MemberAlive && member.State != cluster.MemberSuspect) {
 			continue
 		}
 		if address, err := netip.ParseAddrPort(member.APIAddress); err == nil {

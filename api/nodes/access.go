@@ -1,0 +1,101 @@
+package nodes
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/api/client"
+)
+
+// What a worker may write is its own: the status of its node and of the pods that run there, events about these, and some
+// labels. Whoever has stolen its certificate can lie about that host, and about nothing else.
+
+// labelsOfOurs are the labels in Kubernetes' own domains that a worker may give itself, as upstream's NodeRestriction has
+// them; those in other domains are free, except restrictedLabels.
+var labelsOfOurs = map[string]bool{
+	corev1.LabelHostname: true, corev1.LabelOSStable: true, corev1.LabelArchStable: true, corev1.LabelTopologyZone: true, corev1.LabelTopologyRegion: true,
+	corev1.LabelInstanceTypeStable: true, corev1.LabelInstanceType: true, corev1.LabelFailureDomainBetaZone: true, corev1.LabelFailureDomainBetaRegion: true,
+	"beta.kubernetes.io/os": true, "beta.kubernetes.io/arch": true,
+}
+
+// mayLabel says whether a worker may give its node a label. Pods with secrets may be kept to certain nodes by labels in
+// node-restriction.kubernetes.io, and by roles, which administrators alone give.
+func mayLabel(key string) bool {
+	domain, _, ok := strings.Cut(key, "/")
+	if !ok || labelsOfOurs[key] {
+		return true
+	}
+	for _, free := range []string{"kubelet.kubernetes.io", "node.kubernetes.io"} {
+		if domain == free || strings.HasSuffix(domain, "."+free) {
+			return true
+		}
+	}
+	for _, ours := range []string{"kubernetes.io", "k8s.io"} {
+		if domain == ours || strings.HasSuffix(domain, "."+ours) {
+			return false
+		}
+	}
+	return true
+}
+
+// ownLabels are the labels that a worker may give itself, of those that it asks for, and those that it may not.
+func ownLabels(asked map[string]string) (own map[string]string, refused []string) {
+	own = map[string]string{}
+	for key, value := range asked {
+		if mayLabel(key) {
+			own[key] = value
+		} else {
+			refused = append(refused, key)
+		}
+	}
+	return own, refused
+}
+
+// ownNode is what a worker may create of the Node that it reports: everything else belongs to others.
+func ownNode(reported *corev1.Node) *corev1.Node {
+	labels, _ := ownLabels(reported.Labels)
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: reported.Name, Labels: labels},
+		Spec:       corev1.NodeSpec{ProviderID: reported.Spec.ProviderID, Taints: reported.Spec.Taints},
+		Status:     *reported.Status.DeepCopy(),
+	}
+}
+
+// mayReportEvent says why an event is not the worker's to write: it must be about the worker's node or a pod there (one
+// that is gone was there, for all that is known), and must not replace an event of another host.
+func (s *session) mayReportEvent(event *corev1.Event) error {
+	about := event.InvolvedObject
+	v := s.Client.View()
+	switch about.Kind {
+	case "Node":
+		if about.Name != s.node {
+			return fmt.Errorf("it is about the node %q, the worker is %q", about.Name, s.node)
+		}
+	case "Pod":
+		if about.Namespace != event.Namespace {
+			return fmt.Errorf("it is in the namespace %q, about a pod in %q", event.Namespace, about.Namespace)
+		}
+		if pod, ok := client.Get[*corev1.Pod](v, about.Namespace, about.Name); ok && pod.Spec.NodeName != s.node {
+			return fmt.Errorf("it is about the pod %s/%s, which is not on the node %q", about.Namespace, about.Name, s.node)
+		}
+	default:
+		return fmt.Errorf("it is about a %s; a worker tells of its node and pods", about.Kind)
+	}
+	return nil
+}
+
+// mayReplaceEvent says why an event that is there is not the worker's to replace.
+func (s *session) mayReplaceEvent(ctx context.Context, event *corev1.Event) error {
+	v, err := s.Client.Consistent(ctx)
+	if err != nil {
+		return err
+	}
+	if stored, ok := client.Get[*corev1.Event](v, event.Namespace, event.Name); ok && stored.Source.Host != s.node {
+		return fmt.Errorf("the event %s/%s is another host's", event.Namespace, event.Name)
+	}
+	return nil
+}

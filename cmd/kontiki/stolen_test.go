@@ -1,0 +1,530 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/controller/nodelifecycle"
+	"github.com/kontiki/kontiki/node/runtime/fake"
+	"github.com/kontiki/kontiki/node/server"
+	"github.com/kontiki/kontiki/node/wire"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
+)
+
+// testMaster is a whole master in this process, without a worker.
+type testMaster struct {
+	*master
+	admin *kubernetes.Clientset
+	api   string
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// startMaster starts one, which ends with the test. change may change its options.
+func startMaster(t *testing.T, change ...func(*serverOptions, *cluster.Config)) *testMaster {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	if os.Getenv("KONTIKI_TEST_LOG") != "" {
+		log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	}
+	o := &serverOptions{
+		name: "master-1", nodeIP: "127.0.0.1", dataDir: filepath.Join(t.TempDir(), "server"), apiPort: freePort(t), apiBind: "127.0.0.1",
+		serviceCIDR: "10.96.0.0/16", podCIDR: "10.244.0.0/16", clusterDomain: "cluster.local", tolerationSeconds: 300, noAgent: true,
+		certificateLifetime: pki.DefaultTTL, confirmPeriod: 5 * time.Second, evictions: nodelifecycle.DefaultEvictions,
+	}
+	r, err := o.ranges()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := cluster.Config{
+		Name: o.name, DataDir: o.dataDir, BindAddress: "127.0.0.1:0", GossipBindAddress: "127.0.0.1:0", Bootstrap: true, Logger: log,
+		APIAddress: net.JoinHostPort(o.nodeIP, strconv.Itoa(o.apiPort)), APIHosts: []string{"127.0.0.1", "localhost", "10.96.0.1"},
+		Timings: cluster.Timings{Heartbeat: 200 * time.Millisecond, Election: 200 * time.Millisecond, Lease: 150 * time.Millisecond, Gossip: cluster.GossipLocal},
+	}
+	for _, f := range change {
+		f(o, &cfg)
+	}
+	cfg.Timings.Certificate = o.certificateLifetime
+	c, err := cluster.Open(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := newMaster(c, o, r, log)
+	if err != nil {
+		t.Fatal(errors.Join(err, c.Close()))
+	}
+	running, stop := context.WithCancel(context.Background())
+	stopped := make(chan error, 1)
+	go func() { stopped <- m.run(running) }()
+	t.Cleanup(func() {
+		stop()
+		select {
+		case err := <-stopped:
+			if err != nil {
+				t.Errorf("the master ended with %v", err)
+			}
+		case <-time.After(time.Minute):
+			t.Error("the master does not stop")
+		}
+	})
+	tm := &testMaster{master: m, api: "https://" + cfg.APIAddress}
+	path := filepath.Join(o.dataDir, "admin.kubeconfig")
+	awaitThat(t, "the administrator's kubeconfig", func() error {
+		_, err := os.Stat(path)
+		return err
+	})
+	config, err := clientcmd.BuildConfigFromFlags("", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.QPS = -1
+	if tm.admin, err = kubernetes.NewForConfig(config); err != nil {
+		t.Fatal(err)
+	}
+	return tm
+}
+
+func awaitThat(t *testing.T, what string, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("waiting for %s: %v", what, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// joinTestWorker gets a real worker's identity.
+func (m *testMaster) joinTestWorker(t *testing.T, name string) *cluster.WorkerIdentity {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	token, err := m.cluster.CreateToken(ctx, cluster.RoleWorker, time.Hour, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := cluster.JoinWorker(ctx, cluster.JoinWorkerConfig{
+		Name: name, Dir: t.TempDir(), Join: []string{m.cluster.Address()}, Token: token, Addresses: []string{"127.0.0.1"}, Logger: m.log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// session is a worker's session, as far as a thief needs one.
+type session struct {
+	t      *testing.T
+	stream nodev1.NodeService_SessionClient
+	client nodev1.NodeServiceClient
+	conn   *grpc.ClientConn
+	// told is everything that the master ever sent, by resource, namespace and name.
+	told     map[string]bool
+	sequence uint64
+}
+
+func openSession(t *testing.T, m *testMaster, w *cluster.WorkerIdentity, helloName string, node *corev1.Node) (*session, error) {
+	t.Helper()
+	conn, err := w.Connect(m.cluster.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	s := &session{t: t, conn: conn, client: nodev1.NewNodeServiceClient(conn), told: map[string]bool{}}
+	if s.stream, err = s.client.Session(t.Context()); err != nil {
+		return nil, err
+	}
+	data, err := wire.Encode("v1", "Node", node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.stream.Send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Hello{Hello: &nodev1.Hello{NodeName: helloName, Node: data}}}); err != nil {
+		return nil, err
+	}
+	for { // up to the end of the first full set
+		message, err := s.stream.Recv()
+		if err != nil {
+			return nil, err
+		}
+		s.note(message)
+		if a := message.GetAssignment(); a != nil && !a.Incomplete {
+			return s, nil
+		}
+	}
+}
+
+func (s *session) note(message *nodev1.SessionResponse) {
+	for _, o := range message.GetAssignment().GetUpserts() {
+		s.told[strings.Join([]string{o.Key.Resource, o.Key.Namespace, o.Key.Name}, "/")] = true
+	}
+}
+
+// report sends a batch and answers what was refused.
+func (s *session) report(batch *nodev1.StatusBatch) []string {
+	s.t.Helper()
+	s.sequence++
+	batch.Sequence = s.sequence
+	if err := s.stream.Send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Status{Status: batch}}); err != nil {
+		s.t.Fatal(err)
+	}
+	for {
+		message, err := s.stream.Recv()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.note(message)
+		if r := message.GetStatusResult(); r != nil && r.Sequence == batch.Sequence {
+			return r.Errors
+		}
+	}
+}
+
+func nodeObject(name string, labels map[string]string) *corev1.Node {
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels},
+		Status:     corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "127.0.0.1"}}},
+	}
+}
+
+// podNaming is a pod on a node that names a Secret and a ConfigMap.
+func podNaming(name, node, secret, configMap string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"},
+		Spec: corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "c", Image: "x", EnvFrom: []corev1.EnvFromSource{
+			{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: secret}}},
+			{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: configMap}}},
+		}}}},
+	}
+}
+
+// TestWhatAStolenWorkerCertificateOpens tries with worker-1's real certificate all that it could be good for.
+func TestWhatAStolenWorkerCertificateOpens(t *testing.T) {
+	m := startMaster(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	awaitThat(t, "the default service account", func() error {
+		_, err := m.admin.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{})
+		return err
+	})
+	thief, victim := m.joinTestWorker(t, "worker-1"), m.joinTestWorker(t, "worker-2")
+	of2, err := openSession(t, m, victim, "worker-2", nodeObject("worker-2", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pods := map[string]*corev1.Pod{}
+	for i, node := range map[int]string{1: "worker-1", 2: "worker-2"} {
+		secret, configMap := fmt.Sprintf("secret-%d", i), fmt.Sprintf("config-%d", i)
+		if _, err := m.admin.CoreV1().Secrets("default").Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: secret}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.admin.CoreV1().ConfigMaps("default").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: configMap}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		pod, err := m.admin.CoreV1().Pods("default").Create(ctx, podNaming("pod-"+strconv.Itoa(i), node, secret, configMap), metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pods[node] = pod
+	}
+	foreign := pods["worker-2"]
+
+	t.Run("sessions", func(t *testing.T) {
+		if _, err := openSession(t, m, thief, "worker-2", nodeObject("worker-2", nil)); status.Code(err) != codes.PermissionDenied {
+			t.Errorf("a session as another worker: %v", err)
+		}
+		if _, err := openSession(t, m, thief, "worker-1", nodeObject("worker-2", nil)); err == nil {
+			t.Error("a session that registers another node")
+		}
+		wish := nodeObject("worker-1", map[string]string{
+			"node-restriction.kubernetes.io/vault": "yes", "node-role.kubernetes.io/control-plane": "", "example.com/disk": "ssd", corev1.LabelHostname: "worker-1",
+		})
+		wish.Annotations = map[string]string{"example.com/note": "x"}
+		wish.Finalizers = []string{"example.com/stay"}
+		wish.Spec.PodCIDR = "10.244.77.0/24"
+		s, err := openSession(t, m, thief, "worker-1", wish)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"pods/default/pod-1", "secrets/default/secret-1", "configmaps/default/config-1"} {
+			if !s.told[want] {
+				t.Errorf("the worker was not told of its own %s", want)
+			}
+		}
+		node, err := m.admin.CoreV1().Nodes().Get(ctx, "worker-1", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if node.Labels["node-restriction.kubernetes.io/vault"] != "" || node.Labels["example.com/disk"] != "ssd" || len(node.Annotations)+len(node.Finalizers) > 0 || node.Spec.PodCIDR == "10.244.77.0/24" {
+			t.Errorf("the worker made its node %+v, %+v", node.ObjectMeta, node.Spec)
+		}
+		if _, ok := node.Labels["node-role.kubernetes.io/control-plane"]; ok {
+			t.Error("the worker gave itself a role")
+		}
+
+		// Reports about what is not its own.
+		failed := foreign.DeepCopy()
+		failed.Status.Phase = corev1.PodFailed
+		podData, err := wire.Encode("v1", "Pod", failed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.report(&nodev1.StatusBatch{Pods: []*nodev1.PodStatus{{Namespace: "default", Name: foreign.Name, Uid: string(foreign.UID), Status: podData, Terminated: true}}})
+		if now, err := m.admin.CoreV1().Pods("default").Get(ctx, foreign.Name, metav1.GetOptions{}); err != nil || now.Status.Phase == corev1.PodFailed {
+			t.Errorf("a worker changed another's pod: %v, %v", now.Status.Phase, err)
+		}
+		other := nodeObject("worker-2", nil)
+		other.Status.Addresses[0].Address = "192.0.2.66"
+		nodeData, err := wire.Encode("v1", "Node", other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.report(&nodev1.StatusBatch{NodeStatus: nodeData})
+		if now, err := m.admin.CoreV1().Nodes().Get(ctx, "worker-2", metav1.GetOptions{}); err != nil || now.Status.Addresses[0].Address != "127.0.0.1" {
+			t.Errorf("a worker changed another's node: %+v, %v", now.Status.Addresses, err)
+		}
+		event := func(name, host string, about corev1.ObjectReference) []byte {
+			now := metav1.Now()
+			data, err := wire.Encode("v1", "Event", &corev1.Event{
+				ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}, InvolvedObject: about, Source: corev1.EventSource{Component: "kubelet", Host: host},
+				Reason: "Test", Type: corev1.EventTypeNormal, FirstTimestamp: now, LastTimestamp: now, Count: 1,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return data
+		}
+		aboutOwn := corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "pod-1", UID: pods["worker-1"].UID}
+		aboutForeign := corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "pod-2", UID: foreign.UID}
+		if refused := of2.report(&nodev1.StatusBatch{Events: [][]byte{event("of-worker-2", "worker-2", aboutForeign)}}); len(refused) > 0 {
+			t.Fatalf("worker-2's own event: %v", refused)
+		}
+		for name, data := range map[string][]byte{
+			"as another host":         event("forged-1", "worker-2", aboutOwn),
+			"about another's pod":     event("forged-2", "worker-1", aboutForeign),
+			"about another node":      event("forged-3", "worker-1", corev1.ObjectReference{Kind: "Node", Name: "worker-2"}),
+			"about a Secret":          event("forged-4", "worker-1", corev1.ObjectReference{Kind: "Secret", Namespace: "default", Name: "secret-2"}),
+			"in place of another's":   event("of-worker-2", "worker-1", aboutOwn),
+			"about a pod far from it": event("forged-5", "worker-1", corev1.ObjectReference{Kind: "Pod", Namespace: "kube-system", Name: "pod-1"}),
+		} {
+			if refused := s.report(&nodev1.StatusBatch{Events: [][]byte{data}}); len(refused) != 1 {
+				t.Errorf("an event %s was refused with %v", name, refused)
+			}
+		}
+		if refused := s.report(&nodev1.StatusBatch{Events: [][]byte{event("own", "worker-1", aboutOwn)}}); len(refused) > 0 {
+			t.Errorf("the worker's own event: %v", refused)
+		}
+		// Tokens are for pods of its own.
+		ask := func(pod *corev1.Pod, account string) error {
+			_, err := s.client.CreateToken(ctx, &nodev1.CreateTokenRequest{Namespace: "default", ServiceAccount: account, PodName: pod.Name, PodUid: string(pod.UID)})
+			return err
+		}
+		if err := ask(foreign, "default"); status.Code(err) != codes.PermissionDenied {
+			t.Errorf("a token of another's pod: %v", err)
+		}
+		if err := ask(pods["worker-1"], "admin"); status.Code(err) != codes.PermissionDenied {
+			t.Errorf("a token of an account that the pod does not run as: %v", err)
+		}
+		if err := ask(pods["worker-1"], "default"); err != nil {
+			t.Errorf("a token of its own pod: %v", err)
+		}
+		// Nothing that came in all this was another's.
+		for what := range s.told {
+			if strings.HasSuffix(what, "-2") && !strings.HasPrefix(what, "nodes/") {
+				t.Errorf("the thief was told of %s", what)
+			}
+		}
+		// A certificate that says more than it does.
+		_, csr, err := pki.NewRequest("worker-2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		renew := func(address string) (*clusterv1.JoinWorkerResponse, error) {
+			return clusterv1.NewWorkerServiceClient(s.conn).Renew(ctx, &clusterv1.RenewRequest{Csr: csr, Addresses: []string{address}})
+		}
+		for _, address := range []string{"worker-2", "kubernetes.default.svc", "10.96.0.1", "0.0.0.0", "224.0.0.1"} {
+			if _, err := renew(address); status.Code(err) != codes.InvalidArgument {
+				t.Errorf("a certificate to serve at %s: %v", address, err)
+			}
+		}
+		renewed, err := renew("127.0.0.1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cert, err := pki.ParseCertificate(renewed.ClientCertificate); err != nil || cert.Subject.CommonName != "system:node:worker-1" {
+			t.Errorf("a certificate of %v, %v", cert.Subject, err)
+		}
+	})
+
+	t.Run("the masters' protocols", func(t *testing.T) {
+		for _, proto := range []string{"kontiki-raft/1", "kontiki-cluster/1", "kontiki-node/1"} {
+			for which, cert := range map[string]*tls.Certificate{"client": thief.Client(), "serving": thief.Serving()} {
+				err := speaks(ctx, m.cluster.Address(), proto, cert)
+				if may := proto == "kontiki-node/1" && which == "client"; (err == nil) != may {
+					t.Errorf("%s with the %s certificate: %v", proto, which, err)
+				}
+			}
+		}
+	})
+
+	t.Run("the API", func(t *testing.T) {
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: thief.Roots(), Certificates: []tls.Certificate{*thief.Client()}}}}
+		for _, request := range []string{
+			"GET /api/v1/secrets", "GET /api/v1/namespaces/default/secrets/secret-1", "GET /api/v1/namespaces/default/secrets/secret-2", "GET /api/v1/configmaps",
+			"GET /api/v1/namespaces/default/configmaps/config-2", "GET /api/v1/pods?watch=1", "GET /api/v1/nodes/worker-2/proxy/pods", "POST /api/v1/namespaces/default/pods",
+			"DELETE /api/v1/namespaces/default/pods/pod-2", "PUT /api/v1/nodes/worker-2/status", "GET /api/v1/namespaces/default/pods/pod-2/log",
+			"POST /api/v1/namespaces/default/pods/pod-2/exec?command=id&stdout=1", "POST /api/v1/namespaces/default/serviceaccounts/default/token",
+			"GET /kontiki/v1/cluster", "GET /kontiki/v1/certs", "POST /kontiki/v1/certs", "GET /metrics",
+		} {
+			method, path, _ := strings.Cut(request, " ")
+			r, err := http.NewRequestWithContext(ctx, method, m.api+path, strings.NewReader("{}"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Content-Type", "application/json")
+			response, err := client.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, _ := io.ReadAll(response.Body)
+			response.Body.Close()
+			if response.StatusCode != http.StatusForbidden || !strings.Contains(string(body), "system:node:worker-1") {
+				t.Errorf("%s: %s: %s", request, response.Status, body)
+			}
+		}
+		if _, err := m.admin.CoreV1().Pods("default").Get(ctx, "pod-2", metav1.GetOptions{}); apierrors.IsNotFound(err) {
+			t.Error("the thief deleted a pod")
+		}
+	})
+
+	t.Run("another agent", func(t *testing.T) {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		agent := server.New(server.Config{Pods: noPods{}, Runtime: fake.New(), Node: func() *corev1.Node { return nodeObject("worker-2", nil) }, TLS: victim.ServerTLS, Verify: server.AllowMasters()})
+		serving, stop := context.WithCancel(context.Background())
+		served := make(chan error, 1)
+		go func() { served <- agent.Serve(serving, listener) }()
+		defer func() { stop(); <-served }()
+		base := "https://" + listener.Addr().String()
+		get := func(config *tls.Config, path string) (int, error) {
+			client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
+			response, err := client.Get(base + path)
+			if err != nil {
+				return 0, err
+			}
+			return response.StatusCode, response.Body.Close()
+		}
+		for _, path := range []string{"/pods", "/healthz", "/metrics", "/stats/summary", "/containerLogs/default/pod-2/c", "/exec/default/pod-2/c?command=id", "/portForward/default/pod-2"} {
+			if code, err := get(&tls.Config{RootCAs: thief.Roots(), Certificates: []tls.Certificate{*thief.Client()}}, path); err != nil || code != http.StatusForbidden {
+				t.Errorf("the thief at %s: %d, %v", path, code, err)
+			}
+		}
+		for name, certs := range map[string][]tls.Certificate{"no certificate": nil, "a serving certificate": {*thief.Serving()}} {
+			if code, err := get(&tls.Config{RootCAs: thief.Roots(), Certificates: certs}, "/pods"); err == nil {
+				t.Errorf("with %s: %d", name, code)
+			}
+		}
+		if code, err := get(m.agents.TLS(), "/pods"); err != nil || code != http.StatusOK {
+			t.Errorf("the API itself: %d, %v", code, err)
+		}
+		// Posing as another agent: the address is right, the node is not.
+		node, err := m.admin.CoreV1().Nodes().Get(ctx, "worker-1", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "127.0.0.1"}}
+		node.Status.DaemonEndpoints.KubeletEndpoint.Port = int32(listener.Addr().(*net.TCPAddr).Port)
+		if _, err := m.admin.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		err = m.admin.CoreV1().RESTClient().Get().Resource("nodes").Name("worker-1").SubResource("proxy").Suffix("pods").Do(ctx).Error()
+		if err == nil || !strings.Contains(err.Error(), `"system:node:worker-2" answers`) {
+			t.Errorf("worker-2's agent was taken for worker-1's: %v", err)
+		}
+	})
+
+	t.Run("gossip", func(t *testing.T) {
+		evil, err := cluster.StartGossip(cluster.GossipConfig{
+			Name: "master-9", Role: cluster.RoleMaster, Address: "192.0.2.66:6444", APIAddress: "192.0.2.66:6443", BindAddress: "127.0.0.1:0", Keys: m.cluster.Identity().GossipKeys,
+			Seeds: func() []string { return []string{m.cluster.GossipAddress()} }, Timings: cluster.GossipLocal, Logger: m.log,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer evil.Close()
+		awaitThat(t, "the false master to be heard", func() error {
+			if slices.ContainsFunc(m.cluster.Members(), func(member cluster.Member) bool { return member.Name == "master-9" }) {
+				return nil
+			}
+			return errors.New("not heard")
+		})
+		if addresses := fmt.Sprint(m.apiAddresses(), m.cluster.MasterAddresses()); strings.Contains(addresses, "192.0.2.66") || !strings.Contains(addresses, m.cluster.Address()) {
+			t.Errorf("clients are sent to %s", addresses)
+		}
+	})
+}
+
+// speaks says whether a master's port lets the holder of a certificate speak a protocol.
+func speaks(ctx context.Context, address, proto string, cert *tls.Certificate) error {
+	dialer := &tls.Dialer{Config: &tls.Config{
+		InsecureSkipVerify: true, NextProtos: []string{proto},
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil },
+	}}
+	conn, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+	if _, err = conn.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil // it waits for us to speak
+	}
+	return err
+}
+
+// noPods is an agent without pods.
+type noPods struct{}
+
+func (noPods) Pods() []*corev1.Pod                    { return nil }
+func (noPods) Pod(string, string) (*corev1.Pod, bool) { return nil, false }
