@@ -236,11 +236,14 @@ func (c *Cluster) RemoveMember(ctx context.Context, name string) error {
 	return err
 }
 
-// TransferLeadership hands leadership to the named master, or to any where the name is empty, and answers who leads
+// TransferLeadership hands leadership to the named master, or to any other where the name is empty, and answers who leads
 // then. It is refused where no master that could take it answers.
 func (c *Cluster) TransferLeadership(ctx context.Context, to string) (string, error) {
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
+	if lead := c.leaders.current(); to != "" && lead.name == to {
+		return to, nil
+	}
 	before := ""
 	err := c.onLeader(ctx, func(ctx context.Context) error {
 		before = c.cfg.Name
@@ -251,7 +254,7 @@ func (c *Cluster) TransferLeadership(ctx context.Context, to string) (string, er
 		return err
 	})
 	if err != nil {
-		return "", fmt.Errorf("transfer leadership: %w", err)
+		return "", fmt.Errorf("transfer leadership: %w", fromStatus(err))
 	}
 	for {
 		lead := c.leaders.current()

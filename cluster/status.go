@@ -2,13 +2,15 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
+	"golang.org/x/sys/unix"
 
+	"github.com/kontiki/kontiki/cluster/pki"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
@@ -19,93 +21,185 @@ const (
 	StatusNonvoter = "nonvoter"
 )
 
-// Health of masters in Status.
+// Health of masters in Status. A master that answers and has a condition of its own shows that instead.
 const (
 	HealthOK          = "ok"
 	HealthNoLeader    = "no-leader"   // it answers, and knows of no leader
 	HealthUnreachable = "unreachable" // it did not answer within a second
 )
 
+const (
+	// lowDisk is the part of a disk that should be free, certificateSoon when an expiry is a problem: renewal should have
+	// come long before.
+	lowDisk         = 0.05
+	certificateSoon = 14 * 24 * time.Hour
+)
+
 // Status is the cluster as one master sees it, gathered by asking every other one.
 type Status struct {
-	ClusterID   string         `json:"clusterID"`
-	Leader      string         `json:"leader"`
-	Term        uint64         `json:"term"`
-	CommitIndex uint64         `json:"commitIndex"`
-	Revision    uint64         `json:"revision"`
-	Members     []MemberStatus `json:"members"`
+	ClusterID    string `json:"clusterID"`
+	Leader       string `json:"leader"`
+	Term         uint64 `json:"term"`
+	CommitIndex  uint64 `json:"commitIndex"`
+	Revision     uint64 `json:"revision"`
+	Epoch        uint64 `json:"epoch"`
+	FeatureLevel int    `json:"featureLevel"`
+	// FailuresTolerated is how many more masters may fail before writes stop; -1 when they have stopped.
+	FailuresTolerated int            `json:"failuresTolerated"`
+	Members           []MemberStatus `json:"members"`
+	// Problems say what is wrong, for people. The cluster is degraded when there are any.
+	Problems []string `json:"problems"`
 }
 
 // MemberStatus is one master in Status. What an unreachable one did not tell is zero.
 type MemberStatus struct {
-	Name         string `json:"name"`
-	Role         string `json:"role"`
-	Address      string `json:"address"`
-	APIAddress   string `json:"apiAddress,omitempty"`
-	Version      string `json:"version"`
-	Health       string `json:"health"`
-	LastContact  string `json:"lastContact"` // how long ago it heard from the leader; "0s" for the leader, "never"
+	Name        string `json:"name"`
+	Role        string `json:"role"`
+	Address     string `json:"address"`
+	APIAddress  string `json:"apiAddress,omitempty"`
+	Version     string `json:"version"`
+	Health      string `json:"health"`
+	LastContact string `json:"lastContact"` // how long ago it heard from the leader; "0s" for the leader, "never"
+	// RoundTrip is how long it took to answer the master that made the status; "0s" for that one itself.
+	RoundTrip    string `json:"roundTrip,omitempty"`
+	Gossip       string `json:"gossip"` // what gossip believes: alive, suspect, dead, left, unknown
 	AppliedIndex uint64 `json:"appliedIndex"`
+	LastIndex    uint64 `json:"lastIndex"`
 	Revision     uint64 `json:"revision"`
+	FeatureLevel int    `json:"featureLevel,omitempty"`
+	// DiskWrite is how long the slowest of the last writes of its raft log took; DiskFree and DiskTotal are bytes of the file
+	// system that holds its data.
+	DiskWrite          string    `json:"diskWrite,omitempty"`
+	DiskFree           uint64    `json:"diskFree,omitempty"`
+	DiskTotal          uint64    `json:"diskTotal,omitempty"`
+	CertificateExpires time.Time `json:"certificateExpires,omitzero"`
 }
 
 // Status asks every master and answers within two seconds; masters that do not answer are shown as such.
 func (c *Cluster) Status(ctx context.Context) (*Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, aliveBound)
-	defer cancel()
 	lead := c.leaders.current()
+	view := c.store.View()
+	level, _ := featureLevelOf(view)
+	epoch, _, err := epochOf(view)
+	if err != nil {
+		return nil, fmt.Errorf("cluster status: %w", err)
+	}
 	s := &Status{
-		ClusterID:   c.identity.ClusterID,
-		Leader:      lead.name,
-		Term:        c.replica.raft.CurrentTerm(),
-		CommitIndex: c.replica.raft.CommitIndex(),
-		Revision:    c.store.View().Revision(),
-		Members:     []MemberStatus{},
+		ClusterID: c.identity.ClusterID, Leader: lead.name, Term: c.replica.raft.CurrentTerm(), CommitIndex: c.replica.raft.CommitIndex(),
+		Revision: view.Revision(), Epoch: epoch.Number, FeatureLevel: level,
 	}
-	api := map[string]string{c.cfg.Name: c.cfg.APIAddress}
+	answers := c.askAll(ctx)
+	for _, server := range c.replica.servers() {
+		if server.ID == c.replica.config.LocalID {
+			answers = append(answers, answer{server: server, status: c.nodeStatus()})
+		}
+	}
+	gossip := map[string]Member{}
 	for _, m := range c.gossip.Members() {
-		if m.Role == RoleMaster && m.APIAddress != "" {
-			api[m.Name] = m.APIAddress
+		if m.Role == pki.RoleMaster {
+			gossip[m.Name] = m
 		}
 	}
-	servers := c.replica.servers()
-	members := make([]MemberStatus, len(servers))
-	var wg sync.WaitGroup
-	for i, server := range servers {
-		m := &members[i]
-		*m = MemberStatus{Name: string(server.ID), Address: string(server.Address), Role: StatusVoter, Health: HealthUnreachable, LastContact: "never"}
-		m.APIAddress = api[m.Name]
-		switch {
-		case m.Name == lead.name:
-			m.Role = StatusLeader
-		case server.Suffrage != raft.Voter:
-			m.Role = StatusNonvoter
-		}
-		wg.Go(func() {
-			answer := c.nodeStatus()
-			if m.Name != c.cfg.Name {
-				var err error
-				if answer, err = c.ask(ctx, m.Address); err != nil || answer.Name != m.Name {
-					return
-				}
-			}
-			m.Version, m.AppliedIndex, m.Revision = answer.Version, answer.AppliedIndex, answer.Revision
-			m.Health = HealthOK
-			if answer.Leader == "" {
-				m.Health = HealthNoLeader
-			}
-			if len(answer.Conditions) > 0 {
-				m.Health = strings.Join(answer.Conditions, ",")
-			}
-			if answer.LastContactMs >= 0 {
-				m.LastContact = (time.Duration(answer.LastContactMs) * time.Millisecond).String()
-			}
-		})
+	s.Members = make([]MemberStatus, 0, len(answers))
+	for _, a := range answers {
+		s.Members = append(s.Members, memberStatus(a, lead.name, gossip[string(a.server.ID)]))
 	}
-	wg.Wait()
-	s.Members = append(s.Members, members...)
 	slices.SortFunc(s.Members, func(a, b MemberStatus) int { return strings.Compare(a.Name, b.Name) })
+	s.FailuresTolerated = tolerated(s.Members)
+	s.Problems = s.problems(time.Now())
 	return s, nil
+}
+
+func memberStatus(a answer, leader string, seen Member) MemberStatus {
+	m := MemberStatus{
+		Name: string(a.server.ID), Address: string(a.server.Address), Role: StatusVoter, Health: HealthUnreachable, LastContact: "never",
+		APIAddress: seen.APIAddress, Gossip: string(seen.State),
+	}
+	if m.Gossip == "" {
+		m.Gossip = "unknown"
+	}
+	switch {
+	case m.Name == leader:
+		m.Role = StatusLeader
+	case a.server.Suffrage != raft.Voter:
+		m.Role = StatusNonvoter
+	}
+	said := a.status
+	if said == nil {
+		return m
+	}
+	m.Version, m.AppliedIndex, m.LastIndex, m.Revision = said.Version, said.AppliedIndex, said.LastIndex, said.Revision
+	m.FeatureLevel = max(int(said.FeatureLevel), 1)
+	m.RoundTrip = a.took.Round(10 * time.Microsecond).String()
+	m.DiskFree, m.DiskTotal = said.DiskFreeBytes, said.DiskTotalBytes
+	if said.DiskWriteUs > 0 {
+		m.DiskWrite = (time.Duration(said.DiskWriteUs) * time.Microsecond).String()
+	}
+	if said.CertificateExpires > 0 {
+		m.CertificateExpires = time.Unix(said.CertificateExpires, 0).UTC()
+	}
+	if said.LastContactMs >= 0 {
+		m.LastContact = (time.Duration(said.LastContactMs) * time.Millisecond).String()
+	}
+	m.Health = HealthOK
+	if said.Leader == "" {
+		m.Health = HealthNoLeader
+	}
+	if len(said.Conditions) > 0 {
+		m.Health = strings.Join(said.Conditions, ",")
+	}
+	return m
+}
+
+// tolerated is how many of the voting masters that are well may fail while a majority is left.
+func tolerated(members []MemberStatus) int {
+	voters, well := 0, 0
+	for _, m := range members {
+		if m.Role == StatusNonvoter {
+			continue
+		}
+		voters++
+		if m.Health == HealthOK {
+			well++
+		}
+	}
+	return max(well-(voters/2+1), -1)
+}
+
+// problems words what keeps the cluster from being as it should.
+func (s *Status) problems(now time.Time) []string {
+	problems := []string{}
+	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	if s.Leader == "" {
+		add("no master leads: writes wait")
+	}
+	for _, m := range s.Members {
+		switch m.Health {
+		case HealthOK:
+		case HealthUnreachable:
+			add("master %s at %s does not answer (gossip: %s); if it is gone for good: kontiki cluster remove %s", m.Name, m.Address, m.Gossip, m.Name)
+		case HealthNoLeader:
+			add("master %s knows of no leader", m.Name)
+		default:
+			add("master %s: %s", m.Name, m.Health)
+		}
+		if m.Role == StatusNonvoter {
+			add("master %s has no vote yet", m.Name)
+		}
+		if m.DiskTotal > 0 && float64(m.DiskFree) < lowDisk*float64(m.DiskTotal) {
+			add("the disk of master %s has %d MiB left of %d", m.Name, m.DiskFree>>20, m.DiskTotal>>20)
+		}
+		if !m.CertificateExpires.IsZero() && m.CertificateExpires.Before(now.Add(certificateSoon)) {
+			add("the certificate of master %s expires at %s", m.Name, m.CertificateExpires.Format(time.RFC3339))
+		}
+		if m.FeatureLevel > s.FeatureLevel && s.FeatureLevel > 0 && m.Role == StatusLeader {
+			add("the cluster is at feature level %d until every master is upgraded to level %d", s.FeatureLevel, m.FeatureLevel)
+		}
+	}
+	if s.FailuresTolerated == 0 && len(s.Members) > 2 {
+		add("one more failure of a master stops writes")
+	}
+	return problems
 }
 
 // nodeStatus is what this master knows of itself.
@@ -134,6 +228,13 @@ func (c *Cluster) nodeStatus() *clusterv1.NodeStatusResponse {
 		response.LastContactMs = 0
 	} else if last := node.LastContact(); !last.IsZero() {
 		response.LastContactMs = time.Since(last).Milliseconds()
+	}
+	if certificate, err := c.certificates.get(); err == nil {
+		response.CertificateExpires = certificate.Leaf.NotAfter.Unix()
+	}
+	var disk unix.Statfs_t
+	if err := unix.Statfs(c.cfg.DataDir, &disk); err == nil {
+		response.DiskFreeBytes, response.DiskTotalBytes = disk.Bavail*uint64(disk.Bsize), disk.Blocks*uint64(disk.Bsize)
 	}
 	return response
 }

@@ -80,7 +80,7 @@ func TestNothingIsHandedOutTwice(t *testing.T) {
 		}
 	}
 	view := h.Store.View()
-	if a, p := count(view, "/kontiki/serviceips/"), count(view, "/kontiki/nodeports/"); a != len(addresses) || p != len(ports) {
+	if a, p := count(view, "/allocated/serviceips/"), count(view, "/allocated/nodeports/"); a != len(addresses) || p != len(ports) {
 		t.Errorf("%d addresses and %d ports are taken, %d and %d are held", a, p, len(addresses), len(ports))
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-const podRangePrefix = "/kontiki/podcidrs/"
+const podRangePrefix = "/allocated/podcidrs/"
 
 // Nodes gives each node a part of the cluster's pod range.
 type Nodes struct {

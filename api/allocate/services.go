@@ -22,8 +22,8 @@ import (
 )
 
 const (
-	addressPrefix  = "/kontiki/serviceips/"
-	nodePortPrefix = "/kontiki/nodeports/"
+	addressPrefix  = "/allocated/serviceips/"
+	nodePortPrefix = "/allocated/nodeports/"
 )
 
 // The range of node ports.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"text/tabwriter"
@@ -42,77 +41,6 @@ func adminConfig(kubeconfig string) (*rest.Config, error) {
 	}
 	config.QPS = -1
 	return config, nil
-}
-
-func clusterCommand() *cobra.Command {
-	var kubeconfig, output string
-	cmd := &cobra.Command{Use: "cluster", Short: "Look after the cluster's masters"}
-	cmd.PersistentFlags().StringVar(&kubeconfig, "kubeconfig", "", "the cluster's kubeconfig (default: this machine's cluster)")
-	status := &cobra.Command{Use: "status", Short: "Show the masters, their roles and health", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return clusterStatus(cmd.Context(), kubeconfig, output) }}
-	status.Flags().StringVarP(&output, "output", "o", "", "json")
-	cmd.AddCommand(status, certsCommand(&kubeconfig))
-	for _, planned := range []string{"members", "transfer", "remove"} {
-		cmd.AddCommand(notBuilt(planned))
-	}
-	return cmd
-}
-
-// notBuilt is a command of the design that is still to come; it says so.
-func notBuilt(name string) *cobra.Command {
-	return &cobra.Command{Use: name, Short: "(not built yet)", DisableFlagParsing: true,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return fmt.Errorf("`%s` is not built yet", cmd.CommandPath())
-		}}
-}
-
-func clusterStatus(ctx context.Context, kubeconfig, output string) error {
-	config, err := adminConfig(kubeconfig)
-	if err != nil {
-		return err
-	}
-	config.Timeout = 10 * time.Second
-	set, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return err
-	}
-	data, err := set.RESTClient().Get().AbsPath("/kontiki/v1/cluster").DoRaw(ctx)
-	if err != nil {
-		return fmt.Errorf("the cluster does not answer: %w", err)
-	}
-	switch output {
-	case "json":
-		if _, err := os.Stdout.Write(data); err != nil {
-			return err
-		}
-	case "":
-	default:
-		return fmt.Errorf("--output: %q is not json", output)
-	}
-	var s cluster.Status
-	if err := json.Unmarshal(data, &s); err != nil {
-		return err
-	}
-	degraded := s.Leader == ""
-	for _, m := range s.Members {
-		degraded = degraded || m.Health != cluster.HealthOK
-	}
-	if output == "" {
-		fmt.Printf("Cluster %s: leader %s, term %d, revision %d\n\n", s.ClusterID, s.Leader, s.Term, s.Revision)
-		w := tabwriter.NewWriter(os.Stdout, 0, 4, 3, ' ', 0)
-		fmt.Fprintln(w, "NAME\tROLE\tADDRESS\tHEALTH\tLAST CONTACT\tAPPLIED\tVERSION")
-		for _, m := range s.Members {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", m.Name, m.Role, m.Address, m.Health, m.LastContact, m.AppliedIndex, m.Version)
-		}
-		if err := w.Flush(); err != nil {
-			return err
-		}
-	}
-	if degraded {
-		fmt.Fprintln(os.Stderr, "the cluster is degraded")
-		return exitCode(2)
-	}
-	return nil
 }
 
 // tokenCommand works on a master's host, with the master's own data.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -43,6 +44,8 @@ type serverOptions struct {
 	tolerationSeconds         int64
 	confirmPeriod             time.Duration
 	evictions                 nodelifecycle.Evictions
+	deadMasters               time.Duration
+	backups                   cluster.BackupSchedule
 	noAgent                   bool
 	certificateLifetime       time.Duration
 	agent                     agentOptions
@@ -87,6 +90,10 @@ func serverCommand() *cobra.Command {
 	f.Float64Var(&o.evictions.UnhealthyZone, "unhealthy-zone-threshold", o.evictions.UnhealthyZone, "the fraction of a zone's nodes, and at least three, that must not be ready for it to be unhealthy")
 	f.IntVar(&o.evictions.LargeCluster, "large-cluster-size-threshold", o.evictions.LargeCluster, "up to how many nodes an unhealthy zone counts as small: nothing is evicted from it")
 	f.DurationVar(&o.certificateLifetime, "certificate-lifetime", pki.DefaultTTL, "how long certificates live that this master issues; they are renewed at two thirds of it")
+	f.DurationVar(&o.deadMasters, "remove-dead-masters-after", time.Hour, "how long a master may be dead before it is removed, if three or more others vote; 0 is never")
+	f.StringVar(&o.backups.Dir, "snapshot-dir", "", "where this master keeps the snapshots that it takes by itself (default: snapshots in the data directory)")
+	f.DurationVar(&o.backups.Interval, "snapshot-interval", 12*time.Hour, "how often this master takes a snapshot by itself; 0 is never")
+	f.IntVar(&o.backups.Keep, "snapshot-retention", 5, "how many of its own snapshots this master keeps")
 	f.BoolVar(&o.noAgent, "no-agent", false, "run no worker on this host")
 	o.agent.flags(f)
 	return cmd
@@ -164,6 +171,12 @@ func runServer(ctx context.Context, o *serverOptions) error {
 	if o.nodeIP, err = hostAddress(o.nodeIP); err != nil {
 		return err
 	}
+	if o.backups.Dir == "" {
+		o.backups.Dir = filepath.Join(o.dataDir, "snapshots")
+	}
+	if o.backups.Keep < 1 || o.backups.Interval < 0 {
+		return fmt.Errorf("--snapshot-retention must be at least 1, and --snapshot-interval not negative")
+	}
 	at := func(port int) string { return net.JoinHostPort(o.nodeIP, strconv.Itoa(port)) }
 	kubernetes := r.service.Masked().Addr().Next()
 	c, err := cluster.Open(ctx, cluster.Config{
@@ -173,6 +186,7 @@ func runServer(ctx context.Context, o *serverOptions) error {
 		APIHosts: append([]string{"127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
 			"kubernetes.default.svc." + o.clusterDomain, kubernetes.String(), o.nodeIP}, o.tlsSANs...),
 		Version: gitVersion, Logger: log, Timings: cluster.Timings{Certificate: o.certificateLifetime},
+		DeadAfter: o.deadMasters, Backups: o.backups,
 	})
 	if err != nil {
 		return err
@@ -207,7 +221,9 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger)
 		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds,
 		Agents: m.agents,
 		Ready:  m.ready, Version: versionInfo(), Log: log,
-		Extra: map[string]http.Handler{"/metrics": promhttp.Handler(), "/kontiki/v1/cluster": http.HandlerFunc(m.serveStatus), "/kontiki/v1/certs": http.HandlerFunc(m.serveCerts)},
+		Extra: map[string]http.Handler{
+			"/metrics": promhttp.Handler(), clusterPath: m.clusterAPI(), snapshotPath: m.clusterAPI(), certsPath: http.HandlerFunc(m.serveCerts),
+		},
 	})
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package dev
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +11,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -193,10 +196,46 @@ func (s *Supervisor) awaitIdentity(ctx context.Context, first Host) error {
 	})
 }
 
-// token is a join token that the first master left in its data.
+// token is a join token: the one that the first master left in its data, or, where that is gone, a new one from a master that
+// runs.
 func (s *Supervisor) token(r role) (string, error) {
 	data, err := os.ReadFile(filepath.Join(s.state.hostDir(s.state.of(master)[0]), "token-"+string(r)))
-	return string(data), err
+	if err == nil {
+		return string(data), nil
+	}
+	failures := []error{err}
+	for _, m := range s.state.of(master) {
+		if !s.belongs(m) {
+			continue
+		}
+		var out, errs bytes.Buffer
+		cmd := exec.Command(s.self, "token", "create", "--role", string(r), "--ttl", "1h", "--data-dir", s.state.hostDir(m))
+		cmd.Stdout, cmd.Stderr = &out, &errs
+		if err := within(s.state.namespace(m), cmd.Start); err != nil {
+			return "", err
+		}
+		if err := cmd.Wait(); err == nil {
+			return strings.TrimSpace(out.String()), nil
+		}
+		failures = append(failures, fmt.Errorf("%s: %s", m.Name, strings.TrimSpace(errs.String())))
+	}
+	return "", fmt.Errorf("no join token is to be had: %w", errors.Join(failures...))
+}
+
+// belongs says whether a host's data make it part of the cluster: one that is empty joins as a new machine would, with a token.
+func (s *Supervisor) belongs(h Host) bool {
+	file := "member.json"
+	if h.Role == worker {
+		file = filepath.Join("identity", "worker.json")
+	}
+	_, err := os.Stat(filepath.Join(s.state.hostDir(h), file))
+	return err == nil
+}
+
+// founds says whether a host starts a new cluster: the first one does, while nobody else has one.
+func (s *Supervisor) founds(h Host) bool {
+	masters := s.state.of(master)
+	return h.Name == masters[0].Name && (s.belongs(h) || !slices.ContainsFunc(masters[1:], s.belongs))
 }
 
 func (s *Supervisor) writeKubeconfig(server string) error {
@@ -216,25 +255,25 @@ func (s *Supervisor) command(h Host) ([]string, error) {
 			join = append(join, "--join", net.JoinHostPort(m.Address.String(), strconv.Itoa(cluster.DefaultPort)))
 		}
 	}
+	var token []string
+	if !s.founds(h) && !s.belongs(h) {
+		text, err := s.token(h.Role)
+		if err != nil {
+			return nil, err
+		}
+		token = []string{"--token", text}
+	}
 	if h.Role == master {
 		argv := []string{s.self, "server", "--no-agent", "--name", h.Name, "--node-ip", h.Address.String(), "--data-dir", s.state.hostDir(h)}
-		if h.Name != masters[0].Name {
-			token, err := s.token(master)
-			if err != nil {
-				return nil, err
-			}
-			argv = append(append(argv, join...), "--token", token)
+		if !s.founds(h) {
+			argv = append(append(argv, join...), token...)
 		}
 		return append(argv, s.state.ServerArgs...), nil
 	}
-	token, err := s.token(worker)
-	if err != nil {
-		return nil, err
-	}
 	argv := []string{s.self, "agent", "--name", h.Name, "--node-ip", h.Address.String(), "--data-dir", s.state.hostDir(h),
 		"--containerd", s.state.containerdSocket(), "--containerd-namespace", s.state.containerdNS(h),
-		"--cgroup-parent", s.state.cgroupParent(h), "--token", token}
-	return append(append(argv, join...), s.state.AgentArgs...), nil
+		"--cgroup-parent", s.state.cgroupParent(h)}
+	return append(append(append(argv, token...), join...), s.state.AgentArgs...), nil
 }
 
 // start starts a host's process, and again whenever it ends by itself.

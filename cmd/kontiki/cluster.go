@@ -1,0 +1,256 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/rest"
+
+	"github.com/kontiki/kontiki/cluster"
+)
+
+// adminLimit bounds an administrator's short command.
+const adminLimit = 30 * time.Second
+
+func clusterCommand() *cobra.Command {
+	var kubeconfig, output string
+	cmd := &cobra.Command{Use: "cluster", Short: "Look after the cluster's masters"}
+	cmd.PersistentFlags().StringVar(&kubeconfig, "kubeconfig", "", "the cluster's kubeconfig (default: this machine's cluster)")
+	cmd.PersistentFlags().StringVarP(&output, "output", "o", "", "json")
+	sub := func(use, short string, args cobra.PositionalArgs, run func(ctx context.Context, c *adminClient, args []string) error) {
+		cmd.AddCommand(&cobra.Command{Use: use, Short: short, Args: args, RunE: func(cmd *cobra.Command, args []string) error {
+			if output != "" && output != "json" {
+				return fmt.Errorf("--output: %q is not json", output)
+			}
+			c, err := newAdminClient(kubeconfig)
+			if err != nil {
+				return err
+			}
+			c.json = output == "json"
+			ctx, cancel := context.WithTimeout(cmd.Context(), adminLimit)
+			defer cancel()
+			return run(ctx, c, args)
+		}})
+	}
+	sub("status", "Show the masters, their roles and health; exits with 2 when the cluster is degraded", cobra.NoArgs, clusterStatus)
+	sub("members", "List all hosts, masters and workers, as gossip sees them", cobra.NoArgs, clusterMembers)
+	sub("transfer [MASTER]", "Hand leadership over to a master, or to any", cobra.MaximumNArgs(1), transferLeadership)
+	sub("remove MASTER", "Remove a master for good, dead or alive; it can join again with an empty data directory and a token", cobra.ExactArgs(1), removeMaster)
+	cmd.AddCommand(recoverCommand(), certsCommand(&kubeconfig))
+	return cmd
+}
+
+// adminClient speaks to the administration paths of whichever master the kubeconfig leads to.
+type adminClient struct {
+	http *http.Client
+	base string
+	json bool
+}
+
+func newAdminClient(kubeconfig string) (*adminClient, error) {
+	config, err := adminConfig(kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, err
+	}
+	return &adminClient{http: client, base: strings.TrimSuffix(config.Host, "/")}, nil
+}
+
+// do sends a request and answers the body of its answer, which the caller closes.
+func (c *adminClient) do(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
+	request, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	if err != nil {
+		return nil, err
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("the cluster does not answer: %w", err)
+	}
+	if response.StatusCode == http.StatusOK {
+		return response.Body, nil
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	if err != nil {
+		return nil, err
+	}
+	var status struct{ Message string }
+	if json.Unmarshal(data, &status) != nil || status.Message == "" {
+		status.Message = fmt.Sprintf("%s: %s", response.Status, bytes.TrimSpace(data))
+	}
+	return nil, fmt.Errorf("%s", status.Message)
+}
+
+// call is do with JSON both ways. With --output json it prints the answer as it is.
+func (c *adminClient) call(ctx context.Context, method, path string, body, answer any) error {
+	var sent io.Reader
+	if body != nil {
+		data, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		sent = bytes.NewReader(data)
+	}
+	received, err := c.do(ctx, method, path, sent)
+	if err != nil {
+		return err
+	}
+	defer received.Close()
+	data, err := io.ReadAll(received)
+	if err != nil {
+		return err
+	}
+	if c.json {
+		if _, err := os.Stdout.Write(data); err != nil {
+			return err
+		}
+	}
+	return json.Unmarshal(data, answer)
+}
+
+func clusterStatus(ctx context.Context, c *adminClient, _ []string) error {
+	var s cluster.Status
+	if err := c.call(ctx, http.MethodGet, clusterPath, nil, &s); err != nil {
+		return err
+	}
+	if !c.json {
+		if err := printStatus(os.Stdout, &s); err != nil {
+			return err
+		}
+	}
+	if len(s.Problems) == 0 {
+		return nil
+	}
+	fmt.Fprintln(os.Stderr, "the cluster is degraded:")
+	for _, problem := range s.Problems {
+		fmt.Fprintln(os.Stderr, "  -", problem)
+	}
+	return exitCode(2)
+}
+
+func printStatus(out io.Writer, s *cluster.Status) error {
+	leader := s.Leader
+	if leader == "" {
+		leader = "none"
+	}
+	fmt.Fprintf(out, "Cluster %s: leader %s, term %d, revision %d, epoch %d, feature level %d\n", s.ClusterID, leader, s.Term, s.Revision, s.Epoch, s.FeatureLevel)
+	switch {
+	case s.FailuresTolerated < 0:
+		fmt.Fprint(out, "Writes have stopped: too few masters are well.\n\n")
+	case s.FailuresTolerated == 1:
+		fmt.Fprint(out, "1 more master may fail before writes stop.\n\n")
+	default:
+		fmt.Fprintf(out, "%d more masters may fail before writes stop.\n\n", s.FailuresTolerated)
+	}
+	w := tabwriter.NewWriter(out, 0, 4, 3, ' ', 0)
+	fmt.Fprintln(w, "NAME\tROLE\tADDRESS\tHEALTH\tGOSSIP\tLAST CONTACT\tROUND TRIP\tLOG\tAPPLIED\tDISK WRITE\tDISK FREE\tCERTIFICATE\tVERSION")
+	for _, m := range s.Members {
+		certificate := "-"
+		if !m.CertificateExpires.IsZero() {
+			certificate = m.CertificateExpires.Format(time.DateOnly)
+		}
+		free := "-"
+		if m.DiskTotal > 0 {
+			free = fmt.Sprintf("%d%%", 100*m.DiskFree/m.DiskTotal)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\n", m.Name, m.Role, m.Address, m.Health, m.Gossip, m.LastContact,
+			orDash(m.RoundTrip), m.LastIndex, m.AppliedIndex, orDash(m.DiskWrite), free, certificate, orDash(m.Version))
+	}
+	return w.Flush()
+}
+
+func orDash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
+}
+
+func clusterMembers(ctx context.Context, c *adminClient, _ []string) error {
+	var answer struct{ Members []cluster.Member }
+	if err := c.call(ctx, http.MethodGet, clusterPath+"/members", nil, &answer); err != nil || c.json {
+		return err
+	}
+	w := tabwriter.NewWriter(os.Stdout, 0, 4, 3, ' ', 0)
+	fmt.Fprintln(w, "NAME\tROLE\tSTATE\tSINCE\tADDRESS\tGOSSIP ADDRESS\tVERSION")
+	for _, m := range answer.Members {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.Role, m.State, m.Since.UTC().Format(time.RFC3339), m.Address, m.Gossip, orDash(m.Version))
+	}
+	return w.Flush()
+}
+
+func transferLeadership(ctx context.Context, c *adminClient, args []string) error {
+	var to string
+	if len(args) > 0 {
+		to = args[0]
+	}
+	var answer transferAnswer
+	if err := c.call(ctx, http.MethodPost, clusterPath+"/transfer", transferRequest{to}, &answer); err != nil || c.json {
+		return err
+	}
+	fmt.Printf("%s leads the cluster\n", answer.Leader)
+	return nil
+}
+
+func removeMaster(ctx context.Context, c *adminClient, args []string) error {
+	var answer struct{ Removed string }
+	if err := c.call(ctx, http.MethodDelete, clusterPath+"/members/"+url.PathEscape(args[0]), nil, &answer); err != nil || c.json {
+		return err
+	}
+	fmt.Printf("master %s was removed\n", answer.Removed)
+	return nil
+}
+
+// recoverCommand works on a stopped master's data.
+func recoverCommand() *cobra.Command {
+	var dir string
+	var yes bool
+	cmd := &cobra.Command{Use: "recover", Short: "Go on from this stopped master alone, after a quorum of masters is lost for good", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+			plan, err := cluster.PlanRecovery(dir, log)
+			if err != nil {
+				return err
+			}
+			printRecovery(os.Stdout, plan)
+			if !yes {
+				fmt.Fprintln(os.Stderr, "Nothing was changed. To do it, run this again with --yes.")
+				return exitCode(1)
+			}
+			if _, err := cluster.Recover(dir, log); err != nil {
+				return err
+			}
+			fmt.Printf("Done. Start master %s as before; let new masters join it with a token (kontiki token create --role master).\n", plan.Name)
+			return nil
+		}}
+	cmd.Flags().StringVar(&dir, "data-dir", defaultServerDir, "the stopped master's data")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
+	return cmd
+}
+
+func printRecovery(out io.Writer, plan *cluster.Recovery) {
+	fmt.Fprintf(out, "Master %s becomes the only master of its cluster, with its log up to index %d.\n", plan.Name, plan.LastIndex)
+	fmt.Fprintln(out, "WARNING: writes that other masters acknowledged and that this one had not received are lost for good.")
+	fmt.Fprintln(out, "         Writes that it received and that were never acknowledged are taken as made.")
+	if len(plan.Left) == 0 {
+		return
+	}
+	fmt.Fprintln(out, "These masters are left out. Keep them from running, and remove their data before they join again:")
+	for _, s := range plan.Left {
+		fmt.Fprintf(out, "  %s at %s\n", s.ID, s.Address)
+	}
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// Paths of the cluster's own administration, on every master's API port, for members of system:masters.
+const (
+	clusterPath  = "/kontiki/v1/cluster"
+	snapshotPath = "/kontiki/v1/snapshot"
+)
+
+// clusterAPI serves the administration of the cluster over HTTP.
+func (m *master) clusterAPI() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+clusterPath, m.serveStatus)
+	mux.HandleFunc("GET "+clusterPath+"/members", m.serveMembers)
+	mux.HandleFunc("DELETE "+clusterPath+"/members/{name}", m.removeMember)
+	mux.HandleFunc("POST "+clusterPath+"/transfer", m.transferLeadership)
+	mux.HandleFunc("GET "+snapshotPath, m.saveSnapshot)
+	mux.HandleFunc("POST "+snapshotPath+"/restore", m.restoreSnapshot)
+	return mux
+}
+
+func answerJSON(w http.ResponseWriter, status int, value any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(value) // the client is gone if this fails
+}
+
+// answerError answers a Status, as the rest of the API does.
+func answerError(w http.ResponseWriter, err error) {
+	code, reason := http.StatusInternalServerError, metav1.StatusReasonInternalError
+	switch {
+	case errors.Is(err, cluster.ErrNotMember):
+		code, reason = http.StatusNotFound, metav1.StatusReasonNotFound
+	case errors.Is(err, cluster.ErrBadBackup), apierrors.IsBadRequest(err):
+		code, reason = http.StatusBadRequest, metav1.StatusReasonBadRequest
+	case errors.Is(err, cluster.ErrForeignBackup), errors.Is(err, cluster.ErrFeatureLevel):
+		code, reason = http.StatusConflict, metav1.StatusReasonConflict
+	case errors.Is(err, kv.ErrNoLeader), errors.Is(err, kv.ErrOutcomeUnknown):
+		code, reason = http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable
+	}
+	status := apierrors.NewGenericServerResponse(code, "", schema.GroupResource{}, "", "", 0, false).Status()
+	status.Message, status.Reason, status.Details = err.Error(), reason, nil
+	status.APIVersion, status.Kind = "v1", "Status"
+	answerJSON(w, code, status)
+}
+
+// serveStatus answers the cluster's status.
+func (m *master) serveStatus(w http.ResponseWriter, r *http.Request) {
+	status, err := m.cluster.Status(r.Context())
+	if err != nil {
+		answerError(w, err)
+		return
+	}
+	answerJSON(w, http.StatusOK, status)
+}
+
+// serveMembers answers all hosts, masters and workers, as gossip sees them.
+func (m *master) serveMembers(w http.ResponseWriter, _ *http.Request) {
+	answerJSON(w, http.StatusOK, map[string]any{"members": m.cluster.Members()})
+}
+
+func (m *master) removeMember(w http.ResponseWriter, r *http.Request) {
+	if err := m.cluster.RemoveMember(r.Context(), r.PathValue("name")); err != nil {
+		answerError(w, err)
+		return
+	}
+	answerJSON(w, http.StatusOK, map[string]string{"removed": r.PathValue("name")})
+}
+
+// transferRequest and transferAnswer are the bodies of a transfer of leadership.
+type transferRequest struct {
+	To string `json:"to"` // empty is any
+}
+type transferAnswer struct {
+	Leader string `json:"leader"`
+}
+
+func (m *master) transferLeadership(w http.ResponseWriter, r *http.Request) {
+	var request transferRequest
+	decoder := json.NewDecoder(io.LimitReader(r.Body, 4096))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&request); err != nil {
+		answerError(w, apierrors.NewBadRequest(fmt.Sprintf(`the body must be {"to": "NAME"}: %v`, err)))
+		return
+	}
+	leader, err := m.cluster.TransferLeadership(r.Context(), request.To)
+	if err != nil {
+		answerError(w, err)
+		return
+	}
+	answerJSON(w, http.StatusOK, transferAnswer{leader})
+}
+
+// saveSnapshot streams a backup. One that breaks off in the middle is cut, so that no client takes it for whole.
+func (m *master) saveSnapshot(w http.ResponseWriter, r *http.Request) {
+	out := &startedWriter{w: w}
+	_, err := m.cluster.SaveBackup(r.Context(), out)
+	switch {
+	case err == nil:
+	case !out.started:
+		answerError(w, err)
+	default:
+		m.log.Warn("a backup was not delivered whole", "error", err)
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// startedWriter notes that an answer has begun.
+type startedWriter struct {
+	w       http.ResponseWriter
+	started bool
+}
+
+func (s *startedWriter) Write(b []byte) (int, error) {
+	if !s.started {
+		s.started = true
+		s.w.Header().Set("Content-Type", "application/octet-stream")
+	}
+	return s.w.Write(b)
+}
+
+// restoreSnapshot takes a backup as its body. ?force=true restores one of another cluster.
+func (m *master) restoreSnapshot(w http.ResponseWriter, r *http.Request) {
+	restored, err := m.cluster.RestoreBackup(r.Context(), r.Body, r.URL.Query().Get("force") == "true")
+	if err != nil {
+		answerError(w, err)
+		return
+	}
+	answerJSON(w, http.StatusOK, restored)
+}
