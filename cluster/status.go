@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	"golang.org/x/sys/unix"
 
 	"github.com/kontiki/kontiki/cluster/pki"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
@@ -232,9 +231,8 @@ func (c *Cluster) nodeStatus() *clusterv1.NodeStatusResponse {
 	if certificate, err := c.certificates.get(); err == nil {
 		response.CertificateExpires = certificate.Leaf.NotAfter.Unix()
 	}
-	var disk unix.Statfs_t
-	if err := unix.Statfs(c.cfg.DataDir, &disk); err == nil {
-		response.DiskFreeBytes, response.DiskTotalBytes = disk.Bavail*uint64(disk.Bsize), disk.Blocks*uint64(disk.Bsize)
-	}
+	disk := c.disk.store.Health()
+	response.DiskFreeBytes, response.DiskTotalBytes = uint64(max(disk.Free, 0)), uint64(max(disk.Total, 0))
+	response.DiskWriteUs = disk.Slowest.Microseconds()
 	return response
 }

@@ -25,6 +25,8 @@ type Health struct {
 	// Dir is the directory that is on the disk; Free and Total are the disk's bytes, Needed is how many must be free.
 	Dir                 string
 	Free, Total, Needed int64
+	// Slowest is how long the slowest operation of the last minute or two took.
+	Slowest time.Duration
 	// Stalls counts operations that took longer than Options.Stall, and Fulls how often the disk became full, since Open.
 	Stalls, Fulls uint64
 }
@@ -44,6 +46,7 @@ type health struct {
 	given    bool // the reserve is given up
 	stalled  int  // operations under way for too long
 	stalls   atomic.Uint64
+	slowest  recentMax
 	done     chan struct{}
 	finished chan struct{}
 	once     sync.Once
@@ -92,12 +95,54 @@ func (h *health) Health() Health {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.state
-	s.Stalled, s.Stalls = h.stalled > 0, h.stalls.Load()
+	s.Stalled, s.Stalls, s.Slowest = h.stalled > 0, h.stalls.Load(), h.slowest.get(time.Now())
 	return s
+}
+
+// recentMax is the largest duration of the present minute and of the one before. Its user locks.
+type recentMax struct {
+	minute        int64
+	now, previous time.Duration
+}
+
+func (r *recentMax) turn(at time.Time) {
+	minute := at.Unix() / 60
+	switch minute - r.minute {
+	case 0:
+		return
+	case 1:
+		r.previous = r.now
+	default:
+		r.previous = 0
+	}
+	r.minute, r.now = minute, 0
+}
+
+func (r *recentMax) note(at time.Time, d time.Duration) {
+	r.turn(at)
+	r.now = max(r.now, d)
+}
+
+func (r *recentMax) get(at time.Time) time.Duration {
+	r.turn(at)
+	return max(r.now, r.previous)
 }
 
 // begin notes that an operation begins; the answer ends it.
 func (h *health) begin() func() {
+	started := time.Now()
+	end := h.beginStall()
+	return func() {
+		end()
+		now := time.Now()
+		h.mu.Lock()
+		h.slowest.note(now, now.Sub(started))
+		h.mu.Unlock()
+	}
+}
+
+// beginStall watches whether an operation takes too long.
+func (h *health) beginStall() func() {
 	if h.stall <= 0 {
 		return func() {}
 	}

@@ -392,3 +392,23 @@ func TestALogOfRaftBoltdbIsUpgraded(t *testing.T) {
 		check(t, s.Close())
 	}
 }
+
+func TestRecentMax(t *testing.T) {
+	var r recentMax
+	at := time.Unix(6000, 0)
+	r.note(at, 5*time.Second)
+	r.note(at.Add(time.Second), time.Second)
+	if got := r.get(at); got != 5*time.Second {
+		t.Errorf("at once: %s", got)
+	}
+	r.note(at.Add(time.Minute), 2*time.Second)
+	if got := r.get(at.Add(time.Minute)); got != 5*time.Second {
+		t.Errorf("a minute later: %s", got)
+	}
+	if got := r.get(at.Add(2 * time.Minute)); got != 2*time.Second {
+		t.Errorf("two minutes later: %s", got)
+	}
+	if got := r.get(at.Add(10 * time.Minute)); got != 0 {
+		t.Errorf("long after: %s", got)
+	}
+}

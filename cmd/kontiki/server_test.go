@@ -105,13 +105,3 @@ func TestLogLevel(t *testing.T) {
 		t.Errorf("the error is %v", err)
 	}
 }
-
-func TestCommandsThatAreNotBuiltSaySo(t *testing.T) {
-	for _, name := range []string{"members", "transfer", "remove"} {
-		root := root()
-		root.SetArgs([]string{"cluster", name, "x", "--any-flag"})
-		if err := root.Execute(); err == nil || err.Error() != "`kontiki cluster "+name+"` is not built yet" {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}

@@ -69,6 +69,9 @@ func TestStop(t *testing.T) {
 	if err := stubborn.Process.Signal(syscall.SIGSTOP); err != nil { // SIGTERM waits until it goes on
 		t.Fatal(err)
 	}
+	if _, err := syscall.Wait4(q.Pid, nil, syscall.WUNTRACED, nil); err != nil { // until it has stopped
+		t.Fatal(err)
+	}
 	q.stop(0)
 	stubborn.Wait()
 	if status := stubborn.ProcessState.Sys().(syscall.WaitStatus); status.Signal() != syscall.SIGKILL {
