@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -172,12 +175,8 @@ func TestAWorkerChangesMasters(t *testing.T) {
 		t.Run("it has "+fault.name, func(t *testing.T) {
 			healthy(t)
 			old, count, _ := session(t, "worker-1")
-			// By a connection of its own each time: the shared one may lead to the master that vanishes.
-			changed := func() string {
-				return kubectl(t, "get", "node", "worker-1", "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].lastTransitionTime}`)
-			}
 			awaitNode(t, "worker-1", corev1.ConditionTrue)
-			was := changed()
+			was := lastChange(t, "worker-1")
 			put := func() { fault.put(old) }
 			defer func() { put() }()
 			fault.take(old)
@@ -194,7 +193,7 @@ func TestAWorkerChangesMasters(t *testing.T) {
 			name := fmt.Sprint("after-", count)
 			apply(t, in(ns, toolPod(name, "worker-1", "tools", "serve")))
 			kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/"+name, "--timeout=60s")
-			if is := changed(); is != was {
+			if is := lastChange(t, "worker-1"); is != was {
 				t.Errorf("the node's condition changed at %s", is)
 			}
 			put()
@@ -291,4 +290,113 @@ spec:
 	kubectl(t, "taint", "node", "worker-1", "node.kubernetes.io/out-of-service=off:NoExecute")
 	t.Cleanup(func() { kubectl(t, "taint", "node", "worker-1", "node.kubernetes.io/out-of-service-") })
 	kubectl(t, "-n", ns, "wait", "--for=delete", "pod/stuck", "--timeout=30s")
+}
+
+// lastChange is when a node's Ready condition changed last. It is asked by a connection of its own each time: the one that
+// tests share may lead to a master that is cut off.
+func lastChange(t *testing.T, node string) string {
+	t.Helper()
+	return kubectl(t, "get", "node", node, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].lastTransitionTime}`)
+}
+
+// address is a host's address in the cluster's network.
+func address(t *testing.T, host string) string {
+	t.Helper()
+	kind, number, ok := strings.Cut(host, "-")
+	n, err := strconv.Atoi(number)
+	if !ok || err != nil {
+		t.Fatalf("%q is no host", host)
+	}
+	if kind == "master" {
+		return fmt.Sprintf("10.89.0.%d", 10+n)
+	}
+	return fmt.Sprintf("10.89.0.%d", 100+n)
+}
+
+// part drops what one host sends to others, until the test ends or the answer is called.
+func part(t *testing.T, host string, from ...string) (heal func()) {
+	t.Helper()
+	namespace := hostNamespace(t, host)
+	route := func(verb, to string) error {
+		out, err := exec.Command("ip", "-n", namespace, "route", verb, "blackhole", address(t, to)+"/32").CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%s a route of %s to %s: %w: %s", verb, host, to, err, out)
+		}
+		return err
+	}
+	heal = sync.OnceFunc(func() {
+		for _, to := range from {
+			if err := route("del", to); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for _, to := range from {
+		if err := route("add", to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(heal)
+	return heal
+}
+
+func TestAWorkerLeavesAMasterThatHasLostTheOthers(t *testing.T) {
+	healthy(t)
+	ns := namespace(t)
+	old, count, _ := session(t, "worker-1")
+	was := lastChange(t, "worker-1")
+	var others []string
+	for i := range masters {
+		if name := fmt.Sprintf("master-%d", i+1); name != old {
+			others = append(others, name)
+		}
+	}
+	heal := part(t, old, others...)
+	eventually(t, 30*time.Second, "a session with a master that has a quorum", func() error {
+		if now, n, _ := session(t, "worker-1"); n == count || now == old {
+			return fmt.Errorf("session %d with %s", n, now)
+		}
+		return nil
+	})
+	// The forwarder may still lead to the master that was parted: ask one that can answer.
+	ask := func(args ...string) error {
+		_, err := inHost(t, others[0], append([]string{env.Kontiki, "kubectl", "--kubeconfig", env.Kubeconfig(), "--server", "https://" + address(t, others[0]) + ":6443", "-n", ns}, args...)...)
+		return err
+	}
+	eventually(t, 30*time.Second, "a pod to be made", func() error {
+		return ask("run", "after", "--image", "kontiki/tools:1", "--overrides", `{"spec":{"nodeName":"worker-1"}}`, "--command", "--", "tools", "serve")
+	})
+	if err := ask("wait", "--for=condition=Ready", "pod/after", "--timeout=30s"); err != nil {
+		t.Error(err)
+	}
+	heal()
+	healthy(t)
+	if now := lastChange(t, "worker-1"); now != was {
+		t.Errorf("the node's condition changed at %s", now)
+	}
+}
+
+func TestALeaderThatCannotReachAWorkerDoesNotLoseIt(t *testing.T) {
+	healthy(t)
+	ns := namespace(t)
+	leader, err := env.Leader()
+	if err != nil {
+		t.Fatal(err)
+	}
+	was := lastChange(t, "worker-1")
+	part(t, leader, "worker-1")
+	eventually(t, 30*time.Second, "a session with another master", func() error {
+		if now, _, _ := session(t, "worker-1"); now == leader {
+			return fmt.Errorf("it is with %s", now)
+		}
+		return nil
+	})
+	// Neither gossip nor probes of the leader reach it, for longer than any doubt lasts.
+	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(500 * time.Millisecond) {
+		if now := lastChange(t, "worker-1"); now != was {
+			t.Fatalf("the node's condition changed at %s", now)
+		}
+	}
+	apply(t, in(ns, toolPod("after", "worker-1", "tools", "serve")))
+	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/after", "--timeout=60s")
 }
