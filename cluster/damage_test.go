@@ -46,7 +46,6 @@ func (b *logBook) clear() {
 // compacting makes a master take snapshots all the time.
 func compacting(cfg *Config) {
 	cfg.Timings.SnapshotThreshold, cfg.Timings.TrailingLogs, cfg.Timings.SnapshotInterval = 40, 20, 20*time.Millisecond
-	cfg.Timings.Readmit = 10 * time.Second
 }
 
 // withLog lets masters log into one book.

@@ -18,6 +18,7 @@ var fast = Timings{
 	Heartbeat: 200 * time.Millisecond, Election: 200 * time.Millisecond, Lease: 150 * time.Millisecond, Commit: 10 * time.Millisecond,
 	SnapshotInterval: 100 * time.Millisecond, SnapshotThreshold: 100000, TrailingLogs: 10240,
 	Transport: time.Second, Handshake: time.Second, Propose: 20 * time.Second, Shutdown: time.Second,
+	DiskStall: 300 * time.Millisecond, Readmit: patience,
 	Gossip: GossipLocal,
 }
 

@@ -169,6 +169,7 @@ func openReplica(disk *storage.Store, name, address string, bootstrap bool, t Ti
 	if err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
+	disk.Guard()
 	announce.node, announce.send = node, transport
 	announce.header = raft.RPCHeader{
 		ProtocolVersion: config.ProtocolVersion, ID: []byte(name), Addr: transport.EncodePeer(config.LocalID, transport.LocalAddr()),
@@ -256,7 +257,9 @@ func (r *replica) close() error {
 	r.closing = true
 	r.gate.Unlock()
 	r.stream.Close() // ends calls to peers that raft would wait for
-	err := within("raft", func() error { return r.raft.Shutdown().Error() })
+	stopping := r.raft.Shutdown()
+	r.disk.Release()
+	err := within("raft", stopping.Error)
 	// An open transaction, if raft did not stop, would block the log's closing.
 	return errors.Join(err, r.transport.Close(), within("the raft log", r.disk.Close))
 }

@@ -53,3 +53,25 @@ func SyncDir(dir string) error {
 	}
 	return nil
 }
+
+// MakeDir makes a directory and what is missing above it, durably. One that is there is made durable, too: a crash may have
+// come between making it and syncing its parent.
+func MakeDir(dir string, perm fs.FileMode) error {
+	dir = filepath.Clean(dir)
+	parents := []string{filepath.Dir(dir)}
+	for p := parents[0]; p != filepath.Dir(p); p = filepath.Dir(p) {
+		if _, err := os.Stat(p); err == nil {
+			break
+		}
+		parents = append(parents, filepath.Dir(p))
+	}
+	if err := os.MkdirAll(dir, perm); err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	for _, p := range parents {
+		if err := SyncDir(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -55,7 +55,7 @@ func SetAside(dir string, now time.Time) (string, error) {
 // setSnapshotAside moves one damaged snapshot out of raft's sight.
 func setSnapshotAside(dir, id string) (string, error) {
 	to := filepath.Join(dir, damagedSnapshots, id)
-	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+	if err := pki.MakeDir(filepath.Dir(to), 0o700); err != nil {
 		return "", fmt.Errorf("set a damaged snapshot aside: %w", err)
 	}
 	for base, n := to, 2; ; n++ { // one of that name may have been set aside before

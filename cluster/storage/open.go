@@ -13,6 +13,8 @@ import (
 	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/hashicorp/raft"
 	"go.etcd.io/bbolt"
+
+	"github.com/kontiki/kontiki/cluster/pki"
 )
 
 // The buckets of raft-boltdb, which earlier versions used: entries in msgpack, without checksums.
@@ -45,8 +47,10 @@ func Open(dir string, o Options) (_ *Store, err error) {
 	if missing != nil && o.Expect {
 		return nil, &Damage{File: path, Offset: -1, Reason: errors.New("it is missing")}
 	}
-	if err := os.MkdirAll(shots.path(), 0o700); err != nil {
-		return nil, fmt.Errorf("make the raft directory: %w", err)
+	for _, d := range []string{dir, shots.path()} {
+		if err := pki.MakeDir(d, 0o700); err != nil {
+			return nil, fmt.Errorf("make the raft directory: %w", err)
+		}
 	}
 	if err := shots.clean(); err != nil {
 		return nil, err

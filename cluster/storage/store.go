@@ -7,8 +7,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -67,11 +69,12 @@ type Store struct {
 	*health
 
 	// mu is held for writing while the file is closed and opened again.
-	mu     sync.RWMutex
-	db     *bbolt.DB
-	closed chan struct{}
-	once   sync.Once
-	failed sync.Once
+	mu      sync.RWMutex
+	db      *bbolt.DB
+	closed  chan struct{}
+	once    sync.Once
+	failed  sync.Once
+	guarded atomic.Bool
 
 	write sync.Mutex // one writer
 	// What the log holds, and from where on its end is to be replaced (0: it is not). Changed only with write and mu held.
@@ -108,7 +111,7 @@ func (s *Store) LastIndex() (uint64, error) {
 	return s.held.last, nil
 }
 
-// GetLog implements raft.LogStore. Damage does not return: raft would panic.
+// GetLog implements raft.LogStore. Damage does not return (see Guard): raft would panic.
 func (s *Store) GetLog(index uint64, l *raft.Log) error {
 	s.mu.RLock()
 	if index < s.held.first || index > s.held.last || (s.pending != 0 && index >= s.pending) || s.held.last == 0 {
@@ -129,7 +132,7 @@ func (s *Store) GetLog(index uint64, l *raft.Log) error {
 	s.mu.RUnlock()
 	if err != nil {
 		s.fail(err)
-		s.hang()
+		return s.hang(err)
 	}
 	return nil
 }
@@ -256,19 +259,19 @@ func (s *Store) Set(key, value []byte) error {
 			return nil
 		}
 		if !errors.Is(err, ErrFull) {
-			s.hang()
+			return s.hang(err)
 		}
 		timer := time.NewTimer(setRetry)
 		select {
 		case <-timer.C:
 		case <-s.closed:
 			timer.Stop()
-			s.hang()
+			return s.hang(err)
 		}
 	}
 }
 
-// Get implements raft.StableStore. Damage does not return.
+// Get implements raft.StableStore. Damage does not return (see Guard).
 func (s *Store) Get(key []byte) ([]byte, error) {
 	defer s.begin()()
 	var answer []byte
@@ -289,7 +292,7 @@ func (s *Store) Get(key []byte) ([]byte, error) {
 	s.mu.RUnlock()
 	if err != nil {
 		s.fail(err)
-		s.hang()
+		return nil, s.hang(err)
 	}
 	if !found {
 		return nil, errNoValue
@@ -313,7 +316,7 @@ func (s *Store) GetUint64(key []byte) (uint64, error) {
 
 // Close releases the file. What raft still asks afterwards is not answered.
 func (s *Store) Close() error {
-	s.once.Do(func() { close(s.closed) })
+	s.Release()
 	s.health.close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -330,8 +333,22 @@ func (s *Store) Close() error {
 
 func (s *Store) path() string { return filepath.Join(s.dir, logFile) }
 
-// hang leaves raft waiting, where an answer would make it panic or go on without its disk.
-func (s *Store) hang() { select {} }
+// Guard is called once raft runs: from then on what has failed for good does not return to it, because it would panic or go on
+// without its disk. Release ends those of raft's goroutines that wait for such an answer, for raft to be shut down.
+func (s *Store) Guard() { s.guarded.Store(true) }
+
+// Release: see Guard.
+func (s *Store) Release() { s.once.Do(func() { close(s.closed) }) }
+
+// hang answers an error to who opens the store, and lets raft wait.
+func (s *Store) hang(err error) error {
+	if !s.guarded.Load() {
+		return err
+	}
+	<-s.closed
+	runtime.Goexit()
+	return nil
+}
 
 // fail tells the owner that the disk has failed for good.
 func (s *Store) fail(err error) {
@@ -346,9 +363,9 @@ func (s *Store) fail(err error) {
 	})
 }
 
-// guarded runs something on the mapped file. A page that cannot be read is a fault of memory, and bbolt panics on a page that
+// faultless runs something on the mapped file. A page that cannot be read is a fault of memory, and bbolt panics on a page that
 // makes no sense: both are errors here.
-func guarded(f func() error) (err error) {
+func faultless(f func() error) (err error) {
 	old := debug.SetPanicOnFault(true)
 	defer debug.SetPanicOnFault(old)
 	defer func() {
@@ -364,7 +381,7 @@ func (s *Store) read(f func(*bbolt.Tx) error) error {
 	if s.db == nil {
 		return errClosed
 	}
-	return guarded(func() error { return s.db.View(f) })
+	return faultless(func() error { return s.db.View(f) })
 }
 
 // commit runs a write transaction and syncs it. The caller holds write. A full disk is ErrFull, tried again once with the
@@ -391,7 +408,7 @@ func (s *Store) commitOnce(f func(*bbolt.Tx) error) error {
 		s.mu.RUnlock()
 		return errClosed
 	}
-	err := guarded(func() error { return s.db.Update(f) })
+	err := faultless(func() error { return s.db.Update(f) })
 	s.mu.RUnlock()
 	if !isFull(err) {
 		return err

@@ -350,6 +350,8 @@ func TestALogThatWasNotFinishedIsMadeAgain(t *testing.T) {
 
 // legacy writes a file as raft-boltdb does.
 func legacy(t *testing.T, dir string, logs []*raft.Log, conf map[string][]byte) {
+	handle := new(codec.MsgpackHandle)
+	handle.TimeNotBuiltin = true
 	db, err := bbolt.Open(filepath.Join(dir, logFile), 0o600, nil)
 	check(t, err)
 	check(t, db.Update(func(tx *bbolt.Tx) error {
@@ -359,7 +361,7 @@ func legacy(t *testing.T, dir string, logs []*raft.Log, conf map[string][]byte) 
 		check(t, err)
 		for _, entry := range logs {
 			var buf bytes.Buffer
-			check(t, codec.NewEncoder(&buf, &codec.MsgpackHandle{BasicHandle: codec.BasicHandle{TimeNotBuiltin: true}}).Encode(entry))
+			check(t, codec.NewEncoder(&buf, handle).Encode(entry))
 			check(t, l.Put(indexKey(entry.Index), buf.Bytes()))
 		}
 		for k, v := range conf {

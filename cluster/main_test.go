@@ -1,0 +1,13 @@
+package cluster
+
+import (
+	"os"
+	"testing"
+
+	"github.com/kontiki/kontiki/test/robustness/faultfs"
+)
+
+func TestMain(m *testing.M) {
+	faultfs.ServeIfAsked()
+	os.Exit(m.Run())
+}

@@ -1,0 +1,45 @@
+package cluster
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// diskMetrics tells of this master's disk, in the moment that it is asked.
+type diskMetrics struct{ c *Cluster }
+
+var (
+	diskFull    = prometheus.NewDesc("kontiki_disk_full", "1 while the disk of this master's data has no room, and it takes no writes.", nil, nil)
+	diskStalled = prometheus.NewDesc("kontiki_disk_stalled", "1 while an operation of the raft log is under way for too long.", nil, nil)
+	diskFree    = prometheus.NewDesc("kontiki_disk_free_bytes", "Free bytes of the disk of this master's data.", nil, nil)
+	diskNeeded  = prometheus.NewDesc("kontiki_disk_needed_bytes", "Free bytes below which this master takes no writes.", nil, nil)
+	diskFulls   = prometheus.NewDesc("kontiki_disk_full_total", "How often the disk became full since the start.", nil, nil)
+	diskStalls  = prometheus.NewDesc("kontiki_disk_stalls_total", "Operations of the raft log that took too long since the start.", nil, nil)
+)
+
+// Collector answers the metrics of this master.
+func (c *Cluster) Collector() prometheus.Collector { return diskMetrics{c} }
+
+func (diskMetrics) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{diskFull, diskStalled, diskFree, diskNeeded, diskFulls, diskStalls} {
+		to <- d
+	}
+}
+
+func (m diskMetrics) Collect(to chan<- prometheus.Metric) {
+	h := m.c.disk.store.Health()
+	flag := func(b bool) float64 {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	for _, g := range []struct {
+		desc  *prometheus.Desc
+		kind  prometheus.ValueType
+		value float64
+	}{
+		{diskFull, prometheus.GaugeValue, flag(h.Full)}, {diskStalled, prometheus.GaugeValue, flag(h.Stalled)},
+		{diskFree, prometheus.GaugeValue, float64(h.Free)}, {diskNeeded, prometheus.GaugeValue, float64(h.Needed)},
+		{diskFulls, prometheus.CounterValue, float64(h.Fulls)}, {diskStalls, prometheus.CounterValue, float64(h.Stalls)},
+	} {
+		to <- prometheus.MustNewConstMetric(g.desc, g.kind, g.value)
+	}
+}
