@@ -183,6 +183,7 @@ func (n *node) setAside() []string {
 }
 
 func TestADamagedMasterSyncsAgainFromTheLeader(t *testing.T) {
+	t.Parallel()
 	book := &logBook{}
 	m := startMasters(t, 3, compacting, withLog(book))
 	m.fill()
@@ -235,6 +236,7 @@ func tree(t testing.TB, dir string) string {
 }
 
 func TestADamagedLastCopyRefusesToStart(t *testing.T) {
+	t.Parallel()
 	for _, damage := range damages {
 		m := startMasters(t, 1, compacting)
 		m.fill()
@@ -262,6 +264,7 @@ func TestADamagedLastCopyRefusesToStart(t *testing.T) {
 }
 
 func TestADamagedMasterWithoutAQuorumRefusesAndStartsOnceThereIsOne(t *testing.T) {
+	t.Parallel()
 	m := startMasters(t, 3, compacting)
 	m.fill()
 	for _, n := range m.nodes {
@@ -297,6 +300,7 @@ func TestADamagedMasterWithoutAQuorumRefusesAndStartsOnceThereIsOne(t *testing.T
 }
 
 func TestARemovedMasterThatLostItsDataNeedsAToken(t *testing.T) {
+	t.Parallel()
 	m := startMasters(t, 3)
 	n := m.nodes[2]
 	n.kill()
@@ -314,6 +318,7 @@ func TestARemovedMasterThatLostItsDataNeedsAToken(t *testing.T) {
 
 // Crashes between the steps of coming back: its vote is taken, then it forgets that it is a member, then its data are set aside.
 func TestAMasterThatComesBackMayCrashBetweenTheSteps(t *testing.T) {
+	t.Parallel()
 	book := &logBook{}
 	m := startMasters(t, 3, compacting, withLog(book))
 	m.fill()

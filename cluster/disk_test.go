@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/test/robustness/faultfs"
 )
@@ -70,6 +72,7 @@ func (m *masters) run() {
 }
 
 func TestALeaderWithAFullDiskHandsOver(t *testing.T) {
+	t.Parallel()
 	m, disks := onDisks(t, 3)
 	old := m.leader()
 	old.put("/t/a/b/c", "before")
@@ -90,6 +93,7 @@ func TestALeaderWithAFullDiskHandsOver(t *testing.T) {
 }
 
 func TestWhenAllDisksAreFullTheStoreIsReadOnly(t *testing.T) {
+	t.Parallel()
 	for _, count := range []int{1, 3} {
 		m, disks := onDisks(t, count)
 		m.leader().put("/t/a/b/c", "before")
@@ -133,6 +137,7 @@ func TestWhenAllDisksAreFullTheStoreIsReadOnly(t *testing.T) {
 
 // Disks that fill up to the last byte, without a low-water mark that would stop writes before.
 func TestDisksWithoutASingleByteLeft(t *testing.T) {
+	t.Parallel()
 	m, disks := onDisks(t, 3, func(cfg *Config) { cfg.DiskLow = -1 }, compacting)
 	follower := m.followers()[0]
 	disks[follower.cfg.Name].Capacity(4096) // what is there stays
@@ -197,6 +202,7 @@ func TestDisksWithoutASingleByteLeft(t *testing.T) {
 }
 
 func TestALeaderWhoseDiskStallsIsReplaced(t *testing.T) {
+	t.Parallel()
 	m, disks := onDisks(t, 3)
 	old := m.leader()
 	old.put("/t/a/b/c", "before")
@@ -241,6 +247,7 @@ func TestALeaderWhoseDiskStallsIsReplaced(t *testing.T) {
 }
 
 func TestAFollowerWhoseDiskStallsStopsNobody(t *testing.T) {
+	t.Parallel()
 	m, disks := onDisks(t, 3)
 	follower := m.followers()[0]
 	disk := disks[follower.cfg.Name]
@@ -263,6 +270,7 @@ func TestAFollowerWhoseDiskStallsStopsNobody(t *testing.T) {
 
 // A disk that answers errors stops its master, with the reason, and the others go on.
 func TestAMasterWhoseDiskFailsStops(t *testing.T) {
+	t.Parallel()
 	m, disks := onDisks(t, 3)
 	leader := m.leader()
 	others := m.followers()
@@ -288,6 +296,7 @@ func TestAMasterWhoseDiskFailsStops(t *testing.T) {
 
 // The power goes, at any moment, for all masters at once. What was acknowledged is there afterwards.
 func TestPowerLossForAllMastersAtOnce(t *testing.T) {
+	t.Parallel()
 	disk := faultfs.Start(t)
 	m := startMasters(t, 3, compacting, func(cfg *Config) {
 		cfg.DataDir = filepath.Join(disk.Dir, cfg.Name)
@@ -368,4 +377,44 @@ func TestPowerLossForAllMastersAtOnce(t *testing.T) {
 	} else {
 		t.Logf("%d pages lost, %d torn, %d changes of directories lost", counts["pages lost"], counts["pages torn"], counts["changes of directories lost"])
 	}
+}
+
+func TestTheMetricsTellOfTheDisk(t *testing.T) {
+	t.Parallel()
+	m, disks := onDisks(t, 1)
+	n := m.nodes[0]
+	value := func(name string) float64 {
+		registry := prometheus.NewPedanticRegistry()
+		registry.MustRegister(n.c.Collector())
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if f.GetName() == name {
+				return f.Metric[0].GetGauge().GetValue() + f.Metric[0].GetCounter().GetValue()
+			}
+		}
+		t.Fatalf("there is no metric %s", name)
+		return 0
+	}
+	if value("kontiki_disk_full") != 0 || value("kontiki_disk_free_bytes") <= value("kontiki_disk_needed_bytes") || value("kontiki_disk_needed_bytes") < 1<<20 {
+		t.Error("a disk with room looks full")
+	}
+	disks[n.cfg.Name].Capacity(n.use() + 1<<19)
+	eventually(t, "the metric to say so", func() error {
+		if value("kontiki_disk_full") != 1 || value("kontiki_disk_full_total") != 1 || value("kontiki_disk_free_bytes") > 1<<19 {
+			return fmt.Errorf("%v is free", value("kontiki_disk_free_bytes"))
+		}
+		return nil
+	})
+	disks[n.cfg.Name].Stall(faultfs.Sync)
+	go n.c.replica.disk.Set([]byte("x"), nil)
+	eventually(t, "the metric to say so", func() error {
+		if value("kontiki_disk_stalled") != 1 || value("kontiki_disk_stalls_total") == 0 {
+			return errors.New("it does not")
+		}
+		return nil
+	})
+	disks[n.cfg.Name].Resume(faultfs.Sync)
 }

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -190,6 +191,9 @@ func runServer(ctx context.Context, o *serverOptions) error {
 	})
 	if err != nil {
 		return err
+	}
+	if err := prometheus.Register(c.Collector()); err != nil {
+		return errors.Join(err, c.Close())
 	}
 	m, err := newMaster(c, o, r, log)
 	if err != nil {
