@@ -5,4 +5,9 @@
 // services, endpoint slices and nodes (of these, only what routing needs). First a full set, then deltas that chain: a
 // worker that sees a gap ends the session and gets a full set again. What a session sends is computed from the same
 // views and history as every watch; nothing is kept for a worker between sessions.
+//
+// A session is also how masters and workers know of each other's lives. The master sends beats, the worker answers them
+// (session.go). Every master tells the others which workers have a session with it and answer (attendance.go); together that is
+// a Census, from which the leader learns of lost workers, and a master with many workers whom it can send some to
+// (balance.go). Both are hints, and cost nothing in Raft.
 package nodes

@@ -400,3 +400,62 @@ func TestALeaderThatCannotReachAWorkerDoesNotLoseIt(t *testing.T) {
 	apply(t, in(ns, toolPod("after", "worker-1", "tools", "serve")))
 	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/after", "--timeout=60s")
 }
+
+// TestReplaceAWorkerMachine is the walk of that name in docs/operations.md: the machine died, and another one comes under its
+// name. (What ran on the dead one is still there, since it is the same machine; the new worker must not keep it.)
+func TestReplaceAWorkerMachine(t *testing.T) {
+	healthy(t)
+	ns := namespace(t)
+	apply(t, in(ns, `
+apiVersion: v1
+kind: Pod
+metadata: {name: lost}
+spec:
+  nodeName: worker-2
+  tolerations:
+  - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 0}
+  containers:
+  - {name: c, image: "kontiki/tools:1", command: [sh, -c, "while sleep 1; do : on-the-lost-machine; done"]}
+`))
+	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/lost", "--timeout=60s")
+	processes := func() string {
+		out, _ := exec.Command("pgrep", "-f", "on-the-lost-machine").CombinedOutput() // it fails if there is none
+		return string(out)
+	}
+	if processes() == "" {
+		t.Fatal("the pod's process is not found: this test could not see it go")
+	}
+	must(t, "dev", "kill", "worker-2")
+	t.Cleanup(func() {
+		if _, err := env.Pid("worker-2"); err != nil {
+			must(t, "dev", "start", "worker-2")
+		}
+		eventually(t, time.Minute, "workers to be ready", func() error { return nodesReady(workers) })
+	})
+	awaitNode(t, "worker-2", corev1.ConditionUnknown)
+	eventually(t, 30*time.Second, "the pod to be evicted", func() error {
+		pod, err := env.Set.CoreV1().Pods(ns).Get(context.Background(), "lost", metav1.GetOptions{})
+		if err == nil && pod.DeletionTimestamp == nil {
+			err = errNotYet
+		}
+		return err
+	})
+	kubectl(t, "delete", "node", "worker-2")
+	kubectl(t, "-n", ns, "wait", "--for=delete", "pod/lost", "--timeout=30s")
+	// The new machine knows nothing.
+	for _, name := range []string{"identity", "agent/assignments"} {
+		if err := os.RemoveAll(filepath.Join(hostDir("worker-2"), name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(t, "dev", "start", "worker-2")
+	eventually(t, time.Minute, "the new machine to be a worker", func() error { return nodesReady(workers) })
+	apply(t, in(ns, toolPod("after", "worker-2", "tools", "serve")))
+	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/after", "--timeout=60s")
+	eventually(t, time.Minute, "what is nobody's to be ended", func() error {
+		if left := processes(); left != "" {
+			return fmt.Errorf("processes of the lost pod: %s", left)
+		}
+		return nil
+	})
+}
