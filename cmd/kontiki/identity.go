@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/pki"
 )
 
 // clusterAgents is how the API reaches the nodes' agents: with the certificate and the CAs of the present.
@@ -46,6 +49,56 @@ func (a *clusterAgents) TLS() *tls.Config {
 	return a.config
 }
 
+// apiConns are the connections to the API, so that those of clients that are not trusted any more can be cut. One that was
+// taken over (exec, port-forward) is not among them any more.
+type apiConns struct {
+	mu   sync.Mutex
+	open map[net.Conn]struct{}
+}
+
+// state is the server's ConnState.
+func (a *apiConns) state(conn net.Conn, state http.ConnState) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		if a.open == nil {
+			a.open = map[net.Conn]struct{}{}
+		}
+		a.open[conn] = struct{}{}
+	case http.StateHijacked, http.StateClosed:
+		delete(a.open, conn)
+	}
+}
+
+// recheck closes the connections whose client showed a certificate that is not under the roots. That it has expired
+// meanwhile is for its next request.
+func (a *apiConns) recheck(roots *x509.CertPool) {
+	a.mu.Lock()
+	var cut []net.Conn
+	for conn := range a.open {
+		secured, ok := conn.(*tls.Conn)
+		if !ok {
+			continue
+		}
+		state := secured.ConnectionState()
+		if !state.HandshakeComplete || len(state.PeerCertificates) == 0 {
+			continue
+		}
+		leaf := state.PeerCertificates[0]
+		_, err := leaf.Verify(x509.VerifyOptions{
+			Roots: roots, Intermediates: pki.Pool(state.PeerCertificates[1:]...), CurrentTime: pki.IssuedAt(leaf), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		})
+		if err != nil {
+			cut = append(cut, conn)
+		}
+	}
+	a.mu.Unlock()
+	for _, conn := range cut {
+		conn.Close()
+	}
+}
+
 // bundle is the CAs that pods should trust, and what tells when they change.
 func (m *master) bundle() ([]byte, <-chan struct{}) {
 	changed := m.cluster.IdentityChanged()
@@ -64,6 +117,7 @@ func (m *master) followIdentity(ctx context.Context) error {
 		if err := m.api.Sealer.Use(identity.CurrentSecretKey, identity.SecretKeys); err != nil {
 			return fmt.Errorf("keys that seal Secrets: %w", err)
 		}
+		m.apiConns.recheck(m.cluster.Roots())
 		lifetime := m.options.certificateLifetime
 		wait := lifetime*2/3 + rand.N(max(lifetime/20, 1))
 		if err := m.writeKubeconfig(); err != nil {

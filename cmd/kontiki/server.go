@@ -204,12 +204,13 @@ func runServer(ctx context.Context, o *serverOptions) error {
 
 // master is a running master: consensus, the API on it, the workers' sessions, and the leader's duties.
 type master struct {
-	cluster *cluster.Cluster
-	api     *apiserver.API
-	options *serverOptions
-	ranges  ranges
-	log     *slog.Logger
-	agents  rest.Agents
+	cluster  *cluster.Cluster
+	api      *apiserver.API
+	options  *serverOptions
+	ranges   ranges
+	log      *slog.Logger
+	agents   rest.Agents
+	apiConns apiConns
 	// sessions are the workers' with this master, census those with all masters.
 	sessions *nodes.Server
 	census   *nodes.Census
@@ -304,6 +305,7 @@ func (m *master) serveAPI(ctx context.Context) error {
 		ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 3 * time.Minute, MaxHeaderBytes: 1 << 20,
 		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: 1000},
 		BaseContext: func(net.Listener) context.Context { return requests },
+		ConnState:   m.apiConns.state,
 		ErrorLog:    slog.NewLogLogger(m.log.With("part", "api").Handler(), slog.LevelDebug),
 	}
 	stopped := context.AfterFunc(ctx, func() {
