@@ -9,5 +9,6 @@ import (
 
 func TestMain(m *testing.M) {
 	faultfs.ServeIfAsked()
+	serveIfChild()
 	os.Exit(m.Run())
 }

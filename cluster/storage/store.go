@@ -29,6 +29,8 @@ const (
 	lockTimeout = time.Second
 	// setRetry is how long a vote or a term that found no room waits before it tries again.
 	setRetry = 100 * time.Millisecond
+	// deletePiece is how many entries one commit deletes.
+	deletePiece = 1024
 )
 
 var (
@@ -193,10 +195,10 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 	return nil
 }
 
-// DeleteRange implements raft.LogStore. Raft cuts the log's end only to store something else there: that waits for it.
+// DeleteRange implements raft.LogStore. Raft cuts the log's end only to store something else there: that waits for it. The
+// beginning goes in pieces, so that entries that come meanwhile wait for one piece only.
 func (s *Store) DeleteRange(from, to uint64) error {
 	s.write.Lock()
-	defer s.write.Unlock()
 	s.mu.Lock()
 	held := s.held
 	end := from > held.first && to >= held.last && from <= held.last
@@ -204,13 +206,27 @@ func (s *Store) DeleteRange(from, to uint64) error {
 		s.pending = from
 	}
 	s.mu.Unlock()
+	s.write.Unlock()
 	switch {
 	case held.last == 0, to < held.first, from > held.last, from > to, end:
 		return nil
 	case from > held.first:
 		return fmt.Errorf("delete raft entries %d to %d: the log holds %d to %d and cannot have a gap", from, to, held.first, held.last)
 	}
+	to = min(to, held.last)
+	for first := held.first; first <= to; first += deletePiece {
+		if err := s.deleteUpTo(min(first+deletePiece-1, to)); err != nil {
+			return fmt.Errorf("delete raft entries: %w", err)
+		}
+	}
+	return nil
+}
+
+// deleteUpTo deletes the log's beginning up to and with an index.
+func (s *Store) deleteUpTo(to uint64) error {
 	defer s.begin()()
+	s.write.Lock()
+	defer s.write.Unlock()
 	var next bounds
 	err := s.commit(func(tx *bbolt.Tx) error {
 		next = s.held
@@ -225,7 +241,7 @@ func (s *Store) DeleteRange(from, to uint64) error {
 		return putBounds(tx, next)
 	})
 	if err != nil {
-		return fmt.Errorf("delete raft entries: %w", err)
+		return err
 	}
 	s.mu.Lock()
 	s.held = next

@@ -1,0 +1,386 @@
+package cluster
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// childVariable makes the test binary a master: a process that can be stopped and killed as a whole.
+const childVariable = "KONTIKI_TEST_MASTER"
+
+type childConfig struct {
+	Name, DataDir, Address, Gossip string
+	Join                           []string
+	Token                          string
+}
+
+type childCall struct {
+	ID         int
+	Op         string // ready, put, get, leads, term
+	Key, Value string
+}
+
+type childAnswer struct {
+	ID              int
+	Value, Error    string
+	Address, Gossip string
+}
+
+// serveIfChild runs a master until it is killed or its input ends.
+func serveIfChild() {
+	text := os.Getenv(childVariable)
+	if text == "" {
+		return
+	}
+	var in childConfig
+	if err := json.Unmarshal([]byte(text), &in); err != nil {
+		panic(err)
+	}
+	cfg := Config{
+		Name: in.Name, DataDir: in.DataDir, BindAddress: in.Address, GossipBindAddress: in.Gossip, Bootstrap: len(in.Join) == 0,
+		Join: in.Join, Token: in.Token, APIAddress: "127.0.0.1:6443", Timings: fast, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	}
+	if os.Getenv("KONTIKI_TEST_LOG") != "" {
+		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	compacting(&cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	c, err := Open(ctx, cfg)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	var mu sync.Mutex
+	out := json.NewEncoder(os.Stdout)
+	answer := func(a childAnswer) {
+		mu.Lock()
+		defer mu.Unlock()
+		_ = out.Encode(a)
+	}
+	go func() {
+		calls := json.NewDecoder(bufio.NewReader(os.Stdin))
+		for {
+			var call childCall
+			if err := calls.Decode(&call); err != nil {
+				cancel()
+				return
+			}
+			go func() {
+				a := childAnswer{ID: call.ID, Address: c.Address(), Gossip: c.GossipAddress()}
+				if err := c.serve(ctx, call, &a); err != nil {
+					a.Error = err.Error()
+				}
+				answer(a)
+			}()
+		}
+	}()
+	if err := c.Run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func (c *Cluster) serve(ctx context.Context, call childCall, a *childAnswer) error {
+	switch call.Op {
+	case "ready":
+		select {
+		case <-c.Ready():
+			if master, _, err := c.InitialTokens(); err == nil {
+				a.Value = master
+			}
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	case "put":
+		_, err := c.Propose(ctx, put(call.Key, call.Value))
+		return err
+	case "get":
+		view, err := c.Consistent(ctx)
+		if err != nil {
+			return err
+		}
+		if v, ok := view.Get(call.Key); ok {
+			a.Value = string(v.Value)
+		}
+		return nil
+	case "leads":
+		a.Value = fmt.Sprint(c.IsLeader())
+		return nil
+	}
+	return errors.New("unknown call")
+}
+
+// child is a master in a process of its own.
+type child struct {
+	t      testing.TB
+	cfg    childConfig
+	cmd    *exec.Cmd
+	in     *json.Encoder
+	pipe   io.Closer
+	mu     sync.Mutex
+	next   int
+	wait   map[int]chan childAnswer
+	exited chan struct{}
+}
+
+func startChild(t testing.TB, cfg childConfig) *child {
+	c := &child{t: t, cfg: cfg}
+	c.start()
+	t.Cleanup(c.kill)
+	return c
+}
+
+func (c *child) start() {
+	c.t.Helper()
+	text, err := json.Marshal(c.cfg)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.cmd = exec.Command(self)
+	c.cmd.Env = append(os.Environ(), childVariable+"="+string(text))
+	c.cmd.Stderr = os.Stderr
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	in, err := c.cmd.StdinPipe()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	out, err := c.cmd.StdoutPipe()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if err := c.cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	c.mu.Lock()
+	c.in, c.pipe, c.wait, c.exited = json.NewEncoder(in), in, map[int]chan childAnswer{}, make(chan struct{})
+	c.mu.Unlock()
+	go c.listen(out, c.cmd, c.exited)
+}
+
+// listen hands out answers until the process ends.
+func (c *child) listen(out io.Reader, cmd *exec.Cmd, exited chan struct{}) {
+	answers := json.NewDecoder(out)
+	for {
+		var a childAnswer
+		if err := answers.Decode(&a); err != nil {
+			_ = cmd.Wait()
+			close(exited)
+			return
+		}
+		c.mu.Lock()
+		if done := c.wait[a.ID]; done != nil {
+			done <- a
+			delete(c.wait, a.ID)
+		}
+		c.mu.Unlock()
+	}
+}
+
+// begin sends a call; a process that stands still finds it when it goes on.
+func (c *child) begin(op, key, value string) (done <-chan childAnswer, exited <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.next++
+	answer := make(chan childAnswer, 1)
+	c.wait[c.next] = answer
+	_ = c.in.Encode(childCall{ID: c.next, Op: op, Key: key, Value: value}) // a process that is gone shows below
+	return answer, c.exited
+}
+
+func (c *child) call(op, key, value string) (childAnswer, error) {
+	done, exited := c.begin(op, key, value)
+	return c.await(done, exited)
+}
+
+func (c *child) await(done <-chan childAnswer, exited <-chan struct{}) (childAnswer, error) {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case a := <-done:
+		if a.Error != "" {
+			return a, errors.New(a.Error)
+		}
+		return a, nil
+	case <-exited:
+		return childAnswer{}, errors.New("the process is gone")
+	case <-timer.C:
+		return childAnswer{}, errors.New("no answer")
+	}
+}
+
+func (c *child) ready() childAnswer {
+	c.t.Helper()
+	a, err := c.call("ready", "", "")
+	if err != nil {
+		c.t.Fatalf("%s is not ready: %v", c.cfg.Name, err)
+	}
+	c.cfg.Address, c.cfg.Gossip = a.Address, a.Gossip
+	return a
+}
+
+func (c *child) signal(s syscall.Signal) {
+	if err := c.cmd.Process.Signal(s); err != nil {
+		c.t.Errorf("signal %v to %s: %v", s, c.cfg.Name, err)
+	}
+}
+
+// kill is kill -9.
+func (c *child) kill() {
+	_ = c.cmd.Process.Kill()
+	<-c.exited
+	c.pipe.Close()
+}
+
+func startChildren(t testing.TB, count int) []*child {
+	dir := t.TempDir()
+	config := func(i int) childConfig {
+		name := fmt.Sprintf("master-%d", i)
+		return childConfig{Name: name, DataDir: filepath.Join(dir, name), Address: "127.0.0.1:0", Gossip: "127.0.0.1:0"}
+	}
+	children := []*child{startChild(t, config(1))}
+	token := children[0].ready().Value
+	for i := 2; i <= count; i++ {
+		cfg := config(i)
+		cfg.Join, cfg.Token = []string{children[0].cfg.Address}, token
+		c := startChild(t, cfg)
+		c.ready()
+		children = append(children, c)
+	}
+	return children
+}
+
+func leaderOf(t testing.TB, children []*child, not *child) (leader *child) {
+	t.Helper()
+	eventually(t, "a leader", func() error {
+		for _, c := range children {
+			if c == not {
+				continue
+			}
+			if a, err := c.call("leads", "", ""); err == nil && a.Value == "true" {
+				leader = c
+				return nil
+			}
+		}
+		return errors.New("nobody leads")
+	})
+	return leader
+}
+
+// A leader that stands still for longer than its lease is replaced. When it goes on it still believes to lead; what it is asked
+// then must not be answered from its past.
+func TestALeaderThatStoodStillAnswersNoStaleReads(t *testing.T) {
+	t.Parallel()
+	children := startChildren(t, 3)
+	for round := range 5 {
+		old := leaderOf(t, children, nil)
+		if _, err := old.call("put", "/t/a/b/c", fmt.Sprintf("before %d", round)); err != nil {
+			t.Fatal(err)
+		}
+		old.signal(syscall.SIGSTOP)
+		next := leaderOf(t, children, old)
+		now := fmt.Sprintf("after %d", round)
+		if _, err := next.call("put", "/t/a/b/c", now); err != nil {
+			t.Fatal(err)
+		}
+		type read struct {
+			done   <-chan childAnswer
+			exited <-chan struct{}
+		}
+		var reads []read
+		for range 20 {
+			done, exited := old.begin("get", "/t/a/b/c", "")
+			reads = append(reads, read{done, exited})
+		}
+		old.signal(syscall.SIGCONT)
+		for _, r := range reads {
+			if a, err := old.await(r.done, r.exited); err != nil || a.Value != now {
+				t.Fatalf("round %d: the old leader read %q, %v", round, a.Value, err)
+			}
+		}
+	}
+}
+
+// kill -9, at any moment, of any master and of all.
+func TestKillNineLosesNothing(t *testing.T) {
+	t.Parallel()
+	children := startChildren(t, 3)
+	seed := uint64(time.Now().UnixNano())
+	r := rand.New(rand.NewPCG(seed, 9))
+	acknowledged := map[string]string{}
+	for round := range 6 {
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		var stop atomic.Bool
+		var writes atomic.Int64
+		for w := range 6 {
+			c := children[w%3]
+			wg.Go(func() {
+				for i := 0; !stop.Load(); i++ {
+					key, value := fmt.Sprintf("/t/w/%d/%d", w, i%40), fmt.Sprintf("%d.%d", round, i)
+					_, err := c.call("put", key, value)
+					mu.Lock()
+					if err != nil {
+						acknowledged[key] = "" // it is unknown which value it has
+						mu.Unlock()
+						return
+					}
+					acknowledged[key] = value
+					mu.Unlock()
+					writes.Add(1)
+				}
+			})
+		}
+		enough := int64(20 + r.IntN(100))
+		eventually(t, "some writes", func() error {
+			if n := writes.Load(); n < enough {
+				return fmt.Errorf("%d writes", n)
+			}
+			return nil
+		})
+		victims := children
+		if round%2 == 0 {
+			victims = []*child{children[r.IntN(3)]}
+		}
+		for _, c := range victims {
+			_ = c.cmd.Process.Kill()
+		}
+		stop.Store(true)
+		wg.Wait()
+		for _, c := range victims {
+			c.kill()
+			c.start()
+		}
+		for _, c := range children {
+			c.ready()
+			for key, want := range acknowledged {
+				if want == "" {
+					continue
+				}
+				if a, err := c.call("get", key, ""); err != nil || a.Value != want {
+					t.Fatalf("seed %d round %d: %s reads %q for %s, %v; %q was acknowledged", seed, round, c.cfg.Name, a.Value, key, err, want)
+				}
+			}
+		}
+	}
+	t.Logf("%d keys", len(acknowledged))
+}
