@@ -81,6 +81,7 @@ type workerReport struct {
 	Generation uint64    `json:"generation"`
 	Issuer     string    `json:"issuer"`
 	NotAfter   time.Time `json:"notAfter"`
+	Address    string    `json:"address"`
 }
 
 // ownCertificates are this master's.
@@ -108,7 +109,7 @@ func (c *Cluster) ownCertificates() (MasterCertificates, error) {
 	}
 	known := c.followers.all()
 	for name, w := range known {
-		own.Workers[name] = workerReport{Following: w.streams > 0, Left: w.left, Since: w.since, Generation: w.generation, Issuer: w.issuer, NotAfter: w.notAfter}
+		own.Workers[name] = workerReport{Following: w.streams > 0, Left: w.left, Since: w.since, Generation: w.generation, Issuer: w.issuer, NotAfter: w.notAfter, Address: w.address}
 	}
 	return own, nil
 }

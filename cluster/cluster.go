@@ -174,6 +174,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	c.AddDuty("sweep abandoned restores", c.sweepRestores)
 	c.AddDuty("remove dead masters", c.removeDeadMasters)
 	c.AddDuty("rotate keys", c.advanceRotations)
+	c.AddDuty("choose who gossips", c.chooseGossip)
 	return c, nil
 }
 

@@ -39,6 +39,10 @@ type Config struct {
 
 	// APIHosts are the IP addresses and names that the API's serving certificate is for, beside this master's own.
 	APIHosts []string
+	// GossipMode is who takes part in gossip where this master leads: "all", "masters" (workers do not), or "auto" (the
+	// default): masters only with more than GossipLimit workers (0 is 2,000).
+	GossipMode  string
+	GossipLimit int
 	// Version is this binary's version, shown in Status.
 	Version string
 
@@ -164,6 +168,9 @@ func (cfg *Config) complete() error {
 	}
 	if cfg.FeatureLevel == 0 {
 		cfg.FeatureLevel = FeatureLevel
+	}
+	if err := CheckGossipMode(cfg.GossipMode); err != nil {
+		return err
 	}
 	if cfg.Version == "" {
 		cfg.Version = "unknown"

@@ -215,6 +215,13 @@ func (s joinService) JoinWorker(ctx context.Context, r *clusterv1.JoinWorkerRequ
 			return nil, toStatus(fmt.Errorf("the name %q is %w: the worker at %s has it and is alive; choose another name", r.Name, ErrNameTaken, host))
 		}
 	}
+	if !c.WorkersGossip() {
+		for _, m := range c.everyMaster(ctx) {
+			if w := m.Workers[r.Name]; w.Following && !slices.Contains(r.Addresses, w.Address) {
+				return nil, toStatus(fmt.Errorf("the name %q is %w: the worker at %s has it and is connected to %s; choose another name", r.Name, ErrNameTaken, w.Address, m.Name))
+			}
+		}
+	}
 	c.log.Info("admitting a worker", "worker", r.Name, "addresses", r.Addresses)
 	return c.workerCertificates(r.Name, r.Csr, r.Addresses)
 }

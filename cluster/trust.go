@@ -25,8 +25,8 @@ const (
 type settings struct {
 	mu      sync.Mutex
 	changed broadcast
-	// workersGossip says whether workers take part in gossip.
-	workersGossip bool
+	// mastersGossip says that masters alone take part in gossip.
+	mastersGossip bool
 	// revoked says from when on certificates of a worker are refused: those issued before are.
 	revoked map[string]time.Time
 }
@@ -34,13 +34,13 @@ type settings struct {
 func (s *settings) get() (workersGossip bool, changed <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.workersGossip, s.changed.next()
+	return !s.mastersGossip, s.changed.next()
 }
 
-func (s *settings) set(workersGossip bool, revoked map[string]time.Time) {
+func (s *settings) set(mastersGossip bool, revoked map[string]time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.workersGossip, s.revoked = workersGossip, revoked
+	s.mastersGossip, s.revoked = mastersGossip, revoked
 	s.changed.tell()
 }
 
@@ -100,9 +100,9 @@ func (c *Cluster) takeTrust(ctx context.Context, view kv.View) bool {
 			}
 		}
 	}
-	workersGossip := true
+	mastersGossip := false
 	if v, ok := view.Get(gossipKey); ok {
-		workersGossip = string(v.Value) != gossipMastersOnly
+		mastersGossip = string(v.Value) == gossipMastersOnly
 	}
 	revoked := map[string]time.Time{}
 	view.Range(revokedPrefix, kv.PrefixEnd(revokedPrefix), func(v *kv.Version) bool {
@@ -111,7 +111,7 @@ func (c *Cluster) takeTrust(ctx context.Context, view kv.View) bool {
 		}
 		return true
 	})
-	c.settings.set(workersGossip, revoked)
+	c.settings.set(mastersGossip, revoked)
 	c.port.recheck()
 	return true
 }

@@ -45,6 +45,9 @@ type WorkerIdentity struct {
 	// mu is held while the identity is changed.
 	mu    sync.Mutex
 	state atomic.Pointer[workerState]
+
+	once  sync.Once
+	heard chan struct{} // closed once a master has told what there is
 }
 
 // workerState is a document in use.
@@ -109,7 +112,7 @@ func JoinWorker(ctx context.Context, cfg JoinWorkerConfig) (*WorkerIdentity, err
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the worker's directory: %w", err)
 	}
-	w := &WorkerIdentity{Name: cfg.Name, cfg: cfg}
+	w := &WorkerIdentity{Name: cfg.Name, cfg: cfg, heard: make(chan struct{})}
 	doc, err := loadWorker(cfg.Dir)
 	if err != nil {
 		return nil, err

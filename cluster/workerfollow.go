@@ -19,6 +19,8 @@ const (
 	renewBound, renewAgain = 10 * time.Second, 200 * time.Millisecond
 	// goodbyeBound is how long a worker that stops waits for its goodbye to be taken.
 	goodbyeBound = 500 * time.Millisecond
+	// firstWord is how long gossip waits for a master's first word on who gossips.
+	firstWord = 2 * time.Second
 )
 
 // Run keeps the identity up to date until the context ends: it follows a master (any), takes over CAs and keys as they
@@ -95,6 +97,7 @@ func (w *WorkerIdentity) follow(ctx context.Context, address string) error {
 				w.cfg.Logger.Error("what the master says could not be kept", "error", err)
 				return err
 			}
+			w.once.Do(func() { close(w.heard) })
 		case <-renew.C:
 		case err := <-ended:
 			ended <- err // for the defer
@@ -241,6 +244,15 @@ func (w *WorkerIdentity) renewAnywhere(ctx context.Context) error {
 // filled in, and follow the identity.
 func (w *WorkerIdentity) RunGossip(ctx context.Context, cfg GossipConfig) error {
 	cfg.Seeds = func() []string { return w.state.Load().GossipSeeds }
+	// Whether it does, a master knows best; without one, what was last told counts.
+	timer := time.NewTimer(firstWord)
+	defer timer.Stop()
+	select {
+	case <-w.heard:
+	case <-timer.C:
+	case <-ctx.Done():
+		return nil
+	}
 	var g *Gossip
 	defer func() {
 		if g != nil {

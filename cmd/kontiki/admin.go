@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,8 +12,6 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/kontiki/kontiki/cluster"
-	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/cmd/kontiki/dev"
 )
 
@@ -41,62 +38,6 @@ func adminConfig(kubeconfig string) (*rest.Config, error) {
 	}
 	config.QPS = -1
 	return config, nil
-}
-
-// tokenCommand works on a master's host, with the master's own data.
-func tokenCommand() *cobra.Command {
-	var dir, role, description, output string
-	var ttl time.Duration
-	cmd := &cobra.Command{Use: "token", Short: "Manage join tokens, on a master's host"}
-	cmd.PersistentFlags().StringVar(&dir, "data-dir", defaultServerDir, "the master's data")
-	admin := func(run func(ctx context.Context, a *cluster.Admin) error) func(*cobra.Command, []string) error {
-		return func(cmd *cobra.Command, _ []string) error {
-			a, err := cluster.DialAdmin(dir)
-			if err != nil {
-				return err
-			}
-			defer a.Close()
-			return run(cmd.Context(), a)
-		}
-	}
-	create := &cobra.Command{Use: "create", Short: "Make a join token and print it", Args: cobra.NoArgs,
-		RunE: admin(func(ctx context.Context, a *cluster.Admin) error {
-			token, err := a.CreateToken(ctx, pki.Role(role), ttl, description)
-			if err == nil {
-				fmt.Println(token)
-			}
-			return err
-		})}
-	create.Flags().StringVar(&role, "role", "worker", "master or worker")
-	create.Flags().DurationVar(&ttl, "ttl", 24*time.Hour, "how long it can be used; 0 is forever")
-	create.Flags().StringVar(&description, "description", "", "what it is for")
-	list := &cobra.Command{Use: "list", Short: "List join tokens (never their secrets)", Args: cobra.NoArgs,
-		RunE: admin(func(ctx context.Context, a *cluster.Admin) error {
-			tokens, err := a.Tokens(ctx)
-			if err != nil {
-				return err
-			}
-			if output == "json" {
-				return printJSON(tokens)
-			}
-			w := tabwriter.NewWriter(os.Stdout, 0, 4, 3, ' ', 0)
-			fmt.Fprintln(w, "ID\tROLE\tEXPIRES\tDESCRIPTION")
-			for _, t := range tokens {
-				expires := "never"
-				if !t.ExpiresAt.IsZero() {
-					expires = t.ExpiresAt.Format(time.RFC3339)
-				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", t.ID, t.Role, expires, t.Description)
-			}
-			return w.Flush()
-		})}
-	list.Flags().StringVarP(&output, "output", "o", "", "json")
-	revoke := &cobra.Command{Use: "revoke ID", Short: "Revoke a join token", Args: cobra.ExactArgs(1)}
-	revoke.RunE = func(cmd *cobra.Command, args []string) error {
-		return admin(func(ctx context.Context, a *cluster.Admin) error { return a.RevokeToken(ctx, args[0]) })(cmd, args)
-	}
-	cmd.AddCommand(create, list, revoke)
-	return cmd
 }
 
 // imageCommand imports images through the API into the nodes' own stores.

@@ -111,7 +111,7 @@ func (m *master) schedule(ctx context.Context) error {
 func (m *master) control(ctx context.Context) error {
 	events := m.cluster.MemberEvents()
 	defer events.Close()
-	hints := newWorkerHints(m.cluster.Members, events, m.census)
+	hints := newWorkerHints(m.cluster.Members, m.cluster.WorkersGossip, events, m.census)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return hints.Run(ctx) })
 	several := func(name string, make func(*client.Client, record.EventRecorder) []*controller.Controller) {

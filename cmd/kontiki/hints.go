@@ -26,6 +26,9 @@ const settleTime = 3 * time.Second
 type workerHints struct {
 	events *cluster.MemberEvents
 	census *nodes.Census
+	// workersGossip says whether workers take part in gossip; what it says of those that left it, because they are not to,
+	// means nothing.
+	workersGossip func() bool
 
 	mu      sync.Mutex
 	settled time.Time // when every worker must have shown up; zero before
@@ -35,8 +38,8 @@ type workerHints struct {
 	wake    chan struct{}
 }
 
-func newWorkerHints(members func() []cluster.Member, events *cluster.MemberEvents, census *nodes.Census) *workerHints {
-	h := &workerHints{events: events, census: census, gossip: map[string]cluster.Member{}, queued: map[string]bool{}, wake: make(chan struct{}, 1)}
+func newWorkerHints(members func() []cluster.Member, workersGossip func() bool, events *cluster.MemberEvents, census *nodes.Census) *workerHints {
+	h := &workerHints{events: events, census: census, workersGossip: workersGossip, gossip: map[string]cluster.Member{}, queued: map[string]bool{}, wake: make(chan struct{}, 1)}
 	for _, m := range members() {
 		if m.Role == cluster.RoleWorker {
 			h.gossip[m.Name] = m
@@ -149,7 +152,7 @@ func (h *workerHints) Next(ctx context.Context) (nodelifecycle.Member, error) {
 func (h *workerHints) member(name string) nodelifecycle.Member {
 	w, hadSession := h.census.Worker(name)
 	m, gossips := h.gossip[name]
-	return believe(name, w, hadSession, m, gossips, h.settled)
+	return believe(name, w, hadSession, m, gossips && h.workersGossip(), h.settled)
 }
 
 // believe draws together what a worker's session and gossip say. settled is when a worker without a session became

@@ -84,7 +84,7 @@ func TestWorkerHintsAreOfWorkersAlone(t *testing.T) {
 	events := c.MemberEvents()
 	defer events.Close()
 	census := nodes.NewCensus(nodes.CensusConfig{Masters: func() []string { return nil }, Log: quiet})
-	hints := newWorkerHints(c.Members, events, census)
+	hints := newWorkerHints(c.Members, c.WorkersGossip, events, census)
 	feeding, starve := context.WithCancel(ctx)
 	fed := make(chan error, 1)
 	go func() { fed <- hints.Run(feeding) }()

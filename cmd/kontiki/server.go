@@ -49,6 +49,7 @@ type serverOptions struct {
 	backups                   cluster.BackupSchedule
 	noAgent                   bool
 	certificateLifetime       time.Duration
+	gossip                    string
 	agent                     agentOptions
 }
 
@@ -90,6 +91,7 @@ func serverCommand() *cobra.Command {
 	f.Float64Var(&o.evictions.SecondaryRate, "secondary-node-eviction-rate", o.evictions.SecondaryRate, "the same of an unhealthy zone; 0 if it is not larger than --large-cluster-size-threshold")
 	f.Float64Var(&o.evictions.UnhealthyZone, "unhealthy-zone-threshold", o.evictions.UnhealthyZone, "the fraction of a zone's nodes, and at least three, that must not be ready for it to be unhealthy")
 	f.IntVar(&o.evictions.LargeCluster, "large-cluster-size-threshold", o.evictions.LargeCluster, "up to how many nodes an unhealthy zone counts as small: nothing is evicted from it")
+	f.StringVar(&o.gossip, "gossip", "auto", "who takes part in gossip: all, masters, or auto, which is masters only with more than 2,000 workers; the same on all masters")
 	f.DurationVar(&o.certificateLifetime, "certificate-lifetime", pki.DefaultTTL, "how long certificates live that this master issues; they are renewed at two thirds of it")
 	f.DurationVar(&o.deadMasters, "remove-dead-masters-after", time.Hour, "how long a master may be dead before it is removed, if three or more others vote; 0 is never")
 	f.StringVar(&o.backups.Dir, "snapshot-dir", "", "where this master keeps the snapshots that it takes by itself (default: snapshots in the data directory)")
@@ -186,7 +188,7 @@ func runServer(ctx context.Context, o *serverOptions) error {
 		APIAddress: at(o.apiPort), Bootstrap: len(o.join) == 0, Join: o.join, Token: o.token,
 		APIHosts: append([]string{"127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
 			"kubernetes.default.svc." + o.clusterDomain, kubernetes.String(), o.nodeIP}, o.tlsSANs...),
-		Version: gitVersion, Logger: log, Timings: cluster.Timings{Certificate: o.certificateLifetime},
+		Version: gitVersion, Logger: log, Timings: cluster.Timings{Certificate: o.certificateLifetime}, GossipMode: o.gossip,
 		DeadAfter: o.deadMasters, Backups: o.backups,
 	})
 	if err != nil {
