@@ -20,6 +20,9 @@ import (
 // settleTime is how long a new leader waits for workers whose sessions were with the old one.
 const settleTime = 3 * time.Second
 
+// staleGossip is how long before the end of a worker's session gossip may have called it dead to be heard.
+const staleGossip = 10 * time.Second
+
 // workerHints are what the node controllers hear of workers: their sessions with masters and, where workers gossip, gossip. A
 // session is the better witness, for the worker answers in it: while it does, gossip may say what it wants. Run feeds
 // them.
@@ -158,12 +161,14 @@ func (h *workerHints) member(name string) nodelifecycle.Member {
 // believe draws together what a worker's session and gossip say. settled is when a worker without a session became
 // suspect for that, or zero.
 func believe(name string, w nodes.Worker, hadSession bool, m cluster.Member, gossips bool, settled time.Time) nodelifecycle.Member {
+	// What gossip said long before the session broke was wrong then, or is about hosts that do not gossip any more.
+	stale := hadSession && m.Since.Before(w.Since.Add(-staleGossip))
 	switch {
 	case hadSession && w.State == nodes.Connected:
 		return nodelifecycle.Member{Name: name, State: nodelifecycle.Alive, Since: w.Since}
-	case gossips && m.State == cluster.MemberDead:
+	case gossips && !stale && m.State == cluster.MemberDead:
 		return nodelifecycle.Member{Name: name, State: nodelifecycle.Dead, Since: m.Since}
-	case gossips && m.State == cluster.MemberLeft:
+	case gossips && !stale && m.State == cluster.MemberLeft:
 		return nodelifecycle.Member{Name: name, State: nodelifecycle.Left, Since: m.Since}
 	case hadSession:
 		return nodelifecycle.Member{Name: name, State: nodelifecycle.Suspect, Since: w.Since}
