@@ -162,7 +162,7 @@ func (c *Census) follow(ctx context.Context, address string) {
 			return
 		}
 		c.Log.Debug("the sessions of a master cannot be watched", "master", address, "error", err)
-		if pause *= 2; heard || pause > lastRewatch {
+		if pause = min(2*pause, lastRewatch); heard {
 			pause = firstRewatch
 		}
 		select {

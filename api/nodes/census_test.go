@@ -146,8 +146,10 @@ func TestAMastersSessionsGoWithIt(t *testing.T) {
 	a.session("w1", Connected)
 	a.session("w2", Connected)
 	b.session("w2", Connected)
+	b.session("w3", Connected)
 	c, ctx := startCensus(t, ms)
 	await(t, ctx, c, "w1", Connected)
+	await(t, ctx, c, "w3", Connected) // both masters have answered
 	await(t, ctx, c, "w2", Connected)
 	a.server.Stop()
 	await(t, ctx, c, "w1", Gone)

@@ -312,3 +312,30 @@ func TestTokensAreForPodsOfTheCallingNode(t *testing.T) {
 		t.Fatalf("%v, %v", who, err)
 	}
 }
+
+func TestASessionOfANodeThatCountsAsLostEnds(t *testing.T) {
+	h, c := serve(t)
+	w := connect(t, c, "w1")
+	w.until("its own node", w.has("nodes//w1"))
+	stored, _ := client.Get[*corev1.Node](h.Client.View(), "", "w1")
+	marked := stored.DeepCopy()
+	marked.Status.Conditions[0].Status = corev1.ConditionUnknown
+	if _, err := client.UpdateStatus(context.Background(), h.Client, marked); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := w.stream.Recv(); err != nil {
+			if status.Code(err) != codes.Unavailable {
+				t.Errorf("the session ended with %v", err)
+			}
+			break
+		}
+	}
+	// Its next session makes it known again.
+	again := connect(t, c, "w1")
+	again.until("its own node", again.has("nodes//w1"))
+	stored, _ = client.Get[*corev1.Node](h.Client.View(), "", "w1")
+	if stored.Status.Conditions[0].Status != corev1.ConditionTrue {
+		t.Errorf("conditions %+v", stored.Status.Conditions)
+	}
+}

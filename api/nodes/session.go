@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kontiki/kontiki/api/client"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
@@ -52,8 +53,6 @@ type session struct {
 // run runs the session until one of its parts fails. The worker is welcomed before anything is written, so that it has
 // found its new master also while the masters elect a leader.
 func (s *session) run(ctx context.Context, node []byte) error {
-	s.attendance.set(s, Connected)
-	defer s.attendance.set(s, Gone)
 	masters := s.Masters()
 	if err := s.welcome(masters); err != nil {
 		return err
@@ -63,6 +62,8 @@ func (s *session) run(ctx context.Context, node []byte) error {
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	defer cancel()
+	s.attendance.set(s, Connected)
+	defer s.attendance.set(s, Gone) // before the parts have ended: the leader should know at once
 	failed := make(chan error, 5)
 	for _, part := range []func(context.Context) error{
 		func(ctx context.Context) error {
@@ -189,6 +190,9 @@ func (s *session) assign(ctx context.Context) error {
 			return s.sendFull(version, upserts)
 		},
 		func(events []client.Event) error {
+			if lost(events, s.node) {
+				return status.Errorf(codes.Unavailable, "node %s counts as lost meanwhile: it must report again", s.node)
+			}
 			v := s.Client.View()
 			changes := newDelta()
 			known.apply(changes, v, events)
@@ -200,6 +204,24 @@ func (s *session) assign(ctx context.Context) error {
 			version = events[len(events)-1].Revision
 			return s.sendDelta(from, version, upserts, deletes)
 		})
+}
+
+// lost says that a node was marked as unknown by one of the events. Only a new session makes it known again: its worker
+// may never have noticed that it was silent.
+func lost(events []client.Event, node string) bool {
+	unknown := func(obj client.Object) bool {
+		n, ok := obj.(*corev1.Node)
+		if !ok || n.Name != node {
+			return false
+		}
+		for _, c := range n.Status.Conditions {
+			if c.Type == corev1.NodeReady {
+				return c.Status == corev1.ConditionUnknown
+			}
+		}
+		return false
+	}
+	return slices.ContainsFunc(events, func(e client.Event) bool { return e.New != nil && unknown(e.New) && (e.Old == nil || !unknown(e.Old)) })
 }
 
 // sendFull sends a full set, in as many messages as its size asks for.

@@ -82,9 +82,18 @@ func TestAWorkerMovesWhenItIsAsked(t *testing.T) {
 	home.await("the first session", func() bool { return home.hellos == 1 })
 	home.move(addresses[1])
 	other.await("the worker", func() bool { return other.hellos == 1 })
-	// One that is not there does not keep it from those that are.
+	// One that it cannot reach does not end its session.
 	other.move("127.0.0.1:1")
-	other.await("the worker again", func() bool { return other.hellos == 2 })
+	p := sleeper("p")
+	other.pod(p)
+	other.awaitPod(p.UID, "running", running)
+	other.move(addresses[0])
+	home.await("the worker again", func() bool { return home.hellos == 2 })
+	other.mu.Lock()
+	defer other.mu.Unlock()
+	if other.hellos != 1 {
+		t.Errorf("%d sessions with the second master", other.hellos)
+	}
 }
 
 // mutedStream is a session's stream on which nothing is sent.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/connectivity"
 
 	"github.com/kontiki/kontiki/node/wire"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
@@ -157,6 +158,9 @@ func (a *Agent) session(ctx context.Context, addr string, patience time.Duration
 	}
 	first, err := stream.Recv()
 	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
 		return false, err
 	}
 	w := first.GetWelcome()
@@ -179,7 +183,7 @@ func (a *Agent) session(ctx context.Context, addr string, patience time.Duration
 	a.out.begin()
 	defer a.out.end()
 
-	s := &session{stream: stream, spoke: make(chan struct{}, 1)}
+	s := &session{stream: stream, spoke: make(chan struct{}, 1), moves: make(chan string, 1)}
 	g, gctx := errgroup.WithContext(ctx)
 	part := func(run func() error) {
 		g.Go(func() error {
@@ -204,6 +208,18 @@ func (a *Agent) session(ctx context.Context, addr string, patience time.Duration
 		}
 	})
 	part(func() error { return s.listen(gctx, missed) })
+	part(func() error {
+		for {
+			select {
+			case to := <-s.moves:
+				if a.answers(gctx, to) {
+					return &moved{to: to}
+				}
+			case <-gctx.Done():
+				return gctx.Err()
+			}
+		}
+	})
 	err = g.Wait()
 	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
 		err = cause
@@ -220,6 +236,7 @@ type session struct {
 	period atomic.Int64  // between two of the master's beats; 0 from a master that sends none
 	spoke  chan struct{} // the master said something
 	busy   atomic.Bool   // with taking in what it said
+	moves  chan string   // masters that it asks to turn to
 }
 
 func (s *session) send(m *nodev1.SessionRequest) error {
@@ -265,6 +282,27 @@ func (s *session) listen(ctx context.Context, most int) error {
 		}
 		if period := time.Duration(s.period.Load()); period > 0 {
 			timer.Reset(max(period, minSilence/missedBeats))
+		}
+	}
+}
+
+// answers says if a master takes connections from here.
+func (a *Agent) answers(ctx context.Context, addr string) bool {
+	ctx, cancel := context.WithTimeout(ctx, welcomeTimeout)
+	defer cancel()
+	conn, err := a.c.Dial(ctx, addr)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	conn.Connect()
+	for {
+		state := conn.GetState()
+		if state == connectivity.Ready {
+			return true
+		}
+		if !conn.WaitForStateChange(ctx, state) {
+			return false
 		}
 	}
 }
@@ -321,7 +359,10 @@ func (a *Agent) receive(s *session) error {
 			}
 			a.out.acknowledge(r.Sequence)
 		case m.GetMove() != nil:
-			return &moved{to: m.GetMove().Master}
+			select {
+			case s.moves <- m.GetMove().Master:
+			default: // one is being looked at
+			}
 		case m.GetWelcome() != nil: // the masters changed
 			a.takeWelcome(m.GetWelcome())
 		}

@@ -119,6 +119,19 @@ func TestAPausedWorker(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 	}
 
+	// About as long as it takes to be lost, and shorter than its session lasts: whether it was declared lost or not, it is well
+	// afterwards, and stays so.
+	signal(syscall.SIGSTOP)
+	time.Sleep(8500 * time.Millisecond)
+	middle, err := readyCondition("worker-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("after a pause of 8.5 s it is Ready=%s", middle.Status)
+	signal(syscall.SIGCONT)
+	awaitNode(t, "worker-1", corev1.ConditionTrue)
+	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/server", "--timeout=30s")
+
 	// Longer: it is lost, and back when it goes on.
 	signal(syscall.SIGSTOP)
 	paused := time.Now()
