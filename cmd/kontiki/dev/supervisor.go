@@ -93,6 +93,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.serveControl(ctx) })
 	group.Go(func() error { return s.forward(ctx) })
+	group.Go(func() error { return s.followIdentity(ctx) })
 	group.Go(func() error { return s.bringUp(ctx) })
 	err = group.Wait()
 	return errors.Join(ignoreCancel(err), s.shutDown())
@@ -145,8 +146,7 @@ func (s *Supervisor) bringUp(ctx context.Context) error {
 			return err
 		}
 	}
-	api := "https://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(s.state.APIPort))
-	if err := s.writeKubeconfig(api); err != nil {
+	if err := s.writeKubeconfig(); err != nil {
 		return err
 	}
 	probe, err := newProbe(s.state.Kubeconfig())
@@ -156,7 +156,7 @@ func (s *Supervisor) bringUp(ctx context.Context) error {
 	if err := poll(ctx, time.Minute, "the API to be ready", func() error { return probe.ready(ctx) }); err != nil {
 		return s.explain(err)
 	}
-	s.progress(begin, "API ready at %s", api)
+	s.progress(begin, "API ready at %s", s.apiURL())
 	for _, h := range s.state.of(worker) {
 		if err := s.start(h); err != nil {
 			return err
@@ -236,14 +236,6 @@ func (s *Supervisor) belongs(h Host) bool {
 func (s *Supervisor) founds(h Host) bool {
 	masters := s.state.of(master)
 	return h.Name == masters[0].Name && (s.belongs(h) || !slices.ContainsFunc(masters[1:], s.belongs))
-}
-
-func (s *Supervisor) writeKubeconfig(server string) error {
-	identity, err := cluster.LoadIdentity(s.state.hostDir(s.state.of(master)[0]))
-	if err != nil {
-		return err
-	}
-	return s.options.WriteKubeconfig(s.state.Kubeconfig(), server, identity.CA, identity.RootsPEM())
 }
 
 // command is what a host runs.
