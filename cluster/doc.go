@@ -29,6 +29,17 @@
 // A worker's key never leaves its host: the token buys two certificates for it, a client's (system:node:NAME) and a
 // serving one. Whoever holds a worker token can become any worker; whoever holds a master token becomes the cluster.
 //
+// # Changes of the identity
+//
+// An Identity has a generation, and changes by a new one (rotation.go makes it, purely). The leader proposes it as one key
+// of the store, sealed under the secret key of the generation before (seal.go); every master that applies it opens it,
+// saves it, and then uses it (trust.go). liveIdentity is what everybody else reads (certificates.go): nobody keeps an
+// Identity, a pool or a certificate beyond one use. Three rules keep every host in: a change begins only when every master
+// has the present generation; what is new is trusted by all before it is used, which the leader's duty advances when all
+// masters and all connected workers have said so (certstatus.go); and a new CA comes with its cross-signed certificate, so
+// that who trusts the old one alone is served until the old one is dropped. Workers follow a master's TrustService
+// (followers.go, workerfollow.go).
+//
 // # A write
 //
 // Propose encodes a command and puts it into a queue that a few senders empty (propose.go): on a follower a batch becomes
@@ -69,5 +80,5 @@
 //
 // A log in bbolt rather than raft-wal: slower under load, and it can tell a torn commit from a damaged one. Every master holds the CA's key, so that any of them
 // admits hosts while others are down; the price is that a stolen master's disk is the cluster. A removed master keeps a
-// valid certificate: removing a stolen one needs a new CA, which is not built yet.
+// valid certificate until the CA is rotated.
 package cluster
