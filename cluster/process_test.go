@@ -26,6 +26,7 @@ type childConfig struct {
 	Name, DataDir, Address, Gossip string
 	Join                           []string
 	Token                          string
+	RealTimers                     bool
 }
 
 type childCall struct {
@@ -57,7 +58,10 @@ func serveIfChild() {
 	if os.Getenv("KONTIKI_TEST_LOG") != "" {
 		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	compacting(&cfg)
+	if compacting(&cfg); in.RealTimers {
+		cfg.Timings = DefaultTimings
+		cfg.Timings.Gossip = GossipLocal
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c, err := Open(ctx, cfg)
 	if err != nil {
@@ -251,11 +255,11 @@ func (c *child) kill() {
 	c.pipe.Close()
 }
 
-func startChildren(t testing.TB, count int) []*child {
+func startChildren(t testing.TB, count int, realTimers bool) []*child {
 	dir := t.TempDir()
 	config := func(i int) childConfig {
 		name := fmt.Sprintf("master-%d", i)
-		return childConfig{Name: name, DataDir: filepath.Join(dir, name), Address: "127.0.0.1:0", Gossip: "127.0.0.1:0"}
+		return childConfig{Name: name, DataDir: filepath.Join(dir, name), Address: "127.0.0.1:0", Gossip: "127.0.0.1:0", RealTimers: realTimers}
 	}
 	children := []*child{startChild(t, config(1))}
 	token := children[0].ready().Value
@@ -290,7 +294,7 @@ func leaderOf(t testing.TB, children []*child, not *child) (leader *child) {
 // then must not be answered from its past.
 func TestALeaderThatStoodStillAnswersNoStaleReads(t *testing.T) {
 	t.Parallel()
-	children := startChildren(t, 3)
+	children := startChildren(t, 3, false)
 	for round := range 5 {
 		old := leaderOf(t, children, nil)
 		if _, err := old.call("put", "/t/a/b/c", fmt.Sprintf("before %d", round)); err != nil {
@@ -323,7 +327,7 @@ func TestALeaderThatStoodStillAnswersNoStaleReads(t *testing.T) {
 // kill -9, at any moment, of any master and of all.
 func TestKillNineLosesNothing(t *testing.T) {
 	t.Parallel()
-	children := startChildren(t, 3)
+	children := startChildren(t, 3, false)
 	seed := uint64(time.Now().UnixNano())
 	r := rand.New(rand.NewPCG(seed, 9))
 	acknowledged := map[string]string{}
