@@ -69,6 +69,8 @@ bench: deps build images ## measure; nothing is asserted
 	$(GO) test -run '^$$' -bench . -benchmem $$($(GO) list ./... | grep -v /test/)
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench . -benchtime 20x ./test/bench
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench . -benchtime 5x ./test/bench/loss
+	cd test/bench/logstore && $(GO) test -v -run DamagedLastEntry -bench . .
+	cd test/bench/etcd && $(GO) test -run '^$$' -bench . .
 
 generate: ## regenerate committed code: protobuf, OpenAPI
 	GOBIN=$(TOOLS) $(GO) install $(PROTOC_GEN_GO)
