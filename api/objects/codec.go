@@ -32,6 +32,8 @@ var (
 type Sealer interface {
 	Seal(key string, plain []byte) ([]byte, error)
 	Open(key string, sealed []byte) ([]byte, error)
+	// Stale says that a value is sealed with another key than Seal uses now.
+	Stale(sealed []byte) bool
 }
 
 // protoMessage is what every built-in type can do.

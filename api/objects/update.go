@@ -301,7 +301,7 @@ func (s *Service) encodeChange(kind *registry.Kind, stored *kv.Version, obj, old
 		if err != nil {
 			return nil, false, err
 		}
-		if bytes.Equal(before, after) {
+		if bytes.Equal(before, after) && !s.stale(kind, stored) {
 			return after, true, nil
 		}
 		obj.SetManagedFields(now)
@@ -313,7 +313,12 @@ func (s *Service) encodeChange(kind *registry.Kind, stored *kv.Version, obj, old
 	if value, err = s.seal(kind, stored.Key, after); err != nil {
 		return nil, false, err
 	}
-	return value, bytes.Equal(before, after), nil
+	return value, bytes.Equal(before, after) && !s.stale(kind, stored), nil
+}
+
+// stale says that a value would be sealed with another key now: a write that changes nothing changes that.
+func (s *Service) stale(kind *registry.Kind, stored *kv.Version) bool {
+	return kind.Sealed && s.sealer.Stale(stored.Value)
 }
 
 // remove deletes the stored version for good. The answer is the object as it last was.

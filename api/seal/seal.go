@@ -83,6 +83,11 @@ func (s *Sealer) Seal(storageKey string, plain []byte) ([]byte, error) {
 	return aead.Seal(out[:len(out)+len(nonce)], nonce, plain, associated(ring.current, storageKey)), nil
 }
 
+// Stale says that a value is sealed with another key than Seal uses now.
+func (s *Sealer) Stale(sealed []byte) bool {
+	return !bytes.HasPrefix(sealed, []byte(prefix+s.keys.Load().current+":"))
+}
+
 // Open decrypts a value that was sealed for the storage key.
 func (s *Sealer) Open(storageKey string, sealed []byte) ([]byte, error) {
 	rest, ok := bytes.CutPrefix(sealed, []byte(prefix))

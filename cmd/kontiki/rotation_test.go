@@ -207,9 +207,9 @@ func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 		return nil
 	})
 	// A client that has heard of nothing connects anew: the new CA's certificate comes with the way from the old one.
-	code, _, reused, err := ask(ctx, apiClient(before.Roots(), adminCertificate(t, before.CA)), http.MethodGet, m.api+"/api/v1/namespaces/default", "")
+	code, answer, reused, err := ask(ctx, apiClient(before.Roots(), adminCertificate(t, before.CA)), http.MethodGet, m.api+"/api/v1/namespaces/default", "")
 	if err != nil || code != http.StatusOK || reused {
-		t.Errorf("a client that trusts the old CA alone: %d, %v", code, err)
+		t.Errorf("a client that trusts the old CA alone: %d, %v: %s", code, err, answer)
 	}
 	secretOf("old")
 	awaitThat(t, "new secrets to be sealed with the new key", func() error {
@@ -221,6 +221,18 @@ func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 	})
 	putSecret("new")
 	secretOf("new")
+	// Written again as they are, old Secrets are sealed with the new key.
+	code, answer, _, err = ask(ctx, client, http.MethodGet, m.api+"/api/v1/namespaces/default/secrets/old", "")
+	if err != nil || code != http.StatusOK {
+		t.Fatal(code, err)
+	}
+	if code, answer, _, err := ask(ctx, client, http.MethodPut, m.api+"/api/v1/namespaces/default/secrets/old", string(answer)); err != nil || code != http.StatusOK {
+		t.Fatalf("write a secret again: %d, %v: %s", code, err, answer)
+	}
+	if v, ok := m.cluster.View().Get("/core/secrets/default/old"); !ok || !bytes.Contains(v.Value, []byte(":"+now.CurrentSecretKey+":")) {
+		t.Error("a secret that was written again is sealed with the old key")
+	}
+	secretOf("old")
 
 	out := captureStdout(t, func() {
 		root := root()
