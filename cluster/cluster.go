@@ -51,7 +51,7 @@ type Cluster struct {
 	followers      followers
 	settings       settings
 	knownWorkers   atomic.Pointer[func() []string]
-	identityChange sync.Mutex // one change of the identity at a time
+	identityChange turn // one change of the identity at a time
 
 	clusterServer, nodeServer, joinServer *grpc.Server
 
@@ -63,7 +63,7 @@ type Cluster struct {
 
 	duties       duties
 	transferring sync.Mutex
-	memberChange sync.Mutex
+	memberChange turn // one change of the members at a time
 
 	life   context.Context // ends all waiting
 	end    context.CancelFunc
@@ -86,7 +86,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if err := pki.MakeDir(cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
-	listener, err := net.Listen("tcp", cfg.BindAddress)
+	listener, err := cfg.Network.Listen(cfg.BindAddress)
 	if err != nil {
 		return nil, fmt.Errorf("listen for masters and workers: %w", err)
 	}
@@ -112,7 +112,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	host, _, _ := net.SplitHostPort(address)
 	live := newLiveIdentity(identity, cfg.Timings.Certificate)
 	own := newCertificates(live, cfg.Name, []string{cfg.Name, host})
-	d := &dialer{roots: live.roots, certificate: own.get}
+	d := &dialer{network: cfg.Network, roots: live.roots, certificate: own.get}
 	c := &Cluster{
 		cfg: cfg, log: log, identity: live, member: self, address: address,
 		store:    fsm.New(fsm.Options{NewestCommand: uint64(cfg.FeatureLevel)}),
@@ -125,6 +125,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		opened:   time.Now(),
 
 		reconfigured: make(chan struct{}, 1),
+		memberChange: make(turn, 1), identityChange: make(turn, 1),
 	}
 	apiHosts := append([]string{cfg.Name, host, "localhost", "127.0.0.1", "::1"}, cfg.APIHosts...)
 	c.certificates = own
@@ -155,7 +156,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		Name: cfg.Name, Role: pki.RoleMaster, Address: address, APIAddress: cfg.APIAddress, Version: cfg.Version, Recoveries: self.Recoveries,
 		BindAddress: cfg.GossipBindAddress, AdvertiseAddress: cfg.GossipAdvertiseAddress,
 		Keys: identity.GossipKeys, Timings: cfg.Timings.Gossip, Logger: log,
-		Seeds: c.seeds,
+		Seeds: c.seeds, Network: cfg.Network,
 	})
 	if err != nil {
 		return nil, err

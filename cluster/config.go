@@ -58,6 +58,8 @@ type Config struct {
 	// no writes. 0 means 64 MiB and 128 MiB, a negative number none.
 	DiskReserve, DiskLow int64
 
+	// Network is how this master listens and dials; nil is the machine's network.
+	Network Network
 	Timings Timings
 	Logger  *slog.Logger // nil means slog.Default()
 }
@@ -165,6 +167,9 @@ func (cfg *Config) complete() error {
 			return fmt.Errorf("bind address %q: %w", cfg.BindAddress, err)
 		}
 		cfg.GossipBindAddress = net.JoinHostPort(host, strconv.Itoa(DefaultGossipPort))
+	}
+	if cfg.Network == nil {
+		cfg.Network = machineNetwork{}
 	}
 	if cfg.FeatureLevel == 0 {
 		cfg.FeatureLevel = FeatureLevel

@@ -147,8 +147,10 @@ func removable(servers []raft.Server, since map[raft.ServerID]time.Time, before 
 }
 
 func (c *Cluster) removeDead(ctx context.Context, victim raft.Server) error {
-	c.memberChange.Lock()
-	defer c.memberChange.Unlock()
+	if err := c.memberChange.take(ctx); err != nil {
+		return err
+	}
+	defer c.memberChange.leave()
 	if c.alive(ctx, string(victim.ID), string(victim.Address)) {
 		return nil
 	}

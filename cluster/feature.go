@@ -104,8 +104,10 @@ func (c *Cluster) keepFeatureLevel(ctx context.Context) error {
 }
 
 func (c *Cluster) raiseFeatureLevel(ctx context.Context) error {
-	c.memberChange.Lock() // nobody joins between the question and the answer
-	defer c.memberChange.Unlock()
+	if err := c.memberChange.take(ctx); err != nil { // nobody joins between the question and the answer
+		return err
+	}
+	defer c.memberChange.leave()
 	level, revision := featureLevelOf(c.store.View())
 	if level >= c.cfg.FeatureLevel {
 		return nil

@@ -37,7 +37,9 @@ type GossipConfig struct {
 	// Keys encrypt: the first one sends, all receive. 32 bytes each.
 	Keys [][]byte
 	// Seeds answers gossip addresses of hosts that may be there. It is asked again whenever members are missing.
-	Seeds   func() []string
+	Seeds func() []string
+	// Network is how it reaches others; nil is the machine's network.
+	Network Network
 	Timings GossipTimings
 	Logger  *slog.Logger
 }
@@ -159,6 +161,11 @@ func StartGossip(cfg GossipConfig) (*Gossip, error) {
 	g.keyring = list.Keyring
 	list.Delegate, list.Events, list.Ping = callbacks{g}, callbacks{g}, callbacks{g}
 	list.Logger = log.New(lineWriter(g.memberlistLog), "", 0)
+	if cfg.Network != nil {
+		if list.Transport, err = cfg.Network.Gossip(cfg.BindAddress); err != nil {
+			return nil, fmt.Errorf("start gossip at %s: %w", cfg.BindAddress, err)
+		}
+	}
 	if g.list, err = memberlist.Create(list); err != nil {
 		return nil, fmt.Errorf("start gossip at %s: %w", cfg.BindAddress, err)
 	}

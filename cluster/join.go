@@ -29,11 +29,10 @@ const (
 
 // dialPinned connects to a master's join service. The server must show a certificate under the CA that the token pins
 // before anything is sent.
-func dialPinned(ctx context.Context, address string, token parsedToken) (*grpc.ClientConn, error) {
+func dialPinned(ctx context.Context, network Network, address string, token parsedToken) (*grpc.ClientConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinDial)
 	defer cancel()
-	var netDialer net.Dialer
-	raw, err := netDialer.DialContext(ctx, "tcp", address)
+	raw, err := network.Dial(ctx, address)
 	if err != nil {
 		return nil, fmt.Errorf("reach %s: %w", address, err)
 	}
@@ -89,7 +88,7 @@ func verifyPinned(state tls.ConnectionState, pin string) error {
 }
 
 // join asks masters in turn, until one lets this host in or says no for good.
-func join[T any](ctx context.Context, log *slog.Logger, addresses []string, token parsedToken, ask func(context.Context, clusterv1.JoinServiceClient) (T, error)) (T, error) {
+func join[T any](ctx context.Context, network Network, log *slog.Logger, addresses []string, token parsedToken, ask func(context.Context, clusterv1.JoinServiceClient) (T, error)) (T, error) {
 	var zero T
 	if len(addresses) == 0 {
 		return zero, errors.New("no master's address to join by is given")
@@ -97,7 +96,7 @@ func join[T any](ctx context.Context, log *slog.Logger, addresses []string, toke
 	for {
 		var failures []error
 		for _, address := range addresses {
-			answer, err := joinOne(ctx, address, token, ask)
+			answer, err := joinOne(ctx, network, address, token, ask)
 			switch {
 			case err == nil:
 				return answer, nil
@@ -119,9 +118,9 @@ func join[T any](ctx context.Context, log *slog.Logger, addresses []string, toke
 	}
 }
 
-func joinOne[T any](ctx context.Context, address string, token parsedToken, ask func(context.Context, clusterv1.JoinServiceClient) (T, error)) (T, error) {
+func joinOne[T any](ctx context.Context, network Network, address string, token parsedToken, ask func(context.Context, clusterv1.JoinServiceClient) (T, error)) (T, error) {
 	var zero T
-	conn, err := dialPinned(ctx, address, token)
+	conn, err := dialPinned(ctx, network, address, token)
 	if err != nil {
 		return zero, err
 	}
@@ -141,7 +140,7 @@ func joinMaster(ctx context.Context, cfg *Config, address string) (*Identity, *m
 	if err := token.requireRole(pki.RoleMaster); err != nil {
 		return nil, nil, err
 	}
-	response, err := join(ctx, cfg.Logger, cfg.Join, token, func(ctx context.Context, client clusterv1.JoinServiceClient) (*clusterv1.JoinMasterResponse, error) {
+	response, err := join(ctx, cfg.Network, cfg.Logger, cfg.Join, token, func(ctx context.Context, client clusterv1.JoinServiceClient) (*clusterv1.JoinMasterResponse, error) {
 		return client.JoinMaster(ctx, &clusterv1.JoinMasterRequest{
 			Token: cfg.Token, Name: cfg.Name, Address: address, Version: cfg.Version, FeatureLevel: int32(cfg.FeatureLevel),
 		})

@@ -77,8 +77,10 @@ func (c *Cluster) alive(ctx context.Context, name, address string) bool {
 // prepareMember makes way, on the leader, for a host with an empty data directory. A dead member of its name is removed
 // before the host starts: its lost log held votes, and an empty replica with a vote could lose what was acknowledged.
 func (c *Cluster) prepareMember(ctx context.Context, name, address string) error {
-	c.memberChange.Lock()
-	defer c.memberChange.Unlock()
+	if err := c.memberChange.take(ctx); err != nil {
+		return err
+	}
+	defer c.memberChange.leave()
 	if err := CheckName(name); err != nil {
 		return err
 	}
@@ -103,8 +105,10 @@ func (c *Cluster) prepareMember(ctx context.Context, name, address string) error
 
 // addMember adds, on the leader, a master that runs and listens: without a vote, then, once it has caught up, with one.
 func (c *Cluster) addMember(ctx context.Context, name, address string) error {
-	c.memberChange.Lock()
-	defer c.memberChange.Unlock()
+	if err := c.memberChange.take(ctx); err != nil {
+		return err
+	}
+	defer c.memberChange.leave()
 	if _, err := c.waitReady(ctx); err != nil {
 		return err
 	}
@@ -197,8 +201,10 @@ func (c *Cluster) removeServer(ctx context.Context, id raft.ServerID) error {
 func (c *Cluster) RemoveMember(ctx context.Context, name string) error {
 	tried := false // an attempt that seemed to fail may have removed it
 	err := c.onLeader(ctx, func(ctx context.Context) error {
-		c.memberChange.Lock()
-		defer c.memberChange.Unlock()
+		if err := c.memberChange.take(ctx); err != nil {
+			return err
+		}
+		defer c.memberChange.leave()
 		servers := c.replica.servers()
 		for _, s := range servers {
 			if string(s.ID) != name {

@@ -380,6 +380,7 @@ func peerOf(state tls.ConnectionState, proto string) (pki.Peer, error) {
 
 // dialer opens connections to masters' ports.
 type dialer struct {
+	network     Network // nil is the machine's
 	roots       func() *x509.CertPool
 	certificate func() (*tls.Certificate, error)
 }
@@ -387,8 +388,11 @@ type dialer struct {
 // dial connects, speaks TLS, and checks that a master of this cluster is at the other end. Addresses may change, so it
 // is the role in the certificate that counts, and not a host name.
 func (d *dialer) dial(ctx context.Context, address, proto string) (*tls.Conn, error) {
-	var netDialer net.Dialer
-	raw, err := netDialer.DialContext(ctx, "tcp", address)
+	network := d.network
+	if network == nil {
+		network = machineNetwork{}
+	}
+	raw, err := network.Dial(ctx, address)
 	if err != nil {
 		return nil, err
 	}

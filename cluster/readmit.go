@@ -36,8 +36,10 @@ func (s diskService) Readmit(ctx context.Context, r *clusterv1.ReadmitRequest) (
 // takeVote takes, on the leader, the vote of a master that has lost its disk. One that is no member has none; it may join again,
 // unless somebody removed it.
 func (c *Cluster) takeVote(ctx context.Context, r *clusterv1.ReadmitRequest) error {
-	c.memberChange.Lock()
-	defer c.memberChange.Unlock()
+	if err := c.memberChange.take(ctx); err != nil {
+		return err
+	}
+	defer c.memberChange.leave()
 	if _, err := c.waitReady(ctx); err != nil {
 		return err
 	}

@@ -113,7 +113,7 @@ type replica struct {
 	store     *fsm.Store
 	raft      *raft.Raft
 	config    *raft.Config
-	transport *raft.NetworkTransport
+	transport *transport
 	stream    *streamLayer
 	disk      *storage.Store
 	announce  *announcer
@@ -146,12 +146,12 @@ func openReplica(disk *storage.Store, name, address string, bootstrap bool, t Ti
 	config.RestoreCommittedLogs = false // hangs NewRaft on a long log
 	config.Logger = logger
 
-	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	transport := &transport{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:  stream,
 		MaxPool: transportPool,
 		Timeout: t.Transport,
 		Logger:  &raftLog{log: log, name: "raft transport"},
-	})
+	})}
 	defer func() {
 		if err != nil {
 			transport.Close()

@@ -132,8 +132,10 @@ func (c *Cluster) adopt(id *Identity) error {
 // changeIdentity proposes, on the leader, the next generation, and waits until this master uses it. A change is made only
 // when every master has the present generation: so each of them can open the next.
 func (c *Cluster) changeIdentity(ctx context.Context, change func(*Identity) (*Identity, error)) (uint64, error) {
-	c.identityChange.Lock()
-	defer c.identityChange.Unlock()
+	if err := c.identityChange.take(ctx); err != nil {
+		return 0, err
+	}
+	defer c.identityChange.leave()
 	view, err := c.Consistent(ctx)
 	if err != nil {
 		return 0, err

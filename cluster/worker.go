@@ -180,7 +180,7 @@ func newWorker(ctx context.Context, cfg JoinWorkerConfig) (*workerDocument, erro
 	if err != nil {
 		return nil, err
 	}
-	response, err := join(ctx, cfg.Logger, cfg.Join, token, func(ctx context.Context, client clusterv1.JoinServiceClient) (*clusterv1.JoinWorkerResponse, error) {
+	response, err := join(ctx, machineNetwork{}, cfg.Logger, cfg.Join, token, func(ctx context.Context, client clusterv1.JoinServiceClient) (*clusterv1.JoinWorkerResponse, error) {
 		return client.JoinWorker(ctx, &clusterv1.JoinWorkerRequest{Token: cfg.Token, Name: cfg.Name, Csr: csr, Addresses: cfg.Addresses})
 	})
 	if err != nil {

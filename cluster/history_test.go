@@ -1,0 +1,380 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// The history of a test: what clients asked, on whichever master, and what they were answered. It is checked to be
+// linearizable: as if every command and every read had happened at one instant between its question and its answer.
+
+const historyKeys = 5
+
+func historyKey(i int) string { return fmt.Sprintf("/t/things/ns/%d", i) }
+
+// cell is what one key holds: a value and the revision it was written at; both zero when it is not there. A revision of
+// unknownRevision stands for one that nobody was told.
+type cell struct {
+	value    string
+	revision uint64
+}
+
+const unknownRevision = math.MaxUint64
+
+type bank [historyKeys]cell
+
+// asked is a read of all keys, or a transaction.
+type asked struct {
+	client int
+	ops    []kv.Op // nil for a read
+}
+
+// told is an answer.
+type told struct {
+	unknown bool
+	read    bank
+	failed  bool
+	written []uint64 // revisions, by operation
+}
+
+func keyIndex(key string) int { return int(key[len(key)-1] - '0') }
+
+// step answers the states that may follow.
+func step(s bank, in asked, out told) []bank {
+	if in.ops == nil {
+		for i, have := range s {
+			switch {
+			case have.value != out.read[i].value:
+				return nil
+			case have.revision == unknownRevision:
+				s[i].revision = out.read[i].revision
+			case have.revision != out.read[i].revision:
+				return nil
+			}
+		}
+		return []bank{s}
+	}
+	// Whether the conditions hold may depend on a revision that nobody knows.
+	holds, fails := true, false
+	for _, op := range in.ops {
+		have := s[keyIndex(op.Key)]
+		switch op.Cond {
+		case kv.Absent:
+			holds = holds && have.revision == 0
+			fails = fails || have.revision != 0
+		case kv.Exists:
+			holds = holds && have.revision != 0
+			fails = fails || have.revision == 0
+		case kv.AtRevision:
+			holds = holds && (have.revision == op.Revision || have.revision == unknownRevision)
+			fails = fails || have.revision != op.Revision
+		}
+	}
+	var next []bank
+	if fails && (out.unknown || out.failed) {
+		next = append(next, s)
+	}
+	if holds && !out.failed {
+		for i, op := range in.ops {
+			if op.Check {
+				continue
+			}
+			revision := uint64(unknownRevision)
+			if !out.unknown {
+				revision = out.written[i]
+			}
+			if op.Delete {
+				s[keyIndex(op.Key)] = cell{}
+				continue
+			}
+			s[keyIndex(op.Key)] = cell{string(op.Value), revision}
+		}
+		next = append(next, s)
+	}
+	return next
+}
+
+var historyModel = porcupine.NondeterministicModel{
+	Init: func() []any { return []any{bank{}} },
+	Step: func(state, in, out any) []any {
+		var next []any
+		for _, s := range step(state.(bank), in.(asked), out.(told)) {
+			next = append(next, s)
+		}
+		return next
+	},
+	DescribeOperation: func(in, out any) string { return fmt.Sprintf("%+v -> %+v", in, out) },
+}
+
+// history collects operations. Time is a count of what happened, since virtual time stands still while things happen.
+type history struct {
+	clock atomic.Int64
+	mu    sync.Mutex
+	done  []porcupine.Operation
+}
+
+func (h *history) tick() int64 { return h.clock.Add(1) }
+
+func (h *history) add(client int, call int64, in asked, out told) {
+	op := porcupine.Operation{ClientId: client, Input: in, Call: call, Output: out, Return: h.tick()}
+	if out.unknown {
+		op.Return = math.MaxInt64 // it may still happen
+	}
+	h.mu.Lock()
+	h.done = append(h.done, op)
+	h.mu.Unlock()
+}
+
+// check says whether the history is linearizable. It runs in real time.
+func (h *history) check(t testing.TB) {
+	t.Helper()
+	model := historyModel.ToModel()
+	switch result := porcupine.CheckOperationsTimeout(model, h.done, 30*time.Second); result {
+	case porcupine.Ok:
+	case porcupine.Unknown:
+		t.Logf("the checker gave up on a history of %d operations", len(h.done))
+	default:
+		_, info := porcupine.CheckOperationsVerbose(model, h.done, 30*time.Second)
+		path := fmt.Sprintf("%s/history.html", t.ArtifactDir())
+		if err := porcupine.VisualizePath(model, info, path); err != nil {
+			path = err.Error()
+		}
+		t.Errorf("ErrNotLinearizable: a history of %d operations; see %s", len(h.done), path)
+	}
+}
+
+// ask does one random operation on a master, and notes it.
+func (h *history) ask(ctx context.Context, client int, c *Cluster, r interface {
+	Intn(int) int
+}, last *bank) {
+	call := h.tick()
+	if r.Intn(2) == 0 {
+		view, err := c.Consistent(ctx)
+		if err != nil {
+			return // a read that was not answered says nothing
+		}
+		var out told
+		for i := range historyKeys {
+			if v, ok := view.Get(historyKey(i)); ok {
+				out.read[i] = cell{string(v.Value), v.ModRevision}
+			}
+		}
+		*last = out.read
+		h.add(client, call, asked{client: client}, out)
+		return
+	}
+	in := asked{client: client}
+	for _, i := range pick(r, 1+r.Intn(3)) {
+		op := kv.Op{Key: historyKey(i), Value: []byte(fmt.Sprintf("%d-%d", client, call))}
+		switch r.Intn(5) {
+		case 0:
+			op.Delete, op.Value = true, nil
+		case 1:
+			op.Check, op.Value = true, nil
+		}
+		if seen := last[i].revision; r.Intn(3) > 0 {
+			op.Cond = kv.Absent
+			if seen != 0 {
+				op.Cond, op.Revision = kv.AtRevision, seen
+			}
+		}
+		if op.Delete && op.Cond == kv.Absent || op.Check && op.Cond == kv.Always {
+			op.Cond = kv.Exists
+		}
+		in.ops = append(in.ops, op)
+	}
+	result, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: in.ops})
+	switch {
+	case errors.Is(err, kv.ErrNoLeader):
+		return // certainly not done
+	case err != nil:
+		h.add(client, call, in, told{unknown: true})
+	case result.Failed != nil:
+		h.add(client, call, in, told{failed: true})
+	default:
+		h.add(client, call, in, told{written: result.Revisions})
+		for i, op := range in.ops {
+			if !op.Check {
+				last[keyIndex(op.Key)].revision = result.Revisions[i]
+			}
+		}
+	}
+}
+
+func pick(r interface{ Intn(int) int }, n int) []int {
+	all := make([]int, historyKeys)
+	for i := range all {
+		all[i] = i
+	}
+	for i := range all {
+		j := i + r.Intn(len(all)-i)
+		all[i], all[j] = all[j], all[i]
+	}
+	slices.Sort(all[:n])
+	return all[:n]
+}
+
+// TestTheCheckerSeesWhatIsWrong: histories that must not pass.
+func TestTheCheckerSeesWhatIsWrong(t *testing.T) {
+	put := func(key int, value string, cond kv.Condition, revision uint64) asked {
+		return asked{ops: []kv.Op{{Key: historyKey(key), Value: []byte(value), Cond: cond, Revision: revision}}}
+	}
+	one := func(value string, revision uint64) told { return told{read: bank{{value, revision}}} }
+	type event struct {
+		in        asked
+		out       told
+		call, ret int64
+	}
+	for name, x := range map[string]struct {
+		events []event
+		good   bool
+	}{
+		"a read of what was written": {[]event{{put(0, "a", 0, 0), told{written: []uint64{7}}, 1, 2}, {asked{}, one("a", 7), 3, 4}}, true},
+		"a stale read":               {[]event{{put(0, "a", 0, 0), told{written: []uint64{7}}, 1, 2}, {asked{}, one("", 0), 3, 4}}, false},
+		"a read beside the write":    {[]event{{put(0, "a", 0, 0), told{written: []uint64{7}}, 1, 5}, {asked{}, one("", 0), 3, 4}}, true},
+		"a lost write":               {[]event{{put(0, "a", 0, 0), told{written: []uint64{7}}, 1, 2}, {put(0, "b", kv.Absent, 0), told{written: []uint64{8}}, 3, 4}}, false},
+		"an unknown write that happens late": {[]event{{put(0, "a", 0, 0), told{unknown: true}, 1, math.MaxInt64}, {asked{}, one("", 0), 2, 3}, {asked{}, one("a", 9), 4, 5}}, true},
+		"an unknown write that goes back":    {[]event{{put(0, "a", 0, 0), told{unknown: true}, 1, math.MaxInt64}, {asked{}, one("a", 9), 2, 3}, {asked{}, one("", 0), 4, 5}}, false},
+		"both of two compare-and-swaps":      {[]event{{put(0, "a", 0, 0), told{written: []uint64{7}}, 1, 2}, {put(0, "b", kv.AtRevision, 7), told{written: []uint64{8}}, 3, 6}, {put(0, "c", kv.AtRevision, 7), told{written: []uint64{9}}, 4, 7}}, false},
+		"half a transaction": {[]event{{asked{ops: []kv.Op{{Key: historyKey(0), Value: []byte("a")}, {Key: historyKey(1), Value: []byte("a")}}}, told{written: []uint64{7, 8}}, 1, 6},
+			{asked{}, told{read: bank{{"a", 7}, {}}}, 2, 3}}, false},
+	} {
+		var ops []porcupine.Operation
+		for i, e := range x.events {
+			ops = append(ops, porcupine.Operation{ClientId: i, Input: e.in, Output: e.out, Call: e.call, Return: e.ret})
+		}
+		if got := porcupine.CheckOperations(historyModel.ToModel(), ops); got != x.good {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// Promises of watches, by name; see kv.Watcher.
+var (
+	errBrokeOrdered   = errors.New("ErrBrokeOrdered")
+	errBrokeUnique    = errors.New("ErrBrokeUnique")
+	errBrokeAtomic    = errors.New("ErrBrokeAtomic")
+	errBrokeReliable  = errors.New("ErrBrokeReliable")
+	errBrokeBookmark  = errors.New("ErrBrokeBookmarkable")
+	errBrokeResumable = errors.New("ErrBrokeResumable")
+)
+
+// follower follows what happens on one master at a time, and goes on from its last progress on the next. What it saw is
+// checked to be the same as what everybody else saw.
+type watched struct {
+	events   []watchedEvent // since the last list
+	listed   uint64         // the revision of the last list
+	state    map[string]string
+	progress uint64
+	relists  int
+}
+
+type watchedEvent struct {
+	revision uint64
+	key      string
+	value    string
+	deleted  bool
+}
+
+// follow watches a master until the context ends or the watch does.
+func (w *watched) follow(ctx context.Context, c *Cluster) error {
+	watcher, err := c.store.Watch("/t/", w.progress)
+	switch {
+	case errors.Is(err, kv.ErrFutureRevision):
+		return nil // that master is behind; another time
+	case errors.Is(err, kv.ErrCompacted):
+		view := c.store.View()
+		if view.Revision() < w.progress {
+			return nil
+		}
+		w.relist(view)
+		return nil
+	case err != nil:
+		return err
+	}
+	defer watcher.Close()
+	for {
+		events, progress, err := watcher.Next(ctx)
+		if err := w.take(events, progress, c.store.View()); err != nil {
+			return err
+		}
+		switch {
+		case errors.Is(err, kv.ErrCompacted), ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+func (w *watched) relist(view kv.View) {
+	w.relists++
+	w.state, w.events, w.listed, w.progress = map[string]string{}, nil, view.Revision(), view.Revision()
+	view.Range("/t/", kv.PrefixEnd("/t/"), func(v *kv.Version) bool { w.state[v.Key] = string(v.Value); return true })
+}
+
+func (w *watched) take(events []*kv.Event, progress uint64, now kv.View) error {
+	last := w.progress
+	for i, e := range events {
+		switch {
+		case e.Revision == last && i > 0:
+			return fmt.Errorf("%w: revision %d twice", errBrokeUnique, e.Revision)
+		case e.Revision <= last && e.Revision <= w.progress:
+			return fmt.Errorf("%w: revision %d after a progress of %d", errBrokeBookmark, e.Revision, w.progress)
+		case e.Revision <= last:
+			return fmt.Errorf("%w: revision %d after %d", errBrokeOrdered, e.Revision, last)
+		}
+		last = e.Revision
+		seen := watchedEvent{e.Revision, e.Current.Key, string(e.Current.Value), e.Type == kv.Deleted}
+		if before, had := w.state[seen.key]; e.Previous != nil && (!had || before != string(e.Previous.Value)) || e.Previous == nil && had {
+			return fmt.Errorf("%w: %s was %q, the event says that it was %v", errBrokeReliable, seen.key, before, e.Previous)
+		}
+		if seen.deleted {
+			delete(w.state, seen.key)
+		} else {
+			w.state[seen.key] = seen.value
+		}
+		w.events = append(w.events, seen)
+	}
+	if progress < last {
+		return fmt.Errorf("%w: progress %d is before the event at %d", errBrokeResumable, progress, last)
+	}
+	w.progress = progress
+	// A command's values are one text: none of a transaction may be missing where the store is at the same revision.
+	if now.Revision() == w.progress {
+		if now.Count("/t/", kv.PrefixEnd("/t/")) != len(w.state) {
+			return fmt.Errorf("%w: at revision %d a view has %d keys, the watch %d", errBrokeAtomic, w.progress, now.Count("/t/", kv.PrefixEnd("/t/")), len(w.state))
+		}
+	}
+	return nil
+}
+
+// same compares what two watches saw where they overlap.
+func (w *watched) same(o *watched) error {
+	from, to := max(w.listed, o.listed), min(w.progress, o.progress)
+	cut := func(events []watchedEvent) (out []string) {
+		for _, e := range events {
+			if e.revision > from && e.revision <= to {
+				out = append(out, fmt.Sprintf("%d %s=%q %v", e.revision, e.key, e.value, e.deleted))
+			}
+		}
+		return out
+	}
+	a, b := cut(w.events), cut(o.events)
+	if !slices.Equal(a, b) {
+		return fmt.Errorf("%w: two watches saw different things between %d and %d:\n%s\nand\n%s", errBrokeReliable, from, to, strings.Join(a, "\n"), strings.Join(b, "\n"))
+	}
+	return nil
+}

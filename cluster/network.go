@@ -1,0 +1,28 @@
+package cluster
+
+import (
+	"context"
+	"net"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// Network is how a master listens and dials: the machine's network, or one that a test makes up. Addresses are host:port.
+type Network interface {
+	Listen(address string) (net.Listener, error)
+	Dial(ctx context.Context, address string) (net.Conn, error)
+	// Gossip is the transport of gossip at an address; nil is memberlist's own, on the machine's network.
+	Gossip(address string) (memberlist.Transport, error)
+}
+
+// machineNetwork is the network of the machine, or of the network namespace that the process is in.
+type machineNetwork struct{}
+
+func (machineNetwork) Listen(address string) (net.Listener, error) { return net.Listen("tcp", address) }
+
+func (machineNetwork) Dial(ctx context.Context, address string) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", address)
+}
+
+func (machineNetwork) Gossip(string) (memberlist.Transport, error) { return nil, nil }

@@ -1,0 +1,68 @@
+package cluster
+
+import (
+	"sync"
+
+	"github.com/hashicorp/raft"
+)
+
+// transport is raft's own, with pipelines that cannot get stuck.
+type transport struct{ *raft.NetworkTransport }
+
+// AppendEntriesPipeline implements raft.Transport.
+func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
+	inner, err := t.NetworkTransport.AppendEntriesPipeline(id, target)
+	if err != nil {
+		return nil, err
+	}
+	return drain(inner), nil
+}
+
+// drained is a pipeline whose answers are always taken. Raft (v1.8.0) stops to read answers at the first refusal, perhaps while
+// it is about to send more. Its own pipeline waits for an answer to be read before it takes the next one, and a sender waits
+// for that: then neither ends, the follower is sent nothing until leadership moves, and raft never shuts down. With
+// somebody who takes every answer, a sender waits for the network at most, which has deadlines.
+type drained struct {
+	raft.AppendPipeline
+	answers chan raft.AppendFuture
+	closed  chan struct{}
+	once    sync.Once
+	pump    sync.WaitGroup
+}
+
+func drain(inner raft.AppendPipeline) *drained {
+	d := &drained{AppendPipeline: inner, answers: make(chan raft.AppendFuture), closed: make(chan struct{})}
+	d.pump.Go(d.run)
+	return d
+}
+
+// run keeps answers that nobody has read yet: no more than are in flight, since raft reads them fast or closes.
+func (d *drained) run() {
+	var queue []raft.AppendFuture
+	for {
+		var out chan raft.AppendFuture
+		var next raft.AppendFuture
+		if len(queue) > 0 {
+			out, next = d.answers, queue[0]
+		}
+		select {
+		case answer := <-d.AppendPipeline.Consumer():
+			queue = append(queue, answer)
+		case out <- next:
+			queue = queue[1:]
+		case <-d.closed:
+			return
+		}
+	}
+}
+
+// Consumer implements raft.AppendPipeline.
+func (d *drained) Consumer() <-chan raft.AppendFuture { return d.answers }
+
+// Close implements raft.AppendPipeline.
+func (d *drained) Close() error {
+	d.once.Do(func() { close(d.closed) })
+	err := d.AppendPipeline.Close()
+	d.pump.Wait()
+	return err
+}

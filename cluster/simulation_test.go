@@ -1,0 +1,302 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// simulatedLength is how long a simulated cluster lives, in virtual time.
+const simulatedLength = 15 * time.Second
+
+// TestSimulatedFaults runs masters in virtual time over a network in memory, one schedule of faults a seed, while clients read
+// and write on all of them and watchers watch. KONTIKI_SEEDS=FROM-TO runs others; a seed gives the same faults at the same
+// times again (raft's own timeouts are not ours to seed).
+func TestSimulatedFaults(t *testing.T) {
+	from, to := int64(1), int64(12)
+	if text := os.Getenv("KONTIKI_SEEDS"); text != "" {
+		if _, err := fmt.Sscanf(text, "%d-%d", &from, &to); err != nil {
+			t.Fatalf("KONTIKI_SEEDS=%q is not FROM-TO", text)
+		}
+	}
+	happened := map[string]int{}
+	operations := 0
+	for seed := from; seed <= to; seed++ {
+		t.Run(strconv.FormatInt(seed, 10), func(t *testing.T) {
+			s := &simulation{seed: seed, happened: map[string]int{}}
+			synctest.Test(t, func(t *testing.T) { s.run(t) })
+			s.history.check(t)
+			for name, n := range s.happened {
+				happened[name] += n
+			}
+			operations += len(s.history.done)
+		})
+	}
+	t.Logf("%d operations; faults: %v", operations, happened)
+	if to-from < 10 {
+		return
+	}
+	for name := range faults {
+		if happened[name] == 0 {
+			t.Errorf("the fault %q never happened", name)
+		}
+	}
+}
+
+// simulation is one cluster of three masters, its clients and its faults.
+type simulation struct {
+	seed     int64
+	t        *testing.T
+	net      *memNet
+	masters  *masters
+	live     [3]atomic.Pointer[Cluster] // nil while a master is down
+	history  history
+	watches  []*watched
+	happened map[string]int
+}
+
+func simulatedIP(name string) string { return "10.0.0." + name[len(name)-1:] }
+
+func (s *simulation) run(t *testing.T) {
+	s.t, s.net = t, newMemNet(s.seed)
+	base, err := os.MkdirTemp("/dev/shm", "kontiki-sim") // its syncs cost nothing
+	if err != nil {
+		base = t.TempDir()
+	}
+	t.Cleanup(func() {
+		time.Sleep(5 * time.Minute) // virtual: what ends by its timers has ended; whatever is left then is a leak, and fails the test
+		os.RemoveAll(base)
+	})
+	s.masters = startMasters(t, 3, func(cfg *Config) {
+		ip := simulatedIP(cfg.Name)
+		cfg.Network, cfg.DataDir = s.net.host(ip), base+"/"+cfg.Name
+		cfg.BindAddress, cfg.GossipBindAddress = ip+":6444", ip+":7946"
+		cfg.Timings.SnapshotThreshold, cfg.Timings.TrailingLogs, cfg.Timings.SnapshotInterval = 40, 10, time.Second
+	})
+	for i, n := range s.masters.nodes {
+		s.live[i].Store(n.c)
+	}
+	ctx, stop := context.WithTimeout(context.Background(), simulatedLength)
+	defer stop()
+	var clients sync.WaitGroup
+	for i := range 4 {
+		r := rand.New(rand.NewSource(s.seed*100 + int64(i)))
+		clients.Go(func() { s.client(ctx, i, r) })
+	}
+	for i := range 2 {
+		w := &watched{state: map[string]string{}}
+		s.watches = append(s.watches, w)
+		r := rand.New(rand.NewSource(s.seed*100 + 50 + int64(i)))
+		clients.Go(func() { s.watch(ctx, w, r) })
+	}
+	s.inject(ctx, rand.New(rand.NewSource(s.seed)))
+	clients.Wait()
+	s.settle()
+}
+
+func (s *simulation) client(ctx context.Context, id int, r *rand.Rand) {
+	var last bank
+	for ctx.Err() == nil {
+		if c := s.live[r.Intn(3)].Load(); c != nil {
+			one, cancel := context.WithTimeout(ctx, time.Duration(500+r.Intn(3000))*time.Millisecond)
+			s.history.ask(one, id, c, r, &last)
+			cancel()
+		}
+		time.Sleep(time.Duration(r.Intn(300)) * time.Millisecond) // virtual: a client that thinks
+	}
+}
+
+func (s *simulation) watch(ctx context.Context, w *watched, r *rand.Rand) {
+	for ctx.Err() == nil {
+		if c := s.live[r.Intn(3)].Load(); c != nil {
+			one, cancel := context.WithTimeout(ctx, time.Duration(300+r.Intn(3000))*time.Millisecond)
+			if err := w.follow(one, c); err != nil {
+				s.t.Error(err)
+			}
+			cancel()
+		}
+		time.Sleep(10 * time.Millisecond) // virtual
+	}
+}
+
+// faults are what is done to a simulated cluster, by name. Each goes on for a while and is undone.
+var faults = map[string]func(s *simulation, r *rand.Rand, wait func()){
+	"kill": func(s *simulation, r *rand.Rand, wait func()) {
+		i := r.Intn(3)
+		s.down(i, (*node).kill)
+		wait()
+		s.up(i)
+	},
+	"kill the leader": func(s *simulation, _ *rand.Rand, wait func()) {
+		if i := s.leader(); i >= 0 {
+			s.down(i, (*node).kill)
+			wait()
+			s.up(i)
+		}
+	},
+	"kill two": func(s *simulation, r *rand.Rand, wait func()) {
+		i := r.Intn(3)
+		s.down(i, (*node).kill)
+		s.down((i+1)%3, (*node).kill)
+		wait()
+		s.up(i)
+		s.up((i + 1) % 3)
+	},
+	"stop": func(s *simulation, r *rand.Rand, wait func()) {
+		i := r.Intn(3)
+		s.down(i, (*node).stop)
+		wait()
+		s.up(i)
+	},
+	"isolate": func(s *simulation, r *rand.Rand, wait func()) {
+		s.isolate(r.Intn(3), true, true)
+		wait()
+		s.net.mend()
+	},
+	"isolate the leader": func(s *simulation, _ *rand.Rand, wait func()) {
+		if i := s.leader(); i >= 0 {
+			s.isolate(i, true, true)
+			wait()
+			s.net.mend()
+		}
+	},
+	"deafen": func(s *simulation, r *rand.Rand, wait func()) {
+		s.isolate(r.Intn(3), true, false)
+		wait()
+		s.net.mend()
+	},
+	"mute": func(s *simulation, r *rand.Rand, wait func()) {
+		s.isolate(r.Intn(3), false, true)
+		wait()
+		s.net.mend()
+	},
+	"cut one link": func(s *simulation, r *rand.Rand, wait func()) {
+		i := r.Intn(3)
+		a, b := simulatedIP(s.masters.nodes[i].cfg.Name), simulatedIP(s.masters.nodes[(i+1)%3].cfg.Name)
+		s.net.link(a, b, true)
+		s.net.link(b, a, r.Intn(2) == 0)
+		wait()
+		s.net.mend()
+	},
+	"slow network": func(s *simulation, _ *rand.Rand, wait func()) {
+		s.net.mu.Lock()
+		s.net.delay = 120 * time.Millisecond
+		s.net.mu.Unlock()
+		wait()
+		s.net.mu.Lock()
+		s.net.delay = 2 * time.Millisecond
+		s.net.mu.Unlock()
+	},
+	"transfer": func(s *simulation, _ *rand.Rand, wait func()) {
+		if i := s.leader(); i >= 0 {
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+			defer cancel()
+			_, _ = s.live[i].Load().TransferLeadership(ctx, "") // it may be refused
+		}
+		wait()
+	},
+	"snapshot": func(s *simulation, r *rand.Rand, wait func()) {
+		if c := s.live[r.Intn(3)].Load(); c != nil {
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+			defer cancel()
+			_ = c.replica.await(ctx, func() raft.Future { return c.replica.raft.Snapshot() }) // there may be nothing new
+		}
+		wait()
+	},
+}
+
+var faultNames = []string{"kill", "kill the leader", "kill two", "stop", "isolate", "isolate the leader", "deafen", "mute", "cut one link", "slow network", "transfer", "snapshot"}
+
+// inject does one fault after the other.
+func (s *simulation) inject(ctx context.Context, r *rand.Rand) {
+	for ctx.Err() == nil {
+		name := faultNames[r.Intn(len(faultNames))]
+		s.happened[name]++
+		faults[name](s, r, func() { time.Sleep(time.Duration(100+r.Intn(2500)) * time.Millisecond) }) // virtual
+		time.Sleep(time.Duration(r.Intn(1500)) * time.Millisecond)                                  // virtual
+	}
+}
+
+func (s *simulation) leader() int {
+	for i := range s.live {
+		if c := s.live[i].Load(); c != nil && c.IsLeader() {
+			return i
+		}
+	}
+	return -1
+}
+
+func (s *simulation) down(i int, how func(*node)) {
+	s.live[i].Store(nil)
+	how(s.masters.nodes[i])
+}
+
+func (s *simulation) up(i int) {
+	n := s.masters.nodes[i]
+	n.start()
+	s.live[i].Store(n.c)
+}
+
+func (s *simulation) isolate(i int, in, out bool) {
+	own := simulatedIP(s.masters.nodes[i].cfg.Name)
+	for j, n := range s.masters.nodes {
+		if j != i {
+			s.net.link(simulatedIP(n.cfg.Name), own, in)
+			s.net.link(own, simulatedIP(n.cfg.Name), out)
+		}
+	}
+}
+
+// settle ends the faults, and checks that all masters come to one state that holds all that was acknowledged.
+func (s *simulation) settle() {
+	s.net.mend()
+	for i, n := range s.masters.nodes {
+		n.waitReady()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		call := s.history.tick()
+		view, err := n.c.Consistent(ctx)
+		cancel()
+		if err != nil {
+			s.t.Errorf("%s does not answer after all faults have ended: %v", n.cfg.Name, err)
+			continue
+		}
+		var out told
+		for k := range historyKeys {
+			if v, ok := view.Get(historyKey(k)); ok {
+				out.read[k] = cell{string(v.Value), v.ModRevision}
+			}
+		}
+		s.history.add(100+i, call, asked{client: 100 + i}, out)
+	}
+	eventually(s.t, "equal states", func() error {
+		var first []byte
+		for _, n := range s.masters.nodes {
+			var b bytes.Buffer
+			if _, err := n.c.store.Snapshot().WriteTo(&b); err != nil {
+				return err
+			}
+			if first == nil {
+				first = b.Bytes()
+			} else if !bytes.Equal(first, b.Bytes()) {
+				return errors.New("ErrDiverged: two masters hold different states")
+			}
+		}
+		return nil
+	})
+	for _, w := range s.watches {
+		if err := w.same(s.watches[0]); err != nil {
+			s.t.Error(err)
+		}
+	}
+}
