@@ -24,7 +24,7 @@ STATICCHECK        := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TOOLS  := $(CURDIR)/.tools
 PROTOS := $(shell find proto -name '*.proto')
 
-.PHONY: build run stop test unit e2e lint bench generate deps images help
+.PHONY: build run stop test unit e2e lint bench robustness generate deps images help
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -71,6 +71,17 @@ bench: deps build images ## measure; nothing is asserted
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench . -benchtime 5x ./test/bench/loss
 	cd test/bench/logstore && $(GO) test -v -run DamagedLastEntry -bench . .
 	cd test/bench/etcd && $(GO) test -run '^$$' -bench . .
+
+# Each round is so many simulated clusters, from a seed on that the clock chooses, or SEED.
+ROUND := 200
+robustness: ## rounds of faults until told to stop; prints the seed of each (SEED=N begins there)
+	@seed=$${SEED:-$$(date +%s)}; \
+	$(GO) test -c -o bin/cluster.test ./cluster || exit 1; \
+	while :; do \
+	  echo "seeds $$seed to $$((seed + $(ROUND) - 1)):"; \
+	  (cd cluster && KONTIKI_SEEDS=$$seed-$$((seed + $(ROUND) - 1)) ../bin/cluster.test -test.run 'TestSimulatedFaults$$' -test.timeout 30m -test.v=false) || exit 1; \
+	  seed=$$((seed + $(ROUND))); \
+	done
 
 generate: ## regenerate committed code: protobuf, OpenAPI
 	GOBIN=$(TOOLS) $(GO) install $(PROTOC_GEN_GO)

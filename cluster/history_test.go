@@ -241,10 +241,10 @@ func TestTheCheckerSeesWhatIsWrong(t *testing.T) {
 		events []event
 		good   bool
 	}{
-		"a read of what was written": {[]event{{put(0, "a", 0, 0), told{written: []uint64{7}}, 1, 2}, {asked{}, one("a", 7), 3, 4}}, true},
-		"a stale read":               {[]event{{put(0, "a", 0, 0), told{written: []uint64{7}}, 1, 2}, {asked{}, one("", 0), 3, 4}}, false},
-		"a read beside the write":    {[]event{{put(0, "a", 0, 0), told{written: []uint64{7}}, 1, 5}, {asked{}, one("", 0), 3, 4}}, true},
-		"a lost write":               {[]event{{put(0, "a", 0, 0), told{written: []uint64{7}}, 1, 2}, {put(0, "b", kv.Absent, 0), told{written: []uint64{8}}, 3, 4}}, false},
+		"a read of what was written":         {[]event{{put(0, "a", 0, 0), told{written: []uint64{7}}, 1, 2}, {asked{}, one("a", 7), 3, 4}}, true},
+		"a stale read":                       {[]event{{put(0, "a", 0, 0), told{written: []uint64{7}}, 1, 2}, {asked{}, one("", 0), 3, 4}}, false},
+		"a read beside the write":            {[]event{{put(0, "a", 0, 0), told{written: []uint64{7}}, 1, 5}, {asked{}, one("", 0), 3, 4}}, true},
+		"a lost write":                       {[]event{{put(0, "a", 0, 0), told{written: []uint64{7}}, 1, 2}, {put(0, "b", kv.Absent, 0), told{written: []uint64{8}}, 3, 4}}, false},
 		"an unknown write that happens late": {[]event{{put(0, "a", 0, 0), told{unknown: true}, 1, math.MaxInt64}, {asked{}, one("", 0), 2, 3}, {asked{}, one("a", 9), 4, 5}}, true},
 		"an unknown write that goes back":    {[]event{{put(0, "a", 0, 0), told{unknown: true}, 1, math.MaxInt64}, {asked{}, one("a", 9), 2, 3}, {asked{}, one("", 0), 4, 5}}, false},
 		"both of two compare-and-swaps":      {[]event{{put(0, "a", 0, 0), told{written: []uint64{7}}, 1, 2}, {put(0, "b", kv.AtRevision, 7), told{written: []uint64{8}}, 3, 6}, {put(0, "c", kv.AtRevision, 7), told{written: []uint64{9}}, 4, 7}}, false},

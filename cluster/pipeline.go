@@ -6,8 +6,21 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// transport is raft's own, with pipelines that cannot get stuck.
-type transport struct{ *raft.NetworkTransport }
+// transport is raft's own, with pipelines that cannot get stuck, and with installs of snapshots that end what raft does not.
+type transport struct {
+	*raft.NetworkTransport
+	incoming *incoming
+}
+
+// Consumer implements raft.Transport.
+func (t *transport) Consumer() <-chan raft.RPC { return t.incoming.to }
+
+// Close implements raft.WithClose.
+func (t *transport) Close() error {
+	err := t.NetworkTransport.Close()
+	t.incoming.close()
+	return err
+}
 
 // AppendEntriesPipeline implements raft.Transport.
 func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {

@@ -134,6 +134,10 @@ func openReplica(disk *storage.Store, name, address string, bootstrap bool, t Ti
 		return nil, fmt.Errorf("make the log cache: %w", err)
 	}
 	snapshots := disk.Snapshots()
+	logs := &installLog{LogStore: cache}
+	if err := logs.dropConflicting(snapshots, log); err != nil {
+		return nil, err
+	}
 
 	config := raft.DefaultConfig()
 	config.LocalID = raft.ServerID(name)
@@ -146,12 +150,13 @@ func openReplica(disk *storage.Store, name, address string, bootstrap bool, t Ti
 	config.RestoreCommittedLogs = false // hangs NewRaft on a long log
 	config.Logger = logger
 
-	transport := &transport{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	network := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:  stream,
 		MaxPool: transportPool,
 		Timeout: t.Transport,
 		Logger:  &raftLog{log: log, name: "raft transport"},
-	})}
+	})
+	transport := &transport{network, newIncoming(network.Consumer(), logs, log)}
 	defer func() {
 		if err != nil {
 			transport.Close()
@@ -159,13 +164,13 @@ func openReplica(disk *storage.Store, name, address string, bootstrap bool, t Ti
 	}()
 	if bootstrap {
 		servers := raft.Configuration{Servers: []raft.Server{{ID: config.LocalID, Address: raft.ServerAddress(address)}}}
-		if err := raft.BootstrapCluster(config, cache, disk, snapshots, transport, servers); err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
+		if err := raft.BootstrapCluster(config, logs, disk, snapshots, transport, servers); err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
 			return nil, fmt.Errorf("start a new cluster: %w", err)
 		}
 	}
 	announce := newAnnouncer()
 	machine := newApplier(store, announce.committed, reconfigured)
-	node, err := raft.NewRaft(config, machine, cache, disk, snapshots, transport)
+	node, err := raft.NewRaft(config, machine, logs, disk, snapshots, transport)
 	if err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}

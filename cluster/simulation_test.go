@@ -68,8 +68,8 @@ type simulation struct {
 
 func simulatedIP(name string) string { return "10.0.0." + name[len(name)-1:] }
 
-func (s *simulation) run(t *testing.T) {
-	s.t, s.net = t, newMemNet(s.seed)
+// start starts the masters.
+func (s *simulation) start(t *testing.T, change func(*Config)) {
 	base, err := os.MkdirTemp("/dev/shm", "kontiki-sim") // its syncs cost nothing
 	if err != nil {
 		base = t.TempDir()
@@ -82,11 +82,18 @@ func (s *simulation) run(t *testing.T) {
 		ip := simulatedIP(cfg.Name)
 		cfg.Network, cfg.DataDir = s.net.host(ip), base+"/"+cfg.Name
 		cfg.BindAddress, cfg.GossipBindAddress = ip+":6444", ip+":7946"
-		cfg.Timings.SnapshotThreshold, cfg.Timings.TrailingLogs, cfg.Timings.SnapshotInterval = 40, 10, time.Second
+		change(cfg)
 	})
 	for i, n := range s.masters.nodes {
 		s.live[i].Store(n.c)
 	}
+}
+
+func (s *simulation) run(t *testing.T) {
+	s.t, s.net = t, newMemNet(s.seed)
+	s.start(t, func(cfg *Config) {
+		cfg.Timings.SnapshotThreshold, cfg.Timings.TrailingLogs, cfg.Timings.SnapshotInterval = 40, 10, time.Second
+	})
 	ctx, stop := context.WithTimeout(context.Background(), simulatedLength)
 	defer stop()
 	var clients sync.WaitGroup
@@ -134,21 +141,21 @@ func (s *simulation) watch(ctx context.Context, w *watched, r *rand.Rand) {
 var faults = map[string]func(s *simulation, r *rand.Rand, wait func()){
 	"kill": func(s *simulation, r *rand.Rand, wait func()) {
 		i := r.Intn(3)
-		s.down(i, (*node).kill)
+		s.down(i, killed)
 		wait()
 		s.up(i)
 	},
 	"kill the leader": func(s *simulation, _ *rand.Rand, wait func()) {
 		if i := s.leader(); i >= 0 {
-			s.down(i, (*node).kill)
+			s.down(i, killed)
 			wait()
 			s.up(i)
 		}
 	},
 	"kill two": func(s *simulation, r *rand.Rand, wait func()) {
 		i := r.Intn(3)
-		s.down(i, (*node).kill)
-		s.down((i+1)%3, (*node).kill)
+		s.down(i, killed)
+		s.down((i+1)%3, killed)
 		wait()
 		s.up(i)
 		s.up((i + 1) % 3)
@@ -224,7 +231,7 @@ func (s *simulation) inject(ctx context.Context, r *rand.Rand) {
 		name := faultNames[r.Intn(len(faultNames))]
 		s.happened[name]++
 		faults[name](s, r, func() { time.Sleep(time.Duration(100+r.Intn(2500)) * time.Millisecond) }) // virtual
-		time.Sleep(time.Duration(r.Intn(1500)) * time.Millisecond)                                  // virtual
+		time.Sleep(time.Duration(r.Intn(1500)) * time.Millisecond)                                    // virtual
 	}
 }
 
@@ -240,6 +247,13 @@ func (s *simulation) leader() int {
 func (s *simulation) down(i int, how func(*node)) {
 	s.live[i].Store(nil)
 	how(s.masters.nodes[i])
+}
+
+// killed kills a master once raft has looked at what was proposed on it: what waits in its queue is never answered, and holds
+// a goroutine that only the end of a process would end.
+func killed(n *node) {
+	n.c.replica.drain(20 * time.Millisecond) // virtual
+	n.kill()
 }
 
 func (s *simulation) up(i int) {
@@ -279,6 +293,16 @@ func (s *simulation) settle() {
 		}
 		s.history.add(100+i, call, asked{client: 100 + i}, out)
 	}
+	s.equal()
+	for _, w := range s.watches {
+		if err := w.same(s.watches[0]); err != nil {
+			s.t.Error(err)
+		}
+	}
+}
+
+// equal waits until all masters hold the same state, to the byte.
+func (s *simulation) equal() {
 	eventually(s.t, "equal states", func() error {
 		var first []byte
 		for _, n := range s.masters.nodes {
@@ -294,9 +318,4 @@ func (s *simulation) settle() {
 		}
 		return nil
 	})
-	for _, w := range s.watches {
-		if err := w.same(s.watches[0]); err != nil {
-			s.t.Error(err)
-		}
-	}
 }

@@ -85,16 +85,12 @@ type Store struct {
 }
 
 var (
-	_ raft.LogStore          = (*Store)(nil)
-	_ raft.StableStore       = (*Store)(nil)
-	_ raft.MonotonicLogStore = (*Store)(nil)
+	_ raft.LogStore    = (*Store)(nil)
+	_ raft.StableStore = (*Store)(nil)
 )
 
 // Snapshots answers the snapshots beside the log.
 func (s *Store) Snapshots() raft.SnapshotStore { return s.snapshots }
-
-// IsMonotonic implements raft.MonotonicLogStore: the log has no gaps, raft empties it when it installs a snapshot.
-func (s *Store) IsMonotonic() bool { return true }
 
 // FirstIndex implements raft.LogStore.
 func (s *Store) FirstIndex() (uint64, error) {

@@ -1,0 +1,171 @@
+package cluster
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+)
+
+// What raft leaves undone when a follower installs a snapshot. Its log may hold entries of an old leader that were never
+// committed, at and beyond the snapshot's last index. The paper (Ongaro and Ousterhout 2014, figure 13, InstallSnapshot, 6 and 7)
+// has the follower discard its log unless the entry at that index has the snapshot's term. hashicorp/raft v1.8.0 keeps the
+// entries and the belief in them: it refuses what follows the snapshot, is sent the snapshot again, and so on for ever; and
+// with a log store that calls itself monotonic it panics (hashicorp/raft#697, #704). So the transport looks at each
+// snapshot that comes in, and, once it is installed, gives raft an AppendEntries with one entry that takes the place of the
+// conflicting one: that is how raft gives up a log's end. The entry is never applied, since the snapshot has what it stands
+// for, and never sent, since the one before it is gone: who needs it gets a snapshot.
+
+// installLog is raft's log store as raft sees it. It is not monotonic: raft would empty it at an install and go on to believe
+// in its end.
+type installLog struct {
+	raft.LogStore
+	// absent is an index whose entry raft shall find, and find in conflict, though it is compacted away.
+	absent atomic.Uint64
+}
+
+// GetLog implements raft.LogStore.
+func (l *installLog) GetLog(index uint64, entry *raft.Log) error {
+	err := l.LogStore.GetLog(index, entry)
+	if err != nil && index != 0 && index == l.absent.Load() {
+		*entry = raft.Log{Index: index}
+		return nil
+	}
+	return err
+}
+
+// conflicts says whether the log has another entry at the index than the one of that term, or none while it goes on beyond.
+func (l *installLog) conflicts(index, term uint64) bool {
+	last, err := l.LastIndex()
+	if err != nil || last < index {
+		return false
+	}
+	var entry raft.Log
+	return l.LogStore.GetLog(index, &entry) != nil || entry.Term != term
+}
+
+// dropConflicting discards a log that conflicts with the newest snapshot: a crash came between an install and its end.
+func (l *installLog) dropConflicting(snapshots raft.SnapshotStore, log *slog.Logger) error {
+	list, err := snapshots.List()
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	first, err := l.FirstIndex()
+	if err != nil {
+		return err
+	}
+	last, err := l.LastIndex()
+	if err != nil {
+		return err
+	}
+	newest := list[0]
+	if first == 0 || first > newest.Index || !l.conflicts(newest.Index, newest.Term) {
+		return nil
+	}
+	log.Warn("the log conflicts with the snapshot that was installed last: dropping the log", "snapshot", newest.Index, "term", newest.Term, "first", first, "last", last)
+	if err := l.DeleteRange(first, last); err != nil {
+		return fmt.Errorf("drop a log that conflicts with a snapshot: %w", err)
+	}
+	return nil
+}
+
+// incoming hands raft the calls of others, and ends what raft leaves undone at an install.
+type incoming struct {
+	from <-chan raft.RPC
+	to   chan raft.RPC
+	logs *installLog
+	log  *slog.Logger
+	done chan struct{}
+	once sync.Once
+	life sync.WaitGroup
+}
+
+func newIncoming(from <-chan raft.RPC, logs *installLog, log *slog.Logger) *incoming {
+	in := &incoming{from: from, to: make(chan raft.RPC), logs: logs, log: log, done: make(chan struct{})}
+	in.life.Go(in.run)
+	return in
+}
+
+func (in *incoming) run() {
+	for {
+		select {
+		case rpc := <-in.from:
+			if request, ok := rpc.Command.(*raft.InstallSnapshotRequest); ok && in.logs.conflicts(request.LastLogIndex, request.LastLogTerm) {
+				in.life.Go(func() { in.install(rpc, request) })
+				continue
+			}
+			select {
+			case in.to <- rpc:
+			case <-in.done:
+				return
+			}
+		case <-in.done:
+			return
+		}
+	}
+}
+
+// install passes a snapshot on, and answers once the end of the log is given up.
+func (in *incoming) install(rpc raft.RPC, request *raft.InstallSnapshotRequest) {
+	answer, ok := in.call(raft.RPC{Command: request, Reader: rpc.Reader})
+	if !ok {
+		return // raft is shutting down: the caller's connection ends
+	}
+	if response, is := answer.Response.(*raft.InstallSnapshotResponse); is && answer.Error == nil && response.Success {
+		if err := in.giveUp(request); err != nil {
+			in.log.Error("the end of the log conflicts with the snapshot that was installed, and could not be given up", "error", err)
+		}
+	}
+	rpc.RespChan <- answer // has room
+}
+
+// giveUp makes the snapshot's last entry the last one of the log.
+func (in *incoming) giveUp(request *raft.InstallSnapshotRequest) error {
+	index := request.LastLogIndex
+	in.log.Warn("the log holds entries that were never committed and conflict with the snapshot: giving them up", "snapshot", index, "term", request.LastLogTerm)
+	in.logs.absent.Store(index)
+	defer in.logs.absent.Store(0)
+	answer, ok := in.call(raft.RPC{Command: &raft.AppendEntriesRequest{
+		RPCHeader: request.RPCHeader, Term: request.Term, Leader: request.Leader,
+		Entries: []*raft.Log{{Index: index, Term: request.LastLogTerm, Type: raft.LogNoop}},
+	}})
+	switch response, is := answer.Response.(*raft.AppendEntriesResponse); {
+	case !ok:
+		return raft.ErrRaftShutdown
+	case answer.Error != nil:
+		return answer.Error
+	case !is || !response.Success:
+		return fmt.Errorf("raft refused: %+v", answer.Response) // a newer term: its leader sends a snapshot again
+	}
+	first, err := in.logs.FirstIndex()
+	if err != nil {
+		return err
+	}
+	if first == 0 || first >= index {
+		return nil
+	}
+	return in.logs.DeleteRange(first, index-1) // they may be of the old leader too
+}
+
+func (in *incoming) call(rpc raft.RPC) (raft.RPCResponse, bool) {
+	answers := make(chan raft.RPCResponse, 1)
+	rpc.RespChan = answers
+	select {
+	case in.to <- rpc:
+	case <-in.done:
+		return raft.RPCResponse{}, false
+	}
+	select {
+	case answer := <-answers:
+		return answer, true
+	case <-in.done:
+		return raft.RPCResponse{}, false
+	}
+}
+
+func (in *incoming) close() {
+	in.once.Do(func() { close(in.done) })
+	in.life.Wait()
+}
