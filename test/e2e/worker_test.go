@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -471,4 +472,35 @@ spec:
 		}
 		return nil
 	})
+}
+
+func TestBusyCoresLoseNobody(t *testing.T) {
+	healthy(t)
+	eventually(t, time.Minute, "workers to be ready", func() error { return nodesReady(workers) })
+	var before []string
+	for i := range workers {
+		before = append(before, lastChange(t, fmt.Sprintf("worker-%d", i+1)))
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	var busy []*exec.Cmd
+	for range 4 * runtime.NumCPU() {
+		cmd := exec.CommandContext(ctx, "sh", "-c", "while :; do :; done")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		busy = append(busy, cmd)
+	}
+	time.Sleep(20 * time.Second) // longer than any doubt lasts
+	stop()
+	for _, cmd := range busy {
+		if err := cmd.Wait(); err == nil {
+			t.Error("a busy process ended by itself")
+		}
+	}
+	for i := range workers {
+		if now := lastChange(t, fmt.Sprintf("worker-%d", i+1)); now != before[i] {
+			t.Errorf("worker-%d changed at %s, with all cores busy", i+1, now)
+		}
+	}
 }

@@ -4,7 +4,9 @@ package loss_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"testing"
 	"time"
@@ -12,6 +14,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/kontiki/kontiki/test/devcluster"
 )
@@ -23,7 +27,12 @@ const (
 	patience = 2 * time.Minute
 )
 
-var cluster *devcluster.Cluster
+var (
+	cluster *devcluster.Cluster
+	// set makes a connection for each request: a shared one may lead to a master that has vanished, which HTTP/2 notices after
+	// 45 seconds.
+	set *kubernetes.Clientset
+)
 
 func TestMain(m *testing.M) {
 	if os.Getenv("KONTIKI") == "" {
@@ -38,6 +47,9 @@ func run(m *testing.M) int {
 	cluster, err = devcluster.Start(os.Stderr, 3, workers)
 	defer cluster.Stop() // what it leaves behind shows at the next start
 	if err == nil {
+		set, err = client(cluster.Config)
+	}
+	if err == nil {
 		err = deploy()
 	}
 	if err != nil {
@@ -45,6 +57,14 @@ func run(m *testing.M) int {
 		return 1
 	}
 	return m.Run()
+}
+
+func client(config *rest.Config) (*kubernetes.Clientset, error) {
+	tls, err := rest.TLSConfigFor(config)
+	if err != nil {
+		return nil, err
+	}
+	return kubernetes.NewForConfigAndClient(config, &http.Client{Timeout: time.Second, Transport: &http.Transport{TLSClientConfig: tls, DisableKeepAlives: true}})
 }
 
 var app = map[string]string{"app": "loss"}
@@ -78,13 +98,13 @@ func await(b *testing.B, what string, since time.Time, ask func() error) time.Du
 		if time.Since(since) > patience {
 			b.Fatalf("waited %s for %s: %v", patience, what, err)
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 
 // ready says whether a node is ready, and how many are.
 func ready(name string) (this bool, all int, err error) {
-	list, err := cluster.Set.CoreV1().Nodes().List(context.Background(), metav1.ListOptions{ResourceVersion: "0"})
+	list, err := set.CoreV1().Nodes().List(context.Background(), metav1.ListOptions{ResourceVersion: "0"})
 	if err != nil {
 		return false, 0, err
 	}
@@ -101,7 +121,7 @@ func ready(name string) (this bool, all int, err error) {
 
 // running counts the ready pods, without those on one node.
 func running(but string) (n int, err error) {
-	list, err := cluster.Set.CoreV1().Pods("default").List(context.Background(), metav1.ListOptions{LabelSelector: "app=loss", ResourceVersion: "0"})
+	list, err := set.CoreV1().Pods("default").List(context.Background(), metav1.ListOptions{LabelSelector: "app=loss", ResourceVersion: "0"})
 	if err != nil {
 		return 0, err
 	}
@@ -132,7 +152,7 @@ func lose(b *testing.B, take, bring func(worker string) error) {
 			if err == nil && perr == nil && (all < workers || pods < replicas) {
 				err = fmt.Errorf("%d nodes and %d pods are ready", all, pods)
 			}
-			return errorOr(err, perr)
+			return errors.Join(err, perr)
 		})
 		// Tokens of the eviction rate fill up meanwhile: a node every ten seconds.
 		time.Sleep(10 * time.Second)
@@ -170,17 +190,21 @@ func lose(b *testing.B, take, bring func(worker string) error) {
 	b.ReportMetric(worstReplaced.Seconds(), "s-to-replaced-max")
 }
 
-func errorOr(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
-}
-
 // BenchmarkWorkerKilled is kill -9 of the agent: its host is there and refuses connections.
 func BenchmarkWorkerKilled(b *testing.B) {
 	lose(b, func(w string) error { _, err := cluster.Run("dev", "kill", w); return err },
 		func(w string) error { _, err := cluster.Run("dev", "start", w); return err })
+}
+
+// BenchmarkWorkerVanishedWithLeader is the loss of a worker that nobody is there to notice: the leader vanishes with it.
+func BenchmarkWorkerVanishedWithLeader(b *testing.B) {
+	var leader string
+	lose(b, func(w string) (err error) {
+		if leader, err = cluster.Leader(); err != nil {
+			return err
+		}
+		return errors.Join(cluster.Cable(leader, false), cluster.Cable(w, false))
+	}, func(w string) error { return errors.Join(cluster.Cable(leader, true), cluster.Cable(w, true)) })
 }
 
 // BenchmarkWorkerVanished is a host that is gone without a word, as without power.
