@@ -24,10 +24,10 @@ const (
 	// welcomeTimeout is how long a master may take until its first word; longer each time that all have taken too long.
 	welcomeTimeout, longestWelcome = time.Second, 8 * time.Second
 	// missedBeats is how many beats in a row must be missing for a master to be silent, minSilence the least that it takes.
-	// It doubles when silence ends sessions soon after they began.
+	// It doubles when silence ends one session after the other.
 	missedBeats, mostMissedBeats = 3, 24
 	minSilence                   = time.Second
-	// steady is how long a session lasts that is none of those.
+	// steady is how long a session lasts that ends that.
 	steady = 10 * time.Second
 	// answerPeriod is the least time between two answers to beats.
 	answerPeriod = 900 * time.Millisecond
@@ -46,6 +46,7 @@ var (
 func (a *Agent) sessions(ctx context.Context) error {
 	next, failures, missed := 0, 0, missedBeats
 	var last, moveTo string
+	var silent time.Time // when silence ended the last session
 	for ctx.Err() == nil {
 		masters := a.masters()
 		if len(masters) == 0 {
@@ -62,17 +63,24 @@ func (a *Agent) sessions(ctx context.Context) error {
 		last = addr
 		round := failures / len(masters)
 		began := time.Now()
-		served, err := a.session(ctx, addr, min(welcomeTimeout<<min(round, 3), longestWelcome), missed)
+		welcomed, err := a.session(ctx, addr, min(welcomeTimeout<<min(round, 3), longestWelcome), missed)
 		if ctx.Err() != nil {
 			break
 		}
-		lasted := time.Since(began)
+		served, lasted := !welcomed.IsZero(), time.Since(began)
 		slog.Info("session ended", "master", addr, "err", err)
 		switch {
 		case lasted > steady:
 			missed = missedBeats
-		case served && errors.Is(err, errSilent): // soon after it began: it may be us who are slow
+		case served && errors.Is(err, errSilent) && welcomed.Sub(silent) < minSilence:
+			// One master after the other welcomes us and falls silent: it is we who are slow.
 			missed = min(2*missed, mostMissedBeats)
+		}
+		if served {
+			silent = time.Time{}
+			if errors.Is(err, errSilent) {
+				silent = time.Now()
+			}
 		}
 		if move := new(moved); errors.As(err, &move) {
 			moveTo, failures = move.to, 0
@@ -132,44 +140,45 @@ func (a *Agent) masters() []string {
 	return append(inOrder(a.c.NodeName, told), inOrder(a.c.NodeName, given)...)
 }
 
-// session runs one session until it ends. served says that the master welcomed us, for which it has a time; missed is how
+// session runs one session until it ends. welcomed is when the master welcomed us, for which it has a time, or zero; missed is how
 // many of its beats must be missing in a row for it to be silent.
-func (a *Agent) session(ctx context.Context, addr string, patience time.Duration, missed int) (served bool, err error) {
+func (a *Agent) session(ctx context.Context, addr string, patience time.Duration, missed int) (welcomed time.Time, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	deadline := time.AfterFunc(patience, func() { cancel(errSilent) })
 	defer deadline.Stop()
 	conn, err := a.c.Dial(ctx, addr)
 	if err != nil {
-		return false, fmt.Errorf("dial %s: %w", addr, err)
+		return welcomed, fmt.Errorf("dial %s: %w", addr, err)
 	}
 	defer conn.Close()
 	client := nodev1.NewNodeServiceClient(conn)
 	stream, err := client.Session(ctx)
 	if err != nil {
-		return false, err
+		return welcomed, err
 	}
 	node, err := wire.Encode("v1", "Node", a.node.current())
 	if err != nil {
-		return false, err
+		return welcomed, err
 	}
 	if err := stream.Send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Hello{Hello: &nodev1.Hello{NodeName: a.c.NodeName, Node: node, AnswersBeats: true}}}); err != nil {
-		return false, streamError(stream, err)
+		return welcomed, streamError(stream, err)
 	}
 	first, err := stream.Recv()
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
-		return false, err
+		return welcomed, err
 	}
 	w := first.GetWelcome()
 	if w == nil {
-		return false, fmt.Errorf("master %s did not begin with a welcome", addr)
+		return welcomed, fmt.Errorf("master %s did not begin with a welcome", addr)
 	}
 	if !deadline.Stop() {
-		return false, fmt.Errorf("master %s was too slow", addr)
+		return welcomed, fmt.Errorf("master %s was too slow", addr)
 	}
+	welcomed = time.Now()
 	slog.Info("session begins", "master", addr)
 	a.takeWelcome(w)
 	a.mu.Lock()
@@ -224,7 +233,7 @@ func (a *Agent) session(ctx context.Context, addr string, patience time.Duration
 	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
 		err = cause
 	}
-	return true, err
+	return welcomed, err
 }
 
 // session is a running session's stream.
