@@ -75,7 +75,15 @@ func (s *Supervisor) serveControl(ctx context.Context) error {
 	}
 	mux.HandleFunc("POST /hosts/{host}/kill", host(s.kill))
 	mux.HandleFunc("POST /hosts/{host}/start", host(s.start))
-	mux.HandleFunc("POST /stop", func(http.ResponseWriter, *http.Request) { s.stopAll() })
+	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, _ *http.Request) {
+		// The whole answer first: the socket is closed as soon as everything stops.
+		w.Header().Set("Content-Length", "0")
+		w.WriteHeader(http.StatusOK)
+		if err := http.NewResponseController(w).Flush(); err != nil {
+			s.log.Warn("the command to stop could not be answered", "error", err)
+		}
+		s.stopAll()
+	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
