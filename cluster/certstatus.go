@@ -274,6 +274,8 @@ func (c *Cluster) Certificates(ctx context.Context) (*Certificates, error) {
 		{id.PreviousCA != nil, "CA: the old one is still trusted, until `kontiki cluster certs rotate-ca --finish`"},
 		{id.GossipStep != "", "gossip key: " + cmp.Or(id.GossipStep, "none")},
 		{id.NextSecretKey != "", "secret key: used once every master has it"},
+		{id.NextTokenKey != nil, "token key: signs once every master knows it"},
+		{id.PreviousTokenKey != nil, "token key: tokens of the old one hold, until `kontiki cluster certs rotate-token-key --finish`"},
 	} {
 		if r.underWay {
 			all.Rotations = append(all.Rotations, r.text)
@@ -292,12 +294,14 @@ const (
 	FinishCA          = clusterv1.ChangeIdentityRequest_ACTION_FINISH_CA
 	RotateGossipKey   = clusterv1.ChangeIdentityRequest_ACTION_ROTATE_GOSSIP_KEY
 	RotateSecretKey   = clusterv1.ChangeIdentityRequest_ACTION_ROTATE_SECRET_KEY
+	RotateTokenKey    = clusterv1.ChangeIdentityRequest_ACTION_ROTATE_TOKEN_KEY
+	FinishTokenKey    = clusterv1.ChangeIdentityRequest_ACTION_FINISH_TOKEN_KEY
 	revokeWorker      = clusterv1.ChangeIdentityRequest_ACTION_REVOKE_WORKER
 )
 
 // ChangeIdentity begins a change, on any master, and answers the generation that it is. The leader takes it from step to
-// step as everybody follows; only the end of a CA's rotation is asked for (FinishCA), and refused while somebody would be
-// locked out, unless it is forced. Errors: ErrRotating, ErrNotRotated, ErrNotMoved.
+// step as everybody follows; only the ends of a CA and of a key of tokens are asked for (FinishCA,
+// FinishTokenKey); the first is refused while somebody would be locked out, unless it is forced. Errors: ErrRotating, ErrNotRotated, ErrNotMoved.
 func (c *Cluster) ChangeIdentity(ctx context.Context, action IdentityChange, force bool) (generation uint64, err error) {
 	return c.change(ctx, &clusterv1.ChangeIdentityRequest{Action: action, Force: force})
 }
@@ -328,6 +332,10 @@ func (c *Cluster) changeHere(ctx context.Context, r *clusterv1.ChangeIdentityReq
 		return c.changeIdentity(ctx, (*Identity).withNextGossipKey)
 	case RotateSecretKey:
 		return c.changeIdentity(ctx, (*Identity).withNextSecretKey)
+	case RotateTokenKey:
+		return c.changeIdentity(ctx, (*Identity).withNextTokenKey)
+	case FinishTokenKey:
+		return c.changeIdentity(ctx, (*Identity).withoutPreviousTokenKey)
 	case FinishCA:
 		return c.changeIdentity(ctx, func(id *Identity) (*Identity, error) {
 			if stuck := c.notMoved(ctx, id); len(stuck) > 0 && !r.Force && id.PreviousCA != nil {

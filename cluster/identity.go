@@ -45,8 +45,10 @@ type Identity struct {
 	SecretKeys       map[string][]byte
 	CurrentSecretKey string
 	NextSecretKey    string
-	// ServiceAccountKey signs service account tokens (ECDSA P-256, JWT algorithm ES256).
-	ServiceAccountKey crypto.Signer
+	// ServiceAccountKey signs service account tokens (ECDSA P-256, JWT algorithm ES256). Those that NextTokenKey or
+	// PreviousTokenKey signed hold too; at most one of the two is there.
+	ServiceAccountKey              crypto.Signer
+	NextTokenKey, PreviousTokenKey crypto.Signer
 }
 
 // identityDocument is the JSON form. Fields are only ever added.
@@ -68,6 +70,24 @@ type identityDocument struct {
 	PastPins      []string           `json:"pastPins,omitempty"`
 	GossipStep    string             `json:"gossipStep,omitempty"`
 	NextSecretKey string             `json:"nextSecretKey,omitempty"`
+
+	NextTokenKey     []byte `json:"nextTokenKey,omitempty"`
+	PreviousTokenKey []byte `json:"previousTokenKey,omitempty"`
+}
+
+// optionalKey writes a key that may be nil, parseOptionalKey reads it.
+func optionalKey(key crypto.Signer) ([]byte, error) {
+	if key == nil {
+		return nil, nil
+	}
+	return pki.EncodeKey(key)
+}
+
+func parseOptionalKey(keyPEM []byte) (crypto.Signer, error) {
+	if len(keyPEM) == 0 {
+		return nil, nil
+	}
+	return pki.ParseKey(keyPEM)
 }
 
 type authorityDocument struct {
@@ -110,9 +130,9 @@ func NewIdentity() (*Identity, error) {
 			return nil, fmt.Errorf("generate keys: %w", err)
 		}
 	}
-	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	signer, err := newTokenKey()
 	if err != nil {
-		return nil, fmt.Errorf("generate the service account key: %w", err)
+		return nil, err
 	}
 	name := "key-" + time.Now().UTC().Format("20060102-150405")
 	return &Identity{
@@ -123,6 +143,14 @@ func NewIdentity() (*Identity, error) {
 		CurrentSecretKey:  name,
 		ServiceAccountKey: signer,
 	}, nil
+}
+
+func newTokenKey() (crypto.Signer, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("generate the service account key: %w", err)
+	}
+	return key, nil
 }
 
 // String and LogValue keep keys out of logs.
@@ -149,8 +177,18 @@ func (id *Identity) MarshalJSON() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	nextToken, err := optionalKey(id.NextTokenKey)
+	if err != nil {
+		return nil, err
+	}
+	previousToken, err := optionalKey(id.PreviousTokenKey)
+	if err != nil {
+		return nil, err
+	}
 	return json.Marshal(identityDocument{
 		Version:           1,
+		NextTokenKey:      nextToken,
+		PreviousTokenKey:  previousToken,
 		Generation:        id.Generation,
 		Renewals:          id.Renewals,
 		NextCA:            next,
@@ -213,7 +251,17 @@ func (id *Identity) UnmarshalJSON(data []byte) error {
 	if err != nil {
 		return fmt.Errorf("cluster identity: previous CA: %w", err)
 	}
+	nextToken, err := parseOptionalKey(doc.NextTokenKey)
+	if err != nil {
+		return fmt.Errorf("cluster identity: next key of tokens: %w", err)
+	}
+	previousToken, err := parseOptionalKey(doc.PreviousTokenKey)
+	if err != nil {
+		return fmt.Errorf("cluster identity: previous key of tokens: %w", err)
+	}
 	*id = Identity{
+		NextTokenKey:      nextToken,
+		PreviousTokenKey:  previousToken,
 		ClusterID:         doc.ClusterID,
 		Generation:        doc.Generation,
 		Renewals:          doc.Renewals,

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
@@ -112,6 +113,43 @@ func (id *Identity) withNextSecretKey() (*Identity, error) {
 	return changed, nil
 }
 
+// withNextTokenKey introduces a key that signs service account tokens.
+func (id *Identity) withNextTokenKey() (*Identity, error) {
+	if id.NextTokenKey != nil || id.PreviousTokenKey != nil {
+		return nil, fmt.Errorf("%w: finish it first with `kontiki cluster certs rotate-token-key --finish`", ErrRotating)
+	}
+	key, err := newTokenKey()
+	if err != nil {
+		return nil, err
+	}
+	changed := id.next()
+	changed.NextTokenKey = key
+	return changed, nil
+}
+
+// withoutPreviousTokenKey voids the tokens that the key before the present one signed.
+func (id *Identity) withoutPreviousTokenKey() (*Identity, error) {
+	switch {
+	case id.NextTokenKey != nil:
+		return nil, fmt.Errorf("%w: the new key does not sign yet", ErrNotMoved)
+	case id.PreviousTokenKey == nil:
+		return nil, fmt.Errorf("%w: begin one with `kontiki cluster certs rotate-token-key`", ErrNotRotated)
+	}
+	changed := id.next()
+	changed.PreviousTokenKey = nil
+	return changed, nil
+}
+
+// OtherTokenKeys are the keys, beside ServiceAccountKey, whose tokens hold.
+func (id *Identity) OtherTokenKeys() (keys []crypto.Signer) {
+	for _, key := range []crypto.Signer{id.NextTokenKey, id.PreviousTokenKey} {
+		if key != nil {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
 // advanced takes every change that is under way one step further. It may be called once every host has this generation;
 // false says that nothing waits for that.
 func (id *Identity) advanced() (*Identity, bool) {
@@ -128,6 +166,9 @@ func (id *Identity) advanced() (*Identity, bool) {
 	}
 	if id.NextSecretKey != "" {
 		changed.CurrentSecretKey, changed.NextSecretKey, moved = id.NextSecretKey, "", true
+	}
+	if id.NextTokenKey != nil {
+		changed.ServiceAccountKey, changed.PreviousTokenKey, changed.NextTokenKey, moved = id.NextTokenKey, id.ServiceAccountKey, nil, true
 	}
 	return changed, moved
 }

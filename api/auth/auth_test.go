@@ -153,7 +153,7 @@ func TestDamagedTokensAreRefused(t *testing.T) {
 func TestKeysArePublished(t *testing.T) {
 	now := time.Now()
 	key := newKey(t)
-	tokens := newTokens(t, key, nil, &now)
+	tokens := newTokens(t, key, subjects{"sa/ns/sa": "u1"}, &now)
 	data, err := tokens.JWKS()
 	if err != nil {
 		t.Fatal(err)
@@ -165,6 +165,32 @@ func TestKeysArePublished(t *testing.T) {
 	document, err := tokens.Discovery()
 	if err != nil || !strings.Contains(string(document), `"jwks_uri":"https://issuer/openid/v1/jwks"`) {
 		t.Fatalf("%s, %v", document, err)
+	}
+	// While the key changes, tokens of both hold; which one signs is the first one.
+	fresh := newKey(t)
+	old, _, err := tokens.Issue(Binding{Namespace: "ns", ServiceAccount: "sa", ServiceAccountUID: "u1"}, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	holds := func(token string) bool {
+		_, _, err := tokens.Check(token, nil)
+		return err == nil
+	}
+	if !holds(old) {
+		t.Fatal("the token does not hold")
+	}
+	if err := tokens.Use(fresh, key); err != nil {
+		t.Fatal(err)
+	}
+	young, _, err := tokens.Issue(Binding{Namespace: "ns", ServiceAccount: "sa", ServiceAccountUID: "u1"}, nil, 0)
+	if err != nil || !holds(old) || !holds(young) {
+		t.Errorf("with both keys: %v, %v, %v", err, holds(old), holds(young))
+	}
+	if data, err := tokens.JWKS(); err != nil || json.Unmarshal(data, &set) != nil || len(set.Keys) != 2 || !fresh.PublicKey.Equal(set.Keys[0].Key) {
+		t.Errorf("both keys are shown as %s, %v", data, err)
+	}
+	if err := tokens.Use(fresh); err != nil || holds(old) || !holds(young) {
+		t.Errorf("with the new key alone: %v, %v, %v", err, holds(old), holds(young))
 	}
 	_, wrong, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

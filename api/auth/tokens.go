@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -47,37 +48,65 @@ type Subjects interface {
 
 // Tokens signs and checks service account tokens. It is safe for concurrent use.
 type Tokens struct {
-	issuer    string
-	audience  string
-	signer    jose.Signer
-	publicKey crypto.PublicKey
-	keyID     string
-	algorithm jose.SignatureAlgorithm
-	subjects  Subjects
-	now       func() time.Time
+	issuer   string
+	audience string
+	keys     atomic.Pointer[tokenKeys]
+	subjects Subjects
+	now      func() time.Time
+}
+
+// tokenKeys are the keys in use: signer signs, all that are known check. The signer's is the first of these.
+type tokenKeys struct {
+	signer     jose.Signer
+	known      []jose.JSONWebKey
+	algorithms []jose.SignatureAlgorithm
 }
 
 // NewTokens makes a Tokens that signs with key (ECDSA P-256 or RSA), which every master holds.
 func NewTokens(issuer string, key crypto.Signer, subjects Subjects, now func() time.Time) (*Tokens, error) {
+	t := &Tokens{issuer: issuer, audience: issuer, subjects: subjects, now: now}
+	return t, t.Use(key)
+}
+
+// Use replaces the keys: tokens are signed with key, and those that key or one of the others signed hold.
+func (t *Tokens) Use(key crypto.Signer, others ...crypto.Signer) error {
+	keys := &tokenKeys{}
+	for _, k := range append([]crypto.Signer{key}, others...) {
+		public, err := publicTokenKey(k)
+		if err != nil {
+			return fmt.Errorf("service account key: %w", err)
+		}
+		keys.known = append(keys.known, public)
+		if algorithm := jose.SignatureAlgorithm(public.Algorithm); !slices.Contains(keys.algorithms, algorithm) {
+			keys.algorithms = append(keys.algorithms, algorithm)
+		}
+	}
+	own := keys.known[0]
+	var err error
+	keys.signer, err = jose.NewSigner(jose.SigningKey{Algorithm: jose.SignatureAlgorithm(own.Algorithm), Key: jose.JSONWebKey{Key: key, KeyID: own.KeyID}}, nil)
+	if err != nil {
+		return fmt.Errorf("service account key: %w", err)
+	}
+	t.keys.Store(keys)
+	return nil
+}
+
+// publicTokenKey is what others check a key's signatures with.
+func publicTokenKey(key crypto.Signer) (jose.JSONWebKey, error) {
 	algorithm := jose.ES256
 	switch key.Public().(type) {
 	case *ecdsa.PublicKey:
 	case *rsa.PublicKey:
 		algorithm = jose.RS256
 	default:
-		return nil, fmt.Errorf("service account key: %T is neither ECDSA nor RSA", key)
+		return jose.JSONWebKey{}, fmt.Errorf("%T is neither ECDSA nor RSA", key)
 	}
 	der, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
-		return nil, fmt.Errorf("service account key: %w", err)
+		return jose.JSONWebKey{}, err
 	}
 	sum := sha256.Sum256(der)
-	id := base64.RawURLEncoding.EncodeToString(sum[:])
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: algorithm, Key: jose.JSONWebKey{Key: key, KeyID: id}}, nil)
-	if err != nil {
-		return nil, fmt.Errorf("service account key: %w", err)
-	}
-	return &Tokens{issuer: issuer, audience: issuer, signer: signer, publicKey: key.Public(), keyID: id, algorithm: algorithm, subjects: subjects, now: now}, nil
+	return jose.JSONWebKey{Key: key.Public(), KeyID: base64.RawURLEncoding.EncodeToString(sum[:]), Algorithm: string(algorithm), Use: "sig"}, nil
 }
 
 type ref struct {
@@ -118,7 +147,7 @@ func (t *Tokens) Issue(b Binding, audiences []string, seconds int64) (token stri
 	if b.Secret != "" {
 		private.Kubernetes.Secret = &ref{b.Secret, b.SecretUID}
 	}
-	token, err = jwt.Signed(t.signer).Claims(private).Claims(jwt.Claims{
+	token, err = jwt.Signed(t.keys.Load().signer).Claims(private).Claims(jwt.Claims{
 		Issuer: t.issuer, Subject: ServiceAccountUser(b.Namespace, b.ServiceAccount), Audience: audiences, ID: uuid.NewString(),
 		IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(expires),
 	}).Serialize()
@@ -130,13 +159,14 @@ func (t *Tokens) Check(token string, audiences []string) (user.Info, []string, e
 	if len(audiences) == 0 {
 		audiences = []string{t.audience}
 	}
-	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{t.algorithm})
+	keys := t.keys.Load()
+	parsed, err := jwt.ParseSigned(token, keys.algorithms)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: not a token of this cluster", ErrToken)
 	}
 	var public jwt.Claims
 	var private privateClaims
-	if err := parsed.Claims(t.publicKey, &public, &private); err != nil {
+	if !slices.ContainsFunc(keys.known, func(key jose.JSONWebKey) bool { return parsed.Claims(key.Key, &public, &private) == nil }) {
 		return nil, nil, fmt.Errorf("%w: its signature does not verify", ErrToken)
 	}
 	if err := public.ValidateWithLeeway(jwt.Expected{Issuer: t.issuer, Time: t.now()}, 0); err != nil {
@@ -197,9 +227,9 @@ func ServiceAccountUser(namespace, name string) string {
 	return "system:serviceaccount:" + namespace + ":" + name
 }
 
-// JWKS is the public key as a JSON Web Key Set, and Discovery the OpenID document that names it.
+// JWKS are the public keys as a JSON Web Key Set, and Discovery the OpenID document that names it.
 func (t *Tokens) JWKS() ([]byte, error) {
-	return json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: t.publicKey, KeyID: t.keyID, Algorithm: string(t.algorithm), Use: "sig"}}})
+	return json.Marshal(jose.JSONWebKeySet{Keys: t.keys.Load().known})
 }
 
 // Discovery is the OpenID provider configuration.
@@ -207,6 +237,6 @@ func (t *Tokens) Discovery() ([]byte, error) {
 	return json.Marshal(map[string]any{
 		"issuer": t.issuer, "jwks_uri": strings.TrimSuffix(t.issuer, "/") + "/openid/v1/jwks",
 		"response_types_supported": []string{"id_token"}, "subject_types_supported": []string{"public"},
-		"id_token_signing_alg_values_supported": []string{string(t.algorithm)},
+		"id_token_signing_alg_values_supported": t.keys.Load().algorithms,
 	})
 }

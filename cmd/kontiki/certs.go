@@ -38,6 +38,7 @@ type certsChanged struct {
 var certsActions = map[string]cluster.IdentityChange{
 	"renew": cluster.RenewCertificates, "rotate-ca": cluster.RotateCA, "finish-ca": cluster.FinishCA,
 	"rotate-gossip-key": cluster.RotateGossipKey, "rotate-secret-key": cluster.RotateSecretKey,
+	"rotate-token-key": cluster.RotateTokenKey, "finish-token-key": cluster.FinishTokenKey,
 }
 
 const revokeAction = "revoke-worker"
@@ -157,7 +158,18 @@ func certsCommand(kubeconfig *string) *cobra.Command {
 	rotateCA.Long = "Make a new CA. It is trusted first, issues once every master and every connected worker trusts it, and both are trusted until --finish."
 	rotateCA.Flags().BoolVar(&finish, "finish", false, "drop the old CA; refused while a host still needs it")
 	rotateCA.Flags().BoolVar(&force, "force", false, "with --finish: go on without workers that still need the old CA; they must join again")
+	var finishTokens bool
+	rotateTokens := change("rotate-token-key", "Change the key that signs service account tokens; with --finish, void those of the old one", "done; see `kontiki cluster certs`", cobra.NoArgs,
+		func([]string) certsChange {
+			if finishTokens {
+				return certsChange{Action: "finish-token-key"}
+			}
+			return certsChange{Action: "rotate-token-key"}
+		})
+	rotateTokens.Long = "Change the key that signs service account tokens. Tokens of the old key hold until --finish: give pods an hour to get new ones."
+	rotateTokens.Flags().BoolVar(&finishTokens, "finish", false, "void the tokens that the old key signed")
 	cmd.AddCommand(
+		rotateTokens,
 		change("renew", "Renew every certificate now", "every master and connected worker renews its certificates", cobra.NoArgs, named("renew")),
 		rotateCA,
 		change("rotate-gossip-key", "Change the key that encrypts gossip", "the new key is being spread; see `kontiki cluster certs`", cobra.NoArgs, named("rotate-gossip-key")),

@@ -108,24 +108,37 @@ func (m *master) bundle() ([]byte, <-chan struct{}) {
 // kubeconfigAgain is how soon a kubeconfig that could not be written is tried again.
 const kubeconfigAgain = time.Minute
 
+// useKeys gives the API the keys of the present.
+func (m *master) useKeys() error {
+	identity := m.cluster.Identity()
+	if err := m.api.Sealer.Use(identity.CurrentSecretKey, identity.SecretKeys); err != nil {
+		return fmt.Errorf("keys that seal Secrets: %w", err)
+	}
+	return m.api.Tokens.Use(identity.ServiceAccountKey, identity.OtherTokenKeys()...)
+}
+
 // followIdentity brings what this process made of the cluster's identity up to date whenever that changes, and writes the
 // administrator's kubeconfig anew in time.
 func (m *master) followIdentity(ctx context.Context) error {
+	ready := m.cluster.Ready()
 	for {
 		changed := m.cluster.IdentityChanged()
-		identity := m.cluster.Identity()
-		if err := m.api.Sealer.Use(identity.CurrentSecretKey, identity.SecretKeys); err != nil {
-			return fmt.Errorf("keys that seal Secrets: %w", err)
+		if err := m.useKeys(); err != nil {
+			return err
 		}
 		m.apiConns.recheck(m.cluster.Roots())
 		lifetime := m.options.certificateLifetime
 		wait := lifetime*2/3 + rand.N(max(lifetime/20, 1))
-		if err := m.writeKubeconfig(); err != nil {
+		if ready != nil {
+			wait = kubeconfigAgain
+		} else if err := m.writeKubeconfig(); err != nil {
 			m.log.Warn("the administrator's kubeconfig could not be written", "error", err)
 			wait = kubeconfigAgain
 		}
 		timer := time.NewTimer(wait)
 		select {
+		case <-ready:
+			ready = nil // from here on there is a kubeconfig
 		case <-changed:
 		case <-timer.C:
 		case <-ctx.Done():

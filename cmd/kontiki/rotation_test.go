@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -165,14 +167,39 @@ func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 	if code, answer := change("make-coffee"); code != http.StatusBadRequest || !strings.Contains(answer, "rotate-gossip-key") {
 		t.Errorf("an unknown change: %d %s", code, answer)
 	}
-	for _, action := range []string{"rotate-ca", "rotate-secret-key", "rotate-gossip-key"} {
+	podToken := func() string {
+		t.Helper()
+		code, answer, _, err := ask(ctx, client, http.MethodPost, m.api+"/api/v1/namespaces/default/serviceaccounts/default/token", `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{}}`)
+		var made struct{ Status struct{ Token string } }
+		if err != nil || code != http.StatusCreated || json.Unmarshal(answer, &made) != nil {
+			t.Fatalf("a service account's token: %d, %v: %s", code, err, answer)
+		}
+		return made.Status.Token
+	}
+	tokenHolds := func(token string) bool {
+		t.Helper()
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, m.api+"/api", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer "+token)
+		bare := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: m.cluster.Roots()}, DisableKeepAlives: true}}
+		response, err := bare.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		return response.StatusCode == http.StatusOK
+	}
+	oldToken := podToken()
+	for _, action := range []string{"rotate-ca", "rotate-secret-key", "rotate-gossip-key", "rotate-token-key"} {
 		if code, answer := change(action); code != http.StatusOK {
 			t.Fatalf("%s: %d %s", action, code, answer)
 		}
 	}
 	var now *cluster.Identity
 	awaitThat(t, "the new keys to be used", func() error {
-		if now = m.cluster.Identity(); now.PreviousCA == nil || now.CurrentSecretKey == before.CurrentSecretKey || now.GossipStep != "" {
+		if now = m.cluster.Identity(); now.PreviousCA == nil || now.CurrentSecretKey == before.CurrentSecretKey || now.GossipStep != "" || now.PreviousTokenKey == nil {
 			return errors.New("not yet")
 		}
 		return nil
@@ -212,6 +239,30 @@ func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 		t.Errorf("a client that trusts the old CA alone: %d, %v: %s", code, err, answer)
 	}
 	secretOf("old")
+	newToken := ""
+	awaitThat(t, "tokens to be signed with the new key", func() error {
+		newToken = podToken()
+		parsed, err := jwt.ParseSigned(newToken, []jose.SignatureAlgorithm{jose.ES256})
+		if err != nil {
+			return err
+		}
+		return parsed.Claims(now.ServiceAccountKey.Public(), &jwt.Claims{})
+	})
+	if !tokenHolds(oldToken) || !tokenHolds(newToken) {
+		t.Errorf("while the key of tokens changes: old %v, new %v", tokenHolds(oldToken), tokenHolds(newToken))
+	}
+	if code, answer := change("finish-token-key"); code != http.StatusOK {
+		t.Errorf("the end of the old key of tokens: %d %s", code, answer)
+	}
+	awaitThat(t, "tokens of the old key to be void", func() error {
+		if tokenHolds(oldToken) {
+			return errors.New("it holds")
+		}
+		return nil
+	})
+	if !tokenHolds(newToken) {
+		t.Error("a token of the new key is void")
+	}
 	awaitThat(t, "new secrets to be sealed with the new key", func() error {
 		sealed, err := m.master.api.Sealer.Seal("/x", nil)
 		if err == nil && !bytes.Contains(sealed, []byte(":"+now.CurrentSecretKey+":")) {

@@ -247,6 +247,9 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger)
 	c.RegisterNode(func(s grpc.ServiceRegistrar) { nodev1.RegisterNodeServiceServer(s, m.sessions) })
 	c.RegisterMasters(m.sessions.RegisterSessions)
 	m.census = nodes.NewCensus(nodes.CensusConfig{Masters: c.MasterAddresses, Connect: c.Master, Log: log})
+	if err := m.useKeys(); err != nil {
+		return nil, err
+	}
 	c.SetKnownWorkers(m.knownWorkers)
 	m.addDuties()
 	return m, nil
@@ -266,6 +269,7 @@ func (m *master) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return m.cluster.Run(ctx) })
 	group.Go(func() error { return m.serveAPI(ctx) })
+	group.Go(func() error { return m.followIdentity(ctx) })
 	group.Go(func() error { return m.census.Run(ctx) })
 	group.Go(func() error { return m.sessions.Balance(ctx, m.cluster.Address(), m.census.Fewest) })
 	group.Go(func() error {
@@ -277,7 +281,6 @@ func (m *master) run(ctx context.Context) error {
 		if err := m.writeKubeconfig(); err != nil {
 			return err
 		}
-		group.Go(func() error { return m.followIdentity(ctx) })
 		if m.options.noAgent {
 			return nil
 		}
