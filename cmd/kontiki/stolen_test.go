@@ -116,6 +116,10 @@ func startMaster(t *testing.T, change ...func(*serverOptions, *cluster.Config)) 
 	if tm.admin, err = kubernetes.NewForConfig(config); err != nil {
 		t.Fatal(err)
 	}
+	awaitThat(t, "the controllers to be at work", func() error {
+		_, err := tm.admin.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{})
+		return err
+	})
 	return tm
 }
 
@@ -242,10 +246,6 @@ func TestWhatAStolenWorkerCertificateOpens(t *testing.T) {
 	m := startMaster(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	awaitThat(t, "the default service account", func() error {
-		_, err := m.admin.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{})
-		return err
-	})
 	thief, victim := m.joinTestWorker(t, "worker-1"), m.joinTestWorker(t, "worker-2")
 	of2, err := openSession(t, m, victim, "worker-2", nodeObject("worker-2", nil))
 	if err != nil {
