@@ -1,0 +1,216 @@
+package objects
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// overlay is a Store that commits nothing: what is proposed to it shows in its view, on top of a view of the real store,
+// and is gathered into one command. Conditions are tested as the real store would test them. It is for one goroutine.
+//
+// Revisions that it hands out are those that the operations would get if nobody else wrote; what is stored does not
+// contain them.
+type overlay struct {
+	base     kv.View
+	keys     map[string]*stagedKey
+	order    []string // of keys, as they were first touched
+	revision uint64
+	// operation is the one that is being prepared, from 0.
+	operation int
+}
+
+var _ Store = (*overlay)(nil)
+
+// stagedKey is what has become of one key.
+type stagedKey struct {
+	// op is what the command does to it. Its condition is about the base.
+	op kv.Op
+	// version is what the key holds now, nil for nothing; it counts where changed is set.
+	version *kv.Version
+	changed bool
+	// operation is the first one that touched the key.
+	operation int
+}
+
+func newOverlay(base kv.View) *overlay {
+	return &overlay{base: base, keys: map[string]*stagedKey{}, revision: base.Revision()}
+}
+
+// Propose implements Store: it stages a command.
+func (o *overlay) Propose(_ context.Context, c *kv.Command) (kv.Result, error) {
+	if c.Restore != nil {
+		return kv.Result{}, errors.New("objects: a transaction cannot restore a backup")
+	}
+	for i, op := range c.Ops {
+		current := uint64(0)
+		v, ok := o.Get(op.Key)
+		if ok {
+			current = v.ModRevision
+		}
+		holds := op.Cond == kv.Always || op.Cond == kv.Absent && !ok || op.Cond == kv.Exists && ok || op.Cond == kv.AtRevision && ok && current == op.Revision
+		if !holds {
+			return kv.Result{Revision: o.revision, Failed: &kv.Failure{Index: i, Cond: op.Cond, Current: current}}, nil
+		}
+	}
+	revisions := make([]uint64, len(c.Ops))
+	for i := range c.Ops {
+		revisions[i] = o.stage(c.Ops[i])
+	}
+	return kv.Result{Revision: o.revision, Revisions: revisions}, nil
+}
+
+// stage adds one operation, whose condition holds.
+func (o *overlay) stage(op kv.Op) (revision uint64) {
+	k := o.keys[op.Key]
+	if k == nil {
+		k = &stagedKey{op: kv.Op{Key: op.Key, Check: true, Cond: kv.Always}, operation: o.operation}
+		o.keys[op.Key] = k
+		o.order = append(o.order, op.Key)
+	}
+	if !k.changed && strength(op.Cond) > strength(k.op.Cond) {
+		// Both conditions are about the base, and both hold there: the one that says more says it all.
+		k.op.Cond, k.op.Revision = op.Cond, op.Revision
+	}
+	if op.Check {
+		return 0
+	}
+	before, existed := o.Get(op.Key)
+	if op.Delete && !existed {
+		return 0
+	}
+	o.revision++
+	k.changed = true
+	if op.Delete {
+		k.version = nil
+		k.op.Delete, k.op.Check, k.op.Value = true, false, nil
+		if _, inBase := o.base.Get(op.Key); !inBase { // put and deleted again: nothing happens
+			k.op.Delete, k.op.Check = false, true
+		}
+		return o.revision
+	}
+	created := o.revision
+	if existed {
+		created = before.CreateRevision
+	}
+	k.version = &kv.Version{Key: op.Key, Value: op.Value, CreateRevision: created, ModRevision: o.revision}
+	k.op.Delete, k.op.Check, k.op.Value = false, false, op.Value
+	return o.revision
+}
+
+func strength(c kv.Condition) int {
+	return map[kv.Condition]int{kv.Always: 0, kv.Exists: 1, kv.Absent: 2, kv.AtRevision: 2}[c]
+}
+
+// pin makes the command depend on a key being as it is in the base, whether it is changed or not.
+func (o *overlay) pin(key string) {
+	op := kv.Op{Key: key, Check: true, Cond: kv.Absent}
+	if v, ok := o.base.Get(key); ok {
+		op.Cond, op.Revision = kv.AtRevision, v.ModRevision
+	}
+	if k := o.keys[key]; k != nil && k.changed {
+		k.op.Cond, k.op.Revision = op.Cond, op.Revision
+		return
+	}
+	o.stage(op)
+}
+
+// command is all that was staged, and which operation each of its parts belongs to.
+func (o *overlay) command() (ops []kv.Op, operations []int) {
+	for _, key := range o.order {
+		k := o.keys[key]
+		if k.op.Check && k.op.Cond == kv.Always {
+			continue
+		}
+		ops = append(ops, k.op)
+		operations = append(operations, k.operation)
+	}
+	return ops, operations
+}
+
+// View implements kv.Reader. It is the overlay itself: later operations show in it.
+func (o *overlay) View() kv.View { return o }
+
+// Consistent implements Store: a transaction sees one state.
+func (o *overlay) Consistent(context.Context) (kv.View, error) { return o, nil }
+
+// Watch implements kv.Reader; nothing in a transaction watches.
+func (o *overlay) Watch(prefix string, _ uint64) (kv.Watcher, error) {
+	return nil, fmt.Errorf("objects: watch %q within a transaction", prefix)
+}
+
+// WaitRevision implements kv.Reader.
+func (o *overlay) WaitRevision(_ context.Context, revision uint64) error {
+	if revision > o.revision {
+		return kv.ErrFutureRevision
+	}
+	return nil
+}
+
+// Revision implements kv.View.
+func (o *overlay) Revision() uint64 { return o.revision }
+
+// Get implements kv.View.
+func (o *overlay) Get(key string) (*kv.Version, bool) {
+	if k := o.keys[key]; k != nil && k.changed {
+		return k.version, k.version != nil
+	}
+	return o.base.Get(key)
+}
+
+// Range implements kv.View.
+func (o *overlay) Range(start, end string, visit func(*kv.Version) bool) {
+	var changed []string
+	for key, k := range o.keys {
+		if k.changed && key >= start && (end == "" || key < end) {
+			changed = append(changed, key)
+		}
+	}
+	slices.Sort(changed)
+	put := func(key string) bool {
+		v := o.keys[key].version
+		return v == nil || visit(v)
+	}
+	at, stopped := 0, false
+	o.base.Range(start, end, func(v *kv.Version) bool {
+		for ; at < len(changed) && strings.Compare(changed[at], v.Key) < 0; at++ {
+			if !put(changed[at]) {
+				stopped = true
+				return false
+			}
+		}
+		ok := true
+		if at < len(changed) && changed[at] == v.Key {
+			ok = put(changed[at])
+			at++
+		} else {
+			ok = visit(v)
+		}
+		stopped = !ok
+		return ok
+	})
+	for ; at < len(changed) && !stopped; at++ {
+		stopped = !put(changed[at])
+	}
+}
+
+// Count implements kv.View.
+func (o *overlay) Count(start, end string) int {
+	n := o.base.Count(start, end)
+	for key, k := range o.keys {
+		if !k.changed || key < start || end != "" && key >= end {
+			continue
+		}
+		if _, was := o.base.Get(key); was {
+			n--
+		}
+		if k.version != nil {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,251 @@
+package objects
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/kv"
+)
+
+// MaxTransactionOperations bounds a transaction; its size is bounded by kv.MaxCommandBytes as well.
+const MaxTransactionOperations = 1000
+
+// Verb is what one operation of a transaction does.
+type Verb string
+
+// The verbs of transactions. A Check changes nothing: the transaction fails unless it holds.
+const (
+	VerbCreate Verb = "create"
+	VerbUpdate Verb = "update"
+	VerbPatch  Verb = "patch"
+	VerbApply  Verb = "apply"
+	VerbDelete Verb = "delete"
+	VerbCheck  Verb = "check"
+)
+
+// TxOperation is one operation of a transaction.
+type TxOperation struct {
+	Verb Verb
+	// Request says who, what and how; DryRun of a single operation does not count.
+	Request *Request
+	// Object is what is created or updated; it is only read.
+	Object registry.Object
+	// Patch is the patch, or the applied configuration.
+	Patch Patch
+	// Delete are the options of a deletion.
+	Delete *metav1.DeleteOptions
+	// ResourceVersion and UID are what a Check wants: "" is an object that does not exist, and any UID.
+	ResourceVersion string
+	UID             types.UID
+}
+
+// TxResult is what an operation did.
+type TxResult struct {
+	// Object is as it was stored, or, for one that is gone, as it last was; nil for a Check.
+	Object        registry.Object
+	Created, Gone bool
+}
+
+// TxError says which operation kept a transaction from being carried out, and why. Nothing was stored.
+type TxError struct {
+	Operation int
+	Err       error
+}
+
+func (e *TxError) Error() string { return fmt.Sprintf("operations[%d]: %v", e.Operation, e.Err) }
+
+// Unwrap answers the reason.
+func (e *TxError) Unwrap() error { return e.Err }
+
+// Status is the reason's, naming the operation. It implements apierrors.APIStatus.
+func (e *TxError) Status() metav1.Status {
+	var status metav1.Status
+	if known := apierrors.APIStatus(nil); errors.As(e.Err, &known) {
+		status = known.Status()
+		status = *status.DeepCopy()
+	} else {
+		status = apierrors.NewInternalError(e.Err).Status()
+	}
+	status.Message = fmt.Sprintf("operations[%d]: %s", e.Operation, status.Message)
+	if status.Details == nil {
+		status.Details = &metav1.StatusDetails{}
+	}
+	status.Details.Causes = append(status.Details.Causes, metav1.StatusCause{
+		Type: "TransactionOperation", Message: "nothing was stored", Field: fmt.Sprintf("operations[%d]", e.Operation),
+	})
+	return status
+}
+
+// Transact carries out all operations by one command, or none. Each passes defaulting, admission, validation and allocation
+// as it would alone, and sees those before it. Readers see all of it at one instant, watchers in order.
+//
+// Whatever an operation was prepared against must still be so when the command is applied: otherwise all are prepared
+// again, until they go through, or one cannot be carried out any more. So patches, applies and unconditional updates need no
+// retries by the caller, and conditions (a resource version, a Check) fail for certain.
+//
+// Errors: a *TxError that names the operation; others concern the whole.
+func (s *Service) Transact(ctx context.Context, operations []TxOperation, dryRun bool) ([]TxResult, uint64, error) {
+	if len(operations) == 0 {
+		return nil, 0, apierrors.NewBadRequest("operations: a transaction needs at least one")
+	}
+	if len(operations) > MaxTransactionOperations {
+		return nil, 0, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("operations: %d are too many, the limit is %d; split them, or create what does not depend on the rest first",
+			len(operations), MaxTransactionOperations))
+	}
+	view := s.store.View()
+	for attempt := 0; ; attempt++ {
+		results, revision, err := s.transactOnce(ctx, view, operations, dryRun)
+		if err == nil {
+			return results, revision, nil
+		}
+		retry := errors.Is(err, errRetry)
+		if ctx.Err() != nil || !retry && attempt > 0 || retry && attempt >= maxAttempts {
+			if retry {
+				err = apierrors.NewConflict(operations[0].Request.Kind.GroupResource(), operations[0].Request.Name,
+					errors.New("the objects of the transaction keep changing; nothing was stored, try again"))
+			}
+			return nil, 0, err
+		}
+		fresh, viewErr := s.readView(ctx)
+		if viewErr != nil {
+			return nil, 0, viewErr
+		}
+		if !retry && fresh.Revision() == view.Revision() {
+			return nil, 0, err
+		}
+		view = fresh
+	}
+}
+
+func (s *Service) transactOnce(ctx context.Context, view kv.View, operations []TxOperation, dryRun bool) ([]TxResult, uint64, error) {
+	staged := newOverlay(view)
+	within := *s
+	within.store = staged
+	results := make([]TxResult, len(operations))
+	keys := make([]string, len(operations))
+	first := map[string]int{} // by key of an object
+	for i := range operations {
+		staged.operation = i
+		var err error
+		if results[i], keys[i], err = within.operate(ctx, &operations[i]); err != nil {
+			return nil, 0, &TxError{i, err}
+		}
+		if other, twice := first[keys[i]]; twice {
+			return nil, 0, &TxError{i, apierrors.NewBadRequest(fmt.Sprintf("metadata.name: %s %q is in operations[%d] too, an object can be in one operation of a transaction",
+				operations[i].Request.Kind.Resource, registryName(&operations[i], results[i]), other))}
+		}
+		first[keys[i]] = i
+		staged.pin(keys[i])
+	}
+	if dryRun {
+		for i := range results {
+			if obj := results[i].Object; obj != nil && staged.keys[keys[i]].changed {
+				version := ""
+				if v, ok := view.Get(keys[i]); ok {
+					version = FormatRevision(v.ModRevision)
+				}
+				obj.SetResourceVersion(version)
+			}
+		}
+		return results, view.Revision(), nil
+	}
+	ops, owners := staged.command()
+	result, err := s.store.Propose(ctx, &kv.Command{ID: newCommandID(), Ops: ops})
+	if err != nil {
+		if errors.Is(err, kv.ErrTooLarge) {
+			return nil, 0, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("operations: the transaction is too large: its objects may have %d bytes together as they are stored", kv.MaxCommandBytes))
+		}
+		return nil, 0, storeError(operations[0].Request, err)
+	}
+	if result.Failed != nil {
+		return nil, 0, fmt.Errorf("operations[%d]: %w", owners[result.Failed.Index], errRetry)
+	}
+	revisions := make(map[string]uint64, len(ops))
+	for i, op := range ops {
+		revisions[op.Key] = result.Revisions[i]
+	}
+	for i := range results {
+		if revision := revisions[keys[i]]; revision != 0 && results[i].Object != nil {
+			results[i].Object.SetResourceVersion(FormatRevision(revision))
+		}
+	}
+	return results, result.Revision, nil
+}
+
+// operate carries one operation out on a service whose store is an overlay, and answers the key of its object.
+func (s *Service) operate(ctx context.Context, op *TxOperation) (result TxResult, key string, err error) {
+	request := *op.Request
+	request.DryRun = false // the transaction's is done as a whole
+	r := &request
+	switch op.Verb {
+	case VerbCreate:
+		result.Object, err = s.Create(ctx, r, op.Object.DeepCopyObject().(registry.Object))
+		result.Created = true
+	case VerbUpdate:
+		result.Object, result.Created, err = s.Update(ctx, r, op.Object.DeepCopyObject().(registry.Object))
+	case VerbPatch, VerbApply:
+		if applies := op.Patch.Type == types.ApplyYAMLPatchType; applies != (op.Verb == VerbApply) {
+			return result, "", apierrors.NewBadRequest(fmt.Sprintf("a patch of type %q does not go with %s", op.Patch.Type, op.Verb))
+		}
+		result.Object, result.Created, err = s.Patch(ctx, r, op.Patch)
+	case VerbDelete:
+		result.Object, result.Gone, err = s.Delete(ctx, r, op.Delete)
+	case VerbCheck:
+		err = s.checkObject(r, op)
+	default:
+		err = apierrors.NewBadRequest(fmt.Sprintf("%q is none of create, update, patch, apply, delete, check", op.Verb))
+	}
+	if err != nil {
+		return result, "", err
+	}
+	return result, r.Kind.Key(r.Namespace, registryName(op, result)), nil
+}
+
+// registryName is the name of an operation's object, which may have been generated.
+func registryName(op *TxOperation, result TxResult) string {
+	if result.Object != nil {
+		return result.Object.GetName()
+	}
+	return op.Request.Name
+}
+
+// checkObject says whether an object is as a Check wants it.
+func (s *Service) checkObject(r *Request, op *TxOperation) error {
+	v, ok := s.store.View().Get(r.Kind.Key(r.Namespace, r.Name))
+	if op.ResourceVersion == "" {
+		if op.UID != "" {
+			return apierrors.NewBadRequest("uid: an object that must not exist has none; give a resourceVersion")
+		}
+		if ok {
+			return apierrors.NewAlreadyExists(r.Kind.GroupResource(), r.Name)
+		}
+		return nil
+	}
+	revision, err := ParseRevision(op.ResourceVersion)
+	if err != nil || revision == 0 {
+		return apierrors.NewBadRequest(fmt.Sprintf("resourceVersion: %q is no resource version of an object", op.ResourceVersion))
+	}
+	if !ok {
+		return notFound(r)
+	}
+	if v.ModRevision != revision {
+		return apierrors.NewConflict(r.Kind.GroupResource(), r.Name, fmt.Errorf("the object is at resourceVersion %d, the check wants %d", v.ModRevision, revision))
+	}
+	if op.UID == "" {
+		return nil
+	}
+	obj, err := s.Decode(r.Kind, v)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	if obj.GetUID() != op.UID {
+		return apierrors.NewConflict(r.Kind.GroupResource(), r.Name, fmt.Errorf("the object's UID is %s, the check wants %s", obj.GetUID(), op.UID))
+	}
+	return nil
+}
