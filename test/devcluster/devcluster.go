@@ -34,9 +34,9 @@ type Cluster struct {
 	Set      *kubernetes.Clientset
 }
 
-// Start starts a cluster in a directory of its own and imports the images. What it prints goes to out. Stop it, also when
+// Start starts a cluster in a directory of its own, with further flags of `kontiki dev`, and imports the images. What it prints goes to out. Stop it, also when
 // Start failed.
-func Start(out io.Writer, masters, workers int) (*Cluster, error) {
+func Start(out io.Writer, masters, workers int, further ...string) (*Cluster, error) {
 	c := &Cluster{Kontiki: os.Getenv("KONTIKI")}
 	if c.Kontiki == "" {
 		return c, errors.New("KONTIKI must name the binary under test; `make e2e` and `make bench` do it")
@@ -55,8 +55,8 @@ func Start(out io.Writer, masters, workers int) (*Cluster, error) {
 	if c.DemoPort, err = freePort(); err != nil {
 		return c, err
 	}
-	text, err := c.Run("dev", "--detach", "--masters", fmt.Sprint(masters), "--workers", fmt.Sprint(workers),
-		"--api-port", fmt.Sprint(c.APIPort), "--publish", fmt.Sprintf("%d:30080", c.DemoPort))
+	text, err := c.Run(append([]string{"dev", "--detach", "--masters", fmt.Sprint(masters), "--workers", fmt.Sprint(workers),
+		"--api-port", fmt.Sprint(c.APIPort), "--publish", fmt.Sprintf("%d:30080", c.DemoPort)}, further...)...)
 	fmt.Fprint(out, text)
 	if err != nil {
 		return c, err

@@ -1,5 +1,5 @@
 // Package loss_test measures how soon the loss of a worker is noticed and made good, on a cluster of three masters and ten
-// workers on this machine. Nothing is asserted about time. Run it with `make bench`.
+// workers on this machine. Nothing is asserted about time. Run it with `make bench`; with GOSSIP=masters workers do not gossip.
 package loss_test
 
 import (
@@ -44,7 +44,11 @@ func TestMain(m *testing.M) {
 
 func run(m *testing.M) int {
 	var err error
-	cluster, err = devcluster.Start(os.Stderr, 3, workers)
+	var further []string
+	if gossip := os.Getenv("GOSSIP"); gossip != "" { // all or masters
+		further = append(further, "--server-arg=--gossip="+gossip)
+	}
+	cluster, err = devcluster.Start(os.Stderr, 3, workers, further...)
 	defer cluster.Stop() // what it leaves behind shows at the next start
 	if err == nil {
 		set, err = client(cluster.Config)
