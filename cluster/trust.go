@@ -58,6 +58,16 @@ func (c *Cluster) admit(peer pki.Peer, cert *x509.Certificate) error {
 	return nil
 }
 
+// Admits says why a certificate that is otherwise good is refused: it was revoked. Certificates of others than workers are
+// not revoked.
+func (c *Cluster) Admits(cert *x509.Certificate) error {
+	peer, err := pki.ParsePeer(cert)
+	if err != nil {
+		return nil // an API client's
+	}
+	return c.admit(peer, cert)
+}
+
 // followIdentity takes over what the store says about trust, as it is replicated.
 func (c *Cluster) followIdentity(ctx context.Context) error {
 	for ctx.Err() == nil {

@@ -38,7 +38,9 @@ type Config struct {
 	// ServiceAccountKey signs tokens; every master holds the same one.
 	ServiceAccountKey crypto.Signer
 	// Roots are the CAs of client certificates.
-	Roots                  func() *x509.CertPool
+	Roots func() *x509.CertPool
+	// Admit may refuse a client certificate that is otherwise good; nil refuses none.
+	Admit                  func(*x509.Certificate) error
 	ServiceRange, PodRange netip.Prefix
 	// TolerationSeconds is for pods on nodes that are not ready or not reachable; nil is Kubernetes' default.
 	TolerationSeconds *int64
@@ -92,7 +94,7 @@ func New(c Config) (*API, error) {
 	if a.Tokens, err = auth.NewTokens(Issuer, c.ServiceAccountKey, subjects{a.Objects}, time.Now); err != nil {
 		return nil, err
 	}
-	a.Authenticator = &auth.Authenticator{Roots: c.Roots, Tokens: a.Tokens}
+	a.Authenticator = &auth.Authenticator{Roots: c.Roots, Admit: c.Admit, Tokens: a.Tokens}
 	if a.REST, err = rest.New(rest.Config{
 		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Tokens: a.Tokens,
 		Agents: c.Agents, Ready: c.Ready, Version: c.Version, Log: c.Log, Extra: c.Extra,

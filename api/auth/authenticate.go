@@ -20,7 +20,9 @@ var Anonymous = &user.DefaultInfo{Name: user.Anonymous, Groups: []string{user.Al
 type Authenticator struct {
 	// Roots are the CAs of client certificates. The TLS layer only asks for a certificate; it is verified here, so that a
 	// bad one gets an answer that says why.
-	Roots  func() *x509.CertPool
+	Roots func() *x509.CertPool
+	// Admit may refuse a certificate that is otherwise good, one that was revoked; nil refuses none.
+	Admit  func(*x509.Certificate) error
 	Tokens *Tokens
 
 	verified verified
@@ -57,6 +59,11 @@ func (a *Authenticator) token(token string) (user.Info, error) {
 }
 
 func (a *Authenticator) certificate(chain []*x509.Certificate) (user.Info, error) {
+	if a.Admit != nil {
+		if err := a.Admit(chain[0]); err != nil {
+			return nil, fmt.Errorf("%w: client certificate of %q: %v", ErrUnauthenticated, chain[0].Subject.CommonName, err)
+		}
+	}
 	roots := a.Roots()
 	if who, ok := a.verified.get(roots, chain[0]); ok {
 		return who, nil

@@ -63,6 +63,26 @@ func TestWhatIsBelievedOfAWorker(t *testing.T) {
 	}
 }
 
+// Where workers do not gossip, what gossip says of those that left it means nothing.
+func TestGossipThatWorkersLeftIsNotBelieved(t *testing.T) {
+	gossip := true
+	census := nodes.NewCensus(nodes.CensusConfig{Masters: func() []string { return nil }, Log: slog.New(slog.DiscardHandler)})
+	h := newWorkerHints(func() []cluster.Member {
+		return []cluster.Member{{Name: "w", Role: cluster.RoleWorker, State: cluster.MemberLeft}}
+	}, func() bool { return gossip }, nil, census)
+	if m := h.Members(); len(m) != 1 || m[0].State != nodelifecycle.Left {
+		t.Errorf("while workers gossip: %+v", m)
+	}
+	gossip = false
+	if m := h.Members(); len(m) != 1 || m[0].State != nodelifecycle.Alive { // until it should have had a session
+		t.Errorf("a new leader that has heard nothing: %+v", m)
+	}
+	h.settled = time.Now()
+	if m := h.Members(); m[0].State != nodelifecycle.Suspect {
+		t.Errorf("without a session: %+v", m)
+	}
+}
+
 // One master and one worker that gossip: only the worker is a hint, and its goodbye is.
 func TestWorkerHintsAreOfWorkersAlone(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

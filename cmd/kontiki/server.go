@@ -224,7 +224,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger)
 	var err error
 	m.api, err = apiserver.New(apiserver.Config{
 		Store: c, SealKeys: identity.SecretKeys, SealWith: identity.CurrentSecretKey, ServiceAccountKey: identity.ServiceAccountKey,
-		Roots:        c.Roots,
+		Roots: c.Roots, Admit: c.Admits,
 		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds,
 		Agents: m.agents,
 		Ready:  m.ready, Version: versionInfo(), Log: log,

@@ -505,6 +505,43 @@ func TestWhatAStolenWorkerCertificateOpens(t *testing.T) {
 	})
 }
 
+// TestARevokedCertificateIsRefusedByTheAPI revokes a worker by the command.
+func TestARevokedCertificateIsRefusedByTheAPI(t *testing.T) {
+	m := startMaster(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	thief, other := m.joinTestWorker(t, "worker-1"), m.joinTestWorker(t, "worker-2")
+	discover := func(w *cluster.WorkerIdentity) int {
+		t.Helper()
+		code, _, _, err := ask(ctx, apiClient(w.Roots(), *w.Client()), http.MethodGet, m.api+"/api", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return code
+	}
+	if code := discover(thief); code != http.StatusOK {
+		t.Fatalf("before: %d", code)
+	}
+	root := root()
+	root.SetArgs([]string{"cluster", "certs", "revoke", "worker-1", "--kubeconfig", filepath.Join(m.options.dataDir, "admin.kubeconfig")})
+	if out := captureStdout(t, func() {
+		if err := root.ExecuteContext(ctx); err != nil {
+			t.Error(err)
+		}
+	}); !strings.Contains(out, "revoked") {
+		t.Errorf("printed %q", out)
+	}
+	awaitThat(t, "the API to refuse it", func() error {
+		if code := discover(thief); code != http.StatusUnauthorized {
+			return fmt.Errorf("status %d", code)
+		}
+		return nil
+	})
+	if code := discover(other); code != http.StatusOK {
+		t.Errorf("another worker: %d", code)
+	}
+}
+
 // speaks says whether a master's port lets the holder of a certificate speak a protocol.
 func speaks(ctx context.Context, address, proto string, cert *tls.Certificate) error {
 	dialer := &tls.Dialer{Config: &tls.Config{
