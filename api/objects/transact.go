@@ -249,3 +249,14 @@ func (s *Service) checkObject(r *Request, op *TxOperation) error {
 	}
 	return nil
 }
+
+// AccessVerb is the verb that the operation's user must be allowed on its object.
+func (op *TxOperation) AccessVerb() string {
+	switch op.Verb {
+	case VerbApply:
+		return string(VerbPatch)
+	case VerbCheck:
+		return "get"
+	}
+	return string(op.Verb)
+}

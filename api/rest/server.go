@@ -150,6 +150,12 @@ func (c *call) authorized(a auth.Attributes) bool {
 // serveOther answers paths that do not name a resource.
 func (c *call) serveOther() {
 	path := c.r.URL.Path
+	if path == TransactionsPath {
+		if err := c.transact(); err != nil {
+			writeError(c.w, c.r, err)
+		}
+		return
+	}
 	if !c.authorized(auth.Attributes{User: c.user, Verb: strings.ToLower(c.r.Method), Path: path}) {
 		return
 	}

@@ -1,0 +1,229 @@
+package rest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/user"
+	kjson "sigs.k8s.io/json"
+
+	"github.com/kontiki/kontiki/api/auth"
+	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/api/registry"
+)
+
+// TransactionsPath takes transactions by POST: several objects changed together or not at all, which the Kubernetes API has no
+// words for. docs/transactions.md describes the documents.
+const TransactionsPath = "/kontiki/v1/transactions"
+
+// transaction is the body of a request.
+type transaction struct {
+	DryRun          bool          `json:"dryRun,omitempty"`
+	FieldManager    string        `json:"fieldManager,omitempty"`
+	FieldValidation string        `json:"fieldValidation,omitempty"`
+	Operations      []txOperation `json:"operations"`
+}
+
+// txOperation has exactly one of its first six fields.
+type txOperation struct {
+	Create json.RawMessage `json:"create,omitempty"`
+	Update json.RawMessage `json:"update,omitempty"`
+	Apply  json.RawMessage `json:"apply,omitempty"`
+	Patch  *txPatch        `json:"patch,omitempty"`
+	Delete *txDelete       `json:"delete,omitempty"`
+	Check  *txCheck        `json:"check,omitempty"`
+	// Subresource goes with update and apply, Force with apply.
+	Subresource string `json:"subresource,omitempty"`
+	Force       bool   `json:"force,omitempty"`
+}
+
+type txReference struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Namespace  string `json:"namespace,omitempty"`
+	Name       string `json:"name"`
+}
+
+type txPatch struct {
+	txReference
+	Subresource string `json:"subresource,omitempty"`
+	// Type is merge, strategic or json.
+	Type  string          `json:"type"`
+	Patch json.RawMessage `json:"patch"`
+}
+
+type txDelete struct {
+	txReference
+	Options *metav1.DeleteOptions `json:"options,omitempty"`
+}
+
+type txCheck struct {
+	txReference
+	ResourceVersion string    `json:"resourceVersion,omitempty"`
+	UID             types.UID `json:"uid,omitempty"`
+}
+
+// transactionResult is the answer.
+type transactionResult struct {
+	ResourceVersion string     `json:"resourceVersion"`
+	Results         []txResult `json:"results"`
+}
+
+type txResult struct {
+	Object   registry.Object `json:"object,omitempty"`
+	Created  bool            `json:"created,omitempty"`
+	Gone     bool            `json:"gone,omitempty"`
+	Warnings []string        `json:"warnings,omitempty"`
+}
+
+var patchTypes = map[string]types.PatchType{"merge": types.MergePatchType, "strategic": types.StrategicMergePatchType, "json": types.JSONPatchType}
+
+// transact carries out a transaction. Who may is decided for each of its operations.
+func (c *call) transact() error {
+	if c.r.Method != http.MethodPost {
+		return apierrors.NewMethodNotSupported(schema.GroupResource{Group: "kontiki", Resource: "transactions"}, c.r.Method)
+	}
+	if c.user.GetName() == user.Anonymous {
+		return apierrors.NewUnauthorized("Unauthorized")
+	}
+	ctx, cancel := context.WithTimeout(c.r.Context(), c.timeout())
+	defer cancel()
+	data, err := c.body()
+	if err != nil {
+		return err
+	}
+	var t transaction
+	strict, err := kjson.UnmarshalStrict(data, &t)
+	if err != nil {
+		return apierrors.NewBadRequest(fmt.Sprintf("the transaction cannot be read: %v", err))
+	}
+	if len(strict) > 0 {
+		return apierrors.NewBadRequest(fmt.Sprintf("the transaction cannot be read: %v", strict[0]))
+	}
+	operations := make([]objects.TxOperation, len(t.Operations))
+	warnings := make([][]string, len(t.Operations))
+	for i := range t.Operations {
+		op, err := c.txOperation(&t, &t.Operations[i], func(text string) { warnings[i] = append(warnings[i], text) })
+		if err == nil {
+			err = c.txAllowed(op)
+		}
+		if err != nil {
+			return &objects.TxError{Operation: i, Err: err}
+		}
+		operations[i] = *op
+	}
+	results, revision, err := c.Objects.Transact(ctx, operations, t.DryRun)
+	if err != nil {
+		return err
+	}
+	answer := transactionResult{ResourceVersion: objects.FormatRevision(revision), Results: make([]txResult, len(results))}
+	for i, r := range results {
+		answer.Results[i] = txResult{Object: r.Object, Created: r.Created, Gone: r.Gone, Warnings: warnings[i]}
+	}
+	writeJSON(c.w, http.StatusOK, answer)
+	return nil
+}
+
+// txAllowed says whether the user may do an operation.
+func (c *call) txAllowed(op *objects.TxOperation) error {
+	r := op.Request
+	a := auth.Attributes{User: c.user, Verb: op.AccessVerb(), Group: r.Kind.Group, Resource: r.Kind.Resource, Subresource: r.Subresource, Namespace: r.Namespace, Name: r.Name}
+	if allowed, reason := c.Authorizer.Authorize(a); !allowed {
+		return apierrors.NewForbidden(r.Kind.GroupResource(), r.Name, fmt.Errorf("%s", auth.Refusal(a, reason)))
+	}
+	return nil
+}
+
+// txOperation reads one operation.
+func (c *call) txOperation(t *transaction, op *txOperation, warn func(string)) (*objects.TxOperation, error) {
+	given := 0
+	for _, is := range []bool{op.Create != nil, op.Update != nil, op.Apply != nil, op.Patch != nil, op.Delete != nil, op.Check != nil} {
+		if is {
+			given++
+		}
+	}
+	if given != 1 {
+		return nil, apierrors.NewBadRequest("exactly one of create, update, apply, patch, delete and check must be given")
+	}
+	request := func(ref txReference, subresource string) (*objects.Request, error) {
+		return c.txRequest(t, ref, subresource, warn)
+	}
+	object := func(verb objects.Verb, data []byte) (*objects.TxOperation, error) {
+		var head struct {
+			txReference
+			Metadata struct {
+				Namespace    string `json:"namespace"`
+				Name         string `json:"name"`
+				GenerateName string `json:"generateName"`
+			} `json:"metadata"`
+		}
+		if err := json.Unmarshal(data, &head); err != nil {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("%s: %v", verb, err))
+		}
+		head.Namespace, head.Name = head.Metadata.Namespace, head.Metadata.Name
+		if head.Name == "" && (verb != objects.VerbCreate || head.Metadata.GenerateName == "") {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("%s.metadata.name: must be given", verb))
+		}
+		r, err := request(head.txReference, op.Subresource)
+		if err != nil {
+			return nil, err
+		}
+		out := &objects.TxOperation{Verb: verb, Request: r}
+		if verb == objects.VerbApply {
+			out.Patch = objects.Patch{Type: types.ApplyYAMLPatchType, Data: data, Force: op.Force, Validation: fieldValidation(t.FieldValidation)}
+			return out, nil
+		}
+		out.Object, err = c.Objects.DecodeJSON(r, data, fieldValidation(t.FieldValidation))
+		return out, err
+	}
+	switch {
+	case op.Create != nil:
+		return object(objects.VerbCreate, op.Create)
+	case op.Update != nil:
+		return object(objects.VerbUpdate, op.Update)
+	case op.Apply != nil:
+		return object(objects.VerbApply, op.Apply)
+	case op.Patch != nil:
+		r, err := request(op.Patch.txReference, op.Patch.Subresource)
+		if err != nil {
+			return nil, err
+		}
+		kind, ok := patchTypes[op.Patch.Type]
+		if !ok {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("patch.type: %q is none of merge, strategic, json", op.Patch.Type))
+		}
+		return &objects.TxOperation{Verb: objects.VerbPatch, Request: r,
+			Patch: objects.Patch{Type: kind, Data: bytes.Clone(op.Patch.Patch), Validation: fieldValidation(t.FieldValidation)}}, nil
+	case op.Delete != nil:
+		r, err := request(op.Delete.txReference, "")
+		return &objects.TxOperation{Verb: objects.VerbDelete, Request: r, Delete: op.Delete.Options}, err
+	}
+	r, err := request(op.Check.txReference, "")
+	return &objects.TxOperation{Verb: objects.VerbCheck, Request: r, ResourceVersion: op.Check.ResourceVersion, UID: op.Check.UID}, err
+}
+
+// txRequest is who, what and how of one operation.
+func (c *call) txRequest(t *transaction, ref txReference, subresource string, warn func(string)) (*objects.Request, error) {
+	gv, err := schema.ParseGroupVersion(ref.APIVersion)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("apiVersion: %v", err))
+	}
+	kind, ok := c.Objects.Kinds().ByGVK(gv.WithKind(ref.Kind))
+	if !ok {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("kind: no matches for kind %q in version %q", ref.Kind, ref.APIVersion))
+	}
+	if !kind.Namespaced {
+		ref.Namespace = ""
+	} else if ref.Namespace == "" {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("metadata.namespace: must be given for a %s", ref.Kind))
+	}
+	manager := c.request(t.FieldManager, nil).FieldManager
+	return &objects.Request{User: c.user, Kind: kind, Namespace: ref.Namespace, Name: ref.Name, Subresource: subresource, FieldManager: manager, Warn: warn}, nil
+}
