@@ -19,6 +19,7 @@ import (
 
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/fsm"
+	"github.com/kontiki/kontiki/internal/failpoint"
 	"github.com/kontiki/kontiki/internal/kv"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
@@ -227,7 +228,12 @@ func settle(ctx context.Context, cfg *Config, address string) (*Identity, *membe
 	if err := identity.save(dir); err != nil {
 		return nil, nil, err
 	}
-	return identity, self, self.save(dir)
+	failpoint.Hit("cluster.join.identitySaved")
+	if err := self.save(dir); err != nil {
+		return nil, nil, err
+	}
+	failpoint.Hit("cluster.join.saved")
+	return identity, self, nil
 }
 
 // RegisterNode lets a caller add services to the gRPC server that workers reach; call it before Run. Handlers find the
@@ -297,6 +303,7 @@ func (c *Cluster) settleIn(ctx context.Context) error {
 		if err := c.becomeMember(ctx); err != nil {
 			return err
 		}
+		failpoint.Hit("cluster.join.member")
 	}
 	if !self.Complete || self.Address != c.address {
 		if err := c.changeMember(func(m *member) { m.Complete, m.Address = true, c.address }); err != nil {

@@ -11,8 +11,11 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/kontiki/kontiki/cluster/storage"
+	"github.com/kontiki/kontiki/internal/failpoint"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
@@ -101,6 +104,7 @@ func (c *Cluster) openDisk(ctx context.Context) error {
 	if err := c.readmit(ctx, damage, c.cfg.Timings.Readmit); err != nil {
 		return err
 	}
+	failpoint.Hit("cluster.readmit.granted")
 	// From here on this master is new to its cluster, also after a crash between these steps.
 	err = c.changeMember(func(m *member) {
 		m.Bootstrap, m.Complete, m.Join = false, false, mergeAddresses(m.Masters, m.Join, c.address)
@@ -108,10 +112,12 @@ func (c *Cluster) openDisk(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("cluster.readmit.forgotten")
 	to, err := storage.SetAside(dir, time.Now())
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("cluster.readmit.setAside")
 	c.log.Warn("the damaged raft data are set aside, and fetched again from the leader", "set_aside", to, "damage", damage)
 	return c.disk.open(dir, false, &c.cfg)
 }
@@ -143,6 +149,9 @@ func (c *Cluster) readmit(ctx context.Context, damage error, bound time.Duration
 					c.member.Masters = mergeAddresses(answer.Masters, others, c.address)
 					return nil
 				}
+			}
+			if status.Code(err) == codes.Unimplemented && bound == 0 {
+				return nil // a master of an earlier version: a new member has no vote to lose
 			}
 			switch err = fromStatus(err); {
 			case errors.Is(err, ErrRemoved):

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kontiki/kontiki/internal/failpoint"
 )
 
 // childVariable makes the test binary a master: a process that can be stopped and killed as a whole.
@@ -27,11 +29,14 @@ type childConfig struct {
 	Join                           []string
 	Token                          string
 	RealTimers                     bool
+	// DieAt names a failpoint at which the process kills itself, when it is hit for the Nth time.
+	DieAt string
+	Nth   int
 }
 
 type childCall struct {
 	ID         int
-	Op         string // ready, put, get, leads, term
+	Op         string // ready, put, get, leads, die, remove
 	Key, Value string
 }
 
@@ -61,6 +66,9 @@ func serveIfChild() {
 	if compacting(&cfg); in.RealTimers {
 		cfg.Timings = DefaultTimings
 		cfg.Timings.Gossip = GossipLocal
+	}
+	if in.DieAt != "" {
+		dieAt(in.DieAt, in.Nth)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c, err := Open(ctx, cfg)
@@ -99,6 +107,17 @@ func serveIfChild() {
 	os.Exit(0)
 }
 
+// dieAt lets the process kill itself at a failpoint.
+func dieAt(name string, nth int) {
+	var hits atomic.Int64
+	failpoint.Arm(name, func() {
+		if hits.Add(1) == int64(nth) {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {} // it comes at once, but not before the next instruction
+		}
+	})
+}
+
 func (c *Cluster) serve(ctx context.Context, call childCall, a *childAnswer) error {
 	switch call.Op {
 	case "ready":
@@ -123,6 +142,15 @@ func (c *Cluster) serve(ctx context.Context, call childCall, a *childAnswer) err
 			a.Value = string(v.Value)
 		}
 		return nil
+	case "die":
+		var nth int
+		if _, err := fmt.Sscan(call.Value, &nth); err != nil {
+			return err
+		}
+		dieAt(call.Key, nth)
+		return nil
+	case "remove":
+		return c.RemoveMember(ctx, call.Key)
 	case "leads":
 		a.Value = fmt.Sprint(c.IsLeader())
 		return nil
@@ -387,4 +415,114 @@ func TestKillNineLosesNothing(t *testing.T) {
 		}
 	}
 	t.Logf("%d keys", len(acknowledged))
+}
+
+// died waits for a process to end by itself.
+func (c *child) died(where string) {
+	c.t.Helper()
+	select {
+	case <-c.exited:
+	case <-time.After(patience):
+		c.t.Fatalf("%s did not come to %s", c.cfg.Name, where)
+	}
+	if status, ok := c.cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
+		c.t.Fatalf("%s ended with %v before it came to %s", c.cfg.Name, c.cmd.ProcessState, where)
+	}
+}
+
+// kill -9 at chosen points: before and after what is made durable, and between the steps of joining and of coming back.
+func TestKillNineAtEveryPoint(t *testing.T) {
+	t.Parallel()
+	children := startChildren(t, 3, false)
+	acknowledged := map[string]string{}
+	write := func(c *child, n int) {
+		for i := range n {
+			key, value := fmt.Sprintf("/t/a/b/%d", i%20), fmt.Sprint(len(acknowledged), "-", i)
+			if _, err := c.call("put", key, value); err != nil {
+				t.Fatalf("a write on %s: %v", c.cfg.Name, err)
+			}
+			acknowledged[key] = value
+		}
+	}
+	whole := func(point string) {
+		t.Helper()
+		for _, c := range children {
+			c.ready()
+			for key, want := range acknowledged {
+				if a, err := c.call("get", key, ""); err != nil || a.Value != want {
+					t.Fatalf("%s: %s reads %q for %s, %v; %q was acknowledged", point, c.cfg.Name, a.Value, key, err, want)
+				}
+			}
+		}
+	}
+	for i, at := range []struct {
+		point string
+		nth   int
+	}{
+		{"storage.commit.before", 7}, {"storage.commit.after", 3}, {"storage.snapshot.written", 1}, {"storage.snapshot.finished", 1},
+		{"cluster.apply.before", 5}, {"cluster.apply.after", 2},
+	} {
+		point := at.point
+		for _, leads := range []bool{true, false} {
+			leader := leaderOf(t, children, nil)
+			victim := leader
+			for _, c := range children {
+				if !leads && c != leader {
+					victim = c
+				}
+			}
+			writer := children[i%3]
+			if writer == victim {
+				writer = children[(i+1)%3]
+			}
+			if _, err := victim.call("die", point, fmt.Sprint(at.nth)); err != nil {
+				t.Fatal(err)
+			}
+			write(writer, 100) // enough for a snapshot
+			victim.died(point)
+			victim.kill()
+			victim.start()
+			whole(point)
+		}
+	}
+
+	token := children[0].ready().Value
+	for i, point := range []string{"storage.create.written", "cluster.join.identitySaved", "cluster.join.saved", "storage.commit.after", "cluster.join.member"} {
+		name := fmt.Sprintf("joiner-%d", i)
+		joiner := startChild(t, childConfig{
+			Name: name, DataDir: filepath.Join(t.TempDir(), name), Address: "127.0.0.1:0", Gossip: "127.0.0.1:0",
+			Join: []string{children[1].cfg.Address}, Token: token, DieAt: point, Nth: 1,
+		})
+		joiner.died(point)
+		joiner.kill()
+		joiner.cfg.DieAt = ""
+		joiner.start()
+		joiner.ready()
+		if a, err := joiner.call("get", "/t/a/b/7", ""); err != nil || a.Value != acknowledged["/t/a/b/7"] {
+			t.Fatalf("%s: the joiner reads %q, %v", point, a.Value, err)
+		}
+		joiner.signal(syscall.SIGKILL)
+		joiner.kill()
+		eventually(t, "the joiner to be removed", func() error {
+			_, err := children[0].call("remove", name, "")
+			return err
+		})
+	}
+
+	for i, point := range []string{"cluster.readmit.granted", "cluster.readmit.forgotten", "cluster.readmit.setAside"} {
+		victim := children[i]
+		victim.kill()
+		if err := os.Truncate(filepath.Join(victim.cfg.DataDir, "raft", "raft.db"), 9000); err != nil {
+			t.Fatal(err)
+		}
+		victim.cfg.DieAt, victim.cfg.Nth = point, 1
+		victim.start()
+		victim.died(point)
+		victim.kill()
+		victim.cfg.DieAt = ""
+		victim.start()
+		victim.ready()
+		write(children[(i+1)%3], 10)
+		whole(point)
+	}
 }

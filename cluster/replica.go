@@ -15,6 +15,7 @@ import (
 
 	"github.com/kontiki/kontiki/cluster/storage"
 	"github.com/kontiki/kontiki/fsm"
+	"github.com/kontiki/kontiki/internal/failpoint"
 )
 
 const (
@@ -72,7 +73,9 @@ func (a applier) ApplyBatch(entries []*raft.Log) []any {
 	if len(commands) == 0 {
 		return answers
 	}
+	failpoint.Hit("cluster.apply.before")
 	outcomes := a.store.ApplyBatch(commands)
+	failpoint.Hit("cluster.apply.after")
 	for i, entry := range entries {
 		if entry.Type == raft.LogCommand {
 			answers[i] = outcomes[0]

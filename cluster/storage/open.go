@@ -77,7 +77,10 @@ func Open(dir string, o Options) (_ *Store, err error) {
 		return nil, err
 	}
 	s := &Store{options: o, dir: dir, snapshots: shots, db: db, held: held, closed: make(chan struct{})}
-	s.health = newHealth(dir, o, shots.newestSize)
+	if newest != nil {
+		shots.size.Store(newest.Size)
+	}
+	s.health = newHealth(dir, o, shots.size.Load)
 	if newest != nil && held.last != 0 && held.last < newest.Index {
 		// A snapshot was installed, and a crash came before the log was emptied.
 		if err := s.DeleteRange(held.first, held.last); err != nil {

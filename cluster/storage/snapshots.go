@@ -16,12 +16,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/fsm"
+	"github.com/kontiki/kontiki/internal/failpoint"
 )
 
 // Layout: snapshots/TERM-INDEX-MS/{meta.json,state.bin}, as raft's own file store has it. Behind the JSON stands a line with
@@ -54,6 +56,8 @@ type snapshots struct {
 	mu      sync.Mutex
 	trusted map[string]bool // checked at Open, and not opened since
 	active  map[string]bool // being written
+
+	size atomic.Int64 // of the newest good one, in bytes
 }
 
 var _ raft.SnapshotStore = (*snapshots)(nil)
@@ -318,15 +322,6 @@ func (s *snapshots) reap() error {
 	return nil
 }
 
-// newestSize is the size of the newest snapshot in bytes, 0 if there is none.
-func (s *snapshots) newestSize() int64 {
-	metas, _, err := s.all()
-	if err != nil || len(metas) == 0 {
-		return 0
-	}
-	return metas[0].Size
-}
-
 // sink is a snapshot that is being written, for one goroutine.
 type sink struct {
 	store  *snapshots
@@ -400,8 +395,14 @@ func (k *sink) finish() error {
 	if err := pki.SyncDir(dir); err != nil {
 		return err
 	}
+	failpoint.Hit("storage.snapshot.written")
 	if err := os.Rename(dir, k.store.path(k.meta.ID)); err != nil {
 		return err
 	}
-	return pki.SyncDir(k.store.path())
+	if err := pki.SyncDir(k.store.path()); err != nil {
+		return err
+	}
+	k.store.size.Store(k.meta.Size)
+	failpoint.Hit("storage.snapshot.finished")
+	return nil
 }

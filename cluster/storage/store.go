@@ -18,6 +18,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/failpoint"
 )
 
 const (
@@ -420,7 +421,9 @@ func (s *Store) commitOnce(f func(*bbolt.Tx) error) error {
 		s.mu.RUnlock()
 		return errClosed
 	}
+	failpoint.Hit("storage.commit.before")
 	err := faultless(func() error { return s.db.Update(f) })
+	failpoint.Hit("storage.commit.after")
 	s.mu.RUnlock()
 	if !isFull(err) {
 		return err
@@ -470,6 +473,7 @@ func create(dir string) error {
 	if err := errors.Join(err, db.Close()); err != nil {
 		return fmt.Errorf("make the raft log: %w", err)
 	}
+	failpoint.Hit("storage.create.written")
 	if err := os.Rename(path, filepath.Join(dir, logFile)); err != nil {
 		return fmt.Errorf("make the raft log: %w", err)
 	}
