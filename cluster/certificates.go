@@ -107,6 +107,14 @@ func (c *Cluster) AgentClientCertificate() (*tls.Certificate, error) {
 	return c.agentClientCertificates.get()
 }
 
+// certificateLifetime is how long certificates live that this master issues.
+func (c *Cluster) certificateLifetime() time.Duration {
+	if c.identity.ttl > 0 {
+		return c.identity.ttl
+	}
+	return pki.DefaultTTL
+}
+
 // Roots are the CAs that certificates of the cluster are under now; ask for them for every connection.
 func (c *Cluster) Roots() *x509.CertPool { return c.identity.roots() }
 

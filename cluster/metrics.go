@@ -15,7 +15,9 @@ var (
 )
 
 // Collector answers the metrics of this master.
-func (c *Cluster) Collector() prometheus.Collector { return diskMetrics{c} }
+func (c *Cluster) Collector() prometheus.Collector {
+	return collectors{diskMetrics{c}, certificateMetrics{c}}
+}
 
 func (diskMetrics) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{diskFull, diskStalled, diskFree, diskNeeded, diskFulls, diskStalls} {

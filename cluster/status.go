@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -36,6 +37,8 @@ const (
 
 // Status is the cluster as one master sees it, gathered by asking every other one.
 type Status struct {
+	certificateSoon time.Duration // what of a certificate's life must be left; certificateSoon where they live for long
+
 	ClusterID    string `json:"clusterID"`
 	Leader       string `json:"leader"`
 	Term         uint64 `json:"term"`
@@ -105,6 +108,7 @@ func (c *Cluster) Status(ctx context.Context) (*Status, error) {
 	}
 	slices.SortFunc(s.Members, func(a, b MemberStatus) int { return strings.Compare(a.Name, b.Name) })
 	s.FailuresTolerated = tolerated(s.Members)
+	s.certificateSoon = min(certificateSoon, c.certificateLifetime()/4)
 	s.Problems = s.problems(time.Now())
 	return s, nil
 }
@@ -188,7 +192,7 @@ func (s *Status) problems(now time.Time) []string {
 		if m.DiskTotal > 0 && float64(m.DiskFree) < lowDisk*float64(m.DiskTotal) {
 			add("the disk of master %s has %d MiB left of %d", m.Name, m.DiskFree>>20, m.DiskTotal>>20)
 		}
-		if !m.CertificateExpires.IsZero() && m.CertificateExpires.Before(now.Add(certificateSoon)) {
+		if !m.CertificateExpires.IsZero() && m.CertificateExpires.Before(now.Add(cmp.Or(s.certificateSoon, certificateSoon))) {
 			add("the certificate of master %s expires at %s", m.Name, m.CertificateExpires.Format(time.RFC3339))
 		}
 		if m.FeatureLevel > s.FeatureLevel && s.FeatureLevel > 0 && m.Role == StatusLeader {
