@@ -36,6 +36,9 @@ type TxOperation struct {
 	Request *Request
 	// Object is what is created or updated; it is only read.
 	Object registry.Object
+	// KeepManagedFields makes an update store the managed fields that the object has, instead of recording who changes what: for
+	// bringing an object back as it was, ownership included.
+	KeepManagedFields bool
 	// Patch is the patch, or the applied configuration.
 	Patch Patch
 	// Delete are the options of a deletion.
@@ -188,7 +191,7 @@ func (s *Service) operate(ctx context.Context, op *TxOperation) (result TxResult
 		result.Object, err = s.Create(ctx, r, op.Object.DeepCopyObject().(registry.Object))
 		result.Created = true
 	case VerbUpdate:
-		result.Object, result.Created, err = s.Update(ctx, r, op.Object.DeepCopyObject().(registry.Object))
+		result.Object, result.Created, err = s.update(ctx, r, op.Object.DeepCopyObject().(registry.Object), op.KeepManagedFields)
 	case VerbPatch, VerbApply:
 		if applies := op.Patch.Type == types.ApplyYAMLPatchType; applies != (op.Verb == VerbApply) {
 			return result, "", apierrors.NewBadRequest(fmt.Sprintf("a patch of type %q does not go with %s", op.Patch.Type, op.Verb))

@@ -340,6 +340,33 @@ func TestUnconditionalTransactionsLoseNothing(t *testing.T) {
 	}
 }
 
+// TestManagedFieldsAreBroughtBack: an object is as it was, ownership included.
+func TestManagedFieldsAreBroughtBack(t *testing.T) {
+	l := newLab(t)
+	applied := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {k: "
+	if _, _, err := l.transact(l.apply(cm("a"), applied+"one}")); err != nil {
+		t.Fatal(err)
+	}
+	before := l.get("a").DeepCopy()
+	if _, _, err := l.transact(l.apply(cm("a"), applied+"two}")); err != nil {
+		t.Fatal(err)
+	}
+	back := before.DeepCopy()
+	back.ResourceVersion = ""
+	op := l.update(back)
+	op.KeepManagedFields = true
+	if _, _, err := l.transact(op); err != nil {
+		t.Fatal(err)
+	}
+	got := l.get("a")
+	if got.Data["k"] != "one" || len(got.ManagedFields) != 1 || got.ManagedFields[0].Operation != metav1.ManagedFieldsOperationApply {
+		t.Errorf("%+v", got)
+	}
+	if _, _, err := l.transact(l.apply(cm("a"), applied+"three}")); err != nil {
+		t.Errorf("its manager cannot apply again: %v", err)
+	}
+}
+
 func TestSecretsOfATransactionAreSealed(t *testing.T) {
 	l := newLab(t)
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "s"}, StringData: map[string]string{"word": "hush-hush"}}

@@ -49,6 +49,11 @@ func (m modification) subresource(r *Request) string {
 
 // Update replaces an object (or, through a subresource, that part of it). created says that it did not exist before.
 func (s *Service) Update(ctx context.Context, r *Request, obj registry.Object) (result registry.Object, created bool, err error) {
+	return s.update(ctx, r, obj, false)
+}
+
+// update is Update; owned takes the object's managed fields as they are.
+func (s *Service) update(ctx context.Context, r *Request, obj registry.Object, owned bool) (result registry.Object, created bool, err error) {
 	if err := checkName(r, obj); err != nil {
 		return nil, false, err
 	}
@@ -56,8 +61,9 @@ func (s *Service) Update(ctx context.Context, r *Request, obj registry.Object) (
 		return nil, false, err
 	}
 	return s.modify(ctx, r, modification{
-		create: r.Kind.AllowCreateOnUpdate && r.Subresource == "",
-		uid:    obj.GetUID(),
+		create:  r.Kind.AllowCreateOnUpdate && r.Subresource == "",
+		applied: owned,
+		uid:     obj.GetUID(),
 		change: func(old registry.Object) (registry.Object, error) {
 			if obj.GetResourceVersion() == "" && old != nil && !r.Kind.AllowUnconditionalUpdate {
 				return nil, apierrors.NewInvalid(schema.GroupKind{Group: r.Kind.Group, Kind: r.Kind.Resource}, r.Name, field.ErrorList{

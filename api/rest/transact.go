@@ -39,9 +39,10 @@ type txOperation struct {
 	Patch  *txPatch        `json:"patch,omitempty"`
 	Delete *txDelete       `json:"delete,omitempty"`
 	Check  *txCheck        `json:"check,omitempty"`
-	// Subresource goes with update and apply, Force with apply.
-	Subresource string `json:"subresource,omitempty"`
-	Force       bool   `json:"force,omitempty"`
+	// Subresource goes with update and apply, Force with apply, KeepManagedFields with update.
+	Subresource       string `json:"subresource,omitempty"`
+	Force             bool   `json:"force,omitempty"`
+	KeepManagedFields bool   `json:"keepManagedFields,omitempty"`
 }
 
 type txReference struct {
@@ -175,7 +176,7 @@ func (c *call) txOperation(t *transaction, op *txOperation, warn func(string)) (
 		if err != nil {
 			return nil, err
 		}
-		out := &objects.TxOperation{Verb: verb, Request: r}
+		out := &objects.TxOperation{Verb: verb, Request: r, KeepManagedFields: op.KeepManagedFields}
 		if verb == objects.VerbApply {
 			out.Patch = objects.Patch{Type: types.ApplyYAMLPatchType, Data: data, Force: op.Force, Validation: fieldValidation(t.FieldValidation)}
 			return out, nil

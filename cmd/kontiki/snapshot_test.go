@@ -46,7 +46,11 @@ func TestASnapshotThatBreaksOffIsNotKept(t *testing.T) {
 		answer func(http.ResponseWriter)
 		want   string
 	}{
-		"cut":   {func(w http.ResponseWriter) { w.Write([]byte("KONTIKI-BACKUP 1\n")); http.NewResponseController(w).Flush(); panic(http.ErrAbortHandler) }, "no undamaged backup"},
+		"cut": {func(w http.ResponseWriter) {
+			w.Write([]byte("KONTIKI-BACKUP 1\n"))
+			http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}, "no undamaged backup"},
 		"empty": {func(http.ResponseWriter) {}, "no undamaged backup"},
 		"error": {func(w http.ResponseWriter) { answerError(w, cluster.ErrNotMember) }, "no such master"},
 		"text":  {func(w http.ResponseWriter) { http.Error(w, "a proxy's page", http.StatusBadGateway) }, "a proxy's page"},

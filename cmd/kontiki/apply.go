@@ -1,0 +1,71 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/kontiki/kontiki/cmd/kontiki/apply"
+)
+
+func applyCommand() *cobra.Command {
+	var o apply.Options
+	var kubeconfig string
+	var atomic bool
+	cmd := &cobra.Command{
+		Use:   "apply --atomic -f FILE|DIR|-",
+		Short: "Apply manifests whole or not at all, by one transaction",
+		Long: "Apply manifests by one transaction: all of it becomes visible at one instant, or nothing is changed and the answer names what\n" +
+			"cannot be. Fields are owned as with server-side apply. (For one object after the other: kontiki kubectl apply.)",
+		Example: "  kontiki apply --atomic -f release/ --diff\n" +
+			"  kontiki apply --atomic -f release/ --prune -l app=web --wait --rollback-on-failure",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !atomic {
+				return errors.New("give --atomic; to apply one object after the other use `kontiki kubectl apply`")
+			}
+			config, err := adminConfig(kubeconfig)
+			if err != nil {
+				return err
+			}
+			if o.Namespace == "" {
+				if o.Namespace, err = namespaceOf(kubeconfig); err != nil {
+					return err
+				}
+			}
+			o.Config, o.In, o.Out, o.Err = config, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
+			return apply.Run(cmd.Context(), o)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&atomic, "atomic", false, "apply all or nothing")
+	f.StringSliceVarP(&o.Files, "filename", "f", nil, "a manifest, a directory of them, or - for standard input")
+	f.StringVarP(&o.Namespace, "namespace", "n", "", "the namespace of objects that name none (default: the kubeconfig's)")
+	f.StringVarP(&o.Selector, "selector", "l", "", "with --prune: the labels of what belongs to the release")
+	f.BoolVar(&o.Prune, "prune", false, "delete what the selector matches and the manifests do not have, in the same transaction")
+	f.BoolVar(&o.Diff, "diff", false, "show what changes first")
+	f.BoolVar(&o.DryRun, "dry-run", false, "do everything but change anything")
+	f.BoolVar(&o.Wait, "wait", false, "wait until everything is rolled out, and show the progress")
+	f.DurationVar(&o.Timeout, "timeout", 5*time.Minute, "how long to wait")
+	f.BoolVar(&o.Rollback, "rollback-on-failure", false, "with --wait: undo all of it, by one transaction, if a roll-out fails or takes too long")
+	f.StringVar(&o.FieldManager, "field-manager", "kontiki-apply", "who owns the applied fields")
+	f.BoolVar(&o.Force, "force-conflicts", false, "take fields over from other managers")
+	f.StringVar(&kubeconfig, "kubeconfig", "", "the cluster's kubeconfig (default: this machine's cluster)")
+	return cmd
+}
+
+// namespaceOf is the namespace of a kubeconfig's context.
+func namespaceOf(kubeconfig string) (string, error) {
+	if kubeconfig == "" {
+		kubeconfig = os.Getenv("KUBECONFIG")
+	}
+	if kubeconfig == "" {
+		return "default", nil
+	}
+	namespace, _, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
+		&clientcmd.ClientConfigLoadingRules{ExplicitPath: kubeconfig}, &clientcmd.ConfigOverrides{}).Namespace()
+	return namespace, err
+}

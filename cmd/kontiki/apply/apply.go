@@ -1,0 +1,393 @@
+// Package apply is `kontiki apply --atomic`: a set of manifests applied by one transaction, so that a release is there whole or
+// not at all, with the difference shown before, what is no longer part of it pruned, its roll-out waited for, and, if that
+// fails, all of it undone by another transaction.
+package apply
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+)
+
+// transactionsPath is where the API takes transactions (docs/transactions.md).
+const transactionsPath = "/kontiki/v1/transactions"
+
+// Options say what to apply, and how.
+type Options struct {
+	// Files are manifests, directories of them, or "-" for In.
+	Files []string
+	// Namespace is that of objects that name none.
+	Namespace string
+	// FieldManager owns the applied fields; Force takes them over from others.
+	FieldManager string
+	Force        bool
+	// Prune deletes objects that Selector matches and that are not among the manifests.
+	Prune    bool
+	Selector string
+	// Diff shows what would change before it is done; DryRun ends there.
+	Diff, DryRun bool
+	// Wait waits up to Timeout for roll-outs; Rollback undoes everything if one fails.
+	Wait, Rollback bool
+	Timeout        time.Duration
+
+	Config   *rest.Config
+	In       io.Reader
+	Out, Err io.Writer
+}
+
+// check says what does not go together.
+func (o *Options) check() error {
+	switch {
+	case len(o.Files) == 0:
+		return errors.New("--filename: name a file, a directory, or - for standard input")
+	case o.Prune && o.Selector == "":
+		return errors.New("--prune needs --selector: it deletes what the selector matches and the manifests do not have")
+	case o.Rollback && !o.Wait:
+		return errors.New("--rollback-on-failure needs --wait: without it nobody learns of the failure")
+	case o.Timeout <= 0:
+		return errors.New("--timeout must be positive")
+	}
+	return nil
+}
+
+// target is one object of the release.
+type target struct {
+	object  *unstructured.Unstructured
+	mapping *meta.RESTMapping
+	// before is what was there; nil for nothing. after is what the transaction made; nil once deleted.
+	before, after *unstructured.Unstructured
+	pruned        bool
+	uid           string
+	namespace     string
+}
+
+// String names the object as kubectl does.
+func (t *target) String() string {
+	resource := t.mapping.GroupVersionKind.Kind
+	if group := t.mapping.Resource.Group; group != "" {
+		resource += "." + group
+	}
+	return strings.ToLower(resource) + "/" + t.object.GetName()
+}
+
+// run is one application.
+type run struct {
+	Options
+	http    *http.Client
+	dynamic dynamic.Interface
+	mapper  meta.RESTMapper
+	targets []*target
+}
+
+// Run applies. An error that was explained on Err already is ErrFailed.
+func Run(ctx context.Context, o Options) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	r := &run{Options: o}
+	if err := r.connect(); err != nil {
+		return err
+	}
+	objects, err := load(o.Files, o.In)
+	if err != nil {
+		return err
+	}
+	if err := r.resolve(objects); err != nil {
+		return err
+	}
+	if o.Diff || o.DryRun {
+		if err := r.look(ctx); err != nil {
+			return err
+		}
+		if err := r.transact(ctx, true); err != nil {
+			return err
+		}
+		if o.Diff {
+			if err := r.showDifference(); err != nil {
+				return err
+			}
+		}
+		if o.DryRun {
+			return r.report(" (server dry run)")
+		}
+	}
+	if err := r.change(ctx); err != nil {
+		return err
+	}
+	if err := r.report(""); err != nil {
+		return err
+	}
+	if !o.Wait {
+		return nil
+	}
+	failure := r.wait(ctx)
+	if failure == nil {
+		return nil
+	}
+	if !o.Rollback {
+		return fmt.Errorf("the release was applied, and its roll-out failed: %w", failure)
+	}
+	fmt.Fprintf(o.Err, "the roll-out failed, undoing the release: %v\n", failure)
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.Timeout) // also after an interrupt
+	defer cancel()
+	if err := r.undo(undo); err != nil {
+		return fmt.Errorf("the roll-out failed (%w), and the release could not be undone: %w", failure, err)
+	}
+	return fmt.Errorf("the roll-out failed, the release was undone: %w", failure)
+}
+
+func (r *run) connect() (err error) {
+	if r.http, err = rest.HTTPClientFor(r.Config); err != nil {
+		return err
+	}
+	if r.dynamic, err = dynamic.NewForConfigAndClient(r.Config, r.http); err != nil {
+		return err
+	}
+	client, err := discovery.NewDiscoveryClientForConfigAndClient(r.Config, r.http)
+	if err != nil {
+		return err
+	}
+	groups, err := restmapper.GetAPIGroupResources(client)
+	if err != nil {
+		return fmt.Errorf("the cluster does not answer: %w", err)
+	}
+	r.mapper = restmapper.NewDiscoveryRESTMapper(groups)
+	return nil
+}
+
+// resolve finds the resources of the manifests' kinds. Namespaces go first: what is in them needs them.
+func (r *run) resolve(objects []*unstructured.Unstructured) error {
+	seen := map[string]bool{}
+	var rest []*target
+	for _, object := range objects {
+		gvk := object.GroupVersionKind()
+		mapping, err := r.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+		if err != nil {
+			return fmt.Errorf("%s %q: %w", gvk.Kind, object.GetName(), err)
+		}
+		t := &target{object: object, mapping: mapping}
+		if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
+			if object.GetNamespace() == "" {
+				object.SetNamespace(r.Namespace)
+			}
+		} else {
+			object.SetNamespace("")
+		}
+		t.namespace = object.GetNamespace()
+		if object.GetName() == "" {
+			return fmt.Errorf("a %s has no metadata.name: what is applied must have one", gvk.Kind)
+		}
+		key := t.namespace + "/" + t.String()
+		if seen[key] {
+			return fmt.Errorf("%s is in the manifests twice", t)
+		}
+		seen[key] = true
+		if gvk.Kind == "Namespace" && gvk.Group == "" {
+			r.targets = append(r.targets, t)
+		} else {
+			rest = append(rest, t)
+		}
+	}
+	r.targets = append(r.targets, rest...)
+	return nil
+}
+
+func (r *run) resource(t *target) dynamic.ResourceInterface {
+	if t.mapping.Scope.Name() == meta.RESTScopeNameNamespace {
+		return r.dynamic.Resource(t.mapping.Resource).Namespace(t.namespace)
+	}
+	return r.dynamic.Resource(t.mapping.Resource)
+}
+
+// look reads what is there now, and finds what is to be pruned.
+func (r *run) look(ctx context.Context) error {
+	kept := r.targets[:0]
+	for _, t := range r.targets {
+		if !t.pruned {
+			kept = append(kept, t)
+		}
+	}
+	r.targets = kept
+	for _, t := range r.targets {
+		before, err := r.resource(t).Get(ctx, t.object.GetName(), metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			before, err = nil, nil
+		}
+		if err != nil {
+			return fmt.Errorf("read %s: %w", t, err)
+		}
+		t.before = before
+	}
+	if r.Prune {
+		return r.findPruned(ctx)
+	}
+	return nil
+}
+
+// change looks, and carries the transaction out. Where what was there must be known for certain, so that it can be brought
+// back, an object that changes in between makes it look again.
+func (r *run) change(ctx context.Context) error {
+	for {
+		if err := r.look(ctx); err != nil {
+			return err
+		}
+		err := r.transact(ctx, false)
+		if !apierrors.IsConflict(err) || !r.Rollback || ctx.Err() != nil || fieldConflict(err) {
+			return err
+		}
+	}
+}
+
+// fieldConflict says that another manager owns an applied field: looking again does not help.
+func fieldConflict(err error) bool {
+	status := apierrors.APIStatus(nil)
+	if !errors.As(err, &status) || status.Status().Details == nil {
+		return false
+	}
+	for _, cause := range status.Status().Details.Causes {
+		if cause.Type == metav1.CauseTypeFieldManagerConflict {
+			return true
+		}
+	}
+	return false
+}
+
+// operation is one of a transaction; see api/rest.
+type operation map[string]any
+
+func reference(u *unstructured.Unstructured) map[string]any {
+	return map[string]any{"apiVersion": u.GetAPIVersion(), "kind": u.GetKind(), "namespace": u.GetNamespace(), "name": u.GetName()}
+}
+
+// transact applies all and prunes, by one transaction.
+func (r *run) transact(ctx context.Context, dryRun bool) error {
+	var operations []operation
+	for _, t := range r.targets {
+		if t.pruned {
+			deletion := reference(t.before)
+			deletion["options"] = map[string]any{"propagationPolicy": "Background", "preconditions": map[string]any{"uid": t.before.GetUID()}}
+			operations = append(operations, operation{"delete": deletion})
+			continue
+		}
+		applied := t.object.DeepCopy()
+		if r.Rollback && t.before != nil && !dryRun {
+			applied.SetResourceVersion(t.before.GetResourceVersion()) // what is brought back is what is replaced now
+		}
+		operations = append(operations, operation{"apply": applied.Object, "force": r.Force})
+	}
+	results, err := r.post(ctx, operations, dryRun)
+	if err != nil {
+		return r.named(err)
+	}
+	for i, t := range r.targets {
+		t.after = results[i]
+		if t.pruned {
+			t.after = nil
+		}
+	}
+	return nil
+}
+
+// post sends a transaction and answers its objects.
+func (r *run) post(ctx context.Context, operations []operation, dryRun bool) ([]*unstructured.Unstructured, error) {
+	body, err := json.Marshal(map[string]any{"operations": operations, "dryRun": dryRun, "fieldManager": r.FieldManager, "fieldValidation": "Strict"})
+	if err != nil {
+		return nil, err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(r.Config.Host, "/")+transactionsPath, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := r.http.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(response.Body)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		var status metav1.Status
+		if err := json.Unmarshal(data, &status); err != nil || status.Message == "" {
+			return nil, fmt.Errorf("%s: %s", response.Status, bytes.TrimSpace(data))
+		}
+		return nil, &apierrors.StatusError{ErrStatus: status}
+	}
+	var answer struct {
+		Results []struct{ Object map[string]any }
+	}
+	if err := json.Unmarshal(data, &answer); err != nil {
+		return nil, err
+	}
+	if len(answer.Results) != len(operations) {
+		return nil, fmt.Errorf("the cluster answered %d results for %d operations", len(answer.Results), len(operations))
+	}
+	objects := make([]*unstructured.Unstructured, len(answer.Results))
+	for i, result := range answer.Results {
+		if result.Object != nil {
+			objects[i] = &unstructured.Unstructured{Object: result.Object}
+		}
+	}
+	return objects, nil
+}
+
+// named puts the object's name in place of the operation's number.
+func (r *run) named(err error) error {
+	status := apierrors.APIStatus(nil)
+	if !errors.As(err, &status) || status.Status().Details == nil {
+		return err
+	}
+	for _, cause := range status.Status().Details.Causes {
+		var i int
+		if n, _ := fmt.Sscanf(cause.Field, "operations[%d]", &i); n == 1 && i < len(r.targets) {
+			message := strings.TrimPrefix(status.Status().Message, cause.Field+": ")
+			return &failed{fmt.Sprintf("%s: %s\nNothing was changed.", r.targets[i], message), err}
+		}
+	}
+	return err
+}
+
+// failed is an error in other words.
+type failed struct {
+	text string
+	err  error
+}
+
+func (f *failed) Error() string { return f.text }
+func (f *failed) Unwrap() error { return f.err }
+
+// report says what was done, as kubectl does.
+func (r *run) report(suffix string) error {
+	for _, t := range r.targets {
+		done := "configured"
+		switch {
+		case t.pruned:
+			done = "pruned"
+		case t.before == nil:
+			done = "created"
+		case t.after.GetResourceVersion() == t.before.GetResourceVersion() && suffix == "", suffix != "" && !differs(t):
+			done = "unchanged"
+		}
+		if _, err := fmt.Fprintf(r.Out, "%s %s%s\n", t, done, suffix); err != nil {
+			return err
+		}
+	}
+	return nil
+}

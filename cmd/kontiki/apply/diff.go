@@ -1,0 +1,78 @@
+package apply
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/pmezard/go-difflib/difflib"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+)
+
+// showDifference prints what changes, object by object, as a unified diff.
+func (r *run) showDifference() error {
+	for _, t := range r.targets {
+		before, err := shown(t.before)
+		if err != nil {
+			return err
+		}
+		after, err := shown(t.after)
+		if err != nil {
+			return err
+		}
+		if before == after {
+			continue
+		}
+		text, err := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
+			A: difflib.SplitLines(before), B: difflib.SplitLines(after), Context: 3,
+			FromFile: fmt.Sprintf("%s (namespace %q, now)", t, t.namespace), ToFile: fmt.Sprintf("%s (after)", t),
+		})
+		if err != nil {
+			return err
+		}
+		if _, err := io.WriteString(r.Out, text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// content is an object without what the cluster keeps in it.
+func content(u *unstructured.Unstructured) map[string]any {
+	if u == nil {
+		return nil
+	}
+	c := u.DeepCopy()
+	for _, field := range []string{"managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink"} {
+		unstructured.RemoveNestedField(c.Object, "metadata", field)
+	}
+	unstructured.RemoveNestedField(c.Object, "status")
+	return c.Object
+}
+
+// shown is an object as a diff shows it. Secrets' data are not shown.
+func shown(u *unstructured.Unstructured) (string, error) {
+	c := content(u)
+	if c == nil {
+		return "", nil
+	}
+	if u.GetKind() == "Secret" && u.GroupVersionKind().Group == "" {
+		for _, field := range []string{"data", "stringData"} {
+			values, _, _ := unstructured.NestedMap(c, field) // of another type: nothing to hide
+			for key, value := range values {
+				values[key] = fmt.Sprintf("*** (%d bytes)", len(fmt.Sprint(value)))
+			}
+			if values != nil {
+				c[field] = values
+			}
+		}
+	}
+	data, err := yaml.Marshal(c)
+	return string(data), err
+}
+
+// differs says whether an object is another one afterwards.
+func differs(t *target) bool {
+	return !equality.Semantic.DeepEqual(content(t.before), content(t.after))
+}

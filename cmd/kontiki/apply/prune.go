@@ -1,0 +1,62 @@
+package apply
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// prunable are the kinds that are looked through for what is no longer part of a release: kubectl's own list, in the order in
+// which they are deleted.
+var prunable = []schema.GroupKind{
+	{Group: "networking.k8s.io", Kind: "Ingress"}, {Group: "apps", Kind: "Deployment"}, {Group: "apps", Kind: "StatefulSet"}, {Group: "apps", Kind: "DaemonSet"},
+	{Group: "batch", Kind: "CronJob"}, {Group: "batch", Kind: "Job"}, {Group: "apps", Kind: "ReplicaSet"}, {Kind: "ReplicationController"}, {Kind: "Pod"},
+	{Kind: "Service"}, {Kind: "Endpoints"}, {Kind: "ConfigMap"}, {Kind: "Secret"}, {Kind: "PersistentVolumeClaim"},
+}
+
+// findPruned adds the objects that the selector matches and the manifests do not have, in the namespaces of the manifests. What
+// a controller made goes with its owner.
+func (r *run) findPruned(ctx context.Context) error {
+	namespaces := []string{r.Namespace}
+	kept := map[string]bool{}
+	known := map[string]bool{r.Namespace: true}
+	for _, t := range r.targets {
+		kept[t.namespace+"/"+t.String()] = true
+		if t.namespace != "" && !known[t.namespace] {
+			known[t.namespace] = true
+			namespaces = append(namespaces, t.namespace)
+		}
+	}
+	for _, kind := range prunable {
+		mapping, err := r.mapper.RESTMapping(kind)
+		if meta.IsNoMatchError(err) {
+			continue // not served here
+		}
+		if err != nil {
+			return err
+		}
+		for _, namespace := range namespaces {
+			list, err := r.dynamic.Resource(mapping.Resource).Namespace(namespace).List(ctx, metav1.ListOptions{LabelSelector: r.Selector})
+			if apierrors.IsNotFound(err) {
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("look for %s to prune: %w", mapping.Resource.Resource, err)
+			}
+			for i := range list.Items {
+				object := &list.Items[i]
+				t := &target{object: object, before: object, mapping: mapping, namespace: namespace, pruned: true}
+				if kept[namespace+"/"+t.String()] || metav1.GetControllerOfNoCopy(object) != nil || object.GetDeletionTimestamp() != nil {
+					continue
+				}
+				object.SetGroupVersionKind(mapping.GroupVersionKind)
+				r.targets = append(r.targets, t)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,80 @@
+package apply
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// undo brings everything back that the release changed, by one transaction: what it made is deleted, what it changed is as it was
+// before, what it pruned is made again. What somebody else deleted or made anew meanwhile is left alone.
+func (r *run) undo(ctx context.Context) error {
+	var operations []operation
+	var undone []*target
+	for i := len(r.targets) - 1; i >= 0; i-- {
+		t := r.targets[i]
+		op, err := r.undoing(ctx, t)
+		if err != nil {
+			return err
+		}
+		if op != nil {
+			operations, undone = append(operations, op), append(undone, t)
+		}
+	}
+	if len(operations) == 0 {
+		return nil
+	}
+	release := r.targets
+	r.targets = undone // errors name these
+	_, err := r.post(ctx, operations, false)
+	err = r.named(err)
+	r.targets = release
+	if err != nil {
+		return err
+	}
+	for _, t := range undone {
+		fmt.Fprintf(r.Out, "%s undone\n", t)
+	}
+	return nil
+}
+
+// undoing is what undoes one object's part; nil for nothing.
+func (r *run) undoing(ctx context.Context, t *target) (operation, error) {
+	now, err := r.resource(t).Get(ctx, t.object.GetName(), metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		now, err = nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", t, err)
+	}
+	switch {
+	case t.pruned && now == nil:
+		return operation{"create": fresh(t.before).Object}, nil
+	case t.pruned: // it is still going away, or was made again
+		return nil, nil
+	case now == nil || now.GetUID() != t.after.GetUID():
+		return nil, nil
+	case t.before == nil:
+		deletion := reference(now)
+		deletion["options"] = map[string]any{"propagationPolicy": "Background", "preconditions": map[string]any{"uid": now.GetUID()}}
+		return operation{"delete": deletion}, nil
+	case !differs(t):
+		return nil, nil
+	}
+	back := t.before.DeepCopy()
+	back.SetResourceVersion("") // status has changed since; what was written counts
+	return operation{"update": back.Object, "keepManagedFields": true}, nil
+}
+
+// fresh is an object to be made again.
+func fresh(u *unstructured.Unstructured) *unstructured.Unstructured {
+	c := u.DeepCopy()
+	for _, field := range []string{"managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"} {
+		unstructured.RemoveNestedField(c.Object, "metadata", field)
+	}
+	unstructured.RemoveNestedField(c.Object, "status")
+	return c
+}
