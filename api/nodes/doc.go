@@ -10,4 +10,7 @@
 // (session.go). Every master tells the others which workers have a session with it and answer (attendance.go); together that is
 // a Census, from which the leader learns of lost workers, and a master with many workers whom it can send some to
 // (balance.go). Both are hints, and cost nothing in Raft.
+//
+// What a worker may write is its own (access.go): the status of its node and pods, events about them, labels that do not
+// steer where Secrets go. Whoever has stolen its certificate can lie about that host, and about nothing else.
 package nodes
