@@ -79,7 +79,9 @@ robustness: ## rounds of faults until told to stop; prints the seed of each (SEE
 	$(GO) test -c -o bin/cluster.test ./cluster || exit 1; \
 	while :; do \
 	  echo "seeds $$seed to $$((seed + $(ROUND) - 1)):"; \
-	  (cd cluster && KONTIKI_SEEDS=$$seed-$$((seed + $(ROUND) - 1)) ../bin/cluster.test -test.run 'TestSimulatedFaults$$' -test.timeout 30m -test.v=false) || exit 1; \
+	  (cd cluster && KONTIKI_SEEDS=$$seed-$$((seed + $(ROUND) - 1)) ../bin/cluster.test -test.run 'TestSimulatedFaults$$' -test.timeout 30m) || exit 1; \
+	  echo "machines, seed $$seed:"; \
+	  (cd cluster && KONTIKI_MACHINES=$$seed,60 ../bin/cluster.test -test.run 'TestHistoryOverMachines$$' -test.timeout 30m) || exit 1; \
 	  seed=$$((seed + $(ROUND))); \
 	done
 

@@ -155,24 +155,48 @@ func (h *history) check(t testing.TB) {
 	}
 }
 
+// asker is a master that reads and carries out transactions.
+type asker interface {
+	read(ctx context.Context) (bank, error)
+	transact(ctx context.Context, ops []kv.Op) (kv.Result, error)
+}
+
+// inProcess is a master of this process.
+type inProcess struct{ c *Cluster }
+
+func (p inProcess) read(ctx context.Context) (b bank, err error) {
+	view, err := p.c.Consistent(ctx)
+	if err != nil {
+		return b, err
+	}
+	return bankOf(view), nil
+}
+
+func (p inProcess) transact(ctx context.Context, ops []kv.Op) (kv.Result, error) {
+	return p.c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: ops})
+}
+
+func bankOf(view kv.View) (b bank) {
+	for i := range historyKeys {
+		if v, ok := view.Get(historyKey(i)); ok {
+			b[i] = cell{string(v.Value), v.ModRevision}
+		}
+	}
+	return b
+}
+
 // ask does one random operation on a master, and notes it.
-func (h *history) ask(ctx context.Context, client int, c *Cluster, r interface {
+func (h *history) ask(ctx context.Context, client int, c asker, r interface {
 	Intn(int) int
 }, last *bank) {
 	call := h.tick()
 	if r.Intn(2) == 0 {
-		view, err := c.Consistent(ctx)
+		read, err := c.read(ctx)
 		if err != nil {
 			return // a read that was not answered says nothing
 		}
-		var out told
-		for i := range historyKeys {
-			if v, ok := view.Get(historyKey(i)); ok {
-				out.read[i] = cell{string(v.Value), v.ModRevision}
-			}
-		}
-		*last = out.read
-		h.add(client, call, asked{client: client}, out)
+		*last = read
+		h.add(client, call, asked{client: client}, told{read: read})
 		return
 	}
 	in := asked{client: client}
@@ -195,7 +219,7 @@ func (h *history) ask(ctx context.Context, client int, c *Cluster, r interface {
 		}
 		in.ops = append(in.ops, op)
 	}
-	result, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: in.ops})
+	result, err := c.transact(ctx, in.ops)
 	switch {
 	case errors.Is(err, kv.ErrNoLeader):
 		return // certainly not done

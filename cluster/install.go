@@ -128,7 +128,7 @@ func (in *incoming) giveUp(request *raft.InstallSnapshotRequest) error {
 	in.logs.absent.Store(index)
 	defer in.logs.absent.Store(0)
 	answer, ok := in.call(raft.RPC{Command: &raft.AppendEntriesRequest{
-		RPCHeader: request.RPCHeader, Term: request.Term, Leader: request.Leader,
+		RPCHeader: request.RPCHeader, Term: request.Term,
 		Entries: []*raft.Log{{Index: index, Term: request.LastLogTerm, Type: raft.LogNoop}},
 	}})
 	switch response, is := answer.Response.(*raft.AppendEntriesResponse); {

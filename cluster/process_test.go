@@ -29,6 +29,7 @@ type childConfig struct {
 	Join                           []string
 	Token                          string
 	RealTimers                     bool
+	SmallDisk                      bool // reserves a megabyte in place of its many
 	// DieAt names a failpoint at which the process kills itself, when it is hit for the Nth time.
 	DieAt string
 	Nth   int
@@ -69,6 +70,9 @@ func serveIfChild() {
 	}
 	if in.DieAt != "" {
 		dieAt(in.DieAt, in.Nth)
+	}
+	if in.SmallDisk {
+		cfg.DiskReserve, cfg.DiskLow = 1<<20, 1<<20
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c, err := Open(ctx, cfg)
@@ -151,6 +155,8 @@ func (c *Cluster) serve(ctx context.Context, call childCall, a *childAnswer) err
 		return nil
 	case "remove":
 		return c.RemoveMember(ctx, call.Key)
+	case "ask":
+		return c.serveAsk(ctx, call.Value, a)
 	case "leads":
 		a.Value = fmt.Sprint(c.IsLeader())
 		return nil

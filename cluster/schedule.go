@@ -41,11 +41,9 @@ func (c *Cluster) scheduleBackups(ctx context.Context) error {
 		return nil
 	}
 	for {
-		wait := schedule.Interval
+		var wait time.Duration
 		if newest, ok := newestBackup(schedule.Dir); ok {
 			wait = time.Until(newest.Add(schedule.Interval))
-		} else {
-			wait = 0
 		}
 		timer := time.NewTimer(wait)
 		select {

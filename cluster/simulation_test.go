@@ -117,7 +117,7 @@ func (s *simulation) client(ctx context.Context, id int, r *rand.Rand) {
 	for ctx.Err() == nil {
 		if c := s.live[r.Intn(3)].Load(); c != nil {
 			one, cancel := context.WithTimeout(ctx, time.Duration(500+r.Intn(3000))*time.Millisecond)
-			s.history.ask(one, id, c, r, &last)
+			s.history.ask(one, id, inProcess{c}, r, &last)
 			cancel()
 		}
 		time.Sleep(time.Duration(r.Intn(300)) * time.Millisecond) // virtual: a client that thinks
@@ -285,13 +285,7 @@ func (s *simulation) settle() {
 			s.t.Errorf("%s does not answer after all faults have ended: %v", n.cfg.Name, err)
 			continue
 		}
-		var out told
-		for k := range historyKeys {
-			if v, ok := view.Get(historyKey(k)); ok {
-				out.read[k] = cell{string(v.Value), v.ModRevision}
-			}
-		}
-		s.history.add(100+i, call, asked{client: 100 + i}, out)
+		s.history.add(100+i, call, asked{client: 100 + i}, told{read: bankOf(view)})
 	}
 	s.equal()
 	for _, w := range s.watches {

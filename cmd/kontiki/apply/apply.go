@@ -72,7 +72,6 @@ type target struct {
 	// before is what was there; nil for nothing. after is what the transaction made; nil once deleted.
 	before, after *unstructured.Unstructured
 	pruned        bool
-	uid           string
 	namespace     string
 }
 
