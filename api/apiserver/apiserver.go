@@ -1,5 +1,5 @@
 // Package apiserver puts the parts of the API together: table of kinds, object service with its admission and
-// allocators, authentication, and the REST front. It is what a master (and a test) makes.
+// allocators, authentication, and the REST and gRPC fronts. It is what a master (and a test) makes.
 package apiserver
 
 import (
@@ -20,7 +20,9 @@ import (
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/api/rest"
+	"github.com/kontiki/kontiki/api/rpc"
 	"github.com/kontiki/kontiki/api/seal"
+	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
 // Issuer is the issuer (and the audience) of service account tokens.
@@ -48,7 +50,9 @@ type Config struct {
 	Ready             func(context.Context) error
 	Version           version.Info
 	Extra             map[string]http.Handler
-	Log               *slog.Logger
+	// Cluster administers the cluster by gRPC, for callers who have been authorized; nil serves no such service.
+	Cluster kontikiv1.ClusterServer
+	Log     *slog.Logger
 }
 
 // API is the assembled API of one master.
@@ -59,6 +63,7 @@ type API struct {
 	Authenticator *auth.Authenticator
 	Authorizer    auth.Authorizer
 	REST          *rest.Server
+	RPC           *rpc.Server
 	// Sealer seals Secrets; its keys may be replaced.
 	Sealer *seal.Sealer
 	// KubernetesService is the address of the service default/kubernetes, the first of the service range.
@@ -101,7 +106,19 @@ func New(c Config) (*API, error) {
 	}); err != nil {
 		return nil, fmt.Errorf("REST front: %w", err)
 	}
+	a.RPC = rpc.New(rpc.Config{
+		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Cluster: c.Cluster, Ready: c.Ready, Log: c.Log,
+	})
 	return a, nil
+}
+
+// ServeHTTP is the handler of the API port. It implements http.Handler.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if rpc.Is(r) {
+		a.RPC.ServeHTTP(w, r)
+		return
+	}
+	a.REST.ServeHTTP(w, r)
 }
 
 // subjects looks up what tokens are bound to.

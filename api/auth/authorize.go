@@ -1,9 +1,12 @@
 package auth
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
@@ -52,6 +55,23 @@ func underAny(path string, roots []string) bool {
 	return slices.ContainsFunc(roots, func(root string) bool {
 		return path == root || (len(path) > len(root) && path[:len(root)] == root && path[len(root)] == '/')
 	})
+}
+
+// Check answers nil if a request may go on, and otherwise the error to answer.
+func Check(authorizer Authorizer, a Attributes) error {
+	allowed, reason := authorizer.Authorize(a)
+	if allowed {
+		return nil
+	}
+	if a.User.GetName() == user.Anonymous {
+		// Nothing was presented: asking for a credential helps more than saying that nobody may do nothing.
+		return apierrors.NewUnauthorized("Unauthorized")
+	}
+	refusal := apierrors.NewForbidden(schema.GroupResource{Group: a.Group, Resource: a.Resource}, a.Name, errors.New(Refusal(a, reason)))
+	if a.Path != "" {
+		refusal.ErrStatus.Message = "forbidden: " + Refusal(a, reason)
+	}
+	return refusal
 }
 
 // Refusal words a refused request as upstream does.

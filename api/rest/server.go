@@ -22,12 +22,6 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 )
 
-// maxBodyBytes bounds a request's body, as upstream does.
-const maxBodyBytes = 3 << 20
-
-// requestTimeout bounds every request that is not long-running, as upstream does.
-const requestTimeout = time.Minute
-
 // Config is what a Server is made of.
 type Config struct {
 	Objects       *objects.Service
@@ -81,7 +75,7 @@ type call struct {
 	target target
 	kind   *registry.Kind
 	verb   string
-	warned map[string]bool
+	warned objects.Warnings
 }
 
 // ServeHTTP implements http.Handler.
@@ -99,8 +93,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c := &call{Server: s, w: w, r: r, user: who}
-	if !c.impersonate() {
+	if c.user, err = auth.Impersonate(s.Authorizer, r.Header, who); err != nil {
+		writeError(w, r, err)
 		return
+	}
+	if c.user != who {
+		s.Log.Info("impersonation", "user", who.GetName(), "as", c.user.GetName(), "groups", c.user.GetGroups())
 	}
 	target, isResource := parsePath(r.URL.Path)
 	if !isResource {
@@ -130,21 +128,11 @@ func noSuchPath(r *http.Request) error {
 }
 
 func (c *call) authorized(a auth.Attributes) bool {
-	allowed, reason := c.Authorizer.Authorize(a)
-	if allowed {
-		return true
+	err := auth.Check(c.Authorizer, a)
+	if err != nil {
+		writeError(c.w, c.r, err)
 	}
-	if c.user.GetName() == user.Anonymous {
-		// Nothing was presented: asking for a credential helps more than saying that nobody may do nothing.
-		writeError(c.w, c.r, apierrors.NewUnauthorized("Unauthorized"))
-		return false
-	}
-	refusal := apierrors.NewForbidden(schema.GroupResource{Group: a.Group, Resource: a.Resource}, a.Name, fmt.Errorf("%s", auth.Refusal(a, reason)))
-	if a.Path != "" {
-		refusal.ErrStatus.Message = "forbidden: " + auth.Refusal(a, reason)
-	}
-	writeError(c.w, c.r, refusal)
-	return false
+	return err == nil
 }
 
 // serveOther answers paths that do not name a resource.
@@ -208,37 +196,18 @@ func (c *call) serveDocument(document func() ([]byte, error), contentType string
 
 // request is the object service's form of the call.
 func (c *call) request(fieldManager string, dryRun []string) *objects.Request {
-	if fieldManager == "" {
-		// The client's program name, as upstream: what stands before the first slash of the user agent.
-		fieldManager, _, _ = strings.Cut(c.r.UserAgent(), "/")
-	}
-	if len(fieldManager) > 128 {
-		fieldManager = fieldManager[:128]
-	}
 	return &objects.Request{
 		User: c.user, Kind: c.kind, Namespace: c.target.namespace, Name: c.target.name, Subresource: c.target.subresource,
-		FieldManager: fieldManager, DryRun: len(dryRun) > 0,
+		FieldManager: objects.FieldManager(fieldManager, c.r.UserAgent()), DryRun: len(dryRun) > 0,
 		Warn: c.warn,
 	}
 }
 
-// maxWarnings bounds the bytes of one answer's warnings, as upstream does.
-const maxWarnings = 4 << 10
-
-// warn adds a warning to the answer, each once, however often the write was prepared.
+// warn adds a warning to the answer.
 func (c *call) warn(text string) {
-	if c.warned == nil {
-		c.warned = map[string]bool{}
+	if c.warned.Add(text) {
+		c.w.Header().Add("Warning", `299 - `+quoteWarning(text))
 	}
-	sum := len(text)
-	for have := range c.warned {
-		sum += len(have)
-	}
-	if c.warned[text] || sum > maxWarnings {
-		return
-	}
-	c.warned[text] = true
-	c.w.Header().Add("Warning", `299 - `+quoteWarning(text))
 }
 
 func quoteWarning(text string) string {
@@ -247,12 +216,12 @@ func quoteWarning(text string) string {
 
 // body reads the request's body, within bounds.
 func (c *call) body() ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(c.r.Body, maxBodyBytes+1))
+	data, err := io.ReadAll(io.LimitReader(c.r.Body, objects.MaxBodyBytes+1))
 	if err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the body could not be read: %v", err))
 	}
-	if len(data) > maxBodyBytes {
-		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBodyBytes))
+	if len(data) > objects.MaxBodyBytes {
+		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", objects.MaxBodyBytes))
 	}
 	return data, nil
 }
@@ -260,9 +229,9 @@ func (c *call) body() ([]byte, error) {
 // timeout is what the request asks for, at most that of all requests.
 func (c *call) timeout() time.Duration {
 	if asked, err := time.ParseDuration(c.r.URL.Query().Get("timeout")); err == nil && asked > 0 {
-		return min(asked, requestTimeout)
+		return min(asked, objects.RequestTimeout)
 	}
-	return requestTimeout
+	return objects.RequestTimeout
 }
 
 // serveResource runs a request for a resource of the table.

@@ -51,7 +51,7 @@ func decodeBody[T runtime.Object](c *call, into T, gvk schema.GroupVersionKind) 
 		return none, nil, o, err
 	}
 	r := c.request(o.FieldManager, o.DryRun)
-	out, err := objects.DecodeOther(r, data, encoding, fieldValidation(o.FieldValidation), into, gvk)
+	out, err := objects.DecodeOther(r, data, encoding, objects.FieldValidation(o.FieldValidation), into, gvk)
 	return out, r, o, err
 }
 
@@ -128,7 +128,7 @@ func (c *call) serveScale() error {
 			return err
 		}
 		r := c.request(o.FieldManager, o.DryRun)
-		scale, err := objects.DecodeOther(r, data, encoding, fieldValidation(o.FieldValidation), &autoscalingv1.Scale{}, objects.ScaleKind)
+		scale, err := objects.DecodeOther(r, data, encoding, objects.FieldValidation(o.FieldValidation), &autoscalingv1.Scale{}, objects.ScaleKind)
 		if err != nil {
 			return err
 		}

@@ -136,10 +136,7 @@ func (c *call) transact() error {
 func (c *call) txAllowed(op *objects.TxOperation) error {
 	r := op.Request
 	a := auth.Attributes{User: c.user, Verb: op.AccessVerb(), Group: r.Kind.Group, Resource: r.Kind.Resource, Subresource: r.Subresource, Namespace: r.Namespace, Name: r.Name}
-	if allowed, reason := c.Authorizer.Authorize(a); !allowed {
-		return apierrors.NewForbidden(r.Kind.GroupResource(), r.Name, fmt.Errorf("%s", auth.Refusal(a, reason)))
-	}
-	return nil
+	return auth.Check(c.Authorizer, a)
 }
 
 // txOperation reads one operation.
@@ -178,10 +175,10 @@ func (c *call) txOperation(t *transaction, op *txOperation, warn func(string)) (
 		}
 		out := &objects.TxOperation{Verb: verb, Request: r, KeepManagedFields: op.KeepManagedFields}
 		if verb == objects.VerbApply {
-			out.Patch = objects.Patch{Type: types.ApplyYAMLPatchType, Data: data, Force: op.Force, Validation: fieldValidation(t.FieldValidation)}
+			out.Patch = objects.Patch{Type: types.ApplyYAMLPatchType, Data: data, Force: op.Force, Validation: objects.FieldValidation(t.FieldValidation)}
 			return out, nil
 		}
-		out.Object, err = c.Objects.DecodeJSON(r, data, fieldValidation(t.FieldValidation))
+		out.Object, err = c.Objects.DecodeJSON(r, data, objects.FieldValidation(t.FieldValidation))
 		return out, err
 	}
 	switch {
@@ -201,7 +198,7 @@ func (c *call) txOperation(t *transaction, op *txOperation, warn func(string)) (
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("patch.type: %q is none of merge, strategic, json", op.Patch.Type))
 		}
 		return &objects.TxOperation{Verb: objects.VerbPatch, Request: r,
-			Patch: objects.Patch{Type: kind, Data: bytes.Clone(op.Patch.Patch), Validation: fieldValidation(t.FieldValidation)}}, nil
+			Patch: objects.Patch{Type: kind, Data: bytes.Clone(op.Patch.Patch), Validation: objects.FieldValidation(t.FieldValidation)}}, nil
 	case op.Delete != nil:
 		r, err := request(op.Delete.txReference, "")
 		return &objects.TxOperation{Verb: objects.VerbDelete, Request: r, Delete: op.Delete.Options}, err

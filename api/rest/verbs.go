@@ -88,7 +88,7 @@ func (c *call) create() error {
 		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "CreateOptions"}, "", errs)
 	}
 	r := c.request(o.FieldManager, o.DryRun)
-	obj, err := c.decode(r, fieldValidation(o.FieldValidation))
+	obj, err := c.decode(r, objects.FieldValidation(o.FieldValidation))
 	if err != nil {
 		return err
 	}
@@ -97,14 +97,6 @@ func (c *call) create() error {
 		return err
 	}
 	return c.writeObject(accept, http.StatusCreated, created)
-}
-
-// fieldValidation is the server's default: warn.
-func fieldValidation(asked string) string {
-	if asked == "" {
-		return metav1.FieldValidationWarn
-	}
-	return asked
 }
 
 func (c *call) decode(r *objects.Request, validation string) (obj objectOf, err error) {
@@ -135,7 +127,7 @@ func (c *call) update() error {
 		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "UpdateOptions"}, "", errs)
 	}
 	r := c.request(o.FieldManager, o.DryRun)
-	obj, err := c.decode(r, fieldValidation(o.FieldValidation))
+	obj, err := c.decode(r, objects.FieldValidation(o.FieldValidation))
 	if err != nil {
 		return err
 	}
@@ -196,7 +188,7 @@ func (c *call) readPatch() (*objects.Request, objects.Patch, error) {
 		return nil, objects.Patch{}, err
 	}
 	return c.request(o.FieldManager, o.DryRun), objects.Patch{
-		Type: patchType, Data: data, Force: o.Force != nil && *o.Force, Validation: fieldValidation(o.FieldValidation),
+		Type: patchType, Data: data, Force: o.Force != nil && *o.Force, Validation: objects.FieldValidation(o.FieldValidation),
 	}, nil
 }
 

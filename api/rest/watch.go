@@ -17,10 +17,6 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 )
 
-// minWatch is the shortest life of a watch whose client names none; the longest is twice that, so that the watches of
-// a restarted master do not all end together.
-const minWatch = 30 * time.Minute
-
 // watch streams changes until its time is over, the client goes, or the history is left behind.
 func (c *call) watch() error {
 	accept, err := negotiate(c.r)
@@ -34,7 +30,7 @@ func (c *call) watch() error {
 	if err != nil {
 		return err
 	}
-	lifetime := minWatch + rand.N(minWatch)
+	lifetime := objects.MinWatch + rand.N(objects.MinWatch)
 	if raw.TimeoutSeconds != nil && *raw.TimeoutSeconds > 0 {
 		lifetime = time.Duration(*raw.TimeoutSeconds) * time.Second
 	}
@@ -42,7 +38,7 @@ func (c *call) watch() error {
 	defer cancel()
 	request := c.request("", nil)
 	if c.target.name != "" {
-		list.Fields = nameSelector(list.Fields, c.target.name)
+		list.Fields = objects.NameSelector(list.Fields, c.target.name)
 		request.Name = ""
 	}
 	stream := &eventStream{call: c, accept: accept}
@@ -214,7 +210,7 @@ func (s *eventStream) bookmark(event objects.WatchEvent) ([]byte, error) {
 
 // fail ends the stream with an ERROR event.
 func (s *eventStream) fail(err error) {
-	body, encodeErr := encodeObject(s.accept.encoding, statusFor(err))
+	body, encodeErr := encodeObject(s.accept.encoding, objects.StatusOf(err))
 	if encodeErr != nil {
 		s.Log.Error("watch error could not be encoded", "error", fmt.Errorf("%w (%w)", encodeErr, err))
 		return

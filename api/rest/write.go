@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -224,7 +223,7 @@ func metadataOf(obj registry.Object) *metav1.PartialObjectMetadata {
 
 // writeError answers an error as a Status, in the form asked for.
 func writeError(w http.ResponseWriter, r *http.Request, err error) {
-	status := statusFor(err)
+	status := objects.StatusOf(err)
 	encoding := objects.JSON
 	if a, negotiationErr := negotiate(r); negotiationErr == nil {
 		encoding = a.encoding
@@ -250,19 +249,6 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	w.Header().Set("Cache-Control", "no-cache, private")
 	w.WriteHeader(int(status.Code))
 	w.Write(body)
-}
-
-func statusFor(err error) *metav1.Status {
-	var known apierrors.APIStatus
-	if !errors.As(err, &known) {
-		known = apierrors.NewInternalError(err)
-	}
-	status := known.Status()
-	status.Kind, status.APIVersion = "Status", "v1"
-	if status.Code == 0 {
-		status.Code = http.StatusInternalServerError
-	}
-	return &status
 }
 
 func writeJSON(w http.ResponseWriter, code int, value any) {

@@ -1,5 +1,5 @@
 // Package harness is an API server in one process without raft or network: the real object service, admission, REST
-// front and in-process clients over an fsm.Local. Unit tests of whatever stands on the API use it.
+// and gRPC fronts and in-process clients over an fsm.Local. Unit tests of whatever stands on the API use it.
 package harness
 
 import (
@@ -102,12 +102,12 @@ func (h *Harness) AsAdmin() http.Handler {
 	})
 }
 
-// Serve starts the REST front on loopback with TLS.
+// Serve starts both fronts on loopback with TLS.
 func (h *Harness) Serve() {
 	if h.server != nil {
 		return
 	}
-	h.server = httptest.NewUnstartedServer(h.REST)
+	h.server = httptest.NewUnstartedServer(h.API)
 	h.server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
 	h.server.EnableHTTP2 = true
 	h.server.StartTLS()

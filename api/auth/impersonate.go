@@ -1,4 +1,4 @@
-package rest
+package auth
 
 import (
 	"net/http"
@@ -10,49 +10,45 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
-
-	"github.com/kontiki/kontiki/api/auth"
 )
 
-// impersonate makes the request somebody else's when its headers ask for it (`kubectl --as`) and its sender may
-// impersonate everything that they name. false says that it was refused and answered.
-func (c *call) impersonate() bool {
-	header := c.r.Header
+// Impersonate answers whom a request is made as: its sender, or whom its headers name (`kubectl --as`) if the sender may
+// impersonate everything that they name. The headers are taken out, so that they are not passed on.
+func Impersonate(authorizer Authorizer, header http.Header, sender user.Info) (user.Info, error) {
 	name := header.Get(authenticationv1.ImpersonateUserHeader)
 	groups := header[authenticationv1.ImpersonateGroupHeader]
 	uid := header.Get(authenticationv1.ImpersonateUIDHeader)
 	extra := impersonatedExtra(header)
 	if name == "" {
 		if len(groups) > 0 || uid != "" || len(extra) > 0 {
-			writeError(c.w, c.r, apierrors.NewBadRequest("requested headers to impersonate without impersonating a user"))
-			return false
+			return nil, apierrors.NewBadRequest("requested headers to impersonate without impersonating a user")
 		}
-		return true
+		return sender, nil
 	}
-	subject := auth.Attributes{Resource: "users", Name: name}
+	subject := Attributes{Resource: "users", Name: name}
 	become := &user.DefaultInfo{Name: name, UID: uid, Groups: slices.Clone(groups), Extra: extra}
 	if namespace, account, err := serviceaccount.SplitUsername(name); err == nil {
-		subject = auth.Attributes{Resource: "serviceaccounts", Namespace: namespace, Name: account}
+		subject = Attributes{Resource: "serviceaccounts", Namespace: namespace, Name: account}
 		if len(groups) == 0 {
 			become.Groups = serviceaccount.MakeGroupNames(namespace)
 		}
 	}
-	asked := []auth.Attributes{subject}
+	asked := []Attributes{subject}
 	for _, group := range groups {
-		asked = append(asked, auth.Attributes{Resource: "groups", Name: group})
+		asked = append(asked, Attributes{Resource: "groups", Name: group})
 	}
 	if uid != "" {
-		asked = append(asked, auth.Attributes{Group: authenticationv1.GroupName, Resource: "uids", Name: uid})
+		asked = append(asked, Attributes{Group: authenticationv1.GroupName, Resource: "uids", Name: uid})
 	}
 	for key, values := range extra {
 		for _, value := range values {
-			asked = append(asked, auth.Attributes{Group: authenticationv1.GroupName, Resource: "userextras", Subresource: key, Name: value})
+			asked = append(asked, Attributes{Group: authenticationv1.GroupName, Resource: "userextras", Subresource: key, Name: value})
 		}
 	}
 	for _, a := range asked {
-		a.User, a.Verb = c.user, "impersonate"
-		if !c.authorized(a) {
-			return false
+		a.User, a.Verb = sender, "impersonate"
+		if err := Check(authorizer, a); err != nil {
+			return nil, err
 		}
 	}
 	either := user.AllAuthenticated
@@ -62,14 +58,12 @@ func (c *call) impersonate() bool {
 	if !slices.Contains(become.Groups, user.AllUnauthenticated) && !slices.Contains(become.Groups, either) {
 		become.Groups = append(become.Groups, either)
 	}
-	c.Log.Info("impersonation", "user", c.user.GetName(), "as", name, "groups", become.Groups)
-	c.user = become
 	for key := range header {
-		if strings.HasPrefix(key, "Impersonate-") { // not to be passed on to agents
+		if strings.HasPrefix(key, "Impersonate-") {
 			delete(header, key)
 		}
 	}
-	return true
+	return become, nil
 }
 
 func impersonatedExtra(header http.Header) map[string][]string {

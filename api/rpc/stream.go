@@ -1,0 +1,178 @@
+package rpc
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/kontiki/kontiki/api/objects"
+)
+
+var errPanicked = errors.New("this request caused the API server to panic; look in the logs for details")
+
+// limits bound what one stream can cost.
+type limits struct {
+	// stall is how long an answer may wait for its client to take it before the call is ended.
+	stall time.Duration
+	// linger is how long after that the client may still come to learn why; then the stream is reset.
+	linger time.Duration
+}
+
+var defaultLimits = limits{stall: 30 * time.Second, linger: time.Minute}
+
+// stream is one call as an HTTP/2 stream: the ResponseWriter and the request body that grpc-go works on. It ends calls that
+// the HTTP server would let be: one that sends too large a message, and one that does not take its answers. A call that is
+// ended so loses its context at once, and with it whatever it held; its status follows what was being written.
+type stream struct {
+	http.ResponseWriter
+	r       *http.Request
+	control *http.ResponseController
+	limits  limits
+	cancel  context.CancelFunc
+	timer   *time.Timer // runs while a write waits
+
+	mu     sync.Mutex // guards reason
+	reason error
+}
+
+func newStream(w http.ResponseWriter, r *http.Request, l limits) *stream {
+	s := &stream{ResponseWriter: w, r: r, control: http.NewResponseController(w), limits: l, cancel: func() {}}
+	s.timer = time.AfterFunc(l.stall, s.stalled)
+	s.timer.Stop()
+	return s
+}
+
+// request is the request as grpc-go is to see it.
+func (s *stream) request(ctx context.Context) *http.Request {
+	ctx, s.cancel = context.WithCancel(ctx)
+	r := s.r.WithContext(ctx)
+	r.Body = &messages{ReadCloser: s.r.Body, stream: s}
+	return r
+}
+
+func (s *stream) close() {
+	s.timer.Stop()
+	s.cancel()
+}
+
+// end ends the call; the first reason counts.
+func (s *stream) end(reason error) {
+	s.mu.Lock()
+	if s.reason == nil {
+		s.reason = reason
+	}
+	s.mu.Unlock()
+	s.cancel()
+}
+
+func (s *stream) stalled() {
+	s.end(apierrors.NewTooManyRequests(fmt.Sprintf("the stream was ended because nobody took its answers for %v; read faster, or select less", s.limits.stall), 0))
+	s.control.SetWriteDeadline(time.Now().Add(s.limits.linger)) // HTTP/2 streams have write deadlines
+}
+
+// Write implements http.ResponseWriter.
+func (s *stream) Write(b []byte) (int, error) {
+	s.timer.Reset(s.limits.stall)
+	n, err := s.ResponseWriter.Write(b)
+	s.timer.Stop()
+	return n, err
+}
+
+// Flush implements http.Flusher.
+func (s *stream) Flush() {
+	s.timer.Reset(s.limits.stall)
+	s.control.Flush() // the client is gone if this fails, and the context tells
+	s.timer.Stop()
+}
+
+// Unwrap is for http.ResponseController.
+func (s *stream) Unwrap() http.ResponseWriter { return s.ResponseWriter }
+
+// interrupted writes the status of a call that was ended before it had one, and answers it; nil for one that came to its own
+// end.
+func (s *stream) interrupted() *status.Status {
+	s.mu.Lock()
+	reason := s.reason
+	s.mu.Unlock()
+	var st *status.Status
+	switch {
+	case reason != nil:
+		st = Status(reason)
+	case s.r.Context().Err() != nil && s.Header().Get("Grpc-Status") == "":
+		// The client is gone, which nobody is told, or the master stops.
+		st = status.New(codes.Unavailable, "the server is stopping; try again with another master")
+	default:
+		return nil
+	}
+	s.finish(st)
+	return st
+}
+
+// finish ends the answer with a status, whatever part of it has been written.
+func (s *stream) finish(st *status.Status) {
+	h := s.Header()
+	if h.Get("Content-Type") == "" {
+		h.Set("Content-Type", "application/grpc")
+	}
+	if h.Get("Trailer") == "" {
+		h.Set("Trailer", "Grpc-Status, Grpc-Message, Grpc-Status-Details-Bin")
+		s.WriteHeader(http.StatusOK)
+	}
+	s.Flush()
+	h.Set("Grpc-Status", strconv.Itoa(int(st.Code())))
+	h.Set("Grpc-Message", strings.ReplaceAll(url.QueryEscape(st.Message()), "+", "%20"))
+	h.Del("Grpc-Status-Details-Bin")
+	if p := st.Proto(); len(p.GetDetails()) > 0 {
+		if raw, err := proto.Marshal(p); err == nil {
+			h.Set("Grpc-Status-Details-Bin", base64.RawStdEncoding.EncodeToString(raw))
+		}
+	}
+}
+
+// messages is the request's body. It follows the frames (one byte of flags, four of length, big-endian) in order to refuse
+// too large a message as REST refuses too large a body, before any of it is kept.
+type messages struct {
+	io.ReadCloser
+	stream *stream
+	head   [5]byte
+	have   int    // bytes of head
+	left   uint32 // bytes of the message
+}
+
+func (m *messages) Read(b []byte) (int, error) {
+	n, err := m.ReadCloser.Read(b)
+	for rest := b[:n]; len(rest) > 0; {
+		if m.left > 0 {
+			skip := min(int(m.left), len(rest))
+			m.left -= uint32(skip)
+			rest = rest[skip:]
+			continue
+		}
+		copied := copy(m.head[m.have:], rest)
+		m.have += copied
+		rest = rest[copied:]
+		if m.have < len(m.head) {
+			break
+		}
+		m.have, m.left = 0, binary.BigEndian.Uint32(m.head[1:])
+		if m.left > objects.MaxBodyBytes {
+			m.stream.end(apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", objects.MaxBodyBytes)))
+			return 0, io.ErrUnexpectedEOF
+		}
+	}
+	return n, err
+}
