@@ -70,6 +70,25 @@
 // as does a planned stop: only to a master that answers right now, because raft refuses writes while it transfers; a
 // transfer that fails is ended by cutting the connection that it waits on.
 //
+// # Members that come and go
+//
+// A master that is dead for long is removed (deadmasters.go), if MinMasters vote without it, and comes back by itself; one that
+// somebody removed stays out, because the state says so. A member whose program is too old for the cluster's feature level
+// (feature.go) does not run and does not join.
+//
+// # Backup, restore, recovery
+//
+// A backup (backup.go) is a head and a snapshot. It comes back through the log (restore.go): staged in pieces, then one command,
+// so that no crash leaves half of it. A recovery (recover.go) makes a survivor the only member, by hand. Both begin an epoch
+// (epoch.go). Masters that a recovery left out cannot speak raft to those that went on (raftName) and stop when gossip shows
+// them; revisions jump beyond what may have been handed out.
+//
+// # What raft leaves to us
+//
+// hashicorp/raft v1.8.0 can leave a pipeline stuck (pipeline.go), and does not give up a log that conflicts with a snapshot which
+// is installed over it (install.go). Both were found by simulation (simulation_test.go): masters over a network in memory and
+// in virtual time, with faults by seed and histories that are checked. Network (network.go) is the seam for it.
+//
 // # Gossip
 //
 // Masters and workers gossip, encrypted (gossip.go). It tells who is alive, suspect, dead or has left; it is a hint, and
@@ -78,7 +97,7 @@
 //
 // # Trade-offs
 //
-// A log in bbolt rather than raft-wal: slower under load, and it can tell a torn commit from a damaged one. Every master holds the CA's key, so that any of them
-// admits hosts while others are down; the price is that a stolen master's disk is the cluster. A removed master keeps a
-// valid certificate until the CA is rotated.
+// A log in bbolt rather than raft-wal: slower under load, and it can tell a torn commit from a damaged one. Every master holds
+// the CA's key, so that any of them admits hosts while others are down; the price is that a stolen master's disk is the
+// cluster. A removed master keeps a valid certificate until the CA is rotated.
 package cluster
