@@ -221,7 +221,7 @@ func (h *history) ask(ctx context.Context, client int, c asker, r interface {
 	}
 	result, err := c.transact(ctx, in.ops)
 	switch {
-	case errors.Is(err, kv.ErrNoLeader):
+	case errors.Is(err, kv.ErrNoLeader), errors.Is(err, kv.ErrDiskFull):
 		return // certainly not done
 	case err != nil:
 		h.add(client, call, in, told{unknown: true})

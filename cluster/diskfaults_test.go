@@ -1,0 +1,221 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"math/rand"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kontiki/kontiki/test/robustness/faultfs"
+)
+
+// diskFault is one cluster of three masters on disks that fail, with its clients and their history.
+type diskFault struct {
+	t       *testing.T
+	m       *masters
+	disks   map[string]*faultfs.Disk
+	live    [3]atomic.Pointer[Cluster] // nil while a master is down
+	history history
+	r       *rand.Rand
+}
+
+// TestDiskFaultsUnderHistories lets every fault of disks happen once, in an order that a seed gives, to masters that a seed
+// gives, while clients read and run transactions on all of them. What they were answered must be linearizable.
+// KONTIKI_DISK_SEED repeats a seed.
+func TestDiskFaultsUnderHistories(t *testing.T) {
+	t.Parallel()
+	seed := time.Now().UnixNano()
+	if text := os.Getenv("KONTIKI_DISK_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseInt(text, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("KONTIKI_DISK_SEED=%d", seed)
+	d := &diskFault{t: t, r: rand.New(rand.NewSource(seed))}
+	d.m, d.disks = onDisks(t, 3, compacting)
+	for i, n := range d.m.nodes {
+		d.live[i].Store(n.c)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var clients sync.WaitGroup
+	for id := range 4 {
+		r := rand.New(rand.NewSource(seed + int64(id) + 1))
+		clients.Go(func() {
+			var last bank
+			for ctx.Err() == nil {
+				if c := d.live[r.Intn(3)].Load(); c != nil {
+					one, cancel := context.WithTimeout(ctx, time.Duration(300+r.Intn(2000))*time.Millisecond)
+					d.history.ask(one, id, c, r, &last)
+					cancel()
+				}
+				time.Sleep(time.Duration(r.Intn(60)) * time.Millisecond) // a client that thinks: more would only be more to check
+			}
+		})
+	}
+	faults := []struct {
+		name string
+		do   func()
+	}{
+		{"the power goes for one master", func() { d.powerLoss(d.r.Intn(3)) }},
+		{"the power goes for all masters", func() { d.powerLoss(0, 1, 2) }},
+		{"a disk stalls", d.stall},
+		{"a disk is full", func() { d.full(d.r.Intn(3)) }},
+		{"all disks are full", func() { d.full(0, 1, 2) }},
+		{"a disk answers errors", d.fails},
+		{"a disk is damaged", d.damaged},
+		{"two disks are damaged, one after the other", func() { d.damaged(); d.damaged() }},
+	}
+	d.r.Shuffle(len(faults), func(i, j int) { faults[i], faults[j] = faults[j], faults[i] })
+	for _, fault := range faults {
+		d.more(40)
+		t.Log(fault.name)
+		fault.do()
+	}
+	d.more(40)
+	stop()
+	clients.Wait()
+	d.history.check(t)
+	states := map[string]string{}
+	for _, n := range d.m.nodes {
+		view, err := n.c.Consistent(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		state := ""
+		for i := range historyKeys {
+			if v, ok := view.Get(historyKey(i)); ok {
+				state += fmt.Sprintf("%s@%d=%s ", v.Key, v.ModRevision, v.Value)
+			}
+		}
+		states[state] += n.cfg.Name + " "
+	}
+	if len(states) != 1 {
+		t.Errorf("ErrDiverged: %v", states)
+	}
+	t.Logf("%d operations", len(d.history.done))
+}
+
+// more waits until clients have done so many more operations.
+func (d *diskFault) more(n int) {
+	d.t.Helper()
+	count := func() int {
+		d.history.mu.Lock()
+		defer d.history.mu.Unlock()
+		return len(d.history.done)
+	}
+	from := count()
+	eventually(d.t, "operations", func() error {
+		if done := count() - from; done < n {
+			return fmt.Errorf("%d are done", done)
+		}
+		return nil
+	})
+}
+
+// happened waits until a disk has counted something.
+func (d *diskFault) happened(disk *faultfs.Disk, what string, before map[string]int64) {
+	d.t.Helper()
+	eventually(d.t, what, func() error {
+		if disk.Counts()[what] == before[what] {
+			return fmt.Errorf("it did not happen")
+		}
+		return nil
+	})
+}
+
+func (d *diskFault) kill(i int) {
+	d.live[i].Store(nil)
+	d.m.nodes[i].kill()
+}
+
+func (d *diskFault) start(i int) {
+	n := d.m.nodes[i]
+	n.start()
+	d.live[i].Store(n.c)
+}
+
+func (d *diskFault) powerLoss(which ...int) {
+	aside := map[int]int{}
+	for _, i := range which {
+		aside[i] = len(d.m.nodes[i].setAside())
+		d.disks[d.m.nodes[i].cfg.Name].PowerLoss(d.r.Uint64())
+	}
+	for _, i := range which {
+		d.kill(i)
+	}
+	for _, i := range which {
+		d.disks[d.m.nodes[i].cfg.Name].PowerOn()
+		d.start(i)
+	}
+	for _, i := range which {
+		d.m.nodes[i].waitReady()
+		if len(d.m.nodes[i].setAside()) != aside[i] {
+			d.t.Errorf("%s took what a power loss left for damage", d.m.nodes[i].cfg.Name)
+		}
+	}
+}
+
+func (d *diskFault) stall() {
+	disk := d.disks[d.m.nodes[d.r.Intn(3)].cfg.Name]
+	before := disk.Counts()
+	disk.Stall(faultfs.Write, faultfs.Sync)
+	d.happened(disk, "stalled write", before)
+	d.more(20)
+	disk.Resume(faultfs.Write, faultfs.Sync)
+}
+
+func (d *diskFault) full(which ...int) {
+	for _, i := range which {
+		n := d.m.nodes[i]
+		d.disks[n.cfg.Name].Capacity(n.use() + int64(d.r.Intn(1<<20)))
+	}
+	for _, i := range which {
+		d.m.health(d.m.nodes[i].cfg.Name, ConditionDiskFull)
+	}
+	d.more(10) // reads, where all are full
+	for _, i := range which {
+		d.disks[d.m.nodes[i].cfg.Name].Capacity(0)
+	}
+	for _, i := range which {
+		d.m.health(d.m.nodes[i].cfg.Name, HealthOK)
+	}
+}
+
+func (d *diskFault) fails() {
+	i := d.r.Intn(3)
+	n := d.m.nodes[i]
+	d.disks[n.cfg.Name].Fail(faultfs.Sync, syscall.EIO)
+	select {
+	case <-n.stopped: // by itself
+	case <-time.After(patience):
+		d.t.Fatalf("%s goes on with a disk that fails", n.cfg.Name)
+	}
+	d.live[i].Store(nil)
+	n.c = nil
+	d.disks[n.cfg.Name].Fail(faultfs.Sync, 0)
+	d.start(i)
+	n.waitReady()
+}
+
+func (d *diskFault) damaged() {
+	i := d.r.Intn(3)
+	n := d.m.nodes[i]
+	d.kill(i)
+	aside := len(n.setAside())
+	if err := os.Truncate(filepath.Join(n.raftDir(), "raft.db"), 9000); err != nil {
+		d.t.Fatal(err)
+	}
+	d.start(i)
+	n.waitReady()
+	if len(n.setAside()) != aside+1 {
+		d.t.Errorf("%s did not notice the damage", n.cfg.Name)
+	}
+}
