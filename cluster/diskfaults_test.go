@@ -53,7 +53,7 @@ func TestDiskFaultsUnderHistories(t *testing.T) {
 			for ctx.Err() == nil {
 				if c := d.live[r.Intn(3)].Load(); c != nil {
 					one, cancel := context.WithTimeout(ctx, time.Duration(300+r.Intn(2000))*time.Millisecond)
-					d.history.ask(one, id, c, r, &last)
+					d.history.ask(one, id, inProcess{c}, r, &last)
 					cancel()
 				}
 				time.Sleep(time.Duration(r.Intn(60)) * time.Millisecond) // a client that thinks: more would only be more to check
@@ -89,12 +89,7 @@ func TestDiskFaultsUnderHistories(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		state := ""
-		for i := range historyKeys {
-			if v, ok := view.Get(historyKey(i)); ok {
-				state += fmt.Sprintf("%s@%d=%s ", v.Key, v.ModRevision, v.Value)
-			}
-		}
+		state := fmt.Sprint(bankOf(view))
 		states[state] += n.cfg.Name + " "
 	}
 	if len(states) != 1 {
