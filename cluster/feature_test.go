@@ -48,15 +48,7 @@ func TestRollingUpgrade(t *testing.T) {
 			other.put(fmt.Sprintf("/t/a/b/%d-%d", i, j), "during")
 		}
 		if i == 0 { // the next program leads masters of the previous one
-			if leader, err := n.c.TransferLeadership(context.Background(), n.cfg.Name); err != nil && !n.c.IsLeader() {
-				t.Fatal(leader, err)
-			}
-			eventually(t, "leadership of the upgraded master", func() error {
-				if !n.c.IsLeader() {
-					return errors.New("it does not lead")
-				}
-				return nil
-			})
+			m.lead(n)
 			m.nodes[2].put("/t/a/b/led", "by the next")
 			if level := n.c.FeatureLevel(); level != FeatureLevel-1 {
 				t.Fatalf("the level rose to %d under the previous program's eyes", level)
@@ -106,11 +98,7 @@ func TestAnOlderProgramStopsBeforeItDiverges(t *testing.T) {
 		n.start()
 		n.waitReady()
 	}
-	if m.leader() == old {
-		if _, err := old.c.TransferLeadership(context.Background(), ""); err != nil {
-			t.Fatal(err)
-		}
-	}
+	m.lead(m.nodes[0])
 	m.leader().put("/t/a/b/c", "known")
 	before := old.get("/t/a/b/c")
 	far := m.leader().c.store.View().Revision() + 5000

@@ -183,6 +183,22 @@ func (m *masters) leader() *node {
 	return leader
 }
 
+// lead hands leadership to a master, once it can take it: one that has just started may not have heard from the leader.
+func (m *masters) lead(n *node) {
+	m.t.Helper()
+	eventually(m.t, n.cfg.Name+" to lead", func() error {
+		if n.c.IsLeader() {
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if _, err := n.c.TransferLeadership(ctx, n.cfg.Name); err != nil {
+			return err
+		}
+		return errors.New("it does not lead yet")
+	})
+}
+
 func (m *masters) followers() []*node {
 	leader := m.leader()
 	var followers []*node

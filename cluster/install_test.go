@@ -99,15 +99,7 @@ func conflictingInstall(t *testing.T, beyond int, crash bool) {
 		t.Errorf("it has what was never committed: %q", v.Value)
 	}
 	// Also as a leader, and after a restart.
-	eventually(t, "the old leader to lead again", func() error {
-		if _, err := other.c.TransferLeadership(context.Background(), old.cfg.Name); err != nil {
-			return err // it may not have heard from the leader yet
-		}
-		if !old.c.IsLeader() {
-			return errors.New("it does not lead")
-		}
-		return nil
-	})
+	s.masters.lead(old)
 	old.put("/t/things/ns/3", "led")
 	s.down(i, killed)
 	s.up(i)
