@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/version"
 
 	"github.com/kontiki/kontiki/api/admission"
+	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/allocate"
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/objects"
@@ -46,10 +47,11 @@ type Config struct {
 	ServiceRange, PodRange netip.Prefix
 	// TolerationSeconds is for pods on nodes that are not ready or not reachable; nil is Kubernetes' default.
 	TolerationSeconds *int64
-	Agents            rest.Agents
-	Ready             func(context.Context) error
-	Version           version.Info
-	Extra             map[string]http.Handler
+	// Agents is what the nodes' agents are shown; nil answers 503 to what needs one.
+	Agents  agents.Credentials
+	Ready   func(context.Context) error
+	Version version.Info
+	Extra   map[string]http.Handler
 	// Cluster administers the cluster by gRPC, for callers who have been authorized; nil serves no such service.
 	Cluster kontikiv1.ClusterServer
 	Log     *slog.Logger
@@ -100,14 +102,15 @@ func New(c Config) (*API, error) {
 		return nil, err
 	}
 	a.Authenticator = &auth.Authenticator{Roots: c.Roots, Admit: c.Admit, Tokens: a.Tokens}
+	reach := agents.New(a.Objects, c.Agents)
 	if a.REST, err = rest.New(rest.Config{
 		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Tokens: a.Tokens,
-		Agents: c.Agents, Ready: c.Ready, Version: c.Version, Log: c.Log, Extra: c.Extra,
+		Agents: reach, Ready: c.Ready, Version: c.Version, Log: c.Log, Extra: c.Extra,
 	}); err != nil {
 		return nil, fmt.Errorf("REST front: %w", err)
 	}
 	a.RPC = rpc.New(rpc.Config{
-		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Cluster: c.Cluster, Ready: c.Ready, Log: c.Log,
+		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Agents: reach, Cluster: c.Cluster, Ready: c.Ready, Log: c.Log,
 	})
 	return a, nil
 }

@@ -131,14 +131,14 @@ func (c *call) endpointsOf(service *corev1.Service, portName string) (out []prox
 
 // proxyTo passes the request on through the node's agent.
 func (c *call) proxyTo(t proxyTarget) error {
-	agent, err := c.agentURL(c.r.Context(), t.node)
+	agent, err := c.Agents.URL(c.r.Context(), t.node)
 	if err != nil {
 		return err
 	}
-	if c.Agents == nil {
-		return apierrors.NewServiceUnavailable("this server cannot reach the nodes' agents")
+	config, err := c.Agents.TLS(t.node)
+	if err != nil {
+		return err
 	}
-	config := agentTLS(c.Agents.TLS(), t.node)
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
 			return tunnelTo(ctx, agent.Host, address, config)

@@ -2,14 +2,12 @@ package rest
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/apiserver/pkg/authentication/user"
 
+	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
@@ -28,8 +27,7 @@ type Config struct {
 	Authenticator *auth.Authenticator
 	Authorizer    auth.Authorizer
 	Tokens        *auth.Tokens
-	// Agents reaches the nodes' agents; nil answers 503 to what needs one.
-	Agents Agents
+	Agents        *agents.Agents
 	// Ready says why this master cannot serve; nil when it can.
 	Ready   func(ctx context.Context) error
 	Version version.Info
@@ -44,10 +42,6 @@ type Server struct {
 	discovery *discovery
 	openapi   *openAPI
 	tables    *tables
-
-	agentsMu  sync.Mutex // guards the two below
-	agentsTLS *tls.Config
-	agentsVia map[string]*http.Transport // by node
 }
 
 // New makes a Server.

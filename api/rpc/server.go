@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/authentication/user"
 
+	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/objects"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
@@ -23,6 +24,7 @@ type Config struct {
 	Objects       *objects.Service
 	Authenticator *auth.Authenticator
 	Authorizer    auth.Authorizer
+	Agents        *agents.Agents
 	// Cluster administers the cluster; nil answers UNIMPLEMENTED.
 	Cluster kontikiv1.ClusterServer
 	// Ready says why this master cannot serve; nil when it can.
@@ -48,6 +50,7 @@ func New(c Config) *Server {
 		grpc.ChainUnaryInterceptor(s.unary), grpc.ChainStreamInterceptor(s.streaming),
 	)
 	kontikiv1.RegisterObjectsServer(s.grpc, &objectsServer{Server: s})
+	kontikiv1.RegisterPodsServer(s.grpc, &podsServer{Server: s})
 	if c.Cluster != nil {
 		kontikiv1.RegisterClusterServer(s.grpc, c.Cluster)
 	}

@@ -41,9 +41,15 @@ func answerJSON(w http.ResponseWriter, status int, value any) {
 
 // answerError answers a Status, as the rest of the API does.
 func answerError(w http.ResponseWriter, err error) {
+	status := adminStatus(err)
+	answerJSON(w, int(status.Code), status)
+}
+
+// adminStatus is the Status that both fronts answer for an error of the administration.
+func adminStatus(err error) metav1.Status {
 	code, reason := http.StatusInternalServerError, metav1.StatusReasonInternalError
 	switch {
-	case errors.Is(err, cluster.ErrNotMember):
+	case errors.Is(err, cluster.ErrNotMember), errors.Is(err, cluster.ErrTokenNotFound):
 		code, reason = http.StatusNotFound, metav1.StatusReasonNotFound
 	case errors.Is(err, cluster.ErrBadBackup), apierrors.IsBadRequest(err):
 		code, reason = http.StatusBadRequest, metav1.StatusReasonBadRequest
@@ -55,7 +61,7 @@ func answerError(w http.ResponseWriter, err error) {
 	status := apierrors.NewGenericServerResponse(code, "", schema.GroupResource{}, "", "", 0, false).Status()
 	status.Message, status.Reason, status.Details = err.Error(), reason, nil
 	status.APIVersion, status.Kind = "v1", "Status"
-	answerJSON(w, code, status)
+	return status
 }
 
 // serveStatus answers the cluster's status.

@@ -30,7 +30,7 @@ type clusterAgents struct {
 	changed <-chan struct{}
 }
 
-// TLS implements rest.Agents.
+// TLS implements agents.Credentials.
 func (a *clusterAgents) TLS() *tls.Config {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -19,10 +19,10 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/apiserver"
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/nodes"
-	"github.com/kontiki/kontiki/api/rest"
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
@@ -211,7 +211,7 @@ type master struct {
 	options  *serverOptions
 	ranges   ranges
 	log      *slog.Logger
-	agents   rest.Agents
+	agents   agents.Credentials
 	apiConns apiConns
 	// sessions are the workers' with this master, census those with all masters.
 	sessions *nodes.Server
@@ -226,8 +226,8 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger)
 		Store: c, SealKeys: identity.SecretKeys, SealWith: identity.CurrentSecretKey, ServiceAccountKey: identity.ServiceAccountKey,
 		Roots: c.Roots, Admit: c.Admits,
 		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds,
-		Agents: m.agents,
-		Ready:  m.ready, Version: versionInfo(), Log: log,
+		Agents: m.agents, Cluster: &clusterRPC{cluster: c},
+		Ready: m.ready, Version: versionInfo(), Log: log,
 		Extra: map[string]http.Handler{
 			"/metrics": promhttp.Handler(), clusterPath: m.clusterAPI(), snapshotPath: m.clusterAPI(), certsPath: http.HandlerFunc(m.serveCerts),
 		},

@@ -1,0 +1,353 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/tools/remotecommand"
+	clientspdy "k8s.io/client-go/transport/spdy"
+	"k8s.io/client-go/util/exec"
+	"k8s.io/streaming/pkg/httpstream"
+	"k8s.io/streaming/pkg/httpstream/spdy"
+
+	"github.com/kontiki/kontiki/api/agents"
+	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
+)
+
+// chunk is how many bytes of a log or of output travel in one message.
+const chunk = 32 << 10
+
+// podsServer is the service Pods.
+type podsServer struct {
+	kontikiv1.UnimplementedPodsServer
+	*Server
+}
+
+// pod authorizes a subresource of a pod, with the verb that REST's method stands for, and reads the pod.
+func (s *podsServer) pod(ctx context.Context, namespace, name, subresource, verb string) (*corev1.Pod, error) {
+	objects := &objectsServer{Server: s.Server}
+	o, err := objects.on(ctx, &kontikiv1.Reference{Kind: &kontikiv1.Kind{Version: "v1", Kind: "Pod"}, Namespace: namespace, Name: name}, subresource)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.authorize(verb); err != nil {
+		return nil, err
+	}
+	if err := o.scoped(true); err != nil {
+		return nil, err
+	}
+	return s.Agents.Pod(ctx, o.request)
+}
+
+// Logs implements kontikiv1.PodsServer.
+func (s *podsServer) Logs(in *kontikiv1.LogsRequest, stream kontikiv1.Pods_LogsServer) error {
+	pod, err := s.pod(stream.Context(), in.Namespace, in.Name, "log", "get")
+	if err != nil {
+		return err
+	}
+	log, err := s.Agents.Logs(stream.Context(), pod, &corev1.PodLogOptions{
+		Container: in.Container, Follow: in.Follow, Previous: in.Previous, Timestamps: in.Timestamps,
+		TailLines: in.TailLines, SinceSeconds: in.SinceSeconds, LimitBytes: in.LimitBytes,
+	})
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	buf := make([]byte, chunk)
+	for {
+		n, err := log.Read(buf)
+		if n > 0 {
+			if err := stream.Send(&kontikiv1.LogsResponse{Data: buf[:n]}); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return apierrors.NewServiceUnavailable(fmt.Sprintf("the log broke off: %v", err))
+		}
+	}
+}
+
+// upgrader opens SPDY connections to the agent of a pod's node, which its port speaks as every kubelet's does.
+func (s *podsServer) upgrader(node string) (*spdy.SpdyRoundTripper, error) {
+	config, err := s.Agents.TLS(node)
+	if err != nil {
+		return nil, err
+	}
+	tripper, err := spdy.NewRoundTripperWithConfig(spdy.RoundTripperConfig{TLS: config})
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	return tripper, nil
+}
+
+func unreachable(err error) error {
+	return apierrors.NewServiceUnavailable(fmt.Sprintf("error trying to reach the node's agent: %v", err))
+}
+
+// Exec implements kontikiv1.PodsServer.
+func (s *podsServer) Exec(stream kontikiv1.Pods_ExecServer) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	start := first.GetStart()
+	if start == nil {
+		return apierrors.NewBadRequest("request: the first one must be start")
+	}
+	ctx := stream.Context()
+	pod, err := s.pod(ctx, start.Namespace, start.Name, "exec", "create")
+	if err != nil {
+		return err
+	}
+	location, err := s.Agents.Exec(ctx, pod, start.Container, start.Command, agents.Streams{Stdin: start.Stdin, Stdout: true, Stderr: !start.Tty, TTY: start.Tty})
+	if err != nil {
+		return err
+	}
+	tripper, err := s.upgrader(pod.Spec.NodeName)
+	if err != nil {
+		return err
+	}
+	executor, err := remotecommand.NewSPDYExecutorRejectRedirects(tripper, clientspdy.NewUpgraderForStreaming(tripper), http.MethodPost, location)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	out := &execOutput{stream: stream}
+	input, sizes := newExecInput(ctx, stream, start, cancel)
+	options := remotecommand.StreamOptions{Stdout: out.writer(false), Tty: start.Tty}
+	if start.Stdin {
+		options.Stdin = input
+	}
+	if start.Tty {
+		options.TerminalSizeQueue = sizes
+	} else {
+		options.Stderr = out.writer(true)
+	}
+	err = executor.StreamWithContext(ctx, options)
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	var exit exec.CodeExitError
+	switch {
+	case err == nil:
+		return out.exited(0)
+	case errors.As(err, &exit):
+		return out.exited(int32(exit.Code))
+	}
+	return unreachable(err)
+}
+
+// execOutput sends what a command writes; both of its streams share one gRPC stream, which is for one writer at a time.
+type execOutput struct {
+	mu     sync.Mutex
+	stream kontikiv1.Pods_ExecServer
+}
+
+func (o *execOutput) send(m *kontikiv1.ExecResponse) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.stream.Send(m)
+}
+
+func (o *execOutput) exited(code int32) error {
+	return o.send(&kontikiv1.ExecResponse{Response: &kontikiv1.ExecResponse_ExitCode{ExitCode: code}})
+}
+
+func (o *execOutput) writer(stderr bool) io.Writer {
+	return writerFunc(func(b []byte) error {
+		if stderr {
+			return o.send(&kontikiv1.ExecResponse{Response: &kontikiv1.ExecResponse_Stderr{Stderr: b}})
+		}
+		return o.send(&kontikiv1.ExecResponse{Response: &kontikiv1.ExecResponse_Stdout{Stdout: b}})
+	})
+}
+
+// writerFunc sends what is written in chunks.
+type writerFunc func([]byte) error
+
+func (f writerFunc) Write(b []byte) (int, error) {
+	for done := 0; done < len(b); {
+		n := min(chunk, len(b)-done)
+		if err := f(b[done : done+n]); err != nil {
+			return done, err
+		}
+		done += n
+	}
+	return len(b), nil
+}
+
+// sizeQueue is the terminal's size as the client tells it.
+type sizeQueue struct {
+	ctx   context.Context
+	sizes chan remotecommand.TerminalSize
+}
+
+// Next implements remotecommand.TerminalSizeQueue.
+func (q *sizeQueue) Next() *remotecommand.TerminalSize {
+	select {
+	case size := <-q.sizes:
+		return &size
+	case <-q.ctx.Done():
+		return nil
+	}
+}
+
+// newExecInput takes a client's requests apart. Its goroutine ends with the stream, which ends when its handler returns: that
+// is how grpc ends a Recv that waits.
+func newExecInput(ctx context.Context, stream kontikiv1.Pods_ExecServer, start *kontikiv1.ExecStart, fail context.CancelCauseFunc) (io.Reader, *sizeQueue) {
+	reader, writer := io.Pipe()
+	context.AfterFunc(ctx, func() { reader.CloseWithError(context.Cause(ctx)) })
+	queue := &sizeQueue{ctx, make(chan remotecommand.TerminalSize)}
+	go func() {
+		defer writer.Close()
+		for {
+			in, err := stream.Recv()
+			if err != nil {
+				if !errors.Is(err, io.EOF) {
+					fail(err)
+				}
+				return
+			}
+			switch m := in.Request.(type) {
+			case *kontikiv1.ExecRequest_Stdin:
+				if !start.Stdin {
+					fail(apierrors.NewBadRequest("stdin: start did not ask for stdin"))
+					return
+				}
+				if _, err := writer.Write(m.Stdin); err != nil && ctx.Err() != nil {
+					return
+				}
+			case *kontikiv1.ExecRequest_StdinEnd:
+				writer.Close()
+			case *kontikiv1.ExecRequest_Resize:
+				if m.Resize.GetWidth() > 1<<16-1 || m.Resize.GetHeight() > 1<<16-1 {
+					fail(apierrors.NewBadRequest("resize: a terminal has at most 65535 columns and rows"))
+					return
+				}
+				if !start.Tty {
+					continue // there is nothing that has a size
+				}
+				select {
+				case queue.sizes <- remotecommand.TerminalSize{Width: uint16(m.Resize.Width), Height: uint16(m.Resize.Height)}:
+				case <-ctx.Done():
+					return
+				}
+			default:
+				fail(apierrors.NewBadRequest("request: only the first one may be start, and each must be something"))
+				return
+			}
+		}
+	}()
+	return reader, queue
+}
+
+// PortForward implements kontikiv1.PodsServer.
+func (s *podsServer) PortForward(stream kontikiv1.Pods_PortForwardServer) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	start := first.GetStart()
+	if start == nil {
+		return apierrors.NewBadRequest("request: the first one must be start")
+	}
+	if start.Port < 1 || start.Port > 65535 {
+		return apierrors.NewBadRequest(fmt.Sprintf("start.port: %d is not between 1 and 65535", start.Port))
+	}
+	ctx := stream.Context()
+	pod, err := s.pod(ctx, start.Namespace, start.Name, "portforward", "create")
+	if err != nil {
+		return err
+	}
+	location, err := s.Agents.PortForward(ctx, pod, nil)
+	if err != nil {
+		return err
+	}
+	tripper, err := s.upgrader(pod.Spec.NodeName)
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, location.String(), nil)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	request.Header.Set(httpstream.HeaderProtocolVersion, "portforward.k8s.io")
+	response, err := tripper.RoundTrip(request)
+	if err != nil {
+		return unreachable(err)
+	}
+	defer response.Body.Close()
+	conn, err := tripper.NewConnection(response)
+	if err != nil {
+		return unreachable(err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	return forward(conn, stream, start.Port)
+}
+
+// forward carries one connection over a SPDY connection, as client-go's portforward does: an error stream and a data stream
+// for each.
+func forward(conn httpstream.Connection, stream kontikiv1.Pods_PortForwardServer, port uint32) error {
+	headers := http.Header{}
+	headers.Set(corev1.StreamType, corev1.StreamTypeError)
+	headers.Set(corev1.PortHeader, strconv.Itoa(int(port)))
+	headers.Set(corev1.PortForwardRequestIDHeader, "0")
+	failures, err := conn.CreateStream(headers)
+	if err != nil {
+		return unreachable(err)
+	}
+	failures.Close() // nothing is written to it
+	headers.Set(corev1.StreamType, corev1.StreamTypeData)
+	data, err := conn.CreateStream(headers)
+	if err != nil {
+		return unreachable(err)
+	}
+	failed := make(chan error, 1)
+	go func() {
+		text, err := io.ReadAll(io.LimitReader(failures, chunk))
+		switch {
+		case err != nil:
+			failed <- err
+		case len(text) > 0:
+			failed <- errors.New(strings.TrimSpace(string(text)))
+		default:
+			failed <- nil
+		}
+	}()
+	// The goroutine ends with the stream, as in newExecInput.
+	go func() {
+		for {
+			in, err := stream.Recv()
+			if err != nil {
+				data.Close() // the client has sent all, or is gone
+				return
+			}
+			if _, err := data.Write(in.GetData()); err != nil {
+				return
+			}
+		}
+	}()
+	_, err = io.CopyBuffer(writerFunc(func(b []byte) error { return stream.Send(&kontikiv1.PortForwardResponse{Data: b}) }), data, make([]byte, chunk))
+	if err != nil {
+		return unreachable(err)
+	}
+	conn.RemoveStreams(data)
+	if err := <-failed; err != nil && stream.Context().Err() == nil {
+		return apierrors.NewServiceUnavailable(fmt.Sprintf("port %d: %v", port, err))
+	}
+	return nil
+}
