@@ -9,7 +9,7 @@ var (
 	diskFull    = prometheus.NewDesc("kontiki_disk_full", "1 while the disk of this master's data has no room, and it takes no writes.", nil, nil)
 	diskStalled = prometheus.NewDesc("kontiki_disk_stalled", "1 while an operation of the raft log is under way for too long.", nil, nil)
 	diskFree    = prometheus.NewDesc("kontiki_disk_free_bytes", "Free bytes of the disk of this master's data.", nil, nil)
-	diskNeeded  = prometheus.NewDesc("kontiki_disk_needed_bytes", "Free bytes below which this master takes no writes.", nil, nil)
+	diskNeeded  = prometheus.NewDesc("kontiki_disk_needed_bytes", "Free bytes that this master needs to take writes; more while it is full, so that it is not again at once.", nil, nil)
 	diskFulls   = prometheus.NewDesc("kontiki_disk_full_total", "How often the disk became full since the start.", nil, nil)
 	diskStalls  = prometheus.NewDesc("kontiki_disk_stalls_total", "Operations of the raft log that took too long since the start.", nil, nil)
 )

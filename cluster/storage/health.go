@@ -22,7 +22,8 @@ type Health struct {
 	Full bool
 	// Stalled says that an operation has been under way for longer than Options.Stall.
 	Stalled bool
-	// Dir is the directory that is on the disk; Free and Total are the disk's bytes, Needed is how many must be free.
+	// Dir is the directory that is on the disk; Free and Total are the disk's bytes, Needed is how many must be free: while it
+	// is full, for it not to be.
 	Dir                 string
 	Free, Total, Needed int64
 	// Slowest is how long the slowest operation of the last minute or two took.
@@ -199,6 +200,11 @@ func (h *health) look() {
 		free -= h.reserve
 	}
 	full := free < bound || given || free <= 0
+	if full { // what ends it
+		if needed += needed / 4; given {
+			needed += h.reserve
+		}
+	}
 	h.mu.Lock()
 	h.given = given
 	h.set(full, free, total, needed)
