@@ -151,7 +151,7 @@ func TestChurnDoesNotGrowTheDisk(t *testing.T) {
 		sizes = append(sizes, size)
 	}
 	t.Logf("after each %d MiB written: %v bytes", round>>20, sizes)
-	if sizes[7] > sizes[2]+sizes[2]/2 {
+	if sizes[7] > 48<<20 { // the file grows in steps, each of which may come late
 		t.Errorf("the disk grows: %v", sizes)
 	}
 	if names := snapshotFiles(t, n); len(names) > snapshotsKept+1 { // one may be being written

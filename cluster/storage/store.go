@@ -121,7 +121,7 @@ func (s *Store) GetLog(index uint64, l *raft.Log) error {
 	err := s.read(func(tx *bbolt.Tx) error {
 		value := tx.Bucket([]byte(bucketLog)).Get(indexKey(index))
 		if value == nil {
-			return &Damage{File: s.path(), Offset: -1, Index: index, Reason: errors.New("the entry is missing")}
+			return s.missing(tx, index)
 		}
 		if err := decodeEntry(index, value, l); err != nil {
 			return &Damage{File: s.path(), Offset: -1, Index: index, Reason: err}
@@ -129,11 +129,25 @@ func (s *Store) GetLog(index uint64, l *raft.Log) error {
 		return nil
 	})
 	s.mu.RUnlock()
-	if err != nil {
+	if err != nil && !errors.Is(err, raft.ErrLogNotFound) {
 		s.fail(err)
 		return s.hang(err)
 	}
-	return nil
+	return err
+}
+
+// missing says whether an entry is not there because it was deleted: a commit may come between looking at what the log holds
+// and beginning to read, so it is what the reader's own transaction says that counts.
+func (s *Store) missing(tx *bbolt.Tx, index uint64) error {
+	body, err := open(boundsKey, tx.Bucket([]byte(bucketStable)).Get(boundsKey))
+	var held bounds
+	if err == nil {
+		held, _, err = decodeBounds(body)
+	}
+	if err == nil && (held.last == 0 || index < held.first || index > held.last) {
+		return raft.ErrLogNotFound
+	}
+	return &Damage{File: s.path(), Offset: -1, Index: index, Reason: errors.Join(errors.New("the entry is missing"), err)}
 }
 
 // StoreLog implements raft.LogStore.

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -177,6 +178,48 @@ func TestTheEndIsCutOnlyWithWhatReplacesIt(t *testing.T) {
 		want[l.Index] = l
 	}
 	check(t, same(s, want))
+}
+
+// Who reads an entry while it is deleted, or while another takes its place, is told that it is not there, or gets it whole.
+func TestReadingBesideDeleting(t *testing.T) {
+	s := mustOpen(t, t.TempDir())
+	check(t, s.StoreLogs(entries(1, 50, 1)))
+	stop := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				first, _ := s.FirstIndex()
+				last, _ := s.LastIndex()
+				for _, index := range []uint64{first, last} {
+					var l raft.Log
+					if err := s.GetLog(index, &l); err != nil && !errors.Is(err, raft.ErrLogNotFound) {
+						t.Errorf("entry %d: %v", index, err)
+						return
+					} else if err == nil && l.Index != index {
+						t.Errorf("entry %d is entry %d", index, l.Index)
+						return
+					}
+				}
+			}
+		})
+	}
+	next := uint64(51)
+	for i := range uint64(200) {
+		first, _ := s.FirstIndex()
+		check(t, s.DeleteRange(first, first+2))
+		check(t, s.StoreLogs(entries(next, next+4, 1+i)))
+		check(t, s.DeleteRange(next+3, next+4))
+		check(t, s.StoreLogs(entries(next+3, next+3, 2+i)))
+		next += 4
+	}
+	close(stop)
+	readers.Wait()
 }
 
 func TestASecondProcessIsToldSo(t *testing.T) {
