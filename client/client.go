@@ -1,0 +1,339 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
+)
+
+// Client speaks to a cluster. It is safe for concurrent use, and one is enough for a program.
+//
+// It implements grpc.ClientConnInterface, so the generated clients of every service work over it with the same fail-over and the
+// same errors: kontikiv1.NewClusterClient(c), kontikiv1.NewPodsClient(c).
+//
+// It stays with one master as long as that serves (its own writes are then in what that master reads at once, and there is one
+// connection to keep), and begins with one at random, so that many clients spread. Round robin would keep connections to all
+// masters for nothing: any master serves any request.
+type Client struct {
+	name      string
+	patience  time.Duration
+	silence   time.Duration
+	warn      func(string)
+	endpoints []*endpoint
+
+	mu      sync.Mutex
+	current int
+	closed  bool
+}
+
+// endpoint is one master.
+type endpoint struct {
+	address string
+	options []grpc.DialOption
+
+	mu     sync.Mutex
+	conn   *grpc.ClientConn // nil until it is needed
+	closed bool
+}
+
+var errClosed = errors.New("client: it is closed")
+
+func (e *endpoint) connection() (*grpc.ClientConn, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, errClosed
+	}
+	if e.conn == nil {
+		var err error
+		if e.conn, err = grpc.NewClient("passthrough:///"+e.address, e.options...); err != nil {
+			return nil, fmt.Errorf("client: endpoint %s: %w", e.address, err)
+		}
+	}
+	return e.conn, nil
+}
+
+// discard ends a connection, and with it the calls on it. The next call makes another.
+func (e *endpoint) discard(conn *grpc.ClientConn) {
+	e.mu.Lock()
+	same := e.conn == conn
+	if same {
+		e.conn = nil
+	}
+	e.mu.Unlock()
+	if same {
+		conn.Close()
+	}
+}
+
+// Close ends all connections and what is open on them.
+func (c *Client) Close() error {
+	for _, e := range c.endpoints {
+		e.mu.Lock()
+		conn := e.conn
+		e.conn, e.closed = nil, true
+		e.mu.Unlock()
+		if conn != nil {
+			conn.Close()
+		}
+	}
+	return nil
+}
+
+// Endpoint is the address of the master that the next call goes to.
+func (c *Client) Endpoint() string { return c.choose().address }
+
+func (c *Client) choose() *endpoint {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.endpoints[c.current]
+}
+
+// leave goes to the next master, unless another call has already left this one.
+func (c *Client) leave(e *endpoint) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.endpoints[c.current] == e {
+		c.current = (c.current + 1) % len(c.endpoints)
+	}
+}
+
+// reads are the methods that change nothing, which may be tried again whatever became of them.
+var reads = map[string]bool{
+	"/kontiki.v1.Objects/Get": true, "/kontiki.v1.Objects/List": true, "/kontiki.v1.Objects/Watch": true,
+	"/kontiki.v1.Cluster/Status": true, "/kontiki.v1.Cluster/Members": true, "/kontiki.v1.Cluster/ListTokens": true, "/kontiki.v1.Cluster/Snapshot": true,
+	"/kontiki.v1.Pods/Logs":        true,
+	"/grpc.health.v1.Health/Check": true, "/grpc.health.v1.Health/List": true, "/grpc.health.v1.Health/Watch": true,
+}
+
+// Invoke implements grpc.ClientConnInterface. Errors are *Error.
+func (c *Client) Invoke(ctx context.Context, method string, request, answer any, options ...grpc.CallOption) error {
+	for r := c.retry(c.patience); ; {
+		e := c.choose()
+		err := c.try(ctx, e, method, request, answer, options)
+		if err == nil {
+			return nil
+		}
+		var failed *Error
+		if !errors.As(err, &failed) || !r.again(ctx, e, failed, !reads[method]) {
+			return err
+		}
+	}
+}
+
+func (c *Client) try(ctx context.Context, e *endpoint, method string, request, answer any, options []grpc.CallOption) error {
+	conn, err := e.connection()
+	if err != nil {
+		return err
+	}
+	ctx, sent := watchSending(ctx)
+	stop := c.attend(ctx, e, conn)
+	err = conn.Invoke(ctx, method, request, answer, options...)
+	stop()
+	if err != nil {
+		return wrap(ctx, err, method, e.address, sent.Load(), !reads[method])
+	}
+	return nil
+}
+
+// attend looks, while a call waits, whether its master is alive at all, and ends the connection if it is not: a process that stands
+// still keeps its connections. The call is over when stop returns.
+func (c *Client) attend(ctx context.Context, e *endpoint, conn *grpc.ClientConn) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	timer := time.AfterFunc(c.silence, func() {
+		defer close(done)
+		for {
+			probe, end := context.WithTimeout(ctx, 2*c.silence)
+			_, err := healthv1.NewHealthClient(conn).Check(probe, &healthv1.HealthCheckRequest{})
+			late := probe.Err() != nil && ctx.Err() == nil
+			end()
+			if late && status.Code(err) == codes.DeadlineExceeded {
+				e.discard(conn)
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(c.silence):
+			}
+		}
+	})
+	return func() {
+		cancel()
+		if !timer.Stop() {
+			<-done
+		}
+	}
+}
+
+// NewStream implements grpc.ClientConnInterface. It opens a stream on the first master that takes it; errors, also those of the
+// stream, are *Error. What is then on its way is not tried again here: Pages and Watch go on by themselves.
+func (c *Client) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, options ...grpc.CallOption) (grpc.ClientStream, error) {
+	for r := c.retry(c.patience); ; {
+		e := c.choose()
+		s, err := c.open(ctx, e, desc, method, options)
+		if err == nil {
+			return s, nil
+		}
+		var failed *Error
+		if !errors.As(err, &failed) || !r.again(ctx, e, failed, !reads[method]) {
+			return nil, err
+		}
+	}
+}
+
+func (c *Client) open(ctx context.Context, e *endpoint, desc *grpc.StreamDesc, method string, options []grpc.CallOption) (grpc.ClientStream, error) {
+	conn, err := e.connection()
+	if err != nil {
+		return nil, err
+	}
+	ctx, sent := watchSending(ctx)
+	s, err := conn.NewStream(ctx, desc, method, options...)
+	if err != nil {
+		return nil, wrap(ctx, err, method, e.address, sent.Load(), !reads[method])
+	}
+	return &stream{ClientStream: s, client: c, endpoint: e, method: method, sent: sent}, nil
+}
+
+// stream explains the errors of a stream, and leaves a master that breaks one.
+type stream struct {
+	grpc.ClientStream
+	client   *Client
+	endpoint *endpoint
+	method   string
+	sent     *atomic.Bool
+}
+
+func (s *stream) explain(err error) error {
+	if err == nil || err == io.EOF {
+		return err
+	}
+	failed := wrap(s.Context(), err, s.method, s.endpoint.address, s.sent.Load(), !reads[s.method])
+	if failed.undone || failed.broken {
+		s.client.leave(s.endpoint)
+	}
+	return failed
+}
+
+// RecvMsg implements grpc.ClientStream.
+func (s *stream) RecvMsg(m any) error { return s.explain(s.ClientStream.RecvMsg(m)) }
+
+// SendMsg implements grpc.ClientStream.
+func (s *stream) SendMsg(m any) error { return s.explain(s.ClientStream.SendMsg(m)) }
+
+// reach asks every master until one answers.
+func (c *Client) reach(ctx context.Context) error {
+	var problems []string
+	for range c.endpoints {
+		e := c.choose()
+		conn, err := e.connection()
+		if err != nil {
+			return err
+		}
+		probe, cancel := context.WithTimeout(ctx, 2*connectWithin)
+		_, err = healthv1.NewHealthClient(conn).Check(probe, &healthv1.HealthCheckRequest{})
+		cancel()
+		if err == nil {
+			return nil
+		}
+		failed := wrap(ctx, err, "/grpc.health.v1.Health/Check", e.address, false, false)
+		if failed.answered && !failed.undone && !errors.Is(failed, ErrUnauthorized) {
+			return nil // it is there, whatever it thinks of the question
+		}
+		if ctx.Err() != nil || failed.answered && !failed.undone {
+			return fmt.Errorf("client: %w", failed)
+		}
+		problems = append(problems, fmt.Sprintf("%s: %s", e.address, failed.Message))
+		c.leave(e)
+	}
+	return fmt.Errorf("client: %w: no master answers: %s", ErrUnavailable, strings.Join(problems, "; "))
+}
+
+// retry paces the tries of one call: at once through all masters, and then with growing pauses between the rounds.
+type retry struct {
+	client *Client
+	until  time.Time // zero is for ever
+	tries  int
+	pause  time.Duration
+}
+
+const (
+	firstPause = 50 * time.Millisecond
+	mostPause  = time.Second
+)
+
+// retry begins a call that may go on for patience; 0 is for ever.
+func (c *Client) retry(patience time.Duration) *retry {
+	r := &retry{client: c, pause: firstPause}
+	if patience > 0 {
+		r.until = time.Now().Add(patience)
+	}
+	return r
+}
+
+// reset is called when a try made progress.
+func (r *retry) reset() { r.tries, r.pause = 0, firstPause }
+
+// again answers whether the call shall be tried again, after it has waited as long as it must, on a master other than e.
+func (r *retry) again(ctx context.Context, e *endpoint, failed *Error, write bool) bool {
+	if !failed.elsewhere(write) {
+		return false
+	}
+	if e != nil {
+		r.client.leave(e)
+	}
+	return r.wait(ctx)
+}
+
+func (r *retry) wait(ctx context.Context) bool {
+	if r.tries++; r.tries%len(r.client.endpoints) != 0 {
+		return ctx.Err() == nil
+	}
+	if !r.until.IsZero() && time.Now().Add(r.pause).After(r.until) {
+		return false
+	}
+	timer := time.NewTimer(r.pause)
+	defer timer.Stop()
+	r.pause = min(2*r.pause, mostPause)
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// sentHandler notes which calls were handed to a connection. Those that were not are certainly not carried out.
+type sentHandler struct{}
+
+type sentKey struct{}
+
+func watchSending(ctx context.Context) (context.Context, *atomic.Bool) {
+	sent := new(atomic.Bool)
+	return context.WithValue(ctx, sentKey{}, sent), sent
+}
+
+func (sentHandler) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
+func (sentHandler) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (sentHandler) HandleConn(context.Context, stats.ConnStats)                       {}
+
+func (sentHandler) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	if _, ok := s.(*stats.OutHeader); !ok {
+		return
+	}
+	if sent, ok := ctx.Value(sentKey{}).(*atomic.Bool); ok {
+		sent.Store(true)
+	}
+}
