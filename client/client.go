@@ -34,7 +34,6 @@ type Client struct {
 
 	mu      sync.Mutex
 	current int
-	closed  bool
 }
 
 // endpoint is one master.

@@ -92,13 +92,13 @@ func (t *Transaction) Delete(ref Ref, options ...Option) Operation {
 	return t.add("delete", ref, &kontikiv1.Operation{Operation: &kontikiv1.Operation_Delete{Delete: request}}, err)
 }
 
-// Check adds the condition that an object is at a resource version; or, with "", that it does not exist.
+// Check adds the condition that an object is at a resource version (ErrConflict, or ErrNotFound); or, with "", that it does not exist.
 func (t *Transaction) Check(ref Ref, resourceVersion string) Operation {
 	check := &kontikiv1.Check{Reference: ref.wire(), ResourceVersion: resourceVersion}
 	return t.add("check", ref, &kontikiv1.Operation{Operation: &kontikiv1.Operation_Check{Check: check}}, ref.err)
 }
 
-// CheckAbsent adds the condition that an object does not exist.
+// CheckAbsent adds the condition that an object does not exist (ErrAlreadyExists).
 func (t *Transaction) CheckAbsent(ref Ref) Operation { return t.Check(ref, "") }
 
 // Result is what one operation did.
