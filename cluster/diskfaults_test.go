@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand"
 	"os"
@@ -115,17 +116,6 @@ func (d *diskFault) more(n int) {
 	})
 }
 
-// happened waits until a disk has counted something.
-func (d *diskFault) happened(disk *faultfs.Disk, what string, before map[string]int64) {
-	d.t.Helper()
-	eventually(d.t, what, func() error {
-		if disk.Counts()[what] == before[what] {
-			return fmt.Errorf("it did not happen")
-		}
-		return nil
-	})
-}
-
 func (d *diskFault) kill(i int) {
 	d.live[i].Store(nil)
 	d.m.nodes[i].kill()
@@ -160,9 +150,15 @@ func (d *diskFault) powerLoss(which ...int) {
 
 func (d *diskFault) stall() {
 	disk := d.disks[d.m.nodes[d.r.Intn(3)].cfg.Name]
-	before := disk.Counts()
+	waiting := func() int64 { counts := disk.Counts(); return counts["stalled write"] + counts["stalled sync"] }
+	before := waiting()
 	disk.Stall(faultfs.Write, faultfs.Sync)
-	d.happened(disk, "stalled write", before)
+	eventually(d.t, "somebody to wait for the disk", func() error {
+		if waiting() == before {
+			return errors.New("nobody does")
+		}
+		return nil
+	})
 	d.more(20)
 	disk.Resume(faultfs.Write, faultfs.Sync)
 }
