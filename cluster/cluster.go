@@ -327,7 +327,7 @@ func (c *Cluster) settleIn(ctx context.Context) error {
 			c.log.Info("this master is ready", "address", c.address, "leader", c.leaders.current().name)
 			close(c.ready)
 			return nil
-		case ctx.Err() != nil:
+		case ctx.Err() != nil || c.life.Err() != nil:
 			return ctx.Err()
 		}
 		c.log.Warn("no quorum of masters yet", "error", err)
