@@ -518,4 +518,3 @@ func TestBothFrontsHaveTheSameRules(t *testing.T) {
 		t.Errorf("REST stored\n%v\ngRPC\n%v", want, got)
 	}
 }
-

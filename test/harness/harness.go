@@ -88,7 +88,12 @@ func (h *Harness) must(err error) {
 }
 
 // AsAdmin is the REST front without a network: requests are a cluster administrator's.
-func (h *Harness) AsAdmin() http.Handler {
+func (h *Harness) AsAdmin() http.Handler { return h.asAdmin(h.REST) }
+
+// AsAdminRPC is AsAdmin of the gRPC front.
+func (h *Harness) AsAdminRPC() http.Handler { return h.asAdmin(h.RPC) }
+
+func (h *Harness) asAdmin(front http.Handler) http.Handler {
 	h.adminOnce.Do(func() {
 		cert, _ := h.issue("admin", []string{"system:masters"})
 		block, _ := pem.Decode(cert)
@@ -98,7 +103,7 @@ func (h *Harness) AsAdmin() http.Handler {
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.TLS = h.admin
-		h.REST.ServeHTTP(w, r)
+		front.ServeHTTP(w, r)
 	})
 }
 

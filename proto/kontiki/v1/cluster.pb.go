@@ -62,18 +62,25 @@ func (*StatusRequest) Descriptor() ([]byte, []int) {
 
 // StatusResponse is the status; see `kontiki cluster status`.
 type StatusResponse struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	ClusterId string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// cluster_id is what this cluster is called for good.
+	ClusterId string `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	// leader is empty when nobody leads.
-	Leader       string `protobuf:"bytes,2,opt,name=leader,proto3" json:"leader,omitempty"`
-	Term         uint64 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
-	CommitIndex  uint64 `protobuf:"varint,4,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
-	Revision     uint64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
-	Epoch        uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	FeatureLevel int32  `protobuf:"varint,7,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
+	Leader string `protobuf:"bytes,2,opt,name=leader,proto3" json:"leader,omitempty"`
+	// term is the present term of Raft.
+	Term uint64 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
+	// commit_index is the last committed entry that the called master knows of.
+	CommitIndex uint64 `protobuf:"varint,4,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
+	// revision is the resource version of the last change that the called master has applied.
+	Revision uint64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	// epoch counts how often the cluster was restored from a snapshot or recovered.
+	Epoch uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// feature_level is what all masters of the cluster can do together.
+	FeatureLevel int32 `protobuf:"varint,7,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
 	// failures_tolerated is how many more masters may fail before writes stop; -1 when they have stopped.
-	FailuresTolerated int32           `protobuf:"varint,8,opt,name=failures_tolerated,json=failuresTolerated,proto3" json:"failures_tolerated,omitempty"`
-	Masters           []*MasterStatus `protobuf:"bytes,9,rep,name=masters,proto3" json:"masters,omitempty"`
+	FailuresTolerated int32 `protobuf:"varint,8,opt,name=failures_tolerated,json=failuresTolerated,proto3" json:"failures_tolerated,omitempty"`
+	// masters are all masters, by name.
+	Masters []*MasterStatus `protobuf:"bytes,9,rep,name=masters,proto3" json:"masters,omitempty"`
 	// problems say what is wrong, for people. The cluster is degraded when there are any.
 	Problems      []string `protobuf:"bytes,10,rep,name=problems,proto3" json:"problems,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -183,26 +190,39 @@ func (x *StatusResponse) GetProblems() []string {
 // MasterStatus is one master. What an unreachable one did not tell is zero.
 type MasterStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// name is the master's.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// role is leader, voter or nonvoter.
-	Role       string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
-	Address    string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	// address is where masters and workers reach it, as host:port.
+	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	// api_address is where its API is served, as host:port.
 	ApiAddress string `protobuf:"bytes,4,opt,name=api_address,json=apiAddress,proto3" json:"api_address,omitempty"`
-	Version    string `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	// version is the program's.
+	Version string `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
 	// health is ok, no-leader, unreachable, or conditions such as disk-full.
 	Health string `protobuf:"bytes,6,opt,name=health,proto3" json:"health,omitempty"`
 	// last_contact is how long ago it heard from the leader; absent for never.
 	LastContact *durationpb.Duration `protobuf:"bytes,7,opt,name=last_contact,json=lastContact,proto3" json:"last_contact,omitempty"`
-	RoundTrip   *durationpb.Duration `protobuf:"bytes,8,opt,name=round_trip,json=roundTrip,proto3" json:"round_trip,omitempty"`
+	// round_trip is how long it took to answer; zero for the called master itself.
+	RoundTrip *durationpb.Duration `protobuf:"bytes,8,opt,name=round_trip,json=roundTrip,proto3" json:"round_trip,omitempty"`
 	// gossip is what gossip believes of it: alive, suspect, dead, left or unknown.
-	Gossip             string                 `protobuf:"bytes,9,opt,name=gossip,proto3" json:"gossip,omitempty"`
-	AppliedIndex       uint64                 `protobuf:"varint,10,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
-	LastIndex          uint64                 `protobuf:"varint,11,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
-	Revision           uint64                 `protobuf:"varint,12,opt,name=revision,proto3" json:"revision,omitempty"`
-	FeatureLevel       int32                  `protobuf:"varint,13,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
-	DiskWrite          *durationpb.Duration   `protobuf:"bytes,14,opt,name=disk_write,json=diskWrite,proto3" json:"disk_write,omitempty"`
-	DiskFreeBytes      uint64                 `protobuf:"varint,15,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
-	DiskTotalBytes     uint64                 `protobuf:"varint,16,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
+	Gossip string `protobuf:"bytes,9,opt,name=gossip,proto3" json:"gossip,omitempty"`
+	// applied_index is the last entry that it has applied.
+	AppliedIndex uint64 `protobuf:"varint,10,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	// last_index is the last entry in its log.
+	LastIndex uint64 `protobuf:"varint,11,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	// revision is the resource version of the last change that it has applied.
+	Revision uint64 `protobuf:"varint,12,opt,name=revision,proto3" json:"revision,omitempty"`
+	// feature_level is what its program can do.
+	FeatureLevel int32 `protobuf:"varint,13,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
+	// disk_write is how long the slowest of the last writes of its log took.
+	DiskWrite *durationpb.Duration `protobuf:"bytes,14,opt,name=disk_write,json=diskWrite,proto3" json:"disk_write,omitempty"`
+	// disk_free_bytes is what is free on the disk that has its data.
+	DiskFreeBytes uint64 `protobuf:"varint,15,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
+	// disk_total_bytes is the size of that disk.
+	DiskTotalBytes uint64 `protobuf:"varint,16,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
+	// certificate_expires is when its certificate does; it is renewed long before.
 	CertificateExpires *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=certificate_expires,json=certificateExpires,proto3" json:"certificate_expires,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
@@ -396,8 +416,9 @@ func (*MembersRequest) Descriptor() ([]byte, []int) {
 
 // MembersResponse answers the hosts.
 type MembersResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Members       []*Member              `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// members are all hosts that gossip knows of, for a day also those that are gone.
+	Members       []*Member `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -442,15 +463,21 @@ func (x *MembersResponse) GetMembers() []*Member {
 // Member is a host in gossip.
 type Member struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// name is the host's.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// role is master or worker.
-	Role          string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
-	Address       string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
-	ApiAddress    string `protobuf:"bytes,4,opt,name=api_address,json=apiAddress,proto3" json:"api_address,omitempty"`
+	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	// address is where a master is reached by the others, as host:port.
+	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	// api_address is where a master serves its API, as host:port.
+	ApiAddress string `protobuf:"bytes,4,opt,name=api_address,json=apiAddress,proto3" json:"api_address,omitempty"`
+	// gossip_address is where it gossips, as host:port.
 	GossipAddress string `protobuf:"bytes,5,opt,name=gossip_address,json=gossipAddress,proto3" json:"gossip_address,omitempty"`
-	Version       string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	// version is the program's.
+	Version string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
 	// state is alive, suspect, dead or left.
-	State         string                 `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`
+	State string `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`
+	// since is when it came into that state.
 	Since         *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -590,8 +617,9 @@ func (x *TransferLeadershipRequest) GetTo() string {
 
 // TransferLeadershipResponse answers who leads.
 type TransferLeadershipResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Leader        string                 `protobuf:"bytes,1,opt,name=leader,proto3" json:"leader,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// leader is the master that leads now.
+	Leader        string `protobuf:"bytes,1,opt,name=leader,proto3" json:"leader,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -635,8 +663,9 @@ func (x *TransferLeadershipResponse) GetLeader() string {
 
 // RemoveMemberRequest names a master.
 type RemoveMemberRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name is the master's.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -721,8 +750,9 @@ type CreateTokenRequest struct {
 	// role is master or worker.
 	Role string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
 	// ttl is how long it can be used; absent or zero is for ever.
-	Ttl           *durationpb.Duration `protobuf:"bytes,2,opt,name=ttl,proto3" json:"ttl,omitempty"`
-	Description   string               `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
+	Ttl *durationpb.Duration `protobuf:"bytes,2,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// description says what it is for, in at most 1024 bytes.
+	Description   string `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -780,8 +810,9 @@ func (x *CreateTokenRequest) GetDescription() string {
 
 // CreateTokenResponse answers the token's text.
 type CreateTokenResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// token is what `--token` takes.
+	Token         string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -862,8 +893,9 @@ func (*ListTokensRequest) Descriptor() ([]byte, []int) {
 
 // ListTokensResponse answers the tokens.
 type ListTokensResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tokens        []*Token               `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// tokens are all join tokens, for a day also those that have expired.
+	Tokens        []*Token `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -907,11 +939,15 @@ func (x *ListTokensResponse) GetTokens() []*Token {
 
 // Token is a join token without its secret.
 type Token struct {
-	state       protoimpl.MessageState `protogen:"open.v1"`
-	Id          string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Role        string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
-	Description string                 `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
-	CreatedAt   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id names the token; it is no secret.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// role is master or worker.
+	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	// description says what it is for.
+	Description string `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
+	// created_at is when it was made.
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// expires_at is absent for a token that does not expire.
 	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -985,8 +1021,9 @@ func (x *Token) GetExpiresAt() *timestamppb.Timestamp {
 
 // RevokeTokenRequest names a token.
 type RevokeTokenRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id is the token's id, or its whole text.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1104,8 +1141,9 @@ func (*SnapshotRequest) Descriptor() ([]byte, []int) {
 
 // SnapshotResponse is the next part of the snapshot's bytes. A stream that ends without an error is whole.
 type SnapshotResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// data follows on the data before.
+	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

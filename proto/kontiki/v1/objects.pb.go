@@ -20,9 +20,12 @@
 //   OUT_OF_RANGE          Expired, Gone: the revision asked for is no longer in the history
 //   UNIMPLEMENTED         MethodNotAllowed, NotAcceptable, UnsupportedMediaType, and what is not built yet
 //   RESOURCE_EXHAUSTED    TooManyRequests; a watch that does not keep up
-//   UNAVAILABLE           ServiceUnavailable: nothing was changed, try again
+//   UNAVAILABLE           ServiceUnavailable: nothing was changed, try again; a resource version that this master has not
+//                         reached; a watch that has lasted for its time (30 to 60 minutes): resume it
 //   DEADLINE_EXCEEDED     Timeout: the outcome is unknown, read before trying again
 //   INTERNAL              InternalError
+//
+// A google.rpc.RetryInfo is there where the Status says when to try again. Long messages and long lists of causes are cut.
 
 package kontikiv1
 
@@ -99,6 +102,7 @@ func (Encoding) EnumDescriptor() ([]byte, []int) {
 type PatchType int32
 
 const (
+	// PATCH_TYPE_UNSPECIFIED is refused.
 	PatchType_PATCH_TYPE_UNSPECIFIED PatchType = 0
 	// PATCH_TYPE_JSON is RFC 6902.
 	PatchType_PATCH_TYPE_JSON PatchType = 1
@@ -155,10 +159,14 @@ func (PatchType) EnumDescriptor() ([]byte, []int) {
 type WatchResponse_Type int32
 
 const (
+	// TYPE_UNSPECIFIED is never sent.
 	WatchResponse_TYPE_UNSPECIFIED WatchResponse_Type = 0
-	WatchResponse_TYPE_ADDED       WatchResponse_Type = 1
-	WatchResponse_TYPE_MODIFIED    WatchResponse_Type = 2
-	WatchResponse_TYPE_DELETED     WatchResponse_Type = 3
+	// TYPE_ADDED is an object that is new, or new to the selection.
+	WatchResponse_TYPE_ADDED WatchResponse_Type = 1
+	// TYPE_MODIFIED is an object that has changed.
+	WatchResponse_TYPE_MODIFIED WatchResponse_Type = 2
+	// TYPE_DELETED is an object that is gone, or gone from the selection.
+	WatchResponse_TYPE_DELETED WatchResponse_Type = 3
 	// TYPE_BOOKMARK has no object: everything up to resource_version has been sent.
 	WatchResponse_TYPE_BOOKMARK WatchResponse_Type = 4
 )
@@ -210,10 +218,13 @@ func (WatchResponse_Type) EnumDescriptor() ([]byte, []int) {
 
 // Kind names a kind of objects: the group ("" for core), the version and the kind, as in an object's apiVersion and kind.
 type Kind struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	Kind          string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// group is the API group, such as apps; empty for the core group.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// version is the version within the group, such as v1.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// kind is the kind in the singular, such as Deployment.
+	Kind          string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -271,15 +282,20 @@ func (x *Kind) GetKind() string {
 
 // Object is an object of any kind.
 type Object struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Kind     *Kind                  `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	Encoding Encoding               `protobuf:"varint,2,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
-	Data     []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
-	// namespace, name, uid and resource_version repeat the object's metadata in answers. In requests namespace and name name
-	// the object; uid and resource_version are read from data.
-	Namespace       string `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Name            string `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
-	Uid             string `protobuf:"bytes,6,opt,name=uid,proto3" json:"uid,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// kind says what data is.
+	Kind *Kind `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// encoding says how data is to be read. The answer to a write has the encoding of the request.
+	Encoding Encoding `protobuf:"varint,2,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
+	// data is the object.
+	Data []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	// namespace is the object's. A request may leave it out where data has it; where both have it they must agree.
+	Namespace string `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// name is the object's. A request may leave it out where data has it; where both have it they must agree.
+	Name string `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
+	// uid is metadata.uid, in answers; in requests the one in data counts.
+	Uid string `protobuf:"bytes,6,opt,name=uid,proto3" json:"uid,omitempty"`
+	// resource_version is metadata.resourceVersion, in answers; in requests the one in data counts.
 	ResourceVersion string `protobuf:"bytes,7,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -367,9 +383,11 @@ func (x *Object) GetResourceVersion() string {
 // Reference names one object.
 type Reference struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Kind  *Kind                  `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// kind is the object's.
+	Kind *Kind `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// namespace is empty for kinds of the cluster.
-	Namespace     string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// name is the object's.
 	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -493,8 +511,9 @@ func (x *WriteOptions) GetFieldValidation() string {
 
 // GetRequest asks for one object.
 type GetRequest struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Reference *Reference             `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// reference names the object.
+	Reference *Reference `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
 	// resource_version "" reads consistently, "0" whatever the called master has, any other no older than that.
 	ResourceVersion string `protobuf:"bytes,2,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
 	// encoding is how the answer's object is encoded.
@@ -556,8 +575,9 @@ func (x *GetRequest) GetEncoding() Encoding {
 
 // GetResponse answers the object.
 type GetResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Object        *Object                `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// object is the object as it is stored.
+	Object        *Object `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -602,16 +622,21 @@ func (x *GetResponse) GetObject() *Object {
 // ListRequest asks for all objects of a kind.
 type ListRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Kind  *Kind                  `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// kind is the kind of the objects.
+	Kind *Kind `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// namespace "" is all namespaces.
-	Namespace     string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// label_selector is as in the Kubernetes API, such as app=web,tier!=cache; empty selects all.
 	LabelSelector string `protobuf:"bytes,3,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	// field_selector is as in the Kubernetes API, such as metadata.name=a; empty selects all.
 	FieldSelector string `protobuf:"bytes,4,opt,name=field_selector,json=fieldSelector,proto3" json:"field_selector,omitempty"`
 	// resource_version and resource_version_match are as in the Kubernetes API.
-	ResourceVersion      string `protobuf:"bytes,5,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	ResourceVersion string `protobuf:"bytes,5,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	// resource_version_match is as in the Kubernetes API: Exact, NotOlderThan or empty.
 	ResourceVersionMatch string `protobuf:"bytes,6,opt,name=resource_version_match,json=resourceVersionMatch,proto3" json:"resource_version_match,omitempty"`
 	// page_size bounds the objects of one page; 0 stands for 500.
-	PageSize      int32    `protobuf:"varint,7,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageSize int32 `protobuf:"varint,7,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// encoding is how the objects are encoded.
 	Encoding      Encoding `protobuf:"varint,8,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -705,8 +730,9 @@ func (x *ListRequest) GetEncoding() Encoding {
 
 // ListResponse is one page. All pages of a list show one revision.
 type ListResponse struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Objects []*Object              `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// objects are the page's, in the order of namespace and name.
+	Objects []*Object `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
 	// resource_version is the list's: watch from it to see every later change.
 	ResourceVersion string `protobuf:"bytes,2,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
 	// remaining is how many objects follow this page.
@@ -769,19 +795,23 @@ func (x *ListResponse) GetRemaining() int64 {
 // WatchRequest asks for changes.
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Kind  *Kind                  `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// kind is the kind of the objects.
+	Kind *Kind `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// namespace "" is all namespaces.
 	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	// name restricts the watch to one object.
-	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// label_selector is as in ListRequest. An object that comes to match is ADDED, one that ceases to is DELETED.
 	LabelSelector string `protobuf:"bytes,4,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	// field_selector is as in ListRequest.
 	FieldSelector string `protobuf:"bytes,5,opt,name=field_selector,json=fieldSelector,proto3" json:"field_selector,omitempty"`
 	// resource_version is what the watch begins after; "" and "0" begin with the present objects as ADDED.
 	ResourceVersion string `protobuf:"bytes,6,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
 	// send_initial_events asks for the present objects and a BOOKMARK with initial_events_end after the last of them.
 	SendInitialEvents bool `protobuf:"varint,7,opt,name=send_initial_events,json=sendInitialEvents,proto3" json:"send_initial_events,omitempty"`
 	// bookmarks asks for BOOKMARK events now and then, from which the watch can be resumed.
-	Bookmarks     bool     `protobuf:"varint,8,opt,name=bookmarks,proto3" json:"bookmarks,omitempty"`
+	Bookmarks bool `protobuf:"varint,8,opt,name=bookmarks,proto3" json:"bookmarks,omitempty"`
+	// encoding is how the objects are encoded.
 	Encoding      Encoding `protobuf:"varint,9,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -883,10 +913,12 @@ func (x *WatchRequest) GetEncoding() Encoding {
 // WatchResponse is one event.
 type WatchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Type  WatchResponse_Type     `protobuf:"varint,1,opt,name=type,proto3,enum=kontiki.v1.WatchResponse_Type" json:"type,omitempty"`
+	// type says what happened.
+	Type WatchResponse_Type `protobuf:"varint,1,opt,name=type,proto3,enum=kontiki.v1.WatchResponse_Type" json:"type,omitempty"`
 	// object is the object after the change; for TYPE_DELETED as it last was.
-	Object          *Object `protobuf:"bytes,2,opt,name=object,proto3" json:"object,omitempty"`
-	ResourceVersion string  `protobuf:"bytes,3,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	Object *Object `protobuf:"bytes,2,opt,name=object,proto3" json:"object,omitempty"`
+	// resource_version is the cluster's at the change; the watch can be resumed from it.
+	ResourceVersion string `protobuf:"bytes,3,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
 	// initial_events_end is set in the bookmark after the initial objects.
 	InitialEventsEnd bool `protobuf:"varint,4,opt,name=initial_events_end,json=initialEventsEnd,proto3" json:"initial_events_end,omitempty"`
 	unknownFields    protoimpl.UnknownFields
@@ -953,9 +985,11 @@ func (x *WatchResponse) GetInitialEventsEnd() bool {
 
 // CreateRequest stores a new object.
 type CreateRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Object        *Object                `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
-	Options       *WriteOptions          `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// object is what is to be stored, without a resource version. Its name may be generated from metadata.generateName.
+	Object *Object `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	// options say how.
+	Options       *WriteOptions `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1006,9 +1040,11 @@ func (x *CreateRequest) GetOptions() *WriteOptions {
 
 // CreateResponse answers the object as it was stored.
 type CreateResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Object        *Object                `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
-	Warnings      []string               `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// object is as it was stored.
+	Object *Object `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	// warnings are for people: what is deprecated, unknown or questionable in the request.
+	Warnings      []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1059,10 +1095,12 @@ func (x *CreateResponse) GetWarnings() []string {
 
 // UpdateRequest replaces an object. With a resource version in its metadata it must not have changed since.
 type UpdateRequest struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Object *Object                `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// object is the whole object as it is to be.
+	Object *Object `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
 	// subresource is "" or, for example, "status".
-	Subresource   string        `protobuf:"bytes,2,opt,name=subresource,proto3" json:"subresource,omitempty"`
+	Subresource string `protobuf:"bytes,2,opt,name=subresource,proto3" json:"subresource,omitempty"`
+	// options say how.
 	Options       *WriteOptions `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1121,10 +1159,13 @@ func (x *UpdateRequest) GetOptions() *WriteOptions {
 
 // UpdateResponse answers the object as it was stored.
 type UpdateResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Object        *Object                `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
-	Created       bool                   `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
-	Warnings      []string               `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// object is as it was stored.
+	Object *Object `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	// created says that it did not exist before, for kinds that an update may create.
+	Created bool `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
+	// warnings are as in CreateResponse.
+	Warnings      []string `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1182,14 +1223,19 @@ func (x *UpdateResponse) GetWarnings() []string {
 
 // PatchRequest changes an object.
 type PatchRequest struct {
-	state       protoimpl.MessageState `protogen:"open.v1"`
-	Reference   *Reference             `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
-	Subresource string                 `protobuf:"bytes,2,opt,name=subresource,proto3" json:"subresource,omitempty"`
-	Type        PatchType              `protobuf:"varint,3,opt,name=type,proto3,enum=kontiki.v1.PatchType" json:"type,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// reference names the object.
+	Reference *Reference `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	// subresource is "" or, for example, "status".
+	Subresource string `protobuf:"bytes,2,opt,name=subresource,proto3" json:"subresource,omitempty"`
+	// type says how patch is to be read.
+	Type PatchType `protobuf:"varint,3,opt,name=type,proto3,enum=kontiki.v1.PatchType" json:"type,omitempty"`
 	// patch is the document, in JSON.
-	Patch         []byte        `protobuf:"bytes,4,opt,name=patch,proto3" json:"patch,omitempty"`
-	Options       *WriteOptions `protobuf:"bytes,5,opt,name=options,proto3" json:"options,omitempty"`
-	Encoding      Encoding      `protobuf:"varint,6,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
+	Patch []byte `protobuf:"bytes,4,opt,name=patch,proto3" json:"patch,omitempty"`
+	// options say how.
+	Options *WriteOptions `protobuf:"bytes,5,opt,name=options,proto3" json:"options,omitempty"`
+	// encoding is how the answer's object is encoded.
+	Encoding      Encoding `protobuf:"varint,6,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1268,9 +1314,11 @@ func (x *PatchRequest) GetEncoding() Encoding {
 
 // PatchResponse answers the object as it was stored.
 type PatchResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Object        *Object                `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
-	Warnings      []string               `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// object is as it was stored.
+	Object *Object `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	// warnings are as in CreateResponse.
+	Warnings      []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1321,15 +1369,19 @@ func (x *PatchResponse) GetWarnings() []string {
 
 // ApplyRequest applies a manager's fields.
 type ApplyRequest struct {
-	state       protoimpl.MessageState `protogen:"open.v1"`
-	Reference   *Reference             `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
-	Subresource string                 `protobuf:"bytes,2,opt,name=subresource,proto3" json:"subresource,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// reference names the object, as configuration does.
+	Reference *Reference `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	// subresource is "" or, for example, "status".
+	Subresource string `protobuf:"bytes,2,opt,name=subresource,proto3" json:"subresource,omitempty"`
 	// configuration is the manager's document, in JSON or YAML.
 	Configuration []byte `protobuf:"bytes,3,opt,name=configuration,proto3" json:"configuration,omitempty"`
 	// force takes fields over from other managers.
-	Force         bool          `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
-	Options       *WriteOptions `protobuf:"bytes,5,opt,name=options,proto3" json:"options,omitempty"`
-	Encoding      Encoding      `protobuf:"varint,6,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
+	Force bool `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
+	// options say how.
+	Options *WriteOptions `protobuf:"bytes,5,opt,name=options,proto3" json:"options,omitempty"`
+	// encoding is how the answer's object is encoded.
+	Encoding      Encoding `protobuf:"varint,6,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1408,10 +1460,13 @@ func (x *ApplyRequest) GetEncoding() Encoding {
 
 // ApplyResponse answers the object as it was stored.
 type ApplyResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Object        *Object                `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
-	Created       bool                   `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
-	Warnings      []string               `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// object is as it was stored.
+	Object *Object `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	// created says that it did not exist before.
+	Created bool `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
+	// warnings are as in CreateResponse.
+	Warnings      []string `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1474,8 +1529,9 @@ type DeleteOptions struct {
 	GracePeriodSeconds *int64 `protobuf:"varint,1,opt,name=grace_period_seconds,json=gracePeriodSeconds,proto3,oneof" json:"grace_period_seconds,omitempty"`
 	// propagation_policy is Orphan, Background or Foreground; "" is the kind's default.
 	PropagationPolicy string `protobuf:"bytes,2,opt,name=propagation_policy,json=propagationPolicy,proto3" json:"propagation_policy,omitempty"`
-	// uid and resource_version, where not empty, must be the object's.
-	Uid             string `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	// uid, where not empty, must be the object's.
+	Uid string `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	// resource_version, where not empty, must be the object's.
 	ResourceVersion string `protobuf:"bytes,4,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -1541,11 +1597,15 @@ func (x *DeleteOptions) GetResourceVersion() string {
 
 // DeleteRequest deletes an object.
 type DeleteRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reference     *Reference             `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
-	DeleteOptions *DeleteOptions         `protobuf:"bytes,2,opt,name=delete_options,json=deleteOptions,proto3" json:"delete_options,omitempty"`
-	Options       *WriteOptions          `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
-	Encoding      Encoding               `protobuf:"varint,4,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// reference names the object.
+	Reference *Reference `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	// delete_options say how it goes.
+	DeleteOptions *DeleteOptions `protobuf:"bytes,2,opt,name=delete_options,json=deleteOptions,proto3" json:"delete_options,omitempty"`
+	// options say how the request is carried out.
+	Options *WriteOptions `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
+	// encoding is how the answer's object is encoded.
+	Encoding      Encoding `protobuf:"varint,4,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1610,8 +1670,9 @@ func (x *DeleteRequest) GetEncoding() Encoding {
 
 // DeleteResponse answers the object as it last was, or, while something keeps it, as it now is.
 type DeleteResponse struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Object *Object                `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// object is as it last was or, where it is not gone, as it now is.
+	Object *Object `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
 	// gone says that the object is not there any more.
 	Gone          bool `protobuf:"varint,2,opt,name=gone,proto3" json:"gone,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1665,14 +1726,20 @@ func (x *DeleteResponse) GetGone() bool {
 // DeleteCollectionRequest deletes all objects that match.
 type DeleteCollectionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Kind  *Kind                  `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// kind is the kind of the objects.
+	Kind *Kind `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// namespace must not be empty for kinds of a namespace.
-	Namespace     string         `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	LabelSelector string         `protobuf:"bytes,3,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
-	FieldSelector string         `protobuf:"bytes,4,opt,name=field_selector,json=fieldSelector,proto3" json:"field_selector,omitempty"`
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// label_selector is as in ListRequest.
+	LabelSelector string `protobuf:"bytes,3,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	// field_selector is as in ListRequest.
+	FieldSelector string `protobuf:"bytes,4,opt,name=field_selector,json=fieldSelector,proto3" json:"field_selector,omitempty"`
+	// delete_options say how each of them goes.
 	DeleteOptions *DeleteOptions `protobuf:"bytes,5,opt,name=delete_options,json=deleteOptions,proto3" json:"delete_options,omitempty"`
-	Options       *WriteOptions  `protobuf:"bytes,6,opt,name=options,proto3" json:"options,omitempty"`
-	Encoding      Encoding       `protobuf:"varint,7,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
+	// options say how the request is carried out.
+	Options *WriteOptions `protobuf:"bytes,6,opt,name=options,proto3" json:"options,omitempty"`
+	// encoding is how the answer's objects are encoded.
+	Encoding      Encoding `protobuf:"varint,7,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1758,8 +1825,9 @@ func (x *DeleteCollectionRequest) GetEncoding() Encoding {
 
 // DeleteCollectionResponse answers the objects.
 type DeleteCollectionResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Objects       []*Object              `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// objects are those that were deleted, as they were before. There is no page: take answers of any size, or delete fewer.
+	Objects       []*Object `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1804,6 +1872,8 @@ func (x *DeleteCollectionResponse) GetObjects() []*Object {
 // Operation is one operation of a transaction. No object may be in more than one.
 type Operation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	// operation is exactly one of these.
+	//
 	// Types that are valid to be assigned to Operation:
 	//
 	//	*Operation_Create
@@ -1913,26 +1983,32 @@ type isOperation_Operation interface {
 }
 
 type Operation_Create struct {
+	// create stores a new object.
 	Create *CreateRequest `protobuf:"bytes,1,opt,name=create,proto3,oneof"`
 }
 
 type Operation_Update struct {
+	// update replaces an object.
 	Update *UpdateRequest `protobuf:"bytes,2,opt,name=update,proto3,oneof"`
 }
 
 type Operation_Patch struct {
+	// patch changes an object.
 	Patch *PatchRequest `protobuf:"bytes,3,opt,name=patch,proto3,oneof"`
 }
 
 type Operation_Apply struct {
+	// apply applies a manager's fields.
 	Apply *ApplyRequest `protobuf:"bytes,4,opt,name=apply,proto3,oneof"`
 }
 
 type Operation_Delete struct {
+	// delete deletes an object.
 	Delete *DeleteRequest `protobuf:"bytes,5,opt,name=delete,proto3,oneof"`
 }
 
 type Operation_Check struct {
+	// check changes nothing.
 	Check *Check `protobuf:"bytes,6,opt,name=check,proto3,oneof"`
 }
 
@@ -1950,8 +2026,9 @@ func (*Operation_Check) isOperation_Operation() {}
 
 // Check is an operation that changes nothing: the transaction fails unless it holds.
 type Check struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Reference *Reference             `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// reference names the object.
+	Reference *Reference `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
 	// resource_version is what the object must be at. "" is: it must not exist.
 	ResourceVersion string `protobuf:"bytes,2,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
 	// uid, where not empty, must be the object's.
@@ -2012,10 +2089,12 @@ func (x *Check) GetUid() string {
 }
 
 // TransactRequest is a list of operations, at most 1000, of which all happen at one instant or none does. Each sees
-// those before it. Options of the single operations hold, but for dry_run.
+// those before it. Options of the single operations hold, but for
+// dry_run, which is refused.
 type TransactRequest struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Operations []*Operation           `protobuf:"bytes,1,rep,name=operations,proto3" json:"operations,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// operations are carried out in this order.
+	Operations []*Operation `protobuf:"bytes,1,rep,name=operations,proto3" json:"operations,omitempty"`
 	// dry_run does everything but store the results.
 	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	// encoding is how the answer's objects are encoded.
@@ -2077,8 +2156,9 @@ func (x *TransactRequest) GetEncoding() Encoding {
 
 // TransactResponse answers one result for each operation, in their order.
 type TransactResponse struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Results []*OperationResult     `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// results are one for each operation.
+	Results []*OperationResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
 	// resource_version is the cluster's after the transaction: a watch from before sees all of it.
 	ResourceVersion string `protobuf:"bytes,2,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
 	unknownFields   protoimpl.UnknownFields
@@ -2133,9 +2213,12 @@ func (x *TransactResponse) GetResourceVersion() string {
 type OperationResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// object is the object as it was stored; as it last was when it was deleted; absent for a Check.
-	Object        *Object  `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
-	Created       bool     `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
-	Gone          bool     `protobuf:"varint,3,opt,name=gone,proto3" json:"gone,omitempty"`
+	Object *Object `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	// created says that the object did not exist before.
+	Created bool `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
+	// gone says that the object is not there any more.
+	Gone bool `protobuf:"varint,3,opt,name=gone,proto3" json:"gone,omitempty"`
+	// warnings are as in CreateResponse.
 	Warnings      []string `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -20,9 +20,12 @@
 //   OUT_OF_RANGE          Expired, Gone: the revision asked for is no longer in the history
 //   UNIMPLEMENTED         MethodNotAllowed, NotAcceptable, UnsupportedMediaType, and what is not built yet
 //   RESOURCE_EXHAUSTED    TooManyRequests; a watch that does not keep up
-//   UNAVAILABLE           ServiceUnavailable: nothing was changed, try again
+//   UNAVAILABLE           ServiceUnavailable: nothing was changed, try again; a resource version that this master has not
+//                         reached; a watch that has lasted for its time (30 to 60 minutes): resume it
 //   DEADLINE_EXCEEDED     Timeout: the outcome is unknown, read before trying again
 //   INTERNAL              InternalError
+//
+// A google.rpc.RetryInfo is there where the Status says when to try again. Long messages and long lists of causes are cut.
 
 package kontikiv1
 
@@ -61,8 +64,9 @@ type ObjectsClient interface {
 	Get(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*GetResponse, error)
 	// List answers all objects of a kind as of one revision, in pages.
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListResponse], error)
-	// Watch answers what changes, each change once and in order, until the client ends it or falls behind the history
-	// (OUT_OF_RANGE). It resumes from any resource version that it showed.
+	// Watch answers what changes, each change once and in order, until the client ends it, falls behind the history
+	// (OUT_OF_RANGE), takes nothing for 30 seconds (RESOURCE_EXHAUSTED) or the watch has lasted for its time (UNAVAILABLE). It
+	// resumes from any resource version that it showed.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	// Create stores a new object.
 	Create(ctx context.Context, in *CreateRequest, opts ...grpc.CallOption) (*CreateResponse, error)
@@ -216,8 +220,9 @@ type ObjectsServer interface {
 	Get(context.Context, *GetRequest) (*GetResponse, error)
 	// List answers all objects of a kind as of one revision, in pages.
 	List(*ListRequest, grpc.ServerStreamingServer[ListResponse]) error
-	// Watch answers what changes, each change once and in order, until the client ends it or falls behind the history
-	// (OUT_OF_RANGE). It resumes from any resource version that it showed.
+	// Watch answers what changes, each change once and in order, until the client ends it, falls behind the history
+	// (OUT_OF_RANGE), takes nothing for 30 seconds (RESOURCE_EXHAUSTED) or the watch has lasted for its time (UNAVAILABLE). It
+	// resumes from any resource version that it showed.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	// Create stores a new object.
 	Create(context.Context, *CreateRequest) (*CreateResponse, error)

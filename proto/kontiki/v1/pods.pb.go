@@ -23,17 +23,24 @@ const (
 
 // LogsRequest says which log.
 type LogsRequest struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace is the pod's.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// name is the pod's.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// container may be empty where the pod has one.
 	Container string `protobuf:"bytes,3,opt,name=container,proto3" json:"container,omitempty"`
-	Follow    bool   `protobuf:"varint,4,opt,name=follow,proto3" json:"follow,omitempty"`
+	// follow goes on with what is written later, until the container ends.
+	Follow bool `protobuf:"varint,4,opt,name=follow,proto3" json:"follow,omitempty"`
 	// previous is the log of the container's last run.
-	Previous      bool   `protobuf:"varint,5,opt,name=previous,proto3" json:"previous,omitempty"`
-	Timestamps    bool   `protobuf:"varint,6,opt,name=timestamps,proto3" json:"timestamps,omitempty"`
-	TailLines     *int64 `protobuf:"varint,7,opt,name=tail_lines,json=tailLines,proto3,oneof" json:"tail_lines,omitempty"`
-	SinceSeconds  *int64 `protobuf:"varint,8,opt,name=since_seconds,json=sinceSeconds,proto3,oneof" json:"since_seconds,omitempty"`
+	Previous bool `protobuf:"varint,5,opt,name=previous,proto3" json:"previous,omitempty"`
+	// timestamps begins each line with its time, in RFC 3339.
+	Timestamps bool `protobuf:"varint,6,opt,name=timestamps,proto3" json:"timestamps,omitempty"`
+	// tail_lines begins so many lines before the end.
+	TailLines *int64 `protobuf:"varint,7,opt,name=tail_lines,json=tailLines,proto3,oneof" json:"tail_lines,omitempty"`
+	// since_seconds leaves out what is older.
+	SinceSeconds *int64 `protobuf:"varint,8,opt,name=since_seconds,json=sinceSeconds,proto3,oneof" json:"since_seconds,omitempty"`
+	// limit_bytes ends the log after so many bytes.
 	LimitBytes    *int64 `protobuf:"varint,9,opt,name=limit_bytes,json=limitBytes,proto3,oneof" json:"limit_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -134,8 +141,9 @@ func (x *LogsRequest) GetLimitBytes() int64 {
 
 // LogsResponse is the next part of the log.
 type LogsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// data follows on the data before.
+	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -179,13 +187,19 @@ func (x *LogsResponse) GetData() []byte {
 
 // ExecStart begins a command.
 type ExecStart struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Container     string                 `protobuf:"bytes,3,opt,name=container,proto3" json:"container,omitempty"`
-	Command       []string               `protobuf:"bytes,4,rep,name=command,proto3" json:"command,omitempty"`
-	Stdin         bool                   `protobuf:"varint,5,opt,name=stdin,proto3" json:"stdin,omitempty"`
-	Tty           bool                   `protobuf:"varint,6,opt,name=tty,proto3" json:"tty,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace is the pod's.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// name is the pod's.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// container may be empty where the pod has one.
+	Container string `protobuf:"bytes,3,opt,name=container,proto3" json:"container,omitempty"`
+	// command is the program and its arguments; no shell reads it.
+	Command []string `protobuf:"bytes,4,rep,name=command,proto3" json:"command,omitempty"`
+	// stdin says that input will come.
+	Stdin bool `protobuf:"varint,5,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	// tty gives the command a terminal; all output is stdout then.
+	Tty           bool `protobuf:"varint,6,opt,name=tty,proto3" json:"tty,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -264,9 +278,11 @@ func (x *ExecStart) GetTty() bool {
 
 // TerminalSize is the size of a terminal in characters.
 type TerminalSize struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Width         uint32                 `protobuf:"varint,1,opt,name=width,proto3" json:"width,omitempty"`
-	Height        uint32                 `protobuf:"varint,2,opt,name=height,proto3" json:"height,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// width is in columns.
+	Width uint32 `protobuf:"varint,1,opt,name=width,proto3" json:"width,omitempty"`
+	// height is in rows.
+	Height        uint32 `protobuf:"varint,2,opt,name=height,proto3" json:"height,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -318,6 +334,8 @@ func (x *TerminalSize) GetHeight() uint32 {
 // ExecRequest is the beginning, and then input, sizes, and the end of input.
 type ExecRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	// request is exactly one of these.
+	//
 	// Types that are valid to be assigned to Request:
 	//
 	//	*ExecRequest_Start
@@ -407,14 +425,17 @@ type isExecRequest_Request interface {
 }
 
 type ExecRequest_Start struct {
+	// start must be the first request, and only that.
 	Start *ExecStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
 }
 
 type ExecRequest_Stdin struct {
+	// stdin is input for the command.
 	Stdin []byte `protobuf:"bytes,2,opt,name=stdin,proto3,oneof"`
 }
 
 type ExecRequest_Resize struct {
+	// resize is the new size of the client's terminal.
 	Resize *TerminalSize `protobuf:"bytes,3,opt,name=resize,proto3,oneof"`
 }
 
@@ -434,6 +455,8 @@ func (*ExecRequest_StdinEnd) isExecRequest_Request() {}
 // ExecResponse is output, and at last the exit code.
 type ExecResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	// response is exactly one of these.
+	//
 	// Types that are valid to be assigned to Response:
 	//
 	//	*ExecResponse_Stdout
@@ -513,14 +536,17 @@ type isExecResponse_Response interface {
 }
 
 type ExecResponse_Stdout struct {
+	// stdout is output of the command.
 	Stdout []byte `protobuf:"bytes,1,opt,name=stdout,proto3,oneof"`
 }
 
 type ExecResponse_Stderr struct {
+	// stderr is output of the command for errors.
 	Stderr []byte `protobuf:"bytes,2,opt,name=stderr,proto3,oneof"`
 }
 
 type ExecResponse_ExitCode struct {
+	// exit_code is the last response.
 	ExitCode int32 `protobuf:"varint,3,opt,name=exit_code,json=exitCode,proto3,oneof"`
 }
 
@@ -532,10 +558,13 @@ func (*ExecResponse_ExitCode) isExecResponse_Response() {}
 
 // PortForwardStart names a port.
 type PortForwardStart struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace is the pod's.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// name is the pod's.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// port is what a process of the pod listens on, from 1 to 65535.
+	Port          uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -594,6 +623,8 @@ func (x *PortForwardStart) GetPort() uint32 {
 // PortForwardRequest is the beginning, and then what the client sends.
 type PortForwardRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	// request is exactly one of these.
+	//
 	// Types that are valid to be assigned to Request:
 	//
 	//	*PortForwardRequest_Start
@@ -663,10 +694,12 @@ type isPortForwardRequest_Request interface {
 }
 
 type PortForwardRequest_Start struct {
+	// start must be the first request, and only that.
 	Start *PortForwardStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
 }
 
 type PortForwardRequest_Data struct {
+	// data is sent to the pod. The end of the requests is the end of what is sent.
 	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
 }
 
@@ -676,8 +709,9 @@ func (*PortForwardRequest_Data) isPortForwardRequest_Request() {}
 
 // PortForwardResponse is what the pod sends.
 type PortForwardResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// data follows on the data before.
+	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
