@@ -24,7 +24,7 @@ STATICCHECK        := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TOOLS  := $(CURDIR)/.tools
 PROTOS := $(shell find proto -name '*.proto')
 
-.PHONY: build run stop test unit e2e lint bench robustness generate deps images help
+.PHONY: build run stop test unit e2e lint bench robustness generate deps images node help
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +33,10 @@ build: ## build bin/kontiki
 	@mkdir -p bin
 	@echo "building bin/kontiki (the first time this takes some minutes)"
 	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kontiki ./cmd/kontiki
+
+node: ## install what the tests in Node need, at the versions of package-lock.json
+	@if ! command -v npm >/dev/null; then $(MAKE) -s deps DEB_PACKAGES="nodejs:node npm:npm"; fi
+	@cd test/node && npm ci --silent
 
 images: ## build bin/images.tar: the images of the demo and of the tests
 	@$(GO) run ./test/images -out bin/images.tar
@@ -58,7 +62,7 @@ test: deps lint unit e2e ## everything that fits in 30 minutes, from a clean clo
 unit: deps
 	$(GO) test $$($(GO) list ./... | grep -vE '/test/(e2e|bench)(/|$$)')
 
-e2e: deps build images
+e2e: deps build images node
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -timeout 25m ./test/e2e/...
 
 lint: ## go vet and staticcheck

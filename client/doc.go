@@ -55,8 +55,8 @@
 // # Fail-over
 //
 // Every master serves every request. Name them all in Config.Endpoints. The client stays with one until that does not serve; a process
-// that dies is left at once, a machine or network that vanishes within two or three seconds, a process that stands still within three
-// when a call waits for it, and within twelve when only watches are open. Then:
+// that dies is left at once, a machine or network that vanishes after about two seconds, a process that stands still within three when a call
+// waits for it, and within twelve when only watches are open. Then:
 //
 //   - What was certainly not carried out goes to the next master: requests that never reached a connection, and those that a master
 //     refused as unavailable.
