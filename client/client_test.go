@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -249,7 +250,7 @@ func TestAListGoesOnAtItsRevision(t *testing.T) {
 	}
 	var broken atomic.Bool
 	masters[0].set(func(m *master) {
-		m.afterPage = func() error {
+		m.after = func(string, int) error {
 			if broken.Swap(true) {
 				return nil
 			}
@@ -297,20 +298,28 @@ func TestAWatchShowsEachChangeOnceWhateverBreaks(t *testing.T) {
 	s.put(t, "a", "0")
 	s.put(t, "b", "0")
 	s.put(t, "c", "0")
-	// Every master breaks every third message: sometimes it dies and comes back, sometimes it says so.
-	var n atomic.Int64
+	// Every third event, and the first page, break the stream of the master that sends them first: it dies with whatever is on its way and
+	// comes back, or says that the stream ends.
+	var mu sync.Mutex
+	broken := map[string]bool{}
 	for _, m := range masters {
-		breaks := func() error {
-			switch n.Add(1) % 6 {
-			case 0:
-				return status.Error(codes.Unavailable, "ends")
-			case 3:
+		m.set(func(*master) {
+			m.after = func(method string, revision int) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if key := fmt.Sprint(method, revision); revision%3 != 0 || broken[key] {
+					return nil
+				} else {
+					broken[key] = true
+				}
+				if revision%2 == 0 {
+					return status.Error(codes.Unavailable, "ends")
+				}
 				m.die()
 				m.start()
+				return nil
 			}
-			return nil
-		}
-		m.set(func(m *master) { m.afterEvent, m.afterPage = breaks, breaks })
+		})
 	}
 	want := []string{"Added a=0", "Added b=0", "Added c=0", "Synced"}
 	const changes = 40
@@ -332,6 +341,11 @@ func TestAWatchShowsEachChangeOnceWhateverBreaks(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(broken) < changes/3 {
+		t.Errorf("only %d streams were broken", len(broken))
+	}
 }
 
 func TestAWatchSaysThatItMissedChanges(t *testing.T) {
@@ -339,7 +353,7 @@ func TestAWatchSaysThatItMissedChanges(t *testing.T) {
 	s.put(t, "a", "0")
 	broken := false
 	masters[0].set(func(m *master) {
-		m.afterEvent = func() error {
+		m.after = func(string, int) error {
 			if broken {
 				return nil
 			}

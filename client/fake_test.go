@@ -83,8 +83,8 @@ type master struct {
 	served   map[string]int
 	// fault is called before each call; what it answers is the call's.
 	fault func(ctx context.Context, method string) error
-	// afterPage and afterEvent are called when one was sent.
-	afterPage, afterEvent func() error
+	// after is called when a page or an event of a revision was sent.
+	after func(method string, revision int) error
 }
 
 func (m *master) start() {
@@ -155,14 +155,14 @@ func (m *master) set(change func(*master)) {
 	change(m)
 }
 
-func (m *master) hook(which func(*master) func() error) error {
+func (m *master) sent(method string, revision int) error {
 	m.mu.Lock()
-	f := which(m)
+	after := m.after
 	m.mu.Unlock()
-	if f == nil {
+	if after == nil {
 		return nil
 	}
-	return f()
+	return after(method, revision)
 }
 
 // answer is an error as the API answers it.
@@ -239,7 +239,7 @@ func (m *master) List(r *kontikiv1.ListRequest, stream kontikiv1.Objects_ListSer
 		if err := stream.Send(page); err != nil {
 			return err
 		}
-		if err := m.hook(func(m *master) func() error { return m.afterPage }); err != nil {
+		if err := m.sent("List", revision); err != nil {
 			return err
 		}
 	}
@@ -274,7 +274,7 @@ func (m *master) Watch(r *kontikiv1.WatchRequest, stream kontikiv1.Objects_Watch
 		if err := stream.Send(event); err != nil {
 			return err
 		}
-		if err := m.hook(func(m *master) func() error { return m.afterEvent }); err != nil {
+		if err := m.sent("Watch", next); err != nil {
 			return err
 		}
 	}
