@@ -10,6 +10,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -306,6 +307,42 @@ func TestOthersAreRefused(t *testing.T) {
 	}
 	// The generated clients work over it, too.
 	if _, err := kontikiv1.NewObjectsClient(c).Get(ctx, &kontikiv1.GetRequest{}); !errors.Is(err, client.ErrInvalid) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestMastersAreDiscovered(t *testing.T) {
+	h := harness.New(t)
+	c := connect(t, h, "admin", "system:masters")
+	ctx := deadline(t)
+	given := c.Endpoint()
+	if err := c.Discover(ctx); err != nil || !slices.Equal(c.Endpoints(), []string{given}) {
+		t.Errorf("%v %v", c.Endpoints(), err)
+	}
+	port, name, other, no := int32(6443), "https", "metrics", int32(9)
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Name: &name, Port: &port}, {Name: &other, Port: &no}},
+		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.1"}}, {Addresses: []string{"10.0.0.2"}}},
+	}
+	slice, err := client.Create(ctx, c, slice)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := c.Discover(ctx); err != nil || !slices.Equal(c.Endpoints(), []string{given, "10.0.0.1:6443", "10.0.0.2:6443"}) || c.Endpoint() != given {
+			t.Errorf("%v %v", c.Endpoints(), err)
+		}
+	}
+	slice.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.2"}}, {Addresses: []string{"10.0.0.3"}}}
+	if _, err := client.Update(ctx, c, slice); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Discover(ctx); err != nil || !slices.Equal(c.Endpoints(), []string{given, "10.0.0.2:6443", "10.0.0.3:6443"}) {
+		t.Errorf("%v %v", c.Endpoints(), err)
+	}
+	if err := connect(t, h, "nobody").Discover(ctx); !errors.Is(err, client.ErrForbidden) {
 		t.Errorf("%v", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,20 +27,25 @@ import (
 // connection to keep), and begins with one at random, so that many clients spread. Round robin would keep connections to all
 // masters for nothing: any master serves any request.
 type Client struct {
-	name      string
-	patience  time.Duration
-	silence   time.Duration
-	warn      func(string)
-	endpoints []*endpoint
+	name     string
+	patience time.Duration
+	silence  time.Duration
+	warn     func(string)
+	options  []grpc.DialOption
+	log      *slog.Logger
 
-	mu      sync.Mutex
-	current int
+	mu        sync.Mutex
+	endpoints []*endpoint // the slice is replaced, never changed
+	current   int
+	closed    bool
 }
 
 // endpoint is one master.
 type endpoint struct {
 	address string
 	options []grpc.DialOption
+	// discovered says that the cluster told it.
+	discovered bool
 
 	mu     sync.Mutex
 	conn   *grpc.ClientConn // nil until it is needed
@@ -78,16 +84,39 @@ func (e *endpoint) discard(conn *grpc.ClientConn) {
 
 // Close ends all connections and what is open on them.
 func (c *Client) Close() error {
-	for _, e := range c.endpoints {
-		e.mu.Lock()
-		conn := e.conn
-		e.conn, e.closed = nil, true
-		e.mu.Unlock()
-		if conn != nil {
-			conn.Close()
-		}
+	c.mu.Lock()
+	c.closed = true
+	endpoints := c.endpoints
+	c.mu.Unlock()
+	for _, e := range endpoints {
+		e.close()
 	}
 	return nil
+}
+
+func (e *endpoint) close() {
+	e.mu.Lock()
+	conn := e.conn
+	e.conn, e.closed = nil, true
+	e.mu.Unlock()
+	if conn != nil {
+		conn.Close()
+	}
+}
+
+// Endpoints are the addresses of the masters that are known.
+func (c *Client) Endpoints() []string {
+	var out []string
+	for _, e := range c.all() {
+		out = append(out, e.address)
+	}
+	return out
+}
+
+func (c *Client) all() []*endpoint {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.endpoints
 }
 
 // Endpoint is the address of the master that the next call goes to.
@@ -100,11 +129,15 @@ func (c *Client) choose() *endpoint {
 }
 
 // leave goes to the next master, unless another call has already left this one.
-func (c *Client) leave(e *endpoint) {
+func (c *Client) leave(e *endpoint, why error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.endpoints[c.current] == e {
+	left := c.endpoints[c.current] == e
+	if left {
 		c.current = (c.current + 1) % len(c.endpoints)
+	}
+	c.mu.Unlock()
+	if left {
+		c.log.Warn("left a master", "endpoint", e.address, "reason", why)
 	}
 }
 
@@ -123,6 +156,9 @@ func (c *Client) Invoke(ctx context.Context, method string, request, answer any,
 		err := c.try(ctx, e, method, request, answer, options)
 		if err == nil {
 			return nil
+		}
+		if err == errClosed && c.choose() != e {
+			continue // Discover dropped it in between
 		}
 		var failed *Error
 		if !errors.As(err, &failed) || !r.again(ctx, e, failed, !reads[method]) {
@@ -186,6 +222,9 @@ func (c *Client) NewStream(ctx context.Context, desc *grpc.StreamDesc, method st
 		if err == nil {
 			return s, nil
 		}
+		if err == errClosed && c.choose() != e {
+			continue // Discover dropped it in between
+		}
 		var failed *Error
 		if !errors.As(err, &failed) || !r.again(ctx, e, failed, !reads[method]) {
 			return nil, err
@@ -221,7 +260,7 @@ func (s *stream) explain(err error) error {
 	}
 	failed := wrap(s.Context(), err, s.method, s.endpoint.address, s.sent.Load(), !reads[s.method])
 	if failed.undone || failed.broken {
-		s.client.leave(s.endpoint)
+		s.client.leave(s.endpoint, failed)
 	}
 	return failed
 }
@@ -235,7 +274,7 @@ func (s *stream) SendMsg(m any) error { return s.explain(s.ClientStream.SendMsg(
 // reach asks every master until one answers.
 func (c *Client) reach(ctx context.Context) error {
 	var problems []string
-	for range c.endpoints {
+	for range c.all() {
 		e := c.choose()
 		conn, err := e.connection()
 		if err != nil {
@@ -255,7 +294,7 @@ func (c *Client) reach(ctx context.Context) error {
 			return fmt.Errorf("client: %w", failed)
 		}
 		problems = append(problems, fmt.Sprintf("%s: %s", e.address, failed.Message))
-		c.leave(e)
+		c.leave(e, failed)
 	}
 	return fmt.Errorf("client: %w: no master answers: %s", ErrUnavailable, strings.Join(problems, "; "))
 }
@@ -291,13 +330,13 @@ func (r *retry) again(ctx context.Context, e *endpoint, failed *Error, write boo
 		return false
 	}
 	if e != nil {
-		r.client.leave(e)
+		r.client.leave(e, failed)
 	}
 	return r.wait(ctx)
 }
 
 func (r *retry) wait(ctx context.Context) bool {
-	if r.tries++; r.tries%len(r.client.endpoints) != 0 {
+	if r.tries++; r.tries%len(r.client.all()) != 0 {
 		return ctx.Err() == nil
 	}
 	if !r.until.IsZero() && time.Now().Add(r.pause).After(r.until) {

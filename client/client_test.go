@@ -1,9 +1,11 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -60,6 +62,8 @@ func TestReadsGoToTheNextMaster(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, s, masters := fakes(t, 3)
+			var log bytes.Buffer
+			c.log = slog.New(slog.NewTextHandler(&log, nil))
 			s.put(t, "a", "1")
 			fault(masters[0])
 			got, err := Get[*corev1.ConfigMap](testContext(t), c, "default", "a")
@@ -68,6 +72,9 @@ func TestReadsGoToTheNextMaster(t *testing.T) {
 			}
 			if c.Endpoint() != "1.test:1" || masters[1].count(getMethod) != 1 || masters[2].count(getMethod) != 0 {
 				t.Errorf("the client is at %s", c.Endpoint())
+			}
+			if !strings.Contains(log.String(), "left a master") || !strings.Contains(log.String(), "0.test:1") {
+				t.Errorf("the log says %q", log.String())
 			}
 		})
 	}

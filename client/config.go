@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -24,9 +25,9 @@ import (
 
 // Config says which cluster a Client speaks to, and as whom.
 type Config struct {
-	// Endpoints are the API addresses of the masters, "HOST:PORT", "HOST" (port 6443) or "https://HOST:PORT". Name all of them:
-	// the client stays with one as long as it serves, and goes to the next when it does not. Empty stands for the server of
-	// the kubeconfig.
+	// Endpoints are the API addresses of the masters, "HOST:PORT", "HOST" (port 6443) or "https://HOST:PORT". Name all of them, or
+	// call Client.Discover: the client stays with one as long as it serves, and goes to the next when it does not. Empty stands for
+	// the server of the kubeconfig.
 	Endpoints []string
 	// Kubeconfig is the path of a kubeconfig, KubeconfigData is one's text; at most one may be given. Its current context, or the
 	// one named by Context, has the server, its authority and the credentials that are not given otherwise. Credential
@@ -48,6 +49,8 @@ type Config struct {
 	Patience time.Duration
 	// Warn is told the warnings of writes; nil drops them.
 	Warn func(text string)
+	// Log is told when the client leaves a master, and why: a Watch without any master goes on in silence otherwise. nil drops it.
+	Log *slog.Logger
 	// Dialer connects to an address, for tunnels; nil is TCP.
 	Dialer func(ctx context.Context, address string) (net.Conn, error)
 
@@ -92,10 +95,9 @@ func New(config Config) (*Client, error) {
 	if err := config.complete(); err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
-	c := &Client{name: config.Name, patience: config.Patience, warn: config.Warn, silence: config.silence}
-	options := config.dialOptions()
+	c := &Client{name: config.Name, patience: config.Patience, warn: config.Warn, silence: config.silence, options: config.dialOptions(), log: config.Log}
 	for _, address := range config.Endpoints {
-		c.endpoints = append(c.endpoints, &endpoint{address: address, options: options})
+		c.endpoints = append(c.endpoints, &endpoint{address: address, options: c.options})
 	}
 	// Many clients with one list of masters shall not all go to the first.
 	c.current = rand.N(len(c.endpoints))
@@ -135,6 +137,9 @@ func (c *Config) complete() error {
 	}
 	if c.Patience == 0 {
 		c.Patience = defaultPatience
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
 	}
 	if c.silence == 0 {
 		c.silence = silence

@@ -5,7 +5,7 @@
 //
 //	go run ./examples/grpc
 //
-// For another cluster, name its kubeconfig and all of its masters, so that the program outlives any of them:
+// For another cluster, name its kubeconfig and, so that the program outlives any of them, its masters:
 //
 //	go run ./examples/grpc -kubeconfig admin.kubeconfig 10.0.0.1 10.0.0.2 10.0.0.3
 package main

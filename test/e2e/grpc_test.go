@@ -55,14 +55,15 @@ func inNamespace(t *testing.T, host string) func(ctx context.Context, address st
 	}
 }
 
-// grpcClient is a client of all masters, seen from a worker, and the masters' names by their endpoint.
+// grpcClient is a client that knows one master and discovers the others, as a worker's host sees them, and the masters' names by their
+// endpoint.
 func grpcClient(t *testing.T) (*client.Client, map[string]string) {
 	t.Helper()
 	status, _ := clusterStatus(t)
 	config := client.Config{Kubeconfig: env.Kubeconfig(), Name: "e2e", Dialer: inNamespace(t, "worker-2")}
 	names := map[string]string{}
 	for _, m := range status.Members {
-		config.Endpoints = append(config.Endpoints, m.APIAddress)
+		config.Endpoints = []string{m.APIAddress}
 		names[m.APIAddress] = m.Name
 	}
 	if len(names) != masters {
@@ -75,6 +76,20 @@ func grpcClient(t *testing.T) (*client.Client, map[string]string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
+	eventually(t, 20*time.Second, "all masters to be discovered", func() error {
+		if err := c.Discover(ctx); err != nil {
+			return err
+		}
+		for _, endpoint := range c.Endpoints() {
+			if names[endpoint] == "" {
+				return fmt.Errorf("%s is no master's address", endpoint)
+			}
+		}
+		if len(c.Endpoints()) != masters {
+			return fmt.Errorf("the endpoints are %v", c.Endpoints())
+		}
+		return nil
+	})
 	return c, names
 }
 
@@ -199,7 +214,7 @@ func TestGRPCClientLeavesAMachineThatVanished(t *testing.T) {
 				}
 				healthy(t)
 			})
-			// The watch has nothing to send, and so no way to see that nobody is there; the sign comes by another master.
+			// The watch has nothing to send, and so no way to see that nobody is there; the sign comes by another client.
 			eventually(t, 30*time.Second, "a write", func() error {
 				_, err := client.Create(ctx, writer, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "sign"}})
 				if errors.Is(err, client.ErrAlreadyExists) {
