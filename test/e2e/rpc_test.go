@@ -1,0 +1,494 @@
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/internal/kv"
+	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
+)
+
+// grpcTo is an administrator's connection to one master.
+func grpcTo(t *testing.T, host string) *grpc.ClientConn {
+	t.Helper()
+	config, err := rest.TLSConfigFor(env.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config = config.Clone()
+	config.ServerName, config.NextProtos, config.MinVersion = address(t, host), nil, tls.VersionTLS12
+	conn, err := grpc.NewClient("passthrough:///"+address(t, host)+":6443", grpc.WithTransportCredentials(credentials.NewTLS(config)), grpc.WithUserAgent("e2e/1"),
+		grpc.WithContextDialer(inNamespace(t, host)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func masterNames() (names []string) {
+	for i := range masters {
+		names = append(names, fmt.Sprintf("master-%d", i+1))
+	}
+	return names
+}
+
+func within(t *testing.T, limit time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+var configMapKind = &kontikiv1.Kind{Version: "v1", Kind: "ConfigMap"}
+
+func creation(t *testing.T, ns, name, value string) *kontikiv1.CreateRequest {
+	t.Helper()
+	raw, err := (&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}, Data: map[string]string{"k": value}}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &kontikiv1.CreateRequest{Object: &kontikiv1.Object{Kind: configMapKind, Namespace: ns, Name: name, Data: raw}}
+}
+
+func TestTheGRPCAPIOnEveryMaster(t *testing.T) {
+	healthy(t)
+	ns := namespace(t)
+	ctx := within(t, time.Minute)
+	conns := map[string]*grpc.ClientConn{}
+	for _, name := range masterNames() {
+		conns[name] = grpcTo(t, name)
+	}
+	watch, err := kontikiv1.NewObjectsClient(conns["master-1"]).Watch(ctx, &kontikiv1.WatchRequest{Kind: configMapKind, Namespace: ns, SendInitialEvents: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, conn := range conns {
+		health, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{})
+		if err != nil || health.Status != healthv1.HealthCheckResponse_SERVING {
+			t.Errorf("%s: %v %v", name, health, err)
+		}
+		mirror, err := reflectionv1.NewServerReflectionClient(conn).ServerReflectionInfo(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := mirror.Send(&reflectionv1.ServerReflectionRequest{MessageRequest: &reflectionv1.ServerReflectionRequest_ListServices{}}); err != nil {
+			t.Fatal(err)
+		}
+		services, err := mirror.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"kontiki.v1.Objects", "kontiki.v1.Cluster", "kontiki.v1.Pods"} {
+			if !slices.ContainsFunc(services.GetListServicesResponse().GetService(), func(s *reflectionv1.ServiceResponse) bool { return s.Name == want }) {
+				t.Errorf("%s: %s is not in %v", name, want, services)
+			}
+		}
+		api := kontikiv1.NewObjectsClient(conn)
+		if _, err := api.Create(ctx, creation(t, ns, "on-"+name, "1")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := api.Transact(ctx, &kontikiv1.TransactRequest{Operations: []*kontikiv1.Operation{
+			{Operation: &kontikiv1.Operation_Create{Create: creation(t, ns, "tx-"+name, "1")}},
+			{Operation: &kontikiv1.Operation_Patch{Patch: &kontikiv1.PatchRequest{Reference: &kontikiv1.Reference{Kind: configMapKind, Namespace: ns, Name: "on-" + name},
+				Type: kontikiv1.PatchType_PATCH_TYPE_MERGE, Patch: []byte(`{"data":{"k":"2"}}`)}}},
+		}}); err != nil {
+			t.Fatal(err)
+		}
+		// Every other master shows it at once.
+		for other, conn := range conns {
+			for _, object := range []string{"on-", "tx-"} {
+				got, err := kontikiv1.NewObjectsClient(conn).Get(ctx, &kontikiv1.GetRequest{Reference: &kontikiv1.Reference{Kind: configMapKind, Namespace: ns, Name: object + name}})
+				if err != nil {
+					t.Fatalf("%s: %v", other, err)
+				}
+				stored := &corev1.ConfigMap{}
+				if err := stored.Unmarshal(got.Object.Data); err != nil || (object == "on-") != (stored.Data["k"] == "2") {
+					t.Errorf("%s shows %v (%v)", other, stored.Data, err)
+				}
+			}
+		}
+	}
+	seen := map[string]int{}
+	for len(seen) < 6 || seen["on-master-3"]+seen["on-master-2"]+seen["on-master-1"] < 6 {
+		event, err := watch.Recv()
+		if err != nil {
+			t.Fatalf("%v after %v", err, seen)
+		}
+		if event.Object != nil && event.Object.Name != "kube-root-ca.crt" {
+			seen[event.Object.Name]++
+		}
+	}
+}
+
+func TestTheClusterIsAdministeredByGRPC(t *testing.T) {
+	healthy(t)
+	ctx := within(t, 2*time.Minute)
+	for _, name := range masterNames() {
+		api := kontikiv1.NewClusterClient(grpcTo(t, name))
+		st, err := api.Status(ctx, &kontikiv1.StatusRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(st.Masters) != masters || st.FailuresTolerated != 1 || st.Leader == "" || st.Masters[0].Name != "master-1" || st.Masters[0].Health != "ok" || st.Masters[0].ApiAddress == "" || st.ClusterId == "" {
+			t.Errorf("%s: %v", name, st)
+		}
+	}
+	api := kontikiv1.NewClusterClient(grpcTo(t, "master-2"))
+	members, err := api.Members(ctx, &kontikiv1.MembersRequest{})
+	if err != nil || len(members.Members) < masters {
+		t.Errorf("%v %v", members, err)
+	}
+	leader, err := env.Leader()
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := "master-1"
+	if leader == to {
+		to = "master-3"
+	}
+	moved, err := api.TransferLeadership(ctx, &kontikiv1.TransferLeadershipRequest{To: to})
+	if err != nil || moved.Leader != to {
+		t.Errorf("%v %v, want %s", moved, err, to)
+	}
+	token, err := api.CreateToken(ctx, &kontikiv1.CreateTokenRequest{Role: "worker", Ttl: durationpb.New(time.Hour), Description: "by gRPC"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := ""
+	find := func() *kontikiv1.Token {
+		t.Helper()
+		list, err := api.ListTokens(ctx, &kontikiv1.ListTokensRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, one := range list.Tokens {
+			if one.Description == "by gRPC" {
+				return one
+			}
+		}
+		return nil
+	}
+	if one := find(); one == nil || one.Role != "worker" || !strings.Contains(token.Token, one.Id) || one.ExpiresAt.AsTime().Sub(one.CreatedAt.AsTime()) != time.Hour {
+		t.Fatalf("%v", one)
+	} else {
+		id = one.Id
+	}
+	if _, err := api.RevokeToken(ctx, &kontikiv1.RevokeTokenRequest{Id: id}); err != nil {
+		t.Error(err)
+	}
+	if one := find(); one != nil {
+		t.Errorf("%v is still there", one)
+	}
+	for name, call := range map[codes.Code]func() error{
+		codes.NotFound:        func() error { _, err := api.RevokeToken(ctx, &kontikiv1.RevokeTokenRequest{Id: id}); return err },
+		codes.InvalidArgument: func() error { _, err := api.CreateToken(ctx, &kontikiv1.CreateTokenRequest{Role: "king"}); return err },
+	} {
+		if err := call(); status.Code(err) != name {
+			t.Errorf("%v, want %v", err, name)
+		}
+	}
+	if _, err := api.RemoveMember(ctx, &kontikiv1.RemoveMemberRequest{Name: "nobody"}); status.Code(err) != codes.NotFound {
+		t.Errorf("%v", err)
+	}
+	healthy(t)
+}
+
+// backupOf is everything in a backup.
+func backupOf(t *testing.T, r io.Reader) (cluster.BackupInfo, []string) {
+	t.Helper()
+	var all []string
+	info, err := cluster.ReadBackup(r, func(v *kv.Version) error {
+		all = append(all, fmt.Sprintf("%s %d %d %x", v.Key, v.CreateRevision, v.ModRevision, v.Value))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info, all
+}
+
+func TestASnapshotByGRPCIsTheOneThatIsSaved(t *testing.T) {
+	healthy(t)
+	file := filepath.Join(t.TempDir(), "saved")
+	ctx := within(t, time.Minute)
+	api := kontikiv1.NewClusterClient(grpcTo(t, "master-3"))
+	eventually(t, 30*time.Second, "two snapshots of one revision", func() error {
+		stream, err := api.Snapshot(ctx, &kontikiv1.SnapshotRequest{})
+		if err != nil {
+			return err
+		}
+		must(t, "snapshot", "save", file)
+		var streamed bytes.Buffer
+		for {
+			part, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			streamed.Write(part.Data)
+		}
+		saved, err := os.Open(file)
+		if err != nil {
+			return err
+		}
+		defer saved.Close()
+		savedInfo, savedAll := backupOf(t, saved)
+		info, all := backupOf(t, &streamed)
+		if info.Revision != savedInfo.Revision {
+			return errNotYet // the cluster never stands still for long
+		}
+		if info.ClusterID != savedInfo.ClusterID || info.Objects != savedInfo.Objects || len(all) < 20 || !slices.Equal(all, savedAll) {
+			t.Errorf("%+v with %d objects, saved %+v with %d", info, len(all), savedInfo, len(savedAll))
+		}
+		return nil
+	})
+}
+
+func TestPodsAreReachedByGRPC(t *testing.T) {
+	ns := namespace(t)
+	apply(t, in(ns, toolPod("server", "worker-2", "sh", "-c", "echo hello from the log; exec tools serve")))
+	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/server", "--timeout=60s")
+	ctx := within(t, time.Minute)
+	api := kontikiv1.NewPodsClient(grpcTo(t, "master-2"))
+
+	logs, err := api.Logs(ctx, &kontikiv1.LogsRequest{Namespace: ns, Name: "server"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := ""
+	for {
+		part, err := logs.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += string(part.Data)
+	}
+	if !strings.HasPrefix(text, "hello from the log\n") {
+		t.Errorf("the log is %q", text)
+	}
+
+	run := func(stdin string, tty bool, command ...string) (stdout, stderr string, code int32, err error) {
+		t.Helper()
+		stream, err := api.Exec(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		requests := []*kontikiv1.ExecRequest{{Request: &kontikiv1.ExecRequest_Start{Start: &kontikiv1.ExecStart{Namespace: ns, Name: "server", Command: command, Stdin: stdin != "", Tty: tty}}}}
+		if tty {
+			requests = append(requests, &kontikiv1.ExecRequest{Request: &kontikiv1.ExecRequest_Resize{Resize: &kontikiv1.TerminalSize{Width: 91, Height: 17}}})
+		}
+		if stdin != "" {
+			requests = append(requests, &kontikiv1.ExecRequest{Request: &kontikiv1.ExecRequest_Stdin{Stdin: []byte(stdin)}},
+				&kontikiv1.ExecRequest{Request: &kontikiv1.ExecRequest_StdinEnd{StdinEnd: true}})
+		}
+		for _, r := range requests {
+			if err := stream.Send(r); err != nil && !errors.Is(err, io.EOF) {
+				t.Fatal(err)
+			}
+		}
+		code = -1
+		for {
+			m, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				return stdout, stderr, code, nil
+			}
+			if err != nil {
+				return stdout, stderr, code, err
+			}
+			switch r := m.Response.(type) {
+			case *kontikiv1.ExecResponse_Stdout:
+				stdout += string(r.Stdout)
+			case *kontikiv1.ExecResponse_Stderr:
+				stderr += string(r.Stderr)
+			case *kontikiv1.ExecResponse_ExitCode:
+				code = r.ExitCode
+			}
+		}
+	}
+	if out, errs, code, err := run("", false, "sh", "-c", "echo out; echo err >&2; exit 7"); err != nil || out != "out\n" || errs != "err\n" || code != 7 {
+		t.Errorf("%q %q %d %v", out, errs, code, err)
+	}
+	typed := strings.Repeat("typed ", 50000)
+	if out, _, code, err := run(typed, false, "cat"); err != nil || out != typed || code != 0 {
+		t.Errorf("%d of %d bytes came back, %d %v", len(out), len(typed), code, err)
+	}
+	if out, _, code, err := run("", true, "sh", "-c", "test -t 1 && echo terminal"); err != nil || out != "terminal\r\n" || code != 0 {
+		t.Errorf("%q %d %v", out, code, err)
+	}
+	if _, _, _, err := run("", false, "no-such-program"); err == nil {
+		// Which code a program has that is not there is the runtime's business; that it did not run must show.
+		if _, _, code, _ := run("", false, "no-such-program"); code == 0 {
+			t.Error("a program that is not there ran")
+		}
+	}
+
+	forward := func(port uint32) (string, error) {
+		stream, err := api.PortForward(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range []*kontikiv1.PortForwardRequest{
+			{Request: &kontikiv1.PortForwardRequest_Start{Start: &kontikiv1.PortForwardStart{Namespace: ns, Name: "server", Port: port}}},
+			{Request: &kontikiv1.PortForwardRequest_Data{Data: []byte("GET / HTTP/1.1\r\nHost: server\r\nConnection: close\r\n\r\n")}},
+		} {
+			if err := stream.Send(r); err != nil && !errors.Is(err, io.EOF) {
+				t.Fatal(err)
+			}
+		}
+		answer := ""
+		for {
+			part, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				return answer, nil
+			}
+			if err != nil {
+				return answer, err
+			}
+			answer += string(part.Data)
+		}
+	}
+	if answer, err := forward(8080); err != nil || !strings.HasPrefix(answer, "HTTP/1.1 200 OK") {
+		t.Errorf("%q %v", answer, err)
+	}
+	if answer, err := forward(9); status.Code(err) != codes.Unavailable {
+		t.Errorf("%q %v", answer, err)
+	}
+	if _, err := forward(70000); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("%v", err)
+	}
+	none, err := api.Logs(ctx, &kontikiv1.LogsRequest{Namespace: ns, Name: "none"})
+	if err == nil {
+		_, err = none.Recv()
+	}
+	if status.Code(err) != codes.NotFound {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestTransactionsAreWholeThoughTheLeaderIsKilled writes transactions through every master, kills the leader in the middle, and
+// looks whether each is whole or not there.
+func TestTransactionsAreWholeThoughTheLeaderIsKilled(t *testing.T) {
+	healthy(t)
+	ns := namespace(t)
+	const each = 5
+	var apis []kontikiv1.ObjectsClient
+	for _, name := range masterNames() {
+		apis = append(apis, kontikiv1.NewObjectsClient(grpcTo(t, name)))
+	}
+	var mu sync.Mutex
+	acked, unknown := map[string]bool{}, map[string]bool{}
+	stop := make(chan struct{})
+	var writers sync.WaitGroup
+	for w := range apis {
+		writers.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				name := fmt.Sprintf("w%d-%d", w, n)
+				tx := &kontikiv1.TransactRequest{}
+				for i := range each {
+					tx.Operations = append(tx.Operations, &kontikiv1.Operation{Operation: &kontikiv1.Operation_Create{Create: creation(t, ns, fmt.Sprintf("%s-%d", name, i), "1")}})
+				}
+				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+				_, err := apis[w].Transact(ctx, tx)
+				cancel()
+				mu.Lock()
+				if err == nil {
+					acked[name] = true
+				} else {
+					unknown[name] = true
+				}
+				mu.Unlock()
+				if err != nil {
+					time.Sleep(20 * time.Millisecond) // a master that is dead answers at once
+				}
+			}
+		})
+	}
+	count := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(acked)
+	}
+	eventually(t, 20*time.Second, "transactions to flow", func() error {
+		if count() < 50 {
+			return errNotYet
+		}
+		return nil
+	})
+	victim, err := env.Leader()
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, "dev", "kill", victim)
+	at := count()
+	eventually(t, 30*time.Second, "transactions to flow again", func() error {
+		if count() < at+50 {
+			return errNotYet
+		}
+		return nil
+	})
+	close(stop)
+	writers.Wait()
+	list, err := env.Set.CoreV1().ConfigMaps(ns).List(context.Background(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored := map[string]int{}
+	for _, cm := range list.Items {
+		if cm.Name != "kube-root-ca.crt" {
+			stored[cm.Name[:strings.LastIndex(cm.Name, "-")]]++
+		}
+	}
+	for name, n := range stored {
+		if n != each {
+			t.Errorf("%d of the %d objects of transaction %s are there", n, each, name)
+		}
+	}
+	for name := range acked {
+		if stored[name] != each {
+			t.Errorf("of the acknowledged transaction %s %d objects are there", name, stored[name])
+		}
+	}
+	came := 0
+	for name := range unknown {
+		if stored[name] != 0 {
+			came++
+		}
+	}
+	t.Logf("%d transactions acknowledged, %d not, of which %d were stored", len(acked), len(unknown), came)
+	must(t, "dev", "start", victim)
+	healthy(t)
+}
