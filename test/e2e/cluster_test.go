@@ -161,7 +161,10 @@ var errNotYet = errors.New("not yet")
 func healthy(t *testing.T) {
 	t.Helper()
 	eventually(t, time.Minute, "all masters to be well", func() error {
-		_, err := kontiki("cluster", "status")
-		return err
+		s, degraded := clusterStatus(t)
+		if degraded || len(s.Members) != masters {
+			return fmt.Errorf("%d masters, problems: %v", len(s.Members), s.Problems)
+		}
+		return nil
 	})
 }
