@@ -32,7 +32,8 @@ var (
 	// how long.
 	ErrTooManyRequests = errors.New("too many requests")
 	ErrUnsupported     = errors.New("unsupported")
-	ErrInternal        = errors.New("internal error")
+	// ErrInternal says that the server has a fault. Nothing is promised of what a write did.
+	ErrInternal = errors.New("internal error")
 	// ErrUnavailable says that no master served the request in time, and that nothing was changed.
 	ErrUnavailable = errors.New("unavailable")
 	// ErrOutcomeUnknown says that a write was sent and its answer did not come: it may have been carried out, or may be yet.

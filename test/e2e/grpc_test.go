@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -231,6 +232,56 @@ func TestGRPCClientLeavesAMachineThatVanished(t *testing.T) {
 	t.Logf("the watch saw it after %v", time.Since(pulled).Round(time.Millisecond))
 	if names[c.Endpoint()] == victim {
 		t.Errorf("the client is still with %s", victim)
+	}
+}
+
+// TestGRPCClientLeavesAMasterThatStandsStill stops a master's process: its connections stay, and the kernel goes on acknowledging.
+func TestGRPCClientLeavesAMasterThatStandsStill(t *testing.T) {
+	healthy(t)
+	ns := namespace(t)
+	watcher, names := grpcClient(t)
+	caller, _ := grpcClient(t) // on a connection of its own
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	endpoint := watcher.Endpoint()
+	if caller.Endpoint() != endpoint {
+		t.Fatalf("the clients are with %s and %s", endpoint, caller.Endpoint())
+	}
+	var stopped time.Time
+	for e, err := range client.Watch[*corev1.ConfigMap](ctx, watcher, ns, client.Named("sign")) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Type == client.Synced {
+			pid, err := env.Pid(names[endpoint])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+					t.Error(err)
+				}
+				healthy(t)
+			})
+			stopped = time.Now()
+			if _, err := client.Get[*corev1.Namespace](ctx, caller, "", ns); err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("stopped %s; a read was answered after %v", names[endpoint], time.Since(stopped).Round(time.Millisecond))
+			if _, err := client.Create(ctx, caller, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "sign"}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if e.Type == client.Added {
+			break
+		}
+	}
+	t.Logf("the watch saw a change after %v", time.Since(stopped).Round(time.Millisecond))
+	if watcher.Endpoint() == endpoint || caller.Endpoint() == endpoint {
+		t.Errorf("the clients are still with %s", names[endpoint])
 	}
 }
 
