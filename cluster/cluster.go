@@ -170,13 +170,13 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	clusterv1.RegisterWorkerServiceServer(c.nodeServer, workerService{c: c})
 	clusterv1.RegisterCertsServiceServer(c.clusterServer, certsService{c: c})
 	clusterv1.RegisterTrustServiceServer(c.nodeServer, trustService{c: c})
-	c.AddDuty("sweep join tokens", c.sweepTokens)
-	c.AddDuty("raise the feature level", c.keepFeatureLevel)
-	c.AddDuty("begin an epoch", c.beginEpoch)
-	c.AddDuty("sweep abandoned restores", c.sweepRestores)
-	c.AddDuty("remove dead masters", c.removeDeadMasters)
-	c.AddDuty("rotate keys", c.advanceRotations)
-	c.AddDuty("choose who gossips", c.chooseGossip)
+	c.addOwnDuty("sweep join tokens", c.sweepTokens)
+	c.addOwnDuty("raise the feature level", c.keepFeatureLevel)
+	c.addOwnDuty("begin an epoch", c.beginEpoch)
+	c.addOwnDuty("sweep abandoned restores", c.sweepRestores)
+	c.addOwnDuty("remove dead masters", c.removeDeadMasters)
+	c.addOwnDuty("rotate keys", c.advanceRotations)
+	c.addOwnDuty("choose who gossips", c.chooseGossip)
 	return c, nil
 }
 

@@ -28,12 +28,14 @@ const (
 type duty struct {
 	name string
 	run  func(ctx context.Context) error
+	own  bool // this package's: it goes on while a restore is committed
 }
 
 // AddDuty registers work for the leader. run starts on a master that has gained leadership, after a barrier: its state
 // shows everything written in earlier terms. Its context is cancelled when leadership is lost, and no later term's
 // duties start here before run has returned; it must return soon. A run that fails or panics makes its master hand
-// leadership over; one that returns nil is done for the term. AddDuty may be called at any time.
+// leadership over; one that returns nil is done for the term. A restore of a backup stops duties, and starts them again
+// after it. AddDuty may be called at any time.
 func (c *Cluster) AddDuty(name string, run func(ctx context.Context) error) {
 	c.duties.mu.Lock()
 	defer c.duties.mu.Unlock()
@@ -44,10 +46,15 @@ func (c *Cluster) AddDuty(name string, run func(ctx context.Context) error) {
 	}
 }
 
+// addOwnDuty registers work of this package, before Run.
+func (c *Cluster) addOwnDuty(name string, run func(ctx context.Context) error) {
+	c.duties.list = append(c.duties.list, &duty{name: name, run: run, own: true})
+}
+
 type duties struct {
 	mu    sync.Mutex
 	list  []*duty
-	start func(*duty) // not nil while duties may start
+	start func(*duty) // not nil while duties of others may start
 }
 
 // lead is the life of leadership: it follows raft's word on who leads.
@@ -119,16 +126,13 @@ func (c *Cluster) term(ctx context.Context) {
 	c.log.Info("leading the cluster", "term", number)
 
 	c.duties.mu.Lock()
-	c.duties.start = func(d *duty) { running.Go(func() { c.perform(ctx, d) }) }
 	for _, d := range c.duties.list {
-		c.duties.start(d)
+		if d.own {
+			running.Go(func() { c.perform(ctx, d) })
+		}
 	}
 	c.duties.mu.Unlock()
-
-	<-ctx.Done()
-	c.duties.mu.Lock()
-	c.duties.start = nil
-	c.duties.mu.Unlock()
+	c.performOutside(ctx)
 	running.Wait()
 	c.log.Info("no longer leading the cluster", "term", number)
 }
@@ -168,7 +172,7 @@ func (c *Cluster) performOnce(ctx context.Context, d *duty) (err error) {
 		defer timer.Stop()
 		select {
 		case <-timer.C:
-			c.log.Error("a duty does not stop though leadership is lost", "duty", d.name)
+			c.log.Error("a duty does not stop though it must", "duty", d.name)
 		case <-done:
 		}
 	})

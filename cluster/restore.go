@@ -82,6 +82,12 @@ func (c *Cluster) restoreBackup(ctx context.Context, r io.Reader, force bool) (*
 		c.unstage(id)
 		return nil, err
 	}
+	still, err := c.quiesce(ctx, id)
+	if err != nil {
+		c.unstage(id)
+		return nil, err
+	}
+	defer c.goOn(id) // where the command below did not come
 	next := newEpoch(before.Number+1, before.Lineage, EpochRestore)
 	next.Backup = &info
 	command := &kv.Command{ID: NewCommandID(), Restore: &kv.Restore{From: restorePrefix + id + "/", Keep: internalPrefix}}
@@ -99,6 +105,7 @@ func (c *Cluster) restoreBackup(ctx context.Context, r io.Reader, force bool) (*
 		{Key: epochKey, Value: value, Cond: atOrAbsent(epochRevision), Revision: epochRevision},
 		{Key: restoreMarks + id, Delete: true},
 	}
+	command.Ops = append(command.Ops, still...)
 	result, err := c.Propose(ctx, command)
 	switch {
 	case err != nil:
@@ -108,7 +115,7 @@ func (c *Cluster) restoreBackup(ctx context.Context, r io.Reader, force bool) (*
 		return nil, err
 	case result.Failed != nil:
 		c.unstage(id)
-		return nil, errors.New("another restore came first; look at the state that it left, and start again if need be")
+		return nil, errors.New("another restore came first, or this one took too long; look at the state, and start again if need be")
 	}
 	c.log.Info("a backup was restored", "revision", result.Revision, "epoch", next.Number)
 	return &Restored{Epoch: next, Backup: info, Revision: result.Revision}, nil

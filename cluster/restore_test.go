@@ -334,6 +334,61 @@ func TestRecoverFromASurvivor(t *testing.T) {
 	survivor.start()
 }
 
+// TestNoDutyActsAcrossARestore: what decided on the state before it does nothing to the state after it.
+func TestNoDutyActsAcrossARestore(t *testing.T) {
+	m := startMasters(t, 3)
+	n := m.nodes[0]
+	n.put("/t/a", "backed up")
+	backup := n.backup()
+	type turn struct {
+		begun, ended uint64 // revisions
+	}
+	turns := make(chan turn, 100)
+	for _, n := range m.nodes {
+		n.c.AddDuty("slow", func(ctx context.Context) error {
+			begun := n.c.store.View().Revision()
+			<-ctx.Done()
+			time.Sleep(50 * time.Millisecond) // it takes its time to notice, and acts once more
+			_, _ = n.c.Propose(context.WithoutCancel(ctx), put("/t/a", "decided before"))
+			turns <- turn{begun, n.c.store.View().Revision()}
+			return nil
+		})
+	}
+	restored, err := m.nodes[1].c.RestoreBackup(t.Context(), bytes.NewReader(backup), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := <-turns
+	if last.ended >= restored.Revision {
+		t.Errorf("a duty ended at revision %d, the restore was at %d", last.ended, restored.Revision)
+	}
+	for _, n := range m.nodes {
+		if got := n.get("/t/a"); got != "backed up" {
+			t.Errorf("%s reads %q", n.cfg.Name, got)
+		}
+	}
+	// They go on, also on another leader, and after a restore that never comes.
+	leader := m.leader()
+	if _, err := leader.c.TransferLeadership(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	if next := <-turns; next.begun < restored.Revision {
+		t.Errorf("the duty that went on had begun at revision %d", next.begun)
+	}
+	if _, err := n.c.quiesce(t.Context(), "one"); err != nil {
+		t.Fatal(err)
+	}
+	<-turns
+	if _, err := n.c.RestoreBackup(t.Context(), bytes.NewReader(backup), false); err == nil || !strings.Contains(err.Error(), "another restore is under way") {
+		t.Errorf("two restores at once: %v", err)
+	}
+	n.c.goOn("one")
+	if _, err := n.c.RestoreBackup(t.Context(), bytes.NewReader(backup), false); err != nil {
+		t.Errorf("after one that was given up: %v", err)
+	}
+	<-turns
+}
+
 func TestScheduledBackups(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "backups")
 	m := startMasters(t, 1, func(cfg *Config) { cfg.Backups = BackupSchedule{Dir: dir, Interval: 20 * time.Millisecond, Keep: 2} })

@@ -149,6 +149,37 @@ func TestSnapshotIsSavedInspectedAndRestored(t *testing.T) {
 	}
 }
 
+// TestARestoreInTheMiddleOfADeletion: what controllers had begun before it does not go on after it.
+func TestARestoreInTheMiddleOfADeletion(t *testing.T) {
+	healthy(t)
+	ns := namespace(t)
+	for i := range 20 {
+		kubectl(t, "-n", ns, "create", "configmap", fmt.Sprint("kept-", i))
+	}
+	apply(t, deployment(ns, "web", 2))
+	rollout(t, ns, "web")
+	file := filepath.Join(t.TempDir(), "state.snapshot")
+	must(t, "snapshot", "save", file)
+	for range 3 {
+		kubectl(t, "delete", "namespace", ns, "--wait=false")
+		must(t, "snapshot", "restore", file)
+		eventually(t, time.Minute, "the deployment to be whole", func() error {
+			d, err := env.Set.AppsV1().Deployments(ns).Get(context.Background(), "web", metav1.GetOptions{})
+			if err == nil && (d.Status.AvailableReplicas != 2 || d.Status.ObservedGeneration < d.Generation) {
+				err = fmt.Errorf("%d replicas are available", d.Status.AvailableReplicas)
+			}
+			return err
+		})
+		got, err := env.Set.CoreV1().Namespaces().Get(context.Background(), ns, metav1.GetOptions{})
+		if err != nil || got.DeletionTimestamp != nil {
+			t.Fatalf("the namespace: %+v, %v", got, err)
+		}
+		if list, err := env.Set.CoreV1().ConfigMaps(ns).List(context.Background(), metav1.ListOptions{}); err != nil || len(list.Items) < 20 {
+			t.Fatalf("%d configmaps are there, %v", len(list.Items), err)
+		}
+	}
+}
+
 func ready(pod *corev1.Pod) bool {
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodReady {

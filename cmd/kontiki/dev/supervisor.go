@@ -317,16 +317,31 @@ func (s *Supervisor) wait(name, namespace string, cmd *exec.Cmd, argv []string) 
 	}
 }
 
-// kill takes a host's process down as a power failure would; containers stay.
+// killBound is how long a killed process may take to be gone: one that waits for its disk does so first.
+const killBound = 20 * time.Second
+
+// kill takes a host's process down as a power failure would, and waits until it is gone; containers stay.
 func (s *Supervisor) kill(h Host) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	p := s.state.Processes[h.Name]
 	if !p.alive() {
+		s.mu.Unlock()
 		return fmt.Errorf("%s is down already", h.Name)
 	}
 	s.down[h.Name] = true
-	return syscall.Kill(p.Pid, syscall.SIGKILL)
+	err := syscall.Kill(p.Pid, syscall.SIGKILL)
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), killBound)
+	defer cancel()
+	return poll(ctx, killBound, h.Name+" to be gone", func() error {
+		if p.alive() {
+			return errors.New("it still runs")
+		}
+		return nil
+	})
 }
 
 // forward serves the cluster's ports to this machine.
