@@ -32,3 +32,6 @@ func (h *Harness) GRPCWith(user string, groups []string, options ...grpc.DialOpt
 	h.t.Cleanup(func() { conn.Close() })
 	return conn
 }
+
+// TLS is what Serve serves with.
+func (h *Harness) TLS() *tls.Config { return h.server.TLS.Clone() }
