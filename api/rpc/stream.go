@@ -102,24 +102,24 @@ func (s *stream) Flush() {
 // Unwrap is for http.ResponseController.
 func (s *stream) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
-// interrupted writes the status of a call that was ended before it had one, and answers it; nil for one that came to its own
-// end.
+var canceled = strconv.Itoa(int(codes.Canceled))
+
+// interrupted writes the status of a call that was ended before it had one. It answers why this package ended it, nil where
+// it did not.
 func (s *stream) interrupted() *status.Status {
 	s.mu.Lock()
 	reason := s.reason
 	s.mu.Unlock()
-	var st *status.Status
 	switch {
 	case reason != nil:
-		st = Status(reason)
-	case s.r.Context().Err() != nil && s.Header().Get("Grpc-Status") == "":
+		st := Status(reason)
+		s.finish(st)
+		return st
+	case s.r.Context().Err() != nil && (s.Header().Get("Grpc-Status") == "" || s.Header().Get("Grpc-Status") == canceled):
 		// The client is gone, which nobody is told, or the master stops.
-		st = status.New(codes.Unavailable, "the server is stopping; try again with another master")
-	default:
-		return nil
+		s.finish(status.New(codes.Unavailable, "the server is stopping; try again with another master"))
 	}
-	s.finish(st)
-	return st
+	return nil
 }
 
 // finish ends the answer with a status, whatever part of it has been written.

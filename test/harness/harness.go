@@ -28,6 +28,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/apiserver"
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/fsm"
 )
 
@@ -55,6 +56,17 @@ func New(t testing.TB) *Harness {
 // NewWith is New with a store of the options (a short history, a small cache).
 func NewWith(t testing.TB, options fsm.Options) *Harness {
 	t.Helper()
+	return newOver(t, options, func(store objects.Store) objects.Store { return store })
+}
+
+// NewOver is New with something between the API and its store.
+func NewOver(t testing.TB, between func(objects.Store) objects.Store) *Harness {
+	t.Helper()
+	return newOver(t, fsm.Options{}, between)
+}
+
+func newOver(t testing.TB, options fsm.Options, between func(objects.Store) objects.Store) *Harness {
+	t.Helper()
 	h := &Harness{t: t, Store: fsm.NewLocal(options)}
 	h.ca, h.caKey = newCA(t)
 	roots := x509.NewCertPool()
@@ -62,7 +74,7 @@ func NewWith(t testing.TB, options fsm.Options) *Harness {
 	tokenKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	h.must(err)
 	h.API, err = apiserver.New(apiserver.Config{
-		Store: h.Store, SealKeys: map[string][]byte{"k1": make([]byte, 32)}, SealWith: "k1",
+		Store: between(h.Store), SealKeys: map[string][]byte{"k1": make([]byte, 32)}, SealWith: "k1",
 		ServiceAccountKey: tokenKey, ServiceRange: netip.MustParsePrefix("10.96.0.0/16"), PodRange: netip.MustParsePrefix("10.244.0.0/16"),
 		Roots:   func() *x509.CertPool { return roots },
 		Version: version.Info{Major: "1", Minor: "37", GitVersion: "v1.37.2+kontiki.test"},
