@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,8 +15,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/kontiki/kontiki/cluster"
 )
@@ -92,35 +91,25 @@ func (m *master) certs(r *http.Request) (any, error) {
 // certsCommand shows and changes the cluster's certificates and keys, through the API.
 func certsCommand(kubeconfig *string) *cobra.Command {
 	var output string
-	run := func(do func(cmd *cobra.Command, c rest.Interface, args []string) error) func(*cobra.Command, []string) error {
+	run := func(do func(ctx context.Context, c *adminClient, args []string) error) func(*cobra.Command, []string) error {
 		return func(cmd *cobra.Command, args []string) error {
 			if output != "" && output != "json" {
 				return fmt.Errorf("--output: %q is not json", output)
 			}
-			config, err := adminConfig(*kubeconfig)
+			c, err := newAdminClient(*kubeconfig)
 			if err != nil {
 				return err
 			}
-			config.Timeout = time.Minute
-			set, err := kubernetes.NewForConfig(config)
-			if err != nil {
-				return err
-			}
-			return do(cmd, set.RESTClient(), args)
+			c.json = output == "json"
+			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
+			defer cancel()
+			return do(ctx, c, args)
 		}
 	}
 	cmd := &cobra.Command{Use: "certs", Short: "Show and change certificates and keys", Args: cobra.NoArgs,
-		RunE: run(func(cmd *cobra.Command, c rest.Interface, _ []string) error {
-			data, err := c.Get().AbsPath(certsPath).DoRaw(cmd.Context())
-			if err != nil {
-				return certsError(data, err)
-			}
-			if output == "json" {
-				_, err := os.Stdout.Write(data)
-				return err
-			}
+		RunE: run(func(ctx context.Context, c *adminClient, _ []string) error {
 			var all cluster.Certificates
-			if err := json.Unmarshal(data, &all); err != nil {
+			if err := c.call(ctx, http.MethodGet, certsPath, nil, &all); err != nil || c.json {
 				return err
 			}
 			return printCerts(os.Stdout, &all)
@@ -128,17 +117,9 @@ func certsCommand(kubeconfig *string) *cobra.Command {
 	cmd.PersistentFlags().StringVarP(&output, "output", "o", "", "json")
 	change := func(use, short, done string, args cobra.PositionalArgs, make func(args []string) certsChange) *cobra.Command {
 		return &cobra.Command{Use: use, Short: short, Args: args,
-			RunE: run(func(cmd *cobra.Command, c rest.Interface, args []string) error {
-				body, err := json.Marshal(make(args))
-				if err != nil {
-					return err
-				}
-				data, err := c.Post().AbsPath(certsPath).SetHeader("Content-Type", "application/json").Body(body).DoRaw(cmd.Context())
-				if err != nil {
-					return certsError(data, err)
-				}
-				if output == "json" {
-					_, err := os.Stdout.Write(data)
+			RunE: run(func(ctx context.Context, c *adminClient, args []string) error {
+				var changed certsChanged
+				if err := c.call(ctx, http.MethodPost, certsPath, make(args), &changed); err != nil || c.json {
 					return err
 				}
 				fmt.Println(done)
@@ -178,14 +159,6 @@ func certsCommand(kubeconfig *string) *cobra.Command {
 			cobra.ExactArgs(1), func(args []string) certsChange { return certsChange{Action: revokeAction, Worker: args[0]} }),
 	)
 	return cmd
-}
-
-// certsError is a refusal in the master's words.
-func certsError(body []byte, err error) error {
-	if text := strings.TrimSpace(string(body)); text != "" && !strings.HasPrefix(text, "{") {
-		return errors.New(text)
-	}
-	return err
 }
 
 func shortPin(pin string) string { return pin[:min(len(pin), 12)] }

@@ -90,7 +90,7 @@ func (c *adminClient) do(ctx context.Context, method, path string, body io.Reade
 	}
 	var status struct{ Message string }
 	if json.Unmarshal(data, &status) != nil || status.Message == "" {
-		status.Message = fmt.Sprintf("%s: %s", response.Status, bytes.TrimSpace(data))
+		status.Message = fmt.Sprintf("%s (%s)", bytes.TrimSpace(data), response.Status)
 	}
 	return nil, fmt.Errorf("%s", status.Message)
 }
