@@ -302,7 +302,7 @@ func TestOthersAreRefused(t *testing.T) {
 	if !errors.Is(err, client.ErrUnauthorized) {
 		t.Errorf("%v", err)
 	}
-	if _, err = client.Dial(ctx, client.Config{Endpoints: []string{h.Config("x").Host}}); !errors.Is(err, client.ErrUnavailable) {
+	if _, err = client.Dial(ctx, client.Config{Endpoints: []string{h.Config("x").Host}, Patience: 100 * time.Millisecond}); !errors.Is(err, client.ErrUnavailable) {
 		t.Errorf("%v", err) // the certificate is not trusted
 	}
 	// The generated clients work over it, too.

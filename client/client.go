@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -271,10 +273,10 @@ func (s *stream) RecvMsg(m any) error { return s.explain(s.ClientStream.RecvMsg(
 // SendMsg implements grpc.ClientStream.
 func (s *stream) SendMsg(m any) error { return s.explain(s.ClientStream.SendMsg(m)) }
 
-// reach asks every master until one answers.
+// reach asks the masters in turn until one answers.
 func (c *Client) reach(ctx context.Context) error {
-	var problems []string
-	for range c.all() {
+	problems := map[string]string{}
+	for r := c.retry(c.patience); ; {
 		e := c.choose()
 		conn, err := e.connection()
 		if err != nil {
@@ -287,16 +289,24 @@ func (c *Client) reach(ctx context.Context) error {
 			return nil
 		}
 		failed := wrap(ctx, err, "/grpc.health.v1.Health/Check", e.address, false, false)
-		if failed.answered && !failed.undone && !errors.Is(failed, ErrUnauthorized) {
+		if failed.answered && !failed.undone {
+			if errors.Is(failed, ErrUnauthorized) {
+				return fmt.Errorf("client: %w", failed)
+			}
 			return nil // it is there, whatever it thinks of the question
 		}
-		if ctx.Err() != nil || failed.answered && !failed.undone {
-			return fmt.Errorf("client: %w", failed)
-		}
-		problems = append(problems, fmt.Sprintf("%s: %s", e.address, failed.Message))
+		problems[e.address] = failed.Message
 		c.leave(e, failed)
+		if r.wait(ctx) {
+			continue
+		}
+		var texts []string
+		for _, address := range slices.Sorted(maps.Keys(problems)) {
+			texts = append(texts, address+": "+problems[address])
+		}
+		err = fmt.Errorf("client: %w: no master answers: %s", ErrUnavailable, strings.Join(texts, "; "))
+		return errors.Join(err, ctx.Err())
 	}
-	return fmt.Errorf("client: %w: no master answers: %s", ErrUnavailable, strings.Join(problems, "; "))
 }
 
 // retry paces the tries of one call: at once through all masters, and then with growing pauses between the rounds.
@@ -326,13 +336,10 @@ func (r *retry) reset() { r.tries, r.pause = 0, firstPause }
 
 // again answers whether the call shall be tried again, after it has waited as long as it must, on a master other than e.
 func (r *retry) again(ctx context.Context, e *endpoint, failed *Error, write bool) bool {
-	if !failed.elsewhere(write) {
-		return false
+	if e != nil && (failed.undone || failed.broken) {
+		r.client.leave(e, failed) // the next call does better elsewhere, also if this one must not be tried again
 	}
-	if e != nil {
-		r.client.leave(e, failed)
-	}
-	return r.wait(ctx)
+	return failed.elsewhere(write) && r.wait(ctx)
 }
 
 func (r *retry) wait(ctx context.Context) bool {

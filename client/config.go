@@ -44,7 +44,7 @@ type Config struct {
 	// Name is what the program is called: its user agent, and the manager of the fields that it writes. Empty stands for the
 	// name of the executable.
 	Name string
-	// Patience bounds how long a call whose context has no nearer deadline goes from master to master before it fails; 0 stands
+	// Patience bounds how long Dial, and a call whose context has no nearer deadline goes from master to master before it fails; 0 stands
 	// for 15 s, which is longer than the election of a leader takes. Watches go on for ever.
 	Patience time.Duration
 	// Warn is told the warnings of writes; nil drops them.
@@ -76,8 +76,8 @@ const (
 
 const defaultPort = "6443"
 
-// Dial makes a Client and waits until a master has answered, so that a wrong address or credential is told here. The errors name each
-// endpoint. Close the client after use.
+// Dial makes a Client and waits until a master has answered, but no longer than Config.Patience, so that a wrong address or credential is told
+// here. The errors name each endpoint. Close the client after use.
 func Dial(ctx context.Context, config Config) (*Client, error) {
 	c, err := New(config)
 	if err != nil {

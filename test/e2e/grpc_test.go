@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -61,7 +62,7 @@ func inNamespace(t *testing.T, host string) func(ctx context.Context, address st
 func grpcClient(t *testing.T) (*client.Client, map[string]string) {
 	t.Helper()
 	status, _ := clusterStatus(t)
-	config := client.Config{Kubeconfig: env.Kubeconfig(), Name: "e2e", Dialer: inNamespace(t, "worker-2")}
+	config := client.Config{Kubeconfig: env.Kubeconfig(), Name: "e2e", Dialer: inNamespace(t, "worker-2"), Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	names := map[string]string{}
 	for _, m := range status.Members {
 		config.Endpoints = []string{m.APIAddress}
@@ -199,35 +200,40 @@ func TestGRPCClientLeavesAMachineThatVanished(t *testing.T) {
 	var victim string
 	var pulled time.Time
 	writer, _ := grpcClient(t)
-	for e, err := range client.Watch[*corev1.ConfigMap](ctx, c, ns, client.Named("sign")) {
+	sign := func(name string) error {
+		_, err := client.Create(ctx, writer, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, Labels: map[string]string{"is": "sign"}}})
+		if errors.Is(err, client.ErrAlreadyExists) {
+			err = nil // by a try whose outcome was unknown
+		}
+		return err
+	}
+	for e, err := range client.Watch[*corev1.ConfigMap](ctx, c, ns, client.Labels("is=sign")) {
 		if err != nil {
 			t.Fatal(err)
 		}
 		if e.Type == client.Synced {
-			victim = names[c.Endpoint()]
-			if err := env.Cable(victim, false); err != nil {
+			if err := sign("first"); err != nil {
 				t.Fatal(err)
 			}
-			pulled = time.Now()
-			t.Cleanup(func() {
-				if err := env.Cable(victim, true); err != nil {
-					t.Error(err)
-				}
-				healthy(t)
-			})
-			// The watch has nothing to send, and so no way to see that nobody is there; the sign comes by another client.
-			eventually(t, 30*time.Second, "a write", func() error {
-				_, err := client.Create(ctx, writer, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "sign"}})
-				if errors.Is(err, client.ErrAlreadyExists) {
-					err = nil
-				}
-				return err
-			})
-			t.Logf("pulled the cable of %s; the write was done after %v", victim, time.Since(pulled).Round(time.Millisecond))
+			continue
 		}
-		if e.Type == client.Added {
+		if e.Object.Name == "second" {
 			break
 		}
+		// The stream is open and has nothing to send, and so no way to see that nobody is there.
+		victim = names[c.Endpoint()]
+		if err := env.Cable(victim, false); err != nil {
+			t.Fatal(err)
+		}
+		pulled = time.Now()
+		t.Cleanup(func() {
+			if err := env.Cable(victim, true); err != nil {
+				t.Error(err)
+			}
+			healthy(t)
+		})
+		eventually(t, 30*time.Second, "a write by another client", func() error { return sign("second") })
+		t.Logf("pulled the cable of %s; the write was done after %v", victim, time.Since(pulled).Round(time.Millisecond))
 	}
 	t.Logf("the watch saw it after %v", time.Since(pulled).Round(time.Millisecond))
 	if names[c.Endpoint()] == victim {
@@ -286,7 +292,7 @@ func TestGRPCClientLeavesAMasterThatStandsStill(t *testing.T) {
 }
 
 // TestGRPCTransactionsWhileTheLeaderDies moves a token between two objects by transactions, so that at every instant just one has
-// it, and kills the leader, through which the client works, meanwhile.
+// it, and kills the leader meanwhile.
 func TestGRPCTransactionsWhileTheLeaderDies(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)
