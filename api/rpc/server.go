@@ -37,11 +37,13 @@ type Server struct {
 	Config
 	grpc   *grpc.Server
 	limits limits
+	// unaryMethods are those of which an answer is one message.
+	unaryMethods map[string]bool
 }
 
 // New makes a Server.
 func New(c Config) *Server {
-	s := &Server{Config: c, limits: defaultLimits}
+	s := &Server{Config: c, limits: defaultLimits, unaryMethods: map[string]bool{}}
 	if s.Log == nil {
 		s.Log = slog.Default()
 	}
@@ -56,6 +58,11 @@ func New(c Config) *Server {
 	}
 	healthv1.RegisterHealthServer(s.grpc, &health{ready: c.Ready, services: s.grpc.GetServiceInfo})
 	reflection.Register(s.grpc)
+	for service, info := range s.grpc.GetServiceInfo() {
+		for _, method := range info.Methods {
+			s.unaryMethods["/"+service+"/"+method.Name] = !method.IsServerStream && !method.IsClientStream
+		}
+	}
 	return s
 }
 
@@ -78,6 +85,7 @@ func callerOf(ctx context.Context) *caller { return ctx.Value(callerKey{}).(*cal
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	st := newStream(w, r, s.limits)
 	defer st.close()
+	st.whole = s.unaryMethods[r.URL.Path]
 	who, err := s.Authenticator.Authenticate(r)
 	if err != nil {
 		s.Log.Info("refused a credential", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", err)

@@ -34,6 +34,10 @@ type limits struct {
 
 var defaultLimits = limits{stall: 30 * time.Second, linger: time.Minute}
 
+// smallAnswer is an answer in bytes that every client has room for (HTTP/2 begins with a window of 64 KiB), so that it needs no
+// deadline of its own, which costs as much as a small call.
+const smallAnswer = 32 << 10
+
 // stream is one call as an HTTP/2 stream: the ResponseWriter and the request body that grpc-go works on. It ends calls that
 // the HTTP server would let be: one that sends too large a message, and one that does not take its answers. A call that is
 // ended so loses its context at once, and with it whatever it held; its status follows what was being written.
@@ -44,6 +48,10 @@ type stream struct {
 	limits  limits
 	cancel  context.CancelFunc
 	timer   *time.Timer // runs while a write waits
+	// whole says that the answer is one message, which goes out with its headers and its status.
+	whole bool
+	// written are the bytes of the answer so far.
+	written int
 
 	mu     sync.Mutex // guards reason
 	reason error
@@ -66,6 +74,10 @@ func (s *stream) request(ctx context.Context) *http.Request {
 
 func (s *stream) close() {
 	s.timer.Stop()
+	if s.whole && s.written > smallAnswer {
+		// What is left of it goes out when the handler has returned, where nothing else bounds how long it waits.
+		s.control.SetWriteDeadline(time.Now().Add(s.limits.stall))
+	}
 	s.cancel()
 }
 
@@ -88,12 +100,16 @@ func (s *stream) stalled() {
 func (s *stream) Write(b []byte) (int, error) {
 	s.timer.Reset(s.limits.stall)
 	n, err := s.ResponseWriter.Write(b)
+	s.written += n
 	s.timer.Stop()
 	return n, err
 }
 
 // Flush implements http.Flusher.
 func (s *stream) Flush() {
+	if s.whole {
+		return
+	}
 	s.timer.Reset(s.limits.stall)
 	s.control.Flush() // the client is gone if this fails, and the context tells
 	s.timer.Stop()
