@@ -71,8 +71,12 @@ func (a *apiConns) state(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// recheck closes the connections whose client showed a certificate that is not under the roots. That it has expired
-// meanwhile is for its next request.
+// answerTime is how long requests on a connection that is to be cut have for their answers. The request that drops a CA may
+// itself come from a client of that CA.
+const answerTime = time.Second
+
+// recheck closes the connections whose client showed a certificate that is not under the roots, after answerTime: each new
+// request is checked on its own and is refused from now on. That it has expired meanwhile is for its next request.
 func (a *apiConns) recheck(roots *x509.CertPool) {
 	a.mu.Lock()
 	var cut []net.Conn
@@ -94,9 +98,14 @@ func (a *apiConns) recheck(roots *x509.CertPool) {
 		}
 	}
 	a.mu.Unlock()
-	for _, conn := range cut {
-		conn.Close()
+	if len(cut) == 0 {
+		return
 	}
+	time.AfterFunc(answerTime, func() {
+		for _, conn := range cut {
+			conn.Close() // it may be closed already
+		}
+	})
 }
 
 // bundle is the CAs that pods should trust, and what tells when they change.

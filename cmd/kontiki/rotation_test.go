@@ -10,7 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"os"
 	"path/filepath"
@@ -321,6 +323,48 @@ func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 		t.Errorf("whoever trusts the dropped CA alone is served: %v", err)
 	}
 	awaitThat(t, "the kubeconfig of the new CA", asAdmin)
+}
+
+// TestARequestIsAnsweredBeforeItsConnectionIsCut drops the CA of a client in the middle of that client's request, as
+// `kontiki cluster certs rotate-ca --finish` may with a kubeconfig of the old CA.
+func TestARequestIsAnsweredBeforeItsConnectionIsCut(t *testing.T) {
+	ca, err := pki.NewAuthority("old")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, http2 := range []bool{false, true} {
+		var conns apiConns
+		cut := make(chan struct{})
+		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			conns.recheck(x509.NewCertPool())
+			io.WriteString(w, "done")
+		}))
+		server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+		server.Config.ConnState = func(conn net.Conn, state http.ConnState) {
+			conns.state(conn, state)
+			if state == http.StateClosed {
+				close(cut)
+			}
+		}
+		server.EnableHTTP2 = http2
+		server.StartTLS()
+		defer server.Close()
+		roots := x509.NewCertPool()
+		roots.AddCert(server.Certificate())
+		client := apiClient(roots, adminCertificate(t, ca))
+		if !http2 {
+			client.Transport.(*http.Transport).ForceAttemptHTTP2 = false
+		}
+		code, answer, _, err := ask(t.Context(), client, http.MethodPost, server.URL, "")
+		if err != nil || code != http.StatusOK || string(answer) != "done" {
+			t.Errorf("HTTP/2 %v: the request under way: %d %q, %v", http2, code, answer, err)
+		}
+		select {
+		case <-cut:
+		case <-time.After(time.Minute):
+			t.Fatalf("HTTP/2 %v: the connection stays", http2)
+		}
+	}
 }
 
 // captureStdout answers what f prints.
