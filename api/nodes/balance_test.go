@@ -25,7 +25,7 @@ func TestBalance(t *testing.T) {
 				}
 				return "other:1", c.theirs, true
 			})
-			time.Sleep(balancePeriod + time.Second)
+			time.Sleep(balancePeriod + time.Second) // virtual
 			synctest.Wait()
 			moved := 0
 			for _, stream := range streams {

@@ -69,7 +69,7 @@ func TestASilentWorkerIsQuietAndThenGone(t *testing.T) {
 				t.Fatalf("%s: %s, want %s", when, got, want)
 			}
 		}
-		// It answers every second: that never makes it quiet.
+		// It answers every second: that never makes it quiet. All time here is virtual.
 		for range 20 {
 			time.Sleep(time.Second)
 			s.heard.Store(true)
@@ -123,7 +123,7 @@ func TestBeats(t *testing.T) {
 		s := &session{Server: server, node: "w", stream: out, log: slog.New(slog.DiscardHandler)}
 		ended := make(chan error, 1)
 		go func() { ended <- s.beat(t.Context(), known) }()
-		time.Sleep(3010 * time.Millisecond)
+		time.Sleep(3010 * time.Millisecond) // virtual, as everywhere in this test
 		synctest.Wait()
 		sent := out.take()
 		if len(sent) != 11 {

@@ -132,7 +132,7 @@ func running(function string) int {
 
 const watchFunction = "rpc.(*objectsServer).Watch"
 
-// await polls until a condition holds.
+// await polls until a condition holds: counters of streams and goroutines wake nobody.
 func await(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
@@ -165,7 +165,7 @@ func TestACancelledWatchEndsItsGoroutine(t *testing.T) {
 
 func TestAThousandWatchesSeeEverythingInOrder(t *testing.T) {
 	if testing.Short() {
-		t.Skip("1,000 streams")
+		t.Skip("1,000 streams") // -short is for whoever works on something else; make test does not set it
 	}
 	const streams, changes, connections = 1000, 10, 4
 	h := harness.New(t)

@@ -20,6 +20,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// eventually polls: the states of the files under test wake nobody.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {

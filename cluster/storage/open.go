@@ -180,7 +180,7 @@ func openLog(dir string) (_ *bbolt.DB, _ bounds, err error) {
 	return db, c.log, nil
 }
 
-// lock takes the lock that bbolt takes too.
+// lock takes the lock that bbolt takes too. It polls, as flock(2) has no time limit.
 func lock(file *os.File) error {
 	for deadline := time.Now().Add(lockTimeout); ; time.Sleep(20 * time.Millisecond) {
 		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)

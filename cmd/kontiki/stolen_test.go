@@ -123,6 +123,7 @@ func startMaster(t *testing.T, change ...func(*serverOptions, *cluster.Config)) 
 	return tm
 }
 
+// awaitThat polls: what is asked for is seen through the API or in files, which wake nobody.
 func awaitThat(t *testing.T, what string, check func() error) {
 	t.Helper()
 	deadline := time.Now().Add(30 * time.Second)

@@ -29,7 +29,7 @@ func (b *bed) status(name string) corev1.ConditionStatus {
 
 // pass lets virtual time pass, and all that follows from it happen.
 func pass(d time.Duration) {
-	time.Sleep(d)
+	time.Sleep(d) // virtual
 	synctest.Wait()
 }
 

@@ -114,13 +114,13 @@ func ptr[T any](v T) *T { return &v }
 
 func TestRealInitContainersAndMessages(t *testing.T) {
 	w := newWorld(t)
-	p := testPod("job", sh("cat /work/x; echo the end > /dev/termination-log; exit 3"))
+	p := testPod("job", sh("cat /scratch/x; echo the end > /dev/termination-log; exit 3"))
 	p.Spec.RestartPolicy = corev1.RestartPolicyNever
-	p.Spec.Volumes = []corev1.Volume{podVolume("work", corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}})}
-	mount := []corev1.VolumeMount{{Name: "work", MountPath: "/work"}}
+	p.Spec.Volumes = []corev1.Volume{podVolume("scratch", corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}})}
+	mount := []corev1.VolumeMount{{Name: "scratch", MountPath: "/scratch"}}
 	p.Spec.Containers[0].VolumeMounts = mount
 	init := p.Spec.Containers[0]
-	init.Name, init.Command = "prepare", []string{"sh", "-c", "echo prepared > /work/x"}
+	init.Name, init.Command = "prepare", []string{"sh", "-c", "echo prepared > /scratch/x"}
 	p.Spec.InitContainers = []corev1.Container{init}
 	w.master.pod(p)
 	s := w.master.awaitPod(p.UID, "failed", func(s corev1.PodStatus) bool { return s.Phase == corev1.PodFailed })

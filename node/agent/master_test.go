@@ -191,7 +191,7 @@ func (m *master) Session(stream nodev1.NodeService_SessionServer) error {
 				if !mute && send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_Beat{Beat: &nodev1.Beat{NextMs: 20}}}) != nil {
 					return
 				}
-				time.Sleep(20 * time.Millisecond)
+				time.Sleep(20 * time.Millisecond) // the rhythm of beats, which is real time here as the containers' is
 			}
 		}()
 	}

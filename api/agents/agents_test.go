@@ -1,0 +1,108 @@
+package agents
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+)
+
+func TestContainerOf(t *testing.T) {
+	one := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{
+		InitContainers:      []corev1.Container{{Name: "first"}},
+		Containers:          []corev1.Container{{Name: "web"}},
+		EphemeralContainers: []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debug"}}},
+	}}
+	two := one.DeepCopy()
+	two.Spec.Containers = append(two.Spec.Containers, corev1.Container{Name: "side"})
+	for _, c := range []struct {
+		pod              *corev1.Pod
+		asked, got, fail string
+	}{
+		{one, "", "web", ""},
+		{one, "first", "first", ""},
+		{one, "debug", "debug", ""},
+		{two, "side", "side", ""},
+		{two, "", "", "a container name must be specified for pod p, choose one of: [first web side debug]"},
+		{one, "none", "", "container none is not valid for pod p"},
+	} {
+		got, err := ContainerOf(c.pod, c.asked)
+		if c.fail == "" && (err != nil || got != c.got) {
+			t.Errorf("%q: %q, %v; want %q", c.asked, got, err, c.got)
+		}
+		if c.fail != "" && (!apierrors.IsBadRequest(err) || err.Error() != c.fail) {
+			t.Errorf("%q: %v; want %q", c.asked, err, c.fail)
+		}
+	}
+}
+
+// fixed are credentials that change when the test says so.
+type fixed struct{ config *tls.Config }
+
+func (f *fixed) TLS() *tls.Config { return f.config }
+
+// TestAnotherNodesCertificateIsRefused serves with a node's certificate at the address of another.
+func TestAnotherNodesCertificateIsRefused(t *testing.T) {
+	ca, err := pki.NewAuthority("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := ca.IssueClient("system:node:worker-1", []string{"system:nodes"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := leaf.TLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+	server.StartTLS()
+	defer server.Close()
+	// The name in the certificate is what is under test, not the way to the CA.
+	shown := &fixed{&tls.Config{InsecureSkipVerify: true}}
+	a := New(nil, shown)
+	for node, refused := range map[string]bool{"worker-1": false, "worker-2": true} {
+		transport, err := a.Transport(node)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := (&http.Client{Transport: transport}).Get(server.URL)
+		if err == nil {
+			response.Body.Close()
+		}
+		if refused != (err != nil) || refused && !strings.Contains(err.Error(), `"worker-2" is expected`) {
+			t.Errorf("%s: %v", node, err)
+		}
+	}
+}
+
+func TestTransportsChangeWithTheCAs(t *testing.T) {
+	shown := &fixed{&tls.Config{RootCAs: x509.NewCertPool()}}
+	a := New(nil, shown)
+	var seen []*http.Transport
+	for range 2 {
+		for range 2 {
+			transport, err := a.Transport("w")
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen = append(seen, transport)
+		}
+		shown.config = shown.config.Clone()
+	}
+	if seen[0] != seen[1] || seen[1] == seen[2] || seen[2] != seen[3] {
+		t.Errorf("transports %p, with new CAs between the second and the third", seen)
+	}
+	if _, err := New(nil, nil).Transport("w"); !apierrors.IsServiceUnavailable(err) {
+		t.Errorf("without credentials: %v", err)
+	}
+}
