@@ -123,6 +123,7 @@ func TestFeatures(t *testing.T) {
 		{"Environment", testEnvironment},
 		{"PodSharesNamespaces", testShared},
 		{"SharedProcessNamespace", testSharedPID},
+		{"SharedProcessNamespaceGivenUp", testSharedPIDGivenUp},
 		{"HostNetwork", testHostNetwork},
 		{"Terminal", testTerminal},
 		{"LogRotates", testRotation},
@@ -247,6 +248,36 @@ func testSharedPID(t *testing.T, l *lab) {
 	}
 	if err := l.r.KillContainer(l.ctx, first); err != nil {
 		t.Error(err)
+	}
+}
+
+// testSharedPIDGivenUp gives up a pod at moments all over the start of its first process: it can be removed each time.
+func testSharedPIDGivenUp(t *testing.T, l *lab) {
+	given := 0
+	for cut := time.Duration(0); cut < 300*time.Millisecond; cut += 4 * time.Millisecond {
+		l.n++
+		uid := fmt.Sprintf("given-up-%d", l.n)
+		box := runtime.SandboxConfig{UID: uid, Namespace: "ns", Name: uid, Hostname: uid, SharePID: true}
+		if _, err := l.r.EnsureSandbox(l.ctx, box); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(l.ctx, cut)
+		id, err := l.r.CreateContainer(ctx, runtime.ContainerConfig{Sandbox: box, Name: "c", Image: runtimetest.BusyboxName, Command: []string{"true"}})
+		cancel()
+		if err != nil {
+			given++
+		} else if err := l.r.RemoveContainer(l.ctx, id); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.r.RemoveSandbox(l.ctx, uid); err != nil {
+			t.Fatalf("given up after %v: %v", cut, err)
+		}
+		if err == nil && given > 0 {
+			return
+		}
+	}
+	if given == 0 {
+		t.Error("no start was given up")
 	}
 }
 

@@ -2,7 +2,9 @@ package containerd
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -20,15 +22,20 @@ import (
 // A shared process namespace needs a first process, to live as long as the pod and to take in orphans. It is a container
 // of its own, without an image: one static program of a few hundred bytes.
 
-func initID(namespace, uid string) string { return "init-" + uid }
+func initID(uid string) string { return "init-" + uid }
+
+// initRootfs is there before anything of the first process is, and goes with the sandbox.
+func (r *Runtime) initRootfs(uid string) string { return filepath.Join(r.sandboxDir(uid), "init") }
 
 // ensureInit starts the pod's first process if it does not run, and pins its process namespace.
 func (r *Runtime) ensureInit(ctx context.Context, c runtime.SandboxConfig) error {
 	unlock := r.lock("init/" + c.UID)
 	defer unlock()
-	dir := r.sandboxDir(c.UID)
-	pin := filepath.Join(dir, "pid")
-	id := initID(r.c.Namespace, c.UID)
+	// A start that is given up half way would leave a process that nobody watches.
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	pin := filepath.Join(r.sandboxDir(c.UID), "pid")
+	id := initID(c.UID)
 	if ctr, err := r.client.LoadContainer(ctx, id); err == nil {
 		if task, err := ctr.Task(ctx, nil); err == nil {
 			if st, err := task.Status(ctx); err == nil && st.Status == client.Running && isNamespace(pin) {
@@ -41,7 +48,7 @@ func (r *Runtime) ensureInit(ctx context.Context, c runtime.SandboxConfig) error
 	} else if !errdefs.IsNotFound(err) {
 		return classify(err)
 	}
-	rootfs := filepath.Join(dir, "init")
+	rootfs := r.initRootfs(c.UID)
 	if err := os.MkdirAll(rootfs, 0o755); err != nil {
 		return err
 	}
@@ -89,20 +96,22 @@ func (r *Runtime) ensureInit(ctx context.Context, c runtime.SandboxConfig) error
 	return unix.Mount(fmt.Sprintf("/proc/%d/ns/pid", task.Pid()), pin, "", unix.MS_BIND, "")
 }
 
+// removeInit ends the pod's first process, however far its start came.
 func (r *Runtime) removeInit(ctx context.Context, uid string) error {
-	pin := filepath.Join(r.sandboxDir(uid), "pid")
-	if _, err := os.Lstat(pin); err != nil {
+	unlock := r.lock("init/" + uid)
+	defer unlock()
+	if _, err := os.Lstat(r.initRootfs(uid)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(r.ns(ctx), 30*time.Second)
 	defer cancel()
-	ctr, err := r.client.LoadContainer(ctx, initID(r.c.Namespace, uid))
+	ctr, err := r.client.LoadContainer(ctx, initID(uid))
 	if err == nil {
 		err = r.deleteRecord(ctx, ctr)
 	}
 	if err != nil && !errdefs.IsNotFound(err) {
 		return classify(err)
 	}
-	unmountAll(pin)
+	unmountAll(filepath.Join(r.sandboxDir(uid), "pid"))
 	return nil
 }
