@@ -22,6 +22,7 @@ import (
 	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/apiserver"
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/keepalive"
 	"github.com/kontiki/kontiki/api/nodes"
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/pki"
@@ -316,6 +317,11 @@ func (m *master) serveAPI(ctx context.Context) error {
 		BaseContext: func(net.Listener) context.Context { return requests },
 		ConnState:   m.apiConns.state,
 		ErrorLog:    slog.NewLogLogger(m.log.With("part", "api").Handler(), slog.LevelDebug),
+	}
+	if err := keepalive.Enforce(server, keepalive.Policy{Refused: func(remote string) {
+		m.log.Info("closed a connection whose client pings too often", "part", "api", "remote", remote)
+	}}); err != nil {
+		return errors.Join(err, listener.Close())
 	}
 	stopped := context.AfterFunc(ctx, func() {
 		bounded, cancel := context.WithTimeout(context.Background(), shutdownTime)

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 func TestBadInputGetsAClearErrorAndTheServerStaysUp(t *testing.T) {
@@ -64,6 +66,31 @@ func TestBadInputGetsAClearErrorAndTheServerStaysUp(t *testing.T) {
 		body, err := io.ReadAll(response.Body)
 		if err != nil || response.StatusCode != http.StatusBadRequest || !strings.Contains(string(body), "HTTP request to an HTTPS server") {
 			t.Errorf("%s %s %v", response.Status, body, err)
+		}
+	})
+	t.Run("pings too often", func(t *testing.T) {
+		conn, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", env.APIPort), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{http2.NextProtoTLS}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, http2.ClientPreface)
+		framer := http2.NewFramer(conn, conn)
+		framer.WriteSettings()
+		for range 10 {
+			framer.WritePing(false, [8]byte{})
+		}
+		for {
+			frame, err := framer.ReadFrame()
+			if err != nil {
+				t.Fatalf("no GOAWAY: %v", err)
+			}
+			if f, ok := frame.(*http2.GoAwayFrame); ok {
+				if f.ErrCode != http2.ErrCodeEnhanceYourCalm || string(f.DebugData()) != "too_many_pings" {
+					t.Errorf("%v %q", f, f.DebugData())
+				}
+				return
+			}
 		}
 	})
 	t.Run("wrong join token", func(t *testing.T) {

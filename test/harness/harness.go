@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/kontiki/kontiki/api/apiserver"
+	"github.com/kontiki/kontiki/api/keepalive"
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/fsm"
@@ -125,7 +126,9 @@ func (h *Harness) Serve() {
 		return
 	}
 	h.server = httptest.NewUnstartedServer(h.API)
-	h.server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+	h.must(keepalive.Enforce(h.server.Config, keepalive.Policy{}))
+	h.server.TLS = h.server.Config.TLSConfig
+	h.server.TLS.ClientAuth = tls.RequestClientCert
 	h.server.EnableHTTP2 = true
 	h.server.StartTLS()
 	h.t.Cleanup(func() {

@@ -1,0 +1,110 @@
+package keepalive
+
+import (
+	"crypto/tls"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+var errTooManyPings = errors.New("the client pings too often")
+
+// conn sees the frames of a connection pass. Reads and writes come from a goroutine each, as with every net.Conn of an HTTP/2 server.
+type conn struct {
+	*tls.Conn // also for its ConnectionState
+	policy    Policy
+
+	// of the reader
+	in         frames
+	lastPing   time.Time
+	strikes    int
+	refused    bool
+	lastStream atomic.Uint32
+
+	answered atomic.Bool // something of an answer was sent since the last ping
+
+	write   sync.Mutex
+	out     frames
+	dismiss bool // a GOAWAY is to be sent
+	sent    bool // and was
+}
+
+func newConn(c *tls.Conn, p Policy) *conn {
+	return &conn{Conn: c, policy: p, in: frames{skip: len(http2.ClientPreface)}}
+}
+
+// Read implements net.Conn.
+func (c *conn) Read(b []byte) (int, error) {
+	if c.refused {
+		return 0, c.drain(b)
+	}
+	n, err := c.Conn.Read(b)
+	c.in.pass(b[:n], c.received)
+	return n, err
+}
+
+// received is called for each frame that comes in.
+func (c *conn) received(h header) {
+	switch {
+	case h.kind == typeHeaders:
+		c.lastStream.Store(max(c.lastStream.Load(), h.stream))
+	case h.kind == typePing && h.flags&flagAck == 0:
+		now := time.Now()
+		switch {
+		case c.answered.Swap(false):
+			c.strikes = 0
+		case now.Sub(c.lastPing) < c.policy.MinTime:
+			c.strikes++
+		}
+		c.lastPing = now
+		c.refused = c.refused || c.strikes > maxStrikes
+	}
+}
+
+// drain sends the client off, and takes no more of it while answers that are under way go out.
+func (c *conn) drain(b []byte) error {
+	if c.policy.Refused != nil {
+		c.policy.Refused(c.RemoteAddr().String())
+	}
+	if err := c.SetReadDeadline(time.Now().Add(grace)); err != nil {
+		return err
+	}
+	c.write.Lock()
+	c.dismiss = true
+	err := c.sendDismissal()
+	c.write.Unlock()
+	for err == nil {
+		_, err = c.Conn.Read(b)
+	}
+	return errTooManyPings
+}
+
+// Write implements net.Conn.
+func (c *conn) Write(b []byte) (int, error) {
+	c.write.Lock()
+	defer c.write.Unlock()
+	// The client may ping as soon as it has read them. After a write that fails nothing more is written.
+	c.out.pass(b, func(h header) {
+		if h.kind == typeHeaders || h.kind == typeData {
+			c.answered.Store(true)
+		}
+	})
+	n, err := c.Conn.Write(b)
+	if err == nil {
+		err = c.sendDismissal()
+	}
+	return n, err
+}
+
+// sendDismissal sends a GOAWAY that is due, if it may be put in here; otherwise the next write does it.
+func (c *conn) sendDismissal() error {
+	if !c.dismiss || c.sent || !c.out.between() {
+		return nil
+	}
+	c.sent = true
+	_, err := c.Conn.Write(goAway(c.lastStream.Load(), enhanceYourCalm, "too_many_pings"))
+	return err
+}
