@@ -41,7 +41,8 @@ type Options struct {
 	Selector string
 	// Diff shows what would change before it is done; DryRun ends there.
 	Diff, DryRun bool
-	// Wait waits up to Timeout for roll-outs; Rollback undoes everything if one fails.
+	// Wait waits up to Timeout for roll-outs; Rollback undoes everything if one fails, and waits as long again for what was pruned to
+	// be gone, as only then it can be made again.
 	Wait, Rollback bool
 	Timeout        time.Duration
 
@@ -142,10 +143,12 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("the release was applied, and its roll-out failed: %w", failure)
 	}
 	fmt.Fprintf(o.Err, "the roll-out failed, undoing the release: %v\n", failure)
-	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.Timeout) // also after an interrupt
-	defer cancel()
-	if err := r.undo(undo); err != nil {
+	left, err := r.undo(context.WithoutCancel(ctx)) // also after an interrupt
+	if err != nil {
 		return fmt.Errorf("the roll-out failed (%w), and the release could not be undone: %w", failure, err)
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("the roll-out failed, the release was undone but for %s: %w", strings.Join(left, "; "), failure)
 	}
 	return fmt.Errorf("the roll-out failed, the release was undone: %w", failure)
 }
@@ -279,7 +282,11 @@ func (r *run) transact(ctx context.Context, dryRun bool) error {
 	for _, t := range r.targets {
 		if t.pruned {
 			deletion := reference(t.before)
-			deletion["options"] = map[string]any{"propagationPolicy": "Background", "preconditions": map[string]any{"uid": t.before.GetUID()}}
+			preconditions := map[string]any{"uid": t.before.GetUID()}
+			if r.Rollback && !dryRun {
+				preconditions["resourceVersion"] = t.before.GetResourceVersion() // what is brought back is what is deleted now
+			}
+			deletion["options"] = map[string]any{"propagationPolicy": "Background", "preconditions": preconditions}
 			operations = append(operations, operation{"delete": deletion})
 			continue
 		}

@@ -10,63 +10,81 @@ import (
 )
 
 // undo brings everything back that the release changed, by one transaction: what it made is deleted, what it changed is as it was
-// before, what it pruned is made again. What somebody else deleted or made anew meanwhile is left alone.
-func (r *run) undo(ctx context.Context) error {
+// before, what it pruned is made again, once it is gone. It answers what is not as it was, and why: what somebody else deleted or
+// made anew meanwhile is left alone, and what does not go away within the timeout cannot be made again.
+func (r *run) undo(ctx context.Context) (left []string, err error) {
+	going, cancel := context.WithTimeout(ctx, r.Timeout)
+	defer cancel()
+	for _, t := range r.targets {
+		if t.pruned {
+			_ = r.gone(going, t) // undoing finds what is still there
+		}
+	}
+	ctx, cancel = context.WithTimeout(ctx, r.Timeout)
+	defer cancel()
 	var operations []operation
 	var undone []*target
 	for i := len(r.targets) - 1; i >= 0; i-- {
 		t := r.targets[i]
-		op, err := r.undoing(ctx, t)
-		if err != nil {
-			return err
-		}
-		if op != nil {
+		op, why, err := r.undoing(ctx, t)
+		switch {
+		case err != nil:
+			return nil, err
+		case why != "":
+			left = append(left, fmt.Sprintf("%s, which %s", t, why))
+		case op != nil:
 			operations, undone = append(operations, op), append(undone, t)
 		}
 	}
 	if len(operations) == 0 {
-		return nil
+		return left, nil
 	}
 	release := r.targets
 	r.targets = undone // errors name these
-	_, err := r.post(ctx, operations, false)
+	_, err = r.post(ctx, operations, false)
 	err = r.named(err)
 	r.targets = release
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, t := range undone {
 		fmt.Fprintf(r.Out, "%s undone\n", t)
 	}
-	return nil
+	return left, nil
 }
 
-// undoing is what undoes one object's part; nil for nothing.
-func (r *run) undoing(ctx context.Context, t *target) (operation, error) {
+// undoing is what undoes one object's part, nil for nothing; or why it cannot be undone.
+func (r *run) undoing(ctx context.Context, t *target) (op operation, why string, err error) {
 	now, err := r.resource(t).Get(ctx, t.object.GetName(), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		now, err = nil, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", t, err)
-	}
+	const anew = "somebody else made anew"
 	switch {
+	case err != nil:
+		return nil, "", fmt.Errorf("read %s: %w", t, err)
 	case t.pruned && now == nil:
-		return operation{"create": fresh(t.before).Object}, nil
-	case t.pruned: // it is still going away, or was made again
-		return nil, nil
-	case now == nil || now.GetUID() != t.after.GetUID():
-		return nil, nil
+		return operation{"create": fresh(t.before).Object}, "", nil
+	case t.pruned && now.GetUID() == t.before.GetUID():
+		return nil, "is still going away", nil
+	case t.pruned:
+		return nil, anew, nil
+	case now == nil && t.before == nil:
+		return nil, "", nil
+	case now == nil:
+		return nil, "somebody else deleted", nil
+	case now.GetUID() != t.after.GetUID():
+		return nil, anew, nil
 	case t.before == nil:
 		deletion := reference(now)
 		deletion["options"] = map[string]any{"propagationPolicy": "Background", "preconditions": map[string]any{"uid": now.GetUID()}}
-		return operation{"delete": deletion}, nil
+		return operation{"delete": deletion}, "", nil
 	case !differs(t):
-		return nil, nil
+		return nil, "", nil
 	}
 	back := t.before.DeepCopy()
 	back.SetResourceVersion("") // status has changed since; what was written counts
-	return operation{"update": back.Object, "keepManagedFields": true}, nil
+	return operation{"update": back.Object, "keepManagedFields": true}, "", nil
 }
 
 // fresh is an object to be made again.

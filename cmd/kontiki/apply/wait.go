@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
@@ -88,39 +89,65 @@ func (r *run) waitFor(ctx context.Context, t *target) error {
 		return done, nil
 	}
 	for {
-		watcher, err := r.resource(t).Watch(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", t.object.GetName()).String()})
-		if err == nil {
-			done, err := follow(ctx, watcher, t, look)
-			watcher.Stop()
-			if done || err != nil {
-				return err
+		if done, err := r.follow(ctx, t, "", func(event watch.Event, u *unstructured.Unstructured) (bool, error) {
+			if event.Type == watch.Deleted {
+				return false, fmt.Errorf("%s was deleted while it was waited for", t)
 			}
-		}
-		select { // the master went away: another watch, of the present state first
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(200 * time.Millisecond):
+			return look(u)
+		}); done || err != nil {
+			return err
 		}
 	}
 }
 
-// follow looks at what a watch tells until the object is done or the watch ends.
-func follow(ctx context.Context, watcher watch.Interface, t *target, look func(*unstructured.Unstructured) (bool, error)) (bool, error) {
+// gone waits until an object that is going away is no more, or was made anew.
+func (r *run) gone(ctx context.Context, t *target) error {
+	told := false
 	for {
-		select {
-		case <-ctx.Done():
-			return false, ctx.Err()
-		case event, ok := <-watcher.ResultChan():
-			u, is := event.Object.(*unstructured.Unstructured)
-			switch {
-			case !ok || !is:
-				return false, nil
-			case event.Type == watch.Deleted:
-				return false, fmt.Errorf("%s was deleted while it was waited for", t)
+		now, err := r.resource(t).Get(ctx, t.object.GetName(), metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err), err == nil && now.GetUID() != t.before.GetUID():
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err == nil && !told:
+			told = true
+			fmt.Fprintf(r.Out, "%s: waiting for its end, to make it again\n", t)
+		}
+		from := ""
+		if err == nil {
+			from = now.GetResourceVersion()
+		}
+		if done, err := r.follow(ctx, t, from, func(event watch.Event, _ *unstructured.Unstructured) (bool, error) {
+			return event.Type == watch.Deleted, nil
+		}); done || err != nil {
+			return err
+		}
+	}
+}
+
+// follow shows an object's changes after a resource version, or what is there and its changes, until look is done or fails. When a
+// watch ends, because its master went away, it answers false after a moment.
+func (r *run) follow(ctx context.Context, t *target, from string, look func(watch.Event, *unstructured.Unstructured) (bool, error)) (bool, error) {
+	watcher, err := r.resource(t).Watch(ctx, metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector("metadata.name", t.object.GetName()).String(), ResourceVersion: from,
+	})
+	if err == nil {
+		defer watcher.Stop()
+		for event := range watcher.ResultChan() {
+			u, ok := event.Object.(*unstructured.Unstructured)
+			if !ok {
+				break
 			}
-			if done, err := look(u); done || err != nil {
+			if done, err := look(event, u); done || err != nil {
 				return done, err
 			}
 		}
+	}
+	select {
+	case <-ctx.Done():
+		return false, ctx.Err()
+	case <-time.After(200 * time.Millisecond):
+		return false, nil
 	}
 }

@@ -1,0 +1,145 @@
+package apply
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/transport"
+)
+
+// listener is an Out that calls something when it hears a word for the first time.
+type listener struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+	word string
+	call func()
+}
+
+func (l *listener) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n, err := l.text.Write(b)
+	if l.call != nil && strings.Contains(l.text.String(), l.word) {
+		call := l.call
+		l.call = nil
+		call()
+	}
+	return n, err
+}
+
+// rolled is a change of options: a release that is undone if it fails, as one does that nobody rolls out, whose output is heard.
+func rolled(timeout time.Duration, word string, call func()) func(*Options) {
+	return func(o *Options) {
+		o.Wait, o.Rollback, o.Prune, o.Selector, o.Timeout = true, true, true, "release=web", timeout
+		o.Out = &listener{word: word, call: call}
+	}
+}
+
+// held makes a ConfigMap of the release that goes away only when its finalizer is taken off.
+func (l *lab) held(name string) (release func()) {
+	l.t.Helper()
+	l.must(strings.NewReplacer("name: settings,", "name: "+name+", finalizers: [example.com/held],").Replace(settings))
+	return func() {
+		if _, err := l.set.CoreV1().ConfigMaps("default").Patch(context.Background(), name, "application/merge-patch+json",
+			[]byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
+			l.t.Error(err)
+		}
+	}
+}
+
+func TestWhatIsStillGoingAwayIsMadeAgain(t *testing.T) {
+	l := newLab(t)
+	release := l.held("old")
+	before := l.configMap("old")
+	_, err := l.apply(web("v1"), rolled(5*time.Second, "configmap/old: waiting for its end", release), func(o *Options) { o.Timeout = time.Second })
+	if err == nil || !strings.Contains(err.Error(), "the release was undone: ") {
+		t.Fatal(err)
+	}
+	again := l.configMap("old")
+	if again == nil || again.UID == before.UID || again.Data["colour"] != "green" || again.DeletionTimestamp != nil || len(again.Finalizers) != 1 {
+		t.Errorf("%+v", again)
+	}
+}
+
+func TestWhatIsNotUndoneIsNamed(t *testing.T) {
+	l := newLab(t)
+	l.held("stuck")
+	l.must(strings.Replace(settings, "settings", "others", 1) + "---" + strings.Replace(settings, "settings", "taken", 1))
+	maps := l.set.CoreV1().ConfigMaps("default")
+	meddle := func() {
+		if err := maps.Delete(context.Background(), "taken", metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+		others := l.configMap("others")
+		if err := maps.Delete(context.Background(), "others", metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+		others.ObjectMeta = metav1.ObjectMeta{Name: "others"}
+		if _, err := maps.Create(context.Background(), others, metav1.CreateOptions{}); err != nil {
+			t.Error(err)
+		}
+	}
+	red := strings.Replace(settings, "green", "red", 1)
+	_, err := l.apply(strings.Replace(red, "settings", "others", 1)+"---"+strings.Replace(red, "settings", "taken", 1)+web("v1"), rolled(time.Second, "deployment.apps/web: ", meddle))
+	if err == nil {
+		t.Fatal("it did not fail")
+	}
+	says(t, err.Error(), "undone but for ", "configmap/stuck, which is still going away", "configmap/taken, which somebody else deleted", "configmap/others, which somebody else made anew")
+	if d, err := l.set.AppsV1().Deployments("default").List(t.Context(), metav1.ListOptions{}); err != nil || len(d.Items) > 0 {
+		t.Errorf("the rest is not undone: %v, %v", d, err)
+	}
+}
+
+func TestAnInterruptUndoes(t *testing.T) {
+	l := newLab(t)
+	l.must(settings)
+	ctx, interrupt := context.WithCancel(t.Context())
+	o := Options{Files: []string{"-"}, In: strings.NewReader(strings.Replace(settings, "green", "red", 1) + web("v1")), Err: &bytes.Buffer{},
+		Namespace: "default", FieldManager: "tests", Config: l.Config("admin", "system:masters")}
+	rolled(time.Minute, "deployment.apps/web: ", interrupt)(&o)
+	if err := Run(ctx, o); err == nil || !strings.Contains(err.Error(), "the release was undone: ") {
+		t.Fatal(err)
+	}
+	if got := l.configMap("settings").Data["colour"]; got != "green" {
+		t.Errorf("the colour is %q", got)
+	}
+}
+
+// TestWhatChangesBeforeItIsPrunedComesBackAsItWas changes an object between the look at it and the transaction that prunes it.
+func TestWhatChangesBeforeItIsPrunedComesBackAsItWas(t *testing.T) {
+	l := newLab(t)
+	l.must(strings.Replace(settings, "settings", "old", 1))
+	var once sync.Once
+	config := l.Config("admin", "system:masters")
+	config.WrapTransport = transport.Wrappers(config.WrapTransport, func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path == transactionsPath {
+				once.Do(func() {
+					old := l.configMap("old")
+					old.Data["colour"] = "blue"
+					if _, err := l.set.CoreV1().ConfigMaps("default").Update(context.Background(), old, metav1.UpdateOptions{}); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			return next.RoundTrip(r)
+		})
+	})
+	if _, err := l.apply(web("v1"), rolled(time.Second, "", nil), func(o *Options) { o.Config = rest.CopyConfig(config) }); err == nil || !strings.Contains(err.Error(), "the release was undone: ") {
+		t.Fatal(err)
+	}
+	if old := l.configMap("old"); old == nil || old.Data["colour"] != "blue" {
+		t.Errorf("%+v", old)
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
