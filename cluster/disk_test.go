@@ -201,6 +201,53 @@ func TestDisksWithoutASingleByteLeft(t *testing.T) {
 	m.run()
 }
 
+// A master whose disk is full starts, and says so, rather than to crash in a loop: one beside others, and all of them.
+func TestMastersStartOnFullDisks(t *testing.T) {
+	t.Parallel()
+	m, disks := onDisks(t, 3)
+	m.leader().put("/t/a/b/c", "before")
+	follower := m.followers()[0]
+	disks[follower.cfg.Name].Capacity(4096) // what is there stays
+	follower.kill()
+	follower.start()
+	follower.waitReady()
+	m.health(follower.cfg.Name, ConditionDiskFull)
+	m.leader().put("/t/a/b/c", "during")
+	for _, n := range m.nodes {
+		disks[n.cfg.Name].Capacity(4096)
+		n.kill()
+	}
+	for _, n := range m.nodes {
+		n.start()
+	}
+	var refused sync.WaitGroup
+	for _, n := range m.nodes {
+		n.waitReady()
+		m.health(n.cfg.Name, ConditionDiskFull)
+		if got := n.get("/t/a/b/c"); got != "during" {
+			t.Errorf("%s reads %q", n.cfg.Name, got)
+		}
+		refused.Go(func() {
+			if _, err := n.c.Propose(context.Background(), put("/t/a/b/c", "x")); !errors.Is(err, kv.ErrDiskFull) {
+				t.Errorf("a write on %s: %v", n.cfg.Name, err)
+			}
+		})
+	}
+	refused.Wait()
+	m.run()
+	for _, n := range m.nodes {
+		if free := n.c.disk.store.Health().Free; free >= 4096 {
+			t.Errorf("the disk of %s has %d bytes left", n.cfg.Name, free)
+		}
+		disks[n.cfg.Name].Capacity(0)
+	}
+	for _, n := range m.nodes {
+		m.health(n.cfg.Name, HealthOK)
+	}
+	m.leader().put("/t/a/b/c", "after")
+	m.run()
+}
+
 func TestALeaderWhoseDiskStallsIsReplaced(t *testing.T) {
 	t.Parallel()
 	m, disks := onDisks(t, 3)
