@@ -172,6 +172,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	clusterv1.RegisterTrustServiceServer(c.nodeServer, trustService{c: c})
 	c.addOwnDuty("sweep join tokens", c.sweepTokens)
 	c.addOwnDuty("raise the feature level", c.keepFeatureLevel)
+	c.addOwnDuty("record the settings", c.recordSettings)
 	c.addOwnDuty("begin an epoch", c.beginEpoch)
 	c.addOwnDuty("sweep abandoned restores", c.sweepRestores)
 	c.addOwnDuty("remove dead masters", c.removeDeadMasters)
@@ -324,6 +325,9 @@ func (c *Cluster) settleIn(ctx context.Context) error {
 		cancel()
 		switch {
 		case err == nil:
+			if err := c.checkSettings(c.cfg.Name, c.cfg.Settings.Fixed); err != nil {
+				return err
+			}
 			c.log.Info("this master is ready", "address", c.address, "leader", c.leaders.current().name)
 			close(c.ready)
 			return nil

@@ -51,6 +51,8 @@ type Config struct {
 	DeadAfter time.Duration
 	// Backups says where this master keeps backups that it takes by itself.
 	Backups BackupSchedule
+	// Settings must be the same on all masters.
+	Settings Settings
 	// FeatureLevel is the level that this program supports; 0 means FeatureLevel. It is lower in tests of upgrades only.
 	FeatureLevel int
 	// DiskReserve is the size in bytes of a file that is given up when the disk is full, so that votes and the last entries

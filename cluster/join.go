@@ -143,6 +143,7 @@ func joinMaster(ctx context.Context, cfg *Config, address string) (*Identity, *m
 	response, err := join(ctx, cfg.Network, cfg.Logger, cfg.Join, token, func(ctx context.Context, client clusterv1.JoinServiceClient) (*clusterv1.JoinMasterResponse, error) {
 		return client.JoinMaster(ctx, &clusterv1.JoinMasterRequest{
 			Token: cfg.Token, Name: cfg.Name, Address: address, Version: cfg.Version, FeatureLevel: int32(cfg.FeatureLevel),
+			FixedSettings: cfg.Settings.Fixed,
 		})
 	})
 	if err != nil {

@@ -192,6 +192,9 @@ func (s joinService) JoinMaster(ctx context.Context, r *clusterv1.JoinMasterRequ
 	if err := c.admitLevel(r.Name, r.Version, max(int(r.FeatureLevel), 1)); err != nil {
 		return nil, toStatus(err)
 	}
+	if err := c.checkSettings(r.Name, r.FixedSettings); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
 	if err := c.prepareAnywhere(ctx, &clusterv1.PrepareMemberRequest{Name: r.Name, Address: r.Address}); err != nil {
 		return nil, toStatus(err)
 	}

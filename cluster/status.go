@@ -75,6 +75,8 @@ type MemberStatus struct {
 	DiskFree           uint64    `json:"diskFree,omitempty"`
 	DiskTotal          uint64    `json:"diskTotal,omitempty"`
 	CertificateExpires time.Time `json:"certificateExpires,omitzero"`
+	// Settings are the flags that must be the same on all masters (Settings.Shared).
+	Settings map[string]string `json:"settings,omitempty"`
 }
 
 // Status asks every master and answers within two seconds; masters that do not answer are shown as such.
@@ -131,6 +133,7 @@ func memberStatus(a answer, leader string, seen Member) MemberStatus {
 	if said == nil {
 		return m
 	}
+	m.Settings = said.Settings
 	m.Version, m.AppliedIndex, m.LastIndex, m.Revision = said.Version, said.AppliedIndex, said.LastIndex, said.Revision
 	m.FeatureLevel = max(int(said.FeatureLevel), 1)
 	m.RoundTrip = a.took.Round(10 * time.Microsecond).String()
@@ -199,6 +202,7 @@ func (s *Status) problems(now time.Time) []string {
 			add("the cluster is at feature level %d until every master is upgraded to level %d", s.FeatureLevel, m.FeatureLevel)
 		}
 	}
+	problems = append(problems, differences(s.Members)...)
 	if s.FailuresTolerated == 0 && len(s.Members) > 2 {
 		add("one more failure of a master stops writes")
 	}
@@ -223,6 +227,7 @@ func (c *Cluster) nodeStatus() *clusterv1.NodeStatusResponse {
 		FeatureLevel:  int32(c.cfg.FeatureLevel),
 		Recoveries:    c.memberNow().Recoveries,
 	}
+	response.Settings = c.cfg.Settings.Shared
 	response.Conditions = c.disk.conditions()
 	for _, server := range c.replica.servers() {
 		response.Masters = append(response.Masters, string(server.ID))

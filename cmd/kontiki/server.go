@@ -149,6 +149,25 @@ func (o *serverOptions) checkFailures() error {
 	return nil
 }
 
+// settings are the flags that must be the same on all masters.
+func (o *serverOptions) settings(r ranges) cluster.Settings {
+	return cluster.Settings{
+		Fixed: map[string]string{
+			"service-cidr": r.service.String(), "pod-cidr": r.pod.String(), "cluster-dns": r.dns.String(), "cluster-domain": o.clusterDomain,
+		},
+		Shared: map[string]string{
+			"default-toleration-seconds":   fmt.Sprint(o.tolerationSeconds),
+			"node-confirm-period":          o.confirmPeriod.String(),
+			"node-eviction-rate":           fmt.Sprint(o.evictions.Rate),
+			"secondary-node-eviction-rate": fmt.Sprint(o.evictions.SecondaryRate),
+			"unhealthy-zone-threshold":     fmt.Sprint(o.evictions.UnhealthyZone),
+			"large-cluster-size-threshold": fmt.Sprint(o.evictions.LargeCluster),
+			"remove-dead-masters-after":    o.deadMasters.String(),
+			"gossip":                       o.gossip,
+		},
+	}
+}
+
 func parseRange(flag, value string, shortest, longest int) (netip.Prefix, error) {
 	prefix, err := netip.ParsePrefix(value)
 	if err != nil || !prefix.Addr().Is4() || prefix.Bits() < shortest || prefix.Bits() > longest {
@@ -190,7 +209,7 @@ func runServer(ctx context.Context, o *serverOptions) error {
 		APIHosts: append([]string{"127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
 			"kubernetes.default.svc." + o.clusterDomain, kubernetes.String(), o.nodeIP}, o.tlsSANs...),
 		Version: gitVersion, Logger: log, Timings: cluster.Timings{Certificate: o.certificateLifetime}, GossipMode: o.gossip,
-		DeadAfter: o.deadMasters, Backups: o.backups,
+		DeadAfter: o.deadMasters, Backups: o.backups, Settings: o.settings(r),
 	})
 	if err != nil {
 		return err

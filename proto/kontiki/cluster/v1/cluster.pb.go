@@ -469,7 +469,9 @@ type NodeStatusResponse struct {
 	// disk_write_us is how long the slowest of the last writes to the raft log took, in microseconds.
 	DiskWriteUs int64 `protobuf:"varint,18,opt,name=disk_write_us,json=diskWriteUs,proto3" json:"disk_write_us,omitempty"`
 	// conditions are what is wrong with the called master: disk-full, disk-stalled.
-	Conditions    []string `protobuf:"bytes,20,rep,name=conditions,proto3" json:"conditions,omitempty"`
+	Conditions []string `protobuf:"bytes,20,rep,name=conditions,proto3" json:"conditions,omitempty"`
+	// settings are the called master's flags that should be the same on all masters, by their names.
+	Settings      map[string]string `protobuf:"bytes,21,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -633,6 +635,13 @@ func (x *NodeStatusResponse) GetDiskWriteUs() int64 {
 func (x *NodeStatusResponse) GetConditions() []string {
 	if x != nil {
 		return x.Conditions
+	}
+	return nil
+}
+
+func (x *NodeStatusResponse) GetSettings() map[string]string {
+	if x != nil {
+		return x.Settings
 	}
 	return nil
 }
@@ -1412,8 +1421,10 @@ type JoinMasterRequest struct {
 	// address is the joining master's advertised mTLS address.
 	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
 	// version and feature_level are what its program is and supports; a level of 0 stands for 1.
-	Version       string `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
-	FeatureLevel  int32  `protobuf:"varint,5,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
+	Version      string `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	FeatureLevel int32  `protobuf:"varint,5,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
+	// fixed_settings are its flags that must be the cluster's, by their names.
+	FixedSettings map[string]string `protobuf:"bytes,6,rep,name=fixed_settings,json=fixedSettings,proto3" json:"fixed_settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1481,6 +1492,13 @@ func (x *JoinMasterRequest) GetFeatureLevel() int32 {
 		return x.FeatureLevel
 	}
 	return 0
+}
+
+func (x *JoinMasterRequest) GetFixedSettings() map[string]string {
+	if x != nil {
+		return x.FixedSettings
+	}
+	return nil
 }
 
 type JoinMasterResponse struct {
@@ -1792,7 +1810,7 @@ const file_kontiki_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x10ReadIndexRequest\")\n" +
 	"\x11ReadIndexResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"\x13\n" +
-	"\x11NodeStatusRequest\"\xef\x04\n" +
+	"\x11NodeStatusRequest\"\xfe\x05\n" +
 	"\x12NodeStatusResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
@@ -1818,7 +1836,11 @@ const file_kontiki_cluster_v1_cluster_proto_rawDesc = "" +
 	"\rdisk_write_us\x18\x12 \x01(\x03R\vdiskWriteUs\x12\x1e\n" +
 	"\n" +
 	"conditions\x18\x14 \x03(\tR\n" +
-	"conditions\"D\n" +
+	"conditions\x12P\n" +
+	"\bsettings\x18\x15 \x03(\v24.kontiki.cluster.v1.NodeStatusResponse.SettingsEntryR\bsettings\x1a;\n" +
+	"\rSettingsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"D\n" +
 	"\x14PrepareMemberRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x17\n" +
@@ -1857,13 +1879,17 @@ const file_kontiki_cluster_v1_cluster_proto_rawDesc = "" +
 	"expires_at\x18\x05 \x01(\x03R\texpiresAt\"$\n" +
 	"\x12RevokeTokenRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x15\n" +
-	"\x13RevokeTokenResponse\"\x96\x01\n" +
+	"\x13RevokeTokenResponse\"\xb9\x02\n" +
 	"\x11JoinMasterRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x12#\n" +
-	"\rfeature_level\x18\x05 \x01(\x05R\ffeatureLevel\"\x82\x01\n" +
+	"\rfeature_level\x18\x05 \x01(\x05R\ffeatureLevel\x12_\n" +
+	"\x0efixed_settings\x18\x06 \x03(\v28.kontiki.cluster.v1.JoinMasterRequest.FixedSettingsEntryR\rfixedSettings\x1a@\n" +
+	"\x12FixedSettingsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x82\x01\n" +
 	"\x12JoinMasterResponse\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\fR\bidentity\x12\x18\n" +
 	"\amasters\x18\x02 \x03(\tR\amasters\x12\x16\n" +
@@ -1922,7 +1948,7 @@ func file_kontiki_cluster_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_kontiki_cluster_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kontiki_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_kontiki_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_kontiki_cluster_v1_cluster_proto_goTypes = []any{
 	(Outcome_State)(0),                 // 0: kontiki.cluster.v1.Outcome.State
 	(*ProposeRequest)(nil),             // 1: kontiki.cluster.v1.ProposeRequest
@@ -1955,45 +1981,49 @@ var file_kontiki_cluster_v1_cluster_proto_goTypes = []any{
 	(*JoinWorkerRequest)(nil),          // 28: kontiki.cluster.v1.JoinWorkerRequest
 	(*JoinWorkerResponse)(nil),         // 29: kontiki.cluster.v1.JoinWorkerResponse
 	(*RenewRequest)(nil),               // 30: kontiki.cluster.v1.RenewRequest
+	nil,                                // 31: kontiki.cluster.v1.NodeStatusResponse.SettingsEntry
+	nil,                                // 32: kontiki.cluster.v1.JoinMasterRequest.FixedSettingsEntry
 }
 var file_kontiki_cluster_v1_cluster_proto_depIdxs = []int32{
 	3,  // 0: kontiki.cluster.v1.ProposeResponse.outcomes:type_name -> kontiki.cluster.v1.Outcome
 	0,  // 1: kontiki.cluster.v1.Outcome.state:type_name -> kontiki.cluster.v1.Outcome.State
 	4,  // 2: kontiki.cluster.v1.Outcome.failure:type_name -> kontiki.cluster.v1.Failure
-	23, // 3: kontiki.cluster.v1.ListTokensResponse.tokens:type_name -> kontiki.cluster.v1.Token
-	1,  // 4: kontiki.cluster.v1.ClusterService.Propose:input_type -> kontiki.cluster.v1.ProposeRequest
-	5,  // 5: kontiki.cluster.v1.ClusterService.ReadIndex:input_type -> kontiki.cluster.v1.ReadIndexRequest
-	7,  // 6: kontiki.cluster.v1.ClusterService.NodeStatus:input_type -> kontiki.cluster.v1.NodeStatusRequest
-	9,  // 7: kontiki.cluster.v1.ClusterService.PrepareMember:input_type -> kontiki.cluster.v1.PrepareMemberRequest
-	11, // 8: kontiki.cluster.v1.ClusterService.AddMember:input_type -> kontiki.cluster.v1.AddMemberRequest
-	13, // 9: kontiki.cluster.v1.ClusterService.RemoveMember:input_type -> kontiki.cluster.v1.RemoveMemberRequest
-	15, // 10: kontiki.cluster.v1.ClusterService.TransferLeadership:input_type -> kontiki.cluster.v1.TransferLeadershipRequest
-	17, // 11: kontiki.cluster.v1.ClusterService.Status:input_type -> kontiki.cluster.v1.StatusRequest
-	19, // 12: kontiki.cluster.v1.ClusterService.CreateToken:input_type -> kontiki.cluster.v1.CreateTokenRequest
-	21, // 13: kontiki.cluster.v1.ClusterService.ListTokens:input_type -> kontiki.cluster.v1.ListTokensRequest
-	24, // 14: kontiki.cluster.v1.ClusterService.RevokeToken:input_type -> kontiki.cluster.v1.RevokeTokenRequest
-	26, // 15: kontiki.cluster.v1.JoinService.JoinMaster:input_type -> kontiki.cluster.v1.JoinMasterRequest
-	28, // 16: kontiki.cluster.v1.JoinService.JoinWorker:input_type -> kontiki.cluster.v1.JoinWorkerRequest
-	30, // 17: kontiki.cluster.v1.WorkerService.Renew:input_type -> kontiki.cluster.v1.RenewRequest
-	2,  // 18: kontiki.cluster.v1.ClusterService.Propose:output_type -> kontiki.cluster.v1.ProposeResponse
-	6,  // 19: kontiki.cluster.v1.ClusterService.ReadIndex:output_type -> kontiki.cluster.v1.ReadIndexResponse
-	8,  // 20: kontiki.cluster.v1.ClusterService.NodeStatus:output_type -> kontiki.cluster.v1.NodeStatusResponse
-	10, // 21: kontiki.cluster.v1.ClusterService.PrepareMember:output_type -> kontiki.cluster.v1.PrepareMemberResponse
-	12, // 22: kontiki.cluster.v1.ClusterService.AddMember:output_type -> kontiki.cluster.v1.AddMemberResponse
-	14, // 23: kontiki.cluster.v1.ClusterService.RemoveMember:output_type -> kontiki.cluster.v1.RemoveMemberResponse
-	16, // 24: kontiki.cluster.v1.ClusterService.TransferLeadership:output_type -> kontiki.cluster.v1.TransferLeadershipResponse
-	18, // 25: kontiki.cluster.v1.ClusterService.Status:output_type -> kontiki.cluster.v1.StatusResponse
-	20, // 26: kontiki.cluster.v1.ClusterService.CreateToken:output_type -> kontiki.cluster.v1.CreateTokenResponse
-	22, // 27: kontiki.cluster.v1.ClusterService.ListTokens:output_type -> kontiki.cluster.v1.ListTokensResponse
-	25, // 28: kontiki.cluster.v1.ClusterService.RevokeToken:output_type -> kontiki.cluster.v1.RevokeTokenResponse
-	27, // 29: kontiki.cluster.v1.JoinService.JoinMaster:output_type -> kontiki.cluster.v1.JoinMasterResponse
-	29, // 30: kontiki.cluster.v1.JoinService.JoinWorker:output_type -> kontiki.cluster.v1.JoinWorkerResponse
-	29, // 31: kontiki.cluster.v1.WorkerService.Renew:output_type -> kontiki.cluster.v1.JoinWorkerResponse
-	18, // [18:32] is the sub-list for method output_type
-	4,  // [4:18] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	31, // 3: kontiki.cluster.v1.NodeStatusResponse.settings:type_name -> kontiki.cluster.v1.NodeStatusResponse.SettingsEntry
+	23, // 4: kontiki.cluster.v1.ListTokensResponse.tokens:type_name -> kontiki.cluster.v1.Token
+	32, // 5: kontiki.cluster.v1.JoinMasterRequest.fixed_settings:type_name -> kontiki.cluster.v1.JoinMasterRequest.FixedSettingsEntry
+	1,  // 6: kontiki.cluster.v1.ClusterService.Propose:input_type -> kontiki.cluster.v1.ProposeRequest
+	5,  // 7: kontiki.cluster.v1.ClusterService.ReadIndex:input_type -> kontiki.cluster.v1.ReadIndexRequest
+	7,  // 8: kontiki.cluster.v1.ClusterService.NodeStatus:input_type -> kontiki.cluster.v1.NodeStatusRequest
+	9,  // 9: kontiki.cluster.v1.ClusterService.PrepareMember:input_type -> kontiki.cluster.v1.PrepareMemberRequest
+	11, // 10: kontiki.cluster.v1.ClusterService.AddMember:input_type -> kontiki.cluster.v1.AddMemberRequest
+	13, // 11: kontiki.cluster.v1.ClusterService.RemoveMember:input_type -> kontiki.cluster.v1.RemoveMemberRequest
+	15, // 12: kontiki.cluster.v1.ClusterService.TransferLeadership:input_type -> kontiki.cluster.v1.TransferLeadershipRequest
+	17, // 13: kontiki.cluster.v1.ClusterService.Status:input_type -> kontiki.cluster.v1.StatusRequest
+	19, // 14: kontiki.cluster.v1.ClusterService.CreateToken:input_type -> kontiki.cluster.v1.CreateTokenRequest
+	21, // 15: kontiki.cluster.v1.ClusterService.ListTokens:input_type -> kontiki.cluster.v1.ListTokensRequest
+	24, // 16: kontiki.cluster.v1.ClusterService.RevokeToken:input_type -> kontiki.cluster.v1.RevokeTokenRequest
+	26, // 17: kontiki.cluster.v1.JoinService.JoinMaster:input_type -> kontiki.cluster.v1.JoinMasterRequest
+	28, // 18: kontiki.cluster.v1.JoinService.JoinWorker:input_type -> kontiki.cluster.v1.JoinWorkerRequest
+	30, // 19: kontiki.cluster.v1.WorkerService.Renew:input_type -> kontiki.cluster.v1.RenewRequest
+	2,  // 20: kontiki.cluster.v1.ClusterService.Propose:output_type -> kontiki.cluster.v1.ProposeResponse
+	6,  // 21: kontiki.cluster.v1.ClusterService.ReadIndex:output_type -> kontiki.cluster.v1.ReadIndexResponse
+	8,  // 22: kontiki.cluster.v1.ClusterService.NodeStatus:output_type -> kontiki.cluster.v1.NodeStatusResponse
+	10, // 23: kontiki.cluster.v1.ClusterService.PrepareMember:output_type -> kontiki.cluster.v1.PrepareMemberResponse
+	12, // 24: kontiki.cluster.v1.ClusterService.AddMember:output_type -> kontiki.cluster.v1.AddMemberResponse
+	14, // 25: kontiki.cluster.v1.ClusterService.RemoveMember:output_type -> kontiki.cluster.v1.RemoveMemberResponse
+	16, // 26: kontiki.cluster.v1.ClusterService.TransferLeadership:output_type -> kontiki.cluster.v1.TransferLeadershipResponse
+	18, // 27: kontiki.cluster.v1.ClusterService.Status:output_type -> kontiki.cluster.v1.StatusResponse
+	20, // 28: kontiki.cluster.v1.ClusterService.CreateToken:output_type -> kontiki.cluster.v1.CreateTokenResponse
+	22, // 29: kontiki.cluster.v1.ClusterService.ListTokens:output_type -> kontiki.cluster.v1.ListTokensResponse
+	25, // 30: kontiki.cluster.v1.ClusterService.RevokeToken:output_type -> kontiki.cluster.v1.RevokeTokenResponse
+	27, // 31: kontiki.cluster.v1.JoinService.JoinMaster:output_type -> kontiki.cluster.v1.JoinMasterResponse
+	29, // 32: kontiki.cluster.v1.JoinService.JoinWorker:output_type -> kontiki.cluster.v1.JoinWorkerResponse
+	29, // 33: kontiki.cluster.v1.WorkerService.Renew:output_type -> kontiki.cluster.v1.JoinWorkerResponse
+	20, // [20:34] is the sub-list for method output_type
+	6,  // [6:20] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_kontiki_cluster_v1_cluster_proto_init() }
@@ -2007,7 +2037,7 @@ func file_kontiki_cluster_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kontiki_cluster_v1_cluster_proto_rawDesc), len(file_kontiki_cluster_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   30,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -1,0 +1,116 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+)
+
+func ranged(pod, period string) func(*Config) {
+	return func(cfg *Config) {
+		cfg.Settings = Settings{Fixed: map[string]string{"pod-cidr": pod}, Shared: map[string]string{"period": period}}
+	}
+}
+
+func TestAMasterWithOtherFixedSettingsIsRefused(t *testing.T) {
+	t.Parallel()
+	m := startMasters(t, 3, ranged("10.244.0.0/16", "5s"))
+	wrong := func(err error, name string) {
+		t.Helper()
+		if err == nil || !strings.Contains(err.Error(), "--pod-cidr is 10.1.0.0/16 on "+name+", and the cluster was made with 10.244.0.0/16") {
+			t.Errorf("%v", err)
+		}
+	}
+	// One that wants to join leaves no trace.
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	stranger := testConfig(t, "stranger")
+	stranger.Join, stranger.Token = []string{m.nodes[1].c.Address()}, m.token()
+	ranged("10.1.0.0/16", "5s")(&stranger)
+	c, err := Open(ctx, stranger)
+	if err == nil {
+		c.Close()
+	}
+	wrong(err, "stranger")
+	if s, err := m.nodes[0].c.Status(ctx); err != nil || len(s.Members) != 3 || len(s.Problems) > 0 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	// One that was a member does not start with others either, also where it was the first, and comes back with the right ones.
+	for _, n := range m.nodes[:2] {
+		n.stop()
+		ranged("10.1.0.0/16", "5s")(&n.cfg)
+		n.start()
+		select {
+		case err := <-n.stopped:
+			wrong(err, n.cfg.Name)
+			if !errors.Is(err, ErrSettings) {
+				t.Errorf("%v is no ErrSettings", err)
+			}
+		case <-n.c.Ready():
+			t.Errorf("%s is ready", n.cfg.Name)
+		case <-ctx.Done():
+			t.Fatal("it neither stops nor is ready")
+		}
+		n.c = nil
+		ranged("10.244.0.0/16", "5s")(&n.cfg)
+		n.start()
+		n.waitReady()
+	}
+}
+
+func TestSharedSettingsThatDifferAreAProblem(t *testing.T) {
+	t.Parallel()
+	m := startMasters(t, 2, ranged("10.244.0.0/16", "5s"))
+	problems := func() string {
+		t.Helper()
+		s, err := m.nodes[0].c.Status(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(s.Problems, "\n")
+	}
+	n := m.nodes[1]
+	n.stop()
+	ranged("10.244.0.0/16", "10s")(&n.cfg)
+	n.start()
+	n.waitReady()
+	if got, want := problems(), "--period must be the same on all masters: it is 5s on master-1, 10s on master-2"; !strings.Contains(got, want) {
+		t.Errorf("%q is not among the problems: %s", want, got)
+	}
+	n.stop()
+	ranged("10.244.0.0/16", "5s")(&n.cfg)
+	n.start()
+	n.waitReady()
+	if got := problems(); strings.Contains(got, "period") {
+		t.Errorf("it is the same, and still: %s", got)
+	}
+}
+
+// TestSettingsThatNobodyRecordedAreLearned is a cluster of an earlier version, and one of a later version that has a setting more.
+func TestSettingsThatNobodyRecordedAreLearned(t *testing.T) {
+	t.Parallel()
+	m := startMasters(t, 1)
+	n := m.nodes[0]
+	for _, settings := range []map[string]string{{"a": "1"}, {"a": "1", "b": "2"}} {
+		n.stop()
+		n.cfg.Settings.Fixed = settings
+		n.start()
+		n.waitReady()
+		eventually(t, "the settings to be recorded", func() error {
+			fixed, err := fixedSettings(n.c.View())
+			if err == nil && len(fixed) != len(settings) {
+				err = errors.New("they are not")
+			}
+			return err
+		})
+		for name := range settings {
+			if err := n.c.checkSettings("x", map[string]string{name: "other"}); !errors.Is(err, ErrSettings) {
+				t.Errorf("--%s: %v", name, err)
+			}
+		}
+		if err := n.c.checkSettings("an older one", map[string]string{"unknown": "x"}); err != nil {
+			t.Error(err)
+		}
+	}
+}
