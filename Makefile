@@ -20,11 +20,12 @@ DEB_PACKAGES := containerd:containerd runc:runc nftables:nft iproute2:ip conntra
 
 PROTOC_GEN_GO      := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
 PROTOC_GEN_GO_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+BUF                := github.com/bufbuild/buf/cmd/buf@v1.50.0
 STATICCHECK        := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TOOLS  := $(CURDIR)/.tools
 PROTOS := $(shell find proto -name '*.proto')
 
-.PHONY: build run stop test unit e2e lint bench robustness generate deps images node help
+.PHONY: build run stop test unit e2e lint bench robustness generate released deps images node help
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -65,9 +66,14 @@ unit: deps
 e2e: deps build images node
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -timeout 25m ./test/e2e/...
 
-lint: ## go vet and staticcheck
+lint: ## go vet, staticcheck, and buf: the rules of the protocols, and that kontiki.v1 only grew since its last release
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
+	$(GO) run $(BUF) lint
+	$(GO) run $(BUF) breaking --against proto/released.binpb
+
+released: ## note the protocols of a release, with which later ones must stay compatible
+	$(GO) run $(BUF) build --path proto/kontiki/v1 -o proto/released.binpb
 
 bench: deps build images ## measure; nothing is asserted
 	$(GO) test -run '^$$' -bench . -benchmem $$($(GO) list ./... | grep -v /test/)
