@@ -37,7 +37,7 @@ build: ## build bin/kontiki
 
 node: ## install what the tests in Node need, at the versions of package-lock.json
 	@if ! command -v npm >/dev/null; then $(MAKE) -s deps DEB_PACKAGES="nodejs:node npm:npm"; fi
-	@cd test/node && npm ci --silent
+	@cd test/node && npm ci --silent --omit=dev
 
 images: ## build bin/images.tar: the images of the demo and of the tests
 	@$(GO) run ./test/images -out bin/images.tar
@@ -100,4 +100,7 @@ generate: ## regenerate committed code: protobuf, OpenAPI
 	GOBIN=$(TOOLS) $(GO) install $(PROTOC_GEN_GO_GRPC)
 	PATH=$(TOOLS):$$PATH protoc -I proto --go_out=proto --go_opt=paths=source_relative \
 	  --go-grpc_out=proto --go-grpc_opt=paths=source_relative $(PROTOS:proto/%=%)
+	cd test/node && npm ci --silent && protoc --plugin=node_modules/.bin/protoc-gen-ts -I ../../proto -I . --ts_out=gen \
+	  --ts_opt=client_grpc1,output_javascript,output_legacy_commonjs,long_type_string,ts_nocheck,eslint_disable,optimize_code_size \
+	  kontiki/v1/objects.proto errors.proto && find gen -name '*.d.ts' -delete
 	cd api/rest && $(GO) run ./openapigen
