@@ -6,10 +6,12 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// transport is raft's own, with pipelines that cannot get stuck, and with installs of snapshots that end what raft does not.
+// transport is raft's own, with pipelines that cannot get stuck, with installs of snapshots that end what raft does not, and
+// without a pause before a follower that came back.
 type transport struct {
 	*raft.NetworkTransport
 	incoming *incoming
+	reach    *reach
 }
 
 // Consumer implements raft.Transport.
@@ -19,6 +21,7 @@ func (t *transport) Consumer() <-chan raft.RPC { return t.incoming.to }
 func (t *transport) Close() error {
 	err := t.NetworkTransport.Close()
 	t.incoming.close()
+	t.reach.close()
 	return err
 }
 

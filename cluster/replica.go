@@ -159,7 +159,7 @@ func openReplica(disk *storage.Store, name, address string, bootstrap bool, t Ti
 		Timeout: t.Transport,
 		Logger:  &raftLog{log: log, name: "raft transport"},
 	})
-	transport := &transport{network, newIncoming(network.Consumer(), logs, log)}
+	transport := &transport{network, newIncoming(network.Consumer(), logs, log), newReach(t.Heartbeat)}
 	defer func() {
 		if err != nil {
 			transport.Close()
@@ -177,8 +177,9 @@ func openReplica(disk *storage.Store, name, address string, bootstrap bool, t Ti
 	if err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
+	transport.reach.node.Store(node)
 	disk.Guard()
-	announce.node, announce.send = node, transport
+	announce.node, announce.send = node, network // an announcement that fails is not to be held back
 	announce.header = raft.RPCHeader{
 		ProtocolVersion: config.ProtocolVersion, ID: []byte(name), Addr: transport.EncodePeer(config.LocalID, transport.LocalAddr()),
 	}
@@ -264,6 +265,7 @@ func (r *replica) close() error {
 	r.gate.Lock()
 	r.closing = true
 	r.gate.Unlock()
+	r.transport.reach.close()
 	r.stream.Close() // ends calls to peers that raft would wait for
 	stopping := r.raft.Shutdown()
 	r.disk.Release()

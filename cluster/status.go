@@ -25,6 +25,7 @@ const (
 const (
 	HealthOK          = "ok"
 	HealthNoLeader    = "no-leader"   // it answers, and knows of no leader
+	HealthBehind      = "behind"      // it answers, and lacks more than the last behindEntries of what is committed
 	HealthUnreachable = "unreachable" // it did not answer within a second
 )
 
@@ -33,6 +34,8 @@ const (
 	// come long before.
 	lowDisk         = 0.05
 	certificateSoon = 14 * 24 * time.Hour
+	// behindEntries are what the log may grow by while masters answer one after the other; who lacks more catches up.
+	behindEntries = 1000
 )
 
 // Status is the cluster as one master sees it, gathered by asking every other one.
@@ -46,6 +49,9 @@ type Status struct {
 	Revision     uint64 `json:"revision"`
 	Epoch        uint64 `json:"epoch"`
 	FeatureLevel int    `json:"featureLevel"`
+	// Behind are the masters whose upgrade, or answer, the feature level waits for; empty where it is as high as the newest
+	// program's. An upgrade under way is no problem: all versions in the cluster work together.
+	Behind []string `json:"behind,omitempty"`
 	// FailuresTolerated is how many more masters may fail before writes stop; -1 when they have stopped.
 	FailuresTolerated int            `json:"failuresTolerated"`
 	Members           []MemberStatus `json:"members"`
@@ -104,18 +110,23 @@ func (c *Cluster) Status(ctx context.Context) (*Status, error) {
 			gossip[m.Name] = m
 		}
 	}
+	committed := s.CommitIndex
+	for _, a := range answers {
+		committed = max(committed, a.status.GetCommitIndex())
+	}
 	s.Members = make([]MemberStatus, 0, len(answers))
 	for _, a := range answers {
-		s.Members = append(s.Members, memberStatus(a, lead.name, gossip[string(a.server.ID)]))
+		s.Members = append(s.Members, memberStatus(a, lead.name, committed, gossip[string(a.server.ID)]))
 	}
 	slices.SortFunc(s.Members, func(a, b MemberStatus) int { return strings.Compare(a.Name, b.Name) })
 	s.FailuresTolerated = tolerated(s.Members)
+	s.Behind = behind(s.Members, level)
 	s.certificateSoon = min(certificateSoon, c.certificateLifetime()/4)
 	s.Problems = s.problems(time.Now())
 	return s, nil
 }
 
-func memberStatus(a answer, leader string, seen Member) MemberStatus {
+func memberStatus(a answer, leader string, committed uint64, seen Member) MemberStatus {
 	m := MemberStatus{
 		Name: string(a.server.ID), Address: string(a.server.Address), Role: StatusVoter, Health: HealthUnreachable, LastContact: "never",
 		APIAddress: seen.APIAddress, Gossip: string(seen.State),
@@ -147,9 +158,13 @@ func memberStatus(a answer, leader string, seen Member) MemberStatus {
 	if said.LastContactMs >= 0 {
 		m.LastContact = (time.Duration(said.LastContactMs) * time.Millisecond).String()
 	}
-	m.Health = HealthOK
-	if said.Leader == "" {
+	switch {
+	case said.Leader == "":
 		m.Health = HealthNoLeader
+	case said.LastIndex+behindEntries < committed:
+		m.Health = HealthBehind
+	default:
+		m.Health = HealthOK
 	}
 	if len(said.Conditions) > 0 {
 		m.Health = strings.Join(said.Conditions, ",")
@@ -172,6 +187,20 @@ func tolerated(members []MemberStatus) int {
 	return max(well-(voters/2+1), -1)
 }
 
+// behind names the masters that support less than the newest one does, where the cluster's level is below that.
+func behind(members []MemberStatus, level int) (names []string) {
+	newest := level
+	for _, m := range members {
+		newest = max(newest, m.FeatureLevel)
+	}
+	for _, m := range members {
+		if newest > level && m.FeatureLevel < newest {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
+
 // problems words what keeps the cluster from being as it should.
 func (s *Status) problems(now time.Time) []string {
 	problems := []string{}
@@ -186,6 +215,8 @@ func (s *Status) problems(now time.Time) []string {
 			add("master %s at %s does not answer (gossip: %s); if it is gone for good: kontiki cluster remove %s", m.Name, m.Address, m.Gossip, m.Name)
 		case HealthNoLeader:
 			add("master %s knows of no leader", m.Name)
+		case HealthBehind:
+			add("master %s catches up: its log ends at %d", m.Name, m.LastIndex)
 		default:
 			add("master %s: %s", m.Name, m.Health)
 		}
@@ -197,9 +228,6 @@ func (s *Status) problems(now time.Time) []string {
 		}
 		if !m.CertificateExpires.IsZero() && m.CertificateExpires.Before(now.Add(cmp.Or(s.certificateSoon, certificateSoon))) {
 			add("the certificate of master %s expires at %s", m.Name, m.CertificateExpires.Format(time.RFC3339))
-		}
-		if m.FeatureLevel > s.FeatureLevel && s.FeatureLevel > 0 && m.Role == StatusLeader {
-			add("the cluster is at feature level %d until every master is upgraded to level %d", s.FeatureLevel, m.FeatureLevel)
 		}
 	}
 	problems = append(problems, differences(s.Members)...)

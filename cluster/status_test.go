@@ -34,7 +34,8 @@ func TestProblemsAreNamed(t *testing.T) {
 		"little room":     {func(m []MemberStatus) { m[0].DiskFree = 4 }, 1, []string{"disk of master a"}},
 		"an expiry":       {func(m []MemberStatus) { m[0].CertificateExpires = now.Add(time.Hour) }, 1, []string{"certificate of master a"}},
 		"no vote":         {func(m []MemberStatus) { m[2].Role = StatusNonvoter }, 0, []string{"c has no vote", "one more failure"}},
-		"an upgrade":      {func(m []MemberStatus) { m[0].FeatureLevel = 3 }, 1, []string{"feature level 2", "level 3"}},
+		"an upgrade":      {func(m []MemberStatus) { m[0].FeatureLevel = 3 }, 1, nil},
+		"one catches up":  {func(m []MemberStatus) { m[1].Health = HealthBehind }, 0, []string{"master b catches up", "one more failure"}},
 		"no leader there": {func(m []MemberStatus) { m[1].Health = HealthNoLeader }, 0, []string{"master b knows of no leader"}},
 	} {
 		s := whole(x.change)
@@ -53,15 +54,44 @@ func TestProblemsAreNamed(t *testing.T) {
 	}
 }
 
+func TestWhoHoldsTheFeatureLevelBack(t *testing.T) {
+	at := func(levels ...int) (members []MemberStatus) {
+		for i, level := range levels {
+			members = append(members, MemberStatus{Name: fmt.Sprint("m", i), FeatureLevel: level})
+		}
+		return members
+	}
+	for _, x := range []struct {
+		members []MemberStatus
+		want    string
+	}{
+		{at(2, 2, 2), "[]"}, // as high as it can be
+		{at(2, 0, 2), "[]"}, // the same, with one that does not answer
+		{at(3, 3, 3), "[]"}, // it rises in a moment
+		{at(2, 3, 2), "[m0 m2]"},
+		{at(3, 0, 3), "[m1]"},
+	} {
+		if got := fmt.Sprint(behind(x.members, 2)); got != x.want {
+			t.Errorf("%+v: %s, want %s", x.members, got, x.want)
+		}
+	}
+}
+
 func TestMemberStatusOfAnAnswer(t *testing.T) {
 	server := raft.Server{ID: "b", Address: "10.0.0.2:6444"}
-	if m := memberStatus(answer{server: server}, "a", Member{}); m.Health != HealthUnreachable || m.Gossip != "unknown" || m.LastContact != "never" {
+	if m := memberStatus(answer{server: server}, "a", 5000, Member{}); m.Health != HealthUnreachable || m.Gossip != "unknown" || m.LastContact != "never" {
 		t.Errorf("no answer: %+v", m)
 	}
 	said := &clusterv1.NodeStatusResponse{Name: "b", Leader: "a", LastContactMs: 7, DiskWriteUs: 1500, Conditions: []string{ConditionDiskFull, ConditionDiskStalled}}
-	m := memberStatus(answer{server: server, status: said, took: 3 * time.Millisecond}, "a", Member{State: MemberAlive, APIAddress: "10.0.0.2:6443"})
+	m := memberStatus(answer{server: server, status: said, took: 3 * time.Millisecond}, "a", 5000, Member{State: MemberAlive, APIAddress: "10.0.0.2:6443"})
 	if m.Health != "disk-full,disk-stalled" || m.RoundTrip != "3ms" || m.DiskWrite != "1.5ms" || m.LastContact != "7ms" || m.FeatureLevel != 1 || m.APIAddress != "10.0.0.2:6443" || m.Gossip != "alive" {
 		t.Errorf("%+v", m)
+	}
+	for end, want := range map[uint64]string{6000: HealthOK, 5000: HealthOK, 5000 - behindEntries: HealthOK, 5000 - behindEntries - 1: HealthBehind} {
+		a := answer{server: server, status: &clusterv1.NodeStatusResponse{Name: "b", Leader: "a", LastIndex: end}}
+		if m := memberStatus(a, "a", 5000, Member{}); m.Health != want {
+			t.Errorf("a log that ends at %d of 5000: %s, want %s", end, m.Health, want)
+		}
 	}
 }
 

@@ -156,6 +156,9 @@ func printStatus(out io.Writer, s *cluster.Status) error {
 	default:
 		fmt.Fprintf(out, "%d more masters may fail before writes stop.\n\n", s.FailuresTolerated)
 	}
+	if len(s.Behind) > 0 {
+		fmt.Fprintf(out, "The feature level rises once these masters are upgraded: %s.\n\n", strings.Join(s.Behind, ", "))
+	}
 	w := tabwriter.NewWriter(out, 0, 4, 3, ' ', 0)
 	fmt.Fprintln(w, "NAME\tROLE\tADDRESS\tHEALTH\tGOSSIP\tLAST CONTACT\tROUND TRIP\tLOG\tAPPLIED\tDISK WRITE\tDISK FREE\tCERTIFICATE\tVERSION")
 	for _, m := range s.Members {

@@ -23,7 +23,7 @@ import (
 func devCommand() *cobra.Command {
 	var o dev.Options
 	var detach, purge bool
-	var output, level string
+	var output, level, program string
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "Run a whole cluster on this machine, each host in its own network namespace",
@@ -66,8 +66,17 @@ func devCommand() *cobra.Command {
 	f.BoolVar(&detach, "detach", false, "return once the cluster is up, and leave it running")
 	f.StringVar(&level, "log-level", "warn", "debug, info, warn or error")
 
-	stop := &cobra.Command{Use: "stop", Short: "Stop the cluster and its containers; its data stays", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return dev.Stop(cmd.Context(), o.Dir, purge) }}
+	stop := &cobra.Command{Use: "stop [HOST]", Short: "Stop the cluster and its containers; its data stays. With HOST: stop what Kontiki runs there, by SIGTERM; containers stay",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return dev.Stop(cmd.Context(), o.Dir, purge)
+			}
+			if purge {
+				return errors.New("--purge removes the whole cluster: it goes with no HOST")
+			}
+			return dev.StopHost(cmd.Context(), o.Dir, args[0])
+		}}
 	stop.Flags().BoolVar(&purge, "purge", false, "remove the cluster's data too")
 	status := &cobra.Command{Use: "status", Short: "Show the cluster's hosts", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return devStatus(o.Dir, output) }}
@@ -75,7 +84,10 @@ func devCommand() *cobra.Command {
 	kill := &cobra.Command{Use: "kill HOST", Short: "kill -9 all that Kontiki runs on a host; containers stay", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return dev.Kill(cmd.Context(), o.Dir, args[0]) }}
 	start := &cobra.Command{Use: "start HOST", Short: "Bring a host back with its data", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return dev.Start(cmd.Context(), o.Dir, args[0]) }}
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return dev.Start(cmd.Context(), o.Dir, args[0], program)
+		}}
+	start.Flags().StringVar(&program, "kontiki", "", "the kontiki program that the host runs from now on, for trying an upgrade (default: the one that it ran before)")
 	cmd.AddCommand(stop, status, kill, start)
 	return cmd
 }

@@ -136,7 +136,7 @@ func (m *master) followIdentity(ctx context.Context) error {
 			return err
 		}
 		m.apiConns.recheck(m.cluster.Roots())
-		lifetime := m.options.certificateLifetime
+		lifetime := m.options.timings.Certificate
 		wait := lifetime*2/3 + rand.N(max(lifetime/20, 1))
 		if ready != nil {
 			wait = kubeconfigAgain

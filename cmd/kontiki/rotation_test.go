@@ -69,7 +69,7 @@ func ask(ctx context.Context, client *http.Client, method, url, body string) (co
 // TestTheAPIGoesOnThroughRenewalsAndRotations keeps one connection with a watch in it through several renewals of the
 // serving certificate and a rotation of the CA, of the secret key, and of everything else that there is.
 func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
-	m := startMaster(t, func(o *serverOptions, _ *cluster.Config) { o.certificateLifetime = 4 * time.Second })
+	m := startMaster(t, func(o *serverOptions, _ *cluster.Config) { o.timings.Certificate = 4 * time.Second })
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	before := m.cluster.Identity()

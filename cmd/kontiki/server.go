@@ -49,7 +49,7 @@ type serverOptions struct {
 	deadMasters               time.Duration
 	backups                   cluster.BackupSchedule
 	noAgent                   bool
-	certificateLifetime       time.Duration
+	timings                   cluster.Timings
 	gossip                    string
 	agent                     agentOptions
 }
@@ -93,11 +93,15 @@ func serverCommand() *cobra.Command {
 	f.Float64Var(&o.evictions.UnhealthyZone, "unhealthy-zone-threshold", o.evictions.UnhealthyZone, "the fraction of a zone's nodes, and at least three, that must not be ready for it to be unhealthy")
 	f.IntVar(&o.evictions.LargeCluster, "large-cluster-size-threshold", o.evictions.LargeCluster, "up to how many nodes an unhealthy zone counts as small: nothing is evicted from it")
 	f.StringVar(&o.gossip, "gossip", "auto", "who takes part in gossip: all, masters, or auto, which is masters only with more than 2,000 workers; the same on all masters")
-	f.DurationVar(&o.certificateLifetime, "certificate-lifetime", pki.DefaultTTL, "how long certificates live that this master issues; they are renewed at two thirds of it")
+	f.DurationVar(&o.timings.Certificate, "certificate-lifetime", pki.DefaultTTL, "how long certificates live that this master issues; they are renewed at two thirds of it")
 	f.DurationVar(&o.deadMasters, "remove-dead-masters-after", time.Hour, "how long a master may be dead before it is removed, if three or more others vote; 0 is never")
 	f.StringVar(&o.backups.Dir, "snapshot-dir", "", "where this master keeps the snapshots that it takes by itself (default: snapshots in the data directory)")
 	f.DurationVar(&o.backups.Interval, "snapshot-interval", 12*time.Hour, "how often this master takes a snapshot by itself; 0 is never")
 	f.IntVar(&o.backups.Keep, "snapshot-retention", 5, "how many of its own snapshots this master keeps")
+	d := cluster.DefaultTimings
+	f.Uint64Var(&o.timings.SnapshotThreshold, "raft-snapshot-threshold", d.SnapshotThreshold, "after how many entries of the log raft takes a snapshot and cuts the log")
+	f.DurationVar(&o.timings.SnapshotInterval, "raft-snapshot-interval", d.SnapshotInterval, "how often raft looks whether a snapshot is due, to twice that")
+	f.Uint64Var(&o.timings.TrailingLogs, "raft-trailing-logs", d.TrailingLogs, "how many entries of the log stay behind a snapshot, for masters that are a little late; one that is later is sent the snapshot")
 	f.BoolVar(&o.noAgent, "no-agent", false, "run no worker on this host")
 	o.agent.flags(f)
 	return cmd
@@ -200,6 +204,9 @@ func runServer(ctx context.Context, o *serverOptions) error {
 	if o.backups.Keep < 1 || o.backups.Interval < 0 {
 		return fmt.Errorf("--snapshot-retention must be at least 1, and --snapshot-interval not negative")
 	}
+	if o.timings.SnapshotInterval < time.Second || o.timings.SnapshotThreshold < 1 || o.timings.TrailingLogs < 1 {
+		return fmt.Errorf("--raft-snapshot-interval must be at least 1s, --raft-snapshot-threshold and --raft-trailing-logs at least 1")
+	}
 	at := func(port int) string { return net.JoinHostPort(o.nodeIP, strconv.Itoa(port)) }
 	kubernetes := r.service.Masked().Addr().Next()
 	c, err := cluster.Open(ctx, cluster.Config{
@@ -208,7 +215,7 @@ func runServer(ctx context.Context, o *serverOptions) error {
 		APIAddress: at(o.apiPort), Bootstrap: len(o.join) == 0, Join: o.join, Token: o.token,
 		APIHosts: append([]string{"127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
 			"kubernetes.default.svc." + o.clusterDomain, kubernetes.String(), o.nodeIP}, o.tlsSANs...),
-		Version: gitVersion, Logger: log, Timings: cluster.Timings{Certificate: o.certificateLifetime}, GossipMode: o.gossip,
+		Version: gitVersion, FeatureLevel: featureLevel, Logger: log, Timings: o.timings, GossipMode: o.gossip,
 		DeadAfter: o.deadMasters, Backups: o.backups, Settings: o.settings(r),
 	})
 	if err != nil {

@@ -65,7 +65,7 @@ func startMaster(t *testing.T, change ...func(*serverOptions, *cluster.Config)) 
 	o := &serverOptions{
 		name: "master-1", nodeIP: "127.0.0.1", dataDir: filepath.Join(t.TempDir(), "server"), apiPort: freePort(t), apiBind: "127.0.0.1",
 		serviceCIDR: "10.96.0.0/16", podCIDR: "10.244.0.0/16", clusterDomain: "cluster.local", tolerationSeconds: 300, noAgent: true,
-		certificateLifetime: pki.DefaultTTL, confirmPeriod: 5 * time.Second, evictions: nodelifecycle.DefaultEvictions,
+		timings: cluster.Timings{Certificate: pki.DefaultTTL}, confirmPeriod: 5 * time.Second, evictions: nodelifecycle.DefaultEvictions,
 	}
 	r, err := o.ranges()
 	if err != nil {
@@ -79,7 +79,7 @@ func startMaster(t *testing.T, change ...func(*serverOptions, *cluster.Config)) 
 	for _, f := range change {
 		f(o, &cfg)
 	}
-	cfg.Timings.Certificate = o.certificateLifetime
+	cfg.Timings.Certificate = o.timings.Certificate
 	c, err := cluster.Open(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)

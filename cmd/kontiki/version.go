@@ -7,7 +7,7 @@ import (
 )
 
 // gitVersion is Kubernetes' version of which the API is, and Kontiki's own as build metadata, which clients can parse.
-// buildCommit and buildDate are set by the linker.
+// buildCommit and buildDate are set by the linker, and gitVersion where a test of upgrades builds another version.
 var (
 	gitVersion  = "v1.37.2+kontiki.0.1"
 	buildCommit = "unknown"

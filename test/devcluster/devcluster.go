@@ -37,10 +37,16 @@ type Cluster struct {
 // Start starts a cluster in a directory of its own, with further flags of `kontiki dev`, and imports the images. What it prints goes to out. Stop it, also when
 // Start failed.
 func Start(out io.Writer, masters, workers int, further ...string) (*Cluster, error) {
-	c := &Cluster{Kontiki: os.Getenv("KONTIKI")}
-	if c.Kontiki == "" {
-		return c, errors.New("KONTIKI must name the binary under test; `make e2e` and `make bench` do it")
+	program := os.Getenv("KONTIKI")
+	if program == "" {
+		return &Cluster{}, errors.New("KONTIKI must name the binary under test; `make e2e` and `make bench` do it")
 	}
+	return StartProgram(program, out, masters, workers, further...)
+}
+
+// StartProgram is Start with a kontiki program of the caller's.
+func StartProgram(program string, out io.Writer, masters, workers int, further ...string) (*Cluster, error) {
+	c := &Cluster{Kontiki: program}
 	if os.Geteuid() != 0 {
 		return c, errors.New("a development cluster makes network namespaces and runs containers: run this as root")
 	}

@@ -46,12 +46,24 @@ type writer struct {
 	longest time.Duration
 }
 
-func writeTo(namespace string) *writer {
+func writeTo(namespace string) *writer { return writeEvery(namespace, 0) }
+
+// writeEvery is writeTo at a pace: each of its four clients writes once in a period.
+func writeEvery(namespace string, period time.Duration) *writer {
 	ctx, stop := context.WithCancel(context.Background())
 	w := &writer{stop: stop, last: time.Now()}
 	for i := range 4 {
 		w.done.Go(func() {
+			var pace <-chan time.Time
+			if period > 0 {
+				ticker := time.NewTicker(period)
+				defer ticker.Stop()
+				pace = ticker.C
+			}
 			for n := 0; ctx.Err() == nil; n++ {
+				if pace != nil {
+					<-pace
+				}
 				name := fmt.Sprintf("w%d-%d", i, n)
 				one, cancel := context.WithTimeout(ctx, 2*time.Second)
 				_, err := env.Set.CoreV1().ConfigMaps(namespace).Create(one, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
@@ -78,6 +90,24 @@ func (w *writer) count() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.acked)
+}
+
+// nothingLost fails the test for each acknowledged write that is not there; the writer has stopped.
+func (w *writer) nothingLost(t *testing.T, namespace string) {
+	t.Helper()
+	list, err := env.Set.CoreV1().ConfigMaps(namespace).List(context.Background(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]bool{}
+	for _, cm := range list.Items {
+		have[cm.Name] = true
+	}
+	for _, name := range w.acked {
+		if !have[name] {
+			t.Errorf("acknowledged write %s is lost", name)
+		}
+	}
 }
 
 func TestLeaderKilledUnderWrites(t *testing.T) {
@@ -116,19 +146,7 @@ func TestLeaderKilledUnderWrites(t *testing.T) {
 	w.stop()
 	w.done.Wait()
 	t.Logf("killed %s; longest time without an acknowledged write: %s (of %s)", victim, w.longest.Round(time.Millisecond), time.Since(killed).Round(time.Millisecond))
-	list, err := env.Set.CoreV1().ConfigMaps(ns).List(context.Background(), metav1.ListOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	have := map[string]bool{}
-	for _, cm := range list.Items {
-		have[cm.Name] = true
-	}
-	for _, name := range w.acked {
-		if !have[name] {
-			t.Errorf("acknowledged write %s is lost", name)
-		}
-	}
+	w.nothingLost(t, ns)
 	sameContainers(t, before, containerIDs(t, ns))
 	must(t, "dev", "start", victim)
 	healthy(t)

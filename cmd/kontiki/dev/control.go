@@ -7,8 +7,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -62,19 +66,25 @@ func (s *Supervisor) serveControl(ctx context.Context) error {
 		return err
 	}
 	mux := http.NewServeMux()
-	host := func(act func(Host) error) http.HandlerFunc {
+	host := func(act func(*http.Request, Host) error) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			h, err := s.state.host(r.PathValue("host"))
 			if err == nil {
-				err = act(h)
+				err = act(r, h)
 			}
 			if err != nil {
 				http.Error(w, err.Error(), http.StatusConflict)
 			}
 		}
 	}
-	mux.HandleFunc("POST /hosts/{host}/kill", host(s.kill))
-	mux.HandleFunc("POST /hosts/{host}/start", host(s.start))
+	mux.HandleFunc("POST /hosts/{host}/kill", host(func(_ *http.Request, h Host) error { return s.end(h, syscall.SIGKILL) }))
+	mux.HandleFunc("POST /hosts/{host}/stop", host(func(_ *http.Request, h Host) error { return s.end(h, syscall.SIGTERM) }))
+	mux.HandleFunc("POST /hosts/{host}/start", host(func(r *http.Request, h Host) error {
+		if err := s.setProgram(h, r.URL.Query().Get("program")); err != nil {
+			return err
+		}
+		return s.start(h)
+	}))
 	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, _ *http.Request) {
 		// The whole answer first: the socket is closed as soon as everything stops.
 		w.Header().Set("Content-Length", "0")
@@ -120,8 +130,24 @@ func call(ctx context.Context, s *State, path string) error {
 // Kill takes a host down as kill -9 of all that Kontiki runs on it; containers stay.
 func Kill(ctx context.Context, dir, host string) error { return hostCall(ctx, dir, host, "kill") }
 
-// Start brings a host back with its data.
-func Start(ctx context.Context, dir, host string) error { return hostCall(ctx, dir, host, "start") }
+// StopHost stops what Kontiki runs on a host as a service manager does, by SIGTERM; containers stay.
+func StopHost(ctx context.Context, dir, host string) error { return hostCall(ctx, dir, host, "stop") }
+
+// Start brings a host back with its data. It runs the kontiki program of that path from then on; "" is the one that it ran
+// before.
+func Start(ctx context.Context, dir, host, program string) error {
+	if program == "" {
+		return hostCall(ctx, dir, host, "start")
+	}
+	path, err := exec.LookPath(program)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		return fmt.Errorf("--kontiki: %w", err)
+	}
+	return hostCall(ctx, dir, host, "start?program="+url.QueryEscape(path))
+}
 
 func hostCall(ctx context.Context, dir, name, what string) error {
 	s, err := load(dir)

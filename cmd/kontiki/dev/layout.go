@@ -54,6 +54,8 @@ type State struct {
 	// ServerArgs and AgentArgs are further flags for every master and worker.
 	ServerArgs []string `json:"serverArgs,omitempty"`
 	AgentArgs  []string `json:"agentArgs,omitempty"`
+	// Programs are the kontiki programs of the hosts that run another one than the supervisor's, by host.
+	Programs map[string]string `json:"programs,omitempty"`
 	// Processes are those that were started, by host ("containerd" and "supervisor" for those).
 	Processes map[string]Process `json:"processes"`
 }

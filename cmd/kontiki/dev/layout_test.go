@@ -148,7 +148,7 @@ func TestStatusOfAClusterThatDoesNotRun(t *testing.T) {
 	if err := Kill(t.Context(), s.Dir, "master-1"); err == nil || !strings.Contains(err.Error(), "kontiki dev stop") {
 		t.Errorf("kill without a supervisor: %v", err)
 	}
-	if err := Start(t.Context(), s.Dir, "master-9"); err == nil || !strings.Contains(err.Error(), `no host "master-9"`) {
+	if err := Start(t.Context(), s.Dir, "master-9", ""); err == nil || !strings.Contains(err.Error(), `no host "master-9"`) {
 		t.Errorf("start of an unknown host: %v", err)
 	}
 	if !p.alive() {

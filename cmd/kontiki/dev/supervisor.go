@@ -2,6 +2,7 @@ package dev
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,7 +50,7 @@ type Supervisor struct {
 
 	mu    sync.Mutex
 	state *State
-	// down are the hosts that `kontiki dev kill` took down: they are not started again by themselves.
+	// down are the hosts that `kontiki dev kill` or `stop` took down: they are not started again by themselves.
 	down    map[string]bool
 	stopped bool
 	waiters sync.WaitGroup
@@ -238,6 +239,30 @@ func (s *Supervisor) founds(h Host) bool {
 	return h.Name == masters[0].Name && (s.belongs(h) || !slices.ContainsFunc(masters[1:], s.belongs))
 }
 
+// program is the kontiki program that a host runs.
+func (s *Supervisor) program(h Host) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return cmp.Or(s.state.Programs[h.Name], s.self)
+}
+
+// setProgram gives a host that is down another program; "" leaves the one that it has.
+func (s *Supervisor) setProgram(h Host, program string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if program == "" {
+		return nil
+	}
+	if s.state.Processes[h.Name].alive() {
+		return fmt.Errorf("%s runs already: stop it before it gets another program", h.Name)
+	}
+	if s.state.Programs == nil {
+		s.state.Programs = map[string]string{}
+	}
+	s.state.Programs[h.Name] = program
+	return s.state.save()
+}
+
 // command is what a host runs.
 func (s *Supervisor) command(h Host) ([]string, error) {
 	masters := s.state.of(master)
@@ -256,13 +281,13 @@ func (s *Supervisor) command(h Host) ([]string, error) {
 		token = []string{"--token", text}
 	}
 	if h.Role == master {
-		argv := []string{s.self, "server", "--no-agent", "--name", h.Name, "--node-ip", h.Address.String(), "--data-dir", s.state.hostDir(h)}
+		argv := []string{s.program(h), "server", "--no-agent", "--name", h.Name, "--node-ip", h.Address.String(), "--data-dir", s.state.hostDir(h)}
 		if !s.founds(h) {
 			argv = append(append(argv, join...), token...)
 		}
 		return append(argv, s.state.ServerArgs...), nil
 	}
-	argv := []string{s.self, "agent", "--name", h.Name, "--node-ip", h.Address.String(), "--data-dir", s.state.hostDir(h),
+	argv := []string{s.program(h), "agent", "--name", h.Name, "--node-ip", h.Address.String(), "--data-dir", s.state.hostDir(h),
 		"--containerd", s.state.containerdSocket(), "--containerd-namespace", s.state.containerdNS(h),
 		"--cgroup-parent", s.state.cgroupParent(h)}
 	return append(append(append(argv, token...), join...), s.state.AgentArgs...), nil
@@ -304,39 +329,50 @@ func (s *Supervisor) launch(name, namespace string, argv ...string) error {
 
 func (s *Supervisor) wait(name, namespace string, cmd *exec.Cmd, argv []string) {
 	err := cmd.Wait()
-	s.mu.Lock()
-	wanted := !s.stopped && !s.down[name] && s.state.Processes[name].Pid == cmd.Process.Pid
-	s.mu.Unlock()
-	if !wanted {
+	wanted := func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return !s.stopped && !s.down[name] && s.state.Processes[name].Pid == cmd.Process.Pid
+	}
+	if !wanted() {
 		return
 	}
 	s.log.Warn("process ended, starting it again", "name", name, "reason", err)
 	time.Sleep(restartPause)
+	if !wanted() { // it was taken down or started meanwhile
+		return
+	}
 	if err := s.launch(name, namespace, argv...); err != nil {
 		s.log.Error("process could not be started again", "name", name, "error", err)
 	}
 }
 
-// killBound is how long a killed process may take to be gone: one that waits for its disk does so first.
-const killBound = 20 * time.Second
+// endBound is how long a process may take to be gone: one that was killed and waits for its disk does so first, one that was
+// stopped has duties to end.
+const endBound = 30 * time.Second
 
-// kill takes a host's process down as a power failure would, and waits until it is gone; containers stay.
-func (s *Supervisor) kill(h Host) error {
+// end takes a host's process down, by SIGKILL as a power failure would or by SIGTERM as a service manager does, and waits
+// until it is gone; containers stay.
+func (s *Supervisor) end(h Host, signal syscall.Signal) error {
 	s.mu.Lock()
 	p := s.state.Processes[h.Name]
 	if !p.alive() {
-		s.mu.Unlock()
-		return fmt.Errorf("%s is down already", h.Name)
+		defer s.mu.Unlock()
+		if s.down[h.Name] {
+			return fmt.Errorf("%s is down already", h.Name)
+		}
+		s.down[h.Name] = true // it ended by itself, and would have been started again
+		return nil
 	}
 	s.down[h.Name] = true
-	err := syscall.Kill(p.Pid, syscall.SIGKILL)
+	err := syscall.Kill(p.Pid, signal)
 	s.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), killBound)
+	ctx, cancel := context.WithTimeout(context.Background(), endBound)
 	defer cancel()
-	return poll(ctx, killBound, h.Name+" to be gone", func() error {
+	return poll(ctx, endBound, h.Name+" to be gone", func() error {
 		if p.alive() {
 			return errors.New("it still runs")
 		}
