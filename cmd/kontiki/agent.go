@@ -123,16 +123,16 @@ func runAgent(ctx context.Context, o *agentOptions, place agentPlace, log *slog.
 	if err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return identity.Run(ctx) })
+	group, running := errgroup.WithContext(ctx)
+	group.Go(func() error { return identity.Run(running) })
 	group.Go(func() error {
-		return identity.RunGossip(ctx, cluster.GossipConfig{
+		return identity.RunGossip(running, cluster.GossipConfig{
 			Name: place.name, Role: cluster.RoleWorker, Address: place.nodeIP, Version: gitVersion,
 			BindAddress: gossipAddress, AdvertiseAddress: gossipAddress, Logger: log,
 		})
 	})
-	group.Go(func() error { return w.run(ctx) })
-	return group.Wait()
+	group.Go(func() error { return w.run(running) })
+	return unlessStopped(ctx, group.Wait())
 }
 
 // workerParts are the parts of a running worker.

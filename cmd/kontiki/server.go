@@ -293,16 +293,16 @@ func (m *master) ready(ctx context.Context) error {
 }
 
 func (m *master) run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return m.cluster.Run(ctx) })
-	group.Go(func() error { return m.serveAPI(ctx) })
-	group.Go(func() error { return m.followIdentity(ctx) })
-	group.Go(func() error { return m.census.Run(ctx) })
-	group.Go(func() error { return m.sessions.Balance(ctx, m.cluster.Address(), m.census.Fewest) })
+	group, running := errgroup.WithContext(ctx)
+	group.Go(func() error { return m.cluster.Run(running) })
+	group.Go(func() error { return m.serveAPI(running) })
+	group.Go(func() error { return m.followIdentity(running) })
+	group.Go(func() error { return m.census.Run(running) })
+	group.Go(func() error { return m.sessions.Balance(running, m.cluster.Address(), m.census.Fewest) })
 	group.Go(func() error {
 		select {
 		case <-m.cluster.Ready():
-		case <-ctx.Done():
+		case <-running.Done():
 			return nil
 		}
 		if err := m.writeKubeconfig(); err != nil {
@@ -311,10 +311,14 @@ func (m *master) run(ctx context.Context) error {
 		if m.options.noAgent {
 			return nil
 		}
-		return m.runAgent(ctx)
+		return m.runAgent(running)
 	})
-	err := group.Wait()
-	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+	return unlessStopped(ctx, group.Wait())
+}
+
+// unlessStopped is the error that a run ended with; none where it ended because it was to stop.
+func unlessStopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err

@@ -32,6 +32,8 @@ type Cluster struct {
 	DemoPort int
 	Config   *rest.Config
 	Set      *kubernetes.Clientset
+
+	kubeconfig []byte // what Config and Set were made of
 }
 
 // Start starts a cluster in a directory of its own, with further flags of `kontiki dev`, and imports the images. What it prints goes to out. Stop it, also when
@@ -67,15 +69,30 @@ func StartProgram(program string, out io.Writer, masters, workers int, further .
 	if err != nil {
 		return c, err
 	}
-	if c.Config, err = clientcmd.BuildConfigFromFlags("", c.Kubeconfig()); err != nil {
-		return c, err
-	}
-	c.Config.QPS = -1
-	if c.Set, err = kubernetes.NewForConfig(c.Config); err != nil {
+	if err := c.Refresh(); err != nil {
 		return c, err
 	}
 	_, err = c.Run("image", "import", os.Getenv("IMAGES"))
 	return c, err
+}
+
+// Refresh makes Config and Set anew where the kubeconfig has changed, as it does with the cluster's CA.
+func (c *Cluster) Refresh() error {
+	data, err := os.ReadFile(c.Kubeconfig())
+	if err != nil || bytes.Equal(data, c.kubeconfig) {
+		return err
+	}
+	config, err := clientcmd.RESTConfigFromKubeConfig(data)
+	if err != nil {
+		return err
+	}
+	config.QPS = -1
+	set, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	c.Config, c.Set, c.kubeconfig = config, set, data
+	return nil
 }
 
 // Stop ends the cluster and removes all of it.

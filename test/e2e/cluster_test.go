@@ -27,10 +27,10 @@ const (
 var env *devcluster.Cluster
 
 func TestMain(m *testing.M) {
-	os.Exit(run(m))
+	os.Exit(runAll(m))
 }
 
-func run(m *testing.M) (code int) {
+func runAll(m *testing.M) (code int) {
 	var err error
 	env, err = devcluster.Start(os.Stdout, masters, workers)
 	defer func() {
@@ -157,10 +157,19 @@ spec:
 
 var errNotYet = errors.New("not yet")
 
-// healthy waits until all masters vote and are well.
+// healthy waits until all masters vote and are well, and lets clients use the cluster's present keys: an earlier test may have
+// changed them, and may have failed since.
 func healthy(t *testing.T) {
 	t.Helper()
+	healthyAre(t, masters)
+}
+
+func healthyAre(t *testing.T, masters int) {
+	t.Helper()
 	eventually(t, time.Minute, "all masters to be well", func() error {
+		if err := env.Refresh(); err != nil {
+			return err
+		}
 		s, degraded := clusterStatus(t)
 		if degraded || len(s.Members) != masters {
 			return fmt.Errorf("%d masters, problems: %v", len(s.Members), s.Problems)

@@ -155,6 +155,42 @@ func TestLeaderKilledUnderWrites(t *testing.T) {
 	contains(t, out, victim)
 }
 
+// TestALeaderIsStoppedUnderWrites is a planned stop, by SIGTERM: leadership is handed over, which makes one term and needs no
+// election that waits for silence.
+func TestALeaderIsStoppedUnderWrites(t *testing.T) {
+	healthy(t)
+	ns := namespace(t)
+	w := writeTo(ns)
+	defer w.done.Wait()
+	defer w.stop()
+	flow := func(what string) {
+		t.Helper()
+		at := w.count()
+		eventually(t, 20*time.Second, what, func() error {
+			if w.count() < at+50 {
+				return errNotYet
+			}
+			return nil
+		})
+	}
+	flow("writes to flow")
+	before, _ := clusterStatus(t)
+	size := logSize(t, before.Leader)
+	must(t, "dev", "stop", before.Leader)
+	contains(t, logSince(t, before.Leader, size), "handing leadership over")
+	flow("writes to flow on")
+	after, _ := clusterStatus(t)
+	if after.Term != before.Term+1 || after.Leader == before.Leader || after.Leader == "" {
+		t.Errorf("term %d, leader %q; before the stop %d and %q", after.Term, after.Leader, before.Term, before.Leader)
+	}
+	w.stop()
+	w.done.Wait()
+	t.Logf("longest time without an acknowledged write: %s", w.longest.Round(time.Millisecond))
+	w.nothingLost(t, ns)
+	must(t, "dev", "start", before.Leader)
+	healthy(t)
+}
+
 func TestAllMastersStoppedAndStarted(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)

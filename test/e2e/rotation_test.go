@@ -10,8 +10,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 )
 
 // certificates is what the test reads of `kontiki cluster certs -o json`.
@@ -92,20 +90,11 @@ func TestEveryKeyIsRotatedWhileTheClusterWorks(t *testing.T) {
 	at := w.count()
 	must(t, "cluster", "certs", "rotate-ca", "--finish")
 	eventually(t, time.Minute, "the kubeconfig of the new CA", func() error {
-		config, err := clientcmd.BuildConfigFromFlags("", env.Kubeconfig())
-		if err != nil {
+		if err := env.Refresh(); err != nil {
 			return err
 		}
-		config.QPS = -1
-		set, err := kubernetes.NewForConfig(config)
-		if err != nil {
-			return err
-		}
-		if _, err := set.CoreV1().Nodes().List(context.Background(), metav1.ListOptions{}); err != nil {
-			return err
-		}
-		env.Config, env.Set = config, set // what tests use from now on
-		return nil
+		_, err := env.Set.CoreV1().Nodes().List(context.Background(), metav1.ListOptions{})
+		return err
 	})
 	w.stop()
 	w.done.Wait()

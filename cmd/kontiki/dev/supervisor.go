@@ -197,12 +197,16 @@ func (s *Supervisor) awaitIdentity(ctx context.Context, first Host) error {
 	})
 }
 
-// token is a join token: the one that the first master left in its data, or, where that is gone, a new one from a master that
-// runs.
+// token is a join token: the one that the first master left in its data, or, where that is gone or of a CA before, a new one
+// from a master that runs.
 func (s *Supervisor) token(r role) (string, error) {
-	data, err := os.ReadFile(filepath.Join(s.state.hostDir(s.state.of(master)[0]), "token-"+string(r)))
+	first := s.state.hostDir(s.state.of(master)[0])
+	data, err := os.ReadFile(filepath.Join(first, "token-"+string(r)))
 	if err == nil {
-		return string(data), nil
+		var identity *cluster.Identity
+		if identity, err = cluster.LoadIdentity(first); err == nil && strings.HasPrefix(string(data), "K10"+identity.CA.Pin()+"::") {
+			return string(data), nil
+		}
 	}
 	failures := []error{err}
 	for _, m := range s.state.of(master) {
