@@ -25,7 +25,7 @@ STATICCHECK        := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TOOLS  := $(CURDIR)/.tools
 PROTOS := $(shell find proto -name '*.proto')
 
-.PHONY: build run stop test unit e2e lint bench robustness generate released deps images node help
+.PHONY: build run stop test unit e2e lint fuzz bench robustness generate released deps images node help
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -71,6 +71,12 @@ lint: ## go vet, staticcheck, and buf: the rules of the protocols, and that kont
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) run $(BUF) lint
 	$(GO) run $(BUF) breaking --against proto/released.binpb
+
+FUZZTIME ?= 30s
+fuzz: ## fuzz each target for FUZZTIME; `make test` runs their seeds
+	@grep -rE --include='*_test.go' '^func Fuzz' . | sed -E 's/^(.*)\/[^/]*:func (Fuzz[A-Za-z0-9]+).*/\1 \2/' | while read -r folder name; do \
+	  echo "$$folder $$name"; $(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) $$folder || exit 1; \
+	done
 
 released: ## note the protocols of a release, with which later ones must stay compatible
 	$(GO) run $(BUF) build --path proto/kontiki/v1 -o proto/released.binpb

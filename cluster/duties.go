@@ -186,7 +186,7 @@ func (c *Cluster) performOnce(ctx context.Context, d *duty) (err error) {
 }
 
 // errNoSuccessor says that leadership stays because nobody could take it.
-var errNoSuccessor = errors.New("no other voting master answered just now")
+var errNoSuccessor = fmt.Errorf("%w: no other voting master answered just now", ErrRefused)
 
 // transfer hands leadership over, to the named master or to the one that is furthest along, but only to one that
 // answers now: raft blocks writes while it transfers to a peer that is gone. One transfer runs at a time.
@@ -198,7 +198,7 @@ func (c *Cluster) transfer(ctx context.Context, to string) error {
 // transferAvoiding is transfer to anybody but one master, unless there is no other. It answers who was to lead.
 func (c *Cluster) transferAvoiding(ctx context.Context, to string, avoid raft.ServerID) (raft.ServerID, error) {
 	if !c.transferring.TryLock() {
-		return "", errors.New("a transfer of leadership is already under way")
+		return "", fmt.Errorf("%w: a transfer of leadership is already under way", ErrRefused)
 	}
 	defer c.transferring.Unlock()
 	if c.replica.raft.State() != raft.Leader {
@@ -257,10 +257,10 @@ func (c *Cluster) successor(ctx context.Context, to string, avoid raft.ServerID)
 		if to != "" && string(s.ID) == to {
 			known = true
 			if s.ID == c.replica.config.LocalID {
-				return raft.Server{}, fmt.Errorf("%s leads already", to)
+				return raft.Server{}, fmt.Errorf("%w: %s leads already", ErrRefused, to)
 			}
 			if s.Suffrage != raft.Voter {
-				return raft.Server{}, fmt.Errorf("%s has no vote yet", to)
+				return raft.Server{}, fmt.Errorf("%w: %s has no vote yet", ErrRefused, to)
 			}
 		}
 		if s.Suffrage == raft.Voter && s.ID != c.replica.config.LocalID && (to == "" || string(s.ID) == to) {
@@ -268,7 +268,7 @@ func (c *Cluster) successor(ctx context.Context, to string, avoid raft.ServerID)
 		}
 	}
 	if to != "" && !known {
-		return raft.Server{}, fmt.Errorf("no master is named %q", to)
+		return raft.Server{}, fmt.Errorf("%w: %q", ErrNotMember, to)
 	}
 	ctx, cancel := context.WithTimeout(ctx, heardBound)
 	defer cancel()

@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/kontiki/kontiki/cluster/pki"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
@@ -100,7 +98,7 @@ func join[T any](ctx context.Context, network Network, log *slog.Logger, address
 			switch {
 			case err == nil:
 				return answer, nil
-			case errors.Is(err, ErrToken), errors.Is(err, ErrNameTaken), errors.Is(err, ErrFeatureLevel), status.Code(err) == codes.InvalidArgument:
+			case errors.Is(err, ErrToken), errors.Is(err, ErrNameTaken), errors.Is(err, ErrFeatureLevel), errors.Is(err, ErrRefused):
 				return zero, err
 			case ctx.Err() != nil:
 				return zero, errors.Join(append(failures, err)...)

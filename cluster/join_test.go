@@ -14,10 +14,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/status"
 
 	"github.com/kontiki/kontiki/cluster/pki"
 )
@@ -231,7 +229,7 @@ func TestWorkers(t *testing.T) {
 	}
 	wrong = cfg
 	wrong.Addresses = []string{"kubernetes.default.svc"}
-	if _, err := JoinWorker(ctx, wrong); status.Code(err) != codes.InvalidArgument {
+	if _, err := JoinWorker(ctx, wrong); !errors.Is(err, ErrRefused) {
 		t.Errorf("a worker that asks for a certificate for another name: %v", err)
 	}
 

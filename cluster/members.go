@@ -19,6 +19,8 @@ var (
 	ErrNameTaken = errors.New("already taken in this cluster")
 	// ErrNotMember says that no master has the name.
 	ErrNotMember = errors.New("no such master")
+	// ErrRefused says that what was asked for cannot be done as the cluster is, and that nothing was changed; the text says why.
+	ErrRefused = errors.New("refused")
 )
 
 const (
@@ -197,7 +199,7 @@ func (c *Cluster) removeServer(ctx context.Context, id raft.ServerID) error {
 }
 
 // RemoveMember removes a master, dead or alive, from the cluster. A leader that is to go hands leadership over first.
-// Errors: ErrNotMember.
+// Errors: ErrNotMember, ErrRefused.
 func (c *Cluster) RemoveMember(ctx context.Context, name string) error {
 	tried := false // an attempt that seemed to fail may have removed it
 	err := c.onLeader(ctx, func(ctx context.Context) error {
@@ -211,7 +213,7 @@ func (c *Cluster) RemoveMember(ctx context.Context, name string) error {
 				continue
 			}
 			if len(servers) == 1 {
-				return errors.New("the last master of a cluster cannot be removed")
+				return fmt.Errorf("%w: the last master of a cluster cannot be removed", ErrRefused)
 			}
 			if name == c.cfg.Name {
 				if err := c.transfer(ctx, ""); err != nil {
@@ -229,9 +231,7 @@ func (c *Cluster) RemoveMember(ctx context.Context, name string) error {
 		return fmt.Errorf("remove %q: %w", name, ErrNotMember)
 	}, func(ctx context.Context, client clusterv1.ClusterServiceClient) error {
 		_, err := client.RemoveMember(ctx, &clusterv1.RemoveMemberRequest{Name: name})
-		if status.Code(err) == codes.NotFound {
-			err = &answered{class: ErrNotMember, text: status.Convert(err).Message()}
-		} else if err != nil {
+		if err = notMember(err); err != nil && !errors.Is(err, ErrNotMember) {
 			tried = true
 		}
 		return err
@@ -239,11 +239,19 @@ func (c *Cluster) RemoveMember(ctx context.Context, name string) error {
 	if tried && errors.Is(err, ErrNotMember) {
 		return nil
 	}
+	return fromStatus(err)
+}
+
+// notMember gives an answered ErrNotMember its class back.
+func notMember(err error) error {
+	if status.Code(err) == codes.NotFound {
+		return &answered{class: ErrNotMember, text: status.Convert(err).Message()}
+	}
 	return err
 }
 
 // TransferLeadership hands leadership to the named master, or to any other where the name is empty, and answers who leads
-// then. It is refused where no master that could take it answers.
+// then. Errors: ErrNotMember, ErrRefused, also where no master that could take it answers.
 func (c *Cluster) TransferLeadership(ctx context.Context, to string) (string, error) {
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
@@ -257,7 +265,7 @@ func (c *Cluster) TransferLeadership(ctx context.Context, to string) (string, er
 	}, func(ctx context.Context, client clusterv1.ClusterServiceClient) error {
 		before = c.leaders.current().name
 		_, err := client.TransferLeadership(ctx, &clusterv1.TransferLeadershipRequest{To: to})
-		return err
+		return notMember(err)
 	})
 	if err != nil {
 		return "", fmt.Errorf("transfer leadership: %w", fromStatus(err))

@@ -36,6 +36,8 @@ func toStatus(err error) error {
 		code = codes.FailedPrecondition
 	case errors.Is(err, ErrFeatureLevel):
 		code = codes.OutOfRange
+	case errors.Is(err, ErrRefused), errors.Is(err, ErrSettings):
+		code = codes.InvalidArgument
 	case errors.Is(err, kv.ErrNoLeader), errors.Is(err, kv.ErrOutcomeUnknown), errors.Is(err, errClosed):
 		code = codes.Unavailable
 	case errors.Is(err, context.DeadlineExceeded):
@@ -65,6 +67,8 @@ func fromStatus(err error) error {
 		return &answered{class: ErrRemoved, text: s.Message()}
 	case codes.OutOfRange:
 		return &answered{class: ErrFeatureLevel, text: s.Message()}
+	case codes.InvalidArgument:
+		return &answered{class: ErrRefused, text: s.Message()}
 	default:
 		return &answered{class: err, text: s.Message()}
 	}
@@ -193,7 +197,7 @@ func (s joinService) JoinMaster(ctx context.Context, r *clusterv1.JoinMasterRequ
 		return nil, toStatus(err)
 	}
 	if err := c.checkSettings(r.Name, r.FixedSettings); err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
+		return nil, toStatus(err)
 	}
 	if err := c.prepareAnywhere(ctx, &clusterv1.PrepareMemberRequest{Name: r.Name, Address: r.Address}); err != nil {
 		return nil, toStatus(err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -32,8 +33,17 @@ type Agents struct {
 
 	mu  sync.Mutex // guards the two below
 	tls *tls.Config
-	via map[string]*http.Transport // by node
+	via map[string]*via // by node
 }
+
+// via is the transport to one node's agent.
+type via struct {
+	*http.Transport
+	used time.Time
+}
+
+// idleTime is how long a connection that nobody uses stays open, and a transport is kept: nodes come and go.
+const idleTime = 90 * time.Second
 
 // New makes an Agents; without credentials it answers 503 to everything that needs an agent.
 func New(service *objects.Service, credentials Credentials) *Agents {
@@ -72,16 +82,19 @@ func (a *Agents) Transport(node string) (*http.Transport, error) {
 		for _, transport := range a.via {
 			transport.CloseIdleConnections() // those in use go on
 		}
-		a.tls, a.via = config, map[string]*http.Transport{}
+		a.tls, a.via = config, map[string]*via{}
 	}
+	now := time.Now()
 	if a.via[node] == nil {
-		a.via[node] = &http.Transport{
+		maps.DeleteFunc(a.via, func(_ string, v *via) bool { return now.Sub(v.used) > idleTime }) // what is in use goes on
+		a.via[node] = &via{Transport: &http.Transport{
 			TLSClientConfig:     restricted(config, node),
 			DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-			MaxIdleConnsPerHost: 4, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
-		}
+			MaxIdleConnsPerHost: 4, IdleConnTimeout: idleTime, TLSHandshakeTimeout: 10 * time.Second,
+		}}
 	}
-	return a.via[node], nil
+	a.via[node].used = now
+	return a.via[node].Transport, nil
 }
 
 // URL is the base of a node's agent.

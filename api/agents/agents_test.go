@@ -7,6 +7,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -104,5 +106,45 @@ func TestTransportsChangeWithTheCAs(t *testing.T) {
 	}
 	if _, err := New(nil, nil).Transport("w"); !apierrors.IsServiceUnavailable(err) {
 		t.Errorf("without credentials: %v", err)
+	}
+}
+
+func TestTransportsOfNodesThatAreGoneAreDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := New(nil, &fixed{&tls.Config{}})
+		to := func(node string) *http.Transport {
+			transport, err := a.Transport(node)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return transport
+		}
+		to("gone")
+		stays := to("stays")
+		for range 3 { // virtual
+			time.Sleep(idleTime / 2)
+			to("stays")
+		}
+		to("new")
+		if len(a.via) != 2 || to("stays") != stays {
+			t.Errorf("there are %d transports; stays has changed: %v", len(a.via), to("stays") != stays)
+		}
+	})
+}
+
+func TestLogOptionsAreChecked(t *testing.T) {
+	n := func(v int64) *int64 { return &v }
+	now := metav1.Now()
+	for want, o := range map[string]*corev1.PodLogOptions{
+		"": {TailLines: n(0), LimitBytes: n(1), SinceSeconds: n(1)},
+		"tailLines: Invalid value: -1: must be greater than or equal to 0": {TailLines: n(-1), LimitBytes: n(0), SinceSeconds: n(0)},
+		"limitBytes: Invalid value: 0: must be greater than 0":             {LimitBytes: n(0), SinceSeconds: n(0)},
+		"sinceSeconds: Invalid value: -5: must be greater than 0":          {SinceSeconds: n(-5)},
+		"at most one of `sinceTime` or `sinceSeconds` may be specified":    {SinceSeconds: n(5), SinceTime: &now},
+	} {
+		err := CheckLogOptions(o)
+		if (want == "") != (err == nil) || err != nil && (!apierrors.IsBadRequest(err) || err.Error() != want) {
+			t.Errorf("%v, want %q", err, want)
+		}
 	}
 }

@@ -109,9 +109,18 @@ func (a *Agents) PortForward(ctx context.Context, pod *corev1.Pod, query url.Val
 
 // CheckLogOptions refuses numbers that make no sense.
 func CheckLogOptions(o *corev1.PodLogOptions) error {
-	for name, n := range map[string]*int64{"tailLines": o.TailLines, "limitBytes": o.LimitBytes, "sinceSeconds": o.SinceSeconds} {
-		if n != nil && (*n < 0 || *n == 0 && name != "tailLines") {
-			return apierrors.NewBadRequest(fmt.Sprintf("%s: Invalid value: %d: must be greater than 0", name, *n))
+	for _, f := range []struct {
+		name  string
+		value *int64
+		least int64
+		want  string
+	}{
+		{"tailLines", o.TailLines, 0, "must be greater than or equal to 0"},
+		{"limitBytes", o.LimitBytes, 1, "must be greater than 0"},
+		{"sinceSeconds", o.SinceSeconds, 1, "must be greater than 0"},
+	} {
+		if f.value != nil && *f.value < f.least {
+			return apierrors.NewBadRequest(fmt.Sprintf("%s: Invalid value: %d: %s", f.name, *f.value, f.want))
 		}
 	}
 	if o.SinceSeconds != nil && o.SinceTime != nil {

@@ -3,6 +3,7 @@ package rpc_test
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/api/rpc"
 	"github.com/kontiki/kontiki/internal/kv"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 	"github.com/kontiki/kontiki/test/harness"
@@ -158,4 +160,49 @@ func healthWatch(ctx context.Context, conn *grpc.ClientConn) (healthv1.Health_Wa
 		_, err = stream.Recv()
 	}
 	return stream, err
+}
+
+func TestHealthSaysWhetherTheMasterServes(t *testing.T) {
+	h := harness.New(t)
+	var broken atomic.Bool
+	config := h.RPC.Config
+	config.Ready = func(context.Context) error {
+		if broken.Load() {
+			return errors.New("no quorum")
+		}
+		return nil
+	}
+	server := httptest.NewUnstartedServer(rpc.New(config))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	defer server.Close()
+	conn, err := grpc.NewClient(server.Listener.Addr().String(), grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{InsecureSkipVerify: true})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	api := healthv1.NewHealthClient(conn)
+	stream, err := api.Watch(deadline(t), &healthv1.HealthCheckRequest{Service: "kontiki.v1.Objects"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []healthv1.HealthCheckResponse_ServingStatus{
+		healthv1.HealthCheckResponse_SERVING, healthv1.HealthCheckResponse_NOT_SERVING, healthv1.HealthCheckResponse_SERVING,
+	} {
+		broken.Store(want != healthv1.HealthCheckResponse_SERVING)
+		seen, err := stream.Recv()
+		if err != nil || seen.Status != want {
+			t.Fatalf("the watch shows %v, %v, want %v", seen, err, want)
+		}
+		one, err := api.Check(deadline(t), &healthv1.HealthCheckRequest{})
+		if err != nil || one.Status != want {
+			t.Errorf("a check answers %v, %v, want %v", one, err, want)
+		}
+		all, err := api.List(deadline(t), &healthv1.HealthListRequest{})
+		if err != nil || all.Statuses["kontiki.v1.Pods"].GetStatus() != want {
+			t.Errorf("a list answers %v, %v, want %v", all, err, want)
+		}
+	}
+	_, err = api.Check(deadline(t), &healthv1.HealthCheckRequest{Service: "unknown"})
+	wantCode(t, err, codes.NotFound)
 }

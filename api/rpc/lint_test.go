@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/kontiki/kontiki/api/rpc"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
@@ -132,5 +133,38 @@ func TestThePublicProtocolIsDescribed(t *testing.T) {
 	}
 	if all < 200 {
 		t.Error(fmt.Sprint("only ", all, " declarations were looked at"))
+	}
+}
+
+// TestEveryErrorIsDescribed holds the table of errors in objects.proto to the one that answers are made by.
+func TestEveryErrorIsDescribed(t *testing.T) {
+	source, err := os.ReadFile("../../proto/kontiki/v1/objects.proto")
+	if err != nil {
+		t.Fatal(err)
+	}
+	described := map[string]string{} // the text of a code, with the lines that go on below it
+	code := ""
+	row, more := regexp.MustCompile(`^//   ([A-Z_]+)  +(.*)`), regexp.MustCompile(`^//    +(.*)`)
+	for line := range strings.Lines(string(source)) {
+		if m := row.FindStringSubmatch(line); m != nil {
+			code = m[1]
+			described[code] = m[2]
+		} else if m := more.FindStringSubmatch(line); m != nil {
+			described[code] += " " + m[1]
+		}
+	}
+	canonical := regexp.MustCompile(`([a-z])([A-Z])`)
+	used := map[string]bool{"CANCELLED": true}
+	for reason, code := range rpc.CodeOfReason {
+		name := strings.ToUpper(canonical.ReplaceAllString(code.String(), "${1}_${2}"))
+		used[name] = true
+		if !regexp.MustCompile(`\b` + string(reason) + `\b`).MatchString(described[name]) {
+			t.Errorf("%s is not described as a %s", reason, name)
+		}
+	}
+	for code := range described {
+		if !used[code] {
+			t.Errorf("%s is described, and no reason has it", code)
+		}
 	}
 }

@@ -153,7 +153,7 @@ func (s *objectsServer) Watch(in *kontikiv1.WatchRequest, stream kontikiv1.Objec
 		return err
 	}
 	raw := internalversion.ListOptions{ResourceVersion: in.ResourceVersion, AllowWatchBookmarks: in.Bookmarks}
-	options := objects.WatchOptions{ResourceVersion: in.ResourceVersion, Bookmarks: in.Bookmarks}
+	options := objects.WatchOptions{ResourceVersion: in.ResourceVersion, Bookmarks: in.Bookmarks, BookmarkEvery: s.limits.bookmark}
 	if in.SendInitialEvents {
 		yes := true
 		raw.SendInitialEvents, raw.ResourceVersionMatch = &yes, metav1.ResourceVersionMatchNotOlderThan
@@ -169,7 +169,7 @@ func (s *objectsServer) Watch(in *kontikiv1.WatchRequest, stream kontikiv1.Objec
 		o.request.Name = ""
 	}
 	// Like REST's, watches do not go on for ever, because credentials do not hold for ever.
-	ctx, cancel := context.WithTimeoutCause(stream.Context(), objects.MinWatch+rand.N(objects.MinWatch), errWatchOver)
+	ctx, cancel := context.WithTimeoutCause(stream.Context(), s.limits.watch+rand.N(s.limits.watch), errWatchOver)
 	defer cancel()
 	w, err := s.Objects.Watch(ctx, o.request, options)
 	if err != nil {

@@ -30,9 +30,12 @@ type limits struct {
 	stall time.Duration
 	// linger is how long after that the client may still come to learn why; then the stream is reset.
 	linger time.Duration
+	// watch is the shortest life of a watch, the longest is twice that; bookmark is how often one that asked for bookmarks is told
+	// how far it is.
+	watch, bookmark time.Duration
 }
 
-var defaultLimits = limits{stall: 30 * time.Second, linger: time.Minute}
+var defaultLimits = limits{stall: 30 * time.Second, linger: time.Minute, watch: objects.MinWatch, bookmark: time.Minute}
 
 // smallAnswer is an answer in bytes that every client has room for (HTTP/2 begins with a window of 64 KiB), so that it needs no
 // deadline of its own, which costs as much as a small call.

@@ -2,7 +2,6 @@ package rpc_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"strings"
@@ -215,6 +214,51 @@ func TestAThousandWatchesSeeEverythingInOrder(t *testing.T) {
 }
 
 // TestAClientThatDoesNotReadIsCutOffAndHindersNobody fills the window of a stream that nobody reads.
+func TestAWatchTellsHowFarItIsAndEndsInTime(t *testing.T) {
+	h := harness.New(t)
+	h.RPC.SetWatches(time.Second, 50*time.Millisecond)
+	api := kontikiv1.NewObjectsClient(h.GRPC("admin", "system:masters"))
+	begin := fmt.Sprint(h.Store.View().Revision())
+	selector := "k=none"
+	quiet, err := api.Watch(deadline(t), &kontikiv1.WatchRequest{Kind: configMaps, ResourceVersion: begin, LabelSelector: selector, Bookmarks: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent, err := api.Watch(deadline(t), &kontikiv1.WatchRequest{Kind: configMaps, ResourceVersion: begin, LabelSelector: selector})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store(t, h, "a", "") // which neither selects
+	now := fmt.Sprint(h.Store.View().Revision())
+	event := next(t, quiet)
+	wantEvent(t, event, bookmark, "")
+	for event.ResourceVersion != now { // an earlier one may come first
+		event = next(t, quiet)
+		wantEvent(t, event, bookmark, "")
+	}
+	if event.InitialEventsEnd || event.Object != nil {
+		t.Errorf("%v", event)
+	}
+	for name, stream := range map[string]kontikiv1.Objects_WatchClient{"with bookmarks": quiet, "without": silent} {
+		var err error
+		for err == nil {
+			if event, err = stream.Recv(); err == nil && name == "without" {
+				t.Errorf("a watch that selects nothing and asked for no bookmarks shows %v", event)
+			}
+		}
+		wantCode(t, err, codes.Unavailable)
+		if !strings.Contains(status.Convert(err).Message(), "begin another from the last resource version") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	store(t, h, "b", "")
+	resumed, err := api.Watch(deadline(t), &kontikiv1.WatchRequest{Kind: configMaps, ResourceVersion: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantEvent(t, next(t, resumed), added, "b")
+}
+
 func TestAClientThatDoesNotReadIsCutOffAndHindersNobody(t *testing.T) {
 	h := harness.New(t)
 	h.RPC.SetLimits(300*time.Millisecond, time.Minute)
@@ -261,21 +305,49 @@ func TestAClientThatDoesNotReadIsCutOffAndHindersNobody(t *testing.T) {
 	wantEvent(t, next(t, other), added, "last")
 }
 
-func TestAStreamThatNobodyEverReadsIsReset(t *testing.T) {
-	h := harness.New(t)
-	h.RPC.SetLimits(50*time.Millisecond, 50*time.Millisecond)
-	stream, err := kontikiv1.NewObjectsClient(h.GRPC("admin", "system:masters")).List(deadline(t), &kontikiv1.ListRequest{Kind: configMaps})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err = stream.Recv(); err != nil {
-		t.Fatal(err)
-	}
+// fill stores more than a stream has room for.
+func fill(t *testing.T, h *harness.Harness) {
+	t.Helper()
 	value := strings.Repeat("x", 512<<10)
 	for i := range 20 {
 		store(t, h, fmt.Sprint("a", i), value)
 	}
-	if stream, err = kontikiv1.NewObjectsClient(h.GRPC("admin", "system:masters")).List(deadline(t), &kontikiv1.ListRequest{Kind: configMaps}); err != nil {
+}
+
+// TestAListThatNobodyReadsIsCutOff reads late: the status that says why comes behind what was on its way.
+func TestAListThatNobodyReadsIsCutOff(t *testing.T) {
+	h := harness.New(t)
+	h.RPC.SetLimits(50*time.Millisecond, time.Minute)
+	fill(t, h)
+	stream, err := kontikiv1.NewObjectsClient(h.GRPC("admin", "system:masters")).List(deadline(t), &kontikiv1.ListRequest{Kind: configMaps})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const listFunction = "rpc.(*objectsServer).List"
+	await(t, "the list begins", func() bool { return running(listFunction) == 1 })
+	await(t, "the list ends", func() bool { return running(listFunction) == 0 })
+	objects := 0
+	for err == nil {
+		var page *kontikiv1.ListResponse
+		if page, err = stream.Recv(); err == nil {
+			objects += len(page.Objects)
+		}
+	}
+	wantCode(t, err, codes.ResourceExhausted)
+	if found := statusIn(t, err); found.Reason != metav1.StatusReasonTooManyRequests || !strings.Contains(found.Message, "nobody took its answers") {
+		t.Errorf("%v", found)
+	}
+	if objects >= 20 {
+		t.Errorf("all %d objects came", objects)
+	}
+}
+
+func TestAStreamThatNobodyEverReadsIsReset(t *testing.T) {
+	h := harness.New(t)
+	h.RPC.SetLimits(50*time.Millisecond, 50*time.Millisecond)
+	fill(t, h)
+	stream, err := kontikiv1.NewObjectsClient(h.GRPC("admin", "system:masters")).List(deadline(t), &kontikiv1.ListRequest{Kind: configMaps})
+	if err != nil {
 		t.Fatal(err)
 	}
 	await(t, "the list begins", func() bool { return running("rpc.(*Server).ServeHTTP") > 0 })
@@ -283,7 +355,8 @@ func TestAStreamThatNobodyEverReadsIsReset(t *testing.T) {
 	for err == nil {
 		_, err = stream.Recv()
 	}
-	if code := status.Code(err); code == codes.OK || errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("%v", err)
+	wantCode(t, err, codes.Internal) // what gRPC makes of HTTP/2's RST_STREAM
+	if !strings.Contains(err.Error(), "RST_STREAM") {
+		t.Error(err)
 	}
 }

@@ -53,7 +53,7 @@ func adminStatus(err error) metav1.Status {
 		code, reason = http.StatusNotFound, metav1.StatusReasonNotFound
 	case errors.Is(err, cluster.ErrBadBackup), apierrors.IsBadRequest(err):
 		code, reason = http.StatusBadRequest, metav1.StatusReasonBadRequest
-	case errors.Is(err, cluster.ErrForeignBackup), errors.Is(err, cluster.ErrFeatureLevel):
+	case errors.Is(err, cluster.ErrForeignBackup), errors.Is(err, cluster.ErrFeatureLevel), errors.Is(err, cluster.ErrRefused):
 		code, reason = http.StatusConflict, metav1.StatusReasonConflict
 	case errors.Is(err, kv.ErrNoLeader), errors.Is(err, kv.ErrOutcomeUnknown):
 		code, reason = http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable

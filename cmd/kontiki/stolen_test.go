@@ -43,7 +43,7 @@ type testMaster struct {
 	api   string
 }
 
-func freePort(t *testing.T) int {
+func freePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -54,7 +54,7 @@ func freePort(t *testing.T) int {
 }
 
 // startMaster starts one, which ends with the test. change may change its options.
-func startMaster(t *testing.T, change ...func(*serverOptions, *cluster.Config)) *testMaster {
+func startMaster(t testing.TB, change ...func(*serverOptions, *cluster.Config)) *testMaster {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -124,7 +124,7 @@ func startMaster(t *testing.T, change ...func(*serverOptions, *cluster.Config)) 
 }
 
 // awaitThat polls: what is asked for is seen through the API or in files, which wake nobody.
-func awaitThat(t *testing.T, what string, check func() error) {
+func awaitThat(t testing.TB, what string, check func() error) {
 	t.Helper()
 	deadline := time.Now().Add(30 * time.Second)
 	for {

@@ -27,8 +27,8 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/kontiki/kontiki/api/apiserver"
-	"github.com/kontiki/kontiki/api/keepalive"
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/keepalive"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/fsm"
 )

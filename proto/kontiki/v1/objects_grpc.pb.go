@@ -20,9 +20,11 @@
 //   OUT_OF_RANGE          Expired, Gone: the revision asked for is no longer in the history
 //   UNIMPLEMENTED         MethodNotAllowed, NotAcceptable, UnsupportedMediaType, and what is not built yet
 //   RESOURCE_EXHAUSTED    TooManyRequests; a watch that does not keep up
-//   UNAVAILABLE           ServiceUnavailable: nothing was changed, try again; a resource version that this master has not
-//                         reached; a watch that has lasted for its time (30 to 60 minutes): resume it
-//   DEADLINE_EXCEEDED     Timeout: the outcome is unknown, read before trying again
+//   UNAVAILABLE           ServiceUnavailable, ServerTimeout: nothing was changed, try again (where the Status has the code 507,
+//                         once there is room on the masters' disks); a resource version that this master has not reached; a
+//                         watch that has lasted for its time (30 to 60 minutes): resume it
+//   DEADLINE_EXCEEDED     Timeout: the outcome is unknown, read before trying again; the client's own deadline has passed
+//   CANCELLED             the client gave the call up
 //   INTERNAL              InternalError
 //
 // A google.rpc.RetryInfo is there where the Status says when to try again. Long messages and long lists of causes are cut.

@@ -28,7 +28,9 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Pods reaches into running pods, through the agents of their nodes.
+// Pods reaches into running pods, through the agents of their nodes. Errors are those of objects.proto; NOT_FOUND says that there is
+// no such pod, INVALID_ARGUMENT that the pod has no node yet, or that the request names no container or one that the pod lacks,
+// UNAVAILABLE that the node's agent cannot be reached.
 type PodsClient interface {
 	// Logs streams a container's log.
 	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogsResponse], error)
@@ -95,7 +97,9 @@ type Pods_PortForwardClient = grpc.BidiStreamingClient[PortForwardRequest, PortF
 // All implementations must embed UnimplementedPodsServer
 // for forward compatibility.
 //
-// Pods reaches into running pods, through the agents of their nodes.
+// Pods reaches into running pods, through the agents of their nodes. Errors are those of objects.proto; NOT_FOUND says that there is
+// no such pod, INVALID_ARGUMENT that the pod has no node yet, or that the request names no container or one that the pod lacks,
+// UNAVAILABLE that the node's agent cannot be reached.
 type PodsServer interface {
 	// Logs streams a container's log.
 	Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error
