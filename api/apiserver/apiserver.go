@@ -17,7 +17,9 @@ import (
 	"github.com/kontiki/kontiki/api/admission"
 	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/allocate"
+	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/auth"
+	"github.com/kontiki/kontiki/api/inflight"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/api/rest"
@@ -54,7 +56,12 @@ type Config struct {
 	Extra   map[string]http.Handler
 	// Cluster administers the cluster by gRPC, for callers who have been authorized; nil serves no such service.
 	Cluster kontikiv1.ClusterServer
-	Log     *slog.Logger
+	// Audit records requests, and Limits bounds how many there are at a time, those of both fronts together; nil does not.
+	Audit  *audit.Auditor
+	Limits *inflight.Limits
+	// RequestTimeout bounds requests that are not long-running; 0 is objects.DefaultRequestTimeout.
+	RequestTimeout time.Duration
+	Log            *slog.Logger
 }
 
 // API is the assembled API of one master.
@@ -105,12 +112,14 @@ func New(c Config) (*API, error) {
 	reach := agents.New(a.Objects, c.Agents)
 	if a.REST, err = rest.New(rest.Config{
 		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Tokens: a.Tokens,
-		Agents: reach, Ready: c.Ready, Version: c.Version, Log: c.Log, Extra: c.Extra,
+		Agents: reach, Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout,
+		Ready: c.Ready, Version: c.Version, Log: c.Log, Extra: c.Extra,
 	}); err != nil {
 		return nil, fmt.Errorf("REST front: %w", err)
 	}
 	a.RPC = rpc.New(rpc.Config{
-		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Agents: reach, Cluster: c.Cluster, Ready: c.Ready, Log: c.Log,
+		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Agents: reach, Cluster: c.Cluster,
+		Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout, Ready: c.Ready, Log: c.Log,
 	})
 	return a, nil
 }

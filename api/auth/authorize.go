@@ -63,6 +63,11 @@ func Check(authorizer Authorizer, a Attributes) error {
 	if allowed {
 		return nil
 	}
+	return Refused(a, reason)
+}
+
+// Refused is the error to answer a request that may not go on.
+func Refused(a Attributes, reason string) error {
 	if a.User.GetName() == user.Anonymous {
 		// Nothing was presented: asking for a credential helps more than saying that nobody may do nothing.
 		return apierrors.NewUnauthorized("Unauthorized")

@@ -3,9 +3,11 @@ package objects
 import (
 	"bytes"
 	"encoding/binary"
+	stdjson "encoding/json"
 	"fmt"
 	"strconv"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apiruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
@@ -264,4 +266,32 @@ func ParseRevision(resourceVersion string) (uint64, error) {
 		return 0, fmt.Errorf("invalid resourceVersion %q: it must be a number from 0 up, as an earlier answer gave it", resourceVersion)
 	}
 	return revision, nil
+}
+
+// JSONList is a list of stored versions as JSON, put together from their shared encodings.
+func (s *Service) JSONList(kind *registry.Kind, items []*kv.Version, meta *metav1.ListMeta) ([]byte, error) {
+	head, err := stdjson.Marshal(meta)
+	if err != nil {
+		return nil, err
+	}
+	// Items of a typed list carry no type of their own: cut what every encoding of the kind begins with.
+	skip := len(fmt.Sprintf(`{"kind":%q,"apiVersion":%q,`, kind.Kind, kind.GroupVersion()))
+	encoded := make([][]byte, len(items))
+	size := 0
+	for i, v := range items {
+		if encoded[i], err = s.JSON(kind, v); err != nil {
+			return nil, err
+		}
+		size += len(encoded[i])
+	}
+	body := make([]byte, 0, size+len(head)+128)
+	body = fmt.Appendf(body, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, kind.Kind+"List", kind.GroupVersion(), head)
+	for i, item := range encoded {
+		if i > 0 {
+			body = append(body, ',')
+		}
+		body = append(body, '{')
+		body = append(body, item[skip:]...)
+	}
+	return append(body, "]}"...), nil
 }

@@ -13,17 +13,44 @@ import (
 const (
 	// MaxBodyBytes bounds a request's body or message, as upstream does.
 	MaxBodyBytes = 3 << 20
-	// RequestTimeout bounds every request that is not long-running, as upstream does.
-	RequestTimeout = time.Minute
+	// DefaultRequestTimeout bounds every request that is not long-running, as upstream does, unless a flag says otherwise.
+	DefaultRequestTimeout = time.Minute
 	// MinWatch is the shortest life of a watch whose client names none; the longest is twice that, so that the watches of
 	// a restarted master do not all end together.
 	MinWatch = 30 * time.Minute
 )
 
+// TransactionsPath stands for transactions where access to paths is decided and recorded, whatever front they come by.
+const TransactionsPath = "/kontiki/v1/transactions"
+
 const (
 	maxWarnings     = 4 << 10 // bytes
 	maxManagerBytes = 128
 )
+
+// LongRunning says whether requests with a verb for a subresource take as long as their clients want them to. No limit of time
+// or number applies to them.
+func LongRunning(verb, subresource string) bool {
+	switch subresource {
+	case "attach", "exec", "log", "portforward", "proxy":
+		return true
+	}
+	return verb == "watch"
+}
+
+// Mutating says whether requests with a verb count as those that change something.
+func Mutating(verb string) bool { return verb != "get" && verb != "list" && verb != "watch" }
+
+// HealthPath says whether a path is asked by whoever decides if this master lives. No limit applies there: a busy master is not
+// a dead one.
+func HealthPath(path string) bool {
+	for _, root := range []string{"/healthz", "/livez", "/readyz"} {
+		if rest, ok := strings.CutPrefix(path, root); ok && (rest == "" || rest[0] == '/') {
+			return true
+		}
+	}
+	return false
+}
 
 // Warnings gathers what an answer warns of: each text once, however often the write was prepared, and within bounds.
 type Warnings struct {

@@ -6,6 +6,8 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/api/registry"
 )
 
 // StatusOf is the Status that every front answers for an error; one that is not an API error is an internal one.
@@ -20,4 +22,12 @@ func StatusOf(err error) *metav1.Status {
 		status.Code = http.StatusInternalServerError
 	}
 	return &status
+}
+
+// Deleted is the Status that says that an object is gone.
+func Deleted(kind *registry.Kind, obj registry.Object) *metav1.Status {
+	return &metav1.Status{
+		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess,
+		Details: &metav1.StatusDetails{Name: obj.GetName(), Group: kind.Group, Kind: kind.Resource, UID: obj.GetUID()},
+	}
 }

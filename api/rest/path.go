@@ -54,7 +54,7 @@ func parsePath(path string) (t target, ok bool) {
 }
 
 // verb is the Kubernetes verb of a request for a resource.
-func (t *target) verb(r *http.Request, kind *registry.Kind) string {
+func (t *target) verb(r *http.Request) string {
 	named := t.name != ""
 	switch r.Method {
 	case http.MethodPost:

@@ -16,7 +16,9 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/kontiki/kontiki/api/agents"
+	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/auth"
+	"github.com/kontiki/kontiki/api/inflight"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
 )
@@ -28,6 +30,11 @@ type Config struct {
 	Authorizer    auth.Authorizer
 	Tokens        *auth.Tokens
 	Agents        *agents.Agents
+	// Audit records requests, and Limits bounds how many there are at a time; nil does not.
+	Audit  *audit.Auditor
+	Limits *inflight.Limits
+	// RequestTimeout bounds requests that are not long-running; 0 is objects.DefaultRequestTimeout.
+	RequestTimeout time.Duration
 	// Ready says why this master cannot serve; nil when it can.
 	Ready   func(ctx context.Context) error
 	Version version.Info
@@ -50,6 +57,9 @@ func New(c Config) (*Server, error) {
 	if s.Log == nil {
 		s.Log = slog.Default()
 	}
+	if s.RequestTimeout == 0 {
+		s.RequestTimeout = objects.DefaultRequestTimeout
+	}
 	var err error
 	if s.discovery, err = newDiscovery(c.Objects.Kinds()); err != nil {
 		return nil, err
@@ -67,54 +77,86 @@ type call struct {
 	r      *http.Request
 	user   user.Info
 	target target
-	kind   *registry.Kind
-	verb   string
-	warned objects.Warnings
+	// isResource says that the path names a resource, which need not be one of the table; kind is nil then.
+	isResource bool
+	kind       *registry.Kind
+	verb       string
+	warned     objects.Warnings
+	// record is the request's in the audit log, nil without one.
+	record *audit.Record
 }
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	defer func() {
-		if cause := recover(); cause != nil && cause != http.ErrAbortHandler {
-			s.Log.Error("request panicked", "method", r.Method, "path", r.URL.Path, "panic", cause, "stack", string(debug.Stack()))
-			writeError(w, r, apierrors.NewInternalError(fmt.Errorf("this request caused apiserver to panic. Look in the logs for details")))
-		}
-	}()
-	who, err := s.Authenticator.Authenticate(r)
+	c := &call{Server: s, w: w, r: r}
+	defer c.end()
+	c.target, c.isResource = parsePath(r.URL.Path)
+	if c.isResource {
+		c.kind, _ = s.Objects.Kinds().ByResource(c.target.group, c.target.version, c.target.resource)
+		c.verb = c.target.verb(r)
+	} else {
+		c.verb = strings.ToLower(r.Method)
+	}
+	sender, err := s.Authenticator.Authenticate(r)
 	if err != nil {
 		s.Log.Info("refused a credential", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", err)
-		writeError(w, r, apierrors.NewUnauthorized("Unauthorized"))
+		c.unauthenticated()
 		return
 	}
-	c := &call{Server: s, w: w, r: r, user: who}
-	if c.user, err = auth.Impersonate(s.Authorizer, r.Header, who); err != nil {
-		writeError(w, r, err)
+	if s.Audit != nil {
+		c.beginRecord(sender)
+	}
+	if c.user, err = auth.Impersonate(s.Authorizer, r.Header, sender); err != nil {
+		writeError(c.w, c.r, err)
 		return
 	}
-	if c.user != who {
-		s.Log.Info("impersonation", "user", who.GetName(), "as", c.user.GetName(), "groups", c.user.GetGroups())
+	if c.user != sender {
+		s.Log.Info("impersonation", "user", sender.GetName(), "as", c.user.GetName(), "groups", c.user.GetGroups())
+		c.record.Impersonated(c.user)
 	}
-	target, isResource := parsePath(r.URL.Path)
-	if !isResource {
+	if !objects.LongRunning(c.verb, c.target.subresource) && (c.isResource || !objects.HealthPath(r.URL.Path)) {
+		place, err := s.Limits.Enter(objects.Mutating(c.verb), c.user)
+		if err != nil {
+			writeError(c.w, c.r, err)
+			return
+		}
+		defer place.Leave()
+	}
+	c.serve()
+}
+
+// serve answers a request whose sender is known.
+func (c *call) serve() {
+	if !c.isResource {
 		c.serveOther()
 		return
 	}
-	c.target = target
-	c.kind, isResource = s.Objects.Kinds().ByResource(target.group, target.version, target.resource)
-	c.verb = target.verb(r, c.kind)
+	target := &c.target
 	if !c.authorized(auth.Attributes{User: c.user, Verb: c.verb, Group: target.group, Resource: target.resource,
 		Subresource: target.subresource, Namespace: target.namespace, Name: target.name}) {
 		return
 	}
-	if !isResource {
+	if c.kind == nil {
 		if !c.serveNoDefinitions() {
-			writeError(w, r, noSuchPath(r))
+			writeError(c.w, c.r, noSuchPath(c.r))
 		}
 		return
 	}
 	if err := c.serveResource(); err != nil {
-		writeError(w, r, err)
+		writeError(c.w, c.r, err)
 	}
+}
+
+// end ends the request's record, and answers a request that panicked. It must be deferred.
+func (c *call) end() {
+	cause := recover()
+	if cause == nil || cause == http.ErrAbortHandler {
+		c.record.Complete()
+		return
+	}
+	c.Log.Error("request panicked", "method", c.r.Method, "path", c.r.URL.Path, "panic", cause, "stack", string(debug.Stack()))
+	c.record.Panicked(cause)
+	writeError(c.w, c.r, apierrors.NewInternalError(fmt.Errorf("this request caused apiserver to panic. Look in the logs for details")))
 }
 
 func noSuchPath(r *http.Request) error {
@@ -122,7 +164,7 @@ func noSuchPath(r *http.Request) error {
 }
 
 func (c *call) authorized(a auth.Attributes) bool {
-	err := auth.Check(c.Authorizer, a)
+	err := audit.Authorize(c.r.Context(), c.Authorizer, a)
 	if err != nil {
 		writeError(c.w, c.r, err)
 	}
@@ -138,7 +180,7 @@ func (c *call) serveOther() {
 		}
 		return
 	}
-	if !c.authorized(auth.Attributes{User: c.user, Verb: strings.ToLower(c.r.Method), Path: path}) {
+	if !c.authorized(auth.Attributes{User: c.user, Verb: c.verb, Path: path}) {
 		return
 	}
 	switch {
@@ -190,6 +232,9 @@ func (c *call) serveDocument(document func() ([]byte, error), contentType string
 
 // request is the object service's form of the call.
 func (c *call) request(fieldManager string, dryRun []string) *objects.Request {
+	if len(dryRun) > 0 {
+		c.record.Annotate(audit.DryRunAnnotation, "true")
+	}
 	return &objects.Request{
 		User: c.user, Kind: c.kind, Namespace: c.target.namespace, Name: c.target.name, Subresource: c.target.subresource,
 		FieldManager: objects.FieldManager(fieldManager, c.r.UserAgent()), DryRun: len(dryRun) > 0,
@@ -223,9 +268,9 @@ func (c *call) body() ([]byte, error) {
 // timeout is what the request asks for, at most that of all requests.
 func (c *call) timeout() time.Duration {
 	if asked, err := time.ParseDuration(c.r.URL.Query().Get("timeout")); err == nil && asked > 0 {
-		return min(asked, objects.RequestTimeout)
+		return min(asked, c.RequestTimeout)
 	}
-	return objects.RequestTimeout
+	return c.RequestTimeout
 }
 
 // serveResource runs a request for a resource of the table.
@@ -235,6 +280,11 @@ func (c *call) serveResource() error {
 	}
 	if !c.kind.Namespaced && c.target.namespace != "" {
 		return noSuchPath(c.r)
+	}
+	if !objects.LongRunning(c.verb, c.target.subresource) {
+		ctx, cancel := context.WithTimeout(c.r.Context(), c.timeout())
+		defer cancel()
+		c.r = c.r.WithContext(ctx)
 	}
 	if c.target.subresource != "" {
 		if handler, ok := subresources[c.target.resource+"/"+c.target.subresource]; ok {
@@ -251,11 +301,6 @@ func (c *call) serveResource() error {
 		default:
 			return apierrors.NewMethodNotSupported(c.kind.GroupResource(), c.verb)
 		}
-	}
-	if c.verb != "watch" {
-		ctx, cancel := context.WithTimeout(c.r.Context(), c.timeout())
-		defer cancel()
-		c.r = c.r.WithContext(ctx)
 	}
 	switch c.verb {
 	case "get":

@@ -52,6 +52,9 @@ func decodeBody[T runtime.Object](c *call, into T, gvk schema.GroupVersionKind) 
 	}
 	r := c.request(o.FieldManager, o.DryRun)
 	out, err := objects.DecodeOther(r, data, encoding, objects.FieldValidation(o.FieldValidation), into, gvk)
+	if err == nil {
+		c.record.Request(out)
+	}
 	return out, r, o, err
 }
 
@@ -132,6 +135,7 @@ func (c *call) serveScale() error {
 		if err != nil {
 			return err
 		}
+		c.record.Request(scale)
 		updated, err := c.Objects.UpdateScale(ctx, r, func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error) { return scale, nil })
 		if err != nil {
 			return err

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	kjson "sigs.k8s.io/json"
 
+	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
@@ -21,7 +22,7 @@ import (
 
 // TransactionsPath takes transactions by POST: several objects changed together or not at all, which the Kubernetes API has no
 // words for. docs/transactions.md describes the documents.
-const TransactionsPath = "/kontiki/v1/transactions"
+const TransactionsPath = objects.TransactionsPath
 
 // transaction is the body of a request.
 type transaction struct {
@@ -108,39 +109,79 @@ func (c *call) transact() error {
 	if len(strict) > 0 {
 		return apierrors.NewBadRequest(fmt.Sprintf("the transaction cannot be read: %v", strict[0]))
 	}
-	operations := make([]objects.TxOperation, len(t.Operations))
-	warnings := make([][]string, len(t.Operations))
-	for i := range t.Operations {
-		op, err := c.txOperation(&t, &t.Operations[i], func(text string) { warnings[i] = append(warnings[i], text) })
-		if err == nil {
-			err = c.txAllowed(op)
-		}
-		if err != nil {
-			return &objects.TxError{Operation: i, Err: err}
-		}
-		operations[i] = *op
+	if t.DryRun {
+		c.record.Annotate(audit.DryRunAnnotation, "true")
 	}
-	results, revision, err := c.Objects.Transact(ctx, operations, t.DryRun)
+	results, answer, err := c.carryOut(ctx, &t)
+	c.record.Transacted(results, err)
 	if err != nil {
 		return err
-	}
-	answer := transactionResult{ResourceVersion: objects.FormatRevision(revision), Results: make([]txResult, len(results))}
-	for i, r := range results {
-		answer.Results[i] = txResult{Object: r.Object, Created: r.Created, Gone: r.Gone, Warnings: warnings[i]}
 	}
 	writeJSON(c.w, http.StatusOK, answer)
 	return nil
 }
 
-// txAllowed says whether the user may do an operation.
-func (c *call) txAllowed(op *objects.TxOperation) error {
-	r := op.Request
-	a := auth.Attributes{User: c.user, Verb: op.AccessVerb(), Group: r.Kind.Group, Resource: r.Kind.Resource, Subresource: r.Subresource, Namespace: r.Namespace, Name: r.Name}
-	return auth.Check(c.Authorizer, a)
+func (c *call) carryOut(ctx context.Context, t *transaction) ([]objects.TxResult, *transactionResult, error) {
+	if n := len(t.Operations); n > objects.MaxTransactionOperations {
+		// Not worth reading them all; the service says it in the same words.
+		_, _, err := c.Objects.Transact(ctx, make([]objects.TxOperation, n), true)
+		return nil, nil, err
+	}
+	operations := make([]objects.TxOperation, len(t.Operations))
+	warnings := make([][]string, len(t.Operations))
+	for i := range t.Operations {
+		reader := &txReader{call: c, transaction: t, place: i, warn: func(text string) { warnings[i] = append(warnings[i], text) }}
+		op, err := reader.operation(&t.Operations[i])
+		if err != nil {
+			return nil, nil, &objects.TxError{Operation: i, Err: err}
+		}
+		operations[i] = *op
+	}
+	results, revision, err := c.Objects.Transact(ctx, operations, t.DryRun)
+	if err != nil {
+		return nil, nil, err
+	}
+	answer := &transactionResult{ResourceVersion: objects.FormatRevision(revision), Results: make([]txResult, len(results))}
+	for i, r := range results {
+		answer.Results[i] = txResult{Object: r.Object, Created: r.Created, Gone: r.Gone, Warnings: warnings[i]}
+	}
+	return results, answer, nil
 }
 
-// txOperation reads one operation.
-func (c *call) txOperation(t *transaction, op *txOperation, warn func(string)) (*objects.TxOperation, error) {
+// txReader reads one operation of a transaction.
+type txReader struct {
+	*call
+	transaction *transaction
+	// place is the operation's in the transaction.
+	place int
+	warn  func(string)
+	// record is the operation's in the audit log.
+	record *audit.Record
+}
+
+// operation reads an operation, and sees that the user may do it.
+func (t *txReader) operation(op *txOperation) (*objects.TxOperation, error) {
+	out, err := t.read(op)
+	if err != nil {
+		return nil, err
+	}
+	if out.Object != nil {
+		t.record.Request(out.Object)
+	}
+	r := out.Request
+	err = audit.Authorize(audit.With(t.r.Context(), t.record), t.Authorizer, auth.Attributes{User: t.user, Verb: out.AccessVerb(), Group: r.Kind.Group, Resource: r.Kind.Resource,
+		Subresource: r.Subresource, Namespace: r.Namespace, Name: r.Name})
+	if err != nil {
+		return nil, err
+	}
+	if len(out.Patch.Data) > 0 {
+		t.record.Patch(out.Patch)
+	}
+	t.record.DeleteOptions(out.Delete)
+	return out, nil
+}
+
+func (t *txReader) read(op *txOperation) (*objects.TxOperation, error) {
 	given := 0
 	for _, is := range []bool{op.Create != nil, op.Update != nil, op.Apply != nil, op.Patch != nil, op.Delete != nil, op.Check != nil} {
 		if is {
@@ -150,8 +191,12 @@ func (c *call) txOperation(t *transaction, op *txOperation, warn func(string)) (
 	if given != 1 {
 		return nil, apierrors.NewBadRequest("exactly one of create, update, apply, patch, delete and check must be given")
 	}
-	request := func(ref txReference, subresource string) (*objects.Request, error) {
-		return c.txRequest(t, ref, subresource, warn)
+	request := func(verb objects.Verb, ref txReference, subresource string) (*objects.Request, error) {
+		r, err := t.txRequest(ref, subresource)
+		if err == nil && t.call.record != nil {
+			t.beginRecord(verb, r)
+		}
+		return r, err
 	}
 	object := func(verb objects.Verb, data []byte) (*objects.TxOperation, error) {
 		var head struct {
@@ -169,16 +214,16 @@ func (c *call) txOperation(t *transaction, op *txOperation, warn func(string)) (
 		if head.Name == "" && (verb != objects.VerbCreate || head.Metadata.GenerateName == "") {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("%s.metadata.name: must be given", verb))
 		}
-		r, err := request(head.txReference, op.Subresource)
+		r, err := request(verb, head.txReference, op.Subresource)
 		if err != nil {
 			return nil, err
 		}
 		out := &objects.TxOperation{Verb: verb, Request: r, KeepManagedFields: op.KeepManagedFields}
 		if verb == objects.VerbApply {
-			out.Patch = objects.Patch{Type: types.ApplyYAMLPatchType, Data: data, Force: op.Force, Validation: objects.FieldValidation(t.FieldValidation)}
+			out.Patch = objects.Patch{Type: types.ApplyYAMLPatchType, Data: data, Force: op.Force, Validation: objects.FieldValidation(t.transaction.FieldValidation)}
 			return out, nil
 		}
-		out.Object, err = c.Objects.DecodeJSON(r, data, objects.FieldValidation(t.FieldValidation))
+		out.Object, err = t.Objects.DecodeJSON(r, data, objects.FieldValidation(t.transaction.FieldValidation))
 		return out, err
 	}
 	switch {
@@ -189,7 +234,7 @@ func (c *call) txOperation(t *transaction, op *txOperation, warn func(string)) (
 	case op.Apply != nil:
 		return object(objects.VerbApply, op.Apply)
 	case op.Patch != nil:
-		r, err := request(op.Patch.txReference, op.Patch.Subresource)
+		r, err := request(objects.VerbPatch, op.Patch.txReference, op.Patch.Subresource)
 		if err != nil {
 			return nil, err
 		}
@@ -198,22 +243,22 @@ func (c *call) txOperation(t *transaction, op *txOperation, warn func(string)) (
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("patch.type: %q is none of merge, strategic, json", op.Patch.Type))
 		}
 		return &objects.TxOperation{Verb: objects.VerbPatch, Request: r,
-			Patch: objects.Patch{Type: kind, Data: bytes.Clone(op.Patch.Patch), Validation: objects.FieldValidation(t.FieldValidation)}}, nil
+			Patch: objects.Patch{Type: kind, Data: bytes.Clone(op.Patch.Patch), Validation: objects.FieldValidation(t.transaction.FieldValidation)}}, nil
 	case op.Delete != nil:
-		r, err := request(op.Delete.txReference, "")
+		r, err := request(objects.VerbDelete, op.Delete.txReference, "")
 		return &objects.TxOperation{Verb: objects.VerbDelete, Request: r, Delete: op.Delete.Options}, err
 	}
-	r, err := request(op.Check.txReference, "")
+	r, err := request(objects.VerbCheck, op.Check.txReference, "")
 	return &objects.TxOperation{Verb: objects.VerbCheck, Request: r, ResourceVersion: op.Check.ResourceVersion, UID: op.Check.UID}, err
 }
 
 // txRequest is who, what and how of one operation.
-func (c *call) txRequest(t *transaction, ref txReference, subresource string, warn func(string)) (*objects.Request, error) {
+func (t *txReader) txRequest(ref txReference, subresource string) (*objects.Request, error) {
 	gv, err := schema.ParseGroupVersion(ref.APIVersion)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("apiVersion: %v", err))
 	}
-	kind, ok := c.Objects.Kinds().ByGVK(gv.WithKind(ref.Kind))
+	kind, ok := t.Objects.Kinds().ByGVK(gv.WithKind(ref.Kind))
 	if !ok {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("kind: no matches for kind %q in version %q", ref.Kind, ref.APIVersion))
 	}
@@ -222,6 +267,6 @@ func (c *call) txRequest(t *transaction, ref txReference, subresource string, wa
 	} else if ref.Namespace == "" {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("metadata.namespace: must be given for a %s", ref.Kind))
 	}
-	manager := c.request(t.FieldManager, nil).FieldManager
-	return &objects.Request{User: c.user, Kind: kind, Namespace: ref.Namespace, Name: ref.Name, Subresource: subresource, FieldManager: manager, Warn: warn}, nil
+	manager := t.request(t.transaction.FieldManager, nil).FieldManager
+	return &objects.Request{User: t.user, Kind: kind, Namespace: ref.Namespace, Name: ref.Name, Subresource: subresource, FieldManager: manager, Warn: t.warn}, nil
 }

@@ -96,6 +96,7 @@ func (c *call) create() error {
 	if err != nil {
 		return err
 	}
+	c.record.About(created)
 	return c.writeObject(accept, http.StatusCreated, created)
 }
 
@@ -108,7 +109,10 @@ func (c *call) decode(r *objects.Request, validation string) (obj objectOf, err 
 	if err != nil {
 		return nil, err
 	}
-	return c.Objects.DecodeBody(r, data, encoding, validation)
+	if obj, err = c.Objects.DecodeBody(r, data, encoding, validation); err == nil {
+		c.record.Request(obj)
+	}
+	return obj, err
 }
 
 func (c *call) update() error {
@@ -187,9 +191,9 @@ func (c *call) readPatch() (*objects.Request, objects.Patch, error) {
 	if err != nil {
 		return nil, objects.Patch{}, err
 	}
-	return c.request(o.FieldManager, o.DryRun), objects.Patch{
-		Type: patchType, Data: data, Force: o.Force != nil && *o.Force, Validation: objects.FieldValidation(o.FieldValidation),
-	}, nil
+	patch := objects.Patch{Type: patchType, Data: data, Force: o.Force != nil && *o.Force, Validation: objects.FieldValidation(o.FieldValidation)}
+	c.record.Patch(patch)
+	return c.request(o.FieldManager, o.DryRun), patch, nil
 }
 
 // deleteOptions come in the body or, without one, as query parameters.
@@ -215,6 +219,7 @@ func (c *call) deleteOptions() (*metav1.DeleteOptions, error) {
 	if errs := metav1validation.ValidateDeleteOptions(o); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "DeleteOptions"}, "", errs)
 	}
+	c.record.DeleteOptions(o)
 	return o, nil
 }
 
@@ -237,10 +242,9 @@ func (c *call) delete() error {
 	if !gone || c.kind.ReturnDeleted {
 		return c.writeObject(accept, http.StatusOK, obj)
 	}
-	return c.writeOther(accept, http.StatusOK, &metav1.Status{
-		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess,
-		Details: &metav1.StatusDetails{Name: obj.GetName(), Group: c.kind.Group, Kind: c.kind.Resource, UID: obj.GetUID()},
-	})
+	deleted := objects.Deleted(c.kind, obj)
+	c.record.Status(deleted)
+	return c.writeOther(accept, http.StatusOK, deleted)
 }
 
 func (c *call) deleteCollection() error {

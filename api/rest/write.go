@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"sigs.k8s.io/yaml"
 
+	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
@@ -65,6 +66,13 @@ func (c *call) writeVersion(a accepted, code int, v *kv.Version) error {
 		}
 		return c.writeObject(a, code, obj)
 	}
+	if c.record.WantsResponse() {
+		body, err := c.Objects.JSON(c.kind, v)
+		if err != nil {
+			return apierrors.NewInternalError(err)
+		}
+		c.record.ResponseJSON(body)
+	}
 	if a.encoding == objects.Protobuf {
 		raw, err := c.Objects.Proto(c.kind, v)
 		if err != nil {
@@ -101,6 +109,7 @@ func (c *call) writeObject(a accepted, code int, obj registry.Object) error {
 
 // writeOther answers any object that has its type set.
 func (c *call) writeOther(a accepted, code int, obj runtime.Object) error {
+	c.record.Response(obj)
 	body, err := encodeObject(a.encoding, obj)
 	if err != nil {
 		return apierrors.NewInternalError(err)
@@ -139,45 +148,26 @@ func (c *call) writeList(a accepted, result *objects.ListResult) error {
 			list.Items = append(list.Items, *metadataOf(obj))
 		}
 		return c.writeOther(a, http.StatusOK, list)
-	case a.encoding == objects.Protobuf:
-		body, err := c.protoList(result, &meta)
-		if err != nil {
-			return apierrors.NewInternalError(err)
-		}
-		return c.write(a, http.StatusOK, body)
+	case a.encoding == objects.Protobuf && !c.record.WantsResponse():
+		return c.writeProtoList(a, result, &meta)
 	}
-	body, err := c.jsonList(result, &meta)
+	body, err := c.Objects.JSONList(c.kind, result.Items, &meta)
 	if err != nil {
 		return apierrors.NewInternalError(err)
+	}
+	c.record.ResponseJSON(body)
+	if a.encoding == objects.Protobuf {
+		return c.writeProtoList(a, result, &meta)
 	}
 	return c.writeJSONBody(a, http.StatusOK, body)
 }
 
-func (c *call) jsonList(result *objects.ListResult, meta *metav1.ListMeta) ([]byte, error) {
-	head, err := json.Marshal(meta)
+func (c *call) writeProtoList(a accepted, result *objects.ListResult, meta *metav1.ListMeta) error {
+	body, err := c.protoList(result, meta)
 	if err != nil {
-		return nil, err
+		return apierrors.NewInternalError(err)
 	}
-	// Items of a typed list carry no type of their own: cut what every encoding of the kind begins with.
-	skip := len(fmt.Sprintf(`{"kind":%q,"apiVersion":%q,`, c.kind.Kind, c.kind.GroupVersion()))
-	encoded := make([][]byte, len(result.Items))
-	size := 0
-	for i, v := range result.Items {
-		if encoded[i], err = c.Objects.JSON(c.kind, v); err != nil {
-			return nil, err
-		}
-		size += len(encoded[i])
-	}
-	body := make([]byte, 0, size+len(head)+128)
-	body = fmt.Appendf(body, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, c.kind.Kind+"List", c.kind.GroupVersion(), head)
-	for i, item := range encoded {
-		if i > 0 {
-			body = append(body, ',')
-		}
-		body = append(body, '{')
-		body = append(body, item[skip:]...)
-	}
-	return append(body, "]}"...), nil
+	return c.write(a, http.StatusOK, body)
 }
 
 // protoList writes the message that every generated list type is: metadata = 1, repeated items = 2.
@@ -224,6 +214,9 @@ func metadataOf(obj registry.Object) *metav1.PartialObjectMetadata {
 // writeError answers an error as a Status, in the form asked for.
 func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	status := objects.StatusOf(err)
+	record := audit.From(r.Context())
+	record.Status(status)
+	record.Response(status)
 	encoding := objects.JSON
 	if a, negotiationErr := negotiate(r); negotiationErr == nil {
 		encoding = a.encoding

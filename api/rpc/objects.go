@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
@@ -76,9 +77,12 @@ func (o *operation) scoped(needed bool) error {
 // authorize asks whether the caller may do a verb on what the request names.
 func (o *operation) authorize(verb string) error {
 	r := o.request
-	err := auth.Check(o.Authorizer, auth.Attributes{User: r.User, Verb: verb, Group: r.Kind.Group, Resource: r.Kind.Resource,
+	err := audit.Authorize(o.ctx, o.Authorizer, auth.Attributes{User: r.User, Verb: verb, Group: r.Kind.Group, Resource: r.Kind.Resource,
 		Subresource: r.Subresource, Namespace: r.Namespace, Name: r.Name})
 	o.allowed = err == nil
+	if o.allowed && r.DryRun {
+		audit.From(o.ctx).Annotate(audit.DryRunAnnotation, "true")
+	}
 	return err
 }
 
@@ -125,6 +129,7 @@ func (o *operation) decode(in *kontikiv1.Object, verb, validation string) (regis
 			return nil, err
 		}
 	}
+	audit.From(o.ctx).Request(obj)
 	if err := o.scoped(true); err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/objects"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
@@ -47,6 +48,13 @@ func (s *objectsServer) Get(ctx context.Context, in *kontikiv1.GetRequest) (*kon
 	v, err := s.Objects.Get(ctx, o.request, in.ResourceVersion)
 	if err != nil {
 		return nil, err
+	}
+	if record := audit.From(ctx); record.WantsResponse() {
+		body, err := s.Objects.JSON(o.request.Kind, v)
+		if err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+		record.ResponseJSON(body)
 	}
 	obj, err := e.version(v)
 	return &kontikiv1.GetResponse{Object: obj}, err
@@ -103,7 +111,7 @@ func (s *objectsServer) List(in *kontikiv1.ListRequest, stream kontikiv1.Objects
 	if err := selection(in.LabelSelector, in.FieldSelector, &raw, false); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(stream.Context(), objects.RequestTimeout)
+	ctx, cancel := context.WithTimeout(stream.Context(), s.RequestTimeout)
 	defer cancel()
 	// The list is a list of pointers to what is stored anyway: every page is of one revision, however slowly it is read.
 	result, err := s.Objects.List(ctx, o.request, objects.ListOptions{
@@ -113,6 +121,11 @@ func (s *objectsServer) List(in *kontikiv1.ListRequest, stream kontikiv1.Objects
 		return err
 	}
 	revision := objects.FormatRevision(result.Revision)
+	if record := audit.From(ctx); record.WantsResponse() {
+		if err := s.recordList(record, o.request.Kind, result.Items, &metav1.ListMeta{ResourceVersion: revision}); err != nil {
+			return err
+		}
+	}
 	for first := true; first || len(result.Items) > 0; first = false {
 		page := &kontikiv1.ListResponse{ResourceVersion: revision}
 		bytes := 0

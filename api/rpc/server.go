@@ -6,15 +6,19 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/kontiki/kontiki/api/agents"
+	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/auth"
+	"github.com/kontiki/kontiki/api/inflight"
 	"github.com/kontiki/kontiki/api/objects"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
@@ -27,6 +31,11 @@ type Config struct {
 	Agents        *agents.Agents
 	// Cluster administers the cluster; nil answers UNIMPLEMENTED.
 	Cluster kontikiv1.ClusterServer
+	// Audit records calls, and Limits bounds how many there are at a time; nil does not.
+	Audit  *audit.Auditor
+	Limits *inflight.Limits
+	// RequestTimeout bounds calls that are not long-running; 0 is objects.DefaultRequestTimeout.
+	RequestTimeout time.Duration
 	// Ready says why this master cannot serve; nil when it can.
 	Ready func(context.Context) error
 	Log   *slog.Logger
@@ -46,6 +55,9 @@ func New(c Config) *Server {
 	s := &Server{Config: c, limits: defaultLimits, unaryMethods: map[string]bool{}}
 	if s.Log == nil {
 		s.Log = slog.Default()
+	}
+	if s.RequestTimeout == 0 {
+		s.RequestTimeout = objects.DefaultRequestTimeout
 	}
 	s.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(objects.MaxBodyBytes),
@@ -71,10 +83,18 @@ func Is(r *http.Request) bool {
 	return r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
 }
 
-// caller is who made a call, in its context.
+// caller is who made a call, and what is known of the call, in its context.
 type caller struct {
+	*Server
+	r         *http.Request
+	method    method
 	user      user.Info
 	userAgent string
+	// What follows is for the audit log alone.
+	sender   user.Info
+	id       types.UID
+	received time.Time
+	record   *audit.Record
 }
 
 type callerKey struct{}
@@ -86,63 +106,65 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	st := newStream(w, r, s.limits)
 	defer st.close()
 	st.whole = s.unaryMethods[r.URL.Path]
-	who, err := s.Authenticator.Authenticate(r)
-	if err != nil {
+	c := &caller{Server: s, r: r, method: s.methodOf(r.URL.Path), userAgent: r.UserAgent()}
+	if s.Audit != nil {
+		c.id, c.received = s.Audit.ID(w, r), time.Now()
+	}
+	var err error
+	if c.sender, err = s.Authenticator.Authenticate(r); err != nil {
 		s.Log.Info("refused a credential", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", err)
-		st.finish(Status(apierrors.NewUnauthorized("Unauthorized")))
-		return
-	}
-	as, err := auth.Impersonate(s.Authorizer, r.Header, who)
-	if err == nil {
-		err = s.allowed(as, r.URL.Path)
-	}
-	if err != nil {
+		err = apierrors.NewUnauthorized("Unauthorized")
+		c.unauthenticated(err)
 		st.finish(Status(err))
 		return
 	}
-	if as != who {
-		s.Log.Info("impersonation", "user", who.GetName(), "as", as.GetName(), "groups", as.GetGroups())
+	if !c.method.named {
+		c.begin(nil)
 	}
-	s.grpc.ServeHTTP(st, st.request(context.WithValue(r.Context(), callerKey{}, &caller{as, r.UserAgent()})))
-	if st := st.interrupted(); st != nil {
-		s.Log.Info("ended a gRPC stream", "method", r.URL.Path, "user", as.GetName(), "reason", st.Message())
+	place, err := c.enter()
+	if err != nil {
+		c.refuse(err)
+		st.finish(Status(err))
+		return
+	}
+	defer place.Leave()
+	s.grpc.ServeHTTP(st, st.request(context.WithValue(r.Context(), callerKey{}, c)))
+	interrupted := st.interrupted()
+	if interrupted != nil {
+		s.Log.Info("ended a gRPC stream", "method", r.URL.Path, "user", c.user.GetName(), "reason", interrupted.Message())
+	}
+	if s.Audit != nil {
+		c.over(st)
 	}
 }
 
-// rules are what a caller must be allowed for methods that do not concern objects: the verb and path of what is the same in
-// REST, by method or by service.
-var rules = map[string]auth.Attributes{
-	"/grpc.health.v1.Health":                    {Verb: "get", Path: "/healthz"},
-	"/grpc.reflection.v1.ServerReflection":      {Verb: "get", Path: "/openapi"},
-	"/grpc.reflection.v1alpha.ServerReflection": {Verb: "get", Path: "/openapi"},
-
-	"/kontiki.v1.Cluster/Status":             {Verb: "get", Path: "/kontiki/v1/cluster"},
-	"/kontiki.v1.Cluster/Members":            {Verb: "get", Path: "/kontiki/v1/cluster/members"},
-	"/kontiki.v1.Cluster/RemoveMember":       {Verb: "delete", Path: "/kontiki/v1/cluster/members"},
-	"/kontiki.v1.Cluster/TransferLeadership": {Verb: "post", Path: "/kontiki/v1/cluster/transfer"},
-	"/kontiki.v1.Cluster/CreateToken":        {Verb: "post", Path: "/kontiki/v1/tokens"},
-	"/kontiki.v1.Cluster/ListTokens":         {Verb: "get", Path: "/kontiki/v1/tokens"},
-	"/kontiki.v1.Cluster/RevokeToken":        {Verb: "delete", Path: "/kontiki/v1/tokens"},
-	"/kontiki.v1.Cluster/Snapshot":           {Verb: "get", Path: "/kontiki/v1/snapshot"},
+// enter decides whom a call is made as, and whether it may go on as far as its method tells. The caller gives the place back.
+func (c *caller) enter() (place inflight.Place, err error) {
+	if c.user, err = auth.Impersonate(c.Authorizer, c.r.Header, c.sender); err != nil {
+		return place, err
+	}
+	if c.user != c.sender {
+		c.Log.Info("impersonation", "user", c.sender.GetName(), "as", c.user.GetName(), "groups", c.user.GetGroups())
+		c.record.Impersonated(c.user)
+	}
+	if !c.method.longRunning && !objects.HealthPath(c.method.path) {
+		if place, err = c.Limits.Enter(objects.Mutating(c.method.verb), c.user); err != nil {
+			return place, err
+		}
+	}
+	if err = c.allowed(); err != nil {
+		place.Leave()
+	}
+	return place, err
 }
 
 // allowed decides what can be decided by the method alone. Objects and Pods authorize each object themselves, but nobody
 // gets there without a credential.
-func (s *Server) allowed(who user.Info, method string) error {
-	rule, ok := rules[method]
-	if !ok {
-		service, _, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
-		rule, ok = rules["/"+service]
+func (c *caller) allowed() error {
+	if c.method.path != "" {
+		return audit.Authorize(audit.With(context.Background(), c.record), c.Authorizer, auth.Attributes{User: c.user, Verb: c.method.verb, Path: c.method.path})
 	}
-	if ok {
-		rule.User = who
-		return auth.Check(s.Authorizer, rule)
-	}
-	if strings.HasPrefix(method, "/kontiki.v1.Cluster/") {
-		// One that has no rule yet is for those who may do everything.
-		return auth.Check(s.Authorizer, auth.Attributes{User: who, Verb: "post", Path: "/kontiki/v1/cluster"})
-	}
-	if who.GetName() == user.Anonymous {
+	if c.user.GetName() == user.Anonymous {
 		return apierrors.NewUnauthorized("Unauthorized")
 	}
 	return nil
@@ -150,27 +172,41 @@ func (s *Server) allowed(who user.Info, method string) error {
 
 // unary bounds a call's time, and turns its error into a gRPC status.
 func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (answer any, err error) {
-	defer s.recovered(info.FullMethod, &err)
-	ctx, cancel := context.WithTimeout(ctx, objects.RequestTimeout)
+	c := callerOf(ctx)
+	if s.Audit != nil {
+		c.begin(request)
+		ctx = audit.With(ctx, c.record)
+	}
+	defer c.recovered(&err)
+	ctx, cancel := context.WithTimeout(ctx, s.RequestTimeout)
 	defer cancel()
-	if answer, err = handler(ctx, request); err != nil {
+	answer, err = handler(ctx, request)
+	c.finish(answer, err)
+	if err != nil {
 		return nil, Status(err).Err()
 	}
 	return answer, nil
 }
 
 func (s *Server) streaming(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
-	defer s.recovered(info.FullMethod, &err)
-	if err := handler(server, stream); err != nil {
+	c := callerOf(stream.Context())
+	if s.Audit != nil {
+		stream = c.recorded(stream)
+	}
+	defer c.recovered(&err)
+	err = handler(server, stream)
+	c.finish(nil, err)
+	if err != nil {
 		return Status(err).Err()
 	}
 	return nil
 }
 
 // recovered answers INTERNAL for a call that panicked.
-func (s *Server) recovered(method string, err *error) {
+func (c *caller) recovered(err *error) {
 	if cause := recover(); cause != nil {
-		s.Log.Error("call panicked", "method", method, "panic", cause, "stack", string(debug.Stack()))
+		c.record.Panicked(cause)
+		c.Log.Error("call panicked", "method", c.r.URL.Path, "panic", cause, "stack", string(debug.Stack()))
 		*err = Status(apierrors.NewInternalError(errPanicked)).Err()
 	}
 }

@@ -8,6 +8,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/objects"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
@@ -22,12 +23,26 @@ func (s *objectsServer) Transact(ctx context.Context, in *kontikiv1.TransactRequ
 		_, _, err := s.Objects.Transact(ctx, make([]objects.TxOperation, n), true)
 		return nil, err
 	}
+	results, out, err := s.carryOut(ctx, in)
+	audit.From(ctx).Transacted(results, err)
+	return out, err
+}
+
+func (s *objectsServer) carryOut(ctx context.Context, in *kontikiv1.TransactRequest) ([]objects.TxResult, *kontikiv1.TransactResponse, error) {
+	record := audit.From(ctx)
+	if in.DryRun {
+		record.Annotate(audit.DryRunAnnotation, "true")
+	}
 	prepared := make([]*operation, len(in.Operations))
 	operations := make([]objects.TxOperation, len(in.Operations))
 	for i, message := range in.Operations {
 		var err error
+		ctx := ctx
+		if record != nil {
+			ctx = audit.With(ctx, s.recordOperation(record, i, message, in.DryRun))
+		}
 		if prepared[i], err = s.prepare(ctx, message, &operations[i]); err != nil {
-			return nil, &objects.TxError{Operation: i, Err: err}
+			return nil, nil, &objects.TxError{Operation: i, Err: err}
 		}
 		operations[i].Request = prepared[i].request
 	}
@@ -35,23 +50,23 @@ func (s *objectsServer) Transact(ctx context.Context, in *kontikiv1.TransactRequ
 	if err != nil {
 		var failed *objects.TxError
 		if errors.As(err, &failed) {
-			return nil, s.conflicting(prepared[failed.Operation].request, err)
+			return nil, nil, s.conflicting(prepared[failed.Operation].request, err)
 		}
-		return nil, err
+		return nil, nil, err
 	}
 	out := &kontikiv1.TransactResponse{ResourceVersion: objects.FormatRevision(revision), Results: make([]*kontikiv1.OperationResult, len(results))}
 	for i, result := range results {
 		e, err := prepared[i].encoder(in.Encoding)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		one := &kontikiv1.OperationResult{Created: result.Created, Gone: result.Gone, Warnings: prepared[i].warnings.Texts()}
 		if one.Object, err = e.object(result.Object); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		out.Results[i] = one
 	}
-	return out, nil
+	return results, out, nil
 }
 
 // prepare reads one operation, and sees that the caller may do it.

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
@@ -88,7 +89,11 @@ func (s *objectsServer) changing(ctx context.Context, ref *kontikiv1.Reference, 
 	if patch.Force {
 		options.Force = &patch.Force
 	}
-	return o, patch, optionsInvalid("PatchOptions", metav1validation.ValidatePatchOptions(options, patch.Type))
+	if err := optionsInvalid("PatchOptions", metav1validation.ValidatePatchOptions(options, patch.Type)); err != nil {
+		return nil, patch, err
+	}
+	audit.From(ctx).Patch(patch)
+	return o, patch, nil
 }
 
 func (s *objectsServer) prepareDelete(ctx context.Context, in *kontikiv1.DeleteRequest) (*operation, *metav1.DeleteOptions, error) {
@@ -104,7 +109,11 @@ func (s *objectsServer) prepareDelete(ctx context.Context, in *kontikiv1.DeleteR
 		return nil, nil, err
 	}
 	options, err := deleteOptions(in.DeleteOptions, in.Options)
-	return o, options, err
+	if err != nil {
+		return nil, nil, err
+	}
+	audit.From(ctx).DeleteOptions(options)
+	return o, options, nil
 }
 
 func deleteOptions(in *kontikiv1.DeleteOptions, w *kontikiv1.WriteOptions) (*metav1.DeleteOptions, error) {
@@ -146,6 +155,9 @@ func (s *objectsServer) Create(ctx context.Context, in *kontikiv1.CreateRequest)
 	if err != nil {
 		return nil, s.conflicting(o.request, err)
 	}
+	record := audit.From(ctx)
+	record.About(created)
+	record.Response(created)
 	out := &kontikiv1.CreateResponse{Warnings: o.warnings.Texts()}
 	out.Object, err = e.object(created)
 	return out, err
@@ -165,6 +177,7 @@ func (s *objectsServer) Update(ctx context.Context, in *kontikiv1.UpdateRequest)
 	if err != nil {
 		return nil, s.conflicting(o.request, err)
 	}
+	audit.From(ctx).Response(updated)
 	out := &kontikiv1.UpdateResponse{Created: created, Warnings: o.warnings.Texts()}
 	out.Object, err = e.object(updated)
 	return out, err
@@ -184,6 +197,7 @@ func (s *objectsServer) Patch(ctx context.Context, in *kontikiv1.PatchRequest) (
 	if err != nil {
 		return nil, s.conflicting(o.request, err)
 	}
+	audit.From(ctx).Response(obj)
 	out := &kontikiv1.PatchResponse{Warnings: o.warnings.Texts()}
 	out.Object, err = e.object(obj)
 	return out, err
@@ -203,6 +217,7 @@ func (s *objectsServer) Apply(ctx context.Context, in *kontikiv1.ApplyRequest) (
 	if err != nil {
 		return nil, s.conflicting(o.request, err)
 	}
+	audit.From(ctx).Response(obj)
 	out := &kontikiv1.ApplyResponse{Created: created, Warnings: o.warnings.Texts()}
 	out.Object, err = e.object(obj)
 	return out, err
@@ -222,6 +237,11 @@ func (s *objectsServer) Delete(ctx context.Context, in *kontikiv1.DeleteRequest)
 	if err != nil {
 		return nil, s.conflicting(o.request, err)
 	}
+	record := audit.From(ctx)
+	if gone && !o.request.Kind.ReturnDeleted {
+		record.Status(objects.Deleted(o.request.Kind, obj)) // which REST answers
+	}
+	record.Response(obj)
 	out := &kontikiv1.DeleteResponse{Gone: gone}
 	out.Object, err = e.object(obj)
 	return out, err
@@ -257,9 +277,17 @@ func (s *objectsServer) DeleteCollection(ctx context.Context, in *kontikiv1.Dele
 	if err != nil {
 		return nil, err
 	}
+	record := audit.From(ctx)
+	record.DeleteOptions(options)
 	items, err := s.Objects.DeleteCollection(ctx, r, options, objects.ListOptions{Labels: raw.LabelSelector, Fields: raw.FieldSelector})
 	if err != nil {
 		return nil, err
+	}
+	if record.WantsResponse() {
+		revision := objects.FormatRevision(s.Objects.Store().View().Revision())
+		if err := s.recordList(record, r.Kind, items, &metav1.ListMeta{ResourceVersion: revision}); err != nil {
+			return nil, err
+		}
 	}
 	out := &kontikiv1.DeleteCollectionResponse{Objects: make([]*kontikiv1.Object, len(items))}
 	for i, v := range items {

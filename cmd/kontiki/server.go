@@ -51,6 +51,7 @@ type serverOptions struct {
 	noAgent                   bool
 	timings                   cluster.Timings
 	gossip                    string
+	api                       apiOptions
 	agent                     agentOptions
 }
 
@@ -103,6 +104,7 @@ func serverCommand() *cobra.Command {
 	f.DurationVar(&o.timings.SnapshotInterval, "raft-snapshot-interval", d.SnapshotInterval, "how often raft looks whether a snapshot is due, to twice that")
 	f.Uint64Var(&o.timings.TrailingLogs, "raft-trailing-logs", d.TrailingLogs, "how many entries of the log stay behind a snapshot, for masters that are a little late; one that is later is sent the snapshot")
 	f.BoolVar(&o.noAgent, "no-agent", false, "run no worker on this host")
+	o.api.flags(f)
 	o.agent.flags(f)
 	return cmd
 }
@@ -180,7 +182,7 @@ func parseRange(flag, value string, shortest, longest int) (netip.Prefix, error)
 	return prefix.Masked(), nil
 }
 
-func runServer(ctx context.Context, o *serverOptions) error {
+func runServer(ctx context.Context, o *serverOptions) (err error) {
 	log, err := newLogger(o.logLevel)
 	if err != nil {
 		return err
@@ -198,6 +200,10 @@ func runServer(ctx context.Context, o *serverOptions) error {
 	if o.nodeIP, err = hostAddress(o.nodeIP); err != nil {
 		return err
 	}
+	if err := o.api.open(log); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, o.api.auditor.Close()) }() // when all requests are over
 	if o.backups.Dir == "" {
 		o.backups.Dir = filepath.Join(o.dataDir, "snapshots")
 	}
@@ -254,6 +260,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger)
 		Roots: c.Roots, Admit: c.Admits,
 		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds,
 		Agents: m.agents, Cluster: &clusterRPC{cluster: c},
+		Audit: o.api.auditor, Limits: o.api.limits, RequestTimeout: o.api.requestTimeout,
 		Ready: m.ready, Version: versionInfo(), Log: log,
 		Extra: map[string]http.Handler{
 			"/metrics": promhttp.Handler(), clusterPath: m.clusterAPI(), snapshotPath: m.clusterAPI(), certsPath: http.HandlerFunc(m.serveCerts),

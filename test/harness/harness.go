@@ -57,16 +57,22 @@ func New(t testing.TB) *Harness {
 // NewWith is New with a store of the options (a short history, a small cache).
 func NewWith(t testing.TB, options fsm.Options) *Harness {
 	t.Helper()
-	return newOver(t, options, func(store objects.Store) objects.Store { return store })
+	return newOver(t, options, func(*apiserver.Config) {})
 }
 
 // NewOver is New with something between the API and its store.
 func NewOver(t testing.TB, between func(objects.Store) objects.Store) *Harness {
 	t.Helper()
-	return newOver(t, fsm.Options{}, between)
+	return newOver(t, fsm.Options{}, func(c *apiserver.Config) { c.Store = between(c.Store) })
 }
 
-func newOver(t testing.TB, options fsm.Options, between func(objects.Store) objects.Store) *Harness {
+// NewConfigured is New with changes to what the API is made of.
+func NewConfigured(t testing.TB, change func(*apiserver.Config)) *Harness {
+	t.Helper()
+	return newOver(t, fsm.Options{}, change)
+}
+
+func newOver(t testing.TB, options fsm.Options, change func(*apiserver.Config)) *Harness {
 	t.Helper()
 	h := &Harness{t: t, Store: fsm.NewLocal(options)}
 	h.ca, h.caKey = newCA(t)
@@ -74,13 +80,15 @@ func newOver(t testing.TB, options fsm.Options, between func(objects.Store) obje
 	roots.AddCert(h.ca)
 	tokenKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	h.must(err)
-	h.API, err = apiserver.New(apiserver.Config{
-		Store: between(h.Store), SealKeys: map[string][]byte{"k1": make([]byte, 32)}, SealWith: "k1",
+	config := apiserver.Config{
+		Store: h.Store, SealKeys: map[string][]byte{"k1": make([]byte, 32)}, SealWith: "k1",
 		ServiceAccountKey: tokenKey, ServiceRange: netip.MustParsePrefix("10.96.0.0/16"), PodRange: netip.MustParsePrefix("10.244.0.0/16"),
 		Roots:   func() *x509.CertPool { return roots },
 		Version: version.Info{Major: "1", Minor: "37", GitVersion: "v1.37.2+kontiki.test"},
 		Log:     slog.New(slog.DiscardHandler),
-	})
+	}
+	change(&config)
+	h.API, err = apiserver.New(config)
 	h.must(err)
 	h.Client = client.New(h.Objects, "system:harness", "harness")
 	ctx := context.Background()

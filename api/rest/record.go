@@ -1,0 +1,53 @@
+package rest
+
+import (
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/kontiki/kontiki/api/audit"
+	"github.com/kontiki/kontiki/api/objects"
+)
+
+// attempt is the request as the audit log knows it.
+func (c *call) attempt(sender user.Info) audit.Attempt {
+	t := &c.target
+	return audit.Attempt{
+		HTTP: c.r, ID: c.Audit.ID(c.w, c.r), Received: time.Now(), LongRunning: objects.LongRunning(c.verb, t.subresource),
+		Attributes: authorizer.AttributesRecord{
+			User: sender, Verb: c.verb, APIGroup: t.group, APIVersion: t.version, Resource: t.resource, Subresource: t.subresource,
+			Namespace: t.namespace, Name: t.name, ResourceRequest: c.isResource, Path: c.r.URL.Path,
+		},
+	}
+}
+
+// beginRecord begins to record the request.
+func (c *call) beginRecord(sender user.Info) {
+	c.record = c.Audit.Begin(c.attempt(sender))
+	c.r = c.r.WithContext(audit.With(c.r.Context(), c.record))
+	c.w = c.record.Writer(c.w)
+}
+
+// unauthenticated answers a request whose credential does not hold.
+func (c *call) unauthenticated() {
+	err := apierrors.NewUnauthorized("Unauthorized")
+	if c.Audit != nil {
+		c.Audit.Unauthenticated(c.attempt(nil), objects.StatusOf(err))
+	}
+	writeError(c.w, c.r, err)
+}
+
+// beginRecord begins to record an operation of a transaction.
+func (t *txReader) beginRecord(verb objects.Verb, r *objects.Request) {
+	op := objects.TxOperation{Verb: verb}
+	name := r.Name
+	if verb == objects.VerbCreate {
+		name = "" // as of a creation alone: what is created is known when its object has been read
+	}
+	t.record = t.call.record.Operation(t.place, authorizer.AttributesRecord{
+		Verb: op.AccessVerb(), APIGroup: r.Kind.Group, APIVersion: r.Kind.Version, Resource: r.Kind.Resource, Subresource: r.Subresource,
+		Namespace: r.Namespace, Name: name, ResourceRequest: true,
+	}, t.transaction.DryRun)
+}

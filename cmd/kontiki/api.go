@@ -1,0 +1,83 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/pflag"
+
+	"github.com/kontiki/kontiki/api/audit"
+	"github.com/kontiki/kontiki/api/inflight"
+	"github.com/kontiki/kontiki/api/objects"
+)
+
+// apiOptions are kube-apiserver's settings of what requests may cost, and of what is recorded of them, under its names.
+type apiOptions struct {
+	auditPolicy, auditPath, auditFormat, auditMode string
+	auditMaxAge, auditMaxBackups, auditMaxSize     int
+	maxInflight, maxMutatingInflight               int
+	requestTimeout                                 time.Duration
+
+	// What they make of it; nil records and bounds nothing.
+	auditor *audit.Auditor
+	limits  *inflight.Limits
+}
+
+const auditFormatJSON = "json"
+
+func (o *apiOptions) flags(f *pflag.FlagSet) {
+	f.StringVar(&o.auditPolicy, "audit-policy-file", "", "path to the file that defines the audit policy configuration; without it nothing is recorded")
+	f.StringVar(&o.auditPath, "audit-log-path", "", "the file that requests are recorded in as the policy says; - means standard out")
+	f.IntVar(&o.auditMaxAge, "audit-log-maxage", 366, "how many days old audit log files are kept, by the time in their names; 0 is for ever")
+	f.IntVar(&o.auditMaxBackups, "audit-log-maxbackup", 100, "how many old audit log files are kept; 0 is all of them")
+	f.IntVar(&o.auditMaxSize, "audit-log-maxsize", 100, "the size in megabytes at which the audit log file gets rotated; 0 is never")
+	f.StringVar(&o.auditFormat, "audit-log-format", auditFormatJSON, "json: an event of audit.k8s.io/v1 a line")
+	f.StringVar(&o.auditMode, "audit-log-mode", audit.ModeBlocking, "blocking: a request goes on when its event is written, or after a few seconds; batch: events are written soon after")
+	f.IntVar(&o.maxInflight, "max-requests-inflight", inflight.DefaultReadOnly, "how many non-mutating requests may be in flight; 0 is no limit")
+	f.IntVar(&o.maxMutatingInflight, "max-mutating-requests-inflight", inflight.DefaultMutating, "how many mutating requests may be in flight; 0 is no limit")
+	f.DurationVar(&o.requestTimeout, "request-timeout", objects.DefaultRequestTimeout, "how long a request may take that is not a watch or the like")
+}
+
+func (o *apiOptions) check() error {
+	for _, f := range []struct {
+		name  string
+		value int
+	}{
+		{"audit-log-maxage", o.auditMaxAge}, {"audit-log-maxbackup", o.auditMaxBackups}, {"audit-log-maxsize", o.auditMaxSize},
+		{"max-requests-inflight", o.maxInflight}, {"max-mutating-requests-inflight", o.maxMutatingInflight},
+	} {
+		if f.value < 0 {
+			return fmt.Errorf("--%s %d can't be a negative number", f.name, f.value)
+		}
+	}
+	if o.requestTimeout <= 0 {
+		return fmt.Errorf("--request-timeout %s must be positive", o.requestTimeout)
+	}
+	if o.auditFormat != auditFormatJSON {
+		return fmt.Errorf("--audit-log-format: invalid audit log format %s, allowed formats are %q", o.auditFormat, auditFormatJSON)
+	}
+	return nil
+}
+
+// open opens the audit log, if there is to be one, and has the metrics of it and of the limits shown.
+func (o *apiOptions) open(log *slog.Logger) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	var err error
+	if o.auditor, err = audit.New(audit.Config{
+		PolicyFile: o.auditPolicy, LogPath: o.auditPath, Mode: o.auditMode, Log: log,
+		Rotation: audit.Rotation{MaxSize: int64(o.auditMaxSize) << 20, MaxAge: time.Duration(o.auditMaxAge) * 24 * time.Hour, MaxBackups: o.auditMaxBackups},
+	}); err != nil {
+		return err
+	}
+	o.limits = inflight.New(o.maxInflight, o.maxMutatingInflight)
+	if o.auditor != nil {
+		if err := prometheus.Register(o.auditor); err != nil {
+			return err
+		}
+	}
+	return prometheus.Register(o.limits)
+}
