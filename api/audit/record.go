@@ -307,6 +307,20 @@ func (r *Record) Status(s *metav1.Status) {
 	})
 }
 
+// Failed records that a request is answered a Status that says why it failed.
+func (r *Record) Failed(s *metav1.Status) {
+	if !r.Recording() {
+		return
+	}
+	r.mu.Lock()
+	started := r.started
+	r.mu.Unlock()
+	if !started {
+		r.Status(s)
+		r.Response(s)
+	}
+}
+
 // Started records that the answer begins, with an HTTP status code. Only the first call counts.
 func (r *Record) Started(code int) {
 	r.change(func(e *auditv1.Event) { r.start(code) })
@@ -345,7 +359,7 @@ func (r *Record) Finish(code int, err error) {
 	}
 	if err != nil {
 		status := objects.StatusOf(err)
-		r.Status(status)
+		r.Failed(status)
 		code = int(status.Code)
 	}
 	r.Started(code)

@@ -42,12 +42,8 @@ func (c *call) unauthenticated() {
 // beginRecord begins to record an operation of a transaction.
 func (t *txReader) beginRecord(verb objects.Verb, r *objects.Request) {
 	op := objects.TxOperation{Verb: verb}
-	name := r.Name
-	if verb == objects.VerbCreate {
-		name = "" // as of a creation alone: what is created is known when its object has been read
-	}
 	t.record = t.call.record.Operation(t.place, authorizer.AttributesRecord{
 		Verb: op.AccessVerb(), APIGroup: r.Kind.Group, APIVersion: r.Kind.Version, Resource: r.Kind.Resource, Subresource: r.Subresource,
-		Namespace: r.Namespace, Name: name, ResourceRequest: true,
+		Namespace: r.Namespace, Name: accessName(verb, r), ResourceRequest: true,
 	}, t.transaction.DryRun)
 }

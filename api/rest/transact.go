@@ -170,7 +170,7 @@ func (t *txReader) operation(op *txOperation) (*objects.TxOperation, error) {
 	}
 	r := out.Request
 	err = audit.Authorize(audit.With(t.r.Context(), t.record), t.Authorizer, auth.Attributes{User: t.user, Verb: out.AccessVerb(), Group: r.Kind.Group, Resource: r.Kind.Resource,
-		Subresource: r.Subresource, Namespace: r.Namespace, Name: r.Name})
+		Subresource: r.Subresource, Namespace: r.Namespace, Name: accessName(out.Verb, r)})
 	if err != nil {
 		return nil, err
 	}
@@ -179,6 +179,14 @@ func (t *txReader) operation(op *txOperation) (*objects.TxOperation, error) {
 	}
 	t.record.DeleteOptions(out.Delete)
 	return out, nil
+}
+
+// accessName is the name that access is decided by. As for a creation alone it is none for what is created.
+func accessName(verb objects.Verb, r *objects.Request) string {
+	if verb == objects.VerbCreate {
+		return ""
+	}
+	return r.Name
 }
 
 func (t *txReader) read(op *txOperation) (*objects.TxOperation, error) {

@@ -214,9 +214,7 @@ func metadataOf(obj registry.Object) *metav1.PartialObjectMetadata {
 // writeError answers an error as a Status, in the form asked for.
 func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	status := objects.StatusOf(err)
-	record := audit.From(r.Context())
-	record.Status(status)
-	record.Response(status)
+	audit.From(r.Context()).Failed(status)
 	encoding := objects.JSON
 	if a, negotiationErr := negotiate(r); negotiationErr == nil {
 		encoding = a.encoding

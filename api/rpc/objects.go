@@ -129,7 +129,6 @@ func (o *operation) decode(in *kontikiv1.Object, verb, validation string) (regis
 			return nil, err
 		}
 	}
-	audit.From(o.ctx).Request(obj)
 	if err := o.scoped(true); err != nil {
 		return nil, err
 	}

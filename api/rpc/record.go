@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"net/url"
@@ -60,7 +61,7 @@ func (c *caller) unauthenticated(err error) {
 // refuse records a call that is refused before it is served.
 func (c *caller) refuse(err error) {
 	c.begin(nil)
-	c.record.Finish(0, err)
+	c.finish(nil, err)
 }
 
 // finish records how a call ended.
@@ -79,7 +80,6 @@ func (c *caller) finish(answer any, err error) {
 	}
 	if err != nil {
 		err = recordable(err)
-		c.record.Response(objects.StatusOf(err))
 	}
 	c.record.Finish(code, err)
 }
@@ -98,10 +98,7 @@ func (c *caller) over(st *stream) {
 		}
 		reason = status.Error(codes.Code(code), message)
 	}
-	if reason != nil {
-		reason = recordable(reason)
-	}
-	c.record.Finish(http.StatusOK, reason)
+	c.finish(nil, reason)
 }
 
 var httpOfCode = map[codes.Code]int{
@@ -126,6 +123,7 @@ func recordable(err error) error {
 // describe is what a message asks for; false if it names no object, or one of a kind that there is not.
 func (s *Server) describe(message any) (a authorizer.AttributesRecord, ok bool) {
 	var kind *kontikiv1.Kind
+	var object *kontikiv1.Object
 	pod := func(namespace, name, subresource string) {
 		kind, a.Namespace, a.Name, a.Subresource = &kontikiv1.Kind{Version: "v1", Kind: "Pod"}, namespace, name, subresource
 	}
@@ -139,10 +137,12 @@ func (s *Server) describe(message any) (a authorizer.AttributesRecord, ok bool) 
 		kind, a.Namespace = m.Kind, m.Namespace
 	case *kontikiv1.WatchRequest:
 		kind, a.Namespace, a.Name = m.Kind, m.Namespace, m.Name
-	case *kontikiv1.CreateRequest: // as in REST, what is created is known when its object has been read
-		kind, a.Namespace = m.GetObject().GetKind(), m.GetObject().GetNamespace()
+	case *kontikiv1.CreateRequest:
+		object = m.Object
+		kind, a.Namespace = object.GetKind(), object.GetNamespace()
 	case *kontikiv1.UpdateRequest:
-		kind, a.Namespace, a.Name, a.Subresource = m.GetObject().GetKind(), m.GetObject().GetNamespace(), m.GetObject().GetName(), m.Subresource
+		object = m.Object
+		kind, a.Namespace, a.Name, a.Subresource = object.GetKind(), object.GetNamespace(), object.GetName(), m.Subresource
 	case *kontikiv1.PatchRequest:
 		reference(m.Reference, m.Subresource)
 	case *kontikiv1.ApplyRequest:
@@ -165,6 +165,17 @@ func (s *Server) describe(message any) (a authorizer.AttributesRecord, ok bool) 
 		return authorizer.AttributesRecord{}, false
 	}
 	a.APIGroup, a.APIVersion, a.Resource, a.ResourceRequest = row.Group, row.Version, row.Resource, true
+	_, creates := message.(*kontikiv1.CreateRequest) // what is created counts as named once it is read, as in REST
+	if object != nil && (a.Namespace == "" && row.Namespaced || a.Name == "" && !creates) {
+		// The rest is in the data. The policy must see it: nobody may choose by the form of a message which rule is theirs.
+		o := &operation{objectsServer: &objectsServer{Server: s}, request: &objects.Request{Kind: row}}
+		if obj, err := o.decodeData(object, metav1.FieldValidationIgnore); err == nil {
+			a.Namespace = cmp.Or(a.Namespace, obj.GetNamespace())
+			if !creates {
+				a.Name = cmp.Or(a.Name, obj.GetName())
+			}
+		}
+	}
 	return a, true
 }
 

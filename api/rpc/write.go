@@ -37,8 +37,13 @@ func (s *objectsServer) prepareCreate(ctx context.Context, in *kontikiv1.CreateR
 	if err != nil {
 		return nil, nil, err
 	}
-	return o, obj, optionsInvalid("CreateOptions", metav1validation.ValidateCreateOptions(&metav1.CreateOptions{
+	err = optionsInvalid("CreateOptions", metav1validation.ValidateCreateOptions(&metav1.CreateOptions{
 		FieldManager: in.GetOptions().GetFieldManager(), FieldValidation: in.GetOptions().GetFieldValidation()}))
+	if err != nil {
+		return nil, nil, err
+	}
+	audit.From(ctx).Request(obj)
+	return o, obj, nil
 }
 
 func (s *objectsServer) prepareUpdate(ctx context.Context, in *kontikiv1.UpdateRequest) (*operation, registry.Object, error) {
@@ -51,8 +56,13 @@ func (s *objectsServer) prepareUpdate(ctx context.Context, in *kontikiv1.UpdateR
 	if err != nil {
 		return nil, nil, err
 	}
-	return o, obj, optionsInvalid("UpdateOptions", metav1validation.ValidateUpdateOptions(&metav1.UpdateOptions{
+	err = optionsInvalid("UpdateOptions", metav1validation.ValidateUpdateOptions(&metav1.UpdateOptions{
 		FieldManager: in.GetOptions().GetFieldManager(), FieldValidation: in.GetOptions().GetFieldValidation()}))
+	if err != nil {
+		return nil, nil, err
+	}
+	audit.From(ctx).Request(obj)
+	return o, obj, nil
 }
 
 var patchTypes = map[kontikiv1.PatchType]types.PatchType{

@@ -1,0 +1,142 @@
+package rpc_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
+
+	"github.com/kontiki/kontiki/api/audit"
+)
+
+// everything is a policy that records all that there is of each request.
+const everything = "rules: [{level: RequestResponse}]"
+
+// auditLog is an audit log that a test reads.
+type auditLog struct {
+	auditor *audit.Auditor
+	path    string
+	read    int
+}
+
+func newAuditLog(t testing.TB, policy string) *auditLog {
+	t.Helper()
+	dir := t.TempDir()
+	l := &auditLog{path: filepath.Join(dir, "audit.log")}
+	file := filepath.Join(dir, "policy.yaml")
+	if err := os.WriteFile(file, []byte("apiVersion: audit.k8s.io/v1\nkind: Policy\n"+policy), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if l.auditor, err = audit.New(audit.Config{PolicyFile: file, LogPath: l.path, Mode: audit.ModeBlocking}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.auditor.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+// next are the events since the last call. Those of a request are there when its client has the whole answer.
+func (l *auditLog) next(t testing.TB) (events []auditv1.Event) {
+	t.Helper()
+	data, err := os.ReadFile(l.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data[l.read:])) {
+		var e auditv1.Event
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		events = append(events, e)
+	}
+	l.read = len(data)
+	return events
+}
+
+// normalEvent is an event without what chance, the clock and the front put in.
+func normalEvent(t *testing.T, s *step, e auditv1.Event) map[string]any {
+	t.Helper()
+	raw, err := json.Marshal(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out map[string]any
+	if err := json.Unmarshal(raw, &out); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"auditID", "requestURI", "requestReceivedTimestamp", "stageTimestamp"} {
+		if out[name] == "" {
+			t.Errorf("%s is missing in %s", name, raw)
+		}
+		delete(out, name)
+	}
+	out["userAgent"], _, _ = strings.Cut(out["userAgent"].(string), " ") // gRPC libraries add themselves
+	if reference, ok := out["objectRef"].(map[string]any); ok {
+		delete(reference, "uid")
+	}
+	succeeded := e.ResponseStatus != nil && e.ResponseStatus.Code < 300
+	if status, ok := out["responseStatus"].(map[string]any); ok && succeeded {
+		if details, ok := status["details"].(map[string]any); ok {
+			delete(details, "uid")
+		}
+	}
+	if object, ok := out["responseObject"].(map[string]any); ok {
+		normal(object)
+		items, _ := object["items"].([]any)
+		for _, item := range items {
+			normal(item)
+		}
+		if e.Verb == "delete" && succeeded {
+			delete(out, "responseObject") // a Status in REST, the object that is gone in gRPC
+		}
+	}
+	if object, ok := out["requestObject"].(map[string]any); ok && e.Annotations[audit.OperationAnnotation] != "" {
+		delete(object["metadata"].(map[string]any), "namespace") // which a REST transaction has there and nowhere else
+	}
+	if s.own != "" {
+		for _, name := range []string{"requestObject", "responseStatus", "responseObject"} {
+			delete(out, name)
+		}
+	}
+	if s.unread {
+		for _, name := range []string{"objectRef", "annotations", "responseStatus", "responseObject"} {
+			delete(out, name)
+		}
+	}
+	return out
+}
+
+// compareEvents compares what two fronts have recorded of a step.
+func compareEvents(t *testing.T, s *step, byREST, byRPC []auditv1.Event) {
+	t.Helper()
+	if len(byREST) == 0 || len(byREST) != len(byRPC) {
+		t.Errorf("REST recorded %s\ngRPC %s", brief(byREST), brief(byRPC))
+		return
+	}
+	for i := range byREST {
+		want, got := normalEvent(t, s, byREST[i]), normalEvent(t, s, byRPC[i])
+		if !reflect.DeepEqual(want, got) {
+			t.Errorf("event %d: REST recorded\n%v\ngRPC\n%v", i, want, got)
+		}
+		if byREST[i].AuditID != byREST[0].AuditID || byRPC[i].AuditID != byRPC[0].AuditID {
+			t.Errorf("event %d has an ID of its own", i)
+		}
+	}
+}
+
+func brief(events []auditv1.Event) string {
+	var out strings.Builder
+	for _, e := range events {
+		fmt.Fprintf(&out, "[%s %s %s]", e.Stage, e.Verb, e.RequestURI)
+	}
+	return out.String()
+}
