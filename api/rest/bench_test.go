@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +16,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kontiki/kontiki/api/apiserver"
+	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/test/harness"
 )
@@ -72,6 +76,41 @@ func BenchmarkGetPod(b *testing.B) {
 			b.ResetTimer()
 			for range b.N {
 				do(b, h, "GET", podsPath+"/p", "", nil, accept)
+			}
+		})
+	}
+}
+
+// BenchmarkGetAudited gets a pod without an audit log, and with one at level Metadata: two events, or one, in a file.
+func BenchmarkGetAudited(b *testing.B) {
+	for _, c := range []struct{ name, policy, mode string }{
+		{"off", "", ""},
+		{"none", "rules: [{level: None}]", audit.ModeBlocking},
+		{"metadata", "rules: [{level: Metadata}]", audit.ModeBlocking},
+		{"metadata-complete-only", "omitStages: [RequestReceived]\nrules: [{level: Metadata}]", audit.ModeBlocking},
+		{"metadata-batch", "rules: [{level: Metadata}]", audit.ModeBatch},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			h := harness.NewConfigured(b, func(config *apiserver.Config) {
+				if c.policy == "" {
+					return
+				}
+				policy := filepath.Join(b.TempDir(), "policy.yaml")
+				if err := os.WriteFile(policy, []byte("apiVersion: audit.k8s.io/v1\nkind: Policy\n"+c.policy), 0o600); err != nil {
+					b.Fatal(err)
+				}
+				var err error
+				if config.Audit, err = audit.New(audit.Config{PolicyFile: policy, LogPath: filepath.Join(b.TempDir(), "audit.log"),
+					Mode: c.mode, Rotation: audit.Rotation{MaxSize: 100 << 20, MaxBackups: 1}}); err != nil {
+					b.Fatal(err)
+				}
+				b.Cleanup(func() { config.Audit.Close() })
+			})
+			do(b, h, "POST", podsPath, "application/json", encode(b, benchPod("p")), "")
+			b.ReportAllocs()
+			b.ResetTimer()
+			for range b.N {
+				do(b, h, "GET", podsPath+"/p", "", nil, "application/vnd.kubernetes.protobuf")
 			}
 		})
 	}
