@@ -1,8 +1,6 @@
 package audit
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -47,7 +45,7 @@ type Auditor struct {
 	policy  Policy
 	writer  *writer
 	now     func() time.Time
-	buffers sync.Pool // of *bytes.Buffer
+	buffers sync.Pool // of *[]byte
 	events  prometheus.Counter
 	errors  *prometheus.CounterVec
 	levels  *prometheus.CounterVec
@@ -97,7 +95,7 @@ func newAuditor(policy Policy, out io.Writer, blocking bool, log *slog.Logger) *
 			Name: "apiserver_audit_level_total", Help: "Counter of policy levels for audit events (1 per request).",
 		}, []string{"level"}),
 	}
-	a.buffers.New = func() any { return new(bytes.Buffer) }
+	a.buffers.New = func() any { return new([]byte) }
 	a.writer = newWriter(out, blocking, a.lost, log)
 	a.lost(0) // shown from the beginning
 	return a
@@ -146,14 +144,17 @@ func (a *Auditor) ID(w http.ResponseWriter, r *http.Request) types.UID {
 
 // write sends an event to the log.
 func (a *Auditor) write(e *auditv1.Event) {
-	buffer := a.buffers.Get().(*bytes.Buffer)
-	defer a.buffers.Put(buffer)
-	buffer.Reset()
 	a.events.Inc()
-	if err := json.NewEncoder(buffer).Encode(e); err != nil {
+	buffer := a.buffers.Get().(*[]byte)
+	line, err := appendEvent((*buffer)[:0], e)
+	if err != nil {
 		a.lost(1)
 		a.writer.log.Error("an audit event cannot be encoded", "uri", e.RequestURI, "error", err)
 		return
 	}
-	a.writer.append(buffer.Bytes())
+	a.writer.append(line)
+	if cap(line) <= keepBuffer {
+		*buffer = line
+		a.buffers.Put(buffer)
+	}
 }

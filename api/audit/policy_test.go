@@ -110,3 +110,43 @@ rules:
 		}
 	}
 }
+
+// TestTheExampleOfTheDocumentation loads the policy of docs/audit.md.
+func TestTheExampleOfTheDocumentation(t *testing.T) {
+	page, err := os.ReadFile("../../docs/audit.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, _ := strings.Cut(string(page), "```yaml\n")
+	example, _, ok := strings.Cut(example, "```")
+	if !ok {
+		t.Fatal("there is no example")
+	}
+	p, err := LoadPolicy(policyFile(t, example))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		verb, group, resource, subresource, path string
+		level                                    audit.Level
+	}{
+		{"get", "", "secrets", "", "", audit.LevelMetadata},
+		{"update", "", "secrets", "", "", audit.LevelMetadata},
+		{"create", "", "serviceaccounts", "token", "", audit.LevelMetadata},
+		{"get", "", "pods", "exec", "", audit.LevelMetadata},
+		{"create", "", "pods", "portforward", "", audit.LevelMetadata},
+		{"get", "", "pods", "", "", audit.LevelNone},
+		{"watch", "apps", "deployments", "", "", audit.LevelNone},
+		{"patch", "apps", "deployments", "scale", "", audit.LevelRequest},
+		{"create", "", "events", "", "", audit.LevelNone},
+		{"get", "", "", "", "/readyz", audit.LevelNone},
+		{"get", "", "", "", "/apis/apps/v1", audit.LevelNone},
+		{"post", "", "", "", "/kontiki/v1/tokens", audit.LevelRequest},
+	} {
+		got := p.EvaluatePolicyRule(&authorizer.AttributesRecord{Verb: c.verb, APIGroup: c.group, Resource: c.resource, Subresource: c.subresource, Path: c.path,
+			ResourceRequest: c.path == "", User: &user.DefaultInfo{Name: "joe"}})
+		if got.Level != c.level || !got.OmitManagedFields {
+			t.Errorf("%+v: %+v", c, got)
+		}
+	}
+}

@@ -31,8 +31,13 @@ func TestMain(m *testing.M) {
 }
 
 func runAll(m *testing.M) (code int) {
-	var err error
-	env, err = devcluster.Start(os.Stdout, masters, workers)
+	policy, err := auditPolicyFile()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.Remove(policy)
+	env, err = devcluster.Start(os.Stdout, masters, workers, "--server-arg=--audit-policy-file="+policy, "--server-arg=--audit-log-path=-")
 	defer func() {
 		if code != 0 {
 			env.ShowLogs(os.Stderr)
