@@ -107,6 +107,11 @@ func (m *master) schedule(ctx context.Context) error {
 	})
 }
 
+// nodeLifecycle are the options that are the business of the controllers of nodes.
+func (o *serverOptions) nodeLifecycle() nodelifecycle.Config {
+	return nodelifecycle.Config{ConfirmPeriod: o.confirmPeriod, Evictions: &o.evictions}
+}
+
 // control runs the controllers, each as the user and with the event source that it has in Kubernetes.
 func (m *master) control(ctx context.Context) error {
 	events := m.cluster.MemberEvents()
@@ -134,8 +139,9 @@ func (m *master) control(ctx context.Context) error {
 	run("generic-garbage-collector", garbage.New)
 	run("namespace-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller { return namespace.New(c) })
 	several("node-controller", func(c *client.Client, recorder record.EventRecorder) []*controller.Controller {
-		return nodelifecycle.New(nodelifecycle.Config{Client: c, Recorder: recorder, Hints: hints, Probe: m.probeAgent,
-			ConfirmPeriod: m.options.confirmPeriod, Evictions: &m.options.evictions})
+		config := m.options.nodeLifecycle()
+		config.Client, config.Recorder, config.Hints, config.Probe = c, recorder, hints, m.probeAgent
+		return nodelifecycle.New(config)
 	})
 	run("event-ttl-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
 		return eventttl.New(eventttl.Config{Client: c})

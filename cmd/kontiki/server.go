@@ -55,7 +55,10 @@ type serverOptions struct {
 	agent                     agentOptions
 }
 
-func serverCommand() *cobra.Command {
+func serverCommand() *cobra.Command { return serverCommandTo(runServer) }
+
+// serverCommandTo is the command with what it does with its options.
+func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Command {
 	var o serverOptions
 	cmd := &cobra.Command{
 		Use:   "server [--join HOST:6444 --token TOKEN]",
@@ -66,7 +69,7 @@ func serverCommand() *cobra.Command {
 			if err := loadConfig(cmd, o.configFile); err != nil {
 				return err
 			}
-			return runServer(cmd.Context(), &o)
+			return run(cmd.Context(), &o)
 		},
 	}
 	f := cmd.Flags()
@@ -182,6 +185,21 @@ func parseRange(flag, value string, shortest, longest int) (netip.Prefix, error)
 	return prefix.Masked(), nil
 }
 
+// clusterConfig are the options that are the cluster's business.
+func (o *serverOptions) clusterConfig(r ranges, log *slog.Logger) cluster.Config {
+	at := func(port int) string { return net.JoinHostPort(o.nodeIP, strconv.Itoa(port)) }
+	kubernetes := r.service.Masked().Addr().Next()
+	return cluster.Config{
+		Name: o.name, DataDir: o.dataDir,
+		BindAddress: at(o.port), AdvertiseAddress: at(o.port), GossipBindAddress: at(o.gossipPort), GossipAdvertiseAddress: at(o.gossipPort),
+		APIAddress: at(o.apiPort), Bootstrap: len(o.join) == 0, Join: o.join, Token: o.token,
+		APIHosts: append([]string{"127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
+			"kubernetes.default.svc." + o.clusterDomain, kubernetes.String(), o.nodeIP}, o.tlsSANs...),
+		Version: gitVersion, FeatureLevel: featureLevel, Logger: log, Timings: o.timings, GossipMode: o.gossip,
+		DeadAfter: o.deadMasters, Backups: o.backups, Settings: o.settings(r),
+	}
+}
+
 func runServer(ctx context.Context, o *serverOptions) (err error) {
 	log, err := newLogger(o.logLevel)
 	if err != nil {
@@ -213,17 +231,7 @@ func runServer(ctx context.Context, o *serverOptions) (err error) {
 	if o.timings.SnapshotInterval < time.Second || o.timings.SnapshotThreshold < 1 || o.timings.TrailingLogs < 1 {
 		return fmt.Errorf("--raft-snapshot-interval must be at least 1s, --raft-snapshot-threshold and --raft-trailing-logs at least 1")
 	}
-	at := func(port int) string { return net.JoinHostPort(o.nodeIP, strconv.Itoa(port)) }
-	kubernetes := r.service.Masked().Addr().Next()
-	c, err := cluster.Open(ctx, cluster.Config{
-		Name: o.name, DataDir: o.dataDir,
-		BindAddress: at(o.port), AdvertiseAddress: at(o.port), GossipBindAddress: at(o.gossipPort), GossipAdvertiseAddress: at(o.gossipPort),
-		APIAddress: at(o.apiPort), Bootstrap: len(o.join) == 0, Join: o.join, Token: o.token,
-		APIHosts: append([]string{"127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
-			"kubernetes.default.svc." + o.clusterDomain, kubernetes.String(), o.nodeIP}, o.tlsSANs...),
-		Version: gitVersion, FeatureLevel: featureLevel, Logger: log, Timings: o.timings, GossipMode: o.gossip,
-		DeadAfter: o.deadMasters, Backups: o.backups, Settings: o.settings(r),
-	})
+	c, err := cluster.Open(ctx, o.clusterConfig(r, log))
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/controller/nodelifecycle"
+)
+
+// wired is what a master's parts are told.
+type wired struct {
+	*serverOptions
+	ranges  ranges
+	cluster cluster.Config
+	nodes   nodelifecycle.Config
+}
+
+// parsed runs the command with arguments, up to where a master would start.
+func parsed(t *testing.T, args ...string) (w wired) {
+	t.Helper()
+	cmd := serverCommandTo(func(_ context.Context, o *serverOptions) error {
+		w.serverOptions = o
+		return nil
+	})
+	cmd.SetArgs(args)
+	cmd.SetOut(io.Discard)
+	err := cmd.Execute()
+	if err == nil {
+		err = w.checkFailures()
+	}
+	if err == nil {
+		w.ranges, err = w.serverOptions.ranges()
+	}
+	if err != nil {
+		t.Fatalf("%v: %v", args, err)
+	}
+	w.cluster, w.nodes = w.clusterConfig(w.ranges, slog.New(slog.DiscardHandler)), w.nodeLifecycle()
+	return w
+}
+
+// TestEveryFlagReachesWhatItSets: each flag of a master is given, on the command line and in a configuration file, and read where
+// the part that it is for reads it.
+func TestEveryFlagReachesWhatItSets(t *testing.T) {
+	seen := map[string]bool{}
+	for name, x := range map[string]struct {
+		value string
+		got   func(w wired) any
+	}{
+		"log-level":                      {"debug", func(w wired) any { return w.logLevel }},
+		"name":                           {"master-7", func(w wired) any { return w.cluster.Name }},
+		"node-ip":                        {"10.1.2.3", func(w wired) any { return strings.TrimSuffix(w.cluster.AdvertiseAddress, ":6444") }},
+		"data-dir":                       {"/srv/kontiki", func(w wired) any { return w.cluster.DataDir }},
+		"join":                           {"one:6444", func(w wired) any { return strings.Join(w.cluster.Join, " ") }},
+		"token":                          {"K10", func(w wired) any { return w.cluster.Token }},
+		"port":                           {"7444", func(w wired) any { return strings.TrimPrefix(w.cluster.BindAddress, ":") }},
+		"api-port":                       {"7443", func(w wired) any { return fmt.Sprint(w.apiPort) + strings.TrimPrefix(w.cluster.APIAddress, ":7443") }},
+		"api-bind":                       {"127.0.0.1", func(w wired) any { return w.apiBind }},
+		"gossip-port":                    {"7947", func(w wired) any { return strings.TrimPrefix(w.cluster.GossipBindAddress, ":") }},
+		"tls-san":                        {"api.example", func(w wired) any { return w.cluster.APIHosts[len(w.cluster.APIHosts)-1] }},
+		"service-cidr":                   {"10.97.0.0/16", func(w wired) any { return w.ranges.service }},
+		"pod-cidr":                       {"10.245.0.0/16", func(w wired) any { return w.ranges.pod }},
+		"cluster-dns":                    {"10.96.0.53", func(w wired) any { return w.ranges.dns }},
+		"cluster-domain":                 {"example.internal", func(w wired) any { return w.clusterDomain }},
+		"default-toleration-seconds":     {"7", func(w wired) any { return w.tolerationSeconds }}, // TestTheDefaultTolerationIsThePods
+		"node-confirm-period":            {"11s", func(w wired) any { return w.nodes.ConfirmPeriod }},
+		"node-eviction-rate":             {"0.5", func(w wired) any { return w.nodes.Evictions.Rate }},
+		"secondary-node-eviction-rate":   {"0.25", func(w wired) any { return w.nodes.Evictions.SecondaryRate }},
+		"unhealthy-zone-threshold":       {"0.75", func(w wired) any { return w.nodes.Evictions.UnhealthyZone }},
+		"large-cluster-size-threshold":   {"9", func(w wired) any { return w.nodes.Evictions.LargeCluster }},
+		"gossip":                         {"masters", func(w wired) any { return w.cluster.GossipMode }},
+		"certificate-lifetime":           {"3h0m0s", func(w wired) any { return w.cluster.Timings.Certificate }},
+		"remove-dead-masters-after":      {"13m0s", func(w wired) any { return w.cluster.DeadAfter }},
+		"snapshot-dir":                   {"/srv/snapshots", func(w wired) any { return w.cluster.Backups.Dir }},
+		"snapshot-interval":              {"17m0s", func(w wired) any { return w.cluster.Backups.Interval }},
+		"snapshot-retention":             {"3", func(w wired) any { return w.cluster.Backups.Keep }},
+		"raft-snapshot-threshold":        {"1234", func(w wired) any { return w.cluster.Timings.SnapshotThreshold }},
+		"raft-snapshot-interval":         {"19s", func(w wired) any { return w.cluster.Timings.SnapshotInterval }},
+		"raft-trailing-logs":             {"567", func(w wired) any { return w.cluster.Timings.TrailingLogs }},
+		"audit-policy-file":              {"/etc/policy", func(w wired) any { return w.api.auditPolicy }},
+		"audit-log-path":                 {"/var/log/audit", func(w wired) any { return w.api.auditPath }},
+		"audit-log-maxage":               {"5", func(w wired) any { return w.api.auditMaxAge }},
+		"audit-log-maxbackup":            {"6", func(w wired) any { return w.api.auditMaxBackups }},
+		"audit-log-maxsize":              {"8", func(w wired) any { return w.api.auditMaxSize }},
+		"audit-log-format":               {"yaml", func(w wired) any { return w.api.auditFormat }},
+		"audit-log-mode":                 {"batch", func(w wired) any { return w.api.auditMode }},
+		"max-requests-inflight":          {"70", func(w wired) any { return w.api.maxInflight }},
+		"max-mutating-requests-inflight": {"30", func(w wired) any { return w.api.maxMutatingInflight }},
+		"request-timeout":                {"21s", func(w wired) any { return w.api.requestTimeout }},
+		"no-agent":                       {"true", func(w wired) any { return w.noAgent }},
+		"containerd":                     {"/run/other.sock", func(w wired) any { return w.agent.containerd }},
+		"containerd-namespace":           {"other", func(w wired) any { return w.agent.containerdNamespace }},
+		"cgroup-parent":                  {"other", func(w wired) any { return w.agent.cgroupParent }},
+		"node-labels":                    {"rack=7", func(w wired) any { return "rack=" + w.agent.nodeLabels["rack"] }},
+		"max-pods":                       {"77", func(w wired) any { return w.agent.maxPods }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "config.yaml")
+			text := fmt.Sprintf("%s: %q\n", name, x.value)
+			if name == "node-labels" {
+				text = name + ": {rack: 7}\n"
+			}
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			empty := filepath.Join(t.TempDir(), "empty.yaml")
+			if err := os.WriteFile(empty, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if got := fmt.Sprint(x.got(parsed(t, "--config", empty))); got == x.value {
+				t.Errorf("%s is the default: the test shows nothing", got)
+			}
+			for _, args := range [][]string{{"--config", empty, "--" + name + "=" + x.value}, {"--config", file}} {
+				if got := fmt.Sprint(x.got(parsed(t, args...))); got != x.value {
+					t.Errorf("%v: %s, want %s", args, got, x.value)
+				}
+			}
+			seen[name] = true
+		})
+	}
+	serverCommand().Flags().VisitAll(func(f *pflag.Flag) {
+		if !seen[f.Name] && f.Name != "config" {
+			t.Errorf("--%s is given by no case of this test", f.Name)
+		}
+	})
+}
+
+// TestTheDefaultTolerationIsThePods: the setting of the cluster shortens how long new pods stay on a node that is lost.
+func TestTheDefaultTolerationIsThePods(t *testing.T) {
+	m := startMaster(t, func(o *serverOptions, _ *cluster.Config) {
+		o.tolerationSeconds = parsed(t, "--default-toleration-seconds=7").tolerationSeconds
+	})
+	pod, err := m.admin.CoreV1().Pods("default").Create(t.Context(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
+		found := false
+		for _, toleration := range pod.Spec.Tolerations {
+			if toleration.Key == key && toleration.Effect == corev1.TaintEffectNoExecute {
+				found = toleration.TolerationSeconds != nil && *toleration.TolerationSeconds == 7
+			}
+		}
+		if !found {
+			t.Errorf("%s is not tolerated for 7 s: %+v", key, pod.Spec.Tolerations)
+		}
+	}
+}
