@@ -339,6 +339,9 @@ func (r *retry) again(ctx context.Context, e *endpoint, failed *Error, write boo
 	if e != nil && (failed.undone || failed.broken) {
 		r.client.leave(e, failed) // the next call does better elsewhere, also if this one must not be tried again
 	}
+	if failed.busy() {
+		r.pause = max(r.pause, failed.RetryAfter) // once all masters are
+	}
 	return failed.elsewhere(write) && r.wait(ctx)
 }
 

@@ -15,8 +15,11 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -121,6 +124,47 @@ func TestWritesAreTriedAgainOnlyIfNothingWasChanged(t *testing.T) {
 				return answer(codes.Unavailable, metav1.StatusReasonServiceUnavailable, "no quorum")
 			}
 		})
+		if _, err := Create(testContext(t), c, configMap("a")); err != nil || s.writes != 1 {
+			t.Fatal(s.writes, err)
+		}
+	})
+	again := protoadapt.MessageV1Of(&errdetails.RetryInfo{RetryDelay: durationpb.New(10 * time.Millisecond)})
+	t.Run("busy", func(t *testing.T) {
+		c, s, masters := fakes(t, 2)
+		masters[0].set(func(m *master) {
+			m.fault = func(context.Context, string) error {
+				return answer(codes.ResourceExhausted, metav1.StatusReasonTooManyRequests, "try again later", again)
+			}
+		})
+		if _, err := Create(testContext(t), c, configMap("a")); err != nil || s.writes != 1 {
+			t.Fatal(s.writes, err)
+		}
+	})
+	t.Run("busy, and without a word when to come back", func(t *testing.T) {
+		c, s, masters := fakes(t, 2)
+		masters[0].set(func(m *master) {
+			m.fault = func(context.Context, string) error {
+				return answer(codes.ResourceExhausted, metav1.StatusReasonTooManyRequests, "the stream was ended")
+			}
+		})
+		if _, err := Create(testContext(t), c, configMap("a")); !errors.Is(err, ErrTooManyRequests) || s.writes != 0 {
+			t.Fatal(s.writes, err)
+		}
+	})
+	t.Run("all busy for a while", func(t *testing.T) {
+		c, s, masters := fakes(t, 2)
+		for _, m := range masters {
+			m.set(func(m *master) {
+				refused := false
+				m.fault = func(context.Context, string) error {
+					if refused {
+						return nil
+					}
+					refused = true
+					return answer(codes.ResourceExhausted, metav1.StatusReasonTooManyRequests, "try again later", again)
+				}
+			})
+		}
 		if _, err := Create(testContext(t), c, configMap("a")); err != nil || s.writes != 1 {
 			t.Fatal(s.writes, err)
 		}

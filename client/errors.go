@@ -11,6 +11,8 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
@@ -160,6 +162,8 @@ func wrap(ctx context.Context, err error, method, endpoint string, sent, write b
 	case codes.Unavailable:
 		e.undone = e.answered
 		e.broken = !e.answered
+	case codes.ResourceExhausted:
+		e.undone = e.busy()
 	case codes.Canceled, codes.Unknown, codes.Internal:
 		// Ends of a stream without an answer: gRPC's words for a reset, and for a connection that this client gave up.
 		e.broken = !e.answered && e.cause == nil
@@ -179,6 +183,11 @@ func wrap(ctx context.Context, err error, method, endpoint string, sent, write b
 		e.class = ErrUnavailable
 	}
 	return e
+}
+
+// busy says that a master serves as many calls as it may, and has not begun with this one. An eviction that must wait names a cause.
+func (e *Error) busy() bool {
+	return e.Code == codes.ResourceExhausted && e.answered && e.RetryAfter > 0 && !apierrors.HasStatusCause(e, policyv1.DisruptionBudgetCause)
 }
 
 // elsewhere says that another master may do what this one did not, without any risk that it is done twice.

@@ -26,9 +26,13 @@ type auditLog struct {
 
 func newAuditLog(t testing.TB, policy string) *auditLog {
 	t.Helper()
-	dir := t.TempDir()
-	l := &auditLog{path: filepath.Join(dir, "audit.log")}
-	file := filepath.Join(dir, "policy.yaml")
+	return newAuditLogAt(t, policy, filepath.Join(t.TempDir(), "audit.log"))
+}
+
+func newAuditLogAt(t testing.TB, policy, path string) *auditLog {
+	t.Helper()
+	l := &auditLog{path: path}
+	file := filepath.Join(t.TempDir(), "policy.yaml")
 	if err := os.WriteFile(file, []byte("apiVersion: audit.k8s.io/v1\nkind: Policy\n"+policy), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -409,6 +410,52 @@ func TestRequestsAreCounted(t *testing.T) {
 		for label, n := range want {
 			if got := after[name][label] - before[name][label]; got != n {
 				t.Errorf("%s{%s} grew by %v, want %v", name, label, got, n)
+			}
+		}
+	}
+}
+
+func TestAFullDiskOfTheAuditLogDoesNotTakeTheAPIDown(t *testing.T) {
+	log := newAuditLogAt(t, "rules: [{level: Metadata}]", "/dev/full") // every write to it finds no space
+	f := newFrontOver(t, harness.NewConfigured(t, func(c *apiserver.Config) { c.Audit = log.auditor }))
+	for _, s := range []step{
+		{name: "create", method: "POST", path: cmPath, contentType: jsonType, body: cm("r", ""), call: create(jsonObject(configMaps, cm("g", "")), nil)},
+		{name: "get", method: "GET", path: cmPath + "/r", call: get(ref("g"), "")},
+	} {
+		if a := f.rest(&s); a.status.Status == metav1.StatusFailure {
+			t.Errorf("%s: %+v", s.name, a.status)
+		}
+		f.grpc(&s)
+	}
+	// Two stages of four requests.
+	if got := counters(t, log.auditor); got["apiserver_audit_error_total"]["log"] != 8 || got["apiserver_audit_event_total"][""] != 8 {
+		t.Errorf("counted %v", got)
+	}
+}
+
+func TestEventsOfManyRequestsAtOnceAreAllThere(t *testing.T) {
+	f := audited(t, "omitStages: [RequestReceived]\nrules: [{level: RequestResponse}]")
+	const clients, requests = 8, 20
+	var all sync.WaitGroup
+	for i := range clients {
+		all.Go(func() {
+			for j := range requests {
+				name := fmt.Sprintf("c%d-%d", i, j)
+				if _, err := f.conn[""].Create(context.Background(), &kontikiv1.CreateRequest{Object: configMap(t, name, nil)}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	seen := map[string]bool{}
+	for _, e := range f.log.next(t) {
+		seen[e.ObjectRef.Name] = e.ResponseStatus.Code == http.StatusCreated && strings.Contains(string(e.RequestObject.Raw), e.ObjectRef.Name)
+	}
+	for i := range clients {
+		for j := range requests {
+			if !seen[fmt.Sprintf("c%d-%d", i, j)] {
+				t.Errorf("the event of c%d-%d is not there", i, j)
 			}
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +21,8 @@ import (
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
-// auditNamespace is the one namespace whose requests the cluster of the tests records, in the masters' own logs.
+// auditNamespace is the one namespace whose objects the cluster of the tests records, in the masters' own logs. Ways into pods
+// are recorded of all.
 const auditNamespace = "t-theauditlogtellswhotouchedasecret"
 
 const auditPolicy = `
@@ -30,6 +32,8 @@ omitStages: [RequestReceived]
 rules:
 - {level: Metadata, namespaces: [` + auditNamespace + `], resources: [{group: "", resources: [secrets]}]}
 - {level: RequestResponse, namespaces: [` + auditNamespace + `], resources: [{group: "", resources: [configmaps]}]}
+- level: Metadata
+  resources: [{group: "", resources: [pods/log, pods/exec, pods/attach, pods/portforward, pods/proxy, services/proxy, nodes/proxy]}]
 - {level: None}
 `
 
@@ -144,6 +148,32 @@ data: {colour: mauve}
 		if strings.HasPrefix(filepath.Base(log), "master-") && strings.Contains(string(data), `"namespace":"kube-system"`) {
 			t.Errorf("%s records what the policy does not ask for", filepath.Base(log))
 		}
+	}
+}
+
+func TestTheAuditLogTellsWhoWasInAPod(t *testing.T) {
+	ns := namespace(t)
+	apply(t, strings.Replace(toolPod("inside", "worker-1", "tools", "serve"), "name: inside,", "name: inside, namespace: "+ns+",", 1))
+	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/inside", "--timeout=60s")
+	kubectl(t, "-n", ns, "logs", "inside")
+	contains(t, kubectl(t, "-n", ns, "exec", "inside", "--", "sh", "-c", "echo hello"), "hello")
+	for _, subresource := range []string{"log", "exec"} {
+		eventually(t, 10*time.Second, "the events of "+subresource, func() error {
+			var stages []auditv1.Stage
+			for _, e := range audited(t) {
+				if e.ObjectRef == nil || e.ObjectRef.Namespace != ns || e.ObjectRef.Subresource != subresource {
+					continue
+				}
+				if e.ObjectRef.Name != "inside" || e.User.Username != "kubernetes-admin" || e.ResponseStatus.Code >= 300 || e.Annotations["authorization.k8s.io/decision"] != "allow" {
+					return fmt.Errorf("recorded %+v", e)
+				}
+				stages = append(stages, e.Stage)
+			}
+			if !slices.Equal(stages, []auditv1.Stage{auditv1.StageResponseStarted, auditv1.StageResponseComplete}) {
+				return fmt.Errorf("stages %v", stages)
+			}
+			return nil
+		})
 	}
 }
 
