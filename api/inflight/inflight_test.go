@@ -1,0 +1,81 @@
+package inflight
+
+import (
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apiserver/pkg/authentication/user"
+)
+
+var (
+	joe   = &user.DefaultInfo{Name: "joe", Groups: []string{"devs", user.AllAuthenticated}}
+	admin = &user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}}
+)
+
+func entered(t *testing.T, l *Limits, mutating bool, who user.Info) Place {
+	t.Helper()
+	place, err := l.Enter(mutating, who)
+	if err != nil {
+		t.Fatalf("%s was refused: %v", who.GetName(), err)
+	}
+	return place
+}
+
+func refused(t *testing.T, l *Limits, mutating bool, who user.Info) {
+	t.Helper()
+	_, err := l.Enter(mutating, who)
+	if seconds, again := apierrors.SuggestsClientDelay(err); !apierrors.IsTooManyRequests(err) || !again || seconds != 1 {
+		t.Fatalf("%v, after %d s", err, seconds)
+	}
+}
+
+func TestEachKindHasItsPlaces(t *testing.T) {
+	l := New(2, 1)
+	reads := []Place{entered(t, l, false, joe), entered(t, l, false, joe)}
+	refused(t, l, false, joe)
+	write := entered(t, l, true, joe)
+	refused(t, l, true, joe)
+	reads[0].Leave()
+	reads[0] = entered(t, l, false, joe)
+	refused(t, l, false, joe)
+	// Administrators are served, and neither keep a place from others nor give one away that they do not have.
+	more := entered(t, l, true, admin)
+	more.Leave()
+	refused(t, l, true, joe)
+	write.Leave()
+	entered(t, l, true, admin)
+	refused(t, l, true, joe)
+}
+
+func TestZeroIsNoLimit(t *testing.T) {
+	for name, l := range map[string]*Limits{"none": nil, "zero": New(0, 0)} {
+		for range DefaultReadOnly + 1 {
+			entered(t, l, false, joe)
+			entered(t, l, true, joe)
+		}
+		place, err := l.Enter(true, joe)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		place.Leave()
+	}
+	onlyReads := New(1, 0)
+	entered(t, onlyReads, false, joe)
+	entered(t, onlyReads, true, joe)
+	entered(t, onlyReads, true, joe)
+	refused(t, onlyReads, false, joe)
+}
+
+func BenchmarkEnter(b *testing.B) {
+	l := New(DefaultReadOnly, DefaultMutating)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			place, err := l.Enter(false, joe)
+			if err != nil {
+				b.Fatal(err)
+			}
+			place.Leave()
+		}
+	})
+}
