@@ -3,12 +3,33 @@ package audit
 import (
 	"bytes"
 	"encoding/json"
+	"strings"
 
+	"k8s.io/apimachinery/pkg/api/validate/content"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 
 	"github.com/kontiki/kontiki/api/objects"
 )
+
+// SelectedName is the one name that a list or a watch selects by its fields, which counts as the name of what it is about, as
+// upstream's RequestInfo has it; "" if it may select several.
+func SelectedName(fieldSelector string) string {
+	if !strings.Contains(fieldSelector, metav1.ObjectNameField) {
+		return ""
+	}
+	selector, err := fields.ParseSelector(fieldSelector)
+	if err != nil {
+		return ""
+	}
+	name, ok := selector.RequiresExactMatch(metav1.ObjectNameField)
+	if !ok || len(content.IsPathSegmentName(name)) > 0 {
+		return ""
+	}
+	return name
+}
 
 // patchJSON is a patch as JSON. An applied configuration may be YAML.
 func patchJSON(p objects.Patch) ([]byte, bool) {

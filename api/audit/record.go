@@ -1,13 +1,11 @@
 package audit
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"reflect"
 	"slices"
@@ -25,7 +23,6 @@ import (
 	upstream "k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-	"k8s.io/apiserver/pkg/endpoints/responsewriter"
 
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/objects"
@@ -459,40 +456,4 @@ func With(ctx context.Context, r *Record) context.Context {
 func From(ctx context.Context) *Record {
 	r, _ := ctx.Value(recordKey{}).(*Record)
 	return r
-}
-
-// Writer notices when the answer begins that goes through it.
-func (r *Record) Writer(w http.ResponseWriter) http.ResponseWriter {
-	if !r.Recording() {
-		return w
-	}
-	return responsewriter.WrapForHTTP1Or2(&responseWriter{w, r})
-}
-
-type responseWriter struct {
-	http.ResponseWriter
-	record *Record
-}
-
-// Unwrap is for http.ResponseController.
-func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-// Write implements http.ResponseWriter.
-func (w *responseWriter) Write(b []byte) (int, error) {
-	w.record.Started(http.StatusOK)
-	return w.ResponseWriter.Write(b)
-}
-
-// WriteHeader implements http.ResponseWriter.
-func (w *responseWriter) WriteHeader(code int) {
-	if code >= http.StatusOK || code == http.StatusSwitchingProtocols { // others only announce the answer
-		w.record.Started(code)
-	}
-	w.ResponseWriter.WriteHeader(code)
-}
-
-// Hijack implements http.Hijacker.
-func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	w.record.Started(http.StatusSwitchingProtocols)
-	return w.ResponseWriter.(http.Hijacker).Hijack()
 }

@@ -14,11 +14,15 @@ import (
 // attempt is the request as the audit log knows it.
 func (c *call) attempt(sender user.Info) audit.Attempt {
 	t := &c.target
+	name := t.name
+	if name == "" && (c.verb == "list" || c.verb == "watch") {
+		name = audit.SelectedName(c.r.URL.Query().Get("fieldSelector"))
+	}
 	return audit.Attempt{
 		HTTP: c.r, ID: c.Audit.ID(c.w, c.r), Received: time.Now(), LongRunning: objects.LongRunning(c.verb, t.subresource),
 		Attributes: authorizer.AttributesRecord{
 			User: sender, Verb: c.verb, APIGroup: t.group, APIVersion: t.version, Resource: t.resource, Subresource: t.subresource,
-			Namespace: t.namespace, Name: t.name, ResourceRequest: c.isResource, Path: c.r.URL.Path,
+			Namespace: t.namespace, Name: name, ResourceRequest: c.isResource, Path: c.r.URL.Path,
 		},
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -456,6 +457,25 @@ func TestEventsOfManyRequestsAtOnceAreAllThere(t *testing.T) {
 		for j := range requests {
 			if !seen[fmt.Sprintf("c%d-%d", i, j)] {
 				t.Errorf("the event of c%d-%d is not there", i, j)
+			}
+		}
+	}
+}
+
+func TestAListOfOneNameIsAboutThatName(t *testing.T) {
+	f := audited(t, "omitStages: [RequestReceived]\nrules: [{level: Metadata, resources: [{resources: [secrets], resourceNames: [s]}]}]")
+	for selector, recorded := range map[string]bool{"metadata.name=s": true, "metadata.name=s,metadata.namespace=default": true, "metadata.name!=s": false, "metadata.name=t": false, "": false, "metadata.name=s,": true, "metadata.name": false} {
+		s := step{method: "GET", path: secretsPath + "?fieldSelector=" + url.QueryEscape(selector), call: list(&kontikiv1.ListRequest{Kind: secrets, Namespace: "default", FieldSelector: selector})}
+		if selector == "metadata.name" {
+			s.code = codes.InvalidArgument
+		}
+		f.rest(&s)
+		byREST := f.log.next(t)
+		f.grpc(&s)
+		byRPC := f.log.next(t)
+		for front, events := range map[string][]auditv1.Event{"REST": byREST, "gRPC": byRPC} {
+			if (len(events) == 1) != recorded || recorded && events[0].ObjectRef.Name != "s" {
+				t.Errorf("%q by %s: recorded %s", selector, front, brief(events))
 			}
 		}
 	}

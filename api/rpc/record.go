@@ -134,9 +134,9 @@ func (s *Server) describe(message any) (a authorizer.AttributesRecord, ok bool) 
 	case *kontikiv1.GetRequest:
 		reference(m.Reference, "")
 	case *kontikiv1.ListRequest:
-		kind, a.Namespace = m.Kind, m.Namespace
+		kind, a.Namespace, a.Name = m.Kind, m.Namespace, audit.SelectedName(m.FieldSelector)
 	case *kontikiv1.WatchRequest:
-		kind, a.Namespace, a.Name = m.Kind, m.Namespace, m.Name
+		kind, a.Namespace, a.Name = m.Kind, m.Namespace, cmp.Or(m.Name, audit.SelectedName(m.FieldSelector))
 	case *kontikiv1.CreateRequest:
 		object = m.Object
 		kind, a.Namespace = object.GetKind(), object.GetNamespace()
