@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -128,11 +129,13 @@ func benchPod(name string) *corev1.Pod {
 
 const podsPath = "/api/v1/namespaces/default/pods"
 
-// forms are the ways to send and get an object.
-var forms = []struct {
-	name, media string
+// form is a way to send and get an object.
+type form struct {
+	name, media string // media is empty for gRPC
 	encoding    kontikiv1.Encoding
-}{
+}
+
+var forms = []form{
 	{"rest/json", jsonType, 0}, {"rest/protobuf", protoType, 0},
 	{"grpc/json", "", kontikiv1.Encoding_ENCODING_JSON}, {"grpc/protobuf", "", kontikiv1.Encoding_ENCODING_PROTOBUF},
 }
@@ -218,11 +221,11 @@ func BenchmarkList1000(b *testing.B) {
 	}
 }
 
-// BenchmarkFanOut1000: every operation is one pod created and seen by each of 1,000 watches, which share 4 connections.
+// BenchmarkFanOut1000: every operation is one pod created, and seen by each of 1,000 watches, which share 4 connections.
 func BenchmarkFanOut1000(b *testing.B) {
 	const watches, connections = 1000, 4
-	for _, front := range []string{"rest/json", "grpc/protobuf"} {
-		b.Run(front, func(b *testing.B) {
+	for _, form := range forms {
+		b.Run(form.name, func(b *testing.B) {
 			f := newFronts(b)
 			ctx, cancel := context.WithCancel(context.Background())
 			var began, seen, ended sync.WaitGroup
@@ -237,47 +240,24 @@ func BenchmarkFanOut1000(b *testing.B) {
 			revision := fmt.Sprint(f.Store.View().Revision())
 			for i := range watches {
 				ended.Go(func() {
-					if front == "grpc/protobuf" {
-						stream, err := apis[i%connections].Watch(ctx, &kontikiv1.WatchRequest{Kind: podKind, ResourceVersion: revision})
-						if err == nil {
-							_, err = stream.Header()
-						}
-						began.Done()
-						for err == nil {
-							if _, err = stream.Recv(); err == nil {
-								seen.Done()
-							}
-						}
-						return
-					}
-					r, _ := http.NewRequestWithContext(ctx, "GET", f.host+podsPath+"?watch=1&resourceVersion="+revision, nil)
-					response, err := clients[i%connections].Do(r)
+					next, err := f.watch(ctx, clients[i%connections], apis[i%connections], form, revision)
 					began.Done()
-					if err != nil {
-						return
-					}
-					defer response.Body.Close()
-					for lines := bufio.NewReader(response.Body); err == nil; {
-						if _, err = lines.ReadSlice('\n'); err == nil {
+					for err == nil {
+						if err = next(); err == nil {
 							seen.Done()
-						} else if errors.Is(err, bufio.ErrBufferFull) {
-							err = nil
 						}
 					}
 				})
 			}
 			began.Wait()
 			before := f.wire.bytes.Load()
-			seen.Add(watches * b.N)
-			b.ReportAllocs()
-			b.ResetTimer()
-			for i := range b.N {
+			f.measure(b, func(i int) {
+				seen.Add(watches)
 				must[*kontikiv1.CreateResponse](b)(f.api.Create(context.Background(), &kontikiv1.CreateRequest{Object: object(b, podKind, benchPod(fmt.Sprint("p-", i)))}))
-			}
-			seen.Wait()
-			b.StopTimer()
+				seen.Wait()
+			})
 			b.ReportMetric(float64(watches*b.N)/b.Elapsed().Seconds(), "events/s")
-			b.ReportMetric(float64(f.wire.bytes.Load()-before)/float64(watches*b.N), "wire-B/event")
+			b.ReportMetric(float64(f.wire.bytes.Load()-before)/float64(watches*(b.N+1)), "wire-B/event")
 			cancel()
 			ended.Wait()
 			for _, client := range clients {
@@ -287,27 +267,84 @@ func BenchmarkFanOut1000(b *testing.B) {
 	}
 }
 
+// watch begins a watch of pods; the answer waits for its next event.
+func (f *fronts) watch(ctx context.Context, client *http.Client, api kontikiv1.ObjectsClient, form form, revision string) (next func() error, err error) {
+	if form.media == "" {
+		stream, err := api.Watch(ctx, &kontikiv1.WatchRequest{Kind: podKind, ResourceVersion: revision, Encoding: form.encoding})
+		if err != nil {
+			return nil, err
+		}
+		_, err = stream.Header()
+		return func() error {
+			_, err := stream.Recv()
+			return err
+		}, err
+	}
+	r, err := http.NewRequestWithContext(ctx, "GET", f.host+podsPath+"?watch=1&resourceVersion="+revision, nil)
+	if err != nil {
+		return nil, err
+	}
+	if form.media == protoType {
+		r.Header.Set("Accept", protoType+";stream=watch")
+	}
+	response, err := client.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	context.AfterFunc(ctx, func() { response.Body.Close() })
+	body := bufio.NewReader(response.Body)
+	if form.media == protoType { // each event behind its length
+		return func() error {
+			head, err := body.Peek(4)
+			if err != nil {
+				return err
+			}
+			_, err = body.Discard(4 + int(binary.BigEndian.Uint32(head)))
+			return err
+		}, nil
+	}
+	return func() error {
+		for {
+			if _, err := body.ReadSlice('\n'); !errors.Is(err, bufio.ErrBufferFull) {
+				return err
+			}
+		}
+	}, nil
+}
+
+// BenchmarkTransact creates so many ConfigMaps by one transaction. The REST form is JSON.
 func BenchmarkTransact(b *testing.B) {
 	for _, n := range []int{1, 10, 100} {
-		b.Run(fmt.Sprint("grpc/", n), func(b *testing.B) {
-			f := newFronts(b)
-			f.measure(b, func(i int) {
-				tx := &kontikiv1.TransactRequest{}
-				for k := range n {
-					tx.Operations = append(tx.Operations, createOp(configMap(b, fmt.Sprintf("t%d-%d", i+1, k), map[string]string{"k": "v"})))
-				}
-				must[*kontikiv1.TransactResponse](b)(f.api.Transact(context.Background(), tx))
+		for _, form := range forms {
+			if form.name == "rest/protobuf" {
+				continue
+			}
+			b.Run(fmt.Sprint(form.name, "/", n), func(b *testing.B) {
+				f := newFronts(b)
+				f.measure(b, func(i int) {
+					if form.media != "" {
+						operations := make([]string, n)
+						for k := range n {
+							operations[k] = `{"create":` + benchConfigMap(i, k) + `}`
+						}
+						f.rest(b, "POST", transactions, jsonType, jsonType, []byte(`{"operations":[`+strings.Join(operations, ",")+`]}`))
+						return
+					}
+					tx := &kontikiv1.TransactRequest{Encoding: form.encoding}
+					for k := range n {
+						if form.encoding == kontikiv1.Encoding_ENCODING_JSON {
+							tx.Operations = append(tx.Operations, createOp(jsonObject(configMaps, benchConfigMap(i, k))))
+						} else {
+							tx.Operations = append(tx.Operations, createOp(configMap(b, fmt.Sprintf("t%d-%d", i+1, k), map[string]string{"k": "v"})))
+						}
+					}
+					must[*kontikiv1.TransactResponse](b)(f.api.Transact(context.Background(), tx))
+				})
 			})
-		})
-		b.Run(fmt.Sprint("rest/", n), func(b *testing.B) {
-			f := newFronts(b)
-			f.measure(b, func(i int) {
-				operations := make([]string, n)
-				for k := range n {
-					operations[k] = fmt.Sprintf(`{"create":{"apiVersion":"v1","kind":"ConfigMap","metadata":{"namespace":"default","name":"t%d-%d"},"data":{"k":"v"}}}`, i+1, k)
-				}
-				f.rest(b, "POST", transactions, jsonType, jsonType, []byte(`{"operations":[`+strings.Join(operations, ",")+`]}`))
-			})
-		})
+		}
 	}
+}
+
+func benchConfigMap(i, k int) string {
+	return fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"namespace":"default","name":"t%d-%d"},"data":{"k":"v"}}`, i+1, k)
 }
