@@ -143,7 +143,7 @@ func TestTheAPIIsCalledByReflectionAlone(t *testing.T) {
 	}
 }
 
-func TestADeadlineEndsAListThatWaits(t *testing.T) {
+func TestADeadlineEndsAWatchThatWaits(t *testing.T) {
 	h := harness.New(t)
 	ctx, cancel := context.WithTimeout(deadline(t), 50*time.Millisecond)
 	defer cancel()

@@ -262,6 +262,13 @@ func TestAnAgentStartsAgainInAFullOutage(t *testing.T) {
 	if err := resolved(); err == nil {
 		t.Error("the agent is dead, and its DNS answers: the test shows nothing")
 	}
+	// Routing must come from what is on disk as well, not from rules that the kernel kept.
+	if out, err := inHost(t, "worker-1", "nft", "flush", "ruleset"); err != nil {
+		t.Fatal(err, out)
+	}
+	if err := served(); err == nil {
+		t.Error("the rules are gone, and the service answers: the test shows nothing")
+	}
 	must(t, "dev", "start", "worker-1")
 	eventually(t, 30*time.Second, "DNS to answer from what is on disk", resolved)
 	eventually(t, 30*time.Second, "the service to answer", served)
