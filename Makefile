@@ -20,6 +20,7 @@ DEB_PACKAGES := containerd:containerd runc:runc nftables:nft iproute2:ip conntra
 
 PROTOC_GEN_GO      := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
 PROTOC_GEN_GO_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+GRPCURL            := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
 BUF                := github.com/bufbuild/buf/cmd/buf@v1.50.0
 STATICCHECK        := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TOOLS  := $(CURDIR)/.tools
@@ -64,7 +65,8 @@ unit: deps
 	$(GO) test $$($(GO) list ./... | grep -vE '/test/(e2e|bench)(/|$$)')
 
 e2e: deps build images node
-	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -timeout 25m ./test/e2e/...
+	GOBIN=$(TOOLS) $(GO) install $(GRPCURL)
+	GRPCURL=$(TOOLS)/grpcurl KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -timeout 25m ./test/e2e/...
 
 lint: ## go vet, staticcheck, and buf: the rules of the protocols, and that kontiki.v1 only grew since its last release
 	$(GO) vet ./...

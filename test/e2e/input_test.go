@@ -85,7 +85,12 @@ func TestBadInputGetsAClearErrorAndTheServerStaysUp(t *testing.T) {
 			if err != nil {
 				t.Fatalf("no GOAWAY: %v", err)
 			}
-			if f, ok := frame.(*http2.GoAwayFrame); ok {
+			switch f := frame.(type) {
+			case *http2.SettingsFrame:
+				if n, ok := f.Value(http2.SettingMaxConcurrentStreams); !f.IsAck() && (!ok || n != 1000) {
+					t.Errorf("streams of one connection are limited to %d, %v", n, ok)
+				}
+			case *http2.GoAwayFrame:
 				if f.ErrCode != http2.ErrCodeEnhanceYourCalm || string(f.DebugData()) != "too_many_pings" {
 					t.Errorf("%v %q", f, f.DebugData())
 				}
