@@ -114,22 +114,8 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	live := newLiveIdentity(identity, cfg.Timings.Certificate)
 	own := newCertificates(live, cfg.Name, []string{cfg.Name, host})
 	d := &dialer{network: cfg.Network, roots: live.roots, certificate: own.get}
-	c := &Cluster{
-		cfg: cfg, log: log, identity: live, member: self, address: address,
-		store:    fsm.New(fsm.Options{NewestCommand: uint64(cfg.FeatureLevel)}),
-		disk:     newDisk(),
-		peers:    newPeers(d),
-		pulse:    newPulse(cfg.Timings.Lease),
-		inflight: newInflight(),
-		forwards: make(chan *forwarded),
-		ready:    make(chan struct{}),
-		opened:   time.Now(),
-
-		reconfigured: make(chan struct{}, 1),
-		memberChange: make(turn, 1), identityChange: make(turn, 1),
-	}
+	c := newCluster(cfg, live, own, self, address, linesBy(d))
 	apiHosts := append([]string{cfg.Name, host, "localhost", "127.0.0.1", "::1"}, cfg.APIHosts...)
-	c.certificates = own
 	c.apiCertificates = &certificates{identity: live, issue: func(ca *pki.Authority) (*pki.KeyPair, error) {
 		return ca.IssueServing("kontiki-api", apiHosts)
 	}}
@@ -137,21 +123,16 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		return ca.IssueClient("kontiki-apiserver", []string{"system:masters"})
 	}}
 	c.port = newPort(listener, live.roots, own.get, c.admit, raftName(self.Recoveries), cfg.Timings.Handshake, log)
-	c.life, c.end = context.WithCancel(context.Background())
 	undo = append(undo, c.end, c.peers.close)
-	c.ownIndex = round[uint64]{run: c.verifyIndex, tasks: &c.tasks}
-	c.leaderIndex = round[uint64]{run: c.askLeader, tasks: &c.tasks}
 
 	stream := newStreamLayer(c.port.routes[protoRaft], address, d, raftName(self.Recoveries))
 	if err := c.openDisk(ctx); err != nil {
 		return nil, err
 	}
-	c.replica, err = openReplica(c.disk.store, cfg.Name, address, self.Bootstrap && !self.Complete, cfg.Timings, c.store, stream, func() { poke(c.reconfigured); c.mastersChanged.tell() }, log)
-	if err != nil {
+	if err := c.openRaft(newNetworkWire(stream, cfg.Timings, log)); err != nil {
 		return nil, errors.Join(err, c.disk.store.Close())
 	}
 	undo = append(undo, func() { c.replica.close() })
-	c.leaders = newLeaders(c.replica.raft, c.replica.config.LocalID)
 
 	c.gossip, err = StartGossip(GossipConfig{
 		Name: cfg.Name, Role: pki.RoleMaster, Address: address, APIAddress: cfg.APIAddress, Version: cfg.Version, Recoveries: self.Recoveries,
@@ -256,15 +237,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 			return nil
 		})
 	}
-	g.Go(func() error { c.leaders.watch(c.life); return nil })
-	for range batchSenders {
-		g.Go(func() error { c.sendForwards(c.life); return nil })
-	}
-	leading := make(chan struct{})
-	go func() { // not in the group: a duty that does not stop must not keep the master from stopping
-		defer close(leading)
-		c.lead(running)
-	}()
+	leading := c.takePart(running, g)
 	g.Go(func() error {
 		if err := c.settleIn(running); err != nil && running.Err() == nil {
 			return err
@@ -275,7 +248,6 @@ func (c *Cluster) Run(ctx context.Context) error {
 	g.Go(func() error { return c.watchRecoveries(running) })
 	g.Go(func() error { return c.watchHalt(running) })
 	g.Go(func() error { return c.scheduleBackups(running) })
-	g.Go(func() error { return c.watchDisk(running) })
 	g.Go(func() error { return c.followIdentity(running) })
 	g.Go(func() error {
 		<-running.Done()

@@ -35,7 +35,7 @@ const (
 
 // disk is what this master knows of its own disk, and, while it leads, of the other masters'.
 type disk struct {
-	store   *storage.Store
+	store   raftDisk
 	changed chan struct{} // has room for one
 	failed  chan error    // has room for the one
 	lost    chan struct{} // a snapshot was; has room for one
@@ -56,15 +56,19 @@ func poke(c chan struct{}) {
 }
 
 // open opens what is in the directory; expect says that there must be something.
-func (d *disk) open(dir string, expect bool, cfg *Config) (err error) {
-	d.store, err = storage.Open(dir, storage.Options{
+func (d *disk) open(dir string, expect bool, cfg *Config) error {
+	store, err := storage.Open(dir, storage.Options{
 		Expect: expect, Keep: snapshotsKept, Reserve: cfg.DiskReserve, Low: cfg.DiskLow, Stall: cfg.Timings.DiskStall,
 		Changed:      func() { poke(d.changed) },
 		Failed:       func(err error) { d.failed <- err },
 		SnapshotLost: func() { poke(d.lost) },
 		Log:          cfg.Logger.With("master", cfg.Name),
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	d.store = store
+	return nil
 }
 
 // conditions are what is wrong with this master's disk now.
@@ -204,7 +208,7 @@ func (c *Cluster) watchDisk(ctx context.Context) error {
 		}
 		health := c.disk.store.Health()
 		// Raft's heartbeats go on while its main loop waits for the disk: a leader that stores nothing would stay one.
-		c.replica.stream.suspend(health.Stalled)
+		c.replica.transport.suspend(health.Stalled)
 		conditions := c.disk.conditions()
 		if !slices.Equal(conditions, last) {
 			c.logDisk(health, last)

@@ -218,7 +218,7 @@ func (c *Cluster) transferAvoiding(ctx context.Context, to string, avoid raft.Se
 	})
 	if err != nil {
 		// Raft refuses writes until its call to the successor returns: end that call now.
-		c.replica.stream.cut(successor.Address)
+		c.replica.transport.cut(successor.Address)
 		return successor.ID, fmt.Errorf("hand leadership to %s: %w", successor.ID, err)
 	}
 	for c.replica.raft.State() == raft.Leader {

@@ -145,20 +145,58 @@ func connect(d *dialer, address, proto string) (*grpc.ClientConn, error) {
 	)
 }
 
-// peers keeps one gRPC connection to each master that was called.
-type peers struct {
-	dialer *dialer
-	mu     sync.Mutex
-	closed bool
-	conns  map[string]*grpc.ClientConn
+// line is a connection to a master, not necessarily up.
+type line interface {
+	grpc.ClientConnInterface
+	// up waits until the connection is up: an error means that nothing was sent.
+	up(ctx context.Context) error
+	Close() error
 }
 
-func newPeers(d *dialer) *peers { return &peers{dialer: d, conns: map[string]*grpc.ClientConn{}} }
+// grpcLine is a line over the network.
+type grpcLine struct{ *grpc.ClientConn }
+
+func (l grpcLine) up(ctx context.Context) error {
+	for {
+		state := l.GetState()
+		switch state {
+		case connectivity.Ready:
+			return nil
+		case connectivity.Shutdown:
+			return errClosed
+		case connectivity.Idle:
+			l.Connect()
+		}
+		if !l.WaitForStateChange(ctx, state) {
+			return ctx.Err()
+		}
+	}
+}
+
+// peers keeps one line to each master that was called.
+type peers struct {
+	connect func(address string) (line, error)
+	mu      sync.Mutex
+	closed  bool
+	conns   map[string]line
+}
+
+func newPeers(connect func(address string) (line, error)) *peers {
+	return &peers{connect: connect, conns: map[string]line{}}
+}
+
+// linesBy makes lines through a dialer.
+func linesBy(d *dialer) func(address string) (line, error) {
+	return func(address string) (line, error) {
+		conn, err := connect(d, address, protoCluster)
+		return grpcLine{conn}, err
+	}
+}
 
 var errClosed = errors.New("cluster: closed")
 
 // conn is the connection to an address, not necessarily up.
-func (p *peers) conn(address string) (*grpc.ClientConn, error) {
+func (p *peers) conn(address string) (line, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -167,7 +205,7 @@ func (p *peers) conn(address string) (*grpc.ClientConn, error) {
 	if conn, ok := p.conns[address]; ok {
 		return conn, nil
 	}
-	conn, err := connect(p.dialer, address, protoCluster)
+	conn, err := p.connect(address)
 	if err != nil {
 		return nil, err
 	}
@@ -190,20 +228,10 @@ func (p *peers) ready(ctx context.Context, address string) (clusterv1.ClusterSer
 	if err != nil {
 		return nil, err
 	}
-	for {
-		state := conn.GetState()
-		switch state {
-		case connectivity.Ready:
-			return clusterv1.NewClusterServiceClient(conn), nil
-		case connectivity.Shutdown:
-			return nil, errClosed
-		case connectivity.Idle:
-			conn.Connect()
-		}
-		if !conn.WaitForStateChange(ctx, state) {
-			return nil, fmt.Errorf("connect to %s: %w", address, ctx.Err())
-		}
+	if err := conn.up(ctx); err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", address, err)
 	}
+	return clusterv1.NewClusterServiceClient(conn), nil
 }
 
 // forget closes the connections to addresses that are not in keep.

@@ -140,19 +140,30 @@ func (h *history) add(client int, call int64, in asked, out told) {
 // check says whether the history is linearizable. It runs in real time.
 func (h *history) check(t testing.TB) {
 	t.Helper()
-	model := historyModel.ToModel()
-	switch result := porcupine.CheckOperationsTimeout(model, h.done, 30*time.Second); result {
-	case porcupine.Ok:
-	case porcupine.Unknown:
-		t.Logf("the checker gave up on a history of %d operations", len(h.done))
-	default:
-		_, info := porcupine.CheckOperationsVerbose(model, h.done, 30*time.Second)
+	if err := h.linearizable(); err != nil {
+		_, info := porcupine.CheckOperationsVerbose(checkedModel, h.done, checkBound)
 		path := fmt.Sprintf("%s/history.html", t.ArtifactDir())
-		if err := porcupine.VisualizePath(model, info, path); err != nil {
+		if err := porcupine.VisualizePath(checkedModel, info, path); err != nil {
 			path = err.Error()
 		}
-		t.Errorf("ErrNotLinearizable: a history of %d operations; see %s", len(h.done), path)
+		t.Errorf("%v; see %s", err, path)
 	}
+}
+
+const checkBound = 30 * time.Second
+
+var (
+	checkedModel       = historyModel.ToModel()
+	errNotLinearizable = errors.New("ErrNotLinearizable")
+	errDiverged        = errors.New("ErrDiverged: two masters hold different states")
+)
+
+// linearizable checks the history. One that the checker gives up on passes.
+func (h *history) linearizable() error {
+	if porcupine.CheckOperationsTimeout(checkedModel, h.done, checkBound) == porcupine.Illegal {
+		return fmt.Errorf("%w: a history of %d operations", errNotLinearizable, len(h.done))
+	}
+	return nil
 }
 
 // asker is a master that reads and carries out transactions.

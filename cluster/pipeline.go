@@ -6,10 +6,10 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// transport is raft's own, with pipelines that cannot get stuck, with installs of snapshots that end what raft does not, and
-// without a pause before a follower that came back.
+// transport is a wire with pipelines that cannot get stuck, with installs of snapshots that end what raft does not, and without a
+// pause before a follower that came back.
 type transport struct {
-	*raft.NetworkTransport
+	wire
 	incoming *incoming
 	reach    *reach
 }
@@ -19,7 +19,7 @@ func (t *transport) Consumer() <-chan raft.RPC { return t.incoming.to }
 
 // Close implements raft.WithClose.
 func (t *transport) Close() error {
-	err := t.NetworkTransport.Close()
+	err := t.wire.Close()
 	t.incoming.close()
 	t.reach.close()
 	return err
@@ -27,7 +27,7 @@ func (t *transport) Close() error {
 
 // AppendEntriesPipeline implements raft.Transport.
 func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
-	inner, err := t.NetworkTransport.AppendEntriesPipeline(id, target)
+	inner, err := t.wire.AppendEntriesPipeline(id, target)
 	if err != nil {
 		return nil, err
 	}

@@ -38,7 +38,7 @@ func TestAPipelineWhoseAnswersNobodyReads(t *testing.T) {
 			}
 		}
 	}()
-	pipeline, err := (&transport{NetworkTransport: leader}).AppendEntriesPipeline("follower", follower.LocalAddr())
+	pipeline, err := (&transport{wire: networkWire{NetworkTransport: leader}}).AppendEntriesPipeline("follower", follower.LocalAddr())
 	if err != nil {
 		t.Fatal(err)
 	}

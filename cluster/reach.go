@@ -81,7 +81,7 @@ func (r *reach) close() { r.once.Do(func() { close(r.closed) }) }
 
 // AppendEntries implements raft.Transport.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, request *raft.AppendEntriesRequest, response *raft.AppendEntriesResponse) error {
-	err := t.NetworkTransport.AppendEntries(id, target, request, response)
+	err := t.wire.AppendEntries(id, target, request, response)
 	switch {
 	case !isHeartbeat(request) && err != nil:
 		t.reach.await(target, request.Term)

@@ -111,14 +111,58 @@ func (s snapshot) Persist(sink raft.SnapshotSink) error {
 
 func (snapshot) Release() {}
 
+// raftDisk is where a replica keeps its log, its votes and its snapshots: storage.Store, or a disk that a simulation makes up. What
+// it stores is durable when it has answered; see storage.Store for what it promises about errors.
+type raftDisk interface {
+	raft.LogStore
+	raft.StableStore
+	Snapshots() raft.SnapshotStore
+	Health() storage.Health
+	Guard()
+	Release()
+	Close() error
+}
+
+// wire carries raft's calls between masters.
+type wire interface {
+	raft.Transport
+	raft.WithPreVote
+	raft.WithClose
+	// suspend ends all outgoing calls and refuses new ones, until it is called with false. cut ends the calls to one peer
+	// that are under way. hangUp ends all calls for good.
+	suspend(suspended bool)
+	cut(target raft.ServerAddress)
+	hangUp()
+}
+
+var _ wire = networkWire{}
+
+// networkWire is raft's own transport over streams of the mTLS port.
+type networkWire struct {
+	*raft.NetworkTransport
+	stream *streamLayer
+}
+
+func newNetworkWire(stream *streamLayer, t Timings, log *slog.Logger) networkWire {
+	return networkWire{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream:  stream,
+		MaxPool: transportPool,
+		Timeout: t.Transport,
+		Logger:  &raftLog{log: log, name: "raft transport"},
+	}), stream}
+}
+
+func (w networkWire) suspend(suspended bool)        { w.stream.suspend(suspended) }
+func (w networkWire) cut(target raft.ServerAddress) { w.stream.cut(target) }
+func (w networkWire) hangUp()                       { w.stream.Close() }
+
 // replica is one raft node with its disk and its transport.
 type replica struct {
 	store     *fsm.Store
 	raft      *raft.Raft
 	config    *raft.Config
 	transport *transport
-	stream    *streamLayer
-	disk      *storage.Store
+	disk      raftDisk
 	announce  *announcer
 	halted    <-chan struct{} // see applier
 	log       *slog.Logger
@@ -130,14 +174,19 @@ type replica struct {
 }
 
 // openReplica starts raft from what is on disk, or starts a cluster of one where bootstrap is set and there is nothing.
-func openReplica(disk *storage.Store, name, address string, bootstrap bool, t Timings, store *fsm.Store, stream *streamLayer, reconfigured func(), log *slog.Logger) (_ *replica, err error) {
-	logger := &raftLog{log: log, name: "raft"}
+func openReplica(disk raftDisk, name, address string, bootstrap bool, t Timings, store *fsm.Store, w wire, reconfigured func(), log *slog.Logger) (_ *replica, err error) {
 	cache, err := raft.NewLogCache(logCacheEntries, disk)
 	if err != nil {
 		return nil, fmt.Errorf("make the log cache: %w", err)
 	}
 	snapshots := disk.Snapshots()
 	logs := &installLog{LogStore: cache}
+	transport := &transport{w, newIncoming(w.Consumer(), logs, log), newReach(t.Heartbeat)}
+	defer func() {
+		if err != nil {
+			transport.Close()
+		}
+	}()
 	if err := logs.dropConflicting(snapshots, log); err != nil {
 		return nil, err
 	}
@@ -151,20 +200,8 @@ func openReplica(disk *storage.Store, name, address string, bootstrap bool, t Ti
 	config.NoLegacyTelemetry = true
 	config.ShutdownOnRemove = false     // whoever runs us decides when to stop
 	config.RestoreCommittedLogs = false // hangs NewRaft on a long log
-	config.Logger = logger
+	config.Logger = &raftLog{log: log, name: "raft"}
 
-	network := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:  stream,
-		MaxPool: transportPool,
-		Timeout: t.Transport,
-		Logger:  &raftLog{log: log, name: "raft transport"},
-	})
-	transport := &transport{network, newIncoming(network.Consumer(), logs, log), newReach(t.Heartbeat)}
-	defer func() {
-		if err != nil {
-			transport.Close()
-		}
-	}()
 	if bootstrap {
 		servers := raft.Configuration{Servers: []raft.Server{{ID: config.LocalID, Address: raft.ServerAddress(address)}}}
 		if err := raft.BootstrapCluster(config, logs, disk, snapshots, transport, servers); err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
@@ -179,12 +216,12 @@ func openReplica(disk *storage.Store, name, address string, bootstrap bool, t Ti
 	}
 	transport.reach.node.Store(node)
 	disk.Guard()
-	announce.node, announce.send = node, network // an announcement that fails is not to be held back
+	announce.node, announce.send = node, w // an announcement that fails is not to be held back
 	announce.header = raft.RPCHeader{
 		ProtocolVersion: config.ProtocolVersion, ID: []byte(name), Addr: transport.EncodePeer(config.LocalID, transport.LocalAddr()),
 	}
 	return &replica{
-		announce: announce, halted: machine.halted, store: store, raft: node, config: config, transport: transport, stream: stream, disk: disk, log: log,
+		announce: announce, halted: machine.halted, store: store, raft: node, config: config, transport: transport, disk: disk, log: log,
 	}, nil
 }
 
@@ -266,7 +303,7 @@ func (r *replica) close() error {
 	r.closing = true
 	r.gate.Unlock()
 	r.transport.reach.close()
-	r.stream.Close() // ends calls to peers that raft would wait for
+	r.transport.hangUp() // ends calls to peers that raft would wait for
 	stopping := r.raft.Shutdown()
 	r.disk.Release()
 	err := within("raft", stopping.Error)

@@ -3,7 +3,6 @@ package cluster
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"math/rand"
 	"os"
@@ -307,7 +306,7 @@ func (s *simulation) equal() {
 			if first == nil {
 				first = b.Bytes()
 			} else if !bytes.Equal(first, b.Bytes()) {
-				return errors.New("ErrDiverged: two masters hold different states")
+				return errDiverged
 			}
 		}
 		return nil

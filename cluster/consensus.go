@@ -1,0 +1,64 @@
+package cluster
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kontiki/kontiki/fsm"
+)
+
+// The part of a master that is consensus: what Propose, Consistent and leadership need, and nothing that listens, gossips or
+// reads a file. Open puts the rest around it; a simulation runs it by itself, over a wire, lines and a disk of its own.
+
+// newCluster makes a master of which nothing is open yet. Its disk is to be opened, then openRaft called.
+func newCluster(cfg Config, identity *liveIdentity, own *certificates, self *member, address string, connect func(address string) (line, error)) *Cluster {
+	c := &Cluster{
+		cfg: cfg, log: cfg.Logger.With("master", cfg.Name), identity: identity, certificates: own, member: self, address: address,
+		store:    fsm.New(fsm.Options{NewestCommand: uint64(cfg.FeatureLevel)}),
+		disk:     newDisk(),
+		peers:    newPeers(connect),
+		pulse:    newPulse(cfg.Timings.Lease),
+		inflight: newInflight(),
+		forwards: make(chan *forwarded),
+		ready:    make(chan struct{}),
+		opened:   time.Now(),
+
+		reconfigured: make(chan struct{}, 1),
+		memberChange: make(turn, 1), identityChange: make(turn, 1),
+	}
+	c.life, c.end = context.WithCancel(context.Background())
+	c.ownIndex = round[uint64]{run: c.verifyIndex, tasks: &c.tasks}
+	c.leaderIndex = round[uint64]{run: c.askLeader, tasks: &c.tasks}
+	return c
+}
+
+// openRaft starts raft from what is on the open disk.
+func (c *Cluster) openRaft(w wire) error {
+	bootstrap := c.member.Bootstrap && !c.member.Complete
+	reconfigured := func() { poke(c.reconfigured); c.mastersChanged.tell() }
+	r, err := openReplica(c.disk.store, c.cfg.Name, c.address, bootstrap, c.cfg.Timings, c.store, w, reconfigured, c.log)
+	if err != nil {
+		return err
+	}
+	c.replica, c.leaders = r, newLeaders(r.raft, r.config.LocalID)
+	return nil
+}
+
+// takePart proposes, reads, and leads when raft says so, until the context ends (proposals and reads until c.life does). The
+// answer is closed when leadership and its duties have ended: that is not in the group, since a duty that does not stop must
+// not keep the master from stopping.
+func (c *Cluster) takePart(ctx context.Context, g *errgroup.Group) (leading <-chan struct{}) {
+	g.Go(func() error { c.leaders.watch(c.life); return nil })
+	for range batchSenders {
+		g.Go(func() error { c.sendForwards(c.life); return nil })
+	}
+	g.Go(func() error { return c.watchDisk(ctx) })
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.lead(ctx)
+	}()
+	return done
+}

@@ -1,0 +1,182 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/kv"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+)
+
+// simTimings are those of the product, with snapshots often.
+var simTimings = func() Timings {
+	t := DefaultTimings
+	t.SnapshotThreshold, t.TrailingLogs, t.SnapshotInterval = 24, 6, 500*time.Millisecond
+	return t
+}()
+
+// simIdentity is made once: nothing that it is for is simulated.
+var simIdentity = sync.OnceValue(func() *Identity {
+	id, err := NewIdentity()
+	if err != nil {
+		panic(err)
+	}
+	return id
+})
+
+// simMaster is a machine with the part of a master on it that is consensus.
+type simMaster struct {
+	s             *schedule
+	name, address string
+	turn          turn // one change of it at a time
+	starts        int64
+	platter       simPlatter              // what its disk holds while it is down
+	life          atomic.Pointer[simLife] // nil while it is down
+}
+
+// simLife is one run of a master's process.
+type simLife struct {
+	c       *Cluster
+	host    *simHost
+	disk    *simDisk
+	cancel  context.CancelFunc
+	running *errgroup.Group
+	leading <-chan struct{}
+}
+
+// start starts the master, where it is down, with what is on its disk.
+func (m *simMaster) start() {
+	m.turn <- struct{}{}
+	defer m.turn.leave()
+	if m.life.Load() != nil {
+		return
+	}
+	m.starts++
+	host := m.s.net.host(m.name, m.address, simTimings.Transport)
+	host.wire.installed = func() { m.s.count("a snapshot was installed") }
+	live := newLiveIdentity(simIdentity(), 0)
+	none := &certificates{identity: live, issue: func(*pki.Authority) (*pki.KeyPair, error) { return nil, errors.New("there is nothing to certify") }}
+	cfg := Config{Name: m.name, Timings: simTimings, FeatureLevel: FeatureLevel, Version: "simulated", Logger: m.s.log}
+	c := newCluster(cfg, live, none, &member{Name: m.name, Address: m.address, Complete: true}, m.address, host.lines)
+	disk := newSimDisk(m.platter, m.s.seed*1000+m.starts, simTimings.DiskStall, func() { poke(c.disk.changed) })
+	disk.lies = m.s.bugs.lyingDisks
+	c.disk.store = disk
+	if err := c.openRaft(host.wire); err != nil {
+		m.s.fail(err)
+		return
+	}
+	clusterv1.RegisterClusterServiceServer(host, clusterService{c: c})
+	clusterv1.RegisterDiskServiceServer(host, diskService{c: c})
+	ctx, cancel := context.WithCancel(context.Background())
+	life := &simLife{c: c, host: host, disk: disk, cancel: cancel, running: new(errgroup.Group)}
+	life.leading = c.takePart(ctx, life.running)
+	host.enter()
+	m.life.Store(life)
+}
+
+// kill ends the process, or cuts the machine's power: what it still does from here on reaches nobody, and no disk.
+func (m *simMaster) kill(power bool) {
+	m.turn <- struct{}{}
+	defer m.turn.leave()
+	life := m.life.Swap(nil)
+	if life == nil {
+		return
+	}
+	life.host.leave(power)
+	var lost bool
+	m.platter, lost = life.disk.crash(power)
+	if lost {
+		m.s.count("an unsynced write was dropped")
+	}
+	life.cancel()
+	m.s.ending.Go(life.end)
+}
+
+// stop ends the process cleanly, with leadership handed over first.
+func (m *simMaster) stop() {
+	m.turn <- struct{}{}
+	defer m.turn.leave()
+	life := m.life.Swap(nil)
+	if life == nil {
+		return
+	}
+	life.cancel()
+	<-life.leading
+	life.c.stepAside()
+	life.end()
+	life.host.leave(false)
+	m.platter, _ = life.disk.crash(false)
+}
+
+// end ends what a process is made of. Raft answers all that it was asked as long as it runs, but not what it has not looked at
+// when it is shut down: so it is drained first, also after a crash, when it runs for nobody.
+func (l *simLife) end() {
+	l.c.end()
+	<-l.leading
+	l.c.replica.drain(time.Minute)
+	_ = l.c.replica.close() // what did not end is found at the schedule's end
+	l.c.peers.close()
+	l.c.tasks.close()
+	_ = l.running.Wait()
+}
+
+// read and transact implement asker: a process that has ended answers nobody.
+func (l *simLife) read(ctx context.Context) (b bank, err error) {
+	view, err := l.c.Consistent(ctx)
+	if err == nil && l.host.isGone() {
+		err = errSimReset
+	}
+	if err != nil {
+		return b, err
+	}
+	return bankOf(view), nil
+}
+
+func (l *simLife) transact(ctx context.Context, ops []kv.Op) (kv.Result, error) {
+	result, err := l.c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: ops})
+	if l.host.isGone() {
+		err = errSimReset
+	}
+	return result, err
+}
+
+// simBoot is a disk with a new cluster of these masters on it.
+func simBoot(masters []*simMaster) simPlatter {
+	var servers raft.Configuration
+	for _, m := range masters {
+		servers.Servers = append(servers.Servers, raft.Server{ID: raft.ServerID(m.name), Address: raft.ServerAddress(m.address)})
+	}
+	return simPlatter{
+		first:   1,
+		entries: []*raft.Log{{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(servers)}},
+		stable:  [][2]string{{"CurrentTerm", "1"}},
+	}
+}
+
+// simEvents are what the product warns of, and what it is called where it is counted.
+var simEvents = map[string]string{
+	"the log holds entries that were never committed and conflict with the snapshot: giving them up": "a log that conflicts with a snapshot was given up",
+	"the log conflicts with the snapshot that was installed last: dropping the log":                  "a log that conflicts with a snapshot was dropped after a crash",
+}
+
+// simLog counts events that only the log tells of.
+type simLog struct{ s *schedule }
+
+func (l simLog) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
+func (l simLog) WithAttrs([]slog.Attr) slog.Handler               { return l }
+func (l simLog) WithGroup(string) slog.Handler                    { return l }
+
+func (l simLog) Handle(_ context.Context, r slog.Record) error {
+	if name, ok := simEvents[r.Message]; ok {
+		l.s.count(name)
+	}
+	return nil
+}
