@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,13 @@ import (
 // snapshot that comes in, and, once it is installed, gives raft an AppendEntries with one entry that takes the place of the
 // conflicting one: that is how raft gives up a log's end. The entry is never applied, since the snapshot has what it stands
 // for, and never sent, since the one before it is gone: who needs it gets a snapshot.
+//
+// A log may also begin right after the newest snapshot: after an install, or after a compaction while more than TrailingLogs
+// entries were not committed. A leader whose entries differ from the log's first ones on then asks whether the log matches at the
+// snapshot's last entry. It does, but raft looks for that entry in the log only, and refuses (hashicorp/raft#86, #205): the
+// follower gets nothing until the leader has taken a newer snapshot. So the transport compares such a request with the snapshot,
+// and tells raft that nothing is to be compared. A snapshot that comes late, when the follower has it or a newer one and its log
+// begins after it, is not installed again: the log beyond it may hold what was acknowledged.
 
 // installLog is raft's log store as raft sees it. It is not monotonic: raft would empty it at an install and go on to believe
 // in its end.
@@ -24,7 +32,12 @@ type installLog struct {
 	raft.LogStore
 	// absent is an index whose entry raft shall find, and find in conflict, though it is compacted away.
 	absent atomic.Uint64
+	// newest is the end of the newest snapshot on disk; nil for none.
+	newest atomic.Pointer[position]
 }
+
+// position is an entry of the log of all.
+type position struct{ index, term uint64 }
 
 // GetLog implements raft.LogStore.
 func (l *installLog) GetLog(index uint64, entry *raft.Log) error {
@@ -46,6 +59,61 @@ func (l *installLog) conflicts(index, term uint64) bool {
 	return l.LogStore.GetLog(index, &entry) != nil || entry.Term != term
 }
 
+// covers says whether a snapshot brings nothing: there is one here that goes as far, and the log begins after the other's end.
+func (l *installLog) covers(index, term uint64) bool {
+	newest := l.newest.Load()
+	if newest == nil || index > newest.index || index == newest.index && term != newest.term {
+		return false
+	}
+	first, err := l.FirstIndex()
+	return err == nil && first > index
+}
+
+// matched answers a request whose previous entry is the end of the newest snapshot, and not in the log, as one without a previous
+// entry: raft compares nothing then. What follows it is committed no further than the request shows (figure 2, AppendEntries, 5):
+// raft would believe in the rest of its own log.
+func (l *installLog) matched(request *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
+	newest := l.newest.Load()
+	if newest == nil || request.PrevLogEntry != newest.index || request.PrevLogTerm != newest.term {
+		return request
+	}
+	if first, err := l.FirstIndex(); err != nil || first <= newest.index {
+		return request
+	}
+	rest := *request
+	rest.PrevLogEntry, rest.PrevLogTerm = 0, 0
+	rest.LeaderCommitIndex = min(request.LeaderCommitIndex, newest.index+uint64(len(request.Entries)))
+	return &rest
+}
+
+// installSnapshots keeps installLog.newest.
+type installSnapshots struct {
+	raft.SnapshotStore
+	logs *installLog
+}
+
+func (s installSnapshots) Create(version raft.SnapshotVersion, index, term uint64, configuration raft.Configuration, configurationIndex uint64, transport raft.Transport) (raft.SnapshotSink, error) {
+	sink, err := s.SnapshotStore.Create(version, index, term, configuration, configurationIndex, transport)
+	if err != nil {
+		return nil, err
+	}
+	return installSink{sink, s.logs, position{index, term}}, nil
+}
+
+type installSink struct {
+	raft.SnapshotSink
+	logs *installLog
+	end  position
+}
+
+func (s installSink) Close() error {
+	err := s.SnapshotSink.Close()
+	if err == nil {
+		s.logs.newest.Store(&s.end)
+	}
+	return err
+}
+
 // dropConflicting discards a log that conflicts with the newest snapshot: a crash came between an install and its end.
 func (l *installLog) dropConflicting(snapshots raft.SnapshotStore, log *slog.Logger) error {
 	list, err := snapshots.List()
@@ -61,6 +129,7 @@ func (l *installLog) dropConflicting(snapshots raft.SnapshotStore, log *slog.Log
 		return err
 	}
 	newest := list[0]
+	l.newest.Store(&position{newest.Index, newest.Term})
 	if first == 0 || first > newest.Index || !l.conflicts(newest.Index, newest.Term) {
 		return nil
 	}
@@ -92,9 +161,18 @@ func (in *incoming) run() {
 	for {
 		select {
 		case rpc := <-in.from:
-			if request, ok := rpc.Command.(*raft.InstallSnapshotRequest); ok && in.logs.conflicts(request.LastLogIndex, request.LastLogTerm) {
-				in.life.Go(func() { in.install(rpc, request) })
-				continue
+			switch request := rpc.Command.(type) {
+			case *raft.AppendEntriesRequest:
+				rpc.Command = in.logs.matched(request)
+			case *raft.InstallSnapshotRequest:
+				if in.logs.covers(request.LastLogIndex, request.LastLogTerm) {
+					in.life.Go(func() { in.skip(rpc, request) })
+					continue
+				}
+				if in.logs.conflicts(request.LastLogIndex, request.LastLogTerm) {
+					in.life.Go(func() { in.install(rpc, request) })
+					continue
+				}
 			}
 			select {
 			case in.to <- rpc:
@@ -105,6 +183,12 @@ func (in *incoming) run() {
 			return
 		}
 	}
+}
+
+// skip answers that a snapshot is here, which it is.
+func (in *incoming) skip(rpc raft.RPC, request *raft.InstallSnapshotRequest) {
+	_, err := io.Copy(io.Discard, rpc.Reader) // what follows it on the connection is another call
+	rpc.Respond(&raft.InstallSnapshotResponse{RPCHeader: request.RPCHeader, Term: request.Term, Success: err == nil}, err)
 }
 
 // install passes a snapshot on, and answers once the end of the log is given up.

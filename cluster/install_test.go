@@ -141,3 +141,99 @@ func TestWhatConflictsWithASnapshot(t *testing.T) {
 		t.Errorf("a missing entry: %v", err)
 	}
 }
+
+// TestAFollowerWhoseLogBeginsAfterItsSnapshot: its log holds what was never committed, from right after its snapshot on, as after
+// an install, an election won and lost. It must follow; raft by itself refuses whatever it is sent until there is a newer snapshot.
+func TestAFollowerWhoseLogBeginsAfterItsSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSchedule(1, simBugs{})
+		s.assemble()
+		defer s.disassemble()
+		s.awaitLeader()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		write := func(m *simMaster, value string) {
+			t.Helper()
+			if _, err := m.life.Load().c.Propose(ctx, put("/t/things/ns/0", value)); err != nil {
+				t.Fatalf("write %q: %v", value, err)
+			}
+		}
+		behind := s.masters[2]
+		for i := range 5 {
+			write(behind, fmt.Sprint(i))
+		}
+		s.snapshot(2)
+		for _, m := range s.masters {
+			m.kill(false)
+		}
+		s.ending.Wait()
+		// The one that was elected in a term of its own took entries that nobody else has.
+		end := behind.platter.snapshots[0].meta
+		const own = 100
+		behind.platter.first, behind.platter.entries = end.Index+1, nil
+		for i := range uint64(40) {
+			behind.platter.entries = append(behind.platter.entries, &raft.Log{Index: end.Index + 1 + i, Term: own, Type: raft.LogNoop})
+		}
+		for _, m := range s.masters {
+			m.platter.stable = [][2]string{{"CurrentTerm", fmt.Sprint(own)}}
+		}
+		for _, m := range s.masters[:2] { // who lead in a later term
+			m.start()
+		}
+		s.awaitLeader()
+		write(s.masters[0], "after")
+		behind.start()
+		eventually(t, "it to follow", s.diverged)
+		if v, ok := behind.life.Load().c.View().Get("/t/things/ns/0"); !ok || string(v.Value) != "after" {
+			t.Errorf("it has %v", v)
+		}
+		if n := s.happened["a snapshot was installed"]; n != 0 {
+			t.Errorf("%d snapshots were needed", n)
+		}
+	})
+}
+
+func TestASnapshotThatComesLate(t *testing.T) {
+	logs := &installLog{LogStore: raft.NewInmemStore()}
+	snapshots := installSnapshots{raft.NewInmemSnapshotStore(), logs}
+	if logs.covers(3, 1) {
+		t.Error("a snapshot is covered by none")
+	}
+	sink, err := snapshots.Create(1, 19, 2, raft.Configuration{}, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sink.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if logs.covers(15, 2) {
+		t.Error("a log that is empty begins after a snapshot")
+	}
+	for i := uint64(20); i <= 30; i++ {
+		if err := logs.StoreLog(&raft.Log{Index: i, Term: 2}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, x := range []struct {
+		index, term uint64
+		want        bool
+	}{{15, 1, true}, {19, 2, true}, {19, 3, false}, {20, 2, false}, {25, 2, false}} {
+		if got := logs.covers(x.index, x.term); got != x.want {
+			t.Errorf("a snapshot to index %d, term %d, is covered: %v", x.index, x.term, got)
+		}
+	}
+	entries := []*raft.Log{{Index: 20, Term: 3}, {Index: 21, Term: 3}}
+	for _, x := range []struct {
+		index, term, commit uint64
+		want                uint64 // the previous entry that raft is to compare
+		committed           uint64
+	}{{19, 2, 40, 0, 21}, {19, 2, 20, 0, 20}, {19, 3, 40, 19, 40}, {18, 2, 40, 18, 40}, {20, 2, 40, 20, 40}} {
+		request := &raft.AppendEntriesRequest{PrevLogEntry: x.index, PrevLogTerm: x.term, LeaderCommitIndex: x.commit, Entries: entries}
+		if got := logs.matched(request); got.PrevLogEntry != x.want || got.LeaderCommitIndex != x.committed {
+			t.Errorf("after index %d, term %d, commit index %d: raft is asked after index %d, commit index %d", x.index, x.term, x.commit, got.PrevLogEntry, got.LeaderCommitIndex)
+		}
+		if request.PrevLogEntry != x.index || request.LeaderCommitIndex != x.commit {
+			t.Error("the request itself was changed")
+		}
+	}
+}

@@ -179,8 +179,8 @@ func openReplica(disk raftDisk, name, address string, bootstrap bool, t Timings,
 	if err != nil {
 		return nil, fmt.Errorf("make the log cache: %w", err)
 	}
-	snapshots := disk.Snapshots()
 	logs := &installLog{LogStore: cache}
+	snapshots := installSnapshots{disk.Snapshots(), logs}
 	transport := &transport{w, newIncoming(w.Consumer(), logs, log), newReach(t.Heartbeat)}
 	defer func() {
 		if err != nil {

@@ -6,75 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/rand"
-	"os"
-	"runtime"
-	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 )
-
-// TestFaultSchedules runs schedules of faults by the thousand: the consensus and the state of three masters (Propose, Consistent,
-// leadership, transfers, the watch of the disk, raft and the state machine: the product's code) over a network and disks in
-// memory, in virtual time, while clients read and write on all of them and watchers watch. KONTIKI_SCHEDULES=FROM-TO runs other
-// seeds. A seed gives the same faults at the same times; raft's own timeouts and the order of goroutines are not ours to seed.
-func TestFaultSchedules(t *testing.T) {
-	from, to := int64(1), int64(1500)
-	if text := os.Getenv("KONTIKI_SCHEDULES"); text != "" {
-		if _, err := fmt.Sscanf(text, "%d-%d", &from, &to); err != nil {
-			t.Fatalf("KONTIKI_SCHEDULES=%q is not FROM-TO", text)
-		}
-	}
-	if testing.Short() {
-		to = min(to, from+99)
-	}
-	var mu sync.Mutex
-	happened := map[string]int{}
-	operations := 0
-	next := atomic.Int64{}
-	next.Store(from)
-	// Little lives at a time, and much is thrown away.
-	defer debug.SetGCPercent(debug.SetGCPercent(1000))
-	begin := time.Now()
-	t.Run("run", func(t *testing.T) {
-		for i := range runtime.GOMAXPROCS(0) {
-			t.Run(fmt.Sprint(i), func(t *testing.T) {
-				t.Parallel()
-				for seed := next.Add(1) - 1; seed <= to && !t.Failed(); seed = next.Add(1) - 1 {
-					s := newSchedule(seed, simBugs{})
-					if err := s.check(t); err != nil {
-						t.Errorf("KONTIKI_SCHEDULES=%d-%d: %v\n%s", seed, seed, err, s.story())
-					}
-					mu.Lock()
-					for name, n := range s.happened {
-						happened[name] += n
-					}
-					operations += len(s.history.done)
-					mu.Unlock()
-				}
-			})
-		}
-	})
-	took := time.Since(begin)
-	t.Logf("%d schedules, %d operations in %v: %.0f schedules a second", to-from+1, operations, took.Round(time.Millisecond), float64(to-from+1)/took.Seconds())
-	for _, name := range slices.Sorted(maps.Keys(happened)) {
-		t.Logf("%6d %s", happened[name], name)
-	}
-	if to-from < 500 {
-		return
-	}
-	for _, name := range slices.Concat(scheduleFaultNames, scheduleEvents) {
-		if happened[name] == 0 {
-			t.Errorf("%q never happened", name)
-		}
-	}
-}
 
 // schedule is one run of three masters, their clients, and a few faults.
 type schedule struct {
@@ -90,13 +28,13 @@ type schedule struct {
 
 	mu       sync.Mutex
 	happened map[string]int
-	told     []string
+	told     []slog.Record // what was done, and what the masters warned of, for who looks for the reason of a failure
 	errs     []error
 }
 
 func newSchedule(seed int64, bugs simBugs) *schedule {
 	s := &schedule{seed: seed, bugs: bugs, happened: map[string]int{}}
-	s.log = slog.New(simLog{s})
+	s.log = slog.New(simLog{s: s})
 	return s
 }
 
@@ -121,16 +59,29 @@ func (s *schedule) count(name string) {
 	s.happened[name]++
 }
 
-// tell notes what is done, for who looks for the reason of a failure.
+// tell notes what is done.
 func (s *schedule) tell(what string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.told = append(s.told, fmt.Sprintf("%7.3f s: %s", time.Since(s.begun).Seconds(), what))
+	s.note(slog.NewRecord(time.Now(), slog.LevelInfo, "FAULT: "+what, 0))
 }
 
-func (s *schedule) story() string { return strings.Join(s.told, "\n") }
+func (s *schedule) note(r slog.Record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.told = append(s.told, r)
+}
 
-func (s *schedule) run() {
+func (s *schedule) story() string {
+	var b strings.Builder
+	for _, r := range s.told {
+		fmt.Fprintf(&b, "%8.4f s %s", r.Time.Sub(s.begun).Seconds(), r.Message)
+		r.Attrs(func(a slog.Attr) bool { fmt.Fprintf(&b, " %s", a); return true })
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// assemble starts three masters of a new cluster.
+func (s *schedule) assemble() {
 	s.net, s.begun = newSimNet(s.seed), time.Now()
 	for i := range 3 {
 		s.masters = append(s.masters, &simMaster{s: s, turn: make(turn, 1), name: fmt.Sprintf("master-%d", i+1), address: fmt.Sprintf("10.0.0.%d:6444", i+1)})
@@ -140,6 +91,19 @@ func (s *schedule) run() {
 		m.platter = boot
 		m.start()
 	}
+}
+
+// disassemble ends all.
+func (s *schedule) disassemble() {
+	for _, m := range s.masters {
+		m.kill(false)
+	}
+	s.ending.Wait()
+	time.Sleep(time.Minute) // virtual: what ends by its timers has ended; what is left is a leak, and ends the test
+}
+
+func (s *schedule) run() {
+	s.assemble()
 	ctx, stop := context.WithCancel(context.Background())
 	var clients sync.WaitGroup
 	for i := range 4 {
@@ -158,11 +122,7 @@ func (s *schedule) run() {
 	stop()
 	clients.Wait()
 	s.settle()
-	for _, m := range s.masters {
-		m.kill(false)
-	}
-	s.ending.Wait()
-	time.Sleep(time.Minute) // virtual: what ends by its timers has ended; what is left is a leak, and ends the test
+	s.disassemble()
 	if s.net.late > 0 {
 		s.happened["a call arrived late"]++
 	}
@@ -238,8 +198,20 @@ func (s *schedule) diverged() error {
 		if first == nil {
 			first = b.Bytes()
 		} else if !bytes.Equal(first, b.Bytes()) {
-			return errDiverged
+			return fmt.Errorf("%w: %s", errDiverged, s.standing())
 		}
 	}
 	return nil
+}
+
+// standing is how far each master is.
+func (s *schedule) standing() string {
+	var b strings.Builder
+	for _, m := range s.masters {
+		c := m.life.Load().c
+		r := c.replica.raft
+		fmt.Fprintf(&b, "%s: %s, term %d, last index %d, commit index %d, applied %d, revision %d; ",
+			m.name, r.State(), r.CurrentTerm(), r.LastIndex(), r.CommitIndex(), c.store.AppliedIndex(), c.store.View().Revision())
+	}
+	return b.String()
 }

@@ -167,16 +167,21 @@ var simEvents = map[string]string{
 	"the log conflicts with the snapshot that was installed last: dropping the log":                  "a log that conflicts with a snapshot was dropped after a crash",
 }
 
-// simLog counts events that only the log tells of.
-type simLog struct{ s *schedule }
+// simLog keeps what a master warns of, and counts events that only the log tells of.
+type simLog struct {
+	s     *schedule
+	attrs []slog.Attr
+}
 
 func (l simLog) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
-func (l simLog) WithAttrs([]slog.Attr) slog.Handler               { return l }
+func (l simLog) WithAttrs(attrs []slog.Attr) slog.Handler         { return simLog{l.s, attrs} }
 func (l simLog) WithGroup(string) slog.Handler                    { return l }
 
 func (l simLog) Handle(_ context.Context, r slog.Record) error {
 	if name, ok := simEvents[r.Message]; ok {
 		l.s.count(name)
 	}
+	r.AddAttrs(l.attrs...)
+	l.s.note(r)
 	return nil
 }
