@@ -20,6 +20,7 @@ type schedule struct {
 	bugs    simBugs
 	log     *slog.Logger
 	begun   time.Time
+	lived   time.Duration
 	net     *simNet
 	masters []*simMaster
 	history history
@@ -122,6 +123,7 @@ func (s *schedule) run() {
 	stop()
 	clients.Wait()
 	s.settle()
+	s.lived = time.Since(s.begun)
 	s.disassemble()
 	if s.net.late > 0 {
 		s.happened["a call arrived late"]++

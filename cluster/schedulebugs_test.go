@@ -13,7 +13,7 @@ import (
 type simBugs struct {
 	lyingDisks bool // a write is answered before it is durable
 	staleReads bool // a read asks nobody
-	proudReads bool // a leader's read does not ask whether it still leads
+	losesEnds  bool // a crash loses the last entries of the log, which were synced
 	freshIDs   bool // a retry is a new command
 }
 
@@ -31,7 +31,7 @@ type buggy struct {
 }
 
 func (b buggy) read(ctx context.Context) (bank, error) {
-	if b.bugs.staleReads || b.bugs.proudReads && b.c.IsLeader() {
+	if b.bugs.staleReads {
 		return bankOf(b.c.View()), nil
 	}
 	return b.simLife.read(ctx)
@@ -51,24 +51,18 @@ func (b buggy) transact(ctx context.Context, ops []kv.Op) (kv.Result, error) {
 	}
 }
 
-// TestSchedulesFindBugs: each mistake must be found, and soon.
+// TestSchedulesFindBugs: the checker must find each mistake, and soon.
 func TestSchedulesFindBugs(t *testing.T) {
-	for name, x := range map[string]struct {
-		bugs simBugs
-		want error
-	}{
-		"a disk answers before it has stored":            {simBugs{lyingDisks: true}, errNotLinearizable},
-		"a master reads its own state and asks nobody":   {simBugs{staleReads: true}, errNotLinearizable},
-		"a leader reads and does not ask if it leads":    {simBugs{proudReads: true}, errNotLinearizable},
-		"a command is proposed again under another name": {simBugs{freshIDs: true}, errNotLinearizable},
+	for name, bugs := range map[string]simBugs{
+		"a disk answers before it has stored":            {lyingDisks: true},
+		"a disk loses the last of what it has stored":    {losesEnds: true},
+		"a master reads its own state and asks nobody":   {staleReads: true},
+		"a command is proposed again under another name": {freshIDs: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			const enough = 2000
+			const enough = 500
 			for seed := range int64(enough) {
-				if err := newSchedule(seed, x.bugs).check(t); err != nil {
-					if !errors.Is(err, x.want) {
-						t.Errorf("schedule %d: %v", seed, err)
-					}
+				if err := newSchedule(seed, bugs).check(t); errors.Is(err, errNotLinearizable) {
 					t.Logf("schedule %d: %v", seed, err)
 					return
 				}

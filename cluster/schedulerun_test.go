@@ -27,7 +27,7 @@ func TestFaultSchedules(t *testing.T) {
 		serveSchedules(t, text)
 		return
 	}
-	from, to := int64(1), int64(2000)
+	from, to := int64(1), int64(1500)
 	if text := os.Getenv("KONTIKI_SCHEDULES"); text != "" {
 		if _, err := fmt.Sscanf(text, "%d-%d", &from, &to); err != nil {
 			t.Fatalf("KONTIKI_SCHEDULES=%q is not FROM-TO", text)
@@ -42,7 +42,8 @@ func TestFaultSchedules(t *testing.T) {
 		all = spreadSchedules(t, from, to)
 	}
 	took := time.Since(begin)
-	t.Logf("%d schedules, %d operations in %v: %.0f schedules a second", all.Schedules, all.Operations, took.Round(time.Millisecond), float64(all.Schedules)/took.Seconds())
+	t.Logf("%d schedules, %d operations, %v of virtual time in %v: %.0f schedules a second",
+		all.Schedules, all.Operations, all.Lived.Round(time.Second), took.Round(time.Millisecond), float64(all.Schedules)/took.Seconds())
 	for _, name := range slices.Sorted(maps.Keys(all.Happened)) {
 		t.Logf("%8d %s", all.Happened[name], name)
 	}
@@ -59,6 +60,7 @@ func TestFaultSchedules(t *testing.T) {
 // tally is what became of schedules.
 type tally struct {
 	Schedules, Operations int
+	Lived                 time.Duration // virtual
 	Happened              map[string]int
 	Failures              []string
 }
@@ -66,6 +68,7 @@ type tally struct {
 func (a *tally) add(b tally) {
 	a.Schedules += b.Schedules
 	a.Operations += b.Operations
+	a.Lived += b.Lived
 	a.Failures = append(a.Failures, b.Failures...)
 	if a.Happened == nil {
 		a.Happened = map[string]int{}
@@ -78,12 +81,12 @@ func (a *tally) add(b tally) {
 // runSchedules runs every step-th schedule in this process, up to the first that fails.
 func runSchedules(t *testing.T, from, to, step int64, starts func(seed int64)) (all tally) {
 	// Little lives at a time, and much is thrown away.
-	defer debug.SetGCPercent(debug.SetGCPercent(1000))
+	defer debug.SetGCPercent(debug.SetGCPercent(2000))
 	for seed := from; seed <= to; seed += step {
 		starts(seed)
 		s := newSchedule(seed, simBugs{})
 		err := s.check(t)
-		one := tally{Schedules: 1, Operations: len(s.history.done), Happened: s.happened}
+		one := tally{Schedules: 1, Operations: len(s.history.done), Lived: s.lived, Happened: s.happened}
 		if err != nil {
 			one.Failures = []string{fmt.Sprintf("KONTIKI_SCHEDULES=%d-%d: %v\n%s", seed, seed, err, s.story())}
 		}

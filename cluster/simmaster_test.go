@@ -93,6 +93,9 @@ func (m *simMaster) kill(power bool) {
 	life.host.leave(power)
 	var lost bool
 	m.platter, lost = life.disk.crash(power)
+	if kept := len(m.platter.entries) - 5; m.s.bugs.losesEnds && kept > 0 {
+		m.platter.entries = m.platter.entries[:kept:kept]
+	}
 	if lost {
 		m.s.count("an unsynced write was dropped")
 	}

@@ -29,19 +29,25 @@ func TestSimulatedFaults(t *testing.T) {
 			t.Fatalf("KONTIKI_SEEDS=%q is not FROM-TO", text)
 		}
 	}
+	var mu sync.Mutex
 	happened := map[string]int{}
 	operations := 0
-	for seed := from; seed <= to; seed++ {
-		t.Run(strconv.FormatInt(seed, 10), func(t *testing.T) {
-			s := &simulation{seed: seed, happened: map[string]int{}}
-			synctest.Test(t, func(t *testing.T) { s.run(t) })
-			s.history.check(t)
-			for name, n := range s.happened {
-				happened[name] += n
-			}
-			operations += len(s.history.done)
-		})
-	}
+	t.Run("seeds", func(t *testing.T) {
+		for seed := from; seed <= to; seed++ {
+			t.Run(strconv.FormatInt(seed, 10), func(t *testing.T) {
+				t.Parallel()
+				s := &simulation{seed: seed, happened: map[string]int{}}
+				synctest.Test(t, func(t *testing.T) { s.run(t) })
+				s.history.check(t)
+				mu.Lock()
+				defer mu.Unlock()
+				for name, n := range s.happened {
+					happened[name] += n
+				}
+				operations += len(s.history.done)
+			})
+		}
+	})
 	t.Logf("%d operations; faults: %v", operations, happened)
 	if to-from < 10 {
 		return
@@ -81,6 +87,7 @@ func (s *simulation) start(t *testing.T, change func(*Config)) {
 		ip := simulatedIP(cfg.Name)
 		cfg.Network, cfg.DataDir = s.net.host(ip), base+"/"+cfg.Name
 		cfg.BindAddress, cfg.GossipBindAddress = ip+":6444", ip+":7946"
+		cfg.DiskReserve = -1 // none of these disks is ever full
 		change(cfg)
 	})
 	for i, n := range s.masters.nodes {
