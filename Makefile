@@ -90,17 +90,20 @@ bench: deps build images ## measure; nothing is asserted
 	cd test/bench/logstore && $(GO) test -v -run DamagedLastEntry -bench . .
 	cd test/bench/etcd && $(GO) test -run '^$$' -bench . .
 
-# Each round is so many simulated clusters, from a seed on that the clock chooses, or SEED.
+# Each round is so many schedules of faults and so many simulated clusters, from a seed on that the clock chooses, or SEED.
+SCHEDULES := 20000
 ROUND := 200
 robustness: ## rounds of faults until told to stop; prints the seed of each (SEED=N begins there)
 	@seed=$${SEED:-$$(date +%s)}; \
 	$(GO) test -c -o bin/cluster.test ./cluster || exit 1; \
 	while :; do \
+	  echo "schedules $$seed to $$((seed + $(SCHEDULES) - 1)):"; \
+	  (cd cluster && KONTIKI_SCHEDULES=$$seed-$$((seed + $(SCHEDULES) - 1)) ../bin/cluster.test -test.run 'TestFaultSchedules$$' -test.v -test.timeout 60m) || exit 1; \
 	  echo "seeds $$seed to $$((seed + $(ROUND) - 1)):"; \
 	  (cd cluster && KONTIKI_SEEDS=$$seed-$$((seed + $(ROUND) - 1)) ../bin/cluster.test -test.run 'TestSimulatedFaults$$' -test.timeout 30m) || exit 1; \
 	  echo "machines, seed $$seed:"; \
 	  (cd cluster && KONTIKI_MACHINES=$$seed,60 ../bin/cluster.test -test.run 'TestHistoryOverMachines$$' -test.timeout 30m) || exit 1; \
-	  seed=$$((seed + $(ROUND))); \
+	  seed=$$((seed + $(SCHEDULES))); \
 	done
 
 generate: ## regenerate committed code: protobuf, OpenAPI
