@@ -119,6 +119,7 @@ func TestRestoreOnALivingCluster(t *testing.T) {
 func TestRestoreThatFailsChangesNothing(t *testing.T) {
 	m := startMasters(t, 1)
 	n := m.nodes[0]
+	n.awaitLevel(FeatureLevel)
 	n.put("/t/a", "backed up")
 	backup := n.backup()
 	n.put("/t/a", "later")
@@ -143,6 +144,7 @@ func TestRestoreThatFailsChangesNothing(t *testing.T) {
 		t.Errorf("a client that goes away: %v", err)
 	}
 	other := startMasters(t, 1).nodes[0]
+	other.awaitLevel(FeatureLevel)
 	if _, err := other.c.RestoreBackup(t.Context(), bytes.NewReader(backup), false); !errors.Is(err, ErrForeignBackup) || !strings.Contains(err.Error(), "identity.json") {
 		t.Errorf("another cluster's: %v", err)
 	}
