@@ -37,7 +37,7 @@ type childConfig struct {
 
 type childCall struct {
 	ID         int
-	Op         string // ready, put, get, leads, die, remove
+	Op         string // ready, put, get, transact, list, leads, die, remove
 	Key, Value string
 }
 
@@ -146,6 +146,10 @@ func (c *Cluster) serve(ctx context.Context, call childCall, a *childAnswer) err
 			a.Value = string(v.Value)
 		}
 		return nil
+	case "transact":
+		return c.serveTransaction(ctx, call)
+	case "list":
+		return c.serveList(ctx, call, a)
 	case "die":
 		var nth int
 		if _, err := fmt.Sscan(call.Value, &nth); err != nil {

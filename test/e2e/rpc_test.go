@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -437,6 +438,40 @@ func TestTransactionsAreWholeThoughTheLeaderIsKilled(t *testing.T) {
 			}
 		})
 	}
+	// Who lists meanwhile, also during the kill, sees transactions whole or not at all.
+	stored := func(ctx context.Context) (map[string]int, error) {
+		list, err := env.Set.CoreV1().ConfigMaps(ns).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return nil, err
+		}
+		stored := map[string]int{}
+		for _, cm := range list.Items {
+			if cm.Name != "kube-root-ca.crt" {
+				stored[cm.Name[:strings.LastIndex(cm.Name, "-")]]++
+			}
+		}
+		for name, n := range stored {
+			if n != each {
+				t.Errorf("a list shows %d of the %d objects of transaction %s", n, each, name)
+			}
+		}
+		return stored, nil
+	}
+	var lists atomic.Int64
+	writers.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			if _, err := stored(ctx); err == nil { // one from the master that is killed ends
+				lists.Add(1)
+			}
+			cancel()
+		}
+	})
 	count := func() int {
 		mu.Lock()
 		defer mu.Unlock()
@@ -453,42 +488,31 @@ func TestTransactionsAreWholeThoughTheLeaderIsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	must(t, "dev", "kill", victim)
-	at := count()
-	eventually(t, 30*time.Second, "transactions to flow again", func() error {
-		if count() < at+50 {
+	at, listed := count(), lists.Load()
+	eventually(t, 30*time.Second, "transactions and lists to flow again", func() error {
+		if count() < at+50 || lists.Load() < listed+5 {
 			return errNotYet
 		}
 		return nil
 	})
 	close(stop)
 	writers.Wait()
-	list, err := env.Set.CoreV1().ConfigMaps(ns).List(context.Background(), metav1.ListOptions{})
+	there, err := stored(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
-	stored := map[string]int{}
-	for _, cm := range list.Items {
-		if cm.Name != "kube-root-ca.crt" {
-			stored[cm.Name[:strings.LastIndex(cm.Name, "-")]]++
-		}
-	}
-	for name, n := range stored {
-		if n != each {
-			t.Errorf("%d of the %d objects of transaction %s are there", n, each, name)
-		}
-	}
 	for name := range acked {
-		if stored[name] != each {
-			t.Errorf("of the acknowledged transaction %s %d objects are there", name, stored[name])
+		if there[name] != each {
+			t.Errorf("of the acknowledged transaction %s %d objects are there", name, there[name])
 		}
 	}
 	came := 0
 	for name := range unknown {
-		if stored[name] != 0 {
+		if there[name] != 0 {
 			came++
 		}
 	}
-	t.Logf("%d transactions acknowledged, %d not, of which %d were stored", len(acked), len(unknown), came)
+	t.Logf("%d transactions acknowledged, %d not, of which %d were stored; %d lists", len(acked), len(unknown), came, lists.Load())
 	must(t, "dev", "start", victim)
 	healthy(t)
 }
