@@ -50,7 +50,7 @@ func recoverMember(dir string, log *slog.Logger, dry bool) (_ *Recovery, err err
 	if log == nil {
 		log = slog.Default()
 	}
-	disk, err := storage.Open(raftDir, storage.Options{Expect: true, Keep: snapshotsKept, Log: log})
+	disk, err := storage.Open(raftDir, storage.Options{Expect: true, Inspect: dry, Keep: snapshotsKept, Log: log})
 	if err != nil {
 		return nil, fmt.Errorf("recover: %w", err)
 	}
@@ -61,8 +61,8 @@ func recoverMember(dir string, log *slog.Logger, dry bool) (_ *Recovery, err err
 	_, transport := raft.NewInmemTransport(raft.ServerAddress(self.Address))
 	defer transport.Close()
 	scratch := func() applier { return newApplier(fsm.New(fsm.Options{}), func() {}, func() {}) }
-	// GetConfiguration reads snapshot and log as a start would, and changes nothing.
-	present, err := raft.GetConfiguration(config, scratch(), disk, disk, snapshots, transport)
+	// GetConfiguration reads snapshot and log as a start would, and would write the term again.
+	present, err := raft.GetConfiguration(config, scratch(), disk, unwritten{disk}, snapshots, transport)
 	if err != nil {
 		return nil, fmt.Errorf("read the log in %s: %w", raftDir, err)
 	}
@@ -100,6 +100,12 @@ func recoverMember(dir string, log *slog.Logger, dry bool) (_ *Recovery, err err
 	}
 	return plan, nil
 }
+
+// unwritten is a stable store that keeps what it has.
+type unwritten struct{ raft.StableStore }
+
+func (unwritten) Set(_, _ []byte) error              { return nil }
+func (unwritten) SetUint64(_ []byte, _ uint64) error { return nil }
 
 // watchRecoveries stops a master that the cluster went on without.
 func (c *Cluster) watchRecoveries(ctx context.Context) error {

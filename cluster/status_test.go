@@ -111,6 +111,15 @@ func TestStatusOfALivingCluster(t *testing.T) {
 			if m.DiskTotal == 0 || m.DiskWrite == "" || m.CertificateExpires.IsZero() || m.LastIndex == 0 || m.Gossip != "alive" || m.APIAddress == "" {
 				return fmt.Errorf("not all is told: %+v", m)
 			}
+			// Who asks takes no time to answer, and a leader hears from itself; the others were asked, and have heard.
+			trip, err := time.ParseDuration(m.RoundTrip)
+			if self := m.Name == "master-2"; err != nil || self != (trip == 0) {
+				return fmt.Errorf("the round trip to %s by master-2: %q, %v", m.Name, m.RoundTrip, err)
+			}
+			heard, err := time.ParseDuration(m.LastContact)
+			if err != nil || heard < 0 || (m.Name == s.Leader) && heard != 0 {
+				return fmt.Errorf("last contact of %s under the leader %s: %q, %v", m.Name, s.Leader, m.LastContact, err)
+			}
 		}
 		return nil
 	})

@@ -65,6 +65,11 @@ func TestATransactionIsWholeWhereverTheLeaderDies(t *testing.T) {
 	if _, err := children[0].call("transact", prefix, "0"); err != nil {
 		t.Fatal(err)
 	}
+	for _, c := range children { // their own views, too, have it from here on
+		if _, err := c.call("list", prefix, "consistent"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, x := range []struct {
 		point string
 		// What becomes of the transaction where only the leader was told of it.

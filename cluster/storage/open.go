@@ -52,8 +52,10 @@ func Open(dir string, o Options) (_ *Store, err error) {
 			return nil, fmt.Errorf("make the raft directory: %w", err)
 		}
 	}
-	if err := shots.clean(); err != nil {
-		return nil, err
+	if !o.Inspect {
+		if err := shots.clean(); err != nil {
+			return nil, err
+		}
 	}
 	if missing != nil {
 		if names, err := shots.names(); err != nil || len(names) > 0 {
@@ -63,7 +65,7 @@ func Open(dir string, o Options) (_ *Store, err error) {
 			return nil, err
 		}
 	}
-	db, held, err := openLog(dir)
+	db, held, err := openLog(dir, o.Inspect)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +74,7 @@ func Open(dir string, o Options) (_ *Store, err error) {
 			err = errors.Join(err, db.Close())
 		}
 	}()
-	newest, err := shots.choose(held.first)
+	newest, err := shots.choose(held.first, o.Inspect)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +83,7 @@ func Open(dir string, o Options) (_ *Store, err error) {
 		shots.size.Store(newest.Size)
 	}
 	s.health = newHealth(dir, o, shots.size.Load)
-	if newest != nil && held.last != 0 && held.last < newest.Index {
+	if newest != nil && held.last != 0 && held.last < newest.Index && !o.Inspect {
 		// A snapshot was installed, and a crash came before the log was emptied.
 		if err := s.DeleteRange(held.first, held.last); err != nil {
 			return nil, err
@@ -92,8 +94,8 @@ func Open(dir string, o Options) (_ *Store, err error) {
 }
 
 // choose verifies snapshots, newest first, until one is good, and finds out whether it reaches the log's first entry (0 for an
-// empty log). It answers nil where none is needed and there is none.
-func (s *snapshots) choose(first uint64) (*snapshotMeta, error) {
+// empty log). It answers nil where none is needed and there is none. Damaged ones are set aside, unless one only inspects.
+func (s *snapshots) choose(first uint64, inspect bool) (*snapshotMeta, error) {
 	metas, damaged, err := s.all()
 	if err != nil {
 		return nil, err
@@ -128,6 +130,9 @@ func (s *snapshots) choose(first uint64) (*snapshotMeta, error) {
 		return nil, &Damage{File: s.path(), Offset: -1, Index: good.Index,
 			Reason: fmt.Errorf("the log begins at index %d, and the newest snapshot ends at %d", first, good.Index)}
 	}
+	if inspect {
+		return good, nil
+	}
 	for id, err := range damaged {
 		to, aside := setSnapshotAside(s.dir, id)
 		if aside != nil {
@@ -139,7 +144,7 @@ func (s *snapshots) choose(first uint64) (*snapshotMeta, error) {
 }
 
 // openLog locks and checks the log and opens it.
-func openLog(dir string) (_ *bbolt.DB, _ bounds, err error) {
+func openLog(dir string, inspect bool) (_ *bbolt.DB, _ bounds, err error) {
 	path := filepath.Join(dir, logFile)
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -164,8 +169,10 @@ func openLog(dir string) (_ *bbolt.DB, _ bounds, err error) {
 	if err := c.complete(raw.commit); err != nil {
 		return nil, bounds{}, &Damage{File: path, Offset: -1, Index: c.log.last, Reason: err}
 	}
-	if err := raw.rewriteMeta(); err != nil {
-		return nil, bounds{}, err
+	if !inspect {
+		if err := raw.rewriteMeta(); err != nil {
+			return nil, bounds{}, err
+		}
 	}
 	db, err := bbolt.Open(path, 0o600, boltOptions(file))
 	if err != nil {

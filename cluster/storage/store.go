@@ -48,6 +48,9 @@ var (
 type Options struct {
 	// Expect says that the directory must hold a log: that it is missing is damage.
 	Expect bool
+	// Inspect says that the directory is only looked at: what every start tidies up stays as it is. (The log of a version
+	// before checksums is brought into today's form all the same.)
+	Inspect bool
 	// Keep is how many snapshots are kept; at least 1.
 	Keep int
 	// Reserve is the size in bytes of the file that is given up when the disk is full; Low is the free space in bytes, beside the
@@ -453,7 +456,7 @@ func (s *Store) commitOnce(f func(*bbolt.Tx) error) error {
 	if closing := old.Close(); closing != nil {
 		return errors.Join(fmt.Errorf("open the raft log again: %v", err), closing)
 	}
-	db, held, opening := openLog(s.dir)
+	db, held, opening := openLog(s.dir, false)
 	if opening != nil {
 		if isFull(opening) {
 			opening = fmt.Errorf("%v", opening) // it cannot go on without its log

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -12,8 +13,11 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/internal/kv"
 )
 
 func TestResourceOfAKey(t *testing.T) {
@@ -69,17 +73,134 @@ func TestASnapshotThatBreaksOffIsNotKept(t *testing.T) {
 }
 
 func TestStatusIsPrinted(t *testing.T) {
-	var out bytes.Buffer
-	s := &cluster.Status{ClusterID: "abc", Leader: "m1", FailuresTolerated: 1, Members: []cluster.MemberStatus{
-		{Name: "m1", Role: cluster.StatusLeader, Health: cluster.HealthOK, DiskFree: 1, DiskTotal: 4, CertificateExpires: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)},
-		{Name: "m2", Role: cluster.StatusVoter, Health: cluster.HealthUnreachable},
-	}}
-	if err := printStatus(&out, s); err != nil {
+	for name, x := range map[string]struct {
+		status cluster.Status
+		want   string
+	}{
+		"an upgrade, one master away": {cluster.Status{
+			ClusterID: "abc", Leader: "m1", Term: 3, Revision: 40, Epoch: 2, FeatureLevel: 1, FailuresTolerated: 1, Behind: []string{"m2", "m3"},
+			Members: []cluster.MemberStatus{
+				{Name: "m1", Role: cluster.StatusLeader, Address: "10.0.0.1:6444", Health: cluster.HealthOK, Gossip: "alive", LastContact: "0s", RoundTrip: "0s", LastIndex: 50, AppliedIndex: 49,
+					DiskWrite: "1.5ms", DiskFree: 1, DiskTotal: 4, CertificateExpires: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC), Version: "v2"},
+				{Name: "m2", Role: cluster.StatusVoter, Address: "10.0.0.2:6444", Health: cluster.HealthUnreachable, Gossip: "dead", LastContact: "never"},
+				{Name: "m3", Role: cluster.StatusNonvoter, Address: "10.0.0.3:6444", Health: cluster.HealthBehind, Gossip: "suspect", LastContact: "12ms", RoundTrip: "340µs", LastIndex: 8, AppliedIndex: 7,
+					DiskWrite: "2ms", DiskFree: 3, DiskTotal: 4, CertificateExpires: time.Date(2031, 1, 2, 3, 4, 5, 0, time.UTC), Version: "v1"},
+			},
+		}, `
+Cluster abc: leader m1, term 3, revision 40, epoch 2, feature level 1
+1 more master may fail before writes stop.
+
+The feature level rises once these masters are upgraded: m2, m3.
+
+NAME   ROLE       ADDRESS         HEALTH        GOSSIP    LAST CONTACT   ROUND TRIP   LOG   APPLIED   DISK WRITE   DISK FREE   CERTIFICATE   VERSION
+m1     leader     10.0.0.1:6444   ok            alive     0s             0s           50    49        1.5ms        25%         2030-01-02    v2
+m2     voter      10.0.0.2:6444   unreachable   dead      never          -            0     0         -            -           -             -
+m3     nonvoter   10.0.0.3:6444   behind        suspect   12ms           340µs        8     7         2ms          75%         2031-01-02    v1
+`},
+		"no leader": {cluster.Status{ClusterID: "abc", Term: 3, FailuresTolerated: -1, FeatureLevel: 2}, `
+Cluster abc: leader none, term 3, revision 0, epoch 0, feature level 2
+Writes have stopped: too few masters are well.
+
+NAME   ROLE   ADDRESS   HEALTH   GOSSIP   LAST CONTACT   ROUND TRIP   LOG   APPLIED   DISK WRITE   DISK FREE   CERTIFICATE   VERSION
+`},
+		"five": {cluster.Status{ClusterID: "abc", Leader: "m1", FailuresTolerated: 2}, `
+Cluster abc: leader m1, term 0, revision 0, epoch 0, feature level 0
+2 more masters may fail before writes stop.
+
+NAME   ROLE   ADDRESS   HEALTH   GOSSIP   LAST CONTACT   ROUND TRIP   LOG   APPLIED   DISK WRITE   DISK FREE   CERTIFICATE   VERSION
+`},
+	} {
+		var out bytes.Buffer
+		if err := printStatus(&out, &x.status); err != nil {
+			t.Fatal(err)
+		}
+		if got := "\n" + out.String(); got != x.want {
+			t.Errorf("%s:%s\nwant:%s", name, got, x.want)
+		}
+	}
+}
+
+// TestInspectCountsWhatIsThere compares what inspecting a snapshot tells with what the cluster has.
+func TestInspectCountsWhatIsThere(t *testing.T) {
+	m := startMaster(t)
+	for i := range 7 {
+		cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("cm-", i)}, Data: map[string]string{"x": strings.Repeat("x", 1000*i)}}
+		if _, err := m.admin.CoreV1().ConfigMaps("default").Create(t.Context(), cm, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 3 {
+		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("s-", i)}, Data: map[string][]byte{"x": []byte("hush")}}
+		if _, err := m.admin.CoreV1().Secrets("default").Create(t.Context(), secret, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "state")
+	// The controllers and the cluster itself may write at any time: a snapshot between two equal views is of these.
+	var got *contents
+	var view kv.View
+	awaitThat(t, "a snapshot with nothing written meanwhile", func() error {
+		before := m.cluster.View()
+		if _, err := saveSnapshot(t.Context(), filepath.Join(m.options.dataDir, "admin.kubeconfig"), path); err != nil {
+			return err
+		}
+		var err error
+		if got, err = inspectSnapshot(path); err != nil {
+			return err
+		}
+		if view = m.cluster.View(); before.Revision() != view.Revision() || got.Revision != view.Revision() {
+			return fmt.Errorf("revision %d, of the snapshot %d, %d", before.Revision(), got.Revision, view.Revision())
+		}
+		return nil
+	})
+	want, objects := map[string]kindContents{}, uint64(0)
+	view.Range("", "", func(v *kv.Version) bool {
+		resource := strings.Split(v.Key, "/")[2]
+		switch group := strings.Split(v.Key, "/")[1]; group {
+		case "kontiki":
+			resource = "(the cluster's own: " + resource + ")"
+		case "", "core":
+		default:
+			resource += "." + group
+		}
+		k := want[resource]
+		want[resource] = kindContents{Resource: resource, Objects: k.Objects + 1, Bytes: k.Bytes + int64(len(v.Value))}
+		objects++
+		return true
+	})
+	if got.Objects != objects || len(got.Kinds) != len(want) {
+		t.Errorf("%d objects of %d kinds, there are %d of %d", got.Objects, len(got.Kinds), objects, len(want))
+	}
+	for _, k := range got.Kinds {
+		if k != want[k.Resource] {
+			t.Errorf("%+v, it is %+v", k, want[k.Resource])
+		}
+	}
+	// And by what the API says.
+	maps, err := m.admin.CoreV1().ConfigMaps("").List(t.Context(), metav1.ListOptions{})
+	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"leader m1", "1 more master may fail", "25%", "2030-01-02", "unreachable"} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("%q is not in:\n%s", want, out.String())
+	if n := want["configmaps"].Objects; n != len(maps.Items) || n < 7 || want["configmaps"].Bytes < 21000 || want["secrets"].Objects < 3 {
+		t.Errorf("the API has %d configmaps, the snapshot %+v and %+v", len(maps.Items), want["configmaps"], want["secrets"])
+	}
+	if stat, err := os.Stat(path); err != nil || got.Bytes != stat.Size() || got.Bytes < 21000 || got.File != path {
+		t.Errorf("%s of %d bytes: %+v, %v", got.File, got.Bytes, stat, err)
+	}
+	var out bytes.Buffer
+	if err := got.print(&out); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		fmt.Sprintf("File:        %s (%d bytes, checked)", path, got.Bytes), fmt.Sprintf("Objects:     %d", objects), fmt.Sprintf("Revision:    %d", view.Revision()),
+	} {
+		if !strings.Contains(out.String(), line+"\n") {
+			t.Errorf("%q is not in:\n%s", line, out.String())
+		}
+	}
+	for _, k := range want {
+		if row := fmt.Sprint(k.Resource, k.Objects, k.Bytes); !strings.Contains(strings.ReplaceAll(out.String(), " ", ""), strings.ReplaceAll(row, " ", "")+"\n") {
+			t.Errorf("no row of %+v in:\n%s", k, out.String())
 		}
 	}
 }
