@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -122,8 +123,23 @@ func dieAt(name string, nth int) {
 	})
 }
 
+// setClock sets the wall clock of this process, seconds off the machine's; nil where the runtime has none of its own (clocks_test.go).
+var setClock func(seconds int64)
+
 func (c *Cluster) serve(ctx context.Context, call childCall, a *childAnswer) error {
 	switch call.Op {
+	case "clock":
+		seconds, err := strconv.ParseInt(call.Value, 10, 64)
+		if err == nil {
+			setClock(seconds)
+		}
+		return err
+	case "now":
+		a.Value = time.Now().UTC().Format(time.RFC3339)
+		return nil
+	case "term":
+		a.Value = strconv.FormatUint(c.replica.raft.CurrentTerm(), 10)
+		return nil
 	case "ready":
 		select {
 		case <-c.Ready():

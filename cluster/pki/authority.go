@@ -24,7 +24,7 @@ import (
 const (
 	AuthorityTTL = 20 * 365 * 24 * time.Hour
 	DefaultTTL   = 365 * 24 * time.Hour
-	clockSkew    = time.Hour
+	clockSkew    = 24 * time.Hour // clocks may be set back so far
 )
 
 // Authority is the cluster's CA: certificate and key. It is immutable and safe for concurrent use.
