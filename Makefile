@@ -93,7 +93,8 @@ released: ## note the protocols of a release, with which later ones must stay co
 	$(GO) run $(BUF) build --path proto/kontiki/v1 -o proto/released.binpb
 
 bench: deps build images ## measure; nothing is asserted
-	$(GO) test -run '^$$' -bench . -benchmem $$($(GO) list ./... | grep -v /test/)
+	$(GO) test -run '^$$' -bench . -skip 'Failover|HandOver' -benchmem $$($(GO) list ./... | grep -v /test/)
+	$(GO) test -run '^$$' -bench 'Failover|HandOver' -benchtime 20x ./cluster
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench . -benchtime 20x ./test/bench
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench . -benchtime 5x ./test/bench/loss
 	cd test/bench/logstore && $(GO) test -v -run DamagedLastEntry -bench . .
