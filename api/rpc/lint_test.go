@@ -31,7 +31,9 @@ func (d declared) message(m protoreflect.MessageDescriptor) {
 		}
 	}
 	for i := range m.Messages().Len() {
-		d.message(m.Messages().Get(i))
+		if !m.Messages().Get(i).IsMapEntry() {
+			d.message(m.Messages().Get(i))
+		}
 	}
 	for i := range m.Enums().Len() {
 		d.enum(m.Enums().Get(i))
@@ -55,7 +57,7 @@ func (d declared) service(s protoreflect.ServiceDescriptor) {
 var (
 	opening = regexp.MustCompile(`^\s*(message|enum|service|oneof)\s+(\w+)\s*\{(\})?`)
 	method  = regexp.MustCompile(`^\s*rpc\s+(\w+)\(`)
-	field   = regexp.MustCompile(`^\s*(?:repeated |optional )?(?:[\w.]+\s+)?(\w+)\s*=\s*\d+;`)
+	field   = regexp.MustCompile(`^\s*(?:repeated |optional )?(?:[\w.]+\s+|map<\w+, \w+>\s+)?(\w+)\s*=\s*\d+;`)
 )
 
 // commented reads a .proto file and answers what is declared in it, and whether a comment stands above.

@@ -29,19 +29,23 @@ func (s *clusterRPC) Status(ctx context.Context, _ *kontikiv1.StatusRequest) (*k
 	if err != nil {
 		return nil, adminError(err)
 	}
+	return statusResponse(status), nil
+}
+
+func statusResponse(status *cluster.Status) *kontikiv1.StatusResponse {
 	out := &kontikiv1.StatusResponse{
 		ClusterId: status.ClusterID, Leader: status.Leader, Term: status.Term, CommitIndex: status.CommitIndex, Revision: status.Revision,
-		Epoch: status.Epoch, FeatureLevel: int32(status.FeatureLevel), FailuresTolerated: int32(status.FailuresTolerated), Problems: status.Problems,
+		Epoch: status.Epoch, FeatureLevel: int32(status.FeatureLevel), FailuresTolerated: int32(status.FailuresTolerated), Problems: status.Problems, Behind: status.Behind,
 	}
 	for _, m := range status.Members {
 		out.Masters = append(out.Masters, &kontikiv1.MasterStatus{
 			Name: m.Name, Role: m.Role, Address: m.Address, ApiAddress: m.APIAddress, Version: m.Version, Health: m.Health,
 			LastContact: durationIn(m.LastContact), RoundTrip: durationIn(m.RoundTrip), Gossip: m.Gossip,
 			AppliedIndex: m.AppliedIndex, LastIndex: m.LastIndex, Revision: m.Revision, FeatureLevel: int32(m.FeatureLevel),
-			DiskWrite: durationIn(m.DiskWrite), DiskFreeBytes: m.DiskFree, DiskTotalBytes: m.DiskTotal, CertificateExpires: timestampOf(m.CertificateExpires),
+			DiskWrite: durationIn(m.DiskWrite), DiskFreeBytes: m.DiskFree, DiskTotalBytes: m.DiskTotal, CertificateExpires: timestampOf(m.CertificateExpires), Settings: m.Settings,
 		})
 	}
-	return out, nil
+	return out
 }
 
 // durationIn is a duration that a status shows as text; nil for "never" and "".

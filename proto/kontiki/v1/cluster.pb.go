@@ -82,7 +82,9 @@ type StatusResponse struct {
 	// masters are all masters, by name.
 	Masters []*MasterStatus `protobuf:"bytes,9,rep,name=masters,proto3" json:"masters,omitempty"`
 	// problems say what is wrong, for people. The cluster is degraded when there are any.
-	Problems      []string `protobuf:"bytes,10,rep,name=problems,proto3" json:"problems,omitempty"`
+	Problems []string `protobuf:"bytes,10,rep,name=problems,proto3" json:"problems,omitempty"`
+	// behind are the masters whose upgrade, or answer, the feature level waits for.
+	Behind        []string `protobuf:"bytes,11,rep,name=behind,proto3" json:"behind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -187,6 +189,13 @@ func (x *StatusResponse) GetProblems() []string {
 	return nil
 }
 
+func (x *StatusResponse) GetBehind() []string {
+	if x != nil {
+		return x.Behind
+	}
+	return nil
+}
+
 // MasterStatus is one master. What an unreachable one did not tell is zero.
 type MasterStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -200,7 +209,7 @@ type MasterStatus struct {
 	ApiAddress string `protobuf:"bytes,4,opt,name=api_address,json=apiAddress,proto3" json:"api_address,omitempty"`
 	// version is the program's.
 	Version string `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
-	// health is ok, no-leader, unreachable, or conditions such as disk-full.
+	// health is ok, no-leader, unreachable, behind, or conditions such as disk-full.
 	Health string `protobuf:"bytes,6,opt,name=health,proto3" json:"health,omitempty"`
 	// last_contact is how long ago it heard from the leader; absent for never.
 	LastContact *durationpb.Duration `protobuf:"bytes,7,opt,name=last_contact,json=lastContact,proto3" json:"last_contact,omitempty"`
@@ -224,8 +233,10 @@ type MasterStatus struct {
 	DiskTotalBytes uint64 `protobuf:"varint,16,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
 	// certificate_expires is when its certificate does; it is renewed long before.
 	CertificateExpires *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=certificate_expires,json=certificateExpires,proto3" json:"certificate_expires,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// settings are its flags that must be the same on all masters, by their names.
+	Settings      map[string]string `protobuf:"bytes,18,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MasterStatus) Reset() {
@@ -373,6 +384,13 @@ func (x *MasterStatus) GetDiskTotalBytes() uint64 {
 func (x *MasterStatus) GetCertificateExpires() *timestamppb.Timestamp {
 	if x != nil {
 		return x.CertificateExpires
+	}
+	return nil
+}
+
+func (x *MasterStatus) GetSettings() map[string]string {
+	if x != nil {
+		return x.Settings
 	}
 	return nil
 }
@@ -1191,7 +1209,7 @@ const file_kontiki_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x18kontiki/v1/cluster.proto\x12\n" +
 	"kontiki.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
-	"\rStatusRequest\"\xd4\x02\n" +
+	"\rStatusRequest\"\xec\x02\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x16\n" +
@@ -1204,7 +1222,8 @@ const file_kontiki_v1_cluster_proto_rawDesc = "" +
 	"\x12failures_tolerated\x18\b \x01(\x05R\x11failuresTolerated\x122\n" +
 	"\amasters\x18\t \x03(\v2\x18.kontiki.v1.MasterStatusR\amasters\x12\x1a\n" +
 	"\bproblems\x18\n" +
-	" \x03(\tR\bproblems\"\x91\x05\n" +
+	" \x03(\tR\bproblems\x12\x16\n" +
+	"\x06behind\x18\v \x03(\tR\x06behind\"\x92\x06\n" +
 	"\fMasterStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x18\n" +
@@ -1227,7 +1246,11 @@ const file_kontiki_v1_cluster_proto_rawDesc = "" +
 	"disk_write\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\tdiskWrite\x12&\n" +
 	"\x0fdisk_free_bytes\x18\x0f \x01(\x04R\rdiskFreeBytes\x12(\n" +
 	"\x10disk_total_bytes\x18\x10 \x01(\x04R\x0ediskTotalBytes\x12K\n" +
-	"\x13certificate_expires\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\x12certificateExpires\"\x10\n" +
+	"\x13certificate_expires\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\x12certificateExpires\x12B\n" +
+	"\bsettings\x18\x12 \x03(\v2&.kontiki.v1.MasterStatus.SettingsEntryR\bsettings\x1a;\n" +
+	"\rSettingsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x10\n" +
 	"\x0eMembersRequest\"?\n" +
 	"\x0fMembersResponse\x12,\n" +
 	"\amembers\x18\x01 \x03(\v2\x12.kontiki.v1.MemberR\amembers\"\xf4\x01\n" +
@@ -1294,7 +1317,7 @@ func file_kontiki_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_kontiki_v1_cluster_proto_rawDescData
 }
 
-var file_kontiki_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_kontiki_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_kontiki_v1_cluster_proto_goTypes = []any{
 	(*StatusRequest)(nil),              // 0: kontiki.v1.StatusRequest
 	(*StatusResponse)(nil),             // 1: kontiki.v1.StatusResponse
@@ -1315,42 +1338,44 @@ var file_kontiki_v1_cluster_proto_goTypes = []any{
 	(*RevokeTokenResponse)(nil),        // 16: kontiki.v1.RevokeTokenResponse
 	(*SnapshotRequest)(nil),            // 17: kontiki.v1.SnapshotRequest
 	(*SnapshotResponse)(nil),           // 18: kontiki.v1.SnapshotResponse
-	(*durationpb.Duration)(nil),        // 19: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 20: google.protobuf.Timestamp
+	nil,                                // 19: kontiki.v1.MasterStatus.SettingsEntry
+	(*durationpb.Duration)(nil),        // 20: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 21: google.protobuf.Timestamp
 }
 var file_kontiki_v1_cluster_proto_depIdxs = []int32{
 	2,  // 0: kontiki.v1.StatusResponse.masters:type_name -> kontiki.v1.MasterStatus
-	19, // 1: kontiki.v1.MasterStatus.last_contact:type_name -> google.protobuf.Duration
-	19, // 2: kontiki.v1.MasterStatus.round_trip:type_name -> google.protobuf.Duration
-	19, // 3: kontiki.v1.MasterStatus.disk_write:type_name -> google.protobuf.Duration
-	20, // 4: kontiki.v1.MasterStatus.certificate_expires:type_name -> google.protobuf.Timestamp
-	5,  // 5: kontiki.v1.MembersResponse.members:type_name -> kontiki.v1.Member
-	20, // 6: kontiki.v1.Member.since:type_name -> google.protobuf.Timestamp
-	19, // 7: kontiki.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	14, // 8: kontiki.v1.ListTokensResponse.tokens:type_name -> kontiki.v1.Token
-	20, // 9: kontiki.v1.Token.created_at:type_name -> google.protobuf.Timestamp
-	20, // 10: kontiki.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	0,  // 11: kontiki.v1.Cluster.Status:input_type -> kontiki.v1.StatusRequest
-	3,  // 12: kontiki.v1.Cluster.Members:input_type -> kontiki.v1.MembersRequest
-	6,  // 13: kontiki.v1.Cluster.TransferLeadership:input_type -> kontiki.v1.TransferLeadershipRequest
-	8,  // 14: kontiki.v1.Cluster.RemoveMember:input_type -> kontiki.v1.RemoveMemberRequest
-	10, // 15: kontiki.v1.Cluster.CreateToken:input_type -> kontiki.v1.CreateTokenRequest
-	12, // 16: kontiki.v1.Cluster.ListTokens:input_type -> kontiki.v1.ListTokensRequest
-	15, // 17: kontiki.v1.Cluster.RevokeToken:input_type -> kontiki.v1.RevokeTokenRequest
-	17, // 18: kontiki.v1.Cluster.Snapshot:input_type -> kontiki.v1.SnapshotRequest
-	1,  // 19: kontiki.v1.Cluster.Status:output_type -> kontiki.v1.StatusResponse
-	4,  // 20: kontiki.v1.Cluster.Members:output_type -> kontiki.v1.MembersResponse
-	7,  // 21: kontiki.v1.Cluster.TransferLeadership:output_type -> kontiki.v1.TransferLeadershipResponse
-	9,  // 22: kontiki.v1.Cluster.RemoveMember:output_type -> kontiki.v1.RemoveMemberResponse
-	11, // 23: kontiki.v1.Cluster.CreateToken:output_type -> kontiki.v1.CreateTokenResponse
-	13, // 24: kontiki.v1.Cluster.ListTokens:output_type -> kontiki.v1.ListTokensResponse
-	16, // 25: kontiki.v1.Cluster.RevokeToken:output_type -> kontiki.v1.RevokeTokenResponse
-	18, // 26: kontiki.v1.Cluster.Snapshot:output_type -> kontiki.v1.SnapshotResponse
-	19, // [19:27] is the sub-list for method output_type
-	11, // [11:19] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	20, // 1: kontiki.v1.MasterStatus.last_contact:type_name -> google.protobuf.Duration
+	20, // 2: kontiki.v1.MasterStatus.round_trip:type_name -> google.protobuf.Duration
+	20, // 3: kontiki.v1.MasterStatus.disk_write:type_name -> google.protobuf.Duration
+	21, // 4: kontiki.v1.MasterStatus.certificate_expires:type_name -> google.protobuf.Timestamp
+	19, // 5: kontiki.v1.MasterStatus.settings:type_name -> kontiki.v1.MasterStatus.SettingsEntry
+	5,  // 6: kontiki.v1.MembersResponse.members:type_name -> kontiki.v1.Member
+	21, // 7: kontiki.v1.Member.since:type_name -> google.protobuf.Timestamp
+	20, // 8: kontiki.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	14, // 9: kontiki.v1.ListTokensResponse.tokens:type_name -> kontiki.v1.Token
+	21, // 10: kontiki.v1.Token.created_at:type_name -> google.protobuf.Timestamp
+	21, // 11: kontiki.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	0,  // 12: kontiki.v1.Cluster.Status:input_type -> kontiki.v1.StatusRequest
+	3,  // 13: kontiki.v1.Cluster.Members:input_type -> kontiki.v1.MembersRequest
+	6,  // 14: kontiki.v1.Cluster.TransferLeadership:input_type -> kontiki.v1.TransferLeadershipRequest
+	8,  // 15: kontiki.v1.Cluster.RemoveMember:input_type -> kontiki.v1.RemoveMemberRequest
+	10, // 16: kontiki.v1.Cluster.CreateToken:input_type -> kontiki.v1.CreateTokenRequest
+	12, // 17: kontiki.v1.Cluster.ListTokens:input_type -> kontiki.v1.ListTokensRequest
+	15, // 18: kontiki.v1.Cluster.RevokeToken:input_type -> kontiki.v1.RevokeTokenRequest
+	17, // 19: kontiki.v1.Cluster.Snapshot:input_type -> kontiki.v1.SnapshotRequest
+	1,  // 20: kontiki.v1.Cluster.Status:output_type -> kontiki.v1.StatusResponse
+	4,  // 21: kontiki.v1.Cluster.Members:output_type -> kontiki.v1.MembersResponse
+	7,  // 22: kontiki.v1.Cluster.TransferLeadership:output_type -> kontiki.v1.TransferLeadershipResponse
+	9,  // 23: kontiki.v1.Cluster.RemoveMember:output_type -> kontiki.v1.RemoveMemberResponse
+	11, // 24: kontiki.v1.Cluster.CreateToken:output_type -> kontiki.v1.CreateTokenResponse
+	13, // 25: kontiki.v1.Cluster.ListTokens:output_type -> kontiki.v1.ListTokensResponse
+	16, // 26: kontiki.v1.Cluster.RevokeToken:output_type -> kontiki.v1.RevokeTokenResponse
+	18, // 27: kontiki.v1.Cluster.Snapshot:output_type -> kontiki.v1.SnapshotResponse
+	20, // [20:28] is the sub-list for method output_type
+	12, // [12:20] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_kontiki_v1_cluster_proto_init() }
@@ -1364,7 +1389,7 @@ func file_kontiki_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kontiki_v1_cluster_proto_rawDesc), len(file_kontiki_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
