@@ -86,11 +86,12 @@
 // # What raft leaves to us
 //
 // hashicorp/raft v1.8.0 can leave a pipeline stuck (pipeline.go), does not give up a log that conflicts with a snapshot which
-// is installed over it, and does not know that a log which begins after its snapshot matches there (install.go). All were found
+// is installed over it, and does not know that a log which begins after its snapshot matches there (install.go). These were found
 // by simulation in virtual time, with faults by seed and histories that are checked. It comes at two sizes: whole masters
 // over a network in memory (simulation_test.go), for which Network (network.go) is the seam; and what is put together in
 // consensus.go alone, by the thousand (schedule_test.go), over a wire and a disk (replica.go) and lines to other masters
-// (grpc.go) in memory.
+// (grpc.go) in memory. It also leaves a follower that comes back alone for up to ten seconds (reach.go), which the test of
+// upgrades by two programs found.
 //
 // # Gossip
 //
