@@ -228,6 +228,9 @@ func (r *Runtime) Attach(ctx context.Context, id string, o runtime.AttachOptions
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+	attached := make(chan struct{})
+	attach := sync.OnceFunc(func() { close(attached) })
+	defer attach()
 	stopResize := resizer(o.Resize, func(s runtime.Size) { _ = task.Resize(ctx, uint32(s.Width), uint32(s.Height)) })
 	defer stopResize()
 
@@ -240,6 +243,10 @@ func (r *Runtime) Attach(ctx context.Context, id string, o runtime.AttachOptions
 		// It may open it late: ours stays open until the end of the stream.
 		defer in.Close()
 		go func() {
+			select { // what the input brings forth must not be missed
+			case <-attached:
+			case <-time.After(attachWait):
+			}
 			_, err := io.Copy(in, o.Stdin)
 			if info.StdinOnce && !info.TTY && err == nil {
 				in.Close()
@@ -251,7 +258,11 @@ func (r *Runtime) Attach(ctx context.Context, id string, o runtime.AttachOptions
 	}
 	err = logger.ReadFrames(conn, func(s logger.Stream, b []byte) error {
 		w := o.Stdout
-		if s == logger.Stderr {
+		switch s {
+		case logger.Attached:
+			attach()
+			return nil
+		case logger.Stderr:
 			w = o.Stderr
 		}
 		if w == nil {
@@ -268,6 +279,9 @@ func (r *Runtime) Attach(ctx context.Context, id string, o runtime.AttachOptions
 	}
 	return err
 }
+
+// attachWait is how long a logger of an earlier version is waited for to say that a client is attached, which it does not.
+const attachWait = 2 * time.Second
 
 // openInput opens the FIFO for writing, waiting a moment for the shim, which opens its end on its own time.
 func openInput(ctx context.Context, path string) (*os.File, error) {

@@ -24,6 +24,9 @@ type client struct {
 	done chan struct{}
 }
 
+// frameHead is the length of what stands before a frame's bytes.
+const frameHead = 5
+
 // clientQueue is how many frames may wait for a client.
 const clientQueue = 1024
 
@@ -54,6 +57,7 @@ func (f *fanout) add(conn net.Conn) {
 		conn.Close()
 		return
 	}
+	c.ch <- make([]byte, frameHead) // Attached
 	f.clients[c] = struct{}{}
 	f.mu.Unlock()
 	go func() {
@@ -87,10 +91,10 @@ func (f *fanout) send(s Stream, b []byte) {
 	if len(f.clients) == 0 {
 		return
 	}
-	frame := make([]byte, 5+len(b))
+	frame := make([]byte, frameHead+len(b))
 	frame[0] = byte(s)
 	binary.BigEndian.PutUint32(frame[1:], uint32(len(b)))
-	copy(frame[5:], b)
+	copy(frame[frameHead:], b)
 	for c := range f.clients {
 		select {
 		case c.ch <- frame:
@@ -119,7 +123,7 @@ func (f *fanout) Close() {
 
 // ReadFrames reads what a logger's socket sends until it ends, which is no error.
 func ReadFrames(r io.Reader, frame func(Stream, []byte) error) error {
-	var head [5]byte
+	var head [frameHead]byte
 	for {
 		if _, err := io.ReadFull(r, head[:]); err != nil {
 			if err == io.EOF {

@@ -14,8 +14,11 @@ import (
 type Stream uint8
 
 const (
-	Stdout Stream = 1
-	Stderr Stream = 2
+	// Attached is the stream of the first frame that a client gets, which is empty: it gets everything that comes from then on.
+	// Loggers of earlier versions, which live as long as their containers, do not send it.
+	Attached Stream = 0
+	Stdout   Stream = 1
+	Stderr   Stream = 2
 )
 
 func (s Stream) String() string {

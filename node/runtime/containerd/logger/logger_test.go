@@ -80,30 +80,23 @@ func TestClientsGetOutputAndSlowOnesAreDropped(t *testing.T) {
 	defer conn.Close()
 	var out, errs bytes.Buffer
 	read := make(chan error, 1)
-	first := make(chan struct{})
+	attached := make(chan struct{})
 	go func() {
 		read <- ReadFrames(conn, func(s Stream, b []byte) error {
-			if s == Stderr {
+			switch s {
+			case Attached:
+				close(attached)
+			case Stderr:
 				errs.Write(b)
-				return nil
+			default:
+				out.Write(b)
 			}
-			if out.Len() == 0 {
-				close(first)
-			}
-			out.Write(b)
 			return nil
 		})
 	}()
-	// The listener accepts on its own time: write until the client has something.
-	for attached := false; !attached; {
-		if _, err := outW.WriteString("."); err != nil {
-			t.Fatal(err)
-		}
-		select {
-		case <-first:
-			attached = true
-		case <-time.After(time.Millisecond):
-		}
+	<-attached
+	if _, err := outW.WriteString("first"); err != nil {
+		t.Fatal(err)
 	}
 	if _, err := errW.WriteString("to stderr"); err != nil {
 		t.Fatal(err)
@@ -121,6 +114,9 @@ func TestClientsGetOutputAndSlowOnesAreDropped(t *testing.T) {
 	}
 	if err := <-read; err != nil {
 		t.Logf("the client was too slow: %v", err)
+	}
+	if !strings.HasPrefix(out.String(), "first") {
+		t.Errorf("what came first after attaching is missing: %.20q", out.String())
 	}
 	if errs.String() != "to stderr" {
 		t.Errorf("stderr %q", errs.String())
