@@ -71,7 +71,7 @@ func BenchmarkPropose(b *testing.B) {
 	m := benchMasters(b)
 	value := string(make([]byte, 1024))
 	for _, where := range []string{"leader", "follower", "spread"} {
-		for _, proposers := range []int{1, 64, 512} {
+		for _, proposers := range []int{1, 4, 64, 512} {
 			b.Run(fmt.Sprintf("%s/%d", where, proposers), func(b *testing.B) {
 				nodes := []*node{m.leader()}
 				switch where {

@@ -57,7 +57,7 @@ type Cluster struct {
 	clusterServer, nodeServer, joinServer *grpc.Server
 
 	inflight    *semaphore.Weighted
-	forwards    chan *forwarded
+	batches     *batches
 	ownIndex    round[uint64]
 	leaderIndex round[uint64]
 	readyTerm   atomic.Uint64 // the term whose barrier this leader has passed; 0 for none

@@ -21,7 +21,7 @@ func newCluster(cfg Config, identity *liveIdentity, own *certificates, self *mem
 		peers:    newPeers(connect),
 		pulse:    newPulse(cfg.Timings.Lease),
 		inflight: newInflight(),
-		forwards: make(chan *forwarded),
+		batches:  newBatches(),
 		ready:    make(chan struct{}),
 		opened:   time.Now(),
 
@@ -52,7 +52,7 @@ func (c *Cluster) openRaft(w wire) error {
 func (c *Cluster) takePart(ctx context.Context, g *errgroup.Group) (leading <-chan struct{}) {
 	g.Go(func() error { c.leaders.watch(c.life); return nil })
 	for range batchSenders {
-		g.Go(func() error { c.sendForwards(c.life); return nil })
+		g.Go(func() error { c.batches.run(c.life, c.sendBatch); return nil })
 	}
 	g.Go(func() error { return c.watchDisk(ctx) })
 	done := make(chan struct{})

@@ -17,10 +17,6 @@ import (
 const (
 	// inflightBytes bounds the commands that a leader holds between receiving them and applying them.
 	inflightBytes = 64 << 20
-	// A forwarded batch is closed at batchBytes or batchCommands; batchSenders of them are on their way at once.
-	batchBytes    = 1 << 20
-	batchCommands = 512
-	batchSenders  = 4
 	// attemptBound ends an attempt on a leader that does not answer though raft still believes in it.
 	attemptBound = 10 * time.Second
 	retryPause   = 25 * time.Millisecond
@@ -49,7 +45,7 @@ func (c *Cluster) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, erro
 		lead := c.leaders.current()
 		var out outcome
 		if lead.name != "" {
-			out = c.forward(ctx, data)
+			out = c.batches.propose(ctx, data)
 		} else {
 			out = refused(errors.New("no leader is known"))
 		}
@@ -187,65 +183,10 @@ func (c *Cluster) applyAll(ctx context.Context, commands [][]byte) []outcome {
 
 func newInflight() *semaphore.Weighted { return semaphore.NewWeighted(inflightBytes) }
 
-// forwarded is one command on its way to the leader.
-type forwarded struct {
-	data []byte
-	done chan outcome // has room for the one answer
-}
-
-// forward hands a command to the senders, who put many into one call, or, on the leader, into one walk through raft.
-func (c *Cluster) forward(ctx context.Context, data []byte) outcome {
-	f := &forwarded{data: data, done: make(chan outcome, 1)}
-	select {
-	case c.forwards <- f:
-	case <-ctx.Done():
-		return refused(ctx.Err())
-	}
-	select {
-	case out := <-f.done:
-		return out
-	case <-ctx.Done():
-		return unknownOutcome(ctx.Err())
-	}
-}
-
-// sendForwards is the life of one sender: it takes what waits, and sends it to whoever leads now. While all senders are
-// waiting for answers, proposals gather; so batches grow with the load and a lone proposal waits for nobody.
-func (c *Cluster) sendForwards(ctx context.Context) {
-	var batch []*forwarded
-	for {
-		batch = batch[:0]
-		select {
-		case f := <-c.forwards:
-			batch = append(batch, f)
-		case <-ctx.Done():
-			return
-		}
-		size := len(batch[0].data)
-	gather:
-		for len(batch) < batchCommands && size < batchBytes {
-			select {
-			case f := <-c.forwards:
-				batch = append(batch, f)
-				size += len(f.data)
-			default:
-				break gather
-			}
-		}
-		for i, out := range c.sendBatch(ctx, batch) {
-			batch[i].done <- out
-			batch[i] = nil
-		}
-	}
-}
-
-func (c *Cluster) sendBatch(ctx context.Context, batch []*forwarded) []outcome {
-	commands := make([][]byte, len(batch))
-	for i, f := range batch {
-		commands[i] = f.data
-	}
+// sendBatch proposes commands at whoever leads now.
+func (c *Cluster) sendBatch(ctx context.Context, commands [][]byte) []outcome {
 	fill := func(o outcome) []outcome {
-		outcomes := make([]outcome, len(batch))
+		outcomes := make([]outcome, len(commands))
 		for i := range outcomes {
 			outcomes[i] = o
 		}
@@ -268,10 +209,10 @@ func (c *Cluster) sendBatch(ctx context.Context, batch []*forwarded) []outcome {
 	if err != nil {
 		return fill(unknownOutcome(fmt.Errorf("propose at the leader %s: %w", lead.name, err)))
 	}
-	if len(response.Outcomes) != len(batch) {
-		return fill(unknownOutcome(fmt.Errorf("the leader %s answered %d outcomes for %d commands", lead.name, len(response.Outcomes), len(batch))))
+	if len(response.Outcomes) != len(commands) {
+		return fill(unknownOutcome(fmt.Errorf("the leader %s answered %d outcomes for %d commands", lead.name, len(response.Outcomes), len(commands))))
 	}
-	outcomes := make([]outcome, len(batch))
+	outcomes := make([]outcome, len(commands))
 	for i, o := range response.Outcomes {
 		outcomes[i] = outcomeFromProto(o)
 	}
