@@ -9,7 +9,7 @@ import (
 )
 
 // announcer tells followers of commits. Raft tells them with the next entries, and when there are none, only after the
-// commit timeout (150 to 300 ms): a lone write on a follower would wait that long for its own state machine, and so would
+// commit timeout (0.5 to 1 s): a lone write on a follower would wait that long for its own state machine, and so would
 // a consistent read behind it and every watch on a follower. So a leader whose log has come to rest sends one empty
 // AppendEntries: the last entry, which is committed, as the previous one and as the commit index, which is what raft
 // itself would send later. A follower that lacks the entry refuses it, one in a later term too; neither is harmed. Under load

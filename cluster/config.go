@@ -111,7 +111,7 @@ var DefaultTimings = Timings{
 	Heartbeat:         500 * time.Millisecond,
 	Election:          500 * time.Millisecond,
 	Lease:             300 * time.Millisecond,
-	Commit:            150 * time.Millisecond,
+	Commit:            500 * time.Millisecond,
 	SnapshotInterval:  30 * time.Second,
 	SnapshotThreshold: 16384,
 	TrailingLogs:      10240,
