@@ -67,6 +67,7 @@ func TestNoCallIsHeldForEver(t *testing.T) {
 			return done
 		}
 		s.down((leader+1)%3, killed)
+		time.Sleep(time.Second) // virtual: the answer to a heartbeat may still have been on its way, and lets a call go
 		call := held(n.c.replica.transport.reach)
 		s.masters.lead(s.masters.nodes[(leader+2)%3])
 		<-call
