@@ -1,18 +1,17 @@
 package cluster
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"os/exec"
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -113,7 +112,7 @@ func spreadSchedules(t *testing.T, from, to int64) (all tally) {
 	n := int64(runtime.GOMAXPROCS(0))
 	for i := range n {
 		children.Go(func() {
-			one, err := spawnSchedules(from+i, to, n)
+			one, err := spawnSchedules(t, from+i, to, n)
 			mu.Lock()
 			defer mu.Unlock()
 			all.add(one)
@@ -126,14 +125,18 @@ func spreadSchedules(t *testing.T, from, to int64) (all tally) {
 	return all
 }
 
-func spawnSchedules(from, to, step int64) (one tally, err error) {
+func spawnSchedules(t *testing.T, from, to, step int64) (one tally, err error) {
 	results, theirs, err := os.Pipe()
 	if err != nil {
 		return one, err
 	}
 	defer results.Close()
 	var output bytes.Buffer
-	child := exec.Command(os.Args[0], "-test.run=^TestFaultSchedules$", "-test.timeout=0")
+	limit := time.Duration(0) // none
+	if end, ok := t.Deadline(); ok {
+		limit = time.Until(end) // a process that hangs is not to outlive this one
+	}
+	child := exec.Command(os.Args[0], "-test.run=^TestFaultSchedules$", fmt.Sprint("-test.timeout=", limit))
 	child.Env = append(os.Environ(), "GOMAXPROCS=1", fmt.Sprintf("%s=%d-%d+%d", scheduleVariable, from, to, step))
 	child.Stdout, child.Stderr, child.ExtraFiles = &output, &output, []*os.File{theirs}
 	err = child.Start()
@@ -141,25 +144,32 @@ func spawnSchedules(from, to, step int64) (one tally, err error) {
 	if err != nil {
 		return one, err
 	}
-	seed := from
-	told := false
-	for lines := bufio.NewScanner(results); lines.Scan(); {
-		if text, ok := strings.CutPrefix(lines.Text(), "seed "); ok {
-			fmt.Sscan(text, &seed)
-		} else {
-			told = json.Unmarshal(lines.Bytes(), &one) == nil
-		}
+	var last scheduleReport
+	for reports := json.NewDecoder(results); err == nil; {
+		err = reports.Decode(&last)
 	}
-	if err := child.Wait(); err != nil {
-		if !told {
-			err = fmt.Errorf("KONTIKI_SCHEDULES=%d-%d: the process crashed: %w", seed, seed, err)
-		}
-		return one, fmt.Errorf("%w\n%s", err, output.Bytes())
+	if errors.Is(err, io.EOF) {
+		err = nil
 	}
-	return one, nil
+	if err = errors.Join(err, child.Wait()); err != nil && last.All == nil {
+		err = fmt.Errorf("KONTIKI_SCHEDULES=%d-%d: the process crashed: %w", last.Seed, last.Seed, err)
+	}
+	if last.All != nil {
+		one = *last.All
+	}
+	if err != nil {
+		err = fmt.Errorf("%w\n%s", err, output.Bytes())
+	}
+	return one, err
 }
 
-// serveSchedules is such a process. It tells each seed before it begins, and then what became of all.
+// scheduleReport is what such a process tells: each seed before it begins, and at the end what became of all.
+type scheduleReport struct {
+	Seed int64
+	All  *tally `json:",omitempty"`
+}
+
+// serveSchedules is such a process.
 func serveSchedules(t *testing.T, text string) {
 	var from, to, step int64
 	if _, err := fmt.Sscanf(text, "%d-%d+%d", &from, &to, &step); err != nil {
@@ -167,8 +177,12 @@ func serveSchedules(t *testing.T, text string) {
 	}
 	results := os.NewFile(3, "results")
 	defer results.Close()
-	all := runSchedules(t, from, to, step, func(seed int64) { fmt.Fprintf(results, "seed %d\n", seed) })
-	if err := json.NewEncoder(results).Encode(all); err != nil {
-		t.Error(err)
+	reports := json.NewEncoder(results)
+	report := func(r scheduleReport) {
+		if err := reports.Encode(r); err != nil {
+			t.Error(err)
+		}
 	}
+	all := runSchedules(t, from, to, step, func(seed int64) { report(scheduleReport{Seed: seed}) })
+	report(scheduleReport{All: &all})
 }
