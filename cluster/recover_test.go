@@ -1,42 +1,14 @@
 package cluster
 
 import (
-	"crypto/sha256"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"testing"
-)
 
-// contentsOf tells every file below a directory by its mode and a hash of what is in it.
-func contentsOf(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	contents := map[string]string{}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		contents[path] = info.Mode().String()
-		if info.Mode().IsRegular() {
-			data, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			contents[path] += fmt.Sprintf(" %x", sha256.Sum256(data))
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return contents
-}
+	"github.com/kontiki/kontiki/test/filetree"
+)
 
 // TestPlanningARecoveryChangesNothing: not even what every start tidies up.
 func TestPlanningARecoveryChangesNothing(t *testing.T) {
@@ -52,12 +24,12 @@ func TestPlanningARecoveryChangesNothing(t *testing.T) {
 	if err := os.MkdirAll(unfinished, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	before := contentsOf(t, n.cfg.DataDir)
+	before := filetree.Contents(t, n.cfg.DataDir)
 	plan, err := PlanRecovery(n.cfg.DataDir, testLog(t))
 	if err != nil || plan.Name != "master-2" || len(plan.Left) != 2 || plan.LastIndex < 20 {
 		t.Fatalf("%+v, %v", plan, err)
 	}
-	if after := contentsOf(t, n.cfg.DataDir); !maps.Equal(before, after) {
+	if after := filetree.Contents(t, n.cfg.DataDir); !maps.Equal(before, after) {
 		t.Errorf("the data were %v, are %v", before, after)
 	}
 	if _, err := Recover(n.cfg.DataDir, testLog(t)); err != nil {

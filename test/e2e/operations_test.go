@@ -2,11 +2,9 @@ package e2e_test
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -20,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/test/filetree"
 )
 
 // The walks of docs/operations.md, as an operator would do them.
@@ -259,37 +258,6 @@ func TestMastersAreTransferredReplacedAndRemoved(t *testing.T) {
 	kubectl(t, "-n", ns, "get", "configmap", "kept")
 }
 
-// contentsOf tells every file below a directory by its mode and a hash of what is in it.
-func contentsOf(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	contents := map[string]string{}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		contents[path] = info.Mode().String()
-		if info.Mode().IsRegular() {
-			data, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			contents[path] += fmt.Sprintf(" %x", sha256.Sum256(data))
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(contents) < 5 {
-		t.Fatalf("%s holds no master's data: %v", dir, contents)
-	}
-	return contents
-}
-
 func TestQuorumIsLostForGood(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)
@@ -306,9 +274,12 @@ func TestQuorumIsLostForGood(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	data := contentsOf(t, hostDir("master-2"))
+	data := filetree.Contents(t, hostDir("master-2"))
+	if len(data) < 5 {
+		t.Fatalf("%s holds no master's data: %v", hostDir("master-2"), data)
+	}
 	out, err := kontiki("cluster", "recover", "--data-dir", hostDir("master-2"))
-	if after := contentsOf(t, hostDir("master-2")); !maps.Equal(data, after) {
+	if after := filetree.Contents(t, hostDir("master-2")); !maps.Equal(data, after) {
 		t.Errorf("without --yes it changed the data: %v, before %v", after, data)
 	}
 	if err == nil || !strings.Contains(out+err.Error(), "WARNING") || !strings.Contains(out+err.Error(), "--yes") {
