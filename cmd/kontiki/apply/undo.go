@@ -3,11 +3,16 @@ package apply
 import (
 	"context"
 	"fmt"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
+
+// undoTimeout bounds what undoing asks of the API. It does not depend on how long roll-outs are waited for: a release that is
+// given up soon must be undone all the same.
+const undoTimeout = time.Minute
 
 // undo brings everything back that the release changed, by one transaction: what it made is deleted, what it changed is as it was
 // before, what it pruned is made again, once it is gone. It answers what is not as it was, and why: what somebody else deleted or
@@ -20,7 +25,7 @@ func (r *run) undo(ctx context.Context) (left []string, err error) {
 			_ = r.gone(going, t) // undoing finds what is still there
 		}
 	}
-	ctx, cancel = context.WithTimeout(ctx, r.Timeout)
+	ctx, cancel = context.WithTimeout(ctx, undoTimeout)
 	defer cancel()
 	var operations []operation
 	var undone []*target

@@ -3,6 +3,7 @@ package apply
 import (
 	"bytes"
 	"context"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -16,30 +17,48 @@ import (
 
 // listener is an Out that calls something when it hears a word for the first time.
 type listener struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-	word string
-	call func()
+	mu    sync.Mutex
+	text  bytes.Buffer
+	calls map[string]func() // by the word
 }
 
 func (l *listener) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n, err := l.text.Write(b)
-	if l.call != nil && strings.Contains(l.text.String(), l.word) {
-		call := l.call
-		l.call = nil
-		call()
+	for word, call := range l.calls {
+		if strings.Contains(l.text.String(), word) {
+			delete(l.calls, word)
+			call()
+		}
 	}
 	return n, err
 }
 
-// rolled is a change of options: a release that is undone if it fails, as one does that nobody rolls out, whose output is heard.
-func rolled(timeout time.Duration, word string, call func()) func(*Options) {
+// waiting is what is said when the roll-out of web is waited for, which nobody carries out.
+const waiting = "deployment.apps/web: "
+
+// rolled is a change of options: a release that is undone if it fails, whose output is heard.
+func rolled(timeout time.Duration, calls map[string]func()) func(*Options) {
 	return func(o *Options) {
 		o.Wait, o.Rollback, o.Prune, o.Selector, o.Timeout = true, true, true, "release=web", timeout
-		o.Out = &listener{word: word, call: call}
+		o.Out = &listener{calls: calls}
 	}
+}
+
+// interrupted applies a release that is interrupted while its roll-out is waited for.
+func (l *lab) interrupted(manifests string, calls map[string]func(), change ...func(*Options)) error {
+	ctx, interrupt := context.WithCancel(l.t.Context())
+	defer interrupt()
+	o := Options{Files: []string{"-"}, In: strings.NewReader(manifests), Err: &bytes.Buffer{},
+		Namespace: "default", FieldManager: "tests", Config: l.Config("admin", "system:masters")}
+	all := map[string]func(){waiting: interrupt}
+	maps.Copy(all, calls)
+	rolled(time.Minute, all)(&o)
+	for _, c := range change {
+		c(&o)
+	}
+	return Run(ctx, o)
 }
 
 // held makes a ConfigMap of the release that goes away only when its finalizer is taken off.
@@ -58,7 +77,7 @@ func TestWhatIsStillGoingAwayIsMadeAgain(t *testing.T) {
 	l := newLab(t)
 	release := l.held("old")
 	before := l.configMap("old")
-	_, err := l.apply(web("v1"), rolled(5*time.Second, "configmap/old: waiting for its end", release), func(o *Options) { o.Timeout = time.Second })
+	err := l.interrupted(web("v1"), map[string]func(){"configmap/old: waiting for its end": release})
 	if err == nil || !strings.Contains(err.Error(), "the release was undone: ") {
 		t.Fatal(err)
 	}
@@ -72,22 +91,22 @@ func TestWhatIsNotUndoneIsNamed(t *testing.T) {
 	l := newLab(t)
 	l.held("stuck")
 	l.must(strings.Replace(settings, "settings", "others", 1) + "---" + strings.Replace(settings, "settings", "taken", 1))
-	maps := l.set.CoreV1().ConfigMaps("default")
+	configMaps := l.set.CoreV1().ConfigMaps("default")
 	meddle := func() {
-		if err := maps.Delete(context.Background(), "taken", metav1.DeleteOptions{}); err != nil {
+		if err := configMaps.Delete(context.Background(), "taken", metav1.DeleteOptions{}); err != nil {
 			t.Error(err)
 		}
 		others := l.configMap("others")
-		if err := maps.Delete(context.Background(), "others", metav1.DeleteOptions{}); err != nil {
+		if err := configMaps.Delete(context.Background(), "others", metav1.DeleteOptions{}); err != nil {
 			t.Error(err)
 		}
 		others.ObjectMeta = metav1.ObjectMeta{Name: "others"}
-		if _, err := maps.Create(context.Background(), others, metav1.CreateOptions{}); err != nil {
+		if _, err := configMaps.Create(context.Background(), others, metav1.CreateOptions{}); err != nil {
 			t.Error(err)
 		}
 	}
 	red := strings.Replace(settings, "green", "red", 1)
-	_, err := l.apply(strings.Replace(red, "settings", "others", 1)+"---"+strings.Replace(red, "settings", "taken", 1)+web("v1"), rolled(time.Second, "deployment.apps/web: ", meddle))
+	_, err := l.apply(strings.Replace(red, "settings", "others", 1)+"---"+strings.Replace(red, "settings", "taken", 1)+web("v1"), rolled(time.Second, map[string]func(){waiting: meddle}))
 	if err == nil {
 		t.Fatal("it did not fail")
 	}
@@ -100,11 +119,7 @@ func TestWhatIsNotUndoneIsNamed(t *testing.T) {
 func TestAnInterruptUndoes(t *testing.T) {
 	l := newLab(t)
 	l.must(settings)
-	ctx, interrupt := context.WithCancel(t.Context())
-	o := Options{Files: []string{"-"}, In: strings.NewReader(strings.Replace(settings, "green", "red", 1) + web("v1")), Err: &bytes.Buffer{},
-		Namespace: "default", FieldManager: "tests", Config: l.Config("admin", "system:masters")}
-	rolled(time.Minute, "deployment.apps/web: ", interrupt)(&o)
-	if err := Run(ctx, o); err == nil || !strings.Contains(err.Error(), "the release was undone: ") {
+	if err := l.interrupted(strings.Replace(settings, "green", "red", 1)+web("v1"), nil); err == nil || !strings.Contains(err.Error(), "the release was undone: ") {
 		t.Fatal(err)
 	}
 	if got := l.configMap("settings").Data["colour"]; got != "green" {
@@ -132,7 +147,7 @@ func TestWhatChangesBeforeItIsPrunedComesBackAsItWas(t *testing.T) {
 			return next.RoundTrip(r)
 		})
 	})
-	if _, err := l.apply(web("v1"), rolled(time.Second, "", nil), func(o *Options) { o.Config = rest.CopyConfig(config) }); err == nil || !strings.Contains(err.Error(), "the release was undone: ") {
+	if err := l.interrupted(web("v1"), nil, func(o *Options) { o.Config = rest.CopyConfig(config) }); err == nil || !strings.Contains(err.Error(), "the release was undone: ") {
 		t.Fatal(err)
 	}
 	if old := l.configMap("old"); old == nil || old.Data["colour"] != "blue" {
