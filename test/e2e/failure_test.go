@@ -181,8 +181,9 @@ func TestLeaderKilledUnderWrites(t *testing.T) {
 	w.nothingLostOn(t, victim, ns)
 }
 
-// TestALeaderIsStoppedUnderWrites is a planned stop, by SIGTERM: leadership is handed over, which makes one term and needs no
-// election that waits for silence.
+// TestALeaderIsStoppedUnderWrites is a planned stop, by SIGTERM: leadership is handed over. That it makes one term and needs no
+// election which waits for silence is seen in virtual time (TestAPlannedStopHandsLeadershipOver in cluster): on a loaded machine
+// there may be elections of their own.
 func TestALeaderIsStoppedUnderWrites(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)
@@ -205,10 +206,12 @@ func TestALeaderIsStoppedUnderWrites(t *testing.T) {
 	must(t, "dev", "stop", before.Leader)
 	contains(t, logSince(t, before.Leader, size), "handing leadership over")
 	flow("writes to flow on")
-	after, _ := clusterStatus(t)
-	if after.Term != before.Term+1 || after.Leader == before.Leader || after.Leader == "" {
-		t.Errorf("term %d, leader %q; before the stop %d and %q", after.Term, after.Leader, before.Term, before.Leader)
-	}
+	eventually(t, time.Minute, "another master to lead", func() error {
+		if after, _ := clusterStatus(t); after.Leader == before.Leader || after.Leader == "" || after.Term <= before.Term {
+			return fmt.Errorf("term %d, leader %q; before the stop %d and %q", after.Term, after.Leader, before.Term, before.Leader)
+		}
+		return nil
+	})
 	w.stop()
 	w.done.Wait()
 	t.Logf("longest time without an acknowledged write: %s", w.longest.Round(time.Millisecond))

@@ -56,7 +56,7 @@ func TestGrpcurl(t *testing.T) {
 		method := fields[len(fields)-1]
 		ends := true
 		if strings.HasSuffix(method, "/Watch") {
-			line, ends = strings.Replace(line, "g ", "g -max-time 3 ", 1), false
+			line, ends = strings.Replace(line, "g ", "g -max-time 10 ", 1), false
 		}
 		out, err := run(strings.Join(append(setup, line), "\n"))
 		if ends != (err == nil) {

@@ -74,6 +74,9 @@ func TestBadInputGetsAClearErrorAndTheServerStaysUp(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
+		if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil { // nothing else ends it without a GOAWAY
+			t.Fatal(err)
+		}
 		io.WriteString(conn, http2.ClientPreface)
 		framer := http2.NewFramer(conn, conn)
 		framer.WriteSettings()
