@@ -69,7 +69,7 @@ func (c *conn) drain(b []byte) error {
 	if c.policy.Refused != nil {
 		c.policy.Refused(c.RemoteAddr().String())
 	}
-	if err := c.SetReadDeadline(time.Now().Add(grace)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(c.policy.Grace)); err != nil {
 		return err
 	}
 	c.write.Lock()

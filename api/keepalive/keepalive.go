@@ -23,6 +23,8 @@ import (
 type Policy struct {
 	// MinTime is the least time between two pings. Zero is DefaultMinTime.
 	MinTime time.Duration
+	// Grace is how long what is under way has for its answers after the GOAWAY. Zero is DefaultGrace.
+	Grace time.Duration
 	// Refused is called, if not nil, for each connection that is closed for its pings, with the client's address.
 	Refused func(remote string)
 }
@@ -32,8 +34,8 @@ const (
 	DefaultMinTime = 5 * time.Second
 	// maxStrikes is gRPC's.
 	maxStrikes = 2
-	// grace is how long what is under way has for its answers after the GOAWAY.
-	grace = time.Second
+	// DefaultGrace is enough for what is about to be answered.
+	DefaultGrace = time.Second
 )
 
 // Enforce makes a server, before it serves, hold its clients of HTTP/2 over TLS to the policy. The server's fields for HTTP/2 and
@@ -41,6 +43,9 @@ const (
 func Enforce(server *http.Server, p Policy) error {
 	if p.MinTime == 0 {
 		p.MinTime = DefaultMinTime
+	}
+	if p.Grace == 0 {
+		p.Grace = DefaultGrace
 	}
 	h2 := &http2.Server{}
 	if err := http2.ConfigureServer(server, h2); err != nil {
