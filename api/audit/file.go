@@ -45,7 +45,10 @@ func openFile(path string, rotation Rotation, now func() time.Time, report func(
 	if err := f.reopen(); err != nil {
 		return nil, err
 	}
-	return f, f.prune()
+	if err := f.prune(); err != nil {
+		report(err) // as after a rotation: old files that stay lose no event, and keep no master from starting
+	}
+	return f, nil
 }
 
 func (f *file) reopen() error {
