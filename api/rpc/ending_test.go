@@ -67,7 +67,7 @@ func TestDeadlinesAndCancellationReachTheProposal(t *testing.T) {
 		"too late":  {func(context.CancelFunc) {}, codes.DeadlineExceeded},
 	} {
 		t.Run(name, func(t *testing.T) {
-			limit := 300 * time.Millisecond
+			limit := 2 * time.Second // long enough for the call to come to the store, which is waited for
 			if test.code == codes.Canceled {
 				limit = 30 * time.Second
 			}
