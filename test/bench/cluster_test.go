@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -91,34 +90,6 @@ func remove(ctx context.Context, name string) error {
 		}
 	}
 	return fmt.Errorf("the watch of %s ended", name)
-}
-
-// BenchmarkCreateConfigMap is the time of a creation with 32 clients.
-func BenchmarkCreateConfigMap(b *testing.B) {
-	var n atomic.Int64
-	maps := cluster.Set.CoreV1().ConfigMaps("default")
-	b.SetParallelism(16) // times the two cores
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("bench-%d-%d", b.N, n.Add(1))}, Data: map[string]string{"k": "v"}}
-			if _, err := maps.Create(context.Background(), cm, metav1.CreateOptions{}); err != nil {
-				b.Error(err)
-			}
-		}
-	})
-}
-
-// BenchmarkGetConfigMap is the time of a consistent read with 32 clients.
-func BenchmarkGetConfigMap(b *testing.B) {
-	maps := cluster.Set.CoreV1().ConfigMaps("default")
-	b.SetParallelism(16)
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			if _, err := maps.Get(context.Background(), "kube-root-ca.crt", metav1.GetOptions{}); err != nil {
-				b.Error(err)
-			}
-		}
-	})
 }
 
 // BenchmarkFailover is the time from before kill -9 on the leader, by the command that does it, to the next acknowledged write of a

@@ -13,9 +13,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -163,6 +165,42 @@ func (c *Cluster) Namespace(host string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("there is no host %s", host)
+}
+
+// DialFrom answers a function that dials as a process on the host would. Each call of DialFrom answers another one.
+func (c *Cluster) DialFrom(host string) (func(ctx context.Context, network, address string) (net.Conn, error), error) {
+	namespace, err := c.Namespace(host)
+	if err != nil {
+		return nil, err
+	}
+	type dialed struct {
+		conn net.Conn
+		err  error
+	}
+	dialer := new(net.Dialer)
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		done := make(chan dialed, 1)
+		go func() {
+			runtime.LockOSThread() // for ever: the thread ends with the goroutine
+			var d dialed
+			if d.err = enter(namespace); d.err == nil {
+				d.conn, d.err = dialer.DialContext(ctx, network, address)
+			}
+			done <- d
+		}()
+		d := <-done
+		return d.conn, d.err
+	}, nil
+}
+
+// enter moves the calling thread into a network namespace.
+func enter(namespace string) error {
+	file, err := os.Open(filepath.Join("/run/netns", namespace))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return os.NewSyscallError("setns", unix.Setns(int(file.Fd()), unix.CLONE_NEWNET))
 }
 
 // Cable pulls a host's network cable, or plugs it in: as far as the others can tell the host vanishes without a word.
