@@ -38,7 +38,7 @@ func newCluster(cfg Config, identity *liveIdentity, own *certificates, self *mem
 func (c *Cluster) openRaft(w wire) error {
 	bootstrap := c.member.Bootstrap && !c.member.Complete
 	reconfigured := func() { poke(c.reconfigured); c.mastersChanged.tell() }
-	r, err := openReplica(c.disk.store, c.cfg.Name, c.address, bootstrap, c.cfg.Timings, c.store, w, reconfigured, c.log)
+	r, err := openReplica(c.disk.store, c.cfg.Name, c.address, bootstrap, c.cfg.Timings, c.store, beating{w, c.pulse}, reconfigured, c.log)
 	if err != nil {
 		return err
 	}

@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
-	"golang.org/x/sys/unix"
 
 	"github.com/kontiki/kontiki/internal/kv"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
@@ -116,57 +114,6 @@ func (c *Cluster) waitReady(ctx context.Context) (uint64, error) {
 		}
 		if !lead.pause(ctx, time.Second) {
 			return 0, ctx.Err()
-		}
-	}
-}
-
-// pulse notices that the process stood still: it should beat every third of the lease.
-type pulse struct {
-	limit time.Duration
-	start time.Time
-	// The last beat by three clocks, because each misses something: a suspended machine stops mono, one that was moved to
-	// another host may stop boot, and wall is set back by its administrator. One that says late is enough.
-	mono, boot, wall atomic.Int64
-}
-
-func newPulse(limit time.Duration) *pulse {
-	p := &pulse{limit: limit, start: time.Now()}
-	p.beat()
-	return p
-}
-
-func (p *pulse) beat() {
-	p.mono.Store(int64(time.Since(p.start)))
-	p.boot.Store(sinceBoot())
-	p.wall.Store(time.Now().UnixNano())
-}
-
-// sinceBoot is the time since the machine's start, with the time that it was suspended; in nanoseconds.
-func sinceBoot() int64 {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
-		return 0 // the other clocks are left
-	}
-	return now.Nano()
-}
-
-func (p *pulse) late() bool {
-	limit := int64(p.limit)
-	return int64(time.Since(p.start))-p.mono.Load() > limit || sinceBoot()-p.boot.Load() > limit || time.Now().UnixNano()-p.wall.Load() > limit
-}
-
-// run beats, unless the pulse is late: then only a barrier restarts it.
-func (p *pulse) run(ctx context.Context) {
-	ticker := time.NewTicker(p.limit / 3)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-			if !p.late() {
-				p.beat()
-			}
-		case <-ctx.Done():
-			return
 		}
 	}
 }
