@@ -29,6 +29,16 @@ func BenchmarkCreateConfigMap(b *testing.B) {
 	})
 }
 
+// BenchmarkCreatePod creates Pods that fit no node, likewise. The scheduler looks at each and writes that down.
+func BenchmarkCreatePod(b *testing.B) {
+	load(b, func(set *kubernetes.Clientset, name string) error {
+		p := pod(name)
+		p.Spec.NodeSelector = map[string]string{"bench": "no-node"}
+		_, err := set.CoreV1().Pods("default").Create(context.Background(), p, metav1.CreateOptions{})
+		return err
+	})
+}
+
 // BenchmarkGetConfigMap reads consistently, likewise.
 func BenchmarkGetConfigMap(b *testing.B) {
 	load(b, func(set *kubernetes.Clientset, _ string) error {
