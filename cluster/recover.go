@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -107,19 +108,55 @@ type unwritten struct{ raft.StableStore }
 func (unwritten) Set(_, _ []byte) error              { return nil }
 func (unwritten) SetUint64(_ []byte, _ uint64) error { return nil }
 
-// watchRecoveries stops a master that the cluster went on without.
+// recoveryCheck is how often a master that may have been recovered without this one is asked while it does not answer.
+const recoveryCheck = time.Second
+
+// watchRecoveries stops a master that the cluster went on without. Gossip tells of that, but may be old: hosts repeat what they heard
+// of a master before its machine, or the whole cluster, began anew under the same keys. So the master itself is asked.
 func (c *Cluster) watchRecoveries(ctx context.Context) error {
 	events := c.gossip.Events()
 	defer events.Close()
+	asked := map[string]Member{} // those that did not answer yet
 	for {
-		m, err := events.Next(ctx)
-		if err != nil {
+		wait, cancel := ctx, context.CancelFunc(func() {})
+		if len(asked) > 0 {
+			wait, cancel = context.WithTimeout(ctx, recoveryCheck)
+		}
+		m, err := events.Next(wait)
+		cancel()
+		switch {
+		case err == nil && m.Role == RoleMaster:
+			delete(asked, m.Name)
+			if m.State == MemberAlive && m.Recoveries > c.memberNow().Recoveries {
+				asked[m.Name] = m
+			}
+		case err != nil && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)):
 			return nil // the context's end, or gossip's
 		}
-		if own := c.memberNow().Recoveries; m.Role == RoleMaster && m.State == MemberAlive && m.Recoveries > own {
-			return fmt.Errorf("%w on %s: what is in %s is of a past that is over; remove it and join again with a token", ErrStale, m.Name, c.cfg.DataDir)
+		for name, m := range asked {
+			known, err := c.wentOnWithout(ctx, m)
+			if err != nil {
+				return err
+			}
+			if known {
+				delete(asked, name)
+			}
 		}
 	}
+}
+
+// wentOnWithout asks a master whether the cluster was recovered without this one: ErrStale. It answers false where the master does not.
+func (c *Cluster) wentOnWithout(ctx context.Context, m Member) (known bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, aliveBound)
+	defer cancel()
+	answer, err := c.ask(ctx, m.Address)
+	if err != nil || answer.Name != m.Name {
+		return false, nil
+	}
+	if answer.Recoveries > c.memberNow().Recoveries {
+		return true, fmt.Errorf("%w on %s: what is in %s is of a past that is over; remove it and join again with a token", ErrStale, m.Name, c.cfg.DataDir)
+	}
+	return true, nil
 }
 
 // watchHalt stops a master whose program is too old for what is in the log.

@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -42,5 +44,30 @@ func TestPlanningARecoveryChangesNothing(t *testing.T) {
 	n.waitReady()
 	if got := n.get("/t/a/b/7"); got != "x" {
 		t.Errorf("after the recovery it reads %q", got)
+	}
+}
+
+// TestOldGossipOfARecoveryStopsNobody hears of a recovery that the master itself does not know of: its machine, or the whole cluster,
+// has begun anew since.
+func TestOldGossipOfARecoveryStopsNobody(t *testing.T) {
+	t.Parallel()
+	m := startMasters(t, 2)
+	n, other := m.nodes[0], m.nodes[1]
+	old := Member{Name: other.cfg.Name, Role: RoleMaster, State: MemberAlive, Address: other.c.Address(), Recoveries: 1}
+	if known, err := n.c.wentOnWithout(context.Background(), old); !known || err != nil {
+		t.Errorf("the other was asked: %v, %v", known, err)
+	}
+	if err := other.c.changeMember(func(m *member) { m.Recoveries = 1 }); err != nil {
+		t.Fatal(err)
+	}
+	if known, err := n.c.wentOnWithout(context.Background(), old); !known || !errors.Is(err, ErrStale) {
+		t.Errorf("the other knows of a recovery: %v, %v", known, err)
+	}
+	if err := other.c.changeMember(func(m *member) { m.Recoveries = 0 }); err != nil {
+		t.Fatal(err)
+	}
+	other.kill()
+	if known, err := n.c.wentOnWithout(context.Background(), old); known || err != nil {
+		t.Errorf("the other is gone: %v, %v", known, err)
 	}
 }
