@@ -25,11 +25,15 @@ type memNet struct {
 	gossips   map[string]*memGossip
 	cut       map[[2]string]bool // from, to
 	streams   map[*memPipe]struct{}
+	held      int // what came to a link that was cut: connections, packets, pieces of streams each time that somebody looks for them
+	slow      int // deliveries that took longer than on a network that is well
 }
+
+const memDelay = 2 * time.Millisecond
 
 func newMemNet(seed int64) *memNet {
 	return &memNet{
-		rand: rand.New(rand.NewSource(seed)), delay: 2 * time.Millisecond, listeners: map[string]*memListener{}, gossips: map[string]*memGossip{},
+		rand: rand.New(rand.NewSource(seed)), delay: memDelay, listeners: map[string]*memListener{}, gossips: map[string]*memGossip{},
 		cut: map[[2]string]bool{}, streams: map[*memPipe]struct{}{},
 	}
 }
@@ -71,10 +75,38 @@ func (n *memNet) isCut(from, to string) bool {
 	return n.cut[[2]string{from, to}]
 }
 
+// holds says whether a link is cut that something is to go over.
+func (n *memNet) holds(from, to string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.cut[[2]string{from, to}] {
+		n.held++
+		return true
+	}
+	return false
+}
+
+// suffered answers what was held up by cut links so far, and what was slow.
+func (n *memNet) suffered() (held, slow int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.held, n.slow
+}
+
+func (n *memNet) setDelay(delay time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.delay = delay
+}
+
 func (n *memNet) latency() time.Duration {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return time.Duration(n.rand.Int63n(int64(n.delay) + 1))
+	latency := time.Duration(n.rand.Int63n(int64(n.delay) + 1))
+	if latency > memDelay {
+		n.slow++
+	}
+	return latency
 }
 
 type memHost struct {
@@ -108,7 +140,7 @@ func (h memHost) Listen(address string) (net.Listener, error) {
 
 func (h memHost) Dial(ctx context.Context, address string) (net.Conn, error) {
 	to := hostOf(address)
-	for h.net.isCut(h.ip, to) || h.net.isCut(to, h.ip) { // a lost handshake is tried again
+	for h.net.holds(h.ip, to) || h.net.holds(to, h.ip) { // a lost handshake is tried again
 		timer := time.NewTimer(100 * time.Millisecond)
 		select {
 		case <-ctx.Done():
@@ -270,7 +302,7 @@ func (p *memPipe) read(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
-		cut := p.net.isCut(p.from, p.to)
+		cut := len(p.pieces) > 0 && p.net.holds(p.from, p.to) || p.net.isCut(p.from, p.to)
 		switch {
 		case p.broken:
 			return 0, net.ErrClosed
@@ -362,6 +394,7 @@ func (g *memGossip) peer(address string) *memGossip {
 	g.net.mu.Lock()
 	defer g.net.mu.Unlock()
 	if g.net.cut[[2]string{hostOf(g.address), hostOf(address)}] {
+		g.net.held++
 		return nil
 	}
 	return g.net.gossips[address]

@@ -24,7 +24,7 @@ type schedule struct {
 	net     *simNet
 	masters []*simMaster
 	history history
-	watches []*watched
+	watches watchers
 	ending  sync.WaitGroup // processes that were killed
 
 	mu       sync.Mutex
@@ -111,12 +111,7 @@ func (s *schedule) run() {
 		r := rand.New(rand.NewSource(s.seed*100 + int64(i)))
 		clients.Go(func() { s.client(ctx, i, r) })
 	}
-	for i := range 2 {
-		w := &watched{state: map[string]string{}}
-		s.watches = append(s.watches, w)
-		r := rand.New(rand.NewSource(s.seed*100 + 50 + int64(i)))
-		clients.Go(func() { s.watch(ctx, w, r) })
-	}
+	s.watches.start(ctx, &clients, 2, s.seed, s.watchable)
 	s.inject(rand.New(rand.NewSource(s.seed)))
 	s.mendAll()
 	time.Sleep(200 * time.Millisecond) // virtual
@@ -142,19 +137,12 @@ func (s *schedule) client(ctx context.Context, id int, r *rand.Rand) {
 	}
 }
 
-func (s *schedule) watch(ctx context.Context, w *watched, r *rand.Rand) {
-	for ctx.Err() == nil {
-		if life := s.masters[r.Intn(3)].life.Load(); life != nil {
-			one, cancel := context.WithTimeout(ctx, time.Duration(300+r.Intn(3000))*time.Millisecond)
-			stop := context.AfterFunc(life.c.life, cancel)
-			if err := w.follow(one, life.c); err != nil {
-				s.fail(err)
-			}
-			stop()
-			cancel()
-		}
-		time.Sleep(10 * time.Millisecond) // virtual
+// watchable answers a master that is up.
+func (s *schedule) watchable(r *rand.Rand) watchSource {
+	if life := s.masters[r.Intn(3)].life.Load(); life != nil {
+		return s.bugs.watchSource(life)
 	}
+	return nil
 }
 
 // settle checks that all masters come to one state that holds all that was acknowledged.
@@ -182,11 +170,14 @@ func (s *schedule) settle() {
 		}
 		time.Sleep(10 * time.Millisecond) // virtual
 	}
-	for _, w := range s.watches {
-		if err := w.same(s.watches[0]); err != nil {
-			s.fail(err)
-		}
+	var sources []watchSource
+	for _, m := range s.masters {
+		sources = append(sources, s.bugs.watchSource(m.life.Load()))
 	}
+	if err := s.watches.settle(&s.history, sources); err != nil {
+		s.fail(err)
+	}
+	s.watches.counts(s.happened)
 }
 
 // diverged compares what the masters hold, to the byte.

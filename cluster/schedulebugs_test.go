@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/test/robustness/watchcheck"
 )
 
 // simBugs are mistakes that the product does not have, for a test of the tests.
@@ -15,6 +16,9 @@ type simBugs struct {
 	staleReads bool // a read asks nobody
 	losesEnds  bool // a crash loses the last entries of the log, which were synced
 	freshIDs   bool // a retry is a new command
+	splits     bool // a watch tells each event by a call of its own
+	forgets    bool // a watch that is resumed begins one event late
+	invents    bool // a watch tells another value than was written
 }
 
 // asker is a process as clients have it.
@@ -51,18 +55,55 @@ func (b buggy) transact(ctx context.Context, ops []kv.Op) (kv.Result, error) {
 	}
 }
 
+// watchSource is a process as watchers have it.
+func (b simBugs) watchSource(life *simLife) watchSource {
+	if b == (simBugs{}) {
+		return life
+	}
+	return buggy{life, b}
+}
+
+func (b buggy) watch(ctx context.Context, after uint64) (told watchTold, err error) {
+	if told, err = b.simLife.watch(ctx, after); err != nil {
+		return told, err
+	}
+	var calls []nextCall
+	for _, call := range told.Calls {
+		switch n := len(call.Events); {
+		case b.bugs.splits && n > 1:
+			for _, e := range call.Events[:n-1] {
+				calls = append(calls, nextCall{Events: []watchcheck.Event{e}, Progress: e.Revision})
+			}
+			call.Events = call.Events[n-1:]
+		case b.bugs.forgets && n > 0 && len(calls) == 0 && after > 0:
+			call.Events = call.Events[1:]
+		case b.bugs.invents && n > 0:
+			call.Events[n-1].Now.Value += "?"
+		}
+		calls = append(calls, call)
+	}
+	told.Calls = calls
+	return told, nil
+}
+
 // TestSchedulesFindBugs: the checker must find each mistake, and soon.
 func TestSchedulesFindBugs(t *testing.T) {
-	for name, bugs := range map[string]simBugs{
-		"a disk answers before it has stored":            {lyingDisks: true},
-		"a disk loses the last of what it has stored":    {losesEnds: true},
-		"a master reads its own state and asks nobody":   {staleReads: true},
-		"a command is proposed again under another name": {freshIDs: true},
+	for name, x := range map[string]struct {
+		bugs simBugs
+		want error
+	}{
+		"a disk answers before it has stored":            {simBugs{lyingDisks: true}, errNotLinearizable},
+		"a disk loses the last of what it has stored":    {simBugs{losesEnds: true}, errNotLinearizable},
+		"a master reads its own state and asks nobody":   {simBugs{staleReads: true}, errNotLinearizable},
+		"a command is proposed again under another name": {simBugs{freshIDs: true}, errNotLinearizable},
+		"a watch tells a command in pieces":              {simBugs{splits: true}, watchcheck.ErrBrokeAtomic},
+		"a watch that is resumed begins one event late":  {simBugs{forgets: true}, watchcheck.ErrBrokeReliable},
+		"a watch tells another value than was written":   {simBugs{invents: true}, watchcheck.ErrBrokeReliable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			const enough = 500
 			for seed := range int64(enough) {
-				if err := newSchedule(seed, bugs).check(t); errors.Is(err, errNotLinearizable) {
+				if err := newSchedule(seed, x.bugs).check(t); errors.Is(err, x.want) {
 					t.Logf("schedule %d: %v", seed, err)
 					return
 				}

@@ -19,7 +19,7 @@ var scheduleFaults = map[string]func(s *schedule, r *rand.Rand) bool{
 	"kill": func(s *schedule, r *rand.Rand) bool { return s.crash(r, false, r.Intn(3)) },
 	"kill the leader": func(s *schedule, r *rand.Rand) bool {
 		i := s.leader()
-		return i >= 0 && s.crash(r, false, i)
+		return i >= 0 && s.replaced(i, func() bool { return s.crash(r, false, i) })
 	},
 	"kill two": func(s *schedule, r *rand.Rand) bool {
 		i := r.Intn(3)
@@ -33,17 +33,17 @@ var scheduleFaults = map[string]func(s *schedule, r *rand.Rand) bool{
 	"power loss of all": func(s *schedule, r *rand.Rand) bool { return s.crash(r, true, 0, 1, 2) },
 	"stop": func(s *schedule, r *rand.Rand) bool {
 		m := s.masters[r.Intn(3)]
-		m.stop()
+		done := m.stop()
 		s.hold(r)
 		m.start()
-		return true
+		return done
 	},
 	"isolate": func(s *schedule, r *rand.Rand) bool {
 		return s.partition(r, func() { s.isolate(r.Intn(3), true, true) })
 	},
 	"isolate the leader": func(s *schedule, r *rand.Rand) bool {
 		i := s.leader()
-		return i >= 0 && s.partition(r, func() { s.isolate(i, true, true) })
+		return i >= 0 && s.replaced(i, func() bool { return s.partition(r, func() { s.isolate(i, true, true) }) })
 	},
 	"deafen": func(s *schedule, r *rand.Rand) bool {
 		return s.partition(r, func() { s.isolate(r.Intn(3), true, false) })
@@ -60,10 +60,11 @@ var scheduleFaults = map[string]func(s *schedule, r *rand.Rand) bool{
 		})
 	},
 	"slow network": func(s *schedule, r *rand.Rand) bool {
+		before := s.net.slowed()
 		s.net.slow(time.Duration(50+r.Intn(200)) * time.Millisecond)
 		s.hold(r)
 		s.net.mend()
-		return true
+		return s.net.slowed() > before
 	},
 	"transfer": func(s *schedule, _ *rand.Rand) bool {
 		i := s.leader()
@@ -127,7 +128,10 @@ var scheduleFaults = map[string]func(s *schedule, r *rand.Rand) bool{
 var scheduleFaultNames = slices.Sorted(maps.Keys(scheduleFaults))
 
 // scheduleEvents are what must happen beside the faults themselves.
-var scheduleEvents = append([]string{"a snapshot was installed", "an unsynced write was dropped", "a call arrived late", "two faults at once"}, slices.Collect(maps.Values(simEvents))...)
+var scheduleEvents = slices.Concat(
+	[]string{"a snapshot was installed", "an unsynced write was dropped", "a call arrived late", "two faults at once", "a leader that was away was replaced"},
+	watchEvents, slices.Collect(maps.Values(simEvents)),
+)
 
 // inject does a few faults, one after the other, or two at once.
 func (s *schedule) inject(r *rand.Rand) {
@@ -181,13 +185,24 @@ func (s *schedule) leader() int {
 	return -1
 }
 
+// replaced counts whether another leads after a fault of the leader.
+func (s *schedule) replaced(leader int, fault func() bool) bool {
+	done := fault()
+	if now := s.leader(); now >= 0 && now != leader {
+		s.count("a leader that was away was replaced")
+	}
+	return done
+}
+
 // crash ends machines at one moment, and starts them again after a while. A loss of power comes while the first of them writes.
+// It took effect if all of them were up.
 func (s *schedule) crash(r *rand.Rand, power bool, victims ...int) bool {
 	if life := s.masters[victims[0]].life.Load(); power && life != nil {
 		awaitFor(life.disk.nextWrite(), 300*time.Millisecond)
 	}
+	done := true
 	for _, i := range victims {
-		s.masters[i].kill(power)
+		done = s.masters[i].kill(power) && done
 	}
 	s.hold(r)
 	for _, i := range victims {
@@ -196,7 +211,7 @@ func (s *schedule) crash(r *rand.Rand, power bool, victims ...int) bool {
 			time.Sleep(time.Duration(r.Intn(500)) * time.Millisecond) // virtual
 		}
 	}
-	return true
+	return done
 }
 
 // awaitFor waits for something, but not for long.

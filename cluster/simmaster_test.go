@@ -82,13 +82,14 @@ func (m *simMaster) start() {
 	m.life.Store(life)
 }
 
-// kill ends the process, or cuts the machine's power: what it still does from here on reaches nobody, and no disk.
-func (m *simMaster) kill(power bool) {
+// kill ends the process, or cuts the machine's power: what it still does from here on reaches nobody, and no disk. It answers whether the
+// master was up.
+func (m *simMaster) kill(power bool) bool {
 	m.turn <- struct{}{}
 	defer m.turn.leave()
 	life := m.life.Swap(nil)
 	if life == nil {
-		return
+		return false
 	}
 	life.host.leave(power)
 	var lost bool
@@ -101,15 +102,16 @@ func (m *simMaster) kill(power bool) {
 	}
 	life.cancel()
 	m.s.ending.Go(life.end)
+	return true
 }
 
-// stop ends the process cleanly, with leadership handed over first.
-func (m *simMaster) stop() {
+// stop ends the process cleanly, with leadership handed over first. It answers whether the master was up.
+func (m *simMaster) stop() bool {
 	m.turn <- struct{}{}
 	defer m.turn.leave()
 	life := m.life.Swap(nil)
 	if life == nil {
-		return
+		return false
 	}
 	life.cancel()
 	<-life.leading
@@ -117,6 +119,7 @@ func (m *simMaster) stop() {
 	life.end()
 	life.host.leave(false)
 	m.platter, _ = life.disk.crash(false)
+	return true
 }
 
 // end ends what a process is made of. Raft answers all that it was asked as long as it runs, but not what it has not looked at
@@ -149,6 +152,14 @@ func (l *simLife) transact(ctx context.Context, ops []kv.Op) (kv.Result, error) 
 		err = errSimReset
 	}
 	return result, err
+}
+
+// watch implements watchSource. What a process that ended was still telling was true when it was said: it had been committed.
+func (l *simLife) watch(ctx context.Context, after uint64) (watchTold, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(l.c.life, cancel)()
+	return inProcess{l.c}.watch(ctx, after)
 }
 
 // simBoot is a disk with a new cluster of these masters on it.

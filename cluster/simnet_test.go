@@ -30,6 +30,7 @@ type simNet struct {
 	dark    map[string]bool     // addresses that lost power: nothing there refuses a connection
 	late    int                 // calls that arrived though their caller had given up
 	held    int                 // messages that came to a link that was cut
+	lagged  int                 // messages that took longer than on a network that is well
 	changed chan struct{}
 }
 
@@ -77,6 +78,13 @@ func (n *simNet) heldUp() int {
 	return n.held
 }
 
+// slowed counts messages that took longer than on a network that is well.
+func (n *simNet) slowed() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.lagged
+}
+
 // simPatience says when who waits gives up.
 type simPatience struct {
 	timeout <-chan time.Time
@@ -88,6 +96,9 @@ type simPatience struct {
 func (n *simNet) cross(from, to string, p simPatience) error {
 	n.mu.Lock()
 	latency := time.Duration(n.rand.Int63n(int64(n.delay) + 1))
+	if latency > simDelay {
+		n.lagged++
+	}
 	n.mu.Unlock()
 	time.Sleep(latency)
 	for first := true; ; first = false {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -48,13 +49,13 @@ func TestSimulatedFaults(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("%d operations; faults: %v", operations, happened)
+	t.Logf("%d operations; what took effect: %v", operations, happened)
 	if to-from < 10 {
 		return
 	}
-	for name := range faults {
+	for _, name := range slices.Concat(faultNames, watchEvents[:2]) {
 		if happened[name] == 0 {
-			t.Errorf("the fault %q never happened", name)
+			t.Errorf("%q never took effect", name)
 		}
 	}
 }
@@ -67,7 +68,7 @@ type simulation struct {
 	masters  *masters
 	live     [3]atomic.Pointer[Cluster] // nil while a master is down
 	history  history
-	watches  []*watched
+	watches  watchers
 	happened map[string]int
 }
 
@@ -107,12 +108,12 @@ func (s *simulation) run(t *testing.T) {
 		r := rand.New(rand.NewSource(s.seed*100 + int64(i)))
 		clients.Go(func() { s.client(ctx, i, r) })
 	}
-	for i := range 2 {
-		w := &watched{state: map[string]string{}}
-		s.watches = append(s.watches, w)
-		r := rand.New(rand.NewSource(s.seed*100 + 50 + int64(i)))
-		clients.Go(func() { s.watch(ctx, w, r) })
-	}
+	s.watches.start(ctx, &clients, 2, s.seed, func(r *rand.Rand) watchSource {
+		if c := s.live[r.Intn(3)].Load(); c != nil {
+			return inProcess{c}
+		}
+		return nil
+	})
 	s.inject(ctx, rand.New(rand.NewSource(s.seed)))
 	clients.Wait()
 	s.settle()
@@ -130,102 +131,65 @@ func (s *simulation) client(ctx context.Context, id int, r *rand.Rand) {
 	}
 }
 
-func (s *simulation) watch(ctx context.Context, w *watched, r *rand.Rand) {
-	for ctx.Err() == nil {
-		if c := s.live[r.Intn(3)].Load(); c != nil {
-			one, cancel := context.WithTimeout(ctx, time.Duration(300+r.Intn(3000))*time.Millisecond)
-			if err := w.follow(one, c); err != nil {
-				s.t.Error(err)
-			}
-			cancel()
-		}
-		time.Sleep(10 * time.Millisecond) // virtual
-	}
-}
-
-// faults are what is done to a simulated cluster, by name. Each goes on for a while and is undone.
-var faults = map[string]func(s *simulation, r *rand.Rand, wait func()){
-	"kill": func(s *simulation, r *rand.Rand, wait func()) {
+// faults are what is done to a simulated cluster, by name. Each goes on for a while, is undone, and answers whether it took effect.
+var faults = map[string]func(s *simulation, r *rand.Rand, wait func()) bool{
+	"kill": func(s *simulation, r *rand.Rand, wait func()) bool { return s.away(wait, killed, r.Intn(3)) },
+	"kill the leader": func(s *simulation, _ *rand.Rand, wait func()) bool {
+		i := s.leader()
+		return i >= 0 && s.away(wait, killed, i)
+	},
+	"kill two": func(s *simulation, r *rand.Rand, wait func()) bool {
 		i := r.Intn(3)
-		s.down(i, killed)
-		wait()
-		s.up(i)
+		return s.away(wait, killed, i, (i+1)%3)
 	},
-	"kill the leader": func(s *simulation, _ *rand.Rand, wait func()) {
-		if i := s.leader(); i >= 0 {
-			s.down(i, killed)
-			wait()
-			s.up(i)
+	"stop": func(s *simulation, r *rand.Rand, wait func()) bool { return s.away(wait, (*node).stop, r.Intn(3)) },
+	"isolate": func(s *simulation, r *rand.Rand, wait func()) bool {
+		return s.partition(wait, func() { s.isolate(r.Intn(3), true, true) })
+	},
+	"isolate the leader": func(s *simulation, _ *rand.Rand, wait func()) bool {
+		i := s.leader()
+		return i >= 0 && s.partition(wait, func() { s.isolate(i, true, true) }) && s.replaced(i)
+	},
+	"deafen": func(s *simulation, r *rand.Rand, wait func()) bool {
+		return s.partition(wait, func() { s.isolate(r.Intn(3), true, false) })
+	},
+	"mute": func(s *simulation, r *rand.Rand, wait func()) bool {
+		return s.partition(wait, func() { s.isolate(r.Intn(3), false, true) })
+	},
+	"cut one link": func(s *simulation, r *rand.Rand, wait func()) bool {
+		return s.partition(wait, func() {
+			i := r.Intn(3)
+			a, b := simulatedIP(s.masters.nodes[i].cfg.Name), simulatedIP(s.masters.nodes[(i+1)%3].cfg.Name)
+			s.net.link(a, b, true)
+			s.net.link(b, a, r.Intn(2) == 0)
+		})
+	},
+	"slow network": func(s *simulation, _ *rand.Rand, wait func()) bool {
+		_, before := s.net.suffered()
+		s.net.setDelay(120 * time.Millisecond)
+		wait()
+		s.net.setDelay(memDelay)
+		_, after := s.net.suffered()
+		return after > before
+	},
+	"transfer": func(s *simulation, _ *rand.Rand, wait func()) bool {
+		i := s.leader()
+		if i < 0 {
+			return false
 		}
-	},
-	"kill two": func(s *simulation, r *rand.Rand, wait func()) {
-		i := r.Intn(3)
-		s.down(i, killed)
-		s.down((i+1)%3, killed)
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		_, err := s.live[i].Load().TransferLeadership(ctx, "") // it may be refused
 		wait()
-		s.up(i)
-		s.up((i + 1) % 3)
+		return err == nil
 	},
-	"stop": func(s *simulation, r *rand.Rand, wait func()) {
-		i := r.Intn(3)
-		s.down(i, (*node).stop)
+	"snapshot": func(s *simulation, r *rand.Rand, wait func()) bool {
+		c := s.live[r.Intn(3)].Load()
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		err := c.replica.await(ctx, func() raft.Future { return c.replica.raft.Snapshot() }) // there may be nothing new
 		wait()
-		s.up(i)
-	},
-	"isolate": func(s *simulation, r *rand.Rand, wait func()) {
-		s.isolate(r.Intn(3), true, true)
-		wait()
-		s.net.mend()
-	},
-	"isolate the leader": func(s *simulation, _ *rand.Rand, wait func()) {
-		if i := s.leader(); i >= 0 {
-			s.isolate(i, true, true)
-			wait()
-			s.net.mend()
-		}
-	},
-	"deafen": func(s *simulation, r *rand.Rand, wait func()) {
-		s.isolate(r.Intn(3), true, false)
-		wait()
-		s.net.mend()
-	},
-	"mute": func(s *simulation, r *rand.Rand, wait func()) {
-		s.isolate(r.Intn(3), false, true)
-		wait()
-		s.net.mend()
-	},
-	"cut one link": func(s *simulation, r *rand.Rand, wait func()) {
-		i := r.Intn(3)
-		a, b := simulatedIP(s.masters.nodes[i].cfg.Name), simulatedIP(s.masters.nodes[(i+1)%3].cfg.Name)
-		s.net.link(a, b, true)
-		s.net.link(b, a, r.Intn(2) == 0)
-		wait()
-		s.net.mend()
-	},
-	"slow network": func(s *simulation, _ *rand.Rand, wait func()) {
-		s.net.mu.Lock()
-		s.net.delay = 120 * time.Millisecond
-		s.net.mu.Unlock()
-		wait()
-		s.net.mu.Lock()
-		s.net.delay = 2 * time.Millisecond
-		s.net.mu.Unlock()
-	},
-	"transfer": func(s *simulation, _ *rand.Rand, wait func()) {
-		if i := s.leader(); i >= 0 {
-			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-			defer cancel()
-			_, _ = s.live[i].Load().TransferLeadership(ctx, "") // it may be refused
-		}
-		wait()
-	},
-	"snapshot": func(s *simulation, r *rand.Rand, wait func()) {
-		if c := s.live[r.Intn(3)].Load(); c != nil {
-			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-			defer cancel()
-			_ = c.replica.await(ctx, func() raft.Future { return c.replica.raft.Snapshot() }) // there may be nothing new
-		}
-		wait()
+		return err == nil
 	},
 }
 
@@ -235,10 +199,45 @@ var faultNames = []string{"kill", "kill the leader", "kill two", "stop", "isolat
 func (s *simulation) inject(ctx context.Context, r *rand.Rand) {
 	for ctx.Err() == nil {
 		name := faultNames[r.Intn(len(faultNames))]
-		s.happened[name]++
-		faults[name](s, r, func() { time.Sleep(time.Duration(100+r.Intn(2500)) * time.Millisecond) }) // virtual
-		time.Sleep(time.Duration(r.Intn(1500)) * time.Millisecond)                                    // virtual
+		if faults[name](s, r, func() { time.Sleep(time.Duration(100+r.Intn(2500)) * time.Millisecond) }) { // virtual
+			s.happened[name]++
+		}
+		time.Sleep(time.Duration(r.Intn(1500)) * time.Millisecond) // virtual
 	}
+}
+
+// away takes masters away for a while.
+func (s *simulation) away(wait func(), how func(*node), which ...int) bool {
+	for _, i := range which {
+		s.down(i, how)
+	}
+	wait()
+	gone := true
+	for _, i := range which {
+		gone = gone && s.masters.nodes[i].c == nil
+		s.up(i)
+	}
+	return gone
+}
+
+// partition cuts links for a while. It took effect if something was to go over them.
+func (s *simulation) partition(wait, cut func()) bool {
+	before, _ := s.net.suffered()
+	cut()
+	wait()
+	after, _ := s.net.suffered()
+	s.net.mend()
+	return after > before
+}
+
+// replaced says whether another leads.
+func (s *simulation) replaced(leader int) bool {
+	for i := range s.live {
+		if c := s.live[i].Load(); i != leader && c != nil && c.IsLeader() {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *simulation) leader() int {
@@ -294,11 +293,14 @@ func (s *simulation) settle() {
 		s.history.add(100+i, call, asked{client: 100 + i}, told{read: bankOf(view)})
 	}
 	s.equal()
-	for _, w := range s.watches {
-		if err := w.same(s.watches[0]); err != nil {
-			s.t.Error(err)
-		}
+	var sources []watchSource
+	for _, n := range s.masters.nodes {
+		sources = append(sources, inProcess{n.c})
 	}
+	if err := s.watches.settle(&s.history, sources); err != nil {
+		s.t.Error(err)
+	}
+	s.watches.counts(s.happened)
 }
 
 // equal waits until all masters hold the same state, to the byte.
