@@ -115,7 +115,9 @@ robustness: ## rounds of faults until told to stop; prints the seed of each (SEE
 	  echo "seeds $$seed to $$((seed + $(ROUND) - 1)):"; \
 	  (cd cluster && KONTIKI_SEEDS=$$seed-$$((seed + $(ROUND) - 1)) ../bin/cluster.test -test.run 'TestSimulatedFaults$$' -test.timeout 30m) || exit 1; \
 	  echo "machines, seed $$seed:"; \
-	  (cd cluster && KONTIKI_MACHINES=$$seed,60 ../bin/cluster.test -test.run 'TestHistoryOverMachines$$' -test.timeout 30m) || exit 1; \
+	  (cd cluster && KONTIKI_MACHINES=$$seed,60 ../bin/cluster.test -test.run 'TestHistoryOverMachines$$' -test.v -test.timeout 30m) || exit 1; \
+	  echo "disks, KONTIKI_DISK_SEED=$$seed:"; \
+	  (cd cluster && KONTIKI_DISK_SEED=$$seed ../bin/cluster.test -test.run 'TestDiskFaultsUnderHistories$$' -test.v -test.timeout 30m) || exit 1; \
 	  seed=$$((seed + $(SCHEDULES))); \
 	done
 

@@ -24,11 +24,14 @@ type diskFault struct {
 	disks   map[string]*faultfs.Disk
 	live    [3]atomic.Pointer[Cluster] // nil while a master is down
 	history history
+	watches watchers
 	r       *rand.Rand
+	lost    int64 // pages that losses of power took, or tore
 }
 
 // TestDiskFaultsUnderHistories lets every fault of disks happen once, in an order that a seed gives, to masters that a seed
-// gives, while clients read and run transactions on all of them. What they were answered must be linearizable.
+// gives, while clients read and run transactions on all of them, and watchers watch. What they were answered must be linearizable, what
+// watchers were told as promised.
 // KONTIKI_DISK_SEED repeats a seed.
 func TestDiskFaultsUnderHistories(t *testing.T) {
 	t.Parallel()
@@ -61,6 +64,12 @@ func TestDiskFaultsUnderHistories(t *testing.T) {
 			}
 		})
 	}
+	d.watches.start(ctx, &clients, 3, seed, func(r *rand.Rand) watchSource {
+		if c := d.live[r.Intn(3)].Load(); c != nil {
+			return inProcess{c}
+		}
+		return nil
+	})
 	faults := []struct {
 		name string
 		do   func()
@@ -80,23 +89,43 @@ func TestDiskFaultsUnderHistories(t *testing.T) {
 		t.Log(fault.name)
 		fault.do()
 	}
-	d.more(40)
+	for range 5 { // a loss of power may spare all that was not synced
+		if d.more(40); d.lost > 0 {
+			break
+		}
+		d.powerLoss(0, 1, 2)
+	}
 	stop()
 	clients.Wait()
 	d.history.check(t)
 	states := map[string]string{}
+	var sources []watchSource
 	for _, n := range d.m.nodes {
 		view, err := n.c.Consistent(context.Background())
 		if err != nil {
 			t.Fatal(err)
 		}
+		sources = append(sources, inProcess{n.c})
 		state := fmt.Sprint(bankOf(view))
 		states[state] += n.cfg.Name + " "
 	}
 	if len(states) != 1 {
 		t.Errorf("ErrDiverged: %v", states)
 	}
-	t.Logf("%d operations", len(d.history.done))
+	if err := d.watches.settle(&d.history, sources); err != nil {
+		t.Error(err)
+	}
+	if d.lost == 0 {
+		t.Error("no loss of power lost anything")
+	}
+	happened := map[string]int{}
+	d.watches.counts(happened)
+	t.Logf("%d operations, %d pages lost or torn, %v", len(d.history.done), d.lost, happened)
+	for _, name := range watchEvents[:2] {
+		if happened[name] == 0 {
+			t.Errorf("%q never happened", name)
+		}
+	}
 }
 
 // more waits until clients have done so many more operations.
@@ -129,10 +158,32 @@ func (d *diskFault) start(i int) {
 
 func (d *diskFault) powerLoss(which ...int) {
 	aside := map[int]int{}
+	var disks []*faultfs.Disk
 	for _, i := range which {
 		aside[i] = len(d.m.nodes[i].setAside())
-		d.disks[d.m.nodes[i].cfg.Name].PowerLoss(d.r.Uint64())
+		disks = append(disks, d.disks[d.m.nodes[i].cfg.Name])
 	}
+	stalled := func() (n int64) {
+		for _, disk := range disks {
+			n += disk.Counts()["stalled sync"]
+		}
+		return n
+	}
+	syncs, lost := stalled(), lostPages(disks...)
+	for _, disk := range disks {
+		disk.Stall(faultfs.Sync)
+	}
+	eventually(d.t, "something that is not synced", func() error {
+		if stalled() == syncs {
+			return errors.New("all is synced")
+		}
+		return nil
+	})
+	for _, disk := range disks {
+		disk.PowerLoss(d.r.Uint64())
+		disk.Resume(faultfs.Sync)
+	}
+	d.lost += lostPages(disks...) - lost
 	for _, i := range which {
 		d.kill(i)
 	}

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/kontiki/kontiki/internal/failpoint"
+	"github.com/kontiki/kontiki/node/network/nettest"
 )
 
 // childVariable makes the test binary a master: a process that can be stopped and killed as a whole.
@@ -177,6 +178,8 @@ func (c *Cluster) serve(ctx context.Context, call childCall, a *childAnswer) err
 		return c.RemoveMember(ctx, call.Key)
 	case "ask":
 		return c.serveAsk(ctx, call.Value, a)
+	case "watch":
+		return c.serveWatch(ctx, call.Value, a)
 	case "leads":
 		a.Value = fmt.Sprint(c.IsLeader())
 		return nil
@@ -188,6 +191,7 @@ func (c *Cluster) serve(ctx context.Context, call childCall, a *childAnswer) err
 type child struct {
 	t      testing.TB
 	cfg    childConfig
+	host   *nettest.Machine // nil is this machine
 	cmd    *exec.Cmd
 	in     *json.Encoder
 	pipe   io.Closer
@@ -197,8 +201,10 @@ type child struct {
 	exited chan struct{}
 }
 
-func startChild(t testing.TB, cfg childConfig) *child {
-	c := &child{t: t, cfg: cfg}
+func startChild(t testing.TB, cfg childConfig) *child { return startChildOn(t, nil, cfg) }
+
+func startChildOn(t testing.TB, host *nettest.Machine, cfg childConfig) *child {
+	c := &child{t: t, cfg: cfg, host: host}
 	c.start()
 	t.Cleanup(c.kill)
 	return c
@@ -226,7 +232,11 @@ func (c *child) start() {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if err := c.cmd.Start(); err != nil {
+	start := c.cmd.Start
+	if c.host != nil {
+		start = func() error { return c.host.Do(c.cmd.Start) }
+	}
+	if err := start(); err != nil {
 		c.t.Fatal(err)
 	}
 	c.mu.Lock()
