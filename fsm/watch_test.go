@@ -7,81 +7,29 @@ import (
 	"fmt"
 	"math/rand"
 	"runtime"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/test/robustness/watchcheck"
 )
 
-// The promises of a watch. Tests name the one that was broken.
-var (
-	errBrokeOrdered      = errors.New("broke Ordered: events come in the order of their revisions")
-	errBrokeUnique       = errors.New("broke Unique: no event comes twice")
-	errBrokeAtomic       = errors.New("broke Atomic: the events of one command come together")
-	errBrokeReliable     = errors.New("broke Reliable: no event of the prefix is missing, none is wrong")
-	errBrokeResumable    = errors.New("broke Resumable: a watch from a revision gives exactly what came after it")
-	errBrokeBookmarkable = errors.New("broke Bookmarkable: all events up to the progress have been returned, and it never goes back")
-)
-
-// promiseChecker takes what one watcher was told, over any number of watches that resume each other.
-type promiseChecker struct {
-	prefix   string
-	events   []modelEvent
-	progress uint64
-	calls    [][2]int // ranges of events that came from one call
-}
-
-func (p *promiseChecker) take(events []*kv.Event, progress uint64) error {
-	first := len(p.events)
+// commandsOf are the commands of a model, by what they wrote.
+func commandsOf(events []modelEvent) (commands []watchcheck.Command) {
+	end := uint64(0)
 	for _, e := range events {
-		if n := len(p.events); n > 0 && e.Revision == p.events[n-1].revision {
-			return fmt.Errorf("%w: revision %d", errBrokeUnique, e.Revision)
-		} else if n > 0 && e.Revision < p.events[n-1].revision {
-			return fmt.Errorf("%w: %d after %d", errBrokeOrdered, e.Revision, p.events[n-1].revision)
+		if e.end != end || len(commands) == 0 {
+			commands, end = append(commands, watchcheck.Command{}), e.end
 		}
-		if e.Revision <= p.progress {
-			return fmt.Errorf("%w: event %d after progress %d", errBrokeBookmarkable, e.Revision, p.progress)
+		w := watchcheck.Write{Key: e.key, Value: e.now.value, Deleted: e.typ == kv.Deleted, Revision: e.revision}
+		if w.Deleted {
+			w.Value = ""
 		}
-		p.events = append(p.events, modelEventOf(e))
+		last := &commands[len(commands)-1]
+		last.Writes = append(last.Writes, w)
 	}
-	if progress < p.progress {
-		return fmt.Errorf("%w: progress %d after %d", errBrokeBookmarkable, progress, p.progress)
-	}
-	if n := len(p.events); n > 0 && progress < p.events[n-1].revision {
-		return fmt.Errorf("%w: progress %d with event %d", errBrokeBookmarkable, progress, p.events[n-1].revision)
-	}
-	p.progress = progress
-	p.calls = append(p.calls, [2]int{first, len(p.events)})
-	return nil
-}
-
-// settle compares with all that happened, from the revision on where the first watch began.
-func (p *promiseChecker) settle(after uint64, all []modelEvent) error {
-	ends := map[uint64]uint64{}
-	var want []modelEvent
-	for _, e := range all {
-		if e.revision <= after || e.revision > p.progress || !strings.HasPrefix(e.key, p.prefix) {
-			continue
-		}
-		ends[e.revision] = e.end
-		e.end = 0
-		want = append(want, e)
-	}
-	for i := range max(len(want), len(p.events)) {
-		if i >= len(want) || i >= len(p.events) || want[i] != p.events[i] {
-			return fmt.Errorf("%w: prefix %q: event %d of %d, %d are right", errBrokeReliable, p.prefix, i, len(p.events), len(want))
-		}
-	}
-	for _, c := range p.calls {
-		for _, at := range c {
-			if at > 0 && at < len(p.events) && ends[p.events[at-1].revision] == ends[p.events[at].revision] {
-				return fmt.Errorf("%w: the command that ends at %d", errBrokeAtomic, ends[p.events[at].revision])
-			}
-		}
-	}
-	return nil
+	return commands
 }
 
 // TestWatchPromises has watchers read while a writer writes, close at random and resume where they were.
@@ -90,13 +38,13 @@ func TestWatchPromises(t *testing.T) {
 	prefixes := []string{"", "/g0/", "/g0/r0/", "/g1/r1/", "/g0/r0/ns0/", "/g0/r0/ns0/name-0", "/g1/r1/ns1/name-1", "/none/here/"}
 	const last = "/the/last/one/of-all"
 	var wg sync.WaitGroup
-	checkers := make([]*promiseChecker, 0, 3*len(prefixes))
+	checkers := make([]*watchcheck.Record, 0, 3*len(prefixes))
 	for i := range cap(checkers) {
-		c := &promiseChecker{prefix: prefixes[i%len(prefixes)]}
+		c := &watchcheck.Record{Prefix: prefixes[i%len(prefixes)]}
 		checkers = append(checkers, c)
 		wg.Go(func() {
 			if err := followWithPauses(s, c, rand.New(rand.NewSource(int64(i))), last); err != nil {
-				t.Errorf("watcher of %q: %v", c.prefix, err)
+				t.Errorf("watcher of %q: %v", c.Prefix, err)
 			}
 		})
 	}
@@ -118,12 +66,15 @@ func TestWatchPromises(t *testing.T) {
 		t.Fatal(err)
 	}
 	wg.Wait()
+	if err := watchcheck.Settle(commandsOf(m.events), checkers...); err != nil {
+		t.Error(err)
+	}
 	for _, c := range checkers {
-		if err := c.settle(0, m.events); err != nil {
-			t.Error(err)
+		if c.Progress() != m.revision {
+			t.Errorf("%v: %q ended at %d of %d", watchcheck.ErrBrokeBookmarkable, c.Prefix, c.Progress(), m.revision)
 		}
-		if c.progress != m.revision {
-			t.Errorf("%v: %q ended at %d of %d", errBrokeBookmarkable, c.prefix, c.progress, m.revision)
+		if err := c.Match(watchcheck.StateOf(s.View(), c.Prefix)); err != nil {
+			t.Error(err)
 		}
 	}
 	if n := s.Stats().Watchers; n != 0 {
@@ -132,21 +83,23 @@ func TestWatchPromises(t *testing.T) {
 }
 
 // followWithPauses reads until the store holds the last key and the watcher has caught up with it.
-func followWithPauses(s *Store, c *promiseChecker, r *rand.Rand, last string) error {
+func followWithPauses(s *Store, c *watchcheck.Record, r *rand.Rand, last string) error {
 	for done := false; !done; {
-		w, err := s.Watch(c.prefix, c.progress)
+		w, err := s.Watch(c.Prefix, c.Progress())
 		if err != nil {
-			return fmt.Errorf("%w: %w", errBrokeResumable, err)
+			return c.Refused(err, s.Stats().HistoryFloor, s.View().Revision())
 		}
+		c.Granted()
 		for range 1 + r.Intn(20) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Duration(r.Intn(5))*time.Millisecond)
-			_, over := s.View().Get(last)
+			view := s.View()
+			_, over := view.Get(last)
 			events, progress, err := w.Next(ctx)
 			cancel()
 			if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 				return err
 			}
-			if err := c.take(events, progress); err != nil {
+			if err := c.Take(watchcheck.EventsOf(events), progress, err != nil, view.Revision()); err != nil {
 				return err
 			}
 			if done = over && progress == s.View().Revision(); done {
@@ -343,13 +296,15 @@ func TestLargeHistoryInPieces(t *testing.T) {
 	}
 	for _, prefix := range []string{"/", "/g/r/ns/k7"} {
 		w := mustWatch(t, l.Store, prefix, 0)
-		c := promiseChecker{prefix: prefix}
-		for c.progress < l.View().Revision() {
+		c := watchcheck.Record{Prefix: prefix}
+		calls := 0
+		for c.Progress() < l.View().Revision() {
+			calls++
 			events, progress, err := w.Next(context.Background())
 			if err != nil || len(events) > eventsPerNext+20 {
 				t.Fatalf("%d events at once, %v", len(events), err)
 			}
-			if err := c.take(events, progress); err != nil {
+			if err := c.Take(watchcheck.EventsOf(events), progress, false, 0); err != nil {
 				t.Fatal(err)
 			}
 			if progress%20 != 0 {
@@ -359,12 +314,12 @@ func TestLargeHistoryInPieces(t *testing.T) {
 		want := 8000
 		if prefix != "/" {
 			want = 400
-			if len(c.calls) < 2 {
+			if calls < 2 {
 				t.Fatal("the scan was never cut")
 			}
 		}
-		if len(c.events) != want {
-			t.Fatalf("got %d events, want %d", len(c.events), want)
+		if c.Events() != want {
+			t.Fatalf("got %d events, want %d", c.Events(), want)
 		}
 	}
 }
