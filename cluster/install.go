@@ -23,7 +23,9 @@ import (
 // entries were not committed. A leader whose entries differ from the log's first ones on then asks whether the log matches at the
 // snapshot's last entry. It does, but raft looks for that entry in the log only, and refuses (hashicorp/raft#86, #205): the
 // follower gets nothing until the leader has taken a newer snapshot. So the transport compares such a request with the snapshot,
-// and tells raft that nothing is to be compared. A snapshot that comes late, when the follower has it or a newer one and its log
+// and tells raft that nothing is to be compared. The same goes for a leader that begins further back, because it has not heard what
+// the follower has: the follower's snapshot has what it is asked for, and raft refuses until the leader is at the beginning of its own
+// log, sends a snapshot, and begins where that ends, again and again. A snapshot that comes late, when the follower has it or a newer one and its log
 // begins after it, is not installed again: the log beyond it may hold what was acknowledged.
 
 // installLog is raft's log store as raft sees it. It is not monotonic: raft would empty it at an install and go on to believe
@@ -69,20 +71,28 @@ func (l *installLog) covers(index, term uint64) bool {
 	return err == nil && first > index
 }
 
-// matched answers a request whose previous entry is the end of the newest snapshot, and not in the log, as one without a previous
-// entry: raft compares nothing then. What follows it is committed no further than the request shows (figure 2, AppendEntries, 5):
-// raft would believe in the rest of its own log.
+// matched answers a request whose previous entry is not in the log, because the newest snapshot has it, as one without a previous
+// entry and without the entries that the snapshot has: raft compares nothing then. What a snapshot has is committed, so every
+// leader has it. What follows is committed no further than the request shows (figure 2, AppendEntries, 5): raft would believe in
+// the rest of its own log.
 func (l *installLog) matched(request *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
 	newest := l.newest.Load()
-	if newest == nil || request.PrevLogEntry != newest.index || request.PrevLogTerm != newest.term {
+	switch previous := request.PrevLogEntry; {
+	case newest == nil, previous > newest.index, previous == newest.index && request.PrevLogTerm != newest.term:
+		return request
+	case previous == 0 && len(request.Entries) == 0: // a heartbeat
 		return request
 	}
-	if first, err := l.FirstIndex(); err != nil || first <= newest.index {
-		return request
+	first, err := l.FirstIndex()
+	if err != nil || first != 0 && first <= request.PrevLogEntry || first == 0 && request.PrevLogEntry == newest.index {
+		return request // raft finds it
 	}
 	rest := *request
 	rest.PrevLogEntry, rest.PrevLogTerm = 0, 0
-	rest.LeaderCommitIndex = min(request.LeaderCommitIndex, newest.index+uint64(len(request.Entries)))
+	for len(rest.Entries) > 0 && rest.Entries[0].Index <= newest.index {
+		rest.Entries = rest.Entries[1:]
+	}
+	rest.LeaderCommitIndex = min(request.LeaderCommitIndex, newest.index+uint64(len(rest.Entries)))
 	return &rest
 }
 

@@ -227,7 +227,7 @@ func TestASnapshotThatComesLate(t *testing.T) {
 		index, term, commit uint64
 		want                uint64 // the previous entry that raft is to compare
 		committed           uint64
-	}{{19, 2, 40, 0, 21}, {19, 2, 20, 0, 20}, {19, 3, 40, 19, 40}, {18, 2, 40, 18, 40}, {20, 2, 40, 20, 40}} {
+	}{{19, 2, 40, 0, 21}, {19, 2, 20, 0, 20}, {19, 3, 40, 19, 40}, {18, 2, 40, 0, 21}, {20, 2, 40, 20, 40}} {
 		request := &raft.AppendEntriesRequest{PrevLogEntry: x.index, PrevLogTerm: x.term, LeaderCommitIndex: x.commit, Entries: entries}
 		if got := logs.matched(request); got.PrevLogEntry != x.want || got.LeaderCommitIndex != x.committed {
 			t.Errorf("after index %d, term %d, commit index %d: raft is asked after index %d, commit index %d", x.index, x.term, x.commit, got.PrevLogEntry, got.LeaderCommitIndex)
@@ -236,4 +236,91 @@ func TestASnapshotThatComesLate(t *testing.T) {
 			t.Error("the request itself was changed")
 		}
 	}
+}
+
+// TestWhatASnapshotHasIsNotAskedOfTheLog: requests that begin before what the log holds, because the newest snapshot has it.
+func TestWhatASnapshotHasIsNotAskedOfTheLog(t *testing.T) {
+	const end = 19 // of the snapshot
+	for name, x := range map[string]struct {
+		first, last           uint64 // of the log; 0 for an empty one
+		previous, from, to    uint64 // of the request; no entries without from
+		wantPrevious, wantOne uint64 // what raft is to compare, and the first entry that it is given
+		commit                uint64
+	}{
+		"the leader begins further back":                        {15, 19, 10, 11, 22, 0, 20, 22},
+		"it does, and sends nothing that is new":                {15, 19, 10, 11, 19, 0, 0, 19},
+		"it does, and sends less than the snapshot has":         {15, 19, 10, 11, 13, 0, 0, 19},
+		"it does, and the log goes on":                          {15, 25, 10, 11, 22, 0, 20, 22},
+		"it does, and the log begins after the snapshot":        {20, 25, 10, 11, 22, 0, 20, 22},
+		"it does, and the log is empty":                         {0, 0, 10, 11, 22, 0, 20, 22},
+		"it begins with its first entry":                        {15, 19, 0, 1, 22, 0, 20, 22},
+		"it asks where it is":                                   {15, 19, 10, 0, 0, 0, 0, 19},
+		"the log has the entry before":                          {15, 25, 16, 17, 22, 16, 17, 40},
+		"the log has the entry before, which is the first":      {15, 25, 15, 16, 22, 15, 16, 40},
+		"the log is empty, and the snapshot ends at that entry": {0, 0, 19, 20, 22, 19, 20, 40},
+		"a heartbeat": {15, 19, 0, 0, 0, 0, 0, 40},
+	} {
+		logs := &installLog{LogStore: raft.NewInmemStore()}
+		logs.newest.Store(&position{end, 2})
+		for i := x.first; i > 0 && i <= x.last; i++ {
+			if err := logs.StoreLog(&raft.Log{Index: i, Term: 2}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		request := &raft.AppendEntriesRequest{PrevLogEntry: x.previous, PrevLogTerm: 2, LeaderCommitIndex: 40}
+		for i := x.from; i > 0 && i <= x.to; i++ {
+			request.Entries = append(request.Entries, &raft.Log{Index: i, Term: 2})
+		}
+		got, one := logs.matched(request), uint64(0)
+		if len(got.Entries) > 0 {
+			one = got.Entries[0].Index
+		}
+		if got.PrevLogEntry != x.wantPrevious || one != x.wantOne || got.LeaderCommitIndex != x.commit {
+			t.Errorf("%s: raft is asked after %d, given entries from %d on, commit index %d", name, got.PrevLogEntry, one, got.LeaderCommitIndex)
+		}
+	}
+}
+
+// TestAFollowerThatIsAheadOfWhatTheLeaderHeard: the leader knows of little that the follower has, and both have cut their logs.
+func TestAFollowerThatIsAheadOfWhatTheLeaderHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSchedule(1, simBugs{})
+		s.assemble()
+		defer s.disassemble()
+		s.awaitLeader()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		write := func(m *simMaster, count int) {
+			t.Helper()
+			for i := range count {
+				if _, err := m.life.Load().c.Propose(ctx, put("/t/things/ns/0", fmt.Sprint(i))); err != nil {
+					t.Fatalf("write %d: %v", i, err)
+				}
+			}
+		}
+		write(s.masters[0], 12)
+		eventually(t, "equal states", s.diverged)
+		for _, m := range s.masters[:2] { // who end a little behind the third
+			if !s.snapshot(int(m.name[len(m.name)-1] - '1')) {
+				t.Fatal("no snapshot was taken")
+			}
+		}
+		write(s.masters[0], 9)
+		eventually(t, "equal states", s.diverged)
+		if !s.snapshot(2) {
+			t.Fatal("no snapshot was taken")
+		}
+		for _, m := range s.masters {
+			m.kill(false)
+		}
+		s.ending.Wait()
+		for _, m := range s.masters[:2] {
+			m.start()
+		}
+		s.awaitLeader()
+		leader := s.masters[s.leader()]
+		write(leader, 1)
+		s.masters[2].start()
+		eventually(t, "it to follow", s.diverged)
+	})
 }
