@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -25,8 +26,11 @@ import (
 // follower gets nothing until the leader has taken a newer snapshot. So the transport compares such a request with the snapshot,
 // and tells raft that nothing is to be compared. The same goes for a leader that begins further back, because it has not heard what
 // the follower has: the follower's snapshot has what it is asked for, and raft refuses until the leader is at the beginning of its own
-// log, sends a snapshot, and begins where that ends, again and again. A snapshot that comes late, when the follower has it or a newer one and its log
-// begins after it, is not installed again: the log beyond it may hold what was acknowledged.
+// log, sends a snapshot, and begins where that ends, again and again.
+//
+// A snapshot that comes late, when the follower has applied what it has, is not installed: raft would go back to it, with a log that
+// begins after it or beyond it holds what was acknowledged, and crash with "log not found" at the next commit. And a
+// snapshot that the follower began by itself and that its disk holds up may end after an install: it does not count then.
 
 // installLog is raft's log store as raft sees it. It is not monotonic: raft would empty it at an install and go on to believe
 // in its end.
@@ -36,6 +40,7 @@ type installLog struct {
 	absent atomic.Uint64
 	// newest is the end of the newest snapshot on disk; nil for none.
 	newest atomic.Pointer[position]
+	node   atomic.Pointer[raft.Raft] // nil until raft has started
 }
 
 // position is an entry of the log of all.
@@ -61,14 +66,13 @@ func (l *installLog) conflicts(index, term uint64) bool {
 	return l.LogStore.GetLog(index, &entry) != nil || entry.Term != term
 }
 
-// covers says whether a snapshot brings nothing: there is one here that goes as far, and the log begins after the other's end.
+// covers says whether a snapshot brings nothing: what it has is applied here, or in a newer snapshot.
 func (l *installLog) covers(index, term uint64) bool {
-	newest := l.newest.Load()
-	if newest == nil || index > newest.index || index == newest.index && term != newest.term {
-		return false
+	if node := l.node.Load(); node != nil && index <= node.AppliedIndex() {
+		return true
 	}
-	first, err := l.FirstIndex()
-	return err == nil && first > index
+	newest := l.newest.Load()
+	return newest != nil && (index < newest.index || index == newest.index && term == newest.term)
 }
 
 // matched answers a request whose previous entry is not in the log, because the newest snapshot has it, as one without a previous
@@ -84,7 +88,11 @@ func (l *installLog) matched(request *raft.AppendEntriesRequest) *raft.AppendEnt
 		return request
 	}
 	first, err := l.FirstIndex()
-	if err != nil || first != 0 && first <= request.PrevLogEntry || first == 0 && request.PrevLogEntry == newest.index {
+	if err != nil {
+		return request
+	}
+	last, err := l.LastIndex()
+	if err != nil || first != 0 && first <= request.PrevLogEntry && request.PrevLogEntry <= last || last <= newest.index && request.PrevLogEntry == newest.index {
 		return request // raft finds it
 	}
 	rest := *request
@@ -116,12 +124,22 @@ type installSink struct {
 	end  position
 }
 
+// errOvertaken is of a snapshot whose disk was slow: a newer one was installed meanwhile. Raft would take it for the newest.
+var errOvertaken = errors.New("a newer snapshot was installed meanwhile")
+
 func (s installSink) Close() error {
-	err := s.SnapshotSink.Close()
-	if err == nil {
-		s.logs.newest.Store(&s.end)
+	if err := s.SnapshotSink.Close(); err != nil {
+		return err
 	}
-	return err
+	for {
+		newest := s.logs.newest.Load()
+		if newest != nil && newest.index > s.end.index {
+			return errOvertaken
+		}
+		if s.logs.newest.CompareAndSwap(newest, &s.end) {
+			return nil
+		}
+	}
 }
 
 // dropConflicting discards a log that conflicts with the newest snapshot: a crash came between an install and its end.
@@ -175,12 +193,15 @@ func (in *incoming) run() {
 			case *raft.AppendEntriesRequest:
 				rpc.Command = in.logs.matched(request)
 			case *raft.InstallSnapshotRequest:
+				if !in.settled(request.RPCHeader) {
+					return
+				}
 				if in.logs.covers(request.LastLogIndex, request.LastLogTerm) {
 					in.life.Go(func() { in.skip(rpc, request) })
 					continue
 				}
 				if in.logs.conflicts(request.LastLogIndex, request.LastLogTerm) {
-					in.life.Go(func() { in.install(rpc, request) })
+					in.install(rpc, request) // nothing comes between the snapshot and the end of the log
 					continue
 				}
 			}
@@ -193,6 +214,13 @@ func (in *incoming) run() {
 			return
 		}
 	}
+}
+
+// settled waits until raft has done what it was handed, so that what it has applied is known. What it answers to is a call of a term
+// that is over, which it ignores.
+func (in *incoming) settled(header raft.RPCHeader) bool {
+	_, ok := in.call(raft.RPC{Command: &raft.AppendEntriesRequest{RPCHeader: header}})
+	return ok
 }
 
 // skip answers that a snapshot is here, which it is.

@@ -206,8 +206,15 @@ func TestASnapshotThatComesLate(t *testing.T) {
 	if err := sink.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if logs.covers(15, 2) {
-		t.Error("a log that is empty begins after a snapshot")
+	older, err := snapshots.Create(1, 15, 2, raft.Configuration{}, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := older.Close(); !errors.Is(err, errOvertaken) || logs.newest.Load().index != 19 {
+		t.Errorf("the newest snapshot ends at %+v, %v", logs.newest.Load(), err)
+	}
+	if !logs.covers(15, 2) {
+		t.Error("an older snapshot brings nothing to an empty log either")
 	}
 	for i := uint64(20); i <= 30; i++ {
 		if err := logs.StoreLog(&raft.Log{Index: i, Term: 2}); err != nil {
@@ -258,7 +265,8 @@ func TestWhatASnapshotHasIsNotAskedOfTheLog(t *testing.T) {
 		"the log has the entry before":                          {15, 25, 16, 17, 22, 16, 17, 40},
 		"the log has the entry before, which is the first":      {15, 25, 15, 16, 22, 15, 16, 40},
 		"the log is empty, and the snapshot ends at that entry": {0, 0, 19, 20, 22, 19, 20, 40},
-		"a heartbeat": {15, 19, 0, 0, 0, 0, 0, 40},
+		"the log ends before the snapshot":                      {5, 12, 15, 16, 22, 0, 20, 22},
+		"a heartbeat":                                           {15, 19, 0, 0, 0, 0, 0, 40},
 	} {
 		logs := &installLog{LogStore: raft.NewInmemStore()}
 		logs.newest.Store(&position{end, 2})

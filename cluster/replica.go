@@ -215,6 +215,7 @@ func openReplica(disk raftDisk, name, address string, bootstrap bool, t Timings,
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
 	transport.reach.node.Store(node)
+	logs.node.Store(node)
 	disk.Guard()
 	announce.node, announce.send = node, w // an announcement that fails is not to be held back
 	announce.header = raft.RPCHeader{
