@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -220,6 +221,9 @@ func (c *child) start() {
 		c.t.Fatal(err)
 	}
 	c.cmd = exec.Command(self)
+	if c.host != nil {
+		c.cmd = exec.Command("nsenter", "--net="+c.host.Path, self) // which becomes the process
+	}
 	c.cmd.Env = append(os.Environ(), childVariable+"="+string(text))
 	c.cmd.Stderr = os.Stderr
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -231,17 +235,32 @@ func (c *child) start() {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	start := c.cmd.Start
-	if c.host != nil {
-		start = func() error { return c.host.Do(c.cmd.Start) }
-	}
-	if err := start(); err != nil {
+	if err := startFromThread(c.cmd); err != nil {
 		c.t.Fatal(err)
 	}
 	c.mu.Lock()
 	c.in, c.pipe, c.wait, c.exited = json.NewEncoder(in), in, map[int]chan childAnswer{}, make(chan struct{})
 	c.mu.Unlock()
 	go c.listen(out, c.cmd, c.exited)
+}
+
+var starts = sync.OnceValue(func() chan func() {
+	jobs := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for job := range jobs {
+			job()
+		}
+	}()
+	return jobs
+})
+
+// startFromThread starts a process from a thread that lives as long as this process. Pdeathsig is about the thread that started it, and
+// threads end: one that has made a network namespace does not go on.
+func startFromThread(cmd *exec.Cmd) error {
+	done := make(chan error, 1)
+	starts() <- func() { done <- cmd.Start() }
+	return <-done
 }
 
 // listen hands out answers until the process ends.
