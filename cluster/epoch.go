@@ -57,6 +57,20 @@ func newEpoch(number uint64, lineage, reason string) Epoch {
 	return Epoch{Number: number, Lineage: lineage, Reason: reason, Since: time.Now().UTC().Truncate(time.Second)}
 }
 
+// awaitEpoch waits until the first epoch has begun, which a new cluster's leader does a moment after its start.
+func (c *Cluster) awaitEpoch(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, quiesceBound)
+	defer cancel()
+	err := c.awaitState(ctx, epochKey, func(v kv.View) bool {
+		epoch, _, err := epochOf(v)
+		return err != nil || epoch.Number > 0
+	})
+	if err != nil {
+		return fmt.Errorf("the cluster's first epoch has not begun within %s: %w", quiesceBound, err)
+	}
+	return nil
+}
+
 // beginEpoch is the duty of the leader that begins the first epoch of a new cluster, and a new one after a recovery. The
 // latter skips revisions: the survivor may lack some that were handed out.
 func (c *Cluster) beginEpoch(ctx context.Context) error {

@@ -69,6 +69,9 @@ func (c *Cluster) restoreBackup(ctx context.Context, r io.Reader, force bool) (*
 	if err := c.admitBackup(info, force); err != nil {
 		return nil, err
 	}
+	if err := c.awaitEpoch(ctx); err != nil {
+		return nil, err
+	}
 	before, epochRevision, err := epochOf(c.store.View())
 	if err != nil {
 		return nil, err
