@@ -62,6 +62,7 @@ func startMachines(t *testing.T) *machines {
 
 // await waits for something to be true, but not for long.
 func (m *machines) await(what func() bool) bool {
+	// The kernel and other processes tell nobody when a fault has taken effect.
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if what() {
 			return true

@@ -32,7 +32,7 @@ func TestHeartbeatsKeepThePulse(t *testing.T) {
 			}
 			heartbeat()
 		}
-		time.Sleep(p.limit + time.Millisecond)
+		time.Sleep(p.limit + time.Millisecond) // virtual: it is late now
 		heartbeat()
 		if !p.late() {
 			t.Fatal("a heartbeat after a pause has hidden it")

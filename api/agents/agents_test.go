@@ -122,7 +122,7 @@ func TestTransportsOfNodesThatAreGoneAreDropped(t *testing.T) {
 		to("gone")
 		stays := to("stays")
 		for range 3 { // virtual
-			time.Sleep(idleTime / 2)
+			time.Sleep(idleTime / 2) // virtual: one node is used, the other is not
 			to("stays")
 		}
 		to("new")
