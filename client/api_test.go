@@ -77,7 +77,8 @@ func TestEveryCallOnTheRealAPI(t *testing.T) {
 	}
 	_, err = client.Update(ctx, c, changed)
 	var failed *client.Error
-	if !errors.Is(err, client.ErrConflict) || !errors.As(err, &failed) || failed.ResourceVersion != updated.ResourceVersion {
+	if !errors.Is(err, client.ErrConflict) || !errors.As(err, &failed) || failed.ResourceVersion != updated.ResourceVersion ||
+		len(failed.Fields) != 1 || failed.Fields[0].Path != "object.data.metadata.resourceVersion" || failed.Fields[0].Problem == "" {
 		t.Errorf("%v", err)
 	}
 	patched, err := client.Patch[*corev1.ConfigMap](ctx, c, "default", "a", types.MergePatchType, []byte(`{"data":{"size":"big"}}`))
@@ -86,7 +87,8 @@ func TestEveryCallOnTheRealAPI(t *testing.T) {
 	}
 	bad := settings("Bad_Name", "red")
 	if _, err = client.Create(ctx, c, bad); !errors.Is(err, client.ErrInvalid) || !errors.As(err, &failed) ||
-		!slices.ContainsFunc(failed.Status().Details.Causes, func(cause metav1.StatusCause) bool { return cause.Field == "metadata.name" }) {
+		!slices.ContainsFunc(failed.Status().Details.Causes, func(cause metav1.StatusCause) bool { return cause.Field == "metadata.name" }) ||
+		len(failed.Fields) != 1 || failed.Fields[0].Path != "object.data.metadata.name" {
 		t.Errorf("%v", err)
 	}
 

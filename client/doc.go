@@ -71,5 +71,5 @@
 // # Errors
 //
 // Every error of a call is an *Error, in transactions perhaps within a *TransactionError, and belongs to a class for errors.Is: ErrNotFound,
-// ErrConflict, and so on. Error.Status has what the Kubernetes API says, with the fields that are wrong.
+// ErrConflict, and so on. Error.Fields has the fields that are wrong, Error.Status what the Kubernetes API says.
 package client

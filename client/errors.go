@@ -24,7 +24,7 @@ var (
 	ErrAlreadyExists = errors.New("already exists")
 	// ErrConflict says that the object has changed: Error.ResourceVersion has what it is at now. Read, and try again.
 	ErrConflict = errors.New("conflict")
-	// ErrInvalid says that the request is wrong; Error.Status names the fields.
+	// ErrInvalid says that the request is wrong; Error.Fields names the fields.
 	ErrInvalid      = errors.New("invalid")
 	ErrUnauthorized = errors.New("unauthorized")
 	ErrForbidden    = errors.New("forbidden")
@@ -83,6 +83,8 @@ type Error struct {
 	Message          string
 	// ResourceVersion is what the object of a conflict is at now; "" if it is not there.
 	ResourceVersion string
+	// Fields are the fields of the request that are wrong, of errors that are about any.
+	Fields []FieldProblem
 	// RetryAfter is when the server wants to be asked again; 0 if it does not say.
 	RetryAfter time.Duration
 
@@ -98,6 +100,13 @@ type Error struct {
 	undone bool
 	// broken says that the answer did not come.
 	broken bool
+}
+
+// FieldProblem is a field of a request, and what is wrong with it.
+type FieldProblem struct {
+	// Path leads through the message of the call, and on into the document that it has: "label_selector",
+	// "object.data.spec.replicas", "operations[3].check.resource_version".
+	Path, Problem string
 }
 
 // Error implements error.
@@ -137,6 +146,10 @@ func wrap(ctx context.Context, err error, method, endpoint string, sent, write b
 		case *errdetails.ErrorInfo:
 			if d.Domain == domain {
 				e.Reason, e.answered = metav1.StatusReason(d.Reason), true
+			}
+		case *errdetails.BadRequest:
+			for _, wrong := range d.FieldViolations {
+				e.Fields = append(e.Fields, FieldProblem{wrong.Field, wrong.Description})
 			}
 		case *errdetails.RetryInfo:
 			e.RetryAfter = d.RetryDelay.AsDuration()

@@ -44,20 +44,20 @@ func ContainerOf(pod *corev1.Pod, asked string) (string, error) {
 		if len(pod.Spec.Containers) == 1 {
 			return pod.Spec.Containers[0].Name, nil
 		}
-		return "", apierrors.NewBadRequest(fmt.Sprintf("a container name must be specified for pod %s, choose one of: %s", pod.Name, names))
+		return "", objects.InField("container", apierrors.NewBadRequest(fmt.Sprintf("a container name must be specified for pod %s, choose one of: %s", pod.Name, names)))
 	}
 	for _, name := range names {
 		if name == asked {
 			return name, nil
 		}
 	}
-	return "", apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", asked, pod.Name))
+	return "", objects.InField("container", apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", asked, pod.Name)))
 }
 
 // target is a path of the agent of a pod's node.
 func (a *Agents) target(ctx context.Context, pod *corev1.Pod, path string, query url.Values) (*url.URL, error) {
 	if pod.Spec.NodeName == "" {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name))
+		return nil, objects.InField("name", apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name)))
 	}
 	location, err := a.URL(ctx, pod.Spec.NodeName)
 	if err != nil {
@@ -76,7 +76,7 @@ func (a *Agents) Exec(ctx context.Context, pod *corev1.Pod, container string, co
 		if _, err := ContainerOf(pod, container); err != nil {
 			return nil, err
 		}
-		return nil, apierrors.NewBadRequest("you must specify at least 1 command")
+		return nil, objects.InField("command", apierrors.NewBadRequest("you must specify at least 1 command"))
 	}
 	return a.streams(ctx, "exec", pod, container, url.Values{"command": command}, s)
 }
@@ -120,7 +120,7 @@ func CheckLogOptions(o *corev1.PodLogOptions) error {
 		{"sinceSeconds", o.SinceSeconds, 1, "must be greater than 0"},
 	} {
 		if f.value != nil && *f.value < f.least {
-			return apierrors.NewBadRequest(fmt.Sprintf("%s: Invalid value: %d: %s", f.name, *f.value, f.want))
+			return objects.InField(f.name, apierrors.NewBadRequest(fmt.Sprintf("%s: Invalid value: %d: %s", f.name, *f.value, f.want)))
 		}
 	}
 	if o.SinceSeconds != nil && o.SinceTime != nil {

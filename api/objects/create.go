@@ -33,7 +33,7 @@ func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, a
 		return nil, err
 	}
 	if obj.GetResourceVersion() != "" {
-		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
+		return nil, InField("metadata.resourceVersion", apierrors.NewBadRequest("resourceVersion should not be set on objects to be created"))
 	}
 	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
 	registry.Scheme.Default(obj)
@@ -183,14 +183,14 @@ func checkScope(r *Request, obj registry.Object) error {
 		return nil
 	}
 	if r.Namespace == "" {
-		return apierrors.NewBadRequest("an empty namespace may not be set during creation")
+		return InField("metadata.namespace", apierrors.NewBadRequest("an empty namespace may not be set during creation"))
 	}
 	switch obj.GetNamespace() {
 	case "":
 		obj.SetNamespace(r.Namespace)
 	case r.Namespace:
 	default:
-		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+		return InField("metadata.namespace", apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request"))
 	}
 	return nil
 }

@@ -88,12 +88,12 @@ func checkPreconditions(r *Request, p *metav1.Preconditions, old registry.Object
 	}
 	resource := r.Kind.GroupResource()
 	if p.UID != nil && *p.UID != old.GetUID() {
-		return apierrors.NewConflict(resource, r.Name, fmt.Errorf(
-			"the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated", *p.UID, old.GetUID()))
+		return InField("preconditions.uid", apierrors.NewConflict(resource, r.Name, fmt.Errorf(
+			"the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated", *p.UID, old.GetUID())))
 	}
 	if p.ResourceVersion != nil && *p.ResourceVersion != old.GetResourceVersion() {
-		return apierrors.NewConflict(resource, r.Name, fmt.Errorf(
-			"the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified", *p.ResourceVersion, old.GetResourceVersion()))
+		return InField("preconditions.resourceVersion", apierrors.NewConflict(resource, r.Name, fmt.Errorf(
+			"the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified", *p.ResourceVersion, old.GetResourceVersion())))
 	}
 	return nil
 }

@@ -137,7 +137,7 @@ func (s *Service) exactView(ctx context.Context, prefix, resourceVersion string)
 	}
 	view, err := s.viewAt(ctx, prefix, revision)
 	if err != nil {
-		return nil, "", apierrors.NewResourceExpired(fmt.Sprintf("The resourceVersion for the provided list is too old: %d (%d).", revision, current.Revision()))
+		return nil, "", InField("resourceVersion", apierrors.NewResourceExpired(fmt.Sprintf("The resourceVersion for the provided list is too old: %d (%d).", revision, current.Revision())))
 	}
 	return view, "", nil
 }
@@ -225,8 +225,8 @@ func newMatcher(s *Service, kind *registry.Kind, label labels.Selector, field fi
 		m.fields = fields.Everything()
 	}
 	if err := kind.CheckFieldSelector(m.fields); err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("Unable to find %q that match label selector %q, field selector %q: %v",
-			kind.GroupVersion().WithResource(kind.Resource), m.labels, m.fields, err))
+		return nil, InField("fieldSelector", apierrors.NewBadRequest(fmt.Sprintf("Unable to find %q that match label selector %q, field selector %q: %v",
+			kind.GroupVersion().WithResource(kind.Resource), m.labels, m.fields, err)))
 	}
 	m.everything = m.labels.Empty() && m.fields.Empty()
 	if name, ok := m.fields.RequiresExactMatch("metadata.name"); ok {

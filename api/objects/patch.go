@@ -195,7 +195,7 @@ func (s *Service) apply(ctx context.Context, r *Request, p Patch) (registry.Obje
 		return nil, false, apierrors.NewBadRequest(fmt.Sprintf("apiVersion and kind: the applied object is %s, the URL is of %s", patch.GroupVersionKind(), r.Kind.GVK()))
 	}
 	if patch.GetManagedFields() != nil {
-		return nil, false, apierrors.NewBadRequest("metadata.managedFields must be nil")
+		return nil, false, InField("metadata.managedFields", apierrors.NewBadRequest("metadata.managedFields must be nil"))
 	}
 	return s.modify(ctx, r, modification{
 		create: r.Subresource == "", applied: true,
@@ -203,7 +203,7 @@ func (s *Service) apply(ctx context.Context, r *Request, p Patch) (registry.Obje
 			if old == nil {
 				old = s.empty(r.Kind)
 				if uid := patch.GetUID(); uid != "" {
-					return nil, apierrors.NewConflict(r.Kind.GroupResource(), r.Name, fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", uid))
+					return nil, InField("metadata.uid", apierrors.NewConflict(r.Kind.GroupResource(), r.Name, fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", uid)))
 				}
 			}
 			obj, err := s.merge(r, old, patch.DeepCopy(), p.Force)

@@ -219,7 +219,7 @@ func (s *Service) viewFor(ctx context.Context, resourceVersion string) (kv.View,
 	}
 	revision, err := ParseRevision(resourceVersion)
 	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
+		return nil, InField("resourceVersion", apierrors.NewBadRequest(err.Error()))
 	}
 	view := s.store.View()
 	if revision > view.Revision() {
@@ -238,5 +238,5 @@ func (s *Service) viewFor(ctx context.Context, resourceVersion string) (kv.View,
 func tooLargeRevision(asked, current uint64) error {
 	err := apierrors.NewTimeoutError(fmt.Sprintf("Too large resource version: %d, current: %d", asked, current), 1)
 	err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}
-	return err
+	return InField("resourceVersion", err)
 }

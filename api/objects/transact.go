@@ -95,11 +95,11 @@ func (e *TxError) Status() metav1.Status {
 // Errors: a *TxError that names the operation; others concern the whole.
 func (s *Service) Transact(ctx context.Context, operations []TxOperation, dryRun bool) ([]TxResult, uint64, error) {
 	if len(operations) == 0 {
-		return nil, 0, apierrors.NewBadRequest("operations: a transaction needs at least one")
+		return nil, 0, InField("operations", apierrors.NewBadRequest("operations: a transaction needs at least one"))
 	}
 	if len(operations) > MaxTransactionOperations {
-		return nil, 0, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("operations: %d are too many, the limit is %d; split them, or create what does not depend on the rest first",
-			len(operations), MaxTransactionOperations))
+		return nil, 0, InField("operations", apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("operations: %d are too many, the limit is %d; split them, or create what does not depend on the rest first",
+			len(operations), MaxTransactionOperations)))
 	}
 	view := s.store.View()
 	for attempt := 0; ; attempt++ {
@@ -140,8 +140,8 @@ func (s *Service) transactOnce(ctx context.Context, view kv.View, operations []T
 			return nil, 0, &TxError{i, err}
 		}
 		if other, twice := first[keys[i]]; twice {
-			return nil, 0, &TxError{i, apierrors.NewBadRequest(fmt.Sprintf("metadata.name: %s %q is in operations[%d] too, an object can be in one operation of a transaction",
-				operations[i].Request.Kind.Resource, registryName(&operations[i], results[i]), other))}
+			return nil, 0, &TxError{i, InField(ObjectsName, apierrors.NewBadRequest(fmt.Sprintf("%s %q is in operations[%d] too, an object can be in one operation of a transaction",
+				operations[i].Request.Kind.Resource, registryName(&operations[i], results[i]), other)))}
 		}
 		first[keys[i]] = i
 		staged.pin(keys[i])
@@ -162,7 +162,7 @@ func (s *Service) transactOnce(ctx context.Context, view kv.View, operations []T
 	result, err := s.store.Propose(ctx, &kv.Command{ID: newCommandID(), Ops: ops})
 	if err != nil {
 		if errors.Is(err, kv.ErrTooLarge) {
-			return nil, 0, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("operations: the transaction is too large: its objects may have %d bytes together as they are stored", kv.MaxCommandBytes))
+			return nil, 0, InField("operations", apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("operations: the transaction is too large: its objects may have %d bytes together as they are stored", kv.MaxCommandBytes)))
 		}
 		return nil, 0, storeError(operations[0].Request, err)
 	}
@@ -223,7 +223,7 @@ func (s *Service) checkObject(r *Request, op *TxOperation) error {
 	v, ok := s.store.View().Get(r.Kind.Key(r.Namespace, r.Name))
 	if op.ResourceVersion == "" {
 		if op.UID != "" {
-			return apierrors.NewBadRequest("uid: an object that must not exist has none; give a resourceVersion")
+			return InField("uid", apierrors.NewBadRequest("uid: an object that must not exist has none; give a resourceVersion"))
 		}
 		if ok {
 			return apierrors.NewAlreadyExists(r.Kind.GroupResource(), r.Name)
@@ -232,13 +232,13 @@ func (s *Service) checkObject(r *Request, op *TxOperation) error {
 	}
 	revision, err := ParseRevision(op.ResourceVersion)
 	if err != nil || revision == 0 {
-		return apierrors.NewBadRequest(fmt.Sprintf("resourceVersion: %q is no resource version of an object", op.ResourceVersion))
+		return InField("resourceVersion", apierrors.NewBadRequest(fmt.Sprintf("resourceVersion: %q is no resource version of an object", op.ResourceVersion)))
 	}
 	if !ok {
 		return notFound(r)
 	}
 	if v.ModRevision != revision {
-		return apierrors.NewConflict(r.Kind.GroupResource(), r.Name, fmt.Errorf("the object is at resourceVersion %d, the check wants %d", v.ModRevision, revision))
+		return InField("resourceVersion", apierrors.NewConflict(r.Kind.GroupResource(), r.Name, fmt.Errorf("the object is at resourceVersion %d, the check wants %d", v.ModRevision, revision)))
 	}
 	if op.UID == "" {
 		return nil
@@ -248,7 +248,7 @@ func (s *Service) checkObject(r *Request, op *TxOperation) error {
 		return apierrors.NewInternalError(err)
 	}
 	if obj.GetUID() != op.UID {
-		return apierrors.NewConflict(r.Kind.GroupResource(), r.Name, fmt.Errorf("the object's UID is %s, the check wants %s", obj.GetUID(), op.UID))
+		return InField("uid", apierrors.NewConflict(r.Kind.GroupResource(), r.Name, fmt.Errorf("the object's UID is %s, the check wants %s", obj.GetUID(), op.UID)))
 	}
 	return nil
 }

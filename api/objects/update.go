@@ -80,9 +80,9 @@ func checkName(r *Request, obj registry.Object) error {
 	case r.Name:
 		return nil
 	case "":
-		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s based on URL) was undeterminable: name must be provided", r.Name))
+		return InField("metadata.name", apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s based on URL) was undeterminable: name must be provided", r.Name)))
 	}
-	return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), r.Name))
+	return InField("metadata.name", apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), r.Name)))
 }
 
 // modify carries out a change against the stored object, preparing it again whenever the object moved on meanwhile.
@@ -136,8 +136,8 @@ func (s *Service) modifyOnce(ctx context.Context, r *Request, strategy *registry
 			return nil, false, err
 		}
 		if m.uid != "" {
-			return nil, false, apierrors.NewConflict(r.Kind.GroupResource(), r.Name,
-				fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: ", m.uid))
+			return nil, false, InField("metadata.uid", apierrors.NewConflict(r.Kind.GroupResource(), r.Name,
+				fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: ", m.uid)))
 		}
 		obj.SetResourceVersion("")
 		obj, err = s.create(ctx, r, obj, m.applied)
@@ -165,11 +165,11 @@ func (s *Service) modifyOnce(ctx context.Context, r *Request, strategy *registry
 // only read. The order is upstream's: what admission and the kind's rules add is nobody's field.
 func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.Strategy, m modification, view kv.View, obj, old registry.Object) (registry.Object, error) {
 	if m.uid != "" && m.uid != old.GetUID() {
-		return nil, apierrors.NewConflict(r.Kind.GroupResource(), r.Name,
-			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", m.uid, old.GetUID()))
+		return nil, InField("metadata.uid", apierrors.NewConflict(r.Kind.GroupResource(), r.Name,
+			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", m.uid, old.GetUID())))
 	}
 	if version := obj.GetResourceVersion(); version != "" && version != old.GetResourceVersion() {
-		return nil, conflict(r)
+		return nil, InField("metadata.resourceVersion", conflict(r))
 	}
 	registry.Scheme.Default(obj)
 	obj.GetObjectKind().SetGroupVersionKind(r.Kind.GVK())

@@ -58,7 +58,7 @@ func (s *Service) Watch(ctx context.Context, r *Request, o WatchOptions) (*Watch
 	}
 	after, err := ParseRevision(o.ResourceVersion)
 	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
+		return nil, InField("resourceVersion", apierrors.NewBadRequest(err.Error()))
 	}
 	view, err := s.viewFor(ctx, o.ResourceVersion)
 	if err != nil {
@@ -108,7 +108,7 @@ func (s *Service) Watch(ctx context.Context, r *Request, o WatchOptions) (*Watch
 
 func watchError(err error, after, current uint64) error {
 	if errors.Is(err, kv.ErrCompacted) {
-		return apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", after, current))
+		return InField("resourceVersion", apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", after, current)))
 	}
 	if errors.Is(err, kv.ErrFutureRevision) {
 		return tooLargeRevision(after, current)

@@ -3,7 +3,6 @@ package rpc
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -26,22 +25,24 @@ type objectsServer struct {
 type operation struct {
 	*objectsServer
 	ctx      context.Context
+	at       string // see begin
 	request  *objects.Request
 	warnings objects.Warnings
 	// allowed says that the caller may do it.
 	allowed bool
 }
 
-// begin finds the kind that a call is about.
-func (s *objectsServer) begin(ctx context.Context, kind *kontikiv1.Kind, subresource string) (*operation, error) {
+// begin finds the kind that a call is about. at is the field of the message that has the kind, and perhaps a namespace and a name:
+// "object", "reference", or "" for the message itself.
+func (s *objectsServer) begin(ctx context.Context, at string, kind *kontikiv1.Kind, subresource string) (*operation, error) {
 	if kind.GetKind() == "" || kind.GetVersion() == "" {
-		return nil, apierrors.NewBadRequest("kind: the group, version and kind of the object must be given, such as {apps v1 Deployment}")
+		return nil, Wrong(join(at, "kind"), "the group, version and kind of the object must be given, such as {apps v1 Deployment}")
 	}
 	row, ok := s.Objects.Kinds().ByGVK(schema.GroupVersionKind{Group: kind.Group, Version: kind.Version, Kind: kind.Kind})
 	if !ok {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("kind: no matches for kind %q in version %q", kind.Kind, schema.GroupVersion{Group: kind.Group, Version: kind.Version}))
+		return nil, Wrong(join(at, "kind"), "no matches for kind %q in version %q", kind.Kind, schema.GroupVersion{Group: kind.Group, Version: kind.Version})
 	}
-	o := &operation{objectsServer: s, ctx: ctx}
+	o := &operation{objectsServer: s, ctx: ctx, at: at}
 	o.request = &objects.Request{User: callerOf(ctx).user, Kind: row, Subresource: subresource, Warn: func(text string) { o.warnings.Add(text) }}
 	return o, nil
 }
@@ -49,14 +50,14 @@ func (s *objectsServer) begin(ctx context.Context, kind *kontikiv1.Kind, subreso
 // on is begin for one object that is named.
 func (s *objectsServer) on(ctx context.Context, ref *kontikiv1.Reference, subresource string) (*operation, error) {
 	if ref == nil {
-		return nil, apierrors.NewBadRequest("reference: must be given")
+		return nil, Wrong("reference", "must be given")
 	}
-	o, err := s.begin(ctx, ref.Kind, subresource)
+	o, err := s.begin(ctx, "reference", ref.Kind, subresource)
 	if err != nil {
 		return nil, err
 	}
 	if ref.Name == "" {
-		return nil, apierrors.NewBadRequest("reference.name: must be given")
+		return nil, Wrong("reference.name", "must be given")
 	}
 	o.request.Namespace, o.request.Name = ref.Namespace, ref.Name
 	return o, nil
@@ -67,9 +68,9 @@ func (o *operation) scoped(needed bool) error {
 	r := o.request
 	switch {
 	case !r.Kind.Namespaced && r.Namespace != "":
-		return apierrors.NewBadRequest(fmt.Sprintf("namespace: must be empty, a %s is in no namespace", r.Kind.Kind))
+		return Wrong(join(o.at, "namespace"), "must be empty, a %s is in no namespace", r.Kind.Kind)
 	case r.Kind.Namespaced && r.Namespace == "" && needed:
-		return apierrors.NewBadRequest(fmt.Sprintf("namespace: must be given for a %s", r.Kind.Kind))
+		return Wrong(join(o.at, "namespace"), "must be given for a %s", r.Kind.Kind)
 	}
 	return nil
 }
@@ -133,7 +134,7 @@ func (o *operation) decode(in *kontikiv1.Object, verb, validation string) (regis
 		return nil, err
 	}
 	if in.GetName() != "" && obj.GetName() != in.GetName() {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("object.name: %q is not the name in its data, %q", in.GetName(), obj.GetName()))
+		return nil, Wrong("object.name", "%q is not the name in its data, %q", in.GetName(), obj.GetName())
 	}
 	return obj, nil
 }
@@ -145,17 +146,21 @@ func (o *operation) decodeData(in *kontikiv1.Object, validation string) (registr
 	switch in.GetEncoding() {
 	case kontikiv1.Encoding_ENCODING_UNSPECIFIED, kontikiv1.Encoding_ENCODING_PROTOBUF:
 		if bytes.HasPrefix(in.GetData(), envelopePrefix) {
-			return nil, apierrors.NewBadRequest("object.data: must be the message of the kind alone, as its Marshal method writes it, without the envelope that begins with k8s\\0")
+			return nil, Wrong("object.data", "must be the message of the kind alone, as its Marshal method writes it, without the envelope that begins with k8s\\0")
 		}
-		return o.Objects.DecodeBody(o.request, objects.Envelope(o.request.Kind, in.GetData()), objects.Protobuf, validation)
+		obj, err := o.Objects.DecodeBody(o.request, objects.Envelope(o.request.Kind, in.GetData()), objects.Protobuf, validation)
+		return obj, about("object.data", err)
 	case kontikiv1.Encoding_ENCODING_JSON:
-		return o.Objects.DecodeBody(o.request, in.Data, objects.JSON, validation)
+		obj, err := o.Objects.DecodeBody(o.request, in.Data, objects.JSON, validation)
+		return obj, about("object.data", err)
 	}
-	return nil, apierrors.NewBadRequest(fmt.Sprintf("object.encoding: %d is none of ENCODING_PROTOBUF, ENCODING_JSON", in.GetEncoding()))
+	return nil, Wrong("object.encoding", "%d is none of ENCODING_PROTOBUF, ENCODING_JSON", in.GetEncoding())
 }
 
-// conflicting adds to a conflict what the object is at now.
-func (s *objectsServer) conflicting(r *objects.Request, err error) error {
+// failed adds to the object service's error the document of the message that it is about, and to a conflict what the object is
+// at now.
+func (s *objectsServer) failed(r *objects.Request, document string, err error) error {
+	err = about(document, err)
 	if !apierrors.IsConflict(err) {
 		return err
 	}
@@ -169,7 +174,7 @@ func (s *objectsServer) conflicting(r *objects.Request, err error) error {
 // checkEncoding refuses what no answer can be encoded in.
 func checkEncoding(e kontikiv1.Encoding) error {
 	if e < kontikiv1.Encoding_ENCODING_UNSPECIFIED || e > kontikiv1.Encoding_ENCODING_JSON {
-		return apierrors.NewBadRequest(fmt.Sprintf("encoding: %d is none of ENCODING_PROTOBUF, ENCODING_JSON", e))
+		return Wrong("encoding", "%d is none of ENCODING_PROTOBUF, ENCODING_JSON", e)
 	}
 	return nil
 }
@@ -178,7 +183,7 @@ func checkEncoding(e kontikiv1.Encoding) error {
 func checkText(name, text string) error {
 	const most = 64 << 10
 	if len(text) > most {
-		return apierrors.NewBadRequest(fmt.Sprintf("%s: must have at most %d bytes: %s...", name, most, strings.ToValidUTF8(text[:30], "")))
+		return Wrong(name, "must have at most %d bytes: %s...", most, strings.ToValidUTF8(text[:30], ""))
 	}
 	return nil
 }

@@ -2,56 +2,21 @@ package rpc_test
 
 import (
 	"context"
-	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	clientrest "k8s.io/client-go/rest"
 
-	"github.com/kontiki/kontiki/api/apiserver"
-	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
-	"github.com/kontiki/kontiki/internal/kv"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
-	"github.com/kontiki/kontiki/test/harness"
 )
-
-// answer is what a front answered: a Status, or objects with warnings.
-type answer struct {
-	status   metav1.Status
-	objects  []any // as JSON, in order
-	warnings []string
-}
-
-// step is one request, in both forms.
-type step struct {
-	name string
-	// as is who sends it: an administrator, or "joe", "anonymous", "bad token", "service account".
-	as string
-	// method, path, contentType and body are the REST form. "restPath" items answer a list.
-	method, path, contentType, body string
-	// call is the gRPC form.
-	call func(ctx context.Context, api kontikiv1.ObjectsClient) ([]*kontikiv1.Object, []string, error)
-	// code is what it must answer.
-	code codes.Code
-	// own is what gRPC says in its own words, where REST can only speak of paths; "" means that the Status is equal.
-	own string
-	// unread calls are refused before gRPC has read what they are about, so their audit events do not tell; in REST the path does.
-	unread bool
-}
 
 const (
 	jsonType   = "application/json"
@@ -210,8 +175,8 @@ func steps() []step {
 		{name: "get", method: "GET", path: cmPath + "/a", call: get(ref("a"), "")},
 		{name: "get from here", method: "GET", path: cmPath + "/a?resourceVersion=0", call: get(ref("a"), "0")},
 		{name: "not found", method: "GET", path: cmPath + "/none", call: get(ref("none"), ""), code: codes.NotFound},
-		{name: "a revision that is no number", method: "GET", path: cmPath + "/a?resourceVersion=x", call: get(ref("a"), "x"), code: codes.InvalidArgument},
-		{name: "a revision of the future", method: "GET", path: cmPath + "/a?resourceVersion=99999", call: get(ref("a"), "99999"), code: codes.Unavailable},
+		{name: "a revision that is no number", field: "resource_version", method: "GET", path: cmPath + "/a?resourceVersion=x", call: get(ref("a"), "x"), code: codes.InvalidArgument},
+		{name: "a revision of the future", field: "resource_version", method: "GET", path: cmPath + "/a?resourceVersion=99999", call: get(ref("a"), "99999"), code: codes.Unavailable},
 		{name: "forbidden", as: "joe", method: "GET", path: cmPath + "/a", call: get(ref("a"), ""), code: codes.PermissionDenied},
 		{name: "forbidden creation", as: "joe", method: "POST", path: cmPath, contentType: jsonType, body: cm("j", ""), call: create(jsonObject(cmKind, cm("j", "")), nil), code: codes.PermissionDenied},
 		{name: "forbidden before bad", as: "joe", method: "POST", path: cmPath, contentType: jsonType, body: "{", call: create(jsonObject(cmKind, "{"), nil), code: codes.PermissionDenied},
@@ -224,59 +189,59 @@ func steps() []step {
 		{name: "bad token", as: "bad token", unread: true, method: "GET", path: cmPath + "/a", call: get(ref("a"), ""), code: codes.Unauthenticated},
 		{name: "impersonation", as: "as nobody", method: "GET", path: cmPath + "/a", call: get(ref("a"), ""), code: codes.PermissionDenied},
 		{name: "impersonation without a right to", as: "joe as admin", unread: true, method: "GET", path: cmPath + "/a", call: get(ref("a"), ""), code: codes.PermissionDenied},
-		{name: "unknown kind", unread: true, method: "GET", path: "/api/v1/namespaces/default/gadgets/a", call: get(&kontikiv1.Reference{Kind: &kontikiv1.Kind{Version: "v1", Kind: "Gadget"}, Namespace: "default", Name: "a"}, ""),
-			code: codes.InvalidArgument, own: `kind: no matches for kind "Gadget" in version "v1"`},
-		{name: "malformed JSON", method: "POST", path: cmPath, contentType: jsonType, body: `{"apiVersion"`, call: create(jsonObject(cmKind, `{"apiVersion"`), nil), code: codes.InvalidArgument},
-		{name: "malformed protobuf", method: "POST", path: cmPath, contentType: protoType, body: string(objects.Envelope(kind, []byte("\xff\xff"))), call: create(&kontikiv1.Object{Kind: cmKind, Namespace: "default", Data: []byte("\xff\xff")}, nil), code: codes.InvalidArgument},
-		{name: "another kind", method: "POST", path: cmPath, contentType: jsonType, body: `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a"}}`, call: create(jsonObject(cmKind, `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a"}}`), nil), code: codes.InvalidArgument},
-		{name: "wrong namespace", method: "POST", path: cmPath, contentType: jsonType, body: `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"kube-system"}}`,
+		{name: "unknown kind", field: "reference.kind", unread: true, method: "GET", path: "/api/v1/namespaces/default/gadgets/a", call: get(&kontikiv1.Reference{Kind: &kontikiv1.Kind{Version: "v1", Kind: "Gadget"}, Namespace: "default", Name: "a"}, ""),
+			code: codes.InvalidArgument, own: `reference.kind: no matches for kind "Gadget" in version "v1"`},
+		{name: "malformed JSON", field: "object.data", method: "POST", path: cmPath, contentType: jsonType, body: `{"apiVersion"`, call: create(jsonObject(cmKind, `{"apiVersion"`), nil), code: codes.InvalidArgument},
+		{name: "malformed protobuf", field: "object.data", method: "POST", path: cmPath, contentType: protoType, body: string(objects.Envelope(kind, []byte("\xff\xff"))), call: create(&kontikiv1.Object{Kind: cmKind, Namespace: "default", Data: []byte("\xff\xff")}, nil), code: codes.InvalidArgument},
+		{name: "another kind", field: "object.data", method: "POST", path: cmPath, contentType: jsonType, body: `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a"}}`, call: create(jsonObject(cmKind, `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a"}}`), nil), code: codes.InvalidArgument},
+		{name: "wrong namespace", field: "object.data.metadata.namespace", method: "POST", path: cmPath, contentType: jsonType, body: `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"kube-system"}}`,
 			call: create(jsonObject(cmKind, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"kube-system"}}`), nil), code: codes.InvalidArgument},
 		{name: "absent namespace", method: "POST", path: "/api/v1/namespaces/nowhere/configmaps", contentType: jsonType, body: cm("a", ""),
 			call: create(&kontikiv1.Object{Kind: cmKind, Namespace: "nowhere", Encoding: kontikiv1.Encoding_ENCODING_JSON, Data: []byte(cm("a", ""))}, nil), code: codes.NotFound},
-		{name: "invalid", method: "POST", path: "/api/v1/namespaces/default/pods", contentType: jsonType, body: badPod, call: create(jsonObject(podKind, badPod), nil), code: codes.InvalidArgument},
-		{name: "invalid name", method: "POST", path: cmPath, contentType: jsonType, body: cm("A_b", ""), call: create(jsonObject(cmKind, cm("A_b", "")), nil), code: codes.InvalidArgument},
-		{name: "too large a request", unread: true, method: "POST", path: cmPath, contentType: jsonType, body: cm("big", `,"data":{"k":"`+big+`"}`), call: create(jsonObject(cmKind, cm("big", `,"data":{"k":"`+big+`"}`)), nil), code: codes.InvalidArgument},
-		{name: "too large an object", method: "POST", path: cmPath, contentType: jsonType, body: cm("big", `,"data":{"k":"`+big[:1600<<10]+`"}`), call: create(jsonObject(cmKind, cm("big", `,"data":{"k":"`+big[:1600<<10]+`"}`)), nil), code: codes.InvalidArgument},
-		{name: "strict about unknown fields", method: "POST", path: cmPath + "?fieldValidation=Strict", contentType: jsonType, body: cm("u", `,"dota":{}`), call: create(jsonObject(cmKind, cm("u", `,"dota":{}`)), strict), code: codes.InvalidArgument},
+		{name: "invalid", field: "object.data.spec.containers[0].ports[0].containerPort", method: "POST", path: "/api/v1/namespaces/default/pods", contentType: jsonType, body: badPod, call: create(jsonObject(podKind, badPod), nil), code: codes.InvalidArgument},
+		{name: "invalid name", field: "object.data.metadata.name", method: "POST", path: cmPath, contentType: jsonType, body: cm("A_b", ""), call: create(jsonObject(cmKind, cm("A_b", "")), nil), code: codes.InvalidArgument},
+		{name: "too large a request", field: "object.data", unread: true, method: "POST", path: cmPath, contentType: jsonType, body: cm("big", `,"data":{"k":"`+big+`"}`), call: create(jsonObject(cmKind, cm("big", `,"data":{"k":"`+big+`"}`)), nil), code: codes.InvalidArgument},
+		{name: "too large an object", field: "object.data", method: "POST", path: cmPath, contentType: jsonType, body: cm("big", `,"data":{"k":"`+big[:1600<<10]+`"}`), call: create(jsonObject(cmKind, cm("big", `,"data":{"k":"`+big[:1600<<10]+`"}`)), nil), code: codes.InvalidArgument},
+		{name: "strict about unknown fields", field: "object.data", method: "POST", path: cmPath + "?fieldValidation=Strict", contentType: jsonType, body: cm("u", `,"dota":{}`), call: create(jsonObject(cmKind, cm("u", `,"dota":{}`)), strict), code: codes.InvalidArgument},
 		{name: "warned of unknown fields", method: "POST", path: cmPath + "?fieldValidation=Warn", contentType: jsonType, body: cm("u1", `,"dota":{}`), call: create(jsonObject(cmKind, cm("u1", `,"dota":{}`)), warn)},
 		{name: "warned by default", method: "POST", path: cmPath, contentType: jsonType, body: cm("u2", `,"dota":{},"data":{"a":"b","a":"c"}`), call: create(jsonObject(cmKind, cm("u2", `,"dota":{},"data":{"a":"b","a":"c"}`)), nil)},
 		{name: "ignoring unknown fields", method: "POST", path: cmPath + "?fieldValidation=Ignore", contentType: jsonType, body: cm("u3", `,"dota":{}`), call: create(jsonObject(cmKind, cm("u3", `,"dota":{}`)), ignore)},
-		{name: "a validation that there is not", method: "POST", path: cmPath + "?fieldValidation=Loud", contentType: jsonType, body: cm("u4", ""), call: create(jsonObject(cmKind, cm("u4", "")), &kontikiv1.WriteOptions{FieldValidation: "Loud"}), code: codes.InvalidArgument},
-		{name: "too long a manager", method: "POST", path: cmPath + "?fieldManager=" + strings.Repeat("m", 129), contentType: jsonType, body: cm("u4", ""), call: create(jsonObject(cmKind, cm("u4", "")), &kontikiv1.WriteOptions{FieldManager: strings.Repeat("m", 129)}), code: codes.InvalidArgument},
+		{name: "a validation that there is not", field: "options.field_validation", method: "POST", path: cmPath + "?fieldValidation=Loud", contentType: jsonType, body: cm("u4", ""), call: create(jsonObject(cmKind, cm("u4", "")), &kontikiv1.WriteOptions{FieldValidation: "Loud"}), code: codes.InvalidArgument},
+		{name: "too long a manager", field: "options.field_manager", method: "POST", path: cmPath + "?fieldManager=" + strings.Repeat("m", 129), contentType: jsonType, body: cm("u4", ""), call: create(jsonObject(cmKind, cm("u4", "")), &kontikiv1.WriteOptions{FieldManager: strings.Repeat("m", 129)}), code: codes.InvalidArgument},
 		{name: "a manager", method: "POST", path: cmPath + "?fieldManager=somebody", contentType: jsonType, body: cm("m", `,"data":{"k":"1"}`), call: create(jsonObject(cmKind, cm("m", `,"data":{"k":"1"}`)), &kontikiv1.WriteOptions{FieldManager: "somebody"})},
 		{name: "dry run", method: "POST", path: cmPath + "?dryRun=All", contentType: jsonType, body: cm("dry", ""), call: create(jsonObject(cmKind, cm("dry", "")), dry)},
 		{name: "update", method: "PUT", path: cmPath + "/a", contentType: jsonType, body: cm("a", `,"data":{"k":"2"}`), call: update(jsonObject(cmKind, cm("a", `,"data":{"k":"2"}`)), "", nil)},
 		{name: "dry update", method: "PUT", path: cmPath + "/a?dryRun=All", contentType: jsonType, body: cm("a", `,"data":{"k":"3"}`), call: update(jsonObject(cmKind, cm("a", `,"data":{"k":"3"}`)), "", dry)},
-		{name: "conflict", method: "PUT", path: cmPath + "/a", contentType: jsonType, body: `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","resourceVersion":"1"}}`,
+		{name: "conflict", field: "object.data.metadata.resourceVersion", method: "PUT", path: cmPath + "/a", contentType: jsonType, body: `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","resourceVersion":"1"}}`,
 			call: update(jsonObject(cmKind, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","resourceVersion":"1"}}`), "", nil), code: codes.Aborted},
 		{name: "update of what is not there", method: "PUT", path: cmPath + "/none", contentType: jsonType, body: cm("none", ""), call: update(jsonObject(cmKind, cm("none", "")), "", nil), code: codes.NotFound},
 		{name: "unknown subresource", method: "PUT", path: cmPath + "/a/colour", contentType: jsonType, body: cm("a", ""), call: update(jsonObject(cmKind, cm("a", "")), "colour", nil), code: codes.NotFound, own: `configmaps "a/colour" not found`},
 		{name: "merge patch", method: "PATCH", path: cmPath + "/a", contentType: mergePatch, body: `{"data":{"l":"3"}}`, call: patch("a", kontikiv1.PatchType_PATCH_TYPE_MERGE, `{"data":{"l":"3"}}`, nil)},
 		{name: "JSON patch", method: "PATCH", path: cmPath + "/a", contentType: "application/json-patch+json", body: `[{"op":"add","path":"/data/m","value":"4"}]`, call: patch("a", kontikiv1.PatchType_PATCH_TYPE_JSON, `[{"op":"add","path":"/data/m","value":"4"}]`, nil)},
-		{name: "JSON patch that does not apply", method: "PATCH", path: cmPath + "/a", contentType: "application/json-patch+json", body: `[{"op":"test","path":"/data/m","value":"5"}]`, call: patch("a", kontikiv1.PatchType_PATCH_TYPE_JSON, `[{"op":"test","path":"/data/m","value":"5"}]`, nil), code: codes.InvalidArgument},
+		{name: "JSON patch that does not apply", field: "patch", method: "PATCH", path: cmPath + "/a", contentType: "application/json-patch+json", body: `[{"op":"test","path":"/data/m","value":"5"}]`, call: patch("a", kontikiv1.PatchType_PATCH_TYPE_JSON, `[{"op":"test","path":"/data/m","value":"5"}]`, nil), code: codes.InvalidArgument},
 		{name: "strategic patch", method: "PATCH", path: cmPath + "/a", contentType: "application/strategic-merge-patch+json", body: `{"metadata":{"labels":{"x":"y"}}}`, call: patch("a", kontikiv1.PatchType_PATCH_TYPE_STRATEGIC, `{"metadata":{"labels":{"x":"y"}}}`, nil)},
-		{name: "malformed patch", method: "PATCH", path: cmPath + "/a", contentType: mergePatch, body: `{`, call: patch("a", kontikiv1.PatchType_PATCH_TYPE_MERGE, `{`, nil), code: codes.InvalidArgument},
+		{name: "malformed patch", field: "patch", method: "PATCH", path: cmPath + "/a", contentType: mergePatch, body: `{`, call: patch("a", kontikiv1.PatchType_PATCH_TYPE_MERGE, `{`, nil), code: codes.InvalidArgument},
 		{name: "patch with an unknown field", method: "PATCH", path: cmPath + "/a", contentType: mergePatch, body: `{"dota":{"l":"3"}}`, call: patch("a", kontikiv1.PatchType_PATCH_TYPE_MERGE, `{"dota":{"l":"3"}}`, nil)},
 		{name: "patch of what is not there", method: "PATCH", path: cmPath + "/none", contentType: mergePatch, body: `{}`, call: patch("none", kontikiv1.PatchType_PATCH_TYPE_MERGE, `{}`, nil), code: codes.NotFound},
 		{name: "apply", method: "PATCH", path: cmPath + "/s?fieldManager=one", contentType: applyPatch, body: cm("s", `,"data":{"k":"1"}`), call: applyCall("s", cm("s", `,"data":{"k":"1"}`), "one", false)},
-		{name: "apply without a manager", method: "PATCH", path: cmPath + "/s", contentType: applyPatch, body: cm("s", ""), call: applyCall("s", cm("s", ""), "", false), code: codes.InvalidArgument},
-		{name: "apply conflict", method: "PATCH", path: cmPath + "/s?fieldManager=two", contentType: applyPatch, body: cm("s", `,"data":{"k":"2"}`), call: applyCall("s", cm("s", `,"data":{"k":"2"}`), "two", false), code: codes.Aborted},
+		{name: "apply without a manager", field: "options.field_manager", method: "PATCH", path: cmPath + "/s", contentType: applyPatch, body: cm("s", ""), call: applyCall("s", cm("s", ""), "", false), code: codes.InvalidArgument},
+		{name: "apply conflict", field: "configuration.data.k", method: "PATCH", path: cmPath + "/s?fieldManager=two", contentType: applyPatch, body: cm("s", `,"data":{"k":"2"}`), call: applyCall("s", cm("s", `,"data":{"k":"2"}`), "two", false), code: codes.Aborted},
 		{name: "forced apply", method: "PATCH", path: cmPath + "/s?fieldManager=two&force=true", contentType: applyPatch, body: cm("s", `,"data":{"k":"2"}`), call: applyCall("s", cm("s", `,"data":{"k":"2"}`), "two", true)},
-		{name: "apply of nonsense", method: "PATCH", path: cmPath + "/s?fieldManager=two", contentType: applyPatch, body: "- a\n- b", call: applyCall("s", "- a\n- b", "two", false), code: codes.InvalidArgument},
+		{name: "apply of nonsense", field: "configuration", method: "PATCH", path: cmPath + "/s?fieldManager=two", contentType: applyPatch, body: "- a\n- b", call: applyCall("s", "- a\n- b", "two", false), code: codes.InvalidArgument},
 		{name: "list", method: "GET", path: cmPath, call: list(&kontikiv1.ListRequest{Kind: cmKind, Namespace: "default"})},
 		{name: "list everywhere by pages", method: "GET", path: "/api/v1/configmaps", call: list(&kontikiv1.ListRequest{Kind: cmKind, PageSize: 2})},
 		{name: "list by label", method: "GET", path: cmPath + "?labelSelector=x%3Dy", call: list(&kontikiv1.ListRequest{Kind: cmKind, Namespace: "default", LabelSelector: "x=y"})},
 		{name: "list by field", method: "GET", path: cmPath + "?fieldSelector=metadata.name%3Ds", call: list(&kontikiv1.ListRequest{Kind: cmKind, Namespace: "default", FieldSelector: "metadata.name=s"})},
 		{name: "list of an earlier revision", method: "GET", path: cmPath + "?resourceVersion=9&resourceVersionMatch=Exact", call: list(&kontikiv1.ListRequest{Kind: cmKind, Namespace: "default", ResourceVersion: "9", ResourceVersionMatch: "Exact"})},
-		{name: "bad label selector", method: "GET", path: cmPath + "?labelSelector=a%20b%20c", call: list(&kontikiv1.ListRequest{Kind: cmKind, Namespace: "default", LabelSelector: "a b c"}), code: codes.InvalidArgument},
-		{name: "bad field selector", method: "GET", path: cmPath + "?fieldSelector=abc", call: list(&kontikiv1.ListRequest{Kind: cmKind, Namespace: "default", FieldSelector: "abc"}), code: codes.InvalidArgument},
-		{name: "unsupported field selector", method: "GET", path: cmPath + "?fieldSelector=data.k%3D1", call: list(&kontikiv1.ListRequest{Kind: cmKind, Namespace: "default", FieldSelector: "data.k=1"}), code: codes.InvalidArgument},
-		{name: "a match without a revision", method: "GET", path: cmPath + "?resourceVersionMatch=Exact", call: list(&kontikiv1.ListRequest{Kind: cmKind, Namespace: "default", ResourceVersionMatch: "Exact"}), code: codes.InvalidArgument},
-		{name: "a match that there is not", method: "GET", path: cmPath + "?resourceVersionMatch=About&resourceVersion=1", call: list(&kontikiv1.ListRequest{Kind: cmKind, Namespace: "default", ResourceVersion: "1", ResourceVersionMatch: "About"}), code: codes.InvalidArgument},
-		{name: "watch from no number", method: "GET", path: cmPath + "?watch=1&resourceVersion=x", call: watchCall(&kontikiv1.WatchRequest{Kind: cmKind, Namespace: "default", ResourceVersion: "x"}), code: codes.InvalidArgument},
-		{name: "watch with a bad selector", method: "GET", path: cmPath + "?watch=1&labelSelector=a%20b%20c", call: watchCall(&kontikiv1.WatchRequest{Kind: cmKind, Namespace: "default", LabelSelector: "a b c"}), code: codes.InvalidArgument},
-		{name: "delete at another revision", method: "DELETE", path: cmPath + "/s", contentType: jsonType, body: `{"preconditions":{"resourceVersion":"1"}}`, call: remove("s", &kontikiv1.DeleteOptions{ResourceVersion: "1"}, nil), code: codes.Aborted},
-		{name: "delete with a policy that there is not", method: "DELETE", path: cmPath + "/s?propagationPolicy=Loud", call: remove("s", &kontikiv1.DeleteOptions{PropagationPolicy: "Loud"}, nil), code: codes.InvalidArgument},
+		{name: "bad label selector", field: "label_selector", method: "GET", path: cmPath + "?labelSelector=a%20b%20c", call: list(&kontikiv1.ListRequest{Kind: cmKind, Namespace: "default", LabelSelector: "a b c"}), code: codes.InvalidArgument},
+		{name: "bad field selector", field: "field_selector", method: "GET", path: cmPath + "?fieldSelector=abc", call: list(&kontikiv1.ListRequest{Kind: cmKind, Namespace: "default", FieldSelector: "abc"}), code: codes.InvalidArgument},
+		{name: "unsupported field selector", field: "field_selector", method: "GET", path: cmPath + "?fieldSelector=data.k%3D1", call: list(&kontikiv1.ListRequest{Kind: cmKind, Namespace: "default", FieldSelector: "data.k=1"}), code: codes.InvalidArgument},
+		{name: "a match without a revision", field: "resource_version_match", method: "GET", path: cmPath + "?resourceVersionMatch=Exact", call: list(&kontikiv1.ListRequest{Kind: cmKind, Namespace: "default", ResourceVersionMatch: "Exact"}), code: codes.InvalidArgument},
+		{name: "a match that there is not", field: "resource_version_match", method: "GET", path: cmPath + "?resourceVersionMatch=About&resourceVersion=1", call: list(&kontikiv1.ListRequest{Kind: cmKind, Namespace: "default", ResourceVersion: "1", ResourceVersionMatch: "About"}), code: codes.InvalidArgument},
+		{name: "watch from no number", field: "resource_version", method: "GET", path: cmPath + "?watch=1&resourceVersion=x", call: watchCall(&kontikiv1.WatchRequest{Kind: cmKind, Namespace: "default", ResourceVersion: "x"}), code: codes.InvalidArgument},
+		{name: "watch with a bad selector", field: "label_selector", method: "GET", path: cmPath + "?watch=1&labelSelector=a%20b%20c", call: watchCall(&kontikiv1.WatchRequest{Kind: cmKind, Namespace: "default", LabelSelector: "a b c"}), code: codes.InvalidArgument},
+		{name: "delete at another revision", field: "delete_options.resource_version", method: "DELETE", path: cmPath + "/s", contentType: jsonType, body: `{"preconditions":{"resourceVersion":"1"}}`, call: remove("s", &kontikiv1.DeleteOptions{ResourceVersion: "1"}, nil), code: codes.Aborted},
+		{name: "delete with a policy that there is not", field: "delete_options.propagation_policy", method: "DELETE", path: cmPath + "/s?propagationPolicy=Loud", call: remove("s", &kontikiv1.DeleteOptions{PropagationPolicy: "Loud"}, nil), code: codes.InvalidArgument},
 		{name: "dry deletion", method: "DELETE", path: cmPath + "/s?dryRun=All", call: remove("s", nil, dry)},
 		{name: "delete", method: "DELETE", path: cmPath + "/s", call: remove("s", nil, nil)},
 		{name: "delete again", method: "DELETE", path: cmPath + "/s", call: remove("s", nil, nil), code: codes.NotFound},
@@ -288,239 +253,15 @@ func steps() []step {
 			call: transactCall(&kontikiv1.TransactRequest{Operations: []*kontikiv1.Operation{createOp(jsonObject(cmKind, cm("t1", ""))), createOp(jsonObject(cmKind, cm("t2", ""))), checkOp("none", "")}})},
 		{name: "transaction that exists", method: "POST", path: transactions, contentType: jsonType, body: tx(txCM("t3"), txCM("t1")),
 			call: transactCall(&kontikiv1.TransactRequest{Operations: []*kontikiv1.Operation{createOp(jsonObject(cmKind, cm("t3", ""))), createOp(jsonObject(cmKind, cm("t1", "")))}}), code: codes.AlreadyExists},
-		{name: "transaction at a stale revision", method: "POST", path: transactions, contentType: jsonType, body: tx(txCM("t3"), txCheck("t1", "1")),
+		{name: "transaction at a stale revision", field: "operations[1].check.resource_version", method: "POST", path: transactions, contentType: jsonType, body: tx(txCM("t3"), txCheck("t1", "1")),
 			call: transactCall(&kontikiv1.TransactRequest{Operations: []*kontikiv1.Operation{createOp(jsonObject(cmKind, cm("t3", ""))), checkOp("t1", "1")}}), code: codes.Aborted},
-		{name: "duplicate keys", method: "POST", path: transactions, contentType: jsonType, body: tx(txCheck("x", ""), txCheck("x", "")),
+		{name: "duplicate keys", field: "operations[1].check.reference", method: "POST", path: transactions, contentType: jsonType, body: tx(txCheck("x", ""), txCheck("x", "")),
 			call: transactCall(&kontikiv1.TransactRequest{Operations: []*kontikiv1.Operation{checkOp("x", ""), checkOp("x", "")}}), code: codes.InvalidArgument},
-		{name: "1001 operations", method: "POST", path: transactions, contentType: jsonType, body: tx(manyREST...), call: transactCall(&kontikiv1.TransactRequest{Operations: many}), code: codes.InvalidArgument},
-		{name: "no operations", method: "POST", path: transactions, contentType: jsonType, body: tx(), call: transactCall(&kontikiv1.TransactRequest{}), code: codes.InvalidArgument},
-		{name: "an empty operation", method: "POST", path: transactions, contentType: jsonType, body: tx("{}"), call: transactCall(&kontikiv1.TransactRequest{Operations: []*kontikiv1.Operation{{}}}), code: codes.InvalidArgument},
+		{name: "1001 operations", field: "operations", method: "POST", path: transactions, contentType: jsonType, body: tx(manyREST...), call: transactCall(&kontikiv1.TransactRequest{Operations: many}), code: codes.InvalidArgument},
+		{name: "no operations", field: "operations", method: "POST", path: transactions, contentType: jsonType, body: tx(), call: transactCall(&kontikiv1.TransactRequest{}), code: codes.InvalidArgument},
+		{name: "an empty operation", field: "operations[0]", method: "POST", path: transactions, contentType: jsonType, body: tx("{}"), call: transactCall(&kontikiv1.TransactRequest{Operations: []*kontikiv1.Operation{{}}}), code: codes.InvalidArgument},
 		{name: "dry transaction", method: "POST", path: transactions, contentType: jsonType, body: `{"dryRun":true,` + tx(txCM("t9"))[1:], call: transactCall(&kontikiv1.TransactRequest{DryRun: true, Operations: []*kontikiv1.Operation{createOp(jsonObject(cmKind, cm("t9", "")))}})},
 	}
-}
-
-// front sends steps to one harness.
-type front struct {
-	t    *testing.T
-	h    *harness.Harness
-	log  *auditLog // nil where nothing is recorded
-	http map[string]*http.Client
-	conn map[string]kontikiv1.ObjectsClient
-}
-
-func newFront(t *testing.T) *front {
-	log := newAuditLog(t, everything)
-	f := newFrontOver(t, harness.NewConfigured(t, func(c *apiserver.Config) { c.Audit = log.auditor }))
-	f.log = log
-	return f
-}
-
-func newFrontOver(t *testing.T, h *harness.Harness) *front {
-	f := &front{t: t, h: h, http: map[string]*http.Client{}, conn: map[string]kontikiv1.ObjectsClient{}}
-	for name, user := range map[string][]string{"": {"admin", "system:masters"}, "joe": {"joe", "devs"}} {
-		config := f.h.Config(user[0], user[1:]...)
-		client, err := clientrest.HTTPClientFor(config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.http[name], f.conn[name] = client, kontikiv1.NewObjectsClient(f.h.GRPC(user[0], user[1:]...))
-	}
-	f.http["anonymous"] = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
-	f.conn["anonymous"] = kontikiv1.NewObjectsClient(f.h.GRPC(""))
-	f.http["bad token"], f.conn["bad token"] = f.http["anonymous"], f.conn["anonymous"]
-	f.http["service account"], f.conn["service account"] = f.http["anonymous"], f.conn["anonymous"]
-	f.http["as nobody"], f.conn["as nobody"] = f.http[""], f.conn[""]
-	f.http["joe as admin"], f.conn["joe as admin"] = f.http["joe"], f.conn["joe"]
-	return f
-}
-
-// further is a header that goes with who asks.
-func (f *front) further(as string) []string {
-	switch as {
-	case "bad token":
-		return []string{"Authorization", "Bearer abc"}
-	case "as nobody":
-		return []string{"Impersonate-User", "nobody"}
-	case "joe as admin":
-		return []string{"Impersonate-User", "admin"}
-	case "service account":
-		accounts, _ := f.h.Kinds.ByGroupResource("", "serviceaccounts")
-		v, ok := f.h.Store.View().Get(accounts.Key("default", "default"))
-		if !ok {
-			f.t.Fatal("there is no service account")
-		}
-		account, err := f.h.Objects.Decode(accounts, v)
-		if err != nil {
-			f.t.Fatal(err)
-		}
-		token, _, err := f.h.Tokens.Issue(auth.Binding{Namespace: "default", ServiceAccount: "default", ServiceAccountUID: string(account.(metav1.Object).GetUID())}, nil, 0)
-		if err != nil {
-			f.t.Fatal(err)
-		}
-		return []string{"Authorization", "Bearer " + token}
-	}
-	return nil
-}
-
-func (f *front) rest(s *step) (a answer) {
-	t := f.t
-	request, err := http.NewRequest(s.method, f.h.Config("x").Host+s.path, strings.NewReader(s.body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.Header.Set("User-Agent", "harness/1")
-	if s.contentType != "" {
-		request.Header.Set("Content-Type", s.contentType)
-	}
-	if h := f.further(s.as); h != nil {
-		request.Header.Set(h[0], h[1])
-	}
-	response, err := f.http[s.as].Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if response.StatusCode >= 300 {
-		if err := json.Unmarshal(body, &a.status); err != nil {
-			t.Fatalf("%v: %s", err, body)
-		}
-		return a
-	}
-	for _, w := range response.Header.Values("Warning") {
-		text := strings.TrimSuffix(strings.TrimPrefix(w, `299 - "`), `"`)
-		a.warnings = append(a.warnings, strings.ReplaceAll(text, `\"`, `"`))
-	}
-	var answered map[string]any
-	if err := json.Unmarshal(body, &answered); err != nil {
-		t.Fatalf("%v: %s", err, body)
-	}
-	switch {
-	case answered["kind"] == "Status":
-	case answered["items"] != nil:
-		for _, item := range answered["items"].([]any) {
-			fields := item.(map[string]any)
-			fields["kind"], fields["apiVersion"] = strings.TrimSuffix(answered["kind"].(string), "List"), answered["apiVersion"]
-			a.objects = append(a.objects, normal(fields))
-		}
-	case answered["results"] != nil:
-		for _, result := range answered["results"].([]any) {
-			if obj, ok := result.(map[string]any)["object"]; ok {
-				a.objects = append(a.objects, normal(obj))
-			}
-		}
-	default:
-		a.objects = []any{normal(answered)}
-	}
-	return a
-}
-
-func (f *front) grpc(s *step) (a answer) {
-	t := f.t
-	ctx := deadline(t)
-	if h := f.further(s.as); h != nil {
-		ctx = metadata.AppendToOutgoingContext(ctx, h[0], h[1])
-	}
-	objects, warnings, err := s.call(ctx, f.conn[s.as])
-	a.warnings = warnings
-	if status.Code(err) != s.code {
-		t.Errorf("gRPC answers %v, want %v", err, s.code)
-	}
-	if err != nil {
-		a.status = statusIn(t, err)
-		return a
-	}
-	for _, o := range objects {
-		var fields any
-		if o.Encoding == kontikiv1.Encoding_ENCODING_JSON {
-			if err := json.Unmarshal(o.Data, &fields); err != nil {
-				t.Fatal(err)
-			}
-		} else {
-			obj := decoded(t, o)
-			obj.Kind, obj.APIVersion = "ConfigMap", "v1"
-			raw, err := json.Marshal(obj)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := json.Unmarshal(raw, &fields); err != nil {
-				t.Fatal(err)
-			}
-		}
-		a.objects = append(a.objects, normal(fields))
-	}
-	return a
-}
-
-// statusIn takes the Status out of an error, and checks the other details.
-func statusIn(t *testing.T, err error) (found metav1.Status) {
-	t.Helper()
-	st := status.Convert(err)
-	var info *errdetails.ErrorInfo
-	conflict := false
-	for _, detail := range st.Details() {
-		switch d := detail.(type) {
-		case *kontikiv1.StatusDetail:
-			if err := json.Unmarshal(d.Status, &found); err != nil {
-				t.Fatal(err)
-			}
-		case *errdetails.ErrorInfo:
-			info = d
-		case *kontikiv1.ConflictDetail:
-			conflict = d.ResourceVersion != ""
-		}
-	}
-	if found.Message != st.Message() {
-		t.Errorf("the status says %q, its detail %q", st.Message(), found.Message)
-	}
-	if info == nil || info.Domain != "kontiki" || info.Reason != string(found.Reason) {
-		t.Errorf("ErrorInfo %v of %v", info, found)
-	}
-	if conflict != (st.Code() == codes.Aborted) {
-		t.Errorf("%v: conflict detail: %v", st, conflict)
-	}
-	return found
-}
-
-// normal is an object without what chance and the clock put in.
-func normal(obj any) any {
-	meta, _ := obj.(map[string]any)["metadata"].(map[string]any)
-	delete(meta, "uid")
-	delete(meta, "creationTimestamp")
-	if meta["deletionTimestamp"] != nil {
-		meta["deletionTimestamp"] = "some time"
-	}
-	managed, _ := meta["managedFields"].([]any)
-	for _, m := range managed {
-		delete(m.(map[string]any), "time")
-	}
-	return obj
-}
-
-// dump is everything that a harness has stored, normalized.
-func dump(t *testing.T, h *harness.Harness) (out []any) {
-	t.Helper()
-	for _, kind := range h.Kinds.Kinds() {
-		if kind.StoredAs != nil {
-			continue
-		}
-		h.Store.View().Range(kind.Prefix(), kv.PrefixEnd(kind.Prefix()), func(v *kv.Version) bool {
-			raw, err := h.Objects.JSON(kind, v)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var fields any
-			if err := json.Unmarshal(raw, &fields); err != nil {
-				t.Fatal(err)
-			}
-			out = append(out, normal(fields))
-			return true
-		})
-	}
-	return out
 }
 
 // TestBothFrontsHaveTheSameRules sends the same requests in the same order to two servers, to one by REST and to the other by
@@ -536,6 +277,9 @@ func compareFronts(t *testing.T, steps []step, byREST, byRPC *front) {
 			want, got := byREST.rest(&s), byRPC.grpc(&s)
 			if byREST.log != nil {
 				compareEvents(t, &s, byREST.log.next(t), byRPC.log.next(t))
+			}
+			if named := strings.Join(got.fields, " "); named != s.field {
+				t.Errorf("gRPC names the fields %q, want %q", named, s.field)
 			}
 			if s.own != "" {
 				if got.status.Message != s.own || want.status.Status != metav1.StatusFailure {

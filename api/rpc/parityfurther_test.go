@@ -83,12 +83,12 @@ func furtherSteps() []step {
 		{name: "a service account's token", as: "service account", method: "GET", path: cmPath + "/a", call: get(ref("a"), ""), code: codes.PermissionDenied},
 		{name: "create a Secret", method: "POST", path: secrets, contentType: jsonType, body: secret, call: create(jsonObject(secretKind, secret), nil)},
 		{name: "read a Secret", method: "GET", path: secrets + "/s", call: get(&kontikiv1.Reference{Kind: secretKind, Namespace: "default", Name: "s"}, "")},
-		{name: "a Secret that lacks what its type needs", method: "POST", path: secrets, contentType: jsonType, body: badSecret, call: create(jsonObject(secretKind, badSecret), nil), code: codes.InvalidArgument},
-		{name: "change a Secret's type", method: "PUT", path: secrets + "/s", contentType: jsonType, body: `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"s"},"type":"x/y"}`,
+		{name: "a Secret that lacks what its type needs", field: "object.data.data[tls.crt] object.data.data[tls.key]", method: "POST", path: secrets, contentType: jsonType, body: badSecret, call: create(jsonObject(secretKind, badSecret), nil), code: codes.InvalidArgument},
+		{name: "change a Secret's type", field: "object.data.type", method: "PUT", path: secrets + "/s", contentType: jsonType, body: `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"s"},"type":"x/y"}`,
 			call: update(jsonObject(secretKind, `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"s"},"type":"x/y"}`), "", nil), code: codes.InvalidArgument},
 		{name: "create a Pod", method: "POST", path: pods, contentType: jsonType, body: pod, call: create(jsonObject(podKind, pod), nil)},
 		{name: "change a Pod's status alone", method: "PUT", path: pods + "/p/status", contentType: jsonType, body: running, call: update(jsonObject(podKind, running), "status", nil)},
-		{name: "move a Pod", method: "PATCH", path: pods + "/p", contentType: mergePatch, body: moved, code: codes.InvalidArgument,
+		{name: "move a Pod", field: "patch.spec", method: "PATCH", path: pods + "/p", contentType: mergePatch, body: moved, code: codes.InvalidArgument,
 			call: func(ctx context.Context, api kontikiv1.ObjectsClient) ([]*kontikiv1.Object, []string, error) {
 				r, err := api.Patch(ctx, &kontikiv1.PatchRequest{Reference: podRef, Type: kontikiv1.PatchType_PATCH_TYPE_MERGE, Patch: []byte(moved), Encoding: inJSON})
 				return one(r.GetObject(), r.GetWarnings(), err)
@@ -97,7 +97,7 @@ func furtherSteps() []step {
 		{name: "delete a Pod with less grace", method: "DELETE", path: pods + "/p?gracePeriodSeconds=3", call: removePod(&kontikiv1.DeleteOptions{GracePeriodSeconds: ptr(int64(3))})},
 		{name: "delete a Pod at once", method: "DELETE", path: pods + "/p?gracePeriodSeconds=0", call: removePod(&kontikiv1.DeleteOptions{GracePeriodSeconds: ptr(int64(0))})},
 		{name: "create with a finalizer", method: "POST", path: cmPath, contentType: jsonType, body: held, call: create(jsonObject(configMaps, held), nil)},
-		{name: "delete with another UID", method: "DELETE", path: cmPath + "/held", contentType: jsonType, body: `{"preconditions":{"uid":"other"}}`, call: remove("held", &kontikiv1.DeleteOptions{Uid: "other"}, nil), code: codes.Aborted},
+		{name: "delete with another UID", field: "delete_options.uid", method: "DELETE", path: cmPath + "/held", contentType: jsonType, body: `{"preconditions":{"uid":"other"}}`, call: remove("held", &kontikiv1.DeleteOptions{Uid: "other"}, nil), code: codes.Aborted},
 		{name: "delete what a finalizer holds", method: "DELETE", path: cmPath + "/held", call: remove("held", nil, nil)},
 		{name: "take the finalizer off", method: "PATCH", path: cmPath + "/held", contentType: mergePatch, body: `{"metadata":{"finalizers":null}}`, call: patch("held", kontikiv1.PatchType_PATCH_TYPE_MERGE, `{"metadata":{"finalizers":null}}`, nil)},
 		{name: "it is gone", method: "GET", path: cmPath + "/held", call: get(ref("held"), ""), code: codes.NotFound},
@@ -108,7 +108,7 @@ func furtherSteps() []step {
 	return append(steps,
 		step{name: "transact everything", method: "POST", path: transactions, contentType: jsonType, body: forAllREST, call: transactCall(forAll)},
 		step{name: "transact it again", method: "POST", path: transactions, contentType: jsonType, body: forAllREST, call: transactCall(forAll), code: codes.NotFound}, // gone is gone
-		step{name: "transact an update at a stale revision", method: "POST", path: transactions, contentType: jsonType, body: `{"fieldManager":"tests","operations":[{"update":{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"default","resourceVersion":"1"}}}]}`, code: codes.Aborted,
+		step{name: "transact an update at a stale revision", field: "operations[0].update.object.data.metadata.resourceVersion", method: "POST", path: transactions, contentType: jsonType, body: `{"fieldManager":"tests","operations":[{"update":{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"default","resourceVersion":"1"}}}]}`, code: codes.Aborted,
 			call: transactCall(&kontikiv1.TransactRequest{Operations: []*kontikiv1.Operation{updateOp(jsonObject(configMaps, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","resourceVersion":"1"}}`))}})},
 	)
 }

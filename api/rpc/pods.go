@@ -19,6 +19,7 @@ import (
 	"k8s.io/streaming/pkg/httpstream/spdy"
 
 	"github.com/kontiki/kontiki/api/agents"
+	"github.com/kontiki/kontiki/api/objects"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
@@ -31,13 +32,18 @@ type podsServer struct {
 	*Server
 }
 
-// pod authorizes a subresource of a pod, with the verb that REST's method stands for, and reads the pod.
-func (s *podsServer) pod(ctx context.Context, namespace, name, subresource, verb string) (*corev1.Pod, error) {
-	objects := &objectsServer{Server: s.Server}
-	o, err := objects.on(ctx, &kontikiv1.Reference{Kind: &kontikiv1.Kind{Version: "v1", Kind: "Pod"}, Namespace: namespace, Name: name}, subresource)
+// pod authorizes a subresource of a pod, with the verb that REST's method stands for, and reads the pod. at is the field of the
+// message that names it, "" for the message itself.
+func (s *podsServer) pod(ctx context.Context, at, namespace, name, subresource, verb string) (*corev1.Pod, error) {
+	server := &objectsServer{Server: s.Server}
+	o, err := server.begin(ctx, at, &kontikiv1.Kind{Version: "v1", Kind: "Pod"}, subresource)
 	if err != nil {
 		return nil, err
 	}
+	if name == "" {
+		return nil, Wrong(join(at, "name"), "must be given")
+	}
+	o.request.Namespace, o.request.Name = namespace, name
 	if err := o.authorize(verb); err != nil {
 		return nil, err
 	}
@@ -49,7 +55,7 @@ func (s *podsServer) pod(ctx context.Context, namespace, name, subresource, verb
 
 // Logs implements kontikiv1.PodsServer.
 func (s *podsServer) Logs(in *kontikiv1.LogsRequest, stream kontikiv1.Pods_LogsServer) error {
-	pod, err := s.pod(stream.Context(), in.Namespace, in.Name, "log", "get")
+	pod, err := s.pod(stream.Context(), "", in.Namespace, in.Name, "log", "get")
 	if err != nil {
 		return err
 	}
@@ -78,6 +84,14 @@ func (s *podsServer) Logs(in *kontikiv1.LogsRequest, stream kontikiv1.Pods_LogsS
 	}
 }
 
+// aboutStart places an error about a field of what start asks for.
+func aboutStart(err error) error {
+	if wrong := (*objects.FieldError)(nil); errors.As(err, &wrong) {
+		return about(join("start", wrong.Field), wrong.Err)
+	}
+	return err
+}
+
 // upgrader opens SPDY connections to the agent of a pod's node, which its port speaks as every kubelet's does.
 func (s *podsServer) upgrader(node string) (*spdy.SpdyRoundTripper, error) {
 	config, err := s.Agents.TLS(node)
@@ -103,16 +117,16 @@ func (s *podsServer) Exec(stream kontikiv1.Pods_ExecServer) error {
 	}
 	start := first.GetStart()
 	if start == nil {
-		return apierrors.NewBadRequest("request: the first one must be start")
+		return Wrong("start", "must be the first request's")
 	}
 	ctx := stream.Context()
-	pod, err := s.pod(ctx, start.Namespace, start.Name, "exec", "create")
+	pod, err := s.pod(ctx, "start", start.Namespace, start.Name, "exec", "create")
 	if err != nil {
 		return err
 	}
 	location, err := s.Agents.Exec(ctx, pod, start.Container, start.Command, agents.Streams{Stdin: start.Stdin, Stdout: true, Stderr: !start.Tty, TTY: start.Tty})
 	if err != nil {
-		return err
+		return aboutStart(err)
 	}
 	tripper, err := s.upgrader(pod.Spec.NodeName)
 	if err != nil {
@@ -223,7 +237,7 @@ func newExecInput(ctx context.Context, stream kontikiv1.Pods_ExecServer, start *
 			switch m := in.Request.(type) {
 			case *kontikiv1.ExecRequest_Stdin:
 				if !start.Stdin {
-					fail(apierrors.NewBadRequest("stdin: start did not ask for stdin"))
+					fail(Wrong("stdin", "start did not ask for stdin"))
 					return
 				}
 				if _, err := writer.Write(m.Stdin); err != nil && ctx.Err() != nil {
@@ -233,7 +247,7 @@ func newExecInput(ctx context.Context, stream kontikiv1.Pods_ExecServer, start *
 				writer.Close()
 			case *kontikiv1.ExecRequest_Resize:
 				if m.Resize.GetWidth() > 1<<16-1 || m.Resize.GetHeight() > 1<<16-1 {
-					fail(apierrors.NewBadRequest("resize: a terminal has at most 65535 columns and rows"))
+					fail(Wrong("resize", "a terminal has at most 65535 columns and rows"))
 					return
 				}
 				if !start.Tty {
@@ -245,7 +259,7 @@ func newExecInput(ctx context.Context, stream kontikiv1.Pods_ExecServer, start *
 					return
 				}
 			default:
-				fail(apierrors.NewBadRequest("request: only the first one may be start, and each must be something"))
+				fail(Wrong("start", "must be the first request's alone, and each request must have one of the fields"))
 				return
 			}
 		}
@@ -261,19 +275,19 @@ func (s *podsServer) PortForward(stream kontikiv1.Pods_PortForwardServer) error 
 	}
 	start := first.GetStart()
 	if start == nil {
-		return apierrors.NewBadRequest("request: the first one must be start")
+		return Wrong("start", "must be the first request's")
 	}
 	if start.Port < 1 || start.Port > 65535 {
-		return apierrors.NewBadRequest(fmt.Sprintf("start.port: %d is not between 1 and 65535", start.Port))
+		return Wrong("start.port", "%d is not between 1 and 65535", start.Port)
 	}
 	ctx := stream.Context()
-	pod, err := s.pod(ctx, start.Namespace, start.Name, "portforward", "create")
+	pod, err := s.pod(ctx, "start", start.Namespace, start.Name, "portforward", "create")
 	if err != nil {
 		return err
 	}
 	location, err := s.Agents.PortForward(ctx, pod, nil)
 	if err != nil {
-		return err
+		return aboutStart(err)
 	}
 	tripper, err := s.upgrader(pod.Spec.NodeName)
 	if err != nil {

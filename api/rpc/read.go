@@ -68,11 +68,11 @@ func selection(label, field string, o *internalversion.ListOptions, watches bool
 		}
 	}
 	var err error
-	if o.LabelSelector, err = labels.Parse(label); err == nil {
-		o.FieldSelector, err = fields.ParseSelector(field)
+	if o.LabelSelector, err = labels.Parse(label); err != nil {
+		return about("label_selector", apierrors.NewBadRequest(err.Error()))
 	}
-	if err != nil {
-		return apierrors.NewBadRequest(err.Error())
+	if o.FieldSelector, err = fields.ParseSelector(field); err != nil {
+		return about("field_selector", apierrors.NewBadRequest(err.Error()))
 	}
 	o.Watch = watches
 	if errs := internalvalidation.ValidateListOptions(o, true); len(errs) > 0 {
@@ -83,7 +83,7 @@ func selection(label, field string, o *internalversion.ListOptions, watches bool
 
 // List implements kontikiv1.ObjectsServer.
 func (s *objectsServer) List(in *kontikiv1.ListRequest, stream kontikiv1.Objects_ListServer) error {
-	o, err := s.begin(stream.Context(), in.Kind, "")
+	o, err := s.begin(stream.Context(), "", in.Kind, "")
 	if err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func (s *objectsServer) List(in *kontikiv1.ListRequest, stream kontikiv1.Objects
 	size := int(in.PageSize)
 	switch {
 	case size < 0:
-		return apierrors.NewBadRequest("page_size: must not be negative")
+		return Wrong("page_size", "must not be negative")
 	case size == 0:
 		size = defaultPage
 	}
@@ -150,7 +150,7 @@ func (s *objectsServer) List(in *kontikiv1.ListRequest, stream kontikiv1.Objects
 
 // Watch implements kontikiv1.ObjectsServer.
 func (s *objectsServer) Watch(in *kontikiv1.WatchRequest, stream kontikiv1.Objects_WatchServer) error {
-	o, err := s.begin(stream.Context(), in.Kind, "")
+	o, err := s.begin(stream.Context(), "", in.Kind, "")
 	if err != nil {
 		return err
 	}

@@ -60,16 +60,17 @@ func New(c Config) *Server {
 		s.RequestTimeout = objects.DefaultRequestTimeout
 	}
 	s.grpc = grpc.NewServer(
-		grpc.MaxRecvMsgSize(objects.MaxBodyBytes),
+		grpc.ForceServerCodecV2(newCodec()), grpc.MaxRecvMsgSize(objects.MaxBodyBytes),
 		grpc.ChainUnaryInterceptor(s.unary), grpc.ChainStreamInterceptor(s.streaming),
 	)
-	kontikiv1.RegisterObjectsServer(s.grpc, &objectsServer{Server: s})
-	kontikiv1.RegisterPodsServer(s.grpc, &podsServer{Server: s})
+	services := registrar{s.grpc}
+	kontikiv1.RegisterObjectsServer(services, &objectsServer{Server: s})
+	kontikiv1.RegisterPodsServer(services, &podsServer{Server: s})
 	if c.Cluster != nil {
-		kontikiv1.RegisterClusterServer(s.grpc, c.Cluster)
+		kontikiv1.RegisterClusterServer(services, c.Cluster)
 	}
-	healthv1.RegisterHealthServer(s.grpc, &health{ready: c.Ready, services: s.grpc.GetServiceInfo})
-	reflection.Register(s.grpc)
+	healthv1.RegisterHealthServer(services, &health{ready: c.Ready, services: s.grpc.GetServiceInfo})
+	reflection.Register(services)
 	for service, info := range s.grpc.GetServiceInfo() {
 		for _, method := range info.Methods {
 			s.unaryMethods["/"+service+"/"+method.Name] = !method.IsServerStream && !method.IsClientStream
@@ -190,6 +191,7 @@ func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerI
 
 func (s *Server) streaming(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	c := callerOf(stream.Context())
+	stream = receiving{stream}
 	if s.Audit != nil {
 		stream = c.recorded(stream)
 	}

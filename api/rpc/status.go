@@ -27,6 +27,7 @@ const Domain = "kontiki"
 const (
 	maxMessageBytes = 4 << 10
 	maxDetailBytes  = 8 << 10
+	maxProblemBytes = 1 << 10 // of one field
 )
 
 // conflictError carries what a conflict's answer tells beside its Status.
@@ -37,7 +38,8 @@ type conflictError struct {
 
 func (e *conflictError) Unwrap() error { return e.error }
 
-// Status is the gRPC status of an error: a canonical code, and the Status that REST answers for it in the details.
+// Status is the gRPC status of an error: a canonical code, a message that names the field it is about, and in the details that
+// field, and the Status that REST answers for the error.
 func Status(err error) *status.Status {
 	if st, ok := status.FromError(err); ok {
 		return st
@@ -54,6 +56,7 @@ func Status(err error) *status.Status {
 	}
 	known = *objects.StatusOf(err)
 	code := codeOf(&known)
+	fields, message := fieldsOf(err, &known, code)
 	details := []protoadapt.MessageV1{
 		protoadapt.MessageV1Of(&errdetails.ErrorInfo{Domain: Domain, Reason: string(known.Reason)}),
 		protoadapt.MessageV1Of(&kontikiv1.StatusDetail{Status: statusJSON(known)}),
@@ -69,15 +72,22 @@ func Status(err error) *status.Status {
 	if errors.As(err, &failed) {
 		details = append(details, protoadapt.MessageV1Of(&kontikiv1.TransactionDetail{Operation: int32(failed.Operation)}))
 	}
-	message := known.Message
-	if len(message) > maxMessageBytes {
-		message = fmt.Sprintf("%s... (%d more bytes)", strings.ToValidUTF8(message[:maxMessageBytes], ""), len(message)-maxMessageBytes)
+	if len(fields) > 0 {
+		details = append(details, protoadapt.MessageV1Of(&errdetails.BadRequest{FieldViolations: fields}))
 	}
-	plain := status.New(code, strings.ToValidUTF8(message, "\uFFFD"))
+	plain := status.New(code, shortened(message, maxMessageBytes))
 	if full, err := plain.WithDetails(details...); err == nil {
 		return full
 	}
 	return plain
+}
+
+// shortened is a text with at most so many bytes of it, and without any that are no text.
+func shortened(text string, most int) string {
+	if len(text) > most {
+		return fmt.Sprintf("%s... (%d more bytes)", strings.ToValidUTF8(text[:most], ""), len(text)-most)
+	}
+	return strings.ToValidUTF8(text, "\uFFFD")
 }
 
 // statusJSON is a Status as REST answers it, but for causes that are too many to send.

@@ -20,6 +20,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/kontiki/kontiki/api/objects"
+	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
 var errPanicked = errors.New("this request caused the API server to panic; look in the logs for details")
@@ -162,6 +163,13 @@ func (s *stream) finish(st *status.Status) {
 	}
 }
 
+// largeFields are the fields that make messages large.
+var largeFields = map[string]string{
+	kontikiv1.Objects_Create_FullMethodName: "object.data", kontikiv1.Objects_Update_FullMethodName: "object.data",
+	kontikiv1.Objects_Patch_FullMethodName: "patch", kontikiv1.Objects_Apply_FullMethodName: "configuration",
+	kontikiv1.Objects_Transact_FullMethodName: "operations", kontikiv1.Pods_Exec_FullMethodName: "stdin", kontikiv1.Pods_PortForward_FullMethodName: "data",
+}
+
 // messages is the request's body. It follows the frames (one byte of flags, four of length, big-endian) in order to refuse
 // too large a message as REST refuses too large a body, before any of it is kept.
 type messages struct {
@@ -189,7 +197,7 @@ func (m *messages) Read(b []byte) (int, error) {
 		}
 		m.have, m.left = 0, binary.BigEndian.Uint32(m.head[1:])
 		if m.left > objects.MaxBodyBytes {
-			m.stream.end(apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", objects.MaxBodyBytes)))
+			m.stream.end(about(largeFields[m.stream.r.URL.Path], apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", objects.MaxBodyBytes))))
 			return 0, io.ErrUnexpectedEOF
 		}
 	}

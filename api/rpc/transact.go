@@ -1,9 +1,9 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
@@ -50,7 +50,7 @@ func (s *objectsServer) carryOut(ctx context.Context, in *kontikiv1.TransactRequ
 	if err != nil {
 		var failed *objects.TxError
 		if errors.As(err, &failed) {
-			return nil, nil, s.conflicting(prepared[failed.Operation].request, err)
+			return nil, nil, s.failed(prepared[failed.Operation].request, document(operations[failed.Operation].Verb, failed), err)
 		}
 		return nil, nil, err
 	}
@@ -102,7 +102,17 @@ func (s *objectsServer) prepare(ctx context.Context, in *kontikiv1.Operation, ou
 		err = apierrors.NewBadRequest("exactly one of create, update, apply, patch, delete and check must be given")
 	}
 	if err == nil && options.GetDryRun() {
-		err = apierrors.NewBadRequest(fmt.Sprintf("%s.options.dry_run: one operation cannot be dry; set dry_run of the transaction", out.Verb))
+		err = Wrong("options.dry_run", "one operation cannot be dry; set dry_run of the transaction")
 	}
-	return o, err
+	return o, about(string(out.Verb), err)
+}
+
+// document is the field of an operation's message that an error of the object service is about.
+func document(verb objects.Verb, failed *objects.TxError) string {
+	within := map[objects.Verb]string{objects.VerbCreate: "object.data", objects.VerbUpdate: "object.data", objects.VerbPatch: "patch", objects.VerbApply: "configuration"}
+	if wrong := (*objects.FieldError)(nil); errors.As(failed, &wrong) && wrong.Field == objects.ObjectsName {
+		within = map[objects.Verb]string{objects.VerbCreate: "object", objects.VerbUpdate: "object"}
+		return join(string(verb), cmp.Or(within[verb], "reference"))
+	}
+	return join(string(verb), within[verb])
 }

@@ -118,7 +118,7 @@ func TestAWatchOfARevisionThatIsGoneIsOutOfRange(t *testing.T) {
 		_, err = stream.Recv()
 	}
 	wantCode(t, err, codes.OutOfRange)
-	if found := statusIn(t, err); found.Reason != metav1.StatusReasonExpired || !strings.Contains(found.Message, "too old resource version: 2") {
+	if found, _ := statusIn(t, err); found.Reason != metav1.StatusReasonExpired || !strings.Contains(found.Message, "too old resource version: 2") {
 		t.Errorf("%v", found)
 	}
 }
@@ -312,7 +312,7 @@ func TestAClientThatDoesNotReadIsCutOffAndHindersNobody(t *testing.T) {
 		}
 	}
 	wantCode(t, err, codes.ResourceExhausted)
-	if found := statusIn(t, err); found.Reason != metav1.StatusReasonTooManyRequests || !strings.Contains(found.Message, "nobody took its answers") {
+	if found, _ := statusIn(t, err); found.Reason != metav1.StatusReasonTooManyRequests || !strings.Contains(found.Message, "nobody took its answers") {
 		t.Errorf("%v", found)
 	}
 	if received == 0 || received >= objects {
@@ -353,7 +353,7 @@ func TestAListThatNobodyReadsIsCutOff(t *testing.T) {
 		}
 	}
 	wantCode(t, err, codes.ResourceExhausted)
-	if found := statusIn(t, err); found.Reason != metav1.StatusReasonTooManyRequests || !strings.Contains(found.Message, "nobody took its answers") {
+	if found, _ := statusIn(t, err); found.Reason != metav1.StatusReasonTooManyRequests || !strings.Contains(found.Message, "nobody took its answers") {
 		t.Errorf("%v", found)
 	}
 	if objects >= 20 {

@@ -28,7 +28,7 @@ func optionsInvalid(kind string, errs field.ErrorList) error {
 // prepareCreate, and the like of the other writes, turn a message into what the object service takes. Calls and operations of
 // transactions share them.
 func (s *objectsServer) prepareCreate(ctx context.Context, in *kontikiv1.CreateRequest) (*operation, registry.Object, error) {
-	o, err := s.begin(ctx, in.GetObject().GetKind(), "")
+	o, err := s.begin(ctx, "object", in.GetObject().GetKind(), "")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -47,7 +47,7 @@ func (s *objectsServer) prepareCreate(ctx context.Context, in *kontikiv1.CreateR
 }
 
 func (s *objectsServer) prepareUpdate(ctx context.Context, in *kontikiv1.UpdateRequest) (*operation, registry.Object, error) {
-	o, err := s.begin(ctx, in.GetObject().GetKind(), in.Subresource)
+	o, err := s.begin(ctx, "object", in.GetObject().GetKind(), in.Subresource)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -73,7 +73,7 @@ var patchTypes = map[kontikiv1.PatchType]types.PatchType{
 func (s *objectsServer) preparePatch(ctx context.Context, in *kontikiv1.PatchRequest) (*operation, objects.Patch, error) {
 	patch := objects.Patch{Type: patchTypes[in.Type], Data: in.Patch}
 	if patch.Type == "" {
-		return nil, patch, apierrors.NewBadRequest("type: must be one of PATCH_TYPE_JSON, PATCH_TYPE_MERGE, PATCH_TYPE_STRATEGIC")
+		return nil, patch, Wrong("type", "must be one of PATCH_TYPE_JSON, PATCH_TYPE_MERGE, PATCH_TYPE_STRATEGIC")
 	}
 	return s.changing(ctx, in.Reference, in.Subresource, in.Options, patch)
 }
@@ -163,7 +163,7 @@ func (s *objectsServer) Create(ctx context.Context, in *kontikiv1.CreateRequest)
 	}
 	created, err := s.Objects.Create(ctx, o.request, obj)
 	if err != nil {
-		return nil, s.conflicting(o.request, err)
+		return nil, s.failed(o.request, "object.data", err)
 	}
 	record := audit.From(ctx)
 	record.About(created)
@@ -185,7 +185,7 @@ func (s *objectsServer) Update(ctx context.Context, in *kontikiv1.UpdateRequest)
 	}
 	updated, created, err := s.Objects.Update(ctx, o.request, obj)
 	if err != nil {
-		return nil, s.conflicting(o.request, err)
+		return nil, s.failed(o.request, "object.data", err)
 	}
 	audit.From(ctx).Response(updated)
 	out := &kontikiv1.UpdateResponse{Created: created, Warnings: o.warnings.Texts()}
@@ -205,7 +205,7 @@ func (s *objectsServer) Patch(ctx context.Context, in *kontikiv1.PatchRequest) (
 	}
 	obj, _, err := s.Objects.Patch(ctx, o.request, patch)
 	if err != nil {
-		return nil, s.conflicting(o.request, err)
+		return nil, s.failed(o.request, "patch", err)
 	}
 	audit.From(ctx).Response(obj)
 	out := &kontikiv1.PatchResponse{Warnings: o.warnings.Texts()}
@@ -225,7 +225,7 @@ func (s *objectsServer) Apply(ctx context.Context, in *kontikiv1.ApplyRequest) (
 	}
 	obj, created, err := s.Objects.Patch(ctx, o.request, patch)
 	if err != nil {
-		return nil, s.conflicting(o.request, err)
+		return nil, s.failed(o.request, "configuration", err)
 	}
 	audit.From(ctx).Response(obj)
 	out := &kontikiv1.ApplyResponse{Created: created, Warnings: o.warnings.Texts()}
@@ -245,7 +245,7 @@ func (s *objectsServer) Delete(ctx context.Context, in *kontikiv1.DeleteRequest)
 	}
 	obj, gone, err := s.Objects.Delete(ctx, o.request, options)
 	if err != nil {
-		return nil, s.conflicting(o.request, err)
+		return nil, s.failed(o.request, "", err)
 	}
 	record := audit.From(ctx)
 	if gone && !o.request.Kind.ReturnDeleted {
@@ -259,7 +259,7 @@ func (s *objectsServer) Delete(ctx context.Context, in *kontikiv1.DeleteRequest)
 
 // DeleteCollection implements kontikiv1.ObjectsServer.
 func (s *objectsServer) DeleteCollection(ctx context.Context, in *kontikiv1.DeleteCollectionRequest) (*kontikiv1.DeleteCollectionResponse, error) {
-	o, err := s.begin(ctx, in.Kind, "")
+	o, err := s.begin(ctx, "", in.Kind, "")
 	if err != nil {
 		return nil, err
 	}

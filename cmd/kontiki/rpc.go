@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/kontiki/kontiki/api/rpc"
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/pki"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
@@ -88,7 +88,7 @@ func (s *clusterRPC) TransferLeadership(ctx context.Context, in *kontikiv1.Trans
 // RemoveMember implements kontikiv1.ClusterServer.
 func (s *clusterRPC) RemoveMember(ctx context.Context, in *kontikiv1.RemoveMemberRequest) (*kontikiv1.RemoveMemberResponse, error) {
 	if in.Name == "" {
-		return nil, apierrors.NewBadRequest("name: must be given")
+		return nil, rpc.Wrong("name", "must be given")
 	}
 	if err := s.cluster.RemoveMember(ctx, in.Name); err != nil {
 		return nil, adminError(err)
@@ -103,18 +103,18 @@ const maxTokenDescription = 1024
 func (s *clusterRPC) CreateToken(ctx context.Context, in *kontikiv1.CreateTokenRequest) (*kontikiv1.CreateTokenResponse, error) {
 	role := pki.Role(in.Role)
 	if role != pki.RoleMaster && role != pki.RoleWorker {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("role: %q is neither %q nor %q", in.Role, pki.RoleMaster, pki.RoleWorker))
+		return nil, rpc.Wrong("role", "%q is neither %q nor %q", in.Role, pki.RoleMaster, pki.RoleWorker)
 	}
 	if len(in.Description) > maxTokenDescription {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("description: must have at most %d bytes", maxTokenDescription))
+		return nil, rpc.Wrong("description", "must have at most %d bytes", maxTokenDescription)
 	}
 	var ttl time.Duration
 	if in.Ttl != nil {
 		if err := in.Ttl.CheckValid(); err != nil {
-			return nil, apierrors.NewBadRequest(fmt.Sprintf("ttl: %v", err))
+			return nil, rpc.Wrong("ttl", "%v", err)
 		}
 		if ttl = in.Ttl.AsDuration(); ttl < 0 {
-			return nil, apierrors.NewBadRequest("ttl: must not be negative")
+			return nil, rpc.Wrong("ttl", "must not be negative")
 		}
 	}
 	token, err := s.cluster.CreateToken(ctx, role, ttl, in.Description)
@@ -140,7 +140,7 @@ func (s *clusterRPC) ListTokens(ctx context.Context, _ *kontikiv1.ListTokensRequ
 // RevokeToken implements kontikiv1.ClusterServer.
 func (s *clusterRPC) RevokeToken(ctx context.Context, in *kontikiv1.RevokeTokenRequest) (*kontikiv1.RevokeTokenResponse, error) {
 	if in.Id == "" {
-		return nil, apierrors.NewBadRequest("id: must be given")
+		return nil, rpc.Wrong("id", "must be given")
 	}
 	if err := s.cluster.RevokeToken(ctx, in.Id); err != nil {
 		return nil, adminError(err)

@@ -391,6 +391,7 @@ func TestNodeSpeaksGRPC(t *testing.T) {
 	}
 	type refusal struct {
 		Code, Message, Reason, Domain, ResourceVersion string
+		Fields                                         []string
 		Operation                                      *int
 		Status                                         metav1.Status
 	}
@@ -401,7 +402,7 @@ func TestNodeSpeaksGRPC(t *testing.T) {
 			Names []string
 			Pages int
 		}
-		Errors struct{ Transaction, Conflict, Invalid, Missing refusal }
+		Errors struct{ Transaction, Conflict, Elsewhere, Invalid, Missing refusal }
 	}
 	if err := json.Unmarshal(out.Bytes(), &said); err != nil {
 		t.Fatalf("%v: %s", err, out.String())
@@ -416,15 +417,16 @@ func TestNodeSpeaksGRPC(t *testing.T) {
 	if !slices.Equal(said.Listed.Names, []string{"first", "second"}) || said.Listed.Pages != 2 {
 		t.Errorf("node listed %+v", said.Listed)
 	}
-	check := func(name string, r refusal, code string, reason metav1.StatusReason) {
+	check := func(name string, r refusal, code string, reason metav1.StatusReason, fields ...string) {
 		t.Helper()
-		if r.Code != code || r.Reason != string(reason) || r.Domain != "kontiki" || r.Status.Reason != reason || r.Status.Message != r.Message {
+		if r.Code != code || r.Reason != string(reason) || r.Domain != "kontiki" || r.Status.Reason != reason || r.Status.Message == "" || !slices.Equal(r.Fields, fields) {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}
-	check("transaction", said.Errors.Transaction, "ABORTED", metav1.StatusReasonConflict)
-	check("conflict", said.Errors.Conflict, "ABORTED", metav1.StatusReasonConflict)
-	check("invalid", said.Errors.Invalid, "INVALID_ARGUMENT", metav1.StatusReasonInvalid)
+	check("transaction", said.Errors.Transaction, "ABORTED", metav1.StatusReasonConflict, "operations[1].check.resource_version")
+	check("conflict", said.Errors.Conflict, "ABORTED", metav1.StatusReasonConflict, "object.data.metadata.resourceVersion")
+	check("elsewhere", said.Errors.Elsewhere, "INVALID_ARGUMENT", metav1.StatusReasonBadRequest, "object.data.metadata.namespace")
+	check("invalid", said.Errors.Invalid, "INVALID_ARGUMENT", metav1.StatusReasonInvalid, "object.data.metadata.name")
 	check("missing", said.Errors.Missing, "NOT_FOUND", metav1.StatusReasonNotFound)
 	if tx := said.Errors.Transaction; tx.Operation == nil || *tx.Operation != 1 || !strings.HasPrefix(tx.Message, "operations[1]: ") || tx.ResourceVersion != said.Revision {
 		t.Errorf("transaction: %+v", tx)

@@ -7,7 +7,7 @@
 const assert = require('node:assert');
 const fs = require('node:fs');
 const grpc = require('@grpc/grpc-js');
-const { Status, ErrorInfo } = require('./gen/errors');
+const { Status, ErrorInfo, BadRequest } = require('./gen/errors');
 const { ObjectsClient } = require('./gen/kontiki/v1/objects.grpc-client');
 const v1 = require('./gen/kontiki/v1/objects');
 
@@ -27,6 +27,7 @@ function detailsOf(error) {
     message: error.details,
     reason,
     domain,
+    fields: detail(BadRequest)?.fieldViolations.map(({ field }) => field),
     status: JSON.parse(Buffer.from(detail(v1.StatusDetail).status).toString()),
     operation: detail(v1.TransactionDetail)?.operation,
     resourceVersion: detail(v1.ConflictDetail)?.resourceVersion,
@@ -131,6 +132,7 @@ async function main() {
     conflict: await refused('update', {
       object: json({ apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'first', namespace, resourceVersion: first.resourceVersion } }),
     }),
+    elsewhere: await refused('create', { object: { ...configMap('never', {}), namespace: 'elsewhere' } }),
     invalid: await refused('create', { object: configMap('Not_A_Name', {}) }),
     missing: await refused('get', { reference: reference('never') }),
   };

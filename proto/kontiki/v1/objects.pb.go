@@ -9,9 +9,11 @@
 // in the metadata), authorization, admission, validation and limits hold. Messages and fields are only ever added.
 //
 // Errors carry a canonical code, and in their details the google.rpc.ErrorInfo whose domain is "kontiki" and whose reason
-// is the Kubernetes reason (NotFound, Conflict, Invalid, ...), and the Kubernetes Status as JSON in a StatusDetail:
+// is the Kubernetes reason (NotFound, Conflict, Invalid, ...), the Kubernetes Status as JSON in a StatusDetail, and a
+// google.rpc.BadRequest with the fields that are wrong, of errors that are about any. The path of a field leads through the
+// message and on into the document that it has: label_selector, object.data.spec.replicas, operations[3].create.object.kind.
 //
-//   INVALID_ARGUMENT      BadRequest, Invalid (the Status names the fields), RequestEntityTooLarge
+//   INVALID_ARGUMENT      BadRequest, Invalid, RequestEntityTooLarge; a message that cannot be read
 //   UNAUTHENTICATED       Unauthorized
 //   PERMISSION_DENIED     Forbidden
 //   NOT_FOUND             NotFound

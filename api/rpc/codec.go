@@ -1,0 +1,125 @@
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"unicode/utf8"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	grpcproto "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// received is a message that is to be read. grpc-go says INTERNAL of one that cannot be read, as if the server were at fault;
+// this keeps the reason, for the API to say.
+type received struct {
+	message any
+	err     error
+}
+
+// codec is grpc-go's for protobuf, for received as well.
+type codec struct{ encoding.CodecV2 }
+
+func newCodec() codec { return codec{encoding.GetCodecV2(grpcproto.Name)} }
+
+// Unmarshal implements encoding.CodecV2.
+func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+	r, ok := v.(*received)
+	if !ok {
+		return c.CodecV2.Unmarshal(data, v)
+	}
+	if err := c.CodecV2.Unmarshal(data, r.message); err != nil {
+		r.err = unreadable(err, r.message, data.Materialize())
+	}
+	return nil
+}
+
+// unreadable is the answer to a message that cannot be read.
+func unreadable(err error, message any, raw []byte) error {
+	m, ok := message.(proto.Message)
+	if !ok {
+		return err
+	}
+	d := m.ProtoReflect().Descriptor()
+	if path, _ := broken(d, raw); path != "" {
+		return Wrong(path, "cannot be read: %v", err)
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("the message cannot be read as a %s: %v", d.FullName(), err))
+}
+
+// broken says whether a message cannot be read, and the path of the first field for which it cannot; "" if no field is to blame
+// that there is. It is as strict as package proto (https://protobuf.dev/programming-guides/encoding).
+func broken(d protoreflect.MessageDescriptor, raw []byte) (path string, is bool) {
+	seen := map[protowire.Number]int{}
+	for len(raw) > 0 {
+		number, kind, size := protowire.ConsumeTag(raw)
+		if size < 0 {
+			return "", true
+		}
+		raw = raw[size:]
+		size = protowire.ConsumeFieldValue(number, kind, raw)
+		field := d.Fields().ByNumber(number)
+		name := ""
+		if field != nil {
+			name = string(field.Name())
+			if field.IsList() {
+				name = fmt.Sprintf("%s[%d]", name, seen[number])
+				seen[number]++
+			}
+		}
+		if size < 0 {
+			return name, true
+		}
+		if field != nil && kind == protowire.BytesType {
+			value, _ := protowire.ConsumeBytes(raw)
+			if field.Kind() == protoreflect.StringKind && !utf8.Valid(value) {
+				return name, true
+			}
+			if field.Kind() == protoreflect.MessageKind {
+				if inner, is := broken(field.Message(), value); is {
+					return join(name, inner), true
+				}
+			}
+		}
+		raw = raw[size:]
+	}
+	return "", false
+}
+
+// registrar registers services so that their messages are received.
+type registrar struct{ *grpc.Server }
+
+// RegisterService implements grpc.ServiceRegistrar.
+func (r registrar) RegisterService(d *grpc.ServiceDesc, implementation any) {
+	service := *d
+	service.Methods = make([]grpc.MethodDesc, len(d.Methods))
+	for i, method := range d.Methods {
+		service.Methods[i] = grpc.MethodDesc{MethodName: method.MethodName, Handler: func(server any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+			return method.Handler(server, ctx, func(message any) error { return receive(decode, message) }, interceptor)
+		}}
+	}
+	r.Server.RegisterService(&service, implementation)
+}
+
+// receive reads a message by a function that reads one by the codec. Its error is a gRPC status.
+func receive(read func(any) error, message any) error {
+	r := received{message: message}
+	if err := read(&r); err != nil {
+		return err
+	}
+	if r.err != nil {
+		return Status(r.err).Err()
+	}
+	return nil
+}
+
+// receiving is a stream whose messages are received.
+type receiving struct{ grpc.ServerStream }
+
+// RecvMsg implements grpc.ServerStream.
+func (s receiving) RecvMsg(message any) error { return receive(s.ServerStream.RecvMsg, message) }
