@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/kontiki/kontiki/api/apiserver"
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/scheduler"
 	"github.com/kontiki/kontiki/test/harness"
@@ -29,7 +31,8 @@ type bed struct {
 
 func start(t testing.TB) *bed {
 	t.Helper()
-	h := harness.New(t)
+	// The usual range has room for 256 nodes; some of these have more.
+	h := harness.NewConfigured(t, func(c *apiserver.Config) { c.PodRange = netip.MustParsePrefix("10.128.0.0/10") })
 	recorder := record.NewFakeRecorder(10000)
 	s := scheduler.New(scheduler.Config{Client: client.New(h.Objects, "system:kube-scheduler", "kube-scheduler"), Recorder: recorder, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
