@@ -12,6 +12,8 @@ type cache struct {
 	places map[types.UID]string
 	// assumed are pods whose binding has not come back as an event yet.
 	assumed map[types.UID]bool
+	// averse is how many pods there are with required anti-affinity.
+	averse int
 }
 
 func newCache() *cache {
@@ -71,7 +73,10 @@ func (c *cache) place(p *podInfo, node string) {
 		c.removePod(p.UID)
 	}
 	c.places[p.UID] = node
-	c.node(node).add(p)
+	n := c.node(node)
+	c.averse -= len(n.averse)
+	n.add(p)
+	c.averse += len(n.averse)
 }
 
 func (c *cache) removePod(uid types.UID) {
@@ -82,7 +87,9 @@ func (c *cache) removePod(uid types.UID) {
 	}
 	delete(c.places, uid)
 	n := c.nodes[name]
+	c.averse -= len(n.averse)
 	n.remove(uid)
+	c.averse += len(n.averse)
 	c.drop(name, n)
 }
 

@@ -59,6 +59,8 @@ type podInfo struct {
 	// scored are the requests with defaults for containers that ask for nothing.
 	scored amounts
 	ports  []hostPort
+	// near and far are the required terms of its affinity to and from other pods.
+	near, far []affinityTerm
 }
 
 type hostPort struct {
@@ -82,6 +84,12 @@ func newPodInfo(pod *corev1.Pod) *podInfo {
 		if _, ok := container.Resources.Requests[corev1.ResourceMemory]; !ok {
 			p.scored.memory += defaultMemory
 		}
+	}
+	if a := pod.Spec.Affinity; a != nil && a.PodAffinity != nil {
+		p.near = compile(a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution, pod)
+	}
+	if a := pod.Spec.Affinity; a != nil && a.PodAntiAffinity != nil {
+		p.far = compile(a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution, pod)
 	}
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for _, container := range list {
@@ -111,9 +119,13 @@ type nodeInfo struct {
 	requested   amounts
 	scored      amounts
 	pods        map[types.UID]*podInfo
+	// averse are those of the pods that have required anti-affinity.
+	averse map[types.UID]*podInfo
 }
 
-func newNodeInfo() *nodeInfo { return &nodeInfo{pods: map[types.UID]*podInfo{}} }
+func newNodeInfo() *nodeInfo {
+	return &nodeInfo{pods: map[types.UID]*podInfo{}, averse: map[types.UID]*podInfo{}}
+}
 
 func (n *nodeInfo) set(node *corev1.Node) {
 	n.node = node
@@ -124,6 +136,9 @@ func (n *nodeInfo) set(node *corev1.Node) {
 func (n *nodeInfo) add(p *podInfo) {
 	n.remove(p.UID)
 	n.pods[p.UID] = p
+	if len(p.far) > 0 {
+		n.averse[p.UID] = p
+	}
 	n.requested.add(&p.requests, 1)
 	n.scored.add(&p.scored, 1)
 }
@@ -131,6 +146,7 @@ func (n *nodeInfo) add(p *podInfo) {
 func (n *nodeInfo) remove(uid types.UID) {
 	if p, ok := n.pods[uid]; ok {
 		delete(n.pods, uid)
+		delete(n.averse, uid)
 		n.requested.add(&p.requests, -1)
 		n.scored.add(&p.scored, -1)
 	}

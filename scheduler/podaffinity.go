@@ -8,8 +8,8 @@ import (
 
 // podAffinity is a pod's required affinity to and from other pods, counted over all nodes once.
 type podAffinity struct {
-	// near must each be met, far must not: by topology value, how many pods match a term.
-	near, far []affinityTerm
+	// near must each be met, far must not.
+	near, far []countedTerm
 	// refused are topology values (key, value) that pods already there keep this one out of by their own anti-affinity.
 	refused map[[2]string]bool
 	// first says that no pod matches any near term anywhere, and this pod matches them all itself: the first of a group
@@ -17,59 +17,82 @@ type podAffinity struct {
 	first bool
 }
 
+// affinityTerm is one required term of a pod, compiled.
 type affinityTerm struct {
-	key     string
-	matches func(*corev1.Pod) bool
-	count   map[string]int
+	key string
+	// A term is about pods in the named namespaces, and in those that across selects (nil selects none).
+	namespaces map[string]bool
+	across     labels.Selector
+	selector   labels.Selector
 }
 
-func compile(term *corev1.PodAffinityTerm, owner *corev1.Pod, namespaces func(string) labels.Set) affinityTerm {
-	selector, err := metav1.LabelSelectorAsSelector(term.LabelSelector)
+// countedTerm is a term with how many pods match it, by topology value.
+type countedTerm struct {
+	*affinityTerm
+	count map[string]int
+}
+
+// namespaceLabels answers a namespace's labels.
+type namespaceLabels func(name string) labels.Set
+
+func compile(terms []corev1.PodAffinityTerm, owner *corev1.Pod) []affinityTerm {
+	var out []affinityTerm
+	for i := range terms {
+		term := &terms[i]
+		compiled := affinityTerm{key: term.TopologyKey, namespaces: map[string]bool{}, selector: selectorOf(term.LabelSelector)}
+		for _, namespace := range term.Namespaces {
+			compiled.namespaces[namespace] = true
+		}
+		if term.NamespaceSelector != nil {
+			compiled.across = selectorOf(term.NamespaceSelector)
+		}
+		if len(term.Namespaces) == 0 && term.NamespaceSelector == nil {
+			compiled.namespaces[owner.Namespace] = true
+		}
+		out = append(out, compiled)
+	}
+	return out
+}
+
+// selectorOf compiles a selector. Validation has seen it; one that does not compile all the same selects nothing.
+func selectorOf(s *metav1.LabelSelector) labels.Selector {
+	selector, err := metav1.LabelSelectorAsSelector(s)
 	if err != nil {
-		selector = labels.Nothing()
+		return labels.Nothing()
 	}
-	in := map[string]bool{}
-	for _, namespace := range term.Namespaces {
-		in[namespace] = true
-	}
-	var across labels.Selector
-	if term.NamespaceSelector != nil {
-		if across, err = metav1.LabelSelectorAsSelector(term.NamespaceSelector); err != nil {
-			across = labels.Nothing()
-		}
-	}
-	if len(in) == 0 && across == nil {
-		in[owner.Namespace] = true
-	}
-	return affinityTerm{key: term.TopologyKey, count: map[string]int{}, matches: func(pod *corev1.Pod) bool {
-		if !in[pod.Namespace] && (across == nil || !across.Matches(namespaces(pod.Namespace))) {
-			return false
-		}
-		return selector.Matches(labels.Set(pod.Labels))
-	}}
+	return selector
 }
 
-// newPodAffinity counts, for a pod with required terms or where a pod with required anti-affinity exists; nil otherwise.
-func newPodAffinity(pod *corev1.Pod, c *cache, namespaces func(string) labels.Set) *podAffinity {
-	a := &podAffinity{refused: map[[2]string]bool{}}
-	if affinity := pod.Spec.Affinity; affinity != nil {
-		if affinity.PodAffinity != nil {
-			for i := range affinity.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution {
-				a.near = append(a.near, compile(&affinity.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution[i], pod, namespaces))
-			}
-		}
-		if affinity.PodAntiAffinity != nil {
-			for i := range affinity.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution {
-				a.far = append(a.far, compile(&affinity.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution[i], pod, namespaces))
-			}
-		}
+func (t *affinityTerm) matches(pod *corev1.Pod, namespaces namespaceLabels) bool {
+	if !t.namespaces[pod.Namespace] && (t.across == nil || !t.across.Matches(namespaces(pod.Namespace))) {
+		return false
 	}
+	return t.selector.Matches(labels.Set(pod.Labels))
+}
+
+// newPodAffinity counts, for a pod with required terms or where a pod with required anti-affinity exists; nil otherwise. Its
+// cost is that of all pods for the former, and that of the pods with anti-affinity for others.
+func newPodAffinity(pod *podInfo, c *cache, namespaces namespaceLabels) *podAffinity {
+	if len(pod.near)+len(pod.far)+c.averse == 0 {
+		return nil
+	}
+	a := &podAffinity{refused: map[[2]string]bool{}, near: counted(pod.near), far: counted(pod.far)}
 	for _, n := range c.nodes {
 		if n.node == nil {
 			continue
 		}
-		for _, other := range n.pods {
-			a.count(other.Pod, n.node, pod, namespaces)
+		if len(a.near)+len(a.far) > 0 {
+			for _, other := range n.pods {
+				a.count(other.Pod, n.node, namespaces)
+			}
+		}
+		for _, other := range n.averse {
+			for i := range other.far {
+				term := &other.far[i]
+				if value, ok := n.node.Labels[term.key]; ok && term.matches(pod.Pod, namespaces) {
+					a.refused[[2]string{term.key, value}] = true
+				}
+			}
 		}
 	}
 	if len(a.near)+len(a.far)+len(a.refused) == 0 {
@@ -77,26 +100,25 @@ func newPodAffinity(pod *corev1.Pod, c *cache, namespaces func(string) labels.Se
 	}
 	a.first = len(a.near) > 0
 	for _, term := range a.near {
-		a.first = a.first && len(term.count) == 0 && term.matches(pod)
+		a.first = a.first && len(term.count) == 0 && term.matches(pod.Pod, namespaces)
 	}
 	return a
 }
 
-func (a *podAffinity) count(other *corev1.Pod, node *corev1.Node, pod *corev1.Pod, namespaces func(string) labels.Set) {
-	for _, list := range [][]affinityTerm{a.near, a.far} {
+func counted(terms []affinityTerm) []countedTerm {
+	var out []countedTerm
+	for i := range terms {
+		out = append(out, countedTerm{&terms[i], map[string]int{}})
+	}
+	return out
+}
+
+func (a *podAffinity) count(other *corev1.Pod, node *corev1.Node, namespaces namespaceLabels) {
+	for _, list := range [][]countedTerm{a.near, a.far} {
 		for _, term := range list {
-			if value, ok := node.Labels[term.key]; ok && term.matches(other) {
+			if value, ok := node.Labels[term.key]; ok && term.matches(other, namespaces) {
 				term.count[value]++
 			}
-		}
-	}
-	if other.Spec.Affinity == nil || other.Spec.Affinity.PodAntiAffinity == nil {
-		return
-	}
-	for i := range other.Spec.Affinity.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution {
-		term := compile(&other.Spec.Affinity.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution[i], other, namespaces)
-		if value, ok := node.Labels[term.key]; ok && term.matches(pod) {
-			a.refused[[2]string{term.key, value}] = true
 		}
 	}
 }

@@ -16,15 +16,18 @@ const (
 	longestWait    = 5 * time.Minute
 )
 
-// queued is a pod in the queue.
+// queued is a pod that is to be scheduled.
 type queued struct {
 	pod      *podInfo
 	attempts int
 	since    time.Time // when it came into the queue first
 	tried    time.Time // when it was last found not to fit
-	index    int       // in the active heap; -1 outside
-	// moved says that something changed since it was popped which could make it fit.
-	moved bool
+	due      time.Time // when it is tried again, while in the queue's later
+	// in is the heap that it is in, nil while it is being tried, and index its place there.
+	in    *podHeap
+	index int
+	// moves is how many changes there had been when it was popped.
+	moves int
 }
 
 func (q *queued) backoff() time.Duration {
@@ -35,131 +38,140 @@ func (q *queued) backoff() time.Duration {
 	return min(d, longestBackoff)
 }
 
-// queue holds pods that are to be scheduled. It is guarded by the scheduler's lock.
+// queue holds pods that are to be scheduled. It is guarded by the scheduler's lock. What it does for one pod costs the logarithm
+// of how many there are.
 type queue struct {
-	active  activeHeap
-	waiting map[types.UID]*queued // unschedulable: until something changes
-	backing map[types.UID]*queued // in backoff: until their time has come
-	all     map[types.UID]*queued
+	all map[types.UID]*queued
+	// active are those to be tried now, later those that did not fit, by when they are tried again.
+	active, later podHeap
+	// waiting are those of later that wait for a change. The others are in backoff.
+	waiting map[types.UID]*queued
+	// moves counts the changes that could make a pod fit.
+	moves int
 }
 
 func newQueue() *queue {
-	return &queue{waiting: map[types.UID]*queued{}, backing: map[types.UID]*queued{}, all: map[types.UID]*queued{}}
+	return &queue{
+		all: map[types.UID]*queued{}, waiting: map[types.UID]*queued{},
+		active: podHeap{less: first}, later: podHeap{less: func(a, b *queued) bool { return a.due.Before(b.due) }},
+	}
+}
+
+// first orders by priority, then by how long pods have waited.
+func first(a, b *queued) bool {
+	if p, q := corev1.PodPriority(a.pod.Pod), corev1.PodPriority(b.pod.Pod); p != q {
+		return p > q
+	}
+	return a.since.Before(b.since)
 }
 
 // add takes in a new pod, or a changed one that is worth another try.
 func (q *queue) add(p *podInfo, now time.Time) {
 	have, ok := q.all[p.UID]
 	if !ok {
-		have = &queued{since: now, index: -1}
+		have = &queued{since: now}
 		q.all[p.UID] = have
 	}
 	have.pod = p
-	delete(q.waiting, p.UID)
-	delete(q.backing, p.UID)
-	if have.index < 0 {
-		heap.Push(&q.active, have)
-	} else {
-		heap.Fix(&q.active, have.index)
+	q.put(have, &q.active)
+}
+
+// put moves a pod to a heap, or out of all (nil), or to its place in the one where it is.
+func (q *queue) put(have *queued, in *podHeap) {
+	delete(q.waiting, have.pod.UID)
+	if have.in != nil && have.in == in {
+		heap.Fix(in, have.index)
+		return
+	}
+	if have.in != nil {
+		heap.Remove(have.in, have.index)
+	}
+	if in != nil {
+		heap.Push(in, have)
 	}
 }
 
 func (q *queue) remove(uid types.UID) {
-	have, ok := q.all[uid]
-	if !ok {
-		return
-	}
-	delete(q.all, uid)
-	delete(q.waiting, uid)
-	delete(q.backing, uid)
-	if have.index >= 0 {
-		heap.Remove(&q.active, have.index)
+	if have, ok := q.all[uid]; ok {
+		delete(q.all, uid)
+		q.put(have, nil)
 	}
 }
 
 // pop takes the next pod out, for scheduling; it stays known until remove.
 func (q *queue) pop() (*queued, bool) {
-	if len(q.active) == 0 {
+	if q.active.Len() == 0 {
 		return nil, false
 	}
 	next := heap.Pop(&q.active).(*queued)
 	next.attempts++
-	next.moved = false
+	next.moves = q.moves
 	return next, true
 }
 
 // unschedulable puts back a pod that did not fit. If something changed while it was tried, it only backs off.
 func (q *queue) unschedulable(have *queued, now time.Time) {
-	if q.all[have.pod.UID] != have || have.index >= 0 {
+	if q.all[have.pod.UID] != have || have.in != nil {
 		return // gone or added again meanwhile
 	}
 	have.tried = now
-	if have.moved {
-		q.backing[have.pod.UID] = have
+	if have.moves != q.moves {
+		have.due = now.Add(have.backoff())
+		q.put(have, &q.later)
 		return
 	}
+	have.due = now.Add(longestWait)
+	q.put(have, &q.later)
 	q.waiting[have.pod.UID] = have
 }
 
 // move lets every waiting pod try again, each after its backoff: something changed that could make a node fit.
 func (q *queue) move() {
-	for uid, have := range q.waiting {
-		delete(q.waiting, uid)
-		q.backing[uid] = have
+	q.moves++
+	if len(q.waiting) == 0 {
+		return
 	}
-	for _, have := range q.all {
-		have.moved = true
+	for _, have := range q.waiting {
+		have.due = have.tried.Add(have.backoff())
 	}
+	clear(q.waiting)
+	heap.Init(&q.later)
 }
 
-// wake activates pods whose backoff is over, and answers when the next one's is (zero if there is none).
+// wake activates pods whose time has come, and answers when the next one's is (zero if there is none).
 func (q *queue) wake(now time.Time) (next time.Time) {
-	for uid, have := range q.waiting {
-		if now.Sub(have.tried) >= longestWait {
-			delete(q.waiting, uid)
-			q.backing[uid] = have
+	for q.later.Len() > 0 {
+		have := q.later.list[0]
+		if have.due.After(now) {
+			return have.due
 		}
+		q.put(have, &q.active)
 	}
-	for uid, have := range q.backing {
-		due := have.tried.Add(have.backoff())
-		if !due.After(now) {
-			delete(q.backing, uid)
-			heap.Push(&q.active, have)
-		} else if next.IsZero() || due.Before(next) {
-			next = due
-		}
-	}
-	if next.IsZero() && len(q.waiting) > 0 {
-		next = now.Add(longestWait)
-	}
-	return next
+	return time.Time{}
 }
 
-// activeHeap orders pods by priority, then by how long they have waited.
-type activeHeap []*queued
+// podHeap is a heap of pods that know their place in it.
+type podHeap struct {
+	list []*queued
+	less func(a, b *queued) bool
+}
 
-func (h activeHeap) Len() int { return len(h) }
-func (h activeHeap) Less(i, j int) bool {
-	a, b := corev1.PodPriority(h[i].pod.Pod), corev1.PodPriority(h[j].pod.Pod)
-	if a != b {
-		return a > b
-	}
-	return h[i].since.Before(h[j].since)
+func (h *podHeap) Len() int           { return len(h.list) }
+func (h *podHeap) Less(i, j int) bool { return h.less(h.list[i], h.list[j]) }
+func (h *podHeap) Swap(i, j int) {
+	h.list[i], h.list[j] = h.list[j], h.list[i]
+	h.list[i].index, h.list[j].index = i, j
 }
-func (h activeHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-func (h *activeHeap) Push(x any) {
+func (h *podHeap) Push(x any) {
 	q := x.(*queued)
-	q.index = len(*h)
-	*h = append(*h, q)
+	q.in, q.index = h, len(h.list)
+	h.list = append(h.list, q)
 }
-func (h *activeHeap) Pop() any {
-	last := len(*h) - 1
-	q := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	q.index = -1
+func (h *podHeap) Pop() any {
+	last := len(h.list) - 1
+	q := h.list[last]
+	h.list[last] = nil
+	h.list = h.list[:last]
+	q.in = nil
 	return q
 }

@@ -182,7 +182,7 @@ func (s *Scheduler) loop(ctx context.Context) error {
 		}
 		s.mu.Lock()
 		if s.queue != nil {
-			if next := s.queue.wake(s.now()); len(s.queue.active) > 0 {
+			if next := s.queue.wake(s.now()); s.queue.active.Len() > 0 {
 				s.signal()
 			} else if !next.IsZero() {
 				timer.Reset(max(next.Sub(s.now()), time.Millisecond))
@@ -283,7 +283,7 @@ func (s *Scheduler) newTask(pod *podInfo) *task {
 		// Validation has parsed the terms already; ones that do not parse prefer nothing.
 		t.preferred, _ = nodeaffinity.NewPreferredSchedulingTerms(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
 	}
-	t.affinity = newPodAffinity(pod.Pod, s.cache, s.namespaceLabels)
+	t.affinity = newPodAffinity(pod, s.cache, s.namespaceLabels)
 	t.spread = newSpread(pod.Pod, s.cache, t.required)
 	return t
 }

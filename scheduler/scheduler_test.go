@@ -227,6 +227,16 @@ func TestConstraintsOnOtherPods(t *testing.T) {
 		b.refused("p3", "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules.")
 		b.pod("p4", "100m")
 		b.refused("p4", "0/2 nodes are available: 2 node(s) didn't satisfy existing pods anti-affinity rules.")
+		// Where the last one of them goes, others may.
+		gone := b.placed("p1")
+		for _, name := range []string{"p3", "p1"} {
+			if err := b.Client.Delete(context.Background(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}}, client.Grace(0)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if at := b.placed("p4"); at != gone {
+			t.Errorf("p4 is on %s, p1 was on %s", at, gone)
+		}
 	})
 	t.Run("affinity", func(t *testing.T) {
 		b := start(t)
@@ -296,6 +306,7 @@ func TestPodsOfOthersAndGatedOnesAreLeftAlone(t *testing.T) {
 	b.placed("gated")
 }
 
+// BenchmarkSchedule creates pods and waits until each is bound, on 1,000 nodes.
 func BenchmarkSchedule(b *testing.B) {
 	bed := start(b)
 	for i := range 1000 {

@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 )
@@ -22,10 +21,7 @@ func newSpread(pod *corev1.Pod, c *cache, required nodeaffinity.RequiredNodeAffi
 		if constraint.WhenUnsatisfiable != corev1.DoNotSchedule {
 			continue
 		}
-		selector, err := metav1.LabelSelectorAsSelector(constraint.LabelSelector)
-		if err != nil {
-			selector = labels.Nothing()
-		}
+		selector := selectorOf(constraint.LabelSelector)
 		s := spreadConstraint{key: constraint.TopologyKey, maxSkew: int(constraint.MaxSkew), count: map[string]int{}}
 		if selector.Matches(labels.Set(pod.Labels)) {
 			s.self = 1
