@@ -62,7 +62,10 @@ stop: ## stop what `make run` started, and remove it
 test: deps lint unit clocks e2e ## everything that fits in 30 minutes, from a clean clone
 
 unit: deps
+	@mkdir -p bin
 	$(GO) test $$($(GO) list ./... | grep -vE '/test/(e2e|bench)(/|$$)')
+	@echo "each benchmark once, to see that it still works"
+	@$(GO) test -run '^$$' -bench . -benchtime 1x $$($(GO) list ./... | grep -v /test/) >$(CURDIR)/bin/benchmarks.log 2>&1 || { cat $(CURDIR)/bin/benchmarks.log; exit 1; }
 
 # A Go runtime whose wall clock can be set while its monotonic clock goes on, for tests that set the clocks of masters.
 clocks: ## set the clocks of masters, which needs a Go runtime of its own
