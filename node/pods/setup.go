@@ -1,0 +1,83 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// setup makes volumes, sandbox and network. Once all are there, only volumes are looked at again, when objects changed.
+func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duration, err error) {
+	w.mu.Lock()
+	changed, retrying := w.objects, w.retry
+	w.objects, w.retry = false, false
+	w.mu.Unlock()
+	if w.ready && !changed {
+		return 0, nil
+	}
+	if left := time.Until(w.setupAt); left > 0 && !changed && !retrying {
+		return left, errNotYet
+	}
+	fail := func(reason string, err error) (time.Duration, error) {
+		if ctx.Err() == nil {
+			if w.setupTries == 0 || !changed && !retrying {
+				w.event("", corev1.EventTypeWarning, reason, err.Error())
+			}
+			w.log.Debug("pod not set up", "err", err)
+		}
+		delay := min(500*time.Millisecond<<min(w.setupTries, 10), 2*time.Minute)
+		w.setupTries++
+		w.setupAt = time.Now().Add(delay)
+		return delay, err
+	}
+	dir := w.m.podDir(pod.UID)
+	for _, d := range []string{dir, w.m.podLogDir(pod)} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return fail("FailedMakePodDataDirectories", fmt.Errorf("error making pod data directories: %w", err))
+		}
+	}
+	volumes, err := w.m.c.Volumes.Setup(ctx, pod, w.m.c.NodeIP.String(), w.podIPs)
+	if err != nil {
+		if w.ready {
+			w.log.Warn("refreshing volumes", "err", err) // the pod keeps what it has
+			w.mu.Lock()
+			w.objects = true
+			w.mu.Unlock()
+			return 10 * time.Second, nil
+		}
+		return fail("FailedMount", err)
+	}
+	w.volumes = volumes
+	if w.ready {
+		return 0, nil
+	}
+	release, err := w.m.slot(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	box, err := w.m.c.Runtime.EnsureSandbox(ctx, w.sandboxConfig(pod))
+	if err != nil {
+		return fail("FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: %w", err))
+	}
+	if !pod.Spec.HostNetwork {
+		addr, err := w.m.c.Network.AddPod(ctx, podNetwork(pod, box.NetNS))
+		if err != nil {
+			return fail("FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: failed to setup network for sandbox %q: %w", pod.UID, err))
+		}
+		w.podIPs = []string{addr.String()}
+	} else {
+		w.podIPs = []string{w.m.c.NodeIP.String()}
+	}
+	if err := w.writeFiles(pod); err != nil {
+		return fail("FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: %w", err))
+	}
+	w.ready, w.setupTries = true, 0
+	return 0, nil
+}
+
+var errNotYet = errors.New("not yet")
