@@ -274,45 +274,6 @@ func TestAnAgentStartsAgainInAFullOutage(t *testing.T) {
 	eventually(t, 30*time.Second, "the service to answer", served)
 }
 
-func TestANodeThatIsOutOfService(t *testing.T) {
-	healthy(t)
-	ns := namespace(t)
-	apply(t, in(ns, `
-apiVersion: v1
-kind: Pod
-metadata: {name: stuck}
-spec:
-  nodeName: worker-1
-  terminationGracePeriodSeconds: 1
-  tolerations:
-  - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 0}
-  containers:
-  - {name: c, image: "kontiki/tools:1", command: [tools, serve]}
-`))
-	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/stuck", "--timeout=60s")
-	t.Cleanup(func() {
-		cable(t, "worker-1", true)
-		awaitNode(t, "worker-1", corev1.ConditionTrue)
-	})
-	cable(t, "worker-1", false)
-	awaitNode(t, "worker-1", corev1.ConditionUnknown)
-	eventually(t, 30*time.Second, "the pod to be evicted", func() error {
-		pod, err := env.Set.CoreV1().Pods(ns).Get(context.Background(), "stuck", metav1.GetOptions{})
-		if err == nil && pod.DeletionTimestamp == nil {
-			err = errNotYet
-		}
-		return err
-	})
-	// Nobody has confirmed its end, so it stays: past its grace, for as long as nobody says more.
-	time.Sleep(3 * time.Second)
-	if _, err := env.Set.CoreV1().Pods(ns).Get(context.Background(), "stuck", metav1.GetOptions{}); err != nil {
-		t.Fatalf("a pod whose end nobody has confirmed: %v", err)
-	}
-	kubectl(t, "taint", "node", "worker-1", "node.kubernetes.io/out-of-service=off:NoExecute")
-	t.Cleanup(func() { kubectl(t, "taint", "node", "worker-1", "node.kubernetes.io/out-of-service-") })
-	kubectl(t, "-n", ns, "wait", "--for=delete", "pod/stuck", "--timeout=30s")
-}
-
 // lastChange is when a node's Ready condition changed last. It is asked by a connection of its own each time: the one that
 // tests share may lead to a master that is cut off.
 func lastChange(t *testing.T, node string) string {
