@@ -147,6 +147,9 @@ func (s *Service) transactOnce(ctx context.Context, view kv.View, operations []T
 		staged.pin(keys[i])
 	}
 	if dryRun {
+		if ops, _ := staged.command(); sizeOf(ops) > kv.MaxCommandBytes {
+			return nil, 0, errTransactionTooLarge()
+		}
 		for i := range results {
 			if obj := results[i].Object; obj != nil && staged.keys[keys[i]].changed {
 				version := ""
@@ -162,7 +165,7 @@ func (s *Service) transactOnce(ctx context.Context, view kv.View, operations []T
 	result, err := s.store.Propose(ctx, &kv.Command{ID: newCommandID(), Ops: ops})
 	if err != nil {
 		if errors.Is(err, kv.ErrTooLarge) {
-			return nil, 0, InField("operations", apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("operations: the transaction is too large: its objects may have %d bytes together as they are stored", kv.MaxCommandBytes)))
+			return nil, 0, errTransactionTooLarge()
 		}
 		return nil, 0, storeError(operations[0].Request, err)
 	}
@@ -179,6 +182,18 @@ func (s *Service) transactOnce(ctx context.Context, view kv.View, operations []T
 		}
 	}
 	return results, result.Revision, nil
+}
+
+func errTransactionTooLarge() error {
+	return InField("operations", apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("operations: the transaction is too large: its objects may have %d bytes together as they are stored", kv.MaxCommandBytes)))
+}
+
+// sizeOf is the size of operations in a command, but for some bytes of each: a dry run refuses nothing that would go through.
+func sizeOf(ops []kv.Op) (bytes int) {
+	for i := range ops {
+		bytes += len(ops[i].Key) + len(ops[i].Value)
+	}
+	return bytes
 }
 
 // operate carries one operation out on a service whose store is an overlay, and answers the key of its object.

@@ -249,6 +249,13 @@ func TestTransactionDryRunStoresNothing(t *testing.T) {
 	if _, _, err := l.Objects.Transact(t.Context(), []objects.TxOperation{l.create(cm("there"))}, true); !apierrors.IsAlreadyExists(errors.Unwrap(err)) {
 		t.Errorf("a dry run that cannot: %v", err)
 	}
+	large := make([]objects.TxOperation, 3)
+	for i := range large {
+		large[i] = l.create(cm(fmt.Sprint("large", i), "k", strings.Repeat("x", kv.MaxCommandBytes/3)))
+	}
+	if _, _, err := l.Objects.Transact(t.Context(), large, true); !apierrors.IsRequestEntityTooLargeError(err) {
+		t.Errorf("a dry run of what is too large: %v", err)
+	}
 }
 
 // TestConcurrentTransactionsKeepTheSum moves amounts between accounts, many at a time, while others read: the sum of what one

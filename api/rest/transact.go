@@ -4,13 +4,18 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authentication/user"
 	kjson "sigs.k8s.io/json"
 
@@ -87,6 +92,19 @@ type txResult struct {
 
 var patchTypes = map[string]types.PatchType{"merge": types.MergePatchType, "strategic": types.StrategicMergePatchType, "json": types.JSONPatchType}
 
+// check says what is wrong with the options, which are those of writes alone.
+func (t *transaction) check() error {
+	errs := metav1validation.ValidateFieldManager(t.FieldManager, field.NewPath("fieldManager"))
+	errs = append(errs, metav1validation.ValidateFieldValidation(field.NewPath("fieldValidation"), t.FieldValidation)...)
+	if len(errs) > 0 {
+		return apierrors.NewInvalid(transactionKind, "", errs)
+	}
+	return nil
+}
+
+// transactionKind is what errors call a transaction.
+var transactionKind = schema.GroupKind{Group: "kontiki", Kind: "Transaction"}
+
 // transact carries out a transaction. Who may is decided for each of its operations.
 func (c *call) transact() error {
 	if c.r.Method != http.MethodPost {
@@ -108,6 +126,9 @@ func (c *call) transact() error {
 	}
 	if len(strict) > 0 {
 		return apierrors.NewBadRequest(fmt.Sprintf("the transaction cannot be read: %v", strict[0]))
+	}
+	if err := t.check(); err != nil {
+		return err
 	}
 	if t.DryRun {
 		c.record.Annotate(audit.DryRunAnnotation, "true")
@@ -199,6 +220,9 @@ func (t *txReader) read(op *txOperation) (*objects.TxOperation, error) {
 	if given != 1 {
 		return nil, apierrors.NewBadRequest("exactly one of create, update, apply, patch, delete and check must be given")
 	}
+	if err := op.misplaced(); err != nil {
+		return nil, err
+	}
 	request := func(verb objects.Verb, ref txReference, subresource string) (*objects.Request, error) {
 		r, err := t.txRequest(ref, subresource)
 		if err == nil && t.call.record != nil {
@@ -208,31 +232,44 @@ func (t *txReader) read(op *txOperation) (*objects.TxOperation, error) {
 	}
 	object := func(verb objects.Verb, data []byte) (*objects.TxOperation, error) {
 		var head struct {
-			txReference
-			Metadata struct {
+			APIVersion string `json:"apiVersion"`
+			Kind       string `json:"kind"`
+			Metadata   struct {
 				Namespace    string `json:"namespace"`
 				Name         string `json:"name"`
 				GenerateName string `json:"generateName"`
 			} `json:"metadata"`
 		}
 		if err := json.Unmarshal(data, &head); err != nil {
-			return nil, apierrors.NewBadRequest(fmt.Sprintf("%s: %v", verb, err))
+			at, text := string(verb), err.Error()
+			if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) { // whose text is about this program's types
+				at, text = strings.TrimSuffix(at+"."+wrong.Field, "."), "cannot be a JSON "+wrong.Value
+			}
+			return nil, apierrors.NewBadRequest(at + ": " + text)
 		}
-		head.Namespace, head.Name = head.Metadata.Namespace, head.Metadata.Name
-		if head.Name == "" && (verb != objects.VerbCreate || head.Metadata.GenerateName == "") {
+		if head.Metadata.Name == "" && (verb != objects.VerbCreate || head.Metadata.GenerateName == "") {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("%s.metadata.name: must be given", verb))
 		}
-		r, err := request(verb, head.txReference, op.Subresource)
+		r, err := request(verb, txReference{APIVersion: head.APIVersion, Kind: head.Kind, Namespace: head.Metadata.Namespace, Name: head.Metadata.Name}, op.Subresource)
 		if err != nil {
 			return nil, err
 		}
 		out := &objects.TxOperation{Verb: verb, Request: r, KeepManagedFields: op.KeepManagedFields}
 		if verb == objects.VerbApply {
+			if t.transaction.FieldManager == "" { // as for an apply alone
+				return nil, apierrors.NewInvalid(transactionKind, "", field.ErrorList{field.Required(field.NewPath("fieldManager"), "is required for apply")})
+			}
 			out.Patch = objects.Patch{Type: types.ApplyYAMLPatchType, Data: data, Force: op.Force, Validation: objects.FieldValidation(t.transaction.FieldValidation)}
 			return out, nil
 		}
 		out.Object, err = t.Objects.DecodeJSON(r, data, objects.FieldValidation(t.transaction.FieldValidation))
 		return out, err
+	}
+	named := func(verb objects.Verb, ref txReference, subresource string) (*objects.Request, error) {
+		if ref.Name == "" {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("%s.name: must be given", verb))
+		}
+		return request(verb, ref, subresource)
 	}
 	switch {
 	case op.Create != nil:
@@ -242,7 +279,7 @@ func (t *txReader) read(op *txOperation) (*objects.TxOperation, error) {
 	case op.Apply != nil:
 		return object(objects.VerbApply, op.Apply)
 	case op.Patch != nil:
-		r, err := request(objects.VerbPatch, op.Patch.txReference, op.Patch.Subresource)
+		r, err := named(objects.VerbPatch, op.Patch.txReference, op.Patch.Subresource)
 		if err != nil {
 			return nil, err
 		}
@@ -253,11 +290,29 @@ func (t *txReader) read(op *txOperation) (*objects.TxOperation, error) {
 		return &objects.TxOperation{Verb: objects.VerbPatch, Request: r,
 			Patch: objects.Patch{Type: kind, Data: bytes.Clone(op.Patch.Patch), Validation: objects.FieldValidation(t.transaction.FieldValidation)}}, nil
 	case op.Delete != nil:
-		r, err := request(objects.VerbDelete, op.Delete.txReference, "")
+		if o := op.Delete.Options; o != nil && len(o.DryRun) > 0 {
+			return nil, apierrors.NewBadRequest("delete.options.dryRun: one operation cannot be dry; set dryRun of the transaction")
+		}
+		r, err := named(objects.VerbDelete, op.Delete.txReference, "")
 		return &objects.TxOperation{Verb: objects.VerbDelete, Request: r, Delete: op.Delete.Options}, err
 	}
-	r, err := request(objects.VerbCheck, op.Check.txReference, "")
+	r, err := named(objects.VerbCheck, op.Check.txReference, "")
 	return &objects.TxOperation{Verb: objects.VerbCheck, Request: r, ResourceVersion: op.Check.ResourceVersion, UID: op.Check.UID}, err
+}
+
+// misplaced refuses what does not go with the operation: it would not do what it says.
+func (op *txOperation) misplaced() error {
+	switch {
+	case op.Subresource != "" && op.Patch != nil:
+		return apierrors.NewBadRequest("subresource: must be in patch")
+	case op.Subresource != "" && op.Update == nil && op.Apply == nil:
+		return apierrors.NewBadRequest("subresource: goes with update, apply and patch only")
+	case op.Force && op.Apply == nil:
+		return apierrors.NewBadRequest("force: goes with apply only")
+	case op.KeepManagedFields && op.Update == nil:
+		return apierrors.NewBadRequest("keepManagedFields: goes with update only")
+	}
+	return nil
 }
 
 // txRequest is who, what and how of one operation.
@@ -274,6 +329,11 @@ func (t *txReader) txRequest(ref txReference, subresource string) (*objects.Requ
 		ref.Namespace = ""
 	} else if ref.Namespace == "" {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("metadata.namespace: must be given for a %s", ref.Kind))
+	}
+	for name, text := range map[string]string{"namespace": ref.Namespace, "name": ref.Name} {
+		if problems := path.IsValidPathSegmentName(text); len(problems) > 0 { // no object has such a name, and a check would always hold
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("%s: %q %s", name, text, strings.Join(problems, ", ")))
+		}
 	}
 	manager := t.request(t.transaction.FieldManager, nil).FieldManager
 	return &objects.Request{User: t.user, Kind: kind, Namespace: ref.Namespace, Name: ref.Name, Subresource: subresource, FieldManager: manager, Warn: t.warn}, nil

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kontiki/kontiki/api/audit"
@@ -63,7 +64,8 @@ func (s *objectsServer) on(ctx context.Context, ref *kontikiv1.Reference, subres
 	return o, nil
 }
 
-// scoped refuses a namespace that does not go with the kind. Reads of collections need none.
+// scoped refuses a namespace that does not go with the kind, and names that no object has: REST cannot ask for them, and a check
+// that there is no such object would always hold. Reads of collections need no namespace.
 func (o *operation) scoped(needed bool) error {
 	r := o.request
 	switch {
@@ -71,6 +73,14 @@ func (o *operation) scoped(needed bool) error {
 		return Wrong(join(o.at, "namespace"), "must be empty, a %s is in no namespace", r.Kind.Kind)
 	case r.Kind.Namespaced && r.Namespace == "" && needed:
 		return Wrong(join(o.at, "namespace"), "must be given for a %s", r.Kind.Kind)
+	}
+	for field, text := range map[string]string{"namespace": r.Namespace, "name": r.Name} {
+		if err := checkText(join(o.at, field), text); err != nil {
+			return err
+		}
+		if problems := path.IsValidPathSegmentName(text); len(problems) > 0 {
+			return Wrong(join(o.at, field), "%q %s", text, strings.Join(problems, ", "))
+		}
 	}
 	return nil
 }
