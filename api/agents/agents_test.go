@@ -148,3 +148,17 @@ func TestLogOptionsAreChecked(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatAnAgentRefusesIsAnsweredInItsWords(t *testing.T) {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}}
+	const text = `previous terminated container "c" in pod "p" not found`
+	if err := refusal(http.StatusBadRequest, pod, text); !apierrors.IsBadRequest(err) || err.Error() != text {
+		t.Errorf("%v", err)
+	}
+	if err := refusal(http.StatusInternalServerError, pod, text); !apierrors.IsInternalError(err) || !strings.Contains(err.Error(), text) {
+		t.Errorf("%v", err)
+	}
+	if err := refusal(http.StatusNotFound, pod, text); !apierrors.IsNotFound(err) {
+		t.Errorf("%v", err)
+	}
+}

@@ -2,6 +2,7 @@ package agents
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -160,9 +161,20 @@ func (a *Agents) Logs(ctx context.Context, pod *corev1.Pod, o *corev1.PodLogOpti
 	if response.StatusCode != http.StatusOK {
 		defer response.Body.Close()
 		text, _ := io.ReadAll(io.LimitReader(response.Body, 4096)) // whatever came is what there is to say
-		return nil, apierrors.NewGenericServerResponse(response.StatusCode, "get", corev1.Resource("pods"), pod.Name, strings.TrimSpace(string(text)), 0, true)
+		return nil, refusal(response.StatusCode, pod, strings.TrimSpace(string(text)))
 	}
 	return response.Body, nil
+}
+
+// refusal is an agent's answer that is no log, in the agent's words where the reason says no more, as upstream has it.
+func refusal(code int, pod *corev1.Pod, text string) error {
+	switch code {
+	case http.StatusBadRequest:
+		return apierrors.NewBadRequest(text)
+	case http.StatusInternalServerError:
+		return apierrors.NewInternalError(errors.New(text))
+	}
+	return apierrors.NewGenericServerResponse(code, "get", corev1.Resource("pods"), pod.Name, text, 0, true)
 }
 
 func logQuery(o *corev1.PodLogOptions) url.Values {

@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apistream "k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/tools/remotecommand"
 	clientspdy "k8s.io/client-go/transport/spdy"
 	"k8s.io/client-go/util/exec"
@@ -25,6 +26,9 @@ import (
 
 // chunk is how many bytes of a log or of output travel in one message.
 const chunk = 32 << 10
+
+// maxCommandBytes bounds a command, which is in the URL that the agent is asked by, each byte as up to three.
+const maxCommandBytes = 256 << 10
 
 // podsServer is the service Pods.
 type podsServer struct {
@@ -124,6 +128,9 @@ func (s *podsServer) Exec(stream kontikiv1.Pods_ExecServer) error {
 	if err != nil {
 		return err
 	}
+	if size := len(strings.Join(start.Command, "")); size > maxCommandBytes {
+		return Wrong("start.command", "has %d bytes, the limit is %d; send what is longer by stdin", size, maxCommandBytes)
+	}
 	location, err := s.Agents.Exec(ctx, pod, start.Container, start.Command, agents.Streams{Stdin: start.Stdin, Stdout: true, Stderr: !start.Tty, TTY: start.Tty})
 	if err != nil {
 		return aboutStart(err)
@@ -132,7 +139,8 @@ func (s *podsServer) Exec(stream kontikiv1.Pods_ExecServer) error {
 	if err != nil {
 		return err
 	}
-	executor, err := remotecommand.NewSPDYExecutorRejectRedirects(tripper, clientspdy.NewUpgraderForStreaming(tripper), http.MethodPost, location)
+	agent := &connecting{Upgrader: clientspdy.NewUpgraderForStreaming(tripper)}
+	executor, err := remotecommand.NewSPDYExecutorRejectRedirects(tripper, agent, http.MethodPost, location)
 	if err != nil {
 		return apierrors.NewInternalError(err)
 	}
@@ -159,8 +167,23 @@ func (s *podsServer) Exec(stream kontikiv1.Pods_ExecServer) error {
 		return out.exited(0)
 	case errors.As(err, &exit):
 		return out.exited(int32(exit.Code))
+	case agent.connected: // it is not to be tried with another master: the command cannot be started, or had begun
+		return apierrors.NewInternalError(errors.New(strings.TrimPrefix(err.Error(), "Internal error occurred: ")))
 	}
 	return unreachable(err)
+}
+
+// connecting notes that the agent was reached.
+type connecting struct {
+	clientspdy.Upgrader
+	connected bool
+}
+
+// NewConnection implements clientspdy.Upgrader.
+func (c *connecting) NewConnection(r *http.Response) (apistream.Connection, error) {
+	conn, err := c.Upgrader.NewConnection(r)
+	c.connected = err == nil
+	return conn, err
 }
 
 // execOutput sends what a command writes; both of its streams share one gRPC stream, which is for one writer at a time.

@@ -87,11 +87,11 @@ func TestPodsAreReachedByGRPC(t *testing.T) {
 	if out, _, code, err := run("", true, "sh", "-c", "test -t 1 && echo terminal"); err != nil || out != "terminal\r\n" || code != 0 {
 		t.Errorf("%q %d %v", out, code, err)
 	}
-	if _, _, _, err := run("", false, "no-such-program"); err == nil {
-		// Which code a program has that is not there is the runtime's business; that it did not run must show.
-		if _, _, code, _ := run("", false, "no-such-program"); code == 0 {
-			t.Error("a program that is not there ran")
-		}
+	if _, _, code, err := run("", false, "no-such-program"); status.Code(err) != codes.Internal || !strings.Contains(err.Error(), "no-such-program") {
+		t.Errorf("a program that is not there: %d %v", code, err)
+	}
+	if _, _, code, err := run("", false, "echo", strings.Repeat("long", 100<<10)); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "start.command: has 409604 bytes") {
+		t.Errorf("a command that is too long: %d %v", code, err)
 	}
 
 	forward := func(port uint32) (string, error) {

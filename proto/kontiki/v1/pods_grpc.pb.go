@@ -30,7 +30,7 @@ const (
 //
 // Pods reaches into running pods, through the agents of their nodes. Errors are those of objects.proto; NOT_FOUND says that there is
 // no such pod, INVALID_ARGUMENT that the pod has no node yet, or that the request names no container or one that the pod lacks,
-// UNAVAILABLE that the node's agent cannot be reached.
+// UNAVAILABLE that the node's agent, or the port of the pod, cannot be reached; INTERNAL that a command could not be started or broke off.
 type PodsClient interface {
 	// Logs streams a container's log.
 	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogsResponse], error)
@@ -99,7 +99,7 @@ type Pods_PortForwardClient = grpc.BidiStreamingClient[PortForwardRequest, PortF
 //
 // Pods reaches into running pods, through the agents of their nodes. Errors are those of objects.proto; NOT_FOUND says that there is
 // no such pod, INVALID_ARGUMENT that the pod has no node yet, or that the request names no container or one that the pod lacks,
-// UNAVAILABLE that the node's agent cannot be reached.
+// UNAVAILABLE that the node's agent, or the port of the pod, cannot be reached; INTERNAL that a command could not be started or broke off.
 type PodsServer interface {
 	// Logs streams a container's log.
 	Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error
