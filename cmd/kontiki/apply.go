@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -45,9 +46,10 @@ func applyCommand() *cobra.Command {
 	f.StringSliceVarP(&o.Files, "filename", "f", nil, "a manifest, a directory of them, or - for standard input")
 	f.StringVarP(&o.Namespace, "namespace", "n", "", "the namespace of objects that name none (default: the kubeconfig's)")
 	f.StringVarP(&o.Selector, "selector", "l", "", "with --prune: the labels of what belongs to the release")
-	f.BoolVar(&o.Prune, "prune", false, "delete what the selector matches and the manifests do not have, in the same transaction")
+	f.BoolVar(&o.Prune, "prune", false, "delete what was applied, the selector matches and the manifests do not have, in their namespaces and in the same transaction")
 	f.BoolVar(&o.Diff, "diff", false, "show what changes first")
-	f.BoolVar(&o.DryRun, "dry-run", false, "do everything but change anything")
+	f.Var((*dryRun)(&o.DryRun), "dry-run", "do everything but change anything; server and none are taken as well, as kubectl has them")
+	f.Lookup("dry-run").NoOptDefVal = "true"
 	f.BoolVar(&o.Wait, "wait", false, "wait until everything is rolled out, and show the progress")
 	f.DurationVar(&o.Timeout, "timeout", 5*time.Minute, "how long to wait")
 	f.BoolVar(&o.Rollback, "rollback-on-failure", false, "with --wait: undo all of it, by one transaction, if a roll-out fails or takes too long")
@@ -55,6 +57,30 @@ func applyCommand() *cobra.Command {
 	f.BoolVar(&o.Force, "force-conflicts", false, "take fields over from other managers")
 	f.StringVar(&kubeconfig, "kubeconfig", "", "the cluster's kubeconfig (default: this machine's cluster)")
 	return cmd
+}
+
+// dryRun is a flag without a value, or with one of kubectl's.
+type dryRun bool
+
+// String implements pflag.Value.
+func (d *dryRun) String() string { return strconv.FormatBool(bool(*d)) }
+
+// Type implements pflag.Value.
+func (d *dryRun) Type() string { return "bool" }
+
+// Set implements pflag.Value.
+func (d *dryRun) Set(text string) error {
+	switch text {
+	case "server", "true":
+		*d = true
+	case "none", "false":
+		*d = false
+	case "client":
+		return errors.New("what a release would change only the cluster knows: use --dry-run=server")
+	default:
+		return errors.New("must be server or none")
+	}
+	return nil
 }
 
 // namespaceOf is the namespace of a kubeconfig's context.

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -72,8 +73,10 @@ type target struct {
 	mapping *meta.RESTMapping
 	// before is what was there; nil for nothing. after is what the transaction made; nil once deleted.
 	before, after *unstructured.Unstructured
-	pruned        bool
-	namespace     string
+	// created says that the transaction made it.
+	created   bool
+	pruned    bool
+	namespace string
 }
 
 // String names the object as kubectl does.
@@ -178,6 +181,9 @@ func (r *run) resolve(objects []*unstructured.Unstructured) error {
 	var rest []*target
 	for _, object := range objects {
 		gvk := object.GroupVersionKind()
+		if err := named(object); err != nil {
+			return err
+		}
 		mapping, err := r.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
 		if err != nil {
 			return fmt.Errorf("%s %q: %w", gvk.Kind, object.GetName(), err)
@@ -191,9 +197,6 @@ func (r *run) resolve(objects []*unstructured.Unstructured) error {
 			object.SetNamespace("")
 		}
 		t.namespace = object.GetNamespace()
-		if object.GetName() == "" {
-			return fmt.Errorf("a %s has no metadata.name: what is applied must have one", gvk.Kind)
-		}
 		key := t.namespace + "/" + t.String()
 		if seen[key] {
 			return fmt.Errorf("%s is in the manifests twice", t)
@@ -207,6 +210,29 @@ func (r *run) resolve(objects []*unstructured.Unstructured) error {
 	}
 	r.targets = append(r.targets, rest...)
 	return nil
+}
+
+// named refuses an object without a name, and names that are no texts: YAML reads a bare 12 as a number.
+func named(object *unstructured.Unstructured) error {
+	kind := object.GetKind()
+	metadata, ok := object.Object["metadata"].(map[string]any)
+	if !ok && object.Object["metadata"] != nil {
+		return fmt.Errorf("a %s: metadata must be a map", kind)
+	}
+	for _, field := range []string{"name", "namespace"} {
+		if value, given := metadata[field]; given && value != nil {
+			if _, ok := value.(string); !ok {
+				return fmt.Errorf("a %s: metadata.%s must be a text, and is %v: put it into quotes", kind, field, value)
+			}
+		}
+	}
+	switch {
+	case object.GetName() != "":
+		return nil
+	case object.GetGenerateName() != "":
+		return fmt.Errorf("a %s has metadata.generateName %q: what is applied must have a metadata.name, or it would be another object each time", kind, object.GetGenerateName())
+	}
+	return fmt.Errorf("a %s has no metadata.name: what is applied must have one", kind)
 }
 
 func (r *run) resource(t *target) dynamic.ResourceInterface {
@@ -249,10 +275,20 @@ func (r *run) change(ctx context.Context) error {
 			return err
 		}
 		err := r.transact(ctx, false)
-		if !apierrors.IsConflict(err) || !r.Rollback || ctx.Err() != nil || fieldConflict(err) {
+		if !apierrors.IsConflict(err) || !r.Rollback || ctx.Err() != nil || fieldConflict(err) || r.outdated() {
 			return err
 		}
 	}
+}
+
+// outdated says that a manifest is about a version of its object that is no more: looking again does not help.
+func (r *run) outdated() bool {
+	for _, t := range r.targets {
+		if wanted := t.object.GetResourceVersion(); !t.pruned && wanted != "" && t.before != nil && t.before.GetResourceVersion() != wanted {
+			return true
+		}
+	}
+	return false
 }
 
 // fieldConflict says that another manager owns an applied field: looking again does not help.
@@ -291,17 +327,17 @@ func (r *run) transact(ctx context.Context, dryRun bool) error {
 			continue
 		}
 		applied := t.object.DeepCopy()
-		if r.Rollback && t.before != nil && !dryRun {
+		if r.Rollback && t.before != nil && !dryRun && applied.GetResourceVersion() == "" {
 			applied.SetResourceVersion(t.before.GetResourceVersion()) // what is brought back is what is replaced now
 		}
 		operations = append(operations, operation{"apply": applied.Object, "force": r.Force})
 	}
 	results, err := r.post(ctx, operations, dryRun)
 	if err != nil {
-		return r.named(err)
+		return r.explained(err)
 	}
 	for i, t := range r.targets {
-		t.after = results[i]
+		t.after, t.created = results[i].object, results[i].created
 		if t.pruned {
 			t.after = nil
 		}
@@ -309,8 +345,14 @@ func (r *run) transact(ctx context.Context, dryRun bool) error {
 	return nil
 }
 
-// post sends a transaction and answers its objects.
-func (r *run) post(ctx context.Context, operations []operation, dryRun bool) ([]*unstructured.Unstructured, error) {
+// result is what one operation did.
+type result struct {
+	object  *unstructured.Unstructured
+	created bool
+}
+
+// post sends a transaction and answers its results.
+func (r *run) post(ctx context.Context, operations []operation, dryRun bool) ([]result, error) {
 	body, err := json.Marshal(map[string]any{"operations": operations, "dryRun": dryRun, "fieldManager": r.FieldManager, "fieldValidation": "Strict"})
 	if err != nil {
 		return nil, err
@@ -320,14 +362,20 @@ func (r *run) post(ctx context.Context, operations []operation, dryRun bool) ([]
 		return nil, err
 	}
 	request.Header.Set("Content-Type", "application/json")
+	unknown := func(err error) error {
+		if refused := (*net.OpError)(nil); dryRun || errors.As(err, &refused) && refused.Op == "dial" {
+			return err // nothing was sent, or nothing would have been changed
+		}
+		return fmt.Errorf("the outcome is unknown: %w\nThe answer did not come. What was applied was applied whole; look, or apply again", err)
+	}
 	response, err := r.http.Do(request)
 	if err != nil {
-		return nil, err
+		return nil, unknown(err)
 	}
 	defer response.Body.Close()
 	data, err := io.ReadAll(response.Body)
 	if err != nil {
-		return nil, err
+		return nil, unknown(err)
 	}
 	if response.StatusCode != http.StatusOK {
 		var status metav1.Status
@@ -337,7 +385,10 @@ func (r *run) post(ctx context.Context, operations []operation, dryRun bool) ([]
 		return nil, &apierrors.StatusError{ErrStatus: status}
 	}
 	var answer struct {
-		Results []struct{ Object map[string]any }
+		Results []struct {
+			Object  json.RawMessage
+			Created bool
+		}
 	}
 	if err := json.Unmarshal(data, &answer); err != nil {
 		return nil, err
@@ -345,17 +396,23 @@ func (r *run) post(ctx context.Context, operations []operation, dryRun bool) ([]
 	if len(answer.Results) != len(operations) {
 		return nil, fmt.Errorf("the cluster answered %d results for %d operations", len(answer.Results), len(operations))
 	}
-	objects := make([]*unstructured.Unstructured, len(answer.Results))
-	for i, result := range answer.Results {
-		if result.Object != nil {
-			objects[i] = &unstructured.Unstructured{Object: result.Object}
+	results := make([]result, len(answer.Results))
+	for i, one := range answer.Results {
+		results[i].created = one.Created
+		if one.Object == nil {
+			continue
+		}
+		results[i].object = &unstructured.Unstructured{}
+		// Which reads numbers as those that are compared with were read.
+		if err := results[i].object.UnmarshalJSON(one.Object); err != nil {
+			return nil, err
 		}
 	}
-	return objects, nil
+	return results, nil
 }
 
-// named puts the object's name in place of the operation's number.
-func (r *run) named(err error) error {
+// explained puts the object's name in place of the operation's number.
+func (r *run) explained(err error) error {
 	status := apierrors.APIStatus(nil)
 	if !errors.As(err, &status) || status.Status().Details == nil {
 		return err

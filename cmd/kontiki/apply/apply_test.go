@@ -137,6 +137,23 @@ func TestDiffAndDryRun(t *testing.T) {
 	if out := l.must(settings, func(o *Options) { o.Diff = true }); strings.Contains(out, "@@") || !strings.Contains(out, "configmap/settings unchanged") {
 		t.Errorf("a diff of nothing:\n%s", out)
 	}
+	l.must(web("v1")) // which has numbers
+	if out := l.must(web("v1"), func(o *Options) { o.Diff, o.DryRun = true, true }); out != "deployment.apps/web unchanged (server dry run)\n" {
+		t.Errorf("a diff of nothing:\n%s", out)
+	}
+}
+
+func TestADiffOfSecretsShowsWhichDataDiffer(t *testing.T) {
+	l := newLab(t)
+	secret := func(word string) string {
+		return "apiVersion: v1\nkind: Secret\nmetadata: {name: s, annotations: {kubectl.kubernetes.io/last-applied-configuration: 'hush'}}\nstringData: {same: hush, word: " + word + "}\n"
+	}
+	l.must(secret("hush1"))
+	out := l.must(secret("hush2"), func(o *Options) { o.Diff, o.DryRun = true, true })
+	says(t, out, "   same: '***'", "-  word: '*** (before)'", "+  word: '*** (after)'")
+	if strings.Contains(out, "hush") || strings.Contains(out, "aHVza") {
+		t.Errorf("the diff shows too much:\n%s", out)
+	}
 }
 
 func TestPruneDeletesWhatIsNoLongerThere(t *testing.T) {
@@ -152,6 +169,40 @@ func TestPruneDeletesWhatIsNoLongerThere(t *testing.T) {
 	out := l.must(settings, prune)
 	says(t, out, "configmap/settings unchanged", "configmap/old pruned")
 	if l.configMap("old") != nil || l.configMap("other") == nil || strings.Contains(out, "other") {
+		t.Errorf("pruned wrongly:\n%s", out)
+	}
+}
+
+// TestPruneLeavesWhatWasNotApplied: what controllers and people made in other ways, and what is in other namespaces, is not the release's,
+// whatever labels it has.
+func TestPruneLeavesWhatWasNotApplied(t *testing.T) {
+	l := newLab(t)
+	for _, namespace := range []string{"default", "other"} {
+		if namespace != "default" {
+			if _, err := l.set.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		endpoints := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: "web", Labels: map[string]string{"release": "web"}}}
+		if _, err := l.set.CoreV1().Endpoints(namespace).Create(t.Context(), endpoints, metav1.CreateOptions{FieldManager: "controller"}); err != nil {
+			t.Fatal(err)
+		}
+		byKubectl := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "kubectl", Labels: map[string]string{"release": "web"},
+			Annotations: map[string]string{"kubectl.kubernetes.io/last-applied-configuration": "{}"}}}
+		if _, err := l.set.CoreV1().ConfigMaps(namespace).Create(t.Context(), byKubectl, metav1.CreateOptions{FieldManager: "kubectl-client-side-apply"}); err != nil {
+			t.Fatal(err)
+		}
+		l.must(strings.Replace(settings, "settings", "old", 1), func(o *Options) { o.Namespace, o.FieldManager = namespace, "earlier" })
+	}
+	out := l.must(settings, func(o *Options) { o.Prune, o.Selector, o.Namespace = true, "release=web", "other" })
+	if out != "configmap/settings created\nconfigmap/kubectl pruned\nconfigmap/old pruned\n" {
+		t.Errorf("pruned wrongly:\n%s", out)
+	}
+	if l.configMap("old") == nil || l.configMap("kubectl") == nil {
+		t.Error("pruned in a namespace that is not the manifests'")
+	}
+	in := strings.Replace(settings, "{name: settings", "{namespace: other, name: settings", 1)
+	if out := l.must(in, func(o *Options) { o.Prune, o.Selector = true, "release=web" }); out != "configmap/settings unchanged\n" {
 		t.Errorf("pruned wrongly:\n%s", out)
 	}
 }
@@ -237,18 +288,25 @@ func TestManifestsAreReadAndChecked(t *testing.T) {
 		manifests, want string
 		change          func(*Options)
 	}{
-		"nothing":        {"", "no objects", nil},
-		"no kind":        {"apiVersion: v1\nmetadata: {name: x}", "document 1: apiVersion and kind", nil},
-		"no YAML":        {settings + "---\n{", "document 2", nil},
-		"unknown kind":   {"apiVersion: v1\nkind: Gadget\nmetadata: {name: x}", `no matches for kind "Gadget"`, nil},
-		"no name":        {"apiVersion: v1\nkind: ConfigMap", "metadata.name", nil},
-		"twice":          {settings + "---" + settings, "configmap/settings is in the manifests twice", nil},
-		"unknown field":  {settings + "dato: {}", "dato", nil},
-		"no such file":   {"", "no such file", func(o *Options) { o.Files = []string{dir + "/none.yaml"} }},
-		"no selector":    {settings, "--selector", func(o *Options) { o.Prune = true }},
-		"rollback alone": {settings, "--wait", func(o *Options) { o.Rollback = true }},
-		"no files":       {"", "--filename", func(o *Options) { o.Files = nil }},
-		"no namespace":   {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: nowhere}", "nowhere", nil},
+		"nothing":                      {"", "no objects", nil},
+		"no kind":                      {"apiVersion: v1\nmetadata: {name: x}", "document 1: apiVersion and kind", nil},
+		"no YAML":                      {settings + "---\n{", "document 2", nil},
+		"unknown kind":                 {"apiVersion: v1\nkind: Gadget\nmetadata: {name: x}", `no matches for kind "Gadget"`, nil},
+		"no name":                      {"apiVersion: v1\nkind: ConfigMap", "metadata.name", nil},
+		"twice":                        {settings + "---" + settings, "configmap/settings is in the manifests twice", nil},
+		"unknown field":                {settings + "dato: {}", "dato", nil},
+		"no such file":                 {"", "no such file", func(o *Options) { o.Files = []string{dir + "/none.yaml"} }},
+		"no selector":                  {settings, "--selector", func(o *Options) { o.Prune = true }},
+		"rollback alone":               {settings, "--wait", func(o *Options) { o.Rollback = true }},
+		"no files":                     {"", "--filename", func(o *Options) { o.Files = nil }},
+		"a number":                     {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: 12}", "metadata.name must be a text, and is 12: put it into quotes", nil},
+		"a namespace that is a number": {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: 2024}", "metadata.namespace must be a text, and is 2024", nil},
+		"a generated name":             {"apiVersion: v1\nkind: ConfigMap\nmetadata: {generateName: x-}", `metadata.generateName "x-"`, nil},
+		"no metadata":                  {"apiVersion: v1\nkind: ConfigMap\nmetadata: x", "metadata must be a map", nil},
+		"an old version":               {strings.Replace(settings, "name: settings", `name: settings, resourceVersion: "1"`, 1), "the object has been modified", nil},
+		"an old version to roll back to": {strings.Replace(settings, "name: settings", `name: settings, resourceVersion: "1"`, 1), "the object has been modified",
+			func(o *Options) { o.Wait, o.Rollback = true, true }},
+		"no namespace": {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: nowhere}", "nowhere", nil},
 	} {
 		change := x.change
 		if change == nil {

@@ -13,11 +13,11 @@ import (
 // showDifference prints what changes, object by object, as a unified diff.
 func (r *run) showDifference() error {
 	for _, t := range r.targets {
-		before, err := shown(t.before)
+		before, err := shown(t.before, t.after, "before")
 		if err != nil {
 			return err
 		}
-		after, err := shown(t.after)
+		after, err := shown(t.after, t.before, "after")
 		if err != nil {
 			return err
 		}
@@ -51,21 +51,27 @@ func content(u *unstructured.Unstructured) map[string]any {
 	return c.Object
 }
 
-// shown is an object as a diff shows it. Secrets' data are not shown.
-func shown(u *unstructured.Unstructured) (string, error) {
+// shown is an object as a diff with another shows it. Of Secrets' data only whether they differ is shown.
+func shown(u, other *unstructured.Unstructured, when string) (string, error) {
 	c := content(u)
 	if c == nil {
 		return "", nil
 	}
 	if u.GetKind() == "Secret" && u.GroupVersionKind().Group == "" {
-		for _, field := range []string{"data", "stringData"} {
-			values, _, _ := unstructured.NestedMap(c, field) // of another type: nothing to hide
-			for key, value := range values {
-				values[key] = fmt.Sprintf("*** (%d bytes)", len(fmt.Sprint(value)))
+		values, _, _ := unstructured.NestedMap(c, "data") // of another type: nothing to hide
+		others, _, _ := unstructured.NestedMap(content(other), "data")
+		for key, value := range values {
+			values[key] = "***"
+			if there, ok := others[key]; ok && there != value {
+				values[key] = "*** (" + when + ")"
 			}
-			if values != nil {
-				c[field] = values
-			}
+		}
+		if values != nil {
+			c["data"] = values
+		}
+		if annotations := u.GetAnnotations(); annotations[lastApplied] != "" { // which has the data
+			annotations[lastApplied] = "***"
+			(&unstructured.Unstructured{Object: c}).SetAnnotations(annotations)
 		}
 	}
 	data, err := yaml.Marshal(c)

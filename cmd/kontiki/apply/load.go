@@ -3,6 +3,7 @@ package apply
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +13,6 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
@@ -94,30 +94,67 @@ func decode(r io.Reader) ([]*unstructured.Unstructured, error) {
 		if err != nil {
 			return nil, fmt.Errorf("document %d: %w", n, err)
 		}
-		var content map[string]any
-		if err := yaml.Unmarshal(document, &content); err != nil {
-			return nil, fmt.Errorf("document %d: %w", n, err)
-		}
-		if len(content) == 0 {
-			continue
-		}
-		object := &unstructured.Unstructured{Object: content}
-		if object.GetKind() == "" || object.GetAPIVersion() == "" {
-			return nil, fmt.Errorf("document %d: apiVersion and kind must be given", n)
-		}
-		if !object.IsList() {
-			objects = append(objects, object)
-			continue
-		}
-		if err := object.EachListItem(func(item runtime.Object) error {
-			one, ok := item.(*unstructured.Unstructured)
-			if !ok || one.GetKind() == "" || one.GetAPIVersion() == "" {
-				return errors.New("an item of the list has no apiVersion and kind")
+		for _, one := range values(document) {
+			var content map[string]any
+			// Strict: of a key that is there twice, one would be lost.
+			if err := yaml.UnmarshalStrict(one, &content); err != nil {
+				return nil, fmt.Errorf("document %d: %w", n, err)
 			}
-			objects = append(objects, one)
-			return nil
-		}); err != nil {
-			return nil, fmt.Errorf("document %d: %w", n, err)
+			if len(content) == 0 {
+				continue
+			}
+			if objects, err = flatten(objects, &unstructured.Unstructured{Object: content}); err != nil {
+				return nil, fmt.Errorf("document %d: %w", n, err)
+			}
 		}
 	}
+}
+
+// values are the JSON values of a document, which can have several one after the other, or the document itself if it is YAML.
+func values(document []byte) [][]byte {
+	var found [][]byte
+	for decoder := json.NewDecoder(bytes.NewReader(document)); ; {
+		var one json.RawMessage
+		switch err := decoder.Decode(&one); {
+		case errors.Is(err, io.EOF):
+			return found
+		case err != nil && len(found) == 0:
+			return [][]byte{document}
+		case err != nil:
+			return append(found, document[decoder.InputOffset():]) // whose error tells what it is
+		}
+		found = append(found, one)
+	}
+}
+
+// flatten adds an object, or those of a list. Items of a typed list, such as ConfigMapList, may leave out what they are.
+func flatten(objects []*unstructured.Unstructured, object *unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
+	kind := object.GetKind()
+	if kind == "" || object.GetAPIVersion() == "" {
+		return nil, errors.New("apiVersion and kind must be given")
+	}
+	items, isList := object.Object["items"]
+	if !isList && !(kind == "List" && object.GetAPIVersion() == "v1") {
+		return append(objects, object), nil
+	}
+	list, ok := items.([]any)
+	if !ok && items != nil {
+		return nil, fmt.Errorf("%s: items must be a list", kind)
+	}
+	for i, item := range list {
+		content, ok := item.(map[string]any)
+		if !ok {
+			return nil, fmt.Errorf("%s: items[%d] is no object", kind, i)
+		}
+		one := &unstructured.Unstructured{Object: content}
+		if itemKind := strings.TrimSuffix(kind, "List"); itemKind != "" && one.GetKind() == "" && one.GetAPIVersion() == "" {
+			one.SetKind(itemKind)
+			one.SetAPIVersion(object.GetAPIVersion())
+		}
+		var err error
+		if objects, err = flatten(objects, one); err != nil {
+			return nil, fmt.Errorf("%s: items[%d]: %w", kind, i, err)
+		}
+	}
+	return objects, nil
 }

@@ -3,10 +3,12 @@ package apply
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -18,12 +20,26 @@ var prunable = []schema.GroupKind{
 	{Kind: "Service"}, {Kind: "Endpoints"}, {Kind: "ConfigMap"}, {Kind: "Secret"}, {Kind: "PersistentVolumeClaim"},
 }
 
-// findPruned adds the objects that the selector matches and the manifests do not have, in the namespaces of the manifests. What
-// a controller made goes with its owner.
+// lastApplied is how kubectl's client-side apply marks what it applied.
+const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
+
+// applied says that an object was made by applying it, or by undoing its deletion. What controllers make from a release's objects
+// has their labels, such as the Endpoints of a Service, and is not to be pruned for that.
+func (r *run) applied(u *unstructured.Unstructured) bool {
+	if _, by := u.GetAnnotations()[lastApplied]; by {
+		return true
+	}
+	return slices.ContainsFunc(u.GetManagedFields(), func(m metav1.ManagedFieldsEntry) bool {
+		return m.Subresource == "" && (m.Operation == metav1.ManagedFieldsOperationApply || m.Manager == r.FieldManager)
+	})
+}
+
+// findPruned adds the objects that were applied, that the selector matches and that the manifests do not have, in the namespaces of
+// the manifests. What a controller made goes with its owner.
 func (r *run) findPruned(ctx context.Context) error {
-	namespaces := []string{r.Namespace}
+	var namespaces []string
 	kept := map[string]bool{}
-	known := map[string]bool{r.Namespace: true}
+	known := map[string]bool{}
 	for _, t := range r.targets {
 		kept[t.namespace+"/"+t.String()] = true
 		if t.namespace != "" && !known[t.namespace] {
@@ -50,7 +66,7 @@ func (r *run) findPruned(ctx context.Context) error {
 			for i := range list.Items {
 				object := &list.Items[i]
 				t := &target{object: object, before: object, mapping: mapping, namespace: namespace, pruned: true}
-				if kept[namespace+"/"+t.String()] || metav1.GetControllerOfNoCopy(object) != nil || object.GetDeletionTimestamp() != nil {
+				if kept[namespace+"/"+t.String()] || metav1.GetControllerOfNoCopy(object) != nil || object.GetDeletionTimestamp() != nil || !r.applied(object) {
 					continue
 				}
 				object.SetGroupVersionKind(mapping.GroupVersionKind)

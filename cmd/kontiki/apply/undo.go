@@ -47,7 +47,7 @@ func (r *run) undo(ctx context.Context) (left []string, err error) {
 	release := r.targets
 	r.targets = undone // errors name these
 	_, err = r.post(ctx, operations, false)
-	err = r.named(err)
+	err = r.explained(err)
 	r.targets = release
 	if err != nil {
 		return nil, err
@@ -80,6 +80,8 @@ func (r *run) undoing(ctx context.Context, t *target) (op operation, why string,
 		return nil, "somebody else deleted", nil
 	case now.GetUID() != t.after.GetUID():
 		return nil, anew, nil
+	case t.before == nil && !t.created:
+		return nil, "somebody else made at the same time", nil
 	case t.before == nil:
 		deletion := reference(now)
 		deletion["options"] = map[string]any{"propagationPolicy": "Background", "preconditions": map[string]any{"uid": now.GetUID()}}

@@ -3,6 +3,7 @@ package apply
 import (
 	"bytes"
 	"context"
+	"io"
 	"maps"
 	"net/http"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/transport"
@@ -127,31 +129,86 @@ func TestAnInterruptUndoes(t *testing.T) {
 	}
 }
 
-// TestWhatChangesBeforeItIsPrunedComesBackAsItWas changes an object between the look at it and the transaction that prunes it.
-func TestWhatChangesBeforeItIsPrunedComesBackAsItWas(t *testing.T) {
-	l := newLab(t)
-	l.must(strings.Replace(settings, "settings", "old", 1))
+// before is a change of options: something happens once, between the look at what is there and the transaction.
+func (l *lab) before(happens func()) func(*Options) {
 	var once sync.Once
 	config := l.Config("admin", "system:masters")
 	config.WrapTransport = transport.Wrappers(config.WrapTransport, func(next http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(r *http.Request) (*http.Response, error) {
 			if r.URL.Path == transactionsPath {
-				once.Do(func() {
-					old := l.configMap("old")
-					old.Data["colour"] = "blue"
-					if _, err := l.set.CoreV1().ConfigMaps("default").Update(context.Background(), old, metav1.UpdateOptions{}); err != nil {
-						t.Error(err)
-					}
-				})
+				once.Do(happens)
 			}
 			return next.RoundTrip(r)
 		})
 	})
-	if err := l.interrupted(web("v1"), nil, func(o *Options) { o.Config = rest.CopyConfig(config) }); err == nil || !strings.Contains(err.Error(), "the release was undone: ") {
+	return func(o *Options) { o.Config = rest.CopyConfig(config) }
+}
+
+func TestWhatChangesBeforeItIsPrunedComesBackAsItWas(t *testing.T) {
+	l := newLab(t)
+	l.must(strings.Replace(settings, "settings", "old", 1))
+	err := l.interrupted(web("v1"), nil, l.before(func() {
+		old := l.configMap("old")
+		old.Data["colour"] = "blue"
+		if _, err := l.set.CoreV1().ConfigMaps("default").Update(context.Background(), old, metav1.UpdateOptions{}); err != nil {
+			t.Error(err)
+		}
+	}))
+	if err == nil || !strings.Contains(err.Error(), "the release was undone: ") {
 		t.Fatal(err)
 	}
 	if old := l.configMap("old"); old == nil || old.Data["colour"] != "blue" {
 		t.Errorf("%+v", old)
+	}
+}
+
+func TestWhatSomebodyMakesBeforeItIsAppliedIsNotDeleted(t *testing.T) {
+	l := newLab(t)
+	err := l.interrupted(settings+web("v1"), nil, l.before(func() {
+		theirs := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "settings"}, Data: map[string]string{"theirs": "kept"}}
+		if _, err := l.set.CoreV1().ConfigMaps("default").Create(context.Background(), theirs, metav1.CreateOptions{}); err != nil {
+			t.Error(err)
+		}
+	}))
+	if err == nil || !strings.Contains(err.Error(), "undone but for configmap/settings, which somebody else made at the same time: ") {
+		t.Fatal(err)
+	}
+	if m := l.configMap("settings"); m == nil || m.Data["theirs"] != "kept" {
+		t.Errorf("%+v", m)
+	}
+}
+
+func TestWhatWasPrunedAndUndoneIsPrunedAgain(t *testing.T) {
+	l := newLab(t)
+	l.must(strings.Replace(settings, "settings", "old", 1))
+	if err := l.interrupted(web("v1"), nil); err == nil || l.configMap("old") == nil {
+		t.Fatal(err)
+	}
+	if out := l.must(settings, func(o *Options) { o.Prune, o.Selector = true, "release=web" }); !strings.Contains(out, "configmap/old pruned") {
+		t.Error(out)
+	}
+}
+
+// TestAnAnswerThatDoesNotComeIsNoFailure: the connection breaks when the release is there.
+func TestAnAnswerThatDoesNotComeIsNoFailure(t *testing.T) {
+	l := newLab(t)
+	config := l.Config("admin", "system:masters")
+	config.WrapTransport = transport.Wrappers(config.WrapTransport, func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			response, err := next.RoundTrip(r)
+			if err == nil && r.URL.Path == transactionsPath {
+				response.Body.Close()
+				return nil, io.ErrUnexpectedEOF
+			}
+			return response, err
+		})
+	})
+	out, err := l.apply(settings, func(o *Options) { o.Config = config })
+	if err == nil || !strings.Contains(err.Error(), "the outcome is unknown") || out != "" {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if l.configMap("settings") == nil {
+		t.Error("the release is not there")
 	}
 }
 
