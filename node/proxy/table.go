@@ -45,6 +45,11 @@ func writeBase(tx *knftables.Transaction) {
 	}
 	base("prerouting", knftables.NATType, knftables.PreroutingHook, knftables.DNATPriority)
 	base("output", knftables.NATType, knftables.OutputHook, "-100") // dstnat has no name at this hook
+	// A packet that is between the rules of a chain when a transaction commits goes on with the old rules, whose maps have no
+	// elements any more: it leaves without an endpoint. Only another base chain sees the new rules, so there are two. Packets
+	// for which the first has found an endpoint do not come to the second.
+	base("prerouting-again", knftables.NATType, knftables.PreroutingHook, knftables.DNATPriority+"+1")
+	base("output-again", knftables.NATType, knftables.OutputHook, "-99")
 	base("postrouting", knftables.NATType, knftables.PostroutingHook, knftables.SNATPriority)
 	base("filter-input", knftables.FilterType, knftables.InputHook, knftables.FilterPriority)
 	base("filter-forward", knftables.FilterType, knftables.ForwardHook, knftables.FilterPriority)
@@ -61,6 +66,8 @@ func writeBase(tx *knftables.Transaction) {
 	rule(refusedChain, "ip daddr @"+serviceRangeSet+" fib daddr type != local goto "+rejectChain)
 	rule("prerouting", "jump "+servicesChain)
 	rule("output", "jump "+servicesChain)
+	rule("prerouting-again", "jump "+servicesChain)
+	rule("output-again", "jump "+servicesChain)
 	rule("filter-input", "jump "+refusedChain)
 	rule("filter-forward", "jump "+refusedChain)
 	rule("filter-output", "jump "+refusedChain)
