@@ -34,8 +34,16 @@ type Config struct {
 	Changed <-chan struct{}
 }
 
-// Run makes what is missing and follows the masters, until the context ends.
+// Run makes what is missing and follows the masters, until the context ends. A write that the context's end breaks off is no failure.
 func Run(ctx context.Context, c Config) error {
+	err := c.run(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+func (c Config) run(ctx context.Context) error {
 	for _, name := range namespaces {
 		if _, ok := client.Get[*corev1.Namespace](c.Client.View(), "", name); ok {
 			continue

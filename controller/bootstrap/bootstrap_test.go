@@ -2,17 +2,21 @@ package bootstrap_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/controller/bootstrap"
 	"github.com/kontiki/kontiki/controller/controllertest"
+	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
@@ -82,5 +86,33 @@ func TestTheClustersOwnObjects(t *testing.T) {
 	stop()
 	if after := h.Client.View().Revision(); after != before {
 		t.Errorf("a second start wrote: revision %d, then %d", before, after)
+	}
+}
+
+// losing is a store that loses the leader with the first proposal after it is told to.
+type losing struct {
+	objects.Store
+	lose atomic.Pointer[context.CancelFunc]
+}
+
+func (s *losing) Propose(ctx context.Context, c *kv.Command) (kv.Result, error) {
+	if cancel := s.lose.Load(); cancel != nil {
+		(*cancel)()
+		return kv.Result{}, ctx.Err()
+	}
+	return s.Store.Propose(ctx, c)
+}
+
+func TestTheEndOfTheLeadIsNoFailure(t *testing.T) {
+	store := &losing{}
+	h := harness.NewOver(t, func(inner objects.Store) objects.Store {
+		store.Store = inner
+		return store
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	store.lose.Store(&cancel)
+	err := bootstrap.Run(ctx, bootstrap.Config{Client: h.Client, ServiceAddress: netip.MustParseAddr("10.96.0.1"), Masters: func() []netip.AddrPort { return nil }})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("ended with %v", err)
 	}
 }

@@ -90,7 +90,7 @@ type reconciler struct{ client *client.Client }
 func (r *reconciler) reconcile(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
 	ns, ok := client.Get[*corev1.Namespace](v, "", key.Name)
 	if !ok {
-		_, err := r.empty(ctx, key.Name, func(string) bool { return true })
+		_, err := r.empty(ctx, v, key.Name, func(string) bool { return true })
 		return controller.Result{}, err
 	}
 	if ns.DeletionTimestamp == nil || !slices.Contains(ns.Spec.Finalizers, corev1.FinalizerKubernetes) {
@@ -98,9 +98,9 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 	}
 	// Pods go first: they may need the other objects until they end.
 	found := newContent()
-	failed := found.add(r.empty(ctx, key.Name, func(resource string) bool { return resource == "pods" }))
+	failed := found.add(r.empty(ctx, v, key.Name, func(resource string) bool { return resource == "pods" }))
 	if found.total == 0 && failed == nil {
-		failed = found.add(r.empty(ctx, key.Name, func(resource string) bool { return resource != "pods" }))
+		failed = found.add(r.empty(ctx, v, key.Name, func(resource string) bool { return resource != "pods" }))
 	}
 	conditions := found.conditions(failed)
 	if changed := ns.DeepCopy(); setConditions(&changed.Status, conditions) {
@@ -122,10 +122,10 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 	return controller.Result{}, ignoreNotFound(err)
 }
 
-// empty deletes the objects of the wanted kinds in a namespace, and answers what then remains.
-func (r *reconciler) empty(ctx context.Context, namespace string, wanted func(resource string) bool) (*content, error) {
+// empty deletes the objects of the wanted kinds that are in a namespace in the view, and answers what then remains. The view is
+// the one in which the namespace terminates or is absent: in a later one it may have been made again, with other objects.
+func (r *reconciler) empty(ctx context.Context, v client.View, namespace string, wanted func(resource string) bool) (*content, error) {
 	var failures []error
-	v := r.client.View()
 	for _, kind := range r.client.Kinds() {
 		if !kind.Namespaced || !wanted(kind.Resource) {
 			continue

@@ -7,9 +7,11 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller"
 	"github.com/kontiki/kontiki/controller/controllertest"
 	"github.com/kontiki/kontiki/controller/namespace"
 	"github.com/kontiki/kontiki/test/harness"
@@ -127,13 +129,59 @@ func TestWhatSlippedInIsRemovedAfterTheEnd(t *testing.T) {
 	if err := h.Client.Delete(ctx, ns); err != nil {
 		t.Fatal(err)
 	}
-	ns, _ = client.Get[*corev1.Namespace](h.Client.View(), "", "doomed")
-	ns = ns.DeepCopy()
-	ns.Spec.Finalizers = nil
-	if _, err := client.UpdateSubresource(ctx, h.Client, ns, "finalize"); err != nil {
-		t.Fatal(err)
-	}
+	end(t, h)
 	controllertest.Run(t, h.Client, namespace.New(h.Client)) // a leader that begins after the end
 	controllertest.AwaitGone[*corev1.Secret](t, h.Client, "doomed", "s")
 	controllertest.AwaitGone[*corev1.Pod](t, h.Client, "doomed", "p")
+}
+
+// A namespace that is made again as soon as it is gone must not lose what is put into it to a look that began before.
+func TestANamespaceMadeAgainKeepsItsContent(t *testing.T) {
+	h := harness.New(t)
+	ctx := context.Background()
+	ctl := namespace.New(h.Client)
+	key := controller.Key{Name: "doomed"}
+	absent := h.Client.View()
+	fill(t, h)
+	if err := h.Client.Delete(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "doomed"}}); err != nil {
+		t.Fatal(err)
+	}
+	terminating := h.Client.View()
+	end(t, h)
+	if _, err := ctl.Reconcile(ctx, h.Client.View(), key); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Client.Delete(ctx, &corev1.Pod{ObjectMeta: meta("p")}, client.Grace(0)); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, h)
+	before := h.Client.View()
+	for name, old := range map[string]client.View{"absent": absent, "terminating": terminating} {
+		if _, err := ctl.Reconcile(ctx, old, key); err != nil && !apierrors.IsConflict(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	after := h.Client.View()
+	for _, kind := range h.Client.Kinds() {
+		if !kind.Namespaced {
+			continue
+		}
+		before.EachOf(kind, "doomed", func(obj client.Object) bool {
+			if now, ok := after.GetOf(kind, "doomed", obj.GetName()); !ok || now.GetResourceVersion() != obj.GetResourceVersion() {
+				t.Errorf("%T %s was changed or deleted", obj, obj.GetName())
+			}
+			return true
+		})
+	}
+}
+
+// end takes the namespace's finalizers, so that it is gone at once whatever is in it.
+func end(t *testing.T, h *harness.Harness) {
+	t.Helper()
+	ns, _ := client.Get[*corev1.Namespace](h.Client.View(), "", "doomed")
+	ns = ns.DeepCopy()
+	ns.Spec.Finalizers = nil
+	if _, err := client.UpdateSubresource(context.Background(), h.Client, ns, "finalize"); err != nil {
+		t.Fatal(err)
+	}
 }
