@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -331,7 +331,7 @@ func (t *txReader) txRequest(ref txReference, subresource string) (*objects.Requ
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("metadata.namespace: must be given for a %s", ref.Kind))
 	}
 	for name, text := range map[string]string{"namespace": ref.Namespace, "name": ref.Name} {
-		if problems := path.IsValidPathSegmentName(text); len(problems) > 0 { // no object has such a name, and a check would always hold
+		if problems := content.IsPathSegmentName(text); len(problems) > 0 { // no object has such a name, and a check would always hold
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("%s: %q %s", name, text, strings.Join(problems, ", ")))
 		}
 	}

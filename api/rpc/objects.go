@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kontiki/kontiki/api/audit"
@@ -78,7 +78,7 @@ func (o *operation) scoped(needed bool) error {
 		if err := checkText(join(o.at, field), text); err != nil {
 			return err
 		}
-		if problems := path.IsValidPathSegmentName(text); len(problems) > 0 {
+		if problems := content.IsPathSegmentName(text); len(problems) > 0 {
 			return Wrong(join(o.at, field), "%q %s", text, strings.Join(problems, ", "))
 		}
 	}

@@ -183,6 +183,7 @@ func TestPruneLeavesWhatWasNotApplied(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		//lint:ignore SA1019 Endpoints are what controllers still write
 		endpoints := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: "web", Labels: map[string]string{"release": "web"}}}
 		if _, err := l.set.CoreV1().Endpoints(namespace).Create(t.Context(), endpoints, metav1.CreateOptions{FieldManager: "controller"}); err != nil {
 			t.Fatal(err)
