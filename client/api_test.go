@@ -142,8 +142,8 @@ func TestApplyTakesObjectsConfigurationsAndText(t *testing.T) {
 	if err != nil || *web.Spec.Replicas != 2 {
 		t.Fatalf("%+v %v", web, err)
 	}
-	text := []byte("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: default}\nspec: {replicas: 3}\n")
-	if _, err := client.Apply[*appsv1.Deployment](ctx, c, text, client.Manager("other")); !errors.Is(err, client.ErrConflict) {
+	const text = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: default}\nspec: {replicas: 3}\n"
+	if _, err := client.Apply[*appsv1.Deployment](ctx, c, []byte(text), client.Manager("other")); !errors.Is(err, client.ErrConflict) {
 		t.Errorf("%v", err)
 	}
 	if web, err = client.Apply[*appsv1.Deployment](ctx, c, text, client.Manager("other"), client.Force()); err != nil || *web.Spec.Replicas != 3 {

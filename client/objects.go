@@ -6,7 +6,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/yaml"
+	"k8s.io/apimachinery/pkg/util/yaml"
 
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
@@ -150,7 +150,7 @@ func (s *settings) named(refOf func(namespace, name string) Ref, namespace, name
 
 // Apply is server-side apply: it makes the fields that the document has what they are there, and drops those that the same manager
 // applied before and that are no longer there. The document is an object, an apply configuration of client-go, anything else
-// that encodes to the object's JSON, or JSON or YAML as []byte. It names its object itself.
+// that encodes to the object's JSON, or JSON or YAML as []byte or string. It names its object itself.
 //
 // Mind that a Go object cannot tell zero from absent: fields of its type without omitempty are applied. The status and an empty
 // creationTimestamp are left out.
@@ -188,6 +188,8 @@ func readDocument(document any, kind Kind, subresource string) ([]byte, Ref, err
 	switch d := document.(type) {
 	case []byte:
 		raw = d
+	case string:
+		raw = []byte(d)
 	case json.RawMessage:
 		raw = d
 	default:
@@ -203,7 +205,7 @@ func readDocument(document any, kind Kind, subresource string) ([]byte, Ref, err
 		}
 	}
 	var fields map[string]any
-	if err := yaml.Unmarshal(raw, &fields); err != nil || fields == nil {
+	if err := yaml.UnmarshalStrict(raw, &fields); err != nil || fields == nil { // of a field that is there twice, one would be lost
 		return nil, Ref{}, invalid("the document is no object in JSON or YAML: %v", err)
 	}
 	if kind.Kind != "" {
