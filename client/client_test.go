@@ -271,7 +271,7 @@ func TestMistakesAreFoundBeforeAnythingIsSent(t *testing.T) {
 		"nil":    second(Create[*corev1.ConfigMap](ctx, c, nil)),
 		"raw":    second(Create(ctx, c, raw)),
 		"apply":  second(Apply[*corev1.ConfigMap](ctx, c, []byte("kind: ConfigMap"))),
-		"twice":  second(Apply[*corev1.ConfigMap](ctx, c, "apiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: default, name: a}\ndata: {a: b}\ndata: {c: d}")),
+		"twice":  second(Apply[*corev1.ConfigMap](ctx, c, []byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: default, name: a}\ndata: {a: b}\ndata: {c: d}"))),
 		"patch":  second(Patch[*corev1.ConfigMap](ctx, c, "default", "a", types.ApplyPatchType, nil)),
 	} {
 		if !errors.Is(err, ErrInvalid) {

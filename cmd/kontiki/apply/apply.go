@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
@@ -59,10 +60,15 @@ func (o *Options) check() error {
 		return errors.New("--filename: name a file, a directory, or - for standard input")
 	case o.Prune && o.Selector == "":
 		return errors.New("--prune needs --selector: it deletes what the selector matches and the manifests do not have")
+	case !o.Prune && o.Selector != "":
+		return errors.New("--selector needs --prune: all of the manifests is applied, whatever its labels")
 	case o.Rollback && !o.Wait:
 		return errors.New("--rollback-on-failure needs --wait: without it nobody learns of the failure")
 	case o.Timeout <= 0:
 		return errors.New("--timeout must be positive")
+	}
+	if _, err := labels.Parse(o.Selector); err != nil {
+		return fmt.Errorf("--selector: %w", err)
 	}
 	return nil
 }

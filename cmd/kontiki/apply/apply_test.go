@@ -297,6 +297,8 @@ func TestManifestsAreReadAndChecked(t *testing.T) {
 		"twice":                        {settings + "---" + settings, "configmap/settings is in the manifests twice", nil},
 		"unknown field":                {settings + "dato: {}", "dato", nil},
 		"no such file":                 {"", "no such file", func(o *Options) { o.Files = []string{dir + "/none.yaml"} }},
+		"a bad selector":               {settings, "--selector: found '='", func(o *Options) { o.Prune, o.Selector = true, "a=b=c" }},
+		"a selector alone":             {settings, "--selector needs --prune", func(o *Options) { o.Selector = "a=b" }},
 		"no selector":                  {settings, "--selector", func(o *Options) { o.Prune = true }},
 		"rollback alone":               {settings, "--wait", func(o *Options) { o.Rollback = true }},
 		"no files":                     {"", "--filename", func(o *Options) { o.Files = nil }},
