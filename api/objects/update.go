@@ -169,7 +169,11 @@ func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.St
 			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", m.uid, old.GetUID())))
 	}
 	if version := obj.GetResourceVersion(); version != "" && version != old.GetResourceVersion() {
-		return nil, InField("metadata.resourceVersion", conflict(r))
+		err := conflict(r)
+		if _, bad := ParseRevision(version); bad != nil { // no other try makes it one
+			err = apierrors.NewBadRequest(bad.Error())
+		}
+		return nil, InField("metadata.resourceVersion", err)
 	}
 	registry.Scheme.Default(obj)
 	obj.GetObjectKind().SetGroupVersionKind(r.Kind.GVK())

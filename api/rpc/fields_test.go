@@ -139,6 +139,8 @@ func TestBadInputNamesItsFieldAndStoresNothing(t *testing.T) {
 		"too long a name":                    {get(ref(strings.Repeat("n", 65<<10)), ""), "reference.name", "reference.name: must have at most 65536 bytes: nnn"},
 		"stale revision": {update(jsonObject(configMaps, stale), "", nil), "object.data.metadata.resourceVersion",
 			`object.data.metadata.resourceVersion: Operation cannot be fulfilled on configmaps "a": the object has been modified; please apply your changes to the latest version and try again`},
+		"a revision that is none": {update(jsonObject(configMaps, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","resourceVersion":"new"}}`), "", nil), "object.data.metadata.resourceVersion",
+			`object.data.metadata.resourceVersion: invalid resourceVersion "new": it must be a number`},
 		"stale revision in a transaction": {in(checkOp("a", "1")), "operations[1].check.resource_version", `operations[1]: check.resource_version: Operation cannot be fulfilled on configmaps "a": `},
 		"stale revision of a deletion":    {remove("a", &kontikiv1.DeleteOptions{ResourceVersion: "1"}, nil), "delete_options.resource_version", "delete_options.resource_version: Operation cannot be fulfilled"},
 		"stale revision of a deletion in a transaction": {in(&kontikiv1.Operation{Operation: &kontikiv1.Operation_Delete{Delete: &kontikiv1.DeleteRequest{Reference: ref("a"), DeleteOptions: &kontikiv1.DeleteOptions{ResourceVersion: "1"}}}}),
