@@ -53,12 +53,12 @@ type queue struct {
 func newQueue() *queue {
 	return &queue{
 		all: map[types.UID]*queued{}, waiting: map[types.UID]*queued{},
-		active: podHeap{less: first}, later: podHeap{less: func(a, b *queued) bool { return a.due.Before(b.due) }},
+		active: podHeap{less: ahead}, later: podHeap{less: func(a, b *queued) bool { return a.due.Before(b.due) }},
 	}
 }
 
-// first orders by priority, then by how long pods have waited.
-func first(a, b *queued) bool {
+// ahead orders by priority, then by how long pods have waited.
+func ahead(a, b *queued) bool {
 	if p, q := corev1.PodPriority(a.pod.Pod), corev1.PodPriority(b.pod.Pod); p != q {
 		return p > q
 	}

@@ -330,9 +330,9 @@ func (t *txReader) txRequest(ref txReference, subresource string) (*objects.Requ
 	} else if ref.Namespace == "" {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("metadata.namespace: must be given for a %s", ref.Kind))
 	}
-	for name, text := range map[string]string{"namespace": ref.Namespace, "name": ref.Name} {
-		if problems := content.IsPathSegmentName(text); len(problems) > 0 { // no object has such a name, and a check would always hold
-			return nil, apierrors.NewBadRequest(fmt.Sprintf("%s: %q %s", name, text, strings.Join(problems, ", ")))
+	for _, given := range [...]struct{ field, name string }{{"namespace", ref.Namespace}, {"name", ref.Name}} {
+		if problems := content.IsPathSegmentName(given.name); len(problems) > 0 { // no object has such a name, and a check would always hold
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("%s: %q %s", given.field, given.name, strings.Join(problems, ", ")))
 		}
 	}
 	manager := t.request(t.transaction.FieldManager, nil).FieldManager

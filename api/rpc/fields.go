@@ -63,19 +63,40 @@ func placeOf(err error) (p place) {
 	return p
 }
 
-// path leads from the operation, or from the message if that has none, to what Kubernetes calls a field.
-func (p place) path(field string) string {
-	option, ok := optionFields[field]
-	switch {
-	case p.document == field, strings.HasSuffix(p.document, "."+field), field == objects.ObjectsName && p.document != "":
+// path leads from the operation, or from the message if that has none, to the field.
+func (p place) path() string {
+	if p.field == objects.ObjectsName && p.document != "" {
 		return p.document
-	case !ok:
-		return join(p.document, field)
-	case p.operation == "":
+	}
+	if _, ok := optionFields[p.field]; ok {
+		return p.option(p.field)
+	}
+	return join(p.document, p.field)
+}
+
+// option is the path to what Kubernetes has in options, which messages have beside the document.
+func (p place) option(field string) string {
+	option, ok := optionFields[field]
+	if !ok {
+		option = field
+	}
+	if p.operation == "" {
 		return option
 	}
-	verb, _, _ := strings.Cut(p.document, ".") // options are beside the document
+	verb, _, _ := strings.Cut(p.document, ".")
 	return join(verb, option)
+}
+
+// cause is the path to a field that validation names: of options, of the object, or the document as a whole, as which validation
+// of patches names the patch.
+func (p place) cause(of *metav1.StatusDetails, field string) string {
+	switch {
+	case of.Group == metav1.GroupName:
+		return p.option(field)
+	case of.Kind == "" && field == "patch":
+		return p.document
+	}
+	return join(p.document, field)
 }
 
 func join(path, field string) string {
@@ -105,7 +126,7 @@ func fieldsOf(err error, known *metav1.Status, code codes.Code) (wrong []*errdet
 	if (code == codes.InvalidArgument || code == codes.Aborted) && known.Details != nil {
 		for _, cause := range known.Details.Causes {
 			if cause.Field != "" && cause.Field != p.operation && cause.Field != wholeObject {
-				add(p.path(cause.Field), cause.Message)
+				add(p.cause(known.Details, cause.Field), cause.Message)
 			}
 		}
 	}
@@ -121,7 +142,7 @@ func fieldsOf(err error, known *metav1.Status, code codes.Code) (wrong []*errdet
 	if p.operation != "" {
 		prefix = p.operation + ": "
 	}
-	text, path := strings.TrimPrefix(known.Message, prefix), p.path(p.field)
+	text, path := strings.TrimPrefix(known.Message, prefix), p.path()
 	// What it has of the path in front makes way for the whole path.
 	if own, rest, ok := strings.Cut(text, ": "); ok && (own == p.field || own == path || strings.HasSuffix(path, "."+own)) {
 		text = rest

@@ -92,6 +92,9 @@ func TestBadInputNamesItsFieldAndStoresNothing(t *testing.T) {
 	api := kontikiv1.NewObjectsClient(h.GRPC("admin", "system:masters"))
 	store(t, h, "a", "1")
 	ctx := deadline(t)
+	if _, _, err := create(jsonObject(configMaps, cm("fixed", `,"immutable":true,"data":{"k":"1"}`)), nil)(ctx, api); err != nil {
+		t.Fatal(err)
+	}
 	in := func(o *kontikiv1.Operation) call {
 		return transactCall(&kontikiv1.TransactRequest{Operations: []*kontikiv1.Operation{checkOp("none", ""), o}})
 	}
@@ -156,6 +159,7 @@ func TestBadInputNamesItsFieldAndStoresNothing(t *testing.T) {
 			_, err := api.Patch(ctx, &kontikiv1.PatchRequest{Reference: ref("a"), Patch: []byte("{}")})
 			return nil, nil, err
 		}, "type", "type: must be one of PATCH_TYPE_JSON, PATCH_TYPE_MERGE, PATCH_TYPE_STRATEGIC"},
+		"a field of the object that is called as the document": {update(jsonObject(configMaps, cm("fixed", `,"immutable":true,"data":{"k":"2"}`)), "", nil), "object.data.data", `ConfigMap "fixed" is invalid: data: Forbidden: `},
 		"two invalid fields": {create(jsonObject(configMaps, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"B"},"data":{"/":""}}`), nil), "object.data.metadata.name object.data.data[/]",
 			`ConfigMap "B" is invalid: [metadata.name: Invalid value`},
 	} {

@@ -74,13 +74,19 @@ func (o *operation) scoped(needed bool) error {
 	case r.Kind.Namespaced && r.Namespace == "" && needed:
 		return Wrong(join(o.at, "namespace"), "must be given for a %s", r.Kind.Kind)
 	}
-	for field, text := range map[string]string{"namespace": r.Namespace, "name": r.Name} {
-		if err := checkText(join(o.at, field), text); err != nil {
-			return err
-		}
-		if problems := content.IsPathSegmentName(text); len(problems) > 0 {
-			return Wrong(join(o.at, field), "%q %s", text, strings.Join(problems, ", "))
-		}
+	if err := o.checkName("namespace", r.Namespace); err != nil {
+		return err
+	}
+	return o.checkName("name", r.Name)
+}
+
+// checkName refuses a name that no object has. Every call comes here, so paths are made for errors alone.
+func (o *operation) checkName(field, name string) error {
+	if len(name) > maxTextBytes {
+		return checkText(join(o.at, field), name)
+	}
+	if problems := content.IsPathSegmentName(name); len(problems) > 0 {
+		return Wrong(join(o.at, field), "%q %s", name, strings.Join(problems, ", "))
 	}
 	return nil
 }
@@ -189,11 +195,13 @@ func checkEncoding(e kontikiv1.Encoding) error {
 	return nil
 }
 
+// maxTextBytes bounds names and selectors.
+const maxTextBytes = 64 << 10
+
 // checkText refuses a text that is as long as only a mistake or an attack makes it.
 func checkText(name, text string) error {
-	const most = 64 << 10
-	if len(text) > most {
-		return Wrong(name, "must have at most %d bytes: %s...", most, strings.ToValidUTF8(text[:30], ""))
+	if len(text) > maxTextBytes {
+		return Wrong(name, "must have at most %d bytes: %s...", maxTextBytes, strings.ToValidUTF8(text[:30], ""))
 	}
 	return nil
 }
