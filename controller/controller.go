@@ -13,9 +13,7 @@ package controller
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -24,6 +22,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/internal/contain"
 )
 
 // Key names an object, or whatever else a controller works on.
@@ -82,19 +81,21 @@ func Run(ctx context.Context, c *client.Client, ctl *Controller, log *slog.Logge
 		defer queue.ShutDown()
 		return c.ViewAndWatch(ctx, ctl.Watches,
 			func(v client.View) error {
-				ctl.Start(v, queue.Add)
-				return nil
+				return contain.Run(func() error {
+					ctl.Start(v, queue.Add)
+					return nil
+				})
 			},
 			func(events []client.Event) error {
 				v := c.View()
 				for _, event := range events {
-					ctl.Enqueue(v, event, queue.Add)
+					enqueue(v, ctl, event, queue, log)
 				}
 				return nil
 			})
 	})
 	if ctl.Source != nil {
-		group.Go(func() error { return ctl.Source(ctx, queue.Add) })
+		group.Go(func() error { return contain.Run(func() error { return ctl.Source(ctx, queue.Add) }) })
 	}
 	for range workers {
 		group.Go(func() error {
@@ -115,7 +116,11 @@ func work(ctx context.Context, c *client.Client, ctl *Controller, queue workqueu
 	if ctx.Err() != nil {
 		return true
 	}
-	result, err := reconcile(ctx, c, ctl, key)
+	var result Result
+	err := contain.Run(func() (err error) { // one object's panic does not stop the others
+		result, err = ctl.Reconcile(ctx, c.View(), key)
+		return err
+	})
 	switch {
 	case err == nil:
 		queue.Forget(key)
@@ -129,34 +134,67 @@ func work(ctx context.Context, c *client.Client, ctl *Controller, queue workqueu
 		if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 			level = slog.LevelDebug
 		}
-		log.Log(ctx, level, "reconciliation failed, trying again", "key", key, "error", err)
+		if stack := contain.Stack(err); stack != "" {
+			log.Error("reconciliation panicked, trying again", "key", key, "error", err, "stack", stack)
+		} else {
+			log.Log(ctx, level, "reconciliation failed, trying again", "key", key, "error", err)
+		}
 		queue.AddRateLimited(key)
 	}
 	return true
 }
 
-// reconcile keeps one object's panic from stopping the others.
-func reconcile(ctx context.Context, c *client.Client, ctl *Controller, key Key) (result Result, err error) {
-	defer func() {
-		if cause := recover(); cause != nil {
-			err = fmt.Errorf("panic: %v\n%s", cause, debug.Stack())
-		}
-	}()
-	return ctl.Reconcile(ctx, c.View(), key)
+// enqueue finds the keys that a change concerns. A change that cannot be looked at is left out, and said.
+func enqueue(v client.View, ctl *Controller, event client.Event, queue workqueue.TypedRateLimitingInterface[Key], log *slog.Logger) {
+	err := contain.Run(func() error {
+		ctl.Enqueue(v, event, queue.Add)
+		return nil
+	})
+	if err != nil {
+		log.Error("a change made the controller panic and was left out", "key", KeyOf(event.Object()), "error", err, "stack", contain.Stack(err))
+	}
 }
 
-// RunAll runs controllers until the context ends or one fails.
+// RunAll runs controllers until the context ends. One that fails or panics is started again, and the others go on.
 func RunAll(ctx context.Context, c *client.Client, log *slog.Logger, controllers ...*Controller) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, ctl := range controllers {
 		group.Go(func() error {
-			if err := Run(ctx, c, ctl, log); err != nil && ctx.Err() == nil {
-				return fmt.Errorf("controller %s: %w", ctl.Name, err)
-			}
-			return ctx.Err()
+			return Keep(ctx, ctl.Name, log, func(ctx context.Context) error { return Run(ctx, c, ctl, log) })
 		})
 	}
 	return group.Wait()
+}
+
+// What fails is started again after a pause that doubles, unless it ran well for a while.
+const (
+	firstRestart, longestRestart = 100 * time.Millisecond, time.Minute
+	ranWell                      = 5 * time.Minute
+)
+
+// Keep runs something until the context ends, and starts it again when it ends before, in whatever way. It must not leave
+// goroutines behind.
+func Keep(ctx context.Context, name string, log *slog.Logger, run func(context.Context) error) error {
+	pause := firstRestart
+	for {
+		began := time.Now()
+		err := contain.Run(func() error { return run(ctx) })
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if time.Since(began) > ranWell {
+			pause = firstRestart
+		}
+		log.Error("it ended and is started again", "controller", name, "after", pause, "error", err, "stack", contain.Stack(err))
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+		pause = min(2*pause, longestRestart)
+	}
 }
 
 // Each calls do for every item, a few at a time, and answers the first error once all are done. It is how controllers
@@ -173,7 +211,7 @@ func Each[T any](items []T, do func(T) error) error {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			if err := do(item); err != nil {
+			if err := contain.Run(func() error { return do(item) }); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				if first == nil {

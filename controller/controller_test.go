@@ -103,32 +103,78 @@ func TestRunEndsWhenTheWorkHasEnded(t *testing.T) {
 	}
 }
 
-func TestASourceEnqueuesAndItsErrorEndsAll(t *testing.T) {
+// A controller that fails, in whatever way, is started again and takes up where it was; the other controllers go on.
+func TestAControllerThatEndsIsStartedAgain(t *testing.T) {
+	for name, end := range map[string]func() error{
+		"its source fails": func() error { return errors.New("broken") },
+		"its source panics": func() error {
+			var m map[string]int
+			m["x"]++ //nolint:staticcheck // the point of the test
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := harness.New(t)
+			seen := make(chan controller.Key, 10)
+			ctl := following(func(_ context.Context, _ client.View, key controller.Key) (controller.Result, error) {
+				seen <- key
+				return controller.Result{}, nil
+			})
+			var starts atomic.Int32
+			ctl.Source = func(ctx context.Context, enqueue func(controller.Key)) error {
+				enqueue(controller.Key{Name: fmt.Sprint("start ", starts.Add(1))})
+				if starts.Load() < 3 {
+					return end()
+				}
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			others := make(chan controller.Key, 10)
+			other := following(func(_ context.Context, _ client.View, key controller.Key) (controller.Result, error) {
+				others <- key
+				return controller.Result{}, nil
+			})
+			controllertest.Run(t, h.Client, ctl, other)
+			for key := range seen {
+				if key.Name == "start 3" {
+					break
+				}
+			}
+			controllertest.Create(t, h.Client, cm("later"))
+			for _, keys := range []chan controller.Key{seen, others} {
+				for (<-keys).Name != "later" {
+				}
+			}
+		})
+	}
+}
+
+func TestAChangeThatPanicsIsLeftOut(t *testing.T) {
 	h := harness.New(t)
-	broken := errors.New("broken")
-	seen := make(chan controller.Key, 1)
+	seen := make(chan controller.Key, 10)
 	ctl := following(func(_ context.Context, _ client.View, key controller.Key) (controller.Result, error) {
 		seen <- key
 		return controller.Result{}, nil
 	})
-	again := make(chan struct{})
-	ctl.Source = func(_ context.Context, enqueue func(controller.Key)) error {
-		enqueue(controller.Key{Name: "from outside"})
-		<-again
-		return broken
+	good := ctl.Enqueue
+	ctl.Enqueue = func(v client.View, e client.Event, enqueue func(controller.Key)) {
+		if e.Object().GetName() == "bad" {
+			panic("cannot be looked at")
+		}
+		good(v, e, enqueue)
 	}
-	done := make(chan error, 1)
-	go func() {
-		done <- controller.RunAll(context.Background(), h.Client, slog.New(slog.DiscardHandler), ctl, following(func(context.Context, client.View, controller.Key) (controller.Result, error) {
-			return controller.Result{}, nil
-		}))
-	}()
-	if key := <-seen; key.Name != "from outside" {
-		t.Errorf("key %s", key)
-	}
-	close(again)
-	if err := <-done; !errors.Is(err, broken) {
-		t.Errorf("ended with %v", err)
+	controllertest.Create(t, h.Client, cm("first"))
+	controllertest.Run(t, h.Client, ctl)
+	<-seen
+	controllertest.Create(t, h.Client, cm("bad"))
+	controllertest.Create(t, h.Client, cm("good"))
+	for key := range seen {
+		if key.Name == "bad" {
+			t.Error("the bad one came through")
+		}
+		if key.Name == "good" {
+			break
+		}
 	}
 }
 
@@ -143,5 +189,17 @@ func TestEachAnswersTheFirstErrorAfterAll(t *testing.T) {
 	})
 	if !errors.Is(err, wrong) || count.Load() != 100 {
 		t.Errorf("%v after %d", err, count.Load())
+	}
+}
+
+func TestEachContainsPanics(t *testing.T) {
+	err := controller.Each([]int{0, 1}, func(i int) error {
+		if i == 0 {
+			panic("one item")
+		}
+		return nil
+	})
+	if err == nil || err.Error() != "panic: one item" {
+		t.Errorf("%v", err)
 	}
 }

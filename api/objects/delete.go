@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
@@ -182,7 +183,10 @@ func (s *Service) DeleteCollection(ctx context.Context, r *Request, options *met
 			one := *r
 			one.Warn = nil // for one request at a time
 			one.Namespace, one.Name = r.Kind.SplitKey(v.Key)
-			_, _, err := s.Delete(ctx, &one, options.DeepCopy())
+			err := contain.Run(func() error {
+				_, _, err := s.Delete(ctx, &one, options.DeepCopy())
+				return err
+			})
 			if apierrors.IsNotFound(err) {
 				return nil
 			}

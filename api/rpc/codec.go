@@ -13,6 +13,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/kontiki/kontiki/internal/contain"
 )
 
 // received is a message that is to be read. grpc-go says INTERNAL of one that cannot be read, as if the server were at fault;
@@ -27,8 +29,16 @@ type codec struct{ encoding.CodecV2 }
 
 func newCodec() codec { return codec{encoding.GetCodecV2(grpcproto.Name)} }
 
+// Marshal implements encoding.CodecV2. grpc-go calls it, and Unmarshal, outside of what the interceptors see, in goroutines
+// of its own.
+func (c codec) Marshal(v any) (data mem.BufferSlice, err error) {
+	defer contain.Recover(&err)
+	return c.CodecV2.Marshal(v)
+}
+
 // Unmarshal implements encoding.CodecV2.
-func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+func (c codec) Unmarshal(data mem.BufferSlice, v any) (err error) {
+	defer contain.Recover(&err)
 	r, ok := v.(*received)
 	if !ok {
 		return c.CodecV2.Unmarshal(data, v)

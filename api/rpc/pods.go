@@ -22,6 +22,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/internal/contain"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
@@ -248,31 +249,28 @@ func newExecInput(ctx context.Context, stream kontikiv1.Pods_ExecServer, start *
 	reader, writer := io.Pipe()
 	context.AfterFunc(ctx, func() { reader.CloseWithError(context.Cause(ctx)) })
 	queue := &sizeQueue{ctx, make(chan remotecommand.TerminalSize)}
-	go func() {
-		defer writer.Close()
+	pass := func() error {
 		for {
 			in, err := stream.Recv()
 			if err != nil {
-				if !errors.Is(err, io.EOF) {
-					fail(err)
+				if errors.Is(err, io.EOF) {
+					err = nil
 				}
-				return
+				return err
 			}
 			switch m := in.Request.(type) {
 			case *kontikiv1.ExecRequest_Stdin:
 				if !start.Stdin {
-					fail(Wrong("stdin", "start did not ask for stdin"))
-					return
+					return Wrong("stdin", "start did not ask for stdin")
 				}
 				if _, err := writer.Write(m.Stdin); err != nil && ctx.Err() != nil {
-					return
+					return nil
 				}
 			case *kontikiv1.ExecRequest_StdinEnd:
 				writer.Close()
 			case *kontikiv1.ExecRequest_Resize:
 				if m.Resize.GetWidth() > 1<<16-1 || m.Resize.GetHeight() > 1<<16-1 {
-					fail(Wrong("resize", "a terminal has at most 65535 columns and rows"))
-					return
+					return Wrong("resize", "a terminal has at most 65535 columns and rows")
 				}
 				if !start.Tty {
 					continue // there is nothing that has a size
@@ -280,12 +278,17 @@ func newExecInput(ctx context.Context, stream kontikiv1.Pods_ExecServer, start *
 				select {
 				case queue.sizes <- remotecommand.TerminalSize{Width: uint16(m.Resize.Width), Height: uint16(m.Resize.Height)}:
 				case <-ctx.Done():
-					return
+					return nil
 				}
 			default:
-				fail(Wrong("start", "must be the first request's alone, and each request must have one of the fields"))
-				return
+				return Wrong("start", "must be the first request's alone, and each request must have one of the fields")
 			}
+		}
+	}
+	go func() {
+		defer writer.Close()
+		if err := contain.Run(pass); err != nil {
+			fail(err)
 		}
 	}()
 	return reader, queue

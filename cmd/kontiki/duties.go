@@ -21,14 +21,18 @@ import (
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 	"github.com/kontiki/kontiki/controller/replicaset"
 	"github.com/kontiki/kontiki/controller/serviceaccount"
+	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/scheduler"
 )
 
-// addDuties registers what the leader does.
+// addDuties registers what the leader does. A part of it that fails or panics is started again here: another leader would do
+// no better, and handing leadership over would disturb all the others.
 func (m *master) addDuties() {
-	m.cluster.AddDuty("bootstrap", m.bootstrap)
-	m.cluster.AddDuty("scheduler", m.schedule)
-	m.cluster.AddDuty("controllers", m.control)
+	for name, run := range map[string]func(context.Context) error{"bootstrap": m.bootstrap, "scheduler": m.schedule, "controllers": m.control} {
+		m.cluster.AddDuty(name, func(ctx context.Context) error {
+			return controller.Keep(ctx, name, m.log.With("part", "duties"), run)
+		})
+	}
 }
 
 // recording runs f with an event recorder, and returns once every event that f made is stored or the context has ended.
@@ -44,9 +48,11 @@ func (m *master) bootstrap(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return m.followMembers(ctx, changed) })
 	group.Go(func() error {
-		return bootstrap.Run(ctx, bootstrap.Config{
-			Client: client.New(m.api.Objects, "system:apiserver", "kube-apiserver"), ServiceAddress: m.api.KubernetesService,
-			Masters: m.apiAddresses, Changed: changed,
+		return contain.Run(func() error {
+			return bootstrap.Run(ctx, bootstrap.Config{
+				Client: client.New(m.api.Objects, "system:apiserver", "kube-apiserver"), ServiceAddress: m.api.KubernetesService,
+				Masters: m.apiAddresses, Changed: changed,
+			})
 		})
 	})
 	return group.Wait()
