@@ -63,6 +63,9 @@ func decodeInto[T runtime.Object](r *Request, data []byte, encoding Encoding, va
 		decoder = laxJSON
 	}
 	var none T
+	if err := registry.CheckQuantities(data, into); err != nil {
+		return none, apierrors.NewBadRequest(err.Error())
+	}
 	out, actual, err := decoder.Decode(data, &gvk, into)
 	if err != nil && runtime.IsStrictDecodingError(err) && validation == metav1.FieldValidationWarn {
 		problems, _ := runtime.AsStrictDecodingError(err)

@@ -157,6 +157,9 @@ func decodePatched[T runtime.Object](r *Request, p Patch, doc []byte, strict []e
 		decoder = strictJSON
 	}
 	var none T
+	if err := registry.CheckQuantities(doc, into); err != nil {
+		return none, unprocessable(err)
+	}
 	out, actual, err := decoder.Decode(doc, &gvk, into)
 	if problems, ok := runtime.AsStrictDecodingError(err); ok {
 		strict = append(strict, problems.Errors()...)
@@ -227,6 +230,9 @@ func decodeApplied(r *Request, p Patch) (*unstructured.Unstructured, error) {
 	}
 	// Numbers as the rest of the machinery knows them: int64 and float64.
 	asJSON, err := json.Marshal(patch.Object)
+	if err == nil {
+		err = registry.CheckQuantities(asJSON, r.Kind.New())
+	}
 	if err == nil {
 		err = utiljson.Unmarshal(asJSON, &patch.Object)
 	}
