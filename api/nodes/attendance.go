@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
@@ -46,6 +48,7 @@ func (a *attendance) set(s *session, state State) {
 			a.sessions[s.node] = map[*session]State{}
 		}
 		a.sessions[s.node][s] = state
+		a.endSurplus(s)
 	}
 	now := a.state(s.node)
 	if now == before {
@@ -54,6 +57,23 @@ func (a *attendance) set(s *session, state State) {
 	for w := range a.watchers {
 		w.changed[s.node] = now
 		w.poke()
+	}
+}
+
+// maxSessions bounds the sessions that one worker has with this master: each costs a copy of its assignment.
+const maxSessions = 4
+
+// endSurplus ends other sessions of a worker that has too many. The caller holds mu.
+func (a *attendance) endSurplus(newest *session) {
+	surplus := len(a.sessions[newest.node]) - maxSessions
+	for s := range a.sessions[newest.node] {
+		if surplus <= 0 {
+			return
+		}
+		if s != newest && s.end != nil {
+			s.end(status.Errorf(codes.ResourceExhausted, "worker %s has more than %d sessions with this master", s.node, maxSessions))
+			surplus--
+		}
 	}
 }
 

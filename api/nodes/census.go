@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/kontiki/kontiki/internal/contain"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
@@ -52,6 +53,9 @@ type Census struct {
 const (
 	masterSilence             = 3 * time.Second
 	firstRewatch, lastRewatch = 100 * time.Millisecond, 2 * time.Second
+	// forgetAfter is how long a worker without a session is remembered. Workers come and go under new names; what is
+	// known of one that was gone for so long, its not having a session, is what is believed of any other.
+	forgetAfter = time.Hour
 )
 
 // NewCensus makes a Census that knows nobody yet.
@@ -146,8 +150,20 @@ func (c *Census) Run(ctx context.Context) error {
 		}
 		select {
 		case <-ticker.C:
+			c.forget(time.Now().Add(-forgetAfter))
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+	}
+}
+
+// forget drops workers that have been gone since before a time, and were told of.
+func (c *Census) forget(before time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for name, w := range c.workers {
+		if w.State == Gone && w.Since.Before(before) && !c.queued[name] {
+			delete(c.workers, name)
 		}
 	}
 }
@@ -156,7 +172,11 @@ func (c *Census) Run(ctx context.Context) error {
 func (c *Census) follow(ctx context.Context, address string) {
 	pause := firstRewatch
 	for ctx.Err() == nil {
-		heard, err := c.watch(ctx, address)
+		var heard bool
+		err := contain.Run(func() (err error) {
+			heard, err = c.watch(ctx, address)
+			return err
+		})
 		c.replace(address, nil)
 		if ctx.Err() != nil {
 			return
@@ -252,7 +272,8 @@ func (c *Census) judge(name string) {
 			}
 		}
 	}
-	if c.workers[name].State == state {
+	known, ok := c.workers[name]
+	if known.State == state || !ok && state == Gone {
 		return
 	}
 	c.workers[name] = Worker{Name: name, State: state, Since: time.Now()}

@@ -12,5 +12,7 @@
 // (balance.go). Both are hints, and cost nothing in Raft.
 //
 // What a worker may write is its own (access.go): the status of its node and pods, events about them, labels that do not
-// steer where Secrets go. Whoever has stolen its certificate can lie about that host, and about nothing else.
+// steer where Secrets go. What it sends is bounded in size, number and rate, and checked before it is stored (check.go); a
+// panic that it causes all the same ends its session. Whoever has stolen its certificate can lie about that host, and about
+// nothing else.
 package nodes

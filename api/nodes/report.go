@@ -10,11 +10,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/util/retry"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/internal/contain"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -22,18 +21,9 @@ import (
 // that one worker does not crowd out the others.
 const concurrentReports = 16
 
-func decode[T runtime.Object](data []byte, into T, kind string) (T, error) {
-	gvk := schema.GroupVersionKind{Version: "v1", Kind: kind}
-	_, actual, err := encoder.Decode(data, &gvk, into)
-	if err == nil && *actual != gvk {
-		err = fmt.Errorf("it is a %s", actual.Kind)
-	}
-	return into, err
-}
-
 // register creates the worker's Node, or brings what the worker owns of it up to date.
 func (s *Server) register(ctx context.Context, name string, data []byte) error {
-	reported, err := decode(data, &corev1.Node{}, "Node")
+	reported, err := decodeNode(data)
 	if err != nil {
 		return fmt.Errorf("hello.node: %w", err)
 	}
@@ -77,9 +67,19 @@ func mergeNodeStatus(stored, reported corev1.NodeStatus) corev1.NodeStatus {
 	merged := *reported.DeepCopy()
 	merged.VolumesAttached = stored.VolumesAttached
 	for resource, quantity := range stored.Capacity {
-		if _, ok := merged.Capacity[resource]; !ok && foreign(resource) {
-			merged.Capacity[resource] = quantity
-			merged.Allocatable[resource] = stored.Allocatable[resource]
+		if _, ok := merged.Capacity[resource]; ok || !foreign(resource) {
+			continue
+		}
+		// A report may come without any capacity: the maps are nil then.
+		if merged.Capacity == nil {
+			merged.Capacity = corev1.ResourceList{}
+		}
+		merged.Capacity[resource] = quantity
+		if allocatable, ok := stored.Allocatable[resource]; ok {
+			if merged.Allocatable == nil {
+				merged.Allocatable = corev1.ResourceList{}
+			}
+			merged.Allocatable[resource] = allocatable
 		}
 	}
 	for _, condition := range stored.Conditions {
@@ -120,7 +120,11 @@ func (s *session) report(ctx context.Context, batch *nodev1.StatusBatch) []strin
 		if err == nil || apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return // what it was about is gone, or going
 		}
-		s.log.Warn("report refused", "what", what, "error", err)
+		if stack := contain.Stack(err); stack != "" {
+			s.log.Error("a report caused a panic", "what", what, "error", err, "stack", stack)
+		} else {
+			s.log.Warn("report refused", "what", what, "error", err)
+		}
 		mu.Lock()
 		defer mu.Unlock()
 		problems = append(problems, what+": "+err.Error())
@@ -129,19 +133,19 @@ func (s *session) report(ctx context.Context, batch *nodev1.StatusBatch) []strin
 	group.SetLimit(concurrentReports)
 	if len(batch.NodeStatus) > 0 {
 		group.Go(func() error {
-			refuse("node", s.reportNode(ctx, batch.NodeStatus))
+			refuse("node", contain.Run(func() error { return s.reportNode(ctx, batch.NodeStatus) }))
 			return nil
 		})
 	}
 	for _, pod := range batch.Pods {
 		group.Go(func() error {
-			refuse("pod "+pod.Namespace+"/"+pod.Name, s.reportPod(ctx, pod))
+			refuse("pod "+pod.Namespace+"/"+pod.Name, contain.Run(func() error { return s.reportPod(ctx, pod) }))
 			return nil
 		})
 	}
-	for _, data := range batch.Events {
+	for _, data := range s.affordable(batch.Events) {
 		group.Go(func() error {
-			refuse("event", s.reportEvent(ctx, data))
+			refuse("event", contain.Run(func() error { return s.reportEvent(ctx, data) }))
 			return nil
 		})
 	}
@@ -150,7 +154,7 @@ func (s *session) report(ctx context.Context, batch *nodev1.StatusBatch) []strin
 }
 
 func (s *session) reportNode(ctx context.Context, data []byte) error {
-	reported, err := decode(data, &corev1.Node{}, "Node")
+	reported, err := decodeNode(data)
 	if err != nil {
 		return err
 	}
@@ -168,9 +172,12 @@ func (s *session) reportNode(ctx context.Context, data []byte) error {
 
 // reportPod stores a pod's status, and removes the pod when it is gone from the worker and was to be deleted.
 func (s *session) reportPod(ctx context.Context, report *nodev1.PodStatus) error {
-	reported, err := decode(report.Status, &corev1.Pod{}, "Pod")
-	if err != nil && len(report.Status) > 0 {
-		return err
+	var reported *corev1.Pod
+	var err error
+	if len(report.Status) > 0 {
+		if reported, err = decodePod(report.Status); err != nil {
+			return err
+		}
 	}
 	var pod *corev1.Pod
 	attempt := func() error {
@@ -181,6 +188,9 @@ func (s *session) reportPod(ctx context.Context, report *nodev1.PodStatus) error
 		pod = stored
 		if len(report.Status) == 0 {
 			return nil
+		}
+		if err := checkContainerStatuses(stored, &reported.Status); err != nil {
+			return err
 		}
 		merged := stored.DeepCopy()
 		merged.Status = mergePodStatus(stored.Status, reported.Status)
@@ -234,6 +244,10 @@ func mergePodStatus(stored, reported corev1.PodStatus) corev1.PodStatus {
 		merged.StartTime = stored.StartTime
 	}
 	merged.NominatedNodeName = stored.NominatedNodeName
+	// Which claims are a pod's is the control plane's to say: a node that could name others could read them (CVE-2025-4563).
+	merged.ResourceClaimStatuses = stored.ResourceClaimStatuses
+	merged.ExtendedResourceClaimStatus = stored.ExtendedResourceClaimStatus
+	merged.NodeAllocatableResourceClaimStatuses = stored.NodeAllocatableResourceClaimStatuses
 	return merged
 }
 
@@ -247,7 +261,7 @@ func find(conditions []corev1.PodCondition, wanted corev1.PodConditionType) *cor
 }
 
 func (s *session) reportEvent(ctx context.Context, data []byte) error {
-	event, err := decode(data, &corev1.Event{}, "Event")
+	event, err := decode(data, maxEventBytes, &corev1.Event{}, "Event")
 	if err != nil {
 		return err
 	}
@@ -260,8 +274,8 @@ func (s *session) reportEvent(ctx context.Context, data []byte) error {
 	if err := s.mayReportEvent(event); err != nil {
 		return err
 	}
-	event.ResourceVersion, event.UID = "", ""
-	event.CreationTimestamp = metav1.Time{}
+	// Of the metadata an event has its name only: owners and finalizers of what a node makes would be others' to clear away.
+	event.ObjectMeta = metav1.ObjectMeta{Namespace: event.Namespace, Name: event.Name, Labels: event.Labels, Annotations: event.Annotations}
 	_, err = client.Create(ctx, s.Client, event.DeepCopy())
 	if apierrors.IsAlreadyExists(err) {
 		if err := s.mayReplaceEvent(ctx, event); err != nil {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
@@ -74,7 +75,8 @@ func (s *Server) Session(stream nodev1.NodeService_SessionServer) error {
 		return status.Errorf(codes.Unavailable, "this master has had no leader for %s", away.Round(time.Second))
 	}
 	session := &session{Server: s, node: node, stream: stream, log: s.Log.With("node", node), answers: hello.AnswersBeats,
-		batches: make(chan *nodev1.StatusBatch, batchesAhead), begun: make(chan struct{})}
+		batches: make(chan *nodev1.StatusBatch, batchesAhead), begun: make(chan struct{}),
+		events: rate.NewLimiter(eventsPerSecond, eventBurst)}
 	err = session.run(ctx, hello.Node)
 	session.log.Info("worker disconnected", "reason", err)
 	return sessionError(err)

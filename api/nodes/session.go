@@ -9,11 +9,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/internal/contain"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -48,6 +50,8 @@ type session struct {
 	heard   atomic.Bool // since silence last looked
 	batches chan *nodev1.StatusBatch
 	begun   chan struct{} // closed once the node is registered
+	events  *rate.Limiter
+	end     context.CancelCauseFunc
 }
 
 // run runs the session until one of its parts fails. The worker is welcomed before anything is written, so that it has
@@ -58,10 +62,11 @@ func (s *session) run(ctx context.Context, node []byte) error {
 		return err
 	}
 	s.log.Info("worker connected")
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
+	s.end = cancel
 	var parts sync.WaitGroup
 	defer parts.Wait()
-	defer cancel()
+	defer cancel(nil)
 	s.attendance.set(s, Connected)
 	defer s.attendance.set(s, Gone) // before the parts have ended: the leader should know at once
 	failed := make(chan error, 5)
@@ -77,11 +82,26 @@ func (s *session) run(ctx context.Context, node []byte) error {
 		s.silence,
 		s.reports,
 	} {
-		parts.Go(func() { failed <- part(ctx) })
+		parts.Go(func() { failed <- s.contained(ctx, part) })
 	}
 	// What waits for the worker's words is not waited for: gRPC ends it when this handler has returned.
-	go func() { failed <- s.receive(ctx) }()
-	return <-failed
+	go func() { failed <- s.contained(ctx, s.receive) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// contained runs a part of the session. Its panic ends the session, not the master.
+func (s *session) contained(ctx context.Context, part func(context.Context) error) error {
+	err := contain.Run(func() error { return part(ctx) })
+	if stack := contain.Stack(err); stack != "" {
+		s.log.Error("a worker's session panicked", "error", err, "stack", stack)
+		return status.Error(codes.Internal, "the session caused this master to panic; look in its logs")
+	}
+	return err
 }
 
 func (s *session) send(message *nodev1.SessionResponse) error {
@@ -187,6 +207,9 @@ func (s *session) assign(ctx context.Context) error {
 				return err
 			}
 			version = v.Revision()
+			if err := s.registered(v); err != nil {
+				return err
+			}
 			return s.sendFull(version, upserts)
 		},
 		func(events []client.Event) error {
@@ -194,6 +217,11 @@ func (s *session) assign(ctx context.Context) error {
 				return status.Errorf(codes.Unavailable, "node %s counts as lost meanwhile: it must report again", s.node)
 			}
 			v := s.Client.View()
+			if deleted(events, s.node) {
+				if err := s.registered(v); err != nil {
+					return err
+				}
+			}
 			changes := newDelta()
 			known.apply(changes, v, events)
 			upserts, deletes, err := known.message(changes)
@@ -222,6 +250,23 @@ func lost(events []client.Event, node string) bool {
 		return false
 	}
 	return slices.ContainsFunc(events, func(e client.Event) bool { return e.New != nil && unknown(e.New) && (e.Old == nil || !unknown(e.Old)) })
+}
+
+// deleted says that one of the events is the node's deletion.
+func deleted(events []client.Event, node string) bool {
+	return slices.ContainsFunc(events, func(e client.Event) bool {
+		n, ok := e.Old.(*corev1.Node)
+		return ok && e.New == nil && n.Name == node
+	})
+}
+
+// registered ends the session of a worker whose Node is gone: somebody deleted it, or the state of an older snapshot was
+// restored. The worker's next session registers it again.
+func (s *session) registered(v client.View) error {
+	if _, ok := client.Get[*corev1.Node](v, "", s.node); ok {
+		return nil
+	}
+	return status.Errorf(codes.Unavailable, "node %s is not registered any more: its worker must register it again", s.node)
 }
 
 // sendFull sends a full set, in as many messages as its size asks for.

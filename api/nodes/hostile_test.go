@@ -1,0 +1,229 @@
+package nodes_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/api/client"
+	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
+	"github.com/kontiki/kontiki/test/harness"
+)
+
+// reporter is a worker that reports and reads the results.
+type reporter struct {
+	*worker
+	h   *harness.Harness
+	seq uint64
+}
+
+func report(t *testing.T) *reporter {
+	h, c := serve(t)
+	w := connect(t, c, "w1")
+	w.until("its own node", w.has("nodes//w1"))
+	return &reporter{worker: w, h: h}
+}
+
+func (r *reporter) report(batch *nodev1.StatusBatch) []string {
+	r.t.Helper()
+	r.seq++
+	batch.Sequence = r.seq
+	r.send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Status{Status: batch}})
+	for {
+		if result := r.recv().GetStatusResult(); result != nil {
+			return result.Errors
+		}
+	}
+}
+
+func (r *reporter) node() *corev1.Node {
+	r.t.Helper()
+	n, ok := client.Get[*corev1.Node](r.h.Client.View(), "", "w1")
+	if !ok {
+		r.t.Fatal("the node is gone")
+	}
+	return n
+}
+
+func TestAStatusWithoutCapacityEndsNothing(t *testing.T) {
+	r := report(t)
+	stored := r.node().DeepCopy()
+	stored.Status.Capacity["example.com/gpu"] = resource.MustParse("4")
+	stored.Status.Allocatable["example.com/gpu"] = resource.MustParse("3")
+	if _, err := client.UpdateStatus(context.Background(), r.h.Client, stored); err != nil {
+		t.Fatal(err)
+	}
+	empty := node("w1")
+	empty.Status.Capacity, empty.Status.Allocatable = nil, nil
+	if problems := r.report(&nodev1.StatusBatch{NodeStatus: encode(t, empty)}); len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	now := r.node().Status
+	if gpus, allocatable := now.Capacity["example.com/gpu"], now.Allocatable["example.com/gpu"]; len(now.Capacity) != 1 || gpus.Value() != 4 || allocatable.Value() != 3 {
+		t.Errorf("capacity %v, allocatable %v: the extended resource must stay, and nothing else", now.Capacity, now.Allocatable)
+	}
+}
+
+func TestWhatNoWorkerWouldSendIsRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*corev1.Node)
+		want   string
+	}{
+		"too many addresses": {func(n *corev1.Node) {
+			for i := range 65 {
+				n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: fmt.Sprint("192.0.2.", i)})
+			}
+		}, "status.addresses has 66 entries"},
+		"an address that is none": {func(n *corev1.Node) { n.Status.Addresses[0].Address = "192.0.2.1 dev lo" }, "is not an IP address"},
+		"a multicast address":     {func(n *corev1.Node) { n.Status.Addresses[0].Address = "::ffff:224.0.0.1" }, "not an address that other hosts can reach"},
+		"a condition twice": {func(n *corev1.Node) {
+			n.Status.Conditions = append(n.Status.Conditions, n.Status.Conditions[0])
+		}, "is there twice"},
+		"a condition's status": {func(n *corev1.Node) { n.Status.Conditions[0].Status = "Perhaps" }, "is none of True, False, Unknown"},
+		"a port":               {func(n *corev1.Node) { n.Status.DaemonEndpoints.KubeletEndpoint.Port = 70000 }, "is no port"},
+		"negative capacity":    {func(n *corev1.Node) { n.Status.Capacity["pods"] = resource.MustParse("-1") }, "must be greater than or equal to 0"},
+		"too large":            {func(n *corev1.Node) { n.Status.NodeInfo.OSImage = strings.Repeat("x", 300<<10) }, "the limit is"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := report(t)
+			before := r.node().ResourceVersion
+			n := node("w1")
+			c.change(n)
+			problems := r.report(&nodev1.StatusBatch{NodeStatus: encode(t, n)})
+			if len(problems) != 1 || !strings.Contains(problems[0], c.want) {
+				t.Errorf("answered %q, want %q", problems, c.want)
+			}
+			if r.node().ResourceVersion != before {
+				t.Error("it was stored")
+			}
+		})
+	}
+}
+
+// A quantity of a few bytes would cost the master gigabytes when it is computed with.
+func TestAQuantityOutOfAllBoundsIsRefusedUnread(t *testing.T) {
+	r := report(t)
+	raw := encode(t, node("w1"))
+	// The quantity 2 is the message 0a 01 '2'; lengths outside of it need not be right, as it is refused before it is decoded.
+	raw = append(raw, "\x0a\x0d1e-2000000000"...)
+	problems := r.report(&nodev1.StatusBatch{NodeStatus: raw})
+	if len(problems) != 1 || !strings.Contains(problems[0], "the exponent has more than 3 digits") {
+		t.Errorf("answered %q", problems)
+	}
+}
+
+func TestAWorkerCannotNameClaimsOrContainersForItsPods(t *testing.T) {
+	r := report(t)
+	pod := create(t, r.h, podNaming("a", "s"))
+	if err := r.h.Client.Bind(context.Background(), pod, "w1"); err != nil {
+		t.Fatal(err)
+	}
+	claim := "another-tenants"
+	reported := &corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodRunning,
+		ResourceClaimStatuses:       []corev1.PodResourceClaimStatus{{Name: "x", ResourceClaimName: &claim}},
+		ExtendedResourceClaimStatus: &corev1.PodExtendedResourceClaimStatus{ResourceClaimName: claim},
+		ContainerStatuses:           []corev1.ContainerStatus{{Name: "c", Image: "i"}}}}
+	send := func() []string {
+		return r.report(&nodev1.StatusBatch{Pods: []*nodev1.PodStatus{{Namespace: "default", Name: "a", Uid: string(pod.UID), Status: encode(t, reported)}}})
+	}
+	if problems := send(); len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	stored, _ := client.Get[*corev1.Pod](r.h.Client.View(), "default", "a")
+	if stored.Status.ResourceClaimStatuses != nil || stored.Status.ExtendedResourceClaimStatus != nil || stored.Status.Phase != corev1.PodRunning {
+		t.Errorf("stored %+v", stored.Status)
+	}
+	for _, name := range []string{"c", "other"} {
+		reported.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "c"}, {Name: name}}
+		if problems := send(); len(problems) != 1 || !strings.Contains(problems[0], "containerStatuses[1].name") {
+			t.Errorf("a second status of %q: %v", name, problems)
+		}
+	}
+}
+
+func TestAnEventOfAWorkerHasNoOwners(t *testing.T) {
+	r := report(t)
+	event := &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: "e", Namespace: "default", Finalizers: []string{"example.com/never"},
+		OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: "w2", UID: "u"}}},
+		InvolvedObject: corev1.ObjectReference{Kind: "Node", Name: "w1"}, Reason: "Here", Type: "Normal"}
+	if problems := r.report(&nodev1.StatusBatch{Events: [][]byte{encode(t, event)}}); len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	stored, ok := client.Get[*corev1.Event](r.h.Client.View(), "default", "e")
+	if !ok || len(stored.OwnerReferences)+len(stored.Finalizers) > 0 {
+		t.Errorf("stored %+v", stored)
+	}
+}
+
+func TestAFloodOfEventsIsCut(t *testing.T) {
+	r := report(t)
+	var events [][]byte
+	for i := range 2000 {
+		events = append(events, encode(t, &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("e", i), Namespace: "default"},
+			InvolvedObject: corev1.ObjectReference{Kind: "Node", Name: "w1"}, Reason: "Here", Type: "Normal"}))
+	}
+	r.report(&nodev1.StatusBatch{Events: events})
+	stored := len(client.List[*corev1.Event](r.h.Client.View(), "default", nil))
+	if stored < 1000 || stored == 2000 {
+		t.Errorf("%d of 2000 events were stored, about 1000 may be", stored)
+	}
+}
+
+func TestAWorkerWhoseNodeIsGoneRegistersAgain(t *testing.T) {
+	h, c := serve(t)
+	w := connect(t, c, "w1")
+	w.until("its own node", w.has("nodes//w1"))
+	before, _ := client.Get[*corev1.Node](h.Client.View(), "", "w1")
+	if err := h.Client.Delete(context.Background(), before); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := w.stream.Recv(); err != nil {
+			if status.Code(err) != codes.Unavailable {
+				t.Errorf("the session ended with %v", err)
+			}
+			break
+		}
+	}
+	again := connect(t, c, "w1")
+	again.until("its own node", again.has("nodes//w1"))
+	if after, ok := client.Get[*corev1.Node](h.Client.View(), "", "w1"); !ok || after.UID == before.UID {
+		t.Errorf("the node is %v", after)
+	}
+}
+
+func TestAWorkerHasFewSessions(t *testing.T) {
+	_, c := serve(t)
+	var all []*worker
+	for range 6 {
+		w := connect(t, c, "w1")
+		w.until("its own node", w.has("nodes//w1"))
+		all = append(all, w)
+	}
+	ended := make(chan error, len(all))
+	for _, w := range all[:5] {
+		go func() {
+			for {
+				if _, err := w.stream.Recv(); err != nil {
+					ended <- err
+					return
+				}
+			}
+		}()
+	}
+	for range 2 {
+		if err := <-ended; status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("a session ended with %v", err)
+		}
+	}
+	all[5].send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Status{Status: &nodev1.StatusBatch{Sequence: 1}}})
+	for all[5].recv().GetStatusResult() == nil {
+	}
+}
