@@ -132,8 +132,13 @@ func scalar(value any) (string, error) {
 // hostAddress is the address that other hosts reach this one by, unless a flag says so: the first global IPv4 one.
 func hostAddress(given string) (string, error) {
 	if given != "" {
-		if net.ParseIP(given) == nil {
+		ip := net.ParseIP(given)
+		switch {
+		case ip == nil:
 			return "", fmt.Errorf("--node-ip: %q is not an IP address", given)
+		case ip.IsLoopback(), ip.IsUnspecified(), ip.IsMulticast(), ip.IsLinkLocalUnicast():
+			// Neither hosts nor pods reach anything by it, and the API refuses it as an endpoint of default/kubernetes.
+			return "", fmt.Errorf("--node-ip: %s is a loopback, link-local, multicast or unspecified address: other hosts and pods cannot reach this host by it", given)
 		}
 		return given, nil
 	}

@@ -201,7 +201,8 @@ func TestHostAddress(t *testing.T) {
 	if got, err := hostAddress("192.0.2.7"); err != nil || got != "192.0.2.7" {
 		t.Errorf("given: %q, %v", got, err)
 	}
-	for _, bad := range []string{"master-1", "10.0.0.300", "10.0.0.1:6444", "10.0.0.0/8"} {
+	for _, bad := range []string{"master-1", "10.0.0.300", "10.0.0.1:6444", "10.0.0.0/8",
+		"127.0.0.1", "::1", "0.0.0.0", "169.254.3.4", "fe80::1", "224.0.0.1"} {
 		if got, err := hostAddress(bad); err == nil || !strings.Contains(err.Error(), "--node-ip") || !strings.Contains(err.Error(), bad) {
 			t.Errorf("%s: %q, %v", bad, got, err)
 		}

@@ -183,7 +183,7 @@ func TestAServerWithABadAuditPolicyDoesNotStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	data := t.TempDir()
-	out, err := kontiki("server", "--data-dir", data, "--node-ip", "127.0.0.1", "--audit-policy-file", policy, "--audit-log-path", "-")
+	out, err := kontiki("server", "--data-dir", data, "--node-ip", "192.0.2.1", "--audit-policy-file", policy, "--audit-log-path", "-")
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {
 		t.Fatalf("%s %v", out, err)
