@@ -37,7 +37,7 @@ type Volumes interface {
 	// idempotent.
 	Setup(ctx context.Context, pod *corev1.Pod, hostIP string, podIPs []string) (map[string]string, error)
 	// SubPath answers the path to mount for a part of a volume; it cannot be led out of the volume by links.
-	SubPath(pod *corev1.Pod, container string, index int, volumePath, subPath string, readOnly bool) (string, error)
+	SubPath(pod *corev1.Pod, container string, index int, volumePath, subPath string) (string, error)
 	// TearDown removes all volumes of a pod. An unknown uid is no error.
 	TearDown(ctx context.Context, uid string) error
 }

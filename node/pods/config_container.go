@@ -157,7 +157,7 @@ func (w *worker) mounts(pod *corev1.Pod, c *corev1.Container, lookup func(string
 			}
 		}
 		if sub != "" {
-			p, err := w.m.c.Volumes.SubPath(pod, c.Name, i, host, sub, m.ReadOnly)
+			p, err := w.m.c.Volumes.SubPath(pod, c.Name, i, host, sub)
 			if err != nil {
 				return nil, nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", m.Name, c.Name, err)
 			}

@@ -77,7 +77,7 @@ func (n *node) Setup(_ context.Context, pod *corev1.Pod, _ string, _ []string) (
 	defer n.mu.Unlock()
 	return map[string]string{}, n.volErr
 }
-func (n *node) SubPath(*corev1.Pod, string, int, string, string, bool) (string, error) {
+func (n *node) SubPath(*corev1.Pod, string, int, string, string) (string, error) {
 	return "", errors.New("none")
 }
 func (n *node) TearDown(_ context.Context, uid string) error {

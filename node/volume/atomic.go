@@ -4,17 +4,24 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kontiki/kontiki/internal/beneath"
 )
 
 // The files of a volume are in a folder of their own, "..TIME". The symbolic link "..data" names the folder, and each
 // file that users see is a link through "..data". An update writes a new folder and renames a new link over "..data", so
 // that all files of an update appear at once.
+//
+// Containers get these volumes read-only, but one that may mount can undo that. So everything below goes through a
+// descriptor of the volume's folder (os.Root), which no link leads out of, and nothing but regular files is read.
 const dataLink = "..data"
 
 // write brings the volume's folder to what was collected, and answers it.
@@ -54,88 +61,108 @@ func inMemory(dir string) error {
 }
 
 func writeAtomically(dir string, files map[string]file, gid int) error {
-	old, _ := os.Readlink(filepath.Join(dir, dataLink))
-	if old != "" && same(filepath.Join(dir, old), files) {
-		return links(dir, files)
-	}
-	next, err := os.MkdirTemp(dir, ".."+time.Now().UTC().Format("2006_01_02_15_04_05")+".")
+	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
-	if err := fill(next, files, gid); err != nil {
-		os.RemoveAll(next)
+	defer root.Close()
+	old, _ := root.Readlink(dataLink)
+	if isPayload(old) && same(root, old, files) {
+		return links(root, files)
+	}
+	next := fmt.Sprintf("..%s.%08x", time.Now().UTC().Format("2006_01_02_15_04_05"), rand.Uint32())
+	if err := root.Mkdir(next, 0o700); err != nil {
 		return err
 	}
-	tmp := filepath.Join(dir, "..data_tmp")
-	os.Remove(tmp)
-	if err := os.Symlink(filepath.Base(next), tmp); err != nil {
+	if err := fill(root, next, files, gid); err != nil {
+		_ = root.RemoveAll(next)
 		return err
 	}
-	if err := os.Rename(tmp, filepath.Join(dir, dataLink)); err != nil {
+	const tmp = "..data_tmp"
+	if err := root.RemoveAll(tmp); err != nil {
 		return err
 	}
-	if err := links(dir, files); err != nil {
+	if err := root.Symlink(next, tmp); err != nil {
+		return err
+	}
+	if err := root.Rename(tmp, dataLink); err != nil {
+		return err
+	}
+	if err := links(root, files); err != nil {
 		return err
 	}
 	// Also what a crash left behind.
-	entries, err := os.ReadDir(dir)
+	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, e := range entries {
-		if e.IsDir() && strings.HasPrefix(e.Name(), "..") && e.Name() != filepath.Base(next) {
-			errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+		if e.IsDir() && isPayload(e.Name()) && e.Name() != next {
+			errs = append(errs, root.RemoveAll(e.Name()))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func fill(dir string, files map[string]file, gid int) error {
+// isPayload says whether a name may be that of a folder which holds one update's files.
+func isPayload(name string) bool {
+	return len(name) > 2 && strings.HasPrefix(name, "..") && !strings.Contains(name, "/")
+}
+
+// fill writes an update's files into a new folder.
+func fill(root *os.Root, dir string, files map[string]file, gid int) error {
 	mode := os.FileMode(0o755)
 	if gid >= 0 {
 		mode |= os.ModeSetgid
-	}
-	if err := os.Chmod(dir, mode); err != nil {
-		return err
-	}
-	if gid >= 0 {
-		if err := os.Chown(dir, -1, gid); err != nil {
+		if err := root.Chown(dir, -1, gid); err != nil {
 			return err
 		}
+	}
+	if err := root.Chmod(dir, mode); err != nil {
+		return err
 	}
 	for path, f := range files {
 		full := filepath.Join(dir, path)
-		if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
+		if err := root.MkdirAll(filepath.Dir(full), 0o755); err != nil {
 			return err
 		}
-		if err := os.WriteFile(full, f.data, 0o600); err != nil {
-			return err
-		}
-		if gid >= 0 || f.uid >= 0 {
-			if err := os.Chown(full, f.uid, gid); err != nil {
-				return err
-			}
-		}
-		if err := os.Chmod(full, os.FileMode(f.mode)&os.ModePerm); err != nil { // after chown, and whatever the umask
+		if err := writeNew(root, full, f, gid); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// writeNew makes one file. Owner and mode are set on its descriptor.
+func writeNew(root *os.Root, path string, f file, gid int) error {
+	w, err := root.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if _, err := w.Write(f.data); err != nil {
+		return err
+	}
+	if gid >= 0 || f.uid >= 0 {
+		if err := w.Chown(f.uid, gid); err != nil {
+			return err
+		}
+	}
+	if err := w.Chmod(os.FileMode(f.mode) & os.ModePerm); err != nil { // after chown, and whatever the umask
+		return err
+	}
+	return w.Close()
+}
+
 // same says whether a folder holds exactly these files.
-func same(dir string, files map[string]file) bool {
+func same(root *os.Root, dir string, files map[string]file) bool {
 	n := 0
-	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+	err := fs.WalkDir(root.FS(), dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		rel, err := filepath.Rel(dir, path)
-		if err != nil {
-			return err
-		}
-		f, ok := files[rel]
+		f, ok := files[strings.TrimPrefix(path, dir+"/")]
 		if !ok {
 			return errDiffers
 		}
@@ -143,11 +170,14 @@ func same(dir string, files map[string]file) bool {
 		if err != nil {
 			return err
 		}
-		b, err := os.ReadFile(path)
+		if !st.Mode().IsRegular() || st.Size() != int64(len(f.data)) || st.Mode().Perm() != os.FileMode(f.mode).Perm() {
+			return errDiffers
+		}
+		b, err := beneath.ReadFile(root.Name(), path, beneath.Refuse, st.Size())
 		if err != nil {
 			return err
 		}
-		if !bytes.Equal(b, f.data) || st.Mode().Perm() != os.FileMode(f.mode).Perm() {
+		if !bytes.Equal(b, f.data) {
 			return errDiffers
 		}
 		n++
@@ -159,13 +189,13 @@ func same(dir string, files map[string]file) bool {
 var errDiffers = errors.New("differs")
 
 // links makes the names that users see, and removes those of files that are gone.
-func links(dir string, files map[string]file) error {
+func links(root *os.Root, files map[string]file) error {
 	want := map[string]bool{}
 	for path := range files {
 		first, _, _ := strings.Cut(path, "/")
 		want[first] = true
 	}
-	entries, err := os.ReadDir(dir)
+	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
 		return err
 	}
@@ -174,8 +204,8 @@ func links(dir string, files map[string]file) error {
 		if strings.HasPrefix(e.Name(), "..") {
 			continue
 		}
-		if !want[e.Name()] {
-			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+		if target, _ := root.Readlink(e.Name()); !want[e.Name()] || target != filepath.Join(dataLink, e.Name()) {
+			if err := root.RemoveAll(e.Name()); err != nil {
 				return err
 			}
 			continue
@@ -184,7 +214,7 @@ func links(dir string, files map[string]file) error {
 	}
 	for name := range want {
 		if !have[name] {
-			if err := os.Symlink(filepath.Join(dataLink, name), filepath.Join(dir, name)); err != nil {
+			if err := root.Symlink(filepath.Join(dataLink, name), name); err != nil {
 				return fmt.Errorf("link %s: %w", name, err)
 			}
 		}

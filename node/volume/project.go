@@ -5,14 +5,15 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kontiki/kontiki/internal/beneath"
 	"github.com/kontiki/kontiki/node/downward"
+	"github.com/kontiki/kontiki/node/podspec"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -177,20 +178,18 @@ func (p *projector) source(s *corev1.VolumeProjection) error {
 // commonUser is the user that all containers run as, -1 if they differ or it is not said.
 func commonUser(pod *corev1.Pod) int {
 	user := int64(-1)
-	for _, l := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range l {
-			var u *int64
-			if s := pod.Spec.SecurityContext; s != nil {
-				u = s.RunAsUser
-			}
-			if s := l[i].SecurityContext; s != nil && s.RunAsUser != nil {
-				u = s.RunAsUser
-			}
-			if u == nil || user >= 0 && user != *u {
-				return -1
-			}
-			user = *u
+	for c := range podspec.Containers(pod) {
+		var u *int64
+		if s := pod.Spec.SecurityContext; s != nil {
+			u = s.RunAsUser
 		}
+		if s := c.SecurityContext; s != nil && s.RunAsUser != nil {
+			u = s.RunAsUser
+		}
+		if u == nil || user >= 0 && user != *u {
+			return -1
+		}
+		user = *u
 	}
 	return int(user)
 }
@@ -202,6 +201,9 @@ type token struct {
 	renew time.Time // at 80 % of its life
 }
 
+// maxToken bounds what is read back as a token.
+const maxToken = 64 << 10
+
 // token answers a token that has at least a fifth of its life left. While no master can issue one, the last is kept.
 func (p *projector) token(s *corev1.ServiceAccountTokenProjection) (string, error) {
 	k := tokenKey{string(p.pod.UID), p.volume, s.Path}
@@ -209,7 +211,7 @@ func (p *projector) token(s *corev1.ServiceAccountTokenProjection) (string, erro
 	t := p.m.tokens[k]
 	p.m.mu.Unlock()
 	if t == nil { // a former life of the agent may have written one
-		if b, err := os.ReadFile(filepath.Join(p.m.dir(p.pod, "projected", p.volume), s.Path)); err == nil {
+		if b, err := beneath.ReadFile(p.m.dir(p.pod, "projected", p.volume), s.Path, beneath.Follow, maxToken); err == nil {
 			if issued, expires, ok := lifeOf(string(b)); ok {
 				t = &token{string(b), renewAt(issued, expires)}
 				p.m.keep(k, t)

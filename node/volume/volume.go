@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kontiki/kontiki/internal/beneath"
+	"github.com/kontiki/kontiki/node/podspec"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -188,7 +190,7 @@ func (m *Manager) emptyDir(pod *corev1.Pod, v *corev1.Volume) (string, error) {
 	case corev1.StorageMediumMemory:
 		if !mounted(dir) {
 			opts := "mode=1777"
-			if size := memorySize(pod, v.EmptyDir); size > 0 {
+			if size := m.memorySize(pod, v.EmptyDir); size > 0 {
 				opts = fmt.Sprintf("mode=0777,size=%d", size)
 			}
 			if err := unix.Mount("tmpfs", dir, "tmpfs", 0, opts); err != nil {
@@ -204,20 +206,25 @@ func (m *Manager) emptyDir(pod *corev1.Pod, v *corev1.Volume) (string, error) {
 	return dir, m.ownTop(pod, dir)
 }
 
-// memorySize bounds a volume in memory: its own limit, and no more than the pod may use.
-func memorySize(pod *corev1.Pod, e *corev1.EmptyDirVolumeSource) int64 {
+// memorySize bounds a volume in memory: by its own limit, by what the pod may use, and by what the node has for pods; 0
+// while nothing of that is known.
+func (m *Manager) memorySize(pod *corev1.Pod, e *corev1.EmptyDirVolumeSource) int64 {
 	var size int64
-	limited := len(pod.Spec.Containers) > 0
-	for i := range pod.Spec.Containers {
-		l := pod.Spec.Containers[i].Resources.Limits.Memory().Value()
-		limited = limited && l > 0
-		size += l
+	least := func(n int64) {
+		if n > 0 && (size == 0 || n < size) {
+			size = n
+		}
 	}
-	if !limited {
-		size = 0
+	if m.c.Node != nil {
+		if n := m.c.Node(); n != nil {
+			least(n.Status.Allocatable.Memory().Value())
+		}
 	}
-	if e.SizeLimit != nil && e.SizeLimit.Value() > 0 && (size == 0 || e.SizeLimit.Value() < size) {
-		size = e.SizeLimit.Value()
+	if q, ok := podspec.Limit(pod, corev1.ResourceMemory); ok {
+		least(q.Value())
+	}
+	if e.SizeLimit != nil {
+		least(e.SizeLimit.Value())
 	}
 	return size
 }
@@ -334,9 +341,10 @@ func hostPath(s *corev1.HostPathVolumeSource) (string, error) {
 	return "", fmt.Errorf("hostPath type check failed: unknown type %q", kind)
 }
 
-// SubPath answers a path that mounts a part of a volume. The part is opened beneath the volume and bound to a path of our
-// own, so that nobody who can write to the volume leads the mount elsewhere, now or later.
-func (m *Manager) SubPath(pod *corev1.Pod, container string, index int, volumePath, subPath string, readOnly bool) (string, error) {
+// SubPath answers a path that mounts a part of a volume. The part is found beneath the volume and bound to a path of our
+// own, so that nobody who can write to the volume leads the mount elsewhere, now or later. It is never opened: a FIFO, a
+// socket or a device is passed on like a file.
+func (m *Manager) SubPath(pod *corev1.Pod, container string, index int, volumePath, subPath string) (string, error) {
 	st, err := os.Stat(volumePath)
 	if err != nil {
 		return "", err
@@ -344,31 +352,27 @@ func (m *Manager) SubPath(pod *corev1.Pod, container string, index int, volumePa
 	if !st.IsDir() {
 		return "", fmt.Errorf("subPath %q: the volume is not a directory", subPath)
 	}
-	root, err := os.OpenRoot(volumePath)
-	if err != nil {
-		return "", err
-	}
-	defer root.Close()
 	clean := filepath.Clean(subPath)
 	if !filepath.IsLocal(clean) {
 		return "", fmt.Errorf("subPath %q leads out of the volume", subPath)
 	}
-	if _, err := root.Stat(clean); errors.Is(err, os.ErrNotExist) {
-		if err := root.MkdirAll(clean, 0o750); err != nil {
+	part, err := beneath.Handle(volumePath, clean, beneath.Follow)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := makeBelow(volumePath, clean, st.Mode().Perm()); err != nil {
 			return "", err
 		}
-		if err := root.Chmod(clean, st.Mode().Perm()); err != nil {
-			return "", err
-		}
+		part, err = beneath.Handle(volumePath, clean, beneath.Follow)
 	}
-	f, err := root.Open(clean)
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
-	fst, err := f.Stat()
+	defer part.Close()
+	fst, err := part.Stat()
 	if err != nil {
 		return "", err
+	}
+	if fst.Mode()&os.ModeSymlink != 0 {
+		return "", fmt.Errorf("subPath %q is a symbolic link", subPath)
 	}
 	target := filepath.Join(m.podDir(string(pod.UID)), "volume-subpaths", container, fmt.Sprint(index))
 	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
@@ -376,21 +380,34 @@ func (m *Manager) SubPath(pod *corev1.Pod, container string, index int, volumePa
 	}
 	for unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil { // of a former attempt
 	}
-	if fst.IsDir() {
-		if err := os.Mkdir(target, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-			return "", err
-		}
-	} else {
-		t, err := os.OpenFile(target, os.O_CREATE|os.O_WRONLY, 0o640)
-		if err != nil {
-			return "", err
-		}
-		t.Close()
+	if err := os.Remove(target); err != nil && !errors.Is(err, os.ErrNotExist) { // it may have been of the other kind
+		return "", err
 	}
-	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+	if fst.IsDir() {
+		err = os.Mkdir(target, 0o755)
+	} else {
+		err = os.WriteFile(target, nil, 0o640)
+	}
+	if err != nil {
+		return "", err
+	}
+	if err := unix.Mount(beneath.Path(part), target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return "", fmt.Errorf("bind %s: %w", subPath, err)
 	}
 	return target, nil
+}
+
+// makeBelow makes a folder in a volume.
+func makeBelow(volumePath, path string, mode os.FileMode) error {
+	root, err := os.OpenRoot(volumePath)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := root.MkdirAll(path, 0o750); err != nil {
+		return err
+	}
+	return root.Chmod(path, mode)
 }
 
 // TearDown removes all volumes of a pod. It unmounts first, and removes nothing while something is still mounted.

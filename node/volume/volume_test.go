@@ -230,11 +230,11 @@ func TestSubPathStaysInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, sub := range []string{"out", "out/passwd", "../..", "a/../../x"} {
-		if got, err := m.SubPath(p, "c", 0, root, sub, false); err == nil {
+		if got, err := m.SubPath(p, "c", 0, root, sub); err == nil {
 			t.Errorf("subPath %q was led out, to %s", sub, got)
 		}
 	}
-	target, err := m.SubPath(p, "c", 1, root, "new/deep", false)
+	target, err := m.SubPath(p, "c", 1, root, "new/deep")
 	if err != nil {
 		t.Fatal(err)
 	}

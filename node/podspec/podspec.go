@@ -1,0 +1,107 @@
+// Package podspec reads a pod's spec: the one place that knows in which lists containers stand.
+package podspec
+
+import (
+	"iter"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	helper "k8s.io/component-helpers/resource"
+)
+
+// Kind is the list that a container stands in.
+type Kind uint8
+
+const (
+	Init Kind = iota
+	Regular
+	Ephemeral
+)
+
+// Field is the list's name in the spec.
+func (k Kind) Field() string {
+	return [...]string{"initContainers", "containers", "ephemeralContainers"}[k]
+}
+
+// Containers yields every container of a pod: the init containers (sidecars among them), the regular ones, the ephemeral
+// ones, each in the spec's order.
+func Containers(pod *corev1.Pod) iter.Seq2[*corev1.Container, Kind] {
+	return func(yield func(*corev1.Container, Kind) bool) {
+		for i := range pod.Spec.InitContainers {
+			if !yield(&pod.Spec.InitContainers[i], Init) {
+				return
+			}
+		}
+		for i := range pod.Spec.Containers {
+			if !yield(&pod.Spec.Containers[i], Regular) {
+				return
+			}
+		}
+		for i := range pod.Spec.EphemeralContainers {
+			if !yield((*corev1.Container)(&pod.Spec.EphemeralContainers[i].EphemeralContainerCommon), Ephemeral) {
+				return
+			}
+		}
+	}
+}
+
+// Container finds a container by name, nil if there is none.
+func Container(pod *corev1.Pod, name string) (*corev1.Container, Kind) {
+	for c, kind := range Containers(pod) {
+		if c.Name == name {
+			return c, kind
+		}
+	}
+	return nil, 0
+}
+
+// ContainerStatus finds a container's status by name, nil if there is none.
+func ContainerStatus(s *corev1.PodStatus, name string) *corev1.ContainerStatus {
+	for _, l := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses} {
+		for i := range l {
+			if l[i].Name == name {
+				return &l[i]
+			}
+		}
+	}
+	return nil
+}
+
+// FieldPath names a container in events: "spec.containers{web}".
+func FieldPath(pod *corev1.Pod, name string) string {
+	c, kind := Container(pod, name)
+	if c == nil {
+		kind = Regular
+	}
+	return "spec." + kind.Field() + "{" + name + "}"
+}
+
+// IsSidecar says whether an init container runs beside the regular ones.
+func IsSidecar(c *corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+}
+
+// Limit is how much of a resource (cpu or memory) the pod's control group may use, false when it is not limited: a limit
+// of the pod itself, or the sum over its containers if each of them has one. Ephemeral containers have none of their own
+// and share the pod's.
+func Limit(pod *corev1.Pod, name corev1.ResourceName) (resource.Quantity, bool) {
+	limits := helper.PodLimits(pod, helper.PodResourcesOptions{})
+	q := limits[name]
+	if r := pod.Spec.Resources; r != nil {
+		if own := r.Limits[name]; !own.IsZero() {
+			return q, true
+		}
+	}
+	any := false
+	for c, kind := range Containers(pod) {
+		if kind == Ephemeral {
+			continue
+		}
+		l := c.Resources.Limits[name]
+		if l.IsZero() {
+			return resource.Quantity{}, false
+		}
+		any = true
+	}
+	return q, any
+}

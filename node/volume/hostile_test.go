@@ -1,0 +1,150 @@
+package volume
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// TestNothingThatAPodPutsIntoAVolumeIsFollowed lets a pod, which got hold of a writable mount, prepare its volume
+// against the next update.
+func TestNothingThatAPodPutsIntoAVolumeIsFollowed(t *testing.T) {
+	outside := t.TempDir()
+	victim := filepath.Join(outside, "key")
+	for _, c := range []struct {
+		name   string
+		attack func(t *testing.T, dir string)
+	}{
+		{"the data link leads to a folder of the host", func(t *testing.T, dir string) {
+			swap(t, filepath.Join(dir, dataLink), outside)
+		}},
+		{"a file of the data folder is a link to a file of the host", func(t *testing.T, dir string) {
+			swap(t, filepath.Join(dir, dataLink, "key"), victim)
+		}},
+		{"the next data link is a folder's link", func(t *testing.T, dir string) {
+			swap(t, filepath.Join(dir, "..data_tmp"), outside)
+		}},
+		{"a user's link leads to a folder of the host", func(t *testing.T, dir string) {
+			swap(t, filepath.Join(dir, "key"), outside)
+		}},
+		{"a FIFO is in a file's place", func(t *testing.T, dir string) {
+			path := filepath.Join(dir, dataLink, "key")
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Mkfifo(path, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"an endless file is in a file's place", func(t *testing.T, dir string) {
+			path := filepath.Join(dir, dataLink, "key")
+			if err := os.Truncate(path, 1<<40); err != nil {
+				t.Skip(err)
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if err := os.WriteFile(victim, []byte("the host's"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s := &shelf{configs: map[string]*corev1.ConfigMap{"cm": {Data: map[string]string{"key": "one"}}}}
+			m := manager(t, s)
+			p := podWith(configVolume())
+			paths, err := m.Setup(context.Background(), p, "", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.attack(t, paths["v"])
+			for _, value := range []string{"one", "two"} { // looked at again, and updated
+				s.configs["cm"] = &corev1.ConfigMap{Data: map[string]string{"key": value}}
+				if _, err := m.Setup(context.Background(), p, "", nil); err != nil {
+					t.Fatalf("%s: %v", value, err)
+				}
+				if got := read(t, filepath.Join(paths["v"], "key")); got != value {
+					t.Errorf("the volume shows %q, want %q", got, value)
+				}
+			}
+			if got := read(t, victim); got != "the host's" {
+				t.Errorf("the host's file was written: %q", got)
+			}
+			if entries, _ := os.ReadDir(outside); len(entries) != 1 {
+				t.Errorf("the host's folder has %v", entries)
+			}
+		})
+	}
+}
+
+// swap replaces what is at path by a link to target.
+func swap(t *testing.T, path, target string) {
+	t.Helper()
+	if err := os.RemoveAll(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(target, path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestSubPathOpensNothing: opening a FIFO would wait for its other end, opening a device would do what it does.
+func TestSubPathOpensNothing(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("mounts need root")
+	}
+	m := manager(t, &shelf{})
+	p := podWith(vol("v", corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}))
+	paths, err := m.Setup(context.Background(), p, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := paths["v"]
+	for name, mode := range map[string]uint32{"fifo": unix.S_IFIFO, "socket": unix.S_IFSOCK, "file": unix.S_IFREG} {
+		if err := unix.Mknod(filepath.Join(dir, name), mode|0o644, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, name := range []string{"fifo", "socket", "file", "fifo"} {
+		target, err := m.SubPath(p, "c", i/3, dir, name) // the last one takes another kind's place
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		var a, b unix.Stat_t
+		if unix.Lstat(target, &a) != nil || unix.Lstat(filepath.Join(dir, name), &b) != nil || a.Ino != b.Ino || a.Dev != b.Dev {
+			t.Errorf("%s: %s is something else", name, target)
+		}
+	}
+}
+
+func TestMemoryVolumesAreBounded(t *testing.T) {
+	node := &corev1.Node{}
+	node.Status.Allocatable = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Gi")}
+	m := New(Config{Node: func() *corev1.Node { return node }})
+	limited := podWith()
+	limited.Spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")}
+	partly := limited.DeepCopy()
+	partly.Spec.InitContainers = []corev1.Container{{Name: "i"}}
+	quantity := func(s string) *resource.Quantity { q := resource.MustParse(s); return &q }
+	for _, c := range []struct {
+		name  string
+		pod   *corev1.Pod
+		limit *resource.Quantity
+		want  string
+	}{
+		{"nothing is said", podWith(), nil, "1Gi"},
+		{"the volume's own", podWith(), quantity("8Mi"), "8Mi"},
+		{"the volume's own is above the node's", podWith(), quantity("8Gi"), "1Gi"},
+		{"the pod's", limited, nil, "64Mi"},
+		{"the pod's is below the volume's", limited, quantity("1Gi"), "64Mi"},
+		{"a container has no limit", partly, nil, "1Gi"},
+	} {
+		want := resource.MustParse(c.want)
+		if got := m.memorySize(c.pod, &corev1.EmptyDirVolumeSource{SizeLimit: c.limit}); got != want.Value() {
+			t.Errorf("%s: %d, want %s", c.name, got, c.want)
+		}
+	}
+}
