@@ -11,6 +11,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/kontiki/kontiki/node/podspec"
 )
 
 // Field answers the value of a field path, worded as upstream for maps: key="value" lines, sorted.
@@ -79,14 +81,7 @@ func formatMap(m map[string]string) string {
 // the node can give.
 func Resource(pod *corev1.Pod, c *corev1.Container, ref *corev1.ResourceFieldSelector, node *corev1.Node) (string, error) {
 	if ref.ContainerName != "" && (c == nil || ref.ContainerName != c.Name) {
-		c = nil
-		for _, l := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-			for i := range l {
-				if l[i].Name == ref.ContainerName {
-					c = &l[i]
-				}
-			}
-		}
+		c, _ = podspec.Container(pod, ref.ContainerName)
 	}
 	if c == nil {
 		return "", fmt.Errorf("container %s not found", ref.ContainerName)

@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"encoding/json"
 	"fmt"
 	"hash/fnv"
 	"sort"
@@ -9,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -24,6 +26,8 @@ const (
 // observed is what is known of a pod's containers at one moment: by container name, newest first.
 type observed struct {
 	byName map[string][]runtime.Container
+	// sandbox is the generation of the pod's sandbox, "" while that is not known.
+	sandbox string
 	// liveness, startup and readiness by container id; absent means no result yet.
 	liveness, startup, readiness map[string]verdict
 }
@@ -51,6 +55,22 @@ func (o observed) latest(name string) *runtime.Container {
 	return nil
 }
 
+// labelSandbox is the generation of the sandbox that a container was made in.
+const labelSandbox = "sandbox"
+
+// current is the newest attempt, if it was made in the sandbox that the pod has now: after a reboot the pod begins anew,
+// with its init containers.
+func (o observed) current(name string) *runtime.Container {
+	l := o.latest(name)
+	if l == nil {
+		return nil
+	}
+	if was := l.Labels[labelSandbox]; o.sandbox != "" && was != "" && was != o.sandbox && l.State != runtime.StateRunning {
+		return nil
+	}
+	return l
+}
+
 // started says whether the container runs and has passed its startup probe, if it has one.
 func (o observed) started(c *corev1.Container) bool {
 	l := o.latest(c.Name)
@@ -60,9 +80,7 @@ func (o observed) started(c *corev1.Container) bool {
 	return c.StartupProbe == nil || o.startup[l.ID] == probeSuccess
 }
 
-func isSidecar(c *corev1.Container) bool {
-	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
-}
+func isSidecar(c *corev1.Container) bool { return podspec.IsSidecar(c) }
 
 // kill is one container to stop.
 type kill struct {
@@ -78,6 +96,8 @@ type actions struct {
 	kill  []kill
 	start []*corev1.Container // in order
 	init  bool                // start holds init containers
+	// ephemeral are started beside all others, once.
+	ephemeral []*corev1.Container
 }
 
 const labelHash = "hash"
@@ -87,6 +107,17 @@ func hashOf(c *corev1.Container) string {
 	h := fnv.New32a()
 	fmt.Fprintf(h, "%s\x00%s", c.Name, c.Image)
 	return strconv.FormatUint(uint64(h.Sum32()), 16)
+}
+
+// restartKey names a container for its back-off: with another image or other resources it deserves a new try at once.
+func restartKey(c *corev1.Container) string {
+	b, _ := json.Marshal(struct {
+		Image     string
+		Resources corev1.ResourceRequirements
+	}{c.Image, c.Resources}) // cannot fail
+	h := fnv.New64a()
+	_, _ = h.Write(b)
+	return c.Name + "\x00" + strconv.FormatUint(h.Sum64(), 16)
 }
 
 // shouldRestart says whether an exited container runs again: its own rules and policy, then the pod's policy.
@@ -151,11 +182,19 @@ func unfit(o observed, c *corev1.Container, l *runtime.Container, kind string) (
 	return "", nil
 }
 
-// initialized says whether the pod's regular containers may run: once one of them has been created, for ever.
+// initialized says whether the pod's regular containers may run: once one of them has been created, for as long as the
+// sandbox lives.
 func initialized(pod *corev1.Pod, o observed) bool {
 	for i := range pod.Spec.Containers {
-		if o.latest(pod.Spec.Containers[i].Name) != nil {
+		if o.current(pod.Spec.Containers[i].Name) != nil {
 			return true
+		}
+	}
+	if pod.Spec.RestartPolicy == corev1.RestartPolicyNever {
+		for i := range pod.Spec.Containers {
+			if o.latest(pod.Spec.Containers[i].Name) != nil {
+				return true // it has had its one run
+			}
 		}
 	}
 	for i := range pod.Spec.InitContainers {
@@ -166,7 +205,7 @@ func initialized(pod *corev1.Pod, o observed) bool {
 			}
 			continue
 		}
-		if l := o.latest(c.Name); l == nil || l.State != runtime.StateExited || l.ExitCode != 0 {
+		if l := o.current(c.Name); l == nil || l.State != runtime.StateExited || l.ExitCode != 0 {
 			return false
 		}
 	}
@@ -176,10 +215,18 @@ func initialized(pod *corev1.Pod, o observed) bool {
 // computeActions decides the next step. It changes nothing and looks at nothing but its arguments.
 func computeActions(pod *corev1.Pod, o observed) actions {
 	var a actions
+	for c, kind := range podspec.Containers(pod) {
+		if kind != podspec.Ephemeral {
+			continue
+		}
+		if l := o.latest(c.Name); l == nil || l.State == runtime.StateCreated {
+			a.ephemeral = append(a.ephemeral, c)
+		}
+	}
 	done := initialized(pod, o)
 	for i := range pod.Spec.InitContainers {
 		c := &pod.Spec.InitContainers[i]
-		l := o.latest(c.Name)
+		l := o.current(c.Name)
 		if l != nil && l.State == runtime.StateRunning {
 			if why, probe := unfit(o, c, l, "Init container"); why != "" && (isSidecar(c) || !done) {
 				a.kill = append(a.kill, kill{l.ID, c, why, probe})

@@ -77,7 +77,12 @@ type Config struct {
 	DNS     func() DNS
 	// Node answers the Node object for allocatable resources (downward API defaults); may answer nil.
 	Node func() *corev1.Node
-	// RootDir holds a folder for each pod; LogDir is /var/log/pods.
+	// ClusterNode answers the Node object as the cluster has it, with labels and taints that others gave it; may be nil,
+	// and may answer nil.
+	ClusterNode func() *corev1.Node
+	// AllowedUnsafeSysctls are names, and prefixes that end in "*", of sysctls that pods may set beside the safe ones.
+	AllowedUnsafeSysctls []string
+	// RootDir holds a folder for each pod that was admitted; LogDir is /var/log/pods.
 	RootDir string
 	LogDir  string
 	// Starts bounds how many pods start containers at once; 0 for 4. A runtime on two cores is fastest at 3 to 4.

@@ -2,12 +2,12 @@ package pods
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/node/util/sysctl"
 
 	"github.com/kontiki/kontiki/node/netapi"
 	"github.com/kontiki/kontiki/node/runtime"
@@ -39,7 +39,10 @@ func (w *worker) fqdn(pod *corev1.Pod) string {
 	return fmt.Sprintf("%s.%s.%s.svc.%s", hostname(pod), pod.Spec.Subdomain, pod.Namespace, w.m.c.DNS().Domain)
 }
 
-func (w *worker) sandboxConfig(pod *corev1.Pod) runtime.SandboxConfig {
+// maxHostname is what the kernel takes.
+const maxHostname = 64
+
+func (w *worker) sandboxConfig(pod *corev1.Pod) (runtime.SandboxConfig, error) {
 	c := runtime.SandboxConfig{UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, Hostname: hostname(pod),
 		HostPID: pod.Spec.HostPID, SharePID: pod.Spec.ShareProcessNamespace != nil && *pod.Spec.ShareProcessNamespace, Resources: podResources(pod)}
 	if pod.Spec.HostNetwork {
@@ -50,39 +53,32 @@ func (w *worker) sandboxConfig(pod *corev1.Pod) runtime.SandboxConfig {
 	}
 	if pod.Spec.SetHostnameAsFQDN != nil && *pod.Spec.SetHostnameAsFQDN {
 		if f := w.fqdn(pod); f != "" {
+			if len(f) > maxHostname {
+				return c, fmt.Errorf("failed to construct FQDN from pod hostname and cluster domain, FQDN %s is too long (%d characters is the max, %d characters requested)", f, maxHostname, len(f))
+			}
 			c.Hostname = f
 		}
 	}
 	if sc := pod.Spec.SecurityContext; sc != nil && len(sc.Sysctls) > 0 {
 		c.Sysctls = map[string]string{}
 		for _, s := range sc.Sysctls {
-			c.Sysctls[s.Name] = s.Value
+			c.Sysctls[sysctl.NormalizeName(s.Name)] = s.Value
 		}
 	}
-	return c
+	return c, nil
 }
 
 func podNetwork(pod *corev1.Pod, netns string) netapi.PodNetwork {
 	n := netapi.PodNetwork{UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, NetNS: netns}
-	for _, l := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range l {
-			for _, p := range l[i].Ports {
-				if p.HostPort > 0 {
-					proto := string(p.Protocol)
-					if proto == "" {
-						proto = "TCP"
-					}
-					n.HostPorts = append(n.HostPorts, netapi.HostPort{HostIP: p.HostIP, HostPort: p.HostPort, ContainerPort: p.ContainerPort, Protocol: proto})
-				}
-			}
-		}
+	for _, p := range hostPorts(pod) {
+		n.HostPorts = append(n.HostPorts, netapi.HostPort{HostIP: p.HostIP, HostPort: p.HostPort, ContainerPort: p.ContainerPort, Protocol: string(p.Protocol)})
 	}
 	return n
 }
 
 // containerConfig builds what the runtime is asked for.
-func (w *worker) containerConfig(pod *corev1.Pod, c *corev1.Container, img runtime.Image, attempt int) (runtime.ContainerConfig, error) {
-	env, err := w.m.environment(pod, c, w.podIPs)
+func (w *worker) containerConfig(pod *corev1.Pod, c *corev1.Container, o observed, attempt int) (runtime.ContainerConfig, error) {
+	env, err := w.m.environment(pod, c, w.podIPs, w.volumes)
 	if err != nil {
 		return runtime.ContainerConfig{}, err
 	}
@@ -102,13 +98,17 @@ func (w *worker) containerConfig(pod *corev1.Pod, c *corev1.Container, img runti
 	if err != nil {
 		return runtime.ContainerConfig{}, err
 	}
+	sandbox, err := w.sandboxConfig(pod)
+	if err != nil {
+		return runtime.ContainerConfig{}, err
+	}
 	cfg := runtime.ContainerConfig{
-		Sandbox: w.sandboxConfig(pod), Name: c.Name, Attempt: attempt, Image: c.Image,
+		Sandbox: sandbox, Name: c.Name, Attempt: attempt, Image: c.Image,
 		Command: expandAll(c.Command), Args: expandAll(c.Args), WorkingDir: c.WorkingDir, Env: env,
 		Resources: containerResources(pod, c, w.m.nodeMemory()), Security: security,
 		Stdin: c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY,
 		LogPath: filepath.Join(w.m.podLogDir(pod), c.Name, strconv.Itoa(attempt)+".log"),
-		Labels:  map[string]string{labelHash: hashOf(c)},
+		Labels:  map[string]string{labelHash: hashOf(c), labelSandbox: w.sandbox},
 	}
 	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
 		cfg.StopSignal = string(*c.Lifecycle.StopSignal)
@@ -117,21 +117,47 @@ func (w *worker) containerConfig(pod *corev1.Pod, c *corev1.Container, img runti
 		return cfg, err
 	}
 	if path := c.TerminationMessagePath; path != "" {
-		host := filepath.Join(w.m.podDir(pod.UID), "containers", c.Name, strconv.Itoa(attempt))
-		if err := os.MkdirAll(filepath.Dir(host), 0o755); err != nil {
-			return cfg, err
-		}
-		if err := os.WriteFile(host, nil, 0o666); err != nil {
-			return cfg, err
-		}
-		if err := os.Chmod(host, 0o666); err != nil { // whoever the container runs as must be able to write it
+		host, err := w.makeMessageFile(pod, c.Name, attempt)
+		if err != nil {
 			return cfg, err
 		}
 		cfg.Mounts = append(cfg.Mounts, runtime.Mount{HostPath: host, ContainerPath: path})
 		cfg.Labels[labelMessagePath] = host
 	}
 	cfg.Labels[labelMessagePolicy] = string(c.TerminationMessagePolicy)
+	if target := targetOf(pod, c.Name); target != "" && !sandbox.HostPID && !sandbox.SharePID {
+		l := o.latest(target)
+		if l == nil || l.State != runtime.StateRunning {
+			return cfg, fmt.Errorf("unable to find target container %q", target)
+		}
+		cfg.ProcessesOf = l.ID
+	}
 	return cfg, nil
+}
+
+// targetOf is the container whose processes an ephemeral container wants to see, "" for none.
+func targetOf(pod *corev1.Pod, name string) string {
+	for i := range pod.Spec.EphemeralContainers {
+		if e := &pod.Spec.EphemeralContainers[i]; e.Name == name {
+			return e.TargetContainerName
+		}
+	}
+	return ""
+}
+
+// showsObjects says whether a volume shows objects of the cluster. Such a volume is the agent's to write, nobody else's.
+func showsObjects(pod *corev1.Pod, name string) bool {
+	for i := range pod.Spec.Volumes {
+		if v := &pod.Spec.Volumes[i]; v.Name == name {
+			return v.ConfigMap != nil || v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil || v.Image != nil
+		}
+	}
+	return false
+}
+
+// recursiveReadOnly says whether a mount is read-only with all that is mounted below it.
+func recursiveReadOnly(m corev1.VolumeMount, supported bool) bool {
+	return m.ReadOnly && supported && m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled
 }
 
 func (w *worker) mounts(pod *corev1.Pod, c *corev1.Container, lookup func(string) (string, bool)) ([]runtime.Mount, []runtime.Device, error) {
@@ -167,7 +193,8 @@ func (w *worker) mounts(pod *corev1.Pod, c *corev1.Container, lookup func(string
 		if !filepath.IsAbs(path) {
 			path = "/" + path
 		}
-		rm := runtime.Mount{HostPath: host, ContainerPath: path, ReadOnly: m.ReadOnly}
+		rm := runtime.Mount{HostPath: host, ContainerPath: path, ReadOnly: m.ReadOnly || showsObjects(pod, m.Name),
+			RecursiveReadOnly: recursiveReadOnly(m, w.m.features.RecursiveReadOnly)}
 		if m.MountPropagation != nil {
 			switch *m.MountPropagation {
 			case corev1.MountPropagationBidirectional:
@@ -181,7 +208,8 @@ func (w *worker) mounts(pod *corev1.Pod, c *corev1.Container, lookup func(string
 	}
 	for name, path := range map[string]string{"hosts": "/etc/hosts", "hostname": "/etc/hostname", "resolv.conf": "/etc/resolv.conf"} {
 		if !own[path] {
-			out = append(out, runtime.Mount{HostPath: filepath.Join(w.m.podDir(pod.UID), "etc", name), ContainerPath: path})
+			out = append(out, runtime.Mount{HostPath: filepath.Join(w.m.podDir(pod.UID), "etc", name), ContainerPath: path,
+				ReadOnly: c.SecurityContext != nil && c.SecurityContext.ReadOnlyRootFilesystem != nil && *c.SecurityContext.ReadOnlyRootFilesystem})
 		}
 	}
 	return out, nil, nil
@@ -191,28 +219,6 @@ func (w *worker) mounts(pod *corev1.Pod, c *corev1.Container, lookup func(string
 func securityOf(pod *corev1.Pod, c *corev1.Container) (runtime.Security, error) {
 	var s runtime.Security
 	s.Seccomp = "unconfined"
-	seccomp := func(p *corev1.SeccompProfile) error {
-		if p == nil {
-			return nil
-		}
-		switch p.Type {
-		case corev1.SeccompProfileTypeRuntimeDefault:
-			s.Seccomp = "runtime/default"
-		case corev1.SeccompProfileTypeUnconfined:
-			s.Seccomp = "unconfined"
-		case corev1.SeccompProfileTypeLocalhost:
-			if p.LocalhostProfile == nil || *p.LocalhostProfile == "" {
-				return fmt.Errorf("localhostProfile must be set if seccompProfile type is Localhost.")
-			}
-			s.Seccomp = "localhost/" + filepath.Join("/var/lib/kubelet/seccomp", filepath.Clean("/"+*p.LocalhostProfile))
-		}
-		return nil
-	}
-	apparmor := func(p *corev1.AppArmorProfile) {
-		if p != nil && p.Type == corev1.AppArmorProfileTypeLocalhost && p.LocalhostProfile != nil {
-			s.AppArmor = "localhost/" + *p.LocalhostProfile
-		}
-	}
 	if p := pod.Spec.SecurityContext; p != nil {
 		s.RunAsUser, s.RunAsGroup = p.RunAsUser, p.RunAsGroup
 		s.RunAsNonRoot = p.RunAsNonRoot != nil && *p.RunAsNonRoot
@@ -223,42 +229,69 @@ func securityOf(pod *corev1.Pod, c *corev1.Container) (runtime.Security, error) 
 		if p.SupplementalGroupsPolicy != nil && *p.SupplementalGroupsPolicy == corev1.SupplementalGroupsPolicyStrict {
 			s.StrictGroups = true
 		}
-		if err := seccomp(p.SeccompProfile); err != nil {
+		if err := confine(&s, p.SeccompProfile, p.AppArmorProfile); err != nil {
 			return s, err
 		}
-		apparmor(p.AppArmorProfile)
 	}
-	p := c.SecurityContext
-	if p == nil {
-		return s, nil
+	if p := c.SecurityContext; p != nil {
+		if p.RunAsUser != nil {
+			s.RunAsUser = p.RunAsUser
+		}
+		if p.RunAsGroup != nil {
+			s.RunAsGroup = p.RunAsGroup
+		}
+		if p.RunAsNonRoot != nil {
+			s.RunAsNonRoot = *p.RunAsNonRoot
+		}
+		s.Privileged = p.Privileged != nil && *p.Privileged
+		if p.Capabilities != nil {
+			for _, v := range p.Capabilities.Add {
+				s.AddCaps = append(s.AddCaps, string(v))
+			}
+			for _, v := range p.Capabilities.Drop {
+				s.DropCaps = append(s.DropCaps, string(v))
+			}
+		}
+		s.ReadOnlyRootfs = p.ReadOnlyRootFilesystem != nil && *p.ReadOnlyRootFilesystem
+		s.NoNewPrivileges = p.AllowPrivilegeEscalation != nil && !*p.AllowPrivilegeEscalation
+		if err := confine(&s, p.SeccompProfile, p.AppArmorProfile); err != nil {
+			return s, err
+		}
 	}
-	if p.RunAsUser != nil {
-		s.RunAsUser = p.RunAsUser
-	}
-	if p.RunAsGroup != nil {
-		s.RunAsGroup = p.RunAsGroup
-	}
-	if p.RunAsNonRoot != nil {
-		s.RunAsNonRoot = *p.RunAsNonRoot
-	}
+	// Whoever said what, the outcome decides.
 	if s.RunAsNonRoot && s.RunAsUser != nil && *s.RunAsUser == 0 {
 		return s, fmt.Errorf("container's runAsUser breaks non-root policy (pod: %q, container: %s)", PodFullName(pod), c.Name)
 	}
-	s.Privileged = p.Privileged != nil && *p.Privileged
-	if p.Capabilities != nil {
-		for _, v := range p.Capabilities.Add {
-			s.AddCaps = append(s.AddCaps, string(v))
-		}
-		for _, v := range p.Capabilities.Drop {
-			s.DropCaps = append(s.DropCaps, string(v))
-		}
-	}
-	s.ReadOnlyRootfs = p.ReadOnlyRootFilesystem != nil && *p.ReadOnlyRootFilesystem
-	s.NoNewPrivileges = p.AllowPrivilegeEscalation != nil && !*p.AllowPrivilegeEscalation
-	s.UnmaskedProc = p.ProcMount != nil && *p.ProcMount == corev1.UnmaskedProcMount
-	if err := seccomp(p.SeccompProfile); err != nil {
-		return s, err
-	}
-	apparmor(p.AppArmorProfile)
 	return s, nil
+}
+
+// confine sets the profiles that are given.
+func confine(s *runtime.Security, seccomp *corev1.SeccompProfile, apparmor *corev1.AppArmorProfile) error {
+	if seccomp != nil {
+		switch seccomp.Type {
+		case corev1.SeccompProfileTypeRuntimeDefault:
+			s.Seccomp = "runtime/default"
+		case corev1.SeccompProfileTypeUnconfined:
+			s.Seccomp = "unconfined"
+		case corev1.SeccompProfileTypeLocalhost:
+			if seccomp.LocalhostProfile == nil || *seccomp.LocalhostProfile == "" {
+				return fmt.Errorf("localhostProfile must be set if seccompProfile type is Localhost.")
+			}
+			s.Seccomp = "localhost/" + filepath.Join("/var/lib/kubelet/seccomp", filepath.Clean("/"+*seccomp.LocalhostProfile))
+		}
+	}
+	if apparmor != nil {
+		switch apparmor.Type {
+		case corev1.AppArmorProfileTypeRuntimeDefault:
+			s.AppArmor = "runtime/default"
+		case corev1.AppArmorProfileTypeUnconfined:
+			s.AppArmor = "unconfined"
+		case corev1.AppArmorProfileTypeLocalhost:
+			if apparmor.LocalhostProfile == nil || strings.TrimSpace(*apparmor.LocalhostProfile) == "" {
+				return fmt.Errorf("invalid empty AppArmor profile name")
+			}
+			s.AppArmor = "localhost/" + *apparmor.LocalhostProfile
+		}
+	}
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -47,7 +48,7 @@ func expand(s string, lookup func(string) (string, bool)) string {
 }
 
 // environment builds a container's variables: those from whole objects, then its own, then the services' that neither names.
-func (m *Manager) environment(pod *corev1.Pod, c *corev1.Container, podIPs []string) ([]runtime.KeyValue, error) {
+func (m *Manager) environment(pod *corev1.Pod, c *corev1.Container, podIPs []string, volumes map[string]string) ([]runtime.KeyValue, error) {
 	services, known := m.c.Objects.Services()
 	if !known {
 		return nil, fmt.Errorf("services have not yet been read at least once, cannot construct envvars")
@@ -85,7 +86,7 @@ func (m *Manager) environment(pod *corev1.Pod, c *corev1.Container, podIPs []str
 		case value != "":
 			value = expand(value, lookup)
 		case e.ValueFrom != nil:
-			v, ok, err := m.valueFrom(pod, c, e.ValueFrom, podIPs)
+			v, ok, err := m.valueFrom(pod, c, e.ValueFrom, podIPs, volumes)
 			if err != nil {
 				return nil, err
 			}
@@ -148,7 +149,7 @@ func (m *Manager) envFrom(namespace string, from corev1.EnvFromSource) ([]runtim
 func optional(b *bool) bool { return b != nil && *b }
 
 // valueFrom resolves one source; ok is false for an optional one that is not there.
-func (m *Manager) valueFrom(pod *corev1.Pod, c *corev1.Container, from *corev1.EnvVarSource, podIPs []string) (value string, ok bool, err error) {
+func (m *Manager) valueFrom(pod *corev1.Pod, c *corev1.Container, from *corev1.EnvVarSource, podIPs []string, volumes map[string]string) (value string, ok bool, err error) {
 	switch {
 	case from.FieldRef != nil:
 		v, err := downward.Field(pod, from.FieldRef.FieldPath, m.c.NodeIP.String(), podIPs)
@@ -184,8 +185,20 @@ func (m *Manager) valueFrom(pod *corev1.Pod, c *corev1.Container, from *corev1.E
 			return "", false, fmt.Errorf("couldn't find key %v in Secret %v/%v", r.Key, pod.Namespace, r.Name)
 		}
 		return string(v), ok, nil
+	case from.FileKeyRef != nil:
+		return fileKey(from.FileKeyRef, volumes)
 	}
-	return "", true, nil
+	return "", false, fmt.Errorf("the source of an environment variable is of a kind that this node does not know")
+}
+
+// unfitVariable names the first variable that no process can be given as it is, "" if there is none.
+func unfitVariable(env []runtime.KeyValue) string {
+	for _, v := range env {
+		if !utf8.ValidString(v.Value) || strings.IndexByte(v.Value, 0) >= 0 {
+			return v.Name
+		}
+	}
+	return ""
 }
 
 // serviceEnv are the variables of services: those of the pod's namespace if links are on, and the API's own always.

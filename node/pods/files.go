@@ -9,21 +9,19 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kontiki/kontiki/internal/beneath"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
 // writeFiles writes the pod's /etc/hosts, /etc/hostname and /etc/resolv.conf. They are written in place: containers have
 // them mounted.
-func (w *worker) writeFiles(pod *corev1.Pod) error {
-	dir := filepath.Join(w.m.podDir(pod.UID), "etc")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	name := w.sandboxConfig(pod).Hostname
+func (w *worker) writeFiles(pod *corev1.Pod, name string) error {
 	if pod.Spec.HostNetwork {
 		name, _ = os.Hostname()
 	}
@@ -33,12 +31,20 @@ func (w *worker) writeFiles(pod *corev1.Pod) error {
 		"hostname":    name + "\n",
 		"resolv.conf": resolvConf(pod, w.m.c.DNS(), string(hostResolv)),
 	}
+	dir := filepath.Join(w.m.podDir(pod.UID), "etc")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	for n, content := range files {
-		path := filepath.Join(dir, n)
-		if b, err := os.ReadFile(path); err == nil && string(b) == content {
+		if b, err := beneath.ReadFile(dir, n, beneath.Refuse, int64(len(content))); err == nil && string(b) == content {
 			continue
 		}
-		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		if err := root.WriteFile(n, []byte(content), 0o644); err != nil {
 			return err
 		}
 	}
@@ -180,41 +186,71 @@ const (
 	maxMessageLines = 80
 )
 
+// messageFile is where a container's termination message is, below the pod's folder.
+func messageFile(container string, attempt int) string {
+	return filepath.Join("containers", container, strconv.Itoa(attempt))
+}
+
+// makeMessageFile makes an empty file that whoever the container runs as may write, and answers its path.
+func (w *worker) makeMessageFile(pod *corev1.Pod, container string, attempt int) (string, error) {
+	dir, name := w.m.podDir(pod.UID), messageFile(container, attempt)
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return "", err
+	}
+	if err := root.RemoveAll(name); err != nil {
+		return "", err
+	}
+	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return filepath.Join(dir, name), f.Chmod(0o666)
+}
+
 // terminationMessage reads what an exited container left, once.
 func (w *worker) terminationMessage(pod *corev1.Pod, c runtime.Container) string {
 	if m, ok := w.messages[c.ID]; ok {
 		return m
 	}
 	message := ""
-	if path := c.Labels[labelMessagePath]; path != "" {
-		if b, err := readLimited(path, maxMessage); err == nil {
-			message = string(b)
+	if c.Labels[labelMessagePath] != "" {
+		if b, err := beneath.ReadTail(w.m.podDir(pod.UID), messageFile(c.Name, c.Attempt), beneath.Refuse, maxMessage); err == nil {
+			message = text(b, maxMessage)
 		}
 	}
 	if message == "" && c.Labels[labelMessagePolicy] == string(corev1.TerminationMessageFallbackToLogsOnError) && c.ExitCode != 0 {
-		message = logTail(c.LogPath)
+		message = text([]byte(logTail(c.LogPath)), maxMessageLog)
 	}
 	w.messages[c.ID] = message
 	return message
 }
 
-func readLimited(path string, n int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
+// text makes bytes of a container a string that the API can hold, and keeps its end.
+func text(b []byte, limit int) string {
+	return lastBytes(strings.ToValidUTF8(string(b), "\uFFFD"), limit)
+}
+
+// lastBytes keeps at most n bytes of the end of s, and whole runes.
+func lastBytes(s string, n int) string {
+	if len(s) <= n {
+		return s
 	}
-	defer f.Close()
-	b := make([]byte, n)
-	m, err := f.Read(b)
-	if m > 0 {
-		return b[:m], nil
+	s = s[len(s)-n:]
+	for len(s) > 0 && !utf8.RuneStart(s[0]) {
+		s = s[1:]
 	}
-	return nil, err
+	return s
 }
 
 // logTail answers the text of the last lines of a CRI log.
 func logTail(path string) string {
-	f, err := os.Open(path)
+	f, err := runtime.OpenLog(path)
 	if err != nil {
 		return ""
 	}
@@ -225,7 +261,7 @@ func logTail(path string) string {
 	}
 	const window = 64 << 10
 	from := max(0, st.Size()-window)
-	b := make([]byte, st.Size()-from)
+	b := make([]byte, min(st.Size(), window))
 	n, _ := f.ReadAt(b, from)
 	b = b[:n]
 	if from > 0 {
@@ -249,11 +285,7 @@ func logTail(path string) string {
 		}
 		out.WriteString(text)
 	}
-	s := out.String()
-	if len(s) > maxMessageLog {
-		s = s[len(s)-maxMessageLog:]
-	}
-	return s
+	return lastBytes(out.String(), maxMessageLog)
 }
 
 // pullSecrets answers the credentials among the pod's image pull secrets that fit the image's registry.

@@ -1,7 +1,6 @@
 package pods
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,12 +13,15 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
+// maxHookOutput is how much of a hook's output is kept for its error.
+const maxHookOutput = 10 << 10
+
 // hook runs a lifecycle handler. It ends with ctx at the latest.
 func (w *worker) hook(ctx context.Context, pod *corev1.Pod, c *corev1.Container, id string, h *corev1.LifecycleHandler) error {
 	switch {
 	case h.Exec != nil:
-		var out bytes.Buffer
-		code, err := w.m.c.Runtime.Exec(ctx, id, runtime.ExecOptions{Command: h.Exec.Command, Stdout: &out, Stderr: &out})
+		out := probe.NewLimited(maxHookOutput)
+		code, err := w.m.c.Runtime.Exec(ctx, id, runtime.ExecOptions{Command: h.Exec.Command, Stdout: out, Stderr: out})
 		if err == nil && code != 0 {
 			err = fmt.Errorf("command '%v' exited with %d", h.Exec.Command, code)
 		}

@@ -3,6 +3,7 @@ package pods
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -10,12 +11,16 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kontiki/kontiki/node/runtime"
 )
 
 // Manager owns the workers. Make one with New, then Run it; the other methods may be called before and while it runs.
 type Manager struct {
-	c      Config
-	starts chan struct{}
+	c         Config
+	features  runtime.Features
+	starts    chan struct{}
+	admission sync.Mutex // one pod is admitted after another, so that two do not get the same place
 
 	mu       sync.Mutex
 	ctx      context.Context // of Run; nil before
@@ -31,7 +36,7 @@ func New(c Config) *Manager {
 	if c.Starts == 0 {
 		c.Starts = 4
 	}
-	return &Manager{c: c, starts: make(chan struct{}, c.Starts), workers: map[types.UID]*worker{}}
+	return &Manager{c: c, features: c.Runtime.Features(), starts: make(chan struct{}, c.Starts), workers: map[types.UID]*worker{}}
 }
 
 // Run runs the workers until ctx ends. Containers go on; a new Manager finds them again.
@@ -231,14 +236,74 @@ func (m *Manager) Pods() []*corev1.Pod {
 	return out
 }
 
-// Pod answers one pod with its present status.
-func (m *Manager) Pod(namespace, name string) (*corev1.Pod, bool) {
+// Pod answers one pod with its present status: the one with that UID, or with none given the newest of that name. A name
+// may stand for several for a while: one is still being stopped when its successor comes.
+func (m *Manager) Pod(namespace, name string, uid types.UID) (*corev1.Pod, bool) {
+	var found *corev1.Pod
 	for _, p := range m.Pods() {
-		if p.Namespace == namespace && p.Name == name {
-			return p, true
+		if p.Namespace != namespace || p.Name != name || uid != "" && p.UID != uid {
+			continue
+		}
+		if found == nil || found.CreationTimestamp.Before(&p.CreationTimestamp) ||
+			found.CreationTimestamp.Equal(&p.CreationTimestamp) && found.DeletionTimestamp != nil && p.DeletionTimestamp == nil {
+			found = p
 		}
 	}
-	return nil, false
+	return found, found != nil
+}
+
+// admit decides whether a pod may begin, and counts it from then on.
+func (m *Manager) admit(w *worker, pod *corev1.Pod) *Refusal {
+	m.admission.Lock()
+	defer m.admission.Unlock()
+	if r := m.Admit(pod); r != nil {
+		return r
+	}
+	if r := fit(pod, m.active(w), m.nodeForFit()); r != nil {
+		return r
+	}
+	w.mu.Lock()
+	w.active = true
+	w.mu.Unlock()
+	return nil
+}
+
+// active are the pods that hold a part of the node, but for one's own worker's.
+func (m *Manager) active(but *worker) []*corev1.Pod {
+	m.mu.Lock()
+	list := make([]*worker, 0, len(m.workers))
+	for _, w := range m.workers {
+		if w != but {
+			list = append(list, w)
+		}
+	}
+	m.mu.Unlock()
+	var out []*corev1.Pod
+	for _, w := range list {
+		w.mu.Lock()
+		if w.active && !w.removed {
+			out = append(out, w.pod)
+		}
+		w.mu.Unlock()
+	}
+	return out
+}
+
+// nodeForFit is the node with the labels and taints that it has in the cluster, and with what the agent knows it to have.
+func (m *Manager) nodeForFit() *corev1.Node {
+	own := m.node()
+	if m.c.ClusterNode == nil {
+		return own
+	}
+	node := m.c.ClusterNode()
+	if node == nil || own == nil {
+		return own
+	}
+	out := *node
+	out.Status.Allocatable = corev1.ResourceList{}
+	maps.Copy(out.Status.Allocatable, node.Status.Allocatable)
+	maps.Copy(out.Status.Allocatable, own.Status.Allocatable)
+	return &out
 }
 
 func (m *Manager) node() *corev1.Node {

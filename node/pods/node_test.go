@@ -2,7 +2,6 @@ package pods
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -31,6 +30,9 @@ type node struct {
 	ended    map[types.UID]bool
 	events   []Event
 	configs  map[string]*corev1.ConfigMap
+	secrets  map[string]*corev1.Secret
+	paths    map[string]string // of volumes
+	node     *corev1.Node
 	volErr   error
 	torn     []string
 	netErr   error
@@ -56,7 +58,7 @@ func (n *node) ConfigMap(ns, name string) (*corev1.ConfigMap, bool) {
 	c, ok := n.configs[name]
 	return c, ok
 }
-func (n *node) Secret(ns, name string) (*corev1.Secret, bool) { return nil, false }
+func (n *node) Secret(ns, name string) (*corev1.Secret, bool) { s, ok := n.secrets[name]; return s, ok }
 func (n *node) Services() ([]*corev1.Service, bool)           { return nil, true }
 
 func (n *node) AddPod(context.Context, netapi.PodNetwork) (netip.Addr, error) {
@@ -75,10 +77,10 @@ func (n *node) Configure(context.Context, netapi.NetworkConfig) error { return n
 func (n *node) Setup(_ context.Context, pod *corev1.Pod, _ string, _ []string) (map[string]string, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return map[string]string{}, n.volErr
+	return n.paths, n.volErr
 }
-func (n *node) SubPath(*corev1.Pod, string, int, string, string) (string, error) {
-	return "", errors.New("none")
+func (n *node) SubPath(_ *corev1.Pod, _ string, _ int, volume, sub string) (string, error) {
+	return filepath.Join(volume, sub), nil
 }
 func (n *node) TearDown(_ context.Context, uid string) error {
 	n.mu.Lock()
@@ -105,7 +107,7 @@ func bubble(t *testing.T, test func(t *testing.T, n *node)) {
 // start begins a life of the manager over the same runtime.
 func (n *node) start() {
 	n.m = New(Config{NodeName: "n1", NodeIP: netip.MustParseAddr("192.0.2.1"), Runtime: n.rt, Network: n, Volumes: n, Objects: n, Sink: n,
-		DNS: func() DNS { return DNS{Domain: "cluster.local"} }, RootDir: filepath.Join(n.dir, "pods"), LogDir: filepath.Join(n.dir, "logs")})
+		DNS: func() DNS { return DNS{Domain: "cluster.local"} }, Node: func() *corev1.Node { return n.node }, RootDir: filepath.Join(n.dir, "pods"), LogDir: filepath.Join(n.dir, "logs")})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	m := n.m

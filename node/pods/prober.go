@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/probe"
 	"github.com/kontiki/kontiki/node/runtime"
 )
@@ -125,11 +126,7 @@ func (p *prober) ensureOne(pod *corev1.Pod, o observed, c *corev1.Container, ali
 func (w *worker) oldStatus(name string) *corev1.ContainerStatus {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if s := find(w.status.ContainerStatuses, name); s != nil {
-		c := *s
-		return &c
-	}
-	if s := find(w.status.InitContainerStatuses, name); s != nil {
+	if s := podspec.ContainerStatus(&w.status, name); s != nil {
 		c := *s
 		return &c
 	}

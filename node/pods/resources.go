@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	helper "k8s.io/component-helpers/resource"
 
+	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -19,11 +20,10 @@ func qosOf(pod *corev1.Pod) corev1.PodQOSClass {
 	if r := pod.Spec.Resources; r != nil && (len(r.Requests) > 0 || len(r.Limits) > 0) {
 		lists = append(lists, *r)
 	} else {
-		for _, c := range pod.Spec.InitContainers {
-			lists = append(lists, c.Resources)
-		}
-		for _, c := range pod.Spec.Containers {
-			lists = append(lists, c.Resources)
+		for c, kind := range podspec.Containers(pod) {
+			if kind != podspec.Ephemeral {
+				lists = append(lists, c.Resources)
+			}
 		}
 	}
 	guaranteed, any := true, false
@@ -103,28 +103,12 @@ func pageSize(n int64) string {
 // podResources are the limits of the pod's parent group: limits only where every container has one.
 func podResources(pod *corev1.Pod) runtime.Resources {
 	reqs := helper.PodRequests(pod, helper.PodResourcesOptions{})
-	lims := helper.PodLimits(pod, helper.PodResourcesOptions{})
 	r := runtime.Resources{CPUShares: cpuShares(reqs.Cpu().MilliValue()), CPUPeriod: cpuPeriod}
-	cpuLimited, memLimited := true, true
-	for _, l := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range l {
-			if l[i].Resources.Limits.Cpu().IsZero() {
-				cpuLimited = false
-			}
-			if l[i].Resources.Limits.Memory().IsZero() {
-				memLimited = false
-			}
-		}
+	if q, ok := podspec.Limit(pod, corev1.ResourceCPU); ok {
+		r.CPUQuota = cpuQuota(q.MilliValue())
 	}
-	if p := pod.Spec.Resources; p != nil {
-		cpuLimited = cpuLimited || !p.Limits.Cpu().IsZero()
-		memLimited = memLimited || !p.Limits.Memory().IsZero()
-	}
-	if cpuLimited {
-		r.CPUQuota = cpuQuota(lims.Cpu().MilliValue())
-	}
-	if memLimited {
-		r.MemoryLimit = lims.Memory().Value()
+	if q, ok := podspec.Limit(pod, corev1.ResourceMemory); ok {
+		r.MemoryLimit = q.Value()
 	}
 	return r
 }

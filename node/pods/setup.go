@@ -55,15 +55,20 @@ func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duratio
 	if w.ready {
 		return 0, nil
 	}
+	config, err := w.sandboxConfig(pod)
+	if err != nil {
+		return fail("FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: %w", err))
+	}
 	release, err := w.m.slot(ctx)
 	if err != nil {
 		return 0, err
 	}
 	defer release()
-	box, err := w.m.c.Runtime.EnsureSandbox(ctx, w.sandboxConfig(pod))
+	box, err := w.m.c.Runtime.EnsureSandbox(ctx, config)
 	if err != nil {
 		return fail("FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: %w", err))
 	}
+	w.sandbox = box.Generation
 	if !pod.Spec.HostNetwork {
 		addr, err := w.m.c.Network.AddPod(ctx, podNetwork(pod, box.NetNS))
 		if err != nil {
@@ -73,7 +78,7 @@ func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duratio
 	} else {
 		w.podIPs = []string{w.m.c.NodeIP.String()}
 	}
-	if err := w.writeFiles(pod); err != nil {
+	if err := w.writeFiles(pod, config.Hostname); err != nil {
 		return fail("FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: %w", err))
 	}
 	w.ready, w.setupTries = true, 0

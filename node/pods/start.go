@@ -36,13 +36,13 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 			}
 			attempt = l.Attempt
 		}
-	} else if old := find(append(append([]corev1.ContainerStatus{}, w.current().InitContainerStatuses...), w.current().ContainerStatuses...), c.Name); old != nil {
+	} else if old := w.oldStatus(c.Name); old != nil {
 		attempt = int(old.RestartCount)
 	}
-	failed := lastFailure(o, c.Name)
+	key, failed := restartKey(c), lastFailure(o, c.Name)
 	if !failed.IsZero() {
-		if left := w.restarts.waits(c.Name, failed, now); left > 0 {
-			delay := w.restarts.delay(c.Name)
+		if left := w.restarts.waits(key, failed, now); left > 0 {
+			delay := w.restarts.delay(key)
 			w.waits[c.Name] = waiting{errCrashLoop, fmt.Sprintf("back-off %s restarting failed container=%s pod=%s", delay, c.Name, PodFullName(pod))}
 			if said := w.backOffSaid[c.Name]; !said.Equal(failed) {
 				w.backOffSaid[c.Name] = failed
@@ -51,20 +51,13 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 			return left, errCrashLoop
 		}
 	}
-	img, retry, err := w.image(ctx, pod, c)
-	if err != nil {
+	if _, retry, err := w.image(ctx, pod, c); err != nil {
 		return retry, err
 	}
 	delete(w.waits, c.Name)
 	if !failed.IsZero() {
-		w.restarts.next(c.Name, failed, now)
+		w.restarts.next(key, failed, now)
 	}
-	release, err := w.m.slot(ctx)
-	if err != nil {
-		return 0, err
-	}
-	release = sync.OnceFunc(release)
-	defer release()
 	refuse := func(class error, err error) (time.Duration, error) {
 		if ctx.Err() != nil {
 			return 0, ctx.Err()
@@ -73,10 +66,19 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 		w.containerEvent(pod, c, corev1.EventTypeWarning, "Failed", "Error: "+err.Error())
 		return 10 * time.Second, err
 	}
-	cfg, err := w.containerConfig(pod, c, img, attempt)
+	cfg, err := w.containerConfig(pod, c, o, attempt)
 	if err != nil {
 		return refuse(errCreateConfig, err)
 	}
+	if bad := unfitVariable(cfg.Env); bad != "" {
+		return refuse(errCreate, fmt.Errorf("environment variable %q: its value is no valid UTF-8 or holds a NUL byte", bad))
+	}
+	release, err := w.m.slot(ctx)
+	if err != nil {
+		return 0, err
+	}
+	release = sync.OnceFunc(release)
+	defer release()
 	id, err := w.m.c.Runtime.CreateContainer(ctx, cfg)
 	if errors.Is(err, runtime.ErrRunAsRoot) || errors.Is(err, runtime.ErrNonRootUnknown) {
 		return refuse(errCreateConfig, fmt.Errorf("%w (pod: %q, container: %s)", err, PodFullName(pod), c.Name))
@@ -100,9 +102,11 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 		w.probes.ensure(pod, o)
 	}
 	if c.Lifecycle != nil && c.Lifecycle.PostStart != nil {
-		if err := w.hook(ctx, pod, c, id, c.Lifecycle.PostStart); err != nil && ctx.Err() == nil {
+		var err error
+		w.during(ctx, func() { err = w.hook(ctx, pod, c, id, c.Lifecycle.PostStart) })
+		if err != nil && ctx.Err() == nil {
 			w.containerEvent(pod, c, corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
-			w.killForRestart(ctx, pod, kill{id: id, container: c, message: "FailedPostStartHook"})
+			w.during(ctx, func() { w.killForRestart(ctx, pod, kill{id: id, container: c, message: "FailedPostStartHook"}) })
 			w.waits[c.Name] = waiting{errPostStartHook, "PostStart handler: " + err.Error()}
 			return again, err
 		}

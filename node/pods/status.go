@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -31,25 +32,34 @@ type statusInput struct {
 	// terminal says that the pod ran to its end or is stopped, so that what is stopped does not start again.
 	terminal bool
 	now      metav1.Time
-	// failReason and failMessage force the phase Failed (DeadlineExceeded).
-	failReason, failMessage string
+	// stop is why the pod ends: its reason forces the phase Failed, its condition is added.
+	stop Stop
+	// rejected says that the pod was not admitted: nothing of it was ever made.
+	rejected bool
+	// readOnly says that recursive read-only mounts work here.
+	readOnly bool
 }
 
 // makeStatus builds the status as the API shows it. It is pure.
 func makeStatus(in statusInput) corev1.PodStatus {
 	pod, spec := in.pod, &in.pod.Spec
 	s := corev1.PodStatus{
-		ObservedGeneration:         pod.Generation,
-		QOSClass:                   qosOf(pod),
-		NominatedNodeName:          "",
-		HostIP:                     in.hostIP,
-		StartTime:                  in.old.StartTime,
-		Resize:                     "",
-		ResourceClaimStatuses:      pod.Status.ResourceClaimStatuses,
-		EphemeralContainerStatuses: nil,
+		ObservedGeneration:    pod.Generation,
+		QOSClass:              qosOf(pod),
+		NominatedNodeName:     "",
+		HostIP:                in.hostIP,
+		StartTime:             in.old.StartTime,
+		Resize:                "",
+		ResourceClaimStatuses: pod.Status.ResourceClaimStatuses,
 	}
 	if s.StartTime == nil {
 		s.StartTime = &in.now
+	}
+	if in.rejected {
+		s.HostIP = ""
+		s.Phase, s.Reason, s.Message = corev1.PodFailed, in.stop.Reason, in.stop.Message
+		s.Conditions = foreignConditions(pod)
+		return s
 	}
 	if in.hostIP != "" {
 		s.HostIPs = []corev1.HostIP{{IP: in.hostIP}}
@@ -64,12 +74,10 @@ func makeStatus(in statusInput) corev1.PodStatus {
 	if len(ips) > 0 {
 		s.PodIP = ips[0]
 	}
-	s.InitContainerStatuses = containerStatuses(in, spec.InitContainers, in.old.InitContainerStatuses, true)
-	s.ContainerStatuses = containerStatuses(in, spec.Containers, in.old.ContainerStatuses, false)
+	s.InitContainerStatuses = containerStatuses(in, podspec.Init, in.old.InitContainerStatuses)
+	s.ContainerStatuses = containerStatuses(in, podspec.Regular, in.old.ContainerStatuses)
 	sort.Slice(s.ContainerStatuses, func(i, j int) bool { return s.ContainerStatuses[i].Name < s.ContainerStatuses[j].Name })
-	if pod.Status.Phase != "" && len(pod.Status.EphemeralContainerStatuses) > 0 {
-		s.EphemeralContainerStatuses = pod.Status.EphemeralContainerStatuses
-	}
+	s.EphemeralContainerStatuses = containerStatuses(in, podspec.Ephemeral, in.old.EphemeralContainerStatuses)
 
 	s.Phase = phaseOf(in, s)
 	if isTerminal(in.old.Phase) { // a terminal phase is for ever
@@ -78,8 +86,8 @@ func makeStatus(in statusInput) corev1.PodStatus {
 	if s.Phase == in.old.Phase {
 		s.Reason, s.Message = in.old.Reason, in.old.Message
 	}
-	if in.failReason != "" && !isTerminal(in.old.Phase) {
-		s.Phase, s.Reason, s.Message = corev1.PodFailed, in.failReason, in.failMessage
+	if in.stop.Reason != "" && !isTerminal(in.old.Phase) {
+		s.Phase, s.Reason, s.Message = corev1.PodFailed, in.stop.Reason, in.stop.Message
 	}
 	s.Conditions = conditions(in, s)
 	return s
@@ -87,12 +95,31 @@ func makeStatus(in statusInput) corev1.PodStatus {
 
 func isTerminal(p corev1.PodPhase) bool { return p == corev1.PodFailed || p == corev1.PodSucceeded }
 
-func containerStatuses(in statusInput, containers []corev1.Container, old []corev1.ContainerStatus, init bool) []corev1.ContainerStatus {
+func containerStatuses(in statusInput, kind podspec.Kind, old []corev1.ContainerStatus) []corev1.ContainerStatus {
 	var out []corev1.ContainerStatus
-	for i := range containers {
-		out = append(out, containerStatus(in, &containers[i], find(old, containers[i].Name), init))
+	for c, k := range podspec.Containers(in.pod) {
+		if k == kind {
+			out = append(out, containerStatus(in, c, find(old, c.Name), kind))
+		}
 	}
+	boundMessages(in.pod, out)
 	return out
+}
+
+// maxPodMessages bounds the termination messages of a pod together, in equal shares.
+const maxPodMessages = 12 << 10
+
+func boundMessages(pod *corev1.Pod, statuses []corev1.ContainerStatus) {
+	share := maxPodMessages / max(1, len(pod.Spec.InitContainers)+len(pod.Spec.Containers)+len(pod.Spec.EphemeralContainers))
+	for i := range statuses {
+		for _, state := range []*corev1.ContainerState{&statuses[i].State, &statuses[i].LastTerminationState} {
+			if t := state.Terminated; t != nil && len(t.Message) > share {
+				short := *t
+				short.Message = lastBytes(t.Message, share)
+				state.Terminated = &short
+			}
+		}
+	}
 }
 
 func find(l []corev1.ContainerStatus, name string) *corev1.ContainerStatus {
@@ -104,7 +131,8 @@ func find(l []corev1.ContainerStatus, name string) *corev1.ContainerStatus {
 	return nil
 }
 
-func containerStatus(in statusInput, c *corev1.Container, old *corev1.ContainerStatus, init bool) corev1.ContainerStatus {
+func containerStatus(in statusInput, c *corev1.Container, old *corev1.ContainerStatus, kind podspec.Kind) corev1.ContainerStatus {
+	init := kind == podspec.Init
 	attempts := in.o.byName[c.Name]
 	no := false
 	s := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: &no}
@@ -112,6 +140,9 @@ func containerStatus(in statusInput, c *corev1.Container, old *corev1.ContainerS
 		vs := corev1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
 		if m.ReadOnly {
 			mode := corev1.RecursiveReadOnlyDisabled
+			if recursiveReadOnly(m, in.readOnly) {
+				mode = corev1.RecursiveReadOnlyEnabled
+			}
 			vs.RecursiveReadOnly = &mode
 		}
 		s.VolumeMounts = append(s.VolumeMounts, vs)
@@ -124,7 +155,7 @@ func containerStatus(in statusInput, c *corev1.Container, old *corev1.ContainerS
 			s.RestartCount, s.LastTerminationState = old.RestartCount, old.LastTerminationState
 		}
 		reason := "ContainerCreating"
-		if len(in.pod.Spec.InitContainers) > 0 {
+		if len(in.pod.Spec.InitContainers) > 0 && kind != podspec.Ephemeral {
 			reason = "PodInitializing"
 		}
 		s.State.Waiting = &corev1.ContainerStateWaiting{Reason: reason}
@@ -168,7 +199,7 @@ func containerStatus(in statusInput, c *corev1.Container, old *corev1.ContainerS
 		s.LastTerminationState = old.State
 	}
 	// A container that will start again, and cannot now, is waiting.
-	if w, ok := in.waits[c.Name]; ok && !in.terminal && s.State.Running == nil && needsStart(in.pod, in.o, c) && !(init && !isSidecar(c) && cur.State == runtime.StateExited && cur.ExitCode == 0) {
+	if w, ok := in.waits[c.Name]; ok && !in.terminal && kind != podspec.Ephemeral && s.State.Running == nil && needsStart(in.pod, in.o, c) && !(init && !isSidecar(c) && cur.State == runtime.StateExited && cur.ExitCode == 0) {
 		if s.State.Terminated != nil {
 			s.LastTerminationState = s.State
 		}
@@ -177,6 +208,8 @@ func containerStatus(in statusInput, c *corev1.Container, old *corev1.ContainerS
 	started := in.o.started(c)
 	s.Started = &started
 	switch {
+	case kind == podspec.Ephemeral:
+		s.Started = nil
 	case init && !isSidecar(c):
 		s.Ready = s.State.Terminated != nil && s.State.Terminated.ExitCode == 0
 		if !s.Ready && s.State.Running == nil {
@@ -309,6 +342,21 @@ func conditions(in statusInput, s corev1.PodStatus) []corev1.PodCondition {
 	start := corev1.PodCondition{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionTrue}
 	if !in.sandbox {
 		start.Status = corev1.ConditionFalse
+	}
+	if c := in.stop.Condition; c != nil {
+		mine := *c
+		mine.LastTransitionTime = in.now
+		if old := condition(out, c.Type); old != nil {
+			if old.Status == c.Status && !old.LastTransitionTime.IsZero() {
+				mine.LastTransitionTime = old.LastTransitionTime
+			}
+			*old = mine
+		} else {
+			if old := condition(in.old.Conditions, c.Type); old != nil && old.Status == c.Status {
+				mine.LastTransitionTime = old.LastTransitionTime
+			}
+			out = append(out, mine)
+		}
 	}
 	out = append(out, start, initializedCondition(in, s))
 	containers := containersReady(in, s)

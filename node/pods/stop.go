@@ -2,13 +2,20 @@ package pods
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
+	"os"
+	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -31,7 +38,7 @@ func newGrace(ctx context.Context, d time.Duration) *grace {
 func (g *grace) shorten(d time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if d = max(d, minGrace); time.Now().Add(d).Before(g.end) {
+	if d = max(d, leastPodGrace); time.Now().Add(d).Before(g.end) {
 		g.end = time.Now().Add(d)
 		g.timer.Reset(d)
 	}
@@ -39,29 +46,125 @@ func (g *grace) shorten(d time.Duration) {
 
 func (g *grace) stop() { g.timer.Stop(); g.cancel() }
 
-// minGrace is what a process gets at least after its stop signal.
-const minGrace = time.Second
+const (
+	// leastPodGrace is what hooks and processes of a pod have together at least.
+	leastPodGrace = time.Second
+	// minGrace is what a process gets at least after its stop signal, however long its hook took.
+	minGrace = 2 * time.Second
+)
 
-// gracePeriod is the pod's: what its deletion asks for, else what its spec says.
-func gracePeriod(pod *corev1.Pod) time.Duration {
-	seconds := int64(corev1.DefaultTerminationGracePeriodSeconds)
-	if len(pod.Spec.Containers) == 0 {
-		seconds = 1 // nothing is known of it any more
-	}
-	if s := pod.Spec.TerminationGracePeriodSeconds; s != nil {
-		seconds = *s
-	}
-	if s := pod.DeletionGracePeriodSeconds; pod.DeletionTimestamp != nil && s != nil {
-		seconds = *s
-	}
-	return max(time.Duration(seconds)*time.Second, minGrace)
+// Stop says why and how a pod is stopped for good.
+type Stop struct {
+	// Reason and Message make the pod Failed with them once nothing of it runs any more. Without a Reason its phase
+	// follows from how its containers ended.
+	Reason  string `json:"reason,omitempty"`
+	Message string `json:"message,omitempty"`
+	// Condition is added to the pod's status at once: DisruptionTarget, of an eviction.
+	Condition *corev1.PodCondition `json:"condition,omitempty"`
+	// Grace is the time that the pod has to end by itself, nil for its own.
+	Grace *time.Duration `json:"grace,omitempty"`
 }
 
-// terminate stops everything of the pod and frees what it holds, except for exited containers.
+// Stop stops a pod for good. It returns before the pod has ended, and says whether the pod is known. Of several reasons
+// the first one counts; the shortest grace does.
+func (m *Manager) Stop(uid types.UID, s Stop) bool {
+	m.mu.Lock()
+	w := m.workers[uid]
+	m.mu.Unlock()
+	if w == nil {
+		return false
+	}
+	w.mu.Lock()
+	w.endLocked(s)
+	w.mu.Unlock()
+	w.poke()
+	return true
+}
+
+// endLocked is the one way in which a pod begins to end: deleted, gone, refused, evicted, too old or done. Called with mu
+// held; it ends the sync step that runs.
+func (w *worker) endLocked(s Stop) {
+	if w.stop == nil {
+		w.stop = &Stop{}
+	}
+	if w.stop.Reason == "" && !isTerminal(w.status.Phase) {
+		w.stop.Reason, w.stop.Message = s.Reason, s.Message
+	}
+	if w.stop.Condition == nil {
+		w.stop.Condition = s.Condition
+	}
+	if s.Grace != nil && (w.stop.Grace == nil || *s.Grace < *w.stop.Grace) {
+		w.stop.Grace = s.Grace
+	}
+	if s.Reason != "" {
+		w.saveStop()
+	}
+	if w.cancelSync != nil {
+		w.cancelSync()
+	}
+	if w.grace != nil && s.Grace != nil {
+		w.grace.shorten(*s.Grace)
+	}
+}
+
+func (w *worker) end(s Stop) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.endLocked(s)
+}
+
+// stopFile keeps a stop with a reason: an agent that comes back in the middle goes on with it.
+const stopFile = "stop.json"
+
+func (w *worker) saveStop() {
+	b, err := json.Marshal(w.stop)
+	if err == nil {
+		dir := w.m.podDir(w.uid)
+		if err = os.MkdirAll(dir, 0o755); err == nil {
+			err = os.WriteFile(filepath.Join(dir, stopFile), b, 0o600)
+		}
+	}
+	if err != nil {
+		w.log.Warn("the reason for stopping the pod is not durable", "err", err)
+	}
+}
+
+func loadStop(dir string) *Stop {
+	b, err := os.ReadFile(filepath.Join(dir, stopFile))
+	if err != nil {
+		return nil
+	}
+	s := &Stop{}
+	if json.Unmarshal(b, s) != nil {
+		return nil
+	}
+	return s
+}
+
+// gracePeriod is the pod's: what its deletion or whoever stops it asks for, else what its spec says.
+func gracePeriod(pod *corev1.Pod, s *Stop) time.Duration {
+	period := corev1.DefaultTerminationGracePeriodSeconds * time.Second
+	if len(pod.Spec.Containers) == 0 {
+		period = leastPodGrace // nothing is known of it any more
+	}
+	if s := pod.Spec.TerminationGracePeriodSeconds; s != nil {
+		period = time.Duration(*s) * time.Second
+	}
+	if s := pod.DeletionGracePeriodSeconds; pod.DeletionTimestamp != nil && s != nil {
+		period = time.Duration(*s) * time.Second
+	}
+	if s != nil && s.Grace != nil {
+		period = min(period, *s.Grace)
+	}
+	return max(period, leastPodGrace)
+}
+
+// terminate stops everything of the pod and frees what it holds, except for exited containers. Only when nothing runs any
+// more is the pod reported as Succeeded or Failed.
 func (w *worker) terminate(ctx context.Context) error {
 	w.mu.Lock()
 	pod := w.pod
-	g := newGrace(ctx, gracePeriod(pod))
+	g := newGrace(ctx, gracePeriod(pod, w.stop))
 	w.grace = g
 	w.mu.Unlock()
 	defer func() {
@@ -76,28 +179,34 @@ func (w *worker) terminate(ctx context.Context) error {
 		return err
 	}
 	w.publish(pod, o)
-
-	done := make(chan error, 1)
 	begun, seen := pod, o
-	go func() { done <- w.killAll(ctx, g, begun, seen) }()
-	for running := true; running; {
-		select {
-		case err = <-done:
-			running = false
-		case <-w.wake:
-		}
-		w.mu.Lock()
-		pod = w.pod
-		w.mu.Unlock()
-		if o, lerr := w.look(context.WithoutCancel(ctx)); lerr == nil {
-			w.publish(pod, o)
-		}
-	}
+	w.during(ctx, func() { err = w.killAll(ctx, g, begun, seen) })
 	if err != nil {
 		return err
 	}
 	w.probes.stopAll()
+	w.mu.Lock()
+	pod = w.pod
+	w.mu.Unlock()
+	if o, err = w.look(ctx); err != nil {
+		return err
+	}
 	w.stopped = true
+	if err := w.free(ctx, pod); err != nil {
+		w.publish(pod, o) // what it holds may take long to free; that it has ended is known
+		return err
+	}
+	w.mu.Lock()
+	w.active = false
+	w.mu.Unlock()
+	w.ready = false
+	w.stage = terminated
+	w.publish(pod, o)
+	return nil
+}
+
+// free gives back what a pod without processes holds.
+func (w *worker) free(ctx context.Context, pod *corev1.Pod) error {
 	if !pod.Spec.HostNetwork {
 		if err := w.m.c.Network.DelPod(ctx, string(w.uid)); err != nil {
 			return fmt.Errorf("free network: %w", err)
@@ -109,66 +218,89 @@ func (w *worker) terminate(ctx context.Context) error {
 	if err := w.m.c.Runtime.RemoveSandbox(ctx, string(w.uid)); err != nil {
 		return fmt.Errorf("remove sandbox: %w", err)
 	}
-	if o, err = w.look(ctx); err != nil {
-		return err
-	}
-	w.ready = false
-	w.stage = terminated
-	w.publish(pod, o)
 	return nil
 }
 
-// killAll stops the regular containers together, then the sidecars, last started first.
-func (w *worker) killAll(ctx context.Context, g *grace, pod *corev1.Pod, o observed) error {
-	sidecar := map[string]bool{}
-	for i := range pod.Spec.InitContainers {
-		sidecar[pod.Spec.InitContainers[i].Name] = isSidecar(&pod.Spec.InitContainers[i])
+// during runs f beside the worker, which goes on reporting what it sees until f returns.
+func (w *worker) during(ctx context.Context, f func()) {
+	done := make(chan struct{})
+	go func() { defer close(done); f() }()
+	woken := false
+	for {
+		select {
+		case <-done:
+			if woken {
+				w.poke() // whoever called must be heard by the next step too
+			}
+			return
+		case <-w.wake:
+			woken = true
+		}
+		w.mu.Lock()
+		pod := w.pod
+		w.mu.Unlock()
+		if o, err := w.look(context.WithoutCancel(ctx)); err == nil {
+			w.publish(pod, o)
+		}
 	}
+}
+
+// killAll stops all containers. All hooks begin at once. The stop signal reaches the sidecars when the containers that
+// they serve have ended, last started first, or when the grace is over.
+func (w *worker) killAll(ctx context.Context, g *grace, pod *corev1.Pod, o observed) error {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var errs []error
-	stop := func(c runtime.Container) {
-		spec := specOf(pod, c.Name)
-		if err := w.stopContainer(ctx, g.ctx, pod, spec, c, "Stopping container "+c.Name); err != nil {
-			mu.Lock()
-			errs = append(errs, err)
-			mu.Unlock()
+	stop := func(c runtime.Container, before []<-chan struct{}) <-chan struct{} {
+		ended := make(chan struct{})
+		spec, _ := podspec.Container(pod, c.Name)
+		wg.Go(func() {
+			defer close(ended)
+			if err := w.stopContainer(ctx, g.ctx, pod, spec, c, "Stopping container "+c.Name, before); err != nil {
+				mu.Lock()
+				errs = append(errs, err)
+				mu.Unlock()
+			}
+		})
+		return ended
+	}
+	running := func(name string) iter.Seq[runtime.Container] {
+		return func(yield func(runtime.Container) bool) {
+			for _, c := range o.byName[name] {
+				if c.State == runtime.StateRunning && !yield(c) {
+					return
+				}
+			}
 		}
 	}
-	for name, attempts := range o.byName {
-		for _, c := range attempts {
-			if c.State == runtime.StateRunning && !sidecar[name] {
-				wg.Go(func() { stop(c) })
+	sidecars := map[string]bool{}
+	for i := range pod.Spec.InitContainers {
+		sidecars[pod.Spec.InitContainers[i].Name] = isSidecar(&pod.Spec.InitContainers[i])
+	}
+	var before []<-chan struct{}
+	for name := range o.byName {
+		if !sidecars[name] {
+			for c := range running(name) {
+				before = append(before, stop(c, nil))
+			}
+		}
+	}
+	for i := len(pod.Spec.InitContainers) - 1; i >= 0; i-- {
+		if name := pod.Spec.InitContainers[i].Name; sidecars[name] {
+			for c := range running(name) {
+				before = append(before, stop(c, slices.Clone(before)))
 			}
 		}
 	}
 	wg.Wait()
-	for i := len(pod.Spec.InitContainers) - 1; i >= 0; i-- {
-		for _, c := range o.byName[pod.Spec.InitContainers[i].Name] {
-			if c.State == runtime.StateRunning && sidecar[c.Name] {
-				stop(c)
-			}
-		}
-	}
 	return errors.Join(errs...)
-}
-
-func specOf(pod *corev1.Pod, name string) *corev1.Container {
-	for _, l := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range l {
-			if l[i].Name == name {
-				return &l[i]
-			}
-		}
-	}
-	return nil
 }
 
 // killForRestart stops one container of a living pod.
 func (w *worker) killForRestart(ctx context.Context, pod *corev1.Pod, k kill) {
-	period := gracePeriod(pod)
+	period := gracePeriod(pod, nil)
 	if k.probe != nil && k.probe.TerminationGracePeriodSeconds != nil {
-		period = max(time.Duration(*k.probe.TerminationGracePeriodSeconds)*time.Second, minGrace)
+		period = max(time.Duration(*k.probe.TerminationGracePeriodSeconds)*time.Second, leastPodGrace)
 	}
 	c, err := w.m.c.Runtime.Container(ctx, k.id)
 	if err != nil || c.State != runtime.StateRunning {
@@ -176,13 +308,14 @@ func (w *worker) killForRestart(ctx context.Context, pod *corev1.Pod, k kill) {
 	}
 	g := newGrace(ctx, period)
 	defer g.stop()
-	if err := w.stopContainer(ctx, g.ctx, pod, k.container, c, k.message); err != nil && ctx.Err() == nil {
+	if err := w.stopContainer(ctx, g.ctx, pod, k.container, c, k.message, nil); err != nil && ctx.Err() == nil {
 		w.log.Warn("stopping container", "container", k.container.Name, "err", err)
 	}
 }
 
-// stopContainer ends one container: hook, stop signal, and when the grace is over the kill. spec may be nil.
-func (w *worker) stopContainer(ctx, graceCtx context.Context, pod *corev1.Pod, spec *corev1.Container, c runtime.Container, message string) error {
+// stopContainer ends one container: hook, stop signal when all that must end before it has ended, and the kill when the
+// grace is over. spec may be nil.
+func (w *worker) stopContainer(ctx, graceCtx context.Context, pod *corev1.Pod, spec *corev1.Container, c runtime.Container, message string, before []<-chan struct{}) error {
 	rt := w.m.c.Runtime
 	if spec != nil {
 		w.containerEvent(pod, spec, corev1.EventTypeNormal, "Killing", message)
@@ -195,6 +328,12 @@ func (w *worker) stopContainer(ctx, graceCtx context.Context, pod *corev1.Pod, s
 		if err := w.hook(graceCtx, pod, spec, c.ID, spec.Lifecycle.PreStop); err != nil {
 			w.log.Info("preStop hook failed", "container", spec.Name, "err", err)
 			w.containerEvent(pod, spec, corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
+		}
+	}
+	for _, ended := range before {
+		select {
+		case <-ended:
+		case <-graceCtx.Done():
 		}
 	}
 	signal := c.StopSignal

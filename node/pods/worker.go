@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -38,7 +40,9 @@ type worker struct {
 	removed    bool
 	readded    *corev1.Pod        // told again after it was removed
 	cancelSync context.CancelFunc // ends the sync step that runs, when the pod is to stop
+	stop       *Stop              // why and how it ends, nil while it should run
 	grace      *grace             // while it terminates
+	active     bool               // admitted, and not yet without processes: it counts for what others may have
 	status     corev1.PodStatus
 	reported   bool
 	objects    bool // objects that the pod may name have changed
@@ -56,10 +60,10 @@ type worker struct {
 	setupTries  int
 	setupAt     time.Time
 	volumes     map[string]string
+	sandbox     string            // the sandbox's generation
 	messages    map[string]string // termination messages by container id
-	failReason  string
-	failMessage string
-	stopped     bool // everything was stopped for good
+	rejected    bool              // it was not admitted
+	stopped     bool              // everything was stopped for good
 	backOffSaid map[string]time.Time
 	lastPull    map[string]pullError
 }
@@ -69,6 +73,9 @@ func newWorker(m *Manager, pod *corev1.Pod) *worker {
 		log:   slog.With("namespace", pod.Namespace, "pod", pod.Name, "uid", pod.UID),
 		waits: map[string]waiting{}, pulling: map[string]*pullState{}, messages: map[string]string{}, backOffSaid: map[string]time.Time{}}
 	w.probes = newProber(w)
+	if dir := m.podDir(pod.UID); isDir(dir) { // a former life of the agent admitted it
+		w.active, w.stop = true, loadStop(dir)
+	}
 	for _, ip := range pod.Status.PodIPs {
 		w.podIPs = append(w.podIPs, ip.IP)
 	}
@@ -111,9 +118,19 @@ func (w *worker) update(pod *corev1.Pod) {
 		w.objects = true // volumes may show them
 	}
 	if pod.DeletionTimestamp != nil {
-		w.stopLocked()
+		w.endLocked(deletion(pod))
 	}
 	w.poke()
+}
+
+// deletion is the stop that a deleted pod asks for.
+func deletion(pod *corev1.Pod) Stop {
+	var s Stop
+	if seconds := pod.DeletionGracePeriodSeconds; seconds != nil {
+		grace := time.Duration(*seconds) * time.Second
+		s.Grace = &grace
+	}
+	return s
 }
 
 func (w *worker) reconcile() {
@@ -133,18 +150,9 @@ func (w *worker) reconcile() {
 func (w *worker) remove() {
 	w.mu.Lock()
 	w.removed, w.readded = true, nil
-	w.stopLocked()
+	w.endLocked(Stop{})
 	w.mu.Unlock()
 	w.poke()
-}
-
-func (w *worker) stopLocked() {
-	if w.cancelSync != nil {
-		w.cancelSync()
-	}
-	if w.grace != nil && w.pod.DeletionTimestamp != nil && w.pod.DeletionGracePeriodSeconds != nil {
-		w.grace.shorten(time.Duration(*w.pod.DeletionGracePeriodSeconds) * time.Second)
-	}
 }
 
 // object is the pod with its present status.
@@ -189,7 +197,10 @@ const again = time.Nanosecond
 func (w *worker) step(ctx context.Context) time.Duration {
 	w.mu.Lock()
 	pod, removed := w.pod, w.removed
-	if w.stage == syncing && (removed || pod.DeletionTimestamp != nil) {
+	if w.stop == nil && (removed || pod.DeletionTimestamp != nil) {
+		w.endLocked(deletion(pod))
+	}
+	if w.stage == syncing && w.stop != nil {
 		w.stage = terminating
 	}
 	stage := w.stage
@@ -202,15 +213,16 @@ func (w *worker) step(ctx context.Context) time.Duration {
 
 	switch stage {
 	case syncing:
-		next := w.sync(sctx, pod)
+		var next time.Duration
+		if w.admitted(pod) {
+			next = w.sync(sctx, pod)
+		}
 		w.mu.Lock()
 		w.cancelSync = nil
+		stopping := w.stop != nil
 		w.mu.Unlock()
-		if w.stage != syncing {
+		if stopping && ctx.Err() == nil {
 			return again
-		}
-		if sctx.Err() != nil && ctx.Err() == nil {
-			return again // told to stop meanwhile
 		}
 		return next
 	case terminating:
@@ -253,17 +265,26 @@ func (w *worker) event(fieldPath, kind, reason, message string) {
 	w.m.c.Sink.Event(Event{Pod: pod, FieldPath: fieldPath, Type: kind, Reason: reason, Message: message})
 }
 
-func fieldPath(pod *corev1.Pod, c *corev1.Container) string {
-	for i := range pod.Spec.InitContainers {
-		if pod.Spec.InitContainers[i].Name == c.Name {
-			return "spec.initContainers{" + c.Name + "}"
-		}
-	}
-	return "spec.containers{" + c.Name + "}"
+func (w *worker) containerEvent(pod *corev1.Pod, c *corev1.Container, kind, reason, message string) {
+	w.event(podspec.FieldPath(pod, c.Name), kind, reason, message)
 }
 
-func (w *worker) containerEvent(pod *corev1.Pod, c *corev1.Container, kind, reason, message string) {
-	w.event(fieldPath(pod, c), kind, reason, message)
+// admitted asks once whether the node takes the pod, and ends one that it refuses.
+func (w *worker) admitted(pod *corev1.Pod) bool {
+	w.mu.Lock()
+	known := w.active || isTerminal(w.status.Phase)
+	w.mu.Unlock()
+	if known {
+		return true
+	}
+	r := w.m.admit(w, pod)
+	if r == nil {
+		return true
+	}
+	w.rejected = true
+	w.event("", corev1.EventTypeWarning, r.Reason, r.Message)
+	w.end(Stop{Reason: r.Reason, Message: "Pod was rejected: " + r.Message})
+	return false
 }
 
 // look reads the containers, and what the probes say.
@@ -273,19 +294,32 @@ func (w *worker) look(ctx context.Context) (observed, error) {
 		return observed{}, err
 	}
 	o := observe(list)
+	o.sandbox = w.sandbox
 	w.probes.results(&o)
 	return o, nil
 }
 
-// publish makes the status and reports it if it is new.
+// publish makes the status and reports it if it is new. It returns the status that the pod has as soon as nothing of it
+// runs any more: until then no terminal phase is reported, for whoever sees one takes what the pod used for free.
 func (w *worker) publish(pod *corev1.Pod, o observed) corev1.PodStatus {
 	w.mu.Lock()
 	old := w.status
+	var stop Stop
+	if w.stop != nil {
+		stop = *w.stop
+	}
 	w.mu.Unlock()
 	s := makeStatus(statusInput{pod: pod, old: old, o: o, waits: w.waits, message: func(c runtime.Container) string { return w.terminationMessage(pod, c) },
 		hostIP: w.m.c.NodeIP.String(), podIPs: w.podIPs, sandbox: w.ready, terminal: w.stopped, now: metav1.Now().Rfc3339Copy(),
-		failReason: w.failReason, failMessage: w.failMessage})
-	w.report(pod, s, w.stage == terminated)
+		stop: stop, rejected: w.rejected, readOnly: w.m.features.RecursiveReadOnly})
+	shown := s
+	if isTerminal(s.Phase) && !isTerminal(old.Phase) && !w.stopped {
+		shown.Phase, shown.Reason, shown.Message = old.Phase, old.Reason, old.Message
+		if shown.Phase == "" {
+			shown.Phase = corev1.PodPending
+		}
+	}
+	w.report(pod, shown, w.stage == terminated)
 	return s
 }
 
@@ -310,20 +344,18 @@ func (w *worker) sync(ctx context.Context, pod *corev1.Pod) time.Duration {
 	if d := pod.Spec.ActiveDeadlineSeconds; d != nil {
 		if start := w.current().StartTime; start != nil {
 			left := time.Until(start.Add(time.Duration(*d) * time.Second))
-			if left <= 0 && w.failReason == "" && !isTerminal(w.current().Phase) {
-				w.failReason, w.failMessage = "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"
-				w.event("", corev1.EventTypeNormal, w.failReason, w.failMessage)
+			if left <= 0 && !isTerminal(w.current().Phase) {
+				s := Stop{Reason: "DeadlineExceeded", Message: "Pod was active on the node longer than the specified deadline"}
+				w.event("", corev1.EventTypeNormal, s.Reason, s.Message)
+				w.end(s)
+				return 0
 			}
 			next = soonest(next, left)
 		}
 	}
 	s := w.publish(pod, o)
-	if isTerminal(s.Phase) {
-		w.stage = terminating
-		return 0
-	}
-	if onlySidecarsLeft(pod, o) {
-		w.stage = terminating
+	if isTerminal(s.Phase) || onlySidecarsLeft(pod, o) {
+		w.end(Stop{})
 		return 0
 	}
 	retry, err := w.setup(ctx, pod)
@@ -334,18 +366,25 @@ func (w *worker) sync(ctx context.Context, pod *corev1.Pod) time.Duration {
 		}
 		return next
 	}
+	if o, err = w.look(ctx); err != nil { // the sandbox is known now
+		return time.Second
+	}
 	w.probes.ensure(pod, o)
 	a := computeActions(pod, o)
-	if len(a.kill) == 0 && len(a.start) == 0 {
+	if len(a.kill) == 0 && len(a.start) == 0 && len(a.ephemeral) == 0 {
 		w.publish(pod, o)
 		return next
 	}
-	var wg sync.WaitGroup
-	for _, k := range a.kill {
-		wg.Go(func() { w.killForRestart(ctx, pod, k) })
+	if len(a.kill) > 0 {
+		w.during(ctx, func() {
+			var wg sync.WaitGroup
+			for _, k := range a.kill {
+				wg.Go(func() { w.killForRestart(ctx, pod, k) })
+			}
+			wg.Wait()
+		})
 	}
-	wg.Wait()
-	for _, c := range a.start {
+	for _, c := range append(a.ephemeral, a.start...) {
 		if ctx.Err() != nil {
 			return 0
 		}
@@ -354,7 +393,7 @@ func (w *worker) sync(ctx context.Context, pod *corev1.Pod) time.Duration {
 			w.log.Debug("container not started", "container", c.Name, "err", err)
 		}
 		next = soonest(next, retry)
-		if a.init && err != nil && !isSidecar(c) {
+		if a.init && err != nil && !isSidecar(c) && !slices.Contains(a.ephemeral, c) {
 			break
 		}
 	}
@@ -434,4 +473,9 @@ func (w *worker) forget(ctx context.Context) error {
 		_ = os.RemoveAll(d)
 	}
 	return os.RemoveAll(w.m.podDir(w.uid))
+}
+
+func isDir(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.IsDir()
 }

@@ -187,7 +187,7 @@ func TestGracefulTermination(t *testing.T) {
 		{"a handler ends it", trap, 30, 0, 0, 0},
 		{"it ignores the signal", "sleep|100000", 30, 0, 30 * time.Second, 137},
 		{"grace is cut short", "sleep|100000", 300, 5, 6 * time.Second, 137},
-		{"no grace at all", "sleep|100000", 0, 0, time.Second, 137},
+		{"no grace at all", "sleep|100000", 0, 0, 2 * time.Second, 137},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, n *node) {

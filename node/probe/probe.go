@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -86,7 +87,7 @@ func Run(ctx context.Context, p *corev1.Probe, t Target) (Result, string, error)
 func Exec(ctx context.Context, command []string, timeout time.Duration, exec ExecFunc) (Result, string, error) {
 	tctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	out := &limited{n: maxBody}
+	out := NewLimited(maxBody)
 	code, err := exec(tctx, command, out)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
@@ -110,17 +111,28 @@ func join(s []string) string {
 	return b.String()
 }
 
-// limited keeps the first n bytes and takes the rest without an error.
-type limited struct {
-	bytes.Buffer
-	n int
+// Limited keeps the first bytes that are written to it and takes the rest without an error. It is safe for concurrent
+// writes.
+type Limited struct {
+	mu sync.Mutex
+	b  []byte
+	n  int
 }
 
-func (l *limited) Write(b []byte) (int, error) {
-	if room := l.n - l.Len(); room > 0 {
-		l.Buffer.Write(b[:min(len(b), room)])
-	}
+// NewLimited makes a Limited that keeps n bytes.
+func NewLimited(n int) *Limited { return &Limited{n: n} }
+
+func (l *Limited) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.b = append(l.b, b[:min(len(b), l.n-len(l.b))]...)
 	return len(b), nil
+}
+
+func (l *Limited) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.b)
 }
 
 // Port resolves a number or the name of a container's port.

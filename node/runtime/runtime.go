@@ -45,9 +45,19 @@ type Runtime interface {
 	Images
 	// Version names the runtime for Node.status.nodeInfo, "containerd://1.6.20"; an error means it is not healthy.
 	Version(ctx context.Context) (string, error)
+	// Features says what this runtime can do on this host. It does not change while the agent lives.
+	Features() Features
 	// Events tells container changes until ctx ends. A slow reader loses events, never blocks the runtime; after a gap
 	// (lost events, the daemon was away) it gets an event with no ContainerID, and should list again.
 	Events(ctx context.Context) <-chan Event
+}
+
+// Features are what not every host can do.
+type Features struct {
+	// RecursiveReadOnly says that a mount can be made read-only with all that is mounted below it.
+	RecursiveReadOnly bool
+	// AppArmor and SELinux say that the host's kernel enforces them.
+	AppArmor, SELinux bool
 }
 
 // Sandboxes makes and removes what the containers of a pod share.
@@ -127,6 +137,8 @@ type Sandbox struct {
 	UID, Namespace, Name string
 	// NetNS is the path of the pinned network namespace, "" with the host's network.
 	NetNS string
+	// Generation changes when the sandbox had to be made anew, as after a reboot.
+	Generation string
 }
 
 // Resources limit a container or a pod. Zero means no limit.
@@ -183,23 +195,25 @@ type Security struct {
 
 // ContainerConfig asks for a container.
 type ContainerConfig struct {
-	Sandbox     SandboxConfig
-	Name        string
-	Attempt     int
-	Image       string   // reference or ID of a local image
-	Command     []string // replaces the image's entrypoint
-	Args        []string // replaces the image's cmd
-	WorkingDir  string
-	Env         []KeyValue // in order; later ones win; over the image's
-	Mounts      []Mount
-	Devices     []Device
-	Resources   Resources
-	Security    Security
-	Stdin       bool
-	StdinOnce   bool
-	TTY         bool
-	StopSignal  string // replaces the image's
-	LogPath     string // absolute path of the CRI log file
+	Sandbox    SandboxConfig
+	Name       string
+	Attempt    int
+	Image      string   // reference or ID of a local image
+	Command    []string // replaces the image's entrypoint
+	Args       []string // replaces the image's cmd
+	WorkingDir string
+	Env        []KeyValue // in order; later ones win; over the image's
+	Mounts     []Mount
+	Devices    []Device
+	Resources  Resources
+	Security   Security
+	Stdin      bool
+	StdinOnce  bool
+	TTY        bool
+	StopSignal string // replaces the image's
+	// ProcessesOf is the id of a running container whose process namespace this one joins, "" for none.
+	ProcessesOf string
+	LogPath     string // absolute path of the CRI log file: .../POD/CONTAINER/N.log
 	Labels      map[string]string
 	Annotations map[string]string
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -134,14 +135,7 @@ func (f flushWriter) Write(b []byte) (int, error) {
 
 // logContainer chooses the attempt whose log is asked for; errors are worded as the kubelet's.
 func logContainer(pod *corev1.Pod, name string, previous bool) (string, error) {
-	var st *corev1.ContainerStatus
-	for _, l := range [][]corev1.ContainerStatus{pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses} {
-		for i := range l {
-			if l[i].Name == name {
-				st = &l[i]
-			}
-		}
-	}
+	st := podspec.ContainerStatus(&pod.Status, name)
 	if st == nil {
 		return "", fmt.Errorf("container %q in pod %q is not available", name, pod.Name)
 	}
@@ -190,7 +184,7 @@ func logContainer(pod *corev1.Pod, name string, previous bool) (string, error) {
 func (s *Server) readLog(ctx context.Context, c runtime.Container, o LogOptions, w io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	f, err := os.Open(c.LogPath)
+	f, err := runtime.OpenLog(c.LogPath)
 	if errors.Is(err, os.ErrNotExist) && !o.Follow {
 		return nil // it has not said anything
 	}
@@ -207,7 +201,7 @@ func (s *Server) readLog(ctx context.Context, c runtime.Container, o LogOptions,
 		}
 		defer watch.close()
 		if f == nil {
-			f, _ = os.Open(c.LogPath)
+			f, _ = runtime.OpenLog(c.LogPath)
 		}
 	}
 	if f != nil && o.Tail >= 0 {
@@ -241,7 +235,7 @@ func (s *Server) readLog(ctx context.Context, c runtime.Container, o LogOptions,
 				f = next
 				continue
 			}
-		} else if f, _ = os.Open(c.LogPath); f != nil {
+		} else if f, _ = runtime.OpenLog(c.LogPath); f != nil {
 			continue
 		}
 		if ended {
@@ -265,11 +259,11 @@ func rotated(f *os.File, path string) *os.File {
 	if err != nil {
 		return nil
 	}
-	b, err := os.Stat(path)
+	b, err := os.Lstat(path)
 	if err != nil || os.SameFile(a, b) {
 		return nil
 	}
-	next, err := os.Open(path)
+	next, err := runtime.OpenLog(path)
 	if err != nil {
 		return nil
 	}

@@ -21,14 +21,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
 // Pods answers the pods that run here, with their present status.
 type Pods interface {
 	Pods() []*corev1.Pod
-	Pod(namespace, name string) (*corev1.Pod, bool)
+	// Pod answers the pod with that UID, or with none given the one that the name stands for now.
+	Pod(namespace, name string, uid types.UID) (*corev1.Pod, bool)
 }
 
 // Config is what a server needs.
@@ -194,20 +197,16 @@ func (s *Server) importImage(w http.ResponseWriter, r *http.Request) {
 // find answers the pod and container of a request's path, or writes the error.
 func (s *Server) find(w http.ResponseWriter, r *http.Request) (*corev1.Pod, *corev1.Container) {
 	namespace, name, container := r.PathValue("namespace"), r.PathValue("pod"), r.PathValue("container")
-	pod, ok := s.c.Pods.Pod(namespace, name)
-	if !ok || r.PathValue("uid") != "" && r.PathValue("uid") != string(pod.UID) {
+	pod, ok := s.c.Pods.Pod(namespace, name, types.UID(r.PathValue("uid")))
+	if !ok {
 		http.Error(w, fmt.Sprintf("pod %q does not exist", name), http.StatusNotFound)
 		return nil, nil
 	}
 	if container == "" {
 		return pod, nil
 	}
-	for _, l := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range l {
-			if l[i].Name == container {
-				return pod, &l[i]
-			}
-		}
+	if c, _ := podspec.Container(pod, container); c != nil {
+		return pod, c
 	}
 	http.Error(w, fmt.Sprintf("container %q not found in pod %q", container, name), http.StatusNotFound)
 	return nil, nil

@@ -97,9 +97,9 @@ func (p *podSet) Pods() []*corev1.Pod {
 	return p.pods
 }
 
-func (p *podSet) Pod(namespace, name string) (*corev1.Pod, bool) {
+func (p *podSet) Pod(namespace, name string, uid types.UID) (*corev1.Pod, bool) {
 	for _, o := range p.Pods() {
-		if o.Namespace == namespace && o.Name == name {
+		if o.Namespace == namespace && o.Name == name && (uid == "" || o.UID == uid) {
 			return o, true
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -116,6 +117,9 @@ func (m *Manager) Setup(ctx context.Context, pod *corev1.Pod, hostIP string, pod
 }
 
 func (m *Manager) one(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, hostIP string, podIPs []string) (string, error) {
+	if ownsFiles(v) {
+		return "", fmt.Errorf("%w: a user for files of a volume", ErrUnsupported)
+	}
 	p := projector{m: m, ctx: ctx, pod: pod, volume: v.Name, hostIP: hostIP, podIPs: podIPs, mode: corev1.ConfigMapVolumeSourceDefaultMode}
 	switch {
 	case v.EmptyDir != nil:
@@ -154,6 +158,30 @@ func (m *Manager) one(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, ho
 	return "", fmt.Errorf("%w: %s", ErrUnsupported, kindOf(v))
 }
 
+// ownsFiles says whether a volume's files are to be given to a user.
+func ownsFiles(v *corev1.Volume) bool {
+	items := func(l []corev1.KeyToPath) bool {
+		return slices.ContainsFunc(l, func(i corev1.KeyToPath) bool { return i.User != nil })
+	}
+	files := func(l []corev1.DownwardAPIVolumeFile) bool {
+		return slices.ContainsFunc(l, func(f corev1.DownwardAPIVolumeFile) bool { return f.User != nil })
+	}
+	switch {
+	case v.ConfigMap != nil:
+		return v.ConfigMap.DefaultUser != nil || items(v.ConfigMap.Items)
+	case v.Secret != nil:
+		return v.Secret.DefaultUser != nil || items(v.Secret.Items)
+	case v.DownwardAPI != nil:
+		return v.DownwardAPI.DefaultUser != nil || files(v.DownwardAPI.Items)
+	case v.Projected != nil:
+		return v.Projected.DefaultUser != nil || slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool {
+			return s.ConfigMap != nil && items(s.ConfigMap.Items) || s.Secret != nil && items(s.Secret.Items) ||
+				s.DownwardAPI != nil && files(s.DownwardAPI.Items) || s.ServiceAccountToken != nil && s.ServiceAccountToken.User != nil
+		})
+	}
+	return false
+}
+
 func kindOf(v *corev1.Volume) string {
 	switch {
 	case v.PersistentVolumeClaim != nil:
@@ -173,6 +201,9 @@ func kindOf(v *corev1.Volume) string {
 }
 
 func (m *Manager) emptyDir(pod *corev1.Pod, v *corev1.Volume) (string, error) {
+	if v.EmptyDir.Mode != nil {
+		return "", fmt.Errorf("%w: emptyDir with a mode", ErrUnsupported)
+	}
 	dir := m.dir(pod, "empty-dir", v.Name)
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return "", err

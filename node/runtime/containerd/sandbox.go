@@ -9,9 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/component-helpers/node/util/sysctl"
 
 	"github.com/kontiki/kontiki/node/runtime"
 )
@@ -28,6 +30,9 @@ func (r *Runtime) podCgroup(uid string) string {
 func (r *Runtime) EnsureSandbox(ctx context.Context, c runtime.SandboxConfig) (runtime.Sandbox, error) {
 	unlock := r.lock("sandbox/" + c.UID)
 	defer unlock()
+	if err := ownSysctls(c); err != nil {
+		return runtime.Sandbox{}, err
+	}
 	dir := r.sandboxDir(c.UID)
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return runtime.Sandbox{}, err
@@ -54,7 +59,7 @@ func (r *Runtime) EnsureSandbox(ctx context.Context, c runtime.SandboxConfig) (r
 }
 
 func (r *Runtime) sandbox(c runtime.SandboxConfig) runtime.Sandbox {
-	s := runtime.Sandbox{UID: c.UID, Namespace: c.Namespace, Name: c.Name}
+	s := runtime.Sandbox{UID: c.UID, Namespace: c.Namespace, Name: c.Name, Generation: r.bootID}
 	if c.Net == runtime.NamespacePod {
 		s.NetNS = filepath.Join(r.sandboxDir(c.UID), "net")
 	}
@@ -135,9 +140,51 @@ func configure(made []namespace, c runtime.SandboxConfig) error {
 		}
 	}
 	for k, v := range c.Sysctls {
-		path := filepath.Join("/proc/sys", strings.ReplaceAll(k, ".", "/"))
+		// A namespace that was there already has its values.
+		if !slices.ContainsFunc(made, func(n namespace) bool { return n.name == namespaceOfSysctl(k) }) {
+			continue
+		}
+		path := filepath.Join("/proc/sys", sysctlPath(k))
 		if err := os.WriteFile(path, []byte(v), 0o644); err != nil {
 			return fmt.Errorf("sysctl %s: %w", k, err)
+		}
+	}
+	return nil
+}
+
+// namespaceOfSysctl names the sandbox's namespace that a sysctl belongs to, "" for one of the host.
+func namespaceOfSysctl(name string) string {
+	switch ns, _, _ := sysctl.GetNamespace(name); ns {
+	case sysctl.NetNamespace:
+		return "net"
+	case sysctl.IPCNamespace:
+		return "ipc"
+	case sysctl.UTSNamespace:
+		return "uts"
+	}
+	return ""
+}
+
+// sysctlPath is the file of a sysctl below /proc/sys. In a normalized name a slash stands for a dot within a part.
+func sysctlPath(name string) string {
+	return strings.Map(func(r rune) rune {
+		switch r {
+		case '.':
+			return '/'
+		case '/':
+			return '.'
+		}
+		return r
+	}, sysctl.NormalizeName(name))
+}
+
+// ownSysctls refuses sysctls that are not of a namespace which the sandbox has of its own: whoever admitted the pod, the
+// host's are never written.
+func ownSysctls(c runtime.SandboxConfig) error {
+	for name := range c.Sysctls {
+		ns := namespaceOfSysctl(name)
+		if !slices.ContainsFunc(wanted(c), func(n namespace) bool { return n.name == ns }) || !filepath.IsLocal(sysctlPath(name)) {
+			return fmt.Errorf("sysctl %q is not in a namespace of the pod's own", name)
 		}
 	}
 	return nil

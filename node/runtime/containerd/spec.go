@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/containerd/containerd/v2/contrib/apparmor"
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/containerd/containerd/v2/pkg/cap"
 	"github.com/containerd/containerd/v2/pkg/oci"
@@ -142,6 +143,13 @@ func (r *Runtime) spec(ctx context.Context, id string, c runtime.ContainerConfig
 		}
 	}
 	s.Linux.RootfsPropagation = rootfsPropagation
+	if c.ProcessesOf != "" {
+		target, _, err := r.running(c.ProcessesOf)
+		if err != nil {
+			return nil, err
+		}
+		joinProcesses(s, target.snapshot().Pid)
+	}
 	if err := r.devices(s, c); err != nil {
 		return nil, err
 	}
@@ -149,6 +157,12 @@ func (r *Runtime) spec(ctx context.Context, id string, c runtime.ContainerConfig
 		return nil, err
 	}
 	return s, nil
+}
+
+// joinProcesses puts a container into the process namespace of a process.
+func joinProcesses(s *specs.Spec, pid int) {
+	s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace })
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: fmt.Sprintf("/proc/%d/ns/pid", pid)})
 }
 
 // shimGroup names the shim that all containers of a pod share. Shims of several agents on one containerd are apart.
@@ -231,6 +245,10 @@ func (r *Runtime) namespaces(c runtime.ContainerConfig) []specs.LinuxNamespace {
 
 func (r *Runtime) resources(c runtime.ContainerConfig) *specs.LinuxResources {
 	out := ociResources(c.Resources)
+	if r.cg.v2 {
+		// One process that is killed for want of memory takes its container along: half a container is none.
+		out.Unified = map[string]string{"memory.oom.group": "1"}
+	}
 	if c.Security.Privileged {
 		out.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
 	} else {
@@ -386,8 +404,27 @@ func (r *Runtime) profiles(ctx context.Context, s *specs.Spec, sec runtime.Secur
 			}
 		}
 	}
-	if sec.AppArmor != "" && sec.AppArmor != "unconfined" {
-		s.Process.ApparmorProfile = strings.TrimPrefix(sec.AppArmor, "localhost/")
+	return r.apparmor(ctx, s, sec)
+}
+
+// defaultProfile is the AppArmor profile of containers that name none, under the name that other runtimes give it.
+const defaultProfile = "cri-containerd.apparmor.d"
+
+// apparmor confines the container where the host can. Privileged containers are not confined.
+func (r *Runtime) apparmor(ctx context.Context, s *specs.Spec, sec runtime.Security) error {
+	name, local := strings.CutPrefix(sec.AppArmor, "localhost/")
+	switch {
+	case local && !r.features.AppArmor:
+		return errors.New("AppArmor is not enabled on the host")
+	case local:
+		s.Process.ApparmorProfile = name
+	case sec.AppArmor == "runtime/default" && !r.features.AppArmor:
+		return errors.New("AppArmor is not enabled on the host")
+	case sec.AppArmor == "unconfined" || sec.Privileged || !r.features.AppArmor:
+	default:
+		if err := apparmor.WithDefaultProfile(defaultProfile)(ctx, nil, nil, s); err != nil {
+			return fmt.Errorf("AppArmor profile: %w", err)
+		}
 	}
 	return nil
 }

@@ -28,6 +28,8 @@ type Runtime struct {
 	blocks     map[string]chan struct{}
 	calls      []string
 	programs   map[string]Program
+	features   runtime.Features
+	boots      int
 }
 
 type container struct {
@@ -75,6 +77,38 @@ func (r *Runtime) Block(op string) (release func()) {
 		r.mu.Unlock()
 		close(ch)
 	})
+}
+
+// SetFeatures sets what Features answers.
+func (r *Runtime) SetFeatures(f runtime.Features) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.features = f
+}
+
+// Features implements runtime.Runtime.
+func (r *Runtime) Features() runtime.Features {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.features
+}
+
+// Reboot ends every container as a host does that goes down, and loses the sandboxes.
+func (r *Runtime) Reboot() {
+	r.mu.Lock()
+	var running []*container
+	for _, c := range r.containers {
+		if c.info.State == runtime.StateRunning {
+			running = append(running, c)
+		}
+	}
+	r.boots++
+	clear(r.sandboxes)
+	r.mu.Unlock()
+	for _, c := range running {
+		c.proc.exit(255, false)
+		<-c.exited
+	}
 }
 
 // Provide makes an image available to pulls.
@@ -158,7 +192,7 @@ func (r *Runtime) EnsureSandbox(ctx context.Context, c runtime.SandboxConfig) (r
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := runtime.Sandbox{UID: c.UID, Namespace: c.Namespace, Name: c.Name}
+	s := runtime.Sandbox{UID: c.UID, Namespace: c.Namespace, Name: c.Name, Generation: fmt.Sprint("boot-", r.boots)}
 	if c.Net == runtime.NamespacePod {
 		s.NetNS = "/fake/netns/" + c.UID
 	}

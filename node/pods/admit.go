@@ -1,0 +1,172 @@
+package pods
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/node/util/sysctl"
+
+	"github.com/kontiki/kontiki/node/podspec"
+)
+
+// Refusal is why a node does not run a pod that it was assigned. The pod becomes Failed with it.
+type Refusal struct{ Reason, Message string }
+
+// Reasons of refusals, worded as the kubelet's.
+const (
+	reasonUnsupported = "PodFeatureUnsupported"
+	reasonSysctl      = "SysctlForbidden"
+	reasonAppArmor    = "AppArmor"
+	reasonOS          = "PodOSNotSupported"
+	reasonOSLabel     = "PodOSSelectorNodeLabelDoesNotMatch"
+)
+
+// safeSysctls are the sysctls that a pod may set without the administrator's leave: the kernel keeps them a namespace,
+// and they have no influence on other pods of the node.
+var safeSysctls = []string{
+	"kernel.shm_rmid_forced",
+	"net.ipv4.ip_local_port_range", "net.ipv4.ip_local_reserved_ports", "net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range",
+	"net.ipv4.tcp_syncookies", "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_keepalive_intvl", "net.ipv4.tcp_keepalive_probes",
+	"net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem", "net.ipv4.tcp_slow_start_after_idle", "net.ipv4.tcp_notsent_lowat",
+}
+
+// CheckSysctlPatterns says whether a list may be given as AllowedUnsafeSysctls: names, or prefixes that end in "*", of
+// what the kernel keeps a namespace.
+func CheckSysctlPatterns(patterns []string) error {
+	for _, p := range patterns {
+		ns, name, _ := sysctl.GetNamespace(p)
+		if star := strings.IndexByte(p, '*'); name == "" || star >= 0 && star != len(p)-1 {
+			return fmt.Errorf("sysctl %q: want a name, or a prefix that ends in \".*\"", p)
+		}
+		if ns == sysctl.UnknownNamespace {
+			return fmt.Errorf("the sysctls %q are not known to be namespaced", name)
+		}
+	}
+	return nil
+}
+
+// Admit decides, before anything of a pod is made, whether this node can run it as its spec says. What a node cannot do is
+// refused with a reason, never ignored; kinds of volumes that it cannot make are refused when they are mounted. Whether the
+// pod fits beside the others is the manager's question (fit).
+func (m *Manager) Admit(pod *corev1.Pod) *Refusal {
+	if pod.Spec.OS != nil && pod.Spec.OS.Name != corev1.Linux {
+		return &Refusal{reasonOS, "Failed to admit pod as the OS field doesn't match node OS"}
+	}
+	if os, ok := pod.Labels[corev1.LabelOSStable]; ok && os != string(corev1.Linux) {
+		return &Refusal{reasonOSLabel, "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label"}
+	}
+	if missing := m.unsupported(pod); len(missing) > 0 {
+		return &Refusal{reasonUnsupported, "Pod requires node features that are not available: " + strings.Join(missing, ", ")}
+	}
+	if r := m.admitSysctls(pod); r != nil {
+		return r
+	}
+	return m.admitAppArmor(pod)
+}
+
+func (m *Manager) admitSysctls(pod *corev1.Pod) *Refusal {
+	if pod.Spec.SecurityContext == nil {
+		return nil
+	}
+	forbid := func(format string, args ...any) *Refusal {
+		return &Refusal{reasonSysctl, "forbidden sysctl: " + fmt.Sprintf(format, args...)}
+	}
+	for _, s := range pod.Spec.SecurityContext.Sysctls {
+		name := sysctl.NormalizeName(s.Name)
+		if !slices.Contains(safeSysctls, name) && !slices.ContainsFunc(m.c.AllowedUnsafeSysctls, func(p string) bool { return matchSysctl(p, name) }) {
+			return forbid("%q not allowlisted", name)
+		}
+		ns, _, _ := sysctl.GetNamespace(name)
+		switch {
+		case ns == sysctl.NetNamespace && pod.Spec.HostNetwork,
+			ns == sysctl.UTSNamespace && pod.Spec.HostNetwork, // a pod with the host's network has the host's name
+			ns == sysctl.IPCNamespace && pod.Spec.HostIPC,
+			ns == sysctl.UserNamespace: // there are no user namespaces of pods
+			return forbid("%q not allowed with host %s enabled", name, ns)
+		case ns == sysctl.UnknownNamespace:
+			return forbid("%q not allowlisted", name)
+		}
+	}
+	return nil
+}
+
+func matchSysctl(pattern, name string) bool {
+	pattern = sysctl.NormalizeName(pattern)
+	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
+		return strings.HasPrefix(name, prefix)
+	}
+	return pattern == name
+}
+
+// admitAppArmor refuses a pod that wants to be confined by a profile which the host cannot enforce.
+func (m *Manager) admitAppArmor(pod *corev1.Pod) *Refusal {
+	wanted := func(p *corev1.AppArmorProfile) bool {
+		return p != nil && p.Type != corev1.AppArmorProfileTypeUnconfined
+	}
+	want := pod.Spec.SecurityContext != nil && wanted(pod.Spec.SecurityContext.AppArmorProfile)
+	for c := range podspec.Containers(pod) {
+		want = want || c.SecurityContext != nil && wanted(c.SecurityContext.AppArmorProfile)
+	}
+	for k, v := range pod.Annotations {
+		want = want || strings.HasPrefix(k, corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix) && v != corev1.DeprecatedAppArmorBetaProfileNameUnconfined
+	}
+	if want && !m.features.AppArmor {
+		return &Refusal{reasonAppArmor, "Cannot enforce AppArmor: AppArmor is not enabled on the host"}
+	}
+	return nil
+}
+
+// unsupported lists what a pod asks for and this node does not do, as fields of its spec.
+func (m *Manager) unsupported(pod *corev1.Pod) []string {
+	var out []string
+	refuse := func(used bool, field string) {
+		if used {
+			out = append(out, field)
+		}
+	}
+	spec := &pod.Spec
+	refuse(spec.HostUsers != nil && !*spec.HostUsers, "hostUsers: false")
+	refuse(spec.RuntimeClassName != nil && *spec.RuntimeClassName != "", "runtimeClassName")
+	refuse(len(spec.ResourceClaims) > 0, "resourceClaims")
+	refuse(spec.Resources != nil && len(spec.Resources.Claims) > 0, "resources.claims")
+	if s := spec.SecurityContext; s != nil {
+		refuse(m.features.SELinux && s.SELinuxOptions != nil, "securityContext.seLinuxOptions")
+	}
+	for c, kind := range podspec.Containers(pod) {
+		refuse := func(used bool, field string) { refuse(used, kind.Field()+"["+c.Name+"]."+field) }
+		refuse(len(c.Resources.Claims) > 0, "resources.claims")
+		refuse(len(c.VolumeDevices) > 0, "volumeDevices")
+		for _, r := range c.RestartPolicyRules {
+			refuse(r.Action != corev1.ContainerRestartRuleActionRestart, "restartPolicyRules.action: "+string(r.Action))
+		}
+		for _, v := range c.VolumeMounts {
+			refuse(len(v.BindMountOptions) > 0, "volumeMounts["+v.Name+"].bindMountOptions")
+			refuse(v.RecursiveReadOnly != nil && *v.RecursiveReadOnly == corev1.RecursiveReadOnlyEnabled && !m.features.RecursiveReadOnly,
+				"volumeMounts["+v.Name+"].recursiveReadOnly")
+		}
+		for _, p := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
+			if p != nil {
+				refuse(otherHTTP(p.HTTPGet), "probe httpGet.protocol")
+				refuse(p.GRPC != nil && p.GRPC.Mode != nil && *p.GRPC.Mode != corev1.GRPCProbeModePlaintext, "probe grpc.mode")
+			}
+		}
+		if l := c.Lifecycle; l != nil {
+			for _, h := range []*corev1.LifecycleHandler{l.PostStart, l.PreStop} {
+				refuse(h != nil && otherHTTP(h.HTTPGet), "lifecycle httpGet.protocol")
+			}
+		}
+		if s := c.SecurityContext; s != nil {
+			refuse(m.features.SELinux && s.SELinuxOptions != nil, "securityContext.seLinuxOptions")
+			// It is valid in a user namespace only: without one, root would have all of the host's /proc/sys.
+			refuse(s.ProcMount != nil && *s.ProcMount == corev1.UnmaskedProcMount && !(s.Privileged != nil && *s.Privileged), "securityContext.procMount: Unmasked")
+		}
+	}
+	return out
+}
+
+// otherHTTP says whether a handler asks for another protocol than HTTP/1.1.
+func otherHTTP(a *corev1.HTTPGetAction) bool {
+	return a != nil && a.Protocol != nil && *a.Protocol != corev1.HTTPProtocolHTTP1
+}

@@ -1,0 +1,140 @@
+package pods
+
+import (
+	"fmt"
+	"sort"
+
+	corev1 "k8s.io/api/core/v1"
+	helper "k8s.io/component-helpers/resource"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+	"k8s.io/klog/v2"
+
+	"github.com/kontiki/kontiki/node/podspec"
+)
+
+// fit says whether a pod fits on the node beside the pods that it runs, as the kubelet does for pods that were bound by
+// hand, or bound by a scheduler that did not know of others yet. node may be nil as long as nothing is known of it.
+func fit(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *Refusal {
+	if node == nil {
+		return nil
+	}
+	if r := fitResources(pod, others, node.Status.Allocatable); r != nil {
+		return r
+	}
+	failed := func(predicate, why string) *Refusal {
+		return &Refusal{predicate, fmt.Sprintf("Predicate %s failed: %s", predicate, why)}
+	}
+	if ok, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node); !ok || err != nil {
+		return failed("NodeAffinity", "node(s) didn't match Pod's node affinity/selector")
+	}
+	if pod.Spec.NodeName != "" && pod.Spec.NodeName != node.Name {
+		return failed("NodeName", "node(s) didn't match the requested node name")
+	}
+	if portsTaken(pod, others) {
+		return failed("NodePorts", "node(s) didn't have free ports for the requested pod ports")
+	}
+	for i := range node.Spec.Taints {
+		if t := &node.Spec.Taints[i]; t.Effect == corev1.TaintEffectNoExecute && !tolerates(pod, t) {
+			return failed("TaintToleration", "node(s) had taints that the pod didn't tolerate")
+		}
+	}
+	return nil
+}
+
+func tolerates(pod *corev1.Pod, taint *corev1.Taint) bool {
+	for i := range pod.Spec.Tolerations {
+		if pod.Spec.Tolerations[i].ToleratesTaint(klog.Background(), taint, false) {
+			return true
+		}
+	}
+	return false
+}
+
+// fitResources compares requests with what the node has for pods. Extended resources that the node does not know are
+// somebody else's.
+func fitResources(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceList) *Refusal {
+	insufficient := func(name corev1.ResourceName, requested, used, capacity int64) *Refusal {
+		return &Refusal{"OutOf" + string(name), fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used, capacity)}
+	}
+	if n := allocatable.Pods().Value(); n > 0 && int64(len(others))+1 > n {
+		return insufficient(corev1.ResourcePods, 1, int64(len(others)), n)
+	}
+	requests := helper.PodRequests(pod, helper.PodResourcesOptions{})
+	used := map[corev1.ResourceName]int64{}
+	value := func(name corev1.ResourceName, l corev1.ResourceList) int64 {
+		q := l[name]
+		if name == corev1.ResourceCPU {
+			return q.MilliValue()
+		}
+		return q.Value()
+	}
+	for _, o := range others {
+		r := helper.PodRequests(o, helper.PodResourcesOptions{})
+		for name := range requests {
+			used[name] += value(name, r)
+		}
+	}
+	for _, name := range inOrder(requests) {
+		capacity, known := allocatable[name]
+		request := value(name, requests)
+		if !known || request == 0 {
+			continue
+		}
+		if have := value(name, corev1.ResourceList{name: capacity}); used[name]+request > have {
+			return insufficient(name, request, used[name], have)
+		}
+	}
+	return nil
+}
+
+// inOrder names the resources as the kubelet looks at them: cpu, memory, ephemeral-storage, then the others.
+func inOrder(l corev1.ResourceList) []corev1.ResourceName {
+	first := map[corev1.ResourceName]int{corev1.ResourceCPU: -3, corev1.ResourceMemory: -2, corev1.ResourceEphemeralStorage: -1}
+	names := make([]corev1.ResourceName, 0, len(l))
+	for n := range l {
+		names = append(names, n)
+	}
+	sort.Slice(names, func(i, j int) bool {
+		if a, b := first[names[i]], first[names[j]]; a != b {
+			return a < b
+		}
+		return names[i] < names[j]
+	})
+	return names
+}
+
+// portsTaken says whether a port of the host that the pod wants is another's already.
+func portsTaken(pod *corev1.Pod, others []*corev1.Pod) bool {
+	mine := hostPorts(pod)
+	if len(mine) == 0 {
+		return false
+	}
+	for _, o := range others {
+		for _, theirs := range hostPorts(o) {
+			for _, p := range mine {
+				if p.HostPort == theirs.HostPort && p.Protocol == theirs.Protocol && (p.HostIP == theirs.HostIP || anyAddress(p.HostIP) || anyAddress(theirs.HostIP)) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+func anyAddress(ip string) bool { return ip == "" || ip == "0.0.0.0" || ip == "::" }
+
+// hostPorts are the ports of the host that a pod's containers want.
+func hostPorts(pod *corev1.Pod) []corev1.ContainerPort {
+	var out []corev1.ContainerPort
+	for c := range podspec.Containers(pod) {
+		for _, p := range c.Ports {
+			if p.HostPort > 0 {
+				if p.Protocol == "" {
+					p.Protocol = corev1.ProtocolTCP
+				}
+				out = append(out, p)
+			}
+		}
+	}
+	return out
+}

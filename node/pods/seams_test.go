@@ -1,0 +1,585 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/runtime/fake"
+)
+
+const ignores = "sleep|100000" // the stop signal
+
+// TestNoTerminalPhaseWhileSomethingRuns: who sees a pod Failed gives its ports, volumes and devices to the next one.
+func TestNoTerminalPhaseWhileSomethingRuns(t *testing.T) {
+	sidecar := func(p *corev1.Pod, command string) {
+		always := corev1.ContainerRestartPolicyAlways
+		p.Spec.InitContainers = append(p.Spec.InitContainers, corev1.Container{Name: "side", Image: image, Command: strings.Split(command, "|"), RestartPolicy: &always})
+	}
+	for _, c := range []struct {
+		name   string
+		pod    func() *corev1.Pod
+		begin  func(n *node, p *corev1.Pod)
+		during corev1.PodPhase
+		reason string
+	}{
+		{"a deadline", func() *corev1.Pod {
+			p := pod("a", corev1.RestartPolicyAlways, ignores)
+			d := int64(60)
+			p.Spec.ActiveDeadlineSeconds = &d
+			return p
+		}, func(*node, *corev1.Pod) { time.Sleep(60 * time.Second) }, corev1.PodRunning, "DeadlineExceeded"},
+		{"an eviction", func() *corev1.Pod { return pod("a", corev1.RestartPolicyAlways, ignores) }, func(n *node, p *corev1.Pod) {
+			if !n.m.Stop(p.UID, Stop{Reason: "Evicted", Message: "The node was low on resource: memory.", Condition: &corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "TerminationByKubelet"}}) {
+				n.t.Error("the pod is not known")
+			}
+		}, corev1.PodRunning, "Evicted"},
+		{"an init container that failed beside a sidecar", func() *corev1.Pod {
+			p := pod("a", corev1.RestartPolicyNever, ignores)
+			sidecar(p, ignores)
+			p.Spec.InitContainers = append(p.Spec.InitContainers, corev1.Container{Name: "init", Image: image, Command: []string{"false"}})
+			return p
+		}, func(*node, *corev1.Pod) {}, corev1.PodPending, ""},
+		{"work that is done beside a sidecar", func() *corev1.Pod {
+			p := pod("a", corev1.RestartPolicyNever, "false")
+			sidecar(p, ignores)
+			return p
+		}, func(*node, *corev1.Pod) {}, corev1.PodRunning, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *node) {
+				p := c.pod()
+				n.m.Update(p)
+				n.status(p)
+				c.begin(n, p)
+				time.Sleep(20 * time.Second) // of the 30 that it has
+				s := n.status(p)
+				if s.Phase != c.during || s.Reason != "" {
+					t.Errorf("while it runs: %s %s", s.Phase, s.Reason)
+				}
+				if c.reason == "Evicted" && condition(s.Conditions, corev1.DisruptionTarget) == nil {
+					t.Error("the condition waits for the end")
+				}
+				time.Sleep(15 * time.Second)
+				s = n.status(p)
+				if s.Phase != corev1.PodFailed || s.Reason != c.reason || !n.hasEnded(p) {
+					t.Errorf("in the end: %s %s", s.Phase, s.Reason)
+				}
+				list, _ := n.rt.ListContainers(context.Background(), string(p.UID))
+				for _, l := range list {
+					if l.State == runtime.StateRunning {
+						t.Errorf("%s runs", l.Name)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestAnEvictionSurvivesTheAgent(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyAlways, ignores)
+		n.m.Update(p)
+		n.running(p, "c1")
+		n.m.Stop(p.UID, Stop{Reason: "Evicted", Message: "why"})
+		n.status(p)
+		n.stop() // in the middle of the grace period
+		n.start()
+		n.m.Update(p)
+		time.Sleep(35 * time.Second)
+		if s := n.status(p); s.Phase != corev1.PodFailed || s.Reason != "Evicted" || s.Message != "why" {
+			t.Errorf("%s %s %s", s.Phase, s.Reason, s.Message)
+		}
+	})
+}
+
+func TestOneStopShortensAnother(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyAlways, ignores)
+		n.m.Update(p)
+		n.running(p, "c1")
+		n.m.Update(deleting(p, 30))
+		time.Sleep(5 * time.Second)
+		now := time.Duration(0)
+		n.m.Stop(p.UID, Stop{Grace: &now})
+		time.Sleep(1100 * time.Millisecond)
+		if !n.hasEnded(p) {
+			t.Error("it still has its first grace period")
+		}
+		if n.m.Stop("unknown", Stop{}) {
+			t.Error("an unknown pod is said to be stopped")
+		}
+	})
+}
+
+// TestSidecarsPreStopBeginsAtOnce: a sidecar's hook runs beside the main containers, its signal comes when they have ended.
+func TestSidecarsPreStopBeginsAtOnce(t *testing.T) {
+	for _, c := range []struct {
+		name, main string
+		grace      int64
+		signalled  time.Duration
+	}{
+		{"the main container ends in time", `sh|-c|trap "exit 0" TERM; while :; do :; done`, 20, 3 * time.Second},
+		{"it uses up the grace period", ignores, 5, 5 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *node) {
+				var began time.Time
+				hooked, signalled := time.Duration(-1), time.Duration(-1)
+				n.rt.Program("hook", func(context.Context, *fake.Process) int { hooked = time.Since(began); return 0 })
+				n.rt.Program("side", func(ctx context.Context, p *fake.Process) int {
+					select {
+					case <-p.Signals():
+						signalled = time.Since(began)
+						return 0
+					case <-ctx.Done():
+						return 137
+					}
+				})
+				p := pod("a", corev1.RestartPolicyAlways, c.main)
+				p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 3}}}
+				always := corev1.ContainerRestartPolicyAlways
+				p.Spec.InitContainers = []corev1.Container{{Name: "side", Image: image, Command: []string{"side"}, RestartPolicy: &always,
+					Lifecycle: &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"hook"}}}}}}
+				n.m.Update(p)
+				n.running(p, "c1")
+				began = time.Now()
+				n.m.Update(deleting(p, c.grace))
+				time.Sleep(30 * time.Second)
+				if !n.hasEnded(p) || hooked != 0 || signalled != c.signalled {
+					t.Errorf("the hook ran after %v, the signal came after %v", hooked, signalled)
+				}
+			})
+		})
+	}
+}
+
+func TestAProcessHasTwoSecondsAfterAHookThatHangs(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		saved := false
+		n.rt.Program("saves", func(ctx context.Context, p *fake.Process) int {
+			<-p.Signals()
+			select {
+			case <-time.After(1500 * time.Millisecond):
+				saved = true
+				return 0
+			case <-ctx.Done():
+				return 137
+			}
+		})
+		p := pod("a", corev1.RestartPolicyAlways, "saves")
+		p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"sleep", "600"}}}}
+		n.m.Update(p)
+		n.running(p, "c1")
+		n.m.Update(deleting(p, 3))
+		time.Sleep(4600 * time.Millisecond)
+		if !n.hasEnded(p) || !saved {
+			t.Errorf("saved: %v", saved)
+		}
+	})
+}
+
+// TestReadinessIsReportedWhileAnotherContainerStops: the worker waits for a container that is slow to stop, and speaks on.
+func TestReadinessIsReportedWhileAnotherContainerStops(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		healthy := true
+		n.rt.Program("check", func(context.Context, *fake.Process) int {
+			if healthy {
+				return 0
+			}
+			return 1
+		})
+		probe := func(command string) *corev1.Probe {
+			return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{command}}}, PeriodSeconds: 1, FailureThreshold: 1}
+		}
+		p := pod("a", corev1.RestartPolicyAlways, ignores, ignores, ignores)
+		p.Spec.Containers[0].LivenessProbe = probe("false")
+		p.Spec.Containers[0].LivenessProbe.InitialDelaySeconds = 5
+		p.Spec.Containers[1].ReadinessProbe = probe("check")
+		n.m.Update(p)
+		time.Sleep(8 * time.Second) // the first is being stopped: it has 30 s
+		if s := n.status(p); !s.ContainerStatuses[1].Ready {
+			t.Fatalf("%+v", s.ContainerStatuses[1])
+		}
+		healthy = false
+		third := n.running(p, "c3")
+		n.rt.Exit(third.ID, 1, false)
+		time.Sleep(3 * time.Second)
+		s := n.status(p)
+		if s.ContainerStatuses[1].Ready || condition(s.Conditions, corev1.PodReady).Status != corev1.ConditionFalse {
+			t.Error("an unready container is still ready in the status")
+		}
+		time.Sleep(30 * time.Second)
+		if n.running(p, "c3").ID == third.ID || n.running(p, "c1").Attempt == 0 {
+			t.Error("what ended meanwhile was not restarted")
+		}
+	})
+}
+
+func TestBackOffIsOfAnImageAndItsResources(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.rt.Provide("docker.io/test/fixed:1")
+		p := pod("a", corev1.RestartPolicyAlways, "sh|-c|exit 3")
+		n.m.Update(p)
+		time.Sleep(40 * time.Second)
+		if w := n.status(p).ContainerStatuses[0].State.Waiting; w == nil || w.Reason != "CrashLoopBackOff" {
+			t.Fatalf("%+v", w)
+		}
+		p = p.DeepCopy()
+		p.Generation++
+		p.Spec.Containers[0].Image = "docker.io/test/fixed:1"
+		before := n.status(p).ContainerStatuses[0].RestartCount
+		n.m.Update(p)
+		time.Sleep(time.Second)
+		if s := n.status(p).ContainerStatuses[0]; s.RestartCount <= before || s.Image != "docker.io/test/fixed:1" {
+			t.Errorf("the mended image waits for the broken one's back-off: %+v", s)
+		}
+		c := &corev1.Container{Name: "c", Image: "i"}
+		bigger := c.DeepCopy()
+		bigger.Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Gi")}
+		if restartKey(c) == restartKey(bigger) || restartKey(c) != restartKey(c.DeepCopy()) {
+			t.Error("the key does not follow the resources")
+		}
+	})
+}
+
+func TestInitContainersRunAgainAfterAReboot(t *testing.T) {
+	for _, policy := range []corev1.RestartPolicy{corev1.RestartPolicyAlways, corev1.RestartPolicyNever} {
+		bubble(t, func(t *testing.T, n *node) {
+			runs := 0
+			n.rt.Program("prepare", func(context.Context, *fake.Process) int { runs++; return 0 })
+			p := pod("a", policy, trap)
+			p.Spec.InitContainers = []corev1.Container{{Name: "init", Image: image, Command: []string{"prepare"}}}
+			n.m.Update(p)
+			n.running(p, "c1")
+			n.stop()
+			n.start()
+			n.m.Update(p)
+			n.running(p, "c1")
+			if runs != 1 {
+				t.Errorf("%d runs after a restart of the agent", runs)
+			}
+			n.stop()
+			n.rt.Reboot()
+			n.start()
+			n.m.Update(p)
+			if policy == corev1.RestartPolicyNever {
+				if s := n.status(p); s.Phase != corev1.PodFailed || runs != 1 {
+					t.Errorf("a pod that runs once: %s, %d runs", s.Phase, runs)
+				}
+				return
+			}
+			n.running(p, "c1")
+			if runs != 2 {
+				t.Errorf("%d runs after a reboot", runs)
+			}
+			if s := n.status(p); s.Phase != corev1.PodRunning || condition(s.Conditions, corev1.PodInitialized).Status != corev1.ConditionTrue {
+				t.Errorf("status %+v", s)
+			}
+		})
+	}
+}
+
+func TestEphemeralContainersRun(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyAlways, trap)
+		n.m.Update(p)
+		main := n.running(p, "c1")
+		p = p.DeepCopy()
+		p.Generation++
+		p.Spec.EphemeralContainers = []corev1.EphemeralContainer{
+			{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debug", Image: image, Command: strings.Split(trap, "|"), Stdin: true}, TargetContainerName: "c1"},
+			{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "once", Image: image, Command: []string{"false"}}},
+		}
+		n.m.Update(p)
+		debug := n.running(p, "debug")
+		if c := n.rt.Config(debug.ID); c.ProcessesOf != main.ID || !c.Stdin {
+			t.Errorf("made from %+v", c)
+		}
+		time.Sleep(time.Minute)
+		s := n.status(p)
+		if len(s.EphemeralContainerStatuses) != 2 || s.EphemeralContainerStatuses[0].State.Running == nil || s.EphemeralContainerStatuses[1].RestartCount != 0 {
+			t.Fatalf("%+v", s.EphemeralContainerStatuses)
+		}
+		if e := s.EphemeralContainerStatuses[1].State.Terminated; e == nil || e.ExitCode != 1 {
+			t.Errorf("one that ended: %+v", s.EphemeralContainerStatuses[1].State)
+		}
+		if s.Phase != corev1.PodRunning || condition(s.Conditions, corev1.PodReady).Status != corev1.ConditionTrue {
+			t.Errorf("the pod: %+v", s)
+		}
+		if !slices.ContainsFunc(n.events, func(e Event) bool {
+			return e.FieldPath == "spec.ephemeralContainers{debug}" && e.Reason == "Started"
+		}) {
+			t.Error("no event about it")
+		}
+		n.m.Update(deleting(p, 30))
+		if !n.hasEnded(p) {
+			t.Error("it keeps the pod from its end")
+		}
+	})
+}
+
+func TestTwoPodsOfOneName(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		old := pod("web", corev1.RestartPolicyAlways, ignores)
+		old.UID, old.CreationTimestamp = "uid-old", metav1.NewTime(time.Now())
+		n.m.Update(old)
+		n.running(old, "c1")
+		n.m.Remove(old.UID) // deleted by force: it still stops
+		n.status(old)
+		time.Sleep(time.Second)
+		successor := pod("web", corev1.RestartPolicyAlways, trap)
+		successor.UID, successor.CreationTimestamp = "uid-new", metav1.NewTime(time.Now())
+		n.m.Update(successor)
+		n.running(successor, "c1")
+		for range 20 { // whatever a map's order
+			if p, ok := n.m.Pod("ns", "web", ""); !ok || p.UID != "uid-new" {
+				t.Fatalf("the name stands for %v", p.UID)
+			}
+		}
+		if p, ok := n.m.Pod("ns", "web", "uid-old"); !ok || p.UID != "uid-old" {
+			t.Error("the old one is not found by its UID")
+		}
+		if _, ok := n.m.Pod("ns", "web", "uid-none"); ok {
+			t.Error("another UID finds a pod")
+		}
+	})
+}
+
+func TestRunAsNonRootIsOfTheOutcome(t *testing.T) {
+	yes, no, root, user := true, false, int64(0), int64(1000)
+	broken := `container's runAsUser breaks non-root policy (pod: "a_ns(uid-a)", container: c1)`
+	for _, c := range []struct {
+		name string
+		pod  *corev1.PodSecurityContext
+		ctr  *corev1.SecurityContext
+		want string
+	}{
+		{"all in the pod", &corev1.PodSecurityContext{RunAsNonRoot: &yes, RunAsUser: &root}, nil, broken},
+		{"all in the container", nil, &corev1.SecurityContext{RunAsNonRoot: &yes, RunAsUser: &root}, broken},
+		{"an empty context of the container", &corev1.PodSecurityContext{RunAsNonRoot: &yes, RunAsUser: &root}, &corev1.SecurityContext{}, broken},
+		{"the policy in the pod, the user in the container", &corev1.PodSecurityContext{RunAsNonRoot: &yes}, &corev1.SecurityContext{RunAsUser: &root}, broken},
+		{"the container takes the policy back", &corev1.PodSecurityContext{RunAsNonRoot: &yes, RunAsUser: &root}, &corev1.SecurityContext{RunAsNonRoot: &no}, ""},
+		{"the container has another user", &corev1.PodSecurityContext{RunAsNonRoot: &yes, RunAsUser: &root}, &corev1.SecurityContext{RunAsUser: &user}, ""},
+		{"no user, and the image's is root", &corev1.PodSecurityContext{RunAsNonRoot: &yes}, nil, `container has runAsNonRoot and image will run as root (pod: "a_ns(uid-a)", container: c1)`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *node) {
+				p := pod("a", corev1.RestartPolicyAlways, trap)
+				p.Spec.SecurityContext, p.Spec.Containers[0].SecurityContext = c.pod, c.ctr
+				n.m.Update(p)
+				w := n.status(p).ContainerStatuses[0].State.Waiting
+				if c.want == "" {
+					n.running(p, "c1")
+				} else if w == nil || w.Reason != "CreateContainerConfigError" || w.Message != c.want {
+					t.Errorf("waiting %+v", w)
+				}
+			})
+		})
+	}
+}
+
+func TestVolumesThatShowObjectsAreReadOnly(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyAlways, trap)
+		n.paths = map[string]string{}
+		for name, source := range map[string]corev1.VolumeSource{
+			"cm": {ConfigMap: &corev1.ConfigMapVolumeSource{}}, "secret": {Secret: &corev1.SecretVolumeSource{}},
+			"down": {DownwardAPI: &corev1.DownwardAPIVolumeSource{}}, "projected": {Projected: &corev1.ProjectedVolumeSource{}},
+			"empty": {EmptyDir: &corev1.EmptyDirVolumeSource{}}, "host": {HostPath: &corev1.HostPathVolumeSource{Path: "/x"}},
+		} {
+			p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: source})
+			p.Spec.Containers[0].VolumeMounts = append(p.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: name, MountPath: "/v/" + name},
+				corev1.VolumeMount{Name: name, MountPath: "/sub/" + name, SubPath: "part"})
+			n.paths[name] = "/volumes/" + name
+		}
+		n.m.Update(p)
+		seen := 0
+		for _, m := range n.rt.Config(n.running(p, "c1").ID).Mounts {
+			name := filepath.Base(m.ContainerPath)
+			if n.paths[name] == "" {
+				continue
+			}
+			seen++
+			if want := name != "empty" && name != "host"; m.ReadOnly != want {
+				t.Errorf("%s is read-only: %v", m.ContainerPath, m.ReadOnly)
+			}
+		}
+		if seen != 12 {
+			t.Errorf("%d mounts", seen)
+		}
+	})
+}
+
+func TestVariablesFromFiles(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		dir := filepath.Join(n.dir, "volume")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write := func(name, content string) {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("app.env", "# made by init\n\n  TOKEN='s3cret' # the token\nMANY='one\ntwo'\nEMPTY= 'x'\nLAST='99'\n")
+		write("bad.env", "A ='1'\n")
+		if err := os.Symlink("/etc/passwd", filepath.Join(dir, "out.env")); err != nil {
+			t.Fatal(err)
+		}
+		n.paths = map[string]string{"v": dir}
+		yes := true
+		from := func(file, key string, optional *bool) corev1.EnvVar {
+			return corev1.EnvVar{Name: "V", ValueFrom: &corev1.EnvVarSource{FileKeyRef: &corev1.FileKeySelector{VolumeName: "v", Path: file, Key: key, Optional: optional}}}
+		}
+		for i, c := range []struct {
+			env       corev1.EnvVar
+			want, err string // want "-" for a variable that is not set
+		}{
+			{from("app.env", "TOKEN", nil), "s3cret", ""},
+			{from("app.env", "MANY", nil), "one\ntwo", ""},
+			{from("app.env", "LAST", nil), "99", ""},
+			{from("app.env", "NONE", nil), "", `environment variable key "NONE" not found in file "app.env"`},
+			{from("app.env", "EMPTY", nil), "", `environment variable key "EMPTY" not found in file "app.env"`},
+			{from("app.env", "NONE", &yes), "-", ""},
+			{from("bad.env", "A", nil), "", "couldn't parse env file"},
+			{from("none.env", "A", nil), "", "couldn't parse env file"},
+			{from("out.env", "A", nil), "", "couldn't parse env file"},
+		} {
+			p := pod(string(rune('a'+i)), corev1.RestartPolicyAlways, trap)
+			p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
+			p.Spec.Containers[0].Env = []corev1.EnvVar{c.env}
+			n.m.Update(p)
+			if c.err != "" {
+				if w := n.status(p).ContainerStatuses[0].State.Waiting; w == nil || w.Reason != "CreateContainerConfigError" || !strings.Contains(w.Message, c.err) {
+					t.Errorf("%d: waiting %+v", i, w)
+				}
+				continue
+			}
+			env := n.rt.Config(n.running(p, "c1").ID).Env
+			at := slices.IndexFunc(env, func(v runtime.KeyValue) bool { return v.Name == "V" })
+			if c.want == "-" && at >= 0 || c.want != "-" && (at < 0 || env[at].Value != c.want) {
+				t.Errorf("%d: environment %v", i, env)
+			}
+		}
+	})
+}
+
+func TestBytesThatAreNoTextAreNoVariables(t *testing.T) {
+	for _, bad := range []string{"caf\xe9", "a\x00b"} {
+		bubble(t, func(t *testing.T, n *node) {
+			n.secrets = map[string]*corev1.Secret{"s": {Data: map[string][]byte{"k": []byte(bad)}}}
+			p := pod("a", corev1.RestartPolicyAlways, trap)
+			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "L", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "s"}, Key: "k"}}}}
+			n.m.Update(p)
+			w := n.status(p).ContainerStatuses[0].State.Waiting
+			if w == nil || w.Reason != "CreateContainerError" || w.Message != `environment variable "L": its value is no valid UTF-8 or holds a NUL byte` {
+				t.Errorf("waiting %+v", w)
+			}
+		})
+	}
+}
+
+func TestTerminationMessages(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyNever)
+		long := strings.Repeat("x", 5000) + "end"
+		for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
+			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: name, Image: image, Command: []string{"write", name}, TerminationMessagePath: "/dev/termination-log"})
+		}
+		contents := map[string]string{"a": long, "b": long, "c": long, "d": long, "e": "caf\xe9", "f": ""}
+		n.rt.Program("write", func(_ context.Context, proc *fake.Process) int {
+			name := proc.Args[1]
+			path := filepath.Join(n.dir, "pods", "uid-a", messageFile(name, 0))
+			if err := os.WriteFile(path, []byte(contents[name]), 0o666); err != nil {
+				return 1
+			}
+			return 0
+		})
+		n.m.Update(p)
+		total := 0
+		for _, s := range n.status(p).ContainerStatuses {
+			m := s.State.Terminated
+			if m == nil || m.ExitCode != 0 {
+				t.Fatalf("%+v", s)
+			}
+			total += len(m.Message)
+			switch s.Name {
+			case "a":
+				if len(m.Message) != 12288/6 || !strings.HasSuffix(m.Message, "end") {
+					t.Errorf("%d bytes that end with %q", len(m.Message), m.Message[len(m.Message)-3:])
+				}
+			case "e":
+				if m.Message != "caf\uFFFD" {
+					t.Errorf("%q", m.Message)
+				}
+			}
+		}
+		if total > 12288 {
+			t.Errorf("%d bytes for a pod", total)
+		}
+		one := pod("a", corev1.RestartPolicyNever, "write|a")
+		one.UID, one.Spec.Containers[0].TerminationMessagePath = "uid-one", "/dev/termination-log"
+		n.rt.Program("write", func(context.Context, *fake.Process) int {
+			_ = os.WriteFile(filepath.Join(n.dir, "pods", "uid-one", messageFile("c1", 0)), []byte(long), 0o666)
+			return 0
+		})
+		n.m.Update(one)
+		if m := n.status(one).ContainerStatuses[0].State.Terminated.Message; len(m) != 4096 || !strings.HasSuffix(m, "end") {
+			t.Errorf("one container's message has %d bytes", len(m))
+		}
+	})
+	if got := lastBytes("aäöü", 4); got != "öü" {
+		t.Errorf("%q", got)
+	}
+	if got := lastBytes("aäöü", 3); got != "ü" {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestANameThatTheKernelDoesNotTakeIsSaid(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyAlways, trap)
+		yes := true
+		p.Spec.Hostname, p.Spec.Subdomain, p.Spec.SetHostnameAsFQDN = "a-rather-long-host-name-that-goes-on", "and-a-subdomain", &yes
+		n.m.Update(p)
+		if s := n.status(p); s.Phase != corev1.PodPending || s.ContainerStatuses[0].State.Waiting.Reason != "ContainerCreating" {
+			t.Errorf("%+v", s)
+		}
+		want := "Failed to create pod sandbox: failed to construct FQDN from pod hostname and cluster domain, FQDN a-rather-long-host-name-that-goes-on.and-a-subdomain.ns.svc.cluster.local is too long (64 characters is the max, 73 characters requested)"
+		if said := n.said("FailedCreatePodSandBox"); len(said) == 0 || said[0] != want {
+			t.Errorf("said %q", said)
+		}
+	})
+}
+
+func TestAHooksOutputIsBounded(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.rt.Program("noisy", func(_ context.Context, p *fake.Process) int {
+			for range 1000 {
+				if _, err := p.Stdout.Write(make([]byte, 4096)); err != nil {
+					return 2
+				}
+			}
+			return 1
+		})
+		p := pod("a", corev1.RestartPolicyAlways, trap)
+		n.m.Update(p)
+		c := n.running(p, "c1")
+		w := n.m.workers[p.UID]
+		err := w.hook(context.Background(), p, &p.Spec.Containers[0], c.ID, &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"noisy"}}})
+		if err == nil || errors.Is(err, context.Canceled) || len(err.Error()) > 64<<10 {
+			t.Errorf("an error of %d bytes", len(err.Error()))
+		}
+	})
+}

@@ -1,0 +1,60 @@
+package containerd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kontiki/kontiki/node/runtime"
+)
+
+// Features implements runtime.Runtime.
+func (r *Runtime) Features() runtime.Features { return r.features }
+
+// hostFeatures looks at the kernel and at runc.
+func hostFeatures(ctx context.Context) runtime.Features {
+	var f runtime.Features
+	if b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil && strings.HasPrefix(string(b), "Y") {
+		// As other runtimes have it: without the parser no profile can be loaded.
+		_, err := os.Stat("/sbin/apparmor_parser")
+		f.AppArmor = err == nil
+	}
+	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
+		f.SELinux = true
+	}
+	f.RecursiveReadOnly = hasMountSetattr() && runcKnowsMountOption(ctx, "rro")
+	return f
+}
+
+// hasMountSetattr says whether the kernel (5.12 and newer) can change the flags of a whole tree of mounts.
+func hasMountSetattr() bool {
+	err := unix.MountSetattr(-1, "", 0, &unix.MountAttr{})
+	return !errors.Is(err, unix.ENOSYS)
+}
+
+// runcKnowsMountOption asks runc. One that cannot say (before 1.1) knows none of the newer ones, and ignores them.
+func runcKnowsMountOption(ctx context.Context, option string) bool {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "runc", "features").Output()
+	if err != nil {
+		return false
+	}
+	var f struct {
+		MountOptions []string `json:"mountOptions"`
+	}
+	return json.Unmarshal(out, &f) == nil && slices.Contains(f.MountOptions, option)
+}
+
+// bootID names the life of the host's kernel: namespaces live no longer.
+func bootID() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b))
+}

@@ -1,0 +1,19 @@
+package runtime
+
+import (
+	"os"
+	"path/filepath"
+
+	"github.com/kontiki/kontiki/internal/beneath"
+)
+
+// OpenLog opens a container's log for reading. The folders of pods and containers below the log folder, and the log, must
+// be what they seem: a pod that may write there must not have the agent read another file of the host.
+func OpenLog(path string) (*os.File, error) {
+	dir := filepath.Dir(filepath.Dir(filepath.Dir(path)))
+	rel, err := filepath.Rel(dir, path)
+	if err != nil {
+		return nil, err
+	}
+	return beneath.Regular(dir, rel, beneath.Refuse)
+}
