@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,6 +26,12 @@ import (
 
 // maxPatchOperations bounds a JSON patch, as upstream does.
 const maxPatchOperations = 10000
+
+// maxPatchCopies bounds what the copy operations of one JSON patch may add, in bytes: each could double the object.
+const maxPatchCopies = 3 << 20
+
+// boundCopies sets jsonpatch's limit, which is one for the process and read without a lock: before there is any service.
+var boundCopies = sync.OnceFunc(func() { jsonpatch.AccumulatedCopySizeLimit = maxPatchCopies })
 
 // Patch is a patch as a client sent it.
 type Patch struct {
@@ -149,6 +156,16 @@ func unprocessable(err error) error {
 	return apierrors.NewGenericServerResponse(422, "", resource{}, "", err.Error(), 0, false)
 }
 
+// shown is what an error about a patched document shows, as upstream: the patch of a strategic merge, for others the
+// document that they made.
+func (p Patch) shown(doc []byte) string {
+	var fields map[string]any
+	if p.Type != types.StrategicMergePatchType || kjson.UnmarshalCaseSensitivePreserveInts(p.Data, &fields) != nil {
+		return string(doc)
+	}
+	return fmt.Sprintf("%+v", fields)
+}
+
 // decodePatched decodes what a patch made; whatever does not fit is the patch's fault.
 func decodePatched[T runtime.Object](r *Request, p Patch, doc []byte, strict []error, into T, gvk schema.GroupVersionKind) (T, error) {
 	checked := p.Validation == metav1.FieldValidationStrict || p.Validation == metav1.FieldValidationWarn
@@ -158,7 +175,7 @@ func decodePatched[T runtime.Object](r *Request, p Patch, doc []byte, strict []e
 	}
 	var none T
 	if err := registry.CheckQuantities(doc, into); err != nil {
-		return none, unprocessable(err)
+		return none, apierrors.NewBadRequest(err.Error())
 	}
 	out, actual, err := decoder.Decode(doc, &gvk, into)
 	if problems, ok := runtime.AsStrictDecodingError(err); ok {
@@ -175,11 +192,11 @@ func decodePatched[T runtime.Object](r *Request, p Patch, doc []byte, strict []e
 		}
 	}
 	if err != nil {
-		return none, apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), string(doc), err.Error())})
+		return none, apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), p.shown(doc), err.Error())})
 	}
 	typed, ok := out.(T)
 	if !ok || *actual != gvk {
-		return none, apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), string(doc),
+		return none, apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), p.shown(doc),
 			fmt.Sprintf("%s cannot be handled as a %s", actual, gvk))})
 	}
 	return typed, nil

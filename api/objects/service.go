@@ -112,6 +112,7 @@ type Service struct {
 
 // New makes a Service.
 func New(c Config) (*Service, error) {
+	boundCopies()
 	s := &Service{
 		store: c.Store, kinds: c.Kinds, sealer: c.Sealer, admission: c.Admission, allocators: c.Allocators,
 		now: c.Now, newUID: c.NewUID, pages: newPages(),

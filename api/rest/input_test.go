@@ -2,6 +2,7 @@ package rest_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -11,6 +12,50 @@ import (
 )
 
 var unstructuredToken = authenticationv1.TokenRequest{}
+
+// TestHostilePatches: a few bytes do not become gigabytes.
+func TestHostilePatches(t *testing.T) {
+	h := harness.New(t)
+	config := h.Config("admin", "system:masters")
+	const path = "/api/v1/namespaces/default/configmaps/a"
+	if code, body := raw(t, config, "POST", "/api/v1/namespaces/default/configmaps", "application/json",
+		[]byte(`{"metadata":{"name":"a"},"data":{"k":"`+strings.Repeat("v", 1000)+`"}}`)); code != 201 {
+		t.Fatal(code, body)
+	}
+	copies := func(n int) string {
+		return "[" + strings.TrimSuffix(strings.Repeat(`{"op":"copy","from":"","path":"/x"},`, n), ",") + "]"
+	}
+	doubling := "["
+	for i := range 16 { // 64 MB, were it not refused
+		doubling += fmt.Sprintf(`{"op":"copy","from":"/data","path":"/data/x%d"},`, i)
+	}
+	doubling = strings.TrimSuffix(doubling, ",") + "]"
+	pods := "/api/v1/namespaces/default/pods"
+	if code, body := raw(t, config, "POST", pods, "application/json", []byte(`{"metadata":{"name":"p"},"spec":{"containers":[{"name":"c","image":"i"}]}}`)); code != 201 {
+		t.Fatal(code, body)
+	}
+	for _, c := range []struct {
+		name, method, path, contentType, body string
+		code                                  int
+		want                                  string
+	}{
+		{"copies that double", "PATCH", path, "application/json-patch+json", doubling, 422, "the server rejected our request due to an error in our request"},
+		{"many operations", "PATCH", path, "application/json-patch+json", copies(10001), 413, "The allowed maximum operations in a JSON patch is 10000, got 10001"},
+		{"an exponent", "POST", pods, "application/json", `{"metadata":{"name":"b"},"spec":{"containers":[{"name":"c","image":"i","resources":{"limits":{"cpu":"1e-2000000000"}}}]}}`, 400, "the exponent has more than 3 digits"},
+		{"an exponent by patch", "PATCH", pods + "/p", "application/json-patch+json", `[{"op":"add","path":"/spec/overhead","value":{"cpu":"1e-2000000000"}}]`, 400, "the exponent has more than 3 digits"},
+		{"an exponent by apply", "PATCH", pods + "/q?fieldManager=m", "application/apply-patch+yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: q}\nspec: {overhead: {cpu: \"1e-2000000000\"}}", 400, "the exponent has more than 3 digits"},
+		{"a wrong type shows the patch", "PATCH", pods + "/p", "application/strategic-merge-patch+json", `{"metadata":{"labels":7}}`, 422, `patch: Invalid value: "map[metadata:map[labels:7]]"`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if code, body := raw(t, config, c.method, c.path, c.contentType, []byte(c.body)); code != c.code || !strings.Contains(unescape(body), c.want) {
+				t.Errorf("%d %.600s, want %d with %q", code, body, c.code, c.want)
+			}
+		})
+	}
+	if code, body := raw(t, config, "PATCH", path, "application/json-patch+json", []byte(`[{"op":"copy","from":"/data/k","path":"/data/l"}]`)); code != 200 {
+		t.Errorf("a small copy: %d %s", code, body)
+	}
+}
 
 func TestBadInputNamesTheFieldAndChangesNothing(t *testing.T) {
 	h := harness.New(t)
