@@ -24,6 +24,24 @@ type Authorizer interface {
 	Authorize(a Attributes) (allowed bool, reason string)
 }
 
+// Coarse is what an Authorizer may tell before a request is read: whether there is anything at all that a user may change.
+type Coarse interface {
+	MayChange(user user.Info) (allowed bool, reason string)
+}
+
+// MayChange answers nil if a user may perhaps change something. It is asked before a request's body is read that names what
+// it is about; a is the request as far as it is known.
+func MayChange(authorizer Authorizer, a Attributes) error {
+	coarse, ok := authorizer.(Coarse)
+	if !ok {
+		return nil
+	}
+	if allowed, reason := coarse.MayChange(a.User); !allowed {
+		return Refused(a, reason)
+	}
+	return nil
+}
+
 // publicPaths are open to everybody, as upstream's system:public-info-viewer is.
 var publicPaths = []string{"/healthz", "/livez", "/readyz", "/version"}
 
@@ -33,6 +51,13 @@ var discoveryPaths = []string{"/api", "/apis", "/openapi", "/.well-known/openid-
 // Groups is the authorizer without role objects: members of system:masters may do everything; everybody else may read
 // health, version and, when authenticated, discovery.
 type Groups struct{}
+
+const onlyMasters = "RBAC roles are not served yet, only members of the group system:masters have access"
+
+// MayChange implements Coarse.
+func (Groups) MayChange(u user.Info) (bool, string) {
+	return slices.Contains(u.GetGroups(), user.SystemPrivilegedGroup), onlyMasters
+}
 
 // Authorize implements Authorizer.
 func (Groups) Authorize(a Attributes) (bool, string) {
@@ -48,7 +73,7 @@ func (Groups) Authorize(a Attributes) (bool, string) {
 			return true, ""
 		}
 	}
-	return false, "RBAC roles are not served yet, only members of the group system:masters have access"
+	return false, onlyMasters
 }
 
 func underAny(path string, roots []string) bool {

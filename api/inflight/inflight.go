@@ -23,6 +23,7 @@ const retryAfterSeconds = 1
 // Limits bound the requests that are served at a time. It is safe for concurrent use; nil bounds nothing.
 type Limits struct {
 	readOnly, mutating kind
+	bodies             bodies
 }
 
 // kind are requests that share a limit.

@@ -3,7 +3,6 @@ package rest
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
@@ -84,6 +83,8 @@ type call struct {
 	warned     objects.Warnings
 	// record is the request's in the audit log, nil without one.
 	record *audit.Record
+	// place is what the request holds among those that are served at a time. It holds none while its body is on the way.
+	place inflight.Place
 }
 
 // ServeHTTP implements http.Handler.
@@ -114,15 +115,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.Log.Info("impersonation", "user", sender.GetName(), "as", c.user.GetName(), "groups", c.user.GetGroups())
 		c.record.Impersonated(c.user)
 	}
-	if !objects.LongRunning(c.verb, c.target.subresource) && (c.isResource || !objects.HealthPath(r.URL.Path)) {
-		place, err := s.Limits.Enter(objects.Mutating(c.verb), c.user)
-		if err != nil {
-			writeError(c.w, c.r, err)
-			return
-		}
-		defer place.Leave()
+	if err := c.enter(); err != nil {
+		writeError(c.w, c.r, err)
+		return
 	}
+	defer func() { c.place.Leave() }()
 	c.serve()
+}
+
+// enter takes a place for the request, if it needs one.
+func (c *call) enter() (err error) {
+	if !objects.LongRunning(c.verb, c.target.subresource) && (c.isResource || !objects.HealthPath(c.r.URL.Path)) {
+		c.place, err = c.Limits.Enter(objects.Mutating(c.verb), c.user)
+	}
+	return err
 }
 
 // serve answers a request whose sender is known.
@@ -251,18 +257,6 @@ func (c *call) warn(text string) {
 
 func quoteWarning(text string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", " ", "\r", " ").Replace(text) + `"`
-}
-
-// body reads the request's body, within bounds.
-func (c *call) body() ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(c.r.Body, objects.MaxBodyBytes+1))
-	if err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("the body could not be read: %v", err))
-	}
-	if len(data) > objects.MaxBodyBytes {
-		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", objects.MaxBodyBytes))
-	}
-	return data, nil
 }
 
 // timeout is what the request asks for, at most that of all requests.

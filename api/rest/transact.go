@@ -113,6 +113,11 @@ func (c *call) transact() error {
 	if c.user.GetName() == user.Anonymous {
 		return apierrors.NewUnauthorized("Unauthorized")
 	}
+	// What it is about stands in the body; nobody who may change nothing has it read.
+	if err := auth.MayChange(c.Authorizer, auth.Attributes{User: c.user, Verb: c.verb, Path: TransactionsPath}); err != nil {
+		c.record.Decided(false, err.Error())
+		return err
+	}
 	ctx, cancel := context.WithTimeout(c.r.Context(), c.timeout())
 	defer cancel()
 	data, err := c.body()

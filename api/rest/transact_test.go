@@ -120,7 +120,7 @@ func TestTransactionsThatAreRefused(t *testing.T) {
 		"exists":             {admin, `{"operations":[` + ok + `,{"create":` + configMap("a", "1") + `}]}`, 409, metav1.StatusReasonAlreadyExists, "operations[1]: "},
 		"a failed check":     {admin, `{"operations":[` + ok + `,{"check":{` + reference("a") + `}}]}`, 409, metav1.StatusReasonAlreadyExists, "operations[1]: "},
 		"duplicates":         {admin, `{"operations":[` + ok + `,` + ok + `]}`, 409, metav1.StatusReasonAlreadyExists, "operations[1]: "},
-		"who may not":        {nobody, `{"operations":[` + ok + `]}`, 403, metav1.StatusReasonForbidden, `operations[0]: `},
+		"who may not":        {nobody, `{"operations":[` + ok + `]}`, 403, metav1.StatusReasonForbidden, `cannot post path "/kontiki/v1/transactions"`},
 		"a wrong type":       {admin, `{"operations":[{"create":{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"t","namespace":"default"},"data":[1]}}]}`, 400, metav1.StatusReasonBadRequest, "operations[0]: "},
 		"no object":          {admin, `{"operations":[` + ok + `,{"create":[]}]}`, 400, metav1.StatusReasonBadRequest, "operations[1]: create: cannot be a JSON array"},
 		"a number as name":   {admin, `{"operations":[{"create":{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":7,"namespace":"default"}}}]}`, 400, metav1.StatusReasonBadRequest, "create.metadata.name: cannot be a JSON number"},

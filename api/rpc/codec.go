@@ -128,8 +128,22 @@ func receive(read func(any) error, message any) error {
 	return nil
 }
 
-// receiving is a stream whose messages are received.
-type receiving struct{ grpc.ServerStream }
+// receiving is a stream whose messages are received. With the first one the call takes its place.
+type receiving struct {
+	grpc.ServerStream
+	caller *caller
+	begun  bool // written by the one goroutine that receives
+}
 
 // RecvMsg implements grpc.ServerStream.
-func (s receiving) RecvMsg(message any) error { return receive(s.ServerStream.RecvMsg, message) }
+func (s *receiving) RecvMsg(message any) error {
+	err := receive(s.ServerStream.RecvMsg, message)
+	if err != nil || s.begun {
+		return err
+	}
+	s.begun = true
+	if err := s.caller.enter(); err != nil {
+		return Status(err).Err()
+	}
+	return nil
+}

@@ -91,6 +91,8 @@ type caller struct {
 	method    method
 	user      user.Info
 	userAgent string
+	// place is what the call holds among those that are served at a time. It holds none while its first message is on the way.
+	place inflight.Place
 	// What follows is for the audit log alone.
 	sender   user.Info
 	id       types.UID
@@ -122,13 +124,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !c.method.named {
 		c.begin(nil)
 	}
-	place, err := c.enter()
-	if err != nil {
+	if err := c.admit(); err != nil {
 		c.refuse(err)
 		st.finish(Status(err))
 		return
 	}
-	defer place.Leave()
+	defer func() { c.place.Leave() }()
+	st.await(c)
 	s.grpc.ServeHTTP(st, st.request(context.WithValue(r.Context(), callerKey{}, c)))
 	interrupted := st.interrupted()
 	if interrupted != nil {
@@ -139,24 +141,29 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// enter decides whom a call is made as, and whether it may go on as far as its method tells. The caller gives the place back.
-func (c *caller) enter() (place inflight.Place, err error) {
+// admit decides whom a call is made as, and whether it may go on as far as its method tells.
+func (c *caller) admit() (err error) {
 	if c.user, err = auth.Impersonate(c.Authorizer, c.r.Header, c.sender); err != nil {
-		return place, err
+		return err
 	}
 	if c.user != c.sender {
 		c.Log.Info("impersonation", "user", c.sender.GetName(), "as", c.user.GetName(), "groups", c.user.GetGroups())
 		c.record.Impersonated(c.user)
 	}
-	if !c.method.longRunning && !objects.HealthPath(c.method.path) {
-		if place, err = c.Limits.Enter(objects.Mutating(c.method.verb), c.user); err != nil {
-			return place, err
-		}
+	if err = c.enter(); err != nil {
+		return err
 	}
-	if err = c.allowed(); err != nil {
-		place.Leave()
+	c.place.Leave() // until its first message is there
+	c.place = inflight.Place{}
+	return c.allowed()
+}
+
+// enter takes a place for the call, if it needs one and has none.
+func (c *caller) enter() (err error) {
+	if c.place == (inflight.Place{}) && !c.method.longRunning && !objects.HealthPath(c.method.path) {
+		c.place, err = c.Limits.Enter(objects.Mutating(c.method.verb), c.user)
 	}
-	return place, err
+	return err
 }
 
 // allowed decides what can be decided by the method alone. Objects and Pods authorize each object themselves, but nobody
@@ -168,7 +175,29 @@ func (c *caller) allowed() error {
 	if c.user.GetName() == user.Anonymous {
 		return apierrors.NewUnauthorized("Unauthorized")
 	}
+	if c.r.URL.Path == kontikiv1.Objects_Transact_FullMethodName {
+		return c.mayChange()
+	}
 	return nil
+}
+
+// mayChange refuses a call that would change something, before its message is read, of whoever may change nothing.
+func (c *caller) mayChange() error {
+	if !objects.Mutating(c.method.verb) {
+		return nil
+	}
+	path := c.method.path
+	if path == "" {
+		path = c.r.URL.Path
+	}
+	if c.r.URL.Path == kontikiv1.Objects_Transact_FullMethodName {
+		path = objects.TransactionsPath
+	}
+	err := auth.MayChange(c.Authorizer, auth.Attributes{User: c.user, Verb: c.method.verb, Path: path})
+	if err != nil {
+		c.record.Decided(false, err.Error())
+	}
+	return err
 }
 
 // unary bounds a call's time, and turns its error into a gRPC status.
@@ -181,7 +210,9 @@ func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerI
 	defer c.recovered(&err)
 	ctx, cancel := context.WithTimeout(ctx, s.RequestTimeout)
 	defer cancel()
-	answer, err = handler(ctx, request)
+	if err = c.enter(); err == nil {
+		answer, err = handler(ctx, request)
+	}
 	c.finish(answer, err)
 	if err != nil {
 		return nil, Status(err).Err()
@@ -191,7 +222,7 @@ func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerI
 
 func (s *Server) streaming(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	c := callerOf(stream.Context())
-	stream = receiving{stream}
+	stream = &receiving{ServerStream: stream, caller: c}
 	if s.Audit != nil {
 		stream = c.recorded(stream)
 	}

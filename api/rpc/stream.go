@@ -59,6 +59,8 @@ type stream struct {
 
 	mu     sync.Mutex // guards reason
 	reason error
+
+	first *arrival
 }
 
 func newStream(w http.ResponseWriter, r *http.Request, l limits) *stream {
@@ -78,6 +80,9 @@ func (s *stream) request(ctx context.Context) *http.Request {
 
 func (s *stream) close() {
 	s.timer.Stop()
+	if s.first != nil {
+		s.first.done()
+	}
 	if s.whole && s.written > smallAnswer {
 		// What is left of it goes out when the handler has returned, where nothing else bounds how long it waits.
 		s.control.SetWriteDeadline(time.Now().Add(s.limits.stall))
@@ -187,6 +192,9 @@ func (m *messages) Read(b []byte) (int, error) {
 			skip := min(int(m.left), len(rest))
 			m.left -= uint32(skip)
 			rest = rest[skip:]
+			if m.left == 0 {
+				m.stream.first.done()
+			}
 			continue
 		}
 		copied := copy(m.head[m.have:], rest)
@@ -196,6 +204,10 @@ func (m *messages) Read(b []byte) (int, error) {
 			break
 		}
 		m.have, m.left = 0, binary.BigEndian.Uint32(m.head[1:])
+		if err := m.stream.first.size(m.left); err != nil {
+			m.stream.end(err)
+			return 0, io.ErrUnexpectedEOF
+		}
 		if m.left > objects.MaxBodyBytes {
 			m.stream.end(about(largeFields[m.stream.r.URL.Path], apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", objects.MaxBodyBytes))))
 			return 0, io.ErrUnexpectedEOF
