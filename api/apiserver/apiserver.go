@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/version"
 
 	"github.com/kontiki/kontiki/api/admission"
@@ -136,25 +137,13 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // subjects looks up what tokens are bound to.
 type subjects struct{ objects *objects.Service }
 
-func (s subjects) uid(resource, namespace, name string) (string, bool) {
+// Object implements auth.Subjects.
+func (s subjects) Object(resource, namespace, name string) (metav1.Object, bool) {
 	kind, _ := s.objects.Kinds().ByGroupResource("", resource)
 	v, ok := s.objects.Store().View().Get(kind.Key(namespace, name))
 	if !ok {
-		return "", false
+		return nil, false
 	}
 	obj, err := s.objects.Decode(kind, v)
-	if err != nil || obj.GetDeletionTimestamp() != nil && resource == "serviceaccounts" {
-		return "", false
-	}
-	return string(obj.GetUID()), true
-}
-
-func (s subjects) ServiceAccountUID(namespace, name string) (string, bool) {
-	return s.uid("serviceaccounts", namespace, name)
-}
-func (s subjects) PodUID(namespace, name string) (string, bool) {
-	return s.uid("pods", namespace, name)
-}
-func (s subjects) SecretUID(namespace, name string) (string, bool) {
-	return s.uid("secrets", namespace, name)
+	return obj, err == nil
 }

@@ -13,6 +13,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"maps"
 	"math/big"
 	"net/http"
 	"slices"
@@ -21,24 +22,31 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
 // subjects are what exists: names to UIDs.
 type subjects map[string]string
 
-func (s subjects) find(kind, namespace, name string) (string, bool) {
-	uid, ok := s[kind+"/"+namespace+"/"+name]
-	return uid, ok
-}
-func (s subjects) ServiceAccountUID(namespace, name string) (string, bool) {
-	return s.find("sa", namespace, name)
-}
-func (s subjects) PodUID(namespace, name string) (string, bool) {
-	return s.find("pod", namespace, name)
-}
-func (s subjects) SecretUID(namespace, name string) (string, bool) {
-	return s.find("secret", namespace, name)
+// A UID behind which stands "deleted TIME" is one of an object that is being deleted.
+func (s subjects) Object(resource, namespace, name string) (metav1.Object, bool) {
+	short := map[string]string{"serviceaccounts": "sa", "pods": "pod", "secrets": "secret", "nodes": "node"}[resource]
+	uid, ok := s[short+"/"+namespace+"/"+name]
+	if !ok {
+		return nil, false
+	}
+	uid, deleted, _ := strings.Cut(uid, " deleted ")
+	obj := &metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID(uid)}
+	if deleted != "" {
+		at, err := time.Parse(time.RFC3339, deleted)
+		if err != nil {
+			panic(err)
+		}
+		obj.DeletionTimestamp = &metav1.Time{Time: at}
+	}
+	return obj, true
 }
 
 func newKey(t *testing.T) *ecdsa.PrivateKey {
@@ -66,7 +74,19 @@ func TestTokensHoldOnlyAsLongAsWhatTheyAreBoundTo(t *testing.T) {
 	inPod.Pod, inPod.PodUID, inPod.Node, inPod.NodeUID = "p", "u2", "n", "u3"
 	withSecret := account
 	withSecret.Secret, withSecret.SecretUID = "s", "u4"
-	all := subjects{"sa/ns/sa": "u1", "pod/ns/p": "u2", "secret/ns/s": "u4"}
+	onNode := account
+	onNode.Node, onNode.NodeUID = "n", "u3"
+	all := subjects{"sa/ns/sa": "u1", "pod/ns/p": "u2", "secret/ns/s": "u4", "node//n": "u3"}
+	with := func(key, value string) subjects {
+		changed := maps.Clone(all)
+		changed[key] = value
+		return changed
+	}
+	without := func(key string) subjects {
+		changed := maps.Clone(all)
+		delete(changed, key)
+		return changed
+	}
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
@@ -95,6 +115,13 @@ func TestTokensHoldOnlyAsLongAsWhatTheyAreBoundTo(t *testing.T) {
 		{name: "another pod of the name", binding: inPod, known: subjects{"sa/ns/sa": "u1", "pod/ns/p": "x"}, want: "pod ns/p is gone"},
 		{name: "with its secret", binding: withSecret, known: all},
 		{name: "the secret is gone", binding: withSecret, known: subjects{"sa/ns/sa": "u1"}, want: "secret ns/s is gone"},
+		{name: "on its node", binding: onNode, known: all},
+		{name: "the node is gone", binding: onNode, known: without("node//n"), want: "node n is gone"},
+		{name: "another node of the name", binding: onNode, known: with("node//n", "x"), want: "node n is gone"},
+		{name: "the node is gone, and the pod is not", binding: inPod, known: without("node//n")},
+		{name: "the pod is being deleted", binding: inPod, known: with("pod/ns/p", "u2 deleted 2026-01-01T00:00:30Z"), after: time.Minute},
+		{name: "the pod was deleted long ago", binding: inPod, known: with("pod/ns/p", "u2 deleted 2026-01-01T00:00:30Z"), after: 2 * time.Minute, want: "pod ns/p is gone"},
+		{name: "the account was deleted long ago", binding: account, known: with("sa/ns/sa", "u1 deleted 2026-01-01T00:00:30Z"), after: 2 * time.Minute, want: "service account ns/sa is gone"},
 		{name: "another cluster's key", binding: account, known: all, checker: newKey(t), want: "signature"},
 		{name: "another kind of key", binding: account, known: all, checker: rsaKey, want: "not a token of this cluster"},
 	} {

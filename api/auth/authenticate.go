@@ -28,9 +28,12 @@ type Authenticator struct {
 	verified verified
 }
 
-// Authenticate answers who sent the request, or an ErrUnauthenticated.
+// Authenticate answers who sent the request, or an ErrUnauthenticated. It takes bearer tokens out of the request, so that
+// they are not passed on to whatever it may be proxied to.
 func (a *Authenticator) Authenticate(r *http.Request) (user.Info, error) {
 	header := r.Header.Get("Authorization")
+	r.Header.Del("Authorization")
+	protocolToken, hasProtocolToken := webSocketToken(r)
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 		// A token may still hold where the certificate does not, as upstream has it.
 		if who, err := a.certificate(r.TLS.PeerCertificates); err == nil || header == "" {
@@ -38,8 +41,8 @@ func (a *Authenticator) Authenticate(r *http.Request) (user.Info, error) {
 		}
 	}
 	if header == "" {
-		if token, ok := webSocketToken(r); ok {
-			return a.token(token)
+		if hasProtocolToken {
+			return a.token(protocolToken)
 		}
 		return Anonymous, nil
 	}

@@ -23,6 +23,7 @@ func Impersonate(authorizer Authorizer, header http.Header, sender user.Info) (u
 		if len(groups) > 0 || uid != "" || len(extra) > 0 {
 			return nil, apierrors.NewBadRequest("requested headers to impersonate without impersonating a user")
 		}
+		dropImpersonation(header)
 		return sender, nil
 	}
 	subject := Attributes{Resource: "users", Name: name}
@@ -58,12 +59,16 @@ func Impersonate(authorizer Authorizer, header http.Header, sender user.Info) (u
 	if !slices.Contains(become.Groups, user.AllUnauthenticated) && !slices.Contains(become.Groups, either) {
 		become.Groups = append(become.Groups, either)
 	}
+	dropImpersonation(header)
+	return become, nil
+}
+
+func dropImpersonation(header http.Header) {
 	for key := range header {
 		if strings.HasPrefix(key, "Impersonate-") {
 			delete(header, key)
 		}
 	}
-	return become, nil
 }
 
 func impersonatedExtra(header http.Header) map[string][]string {

@@ -18,6 +18,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/google/uuid"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
@@ -31,7 +32,8 @@ const (
 	DefaultTokenSeconds = 60 * 60
 )
 
-// Binding is what a token is bound to: it holds while the service account (and the pod, if any) exist with these UIDs.
+// Binding is what a token is bound to: it holds while the service account, and the pod, the secret or the node that it is
+// bound to, exist with these UIDs. Of a token that is bound to a pod, the node only says where that runs.
 type Binding struct {
 	Namespace, ServiceAccount, ServiceAccountUID string
 	Pod, PodUID                                  string
@@ -41,10 +43,12 @@ type Binding struct {
 
 // Subjects looks up the objects that tokens are bound to, in the local view.
 type Subjects interface {
-	ServiceAccountUID(namespace, name string) (uid string, ok bool)
-	PodUID(namespace, name string) (uid string, ok bool)
-	SecretUID(namespace, name string) (uid string, ok bool)
+	// Object is an object of the core group, shared and read-only.
+	Object(resource, namespace, name string) (metav1.Object, bool)
 }
+
+// deletionLeeway is how long a token outlives the end of what it is bound to, if that is being deleted and still there.
+const deletionLeeway = time.Minute
 
 // Tokens signs and checks service account tokens. It is safe for concurrent use.
 type Tokens struct {
@@ -194,24 +198,26 @@ func (t *Tokens) Check(token string, audiences []string) (user.Info, []string, e
 // bound checks that what the token is bound to still exists.
 func (t *Tokens) bound(claims privateClaims) (*user.DefaultInfo, error) {
 	k := claims.Kubernetes
-	uid, ok := t.subjects.ServiceAccountUID(k.Namespace, k.ServiceAccount.Name)
-	if !ok || uid != k.ServiceAccount.UID {
+	if !t.lives("serviceaccounts", k.Namespace, k.ServiceAccount) {
 		return nil, fmt.Errorf("%w: service account %s/%s is gone", ErrToken, k.Namespace, k.ServiceAccount.Name)
 	}
 	extra := map[string][]string{}
 	if k.Pod != nil {
-		if uid, ok := t.subjects.PodUID(k.Namespace, k.Pod.Name); !ok || uid != k.Pod.UID {
+		if !t.lives("pods", k.Namespace, *k.Pod) {
 			return nil, fmt.Errorf("%w: pod %s/%s is gone", ErrToken, k.Namespace, k.Pod.Name)
 		}
 		extra["authentication.kubernetes.io/pod-name"] = []string{k.Pod.Name}
 		extra["authentication.kubernetes.io/pod-uid"] = []string{k.Pod.UID}
 	}
 	if k.Secret != nil {
-		if uid, ok := t.subjects.SecretUID(k.Namespace, k.Secret.Name); !ok || uid != k.Secret.UID {
+		if !t.lives("secrets", k.Namespace, *k.Secret) {
 			return nil, fmt.Errorf("%w: secret %s/%s is gone", ErrToken, k.Namespace, k.Secret.Name)
 		}
 	}
 	if k.Node != nil {
+		if k.Pod == nil && !t.lives("nodes", "", *k.Node) {
+			return nil, fmt.Errorf("%w: node %s is gone", ErrToken, k.Node.Name)
+		}
 		extra["authentication.kubernetes.io/node-name"] = []string{k.Node.Name}
 		extra["authentication.kubernetes.io/node-uid"] = []string{k.Node.UID}
 	}
@@ -220,6 +226,16 @@ func (t *Tokens) bound(claims privateClaims) (*user.DefaultInfo, error) {
 		Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + k.Namespace},
 		Extra:  extra,
 	}, nil
+}
+
+// lives says if an object exists under its UID, and was not deleted some time ago.
+func (t *Tokens) lives(resource, namespace string, r ref) bool {
+	obj, ok := t.subjects.Object(resource, namespace, r.Name)
+	if !ok || string(obj.GetUID()) != r.UID {
+		return false
+	}
+	deleted := obj.GetDeletionTimestamp()
+	return deleted == nil || !deleted.Time.Before(t.now().Add(-deletionLeeway))
 }
 
 // ServiceAccountUser is the user name of a service account.

@@ -16,6 +16,7 @@ func webSocketToken(r *http.Request) (string, bool) {
 		return "", false
 	}
 	var token string
+	found := false
 	var rest []string
 	for _, header := range r.Header.Values("Sec-WebSocket-Protocol") {
 		for _, protocol := range strings.Split(header, ",") {
@@ -25,14 +26,18 @@ func webSocketToken(r *http.Request) (string, bool) {
 				if err == nil {
 					token = string(raw)
 				}
+				found = true
 				continue
 			}
 			rest = append(rest, protocol)
 		}
 	}
-	if token == "" {
+	if !found {
 		return "", false
 	}
-	r.Header.Set("Sec-WebSocket-Protocol", strings.Join(rest, ","))
-	return token, true
+	r.Header.Del("Sec-WebSocket-Protocol")
+	if len(rest) > 0 {
+		r.Header.Set("Sec-WebSocket-Protocol", strings.Join(rest, ","))
+	}
+	return token, token != ""
 }

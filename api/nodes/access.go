@@ -2,6 +2,7 @@ package nodes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -98,4 +99,29 @@ func (s *session) mayReplaceEvent(ctx context.Context, event *corev1.Event) erro
 		return fmt.Errorf("the event %s/%s is another host's", event.Namespace, event.Name)
 	}
 	return nil
+}
+
+// mayAsk says why a worker may not have a token for the audiences: some volume of the pod must ask for such one. A stolen
+// worker could otherwise pass as its pods wherever their accounts are known (upstream's
+// ServiceAccountNodeAudienceRestriction).
+func mayAsk(pod *corev1.Pod, audiences []string) error {
+	audience := ""
+	switch len(audiences) {
+	case 0:
+	case 1:
+		audience = audiences[0]
+	default:
+		return errors.New("node may only request 0 or 1 audiences")
+	}
+	for _, volume := range pod.Spec.Volumes {
+		if volume.Projected == nil {
+			continue
+		}
+		for _, source := range volume.Projected.Sources {
+			if source.ServiceAccountToken != nil && source.ServiceAccountToken.Audience == audience {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("audience %q not found in pod spec volume", audience)
 }

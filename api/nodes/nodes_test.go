@@ -295,7 +295,12 @@ func TestCertificateAndNameMustAgree(t *testing.T) {
 func TestTokensAreForPodsOfTheCallingNode(t *testing.T) {
 	h, c := serve(t)
 	ctx := metadata.AppendToOutgoingContext(context.Background(), "node", "w1")
-	pod := create(t, h, podNaming("a", "s"))
+	asking := podNaming("a", "s")
+	asking.Spec.Volumes = []corev1.Volume{{Name: "tokens", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+		{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}},
+		{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "vault", Audience: "vault"}},
+	}}}}}
+	pod := create(t, h, asking)
 	request := &nodev1.CreateTokenRequest{Namespace: "default", ServiceAccount: "default", PodName: "a", PodUid: string(pod.UID), ExpirationSeconds: 3600}
 	if _, err := c.CreateToken(ctx, request); status.Code(err) != codes.PermissionDenied {
 		t.Fatalf("for a pod that is on no node: %v", err)
@@ -310,6 +315,16 @@ func TestTokensAreForPodsOfTheCallingNode(t *testing.T) {
 	who, _, err := h.Tokens.Check(answer.Token, nil)
 	if err != nil || who.GetName() != "system:serviceaccount:default:default" {
 		t.Fatalf("%v, %v", who, err)
+	}
+	for audience, want := range map[string]codes.Code{"vault": codes.OK, "bank": codes.PermissionDenied, "": codes.OK} {
+		request.Audiences = []string{audience}
+		if _, err := c.CreateToken(ctx, request); status.Code(err) != want {
+			t.Errorf("for the audience %q: %v", audience, err)
+		}
+	}
+	request.Audiences = []string{"vault", "bank"}
+	if _, err := c.CreateToken(ctx, request); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("for two audiences: %v", err)
 	}
 }
 

@@ -110,6 +110,9 @@ func (s *Server) CreateToken(ctx context.Context, r *nodev1.CreateTokenRequest) 
 	if pod.Spec.ServiceAccountName != r.ServiceAccount {
 		return nil, status.Errorf(codes.PermissionDenied, "pod %s/%s does not run as service account %q", r.Namespace, r.PodName, r.ServiceAccount)
 	}
+	if err := mayAsk(pod, r.Audiences); err != nil {
+		return nil, status.Error(codes.PermissionDenied, err.Error())
+	}
 	account, ok := client.Get[*corev1.ServiceAccount](view, r.Namespace, r.ServiceAccount)
 	if !ok {
 		return nil, status.Error(codes.NotFound, apierrors.NewNotFound(corev1.Resource("serviceaccounts"), r.ServiceAccount).Error())
@@ -119,7 +122,11 @@ func (s *Server) CreateToken(ctx context.Context, r *nodev1.CreateTokenRequest) 
 	if n, ok := client.Get[*corev1.Node](view, "", node); ok {
 		binding.NodeUID = string(n.UID)
 	}
-	token, expires, err := s.Tokens.Issue(binding, r.Audiences, r.ExpirationSeconds)
+	audiences := r.Audiences
+	if len(audiences) == 1 && audiences[0] == "" {
+		audiences = nil // the API's own
+	}
+	token, expires, err := s.Tokens.Issue(binding, audiences, r.ExpirationSeconds)
 	if err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}

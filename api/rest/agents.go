@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	gopath "path"
 	"strings"
 	"time"
 
@@ -14,9 +15,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/proxy"
 	translator "k8s.io/apiserver/pkg/util/proxy"
+	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 
 	"github.com/kontiki/kontiki/api/agents"
+	"github.com/kontiki/kontiki/api/audit"
+	"github.com/kontiki/kontiki/api/auth"
 )
 
 func (c *call) pod(ctx context.Context) (*corev1.Pod, error) {
@@ -107,9 +111,22 @@ func (c *call) podAttach() error {
 	})
 }
 
+// mayCreate refuses whoever may not create the subresource. WebSockets begin with GET, which asks for "get" only: a role that
+// is to read would otherwise run commands (kubernetes#78741, #136550).
+func (c *call) mayCreate() error {
+	if c.verb == "create" {
+		return nil
+	}
+	return audit.Authorize(c.r.Context(), c.Authorizer, auth.Attributes{User: c.user, Verb: "create", Group: c.target.group, Resource: c.target.resource,
+		Subresource: c.target.subresource, Namespace: c.target.namespace, Name: c.target.name})
+}
+
 // podStreams hands exec and attach over to the agent. Clients that speak WebSockets are translated to SPDY, which every
 // kubelet-compatible port speaks (KEP-4006).
 func (c *call) podStreams(where func(*corev1.Pod, agents.Streams) (*url.URL, error)) error {
+	if err := c.mayCreate(); err != nil {
+		return err
+	}
 	pod, err := c.pod(c.r.Context())
 	if err != nil {
 		return err
@@ -131,6 +148,9 @@ func (c *call) podStreams(where func(*corev1.Pod, agents.Streams) (*url.URL, err
 }
 
 func (c *call) podPortForward() error {
+	if err := c.mayCreate(); err != nil {
+		return err
+	}
 	pod, err := c.pod(c.r.Context())
 	if err != nil {
 		return err
@@ -154,6 +174,11 @@ func (c *call) podPortForward() error {
 
 // nodeProxy passes a request on to a node's agent as it is.
 func (c *call) nodeProxy() error {
+	if runsSomething(c.r, c.target.rest) {
+		if err := c.mayCreate(); err != nil {
+			return err
+		}
+	}
 	location, err := c.Agents.URL(c.r.Context(), c.target.name)
 	if err != nil {
 		return err
@@ -169,6 +194,16 @@ func (c *call) nodeProxy() error {
 	location.RawQuery = c.r.URL.RawQuery
 	proxy.NewUpgradeAwareHandler(location, transport, false, false, responder{c}).ServeHTTP(c.w, c.r)
 	return nil
+}
+
+// runsSomething says if a request to an agent does more than read, whatever its method.
+func runsSomething(r *http.Request, path string) bool {
+	first, _, _ := strings.Cut(strings.TrimPrefix(gopath.Clean("/"+path), "/"), "/")
+	switch strings.ToLower(first) {
+	case "exec", "attach", "portforward", "run", "cri":
+		return true
+	}
+	return httpstream.IsUpgradeRequest(r)
 }
 
 // responder answers what goes wrong before an agent has answered.
