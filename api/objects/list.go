@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
-	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -43,10 +43,11 @@ func (s *Service) List(ctx context.Context, r *Request, o ListOptions) (*ListRes
 	if err != nil {
 		return nil, err
 	}
-	view, start, err := s.listView(ctx, r, o)
+	view, from, err := s.listView(ctx, r, o)
 	if err != nil {
 		return nil, err
 	}
+	start := from.Start
 	prefix := r.Kind.NamespacePrefix(r.Namespace)
 	switch {
 	case start == "":
@@ -84,8 +85,8 @@ func (s *Service) List(ctx context.Context, r *Request, o ListOptions) (*ListRes
 		return nil, apierrors.NewInternalError(err)
 	}
 	if next != "" {
-		s.pages.keep(view) // for when the history does not reach back that far
-		result.Continue = continueToken(int64(view.Revision()), next)
+		from.Revision, from.Start = int64(view.Revision()), next
+		result.Continue = from.token()
 		if match.everything {
 			remaining := int64(view.Count(next, end))
 			result.Remaining = &remaining
@@ -94,115 +95,86 @@ func (s *Service) List(ctx context.Context, r *Request, o ListOptions) (*ListRes
 	return result, nil
 }
 
-// listView finds the view that a list reads, and the key it goes on from.
-func (s *Service) listView(ctx context.Context, r *Request, o ListOptions) (kv.View, string, error) {
+// listView finds the view that a list reads, and what it goes on from.
+func (s *Service) listView(ctx context.Context, r *Request, o ListOptions) (kv.View, continuation, error) {
+	now := continuation{Began: s.now().Unix()}
 	if o.Continue == "" {
+		read := s.viewFor
 		if o.ResourceVersionMatch == metav1.ResourceVersionMatchExact {
-			return s.exactView(ctx, r.Kind.Prefix(), o.ResourceVersion)
+			read = func(ctx context.Context, resourceVersion string) (kv.View, error) {
+				return s.exactView(ctx, r.Kind.Prefix(), resourceVersion)
+			}
 		}
-		view, err := s.viewFor(ctx, o.ResourceVersion)
-		return view, "", err
+		view, err := read(ctx, o.ResourceVersion)
+		return view, now, err
 	}
 	if o.ResourceVersion != "" && o.ResourceVersion != "0" {
-		return nil, "", apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
+		return nil, now, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
 	}
-	revision, start, err := parseContinue(o.Continue)
+	from, err := parseContinue(o.Continue)
 	if err != nil {
-		return nil, "", apierrors.NewBadRequest(fmt.Sprintf("continue key is not valid: %v", err))
+		return nil, now, apierrors.NewBadRequest(fmt.Sprintf("continue key is not valid: %v", err))
 	}
-	if revision < 0 {
+	now.Start = from.Start
+	if from.Revision < 0 {
 		view, err := s.readView(ctx)
-		return view, start, err
-	}
-	if view, ok := s.pages.find(uint64(revision)); ok {
-		return view, start, nil
+		return view, now, err
 	}
 	// The first page may have come from another master: this one has the same history.
-	if view, err := s.viewAt(ctx, r.Kind.Prefix(), uint64(revision)); err == nil {
-		return view, start, nil
+	if now.Began-from.Began < int64(continueLife/time.Second) {
+		if view, err := s.viewAt(ctx, r.Kind.Prefix(), uint64(from.Revision)); err == nil {
+			return view, from, nil
+		}
 	}
 	expired := apierrors.NewResourceExpired("The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.")
-	expired.ErrStatus.ListMeta.Continue = continueToken(-1, start)
-	return nil, "", expired
+	expired.ErrStatus.ListMeta.Continue = continuation{Revision: -1, Start: from.Start}.token()
+	return nil, now, expired
 }
 
-func (s *Service) exactView(ctx context.Context, prefix, resourceVersion string) (kv.View, string, error) {
+func (s *Service) exactView(ctx context.Context, prefix, resourceVersion string) (kv.View, error) {
 	current, err := s.viewFor(ctx, resourceVersion)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	revision, _ := ParseRevision(resourceVersion)
-	if view, ok := s.pages.find(revision); ok {
-		return view, "", nil
-	}
 	view, err := s.viewAt(ctx, prefix, revision)
 	if err != nil {
-		return nil, "", InField("resourceVersion", apierrors.NewResourceExpired(fmt.Sprintf("The resourceVersion for the provided list is too old: %d (%d).", revision, current.Revision())))
+		return nil, InField("resourceVersion", apierrors.NewResourceExpired(fmt.Sprintf("The resourceVersion for the provided list is too old: %d (%d).", revision, current.Revision())))
 	}
-	return view, "", nil
+	return view, nil
 }
 
-// pages keeps the views that continue tokens name, so that the pages of a list show one revision. Bounded: a list that
-// is read too slowly gets 410 and a token to go on with at the newest state.
-type pages struct {
-	mu    sync.Mutex
-	views []kv.View // oldest first
-}
+// continueLife is how long a list can be continued at its revision, as long as upstream keeps the past at least. The
+// history may reach back further in a cluster that rests, but nobody's list should depend on that.
+const continueLife = 5 * time.Minute
 
-const maxPages = 32
-
-func newPages() *pages { return &pages{} }
-
-func (p *pages) keep(view kv.View) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, have := range p.views {
-		if have.Revision() == view.Revision() {
-			return
-		}
-	}
-	if len(p.views) == maxPages {
-		copy(p.views, p.views[1:])
-		p.views = p.views[:maxPages-1]
-	}
-	p.views = append(p.views, view)
-}
-
-func (p *pages) find(revision uint64) (kv.View, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, view := range p.views {
-		if view.Revision() == revision {
-			return view, true
-		}
-	}
-	return nil, false
-}
-
+// continuation is what a continue token says: at which revision a list is, -1 for the newest one, from which key it goes on,
+// and when it began, in seconds.
 type continuation struct {
 	Version  string `json:"v"`
 	Revision int64  `json:"rv"`
 	Start    string `json:"start"`
+	Began    int64  `json:"t"`
 }
 
-func continueToken(revision int64, start string) string {
-	raw, _ := json.Marshal(continuation{"kontiki/v1", revision, start}) // a struct of plain fields always encodes
+func (c continuation) token() string {
+	c.Version = "kontiki/v1"
+	raw, _ := json.Marshal(c) // a struct of plain fields always encodes
 	return base64.RawURLEncoding.EncodeToString(raw)
 }
 
-func parseContinue(token string) (int64, string, error) {
+func parseContinue(token string) (c continuation, err error) {
 	raw, err := base64.RawURLEncoding.DecodeString(token)
 	if err != nil {
-		return 0, "", err
+		return c, err
 	}
-	var c continuation
 	if err := json.Unmarshal(raw, &c); err != nil {
-		return 0, "", err
+		return c, err
 	}
 	if c.Version != "kontiki/v1" || c.Start == "" {
-		return 0, "", fmt.Errorf("it was not made by this server")
+		return c, fmt.Errorf("it was not made by this server")
 	}
-	return c.Revision, c.Start, nil
+	return c, nil
 }
 
 // matcher is a selection of objects of one kind.

@@ -107,7 +107,6 @@ type Service struct {
 	now        func() time.Time
 	newUID     func() types.UID
 	managers   *managers
-	pages      *pages
 }
 
 // New makes a Service.
@@ -115,7 +114,7 @@ func New(c Config) (*Service, error) {
 	boundCopies()
 	s := &Service{
 		store: c.Store, kinds: c.Kinds, sealer: c.Sealer, admission: c.Admission, allocators: c.Allocators,
-		now: c.Now, newUID: c.NewUID, pages: newPages(),
+		now: c.Now, newUID: c.NewUID,
 	}
 	if s.now == nil {
 		s.now = time.Now

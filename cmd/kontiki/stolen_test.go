@@ -21,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/pki"
@@ -354,4 +355,4 @@ func speaks(ctx context.Context, address, proto string, cert *tls.Certificate) e
 type noPods struct{}
 
 func (noPods) Pods() []*corev1.Pod                    { return nil }
-func (noPods) Pod(string, string) (*corev1.Pod, bool) { return nil, false }
+func (noPods) Pod(string, string, types.UID) (*corev1.Pod, bool) { return nil, false }
