@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -16,4 +17,22 @@ func OpenLog(path string) (*os.File, error) {
 		return nil, err
 	}
 	return beneath.Regular(dir, rel, beneath.Refuse)
+}
+
+// RemoveLogs removes a container's log with the files that were rotated out of it.
+func RemoveLogs(path string) {
+	dir := filepath.Dir(filepath.Dir(filepath.Dir(path)))
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return
+	}
+	defer root.Close()
+	rel, err := filepath.Rel(dir, path)
+	if err != nil {
+		return
+	}
+	logs, _ := fs.Glob(root.FS(), rel+".*")
+	for _, l := range append(logs, rel) {
+		_ = root.Remove(l)
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"log/slog"
 	"net"
@@ -67,11 +68,15 @@ func AllowMasters(commonNames ...string) func(*x509.Certificate) error {
 type Server struct {
 	c       Config
 	handler http.Handler
+	imports chan struct{} // a place for each import
+	// Tests make these two smaller.
+	maxImport  int64
+	importIdle time.Duration
 }
 
 // New makes a server.
 func New(c Config) *Server {
-	s := &Server{c: c}
+	s := &Server{c: c, imports: make(chan struct{}, maxImports), maxImport: maxImport, importIdle: importIdle}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /pods", s.pods)
@@ -181,8 +186,43 @@ type ImportedImage struct {
 	Tags []string `json:"tags"`
 }
 
+const (
+	// maxImport is how many bytes one request may bring, maxImports how many may be under way.
+	maxImport  = 16 << 30
+	maxImports = 2
+	// importIdle is how long an import may wait for its next bytes, importTime how long it may take in all.
+	importIdle = time.Minute
+	importTime = time.Hour
+)
+
+// patientBody reads a body for as long as something comes.
+type patientBody struct {
+	io.Reader
+	rc   *http.ResponseController
+	idle time.Duration
+}
+
+func (b patientBody) Read(to []byte) (int, error) {
+	_ = b.rc.SetReadDeadline(time.Now().Add(b.idle))
+	return b.Reader.Read(to)
+}
+
 func (s *Server) importImage(w http.ResponseWriter, r *http.Request) {
-	list, err := s.c.Runtime.ImportImage(r.Context(), r.Body)
+	select {
+	case s.imports <- struct{}{}:
+		defer func() { <-s.imports }()
+	default:
+		w.Header().Set("Retry-After", "10")
+		http.Error(w, "too many imports are under way", http.StatusTooManyRequests)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), importTime)
+	defer cancel()
+	list, err := s.c.Runtime.ImportImage(ctx, patientBody{http.MaxBytesReader(w, r.Body, s.maxImport), http.NewResponseController(w), s.importIdle})
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		http.Error(w, fmt.Sprintf("the archive has more than %d bytes", tooLarge.Limit), http.StatusRequestEntityTooLarge)
+		return
+	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return

@@ -15,6 +15,7 @@ import (
 
 	client "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -203,19 +204,44 @@ func (r *Runtime) StartContainer(ctx context.Context, id string) error {
 	return nil
 }
 
-func (r *Runtime) startTask(ctx context.Context, c *container, info runtime.Container) (_ client.Task, err error) {
+// shimTries is how often a start is tried whose shim goes away under it.
+const shimTries = 6
+
+// startTask creates and starts the container's task. The containers of a pod share a shim, which ends with its last one: a
+// task that is created while it does so fails although nothing is wrong with it, and is created again, in a new shim.
+func (r *Runtime) startTask(ctx context.Context, c *container, info runtime.Container) (client.Task, error) {
+	for try := 1; ; try++ {
+		task, err := r.tryTask(ctx, c, info)
+		if err == nil || try == shimTries || !shimGone(err) {
+			return task, err
+		}
+		select {
+		case <-time.After(time.Duration(try) * 20 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// shimGone says whether the other end of a call to the shim was closed.
+func shimGone(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "ttrpc: closed") || strings.Contains(text, "ttrpc: server closed")
+}
+
+func (r *Runtime) tryTask(ctx context.Context, c *container, info runtime.Container) (_ client.Task, err error) {
 	creator, err := r.logIO(info)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			r.endTask(ctx, c.ctr)
+			r.endTask(ctx, c.ctr, info.PodUID)
 			r.endLogger(info.ID)
 			r.removeIO(info.ID)
 		}
 	}()
-	task, err := c.ctr.NewTask(ctx, creator, client.WithNoNewKeyring)
+	task, err := r.newTask(ctx, c.ctr, info.PodUID, creator)
 	if err != nil {
 		return nil, fmt.Errorf("failed to create containerd task: %w", err)
 	}
@@ -223,6 +249,19 @@ func (r *Runtime) startTask(ctx context.Context, c *container, info runtime.Cont
 		return nil, fmt.Errorf("failed to start containerd task %q: %w", info.Name, err)
 	}
 	return task, nil
+}
+
+// newTask and deleteTask are the only ways to make and to delete a task: one at a time for a pod, so that no task is made
+// while the deletion of the last one ends the shim that both would share.
+func (r *Runtime) newTask(ctx context.Context, ctr client.Container, uid string, creator cio.Creator) (client.Task, error) {
+	defer r.lock("shim/" + uid)()
+	return ctr.NewTask(ctx, creator, client.WithNoNewKeyring)
+}
+
+func (r *Runtime) deleteTask(ctx context.Context, task client.Task, uid string, opts ...client.ProcessDeleteOpts) error {
+	defer r.lock("shim/" + uid)()
+	_, err := task.Delete(ctx, opts...)
+	return err
 }
 
 // operationTimeout bounds one step of a container's life in containerd.
@@ -234,12 +273,12 @@ func detached(ctx context.Context) (context.Context, context.CancelFunc) {
 }
 
 // endTask kills and deletes whatever a failed start left.
-func (r *Runtime) endTask(ctx context.Context, ctr client.Container) {
+func (r *Runtime) endTask(ctx context.Context, ctr client.Container, uid string) {
 	task, err := ctr.Task(ctx, nil)
 	if err != nil {
 		return
 	}
-	_, _ = task.Delete(ctx, client.WithProcessKill)
+	_ = r.deleteTask(ctx, task, uid, client.WithProcessKill)
 }
 
 func stateOf(i runtime.Container) savedState {
@@ -345,15 +384,12 @@ func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
 	if info.State == runtime.StateRunning {
 		return fmt.Errorf("container %s is running", id)
 	}
-	if err := r.deleteRecord(ctx, c.ctr); err != nil {
+	if err := r.deleteRecord(ctx, c.ctr, info.PodUID); err != nil {
 		return err
 	}
 	r.removeIO(id)
 	if info.LogPath != "" {
-		logs, _ := filepath.Glob(info.LogPath + ".*")
-		for _, l := range append(logs, info.LogPath) {
-			os.Remove(l)
-		}
+		runtime.RemoveLogs(info.LogPath)
 	}
 	r.mu.Lock()
 	delete(r.containers, id)
@@ -362,9 +398,9 @@ func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
 }
 
 // deleteRecord deletes what containerd has of a container, also a task that is left.
-func (r *Runtime) deleteRecord(ctx context.Context, ctr client.Container) error {
+func (r *Runtime) deleteRecord(ctx context.Context, ctr client.Container, uid string) error {
 	if task, err := ctr.Task(ctx, nil); err == nil {
-		if _, err := task.Delete(ctx, client.WithProcessKill); err != nil && !errdefs.IsNotFound(err) {
+		if err := r.deleteTask(ctx, task, uid, client.WithProcessKill); err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("delete task: %w", classify(err))
 		}
 	} else if !errdefs.IsNotFound(err) {

@@ -54,6 +54,8 @@ type Runtime struct {
 	minOOMScoreAdj   int
 	features         runtime.Features
 	bootID           string
+	idleOutput       time.Duration // tests shorten these two
+	pullTimeout      time.Duration
 	accountCache     sync.Map // chain id -> imageAccounts
 	whole, described sync.Map // by manifest digest: images seen complete, and what they are
 	pulls            pullGroup
@@ -95,7 +97,7 @@ func New(ctx context.Context, c Config) (*Runtime, error) {
 		return nil, errors.Join(err, cl.Close())
 	}
 	life, cancel := context.WithCancel(namespaces.WithNamespace(context.Background(), c.Namespace))
-	r := &Runtime{c: c, client: cl, cg: newCgroups(), ownCaps: caps, minOOMScoreAdj: minOOM, features: hostFeatures(ctx), bootID: bootID(), lifeCtx: life, cancel: cancel, hostNet: hostNet,
+	r := &Runtime{c: c, client: cl, cg: newCgroups(), ownCaps: caps, minOOMScoreAdj: minOOM, features: hostFeatures(ctx), bootID: bootID(), idleOutput: idleOutput, pullTimeout: pullTimeout, lifeCtx: life, cancel: cancel, hostNet: hostNet,
 		containers: map[string]*container{}, listeners: map[chan runtime.Event]struct{}{}, locks: map[string]*namedLock{}}
 	for {
 		if err = r.recover(r.ns(ctx)); err == nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -211,6 +212,13 @@ func (r *Runtime) RemoveImage(ctx context.Context, ref string) error {
 	return nil
 }
 
+const (
+	// maxArchive is how much an archive may hold, unpacked from gzip.
+	maxArchive = 32 << 30
+	// maxArchiveImages is how many images it may name.
+	maxArchiveImages = 200
+)
+
 func (r *Runtime) ImportImage(ctx context.Context, archive io.Reader) ([]runtime.Image, error) {
 	ctx = r.ns(ctx)
 	br := bufio.NewReader(archive)
@@ -224,6 +232,7 @@ func (r *Runtime) ImportImage(ctx context.Context, archive io.Reader) ([]runtime
 	} else {
 		archive = br
 	}
+	archive = newBounded(archive, maxArchive)
 	list, err := r.client.Import(ctx, archive, client.WithImageRefTranslator(func(name string) string {
 		full, err := normalize(name)
 		if err != nil {
@@ -236,6 +245,9 @@ func (r *Runtime) ImportImage(ctx context.Context, archive io.Reader) ([]runtime
 	}
 	if len(list) == 0 {
 		return nil, errors.New("import image: the archive names no image")
+	}
+	if len(list) > maxArchiveImages {
+		return nil, fmt.Errorf("import image: the archive names %d images, more than %d", len(list), maxArchiveImages)
 	}
 	var out []runtime.Image
 	for _, m := range list {
@@ -302,13 +314,16 @@ func (r *Runtime) pull(ctx context.Context, name string, auth []runtime.Auth) (r
 	}
 	var errs []error
 	for _, a := range auth {
-		authorizer := docker.NewDockerAuthorizer(docker.WithAuthCreds(func(host string) (string, string, error) {
+		watched := &progress{next: http.DefaultTransport}
+		pctx, stop := watched.watch(ctx, r.pullTimeout)
+		authorizer := docker.NewDockerAuthorizer(docker.WithAuthClient(&http.Client{Transport: watched}), docker.WithAuthCreds(func(host string) (string, string, error) {
 			if a.IdentityToken != "" {
 				return "", a.IdentityToken, nil
 			}
 			return a.Username, a.Password, nil
 		}))
 		resolver := docker.NewResolver(docker.ResolverOptions{Hosts: docker.ConfigureDefaultRegistries(
+			docker.WithClient(&http.Client{Transport: watched}),
 			docker.WithAuthorizer(authorizer),
 			docker.WithPlainHTTP(func(host string) (bool, error) {
 				h, _, err := net.SplitHostPort(host)
@@ -322,7 +337,11 @@ func (r *Runtime) pull(ctx context.Context, name string, auth []runtime.Auth) (r
 				return h == "localhost" || ip != nil && ip.IsLoopback(), nil
 			}),
 		)})
-		img, err := r.client.Pull(ctx, name, client.WithResolver(resolver), client.WithPullUnpack, client.WithPullSnapshotter(r.c.Snapshotter))
+		img, err := r.client.Pull(pctx, name, client.WithResolver(resolver), client.WithPullUnpack, client.WithPullSnapshotter(r.c.Snapshotter))
+		if err != nil && ctx.Err() == nil && pctx.Err() != nil {
+			err = context.Cause(pctx)
+		}
+		stop()
 		if err == nil {
 			return r.describe(ctx, img)
 		}

@@ -42,7 +42,7 @@ func (r *Runtime) ensureInit(ctx context.Context, c runtime.SandboxConfig) error
 				return nil
 			}
 		}
-		if err := r.deleteRecord(ctx, ctr); err != nil {
+		if err := r.deleteRecord(ctx, ctr, c.UID); err != nil {
 			return err
 		}
 	} else if !errdefs.IsNotFound(err) {
@@ -80,7 +80,7 @@ func (r *Runtime) ensureInit(ctx context.Context, c runtime.SandboxConfig) error
 	if err != nil {
 		return classify(err)
 	}
-	task, err := ctr.NewTask(ctx, cio.NullIO, client.WithNoNewKeyring)
+	task, err := r.newTask(ctx, ctr, c.UID, cio.NullIO)
 	if err != nil {
 		return fmt.Errorf("create: %w", classify(err))
 	}
@@ -107,7 +107,7 @@ func (r *Runtime) removeInit(ctx context.Context, uid string) error {
 	defer cancel()
 	ctr, err := r.client.LoadContainer(ctx, initID(uid))
 	if err == nil {
-		err = r.deleteRecord(ctx, ctr)
+		err = r.deleteRecord(ctx, ctr, uid)
 	}
 	if err != nil && !errdefs.IsNotFound(err) {
 		return classify(err)

@@ -183,7 +183,7 @@ func sysctlPath(name string) string {
 func ownSysctls(c runtime.SandboxConfig) error {
 	for name := range c.Sysctls {
 		ns := namespaceOfSysctl(name)
-		if !slices.ContainsFunc(wanted(c), func(n namespace) bool { return n.name == ns }) || !filepath.IsLocal(sysctlPath(name)) {
+		if !slices.ContainsFunc(wanted(c), func(n namespace) bool { return n.name == ns }) || sysctlPath(name) != filepath.Clean(sysctlPath(name)) {
 			return fmt.Errorf("sysctl %q is not in a namespace of the pod's own", name)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -58,8 +59,8 @@ func (r *Runtime) Exec(ctx context.Context, id string, o runtime.ExecOptions) (i
 	if o.TTY {
 		stdin.endsWith(ended)
 	}
-	var mu sync.Mutex
-	opts := []cio.Opt{cio.WithStreams(stdin.reader(), &lockedWriter{mu: &mu, w: orDiscard(o.Stdout)}, &lockedWriter{mu: &mu, w: orDiscard(stderr)}), cio.WithFIFODir(dir)}
+	out := newOutput()
+	opts := []cio.Opt{cio.WithStreams(stdin.reader(), out.to(o.Stdout), out.to(stderr)), cio.WithFIFODir(dir)}
 	if o.TTY {
 		opts = append(opts, cio.WithTerminal)
 	}
@@ -96,7 +97,9 @@ func (r *Runtime) Exec(ctx context.Context, id string, o runtime.ExecOptions) (i
 		if st.Error() != nil {
 			return -1, classify(st.Error())
 		}
-		waitIO(proc.IO(), 10*time.Second)
+		if err := out.drain(ctx, proc.IO(), r.idleOutput); err != nil {
+			return -1, err
+		}
 		return int(st.ExitCode()), nil
 	case <-ctx.Done():
 		kctx, cancel := context.WithTimeout(cleanup, 10*time.Second)
@@ -106,33 +109,67 @@ func (r *Runtime) Exec(ctx context.Context, id string, o runtime.ExecOptions) (i
 		case <-wait:
 		case <-kctx.Done():
 		}
-		waitIO(proc.IO(), time.Second)
+		proc.IO().Cancel() // whoever has given up reads nothing any more
 		return -1, ctx.Err()
 	}
 }
 
-// waitIO waits until all output is copied. A child that went to the background may hold the streams open: it must not
-// hold the caller.
-func waitIO(io cio.IO, limit time.Duration) {
+// idleOutput is how long the output of a command that has ended may be silent. A child that went to the background may
+// hold the streams open for ever.
+const idleOutput = 10 * time.Second
+
+// output is where both streams of a command go, one write at a time: they may be one writer.
+type output struct {
+	mu      sync.Mutex
+	writing atomic.Bool
+	last    atomic.Int64 // when a write began or ended last
+}
+
+func newOutput() *output {
+	o := &output{}
+	o.last.Store(time.Now().UnixNano())
+	return o
+}
+
+func (o *output) to(w io.Writer) io.Writer { return &outputWriter{o, orDiscard(w)} }
+
+type outputWriter struct {
+	o *output
+	w io.Writer
+}
+
+func (w *outputWriter) Write(b []byte) (int, error) {
+	w.o.mu.Lock()
+	defer w.o.mu.Unlock()
+	w.o.writing.Store(true)
+	defer func() {
+		w.o.last.Store(time.Now().UnixNano())
+		w.o.writing.Store(false)
+	}()
+	return w.w.Write(b)
+}
+
+// drain waits until all output of an ended command has been written, however slowly it is read, or ctx ends. It goes on
+// without the end of the streams when nothing has come for idle.
+func (o *output) drain(ctx context.Context, io cio.IO, idle time.Duration) error {
 	done := make(chan struct{})
-	go func() { io.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-time.After(limit):
-		io.Cancel()
+	go func() { defer close(done); io.Wait() }()
+	tick := time.NewTicker(idle / 10)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			io.Cancel()
+			return ctx.Err()
+		case <-tick.C:
+			if !o.writing.Load() && time.Since(time.Unix(0, o.last.Load())) > idle {
+				io.Cancel()
+				return nil
+			}
+		}
 	}
-}
-
-// lockedWriter lets both streams go to one writer.
-type lockedWriter struct {
-	mu *sync.Mutex
-	w  io.Writer
-}
-
-func (l *lockedWriter) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.w.Write(b)
 }
 
 func orDiscard(w io.Writer) io.Writer {
@@ -274,7 +311,7 @@ func (r *Runtime) Attach(ctx context.Context, id string, o runtime.AttachOptions
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}
 	return err

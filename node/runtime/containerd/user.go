@@ -2,8 +2,9 @@ package containerd
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -12,7 +13,9 @@ import (
 	client "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/opencontainers/image-spec/identity"
+	"golang.org/x/sys/unix"
 
+	"github.com/kontiki/kontiki/internal/beneath"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -22,8 +25,13 @@ type resolvedUser struct {
 	groups   []uint32
 }
 
-// imageAccounts are an image's /etc/passwd and /etc/group. An image never changes, so they are read once.
+// imageAccounts are an image's /etc/passwd and /etc/group. An image never changes, so those of usual size are read once.
 type imageAccounts struct{ passwd, group []byte }
+
+const (
+	maxAccounts       = 4 << 20 // bytes of an image's passwd or group file
+	maxCachedAccounts = 64 << 10
+)
 
 // resolveUser finds user, group and groups from the security context, the image's user, and the image's accounts.
 func (r *Runtime) resolveUser(ctx context.Context, img client.Image, imageUser string, s runtime.Security) (resolvedUser, error) {
@@ -53,6 +61,9 @@ func (r *Runtime) resolveUser(ctx context.Context, img client.Image, imageUser s
 	if err != nil {
 		return resolvedUser{}, err
 	}
+	if s.RunAsNonRoot && u.uid == 0 { // whatever led here
+		return resolvedUser{}, runtime.ErrRunAsRoot
+	}
 	if s.RunAsGroup != nil {
 		u.gid = uint32(*s.RunAsGroup)
 	}
@@ -81,11 +92,16 @@ func lookupUser(a imageAccounts, user, group string) (resolvedUser, error) {
 	if user == "" {
 		user = "0"
 	}
-	n, numErr := strconv.ParseUint(user, 10, 32)
+	// A number is a number, even where an account is named like it. Ids over 31 bits are refused: they turn up as 0 in
+	// places that count with fewer.
+	n, numErr := strconv.ParseUint(user, 10, 31)
+	if errors.Is(numErr, strconv.ErrRange) {
+		return u, fmt.Errorf("user id %s is out of range", user)
+	}
 	name := ""
 	found := false
 	for f := range entries(a.passwd) {
-		if len(f) < 4 || (f[0] != user && (numErr != nil || f[2] != user)) {
+		if len(f) < 4 || numErr != nil && f[0] != user || numErr == nil && f[2] != strconv.FormatUint(n, 10) {
 			continue
 		}
 		uid, err1 := strconv.ParseUint(f[2], 10, 32)
@@ -164,19 +180,27 @@ func (r *Runtime) accounts(ctx context.Context, img client.Image) (imageAccounts
 	}
 	defer sn.Remove(context.WithoutCancel(ctx), key)
 	err = mount.WithReadonlyTempMount(ctx, mounts, func(root string) error {
-		// The image's files are not trusted: open them only beneath its root.
-		dir, err := os.OpenRoot(root)
-		if err != nil {
-			return err
-		}
-		defer dir.Close()
-		a.passwd, _ = dir.ReadFile(filepath.Join("etc", "passwd"))
-		a.group, _ = dir.ReadFile(filepath.Join("etc", "group"))
-		return nil
+		a, err = readAccounts(root)
+		return err
 	})
 	if err != nil {
 		return a, fmt.Errorf("read image's accounts: %w", err)
 	}
-	r.accountCache.Store(chain, a)
+	if len(a.passwd)+len(a.group) <= maxCachedAccounts {
+		r.accountCache.Store(chain, a)
+	}
+	return a, nil
+}
+
+// readAccounts reads the accounts below the root of an image, which is not trusted: links stay beneath the root, and a FIFO
+// or an endless file in their place is an error.
+func readAccounts(root string) (a imageAccounts, err error) {
+	for name, into := range map[string]*[]byte{"passwd": &a.passwd, "group": &a.group} {
+		b, err := beneath.ReadFile(root, filepath.Join("etc", name), beneath.AsRoot, maxAccounts)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+			return imageAccounts{}, err
+		}
+		*into = b
+	}
 	return a, nil
 }

@@ -178,10 +178,10 @@ func (r *Runtime) exited(c *container, code int, at time.Time, reason, message s
 		if info.TTY {
 			r.endLogger(info.ID)
 		}
-		_, err := task.Delete(ctx)
+		err := r.deleteTask(ctx, task, info.PodUID)
 		for i := 0; i < 20 && err != nil && !errdefs.IsNotFound(err) && ctx.Err() == nil; i++ {
 			time.Sleep(50 * time.Millisecond)
-			_, err = task.Delete(ctx, client.WithProcessKill)
+			err = r.deleteTask(ctx, task, info.PodUID, client.WithProcessKill)
 		}
 	}
 	if info.Stdin {

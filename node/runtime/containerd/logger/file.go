@@ -2,11 +2,14 @@ package logger
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sort"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -14,11 +17,14 @@ import (
 type Stream uint8
 
 const (
-	// Attached is the stream of the first frame that a client gets, which is empty: it gets everything that comes from then on.
-	// Loggers of earlier versions, which live as long as their containers, do not send it.
+	// Attached is the stream of the first frame that a client gets: it gets everything that comes from then on. Loggers of
+	// earlier versions, which live as long as their containers, do not send it, or send it empty; "end" in it says that
+	// an Ended frame will come.
 	Attached Stream = 0
 	Stdout   Stream = 1
 	Stderr   Stream = 2
+	// Ended is the stream of the last frame, which is empty: the client got everything.
+	Ended Stream = 3
 )
 
 func (s Stream) String() string {
@@ -36,7 +42,9 @@ const TimeFormat = "2006-01-02T15:04:05.000000000Z07:00"
 
 // file is a log that rotates by size. When the disk refuses a write the line is lost and the container goes on.
 type file struct {
-	mu       sync.Mutex
+	mu sync.Mutex
+	// root is the folder of all pods' logs, and path the log below it: no link that a pod may have put there leads out.
+	root     *os.Root
 	path     string
 	f        *os.File
 	size     int64
@@ -44,20 +52,41 @@ type file struct {
 	maxFiles int
 }
 
+// openFile opens the log at .../POD/CONTAINER/N.log.
 func openFile(path string, maxBytes int64, maxFiles int) (*file, error) {
-	w := &file{path: path, maxBytes: maxBytes, maxFiles: maxFiles}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	base := filepath.Dir(filepath.Dir(filepath.Dir(path)))
+	if err := os.MkdirAll(base, 0o755); err != nil {
 		return nil, err
 	}
-	return w, w.open()
+	rel, err := filepath.Rel(base, path)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(base)
+	if err != nil {
+		return nil, err
+	}
+	w := &file{root: root, path: rel, maxBytes: maxBytes, maxFiles: maxFiles}
+	if err = root.MkdirAll(filepath.Dir(rel), 0o755); err == nil {
+		err = w.open()
+	}
+	if err != nil {
+		root.Close()
+		return nil, err
+	}
+	return w, nil
 }
 
 func (w *file) open() error {
-	f, err := os.OpenFile(w.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
+	// A FIFO in its place is an error, and none to wait for.
+	f, err := w.root.OpenFile(w.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_NONBLOCK, 0o640)
 	if err != nil {
 		return err
 	}
 	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", w.path)
+	}
 	if err != nil {
 		f.Close()
 		return err
@@ -69,7 +98,7 @@ func (w *file) open() error {
 func (w *file) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.f.Close()
+	return errors.Join(w.f.Close(), w.root.Close())
 }
 
 // append writes whole lines, and rotates between them so that no file outgrows its size (but by one line longer than it).
@@ -101,19 +130,19 @@ func (w *file) append(b []byte) {
 // rotate sets the current file aside and begins a new one. On failure it goes on with the current one.
 func (w *file) rotate() {
 	aside := w.path + "." + time.Now().UTC().Format("20060102-150405.000000000")
-	if err := os.Rename(w.path, aside); err != nil {
+	if err := w.root.Rename(w.path, aside); err != nil {
 		return
 	}
 	old := w.f
 	if err := w.open(); err != nil {
-		_ = os.Rename(aside, w.path)
+		_ = w.root.Rename(aside, w.path)
 		return
 	}
 	old.Close()
-	rotated, _ := filepath.Glob(w.path + ".*")
+	rotated, _ := fs.Glob(w.root.FS(), w.path+".*")
 	sort.Strings(rotated)
 	for len(rotated) > w.maxFiles-1 {
-		os.Remove(rotated[0])
+		_ = w.root.Remove(rotated[0])
 		rotated = rotated[1:]
 	}
 }

@@ -37,6 +37,8 @@ type Config struct {
 	// MaxBytes is the size at which the log is rotated, MaxFiles how many files there may be with the current one.
 	MaxBytes int64 `json:"maxBytes"`
 	MaxFiles int   `json:"maxFiles"`
+	// Patience is how long an attached client may take nothing; 0 for 30 s.
+	Patience time.Duration `json:"patience,omitempty"`
 }
 
 // The kubelet's defaults.
@@ -142,7 +144,7 @@ func Run(c Config, stdout, stderr *os.File, stop <-chan os.Signal, ready func())
 	}
 	var fan *fanout
 	if c.Socket != "" {
-		if fan, err = listen(c.Socket); err != nil {
+		if fan, err = listen(c.Socket, c.Patience); err != nil {
 			return err
 		}
 		defer fan.Close()
@@ -182,8 +184,8 @@ func copyStream(w *file, fan *fanout, s Stream, r io.Reader) {
 	for {
 		n, err := r.Read(buf)
 		if n > 0 {
-			fan.send(s, buf[:n])
 			lines.write(time.Now(), buf[:n])
+			fan.send(s, buf[:n])
 		}
 		if err != nil {
 			if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrDeadlineExceeded) {

@@ -1,0 +1,106 @@
+package containerd
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// pullTimeout is how long a pull may wait for a registry without a byte: as long as other runtimes wait.
+const pullTimeout = 5 * time.Minute
+
+// progress watches the requests of one pull. A pull whose requests bring nothing for too long is ended; unpacking, where
+// there are none, takes its time.
+type progress struct {
+	next   http.RoundTripper
+	active atomic.Int64
+	bytes  atomic.Uint64
+}
+
+func (p *progress) RoundTrip(r *http.Request) (*http.Response, error) {
+	p.active.Add(1)
+	resp, err := p.next.RoundTrip(r)
+	if err != nil {
+		p.active.Add(-1)
+		return nil, err
+	}
+	p.bytes.Add(1) // an answer is progress
+	resp.Body = &watchedBody{ReadCloser: resp.Body, p: p}
+	return resp, nil
+}
+
+type watchedBody struct {
+	io.ReadCloser
+	p      *progress
+	closed atomic.Bool
+}
+
+func (b *watchedBody) Read(to []byte) (int, error) {
+	n, err := b.ReadCloser.Read(to)
+	b.p.bytes.Add(uint64(n))
+	return n, err
+}
+
+func (b *watchedBody) Close() error {
+	if !b.closed.Swap(true) {
+		b.p.active.Add(-1)
+	}
+	return b.ReadCloser.Close()
+}
+
+// watch ends the context that it answers when nothing has come for timeout; its cause says so. Call stop.
+func (p *progress) watch(ctx context.Context, timeout time.Duration) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(max(timeout/10, time.Millisecond))
+		defer tick.Stop()
+		seen, since := p.bytes.Load(), time.Now()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if now := p.bytes.Load(); now != seen || p.active.Load() == 0 {
+				seen, since = now, time.Now()
+			} else if time.Since(since) > timeout {
+				cancel(fmt.Errorf("the registry sent nothing for %v", timeout))
+				return
+			}
+		}
+	}()
+	return ctx, func() { cancel(context.Canceled); <-done }
+}
+
+// errTooLarge says that an archive is larger than what is taken.
+type errTooLarge struct{ limit int64 }
+
+func (e errTooLarge) Error() string { return fmt.Sprintf("it holds more than %d bytes", e.limit) }
+
+// bounded fails, other than io.LimitReader, when there is more than n bytes.
+type bounded struct {
+	r     io.Reader
+	left  int64
+	limit int64
+}
+
+func newBounded(r io.Reader, limit int64) *bounded { return &bounded{r, limit, limit} }
+
+func (b *bounded) Read(to []byte) (int, error) {
+	if b.left < 0 {
+		return 0, errTooLarge{b.limit}
+	}
+	if int64(len(to)) > b.left+1 {
+		to = to[:b.left+1]
+	}
+	n, err := b.r.Read(to)
+	if b.left -= int64(n); b.left < 0 {
+		return n + int(b.left), errTooLarge{b.limit}
+	}
+	return n, err
+}
