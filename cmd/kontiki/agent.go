@@ -36,6 +36,8 @@ type agentOptions struct {
 	cgroupParent                    string
 	nodeLabels                      map[string]string
 	maxPods                         int
+	podLogs                         string
+	unsafeSysctls                   []string
 }
 
 func (o *agentOptions) flags(f *pflag.FlagSet) {
@@ -44,6 +46,8 @@ func (o *agentOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.cgroupParent, "cgroup-parent", "kontiki", "the cgroup that pods' cgroups are made in")
 	f.StringToStringVar(&o.nodeLabels, "node-labels", nil, "labels to give the node")
 	f.IntVar(&o.maxPods, "max-pods", 110, "how many pods may run here")
+	f.StringVar(&o.podLogs, "pod-logs-dir", "/var/log/pods", "where containers' logs are; links to them are in the folder containers beside it")
+	f.StringSliceVar(&o.unsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls, or prefixes of them that end in *, that pods may set beside the safe ones")
 }
 
 // agentPlace is where an agent runs and whom it joins.
@@ -174,7 +178,7 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	}
 	w.agent, err = agent.New(agent.Config{
 		NodeName: place.name, NodeIP: netip.MustParseAddr(place.nodeIP), StateDir: filepath.Join(place.dataDir, "agent"),
-		LogDir: filepath.Join(place.dataDir, "logs"), Runtime: w.runtime, Network: w.network, ServiceConsumers: []agent.ServiceConsumer{w.proxy, w.dns},
+		LogDir: o.podLogs, AllowedUnsafeSysctls: o.unsafeSysctls, Runtime: w.runtime, Network: w.network, ServiceConsumers: []agent.ServiceConsumer{w.proxy, w.dns},
 		Masters: identity.Masters(), Dial: dialMaster(identity), Labels: o.nodeLabels, Port: kubeletPort, MaxPods: o.maxPods, Version: gitVersion,
 	})
 	if err != nil {

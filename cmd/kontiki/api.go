@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
+	"k8s.io/kubernetes/pkg/capabilities"
 
 	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/inflight"
@@ -19,6 +20,7 @@ type apiOptions struct {
 	auditMaxAge, auditMaxBackups, auditMaxSize     int
 	maxInflight, maxMutatingInflight               int
 	requestTimeout                                 time.Duration
+	allowPrivileged                                bool
 
 	// What they make of it; nil records and bounds nothing.
 	auditor *audit.Auditor
@@ -38,6 +40,7 @@ func (o *apiOptions) flags(f *pflag.FlagSet) {
 	f.IntVar(&o.maxInflight, "max-requests-inflight", inflight.DefaultReadOnly, "how many non-mutating requests may be in flight; 0 is no limit")
 	f.IntVar(&o.maxMutatingInflight, "max-mutating-requests-inflight", inflight.DefaultMutating, "how many mutating requests may be in flight; 0 is no limit")
 	f.DurationVar(&o.requestTimeout, "request-timeout", objects.DefaultRequestTimeout, "how long a request may take that is not a watch or the like")
+	f.BoolVar(&o.allowPrivileged, "allow-privileged", true, "allow privileged containers; the same on all masters")
 }
 
 func (o *apiOptions) check() error {
@@ -66,6 +69,7 @@ func (o *apiOptions) open(log *slog.Logger) error {
 	if err := o.check(); err != nil {
 		return err
 	}
+	capabilities.Setup(o.allowPrivileged, 0) // what validation of pods allows, once a process
 	var err error
 	if o.auditor, err = audit.New(audit.Config{
 		PolicyFile: o.auditPolicy, LogPath: o.auditPath, Mode: o.auditMode, Log: log,

@@ -354,5 +354,5 @@ func speaks(ctx context.Context, address, proto string, cert *tls.Certificate) e
 // noPods is an agent without pods.
 type noPods struct{}
 
-func (noPods) Pods() []*corev1.Pod                    { return nil }
+func (noPods) Pods() []*corev1.Pod                               { return nil }
 func (noPods) Pod(string, string, types.UID) (*corev1.Pod, bool) { return nil, false }

@@ -27,10 +27,13 @@ type Config struct {
 	NodeIP   netip.Addr
 	// StateDir holds all that survives a restart: assignments, pods' volumes and files.
 	StateDir string
-	// LogDir is where containers' logs are, "" for /var/log/pods.
-	LogDir  string
-	Runtime runtime.Runtime
-	Network Network
+	// LogDir is where containers' logs are, "" for /var/log/pods. Links to them, by names that log collectors know, are in
+	// the folder "containers" beside it.
+	LogDir string
+	// AllowedUnsafeSysctls are names, and prefixes that end in "*", of sysctls that pods may set beside the safe ones.
+	AllowedUnsafeSysctls []string
+	Runtime              runtime.Runtime
+	Network              Network
 	// ServiceConsumers are told the cluster's services whenever they change.
 	ServiceConsumers []ServiceConsumer
 	// Masters are host:port addresses to begin with; later ones come from the masters, and from disk.
@@ -84,6 +87,9 @@ func New(c Config) (*Agent, error) {
 	if c.NodeName == "" || c.Runtime == nil || c.Network == nil || c.Dial == nil || c.StateDir == "" {
 		return nil, errors.New("agent: NodeName, StateDir, Runtime, Network and Dial are required")
 	}
+	if err := pods.CheckSysctlPatterns(c.AllowedUnsafeSysctls); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(c.StateDir, 0o711); err != nil {
 		return nil, err
 	}
@@ -96,7 +102,8 @@ func New(c Config) (*Agent, error) {
 	a.volumes = volume.New(volume.Config{RootDir: filepath.Join(c.StateDir, "pods"), Objects: a.store, Token: a.createToken, Node: a.node.current})
 	a.pods = pods.New(pods.Config{
 		NodeName: c.NodeName, NodeIP: c.NodeIP, Runtime: c.Runtime, Network: c.Network, Volumes: a.volumes, Objects: a.store, Sink: a.out,
-		DNS: a.dns, Node: a.node.current, RootDir: filepath.Join(c.StateDir, "pods"), LogDir: c.LogDir,
+		DNS: a.dns, Node: a.node.current, ClusterNode: a.clusterNode, AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,
+		RootDir: filepath.Join(c.StateDir, "pods"), LogDir: c.LogDir, LogLinkDir: filepath.Join(filepath.Dir(c.LogDir), "containers"),
 	})
 	a.volumes.OnExpiry(a.pods.RefreshAll)
 	return a, nil
@@ -107,6 +114,16 @@ func (a *Agent) Pods() *pods.Manager { return a.pods }
 
 // Node answers the Node object as the agent last reported it.
 func (a *Agent) Node() *corev1.Node { return a.node.current() }
+
+// clusterNode is the Node object as the cluster has it, nil while that is not known.
+func (a *Agent) clusterNode() *corev1.Node {
+	for _, n := range a.store.nodes() {
+		if n.Name == a.c.NodeName {
+			return n
+		}
+	}
+	return nil
+}
 
 // Run runs the agent until ctx ends. Containers go on after it.
 func (a *Agent) Run(ctx context.Context) error {

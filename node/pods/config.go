@@ -85,6 +85,8 @@ type Config struct {
 	// RootDir holds a folder for each pod that was admitted; LogDir is /var/log/pods.
 	RootDir string
 	LogDir  string
+	// LogLinkDir is /var/log/containers, where log collectors look; "" for none.
+	LogLinkDir string
 	// Starts bounds how many pods start containers at once; 0 for 4. A runtime on two cores is fastest at 3 to 4.
 	Starts int
 }

@@ -111,6 +111,7 @@ func (m *Manager) Sweep() {
 }
 
 func (m *Manager) sweep(ctx context.Context) {
+	defer m.sweepLogLinks()
 	orphans := map[types.UID]*corev1.Pod{}
 	orphan := func(uid, namespace, name string) {
 		pod := &corev1.Pod{}

@@ -583,3 +583,37 @@ func TestAHooksOutputIsBounded(t *testing.T) {
 		}
 	})
 }
+
+func TestLogsAreLinkedWhereCollectorsLook(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyAlways, trap)
+		n.m.Update(p)
+		c := n.running(p, "c1")
+		link := filepath.Join(n.dir, "links", "a_ns_c1-"+c.ID+".log")
+		if target, err := os.Readlink(link); err != nil || target != filepath.Join(n.dir, "logs", "ns_a_uid-a", "c1", "0.log") || target != c.LogPath {
+			t.Errorf("%s, %v", target, err)
+		}
+		stale := filepath.Join(n.dir, "links", "gone.log")
+		if err := os.Symlink(filepath.Join(n.dir, "logs", "ns_gone_uid", "c", "0.log"), stale); err != nil {
+			t.Fatal(err)
+		}
+		n.m.Sweep()
+		n.status(p)
+		if _, err := os.Lstat(link); err != nil {
+			t.Error(err)
+		}
+		n.m.Update(deleting(p, 1))
+		n.hasEnded(p)
+		n.m.Remove(p.UID)
+		n.status(p)
+		for _, l := range []string{link, stale} {
+			if _, err := os.Lstat(l); !os.IsNotExist(err) {
+				t.Errorf("%s is left: %v", l, err)
+			}
+		}
+	})
+	long := pod(strings.Repeat("n", 253), corev1.RestartPolicyAlways, trap)
+	if name := filepath.Base(logLink("/x", long, strings.Repeat("c", 63), strings.Repeat("f", 64))); len(name) != 255 || !strings.HasSuffix(name, "ff.log") {
+		t.Errorf("%d: %s", len(name), name)
+	}
+}

@@ -34,6 +34,7 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 			if err := w.m.c.Runtime.RemoveContainer(ctx, l.ID); err != nil {
 				return time.Second, err
 			}
+			w.unlinkLog(pod, l.Name, l.ID)
 			attempt = l.Attempt
 		}
 	} else if old := w.oldStatus(c.Name); old != nil {
@@ -86,6 +87,7 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	if err != nil {
 		return refuse(errCreate, err)
 	}
+	w.linkLog(pod, c.Name, id, cfg.LogPath)
 	w.containerEvent(pod, c, corev1.EventTypeNormal, "Created", "Container created")
 	if err := w.m.c.Runtime.StartContainer(ctx, id); err != nil {
 		// The container is now an exited one, so back-off decides about the next try.

@@ -403,7 +403,7 @@ func (w *worker) sync(ctx context.Context, pod *corev1.Pod) time.Duration {
 	if o, err = w.look(ctx); err == nil {
 		w.publish(pod, o)
 		w.probes.ensure(pod, o)
-		w.prune(ctx, o)
+		w.prune(ctx, pod, o)
 		if then := computeActions(pod, o); a.init && len(then.start) > 0 && !then.init {
 			return again // the last init step is through
 		}
@@ -438,7 +438,7 @@ func onlySidecarsLeft(pod *corev1.Pod, o observed) bool {
 }
 
 // prune removes attempts that nobody needs: the newest and the one before it are kept.
-func (w *worker) prune(ctx context.Context, o observed) {
+func (w *worker) prune(ctx context.Context, pod *corev1.Pod, o observed) {
 	for _, attempts := range o.byName {
 		for i := 2; i < len(attempts); i++ {
 			if attempts[i].State == runtime.StateRunning {
@@ -446,6 +446,7 @@ func (w *worker) prune(ctx context.Context, o observed) {
 			}
 			if err := w.m.c.Runtime.RemoveContainer(ctx, attempts[i].ID); err == nil {
 				delete(w.messages, attempts[i].ID)
+				w.unlinkLog(pod, attempts[i].Name, attempts[i].ID)
 			}
 		}
 	}
@@ -457,17 +458,18 @@ func (w *worker) forget(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	w.mu.Lock()
+	pod := w.pod
+	w.mu.Unlock()
 	for _, c := range list {
 		if err := w.m.c.Runtime.RemoveContainer(ctx, c.ID); err != nil {
 			return err
 		}
+		w.unlinkLog(pod, c.Name, c.ID)
 	}
 	if err := w.m.c.Runtime.RemoveSandbox(ctx, string(w.uid)); err != nil {
 		return err
 	}
-	w.mu.Lock()
-	pod := w.pod
-	w.mu.Unlock()
 	logs, _ := filepath.Glob(filepath.Join(w.m.c.LogDir, "*_"+string(w.uid)))
 	for _, d := range append(logs, w.m.podLogDir(pod)) {
 		_ = os.RemoveAll(d)
