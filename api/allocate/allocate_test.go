@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/allocate"
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/kv"
@@ -99,6 +101,11 @@ func (b table) run(t *testing.T, a interface {
 	Allocate(view kv.View, obj, old registry.Object, dryRun bool) ([]kv.Op, error)
 }, obj, old registry.Object) error {
 	t.Helper()
+	if filler, ok := a.(objects.Filler); ok && obj != nil {
+		if err := filler.Fill(b.store.View(), obj, old); err != nil {
+			return err
+		}
+	}
 	ops, err := a.Allocate(b.store.View(), obj, old, false)
 	if err != nil || len(ops) == 0 {
 		return err
@@ -146,7 +153,7 @@ func TestAddressRangesFillUpToTheLast(t *testing.T) {
 func TestWhatServicesMayAskFor(t *testing.T) {
 	b := table{fsm.NewLocal(fsm.Options{})}
 	a := &allocate.Services{Range: netip.MustParsePrefix("10.9.0.0/24")}
-	dual := corev1.IPFamilyPolicyRequireDualStack
+	dual, single := corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicySingleStack
 	for _, c := range []struct {
 		name   string
 		change func(*corev1.Service)
@@ -170,7 +177,25 @@ func TestWhatServicesMayAskFor(t *testing.T) {
 		}, "", func(s *corev1.Service) bool { return s.Spec.Ports[1].NodePort == 30002 }},
 		{"a health check port", func(s *corev1.Service) {
 			s.Spec.Type, s.Spec.ExternalTrafficPolicy = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal
-		}, "", func(s *corev1.Service) bool { return s.Spec.HealthCheckNodePort >= 30000 }},
+		}, "", func(s *corev1.Service) bool {
+			return s.Spec.HealthCheckNodePort >= 30000 && s.Spec.HealthCheckNodePort != s.Spec.Ports[0].NodePort && s.Spec.HealthCheckNodePort != s.Spec.Ports[1].NodePort
+		}},
+		{"a health check port out of range", func(s *corev1.Service) {
+			s.Spec.Type, s.Spec.ExternalTrafficPolicy, s.Spec.HealthCheckNodePort = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal, 80
+		}, "30000-32767", nil},
+		{"a health check port that is a node port", func(s *corev1.Service) {
+			s.Spec.Type, s.Spec.ExternalTrafficPolicy, s.Spec.HealthCheckNodePort = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal, 30005
+			s.Spec.Ports[1].NodePort = 30005
+		}, "provided port is already allocated", nil},
+		{"no address and a selector", func(s *corev1.Service) { s.Spec.ClusterIP, s.Spec.Selector = "None", map[string]string{"a": "b"} }, "", func(s *corev1.Service) bool {
+			return *s.Spec.IPFamilyPolicy == corev1.IPFamilyPolicySingleStack && len(s.Spec.IPFamilies) == 1
+		}},
+		{"no address and no selector", func(s *corev1.Service) { s.Spec.ClusterIP = "None" }, "", func(s *corev1.Service) bool {
+			return *s.Spec.IPFamilyPolicy == dual && slices.Equal(s.Spec.IPFamilies, []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol})
+		}},
+		{"no address, no selector and one family", func(s *corev1.Service) { s.Spec.ClusterIP, s.Spec.IPFamilyPolicy = "None", &single }, "", func(s *corev1.Service) bool {
+			return *s.Spec.IPFamilyPolicy == single && len(s.Spec.IPFamilies) == 1
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			before := b.store.View().Revision()

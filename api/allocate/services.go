@@ -75,6 +75,33 @@ func (s *Services) Allocate(view kv.View, obj, old registry.Object, dryRun bool)
 	return ops, nil
 }
 
+// Fill implements objects.Filler: validation requires the port of health checks.
+func (s *Services) Fill(view kv.View, obj, _ registry.Object) error {
+	service := obj.(*corev1.Service)
+	spec := &service.Spec
+	if needsHealthCheckPort(spec) && spec.HealthCheckNodePort == 0 {
+		n, err := freePort(view, usedPorts(spec))
+		if err != nil {
+			return err
+		}
+		spec.HealthCheckNodePort = n
+	}
+	return nil
+}
+
+func needsHealthCheckPort(spec *corev1.ServiceSpec) bool {
+	return spec.Type == corev1.ServiceTypeLoadBalancer && spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+}
+
+// usedPorts are the node ports that a service names.
+func usedPorts(spec *corev1.ServiceSpec) map[int32]bool {
+	used := map[int32]bool{spec.HealthCheckNodePort: true}
+	for _, p := range spec.Ports {
+		used[p.NodePort] = true
+	}
+	return used
+}
+
 func contains(list []need, key string) bool {
 	return slices.ContainsFunc(list, func(n need) bool { return n.key == key })
 }
@@ -114,17 +141,9 @@ func (s *Services) fill(view kv.View, service *corev1.Service, held []need) erro
 	if spec.Type == corev1.ServiceTypeExternalName {
 		return nil
 	}
-	if spec.IPFamilyPolicy != nil && *spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack {
-		return invalid(service, field.Invalid(field.NewPath("spec", "ipFamilyPolicy"), string(*spec.IPFamilyPolicy), "this cluster is not configured for dual-stack services"))
+	if err := fillFamilies(service); err != nil {
+		return err
 	}
-	if slices.Contains(spec.IPFamilies, corev1.IPv6Protocol) {
-		return invalid(service, field.Invalid(field.NewPath("spec", "ipFamilies").Index(0), string(corev1.IPv6Protocol), "not configured on this cluster"))
-	}
-	if spec.IPFamilyPolicy == nil {
-		policy := corev1.IPFamilyPolicySingleStack
-		spec.IPFamilyPolicy = &policy
-	}
-	spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
 	switch {
 	case spec.ClusterIP == corev1.ClusterIPNone:
 	case spec.ClusterIP == "":
@@ -142,6 +161,47 @@ func (s *Services) fill(view kv.View, service *corev1.Service, held []need) erro
 	}
 	spec.ClusterIPs = []string{spec.ClusterIP}
 	return fillPorts(view, service, held)
+}
+
+// fillFamilies chooses the families of a service in a cluster of IPv4 alone, as upstream's initIPFamilyFields does. A headless
+// service without a selector gets endpoints by hand, of whatever family, so it is of both unless it says otherwise.
+func fillFamilies(service *corev1.Service) error {
+	spec := &service.Spec
+	byHand := spec.ClusterIP == corev1.ClusterIPNone && len(spec.Selector) == 0
+	if spec.IPFamilyPolicy == nil {
+		policy := corev1.IPFamilyPolicySingleStack
+		if byHand {
+			policy = corev1.IPFamilyPolicyRequireDualStack
+		}
+		spec.IPFamilyPolicy = &policy
+	}
+	if byHand {
+		if len(spec.IPFamilies) == 0 {
+			spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
+		}
+		if len(spec.IPFamilies) == 1 && *spec.IPFamilyPolicy != corev1.IPFamilyPolicySingleStack {
+			other := corev1.IPv6Protocol
+			if spec.IPFamilies[0] == other {
+				other = corev1.IPv4Protocol
+			}
+			spec.IPFamilies = append(spec.IPFamilies, other)
+		}
+		return nil
+	}
+	var problems field.ErrorList
+	if *spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack {
+		problems = append(problems, field.Invalid(field.NewPath("spec", "ipFamilyPolicy"), string(*spec.IPFamilyPolicy), "this cluster is not configured for dual-stack services"))
+	}
+	for i, family := range spec.IPFamilies {
+		if family != corev1.IPv4Protocol {
+			problems = append(problems, field.Invalid(field.NewPath("spec", "ipFamilies").Index(i), string(family), "not configured on this cluster"))
+		}
+	}
+	if len(problems) > 0 {
+		return invalid(service, problems...)
+	}
+	spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
+	return nil
 }
 
 // freeAddress draws a free address. The first one is the API's own (default/kubernetes); the lower part of the range is
@@ -190,10 +250,7 @@ func fillPorts(view kv.View, service *corev1.Service, held []need) error {
 	spec := &service.Spec
 	wants := spec.Type == corev1.ServiceTypeNodePort || (spec.Type == corev1.ServiceTypeLoadBalancer &&
 		(spec.AllocateLoadBalancerNodePorts == nil || *spec.AllocateLoadBalancerNodePorts))
-	used := map[int32]bool{}
-	for _, p := range spec.Ports {
-		used[p.NodePort] = true
-	}
+	used := usedPorts(spec)
 	for i := range spec.Ports {
 		p := &spec.Ports[i]
 		path := field.NewPath("spec", "ports").Index(i).Child("nodePort")
@@ -211,12 +268,12 @@ func fillPorts(view kv.View, service *corev1.Service, held []need) error {
 			return invalid(service, field.Invalid(path, p.NodePort, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", FirstNodePort, LastNodePort)))
 		}
 	}
-	if spec.Type == corev1.ServiceTypeLoadBalancer && spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && spec.HealthCheckNodePort == 0 {
-		n, err := freePort(view, used)
-		if err != nil {
-			return err
-		}
-		spec.HealthCheckNodePort = n
+	path := field.NewPath("spec", "healthCheckNodePort")
+	if p := spec.HealthCheckNodePort; p != 0 && slices.ContainsFunc(spec.Ports, func(port corev1.ServicePort) bool { return port.NodePort == p }) {
+		return invalid(service, field.Invalid(path, p, "provided port is already allocated"))
+	}
+	if p := spec.HealthCheckNodePort; p != 0 && !contains(held, fmt.Sprintf("%s%d", nodePortPrefix, p)) && (p < FirstNodePort || p > LastNodePort) {
+		return invalid(service, field.Invalid(path, p, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", FirstNodePort, LastNodePort)))
 	}
 	return nil
 }
@@ -233,6 +290,6 @@ func freePort(view kv.View, used map[int32]bool) (int32, error) {
 	return 0, apierrors.NewInternalError(fmt.Errorf("failed to allocate a nodePort: range is full"))
 }
 
-func invalid(s *corev1.Service, problem *field.Error) error {
-	return apierrors.NewInvalid(schema.GroupKind{Kind: "Service"}, s.Name, field.ErrorList{problem})
+func invalid(s *corev1.Service, problems ...*field.Error) error {
+	return apierrors.NewInvalid(schema.GroupKind{Kind: "Service"}, s.Name, problems)
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 
 	"github.com/kontiki/kontiki/api/admission"
@@ -97,9 +98,9 @@ func New(c Config) (*API, error) {
 	a.Objects, err = objects.New(objects.Config{
 		Store: c.Store, Kinds: a.Kinds, Sealer: sealer,
 		Admission: []objects.Admitter{admission.Namespaces{}, accounts, &admission.Pods{TolerationSeconds: *c.TolerationSeconds}},
-		Allocators: map[string]objects.Allocator{
-			"services": services,
-			"nodes":    &allocate.Nodes{Range: c.PodRange, Bits: nodePrefixBits},
+		Allocators: map[schema.GroupResource]objects.Allocator{
+			{Resource: "services"}: services,
+			{Resource: "nodes"}:    &allocate.Nodes{Range: c.PodRange, Bits: nodePrefixBits},
 		},
 	})
 	if err != nil {

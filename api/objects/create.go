@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/storage/names"
 
 	"github.com/kontiki/kontiki/api/registry"
@@ -108,8 +109,8 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 	if r.Kind.PrepareCreate != nil {
 		r.Kind.PrepareCreate(internal)
 	}
-	if obj, err = r.Kind.FromInternal(internal); err != nil {
-		return nil, apierrors.NewInternalError(err)
+	if obj, internal, err = s.fill(r, view, internal, nil); err != nil {
+		return nil, err
 	}
 	if errs := r.Kind.ValidateCreate(ctx, internal, obj); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(r.Kind.GVK().GroupKind(), r.Name, errs)
@@ -240,11 +241,30 @@ func (s *Service) validate(ctx context.Context, a *Attributes) error {
 }
 
 func (s *Service) allocate(r *Request, view kv.View, obj, old registry.Object) ([]kv.Op, error) {
-	allocator, ok := s.allocators[r.Kind.Resource]
+	allocator, ok := s.allocators[r.Kind.GroupResource()]
 	if !ok {
 		return nil, nil
 	}
 	return allocator.Allocate(view, obj, old, r.DryRun)
+}
+
+// fill is a prepared object in its versioned form, with what its allocator chooses before validation. The answers agree.
+func (s *Service) fill(r *Request, view kv.View, internal runtime.Object, old registry.Object) (registry.Object, runtime.Object, error) {
+	obj, err := r.Kind.FromInternal(internal)
+	if err != nil {
+		return nil, nil, apierrors.NewInternalError(err)
+	}
+	filler, ok := s.allocators[r.Kind.GroupResource()].(Filler)
+	if !ok || r.Subresource != "" {
+		return obj, internal, nil
+	}
+	if err := filler.Fill(view, obj, old); err != nil {
+		return nil, nil, err
+	}
+	if internal, err = r.Kind.ToInternal(obj); err != nil {
+		return nil, nil, apierrors.NewInternalError(err)
+	}
+	return obj, internal, nil
 }
 
 func checkSize(value []byte) error {

@@ -10,6 +10,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 
@@ -67,6 +68,12 @@ type Allocator interface {
 	Allocate(view kv.View, obj, old registry.Object, dryRun bool) ([]kv.Op, error)
 }
 
+// Filler is an Allocator that chooses what validation asks for, before that. What it chooses is allocated by Allocate.
+type Filler interface {
+	// Fill sees the versioned object, defaulted and prepared but not validated, and the stored one (nil for a creation).
+	Fill(view kv.View, obj, old registry.Object) error
+}
+
 // Request says who asks for what, and how.
 type Request struct {
 	User            user.Info
@@ -91,7 +98,7 @@ type Config struct {
 	Kinds      *registry.Table
 	Sealer     Sealer
 	Admission  []Admitter
-	Allocators map[string]Allocator // by resource
+	Allocators map[schema.GroupResource]Allocator
 	// Now and NewUID default to the wall clock and random UUIDs. Both are asked before a command is proposed.
 	Now    func() time.Time
 	NewUID func() types.UID
@@ -103,7 +110,7 @@ type Service struct {
 	kinds      *registry.Table
 	sealer     Sealer
 	admission  []Admitter
-	allocators map[string]Allocator
+	allocators map[schema.GroupResource]Allocator
 	now        func() time.Time
 	newUID     func() types.UID
 	managers   *managers

@@ -206,8 +206,8 @@ func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.St
 	if err := keepMeta(internal, old); err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	if obj, err = r.Kind.FromInternal(internal); err != nil {
-		return nil, apierrors.NewInternalError(err)
+	if obj, internal, err = s.fill(r, view, internal, old); err != nil {
+		return nil, err
 	}
 	if errs := r.Kind.ValidateChange(ctx, strategy, m.subresource(r), internal, oldInternal, obj, old); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(r.Kind.GVK().GroupKind(), r.Name, errs)

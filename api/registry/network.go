@@ -74,6 +74,11 @@ func needsNodePort(s *core.Service) bool {
 		(s.Spec.AllocateLoadBalancerNodePorts == nil || *s.Spec.AllocateLoadBalancerNodePorts))
 }
 
+// onNodePorts says if a service of the type may have node ports, also those that only its user chooses.
+func onNodePorts(s *core.Service) bool {
+	return s.Spec.Type == core.ServiceTypeNodePort || s.Spec.Type == core.ServiceTypeLoadBalancer
+}
+
 // alignClusterIPs carries a change of clusterIP, made by a client that knows only that field, over to clusterIPs
 // (upstream's normalizeClusterIPs).
 func alignClusterIPs(s, old *core.Service) {
@@ -107,25 +112,24 @@ func keepAllocations(s, old *core.Service) {
 		}
 	}
 	if needsNodePort(old) && needsNodePort(s) {
-		type portKey struct {
-			protocol core.Protocol
-			port     int32
-		}
-		allocated := map[portKey]int32{}
-		used := map[int32]bool{}
+		// By the port's name, as upstream: what else of it may have changed.
+		allocated, used := map[string]int32{}, map[int32]bool{}
 		for _, p := range old.Spec.Ports {
-			allocated[portKey{p.Protocol, p.Port}] = p.NodePort
+			allocated[p.Name] = p.NodePort
 		}
 		for _, p := range s.Spec.Ports {
 			used[p.NodePort] = true
 		}
 		for i := range s.Spec.Ports {
 			p := &s.Spec.Ports[i]
-			if n := allocated[portKey{p.Protocol, p.Port}]; p.NodePort == 0 && n != 0 && !used[n] {
+			if n := allocated[p.Name]; p.NodePort == 0 && n != 0 && !used[n] {
 				p.NodePort = n
 				used[n] = true
 			}
 		}
+	}
+	if serviceutil.NeedsHealthCheck(old) && serviceutil.NeedsHealthCheck(s) && s.Spec.HealthCheckNodePort == 0 {
+		s.Spec.HealthCheckNodePort = old.Spec.HealthCheckNodePort
 	}
 }
 
@@ -143,10 +147,13 @@ func dropTypeDependent(s, old *core.Service) {
 			s.Spec.IPFamilyPolicy = nil
 		}
 	}
-	if needsNodePort(old) && !needsNodePort(s) && sameNodePorts(s, old) {
+	if onNodePorts(old) && !onNodePorts(s) && sameNodePorts(s, old) {
 		for i := range s.Spec.Ports {
 			s.Spec.Ports[i].NodePort = 0
 		}
+	}
+	if serviceutil.NeedsHealthCheck(old) && !serviceutil.NeedsHealthCheck(s) && s.Spec.HealthCheckNodePort == old.Spec.HealthCheckNodePort {
+		s.Spec.HealthCheckNodePort = 0
 	}
 	if old.Spec.Type == core.ServiceTypeLoadBalancer && s.Spec.Type != core.ServiceTypeLoadBalancer {
 		if apiequality.Semantic.DeepEqual(s.Spec.AllocateLoadBalancerNodePorts, old.Spec.AllocateLoadBalancerNodePorts) {
