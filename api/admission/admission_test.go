@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/api/client"
@@ -57,6 +58,8 @@ func TestPodsGetWhatTheClusterGivesThem(t *testing.T) {
 		check  func(*corev1.Pod) bool
 		says   string
 	}{
+		{"a-runtime-class", func(p *corev1.Pod) { p.Spec.RuntimeClassName = of("gvisor") }, nil, `pod rejected: RuntimeClass "gvisor" not found`},
+		{"overhead", func(p *corev1.Pod) { p.Spec.Overhead = corev1.ResourceList{"cpu": resource.MustParse("1")} }, nil, "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"},
 		{"plain", nil, func(p *corev1.Pod) bool {
 			return p.Spec.ServiceAccountName == "default" && p.Spec.DeprecatedServiceAccount == "default" && mounts(p) == 3 &&
 				len(p.Spec.Volumes) == 1 && strings.HasPrefix(p.Spec.Volumes[0].Name, "kube-api-access-") && len(p.Spec.Volumes[0].Projected.Sources) == 3 &&

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/kontiki/kontiki/api/objects"
@@ -22,7 +23,7 @@ func (Namespaces) Mutate(context.Context, *objects.Attributes) error { return ni
 
 // Validate implements objects.Admitter.
 func (Namespaces) Validate(_ context.Context, a *objects.Attributes) error {
-	if a.Operation == objects.OpDelete && a.Kind.Resource == "namespaces" && slices.Contains(immortal, a.Name) {
+	if a.Operation == objects.OpDelete && a.Kind.GroupResource() == corev1.Resource("namespaces") && slices.Contains(immortal, a.Name) {
 		return apierrors.NewForbidden(a.Kind.GroupResource(), a.Name, fmt.Errorf("this namespace may not be deleted"))
 	}
 	return nil

@@ -43,8 +43,24 @@ func (p *Pods) Mutate(_ context.Context, a *objects.Attributes) error {
 	return nil
 }
 
-// Validate implements objects.Admitter.
-func (p *Pods) Validate(context.Context, *objects.Attributes) error { return nil }
+// Validate implements objects.Admitter. RuntimeClasses are not served: a pod that names one is refused as upstream refuses
+// one that names a class that is not there.
+func (p *Pods) Validate(_ context.Context, a *objects.Attributes) error {
+	pod, ok := a.Object.(*corev1.Pod)
+	if !ok || a.Subresource != "" || a.Operation != objects.OpCreate {
+		return nil
+	}
+	refuse := func(format string, args ...any) error {
+		return apierrors.NewForbidden(a.Kind.GroupResource(), a.Name, fmt.Errorf(format, args...))
+	}
+	if class := pod.Spec.RuntimeClassName; class != nil && *class != "" {
+		return refuse("pod rejected: RuntimeClass %q not found", *class)
+	}
+	if len(pod.Spec.Overhead) > 0 {
+		return refuse("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead")
+	}
+	return nil
+}
 
 func (p *Pods) tolerate(pod *corev1.Pod, taint string) {
 	for _, t := range pod.Spec.Tolerations {

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/kubernetes/pkg/capabilities"
 
 	"github.com/kontiki/kontiki/api/admission"
 	"github.com/kontiki/kontiki/api/agents"
@@ -51,6 +52,8 @@ type Config struct {
 	ServiceRange, PodRange netip.Prefix
 	// TolerationSeconds is for pods on nodes that are not ready or not reachable; nil is Kubernetes' default.
 	TolerationSeconds *int64
+	// ForbidPrivileged refuses pods with privileged containers. It holds for the process: the first API decides.
+	ForbidPrivileged bool
 	// Agents is what the nodes' agents are shown; nil answers 503 to what needs one.
 	Agents  agents.Credentials
 	Ready   func(context.Context) error
@@ -83,6 +86,7 @@ type API struct {
 
 // New assembles the API.
 func New(c Config) (*API, error) {
+	capabilities.Setup(!c.ForbidPrivileged, 0) // upstream's validation asks there
 	sealer, err := seal.New(c.SealWith, c.SealKeys)
 	if err != nil {
 		return nil, err

@@ -106,6 +106,11 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
+	if r.Warn != nil && r.Kind.WarnGiven != nil {
+		for _, text := range r.Kind.WarnGiven(internal) {
+			r.warn("%s", text)
+		}
+	}
 	if r.Kind.PrepareCreate != nil {
 		r.Kind.PrepareCreate(internal)
 	}

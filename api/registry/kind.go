@@ -35,7 +35,8 @@ type Strategy struct {
 	ResetFields, OnlyFields []string
 }
 
-// Kind is one row: everything the object service must know of a kind. Rows are immutable.
+// Kind is one row: everything the object service must know of a kind. Rows are immutable once they
+// are in a Table.
 type Kind struct {
 	Group, Version, Kind string
 	Resource, Singular   string
@@ -51,6 +52,8 @@ type Kind struct {
 	// PrepareCreate and Validate work on the internal type.
 	PrepareCreate func(obj runtime.Object)
 	Validate      func(obj runtime.Object) field.ErrorList
+	// WarnGiven says what is questionable about a new object as it was given, before it is prepared.
+	WarnGiven func(obj runtime.Object) []string
 	// WarnCreate says what is questionable about a new object; what it answers is shown to people.
 	WarnCreate func(ctx context.Context, obj runtime.Object) []string
 	Strategy
@@ -81,6 +84,8 @@ type Kind struct {
 
 	// ReturnDeleted makes a deletion answer the object rather than a Status.
 	ReturnDeleted bool
+	// deprecated is the warning that every request for the kind gets; "" for none.
+	deprecated string
 	// Sealed values are encrypted before they are proposed.
 	Sealed bool
 }
@@ -89,6 +94,31 @@ type Kind struct {
 type Scale struct {
 	Get func(obj Object) (replicas, statusReplicas int32, selector string)
 	Set func(obj Object, replicas int32)
+}
+
+// Deprecated is what every request for the kind is warned of, in upstream's words; "" if the kind is not deprecated.
+func (k *Kind) Deprecated() string { return k.deprecated }
+
+// deprecation makes that warning from what the type says of itself.
+func (k *Kind) deprecation() string {
+	obj := k.New()
+	deprecated, ok := obj.(interface{ APILifecycleDeprecated() (major, minor int) })
+	if !ok {
+		return ""
+	}
+	major, minor := deprecated.APILifecycleDeprecated()
+	text := fmt.Sprintf("%s %s is deprecated in v%d.%d+", k.GroupVersion(), k.Kind, major, minor)
+	if removed, ok := obj.(interface{ APILifecycleRemoved() (major, minor int) }); ok {
+		major, minor := removed.APILifecycleRemoved()
+		text += fmt.Sprintf(", unavailable in v%d.%d+", major, minor)
+	}
+	if replaced, ok := obj.(interface {
+		APILifecycleReplacement() schema.GroupVersionKind
+	}); ok {
+		by := replaced.APILifecycleReplacement()
+		text += fmt.Sprintf("; use %s %s", by.GroupVersion(), by.Kind)
+	}
+	return text
 }
 
 // GroupVersion is the kind's group and version.
@@ -269,6 +299,7 @@ func NewTable(kinds ...*Kind) *Table {
 		byType:     map[reflect.Type]*Kind{},
 	}
 	for _, k := range kinds {
+		k.deprecated = k.deprecation()
 		t.byResource[k.GroupVersion().WithResource(k.Resource)] = k
 		t.byGroupRes[k.GroupResource()] = k
 		t.byGVK[k.GVK()] = k

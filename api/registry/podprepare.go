@@ -1,6 +1,8 @@
 package registry
 
 import (
+	"fmt"
+
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -59,26 +61,48 @@ func mergeKeys(selector *metav1.LabelSelector, keys []string, operator metav1.La
 
 // appArmorFields carries the old AppArmor annotations over to the fields that took their place (KEP-24, version skew).
 func appArmorFields(pod *core.Pod) {
-	if pod.Spec.OS != nil && pod.Spec.OS.Name == core.Windows {
-		return
-	}
-	var whole *core.AppArmorProfile
-	if pod.Spec.SecurityContext != nil {
-		whole = pod.Spec.SecurityContext.AppArmorProfile
-	}
-	podutil.VisitContainers(&pod.Spec, podutil.AllFeatureEnabledContainers(), func(c *core.Container, _ podutil.ContainerType) bool {
-		annotation, ok := pod.Annotations[core.DeprecatedAppArmorAnnotationKeyPrefix+c.Name]
-		if !ok || (c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil) {
-			return true
-		}
-		profile := podutil.ApparmorFieldForAnnotation(annotation)
-		if profile == nil || len(validation.ValidateAppArmorProfileField(profile, &field.Path{})) > 0 || apiequality.Semantic.DeepEqual(profile, whole) {
-			return true
+	eachAppArmorAnnotation(pod, func(c *core.Container, _ string, profile *core.AppArmorProfile, whole bool) {
+		if profile == nil || whole {
+			return
 		}
 		if c.SecurityContext == nil {
 			c.SecurityContext = &core.SecurityContext{}
 		}
 		c.SecurityContext.AppArmorProfile = profile
+	})
+}
+
+// appArmorWarnings are those of annotations that stand for fields, or for nothing.
+func appArmorWarnings(pod *core.Pod) (out []string) {
+	eachAppArmorAnnotation(pod, func(_ *core.Container, key string, _ *core.AppArmorProfile, whole bool) {
+		if !whole {
+			out = append(out, fmt.Sprintf(`%s: deprecated since v1.30; use the "appArmorProfile" field instead`, field.NewPath("metadata", "annotations").Key(key)))
+		}
+	})
+	return out
+}
+
+// eachAppArmorAnnotation visits the containers that have an annotation and not the field, with the annotation's key, the
+// profile that it says (nil if it says none that holds), and whether that is the whole pod's anyway.
+func eachAppArmorAnnotation(pod *core.Pod, visit func(c *core.Container, key string, profile *core.AppArmorProfile, whole bool)) {
+	if len(pod.Annotations) == 0 || pod.Spec.OS != nil && pod.Spec.OS.Name == core.Windows {
+		return
+	}
+	var ofPod *core.AppArmorProfile
+	if pod.Spec.SecurityContext != nil {
+		ofPod = pod.Spec.SecurityContext.AppArmorProfile
+	}
+	podutil.VisitContainers(&pod.Spec, podutil.AllFeatureEnabledContainers(), func(c *core.Container, _ podutil.ContainerType) bool {
+		key := core.DeprecatedAppArmorAnnotationKeyPrefix + c.Name
+		annotation, ok := pod.Annotations[key]
+		if !ok || (c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil) {
+			return true
+		}
+		profile := podutil.ApparmorFieldForAnnotation(annotation)
+		if len(validation.ValidateAppArmorProfileField(profile, &field.Path{})) > 0 {
+			profile = nil
+		}
+		visit(c, key, profile, profile != nil && apiequality.Semantic.DeepEqual(profile, ofPod))
 		return true
 	})
 }

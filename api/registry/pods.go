@@ -27,6 +27,7 @@ func pods() *Kind {
 		NewList:       func() runtime.Object { return &corev1.PodList{} },
 		NewInternal:   func() runtime.Object { return &core.Pod{} },
 		PrepareCreate: preparer(preparePod),
+		WarnGiven:     func(obj runtime.Object) []string { return appArmorWarnings(obj.(*core.Pod)) },
 		WarnCreate: warner(func(ctx context.Context, pod *core.Pod) []string {
 			return append(podNameWarning(pod.Name, inHostname), podutil.GetWarningsForPod(ctx, pod, nil)...)
 		}),

@@ -39,24 +39,22 @@ func newDiscovery(table *registry.Table) (*discovery, error) {
 	}
 	d := &discovery{documents: map[string][]byte{}, aggregated: map[string][]byte{}}
 	groups := &metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: []metav1.APIGroup{}}
-	var core, named []apidiscoveryv2.APIGroupDiscovery
+	core, named := []apidiscoveryv2.APIGroupDiscovery{}, []apidiscoveryv2.APIGroupDiscovery{}
 	for _, gv := range all {
-		path := "/api/" + gv.version
-		aggregated := aggregatedGroup(gv)
+		path, aggregated := "/apis/"+gv.group+"/"+gv.version, &named
 		if gv.group == "" {
-			core = append(core, aggregated)
+			path, aggregated = "/api/"+gv.version, &core
 		} else {
-			path = "/apis/" + gv.group + "/" + gv.version
-			version := metav1.GroupVersionForDiscovery{GroupVersion: gv.group + "/" + gv.version, Version: gv.version}
-			group := metav1.APIGroup{Name: gv.group, Versions: []metav1.GroupVersionForDiscovery{version}, PreferredVersion: version}
-			groups.Groups = append(groups.Groups, group)
-			named = append(named, aggregated)
-			group.TypeMeta = metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"}
-			if err := d.add(d.documents, "/apis/"+gv.group, &group); err != nil {
-				return nil, err
-			}
+			addVersion(groups, gv)
 		}
+		addAggregated(aggregated, gv)
 		if err := d.add(d.documents, path, resourceList(gv)); err != nil {
+			return nil, err
+		}
+	}
+	for _, group := range groups.Groups {
+		group.TypeMeta = metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"}
+		if err := d.add(d.documents, "/apis/"+group.Name, &group); err != nil {
 			return nil, err
 		}
 	}
@@ -77,6 +75,27 @@ func newDiscovery(table *registry.Table) (*discovery, error) {
 		}
 	}
 	return d, nil
+}
+
+// addVersion adds a version to its group. The first one is preferred.
+func addVersion(groups *metav1.APIGroupList, gv groupVersion) {
+	version := metav1.GroupVersionForDiscovery{GroupVersion: gv.group + "/" + gv.version, Version: gv.version}
+	i := slices.IndexFunc(groups.Groups, func(g metav1.APIGroup) bool { return g.Name == gv.group })
+	if i < 0 {
+		groups.Groups = append(groups.Groups, metav1.APIGroup{Name: gv.group, PreferredVersion: version})
+		i = len(groups.Groups) - 1
+	}
+	groups.Groups[i].Versions = append(groups.Groups[i].Versions, version)
+}
+
+// addAggregated adds a version to its group in the aggregated form.
+func addAggregated(groups *[]apidiscoveryv2.APIGroupDiscovery, gv groupVersion) {
+	i := slices.IndexFunc(*groups, func(g apidiscoveryv2.APIGroupDiscovery) bool { return g.Name == gv.group })
+	if i < 0 {
+		*groups = append(*groups, apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: gv.group}})
+		i = len(*groups) - 1
+	}
+	(*groups)[i].Versions = append((*groups)[i].Versions, aggregatedVersion(gv))
 }
 
 func (d *discovery) add(into map[string][]byte, path string, value any) error {
@@ -117,27 +136,14 @@ func subresourcesOf(k *registry.Kind) []subresource {
 		}
 		out = append(out, subresource{name, "", "", k.Kind, verbs})
 	}
-	for _, special := range specialSubresources {
-		if resource, name, _ := strings.Cut(special.name, "/"); resource == k.Resource {
+	for of, special := range specialSubresources {
+		if resource, name, _ := strings.Cut(of.Resource, "/"); of.Group == k.Group && resource == k.Resource {
 			special.name = name
-			out = append(out, special)
+			out = append(out, special.subresource)
 		}
 	}
 	slices.SortFunc(out, func(a, b subresource) int { return strings.Compare(a.name, b.name) })
 	return out
-}
-
-var specialSubresources = []subresource{
-	{"pods/attach", "", "", "PodAttachOptions", metav1.Verbs{"create", "get"}},
-	{"pods/binding", "", "", "Binding", metav1.Verbs{"create"}},
-	{"pods/eviction", "policy", "v1", "Eviction", metav1.Verbs{"create"}},
-	{"pods/exec", "", "", "PodExecOptions", metav1.Verbs{"create", "get"}},
-	{"pods/log", "", "", "Pod", metav1.Verbs{"get"}},
-	{"pods/portforward", "", "", "PodPortForwardOptions", metav1.Verbs{"create", "get"}},
-	{"pods/proxy", "", "", "PodProxyOptions", metav1.Verbs{"create", "delete", "get", "patch", "update"}},
-	{"services/proxy", "", "", "ServiceProxyOptions", metav1.Verbs{"create", "delete", "get", "patch", "update"}},
-	{"nodes/proxy", "", "", "NodeProxyOptions", metav1.Verbs{"create", "delete", "get", "patch", "update"}},
-	{"serviceaccounts/token", "authentication.k8s.io", "v1", "TokenRequest", metav1.Verbs{"create"}},
 }
 
 func resourceList(gv groupVersion) *metav1.APIResourceList {
@@ -157,7 +163,7 @@ func resourceList(gv groupVersion) *metav1.APIResourceList {
 	return list
 }
 
-func aggregatedGroup(gv groupVersion) apidiscoveryv2.APIGroupDiscovery {
+func aggregatedVersion(gv groupVersion) apidiscoveryv2.APIVersionDiscovery {
 	version := apidiscoveryv2.APIVersionDiscovery{Version: gv.version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent}
 	for _, k := range gv.kinds {
 		scope := apidiscoveryv2.ScopeCluster
@@ -177,7 +183,7 @@ func aggregatedGroup(gv groupVersion) apidiscoveryv2.APIGroupDiscovery {
 		}
 		version.Resources = append(version.Resources, resource)
 	}
-	return apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: gv.group}, Versions: []apidiscoveryv2.APIVersionDiscovery{version}}
+	return version
 }
 
 // serve answers a discovery path; false means that it is none.

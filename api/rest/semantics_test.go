@@ -22,9 +22,11 @@ import (
 	autoscalingapply "k8s.io/client-go/applyconfigurations/autoscaling/v1"
 	"k8s.io/client-go/kubernetes"
 	clientrest "k8s.io/client-go/rest"
+	"k8s.io/kubernetes/pkg/capabilities"
 
 	appsv1 "k8s.io/api/apps/v1"
 
+	"github.com/kontiki/kontiki/api/apiserver"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
@@ -406,6 +408,8 @@ func TestWarnings(t *testing.T) {
 		{"/api/v1/namespaces/default/configmaps", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"dataa":{}}`, `unknown field \"dataa\"`},
 		{"/api/v1/namespaces/default/pods", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"e"},"spec":{"containers":[{"name":"c","image":"i","env":[{"name":"A","value":"1"},{"name":"A","value":"2"}]}]}}`, "spec.containers[0].env[1]: hides previous definition"},
 		{"/api/v1/namespaces/default/secrets", `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a"},"type":"kubernetes.io/tls","data":{"tls.crt":"eA==","tls.key":"eA=="}}`, "tls: failed to find any PEM data"},
+		{"/api/v1/namespaces/default/endpoints", `{"apiVersion":"v1","kind":"Endpoints","metadata":{"name":"a"}}`, "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"},
+		{"/api/v1/namespaces/default/pods", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"aa","annotations":{"container.apparmor.security.beta.kubernetes.io/c":"unconfined"}},"spec":{"containers":[{"name":"c","image":"i"}]}}`, `metadata.annotations[container.apparmor.security.beta.kubernetes.io/c]: deprecated since v1.30; use the \"appArmorProfile\" field instead`},
 	} {
 		recorder := httptest.NewRecorder()
 		client, err := clientrest.HTTPClientFor(config)
@@ -422,6 +426,22 @@ func TestWarnings(t *testing.T) {
 		if response.StatusCode != http.StatusCreated || len(warnings) != 1 || !strings.Contains(warnings[0], c.want) {
 			t.Errorf("%d with %q, want one of %q: %s", response.StatusCode, warnings, c.want, recorder.Body)
 		}
+	}
+}
+
+func TestPrivilegedContainersAreAllowedUnlessForbidden(t *testing.T) {
+	const body = `{"metadata":{"name":"p"},"spec":{"containers":[{"name":"c","image":"i","securityContext":{"privileged":true}}]}}`
+	try := func(forbid bool) (int, string) {
+		capabilities.ResetForTest()
+		h := harness.NewConfigured(t, func(c *apiserver.Config) { c.ForbidPrivileged = forbid })
+		return raw(t, h.Config("admin", "system:masters"), "POST", "/api/v1/namespaces/default/pods", "application/json", []byte(body))
+	}
+	t.Cleanup(capabilities.ResetForTest)
+	if code, answer := try(true); code != 422 || !strings.Contains(answer, "disallowed by cluster policy") {
+		t.Errorf("forbidden: %d %s", code, answer)
+	}
+	if code, answer := try(false); code != 201 {
+		t.Errorf("allowed: %d %s", code, answer)
 	}
 }
 

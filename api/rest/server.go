@@ -275,14 +275,17 @@ func (c *call) serveResource() error {
 	if !c.kind.Namespaced && c.target.namespace != "" {
 		return noSuchPath(c.r)
 	}
+	if text := c.kind.Deprecated(); text != "" {
+		c.warn(text)
+	}
 	if !objects.LongRunning(c.verb, c.target.subresource) {
 		ctx, cancel := context.WithTimeout(c.r.Context(), c.timeout())
 		defer cancel()
 		c.r = c.r.WithContext(ctx)
 	}
 	if c.target.subresource != "" {
-		if handler, ok := subresources[c.target.resource+"/"+c.target.subresource]; ok {
-			return handler(c)
+		if special, ok := specialSubresources[schema.GroupResource{Group: c.kind.Group, Resource: c.kind.Resource + "/" + c.target.subresource}]; ok {
+			return special.serve(c)
 		}
 		if c.target.subresource == "scale" && c.kind.Scale != nil {
 			return c.serveScale()

@@ -18,19 +18,31 @@ import (
 	"github.com/kontiki/kontiki/api/objects"
 )
 
-// subresources are the ways into a kind that are neither the object nor a part of it.
-var subresources = map[string]func(*call) error{
-	"pods/binding":          (*call).bind,
-	"pods/eviction":         (*call).evict,
-	"pods/log":              (*call).podLog,
-	"pods/exec":             (*call).podExec,
-	"pods/attach":           (*call).podAttach,
-	"pods/portforward":      (*call).podPortForward,
-	"pods/proxy":            (*call).podProxy,
-	"services/proxy":        (*call).serviceProxy,
-	"nodes/proxy":           (*call).nodeProxy,
-	"serviceaccounts/token": (*call).createToken,
+// specialSubresources are the ways into a kind that are neither the object nor a part of it, by the kind's group and by
+// its resource's name, a slash and their own.
+var specialSubresources = map[schema.GroupResource]specialSubresource{
+	corev1.Resource("pods/binding"):          {subresource{"", "", "", "Binding", onlyCreate}, (*call).bind},
+	corev1.Resource("pods/eviction"):         {subresource{"", "policy", "v1", "Eviction", onlyCreate}, (*call).evict},
+	corev1.Resource("pods/log"):              {subresource{"", "", "", "Pod", metav1.Verbs{"get"}}, (*call).podLog},
+	corev1.Resource("pods/exec"):             {subresource{"", "", "", "PodExecOptions", connects}, (*call).podExec},
+	corev1.Resource("pods/attach"):           {subresource{"", "", "", "PodAttachOptions", connects}, (*call).podAttach},
+	corev1.Resource("pods/portforward"):      {subresource{"", "", "", "PodPortForwardOptions", connects}, (*call).podPortForward},
+	corev1.Resource("pods/proxy"):            {subresource{"", "", "", "PodProxyOptions", proxies}, (*call).podProxy},
+	corev1.Resource("services/proxy"):        {subresource{"", "", "", "ServiceProxyOptions", proxies}, (*call).serviceProxy},
+	corev1.Resource("nodes/proxy"):           {subresource{"", "", "", "NodeProxyOptions", proxies}, (*call).nodeProxy},
+	corev1.Resource("serviceaccounts/token"): {subresource{"", "authentication.k8s.io", "v1", "TokenRequest", onlyCreate}, (*call).createToken},
 }
+
+type specialSubresource struct {
+	subresource
+	serve func(*call) error
+}
+
+var (
+	onlyCreate = metav1.Verbs{"create"}
+	connects   = metav1.Verbs{"create", "get"}
+	proxies    = metav1.Verbs{"create", "delete", "get", "patch", "update"}
+)
 
 // decodeBody reads a POST body of a type that is not the request's kind.
 func decodeBody[T runtime.Object](c *call, into T, gvk schema.GroupVersionKind) (T, *objects.Request, metav1.CreateOptions, error) {

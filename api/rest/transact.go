@@ -340,6 +340,9 @@ func (t *txReader) txRequest(ref txReference, subresource string) (*objects.Requ
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("%s: %q %s", given.field, given.name, strings.Join(problems, ", ")))
 		}
 	}
+	if text := kind.Deprecated(); text != "" {
+		t.warn(text)
+	}
 	manager := t.request(t.transaction.FieldManager, nil).FieldManager
 	return &objects.Request{User: t.user, Kind: kind, Namespace: ref.Namespace, Name: ref.Name, Subresource: subresource, FieldManager: manager, Warn: t.warn}, nil
 }

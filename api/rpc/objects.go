@@ -45,6 +45,9 @@ func (s *objectsServer) begin(ctx context.Context, at string, kind *kontikiv1.Ki
 	}
 	o := &operation{objectsServer: s, ctx: ctx, at: at}
 	o.request = &objects.Request{User: callerOf(ctx).user, Kind: row, Subresource: subresource, Warn: func(text string) { o.warnings.Add(text) }}
+	if text := row.Deprecated(); text != "" {
+		o.warnings.Add(text)
+	}
 	return o, nil
 }
 

@@ -173,6 +173,7 @@ func (o *serverOptions) settings(r ranges) cluster.Settings {
 			"large-cluster-size-threshold": fmt.Sprint(o.evictions.LargeCluster),
 			"remove-dead-masters-after":    o.deadMasters.String(),
 			"gossip":                       o.gossip,
+			"allow-privileged":             fmt.Sprint(o.api.allowPrivileged),
 		},
 	}
 }
@@ -266,7 +267,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger)
 	m.api, err = apiserver.New(apiserver.Config{
 		Store: c, SealKeys: identity.SecretKeys, SealWith: identity.CurrentSecretKey, ServiceAccountKey: identity.ServiceAccountKey,
 		Roots: c.Roots, Admit: c.Admits,
-		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds,
+		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds, ForbidPrivileged: !o.api.allowPrivileged,
 		Agents: m.agents, Cluster: &clusterRPC{cluster: c},
 		Audit: o.api.auditor, Limits: o.api.limits, RequestTimeout: o.api.requestTimeout,
 		Ready: m.ready, Version: versionInfo(), Log: log,
