@@ -4,18 +4,22 @@ package admission
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// Pods gives new pods the tolerations and the priority that upstream's DefaultTolerationSeconds and Priority plugins
-// give them.
+// Pods gives new pods the tolerations, the priority and, if they come with a node, the labels that upstream's
+// DefaultTolerationSeconds, Priority and PodTopologyLabels plugins give them.
 type Pods struct {
 	// TolerationSeconds is how long pods stay on a node that is not ready or not reachable, unless they say otherwise.
 	TolerationSeconds int64
+	// Topology are the labels that pods of a node get.
+	Topology func(view kv.View, node string) map[string]string
 }
 
 // DefaultTolerationSeconds is Kubernetes' default.
@@ -37,10 +41,23 @@ func (p *Pods) Mutate(_ context.Context, a *objects.Attributes) error {
 		if err := prioritize(a, pod); err != nil {
 			return err
 		}
+		if labels := p.labels(a, pod); len(labels) > 0 {
+			if pod.Labels == nil {
+				pod.Labels = map[string]string{}
+			}
+			maps.Copy(pod.Labels, labels)
+		}
 	}
 	p.tolerate(pod, corev1.TaintNodeNotReady)
 	p.tolerate(pod, corev1.TaintNodeUnreachable)
 	return nil
+}
+
+func (p *Pods) labels(a *objects.Attributes, pod *corev1.Pod) map[string]string {
+	if pod.Spec.NodeName == "" {
+		return nil
+	}
+	return p.Topology(a.View, pod.Spec.NodeName)
 }
 
 // Validate implements objects.Admitter. RuntimeClasses are not served: a pod that names one is refused as upstream refuses

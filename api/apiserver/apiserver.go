@@ -97,11 +97,12 @@ func New(c Config) (*API, error) {
 	}
 	a := &API{Sealer: sealer, Kinds: registry.Kinds(), Authorizer: auth.Groups{}}
 	accounts := &admission.ServiceAccounts{Store: c.Store, Kinds: a.Kinds}
+	pods := &admission.Pods{TolerationSeconds: *c.TolerationSeconds}
 	services := &allocate.Services{Range: c.ServiceRange}
 	a.KubernetesService = services.First()
 	a.Objects, err = objects.New(objects.Config{
 		Store: c.Store, Kinds: a.Kinds, Sealer: sealer,
-		Admission: []objects.Admitter{admission.Namespaces{}, accounts, &admission.Pods{TolerationSeconds: *c.TolerationSeconds}},
+		Admission: []objects.Admitter{admission.Namespaces{}, accounts, pods},
 		Allocators: map[schema.GroupResource]objects.Allocator{
 			{Resource: "services"}: services,
 			{Resource: "nodes"}:    &allocate.Nodes{Range: c.PodRange, Bits: nodePrefixBits},
@@ -110,7 +111,7 @@ func New(c Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	accounts.Decode = a.Objects.Decode
+	accounts.Decode, pods.Topology = a.Objects.Decode, a.Objects.TopologyLabels
 	if a.Tokens, err = auth.NewTokens(Issuer, c.ServiceAccountKey, subjects{a.Objects}, time.Now); err != nil {
 		return nil, err
 	}

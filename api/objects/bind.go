@@ -9,8 +9,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	podutil "k8s.io/kubernetes/pkg/api/pod"
 
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/kv"
 )
 
 // Bind assigns a pod to a node, once.
@@ -51,11 +53,45 @@ func (s *Service) Bind(ctx context.Context, r *Request, binding *corev1.Binding)
 				pod.Annotations = map[string]string{}
 			}
 			maps.Copy(pod.Annotations, binding.Annotations)
+			podutil.DropInitContainerAnnotations(pod.Annotations) // a binding does not go by the pods' rules, which drop them
 		}
+		setLabels(pod, binding.Labels)
+		setLabels(pod, s.TopologyLabels(s.store.View(), target.Name))
 		setScheduled(pod, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: s.timestamp(), ObservedGeneration: pod.Generation})
 		return pod, nil
 	}})
 	return err
+}
+
+func setLabels(pod *corev1.Pod, labels map[string]string) {
+	if len(labels) > 0 && pod.Labels == nil {
+		pod.Labels = map[string]string{}
+	}
+	maps.Copy(pod.Labels, labels)
+}
+
+// TopologyLabels are the labels of a node that its pods get, so that they can learn where they run (upstream's
+// PodTopologyLabels).
+func (s *Service) TopologyLabels(view kv.View, node string) map[string]string {
+	kind, _ := s.kinds.ByGroupResource("", "nodes")
+	v, ok := view.Get(kind.Key("", node))
+	if !ok {
+		return nil // a pod may be bound to a node that is not there
+	}
+	obj, err := s.Decode(kind, v)
+	if err != nil {
+		return nil
+	}
+	var out map[string]string
+	for _, key := range []string{corev1.LabelTopologyZone, corev1.LabelTopologyRegion} {
+		if value, ok := obj.GetLabels()[key]; ok {
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[key] = value
+		}
+	}
+	return out
 }
 
 func bindConflict(r *Request, format string, args ...any) error {
