@@ -8,12 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"slices"
 	"time"
 
 	"github.com/kontiki/kontiki/fsm"
+	"github.com/kontiki/kontiki/internal/crc32c"
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
@@ -94,8 +94,6 @@ func (w *contextWriter) Write(b []byte) (int, error) {
 	return w.w.Write(b)
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 func writeBackupHead(w io.Writer, info BackupInfo) error {
 	head, err := json.Marshal(info)
 	if err != nil {
@@ -103,7 +101,7 @@ func writeBackupHead(w io.Writer, info BackupInfo) error {
 	}
 	body := binary.LittleEndian.AppendUint32(nil, uint32(len(head)))
 	body = append(body, head...)
-	sum := crc32.Checksum(body, castagnoli)
+	sum := crc32c.Sum(body)
 	_, err = w.Write(binary.LittleEndian.AppendUint32(append([]byte(backupMagic), body...), sum))
 	return err
 }
@@ -132,7 +130,7 @@ func readBackupHead(r io.Reader) (BackupInfo, error) {
 	if _, err := io.ReadFull(r, head); err != nil {
 		return bad(err)
 	}
-	sum := crc32.Update(crc32.Checksum(start[len(backupMagic):], castagnoli), castagnoli, head[:size])
+	sum := crc32c.Update(crc32c.Sum(start[len(backupMagic):]), head[:size])
 	if sum != binary.LittleEndian.Uint32(head[size:]) {
 		return bad(errors.New("its checksum does not match"))
 	}

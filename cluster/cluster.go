@@ -19,6 +19,7 @@ import (
 
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/fsm"
+	"github.com/kontiki/kontiki/internal/durable"
 	"github.com/kontiki/kontiki/internal/failpoint"
 	"github.com/kontiki/kontiki/internal/kv"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
@@ -84,7 +85,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	if err := pki.MakeDir(cfg.DataDir, 0o700); err != nil {
+	if err := durable.MakeDir(cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
 	listener, err := cfg.Network.Listen(cfg.BindAddress)

@@ -10,11 +10,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/durable"
 )
 
 const identityFile = "identity.json"
@@ -282,23 +282,15 @@ func (id *Identity) UnmarshalJSON(data []byte) error {
 
 // LoadIdentity reads the identity of the cluster whose member's data is in dir; fs.ErrNotExist if there is none.
 func LoadIdentity(dir string) (*Identity, error) {
-	data, err := os.ReadFile(filepath.Join(dir, identityFile))
+	id, err := durable.Load[Identity](filepath.Join(dir, identityFile))
 	if err != nil {
-		return nil, fmt.Errorf("read the cluster identity: %w", err)
-	}
-	id := new(Identity)
-	if err := json.Unmarshal(data, id); err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, identityFile), err)
+		return nil, fmt.Errorf("load the cluster identity: %w", err)
 	}
 	return id, nil
 }
 
 func (id *Identity) save(dir string) error {
-	data, err := json.Marshal(id)
-	if err != nil {
-		return err
-	}
-	return pki.WriteFile(filepath.Join(dir, identityFile), data, 0o600)
+	return durable.Save(filepath.Join(dir, identityFile), id)
 }
 
 // member is what a master remembers of itself. A master whose member is complete never joins again.
@@ -322,27 +314,17 @@ type member struct {
 
 const memberFile = "member.json"
 
+// loadMember returns nil where there is no such file.
 func loadMember(dir string) (*member, error) {
-	data, err := os.ReadFile(filepath.Join(dir, memberFile))
+	m, err := durable.Load[member](filepath.Join(dir, memberFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read what this master is: %w", err)
-	}
-	m := new(member)
-	if err := json.Unmarshal(data, m); err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, memberFile), err)
-	}
-	return m, nil
+	return m, err
 }
 
 func (m *member) save(dir string) error {
-	data, err := json.MarshalIndent(m, "", "  ")
-	if err != nil {
-		return err
-	}
-	return pki.WriteFile(filepath.Join(dir, memberFile), data, 0o600)
+	return durable.Save(filepath.Join(dir, memberFile), m)
 }
 
 func randomHex(bytes int) (string, error) {

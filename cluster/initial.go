@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/durable"
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
@@ -37,7 +38,7 @@ func writeInitialTokens(dir string, identity *Identity) error {
 		if err != nil {
 			return err
 		}
-		if err := pki.WriteFile(path, []byte(t.String()+"\n"), 0o600); err != nil {
+		if err := durable.WriteFile(path, []byte(t.String()+"\n"), 0o600); err != nil {
 			return err
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/durable"
 )
 
 // BackupSchedule says where a master keeps the backups that it takes by itself, each a whole one of the cluster's state.
@@ -115,7 +115,7 @@ func (c *Cluster) BackUpTo(ctx context.Context, path string) (err error) {
 	if err := os.Rename(file.Name(), path); err != nil {
 		return err
 	}
-	return errors.Join(file.Close(), pki.SyncDir(filepath.Dir(path)))
+	return errors.Join(file.Close(), durable.SyncDir(filepath.Dir(path)))
 }
 
 // backupFiles are the names of the backups that a schedule made, oldest first.

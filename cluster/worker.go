@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/durable"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
@@ -142,27 +142,17 @@ func JoinWorker(ctx context.Context, cfg JoinWorkerConfig) (*WorkerIdentity, err
 	return w, nil
 }
 
+// loadWorker returns nil where there is no such file.
 func loadWorker(dir string) (*workerDocument, error) {
-	data, err := os.ReadFile(filepath.Join(dir, workerFile))
+	doc, err := durable.Load[workerDocument](filepath.Join(dir, workerFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read the worker's identity: %w", err)
-	}
-	doc := new(workerDocument)
-	if err := json.Unmarshal(data, doc); err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, workerFile), err)
-	}
-	return doc, nil
+	return doc, err
 }
 
 func (d *workerDocument) save(dir string) error {
-	data, err := json.MarshalIndent(d, "", "  ")
-	if err != nil {
-		return err
-	}
-	return pki.WriteFile(filepath.Join(dir, workerFile), data, 0o600)
+	return durable.Save(filepath.Join(dir, workerFile), d)
 }
 
 func newWorker(ctx context.Context, cfg JoinWorkerConfig) (*workerDocument, error) {

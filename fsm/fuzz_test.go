@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"hash/crc32"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/kontiki/kontiki/internal/crc32c"
 	"github.com/kontiki/kontiki/internal/kv"
 	storev1 "github.com/kontiki/kontiki/proto/kontiki/store/v1"
 )
@@ -109,4 +109,4 @@ func le32(b []byte) uint32 { return binary.LittleEndian.Uint32(b) }
 
 func putLE32(b []byte, v uint32) { binary.LittleEndian.PutUint32(b, v) }
 
-func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+func checksum(b []byte) uint32 { return crc32c.Sum(b) }

@@ -5,13 +5,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"math"
 	"math/bits"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/kontiki/kontiki/internal/crc32c"
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
@@ -215,7 +215,7 @@ func (d *snapshotReader) record(typ byte) ([]byte, error) {
 	if err := d.read(b); err != nil {
 		return nil, err
 	}
-	sum := crc32.Update(crc32.Checksum(head[:], castagnoli), castagnoli, b[:n])
+	sum := crc32c.Update(crc32c.Sum(head[:]), b[:n])
 	if sum != binary.LittleEndian.Uint32(b[n:]) {
 		return nil, errors.New("checksum does not match")
 	}
@@ -228,7 +228,7 @@ func (d *snapshotReader) record(typ byte) ([]byte, error) {
 func (d *snapshotReader) read(b []byte) error {
 	n, err := io.ReadFull(d.r, b)
 	d.next += int64(n)
-	d.all = crc32.Update(d.all, castagnoli, b[:n])
+	d.all = crc32c.Update(d.all, b[:n])
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
 	}

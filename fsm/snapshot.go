@@ -4,11 +4,11 @@ import (
 	"bufio"
 	"encoding/binary"
 	"fmt"
-	"hash/crc32"
 	"io"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/kontiki/kontiki/internal/crc32c"
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
@@ -25,8 +25,6 @@ const (
 	// maxRecord bounds what a reader allocates on the word of a length that may be damaged.
 	maxRecord = kv.MaxCommandBytes + MaxKeyBytes + 64
 )
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // SnapshotInfo is what a snapshot says of itself.
 type SnapshotInfo struct {
@@ -150,7 +148,7 @@ func (e *snapshotWriter) begin(typ byte) []byte { return append(e.buf[:0], 0, 0,
 // end writes the record whose body is b's and then tail.
 func (e *snapshotWriter) end(b, tail []byte) error {
 	binary.LittleEndian.PutUint32(b, uint32(len(b)-4+len(tail)))
-	crc := crc32.Update(crc32.Checksum(b, castagnoli), castagnoli, tail)
+	crc := crc32c.Update(crc32c.Sum(b), tail)
 	e.write(b)
 	e.write(tail)
 	e.buf = binary.LittleEndian.AppendUint32(b[:0], crc)
@@ -163,7 +161,7 @@ func (e *snapshotWriter) write(b []byte) error {
 	}
 	n, err := e.w.Write(b)
 	e.offset += int64(n)
-	e.crc = crc32.Update(e.crc, castagnoli, b)
+	e.crc = crc32c.Update(e.crc, b)
 	e.err = err
 	return err
 }

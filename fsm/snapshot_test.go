@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"math/rand"
 	"reflect"
@@ -15,6 +14,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/kontiki/kontiki/internal/crc32c"
 	"github.com/kontiki/kontiki/internal/kv"
 	storev1 "github.com/kontiki/kontiki/proto/kontiki/store/v1"
 )
@@ -255,7 +255,7 @@ func craft(typ byte, m proto.Message) []byte {
 	}
 	b := binary.LittleEndian.AppendUint32(nil, uint32(len(body)+1))
 	b = append(append(b, typ), body...)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return binary.LittleEndian.AppendUint32(b, crc32c.Sum(b))
 }
 
 func craftSnapshot(h *storev1.SnapshotHeader, records ...[]byte) []byte {
@@ -263,7 +263,7 @@ func craftSnapshot(h *storev1.SnapshotHeader, records ...[]byte) []byte {
 	for _, r := range records {
 		b = append(b, r...)
 	}
-	return append(b, craft(recordFooter, &storev1.SnapshotFooter{Checksum: uint64(crc32.Checksum(b, castagnoli))})...)
+	return append(b, craft(recordFooter, &storev1.SnapshotFooter{Checksum: uint64(crc32c.Sum(b))})...)
 }
 
 // TestSnapshotSchema: the hand-written records are the messages of the .proto file, and ones that say the impossible are refused.

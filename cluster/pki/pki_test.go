@@ -2,9 +2,6 @@ package pki
 
 import (
 	"crypto/x509"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 )
@@ -121,30 +118,6 @@ func TestSignWorkerTakesOnlyTheKey(t *testing.T) {
 	}
 	if _, _, err := ca.SignWorker([]byte("garbage"), "w1", nil); err == nil {
 		t.Error("garbage was signed")
-	}
-}
-
-func TestWriteFileReplacesWhole(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "secret")
-	for _, content := range []string{"first, and longer", "second"} {
-		if err := WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		got, err := os.ReadFile(path)
-		if err != nil || string(got) != content {
-			t.Errorf("read %q, %v", got, err)
-		}
-	}
-	info, err := os.Stat(path)
-	if err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("mode %v, %v", info.Mode(), err)
-	}
-	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
-		t.Errorf("left behind: %v", entries)
-	}
-	if err := WriteFile(filepath.Join(dir, "no", "such"), nil, 0o600); err == nil || !strings.Contains(err.Error(), "no/such") {
-		t.Errorf("wrote into a directory that is not there: %v", err)
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/durable"
 )
 
 // ErrDamaged is the class of all that Open finds wrong with what is on disk. The error is a *Damage.
@@ -42,20 +42,20 @@ func (d *Damage) Unwrap() []error { return []error{ErrDamaged, d.Reason} }
 // A directory that is not there is no error: the answer is empty.
 func SetAside(dir string, now time.Time) (string, error) {
 	to := dir + ".damaged-" + now.UTC().Format("20060102T150405.000Z")
-	err := os.Rename(dir, to)
+	err := durable.Rename(dir, to)
 	if errors.Is(err, os.ErrNotExist) {
 		return "", nil
 	}
 	if err != nil {
 		return "", fmt.Errorf("set the damaged files aside: %w", err)
 	}
-	return to, pki.SyncDir(filepath.Dir(dir))
+	return to, nil
 }
 
 // setSnapshotAside moves one damaged snapshot out of raft's sight.
 func setSnapshotAside(dir, id string) (string, error) {
 	to := filepath.Join(dir, damagedSnapshots, id)
-	if err := pki.MakeDir(filepath.Dir(to), 0o700); err != nil {
+	if err := durable.MakeDir(filepath.Dir(to), 0o700); err != nil {
 		return "", fmt.Errorf("set a damaged snapshot aside: %w", err)
 	}
 	for base, n := to, 2; ; n++ { // one of that name may have been set aside before
@@ -64,8 +64,8 @@ func setSnapshotAside(dir, id string) (string, error) {
 		}
 		to = fmt.Sprintf("%s-%d", base, n)
 	}
-	if err := os.Rename(filepath.Join(dir, snapshotsDir, id), to); err != nil {
+	if err := durable.Rename(filepath.Join(dir, snapshotsDir, id), to); err != nil {
 		return "", fmt.Errorf("set a damaged snapshot aside: %w", err)
 	}
-	return to, errors.Join(pki.SyncDir(filepath.Dir(to)), pki.SyncDir(filepath.Join(dir, snapshotsDir)))
+	return to, nil
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 	"go.etcd.io/bbolt"
 
-	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/durable"
 )
 
 // The buckets of raft-boltdb, which earlier versions used: entries in msgpack, without checksums.
@@ -48,7 +48,7 @@ func Open(dir string, o Options) (_ *Store, err error) {
 		return nil, &Damage{File: path, Offset: -1, Reason: errors.New("it is missing")}
 	}
 	for _, d := range []string{dir, shots.path()} {
-		if err := pki.MakeDir(d, 0o700); err != nil {
+		if err := durable.MakeDir(d, 0o700); err != nil {
 			return nil, fmt.Errorf("make the raft directory: %w", err)
 		}
 	}

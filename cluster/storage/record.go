@@ -4,21 +4,21 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"time"
 
 	"github.com/hashicorp/raft"
 	"go.etcd.io/bbolt"
+
+	"github.com/kontiki/kontiki/internal/crc32c"
 )
 
 // A stored value is a format byte, a CRC32C, and the body. The checksum covers the key, the format and the body.
 const (
 	recordFormat = 1
-	recordHead   = 1 + crc32.Size
+	recordHead   = 1 + crc32c.Size
 )
 
 var (
-	castagnoli  = crc32.MakeTable(crc32.Castagnoli)
 	errChecksum = errors.New("the checksum does not match")
 	errShort    = errors.New("the record is cut short")
 )
@@ -35,9 +35,9 @@ func seal(key, b []byte) []byte {
 }
 
 func checksum(key, b []byte) uint32 {
-	crc := crc32.Update(0, castagnoli, key)
-	crc = crc32.Update(crc, castagnoli, b[:1])
-	return crc32.Update(crc, castagnoli, b[recordHead:])
+	crc := crc32c.Update(0, key)
+	crc = crc32c.Update(crc, b[:1])
+	return crc32c.Update(crc, b[recordHead:])
 }
 
 // open checks a stored value and answers its body, which aliases the value.

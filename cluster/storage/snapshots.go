@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"hash/crc32"
 	"hash/crc64"
 	"io"
 	"log/slog"
@@ -21,8 +20,9 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/fsm"
+	"github.com/kontiki/kontiki/internal/crc32c"
+	"github.com/kontiki/kontiki/internal/durable"
 	"github.com/kontiki/kontiki/internal/failpoint"
 )
 
@@ -89,7 +89,7 @@ func (s *snapshots) clean() error {
 	if !removed {
 		return nil
 	}
-	return pki.SyncDir(s.path())
+	return durable.SyncDir(s.path())
 }
 
 // names are the finished snapshots, without order.
@@ -118,7 +118,7 @@ func (s *snapshots) read(id string) (*snapshotMeta, error) {
 		return bad(err)
 	}
 	text, sum, summed := bytes.Cut(data, []byte("\n"+metaSum))
-	if summed && string(sum) != fmt.Sprintf("%08x", crc32.Checksum(text, castagnoli)) {
+	if summed && string(sum) != fmt.Sprintf("%08x", crc32c.Sum(text)) {
 		return bad(errChecksum)
 	}
 	meta := new(snapshotMeta)
@@ -387,19 +387,13 @@ func (k *sink) finish() error {
 	if err != nil {
 		return err
 	}
-	text = fmt.Appendf(text, "\n%s%08x", metaSum, crc32.Checksum(text, castagnoli))
+	text = fmt.Appendf(text, "\n%s%08x", metaSum, crc32c.Sum(text))
 	dir := k.store.path(k.name)
-	if err := pki.WriteFile(filepath.Join(dir, metaFile), text, 0o600); err != nil {
-		return err
-	}
-	if err := pki.SyncDir(dir); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, metaFile), text, 0o600); err != nil { // syncs the names of both files
 		return err
 	}
 	failpoint.Hit("storage.snapshot.written")
-	if err := os.Rename(dir, k.store.path(k.meta.ID)); err != nil {
-		return err
-	}
-	if err := pki.SyncDir(k.store.path()); err != nil {
+	if err := durable.Rename(dir, k.store.path(k.meta.ID)); err != nil {
 		return err
 	}
 	k.store.size.Store(k.meta.Size)

@@ -16,7 +16,7 @@ import (
 	"github.com/hashicorp/raft"
 	"go.etcd.io/bbolt"
 
-	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/durable"
 	"github.com/kontiki/kontiki/internal/failpoint"
 )
 
@@ -421,7 +421,7 @@ func create(dir string) error {
 	if err := os.Rename(path, filepath.Join(dir, logFile)); err != nil {
 		return fmt.Errorf("make the raft log: %w", err)
 	}
-	return pki.SyncDir(dir)
+	return durable.SyncDir(dir)
 }
 
 func makeBuckets(tx *bbolt.Tx) error {

@@ -7,6 +7,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/durable"
 )
 
 // writeKubeconfig writes a kubeconfig for the administrator, with a certificate of its own from the CA. It trusts the
@@ -25,5 +26,5 @@ func writeKubeconfig(path, server string, ca *pki.Authority, roots []byte) error
 	if err != nil {
 		return fmt.Errorf("kubeconfig: %w", err)
 	}
-	return pki.WriteFile(path, data, 0o600)
+	return durable.WriteFile(path, data, 0o600)
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kontiki/kontiki/cluster"
-	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/durable"
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
@@ -101,7 +101,7 @@ func saveSnapshot(ctx context.Context, kubeconfig, path string) (info cluster.Ba
 	if err := os.Rename(file.Name(), path); err != nil {
 		return info, err
 	}
-	return info, errors.Join(file.Close(), pki.SyncDir(filepath.Dir(path)))
+	return info, errors.Join(file.Close(), durable.SyncDir(filepath.Dir(path)))
 }
 
 func restoreSnapshot(ctx context.Context, kubeconfig, path string, force bool) (*cluster.Restored, error) {

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -14,6 +13,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/kontiki/kontiki/internal/crc32c"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -37,8 +37,6 @@ const (
 	maxRecord        = 256 << 20
 	minRewrite       = 1 << 20
 )
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func openJournal(path string, welcome func(*nodev1.Welcome), assignment func(*nodev1.Assignment)) (*journal, error) {
 	j := &journal{path: path}
@@ -104,7 +102,7 @@ func (j *journal) replay(f *os.File, welcome func(*nodev1.Welcome), assignment f
 }
 
 func sum(kind byte, body []byte) uint32 {
-	return crc32.Update(crc32.Checksum([]byte{kind}, castagnoli), castagnoli, body)
+	return crc32c.Update(crc32c.Sum([]byte{kind}), body)
 }
 
 func record(kind byte, m proto.Message) ([]byte, error) {

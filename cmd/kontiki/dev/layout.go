@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/durable"
 )
 
 // DefaultDir is where a development cluster lives unless it is told otherwise.
@@ -139,11 +139,7 @@ func (s *State) host(name string) (Host, error) {
 
 // save writes the state so that it survives the process.
 func (s *State) save() error {
-	data, err := json.MarshalIndent(s, "", "  ")
-	if err != nil {
-		return err
-	}
-	return pki.WriteFile(s.file(), data, 0o600)
+	return durable.Save(s.file(), s)
 }
 
 // load reads the state of the cluster in dir; fs.ErrNotExist if there is none.

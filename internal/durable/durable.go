@@ -1,4 +1,10 @@
-package pki
+// Package durable changes files and directories so that a crash or a power loss leaves the old state or the new one, never a
+// part of it.
+//
+// A file's content is durable after a sync of the file, its name only after a sync of the directory that holds it. Every
+// function here does both before it returns nil. After an error the old state or the new one is there, and which of them is
+// not known.
+package durable
 
 import (
 	"errors"
@@ -8,8 +14,7 @@ import (
 	"path/filepath"
 )
 
-// WriteFile replaces a file atomically and durably: after a crash there is the old content or the new, never a part.
-// The directory must exist.
+// WriteFile replaces a file atomically. The directory must exist.
 func WriteFile(path string, data []byte, perm fs.FileMode) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".tmp-*")
@@ -41,6 +46,18 @@ func WriteFile(path string, data []byte, perm fs.FileMode) (err error) {
 	return SyncDir(dir)
 }
 
+// Rename moves a file or a directory, whose content must be durable already. What is at the new name is replaced, as
+// rename(2) does it.
+func Rename(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	if err := SyncDir(filepath.Dir(to)); err != nil || filepath.Dir(from) == filepath.Dir(to) {
+		return err
+	}
+	return SyncDir(filepath.Dir(from))
+}
+
 // SyncDir makes the entries of a directory durable.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
@@ -54,8 +71,8 @@ func SyncDir(dir string) error {
 	return nil
 }
 
-// MakeDir makes a directory and what is missing above it, durably. One that is there is made durable, too: a crash may have
-// come between making it and syncing its parent.
+// MakeDir makes a directory and its missing parents. A directory that exists is made durable, too: a crash may have come
+// between making it and syncing its parent.
 func MakeDir(dir string, perm fs.FileMode) error {
 	dir = filepath.Clean(dir)
 	parents := []string{filepath.Dir(dir)}
