@@ -270,6 +270,9 @@ func logTail(path string) string {
 		}
 	}
 	lines := strings.SplitAfter(string(b), "\n")
+	if lines[len(lines)-1] == "" { // what is behind the last line's end
+		lines = lines[:len(lines)-1]
+	}
 	if len(lines) > maxMessageLines {
 		lines = lines[len(lines)-maxMessageLines:]
 	}

@@ -3,6 +3,7 @@ package pods
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -539,6 +540,17 @@ func TestTerminationMessages(t *testing.T) {
 			t.Errorf("one container's message has %d bytes", len(m))
 		}
 	})
+	log := filepath.Join(t.TempDir(), "pod", "c", "0.log")
+	var lines strings.Builder
+	for i := range 200 {
+		fmt.Fprintf(&lines, "2026-01-01T00:00:00.000000000Z stdout F %d\n", i+1)
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Dir(log), 0o755), os.WriteFile(log, []byte(lines.String()), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if tail := strings.Fields(logTail(log)); len(tail) != 80 || tail[0] != "121" || tail[79] != "200" {
+		t.Errorf("the log's last lines: %v", tail)
+	}
 	if got := lastBytes("aäöü", 4); got != "öü" {
 		t.Errorf("%q", got)
 	}
