@@ -23,6 +23,7 @@ import (
 
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/linger"
 )
 
 // Options say what cluster to run.
@@ -396,7 +397,7 @@ func (s *Supervisor) forward(ctx context.Context) error {
 		for _, h := range hosts {
 			f.targets = append(f.targets, netip.AddrPortFrom(h.Address, uint16(remote)))
 		}
-		group.Go(func() error { return f.run(ctx, listener) })
+		group.Go(func() error { return f.run(ctx, linger.Listener(listener, linger.Patience)) })
 		return nil
 	}
 	if err := open(s.state.APIPort, s.state.of(master), 6443); err != nil {
