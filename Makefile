@@ -63,7 +63,7 @@ test: deps lint unit clocks e2e ## everything that fits in 30 minutes, from a cl
 
 unit: deps
 	@mkdir -p bin
-	$(GO) test $$($(GO) list ./... | grep -vE '/test/(e2e|bench)(/|$$)')
+	$(GO) test $$($(GO) list ./... | grep -vE '/test/(e2e|cases|bench)(/|$$)')
 	@echo "each benchmark once, to see that it still works"
 	@$(GO) test -run '^$$' -bench . -benchtime 1x $$($(GO) list ./... | grep -v /test/) >$(CURDIR)/bin/benchmarks.log 2>&1 || { cat $(CURDIR)/bin/benchmarks.log; exit 1; }
 
@@ -78,7 +78,7 @@ clocks: ## set the clocks of masters, which needs a Go runtime of its own
 
 e2e: deps build images node
 	GOBIN=$(TOOLS) $(GO) install $(GRPCURL)
-	GRPCURL=$(TOOLS)/grpcurl KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -timeout 25m ./test/e2e/...
+	GRPCURL=$(TOOLS)/grpcurl KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -p 1 -timeout 25m ./test/e2e/... ./test/cases/...
 
 lint: ## go vet, staticcheck, and buf: the rules of the protocols, and that kontiki.v1 only grew since its last release
 	$(GO) vet ./...

@@ -7,7 +7,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
-	"k8s.io/kubernetes/pkg/capabilities"
 
 	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/inflight"
@@ -69,7 +68,6 @@ func (o *apiOptions) open(log *slog.Logger) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	capabilities.Setup(o.allowPrivileged, 0) // what validation of pods allows, once a process
 	var err error
 	if o.auditor, err = audit.New(audit.Config{
 		PolicyFile: o.auditPolicy, LogPath: o.auditPath, Mode: o.auditMode, Log: log,

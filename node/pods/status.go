@@ -59,6 +59,9 @@ func makeStatus(in statusInput) corev1.PodStatus {
 		s.HostIP = ""
 		s.Phase, s.Reason, s.Message = corev1.PodFailed, in.stop.Reason, in.stop.Message
 		s.Conditions = foreignConditions(pod)
+		if c := condition(pod.Status.Conditions, corev1.PodScheduled); c != nil {
+			s.Conditions = append(s.Conditions, *c)
+		}
 		return s
 	}
 	if in.hostIP != "" {

@@ -130,6 +130,20 @@ func (c *Cluster) RunWith(stdin io.Reader, args ...string) (string, error) {
 	return out.String() + errs.String(), nil
 }
 
+// RunTo runs the binary against the cluster with its standard output going to a writer.
+func (c *Cluster) RunTo(out io.Writer, args ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, c.Kontiki, args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig())
+	var errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = out, &errs
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("kontiki %s: %w\n%s", strings.Join(args, " "), err, errs.String())
+	}
+	return nil
+}
+
 // Leader names the leading master.
 func (c *Cluster) Leader() (string, error) {
 	out, err := c.Run("cluster", "status", "-o", "json")
