@@ -31,9 +31,8 @@ type Cluster struct {
 	cfg      Config
 	log      *slog.Logger
 	identity *liveIdentity
-	member   *member
-	memberMu sync.Mutex // guards what member points to
-	address  string     // the mTLS address that others dial
+	member   membership
+	address  string // the mTLS address that others dial
 
 	store   *fsm.Store
 	disk    *disk
@@ -42,7 +41,6 @@ type Cluster struct {
 	peers   *peers
 	gossip  *Gossip
 	leaders *leaders
-	pulse   *pulse
 
 	reconfigured   chan struct{} // the masters have changed; has room for one
 	mastersChanged broadcast
@@ -61,6 +59,7 @@ type Cluster struct {
 	batches     *batches
 	ownIndex    round[uint64]
 	leaderIndex round[uint64]
+	dates       atomic.Bool   // commands are dated; see encode
 	readyTerm   atomic.Uint64 // the term whose barrier this leader has passed; 0 for none
 
 	duties       duties
@@ -115,7 +114,8 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	live := newLiveIdentity(identity, cfg.Timings.Certificate)
 	own := newCertificates(live, cfg.Name, []string{cfg.Name, host})
 	d := &dialer{network: cfg.Network, roots: live.roots, certificate: own.get}
-	c := newCluster(cfg, live, own, self, address, linesBy(d))
+	store := fsm.New(fsm.Options{NewestCommand: uint64(cfg.FeatureLevel)})
+	c := newCluster(cfg, store, live, own, self, address, linesBy(d))
 	apiHosts := append([]string{cfg.Name, host, "localhost", "127.0.0.1", "::1"}, cfg.APIHosts...)
 	c.apiCertificates = &certificates{identity: live, issue: func(ca *pki.Authority) (*pki.KeyPair, error) {
 		return ca.IssueServing("kontiki-api", apiHosts)

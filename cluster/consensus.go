@@ -13,13 +13,12 @@ import (
 // reads a file. Open puts the rest around it; a simulation runs it by itself, over a wire, lines and a disk of its own.
 
 // newCluster makes a master of which nothing is open yet. Its disk is to be opened, then openRaft called.
-func newCluster(cfg Config, identity *liveIdentity, own *certificates, self *member, address string, connect func(address string) (line, error)) *Cluster {
+func newCluster(cfg Config, store *fsm.Store, identity *liveIdentity, own *certificates, self *member, address string, connect func(address string) (line, error)) *Cluster {
 	c := &Cluster{
-		cfg: cfg, log: cfg.Logger.With("master", cfg.Name), identity: identity, certificates: own, member: self, address: address,
-		store:    fsm.New(fsm.Options{NewestCommand: uint64(cfg.FeatureLevel)}),
+		cfg: cfg, log: cfg.Logger.With("master", cfg.Name), identity: identity, certificates: own, address: address,
+		store:    store,
 		disk:     newDisk(),
 		peers:    newPeers(connect),
-		pulse:    newPulse(cfg.Timings.Lease),
 		inflight: newInflight(),
 		batches:  newBatches(),
 		ready:    make(chan struct{}),
@@ -28,6 +27,7 @@ func newCluster(cfg Config, identity *liveIdentity, own *certificates, self *mem
 		reconfigured: make(chan struct{}, 1),
 		memberChange: make(turn, 1), identityChange: make(turn, 1),
 	}
+	c.member.now.Store(self)
 	c.life, c.end = context.WithCancel(context.Background())
 	c.ownIndex = round[uint64]{run: c.verifyIndex, tasks: &c.tasks}
 	c.leaderIndex = round[uint64]{run: c.askLeader, tasks: &c.tasks}
@@ -36,9 +36,9 @@ func newCluster(cfg Config, identity *liveIdentity, own *certificates, self *mem
 
 // openRaft starts raft from what is on the open disk.
 func (c *Cluster) openRaft(w wire) error {
-	bootstrap := c.member.Bootstrap && !c.member.Complete
+	bootstrap := c.memberNow().Bootstrap && !c.memberNow().Complete
 	reconfigured := func() { poke(c.reconfigured); c.mastersChanged.tell() }
-	r, err := openReplica(c.disk.store, c.cfg.Name, c.address, bootstrap, c.cfg.Timings, c.store, beating{w, c.pulse}, reconfigured, c.log)
+	r, err := openReplica(c.disk.store, c.cfg.Name, c.address, bootstrap, c.cfg.Timings, c.store, w, reconfigured, c.log)
 	if err != nil {
 		return err
 	}

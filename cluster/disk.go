@@ -89,8 +89,8 @@ func (d *disk) conditions() []string {
 func (c *Cluster) openDisk(ctx context.Context) error {
 	dir := filepath.Join(c.cfg.DataDir, "raft")
 	fresh := !hasRaftState(dir)
-	bootstrap := c.member.Bootstrap && !c.member.Complete
-	err := c.disk.open(dir, c.member.Complete, &c.cfg)
+	bootstrap := c.memberNow().Bootstrap && !c.memberNow().Complete
+	err := c.disk.open(dir, c.memberNow().Complete, &c.cfg)
 	switch {
 	case err == nil && fresh && !bootstrap:
 		// It was never a member, unless it crashed while it joined and lost its disk then.
@@ -129,11 +129,11 @@ func (c *Cluster) openDisk(ctx context.Context) error {
 // readmit asks the leader, through any master, to take this one's vote away, so that it may come back with an empty disk: a
 // voter that forgot what it acknowledged could help to elect a leader that lacks it. It asks for as long as the bound says, 0 for as long as the context lives. Errors: ErrRemoved, ErrNameTaken.
 func (c *Cluster) readmit(ctx context.Context, damage error, bound time.Duration) error {
-	others := mergeAddresses(mergeAddresses(c.member.Masters, c.member.Join, c.address), c.cfg.Join, c.address)
+	others := mergeAddresses(mergeAddresses(c.memberNow().Masters, c.memberNow().Join, c.address), c.cfg.Join, c.address)
 	if len(others) == 0 {
 		return c.lastCopy(damage, "no other master is known")
 	}
-	request := &clusterv1.ReadmitRequest{Name: c.cfg.Name, Address: c.address, Damage: damage.Error(), Recoveries: c.member.Recoveries}
+	request := &clusterv1.ReadmitRequest{Name: c.cfg.Name, Address: c.address, Damage: damage.Error(), Recoveries: c.memberNow().Recoveries}
 	patience := ctx
 	if bound > 0 {
 		var cancel context.CancelFunc
@@ -150,8 +150,7 @@ func (c *Cluster) readmit(ctx context.Context, damage error, bound time.Duration
 				answer, err = clusterv1.NewDiskServiceClient(conn).Readmit(call, request)
 				cancel()
 				if err == nil {
-					c.member.Masters = mergeAddresses(answer.Masters, others, c.address)
-					return nil
+					return c.changeMember(func(m *member) { m.Masters = mergeAddresses(answer.Masters, others, c.address) })
 				}
 			}
 			if status.Code(err) == codes.Unimplemented && bound == 0 {
@@ -189,8 +188,8 @@ func (c *Cluster) lastCopy(damage error, known string) error {
 
 // watchDisk acts on what the disk is like, until the context ends or the disk fails.
 func (c *Cluster) watchDisk(ctx context.Context) error {
-	var last, reported []string
-	to := "" // the leader that it was reported to
+	var last []string
+	var reports reports
 	retry := time.NewTimer(0)
 	defer retry.Stop()
 	for {
@@ -226,18 +225,35 @@ func (c *Cluster) watchDisk(ctx context.Context) error {
 		if lead.name == "" {
 			continue
 		}
-		if lead.name != to {
-			to, reported = lead.name, nil // a new leader knows of nothing
-		}
-		if slices.Equal(conditions, reported) {
+		term := c.replica.raft.CurrentTerm()
+		if !reports.due(lead.name, term, conditions) {
 			continue
 		}
 		if err := c.report(ctx, lead, conditions); err != nil {
 			retry.Reset(diskRetry)
 			continue
 		}
-		reported = conditions
+		reports.made(lead.name, term, conditions)
 	}
+}
+
+// reports is what this master has told of its disk, and to whom: a leader, in one term. A leader that led before and leads again knows
+// nothing any more.
+type reports struct {
+	leader     string
+	term       uint64
+	conditions []string
+}
+
+func (r *reports) due(leader string, term uint64, conditions []string) bool {
+	if leader != r.leader || term != r.term {
+		return len(conditions) > 0 || r.leader == ""
+	}
+	return !slices.Equal(conditions, r.conditions)
+}
+
+func (r *reports) made(leader string, term uint64, conditions []string) {
+	*r = reports{leader, term, conditions}
 }
 
 // logDisk tells of a change.

@@ -54,11 +54,10 @@
 //
 // # A read
 //
-// Consistent follows design section 3 (read.go): the leader, past the barrier of its term, takes the index of the last
-// command that its state machine has applied, has a quorum confirm it, checks that the term is still the same, and answers;
+// Consistent (read.go) follows the ReadIndex protocol of Raft (Ongaro's thesis, 6.4): the leader, past the barrier of its term, takes the index of the last
+// command that its state machine has applied, has a quorum confirm that it leads by answers to heartbeats sent after that (verify.go), checks that the term is still the same, and returns it;
 // the reader waits for its own state machine and reads its own view. Rounds are shared: who comes during one gets the
-// next, never the one that began before it asked. After the process stood still for longer than the lease, a barrier
-// replaces trust in answers that may be old. Only commands count as indexes: no-ops, barriers and configurations never reach
+// next, never the one that began before it asked. Only commands count as indexes: no-ops, barriers and configurations never reach
 // the state machine.
 //
 // A follower must learn of a commit to show it. Raft tells followers with the next entries, or after a timeout; the

@@ -118,9 +118,7 @@ func (c *Cluster) term(ctx context.Context) {
 		return // lost and gained again: raft will say so
 	}
 	var running sync.WaitGroup
-	running.Go(func() { c.pulse.run(ctx) })
 	running.Go(func() { c.replica.announce.run(ctx, number) })
-	c.pulse.beat()
 	c.readyTerm.Store(number)
 	c.leaders.bump()
 	c.log.Info("leading the cluster", "term", number)

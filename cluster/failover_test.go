@@ -11,7 +11,9 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/kv"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
 func TestNoAcknowledgedWriteIsLostWithTheLeader(t *testing.T) {
@@ -258,19 +260,28 @@ func TestLinearizableReadsWhileLeadershipMoves(t *testing.T) {
 	t.Logf("%d writes, %d reads", acknowledged.Load(), reads.Load())
 }
 
-func TestReadsAfterAPauseCommitABarrierFirst(t *testing.T) {
+// TestErrorsHaveTheirClassOnEveryMaster: callers tell errors by errors.Is, also those of a proposal that went to another master.
+func TestErrorsHaveTheirClassOnEveryMaster(t *testing.T) {
 	m := startMasters(t, 3)
-	leader := m.leader()
-	leader.put("/t/a/b/c", "x")
-	before := leader.c.replica.raft.LastIndex()
-	leader.c.pulse.mono.Add(-int64(time.Hour)) // as if the process had stood still
-	if got := leader.get("/t/a/b/c"); got != "x" {
-		t.Fatalf("read %q", got)
+	m.leader().awaitLevel(FeatureLevel)
+	old, err := fsm.EncodeCommand(&kv.Command{ID: NewCommandID(), Since: 1, Ops: []kv.Op{{Key: "/t/a/b/c"}}})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if after := leader.c.replica.raft.LastIndex(); after != before+1 {
-		t.Errorf("the log grew from %d to %d, a barrier was due", before, after)
-	}
-	if leader.c.pulse.late() {
-		t.Error("the pulse still is late after the barrier")
+	for _, n := range m.nodes {
+		for name, x := range map[string]struct {
+			data  []byte
+			state clusterv1.Outcome_State
+			class error
+		}{
+			"no command": {[]byte("junk"), clusterv1.Outcome_STATE_INVALID, fsm.ErrBadCommand},
+			"too large":  {make([]byte, kv.MaxCommandBytes+1), clusterv1.Outcome_STATE_INVALID, kv.ErrTooLarge},
+			"a command":  {old, clusterv1.Outcome_STATE_COMMITTED, nil},
+		} {
+			out := n.c.batches.propose(t.Context(), x.data)
+			if out.state != x.state || !errors.Is(out.err, x.class) {
+				t.Errorf("%s on %s: %v, %v", name, n.cfg.Name, out.state, out.err)
+			}
+		}
 	}
 }

@@ -10,49 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 )
-
-// Clocks that jump neither make a leader trust what is old nor keep it from answering.
-func TestClockJumps(t *testing.T) {
-	m := startMasters(t, 3)
-	leader := m.leader()
-	p := leader.c.pulse
-	hour := int64(time.Hour)
-	for _, jump := range []struct {
-		name             string
-		mono, boot, wall int64 // how far each clock moved since the last beat
-		barrier          bool
-	}{
-		{"the clock is set back", 0, 0, -hour, false},
-		{"the clock is set forward", 0, 0, hour, true}, // it may as well have been a pause
-		{"the machine was suspended", 0, hour, hour, true},
-		{"the machine was suspended, and its clock set back", 0, hour, -hour, true},
-		{"the process stood still", hour, hour, hour, true},
-		{"the process stood still, and the clock was set back", hour, hour, -hour, true},
-	} {
-		leader.put("/t/a/b/c", jump.name)
-		p.mono.Add(-jump.mono)
-		p.boot.Add(-jump.boot)
-		p.wall.Add(-jump.wall)
-		if p.late() != jump.barrier {
-			t.Errorf("%s: late is %v", jump.name, p.late())
-		}
-		before := leader.c.replica.raft.LastIndex()
-		for _, n := range m.nodes {
-			if got := n.get("/t/a/b/c"); got != jump.name {
-				t.Errorf("%s: %s reads %q", jump.name, n.cfg.Name, got)
-			}
-		}
-		if grew := leader.c.replica.raft.LastIndex() > before; grew != jump.barrier {
-			t.Errorf("%s: a barrier was committed: %v", jump.name, grew)
-		}
-		p.beat()
-	}
-	if m.leader() != leader {
-		t.Error("leadership moved")
-	}
-}
 
 // A follower that was away while the log was cut behind it is sent a snapshot, also while the log goes on being cut.
 func TestAFollowerALongWayBehind(t *testing.T) {

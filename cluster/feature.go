@@ -17,6 +17,7 @@ import (
 //
 //	1  what the first release writes
 //	2  commands of version 2: restoring backups, skipping revisions
+//	3  commands of version 3: they are dated, and not applied when they may have been before (kv.Command.Since)
 //
 // A level allows the commands of its own number and below (fsm.CommandVersion).
 const FeatureLevel = fsm.CommandVersion

@@ -7,7 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/kv"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
 // previous makes a master one of the previous program.
@@ -25,7 +29,7 @@ func (n *node) awaitLevel(level int) {
 
 // skip proposes what only the newest level allows.
 func (n *node) skip(revision uint64) (kv.Result, error) {
-	return n.c.Propose(context.Background(), &kv.Command{ID: NewCommandID(), Restore: &kv.Restore{Revision: revision}})
+	return n.c.Propose(context.Background(), &kv.Command{ID: NewCommandID(), Since: 1, Restore: &kv.Restore{Revision: revision}})
 }
 
 // TestRollingUpgrade replaces masters of the previous program one by one, with each kind leading the other, and writes all
@@ -37,8 +41,8 @@ func TestRollingUpgrade(t *testing.T) {
 		n.put(fmt.Sprint("/t/a/b/", i), "before")
 	}
 	for i, n := range m.nodes {
-		if _, err := m.leader().c.RestoreBackup(context.Background(), strings.NewReader(""), false); !errors.Is(err, ErrFeatureLevel) || !strings.Contains(err.Error(), "previous") {
-			t.Fatalf("a restore while %d masters are of the previous program: %v", 3-i, err)
+		if err := m.leader().c.requireLevel(context.Background(), FeatureLevel, "something new"); !errors.Is(err, ErrFeatureLevel) || !strings.Contains(err.Error(), "previous") {
+			t.Fatalf("something new while %d masters are of the previous program: %v", 3-i, err)
 		}
 		n.stop()
 		n.cfg.FeatureLevel, n.cfg.Version = 0, "next"
@@ -117,4 +121,17 @@ func TestAnOlderProgramStopsBeforeItDiverges(t *testing.T) {
 	if got := old.get("/t/a/b/c"); before != "known" || got != "later" || old.c.store.View().Revision() <= far {
 		t.Errorf("before %q, after the upgrade %q at revision %d", before, got, old.c.store.View().Revision())
 	}
+}
+
+// TestALeaderThatCannotApplyACommandDoesNotCallItInvalid: it is committed, and masters of the newer program apply it.
+func TestALeaderThatCannotApplyACommandDoesNotCallItInvalid(t *testing.T) {
+	n := startMasters(t, 1).nodes[0]
+	newer := protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), fsm.CommandVersion+1)
+	if out := n.c.batches.propose(t.Context(), newer); out.state != clusterv1.Outcome_STATE_UNKNOWN {
+		t.Errorf("the outcome is %v: %v", out.state, out.err)
+	}
+	if err := <-n.stopped; !errors.Is(err, ErrFeatureLevel) {
+		t.Errorf("the master ended with: %v", err)
+	}
+	n.c = nil
 }

@@ -260,8 +260,8 @@ func (g *Gossip) aliveAddresses() []string {
 // memberlist remembers the dead.
 func (g *Gossip) rejoin() {
 	wait := firstRejoin
-	for {
-		missing := g.missing()
+	for round := 0; ; round++ {
+		missing := g.missing(round)
 		if len(missing) > 0 {
 			if n, err := g.list.Join(missing); n == 0 && err != nil {
 				g.log.Debug("gossip found nobody yet", "tried", missing, "error", err)
@@ -280,8 +280,12 @@ func (g *Gossip) rejoin() {
 	}
 }
 
-// missing are seeds and dead members that are not alive; at most a few, so that a large outage costs little.
-func (g *Gossip) missing() []string {
+// rejoinAtOnce is how many hosts that are missing are tried at a time.
+const rejoinAtOnce = 8
+
+// missing are seeds and dead members that are not alive: at most rejoinAtOnce, so that a large outage costs little, and others
+// with each round, so that all have their turn.
+func (g *Gossip) missing(round int) []string {
 	alive := map[string]bool{g.Address(): true}
 	var missing []string
 	for _, m := range g.Members() {
@@ -298,7 +302,11 @@ func (g *Gossip) missing() []string {
 	missing = slices.DeleteFunc(missing, func(a string) bool { return a == "" || alive[a] })
 	slices.Sort(missing)
 	missing = slices.Compact(missing)
-	return missing[:min(len(missing), 8)]
+	if len(missing) <= rejoinAtOnce {
+		return missing
+	}
+	begin := round * rejoinAtOnce % len(missing)
+	return slices.Concat(missing[begin:], missing[:begin])[:rejoinAtOnce]
 }
 
 // Close says goodbye and stops, in bounded time.

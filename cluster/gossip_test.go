@@ -142,3 +142,25 @@ func TestMastersGossip(t *testing.T) {
 	expectState(t, m.nodes[0].c.Gossip(), Peer{Role: RoleMaster, Name: "master-3"}, MemberLeft)
 	t.Logf("stopped in %s", time.Since(start).Round(time.Millisecond))
 }
+
+// TestAllHostsThatAreMissingAreTried: however many are missing, each has its turn.
+func TestAllHostsThatAreMissingAreTried(t *testing.T) {
+	var seeds []string
+	for i := range 3*rejoinAtOnce + 1 {
+		seeds = append(seeds, fmt.Sprintf("10.1.0.%d:7946", i+1))
+	}
+	g := &Gossip{members: map[string]*Member{}, config: GossipConfig{Seeds: func() []string { return seeds }}}
+	tried := map[string]bool{}
+	for round := range 4 {
+		missing := g.missing(round)
+		if len(missing) != rejoinAtOnce {
+			t.Fatalf("round %d tries %v", round, missing)
+		}
+		for _, address := range missing {
+			tried[address] = true
+		}
+	}
+	if len(tried) != len(seeds) {
+		t.Errorf("%d of %d were tried", len(tried), len(seeds))
+	}
+}

@@ -11,6 +11,8 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kontiki/kontiki/cluster/pki"
@@ -310,6 +312,12 @@ type member struct {
 	Recovered string `json:"recovered,omitempty"`
 	// Masters are the mTLS addresses of the other masters: whom to ask when this one has lost its data.
 	Masters []string `json:"masters,omitempty"`
+}
+
+// membership is what a master remembers of itself, now and on disk. Reading it never waits for the disk.
+type membership struct {
+	saving sync.Mutex // one change at a time
+	now    atomic.Pointer[member]
 }
 
 const memberFile = "member.json"

@@ -106,20 +106,18 @@ func (c *Cluster) seeds() []string { return slices.Clone(c.memberNow().Gossip) }
 
 // memberNow is what this master remembers of itself.
 func (c *Cluster) memberNow() member {
-	c.memberMu.Lock()
-	defer c.memberMu.Unlock()
-	return *c.member
+	return *c.member.now.Load()
 }
 
 // changeMember changes what this master remembers of itself, on disk first.
 func (c *Cluster) changeMember(change func(*member)) error {
-	c.memberMu.Lock()
-	defer c.memberMu.Unlock()
-	changed := *c.member
+	c.member.saving.Lock()
+	defer c.member.saving.Unlock()
+	changed := c.memberNow()
 	change(&changed)
 	if err := changed.save(c.cfg.DataDir); err != nil {
 		return err
 	}
-	*c.member = changed
+	c.member.now.Store(&changed)
 	return nil
 }

@@ -30,9 +30,10 @@ const (
 // A lost leader makes an outcome unknown; the command is then proposed again under its id, which the state machine
 // applies once, until the context ends (Timings.Propose where it has no deadline). Errors: kv.ErrTooLarge and what
 // fsm.EncodeCommand refuses, at once; kv.ErrNoLeader when the command was certainly never proposed,
-// kv.ErrDiskFull when it was not because the disks have no room; kv.ErrOutcomeUnknown when it may be committed now or later.
+// kv.ErrDiskFull when it was not because the disks have no room; kv.ErrOutcomeUnknown when it may be committed now or later, and when
+// it may have been so long ago that its result is not remembered.
 func (c *Cluster) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, error) {
-	data, err := fsm.EncodeCommand(cmd)
+	data, err := c.encode(cmd)
 	if err != nil {
 		return kv.Result{}, fmt.Errorf("propose: %w", err)
 	}
@@ -60,7 +61,19 @@ func (c *Cluster) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, erro
 			// The store was restored meanwhile: ask again, under the same id.
 			unknown, last = true, errors.New("the state was restored from a snapshot")
 		case clusterv1.Outcome_STATE_INVALID:
-			return kv.Result{}, fmt.Errorf("propose: %w", out.err)
+			if !errors.Is(out.err, fsm.ErrForgotten) {
+				return kv.Result{}, fmt.Errorf("propose: %w", out.err)
+			}
+			if unknown {
+				return kv.Result{}, fmt.Errorf("propose: %w: %w", kv.ErrOutcomeUnknown, out.err)
+			}
+			// No attempt can have committed it: this master was far behind when it encoded the command. It dates it anew.
+			last = out.err
+			if err := c.store.WaitIndex(ctx, out.index); err == nil || errors.Is(err, kv.ErrFutureRevision) {
+				if data, err = c.encode(cmd); err != nil {
+					return kv.Result{}, fmt.Errorf("propose: %w", err)
+				}
+			}
 		case clusterv1.Outcome_STATE_REFUSED:
 			last = out.err
 		case clusterv1.Outcome_STATE_FULL:
@@ -85,6 +98,21 @@ func (c *Cluster) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, erro
 	}
 }
 
+// encode gives a command the date before which it was not proposed, where all masters know what that is (feature level 3), and
+// answers it as an entry of the log. An attempt that is late by more than the results that the state machine remembers is then
+// refused, and not applied again.
+func (c *Cluster) encode(cmd *kv.Command) ([]byte, error) {
+	if !c.dates.Load() {
+		if c.FeatureLevel() < 3 {
+			return fsm.EncodeCommand(cmd)
+		}
+		c.dates.Store(true) // a level never falls
+	}
+	dated := *cmd
+	dated.Since = max(c.store.AppliedIndex(), 1)
+	return fsm.EncodeCommand(&dated)
+}
+
 // bounded gives a context a deadline if it has none, and ends it when the cluster closes.
 func (c *Cluster) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -95,32 +123,6 @@ func (c *Cluster) bounded(ctx context.Context) (context.Context, context.CancelF
 		return timed, func() { stopTimer(); done() }
 	}
 	return ctx, done
-}
-
-// outcome is what became of one attempt to propose one command.
-type outcome struct {
-	state  clusterv1.Outcome_State
-	index  uint64
-	result kv.Result
-	err    error
-}
-
-func refused(err error) outcome {
-	return outcome{state: clusterv1.Outcome_STATE_REFUSED, err: err}
-}
-
-func unknownOutcome(err error) outcome {
-	return outcome{state: clusterv1.Outcome_STATE_UNKNOWN, err: err}
-}
-
-// classify says what a raft error means for the command.
-func classify(err error) outcome {
-	switch {
-	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
-		return refused(err)
-	default: // ErrLeadershipLost, ErrAbortedByRestore, ErrRaftShutdown, a failing disk
-		return unknownOutcome(err)
-	}
 }
 
 // applyAll proposes commands on this master, which should lead, and waits for all of them no longer than the context.
@@ -165,6 +167,8 @@ func (c *Cluster) applyAll(ctx context.Context, commands [][]byte) []outcome {
 			switch {
 			case !ok:
 				answers[i] = unknownOutcome(fmt.Errorf("the state machine answered %T", future.Response()))
+			case errors.Is(applied.Err, fsm.ErrNewerCommand): // it is committed: masters that know it apply it
+				answers[i] = unknownOutcome(applied.Err)
 			case applied.Err != nil:
 				answers[i] = outcome{state: clusterv1.Outcome_STATE_INVALID, index: future.Index(), err: applied.Err}
 			default:
@@ -232,36 +236,4 @@ func (l leader) attempt(ctx context.Context, bound time.Duration) (context.Conte
 		}
 	}()
 	return ctx, func() { close(done); cancel() }
-}
-
-func outcomeFromProto(o *clusterv1.Outcome) outcome {
-	out := outcome{state: o.State, index: o.Index}
-	switch o.State {
-	case clusterv1.Outcome_STATE_COMMITTED:
-		out.result = kv.Result{Revision: o.Revision, Revisions: o.Revisions}
-		if o.Failure != nil {
-			out.result.Failed = &kv.Failure{
-				Index:   int(o.Failure.Index),
-				Cond:    kv.Condition(o.Failure.Condition),
-				Current: o.Failure.Current,
-			}
-		}
-	case clusterv1.Outcome_STATE_REFUSED, clusterv1.Outcome_STATE_INVALID, clusterv1.Outcome_STATE_FULL:
-		out.err = errors.New(o.Message)
-	default:
-		out.state = clusterv1.Outcome_STATE_UNKNOWN
-		out.err = errors.New(o.Message)
-	}
-	return out
-}
-
-func outcomeToProto(out outcome) *clusterv1.Outcome {
-	o := &clusterv1.Outcome{State: out.state, Index: out.index, Revision: out.result.Revision, Revisions: out.result.Revisions}
-	if out.err != nil {
-		o.Message = out.err.Error()
-	}
-	if f := out.result.Failed; f != nil {
-		o.Failure = &clusterv1.Failure{Index: int32(f.Index), Condition: uint32(f.Cond), Current: f.Current}
-	}
-	return o
 }

@@ -73,8 +73,8 @@ func (c *Cluster) askLeader() (uint64, error) {
 
 // verifyIndex is one round of a leader. The last command that it has applied covers every acknowledged write: writes of
 // its own term are acknowledged once they are applied here, and the barrier at the term's start has brought in those of
-// earlier terms. What is left to show is that no later term has begun, which is so if a quorum still follows, and if
-// the term is the same afterwards.
+// earlier terms. What is left to show is that no later term had begun when it was asked, which is so if a quorum still follows
+// (verifier), and if the term is the same afterwards.
 func (c *Cluster) verifyIndex() (uint64, error) {
 	lead := c.leaders.current()
 	ctx, cancel := lead.attempt(c.life, readBound)
@@ -83,16 +83,8 @@ func (c *Cluster) verifyIndex() (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if c.pulse.late() {
-		// The process stood still for longer than the lease. Answers of followers from before may still be in the
-		// sockets, and would count as fresh: commit something instead.
-		if err := c.replica.barrier(ctx); err != nil {
-			return 0, fmt.Errorf("barrier after a pause: %w", err)
-		}
-		c.pulse.beat()
-	}
 	index := c.store.AppliedIndex()
-	if err := c.replica.await(ctx, c.replica.raft.VerifyLeader); err != nil {
+	if err := c.replica.verify(ctx, term); err != nil {
 		return 0, fmt.Errorf("verify leadership: %w", err)
 	}
 	if c.replica.raft.CurrentTerm() != term {
@@ -124,9 +116,4 @@ func (c *Cluster) View() kv.View { return c.store.View() }
 // Watch reads this master's history: see kv.Reader.
 func (c *Cluster) Watch(prefix string, after uint64) (kv.Watcher, error) {
 	return c.store.Watch(prefix, after)
-}
-
-// WaitRevision waits for this master's state: see kv.Reader.
-func (c *Cluster) WaitRevision(ctx context.Context, revision uint64) error {
-	return c.store.WaitRevision(ctx, revision)
 }

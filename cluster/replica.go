@@ -164,8 +164,11 @@ type replica struct {
 	transport *transport
 	disk      raftDisk
 	announce  *announcer
-	halted    <-chan struct{} // see applier
-	log       *slog.Logger
+	verifier  *verifier
+	// verify is verifier.verify, but for tests of what it is for.
+	verify func(ctx context.Context, term uint64) error
+	halted <-chan struct{} // see applier
+	log    *slog.Logger
 
 	// gate guards proposals against shutdown: raft does not answer those that it has not yet looked at.
 	gate    sync.RWMutex
@@ -217,12 +220,15 @@ func openReplica(disk raftDisk, name, address string, bootstrap bool, t Timings,
 	transport.reach.node.Store(node)
 	logs.node.Store(node)
 	disk.Guard()
-	announce.node, announce.send = node, w // an announcement that fails is not to be held back
-	announce.header = raft.RPCHeader{
+	header := raft.RPCHeader{
 		ProtocolVersion: config.ProtocolVersion, ID: []byte(name), Addr: transport.EncodePeer(config.LocalID, transport.LocalAddr()),
 	}
+	// Announcements and heartbeats of this package that fail are not to be held back: they go through the wire itself.
+	announce.node, announce.send, announce.header = node, w, header
+	verifier := newVerifier()
+	verifier.node, verifier.send, verifier.header = node, w, header
 	return &replica{
-		announce: announce, halted: machine.halted, store: store, raft: node, config: config, transport: transport, disk: disk, log: log,
+		announce: announce, verifier: verifier, verify: verifier.verify, halted: machine.halted, store: store, raft: node, config: config, transport: transport, disk: disk, log: log,
 	}, nil
 }
 
@@ -305,6 +311,7 @@ func (r *replica) close() error {
 	r.gate.Unlock()
 	r.transport.reach.close()
 	r.transport.hangUp() // ends calls to peers that raft would wait for
+	r.verifier.close()
 	stopping := r.raft.Shutdown()
 	r.disk.Release()
 	err := within("raft", stopping.Error)

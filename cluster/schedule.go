@@ -42,7 +42,7 @@ func (c *Cluster) scheduleBackups(ctx context.Context) error {
 	}
 	for {
 		var wait time.Duration
-		if newest, ok := newestBackup(schedule.Dir); ok {
+		if newest, ok := newestBackup(schedule.Dir, time.Now()); ok {
 			wait = time.Until(newest.Add(schedule.Interval))
 		}
 		timer := time.NewTimer(wait)
@@ -80,7 +80,7 @@ func (c *Cluster) backUp(ctx context.Context, schedule BackupSchedule, now time.
 	if err := c.BackUpTo(ctx, path); err != nil {
 		return "", err
 	}
-	files := backupFiles(schedule.Dir)
+	files := backupFiles(schedule.Dir, now)
 	for _, old := range files[:max(0, len(files)-max(schedule.Keep, 1))] {
 		if err := os.Remove(filepath.Join(schedule.Dir, old)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return "", err
@@ -118,17 +118,23 @@ func (c *Cluster) BackUpTo(ctx context.Context, path string) (err error) {
 	return errors.Join(file.Close(), durable.SyncDir(filepath.Dir(path)))
 }
 
-// backupFiles are the names of the backups that a schedule made, oldest first.
-func backupFiles(dir string) []string {
-	var names []string
+// backupFiles are the names of the backups that a schedule made, oldest first. Those from the future, made before the clock was set back,
+// are older than all others.
+func backupFiles(dir string, now time.Time) []string {
+	var names, future []string
 	entries, _ := os.ReadDir(dir) // none is there yet if it cannot be read; writing will say why
 	for _, e := range entries {
-		if _, ok := backupTime(e.Name()); ok {
+		switch at, ok := backupTime(e.Name()); {
+		case !ok:
+		case at.After(now):
+			future = append(future, e.Name())
+		default:
 			names = append(names, e.Name())
 		}
 	}
+	slices.Sort(future)
 	slices.Sort(names)
-	return names
+	return append(future, names...)
 }
 
 func backupTime(name string) (time.Time, bool) {
@@ -143,10 +149,12 @@ func backupTime(name string) (time.Time, bool) {
 	return at, err == nil
 }
 
-func newestBackup(dir string) (time.Time, bool) {
-	files := backupFiles(dir)
+// newestBackup is when the newest backup was made that is not from the future.
+func newestBackup(dir string, now time.Time) (time.Time, bool) {
+	files := backupFiles(dir, now)
 	if len(files) == 0 {
 		return time.Time{}, false
 	}
-	return backupTime(files[len(files)-1])
+	at, ok := backupTime(files[len(files)-1])
+	return at, ok && !at.After(now)
 }

@@ -87,7 +87,11 @@ func (s *schedule) assemble() {
 	for i := range 3 {
 		s.masters = append(s.masters, &simMaster{s: s, turn: make(turn, 1), name: fmt.Sprintf("master-%d", i+1), address: fmt.Sprintf("10.0.0.%d:6444", i+1)})
 	}
-	boot := simBoot(s.masters)
+	level := FeatureLevel
+	if s.bugs.undated {
+		level = 2
+	}
+	boot := simBoot(s.masters, level)
 	for _, m := range s.masters {
 		m.platter = boot
 		m.start()

@@ -15,6 +15,8 @@ type simBugs struct {
 	lyingDisks bool // a write is answered before it is durable
 	staleReads bool // a read asks nobody
 	losesEnds  bool // a crash loses the last entries of the log, which were synced
+	oldAnswers bool // a leader counts answers to heartbeats that it sent before it was asked
+	undated    bool // a command that comes after its result was forgotten is applied again
 	freshIDs   bool // a retry is a new command
 	splits     bool // a watch tells each event by a call of its own
 	forgets    bool // a watch that is resumed begins one event late
@@ -95,6 +97,8 @@ func TestSchedulesFindBugs(t *testing.T) {
 		"a disk answers before it has stored":            {simBugs{lyingDisks: true}, errNotLinearizable},
 		"a disk loses the last of what it has stored":    {simBugs{losesEnds: true}, errNotLinearizable},
 		"a master reads its own state and asks nobody":   {simBugs{staleReads: true}, errNotLinearizable},
+		"a leader counts answers that are older":         {simBugs{oldAnswers: true}, errNotLinearizable},
+		"a command comes after its result was forgotten": {simBugs{undated: true}, errNotLinearizable},
 		"a command is proposed again under another name": {simBugs{freshIDs: true}, errNotLinearizable},
 		"a watch tells a command in pieces":              {simBugs{splits: true}, watchcheck.ErrBrokeAtomic},
 		"a watch that is resumed begins one event late":  {simBugs{forgets: true}, watchcheck.ErrBrokeReliable},

@@ -91,21 +91,8 @@ var scheduleFaults = map[string]func(s *schedule, r *rand.Rand) bool{
 		release()
 		return life.disk.Health().Stalls > 0
 	},
-	"clock jump": func(s *schedule, r *rand.Rand) bool {
-		i := s.leader()
-		if i < 0 {
-			return false
-		}
-		life := s.masters[i].life.Load()
-		if life == nil {
-			return false
-		}
-		c := life.c
-		c.pulse.wall.Add(-int64(10 * time.Second)) // as if the clock had been set ahead
-		late := c.pulse.late()
-		s.hold(r)
-		return late
-	},
+	"a proposal that arrives late":                     (*schedule).lateProposal,
+	"a hand-over that the old leader does not hear of": (*schedule).unheardTransfer,
 	// The others cut their logs meanwhile.
 	"far behind": func(s *schedule, r *rand.Rand) bool {
 		i := r.Intn(3)
@@ -273,6 +260,103 @@ func (s *schedule) ownLog(r *rand.Rand) bool {
 	cancel()
 	proposals.Wait()
 	return done
+}
+
+// unheardTransfer hands leadership over while nothing reaches the leader, so that it goes on to believe that it leads until its lease ends:
+// answers to what it sent before are on their way to it. Meanwhile the new leader acknowledges writes.
+func (s *schedule) unheardTransfer(r *rand.Rand) bool {
+	i := s.leader()
+	if i < 0 {
+		return false
+	}
+	old := s.masters[i].life.Load()
+	if old == nil {
+		return false
+	}
+	s.isolate(i, true, false)
+	time.Sleep(70 * time.Millisecond) // virtual: a heartbeat to each of the others is under way
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	var asking sync.WaitGroup
+	to := (i + 1 + r.Intn(2)) % 3
+	asking.Go(func() {
+		_ = old.c.replica.await(ctx, func() raft.Future {
+			return old.c.replica.raft.LeadershipTransferToServer(raft.ServerID(s.masters[to].name), raft.ServerAddress(s.masters[to].address))
+		})
+	})
+	elected := false
+	for range 30 {
+		if life := s.masters[to].life.Load(); life != nil && life.c.IsLeader() {
+			elected = true
+			break
+		}
+		time.Sleep(2 * time.Millisecond) // virtual
+	}
+	var last bank
+	if life := s.masters[to].life.Load(); elected && life != nil {
+		for range 4 {
+			s.history.ask(ctx, 50, s.bugs.asker(life), r, &last)
+		}
+	}
+	believes := old.c.IsLeader()
+	for k := range 4 {
+		own := rand.New(rand.NewSource(r.Int63()))
+		asking.Go(func() {
+			var last bank
+			for range 3 {
+				s.history.ask(ctx, 60+k, s.bugs.asker(old), own, &last)
+			}
+		})
+	}
+	time.Sleep(time.Duration(r.Intn(10)) * time.Millisecond) // virtual
+	s.net.mend()
+	asking.Wait()
+	return elected && believes
+}
+
+// lateProposal holds up what a follower proposes while leadership goes to the third master, where the follower proposes it again, and comes
+// back: then the first attempt arrives, when many other commands have been applied.
+func (s *schedule) lateProposal(r *rand.Rand) bool {
+	i := s.leader()
+	if i < 0 {
+		return false
+	}
+	from, to := (i+1)%3, (i+2)%3
+	lives := [3]*simLife{s.masters[0].life.Load(), s.masters[1].life.Load(), s.masters[2].life.Load()}
+	if lives[0] == nil || lives[1] == nil || lives[2] == nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	before := s.net.lateCalls()
+	s.net.stick(s.masters[from].address, s.masters[i].address)
+	var asking sync.WaitGroup
+	for k := range 3 {
+		own := rand.New(rand.NewSource(r.Int63()))
+		asking.Go(func() {
+			var last bank
+			s.history.ask(ctx, 70+k, s.bugs.asker(lives[from]), own, &last)
+		})
+	}
+	time.Sleep(20 * time.Millisecond) // virtual: they are under way
+	if lives[i].c.transfer(ctx, s.masters[to].name) == nil {
+		asking.Wait()
+		var last bank
+		for range 3 * simRemembered {
+			s.history.ask(ctx, 80, s.bugs.asker(lives[to]), r, &last)
+		}
+		_ = lives[to].c.transfer(ctx, s.masters[i].name)
+		for range 50 {
+			if lives[i].c.IsLeader() {
+				break
+			}
+			time.Sleep(2 * time.Millisecond) // virtual
+		}
+	}
+	s.net.mend()
+	asking.Wait()
+	time.Sleep(20 * time.Millisecond) // virtual
+	return s.net.lateCalls() > before
 }
 
 // partition cuts links for a while. It took effect if something came to a link that was cut.

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/kv"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
@@ -65,13 +67,17 @@ func (m *simMaster) start() {
 	live := newLiveIdentity(simIdentity(), 0)
 	none := &certificates{identity: live, issue: func(*pki.Authority) (*pki.KeyPair, error) { return nil, errors.New("there is nothing to certify") }}
 	cfg := Config{Name: m.name, Timings: simTimings, FeatureLevel: FeatureLevel, Version: "simulated", Logger: m.s.log}
-	c := newCluster(cfg, live, none, &member{Name: m.name, Address: m.address, Complete: true}, m.address, host.lines)
+	store := fsm.New(fsm.Options{Remembered: simRemembered})
+	c := newCluster(cfg, store, live, none, &member{Name: m.name, Address: m.address, Complete: true}, m.address, host.lines)
 	disk := newSimDisk(m.platter, m.s.seed*1000+m.starts, simTimings.DiskStall, func() { poke(c.disk.changed) })
 	disk.lies = m.s.bugs.lyingDisks
 	c.disk.store = disk
 	if err := c.openRaft(host.wire); err != nil {
 		m.s.fail(err)
 		return
+	}
+	if m.s.bugs.oldAnswers {
+		c.replica.verify = func(ctx context.Context, _ uint64) error { return c.replica.await(ctx, c.replica.raft.VerifyLeader) }
 	}
 	clusterv1.RegisterClusterServiceServer(host, clusterService{c: c})
 	clusterv1.RegisterDiskServiceServer(host, diskService{c: c})
@@ -162,16 +168,30 @@ func (l *simLife) watch(ctx context.Context, after uint64) (watchTold, error) {
 	return inProcess{l.c}.watch(ctx, after)
 }
 
-// simBoot is a disk with a new cluster of these masters on it.
-func simBoot(masters []*simMaster) simPlatter {
+// simRemembered is how many results are remembered: few, so that commands that come late come after theirs was forgotten.
+const simRemembered = 6
+
+// simBoot is a disk with a new cluster of these masters on it, at a feature level.
+func simBoot(masters []*simMaster, level int) simPlatter {
+	value, err := json.Marshal(storedLevel{level})
+	if err != nil {
+		panic(err)
+	}
+	set, err := fsm.EncodeCommand(&kv.Command{ID: kv.CommandID{1}, Ops: []kv.Op{{Key: featureKey, Value: value}}})
+	if err != nil {
+		panic(err)
+	}
 	var servers raft.Configuration
 	for _, m := range masters {
 		servers.Servers = append(servers.Servers, raft.Server{ID: raft.ServerID(m.name), Address: raft.ServerAddress(m.address)})
 	}
 	return simPlatter{
-		first:   1,
-		entries: []*raft.Log{{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(servers)}},
-		stable:  [][2]string{{"CurrentTerm", "1"}},
+		first: 1,
+		entries: []*raft.Log{
+			{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(servers)},
+			{Index: 2, Term: 1, Type: raft.LogCommand, Data: set},
+		},
+		stable: [][2]string{{"CurrentTerm", "1"}},
 	}
 }
 

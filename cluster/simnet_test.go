@@ -26,6 +26,7 @@ type simNet struct {
 	rand    *rand.Rand
 	delay   time.Duration // each message takes up to this
 	cut     map[[2]string]bool
+	stuck   map[[2]string]bool  // cut as well, but the connections that are there still look well
 	hosts   map[string]*simHost // who is up, by address
 	dark    map[string]bool     // addresses that lost power: nothing there refuses a connection
 	late    int                 // calls that arrived though their caller had given up
@@ -38,7 +39,7 @@ const simDelay = 2 * time.Millisecond
 
 func newSimNet(seed int64) *simNet {
 	return &simNet{
-		rand: rand.New(rand.NewSource(seed)), delay: simDelay, cut: map[[2]string]bool{}, hosts: map[string]*simHost{},
+		rand: rand.New(rand.NewSource(seed)), delay: simDelay, cut: map[[2]string]bool{}, stuck: map[[2]string]bool{}, hosts: map[string]*simHost{},
 		dark: map[string]bool{}, changed: make(chan struct{}),
 	}
 }
@@ -61,7 +62,9 @@ func (n *simNet) link(from, to string, cut bool) {
 	n.change(func() { n.cut[[2]string{from, to}] = cut })
 }
 
-func (n *simNet) mend() { n.change(func() { clear(n.cut); n.delay = simDelay }) }
+func (n *simNet) stick(from, to string) { n.change(func() { n.stuck[[2]string{from, to}] = true }) }
+
+func (n *simNet) mend() { n.change(func() { clear(n.cut); clear(n.stuck); n.delay = simDelay }) }
 
 func (n *simNet) slow(delay time.Duration) { n.change(func() { n.delay = delay }) }
 
@@ -103,7 +106,7 @@ func (n *simNet) cross(from, to string, p simPatience) error {
 	time.Sleep(latency)
 	for first := true; ; first = false {
 		n.mu.Lock()
-		cut, changed := n.cut[[2]string{from, to}], n.changed
+		cut, changed := n.cut[[2]string{from, to}] || n.stuck[[2]string{from, to}], n.changed
 		if cut && first {
 			n.held++
 		}
@@ -294,6 +297,13 @@ func (l simLine) Invoke(ctx context.Context, method string, args, reply any, _ .
 	case <-l.from.gone:
 		return unavailable(errSimReset)
 	}
+}
+
+// lateCalls is how many calls have arrived after their callers had given up.
+func (n *simNet) lateCalls() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.late
 }
 
 // deliverLate delivers what its caller has given up, once the link is mended.

@@ -124,3 +124,18 @@ func TestStatusOfALivingCluster(t *testing.T) {
 		return nil
 	})
 }
+
+// TestTheStatusDoesNotWaitForTheDisk: what a master remembers of itself can be read while a change of it is being synced.
+func TestTheStatusDoesNotWaitForTheDisk(t *testing.T) {
+	m := startMasters(t, 1)
+	c := m.nodes[0].c
+	err := c.changeMember(func(changed *member) {
+		changed.Recoveries = 7
+		if status := c.nodeStatus(); status.Recoveries != 0 {
+			t.Errorf("a change that is not on disk is told: %d", status.Recoveries)
+		}
+	})
+	if status := c.nodeStatus(); err != nil || status.Recoveries != 7 {
+		t.Errorf("%v, %d", err, status.Recoveries)
+	}
+}

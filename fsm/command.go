@@ -18,20 +18,24 @@ var (
 	// ErrNewerCommand says that a command is of a version that these rules do not know. Other replicas may know it: the
 	// store goes no further (Store.Halted).
 	ErrNewerCommand = errors.New("fsm: the command is of a newer version than this program knows")
+	// ErrForgotten says that a command may have been applied before: results of commands that were proposed since it was first
+	// proposed are not remembered any more. It was not applied now. A proposer that knows that it was never proposed before
+	// proposes it again with a newer kv.Command.Since.
+	ErrForgotten = errors.New("fsm: results of commands as old as this one are not remembered any more")
 )
 
 const (
 	// CommandVersion is the newest version of the rules that is known here. A change of what a command means, a new field
-	// included, needs a new version. EncodeCommand writes the oldest one that can say what the command says: version 1, or 2
-	// for a command with a Restore.
-	CommandVersion = 2
+	// included, needs a new version. EncodeCommand writes the oldest one that can say what the command says: version 1, 2
+	// for a command with a Restore, 3 for one with a Since.
+	CommandVersion = 3
 	// MaxKeyBytes bounds one key.
 	MaxKeyBytes = 4096
 )
 
 // Field numbers of kontiki.store.v1.Command and Operation.
 const (
-	fieldVersion, fieldID, fieldOperations, fieldRestore             = 1, 2, 3, 4
+	fieldVersion, fieldID, fieldOperations, fieldRestore, fieldSince = 1, 2, 3, 4, 5
 	fieldFrom, fieldKeep, fieldRestoreRevision                       = 1, 2, 3
 	fieldKind, fieldKey, fieldValue, fieldCondition, fieldOpRevision = 1, 2, 3, 4, 5
 )
@@ -42,7 +46,7 @@ func EncodeCommand(c *kv.Command) ([]byte, error) {
 	if err := checkCommand(c); err != nil {
 		return nil, err
 	}
-	size := 32
+	size := 48
 	for i := range c.Ops {
 		size += opSize(&c.Ops[i]) + 8
 	}
@@ -70,6 +74,7 @@ func EncodeCommand(c *kv.Command) ([]byte, error) {
 	if r := c.Restore; r != nil {
 		b = appendRestore(b, r)
 	}
+	b = appendUint(b, fieldSince, c.Since)
 	if len(b) > kv.MaxCommandBytes {
 		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", kv.ErrTooLarge, len(b), kv.MaxCommandBytes)
 	}
@@ -78,7 +83,10 @@ func EncodeCommand(c *kv.Command) ([]byte, error) {
 
 // versionOf is the oldest version that has all of the command.
 func versionOf(c *kv.Command) uint64 {
-	if c.Restore != nil {
+	switch {
+	case c.Since != 0:
+		return 3
+	case c.Restore != nil:
 		return 2
 	}
 	return 1
@@ -165,7 +173,7 @@ func decodeCommand(c *kv.Command, data []byte, newest uint64) error {
 	if len(data) > kv.MaxCommandBytes {
 		return fmt.Errorf("%w: %d bytes, the limit is %d", kv.ErrTooLarge, len(data), kv.MaxCommandBytes)
 	}
-	c.Ops, c.Restore = c.Ops[:0], nil
+	c.Ops, c.Restore, c.Since = c.Ops[:0], nil, 0
 	var version uint64
 	var id []byte
 	err := fields(data, func(num protowire.Number, v uint64, b []byte) error {
@@ -183,11 +191,13 @@ func decodeCommand(c *kv.Command, data []byte, newest uint64) error {
 		case fieldRestore:
 			c.Restore = new(kv.Restore)
 			return decodeRestore(c.Restore, b)
+		case fieldSince:
+			c.Since = v
 		default:
 			return errUnknownField
 		}
 		return nil
-	}, 1<<fieldVersion)
+	}, 1<<fieldVersion|1<<fieldSince)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrBadCommand, err)
 	}

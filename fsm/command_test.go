@@ -167,7 +167,7 @@ func TestValuesShareOrCopy(t *testing.T) {
 }
 
 func TestIdempotency(t *testing.T) {
-	s := New(Options{remembered: 3})
+	s := New(Options{Remembered: 3})
 	apply := func(id byte, op kv.Op) kv.Result {
 		t.Helper()
 		r, err := s.Apply(s.AppliedIndex()+1, mustEncode(t, &kv.Command{ID: kv.CommandID{id}, Ops: []kv.Op{op}}))
@@ -195,6 +195,53 @@ func TestIdempotency(t *testing.T) {
 	}
 	if n := s.Stats().Remembered; n != 3 {
 		t.Fatalf("%d are remembered", n)
+	}
+}
+
+// TestACommandIsNotAppliedTwiceAfterItWasForgotten: a command that comes again when its result is not remembered any more is
+// refused, on every replica alike, also on one that was restored from a snapshot meanwhile.
+func TestACommandIsNotAppliedTwiceAfterItWasForgotten(t *testing.T) {
+	s := New(Options{Remembered: 3})
+	data := func(id byte, since uint64) []byte {
+		return mustEncode(t, &kv.Command{ID: kv.CommandID{id}, Since: since, Ops: []kv.Op{{Key: "/a", Value: []byte{id}}}})
+	}
+	for i := range byte(3) {
+		if _, err := s.Apply(uint64(i)+2, data(i+1, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r, err := s.Apply(5, data(1, 1)); err != nil || r.Revision != 1 {
+		t.Fatalf("%+v, %v: it is remembered", r, err)
+	}
+	for i := range byte(2) { // the first two, at indexes 2 and 3, are forgotten
+		if _, err := s.Apply(uint64(i)+6, data(i+4, 5)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restored := New(Options{Remembered: 3})
+	var snapshot bytes.Buffer
+	if _, err := s.Snapshot().WriteTo(&snapshot); err != nil {
+		t.Fatal(err)
+	}
+	if err := restored.Restore(&snapshot); err != nil {
+		t.Fatal(err)
+	}
+	for name, s := range map[string]*Store{"the replica": s, "a restored one": restored} {
+		if _, err := s.Apply(8, data(2, 1)); !errors.Is(err, ErrForgotten) {
+			t.Errorf("%s: %v: it was applied before, and its result is forgotten", name, err)
+		}
+		if s.View().Revision() != 5 || s.AppliedIndex() != 8 {
+			t.Errorf("%s: revision %d at index %d: a command that is refused changes nothing", name, s.View().Revision(), s.AppliedIndex())
+		}
+		if _, err := s.Apply(9, data(6, 2)); !errors.Is(err, ErrForgotten) {
+			t.Errorf("%s: %v: it may have been the command at index 3", name, err)
+		}
+		if r, err := s.Apply(10, data(3, 1)); err != nil || r.Revision != 3 {
+			t.Errorf("%s: %+v, %v: it is remembered", name, r, err)
+		}
+		if r, err := s.Apply(11, data(6, 3)); err != nil || r.Revision != 6 {
+			t.Errorf("%s: %+v, %v: nothing that was proposed after index 3 is forgotten", name, r, err)
+		}
 	}
 }
 

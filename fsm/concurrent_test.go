@@ -101,7 +101,7 @@ func TestReadersBesideWriter(t *testing.T) {
 		if st := l.Stats(); st.HistoryEvents > 50 || st.FormBytes > 4<<10 {
 			return fmt.Errorf("over the bounds: %+v", st)
 		}
-		return l.WaitRevision(context.Background(), 1)
+		return l.WaitIndex(context.Background(), 1)
 	})
 	var kept bytes.Buffer
 	for i := range 400 {

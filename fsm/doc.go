@@ -24,7 +24,7 @@
 // Readers go from a view to versions, and ask versions for forms (decoded object, JSON, ...) that are built once, shared, and
 // dropped when cold (kv.FormCache). Forms of versions that leave state and history are dropped at once.
 //
-// WaitIndex and WaitRevision block until the local state has come far enough. AppliedIndex counts only entries that were
+// WaitIndex blocks until the local state has come far enough. AppliedIndex counts only entries that were
 // applied here: raft's own indexes include entries that never come here, and waiting for those would never end.
 //
 // # Watches

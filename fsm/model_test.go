@@ -3,6 +3,7 @@ package fsm
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand"
@@ -18,9 +19,11 @@ type model struct {
 	revision uint64
 	objects  map[string]modelObject
 	results  map[kv.CommandID]kv.Result
-	order    []kv.CommandID
+	order    []modelCommand
 	limit    int
-	events   []modelEvent
+	// forgotten is the index of the last dated command that was forgotten.
+	forgotten uint64
+	events    []modelEvent
 }
 
 type modelObject struct {
@@ -39,18 +42,31 @@ func newModel(limit int) *model {
 	return &model{objects: map[string]modelObject{}, results: map[kv.CommandID]kv.Result{}, limit: limit}
 }
 
-func (m *model) apply(c *kv.Command) kv.Result {
+func (m *model) apply(index uint64, c *kv.Command) (kv.Result, error) {
 	if r, ok := m.results[c.ID]; ok {
-		return r
+		return r, nil
+	}
+	if c.Since != 0 && c.Since < m.forgotten {
+		return kv.Result{}, ErrForgotten
 	}
 	r := m.do(c)
 	m.results[c.ID] = r
-	m.order = append(m.order, c.ID)
+	m.order = append(m.order, modelCommand{c.ID, index, c.Since != 0})
 	if len(m.order) > m.limit {
-		delete(m.results, m.order[0])
+		delete(m.results, m.order[0].id)
+		if m.order[0].dated {
+			m.forgotten = m.order[0].index
+		}
 		m.order = m.order[1:]
 	}
-	return r
+	return r, nil
+}
+
+// modelCommand is a remembered command; dated says that it has a Since.
+type modelCommand struct {
+	id    kv.CommandID
+	index uint64
+	dated bool
 }
 
 func (m *model) do(c *kv.Command) kv.Result {
@@ -222,7 +238,8 @@ func TestModel(t *testing.T) {
 func testModel(t *testing.T, seed int64) {
 	const remembered = 40
 	m, src := newModel(remembered), newSource(seed, []int{3, 40, 300, 3000, 300, 40}[seed])
-	s := New(Options{remembered: remembered})
+	refused := 0
+	s := New(Options{Remembered: remembered})
 	prefixes := []string{"", "/", "/g0", "/g0/r0/", "/g1/r1/ns1/", "/g0/r0/ns0/name-1", "/g0/r2/ns2/name-2", "/none/of/these/"}
 	var watchers []kv.Watcher
 	for _, p := range prefixes {
@@ -243,22 +260,29 @@ func testModel(t *testing.T, seed int64) {
 	index := uint64(0)
 	for step := range 400 {
 		var entries []Entry
-		var want []kv.Result
+		var want []Outcome
 		for range 1 + src.Intn(8) {
 			c := src.command(m)
+			if src.Intn(2) == 0 {
+				c.Since = uint64(max(1, int(index)-src.Intn(200)))
+			}
 			index += 1 + uint64(src.Intn(3))
 			entries = append(entries, Entry{index, mustEncode(t, c)})
-			want = append(want, m.apply(c))
+			result, err := m.apply(index, c)
+			if err != nil {
+				refused++
+			}
+			want = append(want, Outcome{result, err})
 		}
 		if src.Intn(2) == 0 {
 			for i, o := range s.ApplyBatch(entries) {
-				if o.Err != nil || !reflect.DeepEqual(o.Result, want[i]) {
+				if !errors.Is(o.Err, want[i].Err) || !reflect.DeepEqual(o.Result, want[i].Result) {
 					t.Fatalf("step %d: batch entry %d: %+v, %v; want %+v", step, i, o.Result, o.Err, want[i])
 				}
 			}
 		} else {
 			for i, e := range entries {
-				if r, err := s.Apply(e.Index, e.Data); err != nil || !reflect.DeepEqual(r, want[i]) {
+				if r, err := s.Apply(e.Index, e.Data); !errors.Is(err, want[i].Err) || !reflect.DeepEqual(r, want[i].Result) {
 					t.Fatalf("step %d: entry %d: %+v, %v; want %+v", step, i, r, err, want[i])
 				}
 			}
@@ -290,6 +314,9 @@ func testModel(t *testing.T, seed int64) {
 		checkEvents(t, prefixes[i], told[i], m.events)
 	}
 	checkTree(t, s.current.Load().root)
+	if refused == 0 {
+		t.Error("no command was refused because its results may be forgotten")
+	}
 }
 
 func checkRanges(t *testing.T, src *source, v kv.View, m *model) {
@@ -340,5 +367,13 @@ func checkEvents(t *testing.T, prefix string, got, all []modelEvent) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Fatalf("watcher of %q was told %d events, want %d: %v\n%v", prefix, len(got), len(want), got, want)
+	}
+}
+
+// mustApply applies a command that is not dated.
+func (m *model) mustApply(t testing.TB, c *kv.Command) {
+	t.Helper()
+	if _, err := m.apply(0, c); err != nil {
+		t.Fatal(err)
 	}
 }

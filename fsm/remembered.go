@@ -6,7 +6,8 @@ import "github.com/kontiki/kontiki/internal/kv"
 // is kept follows from the log alone (first in, first out, by log order), so every replica keeps the same.
 const (
 	// RememberedCommands is how many results are kept. It is a rule of the log, not a setting: replicas that forget at
-	// different times diverge. At 18,000 commands a second it holds 3.6 seconds; at rest, hours.
+	// different times diverge. At 18,000 commands a second it holds 3.6 seconds; at rest, hours. A command that comes later than
+	// that is refused with ErrForgotten, if it has a Since.
 	RememberedCommands = 65536
 	// rememberedExtraBytes bounds what the results of commands with more than 64 operations take beside their entries.
 	rememberedExtraBytes = 4 << 20
@@ -19,6 +20,7 @@ const (
 type outcome struct {
 	id       kv.CommandID
 	revision uint64
+	index    uint64 // of a command with a Since: its raft index; else 0
 	ops      uint32
 	failed   bool
 	cond     kv.Condition // failed: the condition
@@ -94,6 +96,8 @@ type memory struct {
 	first  uint64 // the oldest kept
 	next   uint64 // one past the newest
 	extra  int
+	// forgotten is the raft index of the newest outcome that is not kept any more, of those that have an index.
+	forgotten uint64
 }
 
 func newMemory(limit int) *memory {
@@ -125,6 +129,7 @@ func (m *memory) remember(o outcome) {
 		old := m.at(m.first)
 		m.extra -= old.extra()
 		delete(m.byID, old.id)
+		m.forgotten = max(m.forgotten, old.index)
 		m.first++
 		if m.first-m.base == memoryChunk {
 			m.chunks = append([]*[memoryChunk]outcome(nil), m.chunks[1:]...)

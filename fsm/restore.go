@@ -39,7 +39,7 @@ func (s *Store) Restore(r io.Reader) error {
 	defer s.mu.Unlock()
 	s.edit++
 	tree := loader{edit: s.edit}
-	memory := newMemory(s.options.remembered)
+	memory := newMemory(s.options.Remembered)
 	info, err := readSnapshot(r, snapshotVisitor{
 		forms:   s.forms,
 		object:  func(v *kv.Version) error { tree.add(v); return nil },
@@ -48,12 +48,12 @@ func (s *Store) Restore(r io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
+	memory.forgotten = max(memory.forgotten, info.Forgotten)
 	next := &state{root: tree.finish(), revision: info.Revision, applied: info.AppliedIndex}
 	s.memory = memory
 	s.remembered.Store(int64(memory.len()))
 	s.history.reset(next.revision, func() { s.current.Store(next) })
 	s.forms.Clear()
-	s.revisions.replace(next.revision)
 	s.indexes.replace(next.applied)
 	return nil
 }
@@ -133,6 +133,10 @@ func (d *snapshotReader) readAll(visit snapshotVisitor) (SnapshotInfo, error) {
 			}
 		}
 	}
+	if info.Forgotten > info.AppliedIndex {
+		return info, fmt.Errorf("a command at index %d is forgotten in a store at %d", info.Forgotten, info.AppliedIndex)
+	}
+	index := info.Forgotten
 	for range info.Commands {
 		body, err := d.record(recordCommand)
 		if err != nil {
@@ -142,6 +146,10 @@ func (d *snapshotReader) readAll(visit snapshotVisitor) (SnapshotInfo, error) {
 		if err := decodeOutcome(&o, body, info.Revision); err != nil {
 			return info, err
 		}
+		if o.index > info.AppliedIndex || o.index != 0 && o.index <= index {
+			return info, fmt.Errorf("remembered command at index %d after %d in a store at %d", o.index, index, info.AppliedIndex)
+		}
+		index = max(index, o.index)
 		if visit.command != nil {
 			if err := visit.command(o); err != nil {
 				return info, err
@@ -249,11 +257,13 @@ func decodeHeader(info *SnapshotInfo, data []byte) error {
 			info.Objects = v
 		case 5:
 			info.Commands = v
+		case 6:
+			info.Forgotten = v
 		default:
 			return errUnknownField
 		}
 		return nil
-	}, 1<<1|1<<2|1<<3|1<<4|1<<5)
+	}, 1<<1|1<<2|1<<3|1<<4|1<<5|1<<6)
 	if err == nil && format != snapshotFormat {
 		return fmt.Errorf("format %d is not known here", format)
 	}
@@ -310,11 +320,13 @@ func decodeOutcome(o *outcome, data []byte, revision uint64) error {
 			more = b
 		case 6:
 			failure = b
+		case 7:
+			o.index = v
 		default:
 			return errUnknownField
 		}
 		return nil
-	}, 1<<2|1<<3|1<<4)
+	}, 1<<2|1<<3|1<<4|1<<7)
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ type SnapshotInfo struct {
 	AppliedIndex uint64
 	Objects      uint64
 	Commands     uint64 // remembered for idempotency
+	Forgotten    uint64 // the raft index of the newest command that is not remembered any more; see kv.Command.Since
 }
 
 // Snapshot is the state at one moment. It is immutable; it pins the memory of the state for as long as it is held.
@@ -51,7 +52,7 @@ func (s *Store) Snapshot() *Snapshot {
 func (s *Snapshot) Info() SnapshotInfo {
 	return SnapshotInfo{
 		Revision: s.state.revision, AppliedIndex: s.state.applied,
-		Objects: uint64(s.state.root.len()), Commands: uint64(s.memory.len()),
+		Objects: uint64(s.state.root.len()), Commands: uint64(s.memory.len()), Forgotten: s.memory.forgotten,
 	}
 }
 
@@ -88,6 +89,7 @@ func newSnapshotWriter(w io.Writer, i SnapshotInfo) *snapshotWriter {
 	b = appendUint(b, 3, i.AppliedIndex)
 	b = appendUint(b, 4, i.Objects)
 	b = appendUint(b, 5, i.Commands)
+	b = appendUint(b, 6, i.Forgotten)
 	e.end(b, nil)
 	return e
 }
@@ -119,7 +121,7 @@ func (e *snapshotWriter) command(o *outcome) error {
 		}
 		b = protowire.AppendTag(b, 6, protowire.BytesType)
 		b = protowire.AppendBytes(b, f)
-		return e.end(b, nil)
+		return e.end(appendUint(b, 7, o.index), nil)
 	}
 	b = appendUint(b, 3, uint64(o.ops))
 	b = appendUint(b, 4, o.bits)
@@ -130,7 +132,7 @@ func (e *snapshotWriter) command(o *outcome) error {
 			b = binary.LittleEndian.AppendUint64(b, m)
 		}
 	}
-	return e.end(b, nil)
+	return e.end(appendUint(b, 7, o.index), nil)
 }
 
 func (e *snapshotWriter) finish() error {

@@ -41,13 +41,13 @@ func TestReplicasAreIdentical(t *testing.T) {
 				data = data[:src.Intn(len(data))] // some entries are no commands
 			}
 			if c, err := DecodeCommand(data); err == nil {
-				m.apply(c)
+				m.mustApply(t, c)
 			} else if i%97 != 0 {
 				t.Fatal(err)
 			}
 			log = append(log, Entry{uint64(3 * i), data})
 		}
-		want := New(Options{remembered: 100})
+		want := New(Options{Remembered: 100})
 		var results []Outcome
 		for _, e := range log {
 			r, err := want.Apply(e.Index, bytes.Clone(e.Data))
@@ -56,7 +56,7 @@ func TestReplicasAreIdentical(t *testing.T) {
 		checkView(t, want.View(), m.revision, m.objects)
 		for replica := range int64(4) {
 			r := rand.New(rand.NewSource(replica))
-			s := New(Options{remembered: 100, HistoryEvents: 1 + r.Intn(1000), FormBytes: 1})
+			s := New(Options{Remembered: 100, HistoryEvents: 1 + r.Intn(1000), FormBytes: 1})
 			for at := 0; at < len(log); {
 				n := min(1+r.Intn(1+r.Intn(600)), len(log)-at)
 				for i, o := range replay(s, log[at:at+n], r.Intn(2) == 0) {
@@ -69,7 +69,7 @@ func TestReplicasAreIdentical(t *testing.T) {
 				switch r.Intn(4) {
 				case 0: // a restart, or a follower that gets the state
 					b := snapshotBytes(t, s)
-					s = New(Options{remembered: 100})
+					s = New(Options{Remembered: 100})
 					if err := s.Restore(iotest.HalfReader(bytes.NewReader(b))); err != nil {
 						t.Fatal(err)
 					}
@@ -104,7 +104,7 @@ func filled(t testing.TB, seed int64, commands int) (*Store, *model) {
 	s, m, src := New(Options{}), newModel(RememberedCommands), newSource(seed, 80)
 	for i := range commands {
 		c := src.command(m)
-		m.apply(c)
+		m.mustApply(t, c)
 		if _, err := s.Apply(uint64(i+10), mustEncode(t, c)); err != nil {
 			t.Fatal(err)
 		}
@@ -120,7 +120,7 @@ func TestSnapshotIsFrozen(t *testing.T) {
 	for i := range 3000 {
 		c := src.command(m)
 		c.ID[0] = 9
-		m.apply(c)
+		m.mustApply(t, c)
 		if _, err := s.Apply(uint64(1000+i), mustEncode(t, c)); err != nil {
 			t.Fatal(err)
 		}

@@ -22,7 +22,8 @@ type Options struct {
 	// an older one is a replica of an older program.
 	NewestCommand uint64
 
-	remembered int // tests only: a rule of the log
+	// Remembered is for tests: how many results are kept (RememberedCommands), a rule of the log.
+	Remembered int
 }
 
 func (o Options) withDefaults() Options {
@@ -38,8 +39,8 @@ func (o Options) withDefaults() Options {
 	if o.NewestCommand == 0 {
 		o.NewestCommand = CommandVersion
 	}
-	if o.remembered == 0 {
-		o.remembered = RememberedCommands
+	if o.Remembered == 0 {
+		o.Remembered = RememberedCommands
 	}
 	return o
 }
@@ -56,8 +57,7 @@ type Store struct {
 	remembered atomic.Int64 // memory.len(), for Stats
 	halted     atomic.Pointer[error]
 
-	revisions waitQueue
-	indexes   waitQueue
+	indexes waitQueue
 
 	mu     sync.Mutex // guards what follows: one writer
 	memory *memory
@@ -78,7 +78,7 @@ type state struct {
 // New makes an empty store at revision 0.
 func New(o Options) *Store {
 	o = o.withDefaults()
-	s := &Store{options: o, forms: kv.NewFormCache(o.FormBytes), memory: newMemory(o.remembered)}
+	s := &Store{options: o, forms: kv.NewFormCache(o.FormBytes), memory: newMemory(o.Remembered)}
 	s.history = newHistory(o.HistoryEvents, o.HistoryBytes, s.forms)
 	s.current.Store(&state{})
 	return s
@@ -93,8 +93,8 @@ type Entry struct {
 // Outcome is what applying one entry gave.
 type Outcome struct {
 	Result kv.Result
-	// Err is not nil when the entry is no command (ErrBadCommand, kv.ErrTooLarge, ErrNewerCommand) or what it brings back is
-	// no snapshot (ErrBadSnapshot). Nothing was changed. A command whose condition did not hold has no Err, but Result.Failed.
+	// Err is not nil when the entry is no command (ErrBadCommand, kv.ErrTooLarge, ErrNewerCommand), when what it brings back is
+	// no snapshot (ErrBadSnapshot), and when it may have been applied before (ErrForgotten). Nothing was changed. A command whose condition did not hold has no Err, but Result.Failed.
 	Err error
 }
 
@@ -160,6 +160,9 @@ func (t *edit) apply(index uint64, data []byte) (kv.Result, error) {
 	if o, ok := t.s.memory.find(c.ID); ok {
 		return o.result(), nil
 	}
+	if c.Since != 0 && c.Since < t.s.memory.forgotten {
+		return kv.Result{}, ErrForgotten
+	}
 	r := kv.Result{Revision: t.revision}
 	if r.Failed = t.test(c.Ops); r.Failed == nil {
 		first := len(t.s.events)
@@ -174,7 +177,11 @@ func (t *edit) apply(index uint64, data []byte) (kv.Result, error) {
 			e.end = t.revision
 		}
 	}
-	t.s.memory.remember(newOutcome(c.ID, &r))
+	done := newOutcome(c.ID, &r)
+	if c.Since != 0 {
+		done.index = index
+	}
+	t.s.memory.remember(done)
 	return r, nil
 }
 
@@ -251,7 +258,6 @@ func (t *edit) commit() {
 		s.events = nil
 	}
 	s.remembered.Store(int64(s.memory.len()))
-	s.revisions.advance(next.revision)
 	s.indexes.advance(next.applied)
 }
 
@@ -274,11 +280,6 @@ func (s *Store) AppliedIndex() uint64 { return s.current.Load().applied }
 // WaitIndex blocks until AppliedIndex is at least index, and what that entry did is in View. Errors: ctx's; and
 // kv.ErrFutureRevision when a restore took the store back to before the index.
 func (s *Store) WaitIndex(ctx context.Context, index uint64) error { return s.indexes.wait(ctx, index) }
-
-// WaitRevision blocks until View's revision is at least the given one. Errors as WaitIndex's.
-func (s *Store) WaitRevision(ctx context.Context, revision uint64) error {
-	return s.revisions.wait(ctx, revision)
-}
 
 func (v *state) Revision() uint64 { return v.revision }
 

@@ -9,7 +9,7 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// waitQueue wakes those who wait for a number that grows: the revision, or the applied index.
+// waitQueue wakes those who wait for the applied index, which grows.
 type waitQueue struct {
 	mu      sync.Mutex
 	at      uint64

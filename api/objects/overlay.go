@@ -143,14 +143,6 @@ func (o *overlay) Watch(prefix string, _ uint64) (kv.Watcher, error) {
 	return nil, fmt.Errorf("objects: watch %q within a transaction", prefix)
 }
 
-// WaitRevision implements kv.Reader.
-func (o *overlay) WaitRevision(_ context.Context, revision uint64) error {
-	if revision > o.revision {
-		return kv.ErrFutureRevision
-	}
-	return nil
-}
-
 // Revision implements kv.View.
 func (o *overlay) Revision() uint64 { return o.revision }
 

@@ -58,6 +58,10 @@ type Op struct {
 type Command struct {
 	ID  CommandID
 	Ops []Op
+	// Since, if not 0, is an index of the log before which this command was certainly not proposed: what its proposer had
+	// applied when it first proposed it. A replica that has forgotten results of commands since then does not apply the
+	// command, because it may be one of these.
+	Since uint64
 	// Restore, if not nil, brings a backup back in the same step, before the operations.
 	Restore *Restore
 }
@@ -150,8 +154,6 @@ type Reader interface {
 	// Watch returns a cursor at the first event of a key with the prefix after the revision. Errors: ErrCompacted,
 	// ErrFutureRevision.
 	Watch(prefix string, after uint64) (Watcher, error)
-	// WaitRevision blocks until the local revision is at least the given one.
-	WaitRevision(ctx context.Context, revision uint64) error
 }
 
 // PrefixEnd is the first key after every key with the prefix; "" when there is none.

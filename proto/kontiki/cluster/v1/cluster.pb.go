@@ -87,6 +87,85 @@ func (Outcome_State) EnumDescriptor() ([]byte, []int) {
 	return file_kontiki_cluster_v1_cluster_proto_rawDescGZIP(), []int{2, 0}
 }
 
+// Reason is the class of the error, so that callers tell it on every master as on the leader.
+type Outcome_Reason int32
+
+const (
+	Outcome_REASON_UNSPECIFIED  Outcome_Reason = 0
+	Outcome_REASON_BAD_COMMAND  Outcome_Reason = 1
+	Outcome_REASON_TOO_LARGE    Outcome_Reason = 2
+	Outcome_REASON_BAD_SNAPSHOT Outcome_Reason = 3
+	// FORGOTTEN: the command may have been applied before its result was forgotten; this attempt did not apply it.
+	Outcome_REASON_FORGOTTEN Outcome_Reason = 4
+	// NEWER_COMMAND: the leader's program is too old to apply the command, which is committed.
+	Outcome_REASON_NEWER_COMMAND     Outcome_Reason = 5
+	Outcome_REASON_NOT_LEADER        Outcome_Reason = 6
+	Outcome_REASON_LEADERSHIP_LOST   Outcome_Reason = 7
+	Outcome_REASON_TRANSFERRING      Outcome_Reason = 8
+	Outcome_REASON_SHUTDOWN          Outcome_Reason = 9
+	Outcome_REASON_CANCELED          Outcome_Reason = 10
+	Outcome_REASON_DEADLINE_EXCEEDED Outcome_Reason = 11
+)
+
+// Enum value maps for Outcome_Reason.
+var (
+	Outcome_Reason_name = map[int32]string{
+		0:  "REASON_UNSPECIFIED",
+		1:  "REASON_BAD_COMMAND",
+		2:  "REASON_TOO_LARGE",
+		3:  "REASON_BAD_SNAPSHOT",
+		4:  "REASON_FORGOTTEN",
+		5:  "REASON_NEWER_COMMAND",
+		6:  "REASON_NOT_LEADER",
+		7:  "REASON_LEADERSHIP_LOST",
+		8:  "REASON_TRANSFERRING",
+		9:  "REASON_SHUTDOWN",
+		10: "REASON_CANCELED",
+		11: "REASON_DEADLINE_EXCEEDED",
+	}
+	Outcome_Reason_value = map[string]int32{
+		"REASON_UNSPECIFIED":       0,
+		"REASON_BAD_COMMAND":       1,
+		"REASON_TOO_LARGE":         2,
+		"REASON_BAD_SNAPSHOT":      3,
+		"REASON_FORGOTTEN":         4,
+		"REASON_NEWER_COMMAND":     5,
+		"REASON_NOT_LEADER":        6,
+		"REASON_LEADERSHIP_LOST":   7,
+		"REASON_TRANSFERRING":      8,
+		"REASON_SHUTDOWN":          9,
+		"REASON_CANCELED":          10,
+		"REASON_DEADLINE_EXCEEDED": 11,
+	}
+)
+
+func (x Outcome_Reason) Enum() *Outcome_Reason {
+	p := new(Outcome_Reason)
+	*p = x
+	return p
+}
+
+func (x Outcome_Reason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Outcome_Reason) Descriptor() protoreflect.EnumDescriptor {
+	return file_kontiki_cluster_v1_cluster_proto_enumTypes[1].Descriptor()
+}
+
+func (Outcome_Reason) Type() protoreflect.EnumType {
+	return &file_kontiki_cluster_v1_cluster_proto_enumTypes[1]
+}
+
+func (x Outcome_Reason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Outcome_Reason.Descriptor instead.
+func (Outcome_Reason) EnumDescriptor() ([]byte, []int) {
+	return file_kontiki_cluster_v1_cluster_proto_rawDescGZIP(), []int{2, 1}
+}
+
 type ProposeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// commands are encoded kontiki.store.v1.Command.
@@ -186,6 +265,7 @@ type Outcome struct {
 	Revision      uint64                 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
 	Revisions     []uint64               `protobuf:"varint,5,rep,packed,name=revisions,proto3" json:"revisions,omitempty"`
 	Failure       *Failure               `protobuf:"bytes,6,opt,name=failure,proto3" json:"failure,omitempty"`
+	Reason        Outcome_Reason         `protobuf:"varint,7,opt,name=reason,proto3,enum=kontiki.cluster.v1.Outcome_Reason" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -260,6 +340,13 @@ func (x *Outcome) GetFailure() *Failure {
 		return x.Failure
 	}
 	return nil
+}
+
+func (x *Outcome) GetReason() Outcome_Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return Outcome_REASON_UNSPECIFIED
 }
 
 // Failure mirrors internal/kv.
@@ -1787,14 +1874,15 @@ const file_kontiki_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x0eProposeRequest\x12\x1a\n" +
 	"\bcommands\x18\x01 \x03(\fR\bcommands\"J\n" +
 	"\x0fProposeResponse\x127\n" +
-	"\boutcomes\x18\x01 \x03(\v2\x1b.kontiki.cluster.v1.OutcomeR\boutcomes\"\xe1\x02\n" +
+	"\boutcomes\x18\x01 \x03(\v2\x1b.kontiki.cluster.v1.OutcomeR\boutcomes\"\xcb\x05\n" +
 	"\aOutcome\x127\n" +
 	"\x05state\x18\x01 \x01(\x0e2!.kontiki.cluster.v1.Outcome.StateR\x05state\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x04R\brevision\x12\x1c\n" +
 	"\trevisions\x18\x05 \x03(\x04R\trevisions\x125\n" +
-	"\afailure\x18\x06 \x01(\v2\x1b.kontiki.cluster.v1.FailureR\afailure\"|\n" +
+	"\afailure\x18\x06 \x01(\v2\x1b.kontiki.cluster.v1.FailureR\afailure\x12:\n" +
+	"\x06reason\x18\a \x01(\x0e2\".kontiki.cluster.v1.Outcome.ReasonR\x06reason\"|\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTATE_COMMITTED\x10\x01\x12\x11\n" +
@@ -1802,7 +1890,21 @@ const file_kontiki_cluster_v1_cluster_proto_rawDesc = "" +
 	"\rSTATE_UNKNOWN\x10\x03\x12\x11\n" +
 	"\rSTATE_INVALID\x10\x04\x12\x0e\n" +
 	"\n" +
-	"STATE_FULL\x10\x05\"W\n" +
+	"STATE_FULL\x10\x05\"\xab\x02\n" +
+	"\x06Reason\x12\x16\n" +
+	"\x12REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12REASON_BAD_COMMAND\x10\x01\x12\x14\n" +
+	"\x10REASON_TOO_LARGE\x10\x02\x12\x17\n" +
+	"\x13REASON_BAD_SNAPSHOT\x10\x03\x12\x14\n" +
+	"\x10REASON_FORGOTTEN\x10\x04\x12\x18\n" +
+	"\x14REASON_NEWER_COMMAND\x10\x05\x12\x15\n" +
+	"\x11REASON_NOT_LEADER\x10\x06\x12\x1a\n" +
+	"\x16REASON_LEADERSHIP_LOST\x10\a\x12\x17\n" +
+	"\x13REASON_TRANSFERRING\x10\b\x12\x13\n" +
+	"\x0fREASON_SHUTDOWN\x10\t\x12\x13\n" +
+	"\x0fREASON_CANCELED\x10\n" +
+	"\x12\x1c\n" +
+	"\x18REASON_DEADLINE_EXCEEDED\x10\v\"W\n" +
 	"\aFailure\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x05R\x05index\x12\x1c\n" +
 	"\tcondition\x18\x02 \x01(\rR\tcondition\x12\x18\n" +
@@ -1947,83 +2049,85 @@ func file_kontiki_cluster_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_kontiki_cluster_v1_cluster_proto_rawDescData
 }
 
-var file_kontiki_cluster_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_kontiki_cluster_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_kontiki_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_kontiki_cluster_v1_cluster_proto_goTypes = []any{
 	(Outcome_State)(0),                 // 0: kontiki.cluster.v1.Outcome.State
-	(*ProposeRequest)(nil),             // 1: kontiki.cluster.v1.ProposeRequest
-	(*ProposeResponse)(nil),            // 2: kontiki.cluster.v1.ProposeResponse
-	(*Outcome)(nil),                    // 3: kontiki.cluster.v1.Outcome
-	(*Failure)(nil),                    // 4: kontiki.cluster.v1.Failure
-	(*ReadIndexRequest)(nil),           // 5: kontiki.cluster.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil),          // 6: kontiki.cluster.v1.ReadIndexResponse
-	(*NodeStatusRequest)(nil),          // 7: kontiki.cluster.v1.NodeStatusRequest
-	(*NodeStatusResponse)(nil),         // 8: kontiki.cluster.v1.NodeStatusResponse
-	(*PrepareMemberRequest)(nil),       // 9: kontiki.cluster.v1.PrepareMemberRequest
-	(*PrepareMemberResponse)(nil),      // 10: kontiki.cluster.v1.PrepareMemberResponse
-	(*AddMemberRequest)(nil),           // 11: kontiki.cluster.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),          // 12: kontiki.cluster.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),        // 13: kontiki.cluster.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 14: kontiki.cluster.v1.RemoveMemberResponse
-	(*TransferLeadershipRequest)(nil),  // 15: kontiki.cluster.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 16: kontiki.cluster.v1.TransferLeadershipResponse
-	(*StatusRequest)(nil),              // 17: kontiki.cluster.v1.StatusRequest
-	(*StatusResponse)(nil),             // 18: kontiki.cluster.v1.StatusResponse
-	(*CreateTokenRequest)(nil),         // 19: kontiki.cluster.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),        // 20: kontiki.cluster.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),          // 21: kontiki.cluster.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),         // 22: kontiki.cluster.v1.ListTokensResponse
-	(*Token)(nil),                      // 23: kontiki.cluster.v1.Token
-	(*RevokeTokenRequest)(nil),         // 24: kontiki.cluster.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),        // 25: kontiki.cluster.v1.RevokeTokenResponse
-	(*JoinMasterRequest)(nil),          // 26: kontiki.cluster.v1.JoinMasterRequest
-	(*JoinMasterResponse)(nil),         // 27: kontiki.cluster.v1.JoinMasterResponse
-	(*JoinWorkerRequest)(nil),          // 28: kontiki.cluster.v1.JoinWorkerRequest
-	(*JoinWorkerResponse)(nil),         // 29: kontiki.cluster.v1.JoinWorkerResponse
-	(*RenewRequest)(nil),               // 30: kontiki.cluster.v1.RenewRequest
-	nil,                                // 31: kontiki.cluster.v1.NodeStatusResponse.SettingsEntry
-	nil,                                // 32: kontiki.cluster.v1.JoinMasterRequest.FixedSettingsEntry
+	(Outcome_Reason)(0),                // 1: kontiki.cluster.v1.Outcome.Reason
+	(*ProposeRequest)(nil),             // 2: kontiki.cluster.v1.ProposeRequest
+	(*ProposeResponse)(nil),            // 3: kontiki.cluster.v1.ProposeResponse
+	(*Outcome)(nil),                    // 4: kontiki.cluster.v1.Outcome
+	(*Failure)(nil),                    // 5: kontiki.cluster.v1.Failure
+	(*ReadIndexRequest)(nil),           // 6: kontiki.cluster.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil),          // 7: kontiki.cluster.v1.ReadIndexResponse
+	(*NodeStatusRequest)(nil),          // 8: kontiki.cluster.v1.NodeStatusRequest
+	(*NodeStatusResponse)(nil),         // 9: kontiki.cluster.v1.NodeStatusResponse
+	(*PrepareMemberRequest)(nil),       // 10: kontiki.cluster.v1.PrepareMemberRequest
+	(*PrepareMemberResponse)(nil),      // 11: kontiki.cluster.v1.PrepareMemberResponse
+	(*AddMemberRequest)(nil),           // 12: kontiki.cluster.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),          // 13: kontiki.cluster.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),        // 14: kontiki.cluster.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 15: kontiki.cluster.v1.RemoveMemberResponse
+	(*TransferLeadershipRequest)(nil),  // 16: kontiki.cluster.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 17: kontiki.cluster.v1.TransferLeadershipResponse
+	(*StatusRequest)(nil),              // 18: kontiki.cluster.v1.StatusRequest
+	(*StatusResponse)(nil),             // 19: kontiki.cluster.v1.StatusResponse
+	(*CreateTokenRequest)(nil),         // 20: kontiki.cluster.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),        // 21: kontiki.cluster.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),          // 22: kontiki.cluster.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),         // 23: kontiki.cluster.v1.ListTokensResponse
+	(*Token)(nil),                      // 24: kontiki.cluster.v1.Token
+	(*RevokeTokenRequest)(nil),         // 25: kontiki.cluster.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),        // 26: kontiki.cluster.v1.RevokeTokenResponse
+	(*JoinMasterRequest)(nil),          // 27: kontiki.cluster.v1.JoinMasterRequest
+	(*JoinMasterResponse)(nil),         // 28: kontiki.cluster.v1.JoinMasterResponse
+	(*JoinWorkerRequest)(nil),          // 29: kontiki.cluster.v1.JoinWorkerRequest
+	(*JoinWorkerResponse)(nil),         // 30: kontiki.cluster.v1.JoinWorkerResponse
+	(*RenewRequest)(nil),               // 31: kontiki.cluster.v1.RenewRequest
+	nil,                                // 32: kontiki.cluster.v1.NodeStatusResponse.SettingsEntry
+	nil,                                // 33: kontiki.cluster.v1.JoinMasterRequest.FixedSettingsEntry
 }
 var file_kontiki_cluster_v1_cluster_proto_depIdxs = []int32{
-	3,  // 0: kontiki.cluster.v1.ProposeResponse.outcomes:type_name -> kontiki.cluster.v1.Outcome
+	4,  // 0: kontiki.cluster.v1.ProposeResponse.outcomes:type_name -> kontiki.cluster.v1.Outcome
 	0,  // 1: kontiki.cluster.v1.Outcome.state:type_name -> kontiki.cluster.v1.Outcome.State
-	4,  // 2: kontiki.cluster.v1.Outcome.failure:type_name -> kontiki.cluster.v1.Failure
-	31, // 3: kontiki.cluster.v1.NodeStatusResponse.settings:type_name -> kontiki.cluster.v1.NodeStatusResponse.SettingsEntry
-	23, // 4: kontiki.cluster.v1.ListTokensResponse.tokens:type_name -> kontiki.cluster.v1.Token
-	32, // 5: kontiki.cluster.v1.JoinMasterRequest.fixed_settings:type_name -> kontiki.cluster.v1.JoinMasterRequest.FixedSettingsEntry
-	1,  // 6: kontiki.cluster.v1.ClusterService.Propose:input_type -> kontiki.cluster.v1.ProposeRequest
-	5,  // 7: kontiki.cluster.v1.ClusterService.ReadIndex:input_type -> kontiki.cluster.v1.ReadIndexRequest
-	7,  // 8: kontiki.cluster.v1.ClusterService.NodeStatus:input_type -> kontiki.cluster.v1.NodeStatusRequest
-	9,  // 9: kontiki.cluster.v1.ClusterService.PrepareMember:input_type -> kontiki.cluster.v1.PrepareMemberRequest
-	11, // 10: kontiki.cluster.v1.ClusterService.AddMember:input_type -> kontiki.cluster.v1.AddMemberRequest
-	13, // 11: kontiki.cluster.v1.ClusterService.RemoveMember:input_type -> kontiki.cluster.v1.RemoveMemberRequest
-	15, // 12: kontiki.cluster.v1.ClusterService.TransferLeadership:input_type -> kontiki.cluster.v1.TransferLeadershipRequest
-	17, // 13: kontiki.cluster.v1.ClusterService.Status:input_type -> kontiki.cluster.v1.StatusRequest
-	19, // 14: kontiki.cluster.v1.ClusterService.CreateToken:input_type -> kontiki.cluster.v1.CreateTokenRequest
-	21, // 15: kontiki.cluster.v1.ClusterService.ListTokens:input_type -> kontiki.cluster.v1.ListTokensRequest
-	24, // 16: kontiki.cluster.v1.ClusterService.RevokeToken:input_type -> kontiki.cluster.v1.RevokeTokenRequest
-	26, // 17: kontiki.cluster.v1.JoinService.JoinMaster:input_type -> kontiki.cluster.v1.JoinMasterRequest
-	28, // 18: kontiki.cluster.v1.JoinService.JoinWorker:input_type -> kontiki.cluster.v1.JoinWorkerRequest
-	30, // 19: kontiki.cluster.v1.WorkerService.Renew:input_type -> kontiki.cluster.v1.RenewRequest
-	2,  // 20: kontiki.cluster.v1.ClusterService.Propose:output_type -> kontiki.cluster.v1.ProposeResponse
-	6,  // 21: kontiki.cluster.v1.ClusterService.ReadIndex:output_type -> kontiki.cluster.v1.ReadIndexResponse
-	8,  // 22: kontiki.cluster.v1.ClusterService.NodeStatus:output_type -> kontiki.cluster.v1.NodeStatusResponse
-	10, // 23: kontiki.cluster.v1.ClusterService.PrepareMember:output_type -> kontiki.cluster.v1.PrepareMemberResponse
-	12, // 24: kontiki.cluster.v1.ClusterService.AddMember:output_type -> kontiki.cluster.v1.AddMemberResponse
-	14, // 25: kontiki.cluster.v1.ClusterService.RemoveMember:output_type -> kontiki.cluster.v1.RemoveMemberResponse
-	16, // 26: kontiki.cluster.v1.ClusterService.TransferLeadership:output_type -> kontiki.cluster.v1.TransferLeadershipResponse
-	18, // 27: kontiki.cluster.v1.ClusterService.Status:output_type -> kontiki.cluster.v1.StatusResponse
-	20, // 28: kontiki.cluster.v1.ClusterService.CreateToken:output_type -> kontiki.cluster.v1.CreateTokenResponse
-	22, // 29: kontiki.cluster.v1.ClusterService.ListTokens:output_type -> kontiki.cluster.v1.ListTokensResponse
-	25, // 30: kontiki.cluster.v1.ClusterService.RevokeToken:output_type -> kontiki.cluster.v1.RevokeTokenResponse
-	27, // 31: kontiki.cluster.v1.JoinService.JoinMaster:output_type -> kontiki.cluster.v1.JoinMasterResponse
-	29, // 32: kontiki.cluster.v1.JoinService.JoinWorker:output_type -> kontiki.cluster.v1.JoinWorkerResponse
-	29, // 33: kontiki.cluster.v1.WorkerService.Renew:output_type -> kontiki.cluster.v1.JoinWorkerResponse
-	20, // [20:34] is the sub-list for method output_type
-	6,  // [6:20] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	5,  // 2: kontiki.cluster.v1.Outcome.failure:type_name -> kontiki.cluster.v1.Failure
+	1,  // 3: kontiki.cluster.v1.Outcome.reason:type_name -> kontiki.cluster.v1.Outcome.Reason
+	32, // 4: kontiki.cluster.v1.NodeStatusResponse.settings:type_name -> kontiki.cluster.v1.NodeStatusResponse.SettingsEntry
+	24, // 5: kontiki.cluster.v1.ListTokensResponse.tokens:type_name -> kontiki.cluster.v1.Token
+	33, // 6: kontiki.cluster.v1.JoinMasterRequest.fixed_settings:type_name -> kontiki.cluster.v1.JoinMasterRequest.FixedSettingsEntry
+	2,  // 7: kontiki.cluster.v1.ClusterService.Propose:input_type -> kontiki.cluster.v1.ProposeRequest
+	6,  // 8: kontiki.cluster.v1.ClusterService.ReadIndex:input_type -> kontiki.cluster.v1.ReadIndexRequest
+	8,  // 9: kontiki.cluster.v1.ClusterService.NodeStatus:input_type -> kontiki.cluster.v1.NodeStatusRequest
+	10, // 10: kontiki.cluster.v1.ClusterService.PrepareMember:input_type -> kontiki.cluster.v1.PrepareMemberRequest
+	12, // 11: kontiki.cluster.v1.ClusterService.AddMember:input_type -> kontiki.cluster.v1.AddMemberRequest
+	14, // 12: kontiki.cluster.v1.ClusterService.RemoveMember:input_type -> kontiki.cluster.v1.RemoveMemberRequest
+	16, // 13: kontiki.cluster.v1.ClusterService.TransferLeadership:input_type -> kontiki.cluster.v1.TransferLeadershipRequest
+	18, // 14: kontiki.cluster.v1.ClusterService.Status:input_type -> kontiki.cluster.v1.StatusRequest
+	20, // 15: kontiki.cluster.v1.ClusterService.CreateToken:input_type -> kontiki.cluster.v1.CreateTokenRequest
+	22, // 16: kontiki.cluster.v1.ClusterService.ListTokens:input_type -> kontiki.cluster.v1.ListTokensRequest
+	25, // 17: kontiki.cluster.v1.ClusterService.RevokeToken:input_type -> kontiki.cluster.v1.RevokeTokenRequest
+	27, // 18: kontiki.cluster.v1.JoinService.JoinMaster:input_type -> kontiki.cluster.v1.JoinMasterRequest
+	29, // 19: kontiki.cluster.v1.JoinService.JoinWorker:input_type -> kontiki.cluster.v1.JoinWorkerRequest
+	31, // 20: kontiki.cluster.v1.WorkerService.Renew:input_type -> kontiki.cluster.v1.RenewRequest
+	3,  // 21: kontiki.cluster.v1.ClusterService.Propose:output_type -> kontiki.cluster.v1.ProposeResponse
+	7,  // 22: kontiki.cluster.v1.ClusterService.ReadIndex:output_type -> kontiki.cluster.v1.ReadIndexResponse
+	9,  // 23: kontiki.cluster.v1.ClusterService.NodeStatus:output_type -> kontiki.cluster.v1.NodeStatusResponse
+	11, // 24: kontiki.cluster.v1.ClusterService.PrepareMember:output_type -> kontiki.cluster.v1.PrepareMemberResponse
+	13, // 25: kontiki.cluster.v1.ClusterService.AddMember:output_type -> kontiki.cluster.v1.AddMemberResponse
+	15, // 26: kontiki.cluster.v1.ClusterService.RemoveMember:output_type -> kontiki.cluster.v1.RemoveMemberResponse
+	17, // 27: kontiki.cluster.v1.ClusterService.TransferLeadership:output_type -> kontiki.cluster.v1.TransferLeadershipResponse
+	19, // 28: kontiki.cluster.v1.ClusterService.Status:output_type -> kontiki.cluster.v1.StatusResponse
+	21, // 29: kontiki.cluster.v1.ClusterService.CreateToken:output_type -> kontiki.cluster.v1.CreateTokenResponse
+	23, // 30: kontiki.cluster.v1.ClusterService.ListTokens:output_type -> kontiki.cluster.v1.ListTokensResponse
+	26, // 31: kontiki.cluster.v1.ClusterService.RevokeToken:output_type -> kontiki.cluster.v1.RevokeTokenResponse
+	28, // 32: kontiki.cluster.v1.JoinService.JoinMaster:output_type -> kontiki.cluster.v1.JoinMasterResponse
+	30, // 33: kontiki.cluster.v1.JoinService.JoinWorker:output_type -> kontiki.cluster.v1.JoinWorkerResponse
+	30, // 34: kontiki.cluster.v1.WorkerService.Renew:output_type -> kontiki.cluster.v1.JoinWorkerResponse
+	21, // [21:35] is the sub-list for method output_type
+	7,  // [7:21] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_kontiki_cluster_v1_cluster_proto_init() }
@@ -2036,7 +2140,7 @@ func file_kontiki_cluster_v1_cluster_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kontiki_cluster_v1_cluster_proto_rawDesc), len(file_kontiki_cluster_v1_cluster_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   3,

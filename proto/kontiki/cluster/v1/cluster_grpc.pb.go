@@ -40,7 +40,7 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // ClusterService is served by every master to masters (and to an administrator on a master's host). Methods marked
-// "leader" answer FAILED_PRECONDITION on a master that does not lead.
+// "leader" fail with ABORTED on a master that does not lead.
 type ClusterServiceClient interface {
 	// Propose (leader) proposes commands and answers once all of them have an outcome. One call carries the proposals of
 	// many callers.
@@ -188,7 +188,7 @@ func (c *clusterServiceClient) RevokeToken(ctx context.Context, in *RevokeTokenR
 // for forward compatibility.
 //
 // ClusterService is served by every master to masters (and to an administrator on a master's host). Methods marked
-// "leader" answer FAILED_PRECONDITION on a master that does not lead.
+// "leader" fail with ABORTED on a master that does not lead.
 type ClusterServiceServer interface {
 	// Propose (leader) proposes commands and answers once all of them have an outcome. One call carries the proposals of
 	// many callers.

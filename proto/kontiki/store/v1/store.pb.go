@@ -137,7 +137,10 @@ type Command struct {
 	Id         []byte       `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	Operations []*Operation `protobuf:"bytes,3,rep,name=operations,proto3" json:"operations,omitempty"`
 	// restore is there since version 2, which is written where it is used.
-	Restore       *Restore `protobuf:"bytes,4,opt,name=restore,proto3" json:"restore,omitempty"`
+	Restore *Restore `protobuf:"bytes,4,opt,name=restore,proto3" json:"restore,omitempty"`
+	// since is a log index before which the command was not proposed. It is there since version 3: a replica that has forgotten the
+	// result of a command with a greater index refuses this one, which may be the same.
+	Since         uint64 `protobuf:"varint,5,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -198,6 +201,13 @@ func (x *Command) GetRestore() *Restore {
 		return x.Restore
 	}
 	return nil
+}
+
+func (x *Command) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
 }
 
 // Restore brings a staged backup back, before the operations.
@@ -344,11 +354,13 @@ type SnapshotHeader struct {
 	// revision of the store.
 	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	// applied_index is the raft index of the last entry that the state machine applied itself.
-	AppliedIndex  uint64 `protobuf:"varint,3,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
-	Objects       uint64 `protobuf:"varint,4,opt,name=objects,proto3" json:"objects,omitempty"`
-	Commands      uint64 `protobuf:"varint,5,opt,name=commands,proto3" json:"commands,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	AppliedIndex uint64 `protobuf:"varint,3,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	Objects      uint64 `protobuf:"varint,4,opt,name=objects,proto3" json:"objects,omitempty"`
+	Commands     uint64 `protobuf:"varint,5,opt,name=commands,proto3" json:"commands,omitempty"`
+	// forgotten_index is the raft index of the newest command of version 3 whose result is not remembered any more.
+	ForgottenIndex uint64 `protobuf:"varint,6,opt,name=forgotten_index,json=forgottenIndex,proto3" json:"forgotten_index,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *SnapshotHeader) Reset() {
@@ -412,6 +424,13 @@ func (x *SnapshotHeader) GetObjects() uint64 {
 func (x *SnapshotHeader) GetCommands() uint64 {
 	if x != nil {
 		return x.Commands
+	}
+	return 0
+}
+
+func (x *SnapshotHeader) GetForgottenIndex() uint64 {
+	if x != nil {
+		return x.ForgottenIndex
 	}
 	return 0
 }
@@ -499,7 +518,9 @@ type SnapshotCommand struct {
 	// changed_more holds the numbers after the first as 8 bytes each (little endian).
 	ChangedMore []byte `protobuf:"bytes,5,opt,name=changed_more,json=changedMore,proto3" json:"changed_more,omitempty"`
 	// failure is there when the command did not apply; then operations and changed are not.
-	Failure       *SnapshotFailure `protobuf:"bytes,6,opt,name=failure,proto3" json:"failure,omitempty"`
+	Failure *SnapshotFailure `protobuf:"bytes,6,opt,name=failure,proto3" json:"failure,omitempty"`
+	// index is the raft index of the command, for commands of version 3.
+	Index         uint64 `protobuf:"varint,7,opt,name=index,proto3" json:"index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -574,6 +595,13 @@ func (x *SnapshotCommand) GetFailure() *SnapshotFailure {
 		return x.Failure
 	}
 	return nil
+}
+
+func (x *SnapshotCommand) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
 }
 
 type SnapshotFailure struct {
@@ -685,14 +713,15 @@ var File_kontiki_store_v1_store_proto protoreflect.FileDescriptor
 
 const file_kontiki_store_v1_store_proto_rawDesc = "" +
 	"\n" +
-	"\x1ckontiki/store/v1/store.proto\x12\x10kontiki.store.v1\"\xa5\x01\n" +
+	"\x1ckontiki/store/v1/store.proto\x12\x10kontiki.store.v1\"\xbb\x01\n" +
 	"\aCommand\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12;\n" +
 	"\n" +
 	"operations\x18\x03 \x03(\v2\x1b.kontiki.store.v1.OperationR\n" +
 	"operations\x123\n" +
-	"\arestore\x18\x04 \x01(\v2\x19.kontiki.store.v1.RestoreR\arestore\"M\n" +
+	"\arestore\x18\x04 \x01(\v2\x19.kontiki.store.v1.RestoreR\arestore\x12\x14\n" +
+	"\x05since\x18\x05 \x01(\x04R\x05since\"M\n" +
 	"\aRestore\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x12\n" +
 	"\x04keep\x18\x02 \x01(\tR\x04keep\x12\x1a\n" +
@@ -713,18 +742,19 @@ const file_kontiki_store_v1_store_proto_rawDesc = "" +
 	"\x10CONDITION_ALWAYS\x10\x00\x12\x14\n" +
 	"\x10CONDITION_ABSENT\x10\x01\x12\x14\n" +
 	"\x10CONDITION_EXISTS\x10\x02\x12\x19\n" +
-	"\x15CONDITION_AT_REVISION\x10\x03\"\x9f\x01\n" +
+	"\x15CONDITION_AT_REVISION\x10\x03\"\xc8\x01\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12#\n" +
 	"\rapplied_index\x18\x03 \x01(\x04R\fappliedIndex\x12\x18\n" +
 	"\aobjects\x18\x04 \x01(\x04R\aobjects\x12\x1a\n" +
-	"\bcommands\x18\x05 \x01(\x04R\bcommands\"\x84\x01\n" +
+	"\bcommands\x18\x05 \x01(\x04R\bcommands\x12'\n" +
+	"\x0fforgotten_index\x18\x06 \x01(\x04R\x0eforgottenIndex\"\x84\x01\n" +
 	"\x0eSnapshotObject\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
 	"\x0fcreate_revision\x18\x02 \x01(\x04R\x0ecreateRevision\x12!\n" +
 	"\fmod_revision\x18\x03 \x01(\x04R\vmodRevision\x12\x14\n" +
-	"\x05value\x18\x04 \x01(\fR\x05value\"\xd7\x01\n" +
+	"\x05value\x18\x04 \x01(\fR\x05value\"\xed\x01\n" +
 	"\x0fSnapshotCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x1e\n" +
@@ -733,7 +763,8 @@ const file_kontiki_store_v1_store_proto_rawDesc = "" +
 	"operations\x12\x18\n" +
 	"\achanged\x18\x04 \x01(\x04R\achanged\x12!\n" +
 	"\fchanged_more\x18\x05 \x01(\fR\vchangedMore\x12;\n" +
-	"\afailure\x18\x06 \x01(\v2!.kontiki.store.v1.SnapshotFailureR\afailure\"g\n" +
+	"\afailure\x18\x06 \x01(\v2!.kontiki.store.v1.SnapshotFailureR\afailure\x12\x14\n" +
+	"\x05index\x18\a \x01(\x04R\x05index\"g\n" +
 	"\x0fSnapshotFailure\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\x04R\toperation\x12\x1c\n" +
 	"\tcondition\x18\x02 \x01(\x04R\tcondition\x12\x18\n" +
