@@ -102,7 +102,7 @@ var fates = map[string]fate{
 	"VolumeSource.FlexVolume": unmade, "VolumeSource.Cinder": unmade, "VolumeSource.CephFS": unmade, "VolumeSource.Flocker": unmade, "VolumeSource.FC": unmade,
 	"VolumeSource.AzureFile": unmade, "VolumeSource.VsphereVolume": unmade, "VolumeSource.Quobyte": unmade, "VolumeSource.AzureDisk": unmade,
 	"VolumeSource.PhotonPersistentDisk": unmade, "VolumeSource.PortworxVolume": unmade, "VolumeSource.ScaleIO": unmade, "VolumeSource.StorageOS": unmade,
-	"VolumeSource.CSI": unmade, "VolumeSource.Ephemeral": unmade, "VolumeSource.Image": unmade,
+	"VolumeSource.CSI": unmade, "VolumeSource.Ephemeral": unmade, "VolumeSource.Image": done, "ImageVolumeSource.Reference": done, "ImageVolumeSource.PullPolicy": done,
 	"HostPathVolumeSource.Path": done, "HostPathVolumeSource.Type": done,
 	"EmptyDirVolumeSource.Medium": done, "EmptyDirVolumeSource.SizeLimit": done, "EmptyDirVolumeSource.Mode": unmade,
 	"SecretVolumeSource.SecretName": done, "SecretVolumeSource.Items": done, "SecretVolumeSource.DefaultMode": done, "SecretVolumeSource.Optional": done,

@@ -629,3 +629,47 @@ func TestLogsAreLinkedWhereCollectorsLook(t *testing.T) {
 		t.Errorf("%d: %s", len(name), name)
 	}
 }
+
+func TestImageVolumes(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		const files = "docker.io/test/files:1"
+		n.rt.Provide(files)
+		p := pod("a", corev1.RestartPolicyAlways, "sleep|5", trap)
+		p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: files, PullPolicy: corev1.PullAlways}}}}
+		p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/v"}}
+		dir := filepath.Join(n.dir, "image")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		n.paths = map[string]string{"v": dir}
+		n.m.Update(p)
+		c := n.running(p, "c1")
+		mount := slices.IndexFunc(n.rt.Config(c.ID).Mounts, func(m runtime.Mount) bool { return m.ContainerPath == "/v" })
+		if m := n.rt.Config(c.ID).Mounts[mount]; m.HostPath != dir || !m.ReadOnly {
+			t.Errorf("mount %+v", m)
+		}
+		if b, err := os.ReadFile(filepath.Join(dir, "image")); err != nil || len(b) == 0 {
+			t.Error(err)
+		}
+		time.Sleep(7 * time.Second) // its second attempt
+		n.running(p, "c1")
+		count := func(call string) (n2 int) {
+			for _, c := range n.rt.Calls() {
+				if c == call {
+					n2++
+				}
+			}
+			return n2
+		}
+		if pulls, mounts := count("PullImage "+files), count("MountImage sha256:"+fmt.Sprintf("%064x", []byte(files)[:22])); pulls != 1 || mounts != 1 {
+			t.Errorf("%d pulls, %d mounts: %v", pulls, mounts, n.rt.Calls())
+		}
+		q := pod("b", corev1.RestartPolicyAlways, trap)
+		q.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: "docker.io/test/none:1", PullPolicy: corev1.PullNever}}}}
+		q.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/v"}}
+		n.m.Update(q)
+		if w := n.status(q).ContainerStatuses[0].State.Waiting; w == nil || w.Reason != "ErrImageNeverPull" {
+			t.Errorf("an image that is not there: %+v", w)
+		}
+	})
+}

@@ -52,7 +52,10 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 			return left, errCrashLoop
 		}
 	}
-	if _, retry, err := w.image(ctx, pod, c); err != nil {
+	if _, retry, err := w.image(ctx, pod, c, wanted{image: c.Image, policy: c.ImagePullPolicy}); err != nil {
+		return retry, err
+	}
+	if retry, err := w.imageVolumes(ctx, pod, c); err != nil {
 		return retry, err
 	}
 	delete(w.waits, c.Name)
@@ -118,9 +121,20 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 
 var errPulling = errors.New("image is being pulled")
 
-// image answers the container's local image, or starts its pull and says that it is under way.
-func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container) (runtime.Image, time.Duration, error) {
+// wanted is an image that a container needs: its own, or a volume's.
+type wanted struct {
+	image  string
+	policy corev1.PullPolicy
+	volume string // "" for the container's own
+}
+
+// image answers an image of the node that a container needs, or starts its pull and says that it is under way.
+func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container, want wanted) (runtime.Image, time.Duration, error) {
 	rt := w.m.c.Runtime
+	said := "Container image"
+	if want.volume != "" {
+		said = "Image volume image"
+	}
 	fail := func(class error, message string, retry time.Duration) (runtime.Image, time.Duration, error) {
 		if ctx.Err() != nil {
 			return runtime.Image{}, 0, ctx.Err()
@@ -128,7 +142,7 @@ func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 		w.waits[c.Name] = waiting{class, message}
 		return runtime.Image{}, retry, class
 	}
-	key := c.Name + "\x00" + c.Image
+	key := c.Name + "\x00" + want.volume + "\x00" + want.image
 	if p := w.pulling[key]; p != nil {
 		select {
 		case <-p.done:
@@ -139,44 +153,44 @@ func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 		if p.err != nil {
 			w.pulls.next(key, time.Now(), time.Now())
 			msg := p.err.Error()
-			w.containerEvent(pod, c, corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", c.Image, msg))
+			w.containerEvent(pod, c, corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", want.image, msg))
 			w.containerEvent(pod, c, corev1.EventTypeWarning, "Failed", "Error: "+errImagePull.Error())
 			w.pullFailed(key, msg)
 			return fail(errImagePull, msg, min(w.pulls.waits(key, time.Now(), time.Now()), showBackOff))
 		}
 		w.pulls.reset(key)
 		took := p.took.Round(time.Millisecond)
-		w.containerEvent(pod, c, corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.", c.Image, took, took, p.img.Size))
+		w.containerEvent(pod, c, corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.", want.image, took, took, p.img.Size))
 		return p.img, 0, nil
 	}
-	img, err := rt.GetImage(ctx, c.Image)
+	img, err := rt.GetImage(ctx, want.image)
 	switch {
 	case errors.Is(err, runtime.ErrInvalidImageName):
-		w.containerEvent(pod, c, corev1.EventTypeWarning, "InspectFailed", fmt.Sprintf("Failed to apply default image tag %q: %v", c.Image, err))
+		w.containerEvent(pod, c, corev1.EventTypeWarning, "InspectFailed", fmt.Sprintf("Failed to apply default image tag %q: %v", want.image, err))
 		w.containerEvent(pod, c, corev1.EventTypeWarning, "Failed", "Error: "+errInvalidName.Error())
-		return fail(errInvalidName, fmt.Sprintf("Failed to apply default image tag %q: %v", c.Image, err), 20*time.Second)
+		return fail(errInvalidName, fmt.Sprintf("Failed to apply default image tag %q: %v", want.image, err), 20*time.Second)
 	case err != nil && !errors.Is(err, runtime.ErrNotFound):
-		return fail(errImageInspect, fmt.Sprintf("Failed to inspect image %q: %v", c.Image, err), time.Second)
+		return fail(errImageInspect, fmt.Sprintf("Failed to inspect image %q: %v", want.image, err), time.Second)
 	}
 	present := err == nil
-	policy := c.ImagePullPolicy
+	policy := want.policy
 	if policy == "" {
 		policy = corev1.PullIfNotPresent
 	}
 	if present && policy != corev1.PullAlways {
-		w.containerEvent(pod, c, corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine", c.Image))
+		w.containerEvent(pod, c, corev1.EventTypeNormal, "Pulled", fmt.Sprintf(said+" %q already present on machine", want.image))
 		return img, 0, nil
 	}
 	if policy == corev1.PullNever {
-		msg := fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)
+		msg := fmt.Sprintf(said+" %q is not present with pull policy of Never", want.image)
 		w.containerEvent(pod, c, corev1.EventTypeWarning, errNeverPull.Error(), msg)
 		w.containerEvent(pod, c, corev1.EventTypeWarning, "Failed", "Error: "+errNeverPull.Error())
 		return fail(errNeverPull, msg, 20*time.Second)
 	}
 	if last, ok := w.lastPull[key]; ok {
 		if left := w.pulls.waits(key, last.at, time.Now()); left > 0 {
-			msg := fmt.Sprintf("Back-off pulling image %q", c.Image)
-			if _, said := w.backOffSaid[key]; !said || !w.backOffSaid[key].Equal(last.at) {
+			msg := fmt.Sprintf("Back-off pulling image %q", want.image)
+			if _, before := w.backOffSaid[key]; !before || !w.backOffSaid[key].Equal(last.at) {
 				w.backOffSaid[key] = last.at
 				w.containerEvent(pod, c, corev1.EventTypeNormal, "BackOff", msg)
 				w.containerEvent(pod, c, corev1.EventTypeWarning, "Failed", "Error: "+errImageBackOff.Error())
@@ -184,13 +198,13 @@ func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 			return fail(errImageBackOff, fmt.Sprintf("%s: %s: %s", msg, errImagePull, last.message), left)
 		}
 	}
-	w.containerEvent(pod, c, corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", c.Image))
+	w.containerEvent(pod, c, corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", want.image))
 	p := &pullState{done: make(chan struct{})}
 	w.pulling[key] = p
-	auth := w.pullSecrets(pod, c.Image)
+	auth := w.pullSecrets(pod, want.image)
 	w.m.wg.Go(func() {
 		began := time.Now()
-		p.img, p.err = rt.PullImage(w.m.ctx, c.Image, auth)
+		p.img, p.err = rt.PullImage(w.m.ctx, want.image, auth)
 		p.took = time.Since(began)
 		close(p.done)
 		w.poke()

@@ -60,6 +60,7 @@ type worker struct {
 	setupTries  int
 	setupAt     time.Time
 	volumes     map[string]string
+	imageMounts map[string]bool   // volumes whose image is mounted
 	sandbox     string            // the sandbox's generation
 	messages    map[string]string // termination messages by container id
 	rejected    bool              // it was not admitted

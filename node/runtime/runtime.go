@@ -108,6 +108,9 @@ type Images interface {
 	// ImportImage reads an archive (OCI layout or docker save, gzip allowed) and answers the images it held.
 	ImportImage(ctx context.Context, archive io.Reader) ([]Image, error)
 	ListImages(ctx context.Context) ([]Image, error)
+	// MountImage mounts the files of a local image, read-only, on an existing folder for a pod that has a sandbox. It is
+	// idempotent: what is mounted there stays. The mount goes with whoever unmounts it, the rest with RemoveSandbox.
+	MountImage(ctx context.Context, podUID, ref, target string) error
 	// RemoveImage removes all names of the image with that ID or reference.
 	RemoveImage(ctx context.Context, ref string) error
 }

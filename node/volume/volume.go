@@ -1,5 +1,5 @@
-// Package volume makes the volumes of pods in folders of the host: emptyDir, configMap, secret, downwardAPI, projected and
-// hostPath. Volumes that show objects are written so that a reader never sees half of an update, and follow their objects
+// Package volume makes the volumes of pods in folders of the host: emptyDir, configMap, secret, downwardAPI, projected,
+// hostPath, and the folders that images are mounted on. Volumes that show objects are written so that a reader never sees half of an update, and follow their objects
 // until the pod ends. Every volume of a pod is below RootDir/UID, and gone after TearDown.
 package volume
 
@@ -126,6 +126,10 @@ func (m *Manager) one(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, ho
 		return m.emptyDir(pod, v)
 	case v.HostPath != nil:
 		return hostPath(v.HostPath)
+	case v.Image != nil:
+		// The runtime mounts the image here when a container needs it.
+		dir := m.dir(pod, "image", v.Name)
+		return dir, os.MkdirAll(dir, 0o755)
 	case v.ConfigMap != nil:
 		s := v.ConfigMap
 		p.defaultMode(s.DefaultMode)
@@ -192,8 +196,6 @@ func kindOf(v *corev1.Volume) string {
 		return "csi"
 	case v.NFS != nil:
 		return "nfs"
-	case v.Image != nil:
-		return "image"
 	case v.ISCSI != nil:
 		return "iscsi"
 	}

@@ -365,3 +365,23 @@ spec:
 		t.Errorf("%q, %v", b, err)
 	}
 }
+
+// TestAnImageAsAVolume: its files are there, read-only, also a part of them, and nothing is left of it afterwards.
+func TestAnImageAsAVolume(t *testing.T) {
+	k := newCase(t)
+	k.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec:
+  restartPolicy: Never
+  volumes: [{name: v, image: {reference: SHELL, pullPolicy: IfNotPresent}}]
+  containers:
+  - name: c
+    image: SHELL
+    command: [sh, -c, "test -x /v/bin/busybox && test -e /part/sh && ! touch /v/x 2>/dev/null"]
+    volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /part, subPath: bin}]
+`)
+	k.ended("p", corev1.PodSucceeded)
+	k.must("delete", "pod", "p", "--timeout=60s")
+}

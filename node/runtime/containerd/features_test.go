@@ -136,6 +136,7 @@ func TestFeatures(t *testing.T) {
 		{"Sysctls", testSysctls},
 		{"JoinsProcesses", testProcessesOf},
 		{"ReadOnlyMounts", testReadOnlyMounts},
+		{"ImageMount", testImageMount},
 		{"RemovedImageIsGone", testRemoveImage},
 		{"BadArchive", testBadArchive},
 	} {

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -278,5 +279,57 @@ mknod /tmp-null c 1 3 && echo x > /tmp-null && echo devices are open`)
 	_, out = l.run(func(c *runtime.ContainerConfig) { c.Sandbox = runtime.SandboxConfig{UID: "pod1", Hostname: "pod1"} }, "mount -t tmpfs x /mnt 2>/dev/null || echo refused; ls /dev/kmsg 2>/dev/null || echo hidden")
 	if out != "refused\nhidden\n" {
 		t.Errorf("beside it: %q", out)
+	}
+}
+
+// testImageMount mounts an image for a pod; it stays when the image is removed, and goes with the sandbox.
+func testImageMount(t *testing.T, l *lab) {
+	box := runtime.SandboxConfig{UID: "imaged", Namespace: "ns", Name: "imaged", Hostname: "imaged"}
+	target := t.TempDir()
+	if err := l.r.MountImage(l.ctx, box.UID, runtimetest.BusyboxName, target); !errors.Is(err, runtime.ErrNotFound) {
+		t.Errorf("without a sandbox: %v", err)
+	}
+	if _, err := l.r.EnsureSandbox(l.ctx, box); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unmountAll(target) })
+	if err := l.r.MountImage(l.ctx, box.UID, "docker.io/no/such:1", target); !errors.Is(err, runtime.ErrNotFound) {
+		t.Errorf("an image that is not there: %v", err)
+	}
+	for range 2 {
+		if err := l.r.MountImage(l.ctx, box.UID, runtimetest.BusyboxName, target); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, out := l.run(func(c *runtime.ContainerConfig) {
+		c.Mounts = []runtime.Mount{{HostPath: target, ContainerPath: "/v", ReadOnly: true}}
+	}, "test -e /v/bin/sh && echo there; touch /v/x 2>&1 | grep -o 'Read-only file system'")
+	if out != "there\nRead-only file system\n" {
+		t.Errorf("%q", out)
+	}
+	if err := os.WriteFile(filepath.Join(target, "x"), nil, 0o644); !errors.Is(err, unix.EROFS) {
+		t.Errorf("the image itself can be written: %v", err)
+	}
+	if err := unix.Unmount(target, unix.MNT_DETACH); err != nil || isMountPoint(target) { // as a reboot does
+		t.Errorf("it was mounted more than once: %v", err)
+	}
+	if err := l.r.MountImage(l.ctx, box.UID, runtimetest.BusyboxName, target); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(target, "bin", "sh")); err != nil {
+		t.Error(err)
+	}
+	unmountAll(target)
+	if err := l.r.RemoveSandbox(l.ctx, box.UID); err != nil {
+		t.Fatal(err)
+	}
+	err := l.r.client.SnapshotService(l.r.c.Snapshotter).Walk(l.r.ns(l.ctx), func(_ context.Context, i snapshots.Info) error {
+		if strings.HasPrefix(i.Name, "kontiki-image-") {
+			t.Errorf("%s is left", i.Name)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }

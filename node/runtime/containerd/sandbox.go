@@ -225,10 +225,11 @@ func mountShm(path string) error {
 	return unix.Mount("shm", path, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=1777,size=%d", shmSize))
 }
 
-// isMountPoint says whether path is on another device than its parent.
+// isMountPoint says whether path is the root of a mount, also of one from the same device as its parent.
 func isMountPoint(path string) bool {
-	var a, b unix.Stat_t
-	return unix.Lstat(path, &a) == nil && unix.Lstat(filepath.Dir(path), &b) == nil && a.Dev != b.Dev
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &st)
+	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
 func (r *Runtime) RemoveSandbox(ctx context.Context, uid string) error {
@@ -236,6 +237,9 @@ func (r *Runtime) RemoveSandbox(ctx context.Context, uid string) error {
 	defer unlock()
 	dir := r.sandboxDir(uid)
 	if err := r.removeInit(ctx, uid); err != nil {
+		return err
+	}
+	if err := r.removeImageViews(ctx, uid); err != nil {
 		return err
 	}
 	for _, name := range []string{"net", "uts", "ipc", "shm"} {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"regexp"
 	"sort"
 	"strings"
@@ -80,6 +82,23 @@ func (r *Runtime) ListImages(ctx context.Context) ([]runtime.Image, error) {
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].RepoTags[0] < out[j].RepoTags[0] })
 	return out, nil
+}
+
+// MountImage writes the image's reference into the folder, for want of files.
+func (r *Runtime) MountImage(ctx context.Context, podUID, ref, target string) error {
+	if err := r.enter(ctx, "MountImage", ref); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	img, err := r.image(ref)
+	if err != nil {
+		return err
+	}
+	if _, ok := r.sandboxes[podUID]; !ok {
+		return fmt.Errorf("sandbox %s: %w", podUID, runtime.ErrNotFound)
+	}
+	return os.WriteFile(filepath.Join(target, "image"), []byte(img.ID), 0o444)
 }
 
 func (r *Runtime) RemoveImage(ctx context.Context, ref string) error {
