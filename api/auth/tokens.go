@@ -64,6 +64,7 @@ type tokenKeys struct {
 	signer     jose.Signer
 	known      []jose.JSONWebKey
 	algorithms []jose.SignatureAlgorithm
+	replaced   chan struct{} // closed when others are in use
 }
 
 // NewTokens makes a Tokens that signs with key (ECDSA P-256 or RSA), which every master holds.
@@ -74,7 +75,7 @@ func NewTokens(issuer string, key crypto.Signer, subjects Subjects, now func() t
 
 // Use replaces the keys: tokens are signed with key, and those that key or one of the others signed hold.
 func (t *Tokens) Use(key crypto.Signer, others ...crypto.Signer) error {
-	keys := &tokenKeys{}
+	keys := &tokenKeys{replaced: make(chan struct{})}
 	for _, k := range append([]crypto.Signer{key}, others...) {
 		public, err := publicTokenKey(k)
 		if err != nil {
@@ -91,9 +92,14 @@ func (t *Tokens) Use(key crypto.Signer, others ...crypto.Signer) error {
 	if err != nil {
 		return fmt.Errorf("service account key: %w", err)
 	}
-	t.keys.Store(keys)
+	if before := t.keys.Swap(keys); before != nil {
+		close(before.replaced)
+	}
 	return nil
 }
+
+// Changed is closed when the keys have changed; take it before asking what holds.
+func (t *Tokens) Changed() <-chan struct{} { return t.keys.Load().replaced }
 
 // publicTokenKey is what others check a key's signatures with.
 func publicTokenKey(key crypto.Signer) (jose.JSONWebKey, error) {
@@ -163,15 +169,14 @@ func (t *Tokens) Check(token string, audiences []string) (user.Info, []string, e
 	if len(audiences) == 0 {
 		audiences = []string{t.audience}
 	}
-	keys := t.keys.Load()
-	parsed, err := jwt.ParseSigned(token, keys.algorithms)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: not a token of this cluster", ErrToken)
-	}
 	var public jwt.Claims
 	var private privateClaims
-	if !slices.ContainsFunc(keys.known, func(key jose.JSONWebKey) bool { return parsed.Claims(key.Key, &public, &private) == nil }) {
-		return nil, nil, fmt.Errorf("%w: its signature does not verify", ErrToken)
+	var legacy legacyClaims
+	if err := t.verify(token, &public, &private, &legacy); err != nil {
+		return nil, nil, err
+	}
+	if public.Issuer == legacyIssuer {
+		return t.checkLegacy(token, public, legacy, audiences)
 	}
 	if err := public.ValidateWithLeeway(jwt.Expected{Issuer: t.issuer, Time: t.now()}, 0); err != nil {
 		return nil, nil, fmt.Errorf("%w: %v", ErrToken, err)
@@ -193,6 +198,19 @@ func (t *Tokens) Check(token string, audiences []string) (user.Info, []string, e
 		info.Extra["authentication.kubernetes.io/credential-id"] = []string{"JTI=" + public.ID}
 	}
 	return info, matched, nil
+}
+
+// verify reads the claims of a token that one of the keys has signed.
+func (t *Tokens) verify(token string, claims ...any) error {
+	keys := t.keys.Load()
+	parsed, err := jwt.ParseSigned(token, keys.algorithms)
+	if err != nil {
+		return fmt.Errorf("%w: not a token of this cluster", ErrToken)
+	}
+	if !slices.ContainsFunc(keys.known, func(key jose.JSONWebKey) bool { return parsed.Claims(key.Key, claims...) == nil }) {
+		return fmt.Errorf("%w: its signature does not verify", ErrToken)
+	}
+	return nil
 }
 
 // bound checks that what the token is bound to still exists.
@@ -221,11 +239,15 @@ func (t *Tokens) bound(claims privateClaims) (*user.DefaultInfo, error) {
 		extra["authentication.kubernetes.io/node-name"] = []string{k.Node.Name}
 		extra["authentication.kubernetes.io/node-uid"] = []string{k.Node.UID}
 	}
+	return accountInfo(k.Namespace, k.ServiceAccount.Name, k.ServiceAccount.UID, extra), nil
+}
+
+func accountInfo(namespace, name, uid string, extra map[string][]string) *user.DefaultInfo {
 	return &user.DefaultInfo{
-		Name: ServiceAccountUser(k.Namespace, k.ServiceAccount.Name), UID: k.ServiceAccount.UID,
-		Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + k.Namespace},
+		Name: ServiceAccountUser(namespace, name), UID: uid,
+		Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + namespace},
 		Extra:  extra,
-	}, nil
+	}
 }
 
 // lives says if an object exists under its UID, and was not deleted some time ago.

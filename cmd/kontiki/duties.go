@@ -21,6 +21,7 @@ import (
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 	"github.com/kontiki/kontiki/controller/replicaset"
 	"github.com/kontiki/kontiki/controller/serviceaccount"
+	"github.com/kontiki/kontiki/controller/tokens"
 	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/scheduler"
 )
@@ -154,6 +155,9 @@ func (m *master) control(ctx context.Context) error {
 	})
 	run("service-account-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
 		return serviceaccount.New(c, m.bundle)
+	})
+	run("tokens-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
+		return tokens.New(c, m.api.Tokens, m.bundle)
 	})
 	return group.Wait()
 }

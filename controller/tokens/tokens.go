@@ -1,0 +1,159 @@
+// Package tokens fills in Secrets of the type kubernetes.io/service-account-token, which stand for a long-lived token of a
+// service account, as upstream's tokens controller does: with the token, the CAs and the namespace. One whose service
+// account does not exist is deleted, and one that is gone is taken out of its service account's list.
+package tokens
+
+import (
+	"bytes"
+	"context"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller"
+)
+
+// Issuer signs the tokens.
+type Issuer interface {
+	IssueLegacy(account metav1.Object, secret string) (string, error)
+	// Verifies says if a token's signature still holds. Changed is closed when the keys have changed.
+	Verifies(token string) bool
+	Changed() <-chan struct{}
+}
+
+// New makes the controller. ca answers the PEM bundle of the CAs that clients should trust, and a channel that is closed
+// when it has changed; nil if it never does.
+func New(c *client.Client, issuer Issuer, ca func() ([]byte, <-chan struct{})) *controller.Controller {
+	r := reconciler{c, issuer, ca}
+	return &controller.Controller{
+		Name:    "tokens",
+		Watches: []client.Object{&corev1.Secret{}, &corev1.ServiceAccount{}},
+		Start:   func(v client.View, enqueue func(controller.Key)) { each(v, "", nil, enqueue) },
+		Enqueue: func(v client.View, event client.Event, enqueue func(controller.Key)) {
+			switch obj := event.Object().(type) {
+			case *corev1.Secret:
+				if obj.Type == corev1.SecretTypeServiceAccountToken {
+					enqueue(controller.KeyOf(obj))
+				}
+			case *corev1.ServiceAccount:
+				if event.Old == nil || event.New == nil {
+					each(v, obj.Namespace, obj, enqueue)
+				}
+			}
+		},
+		Source:    r.follow,
+		Reconcile: r.reconcile,
+	}
+}
+
+// each enqueues the Secrets for tokens of a service account, nil for any.
+func each(v client.View, namespace string, account *corev1.ServiceAccount, enqueue func(controller.Key)) {
+	client.Each(v, namespace, func(s *corev1.Secret) bool {
+		if s.Type == corev1.SecretTypeServiceAccountToken && (account == nil || s.Annotations[corev1.ServiceAccountNameKey] == account.Name) {
+			enqueue(controller.KeyOf(s))
+		}
+		return true
+	})
+}
+
+type reconciler struct {
+	client *client.Client
+	issuer Issuer
+	ca     func() ([]byte, <-chan struct{})
+}
+
+// follow looks at every token again when the CAs or the keys change.
+func (r reconciler) follow(ctx context.Context, enqueue func(controller.Key)) error {
+	for {
+		keys := r.issuer.Changed()
+		_, changed := r.ca()
+		each(r.client.View(), "", nil, enqueue)
+		select {
+		case <-keys:
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (r reconciler) reconcile(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
+	stored, ok := client.Get[*corev1.Secret](v, key.Namespace, key.Name)
+	if !ok {
+		return controller.Result{}, r.unlist(ctx, v, key)
+	}
+	if stored.Type != corev1.SecretTypeServiceAccountToken || stored.DeletionTimestamp != nil {
+		return controller.Result{}, nil
+	}
+	account, ok := client.Get[*corev1.ServiceAccount](v, key.Namespace, stored.Annotations[corev1.ServiceAccountNameKey])
+	if uid := stored.Annotations[corev1.ServiceAccountUIDKey]; !ok || uid != "" && uid != string(account.UID) {
+		err := r.client.Delete(ctx, stored, client.IfUID(stored.UID))
+		if apierrors.IsNotFound(err) {
+			err = nil
+		}
+		return controller.Result{}, err
+	}
+	filled, err := r.fill(stored, account)
+	if err != nil || filled == nil {
+		return controller.Result{}, err
+	}
+	_, err = client.Update(ctx, r.client, filled)
+	if apierrors.IsNotFound(err) {
+		err = nil
+	}
+	return controller.Result{}, err
+}
+
+// fill is the Secret with all that it is to have, nil if it has that already.
+func (r reconciler) fill(stored *corev1.Secret, account *corev1.ServiceAccount) (*corev1.Secret, error) {
+	bundle, _ := r.ca()
+	token := stored.Data[corev1.ServiceAccountTokenKey]
+	needsToken := len(token) == 0 || !r.issuer.Verifies(string(token))
+	needsCA := len(bundle) > 0 && !bytes.Equal(stored.Data[corev1.ServiceAccountRootCAKey], bundle)
+	needsNamespace := len(stored.Data[corev1.ServiceAccountNamespaceKey]) == 0
+	if !needsToken && !needsCA && !needsNamespace {
+		return nil, nil
+	}
+	s := stored.DeepCopy()
+	if s.Data == nil {
+		s.Data = map[string][]byte{}
+	}
+	if needsToken {
+		issued, err := r.issuer.IssueLegacy(account, s.Name)
+		if err != nil {
+			return nil, err
+		}
+		s.Data[corev1.ServiceAccountTokenKey] = []byte(issued)
+	}
+	if needsCA {
+		s.Data[corev1.ServiceAccountRootCAKey] = bundle
+	}
+	if needsNamespace {
+		s.Data[corev1.ServiceAccountNamespaceKey] = []byte(s.Namespace)
+	}
+	s.Annotations[corev1.ServiceAccountNameKey], s.Annotations[corev1.ServiceAccountUIDKey] = account.Name, string(account.UID)
+	return s, nil
+}
+
+// unlist takes a Secret that is gone out of the lists of service accounts.
+func (r reconciler) unlist(ctx context.Context, v client.View, key controller.Key) error {
+	var listed []*corev1.ServiceAccount
+	names := func(ref corev1.ObjectReference) bool { return ref.Name == key.Name }
+	client.Each(v, key.Namespace, func(sa *corev1.ServiceAccount) bool {
+		if slices.ContainsFunc(sa.Secrets, names) {
+			listed = append(listed, sa)
+		}
+		return true
+	})
+	for _, sa := range listed {
+		mended := sa.DeepCopy()
+		mended.Secrets = slices.DeleteFunc(mended.Secrets, names)
+		if _, err := client.Update(ctx, r.client, mended); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	return nil
+}
