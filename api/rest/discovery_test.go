@@ -17,6 +17,27 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
+// Clients offer and check the values that a field may have.
+func TestOpenAPINamesTheValuesOfFields(t *testing.T) {
+	config := harness.New(t).Config("admin", "system:masters")
+	for path, schema := range map[string]string{"/openapi/v3/api/v1": "components.schemas", "/openapi/v2": "definitions"} {
+		code, body := raw(t, config, "GET", path, "", nil, "Accept", "application/json")
+		if code != 200 {
+			t.Fatal(code, body)
+		}
+		var doc map[string]any
+		if err := json.Unmarshal([]byte(body), &doc); err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range append(strings.Split(schema, "."), "io.k8s.api.core.v1.PodSpec", "properties", "restartPolicy") {
+			doc, _ = doc[part].(map[string]any)
+		}
+		if fmt.Sprint(doc["enum"]) != "[Always Never OnFailure]" || !strings.Contains(fmt.Sprint(doc["description"]), "Possible enum values:") {
+			t.Errorf("%s: restartPolicy is %v", path, doc)
+		}
+	}
+}
+
 func TestBothFormsOfDiscoveryAgree(t *testing.T) {
 	h := harness.New(t)
 	config := h.Config("admin", "system:masters")

@@ -190,10 +190,8 @@ func (c *call) serveOther() {
 		return
 	}
 	switch {
-	case path == "/healthz" || path == "/livez" || strings.HasPrefix(path, "/livez/") || strings.HasPrefix(path, "/healthz/"):
-		fmt.Fprint(c.w, "ok")
-	case path == "/readyz" || strings.HasPrefix(path, "/readyz/"):
-		c.serveReady()
+	case objects.HealthPath(path):
+		c.serveHealth()
 	case path == "/version" || path == "/version/":
 		writeJSON(c.w, http.StatusOK, c.Version)
 	case path == "/.well-known/openid-configuration":
@@ -214,16 +212,6 @@ func (c *call) serveOther() {
 		}
 		writeError(c.w, c.r, noSuchPath(c.r))
 	}
-}
-
-func (c *call) serveReady() {
-	if c.Ready != nil {
-		if err := c.Ready(c.r.Context()); err != nil {
-			http.Error(c.w, "not ready: "+err.Error(), http.StatusInternalServerError)
-			return
-		}
-	}
-	fmt.Fprint(c.w, "ok")
 }
 
 func (c *call) serveDocument(document func() ([]byte, error), contentType string) {

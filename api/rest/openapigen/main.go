@@ -1,5 +1,6 @@
 // Command openapigen cuts upstream's published OpenAPI v3 documents (api/openapi-spec/v3 of the module
-// k8s.io/kubernetes) down to what is served, and writes them gzipped to api/rest/openapi. Run it by `make generate`.
+// k8s.io/kubernetes) down to what is served, adds the values that fields may have, and writes them gzipped to
+// api/rest/openapi. Run it by `make generate`.
 package main
 
 import (
@@ -26,7 +27,12 @@ func main() {
 	if err != nil {
 		log.Fatalf("find k8s.io/kubernetes: %v", err)
 	}
-	source := filepath.Join(strings.TrimSpace(string(out)), "api", "openapi-spec", "v3")
+	module := strings.TrimSpace(string(out))
+	fields, err := readEnums(module)
+	if err != nil {
+		log.Fatalf("values of fields: %v", err)
+	}
+	source := filepath.Join(module, "api", "openapi-spec", "v3")
 	done := map[string]bool{}
 	for _, kind := range registry.Kinds().Kinds() {
 		name := "api__" + kind.Version
@@ -37,18 +43,18 @@ func main() {
 			continue
 		}
 		done[name] = true
-		if err := cut(filepath.Join(source, name+"_openapi.json"), filepath.Join("openapi", name+".json.gz")); err != nil {
+		if err := cut(filepath.Join(source, name+"_openapi.json"), filepath.Join("openapi", name+".json.gz"), fields); err != nil {
 			log.Fatalf("%s: %v", name, err)
 		}
 	}
-	if err := cutV2(filepath.Join(filepath.Dir(source), "swagger.json"), "openapi"); err != nil {
+	if err := cutV2(filepath.Join(filepath.Dir(source), "swagger.json"), "openapi", fields); err != nil {
 		log.Fatalf("swagger.json: %v", err)
 	}
 }
 
 var reference = regexp.MustCompile(`"#/(?:components/schemas|definitions)/([^"]+)"`)
 
-func cut(from, to string) error {
+func cut(from, to string, fields enums) error {
 	data, err := os.ReadFile(from)
 	if err != nil {
 		return err
@@ -74,6 +80,9 @@ func cut(from, to string) error {
 		return err
 	}
 	components["schemas"] = reachable(doc["paths"], components["schemas"])
+	if err := fields.add(components["schemas"]); err != nil {
+		return err
+	}
 	if doc["components"], err = json.Marshal(components); err != nil {
 		return err
 	}
@@ -101,7 +110,7 @@ func compress(to string, data []byte) error {
 }
 
 // cutV2 does the same for OpenAPI v2, in JSON and in the protobuf form that kubectl asks for.
-func cutV2(from, dir string) error {
+func cutV2(from, dir string, fields enums) error {
 	data, err := os.ReadFile(from)
 	if err != nil {
 		return err
@@ -126,6 +135,9 @@ func cutV2(from, dir string) error {
 		return err
 	}
 	definitions = reachable(doc["paths"], definitions)
+	if err := fields.add(definitions); err != nil {
+		return err
+	}
 	if doc["definitions"], err = json.Marshal(definitions); err != nil {
 		return err
 	}
