@@ -197,8 +197,7 @@ func newMatcher(s *Service, kind *registry.Kind, label labels.Selector, field fi
 		m.fields = fields.Everything()
 	}
 	if err := kind.CheckFieldSelector(m.fields); err != nil {
-		return nil, InField("fieldSelector", apierrors.NewBadRequest(fmt.Sprintf("Unable to find %q that match label selector %q, field selector %q: %v",
-			kind.GroupVersion().WithResource(kind.Resource), m.labels, m.fields, err)))
+		return nil, InField("fieldSelector", apierrors.NewBadRequest(err.Error()))
 	}
 	m.everything = m.labels.Empty() && m.fields.Empty()
 	if name, ok := m.fields.RequiresExactMatch("metadata.name"); ok {

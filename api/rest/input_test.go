@@ -87,6 +87,7 @@ func TestBadInputNamesTheFieldAndChangesNothing(t *testing.T) {
 		{"absent object", "GET", pods + "/a", "", "", 404, `pods \"a\" not found`},
 		{"wrong method", "PUT", pods, "application/json", "{}", 405, "update is not supported"},
 		{"bad selector", "GET", pods + "?labelSelector=a%20b%20c", "", "", 400, "unable to parse requirement"},
+		{"bad field selector", "GET", pods + "?fieldSelector=spec.colour%3Dblue", "", "", 400, `"message":"field label not supported: spec.colour"`},
 		{"bad limit", "GET", pods + "?limit=many", "", "", 400, "many"},
 		{"bad revision", "GET", pods + "?resourceVersion=x&watch=1", "", "", 400, "resourceVersion"},
 		{"bad continue", "GET", pods + "?continue=x&limit=1", "", "", 400, "continue key is not valid"},

@@ -11,7 +11,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kontiki/kontiki/api/objects"
 )
@@ -49,7 +48,10 @@ func (a accepted) contentType() string {
 }
 
 // negotiate picks the first form of the Accept header that the server has.
-func negotiate(r *http.Request) (accepted, error) {
+func negotiate(r *http.Request) (accepted, error) { return negotiateOf(r, true) }
+
+// negotiateOf is negotiate for what has tables, or has none.
+func negotiateOf(r *http.Request, tables bool) (accepted, error) {
 	pretty := wantsPretty(r)
 	header := r.Header.Get("Accept")
 	if header == "" {
@@ -74,6 +76,8 @@ func negotiate(r *http.Request) (accepted, error) {
 		case as == "":
 		case params["g"] != metav1.GroupName || (params["v"] != "v1" && params["v"] != ""):
 			continue
+		case as == "Table" && !tables:
+			continue
 		case as == "Table" && a.encoding != objects.Protobuf:
 			a.as = asTable
 			if _, err := tableOptions(r); err != nil {
@@ -86,8 +90,10 @@ func negotiate(r *http.Request) (accepted, error) {
 		}
 		return a, nil
 	}
-	return accepted{}, apierrors.NewGenericServerResponse(http.StatusNotAcceptable, "get", schema.GroupResource{}, "", fmt.Sprintf(
-		"only the following media types are accepted: %s, %s, %s", typeJSON, typeYAML, typeProtobuf), 0, true)
+	return accepted{}, &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
+		Message: fmt.Sprintf("only the following media types are accepted: %s, %s, %s", typeJSON, typeYAML, typeProtobuf),
+	}}
 }
 
 // wantsPretty is what the query says, or else true for what people look at directly.

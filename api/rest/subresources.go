@@ -13,9 +13,12 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/kubernetes/pkg/apis/autoscaling"
+	"k8s.io/kubernetes/pkg/printers"
 
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/api/registry"
 )
 
 // specialSubresources are the ways into a kind that are neither the object nor a part of it, by the kind's group and by
@@ -71,7 +74,7 @@ func decodeBody[T runtime.Object](c *call, into T, gvk schema.GroupVersionKind) 
 }
 
 func (c *call) success(code int32) error {
-	accept, err := negotiate(c.r)
+	accept, err := negotiateOf(c.r, false)
 	if err != nil {
 		return err
 	}
@@ -79,6 +82,9 @@ func (c *call) success(code int32) error {
 }
 
 func (c *call) bind() error {
+	if _, err := negotiateOf(c.r, false); err != nil {
+		return err
+	}
 	binding, r, _, err := decodeBody(c, &corev1.Binding{}, metaV1.WithKind("Binding"))
 	if err != nil {
 		return err
@@ -93,6 +99,9 @@ func (c *call) bind() error {
 }
 
 func (c *call) evict() error {
+	if _, err := negotiateOf(c.r, false); err != nil {
+		return err
+	}
 	eviction, r, o, err := decodeBody(c, &policyv1.Eviction{}, policyv1.SchemeGroupVersion.WithKind("Eviction"))
 	if err != nil {
 		return err
@@ -128,7 +137,7 @@ func (c *call) serveScale() error {
 		if err != nil {
 			return apierrors.NewInternalError(err)
 		}
-		return c.writeOther(accept, http.StatusOK, objects.ScaleOf(c.kind, obj))
+		return c.writeScale(accept, objects.ScaleOf(c.kind, obj))
 	case "update":
 		var o metav1.UpdateOptions
 		if err := c.options(&o); err != nil {
@@ -152,7 +161,7 @@ func (c *call) serveScale() error {
 		if err != nil {
 			return err
 		}
-		return c.writeOther(accept, http.StatusOK, updated)
+		return c.writeScale(accept, updated)
 	case "patch":
 		r, patch, err := c.readPatch()
 		if err != nil {
@@ -162,18 +171,46 @@ func (c *call) serveScale() error {
 		if err != nil {
 			return err
 		}
-		return c.writeOther(accept, http.StatusOK, updated)
+		return c.writeScale(accept, updated)
 	}
 	return apierrors.NewMethodNotSupported(c.kind.GroupResource(), c.verb)
 }
 
+// writeScale answers a scale.
+func (c *call) writeScale(a accepted, scale *autoscalingv1.Scale) error {
+	switch a.as {
+	case asTable:
+		options, err := c.tableOptions()
+		if err != nil {
+			return err
+		}
+		internal := &autoscaling.Scale{}
+		if err := registry.Scheme.Convert(scale, internal, nil); err != nil {
+			return apierrors.NewInternalError(err)
+		}
+		table, err := c.tables.generator.GenerateTable(internal, printers.GenerateOptions{Wide: true, NoHeaders: options.NoHeaders})
+		if err != nil {
+			return apierrors.NewInternalError(err)
+		}
+		table.TypeMeta = tableType
+		table.ResourceVersion = scale.ResourceVersion
+		for i := range table.Rows {
+			table.Rows[i].Object = includedIn(options, scale)
+		}
+		return c.writeOther(a, http.StatusOK, table)
+	case asMetadata:
+		return c.writeOther(a, http.StatusOK, metadataOf(scale))
+	}
+	return c.writeOther(a, http.StatusOK, scale)
+}
+
 // createToken is the TokenRequest API (KEP-1205).
 func (c *call) createToken() error {
-	request, r, _, err := decodeBody(c, &authenticationv1.TokenRequest{}, authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"))
+	accept, err := negotiateOf(c.r, false)
 	if err != nil {
 		return err
 	}
-	accept, err := negotiate(c.r)
+	request, r, _, err := decodeBody(c, &authenticationv1.TokenRequest{}, authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"))
 	if err != nil {
 		return err
 	}

@@ -44,7 +44,7 @@ func tableOptions(r *http.Request) (*metav1.TableOptions, error) {
 
 // of makes a table with a row for each object.
 func (t *tables) of(kind *registry.Kind, objs []registry.Object, o *metav1.TableOptions) (*metav1.Table, error) {
-	table := &metav1.Table{TypeMeta: metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"}, Rows: []metav1.TableRow{}}
+	table := &metav1.Table{TypeMeta: tableType, Rows: []metav1.TableRow{}}
 	if len(objs) == 0 {
 		one, err := t.row(kind, kind.New(), o)
 		if err != nil {
@@ -60,18 +60,24 @@ func (t *tables) of(kind *registry.Kind, objs []registry.Object, o *metav1.Table
 		}
 		table.ColumnDefinitions = one.ColumnDefinitions
 		for _, row := range one.Rows {
-			switch o.IncludeObject {
-			case metav1.IncludeObject:
-				row.Object = runtime.RawExtension{Object: obj}
-			case metav1.IncludeMetadata:
-				row.Object = runtime.RawExtension{Object: metadataOf(obj)}
-			default:
-				row.Object = runtime.RawExtension{}
-			}
+			row.Object = includedIn(o, obj)
 			table.Rows = append(table.Rows, row)
 		}
 	}
 	return table, nil
+}
+
+var tableType = metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"}
+
+// includedIn is what a row has of its object.
+func includedIn(o *metav1.TableOptions, obj registry.Object) runtime.RawExtension {
+	switch o.IncludeObject {
+	case metav1.IncludeObject:
+		return runtime.RawExtension{Object: obj}
+	case metav1.IncludeMetadata:
+		return runtime.RawExtension{Object: metadataOf(obj)}
+	}
+	return runtime.RawExtension{}
 }
 
 func (t *tables) row(kind *registry.Kind, obj registry.Object, o *metav1.TableOptions) (*metav1.Table, error) {
