@@ -260,7 +260,9 @@ func (c *Cluster) Certificates(ctx context.Context) (*Certificates, error) {
 		all.Gossip = gossipMastersOnly
 	}
 	c.settings.mu.Lock()
-	maps.Copy(all.Revoked, c.settings.revoked)
+	for name, r := range c.settings.revoked {
+		all.Revoked[name] = r.Since
+	}
 	c.settings.mu.Unlock()
 	all.Workers = append(all.Workers, workersOf(all.Masters)...)
 	for i := range all.Masters {

@@ -145,7 +145,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 
-	c.clusterServer, c.nodeServer, c.joinServer = newServer(log), newServer(log), newServer(log)
+	c.clusterServer, c.nodeServer, c.joinServer = newServer(log), newServer(log), newJoinServer(log)
 	clusterv1.RegisterClusterServiceServer(c.clusterServer, clusterService{c: c})
 	clusterv1.RegisterDiskServiceServer(c.clusterServer, diskService{c: c})
 	clusterv1.RegisterJoinServiceServer(c.joinServer, joinService{c: c})

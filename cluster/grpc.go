@@ -86,7 +86,8 @@ func PeerFromContext(ctx context.Context) (Peer, bool) {
 	return info.peer, true
 }
 
-// newServer makes one of the port's gRPC servers. A handler's panic ends its call, not the master.
+// newServer makes the gRPC server of one protocol of the port, whose callers have certificates. A handler's panic ends its call, not the
+// master.
 func newServer(log *slog.Logger) *grpc.Server {
 	return grpc.NewServer(
 		grpc.Creds(secured{}),
@@ -100,6 +101,42 @@ func newServer(log *slog.Logger) *grpc.Server {
 		grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 			defer recovered(log, info.FullMethod, &err)
 			return handler(srv, stream)
+		}),
+	)
+}
+
+// What anybody who reaches the port may take of a master before a token was checked; see also maxJoiners.
+const (
+	maxJoinMessage = 64 << 10 // a token, names, and a certificate request
+	maxJoinStreams = 4        // of one connection
+	maxJoinCalls   = 16       // at a time, of all
+	joinIdle       = 15 * time.Second
+	joinAge        = 2 * time.Minute
+)
+
+// newJoinServer makes the gRPC server of the join protocol, whose callers nobody knows yet.
+func newJoinServer(log *slog.Logger) *grpc.Server {
+	calls := make(turn, maxJoinCalls)
+	return grpc.NewServer(
+		grpc.Creds(secured{}),
+		grpc.MaxRecvMsgSize(maxJoinMessage),
+		grpc.MaxConcurrentStreams(maxJoinStreams),
+		grpc.MaxHeaderListSize(16<<10),
+		grpc.InitialWindowSize(maxJoinMessage), grpc.InitialConnWindowSize(maxJoinMessage),
+		grpc.ConnectionTimeout(joinDial),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionIdle: joinIdle, MaxConnectionAge: joinAge, MaxConnectionAgeGrace: joinCall, Time: 10 * time.Second, Timeout: 5 * time.Second,
+		}),
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+			defer recovered(log, info.FullMethod, &err)
+			ctx, cancel := context.WithTimeout(ctx, joinCall)
+			defer cancel()
+			if err := calls.take(ctx); err != nil {
+				return nil, status.Error(codes.ResourceExhausted, "too many hosts are joining, try again")
+			}
+			defer calls.leave()
+			return handler(ctx, req)
 		}),
 	)
 }

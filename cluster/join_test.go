@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/peer"
 
 	"github.com/kontiki/kontiki/cluster/pki"
 )
@@ -362,4 +364,41 @@ func TestRemovedMasterIsGone(t *testing.T) {
 		t.Fatal("the removed master started again")
 	}
 	leader.c = nil
+}
+
+// TestAWorkerCannotPoseAsAMaster: whoever has a worker's token gets no serving certificate for a master's name or address, nor for the
+// API's, unless the call comes from that master's own host.
+func TestAWorkerCannotPoseAsAMaster(t *testing.T) {
+	m := startMasters(t, 1, func(cfg *Config) {
+		cfg.AdvertiseAddress, cfg.APIHosts = "10.9.0.1:6444", []string{"10.9.0.100", "api.example.com"}
+	})
+	c := m.nodes[0].c
+	from := func(host string) context.Context {
+		return peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{IP: net.ParseIP(host), Port: 40000}})
+	}
+	for _, x := range []struct {
+		from, name, address string
+		allowed             bool
+	}{
+		{"10.9.0.2", "worker-1", "10.9.0.2", true},
+		{"10.9.0.2", "worker-1", "10.9.0.3", true}, // a host may have several addresses
+		{"10.9.0.2", "worker-1", "10.9.0.1", false},
+		{"10.9.0.2", "worker-1", "10.9.0.100", false},
+		{"10.9.0.2", "worker-1", "169.254.0.1", false},
+		{"10.9.0.2", "master-1", "10.9.0.1", false},
+		{"10.9.0.2", "master-1", "10.9.0.2", false},
+		{"10.9.0.1", "master-1", "10.9.0.1", true},
+		{"127.0.0.1", "master-1", "10.9.0.1", true}, // the worker of this master's own host
+		{"10.9.0.2", "api.example.com", "10.9.0.2", false},
+		{"10.9.0.2", "localhost", "10.9.0.2", false},
+		{"10.9.0.2", "kubernetes.default", "10.9.0.2", false},
+	} {
+		err := c.mayBeNamed(from(x.from), x.name)
+		if err == nil {
+			err = c.mayServeAt(from(x.from), x.name, x.address)
+		}
+		if (err == nil) != x.allowed {
+			t.Errorf("%s asks from %s for a certificate for %s: %v", x.name, x.from, x.address, err)
+		}
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -46,6 +47,9 @@ var allowed = map[string][]pki.Role{
 // maxHandshakes bounds the connections that are not yet through their handshake.
 const maxHandshakes = 512
 
+// maxJoiners bounds the connections of the join protocol, which need no certificate.
+const maxJoiners = 64
+
 // port is the listener that all protocols share. Handshakes run outside Accept, each under a deadline; what fails them is
 // answered where that can help, logged at a bounded rate, and closed. Every live connection is tracked, so that close
 // leaves none behind.
@@ -62,18 +66,19 @@ type port struct {
 	mu      sync.Mutex
 	muted   int
 	closed  bool
+	joiners int
 	conns   map[net.Conn][]*x509.Certificate // raw connection to its peer's chain, nil where there is none (yet)
 	handler sync.WaitGroup
 
 	roots func() *x509.CertPool
 	// admit may refuse a peer whose certificate is otherwise good.
-	admit func(pki.Peer, *x509.Certificate) error
+	admit func(pki.Peer) error
 }
 
 // newPort serves on a listener, which it owns from then on. The functions are asked at each handshake, so that renewals
 // and new CAs need no restart.
 func newPort(listener net.Listener, roots func() *x509.CertPool, certificate func() (*tls.Certificate, error),
-	admit func(pki.Peer, *x509.Certificate) error, raft string, timeout time.Duration, log *slog.Logger) *port {
+	admit func(pki.Peer) error, raft string, timeout time.Duration, log *slog.Logger) *port {
 	p := &port{
 		raft:     raft,
 		roots:    roots,
@@ -212,7 +217,7 @@ func (p *port) handle(raw net.Conn) {
 	}
 	conn.peer, err = peerOf(state, proto)
 	if err == nil && len(state.PeerCertificates) > 0 {
-		err = p.admit(conn.peer, state.PeerCertificates[0])
+		err = p.admit(conn.peer)
 	}
 	if err != nil {
 		p.note("refused a connection on the mTLS port", "remote", raw.RemoteAddr(), "protocol", proto, "error", err)
@@ -224,12 +229,29 @@ func (p *port) handle(raw net.Conn) {
 		conn.Close()
 		return
 	}
+	if proto == protoJoin && !p.admitJoiner(conn) {
+		p.note("too many connections of hosts that join, closing one", "remote", raw.RemoteAddr())
+		conn.Close()
+		return
+	}
 	route := p.routes[proto]
 	select {
 	case route.queue <- conn:
 	case <-route.done:
 		conn.Close()
 	}
+}
+
+// admitJoiner counts a connection of the join protocol, until it is closed.
+func (p *port) admitJoiner(conn *trackedConn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.joiners >= maxJoiners {
+		return false
+	}
+	p.joiners++
+	conn.joins.Store(true)
+	return true
 }
 
 // refuse says why a handshake failed, to the log and to a client that speaks plain HTTP.
@@ -297,7 +319,7 @@ func (p *port) distrusts(peer pki.Peer, chain []*x509.Certificate) error {
 		Roots: p.roots(), Intermediates: pki.Pool(chain[1:]...), CurrentTime: pki.IssuedAt(chain[0]), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err == nil {
-		err = p.admit(peer, chain[0])
+		err = p.admit(peer)
 	}
 	return err
 }
@@ -346,11 +368,18 @@ type trackedConn struct {
 	raw  net.Conn
 	port *port
 	peer pki.Peer
+	// joins says that the connection counts as one of a host that joins.
+	joins atomic.Bool
 }
 
 // Close closes the socket first: a TLS goodbye to a peer that does not read would block.
 func (c *trackedConn) Close() error {
 	c.port.untrack(c.raw)
+	if c.joins.Swap(false) {
+		c.port.mu.Lock()
+		c.port.joiners--
+		c.port.mu.Unlock()
+	}
 	return c.raw.Close()
 }
 

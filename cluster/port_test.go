@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -15,6 +16,11 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
 // lockedBuffer is a log that can be read while it is written.
@@ -153,5 +159,58 @@ func TestThePortOutlivesBadClients(t *testing.T) {
 	m.nodes[0].put("/t/a/b/c", "x")
 	if got := m.nodes[0].get("/t/a/b/c"); got != "x" {
 		t.Errorf("read %q", got)
+	}
+}
+
+// TestHostsThatJoinTakeLittleOfAMaster: the join protocol asks for no certificate, so that what it costs is bounded.
+func TestHostsThatJoinTakeLittleOfAMaster(t *testing.T) {
+	m := startMasters(t, 1)
+	c := m.nodes[0].c
+	dial := func() *tls.Conn {
+		conn, err := tls.Dial("tcp", c.Address(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protoJoin}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.NetConn().Close() })
+		return conn
+	}
+	var held []*tls.Conn
+	for range maxJoiners {
+		held = append(held, dial())
+	}
+	eventually(t, "all of them to be counted", func() error {
+		c.port.mu.Lock()
+		defer c.port.mu.Unlock()
+		if c.port.joiners != maxJoiners {
+			return fmt.Errorf("%d are", c.port.joiners)
+		}
+		return nil
+	})
+	over := dial()
+	_ = over.SetReadDeadline(time.Now().Add(patience))
+	if _, err := io.Copy(io.Discard, over); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("one connection too many stays open")
+	}
+	for _, conn := range held {
+		conn.NetConn().Close()
+	}
+	eventually(t, "room for others", func() error {
+		c.port.mu.Lock()
+		defer c.port.mu.Unlock()
+		if c.port.joiners != 0 {
+			return fmt.Errorf("%d are counted", c.port.joiners)
+		}
+		return nil
+	})
+
+	// A message that is larger than any honest one is refused before it is read.
+	conn, err := dialPinned(t.Context(), machineNetwork{}, c.Address(), parsedToken{pin: c.Identity().CA.Pin()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, err = clusterv1.NewJoinServiceClient(conn).JoinWorker(t.Context(), &clusterv1.JoinWorkerRequest{Token: strings.Repeat("x", 2*maxJoinMessage)})
+	if status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("a message of %d bytes: %v", 2*maxJoinMessage, err)
 	}
 }

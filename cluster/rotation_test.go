@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -16,8 +17,14 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/kontiki/kontiki/cluster/pki"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
 // everybody waits until all masters, and the workers given, have a generation and nothing is under way.
@@ -419,16 +426,61 @@ func TestARevokedWorkerIsRefused(t *testing.T) {
 	if err := w.renewAnywhere(ctx); err == nil {
 		t.Error("a revoked certificate was renewed")
 	}
-	// The host itself joins anew, under its own name, once the second is over in which it was revoked.
-	cfg := joinConfig(t, "worker-1", workerToken(t, m), m)
-	eventually(t, "the host to be back", func() error {
+	// The host itself joins anew, under its own name, and may then be revoked again.
+	for range 2 {
+		cfg := joinConfig(t, "worker-1", workerToken(t, m), m)
 		cfg.Dir = t.TempDir()
-		w, err := JoinWorker(ctx, cfg)
+		back, err := JoinWorker(ctx, cfg)
 		if err != nil {
-			return err
+			t.Fatal(err)
 		}
-		return refusedBy(t, m.nodes[0].c.Address(), w.dialer(), protoNode)
-	})
+		if err := refusedBy(t, m.nodes[0].c.Address(), back.dialer(), protoNode); err != nil {
+			t.Errorf("the host that joined again: %v", err)
+		}
+		if err := m.nodes[1].c.RevokeWorker(ctx, "worker-1"); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "a refusal", func() error {
+			if refusedBy(t, m.nodes[1].c.Address(), back.dialer(), protoNode) == nil {
+				return errors.New("it may speak")
+			}
+			return nil
+		})
+	}
+}
+
+// TestARevocationHoldsOnAMasterThatHasNotSeenIt: a master that lags behind, or whose clock is ahead, issues nothing for a certificate that
+// was revoked elsewhere.
+func TestARevocationHoldsOnAMasterThatHasNotSeenIt(t *testing.T) {
+	m := startMasters(t, 2)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	w := joinWorker(t, joinConfig(t, "worker-1", workerToken(t, m), m))
+	leaf, err := x509.ParseCertificate(w.Client().Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	thief, err := pki.ParsePeer(leaf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.nodes[0].c.RevokeWorker(ctx, "worker-1"); err != nil {
+		t.Fatal(err)
+	}
+	lagging := m.nodes[1].c
+	lagging.settings.set(false, nil) // as if it had not applied the revocation yet
+	call := peer.NewContext(ctx, &peer.Peer{AuthInfo: authInfo(thief)})
+	_, err = workerService{c: lagging}.Renew(call, &clusterv1.RenewRequest{})
+	if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "revoked") {
+		t.Errorf("a renewal on the master that lags behind: %v", err)
+	}
+	// A time does not matter: one that was issued later, by a master whose clock is ahead, is of the same count.
+	if err := (revocation{Count: 1, Since: time.Now().Add(-time.Hour)}).check(thief); err == nil {
+		t.Error("a certificate of an earlier count is admitted because of its time")
+	}
+	if r := parseRevocation([]byte("2026-01-02T03:04:05Z")); r.Count != 1 || r.Since.Year() != 2026 {
+		t.Errorf("what an earlier version stored is read as %+v", r)
+	}
 }
 
 func TestASealedIdentityIsBound(t *testing.T) {

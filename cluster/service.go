@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/kontiki/kontiki/cluster/pki"
@@ -189,7 +191,7 @@ type joinService struct {
 
 func (s joinService) JoinMaster(ctx context.Context, r *clusterv1.JoinMasterRequest) (*clusterv1.JoinMasterResponse, error) {
 	c := s.c
-	if err := c.checkToken(ctx, r.Token, pki.RoleMaster); err != nil {
+	if _, err := c.checkToken(ctx, r.Token, pki.RoleMaster); err != nil {
 		c.log.Info("a host was not let in as a master", "master", r.Name, "address", r.Address, "error", err)
 		return nil, toStatus(err)
 	}
@@ -212,7 +214,8 @@ func (s joinService) JoinMaster(ctx context.Context, r *clusterv1.JoinMasterRequ
 
 func (s joinService) JoinWorker(ctx context.Context, r *clusterv1.JoinWorkerRequest) (*clusterv1.JoinWorkerResponse, error) {
 	c := s.c
-	if err := c.checkToken(ctx, r.Token, pki.RoleWorker); err != nil {
+	view, err := c.checkToken(ctx, r.Token, pki.RoleWorker)
+	if err != nil {
 		c.log.Info("a host was not let in as a worker", "worker", r.Name, "error", err)
 		return nil, toStatus(err)
 	}
@@ -230,23 +233,34 @@ func (s joinService) JoinWorker(ctx context.Context, r *clusterv1.JoinWorkerRequ
 		}
 	}
 	c.log.Info("admitting a worker", "worker", r.Name, "addresses", r.Addresses)
-	return c.workerCertificates(r.Name, r.Csr, r.Addresses)
+	return c.workerCertificates(ctx, view, r.Name, r.Csr, r.Addresses)
 }
 
-// workerCertificates answers all that a worker needs. Its serving certificate is for its name and IP addresses only.
-func (c *Cluster) workerCertificates(name string, csr []byte, addresses []string) (*clusterv1.JoinWorkerResponse, error) {
+// maxWorkerAddresses is for how many addresses a worker gets a serving certificate.
+const maxWorkerAddresses = 64
+
+// workerCertificates returns all that a worker needs. Its serving certificate is for its name and IP addresses only. The view is a
+// consistent one: it says how often certificates of the worker were revoked.
+func (c *Cluster) workerCertificates(ctx context.Context, view kv.View, name string, csr []byte, addresses []string) (*clusterv1.JoinWorkerResponse, error) {
 	if err := CheckName(name); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if len(addresses) > maxWorkerAddresses {
+		return nil, status.Errorf(codes.InvalidArgument, "worker %s asks for a certificate for %d addresses, at most %d are allowed", name, len(addresses), maxWorkerAddresses)
+	}
+	if err := c.mayBeNamed(ctx, name); err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	for _, a := range addresses {
 		if a != name && net.ParseIP(a) == nil {
 			return nil, status.Errorf(codes.InvalidArgument, "worker %s asks for a certificate for %q: only its own name and IP addresses are allowed", name, a)
 		}
-		if err := c.mayServeAt(name, a); err != nil {
+		if err := c.mayServeAt(ctx, name, a); err != nil {
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
 	}
-	client, serving, err := c.identity.issuer().SignWorker(csr, name, append([]string{name}, slices.DeleteFunc(slices.Clone(addresses), func(a string) bool { return a == name })...))
+	revoked, _ := revocationOf(view, name)
+	client, serving, err := c.identity.issuer().SignWorker(csr, name, append([]string{name}, slices.DeleteFunc(slices.Clone(addresses), func(a string) bool { return a == name })...), revoked.Count)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
@@ -260,9 +274,24 @@ func (c *Cluster) workerCertificates(name string, csr []byte, addresses []string
 	}, nil
 }
 
+// mayBeNamed says why a worker does not get a serving certificate for its name: with one for a name of the API it could pose as the API.
+func (c *Cluster) mayBeNamed(ctx context.Context, name string) error {
+	for _, host := range append([]string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"}, c.cfg.APIHosts...) {
+		if strings.EqualFold(name, host) {
+			return fmt.Errorf("%w: a worker cannot be named %s, which is a name of the API; choose another name", ErrRefused, name)
+		}
+	}
+	for _, s := range c.replica.servers() {
+		if string(s.ID) == name && !c.callsFrom(ctx, s) {
+			return fmt.Errorf("%w: the worker asks for the name %s from %s, which is not the address of that master; choose another name", ErrRefused, name, callerIP(ctx))
+		}
+	}
+	return nil
+}
+
 // mayServeAt says why a worker does not get a serving certificate for an address: with one for a master's, or for the
-// API's service, it could pose as the API. A worker on a master's own host has the master's name.
-func (c *Cluster) mayServeAt(name, address string) error {
+// API's service, it could pose as the API. A worker on a master's own host has the master's name, and calls from its address.
+func (c *Cluster) mayServeAt(ctx context.Context, name, address string) error {
 	ip := net.ParseIP(address)
 	if ip == nil || ip.IsLoopback() {
 		return nil // its own name; loopback is no other host's
@@ -270,23 +299,57 @@ func (c *Cluster) mayServeAt(name, address string) error {
 	if !ip.IsGlobalUnicast() {
 		return fmt.Errorf("worker %s asks for a certificate for %s, which is no host's address", name, ip)
 	}
-	masters := map[string]string{} // host to master
 	for _, s := range c.replica.servers() {
-		if host, _, err := net.SplitHostPort(string(s.Address)); err == nil {
-			masters[host] = string(s.ID)
+		if !slices.ContainsFunc(hostIPs(ctx, string(s.Address)), ip.Equal) {
+			continue
 		}
-	}
-	owner, ok := masters[ip.String()]
-	if !ok {
-		// What is no single master's host is the API's: its service, a balancer before it.
-		if ok = slices.ContainsFunc(c.cfg.APIHosts, func(host string) bool { return ip.Equal(net.ParseIP(host)) }); ok {
-			owner = "the API"
+		if string(s.ID) == name && c.callsFrom(ctx, s) {
+			return nil
 		}
+		return fmt.Errorf("worker %s asks for a certificate for %s, which is the address of %s; give the agent its own host's --node-ip", name, ip, s.ID)
 	}
-	if ok && owner != name {
-		return fmt.Errorf("worker %s asks for a certificate for %s, which is the address of %s; give the agent its own host's --node-ip", name, ip, owner)
+	// What is no single master's host is the API's: its service, a balancer before it.
+	if slices.ContainsFunc(c.cfg.APIHosts, func(host string) bool { return ip.Equal(net.ParseIP(host)) }) {
+		return fmt.Errorf("worker %s asks for a certificate for %s, which is the address of the API; give the agent its own host's --node-ip", name, ip)
 	}
 	return nil
+}
+
+// callsFrom says whether a call comes from a master's own host: from its address, or over loopback if it is this master.
+func (c *Cluster) callsFrom(ctx context.Context, s raft.Server) bool {
+	ip := callerIP(ctx)
+	if ip.IsLoopback() && s.ID == c.replica.config.LocalID {
+		return true
+	}
+	return slices.ContainsFunc(hostIPs(ctx, string(s.Address)), ip.Equal)
+}
+
+// callerIP is the address that a call comes from; nil where it is not known.
+func callerIP(ctx context.Context) net.IP {
+	caller, ok := peer.FromContext(ctx)
+	if !ok || caller.Addr == nil {
+		return nil
+	}
+	host, _, _ := net.SplitHostPort(caller.Addr.String())
+	return net.ParseIP(host)
+}
+
+// resolveBound is how long a master's name may take to be resolved.
+const resolveBound = 2 * time.Second
+
+// hostIPs are the IP addresses of a host:port; none where its name cannot be resolved.
+func hostIPs(ctx context.Context, address string) []net.IP {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil
+	}
+	if ip := net.ParseIP(host); ip != nil {
+		return []net.IP{ip}
+	}
+	ctx, cancel := context.WithTimeout(ctx, resolveBound)
+	defer cancel()
+	ips, _ := net.DefaultResolver.LookupIP(ctx, "ip", host)
+	return ips
 }
 
 // workerService serves workers that have a certificate.
@@ -300,7 +363,16 @@ func (s workerService) Renew(ctx context.Context, r *clusterv1.RenewRequest) (*c
 	if !ok || caller.Role != pki.RoleWorker {
 		return nil, status.Error(codes.PermissionDenied, "only a worker renews a worker's certificates")
 	}
-	return s.c.workerCertificates(caller.Name, r.Csr, r.Addresses)
+	// What this master has applied may lag behind a revocation.
+	view, err := s.c.Consistent(ctx)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	revoked, _ := revocationOf(view, caller.Name)
+	if err := revoked.check(caller); err != nil {
+		return nil, status.Error(codes.PermissionDenied, err.Error())
+	}
+	return s.c.workerCertificates(ctx, view, caller.Name, r.Csr, r.Addresses)
 }
 
 // gossipSeeds are the gossip addresses of masters, this one first.

@@ -203,45 +203,45 @@ func (c *Cluster) deleteExpiredTokens(ctx context.Context, before time.Time) err
 	return nil
 }
 
-// checkToken says whether a token admits a host to a role now.
-func (c *Cluster) checkToken(ctx context.Context, text string, role pki.Role) error {
+// checkToken says whether a token admits a host to a role now, and returns the consistent view that says so.
+func (c *Cluster) checkToken(ctx context.Context, text string, role pki.Role) (kv.View, error) {
 	t, err := parseToken(text)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	switch id := c.identity.now(); {
 	case id.accepts(t.pin):
 	case id.owns(t.pin):
-		return fmt.Errorf("%w: it is from before the cluster's CA was rotated; make a new one with `kontiki token create --role %s`", ErrToken, role)
+		return nil, fmt.Errorf("%w: it is from before the cluster's CA was rotated; make a new one with `kontiki token create --role %s`", ErrToken, role)
 	default:
-		return fmt.Errorf("%w: it is for another cluster", ErrToken)
+		return nil, fmt.Errorf("%w: it is for another cluster", ErrToken)
 	}
 	if err := t.requireRole(role); err != nil {
-		return err
+		return nil, err
 	}
 	view, err := c.Consistent(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	v, ok := view.Get(tokenPrefix + t.id)
 	if !ok {
-		return fmt.Errorf("%w: %s is not known, it may have been revoked; make a new one with `kontiki token create --role %s`", ErrToken, t.id, role)
+		return nil, fmt.Errorf("%w: %s is not known, it may have been revoked; make a new one with `kontiki token create --role %s`", ErrToken, t.id, role)
 	}
 	var stored storedToken
 	if err := json.Unmarshal(v.Value, &stored); err != nil {
-		return fmt.Errorf("join token %s: %w", t.id, err)
+		return nil, fmt.Errorf("join token %s: %w", t.id, err)
 	}
 	hash := sha256.Sum256([]byte(t.secret))
 	switch {
 	case subtle.ConstantTimeCompare(hash[:], stored.SecretHash) != 1:
-		return fmt.Errorf("%w: its secret is wrong; copy it whole, or make a new one with `kontiki token create --role %s`", ErrToken, role)
+		return nil, fmt.Errorf("%w: its secret is wrong; copy it whole, or make a new one with `kontiki token create --role %s`", ErrToken, role)
 	case stored.Role != role:
 		t.role = stored.Role
-		return t.requireRole(role)
+		return nil, t.requireRole(role)
 	case !stored.ExpiresAt.IsZero() && time.Now().After(stored.ExpiresAt):
-		return fmt.Errorf("%w: it expired at %s; make a new one with `kontiki token create --role %s`", ErrToken, stored.ExpiresAt.Format(time.RFC3339), role)
+		return nil, fmt.Errorf("%w: it expired at %s; make a new one with `kontiki token create --role %s`", ErrToken, stored.ExpiresAt.Format(time.RFC3339), role)
 	}
-	return nil
+	return view, nil
 }
 
 // shortPin is how much of a CA's pin messages show.

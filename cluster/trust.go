@@ -27,8 +27,42 @@ type settings struct {
 	changed broadcast
 	// mastersGossip says that masters alone take part in gossip.
 	mastersGossip bool
-	// revoked says from when on certificates of a worker are refused: those issued before are.
-	revoked map[string]time.Time
+	// revoked is, by worker, which of its certificates are refused.
+	revoked map[string]revocation
+}
+
+// revocation says which certificates of a worker are refused: those that were issued when its certificates had been revoked less often. A
+// count and not a time, because the clocks of the masters that issue certificates differ.
+type revocation struct {
+	Count uint64    `json:"count"`
+	Since time.Time `json:"since"` // when it was revoked last, for people
+}
+
+// revocationOf reads what the state says of a worker; zero for nothing.
+func revocationOf(v kv.View, worker string) (r revocation, revision uint64) {
+	version, ok := v.Get(revokedPrefix + worker)
+	if !ok {
+		return revocation{}, 0
+	}
+	return parseRevocation(version.Value), version.ModRevision
+}
+
+// parseRevocation reads a value of the store. An earlier version stored a time: certificates that were issued until then are of count 0, as are
+// those that the worker got since, so that its host has to join once more.
+func parseRevocation(value []byte) revocation {
+	var r revocation
+	if err := json.Unmarshal(value, &r); err == nil && r.Count > 0 {
+		return r
+	}
+	since, _ := time.Parse(time.RFC3339, string(value))
+	return revocation{Count: 1, Since: since}
+}
+
+func (r revocation) check(peer pki.Peer) error {
+	if peer.Revocations >= r.Count {
+		return nil
+	}
+	return fmt.Errorf("the certificates that the worker %q got before %s are revoked; let the host join again with a token", peer.Name, r.Since.Format(time.RFC3339))
 }
 
 func (s *settings) get() (workersGossip bool, changed <-chan struct{}) {
@@ -37,7 +71,7 @@ func (s *settings) get() (workersGossip bool, changed <-chan struct{}) {
 	return !s.mastersGossip, s.changed.next()
 }
 
-func (s *settings) set(mastersGossip bool, revoked map[string]time.Time) {
+func (s *settings) set(mastersGossip bool, revoked map[string]revocation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mastersGossip, s.revoked = mastersGossip, revoked
@@ -45,17 +79,14 @@ func (s *settings) set(mastersGossip bool, revoked map[string]time.Time) {
 }
 
 // admit implements port.admit: it refuses what was revoked.
-func (c *Cluster) admit(peer pki.Peer, cert *x509.Certificate) error {
+func (c *Cluster) admit(peer pki.Peer) error {
 	if peer.Role != pki.RoleWorker {
 		return nil
 	}
 	c.settings.mu.Lock()
-	since, ok := c.settings.revoked[peer.Name]
+	revoked := c.settings.revoked[peer.Name]
 	c.settings.mu.Unlock()
-	if ok && pki.IssuedAt(cert).Before(since) {
-		return fmt.Errorf("the certificates that the worker %q got before %s are revoked; let the host join again with a token", peer.Name, since.Format(time.RFC3339))
-	}
-	return nil
+	return revoked.check(peer)
 }
 
 // Admits says why a certificate that is otherwise good is refused: it was revoked. Certificates of others than workers are
@@ -65,7 +96,7 @@ func (c *Cluster) Admits(cert *x509.Certificate) error {
 	if err != nil {
 		return nil // an API client's
 	}
-	return c.admit(peer, cert)
+	return c.admit(peer)
 }
 
 // followIdentity takes over what the store says about trust, as it is replicated.
@@ -114,11 +145,9 @@ func (c *Cluster) takeTrust(ctx context.Context, view kv.View) bool {
 	if v, ok := view.Get(gossipKey); ok {
 		mastersGossip = string(v.Value) == gossipMastersOnly
 	}
-	revoked := map[string]time.Time{}
+	revoked := map[string]revocation{}
 	view.Range(revokedPrefix, kv.PrefixEnd(revokedPrefix), func(v *kv.Version) bool {
-		if since, err := time.Parse(time.RFC3339, string(v.Value)); err == nil {
-			revoked[strings.TrimPrefix(v.Key, revokedPrefix)] = since
-		}
+		revoked[strings.TrimPrefix(v.Key, revokedPrefix)] = parseRevocation(v.Value)
 		return true
 	})
 	c.settings.set(mastersGossip, revoked)
@@ -239,11 +268,22 @@ func (c *Cluster) RevokeWorker(ctx context.Context, name string) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
-	// Certificates count in whole seconds; one that is issued within this one is refused too.
-	since := time.Now().UTC().Truncate(time.Second).Add(time.Second)
-	_, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: revokedPrefix + name, Value: []byte(since.Format(time.RFC3339))}}})
-	if err != nil {
-		return fmt.Errorf("revoke the certificates of the worker %s: %w", name, err)
+	for {
+		view, err := c.Consistent(ctx)
+		if err != nil {
+			return fmt.Errorf("revoke the certificates of the worker %s: %w", name, err)
+		}
+		now, revision := revocationOf(view, name)
+		value, err := json.Marshal(revocation{Count: now.Count + 1, Since: time.Now().UTC().Truncate(time.Second)})
+		if err != nil {
+			return err
+		}
+		result, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: revokedPrefix + name, Value: value, Cond: atOrAbsent(revision), Revision: revision}}})
+		if err != nil {
+			return fmt.Errorf("revoke the certificates of the worker %s: %w", name, err)
+		}
+		if result.Failed == nil {
+			return nil
+		}
 	}
-	return nil
 }

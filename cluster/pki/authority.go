@@ -157,6 +157,7 @@ func Pin(cert *x509.Certificate) string {
 type Request struct {
 	CommonName    string
 	Organizations []string
+	SerialNumber  string   // of the subject, not of the certificate
 	Hosts         []string // IP addresses and DNS names of a serving certificate
 	Server        bool
 	Client        bool
@@ -183,7 +184,7 @@ func (a *Authority) Sign(public crypto.PublicKey, r Request) ([]byte, error) {
 	}
 	template := &x509.Certificate{
 		SerialNumber:          serial,
-		Subject:               pkix.Name{CommonName: r.CommonName, Organization: r.Organizations},
+		Subject:               pkix.Name{CommonName: r.CommonName, Organization: r.Organizations, SerialNumber: r.SerialNumber},
 		NotBefore:             now.Add(-clockSkew),
 		NotAfter:              notAfter,
 		KeyUsage:              x509.KeyUsageDigitalSignature,

@@ -66,7 +66,7 @@ func TestRolesOfCertificates(t *testing.T) {
 		peer           Peer
 		client, server bool
 	}{
-		{"master", leaf(t, master), Peer{RoleMaster, "m1"}, true, true},
+		{"master", leaf(t, master), Peer{Role: RoleMaster, Name: "m1"}, true, true},
 		{"admin", leaf(t, admin), Peer{}, true, false},
 		{"api", leaf(t, api), Peer{}, false, true},
 	} {
@@ -101,22 +101,22 @@ func TestSignWorkerTakesOnlyTheKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, serving, err := ca.SignWorker(csr, "w1", []string{"w1", "10.0.0.2"})
+	client, serving, err := ca.SignWorker(csr, "w1", []string{"w1", "10.0.0.2"}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	clientLeaf, servingLeaf := leaf(t, &KeyPair{client, keyPEM}), leaf(t, &KeyPair{serving, keyPEM})
-	if peer, err := ParsePeer(clientLeaf); err != nil || peer != (Peer{RoleWorker, "w1"}) {
+	if peer, err := ParsePeer(clientLeaf); err != nil || peer != (Peer{Role: RoleWorker, Name: "w1"}) {
 		t.Errorf("the request's subject counted: %+v, %v", peer, err)
 	}
 	if err := servingLeaf.VerifyHostname("10.0.0.2"); err != nil {
 		t.Error(err)
 	}
 	csr[len(csr)-3] ^= 1
-	if _, _, err := ca.SignWorker(csr, "w1", nil); err == nil {
+	if _, _, err := ca.SignWorker(csr, "w1", nil, 0); err == nil {
 		t.Error("a request with a broken signature was signed")
 	}
-	if _, _, err := ca.SignWorker([]byte("garbage"), "w1", nil); err == nil {
+	if _, _, err := ca.SignWorker([]byte("garbage"), "w1", nil, 0); err == nil {
 		t.Error("garbage was signed")
 	}
 }

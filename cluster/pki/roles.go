@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -31,6 +32,8 @@ const (
 type Peer struct {
 	Role Role
 	Name string
+	// Revocations is how often a worker's certificates had been revoked when this one was issued.
+	Revocations uint64
 }
 
 // ParsePeer reads the role and name out of a verified certificate. Certificates of API clients are nobody here.
@@ -43,7 +46,14 @@ func ParsePeer(cert *x509.Certificate) (Peer, error) {
 	}
 	if slices.Contains(cert.Subject.Organization, workerOrganization) {
 		if name, ok := strings.CutPrefix(cn, workerPrefix); ok && name != "" {
-			return Peer{Role: RoleWorker, Name: name}, nil
+			peer := Peer{Role: RoleWorker, Name: name}
+			if count := cert.Subject.SerialNumber; count != "" {
+				var err error
+				if peer.Revocations, err = strconv.ParseUint(count, 10, 64); err != nil {
+					return Peer{}, fmt.Errorf("certificate of %q counts its revocations as %q", cn, count)
+				}
+			}
+			return peer, nil
 		}
 	}
 	return Peer{}, fmt.Errorf("certificate of %q is neither a master's nor a worker's", cn)
@@ -75,8 +85,9 @@ func (a *Authority) IssueServing(commonName string, hosts []string) (*KeyPair, e
 }
 
 // SignWorker answers a worker's two certificates (PEM), one to call masters with and one to serve the kubelet port with,
-// for the key in its request (DER). Nothing but the key is taken from the request.
-func (a *Authority) SignWorker(csr []byte, name string, hosts []string) (client, serving []byte, err error) {
+// for the key in its request (DER). Nothing but the key is taken from the request. The subject's serial number is how often the worker's
+// certificates were revoked before.
+func (a *Authority) SignWorker(csr []byte, name string, hosts []string, revocations uint64) (client, serving []byte, err error) {
 	request, err := x509.ParseCertificateRequest(csr)
 	if err != nil {
 		return nil, nil, fmt.Errorf("parse the certificate request: %w", err)
@@ -89,6 +100,9 @@ func (a *Authority) SignWorker(csr []byte, name string, hosts []string) (client,
 		return nil, nil, errors.New("the certificate request must be for an ECDSA P-256 key")
 	}
 	subject := Request{CommonName: workerPrefix + name, Organizations: []string{workerOrganization}}
+	if revocations > 0 {
+		subject.SerialNumber = strconv.FormatUint(revocations, 10)
+	}
 	subject.Client = true
 	clientDER, err := a.Sign(public, subject)
 	if err != nil {
