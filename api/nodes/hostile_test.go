@@ -4,15 +4,20 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/internal/kv"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 	"github.com/kontiki/kontiki/test/harness"
 )
@@ -173,6 +178,96 @@ func TestAFloodOfEventsIsCut(t *testing.T) {
 	stored := len(client.List[*corev1.Event](r.h.Client.View(), "default", nil))
 	if stored < 1000 || stored == 2000 {
 		t.Errorf("%d of 2000 events were stored, about 1000 may be", stored)
+	}
+}
+
+// fullStore refuses what is proposed to it while it is full, and tells of each refusal.
+type fullStore struct {
+	objects.Store
+	full    atomic.Bool
+	refused chan struct{}
+}
+
+func (s *fullStore) Propose(ctx context.Context, c *kv.Command) (kv.Result, error) {
+	if s.full.Load() {
+		select {
+		case s.refused <- struct{}{}:
+		case <-ctx.Done():
+		}
+		return kv.Result{}, fmt.Errorf("propose: %w", kv.ErrDiskFull)
+	}
+	return s.Store.Propose(ctx, c)
+}
+
+// What cannot be stored now is not acknowledged, and is stored once that is possible.
+func TestAReportWaitsUntilItCanBeStored(t *testing.T) {
+	store := &fullStore{refused: make(chan struct{})}
+	h, c := serveOn(t, harness.NewOver(t, func(s objects.Store) objects.Store {
+		store.Store = s
+		return store
+	}))
+	w := connect(t, c, "w1")
+	w.until("its own node", w.has("nodes//w1"))
+	r := &reporter{worker: w, h: h}
+	pod := create(t, h, podNaming("a", "s"))
+	if err := h.Client.Bind(context.Background(), pod, "w1"); err != nil {
+		t.Fatal(err)
+	}
+	store.full.Store(true)
+	reported := node("w1")
+	reported.Status.Conditions = append(reported.Status.Conditions, corev1.NodeCondition{Type: corev1.NodeDiskPressure, Status: corev1.ConditionTrue})
+	done := make(chan []string, 1)
+	go func() {
+		done <- r.report(&nodev1.StatusBatch{NodeStatus: encode(t, reported), Pods: []*nodev1.PodStatus{{Namespace: "default", Name: "a", Uid: string(pod.UID),
+			Status: encode(t, &corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Over"}})}}})
+	}()
+	for range 4 {
+		select {
+		case <-store.refused:
+		case problems := <-done:
+			t.Fatalf("acknowledged while it could not be stored: %q", problems)
+		}
+	}
+	store.full.Store(false)
+	for acknowledged := false; !acknowledged; {
+		select {
+		case <-store.refused: // one that was on its way
+		case problems := <-done:
+			if len(problems) > 0 {
+				t.Errorf("refused: %q", problems)
+			}
+			acknowledged = true
+		}
+	}
+	stored, _ := client.Get[*corev1.Pod](h.Client.View(), "default", "a")
+	if stored.Status.Phase != corev1.PodFailed || len(r.node().Status.Conditions) != 2 {
+		t.Errorf("stored: %+v, %+v", stored.Status, r.node().Status.Conditions)
+	}
+}
+
+// Of a node that is there a worker changes its status and some labels only.
+func TestAWorkerChangesNothingElseOfItsNode(t *testing.T) {
+	h, c := serve(t)
+	create(t, h, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "w1", Labels: map[string]string{"node-restriction.kubernetes.io/tenant": "a"}},
+		Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "dedicated", Effect: corev1.TaintEffectNoSchedule}}}})
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	t.Cleanup(cancel)
+	stream, err := c.Session(metadata.AppendToOutgoingContext(ctx, "node", "w1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hello := node("w1")
+	hello.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "gone", UID: "u"}}
+	hello.Finalizers, hello.Annotations = []string{"example.com/never"}, map[string]string{"a": "b"}
+	hello.Labels["node-restriction.kubernetes.io/tenant"], hello.Labels["rack"] = "b", "7"
+	hello.Spec.Unschedulable, hello.Spec.PodCIDR, hello.Spec.PodCIDRs = true, "10.0.0.0/8", []string{"10.0.0.0/8"}
+	w := &worker{t: t, stream: stream, have: map[string][]byte{}}
+	w.send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Hello{Hello: &nodev1.Hello{NodeName: "w1", Node: encode(t, hello)}}})
+	w.until("its own node", w.has("nodes//w1"))
+	got, _ := client.Get[*corev1.Node](h.Client.View(), "", "w1")
+	if len(got.OwnerReferences)+len(got.Finalizers)+len(got.Annotations) > 0 || got.Labels["node-restriction.kubernetes.io/tenant"] != "a" || got.Labels["rack"] != "7" ||
+		len(got.Spec.Taints) != 1 || got.Spec.Unschedulable || got.Spec.PodCIDR == "10.0.0.0/8" || len(got.Status.Addresses) != 1 {
+		t.Errorf("the node is %+v", got)
 	}
 }
 

@@ -41,7 +41,10 @@ type worker struct {
 }
 
 func serve(t *testing.T) (*harness.Harness, nodev1.NodeServiceClient) {
-	h := harness.New(t)
+	return serveOn(t, harness.New(t))
+}
+
+func serveOn(t *testing.T, h *harness.Harness) (*harness.Harness, nodev1.NodeServiceClient) {
 	listener := bufconn.Listen(1 << 20)
 	server := grpc.NewServer()
 	nodev1.RegisterNodeServiceServer(server, nodes.New(nodes.Config{

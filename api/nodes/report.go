@@ -2,9 +2,11 @@ package nodes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/internal/contain"
+	"github.com/kontiki/kontiki/internal/kv"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -112,7 +115,39 @@ func foreign(resource corev1.ResourceName) bool {
 	return false
 }
 
-// report stores a batch and answers what was refused.
+// A report that cannot be stored now is tried again after a pause that doubles, for as long as the session lasts.
+const firstPause, longestPause = 100 * time.Millisecond, 5 * time.Second
+
+// transient says that a write failed for what passes: no leader, full disks, a crowd, an unknown outcome. Reports may be
+// stored twice without harm.
+func transient(err error) bool {
+	return again(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) ||
+		errors.Is(err, kv.ErrNoLeader) || errors.Is(err, kv.ErrOutcomeUnknown) || errors.Is(err, kv.ErrDiskFull) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// store runs a report until it is stored or refused for good. Its panic is an error.
+func (s *session) store(ctx context.Context, what string, report func() error) error {
+	pause := firstPause
+	for {
+		err := contain.Run(report)
+		if err == nil || !transient(err) || ctx.Err() != nil {
+			return err
+		}
+		if pause == firstPause {
+			s.log.Warn("a report cannot be stored now, trying again until it can", "what", what, "error", err)
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+		pause = min(2*pause, longestPause)
+	}
+}
+
+// report stores a batch and answers what was refused for good. It is not acknowledged before: the worker would forget it.
 func (s *session) report(ctx context.Context, batch *nodev1.StatusBatch) []string {
 	var mu sync.Mutex
 	var problems []string
@@ -133,19 +168,20 @@ func (s *session) report(ctx context.Context, batch *nodev1.StatusBatch) []strin
 	group.SetLimit(concurrentReports)
 	if len(batch.NodeStatus) > 0 {
 		group.Go(func() error {
-			refuse("node", contain.Run(func() error { return s.reportNode(ctx, batch.NodeStatus) }))
+			refuse("node", s.store(ctx, "node", func() error { return s.reportNode(ctx, batch.NodeStatus) }))
 			return nil
 		})
 	}
 	for _, pod := range batch.Pods {
 		group.Go(func() error {
-			refuse("pod "+pod.Namespace+"/"+pod.Name, contain.Run(func() error { return s.reportPod(ctx, pod) }))
+			what := "pod " + pod.Namespace + "/" + pod.Name
+			refuse(what, s.store(ctx, what, func() error { return s.reportPod(ctx, pod) }))
 			return nil
 		})
 	}
 	for _, data := range s.affordable(batch.Events) {
 		group.Go(func() error {
-			refuse("event", contain.Run(func() error { return s.reportEvent(ctx, data) }))
+			refuse("event", s.store(ctx, "event", func() error { return s.reportEvent(ctx, data) }))
 			return nil
 		})
 	}

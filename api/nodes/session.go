@@ -327,6 +327,9 @@ func (s *session) reports(ctx context.Context) error {
 		select {
 		case batch := <-s.batches:
 			problems := s.report(ctx, batch)
+			if ctx.Err() != nil {
+				return ctx.Err() // some of it may not be stored: the worker sends it again
+			}
 			if err := s.send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_StatusResult{StatusResult: &nodev1.StatusResult{
 				Sequence: batch.Sequence, Errors: problems,
 			}}}); err != nil {

@@ -96,7 +96,9 @@ func TestEphemeralContainersAreAddedAndNothingElse(t *testing.T) {
 	for name, change := range map[string]func(*corev1.Pod){
 		"removed": func(p *corev1.Pod) { p.Spec.EphemeralContainers = p.Spec.EphemeralContainers[1:] },
 		"changed": func(p *corev1.Pod) { p.Spec.EphemeralContainers[0].Image = "other" },
-		"twice":   func(p *corev1.Pod) { p.Spec.EphemeralContainers = append(p.Spec.EphemeralContainers, p.Spec.EphemeralContainers[0]) },
+		"twice": func(p *corev1.Pod) {
+			p.Spec.EphemeralContainers = append(p.Spec.EphemeralContainers, p.Spec.EphemeralContainers[0])
+		},
 		"resources": func(p *corev1.Pod) {
 			p.Spec.EphemeralContainers = append(p.Spec.EphemeralContainers, corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
 				Name: "third", Image: "i", Ports: []corev1.ContainerPort{{ContainerPort: 80}}}})

@@ -881,7 +881,8 @@ func (x *Object) GetValue() []byte {
 type StatusResult struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Sequence uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// errors are the reports that were refused, with the reason; a pod that is gone or has another uid is not an error.
+	// errors are the reports that were refused for good, with the reason; a pod that is gone or has another uid is not an error.
+	// What cannot be stored now is no refusal: the master goes on trying, and sends no result until it is stored.
 	Errors        []string `protobuf:"bytes,2,rep,name=errors,proto3" json:"errors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
