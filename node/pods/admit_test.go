@@ -374,6 +374,32 @@ func TestPodsThatDoNotFitAreRefused(t *testing.T) {
 	})
 }
 
+// TestEndedPodsHoldNothing: an agent that starts again is told of pods that ended long ago, in any order with new ones.
+func TestEndedPodsHoldNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.node = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
+		n.node.Status.Allocatable = corev1.ResourceList{corev1.ResourcePods: resource.MustParse("1")}
+		ended := pod("ended", corev1.RestartPolicyNever, "true")
+		n.m.Update(ended)
+		ended = ended.DeepCopy()
+		if ended.Status = n.status(ended); ended.Status.Phase != corev1.PodSucceeded {
+			t.Fatalf("%+v", ended.Status)
+		}
+		n.stop()
+		release := n.rt.Block("ListContainers") // nobody works on the ended one yet
+		defer release()
+		n.start()
+		n.m.Update(ended)
+		fresh := pod("fresh", corev1.RestartPolicyAlways, trap)
+		n.m.Update(fresh)
+		if s := n.status(fresh); s.Phase == corev1.PodFailed {
+			t.Errorf("%s: %s", s.Reason, s.Message)
+		}
+		release()
+		n.running(fresh, "c1")
+	})
+}
+
 func TestARefusalIsReported(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
 		p := pod("a", corev1.RestartPolicyAlways, trap)

@@ -34,6 +34,7 @@ type node struct {
 	paths    map[string]string // of volumes
 	node     *corev1.Node
 	volErr   error
+	volPanic map[types.UID]bool
 	torn     []string
 	netErr   error
 	deleted  []string
@@ -77,6 +78,9 @@ func (n *node) Configure(context.Context, netapi.NetworkConfig) error { return n
 func (n *node) Setup(_ context.Context, pod *corev1.Pod, _ string, _ []string) (map[string]string, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.volPanic[pod.UID] {
+		panic("a volume that nobody thought of")
+	}
 	return n.paths, n.volErr
 }
 func (n *node) SubPath(_ *corev1.Pod, _ string, _ int, volume, sub string) (string, error) {

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/probe"
 	"github.com/kontiki/kontiki/node/runtime"
@@ -109,7 +110,11 @@ func (p *prober) ensureOne(pod *corev1.Pod, o observed, c *corev1.Container, ali
 		ctx, cancel := context.WithCancel(context.Background())
 		r := &probeRun{cancel: cancel, result: initial}
 		p.runs[key] = r
-		p.wg.Go(func() { p.loop(ctx, pod, c, *l, kind, spec, r) })
+		p.wg.Go(func() {
+			if err := contain.Run(func() error { p.loop(ctx, pod, c, *l, kind, spec, r); return nil }); err != nil {
+				p.w.log.Error("probing a container", "container", c.Name, "err", err, "stack", contain.Stack(err))
+			}
+		})
 	}
 	ready, started := probeUnknown, probeUnknown
 	if known && old.Ready {

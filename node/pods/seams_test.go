@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/node/runtime"
 	"github.com/kontiki/kontiki/node/runtime/fake"
@@ -670,6 +671,28 @@ func TestImageVolumes(t *testing.T) {
 		n.m.Update(q)
 		if w := n.status(q).ContainerStatuses[0].State.Waiting; w == nil || w.Reason != "ErrImageNeverPull" {
 			t.Errorf("an image that is not there: %+v", w)
+		}
+	})
+}
+
+func TestAPanicIsOfOnePod(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p, q := pod("a", corev1.RestartPolicyAlways, trap), pod("b", corev1.RestartPolicyAlways, trap)
+		n.volPanic = map[types.UID]bool{p.UID: true}
+		n.m.Update(p)
+		n.m.Update(q)
+		n.running(q, "c1")
+		if said := n.said("FailedSync"); len(said) == 0 || !strings.Contains(said[0], "a volume that nobody thought of") {
+			t.Errorf("said %q", said)
+		}
+		n.mu.Lock()
+		n.volPanic = nil
+		n.mu.Unlock()
+		time.Sleep(afterPanic + time.Second)
+		n.running(p, "c1")
+		n.m.Update(deleting(p, 1))
+		if !n.hasEnded(p) {
+			t.Error("it does not end")
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -204,7 +205,10 @@ func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	auth := w.pullSecrets(pod, want.image)
 	w.m.wg.Go(func() {
 		began := time.Now()
-		p.img, p.err = rt.PullImage(w.m.ctx, want.image, auth)
+		p.err = contain.Run(func() (err error) {
+			p.img, err = rt.PullImage(w.m.ctx, want.image, auth)
+			return err
+		})
 		p.took = time.Since(began)
 		close(p.done)
 		w.poke()

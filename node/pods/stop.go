@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
 )
@@ -224,13 +225,20 @@ func (w *worker) free(ctx context.Context, pod *corev1.Pod) error {
 // during runs f beside the worker, which goes on reporting what it sees until f returns.
 func (w *worker) during(ctx context.Context, f func()) {
 	done := make(chan struct{})
-	go func() { defer close(done); f() }()
+	var failed error
+	go func() {
+		defer close(done)
+		failed = contain.Run(func() error { f(); return nil })
+	}()
 	woken := false
 	for {
 		select {
 		case <-done:
 			if woken {
 				w.poke() // whoever called must be heard by the next step too
+			}
+			if failed != nil {
+				panic(failed) // where step contains it
 			}
 			return
 		case <-w.wake:
@@ -256,7 +264,10 @@ func (w *worker) killAll(ctx context.Context, g *grace, pod *corev1.Pod, o obser
 		spec, _ := podspec.Container(pod, c.Name)
 		wg.Go(func() {
 			defer close(ended)
-			if err := w.stopContainer(ctx, g.ctx, pod, spec, c, "Stopping container "+c.Name, before); err != nil {
+			err := contain.Run(func() error {
+				return w.stopContainer(ctx, g.ctx, pod, spec, c, "Stopping container "+c.Name, before)
+			})
+			if err != nil {
 				mu.Lock()
 				errs = append(errs, err)
 				mu.Unlock()

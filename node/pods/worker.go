@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
 )
@@ -75,7 +76,7 @@ func newWorker(m *Manager, pod *corev1.Pod) *worker {
 		waits: map[string]waiting{}, pulling: map[string]*pullState{}, messages: map[string]string{}, backOffSaid: map[string]time.Time{}}
 	w.probes = newProber(w)
 	if dir := m.podDir(pod.UID); isDir(dir) { // a former life of the agent admitted it
-		w.active, w.stop = true, loadStop(dir)
+		w.active, w.stop = !isTerminal(pod.Status.Phase), loadStop(dir)
 	}
 	for _, ip := range pod.Status.PodIPs {
 		w.podIPs = append(w.podIPs, ip.IP)
@@ -177,9 +178,9 @@ func (w *worker) run(ctx context.Context) {
 		case <-w.wake:
 		case <-timer.C:
 		}
-		next := w.step(ctx)
+		next := w.contained(ctx)
 		for next == again && ctx.Err() == nil {
-			next = w.step(ctx)
+			next = w.contained(ctx)
 		}
 		if next < 0 {
 			return
@@ -190,6 +191,20 @@ func (w *worker) run(ctx context.Context) {
 		timer.Reset(next)
 	}
 }
+
+// contained is step, but a panic costs this pod some time, and others nothing.
+func (w *worker) contained(ctx context.Context) (next time.Duration) {
+	err := contain.Run(func() error { next = w.step(ctx); return nil })
+	if err != nil {
+		w.log.Error("working on a pod", "err", err, "stack", contain.Stack(err))
+		w.event("", corev1.EventTypeWarning, "FailedSync", "error determining status: "+err.Error())
+		return afterPanic
+	}
+	return next
+}
+
+// afterPanic is how long a pod rests whose worker panicked.
+const afterPanic = 10 * time.Second
 
 // again says that the next step is due at once.
 const again = time.Nanosecond
@@ -380,7 +395,11 @@ func (w *worker) sync(ctx context.Context, pod *corev1.Pod) time.Duration {
 		w.during(ctx, func() {
 			var wg sync.WaitGroup
 			for _, k := range a.kill {
-				wg.Go(func() { w.killForRestart(ctx, pod, k) })
+				wg.Go(func() {
+					if err := contain.Run(func() error { w.killForRestart(ctx, pod, k); return nil }); err != nil {
+						w.log.Error("stopping container", "container", k.container.Name, "err", err, "stack", contain.Stack(err))
+					}
+				})
 			}
 			wg.Wait()
 		})

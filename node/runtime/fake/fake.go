@@ -242,6 +242,15 @@ func (r *Runtime) CreateContainer(ctx context.Context, c runtime.ContainerConfig
 	if _, ok := r.sandboxes[c.Sandbox.UID]; !ok {
 		return "", fmt.Errorf("sandbox %s: %w", c.Sandbox.UID, runtime.ErrNotFound)
 	}
+	if c.ProcessesOf != "" {
+		target, err := r.get(c.ProcessesOf)
+		if err != nil {
+			return "", err
+		}
+		if target.info.State != runtime.StateRunning {
+			return "", fmt.Errorf("container %s: %w", c.ProcessesOf, runtime.ErrNotRunning)
+		}
+	}
 	r.seq++
 	id := fmt.Sprintf("%s-%d-%d", c.Name, c.Attempt, r.seq)
 	r.containers[id] = &container{config: c, exited: make(chan struct{}), stdin: newPipe(), outputs: &fanout{},

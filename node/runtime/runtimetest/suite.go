@@ -48,6 +48,9 @@ func Suite(t *testing.T, factory func(t *testing.T) Harness) {
 		{"NonRootIsVerified", testNonRoot},
 		{"ImagesAreListed", testImages},
 		{"ReopenFindsContainers", testReopen},
+		{"SandboxKeepsItsGeneration", testGeneration},
+		{"ImagesAreMountedForSandboxes", testMountImage},
+		{"ProcessesAreJoinedWhileTheyRun", testProcessesOf},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
@@ -434,5 +437,58 @@ func testReopen(t *testing.T, e *env) {
 	}
 	if c := e.get(runs); c.State != runtime.StateExited || c.ExitCode != 137 {
 		t.Errorf("killed after reopening: %s, %d", c.State, c.ExitCode)
+	}
+}
+
+func testGeneration(t *testing.T, e *env) {
+	ensure := func(r runtime.Runtime) string {
+		b, err := r.EnsureSandbox(e.ctx, runtime.SandboxConfig{UID: e.uid, Namespace: "ns", Name: "pod", Hostname: "pod"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b.Generation
+	}
+	first := ensure(e.Runtime)
+	if first == "" || ensure(e.Runtime) != first {
+		t.Errorf("the generation of one sandbox is %q and then %q", first, ensure(e.Runtime))
+	}
+	if e.Reopen != nil {
+		e.Runtime = e.Reopen()
+		if again := ensure(e.Runtime); again != first {
+			t.Errorf("after a restart of the agent the generation is %q, was %q", again, first)
+		}
+	}
+}
+
+func testMountImage(t *testing.T, e *env) {
+	target := t.TempDir()
+	if err := e.Runtime.MountImage(e.ctx, "no-such-pod", e.Image, target); !errors.Is(err, runtime.ErrNotFound) {
+		t.Errorf("without a sandbox: %v", err)
+	}
+	e.sandbox()
+	if err := e.Runtime.MountImage(e.ctx, e.uid, "docker.io/no/such:1", target); !errors.Is(err, runtime.ErrNotFound) {
+		t.Errorf("an image that is not there: %v", err)
+	}
+	t.Cleanup(func() { UnmountBelow(filepath.Dir(target)) })
+	for range 2 {
+		if err := e.Runtime.MountImage(e.ctx, e.uid, e.Image, target); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if entries, err := os.ReadDir(target); err != nil || len(entries) == 0 {
+		t.Errorf("nothing is mounted: %v", err)
+	}
+}
+
+func testProcessesOf(t *testing.T, e *env) {
+	c := runtime.ContainerConfig{Sandbox: e.sandbox(), Name: "c", Image: e.Image, Command: []string{"true"}, ProcessesOf: "no-such-container"}
+	if _, err := e.Runtime.CreateContainer(e.ctx, c); !errors.Is(err, runtime.ErrNotFound) {
+		t.Errorf("one that is not there: %v", err)
+	}
+	ended := e.start("true")
+	e.await(ended, runtime.StateExited)
+	c.ProcessesOf = ended
+	if _, err := e.Runtime.CreateContainer(e.ctx, c); !errors.Is(err, runtime.ErrNotRunning) {
+		t.Errorf("one that has ended: %v", err)
 	}
 }
