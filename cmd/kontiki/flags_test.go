@@ -97,6 +97,8 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"max-requests-inflight":          {"70", func(w wired) any { return w.api.maxInflight }},
 		"max-mutating-requests-inflight": {"30", func(w wired) any { return w.api.maxMutatingInflight }},
 		"request-timeout":                {"21s", func(w wired) any { return w.api.requestTimeout }},
+		"pod-logs-dir":                   {"/srv/logs", func(w wired) any { return w.agent.podLogs }},
+		"allowed-unsafe-sysctls":         {"net.core.somaxconn", func(w wired) any { return strings.Join(w.agent.unsafeSysctls, ",") }},
 		"allow-privileged":               {"false", func(w wired) any { return w.api.allowPrivileged }},
 		"no-agent":                       {"true", func(w wired) any { return w.noAgent }},
 		"containerd":                     {"/run/other.sock", func(w wired) any { return w.agent.containerd }},
