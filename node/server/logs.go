@@ -305,12 +305,16 @@ type lineReader struct {
 	w       io.Writer
 	left    int64
 	partial []byte // the beginning of a line whose end is not written yet
+	skip    bool   // the rest of a line that is too long for a log is left out
 	inLine  [3]bool
 }
 
+// maxLogLine is far above what the logger writes in a line. Whoever else may write there must not fill the memory.
+const maxLogLine = 64 << 10
+
 // copy copies what the file has now. done says that the limit was reached.
 func (l *lineReader) copy(f *os.File) (done bool, err error) {
-	r := bufio.NewReaderSize(f, 64<<10)
+	r := bufio.NewReaderSize(f, maxLogLine)
 	var out bytes.Buffer
 	flush := func() error {
 		if out.Len() == 0 {
@@ -321,13 +325,25 @@ func (l *lineReader) copy(f *os.File) (done bool, err error) {
 		return err
 	}
 	for {
-		b, err := r.ReadBytes('\n')
+		b, err := r.ReadSlice('\n')
+		if len(l.partial)+len(b) > maxLogLine || err == bufio.ErrBufferFull {
+			l.partial, l.skip = nil, true
+		}
+		if err == bufio.ErrBufferFull {
+			continue
+		}
 		if err != nil {
-			l.partial = append(l.partial, b...)
+			if !l.skip {
+				l.partial = append(l.partial, b...)
+			}
 			if err == io.EOF {
 				err = nil
 			}
 			return false, errors.Join(err, flush())
+		}
+		if l.skip { // its end
+			l.skip = false
+			continue
 		}
 		if len(l.partial) > 0 {
 			b = append(l.partial, b...)
