@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -370,6 +371,44 @@ func TestPodsThatDoNotFitAreRefused(t *testing.T) {
 		n.m.Update(late)
 		if s := n.status(late); s.Reason != "OutOfcpu" {
 			t.Errorf("after a restart: %+v", s)
+		}
+	})
+}
+
+// TestRefusedPodsDoNotGoRound: a controller makes another pod for each one that the node refuses.
+func TestRefusedPodsDoNotGoRound(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		yes, no := true, false
+		made := 0
+		next := func() *corev1.Pod {
+			made++
+			p := pod(fmt.Sprintf("p%d", made), corev1.RestartPolicyAlways, trap)
+			p.Spec.HostUsers = &no
+			p.OwnerReferences = []metav1.OwnerReference{{UID: "set", Controller: &yes}}
+			n.m.Update(p)
+			return p
+		}
+		p, began := next(), time.Now()
+		var ends []time.Duration
+		for time.Since(began) < time.Hour {
+			if n.status(p).Phase == corev1.PodFailed {
+				ends = append(ends, time.Since(began))
+				p = next()
+			}
+			time.Sleep(time.Second)
+		}
+		if len(ends) < 5 || len(ends) > 20 || ends[0] > time.Second {
+			t.Errorf("in an hour %d pods were refused: %v", len(ends), ends)
+		}
+		if said := len(n.said("PodFeatureUnsupported")); said != made {
+			t.Errorf("%d pods, %d events", made, said)
+		}
+		// A pod of nobody is refused at once.
+		changed := p.DeepCopy()
+		changed.OwnerReferences, changed.UID, changed.Name = nil, "uid-own", "own"
+		n.m.Update(changed)
+		if s := n.status(changed); s.Phase != corev1.PodFailed {
+			t.Errorf("a pod without an owner: %+v", s)
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/node/runtime"
@@ -21,6 +22,7 @@ type Manager struct {
 	features  runtime.Features
 	starts    chan struct{}
 	admission sync.Mutex // one pod is admitted after another, so that two do not get the same place
+	refusals  backOff    // by the owner's UID; guarded by admission
 
 	mu       sync.Mutex
 	ctx      context.Context // of Run; nil before
@@ -253,21 +255,43 @@ func (m *Manager) Pod(namespace, name string, uid types.UID) (*corev1.Pod, bool)
 	return found, found != nil
 }
 
-// admit decides whether a pod may begin, and counts it from then on.
-func (m *Manager) admit(w *worker, pod *corev1.Pod) *Refusal {
+// admit decides whether a pod may begin, and counts it from then on. A pod that is refused is to be so after wait.
+//
+// A controller replaces a pod that failed at once, and a scheduler that does not know better sends the next one here too: so
+// that they do not go round as fast as they can, the successors of a refused pod are refused later and later, as containers
+// are restarted. Meanwhile they may turn out to fit.
+func (m *Manager) admit(w *worker, pod *corev1.Pod) (r *Refusal, wait time.Duration) {
 	m.admission.Lock()
 	defer m.admission.Unlock()
-	if r := m.Admit(pod); r != nil {
-		return r
+	if r = m.Admit(pod); r == nil {
+		r = fit(pod, m.active(w), m.nodeForFit())
 	}
-	if r := fit(pod, m.active(w), m.nodeForFit()); r != nil {
-		return r
+	if r == nil {
+		w.mu.Lock()
+		w.active = true
+		w.mu.Unlock()
+		return nil, 0
 	}
-	w.mu.Lock()
-	w.active = true
-	w.mu.Unlock()
-	return nil
+	owner := metav1.GetControllerOf(pod)
+	if owner == nil {
+		return r, 0
+	}
+	now := time.Now()
+	if w.refusedAt.IsZero() {
+		w.refusedAt = now
+	}
+	if wait = m.refusals.waits(string(owner.UID), w.refusedAt, now); wait > 0 {
+		return r, wait
+	}
+	if len(m.refusals.entries) >= maxRefusals {
+		clear(m.refusals.entries)
+	}
+	m.refusals.next(string(owner.UID), w.refusedAt, now)
+	return r, 0
 }
+
+// maxRefusals bounds how many owners of refused pods are remembered.
+const maxRefusals = 1000
 
 // active are the pods that hold a part of the node, but for one's own worker's.
 func (m *Manager) active(but *worker) []*corev1.Pod {

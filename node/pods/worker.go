@@ -65,7 +65,9 @@ type worker struct {
 	sandbox     string            // the sandbox's generation
 	messages    map[string]string // termination messages by container id
 	rejected    bool              // it was not admitted
-	stopped     bool              // everything was stopped for good
+	refusedAt   time.Time         // when it was first refused
+	refusalSaid string
+	stopped     bool // everything was stopped for good
 	backOffSaid map[string]time.Time
 	lastPull    map[string]pullError
 }
@@ -230,7 +232,7 @@ func (w *worker) step(ctx context.Context) time.Duration {
 	switch stage {
 	case syncing:
 		var next time.Duration
-		if w.admitted(pod) {
+		if next = w.admit(pod); next == 0 {
 			next = w.sync(sctx, pod)
 		}
 		w.mu.Lock()
@@ -285,22 +287,29 @@ func (w *worker) containerEvent(pod *corev1.Pod, c *corev1.Container, kind, reas
 	w.event(podspec.FieldPath(pod, c.Name), kind, reason, message)
 }
 
-// admitted asks once whether the node takes the pod, and ends one that it refuses.
-func (w *worker) admitted(pod *corev1.Pod) bool {
+// admit asks once whether the node takes the pod, and ends one that it refuses. It answers 0 for a pod that is taken, else
+// when to look again.
+func (w *worker) admit(pod *corev1.Pod) time.Duration {
 	w.mu.Lock()
 	known := w.active || isTerminal(w.status.Phase)
 	w.mu.Unlock()
 	if known {
-		return true
+		return 0
 	}
-	r := w.m.admit(w, pod)
+	r, wait := w.m.admit(w, pod)
 	if r == nil {
-		return true
+		return 0
+	}
+	if said := r.Reason + ": " + r.Message; w.refusalSaid != said {
+		w.refusalSaid = said
+		w.event("", corev1.EventTypeWarning, r.Reason, r.Message)
+	}
+	if wait > 0 {
+		return wait
 	}
 	w.rejected = true
-	w.event("", corev1.EventTypeWarning, r.Reason, r.Message)
 	w.end(Stop{Reason: r.Reason, Message: "Pod was rejected: " + r.Message})
-	return false
+	return again
 }
 
 // look reads the containers, and what the probes say.
