@@ -45,7 +45,8 @@ type restoreMark struct {
 // since the backup is gone; revisions grow as with any write, and watchers see what changes. Where the cluster does not
 // continue the backup's own past, revisions jump ahead of what that past can have handed out, and watchers start anew.
 //
-// Errors: ErrBadBackup, ErrForeignBackup (unless force says that Secrets which cannot be opened are fine), ErrFeatureLevel.
+// Errors: ErrBadBackup, ErrForeignBackup (unless force says that Secrets which cannot be opened are fine), ErrFeatureLevel, ErrRefused
+// where a master has not enough memory or disk for it.
 func (c *Cluster) RestoreBackup(ctx context.Context, r io.Reader, force bool) (*Restored, error) {
 	restored, err := c.restoreBackup(ctx, r, force)
 	if err != nil {
@@ -67,6 +68,13 @@ func (c *Cluster) restoreBackup(ctx context.Context, r io.Reader, force bool) (*
 	}
 	defer func() { file.Close() }()
 	if err := c.admitBackup(info, force); err != nil {
+		return nil, err
+	}
+	stat, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.checkRestoreFits(ctx, stat.Size(), info.Objects); err != nil {
 		return nil, err
 	}
 	if err := c.awaitEpoch(ctx); err != nil {
@@ -139,8 +147,13 @@ func (c *Cluster) spool(ctx context.Context, r io.Reader) (_ *os.File, _ BackupI
 	if err := os.Remove(file.Name()); err != nil {
 		return nil, BackupInfo{}, err
 	}
-	if _, err := io.Copy(&contextWriter{ctx, file}, r); err != nil {
+	health := c.disk.store.Health()
+	room := max(health.Free-health.Needed, 0)
+	switch n, err := io.Copy(&contextWriter{ctx, file}, io.LimitReader(r, room+1)); {
+	case err != nil:
 		return nil, BackupInfo{}, fmt.Errorf("receive the backup: %w", err)
+	case n > room:
+		return nil, BackupInfo{}, fmt.Errorf("%w: the backup is larger than the %d MiB that %s can spare; free some space there", ErrRefused, room>>20, health.Dir)
 	}
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return nil, BackupInfo{}, err

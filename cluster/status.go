@@ -268,6 +268,7 @@ func (c *Cluster) nodeStatus() *clusterv1.NodeStatusResponse {
 	if certificate, err := c.certificates.get(); err == nil {
 		response.CertificateExpires = certificate.Leaf.NotAfter.Unix()
 	}
+	response.MemoryAvailableBytes = availableMemory("/")
 	disk := c.disk.store.Health()
 	response.DiskFreeBytes, response.DiskTotalBytes = uint64(max(disk.Free, 0)), uint64(max(disk.Total, 0))
 	response.DiskWriteUs = disk.Slowest.Microseconds()

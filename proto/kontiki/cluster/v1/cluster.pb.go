@@ -558,9 +558,11 @@ type NodeStatusResponse struct {
 	// conditions are what is wrong with the called master: disk-full, disk-stalled.
 	Conditions []string `protobuf:"bytes,20,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	// settings are the called master's flags that should be the same on all masters, by their names.
-	Settings      map[string]string `protobuf:"bytes,21,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Settings map[string]string `protobuf:"bytes,21,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// memory_available_bytes is how much the called master can still allocate; 0 where that is not known.
+	MemoryAvailableBytes uint64 `protobuf:"varint,22,opt,name=memory_available_bytes,json=memoryAvailableBytes,proto3" json:"memory_available_bytes,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *NodeStatusResponse) Reset() {
@@ -731,6 +733,13 @@ func (x *NodeStatusResponse) GetSettings() map[string]string {
 		return x.Settings
 	}
 	return nil
+}
+
+func (x *NodeStatusResponse) GetMemoryAvailableBytes() uint64 {
+	if x != nil {
+		return x.MemoryAvailableBytes
+	}
+	return 0
 }
 
 type PrepareMemberRequest struct {
@@ -1912,7 +1921,7 @@ const file_kontiki_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x10ReadIndexRequest\")\n" +
 	"\x11ReadIndexResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"\x13\n" +
-	"\x11NodeStatusRequest\"\xfe\x05\n" +
+	"\x11NodeStatusRequest\"\xb4\x06\n" +
 	"\x12NodeStatusResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
@@ -1939,7 +1948,8 @@ const file_kontiki_cluster_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"conditions\x18\x14 \x03(\tR\n" +
 	"conditions\x12P\n" +
-	"\bsettings\x18\x15 \x03(\v24.kontiki.cluster.v1.NodeStatusResponse.SettingsEntryR\bsettings\x1a;\n" +
+	"\bsettings\x18\x15 \x03(\v24.kontiki.cluster.v1.NodeStatusResponse.SettingsEntryR\bsettings\x124\n" +
+	"\x16memory_available_bytes\x18\x16 \x01(\x04R\x14memoryAvailableBytes\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"D\n" +

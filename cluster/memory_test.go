@@ -1,0 +1,66 @@
+package cluster
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestAvailableMemory(t *testing.T) {
+	const meminfo = "MemTotal:       16000000 kB\nMemFree:         1000000 kB\nMemAvailable:    8000000 kB\n"
+	for name, x := range map[string]struct {
+		files map[string]string
+		want  uint64
+	}{
+		"nothing is known": {nil, 0},
+		"no limits":        {map[string]string{"proc/meminfo": meminfo, "proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "max\n", "sys/fs/cgroup/a/memory.current": "5\n"}, 8000000 << 10},
+		"cgroup v2":        {map[string]string{"proc/meminfo": meminfo, "proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/memory.max": "1000000\n", "sys/fs/cgroup/a/b/memory.current": "400000\n"}, 600000},
+		"a parent's limit": {map[string]string{"proc/meminfo": meminfo, "proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/memory.max": "1000\n", "sys/fs/cgroup/a/memory.current": "900\n"}, 100},
+		"over the limit":   {map[string]string{"proc/meminfo": meminfo, "proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "1000\n", "sys/fs/cgroup/a/memory.current": "1001\n"}, 1},
+		"cgroup v1": {map[string]string{"proc/meminfo": meminfo, "proc/self/cgroup": "5:cpu,cpuacct:/a\n4:memory:/a\n",
+			"sys/fs/cgroup/memory/a/memory.limit_in_bytes": "5000\n", "sys/fs/cgroup/memory/a/memory.usage_in_bytes": "2000\n"}, 3000},
+	} {
+		root := t.TempDir()
+		for path, content := range x.files {
+			path = filepath.Join(root, path)
+			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := availableMemory(root); got != x.want {
+			t.Errorf("%s: %d bytes, want %d", name, got, x.want)
+		}
+	}
+	if availableMemory("/") == 0 {
+		t.Error("nothing is known of this machine")
+	}
+}
+
+// TestABackupThatDoesNotFitIsRefusedBeforeItIsCommitted: a master that cannot hold it says so, and nothing is staged.
+func TestABackupThatDoesNotFitIsRefusedBeforeItIsCommitted(t *testing.T) {
+	m := startMasters(t, 2)
+	n := m.nodes[0]
+	n.awaitLevel(FeatureLevel)
+	n.put("/t/a/b/c", "x")
+	before := n.c.store.View().Revision()
+	err := n.c.checkRestoreFits(t.Context(), 1<<50, 1)
+	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "memory") {
+		t.Errorf("a petabyte: %v", err)
+	}
+	if err := n.c.checkRestoreFits(t.Context(), 1<<20, 100); err != nil {
+		t.Errorf("a mebibyte: %v", err)
+	}
+	// One that says it has very many objects is a backup that cannot be read, not one that takes memory before it is.
+	if _, err := n.c.RestoreBackup(t.Context(), bytes.NewReader(make([]byte, 1<<20)), false); !errors.Is(err, ErrBadBackup) {
+		t.Errorf("no backup: %v", err)
+	}
+	if after := n.c.store.View().Revision(); after != before {
+		t.Errorf("the revision went from %d to %d: something was written", before, after)
+	}
+}
