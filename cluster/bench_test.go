@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/storage"
 	"github.com/kontiki/kontiki/fsm"
 )
@@ -22,7 +23,7 @@ import (
 func benchMasters(b *testing.B) *masters {
 	return startMasters(b, 3, func(cfg *Config) {
 		cfg.Timings = DefaultTimings
-		cfg.Timings.Gossip = GossipLocal
+		cfg.Timings.Gossip = gossip.Local
 	})
 }
 

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/internal/failpoint"
 	"github.com/kontiki/kontiki/node/network/nettest"
 )
@@ -68,7 +69,7 @@ func serveIfChild() {
 	}
 	if compacting(&cfg); in.RealTimers {
 		cfg.Timings = DefaultTimings
-		cfg.Timings.Gossip = GossipLocal
+		cfg.Timings.Gossip = gossip.Local
 	}
 	if in.DieAt != "" {
 		dieAt(in.DieAt, in.Nth)

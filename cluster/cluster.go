@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 
+	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/durable"
@@ -39,7 +40,7 @@ type Cluster struct {
 	replica *replica
 	port    *port
 	peers   *peers
-	gossip  *Gossip
+	gossip  *gossip.Gossip
 	leaders *leaders
 
 	reconfigured   chan struct{} // the masters have changed; has room for one
@@ -135,11 +136,15 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	}
 	undo = append(undo, func() { c.replica.close() })
 
-	c.gossip, err = StartGossip(GossipConfig{
+	transport, err := cfg.Network.Gossip(cfg.GossipBindAddress)
+	if err != nil {
+		return nil, fmt.Errorf("start gossip at %s: %w", cfg.GossipBindAddress, err)
+	}
+	c.gossip, err = gossip.Start(gossip.Config{
 		Name: cfg.Name, Role: pki.RoleMaster, Address: address, APIAddress: cfg.APIAddress, Version: cfg.Version, Recoveries: self.Recoveries,
 		BindAddress: cfg.GossipBindAddress, AdvertiseAddress: cfg.GossipAdvertiseAddress,
 		Keys: identity.GossipKeys, Timings: cfg.Timings.Gossip, Logger: log,
-		Seeds: c.seeds, Network: cfg.Network,
+		Seeds: c.seeds, Transport: transport,
 	})
 	if err != nil {
 		return nil, err
@@ -159,7 +164,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	c.addOwnDuty("sweep abandoned restores", c.sweepRestores)
 	c.addOwnDuty("remove dead masters", c.removeDeadMasters)
 	c.addOwnDuty("rotate keys", c.advanceRotations)
-	c.addOwnDuty("choose who gossips", c.chooseGossip)
+	c.addOwnDuty("record who gossips", c.recordGossipMode)
 	return c, nil
 }
 
@@ -311,6 +316,9 @@ func (c *Cluster) settleIn(ctx context.Context) error {
 	}
 }
 
+// refreshInterval is how often refresh looks when nothing tells it to.
+const refreshInterval = 15 * time.Second
+
 // refresh keeps what must be found again at the next start, lets go of connections to masters that are gone, and
 // notices that this master was removed.
 func (c *Cluster) refresh(ctx context.Context) error {
@@ -319,15 +327,15 @@ func (c *Cluster) refresh(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	interval := rejoinInterval
-	if c.cfg.Timings.Gossip == GossipLocal {
+	interval := refreshInterval
+	if c.cfg.Timings.Gossip == gossip.Local {
 		interval /= 50
 	}
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	wasRemoved := false
 	for {
-		c.remember(c.gossip.aliveAddresses(), c.MasterAddresses()[1:])
+		c.remember(c.gossip.AliveAddresses(), c.MasterAddresses()[1:])
 		keep := map[string]bool{}
 		for _, address := range c.MasterAddresses() {
 			keep[address] = true
@@ -418,7 +426,7 @@ func (c *Cluster) shutdown(polite bool) error {
 		})
 		c.replica.drain(c.cfg.Timings.Shutdown)
 	} else {
-		c.gossip.abandon()
+		c.gossip.Abandon()
 	}
 	grace := time.Duration(0)
 	if polite {
@@ -444,11 +452,11 @@ func (c *Cluster) Address() string       { return c.address }
 func (c *Cluster) GossipAddress() string { return c.gossip.Address() }
 
 // Gossip is this master's part in gossip.
-func (c *Cluster) Gossip() *Gossip { return c.gossip }
+func (c *Cluster) Gossip() *gossip.Gossip { return c.gossip }
 
 // Members and MemberEvents are those of Gossip.
-func (c *Cluster) Members() []Member           { return c.gossip.Members() }
-func (c *Cluster) MemberEvents() *MemberEvents { return c.gossip.Events() }
+func (c *Cluster) Members() []gossip.Member     { return c.gossip.Members() }
+func (c *Cluster) MemberEvents() *gossip.Events { return c.gossip.Events() }
 
 // IsLeader says whether this master believes to lead, and has passed the barrier of its term.
 func (c *Cluster) IsLeader() bool {

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strconv"
 	"time"
+
+	"github.com/kontiki/kontiki/cluster/gossip"
 )
 
 // DefaultPort and DefaultGossipPort are the ports of the mTLS listener and of gossip.
@@ -39,10 +41,9 @@ type Config struct {
 
 	// APIHosts are the IP addresses and names that the API's serving certificate is for, beside this master's own.
 	APIHosts []string
-	// GossipMode is who takes part in gossip where this master leads: "all", "masters" (workers do not), or "auto" (the
-	// default): masters only with more than GossipLimit workers (0 is 2,000).
-	GossipMode  string
-	GossipLimit int
+	// GossipMode is who takes part in gossip: "all" (the default), or "masters" (workers do not). The same on all masters: the one of the
+	// leader counts.
+	GossipMode string
 	// Version is this binary's version, shown in Status.
 	Version string
 
@@ -89,17 +90,9 @@ type Timings struct {
 	// Certificate is how long certificates live that this master issues, its own and others'; 0 is pki.DefaultTTL. They are
 	// renewed at two thirds of it.
 	Certificate time.Duration
-	// GossipLAN are memberlist's LAN timers (a death is seen after 5 to 12 s); GossipLocal are for tests on loopback.
-	Gossip GossipTimings
+	// Gossip chooses how often the members of gossip are probed.
+	Gossip gossip.Timings
 }
-
-// GossipTimings chooses how often members are probed.
-type GossipTimings uint8
-
-const (
-	GossipLAN GossipTimings = iota
-	GossipLocal
-)
 
 const (
 	defaultDiskReserve = 64 << 20

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/kv"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
@@ -84,7 +85,7 @@ func (c *Cluster) removeDeadMasters(ctx context.Context) error {
 func (c *Cluster) noteDead(ctx context.Context, since map[raft.ServerID]time.Time, now time.Time) {
 	vouched := map[string]bool{c.cfg.Name: true}
 	for _, m := range c.gossip.Members() {
-		if m.Role == pki.RoleMaster && m.State == MemberAlive {
+		if m.Role == pki.RoleMaster && m.State == gossip.Alive {
 			vouched[m.Name] = true
 		}
 	}

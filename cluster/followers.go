@@ -25,6 +25,9 @@ type follower struct {
 	notAfter   time.Time
 }
 
+// forgottenAfter is how long a worker that is gone is remembered.
+const forgottenAfter = 24 * time.Hour
+
 // followers are the workers that follow this master (TrustService.Follow). The zero value is ready.
 type followers struct {
 	mu    sync.Mutex

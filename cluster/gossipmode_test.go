@@ -6,48 +6,46 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/kontiki/kontiki/cluster/gossip"
+	"github.com/kontiki/kontiki/cluster/pki"
 )
 
-func TestWhoShouldGossip(t *testing.T) {
-	for _, test := range []struct {
-		mode, present string
-		limit, count  int
-		want          string
-	}{
-		{"", gossipAll, 0, 2000, gossipAll},
-		{"auto", gossipAll, 0, 2001, gossipMastersOnly},
-		{"auto", gossipMastersOnly, 0, 1501, gossipMastersOnly}, // no to and fro at the limit
-		{"auto", gossipMastersOnly, 0, 1500, gossipAll},
-		{"auto", gossipAll, 10, 11, gossipMastersOnly},
-		{"all", gossipMastersOnly, 10, 5000, gossipAll},
-		{"masters", gossipAll, 0, 0, gossipMastersOnly},
-	} {
-		cfg := Config{GossipMode: test.mode, GossipLimit: test.limit}
-		if got := cfg.wantedGossip(test.present, test.count); got != test.want {
-			t.Errorf("%+v: %s", test, got)
+func TestUnknownGossipModesAreRefused(t *testing.T) {
+	for _, mode := range []string{"some", "auto"} {
+		cfg := testConfig(t, "master-1")
+		cfg.Bootstrap, cfg.GossipMode = true, mode
+		if _, err := Open(context.Background(), cfg); err == nil || !strings.Contains(err.Error(), "use all or masters") {
+			t.Errorf("opened with gossip among %s: %v", mode, err)
 		}
-	}
-	cfg := testConfig(t, "master-1")
-	cfg.Bootstrap, cfg.GossipMode = true, "some"
-	if _, err := Open(context.Background(), cfg); err == nil || !strings.Contains(err.Error(), "all, masters or auto") {
-		t.Errorf("opened with gossip among some: %v", err)
 	}
 }
 
 // gossiping are the workers that a master's gossip sees alive.
 func gossiping(n *node) (names []string) {
 	for _, m := range n.c.Members() {
-		if m.Role == RoleWorker && m.State == MemberAlive {
+		if m.Role == RoleWorker && m.State == gossip.Alive {
 			names = append(names, m.Name)
 		}
 	}
 	return names
 }
 
-// TestWorkersLeaveGossipWhenThereAreMany sees workers leave gossip when the third one comes, and come back when two of the
-// three have gone; masters gossip on, a worker that restarts knows what to do, and nobody is let in under a name in use.
-func TestWorkersLeaveGossipWhenThereAreMany(t *testing.T) {
-	m := startMasters(t, 2, func(cfg *Config) { cfg.GossipLimit = 2 })
+// TestWorkersLeaveGossipWhenTheMastersSaySo sees workers leave gossip when the masters are started with another mode, and come back; masters
+// gossip on, a worker that restarts knows what to do, and nobody is let in under a name in use.
+func TestWorkersLeaveGossipWhenTheMastersSaySo(t *testing.T) {
+	m := startMasters(t, 2)
+	restart := func(mode string) {
+		for _, n := range m.nodes {
+			n.stop()
+			n.cfg.GossipMode = mode
+			n.start()
+		}
+		for _, n := range m.nodes {
+			n.waitReady()
+		}
+	}
 	var workers []*runningWorker
 	expect := func(what string, want int) {
 		t.Helper()
@@ -64,14 +62,13 @@ func TestWorkersLeaveGossipWhenThereAreMany(t *testing.T) {
 		w := joinWorker(t, joinConfig(t, fmt.Sprintf("worker-%d", i+1), workerToken(t, m), m))
 		w.run()
 		workers = append(workers, w)
-		if i == 1 {
-			expect("two workers in gossip", 2)
-		}
 	}
+	expect("all workers in gossip", 3)
+	restart("masters")
 	expect("no worker in gossip", 0)
 	for _, n := range m.nodes {
 		for _, other := range m.nodes {
-			expectState(t, n.c.Gossip(), Peer{Role: RoleMaster, Name: other.cfg.Name}, MemberAlive)
+			n.expectMember(RoleMaster, other.cfg.Name, gossip.Alive)
 		}
 	}
 	eventually(t, "the workers to have it on disk", func() error {
@@ -89,5 +86,53 @@ func TestWorkersLeaveGossipWhenThereAreMany(t *testing.T) {
 	}
 	workers[1].stop()
 	workers[2].stop()
+	restart("all")
 	expect("the last worker in gossip again", 1)
+}
+
+func TestMastersGossip(t *testing.T) {
+	m := startMasters(t, 3)
+	for _, n := range m.nodes {
+		for i := 1; i <= 3; i++ {
+			n.expectMember(RoleMaster, fmt.Sprintf("master-%d", i), gossip.Alive)
+		}
+		if got := len(n.c.MasterAddresses()); got != 3 {
+			t.Errorf("%s knows %d masters' addresses", n.cfg.Name, got)
+		}
+	}
+	start := time.Now()
+	m.nodes[2].stop()
+	m.nodes[0].expectMember(RoleMaster, "master-3", gossip.Left)
+	t.Logf("stopped in %s", time.Since(start).Round(time.Millisecond))
+}
+
+// startGossip starts a host that gossips and does nothing else.
+func startGossip(t testing.TB, name string, key []byte, seed string) *gossip.Gossip {
+	t.Helper()
+	g, err := gossip.Start(gossip.Config{
+		Name: name, Role: RoleWorker, Address: "10.0.0.1:6444", BindAddress: "127.0.0.1:0", Keys: [][]byte{key},
+		Seeds: func() []string { return []string{seed} }, Timings: gossip.Local, Logger: testLog(t),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.Abandon)
+	return g
+}
+
+func expectMember(t testing.TB, g *gossip.Gossip, role pki.Role, name string, want gossip.State) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%s to be %s", name, want), func() error {
+		for _, m := range g.Members() {
+			if m.Name == name && m.Role == role && m.State == want {
+				return nil
+			}
+		}
+		return fmt.Errorf("the members are %+v", g.Members())
+	})
+}
+
+func (n *node) expectMember(role pki.Role, name string, want gossip.State) {
+	n.t.Helper()
+	expectMember(n.t, n.c.Gossip(), role, name, want)
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
@@ -19,7 +20,7 @@ var fast = Timings{
 	SnapshotInterval: 100 * time.Millisecond, SnapshotThreshold: 100000, TrailingLogs: 10240,
 	Transport: time.Second, Handshake: time.Second, Propose: 20 * time.Second, Shutdown: time.Second,
 	DiskStall: 300 * time.Millisecond, Readmit: patience,
-	Gossip: GossipLocal,
+	Gossip: gossip.Local,
 }
 
 const patience = 20 * time.Second

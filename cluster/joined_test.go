@@ -4,6 +4,8 @@ import (
 	"context"
 	"testing"
 	"time"
+
+	"github.com/kontiki/kontiki/cluster/gossip"
 )
 
 // runningWorker is a worker of a test: its identity, kept up to date, and its part in gossip.
@@ -42,8 +44,8 @@ func (w *runningWorker) run() {
 	done := make(chan error, 2)
 	go func() { done <- w.Run(ctx) }()
 	go func() {
-		done <- w.RunGossip(ctx, GossipConfig{
-			Name: w.Name, Role: RoleWorker, Address: "127.0.0.1", Version: "test", BindAddress: "127.0.0.1:0", Timings: GossipLocal, Logger: testLog(w.t),
+		done <- w.RunGossip(ctx, gossip.Config{
+			Name: w.Name, Role: RoleWorker, Address: "127.0.0.1", Version: "test", BindAddress: "127.0.0.1:0", Timings: gossip.Local, Logger: testLog(w.t),
 		})
 	}()
 	stopped := false

@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -9,6 +8,8 @@ import (
 	"log/slog"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/kontiki/kontiki/internal/logline"
 )
 
 // raftLog hands raft's log to slog. Raft's info is our debug: it tells of elections, which cluster logs itself.
@@ -85,13 +86,5 @@ func (l *raftLog) StandardLogger(*hclog.StandardLoggerOptions) *log.Logger {
 	return log.New(l.StandardWriter(nil), "", 0)
 }
 func (l *raftLog) StandardWriter(*hclog.StandardLoggerOptions) io.Writer {
-	return lineWriter(func(line []byte) { l.Info(string(line)) })
-}
-
-// lineWriter calls a function for each write, without its line's end.
-type lineWriter func(line []byte)
-
-func (w lineWriter) Write(p []byte) (int, error) {
-	w(bytes.TrimRight(p, "\n"))
-	return len(p), nil
+	return logline.Writer(func(line []byte) { l.Info(string(line)) })
 }

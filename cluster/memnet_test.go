@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -386,8 +387,8 @@ func (h memHost) Gossip(address string) (memberlist.Transport, error) {
 }
 
 func (g *memGossip) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
-	host, port, err := splitPort(g.address)
-	return net.ParseIP(host), port, err
+	address, err := netip.ParseAddrPort(g.address)
+	return net.IP(address.Addr().AsSlice()), int(address.Port()), err
 }
 
 func (g *memGossip) peer(address string) *memGossip {

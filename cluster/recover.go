@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/storage"
 	"github.com/kontiki/kontiki/fsm"
 )
@@ -116,7 +117,7 @@ const recoveryCheck = time.Second
 func (c *Cluster) watchRecoveries(ctx context.Context) error {
 	events := c.gossip.Events()
 	defer events.Close()
-	asked := map[string]Member{} // those that did not answer yet
+	asked := map[string]gossip.Member{} // those that did not answer yet
 	for {
 		wait, cancel := ctx, context.CancelFunc(func() {})
 		if len(asked) > 0 {
@@ -127,7 +128,7 @@ func (c *Cluster) watchRecoveries(ctx context.Context) error {
 		switch {
 		case err == nil && m.Role == RoleMaster:
 			delete(asked, m.Name)
-			if m.State == MemberAlive && m.Recoveries > c.memberNow().Recoveries {
+			if m.State == gossip.Alive && m.Recoveries > c.memberNow().Recoveries {
 				asked[m.Name] = m
 			}
 		case err != nil && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)):
@@ -146,7 +147,7 @@ func (c *Cluster) watchRecoveries(ctx context.Context) error {
 }
 
 // wentOnWithout asks a master whether the cluster was recovered without this one: ErrStale. It answers false where the master does not.
-func (c *Cluster) wentOnWithout(ctx context.Context, m Member) (known bool, err error) {
+func (c *Cluster) wentOnWithout(ctx context.Context, m gossip.Member) (known bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, aliveBound)
 	defer cancel()
 	answer, err := c.ask(ctx, m.Address)

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/pki"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
@@ -343,12 +344,12 @@ func TestRotationOfGossipAndSecretKeys(t *testing.T) {
 	peers := []Peer{{Role: RoleMaster, Name: "master-1"}, {Role: RoleMaster, Name: "master-2"}, {Role: RoleMaster, Name: "master-3"}, {Role: RoleWorker, Name: "worker-1"}}
 	for _, n := range m.nodes {
 		for _, p := range peers {
-			expectState(t, n.c.Gossip(), p, MemberAlive)
+			n.expectMember(p.Role, p.Name, gossip.Alive)
 		}
 	}
 	m.everybody(0, w)
 	before := m.nodes[0].c.Identity()
-	events := make([]*MemberEvents, len(m.nodes))
+	events := make([]*gossip.Events, len(m.nodes))
 	for i, n := range m.nodes {
 		events[i] = n.c.MemberEvents()
 		defer events[i].Close()
@@ -365,12 +366,12 @@ func TestRotationOfGossipAndSecretKeys(t *testing.T) {
 		t.Errorf("secret keys after their rotation: current %s, %d keys", now.CurrentSecretKey, len(now.SecretKeys))
 	}
 	for i, n := range m.nodes {
-		if keys := n.c.gossip.keyring.GetKeys(); len(keys) != 1 || !bytes.Equal(keys[0], now.GossipKeys[0]) {
+		if keys := n.c.gossip.Keys(); len(keys) != 1 || !bytes.Equal(keys[0], now.GossipKeys[0]) {
 			t.Errorf("%s gossips with %d keys", n.cfg.Name, len(keys))
 		}
 		// A host that comes now finds the others by the new key; news by it shows that gossip works.
 		for _, p := range peers {
-			expectState(t, n.c.Gossip(), p, MemberAlive)
+			n.expectMember(p.Role, p.Name, gossip.Alive)
 		}
 		drain, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 		for {
@@ -378,16 +379,16 @@ func TestRotationOfGossipAndSecretKeys(t *testing.T) {
 			if err != nil {
 				break
 			}
-			if member.State == MemberDead || member.State == MemberLeft {
+			if member.State == gossip.Dead || member.State == gossip.Left {
 				t.Errorf("%s saw %s %s as %s during the rotation", n.cfg.Name, member.Role, member.Name, member.State)
 			}
 		}
 		cancel()
 	}
-	newcomer := startGossip(t, "worker-9", Peer{Role: RoleWorker}, now.GossipKeys[0], m.nodes[0].c.GossipAddress())
-	expectState(t, newcomer, peers[3], MemberAlive)
-	outsider := startGossip(t, "worker-8", Peer{Role: RoleWorker}, before.GossipKeys[0], m.nodes[0].c.GossipAddress())
-	expectState(t, m.nodes[1].c.Gossip(), Peer{Role: RoleWorker, Name: "worker-9"}, MemberAlive)
+	newcomer := startGossip(t, "worker-9", now.GossipKeys[0], m.nodes[0].c.GossipAddress())
+	expectMember(t, newcomer, peers[3].Role, peers[3].Name, gossip.Alive)
+	outsider := startGossip(t, "worker-8", before.GossipKeys[0], m.nodes[0].c.GossipAddress())
+	m.nodes[1].expectMember(RoleWorker, "worker-9", gossip.Alive)
 	for _, member := range append(m.nodes[0].c.Members(), outsider.Members()...) {
 		if member.Name == "worker-8" && member.Gossip != outsider.Address() || member.Name == "master-1" && member.Gossip == "" {
 			t.Errorf("unexpected member %+v", member)

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/kv"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
@@ -221,7 +222,7 @@ func (s joinService) JoinWorker(ctx context.Context, r *clusterv1.JoinWorkerRequ
 	}
 	for _, m := range c.gossip.Members() {
 		host, _, _ := net.SplitHostPort(m.Gossip)
-		if m.Role == pki.RoleWorker && m.Name == r.Name && m.State == MemberAlive && !slices.Contains(r.Addresses, host) {
+		if m.Role == pki.RoleWorker && m.Name == r.Name && m.State == gossip.Alive && !slices.Contains(r.Addresses, host) {
 			return nil, toStatus(fmt.Errorf("the name %q is %w: the worker at %s has it and is alive; choose another name", r.Name, ErrNameTaken, host))
 		}
 	}
@@ -379,7 +380,7 @@ func (s workerService) Renew(ctx context.Context, r *clusterv1.RenewRequest) (*c
 func (c *Cluster) gossipSeeds() []string {
 	seeds := []string{c.gossip.Address()}
 	for _, m := range c.gossip.Members() {
-		if m.Role == pki.RoleMaster && m.Name != c.cfg.Name && m.State == MemberAlive {
+		if m.Role == pki.RoleMaster && m.Name != c.cfg.Name && m.State == gossip.Alive {
 			seeds = append(seeds, m.Gossip)
 		}
 	}

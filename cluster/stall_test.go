@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/test/robustness/faultfs"
 )
 
@@ -35,7 +36,7 @@ func TestDisksThatStallForTenSeconds(t *testing.T) {
 }
 
 func stallForTenSeconds(t *testing.T, which func(*masters) []*node, goesOn bool) {
-	m, disks := onDisks(t, 3, func(cfg *Config) { cfg.Timings = Timings{Gossip: GossipLocal} })
+	m, disks := onDisks(t, 3, func(cfg *Config) { cfg.Timings = Timings{Gossip: gossip.Local} })
 	m.leader().put("/t/first", "x")
 	w := startWriters(m)
 	w.progress(t)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/pki"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
@@ -104,7 +105,7 @@ func (c *Cluster) Status(ctx context.Context) (*Status, error) {
 			answers = append(answers, answer{server: server, status: c.nodeStatus()})
 		}
 	}
-	gossip := map[string]Member{}
+	gossip := map[string]gossip.Member{}
 	for _, m := range c.gossip.Members() {
 		if m.Role == pki.RoleMaster {
 			gossip[m.Name] = m
@@ -126,7 +127,7 @@ func (c *Cluster) Status(ctx context.Context) (*Status, error) {
 	return s, nil
 }
 
-func memberStatus(a answer, leader string, committed uint64, seen Member) MemberStatus {
+func memberStatus(a answer, leader string, committed uint64, seen gossip.Member) MemberStatus {
 	m := MemberStatus{
 		Name: string(a.server.ID), Address: string(a.server.Address), Role: StatusVoter, Health: HealthUnreachable, LastContact: "never",
 		APIAddress: seen.APIAddress, Gossip: string(seen.State),

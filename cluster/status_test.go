@@ -9,6 +9,8 @@ import (
 	"github.com/hashicorp/raft"
 
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+
+	"github.com/kontiki/kontiki/cluster/gossip"
 )
 
 func TestProblemsAreNamed(t *testing.T) {
@@ -79,17 +81,17 @@ func TestWhoHoldsTheFeatureLevelBack(t *testing.T) {
 
 func TestMemberStatusOfAnAnswer(t *testing.T) {
 	server := raft.Server{ID: "b", Address: "10.0.0.2:6444"}
-	if m := memberStatus(answer{server: server}, "a", 5000, Member{}); m.Health != HealthUnreachable || m.Gossip != "unknown" || m.LastContact != "never" {
+	if m := memberStatus(answer{server: server}, "a", 5000, gossip.Member{}); m.Health != HealthUnreachable || m.Gossip != "unknown" || m.LastContact != "never" {
 		t.Errorf("no answer: %+v", m)
 	}
 	said := &clusterv1.NodeStatusResponse{Name: "b", Leader: "a", LastContactMs: 7, DiskWriteUs: 1500, Conditions: []string{ConditionDiskFull, ConditionDiskStalled}}
-	m := memberStatus(answer{server: server, status: said, took: 3 * time.Millisecond}, "a", 5000, Member{State: MemberAlive, APIAddress: "10.0.0.2:6443"})
+	m := memberStatus(answer{server: server, status: said, took: 3 * time.Millisecond}, "a", 5000, gossip.Member{State: gossip.Alive, APIAddress: "10.0.0.2:6443"})
 	if m.Health != "disk-full,disk-stalled" || m.RoundTrip != "3ms" || m.DiskWrite != "1.5ms" || m.LastContact != "7ms" || m.FeatureLevel != 1 || m.APIAddress != "10.0.0.2:6443" || m.Gossip != "alive" {
 		t.Errorf("%+v", m)
 	}
 	for end, want := range map[uint64]string{6000: HealthOK, 5000: HealthOK, 5000 - behindEntries: HealthOK, 5000 - behindEntries - 1: HealthBehind} {
 		a := answer{server: server, status: &clusterv1.NodeStatusResponse{Name: "b", Leader: "a", LastIndex: end}}
-		if m := memberStatus(a, "a", 5000, Member{}); m.Health != want {
+		if m := memberStatus(a, "a", 5000, gossip.Member{}); m.Health != want {
 			t.Errorf("a log that ends at %d of 5000: %s, want %s", end, m.Health, want)
 		}
 	}

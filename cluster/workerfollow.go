@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/pki"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
@@ -242,7 +243,7 @@ func (w *WorkerIdentity) renewAnywhere(ctx context.Context) error {
 
 // RunGossip takes part in gossip for as long as workers do, until the context ends. Keys and seeds of the configuration are
 // filled in, and follow the identity.
-func (w *WorkerIdentity) RunGossip(ctx context.Context, cfg GossipConfig) error {
+func (w *WorkerIdentity) RunGossip(ctx context.Context, cfg gossip.Config) error {
 	cfg.Seeds = func() []string { return w.state.Load().GossipSeeds }
 	// Whether it does, a master knows best; without one, what was last told counts.
 	timer := time.NewTimer(firstWord)
@@ -253,7 +254,7 @@ func (w *WorkerIdentity) RunGossip(ctx context.Context, cfg GossipConfig) error 
 	case <-ctx.Done():
 		return nil
 	}
-	var g *Gossip
+	var g *gossip.Gossip
 	defer func() {
 		if g != nil {
 			_ = g.Close() // what cannot be told to the others, they find out
@@ -269,7 +270,7 @@ func (w *WorkerIdentity) RunGossip(ctx context.Context, cfg GossipConfig) error 
 			g = nil
 		case !state.MastersGossip && g == nil:
 			cfg.Keys = state.GossipKeys
-			if g, err = StartGossip(cfg); err != nil {
+			if g, err = gossip.Start(cfg); err != nil {
 				return err
 			}
 		case g != nil:

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cmd/kontiki/early"
 	"github.com/kontiki/kontiki/node/agent"
 	"github.com/kontiki/kontiki/node/dns"
@@ -130,7 +131,7 @@ func runAgent(ctx context.Context, o *agentOptions, place agentPlace, log *slog.
 	group, running := errgroup.WithContext(ctx)
 	group.Go(func() error { return identity.Run(running) })
 	group.Go(func() error {
-		return identity.RunGossip(running, cluster.GossipConfig{
+		return identity.RunGossip(running, gossip.Config{
 			Name: place.name, Role: cluster.RoleWorker, Address: place.nodeIP, Version: gitVersion,
 			BindAddress: gossipAddress, AdvertiseAddress: gossipAddress, Logger: log,
 		})

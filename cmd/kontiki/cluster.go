@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/gossip"
 )
 
 // adminLimit bounds an administrator's short command.
@@ -184,7 +185,7 @@ func orDash(text string) string {
 }
 
 func clusterMembers(ctx context.Context, c *adminClient, _ []string) error {
-	var answer struct{ Members []cluster.Member }
+	var answer struct{ Members []gossip.Member }
 	if err := c.call(ctx, http.MethodGet, clusterPath+"/members", nil, &answer); err != nil || c.json {
 		return err
 	}

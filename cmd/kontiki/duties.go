@@ -11,6 +11,7 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/controller"
 	"github.com/kontiki/kontiki/controller/bootstrap"
 	"github.com/kontiki/kontiki/controller/deployment"
@@ -97,7 +98,7 @@ func (m *master) apiAddresses() []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, member := range m.cluster.Members() {
 		// Workers have the key of gossip too: whoever says there to be a master must be one.
-		if member.Role != cluster.RoleMaster || !m.cluster.IsMember(member.Name) || (member.State != cluster.MemberAlive && member.State != cluster.MemberSuspect) {
+		if member.Role != cluster.RoleMaster || !m.cluster.IsMember(member.Name) || (member.State != gossip.Alive && member.State != gossip.Suspect) {
 			continue
 		}
 		if address, err := netip.ParseAddrPort(member.APIAddress); err == nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/nodes"
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 )
 
@@ -27,7 +28,7 @@ const staleGossip = 10 * time.Second
 // session is the better witness, for the worker answers in it: while it does, gossip may say what it wants. Run feeds
 // them.
 type workerHints struct {
-	events *cluster.MemberEvents
+	events *gossip.Events
 	census *nodes.Census
 	// workersGossip says whether workers take part in gossip; what it says of those that left it, because they are not to,
 	// means nothing.
@@ -35,14 +36,14 @@ type workerHints struct {
 
 	mu      sync.Mutex
 	settled time.Time // when every worker must have shown up; zero before
-	gossip  map[string]cluster.Member
+	gossip  map[string]gossip.Member
 	order   []string
 	queued  map[string]bool
 	wake    chan struct{}
 }
 
-func newWorkerHints(members func() []cluster.Member, workersGossip func() bool, events *cluster.MemberEvents, census *nodes.Census) *workerHints {
-	h := &workerHints{events: events, census: census, workersGossip: workersGossip, gossip: map[string]cluster.Member{}, queued: map[string]bool{}, wake: make(chan struct{}, 1)}
+func newWorkerHints(members func() []gossip.Member, workersGossip func() bool, events *gossip.Events, census *nodes.Census) *workerHints {
+	h := &workerHints{events: events, census: census, workersGossip: workersGossip, gossip: map[string]gossip.Member{}, queued: map[string]bool{}, wake: make(chan struct{}, 1)}
 	for _, m := range members() {
 		if m.Role == cluster.RoleWorker {
 			h.gossip[m.Name] = m
@@ -96,7 +97,7 @@ func (h *workerHints) Run(ctx context.Context) error {
 }
 
 // tell queues a worker for Next, with what gossip says if that is the news.
-func (h *workerHints) tell(name string, m *cluster.Member) {
+func (h *workerHints) tell(name string, m *gossip.Member) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if m != nil {
@@ -160,15 +161,15 @@ func (h *workerHints) member(name string) nodelifecycle.Member {
 
 // believe draws together what a worker's session and gossip say. settled is when a worker without a session became
 // suspect for that, or zero.
-func believe(name string, w nodes.Worker, hadSession bool, m cluster.Member, gossips bool, settled time.Time) nodelifecycle.Member {
+func believe(name string, w nodes.Worker, hadSession bool, m gossip.Member, gossips bool, settled time.Time) nodelifecycle.Member {
 	// What gossip said long before the session broke was wrong then, or is about hosts that do not gossip any more.
 	stale := hadSession && m.Since.Before(w.Since.Add(-staleGossip))
 	switch {
 	case hadSession && w.State == nodes.Connected:
 		return nodelifecycle.Member{Name: name, State: nodelifecycle.Alive, Since: w.Since}
-	case gossips && !stale && m.State == cluster.MemberDead:
+	case gossips && !stale && m.State == gossip.Dead:
 		return nodelifecycle.Member{Name: name, State: nodelifecycle.Dead, Since: m.Since}
-	case gossips && !stale && m.State == cluster.MemberLeft:
+	case gossips && !stale && m.State == gossip.Left:
 		return nodelifecycle.Member{Name: name, State: nodelifecycle.Left, Since: m.Since}
 	case hadSession:
 		return nodelifecycle.Member{Name: name, State: nodelifecycle.Suspect, Since: w.Since}

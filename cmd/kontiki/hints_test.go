@@ -18,42 +18,43 @@ import (
 
 	"github.com/kontiki/kontiki/api/nodes"
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 )
 
 func TestWhatIsBelievedOfAWorker(t *testing.T) {
 	at := func(second int) time.Time { return time.Date(2026, 1, 2, 3, 4, second, 0, time.UTC) }
 	session := func(s nodes.State) *nodes.Worker { return &nodes.Worker{Name: "w", State: s, Since: at(1)} }
-	gossip := func(s cluster.MemberState) *cluster.Member { return &cluster.Member{Name: "w", State: s, Since: at(2)} }
+	told := func(s gossip.State) *gossip.Member { return &gossip.Member{Name: "w", State: s, Since: at(2)} }
 	settled := at(3)
 	for _, c := range []struct {
 		name    string
 		session *nodes.Worker
-		gossip  *cluster.Member
+		gossip  *gossip.Member
 		settled time.Time
 		want    nodelifecycle.State
 		since   time.Time
 	}{
-		{"a session outweighs gossip", session(nodes.Connected), gossip(cluster.MemberDead), settled, nodelifecycle.Alive, at(1)},
+		{"a session outweighs gossip", session(nodes.Connected), told(gossip.Dead), settled, nodelifecycle.Alive, at(1)},
 		{"a session alone", session(nodes.Connected), nil, settled, nodelifecycle.Alive, at(1)},
-		{"quiet, and gossip sees it", session(nodes.Quiet), gossip(cluster.MemberAlive), settled, nodelifecycle.Suspect, at(1)},
-		{"broken, and gossip sees it", session(nodes.Gone), gossip(cluster.MemberAlive), settled, nodelifecycle.Suspect, at(1)},
+		{"quiet, and gossip sees it", session(nodes.Quiet), told(gossip.Alive), settled, nodelifecycle.Suspect, at(1)},
+		{"broken, and gossip sees it", session(nodes.Gone), told(gossip.Alive), settled, nodelifecycle.Suspect, at(1)},
 		{"broken, where workers do not gossip", session(nodes.Gone), nil, settled, nodelifecycle.Suspect, at(1)},
-		{"broken, and one host suspects it", session(nodes.Gone), gossip(cluster.MemberSuspect), settled, nodelifecycle.Suspect, at(1)},
-		{"broken, and gossip has lost it", session(nodes.Gone), gossip(cluster.MemberDead), settled, nodelifecycle.Dead, at(2)},
-		{"broken, and it said goodbye", session(nodes.Gone), gossip(cluster.MemberLeft), settled, nodelifecycle.Left, at(2)},
-		{"broken, and gossip has been wrong for long", &nodes.Worker{Name: "w", State: nodes.Gone, Since: at(30)}, gossip(cluster.MemberDead), settled, nodelifecycle.Suspect, at(30)},
-		{"broken, and it left gossip long ago", &nodes.Worker{Name: "w", State: nodes.Gone, Since: at(30)}, gossip(cluster.MemberLeft), settled, nodelifecycle.Suspect, at(30)},
-		{"gossip was faster than the session", &nodes.Worker{Name: "w", State: nodes.Quiet, Since: at(5)}, gossip(cluster.MemberDead), settled, nodelifecycle.Dead, at(2)},
-		{"a new leader has not heard of it yet", nil, gossip(cluster.MemberAlive), time.Time{}, nodelifecycle.Alive, at(2)},
-		{"a new leader should have heard of it", nil, gossip(cluster.MemberAlive), settled, nodelifecycle.Suspect, at(3)},
-		{"dead already when the leader began", nil, gossip(cluster.MemberDead), time.Time{}, nodelifecycle.Dead, at(2)},
+		{"broken, and one host suspects it", session(nodes.Gone), told(gossip.Suspect), settled, nodelifecycle.Suspect, at(1)},
+		{"broken, and gossip has lost it", session(nodes.Gone), told(gossip.Dead), settled, nodelifecycle.Dead, at(2)},
+		{"broken, and it said goodbye", session(nodes.Gone), told(gossip.Left), settled, nodelifecycle.Left, at(2)},
+		{"broken, and gossip has been wrong for long", &nodes.Worker{Name: "w", State: nodes.Gone, Since: at(30)}, told(gossip.Dead), settled, nodelifecycle.Suspect, at(30)},
+		{"broken, and it left gossip long ago", &nodes.Worker{Name: "w", State: nodes.Gone, Since: at(30)}, told(gossip.Left), settled, nodelifecycle.Suspect, at(30)},
+		{"gossip was faster than the session", &nodes.Worker{Name: "w", State: nodes.Quiet, Since: at(5)}, told(gossip.Dead), settled, nodelifecycle.Dead, at(2)},
+		{"a new leader has not heard of it yet", nil, told(gossip.Alive), time.Time{}, nodelifecycle.Alive, at(2)},
+		{"a new leader should have heard of it", nil, told(gossip.Alive), settled, nodelifecycle.Suspect, at(3)},
+		{"dead already when the leader began", nil, told(gossip.Dead), time.Time{}, nodelifecycle.Dead, at(2)},
 	} {
 		var w nodes.Worker
 		if c.session != nil {
 			w = *c.session
 		}
-		var m cluster.Member
+		var m gossip.Member
 		if c.gossip != nil {
 			m = *c.gossip
 		}
@@ -65,15 +66,15 @@ func TestWhatIsBelievedOfAWorker(t *testing.T) {
 
 // Where workers do not gossip, what gossip says of those that left it means nothing.
 func TestGossipThatWorkersLeftIsNotBelieved(t *testing.T) {
-	gossip := true
+	workersGossip := true
 	census := nodes.NewCensus(nodes.CensusConfig{Masters: func() []string { return nil }, Log: slog.New(slog.DiscardHandler)})
-	h := newWorkerHints(func() []cluster.Member {
-		return []cluster.Member{{Name: "w", Role: cluster.RoleWorker, State: cluster.MemberLeft}}
-	}, func() bool { return gossip }, nil, census)
+	h := newWorkerHints(func() []gossip.Member {
+		return []gossip.Member{{Name: "w", Role: cluster.RoleWorker, State: gossip.Left}}
+	}, func() bool { return workersGossip }, nil, census)
 	if m := h.Members(); len(m) != 1 || m[0].State != nodelifecycle.Left {
 		t.Errorf("while workers gossip: %+v", m)
 	}
-	gossip = false
+	workersGossip = false
 	if m := h.Members(); len(m) != 1 || m[0].State != nodelifecycle.Alive { // until it should have had a session
 		t.Errorf("a new leader that has heard nothing: %+v", m)
 	}
@@ -88,7 +89,7 @@ func TestWorkerHintsAreOfWorkersAlone(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
-	timings := cluster.Timings{Heartbeat: 200 * time.Millisecond, Election: 200 * time.Millisecond, Lease: 150 * time.Millisecond, Gossip: cluster.GossipLocal}
+	timings := cluster.Timings{Heartbeat: 200 * time.Millisecond, Election: 200 * time.Millisecond, Lease: 150 * time.Millisecond, Gossip: gossip.Local}
 	c, err := cluster.Open(ctx, cluster.Config{
 		Name: "host-1", DataDir: t.TempDir(), BindAddress: "127.0.0.1:0", GossipBindAddress: "127.0.0.1:0", Bootstrap: true, Timings: timings, Logger: quiet,
 	})
@@ -119,9 +120,9 @@ func TestWorkerHintsAreOfWorkersAlone(t *testing.T) {
 	}()
 
 	// A master and a worker may share a host, and so a name.
-	worker, err := cluster.StartGossip(cluster.GossipConfig{
+	worker, err := gossip.Start(gossip.Config{
 		Name: "host-1", Role: cluster.RoleWorker, Address: "127.0.0.1", BindAddress: "127.0.0.1:0", Keys: c.Identity().GossipKeys,
-		Seeds: func() []string { return []string{c.Gossip().Address()} }, Timings: cluster.GossipLocal, Logger: quiet,
+		Seeds: func() []string { return []string{c.Gossip().Address()} }, Timings: gossip.Local, Logger: quiet,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +147,7 @@ func TestWorkerHintsAreOfWorkersAlone(t *testing.T) {
 	// It can say goodbye only to those that it knows itself.
 	known := worker.Events()
 	defer known.Close()
-	for m := (cluster.Member{}); m.Role != cluster.RoleMaster || m.State != cluster.MemberAlive; {
+	for m := (gossip.Member{}); m.Role != cluster.RoleMaster || m.State != gossip.Alive; {
 		if m, err = known.Next(ctx); err != nil {
 			t.Fatalf("the worker does not hear of the master: %v", err)
 		}

@@ -97,7 +97,7 @@ func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Com
 	f.Float64Var(&o.evictions.SecondaryRate, "secondary-node-eviction-rate", o.evictions.SecondaryRate, "the same of an unhealthy zone; 0 if it is not larger than --large-cluster-size-threshold")
 	f.Float64Var(&o.evictions.UnhealthyZone, "unhealthy-zone-threshold", o.evictions.UnhealthyZone, "the fraction of a zone's nodes, and at least three, that must not be ready for it to be unhealthy")
 	f.IntVar(&o.evictions.LargeCluster, "large-cluster-size-threshold", o.evictions.LargeCluster, "up to how many nodes an unhealthy zone counts as small: nothing is evicted from it")
-	f.StringVar(&o.gossip, "gossip", "auto", "who takes part in gossip: all, masters, or auto, which is masters only with more than 2,000 workers; the same on all masters")
+	f.StringVar(&o.gossip, "gossip", "all", "who takes part in gossip: all, or masters, which is better with more than 2,000 workers; the same on all masters")
 	f.DurationVar(&o.timings.Certificate, "certificate-lifetime", pki.DefaultTTL, "how long certificates live that this master issues; they are renewed at two thirds of it")
 	f.DurationVar(&o.deadMasters, "remove-dead-masters-after", time.Hour, "how long a master may be dead before it is removed, if three or more others vote; 0 is never")
 	f.StringVar(&o.backups.Dir, "snapshot-dir", "", "where this master keeps the snapshots that it takes by itself (default: snapshots in the data directory)")

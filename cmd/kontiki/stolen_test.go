@@ -24,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/node/runtime/fake"
 	"github.com/kontiki/kontiki/node/server"
@@ -276,16 +277,16 @@ func TestWhatAStolenWorkerCertificateOpens(t *testing.T) {
 	})
 
 	t.Run("gossip", func(t *testing.T) {
-		evil, err := cluster.StartGossip(cluster.GossipConfig{
+		evil, err := gossip.Start(gossip.Config{
 			Name: "master-9", Role: cluster.RoleMaster, Address: "192.0.2.66:6444", APIAddress: "192.0.2.66:6443", BindAddress: "127.0.0.1:0", Keys: m.cluster.Identity().GossipKeys,
-			Seeds: func() []string { return []string{m.cluster.GossipAddress()} }, Timings: cluster.GossipLocal, Logger: m.log,
+			Seeds: func() []string { return []string{m.cluster.GossipAddress()} }, Timings: gossip.Local, Logger: m.log,
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer evil.Close()
 		awaitThat(t, "the false master to be heard", func() error {
-			if slices.ContainsFunc(m.cluster.Members(), func(member cluster.Member) bool { return member.Name == "master-9" }) {
+			if slices.ContainsFunc(m.cluster.Members(), func(member gossip.Member) bool { return member.Name == "master-9" }) {
 				return nil
 			}
 			return errors.New("not heard")

@@ -15,7 +15,7 @@ const module = "github.com/kontiki/kontiki/"
 
 // rule says what a folder's packages may import of ours, and what no dependency of theirs may be. Tests are exempt.
 type rule struct {
-	folder string
+	folder string // the first rule whose folder holds a package is its rule
 	// may are folders of ours, beside the folder itself.
 	may []string
 	// never are import path prefixes that must not be reached, not even through others.
@@ -39,6 +39,9 @@ var rules = []rule{
 	{"proto", nil, []string{kubernetes, raft}},
 	{"internal", nil, []string{kubernetes, raft}},
 	{"fsm", []string{"proto", "internal"}, []string{kubernetes, raft, "net/http", "crypto/rand", "math/rand", "google.golang.org/grpc"}},
+	{"cluster/pki", []string{"internal"}, []string{kubernetes, raft, "google.golang.org/grpc"}},
+	{"cluster/gossip", []string{"cluster/pki", "internal"}, []string{kubernetes, raft, module + "fsm", "google.golang.org/grpc"}},
+	{"cluster/storage", []string{"cluster/pki", "fsm", "internal"}, []string{kubernetes, "google.golang.org/grpc"}},
 	{"cluster", []string{"fsm", "proto", "internal"}, []string{kubernetes}},
 	{"api", []string{"proto", "internal"}, append([]string{raft}, serving...)},
 	{"controller", []string{"api/client", "internal"}, append([]string{raft, module + "api/rest", containerd}, serving...)},

@@ -1,4 +1,8 @@
-package cluster
+// Package gossip tells which hosts of a cluster are alive, suspect, dead or have left, by hashicorp/memberlist (SWIM). Masters take part,
+// and workers as long as they are few enough; all that is sent is encrypted. What it says is a hint: confirm it before acting on it.
+//
+// memberlist calls back under its own lock, so its events only ever go into a map and into queues that never block (Events).
+package gossip
 
 import (
 	"bytes"
@@ -19,10 +23,11 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/logline"
 )
 
-// GossipConfig says who gossips and how to find others. Addresses are host:port.
-type GossipConfig struct {
+// Config says who gossips and how to find others. Addresses are host:port.
+type Config struct {
 	Name string
 	Role pki.Role
 	// Address is what other hosts reach this one by: a master's mTLS address, a worker's host address.
@@ -38,33 +43,43 @@ type GossipConfig struct {
 	Keys [][]byte
 	// Seeds answers gossip addresses of hosts that may be there. It is asked again whenever members are missing.
 	Seeds func() []string
-	// Network is how it reaches others; nil is the machine's network.
-	Network Network
-	Timings GossipTimings
-	Logger  *slog.Logger
+	// Transport carries gossip; nil is memberlist's own, on the machine's network.
+	Transport memberlist.Transport
+	Timings   Timings
+	Logger    *slog.Logger
 }
 
-// MemberState is what gossip believes of a host. It is a hint: confirm it before acting on it.
-type MemberState string
+// Timings chooses how often members are probed.
+type Timings uint8
 
 const (
-	MemberAlive   MemberState = "alive"
-	MemberSuspect MemberState = "suspect" // this host's own probe failed; the others have not agreed yet
-	MemberDead    MemberState = "dead"
-	MemberLeft    MemberState = "left" // it said goodbye
+	// LAN are memberlist's LAN timers: a death is seen after 5 to 12 s.
+	LAN Timings = iota
+	// Local is for tests on loopback.
+	Local
+)
+
+// State is what gossip believes of a host. It is a hint: confirm it before acting on it.
+type State string
+
+const (
+	Alive   State = "alive"
+	Suspect State = "suspect" // this host's own probe failed; the others have not agreed yet
+	Dead    State = "dead"
+	Left    State = "left" // it said goodbye
 )
 
 // Member is one host in gossip.
 type Member struct {
-	Name       string      `json:"name"`
-	Role       pki.Role    `json:"role"`
-	Address    string      `json:"address"`
-	APIAddress string      `json:"apiAddress,omitempty"`
-	Gossip     string      `json:"gossipAddress"`
-	Version    string      `json:"version,omitempty"`
-	Recoveries uint64      `json:"recoveries,omitempty"`
-	State      MemberState `json:"state"`
-	Since      time.Time   `json:"since"`
+	Name       string    `json:"name"`
+	Role       pki.Role  `json:"role"`
+	Address    string    `json:"address"`
+	APIAddress string    `json:"apiAddress,omitempty"`
+	Gossip     string    `json:"gossipAddress"`
+	Version    string    `json:"version,omitempty"`
+	Recoveries uint64    `json:"recoveries,omitempty"`
+	State      State     `json:"state"`
+	Since      time.Time `json:"since"`
 }
 
 // memberMeta is a member's metadata; memberlist allows 512 bytes.
@@ -87,7 +102,7 @@ const (
 
 // Gossip is this host's part in gossip. Its methods are safe for concurrent use.
 type Gossip struct {
-	config  GossipConfig
+	config  Config
 	list    *memberlist.Memberlist
 	keyring *memberlist.Keyring
 	address string
@@ -99,7 +114,7 @@ type Gossip struct {
 	mu      sync.Mutex
 	members map[string]*Member // by gossip name
 	leaving map[string]time.Time
-	streams map[*MemberEvents]struct{}
+	streams map[*Events]struct{}
 
 	done chan struct{}
 	wg   sync.WaitGroup
@@ -109,8 +124,8 @@ type Gossip struct {
 // gossipName keeps a master and a worker of one host apart.
 func gossipName(role pki.Role, name string) string { return string(role) + "/" + name }
 
-// StartGossip joins gossip; Close leaves it. It needs no master: workers use it too.
-func StartGossip(cfg GossipConfig) (*Gossip, error) {
+// Start joins gossip; Close leaves it. It needs no master: workers use it too.
+func Start(cfg Config) (*Gossip, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
@@ -130,11 +145,11 @@ func StartGossip(cfg GossipConfig) (*Gossip, error) {
 		log:     cfg.Logger,
 		members: map[string]*Member{},
 		leaving: map[string]time.Time{},
-		streams: map[*MemberEvents]struct{}{},
+		streams: map[*Events]struct{}{},
 		done:    make(chan struct{}),
 	}
 	list := memberlist.DefaultLANConfig()
-	if cfg.Timings == GossipLocal {
+	if cfg.Timings == Local {
 		list = memberlist.DefaultLocalConfig()
 		list.ProbeInterval, list.ProbeTimeout = 200*time.Millisecond, 100*time.Millisecond
 		list.SuspicionMult, list.PushPullInterval = 3, 2*time.Second
@@ -160,12 +175,8 @@ func StartGossip(cfg GossipConfig) (*Gossip, error) {
 	}
 	g.keyring = list.Keyring
 	list.Delegate, list.Events, list.Ping = callbacks{g}, callbacks{g}, callbacks{g}
-	list.Logger = log.New(lineWriter(g.memberlistLog), "", 0)
-	if cfg.Network != nil {
-		if list.Transport, err = cfg.Network.Gossip(cfg.BindAddress); err != nil {
-			return nil, fmt.Errorf("start gossip at %s: %w", cfg.BindAddress, err)
-		}
-	}
+	list.Logger = log.New(logline.Writer(g.memberlistLog), "", 0)
+	list.Transport = cfg.Transport
 	if g.list, err = memberlist.Create(list); err != nil {
 		return nil, fmt.Errorf("start gossip at %s: %w", cfg.BindAddress, err)
 	}
@@ -221,6 +232,9 @@ func (g *Gossip) SetKeys(keys [][]byte) error {
 	return nil
 }
 
+// Keys are the keys in use, the one that encrypts first.
+func (g *Gossip) Keys() [][]byte { return g.keyring.GetKeys() }
+
 // Address is the gossip address that others reach this host by.
 func (g *Gossip) Address() string { return g.address }
 
@@ -241,12 +255,12 @@ func (g *Gossip) Members() []Member {
 	return members
 }
 
-// aliveAddresses are the gossip addresses of the other hosts that are there, masters first.
-func (g *Gossip) aliveAddresses() []string {
+// AliveAddresses are the gossip addresses of the other hosts that are there, masters first.
+func (g *Gossip) AliveAddresses() []string {
 	var masters, workers []string
 	for _, m := range g.Members() {
 		switch {
-		case m.State != MemberAlive || (m.Name == g.config.Name && m.Role == g.config.Role):
+		case m.State != Alive || (m.Name == g.config.Name && m.Role == g.config.Role):
 		case m.Role == pki.RoleMaster:
 			masters = append(masters, m.Gossip)
 		default:
@@ -290,9 +304,9 @@ func (g *Gossip) missing(round int) []string {
 	var missing []string
 	for _, m := range g.Members() {
 		switch m.State {
-		case MemberAlive, MemberSuspect:
+		case Alive, Suspect:
 			alive[m.Gossip] = true
-		case MemberDead:
+		case Dead:
 			missing = append(missing, m.Gossip)
 		}
 	}
@@ -314,7 +328,7 @@ func (g *Gossip) Close() error {
 	var err error
 	g.once.Do(func() {
 		self := gossipName(g.config.Role, g.config.Name)
-		for i, address := range g.aliveAddresses() {
+		for i, address := range g.AliveAddresses() {
 			if i == goodbyes {
 				break
 			}
@@ -327,8 +341,8 @@ func (g *Gossip) Close() error {
 	return err
 }
 
-// abandon stops without a goodbye.
-func (g *Gossip) abandon() { g.once.Do(func() { _ = g.stop() }) }
+// Abandon stops without a goodbye.
+func (g *Gossip) Abandon() { g.once.Do(func() { _ = g.stop() }) }
 
 func (g *Gossip) stop() error {
 	close(g.done)
@@ -372,8 +386,8 @@ func (c callbacks) NotifyLeave(node *memberlist.Node)  { c.g.lost(node.Name) }
 func (c callbacks) NotifyPingComplete(node *memberlist.Node, _ time.Duration, _ []byte) {
 	c.g.mu.Lock()
 	defer c.g.mu.Unlock()
-	if m := c.g.members[node.Name]; m != nil && m.State == MemberSuspect {
-		c.g.set(m, MemberAlive)
+	if m := c.g.members[node.Name]; m != nil && m.State == Suspect {
+		c.g.set(m, Alive)
 	}
 }
 
@@ -381,8 +395,8 @@ func (g *Gossip) goodbye(name string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.leaving[name] = time.Now()
-	if m := g.members[name]; m != nil && m.State == MemberDead && time.Since(m.Since) < 10*time.Second {
-		g.set(m, MemberLeft)
+	if m := g.members[name]; m != nil && m.State == Dead && time.Since(m.Since) < 10*time.Second {
+		g.set(m, Left)
 	}
 }
 
@@ -404,9 +418,9 @@ func (g *Gossip) heard(node *memberlist.Node) {
 		g.members[node.Name] = m
 	}
 	m.Address, m.APIAddress, m.Version, m.Recoveries, m.Gossip = meta.Address, meta.API, meta.Version, meta.Past, node.Address()
-	g.set(m, MemberAlive)
+	g.set(m, Alive)
 	for key, other := range g.members {
-		if (other.State == MemberDead || other.State == MemberLeft) && time.Since(other.Since) > forgottenAfter {
+		if (other.State == Dead || other.State == Left) && time.Since(other.Since) > forgottenAfter {
 			delete(g.members, key)
 			delete(g.leaving, key)
 		}
@@ -421,15 +435,15 @@ func (g *Gossip) lost(name string) {
 	if m == nil {
 		return
 	}
-	state := MemberDead
+	state := Dead
 	if said, ok := g.leaving[name]; ok && time.Since(said) < 30*time.Second {
-		state = MemberLeft
+		state = Left
 	}
 	g.set(m, state)
 }
 
 // set changes a member and tells the streams. The caller holds mu.
-func (g *Gossip) set(m *Member, state MemberState) {
+func (g *Gossip) set(m *Member, state State) {
 	if m.State != state {
 		m.State, m.Since = state, time.Now()
 	}
@@ -448,8 +462,8 @@ func (g *Gossip) memberlistLog(line []byte) {
 	text := string(line)
 	if m := suspectedLine.FindStringSubmatch(text); m != nil {
 		g.mu.Lock()
-		if member := g.members[m[1]]; member != nil && member.State == MemberAlive {
-			g.set(member, MemberSuspect)
+		if member := g.members[m[1]]; member != nil && member.State == Alive {
+			g.set(member, Suspect)
 		}
 		g.mu.Unlock()
 	}

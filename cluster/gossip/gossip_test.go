@@ -1,29 +1,51 @@
-package cluster
+package gossip
 
 import (
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"testing"
 	"time"
+
+	"github.com/kontiki/kontiki/cluster/pki"
 )
 
-func startGossip(t *testing.T, name string, role Peer, key []byte, seeds ...string) *Gossip {
+const patience = 30 * time.Second
+
+// host is a host that a test expects.
+type host struct {
+	Role pki.Role
+	Name string
+}
+
+func eventually(t *testing.T, what string, holds func() error) {
 	t.Helper()
-	g, err := StartGossip(GossipConfig{
+	end := time.Now().Add(patience)
+	for err := holds(); err != nil; err = holds() {
+		if time.Now().After(end) {
+			t.Fatalf("waited for %s: %v", what, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func startGossip(t *testing.T, name string, role host, key []byte, seeds ...string) *Gossip {
+	t.Helper()
+	g, err := Start(Config{
 		Name: name, Role: role.Role, Address: "10.0.0.1:6444", Version: "test", BindAddress: "127.0.0.1:0", Keys: [][]byte{key},
-		Seeds: func() []string { return seeds }, Timings: GossipLocal, Logger: testLog(t),
+		Seeds: func() []string { return seeds }, Timings: Local, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(g.abandon)
+	t.Cleanup(g.Abandon)
 	return g
 }
 
-func expectState(t *testing.T, g *Gossip, role Peer, want MemberState) {
+func expectState(t *testing.T, g *Gossip, role host, want State) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%s to be %s", role.Name, want), func() error {
 		for _, m := range g.Members() {
@@ -40,29 +62,29 @@ func expectState(t *testing.T, g *Gossip, role Peer, want MemberState) {
 
 func TestGossipTellsLeavingFromDying(t *testing.T) {
 	key := bytes.Repeat([]byte{7}, 32)
-	master, worker, sameHost := Peer{Role: RoleMaster, Name: "a"}, Peer{Role: RoleWorker, Name: "b"}, Peer{Role: RoleWorker, Name: "a"}
+	master, worker, sameHost := host{Role: pki.RoleMaster, Name: "a"}, host{Role: pki.RoleWorker, Name: "b"}, host{Role: pki.RoleWorker, Name: "a"}
 	ga := startGossip(t, "a", master, key)
 	events := ga.Events()
 	defer events.Close()
 	gb := startGossip(t, "b", worker, key, ga.Address())
 	gc := startGossip(t, "a", sameHost, key, ga.Address())
 	for _, g := range []*Gossip{ga, gb, gc} {
-		for _, p := range []Peer{master, worker, sameHost} {
-			expectState(t, g, p, MemberAlive)
+		for _, p := range []host{master, worker, sameHost} {
+			expectState(t, g, p, Alive)
 		}
 	}
 	if err := gb.Close(); err != nil {
 		t.Fatal(err)
 	}
-	expectState(t, ga, worker, MemberLeft)
-	gc.abandon()
-	expectState(t, ga, sameHost, MemberDead)
+	expectState(t, ga, worker, Left)
+	gc.Abandon()
+	expectState(t, ga, sameHost, Dead)
 
 	// The stream ends with the members as they are.
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	last := map[Peer]MemberState{}
-	for last[worker] != MemberLeft || last[sameHost] != MemberDead || last[master] != MemberAlive {
+	last := map[host]State{}
+	for last[worker] != Left || last[sameHost] != Dead || last[master] != Alive {
 		m, err := events.Next(ctx)
 		if err != nil {
 			t.Fatalf("the stream ended with %v, it told %v", err, last)
@@ -70,13 +92,13 @@ func TestGossipTellsLeavingFromDying(t *testing.T) {
 		if m.Address != "10.0.0.1:6444" || m.Version != "test" {
 			t.Errorf("member %+v", m)
 		}
-		last[Peer{Role: m.Role, Name: m.Name}] = m.State
+		last[host{Role: m.Role, Name: m.Name}] = m.State
 	}
 
 	// A host that comes back, at another address, is alive again.
 	startGossip(t, "b", worker, key, ga.Address())
-	expectState(t, ga, worker, MemberAlive)
-	ga.abandon()
+	expectState(t, ga, worker, Alive)
+	ga.Abandon()
 	for {
 		if _, err := events.Next(ctx); errors.Is(err, net.ErrClosed) {
 			break
@@ -88,17 +110,17 @@ func TestGossipTellsLeavingFromDying(t *testing.T) {
 
 func TestGossipSuspectsBeforeItBuries(t *testing.T) {
 	key := bytes.Repeat([]byte{7}, 32)
-	a, b := Peer{Role: RoleMaster, Name: "a"}, Peer{Role: RoleWorker, Name: "b"}
+	a, b := host{Role: pki.RoleMaster, Name: "a"}, host{Role: pki.RoleWorker, Name: "b"}
 	ga := startGossip(t, "a", a, key)
 	gb := startGossip(t, "b", b, key, ga.Address())
-	expectState(t, ga, b, MemberAlive)
+	expectState(t, ga, b, Alive)
 	events := ga.Events()
 	defer events.Close()
-	gb.abandon()
+	gb.Abandon()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	var states []MemberState
-	for len(states) == 0 || states[len(states)-1] != MemberDead {
+	var states []State
+	for len(states) == 0 || states[len(states)-1] != Dead {
 		m, err := events.Next(ctx)
 		if err != nil {
 			t.Fatalf("%v after %v", err, states)
@@ -109,7 +131,7 @@ func TestGossipSuspectsBeforeItBuries(t *testing.T) {
 	}
 	suspected := false
 	for _, s := range states {
-		suspected = suspected || s == MemberSuspect
+		suspected = suspected || s == Suspect
 	}
 	if !suspected {
 		t.Errorf("b was %v, never suspect: does memberlist word its log otherwise now?", states)
@@ -117,8 +139,8 @@ func TestGossipSuspectsBeforeItBuries(t *testing.T) {
 }
 
 func TestGossipNeedsTheKey(t *testing.T) {
-	ga := startGossip(t, "a", Peer{Role: RoleMaster}, bytes.Repeat([]byte{7}, 32))
-	gb := startGossip(t, "b", Peer{Role: RoleWorker}, bytes.Repeat([]byte{8}, 32))
+	ga := startGossip(t, "a", host{Role: pki.RoleMaster}, bytes.Repeat([]byte{7}, 32))
+	gb := startGossip(t, "b", host{Role: pki.RoleWorker}, bytes.Repeat([]byte{8}, 32))
 	if n, err := gb.list.Join([]string{ga.Address()}); err == nil || n != 0 {
 		t.Errorf("joined %d hosts with another key: %v", n, err)
 	}
@@ -127,29 +149,13 @@ func TestGossipNeedsTheKey(t *testing.T) {
 	}
 }
 
-func TestMastersGossip(t *testing.T) {
-	m := startMasters(t, 3)
-	for _, n := range m.nodes {
-		for i := 1; i <= 3; i++ {
-			expectState(t, n.c.Gossip(), Peer{Role: RoleMaster, Name: fmt.Sprintf("master-%d", i)}, MemberAlive)
-		}
-		if got := len(n.c.MasterAddresses()); got != 3 {
-			t.Errorf("%s knows %d masters' addresses", n.cfg.Name, got)
-		}
-	}
-	start := time.Now()
-	m.nodes[2].stop()
-	expectState(t, m.nodes[0].c.Gossip(), Peer{Role: RoleMaster, Name: "master-3"}, MemberLeft)
-	t.Logf("stopped in %s", time.Since(start).Round(time.Millisecond))
-}
-
 // TestAllHostsThatAreMissingAreTried: however many are missing, each has its turn.
 func TestAllHostsThatAreMissingAreTried(t *testing.T) {
 	var seeds []string
 	for i := range 3*rejoinAtOnce + 1 {
 		seeds = append(seeds, fmt.Sprintf("10.1.0.%d:7946", i+1))
 	}
-	g := &Gossip{members: map[string]*Member{}, config: GossipConfig{Seeds: func() []string { return seeds }}}
+	g := &Gossip{members: map[string]*Member{}, config: Config{Seeds: func() []string { return seeds }}}
 	tried := map[string]bool{}
 	for round := range 4 {
 		missing := g.missing(round)

@@ -1,4 +1,4 @@
-package cluster
+package gossip
 
 import (
 	"context"
@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// MemberEvents is a stream of members as they change. It is for one reader.
-type MemberEvents struct {
+// Events is a stream of members as they change. It is for one reader.
+type Events struct {
 	g     *Gossip
 	mu    sync.Mutex
 	order []string
@@ -18,8 +18,8 @@ type MemberEvents struct {
 
 // Events answers a stream that begins with all members as they are. It never makes gossip wait: changes of one member
 // that the reader has not yet seen become one.
-func (g *Gossip) Events() *MemberEvents {
-	e := &MemberEvents{g: g, last: map[string]Member{}, wake: make(chan struct{}, 1)}
+func (g *Gossip) Events() *Events {
+	e := &Events{g: g, last: map[string]Member{}, wake: make(chan struct{}, 1)}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, m := range g.members {
@@ -34,7 +34,7 @@ func (g *Gossip) Events() *MemberEvents {
 	return e
 }
 
-func (e *MemberEvents) push(m Member) {
+func (e *Events) push(m Member) {
 	key := gossipName(m.Role, m.Name)
 	e.mu.Lock()
 	if _, queued := e.last[key]; !queued {
@@ -48,7 +48,7 @@ func (e *MemberEvents) push(m Member) {
 	}
 }
 
-func (e *MemberEvents) end() {
+func (e *Events) end() {
 	e.mu.Lock()
 	e.ended = true
 	e.mu.Unlock()
@@ -60,7 +60,7 @@ func (e *MemberEvents) end() {
 
 // Next waits for the next change and answers the member as it is now. Errors: the context's, and net.ErrClosed once
 // gossip has stopped.
-func (e *MemberEvents) Next(ctx context.Context) (Member, error) {
+func (e *Events) Next(ctx context.Context) (Member, error) {
 	for {
 		e.mu.Lock()
 		if len(e.order) > 0 {
@@ -85,7 +85,7 @@ func (e *MemberEvents) Next(ctx context.Context) (Member, error) {
 }
 
 // Close ends the stream.
-func (e *MemberEvents) Close() {
+func (e *Events) Close() {
 	e.g.mu.Lock()
 	delete(e.g.streams, e)
 	e.g.mu.Unlock()
