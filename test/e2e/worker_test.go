@@ -49,7 +49,17 @@ func awaitNode(t *testing.T, name string, want corev1.ConditionStatus) corev1.No
 // endpoints are the addresses that a service leads to.
 func endpoints(t *testing.T, namespace, service string) string {
 	t.Helper()
-	return strings.TrimSpace(kubectl(t, "-n", namespace, "get", "endpoints", service, "-o", "jsonpath={.subsets[*].addresses[*].ip}"))
+	e, err := env.Set.CoreV1().Endpoints(namespace).Get(context.Background(), service, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ips []string
+	for _, s := range e.Subsets {
+		for _, a := range s.Addresses {
+			ips = append(ips, a.IP)
+		}
+	}
+	return strings.Join(ips, " ")
 }
 
 func TestAWorkerReturnsBeforeItsPodsAreReplaced(t *testing.T) {
