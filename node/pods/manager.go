@@ -21,8 +21,9 @@ type Manager struct {
 	c         Config
 	features  runtime.Features
 	starts    chan struct{}
-	admission sync.Mutex // one pod is admitted after another, so that two do not get the same place
-	refusals  backOff    // by the owner's UID; guarded by admission
+	measures  chan struct{} // the one place for looking at a pod's use of local storage
+	admission sync.Mutex    // one pod is admitted after another, so that two do not get the same place
+	refusals  backOff       // by the owner's UID; guarded by admission
 
 	mu       sync.Mutex
 	ctx      context.Context // of Run; nil before
@@ -38,7 +39,7 @@ func New(c Config) *Manager {
 	if c.Starts == 0 {
 		c.Starts = 4
 	}
-	return &Manager{c: c, features: c.Runtime.Features(), starts: make(chan struct{}, c.Starts), workers: map[types.UID]*worker{}}
+	return &Manager{c: c, features: c.Runtime.Features(), starts: make(chan struct{}, c.Starts), measures: make(chan struct{}, 1), workers: map[types.UID]*worker{}}
 }
 
 // Run runs the workers until ctx ends. Containers go on; a new Manager finds them again.

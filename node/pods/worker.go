@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -49,6 +50,8 @@ type worker struct {
 	objects    bool // objects that the pod may name have changed
 	retry      bool // what setup waits for may be there now
 	probes     *prober
+	measuring  atomic.Bool  // its use of local storage is being looked at
+	measured   atomic.Int64 // how long that took last, in nanoseconds
 
 	// owned
 	stage       stage
@@ -62,6 +65,7 @@ type worker struct {
 	setupAt     time.Time
 	volumes     map[string]string
 	imageMounts map[string]bool   // volumes whose image is mounted
+	storageAt   time.Time         // when its use of local storage is to be looked at
 	sandbox     string            // the sandbox's generation
 	messages    map[string]string // termination messages by container id
 	rejected    bool              // it was not admitted
@@ -395,6 +399,7 @@ func (w *worker) sync(ctx context.Context, pod *corev1.Pod) time.Duration {
 		return time.Second
 	}
 	w.probes.ensure(pod, o)
+	next = soonest(next, w.watchStorage(pod, o))
 	a := computeActions(pod, o)
 	if len(a.kill) == 0 && len(a.start) == 0 && len(a.ephemeral) == 0 {
 		w.publish(pod, o)

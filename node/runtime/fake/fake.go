@@ -29,6 +29,7 @@ type Runtime struct {
 	calls      []string
 	programs   map[string]Program
 	features   runtime.Features
+	stats      map[string]runtime.Stats // by container name
 	boots      int
 }
 
@@ -47,7 +48,7 @@ var _ runtime.Runtime = (*Runtime)(nil)
 // New makes a runtime with the given images, by full reference.
 func New(images ...string) *Runtime {
 	r := &Runtime{sandboxes: map[string]runtime.Sandbox{}, containers: map[string]*container{}, images: map[string]runtime.Image{}, pullable: map[string]runtime.Image{},
-		listeners: map[chan runtime.Event]struct{}{}, faults: map[string][]error{}, blocks: map[string]chan struct{}{}, programs: map[string]Program{}}
+		listeners: map[chan runtime.Event]struct{}{}, faults: map[string][]error{}, blocks: map[string]chan struct{}{}, programs: map[string]Program{}, stats: map[string]runtime.Stats{}}
 	for _, i := range images {
 		r.images[i] = imageOf(i)
 	}
@@ -77,6 +78,13 @@ func (r *Runtime) Block(op string) (release func()) {
 		r.mu.Unlock()
 		close(ch)
 	})
+}
+
+// SetStats sets what Stats answers for containers of a name.
+func (r *Runtime) SetStats(name string, s runtime.Stats) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stats[name] = s
 }
 
 // SetFeatures sets what Features answers.
@@ -405,8 +413,15 @@ func (r *Runtime) UpdateResources(ctx context.Context, id string, res runtime.Re
 }
 
 func (r *Runtime) Stats(ctx context.Context, id string) (runtime.Stats, error) {
-	_, err := r.running(id)
-	return runtime.Stats{Time: time.Now()}, err
+	c, err := r.running(id)
+	if err != nil {
+		return runtime.Stats{}, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.stats[c.info.Name]
+	s.Time = time.Now()
+	return s, nil
 }
 
 // Config answers what a container was created from.
