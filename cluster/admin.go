@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"google.golang.org/grpc"
 
 	"github.com/kontiki/kontiki/cluster/pki"
@@ -34,7 +36,7 @@ func DialAdmin(dir string) (*Admin, error) {
 		return nil, fmt.Errorf("%s holds no master's data", dir)
 	}
 	live := newLiveIdentity(identity, 0)
-	conn, err := connect(&dialer{roots: live.roots, certificate: newCertificates(live, m.Name, nil).get}, m.Address, protoCluster)
+	conn, err := mtls.Connect(&mtls.Dialer{Roots: live.roots, Certificate: newCertificates(live, m.Name, nil).get}, m.Address, mtls.ProtoCluster)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -142,7 +144,7 @@ func (c *Cluster) masterCertificates(ctx context.Context, name, address string) 
 	if name == c.cfg.Name {
 		return c.ownCertificates()
 	}
-	conn, err := c.peers.conn(address)
+	conn, err := c.peers.Line(address)
 	if err != nil {
 		return own, err
 	}
@@ -228,7 +230,7 @@ func (c *Cluster) notMoved(ctx context.Context, id *Identity) []string {
 	}
 	var others []string
 	for _, m := range c.gossip.Members() {
-		if m.Role == RoleWorker {
+		if m.Role == mtls.RoleWorker {
 			others = append(others, m.Name)
 		}
 	}
@@ -313,7 +315,7 @@ func (c *Cluster) change(ctx context.Context, r *clusterv1.ChangeIdentityRequest
 		generation, err = c.changeHere(ctx, r)
 		return err
 	}, func(ctx context.Context, _ clusterv1.ClusterServiceClient) error {
-		conn, err := c.peers.conn(c.leaders.current().address)
+		conn, err := c.peers.Line(c.leaders.current().address)
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
@@ -38,8 +40,8 @@ type Cluster struct {
 	store   *fsm.Store
 	disk    *disk
 	replica *replica
-	port    *port
-	peers   *peers
+	port    *mtls.Port
+	peers   *mtls.Lines
 	gossip  *gossip.Gossip
 	leaders *leaders
 
@@ -114,9 +116,9 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	host, _, _ := net.SplitHostPort(address)
 	live := newLiveIdentity(identity, cfg.Timings.Certificate)
 	own := newCertificates(live, cfg.Name, []string{cfg.Name, host})
-	d := &dialer{network: cfg.Network, roots: live.roots, certificate: own.get}
+	d := &mtls.Dialer{Network: cfg.Network, Roots: live.roots, Certificate: own.get}
 	store := fsm.New(fsm.Options{NewestCommand: uint64(cfg.FeatureLevel)})
-	c := newCluster(cfg, store, live, own, self, address, linesBy(d))
+	c := newCluster(cfg, store, live, own, self, address, mtls.DialedBy(d))
 	apiHosts := append([]string{cfg.Name, host, "localhost", "127.0.0.1", "::1"}, cfg.APIHosts...)
 	c.apiCertificates = &certificates{identity: live, issue: func(ca *pki.Authority) (*pki.KeyPair, error) {
 		return ca.IssueServing("kontiki-api", apiHosts)
@@ -124,10 +126,10 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	c.agentClientCertificates = &certificates{identity: live, issue: func(ca *pki.Authority) (*pki.KeyPair, error) {
 		return ca.IssueClient("kontiki-apiserver", []string{"system:masters"})
 	}}
-	c.port = newPort(listener, live.roots, own.get, c.admit, raftName(self.Recoveries), cfg.Timings.Handshake, log)
-	undo = append(undo, c.end, c.peers.close)
+	c.port = mtls.NewPort(listener, live.roots, own.get, c.admit, mtls.RaftName(self.Recoveries), cfg.Timings.Handshake, log)
+	undo = append(undo, c.end, c.peers.Close)
 
-	stream := newStreamLayer(c.port.routes[protoRaft], address, d, raftName(self.Recoveries))
+	stream := mtls.NewStream(c.port.Listener(mtls.ProtoRaft), address, d, mtls.RaftName(self.Recoveries))
 	if err := c.openDisk(ctx); err != nil {
 		return nil, err
 	}
@@ -150,7 +152,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 
-	c.clusterServer, c.nodeServer, c.joinServer = newServer(log), newServer(log), newJoinServer(log)
+	c.clusterServer, c.nodeServer, c.joinServer = mtls.NewServer(log), mtls.NewServer(log), mtls.NewJoinServer(log)
 	clusterv1.RegisterClusterServiceServer(c.clusterServer, clusterService{c: c})
 	clusterv1.RegisterDiskServiceServer(c.clusterServer, diskService{c: c})
 	clusterv1.RegisterJoinServiceServer(c.joinServer, joinService{c: c})
@@ -234,10 +236,10 @@ func (c *Cluster) RegisterNode(register func(grpc.ServiceRegistrar)) { register(
 func (c *Cluster) Run(ctx context.Context) error {
 	g, running := errgroup.WithContext(ctx)
 	// The port and what it serves live until close ends them: leadership is handed over through it.
-	g.Go(c.port.serve)
-	for server, proto := range map[*grpc.Server]string{c.clusterServer: protoCluster, c.nodeServer: protoNode, c.joinServer: protoJoin} {
+	g.Go(c.port.Serve)
+	for server, proto := range map[*grpc.Server]string{c.clusterServer: mtls.ProtoCluster, c.nodeServer: mtls.ProtoNode, c.joinServer: mtls.ProtoJoin} {
 		g.Go(func() error {
-			if err := server.Serve(c.port.routes[proto]); err != nil && c.life.Err() == nil {
+			if err := server.Serve(c.port.Listener(proto)); err != nil && c.life.Err() == nil {
 				return fmt.Errorf("serve %s: %w", proto, err)
 			}
 			return nil
@@ -340,7 +342,7 @@ func (c *Cluster) refresh(ctx context.Context) error {
 		for _, address := range c.MasterAddresses() {
 			keep[address] = true
 		}
-		c.peers.forget(keep)
+		c.peers.Forget(keep)
 		if err := c.checkLevel(); err != nil {
 			return err
 		}
@@ -433,12 +435,12 @@ func (c *Cluster) shutdown(polite bool) error {
 		grace = 200 * time.Millisecond
 	}
 	for _, server := range []*grpc.Server{c.clusterServer, c.nodeServer, c.joinServer} {
-		wg.Go(func() { stopServer(server, grace) })
+		wg.Go(func() { mtls.StopServer(server, grace) })
 	}
 	wg.Wait()
-	c.port.close() // raft may be reading a snapshot from a connection
+	c.port.Close() // raft may be reading a snapshot from a connection
 	err := c.replica.close()
-	c.peers.close()
+	c.peers.Close()
 	c.tasks.close()
 	return err
 }

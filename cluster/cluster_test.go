@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
@@ -131,7 +133,7 @@ func TestAdminFromAMastersHost(t *testing.T) {
 	if err != nil || len(status.Members) != 2 {
 		t.Fatalf("status: %+v, %v", status, err)
 	}
-	if _, err := admin.CreateToken(ctx, RoleWorker, time.Hour, "for a test"); err != nil {
+	if _, err := admin.CreateToken(ctx, mtls.RoleWorker, time.Hour, "for a test"); err != nil {
 		t.Fatal(err)
 	}
 	tokens, err := admin.Tokens(ctx)

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/kontiki/kontiki/cluster/gossip"
 )
 
@@ -62,7 +64,7 @@ type Config struct {
 	DiskReserve, DiskLow int64
 
 	// Network is how this master listens and dials; nil is the machine's network.
-	Network Network
+	Network mtls.Network
 	Timings Timings
 	Logger  *slog.Logger // nil means slog.Default()
 }
@@ -164,7 +166,7 @@ func (cfg *Config) complete() error {
 		cfg.GossipBindAddress = net.JoinHostPort(host, strconv.Itoa(DefaultGossipPort))
 	}
 	if cfg.Network == nil {
-		cfg.Network = machineNetwork{}
+		cfg.Network = mtls.Machine{}
 	}
 	if cfg.FeatureLevel == 0 {
 		cfg.FeatureLevel = FeatureLevel

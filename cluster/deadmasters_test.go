@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/hashicorp/raft"
 )
 
@@ -114,7 +116,7 @@ func TestAMasterThatSomebodyRemovedStaysOut(t *testing.T) {
 	}
 	victim.cfg.DataDir = t.TempDir()
 	victim.cfg.Bootstrap, victim.cfg.Join = false, []string{m.leader().c.Address()}
-	token, err := m.leader().c.CreateToken(ctx, RoleMaster, 0, "")
+	token, err := m.leader().c.CreateToken(ctx, mtls.RoleMaster, 0, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -143,7 +143,7 @@ func (c *Cluster) readmit(ctx context.Context, damage error, bound time.Duration
 	for {
 		var failures []string
 		for _, address := range others {
-			conn, err := c.peers.conn(address)
+			conn, err := c.peers.Line(address)
 			if err == nil {
 				call, cancel := context.WithTimeout(patience, joinDial)
 				var answer *clusterv1.ReadmitResponse
@@ -335,7 +335,7 @@ func (c *Cluster) errNoRoom() error {
 
 // report tells the leader of this master's conditions.
 func (c *Cluster) report(ctx context.Context, lead leader, conditions []string) error {
-	conn, err := c.peers.conn(lead.address)
+	conn, err := c.peers.Line(lead.address)
 	if err != nil {
 		return err
 	}

@@ -294,9 +294,9 @@ func (c *Cluster) successor(ctx context.Context, to string, avoid raft.ServerID)
 
 // ask asks the master at an address for its status.
 func (c *Cluster) ask(ctx context.Context, address string) (*clusterv1.NodeStatusResponse, error) {
-	client, err := c.peers.client(address)
+	conn, err := c.peers.Line(address)
 	if err != nil {
 		return nil, err
 	}
-	return client.NodeStatus(ctx, &clusterv1.NodeStatusRequest{})
+	return clusterv1.NewClusterServiceClient(conn).NodeStatus(ctx, &clusterv1.NodeStatusRequest{})
 }

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -92,7 +94,7 @@ type trustService struct {
 }
 
 func (s trustService) Follow(stream clusterv1.TrustService_FollowServer) error {
-	caller, ok := PeerFromContext(stream.Context())
+	caller, ok := mtls.PeerFromContext(stream.Context())
 	if !ok || caller.Role != pki.RoleWorker {
 		return status.Error(codes.PermissionDenied, "only a worker follows")
 	}

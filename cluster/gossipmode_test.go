@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/pki"
 )
@@ -25,7 +27,7 @@ func TestUnknownGossipModesAreRefused(t *testing.T) {
 // gossiping are the workers that a master's gossip sees alive.
 func gossiping(n *node) (names []string) {
 	for _, m := range n.c.Members() {
-		if m.Role == RoleWorker && m.State == gossip.Alive {
+		if m.Role == mtls.RoleWorker && m.State == gossip.Alive {
 			names = append(names, m.Name)
 		}
 	}
@@ -68,7 +70,7 @@ func TestWorkersLeaveGossipWhenTheMastersSaySo(t *testing.T) {
 	expect("no worker in gossip", 0)
 	for _, n := range m.nodes {
 		for _, other := range m.nodes {
-			n.expectMember(RoleMaster, other.cfg.Name, gossip.Alive)
+			n.expectMember(mtls.RoleMaster, other.cfg.Name, gossip.Alive)
 		}
 	}
 	eventually(t, "the workers to have it on disk", func() error {
@@ -94,7 +96,7 @@ func TestMastersGossip(t *testing.T) {
 	m := startMasters(t, 3)
 	for _, n := range m.nodes {
 		for i := 1; i <= 3; i++ {
-			n.expectMember(RoleMaster, fmt.Sprintf("master-%d", i), gossip.Alive)
+			n.expectMember(mtls.RoleMaster, fmt.Sprintf("master-%d", i), gossip.Alive)
 		}
 		if got := len(n.c.MasterAddresses()); got != 3 {
 			t.Errorf("%s knows %d masters' addresses", n.cfg.Name, got)
@@ -102,7 +104,7 @@ func TestMastersGossip(t *testing.T) {
 	}
 	start := time.Now()
 	m.nodes[2].stop()
-	m.nodes[0].expectMember(RoleMaster, "master-3", gossip.Left)
+	m.nodes[0].expectMember(mtls.RoleMaster, "master-3", gossip.Left)
 	t.Logf("stopped in %s", time.Since(start).Round(time.Millisecond))
 }
 
@@ -110,7 +112,7 @@ func TestMastersGossip(t *testing.T) {
 func startGossip(t testing.TB, name string, key []byte, seed string) *gossip.Gossip {
 	t.Helper()
 	g, err := gossip.Start(gossip.Config{
-		Name: name, Role: RoleWorker, Address: "10.0.0.1:6444", BindAddress: "127.0.0.1:0", Keys: [][]byte{key},
+		Name: name, Role: mtls.RoleWorker, Address: "10.0.0.1:6444", BindAddress: "127.0.0.1:0", Keys: [][]byte{key},
 		Seeds: func() []string { return []string{seed} }, Timings: gossip.Local, Logger: testLog(t),
 	})
 	if err != nil {

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"google.golang.org/grpc"
 
 	"github.com/kontiki/kontiki/cluster/pki"
@@ -20,14 +22,13 @@ import (
 const (
 	joinDial  = 5 * time.Second
 	joinPause = time.Second
-	joinCall  = 30 * time.Second
 	// addBound bounds one request to be added, which includes catching up.
 	addBound = 2 * time.Minute
 )
 
 // dialPinned connects to a master's join service. The server must show a certificate under the CA that the token pins
 // before anything is sent.
-func dialPinned(ctx context.Context, network Network, address string, token parsedToken) (*grpc.ClientConn, error) {
+func dialPinned(ctx context.Context, network mtls.Network, address string, token parsedToken) (*grpc.ClientConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinDial)
 	defer cancel()
 	raw, err := network.Dial(ctx, address)
@@ -36,7 +37,7 @@ func dialPinned(ctx context.Context, network Network, address string, token pars
 	}
 	config := &tls.Config{
 		MinVersion:         tls.VersionTLS13,
-		NextProtos:         []string{protoJoin},
+		NextProtos:         []string{mtls.ProtoJoin},
 		InsecureSkipVerify: true, // VerifyConnection does it, by the pin
 		VerifyConnection:   func(state tls.ConnectionState) error { return verifyPinned(state, token.pin) },
 	}
@@ -50,7 +51,7 @@ func dialPinned(ctx context.Context, network Network, address string, token pars
 	}
 	var used atomic.Bool
 	client, err := grpc.NewClient("passthrough:///"+address,
-		grpc.WithTransportCredentials(secured{}),
+		grpc.WithTransportCredentials(mtls.Secured{}),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
 			if used.Swap(true) {
@@ -75,7 +76,7 @@ func verifyPinned(state tls.ConnectionState, pin string) error {
 		if seen = pki.Pin(cert); seen == pin {
 			pool := x509.NewCertPool()
 			pool.AddCert(cert)
-			return verifyMaster(state, pool)
+			return mtls.VerifyMaster(state, pool)
 		}
 	}
 	if seen == "" {
@@ -86,7 +87,7 @@ func verifyPinned(state tls.ConnectionState, pin string) error {
 }
 
 // join asks masters in turn, until one lets this host in or says no for good.
-func join[T any](ctx context.Context, network Network, log *slog.Logger, addresses []string, token parsedToken, ask func(context.Context, clusterv1.JoinServiceClient) (T, error)) (T, error) {
+func join[T any](ctx context.Context, network mtls.Network, log *slog.Logger, addresses []string, token parsedToken, ask func(context.Context, clusterv1.JoinServiceClient) (T, error)) (T, error) {
 	var zero T
 	if len(addresses) == 0 {
 		return zero, errors.New("no master's address to join by is given")
@@ -116,14 +117,14 @@ func join[T any](ctx context.Context, network Network, log *slog.Logger, address
 	}
 }
 
-func joinOne[T any](ctx context.Context, network Network, address string, token parsedToken, ask func(context.Context, clusterv1.JoinServiceClient) (T, error)) (T, error) {
+func joinOne[T any](ctx context.Context, network mtls.Network, address string, token parsedToken, ask func(context.Context, clusterv1.JoinServiceClient) (T, error)) (T, error) {
 	var zero T
 	conn, err := dialPinned(ctx, network, address, token)
 	if err != nil {
 		return zero, err
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(ctx, joinCall)
+	ctx, cancel := context.WithTimeout(ctx, mtls.JoinCall)
 	defer cancel()
 	answer, err := ask(ctx, clusterv1.NewJoinServiceClient(conn))
 	return answer, fromStatus(err)
@@ -176,10 +177,10 @@ func (c *Cluster) becomeMember(ctx context.Context) error {
 	for {
 		var failures []error
 		for _, address := range c.knownMasters() {
-			client, err := c.peers.client(address)
+			conn, err := c.peers.Line(address)
 			if err == nil {
 				call, cancel := context.WithTimeout(ctx, addBound)
-				_, err = client.AddMember(call, &clusterv1.AddMemberRequest{Name: c.cfg.Name, Address: c.address})
+				_, err = clusterv1.NewClusterServiceClient(conn).AddMember(call, &clusterv1.AddMemberRequest{Name: c.cfg.Name, Address: c.address})
 				cancel()
 			}
 			err = fromStatus(err)

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -31,7 +33,7 @@ func TestTokensThatDoNotAdmit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	revoked, err := n.c.CreateToken(ctx, RoleMaster, 0, "")
+	revoked, err := n.c.CreateToken(ctx, mtls.RoleMaster, 0, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +43,7 @@ func TestTokensThatDoNotAdmit(t *testing.T) {
 	if err := n.c.RevokeToken(ctx, revoked); !errors.Is(err, ErrTokenNotFound) {
 		t.Errorf("revoked twice: %v", err)
 	}
-	expired, err := newToken(n.c.Identity().CA, RoleMaster)
+	expired, err := newToken(n.c.Identity().CA, mtls.RoleMaster)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +214,7 @@ func TestWorkers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	callers := make(chan Peer, 8)
+	callers := make(chan mtls.Peer, 8)
 	c.RegisterNode(func(r grpc.ServiceRegistrar) {
 		healthv1.RegisterHealthServer(r, recordingHealth{Server: health.NewServer(), callers: callers})
 	})
@@ -248,7 +250,7 @@ func TestWorkers(t *testing.T) {
 	if _, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{}); err != nil {
 		t.Fatalf("a worker's call: %v", err)
 	}
-	if caller := <-callers; caller != (Peer{Role: RoleWorker, Name: "worker-1"}) {
+	if caller := <-callers; caller != (mtls.Peer{Role: mtls.RoleWorker, Name: "worker-1"}) {
 		t.Errorf("the call came from %+v", caller)
 	}
 
@@ -271,9 +273,9 @@ func TestWorkers(t *testing.T) {
 	}
 
 	// A worker's certificate opens nothing of the masters'.
-	for _, proto := range []string{protoRaft, protoCluster} {
+	for _, proto := range []string{mtls.ProtoRaft, mtls.ProtoCluster} {
 		d := w.dialer()
-		raw, err := d.dial(ctx, c.Address(), proto)
+		raw, err := d.Dial(ctx, c.Address(), proto)
 		if err != nil {
 			continue // refused in the handshake
 		}
@@ -287,11 +289,11 @@ func TestWorkers(t *testing.T) {
 
 type recordingHealth struct {
 	*health.Server
-	callers chan Peer
+	callers chan mtls.Peer
 }
 
 func (r recordingHealth) Check(ctx context.Context, request *healthv1.HealthCheckRequest) (*healthv1.HealthCheckResponse, error) {
-	peer, _ := PeerFromContext(ctx)
+	peer, _ := mtls.PeerFromContext(ctx)
 	r.callers <- peer
 	return r.Server.Check(ctx, request)
 }

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/kontiki/kontiki/cluster/gossip"
 )
 
@@ -45,7 +47,7 @@ func (w *runningWorker) run() {
 	go func() { done <- w.Run(ctx) }()
 	go func() {
 		done <- w.RunGossip(ctx, gossip.Config{
-			Name: w.Name, Role: RoleWorker, Address: "127.0.0.1", Version: "test", BindAddress: "127.0.0.1:0", Timings: gossip.Local, Logger: testLog(w.t),
+			Name: w.Name, Role: mtls.RoleWorker, Address: "127.0.0.1", Version: "test", BindAddress: "127.0.0.1:0", Timings: gossip.Local, Logger: testLog(w.t),
 		})
 	}()
 	stopped := false
@@ -73,7 +75,7 @@ func workerToken(t testing.TB, m *masters) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	token, err := m.leader().c.CreateToken(ctx, RoleWorker, time.Hour, "test")
+	token, err := m.leader().c.CreateToken(ctx, mtls.RoleWorker, time.Hour, "test")
 	if err != nil {
 		t.Fatal(err)
 	}

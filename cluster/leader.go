@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/hashicorp/raft"
 )
 
@@ -109,7 +111,7 @@ func (r *round[T]) do(ctx context.Context) (T, error) {
 		if !r.tasks.start(r.loop) {
 			r.mu.Unlock()
 			var zero T
-			return zero, errClosed
+			return zero, mtls.ErrClosed
 		}
 		r.running = true
 	}

@@ -15,7 +15,7 @@ func (c *Cluster) RegisterMasters(register func(grpc.ServiceRegistrar)) { regist
 // Master is a connection to the services that the master at an mTLS address serves to masters. It is the cluster's own, not
 // necessarily up, and not to be closed.
 func (c *Cluster) Master(address string) (grpc.ClientConnInterface, error) {
-	return c.peers.conn(address)
+	return c.peers.Line(address)
 }
 
 // Detached is how long this master has not heard of a leader: 0 on the leader itself, and on a master that has just

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -45,9 +47,9 @@ func (c *Cluster) onLeader(ctx context.Context, here func(context.Context) error
 		case forwarded:
 			return errNotLeader
 		case lead.name != "":
-			var client clusterv1.ClusterServiceClient
-			if client, err = c.peers.client(lead.address); err == nil {
-				err = there(metadata.AppendToOutgoingContext(ctx, forwardedMark, "1"), client)
+			var conn mtls.Line
+			if conn, err = c.peers.Line(lead.address); err == nil {
+				err = there(metadata.AppendToOutgoingContext(ctx, forwardedMark, "1"), clusterv1.NewClusterServiceClient(conn))
 			}
 		}
 		if err == nil {

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -107,7 +109,7 @@ func TestThePortOutlivesBadClients(t *testing.T) {
 		expectLog("not a protocol of this port")
 	})
 	t.Run("no certificate", func(t *testing.T) {
-		conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protoRaft}})
+		conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{mtls.ProtoRaft}})
 		if err == nil {
 			_ = conn.SetReadDeadline(time.Now().Add(patience))
 			if _, err = bufio.NewReader(conn).ReadByte(); err == nil {
@@ -121,8 +123,8 @@ func TestThePortOutlivesBadClients(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d := &dialer{roots: m.nodes[0].c.Roots, certificate: newCertificates(newLiveIdentity(other, 0), "master-9", nil).get}
-		conn, err := d.dial(context.Background(), address, protoCluster)
+		d := &mtls.Dialer{Roots: m.nodes[0].c.Roots, Certificate: newCertificates(newLiveIdentity(other, 0), "master-9", nil).get}
+		conn, err := d.Dial(context.Background(), address, mtls.ProtoCluster)
 		if err == nil {
 			_ = conn.SetReadDeadline(time.Now().Add(patience))
 			if _, err = conn.Read(make([]byte, 1)); err == nil {
@@ -133,8 +135,8 @@ func TestThePortOutlivesBadClients(t *testing.T) {
 	})
 	t.Run("garbage inside raft's protocol", func(t *testing.T) {
 		id := m.nodes[0].c.Identity()
-		d := &dialer{roots: id.Roots, certificate: newCertificates(newLiveIdentity(id, 0), "master-9", nil).get}
-		conn, err := d.dial(context.Background(), address, protoRaft)
+		d := &mtls.Dialer{Roots: id.Roots, Certificate: newCertificates(newLiveIdentity(id, 0), "master-9", nil).get}
+		conn, err := d.Dial(context.Background(), address, mtls.ProtoRaft)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -167,7 +169,7 @@ func TestHostsThatJoinTakeLittleOfAMaster(t *testing.T) {
 	m := startMasters(t, 1)
 	c := m.nodes[0].c
 	dial := func() *tls.Conn {
-		conn, err := tls.Dial("tcp", c.Address(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protoJoin}})
+		conn, err := tls.Dial("tcp", c.Address(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{mtls.ProtoJoin}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -175,14 +177,12 @@ func TestHostsThatJoinTakeLittleOfAMaster(t *testing.T) {
 		return conn
 	}
 	var held []*tls.Conn
-	for range maxJoiners {
+	for range mtls.MaxJoiners {
 		held = append(held, dial())
 	}
 	eventually(t, "all of them to be counted", func() error {
-		c.port.mu.Lock()
-		defer c.port.mu.Unlock()
-		if c.port.joiners != maxJoiners {
-			return fmt.Errorf("%d are", c.port.joiners)
+		if n := c.port.Joiners(); n != mtls.MaxJoiners {
+			return fmt.Errorf("%d are", n)
 		}
 		return nil
 	})
@@ -195,22 +195,20 @@ func TestHostsThatJoinTakeLittleOfAMaster(t *testing.T) {
 		conn.NetConn().Close()
 	}
 	eventually(t, "room for others", func() error {
-		c.port.mu.Lock()
-		defer c.port.mu.Unlock()
-		if c.port.joiners != 0 {
-			return fmt.Errorf("%d are counted", c.port.joiners)
+		if n := c.port.Joiners(); n != 0 {
+			return fmt.Errorf("%d are counted", n)
 		}
 		return nil
 	})
 
 	// A message that is larger than any honest one is refused before it is read.
-	conn, err := dialPinned(t.Context(), machineNetwork{}, c.Address(), parsedToken{pin: c.Identity().CA.Pin()})
+	conn, err := dialPinned(t.Context(), mtls.Machine{}, c.Address(), parsedToken{pin: c.Identity().CA.Pin()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_, err = clusterv1.NewJoinServiceClient(conn).JoinWorker(t.Context(), &clusterv1.JoinWorkerRequest{Token: strings.Repeat("x", 2*maxJoinMessage)})
+	_, err = clusterv1.NewJoinServiceClient(conn).JoinWorker(t.Context(), &clusterv1.JoinWorkerRequest{Token: strings.Repeat("x", 2*mtls.MaxJoinMessage)})
 	if status.Code(err) != codes.ResourceExhausted {
-		t.Errorf("a message of %d bytes: %v", 2*maxJoinMessage, err)
+		t.Errorf("a message of %d bytes: %v", 2*mtls.MaxJoinMessage, err)
 	}
 }

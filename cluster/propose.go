@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/hashicorp/raft"
 	"golang.org/x/sync/semaphore"
 
@@ -116,7 +118,7 @@ func (c *Cluster) encode(cmd *kv.Command) ([]byte, error) {
 // bounded gives a context a deadline if it has none, and ends it when the cluster closes.
 func (c *Cluster) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(c.life, func() { cancel(errClosed) })
+	stop := context.AfterFunc(c.life, func() { cancel(mtls.ErrClosed) })
 	done := func() { stop(); cancel(nil) }
 	if _, ok := ctx.Deadline(); !ok {
 		timed, stopTimer := context.WithTimeout(ctx, c.cfg.Timings.Propose)
@@ -205,11 +207,11 @@ func (c *Cluster) sendBatch(ctx context.Context, commands [][]byte) []outcome {
 	if lead.self {
 		return c.applyAll(ctx, commands)
 	}
-	client, err := c.peers.ready(ctx, lead.address)
+	conn, err := c.peers.Ready(ctx, lead.address)
 	if err != nil {
 		return fill(refused(fmt.Errorf("reach the leader %s: %w", lead.name, err)))
 	}
-	response, err := client.Propose(ctx, &clusterv1.ProposeRequest{Commands: commands})
+	response, err := clusterv1.NewClusterServiceClient(conn).Propose(ctx, &clusterv1.ProposeRequest{Commands: commands})
 	if err != nil {
 		return fill(unknownOutcome(fmt.Errorf("propose at the leader %s: %w", lead.name, err)))
 	}

@@ -60,11 +60,11 @@ func (c *Cluster) askLeader() (uint64, error) {
 	if lead.self {
 		return c.ownIndex.do(ctx)
 	}
-	client, err := c.peers.client(lead.address)
+	conn, err := c.peers.Line(lead.address)
 	if err != nil {
 		return 0, err
 	}
-	response, err := client.ReadIndex(ctx, &clusterv1.ReadIndexRequest{})
+	response, err := clusterv1.NewClusterServiceClient(conn).ReadIndex(ctx, &clusterv1.ReadIndexRequest{})
 	if err != nil {
 		return 0, fmt.Errorf("ask the leader %s for a read index: %w", lead.name, err)
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -18,13 +20,13 @@ type diskService struct {
 }
 
 func (s diskService) Readmit(ctx context.Context, r *clusterv1.ReadmitRequest) (*clusterv1.ReadmitResponse, error) {
-	if caller, ok := PeerFromContext(ctx); !ok || (caller.Name != r.Name && !isForwarder(s.c, caller)) {
+	if caller, ok := mtls.PeerFromContext(ctx); !ok || (caller.Name != r.Name && !isForwarder(s.c, caller)) {
 		return nil, status.Errorf(codes.PermissionDenied, "a master asks for itself, not for %q", r.Name)
 	}
 	err := s.c.onLeader(ctx, func(ctx context.Context) error {
 		return s.c.takeVote(ctx, r)
 	}, func(ctx context.Context, _ clusterv1.ClusterServiceClient) error {
-		conn, err := s.c.peers.conn(s.c.leaders.current().address)
+		conn, err := s.c.peers.Line(s.c.leaders.current().address)
 		if err == nil {
 			_, err = clusterv1.NewDiskServiceClient(conn).Readmit(ctx, r)
 		}
@@ -70,7 +72,7 @@ func (c *Cluster) takeVote(ctx context.Context, r *clusterv1.ReadmitRequest) err
 }
 
 func (s diskService) Report(ctx context.Context, r *clusterv1.ReportRequest) (*clusterv1.ReportResponse, error) {
-	if caller, ok := PeerFromContext(ctx); !ok || caller.Name != r.Name {
+	if caller, ok := mtls.PeerFromContext(ctx); !ok || caller.Name != r.Name {
 		return nil, status.Errorf(codes.PermissionDenied, "a master reports for itself, not for %q", r.Name)
 	}
 	if !s.c.leaders.current().self {

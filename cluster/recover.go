@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/hashicorp/raft"
 
 	"github.com/kontiki/kontiki/cluster/gossip"
@@ -126,7 +128,7 @@ func (c *Cluster) watchRecoveries(ctx context.Context) error {
 		m, err := events.Next(wait)
 		cancel()
 		switch {
-		case err == nil && m.Role == RoleMaster:
+		case err == nil && m.Role == mtls.RoleMaster:
 			delete(asked, m.Name)
 			if m.State == gossip.Alive && m.Recoveries > c.memberNow().Recoveries {
 				asked[m.Name] = m

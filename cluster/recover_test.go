@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/test/filetree"
 )
@@ -54,7 +56,7 @@ func TestOldGossipOfARecoveryStopsNobody(t *testing.T) {
 	t.Parallel()
 	m := startMasters(t, 2)
 	n, other := m.nodes[0], m.nodes[1]
-	old := gossip.Member{Name: other.cfg.Name, Role: RoleMaster, State: gossip.Alive, Address: other.c.Address(), Recoveries: 1}
+	old := gossip.Member{Name: other.cfg.Name, Role: mtls.RoleMaster, State: gossip.Alive, Address: other.c.Address(), Recoveries: 1}
 	if known, err := n.c.wentOnWithout(context.Background(), old); !known || err != nil {
 		t.Errorf("the other was asked: %v, %v", known, err)
 	}

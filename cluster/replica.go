@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/hashicorp/raft"
 
 	"github.com/kontiki/kontiki/cluster/storage"
@@ -140,10 +142,10 @@ var _ wire = networkWire{}
 // networkWire is raft's own transport over streams of the mTLS port.
 type networkWire struct {
 	*raft.NetworkTransport
-	stream *streamLayer
+	stream *mtls.Stream
 }
 
-func newNetworkWire(stream *streamLayer, t Timings, log *slog.Logger) networkWire {
+func newNetworkWire(stream *mtls.Stream, t Timings, log *slog.Logger) networkWire {
 	return networkWire{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:  stream,
 		MaxPool: transportPool,
@@ -152,8 +154,8 @@ func newNetworkWire(stream *streamLayer, t Timings, log *slog.Logger) networkWir
 	}), stream}
 }
 
-func (w networkWire) suspend(suspended bool)        { w.stream.suspend(suspended) }
-func (w networkWire) cut(target raft.ServerAddress) { w.stream.cut(target) }
+func (w networkWire) suspend(suspended bool)        { w.stream.Suspend(suspended) }
+func (w networkWire) cut(target raft.ServerAddress) { w.stream.Cut(target) }
 func (w networkWire) hangUp()                       { w.stream.Close() }
 
 // replica is one raft node with its disk and its transport.

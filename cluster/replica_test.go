@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/hashicorp/raft"
 
 	"github.com/kontiki/kontiki/fsm"
@@ -196,7 +198,7 @@ func TestRoundsAreSharedAndNeverOlderThanTheirCallers(t *testing.T) {
 	}
 	mu.Unlock()
 	tasks.close()
-	if _, err := r.do(context.Background()); !errors.Is(err, errClosed) {
+	if _, err := r.do(context.Background()); !errors.Is(err, mtls.ErrClosed) {
 		t.Errorf("after close: %v", err)
 	}
 }

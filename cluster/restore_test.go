@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
@@ -65,7 +67,7 @@ func TestRestoreOnALivingCluster(t *testing.T) {
 		m.nodes[2].put(fmt.Sprintf("/t/a/b/%03d", 2*i), "changed")
 		m.nodes[0].put(fmt.Sprintf("/t/new/b/%03d", i), "new")
 	}
-	token, err := m.nodes[0].c.CreateToken(context.Background(), RoleWorker, 0, "made after the backup")
+	token, err := m.nodes[0].c.CreateToken(context.Background(), mtls.RoleWorker, 0, "made after the backup")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -312,7 +314,7 @@ func TestRecoverFromASurvivor(t *testing.T) {
 		if err := os.RemoveAll(n.cfg.DataDir); err != nil {
 			t.Fatal(err)
 		}
-		if n.cfg.Token, err = survivor.c.CreateToken(context.Background(), RoleMaster, 0, ""); err != nil {
+		if n.cfg.Token, err = survivor.c.CreateToken(context.Background(), mtls.RoleMaster, 0, ""); err != nil {
 			t.Fatal(err)
 		}
 		n.cfg.Bootstrap, n.cfg.Join = false, []string{survivor.c.Address()}

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
@@ -162,11 +164,11 @@ func TestCertificatesAreRenewedInProcess(t *testing.T) {
 }
 
 // refusedBy says whether a master's port lets the holder of a certificate speak a protocol.
-func refusedBy(t *testing.T, address string, d *dialer, proto string) error {
+func refusedBy(t *testing.T, address string, d *mtls.Dialer, proto string) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	conn, err := d.dial(ctx, address, proto)
+	conn, err := d.Dial(ctx, address, proto)
 	if err != nil {
 		return err
 	}
@@ -197,14 +199,14 @@ func TestRotationOfTheCA(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	asThief := func(name string) *dialer {
+	asThief := func(name string) *mtls.Dialer {
 		// The thief trusts whoever answers.
-		return &dialer{roots: m.leader().c.Roots, certificate: newCertificates(thief, name, nil).get}
+		return &mtls.Dialer{Roots: m.leader().c.Roots, Certificate: newCertificates(thief, name, nil).get}
 	}
-	if err := refusedBy(t, m.nodes[1].c.Address(), asThief("master-9"), protoCluster); err != nil {
+	if err := refusedBy(t, m.nodes[1].c.Address(), asThief("master-9"), mtls.ProtoCluster); err != nil {
 		t.Fatalf("a certificate of the CA before its rotation: %v", err)
 	}
-	standing, err := asThief("master-9").dial(ctx, m.nodes[1].c.Address(), protoCluster) // stays open, below
+	standing, err := asThief("master-9").Dial(ctx, m.nodes[1].c.Address(), mtls.ProtoCluster) // stays open, below
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,7 +280,7 @@ func TestRotationOfTheCA(t *testing.T) {
 	m.everybody(now.Generation+1, w, asleep, late)
 	for _, n := range m.nodes {
 		n.put("/t/a/b/"+n.cfg.Name, "y")
-		for _, proto := range []string{protoRaft, protoCluster, protoNode} {
+		for _, proto := range []string{mtls.ProtoRaft, mtls.ProtoCluster, mtls.ProtoNode} {
 			if err := refusedBy(t, n.c.Address(), asThief("master-1"), proto); err == nil {
 				t.Errorf("%s speaks %s with a certificate of the dropped CA", n.cfg.Name, proto)
 			}
@@ -341,7 +343,7 @@ func TestRotationOfGossipAndSecretKeys(t *testing.T) {
 	m := startMasters(t, 3)
 	w := joinWorker(t, joinConfig(t, "worker-1", workerToken(t, m), m))
 	w.run()
-	peers := []Peer{{Role: RoleMaster, Name: "master-1"}, {Role: RoleMaster, Name: "master-2"}, {Role: RoleMaster, Name: "master-3"}, {Role: RoleWorker, Name: "worker-1"}}
+	peers := []mtls.Peer{{Role: mtls.RoleMaster, Name: "master-1"}, {Role: mtls.RoleMaster, Name: "master-2"}, {Role: mtls.RoleMaster, Name: "master-3"}, {Role: mtls.RoleWorker, Name: "worker-1"}}
 	for _, n := range m.nodes {
 		for _, p := range peers {
 			n.expectMember(p.Role, p.Name, gossip.Alive)
@@ -388,7 +390,7 @@ func TestRotationOfGossipAndSecretKeys(t *testing.T) {
 	newcomer := startGossip(t, "worker-9", now.GossipKeys[0], m.nodes[0].c.GossipAddress())
 	expectMember(t, newcomer, peers[3].Role, peers[3].Name, gossip.Alive)
 	outsider := startGossip(t, "worker-8", before.GossipKeys[0], m.nodes[0].c.GossipAddress())
-	m.nodes[1].expectMember(RoleWorker, "worker-9", gossip.Alive)
+	m.nodes[1].expectMember(mtls.RoleWorker, "worker-9", gossip.Alive)
 	for _, member := range append(m.nodes[0].c.Members(), outsider.Members()...) {
 		if member.Name == "worker-8" && member.Gossip != outsider.Address() || member.Name == "master-1" && member.Gossip == "" {
 			t.Errorf("unexpected member %+v", member)
@@ -404,7 +406,7 @@ func TestARevokedWorkerIsRefused(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	w := joinWorker(t, joinConfig(t, "worker-1", workerToken(t, m), m))
-	thief, err := w.dialer().dial(ctx, m.nodes[1].c.Address(), protoNode)
+	thief, err := w.dialer().Dial(ctx, m.nodes[1].c.Address(), mtls.ProtoNode)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -418,7 +420,7 @@ func TestARevokedWorkerIsRefused(t *testing.T) {
 	}
 	for _, n := range m.nodes {
 		eventually(t, "a refusal", func() error {
-			if refusedBy(t, n.c.Address(), w.dialer(), protoNode) == nil {
+			if refusedBy(t, n.c.Address(), w.dialer(), mtls.ProtoNode) == nil {
 				return errors.New("it may speak")
 			}
 			return nil
@@ -435,14 +437,14 @@ func TestARevokedWorkerIsRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := refusedBy(t, m.nodes[0].c.Address(), back.dialer(), protoNode); err != nil {
+		if err := refusedBy(t, m.nodes[0].c.Address(), back.dialer(), mtls.ProtoNode); err != nil {
 			t.Errorf("the host that joined again: %v", err)
 		}
 		if err := m.nodes[1].c.RevokeWorker(ctx, "worker-1"); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "a refusal", func() error {
-			if refusedBy(t, m.nodes[1].c.Address(), back.dialer(), protoNode) == nil {
+			if refusedBy(t, m.nodes[1].c.Address(), back.dialer(), mtls.ProtoNode) == nil {
 				return errors.New("it may speak")
 			}
 			return nil
@@ -470,7 +472,7 @@ func TestARevocationHoldsOnAMasterThatHasNotSeenIt(t *testing.T) {
 	}
 	lagging := m.nodes[1].c
 	lagging.settings.set(false, nil) // as if it had not applied the revocation yet
-	call := peer.NewContext(ctx, &peer.Peer{AuthInfo: authInfo(thief)})
+	call := peer.NewContext(ctx, &peer.Peer{AuthInfo: mtls.AuthInfo(thief)})
 	_, err = workerService{c: lagging}.Renew(call, &clusterv1.RenewRequest{})
 	if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "revoked") {
 		t.Errorf("a renewal on the master that lags behind: %v", err)

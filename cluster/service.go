@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
@@ -41,7 +43,7 @@ func toStatus(err error) error {
 		code = codes.OutOfRange
 	case errors.Is(err, ErrRefused), errors.Is(err, ErrSettings):
 		code = codes.InvalidArgument
-	case errors.Is(err, kv.ErrNoLeader), errors.Is(err, kv.ErrOutcomeUnknown), errors.Is(err, errClosed):
+	case errors.Is(err, kv.ErrNoLeader), errors.Is(err, kv.ErrOutcomeUnknown), errors.Is(err, mtls.ErrClosed):
 		code = codes.Unavailable
 	case errors.Is(err, context.DeadlineExceeded):
 		code = codes.DeadlineExceeded
@@ -127,7 +129,7 @@ func (c *Cluster) prepareAnywhere(ctx context.Context, r *clusterv1.PrepareMembe
 }
 
 func (s clusterService) AddMember(ctx context.Context, r *clusterv1.AddMemberRequest) (*clusterv1.AddMemberResponse, error) {
-	if caller, ok := PeerFromContext(ctx); !ok || (caller.Name != r.Name && !isForwarder(s.c, caller)) {
+	if caller, ok := mtls.PeerFromContext(ctx); !ok || (caller.Name != r.Name && !isForwarder(s.c, caller)) {
 		return nil, status.Errorf(codes.PermissionDenied, "a master adds only itself, not %q", r.Name)
 	}
 	err := s.c.onLeader(ctx, func(ctx context.Context) error {
@@ -140,7 +142,7 @@ func (s clusterService) AddMember(ctx context.Context, r *clusterv1.AddMemberReq
 }
 
 // isForwarder says whether a caller is a master of the cluster, which passes on what others ask.
-func isForwarder(c *Cluster, caller Peer) bool {
+func isForwarder(c *Cluster, caller mtls.Peer) bool {
 	return slices.ContainsFunc(c.replica.servers(), func(s raft.Server) bool { return string(s.ID) == caller.Name })
 }
 
@@ -360,7 +362,7 @@ type workerService struct {
 }
 
 func (s workerService) Renew(ctx context.Context, r *clusterv1.RenewRequest) (*clusterv1.JoinWorkerResponse, error) {
-	caller, ok := PeerFromContext(ctx)
+	caller, ok := mtls.PeerFromContext(ctx)
 	if !ok || caller.Role != pki.RoleWorker {
 		return nil, status.Error(codes.PermissionDenied, "only a worker renews a worker's certificates")
 	}

@@ -135,7 +135,7 @@ func (l *simLife) end() {
 	<-l.leading
 	l.c.replica.drain(time.Minute)
 	_ = l.c.replica.close() // what did not end is found at the schedule's end
-	l.c.peers.close()
+	l.c.peers.Close()
 	l.c.tasks.close()
 	_ = l.running.Wait()
 }

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
@@ -212,7 +214,7 @@ func (h *simHost) RegisterService(desc *grpc.ServiceDesc, server any) {
 }
 
 // lines makes lines from this host to others.
-func (h *simHost) lines(address string) (line, error) { return simLine{h, address}, nil }
+func (h *simHost) lines(address string) (mtls.Line, error) { return simLine{h, address}, nil }
 
 // simLine is a line to a master's gRPC services.
 type simLine struct {
@@ -222,7 +224,7 @@ type simLine struct {
 
 func (l simLine) Close() error { return nil }
 
-func (l simLine) up(ctx context.Context) error {
+func (l simLine) Up(ctx context.Context) error {
 	n := l.from.net
 	for {
 		n.mu.Lock()
@@ -323,7 +325,7 @@ func (h *simHost) serve(ctx context.Context, from *simHost, method string, reque
 	if !ok {
 		return nil, status.Errorf(codes.Unimplemented, "%s is not simulated", method)
 	}
-	ctx, cancel := context.WithCancel(peer.NewContext(ctx, &peer.Peer{AuthInfo: authInfo(Peer{Name: from.name, Role: RoleMaster})}))
+	ctx, cancel := context.WithCancel(peer.NewContext(ctx, &peer.Peer{AuthInfo: mtls.AuthInfo(mtls.Peer{Name: from.name, Role: mtls.RoleMaster})}))
 	defer cancel()
 	ended := make(chan struct{})
 	defer close(ended)

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/hashicorp/raft"
 )
 
@@ -50,7 +52,7 @@ func (w *simWire) suspend(suspended bool) {
 	}
 	w.refuses = nil
 	if suspended {
-		w.refuses = errSuspended
+		w.refuses = mtls.ErrSuspended
 		w.abort("")
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
@@ -26,7 +28,7 @@ func TestTokensOfWorkersThatDoNotAdmit(t *testing.T) {
 	if err := c.RevokeToken(ctx, id.id); err != nil { // by its id; whole is tested with masters
 		t.Fatal(err)
 	}
-	expired, err := newToken(c.Identity().CA, RoleWorker)
+	expired, err := newToken(c.Identity().CA, mtls.RoleWorker)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +63,7 @@ func TestTokensOfWorkersThatDoNotAdmit(t *testing.T) {
 	if _, err := c.CreateToken(ctx, "janitor", 0, ""); err == nil || !strings.Contains(err.Error(), "master or worker") {
 		t.Errorf("made a token for another role: %v", err)
 	}
-	if _, err := c.CreateToken(ctx, RoleWorker, -time.Second, ""); err == nil {
+	if _, err := c.CreateToken(ctx, mtls.RoleWorker, -time.Second, ""); err == nil {
 		t.Error("made a token with a negative life")
 	}
 }
@@ -71,7 +73,7 @@ func TestTokensAreKeptAsHashes(t *testing.T) {
 	c := m.nodes[0].c
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	text, err := c.CreateToken(ctx, RoleWorker, time.Hour, "for the test")
+	text, err := c.CreateToken(ctx, mtls.RoleWorker, time.Hour, "for the test")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +87,7 @@ func TestTokensAreKeptAsHashes(t *testing.T) {
 	}
 	found := false
 	for _, listed := range tokens {
-		found = found || listed.ID == token.id && listed.Role == RoleWorker && listed.Description == "for the test" && time.Until(listed.ExpiresAt) > 50*time.Minute
+		found = found || listed.ID == token.id && listed.Role == mtls.RoleWorker && listed.Description == "for the test" && time.Until(listed.ExpiresAt) > 50*time.Minute
 	}
 	shown, err := json.Marshal(tokens)
 	if err != nil || !found || strings.Contains(string(shown), token.secret) || strings.Contains(string(shown), "ecretHash") {

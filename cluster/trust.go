@@ -151,7 +151,7 @@ func (c *Cluster) takeTrust(ctx context.Context, view kv.View) bool {
 		return true
 	})
 	c.settings.set(mastersGossip, revoked)
-	c.port.recheck()
+	c.port.Recheck()
 	return true
 }
 

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"google.golang.org/grpc"
 
 	"github.com/kontiki/kontiki/cluster/pki"
@@ -170,7 +172,7 @@ func newWorker(ctx context.Context, cfg JoinWorkerConfig) (*workerDocument, erro
 	if err != nil {
 		return nil, err
 	}
-	response, err := join(ctx, machineNetwork{}, cfg.Logger, cfg.Join, token, func(ctx context.Context, client clusterv1.JoinServiceClient) (*clusterv1.JoinWorkerResponse, error) {
+	response, err := join(ctx, mtls.Machine{}, cfg.Logger, cfg.Join, token, func(ctx context.Context, client clusterv1.JoinServiceClient) (*clusterv1.JoinWorkerResponse, error) {
 		return client.JoinWorker(ctx, &clusterv1.JoinWorkerRequest{Token: cfg.Token, Name: cfg.Name, Csr: csr, Addresses: cfg.Addresses})
 	})
 	if err != nil {
@@ -283,9 +285,9 @@ func (d *workerDocument) stale(addresses []string) bool {
 // Connect makes a gRPC client to the node services of the master at an address. Nothing is dialed before the first call;
 // the connection reconnects by itself, with the certificate and the CAs of that time.
 func (w *WorkerIdentity) Connect(address string) (*grpc.ClientConn, error) {
-	return connect(w.dialer(), address, protoNode)
+	return mtls.Connect(w.dialer(), address, mtls.ProtoNode)
 }
 
-func (w *WorkerIdentity) dialer() *dialer {
-	return &dialer{roots: w.Roots, certificate: func() (*tls.Certificate, error) { return w.Client(), nil }}
+func (w *WorkerIdentity) dialer() *mtls.Dialer {
+	return &mtls.Dialer{Roots: w.Roots, Certificate: func() (*tls.Certificate, error) { return w.Client(), nil }}
 }

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
@@ -105,7 +107,7 @@ func (m *master) runAgent(ctx context.Context) error {
 		join: []string{m.cluster.Address()}, gossipPort: m.options.gossipPort + 1,
 	}
 	if _, err := os.Stat(place.identityDir()); errors.Is(err, fs.ErrNotExist) {
-		if place.token, err = m.cluster.CreateToken(ctx, cluster.RoleWorker, time.Hour, "the worker on "+m.cluster.Name()); err != nil {
+		if place.token, err = m.cluster.CreateToken(ctx, mtls.RoleWorker, time.Hour, "the worker on "+m.cluster.Name()); err != nil {
 			return err
 		}
 	}
@@ -132,7 +134,7 @@ func runAgent(ctx context.Context, o *agentOptions, place agentPlace, log *slog.
 	group.Go(func() error { return identity.Run(running) })
 	group.Go(func() error {
 		return identity.RunGossip(running, gossip.Config{
-			Name: place.name, Role: cluster.RoleWorker, Address: place.nodeIP, Version: gitVersion,
+			Name: place.name, Role: mtls.RoleWorker, Address: place.nodeIP, Version: gitVersion,
 			BindAddress: gossipAddress, AdvertiseAddress: gossipAddress, Logger: log,
 		})
 	})

@@ -4,13 +4,14 @@ import (
 	"context"
 	"net/netip"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/registry"
-	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/controller"
 	"github.com/kontiki/kontiki/controller/bootstrap"
@@ -98,7 +99,7 @@ func (m *master) apiAddresses() []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, member := range m.cluster.Members() {
 		// Workers have the key of gossip too: whoever says there to be a master must be one.
-		if member.Role != cluster.RoleMaster || !m.cluster.IsMember(member.Name) || (member.State != gossip.Alive && member.State != gossip.Suspect) {
+		if member.Role != mtls.RoleMaster || !m.cluster.IsMember(member.Name) || (member.State != gossip.Alive && member.State != gossip.Suspect) {
 			continue
 		}
 		if address, err := netip.ParseAddrPort(member.APIAddress); err == nil {

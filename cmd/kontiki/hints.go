@@ -9,11 +9,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kontiki/kontiki/api/nodes"
-	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 )
@@ -45,7 +46,7 @@ type workerHints struct {
 func newWorkerHints(members func() []gossip.Member, workersGossip func() bool, events *gossip.Events, census *nodes.Census) *workerHints {
 	h := &workerHints{events: events, census: census, workersGossip: workersGossip, gossip: map[string]gossip.Member{}, queued: map[string]bool{}, wake: make(chan struct{}, 1)}
 	for _, m := range members() {
-		if m.Role == cluster.RoleWorker {
+		if m.Role == mtls.RoleWorker {
 			h.gossip[m.Name] = m
 		}
 	}
@@ -70,7 +71,7 @@ func (h *workerHints) Run(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if m.Role == cluster.RoleWorker {
+			if m.Role == mtls.RoleWorker {
 				h.tell(m.Name, &m)
 			}
 		}

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -69,7 +71,7 @@ func TestGossipThatWorkersLeftIsNotBelieved(t *testing.T) {
 	workersGossip := true
 	census := nodes.NewCensus(nodes.CensusConfig{Masters: func() []string { return nil }, Log: slog.New(slog.DiscardHandler)})
 	h := newWorkerHints(func() []gossip.Member {
-		return []gossip.Member{{Name: "w", Role: cluster.RoleWorker, State: gossip.Left}}
+		return []gossip.Member{{Name: "w", Role: mtls.RoleWorker, State: gossip.Left}}
 	}, func() bool { return workersGossip }, nil, census)
 	if m := h.Members(); len(m) != 1 || m[0].State != nodelifecycle.Left {
 		t.Errorf("while workers gossip: %+v", m)
@@ -121,7 +123,7 @@ func TestWorkerHintsAreOfWorkersAlone(t *testing.T) {
 
 	// A master and a worker may share a host, and so a name.
 	worker, err := gossip.Start(gossip.Config{
-		Name: "host-1", Role: cluster.RoleWorker, Address: "127.0.0.1", BindAddress: "127.0.0.1:0", Keys: c.Identity().GossipKeys,
+		Name: "host-1", Role: mtls.RoleWorker, Address: "127.0.0.1", BindAddress: "127.0.0.1:0", Keys: c.Identity().GossipKeys,
 		Seeds: func() []string { return []string{c.Gossip().Address()} }, Timings: gossip.Local, Logger: quiet,
 	})
 	if err != nil {
@@ -147,7 +149,7 @@ func TestWorkerHintsAreOfWorkersAlone(t *testing.T) {
 	// It can say goodbye only to those that it knows itself.
 	known := worker.Events()
 	defer known.Close()
-	for m := (gossip.Member{}); m.Role != cluster.RoleMaster || m.State != gossip.Alive; {
+	for m := (gossip.Member{}); m.Role != mtls.RoleMaster || m.State != gossip.Alive; {
 		if m, err = known.Next(ctx); err != nil {
 			t.Fatalf("the worker does not hear of the master: %v", err)
 		}

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -135,7 +137,7 @@ func (m *testMaster) joinTestWorker(t *testing.T, name string) *cluster.WorkerId
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	token, err := m.cluster.CreateToken(ctx, cluster.RoleWorker, time.Hour, "")
+	token, err := m.cluster.CreateToken(ctx, mtls.RoleWorker, time.Hour, "")
 	if err != nil {
 		t.Fatal(err)
 	}

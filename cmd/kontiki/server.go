@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
@@ -282,8 +284,8 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger)
 	m.sessions = nodes.New(nodes.Config{
 		Client: client.New(m.api.Objects, "system:kontiki:nodes", "kubelet"), Tokens: m.api.Tokens,
 		Caller: func(ctx context.Context) (string, bool) {
-			peer, ok := cluster.PeerFromContext(ctx)
-			return peer.Name, ok && peer.Role == cluster.RoleWorker
+			peer, ok := mtls.PeerFromContext(ctx)
+			return peer.Name, ok && peer.Role == mtls.RoleWorker
 		},
 		Masters: c.MasterAddresses, Detached: c.Detached, ClusterDomain: o.clusterDomain, ClusterDNS: []netip.Addr{r.dns},
 		ServiceRange: r.service, PodRange: r.pod, Log: log,

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
@@ -278,7 +280,7 @@ func TestWhatAStolenWorkerCertificateOpens(t *testing.T) {
 
 	t.Run("gossip", func(t *testing.T) {
 		evil, err := gossip.Start(gossip.Config{
-			Name: "master-9", Role: cluster.RoleMaster, Address: "192.0.2.66:6444", APIAddress: "192.0.2.66:6443", BindAddress: "127.0.0.1:0", Keys: m.cluster.Identity().GossipKeys,
+			Name: "master-9", Role: mtls.RoleMaster, Address: "192.0.2.66:6444", APIAddress: "192.0.2.66:6443", BindAddress: "127.0.0.1:0", Keys: m.cluster.Identity().GossipKeys,
 			Seeds: func() []string { return []string{m.cluster.GossipAddress()} }, Timings: gossip.Local, Logger: m.log,
 		})
 		if err != nil {

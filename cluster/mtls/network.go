@@ -1,4 +1,4 @@
-package cluster
+package mtls
 
 import (
 	"context"
@@ -15,14 +15,14 @@ type Network interface {
 	Gossip(address string) (memberlist.Transport, error)
 }
 
-// machineNetwork is the network of the machine, or of the network namespace that the process is in.
-type machineNetwork struct{}
+// Machine is the network of the machine, or of the network namespace that the process is in.
+type Machine struct{}
 
-func (machineNetwork) Listen(address string) (net.Listener, error) { return net.Listen("tcp", address) }
+func (Machine) Listen(address string) (net.Listener, error) { return net.Listen("tcp", address) }
 
-func (machineNetwork) Dial(ctx context.Context, address string) (net.Conn, error) {
+func (Machine) Dial(ctx context.Context, address string) (net.Conn, error) {
 	var d net.Dialer
 	return d.DialContext(ctx, "tcp", address)
 }
 
-func (machineNetwork) Gossip(string) (memberlist.Transport, error) { return nil, nil }
+func (Machine) Gossip(string) (memberlist.Transport, error) { return nil, nil }

@@ -1,4 +1,4 @@
-package cluster
+package mtls
 
 import (
 	"bytes"
@@ -21,46 +21,46 @@ import (
 
 // The protocols that share the mTLS port, by ALPN.
 const (
-	protoRaft    = "kontiki-raft/1"
-	protoCluster = "kontiki-cluster/1"
-	protoNode    = "kontiki-node/1"
-	protoJoin    = "kontiki-join/1"
+	ProtoRaft    = "kontiki-raft/1"
+	ProtoCluster = "kontiki-cluster/1"
+	ProtoNode    = "kontiki-node/1"
+	ProtoJoin    = "kontiki-join/1"
 )
 
-// raftName is how raft's protocol is called among masters that lived through a number of recoveries. A recovery leaves masters
+// RaftName is how raft's protocol is called among masters that lived through a number of recoveries. A recovery leaves masters
 // out for good; if one of them comes back, its raft must not reach those that went on.
-func raftName(recoveries uint64) string {
+func RaftName(recoveries uint64) string {
 	if recoveries == 0 {
-		return protoRaft
+		return ProtoRaft
 	}
-	return fmt.Sprintf("%s+%d", protoRaft, recoveries)
+	return fmt.Sprintf("%s+%d", ProtoRaft, recoveries)
 }
 
 // allowed says which roles may speak a protocol; the join protocol asks for no certificate.
 var allowed = map[string][]pki.Role{
-	protoRaft:    {pki.RoleMaster},
-	protoCluster: {pki.RoleMaster},
-	protoNode:    {pki.RoleWorker, pki.RoleMaster},
-	protoJoin:    nil,
+	ProtoRaft:    {pki.RoleMaster},
+	ProtoCluster: {pki.RoleMaster},
+	ProtoNode:    {pki.RoleWorker, pki.RoleMaster},
+	ProtoJoin:    nil,
 }
 
 // maxHandshakes bounds the connections that are not yet through their handshake.
 const maxHandshakes = 512
 
-// maxJoiners bounds the connections of the join protocol, which need no certificate.
-const maxJoiners = 64
+// MaxJoiners bounds the connections of the join protocol, which need no certificate.
+const MaxJoiners = 64
 
-// port is the listener that all protocols share. Handshakes run outside Accept, each under a deadline; what fails them is
+// Port is the listener that all protocols share. Handshakes run outside Accept, each under a deadline; what fails them is
 // answered where that can help, logged at a bounded rate, and closed. Every live connection is tracked, so that close
 // leaves none behind.
-type port struct {
-	listener net.Listener
-	config   *tls.Config
-	log      *slog.Logger
-	timeout  time.Duration
-	routes   map[string]*route
-	raft     string        // what protoRaft is called here
-	pending  chan struct{} // a slot a handshake
+type Port struct {
+	bound   net.Listener
+	config  *tls.Config
+	log     *slog.Logger
+	timeout time.Duration
+	routes  map[string]*route
+	raft    string        // what protoRaft is called here
+	pending chan struct{} // a slot a handshake
 
 	noise   *rate.Limiter
 	mu      sync.Mutex
@@ -75,21 +75,21 @@ type port struct {
 	admit func(pki.Peer) error
 }
 
-// newPort serves on a listener, which it owns from then on. The functions are asked at each handshake, so that renewals
+// NewPort serves on a listener, which it owns from then on. The functions are asked at each handshake, so that renewals
 // and new CAs need no restart.
-func newPort(listener net.Listener, roots func() *x509.CertPool, certificate func() (*tls.Certificate, error),
-	admit func(pki.Peer) error, raft string, timeout time.Duration, log *slog.Logger) *port {
-	p := &port{
-		raft:     raft,
-		roots:    roots,
-		admit:    admit,
-		listener: listener,
-		log:      log,
-		timeout:  timeout,
-		routes:   map[string]*route{},
-		pending:  make(chan struct{}, maxHandshakes),
-		noise:    rate.NewLimiter(rate.Every(10*time.Second), 5),
-		conns:    map[net.Conn][]*x509.Certificate{},
+func NewPort(listener net.Listener, roots func() *x509.CertPool, certificate func() (*tls.Certificate, error),
+	admit func(pki.Peer) error, raft string, timeout time.Duration, log *slog.Logger) *Port {
+	p := &Port{
+		raft:    raft,
+		roots:   roots,
+		admit:   admit,
+		bound:   listener,
+		log:     log,
+		timeout: timeout,
+		routes:  map[string]*route{},
+		pending: make(chan struct{}, maxHandshakes),
+		noise:   rate.NewLimiter(rate.Every(10*time.Second), 5),
+		conns:   map[net.Conn][]*x509.Certificate{},
 	}
 	for name := range allowed {
 		p.routes[name] = &route{port: p, queue: make(chan net.Conn), done: make(chan struct{})}
@@ -104,14 +104,14 @@ func newPort(listener net.Listener, roots func() *x509.CertPool, certificate fun
 	}
 	members := base.Clone()
 	members.ClientAuth = tls.RequireAndVerifyClientCert
-	members.NextProtos = []string{raft, protoCluster, protoNode}
+	members.NextProtos = []string{raft, ProtoCluster, ProtoNode}
 	joiners := base.Clone()
 	joiners.ClientAuth = tls.NoClientCert
-	joiners.NextProtos = []string{protoJoin}
+	joiners.NextProtos = []string{ProtoJoin}
 	p.config = base.Clone()
 	p.config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		for _, offered := range hello.SupportedProtos {
-			if offered == protoJoin {
+			if offered == ProtoJoin {
 				return joiners, nil
 			}
 			if slices.Contains(members.NextProtos, offered) {
@@ -127,7 +127,7 @@ func newPort(listener net.Listener, roots func() *x509.CertPool, certificate fun
 
 // route is the listener of one protocol's connections, all past their handshake.
 type route struct {
-	port  *port
+	port  *Port
 	queue chan net.Conn
 	done  chan struct{}
 	once  sync.Once
@@ -147,12 +147,22 @@ func (r *route) Close() error {
 	return nil
 }
 
-func (r *route) Addr() net.Addr { return r.port.listener.Addr() }
+func (r *route) Addr() net.Addr { return r.port.bound.Addr() }
 
-// serve accepts until close.
-func (p *port) serve() error {
+// Joiners is how many connections of the join protocol are open.
+func (p *Port) Joiners() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.joiners
+}
+
+// Listener accepts the connections of one protocol, all past their handshake.
+func (p *Port) Listener(proto string) net.Listener { return p.routes[proto] }
+
+// Serve accepts until Close.
+func (p *Port) Serve() error {
 	for {
-		conn, err := p.listener.Accept()
+		conn, err := p.bound.Accept()
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) {
 				return nil
@@ -181,7 +191,7 @@ func (p *port) serve() error {
 }
 
 // track adds a raw connection and its handler, unless the port is closed.
-func (p *port) track(conn net.Conn) bool {
+func (p *Port) track(conn net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -192,14 +202,14 @@ func (p *port) track(conn net.Conn) bool {
 	return true
 }
 
-func (p *port) untrack(conn net.Conn) {
+func (p *Port) untrack(conn net.Conn) {
 	p.mu.Lock()
 	delete(p.conns, conn)
 	p.mu.Unlock()
 }
 
 // handle takes a connection through its handshake to its route.
-func (p *port) handle(raw net.Conn) {
+func (p *Port) handle(raw net.Conn) {
 	conn := &trackedConn{Conn: tls.Server(raw, p.config), raw: raw, port: p}
 	ctx, cancel := context.WithTimeout(context.Background(), p.timeout)
 	err := conn.HandshakeContext(ctx)
@@ -213,7 +223,7 @@ func (p *port) handle(raw net.Conn) {
 	state := conn.ConnectionState()
 	proto := state.NegotiatedProtocol
 	if proto == p.raft {
-		proto = protoRaft
+		proto = ProtoRaft
 	}
 	conn.peer, err = peerOf(state, proto)
 	if err == nil && len(state.PeerCertificates) > 0 {
@@ -229,7 +239,7 @@ func (p *port) handle(raw net.Conn) {
 		conn.Close()
 		return
 	}
-	if proto == protoJoin && !p.admitJoiner(conn) {
+	if proto == ProtoJoin && !p.admitJoiner(conn) {
 		p.note("too many connections of hosts that join, closing one", "remote", raw.RemoteAddr())
 		conn.Close()
 		return
@@ -243,10 +253,10 @@ func (p *port) handle(raw net.Conn) {
 }
 
 // admitJoiner counts a connection of the join protocol, until it is closed.
-func (p *port) admitJoiner(conn *trackedConn) bool {
+func (p *Port) admitJoiner(conn *trackedConn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.joiners >= maxJoiners {
+	if p.joiners >= MaxJoiners {
 		return false
 	}
 	p.joiners++
@@ -255,7 +265,7 @@ func (p *port) admitJoiner(conn *trackedConn) bool {
 }
 
 // refuse says why a handshake failed, to the log and to a client that speaks plain HTTP.
-func (p *port) refuse(raw net.Conn, err error) {
+func (p *Port) refuse(raw net.Conn, err error) {
 	var header tls.RecordHeaderError
 	if !errors.As(err, &header) {
 		p.note("TLS handshake failed on the mTLS port", "remote", raw.RemoteAddr(), "error", err)
@@ -281,7 +291,7 @@ func looksLikeHTTP(start []byte) bool {
 }
 
 // note logs at a bounded rate: anybody who reaches the port can cause these lines.
-func (p *port) note(message string, args ...any) {
+func (p *Port) note(message string, args ...any) {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -302,7 +312,7 @@ func (p *port) note(message string, args ...any) {
 }
 
 // remember notes whose connection it is, unless that is not trusted any more.
-func (p *port) remember(raw net.Conn, peer pki.Peer, chain []*x509.Certificate) bool {
+func (p *Port) remember(raw net.Conn, peer pki.Peer, chain []*x509.Certificate) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if _, ok := p.conns[raw]; !ok || p.distrusts(peer, chain) != nil {
@@ -314,7 +324,7 @@ func (p *port) remember(raw net.Conn, peer pki.Peer, chain []*x509.Certificate) 
 
 // distrusts says why a certificate that was good at its handshake is not any more; that its time has run out meanwhile
 // does not count.
-func (p *port) distrusts(peer pki.Peer, chain []*x509.Certificate) error {
+func (p *Port) distrusts(peer pki.Peer, chain []*x509.Certificate) error {
 	_, err := chain[0].Verify(x509.VerifyOptions{
 		Roots: p.roots(), Intermediates: pki.Pool(chain[1:]...), CurrentTime: pki.IssuedAt(chain[0]), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
@@ -324,9 +334,9 @@ func (p *port) distrusts(peer pki.Peer, chain []*x509.Certificate) error {
 	return err
 }
 
-// recheck closes the connections of peers that are not trusted any more. Call it when CAs were dropped or certificates
+// Recheck closes the connections of peers that are not trusted any more. Call it when CAs were dropped or certificates
 // revoked; who has a newer certificate connects again with that.
-func (p *port) recheck() {
+func (p *Port) Recheck() {
 	p.mu.Lock()
 	var cut []net.Conn
 	for raw, chain := range p.conns {
@@ -343,8 +353,8 @@ func (p *port) recheck() {
 	}
 }
 
-// close stops listening, closes every live connection, and waits for the handshakes that were under way.
-func (p *port) close() {
+// Close stops listening, closes every live connection, and waits for the handshakes that were under way.
+func (p *Port) Close() {
 	p.mu.Lock()
 	p.closed = true
 	conns := make([]net.Conn, 0, len(p.conns))
@@ -352,7 +362,7 @@ func (p *port) close() {
 		conns = append(conns, conn)
 	}
 	p.mu.Unlock()
-	p.listener.Close()
+	p.bound.Close()
 	for _, r := range p.routes {
 		r.Close()
 	}
@@ -366,7 +376,7 @@ func (p *port) close() {
 type trackedConn struct {
 	*tls.Conn
 	raw  net.Conn
-	port *port
+	port *Port
 	peer pki.Peer
 	// joins says that the connection counts as one of a host that joins.
 	joins atomic.Bool
@@ -405,61 +415,4 @@ func peerOf(state tls.ConnectionState, proto string) (pki.Peer, error) {
 		}
 	}
 	return pki.Peer{}, fmt.Errorf("%s %q may not speak %s", peer.Role, peer.Name, proto)
-}
-
-// dialer opens connections to masters' ports.
-type dialer struct {
-	network     Network // nil is the machine's
-	roots       func() *x509.CertPool
-	certificate func() (*tls.Certificate, error)
-}
-
-// dial connects, speaks TLS, and checks that a master of this cluster is at the other end. Addresses may change, so it
-// is the role in the certificate that counts, and not a host name.
-func (d *dialer) dial(ctx context.Context, address, proto string) (*tls.Conn, error) {
-	network := d.network
-	if network == nil {
-		network = machineNetwork{}
-	}
-	raw, err := network.Dial(ctx, address)
-	if err != nil {
-		return nil, err
-	}
-	config := &tls.Config{
-		MinVersion:         tls.VersionTLS13,
-		NextProtos:         []string{proto},
-		InsecureSkipVerify: true, // VerifyConnection does it, by role
-		VerifyConnection: func(state tls.ConnectionState) error {
-			return verifyMaster(state, d.roots())
-		},
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return d.certificate()
-		},
-	}
-	conn := tls.Client(raw, config)
-	if err := conn.HandshakeContext(ctx); err != nil {
-		raw.Close()
-		return nil, fmt.Errorf("TLS with %s: %w", address, err)
-	}
-	return conn, nil
-}
-
-// verifyMaster checks a server's chain against CAs, and that it is a master. While the CA changes, the server shows how the
-// new one follows from the old one.
-func verifyMaster(state tls.ConnectionState, roots *x509.CertPool) error {
-	if len(state.PeerCertificates) == 0 {
-		return errors.New("the server sent no certificate")
-	}
-	leaf := state.PeerCertificates[0]
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: pki.Pool(state.PeerCertificates[1:]...), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}); err != nil {
-		return fmt.Errorf("the server is not a master of this cluster: %w", err)
-	}
-	peer, err := pki.ParsePeer(leaf)
-	if err != nil {
-		return err
-	}
-	if peer.Role != pki.RoleMaster {
-		return fmt.Errorf("the server is the %s %q, not a master", peer.Role, peer.Name)
-	}
-	return nil
 }

@@ -1,4 +1,4 @@
-package cluster
+package mtls
 
 import (
 	"context"
@@ -11,13 +11,13 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// streamLayer carries raft's own protocol over the mTLS port. It keeps the outgoing connections, because raft's
+// Stream carries raft's own protocol over the mTLS port. It keeps the outgoing connections, because raft's
 // transport leaves them open when it is closed, and because cutting them is the only way to end a call to a peer that
 // hangs.
-type streamLayer struct {
-	*route
+type Stream struct {
+	net.Listener
 	advertise net.Addr
-	dialer    *dialer
+	dialer    *Dialer
 	proto     string // see raftName
 
 	mu        sync.Mutex
@@ -28,12 +28,12 @@ type streamLayer struct {
 
 type outgoing struct {
 	*tls.Conn
-	layer  *streamLayer
+	layer  *Stream
 	target raft.ServerAddress
 }
 
-func newStreamLayer(r *route, advertise string, d *dialer, proto string) *streamLayer {
-	return &streamLayer{route: r, advertise: hostPort(advertise), dialer: d, proto: proto, conns: map[*outgoing]struct{}{}}
+func NewStream(accepted net.Listener, advertise string, d *Dialer, proto string) *Stream {
+	return &Stream{Listener: accepted, advertise: hostPort(advertise), dialer: d, proto: proto, conns: map[*outgoing]struct{}{}}
 }
 
 // hostPort is an advertised address; it need not be an IP address.
@@ -42,19 +42,19 @@ type hostPort string
 func (hostPort) Network() string  { return "tcp" }
 func (h hostPort) String() string { return string(h) }
 
-func (s *streamLayer) Addr() net.Addr { return s.advertise }
+func (s *Stream) Addr() net.Addr { return s.advertise }
 
 // Dial implements raft.StreamLayer.
-func (s *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+func (s *Stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	s.mu.Lock()
 	suspended := s.suspended
 	s.mu.Unlock()
 	if suspended {
-		return nil, errSuspended
+		return nil, ErrSuspended
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	conn, err := s.dialer.dial(ctx, string(address), s.proto)
+	conn, err := s.dialer.Dial(ctx, string(address), s.proto)
 	if err != nil {
 		return nil, err
 	}
@@ -77,21 +77,21 @@ func (o *outgoing) Close() error {
 	return o.NetConn().Close()
 }
 
-var errSuspended = errors.New("this master's disk has stalled")
+var ErrSuspended = errors.New("this master's disk has stalled")
 
-// suspend ends all outgoing calls and refuses new ones, until it is called with false.
-func (s *streamLayer) suspend(suspended bool) {
+// Suspend ends all outgoing calls and refuses new ones, until it is called with false.
+func (s *Stream) Suspend(suspended bool) {
 	s.mu.Lock()
 	was := s.suspended
 	s.suspended = suspended
 	s.mu.Unlock()
 	if suspended && !was {
-		s.cut("")
+		s.Cut("")
 	}
 }
 
-// cut closes the outgoing connections to one peer, or all with an empty target, so that calls under way fail now.
-func (s *streamLayer) cut(target raft.ServerAddress) {
+// Cut closes the outgoing connections to one peer, or all with an empty target, so that calls under way fail now.
+func (s *Stream) Cut(target raft.ServerAddress) {
 	s.mu.Lock()
 	var cut []*outgoing
 	for conn := range s.conns {
@@ -106,10 +106,10 @@ func (s *streamLayer) cut(target raft.ServerAddress) {
 }
 
 // Close implements net.Listener: it ends both directions.
-func (s *streamLayer) Close() error {
+func (s *Stream) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	s.cut("")
-	return s.route.Close()
+	s.Cut("")
+	return s.Listener.Close()
 }
