@@ -56,10 +56,12 @@ func (a *Agents) TLS(node string) (*tls.Config, error) {
 	if a.credentials == nil {
 		return nil, apierrors.NewServiceUnavailable("this server cannot reach the nodes' agents")
 	}
-	return restricted(a.credentials.TLS(), node), nil
+	return Restricted(a.credentials.TLS(), node), nil
 }
 
-func restricted(config *tls.Config, node string) *tls.Config {
+// Restricted is a configuration that accepts the agent of one node alone. Addresses move: another node's agent would answer in
+// its place.
+func Restricted(config *tls.Config, node string) *tls.Config {
 	config = config.Clone()
 	config.VerifyConnection = func(state tls.ConnectionState) error {
 		if name := state.PeerCertificates[0].Subject.CommonName; name != "system:node:"+node {
@@ -88,7 +90,7 @@ func (a *Agents) Transport(node string) (*http.Transport, error) {
 	if a.via[node] == nil {
 		maps.DeleteFunc(a.via, func(_ string, v *via) bool { return now.Sub(v.used) > idleTime }) // what is in use goes on
 		a.via[node] = &via{Transport: &http.Transport{
-			TLSClientConfig:     restricted(config, node),
+			TLSClientConfig:     Restricted(config, node),
 			DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 			MaxIdleConnsPerHost: 4, IdleConnTimeout: idleTime, TLSHandshakeTimeout: 10 * time.Second,
 		}}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/nodes"
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
@@ -194,7 +195,10 @@ func (m *master) probeAgent(ctx context.Context, node *corev1.Node) error {
 		if err != nil {
 			return err
 		}
-		probe := &http.Client{Transport: &http.Transport{TLSClientConfig: m.agents.TLS(), DisableKeepAlives: true}}
+		probe := &http.Client{
+			Transport:     &http.Transport{TLSClientConfig: agents.Restricted(m.agents.TLS(), node.Name), DisableKeepAlives: true},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}
 		response, err := probe.Do(request)
 		if err != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/kontiki/kontiki/api/nodes"
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/gossip"
+	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 )
 
@@ -168,11 +170,26 @@ func TestWorkerHintsAreOfWorkersAlone(t *testing.T) {
 
 func TestProbeAgent(t *testing.T) {
 	asked := make(chan string, 1)
-	agent := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	agent := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked <- r.URL.Path
 		http.Error(w, "containerd is down", http.StatusInternalServerError)
 	}))
-	m := &master{agents: fixedTLS{agent.Client().Transport.(*http.Transport).TLSClientConfig}}
+	ca, err := pki.NewAuthority("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := ca.IssueClient("system:node:worker-1", []string{"system:nodes"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := leaf.TLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+	agent.StartTLS()
+	// Whose certificate it is is under test, not the way to the CA.
+	m := &master{agents: fixedTLS{&tls.Config{InsecureSkipVerify: true}}}
 	host, portText, err := net.SplitHostPort(agent.Listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -190,6 +207,11 @@ func TestProbeAgent(t *testing.T) {
 	}
 	if path := <-asked; path != "/healthz" {
 		t.Errorf("asked for %s", path)
+	}
+	moved := node.DeepCopy()
+	moved.Name = "worker-2"
+	if err := m.probeAgent(t.Context(), moved); err == nil || !strings.Contains(err.Error(), `"worker-2" is expected`) {
+		t.Errorf("another node's agent at the address: %v", err)
 	}
 	agent.Close()
 	if err := m.probeAgent(t.Context(), node); err == nil {
