@@ -19,12 +19,12 @@ const (
 )
 
 func hostname(pod *corev1.Pod) string {
+	if o := pod.Spec.HostnameOverride; o != nil {
+		return *o // up to all that the kernel takes
+	}
 	h := pod.Spec.Hostname
 	if h == "" {
 		h = pod.Name
-	}
-	if pod.Spec.HostnameOverride != nil {
-		h = *pod.Spec.HostnameOverride
 	}
 	if len(h) > 63 {
 		h = strings.TrimRight(h[:63], "-.")

@@ -367,6 +367,7 @@ func TestRunAsNonRootIsOfTheOutcome(t *testing.T) {
 		ctr  *corev1.SecurityContext
 		want string
 	}{
+		{"the image's user is a name", &corev1.PodSecurityContext{RunAsNonRoot: &yes}, nil, `container has runAsNonRoot and image has non-numeric user (web), cannot verify user is non-root (pod: "a_ns(uid-a)", container: c1)`},
 		{"all in the pod", &corev1.PodSecurityContext{RunAsNonRoot: &yes, RunAsUser: &root}, nil, broken},
 		{"all in the container", nil, &corev1.SecurityContext{RunAsNonRoot: &yes, RunAsUser: &root}, broken},
 		{"an empty context of the container", &corev1.PodSecurityContext{RunAsNonRoot: &yes, RunAsUser: &root}, &corev1.SecurityContext{}, broken},
@@ -379,6 +380,9 @@ func TestRunAsNonRootIsOfTheOutcome(t *testing.T) {
 			bubble(t, func(t *testing.T, n *node) {
 				p := pod("a", corev1.RestartPolicyAlways, trap)
 				p.Spec.SecurityContext, p.Spec.Containers[0].SecurityContext = c.pod, c.ctr
+				if strings.Contains(c.want, "(web)") {
+					n.rt.SetUser(image, "web")
+				}
 				n.m.Update(p)
 				w := n.status(p).ContainerStatuses[0].State.Waiting
 				if c.want == "" {
@@ -574,6 +578,18 @@ func TestANameThatTheKernelDoesNotTakeIsSaid(t *testing.T) {
 			t.Errorf("said %q", said)
 		}
 	})
+}
+
+func TestHostnames(t *testing.T) {
+	p := pod(strings.Repeat("a", 62)+".bcd", corev1.RestartPolicyAlways, trap)
+	if h := hostname(p); h != strings.Repeat("a", 62) {
+		t.Errorf("a long name is cut to %q", h)
+	}
+	override := strings.Repeat("o", 64)
+	p.Spec.HostnameOverride, p.Spec.Hostname = &override, "web"
+	if h := hostname(p); h != override {
+		t.Errorf("an override becomes %q", h)
+	}
 }
 
 func TestAHooksOutputIsBounded(t *testing.T) {

@@ -18,6 +18,7 @@ package runtime
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 )
@@ -33,9 +34,19 @@ var (
 	// ErrInvalidImageName says that an image reference cannot be parsed.
 	ErrInvalidImageName = errors.New("runtime: invalid image name")
 	// ErrNonRootUnknown and ErrRunAsRoot refuse a container that must not run as root.
-	ErrNonRootUnknown = errors.New("container has runAsNonRoot and image has non-numeric user, cannot verify user is non-root")
+	ErrNonRootUnknown = errors.New("runtime: the user of the image is not known to be another than root")
 	ErrRunAsRoot      = errors.New("container has runAsNonRoot and image will run as root")
 )
+
+// NonRootUnknown is the ErrNonRootUnknown of an image whose user is a name.
+type NonRootUnknown struct{ User string }
+
+func (e NonRootUnknown) Error() string {
+	return fmt.Sprintf("container has runAsNonRoot and image has non-numeric user (%s), cannot verify user is non-root", e.User)
+}
+
+// Is makes it an ErrNonRootUnknown.
+func (e NonRootUnknown) Is(target error) bool { return target == ErrNonRootUnknown }
 
 // Runtime is the whole seam.
 type Runtime interface {

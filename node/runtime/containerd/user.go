@@ -47,7 +47,7 @@ func (r *Runtime) resolveUser(ctx context.Context, img client.Image, imageUser s
 		}
 		uid, err := strconv.ParseInt(name, 10, 64)
 		if err != nil {
-			return resolvedUser{}, fmt.Errorf("%w (image user %q)", runtime.ErrNonRootUnknown, name)
+			return resolvedUser{}, runtime.NonRootUnknown{User: name}
 		}
 		if uid == 0 {
 			return resolvedUser{}, runtime.ErrRunAsRoot

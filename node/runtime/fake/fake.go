@@ -126,6 +126,15 @@ func (r *Runtime) Provide(ref string) {
 	r.pullable[ref] = imageOf(ref)
 }
 
+// SetUser sets the user that an image names.
+func (r *Runtime) SetUser(ref, user string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i := r.images[ref]
+	i.User = user
+	r.images[ref] = i
+}
+
 // Exit ends a running container with a code, as its own process would.
 func (r *Runtime) Exit(id string, code int, oom bool) {
 	r.mu.Lock()
@@ -244,8 +253,12 @@ func (r *Runtime) CreateContainer(ctx context.Context, c runtime.ContainerConfig
 	if err != nil {
 		return "", err
 	}
-	if c.Security.RunAsNonRoot && c.Security.RunAsUser == nil && (img.User == "" || img.User == "0") {
-		return "", runtime.ErrRunAsRoot
+	if c.Security.RunAsNonRoot && c.Security.RunAsUser == nil {
+		if n, err := strconv.Atoi(img.User); img.User == "" || err == nil && n == 0 {
+			return "", runtime.ErrRunAsRoot
+		} else if err != nil {
+			return "", runtime.NonRootUnknown{User: img.User}
+		}
 	}
 	if _, ok := r.sandboxes[c.Sandbox.UID]; !ok {
 		return "", fmt.Errorf("sandbox %s: %w", c.Sandbox.UID, runtime.ErrNotFound)
