@@ -385,3 +385,23 @@ spec:
 	k.ended("p", corev1.PodSucceeded)
 	k.must("delete", "pod", "p", "--timeout=60s")
 }
+
+// TestAPodThatFillsTheDisk: a limit of local storage is kept by evicting its pod.
+func TestAPodThatFillsTheDisk(t *testing.T) {
+	k := newCase(t)
+	k.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec:
+  volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]
+  containers: [{name: c, image: SHELL, command: [sh, -c, "head -c 3000000 /dev/zero > /v/f; sleep 1000"], volumeMounts: [{name: v, mountPath: /v}]}]
+`)
+	p := k.ended("p", corev1.PodFailed)
+	if p.Status.Reason != "Evicted" || p.Status.Message != `Usage of EmptyDir volume "v" exceeds the limit "1Mi". ` {
+		t.Errorf("%s: %q", p.Status.Reason, p.Status.Message)
+	}
+	if s := p.Status.ContainerStatuses[0].State; s.Terminated == nil {
+		t.Errorf("it is Failed, and its container is %+v", s)
+	}
+}
