@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+
 	"github.com/kontiki/kontiki/cluster/mtls"
 
 	"google.golang.org/grpc"
@@ -24,7 +26,7 @@ type Admin struct {
 
 // DialAdmin connects to the master whose data is in dir.
 func DialAdmin(dir string) (*Admin, error) {
-	identity, err := LoadIdentity(dir)
+	id, err := identity.Load(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -35,8 +37,8 @@ func DialAdmin(dir string) (*Admin, error) {
 	if m == nil {
 		return nil, fmt.Errorf("%s holds no master's data", dir)
 	}
-	live := newLiveIdentity(identity, 0)
-	conn, err := mtls.Connect(&mtls.Dialer{Roots: live.roots, Certificate: newCertificates(live, m.Name, nil).get}, m.Address, mtls.ProtoCluster)
+	live := identity.NewLive(id, 0)
+	conn, err := mtls.Connect(&mtls.Dialer{Roots: live.Roots, Certificate: identity.NewCertificates(live, m.Name, nil).Get}, m.Address, mtls.ProtoCluster)
 	if err != nil {
 		return nil, err
 	}

@@ -73,7 +73,7 @@ func (c *Cluster) SaveBackup(ctx context.Context, w io.Writer) (BackupInfo, erro
 // secretKeyPrints tell the keys of Secrets: a name and the beginning of a hash. The keys are random, so a hash gives nothing away.
 func (c *Cluster) secretKeyPrints() []string {
 	var prints []string
-	for name, key := range c.identity.now().SecretKeys {
+	for name, key := range c.identity.Now().SecretKeys {
 		sum := sha256.Sum256(append([]byte("kontiki secret key "), key...))
 		prints = append(prints, fmt.Sprintf("%s@%x", name, sum[:6]))
 	}

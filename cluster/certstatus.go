@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+
 	"github.com/kontiki/kontiki/cluster/mtls"
 
 	"google.golang.org/grpc"
@@ -88,7 +90,7 @@ type workerReport struct {
 
 // ownCertificates are this master's.
 func (c *Cluster) ownCertificates() (MasterCertificates, error) {
-	id := c.identity.now()
+	id := c.identity.Now()
 	own := MasterCertificates{
 		Name: c.cfg.Name, Reachable: true, Generation: id.Generation, GossipKeys: len(id.GossipKeys), SecretKey: id.CurrentSecretKey,
 		Workers: map[string]workerReport{},
@@ -101,9 +103,9 @@ func (c *Cluster) ownCertificates() (MasterCertificates, error) {
 	slices.SortFunc(own.CAs, func(a, b AuthorityInfo) int { return strings.Compare(a.Role, b.Role) })
 	for _, use := range []struct {
 		name  string
-		certs *certificates
+		certs *identity.Certificates
 	}{{"master", c.certificates}, {"api", c.apiCertificates}, {"agent-client", c.agentClientCertificates}} {
-		cert, err := use.certs.get()
+		cert, err := use.certs.Get()
 		if err != nil {
 			return own, err
 		}
@@ -214,7 +216,7 @@ func (c *Cluster) behind(ctx context.Context, generation uint64) []string {
 }
 
 // notMoved names all who would be locked out by dropping every CA but the issuing one.
-func (c *Cluster) notMoved(ctx context.Context, id *Identity) []string {
+func (c *Cluster) notMoved(ctx context.Context, id *identity.Identity) []string {
 	masters := c.everyMaster(ctx)
 	stuck := mastersBehind(masters, id.Generation)
 	seen := map[string]bool{}
@@ -252,7 +254,7 @@ func (c *Cluster) SetKnownWorkers(known func() []string) { c.knownWorkers.Store(
 
 // Certificates gathers the certificates of the whole cluster, within two seconds.
 func (c *Cluster) Certificates(ctx context.Context) (*Certificates, error) {
-	id := c.identity.now()
+	id := c.identity.Now()
 	workersGossip, _ := c.settings.get()
 	all := &Certificates{
 		ClusterID: id.ClusterID, Generation: id.Generation, Masters: c.everyMaster(ctx), Workers: []WorkerCertificates{},
@@ -329,26 +331,26 @@ func (c *Cluster) change(ctx context.Context, r *clusterv1.ChangeIdentityRequest
 func (c *Cluster) changeHere(ctx context.Context, r *clusterv1.ChangeIdentityRequest) (uint64, error) {
 	switch r.Action {
 	case RenewCertificates:
-		return c.changeIdentity(ctx, func(id *Identity) (*Identity, error) { return id.renewed(), nil })
+		return c.changeIdentity(ctx, func(id *identity.Identity) (*identity.Identity, error) { return id.Renewed(), nil })
 	case RotateCA:
-		return c.changeIdentity(ctx, (*Identity).withNextCA)
+		return c.changeIdentity(ctx, (*identity.Identity).WithNextCA)
 	case RotateGossipKey:
-		return c.changeIdentity(ctx, (*Identity).withNextGossipKey)
+		return c.changeIdentity(ctx, (*identity.Identity).WithNextGossipKey)
 	case RotateSecretKey:
-		return c.changeIdentity(ctx, (*Identity).withNextSecretKey)
+		return c.changeIdentity(ctx, (*identity.Identity).WithNextSecretKey)
 	case RotateTokenKey:
-		return c.changeIdentity(ctx, (*Identity).withNextTokenKey)
+		return c.changeIdentity(ctx, (*identity.Identity).WithNextTokenKey)
 	case FinishTokenKey:
-		return c.changeIdentity(ctx, (*Identity).withoutPreviousTokenKey)
+		return c.changeIdentity(ctx, (*identity.Identity).WithoutPreviousTokenKey)
 	case FinishCA:
-		return c.changeIdentity(ctx, func(id *Identity) (*Identity, error) {
+		return c.changeIdentity(ctx, func(id *identity.Identity) (*identity.Identity, error) {
 			if stuck := c.notMoved(ctx, id); len(stuck) > 0 && !r.Force && id.PreviousCA != nil {
-				return nil, fmt.Errorf("%w: %s; --force goes on without the workers that are named, which must then join again with a token", ErrNotMoved, strings.Join(stuck, ", "))
+				return nil, fmt.Errorf("%w: %s; --force goes on without the workers that are named, which must then join again with a token", identity.ErrNotMoved, strings.Join(stuck, ", "))
 			}
-			return id.withoutPreviousCA()
+			return id.WithoutPreviousCA()
 		})
 	case revokeWorker:
-		return c.identity.now().Generation, c.RevokeWorker(ctx, r.Worker)
+		return c.identity.Now().Generation, c.RevokeWorker(ctx, r.Worker)
 	}
 	return 0, status.Errorf(codes.InvalidArgument, "unknown change %v", r.Action)
 }
@@ -375,7 +377,7 @@ func (s certsService) Change(ctx context.Context, r *clusterv1.ChangeIdentityReq
 
 // rotationCodes tell the errors of rotations over gRPC.
 var rotationCodes = map[codes.Code]error{
-	codes.FailedPrecondition: ErrNotMoved, codes.AlreadyExists: ErrRotating, codes.NotFound: ErrNotRotated,
+	codes.FailedPrecondition: identity.ErrNotMoved, codes.AlreadyExists: identity.ErrRotating, codes.NotFound: identity.ErrNotRotated,
 }
 
 func rotationStatus(err error) error {

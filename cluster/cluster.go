@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+
 	"github.com/kontiki/kontiki/cluster/mtls"
 
 	"golang.org/x/sync/errgroup"
@@ -33,7 +35,7 @@ import (
 type Cluster struct {
 	cfg      Config
 	log      *slog.Logger
-	identity *liveIdentity
+	identity *identity.Live
 	member   membership
 	address  string // the mTLS address that others dial
 
@@ -49,7 +51,7 @@ type Cluster struct {
 	mastersChanged broadcast
 
 	// certificates are this master's own, for the mTLS port; the others serve the API and call agents.
-	certificates, apiCertificates, agentClientCertificates *certificates
+	certificates, apiCertificates, agentClientCertificates *identity.Certificates
 
 	followers      followers
 	settings       settings
@@ -107,26 +109,26 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	identity, self, err := settle(ctx, &cfg, address)
+	id, self, err := settle(ctx, &cfg, address)
 	if err != nil {
 		return nil, err
 	}
 
 	log := cfg.Logger.With("master", cfg.Name)
 	host, _, _ := net.SplitHostPort(address)
-	live := newLiveIdentity(identity, cfg.Timings.Certificate)
-	own := newCertificates(live, cfg.Name, []string{cfg.Name, host})
-	d := &mtls.Dialer{Network: cfg.Network, Roots: live.roots, Certificate: own.get}
+	live := identity.NewLive(id, cfg.Timings.Certificate)
+	own := identity.NewCertificates(live, cfg.Name, []string{cfg.Name, host})
+	d := &mtls.Dialer{Network: cfg.Network, Roots: live.Roots, Certificate: own.Get}
 	store := fsm.New(fsm.Options{NewestCommand: uint64(cfg.FeatureLevel)})
 	c := newCluster(cfg, store, live, own, self, address, mtls.DialedBy(d))
 	apiHosts := append([]string{cfg.Name, host, "localhost", "127.0.0.1", "::1"}, cfg.APIHosts...)
-	c.apiCertificates = &certificates{identity: live, issue: func(ca *pki.Authority) (*pki.KeyPair, error) {
+	c.apiCertificates = &identity.Certificates{Live: live, Issue: func(ca *pki.Authority) (*pki.KeyPair, error) {
 		return ca.IssueServing("kontiki-api", apiHosts)
 	}}
-	c.agentClientCertificates = &certificates{identity: live, issue: func(ca *pki.Authority) (*pki.KeyPair, error) {
+	c.agentClientCertificates = &identity.Certificates{Live: live, Issue: func(ca *pki.Authority) (*pki.KeyPair, error) {
 		return ca.IssueClient("kontiki-apiserver", []string{"system:masters"})
 	}}
-	c.port = mtls.NewPort(listener, live.roots, own.get, c.admit, mtls.RaftName(self.Recoveries), cfg.Timings.Handshake, log)
+	c.port = mtls.NewPort(listener, live.Roots, own.Get, c.admit, mtls.RaftName(self.Recoveries), cfg.Timings.Handshake, log)
 	undo = append(undo, c.end, c.peers.Close)
 
 	stream := mtls.NewStream(c.port.Listener(mtls.ProtoRaft), address, d, mtls.RaftName(self.Recoveries))
@@ -145,7 +147,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	c.gossip, err = gossip.Start(gossip.Config{
 		Name: cfg.Name, Role: pki.RoleMaster, Address: address, APIAddress: cfg.APIAddress, Version: cfg.Version, Recoveries: self.Recoveries,
 		BindAddress: cfg.GossipBindAddress, AdvertiseAddress: cfg.GossipAdvertiseAddress,
-		Keys: identity.GossipKeys, Timings: cfg.Timings.Gossip, Logger: log,
+		Keys: id.GossipKeys, Timings: cfg.Timings.Gossip, Logger: log,
 		Seeds: c.seeds, Transport: transport,
 	})
 	if err != nil {
@@ -171,11 +173,11 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 }
 
 // settle finds out what this master is, and makes it something where it is nothing yet.
-func settle(ctx context.Context, cfg *Config, address string) (*Identity, *member, error) {
+func settle(ctx context.Context, cfg *Config, address string) (*identity.Identity, *member, error) {
 	dir := cfg.DataDir
-	identity, err := LoadIdentity(dir)
+	id, err := identity.Load(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		identity, err = nil, nil
+		id, err = nil, nil
 	}
 	if err != nil {
 		return nil, nil, err
@@ -186,36 +188,36 @@ func settle(ctx context.Context, cfg *Config, address string) (*Identity, *membe
 	}
 	raftState := hasRaftState(filepath.Join(dir, "raft"))
 	switch {
-	case identity == nil && (self != nil || raftState):
-		return nil, nil, fmt.Errorf("%s holds a master's data, but not its %s: restore that file, or remove the directory and join again", dir, identityFile)
+	case id == nil && (self != nil || raftState):
+		return nil, nil, fmt.Errorf("%s holds a master's data, but not its %s: restore that file, or remove the directory and join again", dir, identity.File)
 	case self != nil && self.Name != cfg.Name:
 		return nil, nil, fmt.Errorf("the data in %s is the master %q's, not %q's: give that name, or another directory", dir, self.Name, cfg.Name)
 	case self != nil:
-		if token, err := parseToken(cfg.Token); err == nil && !identity.owns(token.pin) {
+		if token, err := parseToken(cfg.Token); err == nil && !id.Owns(token.pin) {
 			return nil, nil, fmt.Errorf("%w: it is for another cluster (%s...) than the one that %s belongs to (%s...); to move this master, remove that directory",
-				ErrToken, shortPin(token.pin), dir, shortPin(identity.CA.Pin()))
+				ErrToken, shortPin(token.pin), dir, shortPin(id.CA.Pin()))
 		}
-		return identity, self, nil
+		return id, self, nil
 	case len(cfg.Join) > 0:
 		cfg.Logger.Info("joining a cluster", "master", cfg.Name, "by", cfg.Join)
-		if identity, self, err = joinMaster(ctx, cfg, address); err != nil {
+		if id, self, err = joinMaster(ctx, cfg, address); err != nil {
 			return nil, nil, err
 		}
 	case cfg.Bootstrap:
-		if identity == nil {
-			if identity, err = NewIdentity(); err != nil {
+		if id == nil {
+			if id, err = identity.New(); err != nil {
 				return nil, nil, err
 			}
 		}
-		cfg.Logger.Info("starting a new cluster", "master", cfg.Name, "cluster", identity.ClusterID)
-		if err := writeInitialTokens(dir, identity); err != nil {
+		cfg.Logger.Info("starting a new cluster", "master", cfg.Name, "cluster", id.ClusterID)
+		if err := writeInitialTokens(dir, id); err != nil {
 			return nil, nil, err
 		}
 		self = &member{Name: cfg.Name, Address: address, Bootstrap: true}
 	default:
 		return nil, nil, fmt.Errorf("%s is empty: start a new cluster (bootstrap), or give an address to join by and a token", dir)
 	}
-	if err := identity.save(dir); err != nil {
+	if err := id.Save(dir); err != nil {
 		return nil, nil, err
 	}
 	failpoint.Hit("cluster.join.identitySaved")
@@ -223,7 +225,7 @@ func settle(ctx context.Context, cfg *Config, address string) (*Identity, *membe
 		return nil, nil, err
 	}
 	failpoint.Hit("cluster.join.saved")
-	return identity, self, nil
+	return id, self, nil
 }
 
 // RegisterNode lets a caller add services to the gRPC server that workers reach; call it before Run. Handlers find the
@@ -446,7 +448,7 @@ func (c *Cluster) shutdown(polite bool) error {
 }
 
 // Identity is what the cluster's masters share, as it is now; read-only. It changes: see IdentityChanged.
-func (c *Cluster) Identity() *Identity { return c.identity.now().Identity }
+func (c *Cluster) Identity() *identity.Identity { return c.identity.Now().Identity }
 
 // Name is this master's name, Address the mTLS address that others dial, GossipAddress its gossip address.
 func (c *Cluster) Name() string          { return c.cfg.Name }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+
 	"github.com/kontiki/kontiki/cluster/mtls"
 
 	"golang.org/x/sync/errgroup"
@@ -15,9 +17,9 @@ import (
 // reads a file. Open puts the rest around it; a simulation runs it by itself, over a wire, lines and a disk of its own.
 
 // newCluster makes a master of which nothing is open yet. Its disk is to be opened, then openRaft called.
-func newCluster(cfg Config, store *fsm.Store, identity *liveIdentity, own *certificates, self *member, address string, connect func(address string) (mtls.Line, error)) *Cluster {
+func newCluster(cfg Config, store *fsm.Store, id *identity.Live, own *identity.Certificates, self *member, address string, connect func(address string) (mtls.Line, error)) *Cluster {
 	c := &Cluster{
-		cfg: cfg, log: cfg.Logger.With("master", cfg.Name), identity: identity, certificates: own, address: address,
+		cfg: cfg, log: cfg.Logger.With("master", cfg.Name), identity: id, certificates: own, address: address,
 		store:    store,
 		disk:     newDisk(),
 		peers:    mtls.NewLines(connect),

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
 )
 
 const epochKey = internalPrefix + "epoch"
@@ -103,9 +104,7 @@ func (c *Cluster) beginEpochOnce(ctx context.Context) error {
 	switch {
 	case recovered == "":
 		next.Reason = EpochStart
-		if next.Lineage, err = randomHex(8); err != nil {
-			return err
-		}
+		next.Lineage = random.Hex(8)
 	case current.Lineage != recovered:
 		if err := c.requireLevel(ctx, 2, "going on after a recovery"); err != nil {
 			return err

@@ -123,7 +123,7 @@ func (s trustService) Follow(stream clusterv1.TrustService_FollowServer) error {
 // tellTrust sends what there is, and again whenever it changes.
 func (c *Cluster) tellTrust(ctx context.Context, stream clusterv1.TrustService_FollowServer) {
 	for {
-		id := c.identity.now()
+		id := c.identity.Now()
 		workersGossip, settings := c.settings.get()
 		err := stream.Send(&clusterv1.FollowResponse{
 			Generation: id.Generation, CaCertificates: id.RootsPEM(), GossipKeys: id.GossipKeys, Issuer: id.CA.Pin(), Renewal: id.Renewals,
@@ -133,7 +133,7 @@ func (c *Cluster) tellTrust(ctx context.Context, stream clusterv1.TrustService_F
 			return // the receiver learns why
 		}
 		select {
-		case <-id.changed:
+		case <-id.Changed:
 		case <-settings:
 		case <-ctx.Done():
 			return

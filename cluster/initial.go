@@ -7,8 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
+
+	"github.com/kontiki/kontiki/cluster/identity"
 
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/durable"
@@ -26,15 +27,15 @@ var initialTokens = map[pki.Role]string{
 
 // writeInitialTokens chooses the first tokens. They are written before they are stored, so that a crash between the two
 // is made good at the next start.
-func writeInitialTokens(dir string, identity *Identity) error {
+func writeInitialTokens(dir string, id *identity.Identity) error {
 	for role, file := range initialTokens {
 		path := filepath.Join(dir, file)
 		if data, err := os.ReadFile(path); err == nil {
-			if t, err := parseToken(string(data)); err == nil && identity.accepts(t.pin) {
+			if t, err := parseToken(string(data)); err == nil && id.Accepts(t.pin) {
 				continue
 			}
 		}
-		t, err := newToken(identity.CA, role)
+		t, err := newToken(id.CA, role)
 		if err != nil {
 			return err
 		}
@@ -85,39 +86,4 @@ func (c *Cluster) InitialTokens() (master, worker string, err error) {
 		texts[role] = strings.TrimSpace(string(data))
 	}
 	return texts[pki.RoleMaster], texts[pki.RoleWorker], nil
-}
-
-// remember keeps addresses of others for the next start: gossip's, and the mTLS addresses of the other masters.
-func (c *Cluster) remember(seeds, masters []string) {
-	now := c.memberNow()
-	if seeds = seeds[:min(len(seeds), maxSeeds)]; len(seeds) == 0 {
-		seeds = now.Gossip
-	}
-	if slices.Equal(seeds, now.Gossip) && slices.Equal(masters, now.Masters) {
-		return
-	}
-	if err := c.changeMember(func(m *member) { m.Gossip, m.Masters = seeds, masters }); err != nil {
-		c.log.Warn("could not remember the other hosts' addresses", "error", err)
-	}
-}
-
-// seeds are gossip addresses known from before.
-func (c *Cluster) seeds() []string { return slices.Clone(c.memberNow().Gossip) }
-
-// memberNow is what this master remembers of itself.
-func (c *Cluster) memberNow() member {
-	return *c.member.now.Load()
-}
-
-// changeMember changes what this master remembers of itself, on disk first.
-func (c *Cluster) changeMember(change func(*member)) error {
-	c.member.saving.Lock()
-	defer c.member.saving.Unlock()
-	changed := c.memberNow()
-	change(&changed)
-	if err := changed.save(c.cfg.DataDir); err != nil {
-		return err
-	}
-	c.member.now.Store(&changed)
-	return nil
 }

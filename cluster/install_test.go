@@ -42,7 +42,9 @@ func conflictingInstall(t *testing.T, beyond int, crash bool) {
 	var proposals sync.WaitGroup
 	propose := func(n int) {
 		for k := range n {
-			data, err := fsm.EncodeCommand(put("/t/things/ns/1", fmt.Sprintf("lost %d", k)))
+			command := put("/t/things/ns/1", fmt.Sprintf("lost %d", k))
+			command.Since = 1
+			data, err := fsm.EncodeCommand(command)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+
 	"github.com/kontiki/kontiki/cluster/mtls"
 
 	"google.golang.org/grpc"
@@ -131,7 +133,7 @@ func joinOne[T any](ctx context.Context, network mtls.Network, address string, t
 }
 
 // joinMaster fetches the cluster's identity with a token.
-func joinMaster(ctx context.Context, cfg *Config, address string) (*Identity, *member, error) {
+func joinMaster(ctx context.Context, cfg *Config, address string) (*identity.Identity, *member, error) {
 	token, err := parseToken(cfg.Token)
 	if err != nil {
 		return nil, nil, err
@@ -148,15 +150,15 @@ func joinMaster(ctx context.Context, cfg *Config, address string) (*Identity, *m
 	if err != nil {
 		return nil, nil, fmt.Errorf("join the cluster: %w", err)
 	}
-	identity := new(Identity)
-	if err := identity.UnmarshalJSON(response.Identity); err != nil {
+	id := new(identity.Identity)
+	if err := id.UnmarshalJSON(response.Identity); err != nil {
 		return nil, nil, fmt.Errorf("join the cluster: %w", err)
 	}
-	if !identity.accepts(token.pin) {
+	if !id.Accepts(token.pin) {
 		return nil, nil, fmt.Errorf("join the cluster: %w: the identity received has another CA", ErrToken)
 	}
 	m := &member{Name: cfg.Name, Address: address, Gossip: response.Gossip, Join: mergeAddresses(cfg.Join, response.Masters, address), Recoveries: response.Recoveries}
-	return identity, m, nil
+	return id, m, nil
 }
 
 // mergeAddresses joins two lists, without duplicates and without self.

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+
 	"github.com/kontiki/kontiki/cluster/mtls"
 
 	"github.com/hashicorp/raft"
@@ -186,7 +188,7 @@ func TestDataOfAnotherIsRefused(t *testing.T) {
 func TestIdentityFileIsPrivate(t *testing.T) {
 	m := startMasters(t, 2)
 	for _, n := range m.nodes {
-		for _, file := range []string{identityFile, memberFile} {
+		for _, file := range []string{identity.File, memberFile} {
 			info, err := os.Stat(filepath.Join(n.cfg.DataDir, file))
 			if err != nil || info.Mode().Perm() != 0o600 {
 				t.Errorf("%s of %s: %v, %v", file, n.cfg.Name, info, err)

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+
 	"github.com/kontiki/kontiki/cluster/mtls"
 
 	"google.golang.org/grpc/codes"
@@ -119,11 +121,11 @@ func TestThePortOutlivesBadClients(t *testing.T) {
 		}
 	})
 	t.Run("another cluster's certificate", func(t *testing.T) {
-		other, err := NewIdentity()
+		other, err := identity.New()
 		if err != nil {
 			t.Fatal(err)
 		}
-		d := &mtls.Dialer{Roots: m.nodes[0].c.Roots, Certificate: newCertificates(newLiveIdentity(other, 0), "master-9", nil).get}
+		d := &mtls.Dialer{Roots: m.nodes[0].c.Roots, Certificate: identity.NewCertificates(identity.NewLive(other, 0), "master-9", nil).Get}
 		conn, err := d.Dial(context.Background(), address, mtls.ProtoCluster)
 		if err == nil {
 			_ = conn.SetReadDeadline(time.Now().Add(patience))
@@ -135,7 +137,7 @@ func TestThePortOutlivesBadClients(t *testing.T) {
 	})
 	t.Run("garbage inside raft's protocol", func(t *testing.T) {
 		id := m.nodes[0].c.Identity()
-		d := &mtls.Dialer{Roots: id.Roots, Certificate: newCertificates(newLiveIdentity(id, 0), "master-9", nil).get}
+		d := &mtls.Dialer{Roots: id.Roots, Certificate: identity.NewCertificates(identity.NewLive(id, 0), "master-9", nil).Get}
 		conn, err := d.Dial(context.Background(), address, mtls.ProtoRaft)
 		if err != nil {
 			t.Fatal(err)

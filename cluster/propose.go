@@ -35,7 +35,7 @@ const (
 // kv.ErrDiskFull when it was not because the disks have no room; kv.ErrOutcomeUnknown when it may be committed now or later, and when
 // it may have been so long ago that its result is not remembered.
 func (c *Cluster) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, error) {
-	data, err := c.encode(cmd)
+	data, dated, err := c.encode(cmd)
 	if err != nil {
 		return kv.Result{}, fmt.Errorf("propose: %w", err)
 	}
@@ -46,6 +46,11 @@ func (c *Cluster) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, erro
 	var full time.Time // since when there was no room
 	for {
 		lead := c.leaders.current()
+		if !dated && !unknown { // a command that may be committed keeps its date, or that it has none
+			if data, dated, err = c.encode(cmd); err != nil {
+				return kv.Result{}, fmt.Errorf("propose: %w", err)
+			}
+		}
 		var out outcome
 		if lead.name != "" {
 			out = c.batches.propose(ctx, data)
@@ -72,9 +77,7 @@ func (c *Cluster) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, erro
 			// No attempt can have committed it: this master was far behind when it encoded the command. It dates it anew.
 			last = out.err
 			if err := c.store.WaitIndex(ctx, out.index); err == nil || errors.Is(err, kv.ErrFutureRevision) {
-				if data, err = c.encode(cmd); err != nil {
-					return kv.Result{}, fmt.Errorf("propose: %w", err)
-				}
+				dated = false
 			}
 		case clusterv1.Outcome_STATE_REFUSED:
 			last = out.err
@@ -100,20 +103,37 @@ func (c *Cluster) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, erro
 	}
 }
 
-// encode gives a command the date before which it was not proposed, where all masters know what that is (feature level 3), and
-// answers it as an entry of the log. An attempt that is late by more than the results that the state machine remembers is then
-// refused, and not applied again.
-func (c *Cluster) encode(cmd *kv.Command) ([]byte, error) {
-	if !c.dates.Load() {
-		if c.FeatureLevel() < 3 {
-			return fsm.EncodeCommand(cmd)
-		}
-		c.dates.Store(true) // a level never falls
+// datedVersion is the version of commands that say before which index they were not proposed (kv.Command.Since).
+const datedVersion = 3
+
+// encode returns a command as an entry of the log. Where all masters know what that is, it says before which index of the log it was not
+// proposed: an attempt that is late by more than the results that the state machine remembers is then refused, and not applied again. A
+// master that has just started may not know yet that they do; the leader refuses its command then, and it encodes it again.
+func (c *Cluster) encode(cmd *kv.Command) (data []byte, dated bool, err error) {
+	if !c.dating() {
+		data, err = fsm.EncodeCommand(cmd)
+		return data, cmd.Since != 0, err
 	}
-	dated := *cmd
-	dated.Since = max(c.store.AppliedIndex(), 1)
-	return fsm.EncodeCommand(&dated)
+	copied := *cmd
+	copied.Since = max(c.store.AppliedIndex(), 1)
+	data, err = fsm.EncodeCommand(&copied)
+	return data, true, err
 }
+
+// dating says whether commands are to be dated: the feature level says so, and never falls.
+func (c *Cluster) dating() bool {
+	if c.dates.Load() {
+		return true
+	}
+	if c.FeatureLevel() < datedVersion {
+		return false
+	}
+	c.dates.Store(true)
+	return true
+}
+
+// errUndated refuses a command of a master that does not know yet that it is to be dated.
+var errUndated = errors.New("the command does not say since when it has been proposed, as the cluster's feature level asks for")
 
 // bounded gives a context a deadline if it has none, and ends it when the cluster closes.
 func (c *Cluster) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -156,11 +176,19 @@ func (c *Cluster) applyAll(ctx context.Context, commands [][]byte) []outcome {
 		defer c.replica.pending.Done()
 		defer c.inflight.Release(size)
 		futures := make([]raft.ApplyFuture, len(commands))
+		// A leader that has not applied what was committed before its term does not know the level.
+		undated := c.readyTerm.Load() != 0 && !c.dating()
 		for i, data := range commands {
-			futures[i] = c.replica.raft.ApplyLog(raft.Log{Data: data}, 0)
+			if undated || fsm.VersionOf(data) >= datedVersion {
+				futures[i] = c.replica.raft.ApplyLog(raft.Log{Data: data}, 0)
+			}
 		}
 		answers := make([]outcome, len(commands))
 		for i, future := range futures {
+			if future == nil {
+				answers[i] = refused(errUndated)
+				continue
+			}
 			if err := future.Error(); err != nil {
 				answers[i] = classify(err)
 				continue

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kontiki/kontiki/cluster/mtls"
+	"github.com/kontiki/kontiki/internal/random"
 
 	"github.com/hashicorp/raft"
 
@@ -85,9 +86,7 @@ func recoverMember(dir string, log *slog.Logger, dry bool) (_ *Recovery, err err
 	if dry {
 		return plan, nil
 	}
-	if plan.Lineage, err = randomHex(8); err != nil {
-		return nil, err
-	}
+	plan.Lineage = random.Hex(8)
 	// The member first: if we crash in between, recovering again is what there is to do.
 	self.Complete, self.Recovered = true, plan.Lineage
 	self.Recoveries++

@@ -12,7 +12,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
 )
 
 const (
@@ -84,10 +87,7 @@ func (c *Cluster) restoreBackup(ctx context.Context, r io.Reader, force bool) (*
 	if err != nil {
 		return nil, err
 	}
-	id, err := randomHex(8)
-	if err != nil {
-		return nil, err
-	}
+	id := random.Hex(8)
 	c.log.Info("restoring a backup", "revision", info.Revision, "created", info.CreatedAt, "objects", info.Objects)
 	if err := c.stage(ctx, id, file); err != nil {
 		c.unstage(id)
@@ -103,9 +103,7 @@ func (c *Cluster) restoreBackup(ctx context.Context, r io.Reader, force bool) (*
 	next.Backup = &info
 	command := &kv.Command{ID: NewCommandID(), Restore: &kv.Restore{From: restorePrefix + id + "/", Keep: internalPrefix}}
 	if info.Lineage != before.Lineage {
-		if next.Lineage, err = randomHex(8); err != nil {
-			return nil, err
-		}
+		next.Lineage = random.Hex(8)
 		command.Restore.Revision = max(info.Revision, c.store.View().Revision()) + revisionGap
 	}
 	value, err := json.Marshal(next)
@@ -183,7 +181,7 @@ func (c *Cluster) admitBackup(info BackupInfo, force bool) error {
 	}
 	if len(missing) > 0 {
 		return fmt.Errorf("%w (%s; this one is %s): the keys %s that sealed its Secrets are not known here. Start the new cluster with the %s of a master of the old one in its data directory, or restore with --force and without those Secrets",
-			ErrForeignBackup, info.ClusterID, c.identity.ClusterID, strings.Join(missing, ", "), identityFile)
+			ErrForeignBackup, info.ClusterID, c.identity.ClusterID, strings.Join(missing, ", "), identity.File)
 	}
 	return nil
 }

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+
 	"github.com/kontiki/kontiki/cluster/mtls"
 
 	"github.com/kontiki/kontiki/internal/kv"
@@ -224,12 +226,12 @@ func TestRestoreIntoANewCluster(t *testing.T) {
 		lost.nodes[0].put(fmt.Sprintf("/t/later/b/%d", i), "x")
 	}
 	seen := lost.nodes[0].c.store.View().Revision()
-	identity, err := os.ReadFile(filepath.Join(lost.nodes[0].cfg.DataDir, identityFile))
+	id, err := os.ReadFile(filepath.Join(lost.nodes[0].cfg.DataDir, identity.File))
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := startMasters(t, 1, func(cfg *Config) {
-		if err := os.WriteFile(filepath.Join(cfg.DataDir, identityFile), identity, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(cfg.DataDir, identity.File), id, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+
 	"github.com/kontiki/kontiki/cluster/mtls"
 
 	"google.golang.org/grpc"
@@ -116,12 +118,12 @@ func TestCertificatesAreRenewedInProcess(t *testing.T) {
 		}
 	}
 	eventually(t, "three renewals of everything", func() error {
-		for _, get := range []func() (*tls.Certificate, error){c.certificates.get, c.APICertificate, c.AgentClientCertificate} {
+		for _, get := range []func() (*tls.Certificate, error){c.certificates.Get, c.APICertificate, c.AgentClientCertificate} {
 			if _, err := get(); err != nil {
 				return err
 			}
 		}
-		own, err := c.certificates.get()
+		own, err := c.certificates.Get()
 		if err != nil {
 			return err
 		}
@@ -152,10 +154,10 @@ func TestCertificatesAreRenewedInProcess(t *testing.T) {
 		t.Errorf("the worker's disk holds another certificate than it uses: %v", err)
 	}
 	// All at once, on demand.
-	before, _ := c.certificates.get()
+	before, _ := c.certificates.Get()
 	ofWorker := w.Client()
 	m.everybody(m.change(RenewCertificates), w)
-	if after, err := c.certificates.get(); err != nil || after.Leaf.SerialNumber.Cmp(before.Leaf.SerialNumber) == 0 {
+	if after, err := c.certificates.Get(); err != nil || after.Leaf.SerialNumber.Cmp(before.Leaf.SerialNumber) == 0 {
 		t.Errorf("the master's certificate was not renewed on demand: %v", err)
 	}
 	if w.Client().Leaf.SerialNumber.Cmp(ofWorker.Leaf.SerialNumber) == 0 {
@@ -194,14 +196,14 @@ func TestRotationOfTheCA(t *testing.T) {
 	asleep.stop()
 
 	stolen := m.nodes[0].c.Identity()
-	thief := newLiveIdentity(stolen, 0)
-	stolenFile, err := os.ReadFile(filepath.Join(m.nodes[2].cfg.DataDir, identityFile))
+	thief := identity.NewLive(stolen, 0)
+	stolenFile, err := os.ReadFile(filepath.Join(m.nodes[2].cfg.DataDir, identity.File))
 	if err != nil {
 		t.Fatal(err)
 	}
 	asThief := func(name string) *mtls.Dialer {
 		// The thief trusts whoever answers.
-		return &mtls.Dialer{Roots: m.leader().c.Roots, Certificate: newCertificates(thief, name, nil).get}
+		return &mtls.Dialer{Roots: m.leader().c.Roots, Certificate: identity.NewCertificates(thief, name, nil).Get}
 	}
 	if err := refusedBy(t, m.nodes[1].c.Address(), asThief("master-9"), mtls.ProtoCluster); err != nil {
 		t.Fatalf("a certificate of the CA before its rotation: %v", err)
@@ -215,7 +217,7 @@ func TestRotationOfTheCA(t *testing.T) {
 	// Nothing begins while a master is away: it could not follow.
 	down := m.nodes[2]
 	down.stop()
-	if _, err := m.nodes[0].c.ChangeIdentity(ctx, RotateCA, false); !errors.Is(err, ErrNotMoved) || !strings.Contains(err.Error(), "master-3") {
+	if _, err := m.nodes[0].c.ChangeIdentity(ctx, RotateCA, false); !errors.Is(err, identity.ErrNotMoved) || !strings.Contains(err.Error(), "master-3") {
 		t.Fatalf("rotated while a master was away: %v", err)
 	}
 	if _, err := m.nodes[0].c.ChangeIdentity(ctx, FinishCA, false); err == nil {
@@ -236,7 +238,7 @@ func TestRotationOfTheCA(t *testing.T) {
 	for _, n := range m.nodes {
 		n.put("/t/a/b/"+n.cfg.Name, "x")
 	}
-	if _, err := m.nodes[0].c.ChangeIdentity(ctx, RotateCA, false); !errors.Is(err, ErrRotating) {
+	if _, err := m.nodes[0].c.ChangeIdentity(ctx, RotateCA, false); !errors.Is(err, identity.ErrRotating) {
 		t.Errorf("a second rotation before the end of the first: %v", err)
 	}
 
@@ -252,13 +254,13 @@ func TestRotationOfTheCA(t *testing.T) {
 	}
 	// ... as a master that missed everything, ...
 	down.stop()
-	if err := os.WriteFile(filepath.Join(down.cfg.DataDir, identityFile), stolenFile, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(down.cfg.DataDir, identity.File), stolenFile, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	down.start()
 	down.waitReady()
 	m.everybody(now.Generation)
-	if saved, err := LoadIdentity(down.cfg.DataDir); err != nil || saved.CA.Pin() != now.CA.Pin() {
+	if saved, err := identity.Load(down.cfg.DataDir); err != nil || saved.CA.Pin() != now.CA.Pin() {
 		t.Errorf("the master that caught up has not kept it: %v", err)
 	}
 	// ... or as a worker that did: until it is back, the old CA is not dropped.
@@ -266,7 +268,7 @@ func TestRotationOfTheCA(t *testing.T) {
 		n.c.SetKnownWorkers(func() []string { return []string{"worker-1", "worker-2"} })
 	}
 	_, err = m.nodes[0].c.ChangeIdentity(ctx, FinishCA, false)
-	if !errors.Is(err, ErrNotMoved) || !strings.Contains(err.Error(), "worker-2") {
+	if !errors.Is(err, identity.ErrNotMoved) || !strings.Contains(err.Error(), "worker-2") {
 		t.Fatalf("finished while a worker needs the old CA: %v", err)
 	}
 	asleep = joinWorker(t, asleep.cfg)
@@ -305,7 +307,7 @@ func TestRotationOfTheCA(t *testing.T) {
 }
 
 // noKeyInTheClear looks for the CA's key in all that raft keeps.
-func noKeyInTheClear(t *testing.T, m *masters, id *Identity) {
+func noKeyInTheClear(t *testing.T, m *masters, id *identity.Identity) {
 	t.Helper()
 	key, err := id.CA.KeyPEM()
 	if err != nil {
@@ -333,7 +335,7 @@ func noKeyInTheClear(t *testing.T, m *masters, id *Identity) {
 			t.Errorf("looked into %d files: %v", files, err)
 		}
 	}
-	saved, err := os.ReadFile(filepath.Join(m.nodes[0].cfg.DataDir, identityFile))
+	saved, err := os.ReadFile(filepath.Join(m.nodes[0].cfg.DataDir, identity.File))
 	if err != nil || !bytes.Contains(saved, twice) {
 		t.Errorf("the test does not look for what identity.json holds: %v", err)
 	}
@@ -483,50 +485,5 @@ func TestARevocationHoldsOnAMasterThatHasNotSeenIt(t *testing.T) {
 	}
 	if r := parseRevocation([]byte("2026-01-02T03:04:05Z")); r.Count != 1 || r.Since.Year() != 2026 {
 		t.Errorf("what an earlier version stored is read as %+v", r)
-	}
-}
-
-func TestASealedIdentityIsBound(t *testing.T) {
-	before, err := NewIdentity()
-	if err != nil {
-		t.Fatal(err)
-	}
-	next, err := before.withNextCA()
-	if err != nil {
-		t.Fatal(err)
-	}
-	sealed, err := next.sealFor(before)
-	if err != nil {
-		t.Fatal(err)
-	}
-	opened, err := before.open(sealed)
-	if err != nil || opened.NextCA.Pin() != next.NextCA.Pin() {
-		t.Fatalf("opened %v, %v", opened, err)
-	}
-	if again, err := opened.open(sealed); again != nil || err != nil {
-		t.Errorf("the same generation counts twice: %v, %v", again, err)
-	}
-	other, err := NewIdentity()
-	if err != nil {
-		t.Fatal(err)
-	}
-	other.SecretKeys, other.CurrentSecretKey = before.SecretKeys, before.CurrentSecretKey
-	if _, err := other.open(sealed); err == nil {
-		t.Error("another cluster's identity was opened")
-	}
-	raised := bytes.Replace(sealed, []byte(`"generation":1`), []byte(`"generation":7`), 1)
-	if bytes.Equal(raised, sealed) {
-		t.Fatal("the test does not raise the generation")
-	}
-	if _, err := before.open(raised); err == nil {
-		t.Error("an identity was opened as a later generation")
-	}
-	stranger, err := NewIdentity()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stranger.SecretKeys, stranger.CurrentSecretKey = map[string][]byte{"another": make([]byte, 32)}, "another"
-	if _, err := stranger.open(sealed); err == nil || !strings.Contains(err.Error(), "never got") {
-		t.Errorf("opened without the key: %v", err)
 	}
 }

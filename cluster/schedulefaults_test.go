@@ -230,7 +230,9 @@ func (s *schedule) ownLog(r *rand.Rand) bool {
 	var proposals sync.WaitGroup
 	propose := func(on *simLife, n int) {
 		for k := range n {
-			data, err := fsm.EncodeCommand(put("/other/things/ns/x", fmt.Sprint(k)))
+			command := put("/other/things/ns/x", fmt.Sprint(k))
+			command.Since = 1
+			data, err := fsm.EncodeCommand(command)
 			if err != nil {
 				s.fail(err)
 				return

@@ -207,7 +207,7 @@ func (s joinService) JoinMaster(ctx context.Context, r *clusterv1.JoinMasterRequ
 	if err := c.prepareAnywhere(ctx, &clusterv1.PrepareMemberRequest{Name: r.Name, Address: r.Address}); err != nil {
 		return nil, toStatus(err)
 	}
-	identity, err := json.Marshal(c.identity.now().Identity)
+	identity, err := json.Marshal(c.identity.Now().Identity)
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -263,15 +263,15 @@ func (c *Cluster) workerCertificates(ctx context.Context, view kv.View, name str
 		}
 	}
 	revoked, _ := revocationOf(view, name)
-	client, serving, err := c.identity.issuer().SignWorker(csr, name, append([]string{name}, slices.DeleteFunc(slices.Clone(addresses), func(a string) bool { return a == name })...), revoked.Count)
+	client, serving, err := c.identity.Issuer().SignWorker(csr, name, append([]string{name}, slices.DeleteFunc(slices.Clone(addresses), func(a string) bool { return a == name })...), revoked.Count)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	return &clusterv1.JoinWorkerResponse{
 		ClientCertificate:  client,
 		ServingCertificate: serving,
-		CaCertificate:      c.identity.now().RootsPEM(),
-		GossipKeys:         c.identity.now().GossipKeys,
+		CaCertificate:      c.identity.Now().RootsPEM(),
+		GossipKeys:         c.identity.Now().GossipKeys,
 		Masters:            c.MasterAddresses(),
 		Gossip:             c.gossipSeeds(),
 	}, nil

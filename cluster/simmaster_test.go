@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+
 	"github.com/hashicorp/raft"
 	"golang.org/x/sync/errgroup"
 
@@ -26,8 +28,8 @@ var simTimings = func() Timings {
 }()
 
 // simIdentity is made once: nothing that it is for is simulated.
-var simIdentity = sync.OnceValue(func() *Identity {
-	id, err := NewIdentity()
+var simIdentity = sync.OnceValue(func() *identity.Identity {
+	id, err := identity.New()
 	if err != nil {
 		panic(err)
 	}
@@ -64,8 +66,8 @@ func (m *simMaster) start() {
 	m.starts++
 	host := m.s.net.host(m.name, m.address, simTimings.Transport)
 	host.wire.installed = func() { m.s.count("a snapshot was installed") }
-	live := newLiveIdentity(simIdentity(), 0)
-	none := &certificates{identity: live, issue: func(*pki.Authority) (*pki.KeyPair, error) { return nil, errors.New("there is nothing to certify") }}
+	live := identity.NewLive(simIdentity(), 0)
+	none := &identity.Certificates{Live: live, Issue: func(*pki.Authority) (*pki.KeyPair, error) { return nil, errors.New("there is nothing to certify") }}
 	cfg := Config{Name: m.name, Timings: simTimings, FeatureLevel: FeatureLevel, Version: "simulated", Logger: m.s.log}
 	store := fsm.New(fsm.Options{Remembered: simRemembered})
 	c := newCluster(cfg, store, live, none, &member{Name: m.name, Address: m.address, Complete: true}, m.address, host.lines)

@@ -122,7 +122,7 @@ func (c *Cluster) Status(ctx context.Context) (*Status, error) {
 	slices.SortFunc(s.Members, func(a, b MemberStatus) int { return strings.Compare(a.Name, b.Name) })
 	s.FailuresTolerated = tolerated(s.Members)
 	s.Behind = behind(s.Members, level)
-	s.certificateSoon = min(certificateSoon, c.certificateLifetime()/4)
+	s.certificateSoon = min(certificateSoon, c.identity.Lifetime()/4)
 	s.Problems = s.problems(time.Now())
 	return s, nil
 }
@@ -266,7 +266,7 @@ func (c *Cluster) nodeStatus() *clusterv1.NodeStatusResponse {
 	} else if last := node.LastContact(); !last.IsZero() {
 		response.LastContactMs = time.Since(last).Milliseconds()
 	}
-	if certificate, err := c.certificates.get(); err == nil {
+	if certificate, err := c.certificates.Get(); err == nil {
 		response.CertificateExpires = certificate.Leaf.NotAfter.Unix()
 	}
 	response.MemoryAvailableBytes = availableMemory("/")

@@ -15,6 +15,7 @@ import (
 
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
 )
 
 // tokenPrefix is where join tokens are stored, by id.
@@ -76,15 +77,7 @@ func newToken(ca *pki.Authority, role pki.Role) (parsedToken, error) {
 	if role != pki.RoleMaster && role != pki.RoleWorker {
 		return parsedToken{}, fmt.Errorf("a join token is for the role master or worker, not %q", role)
 	}
-	id, err := randomHex(4)
-	if err != nil {
-		return parsedToken{}, err
-	}
-	secret, err := randomHex(16)
-	if err != nil {
-		return parsedToken{}, err
-	}
-	return parsedToken{pin: ca.Pin(), role: role, id: id, secret: secret}, nil
+	return parsedToken{pin: ca.Pin(), role: role, id: random.Hex(4), secret: random.Hex(16)}, nil
 }
 
 func (p parsedToken) stored(ttl time.Duration, description string) storedToken {
@@ -117,7 +110,7 @@ func (c *Cluster) CreateToken(ctx context.Context, role pki.Role, ttl time.Durat
 	if ttl < 0 {
 		return "", fmt.Errorf("a join token's time to live cannot be %s", ttl)
 	}
-	t, err := newToken(c.identity.now().CA, role)
+	t, err := newToken(c.identity.Now().CA, role)
 	if err != nil {
 		return "", err
 	}
@@ -209,9 +202,9 @@ func (c *Cluster) checkToken(ctx context.Context, text string, role pki.Role) (k
 	if err != nil {
 		return nil, err
 	}
-	switch id := c.identity.now(); {
-	case id.accepts(t.pin):
-	case id.owns(t.pin):
+	switch id := c.identity.Now(); {
+	case id.Accepts(t.pin):
+	case id.Owns(t.pin):
 		return nil, fmt.Errorf("%w: it is from before the cluster's CA was rotated; make a new one with `kontiki token create --role %s`", ErrToken, role)
 	default:
 		return nil, fmt.Errorf("%w: it is for another cluster", ErrToken)

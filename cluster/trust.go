@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/kontiki/kontiki/cluster/identity"
 
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/kv"
@@ -19,6 +22,13 @@ const (
 	rotationPoll = 500 * time.Millisecond
 	// saveAgain is the pause after a new identity could not be written to disk.
 	saveAgain = time.Second
+)
+
+// Keys of what the store says about trust, beside the sealed identity itself: whether workers gossip, and which certificates of a worker
+// are refused.
+const (
+	gossipKey     = identity.Key + "/gossip"
+	revokedPrefix = identity.Key + "/revoked/"
 )
 
 // settings are what the store says about trust beside the identity.
@@ -106,7 +116,7 @@ func (c *Cluster) followIdentity(ctx context.Context) error {
 		if !c.takeTrust(ctx, view) {
 			continue
 		}
-		watcher, err := c.store.Watch(identityPrefix, view.Revision())
+		watcher, err := c.store.Watch(identity.Key, view.Revision())
 		if err != nil {
 			continue // the view is too old by now
 		}
@@ -125,8 +135,8 @@ func (c *Cluster) followIdentity(ctx context.Context) error {
 
 // takeTrust takes over what a view says; false asks for another try.
 func (c *Cluster) takeTrust(ctx context.Context, view kv.View) bool {
-	if v, ok := view.Get(identityKey); ok {
-		id, err := c.identity.now().open(v.Value)
+	if v, ok := view.Get(identity.Key); ok {
+		id, err := c.identity.Now().Open(v.Value)
 		switch {
 		case err != nil:
 			c.log.Error("this master cannot follow the change of the cluster's identity; remove it from the cluster, and its data, and let it join again", "error", err)
@@ -156,11 +166,11 @@ func (c *Cluster) takeTrust(ctx context.Context, view kv.View) bool {
 }
 
 // adopt uses an identity from now on: once it is on disk, since a master that forgot it could not come back.
-func (c *Cluster) adopt(id *Identity) error {
-	if err := id.save(c.cfg.DataDir); err != nil {
+func (c *Cluster) adopt(id *identity.Identity) error {
+	if err := id.Save(c.cfg.DataDir); err != nil {
 		return err
 	}
-	c.identity.set(id)
+	c.identity.Set(id)
 	if err := c.gossip.SetKeys(id.GossipKeys); err != nil {
 		return err
 	}
@@ -170,7 +180,7 @@ func (c *Cluster) adopt(id *Identity) error {
 
 // changeIdentity proposes, on the leader, the next generation, and waits until this master uses it. A change is made only
 // when every master has the present generation: so each of them can open the next.
-func (c *Cluster) changeIdentity(ctx context.Context, change func(*Identity) (*Identity, error)) (uint64, error) {
+func (c *Cluster) changeIdentity(ctx context.Context, change func(*identity.Identity) (*identity.Identity, error)) (uint64, error) {
 	if err := c.identityChange.take(ctx); err != nil {
 		return 0, err
 	}
@@ -179,9 +189,9 @@ func (c *Cluster) changeIdentity(ctx context.Context, change func(*Identity) (*I
 	if err != nil {
 		return 0, err
 	}
-	op := kv.Op{Key: identityKey, Cond: kv.Absent}
-	if v, ok := view.Get(identityKey); ok {
-		var stored sealedIdentity
+	op := kv.Op{Key: identity.Key, Cond: kv.Absent}
+	if v, ok := view.Get(identity.Key); ok {
+		var stored identity.Sealed
 		if err := json.Unmarshal(v.Value, &stored); err != nil {
 			return 0, fmt.Errorf("read the replicated identity: %w", err)
 		}
@@ -190,15 +200,15 @@ func (c *Cluster) changeIdentity(ctx context.Context, change func(*Identity) (*I
 		}
 		op.Cond, op.Revision = kv.AtRevision, v.ModRevision
 	}
-	present := c.identity.now().Identity
+	present := c.identity.Now().Identity
 	if behind := c.mastersBehind(ctx, present.Generation); len(behind) > 0 {
-		return 0, fmt.Errorf("%w: %s", ErrNotMoved, strings.Join(behind, ", "))
+		return 0, fmt.Errorf("%w: %s", identity.ErrNotMoved, strings.Join(behind, ", "))
 	}
 	next, err := change(present)
 	if err != nil {
 		return 0, err
 	}
-	if op.Value, err = next.sealFor(present); err != nil {
+	if op.Value, err = next.SealFor(present); err != nil {
 		return 0, err
 	}
 	result, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{op}})
@@ -216,12 +226,12 @@ func (c *Cluster) waitGeneration(ctx context.Context, generation uint64) error {
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
 	for {
-		id := c.identity.now()
+		id := c.identity.Now()
 		if id.Generation >= generation {
 			return nil
 		}
 		select {
-		case <-id.changed:
+		case <-id.Changed:
 		case <-ctx.Done():
 			return fmt.Errorf("this master does not get the cluster's identity of generation %d, see its log: %w", generation, context.Cause(ctx))
 		}
@@ -231,17 +241,17 @@ func (c *Cluster) waitGeneration(ctx context.Context, generation uint64) error {
 // advanceRotations is the duty of the leader that takes rotations from step to step.
 func (c *Cluster) advanceRotations(ctx context.Context) error {
 	for ctx.Err() == nil {
-		id := c.identity.now()
-		if _, pending := id.advanced(); !pending {
+		id := c.identity.Now()
+		if _, pending := id.Advanced(); !pending {
 			select {
-			case <-id.changed:
+			case <-id.Changed:
 			case <-ctx.Done():
 			}
 			continue
 		}
 		if behind := c.behind(ctx, id.Generation); len(behind) == 0 {
-			generation, err := c.changeIdentity(ctx, func(present *Identity) (*Identity, error) {
-				if next, pending := present.advanced(); pending && present.Generation == id.Generation {
+			generation, err := c.changeIdentity(ctx, func(present *identity.Identity) (*identity.Identity, error) {
+				if next, pending := present.Advanced(); pending && present.Generation == id.Generation {
 					return next, nil
 				}
 				return nil, errors.New("it has changed meanwhile")
@@ -287,3 +297,21 @@ func (c *Cluster) RevokeWorker(ctx context.Context, name string) error {
 		}
 	}
 }
+
+// APICertificate is the certificate to serve the API with, for Config.APIHosts and this master's own name and
+// addresses. It is renewed in time: call it from tls.Config.GetCertificate.
+func (c *Cluster) APICertificate() (*tls.Certificate, error) { return c.apiCertificates.Get() }
+
+// AgentClientCertificate is the certificate to call the workers' kubelet ports with; ask for it for every connection.
+func (c *Cluster) AgentClientCertificate() (*tls.Certificate, error) {
+	return c.agentClientCertificates.Get()
+}
+
+// Roots are the CAs that certificates of the cluster are under now; ask for them for every connection.
+func (c *Cluster) Roots() *x509.CertPool { return c.identity.Roots() }
+
+// Issuer is the CA that issues now, with the lifetime that certificates of this cluster have.
+func (c *Cluster) Issuer() *pki.Authority { return c.identity.Issuer() }
+
+// IdentityChanged is closed when Identity has changed; take it before asking for that.
+func (c *Cluster) IdentityChanged() <-chan struct{} { return c.identity.Now().Changed }

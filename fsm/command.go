@@ -167,7 +167,7 @@ func keep(value []byte, entry int) []byte {
 
 // decodeCommand is DecodeCommand with values that all share data's memory, up to a version. It reuses c.Ops.
 func decodeCommand(c *kv.Command, data []byte, newest uint64) error {
-	if version := leadingVersion(data); version > newest {
+	if version := VersionOf(data); version > newest {
 		return fmt.Errorf("%w: version %d, the newest known is %d", ErrNewerCommand, version, newest)
 	}
 	if len(data) > kv.MaxCommandBytes {
@@ -211,8 +211,8 @@ func decodeCommand(c *kv.Command, data []byte, newest uint64) error {
 	return checkCommand(c)
 }
 
-// leadingVersion is the version of a command of whatever version: its first field.
-func leadingVersion(data []byte) uint64 {
+// VersionOf returns the version of an encoded command, of whatever version it is: its first field. It is 0 for what is no command.
+func VersionOf(data []byte) uint64 {
 	num, typ, n := protowire.ConsumeTag(data)
 	if n < 0 || num != fieldVersion || typ != protowire.VarintType {
 		return 0

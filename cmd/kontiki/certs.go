@@ -14,6 +14,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+
 	"github.com/spf13/cobra"
 
 	"github.com/kontiki/kontiki/cluster"
@@ -48,7 +50,7 @@ func (m *master) serveCerts(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		code := http.StatusServiceUnavailable
 		switch {
-		case errors.Is(err, cluster.ErrRotating), errors.Is(err, cluster.ErrNotRotated), errors.Is(err, cluster.ErrNotMoved):
+		case errors.Is(err, identity.ErrRotating), errors.Is(err, identity.ErrNotRotated), errors.Is(err, identity.ErrNotMoved):
 			code = http.StatusConflict
 		case errors.Is(err, errBadChange):
 			code = http.StatusBadRequest

@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 	corev1 "k8s.io/api/core/v1"
@@ -199,7 +201,7 @@ func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 			t.Fatalf("%s: %d %s", action, code, answer)
 		}
 	}
-	var now *cluster.Identity
+	var now *identity.Identity
 	awaitThat(t, "the new keys to be used", func() error {
 		if now = m.cluster.Identity(); now.PreviousCA == nil || now.CurrentSecretKey == before.CurrentSecretKey || now.GossipStep != "" || now.PreviousTokenKey == nil {
 			return errors.New("not yet")

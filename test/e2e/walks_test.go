@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -475,9 +477,9 @@ func TestAStolenMaster(t *testing.T) {
 // secretKeyOf names the key that a master seals Secrets with.
 func secretKeyOf(t *testing.T, host string) string {
 	t.Helper()
-	identity, err := cluster.LoadIdentity(hostDir(host))
+	id, err := identity.Load(hostDir(host))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return identity.CurrentSecretKey
+	return id.CurrentSecretKey
 }

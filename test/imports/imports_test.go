@@ -42,6 +42,7 @@ var rules = []rule{
 	{"cluster/pki", []string{"internal"}, []string{kubernetes, raft, "google.golang.org/grpc"}},
 	{"cluster/gossip", []string{"cluster/pki", "internal"}, []string{kubernetes, raft, module + "fsm", "google.golang.org/grpc"}},
 	{"cluster/mtls", []string{"cluster/pki", "internal"}, []string{kubernetes, module + "fsm"}},
+	{"cluster/identity", []string{"cluster/pki", "internal"}, []string{kubernetes, raft, module + "fsm", "google.golang.org/grpc"}},
 	{"cluster/storage", []string{"cluster/pki", "fsm", "internal"}, []string{kubernetes, "google.golang.org/grpc"}},
 	{"cluster", []string{"fsm", "proto", "internal"}, []string{kubernetes}},
 	{"api", []string{"proto", "internal"}, append([]string{raft}, serving...)},

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/identity"
 )
 
 // identityReview is how often the supervisor looks whether the cluster's keys have changed.
@@ -39,23 +39,23 @@ func (s *Supervisor) followIdentity(ctx context.Context) error {
 				continue
 			}
 			seen[dir] = info.ModTime()
-			identity, err := cluster.LoadIdentity(dir)
-			if err != nil || identity.Generation <= newest {
+			id, err := identity.Load(dir)
+			if err != nil || id.Generation <= newest {
 				continue // it is replaced at this moment, or older than another master's
 			}
-			if err := s.options.WriteKubeconfig(s.state.Kubeconfig(), s.apiURL(), identity.CA, identity.RootsPEM()); err != nil {
+			if err := s.options.WriteKubeconfig(s.state.Kubeconfig(), s.apiURL(), id.CA, id.RootsPEM()); err != nil {
 				s.log.Warn("the kubeconfig could not be written", "error", err)
 				continue
 			}
-			newest = identity.Generation
+			newest = id.Generation
 		}
 	}
 }
 
 func (s *Supervisor) writeKubeconfig() error {
-	identity, err := cluster.LoadIdentity(s.state.hostDir(s.state.of(master)[0]))
+	id, err := identity.Load(s.state.hostDir(s.state.of(master)[0]))
 	if err != nil {
 		return err
 	}
-	return s.options.WriteKubeconfig(s.state.Kubeconfig(), s.apiURL(), identity.CA, identity.RootsPEM())
+	return s.options.WriteKubeconfig(s.state.Kubeconfig(), s.apiURL(), id.CA, id.RootsPEM())
 }

@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kontiki/kontiki/cluster"
@@ -186,7 +188,7 @@ func (s *Supervisor) explain(err error) error {
 // awaitIdentity waits until the first master has made the cluster's identity and its join tokens.
 func (s *Supervisor) awaitIdentity(ctx context.Context, first Host) error {
 	return poll(ctx, 30*time.Second, first.Name+" to start the cluster", func() error {
-		if _, err := cluster.LoadIdentity(s.state.hostDir(first)); err != nil {
+		if _, err := identity.Load(s.state.hostDir(first)); err != nil {
 			return err
 		}
 		for _, r := range []role{master, worker} {
@@ -204,8 +206,8 @@ func (s *Supervisor) token(r role) (string, error) {
 	first := s.state.hostDir(s.state.of(master)[0])
 	data, err := os.ReadFile(filepath.Join(first, "token-"+string(r)))
 	if err == nil {
-		var identity *cluster.Identity
-		if identity, err = cluster.LoadIdentity(first); err == nil && strings.HasPrefix(string(data), "K10"+identity.CA.Pin()+"::") {
+		var id *identity.Identity
+		if id, err = identity.Load(first); err == nil && strings.HasPrefix(string(data), "K10"+id.CA.Pin()+"::") {
 			return string(data), nil
 		}
 	}

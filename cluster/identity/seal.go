@@ -1,4 +1,4 @@
-package cluster
+package identity
 
 import (
 	"crypto/aes"
@@ -10,19 +10,13 @@ import (
 	"fmt"
 )
 
-// Keys of the replicated identity: the sealed identity itself, whether workers gossip, and from when on certificates of a
-// worker are refused.
-const (
-	identityPrefix = internalPrefix + "identity"
-	identityKey    = identityPrefix
-	gossipKey      = identityPrefix + "/gossip"
-	revokedPrefix  = identityPrefix + "/revoked/"
-)
+// Key is the key of the sealed identity in the store.
+const Key = "/kontiki/identity"
 
-// sealedIdentity is an identity in the store: encrypted, because the log, snapshots and backups must not hold the CA's key.
+// Sealed is an identity in the store: encrypted, because the log, snapshots and backups must not hold the CA's key.
 // It is sealed under the secret key that was the current one in the generation before, which every master has: a change
 // begins only when all of them have that.
-type sealedIdentity struct {
+type Sealed struct {
 	Generation uint64 `json:"generation"`
 	Key        string `json:"key"`
 	Nonce      []byte `json:"nonce"`
@@ -30,8 +24,8 @@ type sealedIdentity struct {
 }
 
 // associated binds a sealed identity to its place, its key's name and its generation.
-func (s *sealedIdentity) associated(clusterID string) []byte {
-	data := []byte(identityKey + "\x00" + clusterID + "\x00" + s.Key + "\x00")
+func (s *Sealed) associated(clusterID string) []byte {
+	data := []byte(Key + "\x00" + clusterID + "\x00" + s.Key + "\x00")
 	return binary.BigEndian.AppendUint64(data, s.Generation)
 }
 
@@ -47,13 +41,13 @@ func identityCipher(id *Identity, name string) (cipher.AEAD, error) {
 	return cipher.NewGCM(block)
 }
 
-// sealFor encrypts the identity for masters that have the one before it.
-func (id *Identity) sealFor(before *Identity) ([]byte, error) {
+// SealFor encrypts the identity for masters that have the one before it.
+func (id *Identity) SealFor(before *Identity) ([]byte, error) {
 	plain, err := json.Marshal(id)
 	if err != nil {
 		return nil, err
 	}
-	sealed := sealedIdentity{Generation: id.Generation, Key: before.CurrentSecretKey}
+	sealed := Sealed{Generation: id.Generation, Key: before.CurrentSecretKey}
 	aead, err := identityCipher(before, sealed.Key)
 	if err != nil {
 		return nil, fmt.Errorf("seal the cluster's identity: %w", err)
@@ -66,9 +60,9 @@ func (id *Identity) sealFor(before *Identity) ([]byte, error) {
 	return json.Marshal(sealed)
 }
 
-// open decrypts what sealFor made, with the keys of an identity of this cluster.
-func (id *Identity) open(value []byte) (*Identity, error) {
-	var sealed sealedIdentity
+// Open decrypts what sealFor made, with the keys of an identity of this cluster.
+func (id *Identity) Open(value []byte) (*Identity, error) {
+	var sealed Sealed
 	if err := json.Unmarshal(value, &sealed); err != nil {
 		return nil, fmt.Errorf("read the replicated identity: %w", err)
 	}

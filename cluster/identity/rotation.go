@@ -1,4 +1,4 @@
-package cluster
+package identity
 
 import (
 	"bytes"
@@ -43,15 +43,15 @@ func (id *Identity) next() *Identity {
 	return &changed
 }
 
-// renewed tells everybody to renew.
-func (id *Identity) renewed() *Identity {
+// Renewed tells everybody to renew.
+func (id *Identity) Renewed() *Identity {
 	changed := id.next()
 	changed.Renewals++
 	return changed
 }
 
-// withNextCA introduces a CA.
-func (id *Identity) withNextCA() (*Identity, error) {
+// WithNextCA introduces a CA.
+func (id *Identity) WithNextCA() (*Identity, error) {
 	if id.NextCA != nil || id.PreviousCA != nil {
 		return nil, fmt.Errorf("%w: finish it first with `kontiki cluster certs rotate-ca --finish`", ErrRotating)
 	}
@@ -67,8 +67,8 @@ func (id *Identity) withNextCA() (*Identity, error) {
 	return changed, nil
 }
 
-// withoutPreviousCA ends the trust in the CA before the present one.
-func (id *Identity) withoutPreviousCA() (*Identity, error) {
+// WithoutPreviousCA ends the trust in the CA before the present one.
+func (id *Identity) WithoutPreviousCA() (*Identity, error) {
 	switch {
 	case id.NextCA != nil:
 		return nil, fmt.Errorf("%w: the new CA does not issue yet", ErrNotMoved)
@@ -81,8 +81,8 @@ func (id *Identity) withoutPreviousCA() (*Identity, error) {
 	return changed, nil
 }
 
-// withNextGossipKey introduces a gossip key.
-func (id *Identity) withNextGossipKey() (*Identity, error) {
+// WithNextGossipKey introduces a gossip key.
+func (id *Identity) WithNextGossipKey() (*Identity, error) {
 	if id.GossipStep != "" {
 		return nil, fmt.Errorf("%w: the gossip key before this one is still in use", ErrRotating)
 	}
@@ -95,8 +95,8 @@ func (id *Identity) withNextGossipKey() (*Identity, error) {
 	return changed, nil
 }
 
-// withNextSecretKey introduces a key that seals Secrets.
-func (id *Identity) withNextSecretKey() (*Identity, error) {
+// WithNextSecretKey introduces a key that seals Secrets.
+func (id *Identity) WithNextSecretKey() (*Identity, error) {
 	if id.NextSecretKey != "" {
 		return nil, fmt.Errorf("%w: not every master knows the secret key before this one", ErrRotating)
 	}
@@ -113,8 +113,8 @@ func (id *Identity) withNextSecretKey() (*Identity, error) {
 	return changed, nil
 }
 
-// withNextTokenKey introduces a key that signs service account tokens.
-func (id *Identity) withNextTokenKey() (*Identity, error) {
+// WithNextTokenKey introduces a key that signs service account tokens.
+func (id *Identity) WithNextTokenKey() (*Identity, error) {
 	if id.NextTokenKey != nil || id.PreviousTokenKey != nil {
 		return nil, fmt.Errorf("%w: finish it first with `kontiki cluster certs rotate-token-key --finish`", ErrRotating)
 	}
@@ -127,8 +127,8 @@ func (id *Identity) withNextTokenKey() (*Identity, error) {
 	return changed, nil
 }
 
-// withoutPreviousTokenKey voids the tokens that the key before the present one signed.
-func (id *Identity) withoutPreviousTokenKey() (*Identity, error) {
+// WithoutPreviousTokenKey voids the tokens that the key before the present one signed.
+func (id *Identity) WithoutPreviousTokenKey() (*Identity, error) {
 	switch {
 	case id.NextTokenKey != nil:
 		return nil, fmt.Errorf("%w: the new key does not sign yet", ErrNotMoved)
@@ -150,9 +150,9 @@ func (id *Identity) OtherTokenKeys() (keys []crypto.Signer) {
 	return keys
 }
 
-// advanced takes every change that is under way one step further. It may be called once every host has this generation;
+// Advanced takes every change that is under way one step further. It may be called once every host has this generation;
 // false says that nothing waits for that.
-func (id *Identity) advanced() (*Identity, bool) {
+func (id *Identity) Advanced() (*Identity, bool) {
 	changed, moved := id.next(), false
 	if id.NextCA != nil {
 		changed.CA, changed.PreviousCA, changed.NextCA, moved = id.NextCA, id.CA, nil, true
@@ -202,14 +202,14 @@ func (id *Identity) RootsPEM() []byte {
 	return bundle.Bytes()
 }
 
-// accepts says whether a join token's pin is that of a CA that is trusted.
-func (id *Identity) accepts(pin string) bool {
+// Accepts says whether a join token's pin is that of a CA that is trusted.
+func (id *Identity) Accepts(pin string) bool {
 	return slices.ContainsFunc(id.trusted(), func(ca *pki.Authority) bool { return ca.Pin() == pin })
 }
 
-// owns says whether a pin is or was that of this cluster.
-func (id *Identity) owns(pin string) bool {
-	return id.accepts(pin) || slices.Contains(id.PastPins, pin)
+// Owns says whether a pin is or was that of this cluster.
+func (id *Identity) Owns(pin string) bool {
+	return id.Accepts(pin) || slices.Contains(id.PastPins, pin)
 }
 
 // chain is what is shown behind a certificate of CA: hosts look for the CA that their token pins, and who trusts only

@@ -1,4 +1,4 @@
-package cluster
+package identity
 
 import (
 	"crypto"
@@ -8,18 +8,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"path/filepath"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/durable"
+	"github.com/kontiki/kontiki/internal/random"
 )
 
-const identityFile = "identity.json"
+const File = "identity.json"
 
 // Identity is what makes masters one cluster: every master holds the same one, in a file of mode 0600, and hands it to
 // masters that join with a token. It is read-only once loaded; a change is a new Identity of the next generation (see
@@ -115,12 +113,9 @@ func (d *authorityDocument) authority() (*pki.Authority, error) {
 	return pki.ParseAuthority(d.Certificate, d.Key)
 }
 
-// NewIdentity makes the identity of a new cluster.
-func NewIdentity() (*Identity, error) {
-	id, err := randomHex(8)
-	if err != nil {
-		return nil, err
-	}
+// New makes the identity of a new cluster.
+func New() (*Identity, error) {
+	id := random.Hex(8)
 	ca, err := pki.NewAuthority("kontiki-ca-" + id)
 	if err != nil {
 		return nil, err
@@ -282,63 +277,15 @@ func (id *Identity) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// LoadIdentity reads the identity of the cluster whose member's data is in dir; fs.ErrNotExist if there is none.
-func LoadIdentity(dir string) (*Identity, error) {
-	id, err := durable.Load[Identity](filepath.Join(dir, identityFile))
+// Load reads the identity of the cluster whose member's data is in dir; fs.ErrNotExist if there is none.
+func Load(dir string) (*Identity, error) {
+	id, err := durable.Load[Identity](filepath.Join(dir, File))
 	if err != nil {
 		return nil, fmt.Errorf("load the cluster identity: %w", err)
 	}
 	return id, nil
 }
 
-func (id *Identity) save(dir string) error {
-	return durable.Save(filepath.Join(dir, identityFile), id)
-}
-
-// member is what a master remembers of itself. A master whose member is complete never joins again.
-type member struct {
-	Name    string `json:"name"`
-	Address string `json:"address"`
-	// Bootstrap says that this master is the first of its cluster; Join are the masters that it joins by otherwise.
-	Bootstrap bool     `json:"bootstrap,omitempty"`
-	Join      []string `json:"join,omitempty"`
-	// Complete says that the master has its vote (first master: that the initial tokens are stored).
-	Complete bool `json:"complete"`
-	// Gossip are gossip addresses to find the other hosts by.
-	Gossip []string `json:"gossip,omitempty"`
-	// Recoveries is how many recoveries the cluster went through, as of when this master joined or was recovered itself.
-	Recoveries uint64 `json:"recoveries,omitempty"`
-	// Recovered is the lineage that a recovery of this master chose, until the state says so.
-	Recovered string `json:"recovered,omitempty"`
-	// Masters are the mTLS addresses of the other masters: whom to ask when this one has lost its data.
-	Masters []string `json:"masters,omitempty"`
-}
-
-// membership is what a master remembers of itself, now and on disk. Reading it never waits for the disk.
-type membership struct {
-	saving sync.Mutex // one change at a time
-	now    atomic.Pointer[member]
-}
-
-const memberFile = "member.json"
-
-// loadMember returns nil where there is no such file.
-func loadMember(dir string) (*member, error) {
-	m, err := durable.Load[member](filepath.Join(dir, memberFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return m, err
-}
-
-func (m *member) save(dir string) error {
-	return durable.Save(filepath.Join(dir, memberFile), m)
-}
-
-func randomHex(bytes int) (string, error) {
-	b := make([]byte, bytes)
-	if _, err := rand.Read(b); err != nil {
-		return "", fmt.Errorf("read randomness: %w", err)
-	}
-	return fmt.Sprintf("%x", b), nil
+func (id *Identity) Save(dir string) error {
+	return durable.Save(filepath.Join(dir, File), id)
 }

@@ -1,0 +1,14 @@
+// Package random makes random names.
+package random
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+)
+
+// Hex returns so many random bytes in hex. crypto/rand never fails: it ends the process instead.
+func Hex(bytes int) string {
+	b := make([]byte, bytes)
+	_, _ = rand.Read(b)
+	return hex.EncodeToString(b)
+}
