@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"github.com/kontiki/kontiki/internal/kv"
 )
 

@@ -4,10 +4,12 @@ import (
 	"context"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+
+	"github.com/kontiki/kontiki/cluster/mtls"
+
 	"golang.org/x/sync/errgroup"
 
-	"github.com/kontiki/kontiki/cluster/identity"
-	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/fsm"
 )
 

@@ -16,7 +16,6 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/storage"
 )
 
@@ -309,7 +308,7 @@ func TestARemovedMasterThatLostItsDataNeedsAToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	damages[len(damages)-1].do(t, n)
-	if c, err := Open(context.Background(), n.cfg); !errors.Is(err, join.ErrRemoved) {
+	if c, err := Open(context.Background(), n.cfg); !errors.Is(err, ErrRemoved) {
 		if err == nil {
 			c.Close()
 		}

@@ -8,10 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/raft"
-
-	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/mtls"
+
+	"github.com/hashicorp/raft"
 )
 
 func TestWhichDeadMasterIsRemoved(t *testing.T) {
@@ -108,7 +107,7 @@ func TestAMasterThatSomebodyRemovedStaysOut(t *testing.T) {
 	victim.start()
 	select {
 	case err := <-victim.stopped:
-		if !errors.Is(err, join.ErrRemoved) || !strings.Contains(err.Error(), "start with a token") {
+		if !errors.Is(err, ErrRemoved) || !strings.Contains(err.Error(), "start with a token") {
 			t.Errorf("it ended with: %v", err)
 		}
 		victim.c = nil

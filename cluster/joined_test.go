@@ -5,20 +5,20 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/mtls"
-	"github.com/kontiki/kontiki/cluster/worker"
+
+	"github.com/kontiki/kontiki/cluster/gossip"
 )
 
 // runningWorker is a worker of a test: its identity, kept up to date, and its part in gossip.
 type runningWorker struct {
-	*worker.Identity
+	*WorkerIdentity
 	t    testing.TB
-	cfg  worker.Config
+	cfg  JoinWorkerConfig
 	stop func()
 }
 
-func joinConfig(t testing.TB, name, token string, m *masters) worker.Config {
+func joinConfig(t testing.TB, name, token string, m *masters) JoinWorkerConfig {
 	t.Helper()
 	var addresses []string
 	for _, n := range m.nodes {
@@ -26,18 +26,18 @@ func joinConfig(t testing.TB, name, token string, m *masters) worker.Config {
 			addresses = append(addresses, n.c.Address())
 		}
 	}
-	return worker.Config{Name: name, Dir: t.TempDir(), Join: addresses, Token: token, Addresses: []string{"127.0.0.1"}, Logger: testLog(t)}
+	return JoinWorkerConfig{Name: name, Dir: t.TempDir(), Join: addresses, Token: token, Addresses: []string{"127.0.0.1"}, Logger: testLog(t)}
 }
 
-func joinWorker(t testing.TB, cfg worker.Config) *runningWorker {
+func joinWorker(t testing.TB, cfg JoinWorkerConfig) *runningWorker {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	w, err := worker.Join(ctx, cfg)
+	w, err := JoinWorker(ctx, cfg)
 	if err != nil {
 		t.Fatalf("worker %s: %v", cfg.Name, err)
 	}
-	return &runningWorker{Identity: w, t: t, cfg: cfg}
+	return &runningWorker{WorkerIdentity: w, t: t, cfg: cfg}
 }
 
 // run follows the masters, and gossips, until stop or the end of the test.

@@ -9,8 +9,9 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/mtls"
+
+	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/test/filetree"
 )
 

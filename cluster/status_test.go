@@ -8,8 +8,9 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/kontiki/kontiki/cluster/gossip"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+
+	"github.com/kontiki/kontiki/cluster/gossip"
 )
 
 func TestProblemsAreNamed(t *testing.T) {

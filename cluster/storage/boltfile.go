@@ -12,6 +12,11 @@ import (
 
 // boltFile reads the pages of a bbolt file without bbolt, with every length and pointer checked before it is followed.
 // The layout is bbolt's version 2, in the machine's byte order.
+//
+// The file is walked before bbolt opens it for two reasons. bbolt takes a page that makes no sense for a bug, and panics, or
+// believes in its lengths and pointers. And since the list of free pages is not in the file (NoFreelistSync saves writing it with
+// every commit), bbolt looks for free pages when it opens the file: DB.freepages visits all pages (recursivelyCheckBucket) in a
+// goroutine of its own, where nothing can recover from such a panic, and the process ends.
 type boltFile struct {
 	file     *os.File
 	size     int64
@@ -111,12 +116,13 @@ func short(err error) error {
 	return err
 }
 
-// visitor is told of every key of every top-level bucket, in order. Slices are valid until it returns. An error is
-// taken for damage at the key's place.
-type visitor func(bucket string, key, value []byte) error
+// visitor is told of every key of every top-level bucket, in order, with its value and the key's place in the file. Slices are
+// valid until it returns. An error is taken for damage at that place.
+type visitor func(bucket string, key, value []byte, at int64) error
 
 // walk visits all that the newest meta page reaches.
 func (f *boltFile) walk(visit visitor) error {
+	clear(f.seen)
 	return f.page(f.root, 0, nil, func(flags uint32, key, value []byte, at int64) error {
 		if flags&boltBucketLeaf == 0 {
 			return f.damage(at, "a value where only buckets belong")
@@ -129,9 +135,9 @@ func (f *boltFile) walk(visit visitor) error {
 			if flags&boltBucketLeaf != 0 {
 				return f.damage(at, "a bucket within bucket %q", name)
 			}
-			if err := visit(name, key, value); err != nil {
+			if err := visit(name, key, value, at); err != nil {
 				d := &Damage{File: f.file.Name(), Offset: at, Reason: err}
-				if len(key) == 8 && (name == bucketLog || name == legacyLogs) {
+				if len(key) == 8 && name == bucketLogs {
 					d.Index = binary.BigEndian.Uint64(key)
 				}
 				return d

@@ -35,11 +35,11 @@ func (d *Damage) Error() string {
 	return fmt.Sprintf("%s is damaged%s: %v", d.File, at, d.Reason)
 }
 
-// Unwrap answers the class and the reason.
+// Unwrap returns the class and the reason.
 func (d *Damage) Unwrap() []error { return []error{ErrDamaged, d.Reason} }
 
-// SetAside renames a master's raft directory to NAME.damaged-TIME beside it, and answers the new name. Nothing is deleted.
-// A directory that is not there is no error: the answer is empty.
+// SetAside renames a master's raft directory to NAME.damaged-TIME beside it, and returns the new name. Nothing is deleted.
+// A directory that is not there is no error: the name is empty then.
 func SetAside(dir string, now time.Time) (string, error) {
 	to := dir + ".damaged-" + now.UTC().Format("20060102T150405.000Z")
 	err := durable.Rename(dir, to)

@@ -91,7 +91,7 @@ func (h *health) close() {
 	}
 }
 
-// Health answers what the disk is like.
+// Health returns what the disk is like.
 func (h *health) Health() Health {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -129,7 +129,7 @@ func (r *recentMax) get(at time.Time) time.Duration {
 	return max(r.now, r.previous)
 }
 
-// begin notes that an operation begins; the answer ends it.
+// begin notes that an operation begins; what it returns ends it.
 func (h *health) begin() func() {
 	started := time.Now()
 	end := h.beginStall()
@@ -175,15 +175,28 @@ func (h *health) beginStall() func() {
 	}
 }
 
-// look asks for the free space, and takes the reserve again where there is room for it.
-func (h *health) look() {
+// space asks for the disk's free bytes, and all of them; false where the disk is away: operations will say so.
+func (h *health) space() (free, total int64, ok bool) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(h.dir, &fs); err != nil {
-		return // the disk is away: operations will say so
+		return 0, 0, false
+	}
+	return int64(fs.Bavail) * fs.Bsize, int64(fs.Blocks) * fs.Bsize, true
+}
+
+func (h *health) free() (int64, bool) {
+	free, _, ok := h.space()
+	return free, ok
+}
+
+// look asks for the free space, and takes the reserve again where there is room for it.
+func (h *health) look() {
+	free, total, ok := h.space()
+	if !ok {
+		return
 	}
 	h.room.Lock()
 	defer h.room.Unlock()
-	free, total := int64(fs.Bavail)*fs.Bsize, int64(fs.Blocks)*fs.Bsize
 	needed := int64(0)
 	if h.low > 0 {
 		needed = h.low + h.snapshot() // the next snapshot is about as large, and the log shrinks only behind it

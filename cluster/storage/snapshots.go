@@ -2,17 +2,13 @@ package storage
 
 import (
 	"bufio"
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"hash/crc64"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,10 +16,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/kontiki/kontiki/fsm"
-	"github.com/kontiki/kontiki/internal/crc32c"
 	"github.com/kontiki/kontiki/internal/durable"
-	"github.com/kontiki/kontiki/internal/failpoint"
 )
 
 // Layout: snapshots/TERM-INDEX-MS/{meta.json,state.bin}, as raft's own file store has it. Behind the JSON stands a line with
@@ -61,6 +54,10 @@ type snapshots struct {
 }
 
 var _ raft.SnapshotStore = (*snapshots)(nil)
+
+func newSnapshots(dir string, o Options) *snapshots {
+	return &snapshots{dir: dir, keep: o.Keep, log: o.Log, lost: o.SnapshotLost, trusted: map[string]bool{}, active: map[string]bool{}}
+}
 
 func (s *snapshots) path(parts ...string) string {
 	return filepath.Join(append([]string{s.dir, snapshotsDir}, parts...)...)
@@ -105,115 +102,6 @@ func (s *snapshots) names() ([]string, error) {
 		}
 	}
 	return names, nil
-}
-
-// read reads and checks a snapshot's meta.json. Errors are a *Damage.
-func (s *snapshots) read(id string) (*snapshotMeta, error) {
-	file := s.path(id, metaFile)
-	bad := func(err error) (*snapshotMeta, error) {
-		return nil, &Damage{File: file, Offset: -1, Reason: err}
-	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return bad(err)
-	}
-	text, sum, summed := bytes.Cut(data, []byte("\n"+metaSum))
-	if summed && string(sum) != fmt.Sprintf("%08x", crc32c.Sum(text)) {
-		return bad(errChecksum)
-	}
-	meta := new(snapshotMeta)
-	if err := json.Unmarshal(text, meta); err != nil {
-		return bad(err)
-	}
-	if meta.ID != id || !strings.HasPrefix(id, fmt.Sprintf("%d-%d-", meta.Term, meta.Index)) {
-		return bad(fmt.Errorf("it is the snapshot %q at index %d in term %d", meta.ID, meta.Index, meta.Term))
-	}
-	if meta.Version < raft.SnapshotVersionMin || meta.Version > raft.SnapshotVersionMax {
-		return bad(fmt.Errorf("version %d is not known here", meta.Version))
-	}
-	return meta, nil
-}
-
-// verify reads a whole snapshot and checks all of it. Errors are a *Damage.
-func (s *snapshots) verify(id string) (*snapshotMeta, error) {
-	meta, err := s.read(id)
-	if err != nil {
-		return nil, err
-	}
-	file := s.path(id, stateFile)
-	bad := func(offset int64, err error) (*snapshotMeta, error) {
-		return nil, &Damage{File: file, Offset: offset, Index: meta.Index, Reason: err}
-	}
-	f, err := os.Open(file)
-	if err != nil {
-		return bad(-1, err)
-	}
-	defer f.Close()
-	sum := crc64.New(crc64Table)
-	size := &counter{r: io.TeeReader(f, sum)}
-	info, err := fsm.ReadSnapshot(size, nil)
-	var place *fsm.SnapshotError
-	switch {
-	case errors.As(err, &place):
-		return bad(place.Offset, place.Reason)
-	case err != nil:
-		return bad(-1, err)
-	case size.n != meta.Size:
-		return bad(size.n, fmt.Errorf("it has %d bytes instead of %d", size.n, meta.Size))
-	case !bytes.Equal(sum.Sum(nil), meta.CRC):
-		return bad(-1, errChecksum)
-	case info.AppliedIndex > meta.Index:
-		return bad(-1, fmt.Errorf("it holds the state at index %d", info.AppliedIndex))
-	}
-	s.mu.Lock()
-	s.trusted[id] = true
-	s.mu.Unlock()
-	return meta, nil
-}
-
-type counter struct {
-	r io.Reader
-	n int64
-}
-
-func (c *counter) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	return n, err
-}
-
-// all are the finished snapshots that say what they are, newest first, and what is wrong with the others.
-func (s *snapshots) all() ([]*snapshotMeta, map[string]error, error) {
-	names, err := s.names()
-	if err != nil {
-		return nil, nil, err
-	}
-	var metas []*snapshotMeta
-	damaged := map[string]error{}
-	for _, name := range names {
-		if meta, err := s.read(name); err != nil {
-			damaged[name] = err
-		} else {
-			metas = append(metas, meta)
-		}
-	}
-	slices.SortFunc(metas, func(a, b *snapshotMeta) int {
-		switch {
-		case a.Term != b.Term:
-			return -compare(a.Term, b.Term)
-		case a.Index != b.Index:
-			return -compare(a.Index, b.Index)
-		}
-		return -strings.Compare(a.ID, b.ID)
-	})
-	return metas, damaged, nil
-}
-
-func compare(a, b uint64) int {
-	if a < b {
-		return -1
-	}
-	return 1
 }
 
 // List implements raft.SnapshotStore.
@@ -264,23 +152,6 @@ func (s *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	}{bufio.NewReaderSize(f, 256<<10), f}, nil
 }
 
-func (s *snapshots) compareSum(meta *snapshotMeta) error {
-	f, err := os.Open(s.path(meta.ID, stateFile))
-	if err != nil {
-		return &Damage{File: s.path(meta.ID, stateFile), Offset: -1, Index: meta.Index, Reason: err}
-	}
-	defer f.Close()
-	sum := crc64.New(crc64Table)
-	_, err = io.Copy(sum, f)
-	if err == nil && !bytes.Equal(sum.Sum(nil), meta.CRC) {
-		err = errChecksum
-	}
-	if err != nil {
-		return &Damage{File: f.Name(), Offset: -1, Index: meta.Index, Reason: err}
-	}
-	return nil
-}
-
 // Create implements raft.SnapshotStore.
 func (s *snapshots) Create(version raft.SnapshotVersion, index, term uint64, configuration raft.Configuration, configurationIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
 	if version != 1 {
@@ -319,84 +190,5 @@ func (s *snapshots) reap() error {
 			return fmt.Errorf("remove an old snapshot: %w", err)
 		}
 	}
-	return nil
-}
-
-// sink is a snapshot that is being written, for one goroutine.
-type sink struct {
-	store  *snapshots
-	name   string
-	meta   snapshotMeta
-	file   *os.File
-	buffer *bufio.Writer
-	sum    hash.Hash64
-	done   bool
-}
-
-func (k *sink) ID() string                  { return k.meta.ID }
-func (k *sink) Write(p []byte) (int, error) { return k.buffer.Write(p) }
-
-// Cancel implements raft.SnapshotSink.
-func (k *sink) Cancel() error {
-	if k.done {
-		return nil
-	}
-	return errors.Join(k.file.Close(), k.discard())
-}
-
-func (k *sink) discard() error {
-	k.done = true
-	err := os.RemoveAll(k.store.path(k.name))
-	k.store.mu.Lock()
-	delete(k.store.active, k.name)
-	k.store.mu.Unlock()
-	return err
-}
-
-// Close makes the snapshot durable under its name: raft deletes log entries once it has returned.
-func (k *sink) Close() error {
-	if k.done {
-		return nil
-	}
-	if err := k.finish(); err != nil {
-		return errors.Join(fmt.Errorf("finish a snapshot: %w", err), k.discard())
-	}
-	k.done = true
-	k.store.mu.Lock()
-	delete(k.store.active, k.name)
-	k.store.mu.Unlock()
-	if err := k.store.reap(); err != nil {
-		k.store.log.Warn("old snapshots stay", "error", err)
-	}
-	return nil
-}
-
-func (k *sink) finish() error {
-	err := k.buffer.Flush()
-	if err == nil {
-		err = k.file.Sync()
-	}
-	if err == nil {
-		k.meta.Size, err = k.file.Seek(0, io.SeekCurrent)
-	}
-	if err := errors.Join(err, k.file.Close()); err != nil {
-		return err
-	}
-	k.meta.CRC = k.sum.Sum(nil)
-	text, err := json.Marshal(&k.meta)
-	if err != nil {
-		return err
-	}
-	text = fmt.Appendf(text, "\n%s%08x", metaSum, crc32c.Sum(text))
-	dir := k.store.path(k.name)
-	if err := durable.WriteFile(filepath.Join(dir, metaFile), text, 0o600); err != nil { // syncs the names of both files
-		return err
-	}
-	failpoint.Hit("storage.snapshot.written")
-	if err := durable.Rename(dir, k.store.path(k.meta.ID)); err != nil {
-		return err
-	}
-	k.store.size.Store(k.meta.Size)
-	failpoint.Hit("storage.snapshot.finished")
 	return nil
 }

@@ -31,7 +31,7 @@ func state(t testing.TB, index uint64) *fsm.Store {
 
 // writeSnapshot writes a snapshot through the store.
 func writeSnapshot(t testing.TB, dir string, index, term uint64) string {
-	s := &snapshots{dir: dir, keep: 2, log: quiet, trusted: map[string]bool{}, active: map[string]bool{}}
+	s := newSnapshots(dir, Options{Keep: 2, Log: quiet})
 	check(t, os.MkdirAll(s.path(), 0o700))
 	k, err := s.Create(1, index, term, raft.Configuration{Servers: []raft.Server{{ID: "master-1", Address: "a:1"}}}, 1, nil)
 	check(t, err)
@@ -237,26 +237,6 @@ func TestASnapshotThatRotsWhileRunningIsSetAside(t *testing.T) {
 	}
 }
 
-// Snapshots of raft's own store, which earlier versions used, have no checksum of what they say of themselves.
-func TestSnapshotsOfRaftsOwnStoreAreRead(t *testing.T) {
-	dir := t.TempDir()
-	theirs, err := raft.NewFileSnapshotStore(dir, 2, io.Discard)
-	check(t, err)
-	_, transport := raft.NewInmemTransport("")
-	k, err := theirs.Create(1, 40, 3, raft.Configuration{}, 1, transport)
-	check(t, err)
-	_, err = state(t, 40).Snapshot().WriteTo(k)
-	check(t, err)
-	check(t, k.Close())
-	legacy(t, dir, entries(30, 45, 3), nil)
-	s := mustOpen(t, dir)
-	list, err := s.Snapshots().List()
-	check(t, err)
-	if len(list) != 1 || list[0].Index != 40 {
-		t.Errorf("the snapshots are %+v", list)
-	}
-}
-
 func TestSetAsideDeletesNothing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "raft")
 	check(t, os.MkdirAll(dir, 0o700))
@@ -271,5 +251,25 @@ func TestSetAsideDeletesNothing(t *testing.T) {
 	}
 	if to, err := SetAside(dir, time.Now()); to != "" || err != nil {
 		t.Errorf("nothing there: %q, %v", to, err)
+	}
+}
+
+// Where the log is empty, an older snapshot does not make up for the newest one: what lies between them is nowhere else.
+func TestAnOlderSnapshotDoesNotMakeUpForAnEmptyLog(t *testing.T) {
+	for _, file := range []string{metaFile, stateFile} {
+		dir, _, newer := withSnapshots(t, 201)
+		s := mustOpen(t, dir)
+		check(t, s.DeleteRange(201, 300)) // as at an install
+		check(t, s.Close())
+		check(t, mustOpen(t, dir).Close())
+		path := filepath.Join(dir, snapshotsDir, newer, file)
+		good, err := os.ReadFile(path)
+		check(t, err)
+		check(t, os.WriteFile(path, append(good[:len(good)-1:len(good)-1], good[len(good)-1]^1), 0o600))
+		if _, err := Open(dir, Options{Keep: 2, Log: quiet}); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s damaged: %v", file, err)
+		}
+		check(t, os.WriteFile(path, good, 0o600))
+		check(t, mustOpen(t, dir).Close()) // nothing was changed
 	}
 }

@@ -6,29 +6,22 @@ import (
 	"fmt"
 	"time"
 
-	"go.etcd.io/bbolt"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
 // Set implements raft.StableStore. Raft panics on an error, so there is none while the store is open: a full disk is waited
 // for, and after a failure it does not return.
 func (s *Store) Set(key, value []byte) error {
 	defer s.begin()()
-	s.write.Lock()
-	defer s.write.Unlock()
 	for {
-		err := s.commit(func(tx *bbolt.Tx) error {
-			if err := tx.Bucket([]byte(bucketStable)).Put(key, encodeStable(key, value)); err != nil {
-				return err
-			}
-			return putBounds(tx, s.held)
-		})
+		err := s.setOnce(key, value)
 		if err == nil {
 			return nil
 		}
 		if !errors.Is(err, ErrFull) {
 			return s.hang(err)
 		}
-		timer := time.NewTimer(setRetry)
+		timer := time.NewTimer(roomPoll)
 		select {
 		case <-timer.C:
 		case <-s.closed:
@@ -38,38 +31,50 @@ func (s *Store) Set(key, value []byte) error {
 	}
 }
 
+func (s *Store) setOnce(key, value []byte) error {
+	s.write.Lock()
+	defer s.write.Unlock()
+	sealed := sealValue(key, value, s.writes+1)
+	err := s.valueRoom.try(func() error {
+		return s.commit(func() error { return s.bolt.Set(key, sealed) })
+	})
+	if err == nil {
+		s.writes++
+		s.raise()
+	}
+	return err
+}
+
 // Get implements raft.StableStore. Damage does not return (see Guard).
 func (s *Store) Get(key []byte) ([]byte, error) {
 	defer s.begin()()
-	var answer []byte
-	found := false
-	s.mu.RLock()
-	err := s.read(func(tx *bbolt.Tx) error {
-		value := tx.Bucket([]byte(bucketStable)).Get(key)
-		if found = value != nil; !found {
-			return nil
-		}
-		body, err := open(key, value)
-		if err != nil {
-			return &Damage{File: s.path(), Offset: -1, Reason: fmt.Errorf("stable value %q: %w", key, err)}
-		}
-		answer = append([]byte{}, body...)
-		return nil
+	var stored []byte
+	err := faultless(func() (err error) {
+		stored, err = s.bolt.Get(key)
+		return err
 	})
-	s.mu.RUnlock()
+	if errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		return nil, err // raft compares the text
+	}
+	var value []byte
+	if err == nil {
+		if value, _, err = openValue(key, stored); err != nil {
+			err = &Damage{File: s.path(), Offset: -1, Reason: fmt.Errorf("stable value %q: %w", key, err)}
+		}
+	}
 	if err != nil {
 		s.fail(err)
 		return nil, s.hang(err)
 	}
-	if !found {
-		return nil, errNoValue
-	}
-	return answer, nil
+	return value, nil
 }
 
-// SetUint64 and GetUint64 implement raft.StableStore.
-func (s *Store) SetUint64(key []byte, value uint64) error { return s.Set(key, indexKey(value)) }
+// SetUint64 implements raft.StableStore.
+func (s *Store) SetUint64(key []byte, value uint64) error {
+	return s.Set(key, binary.BigEndian.AppendUint64(nil, value))
+}
 
+// GetUint64 implements raft.StableStore.
 func (s *Store) GetUint64(key []byte) (uint64, error) {
 	value, err := s.Get(key)
 	if err != nil {

@@ -3,86 +3,48 @@ package storage
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
-	"syscall"
-	"time"
 
 	"github.com/hashicorp/raft"
-	"go.etcd.io/bbolt"
-
-	"github.com/kontiki/kontiki/internal/durable"
-	"github.com/kontiki/kontiki/internal/failpoint"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
-const (
-	logFile      = "raft.db"
-	newLogFile   = "raft.db.new"
-	bucketLog    = "log"
-	bucketStable = "stable"
+// deleteEntries is how many entries one commit deletes.
+const deleteEntries = 1024
 
-	lockTimeout = time.Second
-	// setRetry is how long a vote or a term that found no room waits before it tries again.
-	setRetry = 100 * time.Millisecond
-	// deletePiece is how many entries one commit deletes.
-	deletePiece = 1024
-)
-
-var (
-	// ErrLocked says that another process has the directory open.
-	ErrLocked = errors.New("another process has it open")
-	// ErrFull says that the disk had no room.
-	ErrFull = errors.New("the disk is full")
-	// errNoValue is what raft takes for the absence of a stable value: it compares the text.
-	errNoValue = errors.New("not found")
-	errClosed  = errors.New("the raft log is closed")
-)
-
-// Options say how a directory is opened.
-type Options struct {
-	// Expect says that the directory must hold a log: that it is missing is damage.
-	Expect bool
-	// Inspect says that the directory is only looked at: what every start tidies up stays as it is. (The log of a version
-	// before checksums is brought into today's form all the same.)
-	Inspect bool
-	// Keep is how many snapshots are kept; at least 1.
-	Keep int
-	// Reserve is the size in bytes of the file that is given up when the disk is full; Low is the free space in bytes, beside the
-	// size of the newest snapshot, below which the disk counts as full. 0 means none.
-	Reserve, Low int64
-	// Stall is how long one operation may take before the disk counts as stalled.
-	Stall time.Duration
-	// Changed is called when what Health answers may have changed; it must not block. Failed is called, at most once, when
-	// the disk has failed for good: nothing more can be stored or read, and the owner is to stop. SnapshotLost is called when
-	// a snapshot turned out to be damaged while running: a new one should be taken.
-	Changed      func()
-	Failed       func(error)
-	SnapshotLost func()
-	Log          *slog.Logger
-}
-
-// Store is raft's log and stable store in one file. Its methods are safe for concurrent use.
+// Store is raft's log and stable store. Its methods are safe for concurrent use.
 type Store struct {
 	options   Options
 	dir       string
 	snapshots *snapshots
+	newest    uint64 // the end of the newest snapshot, when the store was opened
 	*health
 
-	// mu is held for writing while the file is closed and opened again.
-	mu      sync.RWMutex
-	db      *bbolt.DB
+	bolt *raftboltdb.BoltStore
+	file *os.File // the same file, opened once more
+	mark *watermarkFile
+
 	closed  chan struct{}
-	once    sync.Once
+	release sync.Once
 	failed  sync.Once
 	guarded atomic.Bool
+	broken  atomic.Pointer[error] // why the disk has failed
 
-	write sync.Mutex // one writer
-	// What the log holds, and from where on its end is to be replaced (0: it is not). Changed only with write and mu held.
+	// write lets one at a time commit. It guards what follows.
+	write   sync.Mutex
+	shut    bool
+	commits uint64 // the number of bbolt's last commit
+	// stored is the last entry in the file: beyond held.last while what is left of a replaced end waits for being deleted.
+	stored               uint64
+	writes               uint64 // of stable values
+	entryRoom, valueRoom *room
+
+	// mu is held for a moment. What the log holds, and from where on its end is to be replaced (0: it is not), change with write held,
+	// too.
+	mu      sync.RWMutex
 	held    bounds
 	pending uint64
 }
@@ -92,119 +54,170 @@ var (
 	_ raft.StableStore = (*Store)(nil)
 )
 
-// Snapshots answers the snapshots beside the log.
+// Snapshots returns the snapshots beside the log.
 func (s *Store) Snapshots() raft.SnapshotStore { return s.snapshots }
 
-// FirstIndex implements raft.LogStore.
-func (s *Store) FirstIndex() (uint64, error) {
+// visible is what the log holds for raft.
+func (s *Store) visible() bounds {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.held.first, nil
+	b := s.held
+	if s.pending != 0 {
+		b.last = s.pending - 1
+	}
+	return b
 }
 
-// LastIndex implements raft.LogStore.
-func (s *Store) LastIndex() (uint64, error) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.pending != 0 {
-		return s.pending - 1, nil
-	}
-	return s.held.last, nil
+// hold changes what the log holds.
+func (s *Store) hold(held bounds, pending uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held, s.pending = held, pending
 }
+
+// FirstIndex implements raft.LogStore.
+func (s *Store) FirstIndex() (uint64, error) { return s.visible().first, nil }
+
+// LastIndex implements raft.LogStore.
+func (s *Store) LastIndex() (uint64, error) { return s.visible().last, nil }
 
 // GetLog implements raft.LogStore. Damage does not return (see Guard): raft would panic.
 func (s *Store) GetLog(index uint64, l *raft.Log) error {
-	s.mu.RLock()
-	if index < s.held.first || index > s.held.last || (s.pending != 0 && index >= s.pending) || s.held.last == 0 {
-		s.mu.RUnlock()
+	if !s.visible().holds(index) {
 		return raft.ErrLogNotFound
 	}
-	defer s.begin()()
-	err := s.read(func(tx *bbolt.Tx) error {
-		value := tx.Bucket([]byte(bucketLog)).Get(indexKey(index))
-		if value == nil {
-			return s.missing(tx, index)
+	read, _, err := s.read(index)
+	if errors.Is(err, raft.ErrLogNotFound) {
+		if !s.visible().holds(index) {
+			return err // it was deleted meanwhile
 		}
-		if err := decodeEntry(index, value, l); err != nil {
-			return &Damage{File: s.path(), Offset: -1, Index: index, Reason: err}
-		}
-		return nil
-	})
-	s.mu.RUnlock()
-	if err != nil && !errors.Is(err, raft.ErrLogNotFound) {
+		err = &Damage{File: s.path(), Offset: -1, Index: index, Reason: errors.New("the entry is missing")}
+	}
+	if err != nil {
 		s.fail(err)
 		return s.hang(err)
 	}
-	return err
+	*l = read
+	return nil
 }
 
-// missing says whether an entry is not there because it was deleted: a commit may come between looking at what the log holds
-// and beginning to read, so it is what the reader's own transaction says that counts.
-func (s *Store) missing(tx *bbolt.Tx, index uint64) error {
-	body, err := open(boundsKey, tx.Bucket([]byte(bucketStable)).Get(boundsKey))
-	var held bounds
-	if err == nil {
-		held, _, err = decodeBounds(body)
+// read reads and checks an entry, and returns its checksum, too.
+func (s *Store) read(index uint64) (l raft.Log, sum uint32, err error) {
+	defer s.begin()()
+	if err := faultless(func() error { return s.bolt.GetLog(index, &l) }); errors.Is(err, raft.ErrLogNotFound) || isClosed(err) {
+		return l, 0, err
+	} else if err != nil {
+		return l, 0, &Damage{File: s.path(), Offset: -1, Index: index, Reason: err}
 	}
-	if err == nil && (held.last == 0 || index < held.first || index > held.last) {
-		return raft.ErrLogNotFound
+	if _, sum, err = unseal(index, &l); err != nil {
+		return l, 0, &Damage{File: s.path(), Offset: -1, Index: index, Reason: err}
 	}
-	return &Damage{File: s.path(), Offset: -1, Index: index, Reason: errors.Join(errors.New("the entry is missing"), err)}
+	return l, sum, nil
 }
 
 // StoreLog implements raft.LogStore.
 func (s *Store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
 // StoreLogs implements raft.LogStore. The entries are durable when it returns nil; after an error the log is as it was before,
-// with the end that DeleteRange was to cut. Entries that do not follow the log replace all of it. Errors: ErrFull.
+// with the end that DeleteRange was to cut. Entries that do not follow the log replace all of it: what is there is deleted first,
+// since a snapshot must have it. Errors: ErrFull.
 func (s *Store) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
 		return nil
 	}
+	if first, last := logs[0].Index, logs[len(logs)-1].Index; last-first != uint64(len(logs)-1) {
+		return fmt.Errorf("store raft entries: %d entries from index %d to %d", len(logs), first, last)
+	}
 	defer s.begin()()
 	s.write.Lock()
 	defer s.write.Unlock()
-	first, last := logs[0].Index, logs[len(logs)-1].Index
-	if last-first != uint64(len(logs)-1) {
-		return fmt.Errorf("store raft entries: %d entries from index %d to %d", len(logs), first, last)
+	err := s.entryRoom.try(func() error { return s.append(logs) })
+	s.hold(s.held, 0)
+	if err == nil || errors.Is(err, ErrFull) {
+		s.raise()
 	}
-	var next bounds
-	err := s.commit(func(tx *bbolt.Tx) error {
-		bucket := tx.Bucket([]byte(bucketLog))
-		bucket.FillPercent = 0.95 // entries only ever come at the end
-		next = s.held
-		cut := next.last + 1 // what lies from here on is replaced
-		if s.pending != 0 {
-			cut = s.pending
-		}
-		switch {
-		case next.last == 0:
-			next.first = first
-		case first > cut || first < next.first:
-			cut, next.first = next.first, first
-		case first < cut:
-			cut = first
-		}
-		if err := deleteRange(bucket, cut, s.held.last); err != nil {
-			return err
-		}
-		for _, l := range logs {
-			if err := bucket.Put(indexKey(l.Index), encodeEntry(l)); err != nil {
-				return err
-			}
-		}
-		next.last, next.term = last, logs[len(logs)-1].Term
-		return putBounds(tx, next)
-	})
-	s.mu.Lock()
-	s.pending = 0
-	if err == nil {
-		s.held = next
-	}
-	s.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("store raft entries: %w", err)
 	}
+	return nil
+}
+
+// append stores entries behind those that are there, or in their place. The caller holds write.
+func (s *Store) append(logs []*raft.Log) error {
+	if err := s.deleteReplaced(); err != nil {
+		return err
+	}
+	first := logs[0].Index
+	cut := s.held.last + 1 // what lies from here on is replaced
+	if s.pending != 0 {
+		cut = s.pending
+	}
+	if s.held.last != 0 && (first > cut || first < s.held.first) {
+		if err := s.deleteUpTo(s.held.last); err != nil {
+			return err
+		}
+	}
+	if s.held.last == 0 {
+		return s.put(logs, bounds{first: first})
+	}
+	if cut = min(cut, first); cut > s.held.last {
+		return s.put(logs, s.held)
+	}
+	return s.replace(logs, cut)
+}
+
+// put stores entries behind others. The caller holds write.
+func (s *Store) put(logs []*raft.Log, behind bounds) error {
+	sealed, sum := seal(logs, behind.sum)
+	if err := s.commit(func() error { return s.bolt.StoreLogs(sealed) }); err != nil {
+		return err
+	}
+	last := logs[len(logs)-1]
+	s.stored = max(s.stored, last.Index)
+	s.hold(bounds{first: behind.first, last: last.Index, term: last.Term, sum: sum}, 0)
+	return nil
+}
+
+// replace stores entries in the place of the log's end. One commit writes them over what is there, and if that reached further, another
+// one deletes what is left of it. A crash in between would leave entries behind others that they do not belong to: so the watermark
+// says first where the log ends then. The caller holds write.
+func (s *Store) replace(logs []*raft.Log, from uint64) error {
+	s.hold(s.held, from) // who reads meanwhile is not to miss what is deleted
+	behind := bounds{first: s.held.first}
+	if from > s.held.first {
+		l, sum, err := s.read(from - 1)
+		if err != nil {
+			s.fail(err)
+			return err
+		}
+		behind.last, behind.term, behind.sum = l.Index, l.Term, sum
+	}
+	mark := watermark{last: behind.last, term: behind.term, sum: behind.sum, writes: s.writes}
+	if last := logs[len(logs)-1].Index; last < s.stored {
+		_, sum := seal(logs, behind.sum)
+		mark.cut, mark.cutSum = last, sum
+	}
+	if err := s.lower(mark); err != nil {
+		return err
+	}
+	if err := s.put(logs, behind); err != nil {
+		return err
+	}
+	if err := s.deleteReplaced(); err != nil && !errors.Is(err, ErrFull) {
+		return err // without room it waits for the next entries: what is to be stored is
+	}
+	return nil
+}
+
+// deleteReplaced deletes what is left of an end of the log that was replaced. The caller holds write.
+func (s *Store) deleteReplaced() error {
+	if s.stored <= s.held.last {
+		return nil
+	}
+	if err := s.commit(func() error { return s.bolt.DeleteRange(s.held.last+1, s.stored) }); err != nil {
+		return err
+	}
+	s.stored = s.held.last
 	return nil
 }
 
@@ -212,13 +225,11 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 // beginning goes in pieces, so that entries that come meanwhile wait for one piece only.
 func (s *Store) DeleteRange(from, to uint64) error {
 	s.write.Lock()
-	s.mu.Lock()
 	held := s.held
 	end := from > held.first && to >= held.last && from <= held.last
 	if end {
-		s.pending = from
+		s.hold(held, from)
 	}
-	s.mu.Unlock()
 	s.write.Unlock()
 	switch {
 	case held.last == 0, to < held.first, from > held.last, from > to, end:
@@ -227,217 +238,84 @@ func (s *Store) DeleteRange(from, to uint64) error {
 		return fmt.Errorf("delete raft entries %d to %d: the log holds %d to %d and cannot have a gap", from, to, held.first, held.last)
 	}
 	to = min(to, held.last)
-	for first := held.first; first <= to; first += deletePiece {
-		if err := s.deleteUpTo(min(first+deletePiece-1, to)); err != nil {
+	for first := held.first; first <= to; first += deleteEntries {
+		if err := s.deletePiece(min(first+deleteEntries-1, to)); err != nil {
 			return fmt.Errorf("delete raft entries: %w", err)
 		}
 	}
 	return nil
 }
 
-// deleteUpTo deletes the log's beginning up to and with an index.
-func (s *Store) deleteUpTo(to uint64) error {
+func (s *Store) deletePiece(to uint64) error {
 	defer s.begin()()
 	s.write.Lock()
 	defer s.write.Unlock()
-	var next bounds
-	err := s.commit(func(tx *bbolt.Tx) error {
-		next = s.held
-		if err := deleteRange(tx.Bucket([]byte(bucketLog)), next.first, min(to, next.last)); err != nil {
-			return err
-		}
-		if to >= next.last {
-			next = bounds{}
-		} else {
-			next.first = to + 1
-		}
-		return putBounds(tx, next)
-	})
-	if err != nil {
+	if err := s.deleteUpTo(to); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	s.held = next
-	s.mu.Unlock()
+	// Pages in the file became free.
+	s.entryRoom.made()
+	s.valueRoom.made()
 	return nil
 }
 
-func deleteRange(bucket *bbolt.Bucket, from, to uint64) error {
-	for index := from; index <= to; index++ {
-		if err := bucket.Delete(indexKey(index)); err != nil {
+// deleteUpTo deletes the log's beginning up to and with an index. The caller holds write.
+func (s *Store) deleteUpTo(to uint64) error {
+	before, pending := s.held, s.pending
+	if before.last == 0 || to < before.first {
+		return nil
+	}
+	next, left := before, pending
+	if next.first = to + 1; to >= before.last {
+		if err := s.deleteReplaced(); err != nil {
 			return err
 		}
+		if err := s.lower(watermark{writes: s.writes}); err != nil {
+			return err
+		}
+		next, left, s.stored = bounds{}, 0, 0
+	}
+	s.hold(next, left) // first, so that who reads meanwhile does not miss what is deleted
+	if err := s.commit(func() error { return s.bolt.DeleteRange(before.first, min(to, before.last)) }); err != nil {
+		s.hold(before, pending)
+		s.stored = max(s.stored, before.last)
+		return err
 	}
 	return nil
 }
 
-// Close releases the file. What raft still asks afterwards is not answered.
+// Close releases the files. What raft still asks afterwards is not answered.
 func (s *Store) Close() error {
 	s.Release()
 	s.health.close()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.db == nil {
+	s.write.Lock()
+	defer s.write.Unlock()
+	if s.shut {
 		return nil
 	}
-	db := s.db
-	s.db = nil
-	if err := db.Close(); err != nil {
+	s.shut = true
+	if !s.options.Inspect {
+		s.mark.stop()
+	}
+	return s.closeFiles()
+}
+
+// closeFiles closes what is open.
+func (s *Store) closeFiles() error {
+	var errs []error
+	if s.mark != nil {
+		errs = append(errs, s.mark.file.Close())
+	}
+	if s.bolt != nil {
+		errs = append(errs, s.bolt.Close())
+	}
+	if s.file != nil {
+		errs = append(errs, s.file.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close the raft log: %w", err)
 	}
 	return nil
 }
 
 func (s *Store) path() string { return filepath.Join(s.dir, logFile) }
-
-// Guard is called once raft runs: from then on what has failed for good does not return to it, because it would panic or go on
-// without its disk. Release ends those of raft's goroutines that wait for such an answer, for raft to be shut down.
-func (s *Store) Guard() { s.guarded.Store(true) }
-
-// Release: see Guard.
-func (s *Store) Release() { s.once.Do(func() { close(s.closed) }) }
-
-// hang answers an error to who opens the store, and lets raft wait.
-func (s *Store) hang(err error) error {
-	if !s.guarded.Load() {
-		return err
-	}
-	<-s.closed
-	runtime.Goexit()
-	return nil
-}
-
-// fail tells the owner that the disk has failed for good.
-func (s *Store) fail(err error) {
-	select {
-	case <-s.closed:
-		return
-	default:
-	}
-	s.failed.Do(func() {
-		s.options.Log.Error("the disk has failed", "error", err)
-		s.options.Failed(err)
-	})
-}
-
-// faultless runs something on the mapped file. A page that cannot be read is a fault of memory, and bbolt panics on a page that
-// makes no sense: both are errors here.
-func faultless(f func() error) (err error) {
-	old := debug.SetPanicOnFault(true)
-	defer debug.SetPanicOnFault(old)
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: %v", ErrDamaged, r)
-		}
-	}()
-	return f()
-}
-
-// read runs a read transaction. The caller holds mu.
-func (s *Store) read(f func(*bbolt.Tx) error) error {
-	if s.db == nil {
-		return errClosed
-	}
-	return faultless(func() error { return s.db.View(f) })
-}
-
-// commit runs a write transaction and syncs it. The caller holds write. A full disk is ErrFull, tried again once with the
-// room of the reserve; every other error of the disk is final.
-func (s *Store) commit(f func(*bbolt.Tx) error) error {
-	err := s.commitOnce(f)
-	if isFull(err) && s.giveUpReserve() {
-		err = s.commitOnce(f)
-	}
-	switch {
-	case err == nil, errors.Is(err, errClosed):
-		return err
-	case isFull(err):
-		s.setFull()
-		return fmt.Errorf("%w: %w", ErrFull, err)
-	}
-	s.fail(err)
-	return err
-}
-
-func (s *Store) commitOnce(f func(*bbolt.Tx) error) error {
-	s.mu.RLock()
-	if s.db == nil {
-		s.mu.RUnlock()
-		return errClosed
-	}
-	failpoint.Hit("storage.commit.before")
-	err := faultless(func() error { return s.db.Update(f) })
-	failpoint.Hit("storage.commit.after")
-	s.mu.RUnlock()
-	if !isFull(err) {
-		return err
-	}
-	// bbolt may now take pages for free that the file still uses.
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.db == nil {
-		return errClosed
-	}
-	old := s.db
-	s.db = nil
-	if closing := old.Close(); closing != nil {
-		return errors.Join(fmt.Errorf("open the raft log again: %v", err), closing)
-	}
-	db, held, opening := openLog(s.dir, false)
-	if opening != nil {
-		if isFull(opening) {
-			opening = fmt.Errorf("%v", opening) // it cannot go on without its log
-		}
-		return errors.Join(fmt.Errorf("open the raft log again: %v", err), opening)
-	}
-	s.db, s.held = db, held
-	return err
-}
-
-func isFull(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
-}
-
-// create makes an empty log, durably, and never under its name before it is whole.
-func create(dir string) error {
-	path := filepath.Join(dir, newLogFile)
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("make the raft log: %w", err)
-	}
-	db, err := bbolt.Open(path, 0o600, boltOptions(nil))
-	if err != nil {
-		return fmt.Errorf("make the raft log: %w", err)
-	}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		if err := makeBuckets(tx); err != nil {
-			return err
-		}
-		return putBounds(tx, bounds{})
-	})
-	if err := errors.Join(err, db.Close()); err != nil {
-		return fmt.Errorf("make the raft log: %w", err)
-	}
-	failpoint.Hit("storage.create.written")
-	if err := os.Rename(path, filepath.Join(dir, logFile)); err != nil {
-		return fmt.Errorf("make the raft log: %w", err)
-	}
-	return durable.SyncDir(dir)
-}
-
-func makeBuckets(tx *bbolt.Tx) error {
-	for _, name := range []string{bucketLog, bucketStable} {
-		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// boltOptions opens a file that is open and locked already, where one is given.
-func boltOptions(file *os.File) *bbolt.Options {
-	o := &bbolt.Options{Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType}
-	if file != nil {
-		o.OpenFile = func(string, int, os.FileMode) (*os.File, error) { return file, nil }
-	}
-	return o
-}

@@ -14,9 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/hashicorp/raft"
-	"go.etcd.io/bbolt"
 )
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -389,53 +387,6 @@ func TestALogThatWasNotFinishedIsMadeAgain(t *testing.T) {
 	check(t, os.WriteFile(filepath.Join(dir, newLogFile), []byte("half a page"), 0o600))
 	s := mustOpen(t, dir)
 	check(t, s.StoreLogs(entries(1, 3, 1)))
-}
-
-// legacy writes a file as raft-boltdb does.
-func legacy(t *testing.T, dir string, logs []*raft.Log, conf map[string][]byte) {
-	handle := new(codec.MsgpackHandle)
-	handle.TimeNotBuiltin = true
-	db, err := bbolt.Open(filepath.Join(dir, logFile), 0o600, nil)
-	check(t, err)
-	check(t, db.Update(func(tx *bbolt.Tx) error {
-		l, err := tx.CreateBucket([]byte(legacyLogs))
-		check(t, err)
-		c, err := tx.CreateBucket([]byte(legacyConf))
-		check(t, err)
-		for _, entry := range logs {
-			var buf bytes.Buffer
-			check(t, codec.NewEncoder(&buf, handle).Encode(entry))
-			check(t, l.Put(indexKey(entry.Index), buf.Bytes()))
-		}
-		for k, v := range conf {
-			check(t, c.Put([]byte(k), v))
-		}
-		return nil
-	}))
-	check(t, db.Close())
-}
-
-func TestALogOfRaftBoltdbIsUpgraded(t *testing.T) {
-	dir := t.TempDir()
-	// raft-boltdb leaves a gap where a snapshot was installed.
-	logs := append(entries(3, 9, 1), entries(101, 140, 2)...)
-	legacy(t, dir, logs, map[string][]byte{"CurrentTerm": indexKey(7), "LastVoteCand": []byte("10.0.0.1:6444")})
-	writeSnapshot(t, dir, 100, 1)
-	for range 2 {
-		s := mustOpen(t, dir)
-		want := map[uint64]*raft.Log{}
-		for _, l := range logs[7:] {
-			want[l.Index] = l
-		}
-		check(t, same(s, want))
-		if term, err := s.GetUint64([]byte("CurrentTerm")); err != nil || term != 7 {
-			t.Errorf("the term is %d, %v", term, err)
-		}
-		if vote, err := s.Get([]byte("LastVoteCand")); err != nil || string(vote) != "10.0.0.1:6444" {
-			t.Errorf("the vote is %q, %v", vote, err)
-		}
-		check(t, s.Close())
-	}
 }
 
 func TestRecentMax(t *testing.T) {
