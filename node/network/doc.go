@@ -23,6 +23,14 @@
 // The nftables table kontiki-node masquerades what pods send out of the cluster and publishes host ports. It is
 // replaced in one transaction and only when its content changes.
 //
+// # Who may send what
+//
+// The nftables tables kontiki-guard (inet and arp) drop what a pod sends from another address than its own, fragments,
+// ARP and IPv6 among it, before anything else looks at it. VXLAN packets are taken only from the addresses of the other nodes, and only
+// when the packet inside is from the sender's own range or address; nothing that a node forwards may reach another
+// node's VXLAN port, so a pod cannot write such packets in its node's name. Pods come and go in these tables one element each. VXLAN
+// itself has no authentication: who can send with a node's address on the network between the nodes is believed.
+//
 // # What survives what
 //
 // All state in the kernel survives the process. Addresses are on disk, one file a pod, written and synced before the pod

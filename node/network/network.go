@@ -51,6 +51,7 @@ type Network struct {
 	nft   knftables.Interface
 	store *store
 	pods  keyLocks
+	guard *guard
 
 	configuring sync.Mutex // one Configure at a time
 	ruling      sync.Mutex // one change of nftables at a time
@@ -92,6 +93,10 @@ func New(o Options) (*Network, error) {
 		n.space.Close()
 		return nil, fmt.Errorf("network: %w", err)
 	}
+	if n.guard, err = newGuard(n.space.Do, n.store.all()); err != nil {
+		n.space.Close()
+		return nil, fmt.Errorf("network: %w", err)
+	}
 	return n, nil
 }
 
@@ -126,6 +131,9 @@ func (n *Network) configure(ctx context.Context, c netapi.NetworkConfig) error {
 	}
 	under, err := n.underlay(c.NodeIP)
 	if err != nil {
+		return err
+	}
+	if err := n.guard.configure(ctx, c, under.local); err != nil {
 		return err
 	}
 	n.mu.Lock()
@@ -173,6 +181,9 @@ func (n *Network) AddPod(ctx context.Context, p netapi.PodNetwork) (netip.Addr, 
 			return fail(err)
 		}
 	}
+	if err := n.guard.admit(ctx, r); err != nil {
+		return fail(err)
+	}
 	w := wire{link: vethName(p.UID), netns: p.NetNS, addr: r.Address, mtu: mtu, localhost: len(r.HostPorts) > 0}
 	if local {
 		w.source = c.NodeIP
@@ -206,6 +217,9 @@ func (n *Network) delPod(ctx context.Context, uid string) error {
 		return nil
 	}
 	// The rules go before the record: a crash in between must not give the address to another pod while they stand.
+	if err := n.guard.forget(ctx, r); err != nil {
+		return fmt.Errorf("free network of pod %s/%s: %w", r.Namespace, r.Name, err)
+	}
 	if len(r.HostPorts) > 0 {
 		n.store.hide(uid)
 		if err := n.applyRules(ctx); err != nil {
@@ -267,6 +281,7 @@ func (n *Network) Teardown(ctx context.Context) error {
 	errs = append(errs, n.space.Do(func() error { return n.nft.Run(ctx, tx) }))
 	n.ruled = ""
 	n.ruling.Unlock()
+	errs = append(errs, n.guard.remove(ctx))
 	n.mu.Lock()
 	n.config = netapi.NetworkConfig{}
 	n.mu.Unlock()

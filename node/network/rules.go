@@ -99,6 +99,10 @@ func (n *Network) renderPorts(tx *knftables.Transaction, published []record) {
 			if proto == "" {
 				proto = "tcp"
 			}
+			if proto == "udp" && p.HostPort == vxlanPort {
+				n.log.Warn("host port is left out: it is the one of the nodes' VXLAN", "pod", r.Namespace+"/"+r.Name, "port", p.HostPort, "protocol", proto)
+				continue
+			}
 			e := &knftables.Element{
 				Map: anyHostMap, Key: []string{proto, strconv.Itoa(int(p.HostPort))},
 				Value: []string{r.Address.String(), strconv.Itoa(int(p.ContainerPort))},

@@ -146,6 +146,17 @@ func (n *Network) removeRangeRoutes(keep netip.Prefix) error {
 	return nil
 }
 
+// peersOf answers the other nodes that packets can go to and come from.
+func peersOf(c netapi.NetworkConfig) []netapi.Peer {
+	peers := make([]netapi.Peer, 0, len(c.Peers))
+	for _, p := range c.Peers {
+		if p.IP.Is4() && p.PodCIDR.IsValid() && p.PodCIDR.Addr().Is4() && p.IP != c.NodeIP && !p.PodCIDR.Overlaps(c.PodCIDR) {
+			peers = append(peers, p)
+		}
+	}
+	return peers
+}
+
 // ensurePeers makes the device's forwarding entries, neighbours and routes those of the peers; what is right stays
 // untouched, so traffic to other nodes never notices.
 func (n *Network) ensurePeers(link netlink.Link, c netapi.NetworkConfig) error {
@@ -153,10 +164,7 @@ func (n *Network) ensurePeers(link netlink.Link, c netapi.NetworkConfig) error {
 	fdb := map[string]*netlink.Neigh{}
 	neighbours := map[string]*netlink.Neigh{}
 	routes := map[string]*netlink.Route{}
-	for _, p := range c.Peers {
-		if !p.IP.Is4() || !p.PodCIDR.IsValid() || !p.PodCIDR.Addr().Is4() || p.IP == c.NodeIP || p.PodCIDR.Overlaps(c.PodCIDR) {
-			continue
-		}
+	for _, p := range peersOf(c) {
 		mac, vtep := vtepMAC(p.IP), p.PodCIDR.Masked().Addr()
 		f := &netlink.Neigh{LinkIndex: index, Family: unix.AF_BRIDGE, State: netlink.NUD_PERMANENT, Flags: netlink.NTF_SELF, HardwareAddr: mac, IP: p.IP.AsSlice()}
 		fdb[neighKey(f)] = f
