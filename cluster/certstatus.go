@@ -12,14 +12,13 @@ import (
 	"sync"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/identity"
-
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
@@ -391,7 +390,7 @@ func rotationStatus(err error) error {
 
 func rotationError(err error) error {
 	if class, ok := rotationCodes[status.Code(err)]; ok && err != nil {
-		return &answered{class: class, text: status.Convert(err).Message()}
+		return &join.Remote{Class: class, Text: status.Convert(err).Message()}
 	}
 	return err
 }

@@ -145,7 +145,7 @@ func (c *Cluster) serve(ctx context.Context, call childCall, a *childAnswer) err
 	case "ready":
 		select {
 		case <-c.Ready():
-			if master, _, err := c.InitialTokens(); err == nil {
+			if master, _, err := initialTokensOf(c); err == nil {
 				a.Value = master
 			}
 			return nil

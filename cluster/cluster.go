@@ -13,15 +13,14 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/identity"
-
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 
 	"github.com/kontiki/kontiki/cluster/gossip"
+	"github.com/kontiki/kontiki/cluster/identity"
+	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/durable"
@@ -193,9 +192,9 @@ func settle(ctx context.Context, cfg *Config, address string) (*identity.Identit
 	case self != nil && self.Name != cfg.Name:
 		return nil, nil, fmt.Errorf("the data in %s is the master %q's, not %q's: give that name, or another directory", dir, self.Name, cfg.Name)
 	case self != nil:
-		if token, err := parseToken(cfg.Token); err == nil && !id.Owns(token.pin) {
+		if token, err := join.ParseToken(cfg.Token); err == nil && !id.Owns(token.Pin) {
 			return nil, nil, fmt.Errorf("%w: it is for another cluster (%s...) than the one that %s belongs to (%s...); to move this master, remove that directory",
-				ErrToken, shortPin(token.pin), dir, shortPin(id.CA.Pin()))
+				join.ErrToken, join.ShortPin(token.Pin), dir, join.ShortPin(id.CA.Pin()))
 		}
 		return id, self, nil
 	case len(cfg.Join) > 0:
@@ -366,9 +365,6 @@ func (c *Cluster) refresh(ctx context.Context) error {
 	}
 }
 
-// ErrRemoved says that a master was removed from its cluster.
-var ErrRemoved = errors.New("this master was removed from its cluster")
-
 func (c *Cluster) removed() bool {
 	servers := c.replica.servers()
 	for _, s := range servers {
@@ -404,7 +400,7 @@ func (c *Cluster) missedRemoval(ctx context.Context) bool {
 func (c *Cluster) comeBack(ctx context.Context) error {
 	c.log.Warn("this master is no longer a member: it was away for long, and asks to be let in again")
 	err := c.becomeMember(ctx)
-	if errors.Is(err, ErrRemoved) {
+	if errors.Is(err, join.ErrRemoved) {
 		return fmt.Errorf("%w: to join again, remove %s and start with a token", err, c.cfg.DataDir)
 	}
 	return err
@@ -473,6 +469,3 @@ func (c *Cluster) Leader() (name, address string) {
 	lead := c.leaders.current()
 	return lead.name, lead.address
 }
-
-// LeaderChanged is closed when what Leader and IsLeader say may have changed; take it before asking them.
-func (c *Cluster) LeaderChanged() <-chan struct{} { return c.leaders.current().changed }

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"github.com/kontiki/kontiki/internal/kv"
 )
 

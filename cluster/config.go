@@ -5,20 +5,16 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"regexp"
 	"strconv"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"github.com/kontiki/kontiki/cluster/gossip"
+	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/mtls"
 )
 
-// DefaultPort and DefaultGossipPort are the ports of the mTLS listener and of gossip.
-const (
-	DefaultPort       = 6444
-	DefaultGossipPort = 7946
-)
+// DefaultGossipPort is the port of gossip.
+const DefaultGossipPort = 7946
 
 // Config says what a master is and where its data and peers are. Addresses are host:port.
 type Config struct {
@@ -138,25 +134,15 @@ func (t Timings) withDefaults() Timings {
 	return t
 }
 
-var namePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`)
-
-// CheckName says whether a host may have the name.
-func CheckName(name string) error {
-	if len(name) > 63 || !namePattern.MatchString(name) {
-		return fmt.Errorf("host name %q: use up to 63 lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit", name)
-	}
-	return nil
-}
-
 func (cfg *Config) complete() error {
-	if err := CheckName(cfg.Name); err != nil {
+	if err := join.CheckName(cfg.Name); err != nil {
 		return err
 	}
 	if cfg.DataDir == "" {
 		return errors.New("no data directory given")
 	}
 	if cfg.BindAddress == "" {
-		cfg.BindAddress = net.JoinHostPort("0.0.0.0", strconv.Itoa(DefaultPort))
+		cfg.BindAddress = net.JoinHostPort("0.0.0.0", strconv.Itoa(mtls.DefaultPort))
 	}
 	if cfg.GossipBindAddress == "" {
 		host, _, err := net.SplitHostPort(cfg.BindAddress)

@@ -4,12 +4,10 @@ import (
 	"context"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/identity"
-
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"golang.org/x/sync/errgroup"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/fsm"
 )
 

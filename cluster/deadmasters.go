@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kontiki/kontiki/cluster/gossip"
+	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/kv"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
@@ -181,7 +182,7 @@ func (c *Cluster) forgetRemoval(ctx context.Context, name string) error {
 // checkRemoved says whether somebody removed the master of that name.
 func (c *Cluster) checkRemoved(name string) error {
 	if _, noted := c.store.View().Get(removedPrefix + name); noted {
-		return fmt.Errorf("%w: %s", ErrRemoved, name)
+		return fmt.Errorf("%w: %s", join.ErrRemoved, name)
 	}
 	return nil
 }

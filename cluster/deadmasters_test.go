@@ -8,9 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"github.com/hashicorp/raft"
+
+	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/mtls"
 )
 
 func TestWhichDeadMasterIsRemoved(t *testing.T) {
@@ -107,7 +108,7 @@ func TestAMasterThatSomebodyRemovedStaysOut(t *testing.T) {
 	victim.start()
 	select {
 	case err := <-victim.stopped:
-		if !errors.Is(err, ErrRemoved) || !strings.Contains(err.Error(), "start with a token") {
+		if !errors.Is(err, join.ErrRemoved) || !strings.Contains(err.Error(), "start with a token") {
 			t.Errorf("it ended with: %v", err)
 		}
 		victim.c = nil

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/storage"
 	"github.com/kontiki/kontiki/internal/failpoint"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
@@ -111,7 +112,7 @@ func (c *Cluster) openDisk(ctx context.Context) error {
 	failpoint.Hit("cluster.readmit.granted")
 	// From here on this master is new to its cluster, also after a crash between these steps.
 	err = c.changeMember(func(m *member) {
-		m.Bootstrap, m.Complete, m.Join = false, false, mergeAddresses(m.Masters, m.Join, c.address)
+		m.Bootstrap, m.Complete, m.Join = false, false, join.MergeAddresses(m.Masters, m.Join, c.address)
 	})
 	if err != nil {
 		return err
@@ -129,7 +130,7 @@ func (c *Cluster) openDisk(ctx context.Context) error {
 // readmit asks the leader, through any master, to take this one's vote away, so that it may come back with an empty disk: a
 // voter that forgot what it acknowledged could help to elect a leader that lacks it. It asks for as long as the bound says, 0 for as long as the context lives. Errors: ErrRemoved, ErrNameTaken.
 func (c *Cluster) readmit(ctx context.Context, damage error, bound time.Duration) error {
-	others := mergeAddresses(mergeAddresses(c.memberNow().Masters, c.memberNow().Join, c.address), c.cfg.Join, c.address)
+	others := join.MergeAddresses(join.MergeAddresses(c.memberNow().Masters, c.memberNow().Join, c.address), c.cfg.Join, c.address)
 	if len(others) == 0 {
 		return c.lastCopy(damage, "no other master is known")
 	}
@@ -145,27 +146,27 @@ func (c *Cluster) readmit(ctx context.Context, damage error, bound time.Duration
 		for _, address := range others {
 			conn, err := c.peers.Line(address)
 			if err == nil {
-				call, cancel := context.WithTimeout(patience, joinDial)
+				call, cancel := context.WithTimeout(patience, join.DialBound)
 				var answer *clusterv1.ReadmitResponse
 				answer, err = clusterv1.NewDiskServiceClient(conn).Readmit(call, request)
 				cancel()
 				if err == nil {
-					return c.changeMember(func(m *member) { m.Masters = mergeAddresses(answer.Masters, others, c.address) })
+					return c.changeMember(func(m *member) { m.Masters = join.MergeAddresses(answer.Masters, others, c.address) })
 				}
 			}
 			if status.Code(err) == codes.Unimplemented && bound == 0 {
 				return nil // a master of an earlier version: a new member has no vote to lose
 			}
-			switch err = fromStatus(err); {
-			case errors.Is(err, ErrRemoved):
+			switch err = join.FromStatus(err); {
+			case errors.Is(err, join.ErrRemoved):
 				return fmt.Errorf("%w (%w): to join again, remove %s and start with a token", err, damage, c.cfg.DataDir)
-			case errors.Is(err, ErrNameTaken):
+			case errors.Is(err, join.ErrNameTaken):
 				return err
 			}
 			failures = append(failures, fmt.Sprintf("%s: %v", address, err))
 		}
 		c.log.Warn("no leader has agreed yet to send this master its data again", "asked", strings.Join(failures, "; "))
-		timer := time.NewTimer(joinPause)
+		timer := time.NewTimer(join.Pause)
 		select {
 		case <-timer.C:
 		case <-patience.Done():

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kontiki/kontiki/cluster/join"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
@@ -184,7 +185,7 @@ func (c *Cluster) performOnce(ctx context.Context, d *duty) (err error) {
 }
 
 // errNoSuccessor says that leadership stays because nobody could take it.
-var errNoSuccessor = fmt.Errorf("%w: no other voting master answered just now", ErrRefused)
+var errNoSuccessor = fmt.Errorf("%w: no other voting master answered just now", join.ErrRefused)
 
 // transfer hands leadership over, to the named master or to the one that is furthest along, but only to one that
 // answers now: raft blocks writes while it transfers to a peer that is gone. One transfer runs at a time.
@@ -196,7 +197,7 @@ func (c *Cluster) transfer(ctx context.Context, to string) error {
 // transferAvoiding is transfer to anybody but one master, unless there is no other. It answers who was to lead.
 func (c *Cluster) transferAvoiding(ctx context.Context, to string, avoid raft.ServerID) (raft.ServerID, error) {
 	if !c.transferring.TryLock() {
-		return "", fmt.Errorf("%w: a transfer of leadership is already under way", ErrRefused)
+		return "", fmt.Errorf("%w: a transfer of leadership is already under way", join.ErrRefused)
 	}
 	defer c.transferring.Unlock()
 	if c.replica.raft.State() != raft.Leader {
@@ -255,10 +256,10 @@ func (c *Cluster) successor(ctx context.Context, to string, avoid raft.ServerID)
 		if to != "" && string(s.ID) == to {
 			known = true
 			if s.ID == c.replica.config.LocalID {
-				return raft.Server{}, fmt.Errorf("%w: %s leads already", ErrRefused, to)
+				return raft.Server{}, fmt.Errorf("%w: %s leads already", join.ErrRefused, to)
 			}
 			if s.Suffrage != raft.Voter {
-				return raft.Server{}, fmt.Errorf("%w: %s has no vote yet", ErrRefused, to)
+				return raft.Server{}, fmt.Errorf("%w: %s has no vote yet", join.ErrRefused, to)
 			}
 		}
 		if s.Suffrage == raft.Voter && s.ID != c.replica.config.LocalID && (to == "" || string(s.ID) == to) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/random"
 )
@@ -35,12 +36,6 @@ type Epoch struct {
 	Reason  string    `json:"reason"`
 	// Backup is what was brought back by a restore.
 	Backup *BackupInfo `json:"backup,omitempty"`
-}
-
-// Epoch is the cluster's epoch, as this master's state has it; zero where none was begun yet.
-func (c *Cluster) Epoch() Epoch {
-	epoch, _, _ := epochOf(c.store.View())
-	return epoch
 }
 
 func epochOf(v kv.View) (epoch Epoch, revision uint64, err error) {
@@ -80,7 +75,7 @@ func (c *Cluster) beginEpoch(ctx context.Context) error {
 		if err == nil || ctx.Err() != nil {
 			return nil
 		}
-		if !errors.Is(err, ErrFeatureLevel) {
+		if !errors.Is(err, join.ErrFeatureLevel) {
 			c.log.Warn("the epoch could not be begun yet, trying again", "error", err)
 		}
 		if !c.leaders.current().pause(ctx, 200*time.Millisecond) {

@@ -3,11 +3,11 @@ package cluster
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/kv"
 )
@@ -26,9 +26,6 @@ const featureKey = internalPrefix + "feature-level"
 
 // internalPrefix is where the cluster keeps what is its own. Backups neither hold it for others nor bring it back.
 const internalPrefix = "/kontiki/"
-
-// ErrFeatureLevel says that a program and the cluster's feature level do not fit; the text says what to upgrade.
-var ErrFeatureLevel = errors.New("feature level")
 
 type storedLevel struct {
 	Level int `json:"level"`
@@ -60,7 +57,7 @@ func (c *Cluster) requireLevel(ctx context.Context, level int, what string) erro
 	}
 	_, behind := c.lowestLevel(ctx, level)
 	return fmt.Errorf("%w: %s needs level %d, the cluster is at %d, and rises when every master supports it; missing: %s",
-		ErrFeatureLevel, what, level, have, strings.Join(behind, ", "))
+		join.ErrFeatureLevel, what, level, have, strings.Join(behind, ", "))
 }
 
 // lowestLevel asks every master for the level that it supports. behind names those that are below the wanted one or do not
@@ -143,11 +140,11 @@ func atOrAbsent(revision uint64) kv.Condition {
 // that it cannot apply.
 func (c *Cluster) checkLevel() error {
 	if err := c.store.Halted(); err != nil {
-		return fmt.Errorf("%w: %w: run a newer version of this program", ErrFeatureLevel, err)
+		return fmt.Errorf("%w: %w: run a newer version of this program", join.ErrFeatureLevel, err)
 	}
 	if level := c.FeatureLevel(); level > c.cfg.FeatureLevel {
 		return fmt.Errorf("%w: the cluster is at level %d and this program (version %s) supports %d: run a newer version of it",
-			ErrFeatureLevel, level, c.cfg.Version, c.cfg.FeatureLevel)
+			join.ErrFeatureLevel, level, c.cfg.Version, c.cfg.FeatureLevel)
 	}
 	return nil
 }
@@ -156,7 +153,7 @@ func (c *Cluster) checkLevel() error {
 func (c *Cluster) admitLevel(name, version string, supports int) error {
 	if level := c.FeatureLevel(); supports < level {
 		return fmt.Errorf("%w: the cluster is at level %d and the master %s (version %s) supports %d: run a newer version of it there",
-			ErrFeatureLevel, level, name, version, supports)
+			join.ErrFeatureLevel, level, name, version, supports)
 	}
 	return nil
 }

@@ -5,11 +5,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )

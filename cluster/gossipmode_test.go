@@ -8,10 +8,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"github.com/kontiki/kontiki/cluster/gossip"
+	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/cluster/worker"
 )
 
 func TestUnknownGossipModesAreRefused(t *testing.T) {
@@ -75,7 +76,7 @@ func TestWorkersLeaveGossipWhenTheMastersSaySo(t *testing.T) {
 	}
 	eventually(t, "the workers to have it on disk", func() error {
 		for _, w := range workers {
-			if doc, err := loadWorker(w.cfg.Dir); err != nil || !doc.MastersGossip {
+			if doc, err := worker.Load(w.cfg.Dir); err != nil || !doc.MastersGossip {
 				return fmt.Errorf("%s: %v", w.Name, err)
 			}
 		}
@@ -83,7 +84,7 @@ func TestWorkersLeaveGossipWhenTheMastersSaySo(t *testing.T) {
 	})
 	taken := joinConfig(t, "worker-1", workerToken(t, m), m)
 	taken.Addresses = []string{"127.0.0.9"}
-	if _, err := JoinWorker(context.Background(), taken); !errors.Is(err, ErrNameTaken) {
+	if _, err := worker.Join(context.Background(), taken); !errors.Is(err, join.ErrNameTaken) {
 		t.Errorf("a second worker-1: %v", err)
 	}
 	workers[1].stop()

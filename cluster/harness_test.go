@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/kontiki/kontiki/cluster/gossip"
+	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
@@ -159,7 +163,7 @@ func (m *masters) token() string {
 	m.t.Helper()
 	for _, n := range m.nodes {
 		if n.c != nil {
-			if token, _, err := n.c.InitialTokens(); err == nil {
+			if token, _, err := initialTokensOf(n.c); err == nil {
 				return token
 			}
 		}
@@ -251,4 +255,21 @@ func (n *node) get(key string) string {
 		return ""
 	}
 	return string(v.Value)
+}
+
+// initialTokensOf are the join tokens that the first master made, for masters and for workers; fs.ErrNotExist on the
+// other masters. They do not expire, but can be revoked.
+func initialTokensOf(c *Cluster) (master, worker string, err error) {
+	texts := map[pki.Role]string{}
+	for role, file := range initialTokens {
+		data, err := os.ReadFile(filepath.Join(c.cfg.DataDir, file))
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", "", fmt.Errorf("this master did not start the cluster: %w", err)
+		}
+		if err != nil {
+			return "", "", err
+		}
+		texts[role] = strings.TrimSpace(string(data))
+	}
+	return texts[pki.RoleMaster], texts[pki.RoleWorker], nil
 }

@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/kontiki/kontiki/cluster/identity"
-
+	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/durable"
 	"github.com/kontiki/kontiki/internal/kv"
@@ -31,11 +29,11 @@ func writeInitialTokens(dir string, id *identity.Identity) error {
 	for role, file := range initialTokens {
 		path := filepath.Join(dir, file)
 		if data, err := os.ReadFile(path); err == nil {
-			if t, err := parseToken(string(data)); err == nil && id.Accepts(t.pin) {
+			if t, err := join.ParseToken(string(data)); err == nil && id.Accepts(t.Pin) {
 				continue
 			}
 		}
-		t, err := newToken(id.CA, role)
+		t, err := join.NewToken(id.CA, role)
 		if err != nil {
 			return err
 		}
@@ -53,13 +51,13 @@ func (c *Cluster) storeInitialTokens(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read the initial token: %w", err)
 		}
-		t, err := parseToken(string(data))
+		t, err := join.ParseToken(string(data))
 		if err != nil {
 			return fmt.Errorf("%s: %w", file, err)
 		}
 		for {
 			// A token that is there already was stored before a crash.
-			_, err = c.storeToken(ctx, t.stored(0, "made when the cluster was started"))
+			_, err = c.storeToken(ctx, storedOf(t, 0, "made when the cluster was started"))
 			if err == nil {
 				break
 			}
@@ -69,21 +67,4 @@ func (c *Cluster) storeInitialTokens(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// InitialTokens are the join tokens that the first master made, for masters and for workers; fs.ErrNotExist on the
-// other masters. They do not expire, but can be revoked.
-func (c *Cluster) InitialTokens() (master, worker string, err error) {
-	texts := map[pki.Role]string{}
-	for role, file := range initialTokens {
-		data, err := os.ReadFile(filepath.Join(c.cfg.DataDir, file))
-		if errors.Is(err, fs.ErrNotExist) {
-			return "", "", fmt.Errorf("this master did not start the cluster: %w", err)
-		}
-		if err != nil {
-			return "", "", err
-		}
-		texts[role] = strings.TrimSpace(string(data))
-	}
-	return texts[pki.RoleMaster], texts[pki.RoleWorker], nil
 }

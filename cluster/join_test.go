@@ -13,17 +13,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/identity"
-
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/peer"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/cluster/worker"
 )
 
 func TestTokensThatDoNotAdmit(t *testing.T) {
@@ -31,7 +31,7 @@ func TestTokensThatDoNotAdmit(t *testing.T) {
 	n := m.nodes[0]
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	master, worker, err := n.c.InitialTokens()
+	master, worker, err := initialTokensOf(n.c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,11 +45,11 @@ func TestTokensThatDoNotAdmit(t *testing.T) {
 	if err := n.c.RevokeToken(ctx, revoked); !errors.Is(err, ErrTokenNotFound) {
 		t.Errorf("revoked twice: %v", err)
 	}
-	expired, err := newToken(n.c.Identity().CA, mtls.RoleMaster)
+	expired, err := join.NewToken(n.c.Identity().CA, mtls.RoleMaster)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stored := expired.stored(time.Hour, "")
+	stored := storedOf(expired, time.Hour, "")
 	stored.ExpiresAt = time.Now().Add(-time.Minute)
 	if _, err := n.c.storeToken(ctx, stored); err != nil {
 		t.Fatal(err)
@@ -73,7 +73,7 @@ func TestTokensThatDoNotAdmit(t *testing.T) {
 			cfg := testConfig(t, "master-2")
 			cfg.Join, cfg.Token = []string{n.c.Address()}, test.token
 			_, err := Open(ctx, cfg)
-			if !errors.Is(err, ErrToken) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "kontiki token create") {
+			if !errors.Is(err, join.ErrToken) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "kontiki token create") {
 				t.Errorf("joined with %v, want %q", err, test.want)
 			}
 			if entries, _ := os.ReadDir(cfg.DataDir); len(entries) != 0 {
@@ -99,7 +99,7 @@ func TestNamesAndAddressesInUse(t *testing.T) {
 	defer cancel()
 	cfg := testConfig(t, "master-2")
 	cfg.Join, cfg.Token = []string{m.nodes[0].c.Address()}, m.token()
-	if _, err := Open(ctx, cfg); !errors.Is(err, ErrNameTaken) || !strings.Contains(err.Error(), "kontiki cluster remove master-2") {
+	if _, err := Open(ctx, cfg); !errors.Is(err, join.ErrNameTaken) || !strings.Contains(err.Error(), "kontiki cluster remove master-2") {
 		t.Fatalf("joined under a living master's name: %v", err)
 	}
 
@@ -130,7 +130,7 @@ func TestAMasterJoinsByAFollowerAndWaitsForALeader(t *testing.T) {
 	if got := follower.get("/t/a/b/c"); got != "x" {
 		t.Fatalf("read %q", got)
 	}
-	if _, _, err := n.c.InitialTokens(); !errors.Is(err, os.ErrNotExist) {
+	if _, _, err := initialTokensOf(n.c); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a joined master has initial tokens: %v", err)
 	}
 }
@@ -223,23 +223,23 @@ func TestWorkers(t *testing.T) {
 	n.run(c)
 	n.waitReady()
 
-	master, token, err := c.InitialTokens()
+	master, token, err := initialTokensOf(c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := JoinWorkerConfig{Name: "worker-1", Dir: t.TempDir(), Join: []string{c.Address()}, Token: token, Addresses: []string{"127.0.0.1"}, Logger: testLog(t)}
+	cfg := worker.Config{Name: "worker-1", Dir: t.TempDir(), Join: []string{c.Address()}, Token: token, Addresses: []string{"127.0.0.1"}, Logger: testLog(t)}
 	wrong := cfg
 	wrong.Token = master
-	if _, err := JoinWorker(ctx, wrong); !errors.Is(err, ErrToken) || !strings.Contains(err.Error(), "--role worker") {
+	if _, err := worker.Join(ctx, wrong); !errors.Is(err, join.ErrToken) || !strings.Contains(err.Error(), "--role worker") {
 		t.Errorf("a worker with a master's token: %v", err)
 	}
 	wrong = cfg
 	wrong.Addresses = []string{"kubernetes.default.svc"}
-	if _, err := JoinWorker(ctx, wrong); !errors.Is(err, ErrRefused) {
+	if _, err := worker.Join(ctx, wrong); !errors.Is(err, join.ErrRefused) {
 		t.Errorf("a worker that asks for a certificate for another name: %v", err)
 	}
 
-	w, err := JoinWorker(ctx, cfg)
+	w, err := worker.Join(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,12 +258,12 @@ func TestWorkers(t *testing.T) {
 
 	// The next start needs neither token nor master; other addresses need a renewal, under the same key.
 	cfg.Token = ""
-	again, err := JoinWorker(ctx, cfg)
+	again, err := worker.Join(ctx, cfg)
 	if err != nil || string(again.Client().Certificate[0]) != string(w.Client().Certificate[0]) {
 		t.Fatalf("the identity was not reused: %v", err)
 	}
 	cfg.Addresses = []string{"127.0.0.1", "127.0.0.2"}
-	renewed, err := JoinWorker(ctx, cfg)
+	renewed, err := worker.Join(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,7 +276,7 @@ func TestWorkers(t *testing.T) {
 
 	// A worker's certificate opens nothing of the masters'.
 	for _, proto := range []string{mtls.ProtoRaft, mtls.ProtoCluster} {
-		d := w.dialer()
+		d := w.Dialer()
 		raw, err := d.Dial(ctx, c.Address(), proto)
 		if err != nil {
 			continue // refused in the handshake
@@ -300,7 +300,7 @@ func (r recordingHealth) Check(ctx context.Context, request *healthv1.HealthChec
 	return r.Server.Check(ctx, request)
 }
 
-func checkWorkerCertificates(t *testing.T, w *WorkerIdentity, ca *pki.Authority) {
+func checkWorkerCertificates(t *testing.T, w *worker.Identity, ca *pki.Authority) {
 	t.Helper()
 	client, serving := w.Client().Leaf, w.Serving().Leaf
 	if client.Subject.CommonName != "system:node:worker-1" || client.Subject.Organization[0] != "system:nodes" {
@@ -352,7 +352,7 @@ func TestRemovedMasterIsGone(t *testing.T) {
 	// The removed one notices, ends, and does not start again with its data.
 	select {
 	case err := <-leader.stopped:
-		if !errors.Is(err, ErrRemoved) {
+		if !errors.Is(err, join.ErrRemoved) {
 			t.Errorf("the removed master ended with %v", err)
 		}
 	case <-time.After(patience):
@@ -361,7 +361,7 @@ func TestRemovedMasterIsGone(t *testing.T) {
 	leader.start()
 	select {
 	case err := <-leader.stopped:
-		if !errors.Is(err, ErrRemoved) {
+		if !errors.Is(err, join.ErrRemoved) {
 			t.Errorf("the removed master ended with %v", err)
 		}
 	case <-time.After(patience):

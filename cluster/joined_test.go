@@ -5,20 +5,20 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"github.com/kontiki/kontiki/cluster/gossip"
+	"github.com/kontiki/kontiki/cluster/mtls"
+	"github.com/kontiki/kontiki/cluster/worker"
 )
 
 // runningWorker is a worker of a test: its identity, kept up to date, and its part in gossip.
 type runningWorker struct {
-	*WorkerIdentity
+	*worker.Identity
 	t    testing.TB
-	cfg  JoinWorkerConfig
+	cfg  worker.Config
 	stop func()
 }
 
-func joinConfig(t testing.TB, name, token string, m *masters) JoinWorkerConfig {
+func joinConfig(t testing.TB, name, token string, m *masters) worker.Config {
 	t.Helper()
 	var addresses []string
 	for _, n := range m.nodes {
@@ -26,18 +26,18 @@ func joinConfig(t testing.TB, name, token string, m *masters) JoinWorkerConfig {
 			addresses = append(addresses, n.c.Address())
 		}
 	}
-	return JoinWorkerConfig{Name: name, Dir: t.TempDir(), Join: addresses, Token: token, Addresses: []string{"127.0.0.1"}, Logger: testLog(t)}
+	return worker.Config{Name: name, Dir: t.TempDir(), Join: addresses, Token: token, Addresses: []string{"127.0.0.1"}, Logger: testLog(t)}
 }
 
-func joinWorker(t testing.TB, cfg JoinWorkerConfig) *runningWorker {
+func joinWorker(t testing.TB, cfg worker.Config) *runningWorker {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	w, err := JoinWorker(ctx, cfg)
+	w, err := worker.Join(ctx, cfg)
 	if err != nil {
 		t.Fatalf("worker %s: %v", cfg.Name, err)
 	}
-	return &runningWorker{WorkerIdentity: w, t: t, cfg: cfg}
+	return &runningWorker{Identity: w, t: t, cfg: cfg}
 }
 
 // run follows the masters, and gossips, until stop or the end of the test.

@@ -5,9 +5,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"github.com/hashicorp/raft"
+
+	"github.com/kontiki/kontiki/cluster/mtls"
 )
 
 // leaders tells who leads, and wakes those who wait for that to change.

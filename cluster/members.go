@@ -6,23 +6,19 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/mtls"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
 var (
-	// ErrNameTaken says that a host cannot have the name or the address that it asks for.
-	ErrNameTaken = errors.New("already taken in this cluster")
 	// ErrNotMember says that no master has the name.
 	ErrNotMember = errors.New("no such master")
-	// ErrRefused says that what was asked for cannot be done as the cluster is, and that nothing was changed; the text says why.
-	ErrRefused = errors.New("refused")
 )
 
 const (
@@ -85,7 +81,7 @@ func (c *Cluster) prepareMember(ctx context.Context, name, address string) error
 		return err
 	}
 	defer c.memberChange.leave()
-	if err := CheckName(name); err != nil {
+	if err := join.CheckName(name); err != nil {
 		return err
 	}
 	for _, s := range c.replica.servers() {
@@ -93,7 +89,7 @@ func (c *Cluster) prepareMember(ctx context.Context, name, address string) error
 		switch {
 		case sameName && c.alive(ctx, name, string(s.Address)):
 			return fmt.Errorf("the name %q is %w: the master at %s has it and is alive; choose another name, or remove that one with `kontiki cluster remove %s`",
-				name, ErrNameTaken, s.Address, name)
+				name, join.ErrNameTaken, s.Address, name)
 		case sameName:
 			c.log.Info("a new host takes the place of a dead master", "master", name, "old_address", s.Address, "address", address)
 			if err := c.removeServer(ctx, s.ID); err != nil {
@@ -101,7 +97,7 @@ func (c *Cluster) prepareMember(ctx context.Context, name, address string) error
 			}
 		case sameAddress:
 			return fmt.Errorf("the address %s is %w, by the master %q; give another advertise address, or remove that master with `kontiki cluster remove %s`",
-				address, ErrNameTaken, s.ID, s.ID)
+				address, join.ErrNameTaken, s.ID, s.ID)
 		}
 	}
 	return c.forgetRemoval(ctx, name)
@@ -125,11 +121,11 @@ func (c *Cluster) addMember(ctx context.Context, name, address string) error {
 		if s.ID == id {
 			current = &s
 		} else if s.Address == addr {
-			return fmt.Errorf("the address %s is %w, by the master %q", address, ErrNameTaken, s.ID)
+			return fmt.Errorf("the address %s is %w, by the master %q", address, join.ErrNameTaken, s.ID)
 		}
 	}
 	if current != nil && current.Address != addr && c.alive(ctx, name, string(current.Address)) {
-		return fmt.Errorf("the name %q is %w: the master at %s has it and is alive", name, ErrNameTaken, current.Address)
+		return fmt.Errorf("the name %q is %w: the master at %s has it and is alive", name, join.ErrNameTaken, current.Address)
 	}
 	if current != nil && current.Suffrage == raft.Voter && current.Address == addr {
 		return nil
@@ -164,7 +160,7 @@ func (c *Cluster) reachable(ctx context.Context, name, address string) error {
 		return fmt.Errorf("the leader %s cannot reach %s at %s, check its advertise address and the firewall: %w", c.cfg.Name, name, address, err)
 	}
 	if answer.Name != name {
-		return fmt.Errorf("the address %s is %w: the master %q answers there", address, ErrNameTaken, answer.Name)
+		return fmt.Errorf("the address %s is %w: the master %q answers there", address, join.ErrNameTaken, answer.Name)
 	}
 	if own := c.memberNow().Recoveries; answer.Recoveries != own {
 		return fmt.Errorf("%w: %s knows of %d recoveries, there were %d", ErrStale, name, answer.Recoveries, own)
@@ -215,7 +211,7 @@ func (c *Cluster) RemoveMember(ctx context.Context, name string) error {
 				continue
 			}
 			if len(servers) == 1 {
-				return fmt.Errorf("%w: the last master of a cluster cannot be removed", ErrRefused)
+				return fmt.Errorf("%w: the last master of a cluster cannot be removed", join.ErrRefused)
 			}
 			if name == c.cfg.Name {
 				if err := c.transfer(ctx, ""); err != nil {
@@ -241,13 +237,13 @@ func (c *Cluster) RemoveMember(ctx context.Context, name string) error {
 	if tried && errors.Is(err, ErrNotMember) {
 		return nil
 	}
-	return fromStatus(err)
+	return join.FromStatus(err)
 }
 
 // notMember gives an answered ErrNotMember its class back.
 func notMember(err error) error {
 	if status.Code(err) == codes.NotFound {
-		return &answered{class: ErrNotMember, text: status.Convert(err).Message()}
+		return &join.Remote{Class: ErrNotMember, Text: status.Convert(err).Message()}
 	}
 	return err
 }
@@ -270,7 +266,7 @@ func (c *Cluster) TransferLeadership(ctx context.Context, to string) (string, er
 		return notMember(err)
 	})
 	if err != nil {
-		return "", fmt.Errorf("transfer leadership: %w", fromStatus(err))
+		return "", fmt.Errorf("transfer leadership: %w", join.FromStatus(err))
 	}
 	for {
 		lead := c.leaders.current()

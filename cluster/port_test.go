@@ -17,13 +17,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/identity"
-
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/kontiki/kontiki/cluster/identity"
+	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/mtls"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
@@ -204,7 +203,7 @@ func TestHostsThatJoinTakeLittleOfAMaster(t *testing.T) {
 	})
 
 	// A message that is larger than any honest one is refused before it is read.
-	conn, err := dialPinned(t.Context(), mtls.Machine{}, c.Address(), parsedToken{pin: c.Identity().CA.Pin()})
+	conn, err := join.Dial(t.Context(), mtls.Machine{}, c.Address(), join.Token{Pin: c.Identity().CA.Pin()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,11 +6,10 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"github.com/hashicorp/raft"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/kv"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"

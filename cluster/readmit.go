@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/mtls"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
@@ -56,7 +56,7 @@ func (c *Cluster) takeVote(ctx context.Context, r *clusterv1.ReadmitRequest) err
 			continue
 		}
 		if c.alive(ctx, r.Name, string(s.Address)) {
-			return fmt.Errorf("the name %q is %w: the master at %s has it and is alive", r.Name, ErrNameTaken, s.Address)
+			return fmt.Errorf("the name %q is %w: the master at %s has it and is alive", r.Name, join.ErrNameTaken, s.Address)
 		}
 		if s.Suffrage != raft.Voter {
 			return nil

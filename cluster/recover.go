@@ -8,18 +8,18 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-	"github.com/kontiki/kontiki/internal/random"
-
 	"github.com/hashicorp/raft"
 
 	"github.com/kontiki/kontiki/cluster/gossip"
+	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/storage"
 	"github.com/kontiki/kontiki/fsm"
+	"github.com/kontiki/kontiki/internal/random"
 )
 
 // ErrStale says that the cluster went on without this master: it was recovered on another one. It is a kind of ErrRemoved.
-var ErrStale = fmt.Errorf("%w: the cluster was recovered without it", ErrRemoved)
+var ErrStale = fmt.Errorf("%w: the cluster was recovered without it", join.ErrRemoved)
 
 // Recovery is what recovering on this master means.
 type Recovery struct {

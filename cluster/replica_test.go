@@ -9,10 +9,9 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"github.com/hashicorp/raft"
 
+	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/fsm"
 )
 

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/kontiki/kontiki/cluster/identity"
-
+	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/random"
 )
@@ -151,7 +151,7 @@ func (c *Cluster) spool(ctx context.Context, r io.Reader) (_ *os.File, _ BackupI
 	case err != nil:
 		return nil, BackupInfo{}, fmt.Errorf("receive the backup: %w", err)
 	case n > room:
-		return nil, BackupInfo{}, fmt.Errorf("%w: the backup is larger than the %d MiB that %s can spare; free some space there", ErrRefused, room>>20, health.Dir)
+		return nil, BackupInfo{}, fmt.Errorf("%w: the backup is larger than the %d MiB that %s can spare; free some space there", join.ErrRefused, room>>20, health.Dir)
 	}
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return nil, BackupInfo{}, err

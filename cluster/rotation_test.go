@@ -16,10 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/identity"
-
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
@@ -28,7 +24,11 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/kontiki/kontiki/cluster/gossip"
+	"github.com/kontiki/kontiki/cluster/identity"
+	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/cluster/worker"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
@@ -45,9 +45,9 @@ func (m *masters) everybody(generation uint64, workers ...*runningWorker) {
 				return fmt.Errorf("%s has generation %d, next CA %v, gossip keys %q, next secret key %q", n.cfg.Name, id.Generation, id.NextCA != nil, id.GossipStep, id.NextSecretKey)
 			}
 			for _, w := range workers {
-				if state := w.state.Load(); state.Generation < id.Generation || state.issuer() != id.CA.Pin() || state.Renewal < id.Renewals {
+				if state := w.Document(); state.Generation < id.Generation || w.Issuer() != id.CA.Pin() || state.Renewal < id.Renewals {
 					return fmt.Errorf("the worker %s has generation %d of %d, issuer %s of %s, renewal %d of %d",
-						w.Name, state.Generation, id.Generation, shortPin(state.issuer()), shortPin(id.CA.Pin()), state.Renewal, id.Renewals)
+						w.Name, state.Generation, id.Generation, join.ShortPin(w.Issuer()), join.ShortPin(id.CA.Pin()), state.Renewal, id.Renewals)
 				}
 			}
 		}
@@ -149,8 +149,8 @@ func TestCertificatesAreRenewedInProcess(t *testing.T) {
 		t.Errorf("a new connection after the renewals: %v", err)
 	}
 	// What is used is on disk.
-	again, err := loadWorker(w.cfg.Dir)
-	if err != nil || !bytes.Equal(again.Client, w.state.Load().workerDocument.Client) {
+	again, err := worker.Load(w.cfg.Dir)
+	if err != nil || !bytes.Equal(again.Client, w.Document().Client) {
 		t.Errorf("the worker's disk holds another certificate than it uses: %v", err)
 	}
 	// All at once, on demand.
@@ -232,7 +232,7 @@ func TestRotationOfTheCA(t *testing.T) {
 	if now.CA.Pin() == stolen.CA.Pin() || now.PreviousCA == nil || now.PreviousCA.Pin() != stolen.CA.Pin() {
 		t.Fatalf("the CA did not change: %s, before %v", now.CA.Pin(), now.PreviousCA)
 	}
-	if issuer := w.state.Load().issuer(); issuer != now.CA.Pin() {
+	if issuer := w.Issuer(); issuer != now.CA.Pin() {
 		t.Errorf("the worker's certificate is of %s", issuer)
 	}
 	for _, n := range m.nodes {
@@ -245,7 +245,7 @@ func TestRotationOfTheCA(t *testing.T) {
 	// Between the two, whoever knows only the old CA is welcome: with an old token, ...
 	late := joinWorker(t, joinConfig(t, "worker-3", token, m))
 	late.run()
-	if issuer := late.state.Load().issuer(); issuer != now.CA.Pin() {
+	if issuer := late.Issuer(); issuer != now.CA.Pin() {
 		t.Errorf("the worker that joined with the old token has a certificate of %s", issuer)
 	}
 	joined := m.join("master-4", func(cfg *Config) { cfg.Token = masterToken })
@@ -292,10 +292,10 @@ func TestRotationOfTheCA(t *testing.T) {
 	if _, err := io.Copy(io.Discard, standing); errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error("a connection from before goes on after its CA was dropped")
 	}
-	if _, err := JoinWorker(ctx, joinConfig(t, "worker-4", token, m)); !errors.Is(err, ErrToken) {
+	if _, err := worker.Join(ctx, joinConfig(t, "worker-4", token, m)); !errors.Is(err, join.ErrToken) {
 		t.Errorf("a token of the dropped CA: %v", err)
 	}
-	if _, err := JoinWorker(ctx, w.cfg); err != nil {
+	if _, err := worker.Join(ctx, w.cfg); err != nil {
 		t.Errorf("a worker whose configuration still names its old token: %v", err)
 	}
 	again := joined.cfg
@@ -408,7 +408,7 @@ func TestARevokedWorkerIsRefused(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	w := joinWorker(t, joinConfig(t, "worker-1", workerToken(t, m), m))
-	thief, err := w.dialer().Dial(ctx, m.nodes[1].c.Address(), mtls.ProtoNode)
+	thief, err := w.Dialer().Dial(ctx, m.nodes[1].c.Address(), mtls.ProtoNode)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -422,31 +422,31 @@ func TestARevokedWorkerIsRefused(t *testing.T) {
 	}
 	for _, n := range m.nodes {
 		eventually(t, "a refusal", func() error {
-			if refusedBy(t, n.c.Address(), w.dialer(), mtls.ProtoNode) == nil {
+			if refusedBy(t, n.c.Address(), w.Dialer(), mtls.ProtoNode) == nil {
 				return errors.New("it may speak")
 			}
 			return nil
 		})
 	}
-	if err := w.renewAnywhere(ctx); err == nil {
+	if err := w.RenewAnywhere(ctx); err == nil {
 		t.Error("a revoked certificate was renewed")
 	}
 	// The host itself joins anew, under its own name, and may then be revoked again.
 	for range 2 {
 		cfg := joinConfig(t, "worker-1", workerToken(t, m), m)
 		cfg.Dir = t.TempDir()
-		back, err := JoinWorker(ctx, cfg)
+		back, err := worker.Join(ctx, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := refusedBy(t, m.nodes[0].c.Address(), back.dialer(), mtls.ProtoNode); err != nil {
+		if err := refusedBy(t, m.nodes[0].c.Address(), back.Dialer(), mtls.ProtoNode); err != nil {
 			t.Errorf("the host that joined again: %v", err)
 		}
 		if err := m.nodes[1].c.RevokeWorker(ctx, "worker-1"); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "a refusal", func() error {
-			if refusedBy(t, m.nodes[1].c.Address(), back.dialer(), mtls.ProtoNode) == nil {
+			if refusedBy(t, m.nodes[1].c.Address(), back.Dialer(), mtls.ProtoNode) == nil {
 				return errors.New("it may speak")
 			}
 			return nil

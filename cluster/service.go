@@ -10,14 +10,14 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/kontiki/kontiki/cluster/gossip"
+	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/kv"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
@@ -31,17 +31,17 @@ func toStatus(err error) error {
 		return nil
 	case errors.Is(err, errNotLeader), errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		code = codes.Aborted
-	case errors.Is(err, ErrToken):
+	case errors.Is(err, join.ErrToken):
 		code = codes.PermissionDenied
-	case errors.Is(err, ErrNameTaken):
+	case errors.Is(err, join.ErrNameTaken):
 		code = codes.AlreadyExists
 	case errors.Is(err, ErrTokenNotFound), errors.Is(err, ErrNotMember):
 		code = codes.NotFound
-	case errors.Is(err, ErrRemoved):
+	case errors.Is(err, join.ErrRemoved):
 		code = codes.FailedPrecondition
-	case errors.Is(err, ErrFeatureLevel):
+	case errors.Is(err, join.ErrFeatureLevel):
 		code = codes.OutOfRange
-	case errors.Is(err, ErrRefused), errors.Is(err, ErrSettings):
+	case errors.Is(err, join.ErrRefused), errors.Is(err, ErrSettings):
 		code = codes.InvalidArgument
 	case errors.Is(err, kv.ErrNoLeader), errors.Is(err, kv.ErrOutcomeUnknown), errors.Is(err, mtls.ErrClosed):
 		code = codes.Unavailable
@@ -56,37 +56,6 @@ func toStatus(err error) error {
 	}
 	return status.Error(code, err.Error())
 }
-
-// fromStatus gives an answered error its class back, with the text that the server gave it.
-func fromStatus(err error) error {
-	s, ok := status.FromError(err)
-	if !ok || err == nil {
-		return err
-	}
-	switch s.Code() {
-	case codes.PermissionDenied:
-		return &answered{class: ErrToken, text: s.Message()}
-	case codes.AlreadyExists:
-		return &answered{class: ErrNameTaken, text: s.Message()}
-	case codes.FailedPrecondition:
-		return &answered{class: ErrRemoved, text: s.Message()}
-	case codes.OutOfRange:
-		return &answered{class: ErrFeatureLevel, text: s.Message()}
-	case codes.InvalidArgument:
-		return &answered{class: ErrRefused, text: s.Message()}
-	default:
-		return &answered{class: err, text: s.Message()}
-	}
-}
-
-// answered is an error that a server told: its text says all.
-type answered struct {
-	class error
-	text  string
-}
-
-func (a *answered) Error() string { return a.text }
-func (a *answered) Unwrap() error { return a.class }
 
 // clusterService serves the other masters.
 type clusterService struct {
@@ -225,13 +194,13 @@ func (s joinService) JoinWorker(ctx context.Context, r *clusterv1.JoinWorkerRequ
 	for _, m := range c.gossip.Members() {
 		host, _, _ := net.SplitHostPort(m.Gossip)
 		if m.Role == pki.RoleWorker && m.Name == r.Name && m.State == gossip.Alive && !slices.Contains(r.Addresses, host) {
-			return nil, toStatus(fmt.Errorf("the name %q is %w: the worker at %s has it and is alive; choose another name", r.Name, ErrNameTaken, host))
+			return nil, toStatus(fmt.Errorf("the name %q is %w: the worker at %s has it and is alive; choose another name", r.Name, join.ErrNameTaken, host))
 		}
 	}
 	if !c.WorkersGossip() {
 		for _, m := range c.everyMaster(ctx) {
 			if w := m.Workers[r.Name]; w.Following && !slices.Contains(r.Addresses, w.Address) {
-				return nil, toStatus(fmt.Errorf("the name %q is %w: the worker at %s has it and is connected to %s; choose another name", r.Name, ErrNameTaken, w.Address, m.Name))
+				return nil, toStatus(fmt.Errorf("the name %q is %w: the worker at %s has it and is connected to %s; choose another name", r.Name, join.ErrNameTaken, w.Address, m.Name))
 			}
 		}
 	}
@@ -245,7 +214,7 @@ const maxWorkerAddresses = 64
 // workerCertificates returns all that a worker needs. Its serving certificate is for its name and IP addresses only. The view is a
 // consistent one: it says how often certificates of the worker were revoked.
 func (c *Cluster) workerCertificates(ctx context.Context, view kv.View, name string, csr []byte, addresses []string) (*clusterv1.JoinWorkerResponse, error) {
-	if err := CheckName(name); err != nil {
+	if err := join.CheckName(name); err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	if len(addresses) > maxWorkerAddresses {
@@ -281,12 +250,12 @@ func (c *Cluster) workerCertificates(ctx context.Context, view kv.View, name str
 func (c *Cluster) mayBeNamed(ctx context.Context, name string) error {
 	for _, host := range append([]string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"}, c.cfg.APIHosts...) {
 		if strings.EqualFold(name, host) {
-			return fmt.Errorf("%w: a worker cannot be named %s, which is a name of the API; choose another name", ErrRefused, name)
+			return fmt.Errorf("%w: a worker cannot be named %s, which is a name of the API; choose another name", join.ErrRefused, name)
 		}
 	}
 	for _, s := range c.replica.servers() {
 		if string(s.ID) == name && !c.callsFrom(ctx, s) {
-			return fmt.Errorf("%w: the worker asks for the name %s from %s, which is not the address of that master; choose another name", ErrRefused, name, callerIP(ctx))
+			return fmt.Errorf("%w: the worker asks for the name %s from %s, which is not the address of that master; choose another name", join.ErrRefused, name, callerIP(ctx))
 		}
 	}
 	return nil

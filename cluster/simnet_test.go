@@ -11,13 +11,13 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/kontiki/kontiki/cluster/mtls"
 )
 
 // simNet is a network in memory that carries calls whole: no bytes, no connections. Links between two hosts have a direction

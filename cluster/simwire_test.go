@@ -5,9 +5,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"github.com/hashicorp/raft"
+
+	"github.com/kontiki/kontiki/cluster/mtls"
 )
 
 // simWire is a master's wire over a simNet. It does what raft's own transport does: heartbeats pass by raft's main loop, a

@@ -8,9 +8,8 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
-
 	"github.com/kontiki/kontiki/cluster/gossip"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
 func TestProblemsAreNamed(t *testing.T) {

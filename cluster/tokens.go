@@ -5,29 +5,21 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
-	"strings"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/kv"
-	"github.com/kontiki/kontiki/internal/random"
 )
 
 // tokenPrefix is where join tokens are stored, by id.
 const tokenPrefix = "/kontiki/tokens/"
 
-// Errors of join tokens are classes.
-var (
-	// ErrToken says that a token does not admit its holder; the wrapped text says why and what to do.
-	ErrToken = errors.New("the join token is not accepted")
-	// ErrTokenNotFound says that no token has the id.
-	ErrTokenNotFound = errors.New("no such join token")
-)
+// ErrTokenNotFound says that no token has the id.
+var ErrTokenNotFound = errors.New("no such join token")
 
 // Token is a join token without its secret, of which only the hash is kept.
 type Token struct {
@@ -44,46 +36,11 @@ type storedToken struct {
 	SecretHash []byte `json:"secretHash"`
 }
 
-// parsedToken is what the text of a token says.
-type parsedToken struct {
-	pin    string
-	role   pki.Role
-	id     string
-	secret string
-}
-
-var tokenPattern = regexp.MustCompile(`^K10([0-9a-f]{64})::(master|worker):([a-z0-9]{8})\.([a-z0-9]{32})$`)
-
-func parseToken(text string) (parsedToken, error) {
-	m := tokenPattern.FindStringSubmatch(strings.TrimSpace(text))
-	if m == nil {
-		return parsedToken{}, fmt.Errorf("%w: it is malformed (K10<64 hex digits>::<role>:<id>.<secret> is expected); copy it whole, or make a new one with `kontiki token create`", ErrToken)
-	}
-	return parsedToken{pin: m[1], role: pki.Role(m[2]), id: m[3], secret: m[4]}, nil
-}
-
-func (p parsedToken) requireRole(role pki.Role) error {
-	if p.role != role {
-		return fmt.Errorf("%w: it is for the role %s, this host joins as a %s; make one with `kontiki token create --role %s`", ErrToken, p.role, role, role)
-	}
-	return nil
-}
-
-func (p parsedToken) String() string {
-	return fmt.Sprintf("K10%s::%s:%s.%s", p.pin, p.role, p.id, p.secret)
-}
-
-func newToken(ca *pki.Authority, role pki.Role) (parsedToken, error) {
-	if role != pki.RoleMaster && role != pki.RoleWorker {
-		return parsedToken{}, fmt.Errorf("a join token is for the role master or worker, not %q", role)
-	}
-	return parsedToken{pin: ca.Pin(), role: role, id: random.Hex(4), secret: random.Hex(16)}, nil
-}
-
-func (p parsedToken) stored(ttl time.Duration, description string) storedToken {
+// storedOf is what is stored of a token.
+func storedOf(p join.Token, ttl time.Duration, description string) storedToken {
 	now := time.Now().UTC().Truncate(time.Second)
-	hash := sha256.Sum256([]byte(p.secret)) // the secret has 128 random bits: there is nothing to guess
-	t := storedToken{SecretHash: hash[:], Token: Token{ID: p.id, Role: p.role, Description: description, CreatedAt: now}}
+	hash := sha256.Sum256([]byte(p.Secret)) // the secret has 128 random bits: there is nothing to guess
+	t := storedToken{SecretHash: hash[:], Token: Token{ID: p.ID, Role: p.Role, Description: description, CreatedAt: now}}
 	if ttl > 0 {
 		t.ExpiresAt = now.Add(ttl)
 	}
@@ -110,11 +67,11 @@ func (c *Cluster) CreateToken(ctx context.Context, role pki.Role, ttl time.Durat
 	if ttl < 0 {
 		return "", fmt.Errorf("a join token's time to live cannot be %s", ttl)
 	}
-	t, err := newToken(c.identity.Now().CA, role)
+	t, err := join.NewToken(c.identity.Now().CA, role)
 	if err != nil {
 		return "", err
 	}
-	result, err := c.storeToken(ctx, t.stored(ttl, description))
+	result, err := c.storeToken(ctx, storedOf(t, ttl, description))
 	if err != nil {
 		return "", fmt.Errorf("create a join token: %w", err)
 	}
@@ -145,8 +102,8 @@ func (c *Cluster) Tokens(ctx context.Context) ([]Token, error) {
 
 // RevokeToken deletes a join token, given by its id or whole text; ErrTokenNotFound if there is none.
 func (c *Cluster) RevokeToken(ctx context.Context, id string) error {
-	if t, err := parseToken(id); err == nil {
-		id = t.id
+	if t, err := join.ParseToken(id); err == nil {
+		id = t.ID
 	}
 	result, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: tokenPrefix + id, Delete: true, Cond: kv.Exists}}})
 	if err != nil {
@@ -198,49 +155,41 @@ func (c *Cluster) deleteExpiredTokens(ctx context.Context, before time.Time) err
 
 // checkToken says whether a token admits a host to a role now, and returns the consistent view that says so.
 func (c *Cluster) checkToken(ctx context.Context, text string, role pki.Role) (kv.View, error) {
-	t, err := parseToken(text)
+	t, err := join.ParseToken(text)
 	if err != nil {
 		return nil, err
 	}
 	switch id := c.identity.Now(); {
-	case id.Accepts(t.pin):
-	case id.Owns(t.pin):
-		return nil, fmt.Errorf("%w: it is from before the cluster's CA was rotated; make a new one with `kontiki token create --role %s`", ErrToken, role)
+	case id.Accepts(t.Pin):
+	case id.Owns(t.Pin):
+		return nil, fmt.Errorf("%w: it is from before the cluster's CA was rotated; make a new one with `kontiki token create --role %s`", join.ErrToken, role)
 	default:
-		return nil, fmt.Errorf("%w: it is for another cluster", ErrToken)
+		return nil, fmt.Errorf("%w: it is for another cluster", join.ErrToken)
 	}
-	if err := t.requireRole(role); err != nil {
+	if err := t.RequireRole(role); err != nil {
 		return nil, err
 	}
 	view, err := c.Consistent(ctx)
 	if err != nil {
 		return nil, err
 	}
-	v, ok := view.Get(tokenPrefix + t.id)
+	v, ok := view.Get(tokenPrefix + t.ID)
 	if !ok {
-		return nil, fmt.Errorf("%w: %s is not known, it may have been revoked; make a new one with `kontiki token create --role %s`", ErrToken, t.id, role)
+		return nil, fmt.Errorf("%w: %s is not known, it may have been revoked; make a new one with `kontiki token create --role %s`", join.ErrToken, t.ID, role)
 	}
 	var stored storedToken
 	if err := json.Unmarshal(v.Value, &stored); err != nil {
-		return nil, fmt.Errorf("join token %s: %w", t.id, err)
+		return nil, fmt.Errorf("join token %s: %w", t.ID, err)
 	}
-	hash := sha256.Sum256([]byte(t.secret))
+	hash := sha256.Sum256([]byte(t.Secret))
 	switch {
 	case subtle.ConstantTimeCompare(hash[:], stored.SecretHash) != 1:
-		return nil, fmt.Errorf("%w: its secret is wrong; copy it whole, or make a new one with `kontiki token create --role %s`", ErrToken, role)
+		return nil, fmt.Errorf("%w: its secret is wrong; copy it whole, or make a new one with `kontiki token create --role %s`", join.ErrToken, role)
 	case stored.Role != role:
-		t.role = stored.Role
-		return nil, t.requireRole(role)
+		t.Role = stored.Role
+		return nil, t.RequireRole(role)
 	case !stored.ExpiresAt.IsZero() && time.Now().After(stored.ExpiresAt):
-		return nil, fmt.Errorf("%w: it expired at %s; make a new one with `kontiki token create --role %s`", ErrToken, stored.ExpiresAt.Format(time.RFC3339), role)
+		return nil, fmt.Errorf("%w: it expired at %s; make a new one with `kontiki token create --role %s`", join.ErrToken, stored.ExpiresAt.Format(time.RFC3339), role)
 	}
 	return view, nil
-}
-
-// shortPin is how much of a CA's pin messages show.
-func shortPin(pin string) string {
-	if _, err := hex.DecodeString(pin); err != nil || len(pin) < 12 {
-		return pin
-	}
-	return pin[:12]
 }

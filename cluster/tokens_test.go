@@ -9,8 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/mtls"
-
+	"github.com/kontiki/kontiki/cluster/worker"
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
@@ -21,18 +22,18 @@ func TestTokensOfWorkersThatDoNotAdmit(t *testing.T) {
 	defer cancel()
 	good := workerToken(t, m)
 	revoked := workerToken(t, m)
-	id, err := parseToken(revoked)
+	id, err := join.ParseToken(revoked)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.RevokeToken(ctx, id.id); err != nil { // by its id; whole is tested with masters
+	if err := c.RevokeToken(ctx, id.ID); err != nil { // by its id; whole is tested with masters
 		t.Fatal(err)
 	}
-	expired, err := newToken(c.Identity().CA, mtls.RoleWorker)
+	expired, err := join.NewToken(c.Identity().CA, mtls.RoleWorker)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stored := expired.stored(time.Hour, "")
+	stored := storedOf(expired, time.Hour, "")
 	stored.ExpiresAt = time.Now().Add(-time.Second)
 	if _, err := c.storeToken(ctx, stored); err != nil {
 		t.Fatal(err)
@@ -48,8 +49,8 @@ func TestTokensOfWorkersThatDoNotAdmit(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cfg := joinConfig(t, "worker-1", test.token, m)
-			_, err := JoinWorker(ctx, cfg)
-			if !errors.Is(err, ErrToken) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "kontiki token create") {
+			_, err := worker.Join(ctx, cfg)
+			if !errors.Is(err, join.ErrToken) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "kontiki token create") {
 				t.Errorf("joined with %v, want %q", err, test.want)
 			}
 			if entries, _ := os.ReadDir(cfg.Dir); len(entries) != 0 {
@@ -57,7 +58,7 @@ func TestTokensOfWorkersThatDoNotAdmit(t *testing.T) {
 			}
 		})
 	}
-	if _, err := JoinWorker(ctx, joinConfig(t, "worker-1", good, m)); err != nil {
+	if _, err := worker.Join(ctx, joinConfig(t, "worker-1", good, m)); err != nil {
 		t.Errorf("a good token: %v", err)
 	}
 	if _, err := c.CreateToken(ctx, "janitor", 0, ""); err == nil || !strings.Contains(err.Error(), "master or worker") {
@@ -77,7 +78,7 @@ func TestTokensAreKeptAsHashes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	token, err := parseToken(text)
+	token, err := join.ParseToken(text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,21 +88,21 @@ func TestTokensAreKeptAsHashes(t *testing.T) {
 	}
 	found := false
 	for _, listed := range tokens {
-		found = found || listed.ID == token.id && listed.Role == mtls.RoleWorker && listed.Description == "for the test" && time.Until(listed.ExpiresAt) > 50*time.Minute
+		found = found || listed.ID == token.ID && listed.Role == mtls.RoleWorker && listed.Description == "for the test" && time.Until(listed.ExpiresAt) > 50*time.Minute
 	}
 	shown, err := json.Marshal(tokens)
-	if err != nil || !found || strings.Contains(string(shown), token.secret) || strings.Contains(string(shown), "ecretHash") {
+	if err != nil || !found || strings.Contains(string(shown), token.Secret) || strings.Contains(string(shown), "ecretHash") {
 		t.Errorf("tokens are listed as %s, %v", shown, err)
 	}
 	view, keys := c.View(), 0
 	view.Range("", "", func(v *kv.Version) bool {
 		keys++
-		if strings.Contains(v.Key+string(v.Value), token.secret) {
+		if strings.Contains(v.Key+string(v.Value), token.Secret) {
 			t.Errorf("%s holds the secret of a token", v.Key)
 		}
 		return true
 	})
-	if _, ok := view.Get(tokenPrefix + token.id); !ok || keys < 3 {
+	if _, ok := view.Get(tokenPrefix + token.ID); !ok || keys < 3 {
 		t.Errorf("the token is not among %d keys", keys)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/kontiki/kontiki/cluster/identity"
-
+	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/kv"
 )
@@ -275,7 +275,7 @@ func (c *Cluster) advanceRotations(ctx context.Context) error {
 // RevokeWorker refuses the certificates that a worker got before now, on every master and at once; the host may join
 // again with a token.
 func (c *Cluster) RevokeWorker(ctx context.Context, name string) error {
-	if err := CheckName(name); err != nil {
+	if err := join.CheckName(name); err != nil {
 		return err
 	}
 	for {

@@ -130,8 +130,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer func() { c.place.Leave() }()
+	request := st.request(context.WithValue(r.Context(), callerKey{}, c))
 	st.await(c)
-	s.grpc.ServeHTTP(st, st.request(context.WithValue(r.Context(), callerKey{}, c)))
+	s.grpc.ServeHTTP(st, request)
 	interrupted := st.interrupted()
 	if interrupted != nil {
 		s.Log.Info("ended a gRPC stream", "method", r.URL.Path, "user", c.user.GetName(), "reason", interrupted.Message())

@@ -19,6 +19,9 @@ import (
 	"github.com/kontiki/kontiki/cluster/pki"
 )
 
+// DefaultPort is where a master listens for masters and workers.
+const DefaultPort = 6444
+
 // The protocols that share the mTLS port, by ALPN.
 const (
 	ProtoRaft    = "kontiki-raft/1"

@@ -13,14 +13,14 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/gossip"
+	"github.com/kontiki/kontiki/cluster/mtls"
+	"github.com/kontiki/kontiki/cluster/worker"
 	"github.com/kontiki/kontiki/cmd/kontiki/early"
 	"github.com/kontiki/kontiki/node/agent"
 	"github.com/kontiki/kontiki/node/dns"
@@ -117,7 +117,7 @@ func (m *master) runAgent(ctx context.Context) error {
 func (p agentPlace) identityDir() string { return filepath.Join(p.dataDir, "identity") }
 
 func runAgent(ctx context.Context, o *agentOptions, place agentPlace, log *slog.Logger) error {
-	identity, err := cluster.JoinWorker(ctx, cluster.JoinWorkerConfig{
+	identity, err := worker.Join(ctx, worker.Config{
 		Name: place.name, Dir: place.identityDir(), Join: place.join, Token: place.token,
 		Addresses: []string{place.nodeIP}, Logger: log,
 	})
@@ -153,7 +153,7 @@ type workerParts struct {
 	address string
 }
 
-func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity *cluster.WorkerIdentity, log *slog.Logger) (_ *workerParts, err error) {
+func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity *worker.Identity, log *slog.Logger) (_ *workerParts, err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err

@@ -14,11 +14,11 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/identity"
-
 	"github.com/spf13/cobra"
 
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/identity"
+	"github.com/kontiki/kontiki/cluster/join"
 )
 
 const certsPath = "/kontiki/v1/certs"
@@ -77,7 +77,7 @@ func (m *master) certs(r *http.Request) (any, error) {
 		return nil, fmt.Errorf("%w: %w", errBadChange, err)
 	}
 	if change.Action == revokeAction {
-		if err := cluster.CheckName(change.Worker); err != nil {
+		if err := join.CheckName(change.Worker); err != nil {
 			return nil, fmt.Errorf("%w: %w", errBadChange, err)
 		}
 		return certsChanged{m.cluster.Identity().Generation}, m.cluster.RevokeWorker(r.Context(), change.Worker)

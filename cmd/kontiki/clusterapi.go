@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
@@ -53,7 +54,7 @@ func adminStatus(err error) metav1.Status {
 		code, reason = http.StatusNotFound, metav1.StatusReasonNotFound
 	case errors.Is(err, cluster.ErrBadBackup), apierrors.IsBadRequest(err):
 		code, reason = http.StatusBadRequest, metav1.StatusReasonBadRequest
-	case errors.Is(err, cluster.ErrForeignBackup), errors.Is(err, cluster.ErrFeatureLevel), errors.Is(err, cluster.ErrRefused):
+	case errors.Is(err, cluster.ErrForeignBackup), errors.Is(err, join.ErrFeatureLevel), errors.Is(err, join.ErrRefused):
 		code, reason = http.StatusConflict, metav1.StatusReasonConflict
 	case errors.Is(err, kv.ErrNoLeader), errors.Is(err, kv.ErrOutcomeUnknown):
 		code, reason = http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable

@@ -5,10 +5,10 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/worker"
 )
 
 // dialMaster connects a worker to a master.
-func dialMaster(identity *cluster.WorkerIdentity) func(context.Context, string) (*grpc.ClientConn, error) {
+func dialMaster(identity *worker.Identity) func(context.Context, string) (*grpc.ClientConn, error) {
 	return func(_ context.Context, address string) (*grpc.ClientConn, error) { return identity.Connect(address) }
 }

@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,7 +21,9 @@ import (
 
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/gossip"
+	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/cluster/worker"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 	"github.com/kontiki/kontiki/node/wire"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
@@ -133,7 +133,7 @@ func awaitThat(t testing.TB, what string, check func() error) {
 }
 
 // joinTestWorker gets a real worker's identity.
-func (m *testMaster) joinTestWorker(t *testing.T, name string) *cluster.WorkerIdentity {
+func (m *testMaster) joinTestWorker(t *testing.T, name string) *worker.Identity {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -141,7 +141,7 @@ func (m *testMaster) joinTestWorker(t *testing.T, name string) *cluster.WorkerId
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := cluster.JoinWorker(ctx, cluster.JoinWorkerConfig{
+	w, err := worker.Join(ctx, worker.Config{
 		Name: name, Dir: t.TempDir(), Join: []string{m.cluster.Address()}, Token: token, Addresses: []string{"127.0.0.1"}, Logger: m.log,
 	})
 	if err != nil {
@@ -161,7 +161,7 @@ type session struct {
 	sequence uint64
 }
 
-func openSession(t *testing.T, m *testMaster, w *cluster.WorkerIdentity, helloName string, node *corev1.Node) (*session, error) {
+func openSession(t *testing.T, m *testMaster, w *worker.Identity, helloName string, node *corev1.Node) (*session, error) {
 	t.Helper()
 	conn, err := w.Connect(m.cluster.Address())
 	if err != nil {

@@ -13,8 +13,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
@@ -27,6 +25,7 @@ import (
 	"github.com/kontiki/kontiki/api/keepalive"
 	"github.com/kontiki/kontiki/api/nodes"
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 	"github.com/kontiki/kontiki/internal/linger"
@@ -83,7 +82,7 @@ func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Com
 	f.StringVar(&o.dataDir, "data-dir", defaultServerDir, "where this master keeps its data")
 	f.StringSliceVar(&o.join, "join", nil, "HOST:PORT of masters of the cluster to join")
 	f.StringVar(&o.token, "token", "", "a join token for masters")
-	f.IntVar(&o.port, "port", cluster.DefaultPort, "the port for masters and workers")
+	f.IntVar(&o.port, "port", mtls.DefaultPort, "the port for masters and workers")
 	f.IntVar(&o.apiPort, "api-port", 6443, "the port of the API")
 	f.StringVar(&o.apiBind, "api-bind", "0.0.0.0", "the address the API listens on")
 	f.IntVar(&o.gossipPort, "gossip-port", cluster.DefaultGossipPort, "the port of gossip")

@@ -16,8 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
@@ -25,9 +23,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/gossip"
+	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/cluster/worker"
 	"github.com/kontiki/kontiki/node/runtime/fake"
 	"github.com/kontiki/kontiki/node/server"
 	"github.com/kontiki/kontiki/node/wire"
@@ -305,7 +304,7 @@ func TestARevokedCertificateIsRefusedByTheAPI(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	thief, other := m.joinTestWorker(t, "worker-1"), m.joinTestWorker(t, "worker-2")
-	discover := func(w *cluster.WorkerIdentity) int {
+	discover := func(w *worker.Identity) int {
 		t.Helper()
 		code, _, _, err := ask(ctx, apiClient(w.Roots(), *w.Client()), http.MethodGet, m.api+"/api", "")
 		if err != nil {

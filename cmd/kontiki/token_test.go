@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/worker"
 )
 
 // The commands on a master's host, against a running master.
@@ -34,8 +36,8 @@ func TestTokenCommands(t *testing.T) {
 		}
 		return out
 	}
-	join := func(name, token string) error {
-		_, err := cluster.JoinWorker(ctx, cluster.JoinWorkerConfig{
+	admit := func(name, token string) error {
+		_, err := worker.Join(ctx, worker.Config{
 			Name: name, Dir: t.TempDir(), Join: []string{m.cluster.Address()}, Token: token, Addresses: []string{"127.0.0.1"}, Logger: m.log,
 		})
 		return err
@@ -45,7 +47,7 @@ func TestTokenCommands(t *testing.T) {
 	if err := json.Unmarshal([]byte(must("create", "--role", "master", "-o", "json")), &made); err != nil || !strings.Contains(made.Token, "::master:") {
 		t.Fatalf("made %+v, %v", made, err)
 	}
-	if err := join("worker-1", text); err != nil {
+	if err := admit("worker-1", text); err != nil {
 		t.Errorf("the token that was printed: %v", err)
 	}
 	var listed []cluster.Token
@@ -61,7 +63,7 @@ func TestTokenCommands(t *testing.T) {
 	if out := must("revoke", id, "-o", "json"); !strings.Contains(out, `"`+id+`"`) {
 		t.Errorf("revoked: %s", out)
 	}
-	if err := join("worker-2", text); !errors.Is(err, cluster.ErrToken) || !strings.Contains(err.Error(), "revoked") {
+	if err := admit("worker-2", text); !errors.Is(err, join.ErrToken) || !strings.Contains(err.Error(), "revoked") {
 		t.Errorf("joined with a revoked token: %v", err)
 	}
 	if _, err := run("revoke", id); err == nil || !strings.Contains(err.Error(), id) {

@@ -19,11 +19,10 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/identity"
-
 	"golang.org/x/sync/errgroup"
 
-	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/identity"
+	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/linger"
 )
@@ -276,7 +275,7 @@ func (s *Supervisor) command(h Host) ([]string, error) {
 	var join []string
 	for _, m := range masters {
 		if m.Name != h.Name {
-			join = append(join, "--join", net.JoinHostPort(m.Address.String(), strconv.Itoa(cluster.DefaultPort)))
+			join = append(join, "--join", net.JoinHostPort(m.Address.String(), strconv.Itoa(mtls.DefaultPort)))
 		}
 	}
 	var token []string

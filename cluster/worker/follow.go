@@ -1,4 +1,4 @@
-package cluster
+package worker
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/kontiki/kontiki/cluster/gossip"
+	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/pki"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
@@ -26,10 +27,10 @@ const (
 
 // Run keeps the identity up to date until the context ends: it follows a master (any), takes over CAs and keys as they
 // change, and renews the certificates. Everything is on disk before it is used; connections that are open stay open.
-func (w *WorkerIdentity) Run(ctx context.Context) error {
+func (w *Identity) Run(ctx context.Context) error {
 	next, failures := rand.IntN(1<<16), 0
 	for ctx.Err() == nil {
-		masters := mergeAddresses(w.Masters(), w.cfg.Join, "")
+		masters := join.MergeAddresses(w.Masters(), w.cfg.Join, "")
 		if len(masters) == 0 {
 			return errors.New("no master's address is known")
 		}
@@ -56,7 +57,7 @@ func (w *WorkerIdentity) Run(ctx context.Context) error {
 }
 
 // follow follows one master until the stream ends.
-func (w *WorkerIdentity) follow(ctx context.Context, address string) error {
+func (w *Identity) follow(ctx context.Context, address string) error {
 	conn, err := w.Connect(address)
 	if err != nil {
 		return err
@@ -124,7 +125,7 @@ func (w *WorkerIdentity) follow(ctx context.Context, address string) error {
 	}
 }
 
-func (w *WorkerIdentity) sayGoodbye(stream clusterv1.TrustService_FollowClient, ended chan error) {
+func (w *Identity) sayGoodbye(stream clusterv1.TrustService_FollowClient, ended chan error) {
 	if stream.Send(w.report(true)) != nil || stream.CloseSend() != nil {
 		return
 	}
@@ -138,7 +139,7 @@ func (w *WorkerIdentity) sayGoodbye(stream clusterv1.TrustService_FollowClient, 
 }
 
 // report says what this worker has.
-func (w *WorkerIdentity) report(leaving bool) *clusterv1.FollowRequest {
+func (w *Identity) report(leaving bool) *clusterv1.FollowRequest {
 	state := w.state.Load()
 	r := &clusterv1.FollowRequest{
 		Generation: state.Generation, Issuer: state.issuer(), Renewal: state.Renewal, NotAfter: state.client.Leaf.NotAfter.Unix(), Leaving: leaving,
@@ -150,11 +151,11 @@ func (w *WorkerIdentity) report(leaving bool) *clusterv1.FollowRequest {
 }
 
 // follows takes over what a master says. A master that is behind does not take back what another one said.
-func (w *WorkerIdentity) follows(r *clusterv1.FollowResponse) error {
+func (w *Identity) follows(r *clusterv1.FollowResponse) error {
 	if len(r.CaCertificates) == 0 || len(r.GossipKeys) == 0 {
 		return errors.New("the master tells of no CA or no gossip key")
 	}
-	return w.change(func(d *workerDocument) error {
+	return w.change(func(d *Document) error {
 		if r.Generation >= d.Generation {
 			d.trust(r.CaCertificates, r.GossipKeys)
 			d.Generation = r.Generation
@@ -171,10 +172,10 @@ func (w *WorkerIdentity) follows(r *clusterv1.FollowResponse) error {
 }
 
 // change changes the document, on disk first.
-func (w *WorkerIdentity) change(f func(*workerDocument) error) error {
+func (w *Identity) change(f func(*Document) error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	changed := *w.state.Load().workerDocument
+	changed := *w.state.Load().Document
 	if err := f(&changed); err != nil {
 		return err
 	}
@@ -185,7 +186,7 @@ func (w *WorkerIdentity) change(f func(*workerDocument) error) error {
 }
 
 // due says whether the certificates are to be renewed now.
-func (w *WorkerIdentity) due(latest *clusterv1.FollowResponse) bool {
+func (w *Identity) due(latest *clusterv1.FollowResponse) bool {
 	state := w.state.Load()
 	if latest == nil {
 		return false
@@ -196,14 +197,14 @@ func (w *WorkerIdentity) due(latest *clusterv1.FollowResponse) bool {
 
 // renewIn is when to renew next: at two thirds of the certificate's life and a little later, so that workers which joined
 // together do not come together.
-func (w *WorkerIdentity) renewIn() time.Duration {
+func (w *Identity) renewIn() time.Duration {
 	leaf := w.Client().Leaf
 	at := pki.RenewAt(leaf)
 	return max(renewAgain, time.Until(at.Add(rand.N(max(leaf.NotAfter.Sub(at)/8, 1)))))
 }
 
 // renew asks a master for new certificates for the same key.
-func (w *WorkerIdentity) renew(ctx context.Context, conn *grpc.ClientConn, renewal uint64) error {
+func (w *Identity) renew(ctx context.Context, conn *grpc.ClientConn, renewal uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, renewBound)
 	defer cancel()
 	csr, err := pki.RequestFor(w.state.Load().Key, w.Name)
@@ -214,19 +215,19 @@ func (w *WorkerIdentity) renew(ctx context.Context, conn *grpc.ClientConn, renew
 	if err != nil {
 		return err
 	}
-	return w.change(func(d *workerDocument) error {
+	return w.change(func(d *Document) error {
 		d.take(response, w.cfg.Addresses)
 		d.Renewal = max(d.Renewal, renewal)
 		return nil
 	})
 }
 
-// renewAnywhere asks one master after the other.
-func (w *WorkerIdentity) renewAnywhere(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*joinDial)
+// RenewAnywhere asks one master after the other.
+func (w *Identity) RenewAnywhere(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*join.DialBound)
 	defer cancel()
 	var failures []error
-	for _, address := range mergeAddresses(w.Masters(), w.cfg.Join, "") {
+	for _, address := range join.MergeAddresses(w.Masters(), w.cfg.Join, "") {
 		conn, err := w.Connect(address)
 		if err != nil {
 			return err
@@ -243,7 +244,7 @@ func (w *WorkerIdentity) renewAnywhere(ctx context.Context) error {
 
 // RunGossip takes part in gossip for as long as workers do, until the context ends. Keys and seeds of the configuration are
 // filled in, and follow the identity.
-func (w *WorkerIdentity) RunGossip(ctx context.Context, cfg gossip.Config) error {
+func (w *Identity) RunGossip(ctx context.Context, cfg gossip.Config) error {
 	cfg.Seeds = func() []string { return w.state.Load().GossipSeeds }
 	// Whether it does, a master knows best; without one, what was last told counts.
 	timer := time.NewTimer(firstWord)

@@ -1,4 +1,4 @@
-package cluster
+package worker
 
 import (
 	"context"
@@ -15,17 +15,17 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	"google.golang.org/grpc"
 
+	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/durable"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// JoinWorkerConfig says how a worker joins.
-type JoinWorkerConfig struct {
+// Config says how a worker joins.
+type Config struct {
 	// Name is the worker's node name; see CheckName.
 	Name string
 	// Dir keeps the identity across restarts (mode 0700). Where it holds one, Join and Token are not needed.
@@ -38,12 +38,12 @@ type JoinWorkerConfig struct {
 	Logger    *slog.Logger
 }
 
-// WorkerIdentity is a worker's proof of who it is, and what it needs to find the cluster. It changes while Run runs:
+// Identity is a worker's proof of who it is, and what it needs to find the cluster. It changes while Run runs:
 // take what is needed where it is needed, and keep nothing. Safe for concurrent use.
-type WorkerIdentity struct {
+type Identity struct {
 	Name string
 
-	cfg JoinWorkerConfig
+	cfg Config
 	// mu is held while the identity is changed.
 	mu    sync.Mutex
 	state atomic.Pointer[workerState]
@@ -54,7 +54,7 @@ type WorkerIdentity struct {
 
 // workerState is a document in use.
 type workerState struct {
-	*workerDocument
+	*Document
 	client, serving tls.Certificate
 	cas             []*x509.Certificate
 	roots           *x509.CertPool
@@ -63,24 +63,30 @@ type workerState struct {
 
 // Client is what the worker calls masters with, Serving what it serves the kubelet port with. Both have the same key,
 // which was made on this host and never left it.
-func (w *WorkerIdentity) Client() *tls.Certificate  { return &w.state.Load().client }
-func (w *WorkerIdentity) Serving() *tls.Certificate { return &w.state.Load().serving }
+func (w *Identity) Client() *tls.Certificate  { return &w.state.Load().client }
+func (w *Identity) Serving() *tls.Certificate { return &w.state.Load().serving }
+
+// Document is what the worker keeps on disk, as it is now; read-only.
+func (w *Identity) Document() *Document { return w.state.Load().Document }
+
+// Issuer is the pin of the CA that the certificates are from; empty if that is not trusted any more.
+func (w *Identity) Issuer() string { return w.state.Load().issuer() }
 
 // Roots are the cluster's CAs; clients of the kubelet port have certificates under them.
-func (w *WorkerIdentity) Roots() *x509.CertPool { return w.state.Load().roots }
+func (w *Identity) Roots() *x509.CertPool { return w.state.Load().roots }
 
 // Masters are mTLS addresses of masters, as last told.
-func (w *WorkerIdentity) Masters() []string { return w.state.Load().Masters }
+func (w *Identity) Masters() []string { return w.state.Load().Masters }
 
 // ServerTLS is the configuration of the kubelet port's next handshake.
-func (w *WorkerIdentity) ServerTLS() *tls.Config {
+func (w *Identity) ServerTLS() *tls.Config {
 	state := w.state.Load()
 	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{state.serving}, ClientCAs: state.roots, SessionTicketsDisabled: true}
 }
 
 const workerFile = "worker.json"
 
-type workerDocument struct {
+type Document struct {
 	Version     int      `json:"version"`
 	Name        string   `json:"name"`
 	Addresses   []string `json:"addresses"`
@@ -101,11 +107,11 @@ type workerDocument struct {
 	PastPins []string `json:"pastPins,omitempty"`
 }
 
-// JoinWorker answers this host's identity as a worker: the one in Dir, or a new one got from a master with the token.
+// Join answers this host's identity as a worker: the one in Dir, or a new one got from a master with the token.
 // Certificates past two thirds of their life, or that are for other addresses, are renewed; where no master can be
 // reached, those at hand are used for as long as they are valid. Errors: ErrToken, ErrNameTaken.
-func JoinWorker(ctx context.Context, cfg JoinWorkerConfig) (*WorkerIdentity, error) {
-	if err := CheckName(cfg.Name); err != nil {
+func Join(ctx context.Context, cfg Config) (*Identity, error) {
+	if err := join.CheckName(cfg.Name); err != nil {
 		return nil, err
 	}
 	if cfg.Logger == nil {
@@ -114,8 +120,8 @@ func JoinWorker(ctx context.Context, cfg JoinWorkerConfig) (*WorkerIdentity, err
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the worker's directory: %w", err)
 	}
-	w := &WorkerIdentity{Name: cfg.Name, cfg: cfg, heard: make(chan struct{})}
-	doc, err := loadWorker(cfg.Dir)
+	w := &Identity{Name: cfg.Name, cfg: cfg, heard: make(chan struct{})}
+	doc, err := Load(cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +140,7 @@ func JoinWorker(ctx context.Context, cfg JoinWorkerConfig) (*WorkerIdentity, err
 	if !doc.stale(cfg.Addresses) {
 		return w, nil
 	}
-	if err := w.renewAnywhere(ctx); err != nil {
+	if err := w.RenewAnywhere(ctx); err != nil {
 		if left := time.Until(doc.notAfter()); left > 0 {
 			cfg.Logger.Warn("the worker's certificates could not be renewed", "valid_for", left.Round(time.Minute), "error", err)
 			return w, nil
@@ -144,47 +150,47 @@ func JoinWorker(ctx context.Context, cfg JoinWorkerConfig) (*WorkerIdentity, err
 	return w, nil
 }
 
-// loadWorker returns nil where there is no such file.
-func loadWorker(dir string) (*workerDocument, error) {
-	doc, err := durable.Load[workerDocument](filepath.Join(dir, workerFile))
+// Load returns nil where there is no such file.
+func Load(dir string) (*Document, error) {
+	doc, err := durable.Load[Document](filepath.Join(dir, workerFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	return doc, err
 }
 
-func (d *workerDocument) save(dir string) error {
+func (d *Document) save(dir string) error {
 	return durable.Save(filepath.Join(dir, workerFile), d)
 }
 
-func newWorker(ctx context.Context, cfg JoinWorkerConfig) (*workerDocument, error) {
+func newWorker(ctx context.Context, cfg Config) (*Document, error) {
 	if cfg.Token == "" {
-		return nil, fmt.Errorf("this host has not joined a cluster yet: %w: none is given; make one with `kontiki token create --role worker`", ErrToken)
+		return nil, fmt.Errorf("this host has not joined a cluster yet: %w: none is given; make one with `kontiki token create --role worker`", join.ErrToken)
 	}
-	token, err := parseToken(cfg.Token)
+	token, err := join.ParseToken(cfg.Token)
 	if err != nil {
 		return nil, err
 	}
-	if err := token.requireRole(pki.RoleWorker); err != nil {
+	if err := token.RequireRole(pki.RoleWorker); err != nil {
 		return nil, err
 	}
 	key, csr, err := pki.NewRequest(cfg.Name)
 	if err != nil {
 		return nil, err
 	}
-	response, err := join(ctx, mtls.Machine{}, cfg.Logger, cfg.Join, token, func(ctx context.Context, client clusterv1.JoinServiceClient) (*clusterv1.JoinWorkerResponse, error) {
+	response, err := join.Ask(ctx, mtls.Machine{}, cfg.Logger, cfg.Join, token, func(ctx context.Context, client clusterv1.JoinServiceClient) (*clusterv1.JoinWorkerResponse, error) {
 		return client.JoinWorker(ctx, &clusterv1.JoinWorkerRequest{Token: cfg.Token, Name: cfg.Name, Csr: csr, Addresses: cfg.Addresses})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("join the cluster as a worker: %w", err)
 	}
-	doc := &workerDocument{Version: 1, Name: cfg.Name, Key: key, Masters: cfg.Join}
+	doc := &Document{Version: 1, Name: cfg.Name, Key: key, Masters: cfg.Join}
 	doc.take(response, cfg.Addresses)
 	return doc, doc.save(cfg.Dir)
 }
 
 // take puts what a master answered into the document.
-func (d *workerDocument) take(r *clusterv1.JoinWorkerResponse, addresses []string) {
+func (d *Document) take(r *clusterv1.JoinWorkerResponse, addresses []string) {
 	d.Addresses = addresses
 	d.Client, d.Serving = r.ClientCertificate, r.ServingCertificate
 	d.trust(r.CaCertificate, r.GossipKeys)
@@ -197,14 +203,14 @@ func (d *workerDocument) take(r *clusterv1.JoinWorkerResponse, addresses []strin
 }
 
 // matches says whether a host that is told to join with a configuration is what its directory says.
-func (d *workerDocument) matches(cfg JoinWorkerConfig) error {
+func (d *Document) matches(cfg Config) error {
 	if d.Name != cfg.Name {
 		return fmt.Errorf("the data in %s is the worker %q's, not %q's: give that name, or another directory", cfg.Dir, d.Name, cfg.Name)
 	}
 	if cfg.Token == "" {
 		return nil
 	}
-	token, err := parseToken(cfg.Token)
+	token, err := join.ParseToken(cfg.Token)
 	if err != nil {
 		return nil // it is not needed any more
 	}
@@ -212,15 +218,15 @@ func (d *workerDocument) matches(cfg JoinWorkerConfig) error {
 	if len(pins) == 0 {
 		return fmt.Errorf("the CA certificate in %s cannot be read", cfg.Dir)
 	}
-	if pin := pins[0]; !slices.Contains(append(pins, d.PastPins...), token.pin) {
+	if pin := pins[0]; !slices.Contains(append(pins, d.PastPins...), token.Pin) {
 		return fmt.Errorf("%w: it is for another cluster (%s...) than the one that this host belongs to (%s...); to move the host, remove %s",
-			ErrToken, shortPin(token.pin), shortPin(pin), cfg.Dir)
+			join.ErrToken, join.ShortPin(token.Pin), join.ShortPin(pin), cfg.Dir)
 	}
 	return nil
 }
 
 // pins are those of the CAs that are trusted.
-func (d *workerDocument) pins() (pins []string) {
+func (d *Document) pins() (pins []string) {
 	cas, err := pki.ParseCertificates(d.CA)
 	if err != nil {
 		return nil
@@ -232,7 +238,7 @@ func (d *workerDocument) pins() (pins []string) {
 }
 
 // trust replaces whom the worker trusts.
-func (d *workerDocument) trust(ca []byte, gossipKeys [][]byte) {
+func (d *Document) trust(ca []byte, gossipKeys [][]byte) {
 	before := append(d.pins(), d.PastPins...)
 	d.CA, d.GossipKeys = ca, gossipKeys
 	now := d.pins()
@@ -240,8 +246,8 @@ func (d *workerDocument) trust(ca []byte, gossipKeys [][]byte) {
 }
 
 // use takes a document into use, which must be on disk.
-func (w *WorkerIdentity) use(d *workerDocument) error {
-	state := &workerState{workerDocument: d, changed: make(chan struct{})}
+func (w *Identity) use(d *Document) error {
+	state := &workerState{Document: d, changed: make(chan struct{})}
 	var err error
 	if state.client, err = tls.X509KeyPair(d.Client, d.Key); err != nil {
 		return fmt.Errorf("the worker's client certificate: %w", err)
@@ -269,7 +275,7 @@ func (s *workerState) issuer() string {
 	return ""
 }
 
-func (d *workerDocument) notAfter() time.Time {
+func (d *Document) notAfter() time.Time {
 	cert, err := pki.ParseCertificate(d.Client)
 	if err != nil {
 		return time.Time{}
@@ -277,17 +283,17 @@ func (d *workerDocument) notAfter() time.Time {
 	return cert.NotAfter
 }
 
-func (d *workerDocument) stale(addresses []string) bool {
+func (d *Document) stale(addresses []string) bool {
 	cert, err := pki.ParseCertificate(d.Client)
 	return err != nil || time.Now().After(pki.RenewAt(cert)) || !slices.Equal(d.Addresses, addresses)
 }
 
 // Connect makes a gRPC client to the node services of the master at an address. Nothing is dialed before the first call;
 // the connection reconnects by itself, with the certificate and the CAs of that time.
-func (w *WorkerIdentity) Connect(address string) (*grpc.ClientConn, error) {
-	return mtls.Connect(w.dialer(), address, mtls.ProtoNode)
+func (w *Identity) Connect(address string) (*grpc.ClientConn, error) {
+	return mtls.Connect(w.Dialer(), address, mtls.ProtoNode)
 }
 
-func (w *WorkerIdentity) dialer() *mtls.Dialer {
+func (w *Identity) Dialer() *mtls.Dialer {
 	return &mtls.Dialer{Roots: w.Roots, Certificate: func() (*tls.Certificate, error) { return w.Client(), nil }}
 }

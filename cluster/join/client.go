@@ -1,0 +1,141 @@
+package join
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/kontiki/kontiki/cluster/mtls"
+	"github.com/kontiki/kontiki/cluster/pki"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+)
+
+const (
+	DialBound = 5 * time.Second
+	Pause     = time.Second
+)
+
+// Dial connects to a master's join service. The server must show a certificate under the CA that the token pins
+// before anything is sent.
+func Dial(ctx context.Context, network mtls.Network, address string, token Token) (*grpc.ClientConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, DialBound)
+	defer cancel()
+	raw, err := network.Dial(ctx, address)
+	if err != nil {
+		return nil, fmt.Errorf("reach %s: %w", address, err)
+	}
+	config := &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		NextProtos:         []string{mtls.ProtoJoin},
+		InsecureSkipVerify: true, // VerifyConnection does it, by the pin
+		VerifyConnection:   func(state tls.ConnectionState) error { return verifyPinned(state, token.Pin) },
+	}
+	conn := tls.Client(raw, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		if errors.Is(err, ErrToken) {
+			return nil, fmt.Errorf("join by %s: %w", address, err)
+		}
+		return nil, fmt.Errorf("join by %s: this is not the port of a Kontiki master (%d, by default): %w", address, mtls.DefaultPort, err)
+	}
+	var used atomic.Bool
+	client, err := grpc.NewClient("passthrough:///"+address,
+		grpc.WithTransportCredentials(mtls.Secured{}),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
+			if used.Swap(true) {
+				return nil, errors.New("the connection was lost")
+			}
+			return conn, nil
+		}))
+	if err != nil {
+		conn.NetConn().Close()
+		return nil, err
+	}
+	return client, nil
+}
+
+// verifyPinned finds the CA with the pin in what the server sent, and checks the server's certificate against it.
+func verifyPinned(state tls.ConnectionState, pin string) error {
+	seen := ""
+	for _, cert := range state.PeerCertificates {
+		if !cert.IsCA {
+			continue
+		}
+		if seen = pki.Pin(cert); seen == pin {
+			pool := x509.NewCertPool()
+			pool.AddCert(cert)
+			return mtls.VerifyMaster(state, pool)
+		}
+	}
+	if seen == "" {
+		return errors.New("the server shows no CA")
+	}
+	return fmt.Errorf("%w: the server belongs to another cluster (its CA is %s..., the token is for %s...); check the address, or make a token on that cluster with `kontiki token create`",
+		ErrToken, ShortPin(seen), ShortPin(pin))
+}
+
+// Ask asks masters in turn, until one lets this host in or says no for good.
+func Ask[T any](ctx context.Context, network mtls.Network, log *slog.Logger, addresses []string, token Token, ask func(context.Context, clusterv1.JoinServiceClient) (T, error)) (T, error) {
+	var zero T
+	if len(addresses) == 0 {
+		return zero, errors.New("no master's address to join by is given")
+	}
+	for {
+		var failures []error
+		for _, address := range addresses {
+			answer, err := joinOne(ctx, network, address, token, ask)
+			switch {
+			case err == nil:
+				return answer, nil
+			case errors.Is(err, ErrToken), errors.Is(err, ErrNameTaken), errors.Is(err, ErrFeatureLevel), errors.Is(err, ErrRefused):
+				return zero, err
+			case ctx.Err() != nil:
+				return zero, errors.Join(append(failures, err)...)
+			}
+			log.Warn("could not join, trying again", "master", address, "error", err)
+			failures = append(failures, err)
+		}
+		timer := time.NewTimer(Pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return zero, errors.Join(failures...)
+		}
+	}
+}
+
+func joinOne[T any](ctx context.Context, network mtls.Network, address string, token Token, ask func(context.Context, clusterv1.JoinServiceClient) (T, error)) (T, error) {
+	var zero T
+	conn, err := Dial(ctx, network, address, token)
+	if err != nil {
+		return zero, err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, mtls.JoinCall)
+	defer cancel()
+	answer, err := ask(ctx, clusterv1.NewJoinServiceClient(conn))
+	return answer, FromStatus(err)
+}
+
+// MergeAddresses joins two lists, without duplicates and without self.
+func MergeAddresses(a, b []string, self string) []string {
+	seen := map[string]bool{self: true}
+	var merged []string
+	for _, address := range append(append([]string{}, a...), b...) {
+		if !seen[address] {
+			seen[address] = true
+			merged = append(merged, address)
+		}
+	}
+	return merged
+}
