@@ -90,7 +90,7 @@ func New(c Config) (*Agent, error) {
 	if err := pods.CheckSysctlPatterns(c.AllowedUnsafeSysctls); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(c.StateDir, 0o711); err != nil {
+	if err := errors.Join(os.MkdirAll(c.StateDir, 0o700), os.Chmod(c.StateDir, 0o700)); err != nil {
 		return nil, err
 	}
 	a := &Agent{c: c, out: newReporter(c.NodeName), changed: make(chan struct{}, 1)}

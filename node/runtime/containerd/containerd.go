@@ -81,7 +81,9 @@ func New(ctx context.Context, c Config) (*Runtime, error) {
 		return nil, err
 	}
 	for _, d := range []string{"sandboxes", "io", "tmp"} {
-		if err := os.MkdirAll(filepath.Join(c.StateDir, d), 0o711); err != nil {
+		// Nobody else on the host reaches what is below, whatever modes files of pods and images have.
+		d = filepath.Join(c.StateDir, d)
+		if err := errors.Join(os.MkdirAll(d, 0o700), os.Chmod(d, 0o700)); err != nil {
 			return nil, err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -67,4 +68,36 @@ func TestSuite(t *testing.T) {
 		r, reopen := open(t, d, image)
 		return runtimetest.Harness{Runtime: r, Image: runtimetest.BusyboxName, HasLogs: true, Reopen: func() runtime.Runtime { return reopen() }}
 	})
+}
+
+// TestNobodyElseReachesTheState: files of pods below it may be writable by all, or set-uid, so the folders above are root's alone, also
+// those that an earlier version left open (the kind of CVE-2024-25621).
+func TestNobodyElseReachesTheState(t *testing.T) {
+	d := runtimetest.StartDaemon(t)
+	r, reopen := open(t, d, nil)
+	for _, name := range []string{"sandboxes", "io", "tmp"} {
+		if err := os.Chmod(filepath.Join(r.c.StateDir, name), 0o711); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r = reopen()
+	for _, name := range []string{"sandboxes", "io", "tmp"} {
+		if info, err := os.Stat(filepath.Join(r.c.StateDir, name)); err != nil || info.Mode().Perm() != 0o700 {
+			t.Errorf("%s: %v, %v", name, info.Mode(), err)
+		}
+	}
+}
+
+// TestLabelsOfAContainerAreTheAgentsOwn: containerd's plugins act on labels (its restart monitor starts programs of the host, the kind of
+// CVE-2026-53488), so nothing that a pod or an image says becomes a label under its own name.
+func TestLabelsOfAContainerAreTheAgentsOwn(t *testing.T) {
+	labels, err := labelsOf(runtime.Container{PodUID: "u", Labels: map[string]string{"containerd.io/restart.loguri": "binary:///bin/sh", labelSpec: "{}"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range labels {
+		if own := key == labelPod || key == labelSpec || strings.HasPrefix(key, userPrefix); !own || key == labelSpec && value == "{}" {
+			t.Errorf("a label %s=%s", key, value)
+		}
+	}
 }

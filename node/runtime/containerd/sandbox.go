@@ -34,7 +34,7 @@ func (r *Runtime) EnsureSandbox(ctx context.Context, c runtime.SandboxConfig) (r
 		return runtime.Sandbox{}, err
 	}
 	dir := r.sandboxDir(c.UID)
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return runtime.Sandbox{}, err
 	}
 	b, err := json.Marshal(c)

@@ -1,0 +1,57 @@
+// Package docs_test keeps the documents true: a test that one of them names exists.
+package docs_test
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestDocumentsNameTestsThatExist(t *testing.T) {
+	defined := map[string]bool{}
+	definition := regexp.MustCompile(`(?m)^func ((?:Test|Benchmark|Fuzz)\w+)\(|(?:Name|name): *"(Test\w+)"`)
+	named := map[string][]string{}
+	name := regexp.MustCompile("`(Test[A-Z]\\w+)`")
+	err := filepath.WalkDir("../..", func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && (entry.Name() == "node_modules" || strings.HasPrefix(entry.Name(), ".") && entry.Name() != ".." && entry.Name() != "../.."):
+			return fs.SkipDir
+		case strings.HasSuffix(path, ".go"):
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			for _, m := range definition.FindAllStringSubmatch(string(data), -1) {
+				defined[m[1]+m[2]] = true
+			}
+		case strings.HasSuffix(path, ".md"):
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			for _, m := range name.FindAllStringSubmatch(string(data), -1) {
+				if !slices.Contains(named[m[1]], path) {
+					named[m[1]] = append(named[m[1]], path)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(named) < 50 || len(defined) < 500 {
+		t.Fatalf("found only %d names in documents and %d tests", len(named), len(defined))
+	}
+	for test, documents := range named {
+		if !defined[test] {
+			t.Errorf("%v: there is no %s", documents, test)
+		}
+	}
+}
