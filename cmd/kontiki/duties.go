@@ -54,7 +54,7 @@ func (m *master) bootstrap(ctx context.Context) error {
 		return contain.Run(func() error {
 			return bootstrap.Run(ctx, bootstrap.Config{
 				Client: client.New(m.api.Objects, "system:apiserver", "kube-apiserver"), ServiceAddress: m.api.KubernetesService,
-				Masters: m.apiAddresses, Changed: changed,
+				Masters: m.apiAddresses, Changed: changed, Log: m.log.With("part", "controllers"),
 			})
 		})
 	})

@@ -1,10 +1,11 @@
-// Package bootstrap makes what every cluster has: the namespaces of the system, and the Service default/kubernetes with
-// the masters' API addresses behind it.
+// Package bootstrap keeps what every cluster has: the namespaces of the system, and the Service default/kubernetes with
+// the masters' API addresses behind it. What somebody deletes or changes of them comes back at once.
 package bootstrap
 
 import (
 	"cmp"
 	"context"
+	"log/slog"
 	"net/netip"
 	"slices"
 
@@ -16,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller"
 )
 
 //lint:file-ignore SA1019 Endpoints are deprecated, and kept for the programs that still read them.
@@ -32,55 +34,86 @@ type Config struct {
 	// Masters answers the API addresses of the masters that are alive; Changed is signalled when the answer may differ.
 	Masters func() []netip.AddrPort
 	Changed <-chan struct{}
+	Log     *slog.Logger
 }
 
-// Run makes what is missing and follows the masters, until the context ends. A write that the context's end breaks off is no failure.
+// Run makes what is missing, and follows the masters and what becomes of the objects, until the context ends.
 func Run(ctx context.Context, c Config) error {
-	err := c.run(ctx)
-	if ctx.Err() != nil {
-		return ctx.Err()
+	log := c.Log
+	if log == nil {
+		log = slog.Default()
+	}
+	return controller.Run(ctx, c.Client, New(c), log)
+}
+
+var service = controller.Key{Namespace: metav1.NamespaceDefault, Name: serviceName}
+
+// New makes the controller. Its keys are the namespaces of the system, and the service.
+func New(c Config) *controller.Controller {
+	return &controller.Controller{
+		Name:    "bootstrap",
+		Watches: []client.Object{&corev1.Namespace{}, &corev1.Service{}, &corev1.Endpoints{}, &discoveryv1.EndpointSlice{}},
+		Start: func(_ client.View, enqueue func(controller.Key)) {
+			for _, name := range namespaces {
+				enqueue(controller.Key{Name: name})
+			}
+			enqueue(service)
+		},
+		Enqueue: func(_ client.View, event client.Event, enqueue func(controller.Key)) {
+			key := controller.KeyOf(event.Object())
+			if key == service || (key.Namespace == "" && slices.Contains(namespaces, key.Name)) {
+				enqueue(key)
+			}
+		},
+		Source: func(ctx context.Context, enqueue func(controller.Key)) error {
+			for {
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-c.Changed:
+					enqueue(service)
+				}
+			}
+		},
+		Reconcile: func(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
+			if key == service {
+				return controller.Result{}, c.service(ctx, v)
+			}
+			return controller.Result{}, c.namespace(ctx, v, key.Name)
+		},
+	}
+}
+
+func (c Config) namespace(ctx context.Context, view client.View, name string) error {
+	if _, ok := client.Get[*corev1.Namespace](view, "", name); ok {
+		return nil // one that is being deleted is made again when it is gone
+	}
+	_, err := client.Create(ctx, c.Client, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	return ignoreExists(err)
+}
+
+func ignoreExists(err error) error {
+	if apierrors.IsAlreadyExists(err) {
+		return nil
 	}
 	return err
 }
 
-func (c Config) run(ctx context.Context) error {
-	for _, name := range namespaces {
-		if _, ok := client.Get[*corev1.Namespace](c.Client.View(), "", name); ok {
-			continue
-		}
-		_, err := client.Create(ctx, c.Client, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
-		if err != nil && !apierrors.IsAlreadyExists(err) {
-			return err
-		}
-	}
-	for {
-		if err := c.service(ctx); err != nil && !apierrors.IsConflict(err) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-c.Changed:
-		}
-	}
-}
-
 // service brings the Service, its Endpoints and its EndpointSlice up to date.
-func (c Config) service(ctx context.Context) error {
+func (c Config) service(ctx context.Context, view client.View) error {
 	masters := c.Masters()
 	if len(masters) == 0 {
 		return nil // gossip has just begun: leave what is there
 	}
 	slices.SortFunc(masters, func(a, b netip.AddrPort) int { return cmp.Compare(a.String(), b.String()) })
 	port := int32(masters[0].Port())
-	view := c.Client.View()
 	if _, ok := client.Get[*corev1.Service](view, metav1.NamespaceDefault, serviceName); !ok {
 		_, err := client.Create(ctx, c.Client, &corev1.Service{
 			ObjectMeta: meta(map[string]string{"component": "apiserver", "provider": "kubernetes"}),
 			Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: c.ServiceAddress.String(), Ports: []corev1.ServicePort{
 				{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(port)}}},
 		})
-		if err != nil && !apierrors.IsAlreadyExists(err) {
+		if err := ignoreExists(err); err != nil {
 			return err
 		}
 	}
@@ -94,6 +127,16 @@ func meta(labels map[string]string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: serviceName, Labels: labels}
 }
 
+// holds says if have has all of the labels.
+func holds(have, labels map[string]string) bool {
+	for name, value := range labels {
+		if got, ok := have[name]; !ok || got != value {
+			return false
+		}
+	}
+	return true
+}
+
 func (c Config) endpoints(ctx context.Context, view client.View, masters []netip.AddrPort, port int32) error {
 	wanted := &corev1.Endpoints{
 		ObjectMeta: meta(map[string]string{discoveryv1.LabelSkipMirror: "true"}),
@@ -103,7 +146,7 @@ func (c Config) endpoints(ctx context.Context, view client.View, masters []netip
 		wanted.Subsets[0].Addresses = append(wanted.Subsets[0].Addresses, corev1.EndpointAddress{IP: m.Addr().String()})
 	}
 	stored, ok := client.Get[*corev1.Endpoints](view, wanted.Namespace, wanted.Name)
-	if ok && apiequality.Semantic.DeepEqual(stored.Subsets, wanted.Subsets) {
+	if ok && apiequality.Semantic.DeepEqual(stored.Subsets, wanted.Subsets) && holds(stored.Labels, wanted.Labels) {
 		return nil
 	}
 	_, err := client.Update(ctx, c.Client, wanted) // creates it where it is missing
@@ -123,13 +166,13 @@ func (c Config) slice(ctx context.Context, view client.View, masters []netip.Add
 	stored, ok := client.Get[*discoveryv1.EndpointSlice](view, wanted.Namespace, wanted.Name)
 	if !ok {
 		_, err := client.Create(ctx, c.Client, wanted)
-		return err
+		return ignoreExists(err)
 	}
-	if apiequality.Semantic.DeepEqual(stored.Endpoints, wanted.Endpoints) && apiequality.Semantic.DeepEqual(stored.Ports, wanted.Ports) {
+	if apiequality.Semantic.DeepEqual(stored.Endpoints, wanted.Endpoints) && apiequality.Semantic.DeepEqual(stored.Ports, wanted.Ports) && holds(stored.Labels, wanted.Labels) {
 		return nil
 	}
 	changed := stored.DeepCopy()
-	changed.Endpoints, changed.Ports = wanted.Endpoints, wanted.Ports
+	changed.Labels, changed.Endpoints, changed.Ports = wanted.Labels, wanted.Endpoints, wanted.Ports
 	_, err := client.Update(ctx, c.Client, changed)
 	return err
 }

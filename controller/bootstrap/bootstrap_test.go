@@ -16,6 +16,7 @@ import (
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/controller/bootstrap"
 	"github.com/kontiki/kontiki/controller/controllertest"
+	"github.com/kontiki/kontiki/controller/namespace"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/test/harness"
 )
@@ -87,6 +88,38 @@ func TestTheClustersOwnObjects(t *testing.T) {
 	if after := h.Client.View().Revision(); after != before {
 		t.Errorf("a second start wrote: revision %d, then %d", before, after)
 	}
+}
+
+// What is deleted comes back without anything else happening, as itself or as somebody changed it.
+func TestTheClustersOwnObjectsComeBack(t *testing.T) {
+	h := harness.New(t)
+	config := bootstrap.Config{Client: h.Client, ServiceAddress: netip.MustParseAddr("10.96.0.1"),
+		Masters: func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:6443")} }}
+	controllertest.Go(t, "bootstrap", func(ctx context.Context) error { return bootstrap.Run(ctx, config) })
+	service := controllertest.Await(t, h.Client, "default", "kubernetes", "to be there", func(*corev1.Service) bool { return true })
+	endpoints := controllertest.Await(t, h.Client, "default", "kubernetes", "to be there", func(*corev1.Endpoints) bool { return true })
+	slice := controllertest.Await(t, h.Client, "default", "kubernetes", "to be there", func(*discoveryv1.EndpointSlice) bool { return true })
+	lease := controllertest.Await(t, h.Client, "", "kube-node-lease", "to be there", func(*corev1.Namespace) bool { return true })
+	for _, obj := range []client.Object{service, endpoints, slice, lease} {
+		if err := h.Client.Delete(context.Background(), obj); err != nil {
+			t.Fatal(err)
+		}
+	}
+	controllertest.Await(t, h.Client, "default", "kubernetes", "to be made again", func(s *corev1.Service) bool {
+		return s.UID != service.UID && s.Spec.ClusterIP == "10.96.0.1"
+	})
+	controllertest.Await(t, h.Client, "default", "kubernetes", "to be made again", func(e *corev1.Endpoints) bool { return e.UID != endpoints.UID })
+	controllertest.Await(t, h.Client, "default", "kubernetes", "to be made again", func(s *discoveryv1.EndpointSlice) bool { return s.UID != slice.UID })
+
+	controllertest.Run(t, h.Client, namespace.New(h.Client)) // it ends the deletion of the namespace
+	controllertest.Await(t, h.Client, "", "kube-node-lease", "to be made again", func(n *corev1.Namespace) bool { return n.UID != lease.UID })
+
+	controllertest.Change(t, h.Client, "default", "kubernetes", func(s *discoveryv1.EndpointSlice) { s.Endpoints, s.Labels = nil, nil })
+	controllertest.Await(t, h.Client, "default", "kubernetes", "its endpoint and label", func(s *discoveryv1.EndpointSlice) bool {
+		return len(s.Endpoints) == 1 && s.Labels[discoveryv1.LabelServiceName] == "kubernetes"
+	})
+	controllertest.Change(t, h.Client, "default", "kubernetes", func(e *corev1.Endpoints) { e.Subsets = nil })
+	controllertest.Await(t, h.Client, "default", "kubernetes", "its address", func(e *corev1.Endpoints) bool { return len(e.Subsets) == 1 })
 }
 
 // losing is a store that loses the leader with the first proposal after it is told to.
