@@ -21,5 +21,8 @@
 // Everything else is forwarded to the nameservers of the host's resolv.conf and remembered for at most 30 seconds. A change of
 // that file is noticed by the first question a second later. Without a nameserver the answer is SERVFAIL at once.
 //
+// No client keeps the others out: questions on their way to a nameserver, and TCP connections, are bounded for each client
+// address and in all, and when all places are taken, a client that has fewer takes one from the client that has most.
+//
 // A headless service without a ready endpoint does not exist, as the specification wants it.
 package dns

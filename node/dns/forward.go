@@ -20,6 +20,7 @@ const (
 	forwardTimeout = 2 * time.Second // for one nameserver
 	forwardTotal   = 4 * time.Second // for all of them: clients commonly give up after five
 	forwardLimit   = 1000            // questions on their way at once; more are refused rather than piled up
+	forwardClient  = 250             // of these, of one client
 	checkEvery     = time.Second     // how often resolv.conf is looked at, while questions come
 )
 
@@ -29,12 +30,12 @@ const resolvedConf = "/run/systemd/resolve/resolv.conf"
 
 // forwarder asks the host's nameservers. It is safe for concurrent use.
 type forwarder struct {
-	path  string
-	space *ns.Namespace
-	self  netip.AddrPort
-	log   *slog.Logger
-	cache *cache
-	slots chan struct{}
+	path   string
+	space  *ns.Namespace
+	self   netip.AddrPort
+	log    *slog.Logger
+	cache  *cache
+	places *shares
 
 	mu      sync.Mutex
 	checked time.Time
@@ -49,7 +50,7 @@ type fileStamp struct {
 }
 
 func newForwarder(path string, space *ns.Namespace, self netip.AddrPort, log *slog.Logger) *forwarder {
-	f := &forwarder{path: path, space: space, self: self, log: log, cache: newCache(4096), slots: make(chan struct{}, forwardLimit)}
+	f := &forwarder{path: path, space: space, self: self, log: log, cache: newCache(4096), places: newShares(forwardLimit, forwardClient)}
 	f.upstreams()
 	return f
 }
@@ -117,25 +118,24 @@ func nameservers(path string, self netip.AddrPort) []string {
 }
 
 // resolve asks for one name. Every failure is SERVFAIL, which clients retry elsewhere and do not cache.
-func (f *forwarder) resolve(ctx context.Context, name string, qtype uint16, tcp bool) reply {
+func (f *forwarder) resolve(ctx context.Context, name string, qtype uint16, by asker) reply {
 	failed := reply{rcode: dns.RcodeServerFailure, forwarded: true}
 	key := cacheKey{strings.ToLower(name), qtype}
 	if r, ok := f.cache.get(key); ok {
 		return r
 	}
-	select {
-	case f.slots <- struct{}{}:
-		defer func() { <-f.slots }()
-	default:
+	ctx, cancel := context.WithTimeout(ctx, forwardTotal)
+	defer cancel()
+	p := f.places.take(by.client, cancel)
+	if p == nil {
 		return failed
 	}
+	defer f.places.free(p)
 	q := new(dns.Msg)
 	q.SetQuestion(name, qtype)
 	q.SetEdns0(udpSize, false)
-	ctx, cancel := context.WithTimeout(ctx, forwardTotal)
-	defer cancel()
 	for _, server := range f.upstreams() {
-		m, err := f.exchange(ctx, q, server, tcp)
+		m, err := f.exchange(ctx, q, server, by.tcp)
 		if err != nil {
 			if ctx.Err() != nil {
 				return failed
@@ -187,6 +187,7 @@ func (f *forwarder) exchangeOver(ctx context.Context, q *dns.Msg, server, networ
 	if err != nil {
 		return nil, err
 	}
+	defer context.AfterFunc(ctx, func() { conn.Close() })() // the client looks at ctx only before it begins
 	defer conn.Close()
 	m, _, err := c.ExchangeWithConnContext(ctx, q, conn)
 	return m, err

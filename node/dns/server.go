@@ -26,6 +26,13 @@ import (
 // udpSize is what we tell clients that they may send and take by UDP: it fits every link.
 const udpSize = 1232
 
+const (
+	// tcpLimit and tcpClientLimit bound the open TCP connections, of all clients and of one.
+	tcpLimit, tcpClientLimit = 512, 128
+	// A TCP client sends its first question, and takes an answer, within tcpTimeout, and its next question within tcpIdle.
+	tcpTimeout, tcpIdle = 5 * time.Second, 10 * time.Second
+)
+
 // Options are what a Server must be told.
 type Options struct {
 	// Address is the cluster's DNS address. Port 0 is 53.
@@ -49,6 +56,7 @@ type Server struct {
 	space   *ns.Namespace
 	zone    *zone
 	forward *forwarder
+	tcp     *shares
 	ranges  atomic.Pointer[[]netip.Prefix] // that the cluster owns
 	ready   chan struct{}
 }
@@ -70,7 +78,7 @@ func New(o Options) (*Server, error) {
 	if o.ResolvConf == "" {
 		o.ResolvConf = "/etc/resolv.conf"
 	}
-	s := &Server{o: o, domain: strings.ToLower(dns.Fqdn(o.Domain)), log: o.Log, zone: newZone(), ready: make(chan struct{})}
+	s := &Server{o: o, domain: strings.ToLower(dns.Fqdn(o.Domain)), log: o.Log, zone: newZone(), tcp: newShares(tcpLimit, tcpClientLimit), ready: make(chan struct{})}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -146,8 +154,8 @@ func (s *Server) Run(ctx context.Context) error {
 	started.Add(2)
 	servers := []*dns.Server{
 		{PacketConn: packets, Handler: handler, UDPSize: udpSize, NotifyStartedFunc: started.Done},
-		{Listener: listener, Handler: handler, NotifyStartedFunc: started.Done, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second,
-			IdleTimeout: func() time.Duration { return 10 * time.Second }},
+		{Listener: &fairListener{listener, s.tcp, tcpTimeout}, Handler: handler, NotifyStartedFunc: started.Done, ReadTimeout: tcpTimeout,
+			IdleTimeout: func() time.Duration { return tcpIdle }},
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, srv := range servers {
@@ -196,13 +204,19 @@ func (s *Server) listen() (net.PacketConn, net.Listener, error) {
 // serve answers one question.
 func (s *Server) serve(ctx context.Context, w dns.ResponseWriter, q *dns.Msg) {
 	_, tcp := w.RemoteAddr().(*net.TCPAddr)
-	m := s.respond(ctx, q, tcp)
+	m := s.respond(ctx, q, asker{addressOf(w.RemoteAddr()), tcp})
 	if err := w.WriteMsg(m); err != nil && ctx.Err() == nil {
 		s.log.Debug("dns answer", "client", w.RemoteAddr(), "err", err)
 	}
 }
 
-func (s *Server) respond(ctx context.Context, q *dns.Msg, tcp bool) *dns.Msg {
+// asker is who asks, and how.
+type asker struct {
+	client netip.Addr
+	tcp    bool
+}
+
+func (s *Server) respond(ctx context.Context, q *dns.Msg, by asker) *dns.Msg {
 	m := new(dns.Msg)
 	m.SetReply(q)
 	m.RecursionAvailable = true
@@ -213,7 +227,7 @@ func (s *Server) respond(ctx context.Context, q *dns.Msg, tcp bool) *dns.Msg {
 		size = max(size, min(int(opt.UDPSize()), udpSize))
 		m.SetEdns0(udpSize, false)
 	}
-	if tcp {
+	if by.tcp {
 		size = dns.MaxMsgSize
 	}
 	switch {
@@ -231,13 +245,13 @@ func (s *Server) respond(ctx context.Context, q *dns.Msg, tcp bool) *dns.Msg {
 		m.Rcode = dns.RcodeRefused
 		return m
 	}
-	r := s.resolve(ctx, q.Question[0].Name, q.Question[0].Qtype, tcp)
+	r := s.resolve(ctx, q.Question[0].Name, q.Question[0].Qtype, by)
 	for i := 0; r.follow != ""; i++ {
 		if i == maxChain {
 			r = reply{rcode: dns.RcodeServerFailure}
 			break
 		}
-		next := s.resolve(ctx, r.follow, q.Question[0].Qtype, tcp)
+		next := s.resolve(ctx, r.follow, q.Question[0].Qtype, by)
 		// The alias exists whatever became of its target, but a failure must not be taken for an answer.
 		r.rcode, r.follow, r.extra, r.authority, r.negative = next.rcode, next.follow, next.extra, next.authority, next.negative
 		r.answer = append(append([]dns.RR{}, r.answer...), next.answer...)
@@ -255,7 +269,7 @@ func (s *Server) respond(ctx context.Context, q *dns.Msg, tcp bool) *dns.Msg {
 }
 
 // resolve answers one name, from the zone or from elsewhere.
-func (s *Server) resolve(ctx context.Context, name string, qtype uint16, tcp bool) reply {
+func (s *Server) resolve(ctx context.Context, name string, qtype uint16, by asker) reply {
 	lower := strings.ToLower(name)
 	if lower == s.domain {
 		return s.answerZone(name, nil, qtype)
@@ -268,7 +282,7 @@ func (s *Server) resolve(ctx context.Context, name string, qtype uint16, tcp boo
 			return r
 		}
 	}
-	return s.forward.resolve(ctx, name, qtype, tcp)
+	return s.forward.resolve(ctx, name, qtype, by)
 }
 
 // assign puts the address on the loopback, with host scope: the kernel never sends from it by itself.

@@ -271,10 +271,10 @@ func TestForwardingOfLongAnswers(t *testing.T) {
 	s := newServer(t, "nameserver 127.0.0.2\n")
 	q := new(dns.Msg)
 	q.SetQuestion("long.example.com.", dns.TypeA)
-	if m := s.respond(ctx, q, false); !m.Truncated || len(m.Answer) == 0 {
+	if m := s.respond(ctx, q, asker{tcp: false}); !m.Truncated || len(m.Answer) == 0 {
 		t.Errorf("by UDP: truncated %v, %d answers", m.Truncated, len(m.Answer))
 	}
-	if m := s.respond(ctx, q, true); m.Truncated || len(m.Answer) != 150 {
+	if m := s.respond(ctx, q, asker{tcp: true}); m.Truncated || len(m.Answer) != 150 {
 		t.Errorf("by TCP: truncated %v, %d answers", m.Truncated, len(m.Answer))
 	}
 }

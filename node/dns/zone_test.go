@@ -114,7 +114,7 @@ func rdata(rrs []dns.RR) string {
 func ask(s *Server, name, qtype string) *dns.Msg {
 	q := new(dns.Msg)
 	q.SetQuestion(name, dns.StringToType[qtype])
-	return s.respond(ctx, q, false)
+	return s.respond(ctx, q, asker{tcp: false})
 }
 
 func TestAnswers(t *testing.T) {
@@ -245,7 +245,7 @@ func TestOddQuestions(t *testing.T) {
 		q := new(dns.Msg)
 		q.SetQuestion("web.default.svc.cluster.local.", dns.TypeA)
 		edit(q)
-		return s.respond(ctx, q, false)
+		return s.respond(ctx, q, asker{tcp: false})
 	}
 	for _, c := range []struct {
 		name  string
@@ -291,7 +291,7 @@ func TestTruncation(t *testing.T) {
 		if c.edns > 0 {
 			q.SetEdns0(c.edns, false)
 		}
-		m := s.respond(ctx, q, c.tcp)
+		m := s.respond(ctx, q, asker{tcp: c.tcp})
 		b, err := m.Pack()
 		if err != nil || len(b) > c.limit || m.Truncated != c.truncated || (m.IsEdns0() != nil) != (c.edns > 0) {
 			t.Errorf("%s: %d bytes, truncated %v, EDNS %v, %v", c.name, len(b), m.Truncated, m.IsEdns0() != nil, err)
