@@ -23,6 +23,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/fsm"
+	"github.com/kontiki/kontiki/internal/broadcast"
 	"github.com/kontiki/kontiki/internal/durable"
 	"github.com/kontiki/kontiki/internal/failpoint"
 	"github.com/kontiki/kontiki/internal/kv"
@@ -47,7 +48,7 @@ type Cluster struct {
 	leaders *leaders
 
 	reconfigured   chan struct{} // the masters have changed; has room for one
-	mastersChanged broadcast
+	mastersChanged broadcast.Signal
 
 	// certificates are this master's own, for the mTLS port; the others serve the API and call agents.
 	certificates, apiCertificates, agentClientCertificates *identity.Certificates

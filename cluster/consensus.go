@@ -8,6 +8,7 @@ import (
 
 	"github.com/kontiki/kontiki/cluster/identity"
 	"github.com/kontiki/kontiki/cluster/mtls"
+	"github.com/kontiki/kontiki/cluster/raftfix"
 	"github.com/kontiki/kontiki/fsm"
 )
 
@@ -37,9 +38,9 @@ func newCluster(cfg Config, store *fsm.Store, id *identity.Live, own *identity.C
 }
 
 // openRaft starts raft from what is on the open disk.
-func (c *Cluster) openRaft(w wire) error {
+func (c *Cluster) openRaft(w raftfix.Wire) error {
 	bootstrap := c.memberNow().Bootstrap && !c.memberNow().Complete
-	reconfigured := func() { poke(c.reconfigured); c.mastersChanged.tell() }
+	reconfigured := func() { poke(c.reconfigured); c.mastersChanged.Tell() }
 	r, err := openReplica(c.disk.store, c.cfg.Name, c.address, bootstrap, c.cfg.Timings, c.store, w, reconfigured, c.log)
 	if err != nil {
 		return err

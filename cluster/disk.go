@@ -208,7 +208,7 @@ func (c *Cluster) watchDisk(ctx context.Context) error {
 		}
 		health := c.disk.store.Health()
 		// Raft's heartbeats go on while its main loop waits for the disk: a leader that stores nothing would stay one.
-		c.replica.transport.suspend(health.Stalled)
+		c.replica.transport.Suspend(health.Stalled)
 		conditions := c.disk.conditions()
 		if !slices.Equal(conditions, last) {
 			c.logDisk(health, last)

@@ -9,10 +9,10 @@
 //
 // # One port
 //
-// Raft, the masters' gRPC, the workers' gRPC and joining share one TCP port and are told apart by ALPN (port.go). All but
+// Raft, the masters' gRPC, the workers' gRPC and joining share one TCP port and are told apart by ALPN (package mtls). All but
 // joining need a client certificate under the cluster's CA whose subject names the role: master or worker. Clients check the
 // server's role and not its host name, so addresses may change. Handshakes run outside Accept under a deadline; what
-// is not TLS is answered or closed, and logged at a bounded rate. Live connections are tracked both ways (stream.go),
+// is not TLS is answered or closed, and logged at a bounded rate. Live connections are tracked both ways (mtls.Stream),
 // because raft's transport has no authentication and does not close them.
 //
 // # Identity, tokens, joining
@@ -31,14 +31,14 @@
 //
 // # Changes of the identity
 //
-// An Identity has a generation, and changes by a new one (rotation.go makes it, purely). The leader proposes it as one key
-// of the store, sealed under the secret key of the generation before (seal.go); every master that applies it opens it,
-// saves it, and then uses it (trust.go). liveIdentity is what everybody else reads (certificates.go): nobody keeps an
+// An Identity has a generation, and changes by a new one (package identity makes it, purely). The leader proposes it as one key
+// of the store, sealed under the secret key of the generation before; every master that applies it opens it,
+// saves it, and then uses it (trust.go). identity.Live is what everybody else reads: nobody keeps an
 // Identity, a pool or a certificate beyond one use. Three rules keep every host in: a change begins only when every master
 // has the present generation; what is new is trusted by all before it is used, which the leader's duty advances when all
 // masters and all connected workers have said so (certstatus.go); and a new CA comes with its cross-signed certificate, so
 // that who trusts the old one alone is served until the old one is dropped. Workers follow a master's TrustService
-// (followers.go, workerfollow.go).
+// (followers.go, package worker).
 //
 // # A write
 //
@@ -55,13 +55,13 @@
 // # A read
 //
 // Consistent (read.go) follows the ReadIndex protocol of Raft (Ongaro's thesis, 6.4): the leader, past the barrier of its term, takes the index of the last
-// command that its state machine has applied, has a quorum confirm that it leads by answers to heartbeats sent after that (verify.go), checks that the term is still the same, and returns it;
+// command that its state machine has applied, has a quorum confirm that it leads by answers to heartbeats sent after that (raftfix.Verifier), checks that the term is still the same, and returns it;
 // the reader waits for its own state machine and reads its own view. Rounds are shared: who comes during one gets the
 // next, never the one that began before it asked. Only commands count as indexes: no-ops, barriers and configurations never reach
 // the state machine.
 //
 // A follower must learn of a commit to show it. Raft tells followers with the next entries, or after a timeout; the
-// announcer (announce.go) tells them at once when the leader's log comes to rest. It takes 0.1 ms where the timeout took 45.
+// announcer (package raftfix) tells them at once when the leader's log comes to rest. It takes 0.1 ms where the timeout took 45.
 //
 // # Leadership
 //
@@ -82,25 +82,22 @@
 // (epoch.go). Masters that a recovery left out cannot speak raft to those that went on (raftName) and stop when gossip shows
 // them; revisions jump beyond what may have been handed out.
 //
-// # What raft leaves to us
+// # What raft leaves undone
 //
-// hashicorp/raft v1.8.0 can leave a pipeline stuck (pipeline.go), does not give up a log that conflicts with a snapshot which
-// is installed over it, and does not know that a log which begins after its snapshot matches there (install.go). These were found
-// by simulation in virtual time, with faults by seed and histories that are checked. It comes at two sizes: whole masters
-// over a network in memory (simulation_test.go), for which Network (network.go) is the seam; and what is put together in
-// consensus.go alone, by the thousand (schedule_test.go), over a wire and a disk (replica.go) and lines to other masters
-// (grpc.go) in memory. It also leaves a follower that comes back alone for up to ten seconds (reach.go), which the test of
-// upgrades by two programs found.
+// Package raftfix works around defects of hashicorp/raft, and has a table of them. Most were found by simulation in virtual time, with faults by
+// seed and histories that are checked. It comes at two sizes: whole masters over a network in memory (simulation_test.go), for which
+// mtls.Network is the seam; and what is put together in consensus.go alone, by the thousand (schedule_test.go), over a wire and a disk
+// (replica.go) and lines to other masters (mtls.Line) in memory.
 //
 // # Gossip
 //
-// Masters and workers gossip, encrypted (gossip.go). It tells who is alive, suspect, dead or has left; it is a hint, and
+// Masters and workers gossip, encrypted (package gossip). It tells who is alive, suspect, dead or has left; it is a hint, and
 // whoever acts on it confirms it first. memberlist calls back under its own lock, so its events only ever go into a map and
 // into queues that never block.
 //
 // # Trade-offs
 //
-// A log in bbolt rather than raft-wal: slower under load, and it can tell a torn commit from a damaged one. Every master holds
+// A log in raft-boltdb rather than raft-wal: it can tell a torn commit from a damaged one. Every master holds
 // the CA's key, so that any of them admits hosts while others are down; the price is that a stolen master's disk is the
 // cluster. A removed master keeps a valid certificate until the CA is rotated.
 package cluster

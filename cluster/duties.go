@@ -119,7 +119,7 @@ func (c *Cluster) term(ctx context.Context) {
 		return // lost and gained again: raft will say so
 	}
 	var running sync.WaitGroup
-	running.Go(func() { c.replica.announce.run(ctx, number) })
+	running.Go(func() { c.replica.announce.Run(ctx, number) })
 	c.readyTerm.Store(number)
 	c.leaders.bump()
 	c.log.Info("leading the cluster", "term", number)
@@ -217,7 +217,7 @@ func (c *Cluster) transferAvoiding(ctx context.Context, to string, avoid raft.Se
 	})
 	if err != nil {
 		// Raft refuses writes until its call to the successor returns: end that call now.
-		c.replica.transport.cut(successor.Address)
+		c.replica.transport.Cut(successor.Address)
 		return successor.ID, fmt.Errorf("hand leadership to %s: %w", successor.ID, err)
 	}
 	for c.replica.raft.State() == raft.Leader {

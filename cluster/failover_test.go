@@ -200,7 +200,7 @@ func TestTransferToADeadMasterIsRefusedAndBlocksNoWrites(t *testing.T) {
 	if err := leader.c.replica.await(short, func() raft.Future { return future }); err == nil {
 		t.Fatal("leadership was handed to a dead master")
 	}
-	leader.c.replica.transport.cut(server.Address)
+	leader.c.replica.transport.Cut(server.Address)
 	leader.put("/t/a/b/c", "again")
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kontiki/kontiki/cluster/mtls"
+	"github.com/kontiki/kontiki/internal/broadcast"
 )
 
 // leaders tells who leads, and wakes those who wait for that to change.
@@ -15,13 +16,10 @@ type leaders struct {
 	raft *raft.Raft
 	self raft.ServerID
 
-	mu      sync.Mutex
-	changed chan struct{}
+	changed broadcast.Signal
 }
 
-func newLeaders(r *raft.Raft, self raft.ServerID) *leaders {
-	return &leaders{raft: r, self: self, changed: make(chan struct{})}
-}
+func newLeaders(r *raft.Raft, self raft.ServerID) *leaders { return &leaders{raft: r, self: self} }
 
 // leader is who leads as far as this master knows. An empty name means nobody.
 type leader struct {
@@ -32,20 +30,13 @@ type leader struct {
 }
 
 func (l *leaders) current() leader {
-	l.mu.Lock()
-	changed := l.changed
-	l.mu.Unlock()
+	changed := l.changed.Next()
 	address, id := l.raft.LeaderWithID()
 	return leader{name: string(id), address: string(address), self: id == l.self && id != "", changed: changed}
 }
 
 // bump wakes all who wait.
-func (l *leaders) bump() {
-	l.mu.Lock()
-	close(l.changed)
-	l.changed = make(chan struct{})
-	l.mu.Unlock()
-}
+func (l *leaders) bump() { l.changed.Tell() }
 
 // watch bumps at every change that raft tells of.
 func (l *leaders) watch(ctx context.Context) {

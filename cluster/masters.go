@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -32,34 +31,9 @@ func (c *Cluster) Detached() time.Duration {
 }
 
 // MastersChanged is closed when IsMember and MasterAddresses may have changed; take it before asking them.
-func (c *Cluster) MastersChanged() <-chan struct{} { return c.mastersChanged.next() }
+func (c *Cluster) MastersChanged() <-chan struct{} { return c.mastersChanged.Next() }
 
 // IsMember says whether a master of that name is in the cluster, by this master's latest configuration.
 func (c *Cluster) IsMember(name string) bool {
 	return slices.ContainsFunc(c.replica.servers(), func(s raft.Server) bool { return string(s.ID) == name })
-}
-
-// broadcast tells everybody who waits. The zero value is ready.
-type broadcast struct {
-	mu sync.Mutex
-	ch chan struct{}
-}
-
-// next is closed by the next tell.
-func (b *broadcast) next() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ch == nil {
-		b.ch = make(chan struct{})
-	}
-	return b.ch
-}
-
-func (b *broadcast) tell() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ch != nil {
-		close(b.ch)
-		b.ch = nil
-	}
 }

@@ -54,10 +54,14 @@ func TestNoCallIsHeldForEver(t *testing.T) {
 		leader := s.leader()
 		gone := s.masters.nodes[(leader+1)%3]
 		address, n := raft.ServerAddress(gone.cfg.BindAddress), s.masters.nodes[leader]
-		held := func(r *reach) (done chan struct{}) {
+		held := func() (done chan struct{}) {
 			done = make(chan struct{})
-			term := n.c.replica.raft.CurrentTerm()
-			go func() { r.await(address, term); close(done) }()
+			request := &raft.AppendEntriesRequest{Term: n.c.replica.raft.CurrentTerm(), PrevLogEntry: 1, PrevLogTerm: 1}
+			transport := n.c.replica.transport
+			go func() {
+				_ = transport.AppendEntries(raft.ServerID(gone.cfg.Name), address, request, new(raft.AppendEntriesResponse))
+				close(done)
+			}()
 			time.Sleep(time.Minute) // virtual
 			select {
 			case <-done:
@@ -68,16 +72,20 @@ func TestNoCallIsHeldForEver(t *testing.T) {
 		}
 		s.down((leader+1)%3, killed)
 		time.Sleep(time.Second) // virtual: the answer to a heartbeat may still have been on its way, and lets a call go
-		call := held(n.c.replica.transport.reach)
+		call := held()
 		s.masters.lead(s.masters.nodes[(leader+2)%3])
 		<-call
 		s.masters.lead(n)
-		closing := newReach(time.Second)
-		closing.node.Store(n.c.replica.raft)
-		call = held(closing)
-		closing.close()
+		call = held()
+		n.c.replica.transport.Release()
 		<-call
-		call = held(n.c.replica.transport.reach)
+		s.down(leader, func(n *node) { n.stop() })
+		s.up(leader)
+		for _, m := range []*node{n, s.masters.nodes[(leader+2)%3]} {
+			m.waitReady()
+		}
+		s.masters.lead(n)
+		call = held()
 		if err := n.c.RemoveMember(context.Background(), gone.cfg.Name); err != nil {
 			t.Fatal(err)
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kontiki/kontiki/cluster/raftfix"
 	"github.com/kontiki/kontiki/internal/kv"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
@@ -85,6 +86,9 @@ func (c *Cluster) verifyIndex() (uint64, error) {
 	}
 	index := c.store.AppliedIndex()
 	if err := c.replica.verify(ctx, term); err != nil {
+		if errors.Is(err, raftfix.ErrNotFollowed) {
+			err = fmt.Errorf("%w: %w", errNotLeader, err)
+		}
 		return 0, fmt.Errorf("verify leadership: %w", err)
 	}
 	if c.replica.raft.CurrentTerm() != term {

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kontiki/kontiki/cluster/mtls"
+	"github.com/kontiki/kontiki/cluster/raftfix"
 	"github.com/kontiki/kontiki/cluster/storage"
 	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/failpoint"
@@ -124,19 +125,7 @@ type raftDisk interface {
 	Close() error
 }
 
-// wire carries raft's calls between masters.
-type wire interface {
-	raft.Transport
-	raft.WithPreVote
-	raft.WithClose
-	// suspend ends all outgoing calls and refuses new ones, until it is called with false. cut ends the calls to one peer
-	// that are under way. hangUp ends all calls for good.
-	suspend(suspended bool)
-	cut(target raft.ServerAddress)
-	hangUp()
-}
-
-var _ wire = networkWire{}
+var _ raftfix.Wire = networkWire{}
 
 // networkWire is raft's own transport over streams of the mTLS port.
 type networkWire struct {
@@ -153,19 +142,19 @@ func newNetworkWire(stream *mtls.Stream, t Timings, log *slog.Logger) networkWir
 	}), stream}
 }
 
-func (w networkWire) suspend(suspended bool)        { w.stream.Suspend(suspended) }
-func (w networkWire) cut(target raft.ServerAddress) { w.stream.Cut(target) }
-func (w networkWire) hangUp()                       { w.stream.Close() }
+func (w networkWire) Suspend(suspended bool)        { w.stream.Suspend(suspended) }
+func (w networkWire) Cut(target raft.ServerAddress) { w.stream.Cut(target) }
+func (w networkWire) HangUp()                       { w.stream.Close() }
 
 // replica is one raft node with its disk and its transport.
 type replica struct {
 	store     *fsm.Store
 	raft      *raft.Raft
 	config    *raft.Config
-	transport *transport
+	transport *raftfix.Transport
 	disk      raftDisk
-	announce  *announcer
-	verifier  *verifier
+	announce  *raftfix.Announcer
+	verifier  *raftfix.Verifier
 	// verify is verifier.verify, but for tests of what it is for.
 	verify func(ctx context.Context, term uint64) error
 	halted <-chan struct{} // see applier
@@ -178,22 +167,20 @@ type replica struct {
 }
 
 // openReplica starts raft from what is on disk, or starts a cluster of one where bootstrap is set and there is nothing.
-func openReplica(disk raftDisk, name, address string, bootstrap bool, t Timings, store *fsm.Store, w wire, reconfigured func(), log *slog.Logger) (_ *replica, err error) {
+func openReplica(disk raftDisk, name, address string, bootstrap bool, t Timings, store *fsm.Store, w raftfix.Wire, reconfigured func(), log *slog.Logger) (_ *replica, err error) {
 	cache, err := raft.NewLogCache(logCacheEntries, disk)
 	if err != nil {
 		return nil, fmt.Errorf("make the log cache: %w", err)
 	}
-	logs := &installLog{LogStore: cache}
-	snapshots := installSnapshots{disk.Snapshots(), logs}
-	transport := &transport{w, newIncoming(w.Consumer(), logs, log), newReach(t.Heartbeat)}
+	logs, snapshots, transport, err := raftfix.Wrap(w, cache, disk.Snapshots(), t.Heartbeat, log)
+	if err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
 			transport.Close()
 		}
 	}()
-	if err := logs.dropConflicting(snapshots, log); err != nil {
-		return nil, err
-	}
 
 	config := raft.DefaultConfig()
 	config.LocalID = raft.ServerID(name)
@@ -212,24 +199,22 @@ func openReplica(disk raftDisk, name, address string, bootstrap bool, t Timings,
 			return nil, fmt.Errorf("start a new cluster: %w", err)
 		}
 	}
-	announce := newAnnouncer()
-	machine := newApplier(store, announce.committed, reconfigured)
+	announce := raftfix.NewAnnouncer()
+	machine := newApplier(store, announce.Committed, reconfigured)
 	node, err := raft.NewRaft(config, machine, logs, disk, snapshots, transport)
 	if err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
-	transport.reach.node.Store(node)
-	logs.node.Store(node)
+	transport.Started(node)
 	disk.Guard()
 	header := raft.RPCHeader{
 		ProtocolVersion: config.ProtocolVersion, ID: []byte(name), Addr: transport.EncodePeer(config.LocalID, transport.LocalAddr()),
 	}
 	// Announcements and heartbeats of this package that fail are not to be held back: they go through the wire itself.
-	announce.node, announce.send, announce.header = node, w, header
-	verifier := newVerifier()
-	verifier.node, verifier.send, verifier.header = node, w, header
+	announce.Started(node, w, header)
+	verifier := raftfix.NewVerifier(node, w, header)
 	return &replica{
-		announce: announce, verifier: verifier, verify: verifier.verify, halted: machine.halted, store: store, raft: node, config: config, transport: transport, disk: disk, log: log,
+		announce: announce, verifier: verifier, verify: verifier.Verify, halted: machine.halted, store: store, raft: node, config: config, transport: transport, disk: disk, log: log,
 	}, nil
 }
 
@@ -249,7 +234,7 @@ func (r *replica) await(ctx context.Context, start func() raft.Future) error {
 	go func() {
 		defer r.pending.Done()
 		err := start().Error()
-		r.announce.committed()
+		r.announce.Committed()
 		done <- err
 	}()
 	select {
@@ -310,9 +295,9 @@ func (r *replica) close() error {
 	r.gate.Lock()
 	r.closing = true
 	r.gate.Unlock()
-	r.transport.reach.close()
-	r.transport.hangUp() // ends calls to peers that raft would wait for
-	r.verifier.close()
+	r.transport.Release()
+	r.transport.HangUp() // ends calls to peers that raft would wait for
+	r.verifier.Close()
 	stopping := r.raft.Shutdown()
 	r.disk.Release()
 	err := within("raft", stopping.Error)

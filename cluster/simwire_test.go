@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kontiki/kontiki/cluster/mtls"
+	"github.com/kontiki/kontiki/cluster/raftfix"
 )
 
 // simWire is a master's wire over a simNet. It does what raft's own transport does: heartbeats pass by raft's main loop, a
@@ -24,7 +25,7 @@ type simWire struct {
 	installed func() // called when another master has installed a snapshot from here
 }
 
-var _ wire = (*simWire)(nil)
+var _ raftfix.Wire = (*simWire)(nil)
 
 func newSimWire(h *simHost, timeout time.Duration) *simWire {
 	return &simWire{host: h, timeout: timeout, consumer: make(chan raft.RPC), aborts: map[raft.ServerAddress]chan struct{}{}}
@@ -36,7 +37,7 @@ func (w *simWire) EncodePeer(_ raft.ServerID, address raft.ServerAddress) []byte
 	return []byte(address)
 }
 func (w *simWire) DecodePeer(b []byte) raft.ServerAddress { return raft.ServerAddress(b) }
-func (w *simWire) Close() error                           { w.hangUp(); return nil }
+func (w *simWire) Close() error                           { w.HangUp(); return nil }
 
 func (w *simWire) SetHeartbeatHandler(f func(raft.RPC)) {
 	w.mu.Lock()
@@ -44,7 +45,7 @@ func (w *simWire) SetHeartbeatHandler(f func(raft.RPC)) {
 	w.heartbeat = f
 }
 
-func (w *simWire) suspend(suspended bool) {
+func (w *simWire) Suspend(suspended bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.refuses == raft.ErrTransportShutdown {
@@ -57,13 +58,13 @@ func (w *simWire) suspend(suspended bool) {
 	}
 }
 
-func (w *simWire) cut(target raft.ServerAddress) {
+func (w *simWire) Cut(target raft.ServerAddress) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.abort(target)
 }
 
-func (w *simWire) hangUp() {
+func (w *simWire) HangUp() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.refuses = raft.ErrTransportShutdown
@@ -121,7 +122,7 @@ func (w *simWire) send(to *simHost, rpc raft.RPC, p simPatience) error {
 
 // take hands raft a request.
 func (w *simWire) take(rpc raft.RPC, p simPatience) error {
-	if request, ok := rpc.Command.(*raft.AppendEntriesRequest); ok && isHeartbeat(request) {
+	if request, ok := rpc.Command.(*raft.AppendEntriesRequest); ok && raftfix.IsHeartbeat(request) {
 		w.mu.Lock()
 		heartbeat := w.heartbeat
 		w.mu.Unlock()

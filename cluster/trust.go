@@ -14,6 +14,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/identity"
 	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/broadcast"
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
@@ -34,7 +35,7 @@ const (
 // settings are what the store says about trust beside the identity.
 type settings struct {
 	mu      sync.Mutex
-	changed broadcast
+	changed broadcast.Signal
 	// mastersGossip says that masters alone take part in gossip.
 	mastersGossip bool
 	// revoked is, by worker, which of its certificates are refused.
@@ -78,14 +79,14 @@ func (r revocation) check(peer pki.Peer) error {
 func (s *settings) get() (workersGossip bool, changed <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.mastersGossip, s.changed.next()
+	return !s.mastersGossip, s.changed.Next()
 }
 
 func (s *settings) set(mastersGossip bool, revoked map[string]revocation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mastersGossip, s.revoked = mastersGossip, revoked
-	s.changed.tell()
+	s.changed.Tell()
 }
 
 // admit implements port.admit: it refuses what was revoked.

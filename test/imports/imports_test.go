@@ -45,6 +45,7 @@ var rules = []rule{
 	{"cluster/identity", []string{"cluster/pki", "internal"}, []string{kubernetes, raft, module + "fsm", "google.golang.org/grpc"}},
 	{"cluster/join", []string{"cluster/pki", "cluster/mtls", "proto", "internal"}, []string{kubernetes, module + "fsm"}},
 	{"cluster/worker", []string{"cluster/pki", "cluster/mtls", "cluster/join", "cluster/gossip", "proto", "internal"}, []string{kubernetes, module + "fsm"}},
+	{"cluster/raftfix", []string{"internal"}, []string{kubernetes, module + "fsm", "google.golang.org/grpc"}},
 	{"cluster/storage", []string{"cluster/pki", "fsm", "internal"}, []string{kubernetes, "google.golang.org/grpc"}},
 	{"cluster", []string{"fsm", "proto", "internal"}, []string{kubernetes}},
 	{"api", []string{"proto", "internal"}, append([]string{raft}, serving...)},

@@ -1,4 +1,4 @@
-package cluster
+package raftfix
 
 import (
 	"context"
@@ -8,13 +8,13 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// announcer tells followers of commits. Raft tells them with the next entries, and when there are none, only after the
+// Announcer tells followers of commits. Raft tells them with the next entries, and when there are none, only after the
 // commit timeout (0.5 to 1 s): a lone write on a follower would wait that long for its own state machine, and so would
 // a consistent read behind it and every watch on a follower. So a leader whose log has come to rest sends one empty
 // AppendEntries: the last entry, which is committed, as the previous one and as the commit index, which is what raft
 // itself would send later. A follower that lacks the entry refuses it, one in a later term too; neither is harmed. Under load
 // entries follow each other, carry the commit index themselves, and nothing more is sent.
-type announcer struct {
+type Announcer struct {
 	wake   chan struct{}
 	header raft.RPCHeader
 	node   *raft.Raft
@@ -28,11 +28,16 @@ const (
 	announcePause = time.Second
 )
 
-func newAnnouncer() *announcer { return &announcer{wake: make(chan struct{}, 1)} }
+func NewAnnouncer() *Announcer { return &Announcer{wake: make(chan struct{}, 1)} }
 
-// committed is called after something was committed: by the state machine's adapter for commands, and by who waited for
+// Started tells of raft once it runs, and of what carries announcements: a transport that holds no call back.
+func (a *Announcer) Started(node *raft.Raft, send raft.Transport, header raft.RPCHeader) {
+	a.node, a.send, a.header = node, send, header
+}
+
+// Committed is called after something was committed: by the state machine's adapter for commands, and by who waited for
 // a barrier or a change of configuration. It never blocks.
-func (a *announcer) committed() {
+func (a *Announcer) Committed() {
 	select {
 	case a.wake <- struct{}{}:
 	default:
@@ -40,7 +45,7 @@ func (a *announcer) committed() {
 }
 
 // rest is the index of the last entry if it is committed; 0 while entries are on their way, which will tell the followers.
-func (a *announcer) rest() uint64 {
+func (a *Announcer) rest() uint64 {
 	commit := a.node.CommitIndex()
 	if a.node.LastIndex() != commit {
 		return 0
@@ -48,8 +53,8 @@ func (a *announcer) rest() uint64 {
 	return commit
 }
 
-// run announces for one term of leadership.
-func (a *announcer) run(ctx context.Context, term uint64) {
+// Run announces for one term of leadership.
+func (a *Announcer) Run(ctx context.Context, term uint64) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	peers := map[raft.Server]chan uint64{}
@@ -90,7 +95,7 @@ func (a *announcer) run(ctx context.Context, term uint64) {
 }
 
 // tell announces to one peer.
-func (a *announcer) tell(ctx context.Context, peer raft.Server, term uint64, marks <-chan uint64) {
+func (a *Announcer) tell(ctx context.Context, peer raft.Server, term uint64, marks <-chan uint64) {
 	for {
 		var index uint64
 		select {

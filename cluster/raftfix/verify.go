@@ -1,20 +1,21 @@
-package cluster
+package raftfix
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
 	"github.com/hashicorp/raft"
 )
 
-// verifier confirms that this master still leads, by answers to heartbeats that were sent after it was asked. raft.VerifyLeader counts any
+// Verifier confirms that this master still leads, by answers to heartbeats that were sent after it was asked. raft.VerifyLeader counts any
 // answer to a heartbeat that arrives after the question, also to one that was sent before it. A follower that answered and then got
 // TimeoutNow may lead by then, and may have acknowledged a write that this master has not seen: its vote does not wait for the old
 // leader's lease. So a consistent read that trusts such an answer can be stale.
 //
 // The heartbeats are what raft sends itself: a follower of the term takes them for its leader's, one of a later term refuses them.
-type verifier struct {
+type Verifier struct {
 	header raft.RPCHeader
 	node   *raft.Raft
 	send   raft.Transport
@@ -24,6 +25,9 @@ type verifier struct {
 	closed bool
 	peers  map[raft.Server]*verifiedPeer // those that are being asked
 }
+
+// ErrNotFollowed says that no quorum follows this master in its term.
+var ErrNotFollowed = errors.New("no quorum follows this master")
 
 // verifiedPeer is who is asked: one heartbeat at a time, so that a peer that hangs costs one call. A question that comes meanwhile waits, and
 // takes the place of one that waits already: whoever asked that one has got its answer from others, or has given up.
@@ -35,11 +39,14 @@ type question struct {
 	answers chan error
 }
 
-func newVerifier() *verifier { return &verifier{peers: map[raft.Server]*verifiedPeer{}} }
+// NewVerifier makes one for a raft that runs. The transport is one that holds no call back, the header what raft puts into its own requests.
+func NewVerifier(node *raft.Raft, send raft.Transport, header raft.RPCHeader) *Verifier {
+	return &Verifier{node: node, send: send, header: header, peers: map[raft.Server]*verifiedPeer{}}
+}
 
-// verify returns nil once a quorum, this master counted if it has a vote, has followed it in the term after the call. The caller checks
-// afterwards that the term is still this master's. Errors: errNotLeader when a quorum can no longer agree, the context's.
-func (v *verifier) verify(ctx context.Context, term uint64) error {
+// Verify returns nil once a quorum, this master counted if it has a vote, has followed it in the term after the call. The caller checks
+// afterwards that the term is still this master's. Errors: errNotFollowed when a quorum can no longer agree, the context's.
+func (v *Verifier) Verify(ctx context.Context, term uint64) error {
 	future := v.node.GetConfiguration() // is already answered
 	if err := future.Error(); err != nil {
 		return err
@@ -68,7 +75,7 @@ func (v *verifier) verify(ctx context.Context, term uint64) error {
 				continue
 			}
 			if refused++; len(others)-refused < needed {
-				return fmt.Errorf("%w: no quorum follows it: %w", errNotLeader, err)
+				return fmt.Errorf("%w: %w", ErrNotFollowed, err)
 			}
 		case <-ctx.Done():
 			return ctx.Err()
@@ -78,7 +85,7 @@ func (v *verifier) verify(ctx context.Context, term uint64) error {
 }
 
 // ask gives the peers a question.
-func (v *verifier) ask(peers []raft.Server, q *question) {
+func (v *Verifier) ask(peers []raft.Server, q *question) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.closed {
@@ -99,7 +106,7 @@ func (v *verifier) ask(peers []raft.Server, q *question) {
 }
 
 // heartbeat asks one peer, until no question is left.
-func (v *verifier) heartbeat(peer raft.Server, p *verifiedPeer, q *question) {
+func (v *Verifier) heartbeat(peer raft.Server, p *verifiedPeer, q *question) {
 	for q != nil {
 		request := &raft.AppendEntriesRequest{RPCHeader: v.header, Term: q.term, Leader: v.header.Addr}
 		var response raft.AppendEntriesResponse
@@ -116,8 +123,8 @@ func (v *verifier) heartbeat(peer raft.Server, p *verifiedPeer, q *question) {
 	}
 }
 
-// close waits for the calls under way, which the transport has ended, and begins no new ones.
-func (v *verifier) close() {
+// Close waits for the calls under way, which the transport has ended, and begins no new ones.
+func (v *Verifier) Close() {
 	v.mu.Lock()
 	v.closed = true
 	v.mu.Unlock()

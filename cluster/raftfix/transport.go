@@ -1,33 +1,67 @@
-package cluster
+package raftfix
 
 import (
+	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
 
-// transport is a wire with pipelines that cannot get stuck, with installs of snapshots that end what raft does not, and without a
+// Wire carries raft's calls between masters.
+type Wire interface {
+	raft.Transport
+	raft.WithPreVote
+	raft.WithClose
+	// Suspend ends all outgoing calls and refuses new ones, until it is called with false. Cut ends the calls to one peer
+	// that are under way. HangUp ends all calls for good.
+	Suspend(suspended bool)
+	Cut(target raft.ServerAddress)
+	HangUp()
+}
+
+// Transport is a wire with pipelines that cannot get stuck, with installs of snapshots that end what raft does not, and without a
 // pause before a follower that came back.
-type transport struct {
-	wire
+type Transport struct {
+	Wire
 	incoming *incoming
 	reach    *reach
 }
 
+// Wrap puts what this package does around a wire, a log store and a snapshot store. Raft is to be given the results, and the transport to be told
+// of it once it has started. A log that conflicts with the newest snapshot is dropped.
+func Wrap(w Wire, logs raft.LogStore, snapshots raft.SnapshotStore, heartbeat time.Duration, log *slog.Logger) (raft.LogStore, raft.SnapshotStore, *Transport, error) {
+	wrapped := &installLog{LogStore: logs}
+	kept := installSnapshots{snapshots, wrapped}
+	if err := wrapped.dropConflicting(kept, log); err != nil {
+		return nil, nil, nil, err
+	}
+	return wrapped, kept, &Transport{w, newIncoming(w.Consumer(), wrapped, log), newReach(heartbeat)}, nil
+}
+
+// Started tells of raft once it runs: what depends on who leads begins then.
+func (t *Transport) Started(node *raft.Raft) {
+	t.reach.node.Store(node)
+	t.incoming.logs.node.Store(node)
+}
+
+// Release lets go of the calls that are held back; call it before raft is shut down.
+func (t *Transport) Release() { t.reach.close() }
+
 // Consumer implements raft.Transport.
-func (t *transport) Consumer() <-chan raft.RPC { return t.incoming.to }
+func (t *Transport) Consumer() <-chan raft.RPC { return t.incoming.to }
 
 // Close implements raft.WithClose.
-func (t *transport) Close() error {
-	err := t.wire.Close()
+func (t *Transport) Close() error {
+	err := t.Wire.Close()
 	t.incoming.close()
 	t.reach.close()
 	return err
 }
 
 // AppendEntriesPipeline implements raft.Transport.
-func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
-	inner, err := t.wire.AppendEntriesPipeline(id, target)
+func (t *Transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
+	inner, err := t.Wire.AppendEntriesPipeline(id, target)
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package cluster
+package raftfix
 
 import (
 	"slices"
@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/kontiki/kontiki/internal/broadcast"
 )
 
 // What raft leaves undone when a follower comes back. For each call to it that failed, a leader of hashicorp/raft v1.8.0 waits
@@ -24,35 +26,35 @@ type reach struct {
 	once   sync.Once
 
 	mu    sync.Mutex
-	peers map[raft.ServerAddress]*broadcast
+	peers map[raft.ServerAddress]*broadcast.Signal
 }
 
 func newReach(review time.Duration) *reach {
-	return &reach{review: review, closed: make(chan struct{}), peers: map[raft.ServerAddress]*broadcast{}}
+	return &reach{review: review, closed: make(chan struct{}), peers: map[raft.ServerAddress]*broadcast.Signal{}}
 }
 
-// isHeartbeat is raft's own rule.
-func isHeartbeat(request *raft.AppendEntriesRequest) bool {
+// IsHeartbeat is raft's own rule.
+func IsHeartbeat(request *raft.AppendEntriesRequest) bool {
 	return request.PrevLogEntry == 0 && request.PrevLogTerm == 0 && len(request.Entries) == 0 && request.LeaderCommitIndex == 0
 }
 
-func (r *reach) of(target raft.ServerAddress) *broadcast {
+func (r *reach) of(target raft.ServerAddress) *broadcast.Signal {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	b, ok := r.peers[target]
 	if !ok {
-		b = new(broadcast)
+		b = new(broadcast.Signal)
 		r.peers[target] = b
 	}
 	return b
 }
 
 // heard tells that a heartbeat reached the peer.
-func (r *reach) heard(target raft.ServerAddress) { r.of(target).tell() }
+func (r *reach) heard(target raft.ServerAddress) { r.of(target).Tell() }
 
 // await returns once the peer is heard, or a call of this term makes no sense any more.
 func (r *reach) await(target raft.ServerAddress, term uint64) {
-	heard := r.of(target).next()
+	heard := r.of(target).Next()
 	ticker := time.NewTicker(r.review)
 	defer ticker.Stop()
 	for r.wanted(target, term) {
@@ -80,12 +82,12 @@ func (r *reach) wanted(target raft.ServerAddress, term uint64) bool {
 func (r *reach) close() { r.once.Do(func() { close(r.closed) }) }
 
 // AppendEntries implements raft.Transport.
-func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, request *raft.AppendEntriesRequest, response *raft.AppendEntriesResponse) error {
-	err := t.wire.AppendEntries(id, target, request, response)
+func (t *Transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, request *raft.AppendEntriesRequest, response *raft.AppendEntriesResponse) error {
+	err := t.Wire.AppendEntries(id, target, request, response)
 	switch {
-	case !isHeartbeat(request) && err != nil:
+	case !IsHeartbeat(request) && err != nil:
 		t.reach.await(target, request.Term)
-	case isHeartbeat(request) && err == nil:
+	case IsHeartbeat(request) && err == nil:
 		t.reach.heard(target)
 	}
 	return err
