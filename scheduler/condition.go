@@ -5,10 +5,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// setUnschedulable sets the pod's PodScheduled condition to False for a reason.
-func setUnschedulable(pod *corev1.Pod, message string) {
+// setUnscheduled sets the pod's PodScheduled condition to False for a reason.
+func setUnscheduled(pod *corev1.Pod, reason, message string) {
 	condition := corev1.PodCondition{
-		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: message,
+		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason, Message: message,
 		LastTransitionTime: metav1.Now(), ObservedGeneration: pod.Generation,
 	}
 	for i := range pod.Status.Conditions {

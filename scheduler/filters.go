@@ -1,6 +1,8 @@
 package scheduler
 
 import (
+	"fmt"
+
 	corev1 "k8s.io/api/core/v1"
 	corehelpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
@@ -14,6 +16,25 @@ type task struct {
 	preferred *nodeaffinity.PreferredSchedulingTerms
 	affinity  *podAffinity
 	spread    []spreadConstraint
+}
+
+// preFilter answers why no node can take the pod, whatever the nodes are like; "" if it does not know of a reason.
+type preFilter func(pod *corev1.Pod) string
+
+var preFilters = []preFilter{volumeBinding}
+
+// volumeBinding refuses pods whose volumes are PersistentVolumeClaims. Kontiki does not serve that kind, so no claim exists,
+// and nothing makes those of ephemeral volumes.
+func volumeBinding(pod *corev1.Pod) string {
+	for _, volume := range pod.Spec.Volumes {
+		switch {
+		case volume.PersistentVolumeClaim != nil:
+			return fmt.Sprintf("persistentvolumeclaim %q not found", volume.PersistentVolumeClaim.ClaimName)
+		case volume.Ephemeral != nil:
+			return fmt.Sprintf("waiting for ephemeral volume controller to create the persistentvolumeclaim %q", pod.Name+"-"+volume.Name)
+		}
+	}
+	return ""
 }
 
 // filter answers why a node cannot take the pod; nothing if it can.
@@ -44,11 +65,16 @@ func nodeName(t *task, n *nodeInfo) []string {
 }
 
 func taints(t *task, n *nodeInfo) []string {
+	return one("node(s) had untolerated taint(s)", !tolerates(t.Pod, n.node))
+}
+
+// tolerates says that a node has no NoSchedule or NoExecute taint that the pod does not tolerate.
+func tolerates(pod *corev1.Pod, node *corev1.Node) bool {
 	hard := func(taint *corev1.Taint) bool {
 		return taint.Effect == corev1.TaintEffectNoSchedule || taint.Effect == corev1.TaintEffectNoExecute
 	}
-	_, untolerated := corehelpers.FindMatchingUntoleratedTaint(klog.Background(), n.node.Spec.Taints, t.Spec.Tolerations, hard, false)
-	return one("node(s) had untolerated taint(s)", untolerated)
+	_, untolerated := corehelpers.FindMatchingUntoleratedTaint(klog.Background(), node.Spec.Taints, pod.Spec.Tolerations, hard, false)
+	return !untolerated
 }
 
 func nodeAffinity(t *task, n *nodeInfo) []string {

@@ -52,7 +52,7 @@ func amountsOf(list corev1.ResourceList) amounts {
 	return a
 }
 
-// podInfo is a pod with what is computed from it once.
+// podInfo is a pod with what is computed from it once. It is immutable: writes to the API read it without the scheduler's lock.
 type podInfo struct {
 	*corev1.Pod
 	requests amounts
@@ -61,6 +61,31 @@ type podInfo struct {
 	ports  []hostPort
 	// near and far are the required terms of its affinity to and from other pods.
 	near, far []affinityTerm
+	// spread are its hard topology spread constraints.
+	spread []spreadTerm
+}
+
+// with is the same pod in a newer form, which differs in nothing that is computed from it.
+func (p *podInfo) with(pod *corev1.Pod) *podInfo {
+	updated := *p
+	updated.Pod = pod
+	return &updated
+}
+
+// drawn says that other pods' being placed may make the pod fit on a node that it did not fit on.
+func (p *podInfo) drawn() bool { return len(p.near)+len(p.spread) > 0 }
+
+// drawnBy says that it may be so with this one pod: it is what a term of affinity waits for, or counts in a spread.
+func (p *podInfo) drawnBy(other *corev1.Pod, namespaces namespaceLabels) bool {
+	if len(p.near) > 0 && matchesAll(p.near, other, namespaces) {
+		return true
+	}
+	for i := range p.spread {
+		if p.spread[i].counts(p.Namespace, other) {
+			return true
+		}
+	}
+	return false
 }
 
 type hostPort struct {
@@ -91,6 +116,7 @@ func newPodInfo(pod *corev1.Pod) *podInfo {
 	if a := pod.Spec.Affinity; a != nil && a.PodAntiAffinity != nil {
 		p.far = compile(a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution, pod)
 	}
+	p.spread = compileSpread(pod)
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for _, container := range list {
 			for _, port := range container.Ports {

@@ -8,11 +8,12 @@ import (
 
 // podAffinity is a pod's required affinity to and from other pods, counted over all nodes once.
 type podAffinity struct {
-	// near must each be met, far must not.
+	// near must each be met, far must not. What counts for near is a pod that matches all of its terms: they are one
+	// condition, though each has a topology of its own.
 	near, far []countedTerm
 	// refused are topology values (key, value) that pods already there keep this one out of by their own anti-affinity.
 	refused map[[2]string]bool
-	// first says that no pod matches any near term anywhere, and this pod matches them all itself: the first of a group
+	// first says that no pod matches the near terms anywhere, and this pod matches them all itself: the first of a group
 	// that wants to be together must go somewhere.
 	first bool
 }
@@ -83,7 +84,16 @@ func newPodAffinity(pod *podInfo, c *cache, namespaces namespaceLabels) *podAffi
 		}
 		if len(a.near)+len(a.far) > 0 {
 			for _, other := range n.pods {
-				a.count(other.Pod, n.node, namespaces)
+				if len(a.near) > 0 && matchesAll(pod.near, other.Pod, namespaces) {
+					for i := range a.near {
+						a.near[i].add(n.node)
+					}
+				}
+				for i := range a.far {
+					if a.far[i].matches(other.Pod, namespaces) {
+						a.far[i].add(n.node)
+					}
+				}
 			}
 		}
 		for _, other := range n.averse {
@@ -98,11 +108,20 @@ func newPodAffinity(pod *podInfo, c *cache, namespaces namespaceLabels) *podAffi
 	if len(a.near)+len(a.far)+len(a.refused) == 0 {
 		return nil
 	}
-	a.first = len(a.near) > 0
+	a.first = len(a.near) > 0 && matchesAll(pod.near, pod.Pod, namespaces)
 	for _, term := range a.near {
-		a.first = a.first && len(term.count) == 0 && term.matches(pod.Pod, namespaces)
+		a.first = a.first && len(term.count) == 0
 	}
 	return a
+}
+
+func matchesAll(terms []affinityTerm, pod *corev1.Pod, namespaces namespaceLabels) bool {
+	for i := range terms {
+		if !terms[i].matches(pod, namespaces) {
+			return false
+		}
+	}
+	return true
 }
 
 func counted(terms []affinityTerm) []countedTerm {
@@ -113,13 +132,9 @@ func counted(terms []affinityTerm) []countedTerm {
 	return out
 }
 
-func (a *podAffinity) count(other *corev1.Pod, node *corev1.Node, namespaces namespaceLabels) {
-	for _, list := range [][]countedTerm{a.near, a.far} {
-		for _, term := range list {
-			if value, ok := node.Labels[term.key]; ok && term.matches(other, namespaces) {
-				term.count[value]++
-			}
-		}
+func (t *countedTerm) add(node *corev1.Node) {
+	if value, ok := node.Labels[t.key]; ok {
+		t.count[value]++
 	}
 }
 

@@ -20,7 +20,7 @@ const (
 type queued struct {
 	pod      *podInfo
 	attempts int
-	since    time.Time // when it came into the queue first
+	since    time.Time // when it came into the queue, or was last found not to fit
 	tried    time.Time // when it was last found not to fit
 	due      time.Time // when it is tried again, while in the queue's later
 	// in is the heap that it is in, nil while it is being tried, and index its place there.
@@ -44,15 +44,16 @@ type queue struct {
 	all map[types.UID]*queued
 	// active are those to be tried now, later those that did not fit, by when they are tried again.
 	active, later podHeap
-	// waiting are those of later that wait for a change. The others are in backoff.
-	waiting map[types.UID]*queued
+	// waiting are those of later that wait for a change. The others are in backoff. Those of waiting that a pod may make fit
+	// by its being placed are in drawn too.
+	waiting, drawn map[types.UID]*queued
 	// moves counts the changes that could make a pod fit.
 	moves int
 }
 
 func newQueue() *queue {
 	return &queue{
-		all: map[types.UID]*queued{}, waiting: map[types.UID]*queued{},
+		all: map[types.UID]*queued{}, waiting: map[types.UID]*queued{}, drawn: map[types.UID]*queued{},
 		active: podHeap{less: ahead}, later: podHeap{less: func(a, b *queued) bool { return a.due.Before(b.due) }},
 	}
 }
@@ -79,6 +80,7 @@ func (q *queue) add(p *podInfo, now time.Time) {
 // put moves a pod to a heap, or out of all (nil), or to its place in the one where it is.
 func (q *queue) put(have *queued, in *podHeap) {
 	delete(q.waiting, have.pod.UID)
+	delete(q.drawn, have.pod.UID)
 	if have.in != nil && have.in == in {
 		heap.Fix(in, have.index)
 		return
@@ -114,15 +116,32 @@ func (q *queue) unschedulable(have *queued, now time.Time) {
 	if q.all[have.pod.UID] != have || have.in != nil {
 		return // gone or added again meanwhile
 	}
-	have.tried = now
 	if have.moves != q.moves {
-		have.due = now.Add(have.backoff())
-		q.put(have, &q.later)
+		q.delay(have, now, have.backoff())
 		return
 	}
-	have.due = now.Add(longestWait)
-	q.put(have, &q.later)
+	q.delay(have, now, longestWait)
 	q.waiting[have.pod.UID] = have
+	if have.pod.drawn() {
+		q.drawn[have.pod.UID] = have
+	}
+}
+
+// delay puts a pod that was just tried into later. It falls in behind those that were not tried for longer, so that pods that
+// never fit do not keep others of their priority from being tried.
+func (q *queue) delay(have *queued, now time.Time, by time.Duration) {
+	have.tried, have.since, have.due = now, now, now.Add(by)
+	q.put(have, &q.later)
+}
+
+// retry takes in a pod again that could not be placed for a reason of the scheduler's own, such as a binding that failed. It
+// backs off.
+func (q *queue) retry(have *queued, now time.Time) {
+	if known, ok := q.all[have.pod.UID]; ok && known != have {
+		return // it was added again meanwhile
+	}
+	q.all[have.pod.UID] = have
+	q.delay(have, now, have.backoff())
 }
 
 // move lets every waiting pod try again, each after its backoff: something changed that could make a node fit.
@@ -135,7 +154,21 @@ func (q *queue) move() {
 		have.due = have.tried.Add(have.backoff())
 	}
 	clear(q.waiting)
+	clear(q.drawn)
 	heap.Init(&q.later)
+}
+
+// moveDrawn is move for those that a change of one pod could make fit, as drawn says.
+func (q *queue) moveDrawn(drawn func(*podInfo) bool) {
+	q.moves++
+	for uid, have := range q.drawn {
+		if drawn(have.pod) {
+			delete(q.drawn, uid)
+			delete(q.waiting, uid)
+			have.due = have.tried.Add(have.backoff())
+			heap.Fix(&q.later, have.index)
+		}
+	}
 }
 
 // wake activates pods whose time has come, and answers when the next one's is (zero if there is none).

@@ -19,6 +19,7 @@ import (
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/internal/contain"
 )
 
 // concurrentWrites is how many bindings and status updates are under way at a time: enough to fill raft batches.
@@ -61,9 +62,11 @@ func New(c Config) *Scheduler {
 func (s *Scheduler) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		return s.Client.ViewAndWatch(ctx, []client.Object{&corev1.Pod{}, &corev1.Node{}}, s.start, s.observe)
+		return contain.Run(func() error {
+			return s.Client.ViewAndWatch(ctx, []client.Object{&corev1.Pod{}, &corev1.Node{}}, s.start, s.observe)
+		})
 	})
-	group.Go(func() error { return s.loop(ctx) })
+	group.Go(func() error { return contain.Run(func() error { return s.loop(ctx) }) })
 	return group.Wait()
 }
 
@@ -73,11 +76,11 @@ func (s *Scheduler) start(v client.View) error {
 	defer s.mu.Unlock()
 	s.cache, s.queue = newCache(), newQueue()
 	client.Each(v, "", func(node *corev1.Node) bool {
-		s.cache.setNode(node)
+		s.contained(node, func() { s.cache.setNode(node) })
 		return true
 	})
 	client.Each(v, "", func(pod *corev1.Pod) bool {
-		s.observePod(nil, pod)
+		s.contained(pod, func() { s.observePod(nil, pod) })
 		return true
 	})
 	s.signal()
@@ -96,21 +99,36 @@ func (s *Scheduler) observe(events []client.Event) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, event := range events {
-		switch obj := event.Object().(type) {
-		case *corev1.Pod:
-			if event.New == nil {
-				s.podGone(obj)
-				continue
-			}
-			old, _ := event.Old.(*corev1.Pod)
-			s.observePod(old, obj)
-		case *corev1.Node:
-			old, _ := event.Old.(*corev1.Node)
-			s.observeNode(old, obj, event.New == nil)
-		}
+		s.contained(event.Object(), func() { s.observeOne(event) })
 	}
 	s.signal()
 	return nil
+}
+
+// contained leaves an object out that makes the scheduler panic, and says so: the others are still scheduled.
+func (s *Scheduler) contained(obj client.Object, look func()) {
+	err := contain.Run(func() error {
+		look()
+		return nil
+	})
+	if err != nil {
+		s.Log.Error("an object made the scheduler panic and was left out", "object", fmt.Sprintf("%T", obj), "error", err, "stack", contain.Stack(err))
+	}
+}
+
+func (s *Scheduler) observeOne(event client.Event) {
+	switch obj := event.Object().(type) {
+	case *corev1.Pod:
+		if event.New == nil {
+			s.podGone(obj)
+			return
+		}
+		old, _ := event.Old.(*corev1.Pod)
+		s.observePod(old, obj)
+	case *corev1.Node:
+		old, _ := event.Old.(*corev1.Node)
+		s.observeNode(old, obj, event.New == nil)
+	}
 }
 
 func (s *Scheduler) podGone(pod *corev1.Pod) {
@@ -130,12 +148,17 @@ func (s *Scheduler) observePod(old, pod *corev1.Pod) {
 		s.queue.remove(pod.UID)
 		held := len(s.cache.places)
 		s.cache.confirm(pod)
-		if len(s.cache.places) < held || (old != nil && !apiequality.Semantic.DeepEqual(old.Labels, pod.Labels)) {
+		assigned := old != nil && old.Spec.NodeName != ""
+		switch {
+		case len(s.cache.places) < held, assigned && !apiequality.Semantic.DeepEqual(old.Labels, pod.Labels):
 			s.queue.move()
+		case !finished(pod) && (!assigned || (old.DeletionTimestamp == nil) != (pod.DeletionTimestamp == nil)):
+			// It is there for those that want to be near it, and counts in spreads, until it is being deleted.
+			s.queue.moveDrawn(func(p *podInfo) bool { return p.drawnBy(pod, s.namespaceLabels) })
 		}
 		return
 	}
-	if pod.Spec.SchedulerName != s.Name || pod.DeletionTimestamp != nil || finished(pod) || len(pod.Spec.SchedulingGates) > 0 {
+	if !s.ours(pod) {
 		s.queue.remove(pod.UID)
 		return
 	}
@@ -145,7 +168,7 @@ func (s *Scheduler) observePod(old, pod *corev1.Pod) {
 	// A status that the scheduler itself wrote is no reason to try again.
 	if old != nil && len(old.Spec.SchedulingGates) == 0 && apiequality.Semantic.DeepEqual(old.Spec, pod.Spec) && apiequality.Semantic.DeepEqual(old.Labels, pod.Labels) {
 		if have, ok := s.queue.all[pod.UID]; ok {
-			have.pod.Pod = pod
+			have.pod = have.pod.with(pod)
 			return
 		}
 	}
@@ -200,42 +223,73 @@ func (s *Scheduler) scheduleOne(ctx context.Context, writes *sync.WaitGroup) boo
 	case <-ctx.Done():
 		return false
 	}
-	s.mu.Lock()
-	var next *queued
-	ok := s.queue != nil
-	if ok {
-		next, ok = s.queue.pop()
-	}
-	if !ok {
-		s.mu.Unlock()
+	d := s.decide()
+	if d.pod == nil {
 		<-s.writes
 		return false
 	}
-	pod := next.pod
-	node, reason := s.place(pod)
-	if reason == "" {
-		s.cache.assume(pod, node)
-		s.queue.remove(pod.UID)
-	} else {
-		s.queue.unschedulable(next, s.now())
-	}
-	s.mu.Unlock()
 	writes.Go(func() {
 		defer func() { <-s.writes }()
-		if reason == "" {
-			s.bind(ctx, pod, node)
-		} else {
-			s.refuse(ctx, pod.Pod, reason)
+		err := contain.Run(func() error {
+			if d.reason == "" {
+				s.bind(ctx, d)
+			} else {
+				s.refuse(ctx, d)
+			}
+			return nil
+		})
+		if err != nil {
+			s.Log.Error("writing down where a pod goes panicked", "pod", d.pod.Namespace+"/"+d.pod.Name, "error", err, "stack", contain.Stack(err))
 		}
 	})
 	return true
 }
 
+// decision is what became of a pod: it goes to a node, or to none for a reason.
+type decision struct {
+	next         *queued
+	pod          *podInfo // nil where there was none
+	node, reason string
+	failed       bool // the reason is the scheduler's own
+}
+
+// decide takes the next pod out of the queue and places it.
+func (s *Scheduler) decide() decision {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.queue == nil {
+		return decision{}
+	}
+	// Whoever's time has come takes part now, however many others there are to be tried.
+	s.queue.wake(s.now())
+	next, ok := s.queue.pop()
+	if !ok {
+		return decision{}
+	}
+	d := decision{next: next, pod: next.pod}
+	err := contain.Run(func() error {
+		d.node, d.reason = s.place(d.pod)
+		return nil
+	})
+	switch {
+	case err != nil:
+		s.Log.Error("placing a pod panicked, trying again later", "pod", d.pod.Namespace+"/"+d.pod.Name, "error", err, "stack", contain.Stack(err))
+		d.reason, d.failed = "the scheduler failed on this pod; it is tried again", true
+		s.queue.retry(next, s.now())
+	case d.reason == "":
+		s.cache.assume(d.pod, d.node)
+		s.queue.remove(d.pod.UID)
+	default:
+		s.queue.unschedulable(next, s.now())
+	}
+	return d
+}
+
 // place finds the best node for a pod, or says why there is none.
 func (s *Scheduler) place(pod *podInfo) (node, reason string) {
-	for _, volume := range pod.Spec.Volumes {
-		if volume.PersistentVolumeClaim != nil {
-			return "", s.unavailable(fmt.Sprintf(" persistentvolumeclaim %q not found.", volume.PersistentVolumeClaim.ClaimName))
+	for _, f := range preFilters {
+		if refused := f(pod.Pod); refused != "" {
+			return "", s.unavailable(" " + refused + ".")
 		}
 	}
 	t := s.newTask(pod)
@@ -284,7 +338,7 @@ func (s *Scheduler) newTask(pod *podInfo) *task {
 		t.preferred, _ = nodeaffinity.NewPreferredSchedulingTerms(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
 	}
 	t.affinity = newPodAffinity(pod, s.cache, s.namespaceLabels)
-	t.spread = newSpread(pod.Pod, s.cache, t.required)
+	t.spread = newSpread(pod, s.cache, t.required)
 	return t
 }
 
@@ -319,36 +373,65 @@ func histogram(reasons map[string]int) string {
 	return " " + strings.Join(parts, ", ") + "."
 }
 
-// bind writes the binding; if that fails, the pod is scheduled again, unless it is gone or bound already.
-func (s *Scheduler) bind(ctx context.Context, pod *podInfo, node string) {
-	err := s.Client.Bind(ctx, pod.Pod, node)
+// bind writes the binding. If that fails, the pod is scheduled again after a while, unless it is gone or bound already.
+func (s *Scheduler) bind(ctx context.Context, d decision) {
+	pod := d.pod
+	err := contain.Run(func() error { return s.Client.Bind(ctx, pod.Pod, d.node) })
 	if err == nil {
-		s.Recorder.Eventf(pod.Pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
+		s.Recorder.Eventf(pod.Pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, d.node)
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.cache.forget(pod.UID)
-	if ctx.Err() != nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return // events tell what became of it
+	// The view is taken under the lock, so that what happens to the pod after it is observed after this.
+	current, ok := client.Get[*corev1.Pod](s.Client.View(), pod.Namespace, pod.Name)
+	if ok && current.UID == pod.UID && current.Spec.NodeName != "" {
+		return // its event replaces the assumption
 	}
-	s.Log.Warn("binding failed, scheduling again", "pod", pod.Namespace+"/"+pod.Name, "node", node, "error", err)
-	s.Recorder.Eventf(pod.Pod, corev1.EventTypeWarning, "FailedScheduling", "binding rejected: %v", err)
-	s.queue.add(pod, s.now())
+	s.cache.forget(pod.UID)
+	s.queue.move()
 	s.signal()
+	if ctx.Err() != nil || !ok || current.UID != pod.UID || !s.ours(current) {
+		return
+	}
+	s.Log.Warn("binding failed, scheduling again", "pod", pod.Namespace+"/"+pod.Name, "node", d.node, "error", err, "stack", contain.Stack(err))
+	s.Recorder.Eventf(pod.Pod, corev1.EventTypeWarning, "FailedScheduling", "binding rejected: %v", err)
+	d.next.pod = newPodInfo(current)
+	s.queue.retry(d.next, s.now())
+}
+
+// ours says if an unassigned pod is to be scheduled by this scheduler, now.
+func (s *Scheduler) ours(pod *corev1.Pod) bool {
+	return pod.Spec.SchedulerName == s.Name && pod.DeletionTimestamp == nil && !finished(pod) && len(pod.Spec.SchedulingGates) == 0
 }
 
 // refuse tells why a pod cannot be scheduled: by an event, and by the pod's condition.
-func (s *Scheduler) refuse(ctx context.Context, pod *corev1.Pod, reason string) {
+func (s *Scheduler) refuse(ctx context.Context, d decision) {
+	pod, reason, category := d.pod.Pod, d.reason, corev1.PodReasonUnschedulable
+	if d.failed {
+		category = corev1.PodReasonSchedulerError
+	}
 	s.Recorder.Event(pod, corev1.EventTypeWarning, "FailedScheduling", reason)
-	for _, c := range pod.Status.Conditions {
-		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Message == reason {
+	const attempts = 3 // others write the pod too
+	for range attempts {
+		current, ok := client.Get[*corev1.Pod](s.Client.View(), pod.Namespace, pod.Name)
+		if !ok || current.UID != pod.UID || current.Spec.NodeName != "" {
 			return
 		}
-	}
-	updated := pod.DeepCopy()
-	setUnschedulable(updated, reason)
-	if _, err := client.UpdateStatus(ctx, s.Client, updated); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) && ctx.Err() == nil {
-		s.Log.Warn("condition could not be written", "pod", pod.Namespace+"/"+pod.Name, "error", err)
+		for _, c := range current.Status.Conditions {
+			if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Message == reason {
+				return
+			}
+		}
+		updated := current.DeepCopy()
+		setUnscheduled(updated, category, reason)
+		_, err := client.UpdateStatus(ctx, s.Client, updated)
+		switch {
+		case apierrors.IsConflict(err):
+			continue
+		case err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil:
+			s.Log.Warn("condition could not be written", "pod", pod.Namespace+"/"+pod.Name, "error", err)
+		}
+		return
 	}
 }

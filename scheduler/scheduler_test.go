@@ -1,12 +1,14 @@
 package scheduler_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +20,8 @@ import (
 
 	"github.com/kontiki/kontiki/api/apiserver"
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/scheduler"
 	"github.com/kontiki/kontiki/test/harness"
 )
@@ -30,9 +34,16 @@ type bed struct {
 }
 
 func start(t testing.TB) *bed {
+	return startOver(t, func(inner objects.Store) objects.Store { return inner })
+}
+
+// startOver is start with a store between.
+func startOver(t testing.TB, over func(objects.Store) objects.Store) *bed {
 	t.Helper()
 	// The usual range has room for 256 nodes; some of these have more.
-	h := harness.NewConfigured(t, func(c *apiserver.Config) { c.PodRange = netip.MustParsePrefix("10.128.0.0/10") })
+	h := harness.NewConfigured(t, func(c *apiserver.Config) {
+		c.PodRange, c.Store = netip.MustParsePrefix("10.128.0.0/10"), over(c.Store)
+	})
 	recorder := record.NewFakeRecorder(10000)
 	s := scheduler.New(scheduler.Config{Client: client.New(h.Objects, "system:kube-scheduler", "kube-scheduler"), Recorder: recorder, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -175,6 +186,12 @@ func TestRefusalsSayHowManyNodesFailedForWhat(t *testing.T) {
 		p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}
 	})
 	b.refused("claims", `0/3 nodes are available: persistentvolumeclaim "data" not found.`)
+	b.pod("ephemeral", "1", func(p *corev1.Pod) {
+		p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{
+			Spec: corev1.PersistentVolumeClaimSpec{AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, Resources: corev1.VolumeResourceRequirements{
+				Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}}}}}}}}
+	})
+	b.refused("ephemeral", `0/3 nodes are available: waiting for ephemeral volume controller to create the persistentvolumeclaim "ephemeral-v".`)
 	b.pod("tolerant", "1", func(p *corev1.Pod) {
 		p.Spec.Tolerations = []corev1.Toleration{{Key: "k", Operator: corev1.TolerationOpExists}}
 	})
@@ -254,6 +271,106 @@ func TestConstraintsOnOtherPods(t *testing.T) {
 			}
 		}
 	})
+	labelled := func(name string, labels map[string]string, b *bed, change ...func(*corev1.Pod)) {
+		b.pod(name, "10m", append(change, func(p *corev1.Pod) { p.Labels = labels })...)
+	}
+	// near wants to be with pods that have all of the labels, each by a term of its own.
+	near := func(names ...string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			affinity := &corev1.PodAffinity{}
+			for _, name := range names {
+				affinity.RequiredDuringSchedulingIgnoredDuringExecution = append(affinity.RequiredDuringSchedulingIgnoredDuringExecution, corev1.PodAffinityTerm{
+					LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{name: "yes"}}, TopologyKey: "zone"})
+			}
+			p.Spec.Affinity = &corev1.Affinity{PodAffinity: affinity}
+		}
+	}
+	t.Run("affinity to a pod that comes later", func(t *testing.T) {
+		b := start(t)
+		b.node("a", "8", zone("1"))
+		b.node("b", "8", zone("2"))
+		labelled("waits", nil, b, near("db"))
+		b.refused("waits", "0/2 nodes are available: 2 node(s) didn't match pod affinity rules.")
+		labelled("db", map[string]string{"db": "yes"}, b)
+		if at, db := b.placed("waits"), b.placed("db"); at != db {
+			t.Errorf("it is on %s, what it waited for on %s", at, db)
+		}
+	})
+	t.Run("several terms are one condition", func(t *testing.T) {
+		b := start(t)
+		b.node("a", "8", zone("1"))
+		labelled("x", map[string]string{"x": "yes"}, b)
+		labelled("y", map[string]string{"y": "yes"}, b)
+		b.placed("x")
+		b.placed("y")
+		labelled("other", nil, b, near("x", "y"))
+		b.refused("other", "0/1 nodes are available: 1 node(s) didn't match pod affinity rules.")
+		// Nobody matches both but itself: it is the first of its group.
+		labelled("first", map[string]string{"x": "yes", "y": "yes"}, b, near("x", "y"))
+		b.placed("first")
+		b.placed("other") // now there is one
+	})
+	t.Run("nodes that a spread leaves out", func(t *testing.T) {
+		honor, ignore := corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore
+		for name, test := range map[string]struct {
+			affinity, taints *corev1.NodeInclusionPolicy
+			tainted, fits    bool
+		}{
+			"taints count by default":         {nil, nil, true, false},
+			"taints are honoured if asked":    {nil, &honor, true, true},
+			"affinity is honoured by default": {nil, nil, false, true},
+			"affinity is ignored if asked":    {&ignore, nil, false, false},
+		} {
+			t.Run(name, func(t *testing.T) {
+				b := start(t)
+				b.node("a", "8", zone("1"))
+				b.node("b", "8", zone("2"), func(n *corev1.Node) {
+					if test.tainted {
+						n.Spec.Taints = []corev1.Taint{{Key: "k", Effect: corev1.TaintEffectNoSchedule}}
+					}
+				})
+				spread := func(p *corev1.Pod) {
+					p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: "zone", WhenUnsatisfiable: corev1.DoNotSchedule,
+						LabelSelector: selector, NodeAffinityPolicy: test.affinity, NodeTaintsPolicy: test.taints}}
+					if !test.tainted {
+						p.Spec.NodeSelector = map[string]string{"zone": "1"}
+					}
+				}
+				b.pod("p1", "10m", spread)
+				b.placed("p1")
+				b.pod("p2", "10m", spread)
+				if test.fits {
+					b.placed("p2")
+					return
+				}
+				want := "0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) didn't match pod topology spread constraints."
+				if test.tainted {
+					want = "0/2 nodes are available: 1 node(s) didn't match pod topology spread constraints, 1 node(s) had untolerated taint(s)."
+				}
+				b.refused("p2", want)
+			})
+		}
+	})
+	t.Run("a spread that another pod makes even", func(t *testing.T) {
+		b := start(t)
+		b.node("a", "8", zone("1"))
+		b.node("b", "8", zone("2"))
+		in := func(z string) func(*corev1.Pod) {
+			return func(p *corev1.Pod) {
+				ignore := corev1.NodeInclusionPolicyIgnore
+				p.Spec.NodeSelector = map[string]string{"zone": z}
+				p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: "zone", WhenUnsatisfiable: corev1.DoNotSchedule,
+					LabelSelector: selector, NodeAffinityPolicy: &ignore}}
+			}
+		}
+		b.pod("p1", "10m", in("1"))
+		b.placed("p1")
+		b.pod("p2", "10m", in("1"))
+		b.refused("p2", "0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) didn't match pod topology spread constraints.")
+		b.pod("p3", "10m", in("2"))
+		b.placed("p3")
+		b.placed("p2")
+	})
 	t.Run("spread", func(t *testing.T) {
 		b := start(t)
 		b.node("a", "8", zone("1"))
@@ -304,6 +421,36 @@ func TestPodsOfOthersAndGatedOnesAreLeftAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.placed("gated")
+}
+
+// unwilling is a store that fails to bind a pod a number of times.
+type unwilling struct {
+	objects.Store
+	fail atomic.Int32
+}
+
+func (s *unwilling) Propose(ctx context.Context, c *kv.Command) (kv.Result, error) {
+	for i := range c.Ops {
+		if strings.Contains(c.Ops[i].Key, "/pods/") && bytes.Contains(c.Ops[i].Value, []byte("Scheduled")) && s.fail.Add(-1) >= 0 {
+			return kv.Result{}, errors.New("the disk is full")
+		}
+	}
+	return s.Store.Propose(ctx, c)
+}
+
+func TestABindingThatFailsIsTriedAgain(t *testing.T) {
+	store := &unwilling{}
+	store.fail.Store(2)
+	b := startOver(t, func(inner objects.Store) objects.Store {
+		store.Store = inner
+		return store
+	})
+	b.node("a", "8")
+	b.pod("p", "1")
+	b.placed("p")
+	if n := store.fail.Load(); n >= 0 {
+		t.Errorf("%d failures are left", n+1)
+	}
 }
 
 // BenchmarkSchedule creates pods and waits until each is bound, on 1,000 nodes.

@@ -6,56 +6,115 @@ import (
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 )
 
-// spreadConstraint is a hard topology spread constraint with its counts over all eligible nodes (KEP-895).
-type spreadConstraint struct {
-	key     string
-	maxSkew int
-	self    int // 1 if the pod counts itself
-	count   map[string]int
-	least   int
+// spreadTerm is a hard topology spread constraint of a pod (KEP-895), compiled.
+type spreadTerm struct {
+	key        string
+	maxSkew    int
+	minDomains int
+	selector   labels.Selector
+	// honorAffinity leaves nodes out that the pod's node affinity and selector do not match, honorTaints those with taints
+	// that it does not tolerate (KEP-3094).
+	honorAffinity, honorTaints bool
 }
 
-func newSpread(pod *corev1.Pod, c *cache, required nodeaffinity.RequiredNodeAffinity) []spreadConstraint {
-	var out []spreadConstraint
-	for _, constraint := range pod.Spec.TopologySpreadConstraints {
-		if constraint.WhenUnsatisfiable != corev1.DoNotSchedule {
+func compileSpread(pod *corev1.Pod) []spreadTerm {
+	var out []spreadTerm
+	for _, c := range pod.Spec.TopologySpreadConstraints {
+		if c.WhenUnsatisfiable != corev1.DoNotSchedule {
 			continue
 		}
-		selector := selectorOf(constraint.LabelSelector)
-		s := spreadConstraint{key: constraint.TopologyKey, maxSkew: int(constraint.MaxSkew), count: map[string]int{}}
-		if selector.Matches(labels.Set(pod.Labels)) {
-			s.self = 1
+		t := spreadTerm{
+			key: c.TopologyKey, maxSkew: int(c.MaxSkew), selector: selectorOf(c.LabelSelector),
+			honorAffinity: c.NodeAffinityPolicy == nil || *c.NodeAffinityPolicy == corev1.NodeInclusionPolicyHonor,
+			honorTaints:   c.NodeTaintsPolicy != nil && *c.NodeTaintsPolicy == corev1.NodeInclusionPolicyHonor,
 		}
-		for _, n := range c.nodes {
-			if n.node == nil {
-				continue
-			}
-			value, ok := n.node.Labels[s.key]
-			if matches, _ := required.Match(n.node); !ok || !matches {
-				continue
-			}
-			for _, other := range n.pods {
-				if other.Namespace == pod.Namespace && other.DeletionTimestamp == nil && selector.Matches(labels.Set(other.Labels)) {
-					s.count[value]++
-				}
-			}
-			s.count[value] += 0 // a domain without pods counts too
+		if c.MinDomains != nil {
+			t.minDomains = int(*c.MinDomains)
 		}
-		s.settle(constraint.MinDomains)
-		out = append(out, s)
+		out = append(out, t)
 	}
 	return out
 }
 
+// counts says if a pod counts for the constraint of one of a namespace.
+func (t *spreadTerm) counts(namespace string, other *corev1.Pod) bool {
+	return other.Namespace == namespace && t.selector.Matches(labels.Set(other.Labels))
+}
+
+// includes says if a node's pods and its domain count.
+func (t *spreadTerm) includes(pod *corev1.Pod, required nodeaffinity.RequiredNodeAffinity, node *corev1.Node) bool {
+	if t.honorAffinity {
+		if matches, _ := required.Match(node); !matches { // a selector that does not parse matches nothing, as upstream
+			return false
+		}
+	}
+	return !t.honorTaints || tolerates(pod, node)
+}
+
+// spreadConstraint is a term with its counts over all nodes that it includes.
+type spreadConstraint struct {
+	*spreadTerm
+	self  int // 1 if the pod counts itself
+	count map[string]int
+	least int
+}
+
+func newSpread(pod *podInfo, c *cache, required nodeaffinity.RequiredNodeAffinity) []spreadConstraint {
+	if len(pod.spread) == 0 {
+		return nil
+	}
+	out := make([]spreadConstraint, len(pod.spread))
+	for i := range out {
+		s := &out[i]
+		s.spreadTerm, s.count = &pod.spread[i], map[string]int{}
+		if s.counts(pod.Namespace, pod.Pod) {
+			s.self = 1
+		}
+	}
+	for _, n := range c.nodes {
+		if n.node == nil || !hasKeys(n.node, pod.spread) {
+			continue // a node counts for all constraints or for none
+		}
+		for i := range out {
+			if s := &out[i]; s.includes(pod.Pod, required, n.node) {
+				s.add(pod.Namespace, n)
+			}
+		}
+	}
+	for i := range out {
+		out[i].settle()
+	}
+	return out
+}
+
+func hasKeys(node *corev1.Node, terms []spreadTerm) bool {
+	for i := range terms {
+		if _, ok := node.Labels[terms[i].key]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *spreadConstraint) add(namespace string, n *nodeInfo) {
+	count := 0
+	for _, other := range n.pods {
+		if other.DeletionTimestamp == nil && s.counts(namespace, other.Pod) {
+			count++
+		}
+	}
+	s.count[n.node.Labels[s.key]] += count // a domain without pods counts too
+}
+
 // settle finds the least count of a domain; it is 0 while there are fewer domains than there must be.
-func (s *spreadConstraint) settle(minDomains *int32) {
+func (s *spreadConstraint) settle() {
 	first := true
 	for _, n := range s.count {
 		if first || n < s.least {
 			s.least, first = n, false
 		}
 	}
-	if minDomains != nil && len(s.count) < int(*minDomains) {
+	if len(s.count) < s.minDomains {
 		s.least = 0
 	}
 }
