@@ -17,6 +17,7 @@ import (
 	"github.com/kontiki/kontiki/controller/bootstrap"
 	"github.com/kontiki/kontiki/controller/deployment"
 	"github.com/kontiki/kontiki/controller/endpoints"
+	"github.com/kontiki/kontiki/controller/endpointslicemirroring"
 	"github.com/kontiki/kontiki/controller/eventttl"
 	"github.com/kontiki/kontiki/controller/garbage"
 	"github.com/kontiki/kontiki/controller/namespace"
@@ -145,6 +146,7 @@ func (m *master) control(ctx context.Context) error {
 	run("replicaset-controller", replicaset.NewReplicaSets)
 	run("replication-controller", replicaset.NewReplicationControllers)
 	run("endpointslice-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller { return endpoints.New(c) })
+	run("endpointslicemirroring-controller", endpointslicemirroring.New)
 	run("generic-garbage-collector", garbage.New)
 	run("namespace-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller { return namespace.New(c) })
 	several("node-controller", func(c *client.Client, recorder record.EventRecorder) []*controller.Controller {
