@@ -3,6 +3,7 @@ package endpoints_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -71,6 +72,51 @@ func slicesOf(v client.View) (out []*discoveryv1.EndpointSlice) {
 		return true
 	})
 	return out
+}
+
+func TestHintsFollowTheTrafficDistribution(t *testing.T) {
+	b := start(t)
+	controllertest.Create(t, b.Client, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{corev1.LabelTopologyZone: "z1"}}})
+	controllertest.Create(t, b.Client, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}) // in no zone
+	prefer := func(distribution string) *string { return &distribution }
+	b.service(func(s *corev1.Service) { s.Spec.TrafficDistribution = prefer("PreferClose") })
+	b.pod(0, true)
+	b.pod(1, true, func(p *corev1.Pod) { p.Spec.NodeName = "n2" })
+	b.pod(2, false)
+	for _, test := range []struct {
+		distribution *string
+		want         map[string]string
+	}{
+		{prefer("PreferClose"), map[string]string{address(0): "[z1] []", address(1): "none", address(2): "none"}},
+		{prefer("PreferSameNode"), map[string]string{address(0): "[z1] [n1]", address(1): "[] [n2]", address(2): "none"}},
+		{prefer("PreferSameZone"), map[string]string{address(0): "[z1] []", address(1): "none", address(2): "none"}},
+		{nil, map[string]string{address(0): "none", address(1): "none", address(2): "none"}},
+	} {
+		controllertest.Change(t, b.Client, "default", "svc", func(s *corev1.Service) { s.Spec.TrafficDistribution = test.distribution })
+		controllertest.AwaitView(t, b.Client, []client.Object{&discoveryv1.EndpointSlice{}}, func(v client.View) string {
+			got := map[string]string{}
+			for _, s := range slicesOf(v) {
+				for _, e := range s.Endpoints {
+					if e.Hints == nil {
+						got[e.Addresses[0]] = "none"
+						continue
+					}
+					var zones, nodes []string
+					for _, z := range e.Hints.ForZones {
+						zones = append(zones, z.Name)
+					}
+					for _, n := range e.Hints.ForNodes {
+						nodes = append(nodes, n.Name)
+					}
+					got[e.Addresses[0]] = fmt.Sprint(zones, " ", nodes)
+				}
+			}
+			if !maps.Equal(got, test.want) {
+				return fmt.Sprintf("hints %v, want %v", got, test.want)
+			}
+			return ""
+		})
+	}
 }
 
 // told is what all slices say together: "address ready serving terminating ports", sorted.

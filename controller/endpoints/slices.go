@@ -179,7 +179,29 @@ func endpoint(v client.View, service *corev1.Service, pod *corev1.Pod) discovery
 	if pod.Spec.Hostname != "" && pod.Spec.Subdomain == service.Name {
 		e.Hostname = &pod.Spec.Hostname
 	}
+	if ready {
+		e.Hints = hints(service, &e)
+	}
 	return e
+}
+
+// hints say for whose traffic an endpoint is, where the service prefers what is near: that of its zone, and before of its
+// node if the service says so. Proxies that know no hints for nodes go by those for zones.
+func hints(service *corev1.Service, e *discoveryv1.Endpoint) *discoveryv1.EndpointHints {
+	var h discoveryv1.EndpointHints
+	switch distribution := value(service.Spec.TrafficDistribution); distribution {
+	case corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone, corev1.ServiceTrafficDistributionPreferSameNode:
+		if e.Zone != nil {
+			h.ForZones = []discoveryv1.ForZone{{Name: *e.Zone}}
+		}
+		if e.NodeName != nil && distribution == corev1.ServiceTrafficDistributionPreferSameNode {
+			h.ForNodes = []discoveryv1.ForNode{{Name: *e.NodeName}}
+		}
+	}
+	if h.ForZones == nil && h.ForNodes == nil {
+		return nil
+	}
+	return &h
 }
 
 func slicePorts(ports []port) []discoveryv1.EndpointPort {

@@ -234,7 +234,7 @@ func (a *Agent) follow(ctx context.Context) error {
 }
 
 func sameNetwork(a, b NetworkConfig) bool {
-	if a.NodeName != b.NodeName || a.NodeIP != b.NodeIP || a.PodCIDR != b.PodCIDR || a.ClusterCIDR != b.ClusterCIDR || a.ServiceCIDR != b.ServiceCIDR ||
+	if a.NodeName != b.NodeName || a.Zone != b.Zone || a.NodeIP != b.NodeIP || a.PodCIDR != b.PodCIDR || a.ClusterCIDR != b.ClusterCIDR || a.ServiceCIDR != b.ServiceCIDR ||
 		a.ClusterDNS != b.ClusterDNS || a.ClusterDomain != b.ClusterDomain || len(a.Peers) != len(b.Peers) {
 		return false
 	}
@@ -261,7 +261,7 @@ func (a *Agent) networkConfig() NetworkConfig {
 	for _, n := range a.store.nodes() { // sorted by name
 		cidr, _ := netip.ParsePrefix(n.Spec.PodCIDR)
 		if n.Name == a.c.NodeName {
-			c.PodCIDR = cidr
+			c.PodCIDR, c.Zone = cidr, n.Labels[corev1.LabelTopologyZone]
 			continue
 		}
 		var ip netip.Addr

@@ -37,6 +37,7 @@ type fakeNetwork struct {
 	next   byte
 	config netapi.NetworkConfig
 	fail   error
+	told   chan struct{} // signalled by Configure, if not nil
 }
 
 func (f *fakeNetwork) AddPod(_ context.Context, p netapi.PodNetwork) (netip.Addr, error) {
@@ -67,6 +68,12 @@ func (f *fakeNetwork) Configure(_ context.Context, c netapi.NetworkConfig) error
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.config = c
+	if f.told != nil {
+		select {
+		case f.told <- struct{}{}:
+		default:
+		}
+	}
 	return nil
 }
 

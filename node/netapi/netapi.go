@@ -40,6 +40,7 @@ type HostPort struct {
 // NetworkConfig is what the network must know of the cluster. Prefixes that are not known yet are invalid (zero).
 type NetworkConfig struct {
 	NodeName    string
+	Zone        string // the node's, "" if it is in none
 	NodeIP      netip.Addr
 	PodCIDR     netip.Prefix // this node's own range
 	ClusterCIDR netip.Prefix

@@ -20,6 +20,7 @@ const staleAge = time.Second
 type state struct {
 	valid  bool
 	ranges ranges
+	at     place
 	units  map[string]*unit // by namespace/name
 	// claims are who wants an element, and with which value. Two services may claim one external IP: the first by name
 	// has it.
@@ -31,7 +32,7 @@ type applyStats struct{ changed, operations int }
 
 // apply brings the kernel from p.applied to the given services in at most one transaction. p.applied changes even when
 // the transaction fails; the caller then marks it invalid. anew first deletes the table.
-func (p *Proxy) apply(ctx context.Context, services []*corev1.Service, endpointSlices []*discoveryv1.EndpointSlice, r ranges, anew bool) (applyStats, error) {
+func (p *Proxy) apply(ctx context.Context, services []*corev1.Service, endpointSlices []*discoveryv1.EndpointSlice, r ranges, at place, anew bool) (applyStats, error) {
 	c := &change{p: p, tx: p.nft.NewTransaction(), full: !p.applied.valid, touched: map[elementID]string{}}
 	if c.full {
 		if err := c.begin(ctx, r, anew); err != nil {
@@ -40,7 +41,8 @@ func (p *Proxy) apply(ctx context.Context, services []*corev1.Service, endpointS
 	} else if p.applied.ranges != r {
 		writeRanges(c.tx, r)
 	}
-	p.applied.ranges = r
+	moved := p.applied.at != at // to another zone: what is near is chosen anew
+	p.applied.ranges, p.applied.at = r, at
 
 	bySvc := map[string][]*discoveryv1.EndpointSlice{}
 	for _, s := range endpointSlices {
@@ -56,10 +58,10 @@ func (p *Proxy) apply(ctx context.Context, services []*corev1.Service, endpointS
 		key := s.Namespace + "/" + s.Name
 		seen[key] = true
 		old := p.applied.units[key]
-		if old != nil && sameService(old.service, s) && sameSlices(old.slices, bySvc[key]) {
+		if old != nil && !moved && sameService(old.service, s) && sameSlices(old.slices, bySvc[key]) {
 			continue
 		}
-		fresh[key] = renderUnit(s, bySvc[key], p.o.NodeName, p.local)
+		fresh[key] = renderUnit(s, bySvc[key], at, p.local)
 		changed = append(changed, key)
 	}
 	for key := range p.applied.units {

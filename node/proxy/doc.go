@@ -21,7 +21,8 @@
 // of the service range that no service has.
 //
 // Endpoints are the ready ones; when there is none, those that terminate but still serve, as in kube-proxy, so that a
-// rolling update loses nothing.
+// rolling update loses nothing. Where all ready ones have hints (trafficDistribution), those for this node are taken, else
+// those for its zone, else all.
 //
 // # Changes
 //
@@ -37,7 +38,7 @@
 // Conntrack keeps UDP flows on the endpoint that they began with; after a change, flows of changed services to endpoints
 // that they no longer have are forgotten.
 //
-// Not done: health check node ports, topology hints (trafficDistribution), IPv6.
+// Not done: health check node ports, IPv6.
 //
 // A Proxy acts on the network namespace that New was called in. It needs CAP_NET_ADMIN there and nft 1.0.1 or newer.
 package proxy

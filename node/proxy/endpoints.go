@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/netip"
+	"slices"
 	"sort"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,18 +15,30 @@ type endpoint struct {
 	port  int32
 	local bool // on this node
 	may   bool // it may be on this node: its node is unknown
+	hints *discoveryv1.EndpointHints
+}
+
+// place is where the proxy is.
+type place struct{ node, zone string }
+
+func (e endpoint) forNode(p place) bool {
+	return e.hints != nil && slices.ContainsFunc(e.hints.ForNodes, func(n discoveryv1.ForNode) bool { return n.Name == p.node })
+}
+
+func (e endpoint) forZone(p place) bool {
+	return e.hints != nil && slices.ContainsFunc(e.hints.ForZones, func(z discoveryv1.ForZone) bool { return z.Name == p.zone })
 }
 
 func (e endpoint) target() netip.AddrPort { return netip.AddrPortFrom(e.addr, uint16(e.port)) }
 
 // chosen are the endpoints that a service port sends to, sorted.
 type chosen struct {
-	cluster []endpoint // ready anywhere, or else serving while they terminate
-	local   []endpoint // the same rule among this node's
+	cluster []endpoint // ready anywhere, or near by their hints, or else serving while they terminate
+	local   []endpoint // the same rule among this node's, without hints
 }
 
 // choose picks the endpoints of one service port.
-func choose(port corev1.ServicePort, slices []*discoveryv1.EndpointSlice, node string) chosen {
+func choose(port corev1.ServicePort, slices []*discoveryv1.EndpointSlice, at place) chosen {
 	ready, draining := map[netip.AddrPort]endpoint{}, map[netip.AddrPort]endpoint{}
 	for _, s := range slices {
 		number, ok := slicePort(s, port)
@@ -52,12 +65,12 @@ func choose(port corev1.ServicePort, slices []*discoveryv1.EndpointSlice, node s
 				if err != nil || !ip.Is4() {
 					continue
 				}
-				x := endpoint{addr: ip, port: number, local: e.NodeName != nil && *e.NodeName == node, may: e.NodeName == nil}
+				x := endpoint{addr: ip, port: number, local: e.NodeName != nil && *e.NodeName == at.node, may: e.NodeName == nil, hints: e.Hints}
 				into[x.target()] = x
 			}
 		}
 	}
-	c := chosen{cluster: sorted(ready, false), local: sorted(ready, true)}
+	c := chosen{cluster: near(sorted(ready, false), at), local: sorted(ready, true)}
 	if len(c.cluster) == 0 {
 		c.cluster = sorted(draining, false)
 	}
@@ -65,6 +78,33 @@ func choose(port corev1.ServicePort, slices []*discoveryv1.EndpointSlice, node s
 		c.local = sorted(draining, true)
 	}
 	return c
+}
+
+// near picks by hints, as kube-proxy: if all endpoints have hints for nodes, and some for this one, these; else the same with
+// zones; else all.
+func near(ready []endpoint, at place) []endpoint {
+	nodes := func(e endpoint) bool { return e.hints != nil && len(e.hints.ForNodes) > 0 }
+	zones := func(e endpoint) bool { return e.hints != nil && len(e.hints.ForZones) > 0 }
+	if picked := pick(ready, nodes, func(e endpoint) bool { return e.forNode(at) }); len(picked) > 0 {
+		return picked
+	}
+	if picked := pick(ready, zones, func(e endpoint) bool { return e.forZone(at) }); len(picked) > 0 {
+		return picked
+	}
+	return ready
+}
+
+// pick answers the endpoints that are for somebody, or none if one of all is not hinted.
+func pick(all []endpoint, hinted, mine func(endpoint) bool) (picked []endpoint) {
+	for _, e := range all {
+		if !hinted(e) {
+			return nil
+		}
+		if mine(e) {
+			picked = append(picked, e)
+		}
+	}
+	return picked
 }
 
 // slicePort answers the number that a service port has in a slice: ports are matched by name, as target ports may differ

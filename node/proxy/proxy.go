@@ -50,6 +50,7 @@ type Proxy struct {
 	heard    bool // SetServices was called
 	ranges   ranges
 	dns      netip.Addr // as Configure told it
+	zone     string     // of the node
 
 	syncing sync.Mutex
 	applied state // under syncing
@@ -103,7 +104,7 @@ func (p *Proxy) SetServices(services []*corev1.Service, slices []*discoveryv1.En
 	p.poke()
 }
 
-// Configure tells the cluster's ranges. It never blocks, and answers nil: Run applies them. (The error makes it a
+// Configure tells the cluster's ranges and the node's zone. It never blocks, and answers nil: Run applies them. (The error makes it a
 // follower of node/network.)
 func (p *Proxy) Configure(_ context.Context, c netapi.NetworkConfig) error {
 	r := ranges{pods: c.ClusterCIDR, services: c.ServiceCIDR}
@@ -111,8 +112,8 @@ func (p *Proxy) Configure(_ context.Context, c netapi.NetworkConfig) error {
 		r.pods = c.PodCIDR
 	}
 	p.mu.Lock()
-	changed := p.ranges != r || p.dns != c.ClusterDNS
-	p.ranges, p.dns = r, c.ClusterDNS
+	changed := p.ranges != r || p.dns != c.ClusterDNS || p.zone != c.Zone
+	p.ranges, p.dns, p.zone = r, c.ClusterDNS, c.Zone
 	p.mu.Unlock()
 	if changed {
 		p.poke()
@@ -182,6 +183,7 @@ func (p *Proxy) sync(ctx context.Context) (again time.Duration, err error) {
 	defer p.syncing.Unlock()
 	p.mu.Lock()
 	services, slices, heard, r, dns := p.services, p.slices, p.heard, p.ranges, p.dns
+	at := place{p.o.NodeName, p.zone}
 	p.mu.Unlock()
 	if !heard {
 		return 0, nil
@@ -194,10 +196,10 @@ func (p *Proxy) sync(ctx context.Context) (again time.Duration, err error) {
 	start := time.Now()
 	again = p.deleteStale(ctx)
 	full := !p.applied.valid
-	stats, err := p.apply(ctx, services, slices, r, false)
+	stats, err := p.apply(ctx, services, slices, r, at, false)
 	if err != nil && full {
 		// The table may have another shape than ours, from an older version: begin anew, still in one transaction.
-		stats, err = p.apply(ctx, services, slices, r, true)
+		stats, err = p.apply(ctx, services, slices, r, at, true)
 	}
 	if err != nil {
 		p.applied.valid = false

@@ -13,7 +13,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// unit is all that one service has in the table. It is a pure function of the service, its slices and the node.
+// unit is all that one service has in the table. It is a pure function of the service, its slices and the node's place.
 type unit struct {
 	service *corev1.Service
 	slices  []*discoveryv1.EndpointSlice
@@ -36,7 +36,7 @@ type flows struct {
 
 // renderUnit answers an empty unit for services that need no rules: headless and external names, and those of other
 // proxies. served are addresses that the node answers itself.
-func renderUnit(s *corev1.Service, slices []*discoveryv1.EndpointSlice, node string, served map[string]bool) *unit {
+func renderUnit(s *corev1.Service, slices []*discoveryv1.EndpointSlice, at place, served map[string]bool) *unit {
 	u := &unit{service: s, slices: slices, chains: map[string][]string{}, affinity: map[string]time.Duration{}, elements: map[elementID]string{}}
 	_, headless := s.Labels[corev1.IsHeadlessService]
 	_, foreign := s.Labels["service.kubernetes.io/service-proxy-name"]
@@ -44,7 +44,7 @@ func renderUnit(s *corev1.Service, slices []*discoveryv1.EndpointSlice, node str
 		return u
 	}
 	for i := range s.Spec.Ports {
-		r := portRenderer{unit: u, service: s, port: s.Spec.Ports[i], endpoints: choose(s.Spec.Ports[i], slices, node), served: served}
+		r := portRenderer{unit: u, service: s, port: s.Spec.Ports[i], endpoints: choose(s.Spec.Ports[i], slices, at), served: served}
 		r.render()
 	}
 	return u

@@ -267,7 +267,7 @@ func TestEndpointChoice(t *testing.T) {
 		w := newWorld()
 		w.endpoints("s", c.eps...)
 		_, of := w.lists()
-		got := choose(port, of, "a")
+		got := choose(port, of, place{node: "a"})
 		if list(got.cluster) != c.cluster || list(got.local) != c.local {
 			t.Errorf("%s: cluster %q, local %q; want %q and %q", c.name, list(got.cluster), list(got.local), c.cluster, c.local)
 		}
