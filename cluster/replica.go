@@ -28,7 +28,7 @@ const (
 )
 
 // applier adapts the state machine to raft. It must do nothing that the log does not say: Apply and ApplyBatch behave
-// alike, because a recovery from peers.json uses Apply.
+// alike, because raft.RecoverCluster uses Apply.
 type applier struct {
 	store   *fsm.Store
 	applied func() // called after each batch of commands; must not block
