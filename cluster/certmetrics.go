@@ -5,14 +5,14 @@ import "github.com/prometheus/client_golang/prometheus"
 var (
 	certificateExpiry  = prometheus.NewDesc("kontiki_certificate_expiry_timestamp_seconds", "When a certificate that this master uses expires; it is renewed long before.", []string{"use"}, nil)
 	identityGeneration = prometheus.NewDesc("kontiki_identity_generation", "The generation of the cluster's identity that this master uses; the same on all masters but for moments.", nil, nil)
-	followingWorkers   = prometheus.NewDesc("kontiki_following_workers", "How many workers follow this master for changes of certificates and keys.", nil, nil)
+	workersMetric   = prometheus.NewDesc("kontiki_following_workers", "How many workers follow this master for changes of certificates and keys.", nil, nil)
 )
 
 // certificateMetrics tell of this master's certificates.
 type certificateMetrics struct{ c *Cluster }
 
 func (certificateMetrics) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{certificateExpiry, identityGeneration, followingWorkers} {
+	for _, d := range []*prometheus.Desc{certificateExpiry, identityGeneration, workersMetric} {
 		to <- d
 	}
 }
@@ -33,7 +33,7 @@ func (m certificateMetrics) Collect(to chan<- prometheus.Metric) {
 			following++
 		}
 	}
-	to <- prometheus.MustNewConstMetric(followingWorkers, prometheus.GaugeValue, float64(following))
+	to <- prometheus.MustNewConstMetric(workersMetric, prometheus.GaugeValue, float64(following))
 }
 
 // collectors are several as one.

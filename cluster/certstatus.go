@@ -110,7 +110,7 @@ func (c *Cluster) ownCertificates() (MasterCertificates, error) {
 		}
 		own.Certificates = append(own.Certificates, CertificateInfo{Use: use.name, Issuer: id.CA.Pin(), NotAfter: cert.Leaf.NotAfter, RenewAt: pki.RenewAt(cert.Leaf)})
 	}
-	known := c.followers.all()
+	known := c.workers.all()
 	for name, w := range known {
 		own.Workers[name] = workerReport{Following: w.streams > 0, Left: w.left, Since: w.since, Generation: w.generation, Issuer: w.issuer, NotAfter: w.notAfter, Address: w.address}
 	}
@@ -254,7 +254,7 @@ func (c *Cluster) SetKnownWorkers(known func() []string) { c.knownWorkers.Store(
 // Certificates gathers the certificates of the whole cluster, within two seconds.
 func (c *Cluster) Certificates(ctx context.Context) (*Certificates, error) {
 	id := c.identity.Now()
-	workersGossip, _ := c.settings.get()
+	workersGossip, _ := c.trust.get()
 	all := &Certificates{
 		ClusterID: id.ClusterID, Generation: id.Generation, Masters: c.everyMaster(ctx), Workers: []WorkerCertificates{},
 		Gossip: gossipAll, Revoked: map[string]time.Time{},
@@ -262,11 +262,11 @@ func (c *Cluster) Certificates(ctx context.Context) (*Certificates, error) {
 	if !workersGossip {
 		all.Gossip = gossipMastersOnly
 	}
-	c.settings.mu.Lock()
-	for name, r := range c.settings.revoked {
+	c.trust.mu.Lock()
+	for name, r := range c.trust.revoked {
 		all.Revoked[name] = r.Since
 	}
-	c.settings.mu.Unlock()
+	c.trust.mu.Unlock()
 	all.Workers = append(all.Workers, workersOf(all.Masters)...)
 	for i := range all.Masters {
 		all.Masters[i].Workers = nil

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net"
 	"path/filepath"
 	"slices"
@@ -14,7 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 
 	"github.com/kontiki/kontiki/cluster/gossip"
@@ -33,19 +31,12 @@ import (
 // Cluster is this master's part in its cluster. Its methods are safe for concurrent use; all but RegisterNode may be
 // called once Open has returned.
 type Cluster struct {
+	*consensus
 	cfg      Config
-	log      *slog.Logger
 	identity *identity.Live
 	member   membership
-	address  string // the mTLS address that others dial
-
-	store   *fsm.Store
-	disk    *disk
-	replica *replica
-	port    *mtls.Port
-	peers   *mtls.Lines
-	gossip  *gossip.Gossip
-	leaders *leaders
+	port     *mtls.Port
+	gossip   *gossip.Gossip
 
 	reconfigured   chan struct{} // the masters have changed; has room for one
 	mastersChanged broadcast.Signal
@@ -53,27 +44,15 @@ type Cluster struct {
 	// certificates are this master's own, for the mTLS port; the others serve the API and call agents.
 	certificates, apiCertificates, agentClientCertificates *identity.Certificates
 
-	followers      followers
-	settings       settings
+	workers        followingWorkers
+	trust          trust
 	knownWorkers   atomic.Pointer[func() []string]
 	identityChange turn // one change of the identity at a time
 
 	clusterServer, nodeServer, joinServer *grpc.Server
 
-	inflight    *semaphore.Weighted
-	batches     *batches
-	ownIndex    round[uint64]
-	leaderIndex round[uint64]
-	dates       atomic.Bool   // commands are dated; see encode
-	readyTerm   atomic.Uint64 // the term whose barrier this leader has passed; 0 for none
-
-	duties       duties
-	transferring sync.Mutex
 	memberChange turn // one change of the members at a time
 
-	life   context.Context // ends all waiting
-	end    context.CancelFunc
-	tasks  tasks
 	ready  chan struct{}
 	opened time.Time
 	closer sync.Once
@@ -120,7 +99,15 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	own := identity.NewCertificates(live, cfg.Name, []string{cfg.Name, host})
 	d := &mtls.Dialer{Network: cfg.Network, Roots: live.Roots, Certificate: own.Get}
 	store := fsm.New(fsm.Options{NewestCommand: uint64(cfg.FeatureLevel)})
-	c := newCluster(cfg, store, live, own, self, address, mtls.DialedBy(d))
+	c := &Cluster{
+		consensus: newConsensus(cfg.Name, address, cfg.Timings, store, mtls.DialedBy(d), log),
+		cfg:       cfg, identity: live, certificates: own,
+		ready:        make(chan struct{}),
+		opened:       time.Now(),
+		reconfigured: make(chan struct{}, 1),
+		memberChange: make(turn, 1), identityChange: make(turn, 1),
+	}
+	c.member.now.Store(self)
 	apiHosts := append([]string{cfg.Name, host, "localhost", "127.0.0.1", "::1"}, cfg.APIHosts...)
 	c.apiCertificates = &identity.Certificates{Live: live, Issue: func(ca *pki.Authority) (*pki.KeyPair, error) {
 		return ca.IssueServing("kontiki-api", apiHosts)
@@ -135,7 +122,8 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if err := c.openDisk(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.openRaft(newNetworkWire(stream, cfg.Timings, log)); err != nil {
+	reconfigured := func() { poke(c.reconfigured); c.mastersChanged.Tell() }
+	if err := c.openRaft(newNetworkWire(stream, cfg.Timings, log), self.Bootstrap && !self.Complete, reconfigured); err != nil {
 		return nil, errors.Join(err, c.disk.store.Close())
 	}
 	undo = append(undo, func() { c.replica.close() })
@@ -458,15 +446,3 @@ func (c *Cluster) Gossip() *gossip.Gossip { return c.gossip }
 // Members and MemberEvents are those of Gossip.
 func (c *Cluster) Members() []gossip.Member     { return c.gossip.Members() }
 func (c *Cluster) MemberEvents() *gossip.Events { return c.gossip.Events() }
-
-// IsLeader says whether this master believes to lead, and has passed the barrier of its term.
-func (c *Cluster) IsLeader() bool {
-	term := c.readyTerm.Load()
-	return term != 0 && c.leaders.current().self && c.replica.raft.CurrentTerm() == term
-}
-
-// Leader is the name and mTLS address of who leads, as far as this master knows; empty for nobody.
-func (c *Cluster) Leader() (name, address string) {
-	lead := c.leaders.current()
-	return lead.name, lead.address
-}

@@ -57,7 +57,7 @@ func TestDiskFaultsUnderHistories(t *testing.T) {
 			for ctx.Err() == nil {
 				if c := d.live[r.Intn(3)].Load(); c != nil {
 					one, cancel := context.WithTimeout(ctx, time.Duration(300+r.Intn(2000))*time.Millisecond)
-					d.history.ask(one, id, inProcess{c}, r, &last)
+					d.history.ask(one, id, inProcess{c.consensus}, r, &last)
 					cancel()
 				}
 				time.Sleep(time.Duration(r.Intn(60)) * time.Millisecond) // a client that thinks: more would only be more to check
@@ -66,7 +66,7 @@ func TestDiskFaultsUnderHistories(t *testing.T) {
 	}
 	d.watches.start(ctx, &clients, 3, seed, func(r *rand.Rand) watchSource {
 		if c := d.live[r.Intn(3)].Load(); c != nil {
-			return inProcess{c}
+			return inProcess{c.consensus}
 		}
 		return nil
 	})
@@ -105,7 +105,7 @@ func TestDiskFaultsUnderHistories(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sources = append(sources, inProcess{n.c})
+		sources = append(sources, inProcess{n.c.consensus})
 		state := fmt.Sprint(bankOf(view))
 		states[state] += n.cfg.Name + " "
 	}

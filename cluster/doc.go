@@ -38,7 +38,7 @@
 // has the present generation; what is new is trusted by all before it is used, which the leader's duty advances when all
 // masters and all connected workers have said so (certstatus.go); and a new CA comes with its cross-signed certificate, so
 // that who trusts the old one alone is served until the old one is dropped. Workers follow a master's TrustService
-// (followers.go, package worker).
+// (workers.go, package worker).
 //
 // # A write
 //

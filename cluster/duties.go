@@ -37,19 +37,19 @@ type duty struct {
 // duties start here before run has returned; it must return soon. A run that fails or panics makes its master hand
 // leadership over; one that returns nil is done for the term. A restore of a backup stops duties, and starts them again
 // after it. AddDuty may be called at any time.
-func (c *Cluster) AddDuty(name string, run func(ctx context.Context) error) {
-	c.duties.mu.Lock()
-	defer c.duties.mu.Unlock()
+func (n *consensus) AddDuty(name string, run func(ctx context.Context) error) {
+	n.duties.mu.Lock()
+	defer n.duties.mu.Unlock()
 	d := &duty{name: name, run: run}
-	c.duties.list = append(c.duties.list, d)
-	if c.duties.start != nil {
-		c.duties.start(d)
+	n.duties.list = append(n.duties.list, d)
+	if n.duties.start != nil {
+		n.duties.start(d)
 	}
 }
 
 // addOwnDuty registers work of this package, before Run.
-func (c *Cluster) addOwnDuty(name string, run func(ctx context.Context) error) {
-	c.duties.list = append(c.duties.list, &duty{name: name, run: run, own: true})
+func (n *consensus) addOwnDuty(name string, run func(ctx context.Context) error) {
+	n.duties.list = append(n.duties.list, &duty{name: name, run: run, own: true})
 }
 
 type duties struct {
@@ -59,7 +59,7 @@ type duties struct {
 }
 
 // lead is the life of leadership: it follows raft's word on who leads.
-func (c *Cluster) lead(ctx context.Context) {
+func (n *consensus) lead(ctx context.Context) {
 	var stop func()
 	defer func() {
 		if stop != nil {
@@ -68,15 +68,15 @@ func (c *Cluster) lead(ctx context.Context) {
 	}()
 	for {
 		select {
-		case leading := <-c.replica.raft.LeaderCh():
-			c.leaders.bump()
+		case leading := <-n.replica.raft.LeaderCh():
+			n.leaders.bump()
 			// raft may tell only the latest of several changes: two gains in a row mean a loss between them.
 			if stop != nil {
 				stop()
 				stop = nil
 			}
 			if leading {
-				stop = c.startTerm(ctx)
+				stop = n.startTerm(ctx)
 			}
 		case <-ctx.Done():
 			return
@@ -85,72 +85,72 @@ func (c *Cluster) lead(ctx context.Context) {
 }
 
 // startTerm begins what a leader does; the answer ends it and waits for it.
-func (c *Cluster) startTerm(ctx context.Context) (stop func()) {
+func (n *consensus) startTerm(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		c.term(ctx)
+		n.term(ctx)
 	}()
 	return func() {
-		c.readyTerm.Store(0)
+		n.readyTerm.Store(0)
 		cancel()
 		<-done
 	}
 }
 
 // term is one term of leadership, from its barrier to the return of its last duty.
-func (c *Cluster) term(ctx context.Context) {
-	number := c.replica.raft.CurrentTerm()
+func (n *consensus) term(ctx context.Context) {
+	number := n.replica.raft.CurrentTerm()
 	for {
-		err := c.replica.barrier(ctx)
+		err := n.replica.barrier(ctx)
 		if err == nil {
 			break
 		}
-		if ctx.Err() != nil || c.replica.raft.State() != raft.Leader {
+		if ctx.Err() != nil || n.replica.raft.State() != raft.Leader {
 			return
 		}
-		c.log.Warn("the barrier at the start of leadership failed, trying again", "term", number, "error", err)
-		if !c.leaders.current().pause(ctx, retryPause) {
+		n.log.Warn("the barrier at the start of leadership failed, trying again", "term", number, "error", err)
+		if !n.leaders.current().pause(ctx, retryPause) {
 			return
 		}
 	}
-	if c.replica.raft.CurrentTerm() != number {
+	if n.replica.raft.CurrentTerm() != number {
 		return // lost and gained again: raft will say so
 	}
 	var running sync.WaitGroup
-	running.Go(func() { c.replica.announce.Run(ctx, number) })
-	c.readyTerm.Store(number)
-	c.leaders.bump()
-	c.log.Info("leading the cluster", "term", number)
+	running.Go(func() { n.replica.announce.Run(ctx, number) })
+	n.readyTerm.Store(number)
+	n.leaders.bump()
+	n.log.Info("leading the cluster", "term", number)
 
-	c.duties.mu.Lock()
-	for _, d := range c.duties.list {
+	n.duties.mu.Lock()
+	for _, d := range n.duties.list {
 		if d.own {
-			running.Go(func() { c.perform(ctx, d) })
+			running.Go(func() { n.perform(ctx, d) })
 		}
 	}
-	c.duties.mu.Unlock()
-	c.performOutside(ctx)
+	n.duties.mu.Unlock()
+	n.performOutside(ctx)
 	running.Wait()
-	c.log.Info("no longer leading the cluster", "term", number)
+	n.log.Info("no longer leading the cluster", "term", number)
 }
 
 // perform runs one duty for one term.
-func (c *Cluster) perform(ctx context.Context, d *duty) {
+func (n *consensus) perform(ctx context.Context, d *duty) {
 	pause := minDutyPause
 	for {
-		err := c.performOnce(ctx, d)
+		err := n.performOnce(ctx, d)
 		if ctx.Err() != nil || err == nil {
 			return
 		}
-		c.log.Error("a duty of the leader failed, handing leadership over", "duty", d.name, "error", err)
-		if err := c.transfer(ctx, ""); err == nil {
+		n.log.Error("a duty of the leader failed, handing leadership over", "duty", d.name, "error", err)
+		if err := n.transfer(ctx, ""); err == nil {
 			// Leadership is gone: the context will end.
 			<-ctx.Done()
 			return
 		} else if ctx.Err() == nil {
-			c.log.Warn("leadership could not be handed over, starting the duty again", "duty", d.name, "pause", pause, "error", err)
+			n.log.Warn("leadership could not be handed over, starting the duty again", "duty", d.name, "pause", pause, "error", err)
 		}
 		timer := time.NewTimer(pause)
 		select {
@@ -163,7 +163,7 @@ func (c *Cluster) perform(ctx context.Context, d *duty) {
 	}
 }
 
-func (c *Cluster) performOnce(ctx context.Context, d *duty) (err error) {
+func (n *consensus) performOnce(ctx context.Context, d *duty) (err error) {
 	done := make(chan struct{})
 	defer close(done)
 	stop := context.AfterFunc(ctx, func() {
@@ -171,7 +171,7 @@ func (c *Cluster) performOnce(ctx context.Context, d *duty) (err error) {
 		defer timer.Stop()
 		select {
 		case <-timer.C:
-			c.log.Error("a duty does not stop though it must", "duty", d.name)
+			n.log.Error("a duty does not stop though it must", "duty", d.name)
 		case <-done:
 		}
 	})
@@ -189,38 +189,38 @@ var errNoSuccessor = fmt.Errorf("%w: no other voting master answered just now", 
 
 // transfer hands leadership over, to the named master or to the one that is furthest along, but only to one that
 // answers now: raft blocks writes while it transfers to a peer that is gone. One transfer runs at a time.
-func (c *Cluster) transfer(ctx context.Context, to string) error {
-	_, err := c.transferAvoiding(ctx, to, "")
+func (n *consensus) transfer(ctx context.Context, to string) error {
+	_, err := n.transferAvoiding(ctx, to, "")
 	return err
 }
 
 // transferAvoiding is transfer to anybody but one master, unless there is no other. It answers who was to lead.
-func (c *Cluster) transferAvoiding(ctx context.Context, to string, avoid raft.ServerID) (raft.ServerID, error) {
-	if !c.transferring.TryLock() {
+func (n *consensus) transferAvoiding(ctx context.Context, to string, avoid raft.ServerID) (raft.ServerID, error) {
+	if !n.transferring.TryLock() {
 		return "", fmt.Errorf("%w: a transfer of leadership is already under way", join.ErrRefused)
 	}
-	defer c.transferring.Unlock()
-	if c.replica.raft.State() != raft.Leader {
+	defer n.transferring.Unlock()
+	if n.replica.raft.State() != raft.Leader {
 		return "", errNotLeader
 	}
-	successor, err := c.successor(ctx, to, avoid)
+	successor, err := n.successor(ctx, to, avoid)
 	if err != nil {
 		return "", err
 	}
-	lead := c.leaders.current()
-	c.log.Info("handing leadership over", "to", successor.ID)
-	bound := 2*c.cfg.Timings.Election + heardBound
+	lead := n.leaders.current()
+	n.log.Info("handing leadership over", "to", successor.ID)
+	bound := 2*n.timings.Election + heardBound
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
-	err = c.replica.await(ctx, func() raft.Future {
-		return c.replica.raft.LeadershipTransferToServer(successor.ID, successor.Address)
+	err = n.replica.await(ctx, func() raft.Future {
+		return n.replica.raft.LeadershipTransferToServer(successor.ID, successor.Address)
 	})
 	if err != nil {
 		// Raft refuses writes until its call to the successor returns: end that call now.
-		c.replica.transport.Cut(successor.Address)
+		n.replica.transport.Cut(successor.Address)
 		return successor.ID, fmt.Errorf("hand leadership to %s: %w", successor.ID, err)
 	}
-	for c.replica.raft.State() == raft.Leader {
+	for n.replica.raft.State() == raft.Leader {
 		if !lead.pause(ctx, 10*time.Millisecond) {
 			return successor.ID, fmt.Errorf("hand leadership to %s: %w", successor.ID, ctx.Err())
 		}
@@ -230,18 +230,18 @@ func (c *Cluster) transferAvoiding(ctx context.Context, to string, avoid raft.Se
 
 // stepAside hands leadership over before a planned stop, in bounded time, where somebody can take it. A successor whose
 // connection turns out to be broken (it has just restarted) gets a moment, and the others go first.
-func (c *Cluster) stepAside() {
-	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.Timings.Shutdown)
+func (n *consensus) stepAside() {
+	ctx, cancel := context.WithTimeout(context.Background(), n.timings.Shutdown)
 	defer cancel()
 	var failed raft.ServerID
 	for {
-		to, err := c.transferAvoiding(ctx, "", failed)
+		to, err := n.transferAvoiding(ctx, "", failed)
 		if err == nil || errors.Is(err, errNotLeader) || errors.Is(err, errNoSuccessor) {
 			return
 		}
-		c.log.Info("leadership could not be handed over before stopping", "error", err)
+		n.log.Info("leadership could not be handed over before stopping", "error", err)
 		failed = to
-		if !c.leaders.current().pause(ctx, stepAsidePause) {
+		if !n.leaders.current().pause(ctx, stepAsidePause) {
 			return
 		}
 	}
@@ -249,20 +249,20 @@ func (c *Cluster) stepAside() {
 
 // successor asks the other voters and picks one that answers; the one to avoid, and those whose disk is full or stalled, only if
 // there is no other.
-func (c *Cluster) successor(ctx context.Context, to string, avoid raft.ServerID) (raft.Server, error) {
+func (n *consensus) successor(ctx context.Context, to string, avoid raft.ServerID) (raft.Server, error) {
 	var candidates []raft.Server
 	known := false
-	for _, s := range c.replica.servers() {
+	for _, s := range n.replica.servers() {
 		if to != "" && string(s.ID) == to {
 			known = true
-			if s.ID == c.replica.config.LocalID {
+			if s.ID == n.replica.config.LocalID {
 				return raft.Server{}, fmt.Errorf("%w: %s leads already", join.ErrRefused, to)
 			}
 			if s.Suffrage != raft.Voter {
 				return raft.Server{}, fmt.Errorf("%w: %s has no vote yet", join.ErrRefused, to)
 			}
 		}
-		if s.Suffrage == raft.Voter && s.ID != c.replica.config.LocalID && (to == "" || string(s.ID) == to) {
+		if s.Suffrage == raft.Voter && s.ID != n.replica.config.LocalID && (to == "" || string(s.ID) == to) {
 			candidates = append(candidates, s)
 		}
 	}
@@ -274,13 +274,13 @@ func (c *Cluster) successor(ctx context.Context, to string, avoid raft.ServerID)
 	answers := make([]*clusterv1.NodeStatusResponse, len(candidates))
 	var wg sync.WaitGroup
 	for i, s := range candidates {
-		wg.Go(func() { answers[i], _ = c.ask(ctx, string(s.Address)) })
+		wg.Go(func() { answers[i], _ = n.ask(ctx, string(s.Address)) })
 	}
 	wg.Wait()
 	unwell := func(i int) bool { return candidates[i].ID == avoid || len(answers[i].Conditions) > 0 }
 	best := -1
 	for i, answer := range answers {
-		if answer == nil || answer.Name != string(candidates[i].ID) || answer.Leader != c.cfg.Name {
+		if answer == nil || answer.Name != string(candidates[i].ID) || answer.Leader != n.name {
 			continue
 		}
 		if best < 0 || unwell(best) || (!unwell(i) && answer.LastIndex > answers[best].LastIndex) {
@@ -294,8 +294,8 @@ func (c *Cluster) successor(ctx context.Context, to string, avoid raft.ServerID)
 }
 
 // ask asks the master at an address for its status.
-func (c *Cluster) ask(ctx context.Context, address string) (*clusterv1.NodeStatusResponse, error) {
-	conn, err := c.peers.Line(address)
+func (n *consensus) ask(ctx context.Context, address string) (*clusterv1.NodeStatusResponse, error) {
+	conn, err := n.peers.Line(address)
 	if err != nil {
 		return nil, err
 	}

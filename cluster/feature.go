@@ -43,12 +43,6 @@ func featureLevelOf(v kv.View) (level int, revision uint64) {
 	return stored.Level, version.ModRevision
 }
 
-// FeatureLevel is the cluster's level, as this master's state has it.
-func (c *Cluster) FeatureLevel() int {
-	level, _ := featureLevelOf(c.store.View())
-	return level
-}
-
 // requireLevel refuses what the cluster's level does not allow yet, and says who holds it back.
 func (c *Cluster) requireLevel(ctx context.Context, level int, what string) error {
 	have := c.FeatureLevel()

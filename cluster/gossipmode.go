@@ -26,7 +26,7 @@ func CheckGossipMode(mode string) error {
 
 // WorkersGossip says whether workers take part in gossip.
 func (c *Cluster) WorkersGossip() bool {
-	gossip, _ := c.settings.get()
+	gossip, _ := c.trust.get()
 	return gossip
 }
 

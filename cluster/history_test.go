@@ -206,7 +206,7 @@ type asker interface {
 }
 
 // inProcess is a master of this process.
-type inProcess struct{ c *Cluster }
+type inProcess struct{ c *consensus }
 
 func (p inProcess) read(ctx context.Context) (b bank, err error) {
 	view, err := p.c.Consistent(ctx)

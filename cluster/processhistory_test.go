@@ -38,7 +38,7 @@ func (c *Cluster) serveAsk(ctx context.Context, text string, a *childAnswer) err
 	defer cancel()
 	var out childTold
 	if ask.Ops == nil {
-		b, err := inProcess{c}.read(ctx)
+		b, err := inProcess{c.consensus}.read(ctx)
 		if err != nil {
 			return err
 		}
@@ -47,7 +47,7 @@ func (c *Cluster) serveAsk(ctx context.Context, text string, a *childAnswer) err
 		}
 	} else {
 		var err error
-		out.Result, err = inProcess{c}.transact(ctx, ask.Ops)
+		out.Result, err = inProcess{c.consensus}.transact(ctx, ask.Ops)
 		if out.Refused = errors.Is(err, kv.ErrNoLeader) || errors.Is(err, kv.ErrDiskFull); err != nil && !out.Refused {
 			return err
 		}
@@ -65,7 +65,7 @@ func (c *Cluster) serveWatch(ctx context.Context, text string, a *childAnswer) e
 	}
 	ctx, cancel := context.WithTimeout(ctx, ask.Bound)
 	defer cancel()
-	told, err := inProcess{c}.watch(ctx, ask.After)
+	told, err := inProcess{c.consensus}.watch(ctx, ask.After)
 	if err != nil {
 		return err
 	}

@@ -33,32 +33,32 @@ const (
 // fsm.EncodeCommand refuses, at once; kv.ErrNoLeader when the command was certainly never proposed,
 // kv.ErrDiskFull when it was not because the disks have no room; kv.ErrOutcomeUnknown when it may be committed now or later, and when
 // it may have been so long ago that its result is not remembered.
-func (c *Cluster) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, error) {
-	data, dated, err := c.encode(cmd)
+func (n *consensus) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, error) {
+	data, dated, err := n.encode(cmd)
 	if err != nil {
 		return kv.Result{}, fmt.Errorf("propose: %w", err)
 	}
-	ctx, cancel := c.bounded(ctx)
+	ctx, cancel := n.bounded(ctx)
 	defer cancel()
 	unknown := false
 	var last error
 	var full time.Time // since when there was no room
 	for {
-		lead := c.leaders.current()
+		lead := n.leaders.current()
 		if !dated && !unknown { // a command that may be committed keeps its date, or that it has none
-			if data, dated, err = c.encode(cmd); err != nil {
+			if data, dated, err = n.encode(cmd); err != nil {
 				return kv.Result{}, fmt.Errorf("propose: %w", err)
 			}
 		}
 		var out outcome
 		if lead.name != "" {
-			out = c.batches.propose(ctx, data)
+			out = n.batches.propose(ctx, data)
 		} else {
 			out = refused(errors.New("no leader is known"))
 		}
 		switch out.state {
 		case clusterv1.Outcome_STATE_COMMITTED:
-			if err := c.store.WaitIndex(ctx, out.index); err == nil {
+			if err := n.store.WaitIndex(ctx, out.index); err == nil {
 				return out.result, nil
 			} else if ctx.Err() != nil {
 				return kv.Result{}, fmt.Errorf("propose: committed at index %d, but this master has not applied it: %w (%w)",
@@ -75,7 +75,7 @@ func (c *Cluster) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, erro
 			}
 			// No attempt can have committed it: this master was far behind when it encoded the command. It dates it anew.
 			last = out.err
-			if err := c.store.WaitIndex(ctx, out.index); err == nil || errors.Is(err, kv.ErrFutureRevision) {
+			if err := n.store.WaitIndex(ctx, out.index); err == nil || errors.Is(err, kv.ErrFutureRevision) {
 				dated = false
 			}
 		case clusterv1.Outcome_STATE_REFUSED:
@@ -108,26 +108,26 @@ const datedVersion = 3
 // encode returns a command as an entry of the log. Where all masters know what that is, it says before which index of the log it was not
 // proposed: an attempt that is late by more than the results that the state machine remembers is then refused, and not applied again. A
 // master that has just started may not know yet that they do; the leader refuses its command then, and it encodes it again.
-func (c *Cluster) encode(cmd *kv.Command) (data []byte, dated bool, err error) {
-	if !c.dating() {
+func (n *consensus) encode(cmd *kv.Command) (data []byte, dated bool, err error) {
+	if !n.dating() {
 		data, err = fsm.EncodeCommand(cmd)
 		return data, cmd.Since != 0, err
 	}
 	copied := *cmd
-	copied.Since = max(c.store.AppliedIndex(), 1)
+	copied.Since = max(n.store.AppliedIndex(), 1)
 	data, err = fsm.EncodeCommand(&copied)
 	return data, true, err
 }
 
 // dating says whether commands are to be dated: the feature level says so, and never falls.
-func (c *Cluster) dating() bool {
-	if c.dates.Load() {
+func (n *consensus) dating() bool {
+	if n.dates.Load() {
 		return true
 	}
-	if c.FeatureLevel() < datedVersion {
+	if n.FeatureLevel() < datedVersion {
 		return false
 	}
-	c.dates.Store(true)
+	n.dates.Store(true)
 	return true
 }
 
@@ -135,19 +135,19 @@ func (c *Cluster) dating() bool {
 var errUndated = errors.New("the command does not say since when it has been proposed, as the cluster's feature level asks for")
 
 // bounded gives a context a deadline if it has none, and ends it when the cluster closes.
-func (c *Cluster) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+func (n *consensus) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(c.life, func() { cancel(mtls.ErrClosed) })
+	stop := context.AfterFunc(n.life, func() { cancel(mtls.ErrClosed) })
 	done := func() { stop(); cancel(nil) }
 	if _, ok := ctx.Deadline(); !ok {
-		timed, stopTimer := context.WithTimeout(ctx, c.cfg.Timings.Propose)
+		timed, stopTimer := context.WithTimeout(ctx, n.timings.Propose)
 		return timed, func() { stopTimer(); done() }
 	}
 	return ctx, done
 }
 
 // applyAll proposes commands on this master, which should lead, and waits for all of them no longer than the context.
-func (c *Cluster) applyAll(ctx context.Context, commands [][]byte) []outcome {
+func (n *consensus) applyAll(ctx context.Context, commands [][]byte) []outcome {
 	outcomes := make([]outcome, len(commands))
 	fill := func(o outcome) []outcome {
 		for i := range outcomes {
@@ -155,7 +155,7 @@ func (c *Cluster) applyAll(ctx context.Context, commands [][]byte) []outcome {
 		}
 		return outcomes
 	}
-	if err := c.errNoRoom(); err != nil {
+	if err := n.errNoRoom(); err != nil {
 		return fill(outcome{state: clusterv1.Outcome_STATE_FULL, err: err})
 	}
 	size := int64(0)
@@ -163,23 +163,23 @@ func (c *Cluster) applyAll(ctx context.Context, commands [][]byte) []outcome {
 		size += int64(len(data))
 	}
 	size = min(size, inflightBytes)
-	if err := c.inflight.Acquire(ctx, size); err != nil {
+	if err := n.inflight.Acquire(ctx, size); err != nil {
 		return fill(refused(fmt.Errorf("the leader has too many proposals under way: %w", err)))
 	}
-	if !c.replica.enter() {
-		c.inflight.Release(size)
+	if !n.replica.enter() {
+		n.inflight.Release(size)
 		return fill(refused(raft.ErrRaftShutdown))
 	}
 	done := make(chan []outcome, 1)
 	go func() {
-		defer c.replica.pending.Done()
-		defer c.inflight.Release(size)
+		defer n.replica.pending.Done()
+		defer n.inflight.Release(size)
 		futures := make([]raft.ApplyFuture, len(commands))
 		// A leader that has not applied what was committed before its term does not know the level.
-		undated := c.readyTerm.Load() != 0 && !c.dating()
+		undated := n.readyTerm.Load() != 0 && !n.dating()
 		for i, data := range commands {
-			if undated || fsm.VersionOf(data) >= datedVersion {
-				futures[i] = c.replica.raft.ApplyLog(raft.Log{Data: data}, 0)
+			if v := fsm.VersionOf(data); undated || v == 0 || v >= datedVersion { // what is no command is refused when it is applied
+				futures[i] = n.replica.raft.ApplyLog(raft.Log{Data: data}, 0)
 			}
 		}
 		answers := make([]outcome, len(commands))
@@ -217,7 +217,7 @@ func (c *Cluster) applyAll(ctx context.Context, commands [][]byte) []outcome {
 func newInflight() *semaphore.Weighted { return semaphore.NewWeighted(inflightBytes) }
 
 // sendBatch proposes commands at whoever leads now.
-func (c *Cluster) sendBatch(ctx context.Context, commands [][]byte) []outcome {
+func (n *consensus) sendBatch(ctx context.Context, commands [][]byte) []outcome {
 	fill := func(o outcome) []outcome {
 		outcomes := make([]outcome, len(commands))
 		for i := range outcomes {
@@ -225,16 +225,16 @@ func (c *Cluster) sendBatch(ctx context.Context, commands [][]byte) []outcome {
 		}
 		return outcomes
 	}
-	lead := c.leaders.current()
+	lead := n.leaders.current()
 	if lead.name == "" {
 		return fill(refused(errors.New("no leader is known")))
 	}
 	ctx, cancel := lead.attempt(ctx, attemptBound)
 	defer cancel()
 	if lead.self {
-		return c.applyAll(ctx, commands)
+		return n.applyAll(ctx, commands)
 	}
-	conn, err := c.peers.Ready(ctx, lead.address)
+	conn, err := n.peers.Ready(ctx, lead.address)
 	if err != nil {
 		return fill(refused(fmt.Errorf("reach the leader %s: %w", lead.name, err)))
 	}

@@ -41,13 +41,13 @@ func quiesceAsked(v kv.View) (id string, revision uint64) {
 }
 
 // awaitState waits until a view fulfils a condition. What it looks at must be under the prefix.
-func (c *Cluster) awaitState(ctx context.Context, prefix string, holds func(kv.View) bool) error {
+func (n *consensus) awaitState(ctx context.Context, prefix string, holds func(kv.View) bool) error {
 	for {
-		view := c.store.View()
+		view := n.store.View()
 		if holds(view) {
 			return nil
 		}
-		watcher, err := c.store.Watch(prefix, view.Revision())
+		watcher, err := n.store.Watch(prefix, view.Revision())
 		if err == nil {
 			_, _, err = watcher.Next(ctx)
 			watcher.Close()
@@ -59,63 +59,63 @@ func (c *Cluster) awaitState(ctx context.Context, prefix string, holds func(kv.V
 }
 
 // performOutside runs the duties that others registered, for one term, but for when a restore wants none to run.
-func (c *Cluster) performOutside(ctx context.Context) {
+func (n *consensus) performOutside(ctx context.Context) {
 	for ctx.Err() == nil {
-		if id, revision := quiesceAsked(c.store.View()); id != "" {
-			c.holdStill(ctx, id, revision)
+		if id, revision := quiesceAsked(n.store.View()); id != "" {
+			n.holdStill(ctx, id, revision)
 			continue
 		}
 		running, stop := context.WithCancel(ctx)
 		var duties sync.WaitGroup
-		c.duties.mu.Lock()
-		c.duties.start = func(d *duty) { duties.Go(func() { c.perform(running, d) }) }
-		for _, d := range c.duties.list {
+		n.duties.mu.Lock()
+		n.duties.start = func(d *duty) { duties.Go(func() { n.perform(running, d) }) }
+		for _, d := range n.duties.list {
 			if !d.own {
-				c.duties.start(d)
+				n.duties.start(d)
 			}
 		}
-		c.duties.mu.Unlock()
-		_ = c.awaitState(ctx, quiesceKey, func(v kv.View) bool { id, _ := quiesceAsked(v); return id != "" }) // or the term's end
-		c.duties.mu.Lock()
-		c.duties.start = nil
-		c.duties.mu.Unlock()
+		n.duties.mu.Unlock()
+		_ = n.awaitState(ctx, quiesceKey, func(v kv.View) bool { id, _ := quiesceAsked(v); return id != "" }) // or the term's end
+		n.duties.mu.Lock()
+		n.duties.start = nil
+		n.duties.mu.Unlock()
 		stop()
 		duties.Wait()
 	}
 }
 
 // holdStill answers that no duty runs, and waits until the restore has come or has taken too long.
-func (c *Cluster) holdStill(ctx context.Context, id string, revision uint64) {
-	c.log.Info("the leader's duties are stopped for a restore", "restore", id)
+func (n *consensus) holdStill(ctx context.Context, id string, revision uint64) {
+	n.log.Info("the leader's duties are stopped for a restore", "restore", id)
 	bounded, cancel := context.WithTimeout(ctx, quiesceHeld)
 	defer cancel()
 	mark, err := json.Marshal(quiesceMark{id})
 	if err == nil {
-		_, err = c.Propose(bounded, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{
+		_, err = n.Propose(bounded, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{
 			{Key: quiesceKey, Check: true, Cond: kv.AtRevision, Revision: revision}, {Key: quiescedKey, Value: mark}}})
 	}
 	if err == nil {
-		err = c.awaitState(bounded, quiesceKey, func(v kv.View) bool { now, _ := quiesceAsked(v); return now != id })
+		err = n.awaitState(bounded, quiesceKey, func(v kv.View) bool { now, _ := quiesceAsked(v); return now != id })
 	}
 	if err == nil || ctx.Err() != nil {
 		return
 	}
-	c.log.Warn("the restore that the leader's duties were stopped for did not come: they go on", "restore", id)
-	_, err = c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{
+	n.log.Warn("the restore that the leader's duties were stopped for did not come: they go on", "restore", id)
+	_, err = n.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{
 		{Key: quiesceKey, Delete: true, Cond: kv.AtRevision, Revision: revision}, {Key: quiescedKey, Delete: true}}})
 	if err != nil && ctx.Err() == nil {
-		c.log.Warn("the mark of a restore that did not come could not be deleted yet", "error", err)
+		n.log.Warn("the mark of a restore that did not come could not be deleted yet", "error", err)
 	}
 }
 
 // quiesce stops the leader's duties for a restore, and answers the operations that belong to its command: they fail it if the
 // duties have gone on meanwhile, and let them go on after it.
-func (c *Cluster) quiesce(ctx context.Context, id string) ([]kv.Op, error) {
+func (n *consensus) quiesce(ctx context.Context, id string) ([]kv.Op, error) {
 	mark, err := json.Marshal(quiesceMark{id})
 	if err != nil {
 		return nil, err
 	}
-	result, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: quiesceKey, Value: mark, Cond: kv.Absent}, {Key: quiescedKey, Delete: true}}})
+	result, err := n.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: quiesceKey, Value: mark, Cond: kv.Absent}, {Key: quiescedKey, Delete: true}}})
 	if err != nil {
 		return nil, err
 	}
@@ -124,29 +124,29 @@ func (c *Cluster) quiesce(ctx context.Context, id string) ([]kv.Op, error) {
 	}
 	bounded, cancel := context.WithTimeout(ctx, quiesceBound)
 	defer cancel()
-	err = c.awaitState(bounded, quiescedKey, func(v kv.View) bool {
+	err = n.awaitState(bounded, quiescedKey, func(v kv.View) bool {
 		version, ok := v.Get(quiescedKey)
 		var answer quiesceMark
 		return ok && json.Unmarshal(version.Value, &answer) == nil && answer.ID == id
 	})
 	if err != nil {
-		c.goOn(id)
+		n.goOn(id)
 		return nil, fmt.Errorf("the leader's duties did not stop within %s: %w", quiesceBound, err)
 	}
 	return []kv.Op{{Key: quiesceKey, Delete: true, Cond: kv.AtRevision, Revision: result.Revisions[0]}, {Key: quiescedKey, Delete: true}}, nil
 }
 
 // goOn lets the leader's duties go on after a restore that failed.
-func (c *Cluster) goOn(id string) {
-	asked, revision := quiesceAsked(c.store.View())
+func (n *consensus) goOn(id string) {
+	asked, revision := quiesceAsked(n.store.View())
 	if asked != id {
 		return
 	}
-	ctx, cancel := context.WithTimeout(c.life, c.cfg.Timings.Propose)
+	ctx, cancel := context.WithTimeout(n.life, n.timings.Propose)
 	defer cancel()
-	_, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{
+	_, err := n.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{
 		{Key: quiesceKey, Delete: true, Cond: kv.AtRevision, Revision: revision}, {Key: quiescedKey, Delete: true}}})
 	if err != nil {
-		c.log.Warn("the leader's duties go on later: a restore that failed could not be cleaned up yet", "error", err)
+		n.log.Warn("the leader's duties go on later: a restore that failed could not be cleaned up yet", "error", err)
 	}
 }

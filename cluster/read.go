@@ -21,25 +21,25 @@ var errNotLeader = errors.New("this master does not lead")
 // Consistent answers a view that shows every write that was acknowledged, by any master, before the call. It costs a
 // round among the masters that all concurrent callers share. Errors: kv.ErrNoLeader when no quorum answered before the
 // context's end (Timings.Propose where it has no deadline).
-func (c *Cluster) Consistent(ctx context.Context) (kv.View, error) {
-	ctx, cancel := c.bounded(ctx)
+func (n *consensus) Consistent(ctx context.Context) (kv.View, error) {
+	ctx, cancel := n.bounded(ctx)
 	defer cancel()
 	var last error
 	for {
-		lead := c.leaders.current()
+		lead := n.leaders.current()
 		var index uint64
 		err := errors.New("no leader is known")
 		switch {
 		case lead.self:
-			index, err = c.ownIndex.do(ctx)
+			index, err = n.ownIndex.do(ctx)
 		case lead.name != "":
-			index, err = c.leaderIndex.do(ctx)
+			index, err = n.leaderIndex.do(ctx)
 		}
 		if err == nil {
-			err = c.store.WaitIndex(ctx, index)
+			err = n.store.WaitIndex(ctx, index)
 		}
 		if err == nil {
-			return c.store.View(), nil
+			return n.store.View(), nil
 		}
 		if ctx.Err() == nil || last == nil {
 			last = err
@@ -51,17 +51,17 @@ func (c *Cluster) Consistent(ctx context.Context) (kv.View, error) {
 }
 
 // askLeader is one round of a follower: the index that its readers must wait for.
-func (c *Cluster) askLeader() (uint64, error) {
-	lead := c.leaders.current()
+func (n *consensus) askLeader() (uint64, error) {
+	lead := n.leaders.current()
 	if lead.name == "" {
 		return 0, errors.New("no leader is known")
 	}
-	ctx, cancel := lead.attempt(c.life, readBound)
+	ctx, cancel := lead.attempt(n.life, readBound)
 	defer cancel()
 	if lead.self {
-		return c.ownIndex.do(ctx)
+		return n.ownIndex.do(ctx)
 	}
-	conn, err := c.peers.Line(lead.address)
+	conn, err := n.peers.Line(lead.address)
 	if err != nil {
 		return 0, err
 	}
@@ -76,36 +76,36 @@ func (c *Cluster) askLeader() (uint64, error) {
 // its own term are acknowledged once they are applied here, and the barrier at the term's start has brought in those of
 // earlier terms. What is left to show is that no later term had begun when it was asked, which is so if a quorum still follows
 // (verifier), and if the term is the same afterwards.
-func (c *Cluster) verifyIndex() (uint64, error) {
-	lead := c.leaders.current()
-	ctx, cancel := lead.attempt(c.life, readBound)
+func (n *consensus) verifyIndex() (uint64, error) {
+	lead := n.leaders.current()
+	ctx, cancel := lead.attempt(n.life, readBound)
 	defer cancel()
-	term, err := c.waitReady(ctx)
+	term, err := n.waitReady(ctx)
 	if err != nil {
 		return 0, err
 	}
-	index := c.store.AppliedIndex()
-	if err := c.replica.verify(ctx, term); err != nil {
+	index := n.store.AppliedIndex()
+	if err := n.replica.verify(ctx, term); err != nil {
 		if errors.Is(err, raftfix.ErrNotFollowed) {
 			err = fmt.Errorf("%w: %w", errNotLeader, err)
 		}
 		return 0, fmt.Errorf("verify leadership: %w", err)
 	}
-	if c.replica.raft.CurrentTerm() != term {
+	if n.replica.raft.CurrentTerm() != term {
 		return 0, errNotLeader
 	}
 	return index, nil
 }
 
 // waitReady waits until this master, if it leads, has passed the barrier of its term, and answers the term.
-func (c *Cluster) waitReady(ctx context.Context) (uint64, error) {
+func (n *consensus) waitReady(ctx context.Context) (uint64, error) {
 	for {
-		lead := c.leaders.current()
-		if c.replica.raft.State() != raft.Leader {
+		lead := n.leaders.current()
+		if n.replica.raft.State() != raft.Leader {
 			return 0, errNotLeader
 		}
-		term := c.replica.raft.CurrentTerm()
-		if c.readyTerm.Load() == term {
+		term := n.replica.raft.CurrentTerm()
+		if n.readyTerm.Load() == term {
 			return term, nil
 		}
 		if !lead.pause(ctx, time.Second) {
@@ -115,9 +115,9 @@ func (c *Cluster) waitReady(ctx context.Context) (uint64, error) {
 }
 
 // View is this master's state now; it may lag behind the leader's.
-func (c *Cluster) View() kv.View { return c.store.View() }
+func (n *consensus) View() kv.View { return n.store.View() }
 
 // Watch reads this master's history: see kv.Reader.
-func (c *Cluster) Watch(prefix string, after uint64) (kv.Watcher, error) {
-	return c.store.Watch(prefix, after)
+func (n *consensus) Watch(prefix string, after uint64) (kv.Watcher, error) {
+	return n.store.Watch(prefix, after)
 }

@@ -72,19 +72,5 @@ func (c *Cluster) takeVote(ctx context.Context, r *clusterv1.ReadmitRequest) err
 }
 
 func (s diskService) Report(ctx context.Context, r *clusterv1.ReportRequest) (*clusterv1.ReportResponse, error) {
-	if caller, ok := mtls.PeerFromContext(ctx); !ok || caller.Name != r.Name {
-		return nil, status.Errorf(codes.PermissionDenied, "a master reports for itself, not for %q", r.Name)
-	}
-	if !s.c.leaders.current().self {
-		return nil, toStatus(errNotLeader)
-	}
-	d := s.c.disk
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if len(r.Conditions) == 0 {
-		delete(d.others, r.Name)
-	} else {
-		d.others[r.Name] = r.Conditions
-	}
-	return &clusterv1.ReportResponse{}, nil
+	return s.c.takeReport(ctx, r)
 }

@@ -473,7 +473,7 @@ func TestARevocationHoldsOnAMasterThatHasNotSeenIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	lagging := m.nodes[1].c
-	lagging.settings.set(false, nil) // as if it had not applied the revocation yet
+	lagging.trust.set(false, nil) // as if it had not applied the revocation yet
 	call := peer.NewContext(ctx, &peer.Peer{AuthInfo: mtls.AuthInfo(thief)})
 	_, err = workerService{c: lagging}.Renew(call, &clusterv1.RenewRequest{})
 	if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "revoked") {

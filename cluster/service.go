@@ -64,20 +64,11 @@ type clusterService struct {
 }
 
 func (s clusterService) Propose(ctx context.Context, request *clusterv1.ProposeRequest) (*clusterv1.ProposeResponse, error) {
-	outcomes := s.c.applyAll(ctx, request.Commands)
-	response := &clusterv1.ProposeResponse{Outcomes: make([]*clusterv1.Outcome, len(outcomes))}
-	for i, out := range outcomes {
-		response.Outcomes[i] = outcomeToProto(out)
-	}
-	return response, nil
+	return s.c.serveProposals(ctx, request), nil
 }
 
 func (s clusterService) ReadIndex(ctx context.Context, _ *clusterv1.ReadIndexRequest) (*clusterv1.ReadIndexResponse, error) {
-	index, err := s.c.ownIndex.do(ctx)
-	if err != nil {
-		return nil, toStatus(err)
-	}
-	return &clusterv1.ReadIndexResponse{Index: index}, nil
+	return s.c.serveReadIndex(ctx)
 }
 
 func (s clusterService) NodeStatus(context.Context, *clusterv1.NodeStatusRequest) (*clusterv1.NodeStatusResponse, error) {

@@ -3,17 +3,13 @@ package cluster
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/kontiki/kontiki/cluster/identity"
-	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/kv"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
@@ -26,14 +22,32 @@ var simTimings = func() Timings {
 	return t
 }()
 
-// simIdentity is made once: nothing that it is for is simulated.
-var simIdentity = sync.OnceValue(func() *identity.Identity {
-	id, err := identity.New()
-	if err != nil {
-		panic(err)
-	}
-	return id
-})
+// simService and simDiskService are what other masters ask a simulated one for.
+type simService struct {
+	clusterv1.UnimplementedClusterServiceServer
+	c *consensus
+}
+
+func (s simService) Propose(ctx context.Context, r *clusterv1.ProposeRequest) (*clusterv1.ProposeResponse, error) {
+	return s.c.serveProposals(ctx, r), nil
+}
+
+func (s simService) ReadIndex(ctx context.Context, _ *clusterv1.ReadIndexRequest) (*clusterv1.ReadIndexResponse, error) {
+	return s.c.serveReadIndex(ctx)
+}
+
+func (s simService) NodeStatus(context.Context, *clusterv1.NodeStatusRequest) (*clusterv1.NodeStatusResponse, error) {
+	return s.c.status(), nil
+}
+
+type simDiskService struct {
+	clusterv1.UnimplementedDiskServiceServer
+	c *consensus
+}
+
+func (s simDiskService) Report(ctx context.Context, r *clusterv1.ReportRequest) (*clusterv1.ReportResponse, error) {
+	return s.c.takeReport(ctx, r)
+}
 
 // simMaster is a machine with the part of a master on it that is consensus.
 type simMaster struct {
@@ -47,7 +61,7 @@ type simMaster struct {
 
 // simLife is one run of a master's process.
 type simLife struct {
-	c       *Cluster
+	c       *consensus
 	host    *simHost
 	disk    *simDisk
 	cancel  context.CancelFunc
@@ -65,23 +79,20 @@ func (m *simMaster) start() {
 	m.starts++
 	host := m.s.net.host(m.name, m.address, simTimings.Transport)
 	host.wire.installed = func() { m.s.count("a snapshot was installed") }
-	live := identity.NewLive(simIdentity(), 0)
-	none := &identity.Certificates{Live: live, Issue: func(*pki.Authority) (*pki.KeyPair, error) { return nil, errors.New("there is nothing to certify") }}
-	cfg := Config{Name: m.name, Timings: simTimings, FeatureLevel: FeatureLevel, Version: "simulated", Logger: m.s.log}
 	store := fsm.New(fsm.Options{Remembered: simRemembered})
-	c := newCluster(cfg, store, live, none, &member{Name: m.name, Address: m.address, Complete: true}, m.address, host.lines)
+	c := newConsensus(m.name, m.address, simTimings, store, host.lines, m.s.log.With("master", m.name))
 	disk := newSimDisk(m.platter, m.s.seed*1000+m.starts, simTimings.DiskStall, func() { poke(c.disk.changed) })
 	disk.lies = m.s.bugs.lyingDisks
 	c.disk.store = disk
-	if err := c.openRaft(host.wire); err != nil {
+	if err := c.openRaft(host.wire, false, func() {}); err != nil {
 		m.s.fail(err)
 		return
 	}
 	if m.s.bugs.oldAnswers {
 		c.replica.verify = func(ctx context.Context, _ uint64) error { return c.replica.await(ctx, c.replica.raft.VerifyLeader) }
 	}
-	clusterv1.RegisterClusterServiceServer(host, clusterService{c: c})
-	clusterv1.RegisterDiskServiceServer(host, diskService{c: c})
+	clusterv1.RegisterClusterServiceServer(host, simService{c: c})
+	clusterv1.RegisterDiskServiceServer(host, simDiskService{c: c})
 	ctx, cancel := context.WithCancel(context.Background())
 	life := &simLife{c: c, host: host, disk: disk, cancel: cancel, running: new(errgroup.Group)}
 	life.leading = c.takePart(ctx, life.running)

@@ -110,7 +110,7 @@ func (s *simulation) run(t *testing.T) {
 	}
 	s.watches.start(ctx, &clients, 2, s.seed, func(r *rand.Rand) watchSource {
 		if c := s.live[r.Intn(3)].Load(); c != nil {
-			return inProcess{c}
+			return inProcess{c.consensus}
 		}
 		return nil
 	})
@@ -124,7 +124,7 @@ func (s *simulation) client(ctx context.Context, id int, r *rand.Rand) {
 	for ctx.Err() == nil {
 		if c := s.live[r.Intn(3)].Load(); c != nil {
 			one, cancel := context.WithTimeout(ctx, time.Duration(500+r.Intn(3000))*time.Millisecond)
-			s.history.ask(one, id, inProcess{c}, r, &last)
+			s.history.ask(one, id, inProcess{c.consensus}, r, &last)
 			cancel()
 		}
 		time.Sleep(time.Duration(r.Intn(300)) * time.Millisecond) // virtual: a client that thinks
@@ -295,7 +295,7 @@ func (s *simulation) settle() {
 	s.equal()
 	var sources []watchSource
 	for _, n := range s.masters.nodes {
-		sources = append(sources, inProcess{n.c})
+		sources = append(sources, inProcess{n.c.consensus})
 	}
 	if err := s.watches.settle(&s.history, sources); err != nil {
 		s.t.Error(err)

@@ -240,38 +240,13 @@ func (s *Status) problems(now time.Time) []string {
 
 // nodeStatus is what this master knows of itself.
 func (c *Cluster) nodeStatus() *clusterv1.NodeStatusResponse {
-	node := c.replica.raft
-	response := &clusterv1.NodeStatusResponse{
-		Name:          c.cfg.Name,
-		Address:       c.address,
-		Version:       c.cfg.Version,
-		State:         node.State().String(),
-		Term:          node.CurrentTerm(),
-		AppliedIndex:  c.store.AppliedIndex(),
-		LastIndex:     node.LastIndex(),
-		CommitIndex:   node.CommitIndex(),
-		Revision:      c.store.View().Revision(),
-		Leader:        c.leaders.current().name,
-		LastContactMs: -1,
-		FeatureLevel:  int32(c.cfg.FeatureLevel),
-		Recoveries:    c.memberNow().Recoveries,
-	}
+	response := c.status()
+	response.Version, response.FeatureLevel = c.cfg.Version, int32(c.cfg.FeatureLevel)
+	response.Recoveries = c.memberNow().Recoveries
 	response.Settings = c.cfg.Settings.Shared
-	response.Conditions = c.disk.conditions()
-	for _, server := range c.replica.servers() {
-		response.Masters = append(response.Masters, string(server.ID))
-	}
-	if node.State() == raft.Leader {
-		response.LastContactMs = 0
-	} else if last := node.LastContact(); !last.IsZero() {
-		response.LastContactMs = time.Since(last).Milliseconds()
-	}
 	if certificate, err := c.certificates.Get(); err == nil {
 		response.CertificateExpires = certificate.Leaf.NotAfter.Unix()
 	}
 	response.MemoryAvailableBytes = availableMemory("/")
-	disk := c.disk.store.Health()
-	response.DiskFreeBytes, response.DiskTotalBytes = uint64(max(disk.Free, 0)), uint64(max(disk.Total, 0))
-	response.DiskWriteUs = disk.Slowest.Microseconds()
 	return response
 }

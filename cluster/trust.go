@@ -32,8 +32,8 @@ const (
 	revokedPrefix = identity.Key + "/revoked/"
 )
 
-// settings are what the store says about trust beside the identity.
-type settings struct {
+// trust is what the store says about trust beside the identity.
+type trust struct {
 	mu      sync.Mutex
 	changed broadcast.Signal
 	// mastersGossip says that masters alone take part in gossip.
@@ -76,13 +76,13 @@ func (r revocation) check(peer pki.Peer) error {
 	return fmt.Errorf("the certificates that the worker %q got before %s are revoked; let the host join again with a token", peer.Name, r.Since.Format(time.RFC3339))
 }
 
-func (s *settings) get() (workersGossip bool, changed <-chan struct{}) {
+func (s *trust) get() (workersGossip bool, changed <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !s.mastersGossip, s.changed.Next()
 }
 
-func (s *settings) set(mastersGossip bool, revoked map[string]revocation) {
+func (s *trust) set(mastersGossip bool, revoked map[string]revocation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mastersGossip, s.revoked = mastersGossip, revoked
@@ -94,9 +94,9 @@ func (c *Cluster) admit(peer pki.Peer) error {
 	if peer.Role != pki.RoleWorker {
 		return nil
 	}
-	c.settings.mu.Lock()
-	revoked := c.settings.revoked[peer.Name]
-	c.settings.mu.Unlock()
+	c.trust.mu.Lock()
+	revoked := c.trust.revoked[peer.Name]
+	c.trust.mu.Unlock()
 	return revoked.check(peer)
 }
 
@@ -161,7 +161,7 @@ func (c *Cluster) takeTrust(ctx context.Context, view kv.View) bool {
 		revoked[strings.TrimPrefix(v.Key, revokedPrefix)] = parseRevocation(v.Value)
 		return true
 	})
-	c.settings.set(mastersGossip, revoked)
+	c.trust.set(mastersGossip, revoked)
 	c.port.Recheck()
 	return true
 }

@@ -13,8 +13,8 @@ import (
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// follower is a worker whose stream this master holds, or held.
-type follower struct {
+// followingWorker is a worker whose stream this master holds, or held.
+type followingWorker struct {
 	name, address string
 	streams       int
 	left          bool // it said goodbye
@@ -29,22 +29,22 @@ type follower struct {
 // forgottenAfter is how long a worker that is gone is remembered.
 const forgottenAfter = 24 * time.Hour
 
-// followers are the workers that follow this master (TrustService.Follow). The zero value is ready.
-type followers struct {
+// followingWorkers are the workers that follow this master (TrustService.Follow). The zero value is ready.
+type followingWorkers struct {
 	mu    sync.Mutex
-	known map[string]*follower
+	known map[string]*followingWorker
 }
 
 // begin counts a stream, end takes it back.
-func (f *followers) begin(name string) {
+func (f *followingWorkers) begin(name string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.known == nil {
-		f.known = map[string]*follower{}
+		f.known = map[string]*followingWorker{}
 	}
 	w := f.known[name]
 	if w == nil {
-		w = &follower{name: name}
+		w = &followingWorker{name: name}
 		f.known[name] = w
 	}
 	if w.streams++; w.streams == 1 {
@@ -57,7 +57,7 @@ func (f *followers) begin(name string) {
 	}
 }
 
-func (f *followers) end(name string, left bool) {
+func (f *followingWorkers) end(name string, left bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w := f.known[name]
@@ -67,7 +67,7 @@ func (f *followers) end(name string, left bool) {
 }
 
 // heard takes what a worker says of itself.
-func (f *followers) heard(name string, r *clusterv1.FollowRequest) {
+func (f *followingWorkers) heard(name string, r *clusterv1.FollowRequest) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w := f.known[name]
@@ -76,10 +76,10 @@ func (f *followers) heard(name string, r *clusterv1.FollowRequest) {
 }
 
 // all answers every worker that is known.
-func (f *followers) all() map[string]follower {
+func (f *followingWorkers) all() map[string]followingWorker {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	known := make(map[string]follower, len(f.known))
+	known := make(map[string]followingWorker, len(f.known))
 	for name, w := range f.known {
 		known[name] = *w
 	}
@@ -102,16 +102,16 @@ func (s trustService) Follow(stream clusterv1.TrustService_FollowServer) error {
 		return err
 	}
 	c := s.c
-	c.followers.begin(caller.Name)
+	c.workers.begin(caller.Name)
 	left := false
-	defer func() { c.followers.end(caller.Name, left) }()
+	defer func() { c.workers.end(caller.Name, left) }()
 	ctx, cancel := context.WithCancel(stream.Context())
 	var sending sync.WaitGroup
 	sending.Go(func() { c.tellTrust(ctx, stream) })
 	defer sending.Wait()
 	defer cancel()
 	for request := first; ; {
-		c.followers.heard(caller.Name, request)
+		c.workers.heard(caller.Name, request)
 		left = request.Leaving
 		if request, err = stream.Recv(); err != nil {
 			return err
@@ -123,7 +123,7 @@ func (s trustService) Follow(stream clusterv1.TrustService_FollowServer) error {
 func (c *Cluster) tellTrust(ctx context.Context, stream clusterv1.TrustService_FollowServer) {
 	for {
 		id := c.identity.Now()
-		workersGossip, settings := c.settings.get()
+		workersGossip, changed := c.trust.get()
 		err := stream.Send(&clusterv1.FollowResponse{
 			Generation: id.Generation, CaCertificates: id.RootsPEM(), GossipKeys: id.GossipKeys, Issuer: id.CA.Pin(), Renewal: id.Renewals,
 			WorkersGossip: workersGossip, Masters: c.MasterAddresses(), Gossip: c.gossipSeeds(),
@@ -133,7 +133,7 @@ func (c *Cluster) tellTrust(ctx context.Context, stream clusterv1.TrustService_F
 		}
 		select {
 		case <-id.Changed:
-		case <-settings:
+		case <-changed:
 		case <-ctx.Done():
 			return
 		}

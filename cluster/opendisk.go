@@ -1,0 +1,136 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/storage"
+	"github.com/kontiki/kontiki/internal/failpoint"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// openStorage opens what is in the directory; expect says that there must be something.
+func (c *Cluster) openStorage(dir string, expect bool) error {
+	d, cfg := c.disk, &c.cfg
+	store, err := storage.Open(dir, storage.Options{
+		Expect: expect, Keep: snapshotsKept, Reserve: cfg.DiskReserve, Low: cfg.DiskLow, Stall: cfg.Timings.DiskStall,
+		Changed:      func() { poke(d.changed) },
+		Failed:       func(err error) { d.failed <- err },
+		SnapshotLost: func() { poke(d.lost) },
+		Log:          cfg.Logger.With("master", cfg.Name),
+	})
+	if err != nil {
+		return err
+	}
+	d.store = store
+	return nil
+}
+
+// openDisk opens this master's disk. What is damaged or lost is set aside and fetched again from the leader, once a leader has
+// agreed; where nobody can, it stays as it is and the error says what to do.
+func (c *Cluster) openDisk(ctx context.Context) error {
+	dir := filepath.Join(c.cfg.DataDir, "raft")
+	fresh := !hasRaftState(dir)
+	bootstrap := c.memberNow().Bootstrap && !c.memberNow().Complete
+	err := c.openStorage(dir, c.memberNow().Complete)
+	switch {
+	case err == nil && fresh && !bootstrap:
+		// It was never a member, unless it crashed while it joined and lost its disk then.
+		if err := c.readmit(ctx, errors.New("the disk is empty"), 0); err != nil {
+			return errors.Join(err, c.disk.store.Close())
+		}
+		return nil
+	case !errors.Is(err, storage.ErrDamaged):
+		return err
+	case bootstrap:
+		return fmt.Errorf("%w; this master has not yet started its cluster: remove %s and start it again", err, c.cfg.DataDir)
+	}
+	damage := err
+	c.log.Error("this master's raft data are damaged; asking the leader to send them again", "error", damage)
+	if err := c.readmit(ctx, damage, c.cfg.Timings.Readmit); err != nil {
+		return err
+	}
+	failpoint.Hit("cluster.readmit.granted")
+	// From here on this master is new to its cluster, also after a crash between these steps.
+	err = c.changeMember(func(m *member) {
+		m.Bootstrap, m.Complete, m.Join = false, false, join.MergeAddresses(m.Masters, m.Join, c.address)
+	})
+	if err != nil {
+		return err
+	}
+	failpoint.Hit("cluster.readmit.forgotten")
+	to, err := storage.SetAside(dir, time.Now())
+	if err != nil {
+		return err
+	}
+	failpoint.Hit("cluster.readmit.setAside")
+	c.log.Warn("the damaged raft data are set aside, and fetched again from the leader", "set_aside", to, "damage", damage)
+	return c.openStorage(dir, false)
+}
+
+// readmit asks the leader, through any master, to take this one's vote away, so that it may come back with an empty disk: a
+// voter that forgot what it acknowledged could help to elect a leader that lacks it. It asks for as long as the bound says, 0 for as long as the context lives. Errors: ErrRemoved, ErrNameTaken.
+func (c *Cluster) readmit(ctx context.Context, damage error, bound time.Duration) error {
+	others := join.MergeAddresses(join.MergeAddresses(c.memberNow().Masters, c.memberNow().Join, c.address), c.cfg.Join, c.address)
+	if len(others) == 0 {
+		return c.lastCopy(damage, "no other master is known")
+	}
+	request := &clusterv1.ReadmitRequest{Name: c.cfg.Name, Address: c.address, Damage: damage.Error(), Recoveries: c.memberNow().Recoveries}
+	patience := ctx
+	if bound > 0 {
+		var cancel context.CancelFunc
+		patience, cancel = context.WithTimeout(ctx, bound)
+		defer cancel()
+	}
+	for {
+		var failures []string
+		for _, address := range others {
+			conn, err := c.peers.Line(address)
+			if err == nil {
+				call, cancel := context.WithTimeout(patience, join.DialBound)
+				var answer *clusterv1.ReadmitResponse
+				answer, err = clusterv1.NewDiskServiceClient(conn).Readmit(call, request)
+				cancel()
+				if err == nil {
+					return c.changeMember(func(m *member) { m.Masters = join.MergeAddresses(answer.Masters, others, c.address) })
+				}
+			}
+			if status.Code(err) == codes.Unimplemented && bound == 0 {
+				return nil // a master of an earlier version: a new member has no vote to lose
+			}
+			switch err = join.FromStatus(err); {
+			case errors.Is(err, join.ErrRemoved):
+				return fmt.Errorf("%w (%w): to join again, remove %s and start with a token", err, damage, c.cfg.DataDir)
+			case errors.Is(err, join.ErrNameTaken):
+				return err
+			}
+			failures = append(failures, fmt.Sprintf("%s: %v", address, err))
+		}
+		c.log.Warn("no leader has agreed yet to send this master its data again", "asked", strings.Join(failures, "; "))
+		timer := time.NewTimer(join.Pause)
+		select {
+		case <-timer.C:
+		case <-patience.Done():
+			timer.Stop()
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return c.lastCopy(damage, "no leader has answered for "+bound.String()+" ("+strings.Join(failures, "; ")+")")
+		}
+	}
+}
+
+// lastCopy is why a master whose data are damaged does not start: nobody else can make up for them.
+func (c *Cluster) lastCopy(damage error, known string) error {
+	return fmt.Errorf("%w. This master cannot start: its disk may hold the last copy of the cluster's state, and %s. Nothing was changed. "+
+		"If other masters come back so that they elect a leader, start this one again, and it fetches everything from them. Otherwise copy %s to a safe place, "+
+		"and either recover on the master with the best copy with `kontiki cluster recover`, or restore a snapshot with `kontiki snapshot restore FILE`",
+		damage, known, c.cfg.DataDir)
+}
