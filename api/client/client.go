@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -34,6 +35,7 @@ type Client struct {
 	objects *objects.Service
 	user    user.Info
 	manager string
+	indexes sync.Map // *Index[T] to *indexed
 }
 
 // New makes a client that acts as a user ("system:kube-scheduler"), whose changes are recorded as manager's

@@ -125,7 +125,7 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 		return controller.Result{}, err
 	}
 	ro.findCurrent()
-	ro.oldRunning = func() bool { return runningPods(v, ro.d.Namespace, ro.old()) }
+	ro.oldRunning = func() bool { return runningPods(v, ro.old()) }
 	if ro.d.DeletionTimestamp != nil {
 		return ro.syncStatus()
 	}

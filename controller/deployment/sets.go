@@ -17,10 +17,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/rand"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller/pods"
 )
 
 // Annotations of ReplicaSets and Deployments, as kubectl reads them.
@@ -35,18 +37,30 @@ const (
 var unshared = []string{corev1.LastAppliedConfigAnnotation, revisionAnnotation, historyAnnotation, desiredAnnotation, maxAnnotation,
 	appsv1.DeprecatedRollbackTo}
 
+// byController finds ReplicaSets by the UID of their controller, and those that have none by "orphans" of their namespace.
+var byController = client.NewIndex(func(rs *appsv1.ReplicaSet, add func(string)) {
+	if ref := metav1.GetControllerOfNoCopy(rs); ref != nil {
+		add(string(ref.UID))
+	} else {
+		add(orphans(rs.Namespace))
+	}
+})
+
+func orphans(namespace string) string { return "orphans " + namespace }
+
 // claim answers copies of the ReplicaSets that the deployment controls, oldest first; it adopts orphans that match and
 // lets go of those that do not any more.
 func (r *reconciler) claim(ctx context.Context, v client.View, d *appsv1.Deployment) ([]*appsv1.ReplicaSet, error) {
 	selector := selectorOf(d)
 	var sets []*appsv1.ReplicaSet
-	for _, rs := range client.List[*appsv1.ReplicaSet](v, d.Namespace, nil) {
-		rs = rs.DeepCopy()
-		matches := selector.Matches(labels.Set(rs.Labels))
-		owner := metav1.GetControllerOfNoCopy(rs)
-		switch {
-		case owner != nil && owner.UID != d.UID, owner == nil && !matches:
+	for _, stored := range byController.Any(v, string(d.UID), orphans(d.Namespace)) {
+		matches := selector.Matches(labels.Set(stored.Labels))
+		owner := metav1.GetControllerOfNoCopy(stored)
+		if owner == nil && !matches {
 			continue
+		}
+		rs := stored.DeepCopy()
+		switch {
 		case owner != nil && matches:
 		case d.DeletionTimestamp != nil || (owner == nil && rs.DeletionTimestamp != nil):
 			continue
@@ -358,16 +372,10 @@ func (ro *rollout) countCollision() error {
 }
 
 // runningPods says if a pod of one of the sets has not finished.
-func runningPods(v client.View, namespace string, sets []*appsv1.ReplicaSet) bool {
-	found := false
-	client.Each(v, namespace, func(pod *corev1.Pod) bool {
-		if pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded {
-			return true
-		}
-		for _, rs := range sets {
-			found = found || metav1.IsControlledBy(pod, rs)
-		}
-		return !found
-	})
-	return found
+func runningPods(v client.View, sets []*appsv1.ReplicaSet) bool {
+	owners := make([]types.UID, len(sets))
+	for i, rs := range sets {
+		owners[i] = rs.UID
+	}
+	return slices.ContainsFunc(pods.Controlled(v, owners...), func(pod *corev1.Pod) bool { return !pods.Finished(pod) })
 }

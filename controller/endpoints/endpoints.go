@@ -63,15 +63,47 @@ func enqueue(v client.View, event client.Event, enqueue func(controller.Key)) {
 		if old != nil && current != nil && sameEndpoint(old, current) {
 			return
 		}
-		client.Each(v, obj.Namespace, func(s *corev1.Service) bool {
-			if selector := selectorOf(s); selector != nil {
-				if (old != nil && selector.Matches(labels.Set(old.Labels))) || (current != nil && selector.Matches(labels.Set(current.Labels))) {
-					enqueue(controller.KeyOf(s))
-				}
+		var keys []string
+		for _, form := range []*corev1.Pod{old, current} {
+			if form != nil {
+				keys = append(keys, labelKeys(form.Namespace, form.Labels)...)
 			}
-			return true
-		})
+		}
+		for _, s := range bySelector.Any(v, keys...) {
+			selector := selectorOf(s)
+			if (old != nil && selector.Matches(labels.Set(old.Labels))) || (current != nil && selector.Matches(labels.Set(current.Labels))) {
+				enqueue(controller.KeyOf(s))
+			}
+		}
 	}
+}
+
+// byLabels finds pods by each of their labels.
+var byLabels = client.NewIndex(func(pod *corev1.Pod, add func(string)) {
+	for _, key := range labelKeys(pod.Namespace, pod.Labels) {
+		add(key)
+	}
+})
+
+// bySelector finds services by one of the labels that they select by: a pod that they select has that one too.
+var bySelector = client.NewIndex(func(s *corev1.Service, add func(string)) {
+	if selectorOf(s) != nil {
+		add(slices.Min(labelKeys(s.Namespace, s.Spec.Selector)))
+	}
+})
+
+// byService finds slices by the service that they are of.
+var byService = client.NewIndex(func(s *discoveryv1.EndpointSlice, add func(string)) {
+	add(s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName])
+})
+
+// labelKeys are the keys of the indexes for labels in a namespace.
+func labelKeys(namespace string, labels map[string]string) []string {
+	keys := make([]string, 0, len(labels))
+	for name, value := range labels {
+		keys = append(keys, namespace+"/"+name+"="+value)
+	}
+	return keys
 }
 
 // sameEndpoint says that nothing changed that endpoints show.
@@ -95,17 +127,15 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 	if !ok {
 		return controller.Result{}, r.removeAll(ctx, v, key)
 	}
-	selector := selectorOf(service)
-	if selector == nil || service.DeletionTimestamp != nil {
+	if selectorOf(service) == nil || service.DeletionTimestamp != nil {
 		return controller.Result{}, nil
 	}
 	var backing []*corev1.Pod
-	client.Each(v, key.Namespace, func(pod *corev1.Pod) bool {
-		if selector.Matches(labels.Set(pod.Labels)) && pod.Status.PodIP != "" && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed {
+	for _, pod := range byLabels.All(v, labelKeys(key.Namespace, service.Spec.Selector)...) {
+		if pod.Status.PodIP != "" && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed {
 			backing = append(backing, pod)
 		}
-		return true
-	})
+	}
 	if err := r.reconcileSlices(ctx, v, service, backing); err != nil {
 		return controller.Result{}, err
 	}

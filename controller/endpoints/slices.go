@@ -34,12 +34,11 @@ func ignoreNotFound(err error) error {
 
 // ownSlices are the slices of a service that this controller made.
 func ownSlices(v client.View, key controller.Key) (out []*discoveryv1.EndpointSlice) {
-	client.Each(v, key.Namespace, func(s *discoveryv1.EndpointSlice) bool {
-		if s.Labels[discoveryv1.LabelServiceName] == key.Name && s.Labels[discoveryv1.LabelManagedBy] == managedBy {
+	for _, s := range byService.Any(v, key.String()) {
+		if s.Labels[discoveryv1.LabelManagedBy] == managedBy {
 			out = append(out, s)
 		}
-		return true
-	})
+	}
 	return out
 }
 

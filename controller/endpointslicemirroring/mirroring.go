@@ -95,6 +95,11 @@ func mirrored(e *corev1.Endpoints) bool {
 	return !lock
 }
 
+// byService finds slices by the service that they are of.
+var byService = client.NewIndex(func(s *discoveryv1.EndpointSlice, add func(string)) {
+	add(s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName])
+})
+
 type reconciler struct {
 	client   *client.Client
 	recorder record.EventRecorder
@@ -102,12 +107,11 @@ type reconciler struct {
 
 func (r *reconciler) reconcile(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
 	var have []*discoveryv1.EndpointSlice
-	client.Each(v, key.Namespace, func(s *discoveryv1.EndpointSlice) bool {
-		if s.Labels[discoveryv1.LabelServiceName] == key.Name && s.Labels[discoveryv1.LabelManagedBy] == managedBy {
+	for _, s := range byService.Any(v, key.String()) {
+		if s.Labels[discoveryv1.LabelManagedBy] == managedBy {
 			have = append(have, s)
 		}
-		return true
-	})
+	}
 	endpoints, ok := client.Get[*corev1.Endpoints](v, key.Namespace, key.Name)
 	service, exists := client.Get[*corev1.Service](v, key.Namespace, key.Name)
 	if !ok || !exists || !mirrored(endpoints) || service.Spec.Selector != nil {

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/kontiki/kontiki/api/client"
@@ -82,13 +83,33 @@ func prefix(owner string) string {
 // ControlledBy says if owner controls obj.
 func ControlledBy(obj, owner metav1.Object) bool { return metav1.IsControlledBy(obj, owner) }
 
+// byController finds pods by the UID of their controller, and those that have none by "orphans" of their namespace.
+var byController = client.NewIndex(func(pod *corev1.Pod, add func(string)) {
+	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
+		add(string(ref.UID))
+	} else {
+		add(orphans(pod.Namespace))
+	}
+})
+
+func orphans(namespace string) string { return "orphans " + namespace }
+
+// Controlled answers the pods that any of the owners controls, as of the view or newer. They are shared and read-only.
+func Controlled(v client.View, owners ...types.UID) []*corev1.Pod {
+	keys := make([]string, len(owners))
+	for i, uid := range owners {
+		keys[i] = string(uid)
+	}
+	return byController.Any(v, keys...)
+}
+
 // Claim answers the pods that owner controls: those it controls already and that match, and orphans that match, which
 // it adopts. It lets go of pods that ceased to match. Objects that are being deleted adopt nothing, and pods that are not
 // active are neither adopted nor let go.
 func Claim(ctx context.Context, c *client.Client, v client.View, owner client.Object, kind schema.GroupVersionKind, selector labels.Selector) ([]*corev1.Pod, error) {
 	var claimed []*corev1.Pod
 	var failed error
-	client.Each(v, owner.GetNamespace(), func(pod *corev1.Pod) bool {
+	for _, pod := range byController.Any(v, string(owner.GetUID()), orphans(owner.GetNamespace())) {
 		matches := selector.Matches(labels.Set(pod.Labels))
 		controller := metav1.GetControllerOfNoCopy(pod)
 		switch {
@@ -106,8 +127,7 @@ func Claim(ctx context.Context, c *client.Client, v client.View, owner client.Ob
 			}
 			failed = keep(failed, err)
 		}
-		return true
-	})
+	}
 	return claimed, failed
 }
 

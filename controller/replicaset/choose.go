@@ -120,16 +120,19 @@ func sidecarRestarts(p *corev1.Pod) (n int32) {
 // familyByNode counts, on each node, the active pods of the set and of the sets that share its controller (a
 // Deployment's other ReplicaSets).
 func familyByNode(v client.View, s set) map[string]int {
-	family := map[types.UID]bool{s.GetUID(): true}
+	family := []types.UID{s.GetUID()}
 	if owner := metav1.GetControllerOfNoCopy(s); owner != nil {
-		eachSibling(v, s.GetNamespace(), owner.UID, func(uid types.UID) { family[uid] = true })
+		for _, sibling := range byController.Any(v, string(owner.UID)) {
+			if sibling.UID != s.GetUID() {
+				family = append(family, sibling.UID)
+			}
+		}
 	}
 	count := map[string]int{}
-	client.Each(v, s.GetNamespace(), func(p *corev1.Pod) bool {
-		if ref := metav1.GetControllerOfNoCopy(p); ref != nil && family[ref.UID] && pods.Active(p) {
+	for _, p := range pods.Controlled(v, family...) {
+		if pods.Active(p) {
 			count[p.Spec.NodeName]++
 		}
-		return true
-	})
+	}
 	return count
 }

@@ -8,7 +8,6 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/kontiki/kontiki/api/client"
@@ -41,15 +40,12 @@ func replicaSet(rs *appsv1.ReplicaSet) set {
 	return set{Object: rs, selector: selector, template: &rs.Spec.Template, replicas: *rs.Spec.Replicas, minReady: rs.Spec.MinReadySeconds}
 }
 
-// eachSibling visits the ReplicaSets that a Deployment controls.
-func eachSibling(v client.View, namespace string, owner types.UID, visit func(types.UID)) {
-	client.Each(v, namespace, func(rs *appsv1.ReplicaSet) bool {
-		if ref := metav1.GetControllerOfNoCopy(rs); ref != nil && ref.UID == owner {
-			visit(rs.UID)
-		}
-		return true
-	})
-}
+// byController finds ReplicaSets by the UID of the Deployment that controls them.
+var byController = client.NewIndex(func(rs *appsv1.ReplicaSet, add func(string)) {
+	if ref := metav1.GetControllerOfNoCopy(rs); ref != nil {
+		add(string(ref.UID))
+	}
+})
 
 func updateReplicaSet(ctx context.Context, c *client.Client, s set, st status) error {
 	changed := s.Object.(*appsv1.ReplicaSet).DeepCopy()

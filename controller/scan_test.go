@@ -1,0 +1,91 @@
+package controller_test
+
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/controller/controllertest"
+	"github.com/kontiki/kontiki/controller/deployment"
+	"github.com/kontiki/kontiki/controller/endpoints"
+	"github.com/kontiki/kontiki/controller/replicaset"
+	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/test/harness"
+)
+
+// counting is a store that counts the pods that are visited in ranges.
+type counting struct {
+	objects.Store
+	visited atomic.Int64
+}
+
+func (c *counting) View() kv.View { return countingView{c.Store.View(), c} }
+
+type countingView struct {
+	kv.View
+	store *counting
+}
+
+func (v countingView) Range(start, end string, visit func(*kv.Version) bool) {
+	v.View.Range(start, end, func(version *kv.Version) bool {
+		if strings.Contains(version.Key, "/pods/") {
+			v.store.visited.Add(1)
+		}
+		return visit(version)
+	})
+}
+
+// What controllers do for one Deployment and one Service costs as much as these have pods, however many others the
+// namespace has.
+func TestControllersDoNotScanTheNamespace(t *testing.T) {
+	store := &counting{}
+	h := harness.NewOver(t, func(inner objects.Store) objects.Store {
+		store.Store = inner
+		return store
+	})
+	const others = 300
+	for i := range others {
+		controllertest.Create(t, h.Client, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprint("other", i), Labels: map[string]string{"app": "other"},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Other", Name: "other", UID: "other", Controller: new(true)}}},
+			Spec: corev1.PodSpec{NodeName: "n2", Containers: []corev1.Container{{Name: "c", Image: "i"}}}})
+	}
+	recorder := controllertest.NewRecorder()
+	controllertest.Run(t, h.Client, deployment.New(h.Client, recorder), replicaset.NewReplicaSets(h.Client, recorder), endpoints.New(h.Client))
+	controllertest.StartKubelet(t, h.Client)
+	controllertest.Create(t, h.Client, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "x"}, Spec: corev1.ServiceSpec{Selector: app, Ports: []corev1.ServicePort{{Port: 80}}}})
+	controllertest.Create(t, h.Client, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "x"}, Spec: appsv1.DeploymentSpec{
+		Selector: &metav1.LabelSelector{MatchLabels: app}, Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: app},
+			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}}})
+	// settled waits until all are through with so many pods.
+	settled := func(replicas int32) {
+		t.Helper()
+		controllertest.AwaitView(t, h.Client, []client.Object{&appsv1.Deployment{}, &discoveryv1.EndpointSlice{}}, func(v client.View) string {
+			d, _ := client.Get[*appsv1.Deployment](v, "default", "x")
+			routed := 0
+			for _, s := range client.List[*discoveryv1.EndpointSlice](v, "default", nil) {
+				routed += len(s.Endpoints)
+			}
+			if d.Status.ReadyReplicas != replicas || d.Status.Replicas != replicas || routed != int(replicas) {
+				return fmt.Sprintf("%d replicas and %d endpoints, want %d: %+v", d.Status.ReadyReplicas, routed, replicas, d.Status)
+			}
+			return ""
+		})
+	}
+	settled(1) // the indexes are made
+	store.visited.Store(0)
+	for _, replicas := range []int32{4, 2} {
+		controllertest.Change(t, h.Client, "default", "x", func(d *appsv1.Deployment) { d.Spec.Replicas = &replicas })
+		settled(replicas)
+	}
+	if n := store.visited.Load(); n >= others {
+		t.Errorf("%d pods were visited for six", n)
+	}
+}
