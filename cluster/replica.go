@@ -154,6 +154,7 @@ type replica struct {
 	transport *raftfix.Transport
 	disk      raftDisk
 	announce  *raftfix.Announcer
+	ahead     *ahead
 	verifier  *raftfix.Verifier
 	// verify is verifier.verify, but for tests of what it is for.
 	verify func(ctx context.Context, term uint64) error
@@ -172,7 +173,8 @@ func openReplica(disk raftDisk, name, address string, bootstrap bool, t Timings,
 	if err != nil {
 		return nil, fmt.Errorf("make the log cache: %w", err)
 	}
-	logs, snapshots, transport, err := raftfix.Wrap(w, cache, disk.Snapshots(), t.Heartbeat, log)
+	ahead := newAhead(cache)
+	logs, snapshots, transport, err := raftfix.Wrap(w, aheadLog{cache, ahead}, disk.Snapshots(), t.Heartbeat, log)
 	if err != nil {
 		return nil, err
 	}
@@ -210,11 +212,13 @@ func openReplica(disk raftDisk, name, address string, bootstrap bool, t Timings,
 	header := raft.RPCHeader{
 		ProtocolVersion: config.ProtocolVersion, ID: []byte(name), Addr: transport.EncodePeer(config.LocalID, transport.LocalAddr()),
 	}
-	// Announcements and heartbeats of this package that fail are not to be held back: they go through the wire itself.
+	// Announcements, heartbeats and entries that this program sends by itself and that fail are not to be held back: they go through the
+	// wire itself.
 	announce.Started(node, w, header)
+	ahead.start(node, w, header)
 	verifier := raftfix.NewVerifier(node, w, header)
 	return &replica{
-		announce: announce, verifier: verifier, verify: verifier.Verify, halted: machine.halted, store: store, raft: node, config: config, transport: transport, disk: disk, log: log,
+		announce: announce, ahead: ahead, verifier: verifier, verify: verifier.Verify, halted: machine.halted, store: store, raft: node, config: config, transport: transport, disk: disk, log: log,
 	}, nil
 }
 
@@ -297,6 +301,7 @@ func (r *replica) close() error {
 	r.gate.Unlock()
 	r.transport.Release()
 	r.transport.HangUp() // ends calls to peers that raft would wait for
+	r.ahead.close()
 	r.verifier.Close()
 	stopping := r.raft.Shutdown()
 	r.disk.Release()
