@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -17,18 +20,41 @@ import (
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
-// journal keeps assignments on disk: a file of checksummed records, one write and one fsync for each assignment that
-// comes. A torn tail, as a crash leaves it, is cut off. When it has grown to twice its live content it is written anew
-// beside and renamed. It holds Secrets, so only its owner may read it.
+// journal keeps on disk what the node was assigned: a file of checksummed records. A torn tail, as a crash leaves it, is cut
+// off. When it has grown to twice its live content it is written anew beside and renamed. It holds Secrets, so only its
+// owner may read it.
+//
+// Records are written in the background: those that came while the last ones were synced go together, in one write and
+// one sync. After a write that failed the file is written anew as a whole, as soon as that is possible; until then it
+// holds an older state, from which the node can begin as well. Echoes (see echo) cost no write of their own: they go with the
+// next change, or after echoDelay, the last of each object.
 //
 // A record is one byte of kind, four of length (big endian), four of CRC-32C over kind and body, and the body.
 type journal struct {
 	path string
-	f    *os.File
-	size int64 // bytes written
-	base int64 // size after the last rewrite
-	// welcome is kept here so that a rewrite has it.
-	welcome *nodev1.Welcome
+	// state returns all that is to be on disk, and calls taken with its version while nothing can be added to it.
+	state func(taken func(version uint64)) *nodev1.Assignment
+
+	mu      sync.Mutex
+	queue   []*nodev1.Assignment
+	queued  int // bytes in queue
+	echoes  map[key]*nodev1.Object
+	echoed  uint64      // the version that the echoes lead to
+	late    *time.Timer // until they are written without a change
+	due     bool        // late has fired
+	greeted bool        // welcome is not on disk yet
+	whole   bool        // the file is to be written anew
+	running bool        // drain runs
+	closed  bool
+	retry   *time.Timer
+	failed  int             // times in a row
+	tail    uint64          // the version that the records on disk and in queue lead to
+	welcome *nodev1.Welcome // kept here so that a rewrite has it
+
+	writing sync.Mutex // guards the following
+	f       *os.File
+	size    int64 // bytes written
+	base    int64 // size after the last rewrite
 }
 
 const (
@@ -36,10 +62,15 @@ const (
 	recordAssignment = 2
 	maxRecord        = 256 << 20
 	minRewrite       = 1 << 20
+	// maxQueued is how much may wait for the disk. Beyond that the whole state is less.
+	maxQueued = 4 << 20
+	// firstRetry is the pause after a failed write; it doubles up to longestRetry.
+	firstRetry, longestRetry = time.Second, 32 * time.Second
+	echoDelay                = 30 * time.Second
 )
 
-func openJournal(path string, welcome func(*nodev1.Welcome), assignment func(*nodev1.Assignment)) (*journal, error) {
-	j := &journal{path: path}
+func openJournal(path string, state func(taken func(version uint64)) *nodev1.Assignment, welcome func(*nodev1.Welcome), assignment func(*nodev1.Assignment)) (*journal, error) {
+	j := &journal{path: path, state: state, echoes: map[key]*nodev1.Object{}}
 	os.Remove(path + ".tmp")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -96,6 +127,7 @@ func (j *journal) replay(f *os.File, welcome func(*nodev1.Welcome), assignment f
 				return good, err
 			}
 			assignment(a)
+			j.tail = a.To
 		}
 		good += int64(len(head)) + int64(n)
 	}
@@ -117,20 +149,174 @@ func record(kind byte, m proto.Message) ([]byte, error) {
 	return append(b, body...), nil
 }
 
-func (j *journal) append(a *nodev1.Assignment) error { return j.write(recordAssignment, a) }
-
-// keepWelcome makes the masters' addresses and the cluster's settings durable.
-func (j *journal) keepWelcome(w *nodev1.Welcome) error {
-	if proto.Equal(w, j.welcome) {
-		return nil
+// append adds a change that leads to version. Nothing is written for one that changes nothing.
+func (j *journal) append(version uint64, c change) {
+	if len(c.upserts)+len(c.deletes)+len(c.echoes) == 0 {
+		return
 	}
-	j.welcome = w
-	return j.write(recordWelcome, w)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.whole {
+		j.kick()
+		return
+	}
+	for _, o := range c.echoes {
+		j.echoes[keyOf(o.Key)] = o
+	}
+	if len(c.echoes) > 0 {
+		if j.echoed = version; j.late == nil && !j.closed {
+			j.late = time.AfterFunc(echoDelay, func() {
+				j.mu.Lock()
+				defer j.mu.Unlock()
+				j.due = true
+				j.kick()
+			})
+		}
+	}
+	if len(c.upserts)+len(c.deletes) == 0 {
+		return
+	}
+	for _, o := range c.upserts {
+		delete(j.echoes, keyOf(o.Key))
+	}
+	for _, k := range c.deletes {
+		delete(j.echoes, keyOf(k))
+	}
+	j.enqueue(&nodev1.Assignment{From: j.tail, To: version, Upserts: c.upserts, Deletes: c.deletes})
+	j.kick()
 }
 
-func (j *journal) write(kind byte, m proto.Message) error {
-	b, err := record(kind, m)
+// enqueue is called with mu held.
+func (j *journal) enqueue(a *nodev1.Assignment) {
+	j.queue, j.queued, j.tail = append(j.queue, a), j.queued+proto.Size(a), a.To
+	if j.queued > maxQueued || a.From == 0 { // From 0 would be a full assignment
+		j.replace()
+	}
+}
+
+// rewrite has the file written anew from the state.
+func (j *journal) rewrite() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.replace()
+	j.kick()
+}
+
+// keepWelcome makes the masters' addresses and the cluster's settings durable.
+func (j *journal) keepWelcome(w *nodev1.Welcome) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if proto.Equal(w, j.welcome) {
+		return
+	}
+	j.welcome, j.greeted = w, true
+	j.kick()
+}
+
+// replace is called with mu held.
+func (j *journal) replace() {
+	j.clear()
+	j.whole = true
+}
+
+// clear is called with mu held.
+func (j *journal) clear() {
+	j.queue, j.queued, j.due, j.greeted = nil, 0, false, false
+	clear(j.echoes)
+	if j.late != nil {
+		j.late.Stop()
+		j.late = nil
+	}
+}
+
+// kick begins to write, unless that goes on or waits for a retry. It is called with mu held.
+func (j *journal) kick() {
+	if !j.running && !j.closed && j.retry == nil {
+		j.running = true
+		go j.drain()
+	}
+}
+
+// drain writes until nothing waits.
+func (j *journal) drain() {
+	for {
+		err := j.flush()
+		j.mu.Lock()
+		if err == nil && !j.closed && (j.whole || j.greeted || j.due || len(j.queue) > 0) {
+			j.mu.Unlock()
+			continue
+		}
+		j.running = false
+		if err != nil && !j.closed {
+			pause := min(firstRetry<<min(j.failed, 8), longestRetry)
+			slog.Error("assignments are not durable, trying again", "path", j.path, "err", err, "in", pause)
+			j.failed++
+			j.retry = time.AfterFunc(pause, func() {
+				j.mu.Lock()
+				defer j.mu.Unlock()
+				j.retry = nil
+				j.kick()
+			})
+		}
+		j.mu.Unlock()
+		return
+	}
+}
+
+// flush makes durable what waits.
+func (j *journal) flush() error {
+	j.writing.Lock()
+	defer j.writing.Unlock()
+	if j.f == nil {
+		return nil // closed
+	}
+	j.mu.Lock()
+	if len(j.echoes) > 0 && (j.due || j.closed || len(j.queue) > 0) && !j.whole {
+		a := &nodev1.Assignment{From: j.tail, To: max(j.tail, j.echoed), Upserts: slices.Collect(maps.Values(j.echoes))}
+		clear(j.echoes)
+		j.enqueue(a)
+	}
+	whole, queue := j.whole, j.queue
+	var welcome *nodev1.Welcome
+	if j.greeted {
+		welcome = j.welcome
+	}
+	if whole || len(queue) > 0 {
+		j.clear() // queue is ours
+	}
+	j.due, j.greeted = false, false
+	j.mu.Unlock()
+	if !whole {
+		err := j.write(welcome, queue)
+		if err == nil && !j.long() {
+			return nil
+		}
+		if err != nil {
+			slog.Warn("write to the assignments on disk; writing them anew", "path", j.path, "err", err)
+		}
+	}
+	full := j.state(func(version uint64) {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		j.clear()
+		j.whole = false
+		j.tail, welcome = version, j.welcome
+	})
+	err := j.writeAnew(welcome, full)
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	if err != nil {
+		j.replace()
+		return err
+	}
+	j.failed = 0
+	return nil
+}
+
+// write adds records to the file.
+func (j *journal) write(welcome *nodev1.Welcome, assignments []*nodev1.Assignment) error {
+	b, err := records(welcome, assignments...)
+	if err != nil || len(b) == 0 {
 		return err
 	}
 	if _, err := j.f.Write(b); err != nil {
@@ -143,18 +329,41 @@ func (j *journal) write(kind byte, m proto.Message) error {
 	return j.f.Sync()
 }
 
+func records(welcome *nodev1.Welcome, assignments ...*nodev1.Assignment) ([]byte, error) {
+	var all []byte
+	add := func(kind byte, m proto.Message) error {
+		b, err := record(kind, m)
+		all = append(all, b...)
+		return err
+	}
+	if welcome != nil {
+		if err := add(recordWelcome, welcome); err != nil {
+			return nil, err
+		}
+	}
+	for _, a := range assignments {
+		if err := add(recordAssignment, a); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
 // long says that most of the file is history.
 func (j *journal) long() bool { return j.size > minRewrite && j.size > 2*j.base }
 
-// rewrite replaces the file by one full assignment.
-func (j *journal) rewrite(full *nodev1.Assignment) error {
+// writeAnew replaces the file by one full assignment.
+func (j *journal) writeAnew(welcome *nodev1.Welcome, full *nodev1.Assignment) error {
+	b, err := records(welcome, full)
+	if err != nil {
+		return err
+	}
 	tmp := j.path + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
-	size, err := j.writeAll(f, full)
-	if err == nil {
+	if _, err = f.Write(b); err == nil {
 		err = f.Sync()
 	}
 	if err == nil {
@@ -170,30 +379,30 @@ func (j *journal) rewrite(full *nodev1.Assignment) error {
 		d.Close()
 	}
 	j.f.Close()
-	j.f, j.size, j.base = f, size, size
+	j.f, j.size, j.base = f, int64(len(b)), int64(len(b))
 	return nil
 }
 
-func (j *journal) writeAll(f *os.File, full *nodev1.Assignment) (int64, error) {
-	var all []byte
-	if j.welcome != nil {
-		b, err := record(recordWelcome, j.welcome)
-		if err != nil {
-			return 0, err
-		}
-		all = b
-	}
-	b, err := record(recordAssignment, full)
-	if err != nil {
-		return 0, err
-	}
-	all = append(all, b...)
-	_, err = f.Write(all)
-	return int64(len(all)), err
-}
-
+// close writes what waits, once, and ends.
 func (j *journal) close() {
-	if err := j.f.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
+	j.mu.Lock()
+	j.closed = true
+	for _, t := range []*time.Timer{j.retry, j.late} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+	j.mu.Unlock()
+	if err := j.flush(); err != nil {
+		slog.Error("assignments are not durable", "path", j.path, "err", err)
+	}
+	j.writing.Lock()
+	defer j.writing.Unlock()
+	if j.f == nil {
+		return
+	}
+	if err := j.f.Close(); err != nil {
 		slog.Warn("close assignments", "err", err)
 	}
+	j.f = nil
 }

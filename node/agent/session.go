@@ -382,9 +382,7 @@ func (a *Agent) takeWelcome(w *nodev1.Welcome) {
 	a.mu.Lock()
 	a.welcome = w
 	a.mu.Unlock()
-	if err := a.store.keepWelcome(w); err != nil {
-		slog.Error("masters' addresses are not durable", "err", err)
-	}
+	a.store.keepWelcome(w)
 	a.kick()
 }
 

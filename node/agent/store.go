@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/node/wire"
@@ -51,13 +52,17 @@ type change struct {
 	gone    []types.UID
 	objects map[string]bool // namespaces whose secrets or config maps changed
 	cluster bool            // services, slices or nodes changed
+	// What is to be on disk: at once, and some time.
+	upserts []*nodev1.Object
+	echoes  []*nodev1.Object
+	deletes []*nodev1.ObjectKey
 }
 
 func openStore(path string) (*store, *nodev1.Welcome, error) {
 	s := &store{objects: map[key]*entry{}}
 	var welcome *nodev1.Welcome
-	j, err := openJournal(path, func(w *nodev1.Welcome) { welcome = w }, func(a *nodev1.Assignment) {
-		if _, err := s.merge(a); err != nil {
+	j, err := openJournal(path, s.state, func(w *nodev1.Welcome) { welcome = w }, func(a *nodev1.Assignment) {
+		if _, err := s.merge(a, decode(a)); err != nil {
 			slog.Warn("assignment on disk", "err", err)
 		}
 	})
@@ -70,32 +75,27 @@ func openStore(path string) (*store, *nodev1.Welcome, error) {
 
 func (s *store) close() { s.journal.close() }
 
-// apply takes an assignment and makes it durable.
+// apply takes an assignment, and has it made durable in the background: a node that loses the last ones asks the master
+// again.
 func (s *store) apply(a *nodev1.Assignment) (change, error) {
+	decoded := decode(a)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, err := s.merge(a)
+	known := s.known
+	c, err := s.merge(a, decoded)
 	if err != nil {
 		return c, err
 	}
-	if a.From == 0 {
-		err = s.journal.rewrite(a)
-	} else if err = s.journal.append(a); err == nil && s.journal.long() {
-		err = s.journal.rewrite(s.full())
-	}
-	if err != nil {
-		// The node can work; after a restart it will ask the master again.
-		slog.Error("assignments are not durable", "err", err)
+	if known {
+		s.journal.append(s.version, c)
+	} else {
+		s.journal.rewrite()
 	}
 	return c, nil
 }
 
-// merge is called with mu held, or before the store is shared.
-func (s *store) merge(a *nodev1.Assignment) (change, error) {
-	var c change
-	if a.From != 0 && a.From != s.version {
-		return c, fmt.Errorf("assignment: a delta from version %d does not follow version %d", a.From, s.version)
-	}
+// decode reads an assignment's objects; nil stands for those that cannot be read.
+func decode(a *nodev1.Assignment) []*entry {
 	decoded := make([]*entry, len(a.Upserts))
 	for i, o := range a.Upserts {
 		e := &entry{revision: o.Revision, value: o.Value}
@@ -108,6 +108,15 @@ func (s *store) merge(a *nodev1.Assignment) (change, error) {
 			}
 		}
 		decoded[i] = e
+	}
+	return decoded
+}
+
+// merge is called with mu held, or before the store is shared.
+func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
+	var c change
+	if a.From != 0 && a.From != s.version {
+		return c, fmt.Errorf("assignment: a delta from version %d does not follow version %d", a.From, s.version)
 	}
 	touch := func(k key) {
 		switch k.resource {
@@ -129,6 +138,7 @@ func (s *store) merge(a *nodev1.Assignment) (change, error) {
 			return
 		}
 		delete(s.objects, k)
+		c.deletes = append(c.deletes, &nodev1.ObjectKey{Resource: k.resource, Namespace: k.namespace, Name: k.name})
 		touch(k)
 		if p, ok := old.object.(*corev1.Pod); ok {
 			c.gone = append(c.gone, p.UID)
@@ -159,6 +169,11 @@ func (s *store) merge(a *nodev1.Assignment) (change, error) {
 			continue
 		}
 		s.objects[k] = e
+		if old != nil && echo(old.object, e.object) {
+			c.echoes = append(c.echoes, o)
+		} else {
+			c.upserts = append(c.upserts, o)
+		}
 		touch(k)
 		if p, ok := e.object.(*corev1.Pod); ok {
 			if old != nil {
@@ -177,6 +192,54 @@ func (s *store) merge(a *nodev1.Assignment) (change, error) {
 }
 
 func keyOf(k *nodev1.ObjectKey) key { return key{k.GetResource(), k.GetNamespace(), k.GetName()} }
+
+// state is what is to be on disk. taken is called before anything can be added to it.
+func (s *store) state(taken func(version uint64)) *nodev1.Assignment {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	taken(s.version)
+	return s.full()
+}
+
+// echo says that now differs from before only in what a node reported of itself or its pods, but for a pod's begin, end and
+// addresses, which a later life cannot find out by itself.
+func echo(before, now wire.Message) bool {
+	switch now := now.(type) {
+	case *corev1.Pod:
+		before, ok := before.(*corev1.Pod)
+		return ok && equality.Semantic.DeepEqual(podWithoutReport(before), podWithoutReport(now))
+	case *corev1.Node:
+		before, ok := before.(*corev1.Node)
+		return ok && equality.Semantic.DeepEqual(nodeWithoutReport(before), nodeWithoutReport(now))
+	}
+	return false
+}
+
+// podWithoutReport is a copy of a pod, which shares its parts, without what its node decides.
+func podWithoutReport(p *corev1.Pod) *corev1.Pod {
+	out := *p
+	out.ResourceVersion, out.ManagedFields = "", nil
+	out.Status = corev1.PodStatus{StartTime: p.Status.StartTime, PodIPs: p.Status.PodIPs, NominatedNodeName: p.Status.NominatedNodeName}
+	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		out.Status.Phase = p.Status.Phase
+	}
+	for _, c := range p.Status.Conditions {
+		switch c.Type {
+		case corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodReadyToStartContainers:
+		default:
+			out.Status.Conditions = append(out.Status.Conditions, c)
+		}
+	}
+	return &out
+}
+
+// nodeWithoutReport is such a copy of a node. Of its status the network reads the addresses.
+func nodeWithoutReport(n *corev1.Node) *corev1.Node {
+	out := *n
+	out.ResourceVersion, out.ManagedFields = "", nil
+	out.Status = corev1.NodeStatus{Addresses: n.Status.Addresses}
+	return &out
+}
 
 // full is the whole state as one assignment.
 func (s *store) full() *nodev1.Assignment {
@@ -255,8 +318,4 @@ func (s *store) allPods() []*corev1.Pod {
 	return list[*corev1.Pod](s, "pods")
 }
 
-func (s *store) keepWelcome(w *nodev1.Welcome) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.journal.keepWelcome(w)
-}
+func (s *store) keepWelcome(w *nodev1.Welcome) { s.journal.keepWelcome(w) }
