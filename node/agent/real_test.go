@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -38,6 +39,8 @@ type fakeNetwork struct {
 	config netapi.NetworkConfig
 	fail   error
 	told   chan struct{} // signalled by Configure, if not nil
+	former []string      // pods of former lives
+	swept  chan struct{} // closed by Sweep
 }
 
 func (f *fakeNetwork) AddPod(_ context.Context, p netapi.PodNetwork) (netip.Addr, error) {
@@ -61,6 +64,17 @@ func (f *fakeNetwork) DelPod(_ context.Context, uid string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.pods, uid)
+	return nil
+}
+
+func (f *fakeNetwork) Sweep(_ context.Context, keep []string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.former = slices.DeleteFunc(f.former, func(uid string) bool { return !slices.Contains(keep, uid) })
+	if f.swept != nil {
+		close(f.swept)
+		f.swept = nil
+	}
 	return nil
 }
 

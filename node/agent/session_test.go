@@ -23,7 +23,12 @@ import (
 // startFake runs an agent over a fake runtime.
 func startFake(t *testing.T, rt *fake.Runtime, masters ...*master) *Agent {
 	t.Helper()
-	c := Config{NodeName: "node-1", NodeIP: netip.MustParseAddr("192.0.2.1"), StateDir: t.TempDir(), Runtime: rt, Network: &fakeNetwork{}, Dial: dialPlain}
+	return startFakeOn(t, &fakeNetwork{}, rt, masters...)
+}
+
+func startFakeOn(t *testing.T, network *fakeNetwork, rt *fake.Runtime, masters ...*master) *Agent {
+	t.Helper()
+	c := Config{NodeName: "node-1", NodeIP: netip.MustParseAddr("192.0.2.1"), StateDir: t.TempDir(), Runtime: rt, Network: network, Dial: dialPlain}
 	c.LogDir = filepath.Join(c.StateDir, "logs")
 	for _, m := range masters {
 		c.Masters = append(c.Masters, m.addr)
@@ -285,6 +290,25 @@ func TestRecorderCountsAndBounds(t *testing.T) {
 	}
 	if e.Message += "x"; r.record(e, now.Add(310*time.Second)) == nil {
 		t.Error("nothing is recorded after a pause")
+	}
+}
+
+func TestNetworkOfFormerPodsIsSwept(t *testing.T) {
+	m := newMaster(t)
+	p := sleeper("p")
+	m.pod(p)
+	swept := make(chan struct{})
+	network := &fakeNetwork{former: []string{string(p.UID), "gone"}, swept: swept}
+	startFakeOn(t, network, fake.New(runtimetest.BusyboxName), m)
+	select {
+	case <-swept:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the network was never swept")
+	}
+	network.mu.Lock()
+	defer network.mu.Unlock()
+	if len(network.former) != 1 || network.former[0] != string(p.UID) {
+		t.Errorf("pods that kept their network: %q, want only %q", network.former, p.UID)
 	}
 }
 

@@ -18,6 +18,9 @@ type Network interface {
 	AddPod(ctx context.Context, p PodNetwork) (netip.Addr, error)
 	// DelPod frees all that AddPod made. An unknown uid is no error.
 	DelPod(ctx context.Context, uid string) error
+	// Sweep frees what former lives made for pods that are not in keep. It leaves alone what AddPod made in this life, so
+	// it may run beside it.
+	Sweep(ctx context.Context, keep []string) error
 	// Configure is called at start and whenever the set of nodes or a range changes.
 	Configure(ctx context.Context, c NetworkConfig) error
 }

@@ -161,6 +161,7 @@ func (n *Network) settings() (c netapi.NetworkConfig, local bool, mtu int) {
 // AddPod implements netapi.Network. A failure keeps the pod's address for the next attempt; DelPod frees it.
 func (n *Network) AddPod(ctx context.Context, p netapi.PodNetwork) (netip.Addr, error) {
 	defer n.pods.lock(p.UID)()
+	n.store.claim(p.UID)
 	fail := func(err error) (netip.Addr, error) {
 		return netip.Addr{}, fmt.Errorf("network of pod %s/%s: %w", p.Namespace, p.Name, err)
 	}
@@ -233,34 +234,42 @@ func (n *Network) delPod(ctx context.Context, uid string) error {
 	return nil
 }
 
-// Sweep frees the network of every pod that is not in keep, and removes devices of ours that belong to no pod. Call it
-// after a restart, when the pods that should be here are known, and not beside AddPod for a pod outside keep.
+// Sweep implements netapi.Network: it frees the network of pods of former lives that are not in keep, and removes devices of
+// ours that belong to no pod.
 func (n *Network) Sweep(ctx context.Context, keep []string) error {
+	return n.sweep(ctx, keep, n.store.isInherited)
+}
+
+// sweep frees the pods that are not in keep, as far as may says that it may.
+func (n *Network) sweep(ctx context.Context, keep []string, may func(uid string) bool) error {
+	links, err := n.nl.LinkList() // before the records: a pod that is being added has its record first
+	if err != nil {
+		return fmt.Errorf("list devices: %w", err)
+	}
 	keepLinks := map[string]bool{}
 	keepUIDs := map[string]bool{}
 	for _, uid := range keep {
 		keepUIDs[uid] = true
 		keepLinks[vethName(uid)] = true
 	}
-	var errs []error
-	for _, r := range n.store.all() {
-		if keepUIDs[r.UID] {
-			continue
+	free := func(r record) error {
+		defer n.pods.lock(r.UID)()
+		if !may(r.UID) {
+			return nil
 		}
 		n.log.Info("freeing the network of a pod that is gone", "pod", r.Namespace+"/"+r.Name, "uid", r.UID, "address", r.Address)
-		if err := n.DelPod(ctx, r.UID); err != nil {
-			errs = append(errs, err)
-		}
+		return n.delPod(ctx, r.UID)
 	}
-	links, err := n.nl.LinkList()
-	if err != nil {
-		return errors.Join(append(errs, fmt.Errorf("list devices: %w", err))...)
+	var errs []error
+	for _, r := range n.store.all() {
+		keepLinks[vethName(r.UID)] = true
+		if !keepUIDs[r.UID] {
+			errs = append(errs, free(r))
+		}
 	}
 	for _, l := range links {
 		if name := l.Attrs().Name; isPodLink(l) && !keepLinks[name] {
-			if err := n.deleteLink(name); err != nil {
-				errs = append(errs, err)
-			}
+			errs = append(errs, n.deleteLink(name))
 		}
 	}
 	return errors.Join(errs...)
@@ -271,7 +280,7 @@ func (n *Network) Sweep(ctx context.Context, keep []string) error {
 func (n *Network) Teardown(ctx context.Context) error {
 	n.configuring.Lock()
 	defer n.configuring.Unlock()
-	errs := []error{n.Sweep(ctx, nil)}
+	errs := []error{n.sweep(ctx, nil, func(string) bool { return true })}
 	errs = append(errs, n.deleteLink(vxlanName)) // takes its routes, neighbours and forwarding entries along
 	errs = append(errs, n.removeRangeRoutes(netip.Prefix{}))
 	n.ruling.Lock()

@@ -160,6 +160,7 @@ func TestSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.restart()
+	fresh := a.pod("fresh") // added beside the sweep, by somebody who did not know of it
 	if err := a.Sweep(ctx, []string{stay.UID}); err != nil {
 		t.Fatal(err)
 	}
@@ -168,6 +169,10 @@ func TestSweep(t *testing.T) {
 		t.Errorf("devices left:\n%s", links)
 	}
 	expect(t, a.Machine, stay.IP+":80", "stay", "")
+	expect(t, fresh.Machine, stay.IP+":80", "stay", "")
+	if rules := a.Sh("nft", "list", "ruleset"); strings.Contains(rules, vethName(gone.UID)) || strings.Contains(rules, vethName(lost.UID)) || strings.Contains(rules, "9090") {
+		t.Errorf("rules left:\n%s", rules)
+	}
 	if _, _, err := a.Ask("tcp4", "192.168.7.1:9090"); err == nil {
 		t.Error("the host port of a swept pod still answers")
 	}

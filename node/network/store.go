@@ -33,6 +33,7 @@ type store struct {
 
 	mu     sync.Mutex
 	pods   map[string]record     // by UID
+	former map[string]bool       // pods of former lives that nobody has asked for in this one
 	taken  map[netip.Addr]string // address to UID
 	hidden map[string]bool       // pods whose host ports are being freed
 	last   netip.Addr            // given out last: the next search begins behind it, so addresses are reused late
@@ -41,7 +42,7 @@ type store struct {
 const recordSuffix = ".json"
 
 func openStore(dir string) (*store, error) {
-	s := &store{dir: dir, pods: map[string]record{}, taken: map[netip.Addr]string{}, hidden: map[string]bool{}}
+	s := &store{dir: dir, pods: map[string]record{}, former: map[string]bool{}, taken: map[netip.Addr]string{}, hidden: map[string]bool{}}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -72,7 +73,7 @@ func openStore(dir string) (*store, error) {
 		if other, twice := s.taken[r.Address]; twice {
 			return nil, fmt.Errorf("pods %s and %s both have address %s in %s", other, r.UID, r.Address, dir)
 		}
-		s.pods[r.UID], s.taken[r.Address] = r, r.UID
+		s.pods[r.UID], s.taken[r.Address], s.former[r.UID] = r, r.UID, true
 		if i, err := e.Info(); err == nil && i.ModTime().After(newest) {
 			newest, s.last = i.ModTime(), r.Address
 		}
@@ -89,6 +90,20 @@ func (s *store) get(uid string) (record, bool) {
 	defer s.mu.Unlock()
 	r, ok := s.pods[uid]
 	return r, ok
+}
+
+// claim says that the pod is one of this life.
+func (s *store) claim(uid string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.former, uid)
+}
+
+// isInherited says that the pod is of a former life, and nobody has claimed it.
+func (s *store) isInherited(uid string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.former[uid]
 }
 
 // all answers the records by UID.
@@ -188,6 +203,7 @@ func (s *store) remove(uid string) error {
 	defer s.mu.Unlock()
 	delete(s.taken, s.pods[uid].Address)
 	delete(s.pods, uid)
+	delete(s.former, uid)
 	delete(s.hidden, uid)
 	return nil
 }

@@ -2,6 +2,7 @@ package pods
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"os"
@@ -121,15 +122,16 @@ func (m *Manager) sweep(ctx context.Context) {
 		pod.UID, pod.Namespace, pod.Name = types.UID(uid), namespace, name
 		orphans[pod.UID] = pod
 	}
-	if list, err := m.c.Runtime.ListContainers(ctx, ""); err == nil {
-		for _, c := range list {
-			orphan(c.PodUID, c.PodNamespace, c.PodName)
-		}
+	containers, err := m.c.Runtime.ListContainers(ctx, "")
+	for _, c := range containers {
+		orphan(c.PodUID, c.PodNamespace, c.PodName)
 	}
-	if list, err := m.c.Runtime.ListSandboxes(ctx); err == nil {
-		for _, s := range list {
-			orphan(s.UID, s.Namespace, s.Name)
-		}
+	sandboxes, sandboxErr := m.c.Runtime.ListSandboxes(ctx)
+	for _, s := range sandboxes {
+		orphan(s.UID, s.Namespace, s.Name)
+	}
+	if err = errors.Join(err, sandboxErr); err != nil {
+		slog.Warn("what is left of former pods is not known", "err", err)
 	}
 	if entries, err := os.ReadDir(m.c.RootDir); err == nil {
 		for _, e := range entries {
@@ -138,6 +140,16 @@ func (m *Manager) sweep(ctx context.Context) {
 			}
 		}
 	}
+	keep := m.removeOrphans(orphans)
+	if err == nil { // or a pod that still runs could lose its network
+		if err := m.c.Network.Sweep(ctx, keep); err != nil {
+			slog.Warn("free the network of pods that are gone", "err", err)
+		}
+	}
+}
+
+// removeOrphans lets workers remove what pods have left that nobody assigned, and returns all pods that have a worker.
+func (m *Manager) removeOrphans(orphans map[types.UID]*corev1.Pod) []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for uid, pod := range orphans {
@@ -150,6 +162,11 @@ func (m *Manager) sweep(ctx context.Context) {
 		m.workers[uid] = w
 		m.launch(w)
 	}
+	keep := make([]string, 0, len(m.workers))
+	for uid := range m.workers {
+		keep = append(keep, string(uid))
+	}
+	return keep
 }
 
 // launch is called with mu held.

@@ -73,6 +73,7 @@ func (n *node) DelPod(_ context.Context, uid string) error {
 	n.deleted = append(n.deleted, uid)
 	return nil
 }
+func (n *node) Sweep(context.Context, []string) error                 { return nil }
 func (n *node) Configure(context.Context, netapi.NetworkConfig) error { return nil }
 
 func (n *node) Setup(_ context.Context, pod *corev1.Pod, _ string, _ []string) (map[string]string, error) {
