@@ -21,7 +21,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// counting is a store that counts the pods that are visited in ranges.
+// counting is a store that counts the pods and ReplicaSets that are visited in ranges.
 type counting struct {
 	objects.Store
 	visited atomic.Int64
@@ -36,7 +36,7 @@ type countingView struct {
 
 func (v countingView) Range(start, end string, visit func(*kv.Version) bool) {
 	v.View.Range(start, end, func(version *kv.Version) bool {
-		if strings.Contains(version.Key, "/pods/") {
+		if strings.Contains(version.Key, "/pods/") || strings.Contains(version.Key, "/replicasets/") {
 			v.store.visited.Add(1)
 		}
 		return visit(version)
@@ -51,11 +51,15 @@ func TestControllersDoNotScanTheNamespace(t *testing.T) {
 		store.Store = inner
 		return store
 	})
-	const others = 300
+	const others = 200
 	for i := range others {
 		controllertest.Create(t, h.Client, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprint("other", i), Labels: map[string]string{"app": "other"},
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Other", Name: "other", UID: "other", Controller: new(true)}}},
 			Spec: corev1.PodSpec{NodeName: "n2", Containers: []corev1.Container{{Name: "c", Image: "i"}}}})
+		of := map[string]string{"app": "other", "number": fmt.Sprint(i)}
+		controllertest.Create(t, h.Client, &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprint("other", i), Labels: of},
+			Spec: appsv1.ReplicaSetSpec{Replicas: new(int32(0)), Selector: &metav1.LabelSelector{MatchLabels: of}, Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: of},
+				Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}}})
 	}
 	recorder := controllertest.NewRecorder()
 	controllertest.Run(t, h.Client, deployment.New(h.Client, recorder), replicaset.NewReplicaSets(h.Client, recorder), endpoints.New(h.Client))
@@ -79,13 +83,19 @@ func TestControllersDoNotScanTheNamespace(t *testing.T) {
 			return ""
 		})
 	}
-	settled(1) // the indexes are made
-	store.visited.Store(0)
-	for _, replicas := range []int32{4, 2} {
-		controllertest.Change(t, h.Client, "default", "x", func(d *appsv1.Deployment) { d.Spec.Replicas = &replicas })
-		settled(replicas)
+	settled(1)
+	for round := range 2 {
+		for i, replicas := range []int32{4, 2} {
+			controllertest.Create(t, h.Client, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("orphan-%d-%d", round, i), Labels: map[string]string{"app": "none"}},
+				Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}})
+			controllertest.Change(t, h.Client, "default", "x", func(d *appsv1.Deployment) { d.Spec.Replicas = &replicas })
+			settled(replicas)
+		}
+		if round == 0 {
+			store.visited.Store(0) // all indexes are made
+		}
 	}
 	if n := store.visited.Load(); n >= others {
-		t.Errorf("%d pods were visited for six", n)
+		t.Errorf("%d pods and ReplicaSets were visited for six", n)
 	}
 }

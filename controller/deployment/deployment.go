@@ -85,13 +85,15 @@ func (r *reconciler) enqueueOwners(v client.View, event client.Event, enqueue fu
 	if owned || event.New == nil {
 		return
 	}
-	client.Each(v, event.New.GetNamespace(), func(d *appsv1.Deployment) bool {
+	for _, d := range bySelector.Any(v, client.SelectorKeys(event.New.GetNamespace(), event.New.GetLabels())...) {
 		if selectorOf(d).Matches(labels.Set(event.New.GetLabels())) {
 			enqueue(controller.KeyOf(d))
 		}
-		return true
-	})
+	}
 }
+
+// bySelector finds deployments by what they select.
+var bySelector = client.NewIndex(func(d *appsv1.Deployment, add func(string)) { add(client.SelectorKey(d.Namespace, selectorOf(d))) })
 
 func selectorOf(d *appsv1.Deployment) labels.Selector {
 	selector, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)

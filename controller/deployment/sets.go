@@ -37,23 +37,25 @@ const (
 var unshared = []string{corev1.LastAppliedConfigAnnotation, revisionAnnotation, historyAnnotation, desiredAnnotation, maxAnnotation,
 	appsv1.DeprecatedRollbackTo}
 
-// byController finds ReplicaSets by the UID of their controller, and those that have none by "orphans" of their namespace.
+// byController finds ReplicaSets by the UID of their controller, and those that have none by their namespace and labels.
 var byController = client.NewIndex(func(rs *appsv1.ReplicaSet, add func(string)) {
 	if ref := metav1.GetControllerOfNoCopy(rs); ref != nil {
 		add(string(ref.UID))
 	} else {
-		add(orphans(rs.Namespace))
+		for _, key := range client.SelectorKeys(rs.Namespace, rs.Labels) {
+			add(orphan + key)
+		}
 	}
 })
 
-func orphans(namespace string) string { return "orphans " + namespace }
+const orphan = "orphan " // tells keys of orphans from UIDs
 
 // claim answers copies of the ReplicaSets that the deployment controls, oldest first; it adopts orphans that match and
 // lets go of those that do not any more.
 func (r *reconciler) claim(ctx context.Context, v client.View, d *appsv1.Deployment) ([]*appsv1.ReplicaSet, error) {
 	selector := selectorOf(d)
 	var sets []*appsv1.ReplicaSet
-	for _, stored := range byController.Any(v, string(d.UID), orphans(d.Namespace)) {
+	for _, stored := range byController.Any(v, string(d.UID), orphan+client.SelectorKey(d.Namespace, selector)) {
 		matches := selector.Matches(labels.Set(stored.Labels))
 		owner := metav1.GetControllerOfNoCopy(stored)
 		if owner == nil && !matches {

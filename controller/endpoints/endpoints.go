@@ -66,7 +66,7 @@ func enqueue(v client.View, event client.Event, enqueue func(controller.Key)) {
 		var keys []string
 		for _, form := range []*corev1.Pod{old, current} {
 			if form != nil {
-				keys = append(keys, labelKeys(form.Namespace, form.Labels)...)
+				keys = append(keys, client.SelectorKeys(form.Namespace, form.Labels)...)
 			}
 		}
 		for _, s := range bySelector.Any(v, keys...) {
@@ -80,15 +80,15 @@ func enqueue(v client.View, event client.Event, enqueue func(controller.Key)) {
 
 // byLabels finds pods by each of their labels.
 var byLabels = client.NewIndex(func(pod *corev1.Pod, add func(string)) {
-	for _, key := range labelKeys(pod.Namespace, pod.Labels) {
+	for _, key := range client.LabelKeys(pod.Namespace, pod.Labels) {
 		add(key)
 	}
 })
 
-// bySelector finds services by one of the labels that they select by: a pod that they select has that one too.
+// bySelector finds services by what they select.
 var bySelector = client.NewIndex(func(s *corev1.Service, add func(string)) {
-	if selectorOf(s) != nil {
-		add(slices.Min(labelKeys(s.Namespace, s.Spec.Selector)))
+	if selector := selectorOf(s); selector != nil {
+		add(client.SelectorKey(s.Namespace, selector))
 	}
 })
 
@@ -96,15 +96,6 @@ var bySelector = client.NewIndex(func(s *corev1.Service, add func(string)) {
 var byService = client.NewIndex(func(s *discoveryv1.EndpointSlice, add func(string)) {
 	add(s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName])
 })
-
-// labelKeys are the keys of the indexes for labels in a namespace.
-func labelKeys(namespace string, labels map[string]string) []string {
-	keys := make([]string, 0, len(labels))
-	for name, value := range labels {
-		keys = append(keys, namespace+"/"+name+"="+value)
-	}
-	return keys
-}
 
 // sameEndpoint says that nothing changed that endpoints show.
 func sameEndpoint(a, b *corev1.Pod) bool {
@@ -131,7 +122,7 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 		return controller.Result{}, nil
 	}
 	var backing []*corev1.Pod
-	for _, pod := range byLabels.All(v, labelKeys(key.Namespace, service.Spec.Selector)...) {
+	for _, pod := range byLabels.All(v, client.LabelKeys(key.Namespace, service.Spec.Selector)...) {
 		if pod.Status.PodIP != "" && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed {
 			backing = append(backing, pod)
 		}

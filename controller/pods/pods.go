@@ -83,16 +83,18 @@ func prefix(owner string) string {
 // ControlledBy says if owner controls obj.
 func ControlledBy(obj, owner metav1.Object) bool { return metav1.IsControlledBy(obj, owner) }
 
-// byController finds pods by the UID of their controller, and those that have none by "orphans" of their namespace.
+// byController finds pods by the UID of their controller, and those that have none by their namespace and labels.
 var byController = client.NewIndex(func(pod *corev1.Pod, add func(string)) {
 	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
 		add(string(ref.UID))
 	} else {
-		add(orphans(pod.Namespace))
+		for _, key := range client.SelectorKeys(pod.Namespace, pod.Labels) {
+			add(orphan + key)
+		}
 	}
 })
 
-func orphans(namespace string) string { return "orphans " + namespace }
+const orphan = "orphan " // tells keys of orphans from UIDs
 
 // Controlled answers the pods that any of the owners controls, as of the view or newer. They are shared and read-only.
 func Controlled(v client.View, owners ...types.UID) []*corev1.Pod {
@@ -109,7 +111,7 @@ func Controlled(v client.View, owners ...types.UID) []*corev1.Pod {
 func Claim(ctx context.Context, c *client.Client, v client.View, owner client.Object, kind schema.GroupVersionKind, selector labels.Selector) ([]*corev1.Pod, error) {
 	var claimed []*corev1.Pod
 	var failed error
-	for _, pod := range byController.Any(v, string(owner.GetUID()), orphans(owner.GetNamespace())) {
+	for _, pod := range byController.Any(v, string(owner.GetUID()), orphan+client.SelectorKey(owner.GetNamespace(), selector)) {
 		matches := selector.Matches(labels.Set(pod.Labels))
 		controller := metav1.GetControllerOfNoCopy(pod)
 		switch {

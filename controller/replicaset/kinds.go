@@ -25,8 +25,14 @@ func NewReplicaSets(c *client.Client, recorder record.EventRecorder) *controller
 			}
 			return replicaSet(rs), true
 		},
-		each: func(v client.View, namespace string, visit func(set) bool) {
-			client.Each(v, namespace, func(rs *appsv1.ReplicaSet) bool { return visit(replicaSet(rs)) })
+		each: func(v client.View, visit func(set) bool) {
+			client.Each(v, "", func(rs *appsv1.ReplicaSet) bool { return visit(replicaSet(rs)) })
+		},
+		find: func(v client.View, keys []string) (out []set) {
+			for _, rs := range replicaSetsBySelector.Any(v, keys...) {
+				out = append(out, replicaSet(rs))
+			}
+			return out
 		},
 		update: updateReplicaSet,
 	}, c, recorder)
@@ -39,6 +45,16 @@ func replicaSet(rs *appsv1.ReplicaSet) set {
 	}
 	return set{Object: rs, selector: selector, template: &rs.Spec.Template, replicas: *rs.Spec.Replicas, minReady: rs.Spec.MinReadySeconds}
 }
+
+// The sets by what they select.
+var (
+	replicaSetsBySelector = client.NewIndex(func(rs *appsv1.ReplicaSet, add func(string)) {
+		add(client.SelectorKey(rs.Namespace, replicaSet(rs).selector))
+	})
+	replicationControllersBySelector = client.NewIndex(func(rc *corev1.ReplicationController, add func(string)) {
+		add(client.SelectorKey(rc.Namespace, replicationController(rc).selector))
+	})
+)
 
 // byController finds ReplicaSets by the UID of the Deployment that controls them.
 var byController = client.NewIndex(func(rs *appsv1.ReplicaSet, add func(string)) {
@@ -91,8 +107,14 @@ func NewReplicationControllers(c *client.Client, recorder record.EventRecorder) 
 			}
 			return replicationController(rc), true
 		},
-		each: func(v client.View, namespace string, visit func(set) bool) {
-			client.Each(v, namespace, func(rc *corev1.ReplicationController) bool { return visit(replicationController(rc)) })
+		each: func(v client.View, visit func(set) bool) {
+			client.Each(v, "", func(rc *corev1.ReplicationController) bool { return visit(replicationController(rc)) })
+		},
+		find: func(v client.View, keys []string) (out []set) {
+			for _, rc := range replicationControllersBySelector.Any(v, keys...) {
+				out = append(out, replicationController(rc))
+			}
+			return out
 		},
 		update: updateReplicationController,
 	}, c, recorder)

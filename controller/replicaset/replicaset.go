@@ -44,7 +44,9 @@ type kind struct {
 	gvk   schema.GroupVersionKind
 	empty client.Object
 	get   func(v client.View, key controller.Key) (set, bool)
-	each  func(v client.View, namespace string, visit func(set) bool)
+	each  func(v client.View, visit func(set) bool)
+	// find answers the sets that have one of the keys by SelectorKey.
+	find func(v client.View, keys []string) []set
 	// update stores the status if it differs.
 	update func(ctx context.Context, c *client.Client, s set, st status) error
 }
@@ -61,7 +63,7 @@ func newController(k kind, c *client.Client, recorder record.EventRecorder) *con
 	return &controller.Controller{
 		Name: k.name, Watches: []client.Object{k.empty, &corev1.Pod{}},
 		Start: func(v client.View, enqueue func(controller.Key)) {
-			k.each(v, "", func(s set) bool {
+			k.each(v, func(s set) bool {
 				enqueue(controller.KeyOf(s))
 				return true
 			})
@@ -91,12 +93,11 @@ func (r *reconciler) enqueue(v client.View, event client.Event, enqueue func(con
 		return
 	}
 	// An orphan concerns every set that might adopt it.
-	r.each(v, event.New.GetNamespace(), func(s set) bool {
+	for _, s := range r.find(v, client.SelectorKeys(event.New.GetNamespace(), event.New.GetLabels())) {
 		if s.selector.Matches(labels.Set(event.New.GetLabels())) {
 			enqueue(controller.KeyOf(s))
 		}
-		return true
-	})
+	}
 }
 
 func (r *reconciler) reconcile(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
