@@ -105,7 +105,7 @@ func New(c Config) (*Agent, error) {
 		DNS: a.dns, Node: a.node.current, ClusterNode: a.clusterNode, AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,
 		RootDir: filepath.Join(c.StateDir, "pods"), LogDir: c.LogDir, LogLinkDir: filepath.Join(filepath.Dir(c.LogDir), "containers"),
 	})
-	a.volumes.OnExpiry(a.pods.RefreshAll)
+	a.volumes.OnExpiry(a.pods.RefreshVolumes)
 	return a, nil
 }
 

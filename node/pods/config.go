@@ -36,6 +36,8 @@ type Volumes interface {
 	// Setup makes every volume of the pod, or brings it up to date, and answers where each is on the host. It is
 	// idempotent.
 	Setup(ctx context.Context, pod *corev1.Pod, hostIP string, podIPs []string) (map[string]string, error)
+	// Refresh brings some volumes of a pod up to date.
+	Refresh(ctx context.Context, pod *corev1.Pod, volumes []string, hostIP string, podIPs []string) error
 	// SubPath answers the path to mount for a part of a volume; it cannot be led out of the volume by links.
 	SubPath(pod *corev1.Pod, container string, index int, volumePath, subPath string) (string, error)
 	// TearDown removes all volumes of a pod. An unknown uid is no error.

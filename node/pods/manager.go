@@ -213,12 +213,12 @@ func (m *Manager) Refresh(namespaces map[string]bool) {
 	}
 }
 
-// RefreshAll is Refresh for every pod.
-func (m *Manager) RefreshAll() {
+// RefreshVolumes says that volumes of a pod are to be looked at again.
+func (m *Manager) RefreshVolumes(uid types.UID, volumes []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, w := range m.workers {
-		w.refresh(true)
+	if w := m.workers[uid]; w != nil {
+		w.refreshVolumes(volumes)
 	}
 }
 

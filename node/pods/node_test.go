@@ -25,21 +25,23 @@ type node struct {
 	rt *fake.Runtime
 	m  *Manager
 
-	mu       sync.Mutex
-	statuses map[types.UID]corev1.PodStatus
-	ended    map[types.UID]bool
-	events   []Event
-	configs  map[string]*corev1.ConfigMap
-	secrets  map[string]*corev1.Secret
-	paths    map[string]string // of volumes
-	node     *corev1.Node
-	volErr   error
-	volPanic map[types.UID]bool
-	torn     []string
-	netErr   error
-	deleted  []string
-	dir      string
-	stop     func()
+	mu        sync.Mutex
+	statuses  map[types.UID]corev1.PodStatus
+	ended     map[types.UID]bool
+	events    []Event
+	configs   map[string]*corev1.ConfigMap
+	secrets   map[string]*corev1.Secret
+	paths     map[string]string // of volumes
+	node      *corev1.Node
+	volErr    error
+	setups    int
+	refreshed []string // pods and their volumes
+	volPanic  map[types.UID]bool
+	torn      []string
+	netErr    error
+	deleted   []string
+	dir       string
+	stop      func()
 }
 
 func (n *node) PodStatus(pod *corev1.Pod, s corev1.PodStatus, terminated bool) {
@@ -82,7 +84,14 @@ func (n *node) Setup(_ context.Context, pod *corev1.Pod, _ string, _ []string) (
 	if n.volPanic[pod.UID] {
 		panic("a volume that nobody thought of")
 	}
+	n.setups++
 	return n.paths, n.volErr
+}
+func (n *node) Refresh(_ context.Context, pod *corev1.Pod, volumes []string, _ string, _ []string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.refreshed = append(n.refreshed, pod.Name+" "+strings.Join(volumes, " "))
+	return n.volErr
 }
 func (n *node) SubPath(_ *corev1.Pod, _ string, _ int, volume, sub string) (string, error) {
 	return filepath.Join(volume, sub), nil

@@ -13,10 +13,18 @@ import (
 // setup makes volumes, sandbox and network. Once all are there, only volumes are looked at again, when objects changed.
 func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duration, err error) {
 	w.mu.Lock()
-	changed, retrying := w.objects, w.retry
-	w.objects, w.retry = false, false
+	changed, retrying, stale := w.objects, w.retry, w.stale
+	w.objects, w.retry, w.stale = false, false, nil
 	w.mu.Unlock()
 	if w.ready && !changed {
+		if len(stale) == 0 {
+			return 0, nil
+		}
+		if err := w.m.c.Volumes.Refresh(ctx, pod, stale, w.m.c.NodeIP.String(), w.podIPs); err != nil {
+			w.log.Warn("refreshing volumes", "volumes", stale, "err", err) // the pod keeps what it has
+			w.markStale(stale)
+			return 10 * time.Second, nil
+		}
 		return 0, nil
 	}
 	if left := time.Until(w.setupAt); left > 0 && !changed && !retrying {

@@ -46,8 +46,9 @@ type worker struct {
 	active     bool               // admitted, and not yet without processes: it counts for what others may have
 	status     corev1.PodStatus
 	reported   bool
-	objects    bool // objects that the pod may name have changed
-	retry      bool // what setup waits for may be there now
+	objects    bool     // objects that the pod may name have changed
+	retry      bool     // what setup waits for may be there now
+	stale      []string // volumes to look at again
 	probes     *prober
 	measuring  atomic.Bool  // its use of local storage is being looked at
 	measured   atomic.Int64 // how long that took last, in nanoseconds
@@ -103,6 +104,21 @@ func (w *worker) refresh(objects bool) {
 	w.retry = true
 	w.mu.Unlock()
 	w.poke()
+}
+
+func (w *worker) refreshVolumes(volumes []string) {
+	w.markStale(volumes)
+	w.poke()
+}
+
+func (w *worker) markStale(volumes []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, v := range volumes {
+		if !slices.Contains(w.stale, v) {
+			w.stale = append(w.stale, v)
+		}
+	}
 }
 
 // update takes a new version of the pod. The echo of our own status wakes nobody.

@@ -115,7 +115,7 @@ func TestImagePulls(t *testing.T) {
 		time.Sleep(11 * time.Second) // pulled again, failed again
 		synctest.Wait()
 		time.Sleep(5 * time.Second)
-		n.m.RefreshAll() // looked at within the back-off
+		n.m.Refresh(map[string]bool{p.Namespace: true}) // looked at within the back-off
 		w = n.status(p).ContainerStatuses[0].State.Waiting
 		if w == nil || w.Reason != "ImagePullBackOff" || !strings.HasPrefix(w.Message, `Back-off pulling image "docker.io/test/far:1": ErrImagePull: `) {
 			t.Fatalf("waiting %+v", w)
@@ -135,6 +135,33 @@ func TestImagePulls(t *testing.T) {
 	})
 }
 
+func TestStaleVolumesAreRefreshedAlone(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p, other := pod("a", corev1.RestartPolicyAlways, trap), pod("b", corev1.RestartPolicyAlways, trap)
+		for _, p := range []*corev1.Pod{p, other} {
+			n.m.Update(p)
+			n.running(p, "c1")
+		}
+		n.mu.Lock()
+		setups := n.setups
+		n.volErr = errors.New("no master")
+		n.mu.Unlock()
+		n.m.RefreshVolumes(p.UID, []string{"token"})
+		synctest.Wait()
+		n.mu.Lock()
+		n.volErr = nil
+		n.mu.Unlock()
+		time.Sleep(11 * time.Second) // tried again
+		synctest.Wait()
+		time.Sleep(time.Minute) // and not any more
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if want := []string{"a token", "a token"}; !slices.Equal(n.refreshed, want) || n.setups != setups {
+			t.Errorf("refreshed %q, want %q; %d setups of all volumes, want none", n.refreshed, want, n.setups-setups)
+		}
+	})
+}
+
 func TestConfigMapIsAwaited(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
 		p := pod("a", corev1.RestartPolicyAlways, trap)
@@ -147,7 +174,7 @@ func TestConfigMapIsAwaited(t *testing.T) {
 		n.mu.Lock()
 		n.configs["cm"] = &corev1.ConfigMap{Data: map[string]string{"k": "v"}}
 		n.mu.Unlock()
-		n.m.RefreshAll()
+		n.m.Refresh(map[string]bool{p.Namespace: true})
 		c := n.running(p, "c1")
 		env := n.rt.Config(c.ID).Env
 		if !slices.Contains(env, runtime.KeyValue{Name: "L", Value: "<v>"}) {

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/internal/beneath"
 	"github.com/kontiki/kontiki/node/podspec"
@@ -58,17 +59,18 @@ type Manager struct {
 	c      Config
 	mu     sync.Mutex
 	tokens map[tokenKey]*token
-	expiry func()
+	expiry func(uid types.UID, volumes []string)
 	wake   chan struct{}
 }
 
 // New makes a manager.
 func New(c Config) *Manager {
-	return &Manager{c: c, tokens: map[tokenKey]*token{}, expiry: func() {}, wake: make(chan struct{}, 1)}
+	return &Manager{c: c, tokens: map[tokenKey]*token{}, expiry: func(types.UID, []string) {}, wake: make(chan struct{}, 1)}
 }
 
-// OnExpiry sets what is called when a token has to be renewed: it should bring Setup about. Call it before Run.
-func (m *Manager) OnExpiry(f func()) { m.expiry = f }
+// OnExpiry sets what is called when tokens in a pod's volumes have to be renewed: it should bring Refresh about. Call it
+// before Run.
+func (m *Manager) OnExpiry(f func(uid types.UID, volumes []string)) { m.expiry = f }
 
 // Run calls OnExpiry's function whenever a token nears its end, until ctx ends.
 func (m *Manager) Run(ctx context.Context) error {
@@ -89,10 +91,23 @@ func (m *Manager) Run(ctx context.Context) error {
 			continue
 		case <-timer.C:
 		}
-		if wait < time.Hour {
-			m.expiry()
+		for uid, volumes := range m.expiring(time.Now()) {
+			m.expiry(uid, volumes)
 		}
 	}
+}
+
+// expiring returns the volumes with tokens that are to be renewed, by pod.
+func (m *Manager) expiring(now time.Time) map[types.UID][]string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := map[types.UID][]string{}
+	for k, t := range m.tokens {
+		if uid := types.UID(k.uid); !now.Before(t.renew) && !slices.Contains(out[uid], k.volume) {
+			out[uid] = append(out[uid], k.volume)
+		}
+	}
+	return out
 }
 
 func (m *Manager) podDir(uid string) string { return filepath.Join(m.c.RootDir, uid) }
@@ -114,6 +129,20 @@ func (m *Manager) Setup(ctx context.Context, pod *corev1.Pod, hostIP string, pod
 		out[v.Name] = path
 	}
 	return out, nil
+}
+
+// Refresh brings some volumes of the pod up to date, as Setup does with all.
+func (m *Manager) Refresh(ctx context.Context, pod *corev1.Pod, volumes []string, hostIP string, podIPs []string) error {
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if !slices.Contains(volumes, v.Name) {
+			continue
+		}
+		if _, err := m.one(ctx, pod, v, hostIP, podIPs); err != nil {
+			return &Error{v.Name, err}
+		}
+	}
+	return nil
 }
 
 func (m *Manager) one(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, hostIP string, podIPs []string) (string, error) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
@@ -314,7 +316,15 @@ func TestTokenIsRenewed(t *testing.T) {
 			return read(t, filepath.Join(paths["v"], "token"))
 		}
 		var calls atomic.Int32
-		m.OnExpiry(func() { calls.Add(1); setup() })
+		m.OnExpiry(func(uid types.UID, volumes []string) {
+			calls.Add(1)
+			if uid != p.UID || !slices.Equal(volumes, []string{"v"}) {
+				t.Errorf("asked to refresh volumes %q of pod %s", volumes, uid)
+			}
+			if err := m.Refresh(context.Background(), p, volumes, "", nil); err != nil {
+				t.Error(err)
+			}
+		})
 		issued := func() int {
 			s.mu.Lock()
 			defer s.mu.Unlock()
