@@ -108,7 +108,7 @@ func (v *Verifier) ask(peers []raft.Server, q *question) {
 // heartbeat asks one peer, until no question is left.
 func (v *Verifier) heartbeat(peer raft.Server, p *verifiedPeer, q *question) {
 	for q != nil {
-		request := &raft.AppendEntriesRequest{RPCHeader: v.header, Term: q.term, Leader: v.header.Addr}
+		request := &raft.AppendEntriesRequest{RPCHeader: v.header, Term: q.term}
 		var response raft.AppendEntriesResponse
 		err := v.send.AppendEntries(peer.ID, peer.Address, request, &response)
 		if err == nil && (!response.Success || response.Term != q.term) {
