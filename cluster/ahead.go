@@ -82,7 +82,7 @@ func (a *ahead) storing(logs []*raft.Log) {
 		return
 	}
 	request := &raft.AppendEntriesRequest{
-		RPCHeader: a.header, Term: term, Leader: a.header.Addr,
+		RPCHeader: a.header, Term: term,
 		PrevLogEntry: first - 1, PrevLogTerm: previous.Term, Entries: logs, LeaderCommitIndex: first - 1,
 	}
 	now := time.Now()
