@@ -5,7 +5,7 @@ import "github.com/prometheus/client_golang/prometheus"
 var (
 	certificateExpiry  = prometheus.NewDesc("kontiki_certificate_expiry_timestamp_seconds", "When a certificate that this master uses expires; it is renewed long before.", []string{"use"}, nil)
 	identityGeneration = prometheus.NewDesc("kontiki_identity_generation", "The generation of the cluster's identity that this master uses; the same on all masters but for moments.", nil, nil)
-	workersMetric   = prometheus.NewDesc("kontiki_following_workers", "How many workers follow this master for changes of certificates and keys.", nil, nil)
+	workersMetric      = prometheus.NewDesc("kontiki_following_workers", "How many workers follow this master for changes of certificates and keys.", nil, nil)
 )
 
 // certificateMetrics tell of this master's certificates.
