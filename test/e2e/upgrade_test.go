@@ -187,9 +187,6 @@ func TestRollingUpgrade(t *testing.T) {
 	level(before, second, third)
 	file := filepath.Join(t.TempDir(), "state.snapshot")
 	must(t, "snapshot", "save", file)
-	if out, err := kontiki("snapshot", "restore", file); err == nil || !strings.Contains(err.Error(), "feature level") || !strings.Contains(err.Error(), previousVersion) {
-		t.Errorf("a restore before the level allows it: %s %v", out, err)
-	}
 	// The other way round.
 	contains(t, must(t, "cluster", "transfer", first), first+" leads")
 	bySnapshot(second, previous, previousVersion)
@@ -249,7 +246,7 @@ func TestRollingUpgrade(t *testing.T) {
 	w.stop()
 	w.done.Wait()
 	w.nothingLost(t, ns)
-	contains(t, must(t, "snapshot", "restore", file), "restored revision") // what the level allows
+	contains(t, must(t, "snapshot", "restore", file), "restored revision") // what was saved before the level rose
 	if out := bytes.TrimSpace([]byte(kubectl(t, "-n", ns, "get", "pods", "-o", "name"))); bytes.Count(out, []byte("\n")) != workers-1 {
 		t.Errorf("pods after the restore: %s", out)
 	}
