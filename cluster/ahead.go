@@ -35,15 +35,18 @@ type aheadNode interface {
 	GetConfiguration() raft.ConfigurationFuture
 }
 
-// aheadPeer is a follower. It has one call at a time, so that one that hangs costs one, and after a failure none for a while.
+// aheadPeer is a follower. Few calls are under way at a time, so that one that hangs costs no more, and none for a while after one that
+// failed.
 type aheadPeer struct {
-	busy  bool
+	calls int
 	again time.Time
 }
 
 const (
 	// aheadBytes bounds what is sent ahead.
 	aheadBytes = 16 << 10
+	// aheadCalls is two: a write may be committed and the next one come before the follower's answer to the first has been read.
+	aheadCalls = 2
 	// aheadPause is how long a follower that did not take an entry is left to raft: it lags, or cannot be reached.
 	aheadPause = time.Second
 )
@@ -95,8 +98,8 @@ func (a *ahead) storing(logs []*raft.Log) {
 			peer = new(aheadPeer)
 			a.peers[server] = peer
 		}
-		if !peer.busy && !now.Before(peer.again) {
-			peer.busy = true
+		if peer.calls < aheadCalls && !now.Before(peer.again) {
+			peer.calls++
 			a.calls.Go(func() { a.call(server, peer, request) })
 		}
 	}
@@ -108,7 +111,7 @@ func (a *ahead) call(server raft.Server, peer *aheadPeer, request *raft.AppendEn
 	err := a.send.AppendEntries(server.ID, server.Address, request, &response)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	peer.busy = false
+	peer.calls--
 	if err != nil || !response.Success {
 		peer.again = time.Now().Add(aheadPause)
 	}
