@@ -1,0 +1,221 @@
+package pods
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/runtime/fake"
+)
+
+const ignores = "sleep|100000" // the stop signal
+
+// TestNoTerminalPhaseWhileSomethingRuns: who sees a pod Failed gives its ports, volumes and devices to the next one.
+func TestNoTerminalPhaseWhileSomethingRuns(t *testing.T) {
+	sidecar := func(p *corev1.Pod, command string) {
+		always := corev1.ContainerRestartPolicyAlways
+		p.Spec.InitContainers = append(p.Spec.InitContainers, corev1.Container{Name: "side", Image: image, Command: strings.Split(command, "|"), RestartPolicy: &always})
+	}
+	for _, c := range []struct {
+		name   string
+		pod    func() *corev1.Pod
+		begin  func(n *node, p *corev1.Pod)
+		during corev1.PodPhase
+		reason string
+	}{
+		{"a deadline", func() *corev1.Pod {
+			p := pod("a", corev1.RestartPolicyAlways, ignores)
+			d := int64(60)
+			p.Spec.ActiveDeadlineSeconds = &d
+			return p
+		}, func(*node, *corev1.Pod) { time.Sleep(60 * time.Second) }, corev1.PodRunning, "DeadlineExceeded"},
+		{"an eviction", func() *corev1.Pod { return pod("a", corev1.RestartPolicyAlways, ignores) }, func(n *node, p *corev1.Pod) {
+			if !n.m.Stop(p.UID, Stop{Reason: "Evicted", Message: "The node was low on resource: memory.", Condition: &corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "TerminationByKubelet"}}) {
+				n.t.Error("the pod is not known")
+			}
+		}, corev1.PodRunning, "Evicted"},
+		{"an init container that failed beside a sidecar", func() *corev1.Pod {
+			p := pod("a", corev1.RestartPolicyNever, ignores)
+			sidecar(p, ignores)
+			p.Spec.InitContainers = append(p.Spec.InitContainers, corev1.Container{Name: "init", Image: image, Command: []string{"false"}})
+			return p
+		}, func(*node, *corev1.Pod) {}, corev1.PodPending, ""},
+		{"work that is done beside a sidecar", func() *corev1.Pod {
+			p := pod("a", corev1.RestartPolicyNever, "false")
+			sidecar(p, ignores)
+			return p
+		}, func(*node, *corev1.Pod) {}, corev1.PodRunning, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *node) {
+				p := c.pod()
+				n.m.Update(p)
+				n.status(p)
+				c.begin(n, p)
+				time.Sleep(20 * time.Second) // of the 30 that it has
+				s := n.status(p)
+				if s.Phase != c.during || s.Reason != "" {
+					t.Errorf("while it runs: %s %s", s.Phase, s.Reason)
+				}
+				if c.reason == "Evicted" && condition(s.Conditions, corev1.DisruptionTarget) == nil {
+					t.Error("the condition waits for the end")
+				}
+				time.Sleep(15 * time.Second)
+				s = n.status(p)
+				if s.Phase != corev1.PodFailed || s.Reason != c.reason || !n.hasEnded(p) {
+					t.Errorf("in the end: %s %s", s.Phase, s.Reason)
+				}
+				list, _ := n.rt.ListContainers(context.Background(), string(p.UID))
+				for _, l := range list {
+					if l.State == runtime.StateRunning {
+						t.Errorf("%s runs", l.Name)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestAnEvictionSurvivesTheAgent(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyAlways, ignores)
+		n.m.Update(p)
+		n.running(p, "c1")
+		n.m.Stop(p.UID, Stop{Reason: "Evicted", Message: "why"})
+		n.status(p)
+		n.stop() // in the middle of the grace period
+		n.start()
+		n.m.Update(p)
+		time.Sleep(35 * time.Second)
+		if s := n.status(p); s.Phase != corev1.PodFailed || s.Reason != "Evicted" || s.Message != "why" {
+			t.Errorf("%s %s %s", s.Phase, s.Reason, s.Message)
+		}
+	})
+}
+
+func TestOneStopShortensAnother(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyAlways, ignores)
+		n.m.Update(p)
+		n.running(p, "c1")
+		n.m.Update(deleting(p, 30))
+		time.Sleep(5 * time.Second)
+		now := time.Duration(0)
+		n.m.Stop(p.UID, Stop{Grace: &now})
+		time.Sleep(1100 * time.Millisecond)
+		if !n.hasEnded(p) {
+			t.Error("it still has its first grace period")
+		}
+		if n.m.Stop("unknown", Stop{}) {
+			t.Error("an unknown pod is said to be stopped")
+		}
+	})
+}
+
+// TestSidecarsPreStopBeginsAtOnce: a sidecar's hook runs beside the main containers, its signal comes when they have ended.
+func TestSidecarsPreStopBeginsAtOnce(t *testing.T) {
+	for _, c := range []struct {
+		name, main string
+		grace      int64
+		signalled  time.Duration
+	}{
+		{"the main container ends in time", `sh|-c|trap "exit 0" TERM; while :; do :; done`, 20, 3 * time.Second},
+		{"it uses up the grace period", ignores, 5, 5 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *node) {
+				var began time.Time
+				hooked, signalled := time.Duration(-1), time.Duration(-1)
+				n.rt.Program("hook", func(context.Context, *fake.Process) int { hooked = time.Since(began); return 0 })
+				n.rt.Program("side", func(ctx context.Context, p *fake.Process) int {
+					select {
+					case <-p.Signals():
+						signalled = time.Since(began)
+						return 0
+					case <-ctx.Done():
+						return 137
+					}
+				})
+				p := pod("a", corev1.RestartPolicyAlways, c.main)
+				p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 3}}}
+				always := corev1.ContainerRestartPolicyAlways
+				p.Spec.InitContainers = []corev1.Container{{Name: "side", Image: image, Command: []string{"side"}, RestartPolicy: &always,
+					Lifecycle: &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"hook"}}}}}}
+				n.m.Update(p)
+				n.running(p, "c1")
+				began = time.Now()
+				n.m.Update(deleting(p, c.grace))
+				time.Sleep(30 * time.Second)
+				if !n.hasEnded(p) || hooked != 0 || signalled != c.signalled {
+					t.Errorf("the hook ran after %v, the signal came after %v", hooked, signalled)
+				}
+			})
+		})
+	}
+}
+
+func TestAProcessHasTwoSecondsAfterAHookThatHangs(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		saved := false
+		n.rt.Program("saves", func(ctx context.Context, p *fake.Process) int {
+			<-p.Signals()
+			select {
+			case <-time.After(1500 * time.Millisecond):
+				saved = true
+				return 0
+			case <-ctx.Done():
+				return 137
+			}
+		})
+		p := pod("a", corev1.RestartPolicyAlways, "saves")
+		p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"sleep", "600"}}}}
+		n.m.Update(p)
+		n.running(p, "c1")
+		n.m.Update(deleting(p, 3))
+		time.Sleep(4600 * time.Millisecond)
+		if !n.hasEnded(p) || !saved {
+			t.Errorf("saved: %v", saved)
+		}
+	})
+}
+
+// TestReadinessIsReportedWhileAnotherContainerStops: the worker waits for a container that is slow to stop, and speaks on.
+func TestReadinessIsReportedWhileAnotherContainerStops(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		healthy := true
+		n.rt.Program("check", func(context.Context, *fake.Process) int {
+			if healthy {
+				return 0
+			}
+			return 1
+		})
+		probe := func(command string) *corev1.Probe {
+			return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{command}}}, PeriodSeconds: 1, FailureThreshold: 1}
+		}
+		p := pod("a", corev1.RestartPolicyAlways, ignores, ignores, ignores)
+		p.Spec.Containers[0].LivenessProbe = probe("false")
+		p.Spec.Containers[0].LivenessProbe.InitialDelaySeconds = 5
+		p.Spec.Containers[1].ReadinessProbe = probe("check")
+		n.m.Update(p)
+		time.Sleep(8 * time.Second) // the first is being stopped: it has 30 s
+		if s := n.status(p); !s.ContainerStatuses[1].Ready {
+			t.Fatalf("%+v", s.ContainerStatuses[1])
+		}
+		healthy = false
+		third := n.running(p, "c3")
+		n.rt.Exit(third.ID, 1, false)
+		time.Sleep(3 * time.Second)
+		s := n.status(p)
+		if s.ContainerStatuses[1].Ready || condition(s.Conditions, corev1.PodReady).Status != corev1.ConditionFalse {
+			t.Error("an unready container is still ready in the status")
+		}
+		time.Sleep(30 * time.Second)
+		if n.running(p, "c3").ID == third.ID || n.running(p, "c1").Attempt == 0 {
+			t.Error("what ended meanwhile was not restarted")
+		}
+	})
+}
