@@ -47,6 +47,9 @@ func (c *conn) Close() error {
 	return nil
 }
 
+// longest is how many times the patience a connection may take in all, however slowly it takes what is left.
+const longest = 10
+
 // step is how often it is looked whether the rest was delivered.
 const step = 100 * time.Millisecond
 
@@ -54,8 +57,8 @@ const step = 100 * time.Millisecond
 // takes nothing for too long.
 func (c *conn) drain() {
 	defer c.TCPConn.Close()
-	left, since := undelivered(c.TCPConn), time.Now()
-	for time.Since(since) < c.patience {
+	left, begun := undelivered(c.TCPConn), time.Now()
+	for since := begun; time.Since(since) < c.patience && time.Since(begun) < longest*c.patience; {
 		_ = c.TCPConn.SetReadDeadline(time.Now().Add(step))
 		_, err := io.CopyN(io.Discard, c.TCPConn, 64<<10)
 		if timeout, ok := err.(net.Error); err != nil && (!ok || !timeout.Timeout()) && err != io.EOF {

@@ -86,3 +86,25 @@ func TestADeadClientIsGivenUp(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 }
+
+// TestAClientThatTakesLittleIsGivenUp: one that takes a little now and then does not hold the socket for ever either.
+func TestAClientThatTakesLittleIsGivenUp(t *testing.T) {
+	server, client := pair(t, 300*time.Millisecond, true)
+	sent := fill(t, server)
+	if err := server.Close(); err != nil {
+		t.Fatal(err)
+	}
+	slowly := time.NewTicker(100 * time.Millisecond)
+	defer slowly.Stop()
+	taken := int64(0)
+	for range slowly.C {
+		n, err := io.CopyN(io.Discard, client, sent/100)
+		if taken += n; err != nil {
+			break
+		}
+		_, _ = client.Write([]byte("ping")) // is answered with a reset once nobody holds the connection
+	}
+	if taken == sent {
+		t.Errorf("all %d bytes were taken, by a client that took a hundredth at a time", sent)
+	}
+}
