@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kontiki/kontiki/internal/durable"
+	"github.com/kontiki/kontiki/internal/pause"
 )
 
 // BackupSchedule says where a master keeps the backups that it takes by itself, each a whole one of the cluster's state.
@@ -45,11 +46,7 @@ func (c *Cluster) scheduleBackups(ctx context.Context) error {
 		if newest, ok := newestBackup(schedule.Dir, time.Now()); ok {
 			wait = time.Until(newest.Add(schedule.Interval))
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !pause.For(ctx, wait) {
 			return nil
 		}
 		path, err := c.backUp(ctx, schedule, time.Now())
@@ -61,11 +58,7 @@ func (c *Cluster) scheduleBackups(ctx context.Context) error {
 			continue
 		}
 		c.log.Error("a scheduled backup failed", "error", err)
-		timer.Reset(min(backupRetry, schedule.Interval))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !pause.For(ctx, min(backupRetry, schedule.Interval)) {
 			return nil
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/internal/pause"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
@@ -138,7 +139,7 @@ func (n *consensus) term(ctx context.Context) {
 
 // perform runs one duty for one term.
 func (n *consensus) perform(ctx context.Context, d *duty) {
-	pause := minDutyPause
+	wait := minDutyPause
 	for {
 		err := n.performOnce(ctx, d)
 		if ctx.Err() != nil || err == nil {
@@ -150,16 +151,12 @@ func (n *consensus) perform(ctx context.Context, d *duty) {
 			<-ctx.Done()
 			return
 		} else if ctx.Err() == nil {
-			n.log.Warn("leadership could not be handed over, starting the duty again", "duty", d.name, "pause", pause, "error", err)
+			n.log.Warn("leadership could not be handed over, starting the duty again", "duty", d.name, "pause", wait, "error", err)
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !pause.For(ctx, wait) {
 			return
 		}
-		pause = min(2*pause, maxDutyPause)
+		wait = min(2*wait, maxDutyPause)
 	}
 }
 

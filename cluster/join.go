@@ -9,6 +9,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/identity"
 	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/pause"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
@@ -67,11 +68,7 @@ func (c *Cluster) becomeMember(ctx context.Context) error {
 			failures = append(failures, fmt.Errorf("%s: %w", address, err))
 		}
 		c.log.Warn("could not become a member yet, trying again", "error", errors.Join(failures...))
-		timer := time.NewTimer(join.Pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !pause.For(ctx, join.Pause) {
 			return ctx.Err()
 		}
 	}

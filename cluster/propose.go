@@ -34,18 +34,16 @@ const (
 // kv.ErrDiskFull when it was not because the disks have no room; kv.ErrOutcomeUnknown when it may be committed now or later, and when
 // it may have been so long ago that its result is not remembered.
 func (n *consensus) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, error) {
-	data, dated, err := n.encode(cmd)
-	if err != nil {
-		return kv.Result{}, fmt.Errorf("propose: %w", err)
-	}
 	ctx, cancel := n.bounded(ctx)
 	defer cancel()
-	unknown := false
+	var data []byte
+	dated, unknown := false, false
 	var last error
 	var full time.Time // since when there was no room
 	for {
 		lead := n.leaders.current()
 		if !dated && !unknown { // a command that may be committed keeps its date, or that it has none
+			var err error
 			if data, dated, err = n.encode(cmd); err != nil {
 				return kv.Result{}, fmt.Errorf("propose: %w", err)
 			}

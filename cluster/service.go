@@ -195,6 +195,9 @@ func (s joinService) JoinWorker(ctx context.Context, r *clusterv1.JoinWorkerRequ
 			}
 		}
 	}
+	if err := c.mayTakeName(ctx, r.Name); err != nil {
+		return nil, toStatus(err)
+	}
 	c.log.Info("admitting a worker", "worker", r.Name, "addresses", r.Addresses)
 	return c.workerCertificates(ctx, view, r.Name, r.Csr, r.Addresses)
 }
@@ -211,7 +214,7 @@ func (c *Cluster) workerCertificates(ctx context.Context, view kv.View, name str
 	if len(addresses) > maxWorkerAddresses {
 		return nil, status.Errorf(codes.InvalidArgument, "worker %s asks for a certificate for %d addresses, at most %d are allowed", name, len(addresses), maxWorkerAddresses)
 	}
-	if err := c.mayBeNamed(ctx, name); err != nil {
+	if err := c.mayBeNamed(name); err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	for _, a := range addresses {
@@ -238,12 +241,18 @@ func (c *Cluster) workerCertificates(ctx context.Context, view kv.View, name str
 }
 
 // mayBeNamed says why a worker does not get a serving certificate for its name: with one for a name of the API it could pose as the API.
-func (c *Cluster) mayBeNamed(ctx context.Context, name string) error {
+func (c *Cluster) mayBeNamed(name string) error {
 	for _, host := range append([]string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"}, c.cfg.APIHosts...) {
 		if strings.EqualFold(name, host) {
 			return fmt.Errorf("%w: a worker cannot be named %s, which is a name of the API; choose another name", join.ErrRefused, name)
 		}
 	}
+	return nil
+}
+
+// mayTakeName says why a host that shows a token and no certificate does not become the worker of that name: a master's name is for the
+// worker on its own host. A worker that has a certificate keeps its name, also if it calls from another address of its host.
+func (c *Cluster) mayTakeName(ctx context.Context, name string) error {
 	for _, s := range c.replica.servers() {
 		if string(s.ID) == name && !c.callsFrom(ctx, s) {
 			return fmt.Errorf("%w: the worker asks for the name %s from %s, which is not the address of that master; choose another name", join.ErrRefused, name, callerIP(ctx))
@@ -266,8 +275,11 @@ func (c *Cluster) mayServeAt(ctx context.Context, name, address string) error {
 		if !slices.ContainsFunc(hostIPs(ctx, string(s.Address)), ip.Equal) {
 			continue
 		}
-		if string(s.ID) == name && c.callsFrom(ctx, s) {
-			return nil
+		if string(s.ID) == name {
+			if c.callsFrom(ctx, s) {
+				return nil
+			}
+			return fmt.Errorf("worker %s asks for a certificate for %s, which is that master's address, and calls from %s; let the agent on that host reach the masters from that address", name, ip, callerIP(ctx))
 		}
 		return fmt.Errorf("worker %s asks for a certificate for %s, which is the address of %s; give the agent its own host's --node-ip", name, ip, s.ID)
 	}

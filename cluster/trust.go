@@ -16,6 +16,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/broadcast"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/pause"
 )
 
 const (
@@ -144,10 +145,7 @@ func (c *Cluster) takeTrust(ctx context.Context, view kv.View) bool {
 		case id != nil:
 			if err := c.adopt(id); err != nil {
 				c.log.Error("the cluster's new identity could not be kept, trying again", "generation", id.Generation, "error", err)
-				select {
-				case <-time.After(saveAgain):
-				case <-ctx.Done():
-				}
+				pause.For(ctx, saveAgain)
 				return false
 			}
 		}
@@ -263,12 +261,7 @@ func (c *Cluster) advanceRotations(ctx context.Context) error {
 			}
 			c.log.Info("a rotation does not go on yet", "error", err)
 		}
-		timer := time.NewTimer(rotationPoll)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-		timer.Stop()
+		pause.For(ctx, rotationPoll)
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/internal/contain"
+	"github.com/kontiki/kontiki/internal/pause"
 )
 
 // Key names an object, or whatever else a controller works on.
@@ -175,7 +176,7 @@ const (
 // Keep runs something until the context ends, and starts it again when it ends before, in whatever way. It must not leave
 // goroutines behind.
 func Keep(ctx context.Context, name string, log *slog.Logger, run func(context.Context) error) error {
-	pause := firstRestart
+	wait := firstRestart
 	for {
 		began := time.Now()
 		err := contain.Run(func() error { return run(ctx) })
@@ -183,17 +184,13 @@ func Keep(ctx context.Context, name string, log *slog.Logger, run func(context.C
 			return ctx.Err()
 		}
 		if time.Since(began) > ranWell {
-			pause = firstRestart
+			wait = firstRestart
 		}
-		log.Error("it ended and is started again", "controller", name, "after", pause, "error", err, "stack", contain.Stack(err))
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		log.Error("it ended and is started again", "controller", name, "after", wait, "error", err, "stack", contain.Stack(err))
+		if !pause.For(ctx, wait) {
 			return ctx.Err()
 		}
-		pause = min(2*pause, longestRestart)
+		wait = min(2*wait, longestRestart)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/pause"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -127,23 +128,19 @@ func transient(err error) bool {
 
 // store runs a report until it is stored or refused for good. Its panic is an error.
 func (s *session) store(ctx context.Context, what string, report func() error) error {
-	pause := firstPause
+	wait := firstPause
 	for {
 		err := contain.Run(report)
 		if err == nil || !transient(err) || ctx.Err() != nil {
 			return err
 		}
-		if pause == firstPause {
+		if wait == firstPause {
 			s.log.Warn("a report cannot be stored now, trying again until it can", "what", what, "error", err)
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !pause.For(ctx, wait) {
 			return ctx.Err()
 		}
-		pause = min(2*pause, longestPause)
+		wait = min(2*wait, longestPause)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/pause"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
@@ -104,11 +105,7 @@ func Ask[T any](ctx context.Context, network mtls.Network, log *slog.Logger, add
 			log.Warn("could not join, trying again", "master", address, "error", err)
 			failures = append(failures, err)
 		}
-		timer := time.NewTimer(Pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !pause.For(ctx, Pause) {
 			return zero, errors.Join(failures...)
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/kontiki/kontiki/internal/pause"
 )
 
 // Announcer tells followers of commits. Raft tells them with the next entries, and when there are none, only after the
@@ -103,7 +105,7 @@ func (a *Announcer) tell(ctx context.Context, peer raft.Server, term uint64, mar
 		case <-ctx.Done():
 			return
 		}
-		pause := announceRetry
+		wait := announceRetry
 		for try := 0; try < announceRetries && a.node.LastIndex() == index; try++ {
 			request := &raft.AppendEntriesRequest{
 				RPCHeader: a.header, Term: term,
@@ -116,16 +118,12 @@ func (a *Announcer) tell(ctx context.Context, peer raft.Server, term uint64, mar
 				break
 			}
 			if err != nil {
-				pause, try = announcePause, announceRetries
+				wait, try = announcePause, announceRetries
 			}
-			timer := time.NewTimer(pause)
-			select {
-			case <-timer.C:
-			case <-ctx.Done():
-				timer.Stop()
+			if !pause.For(ctx, wait) {
 				return
 			}
-			pause *= 2
+			wait *= 2
 		}
 	}
 }
