@@ -59,10 +59,7 @@ func StartProgram(program string, out io.Writer, masters, workers int, further .
 	if c.Dir, err = os.MkdirTemp("", "kte"); err != nil {
 		return c, err
 	}
-	if c.APIPort, err = freePort(); err != nil {
-		return c, err
-	}
-	if c.DemoPort, err = freePort(); err != nil {
+	if c.APIPort, c.DemoPort, err = freePorts(); err != nil {
 		return c, err
 	}
 	text, err := c.Run(append([]string{"dev", "--detach", "--masters", fmt.Sprint(masters), "--workers", fmt.Sprint(workers),
@@ -268,11 +265,17 @@ func (c *Cluster) ShowLogs(out io.Writer) {
 	}
 }
 
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// freePorts chooses two ports. Both are held while they are chosen: the kernel may give one that was let go again at once.
+func freePorts() (first, second int, err error) {
+	a, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	defer a.Close()
+	b, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, 0, err
+	}
+	defer b.Close()
+	return a.Addr().(*net.TCPAddr).Port, b.Addr().(*net.TCPAddr).Port, nil
 }
