@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kontiki/kontiki/internal/durable"
+	"github.com/kontiki/kontiki/internal/eintr"
 	"github.com/kontiki/kontiki/internal/failpoint"
 )
 
@@ -56,7 +57,7 @@ func lockLog(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("open the raft log: %w", err)
 	}
 	for deadline := time.Now().Add(lockTimeout); ; time.Sleep(20 * time.Millisecond) {
-		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err := eintr.Retry(func() error { return syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) })
 		switch {
 		case err == nil:
 			return file, nil
@@ -85,9 +86,11 @@ func openBolt(file *os.File, readOnly bool) (*raftboltdb.BoltStore, error) {
 		return os.NewFile(uintptr(fd), file.Name()), nil
 	}
 	var bolt *raftboltdb.BoltStore
-	err := faultless(func() (err error) {
-		bolt, err = raftboltdb.New(raftboltdb.Options{Path: file.Name(), BoltOptions: options})
-		return err
+	err := eintr.Retry(func() error { // bbolt does not repeat an interrupted fdatasync
+		return faultless(func() (err error) {
+			bolt, err = raftboltdb.New(raftboltdb.Options{Path: file.Name(), BoltOptions: options})
+			return err
+		})
 	})
 	if errors.Is(err, berrors.ErrTimeout) {
 		err = ErrLocked

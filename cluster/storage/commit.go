@@ -8,20 +8,23 @@ import (
 
 	berrors "go.etcd.io/bbolt/errors"
 
+	"github.com/kontiki/kontiki/internal/eintr"
 	"github.com/kontiki/kontiki/internal/failpoint"
 )
 
 var errClosed = errors.New("the raft log is closed")
 
 // commit runs one write of raft-boltdb's, which is one commit of bbolt's. The caller holds write. A full disk is ErrFull, tried
-// again once with the room of the reserve; every other error of the disk is final.
+// again once with the room of the reserve. A commit that a signal interrupted (bbolt calls fdatasync directly) is tried again. Every
+// other error of the disk is final.
 func (s *Store) commit(write func() error) error {
 	if err := s.refuses(); err != nil {
 		return err
 	}
-	err := s.commitOnce(write)
+	once := func() error { return s.commitOnce(write) }
+	err := eintr.Retry(once)
 	if isFull(err) && s.giveUpReserve() {
-		err = s.commitOnce(write)
+		err = eintr.Retry(once)
 	}
 	return s.classify(err)
 }
@@ -34,7 +37,7 @@ func (s *Store) commitOnce(write func() error) error {
 		s.commits++
 		return nil
 	}
-	if !isFull(err) {
+	if !isFull(err) && !errors.Is(err, syscall.EINTR) {
 		return err
 	}
 	happened, settling := s.settle()
@@ -47,7 +50,7 @@ func (s *Store) commitOnce(write func() error) error {
 	return err
 }
 
-// settle finds out whether a commit that failed for lack of room happened. bbolt writes and syncs the pages of a commit before its
+// settle finds out whether a commit happened that failed for lack of room or was interrupted. bbolt writes and syncs the pages of a commit before its
 // meta page, so it mostly did not. Where it was the sync of the meta page that failed, bbolt and the kernel show one that the
 // disk may not have, and what is written next must not build on that: it is written again.
 func (s *Store) settle() (happened bool, err error) {

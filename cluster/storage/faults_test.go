@@ -151,6 +151,32 @@ func TestAnErrorOfTheDiskIsFinal(t *testing.T) {
 	}
 }
 
+// A call that a signal interrupts is repeated: it is no error of the disk.
+func TestAnInterruptedSyncIsRepeated(t *testing.T) {
+	disk := faultfs.Start(t)
+	s, err := Open(disk.Dir, Options{Keep: 2, Log: quiet, Failed: func(err error) { t.Errorf("the disk failed: %v", err) }})
+	check(t, err)
+	defer s.Close()
+	want := map[uint64]*raft.Log{}
+	for i := range uint64(5) {
+		before := disk.Counts()["sync failed with interrupted system call"]
+		disk.Fail(faultfs.Sync, syscall.EINTR)
+		logs := entries(3*i+1, 3*i+3, 1)
+		done := make(chan error, 1)
+		go func() { done <- s.StoreLogs(logs) }()
+		eventually(t, "the interrupted sync to be repeated", func() bool {
+			return disk.Counts()["sync failed with interrupted system call"] > before+2
+		})
+		disk.Fail(faultfs.Sync, 0)
+		check(t, <-done)
+		for _, l := range logs {
+			want[l.Index] = l
+		}
+		check(t, same(s, want))
+	}
+	check(t, s.Set([]byte("CurrentTerm"), []byte("x")))
+}
+
 // An entry that rots while the file is open is found when it is read.
 func TestAnEntryThatRotsWhileRunningIsFound(t *testing.T) {
 	dir := t.TempDir()

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kontiki/kontiki/internal/eintr"
 )
 
 const (
@@ -178,7 +180,7 @@ func (h *health) beginStall() func() {
 // space asks for the disk's free bytes, and all of them; false where the disk is away: operations will say so.
 func (h *health) space() (free, total int64, ok bool) {
 	var fs unix.Statfs_t
-	if err := unix.Statfs(h.dir, &fs); err != nil {
+	if err := eintr.Retry(func() error { return unix.Statfs(h.dir, &fs) }); err != nil {
 		return 0, 0, false
 	}
 	return int64(fs.Bavail) * fs.Bsize, int64(fs.Blocks) * fs.Bsize, true
@@ -241,7 +243,7 @@ func (h *health) takeReserve() error {
 	if err != nil {
 		return err
 	}
-	err = unix.Fallocate(int(f.Fd()), 0, 0, h.reserve)
+	err = eintr.Retry(func() error { return unix.Fallocate(int(f.Fd()), 0, 0, h.reserve) })
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
 		err = fill(f, h.reserve)
 	}

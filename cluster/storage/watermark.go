@@ -14,6 +14,7 @@ import (
 
 	"github.com/kontiki/kontiki/internal/crc32c"
 	"github.com/kontiki/kontiki/internal/durable"
+	"github.com/kontiki/kontiki/internal/eintr"
 	"github.com/kontiki/kontiki/internal/failpoint"
 )
 
@@ -194,7 +195,7 @@ func (w *watermarkFile) write(m watermark) error {
 	if err := w.put(m); err != nil {
 		return err
 	}
-	if err := unix.Fdatasync(int(w.file.Fd())); err != nil {
+	if err := eintr.Retry(func() error { return unix.Fdatasync(int(w.file.Fd())) }); err != nil {
 		return fmt.Errorf("sync the raft log's watermark: %w", err)
 	}
 	w.durable = true

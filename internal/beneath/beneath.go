@@ -12,6 +12,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kontiki/kontiki/internal/eintr"
 )
 
 // Links says what symbolic links do.
@@ -36,7 +38,11 @@ var (
 // Handle opens path below dir without opening what it names (O_PATH): the handle can be looked at, bound elsewhere
 // through Path, and opened by Reopen. dir itself is trusted.
 func Handle(dir, path string, links Links) (*os.File, error) {
-	d, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	var d int
+	err := eintr.Retry(func() (err error) {
+		d, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		return err
+	})
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
 	}
@@ -71,7 +77,11 @@ func Regular(dir, path string, links Links) (*os.File, error) {
 	if !st.Mode().IsRegular() {
 		return nil, &os.PathError{Op: "open", Path: path, Err: ErrNotRegular}
 	}
-	fd, err := unix.Open(Path(h), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	var fd int
+	err = eintr.Retry(func() (err error) {
+		fd, err = unix.Open(Path(h), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		return err
+	})
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}

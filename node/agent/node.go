@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/internal/eintr"
 )
 
 // nodeStatus looks at the machine and keeps the Node object. The object is replaced, never changed, so a new pointer
@@ -197,7 +199,7 @@ type diskSize struct{ total, free uint64 }
 
 func diskOf(path string) diskSize {
 	var st unix.Statfs_t
-	if unix.Statfs(path, &st) != nil {
+	if eintr.Retry(func() error { return unix.Statfs(path, &st) }) != nil {
 		return diskSize{}
 	}
 	return diskSize{st.Blocks * uint64(st.Bsize), st.Bavail * uint64(st.Bsize)}

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kontiki/kontiki/internal/eintr"
 )
 
 // Config is what the logger is told, as a JSON file.
@@ -97,7 +99,11 @@ func runFIFOs(c Config, stop chan os.Signal) error {
 	var files [2]*os.File
 	go func() {
 		for i, path := range []string{c.Stdout, c.Stderr} {
-			fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) // blocks until there is a writer
+			var fd int
+			err := eintr.Retry(func() (err error) {
+				fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) // blocks until there is a writer
+				return err
+			})
 			if err != nil {
 				opened <- err
 				return
