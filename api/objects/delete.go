@@ -26,8 +26,8 @@ func (s *Service) Delete(ctx context.Context, r *Request, options *metav1.Delete
 	if options == nil {
 		options = &metav1.DeleteOptions{}
 	}
-	if errs := metav1validation.ValidateDeleteOptions(options); len(errs) > 0 {
-		return nil, false, apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind("DeleteOptions").GroupKind(), "", errs)
+	if err := checkDeleteOptions(options); err != nil {
+		return nil, false, err
 	}
 	view := s.store.View()
 	for attempt := 0; ; attempt++ {
@@ -81,6 +81,13 @@ func (s *Service) deleteOnce(ctx context.Context, r *Request, options *metav1.De
 	}
 	obj, err = s.commit(ctx, r, view, stored, obj, old)
 	return obj, false, err
+}
+
+func checkDeleteOptions(options *metav1.DeleteOptions) error {
+	if errs := metav1validation.ValidateDeleteOptions(options); len(errs) > 0 {
+		return apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind("DeleteOptions").GroupKind(), "", errs)
+	}
+	return nil
 }
 
 func checkPreconditions(r *Request, p *metav1.Preconditions, old registry.Object) error {

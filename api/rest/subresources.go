@@ -106,7 +106,7 @@ func (c *call) evict() error {
 	if err != nil {
 		return err
 	}
-	if eviction.Name != "" && eviction.Name != c.target.name {
+	if eviction.Name != c.target.name {
 		return apierrors.NewBadRequest("name in URL does not match name in Eviction object")
 	}
 	options := eviction.DeleteOptions
@@ -114,8 +114,7 @@ func (c *call) evict() error {
 		options = &metav1.DeleteOptions{}
 	}
 	r.DryRun = r.DryRun || len(options.DryRun) > 0 || len(o.DryRun) > 0
-	r.Subresource = ""
-	if _, _, err := c.Objects.Delete(c.r.Context(), r, options); err != nil {
+	if err := c.Objects.Evict(c.r.Context(), r, options); err != nil {
 		return err
 	}
 	return c.success(http.StatusCreated)

@@ -1,0 +1,61 @@
+package objects
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/kubernetes/pkg/apis/policy"
+	"k8s.io/utils/ptr"
+
+	"github.com/kontiki/kontiki/api/registry"
+)
+
+// Evict deletes a pod as the eviction API asks for it: the pod's status says why, with a DisruptionTarget condition, before
+// the deletion begins. The condition is a write of its own, so that watchers see it even of a pod that goes at once. A
+// dry run checks the deletion alone, as upstream.
+func (s *Service) Evict(ctx context.Context, r *Request, options *metav1.DeleteOptions) error {
+	if ptr.Deref(options.IgnoreStoreReadErrorWithClusterBreakingPotential, false) {
+		return apierrors.NewInvalid(policy.Kind("Eviction"), r.Name, field.ErrorList{field.Invalid(
+			field.NewPath("deleteOptions", "ignoreStoreReadErrorWithClusterBreakingPotential"), true, "can not be set for pod eviction, try after removing the option")})
+	}
+	if err := checkDeleteOptions(options); err != nil {
+		return err
+	}
+	deletion := *r
+	deletion.Subresource = ""
+	if !r.DryRun {
+		marked, err := s.markEvicted(ctx, deletion, options.Preconditions)
+		if err != nil {
+			return err
+		}
+		options = options.DeepCopy()
+		if options.Preconditions == nil {
+			options.Preconditions = &metav1.Preconditions{}
+		}
+		options.Preconditions.UID = ptr.To(marked.GetUID()) // not another pod that has taken the name meanwhile
+		if options.Preconditions.ResourceVersion != nil {
+			options.Preconditions.ResourceVersion = ptr.To(marked.GetResourceVersion())
+		}
+	}
+	_, _, err := s.Delete(ctx, &deletion, options)
+	return err
+}
+
+func (s *Service) markEvicted(ctx context.Context, r Request, preconditions *metav1.Preconditions) (registry.Object, error) {
+	r.Subresource = "status"
+	marked, _, err := s.modify(ctx, &r, modification{unwatched: true, change: func(old registry.Object) (registry.Object, error) {
+		if err := checkPreconditions(&r, preconditions, old); err != nil {
+			return nil, err
+		}
+		pod := old.(*corev1.Pod)
+		setCondition(pod, corev1.PodCondition{
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: s.timestamp(),
+			Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting",
+		})
+		return pod, nil
+	}})
+	return marked, err
+}
