@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/internal/eintr"
+	"github.com/kontiki/kontiki/node/runtime"
 )
 
 // nodeStatus looks at the machine and keeps the Node object. The object is replaced, never changed, so a new pointer
@@ -109,6 +110,7 @@ func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runti
 		KernelVersion: unix.ByteSliceToString(uts.Release[:]), OSImage: osName(), ContainerRuntimeVersion: version, KubeletVersion: n.c.Version,
 		OperatingSystem: "linux", Architecture: arch,
 	}
+	s.RuntimeHandlers, s.Features = capabilities(n.c.Runtime.Features())
 	n.mu.Lock()
 	var old []corev1.NodeCondition
 	if n.node != nil {
@@ -151,6 +153,15 @@ func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runti
 		}
 	}
 	return node
+}
+
+// capabilities are what pods can ask of the node's only runtime handler, which has no name because pods with a runtimeClassName are
+// refused, and of the node. User namespaces are refused too; the policy of supplementary groups is kept on every host.
+func capabilities(f runtime.Features) ([]corev1.NodeRuntimeHandler, *corev1.NodeFeatures) {
+	handler := corev1.NodeRuntimeHandler{Features: &corev1.NodeRuntimeHandlerFeatures{
+		RecursiveReadOnlyMounts: new(f.RecursiveReadOnly), UserNamespaces: new(false),
+	}}
+	return []corev1.NodeRuntimeHandler{handler}, &corev1.NodeFeatures{SupplementalGroupsPolicy: new(true)}
 }
 
 func firstLine(path string) string {

@@ -2,9 +2,11 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/node/pods"
+	"github.com/kontiki/kontiki/node/runtime"
 	"github.com/kontiki/kontiki/node/runtime/fake"
 	"github.com/kontiki/kontiki/node/runtime/runtimetest"
 	"github.com/kontiki/kontiki/node/wire"
@@ -68,6 +71,27 @@ func TestHelloDescribesTheNode(t *testing.T) {
 	}
 	if !ready {
 		t.Errorf("conditions %+v", n.Status.Conditions)
+	}
+}
+
+// TestHelloTellsWhatTheRuntimeCanDo: the handlers and features of the node's status follow the runtime's.
+func TestHelloTellsWhatTheRuntimeCanDo(t *testing.T) {
+	for _, recursive := range []bool{false, true} {
+		t.Run(fmt.Sprint(recursive), func(t *testing.T) {
+			m := newMaster(t)
+			rt := fake.New(runtimetest.BusyboxName)
+			rt.SetFeatures(runtime.Features{RecursiveReadOnly: recursive})
+			startFake(t, rt, m)
+			m.await("hello", func() bool { return m.node != nil })
+			s := m.node.Status
+			if !reflect.DeepEqual(s.RuntimeHandlers, []corev1.NodeRuntimeHandler{{Features: &corev1.NodeRuntimeHandlerFeatures{
+				RecursiveReadOnlyMounts: new(recursive), UserNamespaces: new(false)}}}) {
+				t.Errorf("runtime handlers %+v", s.RuntimeHandlers)
+			}
+			if !reflect.DeepEqual(s.Features, &corev1.NodeFeatures{SupplementalGroupsPolicy: new(true)}) {
+				t.Errorf("features %+v", s.Features)
+			}
+		})
 	}
 }
 
