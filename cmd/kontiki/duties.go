@@ -32,7 +32,7 @@ import (
 // addDuties registers what the leader does. A part of it that fails or panics is started again here: another leader would do
 // no better, and handing leadership over would disturb all the others.
 func (m *master) addDuties() {
-	for name, run := range map[string]func(context.Context) error{"bootstrap": m.bootstrap, "scheduler": m.schedule, "controllers": m.control} {
+	for name, run := range map[string]func(context.Context) error{"bootstrap": m.bootstrap, "scheduler": m.schedule, "controllers": m.control, "mark": m.mark} {
 		m.cluster.AddDuty(name, func(ctx context.Context) error {
 			return controller.Keep(ctx, name, m.log.With("part", "duties"), run)
 		})
@@ -115,6 +115,10 @@ func (m *master) schedule(ctx context.Context) error {
 	return m.recording(ctx, c, corev1.DefaultSchedulerName, func(recorder record.EventRecorder) error {
 		return scheduler.New(scheduler.Config{Client: c, Recorder: recorder, Log: m.log.With("part", "scheduler")}).Run(ctx)
 	})
+}
+
+func (m *master) mark(ctx context.Context) error {
+	return m.api.Objects.Mark(ctx, m.log.With("part", "duties"))
 }
 
 // nodeLifecycle are the options that are the business of the controllers of nodes.

@@ -1,0 +1,31 @@
+package objects
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/pause"
+)
+
+// A cluster in which nothing happens would stay at one revision for ever. Clients do not expect that: a list that goes on
+// after its continue token has expired is of a later revision than the list that it continues, since upstream's API server
+// writes a key of its own whenever it compacts etcd. The leader writes such a key here, more often than tokens expire.
+const (
+	markKey   = "/kontiki/mark"
+	markEvery = continueLife - time.Minute
+)
+
+// Mark moves the state on to a new revision at least once in the life of a continue token, until the context ends. It is the
+// leader's.
+func (s *Service) Mark(ctx context.Context, log *slog.Logger) error {
+	for pause.For(ctx, markEvery) {
+		at := s.now().UTC().Format(time.RFC3339)
+		_, err := s.store.Propose(ctx, &kv.Command{ID: newCommandID(), Ops: []kv.Op{{Key: markKey, Value: []byte(at)}}})
+		if err != nil && ctx.Err() == nil {
+			log.Warn("the mark that moves the revision on was not written", "error", err)
+		}
+	}
+	return ctx.Err()
+}
