@@ -152,6 +152,11 @@ func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 		}
 		delete(w.pulling, key)
 		if p.err != nil {
+			if img, ok := w.imported(ctx, want.image, p.err); ok {
+				w.pulls.reset(key)
+				w.containerEvent(pod, c, corev1.EventTypeNormal, "Pulled", fmt.Sprintf(said+" %q was imported on this machine; its registry cannot be reached: %v", want.image, p.err))
+				return img, 0, nil
+			}
 			w.pulls.next(key, time.Now(), time.Now())
 			msg := p.err.Error()
 			w.containerEvent(pod, c, corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", want.image, msg))
@@ -214,6 +219,17 @@ func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 		w.poke()
 	})
 	return runtime.Image{}, 0, errPulling
+}
+
+// imported returns the image that an administrator imported under a name, which stands in for its registry where that cannot
+// be reached: machines without a registry then run what asks for a pull each time too, as every image without a tag does. A
+// registry that answers has the last word, and an image that was pulled needs it again.
+func (w *worker) imported(ctx context.Context, name string, failed error) (runtime.Image, bool) {
+	if !errors.Is(failed, runtime.ErrRegistryUnreachable) {
+		return runtime.Image{}, false
+	}
+	img, err := w.m.c.Runtime.GetImage(ctx, name)
+	return img, err == nil && img.Imported
 }
 
 // showBackOff is how long a failed pull is shown as such before it is shown as waiting for the next.

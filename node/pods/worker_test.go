@@ -3,6 +3,7 @@ package pods
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -402,4 +403,47 @@ func TestRemovedAndToldAgain(t *testing.T) {
 			t.Errorf("status %+v", s)
 		}
 	})
+}
+
+// TestAnImportedImageStandsInForItsRegistry, where that cannot be reached; not where it refuses, and not for an image that was
+// pulled, which may have needed somebody's credentials.
+func TestAnImportedImageStandsInForItsRegistry(t *testing.T) {
+	const image = "docker.io/test/far:latest"
+	away := fmt.Errorf("failed to do request: no route to host: %w", runtime.ErrRegistryUnreachable)
+	for name, c := range map[string]struct {
+		pulledBefore bool
+		fails        error
+		runs         bool
+	}{
+		"imported, away":   {false, away, true},
+		"imported, refuse": {false, errors.New("403 Forbidden"), false},
+		"pulled, away":     {true, away, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *node) {
+				ctx := context.Background()
+				var err error
+				if c.pulledBefore {
+					n.rt.Provide(image)
+					_, err = n.rt.PullImage(ctx, image, nil)
+				} else {
+					_, err = n.rt.ImportImage(ctx, strings.NewReader(image))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				n.rt.Fail("PullImage", c.fails)
+				p := pod("a", corev1.RestartPolicyAlways, trap)
+				p.Spec.Containers[0].Image, p.Spec.Containers[0].ImagePullPolicy = image, corev1.PullAlways
+				n.m.Update(p)
+				s := n.status(p)
+				if runs := s.Phase == corev1.PodRunning; runs != c.runs {
+					t.Errorf("%+v", s)
+				}
+				if w := s.ContainerStatuses[0].State.Waiting; !c.runs && (w == nil || w.Reason != "ErrImagePull") {
+					t.Errorf("waiting %+v", w)
+				}
+			})
+		})
+	}
 }

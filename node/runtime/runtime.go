@@ -31,6 +31,8 @@ var (
 	ErrNotRunning = errors.New("runtime: container is not running")
 	// ErrUnavailable says that the runtime's daemon cannot be reached now; trying again may help.
 	ErrUnavailable = errors.New("runtime: unavailable")
+	// ErrRegistryUnreachable says that a pull got no answer from the image's registry, not even a refusal.
+	ErrRegistryUnreachable = errors.New("runtime: the registry cannot be reached")
 	// ErrInvalidImageName says that an image reference cannot be parsed.
 	ErrInvalidImageName = errors.New("runtime: invalid image name")
 	// ErrNonRootUnknown and ErrRunAsRoot refuse a container that must not run as root.
@@ -319,6 +321,8 @@ type Image struct {
 	Size        int64    // bytes
 	User        string
 	StopSignal  string
+	// Imported says that the image came from an archive that an administrator imported, and was not pulled since.
+	Imported bool
 }
 
 // Stats is one reading.

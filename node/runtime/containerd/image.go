@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -143,7 +144,13 @@ func (r *Runtime) describe(ctx context.Context, img client.Image) (runtime.Image
 	return out, nil
 }
 
+// importedLabel marks images of imported archives. A pull writes an image's record anew, without it.
+const importedLabel = "kontiki/imported"
+
 func addNames(out *runtime.Image, img client.Image) {
+	if _, imported := img.Labels()[importedLabel]; imported {
+		out.Imported = true
+	}
 	named, err := reference.ParseDockerRef(img.Name())
 	if err != nil {
 		return
@@ -233,7 +240,7 @@ func (r *Runtime) ImportImage(ctx context.Context, archive io.Reader) ([]runtime
 		archive = br
 	}
 	archive = newBounded(archive, maxArchive)
-	list, err := r.client.Import(ctx, archive, client.WithImageRefTranslator(func(name string) string {
+	list, err := r.client.Import(ctx, archive, client.WithImageLabels(map[string]string{importedLabel: "true"}), client.WithImageRefTranslator(func(name string) string {
 		full, err := normalize(name)
 		if err != nil {
 			return ""
@@ -263,6 +270,11 @@ func (r *Runtime) ImportImage(ctx context.Context, archive io.Reader) ([]runtime
 	}
 	return out, nil
 }
+
+// noAnswer is a runtime.ErrRegistryUnreachable that reads like what happened.
+type noAnswer struct{ error }
+
+func (e noAnswer) Unwrap() []error { return []error{e.error, runtime.ErrRegistryUnreachable} }
 
 // pullGroup lets concurrent pulls of one image share the work.
 type pullGroup struct {
@@ -338,8 +350,12 @@ func (r *Runtime) pull(ctx context.Context, name string, auth []runtime.Auth) (r
 			}),
 		)})
 		img, err := r.client.Pull(pctx, name, client.WithResolver(resolver), client.WithPullUnpack, client.WithPullSnapshotter(r.c.Snapshotter))
-		if err != nil && ctx.Err() == nil && pctx.Err() != nil {
-			err = context.Cause(pctx)
+		if err != nil && ctx.Err() == nil {
+			if pctx.Err() != nil {
+				err = context.Cause(pctx)
+			} else if errors.As(err, new(*url.Error)) { // the request got no answer
+				err = noAnswer{err}
+			}
 		}
 		stop()
 		if err == nil {

@@ -69,8 +69,10 @@ func (r *Runtime) ImportImage(ctx context.Context, archive io.Reader) ([]runtime
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.images[ref] = imageOf(ref)
-	return []runtime.Image{r.images[ref]}, nil
+	image := imageOf(ref)
+	image.Imported = true
+	r.images[ref] = image
+	return []runtime.Image{image}, nil
 }
 
 func (r *Runtime) ListImages(ctx context.Context) ([]runtime.Image, error) {
