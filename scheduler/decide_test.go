@@ -155,3 +155,56 @@ func TestAPanicLeavesOutOnePod(t *testing.T) {
 		t.Errorf("the pod that made it panic is not tried again: %+v", have)
 	}
 }
+
+// TestANamespacesLabelsWakeWhomTheyMatterTo: a term of affinity that selects namespaces by labels waits for these too, and no
+// other pod is tried again.
+func TestANamespacesLabelsWakeWhomTheyMatterTo(t *testing.T) {
+	term := func(team string) []corev1.PodAffinityTerm {
+		return []corev1.PodAffinityTerm{{TopologyKey: "zone", LabelSelector: &metav1.LabelSelector{}, NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"team": team}}}}
+	}
+	near := func(team string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: term(team)}}
+		}
+	}
+	far := func(team string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: term(team)}}
+		}
+	}
+	in := func(namespace string) func(*corev1.Pod) { return func(p *corev1.Pod) { p.Namespace = namespace } }
+	now := time.Unix(0, 0)
+	s := still(t, &now)
+	for _, pod := range []*corev1.Pod{
+		unassigned("near", near("a")), unassigned("far", far("a")), unassigned("near others", near("b")), unassigned("plain"), unassigned("in it", in("labelled")),
+	} {
+		s.observePod(nil, pod)
+		next, _ := s.queue.pop()
+		s.queue.unschedulable(next, now)
+	}
+	label := func(team string) {
+		old := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "labelled", Labels: map[string]string{"team": "none"}}}
+		changed := old.DeepCopy()
+		changed.Labels["team"] = team
+		if err := s.observe([]client.Event{{Old: old, New: changed}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect := func(waiting ...types.UID) {
+		t.Helper()
+		for _, uid := range waiting {
+			if s.queue.waiting[uid] == nil {
+				t.Errorf("%s does not wait any more", uid)
+			}
+		}
+		if len(s.queue.waiting) != len(waiting) {
+			t.Errorf("%d wait, want %q", len(s.queue.waiting), waiting)
+		}
+	}
+	label("a")
+	expect("near others", "plain", "in it")
+	// Whom a placed pod keeps out by where it comes from, that changes for too.
+	s.cache.confirm(unassigned("placed", far("none"), func(p *corev1.Pod) { p.Spec.NodeName = "n" }))
+	label("c")
+	expect("near others", "plain")
+}

@@ -2,12 +2,13 @@
 //
 // A pod's way: queue -> filters -> scores -> assumed on the node -> bound (an API write) -> confirmed by its event.
 //
-//	           +--------------------------- bind failed: forgotten ----------------------------+
-//	           v                                                                               |
-//	active -> scheduling -> assumed -> binding -> bound (its event replaces the assumption)   -+
-//	  ^          | no node fits
-//	  |          v
-//	backoff <- unschedulable   (moved on when something changes that could make a node fit)
+//	active -> scheduling -> assumed -> binding -> bound (its event replaces the assumption)
+//	  ^          | no node fits          |
+//	  |          v                       |
+//	  |      unschedulable               | bind failed: the assumption is forgotten
+//	  |          | something changes     |
+//	  |          v that could help       |
+//	  +------ backoff <------------------+
 //
 // Filters say why a node is refused, for people: the reasons and their wording are upstream's
 // (k8s.io/kubernetes/pkg/scheduler), since users know and search them. The scheduler decides on its own cache, which

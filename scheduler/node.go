@@ -1,7 +1,10 @@
 package scheduler
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/resource"
 )
@@ -86,6 +89,12 @@ func (p *podInfo) drawnBy(other *corev1.Pod, namespaces namespaceLabels) bool {
 		}
 	}
 	return false
+}
+
+// selectsOtherwise says that a required term of its affinity selects a namespace by some labels and not by others.
+func (p *podInfo) selectsOtherwise(old, now labels.Set) bool {
+	changes := func(t affinityTerm) bool { return t.across != nil && t.across.Matches(old) != t.across.Matches(now) }
+	return slices.ContainsFunc(p.near, changes) || slices.ContainsFunc(p.far, changes)
 }
 
 type hostPort struct {

@@ -158,11 +158,11 @@ func (q *queue) move() {
 	heap.Init(&q.later)
 }
 
-// moveDrawn is move for those that a change of one pod could make fit, as drawn says.
-func (q *queue) moveDrawn(drawn func(*podInfo) bool) {
+// moveThose is move for some of the pods that wait, which a change could make fit. among is waiting or drawn.
+func (q *queue) moveThose(among map[types.UID]*queued, fit func(*podInfo) bool) {
 	q.moves++
-	for uid, have := range q.drawn {
-		if drawn(have.pod) {
+	for uid, have := range among {
+		if fit(have.pod) {
 			delete(q.drawn, uid)
 			delete(q.waiting, uid)
 			have.due = have.tried.Add(have.backoff())

@@ -63,7 +63,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return contain.Run(func() error {
-			return s.Client.ViewAndWatch(ctx, []client.Object{&corev1.Pod{}, &corev1.Node{}}, s.start, s.observe)
+			return s.Client.ViewAndWatch(ctx, []client.Object{&corev1.Pod{}, &corev1.Node{}, &corev1.Namespace{}}, s.start, s.observe)
 		})
 	})
 	group.Go(func() error { return contain.Run(func() error { return s.loop(ctx) }) })
@@ -128,6 +128,10 @@ func (s *Scheduler) observeOne(event client.Event) {
 	case *corev1.Node:
 		old, _ := event.Old.(*corev1.Node)
 		s.observeNode(old, obj, event.New == nil)
+	case *corev1.Namespace:
+		if old, ok := event.Old.(*corev1.Namespace); ok && event.New != nil {
+			s.observeNamespace(old, obj)
+		}
 	}
 }
 
@@ -154,7 +158,7 @@ func (s *Scheduler) observePod(old, pod *corev1.Pod) {
 			s.queue.move()
 		case !finished(pod) && (!assigned || (old.DeletionTimestamp == nil) != (pod.DeletionTimestamp == nil)):
 			// It is there for those that want to be near it, and counts in spreads, until it is being deleted.
-			s.queue.moveDrawn(func(p *podInfo) bool { return p.drawnBy(pod, s.namespaceLabels) })
+			s.queue.moveThose(s.queue.drawn, func(p *podInfo) bool { return p.drawnBy(pod, s.namespaceLabels) })
 		}
 		return
 	}
@@ -186,6 +190,18 @@ func (s *Scheduler) observeNode(old, node *corev1.Node, gone bool) {
 		!apiequality.Semantic.DeepEqual(old.Status.Allocatable, node.Status.Allocatable) {
 		s.queue.move()
 	}
+}
+
+// observeNamespace follows a namespace's labels, which terms of affinity select by. Those of a new or a removed namespace
+// matter only with its pods, which are observed themselves.
+func (s *Scheduler) observeNamespace(old, now *corev1.Namespace) {
+	if apiequality.Semantic.DeepEqual(old.Labels, now.Labels) {
+		return
+	}
+	s.queue.moveThose(s.queue.waiting, func(p *podInfo) bool {
+		// Pods that are placed may have kept it out by their anti-affinity.
+		return p.selectsOtherwise(old.Labels, now.Labels) || (p.Namespace == now.Name && s.cache.averse > 0)
+	})
 }
 
 // loop schedules whatever is in the queue.

@@ -296,6 +296,31 @@ func TestConstraintsOnOtherPods(t *testing.T) {
 			t.Errorf("it is on %s, what it waited for on %s", at, db)
 		}
 	})
+	t.Run("affinity to pods of a namespace that is labelled later", func(t *testing.T) {
+		b := start(t)
+		ctx := context.Background()
+		b.node("a", "8", zone("1"))
+		b.node("b", "8", zone("2"))
+		other, err := client.Create(ctx, b.Client, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "other"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := client.Create(ctx, b.Client, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default", Namespace: "other"}}); err != nil {
+			t.Fatal(err)
+		}
+		labelled("db", map[string]string{"db": "yes"}, b, func(p *corev1.Pod) { p.Namespace, p.Spec.NodeName = "other", "b" })
+		labelled("waits", nil, b, near("db"), func(p *corev1.Pod) {
+			p.Spec.Affinity.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution[0].NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"team": "a"}}
+		})
+		b.refused("waits", "0/2 nodes are available: 2 node(s) didn't match pod affinity rules.")
+		other.Labels["team"] = "a"
+		if _, err := client.Update(ctx, b.Client, other); err != nil {
+			t.Fatal(err)
+		}
+		if at := b.placed("waits"); at != "b" {
+			t.Errorf("it is on %s, what it waited for on b", at)
+		}
+	})
 	t.Run("several terms are one condition", func(t *testing.T) {
 		b := start(t)
 		b.node("a", "8", zone("1"))
