@@ -12,8 +12,8 @@ type cache struct {
 	places map[types.UID]string
 	// assumed are pods whose binding has not come back as an event yet.
 	assumed map[types.UID]bool
-	// averse is how many pods there are with required anti-affinity.
-	averse int
+	// averse is how many pods there are with required anti-affinity, inclined how many are so.
+	averse, inclined int
 }
 
 func newCache() *cache {
@@ -74,9 +74,14 @@ func (c *cache) place(p *podInfo, node string) {
 	}
 	c.places[p.UID] = node
 	n := c.node(node)
-	c.averse -= len(n.averse)
+	c.count(n, -1)
 	n.add(p)
-	c.averse += len(n.averse)
+	c.count(n, 1)
+}
+
+func (c *cache) count(n *nodeInfo, sign int) {
+	c.averse += sign * len(n.averse)
+	c.inclined += sign * len(n.inclined)
 }
 
 func (c *cache) removePod(uid types.UID) {
@@ -87,9 +92,9 @@ func (c *cache) removePod(uid types.UID) {
 	}
 	delete(c.places, uid)
 	n := c.nodes[name]
-	c.averse -= len(n.averse)
+	c.count(n, -1)
 	n.remove(uid)
-	c.averse += len(n.averse)
+	c.count(n, 1)
 	c.drop(name, n)
 }
 

@@ -16,6 +16,8 @@ type task struct {
 	preferred *nodeaffinity.PreferredSchedulingTerms
 	affinity  *podAffinity
 	spread    []spreadConstraint
+	// namespaces are for what the scores look at.
+	namespaces namespaceLabels
 }
 
 // preFilter answers why no node can take the pod, whatever the nodes are like; "" if it does not know of a reason.

@@ -64,8 +64,10 @@ type podInfo struct {
 	ports  []hostPort
 	// near and far are the required terms of its affinity to and from other pods.
 	near, far []affinityTerm
-	// spread are its hard topology spread constraints.
-	spread []spreadTerm
+	// preferredPods are the preferred terms of both.
+	preferredPods []weightedTerm
+	// spread are its hard topology spread constraints, softSpread the soft ones.
+	spread, softSpread []spreadTerm
 }
 
 // with is the same pod in a newer form, which differs in nothing that is computed from it.
@@ -125,7 +127,8 @@ func newPodInfo(pod *corev1.Pod) *podInfo {
 	if a := pod.Spec.Affinity; a != nil && a.PodAntiAffinity != nil {
 		p.far = compile(a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution, pod)
 	}
-	p.spread = compileSpread(pod)
+	p.preferredPods = compilePreferred(pod)
+	p.spread, p.softSpread = compileSpread(pod, corev1.DoNotSchedule), compileSpread(pod, corev1.ScheduleAnyway)
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for _, container := range list {
 			for _, port := range container.Ports {
@@ -156,10 +159,12 @@ type nodeInfo struct {
 	pods        map[types.UID]*podInfo
 	// averse are those of the pods that have required anti-affinity.
 	averse map[types.UID]*podInfo
+	// inclined are those that are so.
+	inclined map[types.UID]*podInfo
 }
 
 func newNodeInfo() *nodeInfo {
-	return &nodeInfo{pods: map[types.UID]*podInfo{}, averse: map[types.UID]*podInfo{}}
+	return &nodeInfo{pods: map[types.UID]*podInfo{}, averse: map[types.UID]*podInfo{}, inclined: map[types.UID]*podInfo{}}
 }
 
 func (n *nodeInfo) set(node *corev1.Node) {
@@ -174,6 +179,9 @@ func (n *nodeInfo) add(p *podInfo) {
 	if len(p.far) > 0 {
 		n.averse[p.UID] = p
 	}
+	if p.inclined() {
+		n.inclined[p.UID] = p
+	}
 	n.requested.add(&p.requests, 1)
 	n.scored.add(&p.scored, 1)
 }
@@ -182,6 +190,7 @@ func (n *nodeInfo) remove(uid types.UID) {
 	if p, ok := n.pods[uid]; ok {
 		delete(n.pods, uid)
 		delete(n.averse, uid)
+		delete(n.inclined, uid)
 		n.requested.add(&p.requests, -1)
 		n.scored.add(&p.scored, -1)
 	}

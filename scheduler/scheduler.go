@@ -42,6 +42,9 @@ type Scheduler struct {
 	mu    sync.Mutex
 	cache *cache
 	queue *queue
+	// fit and scores are the memory for the nodes that fit the pod that is being placed, and for their scores.
+	fit    []*nodeInfo
+	scores []int64
 	// work is signalled when the queue may have something to do.
 	work   chan struct{}
 	writes chan struct{}
@@ -310,8 +313,7 @@ func (s *Scheduler) place(pod *podInfo) (node, reason string) {
 	}
 	t := s.newTask(pod)
 	reasons := map[string]int{}
-	var best *nodeInfo
-	var bestScore int64
+	fit := s.fit[:0]
 	for _, n := range s.cache.nodes {
 		if n.node == nil {
 			continue
@@ -322,15 +324,29 @@ func (s *Scheduler) place(pod *podInfo) (node, reason string) {
 			}
 			continue
 		}
-		rated := score(t, n)
-		if best == nil || rated > bestScore || (rated == bestScore && less(n, best)) {
-			best, bestScore = n, rated
+		fit = append(fit, n)
+	}
+	s.fit = fit
+	defer clear(fit) // it keeps no nodes that go
+	if len(fit) == 0 {
+		return "", s.unavailable(histogram(reasons))
+	}
+	return s.best(t, fit).node.Name, ""
+}
+
+// best is the node with the highest score.
+func (s *Scheduler) best(t *task, nodes []*nodeInfo) *nodeInfo {
+	if len(nodes) == 1 {
+		return nodes[0]
+	}
+	s.scores = rate(t, s.cache, nodes, s.scores)
+	best := 0
+	for i, score := range s.scores {
+		if score > s.scores[best] || (score == s.scores[best] && less(nodes[i], nodes[best])) {
+			best = i
 		}
 	}
-	if best != nil {
-		return best.node.Name, ""
-	}
-	return "", s.unavailable(histogram(reasons))
+	return nodes[best]
 }
 
 // less breaks ties: the emptier node, then the one whose name comes first, so that equal inputs give equal answers.
@@ -348,7 +364,7 @@ func refusal(t *task, n *nodeInfo) []string {
 }
 
 func (s *Scheduler) newTask(pod *podInfo) *task {
-	t := &task{podInfo: pod, required: nodeaffinity.GetRequiredNodeAffinity(pod.Pod)}
+	t := &task{podInfo: pod, required: nodeaffinity.GetRequiredNodeAffinity(pod.Pod), namespaces: s.namespaceLabels}
 	if a := pod.Spec.Affinity; a != nil && a.NodeAffinity != nil && len(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution) > 0 {
 		// Validation has parsed the terms already; ones that do not parse prefer nothing.
 		t.preferred, _ = nodeaffinity.NewPreferredSchedulingTerms(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution)

@@ -9,10 +9,28 @@ import (
 // maxScore is the best score that a node can get from one scorer.
 const maxScore = 100
 
-// score rates a node that passed the filters, higher is better. Weights are upstream's defaults (least allocated 1, node
-// affinity 2, taints 3).
-func score(t *task, n *nodeInfo) int64 {
-	return leastAllocated(t, n) + 2*preferredAffinity(t, n) + 3*softTaints(t, n)
+// scorer rates the nodes that passed the filters, in their order, from 0 to maxScore, higher is better; nil if they are all
+// the same to it.
+type scorer struct {
+	weight int64
+	score  func(t *task, c *cache, nodes []*nodeInfo) []int64
+}
+
+// scorers have the weights that upstream's have by default.
+var scorers = []scorer{{2, preferredNodes}, {3, softTaints}, {2, softSpread}, {2, preferredPods}}
+
+// rate adds up what the scorers say of each node, into total's memory.
+func rate(t *task, c *cache, nodes []*nodeInfo, total []int64) []int64 {
+	total = total[:0]
+	for _, n := range nodes {
+		total = append(total, leastAllocated(t, n)) // of weight 1
+	}
+	for _, s := range scorers {
+		for i, score := range s.score(t, c, nodes) {
+			total[i] += s.weight * score
+		}
+	}
+	return total
 }
 
 // leastAllocated prefers nodes with much left: the mean over CPU and memory of the free share after the pod is placed
@@ -27,36 +45,51 @@ func leastAllocated(t *task, n *nodeInfo) int64 {
 	return (free(n.scored.milliCPU+t.scored.milliCPU, n.allocatable.milliCPU) + free(n.scored.memory+t.scored.memory, n.allocatable.memory)) / 2
 }
 
-// preferredAffinity adds the weights of the preferred terms that match, out of all of them.
-func preferredAffinity(t *task, n *nodeInfo) int64 {
+// preferredNodes adds the weights of the preferred terms of node affinity that match.
+func preferredNodes(t *task, _ *cache, nodes []*nodeInfo) []int64 {
 	if t.preferred == nil {
-		return 0
+		return nil
 	}
-	var total int64
-	for _, term := range t.Spec.Affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
-		total += int64(term.Weight)
+	scores := make([]int64, len(nodes))
+	var most int64
+	for i, n := range nodes {
+		scores[i] = t.preferred.Score(n.node)
+		most = max(most, scores[i])
 	}
-	if total == 0 {
-		return 0
+	if most == 0 {
+		return nil
 	}
-	return t.preferred.Score(n.node) * maxScore / total
+	for i := range scores {
+		scores[i] = scores[i] * maxScore / most
+	}
+	return scores
 }
 
 // softTaints prefers nodes with few PreferNoSchedule taints that the pod does not tolerate.
-func softTaints(t *task, n *nodeInfo) int64 {
-	var soft, untolerated int64
-	for i := range n.node.Spec.Taints {
-		taint := &n.node.Spec.Taints[i]
-		if taint.Effect != corev1.TaintEffectPreferNoSchedule {
-			continue
-		}
-		soft++
-		if !corehelpers.TolerationsTolerateTaint(klog.Background(), t.Spec.Tolerations, taint, false) {
-			untolerated++
+func softTaints(t *task, _ *cache, nodes []*nodeInfo) []int64 {
+	var scores []int64
+	var most int64
+	for i, n := range nodes {
+		if count := untoleratedSoftTaints(t, n.node); count > 0 {
+			if scores == nil {
+				scores = make([]int64, len(nodes))
+			}
+			scores[i] = count
+			most = max(most, count)
 		}
 	}
-	if soft == 0 {
-		return maxScore
+	for i := range scores {
+		scores[i] = maxScore - scores[i]*maxScore/most
 	}
-	return maxScore - untolerated*maxScore/soft
+	return scores
+}
+
+func untoleratedSoftTaints(t *task, node *corev1.Node) (count int64) {
+	for i := range node.Spec.Taints {
+		taint := &node.Spec.Taints[i]
+		if taint.Effect == corev1.TaintEffectPreferNoSchedule && !corehelpers.TolerationsTolerateTaint(klog.Background(), t.Spec.Tolerations, taint, false) {
+			count++
+		}
+	}
+	return count
 }

@@ -6,7 +6,7 @@ import (
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 )
 
-// spreadTerm is a hard topology spread constraint of a pod (KEP-895), compiled.
+// spreadTerm is a topology spread constraint of a pod (KEP-895), compiled.
 type spreadTerm struct {
 	key        string
 	maxSkew    int
@@ -17,10 +17,11 @@ type spreadTerm struct {
 	honorAffinity, honorTaints bool
 }
 
-func compileSpread(pod *corev1.Pod) []spreadTerm {
+// compileSpread compiles a pod's hard constraints (DoNotSchedule) or its soft ones (ScheduleAnyway).
+func compileSpread(pod *corev1.Pod, which corev1.UnsatisfiableConstraintAction) []spreadTerm {
 	var out []spreadTerm
 	for _, c := range pod.Spec.TopologySpreadConstraints {
-		if c.WhenUnsatisfiable != corev1.DoNotSchedule {
+		if c.WhenUnsatisfiable != which {
 			continue
 		}
 		t := spreadTerm{
@@ -77,7 +78,7 @@ func newSpread(pod *podInfo, c *cache, required nodeaffinity.RequiredNodeAffinit
 		}
 		for i := range out {
 			if s := &out[i]; s.includes(pod.Pod, required, n.node) {
-				s.add(pod.Namespace, n)
+				s.count[n.node.Labels[s.key]] += s.on(pod.Namespace, n) // a domain without pods counts too
 			}
 		}
 	}
@@ -96,14 +97,14 @@ func hasKeys(node *corev1.Node, terms []spreadTerm) bool {
 	return true
 }
 
-func (s *spreadConstraint) add(namespace string, n *nodeInfo) {
-	count := 0
+// on is how many pods of a node count for the constraint of a pod of a namespace.
+func (t *spreadTerm) on(namespace string, n *nodeInfo) (count int) {
 	for _, other := range n.pods {
-		if other.DeletionTimestamp == nil && s.counts(namespace, other.Pod) {
+		if other.DeletionTimestamp == nil && t.counts(namespace, other.Pod) {
 			count++
 		}
 	}
-	s.count[n.node.Labels[s.key]] += count // a domain without pods counts too
+	return count
 }
 
 // settle finds the least count of a domain; it is 0 while there are fewer domains than there must be.

@@ -1,0 +1,177 @@
+package scheduler
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// place is a pod that is on a node already.
+type place struct {
+	node   string
+	change []func(*corev1.Pod)
+}
+
+// TestSoftConstraints: what a pod, and the pods that are placed, would rather have decides between nodes that fit. "big" is where
+// a pod without such wishes goes, because it has more left.
+func TestSoftConstraints(t *testing.T) {
+	app := func(name string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.Labels = map[string]string{"app": name} }
+	}
+	leaving := func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }
+	elsewhere := func(p *corev1.Pod) { p.Namespace = "other" }
+	spread := func(key string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Spec.TopologySpreadConstraints = append(p.Spec.TopologySpreadConstraints, corev1.TopologySpreadConstraint{
+				MaxSkew: 1, TopologyKey: key, WhenUnsatisfiable: corev1.ScheduleAnyway, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "x"}}})
+		}
+	}
+	term := func(name string) corev1.PodAffinityTerm {
+		return corev1.PodAffinityTerm{TopologyKey: "zone", LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}}
+	}
+	affinity := func(p *corev1.Pod) *corev1.Affinity {
+		if p.Spec.Affinity == nil {
+			p.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{}, PodAntiAffinity: &corev1.PodAntiAffinity{}, NodeAffinity: &corev1.NodeAffinity{}}
+		}
+		return p.Spec.Affinity
+	}
+	near := func(name string, weight int32) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			a := affinity(p).PodAffinity
+			a.PreferredDuringSchedulingIgnoredDuringExecution = append(a.PreferredDuringSchedulingIgnoredDuringExecution, corev1.WeightedPodAffinityTerm{Weight: weight, PodAffinityTerm: term(name)})
+		}
+	}
+	far := func(name string, weight int32) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			a := affinity(p).PodAntiAffinity
+			a.PreferredDuringSchedulingIgnoredDuringExecution = append(a.PreferredDuringSchedulingIgnoredDuringExecution, corev1.WeightedPodAffinityTerm{Weight: weight, PodAffinityTerm: term(name)})
+		}
+	}
+	needs := func(name string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			a := affinity(p).PodAffinity
+			a.RequiredDuringSchedulingIgnoredDuringExecution = append(a.RequiredDuringSchedulingIgnoredDuringExecution, term(name))
+		}
+	}
+	rather := func(node string, weight int32) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			a := affinity(p).NodeAffinity
+			a.PreferredDuringSchedulingIgnoredDuringExecution = append(a.PreferredDuringSchedulingIgnoredDuringExecution, corev1.PreferredSchedulingTerm{Weight: weight,
+				Preference: corev1.NodeSelectorTerm{MatchFields: []corev1.NodeSelectorRequirement{{Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: []string{node}}}}})
+		}
+	}
+	on := func(node string, change ...func(*corev1.Pod)) place { return place{node, change} }
+	pod := func(change ...func(*corev1.Pod)) []func(*corev1.Pod) { return change }
+	for name, c := range map[string]struct {
+		there []place
+		pod   []func(*corev1.Pod)
+		want  string
+	}{
+		"nothing":                                    {nil, nil, "big"},
+		"spread over zones":                          {[]place{on("big", app("x"))}, pod(app("x"), spread("zone")), "small"},
+		"a zone's other nodes count":                 {[]place{on("full", app("x"))}, pod(app("x"), spread("zone")), "small"},
+		"pods that are being deleted do not":         {[]place{on("big", app("x"), leaving)}, pod(app("x"), spread("zone")), "big"},
+		"pods of other namespaces do not":            {[]place{on("big", app("x"), elsewhere)}, pod(app("x"), spread("zone")), "big"},
+		"spread over nodes":                          {[]place{on("big", app("x"))}, pod(app("x"), spread(corev1.LabelHostname)), "small"},
+		"nodes that lack a label are rated last":     {[]place{on("small", app("x")), on("small", app("x"))}, pod(app("x"), spread("rack")), "small"},
+		"near pods":                                  {[]place{on("small", app("db"))}, pod(near("db", 1)), "small"},
+		"away from pods":                             {[]place{on("full", app("db"))}, pod(far("db", 1)), "small"},
+		"the heavier wish wins":                      {[]place{on("small", app("a")), on("big", app("b"))}, pod(near("a", 10), near("b", 9)), "small"},
+		"pods of other namespaces are no company":    {[]place{on("small", app("db"), elsewhere)}, pod(near("db", 1)), "big"},
+		"a placed pod would like it near":            {[]place{on("small", near("x", 1))}, pod(app("x")), "small"},
+		"a placed pod needs such pods near":          {[]place{on("small", needs("x"))}, pod(app("x")), "small"},
+		"a placed pod would rather not have it near": {[]place{on("big", far("x", 1))}, pod(app("x")), "small"},
+		"a node":                       {nil, pod(rather("small", 1)), "small"},
+		"one node rather than another": {nil, pod(rather("small", 2), rather("big", 1)), "small"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := time.Unix(0, 0)
+			s := still(t, &now)
+			s.cache = newCache()
+			for _, n := range []struct{ name, zone, cpu, memory string }{{"big", "1", "64", "64Gi"}, {"small", "2", "2", "4Gi"}, {"full", "1", "0", "4Gi"}} {
+				list := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(n.cpu), corev1.ResourceMemory: resource.MustParse(n.memory), corev1.ResourcePods: resource.MustParse("100")}
+				labels := map[string]string{"zone": n.zone, corev1.LabelHostname: n.name}
+				if n.name == "small" {
+					labels["rack"] = "1"
+				}
+				s.cache.setNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name, Labels: labels}, Status: corev1.NodeStatus{Allocatable: list}})
+			}
+			for i, at := range c.there {
+				s.cache.confirm(unassigned(fmt.Sprint(i), append([]func(*corev1.Pod){func(p *corev1.Pod) { p.Spec.NodeName = at.node }}, at.change...)...))
+			}
+			got, reason := s.place(newPodInfo(unassigned("p", append([]func(*corev1.Pod){asking("100m")}, c.pod...)...)))
+			if got != c.want {
+				t.Errorf("placed on %q (%s), want %s", got, reason, c.want)
+			}
+			for i := range c.there {
+				s.cache.removePod(unassigned(fmt.Sprint(i)).UID)
+			}
+			if s.cache.averse != 0 || s.cache.inclined != 0 {
+				t.Errorf("without pods there are %d averse and %d inclined ones", s.cache.averse, s.cache.inclined)
+			}
+		})
+	}
+}
+
+// TestScoresAreUpstreams has numbers that follow from the formulas of the plugins in k8s.io/kubernetes/pkg/scheduler.
+func TestScoresAreUpstreams(t *testing.T) {
+	c := newCache()
+	var nodes []*nodeInfo
+	for i, zone := range []string{"1", "1", "2", "2"} {
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("n", i), Labels: map[string]string{"zone": zone, corev1.LabelHostname: fmt.Sprint("n", i)}}}
+		for range i {
+			node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: fmt.Sprint("k", len(node.Spec.Taints)), Effect: corev1.TaintEffectPreferNoSchedule})
+		}
+		c.setNode(node)
+		nodes = append(nodes, c.nodes[node.Name])
+	}
+	for i, node := range []string{"n0", "n0", "n1", "n2"} {
+		c.confirm(unassigned(fmt.Sprint(i), func(p *corev1.Pod) { p.Spec.NodeName, p.Labels = node, map[string]string{"app": "x"} }))
+	}
+	selector := &metav1.LabelSelector{MatchLabels: map[string]string{"app": "x"}}
+	soft := func(key string, skew int32) corev1.TopologySpreadConstraint {
+		return corev1.TopologySpreadConstraint{MaxSkew: skew, TopologyKey: key, WhenUnsatisfiable: corev1.ScheduleAnyway, LabelSelector: selector}
+	}
+	for name, test := range map[string]struct {
+		score  func(*task, *cache, []*nodeInfo) []int64
+		change func(*corev1.Pod)
+		want   []int64
+	}{
+		// Zone 1 has 3, zone 2 has 1, each times ln 4: 4, 4, 1, 1 when rounded.
+		"zones": {softSpread, func(p *corev1.Pod) {
+			p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{soft("zone", 1)}
+		}, []int64{25, 25, 100, 100}},
+		// Nodes have 2, 1, 1, 0, times ln 6 and with 2 more of the skew: 6, 4, 4, 2.
+		"nodes": {softSpread, func(p *corev1.Pod) {
+			p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{soft(corev1.LabelHostname, 3)}
+		}, []int64{33, 66, 66, 100}},
+		// 3 ln 4 + 2 ln 6, 3 ln 4 + ln 6, ln 4 + ln 6, ln 4: 8, 6, 3, 1.
+		"both": {softSpread, func(p *corev1.Pod) {
+			p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{soft("zone", 1), soft(corev1.LabelHostname, 1)}
+		}, []int64{12, 37, 75, 100}},
+		"near by zone": {preferredPods, func(p *corev1.Pod) {
+			p.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{
+				{Weight: 5, PodAffinityTerm: corev1.PodAffinityTerm{TopologyKey: "zone", LabelSelector: selector}}}}}
+		}, []int64{100, 100, 0, 0}},
+		"apart by node": {preferredPods, func(p *corev1.Pod) {
+			p.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{
+				{Weight: 5, PodAffinityTerm: corev1.PodAffinityTerm{TopologyKey: corev1.LabelHostname, LabelSelector: selector}}}}}
+		}, []int64{0, 50, 50, 100}},
+		"soft taints": {softTaints, func(p *corev1.Pod) {}, []int64{100, 67, 34, 0}},
+		"soft taints that are tolerated": {softTaints, func(p *corev1.Pod) {
+			p.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+		}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &Scheduler{cache: c}
+			if got := test.score(s.newTask(newPodInfo(unassigned("p", test.change))), c, nodes); !slices.Equal(got, test.want) {
+				t.Errorf("%v, want %v", got, test.want)
+			}
+		})
+	}
+}
