@@ -13,23 +13,23 @@ import (
 )
 
 var (
-	// ErrBadCommand says that bytes are not a command that these rules accept. Every replica refuses the same bytes.
+	// ErrBadCommand means that bytes are not a valid command. Every replica refuses the same bytes.
 	ErrBadCommand = errors.New("fsm: bad command")
-	// ErrNewerCommand says that a command is of a version that these rules do not know. Other replicas may know it: the
-	// store goes no further (Store.Halted).
+	// ErrNewerCommand means that a command has a version that this program does not know. Other replicas may know it, so the store
+	// stops applying entries (Store.Halted).
 	ErrNewerCommand = errors.New("fsm: the command is of a newer version than this program knows")
-	// ErrForgotten says that a command may have been applied before: results of commands that were proposed since it was first
-	// proposed are not remembered any more. It was not applied now. A proposer that knows that it was never proposed before
-	// proposes it again with a newer kv.Command.Since.
+	// ErrForgotten means that a command may have been applied before: the results of commands that were proposed since its Since
+	// are no longer remembered. The command was not applied now. A proposer that knows that the command was never proposed before
+	// may propose it again with a newer kv.Command.Since.
 	ErrForgotten = errors.New("fsm: results of commands as old as this one are not remembered any more")
 )
 
 const (
-	// CommandVersion is the newest version of the rules that is known here. A change of what a command means, a new field
-	// included, needs a new version. EncodeCommand writes the oldest one that can say what the command says: version 1, 2
-	// for a command with a Restore, 3 for one with a Since.
+	// CommandVersion is the newest version of the apply rules that this program knows. Every change of what a command means,
+	// including a new field, needs a new version. EncodeCommand writes the lowest version that can express the command: 1; 2 for a
+	// command with a Restore; 3 for one with a Since.
 	CommandVersion = 3
-	// MaxKeyBytes bounds one key.
+	// MaxKeyBytes limits the length of a key.
 	MaxKeyBytes = 4096
 )
 
@@ -40,8 +40,8 @@ const (
 	fieldKind, fieldKey, fieldValue, fieldCondition, fieldOpRevision = 1, 2, 3, 4, 5
 )
 
-// EncodeCommand answers the log entry for a command (the wire form of kontiki.store.v1.Command), in a buffer of its own.
-// It refuses what DecodeCommand would: kv.ErrTooLarge, ErrBadCommand.
+// EncodeCommand returns the log entry for a command (the wire form of kontiki.store.v1.Command), in a new buffer. It returns the
+// errors that DecodeCommand would: kv.ErrTooLarge, ErrBadCommand.
 func EncodeCommand(c *kv.Command) ([]byte, error) {
 	if err := checkCommand(c); err != nil {
 		return nil, err
@@ -81,7 +81,7 @@ func EncodeCommand(c *kv.Command) ([]byte, error) {
 	return b, nil
 }
 
-// versionOf is the oldest version that has all of the command.
+// versionOf returns the lowest version that can express the command.
 func versionOf(c *kv.Command) uint64 {
 	switch {
 	case c.Since != 0:
@@ -137,12 +137,12 @@ func sizeUint(v uint64) int {
 	return 1 + protowire.SizeVarint(v)
 }
 
-// DecodeCommand reads a log entry and checks it against the rules. Errors: kv.ErrTooLarge, ErrBadCommand, ErrNewerCommand.
+// DecodeCommand decodes a log entry and validates it. Errors: kv.ErrTooLarge, ErrBadCommand, ErrNewerCommand.
 //
-// A value is never copied when it is the greater part of the entry: it then shares data's memory, which must not be
-// changed afterwards. (Raft never does: a log entry is immutable from the moment it is proposed or received. The entry
-// stays in raft's log cache anyway, so sharing keeps one copy in memory where there would be two.) Otherwise
-// values are copied, so that a small value that lives long does not hold the memory of a large entry. Keys are always copied.
+// A value that makes up most of the entry is not copied: it shares data's memory, which must not be changed afterwards. (Raft never
+// changes it: a log entry is immutable from the moment it is proposed or received, and raft's log cache keeps the entry anyway, so
+// sharing avoids a second copy.) Other values are copied, so that a small value with a long life does not pin the memory of a large
+// entry. Keys are always copied.
 func DecodeCommand(data []byte) (*kv.Command, error) {
 	c := new(kv.Command)
 	if err := decodeCommand(c, data, CommandVersion); err != nil {
@@ -154,7 +154,7 @@ func DecodeCommand(data []byte) (*kv.Command, error) {
 	return c, nil
 }
 
-// keep answers a value that may be held for long: itself if it is most of the entry that it is a part of, or else a copy.
+// keep returns a value that may be held for long: value itself if it is most of its entry, otherwise a copy.
 func keep(value []byte, entry int) []byte {
 	if len(value) == 0 {
 		return nil
@@ -165,7 +165,7 @@ func keep(value []byte, entry int) []byte {
 	return append(make([]byte, 0, len(value)), value...)
 }
 
-// decodeCommand is DecodeCommand with values that all share data's memory, up to a version. It reuses c.Ops.
+// decodeCommand is DecodeCommand for versions up to newest, with values that all share data's memory. It reuses c.Ops.
 func decodeCommand(c *kv.Command, data []byte, newest uint64) error {
 	if version := VersionOf(data); version > newest {
 		return fmt.Errorf("%w: version %d, the newest known is %d", ErrNewerCommand, version, newest)
@@ -211,7 +211,8 @@ func decodeCommand(c *kv.Command, data []byte, newest uint64) error {
 	return checkCommand(c)
 }
 
-// VersionOf returns the version of an encoded command, of whatever version it is: its first field. It is 0 for what is no command.
+// VersionOf returns the version of an encoded command of any version, which is its first field. It returns 0 for bytes that are not
+// a command.
 func VersionOf(data []byte) uint64 {
 	num, typ, n := protowire.ConsumeTag(data)
 	if n < 0 || num != fieldVersion || typ != protowire.VarintType {
@@ -278,7 +279,7 @@ func decodeOp(op *kv.Op, data []byte) error {
 	return nil
 }
 
-// checkCommand holds the rules that a decoded command obeys.
+// checkCommand validates a decoded command.
 func checkCommand(c *kv.Command) error {
 	if c.ID == (kv.CommandID{}) {
 		return fmt.Errorf("%w: it has no id", ErrBadCommand)
@@ -321,7 +322,8 @@ func checkCommand(c *kv.Command) error {
 	return nil
 }
 
-// checkRestore says what is wrong with what a command brings back. What its operations change must stay out of the backup's way.
+// checkRestore validates a command's Restore. The command's operations may change only keys under the prefix that the restore
+// keeps.
 func checkRestore(c *kv.Command) error {
 	r := c.Restore
 	if r == nil {

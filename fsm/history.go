@@ -8,23 +8,24 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// eventOverhead is what one event costs in memory beside the version it keeps: its record and its place in three lists.
+// eventOverhead is the memory in bytes that one event takes beside the version that it keeps: its record and its place in three
+// lists.
 const eventOverhead = 128
 
 // record is one event of the history.
 type record struct {
 	kv.Event
 	end  uint64 // the last revision of the command it belongs to
-	cost int64  // what dropping it frees
+	cost int64  // the bytes that dropping it frees
 }
 
-// history is the last changes, in revision order: a window bounded by bytes and count. Each event is in the list of
-// all events, in the list of its resource (/group/resource/) and in that of its namespace (/group/resource/namespace/).
-// A watcher reads the narrowest list that holds its whole prefix, and is woken only by events of that list that have its
-// prefix; so a write costs what those who asked for it cost, however many others watch.
+// history keeps the latest changes in order of revision: a window bounded in bytes and number. Each event is in the list of all
+// events, in the list of its resource (/group/resource/) and in that of its namespace (/group/resource/namespace/). A watcher reads
+// the narrowest list that contains its whole prefix, and only events with its prefix wake it; so the cost of a write depends on the
+// number of watchers that get it, not on the number of all watchers.
 //
-// Nothing is ever sent: watchers are cursors that read the window at their own pace, so publishing never waits for them.
-// The lock is held by readers for at most scanLimit events.
+// Nothing is ever sent: watchers are cursors that read the window at their own pace, so publishing never waits for them. A reader
+// holds the lock for at most scanLimit events.
 type history struct {
 	maxEvents int
 	maxBytes  int64
@@ -38,7 +39,7 @@ type history struct {
 	floor    uint64 // every event after this revision is in the window
 	epoch    uint64 // counts restores
 	restored uint64 // the revision of the last restore
-	open     int    // watchers
+	open     int    // open watchers
 	wake     []*watcher
 }
 
@@ -60,7 +61,7 @@ func newHistory(maxEvents int, maxBytes int64, forms *kv.FormCache) *history {
 	}
 }
 
-// levels answers the length of a key's prefixes up to its third and its fourth slash, 0 where it has fewer.
+// levels returns the lengths of a key's prefixes up to its third and its fourth slash, 0 if it has fewer.
 func levels(key string) (resource, namespace int) {
 	slashes := 0
 	for i := 0; i < len(key); i++ {
@@ -76,7 +77,7 @@ func levels(key string) (resource, namespace int) {
 	return resource, 0
 }
 
-// bucketOf answers the bucket with exactly the prefix, making it if need be. The caller holds mu.
+// bucketOf returns the bucket of exactly this prefix, creating it if necessary. The caller holds mu.
 func (h *history) bucketOf(prefix string) *bucket {
 	if prefix == "" {
 		return h.all
@@ -89,8 +90,8 @@ func (h *history) bucketOf(prefix string) *bucket {
 	return b
 }
 
-// publish appends the events of one or more commands up to the given revision. swap is called at the moment that the new
-// state and its events become visible together. Wakes whom it concerns after the lock is free.
+// publish appends the events of one or more commands up to the given revision. It calls swap at the moment when the new state and
+// its events become visible together, and wakes the waiting watchers of these events after it has released the lock.
 func (h *history) publish(events []*record, revision uint64, swap func()) {
 	if len(events) == 0 {
 		swap()
@@ -133,14 +134,14 @@ func (h *history) add(b *bucket, r *record) {
 	for w := range b.waiting {
 		if len(w.prefix) == len(b.prefix) || strings.HasPrefix(r.Current.Key, w.prefix) {
 			delete(b.waiting, w)
-			w.cursor.Store(h.last) // as of before this batch: it waits, so it has read all there was
+			w.cursor.Store(h.last) // before this batch: w is waiting, so it has read everything
 			h.wake = append(h.wake, w)
 		}
 	}
 }
 
-// evict drops whole commands from the window until it fits its bounds. The newest command always stays, so a watcher that
-// keeps up is never cut off, whatever a command's size.
+// evict drops whole commands from the window until it fits its bounds. The newest command always stays, so a watcher that keeps up
+// never loses events, however large a command is.
 func (h *history) evict() {
 	for h.all.events.len() > h.maxEvents || h.bytes > h.maxBytes {
 		end := h.all.events.at(0).end
@@ -169,7 +170,7 @@ func (h *history) drop(r *record) {
 		h.tidy(b)
 	}
 	h.bytes -= r.cost
-	// From here on only readers that hold them know these versions.
+	// From now on only readers that already have them can reach these versions.
 	if r.Previous != nil {
 		h.forms.Forget(r.Previous)
 	}
@@ -178,7 +179,7 @@ func (h *history) drop(r *record) {
 	}
 }
 
-// tidy removes a bucket that nothing needs.
+// tidy removes a bucket that is empty and has no watchers.
 func (h *history) tidy(b *bucket) {
 	if b.refs == 0 && b.events.len() == 0 && b != h.all {
 		delete(h.buckets, b.prefix)
@@ -251,7 +252,7 @@ func (q *ring) resize(size int) {
 	q.buf, q.head = buf, 0
 }
 
-// after answers the index of the first event after the revision.
+// after returns the index of the first event after the revision.
 func (q *ring) after(revision uint64) int {
 	return sort.Search(q.n, func(i int) bool { return q.at(i).Revision > revision })
 }

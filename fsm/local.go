@@ -8,8 +8,8 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// Local is a store without consensus: a command is applied where it is proposed, by the same rules and the same bytes as
-// through a log. It is for tests of whatever reads and writes through a replica, and for use within one process. Safe for
+// Local is a store without consensus: a command is applied where it is proposed, by the same rules and with the same encoding as
+// through a log. It is for tests of components that read and write through a replica, and for use within one process. Safe for
 // concurrent use.
 type Local struct {
 	*Store
@@ -18,10 +18,10 @@ type Local struct {
 	index uint64
 }
 
-// NewLocal makes an empty one.
+// NewLocal creates an empty store.
 func NewLocal(o Options) *Local { return &Local{Store: New(o)} }
 
-// Propose applies a command. Errors: those of EncodeCommand, and ctx's if it has ended already.
+// Propose applies a command. Errors: those of EncodeCommand, and ctx's if it has already ended.
 func (l *Local) Propose(ctx context.Context, c *kv.Command) (kv.Result, error) {
 	if err := ctx.Err(); err != nil {
 		return kv.Result{}, fmt.Errorf("propose: %w", err)
@@ -36,7 +36,7 @@ func (l *Local) Propose(ctx context.Context, c *kv.Command) (kv.Result, error) {
 	return l.Apply(l.index, data)
 }
 
-// Consistent answers a view that holds everything that was proposed before the call.
+// Consistent returns a view that contains everything that was proposed before the call.
 func (l *Local) Consistent(ctx context.Context) (kv.View, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("consistent read: %w", err)

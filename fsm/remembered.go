@@ -2,30 +2,30 @@ package fsm
 
 import "github.com/kontiki/kontiki/internal/kv"
 
-// The results of the last commands are kept by command id, so that a repeated command is answered and not applied. What
-// is kept follows from the log alone (first in, first out, by log order), so every replica keeps the same.
+// The results of the last commands are kept by command id, so that a repeated command gets its first result and is not applied
+// again. Which results are kept depends only on the log (first in, first out, in log order), so every replica keeps the same.
 const (
-	// RememberedCommands is how many results are kept. It is a rule of the log, not a setting: replicas that forget at
-	// different times diverge. At 18,000 commands a second it holds 3.6 seconds; at rest, hours. A command that comes later than
-	// that is refused with ErrForgotten, if it has a Since.
+	// RememberedCommands is the number of results that are kept. It is a rule of the log, not a setting: replicas that forget at
+	// different times diverge. At 18,000 commands per second it covers 3.6 seconds; at low rates, hours. A command that arrives
+	// later than that is refused with ErrForgotten, if it has a Since.
 	RememberedCommands = 65536
-	// rememberedExtraBytes bounds what the results of commands with more than 64 operations take beside their entries.
+	// rememberedExtraBytes limits the extra memory for the results of commands with more than 64 operations.
 	rememberedExtraBytes = 4 << 20
 
 	memoryChunk = 1024
 )
 
-// outcome is the result of one command, small: of the operations that took revisions (consecutive ones, the last being
-// the command's), a bit each is kept.
+// outcome is the result of one command in compact form. It has one bit for each operation that took a revision: these revisions are
+// consecutive, and the last one is the command's.
 type outcome struct {
 	id       kv.CommandID
 	revision uint64
-	index    uint64 // of a command with a Since: its raft index; else 0
+	index    uint64 // if the command has a Since, its raft index; otherwise 0
 	ops      uint32
 	failed   bool
-	cond     kv.Condition // failed: the condition
-	bits     uint64       // failed: the operation; else: which of the first 64 operations took a revision
-	more     []uint64     // the same of the operations after those; failed: the current revision
+	cond     kv.Condition // if it failed: the condition
+	bits     uint64       // if it failed: the operation; otherwise: which of the first 64 operations took a revision
+	more     []uint64     // the same for the operations after those; if it failed: the current revision
 }
 
 func newOutcome(id kv.CommandID, r *kv.Result) outcome {
@@ -83,20 +83,20 @@ func (o *outcome) result() kv.Result {
 	return r
 }
 
-// extra is what the outcome counts against rememberedExtraBytes.
+// extra returns the bytes of the outcome that count towards rememberedExtraBytes.
 func (o *outcome) extra() int { return 8 * len(o.more) }
 
-// memory is the remembered outcomes, first in, first out. Chunks are only ever appended to, so a snapshot of it is a copy
-// of the few chunk pointers and two numbers.
+// memory is a queue of the remembered outcomes, first in, first out. Chunks are only ever appended to, so a snapshot of it is a
+// copy of the few chunk pointers and two numbers.
 type memory struct {
 	limit  int
 	byID   map[kv.CommandID]uint64 // position in the sequence
 	chunks []*[memoryChunk]outcome
 	base   uint64 // sequence number of chunks[0][0]
-	first  uint64 // the oldest kept
+	first  uint64 // the oldest that is kept
 	next   uint64 // one past the newest
 	extra  int
-	// forgotten is the raft index of the newest outcome that is not kept any more, of those that have an index.
+	// forgotten is the raft index of the newest outcome with an index that is no longer kept.
 	forgotten uint64
 }
 
@@ -116,7 +116,7 @@ func (m *memory) find(id kv.CommandID) (*outcome, bool) {
 	return m.at(seq), true
 }
 
-// remember adds an outcome under an id that is not kept yet, and forgets the oldest while there are too many.
+// remember adds an outcome under an id that is not kept yet, and forgets the oldest outcomes while there are too many.
 func (m *memory) remember(o outcome) {
 	if m.next-m.base == uint64(len(m.chunks))*memoryChunk {
 		m.chunks = append(m.chunks, new([memoryChunk]outcome))
@@ -138,7 +138,7 @@ func (m *memory) remember(o outcome) {
 	}
 }
 
-// freeze answers a copy that later changes do not touch; it has no index by id.
+// freeze returns a copy that later changes do not affect; it has no index by id.
 func (m *memory) freeze() *memory {
 	f := *m
 	f.byID = nil

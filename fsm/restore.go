@@ -15,10 +15,10 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// ErrBadSnapshot says that bytes are not a whole, undamaged snapshot. The error is a *SnapshotError.
+// ErrBadSnapshot means that bytes are not a complete, undamaged snapshot. The error is a *SnapshotError.
 var ErrBadSnapshot = errors.New("fsm: bad snapshot")
 
-// SnapshotError names where a snapshot is damaged: the offset in bytes of the record at fault.
+// SnapshotError says where a snapshot is damaged: the offset in bytes of the damaged record.
 type SnapshotError struct {
 	Offset int64
 	Reason error
@@ -28,12 +28,12 @@ func (e *SnapshotError) Error() string {
 	return fmt.Sprintf("%v: at byte %d: %v", ErrBadSnapshot, e.Offset, e.Reason)
 }
 
-// Unwrap answers the class and the reason (which may be an error of the reader).
+// Unwrap returns the class and the reason (which may be an error of the reader).
 func (e *SnapshotError) Unwrap() []error { return []error{ErrBadSnapshot, e.Reason} }
 
-// Restore replaces the state by a snapshot's. It is read whole before anything changes: after an error the store is as it was.
-// The new state, its revision and applied index become visible at once; all who wait wake: history is empty at the
-// restored revision, so watchers that were exactly there go on, and the others get kv.ErrCompacted.
+// Restore replaces the state by that of a snapshot. It reads the whole snapshot before it changes anything: after an error the
+// store is unchanged. The new state, its revision and its applied index become visible at once, and all waiters are woken. The
+// history is then empty at the restored revision, so watchers that were exactly there continue, and the others get kv.ErrCompacted.
 func (s *Store) Restore(r io.Reader) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,13 +66,13 @@ func (m *memory) restore(o outcome) error {
 	return nil
 }
 
-// ReadSnapshot reads a snapshot through to its end and checks all of it, and answers what it says of itself.
-// object, if not nil, is called for every object in order of key; an error from it ends the reading.
+// ReadSnapshot reads a snapshot to its end, checks all of it, and returns the information in its header. If object is not nil, it
+// is called for every object in order of key; an error from it ends the reading.
 func ReadSnapshot(r io.Reader, object func(*kv.Version) error) (SnapshotInfo, error) {
 	return readSnapshot(r, snapshotVisitor{object: object})
 }
 
-// snapshotVisitor is told of a snapshot's records as they are read, before it is known that the rest is good.
+// snapshotVisitor has callbacks for a snapshot's records, which are called before the rest of the snapshot has been checked.
 type snapshotVisitor struct {
 	forms   *kv.FormCache
 	header  func(SnapshotInfo) error
@@ -82,10 +82,10 @@ type snapshotVisitor struct {
 
 type snapshotReader struct {
 	r      *bufio.Reader
-	offset int64  // of the record that is read
-	next   int64  // of the one after it
+	offset int64  // of the record being read
+	next   int64  // of the next record
 	crc    uint32 // of all records before this one
-	all    uint32 // of all up to and with this one
+	all    uint32 // of all records up to and including this one
 	buf    []byte
 }
 
@@ -205,7 +205,7 @@ func (d *snapshotReader) footer() error {
 	return nil
 }
 
-// record reads the next record and answers its message, in a buffer that the next call reuses.
+// record reads the next record and returns its message, in a buffer that the next call reuses.
 func (d *snapshotReader) record(typ byte) ([]byte, error) {
 	d.offset, d.crc = d.next, d.all
 	var head [4]byte

@@ -9,8 +9,8 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// restore makes the state equal to a staged backup, but for the keys that are kept. It reads all of the backup before it
-// changes anything: after an error (ErrBadSnapshot, ErrBadCommand) the state is as it was.
+// restore makes the state equal to a staged backup, except for the keys under r.Keep. It reads all of the backup before it changes
+// anything: after an error (ErrBadSnapshot, ErrBadCommand) the state is unchanged.
 func (t *edit) restore(r *kv.Restore) error {
 	var ops []kv.Op
 	if r.From != "" {
@@ -22,12 +22,12 @@ func (t *edit) restore(r *kv.Restore) error {
 	if r.Revision > t.revision {
 		t.revision, t.jumped = r.Revision, true
 	}
-	t.execute(ops, 0) // values are copies of their own: none is shared with the entry
+	t.execute(ops, 0) // the values are copies: none shares the entry's memory
 	return nil
 }
 
-// difference is what turns the state into the backup's, in order of keys: deletions of what it lacks, the staged backup
-// included, and puts of what differs.
+// difference returns the operations that turn the state into the backup's, in order of keys: deletions of keys that the backup
+// lacks, including the staged backup itself, and puts of values that differ.
 func (t *edit) difference(r *kv.Restore) ([]kv.Op, error) {
 	var staged []io.Reader
 	t.root.visit(r.From, kv.PrefixEnd(r.From), func(v *kv.Version) bool {

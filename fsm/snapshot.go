@@ -22,33 +22,33 @@ const (
 	recordCommand = 3
 	recordFooter  = 4
 
-	// maxRecord bounds what a reader allocates on the word of a length that may be damaged.
+	// maxRecord limits what a reader allocates for a record, since the length that it reads may be damaged.
 	maxRecord = kv.MaxCommandBytes + MaxKeyBytes + 64
 )
 
-// SnapshotInfo is what a snapshot says of itself.
+// SnapshotInfo is the content of a snapshot's header.
 type SnapshotInfo struct {
 	Revision     uint64
 	AppliedIndex uint64
 	Objects      uint64
-	Commands     uint64 // remembered for idempotency
-	Forgotten    uint64 // the raft index of the newest command that is not remembered any more; see kv.Command.Since
+	Commands     uint64 // number of remembered commands, for idempotency
+	Forgotten    uint64 // the raft index of the newest command that is no longer remembered; see kv.Command.Since
 }
 
-// Snapshot is the state at one moment. It is immutable; it pins the memory of the state for as long as it is held.
+// Snapshot is the state at one moment. It is immutable, and pins the memory of the state while it is referenced.
 type Snapshot struct {
 	state  *state
 	memory *memory
 }
 
-// Snapshot takes O(1) time, and may be written while the store goes on.
+// Snapshot takes O(1) time. The snapshot may be written while the store continues to change.
 func (s *Store) Snapshot() *Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return &Snapshot{state: s.current.Load(), memory: s.memory.freeze()}
 }
 
-// Info answers what the snapshot's header will say.
+// Info returns the content of the snapshot's header.
 func (s *Snapshot) Info() SnapshotInfo {
 	return SnapshotInfo{
 		Revision: s.state.revision, AppliedIndex: s.state.applied,
@@ -56,11 +56,11 @@ func (s *Snapshot) Info() SnapshotInfo {
 	}
 }
 
-// View answers the state that the snapshot holds.
+// View returns the state that the snapshot contains.
 func (s *Snapshot) View() kv.View { return s.state }
 
-// WriteTo streams the snapshot. Equal logs give equal bytes, whatever the batches they were applied in. It may be called
-// more than once, and beside everything else.
+// WriteTo writes the snapshot to w. Equal logs give equal bytes, whatever the batches in which they were applied. Safe for
+// concurrent use, and it may be called more than once.
 func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 	e := newSnapshotWriter(w, s.Info())
 	s.state.root.visit("", "", func(v *kv.Version) bool { return e.object(v) == nil })
@@ -71,7 +71,7 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 	return e.offset, nil
 }
 
-// snapshotWriter writes records. After the first error it does nothing more.
+// snapshotWriter writes records. After the first error it writes nothing more.
 type snapshotWriter struct {
 	w      *bufio.Writer
 	offset int64
@@ -144,10 +144,10 @@ func (e *snapshotWriter) finish() error {
 	return e.w.Flush()
 }
 
-// begin answers a buffer that holds room for the length, and the type.
+// begin returns a buffer with space for the length, and the type.
 func (e *snapshotWriter) begin(typ byte) []byte { return append(e.buf[:0], 0, 0, 0, 0, typ) }
 
-// end writes the record whose body is b's and then tail.
+// end writes the record whose body is b followed by tail.
 func (e *snapshotWriter) end(b, tail []byte) error {
 	binary.LittleEndian.PutUint32(b, uint32(len(b)-4+len(tail)))
 	crc := crc32c.Update(crc32c.Sum(b), tail)

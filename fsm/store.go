@@ -9,20 +9,20 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// Options bound what a store keeps beside the state. They differ between replicas without harm. Zero means the default.
+// Options limit what a store keeps beside the state. They may differ between replicas. Zero means the default.
 type Options struct {
-	// HistoryEvents bounds the events of the history; default 131,072.
+	// HistoryEvents limits the number of events in the history; default 131,072.
 	HistoryEvents int
-	// HistoryBytes bounds the memory that only the history holds; default 64 MiB.
+	// HistoryBytes limits the memory in bytes that only the history keeps; default 64 MiB.
 	HistoryBytes int64
-	// FormBytes bounds the forms that readers build of stored versions (kv.FormCache); default 64 MiB.
+	// FormBytes limits the memory of the forms that readers build of stored versions (kv.FormCache); default 64 MiB.
 	FormBytes int64
 
-	// NewestCommand is the newest version of commands to know; default CommandVersion. It is for tests of upgrades: a store with
-	// an older one is a replica of an older program.
+	// NewestCommand is the newest command version that the store knows; default CommandVersion. It is for tests of upgrades: a
+	// store with an older one behaves like a replica of an older program.
 	NewestCommand uint64
 
-	// Remembered is for tests: how many results are kept (RememberedCommands), a rule of the log.
+	// Remembered is for tests: the number of results that are kept (RememberedCommands), which is a rule of the log.
 	Remembered int
 }
 
@@ -45,9 +45,8 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Store is one replica's state. Apply, ApplyBatch, Snapshot and Restore wait for each other; they are called in
-// the order of the log. Everything else is safe for concurrent use and never waits for a writer longer than it takes to
-// publish a batch.
+// Store is one replica's state. Apply, ApplyBatch, Snapshot and Restore exclude each other, and must be called in the order of the
+// log. All other methods are safe for concurrent use and wait for a writer at most while it publishes a batch.
 type Store struct {
 	options Options
 	forms   *kv.FormCache
@@ -59,23 +58,23 @@ type Store struct {
 
 	indexes waitQueue
 
-	mu     sync.Mutex // guards what follows: one writer
+	mu     sync.Mutex // guards the fields below: there is one writer
 	memory *memory
-	edit   uint64 // the last edit of the tree
+	edit   uint64 // counts the edits of the tree
 	cmd    kv.Command
 	events []*record
 }
 
 var _ kv.Reader = (*Store)(nil)
 
-// state is the whole state after some log entry. It is immutable, and is the kv.View of it.
+// state is the whole state after some log entry. It is immutable, and implements kv.View.
 type state struct {
 	root     *node
 	revision uint64
 	applied  uint64
 }
 
-// New makes an empty store at revision 0.
+// New creates an empty store at revision 0.
 func New(o Options) *Store {
 	o = o.withDefaults()
 	s := &Store{options: o, forms: kv.NewFormCache(o.FormBytes), memory: newMemory(o.Remembered)}
@@ -87,18 +86,19 @@ func New(o Options) *Store {
 // Entry is one log entry that holds a command.
 type Entry struct {
 	Index uint64 // its raft index
-	Data  []byte // see DecodeCommand: not to be changed afterwards
+	Data  []byte // must not be changed afterwards, see DecodeCommand
 }
 
-// Outcome is what applying one entry gave.
+// Outcome is the result of applying one entry.
 type Outcome struct {
 	Result kv.Result
-	// Err is not nil when the entry is no command (ErrBadCommand, kv.ErrTooLarge, ErrNewerCommand), when what it brings back is
-	// no snapshot (ErrBadSnapshot), and when it may have been applied before (ErrForgotten). Nothing was changed. A command whose condition did not hold has no Err, but Result.Failed.
+	// Err is not nil if the entry is not a valid command (ErrBadCommand, kv.ErrTooLarge, ErrNewerCommand), if the backup that it
+	// restores is not a valid snapshot (ErrBadSnapshot), and if it may have been applied before (ErrForgotten). Then nothing was
+	// changed. If a command's condition did not hold, Err is nil and Result.Failed is set.
 	Err error
 }
 
-// Apply applies one log entry. It is ApplyBatch of one.
+// Apply applies one log entry. It is ApplyBatch with one entry.
 func (s *Store) Apply(index uint64, data []byte) (kv.Result, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,9 +108,9 @@ func (s *Store) Apply(index uint64, data []byte) (kv.Result, error) {
 	return r, err
 }
 
-// ApplyBatch applies log entries in order, with an outcome for each. State, results, revisions and snapshots are those that
-// Apply one by one would give; readers see the state only after the whole batch. Indexes are the log's business: they
-// should grow, and the applied index is that of the last entry.
+// ApplyBatch applies log entries in order and returns an outcome for each. State, results, revisions and snapshots are the same as
+// if Apply had been called for each; readers see the state only after the whole batch. The caller provides the indexes, which
+// should grow; the applied index becomes that of the last entry.
 func (s *Store) ApplyBatch(entries []Entry) []Outcome {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,12 +123,12 @@ func (s *Store) ApplyBatch(entries []Entry) []Outcome {
 	return outcomes
 }
 
-// edit is the change of the state by one batch: what Apply works on. The caller holds the store's mu.
+// edit is the change of the state by one batch: Apply works on it. The caller holds the store's mu.
 type edit struct {
 	s  *Store
 	id uint64
 	state
-	// jumped says that revisions were skipped: the history begins anew.
+	// jumped means that revisions were skipped: the history restarts.
 	jumped bool
 }
 
@@ -142,7 +142,7 @@ func (t *edit) apply(index uint64, data []byte) (kv.Result, error) {
 		return kv.Result{}, err
 	}
 	c := &t.s.cmd
-	defer func() { // hold on to no entry's memory
+	defer func() { // do not pin any entry's memory
 		clear(c.Ops)
 		if cap(c.Ops) > 1024 {
 			c.Ops = nil
@@ -185,7 +185,7 @@ func (t *edit) apply(index uint64, data []byte) (kv.Result, error) {
 	return r, nil
 }
 
-// test answers the first operation whose condition does not hold. No key appears twice, so all are tested before any is done.
+// test returns the first operation whose condition does not hold. No key appears twice, so all are tested before any is applied.
 func (t *edit) test(ops []kv.Op) *kv.Failure {
 	for i := range ops {
 		op := &ops[i]
@@ -242,14 +242,14 @@ func (t *edit) event(typ kv.EventType, current, previous *kv.Version) {
 	t.s.events = append(t.s.events, &record{Event: kv.Event{Type: typ, Revision: t.revision, Current: current, Previous: previous}})
 }
 
-// commit makes the batch visible: state and events at once, then those who wait.
+// commit makes state and events of the batch visible at once, then wakes waiters.
 func (t *edit) commit() {
 	s := t.s
 	next := new(state)
 	*next = t.state
 	if t.jumped {
 		s.history.reset(next.revision, func() { s.current.Store(next) })
-		s.forms.Clear() // also of versions that only the history held
+		s.forms.Clear() // also those of versions that only the history had
 	} else {
 		s.history.publish(s.events, next.revision, func() { s.current.Store(next) })
 	}
@@ -261,8 +261,8 @@ func (t *edit) commit() {
 	s.indexes.advance(next.applied)
 }
 
-// Halted answers why the store goes no further: it met a command of a newer version (ErrNewerCommand). Its state is the one
-// before that command, and stays so; nothing that comes later in the log may be taken for applied.
+// Halted returns why the store stopped applying entries, or nil: it met a command of a newer version (ErrNewerCommand). Its state
+// remains the one before that command; later entries of the log must not be considered applied.
 func (s *Store) Halted() error {
 	if err := s.halted.Load(); err != nil {
 		return *err
@@ -270,15 +270,15 @@ func (s *Store) Halted() error {
 	return nil
 }
 
-// View answers the state after the last batch: one atomic load.
+// View returns the state after the last batch. It is one atomic load.
 func (s *Store) View() kv.View { return s.current.Load() }
 
-// AppliedIndex is the raft index of the last entry that this store applied itself. No-ops, barriers and
-// configuration changes do not reach it, so it is not raft's own applied index.
+// AppliedIndex returns the raft index of the last entry that this store applied. No-ops, barriers and configuration changes do not
+// reach the store, so this is not raft's own applied index.
 func (s *Store) AppliedIndex() uint64 { return s.current.Load().applied }
 
-// WaitIndex blocks until AppliedIndex is at least index, and what that entry did is in View. Errors: ctx's; and
-// kv.ErrFutureRevision when a restore took the store back to before the index.
+// WaitIndex blocks until AppliedIndex is at least index and View shows the effect of that entry. Errors: ctx's; and
+// kv.ErrFutureRevision if a restore set the store back to before the index.
 func (s *Store) WaitIndex(ctx context.Context, index uint64) error { return s.indexes.wait(ctx, index) }
 
 func (v *state) Revision() uint64 { return v.revision }
@@ -292,7 +292,7 @@ func (v *state) Range(start, end string, visit func(*kv.Version) bool) {
 	v.root.visit(start, end, visit)
 }
 
-// Count is logarithmic in the number of keys.
+// Count takes time logarithmic in the number of keys.
 func (v *state) Count(start, end string) int {
 	n := v.root.len()
 	if end != "" {
@@ -304,21 +304,21 @@ func (v *state) Count(start, end string) int {
 	return n - v.root.rank(start)
 }
 
-// Stats is a look at what a store holds, for metrics.
+// Stats describes what a store holds, for metrics.
 type Stats struct {
 	Objects       int
 	Revision      uint64
 	AppliedIndex  uint64
 	HistoryEvents int
 	HistoryBytes  int64
-	HistoryFloor  uint64 // a watch can begin after this revision or later
+	HistoryFloor  uint64 // a watch can begin after this revision or any later one
 	Watchers      int
 	Remembered    int
 	FormBytes     int64
 	Forms         int
 }
 
-// Stats is O(1).
+// Stats takes O(1) time.
 func (s *Store) Stats() Stats {
 	st := s.current.Load()
 	r := Stats{Objects: st.root.len(), Revision: st.revision, AppliedIndex: st.applied}

@@ -6,12 +6,12 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// The state's index is a persistent B+ tree: versions sit in leaves, in key order; inner nodes hold separators and the
-// number of versions below them, so that counting a range is logarithmic. A node belongs to the edit that made it: only
-// that edit changes it in place, every other copies it first. So a root that was published is never changed again, and a
-// batch of commands copies each node at most once.
+// The state's index is a persistent B+ tree: versions are in the leaves, in order of key; inner nodes have separators and the
+// number of versions below them, so that counting a range takes logarithmic time. A node belongs to the edit that created it: only
+// that edit changes it in place, all others copy it first. So a published root never changes, and a batch of commands copies each
+// node at most once.
 //
-// It was measured against tidwall/btree (generic, O(1) Copy) and go-immutable-radix v2; doc.go holds the numbers.
+// doc.go compares it with tidwall/btree (generic, O(1) Copy) and go-immutable-radix v2.
 
 const (
 	leafCap  = 64 // a leaf is split when it reaches this many versions
@@ -21,7 +21,7 @@ const (
 )
 
 type node struct {
-	edit     uint64 // the edit that may change this node in place
+	edit     uint64 // the edit that may change the node in place
 	count    int    // versions at and below the node
 	items    []*kv.Version
 	children []*node  // nil for a leaf
@@ -36,7 +36,7 @@ func newInner(edit uint64) *node {
 	return &node{edit: edit, children: make([]*node, 0, innerCap), seps: make([]string, 0, innerCap-1)}
 }
 
-// own answers a node that the edit may change: n itself or a copy.
+// own returns a node that the edit may change: n itself or a copy.
 func (n *node) own(edit uint64) *node {
 	if n.edit == edit {
 		return n
@@ -54,7 +54,7 @@ func (n *node) own(edit uint64) *node {
 	return c
 }
 
-// find answers the place of a key in a leaf.
+// find returns a key's index in a leaf, and whether the key is there.
 func (n *node) find(key string) (int, bool) {
 	lo, hi := 0, len(n.items)
 	for lo < hi {
@@ -68,7 +68,7 @@ func (n *node) find(key string) (int, bool) {
 	return lo, lo < len(n.items) && n.items[lo].Key == key
 }
 
-// child answers the index of the child that a key belongs to.
+// child returns the index of the child that a key belongs to.
 func (n *node) child(key string) int {
 	lo, hi := 0, len(n.seps)
 	for lo < hi {
@@ -95,7 +95,7 @@ func (n *node) get(key string) *kv.Version {
 	return nil
 }
 
-// rank answers how many keys are smaller than key.
+// rank returns the number of keys that are smaller than key.
 func (n *node) rank(key string) int {
 	if n == nil {
 		return 0
@@ -119,7 +119,7 @@ func (n *node) len() int {
 	return n.count
 }
 
-// visit calls f for the keys in [start, end), or from start on with no end, until f returns false.
+// visit calls f for the keys in [start, end), or from start to the last one if end is empty, until f returns false.
 func (n *node) visit(start, end string, f func(*kv.Version) bool) bool {
 	if n == nil {
 		return true
@@ -159,7 +159,7 @@ func (n *node) visit(start, end string, f func(*kv.Version) bool) bool {
 	return true
 }
 
-// put answers the root of the tree with v in it, and the version that v replaced.
+// put returns the root of the tree with v in it, and the version that v replaced.
 func (n *node) put(edit uint64, v *kv.Version) (*node, *kv.Version) {
 	if n == nil {
 		n = newLeaf(edit)
@@ -190,7 +190,7 @@ func (n *node) insert(edit uint64, v *kv.Version) (left, right *node, sep string
 		}
 		right = newLeaf(edit)
 		at := leafCap / 2
-		if i == leafCap-1 { // keys that arrive in order leave full leaves behind
+		if i == leafCap-1 { // keys that arrive in ascending order leave full leaves behind
 			at = leafCap - leafMin
 		}
 		right.items = append(right.items, n.items[at:]...)
@@ -229,7 +229,7 @@ func (n *node) insert(edit uint64, v *kv.Version) (left, right *node, sep string
 	return n, right, sep, prev
 }
 
-// remove answers the root of the tree without the key, and the version that was there.
+// remove returns the root of the tree without the key, and the version that was removed.
 func (n *node) remove(edit uint64, key string) (*node, *kv.Version) {
 	if n == nil {
 		return nil, nil
@@ -270,7 +270,7 @@ func (n *node) delete(edit uint64, key string) (*node, *kv.Version) {
 	return n, prev
 }
 
-// balance merges children i and i+1, or shares what they hold evenly between them. The node is owned by the edit.
+// balance merges children i and i+1, or distributes their content evenly. The node is owned by the edit.
 func (n *node) balance(edit uint64, i int) {
 	if i+1 >= len(n.children) {
 		return
@@ -329,7 +329,7 @@ func (n *node) setChildren(children []*node, seps []string) {
 // loader builds a tree from versions that arrive in ascending order of key.
 type loader struct {
 	edit   uint64
-	levels [][]*node // levels[0] are finished leaves
+	levels [][]*node // levels[0] are the finished leaves
 	firsts [][]string
 	leaf   *node
 }
@@ -340,7 +340,7 @@ func (l *loader) add(v *kv.Version) {
 	}
 	l.leaf.items = append(l.leaf.items, v)
 	l.leaf.count++
-	if len(l.leaf.items) == leafCap-leafMin/2 { // room for a few inserts before a split
+	if len(l.leaf.items) == leafCap-leafMin/2 { // leaves space for a few inserts before a split
 		l.push(0, l.leaf, l.leaf.items[0].Key)
 		l.leaf = nil
 	}
@@ -365,7 +365,7 @@ func (l *loader) collapse(level int) {
 	l.push(level+1, p, first)
 }
 
-// finish answers the root. Nodes at the right edge may be smaller than the minimum, which costs nothing but room.
+// finish returns the root. Nodes at the right edge may be smaller than the minimum, which only wastes space.
 func (l *loader) finish() *node {
 	if l.leaf != nil {
 		l.push(0, l.leaf, l.leaf.items[0].Key)

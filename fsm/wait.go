@@ -9,7 +9,7 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// waitQueue wakes those who wait for the applied index, which grows.
+// waitQueue wakes goroutines that wait for the applied index to reach a target.
 type waitQueue struct {
 	mu      sync.Mutex
 	at      uint64
@@ -18,11 +18,11 @@ type waitQueue struct {
 
 type waiter struct {
 	target uint64
-	place  int // in the heap; -1 when it has left
+	place  int // index in the heap; -1 after it has left
 	done   chan error
 }
 
-// wait blocks until the number is at least target.
+// wait blocks until the index is at least target.
 func (q *waitQueue) wait(ctx context.Context, target uint64) error {
 	q.mu.Lock()
 	if q.at >= target {
@@ -46,7 +46,7 @@ func (q *waitQueue) wait(ctx context.Context, target uint64) error {
 	return ctx.Err()
 }
 
-// advance sets the number and wakes whom it is enough for.
+// advance sets the index and wakes the waiters whose target it has reached.
 func (q *waitQueue) advance(at uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -56,8 +56,8 @@ func (q *waitQueue) advance(at uint64) {
 	}
 }
 
-// replace sets the number to that of a restored state. When it went back, another past was restored, which may never
-// come to what was waited for: all are woken.
+// replace sets the index to that of a restored state. If it went backwards, a different log was restored, which may never reach the
+// waiters' targets: all are woken.
 func (q *waitQueue) replace(at uint64) {
 	q.mu.Lock()
 	back := at < q.at

@@ -11,23 +11,23 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// ErrWatcherClosed is what Next answers after Close.
+// ErrWatcherClosed is returned by Next after Close.
 var ErrWatcherClosed = errors.New("fsm: watcher is closed")
 
 const (
-	eventsPerNext = 512  // Next answers at most about so many events (a command is never split)
-	scanLimit     = 4096 // events looked at in one hold of the lock
+	eventsPerNext = 512  // Next returns at most about this many events (a command is never split)
+	scanLimit     = 4096 // the number of events that are scanned before the lock is released
 )
 
-// watcher is a cursor over the history. Its fields are guarded by the history's lock: the goroutine that calls Next changes them
-// under a read lock (nobody else does then), publishing and restoring under the write lock.
+// watcher is a cursor over the history. The history's lock guards its fields: the goroutine that calls Next changes them under a
+// read lock (no other goroutine does then), publishing and restoring under the write lock.
 type watcher struct {
 	h      *history
 	b      *bucket
 	prefix string
 	cursor atomic.Uint64 // every event of the prefix up to here has been returned
 	epoch  atomic.Uint64
-	err    error // once a watcher has failed, it stays so
+	err    error // an error is final
 	closed bool
 
 	wake  chan struct{} // holds one signal
@@ -35,12 +35,12 @@ type watcher struct {
 	done  chan struct{}
 }
 
-// Watch returns a cursor at the first event of a key with the prefix after the revision; see kv.Reader and kv.Watcher.
+// Watch returns a cursor before the first event of a key with the prefix after the revision; see kv.Reader and kv.Watcher.
 //
-// What Next promises beyond the interface: when ctx ends, the events are none, the error is ctx's, and progress
-// is valid and as new as the store. So whoever wants a bookmark now and then calls Next with a deadline; an idle watcher costs
-// nothing in between. An idle watcher never falls out of the window, however much is written elsewhere. Errors other than ctx's
-// are final. Close may be called by any goroutine and ends a blocked Next with ErrWatcherClosed.
+// Next has promises beyond the interface: when ctx ends, it returns no events, ctx's error, and a progress that is valid and as new
+// as the store. So a caller that needs bookmarks calls Next with a deadline; an idle watcher costs nothing in between. An idle
+// watcher never falls out of the window, however much is written under other prefixes. Errors other than ctx's are final. Close may
+// be called from any goroutine and makes a blocked Next return ErrWatcherClosed.
 func (s *Store) Watch(prefix string, after uint64) (kv.Watcher, error) {
 	h := s.history
 	h.mu.Lock()
@@ -79,8 +79,8 @@ func (w *watcher) Next(ctx context.Context) ([]*kv.Event, uint64, error) {
 	}
 }
 
-// read answers the events after the cursor and moves it, or else puts the watcher among those that wait. more says that
-// the scan ended before the newest event.
+// read returns the events after the cursor and advances it, or else adds the watcher to the waiting ones. more means that the scan
+// ended before the newest event.
 func (w *watcher) read() (events []*kv.Event, progress uint64, more bool, err error) {
 	w.h.mu.RLock()
 	defer w.h.mu.RUnlock()
@@ -99,7 +99,7 @@ func (w *watcher) read() (events []*kv.Event, progress uint64, more bool, err er
 	return events, w.cursor.Load(), more, nil
 }
 
-// check answers whether the window still holds what comes after the cursor.
+// check returns an error if the window no longer contains the events after the cursor.
 func (w *watcher) check() error {
 	if w.closed {
 		return ErrWatcherClosed
@@ -121,7 +121,7 @@ func (w *watcher) check() error {
 	return nil
 }
 
-// scan moves the cursor over whole commands.
+// scan advances the cursor over whole commands.
 func (w *watcher) scan() (events []*kv.Event, more bool) {
 	q := &w.b.events
 	all := len(w.prefix) == len(w.b.prefix)
@@ -143,8 +143,8 @@ func (w *watcher) scan() (events []*kv.Event, more bool) {
 	return events, false
 }
 
-// expire takes the watcher off those that wait. Nothing for its prefix is in the history that it has not read, unless it was
-// just signalled; then progress stays where it was.
+// expire removes the watcher from the waiting ones. The watcher has then read everything for its prefix in the history, unless it
+// was just signalled; in that case progress is unchanged.
 func (w *watcher) expire(ctx context.Context) ([]*kv.Event, uint64, error) {
 	w.h.mu.RLock()
 	defer w.h.mu.RUnlock()
@@ -158,7 +158,7 @@ func (w *watcher) expire(ctx context.Context) ([]*kv.Event, uint64, error) {
 	return nil, w.cursor.Load(), ctx.Err()
 }
 
-// Progress may be called by any goroutine. It is as new as the store when nothing of the watcher's list is unread.
+// Progress may be called from any goroutine. It is as new as the store when the watcher's list has no unread event.
 func (w *watcher) Progress() uint64 {
 	w.h.mu.RLock()
 	defer w.h.mu.RUnlock()

@@ -6,8 +6,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// The records of the log and of snapshots are protobuf messages (proto/kontiki/store/v1). They are read and written by
-// hand: the bytes must be the same on every replica whatever its protobuf library does, and values must not be copied.
+// The records of the log and of snapshots are protobuf messages (proto/kontiki/store/v1). They are encoded and decoded by hand,
+// because the bytes must be the same on every replica whatever its protobuf library does, and values must not be copied.
 
 var (
 	errMalformed    = errors.New("malformed field")
@@ -15,8 +15,8 @@ var (
 	errWireType     = errors.New("field of the wrong type")
 )
 
-// fields calls f for every field of a message: v for the field numbers in the bit set varints, b (not nil, and sharing
-// data's memory) for all others.
+// fields calls f for every field of a message: with v for the field numbers in the bit set varints, and with b (not nil, and
+// sharing data's memory) for all others.
 func fields(data []byte, f func(num protowire.Number, v uint64, b []byte) error, varints uint32) error {
 	for len(data) > 0 {
 		num, typ, n := protowire.ConsumeTag(data)

@@ -1,7 +1,7 @@
-// Package beneath opens files in folders that somebody else may write to: a pod's volume, an image's file system, a log
-// folder. A path is resolved below its folder by the kernel (openat2), so that no link leads out of it, not even one
-// that is put there while the path is walked. What is found is looked at before it is opened (O_PATH): a FIFO, a device
-// or a socket in a file's place neither blocks the caller nor does what opening it would do.
+// Package beneath opens files in directories that others may write to: a pod's volume, an image's file system, a log directory. The
+// kernel resolves each path below its directory (openat2), so that no link leads out of it, not even one that is created while the
+// path is walked. The file type is checked before the file is opened (O_PATH), so that a FIFO, a device or a socket at that path
+// can neither block the caller nor have side effects.
 package beneath
 
 import (
@@ -16,27 +16,27 @@ import (
 	"github.com/kontiki/kontiki/internal/eintr"
 )
 
-// Links says what symbolic links do.
+// Links says how symbolic links are treated.
 type Links uint64
 
 const (
 	// Refuse fails at any symbolic link.
 	Refuse Links = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_SYMLINKS
-	// Follow follows relative links that stay below the folder and fails at others.
+	// Follow follows relative links that stay below the directory and fails at others.
 	Follow Links = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS
-	// AsRoot follows links as a process would whose root the folder is.
+	// AsRoot follows links like a process whose root is the directory.
 	AsRoot Links = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
 )
 
 var (
-	// ErrNotRegular says that a path names something that is no regular file.
+	// ErrNotRegular means that a path does not name a regular file.
 	ErrNotRegular = errors.New("not a regular file")
-	// ErrTooLarge says that a file is larger than its reader allows.
+	// ErrTooLarge means that a file is larger than its reader allows.
 	ErrTooLarge = errors.New("file is too large")
 )
 
-// Handle opens path below dir without opening what it names (O_PATH): the handle can be looked at, bound elsewhere
-// through Path, and opened by Reopen. dir itself is trusted.
+// Handle returns a handle of the file at path below dir, without opening the file itself (O_PATH): the handle can be examined,
+// bind-mounted through Path, and opened by Reopen. dir itself is trusted.
 func Handle(dir, path string, links Links) (*os.File, error) {
 	var d int
 	err := eintr.Retry(func() (err error) {
@@ -60,10 +60,10 @@ func Handle(dir, path string, links Links) (*os.File, error) {
 	return nil, &os.PathError{Op: "open", Path: path, Err: err}
 }
 
-// Path names what a handle stands for, whatever is at its path by now.
+// Path returns a path to the file of a handle, whatever is at the original path by now.
 func Path(handle *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(handle.Fd())) }
 
-// Regular opens a regular file for reading.
+// Regular opens a regular file for reading. Errors: ErrNotRegular.
 func Regular(dir, path string, links Links) (*os.File, error) {
 	h, err := Handle(dir, path, links)
 	if err != nil {
@@ -88,7 +88,7 @@ func Regular(dir, path string, links Links) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// ReadFile reads a regular file of at most limit bytes.
+// ReadFile reads a regular file of at most limit bytes. Errors: ErrNotRegular, ErrTooLarge.
 func ReadFile(dir, path string, links Links, limit int64) ([]byte, error) {
 	f, err := Regular(dir, path, links)
 	if err != nil {

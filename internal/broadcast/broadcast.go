@@ -1,15 +1,15 @@
-// Package broadcast wakes any number of goroutines that wait for something to change.
+// Package broadcast wakes any number of goroutines that wait for a change.
 package broadcast
 
 import "sync"
 
-// Signal tells everybody who waits for it. The zero value is ready. Safe for concurrent use.
+// Signal wakes all goroutines that wait for it. The zero value is ready to use. Safe for concurrent use.
 type Signal struct {
 	mu sync.Mutex
 	ch chan struct{}
 }
 
-// Next returns a channel that the next Tell closes. Take it before looking at what the signal is about.
+// Next returns a channel that the next Tell closes. Call it before reading the state that the signal is about.
 func (s *Signal) Next() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -19,7 +19,7 @@ func (s *Signal) Next() <-chan struct{} {
 	return s.ch
 }
 
-// Tell wakes all who wait.
+// Tell wakes all waiters.
 func (s *Signal) Tell() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,8 +1,8 @@
-// Package contain keeps a panic within the function that it happened in. A panic that nothing recovers ends the whole
-// process, whichever goroutine it happens in, so everything that works on what a client or a host sent runs contained:
-// a request, a session, a reconciliation then fails with an error, and the process goes on.
+// Package contain turns a panic into an error of the function in which it happened. A panic that is not recovered ends the whole
+// process, whichever goroutine it happens in, so everything that processes input from a client or a host runs contained: a request,
+// a session or a reconciliation then fails with an error, and the process continues.
 //
-// What recover cannot stop stays fatal: concurrent map writes, exhausted memory and stacks, and panics in goroutines
+// Some failures cannot be recovered and remain fatal: concurrent map writes, exhausted memory and stacks, and panics in goroutines
 // that a library starts.
 package contain
 
@@ -12,17 +12,17 @@ import (
 	"runtime/debug"
 )
 
-// Panic is the error that a panic became. Its text is for whoever asked and leaves the stack out.
+// Panic is the error for a recovered panic. Its text, which may be sent to clients, does not contain the stack.
 type Panic struct {
 	Value any
-	// Stack is that of the goroutine that panicked.
+	// Stack is the stack of the goroutine that panicked.
 	Stack string
 }
 
 // Error implements error.
 func (p *Panic) Error() string { return fmt.Sprintf("panic: %v", p.Value) }
 
-// Unwrap is the value that was panicked with, if it is an error.
+// Unwrap returns the panic's value, if it is an error.
 func (p *Panic) Unwrap() error {
 	err, _ := p.Value.(error)
 	return err
@@ -41,7 +41,7 @@ func Recover(err *error) {
 	}
 }
 
-// Stack is the stack of the panic that an error came from, "" for another error. It is for the log.
+// Stack returns the stack of the panic that caused an error, for the log, or "" for another error.
 func Stack(err error) string {
 	var p *Panic
 	if errors.As(err, &p) {

@@ -6,7 +6,7 @@ import (
 	"os"
 )
 
-// Load reads the JSON document at a path. Errors: fs.ErrNotExist.
+// Load reads the JSON document at a path. It returns fs.ErrNotExist if there is none.
 func Load[T any](path string) (*T, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -19,7 +19,7 @@ func Load[T any](path string) (*T, error) {
 	return document, nil
 }
 
-// Save replaces the JSON document at a path as WriteFile does. Only the owner may read it.
+// Save replaces the JSON document at a path as WriteFile does, with mode 0600.
 func Save(path string, document any) error {
 	data, err := json.MarshalIndent(document, "", "  ")
 	if err != nil {

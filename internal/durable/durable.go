@@ -1,9 +1,8 @@
-// Package durable changes files and directories so that a crash or a power loss leaves the old state or the new one, never a
-// part of it.
+// Package durable changes files and directories so that a crash or a power loss leaves the old state or the new one, never a part
+// of it.
 //
-// A file's content is durable after a sync of the file, its name only after a sync of the directory that holds it. Every
-// function here does both before it returns nil. After an error the old state or the new one is there, and which of them is
-// not known.
+// A file's content is durable after a sync of the file, its name only after a sync of its directory. Every function of this package
+// does both before it returns nil. After an error, either the old or the new state exists, and it is unknown which.
 package durable
 
 import (
@@ -46,8 +45,8 @@ func WriteFile(path string, data []byte, perm fs.FileMode) (err error) {
 	return SyncDir(dir)
 }
 
-// Rename moves a file or a directory, whose content must be durable already. What is at the new name is replaced, as
-// rename(2) does it.
+// Rename moves a file or a directory, whose content must already be durable. It replaces what is at the new name, as rename(2)
+// does.
 func Rename(from, to string) error {
 	if err := os.Rename(from, to); err != nil {
 		return err
@@ -71,8 +70,8 @@ func SyncDir(dir string) error {
 	return nil
 }
 
-// MakeDir makes a directory and its missing parents. A directory that exists is made durable, too: a crash may have come
-// between making it and syncing its parent.
+// MakeDir creates a directory and its missing parents. A directory that already exists is synced too: there may have been a crash
+// between its creation and the sync of its parent.
 func MakeDir(dir string, perm fs.FileMode) error {
 	dir = filepath.Clean(dir)
 	parents := []string{filepath.Dir(dir)}

@@ -1,5 +1,5 @@
-// Package failpoint names points of the program at which a test wants something to happen: mostly that the process dies there.
-// A point that is not armed costs one atomic load.
+// Package failpoint names points of the program at which a test injects an action, usually the death of the process. A point that
+// is not armed costs one atomic load.
 package failpoint
 
 import (
@@ -13,7 +13,7 @@ var (
 	acts  = map[string]func(){}
 )
 
-// Hit runs what is armed at the point, in the caller's goroutine.
+// Hit runs the function that the point is armed with, in the caller's goroutine.
 func Hit(name string) {
 	if armed.Load() == 0 {
 		return
@@ -26,8 +26,8 @@ func Hit(name string) {
 	}
 }
 
-// Arm lets every later Hit of the point run a function, which may be called by several goroutines at once, until disarm is
-// called. A point has one function.
+// Arm makes every later Hit of the point run act, possibly from several goroutines at once, until disarm is called. A point can be
+// armed with one function at a time.
 func Arm(name string, act func()) (disarm func()) {
 	mu.Lock()
 	defer mu.Unlock()

@@ -5,11 +5,11 @@ import (
 	"sync/atomic"
 )
 
-// formOverhead is what a kept form costs beside its own bytes: the entry and its share of the version's slots.
+// formOverhead is the memory in bytes of a kept form beside its own bytes: the entry and its share of the version's slots.
 const formOverhead = 128
 
-// formSet holds the slots of one version. It is made when the first form is asked for, so that a version that nobody
-// reads costs one pointer.
+// formSet has the slots of one version. It is created for the first form, so that a version that is never read costs only a
+// pointer.
 type formSet [NumForms]formSlot
 
 type formSlot struct {
@@ -21,33 +21,33 @@ type formSlot struct {
 type formEntry struct {
 	form       any
 	size       int64
-	used       atomic.Bool // read since the hand came by
+	used       atomic.Bool // read since the clock hand last passed
 	slot       *formSlot
 	prev, next *formEntry // guarded by the cache; nil when it is not in the ring
 }
 
-// FormCache bounds the bytes that the forms of all versions of one store take. Which form to drop is chosen by second
-// chance: a read marks its form (an atomic load, and a store only for the first read since the mark was cleared), and
-// the hand that looks for room clears marks and drops what it finds unmarked. A form read only once is the first to go, so
-// one large list does not wash out what is read all the time. Safe for concurrent use.
+// FormCache limits the bytes of the forms of all versions of one store. It evicts by second chance (the clock algorithm): a read
+// marks its form (an atomic load, and a store only for the first read since the mark was cleared); to free space, the clock hand
+// clears marks and drops forms that it finds unmarked. A form that was read only once is the first to be dropped, so one large list
+// does not evict forms that are read all the time. Safe for concurrent use.
 type FormCache struct {
 	limit int64
 
 	mu    sync.Mutex
-	hand  *formEntry // the next to look at; new entries go right behind it, so they are looked at last
+	hand  *formEntry // the next to examine; new entries are inserted behind it, so they are examined last
 	bytes int64
 	count int
 }
 
-// NewFormCache makes a cache that keeps at most limit bytes of forms.
+// NewFormCache creates a cache that keeps at most limit bytes of forms.
 func NewFormCache(limit int64) *FormCache { return &FormCache{limit: limit} }
 
-// NewVersion makes a version whose forms the cache bounds. A nil cache is allowed: nothing bounds them then.
+// NewVersion creates a version whose forms the cache limits. With a nil cache they are not limited.
 func (c *FormCache) NewVersion(key string, value []byte, create, mod uint64) *Version {
 	return &Version{Key: key, Value: value, CreateRevision: create, ModRevision: mod, cache: c}
 }
 
-// Usage answers how many bytes the kept forms take, as their builders said plus a fixed overhead, and how many they are.
+// Usage returns the bytes of the kept forms, as their builders reported them plus a fixed overhead, and their number.
 func (c *FormCache) Usage() (bytes int64, forms int) {
 	if c == nil {
 		return 0, 0
@@ -57,8 +57,8 @@ func (c *FormCache) Usage() (bytes int64, forms int) {
 	return c.bytes, c.count
 }
 
-// Form answers the form in a slot; it is read-only. However many readers ask at once, it is built once and all share it,
-// until the cache drops it for room; what a reader holds stays valid then. An error is not kept: the next reader builds again.
+// Form returns the form in a slot, which is read-only. It is built once for all concurrent readers and shared by them until the
+// cache evicts it; readers that have it may continue to use it then. An error is not cached: the next reader builds the form again.
 func (v *Version) Form(slot FormSlot, build BuildForm) (any, error) {
 	set := v.forms.Load()
 	if set == nil {
@@ -96,7 +96,7 @@ func (e *formEntry) read() any {
 	return e.form
 }
 
-// add keeps an entry and drops others until all fit. A form larger than the whole cache is not kept.
+// add inserts an entry and evicts others until all fit. A form larger than the whole cache is not kept.
 func (c *FormCache) add(e *formEntry) {
 	if e.size > c.limit {
 		return
@@ -123,13 +123,13 @@ func (c *FormCache) add(e *formEntry) {
 	e.slot.entry.Store(e)
 }
 
-// drop takes an entry out of its slot and of the ring. The caller holds mu.
+// drop removes an entry from its slot and from the ring. The caller holds mu.
 func (c *FormCache) drop(e *formEntry) {
 	e.slot.entry.Store(nil)
 	if c.hand == e {
 		c.hand = e.next
 	}
-	if c.hand == e { // it was the only one
+	if c.hand == e { // it was the only entry
 		c.hand = nil
 	}
 	e.prev.next, e.next.prev = e.next, e.prev
@@ -138,8 +138,8 @@ func (c *FormCache) drop(e *formEntry) {
 	c.count--
 }
 
-// Forget drops the forms of a version that the store no longer holds, so that they do not wait for the hand. Readers that
-// still hold the version may go on to use it.
+// Forget drops the forms of a version that the store no longer holds, instead of leaving them until the clock hand passes. Readers
+// that still have the version may continue to use it.
 func (c *FormCache) Forget(v *Version) {
 	set := v.forms.Load()
 	if c == nil || set == nil || v.cache != c {

@@ -1,6 +1,6 @@
-// Package kv is the vocabulary of a revisioned key-value store: what a command asks, what a view shows, what a watcher
-// is told. It is a leaf that knows nothing of consensus or of Kubernetes; fsm implements it, cluster replicates it, and
-// api reads and writes through it, each through an interface of its own.
+// Package kv defines the interface of a revisioned key-value store: commands, views, watchers and errors. It depends on neither
+// consensus nor Kubernetes: fsm implements the store, cluster replicates it, and api reads and writes through it, each through an
+// interface that it declares itself.
 package kv
 
 import (
@@ -9,29 +9,29 @@ import (
 	"fmt"
 )
 
-// Errors are classes: test with errors.Is.
+// Errors are classes: test for them with errors.Is.
 var (
-	// ErrCompacted says that events after the asked revision are gone from history (HTTP 410): read a view and watch
-	// from its revision.
+	// ErrCompacted means that the events after the requested revision are no longer in the history (HTTP 410): read a view and
+	// watch from its revision.
 	ErrCompacted = errors.New("kv: revision has been compacted")
-	// ErrFutureRevision says that the asked revision has not been written here yet.
+	// ErrFutureRevision means that the requested revision has not been written here yet.
 	ErrFutureRevision = errors.New("kv: revision is in the future")
-	// ErrOutcomeUnknown says that a command may or may not be committed, and that asking again under its id did not
-	// settle it. It is not a refusal.
+	// ErrOutcomeUnknown means that a command may or may not be committed, and that proposing it again under its id did not settle
+	// it. It is not a refusal.
 	ErrOutcomeUnknown = errors.New("kv: the outcome of the command is unknown")
-	// ErrNoLeader says that no leader could be reached; the command was not committed.
+	// ErrNoLeader means that no leader could be reached; the command was not committed.
 	ErrNoLeader = errors.New("kv: no leader")
-	// ErrDiskFull says that the masters' disks have no room for more; nothing was changed. The text names the disk and the fix.
+	// ErrDiskFull means that the masters' disks are full; nothing was changed. The text names the disk and the fix.
 	ErrDiskFull = errors.New("kv: no room")
-	// ErrTooLarge says that a command is over the size limit; nothing was proposed.
+	// ErrTooLarge means that a command is over the size limit; nothing was proposed.
 	ErrTooLarge = errors.New("kv: command too large")
 )
 
-// MaxCommandBytes bounds one encoded command. Every replica keeps whole commands in memory while it applies them.
+// MaxCommandBytes limits one encoded command. Every replica keeps whole commands in memory while it applies them.
 const MaxCommandBytes = 2 << 20
 
-// CommandID makes a command idempotent: a replica answers a command it has already applied with its first result.
-// It is chosen at random before the command is proposed.
+// CommandID makes a command idempotent: if a replica has already applied a command with this id, the command gets the first result.
+// The id is chosen at random before the command is proposed.
 type CommandID [16]byte
 
 // Condition is what an operation requires of its key.
@@ -58,39 +58,39 @@ type Op struct {
 type Command struct {
 	ID  CommandID
 	Ops []Op
-	// Since, if not 0, is an index of the log before which this command was certainly not proposed: what its proposer had
-	// applied when it first proposed it. A replica that has forgotten results of commands since then does not apply the
-	// command, because it may be one of these.
+	// Since, if not 0, is an index of the log before which this command was certainly not proposed: the index that its proposer had
+	// applied when it first proposed it. A replica that has forgotten results of commands since that index does not apply the
+	// command, because it may be one of them.
 	Since uint64
-	// Restore, if not nil, brings a backup back in the same step, before the operations.
+	// Restore, if not nil, restores a backup in the same step, before the operations.
 	Restore *Restore
 }
 
-// Restore brings a backup back as one change of the state: keys that are not in the backup are deleted, keys that differ are
-// put, keys that are the same stay as they are. So watchers see what changes, in order and at one instant, and revisions
-// grow as with any other command.
+// Restore restores a backup as one change of the state: keys that are not in the backup are deleted, keys that differ are put, and
+// equal keys are left alone. So watchers get the changes in order and at one instant, and revisions grow as with any other command.
 type Restore struct {
-	// From is the prefix that the backup was staged under: the values of its keys, in order, are a snapshot's bytes. The keys are
-	// deleted with the restore. An empty From brings nothing back.
+	// From is the prefix under which the backup was staged: the values of its keys, in order, are the bytes of a snapshot. The
+	// command deletes these keys. If From is empty, nothing is restored.
 	From string
-	// Keep is a prefix whose keys the backup does not touch. It holds From and the keys of the command's operations.
+	// Keep is a prefix whose keys the restore does not touch. It includes From and the keys of the command's operations.
 	Keep string
-	// Revision is the least revision to go on from. A store that is behind it skips the revisions between, and its history
-	// begins anew: who watches gets ErrCompacted. It is for states that follow a past which they do not know to the end.
+	// Revision is the lowest revision from which to continue. A store that is behind it skips the revisions between, and its
+	// history restarts: watchers get ErrCompacted. It is for states whose previous log may have assigned revisions that the state
+	// does not contain.
 	Revision uint64
 }
 
-// Result is what applying a command did. Operation i of a command that applied got revision Revisions[i]
-// (0 for a Check, and for a delete with condition Always of an absent key, which is no change).
+// Result is the effect of applying a command. If the command was applied, operation i got revision Revisions[i] (0 for a Check, and
+// for a delete of an absent key with condition Always, which changes nothing).
 type Result struct {
 	// Revision is the store's revision after the command.
 	Revision  uint64
 	Revisions []uint64
-	// Failed is the first operation whose condition did not hold; nil when the command applied.
+	// Failed is the first operation whose condition did not hold; nil if the command was applied.
 	Failed *Failure
 }
 
-// Failure names the operation that kept a command from applying.
+// Failure describes the operation because of which a command was not applied.
 type Failure struct {
 	Index   int
 	Cond    Condition
@@ -101,14 +101,14 @@ func (f *Failure) Error() string {
 	return fmt.Sprintf("kv: operation %d: condition %d does not hold, the key is at revision %d", f.Index, f.Cond, f.Current)
 }
 
-// View is the whole state at one revision. It is immutable, O(1) to take, safe for concurrent use, and never blocks a
-// writer; it pins the memory it shows for as long as it is held.
+// View is the whole state at one revision. It is immutable, takes O(1) to create, is safe for concurrent use, and never blocks a
+// writer; it pins the memory of the state while it is referenced.
 type View interface {
 	Revision() uint64
 	Get(key string) (*Version, bool)
 	// Range visits keys in [start, end) in order until visit returns false. An empty end means no upper bound.
 	Range(start, end string, visit func(*Version) bool)
-	// Count counts keys in [start, end), in less than linear time where the implementation can.
+	// Count returns the number of keys in [start, end), in less than linear time if the implementation can.
 	Count(start, end string) int
 }
 
@@ -120,30 +120,29 @@ const (
 	Deleted
 )
 
-// Event is one change of one key. Events are shared by every watcher: read-only.
+// Event is one change of one key. All watchers share events, so they are read-only.
 type Event struct {
 	Type     EventType
 	Revision uint64
-	// Current is the version written by a Put. For Deleted it is a version made for the event, with the last value and
-	// with ModRevision set to the delete's revision, so that its forms carry the resourceVersion of the deletion.
+	// Current is the version that a Put wrote. For Deleted it is a version created for the event, with the last value and with
+	// ModRevision set to the delete's revision, so that its forms have the resourceVersion of the deletion.
 	Current *Version
 	// Previous is the version before the change, nil for a creation.
 	Previous *Version
 }
 
-// Watcher is a cursor over the changes under one prefix. It is for one goroutine.
+// Watcher is a cursor over the changes under one prefix. Only one goroutine may use it.
 type Watcher interface {
-	// Next blocks until there is progress. It returns the next events in revision order (perhaps none) and a revision
-	// up to which every event of the prefix has now been returned. It never splits the events of one command over two
-	// calls. Errors: ErrCompacted when the cursor fell out of the window or the store was replaced by a restore whose
-	// history does not hold it; ctx's error.
+	// Next blocks until there is progress. It returns the next events in order of revision (possibly none) and a revision up to
+	// which every event of the prefix has now been returned. It never splits the events of one command over two calls. Errors:
+	// ErrCompacted if the events after the cursor are no longer in the history, because of its limits or of a restore; ctx's error.
 	//
-	// With no event for its prefix Next may still return as the store moves on, so that callers can send bookmarks; it
-	// is not woken for each foreign write. When it returns because ctx ended, progress is valid too, and as new as the
-	// store: a caller that wants bookmarks gives Next a deadline and calls it again.
+	// Even without an event for its prefix, Next may return when the store advances, so that callers can send bookmarks; but writes
+	// elsewhere do not wake it each time. When it returns because ctx ended, progress is also valid, and as new as the store: a
+	// caller that wants bookmarks gives Next a deadline and calls it again.
 	Next(ctx context.Context) (events []*Event, progress uint64, err error)
-	// Progress is a revision such that Next has returned every event of the prefix up to it; it grows with the store even
-	// while Next has nothing to return, so that an idle watch can tell its client where to resume.
+	// Progress returns a revision up to which Next has returned every event of the prefix. It grows with the store even while Next
+	// has nothing to return, so that an idle watch can tell its client where to resume.
 	Progress() uint64
 	Close()
 }
@@ -151,12 +150,12 @@ type Watcher interface {
 // Reader reads the local replica.
 type Reader interface {
 	View() View
-	// Watch returns a cursor at the first event of a key with the prefix after the revision. Errors: ErrCompacted,
+	// Watch returns a cursor before the first event of a key with the prefix after the revision. Errors: ErrCompacted,
 	// ErrFutureRevision.
 	Watch(prefix string, after uint64) (Watcher, error)
 }
 
-// PrefixEnd is the first key after every key with the prefix; "" when there is none.
+// PrefixEnd returns the first key after every key with the prefix, or "" if there is none.
 func PrefixEnd(prefix string) string {
 	b := []byte(prefix)
 	for i := len(b) - 1; i >= 0; i-- {

@@ -2,8 +2,8 @@ package kv
 
 import "sync/atomic"
 
-// Version is one stored version of a key. All but its forms is immutable; it is shared by every reader as read-only.
-// A version made outside a store (a literal) works as well; its forms are not bounded.
+// Version is one stored version of a key. It is immutable except for its forms, and shared by all readers as read-only. A version
+// created outside a store (a literal) works as well; its forms are not limited.
 type Version struct {
 	Key            string
 	Value          []byte
@@ -11,16 +11,16 @@ type Version struct {
 	ModRevision    uint64
 
 	cache *FormCache
-	forms atomic.Pointer[formSet] // nil until the first form is asked for
+	forms atomic.Pointer[formSet] // nil until the first form is requested
 }
 
-// FormSlot names one of the forms that a version's value can be read in (decoded object, JSON, protobuf, ...). What a
-// slot holds is agreed among the readers; the store never looks into it.
+// FormSlot identifies one of the forms of a version's value (decoded object, JSON, protobuf, ...). The readers agree on what a slot
+// contains; the store never uses it.
 type FormSlot uint8
 
 // NumForms is the number of slots of a version.
 const NumForms = 4
 
-// BuildForm makes a form from a version; size is its cost in bytes against the cache's bound. It may ask the same
-// version for a form of another slot (in one fixed order of slots, or two builders wait for each other), never for its own.
+// BuildForm builds a form of a version; size is its cost in bytes in the cache. It may request a form of the same version in
+// another slot (always in the same order of slots, or two builders deadlock), but never in its own.
 type BuildForm func(v *Version) (form any, size int, err error)

@@ -1,6 +1,6 @@
-// Package linger lets connections end without losing what was sent last. A socket that is closed answers whatever still
-// comes (a ping of a WebSocket, say) with a reset, and the kernel then throws away what it had not delivered yet: a client
-// that reads slowly loses the end of a long answer.
+// Package linger closes connections without losing the last bytes that were sent. If data (a WebSocket ping, for example) arrives
+// at a socket that is already closed, the kernel responds with a reset and discards what it had not delivered yet: a client that
+// reads slowly loses the end of a long response.
 package linger
 
 import (
@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Patience is how long the other side may take nothing of what is left, until it is given up.
+// Patience is the time after which a connection is abandoned if the other side has acknowledged nothing more.
 const Patience = time.Minute
 
-// Listener has the TCP connections that l accepts linger: Close says at once that nothing more comes, and returns, while
-// what is still in the socket is delivered in the background.
+// Listener wraps l. Close of an accepted TCP connection sends a FIN and returns at once, while the kernel's send buffer is
+// delivered in the background.
 func Listener(l net.Listener, patience time.Duration) net.Listener { return listener{l, patience} }
 
 type listener struct {
@@ -47,14 +47,14 @@ func (c *conn) Close() error {
 	return nil
 }
 
-// longest is how many times the patience a connection may take in all, however slowly it takes what is left.
+// longest limits the total time for one connection, as a multiple of the patience, however slowly the other side reads.
 const longest = 10
 
-// step is how often it is looked whether the rest was delivered.
+// step is the interval at which the send buffer is checked.
 const step = 100 * time.Millisecond
 
-// drain reads what the other side says, so that nothing is left unread, until it has taken everything, has ended too, or
-// takes nothing for too long.
+// drain reads and discards what the other side sends, so that nothing is left unread, until the other side has acknowledged
+// everything, has closed the connection, or has acknowledged nothing for too long.
 func (c *conn) drain() {
 	defer c.TCPConn.Close()
 	left, begun := undelivered(c.TCPConn), time.Now()
@@ -72,13 +72,13 @@ func (c *conn) drain() {
 			since = time.Now()
 		}
 		left = now
-		if err == io.EOF { // it only listens now
+		if err == io.EOF { // the other side only reads now
 			time.Sleep(step)
 		}
 	}
 }
 
-// undelivered is how many bytes the kernel holds that the other side has not acknowledged.
+// undelivered returns how many bytes in the kernel's send buffer the other side has not acknowledged.
 func undelivered(c *net.TCPConn) int {
 	raw, err := c.SyscallConn()
 	if err != nil {

@@ -1,10 +1,10 @@
-// Package logline adapts loggers that write lines of text to functions.
+// Package logline adapts functions to loggers that write lines of text.
 package logline
 
 import "bytes"
 
-// Writer calls a function with each write, without the line's end. The bytes are the function's only until it returns. It is as safe for
-// concurrent use as the function.
+// Writer calls a function for each write, without the trailing newline. The function must not keep the bytes after it returns.
+// Writer is safe for concurrent use if the function is.
 type Writer func(line []byte)
 
 // Write implements io.Writer. It never fails.

@@ -9,8 +9,7 @@ import (
 	"strings"
 )
 
-// Busybox is an image of the host's static busybox (Debian: busybox-static) with a link for each applet, and a few
-// accounts.
+// Busybox returns an image of the host's static busybox (Debian: busybox-static) with a link for each applet, and a few accounts.
 func Busybox(name string) (Image, error) {
 	path, err := exec.LookPath("busybox")
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package ociimage writes container images as OCI layout archives, from files and a configuration. Tests and the demo
-// build their images with it, where no registry and no image builder is at hand. The same input gives the same bytes.
+// Package ociimage writes container images as OCI layout archives, from files and a configuration. Tests and the demo use it to
+// build their images without a registry or an image builder. The same input gives the same bytes.
 package ociimage
 
 import (
@@ -17,23 +17,23 @@ import (
 	"strings"
 )
 
-// File is one file, folder or link of an image.
+// File is one file, directory or link of an image.
 type File struct {
 	Path string // absolute in the image
-	// Data is the content; Source, if set, is a file of the host to copy instead. Link makes a symbolic link.
+	// Data is the content, unless Source names a file of the host to copy. Link makes it a symbolic link.
 	Data     []byte
 	Source   string
 	Link     string
 	Dir      bool
-	Mode     int64 // 0 for 0644, 0755 for folders
+	Mode     int64 // 0 means 0644, or 0755 for directories
 	UID, GID int
 }
 
-// Image is what to write.
+// Image describes an image to write.
 type Image struct {
-	// Name is the reference in full, "docker.io/library/demo:1".
+	// Name is the complete reference, such as "docker.io/library/demo:1".
 	Name string
-	// Arch is a Go architecture, "" for this program's.
+	// Arch is a Go architecture; "" means this program's.
 	Arch       string
 	Files      []File
 	Entrypoint []string
@@ -53,7 +53,7 @@ type descriptor struct {
 	Platform    map[string]string `json:"platform,omitempty"`
 }
 
-// Write writes an archive that holds the images; the layers of each are its own.
+// Write writes an archive of the images; they share no layers.
 func Write(w io.Writer, images ...Image) error {
 	tw := tar.NewWriter(w)
 	seen := map[string]bool{}
@@ -150,7 +150,7 @@ func tagOf(name string) string {
 	return "latest"
 }
 
-// layerOf writes the files and every folder above them.
+// layerOf returns a layer with the files and all directories above them.
 func layerOf(files []File) ([]byte, error) {
 	all := map[string]File{}
 	for _, f := range files {

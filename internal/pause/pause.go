@@ -1,4 +1,4 @@
-// Package pause waits for a time or for the end of a context.
+// Package pause waits for a duration or for the end of a context.
 package pause
 
 import (
@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// For waits for d, or until the context ends if that is sooner. It returns whether the time has passed and the context has not ended: false
-// means that the caller is to stop.
+// For waits for d, or until the context ends if that is sooner. It returns true if the time has passed and the context has not
+// ended; false means that the caller should stop.
 func For(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

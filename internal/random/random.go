@@ -1,4 +1,4 @@
-// Package random makes random names.
+// Package random generates random names.
 package random
 
 import (
@@ -6,7 +6,7 @@ import (
 	"encoding/hex"
 )
 
-// Hex returns so many random bytes in hex. crypto/rand never fails: it ends the process instead.
+// Hex returns that many random bytes, hex-encoded. crypto/rand never fails: it ends the process instead.
 func Hex(bytes int) string {
 	b := make([]byte, bytes)
 	_, _ = rand.Read(b)
