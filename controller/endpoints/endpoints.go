@@ -8,6 +8,8 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strconv"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -15,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/controller"
@@ -25,7 +28,7 @@ import (
 
 // New makes the controller.
 func New(c *client.Client) *controller.Controller {
-	r := &reconciler{c}
+	r := &reconciler{client: c}
 	return &controller.Controller{
 		Name:    "endpoints",
 		Watches: []client.Object{&corev1.Service{}, &corev1.Pod{}, &discoveryv1.EndpointSlice{}, &corev1.Endpoints{}},
@@ -39,8 +42,16 @@ func New(c *client.Client) *controller.Controller {
 				enqueueSlice(s, enqueue)
 				return true
 			})
+			client.Each(v, "", func(e *corev1.Endpoints) bool {
+				_, lock := e.Annotations[resourcelock.LeaderElectionRecordAnnotationKey]
+				if _, ok := client.Get[*corev1.Service](v, e.Namespace, e.Name); !ok && !lock {
+					r.removed.Store(controller.KeyOf(e), v.Revision()+1)
+					enqueue(controller.KeyOf(e))
+				}
+				return true
+			})
 		},
-		Enqueue: enqueue, Reconcile: r.reconcile, Workers: 5,
+		Enqueue: r.enqueue, Reconcile: r.reconcile, Workers: 5,
 	}
 }
 
@@ -50,9 +61,14 @@ func enqueueSlice(s *discoveryv1.EndpointSlice, enqueue func(controller.Key)) {
 	}
 }
 
-func enqueue(v client.View, event client.Event, enqueue func(controller.Key)) {
+func (r *reconciler) enqueue(v client.View, event client.Event, enqueue func(controller.Key)) {
 	switch obj := event.Object().(type) {
-	case *corev1.Service, *corev1.Endpoints:
+	case *corev1.Service:
+		if event.New == nil {
+			r.removed.Store(controller.KeyOf(obj), event.Revision)
+		}
+		enqueue(controller.KeyOf(obj))
+	case *corev1.Endpoints:
 		enqueue(controller.KeyOf(obj))
 	case *discoveryv1.EndpointSlice:
 		// Our own writes come back too; a look that finds nothing to do costs little.
@@ -111,12 +127,20 @@ func selectorOf(s *corev1.Service) labels.Selector {
 	return labels.Set(s.Spec.Selector).AsSelectorPreValidated()
 }
 
-type reconciler struct{ client *client.Client }
+type reconciler struct {
+	client *client.Client
+	// removed has the services that are gone and may have left Endpoints behind, by key, and the revision that each went at
+	// (uint64). Endpoints that are older go with it, whoever made them; newer ones may be there before their service.
+	removed sync.Map
+}
 
 func (r *reconciler) reconcile(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
 	service, ok := client.Get[*corev1.Service](v, key.Namespace, key.Name)
 	if !ok {
 		return controller.Result{}, r.removeAll(ctx, v, key)
+	}
+	if removed, ok := r.removed.Load(key); ok && removed.(uint64) <= v.Revision() {
+		r.removed.CompareAndDelete(key, removed) // it is there again
 	}
 	if selectorOf(service) == nil || service.DeletionTimestamp != nil {
 		return controller.Result{}, nil
@@ -140,10 +164,21 @@ func (r *reconciler) removeAll(ctx context.Context, v client.View, key controlle
 			return err
 		}
 	}
-	if stored, ok := client.Get[*corev1.Endpoints](v, key.Namespace, key.Name); ok && stored.Labels[endpointsManagedBy] == endpointsManager {
-		return r.delete(ctx, stored)
+	removed, _ := r.removed.Load(key)
+	if stored, ok := client.Get[*corev1.Endpoints](v, key.Namespace, key.Name); ok && (stored.Labels[endpointsManagedBy] == endpointsManager || before(stored, removed)) {
+		if err := r.delete(ctx, stored); err != nil {
+			return err
+		}
 	}
+	r.removed.CompareAndDelete(key, removed)
 	return nil
+}
+
+// before says that an object was last changed before a revision; never before none.
+func before(obj client.Object, revision any) bool {
+	limit, ok := revision.(uint64)
+	changed, err := strconv.ParseUint(obj.GetResourceVersion(), 10, 64)
+	return ok && err == nil && changed < limit
 }
 
 // port is a service's port as one pod serves it.

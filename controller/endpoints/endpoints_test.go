@@ -296,6 +296,59 @@ func TestServicesWithoutSelectorAreTheUsers(t *testing.T) {
 	}
 }
 
+// TestEndpointsGoWithTheirService: also those that a user made, but not those that are there before their service.
+func TestEndpointsGoWithTheirService(t *testing.T) {
+	h := harness.New(t)
+	endpointsOf := func(name string, change ...func(*corev1.Endpoints)) {
+		e := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+			Subsets: []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: "192.0.2.1"}}, Ports: []corev1.EndpointPort{{Port: 80}}}}}
+		for _, c := range change {
+			c(e)
+		}
+		controllertest.Create(t, h.Client, e)
+	}
+	serviceOf := func(name string) *corev1.Service {
+		return controllertest.Create(t, h.Client, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}})
+	}
+	remove := func(obj client.Object) {
+		t.Helper()
+		if err := h.Client.Delete(context.Background(), obj); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exists := func(name string) {
+		t.Helper()
+		if _, ok := client.Get[*corev1.Endpoints](h.Client.View(), "default", name); !ok {
+			t.Errorf("the Endpoints %s are gone", name)
+		}
+	}
+	endpointsOf("left") // by a service that went while nobody looked
+	endpointsOf("lock", func(e *corev1.Endpoints) {
+		e.Annotations = map[string]string{"control-plane.alpha.kubernetes.io/leader": "{}"}
+	})
+	stop := controllertest.Run(t, h.Client, endpoints.New(h.Client))
+	controllertest.AwaitGone[*corev1.Endpoints](t, h.Client, "default", "left")
+
+	svc := serviceOf("svc")
+	endpointsOf("svc")
+	endpointsOf("early")
+	remove(svc)
+	controllertest.AwaitGone[*corev1.Endpoints](t, h.Client, "default", "svc")
+	endpointsOf("svc")  // for a service to come
+	for i := range 20 { // when the last has gone, the controller has come by the others
+		name := fmt.Sprint("s", i)
+		endpointsOf(name)
+		remove(serviceOf(name))
+	}
+	for i := range 20 {
+		controllertest.AwaitGone[*corev1.Endpoints](t, h.Client, "default", fmt.Sprint("s", i))
+	}
+	stop()
+	exists("lock")
+	exists("early")
+	exists("svc")
+}
+
 func TestManyEndpointsAndOneChangeIsOneSlice(t *testing.T) {
 	b := start(t)
 	for i := range 250 {
