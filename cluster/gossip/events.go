@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// Events is a stream of members as they change. It is for one reader.
+// Events is a stream of changed members. Only one goroutine may read it.
 type Events struct {
 	g     *Gossip
 	mu    sync.Mutex
@@ -16,8 +16,8 @@ type Events struct {
 	ended bool
 }
 
-// Events answers a stream that begins with all members as they are. It never makes gossip wait: changes of one member
-// that the reader has not yet seen become one.
+// Events returns a stream that begins with the present state of all members. It never blocks gossip: changes of one member that the
+// reader has not yet read are merged.
 func (g *Gossip) Events() *Events {
 	e := &Events{g: g, last: map[string]Member{}, wake: make(chan struct{}, 1)}
 	g.mu.Lock()
@@ -58,8 +58,8 @@ func (e *Events) end() {
 	}
 }
 
-// Next waits for the next change and answers the member as it is now. Errors: the context's, and net.ErrClosed once
-// gossip has stopped.
+// Next waits for the next change and returns the member's present state. Errors: the context's, and net.ErrClosed once gossip has
+// stopped.
 func (e *Events) Next(ctx context.Context) (Member, error) {
 	for {
 		e.mu.Lock()

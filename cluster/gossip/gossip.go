@@ -1,7 +1,8 @@
-// Package gossip tells which hosts of a cluster are alive, suspect, dead or have left, by hashicorp/memberlist (SWIM). Masters take part,
-// and workers as long as they are few enough; all that is sent is encrypted. What it says is a hint: confirm it before acting on it.
+// Package gossip reports which hosts of a cluster are alive, suspect, dead or have left, using hashicorp/memberlist (SWIM). Masters
+// take part, and workers too unless there are too many of them; all messages are encrypted. The reported states are hints: confirm
+// them before you act on them.
 //
-// memberlist calls back under its own lock, so its events only ever go into a map and into queues that never block (Events).
+// memberlist invokes callbacks under its own lock, so its events only go into a map and into queues that never block (Events).
 package gossip
 
 import (
@@ -26,47 +27,47 @@ import (
 	"github.com/kontiki/kontiki/internal/logline"
 )
 
-// Config says who gossips and how to find others. Addresses are host:port.
+// Config says how this host takes part in gossip and how it finds others. Addresses are host:port.
 type Config struct {
 	Name string
 	Role pki.Role
-	// Address is what other hosts reach this one by: a master's mTLS address, a worker's host address.
+	// Address is how other hosts reach this one: a master's mTLS address, a worker's host address.
 	Address string
-	// APIAddress is where a master serves the API; empty on workers.
+	// APIAddress is the address at which a master serves the API; empty on workers.
 	APIAddress string
 	Version    string
 	// Recoveries is a master's count of the cluster's recoveries.
 	Recoveries uint64
 
 	BindAddress, AdvertiseAddress string
-	// Keys encrypt: the first one sends, all receive. 32 bytes each.
+	// Keys encrypt gossip: messages are encrypted with the first and decrypted with any. Each has 32 bytes.
 	Keys [][]byte
-	// Seeds answers gossip addresses of hosts that may be there. It is asked again whenever members are missing.
+	// Seeds returns gossip addresses of hosts that may be alive. It is called again whenever members are missing.
 	Seeds func() []string
-	// Transport carries gossip; nil is memberlist's own, on the machine's network.
+	// Transport sends and receives gossip; nil means memberlist's own, on the machine's network.
 	Transport memberlist.Transport
 	Timings   Timings
 	Logger    *slog.Logger
 }
 
-// Timings chooses how often members are probed.
+// Timings selects how often members are probed.
 type Timings uint8
 
 const (
-	// LAN are memberlist's LAN timers: a death is seen after 5 to 12 s.
+	// LAN are memberlist's LAN timers: a death is detected after 5 to 12 s.
 	LAN Timings = iota
 	// Local is for tests on loopback.
 	Local
 )
 
-// State is what gossip believes of a host. It is a hint: confirm it before acting on it.
+// State is the state of a host according to gossip. It is a hint: confirm it before you act on it.
 type State string
 
 const (
 	Alive   State = "alive"
 	Suspect State = "suspect" // this host's own probe failed; the others have not agreed yet
 	Dead    State = "dead"
-	Left    State = "left" // it said goodbye
+	Left    State = "left" // it announced that it leaves
 )
 
 // Member is one host in gossip.
@@ -94,13 +95,13 @@ const (
 	rejoinInterval = 15 * time.Second
 	firstRejoin    = 500 * time.Millisecond
 	leaveBound     = time.Second
-	// forgottenAfter is how long a host that is gone is remembered.
+	// forgottenAfter is how long a host that is dead or has left is remembered.
 	forgottenAfter = 24 * time.Hour
-	// goodbyes is how many hosts a leaving one tells directly.
+	// goodbyes is how many hosts a leaving host notifies directly.
 	goodbyes = 16
 )
 
-// Gossip is this host's part in gossip. Its methods are safe for concurrent use.
+// Gossip is this host's membership in gossip. Its methods are safe for concurrent use.
 type Gossip struct {
 	config  Config
 	list    *memberlist.Memberlist
@@ -109,8 +110,8 @@ type Gossip struct {
 	meta    []byte
 	log     *slog.Logger
 
-	// mu guards the members as the callbacks tell them. memberlist calls them under its own lock, so that nothing under mu
-	// may call memberlist.
+	// mu guards the members. memberlist's callbacks take it while memberlist holds its own lock, so nothing may call memberlist
+	// while it holds mu.
 	mu      sync.Mutex
 	members map[string]*Member // by gossip name
 	leaving map[string]time.Time
@@ -121,10 +122,10 @@ type Gossip struct {
 	once sync.Once
 }
 
-// gossipName keeps a master and a worker of one host apart.
+// gossipName distinguishes the master and the worker of one host.
 func gossipName(role pki.Role, name string) string { return string(role) + "/" + name }
 
-// Start joins gossip; Close leaves it. It needs no master: workers use it too.
+// Start joins gossip; Close leaves it. It needs no master, so workers use it too.
 func Start(cfg Config) (*Gossip, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -208,7 +209,7 @@ func resolveIP(host string) (string, error) {
 	return addresses[0], nil
 }
 
-// SetKeys changes the keys while gossip goes on: the first one encrypts, all decrypt.
+// SetKeys changes the keys while gossip is running: the first one encrypts, all decrypt.
 func (g *Gossip) SetKeys(keys [][]byte) error {
 	if len(keys) == 0 {
 		return errors.New("gossip needs a key")
@@ -232,13 +233,14 @@ func (g *Gossip) SetKeys(keys [][]byte) error {
 	return nil
 }
 
-// Keys are the keys in use, the one that encrypts first.
+// Keys returns the keys in use; the first one encrypts.
 func (g *Gossip) Keys() [][]byte { return g.keyring.GetKeys() }
 
-// Address is the gossip address that others reach this host by.
+// Address returns the gossip address at which others reach this host.
 func (g *Gossip) Address() string { return g.address }
 
-// Members are all hosts that gossip knows, this one included, by name; those that are gone for 24 hours at most.
+// Members returns all hosts that gossip knows, including this one, by name. Hosts that are dead or have left are included for 24
+// hours.
 func (g *Gossip) Members() []Member {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -255,7 +257,7 @@ func (g *Gossip) Members() []Member {
 	return members
 }
 
-// AliveAddresses are the gossip addresses of the other hosts that are there, masters first.
+// AliveAddresses returns the gossip addresses of the other hosts that are alive, masters first.
 func (g *Gossip) AliveAddresses() []string {
 	var masters, workers []string
 	for _, m := range g.Members() {
@@ -270,8 +272,8 @@ func (g *Gossip) AliveAddresses() []string {
 	return append(masters, workers...)
 }
 
-// rejoin looks for hosts that are known of and not there: at the start, and after a partition that lasted longer than
-// memberlist remembers the dead.
+// rejoin contacts hosts that are known but not alive: at start, and after a partition that lasted longer than memberlist remembers
+// dead hosts.
 func (g *Gossip) rejoin() {
 	wait := firstRejoin
 	for round := 0; ; round++ {
@@ -294,11 +296,11 @@ func (g *Gossip) rejoin() {
 	}
 }
 
-// rejoinAtOnce is how many hosts that are missing are tried at a time.
+// rejoinAtOnce is how many missing hosts are contacted in one round.
 const rejoinAtOnce = 8
 
-// missing are seeds and dead members that are not alive: at most rejoinAtOnce, so that a large outage costs little, and others
-// with each round, so that all have their turn.
+// missing returns seeds and dead members that are not alive: at most rejoinAtOnce, so that a large outage costs little, and
+// different ones in each round, so that all are tried.
 func (g *Gossip) missing(round int) []string {
 	alive := map[string]bool{g.Address(): true}
 	var missing []string
@@ -323,7 +325,7 @@ func (g *Gossip) missing(round int) []string {
 	return slices.Concat(missing[begin:], missing[:begin])[:rejoinAtOnce]
 }
 
-// Close says goodbye and stops, in bounded time.
+// Close announces that this host leaves, and stops, in bounded time.
 func (g *Gossip) Close() error {
 	var err error
 	g.once.Do(func() {
@@ -332,7 +334,7 @@ func (g *Gossip) Close() error {
 			if i == goodbyes {
 				break
 			}
-			// Without this the others could not tell leaving from dying: memberlist does not pass it on.
+			// Without this the others could not tell leaving from dying: memberlist does not forward the announcement.
 			_ = g.list.SendToAddress(memberlist.Address{Addr: address}, []byte(leavingPrefix+self))
 		}
 		err = g.list.Leave(leaveBound)
@@ -341,7 +343,7 @@ func (g *Gossip) Close() error {
 	return err
 }
 
-// Abandon stops without a goodbye.
+// Abandon stops without announcing it.
 func (g *Gossip) Abandon() { g.once.Do(func() { _ = g.stop() }) }
 
 func (g *Gossip) stop() error {
@@ -358,20 +360,20 @@ func (g *Gossip) stop() error {
 
 const leavingPrefix = "leaving "
 
-// callbacks are what memberlist calls, under its own lock.
+// callbacks implements memberlist's callback interfaces; memberlist holds its own lock when it calls them.
 type callbacks struct{ g *Gossip }
 
 // NodeMeta implements memberlist.Delegate.
 func (c callbacks) NodeMeta(int) []byte { return c.g.meta }
 
-// NotifyMsg implements memberlist.Delegate: the goodbye of another host.
+// NotifyMsg implements memberlist.Delegate: another host announces that it leaves.
 func (c callbacks) NotifyMsg(message []byte) {
 	if name, ok := strings.CutPrefix(string(message), leavingPrefix); ok {
 		c.g.goodbye(name)
 	}
 }
 
-// GetBroadcasts, LocalState, MergeRemoteState and AckPayload: there is nothing more to say.
+// GetBroadcasts, LocalState, MergeRemoteState and AckPayload implement memberlist's interfaces; this package sends nothing more.
 func (callbacks) GetBroadcasts(int, int) [][]byte { return nil }
 func (callbacks) LocalState(bool) []byte          { return nil }
 func (callbacks) MergeRemoteState([]byte, bool)   {}
@@ -427,7 +429,7 @@ func (g *Gossip) heard(node *memberlist.Node) {
 	}
 }
 
-// lost is told of the dead and of those that left.
+// lost handles a member that memberlist reports as dead or left.
 func (g *Gossip) lost(name string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -442,7 +444,7 @@ func (g *Gossip) lost(name string) {
 	g.set(m, state)
 }
 
-// set changes a member and tells the streams. The caller holds mu.
+// set changes a member's state and informs the streams. The caller holds mu.
 func (g *Gossip) set(m *Member, state State) {
 	if m.State != state {
 		m.State, m.Since = state, time.Now()
@@ -457,7 +459,7 @@ var (
 	suspectedLine = regexp.MustCompile(`Suspect (\S+) has failed, no acks received`)
 )
 
-// memberlistLog takes memberlist's log. Its line about a failed probe is the only word that it gives of a suspicion.
+// memberlistLog receives memberlist's log. Its line about a failed probe is memberlist's only report of a suspicion.
 func (g *Gossip) memberlistLog(line []byte) {
 	text := string(line)
 	if m := suspectedLine.FindStringSubmatch(text); m != nil {

@@ -11,22 +11,22 @@ import (
 	"github.com/kontiki/kontiki/cluster/pki"
 )
 
-// Live is the identity that a master uses now. Readers take it where they need it, and never keep it.
+// Live provides the identity that a master uses now. Callers get it where they need it, and never keep it.
 type Live struct {
 	ClusterID string // never changes
 	ttl       time.Duration
 	state     atomic.Pointer[identityState]
-	mu        sync.Mutex // of set
+	mu        sync.Mutex // guards set
 }
 
-// identityState is one generation in use.
+// identityState is one generation of the identity, and the values derived from it.
 type identityState struct {
 	*Identity
 	roots   *x509.CertPool
 	Changed chan struct{}
 }
 
-// NewLive begins with an identity; certificates that it issues live as long as ttl says (0 is pki.DefaultTTL).
+// NewLive returns a Live with an identity; certificates that it issues are valid for ttl (0 means pki.DefaultTTL).
 func NewLive(id *Identity, ttl time.Duration) *Live {
 	live := &Live{ClusterID: id.ClusterID, ttl: ttl}
 	live.Set(id)
@@ -45,10 +45,10 @@ func (l *Live) Set(id *Identity) {
 func (l *Live) Now() *identityState   { return l.state.Load() }
 func (l *Live) Roots() *x509.CertPool { return l.state.Load().roots }
 
-// Issuer is the CA that issues now.
+// Issuer returns the CA that issues certificates now.
 func (l *Live) Issuer() *pki.Authority { return l.Now().CA.WithLifetime(l.ttl) }
 
-// Lifetime is how long certificates live that are issued now.
+// Lifetime returns how long certificates that are issued now are valid.
 func (l *Live) Lifetime() time.Duration {
 	if l.ttl > 0 {
 		return l.ttl
@@ -56,28 +56,28 @@ func (l *Live) Lifetime() time.Duration {
 	return pki.DefaultTTL
 }
 
-// Certificates issues a certificate when it is first asked for, and again at two thirds of its life, when the CA
-// changes, and when everybody is to renew.
+// Certificates issues a certificate when it is first requested, and again at two thirds of its lifetime, when the CA changes, and
+// when an administrator has asked all hosts to renew.
 type Certificates struct {
 	Live  *Live
 	Issue func(ca *pki.Authority) (*pki.KeyPair, error)
 
 	mu         sync.Mutex
 	current    *tls.Certificate
-	generation uint64 // of the identity that current was looked at with
+	generation uint64 // of the identity for which current was last checked
 	renewals   uint64
 	issuer     string
 	renewAt    time.Time
 }
 
-// NewCertificates are a master's own: every master holds the CA, so that it needs nobody to get one.
+// NewCertificates issues a master's own certificates: every master has the CA's key, so it needs no other master for that.
 func NewCertificates(live *Live, name string, hosts []string) *Certificates {
 	return &Certificates{Live: live, Issue: func(ca *pki.Authority) (*pki.KeyPair, error) {
 		return ca.IssueMaster(name, hosts)
 	}}
 }
 
-// Get answers the certificate that is to be used now, with the CA behind it.
+// Get returns the certificate to use now, followed by the CA's.
 func (c *Certificates) Get() (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

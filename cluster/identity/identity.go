@@ -19,39 +19,39 @@ import (
 
 const File = "identity.json"
 
-// Identity is what makes masters one cluster: every master holds the same one, in a file of mode 0600, and hands it to
-// masters that join with a token. It is read-only once loaded; a change is a new Identity of the next generation (see
+// Identity is the CA and the keys that the masters of a cluster share. Every master stores the same one, in a file of mode 0600,
+// and sends it to masters that join with a token. It is read-only; a change creates a new Identity of the next generation (see
 // rotation.go).
 type Identity struct {
 	// ClusterID is random, chosen at bootstrap.
 	ClusterID string
 	// Generation grows by one with every change.
 	Generation uint64
-	// Renewals counts how often everybody was told to renew: a certificate issued under an earlier count is renewed.
+	// Renewals counts how often all hosts were asked to renew: a certificate issued under an earlier count is renewed.
 	Renewals uint64
-	// CA signs every certificate of the cluster. NextCA is trusted and does not issue yet; PreviousCA is trusted and
-	// does not issue any more. At most one of the two is there, and CrossCA beside it: the newer one's certificate under
-	// the older one (DER), by which who trusts only the older one accepts what the newer one issues.
+	// CA signs every certificate of the cluster. NextCA is trusted but does not issue yet; PreviousCA is trusted but no longer
+	// issues. At most one of the two is set, and then also CrossCA: the newer CA's certificate signed by the older one (DER), so
+	// that hosts that trust only the older one accept what the newer one issues.
 	CA, NextCA, PreviousCA *pki.Authority
 	CrossCA                []byte
-	// PastPins are the pins of CAs that are not trusted any more: join tokens of theirs are this cluster's, and void.
+	// PastPins are the pins of CAs that are no longer trusted: their join tokens belong to this cluster, and are invalid.
 	PastPins []string
-	// GossipKeys encrypt gossip: the first one encrypts, all decrypt. 32 bytes each. GossipStep says how far a change of
-	// keys is.
+	// GossipKeys encrypt gossip: messages are encrypted with the first and decrypted with any. Each has 32 bytes. GossipStep is the
+	// step of a rotation.
 	GossipKeys [][]byte
 	GossipStep string
-	// SecretKeys seal Secrets: name to a 32-byte AES key. CurrentSecretKey names the one that new Secrets are sealed
-	// with; the others open old ones. NextSecretKey is the current one once every master knows it.
+	// SecretKeys encrypt Secrets: a map from name to 32-byte AES key. CurrentSecretKey names the one that encrypts; the others
+	// decrypt old Secrets. NextSecretKey becomes the current one once every master has it.
 	SecretKeys       map[string][]byte
 	CurrentSecretKey string
 	NextSecretKey    string
-	// ServiceAccountKey signs service account tokens (ECDSA P-256, JWT algorithm ES256). Those that NextTokenKey or
-	// PreviousTokenKey signed hold too; at most one of the two is there.
+	// ServiceAccountKey signs service account tokens (ECDSA P-256, JWT algorithm ES256). Tokens signed by NextTokenKey or
+	// PreviousTokenKey are valid too; at most one of the two is set.
 	ServiceAccountKey              crypto.Signer
 	NextTokenKey, PreviousTokenKey crypto.Signer
 }
 
-// identityDocument is the JSON form. Fields are only ever added.
+// identityDocument is the JSON form. Fields may be added but never removed.
 type identityDocument struct {
 	Version           int               `json:"version"`
 	ClusterID         string            `json:"clusterID"`
@@ -75,7 +75,7 @@ type identityDocument struct {
 	PreviousTokenKey []byte `json:"previousTokenKey,omitempty"`
 }
 
-// optionalKey writes a key that may be nil, parseOptionalKey reads it.
+// optionalKey encodes a key that may be nil, parseOptionalKey decodes it.
 func optionalKey(key crypto.Signer) ([]byte, error) {
 	if key == nil {
 		return nil, nil
@@ -113,7 +113,7 @@ func (d *authorityDocument) authority() (*pki.Authority, error) {
 	return pki.ParseAuthority(d.Certificate, d.Key)
 }
 
-// New makes the identity of a new cluster.
+// New creates the identity of a new cluster.
 func New() (*Identity, error) {
 	id := random.Hex(8)
 	ca, err := pki.NewAuthority("kontiki-ca-" + id)
@@ -150,13 +150,13 @@ func newTokenKey() (crypto.Signer, error) {
 	return key, nil
 }
 
-// String and LogValue keep keys out of logs.
+// String and LogValue keep the keys out of logs.
 func (id *Identity) String() string { return "identity of cluster " + id.ClusterID }
 
-// LogValue names the cluster and nothing more.
+// LogValue contains only the cluster's ID.
 func (id *Identity) LogValue() slog.Value { return slog.StringValue(id.String()) }
 
-// MarshalJSON writes the bundle with its secrets.
+// MarshalJSON encodes the identity with its secrets.
 func (id *Identity) MarshalJSON() ([]byte, error) {
 	caKey, err := id.CA.KeyPEM()
 	if err != nil {
@@ -204,7 +204,7 @@ func (id *Identity) MarshalJSON() ([]byte, error) {
 	})
 }
 
-// UnmarshalJSON reads and checks a bundle.
+// UnmarshalJSON decodes and validates an identity.
 func (id *Identity) UnmarshalJSON(data []byte) error {
 	var doc identityDocument
 	if err := json.Unmarshal(data, &doc); err != nil {
@@ -277,7 +277,7 @@ func (id *Identity) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// Load reads the identity of the cluster whose member's data is in dir; fs.ErrNotExist if there is none.
+// Load reads the cluster's identity from a member's data directory. It returns fs.ErrNotExist if there is none.
 func Load(dir string) (*Identity, error) {
 	id, err := durable.Load[Identity](filepath.Join(dir, File))
 	if err != nil {

@@ -14,26 +14,26 @@ import (
 	"github.com/kontiki/kontiki/cluster/pki"
 )
 
-// Changes of an identity go by steps: what is new is introduced (everybody trusts it, nobody uses it), used once every
-// host has the introduction, and what is old is dropped. So no host ever meets what it does not know. Each step is a
-// new generation; the functions here make it and change nothing of the old one.
+// An identity changes in steps: a new key is introduced (all hosts trust it, none uses it), it is used once every host knows it,
+// and then the old key is dropped. So no host ever meets a key that it does not know. Each step is a new generation; the functions
+// here create it and do not change the old one.
 
-// Steps of a change of gossip keys.
+// Steps of a rotation of gossip keys.
 const (
 	gossipIntroduced = "introduced" // keys are old, new
 	gossipSwitched   = "switched"   // keys are new, old
 )
 
 var (
-	// ErrRotating says that a change of the kind is not finished yet.
+	// ErrRotating means that the previous rotation of this kind is not finished yet.
 	ErrRotating = errors.New("a rotation is under way")
-	// ErrNotRotated says that there is nothing to finish.
+	// ErrNotRotated means that no rotation is in progress that could be finished.
 	ErrNotRotated = errors.New("no rotation is under way")
-	// ErrNotMoved says that a host has not followed the last change.
+	// ErrNotMoved means that a host has not taken over the last change.
 	ErrNotMoved = errors.New("not everybody has followed")
 )
 
-// next is a copy of the next generation.
+// next returns a copy with the next generation.
 func (id *Identity) next() *Identity {
 	changed := *id
 	changed.Generation++
@@ -43,7 +43,7 @@ func (id *Identity) next() *Identity {
 	return &changed
 }
 
-// Renewed tells everybody to renew.
+// Renewed returns an identity that makes all hosts renew their certificates.
 func (id *Identity) Renewed() *Identity {
 	changed := id.next()
 	changed.Renewals++
@@ -67,7 +67,7 @@ func (id *Identity) WithNextCA() (*Identity, error) {
 	return changed, nil
 }
 
-// WithoutPreviousCA ends the trust in the CA before the present one.
+// WithoutPreviousCA ends the trust in the previous CA.
 func (id *Identity) WithoutPreviousCA() (*Identity, error) {
 	switch {
 	case id.NextCA != nil:
@@ -95,7 +95,7 @@ func (id *Identity) WithNextGossipKey() (*Identity, error) {
 	return changed, nil
 }
 
-// WithNextSecretKey introduces a key that seals Secrets.
+// WithNextSecretKey introduces a key that encrypts Secrets.
 func (id *Identity) WithNextSecretKey() (*Identity, error) {
 	if id.NextSecretKey != "" {
 		return nil, fmt.Errorf("%w: not every master knows the secret key before this one", ErrRotating)
@@ -127,7 +127,7 @@ func (id *Identity) WithNextTokenKey() (*Identity, error) {
 	return changed, nil
 }
 
-// WithoutPreviousTokenKey voids the tokens that the key before the present one signed.
+// WithoutPreviousTokenKey invalidates the tokens that the previous key signed.
 func (id *Identity) WithoutPreviousTokenKey() (*Identity, error) {
 	switch {
 	case id.NextTokenKey != nil:
@@ -140,7 +140,7 @@ func (id *Identity) WithoutPreviousTokenKey() (*Identity, error) {
 	return changed, nil
 }
 
-// OtherTokenKeys are the keys, beside ServiceAccountKey, whose tokens hold.
+// OtherTokenKeys returns the keys, beside ServiceAccountKey, whose tokens are valid.
 func (id *Identity) OtherTokenKeys() (keys []crypto.Signer) {
 	for _, key := range []crypto.Signer{id.NextTokenKey, id.PreviousTokenKey} {
 		if key != nil {
@@ -150,8 +150,8 @@ func (id *Identity) OtherTokenKeys() (keys []crypto.Signer) {
 	return keys
 }
 
-// Advanced takes every change that is under way one step further. It may be called once every host has this generation;
-// false says that nothing waits for that.
+// Advanced takes every rotation that is in progress one step further. Call it once every host has this generation. It returns false
+// if no rotation is waiting for that.
 func (id *Identity) Advanced() (*Identity, bool) {
 	changed, moved := id.next(), false
 	if id.NextCA != nil {
@@ -173,7 +173,7 @@ func (id *Identity) Advanced() (*Identity, bool) {
 	return changed, moved
 }
 
-// trusted are the CAs that certificates are accepted from.
+// trusted returns the CAs whose certificates are accepted.
 func (id *Identity) trusted() []*pki.Authority {
 	var cas []*pki.Authority
 	for _, ca := range []*pki.Authority{id.CA, id.NextCA, id.PreviousCA} {
@@ -184,7 +184,7 @@ func (id *Identity) trusted() []*pki.Authority {
 	return cas
 }
 
-// Roots are the CAs that certificates are accepted from.
+// Roots returns the CAs whose certificates are accepted.
 func (id *Identity) Roots() *x509.CertPool {
 	pool := x509.NewCertPool()
 	for _, ca := range id.trusted() {
@@ -193,7 +193,7 @@ func (id *Identity) Roots() *x509.CertPool {
 	return pool
 }
 
-// RootsPEM is Roots as a bundle.
+// RootsPEM returns Roots as a PEM bundle.
 func (id *Identity) RootsPEM() []byte {
 	var bundle bytes.Buffer
 	for _, ca := range id.trusted() {
@@ -202,18 +202,18 @@ func (id *Identity) RootsPEM() []byte {
 	return bundle.Bytes()
 }
 
-// Accepts says whether a join token's pin is that of a CA that is trusted.
+// Accepts says whether a join token's pin is that of a trusted CA.
 func (id *Identity) Accepts(pin string) bool {
 	return slices.ContainsFunc(id.trusted(), func(ca *pki.Authority) bool { return ca.Pin() == pin })
 }
 
-// Owns says whether a pin is or was that of this cluster.
+// Owns says whether a pin is or was that of a CA of this cluster.
 func (id *Identity) Owns(pin string) bool {
 	return id.Accepts(pin) || slices.Contains(id.PastPins, pin)
 }
 
-// chain is what is shown behind a certificate of CA: hosts look for the CA that their token pins, and who trusts only
-// the CA before finds the way from it.
+// chain returns the certificates that are sent after a certificate issued by CA: hosts that join look for the CA that their token
+// pins, and hosts that trust only the previous CA verify through the cross-signed certificate.
 func (id *Identity) chain() [][]byte {
 	chain := [][]byte{id.CA.Certificate().Raw}
 	if id.PreviousCA != nil {

@@ -10,12 +10,12 @@ import (
 	"fmt"
 )
 
-// Key is the key of the sealed identity in the store.
+// Key is the key under which the store has the encrypted identity.
 const Key = "/kontiki/identity"
 
-// Sealed is an identity in the store: encrypted, because the log, snapshots and backups must not hold the CA's key.
-// It is sealed under the secret key that was the current one in the generation before, which every master has: a change
-// begins only when all of them have that.
+// Sealed is an identity in the store, encrypted because the log, snapshots and backups must not contain the CA's key. It is
+// encrypted with the secret key that was current in the previous generation. Every master has that key, because a change begins
+// only when all of them have the previous generation.
 type Sealed struct {
 	Generation uint64 `json:"generation"`
 	Key        string `json:"key"`
@@ -23,7 +23,7 @@ type Sealed struct {
 	Sealed     []byte `json:"sealed"`
 }
 
-// associated binds a sealed identity to its place, its key's name and its generation.
+// associated returns the additional data of the encryption, which binds it to the key in the store, the cluster, the secret key and the generation.
 func (s *Sealed) associated(clusterID string) []byte {
 	data := []byte(Key + "\x00" + clusterID + "\x00" + s.Key + "\x00")
 	return binary.BigEndian.AppendUint64(data, s.Generation)
@@ -41,7 +41,7 @@ func identityCipher(id *Identity, name string) (cipher.AEAD, error) {
 	return cipher.NewGCM(block)
 }
 
-// SealFor encrypts the identity for masters that have the one before it.
+// SealFor encrypts the identity for masters that have the previous generation.
 func (id *Identity) SealFor(before *Identity) ([]byte, error) {
 	plain, err := json.Marshal(id)
 	if err != nil {
@@ -60,14 +60,15 @@ func (id *Identity) SealFor(before *Identity) ([]byte, error) {
 	return json.Marshal(sealed)
 }
 
-// Open decrypts what sealFor made, with the keys of an identity of this cluster.
+// Open decrypts what SealFor returned, with the keys of an older identity of this cluster. It returns nil without an error if the
+// identity already has that generation or a later one.
 func (id *Identity) Open(value []byte) (*Identity, error) {
 	var sealed Sealed
 	if err := json.Unmarshal(value, &sealed); err != nil {
 		return nil, fmt.Errorf("read the replicated identity: %w", err)
 	}
 	if sealed.Generation <= id.Generation {
-		return nil, nil // known already
+		return nil, nil // already known
 	}
 	aead, err := identityCipher(id, sealed.Key)
 	if err != nil {

@@ -24,8 +24,8 @@ const (
 	Pause     = time.Second
 )
 
-// Dial connects to a master's join service. The server must show a certificate under the CA that the token pins
-// before anything is sent.
+// Dial connects to a master's join service. Before anything is sent, the server must present a certificate under the CA that the
+// token pins.
 func Dial(ctx context.Context, network mtls.Network, address string, token Token) (*grpc.ClientConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, DialBound)
 	defer cancel()
@@ -64,7 +64,7 @@ func Dial(ctx context.Context, network mtls.Network, address string, token Token
 	return client, nil
 }
 
-// verifyPinned finds the CA with the pin in what the server sent, and checks the server's certificate against it.
+// verifyPinned looks for the CA with the pin in the chain that the server sent, and verifies the server's certificate with it.
 func verifyPinned(state tls.ConnectionState, pin string) error {
 	seen := ""
 	for _, cert := range state.PeerCertificates {
@@ -84,7 +84,7 @@ func verifyPinned(state tls.ConnectionState, pin string) error {
 		ErrToken, ShortPin(seen), ShortPin(pin))
 }
 
-// Ask asks masters in turn, until one lets this host in or says no for good.
+// Ask asks one master after another, until one lets this host join or refuses it permanently.
 func Ask[T any](ctx context.Context, network mtls.Network, log *slog.Logger, addresses []string, token Token, ask func(context.Context, clusterv1.JoinServiceClient) (T, error)) (T, error) {
 	var zero T
 	if len(addresses) == 0 {
@@ -124,7 +124,7 @@ func joinOne[T any](ctx context.Context, network mtls.Network, address string, t
 	return answer, FromStatus(err)
 }
 
-// MergeAddresses joins two lists, without duplicates and without self.
+// MergeAddresses merges two lists, without duplicates and without self.
 func MergeAddresses(a, b []string, self string) []string {
 	seen := map[string]bool{self: true}
 	var merged []string

@@ -1,6 +1,7 @@
-// Package join is what a host says to a cluster that does not know it yet, and what both sides know of that: join tokens, the connection to a
-// master whose CA the token pins, and the classes of errors that a master answers with.
+// Package join contains what hosts and masters need when a host joins a cluster: join tokens, the connection to a master whose CA
+// the token pins, and the classes of errors with which a master responds.
 //
-// A token names the CA's hash, a role, an id and a secret. The host checks the CA before it sends the token (Dial); the cluster stores only
-// the secret's hash. Whoever holds a worker's token can become any worker that is not there; whoever holds a master's becomes the cluster.
+// A token contains the CA's hash, a role, an id and a secret. The host checks the CA before it sends the token (Dial); the cluster
+// stores only the secret's hash. A worker's token lets its holder become any worker whose name no living worker has; a master's
+// token gives its holder control of the cluster.
 package join

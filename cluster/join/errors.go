@@ -9,19 +9,19 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Errors that a master tells a host that joins. They are classes: the wrapped text says why, and what to do.
+// Errors with which a master responds to a host that joins. They are classes: the wrapped text says why, and what to do.
 var (
-	// ErrNameTaken says that a host cannot have the name or the address that it asks for.
+	// ErrNameTaken means that a host cannot have the name or the address that it requested.
 	ErrNameTaken = errors.New("already taken in this cluster")
-	// ErrRefused says that what was asked for cannot be done as the cluster is, and that nothing was changed.
+	// ErrRefused means that the request cannot be carried out in the cluster's present state, and that nothing was changed.
 	ErrRefused = errors.New("refused")
-	// ErrRemoved says that a master was removed from its cluster.
+	// ErrRemoved means that a master was removed from its cluster.
 	ErrRemoved = errors.New("this master was removed from its cluster")
-	// ErrFeatureLevel says that a program and the cluster's feature level do not fit.
+	// ErrFeatureLevel means that a program does not support the cluster's feature level.
 	ErrFeatureLevel = errors.New("feature level")
 )
 
-// FromStatus gives an answered error its class back, with the text that the server gave it.
+// FromStatus converts a gRPC error of a master to its class, with the text that the master sent.
 func FromStatus(err error) error {
 	s, ok := status.FromError(err)
 	if !ok || err == nil {
@@ -43,7 +43,7 @@ func FromStatus(err error) error {
 	}
 }
 
-// Remote is an error that a server told: its text says all.
+// Remote is an error that a server sent: its text is complete.
 type Remote struct {
 	Class error
 	Text  string
@@ -54,7 +54,7 @@ func (a *Remote) Unwrap() error { return a.Class }
 
 var namePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`)
 
-// CheckName says whether a host may have the name.
+// CheckName returns an error if a host may not have the name.
 func CheckName(name string) error {
 	if len(name) > 63 || !namePattern.MatchString(name) {
 		return fmt.Errorf("host name %q: use up to 63 lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit", name)

@@ -11,10 +11,10 @@ import (
 	"github.com/kontiki/kontiki/internal/random"
 )
 
-// ErrToken says that a token does not admit its holder; the wrapped text says why and what to do.
+// ErrToken means that a token is not accepted; the wrapped text says why and what to do.
 var ErrToken = errors.New("the join token is not accepted")
 
-// Token is what the text of a token says.
+// Token is a parsed join token.
 type Token struct {
 	Pin    string
 	Role   pki.Role
@@ -50,7 +50,7 @@ func NewToken(ca *pki.Authority, role pki.Role) (Token, error) {
 	return Token{Pin: ca.Pin(), Role: role, ID: random.Hex(4), Secret: random.Hex(16)}, nil
 }
 
-// ShortPin is how much of a CA's pin messages show.
+// ShortPin returns the part of a CA's pin that messages show.
 func ShortPin(pin string) string {
 	if _, err := hex.DecodeString(pin); err != nil || len(pin) < 12 {
 		return pin

@@ -12,13 +12,13 @@ import (
 
 // Dialer opens connections to masters' ports.
 type Dialer struct {
-	Network     Network // nil is the machine's
+	Network     Network // nil means the machine's
 	Roots       func() *x509.CertPool
 	Certificate func() (*tls.Certificate, error)
 }
 
-// Dial connects, speaks TLS, and checks that a master of this cluster is at the other end. Addresses may change, so it
-// is the role in the certificate that counts, and not a host name.
+// Dial connects, performs the TLS handshake, and verifies that the peer is a master of this cluster. Addresses may change, so it
+// checks the role in the certificate and not a host name.
 func (d *Dialer) Dial(ctx context.Context, address, proto string) (*tls.Conn, error) {
 	network := d.Network
 	if network == nil {
@@ -47,8 +47,8 @@ func (d *Dialer) Dial(ctx context.Context, address, proto string) (*tls.Conn, er
 	return conn, nil
 }
 
-// VerifyMaster checks a server's chain against CAs, and that it is a master. While the CA changes, the server shows how the
-// new one follows from the old one.
+// VerifyMaster verifies a server's chain with roots, and that the server is a master. While the CA changes, the server also sends
+// the cross-signed certificate of the new CA.
 func VerifyMaster(state tls.ConnectionState, roots *x509.CertPool) error {
 	if len(state.PeerCertificates) == 0 {
 		return errors.New("the server sent no certificate")

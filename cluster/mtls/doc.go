@@ -1,12 +1,13 @@
-// Package mtls is the one TCP port of a master, and the connections to other masters' ports.
+// Package mtls implements a master's TCP port, and connections to the ports of other masters.
 //
-// Raft, the masters' gRPC, the workers' gRPC and joining share the port and are told apart by ALPN (Port). All but joining need a client
-// certificate under the cluster's CA whose subject names the role: master or worker. Clients check the server's role and not its host name
-// (Dialer), so addresses may change. Handshakes run outside Accept under a deadline; what is not TLS is answered or closed, and
-// logged at a bounded rate. Live connections are tracked, and closed when CAs are dropped or certificates revoked.
+// Raft, the masters' gRPC, the workers' gRPC and joining share the port; ALPN selects the protocol (Port). All but joining require
+// a client certificate under the cluster's CA whose subject names the role: master or worker. Clients check the server's role and
+// not its host name (Dialer), so addresses may change. Handshakes run outside Accept with a deadline; a connection that is not TLS
+// gets an answer or is closed, and is logged at a limited rate. Open connections are tracked, and closed when their CA is dropped
+// or their certificate revoked.
 //
-// Stream carries raft's protocol, which has no authentication of its own; Lines keeps one gRPC connection to each master; NewServer and
-// NewJoinServer make the gRPC servers, of which the latter bounds what anybody may ask who has no certificate yet.
+// Stream carries raft's protocol, which has no authentication of its own; Lines keeps one gRPC connection to each master; NewServer
+// and NewJoinServer create the gRPC servers. The latter limits what clients without a certificate may request.
 //
-// Everything here is safe for concurrent use.
+// All types are safe for concurrent use.
 package mtls

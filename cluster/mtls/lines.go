@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 )
 
-// Connect makes a gRPC client of one protocol to one master. Nothing is dialed before the first call.
+// Connect creates a gRPC client for one protocol of one master. It does not dial before the first call.
 func Connect(d *Dialer, address, proto string) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+address,
 		grpc.WithTransportCredentials(Secured{}),
@@ -31,15 +31,15 @@ func Connect(d *Dialer, address, proto string) (*grpc.ClientConn, error) {
 	)
 }
 
-// Line is a connection to a master, not necessarily up.
+// Line is a connection to a master, which may not be established yet.
 type Line interface {
 	grpc.ClientConnInterface
-	// Up waits until the connection is up: an error means that nothing was sent.
+	// Up waits until the connection is established. After an error nothing was sent.
 	Up(ctx context.Context) error
 	Close() error
 }
 
-// grpcLine is a line over the network.
+// grpcLine is a Line over the network.
 type grpcLine struct{ *grpc.ClientConn }
 
 func (l grpcLine) Up(ctx context.Context) error {
@@ -71,7 +71,7 @@ func NewLines(connect func(address string) (Line, error)) *Lines {
 	return &Lines{connect: connect, conns: map[string]Line{}}
 }
 
-// DialedBy makes lines through a dialer.
+// DialedBy returns a function that creates lines with a dialer.
 func DialedBy(d *Dialer) func(address string) (Line, error) {
 	return func(address string) (Line, error) {
 		conn, err := Connect(d, address, ProtoCluster)
@@ -81,7 +81,7 @@ func DialedBy(d *Dialer) func(address string) (Line, error) {
 
 var ErrClosed = errors.New("cluster: closed")
 
-// Line is the connection to an address, not necessarily up.
+// Line returns the connection to an address, which may not be established yet.
 func (p *Lines) Line(address string) (Line, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -99,7 +99,7 @@ func (p *Lines) Line(address string) (Line, error) {
 	return conn, nil
 }
 
-// Ready waits until the connection to an address is up: an error means that nothing was sent.
+// Ready waits until the connection to an address is established. After an error nothing was sent.
 func (p *Lines) Ready(ctx context.Context, address string) (Line, error) {
 	conn, err := p.Line(address)
 	if err != nil {

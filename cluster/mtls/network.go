@@ -7,11 +7,11 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// Network is how a master listens and dials: the machine's network, or one that a test makes up. Addresses are host:port.
+// Network is how a master listens and dials: the machine's network, or one that a test simulates. Addresses are host:port.
 type Network interface {
 	Listen(address string) (net.Listener, error)
 	Dial(ctx context.Context, address string) (net.Conn, error)
-	// Gossip is the transport of gossip at an address; nil is memberlist's own, on the machine's network.
+	// Gossip returns the transport of gossip at an address; nil means memberlist's own, on the machine's network.
 	Gossip(address string) (memberlist.Transport, error)
 }
 

@@ -19,10 +19,10 @@ import (
 	"github.com/kontiki/kontiki/cluster/pki"
 )
 
-// DefaultPort is where a master listens for masters and workers.
+// DefaultPort is the port on which a master listens for masters and workers.
 const DefaultPort = 6444
 
-// The protocols that share the mTLS port, by ALPN.
+// The protocols that share the mTLS port, as ALPN names.
 const (
 	ProtoRaft    = "kontiki-raft/1"
 	ProtoCluster = "kontiki-cluster/1"
@@ -30,8 +30,8 @@ const (
 	ProtoJoin    = "kontiki-join/1"
 )
 
-// RaftName is how raft's protocol is called among masters that lived through a number of recoveries. A recovery leaves masters
-// out for good; if one of them comes back, its raft must not reach those that went on.
+// RaftName returns the ALPN name of raft's protocol among masters that have gone through a number of recoveries. A recovery
+// excludes masters for good; if one of them comes back, its raft must not reach the recovered masters.
 func RaftName(recoveries uint64) string {
 	if recoveries == 0 {
 		return ProtoRaft
@@ -39,7 +39,7 @@ func RaftName(recoveries uint64) string {
 	return fmt.Sprintf("%s+%d", ProtoRaft, recoveries)
 }
 
-// allowed says which roles may speak a protocol; the join protocol asks for no certificate.
+// allowed maps a protocol to the roles that may use it; the join protocol requires no certificate.
 var allowed = map[string][]pki.Role{
 	ProtoRaft:    {pki.RoleMaster},
 	ProtoCluster: {pki.RoleMaster},
@@ -47,38 +47,38 @@ var allowed = map[string][]pki.Role{
 	ProtoJoin:    nil,
 }
 
-// maxHandshakes bounds the connections that are not yet through their handshake.
+// maxHandshakes limits the connections whose handshake is not finished.
 const maxHandshakes = 512
 
-// MaxJoiners bounds the connections of the join protocol, which need no certificate.
+// MaxJoiners limits the connections of the join protocol, which requires no certificate.
 const MaxJoiners = 64
 
-// Port is the listener that all protocols share. Handshakes run outside Accept, each under a deadline; what fails them is
-// answered where that can help, logged at a bounded rate, and closed. Every live connection is tracked, so that close
-// leaves none behind.
+// Port is the listener that all protocols share. Handshakes run outside Accept, each with a deadline. A connection whose handshake
+// fails gets an answer if that can help, is logged at a limited rate, and closed. Every open connection is tracked, so that Close
+// leaves none open.
 type Port struct {
 	bound   net.Listener
 	config  *tls.Config
 	log     *slog.Logger
 	timeout time.Duration
 	routes  map[string]*route
-	raft    string        // what protoRaft is called here
-	pending chan struct{} // a slot a handshake
+	raft    string        // the name of ProtoRaft here
+	pending chan struct{} // one slot per handshake
 
 	noise   *rate.Limiter
 	mu      sync.Mutex
 	muted   int
 	closed  bool
 	joiners int
-	conns   map[net.Conn][]*x509.Certificate // raw connection to its peer's chain, nil where there is none (yet)
+	conns   map[net.Conn][]*x509.Certificate // from raw connection to its peer's chain, which is nil before or without client authentication
 	handler sync.WaitGroup
 
 	roots func() *x509.CertPool
-	// admit may refuse a peer whose certificate is otherwise good.
+	// admit may refuse a peer whose certificate is otherwise valid.
 	admit func(pki.Peer) error
 }
 
-// NewPort serves on a listener, which it owns from then on. The functions are asked at each handshake, so that renewals
+// NewPort serves on a listener, and closes it when the port is closed. The functions are called at each handshake, so that renewals
 // and new CAs need no restart.
 func NewPort(listener net.Listener, roots func() *x509.CertPool, certificate func() (*tls.Certificate, error),
 	admit func(pki.Peer) error, raft string, timeout time.Duration, log *slog.Logger) *Port {
@@ -99,7 +99,7 @@ func NewPort(listener net.Listener, roots func() *x509.CertPool, certificate fun
 	}
 	base := &tls.Config{
 		MinVersion: tls.VersionTLS13,
-		// A ticket would carry a client past a change of the CAs.
+		// A session ticket would let a client resume after its CA was dropped.
 		SessionTicketsDisabled: true,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return certificate()
@@ -128,7 +128,7 @@ func NewPort(listener net.Listener, roots func() *x509.CertPool, certificate fun
 	return p
 }
 
-// route is the listener of one protocol's connections, all past their handshake.
+// route is the listener for connections of one protocol whose handshake is finished.
 type route struct {
 	port  *Port
 	queue chan net.Conn
@@ -152,17 +152,17 @@ func (r *route) Close() error {
 
 func (r *route) Addr() net.Addr { return r.port.bound.Addr() }
 
-// Joiners is how many connections of the join protocol are open.
+// Joiners returns the number of open connections of the join protocol.
 func (p *Port) Joiners() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.joiners
 }
 
-// Listener accepts the connections of one protocol, all past their handshake.
+// Listener returns the listener for one protocol; its connections have finished their handshake.
 func (p *Port) Listener(proto string) net.Listener { return p.routes[proto] }
 
-// Serve accepts until Close.
+// Serve accepts connections until Close.
 func (p *Port) Serve() error {
 	for {
 		conn, err := p.bound.Accept()
@@ -170,7 +170,7 @@ func (p *Port) Serve() error {
 			if errors.Is(err, net.ErrClosed) {
 				return nil
 			}
-			// Out of file descriptors, most likely: others will be closed.
+			// Most likely the process is out of file descriptors, and closing others will help.
 			p.note("accept failed", "error", err)
 			time.Sleep(20 * time.Millisecond)
 			continue
@@ -211,7 +211,7 @@ func (p *Port) untrack(conn net.Conn) {
 	p.mu.Unlock()
 }
 
-// handle takes a connection through its handshake to its route.
+// handle performs a connection's handshake and passes it to its route.
 func (p *Port) handle(raw net.Conn) {
 	conn := &trackedConn{Conn: tls.Server(raw, p.config), raw: raw, port: p}
 	ctx, cancel := context.WithTimeout(context.Background(), p.timeout)
@@ -267,7 +267,7 @@ func (p *Port) admitJoiner(conn *trackedConn) bool {
 	return true
 }
 
-// refuse says why a handshake failed, to the log and to a client that speaks plain HTTP.
+// refuse reports why a handshake failed, to the log and to a client that sent plain HTTP.
 func (p *Port) refuse(raw net.Conn, err error) {
 	var header tls.RecordHeaderError
 	if !errors.As(err, &header) {
@@ -293,7 +293,7 @@ func looksLikeHTTP(start []byte) bool {
 	return false
 }
 
-// note logs at a bounded rate: anybody who reaches the port can cause these lines.
+// note logs at a limited rate, because anyone who reaches the port can cause these lines.
 func (p *Port) note(message string, args ...any) {
 	p.mu.Lock()
 	if p.closed {
@@ -314,7 +314,7 @@ func (p *Port) note(message string, args ...any) {
 	p.log.Info(message, args...)
 }
 
-// remember notes whose connection it is, unless that is not trusted any more.
+// remember records the chain of a connection's peer. It returns false if the peer is no longer trusted.
 func (p *Port) remember(raw net.Conn, peer pki.Peer, chain []*x509.Certificate) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -325,8 +325,7 @@ func (p *Port) remember(raw net.Conn, peer pki.Peer, chain []*x509.Certificate) 
 	return true
 }
 
-// distrusts says why a certificate that was good at its handshake is not any more; that its time has run out meanwhile
-// does not count.
+// distrusts returns why a certificate that was valid at its handshake is no longer trusted. Expiry since then does not count.
 func (p *Port) distrusts(peer pki.Peer, chain []*x509.Certificate) error {
 	_, err := chain[0].Verify(x509.VerifyOptions{
 		Roots: p.roots(), Intermediates: pki.Pool(chain[1:]...), CurrentTime: pki.IssuedAt(chain[0]), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
@@ -337,8 +336,8 @@ func (p *Port) distrusts(peer pki.Peer, chain []*x509.Certificate) error {
 	return err
 }
 
-// Recheck closes the connections of peers that are not trusted any more. Call it when CAs were dropped or certificates
-// revoked; who has a newer certificate connects again with that.
+// Recheck closes the connections of peers that are no longer trusted. Call it after CAs were dropped or certificates revoked; peers
+// with a newer certificate reconnect with that.
 func (p *Port) Recheck() {
 	p.mu.Lock()
 	var cut []net.Conn
@@ -352,11 +351,11 @@ func (p *Port) Recheck() {
 	}
 	p.mu.Unlock()
 	for _, raw := range cut {
-		raw.Close() // who reads from it notices
+		raw.Close() // its readers get an error
 	}
 }
 
-// Close stops listening, closes every live connection, and waits for the handshakes that were under way.
+// Close stops listening, closes every open connection, and waits for unfinished handshakes.
 func (p *Port) Close() {
 	p.mu.Lock()
 	p.closed = true
@@ -375,17 +374,17 @@ func (p *Port) Close() {
 	p.handler.Wait()
 }
 
-// trackedConn is an accepted connection past its handshake.
+// trackedConn is an accepted connection whose handshake is finished.
 type trackedConn struct {
 	*tls.Conn
 	raw  net.Conn
 	port *Port
 	peer pki.Peer
-	// joins says that the connection counts as one of a host that joins.
+	// joins means that the connection counts towards MaxJoiners.
 	joins atomic.Bool
 }
 
-// Close closes the socket first: a TLS goodbye to a peer that does not read would block.
+// Close closes the socket first: sending a TLS close_notify to a peer that does not read would block.
 func (c *trackedConn) Close() error {
 	c.port.untrack(c.raw)
 	if c.joins.Swap(false) {
@@ -396,7 +395,7 @@ func (c *trackedConn) Close() error {
 	return c.raw.Close()
 }
 
-// peerOf is who is at the other end, if it may speak the protocol.
+// peerOf returns the peer of a connection, or an error if it may not use the protocol.
 func peerOf(state tls.ConnectionState, proto string) (pki.Peer, error) {
 	roles, ok := allowed[proto]
 	if !ok {

@@ -20,11 +20,11 @@ import (
 	"github.com/kontiki/kontiki/cluster/pki"
 )
 
-// maxMessage bounds one gRPC message on the mTLS port. Batches stay far below it; it must hold a largest command.
+// maxMessage limits one gRPC message on the mTLS port, in bytes. Batches stay far below it; the largest command must fit.
 const maxMessage = 16 << 20
 
-// Secured are transport credentials for connections whose TLS handshake is already done: the port's, and the dialer's.
-// They hand gRPC the peer that the handshake proved.
+// Secured are transport credentials for connections whose TLS handshake is already done: the port's, and the dialer's. They pass
+// the peer that the handshake authenticated to gRPC.
 type Secured struct{}
 
 // peerInfo is the credentials.AuthInfo of the port's connections.
@@ -60,7 +60,7 @@ func (Secured) Info() credentials.ProtocolInfo {
 func (s Secured) Clone() credentials.TransportCredentials { return s }
 func (Secured) OverrideServerName(string) error           { return nil }
 
-// Peer is who a caller on the mTLS port is, by its verified certificate.
+// Peer identifies a caller on the mTLS port by its verified certificate.
 type Peer = pki.Peer
 
 // Roles of peers.
@@ -69,7 +69,7 @@ const (
 	RoleWorker = pki.RoleWorker
 )
 
-// PeerFromContext is the peer of the call that a gRPC handler on the mTLS port serves.
+// PeerFromContext returns the peer of the call that a gRPC handler on the mTLS port serves.
 func PeerFromContext(ctx context.Context) (Peer, bool) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
@@ -82,8 +82,8 @@ func PeerFromContext(ctx context.Context) (Peer, bool) {
 	return info.peer, true
 }
 
-// NewServer makes the gRPC server of one protocol of the port, whose callers have certificates. A handler's panic ends its call, not the
-// master.
+// NewServer creates the gRPC server for one protocol of the port whose callers have certificates. If a handler panics, its call
+// fails and the master continues.
 func NewServer(log *slog.Logger) *grpc.Server {
 	return grpc.NewServer(
 		grpc.Creds(Secured{}),
@@ -101,20 +101,20 @@ func NewServer(log *slog.Logger) *grpc.Server {
 	)
 }
 
-// What anybody who reaches the port may take of a master before a token was checked; see also maxJoiners.
+// Limits for clients that reach the port and have not presented a valid token yet; see also MaxJoiners.
 const (
 	MaxJoinMessage = 64 << 10 // a token, names, and a certificate request
-	maxJoinStreams = 4        // of one connection
-	maxJoinCalls   = 16       // at a time, of all
+	maxJoinStreams = 4        // per connection
+	maxJoinCalls   = 16       // concurrently, in total
 	joinIdle       = 15 * time.Second
 	joinAge        = 2 * time.Minute
 	joinHandshake  = 5 * time.Second // of HTTP/2
 )
 
-// JoinCall bounds one call of the join protocol, at both ends.
+// JoinCall is the time limit of one call of the join protocol, on both sides.
 const JoinCall = 30 * time.Second
 
-// NewJoinServer makes the gRPC server of the join protocol, whose callers nobody knows yet.
+// NewJoinServer creates the gRPC server of the join protocol, whose callers are not authenticated yet.
 func NewJoinServer(log *slog.Logger) *grpc.Server {
 	calls := semaphore.NewWeighted(maxJoinCalls)
 	return grpc.NewServer(
@@ -148,7 +148,7 @@ func recovered(log *slog.Logger, method string, err *error) {
 	}
 }
 
-// StopServer ends a server's calls: politely for a moment, then at once.
+// StopServer lets a server's calls finish for the grace period, then ends them.
 func StopServer(s *grpc.Server, grace time.Duration) {
 	done := make(chan struct{})
 	go func() {

@@ -11,14 +11,13 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Stream carries raft's own protocol over the mTLS port. It keeps the outgoing connections, because raft's
-// transport leaves them open when it is closed, and because cutting them is the only way to end a call to a peer that
-// hangs.
+// Stream carries raft's own protocol over the mTLS port. It tracks the outgoing connections, because raft's transport leaves them
+// open when it is closed, and because closing them is the only way to end a call to a peer that hangs.
 type Stream struct {
 	net.Listener
 	advertise net.Addr
 	dialer    *Dialer
-	proto     string // see raftName
+	proto     string // see RaftName
 
 	mu        sync.Mutex
 	closed    bool
@@ -36,7 +35,7 @@ func NewStream(accepted net.Listener, advertise string, d *Dialer, proto string)
 	return &Stream{Listener: accepted, advertise: hostPort(advertise), dialer: d, proto: proto, conns: map[*outgoing]struct{}{}}
 }
 
-// hostPort is an advertised address; it need not be an IP address.
+// hostPort is an advertised address as a net.Addr; it need not be an IP address.
 type hostPort string
 
 func (hostPort) Network() string  { return "tcp" }
@@ -69,7 +68,7 @@ func (s *Stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Co
 	return out, nil
 }
 
-// Close on an outgoing connection closes the socket at once: a TLS goodbye to a hung peer would block.
+// Close closes the socket of an outgoing connection at once: sending a TLS close_notify to a hung peer would block.
 func (o *outgoing) Close() error {
 	o.layer.mu.Lock()
 	delete(o.layer.conns, o)
@@ -79,7 +78,7 @@ func (o *outgoing) Close() error {
 
 var ErrSuspended = errors.New("this master's disk has stalled")
 
-// Suspend ends all outgoing calls and refuses new ones, until it is called with false.
+// Suspend(true) ends all outgoing calls and refuses new ones, until Suspend(false).
 func (s *Stream) Suspend(suspended bool) {
 	s.mu.Lock()
 	was := s.suspended
@@ -90,7 +89,7 @@ func (s *Stream) Suspend(suspended bool) {
 	}
 }
 
-// Cut closes the outgoing connections to one peer, or all with an empty target, so that calls under way fail now.
+// Cut closes the outgoing connections to one peer, or to all if target is empty, so that calls in flight fail now.
 func (s *Stream) Cut(target raft.ServerAddress) {
 	s.mu.Lock()
 	var cut []*outgoing
@@ -105,7 +104,7 @@ func (s *Stream) Cut(target raft.ServerAddress) {
 	}
 }
 
-// Close implements net.Listener: it ends both directions.
+// Close implements net.Listener. It also closes the outgoing connections.
 func (s *Stream) Close() error {
 	s.mu.Lock()
 	s.closed = true

@@ -1,5 +1,5 @@
-// Package pki issues the certificates of a cluster: one ECDSA P-256 authority, and certificates for masters, workers and
-// API clients that name their role in the subject.
+// Package pki issues the certificates of a cluster: it has one ECDSA P-256 certificate authority (CA), and certificates for
+// masters, workers and API clients that name their role in the subject.
 package pki
 
 import (
@@ -20,37 +20,37 @@ import (
 	"time"
 )
 
-// Lifetimes of what is issued. Everything but the CA is renewed in process at two thirds of its life (RenewAt).
+// Lifetimes of certificates. All except the CA's are renewed in process at two thirds of their lifetime (RenewAt).
 const (
 	AuthorityTTL = 20 * 365 * 24 * time.Hour
 	DefaultTTL   = 365 * 24 * time.Hour
-	clockSkew    = 24 * time.Hour // clocks may be set back so far
+	clockSkew    = 24 * time.Hour // how far clocks may be behind
 )
 
 // Authority is the cluster's CA: certificate and key. It is immutable and safe for concurrent use.
 type Authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
-	ttl  time.Duration // of what it issues
+	ttl  time.Duration // of the certificates that it issues
 }
 
-// WithLifetime is the same CA, issuing certificates that live as long; 0 means DefaultTTL.
+// WithLifetime returns the same CA, issuing certificates that are valid for ttl; 0 means DefaultTTL.
 func (a *Authority) WithLifetime(ttl time.Duration) *Authority {
 	changed := *a
 	changed.ttl = ttl
 	return &changed
 }
 
-// IssuedAt is when a certificate of this package was issued: its validity begins earlier, for clocks that are behind.
+// IssuedAt returns when a certificate of this package was issued: its validity begins earlier, for hosts whose clocks are behind.
 func IssuedAt(cert *x509.Certificate) time.Time { return cert.NotBefore.Add(clockSkew) }
 
-// RenewAt is when a certificate of this package is to be renewed: at two thirds of its life.
+// RenewAt returns when a certificate of this package should be renewed: at two thirds of its lifetime.
 func RenewAt(cert *x509.Certificate) time.Time {
 	issued := IssuedAt(cert)
 	return issued.Add(cert.NotAfter.Sub(issued) * 2 / 3)
 }
 
-// NewAuthority makes a CA with a new key.
+// NewAuthority creates a CA with a new key.
 func NewAuthority(commonName string) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -69,7 +69,7 @@ func NewAuthority(commonName string) (*Authority, error) {
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
-		MaxPathLen:            1, // room for CrossSign, and for nothing below it
+		MaxPathLen:            1, // allows CrossSign, and no CA below that
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -82,7 +82,7 @@ func NewAuthority(commonName string) (*Authority, error) {
 	return &Authority{cert: cert, key: key}, nil
 }
 
-// ParseAuthority reads what CertPEM and KeyPEM wrote.
+// ParseAuthority decodes what CertPEM and KeyPEM returned.
 func ParseAuthority(certPEM, keyPEM []byte) (*Authority, error) {
 	cert, err := ParseCertificate(certPEM)
 	if err != nil {
@@ -99,8 +99,8 @@ func ParseAuthority(certPEM, keyPEM []byte) (*Authority, error) {
 	return &Authority{cert: cert, key: key}, nil
 }
 
-// CrossSign answers a certificate (DER) of another CA's key under this one. A host that trusts only this CA accepts what
-// the other one issues when it is shown this certificate beside it: so a new CA can issue before everybody has heard of it.
+// CrossSign returns a certificate (DER) for the other CA's key, signed by this CA. A host that trusts only this CA accepts
+// certificates of the other one if it is sent this certificate with them: so a new CA can issue before all hosts trust it.
 func (a *Authority) CrossSign(other *Authority) ([]byte, error) {
 	serial, err := newSerial()
 	if err != nil {
@@ -128,32 +128,32 @@ func (a *Authority) CrossSign(other *Authority) ([]byte, error) {
 	return der, nil
 }
 
-// Certificate is the CA's certificate; read-only.
+// Certificate returns the CA's certificate, which is read-only.
 func (a *Authority) Certificate() *x509.Certificate { return a.cert }
 
-// CertPEM is the CA's certificate.
+// CertPEM returns the CA's certificate.
 func (a *Authority) CertPEM() []byte { return encodeCertificate(a.cert.Raw) }
 
-// KeyPEM is the CA's key, PKCS #8.
+// KeyPEM returns the CA's key, PKCS #8.
 func (a *Authority) KeyPEM() ([]byte, error) { return EncodeKey(a.key) }
 
-// Pin is the SHA-256 of the CA certificate's DER, in hex: what join tokens name the cluster by.
+// Pin returns the SHA-256 of the CA certificate's DER, in hex. Join tokens identify the cluster by it.
 func (a *Authority) Pin() string { return Pin(a.cert) }
 
-// Pool is a pool that holds only this CA.
+// Pool returns a pool with only this CA.
 func (a *Authority) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.cert)
 	return pool
 }
 
-// Pin is the SHA-256 of a certificate's DER, in hex.
+// Pin returns the SHA-256 of a certificate's DER, in hex.
 func Pin(cert *x509.Certificate) string {
 	sum := sha256.Sum256(cert.Raw)
 	return hex.EncodeToString(sum[:])
 }
 
-// Request says what a certificate is for.
+// Request describes a certificate to issue.
 type Request struct {
 	CommonName    string
 	Organizations []string
@@ -164,7 +164,7 @@ type Request struct {
 	TTL           time.Duration // 0 means the CA's WithLifetime, or DefaultTTL
 }
 
-// Sign answers a certificate (DER) for a public key. It never outlives the CA.
+// Sign returns a certificate (DER) for a public key. It never expires later than the CA.
 func (a *Authority) Sign(public crypto.PublicKey, r Request) ([]byte, error) {
 	serial, err := newSerial()
 	if err != nil {
@@ -210,16 +210,16 @@ func (a *Authority) Sign(public crypto.PublicKey, r Request) ([]byte, error) {
 	return der, nil
 }
 
-// KeyPair is a certificate and its key, PEM.
+// KeyPair is a certificate and its key in PEM.
 type KeyPair struct {
 	CertPEM []byte
 	KeyPEM  []byte
 }
 
-// TLS is the pair as crypto/tls wants it.
+// TLS returns the pair in the form that crypto/tls uses.
 func (p *KeyPair) TLS() (tls.Certificate, error) { return tls.X509KeyPair(p.CertPEM, p.KeyPEM) }
 
-// Issue makes a new key and a certificate for it.
+// Issue generates a key and returns it with a certificate for it.
 func (a *Authority) Issue(r Request) (*KeyPair, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -248,7 +248,7 @@ func encodeCertificate(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-// EncodeKey writes a private key as PKCS #8 PEM.
+// EncodeKey encodes a private key as PKCS #8 PEM.
 func EncodeKey(key crypto.Signer) ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
@@ -257,7 +257,7 @@ func EncodeKey(key crypto.Signer) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// ParseKey reads a PKCS #8 PEM private key.
+// ParseKey decodes a PKCS #8 PEM private key.
 func ParseKey(keyPEM []byte) (crypto.Signer, error) {
 	block, _ := pem.Decode(keyPEM)
 	if block == nil || block.Type != "PRIVATE KEY" {
@@ -274,7 +274,7 @@ func ParseKey(keyPEM []byte) (crypto.Signer, error) {
 	return signer, nil
 }
 
-// ParseCertificate reads the first certificate of a PEM file.
+// ParseCertificate decodes the first certificate of a PEM file.
 func ParseCertificate(certPEM []byte) (*x509.Certificate, error) {
 	block, _ := pem.Decode(certPEM)
 	if block == nil || block.Type != "CERTIFICATE" {
@@ -287,7 +287,7 @@ func ParseCertificate(certPEM []byte) (*x509.Certificate, error) {
 	return cert, nil
 }
 
-// ParseCertificates reads all certificates of a PEM bundle; one at least.
+// ParseCertificates decodes all certificates of a PEM bundle. It returns an error if there is none.
 func ParseCertificates(bundle []byte) ([]*x509.Certificate, error) {
 	var certs []*x509.Certificate
 	for {
@@ -310,7 +310,7 @@ func ParseCertificates(bundle []byte) ([]*x509.Certificate, error) {
 	return certs, nil
 }
 
-// Pool is a pool that holds the given CAs.
+// Pool returns a pool with the given CAs.
 func Pool(certs ...*x509.Certificate) *x509.CertPool {
 	pool := x509.NewCertPool()
 	for _, cert := range certs {

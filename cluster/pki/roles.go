@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// Role is what a peer on the mTLS port is.
+// Role is the role of a peer on the mTLS port.
 type Role string
 
 const (
@@ -20,7 +20,7 @@ const (
 	RoleWorker Role = "worker"
 )
 
-// Subjects. A worker's is the one that Kubernetes' node authorization knows.
+// Subjects of certificates. A worker's is the one that Kubernetes' node authorization uses.
 const (
 	masterOrganization = "kontiki:masters"
 	masterPrefix       = "kontiki:master:"
@@ -28,15 +28,15 @@ const (
 	workerPrefix       = "system:node:"
 )
 
-// Peer is who a certificate says that its holder is.
+// Peer identifies the holder of a certificate.
 type Peer struct {
 	Role Role
 	Name string
-	// Revocations is how often a worker's certificates had been revoked when this one was issued.
+	// Revocations is how often the worker's certificates had been revoked when this one was issued.
 	Revocations uint64
 }
 
-// ParsePeer reads the role and name out of a verified certificate. Certificates of API clients are nobody here.
+// ParsePeer returns the role and name in a verified certificate. It returns an error for certificates of API clients.
 func ParsePeer(cert *x509.Certificate) (Peer, error) {
 	cn := cert.Subject.CommonName
 	if slices.Contains(cert.Subject.Organization, masterOrganization) {
@@ -59,7 +59,7 @@ func ParsePeer(cert *x509.Certificate) (Peer, error) {
 	return Peer{}, fmt.Errorf("certificate of %q is neither a master's nor a worker's", cn)
 }
 
-// IssueMaster makes the certificate that a master serves and calls with.
+// IssueMaster issues the certificate that a master uses as server and as client.
 func (a *Authority) IssueMaster(name string, hosts []string) (*KeyPair, error) {
 	return a.Issue(Request{
 		CommonName:    masterPrefix + name,
@@ -70,8 +70,8 @@ func (a *Authority) IssueMaster(name string, hosts []string) (*KeyPair, error) {
 	})
 }
 
-// IssueClient makes a client certificate for the API: user and groups as Kubernetes reads them out of a subject.
-// O=system:masters is the administrator.
+// IssueClient issues a client certificate for the API, with user and groups in the subject as in Kubernetes. O=system:masters is
+// the administrator.
 func (a *Authority) IssueClient(user string, groups []string) (*KeyPair, error) {
 	if slices.Contains(groups, masterOrganization) {
 		return nil, fmt.Errorf("group %s is for masters' own certificates", masterOrganization)
@@ -79,14 +79,14 @@ func (a *Authority) IssueClient(user string, groups []string) (*KeyPair, error) 
 	return a.Issue(Request{CommonName: user, Organizations: groups, Client: true})
 }
 
-// IssueServing makes a serving certificate (the API's) for the given IP addresses and names.
+// IssueServing issues a serving certificate (the API's) for the given IP addresses and names.
 func (a *Authority) IssueServing(commonName string, hosts []string) (*KeyPair, error) {
 	return a.Issue(Request{CommonName: commonName, Hosts: hosts, Server: true})
 }
 
-// SignWorker answers a worker's two certificates (PEM), one to call masters with and one to serve the kubelet port with,
-// for the key in its request (DER). Nothing but the key is taken from the request. The subject's serial number is how often the worker's
-// certificates were revoked before.
+// SignWorker returns a worker's two certificates (PEM), the client certificate for calls to masters and the serving certificate for
+// the kubelet port, for the key in its request (DER). Only the key is taken from the request. The subject's serial number is how
+// often the worker's certificates were revoked before.
 func (a *Authority) SignWorker(csr []byte, name string, hosts []string, revocations uint64) (client, serving []byte, err error) {
 	request, err := x509.ParseCertificateRequest(csr)
 	if err != nil {
@@ -116,7 +116,7 @@ func (a *Authority) SignWorker(csr []byte, name string, hosts []string, revocati
 	return encodeCertificate(clientDER), encodeCertificate(servingDER), nil
 }
 
-// NewRequest makes a key (PEM) and a certificate request (DER) for it; the key stays on the host.
+// NewRequest generates a key (PEM) and a certificate request (DER) for it; the key stays on the host.
 func NewRequest(name string) (keyPEM, csr []byte, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -130,7 +130,7 @@ func NewRequest(name string) (keyPEM, csr []byte, err error) {
 	return keyPEM, csr, err
 }
 
-// RequestFor makes a certificate request (DER) for an existing key (PEM).
+// RequestFor returns a certificate request (DER) for an existing key (PEM).
 func RequestFor(keyPEM []byte, name string) ([]byte, error) {
 	key, err := ParseKey(keyPEM)
 	if err != nil {

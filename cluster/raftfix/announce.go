@@ -10,12 +10,12 @@ import (
 	"github.com/kontiki/kontiki/internal/pause"
 )
 
-// Announcer tells followers of commits. Raft tells them with the next entries, and when there are none, only after the
-// commit timeout (0.5 to 1 s): a lone write on a follower would wait that long for its own state machine, and so would
-// a consistent read behind it and every watch on a follower. So a leader whose log has come to rest sends one empty
-// AppendEntries: the last entry, which is committed, as the previous one and as the commit index, which is what raft
-// itself would send later. A follower that lacks the entry refuses it, one in a later term too; neither is harmed. Under load
-// entries follow each other, carry the commit index themselves, and nothing more is sent.
+// Announcer tells followers about commits. Raft tells them with the next entries, and if there are none, only after the commit
+// timeout (0.5 to 1 s): a lone write on a follower would wait that long for its own state machine, and so would a read after it and
+// every watch on a follower. So a leader without further entries to send sends one empty AppendEntries: its last entry, which is
+// committed, is both the previous entry and the commit index, which raft itself would send later. A follower that lacks the entry
+// or has a later term refuses the request, which is harmless. Under load, the following entries carry the commit index, and nothing
+// is sent in addition.
 type Announcer struct {
 	wake   chan struct{}
 	header raft.RPCHeader
@@ -26,19 +26,19 @@ type Announcer struct {
 const (
 	announceRetries = 9
 	announceRetry   = time.Millisecond
-	// announcePause is how long a peer that cannot be reached is left alone.
+	// announcePause is how long a peer that cannot be reached is skipped.
 	announcePause = time.Second
 )
 
 func NewAnnouncer() *Announcer { return &Announcer{wake: make(chan struct{}, 1)} }
 
-// Started tells of raft once it runs, and of what carries announcements: a transport that holds no call back.
+// Started is called once raft runs. send carries the announcements: a transport that does not hold calls back.
 func (a *Announcer) Started(node *raft.Raft, send raft.Transport, header raft.RPCHeader) {
 	a.node, a.send, a.header = node, send, header
 }
 
-// Committed is called after something was committed: by the state machine's adapter for commands, and by who waited for
-// a barrier or a change of configuration. It never blocks.
+// Committed is called after a commit: by the state machine's adapter for commands, and by callers that waited for a barrier or a
+// configuration change. It never blocks.
 func (a *Announcer) Committed() {
 	select {
 	case a.wake <- struct{}{}:
@@ -46,7 +46,7 @@ func (a *Announcer) Committed() {
 	}
 }
 
-// rest is the index of the last entry if it is committed; 0 while entries are on their way, which will tell the followers.
+// rest returns the index of the last entry if it is committed, or 0 while entries are in flight, which will tell the followers.
 func (a *Announcer) rest() uint64 {
 	commit := a.node.CommitIndex()
 	if a.node.LastIndex() != commit {
@@ -55,7 +55,7 @@ func (a *Announcer) rest() uint64 {
 	return commit
 }
 
-// Run announces for one term of leadership.
+// Run sends announcements during one term of leadership.
 func (a *Announcer) Run(ctx context.Context, term uint64) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -67,12 +67,12 @@ func (a *Announcer) Run(ctx context.Context, term uint64) {
 			return
 		}
 		index := a.rest()
-		// The term is read after the index: while it is still ours, the index was committed by us, in it. Otherwise
-		// the index may be another leader's, and a follower could hold an entry of ours there that is void.
+		// The term is read after the index: while it is still ours, we committed the index, in this term. Otherwise the index may
+		// be another leader's, and a follower could have an invalid entry of ours there.
 		if index == 0 || a.node.CurrentTerm() != term {
 			continue
 		}
-		future := a.node.GetConfiguration() // is already answered
+		future := a.node.GetConfiguration() // has already been resolved
 		if future.Error() != nil {
 			continue
 		}
@@ -80,7 +80,7 @@ func (a *Announcer) Run(ctx context.Context, term uint64) {
 			if string(server.ID) == string(a.header.ID) {
 				continue
 			}
-			server.Suffrage = raft.Voter // a change of it is no new peer
+			server.Suffrage = raft.Voter // so that a change of suffrage does not make it a new peer
 			marks, ok := peers[server]
 			if !ok {
 				marks = make(chan uint64, 1)
@@ -88,7 +88,7 @@ func (a *Announcer) Run(ctx context.Context, term uint64) {
 				wg.Go(func() { a.tell(ctx, server, term, marks) })
 			}
 			select {
-			case <-marks: // a newer mark takes its place
+			case <-marks: // a newer mark replaces it
 			default:
 			}
 			marks <- index
@@ -96,7 +96,7 @@ func (a *Announcer) Run(ctx context.Context, term uint64) {
 	}
 }
 
-// tell announces to one peer.
+// tell sends announcements to one peer.
 func (a *Announcer) tell(ctx context.Context, peer raft.Server, term uint64, marks <-chan uint64) {
 	for {
 		var index uint64
@@ -109,7 +109,7 @@ func (a *Announcer) tell(ctx context.Context, peer raft.Server, term uint64, mar
 		for try := 0; try < announceRetries && a.node.LastIndex() == index; try++ {
 			request := &raft.AppendEntriesRequest{
 				RPCHeader: a.header, Term: term,
-				// The last entry of a leader's log is of its own term: it begins with a no-op.
+				// The last entry of a leader's log is of its own term, which begins with a no-op.
 				PrevLogEntry: index, PrevLogTerm: term, LeaderCommitIndex: index,
 			}
 			var response raft.AppendEntriesResponse

@@ -1,5 +1,5 @@
-// Package raftfix works around what hashicorp/raft v1.8.0 leaves undone. It wraps raft's transport, log store and snapshot store (Wrap), and does
-// beside raft what raft does too late or not strictly enough (Announcer, Verifier). Each part can be deleted by itself:
+// Package raftfix works around defects of hashicorp/raft v1.8.0. It wraps raft's transport, log store and snapshot store (Wrap),
+// and does beside raft what raft does too late or not strictly enough (Announcer, Verifier). Each part can be removed separately:
 //
 //	defect                                         upstream         here          shown by                                        delete when
 //	a pipeline whose answers nobody reads gets     none known       transport.go  TestAPipelineWhoseAnswersNobodyReads            raft reads answers until a

@@ -11,39 +11,40 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// What raft leaves undone when a follower installs a snapshot. Its log may hold entries of an old leader that were never
-// committed, at and beyond the snapshot's last index. The paper (Ongaro and Ousterhout 2014, figure 13, InstallSnapshot, 6 and 7)
-// has the follower discard its log unless the entry at that index has the snapshot's term. hashicorp/raft v1.8.0 keeps the
-// entries and the belief in them: it refuses what follows the snapshot, is sent the snapshot again, and so on for ever; and
-// with a log store that calls itself monotonic it panics (hashicorp/raft#697, #704). So the transport looks at each
-// snapshot that comes in, and, once it is installed, gives raft an AppendEntries with one entry that takes the place of the
-// conflicting one: that is how raft gives up a log's end. The entry is never applied, since the snapshot has what it stands
-// for, and never sent, since the one before it is gone: who needs it gets a snapshot.
+// What follows handles defects of raft's installation of snapshots on followers. A follower's log may contain entries of an old
+// leader that were never committed, at and after the snapshot's last index. According to the paper (Ongaro and Ousterhout 2014,
+// figure 13, InstallSnapshot, 6 and 7), the follower discards its log unless the entry at that index has the snapshot's term.
+// hashicorp/raft v1.8.0 keeps these entries and trusts them: it refuses the entries that follow the snapshot, is sent the snapshot
+// again, and so on forever; and with a log store that reports to be monotonic it panics (hashicorp/raft#697, #704). So the
+// transport examines each snapshot that arrives and, once it is installed, passes raft an AppendEntries with one entry that
+// replaces the conflicting one: that makes raft discard the log's end. This entry is never applied, since the snapshot contains its
+// effect, and never sent, since the entry before it has been deleted: a follower that needs it gets a snapshot.
 //
 // A log may also begin right after the newest snapshot: after an install, or after a compaction while more than TrailingLogs
-// entries were not committed. A leader whose entries differ from the log's first ones on then asks whether the log matches at the
+// entries were not committed. A leader whose entries differ from the log's first one on then asks whether the log matches at the
 // snapshot's last entry. It does, but raft looks for that entry in the log only, and refuses (hashicorp/raft#86, #205): the
 // follower gets nothing until the leader has taken a newer snapshot. So the transport compares such a request with the snapshot,
-// and tells raft that nothing is to be compared. The same goes for a leader that begins further back, because it has not heard what
-// the follower has: the follower's snapshot has what it is asked for, and raft refuses until the leader is at the beginning of its own
-// log, sends a snapshot, and begins where that ends, again and again.
+// and passes it to raft without a previous entry to compare. The same happens with a leader that begins further back, because it
+// does not know what the follower has: the follower's snapshot contains the requested entry, but raft refuses until the leader
+// reaches the beginning of its own log, sends a snapshot, and begins where that ends, again and again.
 //
-// A snapshot that comes late, when the follower has applied what it has, is not installed: raft would go back to it, with a log that
-// begins after it or beyond it holds what was acknowledged, and crash with "log not found" at the next commit. And a
-// snapshot that the follower began by itself and that its disk holds up may end after an install: it does not count then.
+// A snapshot that arrives late, when the follower has already applied its entries, must not be installed: raft would go back to it,
+// while the log that begins after it, or entries beyond it, contain acknowledged writes, and crash with "log not found" at the next
+// commit. And a snapshot that the follower began by itself and that its slow disk delays may end after an install: then it must not
+// count as the newest.
 
-// installLog is raft's log store as raft sees it. It is not monotonic: raft would empty it at an install and go on to believe
-// in its end.
+// installLog is raft's log store as raft sees it. It does not report to be monotonic: then raft would empty it at an install and
+// still trust its end.
 type installLog struct {
 	raft.LogStore
-	// absent is an index whose entry raft shall find, and find in conflict, though it is compacted away.
+	// absent is an index at which raft must find a conflicting entry, although the entry has been compacted.
 	absent atomic.Uint64
-	// newest is the end of the newest snapshot on disk; nil for none.
+	// newest is the end of the newest snapshot on disk; nil means none.
 	newest atomic.Pointer[position]
 	node   atomic.Pointer[raft.Raft] // nil until raft has started
 }
 
-// position is an entry of the log of all.
+// position identifies an entry of the replicated log.
 type position struct{ index, term uint64 }
 
 // GetLog implements raft.LogStore.
@@ -56,7 +57,7 @@ func (l *installLog) GetLog(index uint64, entry *raft.Log) error {
 	return err
 }
 
-// conflicts says whether the log has another entry at the index than the one of that term, or none while it goes on beyond.
+// conflicts says whether the log has an entry at the index with another term, or has no entry there but entries after it.
 func (l *installLog) conflicts(index, term uint64) bool {
 	last, err := l.LastIndex()
 	if err != nil || last < index {
@@ -66,7 +67,7 @@ func (l *installLog) conflicts(index, term uint64) bool {
 	return l.LogStore.GetLog(index, &entry) != nil || entry.Term != term
 }
 
-// covers says whether a snapshot brings nothing: what it has is applied here, or in a newer snapshot.
+// covers says whether a snapshot contains nothing new: its entries have been applied here, or are in a newer snapshot.
 func (l *installLog) covers(index, term uint64) bool {
 	if node := l.node.Load(); node != nil && index <= node.AppliedIndex() {
 		return true
@@ -75,10 +76,10 @@ func (l *installLog) covers(index, term uint64) bool {
 	return newest != nil && (index < newest.index || index == newest.index && term == newest.term)
 }
 
-// matched answers a request whose previous entry is not in the log, because the newest snapshot has it, as one without a previous
-// entry and without the entries that the snapshot has: raft compares nothing then. What a snapshot has is committed, so every
-// leader has it. What follows is committed no further than the request shows (figure 2, AppendEntries, 5): raft would believe in
-// the rest of its own log.
+// matched changes a request whose previous entry is not in the log, because the newest snapshot contains it, to one without a
+// previous entry and without the entries that the snapshot contains: then raft compares nothing. A snapshot contains only committed
+// entries, so every leader has them. The commit index is limited to the last entry of the request (figure 2, AppendEntries, 5),
+// because raft would otherwise consider the rest of its own log committed.
 func (l *installLog) matched(request *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
 	newest := l.newest.Load()
 	switch previous := request.PrevLogEntry; {
@@ -104,7 +105,7 @@ func (l *installLog) matched(request *raft.AppendEntriesRequest) *raft.AppendEnt
 	return &rest
 }
 
-// installSnapshots keeps installLog.newest.
+// installSnapshots is a snapshot store that updates installLog.newest.
 type installSnapshots struct {
 	raft.SnapshotStore
 	logs *installLog
@@ -124,7 +125,8 @@ type installSink struct {
 	end  position
 }
 
-// errOvertaken is of a snapshot whose disk was slow: a newer one was installed meanwhile. Raft would take it for the newest.
+// errOvertaken is returned for a snapshot that took so long that a newer one was installed meanwhile. Raft would take it for the
+// newest.
 var errOvertaken = errors.New("a newer snapshot was installed meanwhile")
 
 func (s installSink) Close() error {
@@ -142,7 +144,7 @@ func (s installSink) Close() error {
 	}
 }
 
-// dropConflicting discards a log that conflicts with the newest snapshot: a crash came between an install and its end.
+// dropConflicting discards a log that conflicts with the newest snapshot: there was a crash before an install was complete.
 func (l *installLog) dropConflicting(snapshots raft.SnapshotStore, log *slog.Logger) error {
 	list, err := snapshots.List()
 	if err != nil || len(list) == 0 {
@@ -168,7 +170,7 @@ func (l *installLog) dropConflicting(snapshots raft.SnapshotStore, log *slog.Log
 	return nil
 }
 
-// incoming hands raft the calls of others, and ends what raft leaves undone at an install.
+// incoming passes the calls of other masters to raft, and completes installs of snapshots.
 type incoming struct {
 	from <-chan raft.RPC
 	to   chan raft.RPC
@@ -201,7 +203,7 @@ func (in *incoming) run() {
 					continue
 				}
 				if in.logs.conflicts(request.LastLogIndex, request.LastLogTerm) {
-					in.install(rpc, request) // nothing comes between the snapshot and the end of the log
+					in.install(rpc, request) // no other call may come between the snapshot and the truncation of the log
 					continue
 				}
 			}
@@ -216,20 +218,20 @@ func (in *incoming) run() {
 	}
 }
 
-// settled waits until raft has done what it was handed, so that what it has applied is known. What it answers to is a call of a term
-// that is over, which it ignores.
+// settled waits until raft has processed the calls passed to it before, so that its applied index is known. It sends raft a call of
+// a past term, which raft ignores.
 func (in *incoming) settled(header raft.RPCHeader) bool {
 	_, ok := in.call(raft.RPC{Command: &raft.AppendEntriesRequest{RPCHeader: header}})
 	return ok
 }
 
-// skip answers that a snapshot is here, which it is.
+// skip responds that a snapshot is installed, since its content is already here.
 func (in *incoming) skip(rpc raft.RPC, request *raft.InstallSnapshotRequest) {
-	_, err := io.Copy(io.Discard, rpc.Reader) // what follows it on the connection is another call
+	_, err := io.Copy(io.Discard, rpc.Reader) // the next bytes of the connection are another call
 	rpc.Respond(&raft.InstallSnapshotResponse{RPCHeader: request.RPCHeader, Term: request.Term, Success: err == nil}, err)
 }
 
-// install passes a snapshot on, and answers once the end of the log is given up.
+// install passes a snapshot to raft, and responds once the log's end has been discarded.
 func (in *incoming) install(rpc raft.RPC, request *raft.InstallSnapshotRequest) {
 	answer, ok := in.call(raft.RPC{Command: request, Reader: rpc.Reader})
 	if !ok {
@@ -240,7 +242,7 @@ func (in *incoming) install(rpc raft.RPC, request *raft.InstallSnapshotRequest) 
 			in.log.Error("the end of the log conflicts with the snapshot that was installed, and could not be given up", "error", err)
 		}
 	}
-	rpc.RespChan <- answer // has room
+	rpc.RespChan <- answer // has capacity
 }
 
 // giveUp makes the snapshot's last entry the last one of the log.
@@ -259,7 +261,7 @@ func (in *incoming) giveUp(request *raft.InstallSnapshotRequest) error {
 	case answer.Error != nil:
 		return answer.Error
 	case !is || !response.Success:
-		return fmt.Errorf("raft refused: %+v", answer.Response) // a newer term: its leader sends a snapshot again
+		return fmt.Errorf("raft refused: %+v", answer.Response) // a newer term: its leader will send a snapshot again
 	}
 	first, err := in.logs.FirstIndex()
 	if err != nil {

@@ -11,17 +11,17 @@ import (
 	"github.com/kontiki/kontiki/internal/broadcast"
 )
 
-// What raft leaves undone when a follower comes back. For each call to it that failed, a leader of hashicorp/raft v1.8.0 waits
-// twice as long before it sends it entries again, up to 10 s, and nothing cuts that short: not the follower's heartbeats,
-// which have a pause of their own of half a heartbeat timeout at most. Such a follower looks well and counts for nothing: if
-// another master fails or is stopped now, writes wait, and leadership cannot be handed to it. So a call with entries that
-// failed returns to raft only once a heartbeat has reached the peer, while raft has counted one failure. (A failed call that
-// returned as a refusal would not be counted, but raft would take it for a sign of life.)
+// What follows handles a defect when a follower comes back. After each failed call to it, a leader of hashicorp/raft v1.8.0 doubles
+// the pause before it sends it entries again, up to 10 s, and nothing ends that pause early: not the follower's heartbeats, whose
+// own pause is at most half a heartbeat timeout. Such a follower looks healthy but does not count towards the majority: if another
+// master fails or is stopped now, writes wait, and leadership cannot be transferred to it. So a failed call with entries returns to
+// raft only once a heartbeat has reached the peer, when raft has counted only one failure. (If the failed call were returned as a
+// refusal, it would not be counted, but raft would treat it as a sign of life.)
 
-// reach holds failed calls back until their peer is reached.
+// reach delays failed calls until their peer can be reached.
 type reach struct {
-	node   atomic.Pointer[raft.Raft] // nil until raft has started: nothing is held back before
-	review time.Duration             // how often a held call looks whether raft still wants it
+	node   atomic.Pointer[raft.Raft] // nil until raft has started: no calls are delayed before
+	review time.Duration             // the interval at which a delayed call checks whether raft still needs it
 	closed chan struct{}
 	once   sync.Once
 
@@ -33,7 +33,7 @@ func newReach(review time.Duration) *reach {
 	return &reach{review: review, closed: make(chan struct{}), peers: map[raft.ServerAddress]*broadcast.Signal{}}
 }
 
-// IsHeartbeat is raft's own rule.
+// IsHeartbeat applies raft's own rule.
 func IsHeartbeat(request *raft.AppendEntriesRequest) bool {
 	return request.PrevLogEntry == 0 && request.PrevLogTerm == 0 && len(request.Entries) == 0 && request.LeaderCommitIndex == 0
 }
@@ -49,10 +49,10 @@ func (r *reach) of(target raft.ServerAddress) *broadcast.Signal {
 	return b
 }
 
-// heard tells that a heartbeat reached the peer.
+// heard notes that a heartbeat reached the peer.
 func (r *reach) heard(target raft.ServerAddress) { r.of(target).Tell() }
 
-// await returns once the peer is heard, or a call of this term makes no sense any more.
+// await returns once a heartbeat has reached the peer, or when raft no longer needs a call of this term.
 func (r *reach) await(target raft.ServerAddress, term uint64) {
 	heard := r.of(target).Next()
 	ticker := time.NewTicker(r.review)
@@ -74,11 +74,11 @@ func (r *reach) wanted(target raft.ServerAddress, term uint64) bool {
 	if node == nil || node.State() != raft.Leader || node.CurrentTerm() != term {
 		return false
 	}
-	future := node.GetConfiguration() // is already answered
+	future := node.GetConfiguration() // has already been resolved
 	return future.Error() == nil && slices.ContainsFunc(future.Configuration().Servers, func(s raft.Server) bool { return s.Address == target })
 }
 
-// close lets every call go.
+// close makes every delayed call return.
 func (r *reach) close() { r.once.Do(func() { close(r.closed) }) }
 
 // AppendEntries implements raft.Transport.

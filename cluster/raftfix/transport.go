@@ -8,28 +8,28 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Wire carries raft's calls between masters.
+// Wire sends raft's calls to other masters.
 type Wire interface {
 	raft.Transport
 	raft.WithPreVote
 	raft.WithClose
-	// Suspend ends all outgoing calls and refuses new ones, until it is called with false. Cut ends the calls to one peer
-	// that are under way. HangUp ends all calls for good.
+	// Suspend(true) ends all outgoing calls and refuses new ones, until Suspend(false). Cut ends the calls in flight to one peer.
+	// HangUp ends all calls permanently.
 	Suspend(suspended bool)
 	Cut(target raft.ServerAddress)
 	HangUp()
 }
 
-// Transport is a wire with pipelines that cannot get stuck, with installs of snapshots that end what raft does not, and without a
-// pause before a follower that came back.
+// Transport is a Wire whose pipelines cannot deadlock, which completes installs of snapshots, and which has no long pause before a
+// follower that has come back.
 type Transport struct {
 	Wire
 	incoming *incoming
 	reach    *reach
 }
 
-// Wrap puts what this package does around a wire, a log store and a snapshot store. Raft is to be given the results, and the transport to be told
-// of it once it has started. A log that conflicts with the newest snapshot is dropped.
+// Wrap wraps a wire, a log store and a snapshot store. Pass the results to raft, and call Started once raft has started. A log that
+// conflicts with the newest snapshot is dropped.
 func Wrap(w Wire, logs raft.LogStore, snapshots raft.SnapshotStore, heartbeat time.Duration, log *slog.Logger) (raft.LogStore, raft.SnapshotStore, *Transport, error) {
 	wrapped := &installLog{LogStore: logs}
 	kept := installSnapshots{snapshots, wrapped}
@@ -39,13 +39,13 @@ func Wrap(w Wire, logs raft.LogStore, snapshots raft.SnapshotStore, heartbeat ti
 	return wrapped, kept, &Transport{w, newIncoming(w.Consumer(), wrapped, log), newReach(heartbeat)}, nil
 }
 
-// Started tells of raft once it runs: what depends on who leads begins then.
+// Started is called once raft runs; it enables what depends on who leads.
 func (t *Transport) Started(node *raft.Raft) {
 	t.reach.node.Store(node)
 	t.incoming.logs.node.Store(node)
 }
 
-// Release lets go of the calls that are held back; call it before raft is shut down.
+// Release makes the delayed calls return; call it before raft is shut down.
 func (t *Transport) Release() { t.reach.close() }
 
 // Consumer implements raft.Transport.
@@ -68,10 +68,10 @@ func (t *Transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 	return drain(inner), nil
 }
 
-// drained is a pipeline whose answers are always taken. Raft (v1.8.0) stops to read answers at the first refusal, perhaps while
-// it is about to send more. Its own pipeline waits for an answer to be read before it takes the next one, and a sender waits
-// for that: then neither ends, the follower is sent nothing until leadership moves, and raft never shuts down. With
-// somebody who takes every answer, a sender waits for the network at most, which has deadlines.
+// drained is a pipeline whose responses are always read. Raft (v1.8.0) stops reading responses at the first refusal, possibly while
+// it is about to send more. Its own pipeline waits for a response to be read before it reads the next one, and a sender waits for
+// that: then neither returns, the follower is sent nothing until leadership changes, and raft never shuts down. If all responses
+// are read, a sender waits at most for the network, which has deadlines.
 type drained struct {
 	raft.AppendPipeline
 	answers chan raft.AppendFuture
@@ -86,7 +86,8 @@ func drain(inner raft.AppendPipeline) *drained {
 	return d
 }
 
-// run keeps answers that nobody has read yet: no more than are in flight, since raft reads them fast or closes.
+// run queues responses that raft has not read yet: never more than are in flight, since raft reads them quickly or closes the
+// pipeline.
 func (d *drained) run() {
 	var queue []raft.AppendFuture
 	for {

@@ -9,12 +9,13 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Verifier confirms that this master still leads, by answers to heartbeats that were sent after it was asked. raft.VerifyLeader counts any
-// answer to a heartbeat that arrives after the question, also to one that was sent before it. A follower that answered and then got
-// TimeoutNow may lead by then, and may have acknowledged a write that this master has not seen: its vote does not wait for the old
-// leader's lease. So a consistent read that trusts such an answer can be stale.
+// Verifier confirms that this master still leads, by responses to heartbeats that are sent after Verify is called.
+// raft.VerifyLeader counts any response to a heartbeat that arrives after the call, even if the heartbeat was sent before it. A
+// follower that responded and then got TimeoutNow may lead by then, and may have acknowledged a write that this master does not
+// have: the vote after a TimeoutNow does not wait for the old leader's lease. So a linearizable read that trusts such a response
+// can be stale.
 //
-// The heartbeats are what raft sends itself: a follower of the term takes them for its leader's, one of a later term refuses them.
+// The heartbeats are those that raft sends itself: a follower in the term accepts them, one in a later term refuses them.
 type Verifier struct {
 	header raft.RPCHeader
 	node   *raft.Raft
@@ -23,31 +24,34 @@ type Verifier struct {
 	calls  sync.WaitGroup
 	mu     sync.Mutex
 	closed bool
-	peers  map[raft.Server]*verifiedPeer // those that are being asked
+	peers  map[raft.Server]*verifiedPeer // the peers with a heartbeat in flight
 }
 
-// ErrNotFollowed says that no quorum follows this master in its term.
+// ErrNotFollowed means that no quorum follows this master in its term.
 var ErrNotFollowed = errors.New("no quorum follows this master")
 
-// verifiedPeer is who is asked: one heartbeat at a time, so that a peer that hangs costs one call. A question that comes meanwhile waits, and
-// takes the place of one that waits already: whoever asked that one has got its answer from others, or has given up.
+// verifiedPeer is a peer with a heartbeat in flight. There is one at a time, so that a peer that hangs costs one call. A question
+// that comes meanwhile waits, and replaces one that is already waiting: the caller of that one has enough responses from others, or
+// has given up.
 type verifiedPeer struct{ next *question }
 
-// question is one round: answers has room for all peers.
+// question is one round of heartbeats; answers has capacity for all peers.
 type question struct {
 	term    uint64
 	answers chan error
 }
 
-// NewVerifier makes one for a raft that runs. The transport is one that holds no call back, the header what raft puts into its own requests.
+// NewVerifier returns a Verifier for a running raft. send must not hold calls back; header is the one that raft puts into its own
+// requests.
 func NewVerifier(node *raft.Raft, send raft.Transport, header raft.RPCHeader) *Verifier {
 	return &Verifier{node: node, send: send, header: header, peers: map[raft.Server]*verifiedPeer{}}
 }
 
-// Verify returns nil once a quorum, this master counted if it has a vote, has followed it in the term after the call. The caller checks
-// afterwards that the term is still this master's. Errors: errNotFollowed when a quorum can no longer agree, the context's.
+// Verify returns nil once a quorum, including this master if it is a voter, has followed it in the term after the call. The caller
+// must check afterwards that the term is still this master's. Errors: ErrNotFollowed if a quorum can no longer agree, the
+// context's.
 func (v *Verifier) Verify(ctx context.Context, term uint64) error {
-	future := v.node.GetConfiguration() // is already answered
+	future := v.node.GetConfiguration() // has already been resolved
 	if err := future.Error(); err != nil {
 		return err
 	}
@@ -84,7 +88,7 @@ func (v *Verifier) Verify(ctx context.Context, term uint64) error {
 	return nil
 }
 
-// ask gives the peers a question.
+// ask passes a question to the peers.
 func (v *Verifier) ask(peers []raft.Server, q *question) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -105,7 +109,7 @@ func (v *Verifier) ask(peers []raft.Server, q *question) {
 	}
 }
 
-// heartbeat asks one peer, until no question is left.
+// heartbeat sends heartbeats to one peer until there is no question left.
 func (v *Verifier) heartbeat(peer raft.Server, p *verifiedPeer, q *question) {
 	for q != nil {
 		request := &raft.AppendEntriesRequest{RPCHeader: v.header, Term: q.term}
@@ -123,7 +127,7 @@ func (v *Verifier) heartbeat(peer raft.Server, p *verifiedPeer, q *question) {
 	}
 }
 
-// Close waits for the calls under way, which the transport has ended, and begins no new ones.
+// Close waits for the calls in flight, which the transport has ended, and starts no new ones.
 func (v *Verifier) Close() {
 	v.mu.Lock()
 	v.closed = true

@@ -26,7 +26,7 @@ const (
 	lockTimeout = time.Second
 )
 
-// createLog makes an empty log and its watermark, durably, and never under its name before it is whole.
+// createLog creates an empty log and its watermark durably. The log gets its name only when it is complete.
 func createLog(dir string) error {
 	if err := createWatermark(dir); err != nil {
 		return fmt.Errorf("make the raft log: %w", err)
@@ -50,7 +50,7 @@ func createLog(dir string) error {
 	return nil
 }
 
-// lockLog opens the log's file and takes the lock that bbolt takes, too. It polls, as flock(2) has no time limit. Errors: ErrLocked.
+// lockLog opens the log's file and takes the same lock as bbolt. It polls, as flock(2) has no timeout. Errors: ErrLocked.
 func lockLog(dir string) (*os.File, error) {
 	file, err := os.OpenFile(filepath.Join(dir, logFile), os.O_RDWR, 0)
 	if err != nil {
@@ -73,8 +73,8 @@ func boltOptions() *bbolt.Options {
 	return &bbolt.Options{Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType}
 }
 
-// openBolt opens raft-boltdb's store on a file that is open and locked, and was walked through. The file stays open and locked
-// when a store that only reads is closed. (Closing one that writes unlocks it.) To write, it commits once.
+// openBolt opens raft-boltdb's store on a file that is open, locked and checked. The file stays open and locked after a read-only
+// store is closed. (Closing a writable one unlocks it.) Opening to write makes one commit.
 func openBolt(file *os.File, readOnly bool) (*raftboltdb.BoltStore, error) {
 	options := boltOptions()
 	options.ReadOnly = readOnly
@@ -101,8 +101,8 @@ func openBolt(file *os.File, readOnly bool) (*raftboltdb.BoltStore, error) {
 	return bolt, nil
 }
 
-// faultless runs something on the mapped file. A page that cannot be read is a fault of memory, and bbolt panics on a page that
-// makes no sense: both are errors here.
+// faultless runs a function that reads the mapped file, and returns its faults as errors: a page that cannot be read causes a
+// memory fault, and bbolt panics on an invalid page.
 func faultless(f func() error) (err error) {
 	old := debug.SetPanicOnFault(true)
 	defer debug.SetPanicOnFault(old)

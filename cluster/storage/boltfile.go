@@ -10,13 +10,13 @@ import (
 	"os"
 )
 
-// boltFile reads the pages of a bbolt file without bbolt, with every length and pointer checked before it is followed.
-// The layout is bbolt's version 2, in the machine's byte order.
+// boltFile reads the pages of a bbolt file without bbolt, and checks every length and pointer before it follows it. The format is
+// bbolt's version 2, in the machine's byte order.
 //
-// The file is walked before bbolt opens it for two reasons. bbolt takes a page that makes no sense for a bug, and panics, or
-// believes in its lengths and pointers. And since the list of free pages is not in the file (NoFreelistSync saves writing it with
-// every commit), bbolt looks for free pages when it opens the file: DB.freepages visits all pages (recursivelyCheckBucket) in a
-// goroutine of its own, where nothing can recover from such a panic, and the process ends.
+// The file is walked before bbolt opens it, for two reasons. bbolt treats an invalid page as a bug and panics, or trusts its
+// lengths and pointers. And since the list of free pages is not in the file (NoFreelistSync saves writing it with every commit),
+// bbolt looks for free pages when it opens the file: DB.freepages visits all pages (recursivelyCheckBucket) in its own goroutine,
+// where such a panic cannot be recovered and ends the process.
 type boltFile struct {
 	file     *os.File
 	size     int64
@@ -24,7 +24,7 @@ type boltFile struct {
 	root     uint64
 	pages    uint64 // the high-water mark
 	metaPage uint64 // the page of the newest meta
-	commit   uint64 // its number
+	commit   uint64 // the commit's number
 	seen     map[uint64]bool
 }
 
@@ -47,7 +47,7 @@ func (f *boltFile) damage(offset int64, format string, args ...any) error {
 	return &Damage{File: f.file.Name(), Offset: offset, Reason: fmt.Errorf(format, args...)}
 }
 
-// openBoltFile checks the two meta pages and takes the newer one.
+// openBoltFile checks the two meta pages and uses the newer one.
 func openBoltFile(file *os.File) (*boltFile, error) {
 	info, err := file.Stat()
 	if err != nil {
@@ -67,7 +67,7 @@ func openBoltFile(file *os.File) (*boltFile, error) {
 		m := head[boltPageHead:]
 		sum := fnv.New64a()
 		sum.Write(m[:boltMetaSize-8])
-		// A meta page is smaller than a sector and both are always written whole: a torn one does not happen.
+		// A meta page is smaller than a sector and each is always written whole, so it cannot be torn.
 		if byteOrder.Uint32(m) != boltMagic || byteOrder.Uint64(m[56:]) != sum.Sum64() || byteOrder.Uint16(head[8:]) != boltMeta ||
 			byteOrder.Uint64(head) != uint64(page) || byteOrder.Uint64(m[48:])%2 != uint64(page) {
 			return nil, f.damage(at, "meta page %d is not valid", page)
@@ -92,8 +92,8 @@ func openBoltFile(file *os.File) (*boltFile, error) {
 	return f, nil
 }
 
-// rewriteMeta writes the newest meta page again, as it is, and syncs it: after a failed sync, the kernel may show a page that
-// the disk never got, and what is written next must not build on that.
+// rewriteMeta writes the newest meta page again, unchanged, and syncs it: after a failed sync, the kernel may return a page that
+// the disk never got, and later writes must not depend on it.
 func (f *boltFile) rewriteMeta() error {
 	page := make([]byte, f.pageSize)
 	at := int64(f.metaPage) * f.pageSize
@@ -116,11 +116,11 @@ func short(err error) error {
 	return err
 }
 
-// visitor is told of every key of every top-level bucket, in order, with its value and the key's place in the file. Slices are
-// valid until it returns. An error is taken for damage at that place.
+// visitor is called for every key of every top-level bucket, in order, with its value and the key's offset in the file. Slices are
+// valid until it returns. An error that it returns is reported as damage at that offset.
 type visitor func(bucket string, key, value []byte, at int64) error
 
-// walk visits all that the newest meta page reaches.
+// walk visits everything that the newest meta page refers to.
 func (f *boltFile) walk(visit visitor) error {
 	clear(f.seen)
 	return f.page(f.root, 0, nil, func(flags uint32, key, value []byte, at int64) error {
@@ -147,7 +147,7 @@ func (f *boltFile) walk(visit visitor) error {
 		if root := byteOrder.Uint64(value); root != 0 {
 			return f.page(root, 0, nil, inBucket)
 		}
-		// A small bucket lies within its parent's value.
+		// A small bucket is stored inside its parent's value.
 		inline := value[16:]
 		if len(inline) < boltPageHead || byteOrder.Uint16(inline[8:]) != boltLeaf {
 			return f.damage(at, "bucket %q is not valid", key)
@@ -158,7 +158,7 @@ func (f *boltFile) walk(visit visitor) error {
 
 type element func(flags uint32, key, value []byte, at int64) error
 
-// page reads one page with its overflow, and what it leads to. Keys of the page are at least low.
+// page reads one page with its overflow pages, and the pages below it. The page's keys are at least low.
 func (f *boltFile) page(id uint64, depth int, low []byte, visit element) error {
 	at := int64(id) * f.pageSize
 	if id < 2 || id >= f.pages {
@@ -188,7 +188,7 @@ func (f *boltFile) page(id uint64, depth int, low []byte, visit element) error {
 	return f.elements(buf, at, depth, low, visit)
 }
 
-// elements reads the elements of a page that lies at an offset.
+// elements reads the elements of the page at an offset.
 func (f *boltFile) elements(page []byte, at int64, depth int, low []byte, visit element) error {
 	flags, count := byteOrder.Uint16(page[8:]), int(byteOrder.Uint16(page[10:]))
 	if boltPageHead+count*boltElement > len(page) || (count == 0 && flags == boltBranch) {

@@ -14,9 +14,9 @@ import (
 
 var errClosed = errors.New("the raft log is closed")
 
-// commit runs one write of raft-boltdb's, which is one commit of bbolt's. The caller holds write. A full disk is ErrFull, tried
-// again once with the room of the reserve. A commit that a signal interrupted (bbolt calls fdatasync directly) is tried again. Every
-// other error of the disk is final.
+// commit runs one write to raft-boltdb, which is one commit of bbolt. The caller holds write. If the disk is full, the reserve is
+// given up and the write repeated once; then commit returns ErrFull. A commit that a signal interrupted (bbolt calls fdatasync
+// directly) is repeated. Every other disk error is final.
 func (s *Store) commit(write func() error) error {
 	if err := s.refuses(); err != nil {
 		return err
@@ -43,16 +43,16 @@ func (s *Store) commitOnce(write func() error) error {
 	happened, settling := s.settle()
 	switch {
 	case settling != nil:
-		return fmt.Errorf("after %v: %w", err, settling) // a full disk is no excuse: nobody knows what is on it
+		return fmt.Errorf("after %v: %w", err, settling) // not even ErrFull: it is unknown what is on the disk
 	case happened:
 		return nil
 	}
 	return err
 }
 
-// settle finds out whether a commit happened that failed for lack of room or was interrupted. bbolt writes and syncs the pages of a commit before its
-// meta page, so it mostly did not. Where it was the sync of the meta page that failed, bbolt and the kernel show one that the
-// disk may not have, and what is written next must not build on that: it is written again.
+// settle finds out whether a commit happened that failed because the disk was full or was interrupted. Usually it did not: bbolt
+// writes and syncs the pages of a commit before its meta page. But if the sync of the meta page failed, bbolt and the kernel see a
+// meta page that the disk may not have, and later writes must not depend on it: so it is written again.
 func (s *Store) settle() (happened bool, err error) {
 	raw, err := openBoltFile(s.file)
 	if err == nil {
@@ -79,15 +79,15 @@ func (s *Store) lower(mark watermark) error {
 	return s.classify(s.mark.lower(mark))
 }
 
-// raise lets the watermark follow what is stored, but for while what is left of a replaced end waits for being deleted. The caller
-// holds write.
+// raise raises the watermark to what is stored, unless the rest of a replaced log end still has to be deleted. The caller holds
+// write.
 func (s *Store) raise() {
 	if s.refuses() == nil && s.stored <= s.held.last {
 		s.mark.raise(watermark{last: s.held.last, term: s.held.term, sum: s.held.sum, writes: s.writes})
 	}
 }
 
-// classify tells the owner of errors that are final.
+// classify returns a disk error's class, and reports final errors to the owner.
 func (s *Store) classify(err error) error {
 	switch {
 	case err == nil:
@@ -106,7 +106,7 @@ func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is
 
 func isClosed(err error) bool { return errors.Is(err, berrors.ErrDatabaseNotOpen) }
 
-// refuses is why nothing more is written: the store is closed, or its disk has failed.
+// refuses returns why nothing can be written any more: the store is closed, or its disk has failed.
 func (s *Store) refuses() error {
 	if s.shut {
 		return errClosed
@@ -117,7 +117,7 @@ func (s *Store) refuses() error {
 	return nil
 }
 
-// fail tells the owner that the disk has failed for good.
+// fail reports to the owner that the disk has failed permanently.
 func (s *Store) fail(err error) {
 	s.broken.CompareAndSwap(nil, &err)
 	select {
@@ -131,14 +131,14 @@ func (s *Store) fail(err error) {
 	})
 }
 
-// Guard is called once raft runs: from then on what has failed for good does not return to it, because it would panic or go on
-// without its disk. Release ends those of raft's goroutines that wait for such an answer, for raft to be shut down.
+// Guard is called once raft runs. From then on calls whose error is final do not return to raft, because raft would panic or
+// continue without its disk. Release makes those calls return, so that raft can shut down.
 func (s *Store) Guard() { s.guarded.Store(true) }
 
-// Release: see Guard.
+// Release makes the calls that Guard describes return.
 func (s *Store) Release() { s.release.Do(func() { close(s.closed) }) }
 
-// hang returns an error to whoever opens the store, and lets raft wait.
+// hang returns err before Guard was called; afterwards it blocks until Release.
 func (s *Store) hang(err error) error {
 	if !s.guarded.Load() {
 		return err

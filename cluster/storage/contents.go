@@ -16,7 +16,7 @@ const (
 	bucketStable = "conf"
 )
 
-// bounds are what the log holds. Zero means an empty log.
+// bounds are the first and last entry of the log. Zero means an empty log.
 type bounds struct {
 	first, last, term uint64
 	sum               uint32 // of the last entry
@@ -24,16 +24,17 @@ type bounds struct {
 
 func (b bounds) holds(index uint64) bool { return b.last != 0 && index >= b.first && index <= b.last }
 
-// contents are what was found in the log and stable store by walking through it and reading all entries.
+// contents are what was found in the log and the stable store by walking the file and reading all entries.
 type contents struct {
 	log    bounds
 	writes uint64 // the highest count in a stable value
-	// stored is the last entry that is stored. What lies behind log.last is left of an end that was replaced, and to be deleted.
+	// stored is the last entry in the file. Entries after log.last are the rest of a log end that was replaced, and are to be
+	// deleted.
 	stored uint64
 }
 
-// readContents reads and checks all of the log and stable store, which is locked and which bbolt does not have open. It changes
-// nothing. Errors are a *Damage.
+// readContents reads and checks all of the log and the stable store. The file is locked, and bbolt must not have it open. It
+// changes nothing. Errors are a *Damage.
 func readContents(raw *boltFile, mark watermark) (*contents, error) {
 	c := &contents{}
 	var keys bounds
@@ -80,7 +81,7 @@ func (b *bounds) follow(key []byte) error {
 	return nil
 }
 
-// readEntries reads the entries as raft will, and checks them, their order, and that they are those of the watermark.
+// readEntries reads the entries as raft will, and checks them, their order, and that they agree with the watermark.
 func (c *contents) readEntries(raw *boltFile, keys bounds, mark watermark) error {
 	c.stored = keys.last
 	if keys.last == 0 {
@@ -103,7 +104,7 @@ func (c *contents) readEntries(raw *boltFile, keys bounds, mark watermark) error
 	return errors.Join(err, bolt.Close())
 }
 
-// errReplaced says that an entry was replaced and is to be deleted, with all that follow.
+// errReplaced means that an entry was replaced and is to be deleted, with all that follow.
 var errReplaced = errors.New("the entry was replaced")
 
 func (c *contents) readEntry(bolt *raftboltdb.BoltStore, index uint64, mark watermark) error {
@@ -132,7 +133,7 @@ func (c *contents) readEntry(bolt *raftboltdb.BoltStore, index uint64, mark wate
 	return nil
 }
 
-// reaches says whether log and snapshot have all that the watermark is of. newest is nil for no snapshot.
+// reaches checks that log and snapshot contain everything that the watermark says. newest is nil if there is no snapshot.
 func (c *contents) reaches(mark watermark, dir string, newest *snapshotMeta) error {
 	if c.log.last >= mark.last || newest != nil && newest.Index >= mark.last {
 		return nil
@@ -141,7 +142,7 @@ func (c *contents) reaches(mark watermark, dir string, newest *snapshotMeta) err
 		Reason: fmt.Errorf("the log ends at index %d, and index %d was stored", c.log.last, mark.last)}
 }
 
-// place looks for where an entry is in the file; -1 where it is not found.
+// place returns the offset of an entry in the file, or -1 if it is not found.
 func (f *boltFile) place(index uint64) int64 {
 	found := int64(-1)
 	stop := errors.New("found")

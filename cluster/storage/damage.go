@@ -10,16 +10,16 @@ import (
 	"github.com/kontiki/kontiki/internal/durable"
 )
 
-// ErrDamaged is the class of all that Open finds wrong with what is on disk. The error is a *Damage.
+// ErrDamaged is the class of all damage that Open finds on the disk. The error is a *Damage.
 var ErrDamaged = errors.New("damaged")
 
-// Damage names what is wrong, and where.
+// Damage says what is damaged, and where.
 type Damage struct {
-	// File is the path of the file at fault.
+	// File is the path of the damaged file.
 	File string
-	// Offset is the byte at which the fault was met, -1 where there is no such place.
+	// Offset is the offset in bytes at which the damage was found, or -1 if there is none.
 	Offset int64
-	// Index is the raft index of the entry or snapshot at fault, 0 where it is not known.
+	// Index is the raft index of the damaged entry or snapshot, or 0 if it is unknown.
 	Index  uint64
 	Reason error
 }
@@ -38,8 +38,8 @@ func (d *Damage) Error() string {
 // Unwrap returns the class and the reason.
 func (d *Damage) Unwrap() []error { return []error{ErrDamaged, d.Reason} }
 
-// SetAside renames a master's raft directory to NAME.damaged-TIME beside it, and returns the new name. Nothing is deleted.
-// A directory that is not there is no error: the name is empty then.
+// SetAside renames a master's raft directory to NAME.damaged-TIME beside it, and returns the new name. Nothing is deleted. If the
+// directory does not exist, it returns "" without an error.
 func SetAside(dir string, now time.Time) (string, error) {
 	to := dir + ".damaged-" + now.UTC().Format("20060102T150405.000Z")
 	err := durable.Rename(dir, to)
@@ -52,13 +52,13 @@ func SetAside(dir string, now time.Time) (string, error) {
 	return to, nil
 }
 
-// setSnapshotAside moves one damaged snapshot out of raft's sight.
+// setSnapshotAside moves one damaged snapshot to a directory that raft does not read.
 func setSnapshotAside(dir, id string) (string, error) {
 	to := filepath.Join(dir, damagedSnapshots, id)
 	if err := durable.MakeDir(filepath.Dir(to), 0o700); err != nil {
 		return "", fmt.Errorf("set a damaged snapshot aside: %w", err)
 	}
-	for base, n := to, 2; ; n++ { // one of that name may have been set aside before
+	for base, n := to, 2; ; n++ { // a snapshot of that name may have been set aside before
 		if _, err := os.Lstat(to); errors.Is(err, os.ErrNotExist) {
 			break
 		}

@@ -10,10 +10,10 @@ import (
 	"github.com/kontiki/kontiki/internal/crc32c"
 )
 
-// Every entry is stored with a seal behind its extensions (raft.Log.Extensions is made for that): a format byte, the checksum in the
-// seal of the entry before it, and the checksum of the entry itself. The checksum covers every field, so that an entry which
-// moved to another index is noticed as well as one which changed. It also covers the checksum before it, so that entries are a
-// chain: the last checksum vouches for all of the log, and an entry that was replaced does not fit what follows it.
+// Every entry is stored with a seal after its extensions (raft.Log.Extensions is meant for that): a format byte, the checksum in
+// the seal of the entry before it, and the checksum of the entry itself. The checksum covers every field, so an entry at the wrong
+// index is detected as well as a changed one. It also covers the previous checksum, so that entries form a chain: the last checksum
+// authenticates all of the log, and an entry that was replaced does not match the one that follows it.
 const (
 	sealFormat = 1
 	sealSize   = 1 + 2*crc32c.Size
@@ -25,7 +25,7 @@ var (
 )
 
 // seal returns copies of entries with their seals, and the checksum of the last one. The entries are not changed. previous is the
-// checksum of the entry before the first one, 0 where the log begins with it.
+// checksum of the entry before the first one, 0 if the log begins with it.
 func seal(entries []*raft.Log, previous uint32) (sealed []*raft.Log, last uint32) {
 	sealed = make([]*raft.Log, len(entries))
 	copies := make([]raft.Log, len(entries))
@@ -47,8 +47,8 @@ func seal(entries []*raft.Log, previous uint32) (sealed []*raft.Log, last uint32
 	return sealed, previous
 }
 
-// unseal checks an entry that was read, and takes the seal off. It returns the checksums in the seal: of the entry before, and
-// of the entry.
+// unseal checks an entry that was read, and removes its seal. It returns the checksums in the seal: of the previous entry, and of
+// this one.
 func unseal(index uint64, l *raft.Log) (previous, sum uint32, err error) {
 	n := len(l.Extensions) - sealSize
 	if n < 0 {
@@ -70,7 +70,7 @@ func unseal(index uint64, l *raft.Log) (previous, sum uint32, err error) {
 	return previous, sum, nil
 }
 
-// entryChecksum covers all fields of an entry, and the checksum of the one before it.
+// entryChecksum covers all fields of an entry, and the previous entry's checksum.
 func entryChecksum(l *raft.Log, previous uint32) uint32 {
 	var head [38]byte
 	head[0] = sealFormat
@@ -80,7 +80,7 @@ func entryChecksum(l *raft.Log, previous uint32) uint32 {
 	if !l.AppendedAt.IsZero() {
 		binary.LittleEndian.PutUint64(head[18:], uint64(l.AppendedAt.UnixNano()))
 	}
-	binary.LittleEndian.PutUint64(head[26:], uint64(len(l.Extensions))) // where the extensions end and the data begin
+	binary.LittleEndian.PutUint64(head[26:], uint64(len(l.Extensions))) // the length of the extensions separates them from the data
 	binary.LittleEndian.PutUint32(head[34:], previous)
 	return crc32c.Update(crc32c.Update(crc32c.Sum(head[:]), l.Extensions), l.Data)
 }

@@ -18,23 +18,23 @@ const (
 	spacePoll   = time.Second
 )
 
-// Health is what a disk is like now.
+// Health is the present state of a disk.
 type Health struct {
-	// Full says that there is no room for more: Free is below the bound, or the reserve had to be given up.
+	// Full means that nothing more can be stored: Free is too low, or the reserve had to be given up.
 	Full bool
-	// Stalled says that an operation has been under way for longer than Options.Stall.
+	// Stalled means that an operation has been running for longer than Options.Stall.
 	Stalled bool
-	// Dir is the directory that is on the disk; Free and Total are the disk's bytes, Needed is how many must be free: while it
-	// is full, for it not to be.
+	// Dir is the directory on the disk. Free and Total are the disk's free and total bytes; Needed is the number of free bytes
+	// below which the disk counts as full, or, while it is full, from which it no longer does.
 	Dir                 string
 	Free, Total, Needed int64
-	// Slowest is how long the slowest operation of the last minute or two took.
+	// Slowest is the duration of the slowest operation of the last one to two minutes.
 	Slowest time.Duration
-	// Stalls counts operations that took longer than Options.Stall, and Fulls how often the disk became full, since Open.
+	// Stalls counts operations that took longer than Options.Stall, Fulls how often the disk became full, both since Open.
 	Stalls, Fulls uint64
 }
 
-// health watches room and stalls.
+// health monitors free space and stalls.
 type health struct {
 	dir      string
 	reserve  int64
@@ -43,11 +43,11 @@ type health struct {
 	changed  func()
 	snapshot func() int64
 
-	room     sync.Mutex // held while the reserve changes; taken before mu
+	room     sync.Mutex // held while the reserve changes; locked before mu
 	mu       sync.Mutex
 	state    Health
-	given    bool // the reserve is given up
-	stalled  int  // operations under way for too long
+	given    bool // the reserve has been given up
+	stalled  int  // number of operations that have been running for too long
 	stalls   atomic.Uint64
 	slowest  recentMax
 	done     chan struct{}
@@ -62,7 +62,7 @@ func newHealth(dir string, o Options, newestSnapshot func() int64) *health {
 	}
 }
 
-// start takes the reserve and begins to watch.
+// start allocates the reserve and starts monitoring.
 func (h *health) start() {
 	info, err := os.Stat(filepath.Join(h.dir, reserveFile))
 	h.given = h.reserve > 0 && (err != nil || info.Size() < h.reserve)
@@ -82,7 +82,7 @@ func (h *health) start() {
 	}()
 }
 
-// close stops watching. It does not wait for a look that a stalled disk holds up.
+// close stops monitoring. It does not wait for a check that a stalled disk blocks.
 func (h *health) close() {
 	h.once.Do(func() { close(h.done) })
 	timer := time.NewTimer(spacePoll)
@@ -93,7 +93,7 @@ func (h *health) close() {
 	}
 }
 
-// Health returns what the disk is like.
+// Health returns the present state of the disk.
 func (h *health) Health() Health {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -102,7 +102,7 @@ func (h *health) Health() Health {
 	return s
 }
 
-// recentMax is the largest duration of the present minute and of the one before. Its user locks.
+// recentMax is the largest duration of the present minute and the one before. Its user must hold a lock.
 type recentMax struct {
 	minute        int64
 	now, previous time.Duration
@@ -131,7 +131,7 @@ func (r *recentMax) get(at time.Time) time.Duration {
 	return max(r.now, r.previous)
 }
 
-// begin notes that an operation begins; what it returns ends it.
+// begin notes that an operation begins, and returns the function to call at its end.
 func (h *health) begin() func() {
 	started := time.Now()
 	end := h.beginStall()
@@ -144,7 +144,7 @@ func (h *health) begin() func() {
 	}
 }
 
-// beginStall watches whether an operation takes too long.
+// beginStall checks whether an operation takes too long; it returns the function to call at the end.
 func (h *health) beginStall() func() {
 	if h.stall <= 0 {
 		return func() {}
@@ -177,7 +177,7 @@ func (h *health) beginStall() func() {
 	}
 }
 
-// space asks for the disk's free bytes, and all of them; false where the disk is away: operations will say so.
+// space returns the disk's free and total bytes; ok is false if the disk does not respond, which operations will report.
 func (h *health) space() (free, total int64, ok bool) {
 	var fs unix.Statfs_t
 	if err := eintr.Retry(func() error { return unix.Statfs(h.dir, &fs) }); err != nil {
@@ -191,7 +191,7 @@ func (h *health) free() (int64, bool) {
 	return free, ok
 }
 
-// look asks for the free space, and takes the reserve again where there is room for it.
+// look checks the free space, and allocates the reserve again if there is space for it.
 func (h *health) look() {
 	free, total, ok := h.space()
 	if !ok {
@@ -201,21 +201,21 @@ func (h *health) look() {
 	defer h.room.Unlock()
 	needed := int64(0)
 	if h.low > 0 {
-		needed = h.low + h.snapshot() // the next snapshot is about as large, and the log shrinks only behind it
+		needed = h.low + h.snapshot() // the next snapshot is about as large, and the log can be truncated only after it
 	}
 	h.mu.Lock()
 	given, was := h.given, h.state.Full
 	h.mu.Unlock()
 	bound := needed
 	if was {
-		bound += needed / 4 // so that it is not full again at once
+		bound += needed / 4 // so that the disk is not full again at once
 	}
 	if given && free >= bound+h.reserve && h.takeReserve() == nil {
 		given = false
 		free -= h.reserve
 	}
 	full := free < bound || given || free <= 0
-	if full { // what ends it
+	if full { // the number of free bytes that ends the condition
 		if needed += needed / 4; given {
 			needed += h.reserve
 		}
@@ -229,7 +229,7 @@ func (h *health) look() {
 	}
 }
 
-// set notes what was found. The caller holds mu.
+// set records the result of a check. The caller holds mu.
 func (h *health) set(full bool, free, total, needed int64) {
 	if full && !h.state.Full {
 		h.state.Fulls++
@@ -266,7 +266,7 @@ func fill(f *os.File, size int64) error {
 	return nil
 }
 
-// giveUpReserve makes room, and says whether there was any to make.
+// giveUpReserve deletes the reserve, and returns whether that freed any space.
 func (h *health) giveUpReserve() bool {
 	h.room.Lock()
 	defer h.room.Unlock()
@@ -282,7 +282,7 @@ func (h *health) giveUpReserve() bool {
 	return err == nil
 }
 
-// setFull notes that an operation found no room.
+// setFull notes that an operation found no space.
 func (h *health) setFull() {
 	h.mu.Lock()
 	was := h.state.Full

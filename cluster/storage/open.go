@@ -10,9 +10,9 @@ import (
 	"github.com/kontiki/kontiki/internal/durable"
 )
 
-// Open opens what a master keeps in dir, which is created where it is missing, and reads and checks all of it first. Unfinished
-// snapshots are deleted; a damaged one that is not needed is set aside. Errors: ErrDamaged (a *Damage), after which nothing
-// was changed; ErrLocked.
+// Open opens a master's store in dir, which is created if it is missing, and reads and checks all of it first. Unfinished snapshots
+// are deleted; a damaged one that is not needed is set aside. Errors: ErrDamaged (a *Damage), after which nothing was changed;
+// ErrLocked.
 func Open(dir string, o Options) (_ *Store, err error) {
 	o.complete()
 	if err := present(dir, o.Expect || o.Inspect); err != nil {
@@ -60,7 +60,7 @@ func Open(dir string, o Options) (_ *Store, err error) {
 	return s, nil
 }
 
-// present says whether what must be in a directory is there.
+// present checks that a directory contains the files that it must.
 func present(dir string, expect bool) error {
 	path := filepath.Join(dir, logFile)
 	_, err := os.Stat(path)
@@ -72,7 +72,7 @@ func present(dir string, expect bool) error {
 	case expect:
 		return &Damage{File: path, Offset: -1, Reason: errMissing}
 	}
-	// What a crash left of making the log holds nothing yet.
+	// A crash during the creation of the log leaves files without content.
 	mark, err := openWatermark(dir, true)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -153,8 +153,8 @@ func (s *Store) openFiles() (err error) {
 	return nil
 }
 
-// tidy brings what a crash left behind into order. What is there may not be durable (see boltFile.rewriteMeta), so the watermark is
-// written again, too. What finds no room waits: a master starts on a full disk.
+// tidy finishes what a crash interrupted. What was read may not be durable (see boltFile.rewriteMeta), so the watermark is written
+// again, too. What finds no space is done later: a master must be able to start on a full disk.
 func (s *Store) tidy() error {
 	if err := s.mark.lower(s.mark.says); err != nil {
 		return err
@@ -163,7 +163,7 @@ func (s *Store) tidy() error {
 		return err
 	}
 	if s.held.last != 0 && s.held.last < s.newest {
-		// A snapshot was installed, and a crash came before the log was emptied.
+		// A crash happened after a snapshot was installed and before the log was emptied.
 		if err := s.DeleteRange(s.held.first, s.held.last); err != nil {
 			return err
 		}

@@ -7,22 +7,23 @@ import (
 )
 
 const (
-	// roomPoll is how often whoever waits for room looks for it.
+	// roomPoll is the interval at which operations that wait for space check for it.
 	roomPoll = 100 * time.Millisecond
-	// Without a sign of room a commit is tried again after a pause that doubles from roomPause to maxRoomPause.
+	// Without a sign of free space a commit is tried again after a pause that doubles from roomPause to maxRoomPause.
 	roomPause    = time.Second
 	maxRoomPause = 30 * time.Second
 )
 
-// room keeps commits off a disk that is full. A commit that finds no room is expensive, since bbolt looks through its whole file for
-// pages that are free then, and both raft and a waiting vote would try again ten times a second. So after one that failed the
-// next is tried when there is more space than there was, when pages in the file became free, or after a while: quotas do not show.
+// room prevents useless commits on a full disk. A commit that finds no space is expensive, since bbolt then searches its whole file
+// for free pages, and both raft and a waiting vote would retry it ten times a second. So after a failed commit the next one is
+// tried when there is more free space than before, when pages in the file became free, or after a while, because the space under a
+// quota is not visible.
 type room struct {
-	free func() (bytes int64, ok bool) // on the disk
+	free func() (bytes int64, ok bool) // free bytes of the disk
 	now  func() time.Time
 
 	mu    sync.Mutex
-	none  bool // the last commit found no room
+	none  bool // the last commit found no space
 	had   int64
 	next  time.Time
 	pause time.Duration
@@ -30,7 +31,7 @@ type room struct {
 
 func newRoom(free func() (int64, bool)) *room { return &room{free: free, now: time.Now} }
 
-// try runs what commits, unless it would find no room. Errors: ErrFull.
+// try runs a function that commits, unless it would find no space. Errors: ErrFull.
 func (r *room) try(commit func() error) error {
 	if !r.likely() {
 		return ErrFull
@@ -60,7 +61,7 @@ func (r *room) likely() bool {
 	return !ok || free > r.had
 }
 
-// made says that pages in the file became free.
+// made notes that pages in the file became free.
 func (r *room) made() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

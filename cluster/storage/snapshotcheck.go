@@ -92,7 +92,7 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// all are the finished snapshots that say what they are, newest first, and what is wrong with the others.
+// all returns the finished snapshots with a valid meta.json, newest first, and the errors of the others.
 func (s *snapshots) all() ([]*snapshotMeta, map[string]error, error) {
 	names, err := s.names()
 	if err != nil {
@@ -143,8 +143,9 @@ func (s *snapshots) compareSum(meta *snapshotMeta) error {
 	return nil
 }
 
-// choose verifies snapshots, newest first, until one is good, and finds out whether it reaches the log's first entry (0 for an
-// empty log). It returns nil where none is needed and there is none, and what is wrong with damaged ones that are not needed.
+// choose verifies snapshots, newest first, until one is good, and checks that it reaches the log's first entry (first; 0 for an
+// empty log). It returns nil if none is needed and there is none. It also returns the errors of damaged snapshots that are not
+// needed.
 func (s *snapshots) choose(first uint64) (good *snapshotMeta, damaged map[string]error, err error) {
 	metas, damaged, err := s.all()
 	if err != nil {
@@ -158,7 +159,7 @@ func (s *snapshots) choose(first uint64) (good *snapshotMeta, damaged map[string
 		good = meta
 		break
 	}
-	var worst error // of what is needed
+	var worst error // of snapshots that are needed
 	for id, err := range damaged {
 		if good == nil || first != 0 && good.Index < first-1 || first == 0 && !good.follows(id) {
 			worst = err
@@ -168,7 +169,7 @@ func (s *snapshots) choose(first uint64) (good *snapshotMeta, damaged map[string
 	case first == 1, good != nil && good.Index+1 >= first && worst == nil:
 	case worst != nil:
 		return nil, nil, worst
-	case first == 0: // nothing was ever there
+	case first == 0: // nothing was ever stored
 	case good == nil:
 		return nil, nil, &Damage{File: s.path(), Offset: -1, Index: first - 1, Reason: fmt.Errorf("the log begins at index %d, and there is no snapshot", first)}
 	default:
@@ -178,7 +179,7 @@ func (s *snapshots) choose(first uint64) (good *snapshotMeta, damaged map[string
 	return good, damaged, nil
 }
 
-// follows says whether a snapshot is newer than another one, which may be known by its name only.
+// follows says whether a snapshot is newer than another one, of which only the name may be known.
 func (m *snapshotMeta) follows(id string) bool {
 	var term, index uint64
 	if n, _ := fmt.Sscanf(id, "%d-%d-", &term, &index); n < 2 {
@@ -187,7 +188,7 @@ func (m *snapshotMeta) follows(id string) bool {
 	return m.Term > term || m.Term == term && m.Index >= index
 }
 
-// setAside moves damaged snapshots that are not needed out of raft's sight.
+// setAside moves damaged snapshots that are not needed to a directory that raft does not read.
 func (s *snapshots) setAside(damaged map[string]error) error {
 	for id, err := range damaged {
 		to, aside := setSnapshotAside(s.dir, id)

@@ -19,8 +19,8 @@ import (
 	"github.com/kontiki/kontiki/internal/durable"
 )
 
-// Layout: snapshots/TERM-INDEX-MS/{meta.json,state.bin}, as raft's own file store has it. Behind the JSON stands a line with
-// its checksum, which raft's store would not read.
+// Layout: snapshots/TERM-INDEX-MS/{meta.json,state.bin}, like raft's own file store. After the JSON there is a line with its
+// checksum, which raft's store would ignore.
 const (
 	snapshotsDir     = "snapshots"
 	damagedSnapshots = "snapshots.damaged"
@@ -38,9 +38,9 @@ type snapshotMeta struct {
 	CRC []byte // CRC-64/ECMA of state.bin
 }
 
-// snapshots is a raft.SnapshotStore that checks what it hands out, and never writes over what is good.
+// snapshots is a raft.SnapshotStore that checks snapshots before it returns them, and never overwrites a good one.
 type snapshots struct {
-	dir  string // that holds the directory of snapshots
+	dir  string // the parent of the snapshots' directory
 	keep int
 	log  *slog.Logger
 	// lost is called when a snapshot was set aside while running: a new one is needed.
@@ -50,7 +50,7 @@ type snapshots struct {
 	trusted map[string]bool // checked at Open, and not opened since
 	active  map[string]bool // being written
 
-	size atomic.Int64 // of the newest good one, in bytes
+	size atomic.Int64 // of the newest good snapshot, in bytes
 }
 
 var _ raft.SnapshotStore = (*snapshots)(nil)
@@ -63,7 +63,7 @@ func (s *snapshots) path(parts ...string) string {
 	return filepath.Join(append([]string{s.dir, snapshotsDir}, parts...)...)
 }
 
-// clean deletes what a crash or a failure left unfinished.
+// clean deletes unfinished snapshots of a crash or a failure.
 func (s *snapshots) clean() error {
 	entries, err := os.ReadDir(s.path())
 	if err != nil {
@@ -89,7 +89,7 @@ func (s *snapshots) clean() error {
 	return durable.SyncDir(s.path())
 }
 
-// names are the finished snapshots, without order.
+// names returns the finished snapshots, in no particular order.
 func (s *snapshots) names() ([]string, error) {
 	entries, err := os.ReadDir(s.path())
 	if err != nil {
@@ -120,8 +120,7 @@ func (s *snapshots) List() ([]*raft.SnapshotMeta, error) {
 	return list, nil
 }
 
-// Open implements raft.SnapshotStore: the whole file is checked before anything of it is used. A damaged snapshot is set
-// aside.
+// Open implements raft.SnapshotStore: the whole file is checked before any of it is used. A damaged snapshot is set aside.
 func (s *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	meta, err := s.read(id)
 	if err == nil {
@@ -179,7 +178,7 @@ func (s *snapshots) Create(version raft.SnapshotVersion, index, term uint64, con
 	return k, nil
 }
 
-// reap deletes finished snapshots beyond those to keep.
+// reap deletes the finished snapshots beyond those to keep.
 func (s *snapshots) reap() error {
 	metas, _, err := s.all()
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/kontiki/kontiki/internal/failpoint"
 )
 
-// sink is a snapshot that is being written, for one goroutine.
+// sink is a snapshot that is being written, by one goroutine.
 type sink struct {
 	store  *snapshots
 	name   string

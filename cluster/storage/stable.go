@@ -9,8 +9,8 @@ import (
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
-// Set implements raft.StableStore. Raft panics on an error, so there is none while the store is open: a full disk is waited
-// for, and after a failure it does not return.
+// Set implements raft.StableStore. Raft panics on an error, so none is returned while the store is open: Set waits while the disk
+// is full, and does not return after a failure.
 func (s *Store) Set(key, value []byte) error {
 	defer s.begin()()
 	for {
@@ -45,7 +45,7 @@ func (s *Store) setOnce(key, value []byte) error {
 	return err
 }
 
-// Get implements raft.StableStore. Damage does not return (see Guard).
+// Get implements raft.StableStore. It does not return if it finds damage (see Guard).
 func (s *Store) Get(key []byte) ([]byte, error) {
 	defer s.begin()()
 	var stored []byte
@@ -54,7 +54,7 @@ func (s *Store) Get(key []byte) ([]byte, error) {
 		return err
 	})
 	if errors.Is(err, raftboltdb.ErrKeyNotFound) {
-		return nil, err // raft compares the text
+		return nil, err // raft compares the error's text
 	}
 	var value []byte
 	if err == nil {

@@ -12,7 +12,7 @@ import (
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
-// deleteEntries is how many entries one commit deletes.
+// deleteEntries is the number of entries that one commit deletes.
 const deleteEntries = 1024
 
 // Store is raft's log and stable store. Its methods are safe for concurrent use.
@@ -20,30 +20,30 @@ type Store struct {
 	options   Options
 	dir       string
 	snapshots *snapshots
-	newest    uint64 // the end of the newest snapshot, when the store was opened
+	newest    uint64 // the end of the newest snapshot when the store was opened
 	*health
 
 	bolt *raftboltdb.BoltStore
-	file *os.File // the same file, opened once more
+	file *os.File // the same file, opened a second time
 	mark *watermarkFile
 
 	closed  chan struct{}
 	release sync.Once
 	failed  sync.Once
 	guarded atomic.Bool
-	broken  atomic.Pointer[error] // why the disk has failed
+	broken  atomic.Pointer[error] // the error by which the disk has failed
 
-	// write lets one at a time commit. It guards what follows.
+	// write serializes commits. It guards the fields below.
 	write   sync.Mutex
 	shut    bool
 	commits uint64 // the number of bbolt's last commit
-	// stored is the last entry in the file: beyond held.last while what is left of a replaced end waits for being deleted.
+	// stored is the last entry in the file: after held.last while the rest of a replaced log end still has to be deleted.
 	stored               uint64
-	writes               uint64 // of stable values
+	writes               uint64 // number of stable values written
 	entryRoom, valueRoom *room
 
-	// mu is held for a moment. What the log holds, and from where on its end is to be replaced (0: it is not), change with write held,
-	// too.
+	// mu is held only briefly. To change held or pending (the index from which the log's end is to be replaced, or 0), also hold
+	// write.
 	mu      sync.RWMutex
 	held    bounds
 	pending uint64
@@ -54,10 +54,10 @@ var (
 	_ raft.StableStore = (*Store)(nil)
 )
 
-// Snapshots returns the snapshots beside the log.
+// Snapshots returns the snapshot store of the same directory.
 func (s *Store) Snapshots() raft.SnapshotStore { return s.snapshots }
 
-// visible is what the log holds for raft.
+// visible returns the entries that raft sees.
 func (s *Store) visible() bounds {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -68,7 +68,7 @@ func (s *Store) visible() bounds {
 	return b
 }
 
-// hold changes what the log holds.
+// hold changes the entries that raft sees.
 func (s *Store) hold(held bounds, pending uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,7 +81,7 @@ func (s *Store) FirstIndex() (uint64, error) { return s.visible().first, nil }
 // LastIndex implements raft.LogStore.
 func (s *Store) LastIndex() (uint64, error) { return s.visible().last, nil }
 
-// GetLog implements raft.LogStore. Damage does not return (see Guard): raft would panic.
+// GetLog implements raft.LogStore. It does not return if it finds damage (see Guard), because raft would panic.
 func (s *Store) GetLog(index uint64, l *raft.Log) error {
 	if !s.visible().holds(index) {
 		return raft.ErrLogNotFound
@@ -89,7 +89,7 @@ func (s *Store) GetLog(index uint64, l *raft.Log) error {
 	read, _, err := s.read(index)
 	if errors.Is(err, raft.ErrLogNotFound) {
 		if !s.visible().holds(index) {
-			return err // it was deleted meanwhile
+			return err // the entry was deleted meanwhile
 		}
 		err = &Damage{File: s.path(), Offset: -1, Index: index, Reason: errors.New("the entry is missing")}
 	}
@@ -101,7 +101,7 @@ func (s *Store) GetLog(index uint64, l *raft.Log) error {
 	return nil
 }
 
-// read reads and checks an entry, and returns its checksum, too.
+// read reads and checks an entry, and also returns its checksum.
 func (s *Store) read(index uint64) (l raft.Log, sum uint32, err error) {
 	defer s.begin()()
 	if err := faultless(func() error { return s.bolt.GetLog(index, &l) }); errors.Is(err, raft.ErrLogNotFound) || isClosed(err) {
@@ -118,9 +118,9 @@ func (s *Store) read(index uint64) (l raft.Log, sum uint32, err error) {
 // StoreLog implements raft.LogStore.
 func (s *Store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
-// StoreLogs implements raft.LogStore. The entries are durable when it returns nil; after an error the log is as it was before,
-// with the end that DeleteRange was to cut. Entries that do not follow the log replace all of it: what is there is deleted first,
-// since a snapshot must have it. Errors: ErrFull.
+// StoreLogs implements raft.LogStore. The entries are durable when it returns nil; after an error the log is unchanged, including
+// the end that DeleteRange was to truncate. Entries that do not follow the log replace all of it: the old entries are deleted
+// first, since a snapshot must contain them. Errors: ErrFull.
 func (s *Store) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
 		return nil
@@ -142,13 +142,13 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 	return nil
 }
 
-// append stores entries behind those that are there, or in their place. The caller holds write.
+// append stores entries after those that are there, or in their place. The caller holds write.
 func (s *Store) append(logs []*raft.Log) error {
 	if err := s.deleteReplaced(); err != nil {
 		return err
 	}
 	first := logs[0].Index
-	cut := s.held.last + 1 // what lies from here on is replaced
+	cut := s.held.last + 1 // entries from this index on are replaced
 	if s.pending != 0 {
 		cut = s.pending
 	}
@@ -166,7 +166,7 @@ func (s *Store) append(logs []*raft.Log) error {
 	return s.replace(logs, cut)
 }
 
-// put stores entries behind others. The caller holds write.
+// put stores entries after others. The caller holds write.
 func (s *Store) put(logs []*raft.Log, behind bounds) error {
 	sealed, sum := seal(logs, behind.sum)
 	if err := s.commit(func() error { return s.bolt.StoreLogs(sealed) }); err != nil {
@@ -178,11 +178,11 @@ func (s *Store) put(logs []*raft.Log, behind bounds) error {
 	return nil
 }
 
-// replace stores entries in the place of the log's end. One commit writes them over what is there, and if that reached further, another
-// one deletes what is left of it. A crash in between would leave entries behind others that they do not belong to: so the watermark
-// says first where the log ends then. The caller holds write.
+// replace stores entries in place of the log's end. One commit overwrites the old entries, and if there were more of them, another
+// one deletes the rest. After a crash in between, the rest would follow entries that it does not belong to: so the watermark first
+// records where the log will end. The caller holds write.
 func (s *Store) replace(logs []*raft.Log, from uint64) error {
-	s.hold(s.held, from) // who reads meanwhile is not to miss what is deleted
+	s.hold(s.held, from) // so that concurrent readers do not miss what is deleted
 	behind := bounds{first: s.held.first}
 	if from > s.held.first {
 		l, sum, err := s.read(from - 1)
@@ -204,12 +204,12 @@ func (s *Store) replace(logs []*raft.Log, from uint64) error {
 		return err
 	}
 	if err := s.deleteReplaced(); err != nil && !errors.Is(err, ErrFull) {
-		return err // without room it waits for the next entries: what is to be stored is
+		return err // if there is no space, the next entries will do it: these are stored
 	}
 	return nil
 }
 
-// deleteReplaced deletes what is left of an end of the log that was replaced. The caller holds write.
+// deleteReplaced deletes the rest of a log end that was replaced. The caller holds write.
 func (s *Store) deleteReplaced() error {
 	if s.stored <= s.held.last {
 		return nil
@@ -221,8 +221,8 @@ func (s *Store) deleteReplaced() error {
 	return nil
 }
 
-// DeleteRange implements raft.LogStore. Raft cuts the log's end only to store something else there: that waits for it. The
-// beginning goes in pieces, so that entries that come meanwhile wait for one piece only.
+// DeleteRange implements raft.LogStore. Raft truncates the log's end only to store other entries there, so the truncation is
+// delayed until then. The beginning is deleted in pieces, so that StoreLogs waits for one piece only.
 func (s *Store) DeleteRange(from, to uint64) error {
 	s.write.Lock()
 	held := s.held
@@ -259,7 +259,7 @@ func (s *Store) deletePiece(to uint64) error {
 	return nil
 }
 
-// deleteUpTo deletes the log's beginning up to and with an index. The caller holds write.
+// deleteUpTo deletes the log's beginning up to and including an index. The caller holds write.
 func (s *Store) deleteUpTo(to uint64) error {
 	before, pending := s.held, s.pending
 	if before.last == 0 || to < before.first {
@@ -275,7 +275,7 @@ func (s *Store) deleteUpTo(to uint64) error {
 		}
 		next, left, s.stored = bounds{}, 0, 0
 	}
-	s.hold(next, left) // first, so that who reads meanwhile does not miss what is deleted
+	s.hold(next, left) // before the commit, so that concurrent readers do not miss what is deleted
 	if err := s.commit(func() error { return s.bolt.DeleteRange(before.first, min(to, before.last)) }); err != nil {
 		s.hold(before, pending)
 		s.stored = max(s.stored, before.last)
@@ -284,7 +284,7 @@ func (s *Store) deleteUpTo(to uint64) error {
 	return nil
 }
 
-// Close releases the files. What raft still asks afterwards is not answered.
+// Close closes the files. Later calls of raft do not return.
 func (s *Store) Close() error {
 	s.Release()
 	s.health.close()
@@ -300,7 +300,7 @@ func (s *Store) Close() error {
 	return s.closeFiles()
 }
 
-// closeFiles closes what is open.
+// closeFiles closes the files that are open.
 func (s *Store) closeFiles() error {
 	var errs []error
 	if s.mark != nil {

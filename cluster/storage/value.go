@@ -7,9 +7,9 @@ import (
 	"github.com/kontiki/kontiki/internal/crc32c"
 )
 
-// A stable value is stored behind a head: a format byte, a checksum, and how many stable values had been written when it was. The
-// checksum covers the key, too, so that a value under another's key is noticed. The count makes a value noticed that a lost
-// write left as it was before (see watermark).
+// A stable value is stored after a header: a format byte, a checksum, and the number of stable values written so far. The checksum
+// also covers the key, so a value under another's key is detected. The number reveals a value that is old because a later write was
+// lost (see watermark).
 const (
 	valueFormat = 1
 	valueHead   = 1 + crc32c.Size + 8
@@ -24,7 +24,7 @@ func sealValue(key, value []byte, writes uint64) []byte {
 	return b
 }
 
-// openValue checks a stored value. What it returns aliases the value.
+// openValue checks a stored value. The result aliases stored.
 func openValue(key, stored []byte) (value []byte, writes uint64, err error) {
 	switch {
 	case len(stored) < valueHead:

@@ -18,39 +18,39 @@ import (
 	"github.com/kontiki/kontiki/internal/failpoint"
 )
 
-// watermark is what the log and the stable values held at some commit. They have held at least that ever since, so that a disk
-// that lost the log's end, or a vote, is found out: what is on it is valid in itself, as it was some commits ago.
+// watermark records what the log and the stable values contained after some commit. They must still contain at least that, so it
+// reveals that a disk lost the log's end or a vote; what is on such a disk is valid in itself, as of some commits ago.
 type watermark struct {
 	last, term uint64 // the log's last entry; 0 for an empty log
-	sum        uint32 // its checksum, and so that of the chain of entries that it ends
+	sum        uint32 // its checksum, which covers the chain of all entries before it
 	writes     uint64 // how many stable values had been written
-	// While a commit replaces the log's end by fewer entries, and until another one has deleted what is left of it: the last entry that
-	// replaces it, and its checksum. 0 for none.
+	// cut is set while a commit replaces the log's end by fewer entries, until another commit has deleted the rest: it is the last
+	// entry that replaces the end, with its checksum. 0 means none.
 	cut    uint64
 	cutSum uint32
 }
 
-// watermarkFile keeps a watermark in a file of its own: bbolt has none of our making in a commit of raft-boltdb's.
+// watermarkFile keeps a watermark in a file of its own, because we cannot add to raft-boltdb's commits in bbolt.
 //
-// It has two slots that are written in turn, in place and each within a sector, so that a crash leaves one of them valid and a
-// full disk does not matter. A watermark is raised after the commit that it is of, by a goroutine: once the log is at rest, and every
-// watermarkPause while it is not. No write waits for it; but a sync for each commit would hold up the commits of every master on the
-// same disk, by a quarter of a lone write's time. What a commit takes away is taken from the watermark first, durably.
+// It has two slots that are written alternately, in place and each within a sector, so that a crash leaves one of them valid and a
+// full disk does not matter. A watermark is raised after its commit, by a goroutine: when no more entries follow, and every
+// watermarkPause while they do. No write waits for it; a sync for each commit would slow down the commits of every master on the
+// same disk, by a quarter of a lone write's time. Before a commit removes something, the watermark is lowered, durably.
 type watermarkFile struct {
-	failed func(error) // is told that the disk has failed
+	failed func(error) // reports that the disk has failed
 
-	wake    chan struct{} // has room for one
+	wake    chan struct{} // has capacity one
 	stopped chan struct{}
 	ended   chan struct{}
 
-	mu   sync.Mutex // of next
+	mu   sync.Mutex // guards next
 	next watermark
 
-	writing  sync.Mutex // of the file, and of what it says
+	writing  sync.Mutex // guards the file and the fields below
 	file     *os.File
 	sequence uint64
 	says     watermark
-	durable  bool // all that was written is
+	durable  bool // everything that was written is durable
 }
 
 const (
@@ -89,7 +89,7 @@ func openWatermark(dir string, inspect bool) (_ *watermarkFile, err error) {
 		if _, err := file.ReadAt(b, slot*watermarkSlot); err != nil && !errors.Is(err, io.EOF) {
 			return nil, &Damage{File: file.Name(), Offset: slot * watermarkSlot, Reason: err}
 		}
-		// One that is not valid was being written when the power went: the other one is the commit before.
+		// An invalid slot was being written at a power loss: the other slot is the commit before.
 		if says, sequence, ok := decodeWatermark(b); ok && sequence%2 == uint64(slot) && sequence > w.sequence {
 			w.says, w.sequence = says, sequence
 		}
@@ -124,7 +124,7 @@ func decodeWatermark(b []byte) (m watermark, sequence uint64, ok bool) {
 	return m, sequence, true
 }
 
-// start begins to write what raise is given.
+// start starts the goroutine that writes the watermarks given to raise.
 func (w *watermarkFile) start(failed func(error)) {
 	w.failed = failed
 	go func() {
@@ -148,7 +148,7 @@ func (w *watermarkFile) start(failed func(error)) {
 	}()
 }
 
-// raise has a watermark written soon. It does not wait.
+// raise lets the goroutine write a watermark soon. It does not block.
 func (w *watermarkFile) raise(m watermark) {
 	w.mu.Lock()
 	w.next = m
@@ -159,8 +159,8 @@ func (w *watermarkFile) raise(m watermark) {
 	}
 }
 
-// lower replaces the watermark before something of what it is of goes. It is durable when lower returns nil. The other slot is written,
-// too, which becomes durable with the next sync: the higher watermark must not come back with a slot that rots.
+// lower replaces the watermark before something that it covers is removed. It is durable when lower returns nil. The other slot is
+// overwritten too, durably with the next sync: if one slot is damaged later, the higher watermark must not come back.
 func (w *watermarkFile) lower(m watermark) error {
 	w.writing.Lock()
 	defer w.writing.Unlock()
@@ -173,7 +173,7 @@ func (w *watermarkFile) lower(m watermark) error {
 	return w.put(m)
 }
 
-// flush writes the newest watermark, if it is not written yet. One that finds no room is left for the next time: nothing waits
+// flush writes the newest watermark, if it is not written yet. If there is no space it is written the next time, as nothing waits
 // for it.
 func (w *watermarkFile) flush() {
 	w.writing.Lock()
@@ -214,7 +214,7 @@ func (w *watermarkFile) put(m watermark) error {
 	return nil
 }
 
-// stop ends the goroutine, and lets the file say what it should.
+// stop ends the goroutine, and writes the newest watermark.
 func (w *watermarkFile) stop() {
 	close(w.stopped)
 	<-w.ended

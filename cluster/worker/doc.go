@@ -1,7 +1,7 @@
-// Package worker is the half of joining and following a cluster that runs on a worker's host.
+// Package worker is the part of joining and following a cluster that runs on a worker's host.
 //
-// A worker's key never leaves its host: a join token buys two certificates for it, a client's (system:node:NAME) and a serving one (Join).
-// Run follows one of the masters (TrustService.Follow), which tells of new CAs, gossip keys and masters, and renews the certificates in time;
-// RunGossip takes part in gossip where the masters want workers to. What the worker knows is a Document on its disk, so that it starts with
-// every master gone.
+// A worker's key never leaves its host: with a join token the worker gets two certificates for it, a client certificate
+// (system:node:NAME) and a serving certificate (Join). Run follows one of the masters (TrustService.Follow), which sends new CAs,
+// gossip keys and addresses of masters, and renews the certificates in time; RunGossip takes part in gossip if the masters want
+// workers to. The worker stores what it knows as a Document on its disk, so that it can start while all masters are down.
 package worker

@@ -17,16 +17,16 @@ import (
 
 const (
 	followPause, followPauseMax = 100 * time.Millisecond, 2 * time.Second
-	// renewBound bounds one request for new certificates, renewAgain is the least pause after one that failed.
+	// renewBound is the time limit of one request for new certificates, renewAgain the shortest pause after a failed one.
 	renewBound, renewAgain = 10 * time.Second, 200 * time.Millisecond
-	// goodbyeBound is how long a worker that stops waits for its goodbye to be taken.
+	// goodbyeBound is how long a worker that stops waits for the master to receive its announcement.
 	goodbyeBound = 500 * time.Millisecond
-	// firstWord is how long gossip waits for a master's first word on who gossips.
+	// firstWord is how long RunGossip waits for a master to say whether workers gossip.
 	firstWord = 2 * time.Second
 )
 
-// Run keeps the identity up to date until the context ends: it follows a master (any), takes over CAs and keys as they
-// change, and renews the certificates. Everything is on disk before it is used; connections that are open stay open.
+// Run keeps the identity up to date until the context ends: it follows any one master, takes over changed CAs and keys, and renews
+// the certificates. Everything is on disk before it is used; open connections stay open.
 func (w *Identity) Run(ctx context.Context) error {
 	next, failures := rand.IntN(1<<16), 0
 	for ctx.Err() == nil {
@@ -63,7 +63,7 @@ func (w *Identity) follow(ctx context.Context, address string) error {
 		return err
 	}
 	defer conn.Close()
-	life, end := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx by the goodbye
+	life, end := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx, to announce that the worker stops
 	defer end()
 	stream, err := clusterv1.NewTrustServiceClient(conn).Follow(life)
 	if err != nil {
@@ -73,7 +73,7 @@ func (w *Identity) follow(ctx context.Context, address string) error {
 		return err
 	}
 	answers, ended := make(chan *clusterv1.FollowResponse), make(chan error, 1)
-	go func() { // ends with the stream, which ends with life
+	go func() { // returns when the stream ends, which ends with life
 		for {
 			answer, err := stream.Recv()
 			if err != nil {
@@ -138,7 +138,7 @@ func (w *Identity) sayGoodbye(stream clusterv1.TrustService_FollowClient, ended 
 	}
 }
 
-// report says what this worker has.
+// report returns what this worker has, for the master.
 func (w *Identity) report(leaving bool) *clusterv1.FollowRequest {
 	state := w.state.Load()
 	r := &clusterv1.FollowRequest{
@@ -150,7 +150,7 @@ func (w *Identity) report(leaving bool) *clusterv1.FollowRequest {
 	return r
 }
 
-// follows takes over what a master says. A master that is behind does not take back what another one said.
+// follows takes over what a master sent. A master that is behind cannot undo what another one sent.
 func (w *Identity) follows(r *clusterv1.FollowResponse) error {
 	if len(r.CaCertificates) == 0 || len(r.GossipKeys) == 0 {
 		return errors.New("the master tells of no CA or no gossip key")
@@ -171,7 +171,7 @@ func (w *Identity) follows(r *clusterv1.FollowResponse) error {
 	})
 }
 
-// change changes the document, on disk first.
+// change changes the document, first on disk.
 func (w *Identity) change(f func(*Document) error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -185,7 +185,7 @@ func (w *Identity) change(f func(*Document) error) error {
 	return w.use(&changed)
 }
 
-// due says whether the certificates are to be renewed now.
+// due says whether the certificates should be renewed now.
 func (w *Identity) due(latest *clusterv1.FollowResponse) bool {
 	state := w.state.Load()
 	if latest == nil {
@@ -195,15 +195,15 @@ func (w *Identity) due(latest *clusterv1.FollowResponse) bool {
 		latest.Generation >= state.Generation && latest.Issuer != state.issuer()
 }
 
-// renewIn is when to renew next: at two thirds of the certificate's life and a little later, so that workers which joined
-// together do not come together.
+// renewIn returns the time until the next renewal: at two thirds of the certificate's lifetime plus a random delay, so that workers
+// which joined together do not renew together.
 func (w *Identity) renewIn() time.Duration {
 	leaf := w.Client().Leaf
 	at := pki.RenewAt(leaf)
 	return max(renewAgain, time.Until(at.Add(rand.N(max(leaf.NotAfter.Sub(at)/8, 1)))))
 }
 
-// renew asks a master for new certificates for the same key.
+// renew requests new certificates for the same key from a master.
 func (w *Identity) renew(ctx context.Context, conn *grpc.ClientConn, renewal uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, renewBound)
 	defer cancel()
@@ -222,7 +222,7 @@ func (w *Identity) renew(ctx context.Context, conn *grpc.ClientConn, renewal uin
 	})
 }
 
-// RenewAnywhere asks one master after the other.
+// RenewAnywhere tries one master after the other.
 func (w *Identity) RenewAnywhere(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*join.DialBound)
 	defer cancel()
@@ -242,11 +242,11 @@ func (w *Identity) RenewAnywhere(ctx context.Context) error {
 	return errors.Join(failures...)
 }
 
-// RunGossip takes part in gossip for as long as workers do, until the context ends. Keys and seeds of the configuration are
-// filled in, and follow the identity.
+// RunGossip takes part in gossip while workers should, until the context ends. It fills in the keys and seeds of the configuration
+// from the identity, and updates them.
 func (w *Identity) RunGossip(ctx context.Context, cfg gossip.Config) error {
 	cfg.Seeds = func() []string { return w.state.Load().GossipSeeds }
-	// Whether it does, a master knows best; without one, what was last told counts.
+	// Whether workers gossip is known to a master; if none answers in time, what a master sent last applies.
 	timer := time.NewTimer(firstWord)
 	defer timer.Stop()
 	select {
@@ -258,7 +258,7 @@ func (w *Identity) RunGossip(ctx context.Context, cfg gossip.Config) error {
 	var g *gossip.Gossip
 	defer func() {
 		if g != nil {
-			_ = g.Close() // what cannot be told to the others, they find out
+			_ = g.Close() // if the announcement cannot be sent, the others detect the absence
 		}
 	}()
 	for {

@@ -28,7 +28,7 @@ import (
 type Config struct {
 	// Name is the worker's node name; see CheckName.
 	Name string
-	// Dir keeps the identity across restarts (mode 0700). Where it holds one, Join and Token are not needed.
+	// Dir stores the identity across restarts (mode 0700). If it contains one, Join and Token are not needed.
 	Dir string
 	// Join are addresses of masters' mTLS ports; Token is a token for the role worker.
 	Join  []string
@@ -38,21 +38,21 @@ type Config struct {
 	Logger    *slog.Logger
 }
 
-// Identity is a worker's proof of who it is, and what it needs to find the cluster. It changes while Run runs:
-// take what is needed where it is needed, and keep nothing. Safe for concurrent use.
+// Identity is a worker's certificates, and what it needs to find the cluster. It changes while Run runs: get a value where you need
+// it, and do not keep it. Safe for concurrent use.
 type Identity struct {
 	Name string
 
 	cfg Config
-	// mu is held while the identity is changed.
+	// mu serializes changes of the identity.
 	mu    sync.Mutex
 	state atomic.Pointer[workerState]
 
 	once  sync.Once
-	heard chan struct{} // closed once a master has told what there is
+	heard chan struct{} // closed once a master has sent its state
 }
 
-// workerState is a document in use.
+// workerState is a document and the values derived from it.
 type workerState struct {
 	*Document
 	client, serving tls.Certificate
@@ -61,24 +61,24 @@ type workerState struct {
 	changed         chan struct{}
 }
 
-// Client is what the worker calls masters with, Serving what it serves the kubelet port with. Both have the same key,
-// which was made on this host and never left it.
+// Client returns the certificate for calls to masters, Serving that of the kubelet port. Both have the same key, which was
+// generated on this host and never left it.
 func (w *Identity) Client() *tls.Certificate  { return &w.state.Load().client }
 func (w *Identity) Serving() *tls.Certificate { return &w.state.Load().serving }
 
-// Document is what the worker keeps on disk, as it is now; read-only.
+// Document returns the document as it is now on disk; it is read-only.
 func (w *Identity) Document() *Document { return w.state.Load().Document }
 
-// Issuer is the pin of the CA that the certificates are from; empty if that is not trusted any more.
+// Issuer returns the pin of the CA that issued the certificates, or "" if that CA is no longer trusted.
 func (w *Identity) Issuer() string { return w.state.Load().issuer() }
 
-// Roots are the cluster's CAs; clients of the kubelet port have certificates under them.
+// Roots returns the cluster's CAs; clients of the kubelet port have certificates under them.
 func (w *Identity) Roots() *x509.CertPool { return w.state.Load().roots }
 
-// Masters are mTLS addresses of masters, as last told.
+// Masters returns the mTLS addresses of masters, as last sent by one.
 func (w *Identity) Masters() []string { return w.state.Load().Masters }
 
-// ServerTLS is the configuration of the kubelet port's next handshake.
+// ServerTLS returns the configuration for the kubelet port's next handshake.
 func (w *Identity) ServerTLS() *tls.Config {
 	state := w.state.Load()
 	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{state.serving}, ClientCAs: state.roots, SessionTicketsDisabled: true}
@@ -98,18 +98,18 @@ type Document struct {
 	Masters     []string `json:"masters"`
 	GossipSeeds []string `json:"gossipSeeds"`
 
-	// Generation is the identity's that this is from, Renewal the number of the renewal that the certificates are from.
+	// Generation is that of the identity that this is from, Renewal the number of the renewal that the certificates are from.
 	Generation uint64 `json:"generation,omitempty"`
 	Renewal    uint64 `json:"renewal,omitempty"`
-	// MastersGossip says that only masters gossip.
+	// MastersGossip means that only masters gossip.
 	MastersGossip bool `json:"mastersGossip,omitempty"`
-	// PastPins are pins of CAs that were the cluster's: a token of theirs is not another cluster's.
+	// PastPins are pins of CAs that the cluster had: tokens with them do not belong to another cluster.
 	PastPins []string `json:"pastPins,omitempty"`
 }
 
-// Join answers this host's identity as a worker: the one in Dir, or a new one got from a master with the token.
-// Certificates past two thirds of their life, or that are for other addresses, are renewed; where no master can be
-// reached, those at hand are used for as long as they are valid. Errors: ErrToken, ErrNameTaken.
+// Join returns this host's identity as a worker: the one in Dir, or a new one from a master, authorized by the token. Certificates
+// past two thirds of their lifetime, or for other addresses, are renewed; if no master can be reached, the old ones are used while
+// they are valid. Errors: ErrToken, ErrNameTaken.
 func Join(ctx context.Context, cfg Config) (*Identity, error) {
 	if err := join.CheckName(cfg.Name); err != nil {
 		return nil, err
@@ -150,7 +150,7 @@ func Join(ctx context.Context, cfg Config) (*Identity, error) {
 	return w, nil
 }
 
-// Load returns nil where there is no such file.
+// Load returns the document in a directory, or nil if there is none.
 func Load(dir string) (*Document, error) {
 	doc, err := durable.Load[Document](filepath.Join(dir, workerFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -189,7 +189,7 @@ func newWorker(ctx context.Context, cfg Config) (*Document, error) {
 	return doc, doc.save(cfg.Dir)
 }
 
-// take puts what a master answered into the document.
+// take copies a master's response into the document.
 func (d *Document) take(r *clusterv1.JoinWorkerResponse, addresses []string) {
 	d.Addresses = addresses
 	d.Client, d.Serving = r.ClientCertificate, r.ServingCertificate
@@ -202,7 +202,7 @@ func (d *Document) take(r *clusterv1.JoinWorkerResponse, addresses []string) {
 	}
 }
 
-// matches says whether a host that is told to join with a configuration is what its directory says.
+// matches returns an error if the document does not fit the configuration with which the host should join.
 func (d *Document) matches(cfg Config) error {
 	if d.Name != cfg.Name {
 		return fmt.Errorf("the data in %s is the worker %q's, not %q's: give that name, or another directory", cfg.Dir, d.Name, cfg.Name)
@@ -212,7 +212,7 @@ func (d *Document) matches(cfg Config) error {
 	}
 	token, err := join.ParseToken(cfg.Token)
 	if err != nil {
-		return nil // it is not needed any more
+		return nil // the token is no longer needed
 	}
 	pins := d.pins()
 	if len(pins) == 0 {
@@ -225,7 +225,7 @@ func (d *Document) matches(cfg Config) error {
 	return nil
 }
 
-// pins are those of the CAs that are trusted.
+// pins returns the pins of the trusted CAs.
 func (d *Document) pins() (pins []string) {
 	cas, err := pki.ParseCertificates(d.CA)
 	if err != nil {
@@ -237,7 +237,7 @@ func (d *Document) pins() (pins []string) {
 	return pins
 }
 
-// trust replaces whom the worker trusts.
+// trust replaces the trusted CAs and the gossip keys.
 func (d *Document) trust(ca []byte, gossipKeys [][]byte) {
 	before := append(d.pins(), d.PastPins...)
 	d.CA, d.GossipKeys = ca, gossipKeys
@@ -245,7 +245,7 @@ func (d *Document) trust(ca []byte, gossipKeys [][]byte) {
 	d.PastPins = slices.DeleteFunc(before, func(pin string) bool { return slices.Contains(now, pin) })
 }
 
-// use takes a document into use, which must be on disk.
+// use takes a document into use, which must be on disk already.
 func (w *Identity) use(d *Document) error {
 	state := &workerState{Document: d, changed: make(chan struct{})}
 	var err error
@@ -265,7 +265,7 @@ func (w *Identity) use(d *Document) error {
 	return nil
 }
 
-// issuer is the pin of the CA that the certificates are from; empty if that is not trusted any more.
+// issuer returns the pin of the CA that issued the certificates, or "" if that CA is no longer trusted.
 func (s *workerState) issuer() string {
 	for _, ca := range s.cas {
 		if s.client.Leaf.CheckSignatureFrom(ca) == nil {
@@ -288,8 +288,8 @@ func (d *Document) stale(addresses []string) bool {
 	return err != nil || time.Now().After(pki.RenewAt(cert)) || !slices.Equal(d.Addresses, addresses)
 }
 
-// Connect makes a gRPC client to the node services of the master at an address. Nothing is dialed before the first call;
-// the connection reconnects by itself, with the certificate and the CAs of that time.
+// Connect creates a gRPC client for the node services of the master at an address. It does not dial before the first call; it
+// reconnects by itself, with the certificate and the CAs of that time.
 func (w *Identity) Connect(address string) (*grpc.ClientConn, error) {
 	return mtls.Connect(w.Dialer(), address, mtls.ProtoNode)
 }
