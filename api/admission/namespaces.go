@@ -14,8 +14,9 @@ import (
 // immortal namespaces cannot be deleted.
 var immortal = []string{"default", "kube-system", "kube-public"}
 
-// Namespaces keeps the namespaces that the cluster itself needs (upstream's NamespaceLifecycle; that creations need a
-// living namespace is the object service's own rule, as it must hold when the command applies).
+// Namespaces forbids deleting the namespaces that the cluster itself needs (upstream's NamespaceLifecycle). That objects can be
+// created only in a namespace that exists and is not terminating is the object service's own rule, as it must hold when the command
+// is applied.
 type Namespaces struct{}
 
 // Mutate implements objects.Admitter.

@@ -1,4 +1,4 @@
-// Package admission holds the admission steps that every cluster runs. Each is an objects.Admitter.
+// Package admission contains the admission steps that every cluster runs. Each is an objects.Admitter.
 package admission
 
 import (
@@ -13,19 +13,19 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// Pods gives new pods the tolerations, the priority and, if they come with a node, the labels that upstream's
-// DefaultTolerationSeconds, Priority and PodTopologyLabels plugins give them.
+// Pods adds to new pods the tolerations, the priority and, if they already name a node, the labels that upstream's
+// DefaultTolerationSeconds, Priority and PodTopologyLabels plugins add.
 type Pods struct {
-	// TolerationSeconds is how long pods stay on a node that is not ready or not reachable, unless they say otherwise.
+	// TolerationSeconds is how long pods stay on a node that is not ready or not reachable, unless they have tolerations for that.
 	TolerationSeconds int64
-	// Topology are the labels that pods of a node get.
+	// Topology returns the labels that pods of a node get.
 	Topology func(view kv.View, node string) map[string]string
 }
 
 // DefaultTolerationSeconds is Kubernetes' default.
 const DefaultTolerationSeconds = 300
 
-// systemPriorities are the classes that exist in every cluster.
+// systemPriorities are the values of the priority classes that exist in every cluster.
 var systemPriorities = map[string]int32{
 	"system-cluster-critical": 2000000000,
 	"system-node-critical":    2000001000,
@@ -60,8 +60,8 @@ func (p *Pods) labels(a *objects.Attributes, pod *corev1.Pod) map[string]string 
 	return p.Topology(a.View, pod.Spec.NodeName)
 }
 
-// Validate implements objects.Admitter. RuntimeClasses are not served: a pod that names one is refused as upstream refuses
-// one that names a class that is not there.
+// Validate implements objects.Admitter. RuntimeClasses are not served: a pod that names one is refused as upstream refuses one that
+// names a class that does not exist.
 func (p *Pods) Validate(_ context.Context, a *objects.Attributes) error {
 	pod, ok := a.Object.(*corev1.Pod)
 	if !ok || a.Subresource != "" || a.Operation != objects.OpCreate {

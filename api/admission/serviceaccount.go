@@ -16,20 +16,21 @@ import (
 
 const (
 	defaultServiceAccount = "default"
-	// apiAccessPath is where every client library looks for its credentials.
+	// apiAccessPath is where all client libraries look for their credentials.
 	apiAccessPath = "/var/run/secrets/kubernetes.io/serviceaccount"
-	// apiTokenSeconds is a token's life: an hour and a bit, so that tokens renewed at 80 % never lapse.
+	// apiTokenSeconds is a token's lifetime: slightly more than an hour, so that tokens renewed at 80 % never expire.
 	apiTokenSeconds = 60*60 + 7
-	// accountWait is how long a pod's creation waits for its service account: those of a new namespace are made moments
-	// after it.
+	// accountWait is how long a pod's creation waits for its service account: those of a new namespace are created moments after
+	// the namespace.
 	accountWait = time.Second
 )
 
-// ServiceAccounts gives pods their service account, its image pull secrets, and a projected volume with a token, the
+// ServiceAccounts sets the service account of pods, and adds its image pull secrets and a projected volume with a token, the
 // cluster's CA and the namespace, as upstream's ServiceAccount plugin does.
 type ServiceAccounts struct {
 	Store objects.Store
-	// Decode and Kind reach stored service accounts; set by the wiring, as the service is made after its plugins.
+	// Decode and Kind give access to stored service accounts. They are set after the service has been created, as that needs its
+	// plugins.
 	Decode func(*registry.Kind, *kv.Version) (registry.Object, error)
 	Kinds  *registry.Table
 }
@@ -63,7 +64,7 @@ func (s *ServiceAccounts) Mutate(ctx context.Context, a *objects.Attributes) err
 // Validate implements objects.Admitter.
 func (s *ServiceAccounts) Validate(context.Context, *objects.Attributes) error { return nil }
 
-// account looks a service account up, and waits a moment for one that is about to be made.
+// account looks up a service account, and waits a moment for one that is about to be created.
 func (s *ServiceAccounts) account(ctx context.Context, a *objects.Attributes, name string) (*corev1.ServiceAccount, error) {
 	kind, _ := s.Kinds.ByGroupResource("", "serviceaccounts")
 	key := kind.Key(a.Namespace, name)
@@ -110,7 +111,7 @@ func automount(pod *corev1.Pod, account *corev1.ServiceAccount) bool {
 	return account.AutomountServiceAccountToken == nil || *account.AutomountServiceAccountToken
 }
 
-// mountToken adds the kube-api-access volume, and its mount to every container that has none at the path.
+// mountToken adds the kube-api-access volume, and mounts it in every container that has no mount at its path.
 func mountToken(pod *corev1.Pod) {
 	name := "kube-api-access-" + rand.String(5)
 	mount := corev1.VolumeMount{Name: name, ReadOnly: true, MountPath: apiAccessPath}

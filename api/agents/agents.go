@@ -1,4 +1,4 @@
-// Package agents reaches the nodes' agents, whose ports speak the kubelet's protocol, for every front of the API.
+// Package agents connects to the nodes' agents, which serve the kubelet's API, for all fronts of the API.
 package agents
 
 import (
@@ -19,19 +19,19 @@ import (
 	"github.com/kontiki/kontiki/api/objects"
 )
 
-// Credentials are what the master shows the agents.
+// Credentials are what the master presents to the agents.
 type Credentials interface {
-	// TLS is the configuration for the next connection to an agent: the master's client certificate and the CAs to
-	// trust. It is the same one for as long as it holds.
+	// TLS returns the configuration for the next connection to an agent: the master's client certificate and the CAs to trust. It
+	// returns the same pointer until one of them changes.
 	TLS() *tls.Config
 }
 
-// Agents reaches the agents of all nodes. It is safe for concurrent use. Its errors are API errors.
+// Agents connects to the agents of all nodes. It is safe for concurrent use. Its errors are API errors.
 type Agents struct {
 	objects     *objects.Service
 	credentials Credentials
 
-	mu  sync.Mutex // guards the two below
+	mu  sync.Mutex // guards the two fields below
 	tls *tls.Config
 	via map[string]*via // by node
 }
@@ -42,16 +42,16 @@ type via struct {
 	used time.Time
 }
 
-// idleTime is how long a connection that nobody uses stays open, and a transport is kept: nodes come and go.
+// idleTime is how long an unused connection stays open, and an unused transport is kept: nodes come and go.
 const idleTime = 90 * time.Second
 
-// New makes an Agents; without credentials it answers 503 to everything that needs an agent.
+// New creates an Agents; without credentials everything that needs an agent fails with 503.
 func New(service *objects.Service, credentials Credentials) *Agents {
 	return &Agents{objects: service, credentials: credentials}
 }
 
-// TLS is a configuration that accepts one node's agent alone: any node's certificate would be good for the address that it
-// claims.
+// TLS returns a configuration that accepts only the agent of one node: otherwise any node's certificate would be accepted for the
+// address that the node claims.
 func (a *Agents) TLS(node string) (*tls.Config, error) {
 	if a.credentials == nil {
 		return nil, apierrors.NewServiceUnavailable("this server cannot reach the nodes' agents")
@@ -59,8 +59,8 @@ func (a *Agents) TLS(node string) (*tls.Config, error) {
 	return Restricted(a.credentials.TLS(), node), nil
 }
 
-// Restricted is a configuration that accepts the agent of one node alone. Addresses move: another node's agent would answer in
-// its place.
+// Restricted returns a copy of config that accepts only the agent of one node. An address may have moved to another node, whose
+// agent must not be mistaken for this one's.
 func Restricted(config *tls.Config, node string) *tls.Config {
 	config = config.Clone()
 	config.VerifyConnection = func(state tls.ConnectionState) error {
@@ -72,7 +72,7 @@ func Restricted(config *tls.Config, node string) *tls.Config {
 	return config
 }
 
-// Transport is the transport to a node's agent, made on first use and again when the CAs change.
+// Transport returns the transport to a node's agent, which is created on first use and again when the CAs change.
 func (a *Agents) Transport(node string) (*http.Transport, error) {
 	if a.credentials == nil {
 		return nil, apierrors.NewServiceUnavailable("this server cannot reach the nodes' agents")
@@ -82,13 +82,13 @@ func (a *Agents) Transport(node string) (*http.Transport, error) {
 	defer a.mu.Unlock()
 	if a.tls != config {
 		for _, transport := range a.via {
-			transport.CloseIdleConnections() // those in use go on
+			transport.CloseIdleConnections() // connections in use stay open
 		}
 		a.tls, a.via = config, map[string]*via{}
 	}
 	now := time.Now()
 	if a.via[node] == nil {
-		maps.DeleteFunc(a.via, func(_ string, v *via) bool { return now.Sub(v.used) > idleTime }) // what is in use goes on
+		maps.DeleteFunc(a.via, func(_ string, v *via) bool { return now.Sub(v.used) > idleTime }) // connections in use stay open
 		a.via[node] = &via{Transport: &http.Transport{
 			TLSClientConfig:     Restricted(config, node),
 			DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
@@ -99,7 +99,7 @@ func (a *Agents) Transport(node string) (*http.Transport, error) {
 	return a.via[node].Transport, nil
 }
 
-// URL is the base of a node's agent.
+// URL returns the base URL of a node's agent.
 func (a *Agents) URL(ctx context.Context, nodeName string) (*url.URL, error) {
 	kind, _ := a.objects.Kinds().ByGroupResource("", "nodes")
 	v, err := a.objects.Get(ctx, &objects.Request{Kind: kind, Name: nodeName}, "0")

@@ -17,7 +17,7 @@ import (
 	"github.com/kontiki/kontiki/api/objects"
 )
 
-// Pod reads the pod that a request names, consistently.
+// Pod reads the pod that a request names, linearizably.
 func (a *Agents) Pod(ctx context.Context, r *objects.Request) (*corev1.Pod, error) {
 	v, err := a.objects.Get(ctx, r, "")
 	if err != nil {
@@ -30,7 +30,7 @@ func (a *Agents) Pod(ctx context.Context, r *objects.Request) (*corev1.Pod, erro
 	return obj.(*corev1.Pod), nil
 }
 
-// ContainerOf finds the container that a request means, with upstream's messages.
+// ContainerOf returns the container that a request asks for, or an error with upstream's message.
 func ContainerOf(pod *corev1.Pod, asked string) (string, error) {
 	var names []string
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
@@ -55,7 +55,7 @@ func ContainerOf(pod *corev1.Pod, asked string) (string, error) {
 	return "", objects.InField("container", apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", asked, pod.Name)))
 }
 
-// target is a path of the agent of a pod's node.
+// target returns the URL of a path at the agent of a pod's node.
 func (a *Agents) target(ctx context.Context, pod *corev1.Pod, path string, query url.Values) (*url.URL, error) {
 	if pod.Spec.NodeName == "" {
 		return nil, objects.InField("name", apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name)))
@@ -68,10 +68,10 @@ func (a *Agents) target(ctx context.Context, pod *corev1.Pod, path string, query
 	return location, nil
 }
 
-// Streams says which streams a command or a container's process is to have.
+// Streams says which streams are attached to a process.
 type Streams struct{ Stdin, Stdout, Stderr, TTY bool }
 
-// Exec is where a command is run in a pod's container ("" for its only one).
+// Exec returns the agent's URL for running a command in a pod's container ("" for its only one).
 func (a *Agents) Exec(ctx context.Context, pod *corev1.Pod, container string, command []string, s Streams) (*url.URL, error) {
 	if len(command) == 0 {
 		if _, err := ContainerOf(pod, container); err != nil {
@@ -82,7 +82,7 @@ func (a *Agents) Exec(ctx context.Context, pod *corev1.Pod, container string, co
 	return a.streams(ctx, "exec", pod, container, url.Values{"command": command}, s)
 }
 
-// Attach is where a container's process is attached to.
+// Attach returns the agent's URL for attaching to a container's process.
 func (a *Agents) Attach(ctx context.Context, pod *corev1.Pod, container string, s Streams) (*url.URL, error) {
 	return a.streams(ctx, "attach", pod, container, url.Values{}, s)
 }
@@ -103,12 +103,12 @@ func (a *Agents) streams(ctx context.Context, verb string, pod *corev1.Pod, aske
 	return a.target(ctx, pod, fmt.Sprintf("/%s/%s/%s/%s", verb, pod.Namespace, pod.Name, container), query)
 }
 
-// PortForward is where connections to a pod's ports are opened.
+// PortForward returns the agent's URL for connections to a pod's ports.
 func (a *Agents) PortForward(ctx context.Context, pod *corev1.Pod, query url.Values) (*url.URL, error) {
 	return a.target(ctx, pod, fmt.Sprintf("/portForward/%s/%s", pod.Namespace, pod.Name), query)
 }
 
-// CheckLogOptions refuses numbers that make no sense.
+// CheckLogOptions refuses invalid numbers.
 func CheckLogOptions(o *corev1.PodLogOptions) error {
 	for _, f := range []struct {
 		name  string
@@ -130,7 +130,7 @@ func CheckLogOptions(o *corev1.PodLogOptions) error {
 	return nil
 }
 
-// Logs opens a container's log, which the caller closes. It is empty for a pod that is on no node yet.
+// Logs opens a container's log, which the caller must close. It is empty for a pod that has no node yet.
 func (a *Agents) Logs(ctx context.Context, pod *corev1.Pod, o *corev1.PodLogOptions) (io.ReadCloser, error) {
 	if err := CheckLogOptions(o); err != nil {
 		return nil, err
@@ -160,13 +160,14 @@ func (a *Agents) Logs(ctx context.Context, pod *corev1.Pod, o *corev1.PodLogOpti
 	}
 	if response.StatusCode != http.StatusOK {
 		defer response.Body.Close()
-		text, _ := io.ReadAll(io.LimitReader(response.Body, 4096)) // whatever came is what there is to say
+		text, _ := io.ReadAll(io.LimitReader(response.Body, 4096)) // an incomplete text is good enough for the message
 		return nil, refusal(response.StatusCode, pod, strings.TrimSpace(string(text)))
 	}
 	return response.Body, nil
 }
 
-// refusal is an agent's answer that is no log, in the agent's words where the reason says no more, as upstream has it.
+// refusal returns the error for an agent's response without a log. It contains the agent's text if the code alone says no more, as
+// upstream's does.
 func refusal(code int, pod *corev1.Pod, text string) error {
 	switch code {
 	case http.StatusBadRequest:

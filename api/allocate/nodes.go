@@ -13,7 +13,7 @@ import (
 
 const podRangePrefix = "/allocated/podcidrs/"
 
-// Nodes gives each node a part of the cluster's pod range.
+// Nodes allocates to each node a part of the cluster's pod range.
 type Nodes struct {
 	Range netip.Prefix
 	// Bits is the length of a node's prefix (24).

@@ -1,9 +1,9 @@
-// Package allocate hands out what objects need of a shared pool: cluster addresses and node ports of services, pod
-// ranges of nodes.
+// Package allocate allocates what objects need from shared pools: cluster addresses and node ports for services, pod ranges for
+// nodes.
 //
-// What is handed out is a key of the store, put with the precondition "absent" in the same command as the object that
-// holds it and deleted with it. So two masters can never hand out the same one, a crash leaks nothing, and no repair
-// loop is needed (upstream keeps bitmaps beside the objects and mends them every few minutes).
+// An allocation is a key of the store, put with the precondition "absent" in the same command as the object that holds it, and
+// deleted with it. So two masters can never allocate the same value, a crash leaks nothing, and no repair loop is needed (upstream
+// keeps bitmaps beside the objects and repairs them every few minutes).
 package allocate
 
 import (
@@ -37,7 +37,7 @@ type Services struct {
 	Range netip.Prefix
 }
 
-// need is one key that a service holds, and the field it is for.
+// need is one key that a service holds, and the field that it is allocated for.
 type need struct {
 	key   string
 	field *field.Path
@@ -75,7 +75,7 @@ func (s *Services) Allocate(view kv.View, obj, old registry.Object, dryRun bool)
 	return ops, nil
 }
 
-// Fill implements objects.Filler: validation requires the port of health checks.
+// Fill implements objects.Filler: validation requires the port for health checks.
 func (s *Services) Fill(view kv.View, obj, _ registry.Object) error {
 	service := obj.(*corev1.Service)
 	spec := &service.Spec
@@ -93,7 +93,7 @@ func needsHealthCheckPort(spec *corev1.ServiceSpec) bool {
 	return spec.Type == corev1.ServiceTypeLoadBalancer && spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 }
 
-// usedPorts are the node ports that a service names.
+// usedPorts returns the node ports in a service's spec.
 func usedPorts(spec *corev1.ServiceSpec) map[int32]bool {
 	used := map[int32]bool{spec.HealthCheckNodePort: true}
 	for _, p := range spec.Ports {
@@ -116,7 +116,7 @@ func release(held, wanted []need) []kv.Op {
 	return ops
 }
 
-// holds lists the keys that a service's fields stand for, each once.
+// holds returns the keys for the values of a service's fields, each once.
 func holds(s *corev1.Service) []need {
 	var out []need
 	if s.Spec.Type != corev1.ServiceTypeExternalName && s.Spec.ClusterIP != "" && s.Spec.ClusterIP != corev1.ClusterIPNone {
@@ -135,7 +135,7 @@ func holds(s *corev1.Service) []need {
 	return out
 }
 
-// fill chooses what the service needs and leaves open.
+// fill chooses the values that the service needs and does not have.
 func (s *Services) fill(view kv.View, service *corev1.Service, held []need) error {
 	spec := &service.Spec
 	if spec.Type == corev1.ServiceTypeExternalName {
@@ -163,8 +163,8 @@ func (s *Services) fill(view kv.View, service *corev1.Service, held []need) erro
 	return fillPorts(view, service, held)
 }
 
-// fillFamilies chooses the families of a service in a cluster of IPv4 alone, as upstream's initIPFamilyFields does. A headless
-// service without a selector gets endpoints by hand, of whatever family, so it is of both unless it says otherwise.
+// fillFamilies chooses the IP families of a service in an IPv4-only cluster, as upstream's initIPFamilyFields does. A headless
+// service without a selector gets manually created endpoints of any family, so it gets both unless it names them.
 func fillFamilies(service *corev1.Service) error {
 	spec := &service.Spec
 	byHand := spec.ClusterIP == corev1.ClusterIPNone && len(spec.Selector) == 0
@@ -204,15 +204,15 @@ func fillFamilies(service *corev1.Service) error {
 	return nil
 }
 
-// freeAddress draws a free address. The first one is the API's own (default/kubernetes); the lower part of the range is
-// left for addresses that users choose while there are others (KEP-3070).
+// freeAddress chooses a free address at random. The first address is the API's own (default/kubernetes). The lower part of the
+// range is left for addresses that users choose, as long as others are free (KEP-3070).
 func (s *Services) freeAddress(view kv.View) (string, error) {
 	size := uint64(1) << (32 - s.Range.Bits())
 	reserved := min(max(size/16, 16), 256)
 	if size <= 2*reserved {
 		reserved = 1
 	}
-	upper := size - 1 - reserved - 1 // without the broadcast address
+	upper := size - 1 - reserved - 1 // excludes the broadcast address
 	if address, ok := s.draw(view, reserved+1, upper); ok {
 		return address, nil
 	}
@@ -222,7 +222,7 @@ func (s *Services) freeAddress(view kv.View) (string, error) {
 	return "", apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP: range is full"))
 }
 
-// draw tries count addresses from the offset first on, in an order that begins anywhere.
+// draw tries count addresses beginning at the offset first, starting at a random one of them.
 func (s *Services) draw(view kv.View, first, count uint64) (string, bool) {
 	if count == 0 || count > 1<<32 {
 		return "", false
@@ -243,7 +243,7 @@ func offset(base netip.Addr, n uint64) netip.Addr {
 	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
 }
 
-// First is the first address of the range, the one of the service default/kubernetes.
+// First returns the first address of the range, which the service default/kubernetes has.
 func (s *Services) First() netip.Addr { return offset(s.Range.Masked().Addr(), 1) }
 
 func fillPorts(view kv.View, service *corev1.Service, held []need) error {

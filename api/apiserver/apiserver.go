@@ -1,5 +1,5 @@
-// Package apiserver puts the parts of the API together: table of kinds, object service with its admission and
-// allocators, authentication, and the REST and gRPC fronts. It is what a master (and a test) makes.
+// Package apiserver assembles the API: the table of kinds, the object service with its admission and allocators, authentication,
+// and the REST and gRPC fronts. Masters and tests create one.
 package apiserver
 
 import (
@@ -37,34 +37,34 @@ const Issuer = "https://kubernetes.default.svc.cluster.local"
 // nodePrefixBits is the length of a node's part of the pod range.
 const nodePrefixBits = 24
 
-// Config is what the API is made of.
+// Config has what the API is made of.
 type Config struct {
 	Store objects.Store
-	// SealKeys are the keys that Secrets are sealed with, by name; SealWith names the one for new writes.
+	// SealKeys are the keys that encrypt Secrets, by name; SealWith names the one for new writes.
 	SealKeys map[string][]byte
 	SealWith string
-	// ServiceAccountKey signs tokens; every master holds the same one.
+	// ServiceAccountKey signs tokens; every master has the same one.
 	ServiceAccountKey crypto.Signer
-	// Roots are the CAs of client certificates.
+	// Roots returns the CAs of client certificates.
 	Roots func() *x509.CertPool
-	// Admit may refuse a client certificate that is otherwise good; nil refuses none.
+	// Admit may refuse a client certificate that is otherwise valid; nil refuses none.
 	Admit                  func(*x509.Certificate) error
 	ServiceRange, PodRange netip.Prefix
-	// TolerationSeconds is for pods on nodes that are not ready or not reachable; nil is Kubernetes' default.
+	// TolerationSeconds is for pods on nodes that are not ready or not reachable; nil means Kubernetes' default.
 	TolerationSeconds *int64
-	// ForbidPrivileged refuses pods with privileged containers. It holds for the process: the first API decides.
+	// ForbidPrivileged refuses pods with privileged containers. It applies to the whole process: the first API decides.
 	ForbidPrivileged bool
-	// Agents is what the nodes' agents are shown; nil answers 503 to what needs one.
+	// Agents has the credentials for the nodes' agents; if it is nil, requests that need an agent fail with 503.
 	Agents  agents.Credentials
 	Ready   func(context.Context) error
 	Version version.Info
 	Extra   map[string]http.Handler
-	// Cluster administers the cluster by gRPC, for callers who have been authorized; nil serves no such service.
+	// Cluster implements administration of the cluster by gRPC, for authorized callers; nil means that this service is not served.
 	Cluster kontikiv1.ClusterServer
-	// Audit records requests, and Limits bounds how many there are at a time, those of both fronts together; nil does not.
+	// Audit records requests, and Limits limits the number of concurrent ones, of both fronts together; nil disables either.
 	Audit  *audit.Auditor
 	Limits *inflight.Limits
-	// RequestTimeout bounds requests that are not long-running; 0 is objects.DefaultRequestTimeout.
+	// RequestTimeout limits requests that are not long-running; 0 means objects.DefaultRequestTimeout.
 	RequestTimeout time.Duration
 	Log            *slog.Logger
 }
@@ -78,15 +78,15 @@ type API struct {
 	Authorizer    auth.Authorizer
 	REST          *rest.Server
 	RPC           *rpc.Server
-	// Sealer seals Secrets; its keys may be replaced.
+	// Sealer encrypts Secrets; its keys may be replaced.
 	Sealer *seal.Sealer
 	// KubernetesService is the address of the service default/kubernetes, the first of the service range.
 	KubernetesService netip.Addr
 }
 
-// New assembles the API.
+// New assembles an API.
 func New(c Config) (*API, error) {
-	capabilities.Setup(!c.ForbidPrivileged, 0) // upstream's validation asks there
+	capabilities.Setup(!c.ForbidPrivileged, 0) // upstream's validation reads it there
 	sealer, err := seal.New(c.SealWith, c.SealKeys)
 	if err != nil {
 		return nil, err
@@ -131,7 +131,7 @@ func New(c Config) (*API, error) {
 	return a, nil
 }
 
-// ServeHTTP is the handler of the API port. It implements http.Handler.
+// ServeHTTP implements http.Handler for the API port.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if rpc.Is(r) {
 		a.RPC.ServeHTTP(w, r)
@@ -140,7 +140,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.REST.ServeHTTP(w, r)
 }
 
-// subjects looks up what tokens are bound to.
+// subjects looks up the objects that tokens are bound to.
 type subjects struct{ objects *objects.Service }
 
 // Object implements auth.Subjects.

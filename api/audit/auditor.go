@@ -18,22 +18,22 @@ import (
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 )
 
-// The modes of writing, as upstream's --audit-log-mode has them.
+// The modes of writing, as in upstream's --audit-log-mode.
 const (
-	// ModeBlocking writes an event before its request goes on (within patience).
+	// ModeBlocking writes an event before its request continues, unless the disk is slower than patience.
 	ModeBlocking = "blocking"
-	// ModeBatch leaves it to be written soon.
+	// ModeBatch writes events in the background.
 	ModeBatch = "batch"
 )
 
-// StandardOutput is the path that stands for it.
+// StandardOutput is the log path that means the standard output.
 const StandardOutput = "-"
 
-// Config is what an Auditor is made of.
+// Config has what an Auditor is made of.
 type Config struct {
-	// PolicyFile says what is recorded. Without one nothing is.
+	// PolicyFile says what is recorded. Without one, nothing is.
 	PolicyFile string
-	// LogPath is the file that events go to, a line of JSON each, or StandardOutput.
+	// LogPath is the file to which events are written, as one line of JSON each, or StandardOutput.
 	LogPath  string
 	Rotation Rotation
 	Mode     string
@@ -51,7 +51,7 @@ type Auditor struct {
 	levels  *prometheus.CounterVec
 }
 
-// New makes an Auditor, nil without a policy. Close it when no request is under way any more.
+// New creates an Auditor; it returns nil without a policy. Close it when no request is in progress any more.
 func New(c Config) (*Auditor, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
@@ -72,7 +72,7 @@ func New(c Config) (*Auditor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--audit-policy-file: %w", err)
 	}
-	var out io.Writer = struct{ io.Writer }{os.Stdout} // which is not closed
+	var out io.Writer = struct{ io.Writer }{os.Stdout} // is not closed
 	if c.LogPath != StandardOutput {
 		report := func(err error) { log.Warn("care of the audit log's files", "path", c.LogPath, "error", err) }
 		if out, err = openFile(c.LogPath, c.Rotation, time.Now, report); err != nil {
@@ -97,7 +97,7 @@ func newAuditor(policy Policy, out io.Writer, blocking bool, log *slog.Logger) *
 	}
 	a.buffers.New = func() any { return new([]byte) }
 	a.writer = newWriter(out, blocking, a.lost, log)
-	a.lost(0) // shown from the beginning
+	a.lost(0) // so that the metric exists from the beginning
 	return a
 }
 
@@ -117,7 +117,7 @@ func (a *Auditor) Collect(to chan<- prometheus.Metric) {
 	a.levels.Collect(to)
 }
 
-// Close waits until what was recorded is written, but not for ever, and closes the log.
+// Close waits until all recorded events are written, with a time limit, and closes the log.
 func (a *Auditor) Close() error {
 	if a == nil {
 		return nil
@@ -125,10 +125,10 @@ func (a *Auditor) Close() error {
 	return a.writer.close()
 }
 
-// maxID bounds the ID that a client gives, in bytes.
+// maxID limits the length in bytes of an ID that a client sends.
 const maxID = 64
 
-// ID is the ID of a request: what its Audit-ID header says, or else a new one. It is put into the answer's headers.
+// ID returns the ID of a request: the value of its Audit-ID header, or a new one. It also sets it in the response's headers.
 func (a *Auditor) ID(w http.ResponseWriter, r *http.Request) types.UID {
 	if a == nil {
 		return ""
@@ -142,7 +142,7 @@ func (a *Auditor) ID(w http.ResponseWriter, r *http.Request) types.UID {
 	return types.UID(id)
 }
 
-// write sends an event to the log.
+// write writes an event to the log.
 func (a *Auditor) write(e *auditv1.Event) {
 	a.events.Inc()
 	buffer := a.buffers.Get().(*[]byte)

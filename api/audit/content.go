@@ -14,8 +14,8 @@ import (
 	"github.com/kontiki/kontiki/api/objects"
 )
 
-// SelectedName is the one name that a list or a watch selects by its fields, which counts as the name of what it is about, as
-// upstream's RequestInfo has it; "" if it may select several.
+// SelectedName returns the one name that a list or a watch selects by its field selector, which audit events contain as the
+// object's name, like upstream's RequestInfo; it returns "" if several names may match.
 func SelectedName(fieldSelector string) string {
 	if !strings.Contains(fieldSelector, metav1.ObjectNameField) {
 		return ""
@@ -31,7 +31,7 @@ func SelectedName(fieldSelector string) string {
 	return name
 }
 
-// patchJSON is a patch as JSON. An applied configuration may be YAML.
+// patchJSON returns a patch as JSON. An applied configuration may be YAML.
 func patchJSON(p objects.Patch) ([]byte, bool) {
 	if p.Type == types.ApplyYAMLPatchType {
 		raw, err := yaml.YAMLToJSON(p.Data)
@@ -40,8 +40,8 @@ func patchJSON(p objects.Patch) ([]byte, bool) {
 	return p.Data, json.Valid(p.Data)
 }
 
-// withoutManagedFields takes metadata.managedFields out of an object, of the items of a list, and of the objects of a
-// Table's rows.
+// withoutManagedFields removes metadata.managedFields from an object, from the items of a list, and from the objects of a Table's
+// rows.
 func withoutManagedFields(raw []byte) ([]byte, error) {
 	decoder := json.NewDecoder(bytes.NewReader(raw))
 	decoder.UseNumber()

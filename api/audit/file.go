@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Rotation says when a log file is put aside, and how long files that were put aside stay. Zero means never, and for ever.
+// Rotation says when a log file is rotated, and how long rotated files are kept. Zero means never and forever, respectively.
 type Rotation struct {
 	// MaxSize is in bytes.
 	MaxSize    int64
@@ -20,23 +20,23 @@ type Rotation struct {
 	MaxBackups int
 }
 
-// backupTime is when a file was put aside, as its name tells: audit.log becomes audit-2006-01-02T15-04-05.000.log (in UTC),
-// the form that upstream's log files have.
+// backupTime is the time of rotation in a file's name: audit.log becomes audit-2006-01-02T15-04-05.000.log (in UTC), as upstream
+// names its files.
 const backupTime = "2006-01-02T15-04-05.000"
 
-// file is a log file that is appended to and put aside when it has grown. What a failed write left is cut off again, so
-// that the file has whole lines only. It is for one writer at a time.
+// file is a log file that is appended to, and rotated when it has grown. What a failed write left is truncated, so that the file
+// has only whole lines. Only one goroutine may use it at a time.
 type file struct {
 	path string
 	Rotation
 	now func() time.Time
-	// report is told what went wrong without any event being lost.
+	// report is called with errors that lost no event.
 	report func(error)
 	open   *os.File
 	size   int64
 }
 
-// openFile opens a log file for appending, and makes it, for the owner alone, if it is not there.
+// openFile opens a log file for appending; it creates it with mode 0600 if it does not exist.
 func openFile(path string, rotation Rotation, now func() time.Time, report func(error)) (*file, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
@@ -46,7 +46,7 @@ func openFile(path string, rotation Rotation, now func() time.Time, report func(
 		return nil, err
 	}
 	if err := f.prune(); err != nil {
-		report(err) // as after a rotation: old files that stay lose no event, and keep no master from starting
+		report(err) // as after a rotation: too many old files lose no event, and must not prevent a master's start
 	}
 	return f, nil
 }
@@ -72,7 +72,7 @@ func (f *file) Write(b []byte) (int, error) {
 		}
 	}
 	if f.MaxSize > 0 && f.size > 0 && f.size+int64(len(b)) > f.MaxSize {
-		// A file that cannot be put aside is written on: a log that is too large is better than none.
+		// If the file cannot be rotated, it is appended to: a log that is too large is better than none.
 		if err := f.rotate(); f.open == nil {
 			return 0, err
 		} else if err != nil {
@@ -87,16 +87,16 @@ func (f *file) Write(b []byte) (int, error) {
 	return n, nil
 }
 
-// takeBack cuts off the part of a write that did not come to its end.
+// takeBack truncates the part of an incomplete write.
 func (f *file) takeBack(n int) error {
 	var err error
 	if info, statErr := f.open.Stat(); statErr != nil {
 		err = statErr
 	} else if n > 0 {
-		err = f.open.Truncate(info.Size() - int64(n)) // what was appended is at the end, wherever others have truncated
+		err = f.open.Truncate(info.Size() - int64(n)) // what was appended is at the end, even if others have truncated the file
 	}
 	if err != nil {
-		// Begin anew with the file that is at the path then.
+		// Continue with the file that is at the path then.
 		err = errors.Join(err, f.open.Close())
 		f.open = nil
 	}
@@ -127,7 +127,7 @@ func (f *file) rotate() error {
 	return errors.Join(old.Close(), f.reopen(), f.prune())
 }
 
-// prune removes files that are too old or too many.
+// prune removes rotated files that are too old or too many.
 func (f *file) prune() error {
 	dir, prefix, extension := f.parts()
 	entries, err := os.ReadDir(cmp.Or(dir, "."))

@@ -9,25 +9,25 @@ import (
 )
 
 const (
-	// patience is how long a request waits for its event to be written. A disk that takes longer is stalled: until it has
-	// moved on no request waits for it any more.
+	// patience is how long a request waits for its event to be written. A disk that takes longer counts as stalled: until it
+	// continues, no request waits for it.
 	patience = 5 * time.Second
-	// maxPending bounds the events that wait to be written, in bytes; more are lost, and counted.
+	// maxPending limits the events in bytes that wait to be written; more are lost, and counted.
 	maxPending = 16 << 20
-	// keepBuffer is the largest buffer that is kept for the next batch.
+	// keepBuffer is the largest buffer in bytes that is reused for the next batch.
 	keepBuffer = 256 << 10
 )
 
 var errPending = errors.New("too many events wait to be written; the disk or whoever reads the log is too slow")
 
-// writer appends events, a line each, to the log. Events that come while a write is under way go out together with the next
-// one. It is safe for concurrent use.
+// writer appends events to the log, as one line each. Events that arrive during a write are written together by the next one. It is
+// safe for concurrent use.
 type writer struct {
 	out io.Writer
-	// blocking says that an event is to be written before its request goes on.
+	// blocking means that an event is written before its request continues.
 	blocking bool
 	patience time.Duration
-	// lost is told of events that were not written.
+	// lost is called with the number of events that were not written.
 	lost func(events int)
 	log  *slog.Logger
 
@@ -35,20 +35,20 @@ type writer struct {
 	idle    sync.Cond // signalled when running becomes false
 	next    *batch
 	running bool
-	// stalled says that a write takes longer than patience.
+	// stalled means that a write is taking longer than patience.
 	stalled bool
 	spare   []byte
 	// failing counts the events lost since the log was last written.
 	failing int
 }
 
-// batch are lines that are written together.
+// batch has lines that are written together.
 type batch struct {
 	lines    []byte
 	events   int
-	released chan struct{} // closed when nobody is to wait any longer
+	released chan struct{} // closed when no request should wait any longer
 	timer    *time.Timer
-	over     bool // guarded by writer.mu: released is closed
+	over     bool // guarded by writer.mu: released has been closed
 }
 
 func newWriter(out io.Writer, blocking bool, lost func(int), log *slog.Logger) *writer {
@@ -57,8 +57,8 @@ func newWriter(out io.Writer, blocking bool, lost func(int), log *slog.Logger) *
 	return w
 }
 
-// append writes a line, which ends in a newline. In blocking mode it returns when the line is written or cannot be, but at
-// most for the time that requests have patience.
+// append writes a line, which ends in a newline. In blocking mode it returns when the line has been written or cannot be written,
+// but waits at most for patience.
 func (w *writer) append(line []byte) {
 	w.mu.Lock()
 	if w.next != nil && len(w.next.lines)+len(line) > maxPending {
@@ -89,7 +89,7 @@ func (w *writer) append(line []byte) {
 	}
 }
 
-// run writes what there is to be written, and ends.
+// run writes batches until there is nothing left to write.
 func (w *writer) run() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -132,7 +132,7 @@ func (w *writer) release(b *batch, late bool) {
 	close(b.released)
 }
 
-// fail counts events that are lost. It says so once for each time that the log cannot be written. Call it with mu held.
+// fail counts lost events. It logs an error once for each period in which the log cannot be written. The caller holds mu.
 func (w *writer) fail(events int, err error) {
 	w.lost(events)
 	if w.failing == 0 {
@@ -141,7 +141,7 @@ func (w *writer) fail(events int, err error) {
 	w.failing += events
 }
 
-// close waits, within patience, until all events are written. An event that comes later opens the file again.
+// close waits, at most for patience, until all events are written. An event that comes later opens the file again.
 func (w *writer) close() error {
 	late := false // guarded by mu
 	timer := time.AfterFunc(w.patience, func() {

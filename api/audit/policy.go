@@ -1,5 +1,5 @@
-// Package audit records who did what through the API: Kubernetes' audit events (audit.k8s.io/v1), chosen by Kubernetes'
-// audit policy, from both fronts alike. docs/audit.md tells what is in the log.
+// Package audit records who did what through the API: Kubernetes' audit events (audit.k8s.io/v1), selected by Kubernetes' audit
+// policy, from both fronts. docs/audit.md describes the log.
 //
 // A nil *Auditor and a nil *Record record nothing, at no cost.
 package audit
@@ -24,8 +24,8 @@ import (
 // Policy says which requests are recorded, and how much of them. It is safe for concurrent use.
 type Policy = upstream.PolicyRuleEvaluator
 
-// LoadPolicy reads a Policy of audit.k8s.io/v1. Errors name the file, the field, and what is wanted there. Unlike upstream,
-// which only warns of them, it refuses fields that there are not: a misspelt one would record too much or too little.
+// LoadPolicy reads a Policy of audit.k8s.io/v1. Errors name the file, the field, and what is expected there. Unlike upstream, which
+// only warns about unknown fields, it refuses them: a misspelt field would make it record too much or too little.
 func LoadPolicy(path string) (Policy, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {

@@ -33,9 +33,9 @@ import (
 const (
 	DecisionAnnotation = "authorization.k8s.io/decision" // allow or forbid
 	ReasonAnnotation   = "authorization.k8s.io/reason"
-	// DryRunAnnotation is "true" on what was asked for but not stored.
+	// DryRunAnnotation is "true" on events of dry runs, which stored nothing.
 	DryRunAnnotation = "kontiki.io/dry-run"
-	// OperationAnnotation is the place, from 0, of an operation in its transaction.
+	// OperationAnnotation is the index, from 0, of an operation in its transaction.
 	OperationAnnotation = "kontiki.io/transaction-operation"
 )
 
@@ -44,18 +44,18 @@ const (
 	cutOff       = "...TRUNCATED"
 )
 
-// Attempt is a request as it came.
+// Attempt is a request as it was received.
 type Attempt struct {
 	HTTP     *http.Request
 	ID       types.UID
 	Received time.Time
-	// Attributes are what the policy looks at; its User is the sender, not whom it impersonates.
+	// Attributes are the input of the policy; their User is the sender, not the user whom it impersonates.
 	Attributes authorizer.AttributesRecord
-	// LongRunning requests have a stage ResponseStarted.
+	// LongRunning means that the request has a stage ResponseStarted.
 	LongRunning bool
 }
 
-// Record is one request on its way into the log. It is safe for concurrent use.
+// Record records one request. It is safe for concurrent use.
 type Record struct {
 	auditor *Auditor
 	attempt Attempt
@@ -63,14 +63,14 @@ type Record struct {
 
 	mu    sync.Mutex
 	event auditv1.Event
-	// as is whom the sender impersonates, nil for nobody.
+	// as is the user whom the sender impersonates, nil if it impersonates none.
 	as         *authenticationv1.UserInfo
 	started    bool
 	over       bool
 	operations []*Record
 }
 
-// Begin begins to record a request, and records that it was received.
+// Begin starts recording a request, and records that it was received.
 func (a *Auditor) Begin(attempt Attempt) *Record {
 	if a == nil {
 		return nil
@@ -80,7 +80,7 @@ func (a *Auditor) Begin(attempt Attempt) *Record {
 	return r
 }
 
-// Unauthenticated records a request whose credential does not hold.
+// Unauthenticated records a request whose credential is not valid.
 func (a *Auditor) Unauthenticated(attempt Attempt, status *metav1.Status) {
 	if a == nil {
 		return
@@ -93,7 +93,7 @@ func (a *Auditor) Unauthenticated(attempt Attempt, status *metav1.Status) {
 func (a *Auditor) begin(attempt Attempt) *Record {
 	r := &Record{auditor: a, attempt: attempt}
 	if of := &r.attempt.Attributes; of.Resource == "namespaces" && of.APIGroup == "" && of.Namespace == "" {
-		of.Namespace = of.Name // a namespace counts as what is in it, as upstream has it
+		of.Namespace = of.Name // a namespace counts as an object in it, as upstream has it
 	}
 	r.config = a.policy.EvaluatePolicyRule(&r.attempt.Attributes)
 	a.levels.WithLabelValues(string(r.config.Level)).Inc()
@@ -132,20 +132,20 @@ func userInfo(u user.Info) authenticationv1.UserInfo {
 	return out
 }
 
-// Recording says whether the policy wants to know of the request at all.
+// Recording says whether the policy records the request at all.
 func (r *Record) Recording() bool { return r != nil && r.config.Level != audit.LevelNone }
 
-// WantsRequest says whether the policy wants to know what the request sends.
+// WantsRequest says whether the policy records the request's body.
 func (r *Record) WantsRequest() bool {
 	return r != nil && r.config.Level.GreaterOrEqual(audit.LevelRequest)
 }
 
-// WantsResponse says whether the policy wants to know what the request is answered.
+// WantsResponse says whether the policy records the response's body.
 func (r *Record) WantsResponse() bool {
 	return r != nil && r.config.Level.GreaterOrEqual(audit.LevelRequestResponse)
 }
 
-// stage writes the event at a stage, unless the policy omits it.
+// stage writes the event at a stage, unless the policy omits that stage.
 func (r *Record) stage(stage auditv1.Stage) {
 	if !r.Recording() || slices.Contains(r.config.OmitStages, audit.Stage(stage)) {
 		return
@@ -158,7 +158,7 @@ func (r *Record) stage(stage auditv1.Stage) {
 	r.auditor.write(&r.event)
 }
 
-// change changes the event of a request that is recorded and under way.
+// change changes the event of a request that is recorded and not finished.
 func (r *Record) change(change func(*auditv1.Event)) {
 	if !r.Recording() {
 		return
@@ -193,7 +193,7 @@ func (r *Record) Decided(allowed bool, reason string) {
 	r.Annotate(ReasonAnnotation, reason)
 }
 
-// Impersonated records whom the sender acts as.
+// Impersonated records the user whom the sender acts as.
 func (r *Record) Impersonated(as user.Info) {
 	if r == nil {
 		return
@@ -204,7 +204,7 @@ func (r *Record) Impersonated(as user.Info) {
 	r.as, r.event.ImpersonatedUser = &info, &info
 }
 
-// Request records the object that a request sends, and completes by it what the request is about.
+// Request records the object in a request's body, and completes the object reference with it.
 func (r *Record) Request(obj runtime.Object) {
 	if !r.Recording() {
 		return
@@ -220,19 +220,19 @@ func (r *Record) Request(obj runtime.Object) {
 	}
 }
 
-// DeleteOptions records how a request wants to delete, if it says so.
+// DeleteOptions records the delete options in a request's body, if there are any.
 func (r *Record) DeleteOptions(o *metav1.DeleteOptions) {
 	if !r.WantsRequest() || o == nil {
 		return
 	}
 	plain := *o
-	plain.TypeMeta = metav1.TypeMeta{} // clients may leave it out
+	plain.TypeMeta = metav1.TypeMeta{} // clients may omit them
 	if !reflect.DeepEqual(plain, metav1.DeleteOptions{}) {
 		r.Request(&plain)
 	}
 }
 
-// About completes what the request is about.
+// About completes the object reference with an object.
 func (r *Record) About(obj registry.Object) {
 	r.change(func(e *auditv1.Event) {
 		if e.ObjectRef == nil {
@@ -245,7 +245,7 @@ func (r *Record) About(obj registry.Object) {
 	})
 }
 
-// Patch records the patch that a request sends; one that is neither JSON nor YAML is left out.
+// Patch records the patch in a request's body; one that is neither JSON nor YAML is omitted.
 func (r *Record) Patch(patch objects.Patch) {
 	if !r.WantsRequest() {
 		return
@@ -255,7 +255,7 @@ func (r *Record) Patch(patch objects.Patch) {
 	}
 }
 
-// Response records the object that a request is answered.
+// Response records the object in the response.
 func (r *Record) Response(obj runtime.Object) {
 	if !r.WantsResponse() {
 		return
@@ -265,7 +265,7 @@ func (r *Record) Response(obj runtime.Object) {
 	}
 }
 
-// ResponseJSON is Response of what is encoded already.
+// ResponseJSON is Response for an object that is already encoded.
 func (r *Record) ResponseJSON(raw []byte) {
 	if !r.WantsResponse() {
 		return
@@ -294,17 +294,17 @@ func (r *Record) encode(obj runtime.Object) ([]byte, bool) {
 	return raw, err == nil
 }
 
-// Status records the Status that a request is answered.
+// Status records the Status in the response.
 func (r *Record) Status(s *metav1.Status) {
 	r.change(func(e *auditv1.Event) {
 		if r.started {
-			return // the client has been told
+			return // the response has already begun
 		}
 		e.ResponseStatus = &metav1.Status{Status: s.Status, Message: s.Message, Reason: s.Reason, Details: s.Details, Code: s.Code}
 	})
 }
 
-// Failed records that a request is answered a Status that says why it failed.
+// Failed records that the response is a Status with an error.
 func (r *Record) Failed(s *metav1.Status) {
 	if !r.Recording() {
 		return
@@ -318,7 +318,7 @@ func (r *Record) Failed(s *metav1.Status) {
 	}
 }
 
-// Started records that the answer begins, with an HTTP status code. Only the first call counts.
+// Started records that the response begins, with an HTTP status code. Only the first call has an effect.
 func (r *Record) Started(code int) {
 	r.change(func(e *auditv1.Event) { r.start(code) })
 }
@@ -337,7 +337,7 @@ func (r *Record) start(code int) {
 	}
 }
 
-// Complete records that the request is over. Only the first end counts.
+// Complete records that the request is finished. Only the first call has an effect.
 func (r *Record) Complete() {
 	r.change(func(e *auditv1.Event) {
 		if e.ResponseStatus == nil {
@@ -349,7 +349,7 @@ func (r *Record) Complete() {
 	})
 }
 
-// Finish is Complete with the error that was answered, or else the code.
+// Finish is Complete with the error in the response, or else the code.
 func (r *Record) Finish(code int, err error) {
 	if !r.Recording() {
 		return
@@ -363,7 +363,7 @@ func (r *Record) Finish(code int, err error) {
 	r.Complete()
 }
 
-// Panicked records that serving the request panicked, and with it the operations of a transaction.
+// Panicked records that serving the request panicked, also for the operations of a transaction.
 func (r *Record) Panicked(cause any) {
 	if r == nil {
 		return
@@ -379,8 +379,8 @@ func (r *Record) Panicked(cause any) {
 	})
 }
 
-// Operation begins to record an operation of the transaction that r is: an event of its own, at the level that the policy has
-// for it, under the transaction's ID. place is its place in the transaction, from 0.
+// Operation starts recording an operation of the transaction that r records: an event of its own, at the level that the policy has
+// for it, with the transaction's ID. place is the operation's index, from 0.
 func (r *Record) Operation(place int, of authorizer.AttributesRecord, dryRun bool) *Record {
 	if r == nil {
 		return nil
@@ -400,7 +400,7 @@ func (r *Record) Operation(place int, of authorizer.AttributesRecord, dryRun boo
 	return o
 }
 
-// Transacted records how the operations of a transaction ended: what each did or, with an error, why nothing happened.
+// Transacted records how the operations of a transaction ended: the result of each or, with an error, why nothing was changed.
 // results are in the order of the operations.
 func (r *Record) Transacted(results []objects.TxResult, err error) {
 	if r == nil {
@@ -412,7 +412,7 @@ func (r *Record) Transacted(results []objects.TxResult, err error) {
 	errors.As(err, &failed)
 	for i, o := range r.operations {
 		if err != nil {
-			// The one that kept the rest from happening has its own answer.
+			// The operation because of which the transaction was refused has its own error.
 			if failed != nil && failed.Operation == i {
 				o.Finish(0, failed.Err)
 			} else {
@@ -432,7 +432,7 @@ func (r *Record) Transacted(results []objects.TxResult, err error) {
 	}
 }
 
-// Authorize is auth.Check, and records the decision with the context's request.
+// Authorize is auth.Check, and records the decision in the context's record.
 func Authorize(ctx context.Context, authorizer auth.Authorizer, a auth.Attributes) error {
 	allowed, reason := authorizer.Authorize(a)
 	From(ctx).Decided(allowed, reason)
@@ -444,7 +444,7 @@ func Authorize(ctx context.Context, authorizer auth.Authorizer, a auth.Attribute
 
 type recordKey struct{}
 
-// With puts a record into a context.
+// With adds a record to a context.
 func With(ctx context.Context, r *Record) context.Context {
 	if r == nil {
 		return ctx
@@ -452,7 +452,7 @@ func With(ctx context.Context, r *Record) context.Context {
 	return context.WithValue(ctx, recordKey{}, r)
 }
 
-// From is the record of a context, nil if there is none.
+// From returns the record of a context, nil if there is none.
 func From(ctx context.Context) *Record {
 	r, _ := ctx.Value(recordKey{}).(*Record)
 	return r

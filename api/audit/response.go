@@ -8,7 +8,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/responsewriter"
 )
 
-// Writer notices when the answer begins that goes through it.
+// Writer wraps w to record when the response begins.
 func (r *Record) Writer(w http.ResponseWriter) http.ResponseWriter {
 	if !r.Recording() {
 		return w
@@ -21,7 +21,7 @@ type responseWriter struct {
 	record *Record
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap is used by http.ResponseController.
 func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // Write implements http.ResponseWriter.
@@ -32,7 +32,7 @@ func (w *responseWriter) Write(b []byte) (int, error) {
 
 // WriteHeader implements http.ResponseWriter.
 func (w *responseWriter) WriteHeader(code int) {
-	if code >= http.StatusOK || code == http.StatusSwitchingProtocols { // others only announce the answer
+	if code >= http.StatusOK || code == http.StatusSwitchingProtocols { // informational responses precede the actual one
 		w.record.Started(code)
 	}
 	w.ResponseWriter.WriteHeader(code)

@@ -10,32 +10,32 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
-// ErrUnauthenticated is the class of every credential that does not hold (HTTP 401).
+// ErrUnauthenticated is the class of errors for invalid credentials (HTTP 401).
 var ErrUnauthenticated = errors.New("unauthorized")
 
-// Anonymous is who presents no credential.
+// Anonymous is the user of requests without a credential.
 var Anonymous = &user.DefaultInfo{Name: user.Anonymous, Groups: []string{user.AllUnauthenticated}}
 
-// Authenticator tells who sent a request. It is safe for concurrent use.
+// Authenticator determines who sent a request. It is safe for concurrent use.
 type Authenticator struct {
-	// Roots are the CAs of client certificates. The TLS layer only asks for a certificate; it is verified here, so that a
-	// bad one gets an answer that says why.
+	// Roots returns the CAs of client certificates. The TLS layer requests a certificate but does not verify it; it is verified
+	// here, so that a client with an invalid one gets a response that says why.
 	Roots func() *x509.CertPool
-	// Admit may refuse a certificate that is otherwise good, one that was revoked; nil refuses none.
+	// Admit may refuse a certificate that is otherwise valid, such as a revoked one; nil refuses none.
 	Admit  func(*x509.Certificate) error
 	Tokens *Tokens
 
 	verified verified
 }
 
-// Authenticate answers who sent the request, or an ErrUnauthenticated. It takes bearer tokens out of the request, so that
-// they are not passed on to whatever it may be proxied to.
+// Authenticate returns the user who sent the request, or ErrUnauthenticated. It removes bearer tokens from the request, so that
+// they are not forwarded if the request is proxied.
 func (a *Authenticator) Authenticate(r *http.Request) (user.Info, error) {
 	header := r.Header.Get("Authorization")
 	r.Header.Del("Authorization")
 	protocolToken, hasProtocolToken := webSocketToken(r)
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		// A token may still hold where the certificate does not, as upstream has it.
+		// A token may be valid even if the certificate is not, as upstream has it.
 		if who, err := a.certificate(r.TLS.PeerCertificates); err == nil || header == "" {
 			return who, err
 		}

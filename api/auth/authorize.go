@@ -10,7 +10,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
-// Attributes is what a request wants to do. For a request that is not for a resource only Verb and Path are set.
+// Attributes describe what a request wants to do. For non-resource requests only Verb and Path are set.
 type Attributes struct {
 	User                         user.Info
 	Verb                         string
@@ -19,18 +19,18 @@ type Attributes struct {
 	Path                         string
 }
 
-// Authorizer decides if a request may go on. reason is for the answer of a refused one.
+// Authorizer decides whether a request is allowed. reason is for the response to a refused one.
 type Authorizer interface {
 	Authorize(a Attributes) (allowed bool, reason string)
 }
 
-// Coarse is what an Authorizer may tell before a request is read: whether there is anything at all that a user may change.
+// Coarse is implemented by authorizers that can tell, before a request has been read, whether a user may change anything at all.
 type Coarse interface {
 	MayChange(user user.Info) (allowed bool, reason string)
 }
 
-// MayChange answers nil if a user may perhaps change something. It is asked before a request's body is read that names what
-// it is about; a is the request as far as it is known.
+// MayChange returns nil if a user might be allowed to change something. It is called before a request's body, which names the
+// object, is read; a is what is known of the request.
 func MayChange(authorizer Authorizer, a Attributes) error {
 	coarse, ok := authorizer.(Coarse)
 	if !ok {
@@ -42,14 +42,14 @@ func MayChange(authorizer Authorizer, a Attributes) error {
 	return nil
 }
 
-// publicPaths are open to everybody, as upstream's system:public-info-viewer is.
+// publicPaths may be read by everyone, as with upstream's system:public-info-viewer.
 var publicPaths = []string{"/healthz", "/livez", "/readyz", "/version"}
 
-// discoveryPaths are open to everybody who is authenticated, as upstream's system:discovery is.
+// discoveryPaths may be read by every authenticated user, as with upstream's system:discovery.
 var discoveryPaths = []string{"/api", "/apis", "/openapi", "/.well-known/openid-configuration", "/openid/v1/jwks"}
 
-// Groups is the authorizer without role objects: members of system:masters may do everything; everybody else may read
-// health, version and, when authenticated, discovery.
+// Groups is the authorizer without RBAC: members of system:masters may do everything; all others may read health, version and, if
+// authenticated, discovery.
 type Groups struct{}
 
 const onlyMasters = "RBAC roles are not served yet, only members of the group system:masters have access"
@@ -82,7 +82,7 @@ func underAny(path string, roots []string) bool {
 	})
 }
 
-// Check answers nil if a request may go on, and otherwise the error to answer.
+// Check returns nil if a request is allowed, and otherwise the error to respond with.
 func Check(authorizer Authorizer, a Attributes) error {
 	allowed, reason := authorizer.Authorize(a)
 	if allowed {
@@ -91,10 +91,10 @@ func Check(authorizer Authorizer, a Attributes) error {
 	return Refused(a, reason)
 }
 
-// Refused is the error to answer a request that may not go on.
+// Refused returns the error for a request that is not allowed.
 func Refused(a Attributes, reason string) error {
 	if a.User.GetName() == user.Anonymous {
-		// Nothing was presented: asking for a credential helps more than saying that nobody may do nothing.
+		// The request had no credential: asking for one is more helpful than saying what anonymous users may not do.
 		return apierrors.NewUnauthorized("Unauthorized")
 	}
 	refusal := apierrors.NewForbidden(schema.GroupResource{Group: a.Group, Resource: a.Resource}, a.Name, errors.New(Refusal(a, reason)))
@@ -104,7 +104,7 @@ func Refused(a Attributes, reason string) error {
 	return refusal
 }
 
-// Refusal words a refused request as upstream does.
+// Refusal returns upstream's message for a request that is not allowed.
 func Refusal(a Attributes, reason string) string {
 	who := fmt.Sprintf("User %q cannot", a.User.GetName())
 	if a.Path != "" {

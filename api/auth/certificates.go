@@ -9,9 +9,9 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
-// verified remembers whom client certificates stand for, so that the many requests of one connection cost one
-// verification of a signature. What is remembered holds for the roots that it was verified with, and until the first
-// certificate of the chain expires. The zero value is ready; safe for concurrent use.
+// verified caches the users of client certificates, so that the many requests of one connection cost one verification of a
+// signature. An entry is valid for the roots that it was verified with, and until the first certificate of the chain expires. The
+// zero value is ready to use; safe for concurrent use.
 type verified struct {
 	mu    sync.Mutex
 	roots *x509.CertPool
@@ -23,7 +23,7 @@ type identity struct {
 	until time.Time
 }
 
-// maxVerified bounds how many certificates are remembered; then all are forgotten.
+// maxVerified limits the number of entries; when it is reached, all are dropped.
 const maxVerified = 4096
 
 func (v *verified) get(roots *x509.CertPool, leaf *x509.Certificate) (user.Info, bool) {
@@ -41,7 +41,7 @@ func (v *verified) get(roots *x509.CertPool, leaf *x509.Certificate) (user.Info,
 }
 
 func (v *verified) put(roots *x509.CertPool, chains [][]*x509.Certificate, who user.Info) {
-	// Of several chains that hold now, any may be the one that holds longest; the shortest is on the safe side.
+	// If several chains are valid now, use the one that expires first, which is on the safe side.
 	until := chains[0][0].NotAfter
 	for _, chain := range chains {
 		for _, cert := range chain {

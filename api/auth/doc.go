@@ -1,7 +1,7 @@
-// Package auth says who asks (client certificate, bearer token) and whether they may.
+// Package auth determines who sent a request (by client certificate or bearer token) and whether it is allowed.
 //
-// Authentication follows Kubernetes: a client certificate of the cluster's CA names the user by its common name and the
-// groups by its organizations; a bearer token is a service account token, a JWT signed with the cluster's key and bound
-// to its service account and pod. Who presents neither is system:anonymous, which may read health, version and nothing
-// else. A credential that is presented but does not hold is refused, never downgraded to anonymous.
+// Authentication follows Kubernetes: a client certificate of the cluster's CA has the user's name as its common name and the groups
+// as its organizations; a bearer token is a service account token, a JWT signed with the cluster's key and bound to its service
+// account and pod. A request with neither is from system:anonymous, who may read health and version and nothing else. A request
+// with an invalid credential is refused, and never treated as anonymous.
 package auth

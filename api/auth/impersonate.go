@@ -12,8 +12,8 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
-// Impersonate answers whom a request is made as: its sender, or whom its headers name (`kubectl --as`) if the sender may
-// impersonate everything that they name. The headers are taken out, so that they are not passed on.
+// Impersonate returns the user that a request acts as: its sender, or the user in its impersonation headers (`kubectl --as`) if the
+// sender may impersonate everything in them. It removes these headers, so that they are not forwarded.
 func Impersonate(authorizer Authorizer, header http.Header, sender user.Info) (user.Info, error) {
 	name := header.Get(authenticationv1.ImpersonateUserHeader)
 	groups := header[authenticationv1.ImpersonateGroupHeader]

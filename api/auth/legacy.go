@@ -11,13 +11,13 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
-// A legacy token is the one in a Secret of the type kubernetes.io/service-account-token. It has no end of its own: it holds
-// while the Secret that it stands in exists, has this very token, and is not marked as invalid, and the service account
-// exists. Its claims and its issuer are upstream's.
+// A legacy token is the token in a Secret of type kubernetes.io/service-account-token. It does not expire: it is valid while its
+// Secret exists, contains this very token and is not marked as invalid, and the service account exists. Its claims and issuer are
+// upstream's.
 
 const (
 	legacyIssuer = "kubernetes/serviceaccount"
-	// invalidSince is the label of a Secret whose token is not to hold any more.
+	// invalidSince is the label of a Secret whose token is no longer valid.
 	invalidSince = "kubernetes.io/legacy-token-invalid-since"
 )
 
@@ -35,7 +35,7 @@ func (t *Tokens) IssueLegacy(account metav1.Object, secret string) (string, erro
 		Claims(legacyClaims{account.GetName(), string(account.GetUID()), secret, account.GetNamespace()}).Serialize()
 }
 
-// Verifies says if a token is signed by one of the keys, whatever else may speak against it.
+// Verifies says whether a token is signed by one of the keys; it checks nothing else.
 func (t *Tokens) Verifies(token string) bool { return t.verify(token) == nil }
 
 func (t *Tokens) checkLegacy(token string, public jwt.Claims, c legacyClaims, audiences []string) (user.Info, []string, error) {

@@ -22,18 +22,18 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
-// ErrToken is the class of every token that does not hold.
+// ErrToken is the class of errors for invalid tokens.
 var ErrToken = errors.New("invalid bearer token")
 
-// Bounds of a token's life; a shorter or longer wish is moved to the bound, as upstream does for the upper one.
+// Limits of a token's lifetime; a requested lifetime outside of them is set to the limit, as upstream does for the upper one.
 const (
 	MinTokenSeconds     = 10 * 60
 	MaxTokenSeconds     = 1 << 32
 	DefaultTokenSeconds = 60 * 60
 )
 
-// Binding is what a token is bound to: it holds while the service account, and the pod, the secret or the node that it is
-// bound to, exist with these UIDs. Of a token that is bound to a pod, the node only says where that runs.
+// Binding is what a token is bound to: it is valid while the service account, and the pod, the Secret or the node that it is bound
+// to, exist with these UIDs. For a token bound to a pod, the node only says where the pod runs.
 type Binding struct {
 	Namespace, ServiceAccount, ServiceAccountUID string
 	Pod, PodUID                                  string
@@ -43,14 +43,15 @@ type Binding struct {
 
 // Subjects looks up the objects that tokens are bound to, in the local view.
 type Subjects interface {
-	// Object is an object of the core group, shared and read-only.
+	// Object returns an object of the core group, which is shared and read-only.
 	Object(resource, namespace, name string) (metav1.Object, bool)
 }
 
-// deletionLeeway is how long a token outlives the end of what it is bound to, if that is being deleted and still there.
+// deletionLeeway is how long a token remains valid after the deletion timestamp of an object that it is bound to and that still
+// exists.
 const deletionLeeway = time.Minute
 
-// Tokens signs and checks service account tokens. It is safe for concurrent use.
+// Tokens signs and verifies service account tokens. It is safe for concurrent use.
 type Tokens struct {
 	issuer   string
 	audience string
@@ -59,21 +60,21 @@ type Tokens struct {
 	now      func() time.Time
 }
 
-// tokenKeys are the keys in use: signer signs, all that are known check. The signer's is the first of these.
+// tokenKeys are the keys in use: signer signs, and all public keys are used to verify. The signer's public key is the first one.
 type tokenKeys struct {
 	signer     jose.Signer
 	known      []jose.JSONWebKey
 	algorithms []jose.SignatureAlgorithm
-	replaced   chan struct{} // closed when others are in use
+	replaced   chan struct{} // closed when the keys are replaced
 }
 
-// NewTokens makes a Tokens that signs with key (ECDSA P-256 or RSA), which every master holds.
+// NewTokens creates a Tokens that signs with key (ECDSA P-256 or RSA), which every master has.
 func NewTokens(issuer string, key crypto.Signer, subjects Subjects, now func() time.Time) (*Tokens, error) {
 	t := &Tokens{issuer: issuer, audience: issuer, subjects: subjects, now: now}
 	return t, t.Use(key)
 }
 
-// Use replaces the keys: tokens are signed with key, and those that key or one of the others signed hold.
+// Use replaces the keys: tokens are signed with key, and those signed by key or one of the others are valid.
 func (t *Tokens) Use(key crypto.Signer, others ...crypto.Signer) error {
 	keys := &tokenKeys{replaced: make(chan struct{})}
 	for _, k := range append([]crypto.Signer{key}, others...) {
@@ -98,10 +99,10 @@ func (t *Tokens) Use(key crypto.Signer, others ...crypto.Signer) error {
 	return nil
 }
 
-// Changed is closed when the keys have changed; take it before asking what holds.
+// Changed returns a channel that is closed when the keys change; call it before checking tokens.
 func (t *Tokens) Changed() <-chan struct{} { return t.keys.Load().replaced }
 
-// publicTokenKey is what others check a key's signatures with.
+// publicTokenKey returns the public key that verifies a key's signatures.
 func publicTokenKey(key crypto.Signer) (jose.JSONWebKey, error) {
 	algorithm := jose.ES256
 	switch key.Public().(type) {
@@ -134,7 +135,7 @@ type privateClaims struct {
 	} `json:"kubernetes.io"`
 }
 
-// Issue signs a token for the binding. No audiences means the API server's own.
+// Issue signs a token for the binding, valid for a number of seconds. No audiences means the API server's own.
 func (t *Tokens) Issue(b Binding, audiences []string, seconds int64) (token string, expires time.Time, err error) {
 	if seconds == 0 {
 		seconds = DefaultTokenSeconds
@@ -164,7 +165,7 @@ func (t *Tokens) Issue(b Binding, audiences []string, seconds int64) (token stri
 	return token, expires, err
 }
 
-// Check answers whom a token stands for. audiences are those it may be for; none means the API server's own.
+// Check returns the user that a token stands for, and the audiences that it has of those given; none means the API server's own.
 func (t *Tokens) Check(token string, audiences []string) (user.Info, []string, error) {
 	if len(audiences) == 0 {
 		audiences = []string{t.audience}
@@ -200,7 +201,7 @@ func (t *Tokens) Check(token string, audiences []string) (user.Info, []string, e
 	return info, matched, nil
 }
 
-// verify reads the claims of a token that one of the keys has signed.
+// verify decodes the claims of a token that one of the keys has signed.
 func (t *Tokens) verify(token string, claims ...any) error {
 	keys := t.keys.Load()
 	parsed, err := jwt.ParseSigned(token, keys.algorithms)
@@ -213,7 +214,7 @@ func (t *Tokens) verify(token string, claims ...any) error {
 	return nil
 }
 
-// bound checks that what the token is bound to still exists.
+// bound checks that the objects that the token is bound to still exist.
 func (t *Tokens) bound(claims privateClaims) (*user.DefaultInfo, error) {
 	k := claims.Kubernetes
 	if !t.lives("serviceaccounts", k.Namespace, k.ServiceAccount) {
@@ -250,7 +251,7 @@ func accountInfo(namespace, name, uid string, extra map[string][]string) *user.D
 	}
 }
 
-// lives says if an object exists under its UID, and was not deleted some time ago.
+// lives says whether an object exists with its UID, and is not past the leeway of its deletion.
 func (t *Tokens) lives(resource, namespace string, r ref) bool {
 	obj, ok := t.subjects.Object(resource, namespace, r.Name)
 	if !ok || string(obj.GetUID()) != r.UID {
@@ -260,17 +261,17 @@ func (t *Tokens) lives(resource, namespace string, r ref) bool {
 	return deleted == nil || !deleted.Time.Before(t.now().Add(-deletionLeeway))
 }
 
-// ServiceAccountUser is the user name of a service account.
+// ServiceAccountUser returns the user name of a service account.
 func ServiceAccountUser(namespace, name string) string {
 	return "system:serviceaccount:" + namespace + ":" + name
 }
 
-// JWKS are the public keys as a JSON Web Key Set, and Discovery the OpenID document that names it.
+// JWKS returns the public keys as a JSON Web Key Set.
 func (t *Tokens) JWKS() ([]byte, error) {
 	return json.Marshal(jose.JSONWebKeySet{Keys: t.keys.Load().known})
 }
 
-// Discovery is the OpenID provider configuration.
+// Discovery returns the OpenID provider configuration, which refers to the JWKS.
 func (t *Tokens) Discovery() ([]byte, error) {
 	return json.Marshal(map[string]any{
 		"issuer": t.issuer, "jwks_uri": strings.TrimSuffix(t.issuer, "/") + "/openid/v1/jwks",

@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// bearerProtocol is how a browser, which cannot set headers on a WebSocket, passes a token: as a subprotocol
+// bearerProtocol is the prefix of the subprotocol in which a browser, which cannot set headers on a WebSocket, sends a token
 // (k8s.io/apiserver/pkg/authentication/request/websocket).
 const bearerProtocol = "base64url.bearer.authorization.k8s.io."
 
-// webSocketToken takes the token out of a WebSocket request's subprotocols.
+// webSocketToken removes the token from a WebSocket request's subprotocols and returns it.
 func webSocketToken(r *http.Request) (string, bool) {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
 		return "", false

@@ -1,9 +1,9 @@
-// Package client is typed access to the object service for the parts inside the process: controllers, the scheduler,
-// the node sessions. It is no second way in: writes take the same road as everybody's, from defaulting on.
+// Package client gives typed access to the object service to components in the same process: controllers, the scheduler, the node
+// sessions. It bypasses no rules: writes take the same path as all others, from defaulting on.
 //
-// There are no informers. A View is the whole state at one revision, taken in O(1); Get and List read it without
-// copying, so what they answer is shared and READ-ONLY: DeepCopy before changing. ViewAndWatch promises a view and
-// exactly the changes after it.
+// There are no informers. A View is the whole state at one revision, taken in O(1); Get and List read it without copying, so the
+// objects that they return are shared and READ-ONLY: DeepCopy them before changing them. ViewAndWatch provides a view and exactly
+// the changes after it.
 package client
 
 import (
@@ -27,7 +27,7 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// Object is a versioned Kubernetes object (a pointer, as *corev1.Pod).
+// Object is a versioned Kubernetes object (a pointer, such as *corev1.Pod).
 type Object = registry.Object
 
 // Client acts as one user. It is safe for concurrent use.
@@ -38,22 +38,22 @@ type Client struct {
 	indexes sync.Map // *Index[T] to *indexed
 }
 
-// New makes a client that acts as a user ("system:kube-scheduler"), whose changes are recorded as manager's
-// ("kube-scheduler").
+// New returns a client that acts as a user ("system:kube-scheduler"), with manager ("kube-scheduler") as the field manager of its
+// changes.
 func New(service *objects.Service, userName, manager string) *Client {
 	return &Client{objects: service, user: &user.DefaultInfo{Name: userName, Groups: []string{user.AllAuthenticated}}, manager: manager}
 }
 
-// View is the state at one revision. It pins the memory it shows: keep it no longer than a sync takes.
+// View is the state at one revision. It pins that state in memory: do not keep it longer than one reconciliation.
 type View struct {
 	kv.View
 	client *Client
 }
 
-// View is the local state as it is now: on the leader, everything that was ever acknowledged.
+// View returns the present local state: on the leader, it contains every acknowledged write.
 func (c *Client) View() View { return View{c.objects.Store().View(), c} }
 
-// Consistent is a local view that holds everything acknowledged before the call, on any master.
+// Consistent returns a local view that contains every write acknowledged before the call, on any master.
 func (c *Client) Consistent(ctx context.Context) (View, error) {
 	view, err := c.objects.Store().Consistent(ctx)
 	return View{view, c}, err
@@ -67,7 +67,7 @@ func (c *Client) kindOf(t reflect.Type) *registry.Kind {
 	return kind
 }
 
-// decode answers nil for an object that cannot be decoded; the object service has the error whenever it is asked for.
+// decode returns false for an object that cannot be decoded; the object service returns the error to those who request the object.
 func decode[T Object](v View, kind *registry.Kind, version *kv.Version) (T, bool) {
 	obj, err := v.client.objects.Decode(kind, version)
 	if err != nil {
@@ -77,7 +77,7 @@ func decode[T Object](v View, kind *registry.Kind, version *kv.Version) (T, bool
 	return obj.(T), true
 }
 
-// Get answers an object, shared and read-only.
+// Get returns an object, which is shared and read-only. It returns false if there is none.
 func Get[T Object](v View, namespace, name string) (T, bool) {
 	kind := v.client.kindOf(reflect.TypeFor[T]())
 	version, ok := v.View.Get(kind.Key(namespace, name))
@@ -88,8 +88,8 @@ func Get[T Object](v View, namespace, name string) (T, bool) {
 	return decode[T](v, kind, version)
 }
 
-// Each visits the objects of a namespace (all of the kind when it is empty), in key order, until visit answers false.
-// They are shared and read-only.
+// Each calls visit for the objects of a namespace ("" for all), in order of key, until visit returns false. The objects are shared
+// and read-only.
 func Each[T Object](v View, namespace string, visit func(T) bool) {
 	kind := v.client.kindOf(reflect.TypeFor[T]())
 	prefix := kind.NamespacePrefix(namespace)
@@ -99,7 +99,8 @@ func Each[T Object](v View, namespace string, visit func(T) bool) {
 	})
 }
 
-// List answers the objects of a namespace (all when it is empty) whose labels match; a nil selector matches all.
+// List returns the objects of a namespace ("" for all) whose labels match; a nil selector matches all. They are shared and
+// read-only.
 func List[T Object](v View, namespace string, selector labels.Selector) []T {
 	var out []T
 	Each(v, namespace, func(obj T) bool {
@@ -117,7 +118,7 @@ type Event struct {
 	Old, New Object
 }
 
-// Object is the newest form that the event knows.
+// Object returns New, or Old if New is nil.
 func (e Event) Object() Object {
 	if e.New != nil {
 		return e.New
@@ -125,9 +126,9 @@ func (e Event) Object() Object {
 	return e.Old
 }
 
-// ViewAndWatch calls start with a view, and then more with the changes after it, in revision order, of objects of the
-// kinds (given as empty objects); what one command changed comes in one call. When it falls out of the history it begins
-// again: start is called with a new view. It runs until ctx ends (the answer is ctx's error) or a callback fails.
+// ViewAndWatch calls start with a view, and then more with the changes after it, in order of revision, to objects of the kinds
+// (given as empty objects); the changes of one command come in one call. When it falls behind the history it starts again: start is
+// called with a new view. It runs until ctx ends (then it returns ctx's error) or a callback returns an error.
 func (c *Client) ViewAndWatch(ctx context.Context, kinds []Object, start func(View) error, more func([]Event) error) error {
 	wanted := make(map[string]*registry.Kind, len(kinds))
 	for _, obj := range kinds {
@@ -184,7 +185,7 @@ func (c *Client) viewAndWatch(ctx context.Context, prefix string, wanted map[str
 	}
 }
 
-// kindPrefix cuts /<group>/<resource>/ out of a key.
+// kindPrefix returns the prefix /<group>/<resource>/ of a key.
 func kindPrefix(key string) string {
 	end := 1
 	for range 2 {
@@ -220,32 +221,32 @@ func (c *Client) request(obj Object, subresource string) *objects.Request {
 	}
 }
 
-// Create stores a new object and answers it. obj is the service's from here on. Errors are Kubernetes API errors, here
-// and below: test with apierrors.IsNotFound, IsConflict, IsAlreadyExists, ...
+// Create stores a new object and returns it. The caller must not use obj afterwards. Errors are Kubernetes API errors, here and
+// below: test with apierrors.IsNotFound, IsConflict, IsAlreadyExists, ...
 func Create[T Object](ctx context.Context, c *Client, obj T) (T, error) {
 	created, err := c.objects.Create(ctx, c.request(obj, ""), obj)
 	return as[T](created, err)
 }
 
-// Update replaces an object. With a resourceVersion it fails on a conflict; without one it replaces whatever is there.
+// Update replaces an object. With a resourceVersion it fails on a conflict; without one it replaces any version.
 func Update[T Object](ctx context.Context, c *Client, obj T) (T, error) {
 	updated, _, err := c.objects.Update(ctx, c.request(obj, ""), obj)
 	return as[T](updated, err)
 }
 
-// UpdateStatus replaces an object's status alone.
+// UpdateStatus replaces only an object's status.
 func UpdateStatus[T Object](ctx context.Context, c *Client, obj T) (T, error) {
 	updated, _, err := c.objects.Update(ctx, c.request(obj, "status"), obj)
 	return as[T](updated, err)
 }
 
-// UpdateSubresource writes through another subresource ("finalize").
+// UpdateSubresource writes through another subresource, such as "finalize".
 func UpdateSubresource[T Object](ctx context.Context, c *Client, obj T, subresource string) (T, error) {
 	updated, _, err := c.objects.Update(ctx, c.request(obj, subresource), obj)
 	return as[T](updated, err)
 }
 
-// Patch applies a JSON merge, strategic merge or JSON patch to an object that is named by obj's namespace and name.
+// Patch applies a JSON merge, strategic merge or JSON patch to the object with obj's namespace and name.
 func Patch[T Object](ctx context.Context, c *Client, obj T, patchType types.PatchType, data []byte, subresource string) (T, error) {
 	patched, _, err := c.objects.Patch(ctx, c.request(obj, subresource), objects.Patch{Type: patchType, Data: data})
 	return as[T](patched, err)
@@ -254,7 +255,7 @@ func Patch[T Object](ctx context.Context, c *Client, obj T, patchType types.Patc
 // DeleteOption changes how an object is deleted.
 type DeleteOption func(*metav1.DeleteOptions)
 
-// IfUID deletes only the object with the UID.
+// IfUID makes Delete fail if the object has another UID.
 func IfUID(uid types.UID) DeleteOption {
 	return func(o *metav1.DeleteOptions) {
 		if o.Preconditions == nil {
@@ -269,12 +270,12 @@ func Grace(seconds int64) DeleteOption {
 	return func(o *metav1.DeleteOptions) { o.GracePeriodSeconds = &seconds }
 }
 
-// Propagation sets what becomes of dependents.
+// Propagation sets what happens to dependents.
 func Propagation(policy metav1.DeletionPropagation) DeleteOption {
 	return func(o *metav1.DeleteOptions) { o.PropagationPolicy = &policy }
 }
 
-// Delete deletes the object that obj's type, namespace and name say.
+// Delete deletes the object with obj's type, namespace and name.
 func (c *Client) Delete(ctx context.Context, obj Object, options ...DeleteOption) error {
 	o := &metav1.DeleteOptions{}
 	for _, option := range options {
@@ -284,8 +285,7 @@ func (c *Client) Delete(ctx context.Context, obj Object, options ...DeleteOption
 	return err
 }
 
-// Bind assigns a pod to a node. It fails with a conflict when the pod is assigned already, is being deleted, or is not
-// the one with the UID.
+// Bind assigns a pod to a node. It fails with a conflict if the pod is already assigned, is being deleted, or has another UID.
 func (c *Client) Bind(ctx context.Context, pod *corev1.Pod, node string) error {
 	return c.objects.Bind(ctx, c.request(pod, "binding"), &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
@@ -293,16 +293,16 @@ func (c *Client) Bind(ctx context.Context, pod *corev1.Pod, node string) error {
 	})
 }
 
-// Kinds is every stored kind, each once, however many versions it is served in: for what works on all of them (namespace
+// Kinds returns every stored kind once, even if it is served in several versions, for components that process all kinds (namespace
 // deletion, garbage collection).
 func (c *Client) Kinds() []*registry.Kind {
 	return slices.DeleteFunc(slices.Clone(c.objects.Kinds().Kinds()), func(k *registry.Kind) bool { return k.StoredAs != nil })
 }
 
-// KindOf is the row of an object's type.
+// KindOf returns the row of an object's type in the table of kinds.
 func (c *Client) KindOf(obj Object) *registry.Kind { return c.kindOf(reflect.TypeOf(obj)) }
 
-// EachOf visits the objects of any kind in a namespace (all when it is empty). They are shared and read-only.
+// EachOf calls visit for the objects of any kind in a namespace ("" for all). They are shared and read-only.
 func (v View) EachOf(kind *registry.Kind, namespace string, visit func(Object) bool) {
 	prefix := kind.NamespacePrefix(namespace)
 	v.Range(prefix, kv.PrefixEnd(prefix), func(version *kv.Version) bool {
@@ -311,7 +311,7 @@ func (v View) EachOf(kind *registry.Kind, namespace string, visit func(Object) b
 	})
 }
 
-// GetOf answers an object of any kind.
+// GetOf returns an object of any kind, which is shared and read-only.
 func (v View) GetOf(kind *registry.Kind, namespace, name string) (Object, bool) {
 	version, ok := v.View.Get(kind.Key(namespace, name))
 	if !ok {

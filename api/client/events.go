@@ -10,10 +10,10 @@ import (
 	"github.com/kontiki/kontiki/internal/contain"
 )
 
-// EventSink stores events for client-go's recorder, which aggregates and rate-limits them as everywhere in Kubernetes.
+// EventSink returns a sink that stores the events of client-go's recorder, which aggregates and rate-limits them as in Kubernetes.
 func (c *Client) EventSink() record.EventSink { return eventSink{c} }
 
-// eventSink is called in a goroutine of the recorder's, which ends the process if it panics.
+// eventSink is called in a goroutine of the recorder; a panic there would end the process.
 type eventSink struct{ client *Client }
 
 func (s eventSink) Create(event *corev1.Event) (stored *corev1.Event, err error) {

@@ -10,21 +10,21 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// Index finds objects of a kind by keys that are computed of each of them, such as the UID of its owner, so that looking for
-// a few objects costs as much as there are of these, and not as the namespace has. It is a definition, usually a
-// package's variable; what was learnt is each Client's own, and is made when it is first asked for.
+// Index finds objects of a kind by keys that are computed from each object, such as the UID of its owner, so that the cost of a
+// lookup depends on the number of objects found and not on the size of the namespace. An Index is a definition, usually a package
+// variable; each Client builds its own data for it on first use.
 //
-// An index holds names only. Whenever it is asked it reads the changes since it was asked last out of the store's history,
-// or begins anew where that does not reach back far enough.
+// An index stores only names. At each lookup it reads the changes since the previous one from the store's history, or is built
+// again if the history does not reach back far enough.
 type Index[T Object] struct {
 	keys func(obj T, add func(key string))
 }
 
-// NewIndex defines an index. keys calls add with each of an object's keys; it must depend on the object alone.
+// NewIndex defines an index. keys calls add with each of an object's keys; it must depend only on the object.
 func NewIndex[T Object](keys func(obj T, add func(key string))) *Index[T] { return &Index[T]{keys} }
 
-// Any answers the objects that have one of the keys or several, in the order of their names. They are shared and read-only,
-// and all of one revision, which is the view's or a newer one.
+// Any returns the objects that have at least one of the keys, in order of their names. They are shared and read-only, and all of
+// one revision, which is the view's or a later one.
 func (x *Index[T]) Any(v View, keys ...string) []T {
 	return x.find(v, func(state *indexed) (names []string) {
 		for i, key := range keys {
@@ -38,7 +38,7 @@ func (x *Index[T]) Any(v View, keys ...string) []T {
 	})
 }
 
-// All is Any for the objects that have all of the keys, of which there must be one.
+// All returns the objects that have all of the keys, of which there must be at least one; otherwise it is like Any.
 func (x *Index[T]) All(v View, keys ...string) []T {
 	return x.find(v, func(state *indexed) (names []string) {
 		rarest := slices.MinFunc(keys, func(a, b string) int { return len(state.names[a]) - len(state.names[b]) })
@@ -70,7 +70,7 @@ func (x *Index[T]) find(v View, choose func(*indexed) []string) []T {
 	return out
 }
 
-// keysOf are an object's keys; none if it cannot be decoded.
+// keysOf returns an object's keys, or none if it cannot be decoded.
 func (x *Index[T]) keysOf(v View, kind *registry.Kind, version *kv.Version) (keys []string) {
 	obj, ok := decode[T](v, kind, version)
 	if !ok {
@@ -84,18 +84,18 @@ func (x *Index[T]) keysOf(v View, kind *registry.Kind, version *kv.Version) (key
 	return keys
 }
 
-// indexed is what one client knows of an index, at a revision.
+// indexed is one client's data for an index, at a revision.
 type indexed struct {
 	mu       sync.Mutex
 	made     bool
 	revision uint64
-	names    map[string]map[string]struct{} // by index key, the keys of objects in the store
-	keys     map[string][]string            // the other way round
+	names    map[string]map[string]struct{} // from index key to the store's keys of objects
+	keys     map[string][]string            // from an object's key in the store to its index keys
 }
 
 type keysOf func(View, *registry.Kind, *kv.Version) []string
 
-// at brings the index to a view, or to a newer one if it is ahead of that, and answers what choose chooses then.
+// at brings the index to the view's revision, unless it is already ahead of it, and returns the objects that choose selects.
 func (x *indexed) at(v View, kind *registry.Kind, of keysOf, choose func(*indexed) []string) ([]string, View) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -109,7 +109,7 @@ func (x *indexed) at(v View, kind *registry.Kind, of keysOf, choose func(*indexe
 }
 
 func (x *indexed) make(v View, kind *registry.Kind, of keysOf) {
-	x.made = false // until it is whole
+	x.made = false // until it is complete
 	x.names, x.keys = map[string]map[string]struct{}{}, map[string][]string{}
 	prefix := kind.Prefix()
 	v.Range(prefix, kv.PrefixEnd(prefix), func(version *kv.Version) bool {
@@ -119,15 +119,15 @@ func (x *indexed) make(v View, kind *registry.Kind, of keysOf) {
 	x.made, x.revision = true, v.Revision()
 }
 
-// follow reads the history up to the view's revision; false if it does not hold that.
+// follow applies the history up to the view's revision; it returns false if the history does not reach back far enough.
 func (x *indexed) follow(v View, kind *registry.Kind, of keysOf) bool {
 	watcher, err := v.client.objects.Store().Watch(kind.Prefix(), x.revision)
 	if err != nil {
 		return false
 	}
 	defer watcher.Close()
-	x.made = false // should something panic on the way
-	// Everything up to the view's revision is in the history by now, so there is nothing to wait for.
+	x.made = false // in case of a panic
+	// Everything up to the view's revision is already in the history, so Next need not wait.
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
 	for progress := x.revision; progress < v.Revision(); {
@@ -139,7 +139,7 @@ func (x *indexed) follow(v View, kind *registry.Kind, of keysOf) bool {
 		for _, event := range events {
 			switch {
 			case event.Revision > v.Revision():
-				progress = event.Revision // the rest is for another time
+				progress = event.Revision // the rest is left for the next lookup
 			case event.Type == kv.Put:
 				x.set(event.Current.Key, of(v, kind, event.Current))
 			default:
@@ -154,7 +154,7 @@ func (x *indexed) follow(v View, kind *registry.Kind, of keysOf) bool {
 	return true
 }
 
-// set replaces the keys of an object.
+// set replaces the index keys of an object.
 func (x *indexed) set(name string, keys []string) {
 	before := x.keys[name]
 	if slices.Equal(before, keys) {

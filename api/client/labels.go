@@ -5,7 +5,7 @@ import (
 	"k8s.io/apimachinery/pkg/selection"
 )
 
-// LabelKeys are keys for an index of what has labels in a namespace, one for each of these.
+// LabelKeys returns the keys of an object with labels in a namespace, one for each label, for an index by labels.
 func LabelKeys(namespace string, labels map[string]string) []string {
 	keys := make([]string, 0, len(labels)+1)
 	for name, value := range labels {
@@ -14,8 +14,8 @@ func LabelKeys(namespace string, labels map[string]string) []string {
 	return keys
 }
 
-// SelectorKey is the key for an index of what has a selector in a namespace: one of the LabelKeys that all has which it
-// selects. Where it requires no one value of any label, the key is one of its own.
+// SelectorKey returns the key of an object with a selector in a namespace, for an index by selectors: one of the LabelKeys that
+// every selected object has. A selector that requires no particular value of any label has a separate key.
 func SelectorKey(namespace string, selector labels.Selector) string {
 	requirements, _ := selector.Requirements()
 	for _, r := range requirements {
@@ -29,7 +29,7 @@ func SelectorKey(namespace string, selector labels.Selector) string {
 	return namespace + "/"
 }
 
-// SelectorKeys are the keys under which an index by SelectorKey has all selectors that may select the labels.
+// SelectorKeys returns the keys under which an index by SelectorKey has all selectors that may match the labels.
 func SelectorKeys(namespace string, labels map[string]string) []string {
 	return append(LabelKeys(namespace, labels), namespace+"/")
 }

@@ -9,32 +9,32 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
-// A request holds no place while its body is on the way: whoever sends slowly would hold it for that long. What arrives is
-// bounded by itself, for each user and for all together; members of system:masters are not bounded.
+// A request is not counted while its body is being received: otherwise a slow client would block a slot for that long. Bodies being
+// received are limited separately, for each user and for all together; members of system:masters are not limited.
 const (
-	// SlowAfter is when a body counts as slow; those that arrive before, as nearly all do, are not counted in number.
+	// SlowAfter is when a body counts as slow; the number of bodies that arrive sooner, as nearly all do, is not limited.
 	SlowAfter = time.Second
-	// smallBody is the size, in bytes, of bodies that are not counted in size.
+	// smallBody is the size in bytes up to which a body does not count towards the limit of bytes.
 	smallBody = 64 << 10
 
 	slowEach, slowAll             = 16, 64
 	largeBytesEach, largeBytesAll = 32 << 20, 128 << 20
 )
 
-// bodies counts the bodies on the way. The zero value is ready.
+// bodies counts the bodies being received. The zero value is ready to use.
 type bodies struct {
 	mu    sync.Mutex
 	all   arriving
 	users map[string]*arriving
 }
 
-// arriving are bodies on the way: the bytes of large ones, and how many are slow.
+// arriving counts bodies being received: the bytes of large ones, and the number of slow ones.
 type arriving struct {
 	bytes int64
 	slow  int
 }
 
-// Body is one body on the way. Its methods do nothing on nil.
+// Body is one body being received. Its methods do nothing if it is nil.
 type Body struct {
 	of    *bodies
 	user  string
@@ -42,8 +42,8 @@ type Body struct {
 	slow  bool
 }
 
-// Receive begins to receive a body of at most so many bytes. The caller calls Slow once SlowAfter has passed, and Done when
-// the body is there, or will not come.
+// Receive begins to receive a body of at most that many bytes. The caller must call Slow once SlowAfter has passed, and Done when
+// the body has arrived or will not arrive.
 func (l *Limits) Receive(who user.Info, bytes int64) (*Body, error) {
 	if l == nil || slices.Contains(who.GetGroups(), user.SystemPrivilegedGroup) {
 		return nil, nil
@@ -58,7 +58,7 @@ func (l *Limits) Receive(who user.Info, bytes int64) (*Body, error) {
 	return b, nil
 }
 
-// Slow says that the body is still on the way. Its error is the one to answer in place of waiting further.
+// Slow reports that the body has not arrived yet. If it returns an error, the request must fail with it.
 func (b *Body) Slow() error {
 	if b == nil || b.slow {
 		return nil
@@ -70,7 +70,7 @@ func (b *Body) Slow() error {
 	return nil
 }
 
-// Done ends the receiving. Slow is not called any more.
+// Done ends the receiving. Slow must not be called afterwards.
 func (b *Body) Done() {
 	if b == nil {
 		return

@@ -1,6 +1,6 @@
-// Package inflight bounds how many requests the API serves at a time, those of both fronts together, as upstream's
-// k8s.io/apiserver/pkg/server/filters WithMaxInFlightLimit does. What controllers, the scheduler and the workers' sessions ask
-// for does not come through a front, and is not bounded.
+// Package inflight limits how many requests the API serves at a time, those of both fronts together, like WithMaxInFlightLimit in
+// upstream's k8s.io/apiserver/pkg/server/filters. Requests of controllers, the scheduler and the workers' sessions do not come
+// through a front, and are not limited.
 package inflight
 
 import (
@@ -11,29 +11,29 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
-// The limits of upstream.
+// Upstream's default limits.
 const (
 	DefaultReadOnly = 400
 	DefaultMutating = 200
 )
 
-// retryAfterSeconds is when a refused client is to try again.
+// retryAfterSeconds is the delay after which a refused client should try again.
 const retryAfterSeconds = 1
 
-// Limits bound the requests that are served at a time. It is safe for concurrent use; nil bounds nothing.
+// Limits limits the number of requests that are served at a time. It is safe for concurrent use; nil means no limits.
 type Limits struct {
 	readOnly, mutating kind
 	bodies             bodies
 }
 
-// kind are requests that share a limit.
+// kind is a class of requests that share a limit.
 type kind struct {
-	places  chan struct{} // nil without a limit
+	places  chan struct{} // nil means no limit
 	current prometheus.GaugeFunc
 	dropped prometheus.Counter
 }
 
-// New makes Limits; zero is no limit.
+// New creates Limits; zero means no limit.
 func New(readOnly, mutating int) *Limits {
 	return &Limits{readOnly: newKind("readOnly", readOnly), mutating: newKind("mutating", mutating)}
 }
@@ -51,17 +51,17 @@ func newKind(name string, limit int) kind {
 	return k
 }
 
-// Place is what a request holds while it is served. The zero Place is none.
+// Place is a slot that a request holds while it is served. The zero Place holds none.
 type Place struct{ of chan struct{} }
 
-// Leave gives the place back.
+// Leave releases the slot.
 func (p Place) Leave() {
 	if p.of != nil {
 		<-p.of
 	}
 }
 
-// Enter takes a place for a request, or answers the error to answer: TooManyRequests. Members of system:masters are always served.
+// Enter takes a slot for a request, or returns the error TooManyRequests. Members of system:masters are always served.
 func (l *Limits) Enter(mutating bool, who user.Info) (Place, error) {
 	if l == nil {
 		return Place{}, nil

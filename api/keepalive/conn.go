@@ -12,24 +12,24 @@ import (
 
 var errTooManyPings = errors.New("the client pings too often")
 
-// conn sees the frames of a connection pass. Reads and writes come from a goroutine each, as with every net.Conn of an HTTP/2 server.
+// conn observes the frames of a connection. One goroutine reads and one writes, as with every net.Conn of an HTTP/2 server.
 type conn struct {
-	*tls.Conn // also for its ConnectionState
+	*tls.Conn // embedded also for its ConnectionState
 	policy    Policy
 
-	// of the reader
+	// fields of the reader
 	in         frames
 	lastPing   time.Time
 	strikes    int
 	refused    bool
 	lastStream atomic.Uint32
 
-	answered atomic.Bool // something of an answer was sent since the last ping
+	answered atomic.Bool // a part of a response was sent since the last ping
 
 	write   sync.Mutex
 	out     frames
-	dismiss bool // a GOAWAY is to be sent
-	sent    bool // and was
+	dismiss bool // a GOAWAY should be sent
+	sent    bool // it has been sent
 }
 
 func newConn(c *tls.Conn, p Policy) *conn {
@@ -46,7 +46,7 @@ func (c *conn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// received is called for each frame that comes in.
+// received is called for each incoming frame.
 func (c *conn) received(h header) {
 	switch {
 	case h.kind == typeHeaders:
@@ -64,7 +64,7 @@ func (c *conn) received(h header) {
 	}
 }
 
-// drain sends the client off, and takes no more of it while answers that are under way go out.
+// drain sends the client a GOAWAY, and discards its further input while responses in flight are sent.
 func (c *conn) drain(b []byte) error {
 	if c.policy.Refused != nil {
 		c.policy.Refused(c.RemoteAddr().String())
@@ -86,7 +86,7 @@ func (c *conn) drain(b []byte) error {
 func (c *conn) Write(b []byte) (int, error) {
 	c.write.Lock()
 	defer c.write.Unlock()
-	// The client may ping as soon as it has read them. After a write that fails nothing more is written.
+	// The client may ping as soon as it has read these frames. After a failed write nothing more is written.
 	c.out.pass(b, func(h header) {
 		if h.kind == typeHeaders || h.kind == typeData {
 			c.answered.Store(true)
@@ -99,7 +99,7 @@ func (c *conn) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// sendDismissal sends a GOAWAY that is due, if it may be put in here; otherwise the next write does it.
+// sendDismissal sends a GOAWAY that is due, if the stream of frames is at a boundary; otherwise the next write does it.
 func (c *conn) sendDismissal() error {
 	if !c.dismiss || c.sent || !c.out.between() {
 		return nil

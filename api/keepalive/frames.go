@@ -24,15 +24,15 @@ type header struct {
 	stream      uint32
 }
 
-// frames follows a stream of frames that passes by in pieces of any length.
+// frames parses a stream of frames that arrives in pieces of any length.
 type frames struct {
-	skip    int // bytes of payload, or of the client's preface, that are still to pass
-	have    int // bytes of a header that passed already
+	skip    int // bytes of payload, or of the client's preface, that are still to come
+	have    int // bytes of a header that have already come
 	head    [headerLen]byte
-	partial bool // a block of headers has begun that is not at its end: no other frame may come between
+	partial bool // within a header block: no other frame may be inserted
 }
 
-// pass follows the next piece, and calls seen with the header of each frame in it.
+// pass parses the next piece, and calls seen with the header of each frame in it.
 func (f *frames) pass(b []byte, seen func(header)) {
 	for {
 		n := min(f.skip, len(b))
@@ -58,10 +58,10 @@ func (f *frames) pass(b []byte, seen func(header)) {
 	}
 }
 
-// between says whether another frame may be put in here.
+// between says whether another frame may be inserted here.
 func (f *frames) between() bool { return f.skip == 0 && f.have == 0 && !f.partial }
 
-// goAway is a GOAWAY frame (RFC 9113, section 6.8).
+// goAway returns a GOAWAY frame (RFC 9113, section 6.8).
 func goAway(lastStream uint32, code uint32, debug string) []byte {
 	n := 8 + len(debug)
 	b := make([]byte, 0, headerLen+n)

@@ -1,12 +1,12 @@
-// Package keepalive limits how often clients of an HTTP/2 server may ping, as gRPC servers do (gRFC A8, A9): net/http answers
-// every PING frame, which lets one client keep a server busy and its connections alive at no cost of its own.
+// Package keepalive limits how often clients of an HTTP/2 server may ping, as gRPC servers do (gRFC A8, A9): net/http responds to
+// every PING frame, so that a client can keep a server busy and its connections open at no cost to itself.
 //
-// A ping that comes within MinTime of the one before is a strike. Whatever the server sends of an answer (HEADERS or DATA)
-// forgives the strikes, as clients ping to measure bandwidth when data comes in, and to see whether a connection lives on which
-// they gave up a request. With the third strike the client is sent GOAWAY with ENHANCE_YOUR_CALM and "too_many_pings", which gRPC's
-// clients answer by pinging half as often; what is under way on the connection has a moment to be answered, then it is closed.
+// A ping that comes within MinTime of the one before is a strike. Any frame of a response (HEADERS or DATA) that the server sends
+// resets the strikes, because clients ping to measure bandwidth when data arrive, and to see whether a connection on which they
+// cancelled a request is still alive. At the third strike the client is sent GOAWAY with ENHANCE_YOUR_CALM and "too_many_pings", on
+// which gRPC clients ping half as often; requests in flight get a moment to finish, then the connection is closed.
 //
-// Connections of HTTP/1.1 are not touched.
+// HTTP/1.1 connections are not affected.
 package keepalive
 
 import (
@@ -19,13 +19,13 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// Policy is how often a client may ping, with or without requests under way.
+// Policy limits how often a client may ping, with or without requests in flight.
 type Policy struct {
-	// MinTime is the least time between two pings. Zero is DefaultMinTime.
+	// MinTime is the shortest allowed time between two pings. Zero means DefaultMinTime.
 	MinTime time.Duration
-	// Grace is how long what is under way has for its answers after the GOAWAY. Zero is DefaultGrace.
+	// Grace is how long requests in flight may take after the GOAWAY. Zero means DefaultGrace.
 	Grace time.Duration
-	// Refused is called, if not nil, for each connection that is closed for its pings, with the client's address.
+	// Refused, if not nil, is called with the client's address for each connection that is closed because of its pings.
 	Refused func(remote string)
 }
 
@@ -34,12 +34,12 @@ const (
 	DefaultMinTime = 5 * time.Second
 	// maxStrikes is gRPC's.
 	maxStrikes = 2
-	// DefaultGrace is enough for what is about to be answered.
+	// DefaultGrace is enough for responses that are about to be sent.
 	DefaultGrace = time.Second
 )
 
-// Enforce makes a server, before it serves, hold its clients of HTTP/2 over TLS to the policy. The server's fields for HTTP/2 and
-// its hooks keep their meaning, but ConnState sees the states active and idle of such connections on a wrapper of the *tls.Conn.
+// Enforce applies the policy to a server's HTTP/2 clients over TLS; call it before the server serves. The server's fields for
+// HTTP/2 and its hooks keep their meaning, except that ConnState gets a wrapper of the *tls.Conn for the states active and idle.
 func Enforce(server *http.Server, p Policy) error {
 	if p.MinTime == 0 {
 		p.MinTime = DefaultMinTime

@@ -12,19 +12,19 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 )
 
-// What a worker may write is its own: the status of its node and of the pods that run there, events about these, and some
-// labels. Whoever has stolen its certificate can lie about that host, and about nothing else.
+// A worker may write only what concerns itself: the status of its node and of the pods that run there, events about these, and some
+// labels. So a stolen certificate can be used to lie about that host, and about nothing else.
 
-// labelsOfOurs are the labels in Kubernetes' own domains that a worker may give itself, as upstream's NodeRestriction has
-// them; those in other domains are free, except restrictedLabels.
+// labelsOfOurs are the labels in Kubernetes' own domains that a worker may set on its node, as in upstream's NodeRestriction.
+// Labels in other domains are not restricted, except restrictedLabels.
 var labelsOfOurs = map[string]bool{
 	corev1.LabelHostname: true, corev1.LabelOSStable: true, corev1.LabelArchStable: true, corev1.LabelTopologyZone: true, corev1.LabelTopologyRegion: true,
 	corev1.LabelInstanceTypeStable: true, corev1.LabelInstanceType: true, corev1.LabelFailureDomainBetaZone: true, corev1.LabelFailureDomainBetaRegion: true,
 	"beta.kubernetes.io/os": true, "beta.kubernetes.io/arch": true,
 }
 
-// mayLabel says whether a worker may give its node a label. Pods with secrets may be kept to certain nodes by labels in
-// node-restriction.kubernetes.io, and by roles, which administrators alone give.
+// mayLabel says whether a worker may set a label on its node. Pods with Secrets may be restricted to certain nodes by labels in
+// node-restriction.kubernetes.io and by roles, which only administrators may set.
 func mayLabel(key string) bool {
 	domain, _, ok := strings.Cut(key, "/")
 	if !ok || labelsOfOurs[key] {
@@ -43,7 +43,7 @@ func mayLabel(key string) bool {
 	return true
 }
 
-// ownLabels are the labels that a worker may give itself, of those that it asks for, and those that it may not.
+// ownLabels divides the labels that a worker requests into those that it may set and those that it may not.
 func ownLabels(asked map[string]string) (own map[string]string, refused []string) {
 	own = map[string]string{}
 	for key, value := range asked {
@@ -56,7 +56,7 @@ func ownLabels(asked map[string]string) (own map[string]string, refused []string
 	return own, refused
 }
 
-// ownNode is what a worker may create of the Node that it reports: everything else belongs to others.
+// ownNode returns the part of a reported Node that a worker may create.
 func ownNode(reported *corev1.Node) *corev1.Node {
 	labels, _ := ownLabels(reported.Labels)
 	return &corev1.Node{
@@ -66,8 +66,8 @@ func ownNode(reported *corev1.Node) *corev1.Node {
 	}
 }
 
-// mayReportEvent says why an event is not the worker's to write: it must be about the worker's node or a pod there (one
-// that is gone was there, for all that is known), and must not replace an event of another host.
+// mayReportEvent returns an error if the worker may not write an event: it must be about the worker's node or a pod there (a pod
+// that no longer exists may have been there), and must not replace an event of another host.
 func (s *session) mayReportEvent(event *corev1.Event) error {
 	about := event.InvolvedObject
 	v := s.Client.View()
@@ -89,7 +89,7 @@ func (s *session) mayReportEvent(event *corev1.Event) error {
 	return nil
 }
 
-// mayReplaceEvent says why an event that is there is not the worker's to replace.
+// mayReplaceEvent returns an error if the worker may not replace the existing event.
 func (s *session) mayReplaceEvent(ctx context.Context, event *corev1.Event) error {
 	v, err := s.Client.Consistent(ctx)
 	if err != nil {
@@ -101,8 +101,8 @@ func (s *session) mayReplaceEvent(ctx context.Context, event *corev1.Event) erro
 	return nil
 }
 
-// mayAsk says why a worker may not have a token for the audiences: some volume of the pod must ask for such one. A stolen
-// worker could otherwise pass as its pods wherever their accounts are known (upstream's
+// mayAsk returns an error if a worker may not get a token for the audiences: a volume of the pod must request them. Otherwise a
+// stolen worker could impersonate its pods at every service that trusts their accounts (upstream's
 // ServiceAccountNodeAudienceRestriction).
 func mayAsk(pod *corev1.Pod, audiences []string) error {
 	audience := ""

@@ -15,24 +15,24 @@ import (
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
-// kinds are what assignments are made of.
+// kinds are the kinds of objects that assignments contain.
 var kinds = []client.Object{&corev1.Pod{}, &corev1.Secret{}, &corev1.ConfigMap{}, &corev1.Service{}, &discoveryv1.EndpointSlice{}, &corev1.Node{}}
 
 var encoder = protobuf.NewSerializer(registry.Scheme, registry.Scheme)
 
-// key names an object of an assignment.
+// key identifies an object of an assignment.
 type key struct{ resource, namespace, name string }
 
 func (k key) proto() *nodev1.ObjectKey {
 	return &nodev1.ObjectKey{Resource: k.resource, Namespace: k.namespace, Name: k.name}
 }
 
-// assignment is what one worker knows, as far as it was told. It is for one goroutine.
+// assignment tracks which objects one worker has been sent. Only one goroutine may use it.
 type assignment struct {
 	node string
-	// sent is the revision of every object that the worker has.
+	// sent has the revision of every object that the worker has.
 	sent map[key]uint64
-	// named counts how many of the worker's pods name a Secret or ConfigMap; pods holds what each names.
+	// named counts how many of the worker's pods refer to a Secret or ConfigMap; pods has the references of each pod.
 	named map[key]int
 	pods  map[key][]key
 }
@@ -41,7 +41,7 @@ func newAssignment(node string) *assignment {
 	return &assignment{node: node, sent: map[key]uint64{}, named: map[key]int{}, pods: map[key][]key{}}
 }
 
-// delta gathers what is to be sent.
+// delta collects the changes to send.
 type delta struct {
 	upserts map[key]client.Object
 	deletes map[key]bool
@@ -59,7 +59,7 @@ func (d *delta) drop(k key) {
 	d.deletes[k] = true
 }
 
-// full is the whole assignment in a view.
+// full returns the whole assignment in a view.
 func (a *assignment) full(v client.View) *delta {
 	d := newDelta()
 	client.Each(v, "", func(pod *corev1.Pod) bool {
@@ -83,7 +83,7 @@ func (a *assignment) full(v client.View) *delta {
 	return d
 }
 
-// trim leaves of other nodes what routing needs, and nothing of a node that changes often.
+// trim reduces other nodes to the fields that routing needs, without those that change often.
 func (a *assignment) trim(n *corev1.Node) *corev1.Node {
 	if n.Name == a.node {
 		return n
@@ -138,7 +138,7 @@ func (a *assignment) release(d *delta, refs []key) {
 	}
 }
 
-// apply adds to a delta what events mean for the worker. v is no older than the events.
+// apply adds to a delta the changes that events cause for the worker. v must not be older than the events.
 func (a *assignment) apply(d *delta, v client.View, events []client.Event) {
 	for _, event := range events {
 		switch obj := event.Object().(type) {
@@ -168,7 +168,7 @@ func (a *assignment) apply(d *delta, v client.View, events []client.Event) {
 	}
 }
 
-// routed is what of a node matters for routing.
+// routed returns a string of those fields of a node that matter for routing.
 func routed(n *corev1.Node) string { return fmt.Sprint(n.UID, n.Spec.PodCIDRs, n.Status.Addresses) }
 
 func (a *assignment) changed(d *delta, k key, event client.Event, ifNamed bool) {
@@ -182,7 +182,7 @@ func (a *assignment) changed(d *delta, k key, event client.Event, ifNamed bool) 
 	d.put(k, event.New)
 }
 
-// message encodes a delta, without what the worker has already.
+// message encodes a delta, without the objects that the worker already has.
 func (a *assignment) message(d *delta) (upserts []*nodev1.Object, deletes []*nodev1.ObjectKey, err error) {
 	for k, obj := range d.upserts {
 		revision, err := objects.ParseRevision(obj.GetResourceVersion())
@@ -208,7 +208,7 @@ func (a *assignment) message(d *delta) (upserts []*nodev1.Object, deletes []*nod
 	return upserts, deletes, nil
 }
 
-// references lists the Secrets and ConfigMaps that a pod names, each once.
+// references returns the Secrets and ConfigMaps that a pod refers to, each once.
 func references(pod *corev1.Pod) []key {
 	var out []key
 	seen := map[key]bool{}

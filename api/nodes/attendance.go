@@ -12,18 +12,18 @@ import (
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// State is what a master, or all of them together, know of a worker's session.
+// State is the state of a worker's session, according to one master or all of them.
 type State string
 
 // The states of a worker's session.
 const (
 	Connected State = "connected"
-	Quiet     State = "quiet" // it is open, and the worker ceased to answer
+	Quiet     State = "quiet" // it is open, but the worker has stopped answering
 	Gone      State = "gone"
 )
 
-// attendance is which workers have a session with this master. A worker may have two for a moment: a new one, and one that
-// is not yet known to be broken.
+// attendance tracks which workers have a session with this master. A worker may briefly have two: a new one, and an old one that
+// has not yet been recognized as broken.
 type attendance struct {
 	mu       sync.Mutex
 	sessions map[string]map[*session]State
@@ -34,7 +34,7 @@ func newAttendance() *attendance {
 	return &attendance{sessions: map[string]map[*session]State{}, watchers: map[*attendanceWatcher]struct{}{}}
 }
 
-// set notes the state of one session of a worker, and tells who watches if that changes the worker's.
+// set records the state of one session of a worker, and informs the watchers if that changes the worker's state.
 func (a *attendance) set(s *session, state State) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -60,10 +60,10 @@ func (a *attendance) set(s *session, state State) {
 	}
 }
 
-// maxSessions bounds the sessions that one worker has with this master: each costs a copy of its assignment.
+// maxSessions limits the sessions that one worker has with this master: each needs a copy of its assignment.
 const maxSessions = 4
 
-// endSurplus ends other sessions of a worker that has too many. The caller holds mu.
+// endSurplus ends older sessions of a worker that has too many. The caller holds mu.
 func (a *attendance) endSurplus(newest *session) {
 	surplus := len(a.sessions[newest.node]) - maxSessions
 	for s := range a.sessions[newest.node] {
@@ -77,7 +77,7 @@ func (a *attendance) endSurplus(newest *session) {
 	}
 }
 
-// state is the best that any session of a worker says. The caller holds mu.
+// state returns the best state of a worker's sessions. The caller holds mu.
 func (a *attendance) state(node string) State {
 	state := Gone
 	for _, s := range a.sessions[node] {
@@ -88,18 +88,18 @@ func (a *attendance) state(node string) State {
 	return state
 }
 
-// count is how many workers have a session here.
+// count returns how many workers have a session here.
 func (a *attendance) count() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return len(a.sessions)
 }
 
-// some answers at most n sessions of workers that can be asked to move, chosen by chance.
+// some returns at most n randomly chosen sessions of workers that can be asked to move.
 func (a *attendance) some(n int) (out []*session) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, sessions := range a.sessions { // Go begins anywhere
+	for _, sessions := range a.sessions { // Go's map iteration begins at a random entry
 		for s, state := range sessions {
 			if len(out) < n && s.answers && state == Connected {
 				out = append(out, s)
@@ -109,7 +109,7 @@ func (a *attendance) some(n int) (out []*session) {
 	return out
 }
 
-// attendanceWatcher gathers changes until its reader takes them; changes of one worker become one.
+// attendanceWatcher collects changes until they are read; several changes of one worker are merged.
 type attendanceWatcher struct {
 	changed map[string]State // guarded by attendance.mu
 	wake    chan struct{}
@@ -122,8 +122,8 @@ func (w *attendanceWatcher) poke() {
 	}
 }
 
-// watch calls tell with all workers that have a session, then with every change, and with nothing when there was nothing
-// to tell for a period.
+// watch calls tell with all workers that have a session, then with every change, and with no workers when nothing changed for a
+// period.
 func (a *attendance) watch(ctx context.Context, period time.Duration, tell func(full bool, workers map[string]State) error) error {
 	w := &attendanceWatcher{changed: map[string]State{}, wake: make(chan struct{}, 1)}
 	a.mu.Lock()
@@ -157,16 +157,16 @@ func (a *attendance) watch(ctx context.Context, period time.Duration, tell func(
 	}
 }
 
-// watchBeat is how often a watcher of sessions is told something, at least.
+// watchBeat is the longest interval between two messages to a watcher of sessions.
 const watchBeat = time.Second
 
-// sessionService tells the other masters which workers have a session here.
+// sessionService reports to the other masters which workers have a session here.
 type sessionService struct {
 	clusterv1.UnimplementedSessionServiceServer
 	attendance *attendance
 }
 
-// RegisterSessions adds the service that Census reads to the masters' own gRPC server.
+// RegisterSessions registers the service that Census reads on the masters' own gRPC server.
 func (s *Server) RegisterSessions(registrar grpc.ServiceRegistrar) {
 	clusterv1.RegisterSessionServiceServer(registrar, sessionService{attendance: s.attendance})
 }

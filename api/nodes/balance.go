@@ -8,14 +8,14 @@ import (
 )
 
 const (
-	// balancePeriod is how often a master compares itself with the others; it moves a worker, and of many more than others
-	// have a twentieth, so that a master that comes back is filled gently.
+	// balancePeriod is how often a master compares its number of workers with the others'. Each time it moves one worker, or a
+	// twentieth of the difference if that is more, so that a master that comes back gets workers gradually.
 	balancePeriod = 10 * time.Second
 	balanceShare  = 20
 )
 
-// Balance asks workers to move to masters that have fewer, until the context ends. Two masters whose numbers differ by one
-// are in balance.
+// Balance asks workers to move to masters that have fewer, until the context ends. Two masters whose numbers differ by one count as
+// balanced.
 func (s *Server) Balance(ctx context.Context, self string, fewest func(but string) (address string, workers int, ok bool)) error {
 	ticker := time.NewTicker(balancePeriod)
 	defer ticker.Stop()
@@ -32,7 +32,7 @@ func (s *Server) Balance(ctx context.Context, self string, fewest func(but strin
 		}
 		for _, session := range s.attendance.some(max(1, more/balanceShare)) {
 			session.log.Info("asking the worker to move to a master with fewer", "master", to)
-			// One that cannot be told has a session that is about to end.
+			// If the message cannot be sent, the session is about to end.
 			_ = session.send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_Move{Move: &nodev1.Move{Master: to}}})
 		}
 	}

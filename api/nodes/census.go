@@ -14,51 +14,51 @@ import (
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// CensusConfig says where a Census reads.
+// CensusConfig says where a Census gets its data.
 type CensusConfig struct {
-	// Masters are the addresses of all masters' mTLS ports; asked again every MastersEvery.
+	// Masters returns the addresses of all masters' mTLS ports; it is called every MastersEvery.
 	Masters func() []string
-	// Connect is a connection to a master's own services. The Census does not close it.
+	// Connect returns a connection to a master's own services. The Census does not close it.
 	Connect func(address string) (grpc.ClientConnInterface, error)
 	Log     *slog.Logger
-	// MastersEvery is 2 s if zero.
+	// MastersEvery defaults to 2 s.
 	MastersEvery time.Duration
 }
 
-// Worker is a worker as the masters' sessions show it.
+// Worker is a worker's state according to the masters' sessions.
 type Worker struct {
 	Name  string
 	State State
-	// Since is when it came to be so, by this master's clock.
+	// Since is when the worker got this state, by this master's clock.
 	Since time.Time
 }
 
-// Census is what all masters together know of the workers' sessions. Every master keeps one. A leader learns from it of a
-// broken session within milliseconds, whichever master had it, and needs no gossip for it. Like gossip it is a hint. A
-// master that is gone takes its sessions with it, until their workers have turned to another one, which takes about a
-// second. A master with many workers learns from it who has fewer.
+// Census merges what all masters know about the workers' sessions. Every master keeps one. From it a leader learns of a broken
+// session within milliseconds, whichever master had it, and without gossip. Like gossip it is only a hint: if a master dies, its
+// sessions are missing until their workers have connected to another one, which takes about a second. A master with many workers
+// uses it to find a master with fewer.
 //
-// Its methods are safe for concurrent use; Next is for one reader.
+// Its methods are safe for concurrent use, except that only one goroutine may call Next.
 type Census struct {
 	CensusConfig
 	mu      sync.Mutex
-	masters map[string]map[string]State // by address, those that are watched
+	masters map[string]map[string]State // by address; masters with an open stream
 	workers map[string]Worker
-	order   []string // that Next has yet to answer
+	order   []string // workers that Next has not returned yet
 	queued  map[string]bool
 	wake    chan struct{}
 }
 
-// Silence of a master that long breaks the stream to it; a stream that broke is tried again after a pause that doubles.
+// A stream to a master that is silent for this long is closed; a stream that broke is retried after a pause that doubles.
 const (
 	masterSilence             = 3 * time.Second
 	firstRewatch, lastRewatch = 100 * time.Millisecond, 2 * time.Second
-	// forgetAfter is how long a worker without a session is remembered. Workers come and go under new names; what is
-	// known of one that was gone for so long, its not having a session, is what is believed of any other.
+	// forgetAfter is how long a worker without a session is remembered. Workers come and go under new names, and a worker that is
+	// unknown is treated like one without a session.
 	forgetAfter = time.Hour
 )
 
-// NewCensus makes a Census that knows nobody yet.
+// NewCensus creates a Census that knows no workers yet.
 func NewCensus(c CensusConfig) *Census {
 	if c.Log == nil {
 		c.Log = slog.Default()
@@ -69,7 +69,7 @@ func NewCensus(c CensusConfig) *Census {
 	return &Census{CensusConfig: c, masters: map[string]map[string]State{}, workers: map[string]Worker{}, queued: map[string]bool{}, wake: make(chan struct{}, 1)}
 }
 
-// Worker is what is known of a worker; ok is false for one that had no session since the Census began.
+// Worker returns what is known of a worker; ok is false if it had no session since the Census began.
 func (c *Census) Worker(name string) (w Worker, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -77,7 +77,7 @@ func (c *Census) Worker(name string) (w Worker, ok bool) {
 	return w, ok
 }
 
-// Workers are all that had a session since the Census began.
+// Workers returns all workers that had a session since the Census began.
 func (c *Census) Workers() []Worker {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -88,8 +88,8 @@ func (c *Census) Workers() []Worker {
 	return out
 }
 
-// Fewest is the master, other than the one at an address, that has the fewest workers, and how many; ok is false if no other
-// one answers.
+// Fewest returns the master with the fewest workers, except the one at the address but, and their number; ok is false if no other
+// master responds.
 func (c *Census) Fewest(but string) (address string, workers int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -101,8 +101,7 @@ func (c *Census) Fewest(but string) (address string, workers int, ok bool) {
 	return address, workers, ok
 }
 
-// Next waits for a worker whose state changed, and answers it as it is now. Changes that the reader has not yet seen
-// become one.
+// Next waits for a worker whose state changed, and returns its present state. Changes that the reader has not yet read are merged.
 func (c *Census) Next(ctx context.Context) (Worker, error) {
 	for {
 		c.mu.Lock()
@@ -123,7 +122,7 @@ func (c *Census) Next(ctx context.Context) (Worker, error) {
 	}
 }
 
-// Run watches the masters until the context ends.
+// Run follows the masters until the context ends.
 func (c *Census) Run(ctx context.Context) error {
 	var watching sync.WaitGroup
 	defer watching.Wait()
@@ -157,7 +156,7 @@ func (c *Census) Run(ctx context.Context) error {
 	}
 }
 
-// forget drops workers that have been gone since before a time, and were told of.
+// forget drops workers without a session since before a time whose last change Next has returned.
 func (c *Census) forget(before time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -226,7 +225,7 @@ func (c *Census) watch(ctx context.Context, address string) (heard bool, err err
 	}
 }
 
-// replace takes over all that one master knows.
+// replace takes over the full set of one master's sessions.
 func (c *Census) replace(address string, states map[string]State) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -244,13 +243,13 @@ func (c *Census) replace(address string, states map[string]State) {
 	}
 }
 
-// update takes over what changed on one master.
+// update takes over the changes of one master's sessions.
 func (c *Census) update(address string, states map[string]State) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	known := c.masters[address]
 	if known == nil {
-		return // it did not begin with a full set: the next one will
+		return // the stream did not begin with a full set: the next one will
 	}
 	for name, state := range states {
 		if state == Gone {
@@ -262,7 +261,7 @@ func (c *Census) update(address string, states map[string]State) {
 	}
 }
 
-// judge brings one worker to what the masters say: the best of it counts. The caller holds mu.
+// judge recomputes a worker's state: the best one that any master reports. The caller holds mu.
 func (c *Census) judge(name string) {
 	state := Gone
 	for _, states := range c.masters {

@@ -14,24 +14,24 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 )
 
-// What a worker sends is bounded before it is read. The objects' own rules, which validation enforces when they are
-// stored, bound little in number and size: whatever is stored is held in every master's memory and sent to every watcher.
+// Limits for what a worker sends, checked before it is decoded. Validation, which runs when objects are stored, hardly limits
+// number and size; and what is stored is kept in every master's memory and sent to every watcher.
 const (
 	maxNodeBytes  = 256 << 10
 	maxPodBytes   = 512 << 10
 	maxEventBytes = 32 << 10
-	// Of a node's lists. Kubelets report 50 images.
+	// Limits for a node's lists. Kubelets report 50 images.
 	maxAddresses  = 64
 	maxConditions = 64
 	maxImages     = 500
 	maxResources  = 256
 	maxLabels     = 256
-	// Events that a worker may report: as many at once, and so many a second after that, ten times what kubelets allow
-	// themselves at once. Those beyond are dropped, as kubelets drop theirs.
+	// Limits for the events that a worker may report: a burst, and a number per second after that, ten times those of a kubelet's
+	// own limits. Further events are dropped, as kubelets drop theirs.
 	eventBurst, eventsPerSecond = 1000, 50
 )
 
-// decode reads an object that a worker sent, within a bound.
+// decode decodes an object that a worker sent, if it is not larger than a limit in bytes.
 func decode[T runtime.Object](data []byte, limit int, into T, kind string) (T, error) {
 	if len(data) > limit {
 		return into, fmt.Errorf("a %s of %d bytes was reported, the limit is %d", kind, len(data), limit)
@@ -47,7 +47,7 @@ func decode[T runtime.Object](data []byte, limit int, into T, kind string) (T, e
 	return into, err
 }
 
-// decodeNode reads a node's report and says what about it no healthy worker would send.
+// decodeNode decodes a node's report, and returns an error if it contains what no correct worker would send.
 func decodeNode(data []byte) (*corev1.Node, error) {
 	node, err := decode(data, maxNodeBytes, &corev1.Node{}, "Node")
 	if err != nil {
@@ -92,7 +92,7 @@ func decodeNode(data []byte) (*corev1.Node, error) {
 	return node, nil
 }
 
-// checkAddress refuses an address that masters and other nodes could not use: they dial it and route to it.
+// checkAddress refuses addresses that masters and other nodes could not use: they dial it and route to it.
 func checkAddress(a corev1.NodeAddress) error {
 	switch a.Type {
 	case corev1.NodeInternalIP, corev1.NodeExternalIP:
@@ -113,7 +113,7 @@ func checkAddress(a corev1.NodeAddress) error {
 	return nil
 }
 
-// decodePod reads a pod's report.
+// decodePod decodes a pod's report.
 func decodePod(data []byte) (*corev1.Pod, error) {
 	pod, err := decode(data, maxPodBytes, &corev1.Pod{}, "Pod")
 	if err != nil {
@@ -130,8 +130,8 @@ func decodePod(data []byte) (*corev1.Pod, error) {
 	return pod, nil
 }
 
-// checkContainerStatuses refuses statuses of containers that the pod does not have, and second ones. Readers look statuses
-// up by name, and may take each for one of the pod's.
+// checkContainerStatuses refuses statuses of containers that the pod does not have, and duplicates. Readers look up statuses by
+// name, and might take either for one of the pod's.
 func checkContainerStatuses(pod *corev1.Pod, status *corev1.PodStatus) error {
 	check := func(list string, statuses []corev1.ContainerStatus, names []string) error {
 		for i, s := range statuses {

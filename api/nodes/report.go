@@ -21,11 +21,11 @@ import (
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
-// concurrentReports is how many objects of one batch are written at a time: enough to fill a raft batch, few enough
-// that one worker does not crowd out the others.
+// concurrentReports is how many objects of one batch are written at a time: enough to fill a raft batch, few enough that one worker
+// does not crowd out the others.
 const concurrentReports = 16
 
-// register creates the worker's Node, or brings what the worker owns of it up to date.
+// register creates the worker's Node, or updates the parts of it that the worker owns.
 func (s *Server) register(ctx context.Context, name string, data []byte) error {
 	reported, err := decodeNode(data)
 	if err != nil {
@@ -63,10 +63,10 @@ func (s *Server) register(ctx context.Context, name string, data []byte) error {
 	})
 }
 
-// again says which errors of a write another attempt can mend.
+// again says whether an error of a write may be resolved by another attempt.
 func again(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }
 
-// mergeNodeStatus takes over what the worker reports and keeps what others own (volumes attached, foreign conditions).
+// mergeNodeStatus takes over what the worker reports and keeps what others own (attached volumes, conditions of others).
 func mergeNodeStatus(stored, reported corev1.NodeStatus) corev1.NodeStatus {
 	merged := *reported.DeepCopy()
 	merged.VolumesAttached = stored.VolumesAttached
@@ -74,7 +74,7 @@ func mergeNodeStatus(stored, reported corev1.NodeStatus) corev1.NodeStatus {
 		if _, ok := merged.Capacity[resource]; ok || !foreign(resource) {
 			continue
 		}
-		// A report may come without any capacity: the maps are nil then.
+		// A report may contain no capacity: then the maps are nil.
 		if merged.Capacity == nil {
 			merged.Capacity = corev1.ResourceList{}
 		}
@@ -95,7 +95,7 @@ func mergeNodeStatus(stored, reported corev1.NodeStatus) corev1.NodeStatus {
 			merged.Conditions = append(merged.Conditions, condition)
 		}
 	}
-	// A condition that did not change keeps the time when it did.
+	// An unchanged condition keeps its transition time.
 	for i := range merged.Conditions {
 		for _, before := range stored.Conditions {
 			if c := &merged.Conditions[i]; before.Type == c.Type && before.Status == c.Status {
@@ -106,7 +106,7 @@ func mergeNodeStatus(stored, reported corev1.NodeStatus) corev1.NodeStatus {
 	return merged
 }
 
-// foreign says if a resource is an extended one, which users may add to a node's status by hand.
+// foreign says whether a resource is an extended one, which users may add to a node's status by hand.
 func foreign(resource corev1.ResourceName) bool {
 	for i := range len(resource) {
 		if resource[i] == '/' {
@@ -116,17 +116,17 @@ func foreign(resource corev1.ResourceName) bool {
 	return false
 }
 
-// A report that cannot be stored now is tried again after a pause that doubles, for as long as the session lasts.
+// A report that cannot be stored now is retried after a pause that doubles, as long as the session lasts.
 const firstPause, longestPause = 100 * time.Millisecond, 5 * time.Second
 
-// transient says that a write failed for what passes: no leader, full disks, a crowd, an unknown outcome. Reports may be
-// stored twice without harm.
+// transient says whether the cause of a write's failure may pass: no leader, full disks, too many requests, an unknown outcome.
+// Storing a report twice is harmless.
 func transient(err error) bool {
 	return again(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) ||
 		errors.Is(err, kv.ErrNoLeader) || errors.Is(err, kv.ErrOutcomeUnknown) || errors.Is(err, kv.ErrDiskFull) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// store runs a report until it is stored or refused for good. Its panic is an error.
+// store runs a report until it is stored or refused permanently. A panic is returned as an error.
 func (s *session) store(ctx context.Context, what string, report func() error) error {
 	wait := firstPause
 	for {
@@ -144,13 +144,14 @@ func (s *session) store(ctx context.Context, what string, report func() error) e
 	}
 }
 
-// report stores a batch and answers what was refused for good. It is not acknowledged before: the worker would forget it.
+// report stores a batch and returns what was refused permanently. The batch must not be acknowledged before: the worker would
+// discard it.
 func (s *session) report(ctx context.Context, batch *nodev1.StatusBatch) []string {
 	var mu sync.Mutex
 	var problems []string
 	refuse := func(what string, err error) {
 		if err == nil || apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-			return // what it was about is gone, or going
+			return // its object is gone or terminating
 		}
 		if stack := contain.Stack(err); stack != "" {
 			s.log.Error("a report caused a panic", "what", what, "error", err, "stack", stack)
@@ -182,7 +183,7 @@ func (s *session) report(ctx context.Context, batch *nodev1.StatusBatch) []strin
 			return nil
 		})
 	}
-	group.Wait() // the functions report their errors themselves
+	group.Wait() // the functions handle their errors themselves
 	return problems
 }
 
@@ -203,7 +204,7 @@ func (s *session) reportNode(ctx context.Context, data []byte) error {
 	})
 }
 
-// reportPod stores a pod's status, and removes the pod when it is gone from the worker and was to be deleted.
+// reportPod stores a pod's status, and removes a pod that is being deleted when the worker no longer has it.
 func (s *session) reportPod(ctx context.Context, report *nodev1.PodStatus) error {
 	var reported *corev1.Pod
 	var err error
@@ -239,13 +240,13 @@ func (s *session) reportPod(ctx context.Context, report *nodev1.PodStatus) error
 	return nil
 }
 
-// owned are the pod conditions that the worker decides.
+// owned are the pod conditions that the worker sets.
 var owned = map[corev1.PodConditionType]bool{
 	corev1.PodInitialized: true, corev1.PodReady: true, corev1.ContainersReady: true, corev1.PodReadyToStartContainers: true,
 }
 
-// mergePodStatus takes over what the worker reports and keeps what others own: the scheduler's condition, readiness
-// gates, disruption targets. A pod that has finished never runs again.
+// mergePodStatus takes over what the worker reports and keeps what others own: the scheduler's condition, readiness gates,
+// disruption targets. A pod that has finished never runs again.
 func mergePodStatus(stored, reported corev1.PodStatus) corev1.PodStatus {
 	merged := *reported.DeepCopy()
 	conditions := make([]corev1.PodCondition, 0, len(stored.Conditions)+len(merged.Conditions))
@@ -277,7 +278,7 @@ func mergePodStatus(stored, reported corev1.PodStatus) corev1.PodStatus {
 		merged.StartTime = stored.StartTime
 	}
 	merged.NominatedNodeName = stored.NominatedNodeName
-	// Which claims are a pod's is the control plane's to say: a node that could name others could read them (CVE-2025-4563).
+	// Only the control plane sets a pod's claims: a node that could add others could read them (CVE-2025-4563).
 	merged.ResourceClaimStatuses = stored.ResourceClaimStatuses
 	merged.ExtendedResourceClaimStatus = stored.ExtendedResourceClaimStatus
 	merged.NodeAllocatableResourceClaimStatuses = stored.NodeAllocatableResourceClaimStatuses
@@ -307,7 +308,8 @@ func (s *session) reportEvent(ctx context.Context, data []byte) error {
 	if err := s.mayReportEvent(event); err != nil {
 		return err
 	}
-	// Of the metadata an event has its name only: owners and finalizers of what a node makes would be others' to clear away.
+	// Only the name of an event's metadata is kept: owners and finalizers of objects that a node creates would be left to others to
+	// resolve.
 	event.ObjectMeta = metav1.ObjectMeta{Namespace: event.Namespace, Name: event.Name, Labels: event.Labels, Annotations: event.Annotations}
 	_, err = client.Create(ctx, s.Client, event.DeepCopy())
 	if apierrors.IsAlreadyExists(err) {

@@ -17,16 +17,16 @@ import (
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
-// Config is what a Server is made of.
+// Config has what a Server is made of.
 type Config struct {
 	Client *client.Client
 	Tokens *auth.Tokens
-	// Caller is the node whose certificate a call came with.
+	// Caller returns the node in the certificate of a call.
 	Caller func(ctx context.Context) (node string, ok bool)
-	// Masters are the addresses of all masters' mTLS ports.
+	// Masters returns the addresses of all masters' mTLS ports.
 	Masters func() []string
-	// Detached is how long this master has been without a leader; nil if it never is. One that is without for too long
-	// sends its workers to others.
+	// Detached returns how long this master has been without a leader; nil means that it never is. A master without a leader for
+	// too long sends its workers to others.
 	Detached               func() time.Duration
 	ClusterDomain          string
 	ClusterDNS             []netip.Addr
@@ -42,7 +42,7 @@ type Server struct {
 	attendance *attendance
 }
 
-// New makes a Server.
+// New creates a Server.
 func New(c Config) *Server {
 	if c.Log == nil {
 		c.Log = slog.Default()
@@ -82,7 +82,7 @@ func (s *Server) Session(stream nodev1.NodeService_SessionServer) error {
 	return sessionError(err)
 }
 
-// sessionError is an error that gRPC can carry: unavailable makes the worker try another master.
+// sessionError converts an error to a gRPC status: Unavailable makes the worker try another master.
 func sessionError(err error) error {
 	if err == nil {
 		return nil

@@ -19,23 +19,23 @@ import (
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
-// maxChunk bounds the objects of one message, so that no message comes near gRPC's limit.
+// maxChunk limits the objects of one message in bytes, so that no message comes near gRPC's limit.
 const maxChunk = 1 << 20
 
 const (
-	// beatPeriod is between two beats, as long as they cost little: a master sends maxBeats a second at most, and fewer to
-	// each worker if it has more of them.
+	// beatPeriod is the interval between two heartbeats while there are few workers: a master sends at most maxBeats per second, so
+	// each worker gets fewer if there are many.
 	beatPeriod = 300 * time.Millisecond
 	maxBeats   = 500
-	// A worker answers every second. It is quiet when two answers are missing, and its session ends when ten are. Time in
-	// which this master stood still does not count.
+	// A worker answers every second. It counts as quiet when two answers are missing, and its session ends when ten are. Time in
+	// which this master was paused does not count.
 	quietAfter, endAfter = 2500 * time.Millisecond, 10 * time.Second
 	silenceTick          = 250 * time.Millisecond
-	// detachedLimit is how long a master may be without a leader and keep its workers: longer than an election.
+	// detachedLimit is how long a master without a leader keeps its workers: longer than an election takes.
 	detachedLimit = 3 * time.Second
-	// beginLimit is how long a session's first write may take: an election and some.
+	// beginLimit is how long a session's first write may take: longer than an election takes.
 	beginLimit = 5 * time.Second
-	// batchesAhead is how many reports may wait to be stored; workers send two ahead.
+	// batchesAhead is how many received reports may wait to be stored; workers send up to two ahead.
 	batchesAhead = 4
 )
 
@@ -46,16 +46,16 @@ type session struct {
 	stream  nodev1.NodeService_SessionServer
 	log     *slog.Logger
 	sendMu  sync.Mutex
-	answers bool        // the worker answers beats
-	heard   atomic.Bool // since silence last looked
+	answers bool        // the worker answers heartbeats
+	heard   atomic.Bool // a message has arrived since silence last checked
 	batches chan *nodev1.StatusBatch
 	begun   chan struct{} // closed once the node is registered
 	events  *rate.Limiter
 	end     context.CancelCauseFunc
 }
 
-// run runs the session until one of its parts fails. The worker is welcomed before anything is written, so that it has
-// found its new master also while the masters elect a leader.
+// run runs the session until one of its parts fails. The welcome is sent before anything is written, so that a worker finds a new
+// master also during an election.
 func (s *session) run(ctx context.Context, node []byte) error {
 	masters := s.Masters()
 	if err := s.welcome(masters); err != nil {
@@ -68,7 +68,7 @@ func (s *session) run(ctx context.Context, node []byte) error {
 	defer parts.Wait()
 	defer cancel(nil)
 	s.attendance.set(s, Connected)
-	defer s.attendance.set(s, Gone) // before the parts have ended: the leader should know at once
+	defer s.attendance.set(s, Gone) // before the parts have ended, so that the leader learns it at once
 	failed := make(chan error, 5)
 	for _, part := range []func(context.Context) error{
 		func(ctx context.Context) error {
@@ -84,7 +84,7 @@ func (s *session) run(ctx context.Context, node []byte) error {
 	} {
 		parts.Go(func() { failed <- s.contained(ctx, part) })
 	}
-	// What waits for the worker's words is not waited for: gRPC ends it when this handler has returned.
+	// receive is not waited for: gRPC ends it when this handler has returned.
 	go func() { failed <- s.contained(ctx, s.receive) }()
 	select {
 	case err := <-failed:
@@ -94,7 +94,7 @@ func (s *session) run(ctx context.Context, node []byte) error {
 	}
 }
 
-// contained runs a part of the session. Its panic ends the session, not the master.
+// contained runs a part of the session. A panic ends the session, not the process.
 func (s *session) contained(ctx context.Context, part func(context.Context) error) error {
 	err := contain.Run(func() error { return part(ctx) })
 	if stack := contain.Stack(err); stack != "" {
@@ -120,8 +120,8 @@ func (s *session) welcome(masters []string) error {
 	}}})
 }
 
-// beat tells the worker in a steady rhythm that this master is alive, and of new masters. It ends the session when this
-// master has lost the others: they can serve the worker, and it cannot.
+// beat sends heartbeats to the worker, and the addresses of masters when they change. It ends the session if this master has lost
+// the others: they can serve the worker, and this one cannot.
 func (s *session) beat(ctx context.Context, masters []string) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -148,7 +148,7 @@ func (s *session) beat(ctx context.Context, masters []string) error {
 	}
 }
 
-// silence notes when the worker ceases to answer, and ends the session when that lasts.
+// silence records when the worker stops answering, and ends the session if it does not resume.
 func (s *session) silence(ctx context.Context) error {
 	if !s.answers {
 		<-ctx.Done()
@@ -163,7 +163,7 @@ func (s *session) silence(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		// Beats may come slowly where there are many workers.
+		// Heartbeats are less frequent if there are many workers.
 		quiet := max(quietAfter, 3*time.Duration(s.attendance.count())*time.Second/maxBeats)
 		was := silent >= quiet
 		if silent += silenceTick; s.heard.Swap(false) {
@@ -181,7 +181,7 @@ func (s *session) silence(ctx context.Context) error {
 	}
 }
 
-// begin registers the node and waits until the local view is no older than what another master may have told the worker.
+// begin registers the node and waits until the local view is at least as new as what another master may have sent the worker.
 func (s *session) begin(ctx context.Context, node []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, beginLimit)
 	defer cancel()
@@ -234,8 +234,8 @@ func (s *session) assign(ctx context.Context) error {
 		})
 }
 
-// lost says that a node was marked as unknown by one of the events. Only a new session makes it known again: its worker
-// may never have noticed that it was silent.
+// lost says whether one of the events marked the node as unknown. Only a new session undoes that: the worker may not have noticed
+// that it was silent.
 func lost(events []client.Event, node string) bool {
 	unknown := func(obj client.Object) bool {
 		n, ok := obj.(*corev1.Node)
@@ -252,7 +252,7 @@ func lost(events []client.Event, node string) bool {
 	return slices.ContainsFunc(events, func(e client.Event) bool { return e.New != nil && unknown(e.New) && (e.Old == nil || !unknown(e.Old)) })
 }
 
-// deleted says that one of the events is the node's deletion.
+// deleted says whether one of the events is the node's deletion.
 func deleted(events []client.Event, node string) bool {
 	return slices.ContainsFunc(events, func(e client.Event) bool {
 		n, ok := e.Old.(*corev1.Node)
@@ -260,8 +260,8 @@ func deleted(events []client.Event, node string) bool {
 	})
 }
 
-// registered ends the session of a worker whose Node is gone: somebody deleted it, or the state of an older snapshot was
-// restored. The worker's next session registers it again.
+// registered ends the session of a worker whose Node does not exist: it was deleted, or an older snapshot was restored. The
+// worker's next session registers it again.
 func (s *session) registered(v client.View) error {
 	if _, ok := client.Get[*corev1.Node](v, "", s.node); ok {
 		return nil
@@ -269,7 +269,7 @@ func (s *session) registered(v client.View) error {
 	return status.Errorf(codes.Unavailable, "node %s is not registered any more: its worker must register it again", s.node)
 }
 
-// sendFull sends a full set, in as many messages as its size asks for.
+// sendFull sends a full set, in as many messages as its size requires.
 func (s *session) sendFull(version uint64, upserts []*nodev1.Object) error {
 	for {
 		size, n := 0, 0
@@ -293,7 +293,7 @@ func (s *session) sendAssignment(a *nodev1.Assignment) error {
 	return s.send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_Assignment{Assignment: a}})
 }
 
-// receive takes in what the worker says. It does not wait for anything else: a worker whose reports take long is not silent.
+// receive reads the worker's messages. It waits for nothing else: a worker whose reports take long to store is not silent.
 func (s *session) receive(ctx context.Context) error {
 	for {
 		message, err := s.stream.Recv()
@@ -328,7 +328,7 @@ func (s *session) reports(ctx context.Context) error {
 		case batch := <-s.batches:
 			problems := s.report(ctx, batch)
 			if ctx.Err() != nil {
-				return ctx.Err() // some of it may not be stored: the worker sends it again
+				return ctx.Err() // some of it may not be stored: the worker will send it again
 			}
 			if err := s.send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_StatusResult{StatusResult: &nodev1.StatusResult{
 				Sequence: batch.Sequence, Errors: problems,

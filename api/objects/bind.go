@@ -47,13 +47,13 @@ func (s *Service) Bind(ctx context.Context, r *Request, binding *corev1.Binding)
 			return nil, bindConflict(r, "pod %v has non-empty .spec.schedulingGates", pod.Name)
 		}
 		pod.Spec.NodeName = target.Name
-		pod.Status.NominatedNodeName = "" // it has come true, or is stale
+		pod.Status.NominatedNodeName = "" // it has come true, or is outdated
 		if len(binding.Annotations) > 0 {
 			if pod.Annotations == nil {
 				pod.Annotations = map[string]string{}
 			}
 			maps.Copy(pod.Annotations, binding.Annotations)
-			podutil.DropInitContainerAnnotations(pod.Annotations) // a binding does not go by the pods' rules, which drop them
+			podutil.DropInitContainerAnnotations(pod.Annotations) // a binding does not run the pods' update rules, which would drop them
 		}
 		setLabels(pod, binding.Labels)
 		setLabels(pod, s.TopologyLabels(s.store.View(), target.Name))
@@ -70,13 +70,13 @@ func setLabels(pod *corev1.Pod, labels map[string]string) {
 	maps.Copy(pod.Labels, labels)
 }
 
-// TopologyLabels are the labels of a node that its pods get, so that they can learn where they run (upstream's
+// TopologyLabels returns the labels of a node that its pods get, so that they can find out where they run (upstream's
 // PodTopologyLabels).
 func (s *Service) TopologyLabels(view kv.View, node string) map[string]string {
 	kind, _ := s.kinds.ByGroupResource("", "nodes")
 	v, ok := view.Get(kind.Key("", node))
 	if !ok {
-		return nil // a pod may be bound to a node that is not there
+		return nil // a pod may be bound to a node that does not exist
 	}
 	obj, err := s.Decode(kind, v)
 	if err != nil {
@@ -98,7 +98,7 @@ func bindConflict(r *Request, format string, args ...any) error {
 	return apierrors.NewConflict(schema.GroupResource{Resource: "pods/binding"}, r.Name, fmt.Errorf(format, args...))
 }
 
-// setCondition puts a condition in the place of the one of its type, whose time it keeps if the status is the same.
+// setCondition replaces the condition of the same type, and keeps its transition time if the status is unchanged.
 func setCondition(pod *corev1.Pod, condition corev1.PodCondition) {
 	for i := range pod.Status.Conditions {
 		if have := &pod.Status.Conditions[i]; have.Type == condition.Type {

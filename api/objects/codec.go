@@ -29,24 +29,24 @@ var (
 	protoPrefix     = []byte("k8s\x00")
 )
 
-// Sealer encrypts values before they are proposed. The key a value is stored under is bound as associated data, so a
-// sealed value cannot be moved to another name.
+// Sealer encrypts values before they are proposed. The storage key is associated data of the encryption, so a sealed value cannot
+// be moved to another name.
 type Sealer interface {
 	Seal(key string, plain []byte) ([]byte, error)
 	Open(key string, sealed []byte) ([]byte, error)
-	// Stale says that a value is sealed with another key than Seal uses now.
+	// Stale says whether a value is encrypted with another key than Seal uses now.
 	Stale(sealed []byte) bool
 }
 
-// protoMessage is what every built-in type can do.
+// protoMessage is implemented by every built-in type.
 type protoMessage interface {
 	Size() int
 	MarshalToSizedBuffer([]byte) (int, error)
 	Unmarshal([]byte) error
 }
 
-// encode gives the bytes to store: the object in Kubernetes protobuf without a resourceVersion (the store's revision is
-// the truth), sealed if the kind asks for it.
+// encode returns the bytes to store: the object in Kubernetes protobuf without a resourceVersion (the store's revision is
+// authoritative), encrypted if the kind requires it.
 func (s *Service) encode(kind *registry.Kind, key string, obj registry.Object) ([]byte, error) {
 	value, err := plain(kind, obj)
 	if err != nil {
@@ -55,7 +55,7 @@ func (s *Service) encode(kind *registry.Kind, key string, obj registry.Object) (
 	return s.seal(kind, key, value)
 }
 
-// plain encodes an object as it is stored, but for sealing.
+// plain encodes an object as it is stored, except for encryption.
 func plain(kind *registry.Kind, obj registry.Object) ([]byte, error) {
 	if stored := kind.StoredAs; stored != nil {
 		internal, err := kind.ToInternal(obj.DeepCopyObject())
@@ -88,7 +88,7 @@ func (s *Service) seal(kind *registry.Kind, key string, value []byte) ([]byte, e
 	return sealed, nil
 }
 
-// open is a version's value as it was before it was sealed.
+// open returns a version's value, decrypted if it is sealed.
 func (s *Service) open(kind *registry.Kind, v *kv.Version) ([]byte, error) {
 	if !kind.Sealed {
 		return v.Value, nil
@@ -113,9 +113,8 @@ func marshal(obj registry.Object) ([]byte, error) {
 	return buf[len(buf)-n:], nil
 }
 
-// envelope wraps protobuf bytes as runtime.Unknown behind the "k8s\0" prefix
-// (k8s.io/apimachinery/pkg/runtime/generated.proto: typeMeta = 1 {apiVersion = 1, kind = 2}, raw = 2,
-// contentEncoding = 3, contentType = 4).
+// envelope wraps protobuf bytes as runtime.Unknown after the "k8s\0" prefix (k8s.io/apimachinery/pkg/runtime/generated.proto:
+// typeMeta = 1 {apiVersion = 1, kind = 2}, raw = 2, contentEncoding = 3, contentType = 4).
 func envelope(kind *registry.Kind, raw []byte) []byte {
 	apiVersion := kind.GroupVersion().String()
 	meta := make([]byte, 0, len(apiVersion)+len(kind.Kind)+4)
@@ -136,10 +135,11 @@ func appendField(b []byte, number int, value []byte) []byte {
 	return append(b, value...)
 }
 
-// Decode answers the object of a version, with its resourceVersion and type set. It is shared: read-only.
+// Decode returns the object of a version, with its resourceVersion and type set. It is shared: read-only.
 func (s *Service) Decode(kind *registry.Kind, v *kv.Version) (registry.Object, error) {
 	if kind.StoredAs != nil {
-		// The shared forms are those of the version it is stored in; other versions are few and made anew.
+		// The shared forms are those of the API version that is stored; objects in other API versions are rare and decoded each
+		// time.
 		return s.decodeFresh(kind, v)
 	}
 	form, err := v.Form(formObject, func(v *kv.Version) (any, int, error) {
@@ -152,7 +152,7 @@ func (s *Service) Decode(kind *registry.Kind, v *kv.Version) (registry.Object, e
 	return form.(registry.Object), nil
 }
 
-// decodeFresh answers an object of the caller's own.
+// decodeFresh returns a new object that the caller owns.
 func (s *Service) decodeFresh(kind *registry.Kind, v *kv.Version) (registry.Object, error) {
 	if stored := kind.StoredAs; stored != nil {
 		obj, err := s.decodeFresh(stored, v)
@@ -182,7 +182,7 @@ func (s *Service) decodeFresh(kind *registry.Kind, v *kv.Version) (registry.Obje
 	return obj, nil
 }
 
-// Unwrap finds the raw field of an envelope without copying it.
+// Unwrap returns the raw field of an envelope without copying it.
 func Unwrap(value []byte) ([]byte, error) {
 	if !bytes.HasPrefix(value, protoPrefix) {
 		return nil, fmt.Errorf("not in Kubernetes protobuf")
@@ -204,7 +204,7 @@ func Unwrap(value []byte) ([]byte, error) {
 	return unknown.Raw, nil
 }
 
-// formOf is a version's form in a slot, or one of its own for a kind that is stored as another.
+// formOf returns a version's cached form in a slot, or a newly built one for a kind that is stored as another.
 func formOf(kind *registry.Kind, v *kv.Version, slot kv.FormSlot, build kv.BuildForm) (any, error) {
 	if kind.StoredAs == nil {
 		return v.Form(slot, build)
@@ -213,7 +213,7 @@ func formOf(kind *registry.Kind, v *kv.Version, slot kv.FormSlot, build kv.Build
 	return form, err
 }
 
-// JSON answers the version's JSON, beginning with its kind and apiVersion, without a trailing newline. Read-only.
+// JSON returns the version's JSON, beginning with its kind and apiVersion, without a trailing newline. Read-only.
 func (s *Service) JSON(kind *registry.Kind, v *kv.Version) ([]byte, error) {
 	build := func(v *kv.Version) (any, int, error) {
 		obj, err := s.Decode(kind, v)
@@ -234,7 +234,7 @@ func (s *Service) JSON(kind *registry.Kind, v *kv.Version) ([]byte, error) {
 	return form.([]byte), nil
 }
 
-// Proto answers the version's protobuf with its resourceVersion, without the envelope. Read-only.
+// Proto returns the version's protobuf with its resourceVersion, without the envelope. Read-only.
 func (s *Service) Proto(kind *registry.Kind, v *kv.Version) ([]byte, error) {
 	form, err := formOf(kind, v, formProto, func(v *kv.Version) (any, int, error) {
 		obj, err := s.Decode(kind, v)
@@ -250,13 +250,13 @@ func (s *Service) Proto(kind *registry.Kind, v *kv.Version) ([]byte, error) {
 	return form.([]byte), nil
 }
 
-// Envelope wraps protobuf bytes of a kind for the wire.
+// Envelope wraps protobuf bytes of a kind for clients.
 func Envelope(kind *registry.Kind, raw []byte) []byte { return envelope(kind, raw) }
 
-// FormatRevision writes a revision as a resourceVersion.
+// FormatRevision formats a revision as a resourceVersion.
 func FormatRevision(revision uint64) string { return strconv.FormatUint(revision, 10) }
 
-// ParseRevision reads a resourceVersion; "" and "0" are 0.
+// ParseRevision parses a resourceVersion; "" and "0" are 0.
 func ParseRevision(resourceVersion string) (uint64, error) {
 	if resourceVersion == "" {
 		return 0, nil
@@ -268,13 +268,13 @@ func ParseRevision(resourceVersion string) (uint64, error) {
 	return revision, nil
 }
 
-// JSONList is a list of stored versions as JSON, put together from their shared encodings.
+// JSONList returns a list of stored versions as JSON, assembled from their shared encodings.
 func (s *Service) JSONList(kind *registry.Kind, items []*kv.Version, meta *metav1.ListMeta) ([]byte, error) {
 	head, err := stdjson.Marshal(meta)
 	if err != nil {
 		return nil, err
 	}
-	// Items of a typed list carry no type of their own: cut what every encoding of the kind begins with.
+	// Items of a typed list have no kind and apiVersion: skip the bytes that every encoding of the kind begins with.
 	skip := len(fmt.Sprintf(`{"kind":%q,"apiVersion":%q,`, kind.Kind, kind.GroupVersion()))
 	encoded := make([][]byte, len(items))
 	size := 0

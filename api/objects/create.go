@@ -17,14 +17,14 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// maxNameTries is how often a generated name is drawn again when it is taken (KEP-4420).
+// maxNameTries is how many generated names are tried if they are taken (KEP-4420).
 const maxNameTries = 8
 
-// maxAttempts bounds how often a write is prepared again because the state moved on under it. Each time somebody else's
-// write went through, so a crowd on one object makes progress; the request's own deadline is what normally ends it.
+// maxAttempts limits how often a write is prepared again because the state has changed meanwhile. Each time some other write
+// succeeded, so many writers of one object make progress; normally the request's own deadline ends the attempts.
 const maxAttempts = 1000
 
-// Create stores a new object and answers it. The object is the service's from here on.
+// Create stores a new object and returns it. The caller must not use obj afterwards.
 func (s *Service) Create(ctx context.Context, r *Request, obj registry.Object) (registry.Object, error) {
 	return s.create(ctx, r, obj, false)
 }
@@ -54,7 +54,7 @@ func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, a
 		case err == nil:
 			return created, nil
 		case errors.Is(err, errRetry) && try < maxAttempts:
-		case errors.Is(err, errStale) && try == 0: // every later view is a consistent one
+		case errors.Is(err, errStale) && try == 0: // all later views are consistent
 		case apierrors.IsAlreadyExists(err) && generated && try+1 < maxNameTries:
 		case apierrors.IsAlreadyExists(err) && generated:
 			return nil, apierrors.NewGenerateNameConflict(r.Kind.GroupResource(), request.Name, 1)
@@ -74,7 +74,7 @@ func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, a
 	}
 }
 
-// errStale marks an error that may come from a local view that is behind: ask again with a consistent one.
+// errStale marks an error that may result from a local view that is behind: decide again on a consistent view.
 var errStale = errors.New("objects: decided on a view that may be stale")
 
 type staleError struct{ err error }
@@ -165,14 +165,14 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 	return obj, nil
 }
 
-// empty is the object that a creation is compared with.
+// empty returns the object with which a creation is compared.
 func (s *Service) empty(kind *registry.Kind) registry.Object {
 	obj := kind.New()
 	obj.GetObjectKind().SetGroupVersionKind(kind.GVK())
 	return obj
 }
 
-// stampNew sets what the cluster chooses for a new object, and clears what only the cluster may set.
+// stampNew sets the fields that the cluster chooses for a new object, and clears those that only the cluster may set.
 func (s *Service) stampNew(obj registry.Object) {
 	obj.SetUID(s.newUID())
 	obj.SetCreationTimestamp(s.timestamp())
@@ -201,8 +201,8 @@ func checkScope(r *Request, obj registry.Object) error {
 	return nil
 }
 
-// checkNamespace refuses creations in a namespace that is absent or going away (upstream's NamespaceLifecycle), and
-// answers the operation that keeps it true until the command applies.
+// checkNamespace refuses creations in a namespace that is absent or terminating (upstream's NamespaceLifecycle), and returns the
+// check operation that ensures this when the command is applied.
 func (s *Service) checkNamespace(r *Request, view kv.View) (kv.Op, error) {
 	kind, _ := s.kinds.ByGroupResource("", "namespaces")
 	key := kind.Key("", r.Namespace)
@@ -222,8 +222,9 @@ func (s *Service) checkNamespace(r *Request, view kv.View) (kv.Op, error) {
 		})
 		return kv.Op{}, &staleError{err}
 	}
-	// Only a write to the namespace can mark it as going away: bind the creation to its being what was looked at. A mere
-	// "exists" would let a creation slip in between the namespace's last look at its content and its removal.
+	// Only a write to the namespace can mark it as terminating: so the creation requires the namespace to be at the revision that
+	// was read. With the condition "exists" a creation could come between the last check of the namespace's content and its
+	// removal.
 	return kv.Op{Key: key, Check: true, Cond: kv.AtRevision, Revision: v.ModRevision}, nil
 }
 
@@ -253,7 +254,7 @@ func (s *Service) allocate(r *Request, view kv.View, obj, old registry.Object) (
 	return allocator.Allocate(view, obj, old, r.DryRun)
 }
 
-// fill is a prepared object in its versioned form, with what its allocator chooses before validation. The answers agree.
+// fill returns a prepared object in both forms, with the values that its allocator chooses before validation.
 func (s *Service) fill(r *Request, view kv.View, internal runtime.Object, old registry.Object) (registry.Object, runtime.Object, error) {
 	obj, err := r.Kind.FromInternal(internal)
 	if err != nil {
@@ -279,7 +280,7 @@ func checkSize(value []byte) error {
 	return nil
 }
 
-// expired says if a graceful deletion has nothing left to wait for.
+// expired says whether a graceful deletion has nothing left to wait for.
 func expired(obj registry.Object) bool {
 	if obj.GetDeletionTimestamp() == nil || len(obj.GetFinalizers()) > 0 {
 		return false

@@ -25,10 +25,10 @@ func unstructuredGroupKind(group, kind string) schema.GroupKind {
 	return schema.GroupKind{Group: group, Kind: kind}
 }
 
-// Encoding is how a body is encoded.
+// Encoding is the encoding of a body.
 type Encoding int
 
-// The encodings that bodies come in.
+// The encodings of bodies.
 const (
 	JSON Encoding = iota
 	YAML
@@ -88,7 +88,7 @@ func decodeInto[T runtime.Object](r *Request, data []byte, encoding Encoding, va
 	return typed, nil
 }
 
-// summary shows how a body begins.
+// summary returns the beginning of a body.
 func summary(data []byte) string {
 	const most = 30
 	shown := data[:min(len(data), most)]

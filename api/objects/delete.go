@@ -20,8 +20,8 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// Delete deletes an object, or begins to: gone says that it is not there any more; otherwise the answer is the object
-// as it now waits for its grace period, its finalizers or its content.
+// Delete deletes an object, or starts its deletion. gone means that the object no longer exists; otherwise obj is the object
+// waiting for its grace period, its finalizers or the removal of its content.
 func (s *Service) Delete(ctx context.Context, r *Request, options *metav1.DeleteOptions) (obj registry.Object, gone bool, err error) {
 	if options == nil {
 		options = &metav1.DeleteOptions{}
@@ -106,8 +106,8 @@ func checkPreconditions(r *Request, p *metav1.Preconditions, old registry.Object
 	return nil
 }
 
-// markDeleted sets the deletion's time and grace. A deletion that is under way can only be shortened
-// (k8s.io/apiserver/pkg/registry/rest BeforeDelete is the rule).
+// markDeleted sets the deletion timestamp and grace period. The grace period of a deletion in progress can only be shortened (as in
+// k8s.io/apiserver/pkg/registry/rest BeforeDelete).
 func (s *Service) markDeleted(kind *registry.Kind, obj registry.Object, options *metav1.DeleteOptions) {
 	now := s.timestamp()
 	var grace int64
@@ -120,7 +120,7 @@ func (s *Service) markDeleted(kind *registry.Kind, obj registry.Object, options 
 			return
 		}
 		if options.GracePeriodSeconds == nil || grace >= *left {
-			if grace != 0 { // an unscheduled or finished pod goes at once
+			if grace != 0 { // an unscheduled or finished pod is removed at once
 				return
 			}
 		}
@@ -146,7 +146,7 @@ func (s *Service) markDeleted(kind *registry.Kind, obj registry.Object, options 
 	}
 }
 
-// finalizersFor adds or removes the garbage collector's finalizers as the propagation policy asks.
+// finalizersFor adds or removes the garbage collector's finalizers according to the propagation policy.
 func finalizersFor(kind *registry.Kind, have []string, options *metav1.DeleteOptions) []string {
 	policy := metav1.DeletePropagationBackground
 	switch {
@@ -176,8 +176,8 @@ func finalizersFor(kind *registry.Kind, have []string, options *metav1.DeleteOpt
 // concurrentDeletes is how many objects of a collection are deleted at a time: enough to fill the log's batches.
 const concurrentDeletes = 16
 
-// DeleteCollection deletes every object that the list options select, and answers those it deleted. An object that goes
-// away by itself meanwhile is no error.
+// DeleteCollection deletes every object that the list options select, and returns those that it deleted. An object that disappears
+// meanwhile is not an error.
 func (s *Service) DeleteCollection(ctx context.Context, r *Request, options *metav1.DeleteOptions, list ListOptions) ([]*kv.Version, error) {
 	page, err := s.List(ctx, r, list)
 	if err != nil {
@@ -188,7 +188,7 @@ func (s *Service) DeleteCollection(ctx context.Context, r *Request, options *met
 	for _, v := range page.Items {
 		group.Go(func() error {
 			one := *r
-			one.Warn = nil // for one request at a time
+			one.Warn = nil // not safe for concurrent use
 			one.Namespace, one.Name = r.Kind.SplitKey(v.Key)
 			err := contain.Run(func() error {
 				_, _, err := s.Delete(ctx, &one, options.DeepCopy())

@@ -1,11 +1,11 @@
-// Package objects is the one object service: every write and read of a Kubernetes object passes through it, whichever
-// front (REST, gRPC, the in-process client of controllers and scheduler) it came in by, so no rule can be walked around.
+// Package objects is the object service: every write and read of a Kubernetes object passes through it, whether it comes from a
+// front (REST, gRPC) or from the in-process client of controllers and the scheduler, so no rule can be bypassed.
 //
-// A write: default -> mutating admission -> prepare -> managed fields -> validate -> validating admission -> stamp ->
-// seal -> propose one command. The command holds everything that must happen together: the object's put or delete with
-// its precondition, a check that its namespace still exists, and what the kind allocates (service addresses and ports
-// are keys of their own, put with "absent" as their precondition, so two masters can never hand out the same one).
+// A write: default -> mutating admission -> prepare -> managed fields -> validate -> validating admission -> stamp -> seal ->
+// propose one command. The command contains everything that must happen together: the object's put or delete with its precondition,
+// a check that its namespace still exists, and what the kind allocates (service addresses and ports are separate keys, put with the
+// precondition "absent", so two masters can never allocate the same one).
 //
-// A read copies bytes: a stored version carries its decoded object, its JSON and its protobuf, each built at most once
-// and shared by every reader. Whatever is returned as *kv.Version or came out of Decode is read-only.
+// A read copies bytes: a stored version caches its decoded object, its JSON and its protobuf, each built at most once and shared by
+// all readers. Everything that is returned as *kv.Version or by Decode is read-only.
 package objects

@@ -1,9 +1,9 @@
 package objects
 
-// FieldError says which field of a request an error is about, for fronts whose errors name it. Field is a path as Kubernetes
-// writes it: in the object ("metadata.namespace"), or in what comes beside it ("resourceVersion", "preconditions.uid").
+// FieldError says which field of a request an error is about, for fronts whose errors name it. Field is a path in Kubernetes'
+// notation: in the object ("metadata.namespace"), or in the options ("resourceVersion", "preconditions.uid").
 //
-// REST answers the Status of Err, which is Kubernetes' to the letter and often names no field.
+// REST responds with the Status of Err, which is exactly Kubernetes' and often names no field.
 type FieldError struct {
 	Field string
 	Err   error
@@ -12,13 +12,13 @@ type FieldError struct {
 // Error implements error.
 func (e *FieldError) Error() string { return e.Err.Error() }
 
-// Unwrap answers the error itself, so that its Status is found.
+// Unwrap returns Err, so that its Status is found.
 func (e *FieldError) Unwrap() error { return e.Err }
 
-// ObjectsName is the Field of errors about an operation's object as such, wherever the operation has its name.
+// ObjectsName is the Field of errors about the name of an operation's object, wherever the operation has that name.
 const ObjectsName = "name"
 
-// InField adds a field to an error; nil stays nil.
+// InField wraps an error with a field; it returns nil for nil.
 func InField(field string, err error) error {
 	if err == nil {
 		return nil

@@ -9,27 +9,27 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 )
 
-// What is the same in every front.
+// Values that are the same for all fronts.
 const (
-	// MaxBodyBytes bounds a request's body or message, as upstream does.
+	// MaxBodyBytes limits a request's body or message, as upstream does.
 	MaxBodyBytes = 3 << 20
-	// DefaultRequestTimeout bounds every request that is not long-running, as upstream does, unless a flag says otherwise.
+	// DefaultRequestTimeout limits every request that is not long-running, as upstream does, unless a flag says otherwise.
 	DefaultRequestTimeout = time.Minute
-	// MinWatch is the shortest life of a watch whose client names none; the longest is twice that, so that the watches of
-	// a restarted master do not all end together.
+	// MinWatch is the shortest duration of a watch whose client sets none; the longest is twice that, so that the watches of a
+	// restarted master do not all end at the same time.
 	MinWatch = 30 * time.Minute
 )
 
-// TransactionsPath stands for transactions where access to paths is decided and recorded, whatever front they come by.
+// TransactionsPath is the path by which transactions are authorized and recorded, whichever front they use.
 const TransactionsPath = "/kontiki/v1/transactions"
 
 const (
-	maxWarnings     = 4 << 10 // bytes
+	maxWarnings     = 4 << 10 // in bytes
 	maxManagerBytes = 128
 )
 
-// LongRunning says whether requests with a verb for a subresource take as long as their clients want them to. No limit of time
-// or number applies to them.
+// LongRunning says whether requests with a verb for a subresource may take as long as the client wants. The limits of duration and
+// number do not apply to them.
 func LongRunning(verb, subresource string) bool {
 	switch subresource {
 	case "attach", "exec", "log", "portforward", "proxy":
@@ -38,11 +38,11 @@ func LongRunning(verb, subresource string) bool {
 	return verb == "watch"
 }
 
-// Mutating says whether requests with a verb count as those that change something.
+// Mutating says whether requests with a verb count as changing something.
 func Mutating(verb string) bool { return verb != "get" && verb != "list" && verb != "watch" }
 
-// HealthPath says whether a path is asked by whoever decides if this master lives. No limit applies there: a busy master is not
-// a dead one.
+// HealthPath says whether a path is used to check that this master is alive. No limit applies to it: a busy master is not a dead
+// one.
 func HealthPath(path string) bool {
 	for _, root := range []string{"/healthz", "/livez", "/readyz"} {
 		if rest, ok := strings.CutPrefix(path, root); ok && (rest == "" || rest[0] == '/') {
@@ -52,13 +52,13 @@ func HealthPath(path string) bool {
 	return false
 }
 
-// Warnings gathers what an answer warns of: each text once, however often the write was prepared, and within bounds.
+// Warnings collects the warnings of a response: each text once, however often the write was prepared, and limited in size.
 type Warnings struct {
 	texts []string
 	bytes int
 }
 
-// Add answers whether the text is new.
+// Add adds a text, and returns whether it is new.
 func (w *Warnings) Add(text string) bool {
 	if w.bytes+len(text) > maxWarnings || slices.Contains(w.texts, text) {
 		return false
@@ -68,11 +68,11 @@ func (w *Warnings) Add(text string) bool {
 	return true
 }
 
-// Texts are all warnings, in order.
+// Texts returns all warnings, in order.
 func (w *Warnings) Texts() []string { return w.texts }
 
-// FieldManager is who fields belong to: whom the request names, or else the client's program, which stands before the first
-// slash of its user agent.
+// FieldManager returns the owner of fields in managed fields: the one that the request names, or else the part of the client's user
+// agent before the first slash.
 func FieldManager(named, userAgent string) string {
 	if named == "" {
 		named, _, _ = strings.Cut(userAgent, "/")
@@ -80,7 +80,7 @@ func FieldManager(named, userAgent string) string {
 	return named[:min(len(named), maxManagerBytes)]
 }
 
-// FieldValidation is what a request asks for, or the default of servers: warn.
+// FieldValidation returns the validation that a request asks for, or the server's default: warn.
 func FieldValidation(asked string) string {
 	if asked == "" {
 		return metav1.FieldValidationWarn
@@ -88,7 +88,7 @@ func FieldValidation(asked string) string {
 	return asked
 }
 
-// NameSelector adds a name to a field selector, which may be nil.
+// NameSelector returns a field selector, which may be nil, extended by a name.
 func NameSelector(selector fields.Selector, name string) fields.Selector {
 	one := fields.OneTermEqualSelector("metadata.name", name)
 	if selector == nil || selector.Empty() {

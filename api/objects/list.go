@@ -17,7 +17,7 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// ListOptions select what a list answers. Nil selectors select everything.
+// ListOptions select the objects that a list returns. Nil selectors select everything.
 type ListOptions struct {
 	Labels               labels.Selector
 	Fields               fields.Selector
@@ -27,17 +27,17 @@ type ListOptions struct {
 	ResourceVersionMatch metav1.ResourceVersionMatch
 }
 
-// ListResult is one page, in key order, of the state at one revision.
+// ListResult is one page, in order of key, of the state at one revision.
 type ListResult struct {
 	Items    []*kv.Version
 	Revision uint64
-	// Continue asks for the next page; "" when this is the last.
+	// Continue is the token for the next page; "" if this is the last one.
 	Continue string
-	// Remaining is how many objects follow, when that is known.
+	// Remaining is the number of objects after this page, if that is known.
 	Remaining *int64
 }
 
-// List answers the objects of a kind in a namespace (all when the request names none) at one revision.
+// List returns the objects of a kind in a namespace (all if the request has none) at one revision.
 func (s *Service) List(ctx context.Context, r *Request, o ListOptions) (*ListResult, error) {
 	match, err := newMatcher(s, r.Kind, o.Labels, o.Fields)
 	if err != nil {
@@ -95,7 +95,7 @@ func (s *Service) List(ctx context.Context, r *Request, o ListOptions) (*ListRes
 	return result, nil
 }
 
-// listView finds the view that a list reads, and what it goes on from.
+// listView returns the view that a list reads, and where it continues.
 func (s *Service) listView(ctx context.Context, r *Request, o ListOptions) (kv.View, continuation, error) {
 	now := continuation{Began: s.now().Unix()}
 	if o.Continue == "" {
@@ -120,7 +120,7 @@ func (s *Service) listView(ctx context.Context, r *Request, o ListOptions) (kv.V
 		view, err := s.readView(ctx)
 		return view, now, err
 	}
-	// The first page may have come from another master: this one has the same history.
+	// The first page may have come from another master, but this one has the same history.
 	if now.Began-from.Began < int64(continueLife/time.Second) {
 		if view, err := s.viewAt(ctx, r.Kind.Prefix(), uint64(from.Revision)); err == nil {
 			return view, from, nil
@@ -144,12 +144,12 @@ func (s *Service) exactView(ctx context.Context, prefix, resourceVersion string)
 	return view, nil
 }
 
-// continueLife is how long a list can be continued at its revision, as long as upstream keeps the past at least. The
-// history may reach back further in a cluster that rests, but nobody's list should depend on that.
+// continueLife is how long a list can be continued at its revision, which is at least as long as upstream keeps past revisions. The
+// history of an idle cluster may reach back further, but clients should not depend on that.
 const continueLife = 5 * time.Minute
 
-// continuation is what a continue token says: at which revision a list is, -1 for the newest one, from which key it goes on,
-// and when it began, in seconds.
+// continuation is the content of a continue token: the revision of the list (-1 for the newest), the key at which it continues, and
+// when it began, in seconds.
 type continuation struct {
 	Version  string `json:"v"`
 	Revision int64  `json:"rv"`
@@ -159,7 +159,7 @@ type continuation struct {
 
 func (c continuation) token() string {
 	c.Version = "kontiki/v1"
-	raw, _ := json.Marshal(c) // a struct of plain fields always encodes
+	raw, _ := json.Marshal(c) // a struct of plain fields can always be encoded
 	return base64.RawURLEncoding.EncodeToString(raw)
 }
 
@@ -177,14 +177,14 @@ func parseContinue(token string) (c continuation, err error) {
 	return c, nil
 }
 
-// matcher is a selection of objects of one kind.
+// matcher selects objects of one kind.
 type matcher struct {
 	service    *Service
 	kind       *registry.Kind
 	labels     labels.Selector
 	fields     fields.Selector
 	everything bool
-	// name and namespace are set when only objects of that name, or in that namespace, can match.
+	// name and namespace are set if only objects with that name, or in that namespace, can match.
 	name, namespace string
 }
 
@@ -209,7 +209,7 @@ func newMatcher(s *Service, kind *registry.Kind, label labels.Selector, field fi
 	return m, nil
 }
 
-// onlyKey is the key of the one object that can match in a namespace ("" for all), if there is such one.
+// onlyKey returns the key of the only object that can match in a namespace ("" for all), if there is one.
 func (m *matcher) onlyKey(namespace string) (string, bool) {
 	if namespace == "" {
 		namespace = m.namespace
@@ -224,7 +224,7 @@ func (m *matcher) matches(v *kv.Version) (bool, error) {
 	if m.everything {
 		return true, nil
 	}
-	if m.name != "" || m.namespace != "" { // the key tells without decoding
+	if m.name != "" || m.namespace != "" { // the key suffices, without decoding
 		namespace, name := m.kind.SplitKey(v.Key)
 		if (m.name != "" && name != m.name) || (m.namespace != "" && namespace != m.namespace) {
 			return false, nil

@@ -16,7 +16,7 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 )
 
-// managers makes the field managers (server-side apply, KEP-555) of kinds and subresources, each on first use.
+// managers creates the field managers (server-side apply, KEP-555) of kinds and subresources on first use.
 type managers struct {
 	converter func() managedfields.TypeConverter
 	mu        sync.Mutex
@@ -78,7 +78,7 @@ func parts(path string) []any {
 	return out
 }
 
-// sameVersion converts nothing that is in the wanted version already. The scheme would copy it, twice a write, for nobody:
+// sameVersion does not convert an object that already has the wanted version. The scheme would copy it, twice per write, although
 // the field manager only reads what it converts.
 type sameVersion struct{ *runtime.Scheme }
 
@@ -91,7 +91,7 @@ func (c sameVersion) ConvertToVersion(in runtime.Object, target runtime.GroupVer
 	return c.Scheme.ConvertToVersion(in, target)
 }
 
-// noDefaults leaves defaulting to the service, which does it once, after merging.
+// noDefaults does no defaulting: the service does it once, after merging.
 type noDefaults struct{}
 
 func (noDefaults) Default(runtime.Object) {}
@@ -103,7 +103,7 @@ func managerName(r *Request) string {
 	return "unknown"
 }
 
-// merge applies an applied configuration to the live object (an empty one for a creation).
+// merge merges an applied configuration into the live object (an empty one for a creation).
 func (s *Service) merge(r *Request, live registry.Object, patch runtime.Object, force bool) (registry.Object, error) {
 	fm, err := s.managers.of(r.Kind, r.Subresource)
 	if err != nil {
@@ -123,7 +123,7 @@ func (s *Service) merge(r *Request, live registry.Object, patch runtime.Object, 
 	return obj, nil
 }
 
-// sameButTimes says that new managed fields differ from old ones in nothing but their times.
+// sameButTimes says whether managed fields differ only in their times.
 func sameButTimes(now, then []metav1.ManagedFieldsEntry) bool {
 	if len(now) != len(then) {
 		return false

@@ -10,30 +10,29 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// overlay is a Store that commits nothing: what is proposed to it shows in its view, on top of a view of the real store,
-// and is gathered into one command. Conditions are tested as the real store would test them. It is for one goroutine.
+// overlay is a Store that commits nothing: its view shows what was proposed to it on top of a view of the real store, and all
+// proposals are collected into one command. Conditions are tested as the real store would test them. Only one goroutine may use it.
 //
-// Revisions that it hands out are those that the operations would get if nobody else wrote; what is stored does not
-// contain them.
+// Its revisions are those that the operations would get if there were no other writers; stored values do not contain them.
 type overlay struct {
 	base     kv.View
 	keys     map[string]*stagedKey
-	order    []string // of keys, as they were first touched
+	order    []string // the keys, in the order in which they were first touched
 	revision uint64
-	// operation is the one that is being prepared, from 0.
+	// operation is the index of the operation being prepared.
 	operation int
 }
 
 var _ Store = (*overlay)(nil)
 
-// stagedKey is what has become of one key.
+// stagedKey is the staged change of one key.
 type stagedKey struct {
-	// op is what the command does to it. Its condition is about the base.
+	// op is the command's operation on the key. Its condition is about the base view.
 	op kv.Op
-	// version is what the key holds now, nil for nothing; it counts where changed is set.
+	// version is the key's present value, nil if it is absent; valid if changed is set.
 	version *kv.Version
 	changed bool
-	// operation is the first one that touched the key.
+	// operation is the index of the first operation that touched the key.
 	operation int
 }
 
@@ -64,7 +63,7 @@ func (o *overlay) Propose(_ context.Context, c *kv.Command) (kv.Result, error) {
 	return kv.Result{Revision: o.revision, Revisions: revisions}, nil
 }
 
-// stage adds one operation, whose condition holds.
+// stage adds one operation, whose condition has been tested.
 func (o *overlay) stage(op kv.Op) (revision uint64) {
 	k := o.keys[op.Key]
 	if k == nil {
@@ -73,7 +72,7 @@ func (o *overlay) stage(op kv.Op) (revision uint64) {
 		o.order = append(o.order, op.Key)
 	}
 	if !k.changed && strength(op.Cond) > strength(k.op.Cond) {
-		// Both conditions are about the base, and both hold there: the one that says more says it all.
+		// Both conditions are about the base, and both hold there: keep the stronger one.
 		k.op.Cond, k.op.Revision = op.Cond, op.Revision
 	}
 	if op.Check {
@@ -88,7 +87,7 @@ func (o *overlay) stage(op kv.Op) (revision uint64) {
 	if op.Delete {
 		k.version = nil
 		k.op.Delete, k.op.Check, k.op.Value = true, false, nil
-		if _, inBase := o.base.Get(op.Key); !inBase { // put and deleted again: nothing happens
+		if _, inBase := o.base.Get(op.Key); !inBase { // put and deleted again: nothing remains to be done
 			k.op.Delete, k.op.Check = false, true
 		}
 		return o.revision
@@ -106,7 +105,7 @@ func strength(c kv.Condition) int {
 	return map[kv.Condition]int{kv.Always: 0, kv.Exists: 1, kv.Absent: 2, kv.AtRevision: 2}[c]
 }
 
-// pin makes the command depend on a key being as it is in the base, whether it is changed or not.
+// pin makes the command require that a key is as in the base view, whether the command changes it or not.
 func (o *overlay) pin(key string) {
 	op := kv.Op{Key: key, Check: true, Cond: kv.Absent}
 	if v, ok := o.base.Get(key); ok {
@@ -119,7 +118,7 @@ func (o *overlay) pin(key string) {
 	o.stage(op)
 }
 
-// command is all that was staged, and which operation each of its parts belongs to.
+// command returns all staged operations, and for each the index of the transaction's operation that it belongs to.
 func (o *overlay) command() (ops []kv.Op, operations []int) {
 	for _, key := range o.order {
 		k := o.keys[key]
@@ -132,13 +131,13 @@ func (o *overlay) command() (ops []kv.Op, operations []int) {
 	return ops, operations
 }
 
-// View implements kv.Reader. It is the overlay itself: later operations show in it.
+// View implements kv.Reader. It returns the overlay itself, so later operations become visible in it.
 func (o *overlay) View() kv.View { return o }
 
-// Consistent implements Store: a transaction sees one state.
+// Consistent implements Store: a transaction reads a single state.
 func (o *overlay) Consistent(context.Context) (kv.View, error) { return o, nil }
 
-// Watch implements kv.Reader; nothing in a transaction watches.
+// Watch implements kv.Reader; it is not used in transactions and returns an error.
 func (o *overlay) Watch(prefix string, _ uint64) (kv.Watcher, error) {
 	return nil, fmt.Errorf("objects: watch %q within a transaction", prefix)
 }

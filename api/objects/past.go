@@ -11,21 +11,21 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// pastWait bounds how long the history is read for a view of the past; it is local memory, so this is never reached.
+// pastWait limits how long the history is read for a past view; as it is local memory, this is never reached.
 const pastWait = 10 * time.Second
 
-// past is a view as it was at an earlier revision: the present one with the changes since taken back. It shows the keys
-// under one prefix only.
+// past is a view of an earlier revision: the present view with the later changes undone. It contains only the keys under one
+// prefix.
 type past struct {
 	kv.View
 	revision uint64
 	prefix   string
-	keys     []string               // of the changed keys, sorted
-	before   map[string]*kv.Version // what they were; nil for absent
+	keys     []string               // the changed keys, sorted
+	before   map[string]*kv.Version // their versions at the revision; nil if absent
 }
 
-// viewAt answers the state under a prefix as it was at a revision that the history still reaches back to. Any master can
-// do so, whichever showed that revision first. Errors: kv.ErrCompacted, kv.ErrFutureRevision.
+// viewAt returns the state under a prefix at a revision that the history still reaches back to. Every master can do so, whichever
+// one returned that revision first. Errors: kv.ErrCompacted, kv.ErrFutureRevision.
 func (s *Service) viewAt(ctx context.Context, prefix string, revision uint64) (kv.View, error) {
 	watcher, err := s.store.Watch(prefix, revision)
 	if err != nil {
@@ -70,7 +70,7 @@ func (p *past) Range(start, end string, visit func(*kv.Version) bool) {
 		return
 	}
 	rest := p.keys[sort.SearchStrings(p.keys, start):]
-	// earlier visits what was changed since and comes before a key.
+	// earlier visits the keys before a key that have changed since.
 	earlier := func(key string, bounded bool) bool {
 		for len(rest) > 0 && (!bounded || rest[0] < key) && (end == "" || rest[0] < end) {
 			v := p.before[rest[0]]

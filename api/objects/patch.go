@@ -24,27 +24,27 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 )
 
-// maxPatchOperations bounds a JSON patch, as upstream does.
+// maxPatchOperations limits the operations of a JSON patch, as upstream does.
 const maxPatchOperations = 10000
 
-// maxPatchCopies bounds what the copy operations of one JSON patch may add, in bytes: each could double the object.
+// maxPatchCopies limits the bytes that the copy operations of one JSON patch may add: each could double the object.
 const maxPatchCopies = 3 << 20
 
-// boundCopies sets jsonpatch's limit, which is one for the process and read without a lock: before there is any service.
+// boundCopies sets jsonpatch's limit, a global that is read without a lock, before the first service is created.
 var boundCopies = sync.OnceFunc(func() { jsonpatch.AccumulatedCopySizeLimit = maxPatchCopies })
 
-// Patch is a patch as a client sent it.
+// Patch is a patch from a client.
 type Patch struct {
 	Type types.PatchType
 	Data []byte
-	// Force takes fields over from other managers (apply only).
+	// Force takes over fields from other managers (apply only).
 	Force bool
-	// Validation is strict, warn or ignore ("" is ignore here; fronts choose the default): what to do with unknown and
-	// duplicate fields.
+	// Validation is strict, warn or ignore ("" means ignore here; fronts choose the default): how unknown and duplicate fields are
+	// treated.
 	Validation string
 }
 
-// Patch changes an object as the patch says. created says that an apply made it.
+// Patch patches an object. created means that an apply created it.
 func (s *Service) Patch(ctx context.Context, r *Request, p Patch) (obj registry.Object, created bool, err error) {
 	if p.Type == types.ApplyYAMLPatchType {
 		return s.apply(ctx, r, p)
@@ -69,7 +69,7 @@ func managerRequired() error {
 		field.Required(field.NewPath("fieldManager"), "is required for apply patch")})
 }
 
-// patched is what a patch makes of an object (old is the caller's own). Errors and their codes are those of
+// patched returns the patched object (the caller owns old). Errors and their codes are those of
 // k8s.io/apiserver/pkg/endpoints/handlers/patch.go.
 func (s *Service) patched(r *Request, p Patch, old registry.Object) (registry.Object, error) {
 	before, err := runtime.Encode(jsonSerializer, old)
@@ -90,8 +90,8 @@ func (s *Service) patched(r *Request, p Patch, old registry.Object) (registry.Ob
 	return obj, checkName(r, obj)
 }
 
-// patch answers the document that the patch makes of another, and which of the patch's fields are there twice. schema is an
-// object of the type, for strategic merges.
+// patch applies the patch to a document, and also returns errors for the patch's duplicate fields. schema is an object of the type,
+// for strategic merges.
 func (p Patch) patch(before []byte, schema any) (after []byte, strict []error, err error) {
 	checked := p.Validation == metav1.FieldValidationStrict || p.Validation == metav1.FieldValidationWarn
 	switch p.Type {
@@ -156,8 +156,8 @@ func unprocessable(err error) error {
 	return apierrors.NewGenericServerResponse(422, "", resource{}, "", err.Error(), 0, false)
 }
 
-// shown is what an error about a patched document shows, as upstream: the patch of a strategic merge, for others the
-// document that they made.
+// shown returns what an error about a patched document contains, as upstream: for a strategic merge the patch, for others the
+// patched document.
 func (p Patch) shown(doc []byte) string {
 	var fields map[string]any
 	if p.Type != types.StrategicMergePatchType || kjson.UnmarshalCaseSensitivePreserveInts(p.Data, &fields) != nil {
@@ -166,7 +166,7 @@ func (p Patch) shown(doc []byte) string {
 	return fmt.Sprintf("%+v", fields)
 }
 
-// decodePatched decodes what a patch made; whatever does not fit is the patch's fault.
+// decodePatched decodes a patched document; errors are reported as errors of the patch.
 func decodePatched[T runtime.Object](r *Request, p Patch, doc []byte, strict []error, into T, gvk schema.GroupVersionKind) (T, error) {
 	checked := p.Validation == metav1.FieldValidationStrict || p.Validation == metav1.FieldValidationWarn
 	decoder := laxJSON
@@ -238,14 +238,14 @@ func (s *Service) apply(ctx context.Context, r *Request, p Patch) (registry.Obje
 	})
 }
 
-// decodeApplied reads an applied configuration, which is YAML or JSON, and reports fields that are there twice. Fields that
-// the type does not have are refused when it is merged.
+// decodeApplied decodes an applied configuration, which is YAML or JSON, and reports duplicate fields. Fields that the type does
+// not have are refused when it is merged.
 func decodeApplied(r *Request, p Patch) (*unstructured.Unstructured, error) {
 	patch := &unstructured.Unstructured{Object: map[string]any{}}
 	if err := yaml.Unmarshal(p.Data, &patch.Object); err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
 	}
-	// Numbers as the rest of the machinery knows them: int64 and float64.
+	// Convert numbers to the types that the rest of the machinery uses: int64 and float64.
 	asJSON, err := json.Marshal(patch.Object)
 	if err == nil {
 		err = registry.CheckQuantities(asJSON, r.Kind.New())

@@ -20,7 +20,7 @@ import (
 // ScaleKind is the kind of the scale subresource.
 var ScaleKind = schema.GroupVersionKind{Group: "autoscaling", Version: "v1", Kind: "Scale"}
 
-// ScaleOf is the scale subresource of an object.
+// ScaleOf returns the scale subresource of an object.
 func ScaleOf(kind *registry.Kind, obj registry.Object) *autoscalingv1.Scale {
 	replicas, current, selector := kind.Scale.Get(obj)
 	return &autoscalingv1.Scale{
@@ -32,7 +32,7 @@ func ScaleOf(kind *registry.Kind, obj registry.Object) *autoscalingv1.Scale {
 	}
 }
 
-// UpdateScale sets an object's scale to what change makes of the present one.
+// UpdateScale replaces an object's scale by what change returns for the present one.
 func (s *Service) UpdateScale(ctx context.Context, r *Request, change func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error)) (*autoscalingv1.Scale, error) {
 	obj, _, err := s.modify(ctx, r, modification{strategy: &r.Kind.Strategy, change: func(old registry.Object) (registry.Object, error) {
 		scale, err := change(ScaleOf(r.Kind, old))
@@ -78,7 +78,7 @@ func (s *Service) PatchScale(ctx context.Context, r *Request, p Patch) (*autosca
 	})
 }
 
-// applyScale applies a scale as its manager's wish for the replicas of the object itself, which is who owns the field.
+// applyScale applies a scale as an apply of the object's replicas by the same manager, who becomes the field's owner.
 func (s *Service) applyScale(ctx context.Context, r *Request, p Patch) (*autoscalingv1.Scale, error) {
 	if r.FieldManager == "" {
 		return nil, managerRequired()

@@ -20,28 +20,28 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// MaxObjectBytes bounds one encoded object (etcd's default request limit, which Kubernetes' users know).
+// MaxObjectBytes limits one encoded object (etcd's default request limit, which users of Kubernetes know).
 const MaxObjectBytes = 1536 * 1024
 
-// Store is what the service needs of the replicated store.
+// Store is the part of the replicated store's interface that the service uses.
 type Store interface {
 	kv.Reader
 	// Propose commits a command and returns once the local replica has applied it. A failed precondition is a Result,
 	// not an error.
 	Propose(ctx context.Context, command *kv.Command) (kv.Result, error)
-	// Consistent answers a local view that holds every write acknowledged before the call, on any master.
+	// Consistent returns a local view that contains every write acknowledged before the call, on any master.
 	Consistent(ctx context.Context) (kv.View, error)
 }
 
-// Admitter is one admission step. Objects are versioned; Mutate may change obj, Validate may not.
+// Admitter is an admission step. Objects are versioned; Mutate may change obj, Validate may not.
 type Admitter interface {
-	// Mutate runs before defaulting is final and before validation. old is nil for a creation.
+	// Mutate runs after defaulting and before validation. old is nil for a creation.
 	Mutate(ctx context.Context, a *Attributes) error
 	// Validate runs after validation; for a deletion Object is nil.
 	Validate(ctx context.Context, a *Attributes) error
 }
 
-// Operation is what a request does.
+// Operation is the kind of a write.
 type Operation string
 
 // The operations that admission sees.
@@ -51,7 +51,7 @@ const (
 	OpDelete Operation = "DELETE"
 )
 
-// Attributes is what admission is told of a write.
+// Attributes describe a write to admission.
 type Attributes struct {
 	*Request
 	Operation   Operation
@@ -60,21 +60,21 @@ type Attributes struct {
 	View kv.View
 }
 
-// Allocator adds to a write what must be put or deleted together with the object, and fills in what it allocated.
-// It is called again when the command met a conflict.
+// Allocator adds to a write the operations on what the object allocates, and sets the allocated values in the object. It is called
+// again if the command met a conflict.
 type Allocator interface {
-	// Allocate sees the versioned object about to be stored (nil for a deletion) and the stored one (nil for a
-	// creation). Operations it returns become part of the same command.
+	// Allocate gets the versioned object about to be stored (nil for a deletion) and the stored one (nil for a creation). The
+	// operations that it returns become part of the same command.
 	Allocate(view kv.View, obj, old registry.Object, dryRun bool) ([]kv.Op, error)
 }
 
-// Filler is an Allocator that chooses what validation asks for, before that. What it chooses is allocated by Allocate.
+// Filler is an Allocator that chooses values which validation requires, before validation. Allocate allocates what it chose.
 type Filler interface {
-	// Fill sees the versioned object, defaulted and prepared but not validated, and the stored one (nil for a creation).
+	// Fill gets the versioned object, defaulted and prepared but not validated, and the stored one (nil for a creation).
 	Fill(view kv.View, obj, old registry.Object) error
 }
 
-// Request says who asks for what, and how.
+// Request describes a request: its user, its target and its options.
 type Request struct {
 	User            user.Info
 	Kind            *registry.Kind
@@ -82,7 +82,7 @@ type Request struct {
 	Subresource     string
 	FieldManager    string
 	DryRun          bool
-	// Warn receives warnings for the client; nil drops them.
+	// Warn receives warnings for the client; if it is nil they are dropped.
 	Warn func(string)
 }
 
@@ -92,19 +92,19 @@ func (r *Request) warn(format string, args ...any) {
 	}
 }
 
-// Config is what a Service is made of.
+// Config has what a Service is made of.
 type Config struct {
 	Store      Store
 	Kinds      *registry.Table
 	Sealer     Sealer
 	Admission  []Admitter
 	Allocators map[schema.GroupResource]Allocator
-	// Now and NewUID default to the wall clock and random UUIDs. Both are asked before a command is proposed.
+	// Now and NewUID default to the wall clock and random UUIDs. Both are called before a command is proposed.
 	Now    func() time.Time
 	NewUID func() types.UID
 }
 
-// Service is safe for concurrent use.
+// Service implements reads and writes of objects. It is safe for concurrent use.
 type Service struct {
 	store      Store
 	kinds      *registry.Table
@@ -116,7 +116,7 @@ type Service struct {
 	managers   *managers
 }
 
-// New makes a Service.
+// New creates a Service.
 func New(c Config) (*Service, error) {
 	boundCopies()
 	s := &Service{
@@ -138,10 +138,10 @@ func New(c Config) (*Service, error) {
 	return s, nil
 }
 
-// Kinds is the table that the service was made with.
+// Kinds returns the table of kinds that the service was created with.
 func (s *Service) Kinds() *registry.Table { return s.kinds }
 
-// Store is the store that the service was made with.
+// Store returns the store that the service was created with.
 func (s *Service) Store() Store { return s.store }
 
 func (s *Service) timestamp() metav1.Time { return metav1.NewTime(s.now().Truncate(time.Second)) }
@@ -151,11 +151,11 @@ func newCommandID() (id kv.CommandID) {
 	return id
 }
 
-// errRetry says that the state moved on under a write: prepare it again.
+// errRetry means that the state has changed since a write was prepared: prepare it again.
 var errRetry = errors.New("objects: the state moved on, prepare again")
 
-// propose commits the operations. The main operation is the first; a failed precondition of another one is errRetry
-// unless it names a namespace.
+// propose commits the operations. The first one is the main operation; a failed precondition of another one returns errRetry unless
+// it is about a namespace.
 func (s *Service) propose(ctx context.Context, r *Request, ops []kv.Op) (kv.Result, error) {
 	result, err := s.store.Propose(ctx, &kv.Command{ID: newCommandID(), Ops: ops})
 	if err != nil {
@@ -164,7 +164,7 @@ func (s *Service) propose(ctx context.Context, r *Request, ops []kv.Op) (kv.Resu
 	return result, nil
 }
 
-// storeError turns the store's errors into API errors.
+// storeError converts the store's errors to API errors.
 func storeError(r *Request, err error) error {
 	switch {
 	case errors.Is(err, kv.ErrTooLarge):
@@ -177,14 +177,13 @@ func storeError(r *Request, err error) error {
 	case errors.Is(err, kv.ErrNoLeader):
 		return apierrors.NewServiceUnavailable("the cluster has no leader at the moment, nothing was changed; try again")
 	case errors.Is(err, kv.ErrOutcomeUnknown), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		// Without a Retry-After: clients would try again by themselves, and what is created under a generated name would be
-		// there twice.
+		// No Retry-After: clients would retry by themselves, and an object with a generated name would be created twice.
 		return apierrors.NewTimeoutError("the outcome of the request is unknown: the leader was lost before it answered; read the object before you try again", 0)
 	}
 	return apierrors.NewInternalError(err)
 }
 
-// readView answers a consistent view as API error on failure.
+// readView returns a consistent view, or an API error.
 func (s *Service) readView(ctx context.Context) (kv.View, error) {
 	view, err := s.store.Consistent(ctx)
 	if err != nil {
@@ -206,8 +205,8 @@ func conflict(r *Request) error {
 	return apierrors.NewConflict(r.Kind.GroupResource(), r.Name, errors.New(conflictMessage))
 }
 
-// Get answers the stored version of an object. resourceVersion "0" reads the local replica as it is; "" reads
-// consistently; any other waits until the local replica has reached it.
+// Get returns the stored version of an object. With resourceVersion "0" it reads the local replica as it is; with "" it reads
+// linearizably; with any other it waits until the local replica has reached it.
 func (s *Service) Get(ctx context.Context, r *Request, resourceVersion string) (*kv.Version, error) {
 	view, err := s.viewFor(ctx, resourceVersion)
 	if err != nil {
@@ -230,7 +229,7 @@ func (s *Service) viewFor(ctx context.Context, resourceVersion string) (kv.View,
 	}
 	view := s.store.View()
 	if revision > view.Revision() {
-		// Perhaps only this replica is behind.
+		// Maybe only this replica is behind.
 		if view, err = s.readView(ctx); err != nil {
 			return nil, err
 		}
@@ -241,7 +240,7 @@ func (s *Service) viewFor(ctx context.Context, resourceVersion string) (kv.View,
 	return view, nil
 }
 
-// tooLargeRevision is upstream's storage.NewTooLargeResourceVersionError, which clients recognize by its cause.
+// tooLargeRevision returns upstream's storage.NewTooLargeResourceVersionError, which clients recognize by its cause.
 func tooLargeRevision(asked, current uint64) error {
 	err := apierrors.NewTimeoutError(fmt.Sprintf("Too large resource version: %d, current: %d", asked, current), 1)
 	err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}

@@ -10,7 +10,7 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 )
 
-// StatusOf is the Status that every front answers for an error; one that is not an API error is an internal one.
+// StatusOf returns the Status with which every front reports an error; an error that is not an API error becomes an internal one.
 func StatusOf(err error) *metav1.Status {
 	var known apierrors.APIStatus
 	if !errors.As(err, &known) {
@@ -24,7 +24,7 @@ func StatusOf(err error) *metav1.Status {
 	return &status
 }
 
-// Deleted is the Status that says that an object is gone.
+// Deleted returns the Status for an object that was deleted.
 func Deleted(kind *registry.Kind, obj registry.Object) *metav1.Status {
 	return &metav1.Status{
 		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess,

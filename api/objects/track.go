@@ -11,16 +11,16 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 )
 
-// Managed fields are the most expensive part of a write. Two shortcuts are taken, both of which give exactly what the
-// field manager gives for the whole objects (the tests compare with it on random objects):
+// Managed fields are the most expensive part of a write. There are two optimizations, both of which give exactly the field
+// manager's result for the whole objects (the tests compare them on random objects):
 //
-//   - What a way of writing ignores (the spec, for a status) is left out of both objects before they are compared: the
-//     field manager compares it and then drops the outcome.
-//   - Which fields a new object has does not depend on its name, nor on the values of its labels and annotations. Objects
-//     made from one template, as replicas are, share the answer.
+//   - What a kind of write ignores (the spec, when a status is written) is removed from both objects before they are compared: the
+//     field manager compares it and then drops the result.
+//   - Which fields a new object has depends neither on its name nor on the values of its labels and annotations. Objects created from
+//     one template, as replicas are, share the result.
 
-// track records in obj's managed fields what its writer changed against old (an empty object for a creation), which is
-// only read.
+// track records in obj's managed fields what its writer changed compared with old (an empty object for a creation), which is only
+// read.
 func (s *Service) track(r *Request, obj, old registry.Object) (registry.Object, error) {
 	fm, err := s.managers.of(r.Kind, r.Subresource)
 	if err != nil {
@@ -46,7 +46,7 @@ func (s *Service) track(r *Request, obj, old registry.Object) (registry.Object, 
 	return obj, nil
 }
 
-// prune answers a copy of the object's surface without the parts that the way of writing ignores.
+// prune returns a shallow copy of the object without the parts that this kind of write ignores.
 func prune(r *Request, obj registry.Object) registry.Object {
 	copied := shallow(obj)
 	strategy, ok := r.Kind.StrategyFor(r.Subresource)
@@ -69,15 +69,15 @@ func shallow(obj registry.Object) registry.Object {
 	return to.Interface().(registry.Object)
 }
 
-// templateKey stands for all objects of a kind that have the same fields.
+// templateKey identifies all objects of a kind that have the same fields.
 type templateKey struct {
 	kind        *registry.Kind
 	subresource string
 	sum         [sha256.Size]byte
 }
 
-// templateOf is the key of a new object: a digest of it without what is in no managed fields anyway (name, UID, ...) and
-// without the values of its labels and annotations.
+// templateOf returns the key of a new object: a digest of it without the fields that are never in managed fields (name, UID, ...)
+// and without the values of its labels and annotations.
 func templateOf(r *Request, obj registry.Object) (templateKey, bool) {
 	bare := prune(r, obj)
 	bare.SetName("")
@@ -108,7 +108,7 @@ func keysOf(m map[string]string) map[string]string {
 	return keys
 }
 
-// entriesNow are remembered entries as a manager's of this moment. Their fields are shared and never written to.
+// entriesNow returns remembered entries with a manager and the present time. Their fields are shared and must not be written to.
 func entriesNow(fields []metav1.ManagedFieldsEntry, manager string) []metav1.ManagedFieldsEntry {
 	now := metav1.Now()
 	now.Time = now.UTC()
@@ -119,14 +119,14 @@ func entriesNow(fields []metav1.ManagedFieldsEntry, manager string) []metav1.Man
 	return out
 }
 
-// templates remembers the fields of new objects by template, in two generations: when the young one is full it becomes the
-// old one, so what is in use stays. Safe for concurrent use.
+// templates caches the fields of new objects by template, in two generations: when the young one is full it becomes the old one, so
+// entries in use stay. Safe for concurrent use.
 type templates struct {
 	mu         sync.Mutex
 	young, old map[templateKey][]metav1.ManagedFieldsEntry
 }
 
-// maxTemplates bounds a generation.
+// maxTemplates limits the entries of a generation.
 const maxTemplates = 1024
 
 func (t *templates) get(key templateKey) ([]metav1.ManagedFieldsEntry, bool) {

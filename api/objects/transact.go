@@ -13,13 +13,13 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// MaxTransactionOperations bounds a transaction; its size is bounded by kv.MaxCommandBytes as well.
+// MaxTransactionOperations limits the operations of a transaction; kv.MaxCommandBytes limits its size.
 const MaxTransactionOperations = 1000
 
-// Verb is what one operation of a transaction does.
+// Verb is the kind of an operation in a transaction.
 type Verb string
 
-// The verbs of transactions. A Check changes nothing: the transaction fails unless it holds.
+// The verbs of transactions. A Check changes nothing: the transaction fails if it does not hold.
 const (
 	VerbCreate Verb = "create"
 	VerbUpdate Verb = "update"
@@ -32,30 +32,31 @@ const (
 // TxOperation is one operation of a transaction.
 type TxOperation struct {
 	Verb Verb
-	// Request says who, what and how; DryRun of a single operation does not count.
+	// Request has the operation's user, target and options; DryRun of a single operation is ignored.
 	Request *Request
-	// Object is what is created or updated; it is only read.
+	// Object is the object to create or update; it is only read.
 	Object registry.Object
-	// KeepManagedFields makes an update store the managed fields that the object has, instead of recording who changes what: for
-	// bringing an object back as it was, ownership included.
+	// KeepManagedFields makes an update store the managed fields that Object has, instead of recording the change in them: to
+	// restore an object exactly, ownership included.
 	KeepManagedFields bool
 	// Patch is the patch, or the applied configuration.
 	Patch Patch
-	// Delete are the options of a deletion.
+	// Delete has the options of a deletion.
 	Delete *metav1.DeleteOptions
-	// ResourceVersion and UID are what a Check wants: "" is an object that does not exist, and any UID.
+	// ResourceVersion and UID are the conditions of a Check: ResourceVersion "" requires that the object does not exist, UID ""
+	// allows any UID.
 	ResourceVersion string
 	UID             types.UID
 }
 
-// TxResult is what an operation did.
+// TxResult is the result of an operation.
 type TxResult struct {
-	// Object is as it was stored, or, for one that is gone, as it last was; nil for a Check.
+	// Object is the stored object, or, if it is gone, its last state; nil for a Check.
 	Object        registry.Object
 	Created, Gone bool
 }
 
-// TxError says which operation kept a transaction from being carried out, and why. Nothing was stored.
+// TxError says because of which operation a transaction was not carried out, and why. Nothing was stored.
 type TxError struct {
 	Operation int
 	Err       error
@@ -63,10 +64,10 @@ type TxError struct {
 
 func (e *TxError) Error() string { return fmt.Sprintf("operations[%d]: %v", e.Operation, e.Err) }
 
-// Unwrap answers the reason.
+// Unwrap returns the reason.
 func (e *TxError) Unwrap() error { return e.Err }
 
-// Status is the reason's, naming the operation. It implements apierrors.APIStatus.
+// Status returns the reason's Status, with the operation's index. It implements apierrors.APIStatus.
 func (e *TxError) Status() metav1.Status {
 	var status metav1.Status
 	if known := apierrors.APIStatus(nil); errors.As(e.Err, &known) {
@@ -85,14 +86,14 @@ func (e *TxError) Status() metav1.Status {
 	return status
 }
 
-// Transact carries out all operations by one command, or none. Each passes defaulting, admission, validation and allocation
-// as it would alone, and sees those before it. Readers see all of it at one instant, watchers in order.
+// Transact carries out all operations with one command, or none. Each passes defaulting, admission, validation and allocation as it
+// would alone, and sees the effects of those before it. Readers see all of it at one instant, watchers in order.
 //
-// Whatever an operation was prepared against must still be so when the command is applied: otherwise all are prepared
-// again, until they go through, or one cannot be carried out any more. So patches, applies and unconditional updates need no
-// retries by the caller, and conditions (a resource version, a Check) fail for certain.
+// Everything that an operation was prepared against must be unchanged when the command is applied. Otherwise all operations are
+// prepared again, until the command succeeds or one of them can no longer be carried out. So callers need not retry patches,
+// applies and unconditional updates, and an operation whose condition (a resource version, a Check) no longer holds fails.
 //
-// Errors: a *TxError that names the operation; others concern the whole.
+// Errors: a *TxError that names the operation; all others concern the whole transaction.
 func (s *Service) Transact(ctx context.Context, operations []TxOperation, dryRun bool) ([]TxResult, uint64, error) {
 	if len(operations) == 0 {
 		return nil, 0, InField("operations", apierrors.NewBadRequest("operations: a transaction needs at least one"))
@@ -132,7 +133,7 @@ func (s *Service) transactOnce(ctx context.Context, view kv.View, operations []T
 	within.store = staged
 	results := make([]TxResult, len(operations))
 	keys := make([]string, len(operations))
-	first := map[string]int{} // by key of an object
+	first := map[string]int{} // from an object's key to its operation
 	for i := range operations {
 		staged.operation = i
 		var err error
@@ -188,7 +189,8 @@ func errTransactionTooLarge() error {
 	return InField("operations", apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("operations: the transaction is too large: its objects may have %d bytes together as they are stored", kv.MaxCommandBytes)))
 }
 
-// sizeOf is the size of operations in a command, but for some bytes of each: a dry run refuses nothing that would go through.
+// sizeOf returns the size of operations in a command, except for some bytes of each, so that a dry run never refuses what would
+// succeed.
 func sizeOf(ops []kv.Op) (bytes int) {
 	for i := range ops {
 		bytes += len(ops[i].Key) + len(ops[i].Value)
@@ -196,10 +198,10 @@ func sizeOf(ops []kv.Op) (bytes int) {
 	return bytes
 }
 
-// operate carries one operation out on a service whose store is an overlay, and answers the key of its object.
+// operate carries out one operation on a service whose store is an overlay, and returns its object's key.
 func (s *Service) operate(ctx context.Context, op *TxOperation) (result TxResult, key string, err error) {
 	request := *op.Request
-	request.DryRun = false // the transaction's is done as a whole
+	request.DryRun = false // the transaction as a whole may be one
 	r := &request
 	switch op.Verb {
 	case VerbCreate:
@@ -225,7 +227,7 @@ func (s *Service) operate(ctx context.Context, op *TxOperation) (result TxResult
 	return result, r.Kind.Key(r.Namespace, registryName(op, result)), nil
 }
 
-// registryName is the name of an operation's object, which may have been generated.
+// registryName returns the name of an operation's object, which may have been generated.
 func registryName(op *TxOperation, result TxResult) string {
 	if result.Object != nil {
 		return result.Object.GetName()
@@ -233,7 +235,7 @@ func registryName(op *TxOperation, result TxResult) string {
 	return op.Request.Name
 }
 
-// checkObject says whether an object is as a Check wants it.
+// checkObject checks that an object meets the conditions of a Check.
 func (s *Service) checkObject(r *Request, op *TxOperation) error {
 	v, ok := s.store.View().Get(r.Kind.Key(r.Namespace, r.Name))
 	if op.ResourceVersion == "" {
@@ -268,7 +270,7 @@ func (s *Service) checkObject(r *Request, op *TxOperation) error {
 	return nil
 }
 
-// AccessVerb is the verb that the operation's user must be allowed on its object.
+// AccessVerb returns the verb that the operation's user must be allowed on its object.
 func (op *TxOperation) AccessVerb() string {
 	switch op.Verb {
 	case VerbApply:

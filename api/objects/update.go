@@ -21,25 +21,25 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// change makes the new object from a copy of the stored one (nil when there is none and creation is allowed).
+// change returns the new object, given a copy of the stored one (nil if there is none and creation is allowed).
 type change func(old registry.Object) (registry.Object, error)
 
-// modification is how a change is carried out.
+// modification describes how a change is carried out.
 type modification struct {
 	change change
-	// create lets a change make the object when it does not exist.
+	// create means that the change may create the object if it does not exist.
 	create bool
-	// applied says that managed fields are already right (server-side apply).
+	// applied means that managed fields are already up to date (server-side apply).
 	applied bool
-	// unwatched says that the change is not recorded in managed fields at all (binding).
+	// unwatched means that the change is not recorded in managed fields at all (binding).
 	unwatched bool
 	// uid is the UID that the stored object must have; "" for any.
 	uid types.UID
-	// strategy is used in place of the subresource's own (binding, scale); nil for that.
+	// strategy is used instead of the subresource's own (binding, scale), unless it is nil.
 	strategy *registry.Strategy
 }
 
-// subresource is the one whose rules hold.
+// subresource returns the one whose rules apply.
 func (m modification) subresource(r *Request) string {
 	if m.strategy != nil {
 		return ""
@@ -47,12 +47,12 @@ func (m modification) subresource(r *Request) string {
 	return r.Subresource
 }
 
-// Update replaces an object (or, through a subresource, that part of it). created says that it did not exist before.
+// Update replaces an object (or, through a subresource, that part of it). created means that it did not exist before.
 func (s *Service) Update(ctx context.Context, r *Request, obj registry.Object) (result registry.Object, created bool, err error) {
 	return s.update(ctx, r, obj, false)
 }
 
-// update is Update; owned takes the object's managed fields as they are.
+// update is Update; owned keeps the object's managed fields unchanged.
 func (s *Service) update(ctx context.Context, r *Request, obj registry.Object, owned bool) (result registry.Object, created bool, err error) {
 	if err := checkName(r, obj); err != nil {
 		return nil, false, err
@@ -85,9 +85,9 @@ func checkName(r *Request, obj registry.Object) error {
 	return InField("metadata.name", apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), r.Name)))
 }
 
-// modify carries out a change against the stored object, preparing it again whenever the object moved on meanwhile.
-// The first attempt works on the local view as it is: the command's precondition keeps it right, and whatever is
-// refused on a view that may be behind is decided again on a consistent one.
+// modify applies a change to the stored object, and prepares it again whenever the object has changed meanwhile. The first attempt
+// uses the local view as it is: the command's precondition protects against a stale view, and a refusal that may come from a view
+// that is behind is decided again on a consistent one.
 func (s *Service) modify(ctx context.Context, r *Request, m modification) (registry.Object, bool, error) {
 	strategy, ok := r.Kind.StrategyFor(r.Subresource)
 	if m.strategy != nil {
@@ -161,8 +161,8 @@ func (s *Service) modifyOnce(ctx context.Context, r *Request, strategy *registry
 	return obj, false, err
 }
 
-// prepare brings a changed object through managed fields, admission, the kind's rules and validation. old is shared and
-// only read. The order is upstream's: what admission and the kind's rules add is nobody's field.
+// prepare passes a changed object through managed fields, admission, the kind's rules and validation. old is shared and only read.
+// The order is upstream's: no manager owns what admission and the kind's rules add.
 func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.Strategy, m modification, view kv.View, obj, old registry.Object) (registry.Object, error) {
 	if m.uid != "" && m.uid != old.GetUID() {
 		return nil, InField("metadata.uid", apierrors.NewConflict(r.Kind.GroupResource(), r.Name,
@@ -170,7 +170,7 @@ func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.St
 	}
 	if version := obj.GetResourceVersion(); version != "" && version != old.GetResourceVersion() {
 		err := conflict(r)
-		if _, bad := ParseRevision(version); bad != nil { // no other try makes it one
+		if _, bad := ParseRevision(version); bad != nil { // a retry would not help
 			err = apierrors.NewBadRequest(bad.Error())
 		}
 		return nil, InField("metadata.resourceVersion", err)
@@ -195,7 +195,7 @@ func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.St
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	// A strategy may carry parts of the old object over into the new one: both must be the write's own.
+	// A strategy may move parts of the old object to the new one: both must belong to this write.
 	oldInternal, err := r.Kind.ToInternal(old.DeepCopyObject())
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
@@ -221,8 +221,8 @@ func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.St
 	return obj, s.validate(ctx, attributes)
 }
 
-// keepMeta puts back the metadata that an update may leave out or that only deletions decide; what else it may not change
-// is refused by validation (k8s.io/apiserver/pkg/registry/rest BeforeUpdate is the rule).
+// keepMeta restores the metadata that an update may omit or that only deletions may set; validation refuses all other changes of
+// immutable metadata (as in k8s.io/apiserver/pkg/registry/rest BeforeUpdate).
 func keepMeta(obj runtime.Object, old registry.Object) error {
 	accessor, err := meta.Accessor(obj)
 	if err != nil {
@@ -244,7 +244,7 @@ func keepMeta(obj runtime.Object, old registry.Object) error {
 	return nil
 }
 
-// dropDuplicateOwners keeps each owner once, and says so.
+// dropDuplicateOwners removes duplicate owner references, with a warning.
 func dropDuplicateOwners(r *Request, obj registry.Object) {
 	refs := obj.GetOwnerReferences()
 	if len(refs) < 2 {
@@ -265,8 +265,8 @@ func dropDuplicateOwners(r *Request, obj registry.Object) {
 	}
 }
 
-// commit stores obj in place of the stored version, removes it when this was the last step of its deletion, or does
-// nothing when nothing changed.
+// commit stores obj in place of the stored version, removes the object if this was the last step of its deletion, or does nothing
+// if nothing changed.
 func (s *Service) commit(ctx context.Context, r *Request, view kv.View, stored *kv.Version, obj, old registry.Object) (registry.Object, error) {
 	if expired(obj) {
 		return s.remove(ctx, r, view, stored, obj)
@@ -297,8 +297,8 @@ func (s *Service) commit(ctx context.Context, r *Request, view kv.View, stored *
 	return obj, nil
 }
 
-// encodeChange gives the bytes to store in place of the stored version. same says that nothing changed but, perhaps, the
-// times of managed fields, which are put back then: a write that changes nothing is no write.
+// encodeChange returns the bytes to store in place of the stored version. same means that nothing changed except possibly the times
+// of managed fields, which are then restored: a write that changes nothing is not stored.
 func (s *Service) encodeChange(kind *registry.Kind, stored *kv.Version, obj, old registry.Object) (value []byte, same bool, err error) {
 	before, err := s.open(kind, stored)
 	if err != nil {
@@ -326,12 +326,12 @@ func (s *Service) encodeChange(kind *registry.Kind, stored *kv.Version, obj, old
 	return value, bytes.Equal(before, after) && !s.stale(kind, stored), nil
 }
 
-// stale says that a value would be sealed with another key now: a write that changes nothing changes that.
+// stale says whether a value would be encrypted with another key now: then even a write that changes nothing is stored.
 func (s *Service) stale(kind *registry.Kind, stored *kv.Version) bool {
 	return kind.Sealed && s.sealer.Stale(stored.Value)
 }
 
-// remove deletes the stored version for good. The answer is the object as it last was.
+// remove deletes the stored version and returns the object's last state.
 func (s *Service) remove(ctx context.Context, r *Request, view kv.View, stored *kv.Version, obj registry.Object) (registry.Object, error) {
 	freed, err := s.allocate(r, view, nil, obj)
 	if err != nil {

@@ -15,17 +15,17 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// WatchOptions say what is watched, and from where.
+// WatchOptions say what is watched, and from which revision.
 type WatchOptions struct {
 	Labels labels.Selector
 	Fields fields.Selector
-	// ResourceVersion "" and "0" begin with the present objects as ADDED events; any other with the changes after it.
+	// ResourceVersion "" and "0" begin with the present objects as ADDED events; any other begins with the changes after it.
 	ResourceVersion string
-	// SendInitialEvents asks for the present objects followed by a bookmark that says so (KEP-3157), or, if false,
-	// never for them.
+	// SendInitialEvents, if true, requests the present objects followed by a bookmark that marks their end (KEP-3157); if false,
+	// they are not sent.
 	SendInitialEvents *bool
 	Bookmarks         bool
-	// BookmarkEvery is how often an idle watch tells its progress; 0 is once a minute.
+	// BookmarkEvery is how often an idle watch sends a bookmark; 0 means once a minute.
 	BookmarkEvery time.Duration
 }
 
@@ -38,19 +38,19 @@ type WatchEvent struct {
 	InitialEnd bool
 }
 
-// Watch is a running watch, for one goroutine. It promises what internal/kv promises of a Watcher: events in revision
-// order, each once, none left out, resumable from any revision it showed.
+// Watch is a running watch, for use by one goroutine. It has the promises of kv.Watcher: events in order of revision, each once,
+// none omitted, resumable from any revision that it returned.
 type Watch struct {
 	cursor    kv.Watcher
 	match     *matcher
 	initial   []WatchEvent
 	bookmarks bool
 	every     time.Duration
-	due       time.Time // of the next bookmark
+	due       time.Time // when the next bookmark is due
 	shown     uint64
 }
 
-// Watch begins a watch. Errors of a revision that is gone are 410 Gone.
+// Watch begins a watch. If the revision is no longer in the history, the error is 410 Gone.
 func (s *Service) Watch(ctx context.Context, r *Request, o WatchOptions) (*Watch, error) {
 	match, err := newMatcher(s, r.Kind, o.Labels, o.Fields)
 	if err != nil {
@@ -70,8 +70,8 @@ func (s *Service) Watch(ctx context.Context, r *Request, o WatchOptions) (*Watch
 	}
 	prefix := r.Kind.NamespacePrefix(r.Namespace)
 	if key, ok := match.onlyKey(r.Namespace); ok {
-		// Woken by its own object's changes alone (and by those of names that begin with its name, which do not match), so
-		// that thousands of watches of single objects are cheap.
+		// Only changes of its own object wake it (and those of names that begin with its name, which do not match), so that
+		// thousands of watches of single objects are cheap.
 		prefix = key
 	} else if r.Namespace == "" && match.namespace != "" {
 		prefix = r.Kind.NamespacePrefix(match.namespace)
@@ -116,7 +116,7 @@ func watchError(err error, after, current uint64) error {
 	return apierrors.NewInternalError(err)
 }
 
-// Next blocks for the next events. It fails with 410 Gone when the watch fell out of the history, and with ctx's error.
+// Next waits for the next events. It fails with 410 Gone if the watch fell behind the history, and with ctx's error.
 func (w *Watch) Next(ctx context.Context) ([]WatchEvent, error) {
 	if w.initial != nil {
 		events := w.initial
@@ -162,12 +162,12 @@ func (w *Watch) next(ctx context.Context) ([]WatchEvent, error) {
 		}
 	}
 	if len(events) == 0 && w.bookmarks && !time.Now().Before(w.due) {
-		return w.bookmark(), nil // there are changes all the time, but none that it selects
+		return w.bookmark(), nil // there are changes all the time, but the watch selects none of them
 	}
 	return events, nil
 }
 
-// bookmark tells how far the watch has come, if that is news.
+// bookmark returns a bookmark with the watch's progress, if that has changed.
 func (w *Watch) bookmark() []WatchEvent {
 	w.due = time.Now().Add(w.every)
 	at := w.cursor.Progress()
@@ -178,8 +178,8 @@ func (w *Watch) bookmark() []WatchEvent {
 	return []WatchEvent{{Type: watch.Bookmark, Revision: at}}
 }
 
-// translate turns a change of a key into what it means for the selection: an object that comes to match is ADDED, one
-// that ceases to match is DELETED, as it last matched but at the revision of the change.
+// translate converts a change of a key to an event of the selection: an object that begins to match is ADDED, one that no longer
+// matches is DELETED, with the state in which it last matched but the revision of the change.
 func (w *Watch) translate(change *kv.Event) (WatchEvent, bool, error) {
 	matched, matches := false, false
 	var err error

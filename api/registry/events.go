@@ -11,7 +11,7 @@ import (
 	"k8s.io/kubernetes/pkg/apis/core/validation"
 )
 
-// events are core/v1 events, the form that all of them are stored in.
+// events returns the row of core/v1 events, the form in which all events are stored.
 func events() *Kind {
 	return eventsIn(&Kind{
 		Version: "v1",
@@ -43,7 +43,7 @@ func events() *Kind {
 	})
 }
 
-// newEvents are the same events as events.k8s.io/v1 shows them.
+// newEvents returns the row of the same events in the form of events.k8s.io/v1.
 func newEvents(stored *Kind) *Kind {
 	return eventsIn(&Kind{
 		Group: "events.k8s.io", Version: "v1", StoredAs: stored,
@@ -69,7 +69,7 @@ func newEvents(stored *Kind) *Kind {
 	})
 }
 
-// eventsIn completes a row with what both versions have in common. Validation differs by version: the newer one is strict.
+// eventsIn completes a row with what both API versions have in common. Validation differs: the newer version's is strict.
 func eventsIn(k *Kind) *Kind {
 	gv := schema.GroupVersion{Group: k.Group, Version: k.Version}
 	k.Kind, k.Resource, k.Singular, k.ShortNames, k.Namespaced = "Event", "events", "event", []string{"ev"}, true

@@ -21,22 +21,21 @@ type Object interface {
 	runtime.Object
 }
 
-// Strategy is how one way of writing a kind (its main form, its status) prepares and checks an object. Objects are of
-// the internal type. Nil functions do nothing.
+// Strategy says how one kind of write (of the main resource, or the status) prepares and checks an object. Objects have the
+// internal type. Nil functions do nothing.
 type Strategy struct {
-	// PrepareUpdate brings obj into shape against old: it puts back what this way of writing may not change.
+	// PrepareUpdate restores the fields of old in obj that this kind of write may not change, and sets derived ones.
 	PrepareUpdate func(obj, old runtime.Object)
 	// ValidateUpdate refuses changes that are not allowed.
 	ValidateUpdate func(obj, old runtime.Object) field.ErrorList
-	// WarnUpdate says what is questionable about a change; what it answers is shown to people.
+	// WarnUpdate returns warnings for people about a change.
 	WarnUpdate func(ctx context.Context, obj, old runtime.Object) []string
-	// ResetFields are the top-level paths ("status", "metadata.labels") that this way of writing ignores, so that their
-	// ownership is not recorded either. OnlyFields are, the other way round, the only ones that it does not ignore.
+	// ResetFields are the top-level paths ("status", "metadata.labels") that this kind of write ignores, so that their ownership is
+	// not recorded either. If OnlyFields is set, it ignores all others instead.
 	ResetFields, OnlyFields []string
 }
 
-// Kind is one row: everything the object service must know of a kind. Rows are immutable once they
-// are in a Table.
+// Kind is one row: everything that the object service needs to know about a kind. Rows are immutable once they are in a Table.
 type Kind struct {
 	Group, Version, Kind string
 	Resource, Singular   string
@@ -44,17 +43,17 @@ type Kind struct {
 	Categories           []string
 	Namespaced           bool
 
-	// New and NewList make empty versioned objects; NewInternal an empty internal one.
+	// New and NewList return empty versioned objects; NewInternal returns an empty internal one.
 	New         func() Object
 	NewList     func() runtime.Object
 	NewInternal func() runtime.Object
 
-	// PrepareCreate and Validate work on the internal type.
+	// PrepareCreate and Validate get the internal type.
 	PrepareCreate func(obj runtime.Object)
 	Validate      func(obj runtime.Object) field.ErrorList
-	// WarnGiven says what is questionable about a new object as it was given, before it is prepared.
+	// WarnGiven returns warnings about a new object as the client sent it, before it is prepared.
 	WarnGiven func(obj runtime.Object) []string
-	// WarnCreate says what is questionable about a new object; what it answers is shown to people.
+	// WarnCreate returns warnings for people about a new object.
 	WarnCreate func(ctx context.Context, obj runtime.Object) []string
 	Strategy
 
@@ -67,22 +66,22 @@ type Kind struct {
 
 	AllowCreateOnUpdate      bool
 	AllowUnconditionalUpdate bool
-	// DeleteGrace says for how many seconds a deleted object lives on; nil means that deletion is immediate.
+	// DeleteGrace returns the grace period of a deleted object in seconds; nil means that deletion is immediate.
 	DeleteGrace func(obj Object, options *metav1.DeleteOptions) int64
 	// OrphanByDefault makes deletions without a propagation policy leave dependents in place.
 	OrphanByDefault bool
 
-	// Fields are the selectable fields beyond metadata.name and metadata.namespace.
+	// Fields returns the selectable fields beyond metadata.name and metadata.namespace.
 	Fields func(obj Object) fields.Set
-	// FieldNames names them, so that an unsupported selector is refused.
+	// FieldNames are the names of these fields, so that unsupported selectors are refused.
 	FieldNames []string
 
 	// NoDeleteCollection refuses the deletion of a whole collection in one request.
 	NoDeleteCollection bool
-	// StoredAs is the row whose objects these are, in another group or version; nil when they are stored as what they are.
+	// StoredAs is the row as which the objects are stored, in another group or version; nil if they are stored as this one.
 	StoredAs *Kind
 
-	// ReturnDeleted makes a deletion answer the object rather than a Status.
+	// ReturnDeleted makes a deletion return the object rather than a Status.
 	ReturnDeleted bool
 	// deprecated is the warning that every request for the kind gets; "" for none.
 	deprecated string
@@ -96,10 +95,10 @@ type Scale struct {
 	Set func(obj Object, replicas int32)
 }
 
-// Deprecated is what every request for the kind is warned of, in upstream's words; "" if the kind is not deprecated.
+// Deprecated returns the warning for every request for the kind, in upstream's words; "" if the kind is not deprecated.
 func (k *Kind) Deprecated() string { return k.deprecated }
 
-// deprecation makes that warning from what the type says of itself.
+// deprecation returns that warning, from the deprecation methods of the type.
 func (k *Kind) deprecation() string {
 	obj := k.New()
 	deprecated, ok := obj.(interface{ APILifecycleDeprecated() (major, minor int) })
@@ -121,20 +120,20 @@ func (k *Kind) deprecation() string {
 	return text
 }
 
-// GroupVersion is the kind's group and version.
+// GroupVersion returns the kind's group and version.
 func (k *Kind) GroupVersion() schema.GroupVersion {
 	return schema.GroupVersion{Group: k.Group, Version: k.Version}
 }
 
-// GVK is the kind's group, version and kind.
+// GVK returns the kind's group, version and kind.
 func (k *Kind) GVK() schema.GroupVersionKind { return k.GroupVersion().WithKind(k.Kind) }
 
-// GroupResource is the kind's group and plural name.
+// GroupResource returns the kind's group and plural name.
 func (k *Kind) GroupResource() schema.GroupResource {
 	return schema.GroupResource{Group: k.Group, Resource: k.Resource}
 }
 
-// Prefix is the key prefix of all objects of the kind.
+// Prefix returns the key prefix of all objects of the kind.
 func (k *Kind) Prefix() string {
 	if k.StoredAs != nil {
 		return k.StoredAs.Prefix()
@@ -146,7 +145,7 @@ func (k *Kind) Prefix() string {
 	return "/" + group + "/" + k.Resource + "/"
 }
 
-// NamespacePrefix is the key prefix of the kind's objects in a namespace, or of all when namespace is empty.
+// NamespacePrefix returns the key prefix of the kind's objects in a namespace, or of all if namespace is empty.
 func (k *Kind) NamespacePrefix(namespace string) string {
 	if namespace == "" || !k.Namespaced {
 		return k.Prefix()
@@ -154,7 +153,7 @@ func (k *Kind) NamespacePrefix(namespace string) string {
 	return k.Prefix() + namespace + "/"
 }
 
-// Key is an object's key: /<group>/<resource>/<namespace>/<name>, with an empty namespace for cluster-scoped kinds.
+// Key returns an object's key: /<group>/<resource>/<namespace>/<name>, with an empty namespace for cluster-scoped kinds.
 func (k *Kind) Key(namespace, name string) string {
 	if !k.Namespaced {
 		namespace = ""
@@ -162,13 +161,13 @@ func (k *Kind) Key(namespace, name string) string {
 	return k.Prefix() + namespace + "/" + name
 }
 
-// SplitKey is the namespace and name in a key of the kind.
+// SplitKey returns the namespace and name in a key of the kind.
 func (k *Kind) SplitKey(key string) (namespace, name string) {
 	namespace, name, _ = strings.Cut(strings.TrimPrefix(key, k.Prefix()), "/")
 	return namespace, name
 }
 
-// Strategy answers how a subresource ("" for the object itself) is written; ok is false if there is no such one.
+// StrategyFor returns the strategy of a subresource ("" for the main resource); ok is false if there is no such subresource.
 func (k *Kind) StrategyFor(subresource string) (*Strategy, bool) {
 	switch subresource {
 	case "":
@@ -180,7 +179,7 @@ func (k *Kind) StrategyFor(subresource string) (*Strategy, bool) {
 	return s, ok
 }
 
-// SelectableFields are the fields of an object that field selectors can name.
+// SelectableFields returns the fields of an object that field selectors can use.
 func (k *Kind) SelectableFields(obj Object) fields.Set {
 	set := fields.Set{}
 	if k.Fields != nil {
@@ -193,7 +192,7 @@ func (k *Kind) SelectableFields(obj Object) fields.Set {
 	return set
 }
 
-// CheckFieldSelector refuses a selector on a field that the kind does not offer.
+// CheckFieldSelector refuses a selector that uses a field which the kind does not support.
 func (k *Kind) CheckFieldSelector(selector fields.Selector) error {
 	for _, r := range selector.Requirements() {
 		if r.Field == "metadata.name" || (r.Field == "metadata.namespace" && k.Namespaced) {
@@ -219,7 +218,7 @@ func (k *Kind) ToInternal(obj runtime.Object) (runtime.Object, error) {
 	return internal, nil
 }
 
-// FromInternal converts an internal object into a new versioned one with its type set.
+// FromInternal converts an internal object to a new versioned one with its type set.
 func (k *Kind) FromInternal(internal runtime.Object) (Object, error) {
 	obj := k.New()
 	if err := Scheme.Convert(internal, obj, nil); err != nil {
@@ -251,7 +250,7 @@ func (k *Kind) ValidateCreate(ctx context.Context, internal runtime.Object, obj 
 		errs = k.Validate(internal)
 	}
 	if len(errs) == 0 {
-		// After the kind's own, whose messages say more.
+		// After the kind's own validation, whose messages are more specific.
 		errs = apivalidation.ValidateObjectMetaAccessor(obj, k.Namespaced, pathSegment, field.NewPath("metadata"))
 	}
 	return declarative(errs, Scheme.Validate(ctx, declarativeOptions, obj))
@@ -272,7 +271,7 @@ func (k *Kind) ValidateChange(ctx context.Context, s *Strategy, subresource stri
 	return declarative(errs, Scheme.ValidateUpdate(ctx, declarativeOptions, obj, old, sub...))
 }
 
-// pathSegment is what every name must be at least.
+// pathSegment returns the minimal requirements for every name.
 func pathSegment(name string, prefix bool) []string {
 	if prefix {
 		return content.IsPathSegmentPrefix(name)
@@ -308,7 +307,7 @@ func NewTable(kinds ...*Kind) *Table {
 	return t
 }
 
-// Kinds are all rows, in the table's order.
+// Kinds returns all rows, in the table's order.
 func (t *Table) Kinds() []*Kind { return t.kinds }
 
 // ByResource finds a row by group, version and plural name.
@@ -335,13 +334,13 @@ func (t *Table) ByObject(obj runtime.Object) (*Kind, bool) {
 	return k, ok
 }
 
-// ByType finds the row of a Go type, as *corev1.Pod.
+// ByType finds the row of a Go type such as *corev1.Pod.
 func (t *Table) ByType(typ reflect.Type) (*Kind, bool) {
 	k, ok := t.byType[typ]
 	return k, ok
 }
 
-// checker and changer turn typed functions into a row's untyped ones.
+// checker and changer convert typed functions to a row's untyped ones.
 func checker[T runtime.Object](f func(T) field.ErrorList) func(runtime.Object) field.ErrorList {
 	return func(obj runtime.Object) field.ErrorList { return f(obj.(T)) }
 }

@@ -1,6 +1,6 @@
 package registry
 
-// Kinds is the table of every kind that is served. A new kind is a function that returns its row, named here.
+// Kinds returns the table of all served kinds. To add a kind, write a function that returns its row, and list it here.
 func Kinds() *Table {
 	coreEvents := events()
 	return NewTable(

@@ -74,13 +74,13 @@ func needsNodePort(s *core.Service) bool {
 		(s.Spec.AllocateLoadBalancerNodePorts == nil || *s.Spec.AllocateLoadBalancerNodePorts))
 }
 
-// onNodePorts says if a service of the type may have node ports, also those that only its user chooses.
+// onNodePorts says whether a service of this type may have node ports, including those that only its user chooses.
 func onNodePorts(s *core.Service) bool {
 	return s.Spec.Type == core.ServiceTypeNodePort || s.Spec.Type == core.ServiceTypeLoadBalancer
 }
 
-// alignClusterIPs carries a change of clusterIP, made by a client that knows only that field, over to clusterIPs
-// (upstream's normalizeClusterIPs).
+// alignClusterIPs copies a change of clusterIP, made by a client that knows only that field, to clusterIPs (upstream's
+// normalizeClusterIPs).
 func alignClusterIPs(s, old *core.Service) {
 	if s.Spec.ClusterIP == old.Spec.ClusterIP || !slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) {
 		if s.Spec.ClusterIP != "" && len(s.Spec.ClusterIPs) == 0 && s.Spec.ClusterIP != old.Spec.ClusterIP {
@@ -94,8 +94,8 @@ func alignClusterIPs(s, old *core.Service) {
 	}
 }
 
-// keepAllocations fills in what the cluster had allocated and an update leaves out, as upstream's patchAllocatedValues
-// and defaultOnRead do, so that `kubectl replace` of a manifest works.
+// keepAllocations restores allocated values that an update omits, as upstream's patchAllocatedValues and defaultOnRead do, so that
+// `kubectl replace` with a manifest works.
 func keepAllocations(s, old *core.Service) {
 	if needsClusterIP(old) && needsClusterIP(s) {
 		if s.Spec.ClusterIP == "" {
@@ -112,7 +112,7 @@ func keepAllocations(s, old *core.Service) {
 		}
 	}
 	if needsNodePort(old) && needsNodePort(s) {
-		// By the port's name, as upstream: what else of it may have changed.
+		// Matched by the port's name, as upstream: its other fields may have changed.
 		allocated, used := map[string]int32{}, map[int32]bool{}
 		for _, p := range old.Spec.Ports {
 			allocated[p.Name] = p.NodePort
@@ -133,8 +133,8 @@ func keepAllocations(s, old *core.Service) {
 	}
 }
 
-// dropTypeDependent clears fields that the new type does not use, unless the caller changed them too (validation then
-// refuses them).
+// dropTypeDependent clears fields that the new type does not use, unless the caller changed them too (then validation refuses
+// them).
 func dropTypeDependent(s, old *core.Service) {
 	if needsClusterIP(old) && !needsClusterIP(s) {
 		if s.Spec.ClusterIP == old.Spec.ClusterIP && slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) {

@@ -13,8 +13,8 @@ import (
 	"k8s.io/kubernetes/pkg/features"
 )
 
-// mergeMatchLabelKeys writes matchLabelKeys and mismatchLabelKeys of affinity terms and spread constraints into their
-// selectors (KEP-3633, KEP-3243), so that whoever schedules needs to look at the selectors alone.
+// mergeMatchLabelKeys adds matchLabelKeys and mismatchLabelKeys of affinity terms and spread constraints to their selectors
+// (KEP-3633, KEP-3243), so that a scheduler needs only the selectors.
 func mergeMatchLabelKeys(pod *core.Pod) {
 	if affinity := pod.Spec.Affinity; affinity != nil && utilfeature.DefaultFeatureGate.Enabled(features.MatchLabelKeysInPodAffinity) {
 		if a := affinity.PodAffinity; a != nil {
@@ -30,7 +30,7 @@ func mergeMatchLabelKeys(pod *core.Pod) {
 	}
 	for i := range pod.Spec.TopologySpreadConstraints {
 		c := &pod.Spec.TopologySpreadConstraints[i]
-		if c.LabelSelector != nil { // none matches nothing, whatever keys there are
+		if c.LabelSelector != nil { // a nil selector matches nothing, whatever the keys
 			mergeKeys(c.LabelSelector, c.MatchLabelKeys, metav1.LabelSelectorOpIn, pod.Labels)
 		}
 	}
@@ -59,7 +59,7 @@ func mergeKeys(selector *metav1.LabelSelector, keys []string, operator metav1.La
 	}
 }
 
-// appArmorFields carries the old AppArmor annotations over to the fields that took their place (KEP-24, version skew).
+// appArmorFields copies the old AppArmor annotations to the fields that replace them (KEP-24, version skew).
 func appArmorFields(pod *core.Pod) {
 	eachAppArmorAnnotation(pod, func(c *core.Container, _ string, profile *core.AppArmorProfile, whole bool) {
 		if profile == nil || whole {
@@ -72,7 +72,7 @@ func appArmorFields(pod *core.Pod) {
 	})
 }
 
-// appArmorWarnings are those of annotations that stand for fields, or for nothing.
+// appArmorWarnings returns warnings about annotations that have been replaced by fields, or have no effect.
 func appArmorWarnings(pod *core.Pod) (out []string) {
 	eachAppArmorAnnotation(pod, func(_ *core.Container, key string, _ *core.AppArmorProfile, whole bool) {
 		if !whole {
@@ -82,8 +82,8 @@ func appArmorWarnings(pod *core.Pod) (out []string) {
 	return out
 }
 
-// eachAppArmorAnnotation visits the containers that have an annotation and not the field, with the annotation's key, the
-// profile that it says (nil if it says none that holds), and whether that is the whole pod's anyway.
+// eachAppArmorAnnotation visits the containers that have the annotation but not the field, with the annotation's key, the profile
+// that it names (nil if it is invalid), and whether that is the whole pod's anyway.
 func eachAppArmorAnnotation(pod *core.Pod, visit func(c *core.Container, key string, profile *core.AppArmorProfile, whole bool)) {
 	if len(pod.Annotations) == 0 || pod.Spec.OS != nil && pod.Spec.OS.Name == core.Windows {
 		return

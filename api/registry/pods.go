@@ -40,7 +40,7 @@ func pods() *Kind {
 			PrepareUpdate: updater(func(pod, old *core.Pod) {
 				pod.Status = old.Status
 				if pod.Spec.Resources == nil && old.Spec.Resources != nil && utilfeature.DefaultFeatureGate.Enabled(features.PodLevelResourcesFixDefaulting) {
-					pod.Spec.Resources = old.Spec.Resources.DeepCopy() // a client that does not know the field dropped it
+					pod.Spec.Resources = old.Spec.Resources.DeepCopy() // a client that does not know the field omitted it
 				}
 				podutil.DropDisabledPodFields(pod, old)
 				growPodGeneration(pod, old)
@@ -136,7 +136,7 @@ func preparePodStatus(pod, old *core.Pod) {
 	podutil.DropDisabledPodFields(pod, old)
 }
 
-// keepObservedGenerations puts back what clients that do not know the field leave out, condition by condition of a type.
+// keepObservedGenerations restores the observed generations of conditions, which clients that do not know the field omit.
 func keepObservedGenerations(pod, old *core.Pod) {
 	if pod.Status.ObservedGeneration == 0 {
 		pod.Status.ObservedGeneration = old.Status.ObservedGeneration
@@ -158,7 +158,7 @@ func keepObservedGenerations(pod, old *core.Pod) {
 	}
 }
 
-// podGrace is how long a deleted pod has: unscheduled and finished pods go at once.
+// podGrace returns the grace period of a deleted pod: unscheduled and finished pods are removed at once.
 func podGrace(obj Object, options *metav1.DeleteOptions) int64 {
 	pod := obj.(*corev1.Pod)
 	if pod.Spec.NodeName == "" || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded {

@@ -14,16 +14,16 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// maxExponentDigits bounds the exponents of quantities, in digits. apimachinery computes with the power of ten itself when it
-// parses or compares one, so "1e-2000000000" in a few bytes would cost gigabytes and minutes.
+// maxExponentDigits limits the number of digits in the exponents of quantities. apimachinery computes the power of ten when it
+// parses or compares a quantity, so the few bytes "1e-2000000000" would cost gigabytes and minutes.
 const maxExponentDigits = 3
 
-// maxDepth is how deep encoding/json nests; what is deeper is refused when it is decoded.
+// maxDepth is the maximum nesting of encoding/json; deeper documents are refused when they are decoded.
 const maxDepth = 10000
 
-// CheckQuantities refuses a body, in JSON, YAML or Kubernetes protobuf, that has a quantity whose exponent is out of all
-// bounds. It must be called before the body is decoded into an object of the type, because that parses quantities. What
-// cannot be read at all is no error here.
+// CheckQuantities refuses a body, in JSON, YAML or Kubernetes protobuf, with a quantity whose exponent is too long. It must be
+// called before the body is decoded into an object of the type, because decoding parses quantities. A body that cannot be decoded
+// at all is not an error here.
 func CheckQuantities(body []byte, into runtime.Object) error {
 	t := reflect.TypeOf(into)
 	if !longExponent(body) || !hasQuantity(t) {
@@ -44,7 +44,7 @@ func CheckQuantities(body []byte, into runtime.Object) error {
 	return walkQuantities(decoder, t, 0)
 }
 
-// longExponent says if something in the body looks like a number with a long exponent: digit, e, sign, four digits.
+// longExponent says whether the body contains what looks like a number with a long exponent: digit, e, sign, four digits.
 func longExponent(body []byte) bool {
 	digit := func(i int) bool { return i < len(body) && body[i] >= '0' && body[i] <= '9' }
 	for i := 1; i < len(body); i++ {
@@ -66,7 +66,7 @@ func longExponent(body []byte) bool {
 	return false
 }
 
-// checkQuantity refuses one quantity.
+// checkQuantity refuses a single quantity with a long exponent.
 func checkQuantity(text string) error {
 	text = strings.TrimSpace(text)
 	at := strings.LastIndexAny(text, "eE")
@@ -80,8 +80,8 @@ func checkQuantity(text string) error {
 	return nil
 }
 
-// walkQuantities reads one JSON value of a type (nil for any) and checks the quantities in it. Keys that are there twice
-// are checked twice, as decoding parses both.
+// walkQuantities reads one JSON value of a type (nil for any) and checks the quantities in it. Duplicate keys are all checked, as
+// decoding parses each.
 func walkQuantities(decoder *json.Decoder, t reflect.Type, depth int) error {
 	token, err := decoder.Token()
 	if err != nil || depth > maxDepth {
@@ -107,7 +107,7 @@ func walkQuantities(decoder *json.Decoder, t reflect.Type, depth int) error {
 				return err
 			}
 		}
-		decoder.Token() // the closing one; its absence shows at the next
+		decoder.Token() // the closing token; if it is missing, the next read fails
 	case string:
 		if t == quantityType {
 			return checkQuantity(token)
@@ -122,7 +122,7 @@ func walkQuantities(decoder *json.Decoder, t reflect.Type, depth int) error {
 
 var quantityType = reflect.TypeFor[resource.Quantity]()
 
-// fieldType is the type of a field by its JSON name, or of a map's values; nil if there is no such one.
+// fieldType returns the type of a field by its JSON name, or of a map's values; nil if there is none.
 func fieldType(t reflect.Type, name string) reflect.Type {
 	switch {
 	case t == nil:
@@ -151,9 +151,9 @@ func fieldType(t reflect.Type, name string) reflect.Type {
 	return nil
 }
 
-// checkWireQuantities refuses protobuf in which any whole string that is the first field of a message, as a quantity's
-// only one is, is a number with a long exponent. The message's own types are not looked at: a map's key could be such one,
-// which nobody has a use for.
+// checkWireQuantities refuses protobuf with a message whose first field is a string that is a number with a long exponent, because
+// the string of a quantity is its first and only field. It does not look at the types of messages, so it also refuses such a key of
+// a map, which nothing uses.
 func checkWireQuantities(body []byte) error {
 	const first = 1<<3 | 2 // field 1, length-delimited
 	for i := 0; i+2 < len(body); i++ {
@@ -165,7 +165,7 @@ func checkWireQuantities(body []byte) error {
 			continue
 		}
 		text := body[i+1+n : i+1+n+int(length)]
-		if b := text[0]; b > '9' || b < '+' { // most are no numbers
+		if b := text[0]; b > '9' || b < '+' { // most strings are not numbers
 			continue
 		}
 		if len(bytes.Trim(text, "0123456789+-.eE")) == 0 {
@@ -179,7 +179,7 @@ func checkWireQuantities(body []byte) error {
 
 var quantityTypes sync.Map // reflect.Type -> bool
 
-// hasQuantity says if objects of the type can hold quantities.
+// hasQuantity says whether objects of the type can contain quantities.
 func hasQuantity(t reflect.Type) bool {
 	if known, ok := quantityTypes.Load(t); ok {
 		return known.(bool)

@@ -16,7 +16,7 @@ import (
 	"k8s.io/kubernetes/pkg/features"
 )
 
-// Scheme holds every type, internal and versioned, with upstream's defaulting, conversion and declarative validation.
+// Scheme contains all types, internal and versioned, with upstream's defaulting, conversion and declarative validation.
 var Scheme = legacyscheme.Scheme
 
 // Codecs encode and decode the scheme's types.

@@ -16,10 +16,10 @@ import (
 	"k8s.io/kubernetes/pkg/apis/discovery"
 )
 
-// generatedBy are the labels' values of the controllers that write endpoints; their addresses need no look.
+// generatedBy are the values of the managed-by label of controllers that write endpoints; their addresses need no check.
 var generatedBy = []string{"endpoint-controller", "endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io"}
 
-// podNameWarning is for kinds whose name becomes part of host names.
+// podNameWarning returns a warning for kinds whose name becomes part of host names.
 func podNameWarning(name, where string) []string {
 	if problems := utilvalidation.IsDNS1123Label(name); len(problems) > 0 {
 		return []string{fmt.Sprintf("metadata.name: this is used in %s, which can result in surprising behavior; a DNS label is recommended: %v", where, problems)}
@@ -32,7 +32,7 @@ const (
 	inHostnames = "Pod names and hostnames"
 )
 
-// templateWarnings are those of a pod template at a path; old is nil for a new object.
+// templateWarnings returns the warnings about a pod template at a path; old is nil for a new object.
 func templateWarnings(ctx context.Context, path *field.Path, template, old *core.PodTemplateSpec) []string {
 	return podutil.GetWarningsForPodTemplate(ctx, path, template, old)
 }

@@ -41,7 +41,7 @@ func deployments() *Kind {
 			PrepareUpdate: updater(func(d, old *apps.Deployment) {
 				d.Status = old.Status
 				podutil.DropDisabledTemplateFields(&d.Spec.Template, &old.Spec.Template)
-				// Annotations count too: they are copied to replica sets.
+				// Annotations matter too: they are copied to replica sets.
 				if !apiequality.Semantic.DeepEqual(d.Spec, old.Spec) || !apiequality.Semantic.DeepEqual(d.Annotations, old.Annotations) {
 					d.Generation = old.Generation + 1
 				}

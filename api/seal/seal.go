@@ -1,8 +1,8 @@
-// Package seal encrypts values before they are proposed, so that the raft log, snapshots and backups never hold them in
-// the clear.
+// Package seal encrypts values before they are proposed, so that the raft log, snapshots and backups never contain them in
+// plaintext.
 //
-// A sealed value is "kontiki:seal:v1:" + key name + ":" + 12-byte nonce + AES-256-GCM ciphertext. The storage key and
-// the name of the sealing key are bound as associated data: a sealed value copied to another name does not open.
+// A sealed value is "kontiki:seal:v1:" + key name + ":" + 12-byte nonce + AES-256-GCM ciphertext. The storage key and the name of
+// the encryption key are its associated data: a sealed value copied to another storage key cannot be decrypted.
 package seal
 
 import (
@@ -17,10 +17,10 @@ import (
 
 const prefix = "kontiki:seal:v1:"
 
-// ErrSealed is the class of values that cannot be opened.
+// ErrSealed is the class of errors for values that cannot be decrypted.
 var ErrSealed = errors.New("seal: the value cannot be opened")
 
-// Sealer seals with one key and opens with any it knows. It is safe for concurrent use.
+// Sealer encrypts with one key and decrypts with any key that it has. It is safe for concurrent use.
 type Sealer struct{ keys atomic.Pointer[ring] }
 
 type ring struct {
@@ -28,13 +28,13 @@ type ring struct {
 	keys    map[string]cipher.AEAD
 }
 
-// New makes a Sealer from named 32-byte keys; current names the one that seals.
+// New creates a Sealer with named 32-byte keys; current names the one that encrypts.
 func New(current string, keys map[string][]byte) (*Sealer, error) {
 	s := new(Sealer)
 	return s, s.Use(current, keys)
 }
 
-// Use replaces the keys. Values that are sealed with a key that is not among them cannot be opened any more.
+// Use replaces the keys. Values encrypted with a key that is no longer among them cannot be decrypted.
 func (s *Sealer) Use(current string, keys map[string][]byte) error {
 	r, err := newRing(current, keys)
 	if err == nil {
@@ -83,12 +83,12 @@ func (s *Sealer) Seal(storageKey string, plain []byte) ([]byte, error) {
 	return aead.Seal(out[:len(out)+len(nonce)], nonce, plain, associated(ring.current, storageKey)), nil
 }
 
-// Stale says that a value is sealed with another key than Seal uses now.
+// Stale says whether a value is encrypted with another key than the current one.
 func (s *Sealer) Stale(sealed []byte) bool {
 	return !bytes.HasPrefix(sealed, []byte(prefix+s.keys.Load().current+":"))
 }
 
-// Open decrypts a value that was sealed for the storage key.
+// Open decrypts a value that was sealed for the storage key. Errors: ErrSealed.
 func (s *Sealer) Open(storageKey string, sealed []byte) ([]byte, error) {
 	rest, ok := bytes.CutPrefix(sealed, []byte(prefix))
 	if !ok {
