@@ -20,14 +20,14 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Client speaks to a cluster. It is safe for concurrent use, and one is enough for a program.
+// Client is a client of a cluster. It is safe for concurrent use, and one per program is enough.
 //
-// It implements grpc.ClientConnInterface, so the generated clients of every service work over it with the same fail-over and the
+// It implements grpc.ClientConnInterface, so the generated clients of all services work over it with the same fail-over and the
 // same errors: kontikiv1.NewClusterClient(c), kontikiv1.NewPodsClient(c).
 //
-// It stays with one master as long as that serves (its own writes are then in what that master reads at once, and there is one
-// connection to keep), and begins with one at random, so that many clients spread. Round robin would keep connections to all
-// masters for nothing: any master serves any request.
+// It uses one master until that fails, chosen at random so that many clients spread: its own writes are then visible to reads of
+// that master at once, and it needs only one connection. Round robin would keep connections to all masters without a benefit, as
+// any master serves any request.
 type Client struct {
 	name     string
 	patience time.Duration
@@ -46,7 +46,7 @@ type Client struct {
 type endpoint struct {
 	address string
 	options []grpc.DialOption
-	// discovered says that the cluster told it.
+	// discovered means that the address is from Discover.
 	discovered bool
 
 	mu     sync.Mutex
@@ -71,7 +71,7 @@ func (e *endpoint) connection() (*grpc.ClientConn, error) {
 	return e.conn, nil
 }
 
-// discard ends a connection, and with it the calls on it. The next call makes another.
+// discard closes a connection, which ends the calls on it. The next call opens another.
 func (e *endpoint) discard(conn *grpc.ClientConn) {
 	e.mu.Lock()
 	same := e.conn == conn
@@ -84,7 +84,7 @@ func (e *endpoint) discard(conn *grpc.ClientConn) {
 	}
 }
 
-// Close ends all connections and what is open on them.
+// Close closes all connections, which ends open calls and streams.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.closed = true
@@ -106,7 +106,7 @@ func (e *endpoint) close() {
 	}
 }
 
-// Endpoints are the addresses of the masters that are known.
+// Endpoints returns the addresses of the known masters.
 func (c *Client) Endpoints() []string {
 	var out []string
 	for _, e := range c.all() {
@@ -121,7 +121,7 @@ func (c *Client) all() []*endpoint {
 	return c.endpoints
 }
 
-// Endpoint is the address of the master that the next call goes to.
+// Endpoint returns the address of the master that the next call will use.
 func (c *Client) Endpoint() string { return c.choose().address }
 
 func (c *Client) choose() *endpoint {
@@ -130,7 +130,7 @@ func (c *Client) choose() *endpoint {
 	return c.endpoints[c.current]
 }
 
-// leave goes to the next master, unless another call has already left this one.
+// leave switches to the next master, unless another call has already left this one.
 func (c *Client) leave(e *endpoint, why error) {
 	c.mu.Lock()
 	left := c.endpoints[c.current] == e
@@ -143,7 +143,7 @@ func (c *Client) leave(e *endpoint, why error) {
 	}
 }
 
-// reads are the methods that change nothing, which may be tried again whatever became of them.
+// reads are the methods that change nothing, which may be retried after any failure.
 var reads = map[string]bool{
 	"/kontiki.v1.Objects/Get": true, "/kontiki.v1.Objects/List": true, "/kontiki.v1.Objects/Watch": true,
 	"/kontiki.v1.Cluster/Status": true, "/kontiki.v1.Cluster/Members": true, "/kontiki.v1.Cluster/ListTokens": true, "/kontiki.v1.Cluster/Snapshot": true,
@@ -160,7 +160,7 @@ func (c *Client) Invoke(ctx context.Context, method string, request, answer any,
 			return nil
 		}
 		if err == errClosed && c.choose() != e {
-			continue // Discover dropped it in between
+			continue // Discover removed it in between
 		}
 		var failed *Error
 		if !errors.As(err, &failed) || !r.again(ctx, e, failed, !reads[method]) {
@@ -184,8 +184,8 @@ func (c *Client) try(ctx context.Context, e *endpoint, method string, request, a
 	return nil
 }
 
-// attend looks, while a call waits, whether its master is alive at all, and ends the connection if it is not: a process that stands
-// still keeps its connections. The call is over when stop returns.
+// attend checks, while a call waits, whether its master is alive at all, and closes the connection if it is not: a paused process
+// keeps its connections open. It ends when stop has been called.
 func (c *Client) attend(ctx context.Context, e *endpoint, conn *grpc.ClientConn) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
@@ -215,8 +215,8 @@ func (c *Client) attend(ctx context.Context, e *endpoint, conn *grpc.ClientConn)
 	}
 }
 
-// NewStream implements grpc.ClientConnInterface. It opens a stream on the first master that takes it; errors, also those of the
-// stream, are *Error. What is then on its way is not tried again here: Pages and Watch go on by themselves.
+// NewStream implements grpc.ClientConnInterface. It opens a stream on the first master that accepts it; errors, including those of
+// the stream, are *Error. A stream that breaks is not retried here: Pages and Watch resume by themselves.
 func (c *Client) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, options ...grpc.CallOption) (grpc.ClientStream, error) {
 	for r := c.retry(c.patience); ; {
 		e := c.choose()
@@ -225,7 +225,7 @@ func (c *Client) NewStream(ctx context.Context, desc *grpc.StreamDesc, method st
 			return s, nil
 		}
 		if err == errClosed && c.choose() != e {
-			continue // Discover dropped it in between
+			continue // Discover removed it in between
 		}
 		var failed *Error
 		if !errors.As(err, &failed) || !r.again(ctx, e, failed, !reads[method]) {
@@ -247,7 +247,7 @@ func (c *Client) open(ctx context.Context, e *endpoint, desc *grpc.StreamDesc, m
 	return &stream{ClientStream: s, client: c, endpoint: e, method: method, sent: sent}, nil
 }
 
-// stream explains the errors of a stream, and leaves a master that breaks one.
+// stream converts the errors of a stream, and leaves a master whose stream broke.
 type stream struct {
 	grpc.ClientStream
 	client   *Client
@@ -273,7 +273,7 @@ func (s *stream) RecvMsg(m any) error { return s.explain(s.ClientStream.RecvMsg(
 // SendMsg implements grpc.ClientStream.
 func (s *stream) SendMsg(m any) error { return s.explain(s.ClientStream.SendMsg(m)) }
 
-// reach asks the masters in turn until one answers.
+// reach calls the masters in turn until one answers.
 func (c *Client) reach(ctx context.Context) error {
 	problems := map[string]string{}
 	for r := c.retry(c.patience); ; {
@@ -293,7 +293,7 @@ func (c *Client) reach(ctx context.Context) error {
 			if errors.Is(failed, ErrUnauthorized) {
 				return fmt.Errorf("client: %w", failed)
 			}
-			return nil // it is there, whatever it thinks of the question
+			return nil // the master answers, even if with an error
 		}
 		problems[e.address] = failed.Message
 		c.leave(e, failed)
@@ -309,10 +309,10 @@ func (c *Client) reach(ctx context.Context) error {
 	}
 }
 
-// retry paces the tries of one call: at once through all masters, and then with growing pauses between the rounds.
+// retry paces the attempts of one call: at once through all masters, and then with growing pauses between the rounds.
 type retry struct {
 	client *Client
-	until  time.Time // zero is for ever
+	until  time.Time // zero means forever
 	tries  int
 	pause  time.Duration
 }
@@ -322,7 +322,7 @@ const (
 	mostPause  = time.Second
 )
 
-// retry begins a call that may go on for patience; 0 is for ever.
+// retry starts pacing a call that may be retried for patience; 0 means forever.
 func (c *Client) retry(patience time.Duration) *retry {
 	r := &retry{client: c, pause: firstPause}
 	if patience > 0 {
@@ -331,16 +331,16 @@ func (c *Client) retry(patience time.Duration) *retry {
 	return r
 }
 
-// reset is called when a try made progress.
+// reset is called when an attempt made progress.
 func (r *retry) reset() { r.tries, r.pause = 0, firstPause }
 
-// again answers whether the call shall be tried again, after it has waited as long as it must, on a master other than e.
+// again says whether the call should be retried. It returns after the necessary pause, and switches to a master other than e.
 func (r *retry) again(ctx context.Context, e *endpoint, failed *Error, write bool) bool {
 	if e != nil && (failed.undone || failed.broken) {
-		r.client.leave(e, failed) // the next call does better elsewhere, also if this one must not be tried again
+		r.client.leave(e, failed) // other calls should use another master, even if this one must not be retried
 	}
 	if failed.busy() {
-		r.pause = max(r.pause, failed.RetryAfter) // once all masters are
+		r.pause = max(r.pause, failed.RetryAfter) // once all masters are busy
 	}
 	return failed.elsewhere(write) && r.wait(ctx)
 }
@@ -363,7 +363,7 @@ func (r *retry) wait(ctx context.Context) bool {
 	}
 }
 
-// sentHandler notes which calls were handed to a connection. Those that were not are certainly not carried out.
+// sentHandler records which calls were passed to a connection. Those that were not are certainly not carried out.
 type sentHandler struct{}
 
 type sentKey struct{}

@@ -23,61 +23,61 @@ import (
 	"google.golang.org/grpc/keepalive"
 )
 
-// Config says which cluster a Client speaks to, and as whom.
+// Config says which cluster a Client connects to, and with which credentials.
 type Config struct {
-	// Endpoints are the API addresses of the masters, "HOST:PORT", "HOST" (port 6443) or "https://HOST:PORT". Name all of them, or
-	// call Client.Discover: the client stays with one as long as it serves, and goes to the next when it does not. Empty stands for
-	// the server of the kubeconfig.
+	// Endpoints are the API addresses of the masters: "HOST:PORT", "HOST" (port 6443) or "https://HOST:PORT". Give all of them, or
+	// call Client.Discover: the client uses one master until that fails, and then the next. If it is empty, the server of the
+	// kubeconfig is used.
 	Endpoints []string
-	// Kubeconfig is the path of a kubeconfig, KubeconfigData is one's text; at most one may be given. Its current context, or the
-	// one named by Context, has the server, its authority and the credentials that are not given otherwise. Credential
-	// plugins are not run.
+	// Kubeconfig is the path of a kubeconfig, KubeconfigData is the content of one; set at most one of them. The server, its CA and
+	// the credentials that are not set otherwise are read from its current context, or from the one named by Context. Credential
+	// plugins are not supported.
 	Kubeconfig     string
 	KubeconfigData []byte
 	Context        string
-	// TLS replaces what the kubeconfig says about certificates.
+	// TLS replaces the certificates in the kubeconfig.
 	TLS *tls.Config
-	// Token is a bearer token. TokenSource is asked before every call, for tokens that are renewed; it must be safe for
-	// concurrent use.
+	// Token is a bearer token. TokenSource is called before every call, for tokens that are renewed; it must be safe for concurrent
+	// use.
 	Token       string
 	TokenSource func(context.Context) (string, error)
-	// Name is what the program is called: its user agent, and the manager of the fields that it writes. Empty stands for the
-	// name of the executable.
+	// Name is the program's name: its user agent, and the manager of the fields that it writes. It defaults to the name of the
+	// executable.
 	Name string
-	// Patience bounds how long Dial, and a call whose context has no nearer deadline goes from master to master before it fails; 0 stands
-	// for 15 s, which is longer than the election of a leader takes. Watches go on for ever.
+	// Patience limits how long Dial, and each call whose context has no earlier deadline, tries one master after another before it
+	// fails; 0 means 15 s, which is longer than an election takes. Watches are retried forever.
 	Patience time.Duration
-	// Warn is told the warnings of writes; nil drops them.
+	// Warn is called with the warnings of writes; if it is nil they are dropped.
 	Warn func(text string)
-	// Log is told when the client leaves a master, and why: a Watch without any master goes on in silence otherwise. nil drops it.
+	// Log records when the client leaves a master, and why: a Watch that finds no master reports it nowhere else. nil disables it.
 	Log *slog.Logger
-	// Dialer connects to an address, for tunnels; nil is TCP.
+	// Dialer connects to an address, for tunnels; nil means TCP.
 	Dialer func(ctx context.Context, address string) (net.Conn, error)
 
 	plaintext bool          // for tests
 	silence   time.Duration // for tests: see Client.silence
 }
 
-// Limits of time. A process that dies closes its connections, which is noticed at once. What is below is for machines and networks
-// that vanish without a word, and for processes that stand still.
+// Timeouts. When a process dies its connections are closed, which is noticed at once. The timeouts below are for machines and
+// networks that vanish without closing connections, and for processes that are paused.
 const (
 	defaultPatience = 15 * time.Second
-	// connectWithin bounds connecting to one master, with the TLS handshake.
+	// connectWithin is the time limit for connecting to one master, including the TLS handshake.
 	connectWithin = time.Second
-	// The kernel asks an idle peer every second if it is there, and gives the connection up when nothing was acknowledged for
-	// lostAfter, which it looks at every second, too. So a question or its answer that is lost on the way ends an idle connection; that costs
-	// a watch another beginning, which nobody notices. It costs the server's process nothing.
+	// The kernel probes an idle peer every second, and closes the connection when nothing was acknowledged for lostAfter, which it
+	// also checks every second. So a single lost probe or response closes an idle connection; a watch then resumes on another one,
+	// which its reader does not notice. It costs the server's process nothing.
 	lostAfter = 1500 * time.Millisecond
-	// silence is how long a call waits before the client asks the master's health beside it.
+	// silence is how long a call waits before the client also checks the master's health.
 	silence = time.Second
-	// pingEvery is how often gRPC itself asks on connections with open streams; it allows no less.
+	// pingEvery is the interval of gRPC's own pings on connections with open streams, the shortest that gRPC allows.
 	pingEvery = 10 * time.Second
 )
 
 const defaultPort = "6443"
 
-// Dial makes a Client and waits until a master has answered, but no longer than Config.Patience, so that a wrong address or credential is told
-// here. The errors name each endpoint. Close the client after use.
+// Dial returns a Client after a master has answered, so that a wrong address or credential is reported here. It waits at most for
+// Config.Patience. The errors name each endpoint. Close the client after use.
 func Dial(ctx context.Context, config Config) (*Client, error) {
 	c, err := New(config)
 	if err != nil {
@@ -90,7 +90,7 @@ func Dial(ctx context.Context, config Config) (*Client, error) {
 	return c, nil
 }
 
-// New is Dial without waiting: it fails only for what is wrong in the configuration, and connects with the first call.
+// New is Dial without waiting: it fails only if the configuration is invalid, and connects with the first call.
 func New(config Config) (*Client, error) {
 	if err := config.complete(); err != nil {
 		return nil, fmt.Errorf("client: %w", err)
@@ -99,12 +99,12 @@ func New(config Config) (*Client, error) {
 	for _, address := range config.Endpoints {
 		c.endpoints = append(c.endpoints, &endpoint{address: address, options: c.options})
 	}
-	// Many clients with one list of masters shall not all go to the first.
+	// Start at a random master, so that many clients with the same list do not all use the first.
 	c.current = rand.N(len(c.endpoints))
 	return c, nil
 }
 
-// complete puts the kubeconfig and the defaults in.
+// complete fills in the kubeconfig and the defaults.
 func (c *Config) complete() error {
 	if c.Kubeconfig != "" && c.KubeconfigData != nil {
 		return errors.New("both Kubeconfig and KubeconfigData are given: give one")
@@ -196,7 +196,7 @@ func (c *Config) dialOptions() []grpc.DialOption {
 		}),
 		// On Linux, Timeout also bounds how long the kernel waits for acknowledgements.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: lostAfter}),
-		// A server's answer is as large as what was asked for.
+		// A response is as large as what was requested.
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)),
 	}
 	if c.TokenSource != nil {
@@ -221,7 +221,7 @@ func (b bearer) GetRequestMetadata(ctx context.Context, _ ...string) (map[string
 
 func (b bearer) RequireTransportSecurity() bool { return b.secure }
 
-// InCluster is the configuration of a program in a pod: its service account, and the API's service address.
+// InCluster returns the configuration for a program in a pod: its service account, and the API's service address.
 func InCluster() (Config, error) {
 	const dir = "/var/run/secrets/kubernetes.io/serviceaccount"
 	host, port := os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT")
@@ -243,7 +243,7 @@ func InCluster() (Config, error) {
 	}, nil
 }
 
-// tokenFile reads a token before every call: the file is small, and replaced when the token is renewed.
+// tokenFile returns a function that reads a token from a file. The file is small, and replaced when the token is renewed.
 func tokenFile(path string) func(context.Context) (string, error) {
 	return func(context.Context) (string, error) {
 		token, err := os.ReadFile(path)

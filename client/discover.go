@@ -9,11 +9,11 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// Discover asks the cluster for the addresses of all its masters, the endpoints of the service default/kubernetes, and adds those that are
-// not known yet: then one address is enough to connect with. The given ones stay, as only they may be what is
-// reached from here (a balancer, a tunnel). Masters that Discover added earlier and that have left are dropped, with what is open on
-// them. Call it after Dial, and again as often as the cluster's masters may change. It needs the right to list EndpointSlices in the namespace
-// default.
+// Discover reads the addresses of all masters from the endpoints of the service default/kubernetes, and adds those that are not
+// known yet: so one address is enough to connect with. The configured ones stay, as they may be the only ones that can be reached
+// from here (a load balancer, a tunnel). Masters that Discover added earlier and that have left are removed, which ends open calls
+// on them. Call it after Dial, and again as often as the cluster's masters may change. It needs the permission to list
+// EndpointSlices in the namespace default.
 func (c *Client) Discover(ctx context.Context) error {
 	slicesFound, _, err := List[*discoveryv1.EndpointSlice](ctx, c, "default", Labels(discoveryv1.LabelServiceName+"=kubernetes"))
 	if err != nil {
@@ -38,7 +38,7 @@ func (c *Client) Discover(ctx context.Context) error {
 	return nil
 }
 
-// replace puts found in the place of what was found before, and answers what is no longer known.
+// replace replaces the addresses that were found before by those in found, and returns the removed ones.
 func (c *Client) replace(found []string) (gone []*endpoint) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -60,6 +60,6 @@ func (c *Client) replace(found []string) (gone []*endpoint) {
 		}
 	}
 	c.endpoints = kept
-	c.current = max(0, slices.Index(kept, current)) // the first one was given
+	c.current = max(0, slices.Index(kept, current)) // the first one was configured
 	return gone
 }

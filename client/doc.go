@@ -1,4 +1,4 @@
-// Package client speaks Kontiki's gRPC API: the objects of the Kubernetes API with the Go types that they have in k8s.io/api, and
+// Package client is a client of Kontiki's gRPC API: the objects of the Kubernetes API with their Go types in k8s.io/api, and
 // transactions, which only Kontiki has.
 //
 // A program that counts visits of a page in a ConfigMap, and keeps a log entry for each:
@@ -54,22 +54,22 @@
 //
 // # Fail-over
 //
-// Every master serves every request. Name them all in Config.Endpoints. The client stays with one until that does not serve; a process
-// that dies is left at once, a machine or network that vanishes after about two seconds, a process that stands still within three when a call
-// waits for it, and within twelve when only watches are open. Then:
+// Every master serves every request. List them all in Config.Endpoints. The client uses one master until that fails: it leaves a
+// process that dies at once, a machine or network that vanishes after about two seconds, and a paused process within three seconds
+// when a call is waiting for it, or within twelve when only watches are open. Then:
 //
-//   - What was certainly not carried out goes to the next master: requests that never reached a connection, and those that a master
-//     refused as unavailable.
-//   - Reads go to the next master whatever became of them. A list goes on at its revision, a watch from its last event.
-//   - A write whose answer did not come is not tried again. It fails with ErrOutcomeUnknown.
+//   - Requests that were certainly not carried out go to the next master: those that were never sent, and those that a master refused as
+//     unavailable.
+//   - Reads go to the next master after any failure. A list continues at its revision, a watch after its last event.
+//   - A write whose response did not arrive is not retried. It returns ErrOutcomeUnknown.
 //
 // # Objects
 //
-// Functions take the type of the objects as their parameter: client.Get[*corev1.Pod](ctx, c, "default", "web"). For kinds without a Go type there is
-// *unstructured.Unstructured with OfKind. Answers are the caller's own, to change as it likes.
+// Functions have the type of the objects as their parameter: client.Get[*corev1.Pod](ctx, c, "default", "web"). For kinds without a
+// Go type, use *unstructured.Unstructured with OfKind. Returned objects are not shared; the caller may change them.
 //
 // # Errors
 //
-// Every error of a call is an *Error, in transactions perhaps within a *TransactionError, and belongs to a class for errors.Is: ErrNotFound,
-// ErrConflict, and so on. Error.Fields has the fields that are wrong, Error.Status what the Kubernetes API says.
+// Every error of a call is an *Error, in transactions possibly wrapped in a *TransactionError, and belongs to a class for
+// errors.Is: ErrNotFound, ErrConflict, and so on. Error.Fields has the invalid fields, Error.Status the Kubernetes Status.
 package client

@@ -22,25 +22,26 @@ import (
 var (
 	ErrNotFound      = errors.New("not found")
 	ErrAlreadyExists = errors.New("already exists")
-	// ErrConflict says that the object has changed: Error.ResourceVersion has what it is at now. Read, and try again.
+	// ErrConflict means that the object has changed: Error.ResourceVersion is its current resource version. Read it again, and
+	// retry.
 	ErrConflict = errors.New("conflict")
-	// ErrInvalid says that the request is wrong; Error.Fields names the fields.
+	// ErrInvalid means that the request is invalid; Error.Fields names the fields.
 	ErrInvalid      = errors.New("invalid")
 	ErrUnauthorized = errors.New("unauthorized")
 	ErrForbidden    = errors.New("forbidden")
-	// ErrExpired says that the asked resource version is no longer in the history. Watch handles it by itself.
+	// ErrExpired means that the requested resource version is no longer in the history. Watch handles it by itself.
 	ErrExpired = errors.New("expired")
-	// ErrTooManyRequests says that the server asks for slower requests, or that an eviction must wait; Error.RetryAfter may say
-	// how long.
+	// ErrTooManyRequests means that the server refuses further requests for now, or that an eviction must wait; Error.RetryAfter
+	// may say how long.
 	ErrTooManyRequests = errors.New("too many requests")
 	ErrUnsupported     = errors.New("unsupported")
-	// ErrInternal says that the server has a fault. Nothing is promised of what a write did.
+	// ErrInternal means that the server has a fault. The outcome of a write is then unspecified.
 	ErrInternal = errors.New("internal error")
-	// ErrUnavailable says that no master served the request in time, and that nothing was changed.
+	// ErrUnavailable means that no master served the request in time, and that nothing was changed.
 	ErrUnavailable = errors.New("unavailable")
-	// ErrOutcomeUnknown says that a write was sent and its answer did not come: it may have been carried out, or may be yet.
-	// Read before trying again. Writes that say what they expect (a resource version, a create, a check) may just be tried
-	// again: ErrConflict or ErrAlreadyExists then tell that the first try was carried out, or somebody else's.
+	// ErrOutcomeUnknown means that a write was sent and its response did not arrive: it may have been carried out, or may still be.
+	// Read before you retry. Writes that state what they expect (a resource version, a create, a check) can simply be retried:
+	// ErrConflict or ErrAlreadyExists then mean that the first attempt was carried out, or another client's write was.
 	ErrOutcomeUnknown = errors.New("the outcome is unknown")
 )
 
@@ -65,7 +66,7 @@ var classOfReason = map[metav1.StatusReason]error{
 	metav1.StatusReasonInternalError:         ErrInternal,
 }
 
-// classOfCode is for answers without a reason that is known here.
+// classOfCode is for errors without a known reason.
 var classOfCode = map[codes.Code]error{
 	codes.InvalidArgument: ErrInvalid, codes.Unauthenticated: ErrUnauthorized, codes.PermissionDenied: ErrForbidden,
 	codes.NotFound: ErrNotFound, codes.AlreadyExists: ErrAlreadyExists, codes.Aborted: ErrConflict, codes.FailedPrecondition: ErrConflict,
@@ -73,38 +74,38 @@ var classOfCode = map[codes.Code]error{
 	codes.Unavailable: ErrUnavailable, codes.DeadlineExceeded: ErrUnavailable, codes.Canceled: ErrUnavailable,
 }
 
-// Error is why a call failed. errors.Is tells its class, and whether the caller's context ended it; apimachinery's
-// errors.IsNotFound and the like, and gRPC's status.Code, understand it as well.
+// Error is the error of a call. errors.Is matches its class and, if the caller's context ended the call, the context's error;
+// apimachinery's errors.IsNotFound and the like, and gRPC's status.Code, work with it as well.
 type Error struct {
-	// Method is the call's, such as "/kontiki.v1.Objects/Create", and Endpoint the master's.
+	// Method is the call's method, such as "/kontiki.v1.Objects/Create", and Endpoint the master's address.
 	Method, Endpoint string
 	Code             codes.Code
 	Reason           metav1.StatusReason
 	Message          string
-	// ResourceVersion is what the object of a conflict is at now; "" if it is not there.
+	// ResourceVersion is the current one of the object that a conflict is about; "" if the object does not exist.
 	ResourceVersion string
-	// Fields are the fields of the request that are wrong, of errors that are about any.
+	// Fields are the invalid fields of the request, if the error is about fields.
 	Fields []FieldProblem
-	// RetryAfter is when the server wants to be asked again; 0 if it does not say.
+	// RetryAfter is the delay that the server asks for before a retry; 0 if it does not say.
 	RetryAfter time.Duration
 
 	status metav1.Status
 	grpc   *status.Status
 	class  error
-	cause  error // the context's, if it ended the call
-	// operation is the index of a transaction's operation, -1 without.
+	cause  error // the context's error, if it ended the call
+	// operation is the index of the transaction's operation that the error is about, or -1.
 	operation int
-	// answered says that the API answered this, and no proxy or transport.
+	// answered means that the error is from the API, and not from a proxy or the transport.
 	answered bool
-	// undone says that nothing was changed, and that another master may do better.
+	// undone means that nothing was changed, and that another master may be able to serve the call.
 	undone bool
-	// broken says that the answer did not come.
+	// broken means that the response did not arrive.
 	broken bool
 }
 
-// FieldProblem is a field of a request, and what is wrong with it.
+// FieldProblem is an invalid field of a request, with a description.
 type FieldProblem struct {
-	// Path leads through the message of the call, and on into the document that it has: "label_selector",
+	// Path leads through the message of the call, and on into the document that it contains: "label_selector",
 	// "object.data.spec.replicas", "operations[3].check.resource_version".
 	Path, Problem string
 }
@@ -122,22 +123,21 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s (by %s): %s", strings.ToLower(method), e.Endpoint, text)
 }
 
-// Is implements the classes.
+// Is matches the error's class.
 func (e *Error) Is(target error) bool { return e.class == target }
 
-// Unwrap is the context's error if that ended the call.
+// Unwrap returns the context's error if that ended the call.
 func (e *Error) Unwrap() error { return e.cause }
 
-// Status is the Kubernetes Status that REST answers for the same error.
+// Status returns the Kubernetes Status with which REST responds for the same error.
 func (e *Error) Status() metav1.Status { return e.status }
 
-// GRPCStatus is the status as it came.
+// GRPCStatus returns the gRPC status as it was received.
 func (e *Error) GRPCStatus() *status.Status { return e.grpc }
 
 const domain = "kontiki"
 
-// wrap explains the failure of a call. sent says that the request may have reached the master, and write that it changes
-// something.
+// wrap converts the failure of a call. sent means that the request may have reached the master, write that it changes something.
 func wrap(ctx context.Context, err error, method, endpoint string, sent, write bool) *Error {
 	st := status.Convert(err)
 	e := &Error{Method: method, Endpoint: endpoint, Code: st.Code(), Message: st.Message(), grpc: st, operation: -1}
@@ -155,7 +155,7 @@ func wrap(ctx context.Context, err error, method, endpoint string, sent, write b
 			e.RetryAfter = d.RetryDelay.AsDuration()
 		case *kontikiv1.StatusDetail:
 			if json.Unmarshal(d.Status, &e.status) != nil {
-				e.status = metav1.Status{} // the code and the message still tell
+				e.status = metav1.Status{} // the code and the message remain
 			}
 		case *kontikiv1.ConflictDetail:
 			e.ResourceVersion = d.ResourceVersion
@@ -168,7 +168,7 @@ func wrap(ctx context.Context, err error, method, endpoint string, sent, write b
 	}
 	if !e.answered && (e.Code == codes.Canceled || e.Code == codes.DeadlineExceeded) {
 		if e.cause = ctx.Err(); e.cause == nil && e.Code == codes.DeadlineExceeded {
-			e.cause = context.DeadlineExceeded // gRPC's timer was a little earlier than the context's
+			e.cause = context.DeadlineExceeded // gRPC's timer fired slightly before the context's
 		}
 	}
 	switch e.Code {
@@ -178,7 +178,7 @@ func wrap(ctx context.Context, err error, method, endpoint string, sent, write b
 	case codes.ResourceExhausted:
 		e.undone = e.busy()
 	case codes.Canceled, codes.Unknown, codes.Internal:
-		// Ends of a stream without an answer: gRPC's words for a reset, and for a connection that this client gave up.
+		// The stream ended without a response: gRPC's messages for a reset, and for a connection that this client closed.
 		e.broken = !e.answered && e.cause == nil
 	}
 	e.undone = e.undone || e.broken && !sent
@@ -198,15 +198,15 @@ func wrap(ctx context.Context, err error, method, endpoint string, sent, write b
 	return e
 }
 
-// busy says that a master serves as many calls as it may, and has not begun with this one. An eviction that must wait names a cause.
+// busy says whether the master refused the call because it serves as many as it may. An eviction that must wait has a cause.
 func (e *Error) busy() bool {
 	return e.Code == codes.ResourceExhausted && e.answered && e.RetryAfter > 0 && !apierrors.HasStatusCause(e, policyv1.DisruptionBudgetCause)
 }
 
-// elsewhere says that another master may do what this one did not, without any risk that it is done twice.
+// elsewhere says whether the call can be retried on another master without the risk that it is carried out twice.
 func (e *Error) elsewhere(write bool) bool { return e.undone || e.broken && !write }
 
-// invalid is an error of the caller that no server needed to find.
+// invalid returns an error about the caller's arguments that was found without a server.
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("client: %w: %s", ErrInvalid, fmt.Sprintf(format, args...))
 }

@@ -31,17 +31,17 @@ import (
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
-// Object is a Kubernetes object: a pointer to a type of k8s.io/api, such as *corev1.Pod, to a type of your own that is in Scheme, or
-// *unstructured.Unstructured.
+// Object is a Kubernetes object: a pointer to a type of k8s.io/api, such as *corev1.Pod, to a type of your own that is in Scheme,
+// or *unstructured.Unstructured.
 type Object interface {
 	metav1.Object
 	runtime.Object
 }
 
-// Kind names a kind of objects.
+// Kind is a kind of objects: group, version and kind.
 type Kind = schema.GroupVersionKind
 
-// Scheme knows the kinds of Go types. Add types of your own at the start of your program, before they are used:
+// Scheme maps Go types to kinds. Add your own types when your program starts, before they are used:
 //
 //	utilruntime.Must(widgetsv1.AddToScheme(client.Scheme))
 var Scheme = newScheme(
@@ -61,15 +61,15 @@ func newScheme(adders ...func(*runtime.Scheme) error) *runtime.Scheme {
 	return s
 }
 
-// Ref names one object.
+// Ref refers to one object.
 type Ref struct {
 	Kind Kind
-	// Namespace is empty for kinds of the cluster.
+	// Namespace is empty for cluster-scoped kinds.
 	Namespace, Name string
 	err             error
 }
 
-// String is for people: "ConfigMap default/settings".
+// String returns a description for people: "ConfigMap default/settings".
 func (r Ref) String() string {
 	if r.Namespace == "" {
 		return r.Kind.Kind + " " + r.Name
@@ -77,13 +77,13 @@ func (r Ref) String() string {
 	return r.Kind.Kind + " " + r.Namespace + "/" + r.Name
 }
 
-// RefOf names an object of a Go type.
+// RefOf returns a reference to an object by its Go type.
 func RefOf[T Object](namespace, name string) Ref {
 	kind, err := kindOfType[T](Kind{})
 	return Ref{Kind: kind, Namespace: namespace, Name: name, err: err}
 }
 
-// RefTo names an object that is at hand.
+// RefTo returns a reference to an existing object.
 func RefTo(obj Object) Ref {
 	kind, err := kindOf(obj)
 	if err != nil {
@@ -100,7 +100,7 @@ func wireKind(k Kind) *kontikiv1.Kind {
 	return &kontikiv1.Kind{Group: k.Group, Version: k.Version, Kind: k.Kind}
 }
 
-// kindOf is what the object says it is, or else what its type is.
+// kindOf returns the kind that the object states, or else that of its type.
 func kindOf(obj Object) (Kind, error) {
 	if obj == nil || reflect.ValueOf(obj).IsNil() {
 		return Kind{}, invalid("the object is nil")
@@ -115,7 +115,7 @@ func kindOf(obj Object) (Kind, error) {
 	return kinds[0], nil
 }
 
-// kindOfType is the given kind, or else that of the type.
+// kindOfType returns the given kind, or else that of the type.
 func kindOfType[T Object](given Kind) (Kind, error) {
 	if reflect.TypeFor[T]().Kind() != reflect.Pointer {
 		return Kind{}, invalid("%v is no pointer to a type of objects", reflect.TypeFor[T]())
@@ -132,13 +132,13 @@ func kindOfType[T Object](given Kind) (Kind, error) {
 
 func newOf[T Object]() T { return reflect.New(reflect.TypeFor[T]().Elem()).Interface().(T) }
 
-// message is what types of k8s.io/api can do.
+// message is implemented by the types of k8s.io/api.
 type message interface {
 	Marshal() ([]byte, error)
 	Unmarshal([]byte) error
 }
 
-// encodingOf is how objects of the type travel: in protobuf where they can.
+// encodingOf returns the encoding for objects of the type: protobuf if they support it.
 func encodingOf(obj Object) kontikiv1.Encoding {
 	if _, ok := obj.(message); ok {
 		return kontikiv1.Encoding_ENCODING_PROTOBUF
@@ -167,7 +167,7 @@ func encode(obj Object) (*kontikiv1.Object, error) {
 	return out, nil
 }
 
-// decodeInto fills an empty object.
+// decodeInto decodes into an empty object.
 func decodeInto(in *kontikiv1.Object, obj Object) error {
 	var err error
 	if in.GetEncoding() == kontikiv1.Encoding_ENCODING_JSON {

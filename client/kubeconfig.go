@@ -12,7 +12,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// kubeconfig is what is read of one. client-go has the whole, and 400 packages with it.
+// kubeconfig has the fields of a kubeconfig that are used. client-go has all of them, but needs 400 packages.
 type kubeconfig struct {
 	CurrentContext string `json:"current-context"`
 	Contexts       []struct {
@@ -44,7 +44,7 @@ type kubeconfig struct {
 	}
 }
 
-// addKubeconfig fills in what the configuration does not say itself.
+// addKubeconfig fills in what the configuration does not set.
 func (c *Config) addKubeconfig() error {
 	text, dir, from := c.KubeconfigData, "", "the kubeconfig"
 	if c.Kubeconfig != "" {
@@ -144,7 +144,7 @@ func (c *Config) addParsed(text []byte, dir string) error {
 	return nil
 }
 
-// content is data, or what is in the file, or nil.
+// content returns data, or the content of the file, or nil.
 func content(data []byte, file, dir string) ([]byte, error) {
 	if len(data) > 0 || file == "" {
 		return data, nil
@@ -152,7 +152,7 @@ func content(data []byte, file, dir string) ([]byte, error) {
 	return os.ReadFile(inDir(file, dir))
 }
 
-// inDir resolves a path as kubectl does, which takes paths of a kubeconfig from its folder.
+// inDir resolves a path in a kubeconfig as kubectl does, relative to the kubeconfig's directory.
 func inDir(path, dir string) string {
 	if filepath.IsAbs(path) {
 		return path

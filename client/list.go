@@ -10,17 +10,17 @@ import (
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
-// Page is a part of a list. All pages of a list show one revision.
+// Page is a part of a list. All pages of a list show the same revision.
 type Page[T Object] struct {
 	Items []T
-	// ResourceVersion is the list's: a Watch After it shows every later change.
+	// ResourceVersion is the list's: a Watch After it delivers every later change.
 	ResourceVersion string
-	// Remaining is how many objects follow this page.
+	// Remaining is the number of objects after this page.
 	Remaining int64
 }
 
-// List answers all objects of a kind in a namespace (in all when it is "") and the resource version that they are as of. For
-// more than fit in memory there is Pages.
+// List returns all objects of a kind in a namespace ("" for all) and the resource version of the state that they show. For lists
+// that do not fit in memory use Pages.
 func List[T Object](ctx context.Context, c *Client, namespace string, options ...Option) (items []T, resourceVersion string, err error) {
 	for page, err := range Pages[T](ctx, c, namespace, options...) {
 		if err != nil {
@@ -31,7 +31,8 @@ func List[T Object](ctx context.Context, c *Client, namespace string, options ..
 	return items, resourceVersion, nil
 }
 
-// Pages is List page by page. If the master is lost between, the list goes on with another, at the same revision. An error ends it.
+// Pages is List page by page. If a master fails in between, the list continues with another, at the same revision. An error ends
+// it.
 func Pages[T Object](ctx context.Context, c *Client, namespace string, options ...Option) iter.Seq2[Page[T], error] {
 	return func(yield func(Page[T], error) bool) {
 		s, err := c.settle(forList, options)
@@ -54,14 +55,14 @@ func (s *settings) listRequest(kind Kind, namespace string) *kontikiv1.ListReque
 	}
 }
 
-// errStopped says that whoever gets the items wants no more.
+// errStopped means that the consumer of the items has stopped.
 var errStopped = errors.New("client: stopped")
 
 func pages[T Object](ctx context.Context, c *Client, request *kontikiv1.ListRequest, patience time.Duration, yield func(Page[T]) bool) error {
 	request.Encoding = encodingOf(newOf[T]())
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	shown := 0 // objects that were yielded
+	shown := 0 // number of objects that were yielded
 	one := func(r *retry) error {
 		stream, err := c.objects().List(ctx, request)
 		if err != nil {
@@ -83,7 +84,7 @@ func pages[T Object](ctx context.Context, c *Client, request *kontikiv1.ListRequ
 			if err != nil {
 				return err
 			}
-			// From here on, another master must go on with just this revision.
+			// From now on, another master must continue at exactly this revision.
 			request.ResourceVersion, request.ResourceVersionMatch = answer.ResourceVersion, exact
 			shown += len(items)
 			if !yield(Page[T]{items, answer.ResourceVersion, answer.Remaining}) {

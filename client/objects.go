@@ -22,7 +22,7 @@ func (c *Client) warned(texts []string) {
 	}
 }
 
-// Get answers one object, as it is after everything that was acknowledged before the call; see NotOlderThan.
+// Get returns one object, including all writes acknowledged before the call; see NotOlderThan.
 func Get[T Object](ctx context.Context, c *Client, namespace, name string, options ...Option) (T, error) {
 	var none T
 	s, err := c.settle(forGet, options)
@@ -42,7 +42,7 @@ func Get[T Object](ctx context.Context, c *Client, namespace, name string, optio
 	return decode[T](answer.Object)
 }
 
-// Create stores a new object, and answers it as it was stored.
+// Create stores a new object, and returns it as it was stored.
 func Create[T Object](ctx context.Context, c *Client, obj T, options ...Option) (T, error) {
 	var none T
 	request, err := c.createRequest(obj, options)
@@ -69,8 +69,8 @@ func (c *Client) createRequest(obj Object, options []Option) (*kontikiv1.CreateR
 	return &kontikiv1.CreateRequest{Object: encoded, Options: &s.write}, nil
 }
 
-// Update replaces an object, and answers it as it was stored. If the object has a resource version, it must not have changed
-// since (ErrConflict).
+// Update replaces an object, and returns it as it was stored. If the object has a resource version, it must not have changed since
+// (ErrConflict).
 func Update[T Object](ctx context.Context, c *Client, obj T, options ...Option) (T, error) {
 	var none T
 	request, err := c.updateRequest(obj, options)
@@ -85,7 +85,7 @@ func Update[T Object](ctx context.Context, c *Client, obj T, options ...Option) 
 	return decode[T](answer.Object)
 }
 
-// UpdateStatus is Update of the status alone.
+// UpdateStatus is Update for the status only.
 func UpdateStatus[T Object](ctx context.Context, c *Client, obj T, options ...Option) (T, error) {
 	return Update(ctx, c, obj, append(options[:len(options):len(options)], Subresource("status"))...)
 }
@@ -107,8 +107,8 @@ var patchTypes = map[types.PatchType]kontikiv1.PatchType{
 	types.StrategicMergePatchType: kontikiv1.PatchType_PATCH_TYPE_STRATEGIC,
 }
 
-// Patch changes an object as a JSON document of the type says (types.MergePatchType, StrategicMergePatchType or JSONPatchType), and
-// answers it as it was stored.
+// Patch applies a patch, a JSON document of the type types.MergePatchType, StrategicMergePatchType or JSONPatchType, and returns
+// the object as it was stored.
 func Patch[T Object](ctx context.Context, c *Client, namespace, name string, patch types.PatchType, document []byte, options ...Option) (T, error) {
 	var none T
 	request, err := c.patchRequest(RefOf[T], namespace, name, patch, document, options)
@@ -140,7 +140,7 @@ func (c *Client) patchRequest(refOf func(namespace, name string) Ref, namespace,
 	return &kontikiv1.PatchRequest{Reference: ref.wire(), Subresource: s.subresource, Type: wire, Patch: document, Options: &s.write}, nil
 }
 
-// named is the reference to an object whose kind an option gives, or else its type.
+// named returns the reference to an object whose kind is given by an option, or else by its type.
 func (s *settings) named(refOf func(namespace, name string) Ref, namespace, name string) Ref {
 	if s.kind.Kind != "" {
 		return Ref{Kind: s.kind, Namespace: namespace, Name: name}
@@ -148,12 +148,12 @@ func (s *settings) named(refOf func(namespace, name string) Ref, namespace, name
 	return refOf(namespace, name)
 }
 
-// Apply is server-side apply: it makes the fields that the document has what they are there, and drops those that the same manager
-// applied before and that are no longer there. The document is an object, an apply configuration of client-go, anything else
-// that encodes to the object's JSON, or JSON or YAML as []byte or string. It names its object itself.
+// Apply is server-side apply: it sets the fields in the document, and removes those that the same manager applied before and that
+// the document no longer has. The document names its object. It is an object, an apply configuration of client-go, anything else
+// that encodes to the object's JSON, or JSON or YAML as []byte or string.
 //
-// Mind that a Go object cannot tell zero from absent: fields of its type without omitempty are applied. The status and an empty
-// creationTimestamp are left out.
+// Note that a Go object cannot distinguish zero from absent: fields of its type without omitempty are applied. The status and an
+// empty creationTimestamp are left out.
 func Apply[T Object](ctx context.Context, c *Client, document any, options ...Option) (T, error) {
 	var none T
 	request, err := c.applyRequest(document, options)
@@ -181,7 +181,7 @@ func (c *Client) applyRequest(document any, options []Option) (*kontikiv1.ApplyR
 	return &kontikiv1.ApplyRequest{Reference: ref.wire(), Subresource: s.subresource, Configuration: raw, Force: s.force, Options: &s.write}, nil
 }
 
-// readDocument is an apply document in JSON or YAML, and the object that it names.
+// readDocument returns an apply document, given in JSON or YAML, as JSON, and the object that it names.
 func readDocument(document any, kind Kind, subresource string) ([]byte, Ref, error) {
 	var raw []byte
 	obj, isObject := document.(Object)
@@ -205,7 +205,7 @@ func readDocument(document any, kind Kind, subresource string) ([]byte, Ref, err
 		}
 	}
 	var fields map[string]any
-	if err := yaml.UnmarshalStrict(raw, &fields); err != nil || fields == nil { // of a field that is there twice, one would be lost
+	if err := yaml.UnmarshalStrict(raw, &fields); err != nil || fields == nil { // one of two duplicate fields would be lost
 		return nil, Ref{}, invalid("the document is no object in JSON or YAML: %v", err)
 	}
 	if kind.Kind != "" {
@@ -234,8 +234,8 @@ func readDocument(document any, kind Kind, subresource string) ([]byte, Ref, err
 	return raw, ref, nil
 }
 
-// Delete deletes an object, or begins to. It answers the object as it last was, and gone; or, while a finalizer or a pod's grace
-// period keeps it, the object as it now is.
+// Delete deletes an object, or starts its deletion. If gone is true, obj is the object's last state; otherwise a finalizer or a
+// pod's grace period keeps it, and obj is its present state.
 func Delete[T Object](ctx context.Context, c *Client, namespace, name string, options ...Option) (obj T, gone bool, err error) {
 	request, err := c.deleteRequest(RefOf[T], namespace, name, options)
 	if err != nil {
@@ -262,7 +262,7 @@ func (c *Client) deleteRequest(refOf func(namespace, name string) Ref, namespace
 	return &kontikiv1.DeleteRequest{Reference: ref.wire(), DeleteOptions: &s.delete, Options: &s.write}, nil
 }
 
-// DeleteAll deletes all objects of a kind in a namespace that match Labels and Fields, one after the other, and answers them.
+// DeleteAll deletes all objects of a kind in a namespace that match Labels and Fields, one after the other, and returns them.
 func DeleteAll[T Object](ctx context.Context, c *Client, namespace string, options ...Option) ([]T, error) {
 	s, err := c.settle(forDeleteAll, options)
 	if err != nil {

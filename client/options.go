@@ -30,7 +30,7 @@ var callNames = map[calls]string{
 	forDelete: "Delete", forDeleteAll: "DeleteAll", forCommit: "Transaction",
 }
 
-// Option is an optional part of a request. Each says which calls take it; others refuse it with ErrInvalid.
+// Option is an optional part of a request. Each lists the calls that accept it; others return ErrInvalid.
 type Option struct {
 	name string
 	with calls
@@ -49,7 +49,7 @@ type settings struct {
 	delete         kontikiv1.DeleteOptions
 }
 
-// settle reads the options of one call.
+// settle evaluates the options of one call.
 func (c *Client) settle(call calls, options []Option) (*settings, error) {
 	s := &settings{}
 	s.write.FieldManager = c.name
@@ -65,8 +65,8 @@ func (c *Client) settle(call calls, options []Option) (*settings, error) {
 	return s, nil
 }
 
-// OfKind gives the kind of objects whose Go type does not tell it, such as *unstructured.Unstructured. For Get, List, Watch, Patch,
-// Apply, Delete and DeleteAll.
+// OfKind sets the kind of objects whose Go type does not determine it, such as *unstructured.Unstructured. For Get, List, Watch,
+// Patch, Apply, Delete and DeleteAll.
 func OfKind(kind Kind) Option {
 	return Option{"OfKind", forGet | forList | forWatch | forPatch | forApply | forDelete | forDeleteAll, func(s *settings) { s.kind = kind }}
 }
@@ -86,53 +86,53 @@ func Named(name string) Option {
 	return Option{"Named", forWatch, func(s *settings) { s.name = name }}
 }
 
-// NotOlderThan lets a read be from before now, but not from before the resource version; "0" takes whatever the master has at
-// hand. For Get and List, which otherwise see everything that was acknowledged before.
+// NotOlderThan allows a read to return an older state, but none older than the resource version; "0" allows whatever state the
+// master has. For Get and List, which otherwise include everything acknowledged before.
 func NotOlderThan(resourceVersion string) Option {
 	return Option{"NotOlderThan", forGet | forList, func(s *settings) { s.version = resourceVersion }}
 }
 
-// AsOf lists the state at just this resource version. For List; ErrExpired when the history does not have it any more.
+// AsOf lists the state at exactly this resource version. For List; ErrExpired if the history no longer reaches back to it.
 func AsOf(resourceVersion string) Option {
 	return Option{"AsOf", forList, func(s *settings) { s.version, s.match = resourceVersion, exact }}
 }
 
-// After begins a Watch with what follows a resource version, without the present objects.
+// After begins a Watch with the changes after a resource version, without the present objects.
 func After(resourceVersion string) Option {
 	return Option{"After", forWatch, func(s *settings) { s.version = resourceVersion }}
 }
 
-// PageSize bounds the objects of a page of a List; 0 is the server's choice.
+// PageSize limits the number of objects of a page of a List; 0 means the server's default.
 func PageSize(objects int32) Option {
 	return Option{"PageSize", forList | forWatch, func(s *settings) { s.pageSize = objects }}
 }
 
-// Subresource is the part of the object that is written, such as "status" or "scale". For Update, Patch and Apply.
+// Subresource selects the part of the object that is written, such as "status" or "scale". For Update, Patch and Apply.
 func Subresource(name string) Option {
 	return Option{"Subresource", forUpdate | forPatch | forApply, func(s *settings) { s.subresource = name }}
 }
 
-// Manager says who the written fields belong to, instead of Config.Name. For all writes.
+// Manager sets the owner of the written fields, instead of Config.Name. For all writes.
 func Manager(name string) Option {
 	return Option{"Manager", forWrite, func(s *settings) { s.write.FieldManager = name }}
 }
 
-// DryRun does everything but store the result. For all writes and for Commit.
+// DryRun does everything except storing the result. For all writes and for Commit.
 func DryRun() Option {
 	return Option{"DryRun", forWrite | forCommit, func(s *settings) { s.write.DryRun = true }}
 }
 
-// Validation says what happens to unknown fields in JSON: "Strict", "Warn" or "Ignore". For Create, Update, Patch and Apply.
+// Validation sets how unknown fields in JSON are treated: "Strict", "Warn" or "Ignore". For Create, Update, Patch and Apply.
 func Validation(mode string) Option {
 	return Option{"Validation", forCreate | forUpdate | forPatch | forApply, func(s *settings) { s.write.FieldValidation = mode }}
 }
 
-// Force takes fields over from other managers. For Apply.
+// Force takes over fields from other managers. For Apply.
 func Force() Option {
 	return Option{"Force", forApply, func(s *settings) { s.force = true }}
 }
 
-// Grace overrides how long the object may take to end, in whole seconds. For Delete and DeleteAll.
+// Grace sets the grace period of a deletion, in whole seconds. For Delete and DeleteAll.
 func Grace(d time.Duration) Option {
 	return Option{"Grace", forDelete | forDeleteAll, func(s *settings) {
 		seconds := int64(d / time.Second)
@@ -140,12 +140,12 @@ func Grace(d time.Duration) Option {
 	}}
 }
 
-// Propagation says what becomes of dependents: "Orphan", "Background" or "Foreground". For Delete and DeleteAll.
+// Propagation sets what happens to dependents: "Orphan", "Background" or "Foreground". For Delete and DeleteAll.
 func Propagation(policy string) Option {
 	return Option{"Propagation", forDelete | forDeleteAll, func(s *settings) { s.delete.PropagationPolicy = policy }}
 }
 
-// OnlyAt deletes only an object that has this UID and resource version; either may be empty. For Delete.
+// OnlyAt deletes the object only if it has this UID and resource version; either may be empty. For Delete.
 func OnlyAt(uid, resourceVersion string) Option {
 	return Option{"OnlyAt", forDelete, func(s *settings) { s.delete.Uid, s.delete.ResourceVersion = uid, resourceVersion }}
 }

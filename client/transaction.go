@@ -10,8 +10,9 @@ import (
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
-// Transaction gathers operations that Commit carries out at one instant, or none of them. Each sees those before it, and no object may be in
-// more than one. It is not safe for concurrent use. An operation that cannot be built is told by Commit.
+// Transaction collects operations that Commit carries out at one instant, or none of them. Each sees the effects of those before
+// it, and no object may be in more than one. It is not safe for concurrent use. If an operation cannot be built, Commit returns the
+// error.
 type Transaction struct {
 	client     *Client
 	operations []*kontikiv1.Operation
@@ -19,14 +20,14 @@ type Transaction struct {
 	err        *TransactionError // the first
 }
 
-// Operation is the place of an operation in its transaction, from 0.
+// Operation is the index of an operation in its transaction, from 0.
 type Operation int
 
-// TransactionError says that a transaction was not carried out, and which operation is why. Its class is that of the operation's own
+// TransactionError means that a transaction was not carried out, because of one operation. Its class is that of the operation's own
 // error: errors.Is(err, ErrConflict).
 type TransactionError struct {
 	Operation Operation
-	// Name is what the operation was to do: "create ConfigMap default/settings".
+	// Name describes the operation: "create ConfigMap default/settings".
 	Name string
 	Err  error
 }
@@ -41,7 +42,7 @@ func (e *TransactionError) Error() string {
 	return fmt.Sprintf("transaction: %s: %s", e.Name, message)
 }
 
-// Unwrap is the operation's error.
+// Unwrap returns the operation's error.
 func (e *TransactionError) Unwrap() error { return e.Err }
 
 // Transaction begins a transaction; nothing is sent before Commit.
@@ -101,30 +102,30 @@ func (t *Transaction) Check(ref Ref, resourceVersion string) Operation {
 // CheckAbsent adds the condition that an object does not exist (ErrAlreadyExists).
 func (t *Transaction) CheckAbsent(ref Ref) Operation { return t.Check(ref, "") }
 
-// Result is what one operation did.
+// Result is the result of one operation.
 type Result struct {
-	// Object is the object as it was stored, as it last was when it was deleted, and nil for a check. It has the Go type that Scheme has for
-	// its kind, or is an *unstructured.Unstructured.
+	// Object is the object as it was stored, its last state if it was deleted, and nil for a check. It has the Go type that Scheme
+	// has for its kind, or is an *unstructured.Unstructured.
 	Object Object
-	// Created says that the operation made the object, and Gone that it is not there any more.
+	// Created means that the operation created the object, and Gone that the object no longer exists.
 	Created, Gone bool
 }
 
-// Committed is the answer to a transaction that was carried out.
+// Committed is the result of a transaction that was carried out.
 type Committed struct {
-	// Results has one for each operation, in their order.
+	// Results has one result for each operation, in their order.
 	Results []Result
-	// ResourceVersion is the cluster's after the transaction: a Watch After it does not see it.
+	// ResourceVersion is the cluster's after the transaction: a Watch After it does not deliver the transaction.
 	ResourceVersion string
 }
 
-// ResultOf is the object of an operation as the type that the caller knows it has. It panics when it has another, as a type assertion does.
+// ResultOf returns an operation's object as the type T. It panics if the object has another type, as a type assertion does.
 func ResultOf[T Object](c *Committed, operation Operation) T { return c.Results[operation].Object.(T) }
 
 // Commit carries the transaction out. The only option is DryRun.
 //
-// An error that concerns an operation is a *TransactionError; others, such as too many operations or ErrOutcomeUnknown, concern the whole.
-// After ErrOutcomeUnknown either all of it was done, or nothing.
+// An error about one operation is a *TransactionError; others, such as too many operations or ErrOutcomeUnknown, are about the
+// whole transaction. After ErrOutcomeUnknown either all of it was done, or nothing.
 func (t *Transaction) Commit(ctx context.Context, options ...Option) (*Committed, error) {
 	s, err := t.client.settle(forCommit, options)
 	if err != nil {
@@ -155,7 +156,7 @@ func (t *Transaction) Commit(ctx context.Context, options ...Option) (*Committed
 	return out, nil
 }
 
-// encoding is protobuf, unless an operation's kind has no form in it.
+// encoding returns protobuf, unless an operation's kind does not support it.
 func (t *Transaction) encoding() kontikiv1.Encoding {
 	for _, op := range t.operations {
 		var kind *kontikiv1.Kind
@@ -171,7 +172,7 @@ func (t *Transaction) encoding() kontikiv1.Encoding {
 		case *kontikiv1.Operation_Delete:
 			kind = o.Delete.GetReference().GetKind()
 		case *kontikiv1.Operation_Check:
-			continue // answers no object
+			continue // returns no object
 		}
 		made, err := Scheme.New(Kind{Group: kind.GetGroup(), Version: kind.GetVersion(), Kind: kind.GetKind()})
 		if _, ok := made.(message); err != nil || !ok {

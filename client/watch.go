@@ -9,7 +9,7 @@ import (
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
-// EventType is what an Event tells.
+// EventType is the type of an Event.
 type EventType int
 
 const (
@@ -17,25 +17,25 @@ const (
 	Added EventType = iota + 1
 	// Modified: the object has changed.
 	Modified
-	// Deleted: the object is gone, or no longer matches. It is as it last was.
+	// Deleted: the object is gone, or no longer matches. Event.Object is its last state.
 	Deleted
-	// Synced: all objects that were there at ResourceVersion have been shown. It has no object.
+	// Synced: all objects that existed at ResourceVersion have been delivered. It has no object.
 	Synced
-	// Restarted: changes were missed, because the history does not reach back to the last event any more. Forget all objects: what
-	// follows until Synced is all that there is. It has no object.
+	// Restarted: changes were missed, because the history no longer reaches back to the last event. Discard all objects: those that
+	// follow until Synced are all that exist. It has no object.
 	Restarted
 )
 
 var eventTypeNames = map[EventType]string{Added: "Added", Modified: "Modified", Deleted: "Deleted", Synced: "Synced", Restarted: "Restarted"}
 
-// String is the type's name.
+// String returns the type's name.
 func (t EventType) String() string { return eventTypeNames[t] }
 
 // Event is one change of one object.
 type Event[T Object] struct {
 	Type   EventType
 	Object T
-	// ResourceVersion is what the watch has shown everything up to, once Synced has come.
+	// ResourceVersion is the revision up to which the watch has delivered everything, once Synced has come.
 	ResourceVersion string
 }
 
@@ -43,14 +43,14 @@ var eventTypes = map[kontikiv1.WatchResponse_Type]EventType{
 	kontikiv1.WatchResponse_TYPE_ADDED: Added, kontikiv1.WatchResponse_TYPE_MODIFIED: Modified, kontikiv1.WatchResponse_TYPE_DELETED: Deleted,
 }
 
-// Watch shows the objects of a kind in a namespace (in all when it is ""), then Synced, and then every change, each once and in order,
-// until ctx ends. With After it begins with the changes after a resource version instead.
+// Watch delivers the objects of a kind in a namespace ("" for all), then Synced, and then every change once and in order, until ctx
+// ends. With After it begins with the changes after a resource version instead.
 //
-// It goes on over the loss of masters by itself, from the last event. It ends with an error that trying again would not help
-// (ErrForbidden, ErrInvalid), and with ctx's when that has ended.
+// If a master fails it resumes on another after the last event. It ends with errors that a retry would not resolve (ErrForbidden,
+// ErrInvalid), and with ctx's error when ctx has ended.
 //
-// Events come as fast as the loop takes them. If it is slower than the cluster changes for long, the history ends before the watch does
-// and a Restarted comes.
+// Events are delivered as fast as the loop reads them. If the loop is slower than the cluster's changes for long, the watch falls
+// behind the history and a Restarted event comes.
 func Watch[T Object](ctx context.Context, c *Client, namespace string, options ...Option) iter.Seq2[Event[T], error] {
 	return func(yield func(Event[T], error) bool) {
 		s, err := c.settle(forWatch, options)
@@ -67,14 +67,14 @@ func Watch[T Object](ctx context.Context, c *Client, namespace string, options .
 	}
 }
 
-// watching is a watch on its way.
+// watching is the state of a running watch.
 type watching[T Object] struct {
 	client    *Client
 	settings  *settings
 	kind      Kind
 	namespace string
 	yield     func(Event[T], error) bool
-	from      string // what has been shown; "" before the first list is
+	from      string // the revision up to which everything was delivered; "" before the first list is complete
 }
 
 func (w *watching[T]) show(e Event[T]) error {
@@ -104,7 +104,7 @@ func (w *watching[T]) run(ctx context.Context) error {
 				return err
 			}
 		case err == io.EOF || errors.Is(err, ErrTooManyRequests) || errors.As(err, &failed) && failed.elsewhere(false):
-			// The end of a stream, of a master, or of its patience with a slow reader.
+			// The stream or the master ended, or the server ended the stream of a slow reader.
 		default:
 			return err
 		}
@@ -114,7 +114,7 @@ func (w *watching[T]) run(ctx context.Context) error {
 	}
 }
 
-// list shows what there is. Pages come from one revision, also from several masters, so nothing is shown twice.
+// list delivers the present objects. All pages show one revision, even from several masters, so nothing is delivered twice.
 func (w *watching[T]) list(ctx context.Context) error {
 	version := ""
 	request := w.settings.listRequest(w.kind, w.namespace)
@@ -135,7 +135,7 @@ func (w *watching[T]) list(ctx context.Context) error {
 	return w.show(Event[T]{Type: Synced, ResourceVersion: version})
 }
 
-// follow shows changes until the stream ends, and notes how far it came.
+// follow delivers changes until the stream ends, and records its progress.
 func (w *watching[T]) follow(ctx context.Context, r *retry) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -72,10 +72,10 @@ func (c *call) logOptions() (*corev1.PodLogOptions, error) {
 	return o, agents.CheckLogOptions(o)
 }
 
-// stream copies a log as it comes.
+// stream copies a log to the client as it arrives.
 func (c *call) stream(log io.Reader) error {
 	if wsstream.IsWebSocketRequest(c.r) {
-		// A browser's way to follow a log: frames of a WebSocket. What fails after the upgrade only the client can tell.
+		// Browsers follow a log as frames of a WebSocket. Errors after the upgrade cannot be reported to the client.
 		wsstream.NewReader(log, true, wsstream.NewDefaultReaderProtocols()).Copy(c.w, c.r)
 		return nil
 	}
@@ -88,7 +88,7 @@ func (c *call) stream(log io.Reader) error {
 		n, err := log.Read(buf)
 		if n > 0 {
 			if _, err := c.w.Write(buf[:n]); err != nil {
-				return nil // the client is gone
+				return nil // the client has disconnected
 			}
 			control.Flush()
 		}
@@ -111,8 +111,8 @@ func (c *call) podAttach() error {
 	})
 }
 
-// mayCreate refuses whoever may not create the subresource. WebSockets begin with GET, which asks for "get" only: a role that
-// is to read would otherwise run commands (kubernetes#78741, #136550).
+// mayCreate refuses callers who may not create the subresource. A WebSocket begins with a GET, which requires only "get": a
+// read-only role could otherwise run commands (kubernetes#78741, #136550).
 func (c *call) mayCreate() error {
 	if c.verb == "create" {
 		return nil
@@ -121,8 +121,8 @@ func (c *call) mayCreate() error {
 		Subresource: c.target.subresource, Namespace: c.target.namespace, Name: c.target.name})
 }
 
-// podStreams hands exec and attach over to the agent. Clients that speak WebSockets are translated to SPDY, which every
-// kubelet-compatible port speaks (KEP-4006).
+// podStreams forwards exec and attach to the agent. WebSocket clients are translated to SPDY, which every kubelet-compatible port
+// supports (KEP-4006).
 func (c *call) podStreams(where func(*corev1.Pod, agents.Streams) (*url.URL, error)) error {
 	if err := c.mayCreate(); err != nil {
 		return err
@@ -172,7 +172,7 @@ func (c *call) podPortForward() error {
 	return nil
 }
 
-// nodeProxy passes a request on to a node's agent as it is.
+// nodeProxy forwards a request unchanged to a node's agent.
 func (c *call) nodeProxy() error {
 	if runsSomething(c.r, c.target.rest) {
 		if err := c.mayCreate(); err != nil {
@@ -196,7 +196,7 @@ func (c *call) nodeProxy() error {
 	return nil
 }
 
-// runsSomething says if a request to an agent does more than read, whatever its method.
+// runsSomething says whether a request to an agent does more than read, whatever its method.
 func runsSomething(r *http.Request, path string) bool {
 	first, _, _ := strings.Cut(strings.TrimPrefix(gopath.Clean("/"+path), "/"), "/")
 	switch strings.ToLower(first) {
@@ -206,7 +206,7 @@ func runsSomething(r *http.Request, path string) bool {
 	return httpstream.IsUpgradeRequest(r)
 }
 
-// responder answers what goes wrong before an agent has answered.
+// responder responds with errors that occur before the agent has responded.
 type responder struct{ *call }
 
 func (r responder) Error(_ http.ResponseWriter, _ *http.Request, err error) {

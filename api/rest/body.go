@@ -14,8 +14,8 @@ import (
 	"github.com/kontiki/kontiki/api/objects"
 )
 
-// body reads the request's body, within bounds of size and time. Call it when it is known that the caller may do what the
-// path says. Meanwhile the request holds no place among those that are served at a time.
+// body reads the request's body, within limits of size and time. Call it after the caller has been authorized for the path. While
+// it reads, the request does not count towards the limit of concurrent requests.
 func (c *call) body() ([]byte, error) {
 	size := c.r.ContentLength
 	switch {
@@ -35,7 +35,7 @@ func (c *call) body() ([]byte, error) {
 	return data, c.enter()
 }
 
-// receive reads a body of at most a size.
+// receive reads a body of at most size bytes.
 func (c *call) receive(size int64) ([]byte, error) {
 	body, err := c.Limits.Receive(c.user, size)
 	if err != nil {
@@ -43,13 +43,13 @@ func (c *call) receive(size int64) ([]byte, error) {
 	}
 	defer body.Done()
 	control := http.NewResponseController(c.w)
-	// Not every writer of a test's has deadlines.
+	// Not every ResponseWriter in tests supports deadlines.
 	_ = control.SetReadDeadline(time.Now().Add(c.timeout()))
 	defer func() { _ = control.SetReadDeadline(time.Time{}) }()
 	stop := c.watchSlow(body, control)
 	var buf bytes.Buffer
 	if c.r.ContentLength > 0 {
-		buf.Grow(int(min(c.r.ContentLength+bytes.MinRead, 64<<10))) // more once it has come
+		buf.Grow(int(min(c.r.ContentLength+bytes.MinRead, 64<<10))) // grows further as data arrive
 	}
 	_, err = buf.ReadFrom(io.LimitReader(c.r.Body, size+1))
 	if refused := stop(); refused != nil {
@@ -64,8 +64,8 @@ func (c *call) receive(size int64) ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
-// watchSlow counts the body once it is slow, and cuts it off if there are too many such. The answer ends that, and says
-// whether it was.
+// watchSlow counts the body once it is slow, and aborts it if there are too many slow ones. stop ends that, and returns the error
+// if it was aborted.
 func (c *call) watchSlow(body *inflight.Body, control *http.ResponseController) (stop func() error) {
 	var mu sync.Mutex
 	var refused error
@@ -77,7 +77,7 @@ func (c *call) watchSlow(body *inflight.Body, control *http.ResponseController) 
 			return
 		}
 		if refused = body.Slow(); refused != nil {
-			_ = control.SetReadDeadline(time.Now()) // the read that waits fails
+			_ = control.SetReadDeadline(time.Now()) // makes the pending read fail
 		}
 	})
 	return func() error {

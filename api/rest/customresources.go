@@ -6,9 +6,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// serveNoDefinitions answers a list of CustomResourceDefinitions: there are none, as custom resources are not built yet.
-// Clients ask for it before they say that a kind is unknown (kubectl's validation, for one), and take an error for the
-// answer to their user's question. It is not part of discovery, and every other request for them is refused.
+// serveNoDefinitions responds to a list of CustomResourceDefinitions with an empty list, as custom resources are not built yet.
+// Some clients (kubectl's validation, for example) list them before they report an unknown kind, and would report an error of this
+// list instead. The resource is not part of discovery, and every other request for it is refused.
 func (c *call) serveNoDefinitions() bool {
 	t := c.target
 	if t.group != "apiextensions.k8s.io" || t.version != "v1" || t.resource != "customresourcedefinitions" || c.verb != "list" {

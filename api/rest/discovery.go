@@ -14,8 +14,8 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 )
 
-// discovery answers which groups and resources there are, in both forms: a document a group version, and all of it
-// aggregated in one (KEP-3352). The table of kinds does not change, so all is encoded once.
+// discovery serves the lists of groups and resources in both forms: one document per group version, and all of them aggregated into
+// one (KEP-3352). The table of kinds does not change, so everything is encoded once.
 type discovery struct {
 	documents  map[string][]byte
 	aggregated map[string][]byte
@@ -114,13 +114,13 @@ func verbs(k *registry.Kind) metav1.Verbs {
 	return metav1.Verbs{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
 }
 
-// subresource is one way into a kind besides the object itself.
+// subresource is a resource of a kind besides the main one.
 type subresource struct {
 	name, group, version, kind string
 	verbs                      metav1.Verbs
 }
 
-// subresourcesOf lists what a kind offers besides the object itself: what its row says, and the handlers by name.
+// subresourcesOf returns a kind's subresources: those in its row, and those with special handlers.
 func subresourcesOf(k *registry.Kind) []subresource {
 	var out []subresource
 	if k.Scale != nil {
@@ -186,7 +186,7 @@ func aggregatedVersion(gv groupVersion) apidiscoveryv2.APIVersionDiscovery {
 	return version
 }
 
-// serve answers a discovery path; false means that it is none.
+// serve responds to a discovery path; it returns false for other paths.
 func (d *discovery) serve(w http.ResponseWriter, r *http.Request) bool {
 	path := strings.TrimSuffix(r.URL.Path, "/")
 	if body, ok := d.aggregated[path]; ok && wantsAggregated(r) {
@@ -204,7 +204,7 @@ func (d *discovery) serve(w http.ResponseWriter, r *http.Request) bool {
 	return ok
 }
 
-// wantsAggregated looks for the aggregated form ahead of the plain one.
+// wantsAggregated says whether the client prefers the aggregated form to the plain one.
 func wantsAggregated(r *http.Request) bool {
 	for _, clause := range strings.Split(r.Header.Get("Accept"), ",") {
 		media, params, err := mime.ParseMediaType(strings.TrimSpace(clause))

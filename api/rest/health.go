@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// check is one thing that a health path looks at.
+// check is one health check.
 type check struct {
 	name string
 	run  func(c *call) error
@@ -21,11 +21,11 @@ var (
 		}
 		return c.Ready(c.r.Context())
 	}}
-	// healthPaths are what each path looks at. A master that lives is not restarted for having no quorum.
+	// healthPaths has the checks of each path. livez does not require a quorum: a restart would not help.
 	healthPaths = map[string][]check{"livez": {ping}, "readyz": {ping, quorum}, "healthz": {ping, quorum}}
 )
 
-// serveHealth answers /livez, /readyz and /healthz, and below each its checks alone, in upstream's form.
+// serveHealth serves /livez, /readyz and /healthz, and single checks below each, in upstream's format.
 func (c *call) serveHealth() {
 	root, one, single := strings.Cut(strings.TrimPrefix(c.r.URL.Path, "/"), "/")
 	checks := healthPaths[root]
@@ -53,7 +53,7 @@ func (c *call) serveHealth() {
 			continue
 		}
 		if err := k.run(c); err != nil {
-			// Whoever asks here is anybody; the check's own path says why.
+			// Unauthenticated callers may read this response; only the check's own path gives the reason.
 			c.Log.Debug("a health check failed", "path", c.r.URL.Path, "check", k.name, "error", err)
 			fmt.Fprintf(&report, "[-]%s failed: reason withheld\n", k.name)
 			failed = true

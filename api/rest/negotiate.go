@@ -21,7 +21,7 @@ const (
 	typeProtobuf = "application/vnd.kubernetes.protobuf"
 )
 
-// transformation is what an object is turned into before it is written (the "as" parameter of Accept).
+// transformation is the form that an object is converted to before it is written (the "as" parameter of Accept).
 type transformation int
 
 const (
@@ -30,7 +30,7 @@ const (
 	asMetadata
 )
 
-// accepted is the form a client wants an answer in.
+// accepted is the format in which a client wants the response.
 type accepted struct {
 	encoding objects.Encoding
 	as       transformation
@@ -47,10 +47,10 @@ func (a accepted) contentType() string {
 	return typeJSON
 }
 
-// negotiate picks the first form of the Accept header that the server has.
+// negotiate returns the first format in the Accept header that the server supports.
 func negotiate(r *http.Request) (accepted, error) { return negotiateOf(r, true) }
 
-// negotiateOf is negotiate for what has tables, or has none.
+// negotiateOf is negotiate, with or without tables.
 func negotiateOf(r *http.Request, tables bool) (accepted, error) {
 	pretty := wantsPretty(r)
 	header := r.Header.Get("Accept")
@@ -81,7 +81,7 @@ func negotiateOf(r *http.Request, tables bool) (accepted, error) {
 		case as == "Table" && a.encoding != objects.Protobuf:
 			a.as = asTable
 			if _, err := tableOptions(r); err != nil {
-				return accepted{}, err // before anything is written
+				return accepted{}, err // fail before anything is written
 			}
 		case as == "PartialObjectMetadata", as == "PartialObjectMetadataList":
 			a.as = asMetadata
@@ -96,7 +96,7 @@ func negotiateOf(r *http.Request, tables bool) (accepted, error) {
 	}}
 }
 
-// wantsPretty is what the query says, or else true for what people look at directly.
+// wantsPretty returns the query parameter or, without one, true for clients that people use directly.
 func wantsPretty(r *http.Request) bool {
 	if asked := r.URL.Query().Get("pretty"); asked != "" {
 		pretty, err := strconv.ParseBool(asked)
@@ -106,8 +106,8 @@ func wantsPretty(r *http.Request) bool {
 	return strings.HasPrefix(agent, "curl") || strings.HasPrefix(agent, "Wget") || strings.HasPrefix(agent, "Mozilla/5.0")
 }
 
-// byQuality splits an Accept header and sorts its clauses by their quality, highest first; those of one stay in order, and
-// those of quality 0 are left out.
+// byQuality splits an Accept header and sorts its clauses by quality, highest first. Clauses of equal quality stay in order, those
+// of quality 0 are omitted.
 func byQuality(header string) []string {
 	type clause struct {
 		text    string
@@ -135,7 +135,7 @@ func byQuality(header string) []string {
 	return out
 }
 
-// bodyEncoding reads the Content-Type of a body.
+// bodyEncoding returns the encoding that a body's Content-Type names.
 func bodyEncoding(r *http.Request) (objects.Encoding, error) {
 	header := r.Header.Get("Content-Type")
 	if header == "" {

@@ -15,14 +15,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-// openAPIFiles are upstream's published OpenAPI v3 documents, cut down to the paths that are served, gzipped, one a
-// group version: "api__v1.json.gz", "apis__apps__v1.json.gz"; and OpenAPI v2 as JSON and protobuf, "v2.json.gz" and
-// "v2.pb.gz", which kubectl falls back to.
+// openAPIFiles are upstream's published OpenAPI v3 documents, reduced to the paths that are served, gzipped, one per group version:
+// "api__v1.json.gz", "apis__apps__v1.json.gz"; and OpenAPI v2 as JSON and protobuf, "v2.json.gz" and "v2.pb.gz", which kubectl
+// falls back to.
 //
 //go:embed openapi/*.gz
 var openAPIFiles embed.FS
 
-// openAPI serves OpenAPI v3 (KEP-2896). The documents stay compressed in memory and are sent so to clients that take
+// openAPI serves OpenAPI v3 (KEP-2896). The documents stay compressed in memory and are sent compressed to clients that accept
 // gzip, which all do.
 type openAPI struct {
 	index     []byte
@@ -61,13 +61,13 @@ func newOpenAPI() (*openAPI, error) {
 	return o, err
 }
 
-// The media type of OpenAPI v2 in protobuf, and the older name that clients ask for, which is not a valid one to answer.
+// The media type of OpenAPI v2 in protobuf, and its older name, which clients request but which is not valid in a response.
 const (
 	typeOpenAPIv2      = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 	askedTypeOpenAPIv2 = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
 )
 
-// serveV2 answers /openapi/v2.
+// serveV2 serves /openapi/v2.
 func (o *openAPI) serveV2(w http.ResponseWriter, r *http.Request) {
 	contentType := typeJSON
 	if accept := r.Header.Get("Accept"); strings.Contains(accept, typeOpenAPIv2) || strings.Contains(accept, askedTypeOpenAPIv2) {
@@ -96,7 +96,7 @@ func (o *openAPI) serve(w http.ResponseWriter, r *http.Request) {
 	o.send(w, r, document)
 }
 
-// send sends a compressed document, decompressed only for clients that do not take gzip.
+// send sends a compressed document, decompressing it only for clients that do not accept gzip.
 func (o *openAPI) send(w http.ResponseWriter, r *http.Request, document []byte) {
 	w.Header().Set("Vary", "Accept, Accept-Encoding")
 	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
@@ -109,5 +109,5 @@ func (o *openAPI) send(w http.ResponseWriter, r *http.Request, document []byte) 
 		writeError(w, r, apierrors.NewInternalError(err))
 		return
 	}
-	io.Copy(w, plain) // the client is gone if this fails
+	io.Copy(w, plain) // an error means that the client has disconnected
 }

@@ -7,19 +7,19 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 )
 
-// target is what a request's path names.
+// target is the parsed path of a request.
 type target struct {
 	group, version  string
 	resource        string
 	namespace, name string
 	subresource     string
-	// rest is what follows the subresource (proxy paths), with its leading slash.
+	// rest is the path after the subresource (for proxies), with its leading slash.
 	rest  string
 	watch bool
 }
 
-// parsePath reads /api/v1/... and /apis/GROUP/VERSION/... as k8s.io/apiserver's RequestInfo does. ok is false for a path
-// that does not name a resource.
+// parsePath parses /api/v1/... and /apis/GROUP/VERSION/... as k8s.io/apiserver's RequestInfo does. ok is false for a path that does
+// not name a resource.
 func parsePath(path string) (t target, ok bool) {
 	parts := strings.Split(strings.Trim(path, "/"), "/")
 	switch {
@@ -34,7 +34,7 @@ func parsePath(path string) (t target, ok bool) {
 		t.watch, parts = true, parts[1:]
 	}
 	if parts[0] == "namespaces" && len(parts) > 1 {
-		// namespaces/NAME, namespaces/NAME/status and /finalize are the namespace itself.
+		// namespaces/NAME, namespaces/NAME/status and /finalize refer to the namespace itself.
 		if len(parts) > 2 && !(len(parts) == 3 && (parts[2] == "status" || parts[2] == "finalize")) {
 			t.namespace, parts = parts[1], parts[2:]
 		}
@@ -45,7 +45,7 @@ func parsePath(path string) (t target, ok bool) {
 	}
 	if len(parts) > 2 {
 		t.subresource = parts[2]
-		// Keep the path as it was sent: a proxied path may end in a slash or hold empty parts.
+		// Keep the path as it was sent: a proxied path may end in a slash or contain empty segments.
 		if i := strings.Index(path, "/"+parts[1]+"/"+parts[2]); i >= 0 {
 			t.rest = path[i+len("/"+parts[1]+"/"+parts[2]):]
 		}
@@ -53,7 +53,7 @@ func parsePath(path string) (t target, ok bool) {
 	return t, true
 }
 
-// verb is the Kubernetes verb of a request for a resource.
+// verb returns the Kubernetes verb of a request for a resource.
 func (t *target) verb(r *http.Request) string {
 	named := t.name != ""
 	switch r.Method {
@@ -82,7 +82,7 @@ func (t *target) verb(r *http.Request) string {
 
 func isTrue(value string) bool { return value == "1" || strings.EqualFold(value, "true") }
 
-// Serves says if a path of upstream's API (with "{namespace}" and "{name}" in it) is served for a table of kinds.
+// Serves says whether a path of upstream's API (with "{namespace}" and "{name}" in it) is served for a table of kinds.
 func Serves(table *registry.Table, path string) bool {
 	t, ok := parsePath(path)
 	if !ok {

@@ -20,10 +20,10 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// proxyTarget is where a proxied request goes: an address in the pod network, reached through a node's agent.
+// proxyTarget is the destination of a proxied request: an address in the pod network, reached through a node's agent.
 type proxyTarget struct{ scheme, node, address string }
 
-// podProxy passes a request on to a pod: /api/v1/namespaces/NS/pods/[SCHEME:]NAME[:PORT]/proxy/...
+// podProxy forwards a request to a pod: /api/v1/namespaces/NS/pods/[SCHEME:]NAME[:PORT]/proxy/...
 func (c *call) podProxy() error {
 	scheme, name, port, ok := utilnet.SplitSchemeNamePort(c.target.name)
 	if !ok {
@@ -44,7 +44,7 @@ func (c *call) podProxy() error {
 	return c.proxyTo(proxyTarget{scheme, pod.Spec.NodeName, net.JoinHostPort(pod.Status.PodIP, number)})
 }
 
-// podPort resolves a port's name or number; without one it is the first port of the pod, as upstream.
+// podPort returns the number of a port given by name or number; "" means the pod's first port, as upstream.
 func podPort(pod *corev1.Pod, port string) (string, error) {
 	for _, container := range pod.Spec.Containers {
 		for _, p := range container.Ports {
@@ -62,7 +62,7 @@ func podPort(pod *corev1.Pod, port string) (string, error) {
 	return port, nil
 }
 
-// serviceProxy passes a request on to an endpoint of a service.
+// serviceProxy forwards a request to an endpoint of a service.
 func (c *call) serviceProxy() error {
 	scheme, name, port, ok := utilnet.SplitSchemeNamePort(c.target.name)
 	if !ok {
@@ -91,7 +91,7 @@ func (c *call) serviceProxy() error {
 	return c.proxyTo(target)
 }
 
-// servicePort is the name of the port that a request means, by name or number.
+// servicePort returns the name of the port that a request gives by name or number.
 func servicePort(service *corev1.Service, port string) (string, error) {
 	for _, p := range service.Spec.Ports {
 		if port == "" && len(service.Spec.Ports) == 1 || p.Name == port && port != "" || strconv.Itoa(int(p.Port)) == port {
@@ -101,7 +101,7 @@ func servicePort(service *corev1.Service, port string) (string, error) {
 	return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %q found for service %q", port, service.Name))
 }
 
-// endpointsOf lists where a service's port is served now.
+// endpointsOf returns the endpoints that currently serve a service's port.
 func (c *call) endpointsOf(service *corev1.Service, portName string) (out []proxyTarget) {
 	kind, _ := c.Objects.Kinds().ByGroupResource(discoveryv1.GroupName, "endpointslices")
 	prefix := kind.NamespacePrefix(service.Namespace)
@@ -129,7 +129,7 @@ func (c *call) endpointsOf(service *corev1.Service, portName string) (out []prox
 	return out
 }
 
-// proxyTo passes the request on through the node's agent.
+// proxyTo forwards the request through the node's agent.
 func (c *call) proxyTo(t proxyTarget) error {
 	agent, err := c.Agents.URL(c.r.Context(), t.node)
 	if err != nil {
@@ -143,7 +143,7 @@ func (c *call) proxyTo(t proxyTarget) error {
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
 			return tunnelTo(ctx, agent.Host, address, config)
 		},
-		// What a pod serves by TLS has a certificate that nobody here can judge, as upstream.
+		// Certificates of pods that serve TLS cannot be verified here, as upstream.
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
 		DisableKeepAlives: true,
 	}
@@ -151,7 +151,7 @@ func (c *call) proxyTo(t proxyTarget) error {
 	if location.Scheme == "" {
 		location.Scheme = "http"
 	}
-	// Links in pages are rewritten to lead through the proxy, and a path without its slash is redirected, as upstream.
+	// Links in HTML pages are rewritten to lead through the proxy, and a path without its slash is redirected, as upstream.
 	handler := proxy.NewUpgradeAwareHandler(location, transport, true, false, responder{c})
 	handler.UseLocationHost = true
 	handler.ServeHTTP(c.w, c.r)
@@ -167,7 +167,7 @@ func tunnelTo(ctx context.Context, agent, address string, config *tls.Config) (n
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", address, address) // a failure shows when the answer is read
+	fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", address, address) // if it fails, reading the response will fail
 	reader := bufio.NewReader(conn)
 	response, err := http.ReadResponse(reader, &http.Request{Method: http.MethodConnect})
 	if err != nil {
@@ -181,7 +181,7 @@ func tunnelTo(ctx context.Context, agent, address string, config *tls.Config) (n
 	return &bufferedConn{conn, reader}, nil
 }
 
-// bufferedConn gives back what was read behind the answer.
+// bufferedConn returns bytes that were read after the response before it reads from the connection.
 type bufferedConn struct {
 	net.Conn
 	reader *bufio.Reader

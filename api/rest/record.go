@@ -11,7 +11,7 @@ import (
 	"github.com/kontiki/kontiki/api/objects"
 )
 
-// attempt is the request as the audit log knows it.
+// attempt returns the request in the audit log's form.
 func (c *call) attempt(sender user.Info) audit.Attempt {
 	t := &c.target
 	name := t.name
@@ -27,14 +27,14 @@ func (c *call) attempt(sender user.Info) audit.Attempt {
 	}
 }
 
-// beginRecord begins to record the request.
+// beginRecord starts recording the request.
 func (c *call) beginRecord(sender user.Info) {
 	c.record = c.Audit.Begin(c.attempt(sender))
 	c.r = c.r.WithContext(audit.With(c.r.Context(), c.record))
 	c.w = c.record.Writer(c.w)
 }
 
-// unauthenticated answers a request whose credential does not hold.
+// unauthenticated responds to a request whose credential is not valid.
 func (c *call) unauthenticated() {
 	err := apierrors.NewUnauthorized("Unauthorized")
 	if c.Audit != nil {
@@ -43,7 +43,7 @@ func (c *call) unauthenticated() {
 	writeError(c.w, c.r, err)
 }
 
-// beginRecord begins to record an operation of a transaction.
+// beginRecord starts recording an operation of a transaction.
 func (t *txReader) beginRecord(verb objects.Verb, r *objects.Request) {
 	op := objects.TxOperation{Verb: verb}
 	t.record = t.call.record.Operation(t.place, authorizer.AttributesRecord{

@@ -22,19 +22,19 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 )
 
-// Config is what a Server is made of.
+// Config has what a Server is made of.
 type Config struct {
 	Objects       *objects.Service
 	Authenticator *auth.Authenticator
 	Authorizer    auth.Authorizer
 	Tokens        *auth.Tokens
 	Agents        *agents.Agents
-	// Audit records requests, and Limits bounds how many there are at a time; nil does not.
+	// Audit records requests, and Limits limits the number of concurrent ones; nil disables either.
 	Audit  *audit.Auditor
 	Limits *inflight.Limits
-	// RequestTimeout bounds requests that are not long-running; 0 is objects.DefaultRequestTimeout.
+	// RequestTimeout limits requests that are not long-running; 0 means objects.DefaultRequestTimeout.
 	RequestTimeout time.Duration
-	// Ready says why this master cannot serve; nil when it can.
+	// Ready returns why this master cannot serve, or nil.
 	Ready   func(ctx context.Context) error
 	Version version.Info
 	Log     *slog.Logger
@@ -50,7 +50,7 @@ type Server struct {
 	tables    *tables
 }
 
-// New makes a Server.
+// New creates a Server.
 func New(c Config) (*Server, error) {
 	s := &Server{Config: c, tables: newTables()}
 	if s.Log == nil {
@@ -69,21 +69,21 @@ func New(c Config) (*Server, error) {
 	return s, nil
 }
 
-// call is one request on its way.
+// call is one request being served.
 type call struct {
 	*Server
 	w      http.ResponseWriter
 	r      *http.Request
 	user   user.Info
 	target target
-	// isResource says that the path names a resource, which need not be one of the table; kind is nil then.
+	// isResource means that the path names a resource; if that is not in the table, kind is nil.
 	isResource bool
 	kind       *registry.Kind
 	verb       string
 	warned     objects.Warnings
-	// record is the request's in the audit log, nil without one.
+	// record is the request's record in the audit log, nil if there is none.
 	record *audit.Record
-	// place is what the request holds among those that are served at a time. It holds none while its body is on the way.
+	// place is the request's slot in the limit of concurrent requests. The request has none while its body is being received.
 	place inflight.Place
 }
 
@@ -123,7 +123,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.serve()
 }
 
-// enter takes a place for the request, if it needs one.
+// enter takes a slot for the request, if it needs one.
 func (c *call) enter() (err error) {
 	if !objects.LongRunning(c.verb, c.target.subresource) && (c.isResource || !objects.HealthPath(c.r.URL.Path)) {
 		c.place, err = c.Limits.Enter(objects.Mutating(c.verb), c.user)
@@ -131,7 +131,7 @@ func (c *call) enter() (err error) {
 	return err
 }
 
-// serve answers a request whose sender is known.
+// serve serves a request whose sender has been authenticated.
 func (c *call) serve() {
 	if !c.isResource {
 		c.serveOther()
@@ -153,7 +153,7 @@ func (c *call) serve() {
 	}
 }
 
-// end ends the request's record, and answers a request that panicked. It must be deferred.
+// end finishes the request's record, and responds to a request that panicked. It must be deferred.
 func (c *call) end() {
 	cause := recover()
 	if cause == nil || cause == http.ErrAbortHandler {
@@ -177,7 +177,7 @@ func (c *call) authorized(a auth.Attributes) bool {
 	return err == nil
 }
 
-// serveOther answers paths that do not name a resource.
+// serveOther serves paths that do not name a resource.
 func (c *call) serveOther() {
 	path := c.r.URL.Path
 	if path == TransactionsPath {
@@ -224,7 +224,7 @@ func (c *call) serveDocument(document func() ([]byte, error), contentType string
 	c.w.Write(body)
 }
 
-// request is the object service's form of the call.
+// request returns the call in the object service's form.
 func (c *call) request(fieldManager string, dryRun []string) *objects.Request {
 	if len(dryRun) > 0 {
 		c.record.Annotate(audit.DryRunAnnotation, "true")
@@ -236,7 +236,7 @@ func (c *call) request(fieldManager string, dryRun []string) *objects.Request {
 	}
 }
 
-// warn adds a warning to the answer.
+// warn adds a warning to the response.
 func (c *call) warn(text string) {
 	if c.warned.Add(text) {
 		c.w.Header().Add("Warning", `299 - `+quoteWarning(text))
@@ -247,7 +247,7 @@ func quoteWarning(text string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", " ", "\r", " ").Replace(text) + `"`
 }
 
-// timeout is what the request asks for, at most that of all requests.
+// timeout returns the timeout that the request asks for, at most the one for all requests.
 func (c *call) timeout() time.Duration {
 	if asked, err := time.ParseDuration(c.r.URL.Query().Get("timeout")); err == nil && asked > 0 {
 		return min(asked, c.RequestTimeout)
@@ -255,7 +255,7 @@ func (c *call) timeout() time.Duration {
 	return c.RequestTimeout
 }
 
-// serveResource runs a request for a resource of the table.
+// serveResource serves a request for a resource in the table.
 func (c *call) serveResource() error {
 	if c.kind.Namespaced && c.target.namespace == "" && c.target.name != "" {
 		return noSuchPath(c.r)

@@ -17,7 +17,7 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 )
 
-// tables makes the tables that kubectl prints, with upstream's columns.
+// tables builds the tables that kubectl prints, with upstream's columns.
 type tables struct {
 	generator *printers.HumanReadableGenerator
 }
@@ -42,7 +42,7 @@ func tableOptions(r *http.Request) (*metav1.TableOptions, error) {
 	return o, nil
 }
 
-// of makes a table with a row for each object.
+// of returns a table with a row for each object.
 func (t *tables) of(kind *registry.Kind, objs []registry.Object, o *metav1.TableOptions) (*metav1.Table, error) {
 	table := &metav1.Table{TypeMeta: tableType, Rows: []metav1.TableRow{}}
 	if len(objs) == 0 {
@@ -69,7 +69,7 @@ func (t *tables) of(kind *registry.Kind, objs []registry.Object, o *metav1.Table
 
 var tableType = metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"}
 
-// includedIn is what a row has of its object.
+// includedIn returns the part of its object that a row includes.
 func includedIn(o *metav1.TableOptions, obj registry.Object) runtime.RawExtension {
 	switch o.IncludeObject {
 	case metav1.IncludeObject:
@@ -81,7 +81,7 @@ func includedIn(o *metav1.TableOptions, obj registry.Object) runtime.RawExtensio
 }
 
 func (t *tables) row(kind *registry.Kind, obj registry.Object, o *metav1.TableOptions) (*metav1.Table, error) {
-	// Conversion shares memory with the object, which may be shared itself; printers only read, but conversion may not.
+	// Conversion shares memory with the object, which may itself be shared; printers only read, but conversion may write.
 	internal, err := kind.ToInternal(obj.DeepCopyObject())
 	if err != nil {
 		return nil, err

@@ -25,11 +25,11 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 )
 
-// TransactionsPath takes transactions by POST: several objects changed together or not at all, which the Kubernetes API has no
-// words for. docs/transactions.md describes the documents.
+// TransactionsPath is the path to which transactions are posted: several objects changed atomically, which the Kubernetes API does
+// not support. docs/transactions.md describes the documents.
 const TransactionsPath = objects.TransactionsPath
 
-// transaction is the body of a request.
+// transaction is the body of the request.
 type transaction struct {
 	DryRun          bool          `json:"dryRun,omitempty"`
 	FieldManager    string        `json:"fieldManager,omitempty"`
@@ -45,7 +45,7 @@ type txOperation struct {
 	Patch  *txPatch        `json:"patch,omitempty"`
 	Delete *txDelete       `json:"delete,omitempty"`
 	Check  *txCheck        `json:"check,omitempty"`
-	// Subresource goes with update and apply, Force with apply, KeepManagedFields with update.
+	// Subresource is for update and apply, Force for apply, KeepManagedFields for update.
 	Subresource       string `json:"subresource,omitempty"`
 	Force             bool   `json:"force,omitempty"`
 	KeepManagedFields bool   `json:"keepManagedFields,omitempty"`
@@ -77,7 +77,7 @@ type txCheck struct {
 	UID             types.UID `json:"uid,omitempty"`
 }
 
-// transactionResult is the answer.
+// transactionResult is the body of the response.
 type transactionResult struct {
 	ResourceVersion string     `json:"resourceVersion"`
 	Results         []txResult `json:"results"`
@@ -92,7 +92,7 @@ type txResult struct {
 
 var patchTypes = map[string]types.PatchType{"merge": types.MergePatchType, "strategic": types.StrategicMergePatchType, "json": types.JSONPatchType}
 
-// check says what is wrong with the options, which are those of writes alone.
+// check validates the options, which are those of single writes.
 func (t *transaction) check() error {
 	errs := metav1validation.ValidateFieldManager(t.FieldManager, field.NewPath("fieldManager"))
 	errs = append(errs, metav1validation.ValidateFieldValidation(field.NewPath("fieldValidation"), t.FieldValidation)...)
@@ -102,10 +102,10 @@ func (t *transaction) check() error {
 	return nil
 }
 
-// transactionKind is what errors call a transaction.
+// transactionKind is the kind of a transaction in errors.
 var transactionKind = schema.GroupKind{Group: "kontiki", Kind: "Transaction"}
 
-// transact carries out a transaction. Who may is decided for each of its operations.
+// transact carries out a transaction. Each of its operations is authorized separately.
 func (c *call) transact() error {
 	if c.r.Method != http.MethodPost {
 		return apierrors.NewMethodNotSupported(schema.GroupResource{Group: "kontiki", Resource: "transactions"}, c.r.Method)
@@ -113,7 +113,7 @@ func (c *call) transact() error {
 	if c.user.GetName() == user.Anonymous {
 		return apierrors.NewUnauthorized("Unauthorized")
 	}
-	// What it is about stands in the body; nobody who may change nothing has it read.
+	// The objects are in the body, which is not read for callers who may change nothing.
 	if err := auth.MayChange(c.Authorizer, auth.Attributes{User: c.user, Verb: c.verb, Path: TransactionsPath}); err != nil {
 		c.record.Decided(false, err.Error())
 		return err
@@ -149,7 +149,7 @@ func (c *call) transact() error {
 
 func (c *call) carryOut(ctx context.Context, t *transaction) ([]objects.TxResult, *transactionResult, error) {
 	if n := len(t.Operations); n > objects.MaxTransactionOperations {
-		// Not worth reading them all; the service says it in the same words.
+		// Do not read them all; the service returns the error for too many.
 		_, _, err := c.Objects.Transact(ctx, make([]objects.TxOperation, n), true)
 		return nil, nil, err
 	}
@@ -178,14 +178,14 @@ func (c *call) carryOut(ctx context.Context, t *transaction) ([]objects.TxResult
 type txReader struct {
 	*call
 	transaction *transaction
-	// place is the operation's in the transaction.
+	// place is the operation's index in the transaction.
 	place int
 	warn  func(string)
-	// record is the operation's in the audit log.
+	// record is the operation's record in the audit log.
 	record *audit.Record
 }
 
-// operation reads an operation, and sees that the user may do it.
+// operation decodes an operation, and checks that the user may do it.
 func (t *txReader) operation(op *txOperation) (*objects.TxOperation, error) {
 	out, err := t.read(op)
 	if err != nil {
@@ -207,7 +207,7 @@ func (t *txReader) operation(op *txOperation) (*objects.TxOperation, error) {
 	return out, nil
 }
 
-// accessName is the name that access is decided by. As for a creation alone it is none for what is created.
+// accessName returns the object name for authorization, which is "" for a creation, as for single creations.
 func accessName(verb objects.Verb, r *objects.Request) string {
 	if verb == objects.VerbCreate {
 		return ""
@@ -247,7 +247,7 @@ func (t *txReader) read(op *txOperation) (*objects.TxOperation, error) {
 		}
 		if err := json.Unmarshal(data, &head); err != nil {
 			at, text := string(verb), err.Error()
-			if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) { // whose text is about this program's types
+			if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) { // its text names types of this program
 				at, text = strings.TrimSuffix(at+"."+wrong.Field, "."), "cannot be a JSON "+wrong.Value
 			}
 			return nil, apierrors.NewBadRequest(at + ": " + text)
@@ -261,7 +261,7 @@ func (t *txReader) read(op *txOperation) (*objects.TxOperation, error) {
 		}
 		out := &objects.TxOperation{Verb: verb, Request: r, KeepManagedFields: op.KeepManagedFields}
 		if verb == objects.VerbApply {
-			if t.transaction.FieldManager == "" { // as for an apply alone
+			if t.transaction.FieldManager == "" { // as for a single apply
 				return nil, apierrors.NewInvalid(transactionKind, "", field.ErrorList{field.Required(field.NewPath("fieldManager"), "is required for apply")})
 			}
 			out.Patch = objects.Patch{Type: types.ApplyYAMLPatchType, Data: data, Force: op.Force, Validation: objects.FieldValidation(t.transaction.FieldValidation)}
@@ -305,7 +305,7 @@ func (t *txReader) read(op *txOperation) (*objects.TxOperation, error) {
 	return &objects.TxOperation{Verb: objects.VerbCheck, Request: r, ResourceVersion: op.Check.ResourceVersion, UID: op.Check.UID}, err
 }
 
-// misplaced refuses what does not go with the operation: it would not do what it says.
+// misplaced refuses fields that are not used by the operation, because they would have no effect.
 func (op *txOperation) misplaced() error {
 	switch {
 	case op.Subresource != "" && op.Patch != nil:
@@ -320,7 +320,7 @@ func (op *txOperation) misplaced() error {
 	return nil
 }
 
-// txRequest is who, what and how of one operation.
+// txRequest returns the user, target and options of one operation.
 func (t *txReader) txRequest(ref txReference, subresource string) (*objects.Request, error) {
 	gv, err := schema.ParseGroupVersion(ref.APIVersion)
 	if err != nil {
@@ -336,7 +336,7 @@ func (t *txReader) txRequest(ref txReference, subresource string) (*objects.Requ
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("metadata.namespace: must be given for a %s", ref.Kind))
 	}
 	for _, given := range [...]struct{ field, name string }{{"namespace", ref.Namespace}, {"name", ref.Name}} {
-		if problems := content.IsPathSegmentName(given.name); len(problems) > 0 { // no object has such a name, and a check would always hold
+		if problems := content.IsPathSegmentName(given.name); len(problems) > 0 { // no object can have such a name, so a check for its absence would always hold
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("%s: %q %s", given.field, given.name, strings.Join(problems, ", ")))
 		}
 	}

@@ -196,7 +196,7 @@ func (c *call) readPatch() (*objects.Request, objects.Patch, error) {
 	return c.request(o.FieldManager, o.DryRun), patch, nil
 }
 
-// deleteOptions come in the body or, without one, as query parameters.
+// deleteOptions reads the options from the body or, without one, from query parameters.
 func (c *call) deleteOptions() (*metav1.DeleteOptions, error) {
 	data, err := c.body()
 	if err != nil {

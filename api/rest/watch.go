@@ -17,7 +17,7 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 )
 
-// watch streams changes until its time is over, the client goes, or the history is left behind.
+// watch sends changes until its time is over, the client disconnects, or the watch falls behind the history.
 func (c *call) watch() error {
 	accept, err := negotiate(c.r)
 	if err != nil {
@@ -52,7 +52,7 @@ func (c *call) watch() error {
 		SendInitialEvents: raw.SendInitialEvents, Bookmarks: raw.AllowWatchBookmarks,
 	})
 	if apierrors.IsResourceExpired(err) {
-		// Upstream says so within the stream, and clients expect it there.
+		// Upstream reports this within the stream, and clients expect it there.
 		stream.begin()
 		stream.fail(err)
 		return nil
@@ -72,7 +72,7 @@ func (c *call) watch() error {
 		}
 		for _, event := range events {
 			if err := stream.send(event); err != nil {
-				return nil // the client is gone
+				return nil // the client has disconnected
 			}
 		}
 		if err := stream.flush(); err != nil {
@@ -81,8 +81,8 @@ func (c *call) watch() error {
 	}
 }
 
-// eventStream writes watch events. JSON events follow each other, one a line; protobuf events are framed by a 4-byte
-// big-endian length (k8s.io/apimachinery/pkg/runtime/serializer/protobuf LengthDelimitedFramer).
+// eventStream writes watch events. JSON events follow each other, one per line; protobuf events are framed by a 4-byte big-endian
+// length (k8s.io/apimachinery/pkg/runtime/serializer/protobuf LengthDelimitedFramer).
 type eventStream struct {
 	*call
 	accept  accepted
@@ -113,7 +113,7 @@ func (s *eventStream) flush() error {
 	return s.control.Flush()
 }
 
-// maxBuffered bounds what a stream gathers before it writes.
+// maxBuffered limits the bytes that a stream collects before it writes.
 const maxBuffered = 256 << 10
 
 func (s *eventStream) send(event objects.WatchEvent) error {
@@ -152,7 +152,7 @@ func appendField(b []byte, number int, value []byte) []byte {
 	return append(b, value...)
 }
 
-// object encodes what an event shows.
+// object encodes the object of an event.
 func (s *eventStream) object(event objects.WatchEvent) ([]byte, error) {
 	if event.Type == watch.Bookmark {
 		return s.bookmark(event)
@@ -183,12 +183,12 @@ func (s *eventStream) transformed(obj registry.Object) ([]byte, error) {
 		return nil, err
 	}
 	table.ResourceVersion = obj.GetResourceVersion()
-	// Columns are sent once.
+	// Columns are sent only once.
 	s.table.NoHeaders = true
 	return encodeObject(s.accept.encoding, table)
 }
 
-// bookmark is an object of the kind with nothing but a resourceVersion.
+// bookmark returns an object of the kind with only a resourceVersion.
 func (s *eventStream) bookmark(event objects.WatchEvent) ([]byte, error) {
 	obj := s.kind.New()
 	obj.GetObjectKind().SetGroupVersionKind(s.kind.GVK())
@@ -216,5 +216,5 @@ func (s *eventStream) fail(err error) {
 		return
 	}
 	s.append(string(watch.Error), body)
-	s.flush() // the client is gone if this fails
+	s.flush() // an error means that the client has disconnected
 }

@@ -33,11 +33,11 @@ func (c *call) write(a accepted, code int, body []byte) error {
 	c.w.Header().Set("Content-Type", a.contentType())
 	c.w.Header().Set("Cache-Control", "no-cache, private")
 	c.w.WriteHeader(code)
-	c.w.Write(body) // the client is gone if this fails; there is nobody to tell
+	c.w.Write(body) // an error means that the client has disconnected
 	return nil
 }
 
-// writeJSONBody sends JSON in the encoding asked for.
+// writeJSONBody sends JSON in the requested encoding.
 func (c *call) writeJSONBody(a accepted, code int, body []byte) error {
 	switch {
 	case a.encoding == objects.YAML:
@@ -57,7 +57,7 @@ func (c *call) writeJSONBody(a accepted, code int, body []byte) error {
 	return c.write(a, code, append(body[:len(body):len(body)], '\n'))
 }
 
-// writeVersion answers a stored version from its shared encodings.
+// writeVersion sends a stored version from its shared encodings.
 func (c *call) writeVersion(a accepted, code int, v *kv.Version) error {
 	if a.as != asIs {
 		obj, err := c.Objects.Decode(c.kind, v)
@@ -87,7 +87,7 @@ func (c *call) writeVersion(a accepted, code int, v *kv.Version) error {
 	return c.writeJSONBody(a, code, body)
 }
 
-// writeObject answers an object of the request's kind.
+// writeObject sends an object of the request's kind.
 func (c *call) writeObject(a accepted, code int, obj registry.Object) error {
 	switch a.as {
 	case asTable:
@@ -107,7 +107,7 @@ func (c *call) writeObject(a accepted, code int, obj registry.Object) error {
 	return c.writeOther(a, code, obj)
 }
 
-// writeOther answers any object that has its type set.
+// writeOther sends any object that has its type set.
 func (c *call) writeOther(a accepted, code int, obj runtime.Object) error {
 	c.record.Response(obj)
 	body, err := encodeObject(a.encoding, obj)
@@ -120,7 +120,7 @@ func (c *call) writeOther(a accepted, code int, obj runtime.Object) error {
 	return c.writeJSONBody(a, code, body)
 }
 
-// encodeObject encodes for the wire; YAML is left as JSON for writeJSONBody.
+// encodeObject encodes an object; YAML is returned as JSON, for writeJSONBody to convert.
 func encodeObject(encoding objects.Encoding, obj runtime.Object) ([]byte, error) {
 	if encoding == objects.Protobuf {
 		return runtime.Encode(protoEncoder, obj)
@@ -129,7 +129,7 @@ func encodeObject(encoding objects.Encoding, obj runtime.Object) ([]byte, error)
 	return bytes.TrimRight(body, "\n"), err
 }
 
-// writeList answers a list. As it is, it is put together from the items' shared encodings.
+// writeList sends a list. Unless it is converted, it is assembled from the items' shared encodings.
 func (c *call) writeList(a accepted, result *objects.ListResult) error {
 	meta := metav1.ListMeta{ResourceVersion: objects.FormatRevision(result.Revision), Continue: result.Continue, RemainingItemCount: result.Remaining}
 	switch {
@@ -170,7 +170,7 @@ func (c *call) writeProtoList(a accepted, result *objects.ListResult, meta *meta
 	return c.write(a, http.StatusOK, body)
 }
 
-// protoList writes the message that every generated list type is: metadata = 1, repeated items = 2.
+// protoList writes the message that all generated list types have: metadata = 1, repeated items = 2.
 func (c *call) protoList(result *objects.ListResult, meta *metav1.ListMeta) ([]byte, error) {
 	head, err := meta.Marshal()
 	if err != nil {
@@ -211,7 +211,7 @@ func metadataOf(obj registry.Object) *metav1.PartialObjectMetadata {
 	}
 }
 
-// writeError answers an error as a Status, in the form asked for.
+// writeError sends an error as a Status, in the requested encoding.
 func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	status := objects.StatusOf(err)
 	audit.From(r.Context()).Failed(status)
@@ -253,7 +253,7 @@ func writeJSON(w http.ResponseWriter, code int, value any) {
 	w.Write(body)
 }
 
-// decodeDeleteOptions decodes a body whose type is named by any group that serves deletions.
+// decodeDeleteOptions decodes a body whose type may be in any group that serves deletions.
 func decodeDeleteOptions(data []byte, encoding objects.Encoding) (*metav1.DeleteOptions, error) {
 	o := &metav1.DeleteOptions{}
 	var err error

@@ -10,11 +10,11 @@ import (
 	"github.com/kontiki/kontiki/api/inflight"
 )
 
-// largeMessage is the size, in bytes, of messages that are not read of callers who may change nothing.
+// largeMessage is the size in bytes of messages that are not read from callers who may change nothing.
 const largeMessage = 64 << 10
 
-// arrival is the first message of a call on its way. It must come within the time that a request may take; if that takes
-// long, or if it is large, it counts among the bodies on the way.
+// arrival tracks a call's first message while it is received. It must arrive within the request timeout; if it is slow or large, it
+// counts towards the limits of bodies being received.
 type arrival struct {
 	stream *stream
 	caller *caller
@@ -22,7 +22,7 @@ type arrival struct {
 	mu    sync.Mutex
 	timer *time.Timer
 	body  *inflight.Body
-	slow  bool // body was told so, or there is none yet to tell
+	slow  bool // body.Slow was called, or there is no body yet
 	over  bool
 }
 
@@ -35,7 +35,7 @@ func (s *stream) await(c *caller) {
 	s.first = a
 }
 
-// late is called when the message is slow, and again when it does not come.
+// late is called when the message is slow, and again when it has timed out.
 func (a *arrival) late() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -46,7 +46,7 @@ func (a *arrival) late() {
 	default:
 		a.slow = true
 		var err error
-		if a.body == nil { // not even its size has come
+		if a.body == nil { // not even its size has arrived
 			a.body, err = a.caller.Limits.Receive(a.caller.user, 0)
 		}
 		if err == nil {
@@ -60,7 +60,7 @@ func (a *arrival) late() {
 	}
 }
 
-// size tells the size of the message. Its error ends the call.
+// size reports the size of the message. If it returns an error, the call must end with it.
 func (a *arrival) size(bytes uint32) error {
 	if a == nil {
 		return nil
@@ -88,7 +88,7 @@ func (a *arrival) size(bytes uint32) error {
 	return err
 }
 
-// done says that the message is there, or will not come.
+// done reports that the message has arrived, or will not arrive.
 func (a *arrival) done() {
 	if a == nil {
 		return

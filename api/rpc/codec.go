@@ -17,20 +17,19 @@ import (
 	"github.com/kontiki/kontiki/internal/contain"
 )
 
-// received is a message that is to be read. grpc-go says INTERNAL of one that cannot be read, as if the server were at fault;
-// this keeps the reason, for the API to say.
+// received wraps a message to decode. If decoding fails, grpc-go responds with INTERNAL, as if it were the server's fault; this
+// keeps the reason, so that the API can respond with it.
 type received struct {
 	message any
 	err     error
 }
 
-// codec is grpc-go's for protobuf, for received as well.
+// codec is grpc-go's protobuf codec, extended to received.
 type codec struct{ encoding.CodecV2 }
 
 func newCodec() codec { return codec{encoding.GetCodecV2(grpcproto.Name)} }
 
-// Marshal implements encoding.CodecV2. grpc-go calls it, and Unmarshal, outside of what the interceptors see, in goroutines
-// of its own.
+// Marshal implements encoding.CodecV2. grpc-go calls Marshal and Unmarshal outside of the interceptors, in its own goroutines.
 func (c codec) Marshal(v any) (data mem.BufferSlice, err error) {
 	defer contain.Recover(&err)
 	return c.CodecV2.Marshal(v)
@@ -49,7 +48,7 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) (err error) {
 	return nil
 }
 
-// unreadable is the answer to a message that cannot be read.
+// unreadable returns the error for a message that cannot be decoded.
 func unreadable(err error, message any, raw []byte) error {
 	m, ok := message.(proto.Message)
 	if !ok {
@@ -62,8 +61,8 @@ func unreadable(err error, message any, raw []byte) error {
 	return apierrors.NewBadRequest(fmt.Sprintf("the message cannot be read as a %s: %v", d.FullName(), err))
 }
 
-// broken says whether a message cannot be read, and the path of the first field for which it cannot; "" if no field is to blame
-// that there is. It is as strict as package proto (https://protobuf.dev/programming-guides/encoding).
+// broken says whether a message cannot be decoded, and returns the path of the first field that cannot, or "" if the fault is not
+// in a known field. It is as strict as package proto (https://protobuf.dev/programming-guides/encoding).
 func broken(d protoreflect.MessageDescriptor, raw []byte) (path string, is bool) {
 	seen := map[protowire.Number]int{}
 	for len(raw) > 0 {
@@ -101,7 +100,7 @@ func broken(d protoreflect.MessageDescriptor, raw []byte) (path string, is bool)
 	return "", false
 }
 
-// registrar registers services so that their messages are received.
+// registrar registers services so that their messages are decoded through received.
 type registrar struct{ *grpc.Server }
 
 // RegisterService implements grpc.ServiceRegistrar.
@@ -116,7 +115,7 @@ func (r registrar) RegisterService(d *grpc.ServiceDesc, implementation any) {
 	r.Server.RegisterService(&service, implementation)
 }
 
-// receive reads a message by a function that reads one by the codec. Its error is a gRPC status.
+// receive reads a message with a function that decodes into its argument. Its error is a gRPC status.
 func receive(read func(any) error, message any) error {
 	r := received{message: message}
 	if err := read(&r); err != nil {
@@ -128,11 +127,11 @@ func receive(read func(any) error, message any) error {
 	return nil
 }
 
-// receiving is a stream whose messages are received. With the first one the call takes its place.
+// receiving is a stream whose messages are decoded through received. With the first one the call takes its slot.
 type receiving struct {
 	grpc.ServerStream
 	caller *caller
-	begun  bool // written by the one goroutine that receives
+	begun  bool // written only by the goroutine that receives
 }
 
 // RecvMsg implements grpc.ServerStream.

@@ -21,7 +21,7 @@ func kindOf(k *registry.Kind) *kontikiv1.Kind {
 	return &kontikiv1.Kind{Group: k.Group, Version: k.Version, Kind: k.Kind}
 }
 
-// encoder turns objects of one kind into messages.
+// encoder converts objects of one kind to messages.
 type encoder struct {
 	service  *objects.Service
 	kind     *registry.Kind
@@ -39,7 +39,7 @@ func (o *operation) encoder(encoding kontikiv1.Encoding) (*encoder, error) {
 	return &encoder{o.Objects, o.request.Kind, kindOf(o.request.Kind), encoding}, nil
 }
 
-// version is a stored version as a message that shares the version's encoded bytes: it must be marshalled, not changed.
+// version returns a stored version as a message that shares the version's encoded bytes: it must be marshalled, not changed.
 func (e *encoder) version(v *kv.Version) (*kontikiv1.Object, error) {
 	out := &kontikiv1.Object{Kind: e.wire, Encoding: e.encoding, ResourceVersion: objects.FormatRevision(v.ModRevision)}
 	out.Namespace, out.Name = e.kind.SplitKey(v.Key)
@@ -62,7 +62,7 @@ func (e *encoder) version(v *kv.Version) (*kontikiv1.Object, error) {
 	return out, nil
 }
 
-// object is an object that a write answered, as a message.
+// object returns the result of a write as a message.
 func (e *encoder) object(obj registry.Object) (*kontikiv1.Object, error) {
 	if obj == nil {
 		return nil, nil
@@ -84,16 +84,16 @@ func (e *encoder) object(obj registry.Object) (*kontikiv1.Object, error) {
 	return out, nil
 }
 
-// The fields that lead to an object's UID: every kind's message has its ObjectMeta as field 1, which has the UID as field 5.
+// The field numbers that lead to an object's UID: every kind's message has its ObjectMeta as field 1, which has the UID as field 5.
 const (
 	metadataField = 1
 	uidField      = 5
 )
 
-// uidIn finds the UID in an object's protobuf without decoding the rest.
+// uidIn returns the UID in an object's protobuf without decoding the rest.
 func uidIn(raw []byte) string { return string(bytesField(bytesField(raw, metadataField), uidField)) }
 
-// bytesField is the first length-delimited field of a number, nil if there is none.
+// bytesField returns the first length-delimited field with a number, nil if there is none.
 func bytesField(raw []byte, number protowire.Number) []byte {
 	for len(raw) > 0 {
 		n, kind, size := protowire.ConsumeTag(raw)

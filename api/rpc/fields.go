@@ -13,8 +13,8 @@ import (
 	"github.com/kontiki/kontiki/api/objects"
 )
 
-// fieldError says which field of a call's message an error is about. What the object service finds wrong in a document (an
-// object, a patch) is below that field; what it finds wrong beside documents, options names.
+// fieldError says which field of a call's message an error is about. Fields that the object service names in a document (an object,
+// a patch) are below that field; those that it names in options are mapped by optionFields.
 type fieldError struct {
 	error
 	field string
@@ -22,7 +22,7 @@ type fieldError struct {
 
 func (e *fieldError) Unwrap() error { return e.error }
 
-// about adds a field of the message to an error; nil stays nil.
+// about adds a field of the message to an error; it returns nil for nil.
 func about(field string, err error) error {
 	if err == nil {
 		return nil
@@ -30,12 +30,12 @@ func about(field string, err error) error {
 	return &fieldError{err, field}
 }
 
-// Wrong refuses a field of a call's message.
+// Wrong returns an error about a field of a call's message.
 func Wrong(field, format string, args ...any) error {
 	return about(field, apierrors.NewBadRequest(field+": "+fmt.Sprintf(format, args...)))
 }
 
-// optionFields are the fields of messages for what Kubernetes has in options and in queries.
+// optionFields maps Kubernetes' names of options and query parameters to the messages' fields.
 var optionFields = map[string]string{
 	"fieldManager": "options.field_manager", "fieldValidation": "options.field_validation", "dryRun": "options.dry_run", "force": "force",
 	"propagationPolicy": "delete_options.propagation_policy", "gracePeriodSeconds": "delete_options.grace_period_seconds",
@@ -45,8 +45,8 @@ var optionFields = map[string]string{
 	"container": "container", "name": "name", "tailLines": "tail_lines", "sinceSeconds": "since_seconds", "limitBytes": "limit_bytes",
 }
 
-// place is where in a call's message an error is: in an operation of a transaction ("operations[3]"), there in a document
-// ("create.object.data"), and in that ("metadata.namespace"). Each can be empty.
+// place locates an error in a call's message: an operation of a transaction ("operations[3]"), a document in that
+// ("create.object.data"), and a field in that ("metadata.namespace"). Each can be empty.
 type place struct{ operation, document, field string }
 
 func placeOf(err error) (p place) {
@@ -63,7 +63,7 @@ func placeOf(err error) (p place) {
 	return p
 }
 
-// path leads from the operation, or from the message if that has none, to the field.
+// path returns the path from the operation, or from the message if that has none, to the field.
 func (p place) path() string {
 	if p.field == objects.ObjectsName && p.document != "" {
 		return p.document
@@ -74,7 +74,7 @@ func (p place) path() string {
 	return join(p.document, p.field)
 }
 
-// option is the path to what Kubernetes has in options, which messages have beside the document.
+// option returns the path of an option, which messages have beside the document.
 func (p place) option(field string) string {
 	option, ok := optionFields[field]
 	if !ok {
@@ -87,8 +87,8 @@ func (p place) option(field string) string {
 	return join(verb, option)
 }
 
-// cause is the path to a field that validation names: of options, of the object, or the document as a whole, as which validation
-// of patches names the patch.
+// cause returns the path of a field that validation names: an option, a field of the object, or the document as a whole, which
+// validation of patches calls the patch.
 func (p place) cause(of *metav1.StatusDetails, field string) string {
 	switch {
 	case of.Group == metav1.GroupName:
@@ -100,17 +100,17 @@ func (p place) cause(of *metav1.StatusDetails, field string) string {
 }
 
 func join(path, field string) string {
-	if path == "" || field == "" || field[0] == '.' || field[0] == '[' { // conflicts between managers begin so
+	if path == "" || field == "" || field[0] == '.' || field[0] == '[' { // conflicts between managers begin like this
 		return path + field
 	}
 	return path + "." + field
 }
 
-// wholeObject is how validation names the object itself.
+// wholeObject is the name that validation uses for the object itself.
 const wholeObject = "[]"
 
-// fieldsOf are the fields of the message that an error is about, and what is wrong with each: none for errors that are not
-// about what the message says. The text is the Status's message, with the field in front unless it names it.
+// fieldsOf returns the fields of the message that an error is about, with a description of each; none for errors that are not about
+// the message's content. text is the Status's message, preceded by the field unless it names it.
 func fieldsOf(err error, known *metav1.Status, code codes.Code) (wrong []*errdetails.BadRequest_FieldViolation, text string) {
 	p := placeOf(err)
 	size := 0
@@ -133,8 +133,8 @@ func fieldsOf(err error, known *metav1.Status, code codes.Code) (wrong []*errdet
 	if size > 0 {
 		return wrong, known.Message
 	}
-	// Of a document as a whole only those errors are that say that it is wrong; others name a field, if what the request says
-	// has brought them about.
+	// Only errors that say that the document itself is invalid are about the document as a whole; others name a field if the
+	// request's content caused them.
 	if p.field == "" && (code != codes.InvalidArgument || p.document == "" && p.operation == "") {
 		return nil, known.Message
 	}
@@ -143,7 +143,7 @@ func fieldsOf(err error, known *metav1.Status, code codes.Code) (wrong []*errdet
 		prefix = p.operation + ": "
 	}
 	text, path := strings.TrimPrefix(known.Message, prefix), p.path()
-	// What it has of the path in front makes way for the whole path.
+	// If the text begins with a part of the path, replace that part by the whole path.
 	if own, rest, ok := strings.Cut(text, ": "); ok && (own == p.field || own == path || strings.HasSuffix(path, "."+own)) {
 		text = rest
 	}

@@ -10,10 +10,10 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// healthPeriod is how often a watch of the health looks.
+// healthPeriod is the interval at which a watch checks the health.
 const healthPeriod = time.Second
 
-// health is grpc.health.v1: a master serves while it can reach a quorum.
+// health implements grpc.health.v1: a master is SERVING while it can reach a quorum.
 type health struct {
 	healthv1.UnimplementedHealthServer
 	ready    func(context.Context) error
@@ -53,7 +53,7 @@ func (h *health) List(ctx context.Context, _ *healthv1.HealthListRequest) (*heal
 // Watch implements healthv1.HealthServer.
 func (h *health) Watch(r *healthv1.HealthCheckRequest, stream healthv1.Health_WatchServer) error {
 	if !h.known(r.Service) {
-		// The protocol wants it to go on, for services that are yet to come; there are none here.
+		// The protocol requires the watch to continue, for services that may be added; here there are none.
 		if err := stream.Send(&healthv1.HealthCheckResponse{Status: healthv1.HealthCheckResponse_SERVICE_UNKNOWN}); err != nil {
 			return err
 		}

@@ -6,22 +6,22 @@ import (
 	"github.com/kontiki/kontiki/api/objects"
 )
 
-// method is what a call's path tells of it.
+// method is what is known about a call from its path.
 type method struct {
-	// verb is that of the same request in REST.
+	// verb is the verb of the equivalent REST request.
 	verb string
-	// path is that of the same request in REST where it concerns no object, and what its caller must be allowed to use. It is ""
-	// for Objects and Pods, which authorize each object.
+	// path is the path of the equivalent REST request if it concerns no object; the caller must be allowed to use it. It is "" for
+	// Objects and Pods, which authorize each object.
 	path string
-	// subresource is set where the method is the way to one.
+	// subresource is set if the method is for one.
 	subresource string
-	// named says that the call's first message names an object.
+	// named means that the call's first message names an object.
 	named bool
-	// longRunning calls last as long as their clients want them to.
+	// longRunning calls last as long as their clients want.
 	longRunning bool
 }
 
-// rules are the methods, by method or by service.
+// rules are the rules of methods, by method or by service.
 var rules = map[string]method{
 	"/grpc.health.v1.Health":                    {verb: "get", path: "/healthz"},
 	"/grpc.reflection.v1.ServerReflection":      {verb: "get", path: "/openapi"},
@@ -52,7 +52,8 @@ var rules = map[string]method{
 	"/kontiki.v1.Cluster/Snapshot":           {verb: "get", path: "/kontiki/v1/snapshot"},
 }
 
-// methodOf is the method of a request's path. Methods of Cluster that have no rule yet are for those who may do everything.
+// methodOf returns the rule for a request's path. Methods of Cluster without a rule are allowed only to users who may do
+// everything.
 func (s *Server) methodOf(path string) method {
 	m, ok := rules[path]
 	if !ok {

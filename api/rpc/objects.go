@@ -16,24 +16,24 @@ import (
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
-// objectsServer is the service Objects.
+// objectsServer implements the service Objects.
 type objectsServer struct {
 	kontikiv1.UnimplementedObjectsServer
 	*Server
 }
 
-// operation is one call, or one operation of a transaction, on its way to the object service.
+// operation is one call, or one operation of a transaction, before it is passed to the object service.
 type operation struct {
 	*objectsServer
 	ctx      context.Context
 	at       string // see begin
 	request  *objects.Request
 	warnings objects.Warnings
-	// allowed says that the caller may do it.
+	// allowed means that the caller has been authorized.
 	allowed bool
 }
 
-// begin finds the kind that a call is about. at is the field of the message that has the kind, and perhaps a namespace and a name:
+// begin looks up the kind of a call. at is the field of the message that has the kind, and possibly a namespace and a name:
 // "object", "reference", or "" for the message itself.
 func (s *objectsServer) begin(ctx context.Context, at string, kind *kontikiv1.Kind, subresource string) (*operation, error) {
 	if kind.GetKind() == "" || kind.GetVersion() == "" {
@@ -51,7 +51,7 @@ func (s *objectsServer) begin(ctx context.Context, at string, kind *kontikiv1.Ki
 	return o, nil
 }
 
-// on is begin for one object that is named.
+// on is begin for a named object.
 func (s *objectsServer) on(ctx context.Context, ref *kontikiv1.Reference, subresource string) (*operation, error) {
 	if ref == nil {
 		return nil, Wrong("reference", "must be given")
@@ -67,8 +67,8 @@ func (s *objectsServer) on(ctx context.Context, ref *kontikiv1.Reference, subres
 	return o, nil
 }
 
-// scoped refuses a namespace that does not go with the kind, and names that no object has: REST cannot ask for them, and a check
-// that there is no such object would always hold. Reads of collections need no namespace.
+// scoped refuses a namespace that does not fit the kind, and invalid names: REST paths cannot contain them, and a check for the
+// absence of such an object would always hold. Reads of collections need no namespace.
 func (o *operation) scoped(needed bool) error {
 	r := o.request
 	switch {
@@ -83,7 +83,7 @@ func (o *operation) scoped(needed bool) error {
 	return o.checkName("name", r.Name)
 }
 
-// checkName refuses a name that no object has. Every call comes here, so paths are made for errors alone.
+// checkName refuses an invalid name. Every call comes here, so the path is built only for errors.
 func (o *operation) checkName(field, name string) error {
 	if len(name) > maxTextBytes {
 		return checkText(join(o.at, field), name)
@@ -94,7 +94,7 @@ func (o *operation) checkName(field, name string) error {
 	return nil
 }
 
-// authorize asks whether the caller may do a verb on what the request names.
+// authorize checks whether the caller may do a verb on the request's target.
 func (o *operation) authorize(verb string) error {
 	r := o.request
 	err := audit.Authorize(o.ctx, o.Authorizer, auth.Attributes{User: r.User, Verb: verb, Group: r.Kind.Group, Resource: r.Kind.Resource,
@@ -106,14 +106,14 @@ func (o *operation) authorize(verb string) error {
 	return err
 }
 
-// options puts the common options of writes into the request.
+// options sets the common options of writes in the request.
 func (o *operation) options(w *kontikiv1.WriteOptions) {
 	o.request.FieldManager = objects.FieldManager(w.GetFieldManager(), callerOf(o.ctx).userAgent)
 	o.request.DryRun = w.GetDryRun()
 }
 
-// decode reads an object that is to be written with a verb, completes the request by what it names, and authorizes. Who may
-// not write learns that, and not what is wrong with the object.
+// decode decodes an object that is to be written with a verb, completes the request's target with it, and authorizes. A caller who
+// may not write learns only that, and not what is wrong with the object.
 func (o *operation) decode(in *kontikiv1.Object, verb, validation string) (registry.Object, error) {
 	r := o.request
 	r.Namespace = in.GetNamespace()
@@ -158,7 +158,7 @@ func (o *operation) decode(in *kontikiv1.Object, verb, validation string) (regis
 	return obj, nil
 }
 
-// envelopePrefix begins Kubernetes' own protobuf encoding, which people send by mistake.
+// envelopePrefix is the beginning of Kubernetes' own protobuf encoding, which is often sent by mistake.
 var envelopePrefix = []byte("k8s\x00")
 
 func (o *operation) decodeData(in *kontikiv1.Object, validation string) (registry.Object, error) {
@@ -176,8 +176,8 @@ func (o *operation) decodeData(in *kontikiv1.Object, validation string) (registr
 	return nil, Wrong("object.encoding", "%d is none of ENCODING_PROTOBUF, ENCODING_JSON", in.GetEncoding())
 }
 
-// failed adds to the object service's error the document of the message that it is about, and to a conflict what the object is
-// at now.
+// failed adds to the object service's error the document of the message that it is about, and to a conflict the object's current
+// resource version.
 func (s *objectsServer) failed(r *objects.Request, document string, err error) error {
 	err = about(document, err)
 	if !apierrors.IsConflict(err) {
@@ -190,7 +190,7 @@ func (s *objectsServer) failed(r *objects.Request, document string, err error) e
 	return &conflictError{err, version}
 }
 
-// checkEncoding refuses what no answer can be encoded in.
+// checkEncoding refuses encodings that are not supported in responses.
 func checkEncoding(e kontikiv1.Encoding) error {
 	if e < kontikiv1.Encoding_ENCODING_UNSPECIFIED || e > kontikiv1.Encoding_ENCODING_JSON {
 		return Wrong("encoding", "%d is none of ENCODING_PROTOBUF, ENCODING_JSON", e)
@@ -198,10 +198,10 @@ func checkEncoding(e kontikiv1.Encoding) error {
 	return nil
 }
 
-// maxTextBytes bounds names and selectors.
+// maxTextBytes limits names and selectors.
 const maxTextBytes = 64 << 10
 
-// checkText refuses a text that is as long as only a mistake or an attack makes it.
+// checkText refuses a text that is too long.
 func checkText(name, text string) error {
 	if len(text) > maxTextBytes {
 		return Wrong(name, "must have at most %d bytes: %s...", maxTextBytes, strings.ToValidUTF8(text[:30], ""))

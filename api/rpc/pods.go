@@ -12,7 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	//lint:ignore SA1019 client-go speaks of it
+	// lint:ignore SA1019 client-go's interface uses it
 	apistream "k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/tools/remotecommand"
 	clientspdy "k8s.io/client-go/transport/spdy"
@@ -26,19 +26,19 @@ import (
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
-// chunk is how many bytes of a log or of output travel in one message.
+// chunk is the maximum number of bytes of a log or of output in one message.
 const chunk = 32 << 10
 
-// maxCommandBytes bounds a command, which is in the URL that the agent is asked by, each byte as up to three.
+// maxCommandBytes limits a command, which is sent in the URL of the request to the agent, with up to three bytes for each byte.
 const maxCommandBytes = 256 << 10
 
-// podsServer is the service Pods.
+// podsServer implements the service Pods.
 type podsServer struct {
 	kontikiv1.UnimplementedPodsServer
 	*Server
 }
 
-// pod authorizes a subresource of a pod, with the verb that REST's method stands for, and reads the pod. at is the field of the
+// pod authorizes a subresource of a pod, with the verb of the equivalent REST request, and reads the pod. at is the field of the
 // message that names it, "" for the message itself.
 func (s *podsServer) pod(ctx context.Context, at, namespace, name, subresource, verb string) (*corev1.Pod, error) {
 	server := &objectsServer{Server: s.Server}
@@ -90,7 +90,7 @@ func (s *podsServer) Logs(in *kontikiv1.LogsRequest, stream kontikiv1.Pods_LogsS
 	}
 }
 
-// aboutStart places an error about a field of what start asks for.
+// aboutStart adds the message's field start to the path of an error.
 func aboutStart(err error) error {
 	if wrong := (*objects.FieldError)(nil); errors.As(err, &wrong) {
 		return about(join("start", wrong.Field), wrong.Err)
@@ -98,7 +98,7 @@ func aboutStart(err error) error {
 	return err
 }
 
-// upgrader opens SPDY connections to the agent of a pod's node, which its port speaks as every kubelet's does.
+// upgrader opens SPDY connections to the agent of a pod's node, whose port supports SPDY like every kubelet's.
 func (s *podsServer) upgrader(node string) (*spdy.SpdyRoundTripper, error) {
 	config, err := s.Agents.TLS(node)
 	if err != nil {
@@ -169,13 +169,13 @@ func (s *podsServer) Exec(stream kontikiv1.Pods_ExecServer) error {
 		return out.exited(0)
 	case errors.As(err, &exit):
 		return out.exited(int32(exit.Code))
-	case agent.connected: // it is not to be tried with another master: the command cannot be started, or had begun
+	case agent.connected: // do not retry with another master: the command cannot be started, or has started
 		return apierrors.NewInternalError(errors.New(strings.TrimPrefix(err.Error(), "Internal error occurred: ")))
 	}
 	return unreachable(err)
 }
 
-// connecting notes that the agent was reached.
+// connecting records that the agent was reached.
 type connecting struct {
 	clientspdy.Upgrader
 	connected bool
@@ -188,7 +188,7 @@ func (c *connecting) NewConnection(r *http.Response) (apistream.Connection, erro
 	return conn, err
 }
 
-// execOutput sends what a command writes; both of its streams share one gRPC stream, which is for one writer at a time.
+// execOutput sends what a command writes; both of its streams share one gRPC stream, which only one goroutine may write at a time.
 type execOutput struct {
 	mu     sync.Mutex
 	stream kontikiv1.Pods_ExecServer
@@ -227,7 +227,7 @@ func (f writerFunc) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// sizeQueue is the terminal's size as the client tells it.
+// sizeQueue passes on the terminal's size as the client sends it.
 type sizeQueue struct {
 	ctx   context.Context
 	sizes chan remotecommand.TerminalSize
@@ -243,8 +243,8 @@ func (q *sizeQueue) Next() *remotecommand.TerminalSize {
 	}
 }
 
-// newExecInput takes a client's requests apart. Its goroutine ends with the stream, which ends when its handler returns: that
-// is how grpc ends a Recv that waits.
+// newExecInput demultiplexes a client's messages. Its goroutine ends with the stream, which ends when its handler returns: then
+// grpc makes a pending Recv return.
 func newExecInput(ctx context.Context, stream kontikiv1.Pods_ExecServer, start *kontikiv1.ExecStart, fail context.CancelCauseFunc) (io.Reader, *sizeQueue) {
 	reader, writer := io.Pipe()
 	context.AfterFunc(ctx, func() { reader.CloseWithError(context.Cause(ctx)) })
@@ -273,7 +273,7 @@ func newExecInput(ctx context.Context, stream kontikiv1.Pods_ExecServer, start *
 					return Wrong("resize", "a terminal has at most 65535 columns and rows")
 				}
 				if !start.Tty {
-					continue // there is nothing that has a size
+					continue // there is no terminal to resize
 				}
 				select {
 				case queue.sizes <- remotecommand.TerminalSize{Width: uint16(m.Resize.Width), Height: uint16(m.Resize.Height)}:
@@ -340,8 +340,7 @@ func (s *podsServer) PortForward(stream kontikiv1.Pods_PortForwardServer) error 
 	return forward(conn, stream, start.Port)
 }
 
-// forward carries one connection over a SPDY connection, as client-go's portforward does: an error stream and a data stream
-// for each.
+// forward forwards one connection over a SPDY connection, as client-go's portforward does: with an error stream and a data stream.
 func forward(conn httpstream.Connection, stream kontikiv1.Pods_PortForwardServer, port uint32) error {
 	headers := http.Header{}
 	headers.Set(corev1.StreamType, corev1.StreamTypeError)
@@ -351,7 +350,7 @@ func forward(conn httpstream.Connection, stream kontikiv1.Pods_PortForwardServer
 	if err != nil {
 		return unreachable(err)
 	}
-	failures.Close() // nothing is written to it
+	failures.Close() // the error stream is only read
 	headers.Set(corev1.StreamType, corev1.StreamTypeData)
 	data, err := conn.CreateStream(headers)
 	if err != nil {
@@ -374,7 +373,7 @@ func forward(conn httpstream.Connection, stream kontikiv1.Pods_PortForwardServer
 		for {
 			in, err := stream.Recv()
 			if err != nil {
-				data.Close() // the client has sent all, or is gone
+				data.Close() // the client has sent everything, or has disconnected
 				return
 			}
 			if _, err := data.Write(in.GetData()); err != nil {

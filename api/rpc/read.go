@@ -22,7 +22,7 @@ import (
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
-// Pages of lists are bounded by objects and by bytes, so that they fit into what clients take.
+// Limits for pages of lists, in objects and in bytes, so that they fit into the messages that clients accept.
 const (
 	defaultPage = 500
 	maxPage     = 10000
@@ -60,7 +60,7 @@ func (s *objectsServer) Get(ctx context.Context, in *kontikiv1.GetRequest) (*kon
 	return &kontikiv1.GetResponse{Object: obj}, err
 }
 
-// selection reads the selectors of a collection, and checks what goes with them as REST does.
+// selection parses the selectors of a collection, and validates the other options as REST does.
 func selection(label, field string, o *internalversion.ListOptions, watches bool) error {
 	for name, text := range map[string]string{"label_selector": label, "field_selector": field} {
 		if err := checkText(name, text); err != nil {
@@ -113,7 +113,7 @@ func (s *objectsServer) List(in *kontikiv1.ListRequest, stream kontikiv1.Objects
 	}
 	ctx, cancel := context.WithTimeout(stream.Context(), s.RequestTimeout)
 	defer cancel()
-	// The list is a list of pointers to what is stored anyway: every page is of one revision, however slowly it is read.
+	// The result consists of pointers to stored versions: all pages show one revision, however slowly they are read.
 	result, err := s.Objects.List(ctx, o.request, objects.ListOptions{
 		Labels: raw.LabelSelector, Fields: raw.FieldSelector, ResourceVersion: raw.ResourceVersion, ResourceVersionMatch: raw.ResourceVersionMatch,
 	})
@@ -170,7 +170,7 @@ func (s *objectsServer) Watch(in *kontikiv1.WatchRequest, stream kontikiv1.Objec
 	if in.SendInitialEvents {
 		yes := true
 		raw.SendInitialEvents, raw.ResourceVersionMatch = &yes, metav1.ResourceVersionMatchNotOlderThan
-		// The end of the initial objects is told by a bookmark, so it comes in any case.
+		// A bookmark marks the end of the initial objects, so bookmarks are always enabled.
 		options.SendInitialEvents, options.Bookmarks, raw.AllowWatchBookmarks = &yes, true, true
 	}
 	if err := selection(in.LabelSelector, in.FieldSelector, &raw, true); err != nil {
@@ -181,7 +181,7 @@ func (s *objectsServer) Watch(in *kontikiv1.WatchRequest, stream kontikiv1.Objec
 		options.Fields = objects.NameSelector(options.Fields, in.Name)
 		o.request.Name = ""
 	}
-	// Like REST's, watches do not go on for ever, because credentials do not hold for ever.
+	// Like REST's, watches have a limited duration, because credentials expire.
 	ctx, cancel := context.WithTimeoutCause(stream.Context(), s.limits.watch+rand.N(s.limits.watch), errWatchOver)
 	defer cancel()
 	w, err := s.Objects.Watch(ctx, o.request, options)
@@ -189,7 +189,7 @@ func (s *objectsServer) Watch(in *kontikiv1.WatchRequest, stream kontikiv1.Objec
 		return err
 	}
 	defer w.Close()
-	// Headers tell the client that the watch has begun, however long nothing happens.
+	// The headers tell the client that the watch has begun, even if no event follows for long.
 	if err := stream.SendHeader(nil); err != nil {
 		return err
 	}

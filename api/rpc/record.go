@@ -23,8 +23,8 @@ import (
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
-// attempt is the call as the audit log knows it. Without a message that names an object it is one for a path: that of the
-// same in REST, or else the method's.
+// attempt returns the call in the audit log's form. Without a message that names an object it is a request for a path: that of the
+// equivalent REST request, or else the method's.
 func (c *caller) attempt(message any) audit.Attempt {
 	a := audit.Attempt{HTTP: c.r, ID: c.id, Received: c.received, LongRunning: c.method.longRunning}
 	var ok bool
@@ -41,7 +41,7 @@ func (c *caller) attempt(message any) audit.Attempt {
 	return a
 }
 
-// begin begins to record the call, with its first message if that has been read.
+// begin starts recording the call, with its first message if that has been read.
 func (c *caller) begin(message any) {
 	if c.Audit == nil || c.record != nil {
 		return
@@ -84,8 +84,7 @@ func (c *caller) finish(answer any, err error) {
 	c.record.Finish(code, err)
 }
 
-// over records the end of a call that no handler has seen the end of: its message could not be read, or there is no such
-// method.
+// over records the end of a call that did not reach a handler: its message could not be decoded, or the method does not exist.
 func (c *caller) over(st *stream) {
 	c.begin(nil)
 	st.mu.Lock()
@@ -107,7 +106,7 @@ var httpOfCode = map[codes.Code]int{
 	codes.Unavailable: http.StatusServiceUnavailable, codes.DeadlineExceeded: http.StatusGatewayTimeout,
 }
 
-// recordable is an error as one of the API, where gRPC has a word of its own for it.
+// recordable converts a gRPC error to an API error.
 func recordable(err error) error {
 	st, ok := status.FromError(err)
 	if !ok {
@@ -120,7 +119,7 @@ func recordable(err error) error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: int32(code), Message: st.Message()}}
 }
 
-// describe is what a message asks for; false if it names no object, or one of a kind that there is not.
+// describe returns the attributes of a message; ok is false if it names no object, or one of an unknown kind.
 func (s *Server) describe(message any) (a authorizer.AttributesRecord, ok bool) {
 	var kind *kontikiv1.Kind
 	var object *kontikiv1.Object
@@ -165,9 +164,10 @@ func (s *Server) describe(message any) (a authorizer.AttributesRecord, ok bool) 
 		return authorizer.AttributesRecord{}, false
 	}
 	a.APIGroup, a.APIVersion, a.Resource, a.ResourceRequest = row.Group, row.Version, row.Resource, true
-	_, creates := message.(*kontikiv1.CreateRequest) // what is created counts as named once it is read, as in REST
+	_, creates := message.(*kontikiv1.CreateRequest) // as in REST, a created object has a name only once it has been read
 	if object != nil && (a.Namespace == "" && row.Namespaced || a.Name == "" && !creates) {
-		// The rest is in the data. The policy must see it: nobody may choose by the form of a message which rule is theirs.
+		// The rest is in the data. The policy must see it, so that callers cannot choose the rule that applies by how they encode
+		// the message.
 		o := &operation{objectsServer: &objectsServer{Server: s}, request: &objects.Request{Kind: row}}
 		if obj, err := o.decodeData(object, metav1.FieldValidationIgnore); err == nil {
 			a.Namespace = cmp.Or(a.Namespace, obj.GetNamespace())
@@ -179,7 +179,7 @@ func (s *Server) describe(message any) (a authorizer.AttributesRecord, ok bool) 
 	return a, true
 }
 
-// recordOperation begins to record an operation of a transaction, nil if it names no kind that there is.
+// recordOperation starts recording an operation of a transaction; it returns nil if the operation names no known kind.
 func (s *objectsServer) recordOperation(record *audit.Record, place int, in *kontikiv1.Operation, dryRun bool) *audit.Record {
 	var message any
 	verb := ""
@@ -205,7 +205,7 @@ func (s *objectsServer) recordOperation(record *audit.Record, place int, in *kon
 	return record.Operation(place, a, dryRun)
 }
 
-// recordList records stored versions as what a call is answered.
+// recordList records stored versions as the response of a call.
 func (s *objectsServer) recordList(record *audit.Record, kind *registry.Kind, items []*kv.Version, meta *metav1.ListMeta) error {
 	body, err := s.Objects.JSONList(kind, items, meta)
 	if err != nil {
@@ -215,7 +215,7 @@ func (s *objectsServer) recordList(record *audit.Record, kind *registry.Kind, it
 	return nil
 }
 
-// recorded is a stream whose record begins with its first message. Its context has the record from then on.
+// recorded is a stream whose record begins with its first message. From then on its context contains the record.
 func (c *caller) recorded(stream grpc.ServerStream) grpc.ServerStream {
 	return &recordedStream{stream, c, audit.With(stream.Context(), c.record)}
 }

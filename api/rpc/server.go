@@ -23,20 +23,20 @@ import (
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
-// Config is what a Server is made of.
+// Config has what a Server is made of.
 type Config struct {
 	Objects       *objects.Service
 	Authenticator *auth.Authenticator
 	Authorizer    auth.Authorizer
 	Agents        *agents.Agents
-	// Cluster administers the cluster; nil answers UNIMPLEMENTED.
+	// Cluster administers the cluster; if it is nil, these calls get UNIMPLEMENTED.
 	Cluster kontikiv1.ClusterServer
-	// Audit records calls, and Limits bounds how many there are at a time; nil does not.
+	// Audit records calls, and Limits limits the number of concurrent ones; nil disables either.
 	Audit  *audit.Auditor
 	Limits *inflight.Limits
-	// RequestTimeout bounds calls that are not long-running; 0 is objects.DefaultRequestTimeout.
+	// RequestTimeout limits calls that are not long-running; 0 means objects.DefaultRequestTimeout.
 	RequestTimeout time.Duration
-	// Ready says why this master cannot serve; nil when it can.
+	// Ready returns why this master cannot serve, or nil.
 	Ready func(context.Context) error
 	Log   *slog.Logger
 }
@@ -46,11 +46,11 @@ type Server struct {
 	Config
 	grpc   *grpc.Server
 	limits limits
-	// unaryMethods are those of which an answer is one message.
+	// unaryMethods are those whose response is a single message.
 	unaryMethods map[string]bool
 }
 
-// New makes a Server.
+// New creates a Server.
 func New(c Config) *Server {
 	s := &Server{Config: c, limits: defaultLimits, unaryMethods: map[string]bool{}}
 	if s.Log == nil {
@@ -84,16 +84,16 @@ func Is(r *http.Request) bool {
 	return r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
 }
 
-// caller is who made a call, and what is known of the call, in its context.
+// caller is the user of a call, and what is known of the call, in its context.
 type caller struct {
 	*Server
 	r         *http.Request
 	method    method
 	user      user.Info
 	userAgent string
-	// place is what the call holds among those that are served at a time. It holds none while its first message is on the way.
+	// place is the call's slot in the limit of concurrent requests. The call has none while its first message is being received.
 	place inflight.Place
-	// What follows is for the audit log alone.
+	// The fields below are only for the audit log.
 	sender   user.Info
 	id       types.UID
 	received time.Time
@@ -104,7 +104,7 @@ type callerKey struct{}
 
 func callerOf(ctx context.Context) *caller { return ctx.Value(callerKey{}).(*caller) }
 
-// ServeHTTP implements http.Handler. It authenticates as REST does, and authorizes what needs no look into the messages.
+// ServeHTTP implements http.Handler. It authenticates as REST does, and authorizes as far as possible without the messages.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	st := newStream(w, r, s.limits)
 	defer st.close()
@@ -142,7 +142,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// admit decides whom a call is made as, and whether it may go on as far as its method tells.
+// admit determines the user that a call acts as, and whether the method alone allows it to continue.
 func (c *caller) admit() (err error) {
 	if c.user, err = auth.Impersonate(c.Authorizer, c.r.Header, c.sender); err != nil {
 		return err
@@ -154,12 +154,12 @@ func (c *caller) admit() (err error) {
 	if err = c.enter(); err != nil {
 		return err
 	}
-	c.place.Leave() // until its first message is there
+	c.place.Leave() // until its first message has arrived
 	c.place = inflight.Place{}
 	return c.allowed()
 }
 
-// enter takes a place for the call, if it needs one and has none.
+// enter takes a slot for the call, if it needs one and has none.
 func (c *caller) enter() (err error) {
 	if c.place == (inflight.Place{}) && !c.method.longRunning && !objects.HealthPath(c.method.path) {
 		c.place, err = c.Limits.Enter(objects.Mutating(c.method.verb), c.user)
@@ -167,8 +167,8 @@ func (c *caller) enter() (err error) {
 	return err
 }
 
-// allowed decides what can be decided by the method alone. Objects and Pods authorize each object themselves, but nobody
-// gets there without a credential.
+// allowed authorizes as far as the method alone permits. Objects and Pods authorize each object themselves, but only for callers
+// with a credential.
 func (c *caller) allowed() error {
 	if c.method.path != "" {
 		return audit.Authorize(audit.With(context.Background(), c.record), c.Authorizer, auth.Attributes{User: c.user, Verb: c.method.verb, Path: c.method.path})
@@ -182,7 +182,7 @@ func (c *caller) allowed() error {
 	return nil
 }
 
-// mayChange refuses a call that would change something, before its message is read, of whoever may change nothing.
+// mayChange refuses a changing call, before its message is read, if the caller may change nothing.
 func (c *caller) mayChange() error {
 	if !objects.Mutating(c.method.verb) {
 		return nil
@@ -201,7 +201,7 @@ func (c *caller) mayChange() error {
 	return err
 }
 
-// unary bounds a call's time, and turns its error into a gRPC status.
+// unary limits a call's duration, and converts its error to a gRPC status.
 func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (answer any, err error) {
 	c := callerOf(ctx)
 	if s.Audit != nil {
@@ -236,7 +236,7 @@ func (s *Server) streaming(server any, stream grpc.ServerStream, info *grpc.Stre
 	return nil
 }
 
-// recovered answers INTERNAL for a call that panicked.
+// recovered sets the error INTERNAL for a call that panicked.
 func (c *caller) recovered(err *error) {
 	if cause := recover(); cause != nil {
 		c.record.Panicked(cause)

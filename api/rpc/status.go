@@ -23,14 +23,14 @@ import (
 // Domain is the domain of every ErrorInfo.
 const Domain = "kontiki"
 
-// An error travels in the trailers of its stream, for which clients have limits of their own (64 KiB in Node).
+// Errors are sent in the trailers of their stream, whose size clients limit (to 64 KiB in Node).
 const (
 	maxMessageBytes = 4 << 10
 	maxDetailBytes  = 8 << 10
-	maxProblemBytes = 1 << 10 // of one field
+	maxProblemBytes = 1 << 10 // for one field
 )
 
-// conflictError carries what a conflict's answer tells beside its Status.
+// conflictError has what the response to a conflict contains besides its Status.
 type conflictError struct {
 	error
 	resourceVersion string
@@ -38,15 +38,15 @@ type conflictError struct {
 
 func (e *conflictError) Unwrap() error { return e.error }
 
-// Status is the gRPC status of an error: a canonical code, a message that names the field it is about, and in the details that
-// field, and the Status that REST answers for the error.
+// Status returns the gRPC status of an error: a canonical code, a message that names the field that it is about, and details with
+// that field and with the Status that REST responds with.
 func Status(err error) *status.Status {
 	if st, ok := status.FromError(err); ok {
 		return st
 	}
 	known := metav1.Status{}
 	if api := interface{ Status() metav1.Status }(nil); !errors.As(err, &api) {
-		// An end that the client or its deadline chose is no answer of the API.
+		// A cancellation or deadline of the client is not an error of the API.
 		switch {
 		case errors.Is(err, context.Canceled):
 			return status.New(codes.Canceled, err.Error())
@@ -82,7 +82,7 @@ func Status(err error) *status.Status {
 	return plain
 }
 
-// shortened is a text with at most so many bytes of it, and without any that are no text.
+// shortened returns a text cut to at most that many bytes, without invalid UTF-8.
 func shortened(text string, most int) string {
 	if len(text) > most {
 		return fmt.Sprintf("%s... (%d more bytes)", strings.ToValidUTF8(text[:most], ""), len(text)-most)
@@ -90,10 +90,10 @@ func shortened(text string, most int) string {
 	return strings.ToValidUTF8(text, "\uFFFD")
 }
 
-// statusJSON is a Status as REST answers it, but for causes that are too many to send.
+// statusJSON returns a Status as in REST, except that it omits causes if there are too many.
 func statusJSON(s metav1.Status) []byte {
 	for {
-		raw, _ := json.Marshal(s) // plain fields always encode
+		raw, _ := json.Marshal(s) // plain fields can always be encoded
 		if len(raw) <= maxDetailBytes {
 			return raw
 		}
@@ -132,7 +132,7 @@ var codeOfReason = map[metav1.StatusReason]codes.Code{
 	metav1.StatusReasonInternalError:         codes.Internal,
 }
 
-// codeOfHTTP is for reasons that have no code of their own.
+// codeOfHTTP is for errors whose reason has no code.
 var codeOfHTTP = map[int32]codes.Code{
 	http.StatusBadRequest: codes.InvalidArgument, http.StatusUnprocessableEntity: codes.InvalidArgument,
 	http.StatusUnauthorized: codes.Unauthenticated, http.StatusForbidden: codes.PermissionDenied,
@@ -146,7 +146,7 @@ func codeOf(s *metav1.Status) codes.Code {
 	if s.Details != nil {
 		for _, cause := range s.Details.Causes {
 			if cause.Type == metav1.CauseTypeResourceVersionTooLarge {
-				return codes.Unavailable // nothing was attempted; this master is not there yet
+				return codes.Unavailable // nothing was attempted; this master is not ready yet
 			}
 		}
 	}

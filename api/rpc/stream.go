@@ -25,36 +25,36 @@ import (
 
 var errPanicked = errors.New("this request caused the API server to panic; look in the logs for details")
 
-// limits bound what one stream can cost.
+// limits limits the cost of one stream.
 type limits struct {
-	// stall is how long an answer may wait for its client to take it before the call is ended.
+	// stall is how long a response may wait for its client to read before the call is ended.
 	stall time.Duration
-	// linger is how long after that the client may still come to learn why; then the stream is reset.
+	// linger is how long the client may still read the reason after that; then the stream is reset.
 	linger time.Duration
-	// watch is the shortest life of a watch, the longest is twice that; bookmark is how often one that asked for bookmarks is told
-	// how far it is.
+	// watch is the shortest duration of a watch, the longest is twice that; bookmark is the interval of bookmarks for watches that
+	// requested them.
 	watch, bookmark time.Duration
 }
 
 var defaultLimits = limits{stall: 30 * time.Second, linger: time.Minute, watch: objects.MinWatch, bookmark: time.Minute}
 
-// smallAnswer is an answer in bytes that every client has room for (HTTP/2 begins with a window of 64 KiB), so that it needs no
-// deadline of its own, which costs as much as a small call.
+// smallAnswer is the size in bytes of a response that every client has space for (HTTP/2 starts with a window of 64 KiB), so that
+// it needs no write deadline, which costs as much as a small call.
 const smallAnswer = 32 << 10
 
-// stream is one call as an HTTP/2 stream: the ResponseWriter and the request body that grpc-go works on. It ends calls that
-// the HTTP server would let be: one that sends too large a message, and one that does not take its answers. A call that is
-// ended so loses its context at once, and with it whatever it held; its status follows what was being written.
+// stream is one call as an HTTP/2 stream: the ResponseWriter and the request body that grpc-go works on. It ends calls that the
+// HTTP server does not limit: those that send too large a message, and those whose responses are not read. The context of such a
+// call is cancelled at once, which releases what the call holds; its status follows the bytes that were being written.
 type stream struct {
 	http.ResponseWriter
 	r       *http.Request
 	control *http.ResponseController
 	limits  limits
 	cancel  context.CancelFunc
-	timer   *time.Timer // runs while a write waits
-	// whole says that the answer is one message, which goes out with its headers and its status.
+	timer   *time.Timer // running while a write waits
+	// whole means that the response is one message, which is sent together with its headers and its status.
 	whole bool
-	// written are the bytes of the answer so far.
+	// written counts the bytes of the response so far.
 	written int
 
 	mu     sync.Mutex // guards reason
@@ -70,7 +70,7 @@ func newStream(w http.ResponseWriter, r *http.Request, l limits) *stream {
 	return s
 }
 
-// request is the request as grpc-go is to see it.
+// request returns the request to pass to grpc-go.
 func (s *stream) request(ctx context.Context) *http.Request {
 	ctx, s.cancel = context.WithCancel(ctx)
 	r := s.r.WithContext(ctx)
@@ -84,13 +84,13 @@ func (s *stream) close() {
 		s.first.done()
 	}
 	if s.whole && s.written > smallAnswer {
-		// What is left of it goes out when the handler has returned, where nothing else bounds how long it waits.
+		// The rest is sent after the handler has returned, where no other limit applies to how long it waits.
 		s.control.SetWriteDeadline(time.Now().Add(s.limits.stall))
 	}
 	s.cancel()
 }
 
-// end ends the call; the first reason counts.
+// end ends the call; only the first reason counts.
 func (s *stream) end(reason error) {
 	s.mu.Lock()
 	if s.reason == nil {
@@ -120,7 +120,7 @@ func (s *stream) Flush() {
 		return
 	}
 	s.timer.Reset(s.limits.stall)
-	s.control.Flush() // the client is gone if this fails, and the context tells
+	s.control.Flush() // an error means that the client has disconnected, and the context ends
 	s.timer.Stop()
 }
 
@@ -129,8 +129,8 @@ func (s *stream) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
 var canceled = strconv.Itoa(int(codes.Canceled))
 
-// interrupted writes the status of a call that was ended before it had one. It answers why this package ended it, nil where
-// it did not.
+// interrupted writes the status of a call that was ended before it had one. It returns that status if this package ended the call,
+// otherwise nil.
 func (s *stream) interrupted() *status.Status {
 	s.mu.Lock()
 	reason := s.reason
@@ -141,13 +141,13 @@ func (s *stream) interrupted() *status.Status {
 		s.finish(st)
 		return st
 	case s.r.Context().Err() != nil && (s.Header().Get("Grpc-Status") == "" || s.Header().Get("Grpc-Status") == canceled):
-		// The client is gone, which nobody is told, or the master stops.
+		// The client has disconnected, so it will not read this, or the master is stopping.
 		s.finish(status.New(codes.Unavailable, "the server is stopping; try again with another master"))
 	}
 	return nil
 }
 
-// finish ends the answer with a status, whatever part of it has been written.
+// finish ends the response with a status, whatever part of it has been written.
 func (s *stream) finish(st *status.Status) {
 	h := s.Header()
 	if h.Get("Content-Type") == "" {
@@ -168,21 +168,21 @@ func (s *stream) finish(st *status.Status) {
 	}
 }
 
-// largeFields are the fields that make messages large.
+// largeFields are the fields because of which messages are large.
 var largeFields = map[string]string{
 	kontikiv1.Objects_Create_FullMethodName: "object.data", kontikiv1.Objects_Update_FullMethodName: "object.data",
 	kontikiv1.Objects_Patch_FullMethodName: "patch", kontikiv1.Objects_Apply_FullMethodName: "configuration",
 	kontikiv1.Objects_Transact_FullMethodName: "operations", kontikiv1.Pods_Exec_FullMethodName: "stdin", kontikiv1.Pods_PortForward_FullMethodName: "data",
 }
 
-// messages is the request's body. It follows the frames (one byte of flags, four of length, big-endian) in order to refuse
-// too large a message as REST refuses too large a body, before any of it is kept.
+// messages is the request's body. It parses the frames (one byte of flags, a four-byte big-endian length) in order to refuse a
+// message that is too large, as REST refuses such a body, before any of it is buffered.
 type messages struct {
 	io.ReadCloser
 	stream *stream
 	head   [5]byte
-	have   int    // bytes of head
-	left   uint32 // bytes of the message
+	have   int    // bytes of the header
+	left   uint32 // remaining bytes of the message
 }
 
 func (m *messages) Read(b []byte) (int, error) {

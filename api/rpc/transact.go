@@ -19,7 +19,7 @@ func (s *objectsServer) Transact(ctx context.Context, in *kontikiv1.TransactRequ
 		return nil, err
 	}
 	if n := len(in.Operations); n > objects.MaxTransactionOperations {
-		// Not worth reading them all; the service says it in the same words.
+		// Do not read them all; the service returns the error for too many.
 		_, _, err := s.Objects.Transact(ctx, make([]objects.TxOperation, n), true)
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func (s *objectsServer) carryOut(ctx context.Context, in *kontikiv1.TransactRequ
 	return results, out, nil
 }
 
-// prepare reads one operation, and sees that the caller may do it.
+// prepare decodes one operation, and checks that the caller may do it.
 func (s *objectsServer) prepare(ctx context.Context, in *kontikiv1.Operation, out *objects.TxOperation) (o *operation, err error) {
 	var options *kontikiv1.WriteOptions
 	switch op := in.GetOperation().(type) {
@@ -107,7 +107,7 @@ func (s *objectsServer) prepare(ctx context.Context, in *kontikiv1.Operation, ou
 	return o, about(string(out.Verb), err)
 }
 
-// document is the field of an operation's message that an error of the object service is about.
+// document returns the field of an operation's message that an error of the object service is about.
 func document(verb objects.Verb, failed *objects.TxError) string {
 	within := map[objects.Verb]string{objects.VerbCreate: "object.data", objects.VerbUpdate: "object.data", objects.VerbPatch: "patch", objects.VerbApply: "configuration"}
 	if wrong := (*objects.FieldError)(nil); errors.As(failed, &wrong) && wrong.Field == objects.ObjectsName {

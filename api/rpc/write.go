@@ -17,7 +17,7 @@ import (
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
-// optionsInvalid is REST's answer to options that do not hold.
+// optionsInvalid returns REST's error for invalid options.
 func optionsInvalid(kind string, errs field.ErrorList) error {
 	if len(errs) == 0 {
 		return nil
@@ -25,7 +25,7 @@ func optionsInvalid(kind string, errs field.ErrorList) error {
 	return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: kind}, "", errs)
 }
 
-// prepareCreate, and the like of the other writes, turn a message into what the object service takes. Calls and operations of
+// prepareCreate, and the same for the other writes, convert a message to the object service's parameters. Calls and operations of
 // transactions share them.
 func (s *objectsServer) prepareCreate(ctx context.Context, in *kontikiv1.CreateRequest) (*operation, registry.Object, error) {
 	o, err := s.begin(ctx, "object", in.GetObject().GetKind(), "")
@@ -249,7 +249,7 @@ func (s *objectsServer) Delete(ctx context.Context, in *kontikiv1.DeleteRequest)
 	}
 	record := audit.From(ctx)
 	if gone && !o.request.Kind.ReturnDeleted {
-		record.Status(objects.Deleted(o.request.Kind, obj)) // which REST answers
+		record.Status(objects.Deleted(o.request.Kind, obj)) // with which REST responds
 	}
 	record.Response(obj)
 	out := &kontikiv1.DeleteResponse{Gone: gone}

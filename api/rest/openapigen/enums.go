@@ -12,20 +12,20 @@ import (
 	"strings"
 )
 
-// values are the values that a field may have. The published documents leave them out, and a running server shows them
-// (feature OpenAPIEnums); they stand in upstream's generated code.
+// values are the allowed values of a field. The published documents omit them, while a running server includes them (feature
+// OpenAPIEnums); they are in upstream's generated code.
 type values struct {
 	description string
 	enum        []string
-	// ofElements says that they are those of a list's items or a map's values.
+	// ofElements means that they apply to a list's items or a map's values.
 	ofElements bool
 }
 
-// enums are the fields with values, by the schema's name in the documents and the field's.
+// enums maps the schema's name in the documents and the field's name to the field's values.
 type enums map[string]map[string]values
 
-// readEnums reads pkg/generated/openapi of k8s.io/kubernetes. It is parsed and not imported, because it refers to modules
-// that nothing else here needs.
+// readEnums reads pkg/generated/openapi of k8s.io/kubernetes. It parses that package instead of importing it, because the package
+// needs modules that nothing else here needs.
 func readEnums(module string) (enums, error) {
 	file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(module, "pkg", "generated", "openapi", "zz_generated.openapi.go"), nil, 0)
 	if err != nil {
@@ -37,7 +37,7 @@ func readEnums(module string) (enums, error) {
 		if !ok {
 			continue
 		}
-		// schema_k8sio_api_core_v1_Pod is io.k8s.api.core.v1.Pod.
+		// For example, schema_k8sio_api_core_v1_Pod is io.k8s.api.core.v1.Pod.
 		name, ok := strings.CutPrefix(function.Name.Name, "schema_k8sio_api_")
 		if !ok {
 			continue
@@ -78,7 +78,7 @@ func valuesOf(schema ast.Expr) (v values) {
 	return v
 }
 
-// field is a field's value in a composite literal or a pointer to one, nil if there is none.
+// field returns a field's value in a composite literal or a pointer to one, nil if there is none.
 func field(literal ast.Expr, name string) ast.Expr {
 	if address, ok := literal.(*ast.UnaryExpr); ok {
 		literal = address.X
@@ -119,7 +119,7 @@ func texts(e ast.Expr) (out []string) {
 	return out
 }
 
-// add gives the fields of schemas their values, and the descriptions that say what these mean.
+// add adds the values, and the descriptions that explain them, to the fields of schemas.
 func (e enums) add(schemas map[string]json.RawMessage) error {
 	for name, fields := range e {
 		raw, ok := schemas[name]

@@ -1,6 +1,5 @@
-// Command openapigen cuts upstream's published OpenAPI v3 documents (api/openapi-spec/v3 of the module
-// k8s.io/kubernetes) down to what is served, adds the values that fields may have, and writes them gzipped to
-// api/rest/openapi. Run it by `make generate`.
+// Command openapigen reduces upstream's published OpenAPI v3 documents (api/openapi-spec/v3 of the module k8s.io/kubernetes) to
+// what is served, adds the allowed values of fields, and writes them gzipped to api/rest/openapi. `make generate` runs it.
 package main
 
 import (
@@ -109,7 +108,7 @@ func compress(to string, data []byte) error {
 	return os.WriteFile(to, buf.Bytes(), 0o644)
 }
 
-// cutV2 does the same for OpenAPI v2, in JSON and in the protobuf form that kubectl asks for.
+// cutV2 does the same for OpenAPI v2, in JSON and in the protobuf form that kubectl requests.
 func cutV2(from, dir string, fields enums) error {
 	data, err := os.ReadFile(from)
 	if err != nil {
@@ -160,7 +159,7 @@ func cutV2(from, dir string, fields enums) error {
 	return compress(filepath.Join(dir, "v2.pb.gz"), binary)
 }
 
-// reachable keeps the schemas that the paths need.
+// reachable returns the schemas that the paths need.
 func reachable(paths json.RawMessage, schemas map[string]json.RawMessage) map[string]json.RawMessage {
 	kept := map[string]json.RawMessage{}
 	queue := []json.RawMessage{paths}
