@@ -2,8 +2,6 @@ package controller_test
 
 import (
 	"fmt"
-	"strings"
-	"sync/atomic"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -12,45 +10,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/api/client"
-	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/controller/controllertest"
 	"github.com/kontiki/kontiki/controller/deployment"
 	"github.com/kontiki/kontiki/controller/endpoints"
 	"github.com/kontiki/kontiki/controller/replicaset"
-	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/test/harness"
 )
-
-// counting is a store that counts the pods and ReplicaSets that are visited in ranges.
-type counting struct {
-	objects.Store
-	visited atomic.Int64
-}
-
-func (c *counting) View() kv.View { return countingView{c.Store.View(), c} }
-
-type countingView struct {
-	kv.View
-	store *counting
-}
-
-func (v countingView) Range(start, end string, visit func(*kv.Version) bool) {
-	v.View.Range(start, end, func(version *kv.Version) bool {
-		if strings.Contains(version.Key, "/pods/") || strings.Contains(version.Key, "/replicasets/") {
-			v.store.visited.Add(1)
-		}
-		return visit(version)
-	})
-}
 
 // What controllers do for one Deployment and one Service costs as much as these have pods, however many others the
 // namespace has.
 func TestControllersDoNotScanTheNamespace(t *testing.T) {
-	store := &counting{}
-	h := harness.NewOver(t, func(inner objects.Store) objects.Store {
-		store.Store = inner
-		return store
-	})
+	h, scans := harness.NewScanned(t, "pods", "replicasets")
 	const others = 200
 	for i := range others {
 		controllertest.Create(t, h.Client, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprint("other", i), Labels: map[string]string{"app": "other"},
@@ -92,10 +62,10 @@ func TestControllersDoNotScanTheNamespace(t *testing.T) {
 			settled(replicas)
 		}
 		if round == 0 {
-			store.visited.Store(0) // all indexes are made
+			scans.Reset() // all indexes are made
 		}
 	}
-	if n := store.visited.Load(); n >= others {
+	if n := scans.Visited(); n >= others {
 		t.Errorf("%d pods and ReplicaSets were visited for six", n)
 	}
 }

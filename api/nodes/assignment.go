@@ -62,12 +62,12 @@ func (d *delta) drop(k key) {
 // full returns the whole assignment in a view.
 func (a *assignment) full(v client.View) *delta {
 	d := newDelta()
-	client.Each(v, "", func(pod *corev1.Pod) bool {
-		if pod.Spec.NodeName == a.node {
+	for _, found := range client.PodsByNode.Any(v, a.node) {
+		// The index may be ahead of the view, but the changes that are sent next are those after the view.
+		if pod, ok := client.Get[*corev1.Pod](v, found.Namespace, found.Name); ok && pod.Spec.NodeName == a.node {
 			a.addPod(d, v, pod)
 		}
-		return true
-	})
+	}
 	client.Each(v, "", func(s *corev1.Service) bool {
 		d.put(key{"services", s.Namespace, s.Name}, s)
 		return true

@@ -31,7 +31,7 @@ func New(c *client.Client, issuer Issuer, ca func() ([]byte, <-chan struct{})) *
 	return &controller.Controller{
 		Name:    "tokens",
 		Watches: []client.Object{&corev1.Secret{}, &corev1.ServiceAccount{}},
-		Start:   func(v client.View, enqueue func(controller.Key)) { each(v, "", nil, enqueue) },
+		Start:   func(v client.View, enqueue func(controller.Key)) { each(v, all, enqueue) },
 		Enqueue: func(v client.View, event client.Event, enqueue func(controller.Key)) {
 			switch obj := event.Object().(type) {
 			case *corev1.Secret:
@@ -40,7 +40,7 @@ func New(c *client.Client, issuer Issuer, ca func() ([]byte, <-chan struct{})) *
 				}
 			case *corev1.ServiceAccount:
 				if event.Old == nil || event.New == nil {
-					each(v, obj.Namespace, obj, enqueue)
+					each(v, controller.KeyOf(obj).String(), enqueue)
 				}
 			}
 		},
@@ -49,14 +49,29 @@ func New(c *client.Client, issuer Issuer, ca func() ([]byte, <-chan struct{})) *
 	}
 }
 
-// each enqueues the Secrets for tokens of a service account, nil for any.
-func each(v client.View, namespace string, account *corev1.ServiceAccount, enqueue func(controller.Key)) {
-	client.Each(v, namespace, func(s *corev1.Secret) bool {
-		if s.Type == corev1.SecretTypeServiceAccountToken && (account == nil || s.Annotations[corev1.ServiceAccountNameKey] == account.Name) {
-			enqueue(controller.KeyOf(s))
-		}
-		return true
-	})
+// all is the key that every Secret for a token has in byAccount.
+const all = ""
+
+// byAccount finds the Secrets for tokens by the service account that they are for.
+var byAccount = client.NewIndex(func(s *corev1.Secret, add func(string)) {
+	if s.Type == corev1.SecretTypeServiceAccountToken {
+		add(all)
+		add(controller.Key{Namespace: s.Namespace, Name: s.Annotations[corev1.ServiceAccountNameKey]}.String())
+	}
+})
+
+// byListed finds service accounts by the Secrets that they list.
+var byListed = client.NewIndex(func(sa *corev1.ServiceAccount, add func(string)) {
+	for _, ref := range sa.Secrets {
+		add(controller.Key{Namespace: sa.Namespace, Name: ref.Name}.String())
+	}
+})
+
+// each enqueues the Secrets that byAccount has under a key.
+func each(v client.View, key string, enqueue func(controller.Key)) {
+	for _, s := range byAccount.Any(v, key) {
+		enqueue(controller.KeyOf(s))
+	}
 }
 
 type reconciler struct {
@@ -70,7 +85,7 @@ func (r reconciler) follow(ctx context.Context, enqueue func(controller.Key)) er
 	for {
 		keys := r.issuer.Changed()
 		_, changed := r.ca()
-		each(r.client.View(), "", nil, enqueue)
+		each(r.client.View(), all, enqueue)
 		select {
 		case <-keys:
 		case <-changed:
@@ -140,15 +155,8 @@ func (r reconciler) fill(stored *corev1.Secret, account *corev1.ServiceAccount) 
 
 // unlist takes a Secret that is gone out of the lists of service accounts.
 func (r reconciler) unlist(ctx context.Context, v client.View, key controller.Key) error {
-	var listed []*corev1.ServiceAccount
 	names := func(ref corev1.ObjectReference) bool { return ref.Name == key.Name }
-	client.Each(v, key.Namespace, func(sa *corev1.ServiceAccount) bool {
-		if slices.ContainsFunc(sa.Secrets, names) {
-			listed = append(listed, sa)
-		}
-		return true
-	})
-	for _, sa := range listed {
+	for _, sa := range byListed.Any(v, key.String()) {
 		mended := sa.DeepCopy()
 		mended.Secrets = slices.DeleteFunc(mended.Secrets, names)
 		if _, err := client.Update(ctx, r.client, mended); err != nil && !apierrors.IsNotFound(err) {

@@ -136,3 +136,35 @@ func TestTokenSecretsEndWithTheirAccount(t *testing.T) {
 		return ""
 	})
 }
+
+// TestTokensCostWhatTheyAre: what happens to one Secret or account costs nothing for the others.
+func TestTokensCostWhatTheyAre(t *testing.T) {
+	h, scans := harness.NewScanned(t, "secrets", "serviceaccounts")
+	ca := &cas{bundle: "one", changed: make(chan struct{})}
+	const others = 50
+	for i := range others {
+		controllertest.Create(t, h.Client, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprint("other", i)}})
+		controllertest.Create(t, h.Client, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprint("other", i)}})
+	}
+	controllertest.Run(t, h.Client, tokens.New(h.Client, h.Tokens, ca.get))
+	round := func() {
+		account := controllertest.Create(t, h.Client, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "robot"}, Secrets: []corev1.ObjectReference{{Name: "t"}}})
+		secret := controllertest.Create(t, h.Client, secretFor("robot"))
+		await(t, h, func(s *corev1.Secret) bool { return len(s.Data) == 3 })
+		if err := h.Client.Delete(context.Background(), secret); err != nil {
+			t.Fatal(err)
+		}
+		controllertest.Await(t, h.Client, "default", "robot", "its list to be empty", func(sa *corev1.ServiceAccount) bool { return len(sa.Secrets) == 0 })
+		controllertest.Create(t, h.Client, secretFor("robot"))
+		if err := h.Client.Delete(context.Background(), account); err != nil {
+			t.Fatal(err)
+		}
+		controllertest.AwaitGone[*corev1.Secret](t, h.Client, "default", "t")
+	}
+	round() // the indexes are made
+	scans.Reset()
+	round()
+	if n := scans.Visited(); n > 0 {
+		t.Errorf("%d objects were visited", n)
+	}
+}

@@ -1,0 +1,58 @@
+package nodes
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/test/harness"
+)
+
+func onNode(t *testing.T, c *client.Client, name, node string) *corev1.Pod {
+	t.Helper()
+	pod, err := client.Create(context.Background(), c, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: corev1.PodSpec{
+		NodeName: node, TerminationGracePeriodSeconds: new(int64), Containers: []corev1.Container{{Name: "c", Image: "i"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pod
+}
+
+// TestAssignmentsAreOfOneRevisionAndCostTheirPods: an assignment is what its view has, even if others have looked at newer ones
+// meanwhile, and other nodes' pods are not looked at.
+func TestAssignmentsAreOfOneRevisionAndCostTheirPods(t *testing.T) {
+	h, scans := harness.NewScanned(t, "pods")
+	for i := range 20 {
+		onNode(t, h.Client, fmt.Sprint("other", i), "n2")
+	}
+	onNode(t, h.Client, "stays", "n1")
+	before := onNode(t, h.Client, "anew", "n1")
+	v := h.Client.View()
+	if got := len(newAssignment("n1").full(v).upserts); got < 2 { // makes the index
+		t.Fatalf("%d objects", got)
+	}
+	if err := h.Client.Delete(context.Background(), before); err != nil {
+		t.Fatal(err)
+	}
+	onNode(t, h.Client, "anew", "n1")
+	onNode(t, h.Client, "later", "n1")
+	newAssignment("n1").full(h.Client.View()) // brings the index ahead
+	scans.Reset()
+	upserts := newAssignment("n1").full(v).upserts
+	pods := map[string]client.Object{}
+	for k, obj := range upserts {
+		if k.resource == "pods" {
+			pods[k.name] = obj
+		}
+	}
+	if len(pods) != 2 || pods["stays"] == nil || pods["anew"] == nil || pods["anew"].GetUID() != before.UID {
+		t.Errorf("the pods are %v", pods)
+	}
+	if n := scans.Visited(); n > 0 {
+		t.Errorf("%d pods were visited", n)
+	}
+}
