@@ -25,7 +25,6 @@ type eviction struct {
 	seen times[types.UID]
 	// pending are the pods that are going to be deleted.
 	pending times[controller.Key]
-	pods    podIndex
 }
 
 func newEviction(c Config) *controller.Controller {
@@ -33,11 +32,13 @@ func newEviction(c Config) *controller.Controller {
 	return &controller.Controller{
 		Name: "taint-eviction-controller", Watches: []client.Object{&corev1.Node{}, &corev1.Pod{}}, Workers: 8,
 		Start: func(v client.View, enqueue func(controller.Key)) {
-			e.pods = newPodIndex(v)
-			client.Each(v, "", func(p *corev1.Pod) bool {
-				e.consider(v, p, enqueue)
+			client.Each(v, "", func(n *corev1.Node) bool {
+				if len(noExecute(n)) > 0 {
+					enqueuePodsOn(v, n.Name, enqueue)
+				}
 				return true
 			})
+			e.pending.each(enqueue) // of those, the taints may be gone
 		},
 		Enqueue: e.enqueue, Reconcile: e.reconcile,
 	}
@@ -54,13 +55,12 @@ func (e *eviction) consider(v client.View, pod *corev1.Pod, enqueue func(control
 }
 
 func (e *eviction) enqueue(v client.View, event client.Event, enqueue func(controller.Key)) {
-	e.pods.follow(event)
 	switch obj := event.Object().(type) {
 	case *corev1.Node:
 		old, _ := event.Old.(*corev1.Node)
 		now, _ := event.New.(*corev1.Node)
 		if !apiequality.Semantic.DeepEqual(noExecute(old), noExecute(now)) {
-			e.pods.on(obj.Name, enqueue)
+			enqueuePodsOn(v, obj.Name, enqueue)
 		}
 	case *corev1.Pod:
 		old, _ := event.Old.(*corev1.Pod)
@@ -220,7 +220,7 @@ func disrupt(ctx context.Context, c *client.Client, pod *corev1.Pod, reason, mes
 		}
 	}
 	if failed {
-		changed.Status.Phase = corev1.PodFailed
+		changed.Status.Phase, changed.Status.ObservedGeneration = corev1.PodFailed, pod.Generation
 	}
 	_, err := client.UpdateStatus(ctx, c, changed)
 	return err

@@ -22,6 +22,8 @@ package nodelifecycle
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -140,6 +142,13 @@ func nodeOf(v client.View, name string) (*corev1.Node, bool) {
 	return client.Get[*corev1.Node](v, "", name)
 }
 
+// enqueuePodsOn enqueues the pods that are assigned to a node.
+func enqueuePodsOn(v client.View, node string, enqueue func(controller.Key)) {
+	for _, pod := range client.PodsByNode.Any(v, node) {
+		enqueue(controller.KeyOf(pod))
+	}
+}
+
 // times remembers since when something is so.
 type times[K comparable] struct {
 	mu sync.Mutex
@@ -174,4 +183,13 @@ func (t *times[K]) has(key K) bool {
 	defer t.mu.Unlock()
 	_, ok := t.at[key]
 	return ok
+}
+
+func (t *times[K]) each(visit func(K)) {
+	t.mu.Lock()
+	keys := slices.Collect(maps.Keys(t.at))
+	t.mu.Unlock()
+	for _, key := range keys {
+		visit(key)
+	}
 }

@@ -80,7 +80,11 @@ type bed struct {
 
 func newBed(t *testing.T, change ...func(*nodelifecycle.Config)) *bed {
 	t.Helper()
-	h := harness.New(t)
+	return newBedOver(t, harness.New(t), change...)
+}
+
+func newBedOver(t *testing.T, h *harness.Harness, change ...func(*nodelifecycle.Config)) *bed {
+	t.Helper()
 	b := &bed{Harness: h, t: t, recorder: controllertest.NewRecorder(), gossip: &gossip{
 		members: map[string]nodelifecycle.Member{}, changes: make(chan nodelifecycle.Member, 100), answers: map[string]bool{}, probes: map[string]int{}}}
 	b.config = nodelifecycle.Config{

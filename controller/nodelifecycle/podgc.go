@@ -1,11 +1,9 @@
 package nodelifecycle
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,13 +13,11 @@ import (
 )
 
 // podGC removes pods that nobody else will: those whose node does not exist, those being deleted on a node that is out of
-// service, and finished ones beyond a number.
+// service or before they had one, and finished ones beyond a number.
 type podGC struct {
 	Config
 	missing times[string] // nodes that pods are assigned to and that do not exist
-	mu      sync.Mutex
-	ended   int // how many finished pods there are
-	pods    podIndex
+	ended   endedPods
 }
 
 // endedKey stands for all finished pods; pods have namespaces.
@@ -40,50 +36,31 @@ func ended(pod *corev1.Pod) bool {
 }
 
 func (g *podGC) start(v client.View, enqueue func(controller.Key)) {
-	g.pods = newPodIndex(v)
-	count := 0
+	g.ended.reset()
 	client.Each(v, "", func(p *corev1.Pod) bool {
-		if ended(p) {
-			count++
-		}
+		g.ended.follow(nil, p)
 		if g.doomed(v, p) {
 			enqueue(controller.KeyOf(p))
 		}
 		return true
 	})
-	g.mu.Lock()
-	g.ended = count
-	g.mu.Unlock()
-	if count > g.MaxTerminatedPods {
-		enqueue(endedKey)
-	}
+	enqueue(endedKey)
 }
 
 func (g *podGC) enqueue(v client.View, event client.Event, enqueue func(controller.Key)) {
-	g.pods.follow(event)
 	switch obj := event.Object().(type) {
 	case *corev1.Node:
 		if event.Old == nil {
 			g.missing.forget(obj.Name)
 		}
 		if event.New == nil || outOfService(obj) {
-			g.pods.on(obj.Name, enqueue)
+			enqueuePodsOn(v, obj.Name, enqueue)
 		}
 	case *corev1.Pod:
 		old, _ := event.Old.(*corev1.Pod)
 		now, _ := event.New.(*corev1.Pod)
-		if was, is := ended(old), ended(now); was != is {
-			g.mu.Lock()
-			if is {
-				g.ended++
-			} else {
-				g.ended--
-			}
-			over := is && g.ended > g.MaxTerminatedPods
-			g.mu.Unlock()
-			if over {
-				enqueue(endedKey)
-			}
+		if g.ended.follow(old, now) > g.MaxTerminatedPods && !ended(old) && ended(now) {
+			enqueue(endedKey)
 		}
 		if now != nil && g.doomed(v, now) {
 			enqueue(controller.KeyOf(now))
@@ -94,7 +71,7 @@ func (g *podGC) enqueue(v client.View, event client.Event, enqueue func(controll
 // doomed says that a pod may have to be removed.
 func (g *podGC) doomed(v client.View, pod *corev1.Pod) bool {
 	if pod.Spec.NodeName == "" {
-		return false
+		return pod.DeletionTimestamp != nil
 	}
 	node, ok := nodeOf(v, pod.Spec.NodeName)
 	return !ok || (pod.DeletionTimestamp != nil && outOfService(node))
@@ -111,7 +88,13 @@ func (g *podGC) reconcile(ctx context.Context, v client.View, key controller.Key
 		return controller.Result{}, g.removeEnded(ctx, v)
 	}
 	pod, ok := client.Get[*corev1.Pod](v, key.Namespace, key.Name)
-	if !ok || pod.Spec.NodeName == "" {
+	if !ok {
+		return controller.Result{}, nil
+	}
+	if pod.Spec.NodeName == "" {
+		if g.doomed(v, pod) {
+			return controller.Result{}, g.remove(ctx, pod, "", "")
+		}
 		return controller.Result{}, nil
 	}
 	if _, ok := nodeOf(v, pod.Spec.NodeName); ok {
@@ -146,26 +129,13 @@ func (g *podGC) remove(ctx context.Context, pod *corev1.Pod, reason, message str
 	return nil
 }
 
-// removeEnded removes the finished pods that are too many: evicted ones first, then the oldest.
+// removeEnded removes the finished pods that are too many.
 func (g *podGC) removeEnded(ctx context.Context, v client.View) error {
-	var all []*corev1.Pod
-	client.Each(v, "", func(p *corev1.Pod) bool {
-		if ended(p) {
-			all = append(all, p)
+	return controller.Each(g.ended.beyond(g.MaxTerminatedPods), func(key controller.Key) error {
+		pod, ok := client.Get[*corev1.Pod](v, key.Namespace, key.Name)
+		if !ok || !ended(pod) {
+			return nil
 		}
-		return true
+		return g.remove(ctx, pod, "", "")
 	})
-	if len(all) <= g.MaxTerminatedPods {
-		return nil
-	}
-	rank := func(p *corev1.Pod) int {
-		if p.Status.Phase == corev1.PodFailed && p.Status.Reason == "Evicted" {
-			return 0
-		}
-		return 1
-	}
-	slices.SortFunc(all, func(a, b *corev1.Pod) int {
-		return cmp.Or(cmp.Compare(rank(a), rank(b)), a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
-	})
-	return controller.Each(all[:len(all)-g.MaxTerminatedPods], func(p *corev1.Pod) error { return g.remove(ctx, p, "", "") })
 }

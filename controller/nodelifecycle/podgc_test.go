@@ -12,6 +12,7 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/controller/controllertest"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
+	"github.com/kontiki/kontiki/test/harness"
 )
 
 func TestPodsWithoutNodeAreRemoved(t *testing.T) {
@@ -22,7 +23,7 @@ func TestPodsWithoutNodeAreRemoved(t *testing.T) {
 	b.pod("unscheduled", "")
 	b.run()
 	p := controllertest.Await(t, b.Client, "default", "orphan", "its removal", func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil })
-	if p.Status.Phase != corev1.PodFailed || !slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+	if p.Status.Phase != corev1.PodFailed || p.Status.ObservedGeneration == 0 || !slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
 		return c.Type == corev1.DisruptionTarget && c.Reason == "DeletionByPodGC" && c.Message == "PodGC: node no longer exists"
 	}) {
 		t.Errorf("status %+v", p.Status)
@@ -63,7 +64,7 @@ func TestPodsBeingDeletedEndOnANodeOutOfService(t *testing.T) {
 	b := newBed(t)
 	b.nodes("n1", "n2")
 	b.run()
-	going := b.pod("going", "n1", tolerate(3600))
+	going := b.pod("going", "n1", tolerate(3600), func(p *corev1.Pod) { p.Finalizers = []string{"example.com/hold"} })
 	if err := b.Client.Delete(context.Background(), going); err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +76,87 @@ func TestPodsBeingDeletedEndOnANodeOutOfService(t *testing.T) {
 	controllertest.Change(t, b.Client, "", "n1", func(n *corev1.Node) {
 		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeOutOfService, Effect: corev1.TaintEffectNoExecute})
 	})
+	p := controllertest.Await(t, b.Client, "default", "going", "its removal", func(p *corev1.Pod) bool { return *p.DeletionGracePeriodSeconds == 0 })
+	if p.Status.Phase != corev1.PodFailed || disrupted(p) {
+		t.Errorf("the status is %+v, and upstream's has no DisruptionTarget", p.Status)
+	}
+	controllertest.Change(t, b.Client, "default", "going", func(p *corev1.Pod) { p.Finalizers = nil })
 	controllertest.AwaitGone[*corev1.Pod](t, b.Client, "default", "going")
+}
+
+func disrupted(p *corev1.Pod) bool {
+	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.DisruptionTarget })
+}
+
+// TestPodsDeletedBeforeTheyHadANodeHaveFailed: somebody's finalizer holds them, such as a Job's, which counts them by their phase.
+func TestPodsDeletedBeforeTheyHadANodeHaveFailed(t *testing.T) {
+	b := newBed(t)
+	b.run()
+	held := b.pod("held", "", func(p *corev1.Pod) { p.Finalizers = []string{"example.com/hold"} })
+	if err := b.Client.Delete(context.Background(), held); err != nil {
+		t.Fatal(err)
+	}
+	p := controllertest.Await(t, b.Client, "default", "held", "its failure", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
+	if p.DeletionTimestamp == nil || disrupted(p) {
+		t.Errorf("it is %+v", p)
+	}
+	controllertest.Change(t, b.Client, "default", "held", func(p *corev1.Pod) { p.Finalizers = nil })
+	controllertest.AwaitGone[*corev1.Pod](t, b.Client, "default", "held")
+}
+
+// TestOneNodesPodsCostNothingForOthers: what happens to a node, or to a pod that has finished, is no reason to look at all pods.
+func TestOneNodesPodsCostNothingForOthers(t *testing.T) {
+	h, scans := harness.NewScanned(t, "pods")
+	b := newBedOver(t, h, func(c *nodelifecycle.Config) { c.MaxTerminatedPods, c.Quarantine = 2, time.Millisecond })
+	b.nodes("n1", "n2", "n3")
+	for i := range 50 {
+		b.pod(fmt.Sprint("other", i), "n2")
+	}
+	fails := func(node string, status corev1.ConditionStatus) {
+		t.Helper()
+		b.pod("evicted", node, func(p *corev1.Pod) {
+			p.Spec.TerminationGracePeriodSeconds = new(int64)
+			p.Finalizers = []string{"example.com/hold"}
+		})
+		b.pod("unready", node, tolerate(3600))
+		b.pod("orphan", node, func(p *corev1.Pod) {
+			p.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+		})
+		controllertest.Change(t, b.Client, "", node, func(n *corev1.Node) {
+			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "mine", Effect: corev1.TaintEffectNoExecute})
+		})
+		b.report(node, status)
+	}
+	settles := func(node string) {
+		t.Helper()
+		controllertest.Await(t, b.Client, "default", "unready", "not ready", func(p *corev1.Pod) bool {
+			return p.Status.Conditions[len(p.Status.Conditions)-1].Status == corev1.ConditionFalse
+		})
+		controllertest.Await(t, b.Client, "default", "evicted", "its eviction", func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil })
+		controllertest.Change(t, b.Client, "default", "evicted", func(p *corev1.Pod) { p.Finalizers = nil })
+		n, _ := client.Get[*corev1.Node](b.Client.View(), "", node)
+		if err := b.Client.Delete(context.Background(), n); err != nil {
+			t.Fatal(err)
+		}
+		controllertest.AwaitGone[*corev1.Pod](t, b.Client, "default", "orphan")
+		controllertest.AwaitGone[*corev1.Pod](t, b.Client, "default", "unready")
+		for i := range 3 {
+			name := fmt.Sprint("finished-", node, i)
+			b.pod(name, "n2")
+			controllertest.ChangeStatus(t, b.Client, "default", name, func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })
+		}
+		controllertest.AwaitGone[*corev1.Pod](t, b.Client, "default", "finished-"+node+"0")
+	}
+	// What they find when they start shows that all run, and makes the index.
+	fails("n1", corev1.ConditionUnknown)
+	b.run()
+	settles("n1")
+	scans.Reset()
+	fails("n3", corev1.ConditionFalse)
+	settles("n3")
+	if n := scans.Visited(); n > 0 {
+		t.Errorf("%d pods were visited", n)
+	}
 }
 
 func TestFinishedPodsAreKeptUpToANumber(t *testing.T) {

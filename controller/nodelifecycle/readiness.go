@@ -14,34 +14,22 @@ import (
 
 // readiness takes the readiness from pods whose node ceased to be ready. Only that moment counts, and the moment when a
 // pod is assigned: a worker that is back may report its pods before its node, and must be believed.
-type readiness struct {
-	Config
-	pods podIndex
-}
+type readiness struct{ Config }
 
 func newReadiness(c Config) *controller.Controller {
-	r := &readiness{Config: c}
+	r := &readiness{c}
 	return &controller.Controller{
 		Name: "node-readiness", Watches: []client.Object{&corev1.Node{}, &corev1.Pod{}}, Workers: 16,
 		// A leader that went may have marked a node and not yet its pods.
 		Start: func(v client.View, enqueue func(controller.Key)) {
-			r.pods = newPodIndex(v)
-			unknown := map[string]bool{}
 			client.Each(v, "", func(n *corev1.Node) bool {
 				if status, _ := ready(n); status == corev1.ConditionUnknown {
-					unknown[n.Name] = true
-				}
-				return true
-			})
-			client.Each(v, "", func(p *corev1.Pod) bool {
-				if unknown[p.Spec.NodeName] {
-					enqueue(controller.KeyOf(p))
+					enqueuePodsOn(v, n.Name, enqueue)
 				}
 				return true
 			})
 		},
-		Enqueue: func(_ client.View, event client.Event, enqueue func(controller.Key)) {
-			r.pods.follow(event)
+		Enqueue: func(v client.View, event client.Event, enqueue func(controller.Key)) {
 			switch now := event.New.(type) {
 			case *corev1.Node:
 				old, _ := event.Old.(*corev1.Node)
@@ -50,7 +38,7 @@ func newReadiness(c Config) *controller.Controller {
 				}
 				before, _ := ready(old)
 				if status, ok := ready(now); ok && status != corev1.ConditionTrue && before == corev1.ConditionTrue {
-					r.pods.on(now.Name, enqueue)
+					enqueuePodsOn(v, now.Name, enqueue)
 				}
 			case *corev1.Pod:
 				old, _ := event.Old.(*corev1.Pod)
