@@ -21,37 +21,37 @@ import (
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
-// Config is what an agent must be told.
+// Config has the parameters of an Agent.
 type Config struct {
 	NodeName string
 	NodeIP   netip.Addr
-	// StateDir holds all that survives a restart: assignments, pods' volumes and files.
+	// StateDir has everything that survives a restart: assignments, pods' volumes and files.
 	StateDir string
-	// LogDir is where containers' logs are, "" for /var/log/pods. Links to them, by names that log collectors know, are in
-	// the folder "containers" beside it.
+	// LogDir is the directory of containers' logs, "" for /var/log/pods. Links to them, under the names that log collectors expect,
+	// are in the directory "containers" beside it.
 	LogDir string
-	// AllowedUnsafeSysctls are names, and prefixes that end in "*", of sysctls that pods may set beside the safe ones.
+	// AllowedUnsafeSysctls are names, and prefixes that end in "*", of sysctls that pods may set in addition to the safe ones.
 	AllowedUnsafeSysctls []string
 	Runtime              runtime.Runtime
 	Network              Network
-	// ServiceConsumers are told the cluster's services whenever they change.
+	// ServiceConsumers are informed of the cluster's services whenever they change.
 	ServiceConsumers []ServiceConsumer
-	// Masters are host:port addresses to begin with; later ones come from the masters, and from disk.
+	// Masters are host:port addresses to start with; later ones are sent by the masters, and read from disk.
 	Masters []string
-	// Dial makes a connection to one master. The agent closes it. For a fail-over within a second from a host that is
-	// gone without a word, the connection should use a short TCP user timeout.
+	// Dial opens a connection to one master. The agent closes it. To fail over within a second from a host that vanished, the
+	// connection should have a short TCP user timeout.
 	Dial func(ctx context.Context, address string) (*grpc.ClientConn, error)
-	// Labels and Taints go into the Node object beside the usual labels.
+	// Labels and Taints are added to the Node object, beside the usual labels.
 	Labels map[string]string
 	Taints []corev1.Taint
-	// Port is the kubelet-compatible port, for the Node object; 0 for 10250.
+	// Port is the kubelet-compatible port in the Node object; 0 means 10250.
 	Port int32
-	// MaxPods is 0 for 110.
+	// MaxPods is the number of pods that the node accepts; 0 means 110.
 	MaxPods int
-	// Version is the kubelet version in the Node object, "v1.37.2+kontiki".
+	// Version is the kubelet version in the Node object, such as "v1.37.2+kontiki".
 	Version string
-	// NodePeriod is how often the node looks at itself (memory, disk, images, the runtime's health); 0 for 10 s. Only
-	// what changed is reported.
+	// NodePeriod is how often the node's own state is checked (memory, disk, images, the runtime's health); 0 means 10 s. Only
+	// changes are reported.
 	NodePeriod time.Duration
 }
 
@@ -65,12 +65,12 @@ type Agent struct {
 	node    *nodeStatus
 
 	mu      sync.Mutex
-	conn    nodev1.NodeServiceClient // of the running session, nil without one
+	conn    nodev1.NodeServiceClient // the client of the present session, nil if there is none
 	welcome *nodev1.Welcome
 	changed chan struct{}
 }
 
-// New makes an agent and reads what the last life left on disk; nothing runs before Run.
+// New creates an agent and reads what the previous process left on disk; nothing runs before Run.
 func New(c Config) (*Agent, error) {
 	if c.LogDir == "" {
 		c.LogDir = "/var/log/pods"
@@ -109,13 +109,13 @@ func New(c Config) (*Agent, error) {
 	return a, nil
 }
 
-// Pods gives access to the pods that run here, for the node's server.
+// Pods returns the manager of the pods that run here, for the node's server.
 func (a *Agent) Pods() *pods.Manager { return a.pods }
 
-// Node answers the Node object as the agent last reported it.
+// Node returns the Node object as the agent last reported it.
 func (a *Agent) Node() *corev1.Node { return a.node.current() }
 
-// clusterNode is the Node object as the cluster has it, nil while that is not known.
+// clusterNode returns the Node object as the cluster has it, nil if that is not known.
 func (a *Agent) clusterNode() *corev1.Node {
 	for _, n := range a.store.nodes() {
 		if n.Name == a.c.NodeName {
@@ -125,7 +125,7 @@ func (a *Agent) clusterNode() *corev1.Node {
 	return nil
 }
 
-// Run runs the agent until ctx ends. Containers go on after it.
+// Run runs the agent until ctx ends. Containers keep running after that.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.store.close()
 	if err := a.node.look(ctx); err != nil {
@@ -149,14 +149,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
-// assign hands a pod to its worker, if it is for this node.
+// assign passes a pod to its worker, if it is for this node.
 func (a *Agent) assign(p *corev1.Pod) {
 	if p.Spec.NodeName == a.c.NodeName {
 		a.pods.Update(p)
 	}
 }
 
-// apply takes an assignment: to memory, to disk, to the workers.
+// apply applies an assignment: to memory, to disk, to the workers.
 func (a *Agent) apply(m *nodev1.Assignment) error {
 	change, err := a.store.apply(m)
 	if err != nil {
@@ -181,7 +181,7 @@ func (a *Agent) apply(m *nodev1.Assignment) error {
 	return nil
 }
 
-// kick says that services, nodes or the welcome changed. It never blocks.
+// kick notes that services, nodes or the welcome changed. It never blocks.
 func (a *Agent) kick() {
 	select {
 	case a.changed <- struct{}{}:
@@ -189,10 +189,10 @@ func (a *Agent) kick() {
 	}
 }
 
-// debounce lets changes that come together be told together.
+// debounce is how long to wait for further changes before followers are informed.
 const debounce = 5 * time.Millisecond
 
-// follow tells the network and the consumers of services what changed.
+// follow informs the network and the consumers of services about changes.
 func (a *Agent) follow(ctx context.Context) error {
 	var last NetworkConfig
 	configured := false
@@ -223,7 +223,7 @@ func (a *Agent) follow(ctx context.Context) error {
 		}
 		if services, slices, known, generation := a.store.services(); known && generation != seen {
 			if seen == ^uint64(0) {
-				a.pods.Retry() // containers wait for their services' variables
+				a.pods.Retry() // containers may be waiting for their services' variables
 			}
 			seen = generation
 			for _, s := range a.c.ServiceConsumers {
@@ -286,7 +286,7 @@ func (a *Agent) dns() pods.DNS {
 	return pods.DNS{Domain: a.welcome.ClusterDomain, Servers: a.welcome.ClusterDns}
 }
 
-// watchNode looks at the node itself and reports what changed.
+// watchNode checks the node's own state periodically and reports changes.
 func (a *Agent) watchNode(ctx context.Context) error {
 	t := time.NewTicker(a.c.NodePeriod)
 	defer t.Stop()

@@ -1,9 +1,9 @@
-// Package agent is the worker: it keeps one session with a master, runs the pods it is assigned, and reports on them.
+// Package agent is the worker: it keeps one session with a master, runs the pods assigned to it, and reports their status.
 package agent
 
 import "github.com/kontiki/kontiki/node/netapi"
 
-// What the agent needs of the node's network. The types live in node/netapi so that the network's packages do not
+// The interfaces of the node's network that the agent uses. The types are in node/netapi so that the network's packages need not
 // import the agent.
 type (
 	Network         = netapi.Network

@@ -20,38 +20,38 @@ import (
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
-// journal keeps on disk what the node was assigned: a file of checksummed records. A torn tail, as a crash leaves it, is cut
-// off. When it has grown to twice its live content it is written anew beside and renamed. It holds Secrets, so only its
-// owner may read it.
+// journal stores on disk what the node was assigned: a file of checksummed records. An incomplete record at the end, as a crash
+// leaves it, is truncated. When the file has grown to twice its live content it is written again to a new file, which replaces it.
+// It contains Secrets, so its mode allows only the owner to read it.
 //
-// Records are written in the background: those that came while the last ones were synced go together, in one write and
-// one sync. After a write that failed the file is written anew as a whole, as soon as that is possible; until then it
-// holds an older state, from which the node can begin as well. Echoes (see echo) cost no write of their own: they go with the
-// next change, or after echoDelay, the last of each object.
+// Records are written in the background: those that arrived while the previous ones were synced are written and synced together.
+// After a failed write the whole file is written again as soon as possible; until then it contains an older state, which the node
+// can start from as well. Echoes (see echo) cause no write: the last one of each object is written with the next change, or after
+// echoDelay.
 //
 // A record is one byte of kind, four of length (big endian), four of CRC-32C over kind and body, and the body.
 type journal struct {
 	path string
-	// state returns all that is to be on disk, and calls taken with its version while nothing can be added to it.
+	// state returns everything that should be on disk, and calls taken with its version while nothing can be added to it.
 	state func(taken func(version uint64)) *nodev1.Assignment
 
 	mu      sync.Mutex
 	queue   []*nodev1.Assignment
 	queued  int // bytes in queue
 	echoes  map[key]*nodev1.Object
-	echoed  uint64      // the version that the echoes lead to
-	late    *time.Timer // until they are written without a change
+	echoed  uint64      // the version after the echoes
+	late    *time.Timer // fires if no change writes them before
 	due     bool        // late has fired
 	greeted bool        // welcome is not on disk yet
-	whole   bool        // the file is to be written anew
-	running bool        // drain runs
+	whole   bool        // the file should be written again
+	running bool        // drain is running
 	closed  bool
 	retry   *time.Timer
-	failed  int             // times in a row
-	tail    uint64          // the version that the records on disk and in queue lead to
-	welcome *nodev1.Welcome // kept here so that a rewrite has it
+	failed  int             // number of failures in a row
+	tail    uint64          // the version after the records on disk and in queue
+	welcome *nodev1.Welcome // kept here for rewrites
 
-	writing sync.Mutex // guards the following
+	writing sync.Mutex // guards the fields below
 	f       *os.File
 	size    int64 // bytes written
 	base    int64 // size after the last rewrite
@@ -62,7 +62,7 @@ const (
 	recordAssignment = 2
 	maxRecord        = 256 << 20
 	minRewrite       = 1 << 20
-	// maxQueued is how much may wait for the disk. Beyond that the whole state is less.
+	// maxQueued is how many bytes may wait for the disk. If there is more, writing the whole state is cheaper.
 	maxQueued = 4 << 20
 	// firstRetry is the pause after a failed write; it doubles up to longestRetry.
 	firstRetry, longestRetry = time.Second, 32 * time.Second
@@ -92,7 +92,7 @@ func openJournal(path string, state func(taken func(version uint64)) *nodev1.Ass
 	return j, nil
 }
 
-// replay reads records until the end or the first bad one, and answers how many bytes are good.
+// replay reads records until the end or the first invalid one, and returns the number of valid bytes.
 func (j *journal) replay(f *os.File, welcome func(*nodev1.Welcome), assignment func(*nodev1.Assignment)) (good int64, err error) {
 	r := bufio.NewReaderSize(f, 1<<20)
 	for {
@@ -149,7 +149,7 @@ func record(kind byte, m proto.Message) ([]byte, error) {
 	return append(b, body...), nil
 }
 
-// append adds a change that leads to version. Nothing is written for one that changes nothing.
+// append adds a change that leads to version. A change without effect is not written.
 func (j *journal) append(version uint64, c change) {
 	if len(c.upserts)+len(c.deletes)+len(c.echoes) == 0 {
 		return
@@ -186,15 +186,15 @@ func (j *journal) append(version uint64, c change) {
 	j.kick()
 }
 
-// enqueue is called with mu held.
+// enqueue adds an assignment to the queue. The caller holds mu.
 func (j *journal) enqueue(a *nodev1.Assignment) {
 	j.queue, j.queued, j.tail = append(j.queue, a), j.queued+proto.Size(a), a.To
-	if j.queued > maxQueued || a.From == 0 { // From 0 would be a full assignment
+	if j.queued > maxQueued || a.From == 0 { // From 0 marks a full assignment
 		j.replace()
 	}
 }
 
-// rewrite has the file written anew from the state.
+// rewrite schedules writing the file again from the state.
 func (j *journal) rewrite() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -202,7 +202,7 @@ func (j *journal) rewrite() {
 	j.kick()
 }
 
-// keepWelcome makes the masters' addresses and the cluster's settings durable.
+// keepWelcome stores the masters' addresses and the cluster's settings.
 func (j *journal) keepWelcome(w *nodev1.Welcome) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -213,13 +213,13 @@ func (j *journal) keepWelcome(w *nodev1.Welcome) {
 	j.kick()
 }
 
-// replace is called with mu held.
+// replace discards the queue and schedules a rewrite. The caller holds mu.
 func (j *journal) replace() {
 	j.clear()
 	j.whole = true
 }
 
-// clear is called with mu held.
+// clear discards the queue. The caller holds mu.
 func (j *journal) clear() {
 	j.queue, j.queued, j.due, j.greeted = nil, 0, false, false
 	clear(j.echoes)
@@ -229,7 +229,7 @@ func (j *journal) clear() {
 	}
 }
 
-// kick begins to write, unless that goes on or waits for a retry. It is called with mu held.
+// kick starts drain, unless it is running or waiting for a retry. The caller holds mu.
 func (j *journal) kick() {
 	if !j.running && !j.closed && j.retry == nil {
 		j.running = true
@@ -237,7 +237,7 @@ func (j *journal) kick() {
 	}
 }
 
-// drain writes until nothing waits.
+// drain writes until nothing is left to write.
 func (j *journal) drain() {
 	for {
 		err := j.flush()
@@ -263,7 +263,7 @@ func (j *journal) drain() {
 	}
 }
 
-// flush makes durable what waits.
+// flush writes and syncs what is queued.
 func (j *journal) flush() error {
 	j.writing.Lock()
 	defer j.writing.Unlock()
@@ -282,7 +282,7 @@ func (j *journal) flush() error {
 		welcome = j.welcome
 	}
 	if whole || len(queue) > 0 {
-		j.clear() // queue is ours
+		j.clear() // the queue is in this slice now
 	}
 	j.due, j.greeted = false, false
 	j.mu.Unlock()
@@ -313,14 +313,14 @@ func (j *journal) flush() error {
 	return nil
 }
 
-// write adds records to the file.
+// write appends records to the file.
 func (j *journal) write(welcome *nodev1.Welcome, assignments []*nodev1.Assignment) error {
 	b, err := records(welcome, assignments...)
 	if err != nil || len(b) == 0 {
 		return err
 	}
 	if _, err := j.f.Write(b); err != nil {
-		// Half a record would hide those after it.
+		// A partial record would hide the records after it.
 		_ = j.f.Truncate(j.size)
 		_, _ = j.f.Seek(j.size, io.SeekStart)
 		return err
@@ -349,10 +349,10 @@ func records(welcome *nodev1.Welcome, assignments ...*nodev1.Assignment) ([]byte
 	return all, nil
 }
 
-// long says that most of the file is history.
+// long says whether most of the file is history.
 func (j *journal) long() bool { return j.size > minRewrite && j.size > 2*j.base }
 
-// writeAnew replaces the file by one full assignment.
+// writeAnew replaces the file by one with a single full assignment.
 func (j *journal) writeAnew(welcome *nodev1.Welcome, full *nodev1.Assignment) error {
 	b, err := records(welcome, full)
 	if err != nil {
@@ -383,7 +383,7 @@ func (j *journal) writeAnew(welcome *nodev1.Welcome, full *nodev1.Assignment) er
 	return nil
 }
 
-// close writes what waits, once, and ends.
+// close writes what is queued, with one attempt, and closes the file.
 func (j *journal) close() {
 	j.mu.Lock()
 	j.closed = true

@@ -21,8 +21,8 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// nodeStatus looks at the machine and keeps the Node object. The object is replaced, never changed, so a new pointer
-// means a new status.
+// nodeStatus checks the machine and keeps the Node object. The object is replaced and never changed, so a new pointer means a new
+// status.
 type nodeStatus struct {
 	c    Config
 	mu   sync.Mutex
@@ -41,7 +41,7 @@ func (n *nodeStatus) current() *corev1.Node {
 	return n.node
 }
 
-// look builds the Node object anew. The error is the runtime's, and is in the Ready condition too.
+// look builds a new Node object. It returns the runtime's error, which is also in the Ready condition.
 func (n *nodeStatus) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -97,7 +97,7 @@ func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runti
 		"hugepages-2Mi":                 *resource.NewQuantity(0, resource.DecimalSI),
 	}
 	s.Allocatable = s.Capacity.DeepCopy()
-	// As the kubelet: 100 MiB of memory and 10 % of the disk are kept from pods, below which the node is under pressure.
+	// Like the kubelet: 100 MiB of memory and 10 % of the disk are kept free of pods; with less the node is under pressure.
 	const keepMemory = 100 << 20
 	s.Allocatable[corev1.ResourceMemory] = *resource.NewQuantity(max(0, int64(mem["MemTotal"])-keepMemory), resource.BinarySI)
 	s.Allocatable[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(disk.total/10*9), resource.BinarySI)
@@ -148,7 +148,7 @@ func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runti
 				c.LastTransitionTime = o.LastTransitionTime
 			}
 			if o.Status == c.Status && o.Reason == c.Reason && o.Message == c.Message {
-				c.LastHeartbeatTime = o.LastHeartbeatTime // nothing periodic: a heartbeat alone is no news
+				c.LastHeartbeatTime = o.LastHeartbeatTime // a heartbeat alone is not reported
 			}
 		}
 	}
@@ -216,7 +216,7 @@ func diskOf(path string) diskSize {
 	return diskSize{st.Blocks * uint64(st.Bsize), st.Bavail * uint64(st.Bsize)}
 }
 
-// pids answers how many process ids are free, and how many there can be.
+// pids returns how many process ids are free, and how many there can be.
 func pids() (free, limit uint64) {
 	limit, err := strconv.ParseUint(firstLine("/proc/sys/kernel/pid_max"), 10, 64)
 	if err != nil {

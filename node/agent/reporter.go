@@ -16,9 +16,9 @@ import (
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
-// reporter collects what the node has to tell: the newest status of each pod, events, its own status. Batches leave as
-// soon as there is something and fewer than maxInFlight are unanswered, so a batch grows only while the master is busy.
-// What was not acknowledged when a session ended is told again in the next.
+// reporter collects what the node must report: the newest status of each pod, events, its own status. A batch is sent as soon as
+// there is something to send and fewer than maxInFlight batches are unacknowledged, so batches grow only while the master is busy.
+// What was not acknowledged when a session ended is sent again in the next.
 type reporter struct {
 	node string
 	mu   sync.Mutex
@@ -28,7 +28,7 @@ type reporter struct {
 	pods     map[types.UID]*podReport
 	events   map[string]*corev1.Event // by name
 	order    []string
-	nodeSeq  uint64 // grows with each change of the node
+	nodeSeq  uint64 // incremented with each change of the node
 	nodeSent uint64
 	sequence uint64
 	inFlight []flight
@@ -103,13 +103,13 @@ func (r *reporter) nodeChanged() {
 	r.poke()
 }
 
-// begin starts a session: sequences count from 1, and what was in flight waits again.
+// begin starts a session: sequence numbers start at 1, and what was in flight is to be sent again.
 func (r *reporter) begin() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.requeue()
 	r.sequence, r.live = 0, true
-	r.nodeSent = r.nodeSeq // Hello told it
+	r.nodeSent = r.nodeSeq // Hello contained it
 	r.poke()
 }
 
@@ -123,7 +123,7 @@ func (r *reporter) end() {
 func (r *reporter) requeue() {
 	for _, f := range r.inFlight {
 		for _, p := range f.pods {
-			if r.pods[p.pod.UID] == nil { // a newer one wins
+			if r.pods[p.pod.UID] == nil { // a newer one takes precedence
 				r.pods[p.pod.UID] = p
 			}
 		}
@@ -145,7 +145,7 @@ func (r *reporter) acknowledge(sequence uint64) {
 	r.poke()
 }
 
-// next waits for something to tell and answers it as a batch.
+// next waits for something to report and returns it as a batch.
 func (r *reporter) next(ctx context.Context, node func() *corev1.Node) (*nodev1.StatusBatch, error) {
 	for {
 		if b := r.take(node); b != nil {
@@ -205,8 +205,8 @@ func (r *reporter) take(node func() *corev1.Node) *nodev1.StatusBatch {
 	return b
 }
 
-// recorder turns what workers say into Event objects: the same thing said again counts up one event, and what a pod
-// says too often is dropped, as upstream's correlator does it.
+// recorder converts what workers record to Event objects: an event that repeats increments the count of one object, and events that
+// a pod repeats too often are dropped, as upstream's correlator does.
 type recorder struct {
 	node    string
 	seen    map[string]*corev1.Event
@@ -222,7 +222,7 @@ type bucket struct {
 const (
 	maxSeen     = 2000
 	burst       = 25
-	refill      = 1.0 / 300 // a second
+	refill      = 1.0 / 300 // per second
 	sameWithin  = 10 * time.Minute
 	eventSource = "kubelet"
 )

@@ -21,15 +21,15 @@ import (
 )
 
 const (
-	// welcomeTimeout is how long a master may take until its first word; longer each time that all have taken too long.
+	// welcomeTimeout is how long a master may take to send its welcome; it doubles each time that all masters have taken too long.
 	welcomeTimeout, longestWelcome = time.Second, 8 * time.Second
-	// missedBeats is how many beats in a row must be missing for a master to be silent, minSilence the least that it takes.
-	// It doubles when silence ends one session after the other.
+	// missedBeats is how many heartbeats in a row must be missing for a master to count as silent, minSilence the least time that
+	// takes. missedBeats doubles when one session after the other ends by silence.
 	missedBeats, mostMissedBeats = 3, 24
 	minSilence                   = time.Second
-	// steady is how long a session lasts that ends that.
+	// steady is the duration of a session that resets missedBeats.
 	steady = 10 * time.Second
-	// answerPeriod is the least time between two answers to beats.
+	// answerPeriod is the shortest time between two answers to heartbeats.
 	answerPeriod = 900 * time.Millisecond
 )
 
@@ -38,11 +38,11 @@ var (
 	errSilent    = errors.New("agent: the master is silent")
 )
 
-// sessions keeps one session with one master, for ever: when it ends, the next master is tried at once; only after all
+// sessions keeps one session with one master until ctx ends: when a session ends, the next master is tried at once; only after all
 // of them have failed in turn does the agent wait.
 //
-// A worker tries masters in an order of its own, so that workers spread over the masters, and those of a master that died
-// over the others. Masters that have more workers than others ask some to move.
+// Each worker tries masters in its own order, so that workers spread over the masters, and those of a master that died over the
+// others. Masters that have more workers than others ask some to move.
 func (a *Agent) sessions(ctx context.Context) error {
 	next, failures, missed := 0, 0, missedBeats
 	var last, moveTo string
@@ -73,7 +73,7 @@ func (a *Agent) sessions(ctx context.Context) error {
 		case lasted > steady:
 			missed = missedBeats
 		case served && errors.Is(err, errSilent) && welcomed.Sub(silent) < minSilence:
-			// One master after the other welcomes us and falls silent: it is we who are slow.
+			// One master after the other welcomes us and falls silent: this process is too slow.
 			missed = min(2*missed, mostMissedBeats)
 		}
 		if served {
@@ -86,7 +86,7 @@ func (a *Agent) sessions(ctx context.Context) error {
 			moveTo, failures = move.to, 0
 			continue
 		}
-		if served && lasted > time.Second { // one that welcomes and drops us at once counts as failing
+		if served && lasted > time.Second { // one that welcomes us and ends the session at once counts as failing
 			failures = 0
 			continue
 		}
@@ -101,18 +101,18 @@ func (a *Agent) sessions(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// moved ends the session with a master that asks the worker to turn to another one.
+// moved is the reason for ending a session with a master that asked the worker to move to another.
 type moved struct{ to string }
 
 func (m *moved) Error() string { return "agent: asked to move to master " + m.to }
 
-// inOrder answers masters in the order in which a node tries them: by a hash of both names, so that each node has its own,
-// and that it does not depend on which masters there are besides.
+// inOrder returns masters in the order in which a node tries them: by a hash of both names, so that each node has its own order,
+// which does not depend on which other masters there are.
 func inOrder(node string, masters []string) []string {
 	weight := func(master string) uint64 {
 		h := fnv.New64a()
 		io.WriteString(h, node+"\x00"+master) // it never fails
-		// FNV's last bytes hardly reach its high bits.
+		// The last bytes of FNV's input have little effect on its high bits.
 		x := h.Sum64()
 		x ^= x >> 33
 		x *= 0xff51afd7ed558ccd
@@ -128,7 +128,7 @@ func inOrder(node string, masters []string) []string {
 	return masters
 }
 
-// masters answers the masters in the order in which to try them: those that a master told of, then those that were given.
+// masters returns the masters in the order in which to try them: those that a master sent, then the configured ones.
 func (a *Agent) masters() []string {
 	a.mu.Lock()
 	var told []string
@@ -140,8 +140,8 @@ func (a *Agent) masters() []string {
 	return append(inOrder(a.c.NodeName, told), inOrder(a.c.NodeName, given)...)
 }
 
-// session runs one session until it ends. welcomed is when the master welcomed us, for which it has a time, or zero; missed is how
-// many of its beats must be missing in a row for it to be silent.
+// session runs one session until it ends. welcomed is when the master's welcome came, for which it has patience, or zero; missed is
+// how many heartbeats must be missing in a row for the master to count as silent.
 func (a *Agent) session(ctx context.Context, addr string, patience time.Duration, missed int) (welcomed time.Time, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -210,7 +210,7 @@ func (a *Agent) session(ctx context.Context, addr string, patience time.Duration
 			}
 			if err := s.send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Status{Status: b}}); err != nil {
 				if errors.Is(err, io.EOF) {
-					<-gctx.Done() // the receiver learns the reason
+					<-gctx.Done() // the receiver gets the reason
 				}
 				return err
 			}
@@ -242,10 +242,10 @@ type session struct {
 	sendMu sync.Mutex
 	sent   time.Time // guarded by sendMu
 
-	period atomic.Int64  // between two of the master's beats; 0 from a master that sends none
-	spoke  chan struct{} // the master said something
-	busy   atomic.Bool   // with taking in what it said
-	moves  chan string   // masters that it asks to turn to
+	period atomic.Int64  // between two of the master's heartbeats; 0 if it sends none
+	spoke  chan struct{} // a message from the master has arrived
+	busy   atomic.Bool   // processing a message
+	moves  chan string   // masters to which it asks the worker to move
 }
 
 func (s *session) send(m *nodev1.SessionRequest) error {
@@ -255,7 +255,7 @@ func (s *session) send(m *nodev1.SessionRequest) error {
 	return s.stream.Send(m)
 }
 
-// answer tells the master that this worker is alive, unless it has said something just now.
+// answer tells the master that this worker is alive, unless it has sent something recently.
 func (s *session) answer() error {
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()
@@ -266,9 +266,8 @@ func (s *session) answer() error {
 	return s.stream.Send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Answer{Answer: &nodev1.Answer{}}})
 }
 
-// listen ends the session of a master that has fallen silent. A host that vanished says nothing, and neither does its
-// network. Time is counted in beats that this process has lived through: after a pause of its own it does not blame the
-// master.
+// listen ends the session if the master has fallen silent: a host that vanished sends nothing, not even a reset. Time is counted in
+// heartbeat periods during which this process was running, so after a pause of its own it does not blame the master.
 func (s *session) listen(ctx context.Context, most int) error {
 	timer := time.NewTimer(time.Hour) // until the first beat
 	defer timer.Stop()
@@ -281,7 +280,7 @@ func (s *session) listen(ctx context.Context, most int) error {
 			missed = 0
 		case <-timer.C:
 			if s.busy.Load() {
-				// Nobody reads what the master says while an assignment is taken in, on a disk that may be slow.
+				// No messages are read while an assignment is being processed, which may wait for a slow disk.
 				if err := s.answer(); err != nil && !errors.Is(err, io.EOF) {
 					return err
 				}
@@ -295,7 +294,7 @@ func (s *session) listen(ctx context.Context, most int) error {
 	}
 }
 
-// answers says if a master takes connections from here.
+// answers says whether a master accepts connections from here.
 func (a *Agent) answers(ctx context.Context, addr string) bool {
 	ctx, cancel := context.WithTimeout(ctx, welcomeTimeout)
 	defer cancel()
@@ -316,7 +315,7 @@ func (a *Agent) answers(ctx context.Context, addr string) bool {
 	}
 }
 
-// streamError finds the reason behind Send's io.EOF.
+// streamError returns the error behind Send's io.EOF.
 func streamError(stream nodev1.NodeService_SessionClient, err error) error {
 	if errors.Is(err, io.EOF) {
 		if rerr := stream.RecvMsg(&nodev1.SessionResponse{}); rerr != nil {
@@ -328,7 +327,7 @@ func streamError(stream nodev1.NodeService_SessionClient, err error) error {
 
 func (a *Agent) receive(s *session) error {
 	full := false
-	var gathered []*nodev1.Object // of a full set that comes in several messages
+	var gathered []*nodev1.Object // of a full set that is sent in several messages
 	for {
 		m, err := s.stream.Recv()
 		if err != nil {
@@ -370,7 +369,7 @@ func (a *Agent) receive(s *session) error {
 		case m.GetMove() != nil:
 			select {
 			case s.moves <- m.GetMove().Master:
-			default: // one is being looked at
+			default: // one is already pending
 			}
 		case m.GetWelcome() != nil: // the masters changed
 			a.takeWelcome(m.GetWelcome())
@@ -386,7 +385,7 @@ func (a *Agent) takeWelcome(w *nodev1.Welcome) {
 	a.kick()
 }
 
-// createToken asks the session's master for a service account token.
+// createToken requests a service account token from the session's master.
 func (a *Agent) createToken(ctx context.Context, r *nodev1.CreateTokenRequest) (*nodev1.CreateTokenResponse, error) {
 	a.mu.Lock()
 	c := a.conn

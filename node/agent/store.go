@@ -16,7 +16,7 @@ import (
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
-// key names one object.
+// key identifies one object.
 type key struct{ resource, namespace, name string }
 
 type entry struct {
@@ -35,24 +35,24 @@ var resources = map[string]func() wire.Message{
 	"nodes":          func() wire.Message { return &corev1.Node{} },
 }
 
-// store is what the node was assigned, in memory and on disk. Its objects are read-only. Safe for concurrent use.
+// store has the node's assignment, in memory and on disk. Its objects are read-only. Safe for concurrent use.
 type store struct {
 	mu      sync.RWMutex
 	version uint64
-	known   bool // a full set has been seen, in this life or a former one
+	known   bool // a full set has been received, by this process or an earlier one
 	objects map[key]*entry
-	// servicesGen grows with every change of a service or an endpoint slice.
+	// servicesGen is incremented with every change of a service or an endpoint slice.
 	servicesGen uint64
 	journal     *journal
 }
 
-// change is what an assignment did.
+// change describes the effect of an assignment.
 type change struct {
 	pods    []*corev1.Pod // new or changed
 	gone    []types.UID
 	objects map[string]bool // namespaces whose secrets or config maps changed
 	cluster bool            // services, slices or nodes changed
-	// What is to be on disk: at once, and some time.
+	// What should be written to disk: at once, or some time later.
 	upserts []*nodev1.Object
 	echoes  []*nodev1.Object
 	deletes []*nodev1.ObjectKey
@@ -75,8 +75,8 @@ func openStore(path string) (*store, *nodev1.Welcome, error) {
 
 func (s *store) close() { s.journal.close() }
 
-// apply takes an assignment, and has it made durable in the background: a node that loses the last ones asks the master
-// again.
+// apply applies an assignment, and lets it be written to disk in the background: a node that loses the last ones gets them from the
+// master again.
 func (s *store) apply(a *nodev1.Assignment) (change, error) {
 	decoded := decode(a)
 	s.mu.Lock()
@@ -94,7 +94,7 @@ func (s *store) apply(a *nodev1.Assignment) (change, error) {
 	return c, nil
 }
 
-// decode reads an assignment's objects; nil stands for those that cannot be read.
+// decode decodes an assignment's objects; those that cannot be decoded are nil.
 func decode(a *nodev1.Assignment) []*entry {
 	decoded := make([]*entry, len(a.Upserts))
 	for i, o := range a.Upserts {
@@ -102,7 +102,7 @@ func decode(a *nodev1.Assignment) []*entry {
 		if make := resources[o.Key.GetResource()]; make != nil {
 			e.object = make()
 			if err := wire.Decode(o.Value, e.object); err != nil {
-				// One object that cannot be read must not keep all others from the node.
+				// A single object that cannot be decoded must not prevent the others.
 				slog.Error("assigned object is unreadable", "resource", o.Key.GetResource(), "namespace", o.Key.GetNamespace(), "name", o.Key.GetName(), "err", err)
 				continue
 			}
@@ -112,7 +112,7 @@ func decode(a *nodev1.Assignment) []*entry {
 	return decoded
 }
 
-// merge is called with mu held, or before the store is shared.
+// merge applies an assignment. The caller holds mu, or the store is not shared yet.
 func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 	var c change
 	if a.From != 0 && a.From != s.version {
@@ -177,7 +177,7 @@ func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 		touch(k)
 		if p, ok := e.object.(*corev1.Pod); ok {
 			if old != nil {
-				if op := old.object.(*corev1.Pod); op.UID != p.UID { // deleted and made again between two deltas
+				if op := old.object.(*corev1.Pod); op.UID != p.UID { // deleted and created again between two deltas
 					c.gone = append(c.gone, op.UID)
 				}
 			}
@@ -193,7 +193,7 @@ func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 
 func keyOf(k *nodev1.ObjectKey) key { return key{k.GetResource(), k.GetNamespace(), k.GetName()} }
 
-// state is what is to be on disk. taken is called before anything can be added to it.
+// state returns what should be on disk. taken is called before anything can be added to it.
 func (s *store) state(taken func(version uint64)) *nodev1.Assignment {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -201,8 +201,8 @@ func (s *store) state(taken func(version uint64)) *nodev1.Assignment {
 	return s.full()
 }
 
-// echo says that now differs from before only in what a node reported of itself or its pods, but for a pod's begin, end and
-// addresses, which a later life cannot find out by itself.
+// echo says whether now differs from before only in what the node itself reported about itself or its pods. A pod's start, end and
+// addresses do not count as such, because a restarted agent cannot find them out by itself.
 func echo(before, now wire.Message) bool {
 	switch now := now.(type) {
 	case *corev1.Pod:
@@ -215,7 +215,7 @@ func echo(before, now wire.Message) bool {
 	return false
 }
 
-// podWithoutReport is a copy of a pod, which shares its parts, without what its node decides.
+// podWithoutReport returns a shallow copy of a pod without the fields that its node sets.
 func podWithoutReport(p *corev1.Pod) *corev1.Pod {
 	out := *p
 	out.ResourceVersion, out.ManagedFields = "", nil
@@ -233,7 +233,7 @@ func podWithoutReport(p *corev1.Pod) *corev1.Pod {
 	return &out
 }
 
-// nodeWithoutReport is such a copy of a node. Of its status the network reads the addresses.
+// nodeWithoutReport returns such a copy of a node. The network reads the addresses in its status, so these stay.
 func nodeWithoutReport(n *corev1.Node) *corev1.Node {
 	out := *n
 	out.ResourceVersion, out.ManagedFields = "", nil
@@ -241,7 +241,7 @@ func nodeWithoutReport(n *corev1.Node) *corev1.Node {
 	return &out
 }
 
-// full is the whole state as one assignment.
+// full returns the whole state as one assignment.
 func (s *store) full() *nodev1.Assignment {
 	a := &nodev1.Assignment{To: s.version}
 	for k, e := range s.objects {
@@ -262,7 +262,7 @@ func get[T wire.Message](s *store, resource, namespace, name string) (T, bool) {
 	return o, ok
 }
 
-// list answers all objects of a resource, sorted.
+// list returns all objects of a resource, sorted.
 func list[T wire.Message](s *store, resource string) []T {
 	var keys []key
 	for k := range s.objects {

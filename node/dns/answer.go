@@ -9,24 +9,24 @@ import (
 )
 
 const (
-	recordTTL   = 5 // seconds; a service's address changes seldom, its endpoints often
+	recordTTL   = 5 // seconds; a service's address changes rarely, its endpoints often
 	negativeTTL = 5
 	dnsVersion  = "1.1.0" // of the Kubernetes DNS specification
-	maxChain    = 8       // CNAMEs that are followed
+	maxChain    = 8       // how many CNAMEs are followed
 )
 
-// reply is the content of an answer, without the header.
+// reply is the content of a response, without the header.
 type reply struct {
 	rcode         int
 	answer, extra []dns.RR
-	negative      bool     // the authority section takes the SOA
-	follow        string   // a CNAME's target that the caller still has to resolve
-	authority     []dns.RR // of a forwarded answer
+	negative      bool     // the authority section contains the SOA
+	follow        string   // a CNAME's target that the caller must still resolve
+	authority     []dns.RR // of a forwarded response
 	forwarded     bool     // not from the zone
 }
 
-// answerZone answers a question about a name in the zone. qname is as the client wrote it; labels are those before the
-// zone, in lower case.
+// answerZone responds to a question for a name in the zone. qname is as the client wrote it; labels are those before the zone, in
+// lower case.
 func (s *Server) answerZone(qname string, labels []string, qtype uint16) reply {
 	if !s.zone.ready() {
 		return reply{rcode: dns.RcodeServerFailure}
@@ -58,7 +58,7 @@ func (s *Server) answerZone(qname string, labels []string, qtype uint16) reply {
 	return b.missing()
 }
 
-// answerReverse answers ok for addresses that the cluster knows or owns.
+// answerReverse resolves an address to names; ok is false for addresses that are neither known nor in the cluster's ranges.
 func (s *Server) answerReverse(qname string, a netip.Addr, qtype uint16) (r reply, ok bool) {
 	names := s.zone.names(a)
 	if len(names) == 0 && !s.owns(a) {
@@ -91,7 +91,7 @@ func (b *builder) header(name string, rrtype uint16) dns.RR_Header {
 	return dns.RR_Header{Name: name, Rrtype: rrtype, Class: dns.ClassINET, Ttl: recordTTL}
 }
 
-// done answers what was collected; nothing is an empty answer to an existing name.
+// done returns the collected reply; an empty one means that the name exists without such records.
 func (b *builder) done() reply {
 	b.r.negative = len(b.r.answer) == 0
 	return b.r
@@ -111,7 +111,7 @@ func (b *builder) apex() reply {
 	return b.done()
 }
 
-// addresses adds A records when they are asked for, in random order so that clients which take the first spread.
+// addresses adds A records if the question is for them, in random order so that clients which use the first one spread.
 func (b *builder) addresses(name string, addrs []netip.Addr) {
 	if b.qtype != dns.TypeA {
 		return
@@ -121,7 +121,7 @@ func (b *builder) addresses(name string, addrs []netip.Addr) {
 	}
 }
 
-// services answers for what is below "svc".
+// services responds to questions for names below "svc".
 func (b *builder) services(labels []string) reply {
 	n := len(labels)
 	if n == 0 {
@@ -163,7 +163,7 @@ func (b *builder) services(labels []string) reply {
 		}
 		for _, p := range e.ports {
 			if p.name != "" && labels[0] == "_"+p.protocol {
-				return b.done() // names are below it
+				return b.done() // it exists because there are names below it
 			}
 		}
 		return b.missing()
@@ -207,8 +207,8 @@ func (b *builder) srv(e *entry, wanted func(port) bool) {
 	}
 }
 
-// pods answers for what is below "pod": an address with dashes is that address. Namespaces are not checked, as services
-// are all that is known here.
+// pods responds to questions for names below "pod": an address written with dashes resolves to that address. Namespaces are not
+// checked, because only services are known here.
 func (b *builder) pods(labels []string) reply {
 	if len(labels) < 2 {
 		return b.done()

@@ -12,8 +12,8 @@ const (
 	longestNegativeCached = negativeTTL * time.Second
 )
 
-// cache remembers forwarded answers. It is small and short-lived: it takes the repetitions of a busy program off the
-// nameservers and no more. It is safe for concurrent use.
+// cache remembers forwarded responses. It is small and short-lived: it only absorbs the repeated queries of busy programs. It is
+// safe for concurrent use.
 type cache struct {
 	size int
 	now  func() time.Time
@@ -36,7 +36,7 @@ func newCache(size int) *cache {
 	return &cache{size: size, now: time.Now, m: map[cacheKey]cached{}}
 }
 
-// get answers a copy with the lifetimes that remain.
+// get returns a copy with the remaining TTLs.
 func (c *cache) get(k cacheKey) (reply, bool) {
 	c.mu.Lock()
 	e, ok := c.m[k]
@@ -64,14 +64,14 @@ func aged(rrs []dns.RR, age uint32) []dns.RR {
 	return out
 }
 
-// put keeps answers and denials; errors are never kept.
+// put caches positive and negative responses; errors are never cached.
 func (c *cache) put(k cacheKey, r reply) {
 	keep := longestCached
 	switch {
 	case r.rcode == dns.RcodeNameError, r.rcode == dns.RcodeSuccess && len(r.answer) == 0:
 		keep = longestNegativeCached
 		if len(r.authority) == 0 {
-			return // no SOA: nobody said for how long
+			return // without an SOA there is no TTL for a negative response
 		}
 	case r.rcode != dns.RcodeSuccess:
 		return
@@ -96,7 +96,7 @@ func (c *cache) put(k cacheKey, r reply) {
 	c.m[k] = cached{r, now, now.Add(keep)}
 }
 
-// shrink makes room: what is over goes, and if that is little, a part of the rest in no order.
+// shrink frees space: it drops expired entries and, if these are few, some of the others in no particular order.
 func (c *cache) shrink(now time.Time) {
 	for k, e := range c.m {
 		if !now.Before(e.until) {

@@ -1,11 +1,11 @@
-// Package dns is the cluster's DNS server, one on every node.
+// Package dns is the cluster's DNS server, which runs on every node.
 //
-// Each node serves the cluster's DNS address itself: the address is on the node's loopback, so a pod's question is
-// answered on its own host, with no service address in between, and goes on being answered with every master gone. What
-// the server knows it is told by SetServices.
+// Each node serves the cluster's DNS address itself: the address is on the node's loopback, so a pod's question is answered on its
+// own host, without a service address in between, and is still answered when all masters are down. The server gets its data through
+// SetServices.
 //
-// It answers for one zone (cluster.local) by the Kubernetes DNS specification 1.1.0 (github.com/kubernetes/dns,
-// docs/specification.md), and where that is silent as CoreDNS does:
+// It serves one zone (cluster.local) by the Kubernetes DNS specification 1.1.0 (github.com/kubernetes/dns, docs/specification.md),
+// and behaves like CoreDNS where that is silent:
 //
 //	<service>.<namespace>.svc                A of the cluster IP; of every ready endpoint when headless; CNAME of an ExternalName
 //	<host>.<service>.<namespace>.svc         A of an endpoint by its hostname, or its address with dashes
@@ -14,15 +14,16 @@
 //	dns-version                              TXT
 //	4.3.2.1.in-addr.arpa                     PTR of cluster IPs and of headless services' endpoints
 //
-// Other names of the zone, and addresses of the cluster's ranges without a PTR, do not exist (NXDOMAIN with the SOA, to be
-// believed for five seconds); names that exist without a record of the type (AAAA, for one) have an empty answer. Until
-// the first SetServices the zone is not known and every question in it is SERVFAIL, which nobody caches.
+// Other names of the zone, and addresses of the cluster's ranges without a PTR, do not exist (NXDOMAIN with the SOA, cached for
+// five seconds); names that exist without a record of the requested type (AAAA, for example) get an empty response. Until the first
+// SetServices the zone is not known and every question for it gets SERVFAIL, which is not cached.
 //
-// Everything else is forwarded to the nameservers of the host's resolv.conf and remembered for at most 30 seconds. A change of
-// that file is noticed by the first question a second later. Without a nameserver the answer is SERVFAIL at once.
+// All other questions are forwarded to the nameservers in the host's resolv.conf, and the responses cached for at most 30 seconds.
+// A change of that file takes effect with the first question at least a second later. Without a nameserver the response is SERVFAIL
+// at once.
 //
-// No client keeps the others out: questions on their way to a nameserver, and TCP connections, are bounded for each client
-// address and in all, and when all places are taken, a client that has fewer takes one from the client that has most.
+// No client can exhaust the server for the others: forwarded questions in flight and TCP connections are limited for each client
+// address and in total, and when all slots are taken, a client that has fewer takes one from the client that has most.
 //
-// A headless service without a ready endpoint does not exist, as the specification wants it.
+// A headless service without a ready endpoint does not exist, as the specification requires.
 package dns

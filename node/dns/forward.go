@@ -18,17 +18,17 @@ import (
 
 const (
 	forwardTimeout = 2 * time.Second // for one nameserver
-	forwardTotal   = 4 * time.Second // for all of them: clients commonly give up after five
-	forwardLimit   = 1000            // questions on their way at once; more are refused rather than piled up
-	forwardClient  = 250             // of these, of one client
-	checkEvery     = time.Second     // how often resolv.conf is looked at, while questions come
+	forwardTotal   = 4 * time.Second // for all of them: clients usually give up after five
+	forwardLimit   = 1000            // questions in flight; further ones are refused rather than queued
+	forwardClient  = 250             // the limit for one client
+	checkEvery     = time.Second     // how often resolv.conf is checked, while questions arrive
 )
 
-// resolvedConf is where systemd-resolved keeps the real nameservers when resolv.conf names its own stub, which other
-// network namespaces do not reach.
+// resolvedConf is where systemd-resolved writes the real nameservers when resolv.conf names its own stub, which cannot be reached
+// from other network namespaces.
 const resolvedConf = "/run/systemd/resolve/resolv.conf"
 
-// forwarder asks the host's nameservers. It is safe for concurrent use.
+// forwarder queries the host's nameservers. It is safe for concurrent use.
 type forwarder struct {
 	path   string
 	space  *ns.Namespace
@@ -41,7 +41,7 @@ type forwarder struct {
 	checked time.Time
 	stamp   fileStamp
 	servers []string
-	good    string // the one that answered last is asked first
+	good    string // the one that answered last is queried first
 }
 
 type fileStamp struct {
@@ -55,7 +55,7 @@ func newForwarder(path string, space *ns.Namespace, self netip.AddrPort, log *sl
 	return f
 }
 
-// upstreams answers the nameservers, the best first.
+// upstreams returns the nameservers, the best one first.
 func (f *forwarder) upstreams() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -86,7 +86,7 @@ func (f *forwarder) upstreams() []string {
 	return out
 }
 
-// read answers a list that is never nil. Our own address is left out, or questions would circle.
+// read returns the nameservers, never nil. The server's own address is omitted, to avoid a loop.
 func (f *forwarder) read() []string {
 	servers := nameservers(f.path, f.self)
 	stub := len(servers) > 0
@@ -117,7 +117,7 @@ func nameservers(path string, self netip.AddrPort) []string {
 	return servers
 }
 
-// resolve asks for one name. Every failure is SERVFAIL, which clients retry elsewhere and do not cache.
+// resolve queries one name. Every failure becomes SERVFAIL, which clients retry elsewhere and do not cache.
 func (f *forwarder) resolve(ctx context.Context, name string, qtype uint16, by asker) reply {
 	failed := reply{rcode: dns.RcodeServerFailure, forwarded: true}
 	key := cacheKey{strings.ToLower(name), qtype}
@@ -144,7 +144,7 @@ func (f *forwarder) resolve(ctx context.Context, name string, qtype uint16, by a
 			continue
 		}
 		if m.Rcode == dns.RcodeServerFailure || m.Rcode == dns.RcodeRefused {
-			continue // another may know better
+			continue // another nameserver may know the name
 		}
 		f.mu.Lock()
 		f.good = server
@@ -156,8 +156,8 @@ func (f *forwarder) resolve(ctx context.Context, name string, qtype uint16, by a
 	return failed
 }
 
-// exchange asks one nameserver. What does not fit a UDP answer is asked for again by TCP, so that our own answer can be
-// cut to what our client takes, and be cached whole.
+// exchange queries one nameserver. A response that does not fit into UDP is requested again by TCP, so that it can be cached
+// complete, and truncated for clients as necessary.
 func (f *forwarder) exchange(ctx context.Context, q *dns.Msg, server string, tcp bool) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
 	defer cancel()
@@ -187,7 +187,7 @@ func (f *forwarder) exchangeOver(ctx context.Context, q *dns.Msg, server, networ
 	if err != nil {
 		return nil, err
 	}
-	defer context.AfterFunc(ctx, func() { conn.Close() })() // the client looks at ctx only before it begins
+	defer context.AfterFunc(ctx, func() { conn.Close() })() // the DNS client checks ctx only before it begins
 	defer conn.Close()
 	m, _, err := c.ExchangeWithConnContext(ctx, q, conn)
 	return m, err

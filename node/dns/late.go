@@ -11,8 +11,8 @@ import (
 	"github.com/kontiki/kontiki/node/netapi"
 )
 
-// Late is a Server of an address that is not known yet: it begins once Configure tells the cluster's DNS address, which a
-// worker learns from its first master (and later from its disk). Its methods are safe for concurrent use.
+// Late is a Server whose address is not known yet: it starts once Configure provides the cluster's DNS address, which a worker gets
+// from its first master (and later from its disk). Its methods are safe for concurrent use.
 type Late struct {
 	o     Options
 	known chan struct{}
@@ -23,7 +23,7 @@ type Late struct {
 	slices   []*discoveryv1.EndpointSlice
 }
 
-// NewLate makes one; o.Address and o.Domain are ignored.
+// NewLate creates a Late; o.Address and o.Domain are ignored.
 func NewLate(o Options) *Late { return &Late{o: o, known: make(chan struct{})} }
 
 // SetServices implements netapi.ServiceConsumer.
@@ -36,8 +36,8 @@ func (l *Late) SetServices(services []*corev1.Service, slices []*discoveryv1.End
 	}
 }
 
-// Configure makes the server when it first learns the address. A cluster's address does not change: a worker that is told
-// another one uses it from its next start on.
+// Configure creates the server when it first gets the address. A cluster's address does not change: a worker that gets another one
+// uses it after its next start.
 func (l *Late) Configure(ctx context.Context, c netapi.NetworkConfig) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -60,7 +60,7 @@ func (l *Late) Configure(ctx context.Context, c netapi.NetworkConfig) error {
 	return l.server.Configure(ctx, c)
 }
 
-// Run serves from when the address is known until ctx ends. It is called once.
+// Run serves from when the address is known until ctx ends. It may be called once.
 func (l *Late) Run(ctx context.Context) error {
 	select {
 	case <-l.known:

@@ -23,28 +23,27 @@ import (
 	"github.com/kontiki/kontiki/node/network/ns"
 )
 
-// udpSize is what we tell clients that they may send and take by UDP: it fits every link.
+// udpSize is the advertised maximum size of UDP messages in both directions: it fits every link.
 const udpSize = 1232
 
 const (
-	// tcpLimit and tcpClientLimit bound the open TCP connections, of all clients and of one.
+	// tcpLimit and tcpClientLimit limit the open TCP connections of all clients and of one client.
 	tcpLimit, tcpClientLimit = 512, 128
-	// A TCP client sends its first question, and takes an answer, within tcpTimeout, and its next question within tcpIdle.
+	// A TCP client must send its first question, and read a response, within tcpTimeout, and send its next question within tcpIdle.
 	tcpTimeout, tcpIdle = 5 * time.Second, 10 * time.Second
 )
 
-// Options are what a Server must be told.
+// Options are the parameters of a Server.
 type Options struct {
-	// Address is the cluster's DNS address. Port 0 is 53.
+	// Address is the cluster's DNS address. Port 0 means 53.
 	Address netip.AddrPort
-	// Assign puts the address on the loopback when Run begins. It stays when
-	// Run ends: Cleanup removes it.
+	// Assign adds the address to the loopback when Run begins. It stays when Run ends; Cleanup removes it.
 	Assign bool
-	// Domain is the zone, "" for cluster.local.
+	// Domain is the zone, "" means cluster.local.
 	Domain string
-	// ResolvConf names the nameservers for everything else, "" for /etc/resolv.conf.
+	// ResolvConf is the file with the nameservers for all other names, "" means /etc/resolv.conf.
 	ResolvConf string
-	// Log is nil for the default logger.
+	// Log may be nil, for the default logger.
 	Log *slog.Logger
 }
 
@@ -57,14 +56,14 @@ type Server struct {
 	zone    *zone
 	forward *forwarder
 	tcp     *shares
-	ranges  atomic.Pointer[[]netip.Prefix] // that the cluster owns
+	ranges  atomic.Pointer[[]netip.Prefix] // the ranges of the cluster
 	ready   chan struct{}
 }
 
 var _ netapi.ServiceConsumer = (*Server)(nil)
 
-// New makes a server that listens, and asks other nameservers, in the calling thread's network namespace. It answers while
-// Run runs, once.
+// New creates a server that listens, and queries other nameservers, in the calling thread's network namespace. It serves while Run
+// is running.
 func New(o Options) (*Server, error) {
 	if !o.Address.Addr().Is4() {
 		return nil, fmt.Errorf("dns: address %s: want IPv4", o.Address)
@@ -98,8 +97,8 @@ func (s *Server) SetServices(services []*corev1.Service, slices []*discoveryv1.E
 	s.zone.set(services, slices)
 }
 
-// Configure tells which addresses are the cluster's: their names are never asked for elsewhere. It answers nil. (The
-// signature makes it a follower of node/network.)
+// Configure sets the cluster's address ranges: questions for the names of addresses in them are never forwarded. It always returns
+// nil. (The signature makes it a Follower of node/network.)
 func (s *Server) Configure(_ context.Context, c netapi.NetworkConfig) error {
 	var ranges []netip.Prefix
 	for _, p := range []netip.Prefix{c.ClusterCIDR, c.ServiceCIDR, c.PodCIDR} {
@@ -125,8 +124,8 @@ func (s *Server) owns(a netip.Addr) bool {
 // Ready is closed when the server listens.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
-// Run serves UDP and TCP until ctx ends. It is called once. While
-// something else has the port (the last life of this program, for one) it waits for it.
+// Run serves UDP and TCP until ctx ends. It may be called once. If another process has the port (the previous instance of this
+// program, for example), it waits for it.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.space.Close()
 	var packets net.PacketConn
@@ -201,7 +200,7 @@ func (s *Server) listen() (net.PacketConn, net.Listener, error) {
 	return packets, listener, nil
 }
 
-// serve answers one question.
+// serve responds to one question.
 func (s *Server) serve(ctx context.Context, w dns.ResponseWriter, q *dns.Msg) {
 	_, tcp := w.RemoteAddr().(*net.TCPAddr)
 	m := s.respond(ctx, q, asker{addressOf(w.RemoteAddr()), tcp})
@@ -210,7 +209,7 @@ func (s *Server) serve(ctx context.Context, w dns.ResponseWriter, q *dns.Msg) {
 	}
 }
 
-// asker is who asks, and how.
+// asker is the client of a question, and the protocol that it used.
 type asker struct {
 	client netip.Addr
 	tcp    bool
@@ -252,7 +251,7 @@ func (s *Server) respond(ctx context.Context, q *dns.Msg, by asker) *dns.Msg {
 			break
 		}
 		next := s.resolve(ctx, r.follow, q.Question[0].Qtype, by)
-		// The alias exists whatever became of its target, but a failure must not be taken for an answer.
+		// The alias exists, whatever the result for its target, but a failure must not look like an answer.
 		r.rcode, r.follow, r.extra, r.authority, r.negative = next.rcode, next.follow, next.extra, next.authority, next.negative
 		r.answer = append(append([]dns.RR{}, r.answer...), next.answer...)
 	}
@@ -268,7 +267,7 @@ func (s *Server) respond(ctx context.Context, q *dns.Msg, by asker) *dns.Msg {
 	return m
 }
 
-// resolve answers one name, from the zone or from elsewhere.
+// resolve resolves one name, in the zone or by forwarding.
 func (s *Server) resolve(ctx context.Context, name string, qtype uint16, by asker) reply {
 	lower := strings.ToLower(name)
 	if lower == s.domain {
@@ -285,7 +284,7 @@ func (s *Server) resolve(ctx context.Context, name string, qtype uint16, by aske
 	return s.forward.resolve(ctx, name, qtype, by)
 }
 
-// assign puts the address on the loopback, with host scope: the kernel never sends from it by itself.
+// assign adds the address to the loopback, with host scope: the kernel never uses it as a source address by itself.
 func assign(a netip.Addr) error {
 	return onLoopback(func(h *netlink.Handle, lo netlink.Link) error {
 		if err := h.AddrReplace(lo, hostAddr(a)); err != nil {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// shares gives a bounded number of places to clients, none of which can keep the others out: a client has a bound of its
-// own, and when all places are taken, one that has fewer takes a place from the client that has most.
+// shares distributes a limited number of places among clients so that none can exclude the others: each client has a limit, and
+// when all places are taken, a client that has fewer takes a place from the client that has most.
 type shares struct {
 	total, each int
 
@@ -18,7 +18,7 @@ type shares struct {
 	held  map[netip.Addr][]*place // oldest first
 }
 
-// place is one client's. lose is called, once, if another client takes it.
+// place is one client's place. lose is called, once, if another client takes it.
 type place struct {
 	client netip.Addr
 	lose   func()
@@ -28,7 +28,7 @@ func newShares(total, each int) *shares {
 	return &shares{total: total, each: each, held: map[netip.Addr][]*place{}}
 }
 
-// take returns a place, or nil when the client has its share. Whoever has one frees it, also after it was lost.
+// take returns a place, or nil if the client has reached its limit. The caller must free the place, even after it was lost.
 func (s *shares) take(client netip.Addr, lose func()) *place {
 	s.mu.Lock()
 	have := len(s.held[client])
@@ -54,7 +54,7 @@ func (s *shares) take(client netip.Addr, lose func()) *place {
 	return p
 }
 
-// most returns the oldest place of the client that has most, which is the one that most surely waits in vain.
+// most returns the oldest place of the client that has most places, which is the least likely to get an answer.
 func (s *shares) most() *place {
 	var most []*place
 	for _, places := range s.held {
@@ -74,12 +74,12 @@ func (s *shares) free(p *place) {
 	s.remove(p)
 }
 
-// remove is called with mu held.
+// remove removes a place. The caller holds mu.
 func (s *shares) remove(p *place) {
 	places := s.held[p.client]
 	i := slices.Index(places, p)
 	if i < 0 {
-		return // lost
+		return // it was lost
 	}
 	s.taken--
 	if places = slices.Delete(places, i, i+1); len(places) == 0 {
@@ -89,7 +89,7 @@ func (s *shares) remove(p *place) {
 	}
 }
 
-// fairListener accepts connections within shares. One that finds no place is closed.
+// fairListener accepts connections within shares. A connection that gets no place is closed.
 type fairListener struct {
 	net.Listener
 	places       *shares
@@ -111,8 +111,8 @@ func (l *fairListener) Accept() (net.Conn, error) {
 	}
 }
 
-// fairConn frees its place when it is closed, and does not wait for a client that never reads (dns.Server has a
-// WriteTimeout, which it does not use).
+// fairConn frees its place when it is closed. It sets a deadline for writes, so that a client that never reads does not block them
+// (dns.Server has a WriteTimeout that it does not use).
 type fairConn struct {
 	net.Conn
 	free         func()

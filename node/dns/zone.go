@@ -11,8 +11,8 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// zone is what is known of the cluster's services. It is safe for concurrent use. A change costs what changed, and a
-// pass over the pointers of the rest.
+// zone has the DNS data of the cluster's services. It is safe for concurrent use. The cost of a change depends on what changed,
+// plus one pass over the pointers of all services.
 type zone struct {
 	mu         sync.RWMutex
 	known      bool
@@ -21,7 +21,7 @@ type zone struct {
 	reverse    map[netip.Addr]map[string]reverseEntry // by service.namespace
 }
 
-// reverseEntry is what one service says of an address.
+// reverseEntry is the name that one service gives to an address.
 type reverseEntry struct {
 	host string // "" for the service itself
 }
@@ -57,7 +57,7 @@ func (z *zone) set(services []*corev1.Service, endpointSlices []*discoveryv1.End
 		}
 	}
 	seen := make(map[string]bool, len(services))
-	z.mu.RLock() // SetServices is called by one goroutine at a time, so nobody else changes the maps
+	z.mu.RLock() // only one goroutine calls SetServices at a time, so no other one changes the maps
 	var fresh []*entry
 	for _, s := range services {
 		key := s.Name + "." + s.Namespace
@@ -111,7 +111,7 @@ func (z *zone) remove(key string) {
 	})
 }
 
-// eachReverse calls f for the addresses that this service gives a name to.
+// eachReverse calls f for the addresses for which this service has names.
 func (e *entry) eachReverse(f func(a netip.Addr, host string)) {
 	if !e.headless() {
 		for _, a := range e.addrs {
@@ -155,7 +155,7 @@ func newEntry(s *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice) *e
 	return e
 }
 
-// addEndpoints fills hosts, and addrs and ports as a headless service has them.
+// addEndpoints fills hosts and, for a headless service, addrs and ports.
 func (e *entry) addEndpoints() {
 	addrs := map[netip.Addr]bool{}
 	ports := map[port]bool{}
@@ -218,7 +218,7 @@ func protocolLabel(p *corev1.Protocol) string {
 	return strings.ToLower(string(*p))
 }
 
-// service answers a service, and whether its namespace has any.
+// service returns a service, and whether its namespace has any.
 func (z *zone) service(name, namespace string) (e *entry, namespaceKnown bool) {
 	z.mu.RLock()
 	defer z.mu.RUnlock()
@@ -231,7 +231,7 @@ func (z *zone) ready() bool {
 	return z.known
 }
 
-// names answers the names of an address, relative to "svc.<domain>", sorted.
+// names returns the names of an address, relative to "svc.<domain>", sorted.
 func (z *zone) names(a netip.Addr) []string {
 	z.mu.RLock()
 	defer z.mu.RUnlock()

@@ -1,5 +1,5 @@
-// Package downward tells a pod about itself: fields of its object and resources of its containers, as the downward API
-// shows them in environment variables and volumes.
+// Package downward implements the downward API: it returns fields of a pod and resources of its containers, as they appear in
+// environment variables and volumes.
 package downward
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/kontiki/kontiki/node/podspec"
 )
 
-// Field answers the value of a field path, worded as upstream for maps: key="value" lines, sorted.
+// Field returns the value of a field path; maps are formatted as upstream's: key="value" lines, sorted.
 func Field(pod *corev1.Pod, path, hostIP string, podIPs []string) (string, error) {
 	podIP := ""
 	if len(podIPs) > 0 {
@@ -77,8 +77,8 @@ func formatMap(m map[string]string) string {
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
-// Resource answers a container's request or limit, in units of the divisor, rounded up. A limit that is not set is what
-// the node can give.
+// Resource returns a container's request or limit, in units of the divisor, rounded up. A limit that is not set is the node's
+// allocatable amount.
 func Resource(pod *corev1.Pod, c *corev1.Container, ref *corev1.ResourceFieldSelector, node *corev1.Node) (string, error) {
 	if ref.ContainerName != "" && (c == nil || ref.ContainerName != c.Name) {
 		c, _ = podspec.Container(pod, ref.ContainerName)

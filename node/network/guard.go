@@ -20,23 +20,23 @@ const (
 	innerSet   = "inner-source" // address of another node . inner source address that its frames may have
 )
 
-// guard keeps the nftables tables that check who sends: a pod only from its own address, and VXLAN frames only from the
-// other nodes and only with addresses of their own ranges. The tables are written as a whole once in a life and when the
-// node's own address changes; after that pods and nodes come and go as elements of sets. A device of a pod that is in no
-// set may send nothing.
+// guard manages the nftables tables that check senders: a pod may send only from its own address, and VXLAN frames are accepted
+// only from the other nodes and only with addresses of their own ranges. The tables are written as a whole once per process and
+// when the node's own address changes; otherwise pods and nodes are added and removed as elements of sets. A pod's device without
+// an element may send nothing.
 type guard struct {
 	nft knftables.Interface
 	do  func(func() error) error // runs in the network's namespace
 
 	mu      sync.Mutex
-	self    netip.Addr // accepts VXLAN; invalid while it is not known, or is not of this namespace
-	known   bool       // self is what Configure said
+	self    netip.Addr // accepts VXLAN; invalid if it is unknown or not in this namespace
+	known   bool       // self is from Configure
 	want    map[string]*knftables.Element
 	pending map[string]*knftables.Element // changed since the last write
 
-	writing sync.Mutex      // one nft at a time; what came in the meantime goes into the next write
-	whole   bool            // the tables are ours, under writing
-	have    map[string]bool // elements in the kernel, under writing
+	writing sync.Mutex      // one nft process at a time; later changes are written together
+	whole   bool            // the kernel's tables are from this process; guarded by writing
+	have    map[string]bool // elements in the kernel; guarded by writing
 }
 
 func newGuard(do func(func() error) error, pods []record) (*guard, error) {
@@ -63,7 +63,7 @@ func podElements(r record) []*knftables.Element {
 	}
 }
 
-// admit lets a pod send from its address. It returns when that is in the kernel.
+// admit allows a pod to send from its address. It returns when the kernel's rules allow it.
 func (g *guard) admit(ctx context.Context, r record) error {
 	g.mu.Lock()
 	for _, e := range podElements(r) {
@@ -73,7 +73,7 @@ func (g *guard) admit(ctx context.Context, r record) error {
 	return g.write(ctx)
 }
 
-// forget ends that. Call it when the pod's device is gone, and before its address may be another's.
+// forget undoes admit. Call it when the pod's device is gone, and before its address is given to another pod.
 func (g *guard) forget(ctx context.Context, r record) error {
 	g.mu.Lock()
 	for _, e := range podElements(r) {
@@ -83,7 +83,7 @@ func (g *guard) forget(ctx context.Context, r record) error {
 	return g.write(ctx)
 }
 
-// configure takes the other nodes, and the address that this node receives VXLAN at (invalid when it is not its own).
+// configure sets the other nodes, and the address at which this node receives VXLAN (invalid if it is not in this namespace).
 func (g *guard) configure(ctx context.Context, c netapi.NetworkConfig, local bool) error {
 	self := c.NodeIP
 	if !local {
@@ -111,7 +111,7 @@ func (g *guard) configure(ctx context.Context, c netapi.NetworkConfig, local boo
 	return g.write(ctx)
 }
 
-// put and drop are called with mu held.
+// put and drop change an element. The caller holds mu.
 func (g *guard) put(e *knftables.Element) {
 	if id := elementID(e); g.want[id] == nil {
 		g.want[id], g.pending[id] = e, e
@@ -125,14 +125,14 @@ func (g *guard) drop(e *knftables.Element) {
 	}
 }
 
-// peerElements are the other nodes. A frame of theirs comes from their pods, or from the node itself.
+// peerElements returns the elements for the other nodes. A node's frames come from its pods or from the node itself.
 func peerElements(c netapi.NetworkConfig) []*knftables.Element {
 	var out []*knftables.Element
 	ranges := map[netip.Addr][]netip.Prefix{}
 	allow := func(node netip.Addr, p netip.Prefix) {
 		for _, other := range ranges[node] {
 			if other.Overlaps(p) {
-				return // the set takes no overlapping intervals
+				return // the set does not allow overlapping intervals
 			}
 		}
 		ranges[node] = append(ranges[node], p)
@@ -154,7 +154,7 @@ func peerElements(c netapi.NetworkConfig) []*knftables.Element {
 	return out
 }
 
-// write brings the kernel to what is wanted. Several callers' changes go in one transaction.
+// write updates the kernel's elements. Changes of several callers are written in one transaction.
 func (g *guard) write(ctx context.Context) error {
 	g.writing.Lock()
 	defer g.writing.Unlock()
@@ -170,7 +170,7 @@ func (g *guard) write(ctx context.Context) error {
 	g.mu.Unlock()
 	switch {
 	case !known:
-		return nil // nothing in the kernel is ours yet; configure writes all
+		return nil // nothing in the kernel is from this process yet; configure will write everything
 	case !g.whole:
 		return g.replace(ctx)
 	}
@@ -186,7 +186,7 @@ func (g *guard) write(ctx context.Context) error {
 		return nil
 	}
 	if err := g.do(func() error { return g.nft.Run(ctx, tx) }); err != nil {
-		// Somebody else may have flushed the rules, as firewall services do when they reload.
+		// Another program may have flushed the rules, as firewall services do when they reload.
 		return g.replace(ctx)
 	}
 	for id := range changed {
@@ -199,7 +199,7 @@ func (g *guard) write(ctx context.Context) error {
 	return nil
 }
 
-// replace writes the tables as a whole. It is called with writing held.
+// replace writes the tables as a whole. The caller holds writing.
 func (g *guard) replace(ctx context.Context) error {
 	tx := g.nft.NewTransaction()
 	have := map[string]bool{}
@@ -225,7 +225,7 @@ func (g *guard) remove(ctx context.Context) error {
 	defer g.writing.Unlock()
 	tx := g.nft.NewTransaction()
 	for _, family := range guardFamilies {
-		tx.Add(&knftables.Table{Family: family, Name: guardTable}) // so that the deletion finds one
+		tx.Add(&knftables.Table{Family: family, Name: guardTable}) // so that there is one to delete
 		tx.Delete(&knftables.Table{Family: family, Name: guardTable})
 	}
 	g.mu.Lock()
@@ -240,7 +240,7 @@ func (g *guard) remove(ctx context.Context) error {
 
 var guardFamilies = []knftables.Family{knftables.InetFamily, knftables.ARPFamily}
 
-// renderTables writes the tables without elements. It is called with mu held.
+// renderTables writes the tables without elements. The caller holds mu.
 func (g *guard) renderTables(tx *knftables.Transaction) {
 	for _, family := range guardFamilies {
 		table := &knftables.Table{Family: family, Name: guardTable, Comment: knftables.PtrTo("what pods and other nodes may send")}
@@ -261,11 +261,11 @@ func (g *guard) renderTables(tx *knftables.Transaction) {
 		}
 	}
 	const fromPod = `iifname "` + vethPrefix + `*" `
-	// Before fragments are put together, so that every fragment is looked at. Pods have no IPv6 addresses.
+	// Before defragmentation, so that every fragment is checked. Pods have no IPv6 addresses.
 	chain(knftables.InetFamily, knftables.PreroutingHook, "-450",
 		fromPod+"iifname . ip saddr != @"+podSet+" drop",
 		fromPod+"meta nfproto ipv6 drop")
-	// A sender that an ARP packet names takes a place in the neighbour table, which all devices share.
+	// The sender in an ARP packet gets an entry in the neighbour table, which all devices share.
 	chain(knftables.ARPFamily, knftables.InputHook, "0",
 		fromPod+"iifname . arp saddr ip != @"+podSet+" drop")
 
@@ -277,13 +277,13 @@ func (g *guard) renderTables(tx *knftables.Transaction) {
 	chain(knftables.InetFamily, knftables.InputHook, "filter - 10", append(input,
 		vxlan+innerIPv4+" ip saddr . "+innerSource+" @"+innerSet+" accept",
 		vxlan+"drop")...)
-	// What is forwarded may get this node's address on its way out, which the others trust.
+	// Forwarded packets may get this node's source address on the way out, which the other nodes accept.
 	chain(knftables.InetFamily, knftables.ForwardHook, "filter - 10",
 		"ip saddr != @"+nodeSet+" ip daddr @"+nodeSet+" "+vxlan+"drop")
 }
 
-// The places of the inner Ethernet type and the inner IPv4 source in a VXLAN packet, in bits from the UDP header: behind 8
-// bytes of UDP and 8 of VXLAN.
+// The offsets of the inner Ethernet type and the inner IPv4 source in a VXLAN packet, in bits from the UDP header: after 8 bytes of
+// UDP and 8 of VXLAN.
 const (
 	innerIPv4   = "@th,224,16 0x0800"
 	innerSource = "@th,336,32"

@@ -25,20 +25,20 @@ var (
 	ErrNoAddress = errors.New("no free pod address on this node")
 )
 
-// Follower is told the same configuration as the network, after it was applied: the service proxy is one.
+// Follower gets the same configuration as the network, after it was applied: the service proxy is one.
 type Follower interface {
 	Configure(ctx context.Context, c netapi.NetworkConfig) error
 }
 
-// Options are what a Network must be told.
+// Options are the parameters of a Network.
 type Options struct {
-	// StateDir keeps the pods' addresses. It belongs to the Network alone and is made when missing.
+	// StateDir stores the pods' addresses. Only the Network may write there; it is created if it is missing.
 	StateDir string
 	// Followers are configured after the network, in this order.
 	Followers []Follower
-	// VNI is the VXLAN's number, 0 for 1. All nodes must agree.
+	// VNI is the VXLAN network identifier, 0 means 1. All nodes must use the same.
 	VNI int
-	// Log is nil for the default logger.
+	// Log may be nil, for the default logger.
 	Log *slog.Logger
 }
 
@@ -55,18 +55,18 @@ type Network struct {
 
 	configuring sync.Mutex // one Configure at a time
 	ruling      sync.Mutex // one change of nftables at a time
-	ruled       string     // the rules in the kernel as we last wrote them, under ruling
+	ruled       string     // the rules in the kernel as last written; guarded by ruling
 
 	mu     sync.Mutex
 	config netapi.NetworkConfig
 	local  bool // config.NodeIP is an address of this namespace
-	mtu    int  // of pods
+	mtu    int  // the MTU of pods
 }
 
 var _ netapi.Network = (*Network)(nil)
 
-// New makes the Network of the calling thread's network namespace and reads the addresses that are given out. Nothing in
-// the kernel changes before Configure. Close it to release its handles.
+// New creates the Network of the calling thread's network namespace and reads the allocated addresses. It changes nothing in the
+// kernel before Configure. Close it to release its handles.
 func New(o Options) (*Network, error) {
 	if o.StateDir == "" {
 		return nil, errors.New("network: StateDir is required")
@@ -103,7 +103,7 @@ func New(o Options) (*Network, error) {
 // Close releases the handles; the kernel's state stays, and so do the pods' connections.
 func (n *Network) Close() { n.space.Close() }
 
-// Configure implements netapi.Network. Without a node address or pod range it only keeps c.
+// Configure implements netapi.Network. Without a node address or pod range it only stores c.
 func (n *Network) Configure(ctx context.Context, c netapi.NetworkConfig) error {
 	n.configuring.Lock()
 	defer n.configuring.Unlock()
@@ -158,7 +158,7 @@ func (n *Network) settings() (c netapi.NetworkConfig, local bool, mtu int) {
 	return n.config, n.local, n.mtu
 }
 
-// AddPod implements netapi.Network. A failure keeps the pod's address for the next attempt; DelPod frees it.
+// AddPod implements netapi.Network. After a failure the pod keeps its address for the next attempt; DelPod frees it.
 func (n *Network) AddPod(ctx context.Context, p netapi.PodNetwork) (netip.Addr, error) {
 	defer n.pods.lock(p.UID)()
 	n.store.claim(p.UID)
@@ -170,7 +170,7 @@ func (n *Network) AddPod(ctx context.Context, p netapi.PodNetwork) (netip.Addr, 
 		return fail(ErrNotConfigured)
 	}
 	r, known := n.store.get(p.UID)
-	moved := !known || !samePorts(r.HostPorts, p.HostPorts) // host ports that others may have had before
+	moved := !known || !samePorts(r.HostPorts, p.HostPorts) // host ports that another pod may have had before
 	if !known {
 		var err error
 		if r, err = n.store.allocate(c.PodCIDR, p); err != nil {
@@ -203,7 +203,7 @@ func (n *Network) AddPod(ctx context.Context, p netapi.PodNetwork) (netip.Addr, 
 	return r.Address, nil
 }
 
-// DelPod implements netapi.Network. The pod's network namespace may be gone already.
+// DelPod implements netapi.Network. The pod's network namespace need not exist any more.
 func (n *Network) DelPod(ctx context.Context, uid string) error {
 	defer n.pods.lock(uid)()
 	return n.delPod(ctx, uid)
@@ -217,7 +217,8 @@ func (n *Network) delPod(ctx context.Context, uid string) error {
 	if !known {
 		return nil
 	}
-	// The rules go before the record: a crash in between must not give the address to another pod while they stand.
+	// The rules are removed before the record: after a crash in between, the address must not be given to another pod while they
+	// exist.
 	if err := n.guard.forget(ctx, r); err != nil {
 		return fmt.Errorf("free network of pod %s/%s: %w", r.Namespace, r.Name, err)
 	}
@@ -234,15 +235,15 @@ func (n *Network) delPod(ctx context.Context, uid string) error {
 	return nil
 }
 
-// Sweep implements netapi.Network: it frees the network of pods of former lives that are not in keep, and removes devices of
-// ours that belong to no pod.
+// Sweep implements netapi.Network: it removes the network of pods of earlier processes that are not in keep, and this package's
+// devices that belong to no pod.
 func (n *Network) Sweep(ctx context.Context, keep []string) error {
 	return n.sweep(ctx, keep, n.store.isInherited)
 }
 
-// sweep frees the pods that are not in keep, as far as may says that it may.
+// sweep frees the pods that are not in keep and that may allows to free.
 func (n *Network) sweep(ctx context.Context, keep []string, may func(uid string) bool) error {
-	links, err := n.nl.LinkList() // before the records: a pod that is being added has its record first
+	links, err := n.nl.LinkList() // before the records are read: a pod that is being added has its record first
 	if err != nil {
 		return fmt.Errorf("list devices: %w", err)
 	}
@@ -275,17 +276,17 @@ func (n *Network) sweep(ctx context.Context, keep []string, may func(uid string)
 	return errors.Join(errs...)
 }
 
-// Teardown removes all that the Network ever made in its namespace and on disk: pods' devices, the VXLAN, routes, rules
+// Teardown removes everything that the Network ever created in its namespace and on disk: pods' devices, the VXLAN, routes, rules
 // and addresses. The Network can be configured again afterwards.
 func (n *Network) Teardown(ctx context.Context) error {
 	n.configuring.Lock()
 	defer n.configuring.Unlock()
 	errs := []error{n.sweep(ctx, nil, func(string) bool { return true })}
-	errs = append(errs, n.deleteLink(vxlanName)) // takes its routes, neighbours and forwarding entries along
+	errs = append(errs, n.deleteLink(vxlanName)) // its routes, neighbours and forwarding entries are removed with it
 	errs = append(errs, n.removeRangeRoutes(netip.Prefix{}))
 	n.ruling.Lock()
 	tx := n.nft.NewTransaction()
-	tx.Add(&knftables.Table{}) // so that the deletion finds one
+	tx.Add(&knftables.Table{}) // so that there is one to delete
 	tx.Delete(&knftables.Table{})
 	errs = append(errs, n.space.Do(func() error { return n.nft.Run(ctx, tx) }))
 	n.ruled = ""
@@ -301,8 +302,8 @@ func (n *Network) Teardown(ctx context.Context) error {
 	return nil
 }
 
-// Cleanup removes, in the calling thread's network namespace, what a Network with that StateDir made. It serves a
-// stopped agent; one that runs calls Teardown.
+// Cleanup removes what a Network with that StateDir created in the calling thread's network namespace. It is for an agent that is
+// not running; a running one calls Teardown.
 func Cleanup(ctx context.Context, stateDir string) error {
 	n, err := New(Options{StateDir: stateDir})
 	if err != nil {
@@ -318,7 +319,7 @@ func samePorts(a, b []netapi.HostPort) bool {
 
 func enableForwarding() error { return setSysctl("net/ipv4/ip_forward", "1") }
 
-// setSysctl acts on the calling thread's namespace. A value that is right already needs no right to write.
+// setSysctl sets a sysctl of the calling thread's namespace. If the value is already right, it needs no permission to write.
 func setSysctl(name, value string) error {
 	path := "/proc/sys/" + name
 	if b, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(b)) == value {

@@ -21,10 +21,10 @@ const (
 	anyHostMap   = "host-ports"          // protocol . port -> address . port
 	oneHostMap   = "host-ports-by-addr"  // address . protocol . port -> address . port
 	hairpinSet   = "published-addresses" // address . address of every published pod
-	insideSet    = "inside"              // ranges that pods are seen in by their own address
+	insideSet    = "inside"              // ranges to which pods send with their own address
 )
 
-// applyRules brings the table to what configuration and host ports say, in one transaction, if it is not so already.
+// applyRules writes the table for the configuration and the host ports, in one transaction, unless it is already right.
 func (n *Network) applyRules(ctx context.Context) error {
 	n.ruling.Lock()
 	defer n.ruling.Unlock()
@@ -46,8 +46,8 @@ func (n *Network) applyRules(ctx context.Context) error {
 	return nil
 }
 
-// render writes the whole table. It is small (its size follows the host ports of one node), so it is always replaced
-// as a whole; connections that exist are conntrack's and do not notice.
+// render writes the whole table. It is small (its size depends on the host ports of one node), so it is always replaced as a whole;
+// existing connections are in conntrack and are not affected.
 func (n *Network) render(tx *knftables.Transaction, c netapi.NetworkConfig, published []record) {
 	tx.Add(&knftables.Table{Comment: knftables.PtrTo("pods of this node: masquerading and host ports")})
 	tx.Delete(&knftables.Table{})
@@ -72,14 +72,14 @@ func (n *Network) render(tx *knftables.Transaction, c netapi.NetworkConfig, publ
 	rule(publishChain, "dnat ip to ip daddr . meta l4proto . th dport map", "@", oneHostMap)
 	rule(publishChain, "dnat ip to meta l4proto . th dport map", "@", anyHostMap)
 
-	// One step behind the service addresses (node/proxy, at dstnat), which therefore win over a host port.
+	// Just after the service addresses (node/proxy, at dstnat), which therefore take precedence over a host port.
 	base("prerouting", knftables.NATType, knftables.PreroutingHook, knftables.DNATPriority+" + 1")
 	rule("prerouting", "meta l4proto { tcp, udp, sctp } fib daddr type local jump", publishChain)
 	base("output", knftables.NATType, knftables.OutputHook, "-99")
 	rule("output", "meta l4proto { tcp, udp, sctp } fib daddr type local jump", publishChain)
 
 	base("input", knftables.FilterType, knftables.InputHook, "filter - 10")
-	// Devices of published pods accept packets with loopback addresses (route_localnet): only answers may use that.
+	// Devices of published pods accept packets with loopback addresses (route_localnet): only replies may use that.
 	rule("input", `iifname "`+vethPrefix+`*" ip daddr 127.0.0.0/8 ct status & dnat == 0 drop`)
 
 	base("postrouting", knftables.NATType, knftables.PostroutingHook, knftables.SNATPriority)
@@ -88,8 +88,8 @@ func (n *Network) render(tx *knftables.Transaction, c netapi.NetworkConfig, publ
 	rule("postrouting", "ip saddr", c.PodCIDR.String(), "ip daddr != @"+insideSet, "ip daddr != 224.0.0.0/4 masquerade fully-random")
 }
 
-// renderPorts writes the maps. The scheduler keeps host ports apart; if two pods claim one all the same, the first by UID
-// keeps it rather than every pod's change failing.
+// renderPorts writes the maps. The scheduler avoids conflicts of host ports; if two pods have the same one anyway, the first by UID
+// gets it, so that not every later change fails.
 func (n *Network) renderPorts(tx *knftables.Transaction, published []record) {
 	owner := map[string]string{}
 	for _, r := range published {
@@ -129,7 +129,7 @@ func (n *Network) renderPorts(tx *knftables.Transaction, published []record) {
 	}
 }
 
-// insideRanges answers the cluster's ranges, none within another.
+// insideRanges returns the cluster's ranges, without those contained in another.
 func insideRanges(c netapi.NetworkConfig) []netip.Prefix {
 	all := []netip.Prefix{c.ClusterCIDR, c.ServiceCIDR, c.PodCIDR}
 	for _, p := range c.Peers {
@@ -160,8 +160,8 @@ next:
 	return out
 }
 
-// forgetFlows makes conntrack forget UDP flows to the pod's host ports: they would stick to what was there before, for
-// as long as the client keeps sending.
+// forgetFlows deletes conntrack's UDP flows to the pod's host ports: otherwise they would use the previous destination as long as
+// the client keeps sending.
 func (n *Network) forgetFlows(r record) {
 	ports := map[uint16]bool{}
 	for _, p := range r.HostPorts {

@@ -17,7 +17,7 @@ import (
 	"github.com/kontiki/kontiki/node/netapi"
 )
 
-// record is what a pod holds: one file a pod, so that a pod's cost does not grow with the others.
+// record is a pod's allocation: one file per pod, so that a pod's cost does not grow with the number of others.
 type record struct {
 	UID       string            `json:"uid"`
 	Namespace string            `json:"namespace"`
@@ -27,16 +27,16 @@ type record struct {
 	HostPorts []netapi.HostPort `json:"hostPorts,omitempty"`
 }
 
-// store gives out addresses and remembers them on disk. Its methods are safe for concurrent use.
+// store allocates addresses and stores them on disk. Its methods are safe for concurrent use.
 type store struct {
 	dir string
 
 	mu     sync.Mutex
 	pods   map[string]record     // by UID
-	former map[string]bool       // pods of former lives that nobody has asked for in this one
+	former map[string]bool       // pods of earlier processes that this one has not been asked for
 	taken  map[netip.Addr]string // address to UID
 	hidden map[string]bool       // pods whose host ports are being freed
-	last   netip.Addr            // given out last: the next search begins behind it, so addresses are reused late
+	last   netip.Addr            // allocated last: the next search begins after it, so that addresses are reused late
 }
 
 const recordSuffix = ".json"
@@ -54,7 +54,7 @@ func openStore(dir string) (*store, error) {
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		if !strings.HasSuffix(e.Name(), recordSuffix) {
-			os.Remove(path) // a temporary file of a life that ended in the middle of a write
+			os.Remove(path) // a temporary file of a process that ended during a write
 			continue
 		}
 		b, err := os.ReadFile(path)
@@ -63,7 +63,7 @@ func openStore(dir string) (*store, error) {
 		}
 		var r record
 		if err := json.Unmarshal(b, &r); err != nil || r.UID == "" || !r.Address.Is4() || path != s.path(r.UID) {
-			// Only a damaged disk does this: writes are atomic. The pod gets a new address when it is added again.
+			// Writes are atomic, so only a damaged disk causes this. The pod gets a new address when it is added again.
 			slog.Error("dropping an unreadable address record", "file", path, "err", err)
 			if err := os.Remove(path); err != nil {
 				return nil, err
@@ -92,21 +92,21 @@ func (s *store) get(uid string) (record, bool) {
 	return r, ok
 }
 
-// claim says that the pod is one of this life.
+// claim marks a pod as one of this process.
 func (s *store) claim(uid string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.former, uid)
 }
 
-// isInherited says that the pod is of a former life, and nobody has claimed it.
+// isInherited says whether the pod is from an earlier process and has not been claimed.
 func (s *store) isInherited(uid string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.former[uid]
 }
 
-// all answers the records by UID.
+// all returns the records by UID.
 func (s *store) all() []record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -118,7 +118,7 @@ func (s *store) all() []record {
 	return rs
 }
 
-// published answers the records with host ports that are not being freed, by UID.
+// published returns the records with host ports that are not being freed, by UID.
 func (s *store) published() []record {
 	var rs []record
 	for _, r := range s.all() {
@@ -132,15 +132,15 @@ func (s *store) published() []record {
 	return rs
 }
 
-// hide takes a pod's host ports out of published until it is removed or put again.
+// hide excludes a pod's host ports from published until it is removed or put again.
 func (s *store) hide(uid string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hidden[uid] = true
 }
 
-// allocate gives p an address and writes it down before it answers. The first address of the range is the node's own
-// (its VXLAN device), the last is left out as it looks like a broadcast address.
+// allocate gives p an address and writes it to disk before it returns. The first address of the range is the node's own (its VXLAN
+// device), the last is not used because it looks like a broadcast address.
 func (s *store) allocate(cidr netip.Prefix, p netapi.PodNetwork) (record, error) {
 	s.mu.Lock()
 	first := cidr.Addr().Next()
@@ -194,7 +194,7 @@ func (s *store) put(r record) error {
 	return nil
 }
 
-// remove frees the pod's address. The deletion is not synced: a record that comes back after a power cut is swept.
+// remove frees the pod's address. The deletion is not synced: a record that is back after a power loss is swept.
 func (s *store) remove(uid string) error {
 	if err := os.Remove(s.path(uid)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -208,7 +208,7 @@ func (s *store) remove(uid string) error {
 	return nil
 }
 
-// writeFile replaces path by b: after a crash there is the old content or the new one, and after it answers, the new one.
+// writeFile replaces path by b: after a crash there is the old content or the new one, and after it has returned, the new one.
 func writeFile(path string, b []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err

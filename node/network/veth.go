@@ -21,10 +21,10 @@ const (
 	podDevice  = "eth0"
 )
 
-// gateway is what every pod sends its packets to: an address on each host-side device that never leaves its link.
+// gateway is the address to which every pod sends its packets: an address on each host-side device, with link scope.
 var gateway = netip.MustParsePrefix("169.254.1.1/32")
 
-// vethName is the host's side of a pod's veth pair: stable by UID, within the 15 bytes of a device name.
+// vethName returns the name of the host's end of a pod's veth pair: derived from the UID, within the 15 bytes of a device name.
 func vethName(uid string) string {
 	h := sha256.Sum256([]byte(uid))
 	return vethPrefix + hex.EncodeToString(h[:])[:13]
@@ -38,17 +38,17 @@ func isPodLink(l netlink.Link) bool {
 	return strings.Trim(name[len(vethPrefix):], "0123456789abcdef") == ""
 }
 
-// wire is one pod's connection as it should be.
+// wire describes one pod's connection.
 type wire struct {
-	link      string // the host's side
+	link      string // the host's end
 	netns     string
 	addr      netip.Addr
-	source    netip.Addr // what the host sends from; zero lets the kernel choose
+	source    netip.Addr // the host's source address; zero lets the kernel choose
 	mtu       int
 	localhost bool // the pod is published on the host's loopback
 }
 
-// connect makes w so, whatever of it is there.
+// connect establishes w, whatever part of it already exists.
 func (n *Network) connect(w wire) error {
 	pod, err := ns.Open(w.netns)
 	if err != nil {
@@ -106,14 +106,14 @@ func (n *Network) connect(w wire) error {
 	}
 	n.awaitCarrier(pl, host, inner)
 	if w.localhost {
-		// Packets from the host's loopback may go to this pod; rules.go keeps the pod from sending to the loopback.
+		// Packets from the host's loopback may go to this pod; rules.go prevents the pod from sending to the loopback.
 		return n.space.Do(func() error { return setSysctl("net/ipv4/conf/"+w.link+"/route_localnet", "1") })
 	}
 	return nil
 }
 
-// awaitCarrier waits, not for long, until both ends can send. The kernel starts the transmit queue of the end that was
-// up first in a work item of its own; a packet before that is lost, and an ARP request is repeated only a second later.
+// awaitCarrier waits briefly until both ends can send. The kernel starts the transmit queue of the end that was up first in a work
+// item; a packet before that is lost, and an ARP request is repeated only a second later.
 func (n *Network) awaitCarrier(pl *netlink.Handle, host, inner netlink.Link) {
 	for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end); time.Sleep(500 * time.Microsecond) {
 		h, err := n.nl.LinkByIndex(host.Attrs().Index)
@@ -162,8 +162,8 @@ func connectInside(pl *netlink.Handle, dev netlink.Link, w wire) error {
 	return nil
 }
 
-// findPair answers both ends when they are one pair. A half that belongs to something else (a sandbox that was made
-// again, an attempt that failed) is removed, and nil answered.
+// findPair returns both ends if they are one pair. An end that belongs to another pair (of a replaced sandbox, or a failed attempt)
+// is removed, and nil returned.
 func (n *Network) findPair(pl *netlink.Handle, name string) (host, inner netlink.Link, err error) {
 	if host, err = linkByName(n.nl, name); err != nil {
 		return nil, nil, err
@@ -187,7 +187,7 @@ func (n *Network) findPair(pl *netlink.Handle, name string) (host, inner netlink
 	return nil, nil, nil
 }
 
-// deleteLink removes a device with its routes; one that is not there is no error.
+// deleteLink removes a device with its routes; it is not an error if the device does not exist.
 func (n *Network) deleteLink(name string) error {
 	l, err := linkByName(n.nl, name)
 	if err != nil || l == nil {

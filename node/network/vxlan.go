@@ -22,11 +22,11 @@ const (
 // underlay is the device that carries packets between nodes.
 type underlay struct {
 	local bool // the node's address is on a device of this namespace
-	mtu   int  // what is left of its MTU for pods
+	mtu   int  // its MTU minus the overhead, for pods
 }
 
-// underlay looks for the node's address. A node may be known by an address that is not its own (behind NAT): then the
-// usual MTU is assumed.
+// underlay looks up the device with the node's address. A node may be known by an address that is not its own (behind NAT): then
+// the usual MTU is assumed.
 func (n *Network) underlay(ip netip.Addr) (underlay, error) {
 	u := underlay{mtu: usualMTU - vxlanOverhead}
 	addrs, err := n.nl.AddrList(nil, unix.AF_INET)
@@ -49,13 +49,14 @@ func (n *Network) underlay(ip netip.Addr) (underlay, error) {
 	return u, nil
 }
 
-// vtepMAC is a node's VXLAN MAC: locally administered and made of the node's address, so every node knows every other's.
+// vtepMAC returns a node's VXLAN MAC: locally administered and derived from the node's address, so every node can compute all
+// others'.
 func vtepMAC(node netip.Addr) net.HardwareAddr {
 	ip := node.As4()
 	return net.HardwareAddr{0x0a, 0x58, ip[0], ip[1], ip[2], ip[3]}
 }
 
-// ensureVXLAN adopts the device when it is as it should be and makes it anew when it is not.
+// ensureVXLAN keeps the device if it is configured as required, and otherwise creates it again.
 func (n *Network) ensureVXLAN(c netapi.NetworkConfig, under underlay) (netlink.Link, error) {
 	want := &netlink.Vxlan{
 		LinkAttrs: netlink.LinkAttrs{Name: vxlanName, MTU: under.mtu, HardwareAddr: vtepMAC(c.NodeIP), TxQLen: -1},
@@ -114,7 +115,7 @@ func sameVXLAN(link netlink.Link, want *netlink.Vxlan) bool {
 		bytes.Equal(have.HardwareAddr, want.HardwareAddr)
 }
 
-// ensureRangeRoute makes pod addresses that nobody has unreachable, and forgets the range of an earlier life.
+// ensureRangeRoute makes pod addresses that no pod has unreachable, and removes the route of an earlier range.
 func (n *Network) ensureRangeRoute(c netapi.NetworkConfig) error {
 	if err := n.removeRangeRoutes(c.PodCIDR); err != nil {
 		return err
@@ -125,10 +126,10 @@ func (n *Network) ensureRangeRoute(c netapi.NetworkConfig) error {
 	return nil
 }
 
-// routeProtocol marks the routes of ours that no device of ours takes along when it goes.
+// routeProtocol marks those of our routes that are not removed together with a device.
 const routeProtocol = 0x4b
 
-// removeRangeRoutes removes what ensureRangeRoute made, but for one range (none when it is invalid).
+// removeRangeRoutes removes the routes that ensureRangeRoute created, except for one range (an invalid one keeps none).
 func (n *Network) removeRangeRoutes(keep netip.Prefix) error {
 	filter := &netlink.Route{Type: unix.RTN_UNREACHABLE, Protocol: routeProtocol}
 	routes, err := n.nl.RouteListFiltered(unix.AF_INET, filter, netlink.RT_FILTER_TYPE|netlink.RT_FILTER_PROTOCOL)
@@ -146,7 +147,7 @@ func (n *Network) removeRangeRoutes(keep netip.Prefix) error {
 	return nil
 }
 
-// peersOf answers the other nodes that packets can go to and come from.
+// peersOf returns the other nodes that packets can go to and come from.
 func peersOf(c netapi.NetworkConfig) []netapi.Peer {
 	peers := make([]netapi.Peer, 0, len(c.Peers))
 	for _, p := range c.Peers {
@@ -157,8 +158,8 @@ func peersOf(c netapi.NetworkConfig) []netapi.Peer {
 	return peers
 }
 
-// ensurePeers makes the device's forwarding entries, neighbours and routes those of the peers; what is right stays
-// untouched, so traffic to other nodes never notices.
+// ensurePeers updates the device's forwarding entries, neighbours and routes to those of the peers; entries that are right are not
+// touched, so traffic to other nodes is not interrupted.
 func (n *Network) ensurePeers(link netlink.Link, c netapi.NetworkConfig) error {
 	index := link.Attrs().Index
 	fdb := map[string]*netlink.Neigh{}
@@ -202,7 +203,7 @@ func (n *Network) reconcileNeighbours(index, family int, want map[string]*netlin
 			continue
 		}
 		if family == unix.AF_INET && e.State&netlink.NUD_PERMANENT == 0 {
-			continue // the kernel's own, such as multicast
+			continue // the kernel's own entries, such as multicast
 		}
 		if e.Family = family; family == unix.AF_BRIDGE {
 			e.Flags = netlink.NTF_SELF
@@ -232,7 +233,7 @@ func (n *Network) reconcileRoutes(index int, want map[string]*netlink.Route) err
 		}
 		old = append(old, r)
 	}
-	for _, r := range want { // first the new ones: a range that changes its gateway is replaced, not cut
+	for _, r := range want { // the new ones first: a range that changes its gateway is replaced without an interruption
 		if err := n.nl.RouteReplace(r); err != nil {
 			return fmt.Errorf("add route to %s: %w", r.Dst, err)
 		}

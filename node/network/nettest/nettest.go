@@ -1,7 +1,7 @@
-// Package nettest makes machines for tests out of network namespaces: hosts on one network, and pods.
+// Package nettest builds machines for tests from network namespaces: hosts on one network, and pods.
 //
-// Main runs a test binary again inside a network and a mount namespace of its own. Everything that tests make (pinned
-// namespaces, devices, nftables tables) lives in those two, so it vanishes with the process, also after kill -9.
+// Main runs a test binary again in its own network and mount namespace. Everything that tests create (pinned namespaces, devices,
+// nftables tables) is in those two, so it vanishes with the process, even after kill -9.
 package nettest
 
 import (
@@ -24,7 +24,7 @@ import (
 
 const inside = "KONTIKI_NETTEST_INSIDE"
 
-// Main is for TestMain: os.Exit(nettest.Main(m)). The tests need root.
+// Main is for TestMain: os.Exit(nettest.Main(m)). The tests must run as root.
 func Main(m *testing.M) int {
 	if os.Getenv(inside) != "" {
 		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
@@ -54,7 +54,7 @@ type Machine struct {
 	t    testing.TB
 }
 
-// New makes a machine with only a loopback, which is up.
+// New creates a machine with only a loopback, which is up.
 func New(t testing.TB) *Machine {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "net")
@@ -88,8 +88,8 @@ func Open(t testing.TB, path string) *Machine {
 	return m
 }
 
-// Hosts makes one machine for each address, all on one Ethernet (a switch in a namespace of its own), with no default
-// route. Addresses are given as prefixes, "192.168.7.1/24"; the device is eth0 with an MTU of 1500.
+// Hosts creates one machine for each address, all on one Ethernet (a switch in its own namespace), without a default route.
+// Addresses are given as prefixes, "192.168.7.1/24"; the device is eth0 with an MTU of 1500.
 func Hosts(t testing.TB, addresses ...string) []*Machine {
 	t.Helper()
 	sw := New(t)
@@ -116,7 +116,7 @@ func Hosts(t testing.TB, addresses ...string) []*Machine {
 	return hosts
 }
 
-// awaitUp waits until a device can send: packets before that are lost.
+// awaitUp waits until a device can send: earlier packets are lost.
 func awaitUp(t testing.TB, m *Machine, device string) {
 	t.Helper()
 	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
@@ -127,7 +127,7 @@ func awaitUp(t testing.TB, m *Machine, device string) {
 	t.Fatalf("device %s does not come up", device)
 }
 
-// NL is the machine's route-netlink handle.
+// NL returns the machine's route-netlink handle.
 func (m *Machine) NL() *netlink.Handle {
 	m.t.Helper()
 	h, err := m.Handle()
@@ -135,7 +135,7 @@ func (m *Machine) NL() *netlink.Handle {
 	return h
 }
 
-// Sh runs a program in the machine and answers what it printed.
+// Sh runs a program in the machine and returns its output.
 func (m *Machine) Sh(name string, args ...string) string {
 	m.t.Helper()
 	var out []byte
@@ -170,8 +170,8 @@ func (m *Machine) DialTCPFrom(local, address string) (c net.Conn, err error) {
 	return c, err
 }
 
-// Serve answers every TCP connection and UDP packet to address:port in the machine: for each line it sends
-// "<name> <address of the client>\n". It ends with the test.
+// Serve accepts TCP connections and UDP packets at address:port in the machine: for each line it responds with "<name> <address of
+// the client>\n". It ends with the test.
 func (m *Machine) Serve(name, address string) {
 	m.t.Helper()
 	must(m.t, m.Do(func() error {
@@ -217,7 +217,7 @@ func (m *Machine) Serve(name, address string) {
 	}))
 }
 
-// Ask makes a connection to a server of Serve and answers its name and the client's address as the server saw it.
+// Ask connects to a server of Serve and returns its name and the client's address as the server saw it.
 func (m *Machine) Ask(network, address string) (name, client string, err error) {
 	c, err := m.Dial(network, address)
 	if err != nil {
@@ -227,7 +227,7 @@ func (m *Machine) Ask(network, address string) (name, client string, err error) 
 	return AskOn(c)
 }
 
-// AskOn asks over an open connection.
+// AskOn does the same over an open connection.
 func AskOn(c net.Conn) (name, client string, err error) {
 	c.SetDeadline(time.Now().Add(2 * time.Second))
 	if _, err := c.Write([]byte("who\n")); err != nil {

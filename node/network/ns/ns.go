@@ -1,8 +1,8 @@
 // Package ns runs code inside a network namespace and opens netlink handles there.
 //
-// A network namespace belongs to a thread, not to a process, and Go moves goroutines between threads. So whoever programs
-// the kernel keeps a Namespace and goes through it: netlink handles are bound to their namespace for life, and whatever
-// looks at the calling thread (/proc/sys/net, sockets, child processes such as nft) runs in Do.
+// A network namespace belongs to a thread, not to a process, and Go moves goroutines between threads. So code that configures the
+// kernel keeps a Namespace and goes through it: netlink handles are bound to their namespace for life, and code that depends on the
+// calling thread (/proc/sys/net, sockets, child processes such as nft) runs in Do.
 package ns
 
 import (
@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Namespace is an open network namespace. It keeps the namespace alive until Close. Its methods are safe for concurrent
-// use, but not beside Close.
+// Namespace is an open network namespace. It keeps the namespace alive until Close. Its methods are safe for concurrent use, but
+// not concurrently with Close.
 type Namespace struct {
 	file *os.File
 	id   identity
@@ -61,10 +61,10 @@ func identify(f *os.File) (identity, error) {
 	return identity{uint64(st.Dev), st.Ino}, nil
 }
 
-// FD is the namespace's file descriptor, for requests that name a namespace. It is valid until Close.
+// FD returns the namespace's file descriptor, for netlink requests that refer to a namespace. It is valid until Close.
 func (n *Namespace) FD() int { return int(n.file.Fd()) }
 
-// Handle answers the route-netlink handle of the namespace. It is shared, safe for concurrent use and closed by Close.
+// Handle returns the route-netlink handle of the namespace. It is shared, safe for concurrent use and closed by Close.
 func (n *Namespace) Handle() (*netlink.Handle, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -79,8 +79,8 @@ func (n *Namespace) Handle() (*netlink.Handle, error) {
 	return h, nil
 }
 
-// Do runs fn on a thread that is in the namespace and answers fn's error. What fn starts in other goroutines is not in
-// the namespace; processes that it starts are.
+// Do runs fn on a thread that is in the namespace and returns fn's error. Goroutines that fn starts are not in the namespace;
+// processes that it starts are.
 func (n *Namespace) Do(fn func() error) error {
 	runtime.LockOSThread()
 	here, err := os.Open("/proc/thread-self/ns/net")
@@ -95,7 +95,7 @@ func (n *Namespace) Do(fn func() error) error {
 	}
 	runtime.UnlockOSThread()
 
-	// Another goroutine, so that a thread that cannot return to its namespace dies with it instead of serving others.
+	// In another goroutine, so that a thread that cannot return to its namespace ends with it instead of running other goroutines.
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
@@ -131,7 +131,7 @@ func (n *Namespace) Close() {
 	n.file.Close()
 }
 
-// Pin makes a new network namespace with its loopback down and pins it at path by a bind mount. Unpin removes it.
+// Pin creates a network namespace with its loopback down and pins it at path by a bind mount. Unpin removes it.
 func Pin(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
@@ -142,7 +142,7 @@ func Pin(path string) error {
 	}
 	f.Close()
 	done := make(chan error, 1)
-	go func() { // never unlocked: the thread ends with the goroutine
+	go func() { // never unlocked, so the thread ends with the goroutine
 		runtime.LockOSThread()
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			done <- fmt.Errorf("make network namespace: %w", err)
@@ -157,7 +157,7 @@ func Pin(path string) error {
 	return nil
 }
 
-// Unpin removes a namespace that Pin made. It lives on while a process or an open Namespace uses it.
+// Unpin removes a namespace that Pin created. It continues to exist while a process or an open Namespace uses it.
 func Unpin(path string) error {
 	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
 		return err
