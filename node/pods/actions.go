@@ -14,7 +14,7 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// verdict is what probes say of a container.
+// verdict is the result of a container's probes.
 type verdict uint8
 
 const (
@@ -23,10 +23,10 @@ const (
 	probeFailure
 )
 
-// observed is what is known of a pod's containers at one moment: by container name, newest first.
+// observed is the state of a pod's containers at one moment: by container name, newest first.
 type observed struct {
 	byName map[string][]runtime.Container
-	// sandbox is the generation of the pod's sandbox, "" while that is not known.
+	// sandbox is the generation of the pod's sandbox, "" if it is not known.
 	sandbox string
 	// liveness, startup and readiness by container id; absent means no result yet.
 	liveness, startup, readiness map[string]verdict
@@ -55,11 +55,11 @@ func (o observed) latest(name string) *runtime.Container {
 	return nil
 }
 
-// labelSandbox is the generation of the sandbox that a container was made in.
+// labelSandbox is the generation of the sandbox in which a container was created.
 const labelSandbox = "sandbox"
 
-// current is the newest attempt, if it was made in the sandbox that the pod has now: after a reboot the pod begins anew,
-// with its init containers.
+// current returns the newest attempt, if it was created in the present sandbox: after a reboot the pod starts again, with its init
+// containers.
 func (o observed) current(name string) *runtime.Container {
 	l := o.latest(name)
 	if l == nil {
@@ -71,7 +71,7 @@ func (o observed) current(name string) *runtime.Container {
 	return l
 }
 
-// started says whether the container runs and has passed its startup probe, if it has one.
+// started says whether the container is running and has passed its startup probe, if it has one.
 func (o observed) started(c *corev1.Container) bool {
 	l := o.latest(c.Name)
 	if l == nil || l.State != runtime.StateRunning {
@@ -82,34 +82,34 @@ func (o observed) started(c *corev1.Container) bool {
 
 func isSidecar(c *corev1.Container) bool { return podspec.IsSidecar(c) }
 
-// kill is one container to stop.
+// kill is a container to stop.
 type kill struct {
 	id        string
 	container *corev1.Container
 	message   string
-	// reason of the kill for the choice of grace period.
+	// probe is set if it caused the kill, for the choice of the grace period.
 	probe *corev1.Probe
 }
 
-// actions is what the next step of a pod's sync does.
+// actions are what the next step of a pod's sync does.
 type actions struct {
 	kill  []kill
 	start []*corev1.Container // in order
-	init  bool                // start holds init containers
-	// ephemeral are started beside all others, once.
+	init  bool                // start contains init containers
+	// ephemeral containers are started independently of all others, once.
 	ephemeral []*corev1.Container
 }
 
 const labelHash = "hash"
 
-// hashOf changes when a running container must be replaced: only the image may change in a living pod.
+// hashOf returns a hash that changes when a running container must be replaced: only the image of a running pod may change.
 func hashOf(c *corev1.Container) string {
 	h := fnv.New32a()
 	fmt.Fprintf(h, "%s\x00%s", c.Name, c.Image)
 	return strconv.FormatUint(uint64(h.Sum32()), 16)
 }
 
-// restartKey names a container for its back-off: with another image or other resources it deserves a new try at once.
+// restartKey identifies a container for its back-off: with another image or other resources it is tried again at once.
 func restartKey(c *corev1.Container) string {
 	b, _ := json.Marshal(struct {
 		Image     string
@@ -120,7 +120,7 @@ func restartKey(c *corev1.Container) string {
 	return c.Name + "\x00" + strconv.FormatUint(h.Sum64(), 16)
 }
 
-// shouldRestart says whether an exited container runs again: its own rules and policy, then the pod's policy.
+// shouldRestart says whether an exited container is restarted: by its own rules and policy, then by the pod's policy.
 func shouldRestart(pod *corev1.Pod, c *corev1.Container, exitCode int) bool {
 	for _, r := range c.RestartPolicyRules {
 		if r.ExitCodes == nil {
@@ -153,7 +153,7 @@ func shouldRestart(pod *corev1.Pod, c *corev1.Container, exitCode int) bool {
 	return true
 }
 
-// needsStart says whether the container has to be started (again).
+// needsStart says whether the container must be started (again).
 func needsStart(pod *corev1.Pod, o observed, c *corev1.Container) bool {
 	l := o.latest(c.Name)
 	if l == nil {
@@ -163,12 +163,12 @@ func needsStart(pod *corev1.Pod, o observed, c *corev1.Container) bool {
 	case runtime.StateRunning:
 		return false
 	case runtime.StateCreated:
-		return true // created by a life that ended before it could start it
+		return true // created by a previous agent that ended before it could start it
 	}
 	return shouldRestart(pod, c, l.ExitCode)
 }
 
-// unfit answers why a running container must be replaced, "" if it need not be.
+// unfit returns why a running container must be replaced, or "".
 func unfit(o observed, c *corev1.Container, l *runtime.Container, kind string) (string, *corev1.Probe) {
 	if h := l.Labels[labelHash]; h != "" && h != hashOf(c) {
 		return fmt.Sprintf("%s %s definition changed", kind, c.Name), nil
@@ -182,8 +182,8 @@ func unfit(o observed, c *corev1.Container, l *runtime.Container, kind string) (
 	return "", nil
 }
 
-// initialized says whether the pod's regular containers may run: once one of them has been created, for as long as the
-// sandbox lives.
+// initialized says whether the pod's regular containers may run: as soon as one of them has been created, for the lifetime of the
+// sandbox.
 func initialized(pod *corev1.Pod, o observed) bool {
 	for i := range pod.Spec.Containers {
 		if o.current(pod.Spec.Containers[i].Name) != nil {
@@ -193,7 +193,7 @@ func initialized(pod *corev1.Pod, o observed) bool {
 	if pod.Spec.RestartPolicy == corev1.RestartPolicyNever {
 		for i := range pod.Spec.Containers {
 			if o.latest(pod.Spec.Containers[i].Name) != nil {
-				return true // it has had its one run
+				return true // it has run, and never runs again
 			}
 		}
 	}
@@ -212,7 +212,7 @@ func initialized(pod *corev1.Pod, o observed) bool {
 	return true
 }
 
-// computeActions decides the next step. It changes nothing and looks at nothing but its arguments.
+// computeActions decides the next step. It depends only on its arguments and changes nothing.
 func computeActions(pod *corev1.Pod, o observed) actions {
 	var a actions
 	for c, kind := range podspec.Containers(pod) {
@@ -289,7 +289,7 @@ func computeActions(pod *corev1.Pod, o observed) actions {
 	return a
 }
 
-// lastFailure is when the newest attempt ended, for back-off; zero if there was none.
+// lastFailure returns when the newest attempt ended, for back-off; zero if there was none.
 func lastFailure(o observed, name string) time.Time {
 	l := o.latest(name)
 	if l == nil || l.State != runtime.StateExited {

@@ -11,10 +11,10 @@ import (
 	"github.com/kontiki/kontiki/node/podspec"
 )
 
-// Refusal is why a node does not run a pod that it was assigned. The pod becomes Failed with it.
+// Refusal is the reason why a node does not run a pod that was assigned to it. The pod becomes Failed with it.
 type Refusal struct{ Reason, Message string }
 
-// Reasons of refusals, worded as the kubelet's.
+// Reasons of refusals, which are the kubelet's.
 const (
 	reasonUnsupported = "PodFeatureUnsupported"
 	reasonSysctl      = "SysctlForbidden"
@@ -23,8 +23,8 @@ const (
 	reasonOSLabel     = "PodOSSelectorNodeLabelDoesNotMatch"
 )
 
-// safeSysctls are the sysctls that a pod may set without the administrator's leave: the kernel keeps them a namespace,
-// and they have no influence on other pods of the node.
+// safeSysctls are the sysctls that a pod may set without an administrator's permission: they are namespaced, and have no influence
+// on other pods of the node.
 var safeSysctls = []string{
 	"kernel.shm_rmid_forced",
 	"net.ipv4.ip_local_port_range", "net.ipv4.ip_local_reserved_ports", "net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range",
@@ -32,8 +32,8 @@ var safeSysctls = []string{
 	"net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem", "net.ipv4.tcp_slow_start_after_idle", "net.ipv4.tcp_notsent_lowat",
 }
 
-// CheckSysctlPatterns says whether a list may be given as AllowedUnsafeSysctls: names, or prefixes that end in "*", of
-// what the kernel keeps a namespace.
+// CheckSysctlPatterns returns an error if a list may not be given as AllowedUnsafeSysctls. It must contain names, or prefixes that
+// end in "*", of namespaced sysctls.
 func CheckSysctlPatterns(patterns []string) error {
 	for _, p := range patterns {
 		ns, name, _ := sysctl.GetNamespace(p)
@@ -47,9 +47,9 @@ func CheckSysctlPatterns(patterns []string) error {
 	return nil
 }
 
-// Admit decides, before anything of a pod is made, whether this node can run it as its spec says. What a node cannot do is
-// refused with a reason, never ignored; kinds of volumes that it cannot make are refused when they are mounted. Whether the
-// pod fits beside the others is the manager's question (fit).
+// Admit decides, before anything of a pod is created, whether this node can run it as its spec requires. What the node does not
+// support is refused with a reason, never ignored; unsupported kinds of volumes are refused when they are mounted. Whether the pod
+// fits beside the others is checked by fit.
 func (m *Manager) Admit(pod *corev1.Pod) *Refusal {
 	if pod.Spec.OS != nil && pod.Spec.OS.Name != corev1.Linux {
 		return &Refusal{reasonOS, "Failed to admit pod as the OS field doesn't match node OS"}
@@ -81,9 +81,9 @@ func (m *Manager) admitSysctls(pod *corev1.Pod) *Refusal {
 		ns, _, _ := sysctl.GetNamespace(name)
 		switch {
 		case ns == sysctl.NetNamespace && pod.Spec.HostNetwork,
-			ns == sysctl.UTSNamespace && pod.Spec.HostNetwork, // a pod with the host's network has the host's name
+			ns == sysctl.UTSNamespace && pod.Spec.HostNetwork, // a pod in the host's network has the host's name
 			ns == sysctl.IPCNamespace && pod.Spec.HostIPC,
-			ns == sysctl.UserNamespace: // there are no user namespaces of pods
+			ns == sysctl.UserNamespace: // pods have no user namespaces
 			return forbid("%q not allowed with host %s enabled", name, ns)
 		case ns == sysctl.UnknownNamespace:
 			return forbid("%q not allowlisted", name)
@@ -100,7 +100,7 @@ func matchSysctl(pattern, name string) bool {
 	return pattern == name
 }
 
-// admitAppArmor refuses a pod that wants to be confined by a profile which the host cannot enforce.
+// admitAppArmor refuses a pod with an AppArmor profile that the host cannot enforce.
 func (m *Manager) admitAppArmor(pod *corev1.Pod) *Refusal {
 	wanted := func(p *corev1.AppArmorProfile) bool {
 		return p != nil && p.Type != corev1.AppArmorProfileTypeUnconfined
@@ -118,7 +118,7 @@ func (m *Manager) admitAppArmor(pod *corev1.Pod) *Refusal {
 	return nil
 }
 
-// unsupported lists what a pod asks for and this node does not do, as fields of its spec.
+// unsupported returns the fields of a pod's spec that this node does not support.
 func (m *Manager) unsupported(pod *corev1.Pod) []string {
 	var out []string
 	refuse := func(used bool, field string) {
@@ -159,14 +159,14 @@ func (m *Manager) unsupported(pod *corev1.Pod) []string {
 		}
 		if s := c.SecurityContext; s != nil {
 			refuse(m.features.SELinux && s.SELinuxOptions != nil, "securityContext.seLinuxOptions")
-			// It is valid in a user namespace only: without one, root would have all of the host's /proc/sys.
+			// It is valid only in a user namespace: without one, root would have access to all of the host's /proc/sys.
 			refuse(s.ProcMount != nil && *s.ProcMount == corev1.UnmaskedProcMount && !(s.Privileged != nil && *s.Privileged), "securityContext.procMount: Unmasked")
 		}
 	}
 	return out
 }
 
-// otherHTTP says whether a handler asks for another protocol than HTTP/1.1.
+// otherHTTP says whether a handler requires a protocol other than HTTP/1.1.
 func otherHTTP(a *corev1.HTTPGetAction) bool {
 	return a != nil && a.Protocol != nil && *a.Protocol != corev1.HTTPProtocolHTTP1
 }

@@ -2,8 +2,8 @@ package pods
 
 import "time"
 
-// backOff delays the restarts of what keeps failing: 10 s, doubled each time up to 300 s, forgotten after twice that
-// without a failure.
+// backOff delays restarts after repeated failures: 10 s, doubled each time up to 300 s, and reset after twice that without a
+// failure.
 type backOff struct {
 	entries map[string]*backOffEntry
 }
@@ -13,7 +13,7 @@ type backOffEntry struct {
 	last  time.Time
 }
 
-// waits answers how long from now until key may start again after its failure at since, 0 for now.
+// waits returns how long from now key must wait before a restart after its failure at since; 0 means it may start now.
 func (b *backOff) waits(key string, since, now time.Time) time.Duration {
 	e := b.entries[key]
 	if e == nil || b.expired(e, since) {
@@ -22,7 +22,7 @@ func (b *backOff) waits(key string, since, now time.Time) time.Duration {
 	return max(0, e.delay-now.Sub(since))
 }
 
-// delay is the current delay of key.
+// delay returns the current delay of key.
 func (b *backOff) delay(key string) time.Duration {
 	if e := b.entries[key]; e != nil {
 		return e.delay
@@ -47,7 +47,7 @@ func (b *backOff) next(key string, since, now time.Time) {
 
 func (b *backOff) reset(key string) { delete(b.entries, key) }
 
-// expired says whether it ran long enough since the last attempt to be forgiven.
+// expired says whether it ran long enough since the last attempt for the back-off to be reset.
 func (b *backOff) expired(e *backOffEntry, since time.Time) bool {
 	return since.Sub(e.last) > 2*backOffMax
 }

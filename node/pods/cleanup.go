@@ -10,7 +10,7 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// prune removes attempts that nobody needs: the newest and the one before it are kept.
+// prune removes old attempts: the newest and the one before it are kept.
 func (w *worker) prune(ctx context.Context, pod *corev1.Pod, o observed) {
 	for _, attempts := range o.byName {
 		for i := 2; i < len(attempts); i++ {
@@ -25,7 +25,7 @@ func (w *worker) prune(ctx context.Context, pod *corev1.Pod, o observed) {
 	}
 }
 
-// forget removes the containers, the logs and the pod's folder.
+// forget removes the containers, the logs and the pod's directory.
 func (w *worker) forget(ctx context.Context) error {
 	list, err := w.m.c.Runtime.ListContainers(ctx, string(w.uid))
 	if err != nil {

@@ -20,7 +20,7 @@ const (
 
 func hostname(pod *corev1.Pod) string {
 	if o := pod.Spec.HostnameOverride; o != nil {
-		return *o // up to all that the kernel takes
+		return *o // up to the kernel's maximum
 	}
 	h := pod.Spec.Hostname
 	if h == "" {
@@ -39,7 +39,7 @@ func (w *worker) fqdn(pod *corev1.Pod) string {
 	return fmt.Sprintf("%s.%s.%s.svc.%s", hostname(pod), pod.Spec.Subdomain, pod.Namespace, w.m.c.DNS().Domain)
 }
 
-// maxHostname is what the kernel takes.
+// maxHostname is the kernel's limit.
 const maxHostname = 64
 
 func (w *worker) sandboxConfig(pod *corev1.Pod) (runtime.SandboxConfig, error) {
@@ -76,7 +76,7 @@ func podNetwork(pod *corev1.Pod, netns string) netapi.PodNetwork {
 	return n
 }
 
-// containerConfig builds what the runtime is asked for.
+// containerConfig returns the configuration to pass to the runtime.
 func (w *worker) containerConfig(pod *corev1.Pod, c *corev1.Container, o observed, attempt int) (runtime.ContainerConfig, error) {
 	env, err := w.m.environment(pod, c, w.podIPs, w.volumes)
 	if err != nil {
@@ -135,7 +135,7 @@ func (w *worker) containerConfig(pod *corev1.Pod, c *corev1.Container, o observe
 	return cfg, nil
 }
 
-// targetOf is the container whose processes an ephemeral container wants to see, "" for none.
+// targetOf returns the container whose processes an ephemeral container should see, "" for none.
 func targetOf(pod *corev1.Pod, name string) string {
 	for i := range pod.Spec.EphemeralContainers {
 		if e := &pod.Spec.EphemeralContainers[i]; e.Name == name {
@@ -145,7 +145,7 @@ func targetOf(pod *corev1.Pod, name string) string {
 	return ""
 }
 
-// showsObjects says whether a volume shows objects of the cluster. Such a volume is the agent's to write, nobody else's.
+// showsObjects says whether a volume contains objects of the cluster. Only the agent may write to such a volume.
 func showsObjects(pod *corev1.Pod, name string) bool {
 	for i := range pod.Spec.Volumes {
 		if v := &pod.Spec.Volumes[i]; v.Name == name {
@@ -155,7 +155,7 @@ func showsObjects(pod *corev1.Pod, name string) bool {
 	return false
 }
 
-// recursiveReadOnly says whether a mount is read-only with all that is mounted below it.
+// recursiveReadOnly says whether a mount is read-only together with all mounts below it.
 func recursiveReadOnly(m corev1.VolumeMount, supported bool) bool {
 	return m.ReadOnly && supported && m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled
 }
@@ -215,7 +215,7 @@ func (w *worker) mounts(pod *corev1.Pod, c *corev1.Container, lookup func(string
 	return out, nil, nil
 }
 
-// securityOf merges the pod's and the container's security contexts: the container's wins, field by field.
+// securityOf merges the pod's and the container's security contexts: the container's fields take precedence.
 func securityOf(pod *corev1.Pod, c *corev1.Container) (runtime.Security, error) {
 	var s runtime.Security
 	s.Seccomp = "unconfined"
@@ -258,14 +258,14 @@ func securityOf(pod *corev1.Pod, c *corev1.Container) (runtime.Security, error) 
 			return s, err
 		}
 	}
-	// Whoever said what, the outcome decides.
+	// The result decides, whichever context set it.
 	if s.RunAsNonRoot && s.RunAsUser != nil && *s.RunAsUser == 0 {
 		return s, fmt.Errorf("container's runAsUser breaks non-root policy (pod: %q, container: %s)", PodFullName(pod), c.Name)
 	}
 	return s, nil
 }
 
-// confine sets the profiles that are given.
+// confine sets the given seccomp and AppArmor profiles.
 func confine(s *runtime.Security, seccomp *corev1.SeccompProfile, apparmor *corev1.AppArmorProfile) error {
 	if seccomp != nil {
 		switch seccomp.Type {

@@ -14,7 +14,7 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// expand replaces $(NAME) where lookup knows the name. $$ is one dollar; anything else stays as it is.
+// expand replaces $(NAME) if lookup knows the name. $$ becomes one dollar; everything else is unchanged.
 func expand(s string, lookup func(string) (string, bool)) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
@@ -47,7 +47,8 @@ func expand(s string, lookup func(string) (string, bool)) string {
 	return b.String()
 }
 
-// environment builds a container's variables: those from whole objects, then its own, then the services' that neither names.
+// environment returns a container's variables: those from whole objects, then its own, then the services' variables not set by
+// either.
 func (m *Manager) environment(pod *corev1.Pod, c *corev1.Container, podIPs []string, volumes map[string]string) ([]runtime.KeyValue, error) {
 	services, known := m.c.Objects.Services()
 	if !known {
@@ -148,7 +149,7 @@ func (m *Manager) envFrom(namespace string, from corev1.EnvFromSource) ([]runtim
 
 func optional(b *bool) bool { return b != nil && *b }
 
-// valueFrom resolves one source; ok is false for an optional one that is not there.
+// valueFrom resolves one source; ok is false for an optional one that does not exist.
 func (m *Manager) valueFrom(pod *corev1.Pod, c *corev1.Container, from *corev1.EnvVarSource, podIPs []string, volumes map[string]string) (value string, ok bool, err error) {
 	switch {
 	case from.FieldRef != nil:
@@ -191,7 +192,7 @@ func (m *Manager) valueFrom(pod *corev1.Pod, c *corev1.Container, from *corev1.E
 	return "", false, fmt.Errorf("the source of an environment variable is of a kind that this node does not know")
 }
 
-// unfitVariable names the first variable that no process can be given as it is, "" if there is none.
+// unfitVariable returns the name of the first variable whose value cannot be passed to a process, "" if there is none.
 func unfitVariable(env []runtime.KeyValue) string {
 	for _, v := range env {
 		if !utf8.ValidString(v.Value) || strings.IndexByte(v.Value, 0) >= 0 {
@@ -201,7 +202,7 @@ func unfitVariable(env []runtime.KeyValue) string {
 	return ""
 }
 
-// serviceEnv are the variables of services: those of the pod's namespace if links are on, and the API's own always.
+// serviceEnv returns the variables of services: those in the pod's namespace if links are enabled, and always the API's own.
 func serviceEnv(services []*corev1.Service, namespace string, links bool) map[string]string {
 	chosen := map[string]*corev1.Service{}
 	for _, s := range services {

@@ -10,7 +10,7 @@ import (
 	"github.com/kontiki/kontiki/internal/beneath"
 )
 
-// maxEnvFile bounds a file of variables: it is read into memory for each of them.
+// maxEnvFile limits the size of a file of variables, which is read into memory for each of them.
 const maxEnvFile = 1 << 20
 
 // fileKey reads one variable from a file that a container wrote into a volume.
@@ -32,9 +32,9 @@ func fileKey(ref *corev1.FileKeySelector, volumes map[string]string) (value stri
 	return value, value != "", nil
 }
 
-// parseEnvFile finds a variable in a file of lines NAME='value', as the kubelet reads them: nothing is special between the
-// quotes, where a line may end too; blank lines and lines with # are skipped, and so is a comment behind the value.
-// NAME= followed by white space is an empty value. A missing name is an empty value.
+// parseEnvFile returns a variable from a file of lines NAME='value', in the kubelet's format: characters between the quotes are
+// literal, newlines included; blank lines and lines with # are skipped, and so is a comment after the value. NAME= followed by
+// white space is an empty value. A missing name is an empty value.
 func parseEnvFile(content, key string) (string, error) {
 	lines := strings.Split(strings.TrimSuffix(content, "\n"), "\n")
 	for i := 0; i < len(lines); i++ {
@@ -77,7 +77,7 @@ func parseEnvFile(content, key string) (string, error) {
 	return "", nil
 }
 
-// cutMore goes on with a value on its next line.
+// cutMore continues a value on its next line.
 func cutMore(value, line string) (string, string, bool) {
 	more, after, closed := strings.Cut(strings.TrimSuffix(line, "\r"), "'")
 	return value + "\n" + more, after, closed

@@ -19,8 +19,8 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// writeFiles writes the pod's /etc/hosts, /etc/hostname and /etc/resolv.conf. They are written in place: containers have
-// them mounted.
+// writeFiles writes the pod's /etc/hosts, /etc/hostname and /etc/resolv.conf. It writes them in place, because they are mounted in
+// containers.
 func (w *worker) writeFiles(pod *corev1.Pod, name string) error {
 	if pod.Spec.HostNetwork {
 		name, _ = os.Hostname()
@@ -77,7 +77,7 @@ func (w *worker) hosts(pod *corev1.Pod) string {
 	return b.String()
 }
 
-// resolvConf merges the pod's DNS policy and configuration.
+// resolvConf returns the resolv.conf for the pod's DNS policy and configuration.
 func resolvConf(pod *corev1.Pod, dns DNS, host string) string {
 	var servers, search []string
 	options := map[string]*string{}
@@ -179,19 +179,19 @@ func parseResolv(s string) (servers, search, options []string) {
 	return servers, search, options
 }
 
-// Bounds of termination messages.
+// Limits of termination messages.
 const (
 	maxMessage      = 4096
 	maxMessageLog   = 2048
 	maxMessageLines = 80
 )
 
-// messageFile is where a container's termination message is, below the pod's folder.
+// messageFile returns the path of a container's termination message below the pod's directory.
 func messageFile(container string, attempt int) string {
 	return filepath.Join("containers", container, strconv.Itoa(attempt))
 }
 
-// makeMessageFile makes an empty file that whoever the container runs as may write, and answers its path.
+// makeMessageFile creates an empty file that the container's user may write, whoever that is, and returns its path.
 func (w *worker) makeMessageFile(pod *corev1.Pod, container string, attempt int) (string, error) {
 	dir, name := w.m.podDir(pod.UID), messageFile(container, attempt)
 	root, err := os.OpenRoot(dir)
@@ -213,7 +213,7 @@ func (w *worker) makeMessageFile(pod *corev1.Pod, container string, attempt int)
 	return filepath.Join(dir, name), f.Chmod(0o666)
 }
 
-// terminationMessage reads what an exited container left, once.
+// terminationMessage reads the termination message of an exited container, once.
 func (w *worker) terminationMessage(pod *corev1.Pod, c runtime.Container) string {
 	if m, ok := w.messages[c.ID]; ok {
 		return m
@@ -231,12 +231,12 @@ func (w *worker) terminationMessage(pod *corev1.Pod, c runtime.Container) string
 	return message
 }
 
-// text makes bytes of a container a string that the API can hold, and keeps its end.
+// text converts bytes of a container to a string that the API accepts, keeping the last limit bytes.
 func text(b []byte, limit int) string {
 	return lastBytes(strings.ToValidUTF8(string(b), "\uFFFD"), limit)
 }
 
-// lastBytes keeps at most n bytes of the end of s, and whole runes.
+// lastBytes returns at most n bytes of the end of s, in whole runes.
 func lastBytes(s string, n int) string {
 	if len(s) <= n {
 		return s
@@ -248,7 +248,7 @@ func lastBytes(s string, n int) string {
 	return s
 }
 
-// logTail answers the text of the last lines of a CRI log.
+// logTail returns the text of the last lines of a CRI log.
 func logTail(path string) string {
 	f, err := runtime.OpenLog(path)
 	if err != nil {
@@ -270,7 +270,7 @@ func logTail(path string) string {
 		}
 	}
 	lines := strings.SplitAfter(string(b), "\n")
-	if lines[len(lines)-1] == "" { // what is behind the last line's end
+	if lines[len(lines)-1] == "" { // what follows the last newline
 		lines = lines[:len(lines)-1]
 	}
 	if len(lines) > maxMessageLines {
@@ -291,7 +291,7 @@ func logTail(path string) string {
 	return lastBytes(out.String(), maxMessageLog)
 }
 
-// pullSecrets answers the credentials among the pod's image pull secrets that fit the image's registry.
+// pullSecrets returns the credentials in the pod's image pull secrets that match the image's registry.
 func (w *worker) pullSecrets(pod *corev1.Pod, image string) []runtime.Auth {
 	var out []runtime.Auth
 	var missing []string

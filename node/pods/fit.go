@@ -12,8 +12,8 @@ import (
 	"github.com/kontiki/kontiki/node/podspec"
 )
 
-// fit says whether a pod fits on the node beside the pods that it runs, as the kubelet does for pods that were bound by
-// hand, or bound by a scheduler that did not know of others yet. node may be nil as long as nothing is known of it.
+// fit checks whether a pod fits on the node beside the pods that it runs, as the kubelet does for pods that were bound by hand or
+// by a scheduler that did not know of others yet. node may be nil while it is not known.
 func fit(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *Refusal {
 	if node == nil {
 		return nil
@@ -50,8 +50,8 @@ func tolerates(pod *corev1.Pod, taint *corev1.Taint) bool {
 	return false
 }
 
-// fitResources compares requests with what the node has for pods. Extended resources that the node does not know are
-// somebody else's.
+// fitResources compares requests with the node's allocatable resources. Extended resources that the node does not know are not
+// checked.
 func fitResources(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceList) *Refusal {
 	insufficient := func(name corev1.ResourceName, requested, used, capacity int64) *Refusal {
 		return &Refusal{"OutOf" + string(name), fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used, capacity)}
@@ -87,7 +87,7 @@ func fitResources(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.Reso
 	return nil
 }
 
-// inOrder names the resources as the kubelet looks at them: cpu, memory, ephemeral-storage, then the others.
+// inOrder returns the resources in the kubelet's order: cpu, memory, ephemeral-storage, then the others.
 func inOrder(l corev1.ResourceList) []corev1.ResourceName {
 	first := map[corev1.ResourceName]int{corev1.ResourceCPU: -3, corev1.ResourceMemory: -2, corev1.ResourceEphemeralStorage: -1}
 	names := make([]corev1.ResourceName, 0, len(l))
@@ -103,7 +103,7 @@ func inOrder(l corev1.ResourceList) []corev1.ResourceName {
 	return names
 }
 
-// portsTaken says whether a port of the host that the pod wants is another's already.
+// portsTaken says whether another pod already uses a host port of this pod.
 func portsTaken(pod *corev1.Pod, others []*corev1.Pod) bool {
 	mine := hostPorts(pod)
 	if len(mine) == 0 {
@@ -123,7 +123,7 @@ func portsTaken(pod *corev1.Pod, others []*corev1.Pod) bool {
 
 func anyAddress(ip string) bool { return ip == "" || ip == "0.0.0.0" || ip == "::" }
 
-// hostPorts are the ports of the host that a pod's containers want.
+// hostPorts returns the host ports of a pod's containers.
 func hostPorts(pod *corev1.Pod) []corev1.ContainerPort {
 	var out []corev1.ContainerPort
 	for c := range podspec.Containers(pod) {

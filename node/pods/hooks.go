@@ -13,10 +13,10 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// maxHookOutput is how much of a hook's output is kept for its error.
+// maxHookOutput is how many bytes of a hook's output are kept for its error.
 const maxHookOutput = 10 << 10
 
-// hook runs a lifecycle handler. It ends with ctx at the latest.
+// hook runs a lifecycle handler. It returns when ctx ends at the latest.
 func (w *worker) hook(ctx context.Context, pod *corev1.Pod, c *corev1.Container, id string, h *corev1.LifecycleHandler) error {
 	switch {
 	case h.Exec != nil:

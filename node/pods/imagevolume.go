@@ -8,8 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// imageVolumes mounts the images that a container has as volumes. Each is pulled as its policy says when it is mounted, and
-// stays what it was then for as long as the pod lives.
+// imageVolumes mounts the images that a container uses as volumes. Each is pulled according to its policy when it is mounted, and
+// does not change during the pod's life.
 func (w *worker) imageVolumes(ctx context.Context, pod *corev1.Pod, c *corev1.Container) (retry time.Duration, err error) {
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]

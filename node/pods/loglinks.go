@@ -8,17 +8,17 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// maxFileName is what file systems take.
+// maxFileName is the file systems' limit.
 const maxFileName = 255
 
-// logLink is where log collectors find a container's log: POD_NAMESPACE_CONTAINER-ID.log.
+// logLink returns the path at which log collectors find a container's log: POD_NAMESPACE_CONTAINER-ID.log.
 func logLink(dir string, pod *corev1.Pod, container, id string) string {
 	suffix := "-" + id + ".log"
 	name := pod.Name + "_" + pod.Namespace + "_" + container
 	return filepath.Join(dir, name[:min(len(name), maxFileName-len(suffix))]+suffix)
 }
 
-// linkLog makes the link. Nothing depends on it, so a failure is only logged.
+// linkLog creates the link. Nothing depends on it, so a failure is only logged.
 func (w *worker) linkLog(pod *corev1.Pod, container, id, log string) {
 	dir := w.m.c.LogLinkDir
 	if dir == "" {
@@ -40,7 +40,7 @@ func (w *worker) unlinkLog(pod *corev1.Pod, container, id string) {
 	}
 }
 
-// sweepLogLinks removes links into the log folder whose logs are gone: a crash may have left them.
+// sweepLogLinks removes links to logs that no longer exist, which a crash may have left.
 func (m *Manager) sweepLogLinks() {
 	if m.c.LogLinkDir == "" {
 		return
@@ -55,7 +55,8 @@ func (m *Manager) sweepLogLinks() {
 		if err != nil || !strings.HasPrefix(target, m.c.LogDir+"/") {
 			continue
 		}
-		// The log's folder is made before the link, and removed after it; the log itself comes when the container starts.
+		// The log's directory is created before the link, and removed after it; the log itself is created when the container
+		// starts.
 		if _, err := os.Lstat(filepath.Dir(filepath.Dir(target))); os.IsNotExist(err) {
 			_ = os.Remove(path)
 		}

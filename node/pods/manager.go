@@ -17,13 +17,13 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// Manager owns the workers. Make one with New, then Run it; the other methods may be called before and while it runs.
+// Manager manages the workers. Create it with New, then call Run; the other methods may be called before and during Run.
 type Manager struct {
 	c         Config
 	features  runtime.Features
 	starts    chan struct{}
-	measures  chan struct{} // the one place for looking at a pod's use of local storage
-	admission sync.Mutex    // one pod is admitted after another, so that two do not get the same place
+	measures  chan struct{} // one slot, for measuring a pod's local storage
+	admission sync.Mutex    // serializes admission, so that two pods do not get the same resources
 	refusals  backOff       // by the owner's UID; guarded by admission
 
 	mu       sync.Mutex
@@ -54,7 +54,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.mu.Unlock()
 	defer func() {
 		m.mu.Lock()
-		m.stopping = true // what is told now, nobody does any more
+		m.stopping = true // later changes are ignored
 		m.mu.Unlock()
 		m.wg.Wait()
 	}()
@@ -73,7 +73,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Update adds a pod or tells its worker what changed. The object is read-only.
+// Update adds a pod or passes its changes to its worker. The object is read-only.
 func (m *Manager) Update(pod *corev1.Pod) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -87,7 +87,7 @@ func (m *Manager) Update(pod *corev1.Pod) {
 	w.update(pod)
 }
 
-// Remove says that the pod object is gone: the worker stops what is left of it and ends.
+// Remove reports that the pod object is gone: the worker stops what is left of the pod and ends.
 func (m *Manager) Remove(uid types.UID) {
 	m.mu.Lock()
 	w := m.workers[uid]
@@ -97,8 +97,8 @@ func (m *Manager) Remove(uid types.UID) {
 	}
 }
 
-// Sweep says that all pods of the node have been told: what the runtime has beside them is stopped and removed.
-// Only the first call does something.
+// Sweep reports that all pods of the node have been passed to Update: everything else in the runtime is stopped and removed. Only
+// the first call has an effect.
 func (m *Manager) Sweep() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -141,14 +141,14 @@ func (m *Manager) sweep(ctx context.Context) {
 		}
 	}
 	keep := m.removeOrphans(orphans)
-	if err == nil { // or a pod that still runs could lose its network
+	if err == nil { // otherwise a running pod could lose its network
 		if err := m.c.Network.Sweep(ctx, keep); err != nil {
 			slog.Warn("free the network of pods that are gone", "err", err)
 		}
 	}
 }
 
-// removeOrphans lets workers remove what pods have left that nobody assigned, and returns all pods that have a worker.
+// removeOrphans starts workers that remove what is left of pods that are not assigned, and returns all pods that have a worker.
 func (m *Manager) removeOrphans(orphans map[types.UID]*corev1.Pod) []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -169,7 +169,7 @@ func (m *Manager) removeOrphans(orphans map[types.UID]*corev1.Pod) []string {
 	return keep
 }
 
-// launch is called with mu held.
+// launch starts a worker. The caller holds mu.
 func (m *Manager) launch(w *worker) {
 	if m.stopping {
 		return
@@ -201,8 +201,8 @@ func (m *Manager) launch(w *worker) {
 	start()
 }
 
-// Refresh says that Secrets or ConfigMaps of these namespaces changed: their pods' volumes are looked at again, and
-// containers that waited for one are tried again.
+// Refresh reports that Secrets or ConfigMaps of these namespaces changed: their pods' volumes are updated, and containers that were
+// waiting for one are tried again.
 func (m *Manager) Refresh(namespaces map[string]bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -213,7 +213,7 @@ func (m *Manager) Refresh(namespaces map[string]bool) {
 	}
 }
 
-// RefreshVolumes says that volumes of a pod are to be looked at again.
+// RefreshVolumes lets volumes of a pod be updated.
 func (m *Manager) RefreshVolumes(uid types.UID, volumes []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -222,8 +222,8 @@ func (m *Manager) RefreshVolumes(uid types.UID, volumes []string) {
 	}
 }
 
-// Retry says that something changed that may let waiting pods begin: the network, or the services. It costs pods that
-// run next to nothing.
+// Retry reports a change that may allow waiting pods to start: of the network, or the services. It costs running pods next to
+// nothing.
 func (m *Manager) Retry() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -232,8 +232,8 @@ func (m *Manager) Retry() {
 	}
 }
 
-// Reconcile reports the status of every pod whose object shows another: while the node was away its master may have
-// written that its pods are not ready.
+// Reconcile reports the status of every pod whose object has another one: while the node was disconnected, a master may have marked
+// its pods as not ready.
 func (m *Manager) Reconcile() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -242,7 +242,7 @@ func (m *Manager) Reconcile() {
 	}
 }
 
-// Pods answers the pods with their present status.
+// Pods returns the pods with their present status.
 func (m *Manager) Pods() []*corev1.Pod {
 	m.mu.Lock()
 	list := make([]*worker, 0, len(m.workers))
@@ -257,8 +257,8 @@ func (m *Manager) Pods() []*corev1.Pod {
 	return out
 }
 
-// Pod answers one pod with its present status: the one with that UID, or with none given the newest of that name. A name
-// may stand for several for a while: one is still being stopped when its successor comes.
+// Pod returns one pod with its present status: the one with that UID or, if uid is empty, the newest of that name. Several pods may
+// have one name for a while, when one is still being stopped and its successor has been assigned.
 func (m *Manager) Pod(namespace, name string, uid types.UID) (*corev1.Pod, bool) {
 	var found *corev1.Pod
 	for _, p := range m.Pods() {
@@ -273,11 +273,12 @@ func (m *Manager) Pod(namespace, name string, uid types.UID) (*corev1.Pod, bool)
 	return found, found != nil
 }
 
-// admit decides whether a pod may begin, and counts it from then on. A pod that is refused is to be so after wait.
+// admit decides whether a pod may start, and reserves its resources from then on. A refused pod should be reported as such only
+// after wait.
 //
-// A controller replaces a pod that failed at once, and a scheduler that does not know better sends the next one here too: so
-// that they do not go round as fast as they can, the successors of a refused pod are refused later and later, as containers
-// are restarted. Meanwhile they may turn out to fit.
+// A controller immediately replaces a pod that failed, and a scheduler that does not know the reason binds the next one to this
+// node too. To slow that down, the successors of a refused pod are refused with a growing delay, like restarts of containers.
+// Meanwhile they may turn out to fit.
 func (m *Manager) admit(w *worker, pod *corev1.Pod) (r *Refusal, wait time.Duration) {
 	m.admission.Lock()
 	defer m.admission.Unlock()
@@ -308,10 +309,10 @@ func (m *Manager) admit(w *worker, pod *corev1.Pod) (r *Refusal, wait time.Durat
 	return r, 0
 }
 
-// maxRefusals bounds how many owners of refused pods are remembered.
+// maxRefusals limits how many owners of refused pods are remembered.
 const maxRefusals = 1000
 
-// active are the pods that hold a part of the node, but for one's own worker's.
+// active returns the pods that use resources of the node, except for one worker's.
 func (m *Manager) active(but *worker) []*corev1.Pod {
 	m.mu.Lock()
 	list := make([]*worker, 0, len(m.workers))
@@ -332,7 +333,7 @@ func (m *Manager) active(but *worker) []*corev1.Pod {
 	return out
 }
 
-// nodeForFit is the node with the labels and taints that it has in the cluster, and with what the agent knows it to have.
+// nodeForFit returns the node with its labels and taints in the cluster, and the resources that the agent found.
 func (m *Manager) nodeForFit() *corev1.Node {
 	own := m.node()
 	if m.c.ClusterNode == nil {
@@ -363,7 +364,7 @@ func (m *Manager) nodeMemory() int64 {
 	return 0
 }
 
-// slot takes one of the places for starting containers; the answer gives it back.
+// slot takes a slot for starting containers; the returned function releases it.
 func (m *Manager) slot(ctx context.Context) (func(), error) {
 	select {
 	case m.starts <- struct{}{}:
@@ -379,5 +380,5 @@ func (m *Manager) podLogDir(pod *corev1.Pod) string {
 	return filepath.Join(m.c.LogDir, pod.Namespace+"_"+pod.Name+"_"+string(pod.UID))
 }
 
-// resync is how often a worker looks again though nobody called it: a net below the events.
+// resync is how often a worker checks its pod without an event, in case one was lost.
 const resync = time.Minute

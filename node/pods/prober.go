@@ -25,14 +25,14 @@ const (
 
 func (k probeKind) title() string { return [...]string{"Liveness", "Readiness", "Startup"}[k] }
 
-// prober runs the probes of one pod: a goroutine for each container and kind of probe, as long as the container runs.
+// prober runs the probes of one pod: one goroutine for each container and kind of probe, while the container is running.
 type prober struct {
 	w    *worker
 	mu   sync.Mutex
 	runs map[probeKey]*probeRun
 	wg   sync.WaitGroup
 	done bool
-	// fatalOff says that liveness and startup no longer count: the pod is stopping.
+	// fatalOff means that liveness and startup probes are ignored: the pod is stopping.
 	fatalOff bool
 }
 
@@ -48,7 +48,7 @@ type probeRun struct {
 
 func newProber(w *worker) *prober { return &prober{w: w, runs: map[probeKey]*probeRun{}} }
 
-// results fills in what the probes found so far.
+// results sets the probes' results so far.
 func (p *prober) results(o *observed) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -65,7 +65,7 @@ func (p *prober) results(o *observed) {
 	}
 }
 
-// ensure starts the probes of containers that run and forgets those of others.
+// ensure starts the probes of running containers and forgets those of others.
 func (p *prober) ensure(pod *corev1.Pod, o observed) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -89,7 +89,7 @@ func (p *prober) ensure(pod *corev1.Pod, o observed) {
 	}
 }
 
-// restartGrace: a container that ran for this long when its probes begin was there before the agent.
+// restartGrace: a container that had been running for this long when its probes began was started by a previous agent.
 const restartGrace = 10 * time.Second
 
 func (p *prober) ensureOne(pod *corev1.Pod, o observed, c *corev1.Container, alive map[string]bool) {
@@ -98,7 +98,7 @@ func (p *prober) ensureOne(pod *corev1.Pod, o observed, c *corev1.Container, ali
 		return
 	}
 	alive[l.ID] = true
-	// What the last life of the agent reported holds until a probe says otherwise: its restart makes nobody unready.
+	// The previous agent's last report applies until the first result of a probe, so that restarting it makes no pod unready.
 	known := time.Since(l.StartedAt) > restartGrace
 	old := p.w.oldStatus(c.Name)
 	known = known && old != nil && old.ContainerID == "containerd://"+l.ID
@@ -148,7 +148,7 @@ func (p *prober) set(r *probeRun, v verdict) {
 	}
 }
 
-// hasStarted says whether the container passed its startup probe.
+// hasStarted says whether the container has passed its startup probe.
 func (p *prober) hasStarted(c *corev1.Container, id string) bool {
 	if c.StartupProbe == nil {
 		return true
@@ -166,7 +166,7 @@ func (p *prober) loop(ctx context.Context, pod *corev1.Pod, c *corev1.Container,
 		return
 	}
 	wait := time.Until(l.StartedAt.Add(time.Duration(spec.InitialDelaySeconds) * time.Second))
-	if time.Since(l.StartedAt) > restartGrace { // after a restart of the agent: spread
+	if time.Since(l.StartedAt) > restartGrace { // spread out the probes after a restart of the agent
 		wait = max(wait, rand.N(period))
 	}
 	timer := time.NewTimer(max(wait, 0))
@@ -207,7 +207,7 @@ func (p *prober) loop(ctx context.Context, pod *corev1.Pod, c *corev1.Container,
 	}
 }
 
-// once tries, up to three times where the probe itself could not be run.
+// once probes, up to three times if the probe itself could not be run.
 func (p *prober) once(ctx context.Context, pod *corev1.Pod, c *corev1.Container, l runtime.Container, kind probeKind, spec *corev1.Probe) (verdict, bool) {
 	var res probe.Result
 	var msg string
@@ -238,7 +238,7 @@ func (p *prober) once(ctx context.Context, pod *corev1.Pod, c *corev1.Container,
 	return probeSuccess, true
 }
 
-// stopFatal ends liveness and startup probes: the pod is stopping. Readiness goes on to the end.
+// stopFatal ends liveness and startup probes because the pod is stopping. Readiness probes continue to the end.
 func (p *prober) stopFatal() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

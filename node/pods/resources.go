@@ -11,7 +11,7 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// qosOf classes a pod by its requests and limits for CPU and memory.
+// qosOf returns a pod's QoS class, by its requests and limits for CPU and memory.
 func qosOf(pod *corev1.Pod) corev1.PodQOSClass {
 	if pod.Status.QOSClass != "" {
 		return pod.Status.QOSClass
@@ -64,12 +64,12 @@ func cpuQuota(milli int64) int64 {
 	return max(minQuota, milli*cpuPeriod/1000)
 }
 
-// containerResources are one container's limits for the runtime.
+// containerResources returns one container's limits for the runtime.
 func containerResources(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) runtime.Resources {
 	req, lim := c.Resources.Requests, c.Resources.Limits
 	cpu := req.Cpu().MilliValue()
 	if _, ok := req[corev1.ResourceCPU]; !ok {
-		cpu = lim.Cpu().MilliValue() // a limit alone is a request too
+		cpu = lim.Cpu().MilliValue() // without a request, the limit is the request
 	}
 	r := runtime.Resources{
 		CPUShares:   cpuShares(cpu),
@@ -100,7 +100,7 @@ func pageSize(n int64) string {
 	return resource.NewQuantity(n, resource.DecimalSI).String() + units[i]
 }
 
-// podResources are the limits of the pod's parent group: limits only where every container has one.
+// podResources returns the limits of the pod's parent cgroup: a limit is set only if every container has one.
 func podResources(pod *corev1.Pod) runtime.Resources {
 	reqs := helper.PodRequests(pod, helper.PodResourcesOptions{})
 	r := runtime.Resources{CPUShares: cpuShares(reqs.Cpu().MilliValue()), CPUPeriod: cpuPeriod}
@@ -113,7 +113,7 @@ func podResources(pod *corev1.Pod) runtime.Resources {
 	return r
 }
 
-// oomScore ranks who is killed first when the node is short of memory.
+// oomScore returns the OOM score adjustment, which determines what is killed first when the node runs out of memory.
 func oomScore(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) int {
 	if pod.Spec.PriorityClassName == "system-node-critical" || pod.Spec.PriorityClassName == "system-cluster-critical" && pod.Spec.Priority != nil && *pod.Spec.Priority > 2_000_000_000 {
 		return -997

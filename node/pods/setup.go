@@ -10,7 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// setup makes volumes, sandbox and network. Once all are there, only volumes are looked at again, when objects changed.
+// setup creates volumes, sandbox and network. Once all exist, only volumes are updated, when objects changed.
 func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duration, err error) {
 	w.mu.Lock()
 	changed, retrying, stale := w.objects, w.retry, w.stale
@@ -21,7 +21,7 @@ func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duratio
 			return 0, nil
 		}
 		if err := w.m.c.Volumes.Refresh(ctx, pod, stale, w.m.c.NodeIP.String(), w.podIPs); err != nil {
-			w.log.Warn("refreshing volumes", "volumes", stale, "err", err) // the pod keeps what it has
+			w.log.Warn("refreshing volumes", "volumes", stale, "err", err) // the pod keeps the old content
 			w.markStale(stale)
 			return 10 * time.Second, nil
 		}
@@ -51,7 +51,7 @@ func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duratio
 	volumes, err := w.m.c.Volumes.Setup(ctx, pod, w.m.c.NodeIP.String(), w.podIPs)
 	if err != nil {
 		if w.ready {
-			w.log.Warn("refreshing volumes", "err", err) // the pod keeps what it has
+			w.log.Warn("refreshing volumes", "err", err) // the pod keeps the old content
 			w.mu.Lock()
 			w.objects = true
 			w.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// pullState is a pull that runs beside the worker. result holds one value when it has ended.
+// pullState is a pull that runs concurrently with the worker. result receives one value when it has ended.
 type pullState struct {
 	done chan struct{}
 	err  error
@@ -21,7 +21,7 @@ type pullState struct {
 	took time.Duration
 }
 
-// start starts one container, unless it has to wait. retry says when to try again, 0 when an event will tell.
+// start starts one container, unless it has to wait. retry says when to try again, 0 if an event will trigger that.
 func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container) (retry time.Duration, err error) {
 	o, err := w.look(ctx)
 	if err != nil {
@@ -31,7 +31,7 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	attempt := 0
 	if l := o.latest(c.Name); l != nil {
 		attempt = l.Attempt + 1
-		if l.State == runtime.StateCreated { // left by a life that ended too early
+		if l.State == runtime.StateCreated { // left by a previous agent
 			if err := w.m.c.Runtime.RemoveContainer(ctx, l.ID); err != nil {
 				return time.Second, err
 			}
@@ -94,14 +94,14 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	w.linkLog(pod, c.Name, id, cfg.LogPath)
 	w.containerEvent(pod, c, corev1.EventTypeNormal, "Created", "Container created")
 	if err := w.m.c.Runtime.StartContainer(ctx, id); err != nil {
-		// The container is now an exited one, so back-off decides about the next try.
+		// The container is now an exited one, so back-off determines the next attempt.
 		if ctx.Err() == nil {
 			w.waits[c.Name] = waiting{errRun, err.Error()}
 			w.containerEvent(pod, c, corev1.EventTypeWarning, "Failed", "Error: "+err.Error())
 		}
 		return again, err
 	}
-	release() // hooks and probes take their own time
+	release() // hooks and probes may take long
 	w.containerEvent(pod, c, corev1.EventTypeNormal, "Started", "Container started")
 	if o, err := w.look(ctx); err == nil {
 		w.publish(pod, o)
@@ -126,10 +126,10 @@ var errPulling = errors.New("image is being pulled")
 type wanted struct {
 	image  string
 	policy corev1.PullPolicy
-	volume string // "" for the container's own
+	volume string // "" for the container's own image
 }
 
-// image answers an image of the node that a container needs, or starts its pull and says that it is under way.
+// image returns a local image that a container needs, or starts pulling it and returns errPulling.
 func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container, want wanted) (runtime.Image, time.Duration, error) {
 	rt := w.m.c.Runtime
 	said := "Container image"
@@ -221,9 +221,9 @@ func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	return runtime.Image{}, 0, errPulling
 }
 
-// imported returns the image that an administrator imported under a name, which stands in for its registry where that cannot
-// be reached: machines without a registry then run what asks for a pull each time too, as every image without a tag does. A
-// registry that answers has the last word, and an image that was pulled needs it again.
+// imported returns the image that an administrator imported under a name, which is used if the registry cannot be reached: so
+// machines without a registry can run pods whose policy is to always pull, as it is by default for images with the tag latest. If
+// the registry responds, its response is decisive, and an image that was pulled is not used without it.
 func (w *worker) imported(ctx context.Context, name string, failed error) (runtime.Image, bool) {
 	if !errors.Is(failed, runtime.ErrRegistryUnreachable) {
 		return runtime.Image{}, false
@@ -232,7 +232,7 @@ func (w *worker) imported(ctx context.Context, name string, failed error) (runti
 	return img, err == nil && img.Imported
 }
 
-// showBackOff is how long a failed pull is shown as such before it is shown as waiting for the next.
+// showBackOff is how long a failed pull is shown as such before it is shown as waiting for the next attempt.
 const showBackOff = 3 * time.Second
 
 type pullError struct {

@@ -13,34 +13,34 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// waiting is why a container does not run.
+// waiting is the reason why a container is not running.
 type waiting struct {
 	reason  error
 	message string
 }
 
-// statusInput is everything that a pod's status is made from.
+// statusInput has everything that a pod's status is computed from.
 type statusInput struct {
 	pod     *corev1.Pod
-	old     corev1.PodStatus // the last one
+	old     corev1.PodStatus // the previous status
 	o       observed
 	waits   map[string]waiting // by container name
 	message func(c runtime.Container) string
 	hostIP  string
 	podIPs  []string
-	sandbox bool // the sandbox with its network is there
-	// terminal says that the pod ran to its end or is stopped, so that what is stopped does not start again.
+	sandbox bool // the sandbox and its network exist
+	// terminal means that the pod has finished or is being stopped, so stopped containers are not started again.
 	terminal bool
 	now      metav1.Time
-	// stop is why the pod ends: its reason forces the phase Failed, its condition is added.
+	// stop is why the pod ends: its reason makes the phase Failed, its condition is added.
 	stop Stop
-	// rejected says that the pod was not admitted: nothing of it was ever made.
+	// rejected means that the pod was not admitted: nothing of it was ever created.
 	rejected bool
-	// readOnly says that recursive read-only mounts work here.
+	// readOnly means that recursive read-only mounts are supported here.
 	readOnly bool
 }
 
-// makeStatus builds the status as the API shows it. It is pure.
+// makeStatus computes the status as the API shows it. It is a pure function.
 func makeStatus(in statusInput) corev1.PodStatus {
 	pod, spec := in.pod, &in.pod.Spec
 	s := corev1.PodStatus{
@@ -83,7 +83,7 @@ func makeStatus(in statusInput) corev1.PodStatus {
 	s.EphemeralContainerStatuses = containerStatuses(in, podspec.Ephemeral, in.old.EphemeralContainerStatuses)
 
 	s.Phase = phaseOf(in, s)
-	if isTerminal(in.old.Phase) { // a terminal phase is for ever
+	if isTerminal(in.old.Phase) { // a terminal phase is final
 		s.Phase = in.old.Phase
 	}
 	if s.Phase == in.old.Phase {
@@ -109,7 +109,7 @@ func containerStatuses(in statusInput, kind podspec.Kind, old []corev1.Container
 	return out
 }
 
-// maxPodMessages bounds the termination messages of a pod together, in equal shares.
+// maxPodMessages limits the total size of the termination messages of a pod, in equal shares.
 const maxPodMessages = 12 << 10
 
 func boundMessages(pod *corev1.Pod, statuses []corev1.ContainerStatus) {
@@ -164,12 +164,12 @@ func containerStatus(in statusInput, c *corev1.Container, old *corev1.ContainerS
 		s.State.Waiting = &corev1.ContainerStateWaiting{Reason: reason}
 		switch {
 		case init && !isSidecar(c) && anyRegular(in):
-			// Removed since: regular containers exist, so it must have succeeded.
+			// It was removed since: regular containers exist, so it must have succeeded.
 			s.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "Completed",
 				Message: "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally"}}
 			s.Ready = true
 		case old != nil && old.State.Running != nil && s.LastTerminationState.Terminated == nil:
-			// It ran when last seen, and nothing is left of it, as after a loss of the runtime's data.
+			// It was running when last seen, and nothing is left of it, as after a loss of the runtime's data.
 			s.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{Reason: "ContainerStatusUnknown", ExitCode: 137,
 				Message: "The container could not be located when the pod was deleted.  The container used to be Running"}
 			if in.pod.DeletionTimestamp == nil {
@@ -201,7 +201,7 @@ func containerStatus(in statusInput, c *corev1.Container, old *corev1.ContainerS
 	} else if old != nil && old.State.Terminated != nil && old.ContainerID != s.ContainerID {
 		s.LastTerminationState = old.State
 	}
-	// A container that will start again, and cannot now, is waiting.
+	// A container that will be started again, but not yet, is waiting.
 	if w, ok := in.waits[c.Name]; ok && !in.terminal && kind != podspec.Ephemeral && s.State.Running == nil && needsStart(in.pod, in.o, c) && !(init && !isSidecar(c) && cur.State == runtime.StateExited && cur.ExitCode == 0) {
 		if s.State.Terminated != nil {
 			s.LastTerminationState = s.State
@@ -340,7 +340,7 @@ func phaseOf(in statusInput, s corev1.PodStatus) corev1.PodPhase {
 }
 
 func conditions(in statusInput, s corev1.PodStatus) []corev1.PodCondition {
-	out := foreignConditions(in.pod) // those of others are kept
+	out := foreignConditions(in.pod) // conditions set by others are kept
 	gates := out
 	start := corev1.PodCondition{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionTrue}
 	if !in.sandbox {
@@ -480,5 +480,5 @@ func containersReady(in statusInput, s corev1.PodStatus) corev1.PodCondition {
 	return c
 }
 
-// sameStatus says whether a report would tell nothing new.
+// sameStatus says whether two statuses are equal, so that a report is not necessary.
 func sameStatus(a, b *corev1.PodStatus) bool { return equality.Semantic.DeepEqual(a, b) }

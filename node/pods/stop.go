@@ -20,7 +20,7 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// grace is the time that a pod has to end by itself. It can be shortened while it runs, never lengthened.
+// grace is the remaining grace period of a pod. It can be shortened while it runs, never lengthened.
 type grace struct {
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -48,26 +48,26 @@ func (g *grace) shorten(d time.Duration) {
 func (g *grace) stop() { g.timer.Stop(); g.cancel() }
 
 const (
-	// leastPodGrace is what hooks and processes of a pod have together at least.
+	// leastPodGrace is the shortest time for hooks and processes of a pod together.
 	leastPodGrace = time.Second
-	// minGrace is what a process gets at least after its stop signal, however long its hook took.
+	// minGrace is the shortest time between a process's stop signal and its kill, however long its hook took.
 	minGrace = 2 * time.Second
 )
 
-// Stop says why and how a pod is stopped for good.
+// Stop says why and how a pod is stopped permanently.
 type Stop struct {
-	// Reason and Message make the pod Failed with them once nothing of it runs any more. Without a Reason its phase
-	// follows from how its containers ended.
+	// Reason and Message make the pod Failed once nothing of it is running any more. Without a Reason its phase follows from how
+	// its containers ended.
 	Reason  string `json:"reason,omitempty"`
 	Message string `json:"message,omitempty"`
-	// Condition is added to the pod's status at once: DisruptionTarget, of an eviction.
+	// Condition is added to the pod's status at once: DisruptionTarget for an eviction.
 	Condition *corev1.PodCondition `json:"condition,omitempty"`
-	// Grace is the time that the pod has to end by itself, nil for its own.
+	// Grace is the grace period, nil for the pod's own.
 	Grace *time.Duration `json:"grace,omitempty"`
 }
 
-// Stop stops a pod for good. It returns before the pod has ended, and says whether the pod is known. Of several reasons
-// the first one counts; the shortest grace does.
+// Stop stops a pod permanently. It returns before the pod has ended, and returns false if the pod is not known. If it is called
+// several times, the first reason and the shortest grace period apply.
 func (m *Manager) Stop(uid types.UID, s Stop) bool {
 	m.mu.Lock()
 	w := m.workers[uid]
@@ -82,8 +82,8 @@ func (m *Manager) Stop(uid types.UID, s Stop) bool {
 	return true
 }
 
-// endLocked is the one way in which a pod begins to end: deleted, gone, refused, evicted, too old or done. Called with mu
-// held; it ends the sync step that runs.
+// endLocked begins the end of a pod, in all cases: deleted, removed, refused, evicted, past its deadline or finished. It cancels
+// the running sync step. The caller holds mu.
 func (w *worker) endLocked(s Stop) {
 	if w.stop == nil {
 		w.stop = &Stop{}
@@ -114,7 +114,7 @@ func (w *worker) end(s Stop) {
 	w.endLocked(s)
 }
 
-// stopFile keeps a stop with a reason: an agent that comes back in the middle goes on with it.
+// stopFile stores a stop with a reason, so that a restarted agent continues with it.
 const stopFile = "stop.json"
 
 func (w *worker) saveStop() {
@@ -142,11 +142,11 @@ func loadStop(dir string) *Stop {
 	return s
 }
 
-// gracePeriod is the pod's: what its deletion or whoever stops it asks for, else what its spec says.
+// gracePeriod returns the pod's grace period: that of its deletion or of the stop, or else that of its spec.
 func gracePeriod(pod *corev1.Pod, s *Stop) time.Duration {
 	period := corev1.DefaultTerminationGracePeriodSeconds * time.Second
 	if len(pod.Spec.Containers) == 0 {
-		period = leastPodGrace // nothing is known of it any more
+		period = leastPodGrace // its object is gone
 	}
 	if s := pod.Spec.TerminationGracePeriodSeconds; s != nil {
 		period = time.Duration(*s) * time.Second
@@ -160,8 +160,8 @@ func gracePeriod(pod *corev1.Pod, s *Stop) time.Duration {
 	return max(period, leastPodGrace)
 }
 
-// terminate stops everything of the pod and frees what it holds, except for exited containers. Only when nothing runs any
-// more is the pod reported as Succeeded or Failed.
+// terminate stops everything of the pod and frees its resources, except for exited containers. The pod is reported as Succeeded or
+// Failed only when nothing of it is running any more.
 func (w *worker) terminate(ctx context.Context) error {
 	w.mu.Lock()
 	pod := w.pod
@@ -194,7 +194,7 @@ func (w *worker) terminate(ctx context.Context) error {
 	}
 	w.stopped = true
 	if err := w.free(ctx, pod); err != nil {
-		w.publish(pod, o) // what it holds may take long to free; that it has ended is known
+		w.publish(pod, o) // freeing resources may take long; that the pod has ended is already known
 		return err
 	}
 	w.mu.Lock()
@@ -206,7 +206,7 @@ func (w *worker) terminate(ctx context.Context) error {
 	return nil
 }
 
-// free gives back what a pod without processes holds.
+// free releases the resources of a pod without processes.
 func (w *worker) free(ctx context.Context, pod *corev1.Pod) error {
 	if !pod.Spec.HostNetwork {
 		if err := w.m.c.Network.DelPod(ctx, string(w.uid)); err != nil {
@@ -222,7 +222,7 @@ func (w *worker) free(ctx context.Context, pod *corev1.Pod) error {
 	return nil
 }
 
-// during runs f beside the worker, which goes on reporting what it sees until f returns.
+// during runs f concurrently with the worker, which continues to report status until f returns.
 func (w *worker) during(ctx context.Context, f func()) {
 	done := make(chan struct{})
 	var failed error
@@ -235,10 +235,10 @@ func (w *worker) during(ctx context.Context, f func()) {
 		select {
 		case <-done:
 			if woken {
-				w.poke() // whoever called must be heard by the next step too
+				w.poke() // wake-ups during f must not be lost for the next step
 			}
 			if failed != nil {
-				panic(failed) // where step contains it
+				panic(failed) // so that step recovers it
 			}
 			return
 		case <-w.wake:
@@ -253,8 +253,8 @@ func (w *worker) during(ctx context.Context, f func()) {
 	}
 }
 
-// killAll stops all containers. All hooks begin at once. The stop signal reaches the sidecars when the containers that
-// they serve have ended, last started first, or when the grace is over.
+// killAll stops all containers. All hooks start at once. Sidecars get the stop signal when the containers that they serve have
+// ended, last started first, or when the grace period is over.
 func (w *worker) killAll(ctx context.Context, g *grace, pod *corev1.Pod, o observed) error {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -307,7 +307,7 @@ func (w *worker) killAll(ctx context.Context, g *grace, pod *corev1.Pod, o obser
 	return errors.Join(errs...)
 }
 
-// killForRestart stops one container of a living pod.
+// killForRestart stops one container of a pod that continues to run.
 func (w *worker) killForRestart(ctx context.Context, pod *corev1.Pod, k kill) {
 	period := gracePeriod(pod, nil)
 	if k.probe != nil && k.probe.TerminationGracePeriodSeconds != nil {
@@ -324,14 +324,14 @@ func (w *worker) killForRestart(ctx context.Context, pod *corev1.Pod, k kill) {
 	}
 }
 
-// stopContainer ends one container: hook, stop signal when all that must end before it has ended, and the kill when the
-// grace is over. spec may be nil.
+// stopContainer stops one container: it runs the hook, sends the stop signal when the containers in before have ended, and kills
+// the container when the grace period is over. spec may be nil.
 func (w *worker) stopContainer(ctx, graceCtx context.Context, pod *corev1.Pod, spec *corev1.Container, c runtime.Container, message string, before []<-chan struct{}) error {
 	rt := w.m.c.Runtime
 	if spec != nil {
 		w.containerEvent(pod, spec, corev1.EventTypeNormal, "Killing", message)
 	}
-	// Watch from before the signal, so that the exit cannot be missed.
+	// Watch before sending the signal, so that the exit cannot be missed.
 	ectx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events := rt.Events(ectx)
@@ -361,7 +361,7 @@ func (w *worker) stopContainer(ctx, graceCtx context.Context, pod *corev1.Pod, s
 	defer atLeast.Stop()
 	graceDone := graceCtx.Done()
 	var atLeastDone <-chan time.Time
-	tick := time.NewTicker(time.Second) // a net below the events
+	tick := time.NewTicker(time.Second) // in case an event is lost
 	defer tick.Stop()
 	for {
 		if now, err := rt.Container(ctx, c.ID); err != nil || now.State != runtime.StateRunning {

@@ -17,10 +17,10 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// A limit of local storage is kept by looking: nothing stops a container that writes too much, but its pod is evicted. The
-// limits are those of an emptyDir on disk, of a container's own files and log, and of all of a pod's together.
+// Limits of local storage are enforced by measuring: a container can write more, but then its pod is evicted. The limits are those
+// of an emptyDir on disk, of a container's own files and log, and of all of a pod's together.
 
-// storagePeriod is how often a pod with such limits is looked at.
+// storagePeriod is how often a pod with such limits is measured.
 const storagePeriod = 10 * time.Second
 
 // limitsStorage says whether a pod has limits of local storage.
@@ -38,7 +38,7 @@ func limitsStorage(pod *corev1.Pod) bool {
 	return false
 }
 
-// diskLimit is the limit of an emptyDir on disk.
+// diskLimit returns the limit of an emptyDir on disk.
 func diskLimit(v *corev1.Volume) (int64, bool) {
 	e := v.EmptyDir
 	if e == nil || e.Medium != corev1.StorageMediumDefault || e.SizeLimit == nil || e.SizeLimit.IsZero() {
@@ -47,8 +47,8 @@ func diskLimit(v *corev1.Volume) (int64, bool) {
 	return e.SizeLimit.Value(), true
 }
 
-// watchStorage has the pod's use of local storage looked at when it is due, beside the worker, and answers when it is due
-// again. Pods that the system needs are not evicted.
+// watchStorage measures the pod's local storage when that is due, concurrently with the worker, and returns when it is next due.
+// System critical pods are not evicted.
 func (w *worker) watchStorage(pod *corev1.Pod, o observed) time.Duration {
 	if !limitsStorage(pod) || pod.Spec.Priority != nil && *pod.Spec.Priority >= systemCritical {
 		return 0
@@ -59,7 +59,7 @@ func (w *worker) watchStorage(pod *corev1.Pod, o observed) time.Duration {
 	if left := time.Until(w.storageAt); left > 0 {
 		return left
 	}
-	// A pod with very many files is looked at less often.
+	// A pod with very many files is measured less often.
 	w.storageAt = time.Now().Add(max(storagePeriod, 20*time.Duration(w.measured.Load())))
 	w.measuring.Store(true)
 	volumes := w.volumes
@@ -89,10 +89,10 @@ func (w *worker) watchStorage(pod *corev1.Pod, o observed) time.Duration {
 	return storagePeriod
 }
 
-// systemCritical is the lowest priority of pods that the system needs.
+// systemCritical is the lowest priority of system critical pods.
 const systemCritical = 2_000_000_000
 
-// storageExceeded answers which limit a pod exceeds, "" for none; worded as the kubelet's.
+// storageExceeded returns a message about the limit that a pod exceeds, "" for none; the message is the kubelet's.
 func (w *worker) storageExceeded(ctx context.Context, pod *corev1.Pod, o observed, volumes map[string]string) (string, error) {
 	total, limited := helper.PodLimits(pod, helper.PodResourcesOptions{})[corev1.ResourceEphemeralStorage]
 	var sum int64
@@ -139,11 +139,11 @@ func (w *worker) storageExceeded(ctx context.Context, pod *corev1.Pod, o observe
 	return "", nil
 }
 
-// errEnough ends a walk that has seen more than it looks for.
+// errEnough ends a walk whose sum has exceeded the limit.
 var errEnough = errors.New("enough")
 
-// diskUse is how many bytes of the disk the files of a folder take; it stops at the first sum above most. The folder is the
-// pod's to change meanwhile, so no link is followed.
+// diskUse returns how many bytes on disk the files of a directory occupy; it stops at the first sum above most. The pod may change
+// the directory concurrently, so links are not followed.
 func diskUse(ctx context.Context, dir string, most int64) (int64, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -151,13 +151,13 @@ func diskUse(ctx context.Context, dir string, most int64) (int64, error) {
 	}
 	defer root.Close()
 	var sum int64
-	linked := map[uint64]bool{} // inodes with several names
+	linked := map[uint64]bool{} // inodes with several hard links
 	err = fs.WalkDir(root.FS(), ".", func(_ string, d fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if err != nil {
-			return nil // it has gone meanwhile
+			return nil // it was removed meanwhile
 		}
 		info, err := d.Info()
 		if err != nil {

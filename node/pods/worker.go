@@ -28,7 +28,7 @@ const (
 	terminated
 )
 
-// worker runs one pod. Fields below "owned" belong to its goroutine.
+// worker runs one pod. The fields below "owned" are used only by its goroutine.
 type worker struct {
 	m         *Manager
 	uid       types.UID
@@ -39,19 +39,19 @@ type worker struct {
 	mu         sync.Mutex
 	pod        *corev1.Pod
 	removed    bool
-	readded    *corev1.Pod        // told again after it was removed
-	cancelSync context.CancelFunc // ends the sync step that runs, when the pod is to stop
+	readded    *corev1.Pod        // assigned again after it was removed
+	cancelSync context.CancelFunc // cancels the running sync step when the pod should stop
 	stop       *Stop              // why and how it ends, nil while it should run
 	grace      *grace             // while it terminates
-	active     bool               // admitted, and not yet without processes: it counts for what others may have
+	active     bool               // admitted and not yet without processes: its resources are reserved
 	status     corev1.PodStatus
 	reported   bool
-	objects    bool     // objects that the pod may name have changed
-	retry      bool     // what setup waits for may be there now
-	stale      []string // volumes to look at again
+	objects    bool     // objects that the pod may refer to have changed
+	retry      bool     // what setup waits for may exist now
+	stale      []string // volumes to update
 	probes     *prober
-	measuring  atomic.Bool  // its use of local storage is being looked at
-	measured   atomic.Int64 // how long that took last, in nanoseconds
+	measuring  atomic.Bool  // its local storage is being measured
+	measured   atomic.Int64 // duration of the last measurement, in nanoseconds
 
 	// owned
 	stage       stage
@@ -60,18 +60,18 @@ type worker struct {
 	pulls       backOff
 	pulling     map[string]*pullState
 	podIPs      []string
-	ready       bool // volumes, sandbox and network are there
+	ready       bool // volumes, sandbox and network exist
 	setupTries  int
 	setupAt     time.Time
 	volumes     map[string]string
 	imageMounts map[string]bool   // volumes whose image is mounted
-	storageAt   time.Time         // when its use of local storage is to be looked at
+	storageAt   time.Time         // when its local storage is to be measured
 	sandbox     string            // the sandbox's generation
 	messages    map[string]string // termination messages by container id
 	rejected    bool              // it was not admitted
 	refusedAt   time.Time         // when it was first refused
 	refusalSaid string
-	stopped     bool // everything was stopped for good
+	stopped     bool // everything was stopped permanently
 	backOffSaid map[string]time.Time
 	lastPull    map[string]pullError
 }
@@ -81,7 +81,7 @@ func newWorker(m *Manager, pod *corev1.Pod) *worker {
 		log:   slog.With("namespace", pod.Namespace, "pod", pod.Name, "uid", pod.UID),
 		waits: map[string]waiting{}, pulling: map[string]*pullState{}, messages: map[string]string{}, backOffSaid: map[string]time.Time{}}
 	w.probes = newProber(w)
-	if dir := m.podDir(pod.UID); isDir(dir) { // a former life of the agent admitted it
+	if dir := m.podDir(pod.UID); isDir(dir) { // a previous agent admitted it
 		w.active, w.stop = !isTerminal(pod.Status.Phase), loadStop(dir)
 	}
 	for _, ip := range pod.Status.PodIPs {
@@ -90,7 +90,7 @@ func newWorker(m *Manager, pod *corev1.Pod) *worker {
 	return w
 }
 
-// poke makes the worker look again. It never blocks.
+// poke makes the worker check its pod. It never blocks.
 func (w *worker) poke() {
 	select {
 	case w.wake <- struct{}{}:
@@ -121,11 +121,11 @@ func (w *worker) markStale(volumes []string) {
 	}
 }
 
-// update takes a new version of the pod. The echo of our own status wakes nobody.
+// update sets a new version of the pod. A version that differs only in the status that this worker reported wakes nothing.
 func (w *worker) update(pod *corev1.Pod) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.removed { // taken back: this life of the pod still ends, and a new one begins after it
+	if w.removed { // it was removed before: this worker ends the old run first, and then starts a new one
 		w.readded = pod
 		return
 	}
@@ -138,7 +138,7 @@ func (w *worker) update(pod *corev1.Pod) {
 		return
 	}
 	if !maps.Equal(old.Labels, pod.Labels) || !maps.Equal(old.Annotations, pod.Annotations) {
-		w.objects = true // volumes may show them
+		w.objects = true // volumes may contain these fields
 	}
 	if pod.DeletionTimestamp != nil {
 		w.endLocked(deletion(pod))
@@ -146,7 +146,7 @@ func (w *worker) update(pod *corev1.Pod) {
 	w.poke()
 }
 
-// deletion is the stop that a deleted pod asks for.
+// deletion returns the stop for a deleted pod.
 func deletion(pod *corev1.Pod) Stop {
 	var s Stop
 	if seconds := pod.DeletionGracePeriodSeconds; seconds != nil {
@@ -178,7 +178,7 @@ func (w *worker) remove() {
 	w.poke()
 }
 
-// object is the pod with its present status.
+// object returns the pod with its present status.
 func (w *worker) object() *corev1.Pod {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -187,7 +187,7 @@ func (w *worker) object() *corev1.Pod {
 	return &p
 }
 
-// run is the worker's life. It ends when ctx ends or nothing of the pod is left.
+// run is the worker's goroutine. It returns when ctx ends or nothing of the pod is left.
 func (w *worker) run(ctx context.Context) {
 	defer w.probes.stopAll()
 	timer := time.NewTimer(0)
@@ -213,7 +213,7 @@ func (w *worker) run(ctx context.Context) {
 	}
 }
 
-// contained is step, but a panic costs this pod some time, and others nothing.
+// contained is step, with panics recovered: a panic delays this pod, and does not affect others.
 func (w *worker) contained(ctx context.Context) (next time.Duration) {
 	err := contain.Run(func() error { next = w.step(ctx); return nil })
 	if err != nil {
@@ -224,13 +224,13 @@ func (w *worker) contained(ctx context.Context) (next time.Duration) {
 	return next
 }
 
-// afterPanic is how long a pod rests whose worker panicked.
+// afterPanic is the delay of a pod whose worker panicked.
 const afterPanic = 10 * time.Second
 
-// again says that the next step is due at once.
+// again means that the next step is due at once.
 const again = time.Nanosecond
 
-// step does what is to be done now, and answers when to look again; 0 for no hurry, negative when the worker is done.
+// step does what is to be done now, and returns when to check again; 0 means on the next event, negative that the worker is done.
 func (w *worker) step(ctx context.Context) time.Duration {
 	w.mu.Lock()
 	pod, removed := w.pod, w.removed
@@ -306,8 +306,8 @@ func (w *worker) containerEvent(pod *corev1.Pod, c *corev1.Container, kind, reas
 	w.event(podspec.FieldPath(pod, c.Name), kind, reason, message)
 }
 
-// admit asks once whether the node takes the pod, and ends one that it refuses. It answers 0 for a pod that is taken, else
-// when to look again.
+// admit decides once whether the node accepts the pod, and ends a pod that it refuses. It returns 0 for an accepted pod, otherwise
+// when to check again.
 func (w *worker) admit(pod *corev1.Pod) time.Duration {
 	w.mu.Lock()
 	known := w.active || isTerminal(w.status.Phase)
@@ -331,7 +331,7 @@ func (w *worker) admit(pod *corev1.Pod) time.Duration {
 	return again
 }
 
-// look reads the containers, and what the probes say.
+// look reads the state of the containers, and the results of the probes.
 func (w *worker) look(ctx context.Context) (observed, error) {
 	list, err := w.m.c.Runtime.ListContainers(ctx, string(w.uid))
 	if err != nil {
@@ -343,8 +343,8 @@ func (w *worker) look(ctx context.Context) (observed, error) {
 	return o, nil
 }
 
-// publish makes the status and reports it if it is new. It returns the status that the pod has as soon as nothing of it
-// runs any more: until then no terminal phase is reported, for whoever sees one takes what the pod used for free.
+// publish computes the status and reports it if it has changed. It returns the status that the pod will have when nothing of it is
+// running any more: no terminal phase is reported before that, because others then consider the pod's resources free.
 func (w *worker) publish(pod *corev1.Pod, o observed) corev1.PodStatus {
 	w.mu.Lock()
 	old := w.status
@@ -377,7 +377,7 @@ func (w *worker) report(pod *corev1.Pod, s corev1.PodStatus, end bool) {
 	}
 }
 
-// sync brings the pod one step nearer to what it should be.
+// sync brings the pod one step closer to its desired state.
 func (w *worker) sync(ctx context.Context, pod *corev1.Pod) time.Duration {
 	o, err := w.look(ctx)
 	if err != nil {
@@ -454,13 +454,13 @@ func (w *worker) sync(ctx context.Context, pod *corev1.Pod) time.Duration {
 		w.probes.ensure(pod, o)
 		w.prune(ctx, pod, o)
 		if then := computeActions(pod, o); a.init && len(then.start) > 0 && !then.init {
-			return again // the last init step is through
+			return again // the last init container has finished
 		}
 	}
 	return next
 }
 
-// soonest is the smaller of two waits, where 0 means none.
+// soonest returns the smaller of two durations, where 0 means none.
 func soonest(a, b time.Duration) time.Duration {
 	if a <= 0 {
 		return b
@@ -471,7 +471,7 @@ func soonest(a, b time.Duration) time.Duration {
 	return min(a, b)
 }
 
-// onlySidecarsLeft says that the work is done and only sidecars run on.
+// onlySidecarsLeft says whether all regular containers have finished and only sidecars are running.
 func onlySidecarsLeft(pod *corev1.Pod, o observed) bool {
 	if len(pod.Spec.Containers) == 0 {
 		return false

@@ -1,4 +1,4 @@
-// Package podspec reads a pod's spec: the one place that knows in which lists containers stand.
+// Package podspec iterates over the containers in a pod's spec: it alone knows the lists that contain them.
 package podspec
 
 import (
@@ -9,7 +9,7 @@ import (
 	helper "k8s.io/component-helpers/resource"
 )
 
-// Kind is the list that a container stands in.
+// Kind is the list that contains a container.
 type Kind uint8
 
 const (
@@ -18,13 +18,13 @@ const (
 	Ephemeral
 )
 
-// Field is the list's name in the spec.
+// Field returns the list's name in the spec.
 func (k Kind) Field() string {
 	return [...]string{"initContainers", "containers", "ephemeralContainers"}[k]
 }
 
-// Containers yields every container of a pod: the init containers (sidecars among them), the regular ones, the ephemeral
-// ones, each in the spec's order.
+// Containers yields all containers of a pod: the init containers (including sidecars), the regular ones, the ephemeral ones, each
+// in the spec's order.
 func Containers(pod *corev1.Pod) iter.Seq2[*corev1.Container, Kind] {
 	return func(yield func(*corev1.Container, Kind) bool) {
 		for i := range pod.Spec.InitContainers {
@@ -45,7 +45,7 @@ func Containers(pod *corev1.Pod) iter.Seq2[*corev1.Container, Kind] {
 	}
 }
 
-// Container finds a container by name, nil if there is none.
+// Container returns a container by name, nil if there is none.
 func Container(pod *corev1.Pod, name string) (*corev1.Container, Kind) {
 	for c, kind := range Containers(pod) {
 		if c.Name == name {
@@ -55,7 +55,7 @@ func Container(pod *corev1.Pod, name string) (*corev1.Container, Kind) {
 	return nil, 0
 }
 
-// ContainerStatus finds a container's status by name, nil if there is none.
+// ContainerStatus returns a container's status by name, nil if there is none.
 func ContainerStatus(s *corev1.PodStatus, name string) *corev1.ContainerStatus {
 	for _, l := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses} {
 		for i := range l {
@@ -67,7 +67,7 @@ func ContainerStatus(s *corev1.PodStatus, name string) *corev1.ContainerStatus {
 	return nil
 }
 
-// FieldPath names a container in events: "spec.containers{web}".
+// FieldPath returns a container's field path for events: "spec.containers{web}".
 func FieldPath(pod *corev1.Pod, name string) string {
 	c, kind := Container(pod, name)
 	if c == nil {
@@ -76,14 +76,14 @@ func FieldPath(pod *corev1.Pod, name string) string {
 	return "spec." + kind.Field() + "{" + name + "}"
 }
 
-// IsSidecar says whether an init container runs beside the regular ones.
+// IsSidecar says whether an init container keeps running beside the regular ones.
 func IsSidecar(c *corev1.Container) bool {
 	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 }
 
-// Limit is how much of a resource (cpu or memory) the pod's control group may use, false when it is not limited: a limit
-// of the pod itself, or the sum over its containers if each of them has one. Ephemeral containers have none of their own
-// and share the pod's.
+// Limit returns how much of a resource (cpu or memory) the pod's cgroup may use, false if it is not limited: a limit of the pod
+// itself, or the sum over its containers if each of them has one. Ephemeral containers have no limits of their own and share the
+// pod's.
 func Limit(pod *corev1.Pod, name corev1.ResourceName) (resource.Quantity, bool) {
 	limits := helper.PodLimits(pod, helper.PodResourcesOptions{})
 	q := limits[name]

@@ -1,5 +1,5 @@
-// Package probe looks at a container once, the way its spec says: by a command, an HTTP request, a TCP connection or the
-// gRPC health protocol. Results and messages are worded as upstream's, since people and tools read them in events.
+// Package probe probes a container once, as its spec says: by a command, an HTTP request, a TCP connection or the gRPC health
+// protocol. Results and messages are upstream's, since people and tools read them in events.
 package probe
 
 import (
@@ -26,20 +26,20 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// Result is what a probe found.
+// Result is the result of a probe.
 type Result string
 
 const (
 	Success Result = "success"
-	Warning Result = "warning" // a success that says something
+	Warning Result = "warning" // a success with a message
 	Failure Result = "failure"
-	Unknown Result = "unknown" // it could not be tried; comes with an error
+	Unknown Result = "unknown" // the probe could not be run; returned with an error
 )
 
-// ExecFunc runs a command in the container and answers its exit code.
+// ExecFunc runs a command in the container and returns its exit code.
 type ExecFunc func(ctx context.Context, command []string, out io.Writer) (int, error)
 
-// Target is the container to look at.
+// Target is the container to probe.
 type Target struct {
 	Container *corev1.Container
 	PodIP     string
@@ -48,7 +48,7 @@ type Target struct {
 
 const maxBody = 10 << 10
 
-// Run tries once. It honours the spec's timeout and ctx.
+// Run probes once. It obeys the spec's timeout and ctx.
 func Run(ctx context.Context, p *corev1.Probe, t Target) (Result, string, error) {
 	timeout := time.Duration(p.TimeoutSeconds) * time.Second
 	if timeout <= 0 {
@@ -83,7 +83,7 @@ func Run(ctx context.Context, p *corev1.Probe, t Target) (Result, string, error)
 	return Unknown, "", fmt.Errorf("missing probe handler for %s", t.Container.Name)
 }
 
-// Exec succeeds when the command exits with 0.
+// Exec succeeds if the command exits with 0.
 func Exec(ctx context.Context, command []string, timeout time.Duration, exec ExecFunc) (Result, string, error) {
 	tctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -111,15 +111,14 @@ func join(s []string) string {
 	return b.String()
 }
 
-// Limited keeps the first bytes that are written to it and takes the rest without an error. It is safe for concurrent
-// writes.
+// Limited keeps the first bytes that are written to it and discards the rest without an error. It is safe for concurrent writes.
 type Limited struct {
 	mu sync.Mutex
 	b  []byte
 	n  int
 }
 
-// NewLimited makes a Limited that keeps n bytes.
+// NewLimited returns a Limited that keeps n bytes.
 func NewLimited(n int) *Limited { return &Limited{n: n} }
 
 func (l *Limited) Write(b []byte) (int, error) {
@@ -135,7 +134,7 @@ func (l *Limited) String() string {
 	return string(l.b)
 }
 
-// Port resolves a number or the name of a container's port.
+// Port returns the number of a container's port, given by number or name.
 func Port(p intstr.IntOrString, c *corev1.Container) (int, error) {
 	n := p.IntValue()
 	if p.Type == intstr.String {
@@ -158,7 +157,7 @@ func Port(p intstr.IntOrString, c *corev1.Container) (int, error) {
 	return n, nil
 }
 
-// Request builds the HTTP request of a probe or a lifecycle hook.
+// Request returns the HTTP request of a probe or a lifecycle hook.
 func Request(a *corev1.HTTPGetAction, t Target, agent string) (*http.Request, error) {
 	port, err := Port(a.Port, t.Container)
 	if err != nil {
@@ -202,7 +201,7 @@ func Request(a *corev1.HTTPGetAction, t Target, agent string) (*http.Request, er
 // HTTP succeeds with a status from 200 to 399; a redirect to another host is a warning.
 func HTTP(ctx context.Context, req *http.Request, timeout time.Duration) (Result, string, error) {
 	transport := &http.Transport{
-		TLSClientConfig:    &tls.Config{InsecureSkipVerify: true}, // a probe checks life, not identity, as upstream has it
+		TLSClientConfig:    &tls.Config{InsecureSkipVerify: true}, // a probe checks health, not identity, as upstream has it
 		DisableKeepAlives:  true,
 		DisableCompression: true,
 		Proxy:              nil,
@@ -235,7 +234,7 @@ func HTTP(ctx context.Context, req *http.Request, timeout time.Duration) (Result
 	return Failure, fmt.Sprintf("HTTP probe failed with statuscode: %d", res.StatusCode), nil
 }
 
-// dialer closes probes' connections with a reset, so that thousands of them do not linger in TIME_WAIT.
+// dialer closes probes' connections with a reset, so that thousands of them do not remain in TIME_WAIT.
 func dialer() *net.Dialer {
 	return &net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 		return c.Control(func(fd uintptr) {
@@ -244,7 +243,7 @@ func dialer() *net.Dialer {
 	}}
 }
 
-// TCP succeeds when a connection opens.
+// TCP succeeds if a connection can be opened.
 func TCP(ctx context.Context, addr string, timeout time.Duration) (Result, string, error) {
 	d := dialer()
 	d.Timeout = timeout
@@ -256,7 +255,7 @@ func TCP(ctx context.Context, addr string, timeout time.Duration) (Result, strin
 	return Success, "", nil
 }
 
-// GRPC succeeds when the health service answers SERVING.
+// GRPC succeeds if the health service responds with SERVING.
 func GRPC(ctx context.Context, addr, service string, timeout time.Duration) (Result, string, error) {
 	tctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
