@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"strconv"
@@ -26,6 +27,10 @@ const settleTime = 3 * time.Second
 // staleGossip is how long before the end of a worker's session gossip may have called it dead to be heard.
 const staleGossip = 10 * time.Second
 
+// forgetGossip is how long ago gossip lost a worker at least that may be forgotten. Workers come and go under new names, and one
+// that is unknown is treated like one without a session.
+const forgetGossip = time.Hour
+
 // workerHints are what the node controllers hear of workers: their sessions with masters and, where workers gossip, gossip. A
 // session is the better witness, for the worker answers in it: while it does, gossip may say what it wants. Run feeds
 // them.
@@ -39,9 +44,12 @@ type workerHints struct {
 	mu      sync.Mutex
 	settled time.Time // when every worker must have shown up; zero before
 	gossip  map[string]gossip.Member
-	order   []string
-	queued  map[string]bool
-	wake    chan struct{}
+	// full is how many members of gossip there are when those to be forgotten are looked for: twice as many as were left the
+	// last time.
+	full   int
+	order  []string
+	queued map[string]bool
+	wake   chan struct{}
 }
 
 func newWorkerHints(members func() []gossip.Member, workersGossip func() bool, events *gossip.Events, census *nodes.Census) *workerHints {
@@ -51,8 +59,11 @@ func newWorkerHints(members func() []gossip.Member, workersGossip func() bool, e
 			h.gossip[m.Name] = m
 		}
 	}
+	h.full = fullAt(len(h.gossip))
 	return h
 }
+
+func fullAt(left int) int { return max(64, 2*left) }
 
 // Run gathers hints until the context ends.
 func (h *workerHints) Run(ctx context.Context) error {
@@ -104,6 +115,9 @@ func (h *workerHints) tell(name string, m *gossip.Member) {
 	defer h.mu.Unlock()
 	if m != nil {
 		h.gossip[name] = *m
+		if len(h.gossip) >= h.full {
+			h.forget(time.Now().Add(-forgetGossip))
+		}
 	}
 	if h.queued[name] {
 		return
@@ -114,6 +128,14 @@ func (h *workerHints) tell(name string, m *gossip.Member) {
 	case h.wake <- struct{}{}:
 	default:
 	}
+}
+
+// forget drops those whose last change Next has answered and that gossip lost before a time. The caller holds mu.
+func (h *workerHints) forget(before time.Time) {
+	maps.DeleteFunc(h.gossip, func(name string, m gossip.Member) bool {
+		return (m.State == gossip.Dead || m.State == gossip.Left) && m.Since.Before(before) && !h.queued[name]
+	})
+	h.full = fullAt(len(h.gossip))
 }
 
 // Members implements nodelifecycle.Hints.

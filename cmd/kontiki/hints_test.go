@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -85,6 +86,35 @@ func TestGossipThatWorkersLeftIsNotBelieved(t *testing.T) {
 	h.settled = time.Now()
 	if m := h.Members(); m[0].State != nodelifecycle.Suspect {
 		t.Errorf("without a session: %+v", m)
+	}
+}
+
+// TestHintsForgetWorkersThatAreGone: those that gossip lost long ago, once they are heard of, and no others.
+func TestHintsForgetWorkersThatAreGone(t *testing.T) {
+	census := nodes.NewCensus(nodes.CensusConfig{Masters: func() []string { return nil }, Log: slog.New(slog.DiscardHandler)})
+	h := newWorkerHints(func() []gossip.Member { return nil }, func() bool { return true }, nil, census)
+	ctx := t.Context()
+	long, now := time.Now().Add(-2*forgetGossip), time.Now()
+	tell := func(name string, state gossip.State, since time.Time) {
+		t.Helper()
+		h.tell(name, &gossip.Member{Name: name, Role: mtls.RoleWorker, State: state, Since: since})
+		if m, err := h.Next(ctx); err != nil || m.Name != name {
+			t.Fatalf("the next is %+v, %v", m, err)
+		}
+	}
+	tell("old and alive", gossip.Alive, long)
+	tell("suspect", gossip.Suspect, long)
+	tell("lost just now", gossip.Dead, now)
+	for i := range 10000 {
+		tell(fmt.Sprint("gone", i), []gossip.State{gossip.Dead, gossip.Left}[i%2], long)
+	}
+	if n := len(h.gossip); n > 100 {
+		t.Errorf("%d workers are remembered", n)
+	}
+	for _, name := range []string{"old and alive", "suspect", "lost just now"} {
+		if _, ok := h.gossip[name]; !ok {
+			t.Errorf("one that is %s is forgotten", name)
+		}
 	}
 }
 

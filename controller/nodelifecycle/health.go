@@ -132,6 +132,7 @@ func (h *health) reconcile(ctx context.Context, v client.View, key controller.Ke
 	if !ok {
 		h.missing.forget(key.Name)
 		h.believe(key.Name)
+		h.forget(key.Name)
 		return controller.Result{}, nil
 	}
 	status, reported := ready(node)
@@ -218,6 +219,15 @@ func (h *health) believe(name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.doubts, name)
+}
+
+// forget forgets what was said of a worker without a node. One that is alive is about to have one.
+func (h *health) forget(name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.members[name].State != Alive {
+		delete(h.members, name)
+	}
 }
 
 // markUnknown sets the conditions that the node itself reports to Unknown, with upstream's words.
