@@ -9,8 +9,8 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/identity"
-	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
@@ -51,7 +51,7 @@ func (a *Admin) Close() error { return a.conn.Close() }
 func (a *Admin) Status(ctx context.Context) (*Status, error) {
 	response, err := a.client.Status(ctx, &clusterv1.StatusRequest{})
 	if err != nil {
-		return nil, fmt.Errorf("cluster status: %w", join.FromStatus(err))
+		return nil, fmt.Errorf("cluster status: %w", errclass.FromStatus(err))
 	}
 	s := new(Status)
 	if err := json.Unmarshal(response.Json, s); err != nil {
@@ -63,13 +63,13 @@ func (a *Admin) Status(ctx context.Context) (*Status, error) {
 // TransferLeadership is Cluster.TransferLeadership.
 func (a *Admin) TransferLeadership(ctx context.Context, to string) (string, error) {
 	response, err := a.client.TransferLeadership(ctx, &clusterv1.TransferLeadershipRequest{To: to})
-	return response.GetLeader(), join.FromStatus(err)
+	return response.GetLeader(), errclass.FromStatus(err)
 }
 
 // RemoveMember is Cluster.RemoveMember.
 func (a *Admin) RemoveMember(ctx context.Context, name string) error {
 	_, err := a.client.RemoveMember(ctx, &clusterv1.RemoveMemberRequest{Name: name})
-	return join.FromStatus(err)
+	return errclass.FromStatus(err)
 }
 
 // CreateToken is Cluster.CreateToken; the ttl counts in whole seconds.
@@ -78,14 +78,14 @@ func (a *Admin) CreateToken(ctx context.Context, role pki.Role, ttl time.Duratio
 		return "", errors.New("a join token's time to live is at least a second")
 	}
 	response, err := a.client.CreateToken(ctx, &clusterv1.CreateTokenRequest{Role: string(role), TtlSeconds: int64(ttl / time.Second), Description: description})
-	return response.GetToken(), join.FromStatus(err)
+	return response.GetToken(), errclass.FromStatus(err)
 }
 
 // Tokens is Cluster.Tokens.
 func (a *Admin) Tokens(ctx context.Context) ([]Token, error) {
 	response, err := a.client.ListTokens(ctx, &clusterv1.ListTokensRequest{})
 	if err != nil {
-		return nil, join.FromStatus(err)
+		return nil, errclass.FromStatus(err)
 	}
 	tokens := make([]Token, len(response.Tokens))
 	for i, t := range response.Tokens {
@@ -100,5 +100,5 @@ func (a *Admin) Tokens(ctx context.Context) ([]Token, error) {
 // RevokeToken is Cluster.RevokeToken.
 func (a *Admin) RevokeToken(ctx context.Context, id string) error {
 	_, err := a.client.RevokeToken(ctx, &clusterv1.RevokeTokenRequest{Id: id})
-	return join.FromStatus(err)
+	return errclass.FromStatus(err)
 }

@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"time"
+
+	"github.com/kontiki/kontiki/internal/turn"
 )
 
 const (
@@ -20,8 +22,8 @@ const (
 // the disks or the network, the next one follows after batchWait, so that proposals wait for one another no longer.
 type batches struct {
 	proposals chan *proposal
-	gathering turn // one sender gathers at a time
-	flight    turn // held by a batch that is on its way
+	gathering turn.Turn // one sender gathers at a time
+	flight    turn.Turn // held by a batch that is on its way
 }
 
 // proposal is one command on its way to the leader.
@@ -31,7 +33,7 @@ type proposal struct {
 }
 
 func newBatches() *batches {
-	return &batches{proposals: make(chan *proposal), gathering: make(turn, 1), flight: make(turn, 1)}
+	return &batches{proposals: make(chan *proposal), gathering: make(turn.Turn, 1), flight: make(turn.Turn, 1)}
 }
 
 // propose sends a command with the next batch and answers its outcome.
@@ -53,10 +55,10 @@ func (b *batches) propose(ctx context.Context, data []byte) outcome {
 // run is the life of one sender. send answers an outcome for each command.
 func (b *batches) run(ctx context.Context, send func(ctx context.Context, commands [][]byte) []outcome) {
 	var batch []*proposal
-	for b.gathering.take(ctx) == nil {
+	for b.gathering.Take(ctx) == nil {
 		var landed func()
 		batch, landed = b.gather(ctx, batch[:0])
-		b.gathering.leave()
+		b.gathering.Leave()
 		if len(batch) == 0 {
 			return
 		}
@@ -100,7 +102,7 @@ func (b *batches) gather(ctx context.Context, batch []*proposal) (_ []*proposal,
 		}
 		select {
 		case b.flight <- struct{}{}: // what came meanwhile still goes with it
-			flying, landed = false, b.flight.leave
+			flying, landed = false, b.flight.Leave
 			continue
 		default:
 		}
@@ -113,7 +115,7 @@ func (b *batches) gather(ctx context.Context, batch []*proposal) (_ []*proposal,
 		case p := <-b.proposals:
 			add(p)
 		case b.flight <- struct{}{}:
-			flying, landed = false, b.flight.leave
+			flying, landed = false, b.flight.Leave
 		case <-late:
 			return batch, landed
 		case <-ctx.Done():

@@ -16,8 +16,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/identity"
-	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
@@ -363,10 +363,10 @@ type certsService struct {
 func (s certsService) Own(context.Context, *clusterv1.OwnCertsRequest) (*clusterv1.OwnCertsResponse, error) {
 	own, err := s.c.ownCertificates()
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, errclass.ToStatus(err)
 	}
 	data, err := json.Marshal(own)
-	return &clusterv1.OwnCertsResponse{Json: data}, toStatus(err)
+	return &clusterv1.OwnCertsResponse{Json: data}, errclass.ToStatus(err)
 }
 
 func (s certsService) Change(ctx context.Context, r *clusterv1.ChangeIdentityRequest) (*clusterv1.ChangeIdentityResponse, error) {
@@ -385,12 +385,12 @@ func rotationStatus(err error) error {
 			return status.Error(code, err.Error())
 		}
 	}
-	return toStatus(err)
+	return errclass.ToStatus(err)
 }
 
 func rotationError(err error) error {
 	if class, ok := rotationCodes[status.Code(err)]; ok && err != nil {
-		return &join.Remote{Class: class, Text: status.Convert(err).Message()}
+		return &errclass.Remote{Class: class, Text: status.Convert(err).Message()}
 	}
 	return err
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/identity"
 	"github.com/kontiki/kontiki/cluster/join"
@@ -25,6 +26,7 @@ import (
 	"github.com/kontiki/kontiki/internal/durable"
 	"github.com/kontiki/kontiki/internal/failpoint"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/turn"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
@@ -47,11 +49,11 @@ type Cluster struct {
 	workers        followingWorkers
 	trust          trust
 	knownWorkers   atomic.Pointer[func() []string]
-	identityChange turn // one change of the identity at a time
+	identityChange turn.Turn // one change of the identity at a time
 
 	clusterServer, nodeServer, joinServer *grpc.Server
 
-	memberChange turn // one change of the members at a time
+	memberChange turn.Turn // one change of the members at a time
 
 	ready  chan struct{}
 	opened time.Time
@@ -105,7 +107,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		ready:        make(chan struct{}),
 		opened:       time.Now(),
 		reconfigured: make(chan struct{}, 1),
-		memberChange: make(turn, 1), identityChange: make(turn, 1),
+		memberChange: make(turn.Turn, 1), identityChange: make(turn.Turn, 1),
 	}
 	c.member.now.Store(self)
 	apiHosts := append([]string{cfg.Name, host, "localhost", "127.0.0.1", "::1"}, cfg.APIHosts...)
@@ -183,7 +185,7 @@ func settle(ctx context.Context, cfg *Config, address string) (*identity.Identit
 	case self != nil:
 		if token, err := join.ParseToken(cfg.Token); err == nil && !id.Owns(token.Pin) {
 			return nil, nil, fmt.Errorf("%w: it is for another cluster (%s...) than the one that %s belongs to (%s...); to move this master, remove that directory",
-				join.ErrToken, join.ShortPin(token.Pin), dir, join.ShortPin(id.CA.Pin()))
+				errclass.ErrToken, join.ShortPin(token.Pin), dir, join.ShortPin(id.CA.Pin()))
 		}
 		return id, self, nil
 	case len(cfg.Join) > 0:
@@ -389,7 +391,7 @@ func (c *Cluster) missedRemoval(ctx context.Context) bool {
 func (c *Cluster) comeBack(ctx context.Context) error {
 	c.log.Warn("this master is no longer a member: it was away for long, and asks to be let in again")
 	err := c.becomeMember(ctx)
-	if errors.Is(err, join.ErrRemoved) {
+	if errors.Is(err, errclass.ErrRemoved) {
 		return fmt.Errorf("%w: to join again, remove %s and start with a token", err, c.cfg.DataDir)
 	}
 	return err

@@ -8,6 +8,7 @@ import (
 
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
 )
 
 func TestWritesOnAnyMasterAreReadOnEveryOther(t *testing.T) {
@@ -32,7 +33,7 @@ func TestFollowersGetConditionsAnswered(t *testing.T) {
 	if len(first.Revisions) != 1 || first.Revisions[0] != first.Revision {
 		t.Fatalf("a put answered %+v", first)
 	}
-	result, err := follower.c.Propose(context.Background(), &kv.Command{ID: NewCommandID(), Ops: []kv.Op{
+	result, err := follower.c.Propose(context.Background(), &kv.Command{ID: random.CommandID(), Ops: []kv.Op{
 		{Key: "/t/a/b/d", Value: []byte("x")},
 		{Key: "/t/a/b/c", Value: []byte("2"), Cond: kv.AtRevision, Revision: first.Revision + 7},
 	}})

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/raftfix"
 	"github.com/kontiki/kontiki/fsm"
@@ -127,7 +128,7 @@ func (n *consensus) serveProposals(ctx context.Context, request *clusterv1.Propo
 func (n *consensus) serveReadIndex(ctx context.Context) (*clusterv1.ReadIndexResponse, error) {
 	index, err := n.ownIndex.do(ctx)
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, errclass.ToStatus(err)
 	}
 	return &clusterv1.ReadIndexResponse{Index: index}, nil
 }
@@ -168,7 +169,7 @@ func (n *consensus) takeReport(ctx context.Context, r *clusterv1.ReportRequest) 
 		return nil, status.Errorf(codes.PermissionDenied, "a master reports for itself, not for %q", r.Name)
 	}
 	if !n.leaders.current().self {
-		return nil, toStatus(errNotLeader)
+		return nil, errclass.ToStatus(errclass.ErrNotLeader)
 	}
 	d := n.disk
 	d.mu.Lock()

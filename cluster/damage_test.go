@@ -16,7 +16,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/storage"
 )
 
@@ -309,7 +309,7 @@ func TestARemovedMasterThatLostItsDataNeedsAToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	damages[len(damages)-1].do(t, n)
-	if c, err := Open(context.Background(), n.cfg); !errors.Is(err, join.ErrRemoved) {
+	if c, err := Open(context.Background(), n.cfg); !errors.Is(err, errclass.ErrRemoved) {
 		if err == nil {
 			c.Close()
 		}

@@ -10,10 +10,11 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/gossip"
-	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
@@ -22,7 +23,7 @@ import (
 const MinMasters = 3
 
 // removedPrefix is where it stands which masters somebody removed, by name: they do not come back by themselves.
-const removedPrefix = internalPrefix + "removed/"
+const removedPrefix = kv.OwnPrefix + "removed/"
 
 // answer is what one master said of itself; status is nil where it did not.
 type answer struct {
@@ -149,10 +150,10 @@ func removable(servers []raft.Server, since map[raft.ServerID]time.Time, before 
 }
 
 func (c *Cluster) removeDead(ctx context.Context, victim raft.Server) error {
-	if err := c.memberChange.take(ctx); err != nil {
+	if err := c.memberChange.Take(ctx); err != nil {
 		return err
 	}
-	defer c.memberChange.leave()
+	defer c.memberChange.Leave()
 	if c.alive(ctx, string(victim.ID), string(victim.Address)) {
 		return nil
 	}
@@ -167,7 +168,7 @@ func (c *Cluster) noteRemoval(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: removedPrefix + name, Value: value}}})
+	_, err = c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: removedPrefix + name, Value: value}}})
 	return err
 }
 
@@ -175,14 +176,14 @@ func (c *Cluster) forgetRemoval(ctx context.Context, name string) error {
 	if _, noted := c.store.View().Get(removedPrefix + name); !noted {
 		return nil
 	}
-	_, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: removedPrefix + name, Delete: true}}})
+	_, err := c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: removedPrefix + name, Delete: true}}})
 	return err
 }
 
 // checkRemoved says whether somebody removed the master of that name.
 func (c *Cluster) checkRemoved(name string) error {
 	if _, noted := c.store.View().Get(removedPrefix + name); noted {
-		return fmt.Errorf("%w: %s", join.ErrRemoved, name)
+		return fmt.Errorf("%w: %s", errclass.ErrRemoved, name)
 	}
 	return nil
 }

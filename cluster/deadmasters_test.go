@@ -10,7 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/mtls"
 )
 
@@ -108,7 +108,7 @@ func TestAMasterThatSomebodyRemovedStaysOut(t *testing.T) {
 	victim.start()
 	select {
 	case err := <-victim.stopped:
-		if !errors.Is(err, join.ErrRemoved) || !strings.Contains(err.Error(), "start with a token") {
+		if !errors.Is(err, errclass.ErrRemoved) || !strings.Contains(err.Error(), "start with a token") {
 			t.Errorf("it ended with: %v", err)
 		}
 		victim.c = nil

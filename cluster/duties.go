@@ -10,7 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/internal/pause"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
@@ -182,7 +182,7 @@ func (n *consensus) performOnce(ctx context.Context, d *duty) (err error) {
 }
 
 // errNoSuccessor says that leadership stays because nobody could take it.
-var errNoSuccessor = fmt.Errorf("%w: no other voting master answered just now", join.ErrRefused)
+var errNoSuccessor = fmt.Errorf("%w: no other voting master answered just now", errclass.ErrRefused)
 
 // transfer hands leadership over, to the named master or to the one that is furthest along, but only to one that
 // answers now: raft blocks writes while it transfers to a peer that is gone. One transfer runs at a time.
@@ -194,11 +194,11 @@ func (n *consensus) transfer(ctx context.Context, to string) error {
 // transferAvoiding is transfer to anybody but one master, unless there is no other. It answers who was to lead.
 func (n *consensus) transferAvoiding(ctx context.Context, to string, avoid raft.ServerID) (raft.ServerID, error) {
 	if !n.transferring.TryLock() {
-		return "", fmt.Errorf("%w: a transfer of leadership is already under way", join.ErrRefused)
+		return "", fmt.Errorf("%w: a transfer of leadership is already under way", errclass.ErrRefused)
 	}
 	defer n.transferring.Unlock()
 	if n.replica.raft.State() != raft.Leader {
-		return "", errNotLeader
+		return "", errclass.ErrNotLeader
 	}
 	successor, err := n.successor(ctx, to, avoid)
 	if err != nil {
@@ -233,7 +233,7 @@ func (n *consensus) stepAside() {
 	var failed raft.ServerID
 	for {
 		to, err := n.transferAvoiding(ctx, "", failed)
-		if err == nil || errors.Is(err, errNotLeader) || errors.Is(err, errNoSuccessor) {
+		if err == nil || errors.Is(err, errclass.ErrNotLeader) || errors.Is(err, errNoSuccessor) {
 			return
 		}
 		n.log.Info("leadership could not be handed over before stopping", "error", err)
@@ -253,10 +253,10 @@ func (n *consensus) successor(ctx context.Context, to string, avoid raft.ServerI
 		if to != "" && string(s.ID) == to {
 			known = true
 			if s.ID == n.replica.config.LocalID {
-				return raft.Server{}, fmt.Errorf("%w: %s leads already", join.ErrRefused, to)
+				return raft.Server{}, fmt.Errorf("%w: %s leads already", errclass.ErrRefused, to)
 			}
 			if s.Suffrage != raft.Voter {
-				return raft.Server{}, fmt.Errorf("%w: %s has no vote yet", join.ErrRefused, to)
+				return raft.Server{}, fmt.Errorf("%w: %s has no vote yet", errclass.ErrRefused, to)
 			}
 		}
 		if s.Suffrage == raft.Voter && s.ID != n.replica.config.LocalID && (to == "" || string(s.ID) == to) {
@@ -264,7 +264,7 @@ func (n *consensus) successor(ctx context.Context, to string, avoid raft.ServerI
 		}
 	}
 	if to != "" && !known {
-		return raft.Server{}, fmt.Errorf("%w: %q", ErrNotMember, to)
+		return raft.Server{}, fmt.Errorf("%w: %q", errclass.ErrNotMember, to)
 	}
 	ctx, cancel := context.WithTimeout(ctx, heardBound)
 	defer cancel()

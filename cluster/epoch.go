@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/random"
 )
 
-const epochKey = internalPrefix + "epoch"
+const epochKey = kv.OwnPrefix + "epoch"
 
 // revisionGap is how far revisions jump where the state follows a past that it does not know to the end: more than any
 // cluster can have written beyond what is known.
@@ -75,7 +75,7 @@ func (c *Cluster) beginEpoch(ctx context.Context) error {
 		if err == nil || ctx.Err() != nil {
 			return nil
 		}
-		if !errors.Is(err, join.ErrFeatureLevel) {
+		if !errors.Is(err, errclass.ErrFeatureLevel) {
 			c.log.Warn("the epoch could not be begun yet, trying again", "error", err)
 		}
 		if !c.leaders.current().pause(ctx, 200*time.Millisecond) {
@@ -95,7 +95,7 @@ func (c *Cluster) beginEpochOnce(ctx context.Context) error {
 		return nil
 	}
 	next := newEpoch(current.Number+1, recovered, EpochRecovery)
-	command := &kv.Command{ID: NewCommandID()}
+	command := &kv.Command{ID: random.CommandID()}
 	switch {
 	case recovered == "":
 		next.Reason = EpochStart

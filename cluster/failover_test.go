@@ -13,6 +13,7 @@ import (
 
 	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
@@ -34,7 +35,7 @@ func TestNoAcknowledgedWriteIsLostWithTheLeader(t *testing.T) {
 				key, value := fmt.Sprintf("/t/w/%d/%d", w, i), fmt.Sprint(i)
 				counted := killed.Load()
 				// Each write adds its key: applied twice under one id it would fail its own condition.
-				result, err := n.c.Propose(context.Background(), &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: key, Value: []byte(value), Cond: kv.Absent}}})
+				result, err := n.c.Propose(context.Background(), &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: key, Value: []byte(value), Cond: kv.Absent}}})
 				if err != nil {
 					t.Errorf("propose %s: %v", key, err)
 					return
@@ -89,7 +90,7 @@ func TestNoAcknowledgedWriteIsLostWithTheLeader(t *testing.T) {
 
 func TestOneCommandProposedTwiceIsAnsweredOnce(t *testing.T) {
 	m := startMasters(t, 3)
-	cmd := &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: "/t/a/b/c", Value: []byte("x"), Cond: kv.Absent}}}
+	cmd := &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: "/t/a/b/c", Value: []byte("x"), Cond: kv.Absent}}}
 	var first kv.Result
 	for i, n := range m.nodes {
 		result, err := n.c.Propose(context.Background(), cmd)
@@ -264,7 +265,7 @@ func TestLinearizableReadsWhileLeadershipMoves(t *testing.T) {
 func TestErrorsHaveTheirClassOnEveryMaster(t *testing.T) {
 	m := startMasters(t, 3)
 	m.leader().awaitLevel(FeatureLevel)
-	old, err := fsm.EncodeCommand(&kv.Command{ID: NewCommandID(), Since: 1, Ops: []kv.Op{{Key: "/t/a/b/c"}}})
+	old, err := fsm.EncodeCommand(&kv.Command{ID: random.CommandID(), Since: 1, Ops: []kv.Op{{Key: "/t/a/b/c"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,9 +7,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
 )
 
 // FeatureLevel is the newest level of replicated features that this program has. The cluster's own level rises to N only
@@ -22,10 +23,7 @@ import (
 // A level allows the commands of its own number and below (fsm.CommandVersion).
 const FeatureLevel = fsm.CommandVersion
 
-const featureKey = internalPrefix + "feature-level"
-
-// internalPrefix is where the cluster keeps what is its own. Backups neither hold it for others nor bring it back.
-const internalPrefix = "/kontiki/"
+const featureKey = kv.OwnPrefix + "feature-level"
 
 type storedLevel struct {
 	Level int `json:"level"`
@@ -51,7 +49,7 @@ func (c *Cluster) requireLevel(ctx context.Context, level int, what string) erro
 	}
 	_, behind := c.lowestLevel(ctx, level)
 	return fmt.Errorf("%w: %s needs level %d, the cluster is at %d, and rises when every master supports it; missing: %s",
-		join.ErrFeatureLevel, what, level, have, strings.Join(behind, ", "))
+		errclass.ErrFeatureLevel, what, level, have, strings.Join(behind, ", "))
 }
 
 // lowestLevel asks every master for the level that it supports. behind names those that are below the wanted one or do not
@@ -96,10 +94,10 @@ func (c *Cluster) keepFeatureLevel(ctx context.Context) error {
 }
 
 func (c *Cluster) raiseFeatureLevel(ctx context.Context) error {
-	if err := c.memberChange.take(ctx); err != nil { // nobody joins between the question and the answer
+	if err := c.memberChange.Take(ctx); err != nil { // nobody joins between the question and the answer
 		return err
 	}
-	defer c.memberChange.leave()
+	defer c.memberChange.Leave()
 	level, revision := featureLevelOf(c.store.View())
 	if level >= c.cfg.FeatureLevel {
 		return nil
@@ -112,7 +110,7 @@ func (c *Cluster) raiseFeatureLevel(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	result, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: featureKey, Value: value, Cond: atOrAbsent(revision), Revision: revision}}})
+	result, err := c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: featureKey, Value: value, Cond: atOrAbsent(revision), Revision: revision}}})
 	if err != nil {
 		return err
 	}
@@ -134,11 +132,11 @@ func atOrAbsent(revision uint64) kv.Condition {
 // that it cannot apply.
 func (c *Cluster) checkLevel() error {
 	if err := c.store.Halted(); err != nil {
-		return fmt.Errorf("%w: %w: run a newer version of this program", join.ErrFeatureLevel, err)
+		return fmt.Errorf("%w: %w: run a newer version of this program", errclass.ErrFeatureLevel, err)
 	}
 	if level := c.FeatureLevel(); level > c.cfg.FeatureLevel {
 		return fmt.Errorf("%w: the cluster is at level %d and this program (version %s) supports %d: run a newer version of it",
-			join.ErrFeatureLevel, level, c.cfg.Version, c.cfg.FeatureLevel)
+			errclass.ErrFeatureLevel, level, c.cfg.Version, c.cfg.FeatureLevel)
 	}
 	return nil
 }
@@ -147,7 +145,7 @@ func (c *Cluster) checkLevel() error {
 func (c *Cluster) admitLevel(name, version string, supports int) error {
 	if level := c.FeatureLevel(); supports < level {
 		return fmt.Errorf("%w: the cluster is at level %d and the master %s (version %s) supports %d: run a newer version of it there",
-			join.ErrFeatureLevel, level, name, version, supports)
+			errclass.ErrFeatureLevel, level, name, version, supports)
 	}
 	return nil
 }

@@ -9,9 +9,10 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
-	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
@@ -30,7 +31,7 @@ func (n *node) awaitLevel(level int) {
 
 // skip proposes what only the newest level allows.
 func (n *node) skip(revision uint64) (kv.Result, error) {
-	return n.c.Propose(context.Background(), &kv.Command{ID: NewCommandID(), Since: 1, Restore: &kv.Restore{Revision: revision}})
+	return n.c.Propose(context.Background(), &kv.Command{ID: random.CommandID(), Since: 1, Restore: &kv.Restore{Revision: revision}})
 }
 
 // TestRollingUpgrade replaces masters of the previous program one by one, with each kind leading the other, and writes all
@@ -42,7 +43,7 @@ func TestRollingUpgrade(t *testing.T) {
 		n.put(fmt.Sprint("/t/a/b/", i), "before")
 	}
 	for i, n := range m.nodes {
-		if err := m.leader().c.requireLevel(context.Background(), FeatureLevel, "something new"); !errors.Is(err, join.ErrFeatureLevel) || !strings.Contains(err.Error(), "previous") {
+		if err := m.leader().c.requireLevel(context.Background(), FeatureLevel, "something new"); !errors.Is(err, errclass.ErrFeatureLevel) || !strings.Contains(err.Error(), "previous") {
 			t.Fatalf("something new while %d masters are of the previous program: %v", 3-i, err)
 		}
 		n.stop()
@@ -81,13 +82,13 @@ func TestRollingUpgrade(t *testing.T) {
 	if err == nil {
 		err = c.Run(ctx)
 	}
-	if !errors.Is(err, join.ErrFeatureLevel) || !strings.Contains(err.Error(), "newer version") {
+	if !errors.Is(err, errclass.ErrFeatureLevel) || !strings.Contains(err.Error(), "newer version") {
 		t.Errorf("a master that was downgraded: %v", err)
 	}
 	joiner := testConfig(t, "master-4")
 	joiner.Join, joiner.Token = []string{m.nodes[0].c.Address()}, m.token()
 	previous(&joiner)
-	if _, err := Open(ctx, joiner); !errors.Is(err, join.ErrFeatureLevel) || !strings.Contains(err.Error(), "newer version") {
+	if _, err := Open(ctx, joiner); !errors.Is(err, errclass.ErrFeatureLevel) || !strings.Contains(err.Error(), "newer version") {
 		t.Errorf("a new master of the previous program: %v", err)
 	}
 }
@@ -111,7 +112,7 @@ func TestAnOlderProgramStopsBeforeItDiverges(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := <-old.stopped
-	if !errors.Is(err, join.ErrFeatureLevel) {
+	if !errors.Is(err, errclass.ErrFeatureLevel) {
 		t.Fatalf("the older program ended with: %v", err)
 	}
 	old.c = nil
@@ -131,7 +132,7 @@ func TestALeaderThatCannotApplyACommandDoesNotCallItInvalid(t *testing.T) {
 	if out := n.c.batches.propose(t.Context(), newer); out.state != clusterv1.Outcome_STATE_UNKNOWN {
 		t.Errorf("the outcome is %v: %v", out.state, out.err)
 	}
-	if err := <-n.stopped; !errors.Is(err, join.ErrFeatureLevel) {
+	if err := <-n.stopped; !errors.Is(err, errclass.ErrFeatureLevel) {
 		t.Errorf("the master ended with: %v", err)
 	}
 	n.c = nil

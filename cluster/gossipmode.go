@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
 )
 
 // Who takes part in gossip. Gossip costs every member the more, the more there are: memberlist exchanges its full state with one other member
@@ -45,7 +46,7 @@ func (c *Cluster) recordGossipMode(ctx context.Context) error {
 			return nil
 		}
 		changed := c.leaders.current()
-		_, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: gossipKey, Value: []byte(wanted)}}})
+		_, err := c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: gossipKey, Value: []byte(wanted)}}})
 		if err == nil {
 			c.log.Info("changed who takes part in gossip", "now", wanted)
 			return nil

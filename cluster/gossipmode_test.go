@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/gossip"
-	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/cluster/worker"
@@ -84,7 +84,7 @@ func TestWorkersLeaveGossipWhenTheMastersSaySo(t *testing.T) {
 	})
 	taken := joinConfig(t, "worker-1", workerToken(t, m), m)
 	taken.Addresses = []string{"127.0.0.9"}
-	if _, err := worker.Join(context.Background(), taken); !errors.Is(err, join.ErrNameTaken) {
+	if _, err := worker.Join(context.Background(), taken); !errors.Is(err, errclass.ErrNameTaken) {
 		t.Errorf("a second worker-1: %v", err)
 	}
 	workers[1].stop()

@@ -16,6 +16,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
 )
 
 // fast are timings for masters in one process on loopback.
@@ -231,7 +232,7 @@ func eventually(t testing.TB, what string, check func() error) {
 }
 
 func put(key, value string) *kv.Command {
-	return &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: key, Value: []byte(value)}}}
+	return &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: key, Value: []byte(value)}}}
 }
 
 func (n *node) put(key, value string) kv.Result {

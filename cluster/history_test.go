@@ -14,6 +14,7 @@ import (
 	"github.com/anishathalye/porcupine"
 
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
 	"github.com/kontiki/kontiki/test/robustness/watchcheck"
 )
 
@@ -217,7 +218,7 @@ func (p inProcess) read(ctx context.Context) (b bank, err error) {
 }
 
 func (p inProcess) transact(ctx context.Context, ops []kv.Op) (kv.Result, error) {
-	return p.c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: ops})
+	return p.c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: ops})
 }
 
 func bankOf(view kv.View) (b bank) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/identity"
 	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/pki"
@@ -39,7 +40,7 @@ func joinMaster(ctx context.Context, cfg *Config, address string) (*identity.Ide
 		return nil, nil, fmt.Errorf("join the cluster: %w", err)
 	}
 	if !id.Accepts(token.Pin) {
-		return nil, nil, fmt.Errorf("join the cluster: %w: the identity received has another CA", join.ErrToken)
+		return nil, nil, fmt.Errorf("join the cluster: %w: the identity received has another CA", errclass.ErrToken)
 	}
 	m := &member{Name: cfg.Name, Address: address, Gossip: response.Gossip, Join: join.MergeAddresses(cfg.Join, response.Masters, address), Recoveries: response.Recoveries}
 	return id, m, nil
@@ -56,11 +57,11 @@ func (c *Cluster) becomeMember(ctx context.Context) error {
 				_, err = clusterv1.NewClusterServiceClient(conn).AddMember(call, &clusterv1.AddMemberRequest{Name: c.cfg.Name, Address: c.address})
 				cancel()
 			}
-			err = join.FromStatus(err)
+			err = errclass.FromStatus(err)
 			switch {
 			case err == nil:
 				return nil
-			case errors.Is(err, join.ErrNameTaken), errors.Is(err, join.ErrRemoved), errors.Is(err, join.ErrFeatureLevel):
+			case errors.Is(err, errclass.ErrNameTaken), errors.Is(err, errclass.ErrRemoved), errors.Is(err, errclass.ErrFeatureLevel):
 				return fmt.Errorf("join the cluster: %w", err)
 			case ctx.Err() != nil:
 				return ctx.Err()

@@ -19,6 +19,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/peer"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/identity"
 	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/mtls"
@@ -42,7 +43,7 @@ func TestTokensThatDoNotAdmit(t *testing.T) {
 	if err := n.c.RevokeToken(ctx, revoked); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.c.RevokeToken(ctx, revoked); !errors.Is(err, ErrTokenNotFound) {
+	if err := n.c.RevokeToken(ctx, revoked); !errors.Is(err, errclass.ErrTokenNotFound) {
 		t.Errorf("revoked twice: %v", err)
 	}
 	expired, err := join.NewToken(n.c.Identity().CA, mtls.RoleMaster)
@@ -73,7 +74,7 @@ func TestTokensThatDoNotAdmit(t *testing.T) {
 			cfg := testConfig(t, "master-2")
 			cfg.Join, cfg.Token = []string{n.c.Address()}, test.token
 			_, err := Open(ctx, cfg)
-			if !errors.Is(err, join.ErrToken) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "kontiki token create") {
+			if !errors.Is(err, errclass.ErrToken) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "kontiki token create") {
 				t.Errorf("joined with %v, want %q", err, test.want)
 			}
 			if entries, _ := os.ReadDir(cfg.DataDir); len(entries) != 0 {
@@ -99,7 +100,7 @@ func TestNamesAndAddressesInUse(t *testing.T) {
 	defer cancel()
 	cfg := testConfig(t, "master-2")
 	cfg.Join, cfg.Token = []string{m.nodes[0].c.Address()}, m.token()
-	if _, err := Open(ctx, cfg); !errors.Is(err, join.ErrNameTaken) || !strings.Contains(err.Error(), "kontiki cluster remove master-2") {
+	if _, err := Open(ctx, cfg); !errors.Is(err, errclass.ErrNameTaken) || !strings.Contains(err.Error(), "kontiki cluster remove master-2") {
 		t.Fatalf("joined under a living master's name: %v", err)
 	}
 
@@ -230,12 +231,12 @@ func TestWorkers(t *testing.T) {
 	cfg := worker.Config{Name: "worker-1", Dir: t.TempDir(), Join: []string{c.Address()}, Token: token, Addresses: []string{"127.0.0.1"}, Logger: testLog(t)}
 	wrong := cfg
 	wrong.Token = master
-	if _, err := worker.Join(ctx, wrong); !errors.Is(err, join.ErrToken) || !strings.Contains(err.Error(), "--role worker") {
+	if _, err := worker.Join(ctx, wrong); !errors.Is(err, errclass.ErrToken) || !strings.Contains(err.Error(), "--role worker") {
 		t.Errorf("a worker with a master's token: %v", err)
 	}
 	wrong = cfg
 	wrong.Addresses = []string{"kubernetes.default.svc"}
-	if _, err := worker.Join(ctx, wrong); !errors.Is(err, join.ErrRefused) {
+	if _, err := worker.Join(ctx, wrong); !errors.Is(err, errclass.ErrRefused) {
 		t.Errorf("a worker that asks for a certificate for another name: %v", err)
 	}
 
@@ -352,7 +353,7 @@ func TestRemovedMasterIsGone(t *testing.T) {
 	// The removed one notices, ends, and does not start again with its data.
 	select {
 	case err := <-leader.stopped:
-		if !errors.Is(err, join.ErrRemoved) {
+		if !errors.Is(err, errclass.ErrRemoved) {
 			t.Errorf("the removed master ended with %v", err)
 		}
 	case <-time.After(patience):
@@ -361,7 +362,7 @@ func TestRemovedMasterIsGone(t *testing.T) {
 	leader.start()
 	select {
 	case err := <-leader.stopped:
-		if !errors.Is(err, join.ErrRemoved) {
+		if !errors.Is(err, errclass.ErrRemoved) {
 			t.Errorf("the removed master ended with %v", err)
 		}
 	case <-time.After(patience):

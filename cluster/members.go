@@ -11,14 +11,10 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
-)
-
-var (
-	// ErrNotMember says that no master has the name.
-	ErrNotMember = errors.New("no such master")
 )
 
 const (
@@ -41,7 +37,7 @@ func (c *Cluster) onLeader(ctx context.Context, here func(context.Context) error
 		case lead.self:
 			err = here(ctx)
 		case forwarded:
-			return errNotLeader
+			return errclass.ErrNotLeader
 		case lead.name != "":
 			var conn mtls.Line
 			if conn, err = c.peers.Line(lead.address); err == nil {
@@ -52,7 +48,7 @@ func (c *Cluster) onLeader(ctx context.Context, here func(context.Context) error
 			return nil
 		}
 		switch code := status.Code(err); {
-		case errors.Is(err, errNotLeader), errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost),
+		case errors.Is(err, errclass.ErrNotLeader), errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost),
 			code == codes.Aborted, code == codes.Unavailable, lead.name == "":
 		default:
 			return err
@@ -77,10 +73,10 @@ func (c *Cluster) alive(ctx context.Context, name, address string) bool {
 // prepareMember makes way, on the leader, for a host with an empty data directory. A dead member of its name is removed
 // before the host starts: its lost log held votes, and an empty replica with a vote could lose what was acknowledged.
 func (c *Cluster) prepareMember(ctx context.Context, name, address string) error {
-	if err := c.memberChange.take(ctx); err != nil {
+	if err := c.memberChange.Take(ctx); err != nil {
 		return err
 	}
-	defer c.memberChange.leave()
+	defer c.memberChange.Leave()
 	if err := join.CheckName(name); err != nil {
 		return err
 	}
@@ -89,7 +85,7 @@ func (c *Cluster) prepareMember(ctx context.Context, name, address string) error
 		switch {
 		case sameName && c.alive(ctx, name, string(s.Address)):
 			return fmt.Errorf("the name %q is %w: the master at %s has it and is alive; choose another name, or remove that one with `kontiki cluster remove %s`",
-				name, join.ErrNameTaken, s.Address, name)
+				name, errclass.ErrNameTaken, s.Address, name)
 		case sameName:
 			c.log.Info("a new host takes the place of a dead master", "master", name, "old_address", s.Address, "address", address)
 			if err := c.removeServer(ctx, s.ID); err != nil {
@@ -97,7 +93,7 @@ func (c *Cluster) prepareMember(ctx context.Context, name, address string) error
 			}
 		case sameAddress:
 			return fmt.Errorf("the address %s is %w, by the master %q; give another advertise address, or remove that master with `kontiki cluster remove %s`",
-				address, join.ErrNameTaken, s.ID, s.ID)
+				address, errclass.ErrNameTaken, s.ID, s.ID)
 		}
 	}
 	return c.forgetRemoval(ctx, name)
@@ -105,10 +101,10 @@ func (c *Cluster) prepareMember(ctx context.Context, name, address string) error
 
 // addMember adds, on the leader, a master that runs and listens: without a vote, then, once it has caught up, with one.
 func (c *Cluster) addMember(ctx context.Context, name, address string) error {
-	if err := c.memberChange.take(ctx); err != nil {
+	if err := c.memberChange.Take(ctx); err != nil {
 		return err
 	}
-	defer c.memberChange.leave()
+	defer c.memberChange.Leave()
 	if _, err := c.waitReady(ctx); err != nil {
 		return err
 	}
@@ -121,11 +117,11 @@ func (c *Cluster) addMember(ctx context.Context, name, address string) error {
 		if s.ID == id {
 			current = &s
 		} else if s.Address == addr {
-			return fmt.Errorf("the address %s is %w, by the master %q", address, join.ErrNameTaken, s.ID)
+			return fmt.Errorf("the address %s is %w, by the master %q", address, errclass.ErrNameTaken, s.ID)
 		}
 	}
 	if current != nil && current.Address != addr && c.alive(ctx, name, string(current.Address)) {
-		return fmt.Errorf("the name %q is %w: the master at %s has it and is alive", name, join.ErrNameTaken, current.Address)
+		return fmt.Errorf("the name %q is %w: the master at %s has it and is alive", name, errclass.ErrNameTaken, current.Address)
 	}
 	if current != nil && current.Suffrage == raft.Voter && current.Address == addr {
 		return nil
@@ -160,7 +156,7 @@ func (c *Cluster) reachable(ctx context.Context, name, address string) error {
 		return fmt.Errorf("the leader %s cannot reach %s at %s, check its advertise address and the firewall: %w", c.cfg.Name, name, address, err)
 	}
 	if answer.Name != name {
-		return fmt.Errorf("the address %s is %w: the master %q answers there", address, join.ErrNameTaken, answer.Name)
+		return fmt.Errorf("the address %s is %w: the master %q answers there", address, errclass.ErrNameTaken, answer.Name)
 	}
 	if own := c.memberNow().Recoveries; answer.Recoveries != own {
 		return fmt.Errorf("%w: %s knows of %d recoveries, there were %d", ErrStale, name, answer.Recoveries, own)
@@ -180,7 +176,7 @@ func (c *Cluster) caughtUp(ctx context.Context, name, address string) error {
 			return nil
 		}
 		if c.replica.raft.State() != raft.Leader {
-			return errNotLeader
+			return errclass.ErrNotLeader
 		}
 		if !lead.pause(ctx, catchUpPoll) {
 			return fmt.Errorf("wait for the master %s to catch up: %w", name, context.Cause(ctx))
@@ -201,23 +197,23 @@ func (c *Cluster) removeServer(ctx context.Context, id raft.ServerID) error {
 func (c *Cluster) RemoveMember(ctx context.Context, name string) error {
 	tried := false // an attempt that seemed to fail may have removed it
 	err := c.onLeader(ctx, func(ctx context.Context) error {
-		if err := c.memberChange.take(ctx); err != nil {
+		if err := c.memberChange.Take(ctx); err != nil {
 			return err
 		}
-		defer c.memberChange.leave()
+		defer c.memberChange.Leave()
 		servers := c.replica.servers()
 		for _, s := range servers {
 			if string(s.ID) != name {
 				continue
 			}
 			if len(servers) == 1 {
-				return fmt.Errorf("%w: the last master of a cluster cannot be removed", join.ErrRefused)
+				return fmt.Errorf("%w: the last master of a cluster cannot be removed", errclass.ErrRefused)
 			}
 			if name == c.cfg.Name {
 				if err := c.transfer(ctx, ""); err != nil {
 					return fmt.Errorf("remove the leader %s: %w", name, err)
 				}
-				return errNotLeader // the new leader does it
+				return errclass.ErrNotLeader // the new leader does it
 			}
 			c.log.Info("removing a master", "master", name)
 			tried = true
@@ -226,26 +222,18 @@ func (c *Cluster) RemoveMember(ctx context.Context, name string) error {
 			}
 			return c.removeServer(ctx, s.ID)
 		}
-		return fmt.Errorf("remove %q: %w", name, ErrNotMember)
+		return fmt.Errorf("remove %q: %w", name, errclass.ErrNotMember)
 	}, func(ctx context.Context, client clusterv1.ClusterServiceClient) error {
 		_, err := client.RemoveMember(ctx, &clusterv1.RemoveMemberRequest{Name: name})
-		if err = notMember(err); err != nil && !errors.Is(err, ErrNotMember) {
+		if err = errclass.NotMember(err); err != nil && !errors.Is(err, errclass.ErrNotMember) {
 			tried = true
 		}
 		return err
 	})
-	if tried && errors.Is(err, ErrNotMember) {
+	if tried && errors.Is(err, errclass.ErrNotMember) {
 		return nil
 	}
-	return join.FromStatus(err)
-}
-
-// notMember gives an answered ErrNotMember its class back.
-func notMember(err error) error {
-	if status.Code(err) == codes.NotFound {
-		return &join.Remote{Class: ErrNotMember, Text: status.Convert(err).Message()}
-	}
-	return err
+	return errclass.FromStatus(err)
 }
 
 // TransferLeadership hands leadership to the named master, or to any other where the name is empty, and answers who leads
@@ -263,10 +251,10 @@ func (c *Cluster) TransferLeadership(ctx context.Context, to string) (string, er
 	}, func(ctx context.Context, client clusterv1.ClusterServiceClient) error {
 		before = c.leaders.current().name
 		_, err := client.TransferLeadership(ctx, &clusterv1.TransferLeadershipRequest{To: to})
-		return notMember(err)
+		return errclass.NotMember(err)
 	})
 	if err != nil {
-		return "", fmt.Errorf("transfer leadership: %w", join.FromStatus(err))
+		return "", fmt.Errorf("transfer leadership: %w", errclass.FromStatus(err))
 	}
 	for {
 		lead := c.leaders.current()

@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/errclass"
 )
 
 const (
@@ -33,12 +33,12 @@ func (c *Cluster) checkRestoreFits(ctx context.Context, size int64, objects uint
 	check := func(name string, memory, free uint64) error {
 		if memory > 0 && memory < needs {
 			return fmt.Errorf("%w: bringing this backup back takes about %d MiB of memory on every master, and %s has %d MiB available; give it more, or remove that master first",
-				join.ErrRefused, needs>>20, name, memory>>20)
+				errclass.ErrRefused, needs>>20, name, memory>>20)
 		}
 		// Its pieces are in the log, and the state in the next snapshot.
 		if disk := 2*uint64(size) + uint64(c.cfg.DiskLow); free > 0 && free < disk {
 			return fmt.Errorf("%w: bringing this backup back takes about %d MiB of the disk of every master, and %s has %d MiB free; free some space there",
-				join.ErrRefused, disk>>20, name, free>>20)
+				errclass.ErrRefused, disk>>20, name, free>>20)
 		}
 		return nil
 	}

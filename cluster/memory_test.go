@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/errclass"
 )
 
 func TestAvailableMemory(t *testing.T) {
@@ -52,7 +52,7 @@ func TestABackupThatDoesNotFitIsRefusedBeforeItIsCommitted(t *testing.T) {
 	n.put("/t/a/b/c", "x")
 	before := n.c.store.View().Revision()
 	err := n.c.checkRestoreFits(t.Context(), 1<<50, 1)
-	if !errors.Is(err, join.ErrRefused) || !strings.Contains(err.Error(), "memory") {
+	if !errors.Is(err, errclass.ErrRefused) || !strings.Contains(err.Error(), "memory") {
 		t.Errorf("a petabyte: %v", err)
 	}
 	if err := n.c.checkRestoreFits(t.Context(), 1<<20, 100); err != nil {

@@ -8,12 +8,14 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/storage"
 	"github.com/kontiki/kontiki/internal/failpoint"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // openStorage opens what is in the directory; expect says that there must be something.
@@ -105,10 +107,10 @@ func (c *Cluster) readmit(ctx context.Context, damage error, bound time.Duration
 			if status.Code(err) == codes.Unimplemented && bound == 0 {
 				return nil // a master of an earlier version: a new member has no vote to lose
 			}
-			switch err = join.FromStatus(err); {
-			case errors.Is(err, join.ErrRemoved):
+			switch err = errclass.FromStatus(err); {
+			case errors.Is(err, errclass.ErrRemoved):
 				return fmt.Errorf("%w (%w): to join again, remove %s and start with a token", err, damage, c.cfg.DataDir)
-			case errors.Is(err, join.ErrNameTaken):
+			case errors.Is(err, errclass.ErrNameTaken):
 				return err
 			}
 			failures = append(failures, fmt.Sprintf("%s: %v", address, err))

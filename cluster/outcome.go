@@ -6,7 +6,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/kv"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
@@ -51,10 +51,10 @@ func outcomeFromProto(o *clusterv1.Outcome) outcome {
 			}
 		}
 	case clusterv1.Outcome_STATE_REFUSED, clusterv1.Outcome_STATE_INVALID, clusterv1.Outcome_STATE_FULL:
-		out.err = &join.Remote{Class: classOf(o.Reason), Text: o.Message}
+		out.err = &errclass.Remote{Class: classOf(o.Reason), Text: o.Message}
 	default:
 		out.state = clusterv1.Outcome_STATE_UNKNOWN
-		out.err = &join.Remote{Class: classOf(o.Reason), Text: o.Message}
+		out.err = &errclass.Remote{Class: classOf(o.Reason), Text: o.Message}
 	}
 	return out
 }

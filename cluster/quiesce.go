@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
 )
 
 // A restore brings objects back under the UIDs that they had, which nothing else ever does. What a controller decided on the
@@ -16,8 +17,8 @@ import (
 // the duties of the leader that act on objects are stopped, and waited for, before a restore is committed, and start anew
 // after it. A mark in the state asks for that, on whichever master leads, and another one answers.
 const (
-	quiesceKey  = internalPrefix + "quiesce"
-	quiescedKey = internalPrefix + "quiesced"
+	quiesceKey  = kv.OwnPrefix + "quiesce"
+	quiescedKey = kv.OwnPrefix + "quiesced"
 	// quiesceBound is how long duties may take to stop; quiesceHeld how long they stay stopped for a restore that does not come.
 	quiesceBound = 30 * time.Second
 	quiesceHeld  = time.Minute
@@ -91,7 +92,7 @@ func (n *consensus) holdStill(ctx context.Context, id string, revision uint64) {
 	defer cancel()
 	mark, err := json.Marshal(quiesceMark{id})
 	if err == nil {
-		_, err = n.Propose(bounded, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{
+		_, err = n.Propose(bounded, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{
 			{Key: quiesceKey, Check: true, Cond: kv.AtRevision, Revision: revision}, {Key: quiescedKey, Value: mark}}})
 	}
 	if err == nil {
@@ -101,7 +102,7 @@ func (n *consensus) holdStill(ctx context.Context, id string, revision uint64) {
 		return
 	}
 	n.log.Warn("the restore that the leader's duties were stopped for did not come: they go on", "restore", id)
-	_, err = n.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{
+	_, err = n.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{
 		{Key: quiesceKey, Delete: true, Cond: kv.AtRevision, Revision: revision}, {Key: quiescedKey, Delete: true}}})
 	if err != nil && ctx.Err() == nil {
 		n.log.Warn("the mark of a restore that did not come could not be deleted yet", "error", err)
@@ -115,7 +116,7 @@ func (n *consensus) quiesce(ctx context.Context, id string) ([]kv.Op, error) {
 	if err != nil {
 		return nil, err
 	}
-	result, err := n.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: quiesceKey, Value: mark, Cond: kv.Absent}, {Key: quiescedKey, Delete: true}}})
+	result, err := n.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: quiesceKey, Value: mark, Cond: kv.Absent}, {Key: quiescedKey, Delete: true}}})
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +145,7 @@ func (n *consensus) goOn(id string) {
 	}
 	ctx, cancel := context.WithTimeout(n.life, n.timings.Propose)
 	defer cancel()
-	_, err := n.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{
+	_, err := n.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{
 		{Key: quiesceKey, Delete: true, Cond: kv.AtRevision, Revision: revision}, {Key: quiescedKey, Delete: true}}})
 	if err != nil {
 		n.log.Warn("the leader's duties go on later: a restore that failed could not be cleaned up yet", "error", err)

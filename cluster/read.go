@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/raftfix"
 	"github.com/kontiki/kontiki/internal/kv"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
@@ -15,8 +16,6 @@ import (
 
 // readBound bounds one round of asking for a read index.
 const readBound = 5 * time.Second
-
-var errNotLeader = errors.New("this master does not lead")
 
 // Consistent answers a view that shows every write that was acknowledged, by any master, before the call. It costs a
 // round among the masters that all concurrent callers share. Errors: kv.ErrNoLeader when no quorum answered before the
@@ -87,12 +86,12 @@ func (n *consensus) verifyIndex() (uint64, error) {
 	index := n.store.AppliedIndex()
 	if err := n.replica.verify(ctx, term); err != nil {
 		if errors.Is(err, raftfix.ErrNotFollowed) {
-			err = fmt.Errorf("%w: %w", errNotLeader, err)
+			err = fmt.Errorf("%w: %w", errclass.ErrNotLeader, err)
 		}
 		return 0, fmt.Errorf("verify leadership: %w", err)
 	}
 	if n.replica.raft.CurrentTerm() != term {
-		return 0, errNotLeader
+		return 0, errclass.ErrNotLeader
 	}
 	return index, nil
 }
@@ -102,7 +101,7 @@ func (n *consensus) waitReady(ctx context.Context) (uint64, error) {
 	for {
 		lead := n.leaders.current()
 		if n.replica.raft.State() != raft.Leader {
-			return 0, errNotLeader
+			return 0, errclass.ErrNotLeader
 		}
 		term := n.replica.raft.CurrentTerm()
 		if n.readyTerm.Load() == term {

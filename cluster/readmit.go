@@ -8,7 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
@@ -32,16 +32,16 @@ func (s diskService) Readmit(ctx context.Context, r *clusterv1.ReadmitRequest) (
 		}
 		return err
 	})
-	return &clusterv1.ReadmitResponse{Masters: s.c.MasterAddresses()}, toStatus(err)
+	return &clusterv1.ReadmitResponse{Masters: s.c.MasterAddresses()}, errclass.ToStatus(err)
 }
 
 // takeVote takes, on the leader, the vote of a master that has lost its disk. One that is no member has none; it may join again,
 // unless somebody removed it.
 func (c *Cluster) takeVote(ctx context.Context, r *clusterv1.ReadmitRequest) error {
-	if err := c.memberChange.take(ctx); err != nil {
+	if err := c.memberChange.Take(ctx); err != nil {
 		return err
 	}
-	defer c.memberChange.leave()
+	defer c.memberChange.Leave()
 	if _, err := c.waitReady(ctx); err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func (c *Cluster) takeVote(ctx context.Context, r *clusterv1.ReadmitRequest) err
 			continue
 		}
 		if c.alive(ctx, r.Name, string(s.Address)) {
-			return fmt.Errorf("the name %q is %w: the master at %s has it and is alive", r.Name, join.ErrNameTaken, s.Address)
+			return fmt.Errorf("the name %q is %w: the master at %s has it and is alive", r.Name, errclass.ErrNameTaken, s.Address)
 		}
 		if s.Suffrage != raft.Voter {
 			return nil

@@ -10,8 +10,8 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/gossip"
-	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/storage"
 	"github.com/kontiki/kontiki/fsm"
@@ -19,7 +19,7 @@ import (
 )
 
 // ErrStale says that the cluster went on without this master: it was recovered on another one. It is a kind of ErrRemoved.
-var ErrStale = fmt.Errorf("%w: the cluster was recovered without it", join.ErrRemoved)
+var ErrStale = fmt.Errorf("%w: the cluster was recovered without it", errclass.ErrRemoved)
 
 // Recovery is what recovering on this master means.
 type Recovery struct {

@@ -12,16 +12,16 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/identity"
-	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/random"
 )
 
 const (
 	// restorePrefix is where a backup is staged, below an id of its restore; restoreMarks says since when.
-	restorePrefix = internalPrefix + "restore/"
-	restoreMarks  = internalPrefix + "restoring/"
+	restorePrefix = kv.OwnPrefix + "restore/"
+	restoreMarks  = kv.OwnPrefix + "restoring/"
 	// stagedPiece is the size of one staged value.
 	stagedPiece = 1 << 20
 	// abandonedAfter is how old a restore grows that nobody finishes.
@@ -101,7 +101,7 @@ func (c *Cluster) restoreBackup(ctx context.Context, r io.Reader, force bool) (*
 	defer c.goOn(id) // where the command below did not come
 	next := newEpoch(before.Number+1, before.Lineage, EpochRestore)
 	next.Backup = &info
-	command := &kv.Command{ID: NewCommandID(), Restore: &kv.Restore{From: restorePrefix + id + "/", Keep: internalPrefix}}
+	command := &kv.Command{ID: random.CommandID(), Restore: &kv.Restore{From: restorePrefix + id + "/", Keep: kv.OwnPrefix}}
 	if info.Lineage != before.Lineage {
 		next.Lineage = random.Hex(8)
 		command.Restore.Revision = max(info.Revision, c.store.View().Revision()) + revisionGap
@@ -151,7 +151,7 @@ func (c *Cluster) spool(ctx context.Context, r io.Reader) (_ *os.File, _ BackupI
 	case err != nil:
 		return nil, BackupInfo{}, fmt.Errorf("receive the backup: %w", err)
 	case n > room:
-		return nil, BackupInfo{}, fmt.Errorf("%w: the backup is larger than the %d MiB that %s can spare; free some space there", join.ErrRefused, room>>20, health.Dir)
+		return nil, BackupInfo{}, fmt.Errorf("%w: the backup is larger than the %d MiB that %s can spare; free some space there", errclass.ErrRefused, room>>20, health.Dir)
 	}
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return nil, BackupInfo{}, err
@@ -192,7 +192,7 @@ func (c *Cluster) stage(ctx context.Context, id string, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if _, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: restoreMarks + id, Value: mark}}}); err != nil {
+	if _, err := c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: restoreMarks + id, Value: mark}}}); err != nil {
 		return fmt.Errorf("stage the backup: %w", err)
 	}
 	for i := 0; ; i++ {
@@ -204,7 +204,7 @@ func (c *Cluster) stage(ctx context.Context, id string, r io.Reader) error {
 		if err != nil && err != io.ErrUnexpectedEOF {
 			return fmt.Errorf("read the backup: %w", err)
 		}
-		_, err = c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: fmt.Sprintf("%s%s/%08d", restorePrefix, id, i), Value: piece[:n]}}})
+		_, err = c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: fmt.Sprintf("%s%s/%08d", restorePrefix, id, i), Value: piece[:n]}}})
 		if err != nil {
 			return fmt.Errorf("stage the backup: %w", err)
 		}
@@ -228,7 +228,7 @@ func (c *Cluster) deleteStaged(ctx context.Context, id string) error {
 		return true
 	})
 	for _, key := range append(keys, restoreMarks+id) {
-		if _, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: key, Delete: true}}}); err != nil {
+		if _, err := c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: key, Delete: true}}}); err != nil {
 			return err
 		}
 	}

@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/identity"
-	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/internal/kv"
 )
@@ -298,7 +298,7 @@ func TestRecoverFromASurvivor(t *testing.T) {
 	for _, n := range dead {
 		select {
 		case err := <-n.stopped:
-			if !errors.Is(err, join.ErrRemoved) || !strings.Contains(err.Error(), "recovered without it") {
+			if !errors.Is(err, errclass.ErrRemoved) || !strings.Contains(err.Error(), "recovered without it") {
 				t.Errorf("%s ended with %v", n.cfg.Name, err)
 			}
 		case <-time.After(patience):

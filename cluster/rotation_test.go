@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/identity"
 	"github.com/kontiki/kontiki/cluster/join"
@@ -292,7 +293,7 @@ func TestRotationOfTheCA(t *testing.T) {
 	if _, err := io.Copy(io.Discard, standing); errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error("a connection from before goes on after its CA was dropped")
 	}
-	if _, err := worker.Join(ctx, joinConfig(t, "worker-4", token, m)); !errors.Is(err, join.ErrToken) {
+	if _, err := worker.Join(ctx, joinConfig(t, "worker-4", token, m)); !errors.Is(err, errclass.ErrToken) {
 		t.Errorf("a token of the dropped CA: %v", err)
 	}
 	if _, err := worker.Join(ctx, w.cfg); err != nil {

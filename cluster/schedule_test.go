@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/kontiki/kontiki/internal/turn"
 )
 
 // schedule is one run of three masters, their clients, and a few faults.
@@ -85,7 +87,7 @@ func (s *schedule) story() string {
 func (s *schedule) assemble() {
 	s.net, s.begun = newSimNet(s.seed), time.Now()
 	for i := range 3 {
-		s.masters = append(s.masters, &simMaster{s: s, turn: make(turn, 1), name: fmt.Sprintf("master-%d", i+1), address: fmt.Sprintf("10.0.0.%d:6444", i+1)})
+		s.masters = append(s.masters, &simMaster{s: s, turn: make(turn.Turn, 1), name: fmt.Sprintf("master-%d", i+1), address: fmt.Sprintf("10.0.0.%d:6444", i+1)})
 	}
 	level := FeatureLevel
 	if s.bugs.undated {

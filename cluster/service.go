@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -15,6 +14,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/mtls"
@@ -22,40 +22,6 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
-
-// toStatus gives an error the code that callers tell it by.
-func toStatus(err error) error {
-	code := codes.Unknown
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, errNotLeader), errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrLeadershipTransferInProgress):
-		code = codes.Aborted
-	case errors.Is(err, join.ErrToken):
-		code = codes.PermissionDenied
-	case errors.Is(err, join.ErrNameTaken):
-		code = codes.AlreadyExists
-	case errors.Is(err, ErrTokenNotFound), errors.Is(err, ErrNotMember):
-		code = codes.NotFound
-	case errors.Is(err, join.ErrRemoved):
-		code = codes.FailedPrecondition
-	case errors.Is(err, join.ErrFeatureLevel):
-		code = codes.OutOfRange
-	case errors.Is(err, join.ErrRefused), errors.Is(err, ErrSettings):
-		code = codes.InvalidArgument
-	case errors.Is(err, kv.ErrNoLeader), errors.Is(err, kv.ErrOutcomeUnknown), errors.Is(err, mtls.ErrClosed):
-		code = codes.Unavailable
-	case errors.Is(err, context.DeadlineExceeded):
-		code = codes.DeadlineExceeded
-	case errors.Is(err, context.Canceled):
-		code = codes.Canceled
-	default:
-		if s, ok := status.FromError(err); ok {
-			return s.Err()
-		}
-	}
-	return status.Error(code, err.Error())
-}
 
 // clusterService serves the other masters.
 type clusterService struct {
@@ -76,7 +42,7 @@ func (s clusterService) NodeStatus(context.Context, *clusterv1.NodeStatusRequest
 }
 
 func (s clusterService) PrepareMember(ctx context.Context, r *clusterv1.PrepareMemberRequest) (*clusterv1.PrepareMemberResponse, error) {
-	return &clusterv1.PrepareMemberResponse{}, toStatus(s.c.prepareAnywhere(ctx, r))
+	return &clusterv1.PrepareMemberResponse{}, errclass.ToStatus(s.c.prepareAnywhere(ctx, r))
 }
 
 func (c *Cluster) prepareAnywhere(ctx context.Context, r *clusterv1.PrepareMemberRequest) error {
@@ -98,7 +64,7 @@ func (s clusterService) AddMember(ctx context.Context, r *clusterv1.AddMemberReq
 		_, err := client.AddMember(ctx, r)
 		return err
 	})
-	return &clusterv1.AddMemberResponse{}, toStatus(err)
+	return &clusterv1.AddMemberResponse{}, errclass.ToStatus(err)
 }
 
 // isForwarder says whether a caller is a master of the cluster, which passes on what others ask.
@@ -107,26 +73,26 @@ func isForwarder(c *Cluster, caller mtls.Peer) bool {
 }
 
 func (s clusterService) RemoveMember(ctx context.Context, r *clusterv1.RemoveMemberRequest) (*clusterv1.RemoveMemberResponse, error) {
-	return &clusterv1.RemoveMemberResponse{}, toStatus(s.c.RemoveMember(ctx, r.Name))
+	return &clusterv1.RemoveMemberResponse{}, errclass.ToStatus(s.c.RemoveMember(ctx, r.Name))
 }
 
 func (s clusterService) TransferLeadership(ctx context.Context, r *clusterv1.TransferLeadershipRequest) (*clusterv1.TransferLeadershipResponse, error) {
 	leader, err := s.c.TransferLeadership(ctx, r.To)
-	return &clusterv1.TransferLeadershipResponse{Leader: leader}, toStatus(err)
+	return &clusterv1.TransferLeadershipResponse{Leader: leader}, errclass.ToStatus(err)
 }
 
 func (s clusterService) Status(ctx context.Context, _ *clusterv1.StatusRequest) (*clusterv1.StatusResponse, error) {
 	st, err := s.c.Status(ctx)
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, errclass.ToStatus(err)
 	}
 	data, err := json.Marshal(st)
-	return &clusterv1.StatusResponse{Json: data}, toStatus(err)
+	return &clusterv1.StatusResponse{Json: data}, errclass.ToStatus(err)
 }
 
 func (s clusterService) CreateToken(ctx context.Context, r *clusterv1.CreateTokenRequest) (*clusterv1.CreateTokenResponse, error) {
 	token, err := s.c.CreateToken(ctx, pki.Role(r.Role), time.Duration(r.TtlSeconds)*time.Second, r.Description)
-	return &clusterv1.CreateTokenResponse{Token: token}, toStatus(err)
+	return &clusterv1.CreateTokenResponse{Token: token}, errclass.ToStatus(err)
 }
 
 func (s clusterService) ListTokens(ctx context.Context, _ *clusterv1.ListTokensRequest) (*clusterv1.ListTokensResponse, error) {
@@ -139,11 +105,11 @@ func (s clusterService) ListTokens(ctx context.Context, _ *clusterv1.ListTokensR
 		}
 		response.Tokens = append(response.Tokens, token)
 	}
-	return response, toStatus(err)
+	return response, errclass.ToStatus(err)
 }
 
 func (s clusterService) RevokeToken(ctx context.Context, r *clusterv1.RevokeTokenRequest) (*clusterv1.RevokeTokenResponse, error) {
-	return &clusterv1.RevokeTokenResponse{}, toStatus(s.c.RevokeToken(ctx, r.Id))
+	return &clusterv1.RevokeTokenResponse{}, errclass.ToStatus(s.c.RevokeToken(ctx, r.Id))
 }
 
 // joinService serves hosts that have a token and no certificate.
@@ -156,20 +122,20 @@ func (s joinService) JoinMaster(ctx context.Context, r *clusterv1.JoinMasterRequ
 	c := s.c
 	if _, err := c.checkToken(ctx, r.Token, pki.RoleMaster); err != nil {
 		c.log.Info("a host was not let in as a master", "master", r.Name, "address", r.Address, "error", err)
-		return nil, toStatus(err)
+		return nil, errclass.ToStatus(err)
 	}
 	if err := c.admitLevel(r.Name, r.Version, max(int(r.FeatureLevel), 1)); err != nil {
-		return nil, toStatus(err)
+		return nil, errclass.ToStatus(err)
 	}
 	if err := c.checkSettings(r.Name, r.FixedSettings); err != nil {
-		return nil, toStatus(err)
+		return nil, errclass.ToStatus(err)
 	}
 	if err := c.prepareAnywhere(ctx, &clusterv1.PrepareMemberRequest{Name: r.Name, Address: r.Address}); err != nil {
-		return nil, toStatus(err)
+		return nil, errclass.ToStatus(err)
 	}
 	identity, err := json.Marshal(c.identity.Now().Identity)
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, errclass.ToStatus(err)
 	}
 	c.log.Info("handing the cluster's identity to a new master", "master", r.Name, "address", r.Address)
 	return &clusterv1.JoinMasterResponse{Identity: identity, Masters: c.MasterAddresses(), Gossip: c.gossipSeeds(), Recoveries: c.memberNow().Recoveries}, nil
@@ -180,23 +146,23 @@ func (s joinService) JoinWorker(ctx context.Context, r *clusterv1.JoinWorkerRequ
 	view, err := c.checkToken(ctx, r.Token, pki.RoleWorker)
 	if err != nil {
 		c.log.Info("a host was not let in as a worker", "worker", r.Name, "error", err)
-		return nil, toStatus(err)
+		return nil, errclass.ToStatus(err)
 	}
 	for _, m := range c.gossip.Members() {
 		host, _, _ := net.SplitHostPort(m.Gossip)
 		if m.Role == pki.RoleWorker && m.Name == r.Name && m.State == gossip.Alive && !slices.Contains(r.Addresses, host) {
-			return nil, toStatus(fmt.Errorf("the name %q is %w: the worker at %s has it and is alive; choose another name", r.Name, join.ErrNameTaken, host))
+			return nil, errclass.ToStatus(fmt.Errorf("the name %q is %w: the worker at %s has it and is alive; choose another name", r.Name, errclass.ErrNameTaken, host))
 		}
 	}
 	if !c.WorkersGossip() {
 		for _, m := range c.everyMaster(ctx) {
 			if w := m.Workers[r.Name]; w.Following && !slices.Contains(r.Addresses, w.Address) {
-				return nil, toStatus(fmt.Errorf("the name %q is %w: the worker at %s has it and is connected to %s; choose another name", r.Name, join.ErrNameTaken, w.Address, m.Name))
+				return nil, errclass.ToStatus(fmt.Errorf("the name %q is %w: the worker at %s has it and is connected to %s; choose another name", r.Name, errclass.ErrNameTaken, w.Address, m.Name))
 			}
 		}
 	}
 	if err := c.mayTakeName(ctx, r.Name); err != nil {
-		return nil, toStatus(err)
+		return nil, errclass.ToStatus(err)
 	}
 	c.log.Info("admitting a worker", "worker", r.Name, "addresses", r.Addresses)
 	return c.workerCertificates(ctx, view, r.Name, r.Csr, r.Addresses)
@@ -244,7 +210,7 @@ func (c *Cluster) workerCertificates(ctx context.Context, view kv.View, name str
 func (c *Cluster) mayBeNamed(name string) error {
 	for _, host := range append([]string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"}, c.cfg.APIHosts...) {
 		if strings.EqualFold(name, host) {
-			return fmt.Errorf("%w: a worker cannot be named %s, which is a name of the API; choose another name", join.ErrRefused, name)
+			return fmt.Errorf("%w: a worker cannot be named %s, which is a name of the API; choose another name", errclass.ErrRefused, name)
 		}
 	}
 	return nil
@@ -255,7 +221,7 @@ func (c *Cluster) mayBeNamed(name string) error {
 func (c *Cluster) mayTakeName(ctx context.Context, name string) error {
 	for _, s := range c.replica.servers() {
 		if string(s.ID) == name && !c.callsFrom(ctx, s) {
-			return fmt.Errorf("%w: the worker asks for the name %s from %s, which is not the address of that master; choose another name", join.ErrRefused, name, callerIP(ctx))
+			return fmt.Errorf("%w: the worker asks for the name %s from %s, which is not the address of that master; choose another name", errclass.ErrRefused, name, callerIP(ctx))
 		}
 	}
 	return nil
@@ -341,7 +307,7 @@ func (s workerService) Renew(ctx context.Context, r *clusterv1.RenewRequest) (*c
 	// What this master has applied may lag behind a revocation.
 	view, err := s.c.Consistent(ctx)
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, errclass.ToStatus(err)
 	}
 	revoked, _ := revocationOf(view, caller.Name)
 	if err := revoked.check(caller); err != nil {

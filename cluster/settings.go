@@ -10,7 +10,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
 )
 
 // Settings are flags, by their names, that must be the same on all masters.
@@ -22,10 +24,7 @@ type Settings struct {
 	Shared map[string]string
 }
 
-// ErrSettings says that a fixed setting of this master is not the cluster's; the text says which, and what to set.
-var ErrSettings = errors.New("settings")
-
-const settingsKey = internalPrefix + "settings"
+const settingsKey = kv.OwnPrefix + "settings"
 
 // fixedSettings are those recorded in the state; nil before the first leader has.
 func fixedSettings(v kv.View) (map[string]string, error) {
@@ -71,7 +70,7 @@ func (c *Cluster) recordSettings(ctx context.Context) error {
 		if version, ok := view.Get(settingsKey); ok {
 			revision = version.ModRevision
 		}
-		_, err = c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: settingsKey, Value: value, Cond: atOrAbsent(revision), Revision: revision}}})
+		_, err = c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: settingsKey, Value: value, Cond: atOrAbsent(revision), Revision: revision}}})
 		if err != nil && !errors.Is(err, kv.ErrOutcomeUnknown) {
 			return fmt.Errorf("record the settings: %w", err)
 		}
@@ -90,7 +89,7 @@ func (c *Cluster) checkSettings(master string, own map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(own)) {
 		if want, ok := fixed[name]; ok && own[name] != want {
 			return fmt.Errorf("%w: --%s is %s on %s, and the cluster was made with %s, which cannot be changed: set --%s %s there",
-				ErrSettings, name, cmp.Or(own[name], "empty"), master, cmp.Or(want, "nothing"), name, want)
+				errclass.ErrSettings, name, cmp.Or(own[name], "empty"), master, cmp.Or(want, "nothing"), name, want)
 		}
 	}
 	return nil

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/kontiki/kontiki/cluster/errclass"
 )
 
 func ranged(pod, period string) func(*Config) {
@@ -49,7 +51,7 @@ func TestAMasterWithOtherFixedSettingsIsRefused(t *testing.T) {
 		select {
 		case err := <-n.stopped:
 			wrong(err, n.cfg.Name)
-			if !errors.Is(err, ErrSettings) {
+			if !errors.Is(err, errclass.ErrSettings) {
 				t.Errorf("%v is no ErrSettings", err)
 			}
 		case <-n.c.Ready():
@@ -108,7 +110,7 @@ func TestSettingsThatNobodyRecordedAreLearned(t *testing.T) {
 			return err
 		})
 		for name := range settings {
-			if err := n.c.checkSettings("x", map[string]string{name: "other"}); !errors.Is(err, ErrSettings) {
+			if err := n.c.checkSettings("x", map[string]string{name: "other"}); !errors.Is(err, errclass.ErrSettings) {
 				t.Errorf("--%s: %v", name, err)
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kontiki/kontiki/cluster/storage"
+	"github.com/kontiki/kontiki/internal/turn"
 )
 
 // simPlatter is what a simulated disk holds. Its parts are never changed in place, so that a copy of it is another disk.
@@ -36,7 +37,7 @@ type simDisk struct {
 	changed    func()
 	lies       bool // a sync does nothing: for tests of the tests
 
-	writer turn // a channel: virtual time passes while it is held
+	writer turn.Turn // a channel: virtual time passes while it is held
 
 	mu       sync.Mutex
 	rand     *rand.Rand
@@ -60,7 +61,7 @@ var (
 func newSimDisk(holds simPlatter, seed int64, stallAfter time.Duration, changed func()) *simDisk {
 	return &simDisk{
 		stallAfter: stallAfter, changed: changed, rand: rand.New(rand.NewSource(seed)), cache: holds, platter: holds,
-		writer: make(turn, 1), gone: make(chan struct{}), writing: make(chan struct{}), kept: make(chan struct{}),
+		writer: make(turn.Turn, 1), gone: make(chan struct{}), writing: make(chan struct{}), kept: make(chan struct{}),
 	}
 }
 
@@ -165,7 +166,7 @@ func (d *simDisk) wait(stall <-chan struct{}) {
 // logged writes to the file of the log.
 func (d *simDisk) logged(write func(*simPlatter)) error {
 	d.writer <- struct{}{}
-	defer d.writer.leave()
+	defer d.writer.Leave()
 	return d.commit(write, func(p *simPlatter) {
 		if !d.lies {
 			p.first, p.entries, p.stable = d.cache.first, d.cache.entries, d.cache.stable
@@ -238,7 +239,7 @@ func (d *simDisk) DeleteRange(from, to uint64) error {
 	}
 	none := len(p.entries) == 0 || to < p.first || from > last
 	d.mu.Unlock()
-	d.writer.leave()
+	d.writer.Leave()
 	if end || none {
 		return nil
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
+	"github.com/kontiki/kontiki/internal/turn"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
@@ -53,7 +55,7 @@ func (s simDiskService) Report(ctx context.Context, r *clusterv1.ReportRequest) 
 type simMaster struct {
 	s             *schedule
 	name, address string
-	turn          turn // one change of it at a time
+	turn          turn.Turn // one change of it at a time
 	starts        int64
 	platter       simPlatter              // what its disk holds while it is down
 	life          atomic.Pointer[simLife] // nil while it is down
@@ -72,7 +74,7 @@ type simLife struct {
 // start starts the master, where it is down, with what is on its disk.
 func (m *simMaster) start() {
 	m.turn <- struct{}{}
-	defer m.turn.leave()
+	defer m.turn.Leave()
 	if m.life.Load() != nil {
 		return
 	}
@@ -104,7 +106,7 @@ func (m *simMaster) start() {
 // master was up.
 func (m *simMaster) kill(power bool) bool {
 	m.turn <- struct{}{}
-	defer m.turn.leave()
+	defer m.turn.Leave()
 	life := m.life.Swap(nil)
 	if life == nil {
 		return false
@@ -126,7 +128,7 @@ func (m *simMaster) kill(power bool) bool {
 // stop ends the process cleanly, with leadership handed over first. It answers whether the master was up.
 func (m *simMaster) stop() bool {
 	m.turn <- struct{}{}
-	defer m.turn.leave()
+	defer m.turn.Leave()
 	life := m.life.Swap(nil)
 	if life == nil {
 		return false
@@ -165,7 +167,7 @@ func (l *simLife) read(ctx context.Context) (b bank, err error) {
 }
 
 func (l *simLife) transact(ctx context.Context, ops []kv.Op) (kv.Result, error) {
-	result, err := l.c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: ops})
+	result, err := l.c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: ops})
 	if l.host.isGone() {
 		err = errSimReset
 	}

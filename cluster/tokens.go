@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
@@ -10,16 +9,15 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
 )
 
 // tokenPrefix is where join tokens are stored, by id.
-const tokenPrefix = "/kontiki/tokens/"
-
-// ErrTokenNotFound says that no token has the id.
-var ErrTokenNotFound = errors.New("no such join token")
+const tokenPrefix = kv.OwnPrefix + "tokens/"
 
 // Token is a join token without its secret, of which only the hash is kept.
 type Token struct {
@@ -52,13 +50,7 @@ func (c *Cluster) storeToken(ctx context.Context, t storedToken) (kv.Result, err
 	if err != nil {
 		return kv.Result{}, err
 	}
-	return c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: tokenPrefix + t.ID, Value: value, Cond: kv.Absent}}})
-}
-
-// NewCommandID answers a random command id.
-func NewCommandID() (id kv.CommandID) {
-	rand.Read(id[:]) // never fails: crypto/rand
-	return id
+	return c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: tokenPrefix + t.ID, Value: value, Cond: kv.Absent}}})
 }
 
 // CreateToken makes a join token for a role. A ttl of 0 means that it does not expire. The text is shown once: only the
@@ -105,12 +97,12 @@ func (c *Cluster) RevokeToken(ctx context.Context, id string) error {
 	if t, err := join.ParseToken(id); err == nil {
 		id = t.ID
 	}
-	result, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: tokenPrefix + id, Delete: true, Cond: kv.Exists}}})
+	result, err := c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: tokenPrefix + id, Delete: true, Cond: kv.Exists}}})
 	if err != nil {
 		return fmt.Errorf("revoke join token %s: %w", id, err)
 	}
 	if result.Failed != nil {
-		return fmt.Errorf("revoke join token %s: %w", id, ErrTokenNotFound)
+		return fmt.Errorf("revoke join token %s: %w", id, errclass.ErrTokenNotFound)
 	}
 	return nil
 }
@@ -146,7 +138,7 @@ func (c *Cluster) deleteExpiredTokens(ctx context.Context, before time.Time) err
 		if t.ExpiresAt.IsZero() || t.ExpiresAt.After(before) {
 			continue
 		}
-		if err := c.RevokeToken(ctx, t.ID); err != nil && !errors.Is(err, ErrTokenNotFound) {
+		if err := c.RevokeToken(ctx, t.ID); err != nil && !errors.Is(err, errclass.ErrTokenNotFound) {
 			return err
 		}
 	}
@@ -162,9 +154,9 @@ func (c *Cluster) checkToken(ctx context.Context, text string, role pki.Role) (k
 	switch id := c.identity.Now(); {
 	case id.Accepts(t.Pin):
 	case id.Owns(t.Pin):
-		return nil, fmt.Errorf("%w: it is from before the cluster's CA was rotated; make a new one with `kontiki token create --role %s`", join.ErrToken, role)
+		return nil, fmt.Errorf("%w: it is from before the cluster's CA was rotated; make a new one with `kontiki token create --role %s`", errclass.ErrToken, role)
 	default:
-		return nil, fmt.Errorf("%w: it is for another cluster", join.ErrToken)
+		return nil, fmt.Errorf("%w: it is for another cluster", errclass.ErrToken)
 	}
 	if err := t.RequireRole(role); err != nil {
 		return nil, err
@@ -175,7 +167,7 @@ func (c *Cluster) checkToken(ctx context.Context, text string, role pki.Role) (k
 	}
 	v, ok := view.Get(tokenPrefix + t.ID)
 	if !ok {
-		return nil, fmt.Errorf("%w: %s is not known, it may have been revoked; make a new one with `kontiki token create --role %s`", join.ErrToken, t.ID, role)
+		return nil, fmt.Errorf("%w: %s is not known, it may have been revoked; make a new one with `kontiki token create --role %s`", errclass.ErrToken, t.ID, role)
 	}
 	var stored storedToken
 	if err := json.Unmarshal(v.Value, &stored); err != nil {
@@ -184,12 +176,12 @@ func (c *Cluster) checkToken(ctx context.Context, text string, role pki.Role) (k
 	hash := sha256.Sum256([]byte(t.Secret))
 	switch {
 	case subtle.ConstantTimeCompare(hash[:], stored.SecretHash) != 1:
-		return nil, fmt.Errorf("%w: its secret is wrong; copy it whole, or make a new one with `kontiki token create --role %s`", join.ErrToken, role)
+		return nil, fmt.Errorf("%w: its secret is wrong; copy it whole, or make a new one with `kontiki token create --role %s`", errclass.ErrToken, role)
 	case stored.Role != role:
 		t.Role = stored.Role
 		return nil, t.RequireRole(role)
 	case !stored.ExpiresAt.IsZero() && time.Now().After(stored.ExpiresAt):
-		return nil, fmt.Errorf("%w: it expired at %s; make a new one with `kontiki token create --role %s`", join.ErrToken, stored.ExpiresAt.Format(time.RFC3339), role)
+		return nil, fmt.Errorf("%w: it expired at %s; make a new one with `kontiki token create --role %s`", errclass.ErrToken, stored.ExpiresAt.Format(time.RFC3339), role)
 	}
 	return view, nil
 }

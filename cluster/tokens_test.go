@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/worker"
@@ -50,7 +51,7 @@ func TestTokensOfWorkersThatDoNotAdmit(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			cfg := joinConfig(t, "worker-1", test.token, m)
 			_, err := worker.Join(ctx, cfg)
-			if !errors.Is(err, join.ErrToken) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "kontiki token create") {
+			if !errors.Is(err, errclass.ErrToken) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "kontiki token create") {
 				t.Errorf("joined with %v, want %q", err, test.want)
 			}
 			if entries, _ := os.ReadDir(cfg.Dir); len(entries) != 0 {

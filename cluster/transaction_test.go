@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
 )
 
 // transactionSize is how many keys one transaction of the test writes.
@@ -17,7 +18,7 @@ const transactionSize = 5
 
 // serveTransaction writes one value to all keys below call.Key.
 func (c *Cluster) serveTransaction(ctx context.Context, call childCall) error {
-	cmd := &kv.Command{ID: NewCommandID()}
+	cmd := &kv.Command{ID: random.CommandID()}
 	for i := range transactionSize {
 		cmd.Ops = append(cmd.Ops, kv.Op{Key: fmt.Sprintf("%s/%d", call.Key, i), Value: []byte(call.Value)})
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/kontiki/kontiki/internal/broadcast"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/pause"
+	"github.com/kontiki/kontiki/internal/random"
 )
 
 const (
@@ -180,10 +181,10 @@ func (c *Cluster) adopt(id *identity.Identity) error {
 // changeIdentity proposes, on the leader, the next generation, and waits until this master uses it. A change is made only
 // when every master has the present generation: so each of them can open the next.
 func (c *Cluster) changeIdentity(ctx context.Context, change func(*identity.Identity) (*identity.Identity, error)) (uint64, error) {
-	if err := c.identityChange.take(ctx); err != nil {
+	if err := c.identityChange.Take(ctx); err != nil {
 		return 0, err
 	}
-	defer c.identityChange.leave()
+	defer c.identityChange.Leave()
 	view, err := c.Consistent(ctx)
 	if err != nil {
 		return 0, err
@@ -210,7 +211,7 @@ func (c *Cluster) changeIdentity(ctx context.Context, change func(*identity.Iden
 	if op.Value, err = next.SealFor(present); err != nil {
 		return 0, err
 	}
-	result, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{op}})
+	result, err := c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{op}})
 	if err != nil {
 		return 0, fmt.Errorf("change the cluster's identity: %w", err)
 	}
@@ -282,7 +283,7 @@ func (c *Cluster) RevokeWorker(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		result, err := c.Propose(ctx, &kv.Command{ID: NewCommandID(), Ops: []kv.Op{{Key: revokedPrefix + name, Value: value, Cond: atOrAbsent(revision), Revision: revision}}})
+		result, err := c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: revokedPrefix + name, Value: value, Cond: atOrAbsent(revision), Revision: revision}}})
 		if err != nil {
 			return fmt.Errorf("revoke the certificates of the worker %s: %w", name, err)
 		}

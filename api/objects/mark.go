@@ -7,6 +7,7 @@ import (
 
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/pause"
+	"github.com/kontiki/kontiki/internal/random"
 )
 
 // A cluster in which nothing happens would stay at one revision for ever. Clients do not expect that: a list that goes on
@@ -22,7 +23,7 @@ const (
 func (s *Service) Mark(ctx context.Context, log *slog.Logger) error {
 	for pause.For(ctx, markEvery) {
 		at := s.now().UTC().Format(time.RFC3339)
-		_, err := s.store.Propose(ctx, &kv.Command{ID: newCommandID(), Ops: []kv.Op{{Key: markKey, Value: []byte(at)}}})
+		_, err := s.store.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: markKey, Value: []byte(at)}}})
 		if err != nil && ctx.Err() == nil {
 			log.Warn("the mark that moves the revision on was not written", "error", err)
 		}

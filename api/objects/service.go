@@ -2,22 +2,21 @@ package objects
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
 	"time"
 
+	"github.com/google/uuid"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 
-	"github.com/google/uuid"
-
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
 )
 
 // MaxObjectBytes limits one encoded object (etcd's default request limit, which users of Kubernetes know).
@@ -146,18 +145,13 @@ func (s *Service) Store() Store { return s.store }
 
 func (s *Service) timestamp() metav1.Time { return metav1.NewTime(s.now().Truncate(time.Second)) }
 
-func newCommandID() (id kv.CommandID) {
-	rand.Read(id[:]) // never fails (crypto/rand)
-	return id
-}
-
 // errRetry means that the state has changed since a write was prepared: prepare it again.
 var errRetry = errors.New("objects: the state moved on, prepare again")
 
 // propose commits the operations. The first one is the main operation; a failed precondition of another one returns errRetry unless
 // it is about a namespace.
 func (s *Service) propose(ctx context.Context, r *Request, ops []kv.Op) (kv.Result, error) {
-	result, err := s.store.Propose(ctx, &kv.Command{ID: newCommandID(), Ops: ops})
+	result, err := s.store.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: ops})
 	if err != nil {
 		return kv.Result{}, storeError(r, err)
 	}

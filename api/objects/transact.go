@@ -11,6 +11,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
 )
 
 // MaxTransactionOperations limits the operations of a transaction; kv.MaxCommandBytes limits its size.
@@ -163,7 +164,7 @@ func (s *Service) transactOnce(ctx context.Context, view kv.View, operations []T
 		return results, view.Revision(), nil
 	}
 	ops, owners := staged.command()
-	result, err := s.store.Propose(ctx, &kv.Command{ID: newCommandID(), Ops: ops})
+	result, err := s.store.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: ops})
 	if err != nil {
 		if errors.Is(err, kv.ErrTooLarge) {
 			return nil, 0, errTransactionTooLarge()

@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/pause"
@@ -42,7 +43,7 @@ func Dial(ctx context.Context, network mtls.Network, address string, token Token
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
-		if errors.Is(err, ErrToken) {
+		if errors.Is(err, errclass.ErrToken) {
 			return nil, fmt.Errorf("join by %s: %w", address, err)
 		}
 		return nil, fmt.Errorf("join by %s: this is not the port of a Kontiki master (%d, by default): %w", address, mtls.DefaultPort, err)
@@ -81,7 +82,7 @@ func verifyPinned(state tls.ConnectionState, pin string) error {
 		return errors.New("the server shows no CA")
 	}
 	return fmt.Errorf("%w: the server belongs to another cluster (its CA is %s..., the token is for %s...); check the address, or make a token on that cluster with `kontiki token create`",
-		ErrToken, ShortPin(seen), ShortPin(pin))
+		errclass.ErrToken, ShortPin(seen), ShortPin(pin))
 }
 
 // Ask asks one master after another, until one lets this host join or refuses it permanently.
@@ -97,7 +98,7 @@ func Ask[T any](ctx context.Context, network mtls.Network, log *slog.Logger, add
 			switch {
 			case err == nil:
 				return answer, nil
-			case errors.Is(err, ErrToken), errors.Is(err, ErrNameTaken), errors.Is(err, ErrFeatureLevel), errors.Is(err, ErrRefused):
+			case errors.Is(err, errclass.ErrToken), errors.Is(err, errclass.ErrNameTaken), errors.Is(err, errclass.ErrFeatureLevel), errors.Is(err, errclass.ErrRefused):
 				return zero, err
 			case ctx.Err() != nil:
 				return zero, errors.Join(append(failures, err)...)
@@ -121,7 +122,7 @@ func joinOne[T any](ctx context.Context, network mtls.Network, address string, t
 	ctx, cancel := context.WithTimeout(ctx, mtls.JoinCall)
 	defer cancel()
 	answer, err := ask(ctx, clusterv1.NewJoinServiceClient(conn))
-	return answer, FromStatus(err)
+	return answer, errclass.FromStatus(err)
 }
 
 // MergeAddresses merges two lists, without duplicates and without self.

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/pki"
 )
 
@@ -25,11 +26,11 @@ func TestTokens(t *testing.T) {
 	if err != nil || parsed != token || parsed.Pin != ca.Pin() {
 		t.Errorf("parsed %+v, %v", parsed, err)
 	}
-	if err := parsed.RequireRole(pki.RoleMaster); !errors.Is(err, ErrToken) || !strings.Contains(err.Error(), "--role master") {
+	if err := parsed.RequireRole(pki.RoleMaster); !errors.Is(err, errclass.ErrToken) || !strings.Contains(err.Error(), "--role master") {
 		t.Errorf("a worker's token of a master: %v", err)
 	}
 	for _, text := range []string{"", "K10", token.String()[:80], token.String() + "x", strings.Replace(token.String(), "worker", "admin", 1)} {
-		if _, err := ParseToken(text); !errors.Is(err, ErrToken) {
+		if _, err := ParseToken(text); !errors.Is(err, errclass.ErrToken) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
@@ -41,14 +42,14 @@ func TestTokens(t *testing.T) {
 // TestErrorsOfMastersKeepTheirClass: whoever joins tells errors by errors.Is, and shows the text that the master gave.
 func TestErrorsOfMastersKeepTheirClass(t *testing.T) {
 	for code, class := range map[codes.Code]error{
-		codes.PermissionDenied: ErrToken, codes.AlreadyExists: ErrNameTaken, codes.FailedPrecondition: ErrRemoved,
-		codes.OutOfRange: ErrFeatureLevel, codes.InvalidArgument: ErrRefused,
+		codes.PermissionDenied: errclass.ErrToken, codes.AlreadyExists: errclass.ErrNameTaken, codes.FailedPrecondition: errclass.ErrRemoved,
+		codes.OutOfRange: errclass.ErrFeatureLevel, codes.InvalidArgument: errclass.ErrRefused,
 	} {
-		if err := FromStatus(status.Error(code, "what is wrong")); !errors.Is(err, class) || err.Error() != "what is wrong" {
+		if err := errclass.FromStatus(status.Error(code, "what is wrong")); !errors.Is(err, class) || err.Error() != "what is wrong" {
 			t.Errorf("%v: %v", code, err)
 		}
 	}
-	if err := FromStatus(nil); err != nil {
+	if err := errclass.FromStatus(nil); err != nil {
 		t.Errorf("no error: %v", err)
 	}
 }

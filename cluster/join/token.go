@@ -2,17 +2,14 @@ package join
 
 import (
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"regexp"
 	"strings"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/random"
 )
-
-// ErrToken means that a token is not accepted; the wrapped text says why and what to do.
-var ErrToken = errors.New("the join token is not accepted")
 
 // Token is a parsed join token.
 type Token struct {
@@ -27,14 +24,14 @@ var tokenPattern = regexp.MustCompile(`^K10([0-9a-f]{64})::(master|worker):([a-z
 func ParseToken(text string) (Token, error) {
 	m := tokenPattern.FindStringSubmatch(strings.TrimSpace(text))
 	if m == nil {
-		return Token{}, fmt.Errorf("%w: it is malformed (K10<64 hex digits>::<role>:<id>.<secret> is expected); copy it whole, or make a new one with `kontiki token create`", ErrToken)
+		return Token{}, fmt.Errorf("%w: it is malformed (K10<64 hex digits>::<role>:<id>.<secret> is expected); copy it whole, or make a new one with `kontiki token create`", errclass.ErrToken)
 	}
 	return Token{Pin: m[1], Role: pki.Role(m[2]), ID: m[3], Secret: m[4]}, nil
 }
 
 func (p Token) RequireRole(role pki.Role) error {
 	if p.Role != role {
-		return fmt.Errorf("%w: it is for the role %s, this host joins as a %s; make one with `kontiki token create --role %s`", ErrToken, p.Role, role, role)
+		return fmt.Errorf("%w: it is for the role %s, this host joins as a %s; make one with `kontiki token create --role %s`", errclass.ErrToken, p.Role, role, role)
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
@@ -165,7 +166,7 @@ func (d *Document) save(dir string) error {
 
 func newWorker(ctx context.Context, cfg Config) (*Document, error) {
 	if cfg.Token == "" {
-		return nil, fmt.Errorf("this host has not joined a cluster yet: %w: none is given; make one with `kontiki token create --role worker`", join.ErrToken)
+		return nil, fmt.Errorf("this host has not joined a cluster yet: %w: none is given; make one with `kontiki token create --role worker`", errclass.ErrToken)
 	}
 	token, err := join.ParseToken(cfg.Token)
 	if err != nil {
@@ -220,7 +221,7 @@ func (d *Document) matches(cfg Config) error {
 	}
 	if pin := pins[0]; !slices.Contains(append(pins, d.PastPins...), token.Pin) {
 		return fmt.Errorf("%w: it is for another cluster (%s...) than the one that this host belongs to (%s...); to move the host, remove %s",
-			join.ErrToken, join.ShortPin(token.Pin), join.ShortPin(pin), cfg.Dir)
+			errclass.ErrToken, join.ShortPin(token.Pin), join.ShortPin(pin), cfg.Dir)
 	}
 	return nil
 }

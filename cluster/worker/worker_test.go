@@ -5,7 +5,7 @@ import (
 	"log/slog"
 	"testing"
 
-	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/pki"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
@@ -46,7 +46,7 @@ func TestAWorkerStartsWithEveryMasterGone(t *testing.T) {
 		t.Error("another worker took the directory")
 	}
 	cfg.Dir = t.TempDir()
-	if _, err := Join(t.Context(), cfg); !errors.Is(err, join.ErrToken) {
+	if _, err := Join(t.Context(), cfg); !errors.Is(err, errclass.ErrToken) {
 		t.Errorf("an empty directory and no token: %v", err)
 	}
 }

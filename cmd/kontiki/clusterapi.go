@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kontiki/kontiki/cluster"
-	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
@@ -50,11 +50,11 @@ func answerError(w http.ResponseWriter, err error) {
 func adminStatus(err error) metav1.Status {
 	code, reason := http.StatusInternalServerError, metav1.StatusReasonInternalError
 	switch {
-	case errors.Is(err, cluster.ErrNotMember), errors.Is(err, cluster.ErrTokenNotFound):
+	case errors.Is(err, errclass.ErrNotMember), errors.Is(err, errclass.ErrTokenNotFound):
 		code, reason = http.StatusNotFound, metav1.StatusReasonNotFound
 	case errors.Is(err, cluster.ErrBadBackup), apierrors.IsBadRequest(err):
 		code, reason = http.StatusBadRequest, metav1.StatusReasonBadRequest
-	case errors.Is(err, cluster.ErrForeignBackup), errors.Is(err, join.ErrFeatureLevel), errors.Is(err, join.ErrRefused):
+	case errors.Is(err, cluster.ErrForeignBackup), errors.Is(err, errclass.ErrFeatureLevel), errors.Is(err, errclass.ErrRefused):
 		code, reason = http.StatusConflict, metav1.StatusReasonConflict
 	case errors.Is(err, kv.ErrNoLeader), errors.Is(err, kv.ErrOutcomeUnknown):
 		code, reason = http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
@@ -56,7 +57,7 @@ func TestASnapshotThatBreaksOffIsNotKept(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		}, "no undamaged backup"},
 		"empty": {func(http.ResponseWriter) {}, "no undamaged backup"},
-		"error": {func(w http.ResponseWriter) { answerError(w, cluster.ErrNotMember) }, "no such master"},
+		"error": {func(w http.ResponseWriter) { answerError(w, errclass.ErrNotMember) }, "no such master"},
 		"text":  {func(w http.ResponseWriter) { http.Error(w, "a proxy's page", http.StatusBadGateway) }, "a proxy's page"},
 	} {
 		answer = x.answer

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/kontiki/kontiki/cluster"
-	"github.com/kontiki/kontiki/cluster/join"
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/worker"
 )
 
@@ -63,7 +63,7 @@ func TestTokenCommands(t *testing.T) {
 	if out := must("revoke", id, "-o", "json"); !strings.Contains(out, `"`+id+`"`) {
 		t.Errorf("revoked: %s", out)
 	}
-	if err := admit("worker-2", text); !errors.Is(err, join.ErrToken) || !strings.Contains(err.Error(), "revoked") {
+	if err := admit("worker-2", text); !errors.Is(err, errclass.ErrToken) || !strings.Contains(err.Error(), "revoked") {
 		t.Errorf("joined with a revoked token: %v", err)
 	}
 	if _, err := run("revoke", id); err == nil || !strings.Contains(err.Error(), id) {
