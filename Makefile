@@ -111,10 +111,10 @@ SCHEDULES := 20000
 ROUND := 200
 robustness: ## rounds of faults until told to stop; prints the seed of each (SEED=N begins there)
 	@seed=$${SEED:-$$(date +%s)}; \
-	$(GO) test -c -o bin/cluster.test ./cluster || exit 1; \
+	$(GO) test -c -o bin/cluster.test ./cluster && $(GO) test -c -o bin/consensus.test ./cluster/consensus || exit 1; \
 	while :; do \
 	  echo "schedules $$seed to $$((seed + $(SCHEDULES) - 1)):"; \
-	  (cd cluster && KONTIKI_SCHEDULES=$$seed-$$((seed + $(SCHEDULES) - 1)) ../bin/cluster.test -test.run 'TestFaultSchedules$$' -test.v -test.timeout 60m) || exit 1; \
+	  (cd cluster/consensus && KONTIKI_SCHEDULES=$$seed-$$((seed + $(SCHEDULES) - 1)) ../../bin/consensus.test -test.run 'TestFaultSchedules$$' -test.v -test.timeout 60m) || exit 1; \
 	  echo "seeds $$seed to $$((seed + $(ROUND) - 1)):"; \
 	  (cd cluster && KONTIKI_SEEDS=$$seed-$$((seed + $(ROUND) - 1)) ../bin/cluster.test -test.run 'TestSimulatedFaults$$' -test.timeout 30m) || exit 1; \
 	  echo "machines, seed $$seed:"; \

@@ -124,7 +124,7 @@ const everyMasterBound = 2 * time.Second
 func (c *Cluster) everyMaster(ctx context.Context) []MasterCertificates {
 	ctx, cancel := context.WithTimeout(ctx, everyMasterBound)
 	defer cancel()
-	servers := c.replica.servers()
+	servers := c.consensus.Servers()
 	all := make([]MasterCertificates, len(servers))
 	var wg sync.WaitGroup
 	for i, server := range servers {
@@ -145,7 +145,7 @@ func (c *Cluster) masterCertificates(ctx context.Context, name, address string) 
 	if name == c.cfg.Name {
 		return c.ownCertificates()
 	}
-	conn, err := c.peers.Line(address)
+	conn, err := c.consensus.Line(address)
 	if err != nil {
 		return own, err
 	}
@@ -316,7 +316,7 @@ func (c *Cluster) change(ctx context.Context, r *clusterv1.ChangeIdentityRequest
 		generation, err = c.changeHere(ctx, r)
 		return err
 	}, func(ctx context.Context, _ clusterv1.ClusterServiceClient) error {
-		conn, err := c.peers.Line(c.leaders.current().address)
+		conn, err := c.consensus.Line(c.consensus.Leadership().Address)
 		if err != nil {
 			return err
 		}

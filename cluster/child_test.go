@@ -140,7 +140,7 @@ func (c *Cluster) serve(ctx context.Context, call childCall, a *childAnswer) err
 		a.Value = time.Now().UTC().Format(time.RFC3339)
 		return nil
 	case "term":
-		a.Value = strconv.FormatUint(c.replica.raft.CurrentTerm(), 10)
+		a.Value = strconv.FormatUint(c.consensus.Term(), 10)
 		return nil
 	case "ready":
 		select {

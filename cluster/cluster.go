@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"slices"
@@ -12,9 +13,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"github.com/kontiki/kontiki/cluster/backup"
+	"github.com/kontiki/kontiki/cluster/consensus"
 	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/identity"
@@ -33,7 +37,12 @@ import (
 // Cluster is this master's part in its cluster. Its methods are safe for concurrent use; all but RegisterNode may be
 // called once Open has returned.
 type Cluster struct {
-	*consensus
+	consensus *consensus.Replica
+	backups   *backup.Backups
+	store     *fsm.Store
+	address   string // the mTLS address that others dial
+	log       *slog.Logger
+
 	cfg      Config
 	identity *identity.Live
 	member   membership
@@ -102,8 +111,9 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	d := &mtls.Dialer{Network: cfg.Network, Roots: live.Roots, Certificate: own.Get}
 	store := fsm.New(fsm.Options{NewestCommand: uint64(cfg.FeatureLevel)})
 	c := &Cluster{
-		consensus: newConsensus(cfg.Name, address, cfg.Timings, store, mtls.DialedBy(d), log),
-		cfg:       cfg, identity: live, certificates: own,
+		consensus: consensus.New(consensus.Options{Name: cfg.Name, Address: address, Timings: cfg.Timings.Timings, Store: store, Connect: mtls.DialedBy(d), Log: log}),
+		store:     store, address: address, log: log,
+		cfg: cfg, identity: live, certificates: own,
 		ready:        make(chan struct{}),
 		opened:       time.Now(),
 		reconfigured: make(chan struct{}, 1),
@@ -118,17 +128,19 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		return ca.IssueClient("kontiki-apiserver", []string{"system:masters"})
 	}}
 	c.port = mtls.NewPort(listener, live.Roots, own.Get, c.admit, mtls.RaftName(self.Recoveries), cfg.Timings.Handshake, log)
-	undo = append(undo, c.end, c.peers.Close)
+	undo = append(undo, func() {
+		c.consensus.End()
+		c.consensus.Close()
+	})
 
 	stream := mtls.NewStream(c.port.Listener(mtls.ProtoRaft), address, d, mtls.RaftName(self.Recoveries))
 	if err := c.openDisk(ctx); err != nil {
 		return nil, err
 	}
-	reconfigured := func() { poke(c.reconfigured); c.mastersChanged.Tell() }
-	if err := c.openRaft(newNetworkWire(stream, cfg.Timings, log), self.Bootstrap && !self.Complete, reconfigured); err != nil {
-		return nil, errors.Join(err, c.disk.store.Close())
+	reconfigured := func() { broadcast.Poke(c.reconfigured); c.mastersChanged.Tell() }
+	if err := c.consensus.Start(consensus.NewNetworkWire(stream, cfg.Timings.Timings, log), self.Bootstrap && !self.Complete, reconfigured); err != nil {
+		return nil, err
 	}
-	undo = append(undo, func() { c.replica.close() })
 
 	transport, err := cfg.Network.Gossip(cfg.GossipBindAddress)
 	if err != nil {
@@ -144,6 +156,15 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 
+	c.backups = backup.New(backup.Options{
+		State: c.consensus, Name: cfg.Name, Version: cfg.Version, ClusterID: live.ClusterID, Dir: cfg.DataDir, DiskLow: cfg.DiskLow,
+		SecretKeys: func() map[string][]byte { return live.Now().SecretKeys }, IdentityFile: identity.File,
+		CleanUp: cfg.Timings.Propose, Schedule: cfg.Backups, RequireLevel: c.requireLevel, OtherMasters: c.otherMasters,
+		Recovered:  func() string { return c.memberNow().Recovered },
+		EpochBegun: func() error { return c.changeMember(func(m *member) { m.Recovered = "" }) },
+		Log:        log,
+	})
+
 	c.clusterServer, c.nodeServer, c.joinServer = mtls.NewServer(log), mtls.NewServer(log), mtls.NewJoinServer(log)
 	clusterv1.RegisterClusterServiceServer(c.clusterServer, clusterService{c: c})
 	clusterv1.RegisterDiskServiceServer(c.clusterServer, diskService{c: c})
@@ -151,14 +172,14 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	clusterv1.RegisterWorkerServiceServer(c.nodeServer, workerService{c: c})
 	clusterv1.RegisterCertsServiceServer(c.clusterServer, certsService{c: c})
 	clusterv1.RegisterTrustServiceServer(c.nodeServer, trustService{c: c})
-	c.addOwnDuty("sweep join tokens", c.sweepTokens)
-	c.addOwnDuty("raise the feature level", c.keepFeatureLevel)
-	c.addOwnDuty("record the settings", c.recordSettings)
-	c.addOwnDuty("begin an epoch", c.beginEpoch)
-	c.addOwnDuty("sweep abandoned restores", c.sweepRestores)
-	c.addOwnDuty("remove dead masters", c.removeDeadMasters)
-	c.addOwnDuty("rotate keys", c.advanceRotations)
-	c.addOwnDuty("record who gossips", c.recordGossipMode)
+	c.consensus.AddClusterDuty("sweep join tokens", c.sweepTokens)
+	c.consensus.AddClusterDuty("raise the feature level", c.keepFeatureLevel)
+	c.consensus.AddClusterDuty("record the settings", c.recordSettings)
+	c.consensus.AddClusterDuty("begin an epoch", c.backups.BeginEpoch)
+	c.consensus.AddClusterDuty("sweep abandoned restores", c.backups.SweepAbandoned)
+	c.consensus.AddClusterDuty("remove dead masters", c.removeDeadMasters)
+	c.consensus.AddClusterDuty("rotate keys", c.advanceRotations)
+	c.consensus.AddClusterDuty("record who gossips", c.recordGossipMode)
 	return c, nil
 }
 
@@ -176,7 +197,7 @@ func settle(ctx context.Context, cfg *Config, address string) (*identity.Identit
 	if err != nil {
 		return nil, nil, err
 	}
-	raftState := hasRaftState(filepath.Join(dir, "raft"))
+	raftState := consensus.HasState(filepath.Join(dir, "raft"))
 	switch {
 	case id == nil && (self != nil || raftState):
 		return nil, nil, fmt.Errorf("%s holds a master's data, but not its %s: restore that file, or remove the directory and join again", dir, identity.File)
@@ -231,13 +252,13 @@ func (c *Cluster) Run(ctx context.Context) error {
 	g.Go(c.port.Serve)
 	for server, proto := range map[*grpc.Server]string{c.clusterServer: mtls.ProtoCluster, c.nodeServer: mtls.ProtoNode, c.joinServer: mtls.ProtoJoin} {
 		g.Go(func() error {
-			if err := server.Serve(c.port.Listener(proto)); err != nil && c.life.Err() == nil {
+			if err := server.Serve(c.port.Listener(proto)); err != nil && c.consensus.Life().Err() == nil {
 				return fmt.Errorf("serve %s: %w", proto, err)
 			}
 			return nil
 		})
 	}
-	leading := c.takePart(running, g)
+	leading := c.consensus.Run(running, g)
 	g.Go(func() error {
 		if err := c.settleIn(running); err != nil && running.Err() == nil {
 			return err
@@ -247,18 +268,11 @@ func (c *Cluster) Run(ctx context.Context) error {
 	g.Go(func() error { return c.refresh(running) })
 	g.Go(func() error { return c.watchRecoveries(running) })
 	g.Go(func() error { return c.watchHalt(running) })
-	g.Go(func() error { return c.scheduleBackups(running) })
+	g.Go(func() error { return c.backups.RunSchedule(running, c.ready) })
 	g.Go(func() error { return c.followIdentity(running) })
 	g.Go(func() error {
 		<-running.Done()
-		timer := time.NewTimer(2 * dutyWatchdog)
-		defer timer.Stop()
-		select {
-		case <-leading: // duties have stopped
-		case <-timer.C:
-			c.log.Error("stopping though a duty has not stopped")
-		}
-		c.stepAside()
+		c.consensus.StepAside(leading)
 		return c.Close()
 	})
 	return g.Wait()
@@ -300,10 +314,10 @@ func (c *Cluster) settleIn(ctx context.Context) error {
 			if err := c.checkSettings(c.cfg.Name, c.cfg.Settings.Fixed); err != nil {
 				return err
 			}
-			c.log.Info("this master is ready", "address", c.address, "leader", c.leaders.current().name)
+			c.log.Info("this master is ready", "address", c.address, "leader", c.consensus.Leadership().Name)
 			close(c.ready)
 			return nil
-		case ctx.Err() != nil || c.life.Err() != nil:
+		case ctx.Err() != nil || c.consensus.Life().Err() != nil:
 			return ctx.Err()
 		}
 		c.log.Warn("no quorum of masters yet", "error", err)
@@ -334,7 +348,7 @@ func (c *Cluster) refresh(ctx context.Context) error {
 		for _, address := range c.MasterAddresses() {
 			keep[address] = true
 		}
-		c.peers.Forget(keep)
+		c.consensus.Forget(keep)
 		if err := c.checkLevel(); err != nil {
 			return err
 		}
@@ -357,9 +371,9 @@ func (c *Cluster) refresh(ctx context.Context) error {
 }
 
 func (c *Cluster) removed() bool {
-	servers := c.replica.servers()
+	servers := c.consensus.Servers()
 	for _, s := range servers {
-		if s.ID == c.replica.config.LocalID {
+		if s.ID == raft.ServerID(c.cfg.Name) {
 			return false
 		}
 	}
@@ -369,16 +383,16 @@ func (c *Cluster) removed() bool {
 // missedRemoval asks the other masters for a leader whose configuration lacks this one, where this one knows of no leader:
 // raft tries only once to tell a removed master.
 func (c *Cluster) missedRemoval(ctx context.Context) bool {
-	if c.leaders.current().name != "" {
+	if c.consensus.Leadership().Name != "" {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, aliveBound)
 	defer cancel()
-	for _, s := range c.replica.servers() {
-		if s.ID == c.replica.config.LocalID {
+	for _, s := range c.consensus.Servers() {
+		if s.ID == raft.ServerID(c.cfg.Name) {
 			continue
 		}
-		answer, err := c.ask(ctx, string(s.Address))
+		answer, err := c.consensus.Ask(ctx, string(s.Address))
 		if err == nil && answer.Leader == answer.Name && !slices.Contains(answer.Masters, c.cfg.Name) {
 			return true
 		}
@@ -407,7 +421,7 @@ func (c *Cluster) Close() error {
 }
 
 func (c *Cluster) shutdown(polite bool) error {
-	c.end()
+	c.consensus.End()
 	var wg sync.WaitGroup
 	if polite {
 		wg.Go(func() {
@@ -415,7 +429,7 @@ func (c *Cluster) shutdown(polite bool) error {
 				c.log.Debug("leaving gossip", "error", err)
 			}
 		})
-		c.replica.drain(c.cfg.Timings.Shutdown)
+		c.consensus.Drain(c.cfg.Timings.Shutdown)
 	} else {
 		c.gossip.Abandon()
 	}
@@ -428,10 +442,7 @@ func (c *Cluster) shutdown(polite bool) error {
 	}
 	wg.Wait()
 	c.port.Close() // raft may be reading a snapshot from a connection
-	err := c.replica.close()
-	c.peers.Close()
-	c.tasks.close()
-	return err
+	return c.consensus.Close()
 }
 
 // Identity is what the cluster's masters share, as it is now; read-only. It changes: see IdentityChanged.
@@ -441,6 +452,9 @@ func (c *Cluster) Identity() *identity.Identity { return c.identity.Now().Identi
 func (c *Cluster) Name() string          { return c.cfg.Name }
 func (c *Cluster) Address() string       { return c.address }
 func (c *Cluster) GossipAddress() string { return c.gossip.Address() }
+
+// Backups takes backups of the cluster's state, and brings them back.
+func (c *Cluster) Backups() *backup.Backups { return c.backups }
 
 // Gossip is this master's part in gossip.
 func (c *Cluster) Gossip() *gossip.Gossip { return c.gossip }

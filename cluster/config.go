@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/backup"
+	"github.com/kontiki/kontiki/cluster/consensus"
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/mtls"
@@ -49,7 +51,7 @@ type Config struct {
 	// those are alive; 0 is never. It may come back by itself.
 	DeadAfter time.Duration
 	// Backups says where this master keeps backups that it takes by itself.
-	Backups BackupSchedule
+	Backups backup.Schedule
 	// Settings must be the same on all masters.
 	Settings Settings
 	// FeatureLevel is the level that this program supports; 0 means FeatureLevel. It is lower in tests of upgrades only.
@@ -65,26 +67,13 @@ type Config struct {
 	Logger  *slog.Logger // nil means slog.Default()
 }
 
-// Timings are the knobs of consensus and of the port. A zero field takes its value from DefaultTimings.
+// Timings are the knobs of a master. A zero field takes its value from DefaultTimings.
 type Timings struct {
-	// Heartbeat is how long a follower waits for its leader before it asks for an election; Election how long a
-	// candidate waits for votes; Lease how long a leader goes on without a quorum. Commit (to twice that) is how often
-	// an idle leader tells of its commit index; followers that keep up are told at once anyway (announcer).
-	Heartbeat, Election, Lease, Commit time.Duration
-	// A snapshot is taken when SnapshotThreshold entries came since the last one, looked at every SnapshotInterval (to
-	// twice that); TrailingLogs entries are kept behind it for followers that are a little late.
-	SnapshotInterval                time.Duration
-	SnapshotThreshold, TrailingLogs uint64
-	// Transport bounds one raft call (an install of a snapshot: this for each 256 KiB), Handshake the TLS handshake of
-	// an incoming connection.
-	Transport, Handshake time.Duration
-	// Propose bounds a proposal or a consistent read whose context has no deadline.
-	Propose time.Duration
-	// DiskStall is how long one operation of the raft log may take before this master stops to lead or to ask for votes;
-	// Readmit is how long one whose data are damaged looks for a leader before it gives up.
-	DiskStall, Readmit time.Duration
-	// Shutdown bounds each step of a clean stop.
-	Shutdown time.Duration
+	consensus.Timings
+	// Handshake bounds the TLS handshake of an incoming connection.
+	Handshake time.Duration
+	// Readmit is how long a master whose data are damaged looks for a leader before it gives up.
+	Readmit time.Duration
 	// Certificate is how long certificates live that this master issues, its own and others'; 0 is pki.DefaultTTL. They are
 	// renewed at two thirds of it.
 	Certificate time.Duration
@@ -97,39 +86,20 @@ const (
 	defaultDiskLow     = 128 << 20
 )
 
-// DefaultTimings fail over in 0.8 s (measured median; 1.1 s at most) and stay calm on loaded machines.
+// DefaultTimings are those of the product.
 var DefaultTimings = Timings{
-	Heartbeat:         500 * time.Millisecond,
-	Election:          500 * time.Millisecond,
-	Lease:             300 * time.Millisecond,
-	Commit:            500 * time.Millisecond,
-	SnapshotInterval:  30 * time.Second,
-	SnapshotThreshold: 16384,
-	TrailingLogs:      10240,
-	Transport:         3 * time.Second,
-	Handshake:         5 * time.Second,
-	Propose:           30 * time.Second,
-	DiskStall:         2 * time.Second,
-	Readmit:           time.Minute,
-	Shutdown:          2 * time.Second,
+	Timings:   consensus.DefaultTimings,
+	Handshake: 5 * time.Second,
+	Readmit:   time.Minute,
 }
 
 func (t Timings) withDefaults() Timings {
-	d := DefaultTimings
-	for _, f := range []struct{ value, def *time.Duration }{
-		{&t.Heartbeat, &d.Heartbeat}, {&t.Election, &d.Election}, {&t.Lease, &d.Lease}, {&t.Commit, &d.Commit},
-		{&t.SnapshotInterval, &d.SnapshotInterval}, {&t.Transport, &d.Transport}, {&t.Handshake, &d.Handshake},
-		{&t.Propose, &d.Propose}, {&t.Shutdown, &d.Shutdown}, {&t.DiskStall, &d.DiskStall}, {&t.Readmit, &d.Readmit},
-	} {
-		if *f.value <= 0 {
-			*f.value = *f.def
-		}
+	t.Timings = t.Timings.WithDefaults()
+	if t.Handshake <= 0 {
+		t.Handshake = DefaultTimings.Handshake
 	}
-	if t.SnapshotThreshold == 0 {
-		t.SnapshotThreshold = d.SnapshotThreshold
-	}
-	if t.TrailingLogs == 0 {
-		t.TrailingLogs = d.TrailingLogs
+	if t.Readmit <= 0 {
+		t.Readmit = DefaultTimings.Readmit
 	}
 	return t
 }

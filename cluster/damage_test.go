@@ -70,7 +70,7 @@ func (m *masters) fill() {
 			continue
 		}
 		eventually(m.t, "a snapshot on "+n.cfg.Name, func() error {
-			first, err := n.c.replica.disk.FirstIndex()
+			first, err := n.c.consensus.Internals().Disk.FirstIndex()
 			if err != nil || first < 2 {
 				return fmt.Errorf("the log begins at %d, %v", first, err)
 			}
@@ -210,7 +210,7 @@ func TestADamagedMasterSyncsAgainFromTheLeader(t *testing.T) {
 		if member, err := loadMember(n.cfg.DataDir); err != nil || !member.Complete || member.Bootstrap {
 			t.Errorf("%s: afterwards the member is %+v, %v", damage.name, member, err)
 		}
-		for _, s := range m.leader().c.replica.servers() {
+		for _, s := range m.leader().c.consensus.Servers() {
 			if s.Suffrage != raft.Voter {
 				t.Errorf("%s: %s has no vote afterwards", damage.name, s.ID)
 			}

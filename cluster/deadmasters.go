@@ -37,8 +37,8 @@ func (c *Cluster) askAll(ctx context.Context) []answer {
 	ctx, cancel := context.WithTimeout(ctx, aliveBound)
 	defer cancel()
 	var others []answer
-	for _, s := range c.replica.servers() {
-		if s.ID != c.replica.config.LocalID {
+	for _, s := range c.consensus.Servers() {
+		if s.ID != raft.ServerID(c.cfg.Name) {
 			others = append(others, answer{server: s})
 		}
 	}
@@ -46,7 +46,7 @@ func (c *Cluster) askAll(ctx context.Context) []answer {
 	for i := range others {
 		wg.Go(func() {
 			begin := time.Now()
-			status, err := c.ask(ctx, string(others[i].server.Address))
+			status, err := c.consensus.Ask(ctx, string(others[i].server.Address))
 			if err == nil && status.Name == string(others[i].server.ID) {
 				others[i].status, others[i].took = status, time.Since(begin)
 			}
@@ -54,6 +54,16 @@ func (c *Cluster) askAll(ctx context.Context) []answer {
 	}
 	wg.Wait()
 	return others
+}
+
+// otherMasters returns the status of those other masters that respond.
+func (c *Cluster) otherMasters(ctx context.Context) (all []*clusterv1.NodeStatusResponse) {
+	for _, a := range c.askAll(ctx) {
+		if a.status != nil {
+			all = append(all, a.status)
+		}
+	}
+	return all
 }
 
 // removeDeadMasters is the duty of the leader that removes masters which have been dead for longer than Config.DeadAfter. What
@@ -72,7 +82,7 @@ func (c *Cluster) removeDeadMasters(ctx context.Context) error {
 			return nil
 		}
 		c.noteDead(ctx, since, time.Now())
-		victim, ok := removable(c.replica.servers(), since, time.Now().Add(-c.cfg.DeadAfter))
+		victim, ok := removable(c.consensus.Servers(), since, time.Now().Add(-c.cfg.DeadAfter))
 		if !ok || ctx.Err() != nil {
 			continue
 		}
@@ -92,7 +102,7 @@ func (c *Cluster) noteDead(ctx context.Context, since map[raft.ServerID]time.Tim
 		}
 	}
 	var doubtful []raft.ServerID
-	for _, s := range c.replica.servers() {
+	for _, s := range c.consensus.Servers() {
 		if vouched[string(s.ID)] {
 			delete(since, s.ID)
 		} else {

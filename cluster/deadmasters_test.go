@@ -56,7 +56,7 @@ func TestWhichDeadMasterIsRemoved(t *testing.T) {
 func (m *masters) members(of *node) []string {
 	m.t.Helper()
 	var names []string
-	for _, s := range of.c.replica.servers() {
+	for _, s := range of.c.consensus.Servers() {
 		names = append(names, string(s.ID))
 	}
 	return names
@@ -83,7 +83,7 @@ func TestADeadMasterIsRemovedAndComesBack(t *testing.T) {
 		t.Errorf("the master that came back reads %q", got)
 	}
 	eventually(t, "its vote", func() error {
-		for _, s := range m.nodes[0].c.replica.servers() {
+		for _, s := range m.nodes[0].c.consensus.Servers() {
 			if string(s.ID) == victim.cfg.Name && s.Suffrage == raft.Voter {
 				return nil
 			}

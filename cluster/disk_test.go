@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/kontiki/kontiki/cluster/consensus"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/test/robustness/faultfs"
 )
@@ -33,7 +34,7 @@ func onDisks(t *testing.T, count int, change ...func(*Config)) (*masters, map[st
 
 // use is how much of a disk is used, in bytes.
 func (n *node) use() int64 {
-	h := n.c.disk.store.Health()
+	h := n.c.consensus.DiskHealth()
 	return h.Total - h.Free
 }
 
@@ -77,7 +78,7 @@ func TestALeaderWithAFullDiskHandsOver(t *testing.T) {
 	old := m.leader()
 	old.put("/t/a/b/c", "before")
 	disks[old.cfg.Name].Capacity(old.use() + 1<<19) // the low-water mark is above that
-	m.health(old.cfg.Name, ConditionDiskFull)
+	m.health(old.cfg.Name, consensus.ConditionDiskFull)
 	for i := range 20 { // writes on the full master, too, all along
 		m.nodes[i%3].put("/t/a/b/c", fmt.Sprint(i))
 	}
@@ -101,9 +102,9 @@ func TestWhenAllDisksAreFullTheStoreIsReadOnly(t *testing.T) {
 			disks[n.cfg.Name].Capacity(n.use() + 1<<19)
 		}
 		for _, n := range m.nodes {
-			m.health(n.cfg.Name, ConditionDiskFull)
+			m.health(n.cfg.Name, consensus.ConditionDiskFull)
 		}
-		last := m.leader().c.replica.raft.LastIndex()
+		last := m.leader().c.consensus.Internals().Raft.LastIndex()
 		var wg sync.WaitGroup
 		for _, n := range m.nodes {
 			wg.Go(func() {
@@ -118,7 +119,7 @@ func TestWhenAllDisksAreFullTheStoreIsReadOnly(t *testing.T) {
 		}
 		wg.Wait()
 		// Reads confirm leadership, and the leader may have moved; but no command is in the log.
-		if now := m.leader().c.replica.raft.LastIndex(); now > last+20 {
+		if now := m.leader().c.consensus.Internals().Raft.LastIndex(); now > last+20 {
 			t.Errorf("the log grew from %d to %d", last, now)
 		}
 		m.run()
@@ -145,7 +146,7 @@ func TestDisksWithoutASingleByteLeft(t *testing.T) {
 	for i := range 100 { // more than the follower's file has free pages and its reserve for
 		m.leader().put(fmt.Sprintf("/t/a/b/%d", i%10), big+fmt.Sprint(i))
 	}
-	m.health(follower.cfg.Name, ConditionDiskFull)
+	m.health(follower.cfg.Name, consensus.ConditionDiskFull)
 	if disks[follower.cfg.Name].Counts()["no space"] == 0 {
 		t.Fatal("the follower's disk never was full")
 	}
@@ -172,7 +173,7 @@ func TestDisksWithoutASingleByteLeft(t *testing.T) {
 		}
 		full := 0
 		for _, n := range m.nodes {
-			if n.c.disk.store.Health().Full {
+			if n.c.consensus.DiskHealth().Full {
 				full++
 			}
 		}
@@ -211,7 +212,7 @@ func TestMastersStartOnFullDisks(t *testing.T) {
 	follower.kill()
 	follower.start()
 	follower.waitReady()
-	m.health(follower.cfg.Name, ConditionDiskFull)
+	m.health(follower.cfg.Name, consensus.ConditionDiskFull)
 	m.leader().put("/t/a/b/c", "during")
 	for _, n := range m.nodes {
 		disks[n.cfg.Name].Capacity(4096)
@@ -223,7 +224,7 @@ func TestMastersStartOnFullDisks(t *testing.T) {
 	var refused sync.WaitGroup
 	for _, n := range m.nodes {
 		n.waitReady()
-		m.health(n.cfg.Name, ConditionDiskFull)
+		m.health(n.cfg.Name, consensus.ConditionDiskFull)
 		if got := n.get("/t/a/b/c"); got != "during" {
 			t.Errorf("%s reads %q", n.cfg.Name, got)
 		}
@@ -236,7 +237,7 @@ func TestMastersStartOnFullDisks(t *testing.T) {
 	refused.Wait()
 	m.run()
 	for _, n := range m.nodes {
-		if free := n.c.disk.store.Health().Free; free >= 4096 {
+		if free := n.c.consensus.DiskHealth().Free; free >= 4096 {
 			t.Errorf("the disk of %s has %d bytes left", n.cfg.Name, free)
 		}
 		disks[n.cfg.Name].Capacity(0)
@@ -274,12 +275,12 @@ func TestALeaderWhoseDiskStallsIsReplaced(t *testing.T) {
 	if got := others[1].get("/t/a/b/c"); got != "during" {
 		t.Errorf("read %q", got)
 	}
-	if !old.c.disk.store.Health().Stalled {
+	if !old.c.consensus.DiskHealth().Stalled {
 		t.Error("the disk moves")
 	}
 	eventually(t, "the others to see the condition", func() error {
-		answer, err := others[0].c.ask(context.Background(), old.c.Address())
-		if err == nil && strings.Join(answer.Conditions, " ") != ConditionDiskStalled {
+		answer, err := others[0].c.consensus.Ask(context.Background(), old.c.Address())
+		if err == nil && strings.Join(answer.Conditions, " ") != consensus.ConditionDiskStalled {
 			err = fmt.Errorf("its conditions are %v", answer.Conditions)
 		}
 		return err
@@ -303,7 +304,7 @@ func TestAFollowerWhoseDiskStallsStopsNobody(t *testing.T) {
 	for i := range 50 {
 		leader.put("/t/counter", fmt.Sprint(i))
 	}
-	m.health(follower.cfg.Name, ConditionDiskStalled)
+	m.health(follower.cfg.Name, consensus.ConditionDiskStalled)
 	if m.leader() != leader {
 		t.Error("leadership moved")
 	}
@@ -456,7 +457,7 @@ func TestTheMetricsTellOfTheDisk(t *testing.T) {
 		return nil
 	})
 	disks[n.cfg.Name].Stall(faultfs.Sync)
-	go n.c.replica.disk.Set([]byte("x"), nil)
+	go n.c.consensus.Internals().Disk.Set([]byte("x"), nil)
 	eventually(t, "the metric to say so", func() error {
 		if value("kontiki_disk_stalled") != 1 || value("kontiki_disk_stalls_total") == 0 {
 			return errors.New("it does not")
@@ -464,34 +465,4 @@ func TestTheMetricsTellOfTheDisk(t *testing.T) {
 		return nil
 	})
 	disks[n.cfg.Name].Resume(faultfs.Sync)
-}
-
-// TestAFullDiskIsReportedToEachLeaderInEachTerm: a leader that lost leadership, perhaps to nobody, has forgotten what it was told.
-func TestAFullDiskIsReportedToEachLeaderInEachTerm(t *testing.T) {
-	full := []string{ConditionDiskFull}
-	var r reports
-	for i, step := range []struct {
-		leader     string
-		term       uint64
-		conditions []string
-		due        bool
-	}{
-		{"a", 1, full, true},
-		{"a", 1, full, false},
-		{"a", 2, full, true}, // the same leader, after a time without one
-		{"a", 2, full, false},
-		{"b", 3, full, true},
-		{"b", 3, nil, true},
-		{"b", 3, nil, false},
-		{"a", 4, nil, false},
-		{"a", 4, full, true},
-	} {
-		due := r.due(step.leader, step.term, step.conditions)
-		if due != step.due {
-			t.Errorf("step %d, %+v: due is %v", i, step, due)
-		}
-		if due {
-			r.made(step.leader, step.term, step.conditions)
-		}
-	}
 }

@@ -14,7 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/consensus"
 	"github.com/kontiki/kontiki/test/robustness/faultfs"
+	"github.com/kontiki/kontiki/test/robustness/history"
 )
 
 // diskFault is one cluster of three masters on disks that fail, with its clients and their history.
@@ -23,8 +25,8 @@ type diskFault struct {
 	m       *masters
 	disks   map[string]*faultfs.Disk
 	live    [3]atomic.Pointer[Cluster] // nil while a master is down
-	history history
-	watches watchers
+	history history.History
+	watches history.Watchers
 	r       *rand.Rand
 	lost    int64 // pages that losses of power took, or tore
 }
@@ -53,20 +55,20 @@ func TestDiskFaultsUnderHistories(t *testing.T) {
 	for id := range 4 {
 		r := rand.New(rand.NewSource(seed + int64(id) + 1))
 		clients.Go(func() {
-			var last bank
+			var last history.Bank
 			for ctx.Err() == nil {
 				if c := d.live[r.Intn(3)].Load(); c != nil {
 					one, cancel := context.WithTimeout(ctx, time.Duration(300+r.Intn(2000))*time.Millisecond)
-					d.history.ask(one, id, inProcess{c.consensus}, r, &last)
+					d.history.Ask(one, id, history.InProcess{Master: c, Store: c.store}, r, &last)
 					cancel()
 				}
 				time.Sleep(time.Duration(r.Intn(60)) * time.Millisecond) // a client that thinks: more would only be more to check
 			}
 		})
 	}
-	d.watches.start(ctx, &clients, 3, seed, func(r *rand.Rand) watchSource {
+	d.watches.Start(ctx, &clients, 3, seed, func(r *rand.Rand) history.Source {
 		if c := d.live[r.Intn(3)].Load(); c != nil {
-			return inProcess{c.consensus}
+			return history.InProcess{Master: c, Store: c.store}
 		}
 		return nil
 	})
@@ -97,31 +99,31 @@ func TestDiskFaultsUnderHistories(t *testing.T) {
 	}
 	stop()
 	clients.Wait()
-	d.history.check(t)
+	d.history.Check(t)
 	states := map[string]string{}
-	var sources []watchSource
+	var sources []history.Source
 	for _, n := range d.m.nodes {
 		view, err := n.c.Consistent(context.Background())
 		if err != nil {
 			t.Fatal(err)
 		}
-		sources = append(sources, inProcess{n.c.consensus})
-		state := fmt.Sprint(bankOf(view))
+		sources = append(sources, history.InProcess{Master: n.c, Store: n.c.store})
+		state := fmt.Sprint(history.BankOf(view))
 		states[state] += n.cfg.Name + " "
 	}
 	if len(states) != 1 {
 		t.Errorf("ErrDiverged: %v", states)
 	}
-	if err := d.watches.settle(&d.history, sources); err != nil {
+	if err := d.watches.Settle(&d.history, sources); err != nil {
 		t.Error(err)
 	}
 	if d.lost == 0 {
 		t.Error("no loss of power lost anything")
 	}
 	happened := map[string]int{}
-	d.watches.counts(happened)
-	t.Logf("%d operations, %d pages lost or torn, %v", len(d.history.done), d.lost, happened)
-	for _, name := range watchEvents[:2] {
+	d.watches.Counts(happened)
+	t.Logf("%d operations, %d pages lost or torn, %v", d.history.Count(), d.lost, happened)
+	for _, name := range history.WatchEvents[:2] {
 		if happened[name] == 0 {
 			t.Errorf("%q never happened", name)
 		}
@@ -131,14 +133,9 @@ func TestDiskFaultsUnderHistories(t *testing.T) {
 // more waits until clients have done so many more operations.
 func (d *diskFault) more(n int) {
 	d.t.Helper()
-	count := func() int {
-		d.history.mu.Lock()
-		defer d.history.mu.Unlock()
-		return len(d.history.done)
-	}
-	from := count()
+	from := d.history.Count()
 	eventually(d.t, "operations", func() error {
-		if done := count() - from; done < n {
+		if done := d.history.Count() - from; done < n {
 			return fmt.Errorf("%d are done", done)
 		}
 		return nil
@@ -220,7 +217,7 @@ func (d *diskFault) full(which ...int) {
 		d.disks[n.cfg.Name].Capacity(n.use() + int64(d.r.Intn(1<<20)))
 	}
 	for _, i := range which {
-		d.m.health(d.m.nodes[i].cfg.Name, ConditionDiskFull)
+		d.m.health(d.m.nodes[i].cfg.Name, consensus.ConditionDiskFull)
 	}
 	d.more(10) // reads, where all are full
 	for _, i := range which {

@@ -40,34 +40,10 @@
 // that who trusts the old one alone is served until the old one is dropped. Workers follow a master's TrustService
 // (workers.go, package worker).
 //
-// # A write
+// # Consensus
 //
-// Propose encodes a command and puts it into a queue that a few senders empty (propose.go): on a follower a batch becomes
-// one call to the leader, on the leader one walk through raft's queue. So batches grow with load and a lone write waits
-// for nobody. The answer carries the command's raft index; Propose returns when the local state machine has applied it,
-// so that callers read their own writes from View. Each attempt ends in one of three ways: committed, refused (certainly not
-// committed), unknown. The last two are tried again under the same command id, which the state machine answers with its
-// first result, until the context ends; only then does a caller see kv.ErrNoLeader or kv.ErrOutcomeUnknown. An
-// attempt is given up as soon as raft sees leadership change, so a dead leader costs an election and no timeouts.
-// Commands in flight are bounded by bytes. Raft's futures may never be answered after a shutdown: nobody waits for one
-// without a context, and a clean stop drains them first.
-//
-// # A read
-//
-// Consistent (read.go) follows the ReadIndex protocol of Raft (Ongaro's thesis, 6.4): the leader, past the barrier of its term, takes the index of the last
-// command that its state machine has applied, has a quorum confirm that it leads by answers to heartbeats sent after that (raftfix.Verifier), checks that the term is still the same, and returns it;
-// the reader waits for its own state machine and reads its own view. Rounds are shared: who comes during one gets the
-// next, never the one that began before it asked. Only commands count as indexes: no-ops, barriers and configurations never reach
-// the state machine.
-//
-// A follower must learn of a commit to show it. Raft tells followers with the next entries, or after a timeout; the
-// announcer (package raftfix) tells them at once when the leader's log comes to rest. It takes 0.1 ms where the timeout took 45.
-//
-// # Leadership
-//
-// Duties (duties.go) start after a barrier and are cancelled and waited for on loss. One that fails hands leadership over,
-// as does a planned stop: only to a master that answers right now, because raft refuses writes while it transfers; a
-// transfer that fails is ended by cutting the connection that it waits on.
+// Package consensus replicates the state, and has what a write and a read pass through, the leader's duties, and what a full, stalled or
+// failed disk leads to. A Cluster puts around it what listens, joins, gossips and changes the members.
 //
 // # Members that come and go
 //
@@ -77,17 +53,14 @@
 //
 // # Backup, restore, recovery
 //
-// A backup (backup.go) is a head and a snapshot. It comes back through the log (restore.go): staged in pieces, then one command,
-// so that no crash leaves half of it. A recovery (recover.go) makes a survivor the only member, by hand. Both begin an epoch
-// (epoch.go). Masters that a recovery left out cannot speak raft to those that went on (raftName) and stop when gossip shows
-// them; revisions jump beyond what may have been handed out.
+// Package backup takes backups of the state and brings them back. A recovery (recover.go) makes a survivor the only member, by hand. Masters
+// that a recovery left out cannot speak raft to those that went on (raftName) and stop when gossip shows them.
 //
 // # What raft leaves undone
 //
 // Package raftfix works around defects of hashicorp/raft, and has a table of them. Most were found by simulation in virtual time, with faults by
 // seed and histories that are checked. It comes at two sizes: whole masters over a network in memory (simulation_test.go), for which
-// mtls.Network is the seam; and what is put together in consensus.go alone, by the thousand (schedule_test.go), over a wire and a disk
-// (replica.go) and lines to other masters (mtls.Line) in memory.
+// mtls.Network is the seam; and replicas alone, by the thousand (consensus/schedule_test.go).
 //
 // # Gossip
 //

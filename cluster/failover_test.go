@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/random"
@@ -188,20 +189,20 @@ func TestTransferToADeadMasterIsRefusedAndBlocksNoWrites(t *testing.T) {
 	dead.kill()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if _, err := leader.c.TransferLeadership(ctx, name); err == nil || !errors.Is(err, errNoSuccessor) {
+	if _, err := leader.c.TransferLeadership(ctx, name); err == nil || !errors.Is(err, errclass.ErrRefused) {
 		t.Fatalf("transfer to a dead master: %v", err)
 	}
 	leader.put("/t/a/b/c", "written")
 
 	// Even when raft itself is asked to, what it blocks is freed by cutting the call to the dead peer.
 	server := raft.Server{ID: raft.ServerID(name), Address: raft.ServerAddress(dead.cfg.BindAddress)}
-	future := leader.c.replica.raft.LeadershipTransferToServer(server.ID, server.Address)
+	future := leader.c.consensus.Internals().Raft.LeadershipTransferToServer(server.ID, server.Address)
 	short, cancelShort := context.WithTimeout(ctx, fast.Election)
 	defer cancelShort()
-	if err := leader.c.replica.await(short, func() raft.Future { return future }); err == nil {
+	if err := leader.c.consensus.Await(short, func() raft.Future { return future }); err == nil {
 		t.Fatal("leadership was handed to a dead master")
 	}
-	leader.c.replica.transport.Cut(server.Address)
+	leader.c.consensus.Internals().Transport.Cut(server.Address)
 	leader.put("/t/a/b/c", "again")
 }
 
@@ -279,9 +280,9 @@ func TestErrorsHaveTheirClassOnEveryMaster(t *testing.T) {
 			"too large":  {make([]byte, kv.MaxCommandBytes+1), clusterv1.Outcome_STATE_INVALID, kv.ErrTooLarge},
 			"a command":  {old, clusterv1.Outcome_STATE_COMMITTED, nil},
 		} {
-			out := n.c.batches.propose(t.Context(), x.data)
-			if out.state != x.state || !errors.Is(out.err, x.class) {
-				t.Errorf("%s on %s: %v, %v", name, n.cfg.Name, out.state, out.err)
+			state, err := n.c.consensus.Internals().Propose(t.Context(), x.data)
+			if state != x.state || !errors.Is(err, x.class) {
+				t.Errorf("%s on %s: %v, %v", name, n.cfg.Name, state, err)
 			}
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/kontiki/kontiki/cluster/consensus"
 )
 
 // A follower that was away while the log was cut behind it is sent a snapshot, also while the log goes on being cut.
@@ -18,7 +20,7 @@ func TestAFollowerALongWayBehind(t *testing.T) {
 	m := startMasters(t, 3, compacting)
 	follower := m.followers()[0]
 	follower.put("/t/a/b/c", "before")
-	last := follower.c.replica.raft.LastIndex()
+	last := follower.c.consensus.Internals().Raft.LastIndex()
 	follower.kill()
 	m.fill()
 	var stop atomic.Bool
@@ -44,7 +46,7 @@ func TestAFollowerALongWayBehind(t *testing.T) {
 	stop.Store(true)
 	wg.Wait()
 	follower.holdsAll()
-	if first, err := follower.c.replica.disk.FirstIndex(); err != nil || first <= last {
+	if first, err := follower.c.consensus.Internals().Disk.FirstIndex(); err != nil || first <= last {
 		t.Errorf("its log begins at %d and ended at %d before: it was sent no snapshot (%v)", first, last, err)
 	}
 	view, err := leader.c.Consistent(context.Background())
@@ -112,7 +114,7 @@ func TestChurnDoesNotGrowTheDisk(t *testing.T) {
 	if sizes[7] > 48<<20 { // the file grows in steps, each of which may come late
 		t.Errorf("the disk grows: %v", sizes)
 	}
-	if names := snapshotFiles(t, n); len(names) > snapshotsKept+1 { // one may be being written
+	if names := snapshotFiles(t, n); len(names) > consensus.SnapshotsKept+1 { // one may be being written
 		t.Errorf("%d snapshots are kept", len(names))
 	}
 }

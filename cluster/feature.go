@@ -2,11 +2,11 @@ package cluster
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/consensus"
 	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/kv"
@@ -22,24 +22,6 @@ import (
 //
 // A level allows the commands of its own number and below (fsm.CommandVersion).
 const FeatureLevel = fsm.CommandVersion
-
-const featureKey = kv.OwnPrefix + "feature-level"
-
-type storedLevel struct {
-	Level int `json:"level"`
-}
-
-func featureLevelOf(v kv.View) (level int, revision uint64) {
-	version, ok := v.Get(featureKey)
-	if !ok {
-		return 1, 0
-	}
-	var stored storedLevel
-	if err := json.Unmarshal(version.Value, &stored); err != nil || stored.Level < 1 {
-		return 1, version.ModRevision
-	}
-	return stored.Level, version.ModRevision
-}
 
 // requireLevel refuses what the cluster's level does not allow yet, and says who holds it back.
 func (c *Cluster) requireLevel(ctx context.Context, level int, what string) error {
@@ -78,7 +60,7 @@ const featurePause = 10 * time.Second
 // keepFeatureLevel is the duty of the leader that raises the level as upgrades end.
 func (c *Cluster) keepFeatureLevel(ctx context.Context) error {
 	for {
-		changed := c.leaders.current()
+		changed := c.consensus.Leadership()
 		err := c.raiseFeatureLevel(ctx)
 		if err != nil && ctx.Err() == nil {
 			c.log.Warn("the feature level could not be raised", "error", err)
@@ -87,7 +69,7 @@ func (c *Cluster) keepFeatureLevel(ctx context.Context) error {
 		if c.FeatureLevel() >= c.cfg.FeatureLevel {
 			pause = time.Hour // nothing is left to do before another program leads
 		}
-		if !changed.pause(ctx, pause) {
+		if !changed.Pause(ctx, pause) {
 			return nil
 		}
 	}
@@ -98,7 +80,7 @@ func (c *Cluster) raiseFeatureLevel(ctx context.Context) error {
 		return err
 	}
 	defer c.memberChange.Leave()
-	level, revision := featureLevelOf(c.store.View())
+	level, revision := consensus.LevelOf(c.store.View())
 	if level >= c.cfg.FeatureLevel {
 		return nil
 	}
@@ -106,11 +88,7 @@ func (c *Cluster) raiseFeatureLevel(ctx context.Context) error {
 	if lowest <= level {
 		return nil
 	}
-	value, err := json.Marshal(storedLevel{lowest})
-	if err != nil {
-		return err
-	}
-	result, err := c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: featureKey, Value: value, Cond: atOrAbsent(revision), Revision: revision}}})
+	result, err := c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{consensus.SetLevel(lowest, revision)}})
 	if err != nil {
 		return err
 	}
@@ -118,14 +96,6 @@ func (c *Cluster) raiseFeatureLevel(ctx context.Context) error {
 		c.log.Info("the cluster's feature level has risen", "level", lowest, "from", level)
 	}
 	return nil
-}
-
-// atOrAbsent is the condition that a key is as it was read: at its revision, or not there.
-func atOrAbsent(revision uint64) kv.Condition {
-	if revision == 0 {
-		return kv.Absent
-	}
-	return kv.AtRevision
 }
 
 // checkLevel says whether this program is too old for the cluster's state. Such a master must not run: commands would come

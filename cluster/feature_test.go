@@ -129,8 +129,8 @@ func TestAnOlderProgramStopsBeforeItDiverges(t *testing.T) {
 func TestALeaderThatCannotApplyACommandDoesNotCallItInvalid(t *testing.T) {
 	n := startMasters(t, 1).nodes[0]
 	newer := protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), fsm.CommandVersion+1)
-	if out := n.c.batches.propose(t.Context(), newer); out.state != clusterv1.Outcome_STATE_UNKNOWN {
-		t.Errorf("the outcome is %v: %v", out.state, out.err)
+	if state, err := n.c.consensus.Internals().Propose(t.Context(), newer); state != clusterv1.Outcome_STATE_UNKNOWN {
+		t.Errorf("the outcome is %v: %v", state, err)
 	}
 	if err := <-n.stopped; !errors.Is(err, errclass.ErrFeatureLevel) {
 		t.Errorf("the master ended with: %v", err)

@@ -45,14 +45,14 @@ func (c *Cluster) recordGossipMode(ctx context.Context) error {
 		if present == wanted {
 			return nil
 		}
-		changed := c.leaders.current()
+		changed := c.consensus.Leadership()
 		_, err := c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: gossipKey, Value: []byte(wanted)}}})
 		if err == nil {
 			c.log.Info("changed who takes part in gossip", "now", wanted)
 			return nil
 		}
 		c.log.Warn("who takes part in gossip could not be changed, trying again", "error", err)
-		changed.pause(ctx, featurePause)
+		changed.Pause(ctx, featurePause)
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/consensus"
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/kv"
@@ -21,10 +22,12 @@ import (
 
 // fast are timings for masters in one process on loopback.
 var fast = Timings{
-	Heartbeat: 200 * time.Millisecond, Election: 200 * time.Millisecond, Lease: 150 * time.Millisecond, Commit: 10 * time.Millisecond,
-	SnapshotInterval: 100 * time.Millisecond, SnapshotThreshold: 100000, TrailingLogs: 10240,
-	Transport: time.Second, Handshake: time.Second, Propose: 20 * time.Second, Shutdown: time.Second,
-	DiskStall: 300 * time.Millisecond, Readmit: patience,
+	Timings: consensus.Timings{
+		Heartbeat: 200 * time.Millisecond, Election: 200 * time.Millisecond, Lease: 150 * time.Millisecond, Commit: 10 * time.Millisecond,
+		SnapshotInterval: 100 * time.Millisecond, SnapshotThreshold: 100000, TrailingLogs: 10240,
+		Transport: time.Second, Propose: 20 * time.Second, Shutdown: time.Second, DiskStall: 300 * time.Millisecond,
+	},
+	Handshake: time.Second, Readmit: patience,
 	Gossip: gossip.Local,
 }
 

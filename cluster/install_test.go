@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kontiki/kontiki/fsm"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
 // TestAFollowerWhoseLogConflictsWithASnapshot: a leader that was cut off has a long log that was never committed. When it is back,
@@ -48,13 +49,13 @@ func conflictingInstall(t *testing.T, beyond int, crash bool) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			proposals.Go(func() { old.c.applyAll(ctx, [][]byte{data}) })
+			proposals.Go(func() { old.c.consensus.ServePropose(ctx, &clusterv1.ProposeRequest{Commands: [][]byte{data}}) })
 		}
 		synctest.Wait()
 	}
-	before := old.c.replica.raft.LastIndex()
+	before := old.c.consensus.Internals().Raft.LastIndex()
 	propose(40)
-	if grown := old.c.replica.raft.LastIndex(); grown != before+40 {
+	if grown := old.c.consensus.Internals().Raft.LastIndex(); grown != before+40 {
 		t.Fatalf("the log of the leader that is cut off grew from %d to %d", before, grown)
 	}
 	var other *node
@@ -68,7 +69,7 @@ func conflictingInstall(t *testing.T, beyond int, crash bool) {
 		return errors.New("nobody leads")
 	})
 	// The others' snapshot ends so many entries before the end of that log.
-	for other.c.replica.raft.LastIndex() < before+40-uint64(beyond) {
+	for other.c.consensus.Internals().Raft.LastIndex() < before+40-uint64(beyond) {
 		other.put("/t/things/ns/0", "later")
 	}
 	for _, n := range s.masters.nodes {
@@ -76,7 +77,7 @@ func conflictingInstall(t *testing.T, beyond int, crash bool) {
 			continue
 		}
 		n.get("/t/things/ns/0")
-		if err := n.c.replica.await(context.Background(), func() raft.Future { return n.c.replica.raft.Snapshot() }); err != nil {
+		if err := n.c.consensus.Await(context.Background(), func() raft.Future { return n.c.consensus.Internals().Raft.Snapshot() }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -113,55 +114,4 @@ func conflictingInstall(t *testing.T, beyond int, crash bool) {
 	}
 	s.equal()
 	time.Sleep(time.Second) // virtual
-}
-
-// TestAFollowerWhoseLogBeginsAfterItsSnapshot: its log holds what was never committed, from right after its snapshot on, as after
-// an install, an election won and lost. It must follow; raft by itself refuses whatever it is sent until there is a newer snapshot.
-func TestAFollowerWhoseLogBeginsAfterItsSnapshot(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newSchedule(1, simBugs{})
-		s.assemble()
-		defer s.disassemble()
-		s.awaitLeader()
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		write := func(m *simMaster, value string) {
-			t.Helper()
-			if _, err := m.life.Load().c.Propose(ctx, put("/t/things/ns/0", value)); err != nil {
-				t.Fatalf("write %q: %v", value, err)
-			}
-		}
-		behind := s.masters[2]
-		for i := range 5 {
-			write(behind, fmt.Sprint(i))
-		}
-		s.snapshot(2)
-		for _, m := range s.masters {
-			m.kill(false)
-		}
-		s.ending.Wait()
-		// The one that was elected in a term of its own took entries that nobody else has.
-		end := behind.platter.snapshots[0].meta
-		const own = 100
-		behind.platter.first, behind.platter.entries = end.Index+1, nil
-		for i := range uint64(40) {
-			behind.platter.entries = append(behind.platter.entries, &raft.Log{Index: end.Index + 1 + i, Term: own, Type: raft.LogNoop})
-		}
-		for _, m := range s.masters {
-			m.platter.stable = [][2]string{{"CurrentTerm", fmt.Sprint(own)}}
-		}
-		for _, m := range s.masters[:2] { // who lead in a later term
-			m.start()
-		}
-		s.awaitLeader()
-		write(s.masters[0], "after")
-		behind.start()
-		eventually(t, "it to follow", s.diverged)
-		if v, ok := behind.life.Load().c.View().Get("/t/things/ns/0"); !ok || string(v.Value) != "after" {
-			t.Errorf("it has %v", v)
-		}
-		if n := s.happened["a snapshot was installed"]; n != 0 {
-			t.Errorf("%d snapshots were needed", n)
-		}
-	})
 }

@@ -51,7 +51,7 @@ func (c *Cluster) becomeMember(ctx context.Context) error {
 	for {
 		var failures []error
 		for _, address := range c.knownMasters() {
-			conn, err := c.peers.Line(address)
+			conn, err := c.consensus.Line(address)
 			if err == nil {
 				call, cancel := context.WithTimeout(ctx, addBound)
 				_, err = clusterv1.NewClusterServiceClient(conn).AddMember(call, &clusterv1.AddMemberRequest{Name: c.cfg.Name, Address: c.address})
@@ -78,7 +78,7 @@ func (c *Cluster) becomeMember(ctx context.Context) error {
 // knownMasters are addresses of other masters, from wherever they are known.
 func (c *Cluster) knownMasters() []string {
 	var configured []string
-	for _, s := range c.replica.servers() {
+	for _, s := range c.consensus.Servers() {
 		configured = append(configured, string(s.Address))
 	}
 	return join.MergeAddresses(c.memberNow().Join, configured, c.address)

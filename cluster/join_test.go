@@ -144,14 +144,14 @@ func TestAJoinedMasterCatchesUpBySnapshot(t *testing.T) {
 		n.put(fmt.Sprintf("/t/things/default/%d", i%100), fmt.Sprint(i))
 	}
 	eventually(t, "a snapshot that covers most of the log", func() error {
-		first, err := n.c.replica.disk.FirstIndex()
+		first, err := n.c.consensus.Internals().Disk.FirstIndex()
 		if err != nil || first < 300 {
 			return fmt.Errorf("the log begins at %d, %v", first, err)
 		}
 		return nil
 	})
 	joined := m.join("master-2", small)
-	if first, err := joined.c.replica.disk.FirstIndex(); err != nil || (first != 0 && first < 300) {
+	if first, err := joined.c.consensus.Internals().Disk.FirstIndex(); err != nil || (first != 0 && first < 300) {
 		t.Errorf("the joined master's log begins at %d: it was not sent a snapshot (%v)", first, err)
 	}
 	view, err := joined.c.Consistent(context.Background())
@@ -340,7 +340,7 @@ func TestRemovedMasterIsGone(t *testing.T) {
 	if survivor == leader {
 		survivor = m.nodes[1]
 	}
-	for _, s := range survivor.c.replica.servers() {
+	for _, s := range survivor.c.consensus.Servers() {
 		if s.ID == raft.ServerID(leader.cfg.Name) {
 			t.Errorf("%s still is a member", leader.cfg.Name)
 		}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/kontiki/kontiki/node/network/nettest"
 	"github.com/kontiki/kontiki/test/robustness/faultfs"
+	"github.com/kontiki/kontiki/test/robustness/history"
 )
 
 // machines are masters as processes, each on a disk of its own and in a network namespace of its own, all on one Ethernet.
@@ -106,7 +107,7 @@ func (m *machines) start(i int) {
 }
 
 // source is a master that can be watched; nil while it is down.
-func (m *machines) source(r *rand.Rand) watchSource {
+func (m *machines) source(r *rand.Rand) history.Source {
 	if i := r.Intn(3); !m.down[i].Load() {
 		return inChild{m.children[i]}
 	}
@@ -288,19 +289,19 @@ func TestHistoryOverMachines(t *testing.T) {
 	} else {
 		t.Log("no partitions: network namespaces need root")
 	}
-	var h history
-	var ws watchers
+	var h history.History
+	var ws history.Watchers
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var clients sync.WaitGroup
 	for id := range 4 {
 		r := rand.New(rand.NewSource(seed*100 + int64(id)))
 		clients.Go(func() {
-			var last bank
+			var last history.Bank
 			for ctx.Err() == nil {
 				if i := r.Intn(3); !m.down[i].Load() {
 					one, cancel := context.WithTimeout(ctx, time.Duration(300+r.Intn(2000))*time.Millisecond)
-					h.ask(one, id, inChild{m.children[i]}, r, &last)
+					h.Ask(one, id, inChild{m.children[i]}, r, &last)
 					cancel()
 				}
 				select { // a client that thinks
@@ -310,43 +311,43 @@ func TestHistoryOverMachines(t *testing.T) {
 			}
 		})
 	}
-	ws.start(ctx, &clients, 3, seed, m.source)
+	ws.Start(ctx, &clients, 3, seed, m.source)
 	happened := m.inject(faults, rand.New(rand.NewSource(seed)), time.Now().Add(length))
 	stop()
 	clients.Wait()
-	var sources []watchSource
+	var sources []history.Source
 	for i, c := range m.children {
 		c.ready()
 		sources = append(sources, inChild{c})
-		call := h.tick()
-		var b bank
+		call := h.Tick()
+		var b history.Bank
 		eventually(t, c.cfg.Name+" to answer", func() (err error) {
 			one, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
-			call = h.tick()
-			b, err = inChild{c}.read(one)
+			call = h.Tick()
+			b, err = inChild{c}.Read(one)
 			return err
 		})
-		h.add(100+i, call, asked{client: 100 + i}, told{read: b})
+		h.Add(100+i, call, history.Asked{Client: 100 + i}, history.Told{Read: b})
 	}
-	h.check(t)
-	if err := ws.settle(&h, sources); err != nil {
+	h.Check(t)
+	if err := ws.Settle(&h, sources); err != nil {
 		t.Error(err)
 	}
-	ws.counts(happened)
-	t.Logf("seed %d: %d operations, %d pages lost or torn; what took effect: %v", seed, len(h.done), lostPages(m.disks...), happened)
+	ws.Counts(happened)
+	t.Logf("seed %d: %d operations, %d pages lost or torn; what took effect: %v", seed, len(h.Done), lostPages(m.disks...), happened)
 	for _, f := range faults {
 		if happened[f.name] == 0 {
 			t.Errorf("%q never took effect", f.name)
 		}
 	}
-	for _, name := range watchEvents[:2] {
+	for _, name := range history.WatchEvents[:2] {
 		if happened[name] == 0 {
 			t.Errorf("%q never happened", name)
 		}
 	}
-	if len(h.done) < 50 {
-		t.Errorf("%d operations: the round shows nothing", len(h.done))
+	if len(h.Done) < 50 {
+		t.Errorf("%d operations: the round shows nothing", len(h.Done))
 	}
 }
 

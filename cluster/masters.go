@@ -14,26 +14,17 @@ func (c *Cluster) RegisterMasters(register func(grpc.ServiceRegistrar)) { regist
 // Master is a connection to the services that the master at an mTLS address serves to masters. It is the cluster's own, not
 // necessarily up, and not to be closed.
 func (c *Cluster) Master(address string) (grpc.ClientConnInterface, error) {
-	return c.peers.Line(address)
+	return c.consensus.Line(address)
 }
 
 // Detached is how long this master has not heard of a leader: 0 on the leader itself, and on a master that has just
 // started as long as it has been running.
-func (c *Cluster) Detached() time.Duration {
-	if c.leaders.current().self {
-		return 0
-	}
-	last := c.replica.raft.LastContact()
-	if last.Before(c.opened) {
-		last = c.opened
-	}
-	return time.Since(last)
-}
+func (c *Cluster) Detached() time.Duration { return c.consensus.Detached(c.opened) }
 
 // MastersChanged is closed when IsMember and MasterAddresses may have changed; take it before asking them.
 func (c *Cluster) MastersChanged() <-chan struct{} { return c.mastersChanged.Next() }
 
 // IsMember says whether a master of that name is in the cluster, by this master's latest configuration.
 func (c *Cluster) IsMember(name string) bool {
-	return slices.ContainsFunc(c.replica.servers(), func(s raft.Server) bool { return string(s.ID) == name })
+	return slices.ContainsFunc(c.consensus.Servers(), func(s raft.Server) bool { return string(s.ID) == name })
 }

@@ -26,21 +26,21 @@ const (
 // onLeader runs something on the leader: here, or there by one call. A call that was forwarded once is not forwarded
 // again. It waits for a leader, and asks again where leadership moved, until the context ends.
 func (c *Cluster) onLeader(ctx context.Context, here func(context.Context) error, there func(context.Context, clusterv1.ClusterServiceClient) error) error {
-	ctx, cancel := c.bounded(ctx)
+	ctx, cancel := c.consensus.Bounded(ctx)
 	defer cancel()
 	incoming, _ := metadata.FromIncomingContext(ctx)
 	forwarded := len(incoming.Get(forwardedMark)) > 0
 	for {
-		lead := c.leaders.current()
+		lead := c.consensus.Leadership()
 		err := errors.New("no leader is known")
 		switch {
-		case lead.self:
+		case lead.Self:
 			err = here(ctx)
 		case forwarded:
 			return errclass.ErrNotLeader
-		case lead.name != "":
+		case lead.Name != "":
 			var conn mtls.Line
-			if conn, err = c.peers.Line(lead.address); err == nil {
+			if conn, err = c.consensus.Line(lead.Address); err == nil {
 				err = there(metadata.AppendToOutgoingContext(ctx, forwardedMark, "1"), clusterv1.NewClusterServiceClient(conn))
 			}
 		}
@@ -49,11 +49,11 @@ func (c *Cluster) onLeader(ctx context.Context, here func(context.Context) error
 		}
 		switch code := status.Code(err); {
 		case errors.Is(err, errclass.ErrNotLeader), errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost),
-			code == codes.Aborted, code == codes.Unavailable, lead.name == "":
+			code == codes.Aborted, code == codes.Unavailable, lead.Name == "":
 		default:
 			return err
 		}
-		if !lead.pause(ctx, 100*time.Millisecond) {
+		if !lead.Pause(ctx, 100*time.Millisecond) {
 			return fmt.Errorf("%w (%w)", err, context.Cause(ctx))
 		}
 	}
@@ -66,7 +66,7 @@ func (c *Cluster) alive(ctx context.Context, name, address string) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, aliveBound)
 	defer cancel()
-	answer, err := c.ask(ctx, address)
+	answer, err := c.consensus.Ask(ctx, address)
 	return err == nil && answer.Name == name
 }
 
@@ -80,7 +80,7 @@ func (c *Cluster) prepareMember(ctx context.Context, name, address string) error
 	if err := join.CheckName(name); err != nil {
 		return err
 	}
-	for _, s := range c.replica.servers() {
+	for _, s := range c.consensus.Servers() {
 		sameName, sameAddress := string(s.ID) == name, string(s.Address) == address
 		switch {
 		case sameName && c.alive(ctx, name, string(s.Address)):
@@ -105,7 +105,7 @@ func (c *Cluster) addMember(ctx context.Context, name, address string) error {
 		return err
 	}
 	defer c.memberChange.Leave()
-	if _, err := c.waitReady(ctx); err != nil {
+	if _, err := c.consensus.WaitReady(ctx); err != nil {
 		return err
 	}
 	if err := c.checkRemoved(name); err != nil {
@@ -113,7 +113,7 @@ func (c *Cluster) addMember(ctx context.Context, name, address string) error {
 	}
 	id, addr := raft.ServerID(name), raft.ServerAddress(address)
 	var current *raft.Server
-	for _, s := range c.replica.servers() {
+	for _, s := range c.consensus.Servers() {
 		if s.ID == id {
 			current = &s
 		} else if s.Address == addr {
@@ -131,7 +131,7 @@ func (c *Cluster) addMember(ctx context.Context, name, address string) error {
 	}
 	if current == nil || current.Suffrage != raft.Voter {
 		c.log.Info("adding a master, without a vote until it has caught up", "master", name, "address", address)
-		err := c.replica.await(ctx, func() raft.Future { return c.replica.raft.AddNonvoter(id, addr, 0, 0) })
+		err := c.consensus.AddNonvoter(ctx, id, addr)
 		if err != nil {
 			return fmt.Errorf("add the master %s: %w", name, err)
 		}
@@ -139,7 +139,7 @@ func (c *Cluster) addMember(ctx context.Context, name, address string) error {
 			return err
 		}
 	}
-	err := c.replica.await(ctx, func() raft.Future { return c.replica.raft.AddVoter(id, addr, 0, 0) })
+	err := c.consensus.AddVoter(ctx, id, addr)
 	if err != nil {
 		return fmt.Errorf("give the master %s its vote: %w", name, err)
 	}
@@ -151,7 +151,7 @@ func (c *Cluster) addMember(ctx context.Context, name, address string) error {
 func (c *Cluster) reachable(ctx context.Context, name, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	answer, err := c.ask(ctx, address)
+	answer, err := c.consensus.Ask(ctx, address)
 	if err != nil {
 		return fmt.Errorf("the leader %s cannot reach %s at %s, check its advertise address and the firewall: %w", c.cfg.Name, name, address, err)
 	}
@@ -166,26 +166,26 @@ func (c *Cluster) reachable(ctx context.Context, name, address string) error {
 
 // caughtUp waits until a new master has applied everything that was committed when it was asked.
 func (c *Cluster) caughtUp(ctx context.Context, name, address string) error {
-	applied, commit := c.store.AppliedIndex(), c.replica.raft.CommitIndex()
+	applied, commit := c.store.AppliedIndex(), c.consensus.CommitIndex()
 	for {
-		lead := c.leaders.current()
+		lead := c.consensus.Leadership()
 		call, cancel := context.WithTimeout(ctx, aliveBound)
-		answer, err := c.ask(call, address)
+		answer, err := c.consensus.Ask(call, address)
 		cancel()
 		if err == nil && answer.AppliedIndex >= applied && answer.CommitIndex >= commit {
 			return nil
 		}
-		if c.replica.raft.State() != raft.Leader {
+		if !c.consensus.IsRaftLeader() {
 			return errclass.ErrNotLeader
 		}
-		if !lead.pause(ctx, catchUpPoll) {
+		if !lead.Pause(ctx, catchUpPoll) {
 			return fmt.Errorf("wait for the master %s to catch up: %w", name, context.Cause(ctx))
 		}
 	}
 }
 
 func (c *Cluster) removeServer(ctx context.Context, id raft.ServerID) error {
-	err := c.replica.await(ctx, func() raft.Future { return c.replica.raft.RemoveServer(id, 0, 0) })
+	err := c.consensus.RemoveServer(ctx, id)
 	if err != nil {
 		return fmt.Errorf("remove the master %s: %w", id, err)
 	}
@@ -201,7 +201,7 @@ func (c *Cluster) RemoveMember(ctx context.Context, name string) error {
 			return err
 		}
 		defer c.memberChange.Leave()
-		servers := c.replica.servers()
+		servers := c.consensus.Servers()
 		for _, s := range servers {
 			if string(s.ID) != name {
 				continue
@@ -210,7 +210,7 @@ func (c *Cluster) RemoveMember(ctx context.Context, name string) error {
 				return fmt.Errorf("%w: the last master of a cluster cannot be removed", errclass.ErrRefused)
 			}
 			if name == c.cfg.Name {
-				if err := c.transfer(ctx, ""); err != nil {
+				if err := c.consensus.Transfer(ctx, ""); err != nil {
 					return fmt.Errorf("remove the leader %s: %w", name, err)
 				}
 				return errclass.ErrNotLeader // the new leader does it
@@ -239,17 +239,17 @@ func (c *Cluster) RemoveMember(ctx context.Context, name string) error {
 // TransferLeadership hands leadership to the named master, or to any other where the name is empty, and answers who leads
 // then. Errors: ErrNotMember, ErrRefused, also where no master that could take it answers.
 func (c *Cluster) TransferLeadership(ctx context.Context, to string) (string, error) {
-	ctx, cancel := c.bounded(ctx)
+	ctx, cancel := c.consensus.Bounded(ctx)
 	defer cancel()
-	if lead := c.leaders.current(); to != "" && lead.name == to {
+	if lead := c.consensus.Leadership(); to != "" && lead.Name == to {
 		return to, nil
 	}
 	before := ""
 	err := c.onLeader(ctx, func(ctx context.Context) error {
 		before = c.cfg.Name
-		return c.transfer(ctx, to)
+		return c.consensus.Transfer(ctx, to)
 	}, func(ctx context.Context, client clusterv1.ClusterServiceClient) error {
-		before = c.leaders.current().name
+		before = c.consensus.Leadership().Name
 		_, err := client.TransferLeadership(ctx, &clusterv1.TransferLeadershipRequest{To: to})
 		return errclass.NotMember(err)
 	})
@@ -257,11 +257,11 @@ func (c *Cluster) TransferLeadership(ctx context.Context, to string) (string, er
 		return "", fmt.Errorf("transfer leadership: %w", errclass.FromStatus(err))
 	}
 	for {
-		lead := c.leaders.current()
-		if lead.name != "" && lead.name != before {
-			return lead.name, nil
+		lead := c.consensus.Leadership()
+		if lead.Name != "" && lead.Name != before {
+			return lead.Name, nil
 		}
-		if !lead.pause(ctx, retryPause) {
+		if !lead.Pause(ctx, catchUpPoll) {
 			return "", fmt.Errorf("transfer leadership: %w", context.Cause(ctx))
 		}
 	}
@@ -270,8 +270,8 @@ func (c *Cluster) TransferLeadership(ctx context.Context, to string) (string, er
 // MasterAddresses are the mTLS addresses of all masters, this one first: what workers fail over among.
 func (c *Cluster) MasterAddresses() []string {
 	addresses := []string{c.address}
-	for _, s := range c.replica.servers() {
-		if s.ID != c.replica.config.LocalID {
+	for _, s := range c.consensus.Servers() {
+		if s.ID != raft.ServerID(c.cfg.Name) {
 			addresses = append(addresses, string(s.Address))
 		}
 	}

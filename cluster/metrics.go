@@ -26,7 +26,7 @@ func (diskMetrics) Describe(to chan<- *prometheus.Desc) {
 }
 
 func (m diskMetrics) Collect(to chan<- prometheus.Metric) {
-	h := m.c.disk.store.Health()
+	h := m.c.consensus.DiskHealth()
 	flag := func(b bool) float64 {
 		if b {
 			return 1

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/kontiki/kontiki/cluster/consensus"
 	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/storage"
@@ -18,37 +19,20 @@ import (
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// openStorage opens what is in the directory; expect says that there must be something.
-func (c *Cluster) openStorage(dir string, expect bool) error {
-	d, cfg := c.disk, &c.cfg
-	store, err := storage.Open(dir, storage.Options{
-		Expect: expect, Keep: snapshotsKept, Reserve: cfg.DiskReserve, Low: cfg.DiskLow, Stall: cfg.Timings.DiskStall,
-		Changed:      func() { poke(d.changed) },
-		Failed:       func(err error) { d.failed <- err },
-		SnapshotLost: func() { poke(d.lost) },
-		Log:          cfg.Logger.With("master", cfg.Name),
-	})
-	if err != nil {
-		return err
-	}
-	d.store = store
-	return nil
-}
-
 // openDisk opens this master's disk. What is damaged or lost is set aside and fetched again from the leader, once a leader has
 // agreed; where nobody can, it stays as it is and the error says what to do.
 func (c *Cluster) openDisk(ctx context.Context) error {
 	dir := filepath.Join(c.cfg.DataDir, "raft")
-	fresh := !hasRaftState(dir)
+	open := func(expect bool) error {
+		return c.consensus.OpenDisk(dir, consensus.DiskOptions{Expect: expect, Reserve: c.cfg.DiskReserve, Low: c.cfg.DiskLow})
+	}
+	fresh := !consensus.HasState(dir)
 	bootstrap := c.memberNow().Bootstrap && !c.memberNow().Complete
-	err := c.openStorage(dir, c.memberNow().Complete)
+	err := open(c.memberNow().Complete)
 	switch {
 	case err == nil && fresh && !bootstrap:
 		// It was never a member, unless it crashed while it joined and lost its disk then.
-		if err := c.readmit(ctx, errors.New("the disk is empty"), 0); err != nil {
-			return errors.Join(err, c.disk.store.Close())
-		}
-		return nil
+		return c.readmit(ctx, errors.New("the disk is empty"), 0)
 	case !errors.Is(err, storage.ErrDamaged):
 		return err
 	case bootstrap:
@@ -74,7 +58,7 @@ func (c *Cluster) openDisk(ctx context.Context) error {
 	}
 	failpoint.Hit("cluster.readmit.setAside")
 	c.log.Warn("the damaged raft data are set aside, and fetched again from the leader", "set_aside", to, "damage", damage)
-	return c.openStorage(dir, false)
+	return open(false)
 }
 
 // readmit asks the leader, through any master, to take this one's vote away, so that it may come back with an empty disk: a
@@ -94,7 +78,7 @@ func (c *Cluster) readmit(ctx context.Context, damage error, bound time.Duration
 	for {
 		var failures []string
 		for _, address := range others {
-			conn, err := c.peers.Line(address)
+			conn, err := c.consensus.Line(address)
 			if err == nil {
 				call, cancel := context.WithTimeout(patience, join.DialBound)
 				var answer *clusterv1.ReadmitResponse

@@ -18,7 +18,7 @@ func TestAPlannedStopHandsLeadershipOver(t *testing.T) {
 		s.start(t, func(cfg *Config) { cfg.Timings.Heartbeat, cfg.Timings.Election = 5*time.Second, 5*time.Second })
 		leader := s.leader()
 		old := s.masters.nodes[leader]
-		term := old.c.replica.raft.CurrentTerm()
+		term := old.c.consensus.Term()
 
 		ctx, stop := context.WithCancel(context.Background())
 		var writers sync.WaitGroup
@@ -55,7 +55,7 @@ func TestAPlannedStopHandsLeadershipOver(t *testing.T) {
 		if next < 0 || next == leader {
 			t.Fatalf("after the stop %d leads", next)
 		}
-		if now := s.masters.nodes[next].c.replica.raft.CurrentTerm(); now != term+1 {
+		if now := s.masters.nodes[next].c.consensus.Term(); now != term+1 {
 			t.Errorf("the term grew from %d to %d", term, now)
 		}
 		s.up(leader)

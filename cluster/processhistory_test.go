@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/test/robustness/history"
 )
 
 // childAsk and childTold are one operation of a history on a master in a process of its own.
@@ -16,8 +17,8 @@ type childAsk struct {
 }
 
 type childTold struct {
-	Values    [historyKeys]string
-	Revisions [historyKeys]uint64
+	Values    [history.Keys]string
+	Revisions [history.Keys]uint64
 	Result    kv.Result
 	Refused   bool // certainly not done
 	Full      bool // because disks are full
@@ -38,16 +39,16 @@ func (c *Cluster) serveAsk(ctx context.Context, text string, a *childAnswer) err
 	defer cancel()
 	var out childTold
 	if ask.Ops == nil {
-		b, err := inProcess{c.consensus}.read(ctx)
+		b, err := history.InProcess{Master: c, Store: c.store}.Read(ctx)
 		if err != nil {
 			return err
 		}
 		for i, have := range b {
-			out.Values[i], out.Revisions[i] = have.value, have.revision
+			out.Values[i], out.Revisions[i] = have.Value, have.Revision
 		}
 	} else {
 		var err error
-		out.Result, err = inProcess{c.consensus}.transact(ctx, ask.Ops)
+		out.Result, err = history.InProcess{Master: c, Store: c.store}.Transact(ctx, ask.Ops)
 		if out.Refused = errors.Is(err, kv.ErrNoLeader) || errors.Is(err, kv.ErrDiskFull); err != nil && !out.Refused {
 			return err
 		}
@@ -65,7 +66,7 @@ func (c *Cluster) serveWatch(ctx context.Context, text string, a *childAnswer) e
 	}
 	ctx, cancel := context.WithTimeout(ctx, ask.Bound)
 	defer cancel()
-	told, err := inProcess{c.consensus}.watch(ctx, ask.After)
+	told, err := history.InProcess{Master: c, Store: c.store}.Watch(ctx, ask.After)
 	if err != nil {
 		return err
 	}
@@ -100,15 +101,15 @@ func (p inChild) ask(ctx context.Context, ops []kv.Op) (out childTold, err error
 	}
 }
 
-func (p inChild) read(ctx context.Context) (b bank, err error) {
+func (p inChild) Read(ctx context.Context) (b history.Bank, err error) {
 	out, err := p.ask(ctx, nil)
 	for i := range b {
-		b[i] = cell{out.Values[i], out.Revisions[i]}
+		b[i] = history.Cell{Value: out.Values[i], Revision: out.Revisions[i]}
 	}
 	return b, err
 }
 
-func (p inChild) transact(ctx context.Context, ops []kv.Op) (kv.Result, error) {
+func (p inChild) Transact(ctx context.Context, ops []kv.Op) (kv.Result, error) {
 	out, err := p.ask(ctx, ops)
 	switch {
 	case err == nil && out.Full:
@@ -120,7 +121,7 @@ func (p inChild) transact(ctx context.Context, ops []kv.Op) (kv.Result, error) {
 }
 
 // watch implements watchSource. What a process tells is told when the watch ends; if it dies first, nothing was.
-func (p inChild) watch(ctx context.Context, after uint64) (told watchTold, err error) {
+func (p inChild) Watch(ctx context.Context, after uint64) (told history.Watched, err error) {
 	bound := time.Second
 	if deadline, ok := ctx.Deadline(); ok {
 		bound = max(time.Until(deadline), time.Millisecond)
@@ -141,5 +142,5 @@ func (p inChild) watch(ctx context.Context, after uint64) (told watchTold, err e
 	case <-exited:
 	case <-timer.C:
 	}
-	return told, errAway
+	return told, history.ErrAway
 }

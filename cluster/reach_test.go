@@ -56,8 +56,8 @@ func TestNoCallIsHeldForEver(t *testing.T) {
 		address, n := raft.ServerAddress(gone.cfg.BindAddress), s.masters.nodes[leader]
 		held := func() (done chan struct{}) {
 			done = make(chan struct{})
-			request := &raft.AppendEntriesRequest{Term: n.c.replica.raft.CurrentTerm(), PrevLogEntry: 1, PrevLogTerm: 1}
-			transport := n.c.replica.transport
+			request := &raft.AppendEntriesRequest{Term: n.c.consensus.Term(), PrevLogEntry: 1, PrevLogTerm: 1}
+			transport := n.c.consensus.Internals().Transport
 			go func() {
 				_ = transport.AppendEntries(raft.ServerID(gone.cfg.Name), address, request, new(raft.AppendEntriesResponse))
 				close(done)
@@ -77,7 +77,7 @@ func TestNoCallIsHeldForEver(t *testing.T) {
 		<-call
 		s.masters.lead(n)
 		call = held()
-		n.c.replica.transport.Release()
+		n.c.consensus.Internals().Transport.Release()
 		<-call
 		s.down(leader, func(n *node) { n.stop() })
 		s.up(leader)

@@ -26,7 +26,7 @@ func (s diskService) Readmit(ctx context.Context, r *clusterv1.ReadmitRequest) (
 	err := s.c.onLeader(ctx, func(ctx context.Context) error {
 		return s.c.takeVote(ctx, r)
 	}, func(ctx context.Context, _ clusterv1.ClusterServiceClient) error {
-		conn, err := s.c.peers.Line(s.c.leaders.current().address)
+		conn, err := s.c.consensus.Line(s.c.consensus.Leadership().Address)
 		if err == nil {
 			_, err = clusterv1.NewDiskServiceClient(conn).Readmit(ctx, r)
 		}
@@ -42,7 +42,7 @@ func (c *Cluster) takeVote(ctx context.Context, r *clusterv1.ReadmitRequest) err
 		return err
 	}
 	defer c.memberChange.Leave()
-	if _, err := c.waitReady(ctx); err != nil {
+	if _, err := c.consensus.WaitReady(ctx); err != nil {
 		return err
 	}
 	if err := c.checkRemoved(r.Name); err != nil {
@@ -51,7 +51,7 @@ func (c *Cluster) takeVote(ctx context.Context, r *clusterv1.ReadmitRequest) err
 	if own := c.memberNow().Recoveries; r.Recoveries != own {
 		return fmt.Errorf("%w: %s knows of %d recoveries, there were %d", ErrStale, r.Name, r.Recoveries, own)
 	}
-	for _, s := range c.replica.servers() {
+	for _, s := range c.consensus.Servers() {
 		if string(s.ID) != r.Name {
 			continue
 		}
@@ -62,7 +62,7 @@ func (c *Cluster) takeVote(ctx context.Context, r *clusterv1.ReadmitRequest) err
 			return nil
 		}
 		c.log.Warn("a master has lost its data: it has no vote until they are sent to it again", "master", r.Name, "damage", r.Damage)
-		err := c.replica.await(ctx, func() raft.Future { return c.replica.raft.DemoteVoter(s.ID, 0, 0) })
+		err := c.consensus.DemoteVoter(ctx, s.ID)
 		if err != nil {
 			return fmt.Errorf("take the vote of the master %s: %w", r.Name, err)
 		}
@@ -72,5 +72,5 @@ func (c *Cluster) takeVote(ctx context.Context, r *clusterv1.ReadmitRequest) err
 }
 
 func (s diskService) Report(ctx context.Context, r *clusterv1.ReportRequest) (*clusterv1.ReportResponse, error) {
-	return s.c.takeReport(ctx, r)
+	return s.c.consensus.ServeReport(ctx, r)
 }

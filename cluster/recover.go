@@ -10,11 +10,10 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kontiki/kontiki/cluster/consensus"
 	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/mtls"
-	"github.com/kontiki/kontiki/cluster/storage"
-	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/random"
 )
 
@@ -49,39 +48,22 @@ func recoverMember(dir string, log *slog.Logger, dry bool) (_ *Recovery, err err
 		return nil, err
 	}
 	raftDir := filepath.Join(dir, "raft")
-	if self == nil || !hasRaftState(raftDir) {
+	if self == nil || !consensus.HasState(raftDir) {
 		return nil, fmt.Errorf("%s holds no master's data to recover from", dir)
 	}
 	if log == nil {
 		log = slog.Default()
 	}
-	disk, err := storage.Open(raftDir, storage.Options{Expect: true, Inspect: dry, Keep: snapshotsKept, Log: log})
+	survivor, err := consensus.OpenSurvivor(raftDir, self.Name, self.Address, dry, log)
 	if err != nil {
-		return nil, fmt.Errorf("recover: %w", err)
+		return nil, err
 	}
-	defer func() { err = errors.Join(err, disk.Close()) }()
-	snapshots := disk.Snapshots()
-	config := raft.DefaultConfig()
-	config.LocalID, config.Logger, config.NoLegacyTelemetry = raft.ServerID(self.Name), &raftLog{log: log, name: "raft"}, true
-	_, transport := raft.NewInmemTransport(raft.ServerAddress(self.Address))
-	defer transport.Close()
-	scratch := func() applier { return newApplier(fsm.New(fsm.Options{}), func() {}, func() {}) }
-	// GetConfiguration reads snapshot and log as a start would, and would write the term again.
-	present, err := raft.GetConfiguration(config, scratch(), disk, unwritten{disk}, snapshots, transport)
-	if err != nil {
-		return nil, fmt.Errorf("read the log in %s: %w", raftDir, err)
-	}
-	plan := &Recovery{Name: self.Name}
-	for _, s := range present.Servers {
-		if s.ID != config.LocalID {
+	defer func() { err = errors.Join(err, survivor.Close()) }()
+	plan := &Recovery{Name: self.Name, LastIndex: survivor.LastIndex}
+	for _, s := range survivor.Servers {
+		if string(s.ID) != self.Name {
 			plan.Left = append(plan.Left, s)
 		}
-	}
-	if plan.LastIndex, err = disk.LastIndex(); err != nil {
-		return nil, fmt.Errorf("read the log in %s: %w", raftDir, err)
-	}
-	if list, err := snapshots.List(); err == nil && len(list) > 0 {
-		plan.LastIndex = max(plan.LastIndex, list[0].Index)
 	}
 	if dry {
 		return plan, nil
@@ -93,22 +75,11 @@ func recoverMember(dir string, log *slog.Logger, dry bool) (_ *Recovery, err err
 	if err := self.save(dir); err != nil {
 		return nil, err
 	}
-	alone := raft.Configuration{Servers: []raft.Server{{ID: config.LocalID, Address: raft.ServerAddress(self.Address)}}}
-	machine := scratch()
-	if err := raft.RecoverCluster(config, machine, disk, disk, snapshots, transport, alone); err != nil {
-		return nil, fmt.Errorf("recover from %s: %w", raftDir, err)
-	}
-	if err := machine.store.Halted(); err != nil {
-		return nil, fmt.Errorf("recover from %s: %w", raftDir, err)
+	if err := survivor.GoOnAlone(); err != nil {
+		return nil, err
 	}
 	return plan, nil
 }
-
-// unwritten is a stable store that keeps what it has.
-type unwritten struct{ raft.StableStore }
-
-func (unwritten) Set(_, _ []byte) error              { return nil }
-func (unwritten) SetUint64(_ []byte, _ uint64) error { return nil }
 
 // recoveryCheck is how often a master that may have been recovered without this one is asked while it does not answer.
 const recoveryCheck = time.Second
@@ -151,7 +122,7 @@ func (c *Cluster) watchRecoveries(ctx context.Context) error {
 func (c *Cluster) wentOnWithout(ctx context.Context, m gossip.Member) (known bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, aliveBound)
 	defer cancel()
-	answer, err := c.ask(ctx, m.Address)
+	answer, err := c.consensus.Ask(ctx, m.Address)
 	if err != nil || answer.Name != m.Name {
 		return false, nil
 	}
@@ -164,7 +135,7 @@ func (c *Cluster) wentOnWithout(ctx context.Context, m gossip.Member) (known boo
 // watchHalt stops a master whose program is too old for what is in the log.
 func (c *Cluster) watchHalt(ctx context.Context) error {
 	select {
-	case <-c.replica.halted:
+	case <-c.consensus.Halted():
 		return c.checkLevel()
 	case <-ctx.Done():
 		return nil

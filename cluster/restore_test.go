@@ -14,20 +14,24 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/cluster/backup"
 	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/identity"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
+// Where package backup stages a backup.
+const restorePrefix, restoreMarks = kv.OwnPrefix + "restore/", kv.OwnPrefix + "restoring/"
+
 func (n *node) backup() []byte {
 	n.t.Helper()
 	var b bytes.Buffer
-	info, err := n.c.SaveBackup(context.Background(), &b)
+	info, err := n.c.Backups().Save(context.Background(), &b)
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	if read, err := ReadBackup(bytes.NewReader(b.Bytes()), nil); err != nil || read.Revision != info.Revision || read.Objects != info.Objects || read.ClusterID != n.c.identity.ClusterID {
+	if read, err := backup.Read(bytes.NewReader(b.Bytes()), nil); err != nil || read.Revision != info.Revision || read.Objects != info.Objects || read.ClusterID != n.c.identity.ClusterID {
 		n.t.Fatalf("saved %+v, read %+v, %v", info, read, err)
 	}
 	return b.Bytes()
@@ -63,7 +67,7 @@ func TestRestoreOnALivingCluster(t *testing.T) {
 		m.nodes[i%3].put(fmt.Sprintf("/t/a/b/%03d", i), strings.Repeat("x", 9000)) // so that it takes several pieces
 	}
 	want := m.nodes[1].things()
-	backup := m.nodes[1].backup() // a follower's, perhaps: any master's shows every acknowledged write
+	saved := m.nodes[1].backup() // a follower's, perhaps: any master's shows every acknowledged write
 	for i := range 150 {
 		m.nodes[2].put(fmt.Sprintf("/t/a/b/%03d", 2*i), "changed")
 		m.nodes[0].put(fmt.Sprintf("/t/new/b/%03d", i), "new")
@@ -74,7 +78,7 @@ func TestRestoreOnALivingCluster(t *testing.T) {
 	}
 	before := m.nodes[2].c.store.View().Revision() // it shows its own writes, and the leader had to apply them before
 	epoch := m.leader().epoch()
-	if epoch.Number != 1 || epoch.Reason != EpochStart || epoch.Lineage == "" {
+	if epoch.Number != 1 || epoch.Reason != backup.EpochStart || epoch.Lineage == "" {
 		t.Errorf("the first epoch: %+v", epoch)
 	}
 	watcher, err := m.nodes[2].c.store.Watch("/t/new/", before)
@@ -82,11 +86,11 @@ func TestRestoreOnALivingCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer watcher.Close()
-	restored, err := m.followers()[0].c.RestoreBackup(context.Background(), bytes.NewReader(backup), false)
+	restored, err := m.followers()[0].c.Backups().Restore(context.Background(), bytes.NewReader(saved), false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if restored.Revision <= before || restored.Epoch.Number != 2 || restored.Epoch.Reason != EpochRestore || restored.Epoch.Lineage != epoch.Lineage {
+	if restored.Revision <= before || restored.Epoch.Number != 2 || restored.Epoch.Reason != backup.EpochRestore || restored.Epoch.Lineage != epoch.Lineage {
 		t.Errorf("restored %+v, before at %d", restored, before)
 	}
 	for _, n := range m.nodes {
@@ -121,31 +125,31 @@ func TestRestoreThatFailsChangesNothing(t *testing.T) {
 	n := m.nodes[0]
 	n.awaitLevel(FeatureLevel)
 	n.put("/t/a", "backed up")
-	backup := n.backup()
+	saved := n.backup()
 	n.put("/t/a", "later")
-	damaged := bytes.Clone(backup)
+	damaged := bytes.Clone(saved)
 	damaged[len(damaged)-20] ^= 1
-	head := bytes.Clone(backup)
-	head[len(backupMagic)+8] ^= 1
+	head := bytes.Clone(saved)
+	head[30] ^= 1 // behind the magic line and the length
 	for name, x := range map[string]struct {
 		data []byte
 		want error
 	}{
-		"damaged": {damaged, ErrBadBackup}, "damaged head": {head, ErrBadBackup}, "cut": {backup[:len(backup)/2], ErrBadBackup}, "empty": {nil, ErrBadBackup},
-		"text": {[]byte("apiVersion: v1\nkind: List\n"), ErrBadBackup}, "more": {append(bytes.Clone(backup), 0), ErrBadBackup},
+		"damaged": {damaged, backup.ErrBad}, "damaged head": {head, backup.ErrBad}, "cut": {saved[:len(saved)/2], backup.ErrBad}, "empty": {nil, backup.ErrBad},
+		"text": {[]byte("apiVersion: v1\nkind: List\n"), backup.ErrBad}, "more": {append(bytes.Clone(saved), 0), backup.ErrBad},
 	} {
-		if _, err := n.c.RestoreBackup(t.Context(), bytes.NewReader(x.data), true); !errors.Is(err, x.want) {
+		if _, err := n.c.Backups().Restore(t.Context(), bytes.NewReader(x.data), true); !errors.Is(err, x.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	gone, cancel := context.WithCancel(t.Context())
-	broken := io.MultiReader(bytes.NewReader(backup[:100]), readerFunc(func([]byte) (int, error) { cancel(); return 0, errors.New("the client went away") }))
-	if _, err := n.c.RestoreBackup(gone, broken, false); err == nil || !strings.Contains(err.Error(), "went away") {
+	broken := io.MultiReader(bytes.NewReader(saved[:100]), readerFunc(func([]byte) (int, error) { cancel(); return 0, errors.New("the client went away") }))
+	if _, err := n.c.Backups().Restore(gone, broken, false); err == nil || !strings.Contains(err.Error(), "went away") {
 		t.Errorf("a client that goes away: %v", err)
 	}
 	other := startMasters(t, 1).nodes[0]
 	other.awaitLevel(FeatureLevel)
-	if _, err := other.c.RestoreBackup(t.Context(), bytes.NewReader(backup), false); !errors.Is(err, ErrForeignBackup) || !strings.Contains(err.Error(), "identity.json") {
+	if _, err := other.c.Backups().Restore(t.Context(), bytes.NewReader(saved), false); !errors.Is(err, backup.ErrForeign) || !strings.Contains(err.Error(), "identity.json") {
 		t.Errorf("another cluster's: %v", err)
 	}
 	if got := n.get("/t/a"); got != "later" {
@@ -156,16 +160,6 @@ func TestRestoreThatFailsChangesNothing(t *testing.T) {
 	}
 	if files, _ := filepath.Glob(filepath.Join(n.cfg.DataDir, "restore-*")); len(files) != 0 {
 		t.Errorf("left behind: %v", files)
-	}
-	// What a master that died in the middle left is swept.
-	if err := n.c.stage(t.Context(), "dead", bytes.NewReader(make([]byte, 3<<20))); err != nil {
-		t.Fatal(err)
-	}
-	if err := n.c.sweepRestoresBefore(t.Context(), time.Now().Add(-time.Minute)); err != nil || n.c.store.View().Count(restorePrefix, kv.PrefixEnd(restorePrefix)) != 3 {
-		t.Errorf("a restore under way was swept: %v", err)
-	}
-	if err := n.c.sweepRestoresBefore(t.Context(), time.Now().Add(time.Minute)); err != nil || n.c.store.View().Count(restorePrefix, kv.PrefixEnd(restoreMarks)) != 0 {
-		t.Errorf("an abandoned restore stays: %v", err)
 	}
 }
 
@@ -180,7 +174,7 @@ func TestLeaderDiesDuringARestore(t *testing.T) {
 		m.nodes[0].put(fmt.Sprintf("/t/a/b/%03d", i), strings.Repeat("y", 60_000))
 	}
 	old := m.nodes[0].things()
-	backup := m.nodes[0].backup()
+	saved := m.nodes[0].backup()
 	for i := range 100 {
 		m.nodes[0].put(fmt.Sprintf("/t/a/b/%03d", i), "new")
 	}
@@ -190,7 +184,7 @@ func TestLeaderDiesDuringARestore(t *testing.T) {
 	var wg sync.WaitGroup
 	var restoreErr error
 	wg.Go(func() {
-		_, restoreErr = follower.c.RestoreBackup(context.Background(), bytes.NewReader(backup), false)
+		_, restoreErr = follower.c.Backups().Restore(context.Background(), bytes.NewReader(saved), false)
 	})
 	eventually(t, "some of the backup to be staged", func() error {
 		if follower.c.store.View().Count(restorePrefix, kv.PrefixEnd(restorePrefix)) < 3 {
@@ -220,7 +214,7 @@ func TestRestoreIntoANewCluster(t *testing.T) {
 	for i := range 50 {
 		lost.nodes[0].put(fmt.Sprintf("/t/a/b/%d", i), "x")
 	}
-	want, backup := lost.nodes[0].things(), lost.nodes[0].backup()
+	want, saved := lost.nodes[0].things(), lost.nodes[0].backup()
 	for i := range 500 { // what clients saw and the backup does not know
 		lost.nodes[0].put(fmt.Sprintf("/t/later/b/%d", i), "x")
 	}
@@ -236,7 +230,7 @@ func TestRestoreIntoANewCluster(t *testing.T) {
 	})
 	n := m.nodes[0]
 	n.awaitLevel(FeatureLevel)
-	restored, err := n.c.RestoreBackup(t.Context(), bytes.NewReader(backup), false)
+	restored, err := n.c.Backups().Restore(t.Context(), bytes.NewReader(saved), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,7 +270,7 @@ func TestRecoverFromASurvivor(t *testing.T) {
 	survivor.start()
 	survivor.waitReady()
 	eventually(t, "the epoch of the recovery", func() error {
-		if epoch := survivor.epoch(); epoch.Number != 2 || epoch.Reason != EpochRecovery {
+		if epoch := survivor.epoch(); epoch.Number != 2 || epoch.Reason != backup.EpochRecovery {
 			return fmt.Errorf("epoch %+v", epoch)
 		}
 		return nil
@@ -341,7 +335,7 @@ func TestNoDutyActsAcrossARestore(t *testing.T) {
 	m := startMasters(t, 3)
 	n := m.nodes[0]
 	n.put("/t/a", "backed up")
-	backup := n.backup()
+	saved := n.backup()
 	type turn struct {
 		begun, ended uint64 // revisions
 	}
@@ -356,7 +350,7 @@ func TestNoDutyActsAcrossARestore(t *testing.T) {
 			return nil
 		})
 	}
-	restored, err := m.nodes[1].c.RestoreBackup(t.Context(), bytes.NewReader(backup), false)
+	restored, err := m.nodes[1].c.Backups().Restore(t.Context(), bytes.NewReader(saved), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -377,15 +371,15 @@ func TestNoDutyActsAcrossARestore(t *testing.T) {
 	if next := <-turns; next.begun < restored.Revision {
 		t.Errorf("the duty that went on had begun at revision %d", next.begun)
 	}
-	if _, err := n.c.quiesce(t.Context(), "one"); err != nil {
+	if _, err := n.c.consensus.StopDuties(t.Context(), "one"); err != nil {
 		t.Fatal(err)
 	}
 	<-turns
-	if _, err := n.c.RestoreBackup(t.Context(), bytes.NewReader(backup), false); err == nil || !strings.Contains(err.Error(), "another restore is under way") {
+	if _, err := n.c.Backups().Restore(t.Context(), bytes.NewReader(saved), false); err == nil || !strings.Contains(err.Error(), "another restore is under way") {
 		t.Errorf("two restores at once: %v", err)
 	}
-	n.c.goOn("one")
-	if _, err := n.c.RestoreBackup(t.Context(), bytes.NewReader(backup), false); err != nil {
+	n.c.consensus.ResumeDuties("one")
+	if _, err := n.c.Backups().Restore(t.Context(), bytes.NewReader(saved), false); err != nil {
 		t.Errorf("after one that was given up: %v", err)
 	}
 	<-turns
@@ -393,26 +387,23 @@ func TestNoDutyActsAcrossARestore(t *testing.T) {
 
 func TestScheduledBackups(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "backups")
-	m := startMasters(t, 1, func(cfg *Config) { cfg.Backups = BackupSchedule{Dir: dir, Interval: 20 * time.Millisecond, Keep: 2} })
+	m := startMasters(t, 1, func(cfg *Config) { cfg.Backups = backup.Schedule{Dir: dir, Interval: 20 * time.Millisecond, Keep: 2} })
 	m.nodes[0].put("/t/a", "x")
 	begin := time.Now().UTC().Truncate(time.Second)
 	eventually(t, "backups to be replaced", func() error {
-		files := backupFiles(dir, time.Now())
-		if len(files) != 2 {
+		files := fileNames(t, dir)
+		if len(files) != 2 || files[0] <= "kontiki-"+begin.Format("20060102T150405Z")+".backup" {
 			return fmt.Errorf("%v", files)
-		}
-		if first, _ := backupTime(files[0]); !first.After(begin) {
-			return fmt.Errorf("the first one is still there: %v", files)
 		}
 		return nil
 	})
 	m.nodes[0].stop()
-	for _, name := range backupFiles(dir, time.Now()) {
+	for _, name := range fileNames(t, dir) {
 		file, err := os.Open(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if info, err := ReadBackup(file, nil); err != nil || info.Master != "master-1" {
+		if info, err := backup.Read(file, nil); err != nil || info.Master != "master-1" {
 			t.Errorf("%s: %+v, %v", name, info, err)
 		}
 		file.Close()
@@ -431,14 +422,10 @@ func TestBackupsGoOnAfterTheClockIsSetBack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	now := time.Now()
-	if at, ok := newestBackup(dir, now); !ok || at.Year() != 2020 {
-		t.Errorf("the newest backup is of %v, %v", at, ok)
-	}
-	m := startMasters(t, 1, func(cfg *Config) { cfg.Backups = BackupSchedule{Dir: dir, Interval: 24 * time.Hour, Keep: 2} })
+	m := startMasters(t, 1, func(cfg *Config) { cfg.Backups = backup.Schedule{Dir: dir, Interval: 24 * time.Hour, Keep: 2} })
 	defer m.nodes[0].stop()
 	eventually(t, "a backup though newer ones seem to be there", func() error {
-		files := backupFiles(dir, time.Now())
+		files := fileNames(t, dir)
 		if len(files) != 2 || files[0] != "kontiki-20200101T000000Z.backup" {
 			return fmt.Errorf("%v", files)
 		}
@@ -446,8 +433,21 @@ func TestBackupsGoOnAfterTheClockIsSetBack(t *testing.T) {
 	})
 }
 
+// fileNames are the names of the backups in a directory, in order; those that are being written are not counted.
+func fileNames(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(dir, "kontiki-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths {
+		names = append(names, filepath.Base(path))
+	}
+	return names
+}
+
 // epoch is the cluster's epoch, as this master's state has it.
-func (n *node) epoch() Epoch {
-	epoch, _, _ := epochOf(n.c.store.View())
+func (n *node) epoch() backup.Epoch {
+	epoch, _, _ := backup.EpochOf(n.c.store.View())
 	return epoch
 }

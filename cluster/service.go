@@ -30,11 +30,11 @@ type clusterService struct {
 }
 
 func (s clusterService) Propose(ctx context.Context, request *clusterv1.ProposeRequest) (*clusterv1.ProposeResponse, error) {
-	return s.c.serveProposals(ctx, request), nil
+	return s.c.consensus.ServePropose(ctx, request), nil
 }
 
 func (s clusterService) ReadIndex(ctx context.Context, _ *clusterv1.ReadIndexRequest) (*clusterv1.ReadIndexResponse, error) {
-	return s.c.serveReadIndex(ctx)
+	return s.c.consensus.ServeReadIndex(ctx)
 }
 
 func (s clusterService) NodeStatus(context.Context, *clusterv1.NodeStatusRequest) (*clusterv1.NodeStatusResponse, error) {
@@ -69,7 +69,7 @@ func (s clusterService) AddMember(ctx context.Context, r *clusterv1.AddMemberReq
 
 // isForwarder says whether a caller is a master of the cluster, which passes on what others ask.
 func isForwarder(c *Cluster, caller mtls.Peer) bool {
-	return slices.ContainsFunc(c.replica.servers(), func(s raft.Server) bool { return string(s.ID) == caller.Name })
+	return slices.ContainsFunc(c.consensus.Servers(), func(s raft.Server) bool { return string(s.ID) == caller.Name })
 }
 
 func (s clusterService) RemoveMember(ctx context.Context, r *clusterv1.RemoveMemberRequest) (*clusterv1.RemoveMemberResponse, error) {
@@ -219,7 +219,7 @@ func (c *Cluster) mayBeNamed(name string) error {
 // mayTakeName says why a host that shows a token and no certificate does not become the worker of that name: a master's name is for the
 // worker on its own host. A worker that has a certificate keeps its name, also if it calls from another address of its host.
 func (c *Cluster) mayTakeName(ctx context.Context, name string) error {
-	for _, s := range c.replica.servers() {
+	for _, s := range c.consensus.Servers() {
 		if string(s.ID) == name && !c.callsFrom(ctx, s) {
 			return fmt.Errorf("%w: the worker asks for the name %s from %s, which is not the address of that master; choose another name", errclass.ErrRefused, name, callerIP(ctx))
 		}
@@ -237,7 +237,7 @@ func (c *Cluster) mayServeAt(ctx context.Context, name, address string) error {
 	if !ip.IsGlobalUnicast() {
 		return fmt.Errorf("worker %s asks for a certificate for %s, which is no host's address", name, ip)
 	}
-	for _, s := range c.replica.servers() {
+	for _, s := range c.consensus.Servers() {
 		if !slices.ContainsFunc(hostIPs(ctx, string(s.Address)), ip.Equal) {
 			continue
 		}
@@ -259,7 +259,7 @@ func (c *Cluster) mayServeAt(ctx context.Context, name, address string) error {
 // callsFrom says whether a call comes from a master's own host: from its address, or over loopback if it is this master.
 func (c *Cluster) callsFrom(ctx context.Context, s raft.Server) bool {
 	ip := callerIP(ctx)
-	if ip.IsLoopback() && s.ID == c.replica.config.LocalID {
+	if ip.IsLoopback() && s.ID == raft.ServerID(c.cfg.Name) {
 		return true
 	}
 	return slices.ContainsFunc(hostIPs(ctx, string(s.Address)), ip.Equal)

@@ -70,7 +70,7 @@ func (c *Cluster) recordSettings(ctx context.Context) error {
 		if version, ok := view.Get(settingsKey); ok {
 			revision = version.ModRevision
 		}
-		_, err = c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: settingsKey, Value: value, Cond: atOrAbsent(revision), Revision: revision}}})
+		_, err = c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: settingsKey, Value: value, Cond: kv.AtOrAbsent(revision), Revision: revision}}})
 		if err != nil && !errors.Is(err, kv.ErrOutcomeUnknown) {
 			return fmt.Errorf("record the settings: %w", err)
 		}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/kontiki/kontiki/test/robustness/history"
 )
 
 // simulatedLength is how long a simulated cluster lives, in virtual time.
@@ -39,13 +41,13 @@ func TestSimulatedFaults(t *testing.T) {
 				t.Parallel()
 				s := &simulation{seed: seed, happened: map[string]int{}}
 				synctest.Test(t, func(t *testing.T) { s.run(t) })
-				s.history.check(t)
+				s.history.Check(t)
 				mu.Lock()
 				defer mu.Unlock()
 				for name, n := range s.happened {
 					happened[name] += n
 				}
-				operations += len(s.history.done)
+				operations += len(s.history.Done)
 			})
 		}
 	})
@@ -53,7 +55,7 @@ func TestSimulatedFaults(t *testing.T) {
 	if to-from < 10 {
 		return
 	}
-	for _, name := range slices.Concat(faultNames, watchEvents[:2]) {
+	for _, name := range slices.Concat(faultNames, history.WatchEvents[:2]) {
 		if happened[name] == 0 {
 			t.Errorf("%q never took effect", name)
 		}
@@ -67,8 +69,8 @@ type simulation struct {
 	net      *memNet
 	masters  *masters
 	live     [3]atomic.Pointer[Cluster] // nil while a master is down
-	history  history
-	watches  watchers
+	history  history.History
+	watches  history.Watchers
 	happened map[string]int
 }
 
@@ -108,9 +110,9 @@ func (s *simulation) run(t *testing.T) {
 		r := rand.New(rand.NewSource(s.seed*100 + int64(i)))
 		clients.Go(func() { s.client(ctx, i, r) })
 	}
-	s.watches.start(ctx, &clients, 2, s.seed, func(r *rand.Rand) watchSource {
+	s.watches.Start(ctx, &clients, 2, s.seed, func(r *rand.Rand) history.Source {
 		if c := s.live[r.Intn(3)].Load(); c != nil {
-			return inProcess{c.consensus}
+			return history.InProcess{Master: c, Store: c.store}
 		}
 		return nil
 	})
@@ -120,11 +122,11 @@ func (s *simulation) run(t *testing.T) {
 }
 
 func (s *simulation) client(ctx context.Context, id int, r *rand.Rand) {
-	var last bank
+	var last history.Bank
 	for ctx.Err() == nil {
 		if c := s.live[r.Intn(3)].Load(); c != nil {
 			one, cancel := context.WithTimeout(ctx, time.Duration(500+r.Intn(3000))*time.Millisecond)
-			s.history.ask(one, id, inProcess{c.consensus}, r, &last)
+			s.history.Ask(one, id, history.InProcess{Master: c, Store: c.store}, r, &last)
 			cancel()
 		}
 		time.Sleep(time.Duration(r.Intn(300)) * time.Millisecond) // virtual: a client that thinks
@@ -187,7 +189,7 @@ var faults = map[string]func(s *simulation, r *rand.Rand, wait func()) bool{
 		c := s.live[r.Intn(3)].Load()
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
-		err := c.replica.await(ctx, func() raft.Future { return c.replica.raft.Snapshot() }) // there may be nothing new
+		err := c.consensus.Await(ctx, func() raft.Future { return c.consensus.Internals().Raft.Snapshot() }) // there may be nothing new
 		wait()
 		return err == nil
 	},
@@ -257,7 +259,7 @@ func (s *simulation) down(i int, how func(*node)) {
 // killed kills a master once raft has looked at what was proposed on it: what waits in its queue is never answered, and holds
 // a goroutine that only the end of a process would end.
 func killed(n *node) {
-	n.c.replica.drain(20 * time.Millisecond) // virtual
+	n.c.consensus.Drain(20 * time.Millisecond) // virtual
 	n.kill()
 }
 
@@ -283,24 +285,24 @@ func (s *simulation) settle() {
 	for i, n := range s.masters.nodes {
 		n.waitReady()
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		call := s.history.tick()
+		call := s.history.Tick()
 		view, err := n.c.Consistent(ctx)
 		cancel()
 		if err != nil {
 			s.t.Errorf("%s does not answer after all faults have ended: %v", n.cfg.Name, err)
 			continue
 		}
-		s.history.add(100+i, call, asked{client: 100 + i}, told{read: bankOf(view)})
+		s.history.Add(100+i, call, history.Asked{Client: 100 + i}, history.Told{Read: history.BankOf(view)})
 	}
 	s.equal()
-	var sources []watchSource
+	var sources []history.Source
 	for _, n := range s.masters.nodes {
-		sources = append(sources, inProcess{n.c.consensus})
+		sources = append(sources, history.InProcess{Master: n.c, Store: n.c.store})
 	}
-	if err := s.watches.settle(&s.history, sources); err != nil {
+	if err := s.watches.Settle(&s.history, sources); err != nil {
 		s.t.Error(err)
 	}
-	s.watches.counts(s.happened)
+	s.watches.Counts(s.happened)
 }
 
 // equal waits until all masters hold the same state, to the byte.
@@ -315,7 +317,7 @@ func (s *simulation) equal() {
 			if first == nil {
 				first = b.Bytes()
 			} else if !bytes.Equal(first, b.Bytes()) {
-				return errDiverged
+				return history.ErrDiverged
 			}
 		}
 		return nil

@@ -47,7 +47,7 @@ func stallForTenSeconds(t *testing.T, which func(*masters) []*node, goesOn bool)
 	before := w.acknowledged()
 	<-time.After(10 * time.Second) // it is the stall that is tested
 	eventually(t, stalled[0].cfg.Name+" to notice", func() error {
-		if !stalled[0].c.disk.store.Health().Stalled {
+		if !stalled[0].c.consensus.DiskHealth().Stalled {
 			return errors.New("it does not")
 		}
 		return nil

@@ -10,6 +10,8 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kontiki/kontiki/cluster/backup"
+	"github.com/kontiki/kontiki/cluster/consensus"
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/pki"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
@@ -88,20 +90,20 @@ type MemberStatus struct {
 
 // Status asks every master and answers within two seconds; masters that do not answer are shown as such.
 func (c *Cluster) Status(ctx context.Context) (*Status, error) {
-	lead := c.leaders.current()
+	lead := c.consensus.Leadership()
 	view := c.store.View()
-	level, _ := featureLevelOf(view)
-	epoch, _, err := epochOf(view)
+	level, _ := consensus.LevelOf(view)
+	epoch, _, err := backup.EpochOf(view)
 	if err != nil {
 		return nil, fmt.Errorf("cluster status: %w", err)
 	}
 	s := &Status{
-		ClusterID: c.identity.ClusterID, Leader: lead.name, Term: c.replica.raft.CurrentTerm(), CommitIndex: c.replica.raft.CommitIndex(),
+		ClusterID: c.identity.ClusterID, Leader: lead.Name, Term: c.consensus.Term(), CommitIndex: c.consensus.CommitIndex(),
 		Revision: view.Revision(), Epoch: epoch.Number, FeatureLevel: level,
 	}
 	answers := c.askAll(ctx)
-	for _, server := range c.replica.servers() {
-		if server.ID == c.replica.config.LocalID {
+	for _, server := range c.consensus.Servers() {
+		if server.ID == raft.ServerID(c.cfg.Name) {
 			answers = append(answers, answer{server: server, status: c.nodeStatus()})
 		}
 	}
@@ -117,7 +119,7 @@ func (c *Cluster) Status(ctx context.Context) (*Status, error) {
 	}
 	s.Members = make([]MemberStatus, 0, len(answers))
 	for _, a := range answers {
-		s.Members = append(s.Members, memberStatus(a, lead.name, committed, gossip[string(a.server.ID)]))
+		s.Members = append(s.Members, memberStatus(a, lead.Name, committed, gossip[string(a.server.ID)]))
 	}
 	slices.SortFunc(s.Members, func(a, b MemberStatus) int { return strings.Compare(a.Name, b.Name) })
 	s.FailuresTolerated = tolerated(s.Members)
@@ -240,13 +242,13 @@ func (s *Status) problems(now time.Time) []string {
 
 // nodeStatus is what this master knows of itself.
 func (c *Cluster) nodeStatus() *clusterv1.NodeStatusResponse {
-	response := c.status()
+	response := c.consensus.Status()
 	response.Version, response.FeatureLevel = c.cfg.Version, int32(c.cfg.FeatureLevel)
 	response.Recoveries = c.memberNow().Recoveries
 	response.Settings = c.cfg.Settings.Shared
 	if certificate, err := c.certificates.Get(); err == nil {
 		response.CertificateExpires = certificate.Leaf.NotAfter.Unix()
 	}
-	response.MemoryAvailableBytes = availableMemory("/")
+	response.MemoryAvailableBytes = backup.AvailableMemory("/")
 	return response
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kontiki/kontiki/cluster/consensus"
 	"github.com/kontiki/kontiki/cluster/gossip"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
@@ -31,7 +32,7 @@ func TestProblemsAreNamed(t *testing.T) {
 		"well":            {func([]MemberStatus) {}, 1, nil},
 		"one is away":     {func(m []MemberStatus) { m[1].Health, m[1].Gossip = HealthUnreachable, "dead" }, 0, []string{"b at", "gossip: dead", "one more failure"}},
 		"two are away":    {func(m []MemberStatus) { m[1].Health, m[2].Health = HealthUnreachable, HealthUnreachable }, -1, []string{"master b", "master c"}},
-		"a full disk":     {func(m []MemberStatus) { m[2].Health = ConditionDiskFull }, 0, []string{"master c: disk-full"}},
+		"a full disk":     {func(m []MemberStatus) { m[2].Health = consensus.ConditionDiskFull }, 0, []string{"master c: disk-full"}},
 		"little room":     {func(m []MemberStatus) { m[0].DiskFree = 4 }, 1, []string{"disk of master a"}},
 		"an expiry":       {func(m []MemberStatus) { m[0].CertificateExpires = now.Add(time.Hour) }, 1, []string{"certificate of master a"}},
 		"no vote":         {func(m []MemberStatus) { m[2].Role = StatusNonvoter }, 0, []string{"c has no vote", "one more failure"}},
@@ -83,7 +84,7 @@ func TestMemberStatusOfAnAnswer(t *testing.T) {
 	if m := memberStatus(answer{server: server}, "a", 5000, gossip.Member{}); m.Health != HealthUnreachable || m.Gossip != "unknown" || m.LastContact != "never" {
 		t.Errorf("no answer: %+v", m)
 	}
-	said := &clusterv1.NodeStatusResponse{Name: "b", Leader: "a", LastContactMs: 7, DiskWriteUs: 1500, Conditions: []string{ConditionDiskFull, ConditionDiskStalled}}
+	said := &clusterv1.NodeStatusResponse{Name: "b", Leader: "a", LastContactMs: 7, DiskWriteUs: 1500, Conditions: []string{consensus.ConditionDiskFull, consensus.ConditionDiskStalled}}
 	m := memberStatus(answer{server: server, status: said, took: 3 * time.Millisecond}, "a", 5000, gossip.Member{State: gossip.Alive, APIAddress: "10.0.0.2:6443"})
 	if m.Health != "disk-full,disk-stalled" || m.RoundTrip != "3ms" || m.DiskWrite != "1.5ms" || m.LastContact != "7ms" || m.FeatureLevel != 1 || m.APIAddress != "10.0.0.2:6443" || m.Gossip != "alive" {
 		t.Errorf("%+v", m)

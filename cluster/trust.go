@@ -223,7 +223,7 @@ func (c *Cluster) changeIdentity(ctx context.Context, change func(*identity.Iden
 
 // waitGeneration waits until this master uses a generation.
 func (c *Cluster) waitGeneration(ctx context.Context, generation uint64) error {
-	ctx, cancel := c.bounded(ctx)
+	ctx, cancel := c.consensus.Bounded(ctx)
 	defer cancel()
 	for {
 		id := c.identity.Now()
@@ -283,7 +283,7 @@ func (c *Cluster) RevokeWorker(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		result, err := c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: revokedPrefix + name, Value: value, Cond: atOrAbsent(revision), Revision: revision}}})
+		result, err := c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: revokedPrefix + name, Value: value, Cond: kv.AtOrAbsent(revision), Revision: revision}}})
 		if err != nil {
 			return fmt.Errorf("revoke the certificates of the worker %s: %w", name, err)
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"sync"
+
+	"github.com/kontiki/kontiki/internal/broadcast"
 )
 
 // Events is a stream of changed members. Only one goroutine may read it.
@@ -42,20 +44,14 @@ func (e *Events) push(m Member) {
 	}
 	e.last[key] = m
 	e.mu.Unlock()
-	select {
-	case e.wake <- struct{}{}:
-	default:
-	}
+	broadcast.Poke(e.wake)
 }
 
 func (e *Events) end() {
 	e.mu.Lock()
 	e.ended = true
 	e.mu.Unlock()
-	select {
-	case e.wake <- struct{}{}:
-	default:
-	}
+	broadcast.Poke(e.wake)
 }
 
 // Next waits for the next change and returns the member's present state. Errors: the context's, and net.ErrClosed once gossip has

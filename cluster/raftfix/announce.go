@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kontiki/kontiki/internal/broadcast"
 	"github.com/kontiki/kontiki/internal/pause"
 )
 
@@ -40,10 +41,7 @@ func (a *Announcer) Started(node *raft.Raft, send raft.Transport, header raft.RP
 // Committed is called after a commit: by the state machine's adapter for commands, and by callers that waited for a barrier or a
 // configuration change. It never blocks.
 func (a *Announcer) Committed() {
-	select {
-	case a.wake <- struct{}{}:
-	default:
-	}
+	broadcast.Poke(a.wake)
 }
 
 // rest returns the index of the last entry if it is committed, or 0 while entries are in flight, which will tell the followers.

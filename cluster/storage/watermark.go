@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kontiki/kontiki/internal/broadcast"
 	"github.com/kontiki/kontiki/internal/crc32c"
 	"github.com/kontiki/kontiki/internal/durable"
 	"github.com/kontiki/kontiki/internal/eintr"
@@ -153,10 +154,7 @@ func (w *watermarkFile) raise(m watermark) {
 	w.mu.Lock()
 	w.next = m
 	w.mu.Unlock()
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
+	broadcast.Poke(w.wake)
 }
 
 // lower replaces the watermark before something that it covers is removed. It is durable when lower returns nil. The other slot is

@@ -11,7 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/backup"
 	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/internal/kv"
 )
@@ -52,9 +52,9 @@ func adminStatus(err error) metav1.Status {
 	switch {
 	case errors.Is(err, errclass.ErrNotMember), errors.Is(err, errclass.ErrTokenNotFound):
 		code, reason = http.StatusNotFound, metav1.StatusReasonNotFound
-	case errors.Is(err, cluster.ErrBadBackup), apierrors.IsBadRequest(err):
+	case errors.Is(err, backup.ErrBad), apierrors.IsBadRequest(err):
 		code, reason = http.StatusBadRequest, metav1.StatusReasonBadRequest
-	case errors.Is(err, cluster.ErrForeignBackup), errors.Is(err, errclass.ErrFeatureLevel), errors.Is(err, errclass.ErrRefused):
+	case errors.Is(err, backup.ErrForeign), errors.Is(err, errclass.ErrFeatureLevel), errors.Is(err, errclass.ErrRefused):
 		code, reason = http.StatusConflict, metav1.StatusReasonConflict
 	case errors.Is(err, kv.ErrNoLeader), errors.Is(err, kv.ErrOutcomeUnknown):
 		code, reason = http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable
@@ -115,7 +115,7 @@ func (m *master) transferLeadership(w http.ResponseWriter, r *http.Request) {
 // saveSnapshot streams a backup. One that breaks off in the middle is cut, so that no client takes it for whole.
 func (m *master) saveSnapshot(w http.ResponseWriter, r *http.Request) {
 	out := &startedWriter{w: w}
-	_, err := m.cluster.SaveBackup(r.Context(), out)
+	_, err := m.cluster.Backups().Save(r.Context(), out)
 	switch {
 	case err == nil:
 	case !out.started:
@@ -142,7 +142,7 @@ func (s *startedWriter) Write(b []byte) (int, error) {
 
 // restoreSnapshot takes a backup as its body. ?force=true restores one of another cluster.
 func (m *master) restoreSnapshot(w http.ResponseWriter, r *http.Request) {
-	restored, err := m.cluster.RestoreBackup(r.Context(), r.Body, r.URL.Query().Get("force") == "true")
+	restored, err := m.cluster.Backups().Restore(r.Context(), r.Body, r.URL.Query().Get("force") == "true")
 	if err != nil {
 		answerError(w, err)
 		return

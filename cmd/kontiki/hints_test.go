@@ -15,14 +15,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster/mtls"
-
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/api/nodes"
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/consensus"
 	"github.com/kontiki/kontiki/cluster/gossip"
+	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 )
@@ -123,7 +123,7 @@ func TestWorkerHintsAreOfWorkersAlone(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
-	timings := cluster.Timings{Heartbeat: 200 * time.Millisecond, Election: 200 * time.Millisecond, Lease: 150 * time.Millisecond, Gossip: gossip.Local}
+	timings := cluster.Timings{Timings: consensus.Timings{Heartbeat: 200 * time.Millisecond, Election: 200 * time.Millisecond, Lease: 150 * time.Millisecond}, Gossip: gossip.Local}
 	c, err := cluster.Open(ctx, cluster.Config{
 		Name: "host-1", DataDir: t.TempDir(), BindAddress: "127.0.0.1:0", GossipBindAddress: "127.0.0.1:0", Bootstrap: true, Timings: timings, Logger: quiet,
 	})

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/consensus"
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
@@ -67,7 +68,7 @@ func startMaster(t testing.TB, change ...func(*serverOptions, *cluster.Config)) 
 	cfg := cluster.Config{
 		Name: o.name, DataDir: o.dataDir, BindAddress: "127.0.0.1:0", GossipBindAddress: "127.0.0.1:0", Bootstrap: true, Logger: log,
 		APIAddress: net.JoinHostPort(o.nodeIP, strconv.Itoa(o.apiPort)), APIHosts: []string{"127.0.0.1", "localhost", "10.96.0.1"},
-		Timings: cluster.Timings{Heartbeat: 200 * time.Millisecond, Election: 200 * time.Millisecond, Lease: 150 * time.Millisecond, Gossip: gossip.Local},
+		Timings: cluster.Timings{Timings: consensus.Timings{Heartbeat: 200 * time.Millisecond, Election: 200 * time.Millisecond, Lease: 150 * time.Millisecond}, Gossip: gossip.Local},
 	}
 	for _, f := range change {
 		f(o, &cfg)

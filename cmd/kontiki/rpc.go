@@ -154,7 +154,7 @@ const snapshotChunk = 64 << 10
 // Snapshot implements kontikiv1.ClusterServer. A stream that breaks off ends with an error.
 func (s *clusterRPC) Snapshot(_ *kontikiv1.SnapshotRequest, stream kontikiv1.Cluster_SnapshotServer) error {
 	out := bufio.NewWriterSize(snapshotParts{stream}, snapshotChunk)
-	_, err := s.cluster.SaveBackup(stream.Context(), out)
+	_, err := s.cluster.Backups().Save(stream.Context(), out)
 	if err == nil {
 		err = out.Flush()
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/kontiki/kontiki/api/keepalive"
 	"github.com/kontiki/kontiki/api/nodes"
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/backup"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
@@ -49,7 +50,7 @@ type serverOptions struct {
 	confirmPeriod             time.Duration
 	evictions                 nodelifecycle.Evictions
 	deadMasters               time.Duration
-	backups                   cluster.BackupSchedule
+	backups                   backup.Schedule
 	noAgent                   bool
 	timings                   cluster.Timings
 	gossip                    string

@@ -16,7 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/backup"
 	"github.com/kontiki/kontiki/internal/durable"
 	"github.com/kontiki/kontiki/internal/kv"
 )
@@ -72,7 +72,7 @@ func snapshotCommand() *cobra.Command {
 }
 
 // saveSnapshot leaves the file whole, checked and synced, or not at all.
-func saveSnapshot(ctx context.Context, kubeconfig, path string) (info cluster.BackupInfo, err error) {
+func saveSnapshot(ctx context.Context, kubeconfig, path string) (info backup.Info, err error) {
 	c, err := newAdminClient(kubeconfig)
 	if err != nil {
 		return info, err
@@ -92,7 +92,7 @@ func saveSnapshot(ctx context.Context, kubeconfig, path string) (info cluster.Ba
 		}
 	}()
 	received := io.TeeReader(body, file)
-	if info, err = cluster.ReadBackup(received, nil); err != nil {
+	if info, err = backup.Read(received, nil); err != nil {
 		return info, err
 	}
 	if err := file.Sync(); err != nil {
@@ -104,13 +104,13 @@ func saveSnapshot(ctx context.Context, kubeconfig, path string) (info cluster.Ba
 	return info, errors.Join(file.Close(), durable.SyncDir(filepath.Dir(path)))
 }
 
-func restoreSnapshot(ctx context.Context, kubeconfig, path string, force bool) (*cluster.Restored, error) {
+func restoreSnapshot(ctx context.Context, kubeconfig, path string, force bool) (*backup.Restored, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	if _, err := cluster.ReadBackup(file, nil); err != nil {
+	if _, err := backup.Read(file, nil); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
@@ -129,13 +129,13 @@ func restoreSnapshot(ctx context.Context, kubeconfig, path string, force bool) (
 		return nil, err
 	}
 	defer body.Close()
-	restored := new(cluster.Restored)
+	restored := new(backup.Restored)
 	return restored, json.NewDecoder(body).Decode(restored)
 }
 
 // contents is what `snapshot inspect` shows.
 type contents struct {
-	cluster.BackupInfo
+	backup.Info
 	File  string         `json:"file"`
 	Bytes int64          `json:"bytes"`
 	Kinds []kindContents `json:"kinds"`
@@ -158,7 +158,7 @@ func inspectSnapshot(path string) (*contents, error) {
 		return nil, err
 	}
 	byResource := map[string]*kindContents{}
-	info, err := cluster.ReadBackup(file, func(v *kv.Version) error {
+	info, err := backup.Read(file, func(v *kv.Version) error {
 		name := resourceOf(v.Key)
 		k := byResource[name]
 		if k == nil {
@@ -172,7 +172,7 @@ func inspectSnapshot(path string) (*contents, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	c := &contents{BackupInfo: info, File: path, Bytes: stat.Size()}
+	c := &contents{Info: info, File: path, Bytes: stat.Size()}
 	for _, k := range byResource {
 		c.Kinds = append(c.Kinds, *k)
 	}

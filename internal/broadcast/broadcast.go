@@ -28,3 +28,12 @@ func (s *Signal) Tell() {
 		s.ch = nil
 	}
 }
+
+// Poke sends on a channel that has room for one, unless something is waiting there already. Its one receiver is then woken at least once
+// after the last Poke. It never blocks.
+func Poke(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

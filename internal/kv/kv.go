@@ -44,6 +44,14 @@ const (
 	AtRevision                  // the key must exist with ModRevision == Op.Revision
 )
 
+// AtOrAbsent returns the condition that a key is as it was read: at its revision, or absent where that is 0.
+func AtOrAbsent(revision uint64) Condition {
+	if revision == 0 {
+		return Absent
+	}
+	return AtRevision
+}
+
 // Op is one put or delete. An Op with Check set only tests its condition and changes nothing (and takes no revision).
 type Op struct {
 	Key      string

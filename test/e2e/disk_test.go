@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/consensus"
 )
 
 // docs/operations.md, "Repair a master whose data are damaged".
@@ -121,7 +122,7 @@ func TestDisksRunFullAndGetRoom(t *testing.T) {
 		s, degraded := clusterStatus(t)
 		full := 0
 		for _, m := range s.Members {
-			if strings.Contains(m.Health, cluster.ConditionDiskFull) {
+			if strings.Contains(m.Health, consensus.ConditionDiskFull) {
 				full++
 			}
 		}

@@ -27,7 +27,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
-	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/cluster/backup"
 	"github.com/kontiki/kontiki/internal/kv"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
@@ -219,10 +219,10 @@ func TestTheClusterIsAdministeredByGRPC(t *testing.T) {
 }
 
 // backupOf is everything in a backup.
-func backupOf(t *testing.T, r io.Reader) (cluster.BackupInfo, []string) {
+func backupOf(t *testing.T, r io.Reader) (backup.Info, []string) {
 	t.Helper()
 	var all []string
-	info, err := cluster.ReadBackup(r, func(v *kv.Version) error {
+	info, err := backup.Read(r, func(v *kv.Version) error {
 		all = append(all, fmt.Sprintf("%s %d %d %x", v.Key, v.CreateRevision, v.ModRevision, v.Value))
 		return nil
 	})

@@ -48,6 +48,8 @@ var rules = []rule{
 	{"cluster/worker", []string{"cluster/pki", "cluster/mtls", "cluster/errclass", "cluster/join", "cluster/gossip", "proto", "internal"}, []string{kubernetes, module + "fsm"}},
 	{"cluster/raftfix", []string{"internal"}, []string{kubernetes, module + "fsm", "google.golang.org/grpc"}},
 	{"cluster/storage", []string{"cluster/pki", "fsm", "internal"}, []string{kubernetes, "google.golang.org/grpc"}},
+	{"cluster/consensus", []string{"cluster/errclass", "cluster/mtls", "cluster/raftfix", "cluster/storage", "fsm", "proto", "internal"}, []string{kubernetes, module + "cluster/join", module + "cluster/identity", module + "cluster/gossip"}},
+	{"cluster/backup", []string{"cluster/errclass", "cluster/storage", "fsm", "proto", "internal"}, []string{kubernetes, module + "cluster/consensus", module + "cluster/join", module + "cluster/identity", module + "cluster/gossip"}},
 	{"cluster", []string{"fsm", "proto", "internal"}, []string{kubernetes}},
 	{"api", []string{"proto", "internal"}, append([]string{raft}, serving...)},
 	{"controller", []string{"api/client", "internal"}, append([]string{raft, module + "api/rest", containerd}, serving...)},

@@ -1,0 +1,132 @@
+package backup
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kontiki/kontiki/cluster/errclass"
+	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/pause"
+	"github.com/kontiki/kontiki/internal/random"
+)
+
+const epochKey = kv.OwnPrefix + "epoch"
+
+// epochBound is how long a restore waits for the first epoch.
+const epochBound = 30 * time.Second
+
+// revisionGap is how far revisions jump where the state follows a past that it does not know to the end: more than any
+// cluster can have written beyond what is known.
+const revisionGap = 1 << 30
+
+// Reasons of epochs.
+const (
+	EpochStart    = "start"
+	EpochRestore  = "restore"
+	EpochRecovery = "recovery"
+)
+
+// Epoch counts the times that the cluster's state did not simply follow from what was before: a backup was brought back, or
+// the cluster went on from a survivor. It is part of the state.
+type Epoch struct {
+	Number uint64 `json:"epoch"`
+	// Lineage is random. It is another one where revisions may have been handed out that the state does not know of: after a
+	// start, and after a recovery.
+	Lineage string    `json:"lineage"`
+	Since   time.Time `json:"since"`
+	Reason  string    `json:"reason"`
+	// Backup is what was brought back by a restore.
+	Backup *Info `json:"backup,omitempty"`
+}
+
+func EpochOf(v kv.View) (epoch Epoch, revision uint64, err error) {
+	version, ok := v.Get(epochKey)
+	if !ok {
+		return Epoch{}, 0, nil
+	}
+	if err := json.Unmarshal(version.Value, &epoch); err != nil {
+		return Epoch{}, version.ModRevision, fmt.Errorf("%s: %w", epochKey, err)
+	}
+	return epoch, version.ModRevision, nil
+}
+
+func newEpoch(number uint64, lineage, reason string) Epoch {
+	return Epoch{Number: number, Lineage: lineage, Reason: reason, Since: time.Now().UTC().Truncate(time.Second)}
+}
+
+// awaitEpoch waits until the first epoch has begun, which a new cluster's leader does a moment after its start.
+func (b *Backups) awaitEpoch(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, epochBound)
+	defer cancel()
+	err := b.state.AwaitState(ctx, epochKey, func(v kv.View) bool {
+		epoch, _, err := EpochOf(v)
+		return err != nil || epoch.Number > 0
+	})
+	if err != nil {
+		return fmt.Errorf("the cluster's first epoch has not begun within %s: %w", epochBound, err)
+	}
+	return nil
+}
+
+// BeginEpoch is the duty of the leader that begins the first epoch of a new cluster, and a new one after a recovery. The
+// latter skips revisions: the survivor may lack some that were handed out.
+func (b *Backups) BeginEpoch(ctx context.Context) error {
+	for {
+		err := b.beginEpochOnce(ctx)
+		if err == nil || ctx.Err() != nil {
+			return nil
+		}
+		if !errors.Is(err, errclass.ErrFeatureLevel) {
+			b.log.Warn("the epoch could not be begun yet, trying again", "error", err)
+		}
+		if !pause.For(ctx, 200*time.Millisecond) {
+			return nil
+		}
+	}
+}
+
+func (b *Backups) beginEpochOnce(ctx context.Context) error {
+	view := b.state.View()
+	current, revision, err := EpochOf(view)
+	if err != nil {
+		return err
+	}
+	recovered := b.o.Recovered()
+	if recovered == "" && current.Number > 0 {
+		return nil
+	}
+	next := newEpoch(current.Number+1, recovered, EpochRecovery)
+	command := &kv.Command{ID: random.CommandID()}
+	switch {
+	case recovered == "":
+		next.Reason = EpochStart
+		next.Lineage = random.Hex(8)
+	case current.Lineage != recovered:
+		if err := b.o.RequireLevel(ctx, 2, "going on after a recovery"); err != nil {
+			return err
+		}
+		command.Restore = &kv.Restore{Revision: view.Revision() + revisionGap}
+	default:
+		return b.o.EpochBegun() // it was begun before a crash
+	}
+	value, err := json.Marshal(next)
+	if err != nil {
+		return err
+	}
+	command.Ops = []kv.Op{{Key: epochKey, Value: value, Cond: kv.AtOrAbsent(revision), Revision: revision}}
+	result, err := b.state.Propose(ctx, command)
+	if err != nil {
+		return err
+	}
+	if result.Failed != nil {
+		return fmt.Errorf("begin an epoch: %w", result.Failed)
+	}
+	b.log.Info("a new epoch of the cluster has begun", "epoch", next.Number, "reason", next.Reason)
+	if recovered != "" {
+		return b.o.EpochBegun()
+	}
+	return nil
+}

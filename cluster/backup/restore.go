@@ -1,0 +1,268 @@
+package backup
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kontiki/kontiki/cluster/errclass"
+	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
+)
+
+const (
+	// restorePrefix is where a backup is staged, below an id of its restore; restoreMarks says since when.
+	restorePrefix = kv.OwnPrefix + "restore/"
+	restoreMarks  = kv.OwnPrefix + "restoring/"
+	// stagedPiece is the size of one staged value.
+	stagedPiece = 1 << 20
+	// abandonedAfter is how old a restore grows that nobody finishes.
+	abandonedAfter = time.Hour
+)
+
+// Restored is what a restore did.
+type Restored struct {
+	Epoch    Epoch  `json:"epoch"`
+	Backup   Info   `json:"backup"`
+	Revision uint64 `json:"revision"`
+}
+
+type restoreMark struct {
+	Since  time.Time `json:"since"`
+	Master string    `json:"master"`
+}
+
+// Restore makes the cluster's state equal to a backup, on every master at one instant. It may be called on any master;
+// nobody has to stop. The cluster's own keys (tokens, members, epoch) stay as they are.
+//
+// The backup is checked whole before anything is written, then staged through the log in pieces, then brought back by one
+// command. If this master or the leader dies before that command is committed, the state is as it was. What was written
+// since the backup is gone; revisions grow as with any write, and watchers see what changes. Where the cluster does not
+// continue the backup's own past, revisions jump ahead of what that past can have handed out, and watchers start anew.
+//
+// Errors: ErrBad, ErrForeign (unless force says that Secrets which cannot be opened are fine), ErrFeatureLevel, ErrRefused
+// where a master has not enough memory or disk for it.
+func (b *Backups) Restore(ctx context.Context, r io.Reader, force bool) (*Restored, error) {
+	restored, err := b.restore(ctx, r, force)
+	if err != nil {
+		return nil, fmt.Errorf("restore: %w", err)
+	}
+	return restored, nil
+}
+
+func (b *Backups) restore(ctx context.Context, r io.Reader, force bool) (*Restored, error) {
+	if _, err := b.state.Consistent(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.o.RequireLevel(ctx, 2, "restoring a backup"); err != nil {
+		return nil, err
+	}
+	file, info, err := b.spool(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { file.Close() }()
+	if err := b.admit(info, force); err != nil {
+		return nil, err
+	}
+	stat, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if err := b.checkRestoreFits(ctx, stat.Size(), info.Objects); err != nil {
+		return nil, err
+	}
+	if err := b.awaitEpoch(ctx); err != nil {
+		return nil, err
+	}
+	before, epochRevision, err := EpochOf(b.state.View())
+	if err != nil {
+		return nil, err
+	}
+	id := random.Hex(8)
+	b.log.Info("restoring a backup", "revision", info.Revision, "created", info.CreatedAt, "objects", info.Objects)
+	if err := b.stage(ctx, id, file); err != nil {
+		b.unstage(id)
+		return nil, err
+	}
+	still, err := b.state.StopDuties(ctx, id)
+	if err != nil {
+		b.unstage(id)
+		return nil, err
+	}
+	defer b.state.ResumeDuties(id) // where the command below did not come
+	next := newEpoch(before.Number+1, before.Lineage, EpochRestore)
+	next.Backup = &info
+	command := &kv.Command{ID: random.CommandID(), Restore: &kv.Restore{From: restorePrefix + id + "/", Keep: kv.OwnPrefix}}
+	if info.Lineage != before.Lineage {
+		next.Lineage = random.Hex(8)
+		command.Restore.Revision = max(info.Revision, b.state.View().Revision()) + revisionGap
+	}
+	value, err := json.Marshal(next)
+	if err != nil {
+		return nil, err
+	}
+	command.Ops = []kv.Op{
+		{Key: epochKey, Value: value, Cond: kv.AtOrAbsent(epochRevision), Revision: epochRevision},
+		{Key: restoreMarks + id, Delete: true},
+	}
+	command.Ops = append(command.Ops, still...)
+	result, err := b.state.Propose(ctx, command)
+	switch {
+	case err != nil:
+		if !errors.Is(err, kv.ErrOutcomeUnknown) {
+			b.unstage(id)
+		}
+		return nil, err
+	case result.Failed != nil:
+		b.unstage(id)
+		return nil, errors.New("another restore came first, or this one took too long; look at the state, and start again if need be")
+	}
+	b.log.Info("a backup was restored", "revision", result.Revision, "epoch", next.Number)
+	return &Restored{Epoch: next, Backup: info, Revision: result.Revision}, nil
+}
+
+// spool keeps a backup in an unnamed file beside the data while it is checked whole, and answers the file where its snapshot
+// begins.
+func (b *Backups) spool(ctx context.Context, r io.Reader) (_ *os.File, _ Info, err error) {
+	file, err := os.CreateTemp(b.o.Dir, "restore-*.tmp")
+	if err != nil {
+		return nil, Info{}, err
+	}
+	defer func() {
+		if err != nil {
+			file.Close()
+		}
+	}()
+	if err := os.Remove(file.Name()); err != nil {
+		return nil, Info{}, err
+	}
+	health := b.state.DiskHealth()
+	room := max(health.Free-health.Needed, 0)
+	switch n, err := io.Copy(&contextWriter{ctx, file}, io.LimitReader(r, room+1)); {
+	case err != nil:
+		return nil, Info{}, fmt.Errorf("receive the backup: %w", err)
+	case n > room:
+		return nil, Info{}, fmt.Errorf("%w: the backup is larger than the %d MiB that %s can spare; free some space there", errclass.ErrRefused, room>>20, health.Dir)
+	}
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return nil, Info{}, err
+	}
+	info, err := Read(file, nil)
+	if err != nil {
+		return nil, info, err
+	}
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return nil, info, err
+	}
+	_, err = readHead(file)
+	return file, info, err
+}
+
+// admit says whether this cluster can use a backup.
+func (b *Backups) admit(info Info, force bool) error {
+	if force {
+		return nil
+	}
+	known := b.secretKeyPrints()
+	var missing []string
+	for _, key := range info.SecretKeys {
+		if !slices.Contains(known, key) {
+			missing = append(missing, key)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("%w (%s; this one is %s): the keys %s that sealed its Secrets are not known here. Start the new cluster with the %s of a master of the old one in its data directory, or restore with --force and without those Secrets",
+			ErrForeign, info.ClusterID, b.o.ClusterID, strings.Join(missing, ", "), b.o.IdentityFile)
+	}
+	return nil
+}
+
+// stage puts a snapshot into the state in pieces.
+func (b *Backups) stage(ctx context.Context, id string, r io.Reader) error {
+	mark, err := json.Marshal(restoreMark{Since: time.Now().UTC().Truncate(time.Second), Master: b.o.Name})
+	if err != nil {
+		return err
+	}
+	if _, err := b.state.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: restoreMarks + id, Value: mark}}}); err != nil {
+		return fmt.Errorf("stage the backup: %w", err)
+	}
+	for i := 0; ; i++ {
+		piece := make([]byte, stagedPiece) // the state keeps it
+		n, err := io.ReadFull(r, piece)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil && err != io.ErrUnexpectedEOF {
+			return fmt.Errorf("read the backup: %w", err)
+		}
+		_, err = b.state.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: fmt.Sprintf("%s%s/%08d", restorePrefix, id, i), Value: piece[:n]}}})
+		if err != nil {
+			return fmt.Errorf("stage the backup: %w", err)
+		}
+	}
+}
+
+// unstage takes a staged backup away again; what remains is swept later.
+func (b *Backups) unstage(id string) {
+	ctx, cancel := context.WithTimeout(b.state.Life(), b.o.CleanUp)
+	defer cancel()
+	if err := b.deleteStaged(ctx, id); err != nil {
+		b.log.Warn("a restore that failed could not be cleaned up yet", "error", err)
+	}
+}
+
+func (b *Backups) deleteStaged(ctx context.Context, id string) error {
+	var keys []string
+	prefix := restorePrefix + id + "/"
+	b.state.View().Range(prefix, kv.PrefixEnd(prefix), func(v *kv.Version) bool {
+		keys = append(keys, v.Key)
+		return true
+	})
+	for _, key := range append(keys, restoreMarks+id) {
+		if _, err := b.state.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: key, Delete: true}}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// SweepAbandoned is the duty of the leader that takes away what restores left that nobody finished.
+func (b *Backups) SweepAbandoned(ctx context.Context) error {
+	ticker := time.NewTicker(abandonedAfter / 4)
+	defer ticker.Stop()
+	for {
+		if err := b.sweepBefore(ctx, time.Now().Add(-abandonedAfter)); err != nil && ctx.Err() == nil {
+			b.log.Warn("abandoned restores could not be swept", "error", err)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (b *Backups) sweepBefore(ctx context.Context, before time.Time) error {
+	var abandoned []string
+	b.state.View().Range(restoreMarks, kv.PrefixEnd(restoreMarks), func(v *kv.Version) bool {
+		var mark restoreMark
+		if err := json.Unmarshal(v.Value, &mark); err != nil || mark.Since.Before(before) {
+			abandoned = append(abandoned, filepath.Base(v.Key))
+		}
+		return true
+	})
+	for _, id := range abandoned {
+		if err := b.deleteStaged(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}

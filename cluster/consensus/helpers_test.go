@@ -1,0 +1,42 @@
+package consensus
+
+import (
+	"io"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
+)
+
+// patience bounds waiting, in virtual time where masters are simulated.
+const patience = 20 * time.Second
+
+func testLog(t testing.TB) *slog.Logger {
+	if os.Getenv("KONTIKI_TEST_LOG") == "" {
+		return slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// eventually waits until check returns nil.
+func eventually(t testing.TB, what string, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("waiting for %s: %v", what, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func put(key, value string) *kv.Command {
+	return &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: key, Value: []byte(value)}}}
+}

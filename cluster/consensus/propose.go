@@ -1,0 +1,266 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/kontiki/kontiki/cluster/mtls"
+	"github.com/kontiki/kontiki/fsm"
+	"github.com/kontiki/kontiki/internal/kv"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+)
+
+const (
+	// inflightBytes bounds the commands that a leader holds between receiving them and applying them.
+	inflightBytes = 64 << 20
+	// attemptBound ends an attempt on a leader that does not answer though raft still believes in it.
+	attemptBound = 10 * time.Second
+	retryPause   = 25 * time.Millisecond
+	// fullPatience is how long a leader with a full disk may take to hand leadership to one that has room.
+	fullPatience = 2 * time.Second
+)
+
+// Propose replicates a command and answers what applying it did, once this master's own state shows it. Whichever master
+// leads, any master proposes. A condition that did not hold is not an error but Result.Failed.
+//
+// A lost leader makes an outcome unknown; the command is then proposed again under its id, which the state machine
+// applies once, until the context ends (Timings.Propose where it has no deadline). Errors: kv.ErrTooLarge and what
+// fsm.EncodeCommand refuses, at once; kv.ErrNoLeader when the command was certainly never proposed,
+// kv.ErrDiskFull when it was not because the disks have no room; kv.ErrOutcomeUnknown when it may be committed now or later, and when
+// it may have been so long ago that its result is not remembered.
+func (n *Replica) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, error) {
+	ctx, cancel := n.Bounded(ctx)
+	defer cancel()
+	var data []byte
+	dated, unknown := false, false
+	var last error
+	var full time.Time // since when there was no room
+	for {
+		lead := n.leaders.current()
+		if !dated && !unknown { // a command that may be committed keeps its date, or that it has none
+			var err error
+			if data, dated, err = n.encode(cmd); err != nil {
+				return kv.Result{}, fmt.Errorf("propose: %w", err)
+			}
+		}
+		var out outcome
+		if lead.Name != "" {
+			out = n.batches.propose(ctx, data)
+		} else {
+			out = refused(errors.New("no leader is known"))
+		}
+		switch out.state {
+		case clusterv1.Outcome_STATE_COMMITTED:
+			if err := n.store.WaitIndex(ctx, out.index); err == nil {
+				return out.result, nil
+			} else if ctx.Err() != nil {
+				return kv.Result{}, fmt.Errorf("propose: committed at index %d, but this master has not applied it: %w (%w)",
+					out.index, kv.ErrOutcomeUnknown, ctx.Err())
+			}
+			// The store was restored meanwhile: ask again, under the same id.
+			unknown, last = true, errors.New("the state was restored from a snapshot")
+		case clusterv1.Outcome_STATE_INVALID:
+			if !errors.Is(out.err, fsm.ErrForgotten) {
+				return kv.Result{}, fmt.Errorf("propose: %w", out.err)
+			}
+			if unknown {
+				return kv.Result{}, fmt.Errorf("propose: %w: %w", kv.ErrOutcomeUnknown, out.err)
+			}
+			// No attempt can have committed it: this master was far behind when it encoded the command. It dates it anew.
+			last = out.err
+			if err := n.store.WaitIndex(ctx, out.index); err == nil || errors.Is(err, kv.ErrFutureRevision) {
+				dated = false
+			}
+		case clusterv1.Outcome_STATE_REFUSED:
+			last = out.err
+		case clusterv1.Outcome_STATE_FULL:
+			if last = out.err; full.IsZero() {
+				full = time.Now()
+			}
+			if !unknown && time.Since(full) > fullPatience {
+				return kv.Result{}, fmt.Errorf("propose: %w: %w", kv.ErrDiskFull, out.err)
+			}
+		default:
+			unknown, last = true, out.err
+		}
+		if !lead.Pause(ctx, retryPause) {
+			class := kv.ErrNoLeader
+			if unknown {
+				class = kv.ErrOutcomeUnknown
+			} else if !full.IsZero() {
+				class = kv.ErrDiskFull
+			}
+			return kv.Result{}, fmt.Errorf("propose: %w (%w; last attempt: %v)", class, context.Cause(ctx), last)
+		}
+	}
+}
+
+// datedVersion is the version of commands that say before which index they were not proposed (kv.Command.Since).
+const datedVersion = 3
+
+// encode returns a command as an entry of the log. Where all masters know what that is, it says before which index of the log it was not
+// proposed: an attempt that is late by more than the results that the state machine remembers is then refused, and not applied again. A
+// master that has just started may not know yet that they do; the leader refuses its command then, and it encodes it again.
+func (n *Replica) encode(cmd *kv.Command) (data []byte, dated bool, err error) {
+	if !n.dating() {
+		data, err = fsm.EncodeCommand(cmd)
+		return data, cmd.Since != 0, err
+	}
+	copied := *cmd
+	copied.Since = max(n.store.AppliedIndex(), 1)
+	data, err = fsm.EncodeCommand(&copied)
+	return data, true, err
+}
+
+// dating says whether commands are to be dated: the feature level says so, and never falls.
+func (n *Replica) dating() bool {
+	if n.dates.Load() {
+		return true
+	}
+	if n.FeatureLevel() < datedVersion {
+		return false
+	}
+	n.dates.Store(true)
+	return true
+}
+
+// errUndated refuses a command of a master that does not know yet that it is to be dated.
+var errUndated = errors.New("the command does not say since when it has been proposed, as the cluster's feature level asks for")
+
+// Bounded gives a context a deadline if it has none, and ends it when the cluster closes.
+func (n *Replica) Bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(n.life, func() { cancel(mtls.ErrClosed) })
+	done := func() { stop(); cancel(nil) }
+	if _, ok := ctx.Deadline(); !ok {
+		timed, stopTimer := context.WithTimeout(ctx, n.timings.Propose)
+		return timed, func() { stopTimer(); done() }
+	}
+	return ctx, done
+}
+
+// applyAll proposes commands on this master, which should lead, and waits for all of them no longer than the context.
+func (n *Replica) applyAll(ctx context.Context, commands [][]byte) []outcome {
+	outcomes := make([]outcome, len(commands))
+	fill := func(o outcome) []outcome {
+		for i := range outcomes {
+			outcomes[i] = o
+		}
+		return outcomes
+	}
+	if err := n.errNoRoom(); err != nil {
+		return fill(outcome{state: clusterv1.Outcome_STATE_FULL, err: err})
+	}
+	size := int64(0)
+	for _, data := range commands {
+		size += int64(len(data))
+	}
+	size = min(size, inflightBytes)
+	if err := n.inflight.Acquire(ctx, size); err != nil {
+		return fill(refused(fmt.Errorf("the leader has too many proposals under way: %w", err)))
+	}
+	if !n.node.enter() {
+		n.inflight.Release(size)
+		return fill(refused(raft.ErrRaftShutdown))
+	}
+	done := make(chan []outcome, 1)
+	go func() {
+		defer n.node.pending.Done()
+		defer n.inflight.Release(size)
+		futures := make([]raft.ApplyFuture, len(commands))
+		// A leader that has not applied what was committed before its term does not know the level.
+		undated := n.readyTerm.Load() != 0 && !n.dating()
+		for i, data := range commands {
+			if v := fsm.VersionOf(data); undated || v == 0 || v >= datedVersion { // what is no command is refused when it is applied
+				futures[i] = n.node.raft.ApplyLog(raft.Log{Data: data}, 0)
+			}
+		}
+		answers := make([]outcome, len(commands))
+		for i, future := range futures {
+			if future == nil {
+				answers[i] = refused(errUndated)
+				continue
+			}
+			if err := future.Error(); err != nil {
+				answers[i] = classify(err)
+				continue
+			}
+			applied, ok := future.Response().(fsm.Outcome)
+			switch {
+			case !ok:
+				answers[i] = unknownOutcome(fmt.Errorf("the state machine answered %T", future.Response()))
+			case errors.Is(applied.Err, fsm.ErrNewerCommand): // it is committed: masters that know it apply it
+				answers[i] = unknownOutcome(applied.Err)
+			case applied.Err != nil:
+				answers[i] = outcome{state: clusterv1.Outcome_STATE_INVALID, index: future.Index(), err: applied.Err}
+			default:
+				answers[i] = outcome{state: clusterv1.Outcome_STATE_COMMITTED, index: future.Index(), result: applied.Result}
+			}
+		}
+		done <- answers
+	}()
+	select {
+	case answers := <-done:
+		return answers
+	case <-ctx.Done():
+		return fill(unknownOutcome(ctx.Err()))
+	}
+}
+
+func newInflight() *semaphore.Weighted { return semaphore.NewWeighted(inflightBytes) }
+
+// sendBatch proposes commands at whoever leads now.
+func (n *Replica) sendBatch(ctx context.Context, commands [][]byte) []outcome {
+	fill := func(o outcome) []outcome {
+		outcomes := make([]outcome, len(commands))
+		for i := range outcomes {
+			outcomes[i] = o
+		}
+		return outcomes
+	}
+	lead := n.leaders.current()
+	if lead.Name == "" {
+		return fill(refused(errors.New("no leader is known")))
+	}
+	ctx, cancel := lead.attempt(ctx, attemptBound)
+	defer cancel()
+	if lead.Self {
+		return n.applyAll(ctx, commands)
+	}
+	conn, err := n.peers.Ready(ctx, lead.Address)
+	if err != nil {
+		return fill(refused(fmt.Errorf("reach the leader %s: %w", lead.Name, err)))
+	}
+	response, err := clusterv1.NewClusterServiceClient(conn).Propose(ctx, &clusterv1.ProposeRequest{Commands: commands})
+	if err != nil {
+		return fill(unknownOutcome(fmt.Errorf("propose at the leader %s: %w", lead.Name, err)))
+	}
+	if len(response.Outcomes) != len(commands) {
+		return fill(unknownOutcome(fmt.Errorf("the leader %s answered %d outcomes for %d commands", lead.Name, len(response.Outcomes), len(commands))))
+	}
+	outcomes := make([]outcome, len(commands))
+	for i, o := range response.Outcomes {
+		outcomes[i] = outcomeFromProto(o)
+	}
+	return outcomes
+}
+
+// attempt is a context for one call to a leader: it ends when leadership changes, so that a dead leader costs no more
+// than it takes to find a new one.
+func (l Leadership) attempt(ctx context.Context, bound time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	done := make(chan struct{})
+	go func() {
+		select {
+		case <-l.changed:
+			cancel()
+		case <-done:
+		}
+	}()
+	return ctx, func() { close(done); cancel() }
+}

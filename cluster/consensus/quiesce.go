@@ -1,0 +1,153 @@
+package consensus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
+)
+
+// A restore brings objects back under the UIDs that they had, which nothing else ever does. What a controller decided on the
+// state before it must not be done to the state after it: a namespace that was being emptied would be emptied again. So
+// the duties of the leader that act on objects are stopped, and waited for, before a restore is committed, and start anew
+// after it. A mark in the state asks for that, on whichever master leads, and another one answers.
+const (
+	quiesceKey  = kv.OwnPrefix + "quiesce"
+	quiescedKey = kv.OwnPrefix + "quiesced"
+	// quiesceBound is how long duties may take to stop; quiesceHeld how long they stay stopped for a restore that does not come.
+	quiesceBound = 30 * time.Second
+	quiesceHeld  = time.Minute
+)
+
+type quiesceMark struct {
+	ID string `json:"id"`
+}
+
+// quiesceAsked is who asks for it, and at which revision; empty for nobody.
+func quiesceAsked(v kv.View) (id string, revision uint64) {
+	version, ok := v.Get(quiesceKey)
+	if !ok {
+		return "", 0
+	}
+	var mark quiesceMark
+	if err := json.Unmarshal(version.Value, &mark); err != nil || mark.ID == "" {
+		return "unreadable", version.ModRevision // it ends by its age
+	}
+	return mark.ID, version.ModRevision
+}
+
+// AwaitState waits until a view fulfils a condition. What it looks at must be under the prefix.
+func (n *Replica) AwaitState(ctx context.Context, prefix string, holds func(kv.View) bool) error {
+	for {
+		view := n.store.View()
+		if holds(view) {
+			return nil
+		}
+		watcher, err := n.store.Watch(prefix, view.Revision())
+		if err == nil {
+			_, _, err = watcher.Next(ctx)
+			watcher.Close()
+		}
+		if err != nil && !errors.Is(err, kv.ErrCompacted) {
+			return err
+		}
+	}
+}
+
+// performOutside runs the duties that others registered, for one term, but for when a restore wants none to run.
+func (n *Replica) performOutside(ctx context.Context) {
+	for ctx.Err() == nil {
+		if id, revision := quiesceAsked(n.store.View()); id != "" {
+			n.holdStill(ctx, id, revision)
+			continue
+		}
+		running, stop := context.WithCancel(ctx)
+		var duties sync.WaitGroup
+		n.duties.mu.Lock()
+		n.duties.start = func(d *duty) { duties.Go(func() { n.perform(running, d) }) }
+		for _, d := range n.duties.list {
+			if !d.own {
+				n.duties.start(d)
+			}
+		}
+		n.duties.mu.Unlock()
+		_ = n.AwaitState(ctx, quiesceKey, func(v kv.View) bool { id, _ := quiesceAsked(v); return id != "" }) // or the term's end
+		n.duties.mu.Lock()
+		n.duties.start = nil
+		n.duties.mu.Unlock()
+		stop()
+		duties.Wait()
+	}
+}
+
+// holdStill answers that no duty runs, and waits until the restore has come or has taken too long.
+func (n *Replica) holdStill(ctx context.Context, id string, revision uint64) {
+	n.log.Info("the leader's duties are stopped for a restore", "restore", id)
+	bounded, cancel := context.WithTimeout(ctx, quiesceHeld)
+	defer cancel()
+	mark, err := json.Marshal(quiesceMark{id})
+	if err == nil {
+		_, err = n.Propose(bounded, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{
+			{Key: quiesceKey, Check: true, Cond: kv.AtRevision, Revision: revision}, {Key: quiescedKey, Value: mark}}})
+	}
+	if err == nil {
+		err = n.AwaitState(bounded, quiesceKey, func(v kv.View) bool { now, _ := quiesceAsked(v); return now != id })
+	}
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	n.log.Warn("the restore that the leader's duties were stopped for did not come: they go on", "restore", id)
+	_, err = n.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{
+		{Key: quiesceKey, Delete: true, Cond: kv.AtRevision, Revision: revision}, {Key: quiescedKey, Delete: true}}})
+	if err != nil && ctx.Err() == nil {
+		n.log.Warn("the mark of a restore that did not come could not be deleted yet", "error", err)
+	}
+}
+
+// StopDuties stops the leader's duties for a restore, and answers the operations that belong to its command: they fail it if the
+// duties have gone on meanwhile, and let them go on after it.
+func (n *Replica) StopDuties(ctx context.Context, id string) ([]kv.Op, error) {
+	mark, err := json.Marshal(quiesceMark{id})
+	if err != nil {
+		return nil, err
+	}
+	result, err := n.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: quiesceKey, Value: mark, Cond: kv.Absent}, {Key: quiescedKey, Delete: true}}})
+	if err != nil {
+		return nil, err
+	}
+	if result.Failed != nil {
+		return nil, errors.New("another restore is under way; wait until it is done")
+	}
+	bounded, cancel := context.WithTimeout(ctx, quiesceBound)
+	defer cancel()
+	err = n.AwaitState(bounded, quiescedKey, func(v kv.View) bool {
+		version, ok := v.Get(quiescedKey)
+		var answer quiesceMark
+		return ok && json.Unmarshal(version.Value, &answer) == nil && answer.ID == id
+	})
+	if err != nil {
+		n.ResumeDuties(id)
+		return nil, fmt.Errorf("the leader's duties did not stop within %s: %w", quiesceBound, err)
+	}
+	return []kv.Op{{Key: quiesceKey, Delete: true, Cond: kv.AtRevision, Revision: result.Revisions[0]}, {Key: quiescedKey, Delete: true}}, nil
+}
+
+// ResumeDuties lets the leader's duties go on after a restore that failed.
+func (n *Replica) ResumeDuties(id string) {
+	asked, revision := quiesceAsked(n.store.View())
+	if asked != id {
+		return
+	}
+	ctx, cancel := context.WithTimeout(n.life, n.timings.Propose)
+	defer cancel()
+	_, err := n.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{
+		{Key: quiesceKey, Delete: true, Cond: kv.AtRevision, Revision: revision}, {Key: quiescedKey, Delete: true}}})
+	if err != nil {
+		n.log.Warn("the leader's duties go on later: a restore that failed could not be cleaned up yet", "error", err)
+	}
+}
