@@ -18,9 +18,9 @@ import (
 )
 
 var (
-	// ErrNameTaken means that a host cannot have the name or the address that it asks for.
+	// ErrNameTaken means that a host cannot have the name or the address that it requested.
 	ErrNameTaken = errors.New("already taken in this cluster")
-	// ErrRefused means that what was asked for cannot be done as the cluster is, and that nothing was changed.
+	// ErrRefused means that the request cannot be carried out in the cluster's present state, and that nothing was changed.
 	ErrRefused = errors.New("refused")
 	// ErrRemoved means that a master was removed from its cluster.
 	ErrRemoved = errors.New("this master was removed from its cluster")
@@ -28,7 +28,7 @@ var (
 	ErrToken = errors.New("the join token is not accepted")
 	// ErrTokenNotFound means that no join token has the id.
 	ErrTokenNotFound = errors.New("no such join token")
-	// ErrFeatureLevel means that a program and the cluster's feature level do not fit.
+	// ErrFeatureLevel means that a program does not support the cluster's feature level.
 	ErrFeatureLevel = errors.New("feature level")
 	// ErrNotLeader means that only the leader can do what was asked, and that the master that was asked does not lead.
 	ErrNotLeader = errors.New("this master does not lead")

@@ -20,3 +20,15 @@ func TestEverybodyWhoWaitsIsTold(t *testing.T) {
 	default:
 	}
 }
+
+func TestAPokeIsNotLostAndNeverBlocks(t *testing.T) {
+	c := make(chan struct{}, 1)
+	Poke(c)
+	Poke(c)
+	<-c
+	select {
+	case <-c:
+		t.Error("two pokes woke twice")
+	default:
+	}
+}

@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -136,5 +139,37 @@ func TestOnlyTheRuntimeImportsContainerd(t *testing.T) {
 		if slices.Contains(p.Imports, containerd) && !under(p.ImportPath, "node/runtime/containerd") {
 			t.Errorf("%s imports %s", p.ImportPath, containerd)
 		}
+	}
+}
+
+// TestInternalsAreForTests: consensus.Replica.Internals is a way around the room's interface that only tests may take.
+func TestInternalsAreForTests(t *testing.T) {
+	used := 0
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && strings.HasPrefix(d.Name(), ".") && d.Name() != ".." && path != "../..":
+			return filepath.SkipDir
+		case d.IsDir() || filepath.Ext(path) != ".go":
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(string(text), ".Internals()") {
+			return nil
+		}
+		if used++; !strings.HasSuffix(path, "_test.go") {
+			t.Errorf("%s calls Internals, which is for tests", path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if used < 2 {
+		t.Error("nothing calls Internals: the check no longer finds what it looks for")
 	}
 }
