@@ -13,25 +13,25 @@ import (
 	"sigs.k8s.io/knftables"
 )
 
-// staleAge is how long a chain without references waits for its deletion.
+// staleAge is how long an unreferenced chain stays before it is deleted.
 const staleAge = time.Second
 
-// state is what the kernel holds, as we last wrote it. It is trusted only while valid.
+// state is the kernel's content, as last written. It may be used only if valid.
 type state struct {
 	valid  bool
 	ranges ranges
 	at     place
 	units  map[string]*unit // by namespace/name
-	// claims are who wants an element, and with which value. Two services may claim one external IP: the first by name
-	// has it.
+	// claims are the services that use an element, with its value for each. Two services may use one external IP: the first by name
+	// gets it.
 	claims map[elementID]map[string]string
-	stale  map[string]time.Time // emptied chains, since when
+	stale  map[string]time.Time // emptied chains, and since when
 }
 
 type applyStats struct{ changed, operations int }
 
-// apply brings the kernel from p.applied to the given services in at most one transaction. p.applied changes even when
-// the transaction fails; the caller then marks it invalid. anew first deletes the table.
+// apply changes the kernel from p.applied to the given services in at most one transaction. It changes p.applied even if the
+// transaction fails; then the caller must mark it invalid. anew first deletes the table.
 func (p *Proxy) apply(ctx context.Context, services []*corev1.Service, endpointSlices []*discoveryv1.EndpointSlice, r ranges, at place, anew bool) (applyStats, error) {
 	c := &change{p: p, tx: p.nft.NewTransaction(), full: !p.applied.valid, touched: map[elementID]string{}}
 	if c.full {
@@ -41,7 +41,7 @@ func (p *Proxy) apply(ctx context.Context, services []*corev1.Service, endpointS
 	} else if p.applied.ranges != r {
 		writeRanges(c.tx, r)
 	}
-	moved := p.applied.at != at // to another zone: what is near is chosen anew
+	moved := p.applied.at != at // the node's zone changed: choose nearby endpoints again
 	p.applied.ranges, p.applied.at = r, at
 
 	bySvc := map[string][]*discoveryv1.EndpointSlice{}
@@ -69,7 +69,7 @@ func (p *Proxy) apply(ctx context.Context, services []*corev1.Service, endpointS
 			changed = append(changed, key)
 		}
 	}
-	sort.Strings(changed) // the same change is the same text
+	sort.Strings(changed) // so that equal changes give equal transactions
 	for _, key := range changed {
 		c.replace(key, p.applied.units[key], fresh[key])
 	}
@@ -85,13 +85,13 @@ func (p *Proxy) apply(ctx context.Context, services []*corev1.Service, endpointS
 	return stats, nil
 }
 
-// change collects one transaction. nft carries the operations out in order, so a thing is made before it is named and
-// unnamed before it is removed.
+// change collects one transaction. nft carries out the operations in order, so objects are created before they are referenced, and
+// references are removed before their objects.
 type change struct {
 	p       *Proxy
 	tx      *knftables.Transaction
 	full    bool
-	touched map[elementID]string // elements whose claims changed, to their value before ("\x00" for none)
+	touched map[elementID]string // elements whose claims changed, with their value before ("\x00" for none)
 
 	makeSets    []string
 	setTimeouts map[string]time.Duration
@@ -104,7 +104,7 @@ type change struct {
 
 const absent = "\x00"
 
-// begin starts from nothing we know: rules are flushed, and what no service of ours names is removed.
+// begin starts without knowledge of the kernel's content: rules are flushed, and objects that no service refers to are removed.
 func (c *change) begin(ctx context.Context, r ranges, anew bool) error {
 	a := &c.p.applied
 	*a = state{units: map[string]*unit{}, claims: map[elementID]map[string]string{}, stale: map[string]time.Time{}}
@@ -120,7 +120,7 @@ func (c *change) begin(ctx context.Context, r ranges, anew bool) error {
 			}
 			for _, name := range all["chain"] {
 				if isServiceChain(name) {
-					a.stale[name] = time.Now() // replace takes those out that are in use
+					a.stale[name] = time.Now() // replace removes those that are in use
 				}
 			}
 			for _, name := range all["set"] {
@@ -140,7 +140,7 @@ func (c *change) begin(ctx context.Context, r ranges, anew bool) error {
 	return nil
 }
 
-// replace turns one service's unit into another; nil is none.
+// replace changes one service's unit to another; nil means none.
 func (c *change) replace(key string, old, new *unit) {
 	a := &c.p.applied
 	if old == nil {
@@ -206,14 +206,14 @@ func (c *change) replace(key string, old, new *unit) {
 	}
 }
 
-// touch remembers an element's value before its claims change.
+// touch records an element's value before its claims change.
 func (c *change) touch(id elementID) {
 	if _, ok := c.touched[id]; !ok {
 		c.touched[id] = c.p.applied.value(id)
 	}
 }
 
-// value is what an element holds: what the first claimant by name wants.
+// value returns an element's value: that of the first claimant by name.
 func (a *state) value(id elementID) string {
 	first, value := "", absent
 	for who, v := range a.claims[id] {
@@ -281,7 +281,7 @@ func (c *change) finish() {
 	}
 }
 
-// deleteStale deletes chains that were emptied long enough ago. A failure only means that they stay for another try.
+// deleteStale deletes chains that were emptied long enough ago. After a failure they stay until the next attempt.
 func (p *Proxy) deleteStale(ctx context.Context) (again time.Duration) {
 	if !p.applied.valid || len(p.applied.stale) == 0 {
 		return 0
@@ -301,7 +301,7 @@ func (p *Proxy) deleteStale(ctx context.Context) (again time.Duration) {
 	}
 	if err := p.inside(func() error { return p.nft.Run(ctx, tx) }); err != nil && ctx.Err() == nil {
 		p.log.Warn("delete chains of services that are gone", "chains", len(old), "err", err)
-		p.applied.valid = false // find out what there is
+		p.applied.valid = false // read the kernel's content again
 		return 0
 	}
 	for _, name := range old {

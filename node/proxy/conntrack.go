@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// forgetFlows deletes conntrack's UDP flows to the given addresses that go to an endpoint which is not theirs, or to no
-// endpoint although there is one. The next packet of the client then chooses anew. Failures are logged: the flows die out
-// by themselves once they are idle.
+// forgetFlows deletes conntrack's UDP flows to the given addresses whose endpoint does not belong to the address any more, or which
+// have no endpoint although there is one. The client's next packet then gets a new endpoint. Failures are only logged: idle flows
+// expire by themselves.
 func (p *Proxy) forgetFlows(changed []flows) {
 	if len(changed) == 0 || p.space == nil {
 		return
@@ -41,7 +41,7 @@ type flowFilter struct {
 	nodePorts map[uint16]map[netip.AddrPort]bool
 }
 
-// MatchConntrackFlow implements netlink.CustomConntrackFilter: true deletes.
+// MatchConntrackFlow implements netlink.CustomConntrackFilter: it returns true for flows to delete.
 func (f flowFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	if flow.Forward.Protocol != unix.IPPROTO_UDP {
 		return false
@@ -50,7 +50,8 @@ func (f flowFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	answering := addrPort(flow.Reverse.SrcIP, flow.Reverse.SrcPort)
 	targets, ours := f.addrs[asked]
 	if !ours {
-		// A node port is asked at any address of the node; flows that pass through to another host's are not rewritten.
+		// A node port may be used at any address of the node; flows that only pass through to another host's port are not
+		// rewritten.
 		if targets, ours = f.nodePorts[asked.Port()]; !ours || asked == answering {
 			return false
 		}

@@ -14,11 +14,11 @@ type endpoint struct {
 	addr  netip.Addr
 	port  int32
 	local bool // on this node
-	may   bool // it may be on this node: its node is unknown
+	may   bool // its node is unknown, so it may be this one
 	hints *discoveryv1.EndpointHints
 }
 
-// place is where the proxy is.
+// place is the proxy's location.
 type place struct{ node, zone string }
 
 func (e endpoint) forNode(p place) bool {
@@ -31,13 +31,13 @@ func (e endpoint) forZone(p place) bool {
 
 func (e endpoint) target() netip.AddrPort { return netip.AddrPortFrom(e.addr, uint16(e.port)) }
 
-// chosen are the endpoints that a service port sends to, sorted.
+// chosen are the endpoints to which a service port sends, sorted.
 type chosen struct {
-	cluster []endpoint // ready anywhere, or near by their hints, or else serving while they terminate
-	local   []endpoint // the same rule among this node's, without hints
+	cluster []endpoint // ready ones anywhere, or nearby ones by their hints, or else terminating ones that still serve
+	local   []endpoint // the same rule for this node's endpoints, without hints
 }
 
-// choose picks the endpoints of one service port.
+// choose selects the endpoints of one service port.
 func choose(port corev1.ServicePort, slices []*discoveryv1.EndpointSlice, at place) chosen {
 	ready, draining := map[netip.AddrPort]endpoint{}, map[netip.AddrPort]endpoint{}
 	for _, s := range slices {
@@ -80,7 +80,7 @@ func choose(port corev1.ServicePort, slices []*discoveryv1.EndpointSlice, at pla
 	return c
 }
 
-// near picks by hints, as kube-proxy: if all endpoints have hints for nodes, and some for this one, these; else the same with
+// near selects by hints, as kube-proxy: if all endpoints have hints for nodes, and some for this node, these; else the same with
 // zones; else all.
 func near(ready []endpoint, at place) []endpoint {
 	nodes := func(e endpoint) bool { return e.hints != nil && len(e.hints.ForNodes) > 0 }
@@ -94,7 +94,7 @@ func near(ready []endpoint, at place) []endpoint {
 	return ready
 }
 
-// pick answers the endpoints that are for somebody, or none if one of all is not hinted.
+// pick returns the endpoints for which mine returns true, or none if an endpoint in all has no hint.
 func pick(all []endpoint, hinted, mine func(endpoint) bool) (picked []endpoint) {
 	for _, e := range all {
 		if !hinted(e) {
@@ -107,8 +107,7 @@ func pick(all []endpoint, hinted, mine func(endpoint) bool) (picked []endpoint) 
 	return picked
 }
 
-// slicePort answers the number that a service port has in a slice: ports are matched by name, as target ports may differ
-// between pods.
+// slicePort returns the number of a service port in a slice: ports are matched by name, as target ports may differ between pods.
 func slicePort(s *discoveryv1.EndpointSlice, port corev1.ServicePort) (int32, bool) {
 	for _, p := range s.Ports {
 		name, proto := "", corev1.ProtocolTCP

@@ -17,21 +17,22 @@ import (
 	"github.com/kontiki/kontiki/node/network/ns"
 )
 
-// tableName is the nftables table, of family ip, that belongs to the proxy alone.
+// tableName is the nftables table, of family ip, which only the proxy uses.
 const tableName = "kontiki"
 
-// Options are what a Proxy must be told.
+// Options are the parameters of a Proxy.
 type Options struct {
 	// NodeName decides which endpoints are local.
 	NodeName string
-	// LocalAddresses are service addresses that this node serves itself, beside the cluster DNS address that Configure
-	// tells: they are left alone.
+	// LocalAddresses are service addresses that this node serves itself, besides the cluster DNS address from Configure: they get
+	// no rules.
 	LocalAddresses []netip.Addr
-	// CheckPeriod is how often the table is looked for, as other programs may flush the whole ruleset; 0 for a minute.
+	// CheckPeriod is how often the proxy checks that the table exists, as other programs may flush the whole ruleset; 0 means a
+	// minute.
 	CheckPeriod time.Duration
-	// NFT is nil for the kernel of the calling thread's network namespace.
+	// NFT may be nil, for the kernel of the calling thread's network namespace.
 	NFT knftables.Interface
-	// Log is nil for the default logger.
+	// Log may be nil, for the default logger.
 	Log *slog.Logger
 }
 
@@ -41,27 +42,27 @@ type Proxy struct {
 	log   *slog.Logger
 	nft   knftables.Interface
 	space *ns.Namespace   // nil with a fake
-	local map[string]bool // under syncing
+	local map[string]bool // guarded by syncing
 	wake  chan struct{}
 
 	mu       sync.Mutex
 	services []*corev1.Service
 	slices   []*discoveryv1.EndpointSlice
-	heard    bool // SetServices was called
+	heard    bool // SetServices has been called
 	ranges   ranges
-	dns      netip.Addr // as Configure told it
-	zone     string     // of the node
+	dns      netip.Addr // from Configure
+	zone     string     // the node's zone
 
 	syncing sync.Mutex
-	applied state // under syncing
+	applied state // guarded by syncing
 }
 
-// ranges are what the cluster's addresses are in; invalid while unknown.
+// ranges are the cluster's address ranges; invalid if unknown.
 type ranges struct{ pods, services netip.Prefix }
 
 var _ netapi.ServiceConsumer = (*Proxy)(nil)
 
-// New makes the Proxy of the calling thread's network namespace. Nothing in the kernel changes before the first Sync.
+// New creates the Proxy of the calling thread's network namespace. It changes nothing in the kernel before the first Sync.
 func New(o Options) (*Proxy, error) {
 	if o.NodeName == "" {
 		return nil, errors.New("proxy: NodeName is required")
@@ -104,8 +105,8 @@ func (p *Proxy) SetServices(services []*corev1.Service, slices []*discoveryv1.En
 	p.poke()
 }
 
-// Configure tells the cluster's ranges and the node's zone. It never blocks, and answers nil: Run applies them. (The error makes it a
-// follower of node/network.)
+// Configure sets the cluster's ranges and the node's zone. It never blocks, and always returns nil: Run applies them. (The error
+// makes it a Follower of node/network.)
 func (p *Proxy) Configure(_ context.Context, c netapi.NetworkConfig) error {
 	r := ranges{pods: c.ClusterCIDR, services: c.ServiceCIDR}
 	if !r.pods.IsValid() {
@@ -129,8 +130,8 @@ func (p *Proxy) poke() {
 }
 
 // Run applies changes until ctx ends. Updates that arrive during a transaction coalesce into the next one, and after each
-// it rests twice as long as that took, so that a storm of changes costs at most a third of a core. A failure is logged
-// and retried with everything, at growing intervals; the rules that are in the kernel go on working meanwhile.
+// transaction Run sleeps twice as long as it took, so that many changes use at most a third of a core. A failure is logged, and a
+// full transaction retried at growing intervals; the rules in the kernel keep working meanwhile.
 func (p *Proxy) Run(ctx context.Context) error {
 	const firstRetry, lastRetry = 100 * time.Millisecond, 10 * time.Second
 	retry := firstRetry
@@ -171,13 +172,13 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 }
 
-// Sync applies the newest services and ranges now. Run does it by itself; tests and benchmarks call it.
+// Sync applies the newest services and ranges now. Run does so by itself; tests and benchmarks call it.
 func (p *Proxy) Sync(ctx context.Context) error {
 	_, err := p.sync(ctx)
 	return err
 }
 
-// sync answers also when it should be called again to delete chains (0 for not).
+// sync also returns after how long it should be called again to delete chains (0 for never).
 func (p *Proxy) sync(ctx context.Context) (again time.Duration, err error) {
 	p.syncing.Lock()
 	defer p.syncing.Unlock()
@@ -189,7 +190,7 @@ func (p *Proxy) sync(ctx context.Context) (again time.Duration, err error) {
 		return 0, nil
 	}
 	if dns.IsValid() && !p.local[dns.String()] {
-		// Services that were rendered before may hold the address: it is learnt once, so begin anew.
+		// Services rendered before may contain the address; that happens only once, so start again.
 		p.local[dns.String()] = true
 		p.applied.valid = false
 	}
@@ -198,7 +199,7 @@ func (p *Proxy) sync(ctx context.Context) (again time.Duration, err error) {
 	full := !p.applied.valid
 	stats, err := p.apply(ctx, services, slices, r, at, false)
 	if err != nil && full {
-		// The table may have another shape than ours, from an older version: begin anew, still in one transaction.
+		// The table may be of an older version with another structure: replace it, still in one transaction.
 		stats, err = p.apply(ctx, services, slices, r, at, true)
 	}
 	if err != nil {
@@ -214,7 +215,7 @@ func (p *Proxy) sync(ctx context.Context) (again time.Duration, err error) {
 	return again, nil
 }
 
-// check notices a table that somebody else removed, and has it written again.
+// check detects that the table was removed, and lets it be written again.
 func (p *Proxy) check(ctx context.Context) {
 	p.syncing.Lock()
 	defer p.syncing.Unlock()
@@ -239,14 +240,14 @@ func (p *Proxy) check(ctx context.Context) {
 	}
 }
 
-// Cleanup removes the rules from the calling thread's network namespace; no table is no error.
+// Cleanup removes the rules from the calling thread's network namespace; it is not an error if there is no table.
 func Cleanup(ctx context.Context) error {
 	nft, err := knftables.New(knftables.IPv4Family, tableName)
 	if err != nil {
 		return fmt.Errorf("remove service rules: %w", err)
 	}
 	tx := nft.NewTransaction()
-	tx.Add(&knftables.Table{}) // so that the deletion finds one
+	tx.Add(&knftables.Table{}) // so that there is one to delete
 	tx.Delete(&knftables.Table{})
 	if err := nft.Run(ctx, tx); err != nil {
 		return fmt.Errorf("remove service rules: %w", err)

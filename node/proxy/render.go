@@ -13,29 +13,29 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// unit is all that one service has in the table. It is a pure function of the service, its slices and the node's place.
+// unit is everything in the table for one service. It is a pure function of the service, its slices and the node's location.
 type unit struct {
 	service *corev1.Service
 	slices  []*discoveryv1.EndpointSlice
 
 	chains   map[string][]string      // name to rules
-	affinity map[string]time.Duration // set of clients to how long they are remembered
-	elements map[elementID]string     // to the value, "" in sets
-	flows    []flows                  // its UDP addresses
+	affinity map[string]time.Duration // from a set of clients to how long they are remembered
+	elements map[elementID]string     // to the element's value, "" in sets
+	flows    []flows                  // the service's UDP addresses
 }
 
-// elementID names an element of a set or map.
+// elementID identifies an element of a set or map.
 type elementID struct{ in, key string }
 
-// flows are one UDP address of a service and the endpoints that flows to it may have.
+// flows is one UDP address of a service and the endpoints that flows to it may have.
 type flows struct {
-	addr    netip.Addr // invalid for a node port
+	addr    netip.Addr // invalid means a node port
 	port    uint16
 	targets map[netip.AddrPort]bool
 }
 
-// renderUnit answers an empty unit for services that need no rules: headless and external names, and those of other
-// proxies. served are addresses that the node answers itself.
+// renderUnit returns an empty unit for services that need no rules: headless services, external names, and those of other proxies.
+// served are addresses that the node serves itself.
 func renderUnit(s *corev1.Service, slices []*discoveryv1.EndpointSlice, at place, served map[string]bool) *unit {
 	u := &unit{service: s, slices: slices, chains: map[string][]string{}, affinity: map[string]time.Duration{}, elements: map[elementID]string{}}
 	_, headless := s.Labels[corev1.IsHeadlessService]
@@ -50,7 +50,7 @@ func renderUnit(s *corev1.Service, slices []*discoveryv1.EndpointSlice, at place
 	return u
 }
 
-// portRenderer writes one port of a service into its unit.
+// portRenderer renders one port of a service into its unit.
 type portRenderer struct {
 	*unit
 	service   *corev1.Service
@@ -99,7 +99,7 @@ func (r *portRenderer) render() {
 	}
 	refuse := "goto " + rejectChain
 	if any {
-		refuse = "drop" // endpoints exist, but the traffic policy keeps this node from using them
+		refuse = "drop" // endpoints exist, but the traffic policy does not let this node use them
 	}
 	for _, ip := range clusterIPs(spec) {
 		r.address(ip, internal, refuse)
@@ -128,7 +128,7 @@ func clusterIPs(spec *corev1.ServiceSpec) []string {
 	return []string{spec.ClusterIP}
 }
 
-// address sends one address of the service to verdict, or refuses it when there is none. Only IPv4 has rules.
+// address sends one address of the service to verdict, or refuses it if verdict is empty. Only IPv4 has rules.
 func (r *portRenderer) address(ip, verdict, refuse string) {
 	a, err := netip.ParseAddr(ip)
 	if err != nil || !a.Is4() || r.served[a.String()] {
@@ -154,7 +154,7 @@ func (r *portRenderer) flow(a netip.Addr, port uint16) {
 	r.flows = append(r.flows, f)
 }
 
-// choice writes a chain that sends to one of es, and answers its name.
+// choice renders a chain that sends to one of es, and returns its name.
 func (r *portRenderer) choice(kind string, es []endpoint, masquerade bool) string {
 	name := r.name(kind)
 	var rules []string
@@ -190,7 +190,7 @@ func (r *portRenderer) choice(kind string, es []endpoint, masquerade bool) strin
 	return name
 }
 
-// sticky writes an endpoint's chain and the set of clients that are remembered for it.
+// sticky renders an endpoint's chain and the set of clients that are remembered for it.
 func (r *portRenderer) sticky(e endpoint) (chain, set string) {
 	timeout := time.Duration(corev1.DefaultClientIPServiceAffinitySeconds) * time.Second
 	if c := r.service.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
@@ -198,7 +198,7 @@ func (r *portRenderer) sticky(e endpoint) (chain, set string) {
 	}
 	where := fmt.Sprintf("%s/%d", e.addr, e.port)
 	chain = r.name("ep", where)
-	set = r.name("aff", where, timeout.String()) // a set cannot change its timeout: another timeout is another set
+	set = r.name("aff", where, timeout.String()) // a set's timeout cannot be changed, so another timeout needs another set
 	r.affinity[set] = timeout
 	r.chains[chain] = []string{
 		"update @" + set + " { ip saddr }",
@@ -207,12 +207,12 @@ func (r *portRenderer) sticky(e endpoint) (chain, set string) {
 	return chain, set
 }
 
-// externalLocal writes the chain for traffic from outside under externalTrafficPolicy Local. cluster and local are
-// verdicts, "" without endpoints.
+// externalLocal renders the chain for traffic from outside under externalTrafficPolicy Local. cluster and local are verdicts, "" if
+// there are no endpoints.
 func (r *portRenderer) externalLocal(cluster, local string) string {
 	name := r.name("ext")
 	var rules []string
-	if cluster != "" { // what begins on this node may go anywhere, as it would by the cluster IP
+	if cluster != "" { // traffic from this node may go to any endpoint, as with the cluster IP
 		rules = append(rules, "ip saddr @"+podRangeSet+" "+cluster, "fib saddr type local "+cluster)
 	}
 	if local == "" {
@@ -222,7 +222,7 @@ func (r *portRenderer) externalLocal(cluster, local string) string {
 	return name
 }
 
-// restricted writes the chain that keeps sources outside the load balancer's ranges out.
+// restricted renders the chain that drops sources outside the load balancer's ranges.
 func (r *portRenderer) restricted(verdict string) string {
 	name := r.name("lb")
 	var allowed []string
@@ -237,8 +237,8 @@ func (r *portRenderer) restricted(verdict string) string {
 
 func (r *portRenderer) proto() string { return strings.ToLower(string(protocol(r.port))) }
 
-// name makes the name of a chain or set: a hash for uniqueness, then words for people. The same service port has the
-// same names in every life of the proxy.
+// name returns the name of a chain or set: a hash for uniqueness, then words for people. The same service port always gets the same
+// names, in every process.
 func (r *portRenderer) name(kind string, more ...string) string {
 	words := append([]string{r.service.Namespace, r.service.Name, r.proto(), strconv.Itoa(int(r.port.Port))}, more...)
 	id := strings.Join(words, "/")

@@ -16,11 +16,11 @@ const (
 	rejectChain     = "do-reject"
 	masqueradeChain = "do-mark"
 
-	// masqueradeMark lives from the choice of an endpoint to postrouting, on the first packet of a connection.
+	// masqueradeMark is set from the choice of an endpoint until postrouting, on the first packet of a connection.
 	masqueradeMark = "0x4000"
 )
 
-// writeBase writes what is there with no service. Rules of all chains must have been flushed before it.
+// writeBase writes the part of the table that does not depend on services. The rules of all chains must have been flushed before.
 func writeBase(tx *knftables.Transaction) {
 	for _, m := range []struct{ name, typ string }{
 		{servicesMap, "ipv4_addr . inet_proto . inet_service : verdict"},
@@ -45,9 +45,9 @@ func writeBase(tx *knftables.Transaction) {
 	}
 	base("prerouting", knftables.NATType, knftables.PreroutingHook, knftables.DNATPriority)
 	base("output", knftables.NATType, knftables.OutputHook, "-100") // dstnat has no name at this hook
-	// A packet that is between the rules of a chain when a transaction commits goes on with the old rules, whose maps have no
-	// elements any more: it leaves without an endpoint. Only another base chain sees the new rules, so there are two. Packets
-	// for which the first has found an endpoint do not come to the second.
+	// A packet that is being evaluated in a chain when a transaction commits continues with the old rules, whose maps have no
+	// elements any more: it leaves without an endpoint. Only another base chain uses the new rules, so there are two. Packets for
+	// which the first has found an endpoint do not reach the second.
 	base("prerouting-again", knftables.NATType, knftables.PreroutingHook, knftables.DNATPriority+"+1")
 	base("output-again", knftables.NATType, knftables.OutputHook, "-99")
 	base("postrouting", knftables.NATType, knftables.PostroutingHook, knftables.SNATPriority)
@@ -71,7 +71,7 @@ func writeBase(tx *knftables.Transaction) {
 	rule("filter-input", "jump "+refusedChain)
 	rule("filter-forward", "jump "+refusedChain)
 	rule("filter-output", "jump "+refusedChain)
-	// The mark is cleared, or the VXLAN packet around this one would be masqueraded as well.
+	// The mark is cleared, because otherwise the enclosing VXLAN packet would be masqueraded as well.
 	rule("postrouting", "meta mark & "+masqueradeMark+" != 0 meta mark set mark xor "+masqueradeMark+" masquerade fully-random")
 	rule("postrouting", "ct status dnat ip saddr . ip daddr @"+hairpinSet+" masquerade fully-random")
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/kontiki/kontiki/internal/beneath"
 )
 
-// OpenLog opens a container's log for reading. The folders of pods and containers below the log folder, and the log, must
-// be what they seem: a pod that may write there must not have the agent read another file of the host.
+// OpenLog opens a container's log for reading. The directories of pods and containers below the log directory must not be links,
+// and the log must be a regular file: a pod that may write there must not make the agent read another file of the host.
 func OpenLog(path string) (*os.File, error) {
 	dir := filepath.Dir(filepath.Dir(filepath.Dir(path)))
 	rel, err := filepath.Rel(dir, path)
@@ -19,7 +19,7 @@ func OpenLog(path string) (*os.File, error) {
 	return beneath.Regular(dir, rel, beneath.Refuse)
 }
 
-// RemoveLogs removes a container's log with the files that were rotated out of it.
+// RemoveLogs removes a container's log and its rotated files.
 func RemoveLogs(path string) {
 	dir := filepath.Dir(filepath.Dir(filepath.Dir(path)))
 	root, err := os.OpenRoot(dir)

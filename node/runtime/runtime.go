@@ -1,18 +1,19 @@
-// Package runtime is what the node agent needs of a container runtime.
+// Package runtime defines the interface to a container runtime that the node agent uses.
 //
-// Nouns:
+// Terms:
 //
-//   - A sandbox is what the containers of one pod share: pinned network, IPC and UTS namespaces, a cgroup parent and, if
-//     asked for, a process namespace. It has no process of its own (except for a shared process namespace) and is named
-//     by the pod's UID. It outlives the agent and the runtime's daemon, but not the machine.
-//   - A container is one attempt to run one container of a pod spec. It has an id of its own; a restart is a new
-//     container with the next attempt number. Life: created -> running -> exited, and then removed. An exited container
-//     keeps its exit status and its log until it is removed.
-//   - An image is named by references and identified by the digest of its configuration (ID).
-//   - A state change is told through Events. Events are hints without order between containers; Containers is the truth.
+//   - A sandbox is what the containers of one pod share: pinned network, IPC and UTS namespaces, a cgroup parent and, on request, a
+//     process namespace. It has no process (except for a shared process namespace) and is identified by the pod's UID. It outlives the
+//     agent and the runtime's daemon, but not a reboot.
+//   - A container is one attempt to run one container of a pod spec. It has an id; a restart is a new container with the next
+//     attempt number. Its states are created, running, exited; then it is removed. An exited container keeps its exit status and its log
+//     until it is removed.
+//   - An image has references and is identified by the digest of its configuration (ID).
+//   - A state change is reported by Events. Events are hints without an order between containers; Containers has the actual state.
 //
-// All methods are safe for concurrent use, and honour their context. Removing what is not there is no error.
-// node/runtime/fake implements it in memory, node/runtime/containerd for real; both pass runtimetest.Suite.
+// All methods are safe for concurrent use, and return when their context ends. Removing something that does not exist is not an
+// error. node/runtime/fake implements the interface in memory, node/runtime/containerd with containerd; both pass
+// runtimetest.Suite.
 package runtime
 
 import (
@@ -23,144 +24,146 @@ import (
 	"time"
 )
 
-// Errors are classes: test with errors.Is.
+// Errors are classes: test for them with errors.Is.
 var (
-	// ErrNotFound says that the sandbox, container or image is not there.
+	// ErrNotFound means that the sandbox, container or image does not exist.
 	ErrNotFound = errors.New("runtime: not found")
-	// ErrNotRunning says that the container has no process to signal, attach to or exec beside.
+	// ErrNotRunning means that the container has no running process for a signal, attach or exec.
 	ErrNotRunning = errors.New("runtime: container is not running")
-	// ErrUnavailable says that the runtime's daemon cannot be reached now; trying again may help.
+	// ErrUnavailable means that the runtime's daemon cannot be reached now; a retry may help.
 	ErrUnavailable = errors.New("runtime: unavailable")
-	// ErrRegistryUnreachable says that a pull got no answer from the image's registry, not even a refusal.
+	// ErrRegistryUnreachable means that a pull got no response from the image's registry, not even a refusal.
 	ErrRegistryUnreachable = errors.New("runtime: the registry cannot be reached")
-	// ErrInvalidImageName says that an image reference cannot be parsed.
+	// ErrInvalidImageName means that an image reference cannot be parsed.
 	ErrInvalidImageName = errors.New("runtime: invalid image name")
 	// ErrNonRootUnknown and ErrRunAsRoot refuse a container that must not run as root.
 	ErrNonRootUnknown = errors.New("runtime: the user of the image is not known to be another than root")
 	ErrRunAsRoot      = errors.New("container has runAsNonRoot and image will run as root")
 )
 
-// NonRootUnknown is the ErrNonRootUnknown of an image whose user is a name.
+// NonRootUnknown is an ErrNonRootUnknown for an image whose user is a name.
 type NonRootUnknown struct{ User string }
 
 func (e NonRootUnknown) Error() string {
 	return fmt.Sprintf("container has runAsNonRoot and image has non-numeric user (%s), cannot verify user is non-root", e.User)
 }
 
-// Is makes it an ErrNonRootUnknown.
+// Is matches ErrNonRootUnknown.
 func (e NonRootUnknown) Is(target error) bool { return target == ErrNonRootUnknown }
 
-// Runtime is the whole seam.
+// Runtime is the complete interface.
 type Runtime interface {
 	Sandboxes
 	Containers
 	Streams
 	Images
-	// Version names the runtime for Node.status.nodeInfo, "containerd://1.6.20"; an error means it is not healthy.
+	// Version returns the runtime's name for Node.status.nodeInfo, such as "containerd://1.6.20"; an error means that it is not
+	// healthy.
 	Version(ctx context.Context) (string, error)
-	// Features says what this runtime can do on this host. It does not change while the agent lives.
+	// Features returns what this runtime supports on this host. It does not change while the agent is running.
 	Features() Features
-	// Events tells container changes until ctx ends. A slow reader loses events, never blocks the runtime; after a gap
-	// (lost events, the daemon was away) it gets an event with no ContainerID, and should list again.
+	// Events reports container changes until ctx ends. A slow reader loses events and never blocks the runtime; after a gap (lost
+	// events, the daemon was down) it gets an event without a ContainerID, and should list the containers again.
 	Events(ctx context.Context) <-chan Event
 }
 
-// Features are what not every host can do.
+// Features are capabilities that not every host has.
 type Features struct {
-	// RecursiveReadOnly says that a mount can be made read-only with all that is mounted below it.
+	// RecursiveReadOnly means that a mount can be made read-only together with all mounts below it.
 	RecursiveReadOnly bool
-	// AppArmor and SELinux say that the host's kernel enforces them.
+	// AppArmor and SELinux mean that the host's kernel enforces them.
 	AppArmor, SELinux bool
 }
 
-// Sandboxes makes and removes what the containers of a pod share.
+// Sandboxes creates and removes sandboxes.
 type Sandboxes interface {
-	// EnsureSandbox makes the sandbox, or what is missing of it, and answers it.
+	// EnsureSandbox creates the sandbox, or its missing parts, and returns it.
 	EnsureSandbox(ctx context.Context, c SandboxConfig) (Sandbox, error)
-	// RemoveSandbox frees it. None of its containers may be running; exited ones may stay. An unknown uid is no error.
+	// RemoveSandbox removes it. None of its containers may be running; exited ones may remain. An unknown uid is not an error.
 	RemoveSandbox(ctx context.Context, uid string) error
 	ListSandboxes(ctx context.Context) ([]Sandbox, error)
 }
 
 // Containers runs containers.
 type Containers interface {
-	// CreateContainer prepares a container; nothing of it runs. Errors: ErrNotFound for the image, ErrRunAsRoot, ErrNonRootUnknown.
+	// CreateContainer creates a container without starting it. Errors: ErrNotFound for the image, ErrRunAsRoot, ErrNonRootUnknown.
 	CreateContainer(ctx context.Context, c ContainerConfig) (id string, err error)
-	// StartContainer runs a created container. When it fails the container becomes exited, with exit code 128 and reason StartError.
+	// StartContainer starts a created container. If that fails the container becomes exited, with exit code 128 and reason
+	// StartError.
 	StartContainer(ctx context.Context, id string) error
 	// SignalContainer sends a signal to the container's first process. Errors: ErrNotRunning.
 	SignalContainer(ctx context.Context, id string, signal string) error
 	// KillContainer kills every process of the container and waits until it has exited.
 	KillContainer(ctx context.Context, id string) error
-	// RemoveContainer removes an exited (or merely created) container and its log files.
+	// RemoveContainer removes an exited (or only created) container and its log files.
 	RemoveContainer(ctx context.Context, id string) error
-	// Container answers one container, ListContainers all of this node, or of one pod when podUID is not "".
+	// Container returns one container, ListContainers all of this node, or of one pod if podUID is not "".
 	Container(ctx context.Context, id string) (Container, error)
 	ListContainers(ctx context.Context, podUID string) ([]Container, error)
 	// UpdateResources changes the limits of a running container.
 	UpdateResources(ctx context.Context, id string, r Resources) error
-	// Stats answers what a running container uses.
+	// Stats returns the resource usage of a running container.
 	Stats(ctx context.Context, id string) (Stats, error)
 }
 
-// Streams are the interactive ways into a running container.
+// Streams connects to running containers.
 type Streams interface {
-	// Exec runs a command beside the container's process and answers its exit code when it has ended and all its
-	// output is written. When ctx ends first the process is killed and ctx's error answered.
+	// Exec runs a command beside the container's process and returns its exit code when it has ended and all its output is written.
+	// If ctx ends first, the process is killed and ctx's error returned.
 	Exec(ctx context.Context, id string, o ExecOptions) (exitCode int, err error)
 	// Attach connects to the container's own streams until it exits, the input of a stdinOnce container ends, or ctx ends.
 	Attach(ctx context.Context, id string, o AttachOptions) error
 }
 
-// Images keeps images.
+// Images manages local images.
 type Images interface {
-	// GetImage answers a local image by reference or ID. Errors: ErrNotFound, ErrInvalidImageName.
+	// GetImage returns a local image by reference or ID. Errors: ErrNotFound, ErrInvalidImageName.
 	GetImage(ctx context.Context, ref string) (Image, error)
-	// PullImage fetches an image from its registry. Concurrent pulls of one reference share the work.
+	// PullImage pulls an image from its registry. Concurrent pulls of one reference share the work.
 	PullImage(ctx context.Context, ref string, auth []Auth) (Image, error)
-	// ImportImage reads an archive (OCI layout or docker save, gzip allowed) and answers the images it held.
+	// ImportImage imports an archive (OCI layout or docker save, optionally gzipped) and returns its images.
 	ImportImage(ctx context.Context, archive io.Reader) ([]Image, error)
 	ListImages(ctx context.Context) ([]Image, error)
-	// MountImage mounts the files of a local image, read-only, on an existing folder for a pod that has a sandbox. It is
-	// idempotent: what is mounted there stays. The mount goes with whoever unmounts it, the rest with RemoveSandbox.
+	// MountImage mounts the files of a local image, read-only, on an existing directory for a pod that has a sandbox. It is
+	// idempotent: an existing mount stays. The caller unmounts it, RemoveSandbox removes the rest.
 	MountImage(ctx context.Context, podUID, ref, target string) error
 	// RemoveImage removes all names of the image with that ID or reference.
 	RemoveImage(ctx context.Context, ref string) error
 }
 
-// NamespaceMode says whose namespace a pod uses.
+// NamespaceMode says which namespace a pod uses.
 type NamespaceMode uint8
 
 const (
-	NamespacePod  NamespaceMode = iota // one of its own, shared by its containers
+	NamespacePod  NamespaceMode = iota // the pod's own, shared by its containers
 	NamespaceHost                      // the agent's
 )
 
-// SandboxConfig asks for a sandbox.
+// SandboxConfig describes a sandbox.
 type SandboxConfig struct {
 	UID, Namespace, Name string
 	Hostname             string
 	Net, IPC             NamespaceMode
-	// HostPID puts the containers into the host's process namespace; SharePID gives them one in common.
+	// HostPID puts the containers into the host's process namespace; SharePID gives them a common one.
 	HostPID, SharePID bool
 	Sysctls           map[string]string
-	// Resources are the pod's own limits, zero for none: the sum over containers, as the cgroup parent's.
+	// Resources are the pod's limits, for the parent cgroup: the sum over its containers, zero for none.
 	Resources Resources
 }
 
-// Sandbox is one that exists.
+// Sandbox is an existing sandbox.
 type Sandbox struct {
 	UID, Namespace, Name string
-	// NetNS is the path of the pinned network namespace, "" with the host's network.
+	// NetNS is the path of the pinned network namespace, "" if the pod uses the host's network.
 	NetNS string
-	// Generation changes when the sandbox had to be made anew, as after a reboot.
+	// Generation changes when the sandbox had to be created again, as after a reboot.
 	Generation string
 }
 
 // Resources limit a container or a pod. Zero means no limit.
 type Resources struct {
 	CPUShares   uint64
-	CPUQuota    int64 // microseconds a period
+	CPUQuota    int64 // microseconds per period
 	CPUPeriod   uint64
 	MemoryLimit int64 // bytes
 	PidsLimit   int64
@@ -171,7 +174,7 @@ type Resources struct {
 // KeyValue is one environment variable.
 type KeyValue struct{ Name, Value string }
 
-// Propagation says which mounts pass between host and container.
+// Propagation is the direction in which mounts are propagated between host and container.
 type Propagation uint8
 
 const (
@@ -180,7 +183,7 @@ const (
 	PropagationBidirectional
 )
 
-// Mount binds a file or folder of the host into the container.
+// Mount binds a file or directory of the host into the container.
 type Mount struct {
 	HostPath, ContainerPath string
 	ReadOnly                bool
@@ -188,14 +191,14 @@ type Mount struct {
 	Propagation             Propagation
 }
 
-// Device passes a host's device.
+// Device is a host's device to pass to the container.
 type Device struct{ HostPath, ContainerPath, Permissions string }
 
 // Security is the resolved security context.
 type Security struct {
 	RunAsUser, RunAsGroup *int64
 	RunAsNonRoot          bool
-	// SupplementalGroups go in addition to those of the image's /etc/group; StrictGroups leaves the image's out.
+	// SupplementalGroups are added to those of the image's /etc/group; StrictGroups ignores the image's.
 	SupplementalGroups []int64
 	StrictGroups       bool
 	Privileged         bool
@@ -205,11 +208,11 @@ type Security struct {
 	// Seccomp is "" or "unconfined", "runtime/default", or "localhost/PATH". AppArmor likewise.
 	Seccomp  string
 	AppArmor string
-	// MaskedPaths false leaves /proc unmasked (procMount: Unmasked).
+	// UnmaskedProc leaves /proc unmasked (procMount: Unmasked).
 	UnmaskedProc bool
 }
 
-// ContainerConfig asks for a container.
+// ContainerConfig describes a container.
 type ContainerConfig struct {
 	Sandbox    SandboxConfig
 	Name       string
@@ -218,7 +221,7 @@ type ContainerConfig struct {
 	Command    []string // replaces the image's entrypoint
 	Args       []string // replaces the image's cmd
 	WorkingDir string
-	Env        []KeyValue // in order; later ones win; over the image's
+	Env        []KeyValue // in order; later ones and those here override the image's
 	Mounts     []Mount
 	Devices    []Device
 	Resources  Resources
@@ -227,14 +230,14 @@ type ContainerConfig struct {
 	StdinOnce  bool
 	TTY        bool
 	StopSignal string // replaces the image's
-	// ProcessesOf is the id of a running container whose process namespace this one joins, "" for none.
+	// ProcessesOf is the id of a running container whose process namespace this container joins, "" for none.
 	ProcessesOf string
 	LogPath     string // absolute path of the CRI log file: .../POD/CONTAINER/N.log
 	Labels      map[string]string
 	Annotations map[string]string
 }
 
-// State is where a container is in its life.
+// State is the state of a container.
 type State uint8
 
 const (
@@ -246,7 +249,7 @@ const (
 
 func (s State) String() string { return [...]string{"unknown", "created", "running", "exited"}[s] }
 
-// Container is what is known of one.
+// Container describes an existing container.
 type Container struct {
 	ID           string
 	PodUID       string
@@ -254,9 +257,9 @@ type Container struct {
 	PodName      string
 	Name         string
 	Attempt      int
-	Image        string // as asked
+	Image        string // as requested
 	ImageID      string // digest of the configuration, "sha256:..."
-	ImageRef     string // "repo@sha256:..." where known, else ImageID
+	ImageRef     string // "repo@sha256:..." if known, otherwise ImageID
 	State        State
 	Pid          int
 	CreatedAt    time.Time
@@ -264,7 +267,7 @@ type Container struct {
 	FinishedAt   time.Time
 	ExitCode     int
 	OOMKilled    bool
-	Reason       string // why it exited, when the runtime knows: OOMKilled, StartError, Unknown
+	Reason       string // why it exited, if the runtime knows: OOMKilled, StartError, Unknown
 	Message      string
 	LogPath      string
 	StopSignal   string
@@ -275,24 +278,24 @@ type Container struct {
 	TTY          bool
 }
 
-// User is who a container's first process runs as.
+// User is the user of a container's first process.
 type User struct {
 	UID, GID int64
 	Groups   []int64
 }
 
-// Event says that a container changed.
+// Event reports that a container changed.
 type Event struct {
 	ContainerID string
 	PodUID      string
 	State       State
 }
 
-// Size is a terminal's.
+// Size is the size of a terminal in characters.
 type Size struct{ Width, Height uint16 }
 
-// ExecOptions is a command to run. Nil streams are not connected; Stdout and Stderr may be one writer. Resize is read
-// while the command runs.
+// ExecOptions describes a command to run. Nil streams are not connected; Stdout and Stderr may be one writer. Resize is read while
+// the command runs.
 type ExecOptions struct {
 	Command        []string
 	TTY            bool
@@ -301,19 +304,19 @@ type ExecOptions struct {
 	Resize         <-chan Size
 }
 
-// AttachOptions connects to a container's own streams.
+// AttachOptions describes a connection to a container's own streams.
 type AttachOptions struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	Resize         <-chan Size
 }
 
-// Auth is one set of registry credentials to try.
+// Auth is one set of registry credentials.
 type Auth struct {
 	Username, Password, IdentityToken, RegistryToken string
 }
 
-// Image is one local image.
+// Image describes a local image.
 type Image struct {
 	ID          string   // "sha256:..." of its configuration
 	RepoTags    []string // "docker.io/library/busybox:1"
@@ -321,11 +324,11 @@ type Image struct {
 	Size        int64    // bytes
 	User        string
 	StopSignal  string
-	// Imported says that the image came from an archive that an administrator imported, and was not pulled since.
+	// Imported means that an administrator imported the image from an archive, and it has not been pulled since.
 	Imported bool
 }
 
-// Stats is one reading.
+// Stats is one measurement.
 type Stats struct {
 	Time               time.Time
 	CPUNanoseconds     uint64

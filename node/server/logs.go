@@ -22,12 +22,12 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// LogOptions says which part of a log to read, and how.
+// LogOptions selects the part of a log to read, and the format.
 type LogOptions struct {
 	Follow     bool
 	Timestamps bool
 	Tail       int64 // lines from the end; negative for all
-	Limit      int64 // bytes of output; negative for no limit
+	Limit      int64 // bytes of output; negative means no limit
 	Since      time.Time
 	Previous   bool
 	Stdout     bool
@@ -133,7 +133,7 @@ func (f flushWriter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// logContainer chooses the attempt whose log is asked for; errors are worded as the kubelet's.
+// logContainer returns the id of the attempt whose log is requested; errors have the kubelet's text.
 func logContainer(pod *corev1.Pod, name string, previous bool) (string, error) {
 	st := podspec.ContainerStatus(&pod.Status, name)
 	if st == nil {
@@ -180,13 +180,13 @@ func logContainer(pod *corev1.Pod, name string, previous bool) (string, error) {
 	return strings.TrimPrefix(id, "containerd://"), nil
 }
 
-// readLog copies a log. With Follow it goes on until the container has exited and all its output is copied.
+// readLog copies a log. With Follow it continues until the container has exited and all its output is copied.
 func (s *Server) readLog(ctx context.Context, c runtime.Container, o LogOptions, w io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	f, err := runtime.OpenLog(c.LogPath)
 	if errors.Is(err, os.ErrNotExist) && !o.Follow {
-		return nil // it has not said anything
+		return nil // there is no output yet
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("failed to try resolving symlinks in path %q: %w", c.LogPath, err)
@@ -194,7 +194,7 @@ func (s *Server) readLog(ctx context.Context, c runtime.Container, o LogOptions,
 	var watch *watcher
 	var events <-chan runtime.Event
 	if o.Follow {
-		// Both watches begin before the first read, so that nothing falls between.
+		// Both watches begin before the first read, so that nothing is missed.
 		events = s.c.Runtime.Events(ctx)
 		if watch, err = newWatcher(filepath.Dir(c.LogPath)); err != nil {
 			return err
@@ -218,7 +218,7 @@ func (s *Server) readLog(ctx context.Context, c runtime.Container, o LogOptions,
 	}()
 	for {
 		ended := !o.Follow
-		if o.Follow { // looked at before the read: what it wrote before its end is then read
+		if o.Follow { // checked before the read, so that everything written before the exit is read
 			now, err := s.c.Runtime.Container(ctx, c.ID)
 			ended = err != nil || now.State != runtime.StateRunning
 		}
@@ -227,7 +227,7 @@ func (s *Server) readLog(ctx context.Context, c runtime.Container, o LogOptions,
 				return err
 			}
 			if next := rotated(f, c.LogPath); next != nil {
-				if done, err := l.copy(f); done || err != nil { // its last lines
+				if done, err := l.copy(f); done || err != nil { // the last lines of the old file
 					next.Close()
 					return err
 				}
@@ -253,7 +253,7 @@ func (s *Server) readLog(ctx context.Context, c runtime.Container, o LogOptions,
 	}
 }
 
-// rotated opens the file that took the path's place, nil if it is still f.
+// rotated opens the file that is now at path, or returns nil if that is still f.
 func rotated(f *os.File, path string) *os.File {
 	a, err := f.Stat()
 	if err != nil {
@@ -299,20 +299,20 @@ func seekTail(f *os.File, n int64) error {
 	return err
 }
 
-// lineReader turns CRI lines into what the client sees.
+// lineReader converts CRI lines to the client's format.
 type lineReader struct {
 	o       LogOptions
 	w       io.Writer
 	left    int64
-	partial []byte // the beginning of a line whose end is not written yet
-	skip    bool   // the rest of a line that is too long for a log is left out
+	partial []byte // the beginning of a line that is not complete yet
+	skip    bool   // skipping the rest of a line that is too long
 	inLine  [3]bool
 }
 
-// maxLogLine is far above what the logger writes in a line. Whoever else may write there must not fill the memory.
+// maxLogLine is far longer than the lines that the logger writes: others may write to the file, and must not fill the memory.
 const maxLogLine = 64 << 10
 
-// copy copies what the file has now. done says that the limit was reached.
+// copy copies the present content of the file. done means that the limit was reached.
 func (l *lineReader) copy(f *os.File) (done bool, err error) {
 	r := bufio.NewReaderSize(f, maxLogLine)
 	var out bytes.Buffer
@@ -341,7 +341,7 @@ func (l *lineReader) copy(f *os.File) (done bool, err error) {
 			}
 			return false, errors.Join(err, flush())
 		}
-		if l.skip { // its end
+		if l.skip { // the end of the skipped line
 			l.skip = false
 			continue
 		}
@@ -366,7 +366,7 @@ func (l *lineReader) copy(f *os.File) (done bool, err error) {
 	}
 }
 
-// line answers the text of one CRI line, empty if it is not wanted.
+// line returns the output for one CRI line, empty if it is not wanted.
 func (l *lineReader) line(b []byte) []byte {
 	at, rest, ok1 := bytes.Cut(b, []byte(" "))
 	stream, rest, ok2 := bytes.Cut(rest, []byte(" "))
@@ -398,7 +398,7 @@ func (l *lineReader) line(b []byte) []byte {
 	return text
 }
 
-// watcher tells changes in a folder by inotify.
+// watcher reports changes in a directory, by inotify.
 type watcher struct {
 	f  *os.File
 	ch chan struct{}

@@ -1,6 +1,6 @@
-// Package server is the node's HTTPS port. It speaks what a kubelet speaks to the API server (logs, exec, attach,
-// port-forward, stats, metrics), and takes images to import. Every caller needs a client certificate of the cluster; who
-// may call is the configuration's decision.
+// Package server is the node's HTTPS port. It serves the part of the kubelet's API that the API server uses (logs, exec, attach,
+// port-forward, stats, metrics), and imports images. Every caller needs a client certificate of the cluster; the configuration
+// decides who may call.
 package server
 
 import (
@@ -29,33 +29,33 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// Pods answers the pods that run here, with their present status.
+// Pods returns the pods that run here, with their present status.
 type Pods interface {
 	Pods() []*corev1.Pod
-	// Pod answers the pod with that UID, or with none given the one that the name stands for now.
+	// Pod returns the pod with that UID or, if it is empty, the newest pod of that name.
 	Pod(namespace, name string, uid types.UID) (*corev1.Pod, bool)
 }
 
-// Config is what a server needs.
+// Config has the parameters of a Server.
 type Config struct {
 	Pods    Pods
 	Runtime runtime.Runtime
-	// Node answers the Node object, for stats.
+	// Node returns the Node object, for stats.
 	Node func() *corev1.Node
-	// TLS answers the configuration of the next handshake: the server's certificate, and the cluster's CAs as ClientCAs.
-	// A client certificate is always required.
+	// TLS returns the configuration for the next handshake: the server's certificate, and the cluster's CAs as ClientCAs. A client
+	// certificate is always required.
 	TLS func() *tls.Config
-	// Verify decides whether the owner of a verified certificate may call; AllowMasters is the usual one.
+	// Verify decides whether the owner of a verified certificate may call; usually AllowMasters.
 	Verify func(*x509.Certificate) error
-	// Metrics are shown beside the server's own; may be nil.
+	// Metrics are served in addition to the server's own; may be nil.
 	Metrics prometheus.Gatherer
 }
 
-// ErrForbidden says that a caller is known and may not call.
+// ErrForbidden means that a caller is authenticated but not allowed to call.
 var ErrForbidden = errors.New("forbidden")
 
-// AllowMasters lets in administrators (organization system:masters) and the common names given, which should be those
-// of masters' certificates.
+// AllowMasters returns a Verify function that allows administrators (organization system:masters) and the given common names, which
+// should be those of masters' certificates.
 func AllowMasters(commonNames ...string) func(*x509.Certificate) error {
 	return func(c *x509.Certificate) error {
 		if slices.Contains(c.Subject.Organization, "system:masters") || slices.Contains(commonNames, c.Subject.CommonName) {
@@ -69,8 +69,8 @@ func AllowMasters(commonNames ...string) func(*x509.Certificate) error {
 type Server struct {
 	c       Config
 	handler http.Handler
-	imports chan struct{} // a place for each import
-	// Tests make these two smaller.
+	imports chan struct{} // one slot per import
+	// Smaller in tests.
 	maxImport  int64
 	importIdle time.Duration
 }
@@ -106,17 +106,17 @@ func New(c Config) *Server {
 	return s
 }
 
-// Handler is the server without its listener; requests must carry a TLS state with a verified client certificate.
+// Handler returns the HTTP handler; requests must have a TLS state with a verified client certificate.
 func (s *Server) Handler() http.Handler { return s.handler }
 
-// Serve serves until ctx ends, and closes l. Streams that are open then are cut.
+// Serve serves until ctx ends, and closes l. Open streams are closed then.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	c := &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		c := s.c.TLS().Clone()
 		c.ClientAuth = tls.RequireAndVerifyClientCert
 		c.MinVersion = tls.VersionTLS12
-		c.SessionTicketsDisabled = true     // a ticket would carry a client past a change of the CAs
-		c.NextProtos = []string{"http/1.1"} // SPDY and WebSocket take over the connection
+		c.SessionTicketsDisabled = true     // a session ticket would let a client resume after its CA was dropped
+		c.NextProtos = []string{"http/1.1"} // SPDY and WebSocket hijack the connection
 		return c, nil
 	}}
 	srv := &http.Server{Handler: s.handler, ReadHeaderTimeout: 30 * time.Second, ErrorLog: log.New(quiet{}, "", 0),
@@ -130,7 +130,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return err
 }
 
-// quiet puts the HTTP server's own complaints (mostly of clients without a certificate) at debug level.
+// quiet logs the HTTP server's own errors (mostly of clients without a certificate) at debug level.
 type quiet struct{}
 
 func (quiet) Write(b []byte) (int, error) {
@@ -181,22 +181,22 @@ func writeJSON(w http.ResponseWriter, v any) {
 	_, _ = w.Write(b)
 }
 
-// ImportedImage is one of the images in the answer to POST /kontiki/images, which is a JSON list of them.
+// ImportedImage is one of the images in the response to POST /kontiki/images, which is a JSON list.
 type ImportedImage struct {
 	ID   string   `json:"id"`
 	Tags []string `json:"tags"`
 }
 
 const (
-	// maxImport is how many bytes one request may bring, maxImports how many may be under way.
+	// maxImport limits the bytes of one request, maxImports the number of concurrent ones.
 	maxImport  = 16 << 30
 	maxImports = 2
-	// importIdle is how long an import may wait for its next bytes, importTime how long it may take in all.
+	// importIdle limits how long an import may wait for further bytes, importTime its total duration.
 	importIdle = time.Minute
 	importTime = time.Hour
 )
 
-// patientBody reads a body for as long as something comes.
+// patientBody extends the read deadline as long as bytes arrive.
 type patientBody struct {
 	io.Reader
 	rc   *http.ResponseController
@@ -235,7 +235,7 @@ func (s *Server) importImage(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, out)
 }
 
-// find answers the pod and container of a request's path, or writes the error.
+// find returns the pod and container in a request's path, or writes the error.
 func (s *Server) find(w http.ResponseWriter, r *http.Request) (*corev1.Pod, *corev1.Container) {
 	namespace, name, container := r.PathValue("namespace"), r.PathValue("pod"), r.PathValue("container")
 	pod, ok := s.c.Pods.Pod(namespace, name, types.UID(r.PathValue("uid")))

@@ -17,7 +17,7 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// usage is one container's reading.
+// usage is one container's resource usage.
 type usage struct {
 	c runtime.Container
 	s runtime.Stats
@@ -102,7 +102,7 @@ func nodeUsage() machine {
 			case len(f) > 4 && f[0] == "cpu":
 				var busy uint64
 				for i, v := range f[1:] {
-					if n, err := strconv.ParseUint(v, 10, 64); err == nil && i != 3 && i != 4 { // not idle, not waiting
+					if n, err := strconv.ParseUint(v, 10, 64); err == nil && i != 3 && i != 4 { // neither idle nor iowait
 						busy += n
 					}
 				}
@@ -132,7 +132,7 @@ func nodeUsage() machine {
 	return m
 }
 
-// collector counts what runs here.
+// collector counts running pods and containers.
 type collector struct {
 	s                *Server
 	pods, containers *prometheus.Desc
@@ -180,7 +180,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// resourceCollector shows what metrics-server reads.
+// resourceCollector provides the metrics that metrics-server reads.
 type resourceCollector struct{ s *Server }
 
 var (

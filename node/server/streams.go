@@ -73,8 +73,8 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 	portforward.ServePortForward(w, r, streamer{s}, pod.Name, string(pod.UID), opts, streamIdle, remotecommand.DefaultStreamCreationTimeout, portforward.SupportedProtocols)
 }
 
-// streamOptions reads the kubelet's own parameters (input, output, error), and also those of the API (stdin, stdout,
-// stderr), so that an API server may pass a client's query on as it is.
+// streamOptions reads the kubelet's own parameters (input, output, error), and also those of the API (stdin, stdout, stderr), so
+// that an API server may forward a client's query unchanged.
 func streamOptions(r *http.Request) (*remotecommand.Options, error) {
 	if err := r.ParseForm(); err != nil {
 		return nil, err
@@ -87,7 +87,7 @@ func streamOptions(r *http.Request) (*remotecommand.Options, error) {
 	return remotecommand.NewOptions(r)
 }
 
-// runningID is the id of the pod's running container of that name.
+// runningID returns the id of the pod's running container of that name.
 func (s *Server) runningID(pod *corev1.Pod, name string) (string, error) {
 	list, err := s.c.Runtime.ListContainers(context.Background(), string(pod.UID))
 	if err != nil {
@@ -101,7 +101,7 @@ func (s *Server) runningID(pod *corev1.Pod, name string) (string, error) {
 	return "", fmt.Errorf("container not found (%q)", name)
 }
 
-// streamer is the runtime as the streaming library wants it. The container argument is the runtime's id.
+// streamer implements the streaming library's runtime interface. The container argument is the runtime's id.
 type streamer struct{ s *Server }
 
 func (t streamer) ExecInContainer(ctx context.Context, name, uid, container string, cmd []string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize, timeout time.Duration) error {
@@ -123,7 +123,7 @@ func (t streamer) AttachContainer(ctx context.Context, name, uid, container stri
 	return t.s.c.Runtime.Attach(ctx, container, runtime.AttachOptions{Stdin: reader(in), Stdout: writer(out), Stderr: writer(errOut), Resize: sizes(ctx, resize)})
 }
 
-// reader and writer keep a nil of a concrete type from looking like a stream.
+// reader and writer prevent a nil pointer of a concrete type from becoming a non-nil interface.
 func reader(r io.Reader) io.Reader {
 	if r == nil {
 		return nil
@@ -164,7 +164,7 @@ func sizes(ctx context.Context, in <-chan remotecommand.TerminalSize) <-chan run
 	return out
 }
 
-// PortForward connects a stream with a port on the pod's loopback.
+// PortForward connects a stream to a port on the pod's loopback.
 func (t streamer) PortForward(ctx context.Context, name, uid string, port int32, stream io.ReadWriteCloser) error {
 	defer stream.Close()
 	netns := ""
@@ -199,7 +199,7 @@ func (t streamer) PortForward(ctx context.Context, name, uid string, port int32,
 		toClient <- err
 	}()
 	select {
-	case err = <-toClient: // the pod has said all
+	case err = <-toClient: // the pod has sent everything
 	case <-ctx.Done():
 		return nil
 	case err = <-toPod:
@@ -216,8 +216,8 @@ func (t streamer) PortForward(ctx context.Context, name, uid string, port int32,
 	return err
 }
 
-// dialIn connects to loopback inside a network namespace, "" for our own. The thread that enters it ends with its
-// goroutine, which stays locked to it.
+// dialIn connects to loopback inside a network namespace, "" for our own. The thread that enters it ends with its goroutine, which
+// stays locked to it.
 func dialIn(ctx context.Context, netns string, port int32) (net.Conn, error) {
 	dial := func() (net.Conn, error) {
 		var d net.Dialer

@@ -11,8 +11,8 @@ import (
 // tunnelDial is how long a pod may take to accept a connection.
 const tunnelDial = 10 * time.Second
 
-// tunnel serves CONNECT to the pods of this node: masters reach pods through their agents, so they need no route to the
-// pod network (the API's pods/proxy and services/proxy). Other addresses are refused.
+// tunnel serves CONNECT to the pods of this node: masters reach pods through their agents, so they need no route to the pod network
+// (for the API's pods/proxy and services/proxy). Other addresses are refused.
 func (s *Server) tunnel(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodConnect {

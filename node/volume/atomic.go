@@ -16,15 +16,15 @@ import (
 	"github.com/kontiki/kontiki/internal/beneath"
 )
 
-// The files of a volume are in a folder of their own, "..TIME". The symbolic link "..data" names the folder, and each
-// file that users see is a link through "..data". An update writes a new folder and renames a new link over "..data", so
-// that all files of an update appear at once.
+// The files of a volume are in a directory named "..TIME". The symbolic link "..data" points to that directory, and each file that
+// users see is a link through "..data". An update writes a new directory and renames a new link over "..data", so that all files of
+// an update appear at once.
 //
-// Containers get these volumes read-only, but one that may mount can undo that. So everything below goes through a
-// descriptor of the volume's folder (os.Root), which no link leads out of, and nothing but regular files is read.
+// Containers get these volumes read-only, but a container that may mount can undo that. So all functions below work through a
+// descriptor of the volume's directory (os.Root), which links cannot lead out of, and read only regular files.
 const dataLink = "..data"
 
-// write brings the volume's folder to what was collected, and answers it.
+// write updates the volume's directory to the collected files, and returns its path.
 func (p *projector) write(plugin string) (string, error) {
 	dir := p.m.dir(p.pod, plugin, p.volume)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -45,7 +45,7 @@ func (p *projector) write(plugin string) (string, error) {
 	return dir, writeAtomically(dir, p.files, gid)
 }
 
-// inMemory puts a volume with secrets on a file system in memory, so that no disk keeps them.
+// inMemory mounts a tmpfs for a volume with Secrets, so that they are not written to a disk.
 func inMemory(dir string) error {
 	var own, parent unix.Stat_t
 	if err := errors.Join(unix.Stat(dir, &own), unix.Stat(filepath.Dir(dir), &parent)); err != nil {
@@ -91,7 +91,7 @@ func writeAtomically(dir string, files map[string]file, gid int) error {
 	if err := links(root, files); err != nil {
 		return err
 	}
-	// Also what a crash left behind.
+	// Also removes what a crash left behind.
 	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
 		return err
@@ -105,12 +105,12 @@ func writeAtomically(dir string, files map[string]file, gid int) error {
 	return errors.Join(errs...)
 }
 
-// isPayload says whether a name may be that of a folder which holds one update's files.
+// isPayload says whether a name may be that of a directory with the files of one update.
 func isPayload(name string) bool {
 	return len(name) > 2 && strings.HasPrefix(name, "..") && !strings.Contains(name, "/")
 }
 
-// fill writes an update's files into a new folder.
+// fill writes an update's files into a new directory.
 func fill(root *os.Root, dir string, files map[string]file, gid int) error {
 	mode := os.FileMode(0o755)
 	if gid >= 0 {
@@ -134,7 +134,7 @@ func fill(root *os.Root, dir string, files map[string]file, gid int) error {
 	return nil
 }
 
-// writeNew makes one file. Owner and mode are set on its descriptor.
+// writeNew creates one file. Owner and mode are set through its descriptor.
 func writeNew(root *os.Root, path string, f file, gid int) error {
 	w, err := root.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -149,13 +149,13 @@ func writeNew(root *os.Root, path string, f file, gid int) error {
 			return err
 		}
 	}
-	if err := w.Chmod(os.FileMode(f.mode) & os.ModePerm); err != nil { // after chown, and whatever the umask
+	if err := w.Chmod(os.FileMode(f.mode) & os.ModePerm); err != nil { // after chown, and regardless of the umask
 		return err
 	}
 	return w.Close()
 }
 
-// same says whether a folder holds exactly these files.
+// same says whether a directory contains exactly these files.
 func same(root *os.Root, dir string, files map[string]file) bool {
 	n := 0
 	err := fs.WalkDir(root.FS(), dir, func(path string, d fs.DirEntry, err error) error {
@@ -188,7 +188,7 @@ func same(root *os.Root, dir string, files map[string]file) bool {
 
 var errDiffers = errors.New("differs")
 
-// links makes the names that users see, and removes those of files that are gone.
+// links creates the names that users see, and removes those of files that no longer exist.
 func links(root *os.Root, files map[string]file) error {
 	want := map[string]bool{}
 	for path := range files {

@@ -29,7 +29,7 @@ type projector struct {
 	files  map[string]file
 }
 
-// file is one to write.
+// file is a file to write.
 type file struct {
 	data []byte
 	mode int32
@@ -175,7 +175,7 @@ func (p *projector) source(s *corev1.VolumeProjection) error {
 	return fmt.Errorf("%w: projected source", ErrUnsupported)
 }
 
-// commonUser is the user that all containers run as, -1 if they differ or it is not said.
+// commonUser returns the user that all containers run as, -1 if they differ or none is set.
 func commonUser(pod *corev1.Pod) int {
 	user := int64(-1)
 	for c := range podspec.Containers(pod) {
@@ -198,19 +198,19 @@ type tokenKey struct{ uid, volume, path string }
 
 type token struct {
 	value string
-	renew time.Time // at 80 % of its life
+	renew time.Time // at 80 % of its lifetime
 }
 
-// maxToken bounds what is read back as a token.
+// maxToken limits the bytes that are read back as a token.
 const maxToken = 64 << 10
 
-// token answers a token that has at least a fifth of its life left. While no master can issue one, the last is kept.
+// token returns a token with at least a fifth of its lifetime left. While no master can issue one, the last one is kept.
 func (p *projector) token(s *corev1.ServiceAccountTokenProjection) (string, error) {
 	k := tokenKey{string(p.pod.UID), p.volume, s.Path}
 	p.m.mu.Lock()
 	t := p.m.tokens[k]
 	p.m.mu.Unlock()
-	if t == nil { // a former life of the agent may have written one
+	if t == nil { // a previous agent may have written one
 		if b, err := beneath.ReadFile(p.m.dir(p.pod, "projected", p.volume), s.Path, beneath.Follow, maxToken); err == nil {
 			if issued, expires, ok := lifeOf(string(b)); ok {
 				t = &token{string(b), renewAt(issued, expires)}
@@ -260,7 +260,7 @@ func (m *Manager) keep(k tokenKey, t *token) {
 	}
 }
 
-// lifeOf reads when a token was issued and ends. It trusts the token: it is our own file.
+// lifeOf returns when a token was issued and when it expires. It trusts the token, since the agent wrote the file.
 func lifeOf(jwt string) (issued, expires time.Time, ok bool) {
 	parts := strings.Split(jwt, ".")
 	if len(parts) != 3 {

@@ -1,6 +1,6 @@
-// Package volume makes the volumes of pods in folders of the host: emptyDir, configMap, secret, downwardAPI, projected,
-// hostPath, and the folders that images are mounted on. Volumes that show objects are written so that a reader never sees half of an update, and follow their objects
-// until the pod ends. Every volume of a pod is below RootDir/UID, and gone after TearDown.
+// Package volume creates the volumes of pods in directories of the host: emptyDir, configMap, secret, downwardAPI, projected,
+// hostPath, and the directories on which images are mounted. Volumes with the content of objects are updated atomically for
+// readers, and follow their objects until the pod ends. All volumes of a pod are below RootDir/UID, and are removed by TearDown.
 package volume
 
 import (
@@ -23,27 +23,27 @@ import (
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
-// Objects answers what volumes show.
+// Objects provides the objects for volumes.
 type Objects interface {
 	ConfigMap(namespace, name string) (*corev1.ConfigMap, bool)
 	Secret(namespace, name string) (*corev1.Secret, bool)
 }
 
-// Config is what a manager needs.
+// Config has the parameters of a Manager.
 type Config struct {
-	// RootDir holds a folder for each pod's UID.
+	// RootDir has a directory for each pod's UID.
 	RootDir string
 	Objects Objects
-	// Token issues service account tokens; it may fail while there is no master.
+	// Token issues service account tokens; it may fail while there is no session with a master.
 	Token func(ctx context.Context, r *nodev1.CreateTokenRequest) (*nodev1.CreateTokenResponse, error)
-	// Node answers the Node object, for resources in downward API volumes; may answer nil.
+	// Node returns the Node object, for resources in downward API volumes; it may return nil.
 	Node func() *corev1.Node
 }
 
-// ErrUnsupported is a kind of volume that this node cannot make.
+// ErrUnsupported is returned for a kind of volume that this node does not support.
 var ErrUnsupported = errors.New("volume kind is not supported")
 
-// Error is a volume that could not be made; its text is the kubelet's.
+// Error is the error for a volume that could not be created; its text is the kubelet's.
 type Error struct {
 	Volume string
 	Err    error
@@ -54,7 +54,7 @@ func (e *Error) Error() string {
 }
 func (e *Error) Unwrap() error { return e.Err }
 
-// Manager makes volumes. Its methods are safe for concurrent use; calls for one pod must not overlap.
+// Manager manages volumes. Its methods are safe for concurrent use, except that calls for one pod must not overlap.
 type Manager struct {
 	c      Config
 	mu     sync.Mutex
@@ -63,16 +63,16 @@ type Manager struct {
 	wake   chan struct{}
 }
 
-// New makes a manager.
+// New creates a Manager.
 func New(c Config) *Manager {
 	return &Manager{c: c, tokens: map[tokenKey]*token{}, expiry: func(types.UID, []string) {}, wake: make(chan struct{}, 1)}
 }
 
-// OnExpiry sets what is called when tokens in a pod's volumes have to be renewed: it should bring Refresh about. Call it
-// before Run.
+// OnExpiry sets the function to call when tokens in a pod's volumes must be renewed: it should lead to a Refresh. Call it before
+// Run.
 func (m *Manager) OnExpiry(f func(uid types.UID, volumes []string)) { m.expiry = f }
 
-// Run calls OnExpiry's function whenever a token nears its end, until ctx ends.
+// Run calls OnExpiry's function when a token approaches its expiry, until ctx ends.
 func (m *Manager) Run(ctx context.Context) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -97,7 +97,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 }
 
-// expiring returns the volumes with tokens that are to be renewed, by pod.
+// expiring returns the volumes with tokens that must be renewed, by pod.
 func (m *Manager) expiring(now time.Time) map[types.UID][]string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -116,8 +116,8 @@ func (m *Manager) dir(pod *corev1.Pod, plugin, name string) string {
 	return filepath.Join(m.podDir(string(pod.UID)), "volumes", "kubernetes.io~"+plugin, name)
 }
 
-// Setup makes every volume of the pod, or brings it up to date, and answers where each is on the host. It stops at the
-// first that fails, with an *Error.
+// Setup creates or updates every volume of the pod, and returns the path of each on the host. It stops at the first that fails,
+// with an *Error.
 func (m *Manager) Setup(ctx context.Context, pod *corev1.Pod, hostIP string, podIPs []string) (map[string]string, error) {
 	out := map[string]string{}
 	for i := range pod.Spec.Volumes {
@@ -131,7 +131,7 @@ func (m *Manager) Setup(ctx context.Context, pod *corev1.Pod, hostIP string, pod
 	return out, nil
 }
 
-// Refresh brings some volumes of the pod up to date, as Setup does with all.
+// Refresh updates some volumes of the pod, as Setup does for all.
 func (m *Manager) Refresh(ctx context.Context, pod *corev1.Pod, volumes []string, hostIP string, podIPs []string) error {
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
@@ -191,7 +191,7 @@ func (m *Manager) one(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, ho
 	return "", fmt.Errorf("%w: %s", ErrUnsupported, kindOf(v))
 }
 
-// ownsFiles says whether a volume's files are to be given to a user.
+// ownsFiles says whether the spec of a volume sets the owner of a file, which is not supported.
 func ownsFiles(v *corev1.Volume) bool {
 	items := func(l []corev1.KeyToPath) bool {
 		return slices.ContainsFunc(l, func(i corev1.KeyToPath) bool { return i.User != nil })
@@ -241,7 +241,7 @@ func (m *Manager) emptyDir(pod *corev1.Pod, v *corev1.Volume) (string, error) {
 	}
 	switch err := os.Mkdir(dir, 0o777); {
 	case err == nil:
-		if err := os.Chmod(dir, 0o777); err != nil { // whatever the umask
+		if err := os.Chmod(dir, 0o777); err != nil { // regardless of the umask
 			return "", err
 		}
 	case !errors.Is(err, os.ErrExist):
@@ -268,8 +268,8 @@ func (m *Manager) emptyDir(pod *corev1.Pod, v *corev1.Volume) (string, error) {
 	return dir, m.ownTop(pod, dir)
 }
 
-// memorySize bounds a volume in memory: by its own limit, by what the pod may use, and by what the node has for pods; 0
-// while nothing of that is known.
+// memorySize returns the size limit of a memory volume in bytes: its own limit, the pod's memory limit, or the node's allocatable
+// memory, whichever is smallest; 0 if none is known.
 func (m *Manager) memorySize(pod *corev1.Pod, e *corev1.EmptyDirVolumeSource) int64 {
 	var size int64
 	least := func(n int64) {
@@ -291,7 +291,7 @@ func (m *Manager) memorySize(pod *corev1.Pod, e *corev1.EmptyDirVolumeSource) in
 	return size
 }
 
-// ownTop gives a fresh emptyDir to the pod's fsGroup.
+// ownTop gives a new emptyDir to the pod's fsGroup.
 func (m *Manager) ownTop(pod *corev1.Pod, dir string) error {
 	gid := fsGroup(pod)
 	if gid < 0 {
@@ -327,7 +327,7 @@ func mounted(dir string) bool {
 	return false
 }
 
-// mountsBelow lists the mounts below dir, deepest and latest first.
+// mountsBelow returns the mounts below dir, deepest and latest first.
 func mountsBelow(dir string) []string {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -347,7 +347,7 @@ func mountsBelow(dir string) []string {
 	return out
 }
 
-// unescape undoes the octal escapes of mountinfo.
+// unescape decodes the octal escapes of mountinfo.
 func unescape(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
@@ -371,7 +371,7 @@ func hostPath(s *corev1.HostPathVolumeSource) (string, error) {
 	}
 	switch kind {
 	case corev1.HostPathUnset:
-		if absent { // a runtime makes the folder that a mount's source lacks
+		if absent { // a runtime creates the missing directory of a mount's source
 			return path, os.MkdirAll(path, 0o755)
 		}
 		return path, err
@@ -403,8 +403,8 @@ func hostPath(s *corev1.HostPathVolumeSource) (string, error) {
 	return "", fmt.Errorf("hostPath type check failed: unknown type %q", kind)
 }
 
-// SubPath answers a path that mounts a part of a volume. The part is found beneath the volume and bound to a path of our
-// own, so that nobody who can write to the volume leads the mount elsewhere, now or later. It is never opened: a FIFO, a
+// SubPath returns a path for mounting a part of a volume. That part is looked up beneath the volume and bind-mounted at a path of
+// the agent's own, so that no one who can write to the volume can redirect the mount, now or later. It is never opened: a FIFO, a
 // socket or a device is passed on like a file.
 func (m *Manager) SubPath(pod *corev1.Pod, container string, index int, volumePath, subPath string) (string, error) {
 	st, err := os.Stat(volumePath)
@@ -440,9 +440,9 @@ func (m *Manager) SubPath(pod *corev1.Pod, container string, index int, volumePa
 	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 		return "", err
 	}
-	for unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil { // of a former attempt
+	for unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil { // of a previous attempt
 	}
-	if err := os.Remove(target); err != nil && !errors.Is(err, os.ErrNotExist) { // it may have been of the other kind
+	if err := os.Remove(target); err != nil && !errors.Is(err, os.ErrNotExist) { // it may be a directory instead of a file, or the reverse
 		return "", err
 	}
 	if fst.IsDir() {
@@ -459,7 +459,7 @@ func (m *Manager) SubPath(pod *corev1.Pod, container string, index int, volumePa
 	return target, nil
 }
 
-// makeBelow makes a folder in a volume.
+// makeBelow creates a directory in a volume.
 func makeBelow(volumePath, path string, mode os.FileMode) error {
 	root, err := os.OpenRoot(volumePath)
 	if err != nil {

@@ -1,5 +1,4 @@
-// Package wire encodes Kubernetes objects as they travel between masters and workers: Kubernetes protobuf in its
-// "k8s\0" envelope.
+// Package wire encodes the Kubernetes objects that masters and workers exchange: Kubernetes protobuf in its "k8s\0" envelope.
 package wire
 
 import (
@@ -11,13 +10,13 @@ import (
 
 var magic = []byte("k8s\x00")
 
-// Message is any generated Kubernetes type.
+// Message is implemented by all generated Kubernetes types.
 type Message interface {
 	Marshal() ([]byte, error)
 	Unmarshal([]byte) error
 }
 
-// Encode writes an object.
+// Encode encodes an object.
 func Encode(apiVersion, kind string, m Message) ([]byte, error) {
 	raw, err := m.Marshal()
 	if err != nil {
@@ -31,7 +30,7 @@ func Encode(apiVersion, kind string, m Message) ([]byte, error) {
 	return append(bytes.Clone(magic), b...), nil
 }
 
-// Decode reads an object into m, whose type the caller knows from the resource.
+// Decode decodes an object into m, whose type the caller knows from the resource.
 func Decode(b []byte, m Message) error {
 	rest, ok := bytes.CutPrefix(b, magic)
 	if !ok {

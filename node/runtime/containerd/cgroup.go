@@ -16,14 +16,14 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// cgroups reads and writes the control group files of pods. On version 1 each controller has a hierarchy of its own; a
-// hybrid host counts as version 1. Paths are absolute within a hierarchy: /kontiki/NODE/podUID/CONTAINER.
+// cgroups reads and writes the cgroup files of pods. In version 1 each controller has its own hierarchy; a hybrid host counts as
+// version 1. Paths are absolute within a hierarchy: /kontiki/NODE/podUID/CONTAINER.
 type cgroups struct {
 	root string // /sys/fs/cgroup
 	v2   bool
 }
 
-// controllers are the version 1 hierarchies that a pod's parent is made in.
+// controllers are the version 1 hierarchies in which a pod's parent cgroup is created.
 var controllers = []string{"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb", "net_cls", "net_prio", "perf_event", "systemd"}
 
 func newCgroups() cgroups {
@@ -33,7 +33,7 @@ func newCgroups() cgroups {
 	return cgroups{root: root, v2: v2}
 }
 
-// dir is where a controller's files of a path are.
+// dir returns the directory of a controller's files for a path.
 func (c cgroups) dir(controller, path string) string {
 	if c.v2 {
 		return filepath.Join(c.root, path)
@@ -41,7 +41,7 @@ func (c cgroups) dir(controller, path string) string {
 	return filepath.Join(c.root, controller, path)
 }
 
-// ensurePod makes the pod's parent with its limits.
+// ensurePod creates the pod's parent cgroup with its limits.
 func (c cgroups) ensurePod(path string, r runtime.Resources) error {
 	if c.v2 {
 		return c.ensureV2(path, r)
@@ -57,7 +57,7 @@ func (c cgroups) ensurePod(path string, r runtime.Resources) error {
 			continue
 		}
 		if name == "memory" {
-			// A container's use must count in its pod: hierarchical accounting has to be on before there are children.
+			// A container's usage must count towards its pod: hierarchical accounting must be enabled before there are children.
 			if err := c.ensureMemory(path); err != nil {
 				return err
 			}
@@ -94,13 +94,13 @@ func (c cgroups) ensureMemory(path string) error {
 			}
 			return err
 		}
-		// Newer kernels have it always on; older ones refuse where a parent has it.
+		// Newer kernels always have it enabled; older ones refuse to set it if a parent has it.
 		_ = os.WriteFile(filepath.Join(dir, "memory.use_hierarchy"), []byte("1"), 0o644)
 	}
 	return nil
 }
 
-// ensureCpuset copies the parent's processors down: a new cpuset is empty and takes no process.
+// ensureCpuset copies the parent's CPUs: a new cpuset is empty and accepts no process.
 func (c cgroups) ensureCpuset(path string) error {
 	dir := filepath.Join(c.root, "cpuset")
 	for _, part := range strings.Split(strings.Trim(path, "/"), "/") {
@@ -126,7 +126,7 @@ func (c cgroups) ensureCpuset(path string) error {
 func (c cgroups) ensureV2(path string, r runtime.Resources) error {
 	dir := c.root
 	for _, part := range strings.Split(strings.Trim(path, "/"), "/") {
-		// Give each level's children what it has; some controllers may be refused, the others must not fail with them.
+		// Enable each level's controllers for its children, one by one, as some may be refused.
 		if b, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers")); err == nil {
 			for _, name := range strings.Fields(string(b)) {
 				_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+name), 0o644)
@@ -166,13 +166,13 @@ func sharesToWeight(shares uint64) uint64 {
 func (c cgroups) write(controller, path, file, value string) error {
 	err := os.WriteFile(filepath.Join(c.dir(controller, path), file), []byte(value), 0o644)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // the kernel has no such controller
+		return nil // the kernel does not have this controller
 	}
 	return err
 }
 
-// remove deletes a path and all below it, in every hierarchy. It tries for a moment: the kernel frees a group a little
-// after its last process.
+// remove deletes a path and everything below it, in every hierarchy. It retries for a moment: the kernel frees a cgroup shortly
+// after its last process has ended.
 func (c cgroups) remove(path string) error {
 	names := controllers
 	if c.v2 {
@@ -213,8 +213,8 @@ func removeTree(dir string) error {
 	return nil
 }
 
-// oomKilled says whether the kernel killed a process of exactly this group for want of memory. It can be read until the
-// group is removed, which makes it surer than events, that come in any order.
+// oomKilled says whether the OOM killer killed a process of exactly this cgroup. It can be read until the cgroup is removed, which
+// makes it more reliable than events, whose order is not defined.
 func (c cgroups) oomKilled(path string) bool {
 	file := "memory.oom_control"
 	if c.v2 {
@@ -250,7 +250,7 @@ func (c cgroups) number(controller, path, file string) uint64 {
 	return n
 }
 
-// usage reads what a group uses.
+// usage reads a cgroup's resource usage.
 func (c cgroups) usage(path string) runtime.Stats {
 	s := runtime.Stats{Time: time.Now()}
 	var inactive uint64

@@ -25,8 +25,8 @@ import (
 
 const runcRuntime = "io.containerd.runc.v2"
 
-// The labels of a container. labelSpec holds what does not change, labelState what does; both are JSON, so that one
-// update of one label is atomic.
+// The labels of a container. labelSpec has what does not change, labelState what does; both are JSON, so that updating one label is
+// atomic.
 const (
 	labelPod   = "kontiki.io/pod-uid"
 	labelSpec  = "kontiki.io/container"
@@ -35,10 +35,10 @@ const (
 	userPrefix = "kontiki.io/label."
 )
 
-// maxLabel bounds a label: containerd refuses key and value over 4,096 bytes together.
+// maxLabel limits a label: containerd refuses a key and value of more than 4,096 bytes together.
 const maxLabel = 4000
 
-// container is one in memory. info is guarded by mu; exited is closed when info.State is Exited.
+// container is the in-memory state of a container. mu guards info; exited is closed when info.State is Exited.
 type container struct {
 	ctr      client.Container
 	mu       sync.Mutex
@@ -54,7 +54,7 @@ func (c *container) snapshot() runtime.Container {
 	return c.info
 }
 
-// savedState is labelState.
+// savedState is the content of labelState.
 type savedState struct {
 	State      runtime.State
 	StartedAt  time.Time
@@ -112,7 +112,7 @@ func (r *Runtime) CreateContainer(ctx context.Context, c runtime.ContainerConfig
 	if err != nil {
 		return "", err
 	}
-	// From here on a caller that gives up would leave a record that nobody knows of.
+	// If the caller gave up from here on, a record would be left that the agent does not know of.
 	ctx, cancel := detached(ctx)
 	defer cancel()
 	ctr, err := r.client.NewContainer(ctx, id,
@@ -143,7 +143,7 @@ func firstOf(s ...string) string {
 	return ""
 }
 
-// labelsOf is what a record must say for the agent to find itself again.
+// labelsOf returns the labels from which the agent can restore a container's state.
 func labelsOf(info runtime.Container) (map[string]string, error) {
 	user := info.Labels
 	info.Labels = nil
@@ -177,7 +177,7 @@ func (r *Runtime) StartContainer(ctx context.Context, id string) error {
 	if info.State != runtime.StateCreated {
 		return fmt.Errorf("container %s is %s", id, info.State)
 	}
-	// A start that is given up half way would leave a process that nobody watches.
+	// A start that was abandoned halfway would leave a process that is not watched.
 	ctx, cancel := detached(ctx)
 	defer cancel()
 	task, err := r.startTask(ctx, c, info)
@@ -204,11 +204,11 @@ func (r *Runtime) StartContainer(ctx context.Context, id string) error {
 	return nil
 }
 
-// shimTries is how often a start is tried whose shim goes away under it.
+// shimTries is how often a start is tried if its shim exits meanwhile.
 const shimTries = 6
 
-// startTask creates and starts the container's task. The containers of a pod share a shim, which ends with its last one: a
-// task that is created while it does so fails although nothing is wrong with it, and is created again, in a new shim.
+// startTask creates and starts the container's task. The containers of a pod share a shim, which exits with the last one: a task
+// that is created at that moment fails although nothing is wrong with it, and is created again, in a new shim.
 func (r *Runtime) startTask(ctx context.Context, c *container, info runtime.Container) (client.Task, error) {
 	for try := 1; ; try++ {
 		task, err := r.tryTask(ctx, c, info)
@@ -223,7 +223,7 @@ func (r *Runtime) startTask(ctx context.Context, c *container, info runtime.Cont
 	}
 }
 
-// shimGone says whether the other end of a call to the shim was closed.
+// shimGone says whether the shim closed the connection during a call.
 func shimGone(err error) bool {
 	text := err.Error()
 	return strings.Contains(text, "ttrpc: closed") || strings.Contains(text, "ttrpc: server closed")
@@ -251,7 +251,7 @@ func (r *Runtime) tryTask(ctx context.Context, c *container, info runtime.Contai
 	return task, nil
 }
 
-// newTask and deleteTask are the only ways to make and to delete a task: one at a time for a pod, so that no task is made
+// newTask and deleteTask are the only functions that create and delete a task: one at a time per pod, so that no task is created
 // while the deletion of the last one ends the shim that both would share.
 func (r *Runtime) newTask(ctx context.Context, ctr client.Container, uid string, creator cio.Creator) (client.Task, error) {
 	defer r.lock("shim/" + uid)()
@@ -264,15 +264,15 @@ func (r *Runtime) deleteTask(ctx context.Context, task client.Task, uid string, 
 	return err
 }
 
-// operationTimeout bounds one step of a container's life in containerd.
+// operationTimeout limits one operation on a container in containerd.
 const operationTimeout = 2 * time.Minute
 
-// detached goes on when its caller gives up.
+// detached returns a context that does not end when its caller gives up.
 func detached(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), operationTimeout)
 }
 
-// endTask kills and deletes whatever a failed start left.
+// endTask kills and deletes what a failed start left.
 func (r *Runtime) endTask(ctx context.Context, ctr client.Container, uid string) {
 	task, err := ctr.Task(ctx, nil)
 	if err != nil {
@@ -285,7 +285,7 @@ func stateOf(i runtime.Container) savedState {
 	return savedState{State: i.State, StartedAt: i.StartedAt, FinishedAt: i.FinishedAt, ExitCode: i.ExitCode, OOMKilled: i.OOMKilled, Reason: i.Reason, Message: i.Message}
 }
 
-// saveState writes the state into the container's record. A failure costs precision after a restart, nothing else.
+// saveState writes the state to the container's record. A failure only makes the state less precise after a restart.
 func (r *Runtime) saveState(ctx context.Context, c *container, s savedState) {
 	ctx, cancel := context.WithTimeout(r.ns(ctx), 10*time.Second)
 	defer cancel()
@@ -297,7 +297,7 @@ func (r *Runtime) saveState(ctx context.Context, c *container, s savedState) {
 	_, _ = c.ctr.SetLabels(ctx, map[string]string{labelState: string(b)})
 }
 
-// parseSignal reads "SIGTERM", "TERM" or "15".
+// parseSignal parses "SIGTERM", "TERM" or "15".
 func parseSignal(s string) (syscall.Signal, error) {
 	if n, err := strconv.Atoi(s); err == nil && n > 0 && n < 65 {
 		return syscall.Signal(n), nil
@@ -397,7 +397,7 @@ func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
 	return nil
 }
 
-// deleteRecord deletes what containerd has of a container, also a task that is left.
+// deleteRecord deletes everything in containerd about a container, including a remaining task.
 func (r *Runtime) deleteRecord(ctx context.Context, ctr client.Container, uid string) error {
 	if task, err := ctr.Task(ctx, nil); err == nil {
 		if err := r.deleteTask(ctx, task, uid, client.WithProcessKill); err != nil && !errdefs.IsNotFound(err) {
@@ -463,7 +463,7 @@ func (r *Runtime) Stats(ctx context.Context, id string) (runtime.Stats, error) {
 	return s, nil
 }
 
-// decode reads a record's labels.
+// decode decodes a record's labels.
 func decode(rec containers.Container) (runtime.Container, bool) {
 	var info runtime.Container
 	raw, ok := rec.Labels[labelSpec]

@@ -1,7 +1,7 @@
-// Package containerd runs containers through containerd, 1.6 or newer. It is the only importer of containerd's client.
+// Package containerd runs containers through containerd, 1.6 or newer. It alone imports containerd's client.
 //
-// Containerd's own records are the truth that survives: everything the agent must know again after a restart is in a
-// container's labels. Namespaces, shared memory and control groups of a pod are on the host, named by the pod's UID.
+// The persistent state is in containerd's records: everything the agent needs after a restart is in a container's labels.
+// Namespaces, shared memory and cgroups of a pod are on the host, named by the pod's UID.
 package containerd
 
 import (
@@ -23,25 +23,25 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// Config is what the runtime must know. All paths are absolute and in the mount namespace that containerd sees.
+// Config has the parameters of a Runtime. All paths are absolute and in the mount namespace of containerd.
 type Config struct {
-	// Address is containerd's socket, "/run/containerd/containerd.sock".
+	// Address is containerd's socket, such as "/run/containerd/containerd.sock".
 	Address string
-	// Namespace is the containerd namespace; agents that share one containerd need one each.
+	// Namespace is the containerd namespace; agents that share one containerd need different ones.
 	Namespace string
-	// StateDir holds pinned namespaces and sockets. Keep it short: sockets below it must fit 108 bytes.
+	// StateDir has pinned namespaces and sockets. Keep it short: paths of sockets are limited to 108 bytes.
 	StateDir string
-	// CgroupParent is the group that all pods' groups are made in, "kontiki/NODE".
+	// CgroupParent is the parent of all pods' cgroups, such as "kontiki/NODE".
 	CgroupParent string
-	// Logger is the command that becomes a container's logger: a binary and the one argument that makes it run
-	// logger.Main with the arguments after it.
+	// Logger is the command that runs a container's logger: a binary, and the argument that makes it call logger.Main with the
+	// arguments after it.
 	Logger [2]string
-	// Snapshotter is containerd's, "" for overlayfs.
+	// Snapshotter is the name of containerd's snapshotter, "" for overlayfs.
 	Snapshotter string
-	// LogMaxBytes and LogMaxFiles bound a container's log; 0 for the kubelet's defaults.
+	// LogMaxBytes and LogMaxFiles limit a container's log; 0 means the kubelet's defaults.
 	LogMaxBytes int64
 	LogMaxFiles int
-	// InsecureRegistries are hosts spoken to without TLS, beside localhost.
+	// InsecureRegistries are hosts, besides localhost, that are accessed without TLS.
 	InsecureRegistries []string
 }
 
@@ -54,14 +54,14 @@ type Runtime struct {
 	minOOMScoreAdj   int
 	features         runtime.Features
 	bootID           string
-	idleOutput       time.Duration // tests shorten these two
+	idleOutput       time.Duration // shorter in tests, like the next one
 	pullTimeout      time.Duration
-	accountCache     sync.Map // chain id -> imageAccounts
-	whole, described sync.Map // by manifest digest: images seen complete, and what they are
+	accountCache     sync.Map // from chain id to imageAccounts
+	whole, described sync.Map // by manifest digest: images known to be complete, and their descriptions
 	pulls            pullGroup
 	lifeCtx          context.Context
 	cancel           context.CancelFunc
-	hostNet          *os.File // the network namespace that the agent lives in
+	hostNet          *os.File // the agent's network namespace
 	wg               sync.WaitGroup
 	mu               sync.Mutex
 	containers       map[string]*container
@@ -71,7 +71,7 @@ type Runtime struct {
 
 var _ runtime.Runtime = (*Runtime)(nil)
 
-// New connects to containerd, waiting for it until ctx ends, and finds the containers that are there. Close it.
+// New connects to containerd, waiting for it until ctx ends, and finds the existing containers. Call Close after use.
 func New(ctx context.Context, c Config) (*Runtime, error) {
 	if c.Snapshotter == "" {
 		c.Snapshotter = "overlayfs"
@@ -81,7 +81,7 @@ func New(ctx context.Context, c Config) (*Runtime, error) {
 		return nil, err
 	}
 	for _, d := range []string{"sandboxes", "io", "tmp"} {
-		// Nobody else on the host reaches what is below, whatever modes files of pods and images have.
+		// No other user of the host may access what is below, whatever the modes of files of pods and images.
 		d = filepath.Join(c.StateDir, d)
 		if err := errors.Join(os.MkdirAll(d, 0o700), os.Chmod(d, 0o700)); err != nil {
 			return nil, err
@@ -119,14 +119,14 @@ func New(ctx context.Context, c Config) (*Runtime, error) {
 	return nil, fmt.Errorf("find containers: %w", err)
 }
 
-// Close ends watching; containers go on.
+// Close stops watching; containers keep running.
 func (r *Runtime) Close() error {
 	r.cancel()
 	r.wg.Wait()
 	return errors.Join(r.client.Close(), r.hostNet.Close())
 }
 
-// ns puts the containerd namespace into a context.
+// ns adds the containerd namespace to a context.
 func (r *Runtime) ns(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, r.c.Namespace)
 }
@@ -146,7 +146,7 @@ func (r *Runtime) Version(ctx context.Context) (string, error) {
 	return "containerd://" + version, nil
 }
 
-// classify turns containerd's errors into the runtime's classes.
+// classify converts containerd's errors to the runtime's classes.
 func classify(err error) error {
 	switch {
 	case err == nil:
@@ -174,7 +174,7 @@ type namedLock struct {
 	users int
 }
 
-// lock serializes the work on one name; the answer unlocks.
+// lock serializes operations on one name; the returned function unlocks.
 func (r *Runtime) lock(name string) func() {
 	r.mu.Lock()
 	l := r.locks[name]
@@ -215,7 +215,7 @@ func (r *Runtime) Events(ctx context.Context) <-chan runtime.Event {
 				return
 			case e := <-ch:
 				if len(ch) == cap(ch)-1 {
-					e = runtime.Event{} // it was full: some are lost
+					e = runtime.Event{} // the queue was full: some events are lost
 				}
 				select {
 				case out <- e:

@@ -18,11 +18,11 @@ import (
 // Features implements runtime.Runtime.
 func (r *Runtime) Features() runtime.Features { return r.features }
 
-// hostFeatures looks at the kernel and at runc.
+// hostFeatures determines the features of the kernel and of runc.
 func hostFeatures(ctx context.Context) runtime.Features {
 	var f runtime.Features
 	if b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil && strings.HasPrefix(string(b), "Y") {
-		// As other runtimes have it: without the parser no profile can be loaded.
+		// Like other runtimes: without the parser no profile can be loaded.
 		_, err := os.Stat("/sbin/apparmor_parser")
 		f.AppArmor = err == nil
 	}
@@ -33,13 +33,13 @@ func hostFeatures(ctx context.Context) runtime.Features {
 	return f
 }
 
-// hasMountSetattr says whether the kernel (5.12 and newer) can change the flags of a whole tree of mounts.
+// hasMountSetattr says whether the kernel (5.12 or newer) can change the flags of a whole tree of mounts.
 func hasMountSetattr() bool {
 	err := unix.MountSetattr(-1, "", 0, &unix.MountAttr{})
 	return !errors.Is(err, unix.ENOSYS)
 }
 
-// runcKnowsMountOption asks runc. One that cannot say (before 1.1) knows none of the newer ones, and ignores them.
+// runcKnowsMountOption says whether runc supports a mount option. Versions before 1.1 cannot say, and ignore newer options.
 func runcKnowsMountOption(ctx context.Context, option string) bool {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -53,7 +53,7 @@ func runcKnowsMountOption(ctx context.Context, option string) bool {
 	return json.Unmarshal(out, &f) == nil && slices.Contains(f.MountOptions, option)
 }
 
-// bootID names the life of the host's kernel: namespaces live no longer.
+// bootID identifies the boot of the host: namespaces do not survive it.
 func bootID() string {
 	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(b))

@@ -24,7 +24,7 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// normalize writes a reference in full: "busybox" is "docker.io/library/busybox:latest".
+// normalize returns the complete reference: "busybox" becomes "docker.io/library/busybox:latest".
 func normalize(ref string) (string, error) {
 	named, err := reference.ParseDockerRef(ref)
 	if err != nil {
@@ -33,7 +33,7 @@ func normalize(ref string) (string, error) {
 	return named.String(), nil
 }
 
-// findImage finds by reference, and by the digest of the configuration.
+// findImage finds an image by reference, or by the digest of its configuration.
 func (r *Runtime) findImage(ctx context.Context, ref string) (client.Image, error) {
 	if strings.HasPrefix(ref, "sha256:") {
 		list, err := r.client.ListImages(ctx)
@@ -55,7 +55,7 @@ func (r *Runtime) findImage(ctx context.Context, ref string) (client.Image, erro
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", ref, classify(err))
 	}
-	// A record without its content is as good as none: an interrupted import left it. What was whole once stays whole.
+	// Ignore a record without its content, which an interrupted import may leave. An image that was complete once stays complete.
 	if _, whole := r.whole.Load(img.Target().Digest); whole {
 		return img, nil
 	}
@@ -70,7 +70,7 @@ func (r *Runtime) findImage(ctx context.Context, ref string) (client.Image, erro
 	return img, nil
 }
 
-// unpack makes the image's snapshots, once.
+// unpack creates the image's snapshots, once.
 func (r *Runtime) unpack(ctx context.Context, img client.Image) error {
 	if ok, err := img.IsUnpacked(ctx, r.c.Snapshotter); err == nil && ok {
 		return nil
@@ -83,7 +83,7 @@ func (r *Runtime) unpack(ctx context.Context, img client.Image) error {
 	return nil
 }
 
-// imageIdentity answers the ID (digest of the configuration) and the reference that a status shows.
+// imageIdentity returns the ID (digest of the configuration) and the reference for a container's status.
 func (r *Runtime) imageIdentity(ctx context.Context, img client.Image) (id, ref string, err error) {
 	d, err := img.Config(ctx)
 	if err != nil {
@@ -118,7 +118,7 @@ func (r *Runtime) GetImage(ctx context.Context, ref string) (runtime.Image, erro
 	return out, nil
 }
 
-// describe reads an image, once: nothing below its manifest's digest changes.
+// describe reads an image's metadata, once: the content of a manifest digest does not change.
 func (r *Runtime) describe(ctx context.Context, img client.Image) (runtime.Image, error) {
 	digest := img.Target().Digest
 	if known, ok := r.described.Load(digest); ok {
@@ -144,7 +144,7 @@ func (r *Runtime) describe(ctx context.Context, img client.Image) (runtime.Image
 	return out, nil
 }
 
-// importedLabel marks images of imported archives. A pull writes an image's record anew, without it.
+// importedLabel marks images from imported archives. A pull replaces an image's record, without the label.
 const importedLabel = "kontiki/imported"
 
 func addNames(out *runtime.Image, img client.Image) {
@@ -174,7 +174,7 @@ func (r *Runtime) ListImages(ctx context.Context) ([]runtime.Image, error) {
 	for _, img := range list {
 		one, err := r.describe(ctx, img)
 		if err != nil {
-			continue // incomplete, or of another platform
+			continue // incomplete, or for another platform
 		}
 		if known := byID[one.ID]; known != nil {
 			addNames(known, img)
@@ -220,9 +220,9 @@ func (r *Runtime) RemoveImage(ctx context.Context, ref string) error {
 }
 
 const (
-	// maxArchive is how much an archive may hold, unpacked from gzip.
+	// maxArchive limits the bytes of an archive, after gzip decompression.
 	maxArchive = 32 << 30
-	// maxArchiveImages is how many images it may name.
+	// maxArchiveImages limits the images in it.
 	maxArchiveImages = 200
 )
 
@@ -271,7 +271,7 @@ func (r *Runtime) ImportImage(ctx context.Context, archive io.Reader) ([]runtime
 	return out, nil
 }
 
-// noAnswer is a runtime.ErrRegistryUnreachable that reads like what happened.
+// noAnswer is a runtime.ErrRegistryUnreachable with the text of its cause.
 type noAnswer struct{ error }
 
 func (e noAnswer) Unwrap() []error { return []error{e.error, runtime.ErrRegistryUnreachable} }
@@ -293,7 +293,7 @@ func (r *Runtime) PullImage(ctx context.Context, ref string, auth []runtime.Auth
 	if err != nil {
 		return runtime.Image{}, err
 	}
-	// Pulls with different credentials are different: one must not profit from the other's.
+	// Pulls with different credentials are not shared: one must not profit from the other's.
 	key := fmt.Sprintf("%s\x00%v", name, auth)
 	r.pulls.mu.Lock()
 	if r.pulls.m == nil {
@@ -353,7 +353,7 @@ func (r *Runtime) pull(ctx context.Context, name string, auth []runtime.Auth) (r
 		if err != nil && ctx.Err() == nil {
 			if pctx.Err() != nil {
 				err = context.Cause(pctx)
-			} else if errors.As(err, new(*url.Error)) { // the request got no answer
+			} else if errors.As(err, new(*url.Error)) { // the request got no response
 				err = noAnswer{err}
 			}
 		}

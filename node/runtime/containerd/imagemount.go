@@ -19,8 +19,8 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// An image that is mounted for a pod is a view of its snapshot. The sandbox's folder remembers the view's key from before
-// it is made, so that it goes with the sandbox whatever happens in between.
+// An image mounted for a pod is a view of its snapshot. The view's key is written to the sandbox's directory before the view is
+// created, so that it is removed with the sandbox whatever happens in between.
 
 func (r *Runtime) imageViews(uid string) string { return filepath.Join(r.sandboxDir(uid), "images") }
 
@@ -45,7 +45,7 @@ func (r *Runtime) MountImage(ctx context.Context, podUID, ref, target string) er
 	if err != nil {
 		return fmt.Errorf("read image %s: %w", ref, classify(err))
 	}
-	// A caller that gives up would leave a mount that nobody knows of.
+	// If the caller gave up, a mount would be left that the agent does not know of.
 	ctx, cancel := detached(ctx)
 	defer cancel()
 	sum := sha256.Sum256([]byte(target))
@@ -57,7 +57,7 @@ func (r *Runtime) MountImage(ctx context.Context, podUID, ref, target string) er
 		return err
 	}
 	sn := r.client.SnapshotService(r.c.Snapshotter)
-	// Nothing in containerd refers to the view: without this label it would be collected.
+	// Nothing in containerd refers to the view: without this label it would be garbage collected.
 	mounts, err := sn.View(ctx, key, identity.ChainID(diffs).String(), snapshots.WithLabels(map[string]string{"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339)}))
 	if errdefs.IsAlreadyExists(err) { // the mount was lost, as after a reboot
 		mounts, err = sn.Mounts(ctx, key)
@@ -74,7 +74,7 @@ func (r *Runtime) MountImage(ctx context.Context, podUID, ref, target string) er
 	return nil
 }
 
-// readonly makes sure that no mount is writable: a view of one layer is a bind mount of it.
+// readonly makes all mounts read-only: a view of one layer is a bind mount of it.
 func readonly(mounts []mount.Mount) []mount.Mount {
 	out := make([]mount.Mount, len(mounts))
 	for i, m := range mounts {
@@ -90,7 +90,7 @@ func readonly(mounts []mount.Mount) []mount.Mount {
 	return out
 }
 
-// removeImageViews removes the views that were made for a pod.
+// removeImageViews removes the views that were created for a pod.
 func (r *Runtime) removeImageViews(ctx context.Context, uid string) error {
 	entries, err := os.ReadDir(r.imageViews(uid))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -19,19 +19,19 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// A shared process namespace needs a first process, to live as long as the pod and to take in orphans. It is a container
-// of its own, without an image: one static program of a few hundred bytes.
+// A shared process namespace needs a first process, which lives as long as the pod and adopts orphans. It is a container without an
+// image: one static program of a few hundred bytes.
 
 func initID(uid string) string { return "init-" + uid }
 
-// initRootfs is there before anything of the first process is, and goes with the sandbox.
+// initRootfs returns the first process's root directory, which exists before anything else of it and is removed with the sandbox.
 func (r *Runtime) initRootfs(uid string) string { return filepath.Join(r.sandboxDir(uid), "init") }
 
-// ensureInit starts the pod's first process if it does not run, and pins its process namespace.
+// ensureInit starts the pod's first process if it is not running, and pins its process namespace.
 func (r *Runtime) ensureInit(ctx context.Context, c runtime.SandboxConfig) error {
 	unlock := r.lock("init/" + c.UID)
 	defer unlock()
-	// A start that is given up half way would leave a process that nobody watches.
+	// A start that was abandoned halfway would leave a process that is not watched.
 	ctx, cancel := detached(ctx)
 	defer cancel()
 	pin := filepath.Join(r.sandboxDir(c.UID), "pid")
@@ -61,7 +61,7 @@ func (r *Runtime) ensureInit(ctx context.Context, c runtime.SandboxConfig) error
 		return err
 	}
 	cfg := runtime.ContainerConfig{Sandbox: c}
-	cfg.Sandbox.SharePID = false // it makes the namespace
+	cfg.Sandbox.SharePID = false // it creates the namespace
 	adj := max(-998, r.minOOMScoreAdj)
 	spec := &specs.Spec{
 		Version: "1.0.2",
@@ -96,7 +96,7 @@ func (r *Runtime) ensureInit(ctx context.Context, c runtime.SandboxConfig) error
 	return unix.Mount(fmt.Sprintf("/proc/%d/ns/pid", task.Pid()), pin, "", unix.MS_BIND, "")
 }
 
-// removeInit ends the pod's first process, however far its start came.
+// removeInit ends the pod's first process, even if it was started only partly.
 func (r *Runtime) removeInit(ctx context.Context, uid string) error {
 	unlock := r.lock("init/" + uid)
 	defer unlock()

@@ -5,9 +5,8 @@ import (
 	goruntime "runtime"
 )
 
-// initProgram assembles the first process of a shared process namespace as a static ELF executable. It does two things:
-// it ignores SIGCHLD, upon which the kernel itself reaps every orphan that the namespace hands it, and it pauses
-// forever. It ends by SIGKILL. A program of the usual kind would cost megabytes of memory a pod.
+// initProgram returns the first process of a shared process namespace as a static ELF executable. It ignores SIGCHLD, so that the
+// kernel itself reaps every orphan, and pauses forever, until SIGKILL. A usual program would cost megabytes of memory per pod.
 func initProgram() []byte {
 	type arch struct {
 		machine uint16

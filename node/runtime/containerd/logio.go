@@ -19,11 +19,11 @@ import (
 	"github.com/kontiki/kontiki/node/runtime/containerd/logger"
 )
 
-// How a container's streams are connected. The shim starts the logger (binary://), except for a container with an input
-// and no terminal: there the shim gives a process no input beside a binary logger, so the streams are FIFOs, and the
-// agent starts the logger, detached, as their reader.
+// How a container's streams are connected: the shim starts the logger (binary://), except for a container with an input and no
+// terminal. With a binary logger the shim gives such a process no input, so the streams are FIFOs, and the agent starts the logger,
+// detached, as their reader.
 
-// logIO writes the logger's configuration and makes the FIFOs.
+// logIO writes the logger's configuration and creates the FIFOs.
 func (r *Runtime) logIO(info runtime.Container) (cio.Creator, error) {
 	lc := logger.Config{Log: info.LogPath, Socket: r.ioPath(info.ID, ".sock"), TTY: info.TTY, PidFile: r.ioPath(info.ID, ".pid"),
 		MaxBytes: r.c.LogMaxBytes, MaxFiles: r.c.LogMaxFiles}
@@ -71,12 +71,12 @@ func (r *Runtime) logIO(info runtime.Container) (cio.Creator, error) {
 		if err := cmd.Start(); err != nil {
 			return nil, fmt.Errorf("start logger: %w", err)
 		}
-		go func() { _ = cmd.Wait() }() // it may outlive the agent; while we are here it must not stay a zombie
+		go func() { _ = cmd.Wait() }() // it may outlive the agent; until then this reaps it
 	}
 	return func(string) (cio.IO, error) { return foreignIO(cfg), nil }, nil
 }
 
-// foreignIO is IO that other processes do: there is nothing here to wait for or to close.
+// foreignIO is I/O of other processes: there is nothing to wait for or to close here.
 type foreignIO cio.Config
 
 func (f foreignIO) Config() cio.Config { return cio.Config(f) }
@@ -90,8 +90,8 @@ func (r *Runtime) removeIO(id string) {
 	}
 }
 
-// endLogger tells a logger that no more comes (with a terminal the shim never closes its pipes), and waits
-// until the log is complete.
+// endLogger tells a logger that no more output will come (with a terminal the shim never closes its pipes), and waits until the log
+// is complete.
 func (r *Runtime) endLogger(id string) {
 	path := r.ioPath(id, ".pid")
 	b, err := os.ReadFile(path)
@@ -102,7 +102,7 @@ func (r *Runtime) endLogger(id string) {
 	if err != nil {
 		return
 	}
-	// The number may have gone to another process since: ours still has the container's configuration in its arguments.
+	// The pid may have been reused: our logger has the container's configuration in its arguments.
 	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	if err != nil || !strings.Contains(string(cmdline), r.ioPath(id, ".json")) {
 		return

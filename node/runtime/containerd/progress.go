@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// pullTimeout is how long a pull may wait for a registry without a byte: as long as other runtimes wait.
+// pullTimeout is how long a pull may receive nothing from a registry, as in other runtimes.
 const pullTimeout = 5 * time.Minute
 
-// progress watches the requests of one pull. A pull whose requests bring nothing for too long is ended; unpacking, where
-// there are none, takes its time.
+// progress monitors the requests of one pull. A pull whose requests receive nothing for too long is cancelled; unpacking, during
+// which there are no requests, may take any time.
 type progress struct {
 	next   http.RoundTripper
 	active atomic.Int64
@@ -27,7 +27,7 @@ func (p *progress) RoundTrip(r *http.Request) (*http.Response, error) {
 		p.active.Add(-1)
 		return nil, err
 	}
-	p.bytes.Add(1) // an answer is progress
+	p.bytes.Add(1) // a response is progress
 	resp.Body = &watchedBody{ReadCloser: resp.Body, p: p}
 	return resp, nil
 }
@@ -51,7 +51,7 @@ func (b *watchedBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// watch ends the context that it answers when nothing has come for timeout; its cause says so. Call stop.
+// watch returns a context that is cancelled when nothing has been received for timeout, with a cause that says so. Call stop.
 func (p *progress) watch(ctx context.Context, timeout time.Duration) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	done := make(chan struct{})
@@ -77,12 +77,12 @@ func (p *progress) watch(ctx context.Context, timeout time.Duration) (_ context.
 	return ctx, func() { cancel(context.Canceled); <-done }
 }
 
-// errTooLarge says that an archive is larger than what is taken.
+// errTooLarge means that an archive is too large.
 type errTooLarge struct{ limit int64 }
 
 func (e errTooLarge) Error() string { return fmt.Sprintf("it holds more than %d bytes", e.limit) }
 
-// bounded fails, other than io.LimitReader, when there is more than n bytes.
+// bounded returns an error, unlike io.LimitReader, if there are more than n bytes.
 type bounded struct {
 	r     io.Reader
 	left  int64

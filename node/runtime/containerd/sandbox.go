@@ -18,8 +18,8 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// A sandbox is a folder, sandboxes/UID: config.json says what was asked for; net, ipc and uts are bind mounts of
-// namespaces; shm is the tmpfs that the pod's containers share.
+// A sandbox is a directory, sandboxes/UID: config.json is its configuration; net, ipc and uts are bind mounts of namespaces; shm is
+// the tmpfs that the pod's containers share.
 
 func (r *Runtime) sandboxDir(uid string) string { return filepath.Join(r.c.StateDir, "sandboxes", uid) }
 
@@ -74,7 +74,7 @@ type namespace struct {
 func wanted(c runtime.SandboxConfig) []namespace {
 	var n []namespace
 	if c.Net == runtime.NamespacePod {
-		// A pod with the host's network has the host's name too, as with other runtimes.
+		// A pod in the host's network has the host's name too, as with other runtimes.
 		n = append(n, namespace{"net", unix.CLONE_NEWNET}, namespace{"uts", unix.CLONE_NEWUTS})
 	}
 	if c.IPC == runtime.NamespacePod {
@@ -83,8 +83,8 @@ func wanted(c runtime.SandboxConfig) []namespace {
 	return n
 }
 
-// pinNamespaces makes the namespaces that are missing. The thread that enters them is never given back to Go: its
-// goroutine ends locked, and so the thread ends too.
+// pinNamespaces creates missing namespaces. The thread that enters them is never returned to Go's scheduler: its goroutine ends
+// locked, which ends the thread.
 func pinNamespaces(dir string, c runtime.SandboxConfig) error {
 	var missing []namespace
 	for _, n := range wanted(c) {
@@ -125,7 +125,7 @@ func pinNamespaces(dir string, c runtime.SandboxConfig) error {
 	return <-result
 }
 
-// configure runs inside the new namespaces.
+// configure is run inside the new namespaces.
 func configure(made []namespace, c runtime.SandboxConfig) error {
 	for _, n := range made {
 		switch n.name {
@@ -140,7 +140,7 @@ func configure(made []namespace, c runtime.SandboxConfig) error {
 		}
 	}
 	for k, v := range c.Sysctls {
-		// A namespace that was there already has its values.
+		// An existing namespace already has its values.
 		if !slices.ContainsFunc(made, func(n namespace) bool { return n.name == namespaceOfSysctl(k) }) {
 			continue
 		}
@@ -152,7 +152,7 @@ func configure(made []namespace, c runtime.SandboxConfig) error {
 	return nil
 }
 
-// namespaceOfSysctl names the sandbox's namespace that a sysctl belongs to, "" for one of the host.
+// namespaceOfSysctl returns the name of the sandbox's namespace that a sysctl belongs to, "" for one of the host.
 func namespaceOfSysctl(name string) string {
 	switch ns, _, _ := sysctl.GetNamespace(name); ns {
 	case sysctl.NetNamespace:
@@ -165,7 +165,7 @@ func namespaceOfSysctl(name string) string {
 	return ""
 }
 
-// sysctlPath is the file of a sysctl below /proc/sys. In a normalized name a slash stands for a dot within a part.
+// sysctlPath returns the path of a sysctl below /proc/sys. In a normalized name a slash means a dot within a part.
 func sysctlPath(name string) string {
 	return strings.Map(func(r rune) rune {
 		switch r {
@@ -178,8 +178,8 @@ func sysctlPath(name string) string {
 	}, sysctl.NormalizeName(name))
 }
 
-// ownSysctls refuses sysctls that are not of a namespace which the sandbox has of its own: whoever admitted the pod, the
-// host's are never written.
+// ownSysctls refuses sysctls that are not in a namespace of the sandbox's own, so that the host's are never written, even if the
+// pod was admitted.
 func ownSysctls(c runtime.SandboxConfig) error {
 	for name := range c.Sysctls {
 		ns := namespaceOfSysctl(name)
@@ -225,7 +225,7 @@ func mountShm(path string) error {
 	return unix.Mount("shm", path, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=1777,size=%d", shmSize))
 }
 
-// isMountPoint says whether path is the root of a mount, also of one from the same device as its parent.
+// isMountPoint says whether path is the root of a mount, even one from the same device as its parent.
 func isMountPoint(path string) bool {
 	var st unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &st)
@@ -251,7 +251,7 @@ func (r *Runtime) RemoveSandbox(ctx context.Context, uid string) error {
 	return os.RemoveAll(dir)
 }
 
-// unmountAll detaches every mount on path: a crash between two steps may have left more than one.
+// unmountAll unmounts every mount on path: a crash between two steps may have left more than one.
 func unmountAll(path string) {
 	for range 8 {
 		if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {

@@ -23,7 +23,7 @@ import (
 
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// defaultCaps are what a container has unless its security context says otherwise.
+// defaultCaps are the capabilities of a container unless its security context says otherwise.
 var defaultCaps = []string{
 	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
 	"CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
@@ -36,11 +36,11 @@ var maskedPaths = []string{
 
 var readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 
-// errNoCommand is worded as other runtimes word it.
+// errNoCommand has the text of other runtimes.
 var errNoCommand = errors.New("no command specified")
 
-// commandOf merges the image's entrypoint and cmd with the container's command and args: a command of its own also
-// drops the image's cmd.
+// commandOf merges the image's entrypoint and cmd with the container's command and args: if the container has a command, the
+// image's cmd is not used.
 func commandOf(image ocispec.ImageConfig, command, args []string) ([]string, error) {
 	switch {
 	case len(command) == 0 && len(args) == 0:
@@ -55,7 +55,7 @@ func commandOf(image ocispec.ImageConfig, command, args []string) ([]string, err
 	return out, nil
 }
 
-// envOf merges: the image's, then the container's over it, each name once at its first place.
+// envOf merges the image's variables with the container's, which take precedence. Each name appears once, at its first position.
 func envOf(image ocispec.ImageConfig, hostname string, tty bool, own []runtime.KeyValue) []string {
 	var out []string
 	at := map[string]int{}
@@ -84,7 +84,7 @@ func envOf(image ocispec.ImageConfig, hostname string, tty bool, own []runtime.K
 	return out
 }
 
-// spec builds the whole OCI specification.
+// spec returns the complete OCI runtime specification.
 func (r *Runtime) spec(ctx context.Context, id string, c runtime.ContainerConfig, image ocispec.ImageConfig, user resolvedUser) (*specs.Spec, error) {
 	args, err := commandOf(image, c.Command, c.Args)
 	if err != nil {
@@ -112,7 +112,7 @@ func (r *Runtime) spec(ctx context.Context, id string, c runtime.ContainerConfig
 			Cwd:      cwd,
 			Env:      envOf(image, hostname, c.TTY, c.Env),
 			User:     specs.User{UID: user.uid, GID: user.gid, AdditionalGids: user.groups},
-			// An ambient or inheritable set would hand root's powers to other users.
+			// Ambient or inheritable capabilities would pass root's capabilities to other users.
 			Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
 			NoNewPrivileges: c.Security.NoNewPrivileges,
 			OOMScoreAdj:     &adj,
@@ -165,10 +165,10 @@ func joinProcesses(s *specs.Spec, pid int) {
 	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: fmt.Sprintf("/proc/%d/ns/pid", pid)})
 }
 
-// shimGroup names the shim that all containers of a pod share. Shims of several agents on one containerd are apart.
+// shimGroup returns the name of the shim that all containers of a pod share. Agents on one containerd have separate shims.
 func shimGroup(namespace, uid string) string { return namespace + "-" + uid }
 
-// capabilities resolves the set, within what the agent itself has: nobody can give more.
+// capabilities returns the container's capabilities, limited to the agent's own, which it cannot exceed.
 func (r *Runtime) capabilities(s runtime.Security) []string {
 	set := map[string]bool{}
 	for _, c := range defaultCaps {
@@ -187,7 +187,7 @@ func (r *Runtime) capabilities(s runtime.Security) []string {
 		return c
 	}
 	if !s.Privileged {
-		// ALL is taken first on both sides, so that what is named beside it counts.
+		// ALL is evaluated first in both lists, so that names beside it have an effect.
 		if containsAll(s.AddCaps) {
 			for _, c := range cap.Known() {
 				set[c] = true
@@ -223,8 +223,8 @@ func (r *Runtime) namespaces(c runtime.ContainerConfig) []specs.LinuxNamespace {
 		out = append(out, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: filepath.Join(dir, "net")},
 			specs.LinuxNamespace{Type: specs.UTSNamespace, Path: filepath.Join(dir, "uts")})
 	} else {
-		// The agent may live in a network namespace of its own, apart from containerd's. /proc/PID/ns/net would be the
-		// main thread's, which may be one that entered a pod's namespace: Go cannot end that thread.
+		// The agent may be in another network namespace than containerd. /proc/PID/ns/net would be the main thread's, which may
+		// have entered a pod's namespace: Go cannot end that thread.
 		out = append(out, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), r.hostNet.Fd())})
 	}
 	if c.Sandbox.IPC == runtime.NamespacePod {
@@ -246,7 +246,7 @@ func (r *Runtime) namespaces(c runtime.ContainerConfig) []specs.LinuxNamespace {
 func (r *Runtime) resources(c runtime.ContainerConfig) *specs.LinuxResources {
 	out := ociResources(c.Resources)
 	if r.cg.v2 {
-		// One process that is killed for want of memory takes its container along: half a container is none.
+		// If the OOM killer kills one process, it kills the whole container: a part of it would be useless.
 		out.Unified = map[string]string{"memory.oom.group": "1"}
 	}
 	if c.Security.Privileged {
@@ -268,7 +268,7 @@ func ociResources(in runtime.Resources) *specs.LinuxResources {
 		out.CPU.Quota, out.CPU.Period = &in.CPUQuota, &in.CPUPeriod
 	}
 	if in.MemoryLimit > 0 {
-		// Swap equal to memory means none, where the kernel counts swap at all.
+		// Swap equal to memory means no swap, if the kernel accounts swap at all.
 		out.Memory = &specs.LinuxMemory{Limit: &in.MemoryLimit}
 		if swapAccounting() {
 			out.Memory.Swap = &in.MemoryLimit
@@ -292,7 +292,7 @@ func swapAccounting() bool {
 	return false
 }
 
-// mounts are the system's, then the pod's in an order where parents come before children.
+// mounts returns the system's mounts, then the pod's, with parents before children.
 func (r *Runtime) mounts(c runtime.ContainerConfig) []specs.Mount {
 	sysMode, cgMode := "ro", "ro"
 	if c.Security.Privileged {
@@ -368,7 +368,7 @@ func hostDevices(s *specs.Spec) error {
 	walk = func(dir string) error {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
-			return nil // it may have gone
+			return nil // it may have been removed
 		}
 		for _, e := range entries {
 			path := filepath.Join(dir, e.Name())
@@ -407,10 +407,10 @@ func (r *Runtime) profiles(ctx context.Context, s *specs.Spec, sec runtime.Secur
 	return r.apparmor(ctx, s, sec)
 }
 
-// defaultProfile is the AppArmor profile of containers that name none, under the name that other runtimes give it.
+// defaultProfile is the AppArmor profile of containers that name none; the name is the one that other runtimes use.
 const defaultProfile = "cri-containerd.apparmor.d"
 
-// apparmor confines the container where the host can. Privileged containers are not confined.
+// apparmor sets the container's AppArmor profile if the host supports it. Privileged containers are unconfined.
 func (r *Runtime) apparmor(ctx context.Context, s *specs.Spec, sec runtime.Security) error {
 	name, local := strings.CutPrefix(sec.AppArmor, "localhost/")
 	switch {
@@ -429,7 +429,7 @@ func (r *Runtime) apparmor(ctx context.Context, s *specs.Spec, sec runtime.Secur
 	return nil
 }
 
-// ownLimits reads what the agent itself may give: its capabilities, and the lowest OOM score that it may set.
+// ownLimits returns the agent's own capabilities, and the lowest OOM score adjustment that it may set.
 func ownLimits() (caps []string, minOOM int, err error) {
 	caps, err = cap.Current()
 	if err != nil {

@@ -109,20 +109,20 @@ func (r *Runtime) Exec(ctx context.Context, id string, o runtime.ExecOptions) (i
 		case <-wait:
 		case <-kctx.Done():
 		}
-		proc.IO().Cancel() // whoever has given up reads nothing any more
+		proc.IO().Cancel() // the caller gave up and reads nothing any more
 		return -1, ctx.Err()
 	}
 }
 
-// idleOutput is how long the output of a command that has ended may be silent. A child that went to the background may
-// hold the streams open for ever.
+// idleOutput is how long the output of a command that has ended may be silent. A background child may keep the streams open
+// forever.
 const idleOutput = 10 * time.Second
 
-// output is where both streams of a command go, one write at a time: they may be one writer.
+// output serializes writes to both streams of a command, as they may be one writer.
 type output struct {
 	mu      sync.Mutex
 	writing atomic.Bool
-	last    atomic.Int64 // when a write began or ended last
+	last    atomic.Int64 // when a write last began or ended
 }
 
 func newOutput() *output {
@@ -149,8 +149,8 @@ func (w *outputWriter) Write(b []byte) (int, error) {
 	return w.w.Write(b)
 }
 
-// drain waits until all output of an ended command has been written, however slowly it is read, or ctx ends. It goes on
-// without the end of the streams when nothing has come for idle.
+// drain waits until all output of an ended command has been written, however slowly it is read, or ctx ends. If the streams do not
+// end, it returns when nothing has come for idle.
 func (o *output) drain(ctx context.Context, io cio.IO, idle time.Duration) error {
 	done := make(chan struct{})
 	go func() { defer close(done); io.Wait() }()
@@ -201,8 +201,8 @@ func resizer(ch <-chan runtime.Size, resize func(runtime.Size)) (stop func()) {
 	return func() { close(done); wg.Wait() }
 }
 
-// closableReader tells when its reader has ended, but not before the process has started: closing the input of a
-// process that is not there yet is lost.
+// closableReader reports the end of its reader, but not before the process has started: closing the input of a process that has not
+// started yet has no effect.
 type closableReader struct {
 	r     io.Reader
 	start chan struct{}
@@ -211,15 +211,15 @@ type closableReader struct {
 	ended <-chan struct{}
 }
 
-// endsWith makes the input of a terminal end only when its process has: an end of input would hang the terminal up. The
-// shim opens a writing end of its own against that, but on its own time, maybe after all input was written.
+// endsWith delays the end of a terminal's input until its process has ended: an earlier end would hang up the terminal. The shim
+// opens another writing end against that, but possibly only after all input was written.
 func (c *closableReader) endsWith(ended <-chan struct{}) { c.ended = ended }
 
 func newClosableReader(r io.Reader) *closableReader {
 	return &closableReader{r: r, start: make(chan struct{})}
 }
 
-// reader answers nil where there is no input, so that none is connected.
+// reader returns nil if there is no input, so that none is connected.
 func (c *closableReader) reader() io.Reader {
 	if c.r == nil {
 		return nil
@@ -276,11 +276,11 @@ func (r *Runtime) Attach(ctx context.Context, id string, o runtime.AttachOptions
 		if err != nil {
 			return fmt.Errorf("attach to container %s: %w", id, err)
 		}
-		// The shim holds a write end of its own until CloseIO, so the input ends only then, after all that was written.
-		// It may open it late: ours stays open until the end of the stream.
+		// The shim has its own write end until CloseIO, so the input ends only then, after everything that was written. The shim
+		// may open it late, so ours stays open until the end of the stream.
 		defer in.Close()
 		go func() {
-			select { // what the input brings forth must not be missed
+			select { // output caused by the input must not be missed
 			case <-attached:
 			case <-time.After(attachWait):
 			}
@@ -317,10 +317,10 @@ func (r *Runtime) Attach(ctx context.Context, id string, o runtime.AttachOptions
 	return err
 }
 
-// attachWait is how long a logger of an earlier version is waited for to say that a client is attached, which it does not.
+// attachWait is how long to wait for the Attached frame, which loggers of earlier versions do not send.
 const attachWait = 2 * time.Second
 
-// openInput opens the FIFO for writing, waiting a moment for the shim, which opens its end on its own time.
+// openInput opens the FIFO for writing; it waits a moment for the shim to open the other end.
 func openInput(ctx context.Context, path string) (*os.File, error) {
 	for i := 0; ; i++ {
 		f, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NONBLOCK, 0)
@@ -335,7 +335,7 @@ func openInput(ctx context.Context, path string) (*os.File, error) {
 	}
 }
 
-// dialLogger waits a moment for a logger that has only just been started.
+// dialLogger connects to a logger; it waits a moment for one that has just been started.
 func dialLogger(ctx context.Context, path string) (net.Conn, error) {
 	for i := 0; ; i++ {
 		conn, err := net.Dial("unix", path)

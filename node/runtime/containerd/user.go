@@ -19,13 +19,13 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// resolvedUser is who a container runs as.
+// resolvedUser is the user that a container runs as.
 type resolvedUser struct {
 	uid, gid uint32
 	groups   []uint32
 }
 
-// imageAccounts are an image's /etc/passwd and /etc/group. An image never changes, so those of usual size are read once.
+// imageAccounts are an image's /etc/passwd and /etc/group. Images never change, so files of usual size are cached.
 type imageAccounts struct{ passwd, group []byte }
 
 const (
@@ -33,12 +33,13 @@ const (
 	maxCachedAccounts = 64 << 10
 )
 
-// resolveUser finds user, group and groups from the security context, the image's user, and the image's accounts.
+// resolveUser determines user, group and groups from the security context, the image's user, and the image's accounts.
 func (r *Runtime) resolveUser(ctx context.Context, img client.Image, imageUser string, s runtime.Security) (resolvedUser, error) {
 	spec := imageUser
 	if s.RunAsUser != nil {
 		spec = strconv.FormatInt(*s.RunAsUser, 10)
-		// As the CRI has it: a user of one's own takes its group from the image's accounts, not from the image's user.
+		// As the CRI specifies it: a user from the security context gets its group from the image's accounts, not from the image's
+		// user.
 	}
 	name, group, _ := strings.Cut(spec, ":")
 	if s.RunAsNonRoot && s.RunAsUser == nil {
@@ -61,7 +62,7 @@ func (r *Runtime) resolveUser(ctx context.Context, img client.Image, imageUser s
 	if err != nil {
 		return resolvedUser{}, err
 	}
-	if s.RunAsNonRoot && u.uid == 0 { // whatever led here
+	if s.RunAsNonRoot && u.uid == 0 { // however it was determined
 		return resolvedUser{}, runtime.ErrRunAsRoot
 	}
 	if s.RunAsGroup != nil {
@@ -70,7 +71,7 @@ func (r *Runtime) resolveUser(ctx context.Context, img client.Image, imageUser s
 	if s.StrictGroups {
 		u.groups = nil
 	}
-	// The primary group is among the groups, as the kernel's login would have it.
+	// The primary group is also one of the groups, as after a login.
 	groups := []uint32{u.gid}
 	for _, g := range u.groups {
 		if !slices.Contains(groups, g) {
@@ -86,14 +87,14 @@ func (r *Runtime) resolveUser(ctx context.Context, img client.Image, imageUser s
 	return u, nil
 }
 
-// lookupUser resolves "name or number" and an optional group against an image's accounts.
+// lookupUser resolves "name or number" and an optional group with an image's accounts.
 func lookupUser(a imageAccounts, user, group string) (resolvedUser, error) {
 	var u resolvedUser
 	if user == "" {
 		user = "0"
 	}
-	// A number is a number, even where an account is named like it. Ids over 31 bits are refused: they turn up as 0 in
-	// places that count with fewer.
+	// A number is an id, even if an account has that name. Ids of more than 31 bits are refused: in places with smaller integers
+	// they would be truncated to 0.
 	n, numErr := strconv.ParseUint(user, 10, 31)
 	if errors.Is(numErr, strconv.ErrRange) {
 		return u, fmt.Errorf("user id %s is out of range", user)
@@ -192,8 +193,8 @@ func (r *Runtime) accounts(ctx context.Context, img client.Image) (imageAccounts
 	return a, nil
 }
 
-// readAccounts reads the accounts below the root of an image, which is not trusted: links stay beneath the root, and a FIFO
-// or an endless file in their place is an error.
+// readAccounts reads the accounts below the root of an image, which is not trusted: links cannot lead out of the root, and a FIFO
+// or an endless file is an error.
 func readAccounts(root string) (a imageAccounts, err error) {
 	for name, into := range map[string]*[]byte{"passwd": &a.passwd, "group": &a.group} {
 		b, err := beneath.ReadFile(root, filepath.Join("etc", name), beneath.AsRoot, maxAccounts)

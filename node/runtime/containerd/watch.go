@@ -12,10 +12,10 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// unknownExit is the exit code when nobody can know it: the daemon was away, or the host went down.
+// unknownExit is the exit code if it cannot be known: the daemon was down, or the host was.
 const unknownExit = 255
 
-// recover finds the containers of a former life and watches those that run.
+// recover finds the containers of a previous agent and watches those that are running.
 func (r *Runtime) recover(ctx context.Context) error {
 	list, err := r.client.Containers(ctx)
 	if err != nil {
@@ -53,7 +53,7 @@ func (r *Runtime) recover(ctx context.Context) error {
 	return nil
 }
 
-// adopt finds out what became of a container that was not seen to exit.
+// adopt determines the state of a container whose exit was not observed.
 func (r *Runtime) adopt(ctx context.Context, c *container) error {
 	task, err := c.ctr.Task(ctx, nil)
 	switch {
@@ -62,7 +62,7 @@ func (r *Runtime) adopt(ctx context.Context, c *container) error {
 		created := c.info.State == runtime.StateCreated
 		c.mu.Unlock()
 		if created {
-			return nil // never started; the agent removes it
+			return nil // never started; the agent will remove it
 		}
 		r.exited(c, unknownExit, time.Now(), "ContainerStatusUnknown", "The container's exit was not seen")
 		return nil
@@ -84,7 +84,7 @@ func (r *Runtime) adopt(ctx context.Context, c *container) error {
 	running := c.info.State == runtime.StateRunning
 	c.mu.Unlock()
 	switch {
-	case err != nil: // gone between the two calls
+	case err != nil: // it ended between the two calls
 		r.exited(c, unknownExit, time.Now(), "ContainerStatusUnknown", "The container's exit was not seen")
 	case st.Status == client.Stopped:
 		r.exited(c, int(st.ExitStatus), st.ExitTime, "", "")
@@ -94,7 +94,7 @@ func (r *Runtime) adopt(ctx context.Context, c *container) error {
 	return nil
 }
 
-// watch waits for a container's exit. The daemon may go and come meanwhile.
+// watch waits for a container's exit. The daemon may restart meanwhile.
 func (r *Runtime) watch(c *container) {
 	c.mu.Lock()
 	if c.watching {
@@ -144,7 +144,7 @@ func (r *Runtime) watch(c *container) {
 	})
 }
 
-// lookAgain asks for the task anew after an error.
+// lookAgain loads the task again after an error.
 func (r *Runtime) lookAgain(c *container) (gone bool, code int, at time.Time) {
 	ctx, cancel := context.WithTimeout(r.lifeCtx, 10*time.Second)
 	defer cancel()
@@ -162,8 +162,8 @@ func (r *Runtime) lookAgain(c *container) (gone bool, code int, at time.Time) {
 	return false, 0, time.Time{}
 }
 
-// exited records the end: the reason is read from the control group before the task is deleted, and the deletion waits
-// for the logger, so that whoever sees the exit sees the whole log.
+// exited records the exit: the reason is read from the cgroup before the task is deleted, and the deletion waits for the logger, so
+// that the log is complete when the exit becomes visible.
 func (r *Runtime) exited(c *container, code int, at time.Time, reason, message string) {
 	c.mu.Lock()
 	info, task := c.info, c.task

@@ -1,5 +1,5 @@
-// Package fake is a container runtime in memory. Its containers run a handful of commands (see programs.go), its time is
-// the time package's, so it works in a testing/synctest bubble, and its operations can be made to fail or to block.
+// Package fake is a container runtime in memory. Its containers run a handful of commands (see programs.go), its time is that of
+// package time, so it works in a testing/synctest bubble, and its operations can be made to fail or to block.
 package fake
 
 import (
@@ -45,7 +45,7 @@ type container struct {
 
 var _ runtime.Runtime = (*Runtime)(nil)
 
-// New makes a runtime with the given images, by full reference.
+// New creates a runtime with the given images, by complete reference.
 func New(images ...string) *Runtime {
 	r := &Runtime{sandboxes: map[string]runtime.Sandbox{}, containers: map[string]*container{}, images: map[string]runtime.Image{}, pullable: map[string]runtime.Image{},
 		listeners: map[chan runtime.Event]struct{}{}, faults: map[string][]error{}, blocks: map[string]chan struct{}{}, programs: map[string]Program{}, stats: map[string]runtime.Stats{}}
@@ -59,7 +59,7 @@ func imageOf(ref string) runtime.Image {
 	return runtime.Image{ID: fmt.Sprintf("sha256:%064x", []byte(ref)[:min(len(ref), 32)]), RepoTags: []string{ref}, Size: 1 << 20}
 }
 
-// Fail makes the next calls of an operation (a method's name, "StartContainer") answer these errors, one each.
+// Fail makes the next calls of an operation (a method's name, such as "StartContainer") return these errors, one each.
 func (r *Runtime) Fail(op string, errs ...error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -80,14 +80,14 @@ func (r *Runtime) Block(op string) (release func()) {
 	})
 }
 
-// SetStats sets what Stats answers for containers of a name.
+// SetStats sets the result of Stats for containers with a name.
 func (r *Runtime) SetStats(name string, s runtime.Stats) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.stats[name] = s
 }
 
-// SetFeatures sets what Features answers.
+// SetFeatures sets the result of Features.
 func (r *Runtime) SetFeatures(f runtime.Features) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -101,7 +101,7 @@ func (r *Runtime) Features() runtime.Features {
 	return r.features
 }
 
-// Reboot ends every container as a host does that goes down, and loses the sandboxes.
+// Reboot ends every container and loses the sandboxes, as a reboot of the host does.
 func (r *Runtime) Reboot() {
 	r.mu.Lock()
 	var running []*container
@@ -126,7 +126,7 @@ func (r *Runtime) Provide(ref string) {
 	r.pullable[ref] = imageOf(ref)
 }
 
-// SetUser sets the user that an image names.
+// SetUser sets the user in an image's configuration.
 func (r *Runtime) SetUser(ref, user string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -146,14 +146,14 @@ func (r *Runtime) Exit(id string, code int, oom bool) {
 	}
 }
 
-// Calls answers the operations so far, "CreateContainer web".
+// Calls returns the operations so far, such as "CreateContainer web".
 func (r *Runtime) Calls() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return append([]string(nil), r.calls...)
 }
 
-// enter records a call and applies its knobs.
+// enter records a call and applies Fail and Block.
 func (r *Runtime) enter(ctx context.Context, op, detail string) error {
 	r.mu.Lock()
 	r.calls = append(r.calls, strings.TrimSpace(op+" "+detail))
@@ -193,7 +193,7 @@ func (r *Runtime) Events(ctx context.Context) <-chan runtime.Event {
 	return ch
 }
 
-// tell is called with mu held.
+// tell sends an event. The caller holds mu.
 func (r *Runtime) tell(c *container) {
 	for ch := range r.listeners {
 		select {
@@ -437,7 +437,7 @@ func (r *Runtime) Stats(ctx context.Context, id string) (runtime.Stats, error) {
 	return s, nil
 }
 
-// Config answers what a container was created from.
+// Config returns the configuration with which a container was created.
 func (r *Runtime) Config(id string) runtime.ContainerConfig {
 	r.mu.Lock()
 	defer r.mu.Unlock()

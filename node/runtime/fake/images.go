@@ -15,7 +15,7 @@ import (
 
 var validRef = regexp.MustCompile(`^[a-z0-9][a-z0-9._:/@-]*$`)
 
-// image is called with mu held.
+// image returns an image. The caller holds mu.
 func (r *Runtime) image(ref string) (runtime.Image, error) {
 	if !validRef.MatchString(ref) {
 		return runtime.Image{}, fmt.Errorf("%w: couldn't parse image name %q", runtime.ErrInvalidImageName, ref)
@@ -86,7 +86,7 @@ func (r *Runtime) ListImages(ctx context.Context) ([]runtime.Image, error) {
 	return out, nil
 }
 
-// MountImage writes the image's reference into the folder, for want of files.
+// MountImage writes the image's reference to the directory instead of files.
 func (r *Runtime) MountImage(ctx context.Context, podUID, ref, target string) error {
 	if err := r.enter(ctx, "MountImage", ref); err != nil {
 		return err

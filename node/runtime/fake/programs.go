@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Program is what a command does; it answers the exit code. ctx ends when the process is killed.
+// Program implements a command and returns the exit code. ctx ends when the process is killed.
 type Program func(ctx context.Context, p *Process) int
 
 // Process is one run of a program.
@@ -51,7 +51,7 @@ func (p *Process) exit(code int, oom bool) {
 	}
 }
 
-// run runs the program until it ends or is ended from outside.
+// run runs the program until it returns or is ended from outside.
 func (p *Process) run(ctx context.Context, program Program) (code int, oom bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -73,14 +73,14 @@ func (p *Process) run(ctx context.Context, program Program) (code int, oom bool)
 	}
 }
 
-// Program sets what a command (its first word) does.
+// Program sets the implementation of a command (its first word).
 func (r *Runtime) Program(name string, p Program) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.programs[name] = p
 }
 
-// program finds what a command does, nil if there is no such program. Called with mu held.
+// program returns the implementation of a command, nil if there is none. The caller holds mu.
 func (r *Runtime) program(args []string) (Program, []string) {
 	if len(args) == 0 {
 		args = []string{"sleep", "1000000"} // an image's own command
@@ -102,7 +102,7 @@ var builtin = map[string]Program{
 		_, _ = io.Copy(p.Stdout, p.Stdin)
 		return 0
 	},
-	// As the first process of a container, sleep has no handler and so ignores TERM.
+	// As a container's first process, sleep has no signal handler and therefore ignores TERM.
 	"sleep": func(ctx context.Context, p *Process) int {
 		t := time.NewTimer(time.Duration(atoi(p.Args[1])) * time.Second)
 		defer t.Stop()
@@ -122,7 +122,7 @@ var (
 	sleeping = regexp.MustCompile(`^sleep (\d+);`)
 )
 
-// shell understands sh -c with `trap "exit N" TERM` around a loop, `sleep N; exit M`, and "exit N".
+// shell supports sh -c with `trap "exit N" TERM` around a loop, `sleep N; exit M`, and "exit N".
 func shell(ctx context.Context, p *Process) int {
 	script := p.Args[len(p.Args)-1]
 	if m := sleeping.FindStringSubmatch(script); m != nil {
@@ -150,7 +150,7 @@ func shell(ctx context.Context, p *Process) int {
 	return 0
 }
 
-// pipe is a container's input: it can be written while nobody reads, and closed once.
+// pipe is a container's input: it can be written before it is read, and closed once.
 type pipe struct {
 	mu     sync.Mutex
 	b      bytes.Buffer
@@ -199,7 +199,7 @@ func (p *pipe) Read(b []byte) (int, error) {
 	}
 }
 
-// fanout is a container's output for those who are attached.
+// fanout copies a container's output to attached clients.
 type fanout struct {
 	mu      sync.Mutex
 	clients []io.Writer

@@ -1,5 +1,5 @@
-// Package runtimetest is the suite that every implementation of node/runtime passes, and what it needs: a containerd of
-// one's own, and images.
+// Package runtimetest has the test suite for every implementation of node/runtime, and what it needs: a private containerd, and
+// images.
 package runtimetest
 
 import (
@@ -18,7 +18,7 @@ import (
 	"github.com/kontiki/kontiki/internal/ociimage"
 )
 
-// Daemon is a containerd of the test's own.
+// Daemon is a containerd of one test.
 type Daemon struct {
 	Dir     string
 	Address string
@@ -27,8 +27,8 @@ type Daemon struct {
 	done    chan struct{}
 }
 
-// StartDaemon starts a containerd with its own root, state and socket, and ends it, its shims and its mounts with the
-// test. The test is skipped where containerd is not installed or the test does not run as root.
+// StartDaemon starts a containerd with its own root, state and socket, and ends it, its shims and its mounts with the test. The
+// test is skipped if containerd is not installed or the test does not run as root.
 func StartDaemon(t testing.TB) *Daemon {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -39,7 +39,7 @@ func StartDaemon(t testing.TB) *Daemon {
 			t.Skipf("needs %s: %v", bin, err)
 		}
 	}
-	// Sockets must fit 108 bytes: t.TempDir's names are too long.
+	// Paths of sockets are limited to 108 bytes: t.TempDir's names are too long.
 	dir, err := os.MkdirTemp("", "kt")
 	if err != nil {
 		t.Fatal(err)
@@ -72,7 +72,7 @@ func (d *Daemon) Start() {
 	defer log.Close()
 	d.cmd = exec.Command("containerd", "--config", filepath.Join(d.Dir, "config.toml"))
 	d.cmd.Stdout, d.cmd.Stderr = log, log
-	// A test process that dies takes its daemon along.
+	// If the test process dies, its daemon is killed too.
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := d.cmd.Start(); err != nil {
 		d.t.Fatal(err)
@@ -81,7 +81,7 @@ func (d *Daemon) Start() {
 	go func() { d.cmd.Wait(); close(d.done) }()
 }
 
-// Kill ends the daemon as kill -9 does; shims and containers go on.
+// Kill ends the daemon with kill -9; shims and containers keep running.
 func (d *Daemon) Kill() {
 	_ = d.cmd.Process.Kill()
 	<-d.done
@@ -102,7 +102,7 @@ func (d *Daemon) cleanup() {
 	case <-time.After(5 * time.Second):
 		d.Kill()
 	}
-	// Whatever still names our folder is ours: shims, loggers, and the containers below the shims.
+	// Processes whose arguments contain our directory are ours: shims, loggers, and the containers below the shims.
 	for range 20 {
 		if pids := processesNaming(d.Dir); len(pids) == 0 {
 			break
@@ -175,10 +175,10 @@ func UnmountBelow(dir string) {
 	}
 }
 
-// BusyboxName is the image that BusyboxArchive holds.
+// BusyboxName is the name of the image in BusyboxArchive.
 const BusyboxName = "docker.io/kontiki/busybox:test"
 
-// BusyboxArchive is an archive with a static busybox; the test is skipped where there is none.
+// BusyboxArchive returns an archive with a static busybox; the test is skipped if busybox is not installed.
 func BusyboxArchive(t testing.TB) []byte {
 	t.Helper()
 	img, err := ociimage.Busybox(BusyboxName)

@@ -19,16 +19,16 @@ import (
 // Harness is one runtime under test.
 type Harness struct {
 	Runtime runtime.Runtime
-	// Image is a local image that understands: true; false; echo TEXT; cat; sleep N; sh -c with "exit N", with
-	// `echo TEXT`, and with `trap "exit N" TERM` around a loop.
+	// Image is a local image with these commands: true; false; echo TEXT; cat; sleep N; sh -c with "exit N", with `echo TEXT`, and
+	// with `trap "exit N" TERM` around a loop.
 	Image string
-	// Reopen makes a new Runtime over the same state, as after a restart of the agent; nil if it cannot.
+	// Reopen returns a new Runtime with the same state, as after a restart of the agent; nil if that is not supported.
 	Reopen func() runtime.Runtime
-	// HasLogs says that the log file is really written.
+	// HasLogs means that the log file is written.
 	HasLogs bool
 }
 
-// Suite checks the promises of runtime.Runtime. factory is called once a subtest.
+// Suite checks the promises of runtime.Runtime. factory is called once per subtest.
 func Suite(t *testing.T, factory func(t *testing.T) Harness) {
 	for _, c := range []struct {
 		name string
@@ -134,7 +134,7 @@ func (e *env) get(id string) runtime.Container {
 	return c
 }
 
-// await waits for a state, by events and by asking.
+// await waits for a state, by events and by polling.
 func (e *env) await(id string, want runtime.State) runtime.Container {
 	e.t.Helper()
 	ctx, cancel := context.WithTimeout(e.ctx, 20*time.Second)
@@ -173,7 +173,7 @@ func testSandbox(t *testing.T, e *env) {
 	if err != nil || !slices.Contains(list, a) {
 		t.Fatalf("ListSandboxes = %+v, %v; want %+v in it", list, err, a)
 	}
-	for range 2 { // removing what is not there is no error
+	for range 2 { // removing something that does not exist is not an error
 		if err := e.Runtime.RemoveSandbox(e.ctx, e.uid); err != nil {
 			t.Fatal(err)
 		}
@@ -223,7 +223,7 @@ func testLog(t *testing.T, e *env) {
 		}
 		got = append(got, rest)
 	}
-	slices.Sort(got) // the streams have no order among them
+	slices.Sort(got) // the order between the streams is not defined
 	if want := []string{"stderr F two", "stdout F one", "stdout P three"}; !slices.Equal(got, want) {
 		t.Errorf("log = %q, want %q", got, want)
 	}
@@ -312,7 +312,7 @@ func testExecContext(t *testing.T, e *env) {
 	}
 }
 
-// syncBuffer may be read while it is written.
+// syncBuffer can be read while it is being written.
 type syncBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer

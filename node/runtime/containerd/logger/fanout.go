@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// fanout sends the raw output to attached clients. Each frame is one byte of stream, four of length (big endian), and
-// the bytes. A container waits for a slow client as it would for a terminal, so that the client loses nothing; a client
-// that takes nothing for a while is dropped, and can tell: it gets no Ended frame.
+// fanout sends the raw output to attached clients. Each frame is one byte of stream, a four-byte big-endian length, and the bytes.
+// A container waits for a slow client as it would for a terminal, so that the client loses nothing; a client that reads nothing for
+// a while is dropped, and can tell, because it gets no Ended frame.
 type fanout struct {
 	l       net.Listener
 	patient time.Duration
@@ -29,16 +29,16 @@ type client struct {
 	conn net.Conn
 	ch   chan []byte
 	quit chan struct{} // closed when the client is dropped
-	done chan struct{} // closed when its writer has ended
+	done chan struct{} // closed when its writing goroutine has ended
 }
 
-// frameHead is the length of what stands before a frame's bytes.
+// frameHead is the length of a frame's header.
 const frameHead = 5
 
-// clientQueue is how many frames may wait for a client.
+// clientQueue is how many frames may be queued for a client.
 const clientQueue = 64
 
-// patience is how long a client may take nothing.
+// patience is how long a client may read nothing.
 const patience = 30 * time.Second
 
 func frameOf(s Stream, b []byte) []byte {
@@ -102,7 +102,7 @@ func (f *fanout) add(conn net.Conn) {
 	}()
 }
 
-// write sends a frame for as long as the client takes some of it in time.
+// write sends a frame as long as the client reads some of it in time.
 func (f *fanout) write(c *client, b []byte) bool {
 	for len(b) > 0 {
 		_ = c.conn.SetWriteDeadline(time.Now().Add(f.patient))
@@ -139,7 +139,7 @@ func (f *fanout) send(s Stream, b []byte) {
 	}
 }
 
-// queue waits for room in a client's queue: its writer makes some, or drops it.
+// queue waits for space in a client's queue: the client's writing goroutine makes some, or drops the client.
 func (f *fanout) queue(c *client, frame []byte) {
 	select {
 	case c.ch <- frame:
@@ -148,7 +148,7 @@ func (f *fanout) queue(c *client, frame []byte) {
 	}
 }
 
-// Close ends all clients after they got what was sent.
+// Close ends all clients after they have received everything.
 func (f *fanout) Close() {
 	f.l.Close()
 	f.mu.Lock()
@@ -168,10 +168,10 @@ const (
 	maxFrame     = 1 << 20
 )
 
-// ErrLost says that a client did not get all of the output.
+// ErrLost means that a client did not get all of the output.
 var ErrLost = errors.New("output was lost: it was not read for too long, or the logger ended before the container")
 
-// ReadFrames reads what a logger's socket sends until it ends, which is no error if all has come.
+// ReadFrames reads from a logger's socket until the end. It returns nil if all output was received.
 func ReadFrames(r io.Reader, frame func(Stream, []byte) error) error {
 	var head [frameHead]byte
 	ends := false

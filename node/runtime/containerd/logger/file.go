@@ -17,13 +17,13 @@ import (
 type Stream uint8
 
 const (
-	// Attached is the stream of the first frame that a client gets: it gets everything that comes from then on. Loggers of
-	// earlier versions, which live as long as their containers, do not send it, or send it empty; "end" in it says that
-	// an Ended frame will come.
+	// Attached is the stream of the first frame that a client gets: the client gets everything after that. Loggers of earlier
+	// versions, which live as long as their containers, do not send it, or send it empty; the content "end" means that an Ended
+	// frame will come.
 	Attached Stream = 0
 	Stdout   Stream = 1
 	Stderr   Stream = 2
-	// Ended is the stream of the last frame, which is empty: the client got everything.
+	// Ended is the stream of the last frame, which is empty: the client has received everything.
 	Ended Stream = 3
 )
 
@@ -34,16 +34,16 @@ func (s Stream) String() string {
 	return "stdout"
 }
 
-// MaxLine is how long a line may get before it is written in parts, as other runtimes have it.
+// MaxLine is the length in bytes after which a line is written in parts, as by other runtimes.
 const MaxLine = 16 << 10
 
-// TimeFormat is RFC 3339 with all nine digits, so that lines sort and cut at fixed places.
+// TimeFormat is RFC 3339 with all nine digits, so that lines can be sorted and cut at fixed columns.
 const TimeFormat = "2006-01-02T15:04:05.000000000Z07:00"
 
-// file is a log that rotates by size. When the disk refuses a write the line is lost and the container goes on.
+// file is a log that is rotated by size. If the disk refuses a write, the line is lost and the container continues.
 type file struct {
 	mu sync.Mutex
-	// root is the folder of all pods' logs, and path the log below it: no link that a pod may have put there leads out.
+	// root is the directory of all pods' logs, and path the log below it: links created by a pod cannot lead out of it.
 	root     *os.Root
 	path     string
 	f        *os.File
@@ -78,7 +78,7 @@ func openFile(path string, maxBytes int64, maxFiles int) (*file, error) {
 }
 
 func (w *file) open() error {
-	// A FIFO in its place is an error, and none to wait for.
+	// If a FIFO is at the path, this fails instead of blocking.
 	f, err := w.root.OpenFile(w.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_NONBLOCK, 0o640)
 	if err != nil {
 		return err
@@ -101,7 +101,7 @@ func (w *file) Close() error {
 	return errors.Join(w.f.Close(), w.root.Close())
 }
 
-// append writes whole lines, and rotates between them so that no file outgrows its size (but by one line longer than it).
+// append writes whole lines, and rotates between them so that a file exceeds its size only if a single line does.
 func (w *file) append(b []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -111,7 +111,7 @@ func (w *file) append(b []byte) {
 			end := bytes.LastIndexByte(b[:max(0, room)], '\n') + 1
 			if end == 0 && w.size > 0 {
 				w.rotate()
-				if w.size > 0 { // it could not
+				if w.size > 0 { // rotation failed
 					w.size = 0
 				}
 				continue
@@ -127,7 +127,7 @@ func (w *file) append(b []byte) {
 	}
 }
 
-// rotate sets the current file aside and begins a new one. On failure it goes on with the current one.
+// rotate renames the current file and begins a new one. After a failure it continues with the current one.
 func (w *file) rotate() {
 	aside := w.path + "." + time.Now().UTC().Format("20060102-150405.000000000")
 	if err := w.root.Rename(w.path, aside); err != nil {
@@ -147,7 +147,7 @@ func (w *file) rotate() {
 	}
 }
 
-// lineWriter cuts one stream into lines.
+// lineWriter splits one stream into lines.
 type lineWriter struct {
 	file    *file
 	stream  Stream
@@ -181,7 +181,7 @@ func (l *lineWriter) write(now time.Time, b []byte) {
 	}
 }
 
-// flush writes a last line that had no end.
+// flush writes a last line without a newline.
 func (l *lineWriter) flush() {
 	if len(l.pending) > 0 {
 		l.file.append(appendLine(nil, l.at, l.stream, 'P', l.pending, nil))

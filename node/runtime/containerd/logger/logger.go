@@ -1,9 +1,9 @@
-// Package logger is the process that writes a container's log. containerd's shim starts one for each container
-// (cio.BinaryIO) and gives it the container's output as file descriptors 3 and 4, so that neither the agent nor
-// containerd stands between a container and its log: both may restart, and a container never blocks on them.
+// Package logger is the process that writes a container's log. containerd's shim starts one for each container (cio.BinaryIO) and
+// passes it the container's output as file descriptors 3 and 4, so that neither the agent nor containerd is between a container and
+// its log: both may restart, and a container never blocks on them.
 //
-// It writes the CRI log format (time, stream, P or F for a partial or full line, text), rotates by size, and offers the
-// raw output to attached clients on a unix socket.
+// It writes the CRI log format (time, stream, P or F for a partial or full line, text), rotates by size, and sends the raw output
+// to attached clients on a unix socket.
 package logger
 
 import (
@@ -23,23 +23,23 @@ import (
 	"github.com/kontiki/kontiki/internal/eintr"
 )
 
-// Config is what the logger is told, as a JSON file.
+// Config is the logger's configuration, a JSON file.
 type Config struct {
-	// Log is the absolute path of the log file; rotated files stand beside it.
+	// Log is the absolute path of the log file; rotated files are beside it.
 	Log string `json:"log"`
-	// Socket is the path of the unix socket for attached clients; "" for none.
+	// Socket is the path of the unix socket for attached clients; "" means none.
 	Socket string `json:"socket,omitempty"`
-	// Stdout and Stderr are FIFOs to read instead of the descriptors 3 and 4.
+	// Stdout and Stderr are FIFOs to read instead of file descriptors 3 and 4.
 	Stdout string `json:"stdout,omitempty"`
 	Stderr string `json:"stderr,omitempty"`
-	// TTY says that there is one stream, and that no end of file may come.
+	// TTY means that there is one stream, and that it may not end by itself.
 	TTY bool `json:"tty,omitempty"`
-	// PidFile is where the logger writes its process id; it removes it at its end.
+	// PidFile is the file to which the logger writes its process id; it removes it when it ends.
 	PidFile string `json:"pidFile,omitempty"`
-	// MaxBytes is the size at which the log is rotated, MaxFiles how many files there may be with the current one.
+	// MaxBytes is the size at which the log is rotated, MaxFiles the number of files including the current one.
 	MaxBytes int64 `json:"maxBytes"`
 	MaxFiles int   `json:"maxFiles"`
-	// Patience is how long an attached client may take nothing; 0 for 30 s.
+	// Patience is how long an attached client may read nothing; 0 means 30 s.
 	Patience time.Duration `json:"patience,omitempty"`
 }
 
@@ -49,11 +49,11 @@ const (
 	DefaultMaxFiles = 5
 )
 
-// drain is how long output may still come after the logger was told to end.
+// drain is how long output may still arrive after the logger was told to stop.
 const drain = 2 * time.Second
 
-// Main runs the logger: args[0] is the path of its Config. It answers the exit code. File descriptors 3 and 4 are the
-// container's stdout and stderr; closing 5 says that the logger is ready.
+// Main runs the logger: args[0] is the path of its Config. It returns the exit code. File descriptors 3 and 4 are the container's
+// stdout and stderr; closing 5 signals that the logger is ready.
 func Main(args []string) int {
 	debug.SetGCPercent(20)
 	debug.SetMemoryLimit(8 << 20)
@@ -87,7 +87,7 @@ func Main(args []string) int {
 	return 0
 }
 
-// runFIFOs waits for the writer of both FIFOs. Told to stop before, it ends: the container did not start.
+// runFIFOs waits for the writer of both FIFOs. If it is told to stop before, it returns: the container was not started.
 func runFIFOs(c Config, stop chan os.Signal) error {
 	if c.PidFile != "" {
 		if err := os.WriteFile(c.PidFile, fmt.Appendf(nil, "%d", os.Getpid()), 0o600); err != nil {
@@ -123,13 +123,13 @@ func runFIFOs(c Config, stop chan os.Signal) error {
 	}
 }
 
-// nonblocking lets Go's poller wait on the descriptor, so that a deadline can end a read.
+// nonblocking lets Go's poller wait for the descriptor, so that a deadline can interrupt a read.
 func nonblocking(fd uintptr, name string) *os.File {
 	_ = unix.SetNonblock(int(fd), true)
 	return os.NewFile(fd, name)
 }
 
-// Run copies both streams until they end, or, after stop, until they are quiet. ready is called when it has begun.
+// Run copies both streams until they end or, after stop, until no more output arrives. ready is called when it has begun.
 func Run(c Config, stdout, stderr *os.File, stop <-chan os.Signal, ready func()) error {
 	if c.MaxBytes <= 0 {
 		c.MaxBytes = DefaultMaxBytes
