@@ -4,6 +4,7 @@ package docs_test
 import (
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -52,6 +53,21 @@ func TestDocumentsNameTestsThatExist(t *testing.T) {
 	for test, documents := range named {
 		if !defined[test] {
 			t.Errorf("%v: there is no %s", documents, test)
+		}
+	}
+}
+
+// TestBugPatchesApply: test/robustness/bugs/again.sh lays these patches over the tree, so they must follow it.
+func TestBugPatchesApply(t *testing.T) {
+	patches, err := filepath.Glob("../robustness/bugs/*.patch")
+	if err != nil || len(patches) == 0 {
+		t.Fatalf("no patches: %v", err)
+	}
+	for _, patch := range patches {
+		apply := exec.Command("git", "apply", "--check", "test/robustness/bugs/"+filepath.Base(patch))
+		apply.Dir = "../.."
+		if out, err := apply.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", filepath.Base(patch), err, out)
 		}
 	}
 }
