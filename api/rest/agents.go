@@ -210,5 +210,9 @@ func runsSomething(r *http.Request, path string) bool {
 type responder struct{ *call }
 
 func (r responder) Error(_ http.ResponseWriter, _ *http.Request, err error) {
+	if r.answer.begun.Load() {
+		r.Log.Debug("a connection to a node's agent broke", "path", r.r.URL.Path, "error", err)
+		return
+	}
 	writeError(r.w, r.r, apierrors.NewServiceUnavailable(fmt.Sprintf("error trying to reach the node's agent: %v", err)))
 }

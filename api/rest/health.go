@@ -32,7 +32,7 @@ func (c *call) serveHealth() {
 	if single && one != "" {
 		i := slices.IndexFunc(checks, func(k check) bool { return k.name == one })
 		if i < 0 {
-			writeError(c.w, c.r, noSuchPath(c.r))
+			c.fail(noSuchPath(c.r))
 			return
 		}
 		if err := checks[i].run(c); err != nil {

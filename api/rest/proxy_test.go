@@ -33,12 +33,18 @@ func (toAgents) TLS() *tls.Config { return &tls.Config{InsecureSkipVerify: true}
 type agentOf struct {
 	mu    sync.Mutex
 	asked []*http.Request
+	cut   bool // it breaks off in the middle of its answers
 }
 
 func (a *agentOf) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.asked = append(a.asked, r)
+	if a.cut {
+		w.Write([]byte("half of it"))
+		http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}
 	w.WriteHeader(http.StatusTeapot)
 }
 

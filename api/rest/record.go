@@ -40,7 +40,7 @@ func (c *call) unauthenticated() {
 	if c.Audit != nil {
 		c.Audit.Unauthenticated(c.attempt(nil), objects.StatusOf(err))
 	}
-	writeError(c.w, c.r, err)
+	c.fail(err)
 }
 
 // beginRecord starts recording an operation of a transaction.

@@ -72,7 +72,8 @@ func New(c Config) (*Server, error) {
 // call is one request being served.
 type call struct {
 	*Server
-	w      http.ResponseWriter
+	answer answer
+	w      http.ResponseWriter // the answer
 	r      *http.Request
 	user   user.Info
 	target target
@@ -89,7 +90,8 @@ type call struct {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c := &call{Server: s, w: w, r: r}
+	c := &call{Server: s, r: r, answer: answer{ResponseWriter: w}}
+	c.w = c.answer.writer()
 	defer c.end()
 	c.target, c.isResource = parsePath(r.URL.Path)
 	if c.isResource {
@@ -108,7 +110,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.beginRecord(sender)
 	}
 	if c.user, err = auth.Impersonate(s.Authorizer, r.Header, sender); err != nil {
-		writeError(c.w, c.r, err)
+		c.fail(err)
 		return
 	}
 	if c.user != sender {
@@ -116,7 +118,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.record.Impersonated(c.user)
 	}
 	if err := c.enter(); err != nil {
-		writeError(c.w, c.r, err)
+		c.fail(err)
 		return
 	}
 	defer func() { c.place.Leave() }()
@@ -144,12 +146,12 @@ func (c *call) serve() {
 	}
 	if c.kind == nil {
 		if !c.serveNoDefinitions() {
-			writeError(c.w, c.r, noSuchPath(c.r))
+			c.fail(noSuchPath(c.r))
 		}
 		return
 	}
 	if err := c.serveResource(); err != nil {
-		writeError(c.w, c.r, err)
+		c.fail(err)
 	}
 }
 
@@ -158,11 +160,14 @@ func (c *call) end() {
 	cause := recover()
 	if cause == nil || cause == http.ErrAbortHandler {
 		c.record.Complete()
+		if cause != nil {
+			panic(cause) // net/http cuts the response off
+		}
 		return
 	}
 	c.Log.Error("request panicked", "method", c.r.Method, "path", c.r.URL.Path, "panic", cause, "stack", string(debug.Stack()))
 	c.record.Panicked(cause)
-	writeError(c.w, c.r, apierrors.NewInternalError(fmt.Errorf("this request caused apiserver to panic. Look in the logs for details")))
+	c.fail(apierrors.NewInternalError(fmt.Errorf("this request caused apiserver to panic. Look in the logs for details")))
 }
 
 func noSuchPath(r *http.Request) error {
@@ -172,7 +177,7 @@ func noSuchPath(r *http.Request) error {
 func (c *call) authorized(a auth.Attributes) bool {
 	err := audit.Authorize(c.r.Context(), c.Authorizer, a)
 	if err != nil {
-		writeError(c.w, c.r, err)
+		c.fail(err)
 	}
 	return err == nil
 }
@@ -182,7 +187,7 @@ func (c *call) serveOther() {
 	path := c.r.URL.Path
 	if path == TransactionsPath {
 		if err := c.transact(); err != nil {
-			writeError(c.w, c.r, err)
+			c.fail(err)
 		}
 		return
 	}
@@ -210,14 +215,14 @@ func (c *call) serveOther() {
 				return
 			}
 		}
-		writeError(c.w, c.r, noSuchPath(c.r))
+		c.fail(noSuchPath(c.r))
 	}
 }
 
 func (c *call) serveDocument(document func() ([]byte, error), contentType string) {
 	body, err := document()
 	if err != nil {
-		writeError(c.w, c.r, apierrors.NewInternalError(err))
+		c.fail(apierrors.NewInternalError(err))
 		return
 	}
 	c.w.Header().Set("Content-Type", contentType)

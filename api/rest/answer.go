@@ -1,0 +1,52 @@
+package rest
+
+import (
+	"bufio"
+	"net"
+	"net/http"
+	"sync/atomic"
+
+	"k8s.io/apiserver/pkg/endpoints/responsewriter"
+)
+
+// answer is a ResponseWriter that knows whether the response has begun. What is written to it then is a part of that response.
+type answer struct {
+	http.ResponseWriter
+	begun atomic.Bool
+}
+
+// writer returns the answer with what the writer below it can do.
+func (a *answer) writer() http.ResponseWriter { return responsewriter.WrapForHTTP1Or2(a) }
+
+// Unwrap is used by http.ResponseController.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+// Write implements http.ResponseWriter.
+func (a *answer) Write(b []byte) (int, error) {
+	a.begun.Store(true)
+	return a.ResponseWriter.Write(b)
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (a *answer) WriteHeader(code int) {
+	if code >= http.StatusOK || code == http.StatusSwitchingProtocols { // informational responses precede the actual one
+		a.begun.Store(true)
+	}
+	a.ResponseWriter.WriteHeader(code)
+}
+
+// Hijack implements http.Hijacker.
+func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	a.begun.Store(true)
+	return a.ResponseWriter.(http.Hijacker).Hijack()
+}
+
+// fail responds with an error. If the response has begun, no client could tell the error from the rest of it: the connection,
+// or the HTTP/2 stream, is cut, so that nobody takes the response for complete.
+func (c *call) fail(err error) {
+	if c.answer.begun.Load() {
+		c.Log.Warn("a response broke off", "method", c.r.Method, "path", c.r.URL.Path, "error", err)
+		panic(http.ErrAbortHandler)
+	}
+	writeError(c.w, c.r, err)
+}
