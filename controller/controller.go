@@ -1,14 +1,14 @@
-// Package controller runs the controllers on the leader. Each lives in a folder of its own and declares what it needs;
-// none imports another, and all reach the cluster through api/client alone.
+// Package controller runs the controllers on the leader. Each has its own folder and declares what it needs; none imports another,
+// and all access the cluster only through api/client.
 //
-// A controller is a reconciler of keys: what it watches tells it which keys to look at, and looking at a key brings the
-// world one step nearer to what the objects ask for, from the state as it is now. It keeps no state that it could not
-// rebuild, so that a new leader simply begins.
+// A controller is a reconciler of keys: its watches determine which keys to reconcile, and reconciling a key brings the cluster one
+// step closer to what the objects specify, starting from the present state. A controller keeps no state that it could not rebuild,
+// so a new leader's controllers start at once.
 //
 //	changes of the store -> Enqueue(event) -> work queue (deduplicated, rate-limited) -> Reconcile(view, key)
 //
-// There are no informers and no expectations: the view that a reconciler reads is the leader's own state machine, which
-// shows a write as soon as it is acknowledged. So a controller never acts twice on what it has just done itself.
+// There are no informers and no expectations: the view that a reconciler reads is that of the leader's own state machine, which
+// shows a write as soon as it is acknowledged. So a controller never repeats what it has just done.
 package controller
 
 import (
@@ -26,10 +26,10 @@ import (
 	"github.com/kontiki/kontiki/internal/pause"
 )
 
-// Key names an object, or whatever else a controller works on.
+// Key identifies an object, or whatever else a controller works on.
 type Key struct{ Namespace, Name string }
 
-// KeyOf is the key of an object.
+// KeyOf returns the key of an object.
 func KeyOf(obj client.Object) Key { return Key{obj.GetNamespace(), obj.GetName()} }
 
 func (k Key) String() string {
@@ -39,35 +39,36 @@ func (k Key) String() string {
 	return k.Namespace + "/" + k.Name
 }
 
-// Result is what a reconciliation asks for besides: to be looked at again after a while (0 is not).
+// Result is the result of a reconciliation: After, if not 0, is when to reconcile the key again.
 type Result struct{ After time.Duration }
 
-// Controller reconciles keys. Reconcile is called by several goroutines, but never for one key by two at a time.
+// Controller reconciles keys. Reconcile is called by several goroutines, but never concurrently for the same key.
 type Controller struct {
 	Name string
-	// Watches are the kinds whose changes matter, as empty objects.
+	// Watches are the kinds whose changes are passed to Enqueue, as empty objects.
 	Watches []client.Object
-	// Start answers the keys to look at first, from a view of everything: at the beginning, and whenever the history was
-	// left behind.
+	// Start enqueues the keys to reconcile first, given a view of everything: at the start, and whenever the watch fell behind the
+	// history.
 	Start func(v client.View, enqueue func(Key))
-	// Enqueue answers the keys that a change concerns. v is no older than the change.
+	// Enqueue enqueues the keys that a change concerns. v is at least as new as the change.
 	Enqueue func(v client.View, event client.Event, enqueue func(Key))
-	// Reconcile looks at a key. v is no older than what made the key be enqueued. An error makes it be tried again later.
+	// Reconcile reconciles a key. v is at least as new as the change that enqueued the key. After an error the key is retried
+	// later.
 	Reconcile func(ctx context.Context, v client.View, key Key) (Result, error)
-	// Source enqueues keys for what happens outside of the store, until the context ends; nil if nothing does. Its error
-	// ends the controller.
+	// Source enqueues keys for events outside of the store, until the context ends; nil if there are none. If it returns an error,
+	// the controller ends.
 	Source func(ctx context.Context, enqueue func(Key)) error
-	// Workers is how many keys are looked at at a time; 0 is 4.
+	// Workers is the number of keys that are reconciled concurrently; 0 means 4.
 	Workers int
 }
 
-// A key that fails is tried again after 5 ms, then twice as long each time, up to 30 s.
+// A key that fails is retried after 5 ms, then after twice as long each time, up to 30 s.
 const (
 	firstRetry   = 5 * time.Millisecond
 	longestRetry = 30 * time.Second
 )
 
-// Run runs a controller until the context ends, and returns once no reconciliation is under way.
+// Run runs a controller until the context ends, and returns when no reconciliation is running any more.
 func Run(ctx context.Context, c *client.Client, ctl *Controller, log *slog.Logger) error {
 	queue := workqueue.NewTypedRateLimitingQueueWithConfig(
 		workqueue.NewTypedItemExponentialFailureRateLimiter[Key](firstRetry, longestRetry),
@@ -118,7 +119,7 @@ func work(ctx context.Context, c *client.Client, ctl *Controller, queue workqueu
 		return true
 	}
 	var result Result
-	err := contain.Run(func() (err error) { // one object's panic does not stop the others
+	err := contain.Run(func() (err error) { // a panic for one object does not stop the others
 		result, err = ctl.Reconcile(ctx, c.View(), key)
 		return err
 	})
@@ -130,7 +131,7 @@ func work(ctx context.Context, c *client.Client, ctl *Controller, queue workqueu
 		}
 	case ctx.Err() != nil:
 	default:
-		// A conflict says that somebody else was faster: the next look sees what they did.
+		// A conflict means that another writer was faster: the retry will see its change.
 		level := slog.LevelWarn
 		if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 			level = slog.LevelDebug
@@ -145,7 +146,7 @@ func work(ctx context.Context, c *client.Client, ctl *Controller, queue workqueu
 	return true
 }
 
-// enqueue finds the keys that a change concerns. A change that cannot be looked at is left out, and said.
+// enqueue calls Enqueue for a change. If that panics, the change is skipped and an error logged.
 func enqueue(v client.View, ctl *Controller, event client.Event, queue workqueue.TypedRateLimitingInterface[Key], log *slog.Logger) {
 	err := contain.Run(func() error {
 		ctl.Enqueue(v, event, queue.Add)
@@ -156,7 +157,7 @@ func enqueue(v client.View, ctl *Controller, event client.Event, queue workqueue
 	}
 }
 
-// RunAll runs controllers until the context ends. One that fails or panics is started again, and the others go on.
+// RunAll runs controllers until the context ends. One that fails or panics is restarted, and the others continue.
 func RunAll(ctx context.Context, c *client.Client, log *slog.Logger, controllers ...*Controller) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, ctl := range controllers {
@@ -167,13 +168,13 @@ func RunAll(ctx context.Context, c *client.Client, log *slog.Logger, controllers
 	return group.Wait()
 }
 
-// What fails is started again after a pause that doubles, unless it ran well for a while.
+// A controller that failed is restarted after a pause that doubles, unless it had run well for a while.
 const (
 	firstRestart, longestRestart = 100 * time.Millisecond, time.Minute
 	ranWell                      = 5 * time.Minute
 )
 
-// Keep runs something until the context ends, and starts it again when it ends before, in whatever way. It must not leave
+// Keep runs a function until the context ends, and restarts it whenever it returns or panics before. The function must not leave
 // goroutines behind.
 func Keep(ctx context.Context, name string, log *slog.Logger, run func(context.Context) error) error {
 	wait := firstRestart
@@ -194,8 +195,8 @@ func Keep(ctx context.Context, name string, log *slog.Logger, run func(context.C
 	}
 }
 
-// Each calls do for every item, a few at a time, and answers the first error once all are done. It is how controllers
-// write many objects: concurrent writes share raft batches.
+// Each calls do for every item, a few concurrently, and returns the first error once all are done. Controllers use it to write many
+// objects: concurrent writes share raft batches.
 func Each[T any](items []T, do func(T) error) error {
 	const width = 16
 	var (

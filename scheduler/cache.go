@@ -5,14 +5,14 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// cache is the scheduler's picture of the cluster. It is guarded by the scheduler's lock.
+// cache is the scheduler's state of the cluster. It is guarded by the scheduler's lock.
 type cache struct {
 	nodes map[string]*nodeInfo
-	// places says on which node a pod is known to be, assumed or confirmed.
+	// places maps a pod to the node that it is on, assumed or confirmed.
 	places map[types.UID]string
-	// assumed are pods whose binding has not come back as an event yet.
+	// assumed are pods whose binding has not arrived as an event yet.
 	assumed map[types.UID]bool
-	// averse is how many pods there are with required anti-affinity, inclined how many are so.
+	// averse is the number of pods with required anti-affinity, inclined the number of those that affect scores (podInfo.inclined).
 	averse, inclined int
 }
 
@@ -38,7 +38,7 @@ func (c *cache) removeNode(name string) {
 	}
 }
 
-// drop forgets a node that is gone and empty.
+// drop forgets a node that does not exist and has no pods.
 func (c *cache) drop(name string, n *nodeInfo) {
 	if n.node == nil && len(n.pods) == 0 {
 		delete(c.nodes, name)
@@ -51,14 +51,14 @@ func (c *cache) assume(p *podInfo, node string) {
 	c.assumed[p.UID] = true
 }
 
-// forget takes an assumption back. One that was confirmed meanwhile stays.
+// forget undoes an assumption. One that was confirmed meanwhile stays.
 func (c *cache) forget(uid types.UID) {
 	if c.assumed[uid] {
 		c.removePod(uid)
 	}
 }
 
-// confirm places a pod as its event says.
+// confirm places a pod according to its event.
 func (c *cache) confirm(pod *corev1.Pod) {
 	delete(c.assumed, pod.UID)
 	if finished(pod) {
@@ -98,7 +98,7 @@ func (c *cache) removePod(uid types.UID) {
 	c.drop(name, n)
 }
 
-// finished says that a pod's containers will not run again: it holds nothing of its node any more.
+// finished says whether a pod's containers will not run again: it no longer uses resources of its node.
 func finished(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 }

@@ -1,6 +1,6 @@
 // Package scheduler assigns pods to nodes. It runs on the leader, as a duty.
 //
-// A pod's way: queue -> filters -> scores -> assumed on the node -> bound (an API write) -> confirmed by its event.
+// A pod goes through: queue -> filters -> scores -> assumed on the node -> bound (an API write) -> confirmed by its event.
 //
 //	active -> scheduling -> assumed -> binding -> bound (its event replaces the assumption)
 //	  ^          | no node fits          |
@@ -10,8 +10,7 @@
 //	  |          v that could help       |
 //	  +------ backoff <------------------+
 //
-// Filters say why a node is refused, for people: the reasons and their wording are upstream's
-// (k8s.io/kubernetes/pkg/scheduler), since users know and search them. The scheduler decides on its own cache, which
-// follows the events of the store; an assumption bridges the time until a binding comes back as an event. Bindings are
-// written concurrently, so that they fill raft batches.
+// Filters give reasons for people why a node is refused, with upstream's messages (k8s.io/kubernetes/pkg/scheduler), since users
+// know them and search for them. The scheduler decides with its own cache, which follows the events of the store; a pod is assumed
+// to be on its node until the binding arrives as an event. Bindings are written concurrently, so that they fill raft batches.
 package scheduler

@@ -9,24 +9,24 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// task is one pod being scheduled, with what filters and scores compute of it once.
+// task is one pod being scheduled, with values that filters and scores compute once.
 type task struct {
 	*podInfo
 	required  nodeaffinity.RequiredNodeAffinity
 	preferred *nodeaffinity.PreferredSchedulingTerms
 	affinity  *podAffinity
 	spread    []spreadConstraint
-	// namespaces are for what the scores look at.
+	// namespaces is for the scores.
 	namespaces namespaceLabels
 }
 
-// preFilter answers why no node can take the pod, whatever the nodes are like; "" if it does not know of a reason.
+// preFilter returns a reason why no node at all can take the pod; "" if it knows none.
 type preFilter func(pod *corev1.Pod) string
 
 var preFilters = []preFilter{volumeBinding}
 
-// volumeBinding refuses pods whose volumes are PersistentVolumeClaims. Kontiki does not serve that kind, so no claim exists,
-// and nothing makes those of ephemeral volumes.
+// volumeBinding refuses pods with PersistentVolumeClaims as volumes. Kontiki does not serve that kind, so no claim exists, and none
+// is created for ephemeral volumes.
 func volumeBinding(pod *corev1.Pod) string {
 	for _, volume := range pod.Spec.Volumes {
 		switch {
@@ -39,10 +39,10 @@ func volumeBinding(pod *corev1.Pod) string {
 	return ""
 }
 
-// filter answers why a node cannot take the pod; nothing if it can.
+// filter returns the reasons why a node cannot take the pod; none if it can.
 type filter func(t *task, n *nodeInfo) []string
 
-// filters are tried in order; the first that refuses speaks for the node, as upstream.
+// filters are applied in order; the first that refuses gives the reasons for the node, as upstream.
 var filters = []filter{
 	nodeUnschedulable, nodeName, taints, nodeAffinity, nodePorts, resources, podAffinityFilter, podSpread,
 }
@@ -70,7 +70,7 @@ func taints(t *task, n *nodeInfo) []string {
 	return one("node(s) had untolerated taint(s)", !tolerates(t.Pod, n.node))
 }
 
-// tolerates says that a node has no NoSchedule or NoExecute taint that the pod does not tolerate.
+// tolerates says whether a pod tolerates all NoSchedule and NoExecute taints of a node.
 func tolerates(pod *corev1.Pod, node *corev1.Node) bool {
 	hard := func(taint *corev1.Taint) bool {
 		return taint.Effect == corev1.TaintEffectNoSchedule || taint.Effect == corev1.TaintEffectNoExecute
@@ -80,7 +80,7 @@ func tolerates(pod *corev1.Pod, node *corev1.Node) bool {
 }
 
 func nodeAffinity(t *task, n *nodeInfo) []string {
-	matches, _ := t.required.Match(n.node) // a selector that does not parse matches nothing, as upstream
+	matches, _ := t.required.Match(n.node) // a selector that cannot be parsed matches nothing, as upstream
 	return one("node(s) didn't match Pod's node affinity/selector", !matches)
 }
 

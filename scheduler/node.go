@@ -9,7 +9,7 @@ import (
 	"k8s.io/component-helpers/resource"
 )
 
-// What a container that asks for nothing counts as when nodes are scored, so that such pods spread
+// Default requests for scoring of containers without requests, so that such pods spread
 // (k8s.io/kubernetes/pkg/scheduler/util/pod_resources.go).
 const (
 	defaultMilliCPU = 100
@@ -55,32 +55,33 @@ func amountsOf(list corev1.ResourceList) amounts {
 	return a
 }
 
-// podInfo is a pod with what is computed from it once. It is immutable: writes to the API read it without the scheduler's lock.
+// podInfo is a pod with values that are computed from it once. It is immutable: goroutines that write to the API read it without
+// the scheduler's lock.
 type podInfo struct {
 	*corev1.Pod
 	requests amounts
-	// scored are the requests with defaults for containers that ask for nothing.
+	// scored are the requests, with defaults for containers without requests.
 	scored amounts
 	ports  []hostPort
-	// near and far are the required terms of its affinity to and from other pods.
+	// near are the required terms of its pod affinity, far those of its anti-affinity.
 	near, far []affinityTerm
 	// preferredPods are the preferred terms of both.
 	preferredPods []weightedTerm
-	// spread are its hard topology spread constraints, softSpread the soft ones.
+	// spread are its hard topology spread constraints, softSpread its soft ones.
 	spread, softSpread []spreadTerm
 }
 
-// with is the same pod in a newer form, which differs in nothing that is computed from it.
+// with returns the same podInfo for a newer version of the pod that does not differ in the computed values.
 func (p *podInfo) with(pod *corev1.Pod) *podInfo {
 	updated := *p
 	updated.Pod = pod
 	return &updated
 }
 
-// drawn says that other pods' being placed may make the pod fit on a node that it did not fit on.
+// drawn says whether the placement of other pods may make the pod fit on a node that it did not fit on.
 func (p *podInfo) drawn() bool { return len(p.near)+len(p.spread) > 0 }
 
-// drawnBy says that it may be so with this one pod: it is what a term of affinity waits for, or counts in a spread.
+// drawnBy says whether the placement of this other pod may do so: it matches a term of affinity, or counts for a spread constraint.
 func (p *podInfo) drawnBy(other *corev1.Pod, namespaces namespaceLabels) bool {
 	if len(p.near) > 0 && matchesAll(p.near, other, namespaces) {
 		return true
@@ -93,7 +94,8 @@ func (p *podInfo) drawnBy(other *corev1.Pod, namespaces namespaceLabels) bool {
 	return false
 }
 
-// selectsOtherwise says that a required term of its affinity selects a namespace by some labels and not by others.
+// selectsOtherwise says whether a required term of its affinity selects a namespace by one of two sets of labels but not by the
+// other.
 func (p *podInfo) selectsOtherwise(old, now labels.Set) bool {
 	changes := func(t affinityTerm) bool { return t.across != nil && t.across.Matches(old) != t.across.Matches(now) }
 	return slices.ContainsFunc(p.near, changes) || slices.ContainsFunc(p.far, changes)
@@ -149,9 +151,9 @@ func orElse(value, otherwise string) string {
 	return value
 }
 
-// nodeInfo is a node and what runs or is about to run on it.
+// nodeInfo is a node with the pods that are on it or assumed to be.
 type nodeInfo struct {
-	node        *corev1.Node // nil while pods are known on a node that is not
+	node        *corev1.Node // nil if pods are known on a node that does not exist
 	allocatable amounts
 	maxPods     int
 	requested   amounts
@@ -159,7 +161,7 @@ type nodeInfo struct {
 	pods        map[types.UID]*podInfo
 	// averse are those of the pods that have required anti-affinity.
 	averse map[types.UID]*podInfo
-	// inclined are those that are so.
+	// inclined are those of the pods that affect scores for other pods (podInfo.inclined).
 	inclined map[types.UID]*podInfo
 }
 

@@ -6,34 +6,34 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// podAffinity is a pod's required affinity to and from other pods, counted over all nodes once.
+// podAffinity has a pod's required affinity and anti-affinity, counted over all nodes once.
 type podAffinity struct {
-	// near must each be met, far must not. What counts for near is a pod that matches all of its terms: they are one
-	// condition, though each has a topology of its own.
+	// All terms in near must be satisfied, and none in far. Only a pod that matches all terms in near counts for them: they are one
+	// condition, although each has its own topology key.
 	near, far []countedTerm
-	// refused are topology values (key, value) that pods already there keep this one out of by their own anti-affinity.
+	// refused are topology values (key, value) in which existing pods refuse this one by their own anti-affinity.
 	refused map[[2]string]bool
-	// first says that no pod matches the near terms anywhere, and this pod matches them all itself: the first of a group
-	// that wants to be together must go somewhere.
+	// first means that no pod matches the near terms anywhere, but this pod itself matches all of them: the first pod of a group
+	// with affinity to itself must be placed somewhere.
 	first bool
 }
 
 // affinityTerm is one required term of a pod, compiled.
 type affinityTerm struct {
 	key string
-	// A term is about pods in the named namespaces, and in those that across selects (nil selects none).
+	// A term applies to pods in the named namespaces, and in those that across selects (nil selects none).
 	namespaces map[string]bool
 	across     labels.Selector
 	selector   labels.Selector
 }
 
-// countedTerm is a term with how many pods match it, by topology value.
+// countedTerm is a term with the number of pods that match it, by topology value.
 type countedTerm struct {
 	*affinityTerm
 	count map[string]int
 }
 
-// namespaceLabels answers a namespace's labels.
+// namespaceLabels returns a namespace's labels.
 type namespaceLabels func(name string) labels.Set
 
 func compile(terms []corev1.PodAffinityTerm, owner *corev1.Pod) []affinityTerm {
@@ -55,7 +55,7 @@ func compile(terms []corev1.PodAffinityTerm, owner *corev1.Pod) []affinityTerm {
 	return out
 }
 
-// selectorOf compiles a selector. Validation has seen it; one that does not compile all the same selects nothing.
+// selectorOf compiles a selector. It has been validated; one that cannot be compiled nevertheless selects nothing.
 func selectorOf(s *metav1.LabelSelector) labels.Selector {
 	selector, err := metav1.LabelSelectorAsSelector(s)
 	if err != nil {
@@ -71,8 +71,8 @@ func (t *affinityTerm) matches(pod *corev1.Pod, namespaces namespaceLabels) bool
 	return t.selector.Matches(labels.Set(pod.Labels))
 }
 
-// newPodAffinity counts, for a pod with required terms or where a pod with required anti-affinity exists; nil otherwise. Its
-// cost is that of all pods for the former, and that of the pods with anti-affinity for others.
+// newPodAffinity counts for a pod with required terms, or if a pod with required anti-affinity exists; otherwise it returns nil.
+// The cost depends on the number of all pods in the former case, and on that of the pods with anti-affinity in the latter.
 func newPodAffinity(pod *podInfo, c *cache, namespaces namespaceLabels) *podAffinity {
 	if len(pod.near)+len(pod.far)+c.averse == 0 {
 		return nil

@@ -8,25 +8,25 @@ import (
 	"k8s.io/component-helpers/scheduling/corev1"
 )
 
-// A pod that did not fit waits for 1 s before it is tried again, then twice as long each time, 10 s at most; one that
-// nothing seems to change for is tried again after 5 minutes all the same. Upstream's values.
+// A pod that did not fit waits 1 s before it is tried again, then twice as long each time, at most 10 s; one for which nothing
+// seems to change is tried again after 5 minutes anyway. These are upstream's values.
 const (
 	firstBackoff   = time.Second
 	longestBackoff = 10 * time.Second
 	longestWait    = 5 * time.Minute
 )
 
-// queued is a pod that is to be scheduled.
+// queued is a pod in the queue.
 type queued struct {
 	pod      *podInfo
 	attempts int
-	since    time.Time // when it came into the queue, or was last found not to fit
+	since    time.Time // when it was added to the queue, or was last found not to fit
 	tried    time.Time // when it was last found not to fit
-	due      time.Time // when it is tried again, while in the queue's later
-	// in is the heap that it is in, nil while it is being tried, and index its place there.
+	due      time.Time // when it will be tried again, if it is in later
+	// in is the heap that contains it, nil while it is being tried, and index its position there.
 	in    *podHeap
 	index int
-	// moves is how many changes there had been when it was popped.
+	// moves is the queue's number of moves when it was popped.
 	moves int
 }
 
@@ -38,14 +38,14 @@ func (q *queued) backoff() time.Duration {
 	return min(d, longestBackoff)
 }
 
-// queue holds pods that are to be scheduled. It is guarded by the scheduler's lock. What it does for one pod costs the logarithm
-// of how many there are.
+// queue contains the pods to be scheduled. It is guarded by the scheduler's lock. The cost of an operation on one pod is
+// logarithmic in the number of pods.
 type queue struct {
 	all map[types.UID]*queued
-	// active are those to be tried now, later those that did not fit, by when they are tried again.
+	// active are the pods to try now, later those that did not fit, ordered by when they will be tried again.
 	active, later podHeap
-	// waiting are those of later that wait for a change. The others are in backoff. Those of waiting that a pod may make fit
-	// by its being placed are in drawn too.
+	// waiting are those in later that wait for a change; the others are in backoff. drawn are those in waiting that the placement
+	// of another pod may make fit.
 	waiting, drawn map[types.UID]*queued
 	// moves counts the changes that could make a pod fit.
 	moves int
@@ -66,7 +66,7 @@ func ahead(a, b *queued) bool {
 	return a.since.Before(b.since)
 }
 
-// add takes in a new pod, or a changed one that is worth another try.
+// add adds a new pod, or a changed one that should be tried again.
 func (q *queue) add(p *podInfo, now time.Time) {
 	have, ok := q.all[p.UID]
 	if !ok {
@@ -77,7 +77,7 @@ func (q *queue) add(p *podInfo, now time.Time) {
 	q.put(have, &q.active)
 }
 
-// put moves a pod to a heap, or out of all (nil), or to its place in the one where it is.
+// put moves a pod to a heap, or out of all (nil), or updates its position in the present one.
 func (q *queue) put(have *queued, in *podHeap) {
 	delete(q.waiting, have.pod.UID)
 	delete(q.drawn, have.pod.UID)
@@ -100,7 +100,7 @@ func (q *queue) remove(uid types.UID) {
 	}
 }
 
-// pop takes the next pod out, for scheduling; it stays known until remove.
+// pop removes the next pod for scheduling; it stays known until remove.
 func (q *queue) pop() (*queued, bool) {
 	if q.active.Len() == 0 {
 		return nil, false
@@ -114,7 +114,7 @@ func (q *queue) pop() (*queued, bool) {
 // unschedulable puts back a pod that did not fit. If something changed while it was tried, it only backs off.
 func (q *queue) unschedulable(have *queued, now time.Time) {
 	if q.all[have.pod.UID] != have || have.in != nil {
-		return // gone or added again meanwhile
+		return // it was removed or added again meanwhile
 	}
 	if have.moves != q.moves {
 		q.delay(have, now, have.backoff())
@@ -127,15 +127,14 @@ func (q *queue) unschedulable(have *queued, now time.Time) {
 	}
 }
 
-// delay puts a pod that was just tried into later. It falls in behind those that were not tried for longer, so that pods that
-// never fit do not keep others of their priority from being tried.
+// delay puts a pod that was just tried into later. It is ordered after those that have not been tried for longer, so that pods that
+// never fit do not prevent others of their priority from being tried.
 func (q *queue) delay(have *queued, now time.Time, by time.Duration) {
 	have.tried, have.since, have.due = now, now, now.Add(by)
 	q.put(have, &q.later)
 }
 
-// retry takes in a pod again that could not be placed for a reason of the scheduler's own, such as a binding that failed. It
-// backs off.
+// retry puts back a pod that could not be placed for an internal reason, such as a failed binding. It backs off.
 func (q *queue) retry(have *queued, now time.Time) {
 	if known, ok := q.all[have.pod.UID]; ok && known != have {
 		return // it was added again meanwhile
@@ -144,7 +143,7 @@ func (q *queue) retry(have *queued, now time.Time) {
 	q.delay(have, now, have.backoff())
 }
 
-// move lets every waiting pod try again, each after its backoff: something changed that could make a node fit.
+// move lets every waiting pod be tried again after its backoff: something changed that could make a node fit.
 func (q *queue) move() {
 	q.moves++
 	if len(q.waiting) == 0 {
@@ -158,7 +157,7 @@ func (q *queue) move() {
 	heap.Init(&q.later)
 }
 
-// moveThose is move for some of the pods that wait, which a change could make fit. among is waiting or drawn.
+// moveThose is move for those of the waiting pods which the change could make fit. among is waiting or drawn.
 func (q *queue) moveThose(among map[types.UID]*queued, fit func(*podInfo) bool) {
 	q.moves++
 	for uid, have := range among {
@@ -171,7 +170,7 @@ func (q *queue) moveThose(among map[types.UID]*queued, fit func(*podInfo) bool) 
 	}
 }
 
-// wake activates pods whose time has come, and answers when the next one's is (zero if there is none).
+// wake activates pods that are due, and returns when the next one is (zero if there is none).
 func (q *queue) wake(now time.Time) (next time.Time) {
 	for q.later.Len() > 0 {
 		have := q.later.list[0]
@@ -183,7 +182,7 @@ func (q *queue) wake(now time.Time) (next time.Time) {
 	return time.Time{}
 }
 
-// podHeap is a heap of pods that know their place in it.
+// podHeap is a heap of pods that know their position in it.
 type podHeap struct {
 	list []*queued
 	less func(a, b *queued) bool

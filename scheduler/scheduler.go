@@ -22,14 +22,14 @@ import (
 	"github.com/kontiki/kontiki/internal/contain"
 )
 
-// concurrentWrites is how many bindings and status updates are under way at a time: enough to fill raft batches.
+// concurrentWrites limits the bindings and status updates in flight: enough to fill raft batches.
 const concurrentWrites = 64
 
-// Config is what a Scheduler is made of.
+// Config has the parameters of a Scheduler.
 type Config struct {
 	Client   *client.Client
 	Recorder record.EventRecorder
-	// Name is the schedulerName of the pods to schedule; "" is default-scheduler.
+	// Name is the schedulerName of the pods to schedule; "" means default-scheduler.
 	Name string
 	Log  *slog.Logger
 }
@@ -42,7 +42,7 @@ type Scheduler struct {
 	mu    sync.Mutex
 	cache *cache
 	queue *queue
-	// fit and scores are the memory for the nodes that fit the pod that is being placed, and for their scores.
+	// fit and scores are reused memory: the nodes that fit the present pod, and their scores.
 	fit    []*nodeInfo
 	scores []int64
 	// work is signalled when the queue may have something to do.
@@ -50,7 +50,7 @@ type Scheduler struct {
 	writes chan struct{}
 }
 
-// New makes a Scheduler.
+// New creates a Scheduler.
 func New(c Config) *Scheduler {
 	if c.Name == "" {
 		c.Name = corev1.DefaultSchedulerName
@@ -61,7 +61,7 @@ func New(c Config) *Scheduler {
 	return &Scheduler{Config: c, now: time.Now, work: make(chan struct{}, 1), writes: make(chan struct{}, concurrentWrites)}
 }
 
-// Run schedules until the context ends, and returns once no write is under way.
+// Run schedules until the context ends, and returns when no write is in flight any more.
 func (s *Scheduler) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -97,7 +97,7 @@ func (s *Scheduler) signal() {
 	}
 }
 
-// observe brings cache and queue up to date.
+// observe applies events to cache and queue.
 func (s *Scheduler) observe(events []client.Event) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,7 +108,7 @@ func (s *Scheduler) observe(events []client.Event) error {
 	return nil
 }
 
-// contained leaves an object out that makes the scheduler panic, and says so: the others are still scheduled.
+// contained calls look for an object, and skips it with an error in the log if that panics: the others are still scheduled.
 func (s *Scheduler) contained(obj client.Object, look func()) {
 	err := contain.Run(func() error {
 		look()
@@ -160,7 +160,7 @@ func (s *Scheduler) observePod(old, pod *corev1.Pod) {
 		case len(s.cache.places) < held, assigned && !apiequality.Semantic.DeepEqual(old.Labels, pod.Labels):
 			s.queue.move()
 		case !finished(pod) && (!assigned || (old.DeletionTimestamp == nil) != (pod.DeletionTimestamp == nil)):
-			// It is there for those that want to be near it, and counts in spreads, until it is being deleted.
+			// The pod counts for affinity and spread constraints of others until it is being deleted.
 			s.queue.moveThose(s.queue.drawn, func(p *podInfo) bool { return p.drawnBy(pod, s.namespaceLabels) })
 		}
 		return
@@ -170,9 +170,9 @@ func (s *Scheduler) observePod(old, pod *corev1.Pod) {
 		return
 	}
 	if s.cache.assumed[pod.UID] {
-		return // its binding is under way
+		return // its binding is in flight
 	}
-	// A status that the scheduler itself wrote is no reason to try again.
+	// A status that the scheduler itself wrote is not a reason to try again.
 	if old != nil && len(old.Spec.SchedulingGates) == 0 && apiequality.Semantic.DeepEqual(old.Spec, pod.Spec) && apiequality.Semantic.DeepEqual(old.Labels, pod.Labels) {
 		if have, ok := s.queue.all[pod.UID]; ok {
 			have.pod = have.pod.with(pod)
@@ -185,7 +185,7 @@ func (s *Scheduler) observePod(old, pod *corev1.Pod) {
 func (s *Scheduler) observeNode(old, node *corev1.Node, gone bool) {
 	if gone {
 		s.cache.removeNode(node.Name)
-		s.queue.move() // an affinity or a spread constraint may hold now
+		s.queue.move() // an affinity or a spread constraint may be satisfied now
 		return
 	}
 	s.cache.setNode(node)
@@ -195,19 +195,19 @@ func (s *Scheduler) observeNode(old, node *corev1.Node, gone bool) {
 	}
 }
 
-// observeNamespace follows a namespace's labels, which terms of affinity select by. Those of a new or a removed namespace
-// matter only with its pods, which are observed themselves.
+// observeNamespace handles changes of a namespace's labels, which terms of affinity select by. Those of a new or a removed
+// namespace matter only with its pods, which are observed themselves.
 func (s *Scheduler) observeNamespace(old, now *corev1.Namespace) {
 	if apiequality.Semantic.DeepEqual(old.Labels, now.Labels) {
 		return
 	}
 	s.queue.moveThose(s.queue.waiting, func(p *podInfo) bool {
-		// Pods that are placed may have kept it out by their anti-affinity.
+		// The anti-affinity of placed pods may have excluded it.
 		return p.selectsOtherwise(old.Labels, now.Labels) || (p.Namespace == now.Name && s.cache.averse > 0)
 	})
 }
 
-// loop schedules whatever is in the queue.
+// loop schedules the pods in the queue.
 func (s *Scheduler) loop(ctx context.Context) error {
 	var writes sync.WaitGroup
 	defer writes.Wait()
@@ -234,9 +234,9 @@ func (s *Scheduler) loop(ctx context.Context) error {
 	}
 }
 
-// scheduleOne takes one pod out of the queue and finds it a node; false when the queue is empty.
+// scheduleOne takes one pod from the queue and finds a node for it; it returns false if the queue is empty.
 func (s *Scheduler) scheduleOne(ctx context.Context, writes *sync.WaitGroup) bool {
-	// A slot for the write is taken first, so that decisions do not run ahead of what can be written.
+	// Take a slot for the write first, so that decisions do not get ahead of what can be written.
 	select {
 	case s.writes <- struct{}{}:
 	case <-ctx.Done():
@@ -264,22 +264,22 @@ func (s *Scheduler) scheduleOne(ctx context.Context, writes *sync.WaitGroup) boo
 	return true
 }
 
-// decision is what became of a pod: it goes to a node, or to none for a reason.
+// decision is the result for a pod: a node, or the reason why there is none.
 type decision struct {
 	next         *queued
-	pod          *podInfo // nil where there was none
+	pod          *podInfo // nil if the queue was empty
 	node, reason string
-	failed       bool // the reason is the scheduler's own
+	failed       bool // the reason is an internal error
 }
 
-// decide takes the next pod out of the queue and places it.
+// decide takes the next pod from the queue and places it.
 func (s *Scheduler) decide() decision {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.queue == nil {
 		return decision{}
 	}
-	// Whoever's time has come takes part now, however many others there are to be tried.
+	// Pods whose backoff has ended take part now, however many others there are.
 	s.queue.wake(s.now())
 	next, ok := s.queue.pop()
 	if !ok {
@@ -304,7 +304,7 @@ func (s *Scheduler) decide() decision {
 	return d
 }
 
-// place finds the best node for a pod, or says why there is none.
+// place returns the best node for a pod, or the reason why there is none.
 func (s *Scheduler) place(pod *podInfo) (node, reason string) {
 	for _, f := range preFilters {
 		if refused := f(pod.Pod); refused != "" {
@@ -327,14 +327,14 @@ func (s *Scheduler) place(pod *podInfo) (node, reason string) {
 		fit = append(fit, n)
 	}
 	s.fit = fit
-	defer clear(fit) // it keeps no nodes that go
+	defer clear(fit) // do not keep removed nodes in memory
 	if len(fit) == 0 {
 		return "", s.unavailable(histogram(reasons))
 	}
 	return s.best(t, fit).node.Name, ""
 }
 
-// best is the node with the highest score.
+// best returns the node with the highest score.
 func (s *Scheduler) best(t *task, nodes []*nodeInfo) *nodeInfo {
 	if len(nodes) == 1 {
 		return nodes[0]
@@ -349,7 +349,7 @@ func (s *Scheduler) best(t *task, nodes []*nodeInfo) *nodeInfo {
 	return nodes[best]
 }
 
-// less breaks ties: the emptier node, then the one whose name comes first, so that equal inputs give equal answers.
+// less breaks ties: the emptier node, then the one whose name comes first, so that equal inputs give equal results.
 func less(a, b *nodeInfo) bool {
 	return cmp.Or(cmp.Compare(len(a.pods), len(b.pods)), strings.Compare(a.node.Name, b.node.Name)) < 0
 }
@@ -366,7 +366,7 @@ func refusal(t *task, n *nodeInfo) []string {
 func (s *Scheduler) newTask(pod *podInfo) *task {
 	t := &task{podInfo: pod, required: nodeaffinity.GetRequiredNodeAffinity(pod.Pod), namespaces: s.namespaceLabels}
 	if a := pod.Spec.Affinity; a != nil && a.NodeAffinity != nil && len(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution) > 0 {
-		// Validation has parsed the terms already; ones that do not parse prefer nothing.
+		// Validation has already parsed the terms; ones that cannot be parsed prefer nothing.
 		t.preferred, _ = nodeaffinity.NewPreferredSchedulingTerms(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
 	}
 	t.affinity = newPodAffinity(pod, s.cache, s.namespaceLabels)
@@ -382,7 +382,7 @@ func (s *Scheduler) namespaceLabels(name string) labels.Set {
 	return namespace.Labels
 }
 
-// unavailable words a refusal as upstream's FitError does.
+// unavailable returns the message of a refusal in the form of upstream's FitError.
 func (s *Scheduler) unavailable(reasons string) string {
 	count := 0
 	for _, n := range s.cache.nodes {
@@ -405,7 +405,7 @@ func histogram(reasons map[string]int) string {
 	return " " + strings.Join(parts, ", ") + "."
 }
 
-// bind writes the binding. If that fails, the pod is scheduled again after a while, unless it is gone or bound already.
+// bind writes the binding. If that fails, the pod is scheduled again later, unless it is gone or already bound.
 func (s *Scheduler) bind(ctx context.Context, d decision) {
 	pod := d.pod
 	err := contain.Run(func() error { return s.Client.Bind(ctx, pod.Pod, d.node) })
@@ -415,7 +415,7 @@ func (s *Scheduler) bind(ctx context.Context, d decision) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// The view is taken under the lock, so that what happens to the pod after it is observed after this.
+	// The view is taken under the lock, so that later changes of the pod are observed after this.
 	current, ok := client.Get[*corev1.Pod](s.Client.View(), pod.Namespace, pod.Name)
 	if ok && current.UID == pod.UID && current.Spec.NodeName != "" {
 		return // its event replaces the assumption
@@ -432,19 +432,19 @@ func (s *Scheduler) bind(ctx context.Context, d decision) {
 	s.queue.retry(d.next, s.now())
 }
 
-// ours says if an unassigned pod is to be scheduled by this scheduler, now.
+// ours says whether an unassigned pod should be scheduled by this scheduler now.
 func (s *Scheduler) ours(pod *corev1.Pod) bool {
 	return pod.Spec.SchedulerName == s.Name && pod.DeletionTimestamp == nil && !finished(pod) && len(pod.Spec.SchedulingGates) == 0
 }
 
-// refuse tells why a pod cannot be scheduled: by an event, and by the pod's condition.
+// refuse reports why a pod cannot be scheduled: by an event, and by the pod's condition.
 func (s *Scheduler) refuse(ctx context.Context, d decision) {
 	pod, reason, category := d.pod.Pod, d.reason, corev1.PodReasonUnschedulable
 	if d.failed {
 		category = corev1.PodReasonSchedulerError
 	}
 	s.Recorder.Event(pod, corev1.EventTypeWarning, "FailedScheduling", reason)
-	const attempts = 3 // others write the pod too
+	const attempts = 3 // other components write the pod too
 	for range attempts {
 		current, ok := client.Get[*corev1.Pod](s.Client.View(), pod.Namespace, pod.Name)
 		if !ok || current.UID != pod.UID || current.Spec.NodeName != "" {

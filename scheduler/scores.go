@@ -6,24 +6,24 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// maxScore is the best score that a node can get from one scorer.
+// maxScore is the best score of a node from one scorer.
 const maxScore = 100
 
-// scorer rates the nodes that passed the filters, in their order, from 0 to maxScore, higher is better; nil if they are all
-// the same to it.
+// scorer returns the scores of the nodes that passed the filters, in their order, from 0 to maxScore, higher is better; nil if they
+// are all equal.
 type scorer struct {
 	weight int64
 	score  func(t *task, c *cache, nodes []*nodeInfo) []int64
 }
 
-// scorers have the weights that upstream's have by default.
+// scorers have the default weights of upstream's.
 var scorers = []scorer{{2, preferredNodes}, {3, softTaints}, {2, softSpread}, {2, preferredPods}}
 
-// rate adds up what the scorers say of each node, into total's memory.
+// rate adds up the scores of each node, in total's memory.
 func rate(t *task, c *cache, nodes []*nodeInfo, total []int64) []int64 {
 	total = total[:0]
 	for _, n := range nodes {
-		total = append(total, leastAllocated(t, n)) // of weight 1
+		total = append(total, leastAllocated(t, n)) // its weight is 1
 	}
 	for _, s := range scorers {
 		for i, score := range s.score(t, c, nodes) {
@@ -33,7 +33,7 @@ func rate(t *task, c *cache, nodes []*nodeInfo, total []int64) []int64 {
 	return total
 }
 
-// leastAllocated prefers nodes with much left: the mean over CPU and memory of the free share after the pod is placed
+// leastAllocated prefers nodes with many free resources: the mean over CPU and memory of the free share after the pod is placed
 // (k8s.io/kubernetes/pkg/scheduler/framework/plugins/noderesources/least_allocated.go).
 func leastAllocated(t *task, n *nodeInfo) int64 {
 	free := func(used, total int64) int64 {
@@ -45,7 +45,7 @@ func leastAllocated(t *task, n *nodeInfo) int64 {
 	return (free(n.scored.milliCPU+t.scored.milliCPU, n.allocatable.milliCPU) + free(n.scored.memory+t.scored.memory, n.allocatable.memory)) / 2
 }
 
-// preferredNodes adds the weights of the preferred terms of node affinity that match.
+// preferredNodes adds the weights of the matching preferred terms of node affinity.
 func preferredNodes(t *task, _ *cache, nodes []*nodeInfo) []int64 {
 	if t.preferred == nil {
 		return nil

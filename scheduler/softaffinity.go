@@ -12,8 +12,8 @@ type weightedTerm struct {
 	weight int64
 }
 
-// hardWeight is what a placed pod's required affinity counts for a pod that it would attract: it does not ask for it, but
-// both are better off together. Upstream's default.
+// hardWeight is the weight of a placed pod's required affinity for a new pod that matches it: that affinity does not concern the
+// new pod, but both are better placed together. It is upstream's default.
 const hardWeight = 1
 
 // compilePreferred compiles the preferred terms of a pod.
@@ -33,11 +33,11 @@ func compilePreferred(pod *corev1.Pod) (out []weightedTerm) {
 	return out
 }
 
-// inclined says that the pod, once placed, draws others to itself or pushes them away when nodes are rated.
+// inclined says whether the pod, once placed, affects the scores of nodes for other pods.
 func (p *podInfo) inclined() bool { return len(p.near)+len(p.preferredPods) > 0 }
 
-// preferredPods rates nodes by the preferred terms of the pod, and by those of the pods that are placed
-// (k8s.io/kubernetes/pkg/scheduler/framework/plugins/interpodaffinity/scoring.go). It costs as podAffinity does.
+// preferredPods scores nodes by the preferred terms of the pod, and by those of the placed pods
+// (k8s.io/kubernetes/pkg/scheduler/framework/plugins/interpodaffinity/scoring.go). Its cost is that of podAffinity.
 func preferredPods(t *task, c *cache, nodes []*nodeInfo) []int64 {
 	sums := sumPreferences(t, c)
 	if len(sums) == 0 {

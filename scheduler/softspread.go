@@ -6,9 +6,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// softSpread prefers nodes in whose domains few pods are that count for the pod's soft topology spread constraints
-// (k8s.io/kubernetes/pkg/scheduler/framework/plugins/podtopologyspread/scoring.go). Nodes without a label that a constraint
-// asks for get nothing.
+// softSpread prefers nodes whose domains have few pods that count for the pod's soft topology spread constraints
+// (k8s.io/kubernetes/pkg/scheduler/framework/plugins/podtopologyspread/scoring.go). Nodes without a constraint's label get score 0.
 func softSpread(t *task, c *cache, nodes []*nodeInfo) []int64 {
 	if len(t.softSpread) == 0 {
 		return nil
@@ -45,13 +44,13 @@ func softSpread(t *task, c *cache, nodes []*nodeInfo) []int64 {
 // softDomains are the domains of a soft constraint.
 type softDomains struct {
 	*spreadTerm
-	// count is how many pods there are in each domain of the nodes to be rated; nil if each node is a domain.
+	// count is the number of pods in each domain of the nodes to be scored; nil if each node is a domain.
 	count map[string]int
-	// weight keeps few domains, which have many pods each, from outweighing many.
+	// weight prevents a constraint with few domains, which have many pods each, from outweighing one with many.
 	weight float64
 }
 
-// countDomains counts over all nodes, because pods on those that the pod cannot go to are in the domains too.
+// countDomains counts over all nodes, because pods on nodes that the pod cannot be placed on also count for their domains.
 func countDomains(t *task, c *cache, nodes []*nodeInfo) []softDomains {
 	domains := make([]softDomains, len(t.softSpread))
 	for i := range domains {
@@ -97,7 +96,7 @@ func (d *softDomains) countAll(t *task, c *cache) {
 	}
 }
 
-// crowd says how full of pods that count the domain of a node is.
+// crowd returns how many of the pods that count are in a node's domain, weighted.
 func (d *softDomains) crowd(namespace string, n *nodeInfo) float64 {
 	count := 0
 	if d.count == nil {

@@ -12,8 +12,8 @@ type spreadTerm struct {
 	maxSkew    int
 	minDomains int
 	selector   labels.Selector
-	// honorAffinity leaves nodes out that the pod's node affinity and selector do not match, honorTaints those with taints
-	// that it does not tolerate (KEP-3094).
+	// honorAffinity ignores nodes that the pod's node affinity and selector do not match, honorTaints those with taints that it
+	// does not tolerate (KEP-3094).
 	honorAffinity, honorTaints bool
 }
 
@@ -37,15 +37,15 @@ func compileSpread(pod *corev1.Pod, which corev1.UnsatisfiableConstraintAction) 
 	return out
 }
 
-// counts says if a pod counts for the constraint of one of a namespace.
+// counts says whether a pod counts for the constraint of a pod in a namespace.
 func (t *spreadTerm) counts(namespace string, other *corev1.Pod) bool {
 	return other.Namespace == namespace && t.selector.Matches(labels.Set(other.Labels))
 }
 
-// includes says if a node's pods and its domain count.
+// includes says whether a node's pods and its domain count.
 func (t *spreadTerm) includes(pod *corev1.Pod, required nodeaffinity.RequiredNodeAffinity, node *corev1.Node) bool {
 	if t.honorAffinity {
-		if matches, _ := required.Match(node); !matches { // a selector that does not parse matches nothing, as upstream
+		if matches, _ := required.Match(node); !matches { // a selector that cannot be parsed matches nothing, as upstream
 			return false
 		}
 	}
@@ -55,7 +55,7 @@ func (t *spreadTerm) includes(pod *corev1.Pod, required nodeaffinity.RequiredNod
 // spreadConstraint is a term with its counts over all nodes that it includes.
 type spreadConstraint struct {
 	*spreadTerm
-	self  int // 1 if the pod counts itself
+	self  int // 1 if the pod counts for its own constraint
 	count map[string]int
 	least int
 }
@@ -97,7 +97,7 @@ func hasKeys(node *corev1.Node, terms []spreadTerm) bool {
 	return true
 }
 
-// on is how many pods of a node count for the constraint of a pod of a namespace.
+// on returns how many pods of a node count for the constraint of a pod in a namespace.
 func (t *spreadTerm) on(namespace string, n *nodeInfo) (count int) {
 	for _, other := range n.pods {
 		if other.DeletionTimestamp == nil && t.counts(namespace, other.Pod) {
@@ -107,7 +107,7 @@ func (t *spreadTerm) on(namespace string, n *nodeInfo) (count int) {
 	return count
 }
 
-// settle finds the least count of a domain; it is 0 while there are fewer domains than there must be.
+// settle sets the least count of a domain; it is 0 if there are fewer domains than minDomains.
 func (s *spreadConstraint) settle() {
 	first := true
 	for _, n := range s.count {

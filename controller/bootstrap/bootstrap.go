@@ -1,5 +1,5 @@
-// Package bootstrap keeps what every cluster has: the namespaces of the system, and the Service default/kubernetes with
-// the masters' API addresses behind it. What somebody deletes or changes of them comes back at once.
+// Package bootstrap creates and maintains what every cluster has: the system namespaces, and the Service default/kubernetes with
+// the masters' API addresses as its endpoints. What is deleted or changed of them is restored at once.
 package bootstrap
 
 import (
@@ -26,18 +26,18 @@ var namespaces = []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav
 
 const serviceName = "kubernetes"
 
-// Config says what to make.
+// Config has the parameters of the controller.
 type Config struct {
 	Client *client.Client
 	// ServiceAddress is the cluster address of the service default/kubernetes.
 	ServiceAddress netip.Addr
-	// Masters answers the API addresses of the masters that are alive; Changed is signalled when the answer may differ.
+	// Masters returns the API addresses of the masters that are alive; Changed is signalled when the result may differ.
 	Masters func() []netip.AddrPort
 	Changed <-chan struct{}
 	Log     *slog.Logger
 }
 
-// Run makes what is missing, and follows the masters and what becomes of the objects, until the context ends.
+// Run creates what is missing, and follows the masters and the objects, until the context ends.
 func Run(ctx context.Context, c Config) error {
 	log := c.Log
 	if log == nil {
@@ -48,7 +48,7 @@ func Run(ctx context.Context, c Config) error {
 
 var service = controller.Key{Namespace: metav1.NamespaceDefault, Name: serviceName}
 
-// New makes the controller. Its keys are the namespaces of the system, and the service.
+// New returns the controller. Its keys are the system namespaces, and the service.
 func New(c Config) *controller.Controller {
 	return &controller.Controller{
 		Name:    "bootstrap",
@@ -86,7 +86,7 @@ func New(c Config) *controller.Controller {
 
 func (c Config) namespace(ctx context.Context, view client.View, name string) error {
 	if _, ok := client.Get[*corev1.Namespace](view, "", name); ok {
-		return nil // one that is being deleted is made again when it is gone
+		return nil // a namespace that is being deleted is created again when it is gone
 	}
 	_, err := client.Create(ctx, c.Client, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
 	return ignoreExists(err)
@@ -99,11 +99,11 @@ func ignoreExists(err error) error {
 	return err
 }
 
-// service brings the Service, its Endpoints and its EndpointSlice up to date.
+// service updates the Service, its Endpoints and its EndpointSlice.
 func (c Config) service(ctx context.Context, view client.View) error {
 	masters := c.Masters()
 	if len(masters) == 0 {
-		return nil // gossip has just begun: leave what is there
+		return nil // gossip has only just begun: leave the objects unchanged
 	}
 	slices.SortFunc(masters, func(a, b netip.AddrPort) int { return cmp.Compare(a.String(), b.String()) })
 	port := int32(masters[0].Port())
@@ -127,7 +127,7 @@ func meta(labels map[string]string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: serviceName, Labels: labels}
 }
 
-// holds says if have has all of the labels.
+// holds says whether have contains all of the labels.
 func holds(have, labels map[string]string) bool {
 	for name, value := range labels {
 		if got, ok := have[name]; !ok || got != value {
@@ -149,7 +149,7 @@ func (c Config) endpoints(ctx context.Context, view client.View, masters []netip
 	if ok && apiequality.Semantic.DeepEqual(stored.Subsets, wanted.Subsets) && holds(stored.Labels, wanted.Labels) {
 		return nil
 	}
-	_, err := client.Update(ctx, c.Client, wanted) // creates it where it is missing
+	_, err := client.Update(ctx, c.Client, wanted) // creates it if it is missing
 	return err
 }
 

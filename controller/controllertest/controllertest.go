@@ -1,6 +1,5 @@
-// Package controllertest is what tests of controllers share: running them, waiting for a state by following changes, a
-// recorder of events that never blocks, and a kubelet that needs no containers. It works on any client, usually a
-// harness's.
+// Package controllertest has what tests of controllers share: running them, waiting for a state by following changes, an event
+// recorder that never blocks, and a kubelet that needs no containers. It works with any client, usually a harness's.
 package controllertest
 
 import (
@@ -19,11 +18,11 @@ import (
 	"github.com/kontiki/kontiki/controller"
 )
 
-// patience bounds how long a test waits for what must come. It is no measure of speed.
+// patience limits how long a test waits for something that must happen. It is not a performance requirement.
 const patience = 30 * time.Second
 
-// Go runs a life until the test ends, and fails the test if it ends before, or with another error than the context's.
-// The answer ends it early.
+// Go runs a function until the test ends, and fails the test if it returns before, or with an error other than the context's. The
+// returned function ends it early.
 func Go(t testing.TB, name string, run func(context.Context) error) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -39,7 +38,7 @@ func Go(t testing.TB, name string, run func(context.Context) error) (stop func()
 	return stop
 }
 
-// Run runs controllers until the test ends, or until the answer is called.
+// Run runs controllers until the test ends, or until the returned function is called.
 func Run(t testing.TB, c *client.Client, controllers ...*controller.Controller) (stop func()) {
 	t.Helper()
 	return Go(t, "a controller", func(ctx context.Context) error {
@@ -49,8 +48,8 @@ func Run(t testing.TB, c *client.Client, controllers ...*controller.Controller) 
 
 var errFound = errors.New("found")
 
-// AwaitView follows the changes of the kinds until holds answers "" for a view, and answers that view. What holds
-// answers otherwise says what is still missing; it is printed when the wait is in vain.
+// AwaitView follows the changes of the kinds until holds returns "" for a view, and returns that view. Any other result of holds
+// says what is still missing, and is printed on a timeout.
 func AwaitView(t testing.TB, c *client.Client, kinds []client.Object, holds func(client.View) string) client.View {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -101,8 +100,8 @@ func AwaitGone[T client.Object](t testing.TB, c *client.Client, namespace, name 
 	})
 }
 
-// Follow calls look with every view that a command made, from now until the test ends or the answer is called, so that
-// a promise can be checked at every revision. look gets the events of one command in each call, and the view at or after them.
+// Follow calls look for every command, from now until the test ends or the returned function is called, so that an invariant can be
+// checked at every revision. look gets the events of one command in each call, and a view at or after them.
 func Follow(t testing.TB, c *client.Client, kinds []client.Object, start func(client.View), look func([]client.Event)) (stop func()) {
 	t.Helper()
 	began := make(chan struct{})
@@ -120,7 +119,7 @@ func Follow(t testing.TB, c *client.Client, kinds []client.Object, start func(cl
 	return stop
 }
 
-// Create makes an object or fails the test.
+// Create creates an object or fails the test.
 func Create[T client.Object](t testing.TB, c *client.Client, obj T) T {
 	t.Helper()
 	made, err := client.Create(context.Background(), c, obj)
@@ -130,7 +129,7 @@ func Create[T client.Object](t testing.TB, c *client.Client, obj T) T {
 	return made
 }
 
-// Change changes an object, again if somebody else was faster.
+// Change changes an object, and retries on conflicts.
 func Change[T client.Object](t testing.TB, c *client.Client, namespace, name string, change func(T)) T {
 	t.Helper()
 	return changeWith(t, c, namespace, name, change, client.Update[T])
@@ -149,7 +148,7 @@ type Recorder struct {
 	wake   chan struct{}
 }
 
-// NewRecorder makes an empty recorder.
+// NewRecorder returns an empty recorder.
 func NewRecorder() *Recorder { return &Recorder{wake: make(chan struct{}, 1)} }
 
 // Event implements record.EventRecorder.
@@ -173,7 +172,7 @@ func (r *Recorder) AnnotatedEventf(obj runtime.Object, _ map[string]string, kind
 	r.Eventf(obj, kind, reason, format, args...)
 }
 
-// Events answers the events so far that begin with a prefix.
+// Events returns the events so far that begin with a prefix.
 func (r *Recorder) Events(prefix string) (out []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -191,7 +190,7 @@ func (r *Recorder) Await(t testing.TB, prefix string) {
 	r.AwaitN(t, prefix, 1)
 }
 
-// AwaitN waits until there are at least n of them.
+// AwaitN waits until there are at least n such events.
 func (r *Recorder) AwaitN(t testing.TB, prefix string, n int) {
 	t.Helper()
 	deadline := time.After(patience)

@@ -15,11 +15,11 @@ import (
 	"github.com/kontiki/kontiki/controller"
 )
 
-// Kubelet is scheduler and workers in one: it binds pods, makes them ready, and removes those that are deleted.
+// Kubelet acts as scheduler and as all workers: it binds pods, makes them ready, and removes those that are deleted.
 type Kubelet struct {
 	client *client.Client
 	mu     sync.Mutex
-	// bad pods do not become ready; kept ones are not removed though they are deleted.
+	// bad pods do not become ready; kept ones are not removed when they are deleted.
 	bad, keep func(*corev1.Pod) bool
 	node      func(*corev1.Pod) string
 }
@@ -27,17 +27,16 @@ type Kubelet struct {
 // Option changes how a kubelet behaves.
 type Option func(*Kubelet)
 
-// Bad says which pods do not become ready.
+// Bad selects pods that do not become ready.
 func Bad(bad func(*corev1.Pod) bool) Option { return func(k *Kubelet) { k.bad = bad } }
 
-// Keep says which pods are not removed though they are deleted.
+// Keep selects pods that are not removed when they are deleted.
 func Keep(keep func(*corev1.Pod) bool) Option { return func(k *Kubelet) { k.keep = keep } }
 
-// OnNode says where pods go; without it all go to n1.
+// OnNode chooses the pods' nodes; without it all pods are bound to n1.
 func OnNode(node func(*corev1.Pod) string) Option { return func(k *Kubelet) { k.node = node } }
 
-// StartKubelet runs a kubelet until the test ends. The pods that it is to treat in another way than others can be
-// changed with Set.
+// StartKubelet runs a kubelet until the test ends. Set changes the options.
 func StartKubelet(t testing.TB, c *client.Client, options ...Option) *Kubelet {
 	t.Helper()
 	never := func(*corev1.Pod) bool { return false }
@@ -58,7 +57,7 @@ func StartKubelet(t testing.TB, c *client.Client, options ...Option) *Kubelet {
 	return k
 }
 
-// Set changes how the kubelet behaves. It takes effect at a pod's next change.
+// Set changes the options. They take effect at a pod's next change.
 func (k *Kubelet) Set(options ...Option) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -95,7 +94,7 @@ func (k *Kubelet) reconcile(ctx context.Context, v client.View, key controller.K
 	return controller.Result{}, nil
 }
 
-// MakeReady gives a pod the status of one that runs, ready or not.
+// MakeReady gives a pod the status of a running one, ready or not.
 func MakeReady(pod *corev1.Pod, ready bool) {
 	h := fnv.New32a()
 	h.Write([]byte(pod.UID))

@@ -10,7 +10,7 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 )
 
-// newOf makes an empty object of a pointer type.
+// newOf returns an empty object of a pointer type.
 func newOf[T client.Object](T) client.Object {
 	return reflect.New(reflect.TypeFor[T]().Elem()).Interface().(client.Object)
 }

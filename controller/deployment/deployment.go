@@ -1,9 +1,9 @@
-// Package deployment rolls Deployments out: it makes a ReplicaSet for each template and moves pods from the old ones to
-// the new one, all at once (Recreate) or keeping enough of them available (RollingUpdate).
+// Package deployment rolls out Deployments: it creates a ReplicaSet for each template and moves pods from the old ones to the new
+// one, all at once (Recreate) or keeping enough of them available (RollingUpdate).
 //
-// The rules are upstream's (k8s.io/kubernetes/pkg/controller/deployment), as users and their tools know them: revisions
-// and desired sizes are annotations of the ReplicaSets, scaling while a roll-out is under way is proportional, a
-// roll-out that makes no progress for progressDeadlineSeconds says so, and old ReplicaSets are kept for roll-backs.
+// The rules are upstream's (k8s.io/kubernetes/pkg/controller/deployment), as users and their tools know them: revisions and desired
+// sizes are annotations of the ReplicaSets, scaling during a roll-out is proportional, a roll-out without progress for
+// progressDeadlineSeconds is reported in a condition, and old ReplicaSets are kept for roll-backs.
 package deployment
 
 import (
@@ -30,7 +30,7 @@ type reconciler struct {
 	now      func() time.Time
 }
 
-// New makes the controller.
+// New returns the controller.
 func New(c *client.Client, recorder record.EventRecorder) *controller.Controller {
 	r := &reconciler{c, recorder, time.Now}
 	return &controller.Controller{
@@ -55,7 +55,7 @@ func (r *reconciler) enqueue(v client.View, event client.Event, enqueue func(con
 	case *appsv1.ReplicaSet:
 		r.enqueueOwners(v, event, enqueue)
 	case *corev1.Pod:
-		// Only the end of a pod can matter beyond what its ReplicaSet's status tells: Recreate waits for it.
+		// Only the end of a pod matters beyond its ReplicaSet's status: Recreate waits for it.
 		if event.New != nil && obj.Status.Phase != corev1.PodFailed && obj.Status.Phase != corev1.PodSucceeded {
 			return
 		}
@@ -92,27 +92,27 @@ func (r *reconciler) enqueueOwners(v client.View, event client.Event, enqueue fu
 	}
 }
 
-// bySelector finds deployments by what they select.
+// bySelector finds deployments by their selectors.
 var bySelector = client.NewIndex(func(d *appsv1.Deployment, add func(string)) { add(client.SelectorKey(d.Namespace, selectorOf(d))) })
 
 func selectorOf(d *appsv1.Deployment) labels.Selector {
 	selector, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
 	if err != nil || selector.Empty() {
-		return labels.Nothing() // validation refuses such a one
+		return labels.Nothing() // validation refuses such a selector
 	}
 	return selector
 }
 
-// rollout is one look at a deployment. Its objects are copies, kept up to date with what is written.
+// rollout is one reconciliation of a deployment. Its objects are copies, updated with what is written.
 type rollout struct {
 	*reconciler
 	ctx context.Context
 	d   *appsv1.Deployment
-	// sets are all ReplicaSets of the deployment, oldest first; current is the one of the present template (nil before it
-	// is made), the others are old.
+	// sets are all ReplicaSets of the deployment, oldest first; current is the one of the present template (nil before it is
+	// created), the others are old.
 	sets    []*appsv1.ReplicaSet
 	current *appsv1.ReplicaSet
-	// running says that a pod of an old set has not finished.
+	// oldRunning says whether a pod of an old set has not finished.
 	oldRunning func() bool
 }
 
@@ -175,7 +175,7 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 	return ro.syncStatus()
 }
 
-// scaling says that the deployment's size changed since its sets were last sized.
+// scaling says whether the deployment's size has changed since its sets were last resized.
 func (ro *rollout) scaling() bool {
 	for _, rs := range ro.active(ro.sets) {
 		if desired, ok := annotationNumber(rs, desiredAnnotation); ok && desired != *ro.d.Spec.Replicas {
@@ -185,7 +185,7 @@ func (ro *rollout) scaling() bool {
 	return false
 }
 
-// recreate ends every old pod before it makes a new one.
+// recreate ends all old pods before it creates new ones.
 func (ro *rollout) recreate() error {
 	if err := ro.ensureRevision(false); err != nil {
 		return err
@@ -198,7 +198,7 @@ func (ro *rollout) recreate() error {
 		scaled = true
 	}
 	if scaled || ro.oldRunning() {
-		return nil // the end of the pods wakes us
+		return nil // the end of the pods enqueues the deployment again
 	}
 	if err := ro.ensureRevision(true); err != nil {
 		return err
@@ -206,7 +206,7 @@ func (ro *rollout) recreate() error {
 	return ro.resize(ro.current, *ro.d.Spec.Replicas)
 }
 
-// roll makes new pods up to maxSurge above the size, and ends old ones down to maxUnavailable below it.
+// roll creates new pods up to maxSurge above the size, and ends old ones down to maxUnavailable below it.
 func (ro *rollout) roll() error {
 	if err := ro.ensureRevision(true); err != nil {
 		return err
@@ -217,7 +217,7 @@ func (ro *rollout) roll() error {
 	return ro.shrinkOld()
 }
 
-// newSize is how large the current set may be now.
+// newSize returns the largest size that the current set may have now.
 func (ro *rollout) newSize(current *appsv1.ReplicaSet) int32 {
 	want := *ro.d.Spec.Replicas
 	have := int32(0)
@@ -231,10 +231,10 @@ func (ro *rollout) newSize(current *appsv1.ReplicaSet) int32 {
 	room := want + surge
 	for _, rs := range ro.sets {
 		if rs.Generation > rs.Status.ObservedGeneration {
-			return have // how many pods it has is not known: its next status wakes us
+			return have // its number of pods is not known: its next status enqueues the deployment again
 		}
-		// A set that was made smaller counts with the pods that it still has. Upstream counts what sets are asked to have,
-		// and so makes new pods before old ones are gone.
+		// A set that was scaled down counts with the pods that it still has. Upstream counts the desired sizes, and so creates new
+		// pods before old ones are gone.
 		room -= max(*rs.Spec.Replicas, rs.Status.Replicas)
 	}
 	if room <= 0 {
@@ -243,12 +243,12 @@ func (ro *rollout) newSize(current *appsv1.ReplicaSet) int32 {
 	return have + min(room, want-have)
 }
 
-// available is how many pods of a set are available and will be kept.
+// available returns the number of pods of a set that are available and will be kept.
 func available(rs *appsv1.ReplicaSet) int32 {
 	return min(rs.Status.AvailableReplicas, *rs.Spec.Replicas)
 }
 
-// shrinkOld ends pods of old sets: broken ones first, then as many as availability allows.
+// shrinkOld scales down old sets: unhealthy pods first, then as many as availability allows.
 func (ro *rollout) shrinkOld() error {
 	old := ro.active(ro.old())
 	if len(old) == 0 {
@@ -288,7 +288,7 @@ func (ro *rollout) shrinkOld() error {
 	return nil
 }
 
-// resize changes a set's size and tells about it.
+// resize changes a set's size and records an event.
 func (ro *rollout) resize(rs *appsv1.ReplicaSet, size int32) error {
 	before := *rs.Spec.Replicas
 	surge, _ := ro.limits()

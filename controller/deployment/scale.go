@@ -7,8 +7,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 )
 
-// scale brings the sets to the deployment's size without rolling: the only active one (or the newest) alone, or, in the
-// middle of a roll-out, all active ones in proportion to their sizes.
+// scale scales the sets to the deployment's size without rolling: only the active one (or the newest) or, during a roll-out, all
+// active ones in proportion to their sizes.
 func (ro *rollout) scale() error {
 	if only := ro.activeOrLatest(); only != nil {
 		return ro.resize(only, *ro.d.Spec.Replicas)
@@ -27,7 +27,7 @@ func (ro *rollout) scale() error {
 	return nil
 }
 
-// activeOrLatest is the one set that is active, or the current (else the newest) one when none is; nil when several are.
+// activeOrLatest returns the only active set, or the current (else the newest) one if none is active; nil if several are.
 func (ro *rollout) activeOrLatest() *appsv1.ReplicaSet {
 	switch active := ro.active(ro.sets); len(active) {
 	case 0:
@@ -44,7 +44,7 @@ func (ro *rollout) activeOrLatest() *appsv1.ReplicaSet {
 	return nil
 }
 
-// saturated says that the current set alone is the deployment, and all its pods are available.
+// saturated says whether the current set has all of the deployment's pods, and all are available.
 func (ro *rollout) saturated() bool {
 	if ro.current == nil {
 		return false
@@ -62,7 +62,7 @@ func (ro *rollout) scaleInProportion() error {
 		allowed = *ro.d.Spec.Replicas + surge
 	}
 	change := allowed - total(active)
-	// Larger sets first; among equals, growth favours the newer ones and shrinking the older ones.
+	// Larger sets first; among equals, the newer ones first when growing and the older ones when shrinking.
 	slices.SortStableFunc(active, func(a, b *appsv1.ReplicaSet) int {
 		if *a.Spec.Replicas != *b.Spec.Replicas {
 			return int(*b.Spec.Replicas - *a.Spec.Replicas)
@@ -93,7 +93,7 @@ func (ro *rollout) scaleInProportion() error {
 	return nil
 }
 
-// share is a set's part of a change of size, out of which done was given to others already.
+// share returns a set's part of a change of size, of which done was already given to others.
 func (ro *rollout) share(rs *appsv1.ReplicaSet, change, done int32) int32 {
 	if *rs.Spec.Replicas == 0 || change == done {
 		return 0
@@ -105,7 +105,7 @@ func (ro *rollout) share(rs *appsv1.ReplicaSet, change, done int32) int32 {
 	return max(fraction, change-done)
 }
 
-// fraction is how much a set grows or shrinks to keep its proportion of the whole.
+// fraction returns by how much a set grows or shrinks to keep its proportion.
 func (ro *rollout) fraction(rs *appsv1.ReplicaSet) int32 {
 	if *ro.d.Spec.Replicas == 0 {
 		return -*rs.Spec.Replicas

@@ -25,7 +25,7 @@ import (
 	"github.com/kontiki/kontiki/controller/pods"
 )
 
-// Annotations of ReplicaSets and Deployments, as kubectl reads them.
+// Annotations of ReplicaSets and Deployments that kubectl reads.
 const (
 	revisionAnnotation = "deployment.kubernetes.io/revision"
 	historyAnnotation  = "deployment.kubernetes.io/revision-history"
@@ -33,11 +33,11 @@ const (
 	maxAnnotation      = "deployment.kubernetes.io/max-replicas"
 )
 
-// unshared annotations of a deployment are not copied to its sets.
+// unshared are the annotations of a deployment that are not copied to its sets.
 var unshared = []string{corev1.LastAppliedConfigAnnotation, revisionAnnotation, historyAnnotation, desiredAnnotation, maxAnnotation,
 	appsv1.DeprecatedRollbackTo}
 
-// byController finds ReplicaSets by the UID of their controller, and those that have none by their namespace and labels.
+// byController finds ReplicaSets by the UID of their controller, and orphans by their namespace and labels.
 var byController = client.NewIndex(func(rs *appsv1.ReplicaSet, add func(string)) {
 	if ref := metav1.GetControllerOfNoCopy(rs); ref != nil {
 		add(string(ref.UID))
@@ -48,10 +48,10 @@ var byController = client.NewIndex(func(rs *appsv1.ReplicaSet, add func(string))
 	}
 })
 
-const orphan = "orphan " // tells keys of orphans from UIDs
+const orphan = "orphan " // distinguishes the keys of orphans from UIDs
 
-// claim answers copies of the ReplicaSets that the deployment controls, oldest first; it adopts orphans that match and
-// lets go of those that do not any more.
+// claim returns copies of the ReplicaSets that the deployment controls, oldest first; it adopts orphans that match and releases
+// sets that no longer match.
 func (r *reconciler) claim(ctx context.Context, v client.View, d *appsv1.Deployment) ([]*appsv1.ReplicaSet, error) {
 	selector := selectorOf(d)
 	var sets []*appsv1.ReplicaSet
@@ -91,7 +91,7 @@ func byAge(a, b *appsv1.ReplicaSet) int {
 	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
 }
 
-// findCurrent finds the set of the present template: the oldest one, should there be several.
+// findCurrent finds the set of the present template: the oldest one if there are several.
 func (ro *rollout) findCurrent() {
 	ro.current = nil
 	for _, rs := range ro.sets {
@@ -109,7 +109,7 @@ func sameTemplate(a, b *corev1.PodTemplateSpec) bool {
 	return apiequality.Semantic.DeepEqual(x, y)
 }
 
-// old are all sets but the current one, oldest first.
+// old returns all sets except the current one, oldest first.
 func (ro *rollout) old() (out []*appsv1.ReplicaSet) {
 	for _, rs := range ro.sets {
 		if rs != ro.current {
@@ -135,8 +135,8 @@ func total(sets []*appsv1.ReplicaSet) (n int32) {
 	return n
 }
 
-// limits are maxSurge and maxUnavailable as numbers. If both come to 0, one pod may be unavailable, or a roll-out would
-// never end.
+// limits returns maxSurge and maxUnavailable as numbers. If both are 0, it allows one unavailable pod, because the roll-out would
+// otherwise never end.
 func (ro *rollout) limits() (surge, unavailable int32) {
 	return limits(ro.d)
 }
@@ -161,15 +161,15 @@ func limits(d *appsv1.Deployment) (surge, unavailable int32) {
 func scaled(v *intstr.IntOrString, of int, up bool) int32 {
 	n, err := intstr.GetScaledValueFromIntOrPercent(intstr.ValueOrDefault(v, intstr.FromInt32(0)), of, up)
 	if err != nil {
-		return 0 // validation refuses such a one
+		return 0 // validation refuses such a value
 	}
 	return int32(n)
 }
 
-// errNamespaceEnds says that no set can be made any more, since the namespace is being deleted. Nobody has to try again.
+// errNamespaceEnds means that no set can be created any more, since the namespace is being deleted. A retry would not help.
 var errNamespaceEnds = errors.New("the namespace is being deleted")
 
-// ensureRevision brings the current set's annotations up to date, or makes it if asked to and it is missing.
+// ensureRevision updates the current set's annotations, or creates the set if create is true and it is missing.
 func (ro *rollout) ensureRevision(create bool) error {
 	revision := int64(1)
 	for _, rs := range ro.old() {
@@ -194,20 +194,20 @@ func (ro *rollout) ensureRevision(create bool) error {
 		if err != nil {
 			return err
 		}
-		noted := ro.d.Status // what was noted since is written with the status
+		noted := ro.d.Status // later changes are written with the status
 		ro.d = updated.DeepCopy()
 		ro.d.Status = noted
 	}
 	return nil
 }
 
-// adoptAnnotations carries the deployment's annotations, the revision and minReadySeconds over to the current set.
+// adoptAnnotations copies the deployment's annotations, the revision and minReadySeconds to the current set.
 func (ro *rollout) adoptAnnotations(revision int64) error {
 	rs := ro.current
 	changed := copyAnnotations(rs, ro.d)
 	if have := revisionOf(rs); have < revision {
 		if have > 0 {
-			// A roll-back: the set keeps the numbers that it had before.
+			// A roll-back: add the revision that the set had before to its history.
 			history := rs.Annotations[historyAnnotation]
 			if history != "" {
 				history += ","
@@ -278,8 +278,8 @@ func setSizes(rs *appsv1.ReplicaSet, desired, most int32) (changed bool) {
 	return changed
 }
 
-// createSet makes the set of the present template. Its name holds a hash of the template; another set that has the name
-// makes the hash be drawn again.
+// createSet creates the set of the present template. Its name contains a hash of the template; if another set has that name,
+// another hash is used.
 func (ro *rollout) createSet(revision int64) error {
 	for {
 		hash, err := templateHash(&ro.d.Spec.Template, ro.d.Status.CollisionCount)
@@ -345,7 +345,7 @@ func with(labels map[string]string, hash string) map[string]string {
 	return out
 }
 
-// templateHash is a short hash that is safe in names (no vowels, so no words).
+// templateHash returns a short hash that is safe in names (it has no vowels, so it forms no words).
 func templateHash(template *corev1.PodTemplateSpec, collisions *int32) (string, error) {
 	encoded, err := json.Marshal(template)
 	if err != nil {
@@ -373,7 +373,7 @@ func (ro *rollout) countCollision() error {
 	return nil
 }
 
-// runningPods says if a pod of one of the sets has not finished.
+// runningPods says whether a pod of one of the sets has not finished.
 func runningPods(v client.View, sets []*appsv1.ReplicaSet) bool {
 	owners := make([]types.UID, len(sets))
 	for i, rs := range sets {

@@ -38,7 +38,7 @@ func conditionOf(s *appsv1.DeploymentStatus, kind appsv1.DeploymentConditionType
 	return nil
 }
 
-// setCondition sets a condition, unless it says the same already.
+// setCondition sets a condition, unless it is unchanged.
 func setCondition(s *appsv1.DeploymentStatus, c appsv1.DeploymentCondition) {
 	have := conditionOf(s, c.Type)
 	if have == nil {
@@ -65,7 +65,7 @@ func removeCondition(s *appsv1.DeploymentStatus, kind appsv1.DeploymentCondition
 	s.Conditions = rest
 }
 
-// deadline is progressDeadlineSeconds; ok is false if there is none (upstream's "no deadline" is the largest int32).
+// deadline returns progressDeadlineSeconds; ok is false if there is none (upstream's "no deadline" is the largest int32).
 func deadline(d *appsv1.Deployment) (time.Duration, bool) {
 	s := d.Spec.ProgressDeadlineSeconds
 	if s == nil || *s == 1<<31-1 {
@@ -74,15 +74,15 @@ func deadline(d *appsv1.Deployment) (time.Duration, bool) {
 	return time.Duration(*s) * time.Second, true
 }
 
-// markPaused notes in the condition that the deployment was paused or resumed, so that the time between does not count
-// against the deadline.
+// markPaused records in the condition that the deployment was paused or resumed, so that the time between does not count towards
+// the deadline.
 func (ro *rollout) markPaused() (changed bool) {
 	if _, ok := deadline(ro.d); !ok {
 		return false
 	}
 	c := conditionOf(&ro.d.Status, appsv1.DeploymentProgressing)
 	if c != nil && c.Reason == reasonTimedOut {
-		return false // how it ended stays to be seen
+		return false // the result of the roll-out must not be overwritten
 	}
 	paused := c != nil && c.Reason == reasonPaused
 	switch {
@@ -96,20 +96,20 @@ func (ro *rollout) markPaused() (changed bool) {
 	return true
 }
 
-// tellProgress notes progress that the numbers do not show, in the copy of the status that syncStatus writes.
+// tellProgress records progress that the numbers do not show, in the copy of the status that syncStatus writes.
 func (ro *rollout) tellProgress(reason, message string) {
 	if _, ok := deadline(ro.d); ok {
 		setCondition(&ro.d.Status, newCondition(appsv1.DeploymentProgressing, corev1.ConditionTrue, reason, message))
 	}
 }
 
-// complete says that the roll-out is over: all pods are of the current set, and available.
+// complete says whether the roll-out is complete: all pods are of the current set, and available.
 func (ro *rollout) complete(s *appsv1.DeploymentStatus) bool {
 	want := *ro.d.Spec.Replicas
 	return s.UpdatedReplicas == want && s.Replicas == want && s.AvailableReplicas == want && s.ObservedGeneration >= ro.d.Generation
 }
 
-// counted is the status with its numbers and its Available condition.
+// counted returns the status with its numbers and its Available condition.
 func (ro *rollout) counted() appsv1.DeploymentStatus {
 	s := appsv1.DeploymentStatus{ObservedGeneration: ro.d.Generation, CollisionCount: ro.d.Status.CollisionCount}
 	s.Conditions = append(s.Conditions, ro.d.Status.Conditions...)
@@ -136,7 +136,7 @@ func (ro *rollout) counted() appsv1.DeploymentStatus {
 	return s
 }
 
-// syncStatus writes the status if it differs, and asks to be woken when the deadline will have passed.
+// syncStatus writes the status if it differs, and schedules a reconciliation for when the deadline will have passed.
 func (ro *rollout) syncStatus() (controller.Result, error) {
 	s := ro.counted()
 	result := controller.Result{}
@@ -172,7 +172,7 @@ func (ro *rollout) progress(s *appsv1.DeploymentStatus, limit time.Duration) (af
 		c = conditionOf(s, appsv1.DeploymentProgressing)
 	}
 	if c != nil && c.Reason == reasonAvailable && s.Replicas == s.UpdatedReplicas {
-		return 0 // pods that fail after a roll-out are no roll-out
+		return 0 // pods that fail after a roll-out do not make it a new one
 	}
 	switch {
 	case ro.complete(s):
@@ -197,7 +197,7 @@ func (ro *rollout) progress(s *appsv1.DeploymentStatus, limit time.Duration) (af
 	return 0
 }
 
-// moved says that the roll-out came forward since the stored status.
+// moved says whether the roll-out has progressed since the stored status.
 func (ro *rollout) moved(s *appsv1.DeploymentStatus) bool {
 	before := &ro.d.Status
 	return s.UpdatedReplicas > before.UpdatedReplicas ||
@@ -205,7 +205,7 @@ func (ro *rollout) moved(s *appsv1.DeploymentStatus) bool {
 		s.ReadyReplicas > before.ReadyReplicas || s.AvailableReplicas > before.AvailableReplicas
 }
 
-// failure copies a set's ReplicaFailure condition, the current set's first.
+// failure copies a set's ReplicaFailure condition, preferably the current set's.
 func (ro *rollout) failure(s *appsv1.DeploymentStatus) {
 	sets := ro.old()
 	if ro.current != nil {

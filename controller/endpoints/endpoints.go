@@ -1,7 +1,7 @@
-// Package endpoints keeps the EndpointSlices and the Endpoints of services that select pods.
+// Package endpoints maintains the EndpointSlices and the Endpoints of services with a selector.
 //
-// Slices are what routes traffic; a change of one pod touches one slice. Endpoints are kept for programs that still read
-// them (up to 1,000 addresses, as upstream). Both come from the same look at a service's pods.
+// Slices are used to route traffic; a change of one pod changes one slice. Endpoints are maintained for programs that still read
+// them (up to 1,000 addresses, as upstream). Both are computed from the same pods.
 package endpoints
 
 import (
@@ -26,7 +26,7 @@ import (
 
 //lint:file-ignore SA1019 Endpoints are deprecated, and kept for the programs that still read them.
 
-// New makes the controller.
+// New returns the controller.
 func New(c *client.Client) *controller.Controller {
 	r := &reconciler{client: c}
 	return &controller.Controller{
@@ -37,7 +37,7 @@ func New(c *client.Client) *controller.Controller {
 				enqueue(controller.KeyOf(s))
 				return true
 			})
-			// Slices and Endpoints of services that are gone.
+			// Also the slices and Endpoints of services that no longer exist.
 			client.Each(v, "", func(s *discoveryv1.EndpointSlice) bool {
 				enqueueSlice(s, enqueue)
 				return true
@@ -71,7 +71,7 @@ func (r *reconciler) enqueue(v client.View, event client.Event, enqueue func(con
 	case *corev1.Endpoints:
 		enqueue(controller.KeyOf(obj))
 	case *discoveryv1.EndpointSlice:
-		// Our own writes come back too; a look that finds nothing to do costs little.
+		// This controller's own writes are enqueued too; a reconciliation with nothing to do costs little.
 		enqueueSlice(obj, enqueue)
 	case *corev1.Pod:
 		old, _ := event.Old.(*corev1.Pod)
@@ -101,25 +101,25 @@ var byLabels = client.NewIndex(func(pod *corev1.Pod, add func(string)) {
 	}
 })
 
-// bySelector finds services by what they select.
+// bySelector finds services by their selectors.
 var bySelector = client.NewIndex(func(s *corev1.Service, add func(string)) {
 	if selector := selectorOf(s); selector != nil {
 		add(client.SelectorKey(s.Namespace, selector))
 	}
 })
 
-// byService finds slices by the service that they are of.
+// byService finds slices by their service.
 var byService = client.NewIndex(func(s *discoveryv1.EndpointSlice, add func(string)) {
 	add(s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName])
 })
 
-// sameEndpoint says that nothing changed that endpoints show.
+// sameEndpoint says whether nothing changed that endpoints contain.
 func sameEndpoint(a, b *corev1.Pod) bool {
 	return a.Status.PodIP == b.Status.PodIP && pods.Ready(a) == pods.Ready(b) && (a.DeletionTimestamp == nil) == (b.DeletionTimestamp == nil) &&
 		a.Status.Phase == b.Status.Phase && a.Spec.NodeName == b.Spec.NodeName && apiequality.Semantic.DeepEqual(a.Labels, b.Labels)
 }
 
-// selectorOf is a service's selector; nil for a service whose endpoints are not ours to keep.
+// selectorOf returns a service's selector; nil for a service whose endpoints this controller does not maintain.
 func selectorOf(s *corev1.Service) labels.Selector {
 	if len(s.Spec.Selector) == 0 || s.Spec.Type == corev1.ServiceTypeExternalName {
 		return nil
@@ -129,8 +129,8 @@ func selectorOf(s *corev1.Service) labels.Selector {
 
 type reconciler struct {
 	client *client.Client
-	// removed has the services that are gone and may have left Endpoints behind, by key, and the revision that each went at
-	// (uint64). Endpoints that are older go with it, whoever made them; newer ones may be there before their service.
+	// removed has the services that were deleted and may have left Endpoints behind, by key, with the revision of each deletion
+	// (uint64). Older Endpoints are deleted too, whoever created them; newer ones may have been created before their service.
 	removed sync.Map
 }
 
@@ -140,7 +140,7 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 		return controller.Result{}, r.removeAll(ctx, v, key)
 	}
 	if removed, ok := r.removed.Load(key); ok && removed.(uint64) <= v.Revision() {
-		r.removed.CompareAndDelete(key, removed) // it is there again
+		r.removed.CompareAndDelete(key, removed) // it exists again
 	}
 	if selectorOf(service) == nil || service.DeletionTimestamp != nil {
 		return controller.Result{}, nil
@@ -157,7 +157,7 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 	return controller.Result{}, r.reconcileEndpoints(ctx, v, service, backing)
 }
 
-// removeAll removes what is left of a service that is gone.
+// removeAll removes what is left of a service that was deleted.
 func (r *reconciler) removeAll(ctx context.Context, v client.View, key controller.Key) error {
 	for _, slice := range ownSlices(v, key) {
 		if err := r.delete(ctx, slice); err != nil {
@@ -174,14 +174,14 @@ func (r *reconciler) removeAll(ctx context.Context, v client.View, key controlle
 	return nil
 }
 
-// before says that an object was last changed before a revision; never before none.
+// before says whether an object was last changed before a revision; false if there is none.
 func before(obj client.Object, revision any) bool {
 	limit, ok := revision.(uint64)
 	changed, err := strconv.ParseUint(obj.GetResourceVersion(), 10, 64)
 	return ok && err == nil && changed < limit
 }
 
-// port is a service's port as one pod serves it.
+// port is a service's port on one pod.
 type port struct {
 	name        string
 	number      int32
@@ -189,7 +189,7 @@ type port struct {
 	appProtocol string
 }
 
-// portsOf resolves a service's ports on a pod; a port name that the pod does not have is left out.
+// portsOf resolves a service's ports on a pod; a port name that the pod does not have is omitted.
 func portsOf(service *corev1.Service, pod *corev1.Pod) []port {
 	var out []port
 	for _, sp := range service.Spec.Ports {

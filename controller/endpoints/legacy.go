@@ -21,11 +21,11 @@ import (
 const (
 	endpointsManagedBy = "endpoints.kubernetes.io/managed-by"
 	endpointsManager   = "endpoint-controller"
-	// maxAddresses bounds an Endpoints object; beyond, it is marked as truncated.
+	// maxAddresses limits the addresses of an Endpoints object; with more it is marked as truncated.
 	maxAddresses = 1000
 )
 
-// reconcileEndpoints brings a service's Endpoints object to its pods.
+// reconcileEndpoints updates a service's Endpoints object for its pods.
 func (r *reconciler) reconcileEndpoints(ctx context.Context, v client.View, service *corev1.Service, backing []*corev1.Pod) error {
 	subsets, truncated := subsetsOf(service, backing)
 	stored, exists := client.Get[*corev1.Endpoints](v, service.Namespace, service.Name)
@@ -62,7 +62,7 @@ func (r *reconciler) reconcileEndpoints(ctx context.Context, v client.View, serv
 	return err
 }
 
-// subsetsOf groups the pods by the ports that they serve, ready ones apart from those that are not.
+// subsetsOf groups the pods by their ports, and separates ready ones from others.
 func subsetsOf(service *corev1.Service, backing []*corev1.Pod) (subsets []corev1.EndpointSubset, truncated bool) {
 	type group struct {
 		ports  []port

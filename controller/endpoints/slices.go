@@ -21,7 +21,7 @@ import (
 
 const (
 	managedBy = "endpointslice-controller.k8s.io"
-	// maxEndpoints is how many endpoints a slice holds.
+	// maxEndpoints is the maximum number of endpoints of a slice.
 	maxEndpoints = 100
 )
 
@@ -32,7 +32,7 @@ func ignoreNotFound(err error) error {
 	return err
 }
 
-// ownSlices are the slices of a service that this controller made.
+// ownSlices returns the slices of a service that this controller created.
 func ownSlices(v client.View, key controller.Key) (out []*discoveryv1.EndpointSlice) {
 	for _, s := range byService.Any(v, key.String()) {
 		if s.Labels[discoveryv1.LabelManagedBy] == managedBy {
@@ -42,10 +42,10 @@ func ownSlices(v client.View, key controller.Key) (out []*discoveryv1.EndpointSl
 	return out
 }
 
-// reconcileSlices brings a service's slices to its pods, changing as few of them as it can: endpoints stay in the slice
-// that they are in, new ones fill the gaps.
+// reconcileSlices updates a service's slices for its pods, changing as few of them as possible: endpoints stay in their slice, new
+// ones fill the gaps.
 func (r *reconciler) reconcileSlices(ctx context.Context, v client.View, service *corev1.Service, backing []*corev1.Pod) error {
-	wanted := map[string]map[types.UID]discoveryv1.Endpoint{} // by the ports' text, by pod: host-network pods share addresses
+	wanted := map[string]map[types.UID]discoveryv1.Endpoint{} // by the ports' text, then by pod: pods in the host's network share addresses
 	ports := map[string][]port{}
 	for _, pod := range backing {
 		resolved := portsOf(service, pod)
@@ -56,7 +56,7 @@ func (r *reconciler) reconcileSlices(ctx context.Context, v client.View, service
 		wanted[name][pod.UID] = endpoint(v, service, pod)
 	}
 	if len(wanted) == 0 {
-		// One empty slice says that the service is known and has no endpoints, as upstream.
+		// An empty slice represents a service without endpoints, as upstream.
 		wanted["[]"], ports["[]"] = map[types.UID]discoveryv1.Endpoint{}, nil
 	}
 	groups := map[string][]*discoveryv1.EndpointSlice{}
@@ -81,7 +81,7 @@ func (r *reconciler) reconcileSlices(ctx context.Context, v client.View, service
 	return nil
 }
 
-// reconcileGroup brings the slices that share a set of ports up to date.
+// reconcileGroup updates the slices that have the same ports.
 func (r *reconciler) reconcileGroup(ctx context.Context, service *corev1.Service, ports []port, wanted map[types.UID]discoveryv1.Endpoint, have []*discoveryv1.EndpointSlice) error {
 	changed := make([]*discoveryv1.EndpointSlice, len(have))
 	for i, slice := range have {
@@ -142,7 +142,7 @@ func (r *reconciler) reconcileGroup(ctx context.Context, service *corev1.Service
 	return nil
 }
 
-// decorate gives a slice the service's labels and its own.
+// decorate sets the service's labels and the controller's own on a slice.
 func decorate(slice *discoveryv1.EndpointSlice, service *corev1.Service) {
 	labels := maps.Clone(service.Labels)
 	if labels == nil {
@@ -157,8 +157,8 @@ func decorate(slice *discoveryv1.EndpointSlice, service *corev1.Service) {
 	slice.Labels = labels
 }
 
-// endpoint is a pod as slices tell of it. Its zone is its node's at the time of the look: a node that moves to another
-// zone is rare enough to wait for the next.
+// endpoint returns a pod's endpoint. Its zone is its node's at this moment: a node's zone changes so rarely that the next
+// reconciliation may update it.
 func endpoint(v client.View, service *corev1.Service, pod *corev1.Pod) discoveryv1.Endpoint {
 	serving := pods.Ready(pod)
 	terminating := pod.DeletionTimestamp != nil
@@ -184,8 +184,8 @@ func endpoint(v client.View, service *corev1.Service, pod *corev1.Pod) discovery
 	return e
 }
 
-// hints say for whose traffic an endpoint is, where the service prefers what is near: that of its zone, and before of its
-// node if the service says so. Proxies that know no hints for nodes go by those for zones.
+// hints returns for which traffic an endpoint is intended, if the service prefers nearby endpoints: that of its zone and, if the
+// service says so, preferably of its node. Proxies that do not support hints for nodes use those for zones.
 func hints(service *corev1.Service, e *discoveryv1.Endpoint) *discoveryv1.EndpointHints {
 	var h discoveryv1.EndpointHints
 	switch distribution := value(service.Spec.TrafficDistribution); distribution {
@@ -215,7 +215,7 @@ func slicePorts(ports []port) []discoveryv1.EndpointPort {
 	return out
 }
 
-// portsText is the text of the ports that a slice has, as reconcileSlices groups by it.
+// portsText returns the text of a slice's ports by which reconcileSlices groups slices.
 func portsText(slice *discoveryv1.EndpointSlice) string {
 	var out []port
 	for _, ep := range slice.Ports {

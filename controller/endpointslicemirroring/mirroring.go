@@ -1,5 +1,5 @@
-// Package endpointslicemirroring copies Endpoints that somebody keeps by hand, for a Service without selector, into
-// EndpointSlices, which are what routes traffic. Names, labels, bounds and what is left out are upstream's
+// Package endpointslicemirroring copies manually maintained Endpoints of a Service without a selector to EndpointSlices, which are
+// used to route traffic. Names, labels, limits and exceptions are upstream's
 // (k8s.io/kubernetes/pkg/controller/endpointslicemirroring).
 package endpointslicemirroring
 
@@ -31,11 +31,11 @@ import (
 
 const (
 	managedBy = "endpointslicemirroring-controller.k8s.io"
-	// maxAddresses is how many addresses of a subset are mirrored: those that fit into one slice.
+	// maxAddresses is how many addresses of a subset are mirrored: as many as fit into one slice.
 	maxAddresses = 1000
 )
 
-// New makes the controller. Its keys are those of Endpoints, which are those of Services.
+// New returns the controller. Its keys are those of Endpoints, which are those of Services.
 func New(c *client.Client, recorder record.EventRecorder) *controller.Controller {
 	r := &reconciler{c, recorder}
 	return &controller.Controller{
@@ -48,7 +48,7 @@ func New(c *client.Client, recorder record.EventRecorder) *controller.Controller
 				}
 				return true
 			})
-			client.Each(v, "", func(s *discoveryv1.EndpointSlice) bool { // of Endpoints that are gone
+			client.Each(v, "", func(s *discoveryv1.EndpointSlice) bool { // of Endpoints that no longer exist
 				enqueueSlice(s, enqueue)
 				return true
 			})
@@ -86,7 +86,7 @@ func enqueueSlice(s *discoveryv1.EndpointSlice, enqueue func(controller.Key)) {
 	}
 }
 
-// mirrored says if Endpoints may be mirrored: somebody asked not to, or they are a lock of a leader election.
+// mirrored says whether Endpoints may be mirrored: not if a label forbids it, or if they are the lock of a leader election.
 func mirrored(e *corev1.Endpoints) bool {
 	if e == nil || e.Labels[discoveryv1.LabelSkipMirror] == "true" {
 		return false
@@ -95,7 +95,7 @@ func mirrored(e *corev1.Endpoints) bool {
 	return !lock
 }
 
-// byService finds slices by the service that they are of.
+// byService finds slices by their service.
 var byService = client.NewIndex(func(s *discoveryv1.EndpointSlice, add func(string)) {
 	add(s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName])
 })
@@ -120,7 +120,7 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 	return controller.Result{}, r.mirror(ctx, endpoints, have)
 }
 
-// kind is what the endpoints of a slice have in common: the family of their addresses, and their ports.
+// kind returns what the endpoints of a slice have in common: the address family, and the ports.
 func kind(s *discoveryv1.EndpointSlice) string {
 	var ports []string
 	for _, p := range s.Ports {
@@ -130,8 +130,8 @@ func kind(s *discoveryv1.EndpointSlice) string {
 	return string(s.AddressType) + " " + strings.Join(ports, ",")
 }
 
-// mirror brings the slices to what the Endpoints say: one slice for the addresses of a family in each subset. What exists is
-// used for it, also if its ports were others.
+// mirror updates the slices for the Endpoints: one slice for each address family in each subset. Existing slices are reused, even
+// if their ports differed.
 func (r *reconciler) mirror(ctx context.Context, endpoints *corev1.Endpoints, have []*discoveryv1.EndpointSlice) error {
 	wanted := r.wanted(endpoints)
 	byKind := map[string]*discoveryv1.EndpointSlice{}
@@ -186,7 +186,7 @@ func (r *reconciler) delete(ctx context.Context, slices []*discoveryv1.EndpointS
 	return nil
 }
 
-// wanted are the slices that mirror Endpoints, by their kind.
+// wanted returns the slices that mirror Endpoints, by their kind.
 func (r *reconciler) wanted(endpoints *corev1.Endpoints) map[string]*discoveryv1.EndpointSlice {
 	wanted := map[string]*discoveryv1.EndpointSlice{}
 	invalid, tooMany := 0, 0
@@ -266,7 +266,7 @@ func newSlice(endpoints *corev1.Endpoints, ports []corev1.EndpointPort, family d
 	return slice
 }
 
-// prefix keeps names readable, unless the service's would make them invalid.
+// prefix returns a prefix that keeps names readable, unless the service's name would make them invalid.
 func prefix(service string) string {
 	if p := service + "-"; len(validation.IsDNS1123Subdomain(p+"x")) == 0 {
 		return p

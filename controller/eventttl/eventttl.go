@@ -1,5 +1,5 @@
-// Package eventttl deletes events that are an hour old. Events cannot expire inside the replicated state, which knows no
-// clock; so the leader deletes them, in batches, woken when the oldest one is due.
+// Package eventttl deletes events that are an hour old. Events cannot expire inside the replicated state machine, which has no
+// clock; so the leader deletes them, in batches, when the oldest one is due.
 package eventttl
 
 import (
@@ -15,16 +15,16 @@ import (
 	"github.com/kontiki/kontiki/controller"
 )
 
-// TTL is how long an event is kept after it happened last.
+// TTL is how long an event is kept after its last occurrence.
 const TTL = time.Hour
 
-// batch is the least time between two sweeps, so that events are deleted many at a time.
+// batch is the shortest time between two sweeps, so that many events are deleted at a time.
 const batch = 10 * time.Second
 
-// Config says what to work with.
+// Config has the parameters of the controller.
 type Config struct {
 	Client *client.Client
-	// TTL and Batch replace the defaults when they are not 0, and Now the clock when it is not nil.
+	// TTL and Batch, if not 0, replace the defaults; Now, if not nil, replaces the clock.
 	TTL, Batch time.Duration
 	Now        func() time.Time
 }
@@ -34,18 +34,18 @@ type entry struct {
 	uid types.UID
 }
 
-// expiry knows when each event is due.
+// expiry has the time when each event is due.
 type expiry struct {
 	Config
 	mu    sync.Mutex
 	due   map[entry]time.Time
-	armed bool // a sweep is on its way
+	armed bool // a sweep is scheduled
 }
 
-// sweep is the one key.
+// sweep is the controller's only key.
 var sweep = controller.Key{Name: "sweep"}
 
-// New makes the controller.
+// New returns the controller.
 func New(c Config) *controller.Controller {
 	if c.TTL == 0 {
 		c.TTL = TTL
@@ -63,7 +63,7 @@ func New(c Config) *controller.Controller {
 	}
 }
 
-// happened is when an event happened last, as far as it says.
+// happened returns the time of an event's last occurrence.
 func happened(e *corev1.Event) time.Time {
 	last := e.CreationTimestamp.Time
 	for _, t := range []time.Time{e.LastTimestamp.Time, e.EventTime.Time} {
@@ -105,7 +105,7 @@ func (e *expiry) enqueue(_ client.View, event client.Event, enqueue func(control
 	}
 }
 
-// reconcile deletes what is due, and sleeps until the next event is.
+// reconcile deletes the events that are due, and schedules a sweep for the next one.
 func (e *expiry) reconcile(ctx context.Context, v client.View, _ controller.Key) (controller.Result, error) {
 	now := e.Now()
 	var over []entry
@@ -123,7 +123,7 @@ func (e *expiry) reconcile(ctx context.Context, v client.View, _ controller.Key)
 	err := controller.Each(over, func(at entry) error {
 		stored, ok := client.Get[*corev1.Event](v, at.key.Namespace, at.key.Name)
 		if ok && stored.UID == at.uid && happened(stored).Add(e.TTL).After(now) {
-			return nil // it happened again, which is about to be told
+			return nil // it occurred again, and its change is about to be delivered
 		}
 		obj := &corev1.Event{}
 		obj.Namespace, obj.Name = at.key.Namespace, at.key.Name
@@ -142,7 +142,7 @@ func (e *expiry) reconcile(ctx context.Context, v client.View, _ controller.Key)
 	return controller.Result{After: max(next.Sub(now), e.Batch)}, nil
 }
 
-// left says if another sweep is needed; if not, the next event arms one.
+// left says whether another sweep is needed; if not, the next event schedules one.
 func (e *expiry) left() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -14,7 +14,7 @@ import (
 	"github.com/kontiki/kontiki/controller"
 )
 
-// collect deletes an object that no owner holds; one that some owner still holds loses its references to the others.
+// collect deletes an object that no owner holds any more; if one does, the references to absent owners are removed.
 func (gc *collector) collect(ctx context.Context, v client.View, it *item, obj client.Object) error {
 	refs := obj.GetOwnerReferences()
 	if len(refs) == 0 {
@@ -41,7 +41,7 @@ func (gc *collector) collect(ctx context.Context, v client.View, it *item, obj c
 	case holding > 0 && len(drop) == 0:
 		return nil
 	case holding > 0:
-		// Owners that wait must not wait for an object that lives on.
+		// Owners that wait for their dependents must not wait for an object that is kept.
 		return gc.update(ctx, obj, func(changed client.Object) {
 			changed.SetOwnerReferences(slices.DeleteFunc(changed.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return slices.Contains(drop, r.UID) }))
 		})
@@ -58,13 +58,13 @@ func (gc *collector) collect(ctx context.Context, v client.View, it *item, obj c
 	return gc.delete(ctx, obj, policy)
 }
 
-// collectForeground deletes a dependent that has dependents of its own, for an owner that waits.
+// collectForeground deletes a dependent that has dependents of its own, for an owner in foreground deletion.
 func (gc *collector) collectForeground(ctx context.Context, it *item, obj client.Object) error {
 	for _, d := range gc.graph.dependents(it.uid) {
 		if !d.foreground {
 			continue
 		}
-		// A circle, perhaps: each would wait for the other. It ceases to hold up its owners.
+		// There may be a cycle, in which all would wait for each other. So the object no longer blocks the deletion of its owners.
 		err := gc.update(ctx, obj, func(changed client.Object) {
 			refs, no := changed.GetOwnerReferences(), false
 			for i := range refs {
@@ -85,7 +85,7 @@ func (gc *collector) collectForeground(ctx context.Context, it *item, obj client
 	return gc.delete(ctx, obj, metav1.DeletePropagationForeground)
 }
 
-// delete deletes exactly the object that was looked at: if it has got another owner meanwhile, it is looked at again.
+// delete deletes exactly the object that was examined: if it has got another owner meanwhile, it is examined again.
 func (gc *collector) delete(ctx context.Context, obj client.Object, policy metav1.DeletionPropagation) error {
 	revision := obj.GetResourceVersion()
 	err := gc.client.Delete(ctx, obj, client.IfUID(obj.GetUID()), client.Propagation(policy),
@@ -96,7 +96,7 @@ func (gc *collector) delete(ctx context.Context, obj client.Object, policy metav
 	return nil
 }
 
-// awaitDependents lets an owner go once nothing holds it up; what still does is looked at.
+// awaitDependents finishes an owner's foreground deletion once no dependent blocks it; those that do are enqueued.
 func (gc *collector) awaitDependents(ctx context.Context, v client.View, owner client.Object) error {
 	blocking := 0
 	for _, d := range gc.graph.dependents(owner.GetUID()) {
@@ -108,12 +108,12 @@ func (gc *collector) awaitDependents(ctx context.Context, v client.View, owner c
 		}
 	}
 	if blocking > 0 {
-		return nil // each was enqueued when this began, and its end wakes us
+		return nil // each was enqueued when the deletion began, and its removal enqueues the owner
 	}
 	return gc.removeFinalizer(ctx, owner, metav1.FinalizerDeleteDependents)
 }
 
-// orphan makes an owner's dependents independent, and then lets it go.
+// orphan removes an owner from its dependents' references, and then finishes its deletion.
 func (gc *collector) orphan(ctx context.Context, owner client.Object) error {
 	uid := owner.GetUID()
 	err := controller.Each(gc.graph.dependents(uid), func(d *item) error {
@@ -141,7 +141,7 @@ func (gc *collector) removeFinalizer(ctx context.Context, obj client.Object, fin
 	})
 }
 
-// update changes an object as it was looked at; a conflict makes it be looked at again.
+// update changes an object as it was examined; on a conflict it is examined again.
 func (gc *collector) update(ctx context.Context, obj client.Object, change func(client.Object)) error {
 	changed := obj.DeepCopyObject().(client.Object)
 	change(changed)

@@ -1,11 +1,11 @@
-// Package garbage deletes what has lost all its owners, and carries out foreground deletion and orphaning.
+// Package garbage deletes objects whose owners are all gone, and carries out foreground deletion and orphaning.
 //
-// The rules are upstream's (k8s.io/kubernetes/pkg/controller/garbagecollector). What differs is what is known: upstream
-// follows one watch a kind, and so must hold nodes for objects that it has not seen yet and ask the API about them. Here
-// all kinds change in one order, and the graph is the store as it was at one revision; a UID is given by the cluster when
-// an object is made, so a referenced owner that is not in a view which holds the dependent does not exist.
+// The rules are upstream's (k8s.io/kubernetes/pkg/controller/garbagecollector), but more is known here: upstream has one watch per
+// kind, and so must keep nodes for objects that it has not seen yet and ask the API for them. Here the changes of all kinds come in
+// one order, and the graph is the state of the store at one revision. An object gets its UID when it is created, so an owner that
+// is not in a view which contains the dependent does not exist.
 //
-// The graph holds edges alone: a deletion costs as much as the deleted object has dependents.
+// The graph contains only edges: the cost of a deletion depends on the number of dependents of the deleted object.
 package garbage
 
 import (
@@ -25,7 +25,7 @@ import (
 	"github.com/kontiki/kontiki/controller"
 )
 
-// ignored kinds own nothing and are not owned (upstream ignores them too).
+// ignored objects own nothing and have no owners (upstream ignores them too).
 const ignored = "events"
 
 type collector struct {
@@ -35,7 +35,7 @@ type collector struct {
 	graph    *graph
 }
 
-// New makes the controller. Its keys are UIDs.
+// New returns the controller. Its keys are UIDs.
 func New(c *client.Client, recorder record.EventRecorder) *controller.Controller {
 	return newCollector(c, recorder).controller()
 }
@@ -63,8 +63,8 @@ func (gc *collector) controller() *controller.Controller {
 
 func key(uid types.UID) controller.Key { return controller.Key{Name: string(uid)} }
 
-// start builds the graph. A collector that fell out of the history begins again: its graph says what is now, whatever
-// was missed.
+// start builds the graph. If the collector fell behind the history it starts again: the new graph describes the present state,
+// whatever was missed.
 func (gc *collector) start(v client.View, enqueue func(controller.Key)) {
 	fresh := newGraph()
 	for i, kind := range gc.client.Kinds() {
@@ -97,12 +97,12 @@ func (gc *collector) enqueue(v client.View, event client.Event, enqueue func(con
 		return
 	}
 	if event.Old != nil && sameEdges(event.Old, event.New) {
-		return // as almost every change
+		return // like most changes
 	}
 	now, before := gc.graph.put(gc.kindOf(event.New), event.New)
 	refsChanged := before == nil || !apiequality.Semantic.DeepEqual(before.refs, now.refs)
 	if refsChanged && before != nil {
-		gc.enqueueWaiting(before.refs, enqueue) // it may have ceased to hold them up
+		gc.enqueueWaiting(before.refs, enqueue) // it may no longer block their deletion
 	}
 	if refsChanged && gc.doubtful(v, now) {
 		enqueue(key(now.uid))
@@ -119,13 +119,13 @@ func (gc *collector) enqueue(v client.View, event client.Event, enqueue func(con
 	}
 }
 
-// sameEdges says that a change has nothing to do with ownership.
+// sameEdges says whether a change does not affect ownership.
 func sameEdges(a, b client.Object) bool {
 	return (a.GetDeletionTimestamp() == nil) == (b.GetDeletionTimestamp() == nil) && slices.Equal(a.GetFinalizers(), b.GetFinalizers()) &&
 		apiequality.Semantic.DeepEqual(a.GetOwnerReferences(), b.GetOwnerReferences())
 }
 
-// enqueueWaiting looks again at those owners that wait for their dependents.
+// enqueueWaiting enqueues those owners that wait for their dependents.
 func (gc *collector) enqueueWaiting(refs []metav1.OwnerReference, enqueue func(controller.Key)) {
 	for _, ref := range refs {
 		if owner := gc.graph.get(ref.UID); owner != nil && owner.foreground {
@@ -138,7 +138,7 @@ func (gc *collector) kindOf(obj client.Object) int {
 	return gc.kinds[obj.GetObjectKind().GroupVersionKind().GroupKind()]
 }
 
-// doubtful says that an item has an owner that may not hold it, so that it must be looked at.
+// doubtful says whether an item has an owner that may not hold it, so that it must be examined.
 func (gc *collector) doubtful(v client.View, it *item) bool {
 	for _, ref := range it.refs {
 		if state, _ := gc.owner(v, it, ref); state != solid && state != unknown {
@@ -154,10 +154,10 @@ const (
 	solid    ownerState = iota // it exists
 	dangling                   // it does not
 	waiting                    // it exists, and waits for its dependents to be deleted
-	unknown                    // nobody can say: its kind is not served, or it cannot own the item
+	unknown                    // cannot be determined: its kind is not served, or it cannot own the item
 )
 
-// owner says how it stands with the owner that a reference names, and answers its object if it exists.
+// owner returns the state of the owner that a reference names, and its object if it exists.
 func (gc *collector) owner(v client.View, it *item, ref metav1.OwnerReference) (ownerState, client.Object) {
 	gv, err := schema.ParseGroupVersion(ref.APIVersion)
 	if err != nil {
@@ -185,7 +185,7 @@ func (gc *collector) owner(v client.View, it *item, ref metav1.OwnerReference) (
 	return solid, obj
 }
 
-// report tells about a reference to an owner that lives in another namespace: the user meant something that cannot be.
+// report records an event about a reference to an owner in another namespace, which is not possible.
 func (gc *collector) report(v client.View, it *item, ref metav1.OwnerReference, kind int) {
 	if !gc.graph.search(ref.UID) {
 		return
@@ -211,7 +211,7 @@ func (gc *collector) reconcile(ctx context.Context, v client.View, k controller.
 	}
 	obj, ok := v.GetOf(gc.client.Kinds()[it.kind], it.namespace, it.name)
 	if !ok || obj.GetUID() != it.uid {
-		return controller.Result{}, nil // its end is about to be told
+		return controller.Result{}, nil // its removal is about to be delivered
 	}
 	deleting := obj.GetDeletionTimestamp() != nil
 	var err error
@@ -220,7 +220,7 @@ func (gc *collector) reconcile(ctx context.Context, v client.View, k controller.
 		err = gc.orphan(ctx, obj)
 	case deleting && slices.Contains(obj.GetFinalizers(), metav1.FinalizerDeleteDependents):
 		err = gc.awaitDependents(ctx, v, obj)
-	case deleting: // its end is on the way; its dependents are looked at then
+	case deleting: // its removal will follow; its dependents are examined then
 	default:
 		err = gc.collect(ctx, v, it, obj)
 	}

@@ -10,29 +10,29 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 )
 
-// item is an object that is named by owner references, has some, or waits for its dependents. It is immutable: a change
-// of the object makes a new one.
+// item is an object that owner references name, that has some, or that waits for its dependents. It is immutable: a change of the
+// object creates a new item.
 type item struct {
 	kind            int // index into the client's kinds
 	namespace, name string
 	uid             types.UID
 	refs            []metav1.OwnerReference
-	// foreground and orphaning say that it is being deleted and waits for its dependents to be gone, or let go.
+	// foreground and orphaning mean that it is being deleted and waits until its dependents are deleted, or orphaned.
 	foreground, orphaning bool
 }
 
-// owned is what is known of the dependents of one owner.
+// owned has the dependents of one owner.
 type owned struct {
 	dependents map[types.UID]*item
-	// gone says that the owner's end was seen here; looked that it was searched for in other namespaces.
+	// gone means that the owner's removal was seen here, looked that other namespaces were searched for it.
 	gone, looked bool
 }
 
-// graph is who owns whom, as of the last change that was told. Objects that have no owners, own nothing and wait for
-// nothing take no memory in it. It is safe for concurrent use; changes come from one goroutine, in revision order.
+// graph contains the ownership edges as of the last change that was processed. Objects without owners that own nothing and wait for
+// nothing are not in it. It is safe for concurrent use; changes come from one goroutine, in order of revision.
 type graph struct {
 	mu     sync.Mutex
-	items  map[types.UID]*item  // dependents, and what waits
+	items  map[types.UID]*item  // dependents, and objects that wait
 	owners map[types.UID]*owned // by the owner's UID, whether or not it exists
 }
 
@@ -40,7 +40,7 @@ func newGraph() *graph {
 	return &graph{items: map[types.UID]*item{}, owners: map[types.UID]*owned{}}
 }
 
-// put notes an object as it is now, and answers how it was noted before (nil if it was not).
+// put records the present state of an object, and returns its previous item (nil if there was none).
 func (g *graph) put(kind int, obj client.Object) (now, before *item) {
 	deleting := obj.GetDeletionTimestamp() != nil
 	now = &item{
@@ -71,7 +71,7 @@ func (g *graph) put(kind int, obj client.Object) (now, before *item) {
 	return now, before
 }
 
-// unlink takes an item out of its owners' dependents.
+// unlink removes an item from its owners' dependents.
 func (g *graph) unlink(it *item) {
 	if it == nil {
 		return
@@ -85,7 +85,7 @@ func (g *graph) unlink(it *item) {
 	}
 }
 
-// remove notes the end of an object, and answers its dependents and its references.
+// remove records the removal of an object, and returns its dependents and its references.
 func (g *graph) remove(obj client.Object) (dependents []*item, refs []metav1.OwnerReference) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -125,8 +125,8 @@ func (g *graph) dependents(uid types.UID) []*item {
 	return nil
 }
 
-// search says if an owner that is not where it is referred to should be searched for elsewhere: once, and only if it did
-// not end here.
+// search says whether an owner that is not where it is referred to should be searched for in other namespaces: only once, and only
+// if its removal was not seen here.
 func (g *graph) search(uid types.UID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -138,7 +138,7 @@ func (g *graph) search(uid types.UID) bool {
 	return true
 }
 
-// size is how many items and owners are held.
+// size returns the number of items and owners.
 func (g *graph) size() (items, owners int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

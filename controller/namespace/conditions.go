@@ -42,7 +42,7 @@ func (c *content) add(more *content, err error) error {
 	return err
 }
 
-// fine is what the conditions say when nothing is in the way; it also gives their order.
+// fine are the conditions when nothing blocks the deletion, in their order.
 var fine = []corev1.NamespaceCondition{
 	{Type: corev1.NamespaceDeletionDiscoveryFailure, Reason: "ResourcesDiscovered", Message: "All resources successfully discovered"},
 	{Type: corev1.NamespaceDeletionGVParsingFailure, Reason: "ParsedGroupVersions", Message: "All legacy kube types successfully parsed"},
@@ -51,7 +51,8 @@ var fine = []corev1.NamespaceCondition{
 	{Type: corev1.NamespaceFinalizersRemaining, Reason: "ContentHasNoFinalizers", Message: "All content-preserving finalizers finished"},
 }
 
-// conditions says what is in the way. The first two never are: the kinds are a table in this process.
+// conditions returns the conditions that describe what blocks the deletion. The first two never do: the kinds are a table in this
+// process.
 func (c *content) conditions(failed error) []corev1.NamespaceCondition {
 	out := slices.Clone(fine)
 	for i := range out {
@@ -88,7 +89,7 @@ func listed(counts map[string]int, format string) string {
 	return strings.Join(parts, ", ")
 }
 
-// setConditions brings a status' conditions to the wanted ones. Others are left alone.
+// setConditions sets a status's conditions to the wanted ones. Others are not changed.
 func setConditions(status *corev1.NamespaceStatus, wanted []corev1.NamespaceCondition) (changed bool) {
 	for _, w := range wanted {
 		i := slices.IndexFunc(status.Conditions, func(c corev1.NamespaceCondition) bool { return c.Type == w.Type })

@@ -1,9 +1,9 @@
-// Package namespace ends namespaces: it deletes what is in one that is being deleted, says in its conditions what is
-// still in the way, and lets it go once it is empty.
+// Package namespace carries out the deletion of namespaces: it deletes the content of a terminating namespace, reports in
+// conditions what blocks the deletion, and removes the namespace once it is empty.
 //
-// The conditions and their wording are upstream's (k8s.io/kubernetes/pkg/controller/namespace/deletion), as people read
-// them when a namespace is stuck. Nothing is estimated or polled: each object that vanishes from a terminating namespace
-// makes us look again.
+// The conditions and their messages are upstream's (k8s.io/kubernetes/pkg/controller/namespace/deletion), since people read them
+// when a namespace is stuck. Nothing is estimated or polled: each object that disappears from a terminating namespace enqueues the
+// namespace again.
 package namespace
 
 import (
@@ -20,7 +20,7 @@ import (
 	"github.com/kontiki/kontiki/controller"
 )
 
-// New makes the controller.
+// New returns the controller.
 func New(c *client.Client) *controller.Controller {
 	r := &reconciler{c}
 	watches := []client.Object{&corev1.Namespace{}}
@@ -46,8 +46,8 @@ func New(c *client.Client) *controller.Controller {
 	}
 }
 
-// absent are the namespaces that objects are in but that do not exist: a creation that was decided before its namespace
-// began to terminate can apply until it is gone.
+// absent returns the namespaces that contain objects but do not exist: a creation that was decided before its namespace began to
+// terminate may be applied until the namespace is gone.
 func absent(c *client.Client, v client.View) (names []string) {
 	for _, kind := range c.Kinds() {
 		if !kind.Namespaced {
@@ -67,8 +67,8 @@ func absent(c *client.Client, v client.View) (names []string) {
 	return names
 }
 
-// enqueue looks at namespaces that terminate: when they change, when something in them changes how long it stays, and
-// once more after their end.
+// enqueue enqueues terminating namespaces: when they change, when an object in them changes in a way that affects how long it
+// stays, and once more after they are removed.
 func enqueue(v client.View, event client.Event, enqueue func(controller.Key)) {
 	if ns, ok := event.Object().(*corev1.Namespace); ok {
 		if event.New == nil || ns.DeletionTimestamp != nil {
@@ -96,7 +96,7 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 	if ns.DeletionTimestamp == nil || !slices.Contains(ns.Spec.Finalizers, corev1.FinalizerKubernetes) {
 		return controller.Result{}, nil
 	}
-	// Pods go first: they may need the other objects until they end.
+	// Pods first: they may need the other objects until they end.
 	found := newContent()
 	failed := found.add(r.empty(ctx, v, key.Name, func(resource string) bool { return resource == "pods" }))
 	if found.total == 0 && failed == nil {
@@ -114,7 +114,7 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 		return controller.Result{}, failed
 	}
 	if found.total > 0 {
-		return controller.Result{}, nil // what vanishes wakes us
+		return controller.Result{}, nil // the removal of objects enqueues the namespace again
 	}
 	done := ns.DeepCopy()
 	done.Spec.Finalizers = slices.DeleteFunc(done.Spec.Finalizers, func(f corev1.FinalizerName) bool { return f == corev1.FinalizerKubernetes })
@@ -122,8 +122,8 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 	return controller.Result{}, ignoreNotFound(err)
 }
 
-// empty deletes the objects of the wanted kinds that are in a namespace in the view, and answers what then remains. The view is
-// the one in which the namespace terminates or is absent: in a later one it may have been made again, with other objects.
+// empty deletes the objects of the wanted kinds that are in a namespace in the view, and returns what then remains. In the view the
+// namespace is terminating or absent: in a later one it may have been created again, with other objects.
 func (r *reconciler) empty(ctx context.Context, v client.View, namespace string, wanted func(resource string) bool) (*content, error) {
 	var failures []error
 	for _, kind := range r.client.Kinds() {
@@ -138,10 +138,10 @@ func (r *reconciler) empty(ctx context.Context, v client.View, namespace string,
 			return true
 		})
 		err := controller.Each(doomed, func(obj client.Object) error {
-			// Background: everything in the namespace goes anyway, in whatever order.
+			// Background: everything in the namespace is deleted anyway, in any order.
 			err := r.client.Delete(ctx, obj, client.IfUID(obj.GetUID()), client.Propagation(metav1.DeletePropagationBackground))
 			if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-				return nil // gone, or another one: the look below tells
+				return nil // gone or replaced: the count below shows what remains
 			}
 			return err
 		})

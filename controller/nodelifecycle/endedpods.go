@@ -10,14 +10,14 @@ import (
 	"github.com/kontiki/kontiki/controller"
 )
 
-// endedPods are the finished pods in the order in which they are to go, so that those that are too many are found without a
-// look at the others.
+// endedPods has the finished pods in the order in which they are to be deleted, so that surplus ones are found without visiting the
+// others.
 type endedPods struct {
 	mu   sync.Mutex
 	tree *btree.BTreeG[endedPod]
 }
 
-// endedPod has what the order depends on: pods that were evicted go first, and then the oldest.
+// endedPod has what the order depends on: evicted pods are deleted first, and then the oldest.
 type endedPod struct {
 	kept    bool // it was not evicted
 	created int64
@@ -36,7 +36,7 @@ func endedPodOf(p *corev1.Pod) endedPod {
 	return endedPod{!evicted, p.CreationTimestamp.Unix(), controller.KeyOf(p)}
 }
 
-// reset forgets all.
+// reset removes all.
 func (e *endedPods) reset() {
 	const degree = 32
 	e.mu.Lock()
@@ -44,7 +44,7 @@ func (e *endedPods) reset() {
 	e.tree = btree.NewG(degree, endedPod.before)
 }
 
-// follow takes a change of a pod into account, and answers how many have finished now.
+// follow applies a change of a pod, and returns the number of finished pods.
 func (e *endedPods) follow(old, now *corev1.Pod) int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -57,7 +57,7 @@ func (e *endedPods) follow(old, now *corev1.Pod) int {
 	return e.tree.Len()
 }
 
-// beyond are those that go first, if so many are kept.
+// beyond returns the pods to delete so that that many are kept.
 func (e *endedPods) beyond(kept int) (keys []controller.Key) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -16,14 +16,14 @@ import (
 	"github.com/kontiki/kontiki/controller"
 )
 
-// eviction deletes pods that do not tolerate a NoExecute taint of their node, after as many seconds as they tolerate it
-// (k8s.io/kubernetes/pkg/controller/tainteviction). The time counts from when the taint was added, or the pod was
-// assigned, whichever is later, so that a new leader goes on where the old one was.
+// eviction deletes pods that do not tolerate a NoExecute taint of their node, after the number of seconds for which they tolerate
+// it (k8s.io/kubernetes/pkg/controller/tainteviction). The time counts from when the taint was added, or the pod was assigned,
+// whichever is later, so that a new leader continues where the old one stopped.
 type eviction struct {
 	Config
-	// seen is when a taint without a time was first met on a pod's node.
+	// seen is when a taint without a time was first found on a pod's node.
 	seen times[types.UID]
-	// pending are the pods that are going to be deleted.
+	// pending are the pods that will be deleted.
 	pending times[controller.Key]
 }
 
@@ -38,13 +38,13 @@ func newEviction(c Config) *controller.Controller {
 				}
 				return true
 			})
-			e.pending.each(enqueue) // of those, the taints may be gone
+			e.pending.each(enqueue) // the taints of these may have been removed
 		},
 		Enqueue: e.enqueue, Reconcile: e.reconcile,
 	}
 }
 
-// consider looks at a pod if its node has taints that may concern it.
+// consider enqueues a pod if its node has taints that may concern it.
 func (e *eviction) consider(v client.View, pod *corev1.Pod, enqueue func(controller.Key)) {
 	if pod.Spec.NodeName == "" {
 		return
@@ -118,8 +118,8 @@ func (e *eviction) reconcile(ctx context.Context, v client.View, key controller.
 	return controller.Result{}, e.evict(ctx, pod, key)
 }
 
-// begin is when the time that a pod tolerates began. A stored time is cut to the second: it counts from the next one, so
-// that no pod goes too early.
+// begin returns when the toleration of a pod began. Stored times are truncated to the second: the time counts from the next one, so
+// that no pod is deleted too early.
 func (e *eviction) begin(pod *corev1.Pod, found []corev1.Taint, now time.Time) time.Time {
 	begin := time.Time{}
 	for _, t := range found {
@@ -147,8 +147,8 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// tolerates answers if every taint is tolerated, and for how long by the least patient of the tolerations that do it:
-// the first one that matches each taint, as upstream; negative is for ever.
+// tolerates says whether every taint is tolerated, and for how long at least: for each taint the first toleration that matches
+// counts, as upstream; negative means forever.
 func tolerates(taints []corev1.Taint, tolerations []corev1.Toleration) (all bool, after time.Duration) {
 	after = -1
 	for i := range taints {
@@ -199,7 +199,7 @@ func (e *eviction) evict(ctx context.Context, pod *corev1.Pod, key controller.Ke
 	return nil
 }
 
-// disrupt notes in a pod's status that it is ended by the cluster, and, if it is, that it has failed.
+// disrupt records in a pod's status that the cluster ends it and, if failed is true, that it has failed.
 func disrupt(ctx context.Context, c *client.Client, pod *corev1.Pod, reason, message string, failed bool) error {
 	changed := pod.DeepCopy()
 	if reason != "" {

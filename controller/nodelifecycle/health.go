@@ -15,26 +15,26 @@ import (
 	"github.com/kontiki/kontiki/controller"
 )
 
-// health marks nodes as unknown that are not heard of.
+// health marks nodes as unknown that are not heard from.
 type health struct {
 	Config
 	mu      sync.Mutex
 	members map[string]Member
 	renewed map[string]renewal
 	doubts  map[string]*doubt
-	missing times[string] // nodes that nobody vouches for
+	missing times[string] // nodes without a session, a place in gossip or a Lease
 }
 
-// doubt is what speaks against a node, until it answers a probe or is lost.
+// doubt describes why a node may be lost, until it answers a probe or counts as lost.
 type doubt struct {
 	since  time.Time
-	failed int // probes, since then
+	failed int // failed probes since then
 }
 
-// minProbes is how many probes a suspect must fail; one that gossip calls dead has been asked by others already.
+// minProbes is how many probes a suspect must fail; one that gossip reports as dead has already been probed by others.
 const minProbes, minProbesOfDead = 3, 2
 
-// renewal is when a Lease was last seen to change, by our clock: clocks of nodes may differ.
+// renewal is when a Lease was last seen to change, by this master's clock: the clocks of nodes may differ.
 type renewal struct {
 	stamp metav1.MicroTime
 	seen  time.Time
@@ -45,7 +45,7 @@ func newHealth(c Config) *controller.Controller {
 	return &controller.Controller{
 		Name: "node-health", Watches: []client.Object{&corev1.Node{}, &coordinationv1.Lease{}},
 		Start: h.start, Enqueue: h.enqueue, Source: h.follow, Reconcile: h.reconcile,
-		Workers: 64, // a probe of a dead node waits for its timeout, and many may die at once
+		Workers: 64, // a probe of a dead node takes until its timeout, and many nodes may die at once
 	}
 }
 
@@ -93,7 +93,7 @@ func statusChanged(a, b *corev1.Node) bool {
 	return x != y || xOK != yOK
 }
 
-// renew notes a Lease, and says if it is new.
+// renew records a Lease, and says whether it is new.
 func (h *health) renew(l *coordinationv1.Lease) (fresh bool) {
 	if l.Spec.RenewTime == nil {
 		return false
@@ -107,7 +107,7 @@ func (h *health) renew(l *coordinationv1.Lease) (fresh bool) {
 	return !ok
 }
 
-// follow follows gossip.
+// follow follows sessions and gossip.
 func (h *health) follow(ctx context.Context, enqueue func(controller.Key)) error {
 	note := func(m Member) {
 		h.mu.Lock()
@@ -154,10 +154,10 @@ func (h *health) reconcile(ctx context.Context, v client.View, key controller.Ke
 		if err := h.markUnknown(ctx, node); err != nil {
 			return controller.Result{}, err
 		}
-		return controller.Result{After: h.LeaseGrace}, nil // the timer goes on: it may be renewed, and cease again
+		return controller.Result{After: h.LeaseGrace}, nil // the timer continues: the Lease may be renewed again, and stop again
 	case reported && status == corev1.ConditionUnknown:
 		h.believe(node.Name)
-		return controller.Result{}, nil // it says itself when it is back
+		return controller.Result{}, nil // the node itself reports when it is back
 	case !isMember:
 		if left := h.missing.first(node.Name, now).Add(h.StartupGrace).Sub(now); left > 0 {
 			return controller.Result{After: left}, nil
@@ -178,7 +178,7 @@ func (h *health) reconcile(ctx context.Context, v client.View, key controller.Ke
 		return controller.Result{After: h.ProbeAgain}, nil
 	}
 	d.failed++
-	// What is said of it may have changed while the probe ran.
+	// The hints may have changed while the probe ran.
 	h.mu.Lock()
 	member, isMember = h.members[node.Name]
 	h.mu.Unlock()
@@ -193,7 +193,7 @@ func (h *health) reconcile(ctx context.Context, v client.View, key controller.Ke
 	return controller.Result{}, h.markUnknown(ctx, node)
 }
 
-// enough says that a node is lost.
+// enough says whether a node counts as lost.
 func (d *doubt) enough(now time.Time, state State, confirm time.Duration) bool {
 	switch state {
 	case Dead:
@@ -204,7 +204,7 @@ func (d *doubt) enough(now time.Time, state State, confirm time.Duration) bool {
 	return d.failed >= minProbes && now.Sub(d.since) >= confirm
 }
 
-// doubt answers the doubt about a node, a new one if there was none. Nobody else reconciles the node meanwhile.
+// doubt returns the doubt about a node, a new one if there was none. No other goroutine reconciles the node meanwhile.
 func (h *health) doubt(name string, now time.Time) *doubt {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -221,7 +221,7 @@ func (h *health) believe(name string) {
 	delete(h.doubts, name)
 }
 
-// forget forgets what was said of a worker without a node. One that is alive is about to have one.
+// forget removes the hints about a worker without a node. One that is alive is about to register its node.
 func (h *health) forget(name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -230,7 +230,7 @@ func (h *health) forget(name string) {
 	}
 }
 
-// markUnknown sets the conditions that the node itself reports to Unknown, with upstream's words.
+// markUnknown sets the conditions that the node itself reports to Unknown, with upstream's messages.
 func (h *health) markUnknown(ctx context.Context, node *corev1.Node) error {
 	before, _ := ready(node)
 	changed := node.DeepCopy()

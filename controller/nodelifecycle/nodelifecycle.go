@@ -1,23 +1,23 @@
-// Package nodelifecycle follows the health of nodes and draws the conclusions: conditions, taints, evictions.
+// Package nodelifecycle monitors the health of nodes and maintains conditions, taints and evictions accordingly.
 //
-// Five controllers share the work, each stateless but for timers:
+// Five controllers share the work, each stateless except for timers:
 //
-//	health    a node that is not heard of gets its Ready condition set to Unknown
+//	health    a node that is not heard from gets its Ready condition set to Unknown
 //	taints    conditions -> taints
-//	readiness pods on a node that ceased to be ready are not ready, so that endpoints drop them
+//	readiness pods on a node that is no longer ready are not ready, so that they are removed from endpoints
 //	eviction  NoExecute taints -> pods that do not tolerate them (any longer) are deleted
 //	podgc     pods whose node does not exist, and old finished ones, are removed
 //
-// Who judges a node: one of our workers is judged by hints (its session with a master, gossip), confirmed by probes over a
-// while: an alarm alone moves no pod, and neither does a lost packet, a pause, or a restart of the agent. A node that
-// renews a Lease (a stock kubelet, KWOK) is judged by that Lease; a node with neither is probed once it has had time to
-// turn up. Nothing else is periodic, and a healthy cluster costs nothing here.
+// Kontiki's workers are judged by hints (sessions with masters, gossip) that must be confirmed by probes over a period: a hint
+// alone moves no pod, and neither does a lost packet, a pause, or a restart of the agent. A node that renews a Lease (a stock
+// kubelet, KWOK) is judged by that Lease; a node with neither is probed after a grace period. Nothing else is periodic, and a
+// healthy cluster causes no work here.
 //
-// Evictions that follow from nodes' health are rate-limited by zones, as upstream; see zones.
+// Evictions caused by nodes' health are rate-limited by zones, as upstream; see zones.
 //
-// A node that was cut off reports Ready=True itself when it is back; nobody reports it in its place. Its pods were
-// deleted with their grace meanwhile, and nobody confirmed their end: they stay, being deleted, until it is back or its
-// Node object is removed. That is Kubernetes' contract.
+// A node that was disconnected reports Ready=True itself when it is back; no other component does. Its pods were deleted gracefully
+// meanwhile, but their end has not been confirmed: they stay, terminating, until the node is back or its Node object is removed, as
+// in Kubernetes.
 package nodelifecycle
 
 import (
@@ -34,61 +34,61 @@ import (
 	"github.com/kontiki/kontiki/controller"
 )
 
-// State is what is believed of a worker.
+// State is the believed state of a worker.
 type State string
 
 const (
 	Alive State = "alive"
-	// Suspect says that something speaks against a worker, such as a broken session. It often means nothing: the worker may
-	// be changing masters, or its agent is starting again.
+	// Suspect means that there is a sign of a failure, such as a broken session. It is often harmless: the worker may be changing
+	// masters, or its agent may be restarting.
 	Suspect State = "suspect"
-	// Dead says that several hosts agree, after they have waited (gossip).
+	// Dead means that several hosts agree on it after a delay (gossip).
 	Dead State = "dead"
-	// Left says that it stopped on purpose. It may be back in a moment.
+	// Left means that it stopped on purpose. It may be back in a moment.
 	Left State = "left"
 )
 
-// Member is one of our workers. Its name is its node's.
+// Member is one of Kontiki's workers. Its name is its node's.
 type Member struct {
 	Name  string
 	State State
 	Since time.Time
 }
 
-// Hints tell what sessions and gossip say of workers. Each is confirmed before it has consequences.
+// Hints report the workers' states according to sessions and gossip. Each is confirmed before it has consequences.
 type Hints interface {
-	// Members answers all workers that are known.
+	// Members returns all known workers.
 	Members() []Member
-	// Next waits for the next change and answers the member as it now is. Changes that happened before the call, but
-	// after the stream began, are answered too.
+	// Next waits for the next change and returns the member's present state. Changes between the beginning of the stream and the
+	// call are returned too.
 	Next(ctx context.Context) (Member, error)
 }
 
-// Config says what to work with. The durations' zero values are the defaults.
+// Config has the parameters of the controllers. Zero durations mean the defaults.
 type Config struct {
 	Client   *client.Client
 	Recorder record.EventRecorder
 	Hints    Hints
-	// Probe asks a node itself whether it is alive: nil means that it answered. It must honour the context's deadline.
+	// Probe asks a node's agent whether it is alive: nil means that it answered. It must obey the context's deadline.
 	Probe func(ctx context.Context, node *corev1.Node) error
 
-	// ProbeTimeout bounds one probe (1.5 s). ProbePause is from the start of one to the start of the next, and before the
-	// first one of a suspect (1 s). ProbeAgain is until a node in doubt that answered is looked at again (5 s).
+	// ProbeTimeout limits one probe (1.5 s). ProbePause is the time between the starts of two probes, and before the first one of a
+	// suspect (1 s). ProbeAgain is when a node in doubt that has answered is checked again (5 s).
 	ProbeTimeout, ProbePause, ProbeAgain time.Duration
-	// ConfirmPeriod is how long a suspect must answer no probe to count as lost (5 s). One that left has twice as long: it
-	// may be starting again. One that several hosts call dead need only fail two probes.
+	// ConfirmPeriod is how long a suspect must answer no probe to count as lost (5 s). A worker that left has twice as long: it may
+	// be restarting. A worker that several hosts report as dead need only fail two probes.
 	ConfirmPeriod time.Duration
-	// LeaseGrace is how old a Lease may grow (40 s).
+	// LeaseGrace is the age at which a Lease counts as expired (40 s).
 	LeaseGrace time.Duration
-	// StartupGrace is how long a node without Lease may be missing from gossip (60 s).
+	// StartupGrace is how long a node without a Lease may be missing from gossip (60 s).
 	StartupGrace time.Duration
-	// Quarantine is how long pods outlive their Node object (40 s).
+	// Quarantine is how long pods are kept after their Node object is gone (40 s).
 	Quarantine time.Duration
-	// MaxTerminatedPods is how many finished pods are kept (12,500).
+	// MaxTerminatedPods is the number of finished pods that are kept (12,500).
 	MaxTerminatedPods int
-	// Evictions says how fast nodes that are not ready are emptied; nil is DefaultEvictions.
+	// Evictions are the rates at which nodes that are not ready are emptied; nil means DefaultEvictions.
 	Evictions *Evictions
-	// Now is the clock; nil is time.Now.
+	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
 
@@ -101,7 +101,7 @@ func orDefault[T comparable](value *T, fallback T) {
 	}
 }
 
-// New makes the controllers.
+// New returns the controllers.
 func New(c Config) []*controller.Controller {
 	orDefault(&c.ProbeTimeout, 1500*time.Millisecond)
 	orDefault(&c.ProbePause, time.Second)
@@ -121,7 +121,7 @@ func New(c Config) []*controller.Controller {
 	return []*controller.Controller{newHealth(c), newTaints(c), newReadiness(c), newEviction(c), newPodGC(c)}
 }
 
-// readiness is the status of a node's Ready condition; ok is false if it has none.
+// ready returns the status of a node's Ready condition; ok is false if it has none.
 func ready(node *corev1.Node) (status corev1.ConditionStatus, ok bool) {
 	if c := condition(node, corev1.NodeReady); c != nil {
 		return c.Status, true
@@ -149,13 +149,13 @@ func enqueuePodsOn(v client.View, node string, enqueue func(controller.Key)) {
 	}
 }
 
-// times remembers since when something is so.
+// times remembers since when a state has lasted.
 type times[K comparable] struct {
 	mu sync.Mutex
 	at map[K]time.Time
 }
 
-// first answers when a key was first asked for since it was forgotten.
+// first returns when a key was first passed since it was forgotten.
 func (t *times[K]) first(key K, now time.Time) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -169,7 +169,7 @@ func (t *times[K]) first(key K, now time.Time) time.Time {
 	return now
 }
 
-// forget forgets a key, and says if it was there.
+// forget removes a key, and says whether it was there.
 func (t *times[K]) forget(key K) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -12,15 +12,15 @@ import (
 	"github.com/kontiki/kontiki/controller"
 )
 
-// podGC removes pods that nobody else will: those whose node does not exist, those being deleted on a node that is out of
-// service or before they had one, and finished ones beyond a number.
+// podGC removes pods that no other component will: those whose node does not exist, those being deleted on an out-of-service node
+// or before they were assigned, and finished ones beyond a number.
 type podGC struct {
 	Config
-	missing times[string] // nodes that pods are assigned to and that do not exist
+	missing times[string] // nodes that pods are assigned to but that do not exist
 	ended   endedPods
 }
 
-// endedKey stands for all finished pods; pods have namespaces.
+// endedKey represents all finished pods; it cannot be a pod's, since it has no namespace.
 var endedKey = controller.Key{Name: "terminated"}
 
 func newPodGC(c Config) *controller.Controller {
@@ -68,7 +68,7 @@ func (g *podGC) enqueue(v client.View, event client.Event, enqueue func(controll
 	}
 }
 
-// doomed says that a pod may have to be removed.
+// doomed says whether a pod may have to be removed.
 func (g *podGC) doomed(v client.View, pod *corev1.Pod) bool {
 	if pod.Spec.NodeName == "" {
 		return pod.DeletionTimestamp != nil
@@ -77,7 +77,7 @@ func (g *podGC) doomed(v client.View, pod *corev1.Pod) bool {
 	return !ok || (pod.DeletionTimestamp != nil && outOfService(node))
 }
 
-// outOfService says that people have declared a node that is not ready to be off for good (KEP-2268).
+// outOfService says whether an administrator has marked a node that is not ready as permanently off (KEP-2268).
 func outOfService(node *corev1.Node) bool {
 	status, _ := ready(node)
 	return status != corev1.ConditionTrue && slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService })
@@ -112,7 +112,7 @@ func (g *podGC) reconcile(ctx context.Context, v client.View, key controller.Key
 	return controller.Result{}, g.remove(ctx, pod, "DeletionByPodGC", "PodGC: node no longer exists")
 }
 
-// remove removes a pod at once; one that has not finished has failed.
+// remove removes a pod at once; one that has not finished is marked as failed first.
 func (g *podGC) remove(ctx context.Context, pod *corev1.Pod, reason, message string) error {
 	if !ended(pod) {
 		if err := disrupt(ctx, g.Client, pod, reason, message, true); err != nil {
@@ -129,7 +129,7 @@ func (g *podGC) remove(ctx context.Context, pod *corev1.Pod, reason, message str
 	return nil
 }
 
-// removeEnded removes the finished pods that are too many.
+// removeEnded removes the surplus of finished pods.
 func (g *podGC) removeEnded(ctx context.Context, v client.View) error {
 	return controller.Each(g.ended.beyond(g.MaxTerminatedPods), func(key controller.Key) error {
 		pod, ok := client.Get[*corev1.Pod](v, key.Namespace, key.Name)

@@ -12,15 +12,15 @@ import (
 	"github.com/kontiki/kontiki/controller"
 )
 
-// readiness takes the readiness from pods whose node ceased to be ready. Only that moment counts, and the moment when a
-// pod is assigned: a worker that is back may report its pods before its node, and must be believed.
+// readiness marks pods as not ready when their node stops being ready. It does so only at that moment, and when a pod is assigned:
+// a worker that is back may report its pods before its node, and that must not be undone.
 type readiness struct{ Config }
 
 func newReadiness(c Config) *controller.Controller {
 	r := &readiness{c}
 	return &controller.Controller{
 		Name: "node-readiness", Watches: []client.Object{&corev1.Node{}, &corev1.Pod{}}, Workers: 16,
-		// A leader that went may have marked a node and not yet its pods.
+		// A previous leader may have marked a node but not all of its pods.
 		Start: func(v client.View, enqueue func(controller.Key)) {
 			client.Each(v, "", func(n *corev1.Node) bool {
 				if status, _ := ready(n); status == corev1.ConditionUnknown {

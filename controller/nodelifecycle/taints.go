@@ -14,7 +14,7 @@ import (
 	"github.com/kontiki/kontiki/controller"
 )
 
-// tainted says which status of which condition gives which taint.
+// tainted maps the status of a condition to a taint.
 var tainted = []struct {
 	condition corev1.NodeConditionType
 	status    corev1.ConditionStatus
@@ -28,9 +28,9 @@ var tainted = []struct {
 	{corev1.NodeNetworkUnavailable, corev1.ConditionTrue, corev1.TaintNodeNetworkUnavailable},
 }
 
-// taints brings nodes' taints to their conditions. NoSchedule taints are set at once. Of the NoExecute ones for nodes'
-// health the zones decide when; one that is there is swapped for the other at once, and goes at once when its node is ready
-// or when the zones stop all evictions.
+// taints sets nodes' taints according to their conditions. NoSchedule taints are set at once. Zones determine when the NoExecute
+// taints for nodes' health are set; an existing one is replaced by the other at once, and removed at once when its node is ready or
+// when the zones stop all evictions.
 type taints struct {
 	Config
 	zones *zones
@@ -54,7 +54,7 @@ func newTaints(c Config) *controller.Controller {
 	}
 }
 
-// counted says that a node's change may change its zone.
+// counted says whether a node's change may change its zone's state.
 func counted(event client.Event) bool {
 	if event.Old == nil || event.New == nil {
 		return true
@@ -91,7 +91,7 @@ func (t *taints) reconcile(ctx context.Context, v client.View, key controller.Ke
 		}
 	}
 	changed := node.DeepCopy()
-	// Of ours, those that are there and still wanted stay as they are; of others, all.
+	// Keep this controller's taints that are still wanted, unchanged, and all others.
 	changed.Spec.Taints = slices.DeleteFunc(changed.Spec.Taints, func(have corev1.Taint) bool {
 		return ours(have) && !slices.ContainsFunc(wanted, func(w corev1.Taint) bool { return same(w, have) })
 	})
@@ -114,7 +114,7 @@ func (t *taints) reconcile(ctx context.Context, v client.View, key controller.Ke
 	return again, nil
 }
 
-// wantedTaints are the taints that a node has at once.
+// wantedTaints returns the taints that a node gets at once.
 func wantedTaints(node *corev1.Node) (out []corev1.Taint) {
 	for _, rule := range tainted {
 		if c := condition(node, rule.condition); c != nil && c.Status == rule.status {
@@ -127,7 +127,7 @@ func wantedTaints(node *corev1.Node) (out []corev1.Taint) {
 	return out
 }
 
-// healthTaint is the taint that evicts the pods of a node that is not ready; nil if it is.
+// healthTaint returns the taint that evicts the pods of a node that is not ready; nil if it is ready.
 func healthTaint(node *corev1.Node) *corev1.Taint {
 	for _, rule := range tainted {
 		if rule.condition != corev1.NodeReady {
@@ -140,14 +140,14 @@ func healthTaint(node *corev1.Node) *corev1.Taint {
 	return nil
 }
 
-// evicting says that a node has such a taint.
+// evicting says whether a node has such a taint.
 func evicting(node *corev1.Node) bool {
 	return slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Effect == corev1.TaintEffectNoExecute && ours(t) })
 }
 
 func same(a, b corev1.Taint) bool { return a.Key == b.Key && a.Effect == b.Effect }
 
-// ours says that this controller sets and removes a taint.
+// ours says whether this controller sets and removes a taint.
 func ours(taint corev1.Taint) bool {
 	switch taint.Effect {
 	case corev1.TaintEffectNoSchedule:

@@ -12,12 +12,12 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 )
 
-// Evictions says how fast pods are evicted from nodes that are not ready, with upstream's words.
+// Evictions are the rates at which nodes that are not ready are emptied, with upstream's terms.
 type Evictions struct {
-	// Rate is how many nodes a second of a zone are emptied, SecondaryRate how many in a zone that is unhealthy and has more
-	// than LargeCluster nodes. In a smaller unhealthy zone none are.
+	// Rate is how many nodes of a zone are emptied per second, SecondaryRate how many in an unhealthy zone with more than
+	// LargeCluster nodes. In a smaller unhealthy zone none are.
 	Rate, SecondaryRate float64
-	// UnhealthyZone is the fraction of a zone's nodes that must not be ready, and at least three, for it to be unhealthy.
+	// UnhealthyZone is the fraction of a zone's nodes, at least three, that must be not ready for the zone to be unhealthy.
 	UnhealthyZone float64
 	LargeCluster  int
 }
@@ -27,34 +27,34 @@ var DefaultEvictions = Evictions{Rate: 0.1, SecondaryRate: 0.01, UnhealthyZone: 
 
 const unhealthyAtLeast = 3
 
-// excludeLabel keeps a node out of the count of unhealthy ones (upstream's).
+// excludeLabel excludes a node from the count of unhealthy ones (upstream's).
 const excludeLabel = "node.kubernetes.io/exclude-disruption"
 
-// zoneState is how much of a zone is not ready.
+// zoneState says how much of a zone is not ready.
 type zoneState int
 
 const (
 	zoneNormal    zoneState = iota
 	zonePartially           // so much that evictions slow down, or stop in a small zone
-	zoneFully               // nobody is ready: the zone is off, and its pods go elsewhere
+	zoneFully               // no node is ready: the whole zone is lost, and its pods are moved
 )
 
-// zones decides when a node that is not ready gets its NoExecute taint, so that a fault that is likelier to be the
-// network's or ours than the nodes' moves few pods (k8s.io/kubernetes/pkg/controller/nodelifecycle). Each zone, by the
-// nodes' labels topology.kubernetes.io/region and /zone, has a token bucket that holds one: the first node goes at once,
-// the next in the order in which they were lost. When no zone has a ready node left, nothing is evicted at all, and what
-// was pending is cancelled. Its methods are safe for concurrent use.
+// zones decides when a node that is not ready gets its NoExecute taint, so that a failure that is more likely one of the network or
+// of this master moves few pods (k8s.io/kubernetes/pkg/controller/nodelifecycle). Each zone, by the nodes' labels
+// topology.kubernetes.io/region and /zone, has a token bucket of size one: the first node is tainted at once, the next ones in the
+// order in which they were lost. When no zone has a ready node left, nothing is evicted, and pending evictions are cancelled. Its
+// methods are safe for concurrent use.
 type zones struct {
 	limits Evictions
 	mu     sync.Mutex
 	states map[string]zoneState
 	halted bool // every zone is fully disrupted
 	queues map[string]*zoneQueue
-	// admitted are the nodes that may be tainted and are not yet.
+	// admitted are the nodes that may be tainted but have not been yet.
 	admitted map[string]bool
 }
 
-// zoneQueue are a zone's nodes that wait to be tainted, first come, first served.
+// zoneQueue has a zone's nodes that wait to be tainted, first in, first out.
 type zoneQueue struct {
 	limiter *rate.Limiter
 	waiting []string
@@ -64,7 +64,7 @@ func newZones(limits Evictions) *zones {
 	return &zones{limits: limits, states: map[string]zoneState{}, queues: map[string]*zoneQueue{}, admitted: map[string]bool{}}
 }
 
-// judge counts the nodes of a view anew, and says if that changed how fast nodes are tainted.
+// judge counts the nodes of a view again, and says whether that changed the rate at which nodes are tainted.
 func (z *zones) judge(v client.View, now time.Time) (changed bool) {
 	type count struct{ ready, lost int }
 	counts := map[string]*count{}
@@ -116,7 +116,7 @@ func (z *zones) judge(v client.View, now time.Time) (changed bool) {
 	return changed
 }
 
-// queue is a zone's queue. The caller holds mu.
+// queue returns a zone's queue. The caller holds mu.
 func (z *zones) queue(zone string) *zoneQueue {
 	q := z.queues[zone]
 	if q == nil {
@@ -126,15 +126,15 @@ func (z *zones) queue(zone string) *zoneQueue {
 	return q
 }
 
-// stopped says that nothing is evicted, because no node is ready.
+// stopped says whether nothing is evicted, because no node is ready.
 func (z *zones) stopped() bool {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	return z.halted
 }
 
-// admit asks to taint a node. If it may not be tainted yet, it waits in its zone's queue; after is when to ask again, 0 for
-// when the zones have changed.
+// admit says whether a node may be tainted now. If not, it waits in its zone's queue; after is when to call again, 0 for when the
+// zones have changed.
 func (z *zones) admit(node *corev1.Node, now time.Time) (ok bool, after time.Duration) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -142,7 +142,7 @@ func (z *zones) admit(node *corev1.Node, now time.Time) (ok bool, after time.Dur
 		return false, 0
 	}
 	if z.admitted[node.Name] {
-		return true, 0 // the write failed
+		return true, 0 // the previous write failed
 	}
 	q := z.queue(topology.GetZoneKey(node))
 	place := slices.Index(q.waiting, node.Name)
@@ -158,15 +158,15 @@ func (z *zones) admit(node *corev1.Node, now time.Time) (ok bool, after time.Dur
 		z.admitted[node.Name] = true
 		return true, 0
 	}
-	// Whoever waits asks again for each token: those before it may have left the queue.
+	// A waiting node calls again for each token: those before it may have left the queue.
 	missing := 1 - q.limiter.TokensAt(now)
 	return false, max(time.Duration(missing/float64(q.limiter.Limit())*float64(time.Second)), admitPause)
 }
 
-// admitPause is the least time between two questions of a node that waits.
+// admitPause is the shortest time between two calls for a waiting node.
 const admitPause = 100 * time.Millisecond
 
-// forget takes a node out of the queues: it is ready, tainted, or gone.
+// forget removes a node from the queues: it is ready, tainted, or gone.
 func (z *zones) forget(name string) {
 	z.mu.Lock()
 	defer z.mu.Unlock()

@@ -1,5 +1,5 @@
-// Package pods is what controllers that own pods have in common: making a pod from a template, claiming pods by
-// selector, and telling active, ready and available ones apart.
+// Package pods has functions for controllers that own pods: creating a pod from a template, claiming pods by selector, and testing
+// whether pods are active, ready and available.
 package pods
 
 import (
@@ -18,15 +18,15 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 )
 
-// Active says that a pod is, or will be, running: it has not finished and is not being deleted.
+// Active says whether a pod is, or will be, running: it has not finished and is not being deleted.
 func Active(p *corev1.Pod) bool { return !Finished(p) && p.DeletionTimestamp == nil }
 
-// Finished says that a pod's containers have ended for good.
+// Finished says whether a pod's containers have ended permanently.
 func Finished(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 
-// ReadyCondition is the pod's Ready condition; nil if it has none.
+// ReadyCondition returns the pod's Ready condition; nil if it has none.
 func ReadyCondition(p *corev1.Pod) *corev1.PodCondition {
 	for i := range p.Status.Conditions {
 		if p.Status.Conditions[i].Type == corev1.PodReady {
@@ -36,14 +36,13 @@ func ReadyCondition(p *corev1.Pod) *corev1.PodCondition {
 	return nil
 }
 
-// Ready says that the pod's Ready condition is true.
+// Ready says whether the pod's Ready condition is true.
 func Ready(p *corev1.Pod) bool {
 	c := ReadyCondition(p)
 	return c != nil && c.Status == corev1.ConditionTrue
 }
 
-// Available says that the pod has been ready for minReadySeconds; if it is ready but not yet for so long, after is the
-// time left.
+// Available says whether the pod has been ready for minReadySeconds; if it has been ready for less, after is the remaining time.
 func Available(p *corev1.Pod, minReadySeconds int32, now time.Time) (available bool, after time.Duration) {
 	if !Ready(p) {
 		return false, 0
@@ -59,7 +58,7 @@ func Available(p *corev1.Pod, minReadySeconds int32, now time.Time) (available b
 	return left <= 0, max(left, 0)
 }
 
-// FromTemplate is a pod of a template that owner controls, named by generateName.
+// FromTemplate returns a pod for a template, controlled by owner and named by generateName.
 func FromTemplate(template *corev1.PodTemplateSpec, owner client.Object, kind schema.GroupVersionKind) *corev1.Pod {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
@@ -72,7 +71,7 @@ func FromTemplate(template *corev1.PodTemplateSpec, owner client.Object, kind sc
 	return pod
 }
 
-// prefix keeps names of pods readable, unless the owner's name would make them invalid (upstream's rule).
+// prefix returns a prefix that keeps names of pods readable, unless the owner's name would make them invalid (upstream's rule).
 func prefix(owner string) string {
 	if p := owner + "-"; len(validation.IsDNS1123Subdomain(p+"x")) == 0 {
 		return p
@@ -80,10 +79,10 @@ func prefix(owner string) string {
 	return owner
 }
 
-// ControlledBy says if owner controls obj.
+// ControlledBy says whether owner controls obj.
 func ControlledBy(obj, owner metav1.Object) bool { return metav1.IsControlledBy(obj, owner) }
 
-// byController finds pods by the UID of their controller, and those that have none by their namespace and labels.
+// byController finds pods by the UID of their controller, and orphans by their namespace and labels.
 var byController = client.NewIndex(func(pod *corev1.Pod, add func(string)) {
 	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
 		add(string(ref.UID))
@@ -94,9 +93,9 @@ var byController = client.NewIndex(func(pod *corev1.Pod, add func(string)) {
 	}
 })
 
-const orphan = "orphan " // tells keys of orphans from UIDs
+const orphan = "orphan " // distinguishes the keys of orphans from UIDs
 
-// Controlled answers the pods that any of the owners controls, as of the view or newer. They are shared and read-only.
+// Controlled returns the pods that any of the owners controls, as of the view or later. They are shared and read-only.
 func Controlled(v client.View, owners ...types.UID) []*corev1.Pod {
 	keys := make([]string, len(owners))
 	for i, uid := range owners {
@@ -105,9 +104,9 @@ func Controlled(v client.View, owners ...types.UID) []*corev1.Pod {
 	return byController.Any(v, keys...)
 }
 
-// Claim answers the pods that owner controls: those it controls already and that match, and orphans that match, which
-// it adopts. It lets go of pods that ceased to match. Objects that are being deleted adopt nothing, and pods that are not
-// active are neither adopted nor let go.
+// Claim returns the pods that owner controls: matching pods that it already controls, and matching orphans, which it adopts. It
+// releases pods that no longer match. Owners that are being deleted adopt nothing, and pods that are not active are neither adopted
+// nor released.
 func Claim(ctx context.Context, c *client.Client, v client.View, owner client.Object, kind schema.GroupVersionKind, selector labels.Selector) ([]*corev1.Pod, error) {
 	var claimed []*corev1.Pod
 	var failed error
@@ -133,7 +132,7 @@ func Claim(ctx context.Context, c *client.Client, v client.View, owner client.Ob
 	return claimed, failed
 }
 
-// keep keeps the first error; that a pod went away meanwhile is none.
+// keep returns the first error, ignoring that a pod disappeared meanwhile.
 func keep(first, err error) error {
 	if first != nil || err == nil || apierrors.IsNotFound(err) {
 		return first

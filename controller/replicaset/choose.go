@@ -15,10 +15,9 @@ import (
 	"github.com/kontiki/kontiki/controller/pods"
 )
 
-// choose picks the pods to delete: those that are missed the least come first. The order is upstream's
-// (k8s.io/kubernetes/pkg/controller ActivePodsWithRanks): not assigned, pending, not ready, cheaper by their
-// controller.kubernetes.io/pod-deletion-cost, more of the family on the node, ready for a shorter time, restarted more
-// often, younger.
+// choose returns the pods to delete, in upstream's order (k8s.io/kubernetes/pkg/controller ActivePodsWithRanks): not assigned,
+// pending, not ready, with a lower controller.kubernetes.io/pod-deletion-cost, with more related pods on the node, ready for a
+// shorter time, restarted more often, younger.
 func choose(v client.View, s set, active []*corev1.Pod, count int, now time.Time) []*corev1.Pod {
 	if count >= len(active) {
 		return active
@@ -41,7 +40,7 @@ func choose(v client.View, s set, active []*corev1.Pod, count int, now time.Time
 	return sorted[:count]
 }
 
-// first puts the one that is before the one that is not.
+// first orders true before false.
 func first(a, b bool) int {
 	switch {
 	case a == b:
@@ -77,8 +76,8 @@ func readySince(p *corev1.Pod) metav1.Time {
 	return metav1.Time{}
 }
 
-// compareAge puts the younger one first, by magnitudes, so that small differences do not make the choice predictable; of
-// one magnitude their UIDs decide (KEP-2255).
+// compareAge orders the younger one first, by orders of magnitude, so that small differences do not make the choice predictable;
+// within one magnitude the UIDs decide (KEP-2255).
 func compareAge(since, other metav1.Time, a, b *corev1.Pod, now time.Time) int {
 	switch {
 	case since.Equal(&other):
@@ -117,8 +116,8 @@ func sidecarRestarts(p *corev1.Pod) (n int32) {
 	return n
 }
 
-// familyByNode counts, on each node, the active pods of the set and of the sets that share its controller (a
-// Deployment's other ReplicaSets).
+// familyByNode counts, for each node, the active pods of the set and of the sets that have the same controller (a Deployment's
+// other ReplicaSets).
 func familyByNode(v client.View, s set) map[string]int {
 	family := []types.UID{s.GetUID()}
 	if owner := metav1.GetControllerOfNoCopy(s); owner != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/kontiki/kontiki/controller"
 )
 
-// NewReplicaSets makes the controller of ReplicaSets.
+// NewReplicaSets returns the controller of ReplicaSets.
 func NewReplicaSets(c *client.Client, recorder record.EventRecorder) *controller.Controller {
 	return newController(kind{
 		name: "replicaset", gvk: appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), empty: &appsv1.ReplicaSet{},
@@ -41,12 +41,12 @@ func NewReplicaSets(c *client.Client, recorder record.EventRecorder) *controller
 func replicaSet(rs *appsv1.ReplicaSet) set {
 	selector, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
 	if err != nil || selector.Empty() {
-		selector = labels.Nothing() // validation refuses such a one
+		selector = labels.Nothing() // validation refuses such a selector
 	}
 	return set{Object: rs, selector: selector, template: &rs.Spec.Template, replicas: *rs.Spec.Replicas, minReady: rs.Spec.MinReadySeconds}
 }
 
-// The sets by what they select.
+// Indexes of the sets by their selectors.
 var (
 	replicaSetsBySelector = client.NewIndex(func(rs *appsv1.ReplicaSet, add func(string)) {
 		add(client.SelectorKey(rs.Namespace, replicaSet(rs).selector))
@@ -80,7 +80,7 @@ func updateReplicaSet(ctx context.Context, c *client.Client, s set, st status) e
 		}
 	}
 	if st.failure != "" {
-		// The first refusal stays: messages name the pod that was refused, and each try's would be another write.
+		// Keep the first refusal: messages contain the pod's name, so each attempt's message would cause another write.
 		condition := appsv1.ReplicaSetCondition{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue,
 			Reason: st.failureReason, Message: st.failure, LastTransitionTime: metav1.Now()}
 		if failing != nil {
@@ -96,7 +96,7 @@ func updateReplicaSet(ctx context.Context, c *client.Client, s set, st status) e
 	return err
 }
 
-// NewReplicationControllers makes the controller of ReplicationControllers.
+// NewReplicationControllers returns the controller of ReplicationControllers.
 func NewReplicationControllers(c *client.Client, recorder record.EventRecorder) *controller.Controller {
 	return newController(kind{
 		name: "replicationcontroller", gvk: corev1.SchemeGroupVersion.WithKind("ReplicationController"), empty: &corev1.ReplicationController{},
@@ -144,7 +144,7 @@ func updateReplicationController(ctx context.Context, c *client.Client, s set, s
 		}
 	}
 	if st.failure != "" {
-		// The first refusal stays: messages name the pod that was refused, and each try's would be another write.
+		// Keep the first refusal: messages contain the pod's name, so each attempt's message would cause another write.
 		condition := corev1.ReplicationControllerCondition{Type: corev1.ReplicationControllerReplicaFailure, Status: corev1.ConditionTrue,
 			Reason: st.failureReason, Message: st.failure, LastTransitionTime: metav1.Now()}
 		if failing != nil {

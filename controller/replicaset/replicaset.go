@@ -1,5 +1,5 @@
-// Package replicaset keeps as many pods as ReplicaSets and ReplicationControllers ask for. Both are one algorithm over
-// two types; a kind is what differs.
+// Package replicaset maintains the number of pods of ReplicaSets and ReplicationControllers. Both use one algorithm; a kind is what
+// differs.
 package replicaset
 
 import (
@@ -19,10 +19,10 @@ import (
 	"github.com/kontiki/kontiki/controller/pods"
 )
 
-// burst bounds how many pods one reconciliation makes or deletes, as upstream does.
+// burst limits how many pods one reconciliation creates or deletes, as upstream does.
 const burst = 500
 
-// set is a ReplicaSet or ReplicationController, as far as the algorithm goes.
+// set is the part of a ReplicaSet or ReplicationController that the algorithm uses.
 type set struct {
 	client.Object
 	selector labels.Selector
@@ -31,21 +31,21 @@ type set struct {
 	minReady int32
 }
 
-// status is what the algorithm found.
+// status is the result of the algorithm.
 type status struct {
 	replicas, fullyLabeled, ready, available, terminating int32
-	// failure is why pods could not be made or deleted; empty if they could.
+	// failure says why pods could not be created or deleted; empty if they could.
 	failureReason, failure string
 }
 
-// kind is what differs between the two.
+// kind has the differences between the two kinds.
 type kind struct {
 	name  string
 	gvk   schema.GroupVersionKind
 	empty client.Object
 	get   func(v client.View, key controller.Key) (set, bool)
 	each  func(v client.View, visit func(set) bool)
-	// find answers the sets that have one of the keys by SelectorKey.
+	// find returns the sets that have one of the keys by SelectorKey.
 	find func(v client.View, keys []string) []set
 	// update stores the status if it differs.
 	update func(ctx context.Context, c *client.Client, s set, st status) error
@@ -132,7 +132,7 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 	return result, manageErr
 }
 
-// count fills in the status, and answers when the next pod becomes available.
+// count fills in the status, and returns when the next pod becomes available.
 func (r *reconciler) count(s set, active []*corev1.Pod, st *status) (result controller.Result) {
 	templateLabels := labels.Set(s.template.Labels).AsSelectorPreValidated()
 	now := r.now()
@@ -154,7 +154,7 @@ func (r *reconciler) count(s set, active []*corev1.Pod, st *status) (result cont
 	return result
 }
 
-// manage makes or deletes pods until there are as many as asked for. reason is set when err is.
+// manage creates or deletes pods until their number is right. reason is set if err is.
 func (r *reconciler) manage(ctx context.Context, v client.View, s set, active []*corev1.Pod) (reason string, err error) {
 	surplus := len(active) - int(s.replicas)
 	switch {
@@ -166,8 +166,8 @@ func (r *reconciler) manage(ctx context.Context, v client.View, s set, active []
 	return "", nil
 }
 
-// create makes pods, 1 at first, then twice as many each time as long as all succeed: a set whose pods are refused does
-// not flood the API.
+// create creates pods, 1 at first, then twice as many each time as long as all succeed: so a set whose pods are refused does not
+// flood the API.
 func (r *reconciler) create(ctx context.Context, s set, count int) error {
 	for batch := 1; count > 0; batch *= 2 {
 		batch = min(batch, count)
@@ -183,7 +183,7 @@ func (r *reconciler) create(ctx context.Context, s set, count int) error {
 			return nil
 		})
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-			return nil // the set goes with its namespace
+			return nil // the set is deleted with its namespace
 		}
 		if err != nil {
 			return err

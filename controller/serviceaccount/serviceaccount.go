@@ -1,5 +1,5 @@
-// Package serviceaccount gives every namespace what its pods need to reach the API: the service account "default" and
-// the ConfigMap "kube-root-ca.crt" with the cluster's CA.
+// Package serviceaccount creates in every namespace what pods need to access the API: the service account "default" and the
+// ConfigMap "kube-root-ca.crt" with the cluster's CA.
 package serviceaccount
 
 import (
@@ -20,8 +20,8 @@ const (
 	description = "kubernetes.io/description"
 )
 
-// New makes the controller. ca answers the PEM bundle of the CAs that clients should trust, and a channel that is closed
-// when it has changed; nil if it never does.
+// New returns the controller. ca returns the PEM bundle of the CAs that clients should trust, and a channel that is closed when it
+// has changed; nil if it never does.
 func New(c *client.Client, ca func() ([]byte, <-chan struct{})) *controller.Controller {
 	r := reconciler{c, ca}
 	return &controller.Controller{
@@ -52,7 +52,7 @@ func New(c *client.Client, ca func() ([]byte, <-chan struct{})) *controller.Cont
 	}
 }
 
-// follow brings every namespace's bundle up to date when the CAs change.
+// follow updates every namespace's bundle when the CAs change.
 func (r reconciler) follow(ctx context.Context, enqueue func(controller.Key)) error {
 	for {
 		_, changed := r.ca()

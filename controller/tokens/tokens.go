@@ -1,6 +1,6 @@
-// Package tokens fills in Secrets of the type kubernetes.io/service-account-token, which stand for a long-lived token of a
-// service account, as upstream's tokens controller does: with the token, the CAs and the namespace. One whose service
-// account does not exist is deleted, and one that is gone is taken out of its service account's list.
+// Package tokens fills in Secrets of type kubernetes.io/service-account-token, which hold a long-lived token of a service account,
+// as upstream's tokens controller does: with the token, the CAs and the namespace. A Secret whose service account does not exist is
+// deleted, and a deleted Secret is removed from its service account's list.
 package tokens
 
 import (
@@ -19,13 +19,13 @@ import (
 // Issuer signs the tokens.
 type Issuer interface {
 	IssueLegacy(account metav1.Object, secret string) (string, error)
-	// Verifies says if a token's signature still holds. Changed is closed when the keys have changed.
+	// Verifies says whether a token's signature is valid. Changed returns a channel that is closed when the keys have changed.
 	Verifies(token string) bool
 	Changed() <-chan struct{}
 }
 
-// New makes the controller. ca answers the PEM bundle of the CAs that clients should trust, and a channel that is closed
-// when it has changed; nil if it never does.
+// New returns the controller. ca returns the PEM bundle of the CAs that clients should trust, and a channel that is closed when it
+// has changed; nil if it never does.
 func New(c *client.Client, issuer Issuer, ca func() ([]byte, <-chan struct{})) *controller.Controller {
 	r := reconciler{c, issuer, ca}
 	return &controller.Controller{
@@ -49,10 +49,10 @@ func New(c *client.Client, issuer Issuer, ca func() ([]byte, <-chan struct{})) *
 	}
 }
 
-// all is the key that every Secret for a token has in byAccount.
+// all is the key under which byAccount has every token Secret.
 const all = ""
 
-// byAccount finds the Secrets for tokens by the service account that they are for.
+// byAccount finds token Secrets by their service account.
 var byAccount = client.NewIndex(func(s *corev1.Secret, add func(string)) {
 	if s.Type == corev1.SecretTypeServiceAccountToken {
 		add(all)
@@ -80,7 +80,7 @@ type reconciler struct {
 	ca     func() ([]byte, <-chan struct{})
 }
 
-// follow looks at every token again when the CAs or the keys change.
+// follow enqueues every token Secret when the CAs or the keys change.
 func (r reconciler) follow(ctx context.Context, enqueue func(controller.Key)) error {
 	for {
 		keys := r.issuer.Changed()
@@ -122,7 +122,7 @@ func (r reconciler) reconcile(ctx context.Context, v client.View, key controller
 	return controller.Result{}, err
 }
 
-// fill is the Secret with all that it is to have, nil if it has that already.
+// fill returns the Secret with everything that it should have, nil if it already has that.
 func (r reconciler) fill(stored *corev1.Secret, account *corev1.ServiceAccount) (*corev1.Secret, error) {
 	bundle, _ := r.ca()
 	token := stored.Data[corev1.ServiceAccountTokenKey]
@@ -153,7 +153,7 @@ func (r reconciler) fill(stored *corev1.Secret, account *corev1.ServiceAccount) 
 	return s, nil
 }
 
-// unlist takes a Secret that is gone out of the lists of service accounts.
+// unlist removes a deleted Secret from the lists of service accounts.
 func (r reconciler) unlist(ctx context.Context, v client.View, key controller.Key) error {
 	names := func(ref corev1.ObjectReference) bool { return ref.Name == key.Name }
 	for _, sa := range byListed.Any(v, key.String()) {
