@@ -13,6 +13,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/pause"
 	"github.com/kontiki/kontiki/internal/random"
 )
 
@@ -115,18 +116,12 @@ const (
 
 // sweepTokens is the duty of the leader that deletes tokens which expired long ago.
 func (c *Cluster) sweepTokens(ctx context.Context) error {
-	ticker := time.NewTicker(tokenSweep)
-	defer ticker.Stop()
-	for {
+	pause.Every(ctx, tokenSweep, func() {
 		if err := c.deleteExpiredTokens(ctx, time.Now().Add(-expiredTokensKept)); err != nil && ctx.Err() == nil {
 			c.log.Warn("expired join tokens could not be deleted", "error", err)
 		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return nil
-		}
-	}
+	})
+	return nil
 }
 
 func (c *Cluster) deleteExpiredTokens(ctx context.Context, before time.Time) error {

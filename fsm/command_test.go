@@ -249,7 +249,7 @@ func TestACommandIsNotAppliedTwiceAfterItWasForgotten(t *testing.T) {
 func TestMemoryIsBoundedByBytes(t *testing.T) {
 	m := newMemory(RememberedCommands)
 	for i := range 2000 {
-		o := outcome{more: make([]uint64, 1000)}
+		o := rememberedResult{more: make([]uint64, 1000)}
 		binary.LittleEndian.PutUint64(o.id[:], uint64(i))
 		m.remember(o)
 	}
@@ -257,7 +257,7 @@ func TestMemoryIsBoundedByBytes(t *testing.T) {
 		t.Fatalf("%d are kept in %d chunks, with %d bytes", m.len(), len(m.chunks), m.extra)
 	}
 	for i := range 3 * RememberedCommands {
-		o := outcome{}
+		o := rememberedResult{}
 		binary.LittleEndian.PutUint64(o.id[8:], uint64(i+1))
 		m.remember(o)
 	}

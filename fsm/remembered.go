@@ -15,9 +15,9 @@ const (
 	memoryChunk = 1024
 )
 
-// outcome is the result of one command in compact form. It has one bit for each operation that took a revision: these revisions are
+// rememberedResult is the result of one command in compact form. It has one bit for each operation that took a revision: these revisions are
 // consecutive, and the last one is the command's.
-type outcome struct {
+type rememberedResult struct {
 	id       kv.CommandID
 	revision uint64
 	index    uint64 // if the command has a Since, its raft index; otherwise 0
@@ -28,8 +28,8 @@ type outcome struct {
 	more     []uint64     // the same for the operations after those; if it failed: the current revision
 }
 
-func newOutcome(id kv.CommandID, r *kv.Result) outcome {
-	o := outcome{id: id, revision: r.Revision, ops: uint32(len(r.Revisions))}
+func newRememberedResult(id kv.CommandID, r *kv.Result) rememberedResult {
+	o := rememberedResult{id: id, revision: r.Revision, ops: uint32(len(r.Revisions))}
 	if f := r.Failed; f != nil {
 		o.failed, o.cond, o.bits = true, f.Cond, uint64(f.Index)
 		if f.Current != 0 {
@@ -48,7 +48,7 @@ func newOutcome(id kv.CommandID, r *kv.Result) outcome {
 	return o
 }
 
-func (o *outcome) setBit(i int) {
+func (o *rememberedResult) setBit(i int) {
 	if i < 64 {
 		o.bits |= 1 << i
 	} else {
@@ -56,14 +56,14 @@ func (o *outcome) setBit(i int) {
 	}
 }
 
-func (o *outcome) bit(i int) bool {
+func (o *rememberedResult) bit(i int) bool {
 	if i < 64 {
 		return o.bits&(1<<i) != 0
 	}
 	return o.more[i/64-1]&(1<<(i%64)) != 0
 }
 
-func (o *outcome) result() kv.Result {
+func (o *rememberedResult) result() kv.Result {
 	r := kv.Result{Revision: o.revision}
 	if o.failed {
 		r.Failed = &kv.Failure{Index: int(o.bits), Cond: o.cond}
@@ -83,20 +83,20 @@ func (o *outcome) result() kv.Result {
 	return r
 }
 
-// extra returns the bytes of the outcome that count towards rememberedExtraBytes.
-func (o *outcome) extra() int { return 8 * len(o.more) }
+// extra returns the bytes of the result that count towards rememberedExtraBytes.
+func (o *rememberedResult) extra() int { return 8 * len(o.more) }
 
-// memory is a queue of the remembered outcomes, first in, first out. Chunks are only ever appended to, so a snapshot of it is a
+// memory is a queue of the remembered results, first in, first out. Chunks are only ever appended to, so a snapshot of it is a
 // copy of the few chunk pointers and two numbers.
 type memory struct {
 	limit  int
 	byID   map[kv.CommandID]uint64 // position in the sequence
-	chunks []*[memoryChunk]outcome
+	chunks []*[memoryChunk]rememberedResult
 	base   uint64 // sequence number of chunks[0][0]
 	first  uint64 // the oldest that is kept
 	next   uint64 // one past the newest
 	extra  int
-	// forgotten is the raft index of the newest outcome with an index that is no longer kept.
+	// forgotten is the raft index of the newest result with an index that is no longer kept.
 	forgotten uint64
 }
 
@@ -104,11 +104,11 @@ func newMemory(limit int) *memory {
 	return &memory{limit: limit, byID: make(map[kv.CommandID]uint64)}
 }
 
-func (m *memory) at(seq uint64) *outcome {
+func (m *memory) at(seq uint64) *rememberedResult {
 	return &m.chunks[(seq-m.base)/memoryChunk][(seq-m.base)%memoryChunk]
 }
 
-func (m *memory) find(id kv.CommandID) (*outcome, bool) {
+func (m *memory) find(id kv.CommandID) (*rememberedResult, bool) {
 	seq, ok := m.byID[id]
 	if !ok {
 		return nil, false
@@ -116,10 +116,10 @@ func (m *memory) find(id kv.CommandID) (*outcome, bool) {
 	return m.at(seq), true
 }
 
-// remember adds an outcome under an id that is not kept yet, and forgets the oldest outcomes while there are too many.
-func (m *memory) remember(o outcome) {
+// remember adds a result under an id that is not kept yet, and forgets the oldest results while there are too many.
+func (m *memory) remember(o rememberedResult) {
 	if m.next-m.base == uint64(len(m.chunks))*memoryChunk {
-		m.chunks = append(m.chunks, new([memoryChunk]outcome))
+		m.chunks = append(m.chunks, new([memoryChunk]rememberedResult))
 	}
 	*m.at(m.next) = o
 	m.byID[o.id] = m.next
@@ -132,7 +132,7 @@ func (m *memory) remember(o outcome) {
 		m.forgotten = max(m.forgotten, old.index)
 		m.first++
 		if m.first-m.base == memoryChunk {
-			m.chunks = append([]*[memoryChunk]outcome(nil), m.chunks[1:]...)
+			m.chunks = append([]*[memoryChunk]rememberedResult(nil), m.chunks[1:]...)
 			m.base = m.first
 		}
 	}
@@ -142,11 +142,11 @@ func (m *memory) remember(o outcome) {
 func (m *memory) freeze() *memory {
 	f := *m
 	f.byID = nil
-	f.chunks = append([]*[memoryChunk]outcome(nil), m.chunks...)
+	f.chunks = append([]*[memoryChunk]rememberedResult(nil), m.chunks...)
 	return &f
 }
 
-func (m *memory) each(f func(*outcome) error) error {
+func (m *memory) each(f func(*rememberedResult) error) error {
 	for seq := m.first; seq < m.next; seq++ {
 		if err := f(m.at(seq)); err != nil {
 			return err

@@ -58,7 +58,7 @@ func (s *Store) Restore(r io.Reader) error {
 	return nil
 }
 
-func (m *memory) restore(o outcome) error {
+func (m *memory) restore(o rememberedResult) error {
 	if _, dup := m.byID[o.id]; dup {
 		return fmt.Errorf("command %x appears twice", o.id)
 	}
@@ -77,7 +77,7 @@ type snapshotVisitor struct {
 	forms   *kv.FormCache
 	header  func(SnapshotInfo) error
 	object  func(*kv.Version) error
-	command func(outcome) error
+	command func(rememberedResult) error
 }
 
 type snapshotReader struct {
@@ -142,7 +142,7 @@ func (d *snapshotReader) readAll(visit snapshotVisitor) (SnapshotInfo, error) {
 		if err != nil {
 			return info, err
 		}
-		var o outcome
+		var o rememberedResult
 		if err := decodeOutcome(&o, body, info.Revision); err != nil {
 			return info, err
 		}
@@ -303,7 +303,7 @@ func decodeObject(forms *kv.FormCache, data []byte) (*kv.Version, error) {
 	return forms.NewVersion(key, value, create, mod), nil
 }
 
-func decodeOutcome(o *outcome, data []byte, revision uint64) error {
+func decodeOutcome(o *rememberedResult, data []byte, revision uint64) error {
 	var id, more, failure []byte
 	var ops uint64
 	err := fields(data, func(num protowire.Number, v uint64, b []byte) error {
@@ -367,7 +367,7 @@ func decodeOutcome(o *outcome, data []byte, revision uint64) error {
 	return nil
 }
 
-func decodeFailure(o *outcome, data []byte) error {
+func decodeFailure(o *rememberedResult, data []byte) error {
 	return fields(data, func(num protowire.Number, v uint64, _ []byte) error {
 		switch num {
 		case 1:

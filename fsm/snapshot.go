@@ -107,7 +107,7 @@ func (e *snapshotWriter) object(v *kv.Version) error {
 	return e.end(b, v.Value)
 }
 
-func (e *snapshotWriter) command(o *outcome) error {
+func (e *snapshotWriter) command(o *rememberedResult) error {
 	b := e.begin(recordCommand)
 	b = protowire.AppendTag(b, 1, protowire.BytesType)
 	b = protowire.AppendBytes(b, o.id[:])

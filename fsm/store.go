@@ -177,7 +177,7 @@ func (t *edit) apply(index uint64, data []byte) (kv.Result, error) {
 			e.end = t.revision
 		}
 	}
-	done := newOutcome(c.ID, &r)
+	done := newRememberedResult(c.ID, &r)
 	if c.Since != 0 {
 		done.index = index
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/pause"
 	"github.com/kontiki/kontiki/internal/random"
 )
 
@@ -236,18 +237,12 @@ func (b *Backups) deleteStaged(ctx context.Context, id string) error {
 
 // SweepAbandoned is the duty of the leader that takes away what restores left that nobody finished.
 func (b *Backups) SweepAbandoned(ctx context.Context) error {
-	ticker := time.NewTicker(abandonedAfter / 4)
-	defer ticker.Stop()
-	for {
+	pause.Every(ctx, abandonedAfter/4, func() {
 		if err := b.sweepBefore(ctx, time.Now().Add(-abandonedAfter)); err != nil && ctx.Err() == nil {
 			b.log.Warn("abandoned restores could not be swept", "error", err)
 		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return nil
-		}
-	}
+	})
+	return nil
 }
 
 func (b *Backups) sweepBefore(ctx context.Context, before time.Time) error {

@@ -29,7 +29,7 @@ type batches struct {
 // proposal is one command on its way to the leader.
 type proposal struct {
 	data []byte
-	done chan outcome // has room for the one answer
+	done chan attemptResult // has room for the one answer
 }
 
 func newBatches() *batches {
@@ -37,8 +37,8 @@ func newBatches() *batches {
 }
 
 // propose sends a command with the next batch and answers its outcome.
-func (b *batches) propose(ctx context.Context, data []byte) outcome {
-	p := &proposal{data: data, done: make(chan outcome, 1)}
+func (b *batches) propose(ctx context.Context, data []byte) attemptResult {
+	p := &proposal{data: data, done: make(chan attemptResult, 1)}
 	select {
 	case b.proposals <- p:
 	case <-ctx.Done():
@@ -48,12 +48,12 @@ func (b *batches) propose(ctx context.Context, data []byte) outcome {
 	case out := <-p.done:
 		return out
 	case <-ctx.Done():
-		return unknownOutcome(ctx.Err())
+		return unknownResult(ctx.Err())
 	}
 }
 
 // run is the life of one sender. send answers an outcome for each command.
-func (b *batches) run(ctx context.Context, send func(ctx context.Context, commands [][]byte) []outcome) {
+func (b *batches) run(ctx context.Context, send func(ctx context.Context, commands [][]byte) []attemptResult) {
 	var batch []*proposal
 	for b.gathering.Take(ctx) == nil {
 		var landed func()

@@ -26,12 +26,12 @@ func startBatches(t *testing.T) *batchTest {
 	ctx, cancel := context.WithCancel(t.Context())
 	b := &batchTest{batches: newBatches(), ctx: ctx, calls: make(chan *batchCall, batchSenders)}
 	for range batchSenders {
-		go b.run(ctx, func(ctx context.Context, commands [][]byte) []outcome {
+		go b.run(ctx, func(ctx context.Context, commands [][]byte) []attemptResult {
 			call := &batchCall{answer: make(chan struct{})}
-			outcomes := make([]outcome, len(commands))
+			outcomes := make([]attemptResult, len(commands))
 			for i, c := range commands {
 				call.commands = append(call.commands, string(c))
-				outcomes[i] = outcome{state: clusterv1.Outcome_STATE_REFUSED, err: fmt.Errorf("%s", c)}
+				outcomes[i] = attemptResult{state: clusterv1.Outcome_STATE_REFUSED, err: fmt.Errorf("%s", c)}
 			}
 			b.calls <- call
 			select {

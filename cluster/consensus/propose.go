@@ -48,7 +48,7 @@ func (n *Replica) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, erro
 				return kv.Result{}, fmt.Errorf("propose: %w", err)
 			}
 		}
-		var out outcome
+		var out attemptResult
 		if lead.Name != "" {
 			out = n.batches.propose(ctx, data)
 		} else {
@@ -145,16 +145,16 @@ func (n *Replica) Bounded(ctx context.Context) (context.Context, context.CancelF
 }
 
 // applyAll proposes commands on this master, which should lead, and waits for all of them no longer than the context.
-func (n *Replica) applyAll(ctx context.Context, commands [][]byte) []outcome {
-	outcomes := make([]outcome, len(commands))
-	fill := func(o outcome) []outcome {
+func (n *Replica) applyAll(ctx context.Context, commands [][]byte) []attemptResult {
+	outcomes := make([]attemptResult, len(commands))
+	fill := func(o attemptResult) []attemptResult {
 		for i := range outcomes {
 			outcomes[i] = o
 		}
 		return outcomes
 	}
 	if err := n.errNoRoom(); err != nil {
-		return fill(outcome{state: clusterv1.Outcome_STATE_FULL, err: err})
+		return fill(attemptResult{state: clusterv1.Outcome_STATE_FULL, err: err})
 	}
 	size := int64(0)
 	for _, data := range commands {
@@ -168,7 +168,7 @@ func (n *Replica) applyAll(ctx context.Context, commands [][]byte) []outcome {
 		n.inflight.Release(size)
 		return fill(refused(raft.ErrRaftShutdown))
 	}
-	done := make(chan []outcome, 1)
+	done := make(chan []attemptResult, 1)
 	go func() {
 		defer n.node.pending.Done()
 		defer n.inflight.Release(size)
@@ -180,7 +180,7 @@ func (n *Replica) applyAll(ctx context.Context, commands [][]byte) []outcome {
 				futures[i] = n.node.raft.ApplyLog(raft.Log{Data: data}, 0)
 			}
 		}
-		answers := make([]outcome, len(commands))
+		answers := make([]attemptResult, len(commands))
 		for i, future := range futures {
 			if future == nil {
 				answers[i] = refused(errUndated)
@@ -193,13 +193,13 @@ func (n *Replica) applyAll(ctx context.Context, commands [][]byte) []outcome {
 			applied, ok := future.Response().(fsm.Outcome)
 			switch {
 			case !ok:
-				answers[i] = unknownOutcome(fmt.Errorf("the state machine answered %T", future.Response()))
+				answers[i] = unknownResult(fmt.Errorf("the state machine answered %T", future.Response()))
 			case errors.Is(applied.Err, fsm.ErrNewerCommand): // it is committed: masters that know it apply it
-				answers[i] = unknownOutcome(applied.Err)
+				answers[i] = unknownResult(applied.Err)
 			case applied.Err != nil:
-				answers[i] = outcome{state: clusterv1.Outcome_STATE_INVALID, index: future.Index(), err: applied.Err}
+				answers[i] = attemptResult{state: clusterv1.Outcome_STATE_INVALID, index: future.Index(), err: applied.Err}
 			default:
-				answers[i] = outcome{state: clusterv1.Outcome_STATE_COMMITTED, index: future.Index(), result: applied.Result}
+				answers[i] = attemptResult{state: clusterv1.Outcome_STATE_COMMITTED, index: future.Index(), result: applied.Result}
 			}
 		}
 		done <- answers
@@ -208,16 +208,16 @@ func (n *Replica) applyAll(ctx context.Context, commands [][]byte) []outcome {
 	case answers := <-done:
 		return answers
 	case <-ctx.Done():
-		return fill(unknownOutcome(ctx.Err()))
+		return fill(unknownResult(ctx.Err()))
 	}
 }
 
 func newInflight() *semaphore.Weighted { return semaphore.NewWeighted(inflightBytes) }
 
 // sendBatch proposes commands at whoever leads now.
-func (n *Replica) sendBatch(ctx context.Context, commands [][]byte) []outcome {
-	fill := func(o outcome) []outcome {
-		outcomes := make([]outcome, len(commands))
+func (n *Replica) sendBatch(ctx context.Context, commands [][]byte) []attemptResult {
+	fill := func(o attemptResult) []attemptResult {
+		outcomes := make([]attemptResult, len(commands))
 		for i := range outcomes {
 			outcomes[i] = o
 		}
@@ -238,14 +238,14 @@ func (n *Replica) sendBatch(ctx context.Context, commands [][]byte) []outcome {
 	}
 	response, err := clusterv1.NewClusterServiceClient(conn).Propose(ctx, &clusterv1.ProposeRequest{Commands: commands})
 	if err != nil {
-		return fill(unknownOutcome(fmt.Errorf("propose at the leader %s: %w", lead.Name, err)))
+		return fill(unknownResult(fmt.Errorf("propose at the leader %s: %w", lead.Name, err)))
 	}
 	if len(response.Outcomes) != len(commands) {
-		return fill(unknownOutcome(fmt.Errorf("the leader %s answered %d outcomes for %d commands", lead.Name, len(response.Outcomes), len(commands))))
+		return fill(unknownResult(fmt.Errorf("the leader %s answered %d outcomes for %d commands", lead.Name, len(response.Outcomes), len(commands))))
 	}
-	outcomes := make([]outcome, len(commands))
+	outcomes := make([]attemptResult, len(commands))
 	for i, o := range response.Outcomes {
-		outcomes[i] = outcomeFromProto(o)
+		outcomes[i] = resultFromProto(o)
 	}
 	return outcomes
 }

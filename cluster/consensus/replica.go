@@ -166,7 +166,7 @@ func (n *Replica) ServePropose(ctx context.Context, request *clusterv1.ProposeRe
 	outcomes := n.applyAll(ctx, request.Commands)
 	response := &clusterv1.ProposeResponse{Outcomes: make([]*clusterv1.Outcome, len(outcomes))}
 	for i, out := range outcomes {
-		response.Outcomes[i] = outcomeToProto(out)
+		response.Outcomes[i] = resultToProto(out)
 	}
 	return response
 }

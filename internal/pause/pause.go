@@ -18,3 +18,17 @@ func For(ctx context.Context, d time.Duration) bool {
 		return false
 	}
 }
+
+// Every calls do at once and then every interval, until the context ends. A call that takes longer than the interval delays the next one.
+func Every(ctx context.Context, interval time.Duration, do func()) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		do()
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

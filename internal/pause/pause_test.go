@@ -23,3 +23,22 @@ func TestFor(t *testing.T) {
 		}
 	})
 }
+
+func TestEveryCallsAtOnceAndUntilTheContextEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		calls := 0
+		begin := time.Now()
+		Every(ctx, time.Minute, func() {
+			if at := time.Since(begin); at != time.Duration(calls)*time.Minute {
+				t.Errorf("call %d was made after %v", calls, at)
+			}
+			if calls++; calls == 3 {
+				cancel()
+			}
+		})
+		if calls != 3 {
+			t.Errorf("there were %d calls", calls)
+		}
+	})
+}

@@ -12,34 +12,34 @@ import (
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// outcome is what became of one attempt to propose one command.
-type outcome struct {
+// attemptResult is what became of one attempt to propose one command.
+type attemptResult struct {
 	state  clusterv1.Outcome_State
 	index  uint64
 	result kv.Result
 	err    error
 }
 
-func refused(err error) outcome {
-	return outcome{state: clusterv1.Outcome_STATE_REFUSED, err: err}
+func refused(err error) attemptResult {
+	return attemptResult{state: clusterv1.Outcome_STATE_REFUSED, err: err}
 }
 
-func unknownOutcome(err error) outcome {
-	return outcome{state: clusterv1.Outcome_STATE_UNKNOWN, err: err}
+func unknownResult(err error) attemptResult {
+	return attemptResult{state: clusterv1.Outcome_STATE_UNKNOWN, err: err}
 }
 
 // classify says what a raft error means for the command.
-func classify(err error) outcome {
+func classify(err error) attemptResult {
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
 		return refused(err)
 	default: // ErrLeadershipLost, ErrAbortedByRestore, ErrRaftShutdown, a failing disk
-		return unknownOutcome(err)
+		return unknownResult(err)
 	}
 }
 
-func outcomeFromProto(o *clusterv1.Outcome) outcome {
-	out := outcome{state: o.State, index: o.Index}
+func resultFromProto(o *clusterv1.Outcome) attemptResult {
+	out := attemptResult{state: o.State, index: o.Index}
 	switch o.State {
 	case clusterv1.Outcome_STATE_COMMITTED:
 		out.result = kv.Result{Revision: o.Revision, Revisions: o.Revisions}
@@ -59,7 +59,7 @@ func outcomeFromProto(o *clusterv1.Outcome) outcome {
 	return out
 }
 
-func outcomeToProto(out outcome) *clusterv1.Outcome {
+func resultToProto(out attemptResult) *clusterv1.Outcome {
 	o := &clusterv1.Outcome{State: out.state, Index: out.index, Revision: out.result.Revision, Revisions: out.result.Revisions}
 	if out.err != nil {
 		o.Message, o.Reason = out.err.Error(), reasonOf(out.err)
