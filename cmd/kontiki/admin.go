@@ -15,8 +15,8 @@ import (
 	"github.com/kontiki/kontiki/cmd/kontiki/dev"
 )
 
-// adminConfig finds the cluster that an administrator's command is for: --kubeconfig, KUBECONFIG, this machine's
-// development cluster, or the master that runs here.
+// adminConfig finds the cluster of an administrator's command: by --kubeconfig, KUBECONFIG, this machine's development cluster, or
+// the master that runs here.
 func adminConfig(kubeconfig string) (*rest.Config, error) {
 	if kubeconfig == "" {
 		kubeconfig = os.Getenv("KUBECONFIG")
@@ -40,7 +40,7 @@ func adminConfig(kubeconfig string) (*rest.Config, error) {
 	return config, nil
 }
 
-// imageCommand imports images through the API into the nodes' own stores.
+// imageCommand imports images through the API on the nodes.
 func imageCommand() *cobra.Command {
 	var kubeconfig string
 	cmd := &cobra.Command{Use: "image", Short: "Bring images to the cluster's nodes"}

@@ -33,7 +33,7 @@ import (
 // kubeletPort is the kubelet-compatible port.
 const kubeletPort = 10250
 
-// agentOptions are the settings of a worker; a master with a worker on its host has them too.
+// agentOptions are the settings of a worker, also of one on a master's host.
 type agentOptions struct {
 	containerd, containerdNamespace string
 	cgroupParent                    string
@@ -53,7 +53,7 @@ func (o *agentOptions) flags(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.unsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls, or prefixes of them that end in *, that pods may set beside the safe ones")
 }
 
-// agentPlace is where an agent runs and whom it joins.
+// agentPlace says where an agent runs and which masters it joins.
 type agentPlace struct {
 	name, nodeIP, dataDir string
 	join                  []string
@@ -100,7 +100,8 @@ func agentCommand() *cobra.Command {
 	return cmd
 }
 
-// runAgent runs the worker on a master's own host. It joins like any other, with a token that is made when it first does.
+// runAgent runs the worker on a master's own host. It joins like any other, with a token that the master creates for its first
+// join.
 func (m *master) runAgent(ctx context.Context) error {
 	place := agentPlace{
 		name: m.cluster.Name(), nodeIP: m.options.nodeIP, dataDir: filepath.Join(filepath.Dir(m.options.dataDir), "agent"),
@@ -142,7 +143,7 @@ func runAgent(ctx context.Context, o *agentOptions, place agentPlace, log *slog.
 	return unlessStopped(ctx, group.Wait())
 }
 
-// workerParts are the parts of a running worker.
+// workerParts are the components of a running worker.
 type workerParts struct {
 	runtime *containerd.Runtime
 	network *network.Network
@@ -208,7 +209,7 @@ func (w *workerParts) close() error {
 	return w.runtime.Close()
 }
 
-// run runs the worker until the context ends; containers go on after it.
+// run runs the worker until the context ends; containers keep running after that.
 func (w *workerParts) run(ctx context.Context) error {
 	listener, err := net.Listen("tcp", w.address)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/kontiki/kontiki/api/objects"
 )
 
-// apiOptions are kube-apiserver's settings of what requests may cost, and of what is recorded of them, under its names.
+// apiOptions are kube-apiserver's settings for limits of requests and for the audit log, under the same names.
 type apiOptions struct {
 	auditPolicy, auditPath, auditFormat, auditMode string
 	auditMaxAge, auditMaxBackups, auditMaxSize     int
@@ -21,7 +21,7 @@ type apiOptions struct {
 	requestTimeout                                 time.Duration
 	allowPrivileged                                bool
 
-	// What they make of it; nil records and bounds nothing.
+	// The objects made from these settings; nil records and limits nothing.
 	auditor *audit.Auditor
 	limits  *inflight.Limits
 }
@@ -63,7 +63,7 @@ func (o *apiOptions) check() error {
 	return nil
 }
 
-// open opens the audit log, if there is to be one, and has the metrics of it and of the limits shown.
+// open opens the audit log, if one is configured, and registers its metrics and those of the limits.
 func (o *apiOptions) open(log *slog.Logger) error {
 	if err := o.check(); err != nil {
 		return err

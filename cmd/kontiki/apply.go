@@ -59,7 +59,7 @@ func applyCommand() *cobra.Command {
 	return cmd
 }
 
-// dryRun is a flag without a value, or with one of kubectl's.
+// dryRun is a flag that may be given without a value, or with one of kubectl's.
 type dryRun bool
 
 // String implements pflag.Value.
@@ -83,7 +83,7 @@ func (d *dryRun) Set(text string) error {
 	return nil
 }
 
-// namespaceOf is the namespace of a kubeconfig's context.
+// namespaceOf returns the namespace of a kubeconfig's context.
 func namespaceOf(kubeconfig string) (string, error) {
 	if kubeconfig == "" {
 		kubeconfig = os.Getenv("KUBECONFIG")

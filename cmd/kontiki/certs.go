@@ -23,14 +23,14 @@ import (
 
 const certsPath = "/kontiki/v1/certs"
 
-// certsChange is what is posted to certsPath.
+// certsChange is the body of a POST to certsPath.
 type certsChange struct {
 	Action string `json:"action"`
 	Worker string `json:"worker,omitempty"`
 	Force  bool   `json:"force,omitempty"`
 }
 
-// certsChanged is the answer.
+// certsChanged is the response.
 type certsChanged struct {
 	Generation uint64 `json:"generation"`
 }
@@ -44,7 +44,7 @@ var certsActions = map[string]cluster.IdentityChange{
 
 const revokeAction = "revoke-worker"
 
-// serveCerts shows and changes the cluster's certificates; the API has checked that the caller may.
+// serveCerts shows and changes the cluster's certificates; the API has authorized the caller.
 func (m *master) serveCerts(w http.ResponseWriter, r *http.Request) {
 	answer, err := m.certs(r)
 	if err != nil {
@@ -59,7 +59,7 @@ func (m *master) serveCerts(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(answer) // the client is gone if this fails
+	json.NewEncoder(w).Encode(answer) // an error means that the client has disconnected
 }
 
 var errBadChange = errors.New("not a change of certificates")

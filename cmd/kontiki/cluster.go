@@ -21,7 +21,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/gossip"
 )
 
-// adminLimit bounds an administrator's short command.
+// adminLimit is the time limit for administrative commands that should be short.
 const adminLimit = 30 * time.Second
 
 func clusterCommand() *cobra.Command {
@@ -52,7 +52,7 @@ func clusterCommand() *cobra.Command {
 	return cmd
 }
 
-// adminClient speaks to the administration paths of whichever master the kubeconfig leads to.
+// adminClient sends requests to the administration paths of the master that the kubeconfig names.
 type adminClient struct {
 	http *http.Client
 	base string
@@ -71,7 +71,7 @@ func newAdminClient(kubeconfig string) (*adminClient, error) {
 	return &adminClient{http: client, base: strings.TrimSuffix(config.Host, "/")}, nil
 }
 
-// do sends a request and answers the body of its answer, which the caller closes.
+// do sends a request and returns the response body, which the caller must close.
 func (c *adminClient) do(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
 	request, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
@@ -96,7 +96,7 @@ func (c *adminClient) do(ctx context.Context, method, path string, body io.Reade
 	return nil, fmt.Errorf("%s", status.Message)
 }
 
-// call is do with JSON both ways. With --output json it prints the answer as it is.
+// call is do with JSON bodies. With --output json it prints the response unchanged.
 func (c *adminClient) call(ctx context.Context, method, path string, body, answer any) error {
 	var sent io.Reader
 	if body != nil {
@@ -219,7 +219,7 @@ func removeMaster(ctx context.Context, c *adminClient, args []string) error {
 	return nil
 }
 
-// recoverCommand works on a stopped master's data.
+// recoverCommand works with a stopped master's data.
 func recoverCommand() *cobra.Command {
 	var dir string
 	var yes bool

@@ -16,13 +16,13 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// Paths of the cluster's own administration, on every master's API port, for members of system:masters.
+// Paths for administration of the cluster, on every master's API port, for members of system:masters.
 const (
 	clusterPath  = "/kontiki/v1/cluster"
 	snapshotPath = "/kontiki/v1/snapshot"
 )
 
-// clusterAPI serves the administration of the cluster over HTTP.
+// clusterAPI serves the administration of the cluster by HTTP.
 func (m *master) clusterAPI() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+clusterPath, m.serveStatus)
@@ -37,16 +37,16 @@ func (m *master) clusterAPI() http.Handler {
 func answerJSON(w http.ResponseWriter, status int, value any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(value) // the client is gone if this fails
+	json.NewEncoder(w).Encode(value) // an error means that the client has disconnected
 }
 
-// answerError answers a Status, as the rest of the API does.
+// answerError responds with a Status, as the rest of the API does.
 func answerError(w http.ResponseWriter, err error) {
 	status := adminStatus(err)
 	answerJSON(w, int(status.Code), status)
 }
 
-// adminStatus is the Status that both fronts answer for an error of the administration.
+// adminStatus returns the Status with which both fronts report an error of the administration.
 func adminStatus(err error) metav1.Status {
 	code, reason := http.StatusInternalServerError, metav1.StatusReasonInternalError
 	switch {
@@ -65,7 +65,7 @@ func adminStatus(err error) metav1.Status {
 	return status
 }
 
-// serveStatus answers the cluster's status.
+// serveStatus responds with the cluster's status.
 func (m *master) serveStatus(w http.ResponseWriter, r *http.Request) {
 	status, err := m.cluster.Status(r.Context())
 	if err != nil {
@@ -75,7 +75,7 @@ func (m *master) serveStatus(w http.ResponseWriter, r *http.Request) {
 	answerJSON(w, http.StatusOK, status)
 }
 
-// serveMembers answers all hosts, masters and workers, as gossip sees them.
+// serveMembers responds with all hosts, masters and workers, as gossip sees them.
 func (m *master) serveMembers(w http.ResponseWriter, _ *http.Request) {
 	answerJSON(w, http.StatusOK, map[string]any{"members": m.cluster.Members()})
 }
@@ -88,9 +88,9 @@ func (m *master) removeMember(w http.ResponseWriter, r *http.Request) {
 	answerJSON(w, http.StatusOK, map[string]string{"removed": r.PathValue("name")})
 }
 
-// transferRequest and transferAnswer are the bodies of a transfer of leadership.
+// transferRequest and transferAnswer are the bodies of a leadership transfer.
 type transferRequest struct {
-	To string `json:"to"` // empty is any
+	To string `json:"to"` // empty means any
 }
 type transferAnswer struct {
 	Leader string `json:"leader"`
@@ -112,7 +112,8 @@ func (m *master) transferLeadership(w http.ResponseWriter, r *http.Request) {
 	answerJSON(w, http.StatusOK, transferAnswer{leader})
 }
 
-// saveSnapshot streams a backup. One that breaks off in the middle is cut, so that no client takes it for whole.
+// saveSnapshot streams a backup. If it fails in the middle the connection is aborted, so that no client takes the backup for
+// complete.
 func (m *master) saveSnapshot(w http.ResponseWriter, r *http.Request) {
 	out := &startedWriter{w: w}
 	_, err := m.cluster.Backups().Save(r.Context(), out)
@@ -126,7 +127,7 @@ func (m *master) saveSnapshot(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// startedWriter notes that an answer has begun.
+// startedWriter records whether a response has begun.
 type startedWriter struct {
 	w       http.ResponseWriter
 	started bool
@@ -140,7 +141,7 @@ func (s *startedWriter) Write(b []byte) (int, error) {
 	return s.w.Write(b)
 }
 
-// restoreSnapshot takes a backup as its body. ?force=true restores one of another cluster.
+// restoreSnapshot restores the backup in the request's body. ?force=true allows one of another cluster.
 func (m *master) restoreSnapshot(w http.ResponseWriter, r *http.Request) {
 	restored, err := m.cluster.Backups().Restore(r.Context(), r.Body, r.URL.Query().Get("force") == "true")
 	if err != nil {

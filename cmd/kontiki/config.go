@@ -16,14 +16,14 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Where everything is by default.
+// Default paths.
 const (
 	defaultServerDir = "/var/lib/kontiki/server"
 	defaultAgentDir  = "/var/lib/kontiki/agent"
 	defaultConfig    = "/etc/kontiki/config.yaml"
 )
 
-// loadConfig sets the flags that were not given from a configuration file, whose keys are the flags' names.
+// loadConfig sets the flags that were not given on the command line from a configuration file, whose keys are the flags' names.
 func loadConfig(cmd *cobra.Command, path string) error {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) && !cmd.Flags().Changed("config") {
@@ -49,7 +49,7 @@ func loadConfig(cmd *cobra.Command, path string) error {
 			}
 			return fmt.Errorf("%s: %s: there is no such setting; `kontiki %s --help` lists them", path, name, cmd.Name())
 		}
-		if flag.Changed || value == nil { // a key with nothing behind it leaves the default
+		if flag.Changed || value == nil { // a key without a value keeps the default
 			continue
 		}
 		if err := set(flag, value); err != nil {
@@ -59,7 +59,7 @@ func loadConfig(cmd *cobra.Command, path string) error {
 	return nil
 }
 
-// isOtherCommandsFlag lets one file serve server and agent.
+// isOtherCommandsFlag allows one file to be used for server and agent.
 func isOtherCommandsFlag(name string) bool {
 	for _, cmd := range []*cobra.Command{serverCommand(), agentCommand()} {
 		if cmd.Flags().Lookup(name) != nil {
@@ -105,7 +105,7 @@ func setMap(flag *pflag.Flag, pairs map[string]any) error {
 	if flag.Value.Type() != "stringToString" {
 		return errors.New("it takes no mapping")
 	}
-	// One pair at a time, which adds to those before: a value with a comma is not split then.
+	// One pair at a time, each added to those before, so that a value with a comma is not split.
 	for _, key := range slices.Sorted(maps.Keys(pairs)) {
 		text, err := scalar(pairs[key])
 		if err != nil {
@@ -118,7 +118,7 @@ func setMap(flag *pflag.Flag, pairs map[string]any) error {
 	return nil
 }
 
-// scalar is a list's or a mapping's element as text.
+// scalar returns an element of a list or mapping as text.
 func scalar(value any) (string, error) {
 	switch value.(type) {
 	case nil:
@@ -129,7 +129,7 @@ func scalar(value any) (string, error) {
 	return fmt.Sprint(value), nil
 }
 
-// hostAddress is the address that other hosts reach this one by, unless a flag says so: the first global IPv4 one.
+// hostAddress returns the address at which other hosts reach this one: the given one, or the first global IPv4 address.
 func hostAddress(given string) (string, error) {
 	if given != "" {
 		ip := net.ParseIP(given)
@@ -137,7 +137,7 @@ func hostAddress(given string) (string, error) {
 		case ip == nil:
 			return "", fmt.Errorf("--node-ip: %q is not an IP address", given)
 		case ip.IsLoopback(), ip.IsUnspecified(), ip.IsMulticast(), ip.IsLinkLocalUnicast():
-			// Neither hosts nor pods reach anything by it, and the API refuses it as an endpoint of default/kubernetes.
+			// Neither hosts nor pods can reach this host by it, and the API refuses it as an endpoint of default/kubernetes.
 			return "", fmt.Errorf("--node-ip: %s is a loopback, link-local, multicast or unspecified address: other hosts and pods cannot reach this host by it", given)
 		}
 		return given, nil

@@ -42,7 +42,7 @@ func devCommand() *cobra.Command {
 			if o.Log, err = newLogger(level); err != nil {
 				return err
 			}
-			// Whoever started the cluster may stop listening to its progress; the cluster goes on.
+			// The process that started the cluster may stop reading its progress; the cluster must continue.
 			signal.Ignore(syscall.SIGPIPE)
 			o.WriteKubeconfig = writeKubeconfig
 			o.Progress = func(line string) {
@@ -92,13 +92,12 @@ func devCommand() *cobra.Command {
 	return cmd
 }
 
-// detachedVariable tells a development cluster's process that another one, which detaches, reads its progress.
+// detachedVariable tells a development cluster's process that the parent, which detaches, reads its progress.
 const detachedVariable = "KONTIKI_DEV_DETACHED"
 
 func detached() bool { return os.Getenv(detachedVariable) != "" }
 
-// runDetached starts this very command again without --detach, in a session of its own, and shows its progress until
-// the cluster is up.
+// runDetached starts this command again without --detach, in a new session, and shows its progress until the cluster is up.
 func runDetached(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(filepath.Join(dir, "logs"), 0o755); err != nil {
 		return err
@@ -145,7 +144,7 @@ func runDetached(ctx context.Context, dir string) error {
 	return fmt.Errorf("the cluster did not come up (%v); its log is %s:\n%s", err, log.Name(), lastLines(log.Name()))
 }
 
-// lastLines is the end of a file, for an error message.
+// lastLines returns the end of a file, for an error message.
 func lastLines(path string) string {
 	file, err := os.Open(path)
 	if err != nil {

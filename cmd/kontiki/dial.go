@@ -8,7 +8,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/worker"
 )
 
-// dialMaster connects a worker to a master.
+// dialMaster returns a function that connects a worker to a master.
 func dialMaster(identity *worker.Identity) func(context.Context, string) (*grpc.ClientConn, error) {
 	return func(_ context.Context, address string) (*grpc.ClientConn, error) { return identity.Connect(address) }
 }

@@ -29,8 +29,8 @@ import (
 	"github.com/kontiki/kontiki/scheduler"
 )
 
-// addDuties registers what the leader does. A part of it that fails or panics is started again here: another leader would do
-// no better, and handing leadership over would disturb all the others.
+// addDuties registers the leader's duties. A duty that fails or panics is restarted here: another leader would not do better, and
+// handing over leadership would disturb all the others.
 func (m *master) addDuties() {
 	for name, run := range map[string]func(context.Context) error{"bootstrap": m.bootstrap, "scheduler": m.schedule, "controllers": m.control, "mark": m.mark} {
 		m.cluster.AddDuty(name, func(ctx context.Context) error {
@@ -39,7 +39,7 @@ func (m *master) addDuties() {
 	}
 }
 
-// recording runs f with an event recorder, and returns once every event that f made is stored or the context has ended.
+// recording runs f with an event recorder, and returns when every event of f has been stored or the context has ended.
 func (m *master) recording(ctx context.Context, c *client.Client, component string, f func(record.EventRecorder) error) error {
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	defer broadcaster.Shutdown()
@@ -62,7 +62,7 @@ func (m *master) bootstrap(ctx context.Context) error {
 	return group.Wait()
 }
 
-// followMembers signals whenever gossip changes its mind about a host, or a master comes or goes.
+// followMembers signals whenever the state of a host in gossip changes, or a master joins or leaves.
 func (m *master) followMembers(ctx context.Context, changed chan<- struct{}) error {
 	signal := func() {
 		select {
@@ -95,11 +95,11 @@ func (m *master) followMembers(ctx context.Context, changed chan<- struct{}) err
 	return group.Wait()
 }
 
-// apiAddresses are where the living masters serve the API.
+// apiAddresses returns the API addresses of the masters that are alive.
 func (m *master) apiAddresses() []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, member := range m.cluster.Members() {
-		// Workers have the key of gossip too: whoever says there to be a master must be one.
+		// Workers have the gossip key too, so check that a host that claims to be a master is one.
 		if member.Role != mtls.RoleMaster || !m.cluster.IsMember(member.Name) || (member.State != gossip.Alive && member.State != gossip.Suspect) {
 			continue
 		}
@@ -121,7 +121,7 @@ func (m *master) mark(ctx context.Context) error {
 	return m.api.Objects.Mark(ctx, m.log.With("part", "duties"))
 }
 
-// nodeLifecycle are the options that are the business of the controllers of nodes.
+// nodeLifecycle returns the options for the node controllers.
 func (o *serverOptions) nodeLifecycle() nodelifecycle.Config {
 	return nodelifecycle.Config{ConfirmPeriod: o.confirmPeriod, Evictions: &o.evictions}
 }

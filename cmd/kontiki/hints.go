@@ -24,28 +24,25 @@ import (
 // settleTime is how long a new leader waits for workers whose sessions were with the old one.
 const settleTime = 3 * time.Second
 
-// staleGossip is how long before the end of a worker's session gossip may have called it dead to be heard.
+// staleGossip is how long before the end of a worker's session a report of its death by gossip may have come and still count.
 const staleGossip = 10 * time.Second
 
-// forgetGossip is how long ago gossip lost a worker at least that may be forgotten. Workers come and go under new names, and one
-// that is unknown is treated like one without a session.
+// forgetGossip is how long ago gossip must have lost a worker for it to be forgotten. Workers come and go under new names, and an
+// unknown one is treated like one without a session.
 const forgetGossip = time.Hour
 
-// workerHints are what the node controllers hear of workers: their sessions with masters and, where workers gossip, gossip. A
-// session is the better witness, for the worker answers in it: while it does, gossip may say what it wants. Run feeds
-// them.
+// workerHints combines what is known about workers for the node controllers: their sessions with masters and, if workers gossip,
+// gossip. A session is more reliable, since the worker answers in it: while it does, gossip is ignored. Run collects the hints.
 type workerHints struct {
 	events *gossip.Events
 	census *nodes.Census
-	// workersGossip says whether workers take part in gossip; what it says of those that left it, because they are not to,
-	// means nothing.
+	// workersGossip says whether workers take part in gossip; if they should not, reports about those that left it are ignored.
 	workersGossip func() bool
 
 	mu      sync.Mutex
-	settled time.Time // when every worker must have shown up; zero before
+	settled time.Time // when every worker must have a session; zero before
 	gossip  map[string]gossip.Member
-	// full is how many members of gossip there are when those to be forgotten are looked for: twice as many as were left the
-	// last time.
+	// full is the number of gossip members at which old ones are removed: twice the number that remained the last time.
 	full   int
 	order  []string
 	queued map[string]bool
@@ -65,7 +62,7 @@ func newWorkerHints(members func() []gossip.Member, workersGossip func() bool, e
 
 func fullAt(left int) int { return max(64, 2*left) }
 
-// Run gathers hints until the context ends.
+// Run collects hints until the context ends.
 func (h *workerHints) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -109,7 +106,7 @@ func (h *workerHints) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// tell queues a worker for Next, with what gossip says if that is the news.
+// tell queues a worker for Next, with its state in gossip if that is what changed.
 func (h *workerHints) tell(name string, m *gossip.Member) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -130,7 +127,7 @@ func (h *workerHints) tell(name string, m *gossip.Member) {
 	}
 }
 
-// forget drops those whose last change Next has answered and that gossip lost before a time. The caller holds mu.
+// forget removes workers whose last change Next has returned and that gossip lost before a time. The caller holds mu.
 func (h *workerHints) forget(before time.Time) {
 	maps.DeleteFunc(h.gossip, func(name string, m gossip.Member) bool {
 		return (m.State == gossip.Dead || m.State == gossip.Left) && m.Since.Before(before) && !h.queued[name]
@@ -176,17 +173,17 @@ func (h *workerHints) Next(ctx context.Context) (nodelifecycle.Member, error) {
 	}
 }
 
-// member is what to believe of a worker. The caller holds mu.
+// member returns the state to believe of a worker. The caller holds mu.
 func (h *workerHints) member(name string) nodelifecycle.Member {
 	w, hadSession := h.census.Worker(name)
 	m, gossips := h.gossip[name]
 	return believe(name, w, hadSession, m, gossips && h.workersGossip(), h.settled)
 }
 
-// believe draws together what a worker's session and gossip say. settled is when a worker without a session became
-// suspect for that, or zero.
+// believe combines a worker's session and its state in gossip. settled is when a worker without a session became suspect because of
+// that, or zero.
 func believe(name string, w nodes.Worker, hadSession bool, m gossip.Member, gossips bool, settled time.Time) nodelifecycle.Member {
-	// What gossip said long before the session broke was wrong then, or is about hosts that do not gossip any more.
+	// A report of gossip long before the session broke was wrong then, or is about hosts that no longer gossip.
 	stale := hadSession && m.Since.Before(w.Since.Add(-staleGossip))
 	switch {
 	case hadSession && w.State == nodes.Connected:
@@ -203,7 +200,7 @@ func believe(name string, w nodes.Worker, hadSession bool, m gossip.Member, goss
 	return nodelifecycle.Member{Name: name, State: nodelifecycle.Alive, Since: m.Since}
 }
 
-// probeAgent asks a node's agent whether it is alive.
+// probeAgent checks that a node's agent responds.
 func (m *master) probeAgent(ctx context.Context, node *corev1.Node) error {
 	port := int(node.Status.DaemonEndpoints.KubeletEndpoint.Port)
 	if port == 0 {
@@ -225,7 +222,7 @@ func (m *master) probeAgent(ctx context.Context, node *corev1.Node) error {
 		if err != nil {
 			return err
 		}
-		// Whatever it answers, the agent answers: that its containerd is down is the node's own to report.
+		// Any response shows that the agent is alive; whether its containerd is down is for the node itself to report.
 		return response.Body.Close()
 	}
 	return fmt.Errorf("node %s has no internal address", node.Name)

@@ -21,7 +21,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/pki"
 )
 
-// clusterAgents is how the API reaches the nodes' agents: with the certificate and the CAs of the present.
+// clusterAgents provides the credentials for the nodes' agents: the present certificate and CAs.
 type clusterAgents struct {
 	cluster *cluster.Cluster
 
@@ -49,14 +49,14 @@ func (a *clusterAgents) TLS() *tls.Config {
 	return a.config
 }
 
-// apiConns are the connections to the API, so that those of clients that are not trusted any more can be cut. One that was
-// taken over (exec, port-forward) is not among them any more.
+// apiConns tracks the connections to the API, so that those of clients that are no longer trusted can be closed. Hijacked ones
+// (exec, port-forward) are not tracked any more.
 type apiConns struct {
 	mu   sync.Mutex
 	open map[net.Conn]struct{}
 }
 
-// state is the server's ConnState.
+// state is the server's ConnState hook.
 func (a *apiConns) state(conn net.Conn, state http.ConnState) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -71,12 +71,12 @@ func (a *apiConns) state(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// answerTime is how long requests on a connection that is to be cut have for their answers. The request that drops a CA may
-// itself come from a client of that CA.
+// answerTime is how long requests on a connection that is to be closed may take. The request that drops a CA may itself come from a
+// client of that CA.
 const answerTime = time.Second
 
-// recheck closes the connections whose client showed a certificate that is not under the roots, after answerTime: each new
-// request is checked on its own and is refused from now on. That it has expired meanwhile is for its next request.
+// recheck closes, after answerTime, the connections whose client certificate is not under the roots: every new request on them is
+// checked and refused from now on. Expired certificates are left to the check of the next request.
 func (a *apiConns) recheck(roots *x509.CertPool) {
 	a.mu.Lock()
 	var cut []net.Conn
@@ -103,21 +103,21 @@ func (a *apiConns) recheck(roots *x509.CertPool) {
 	}
 	time.AfterFunc(answerTime, func() {
 		for _, conn := range cut {
-			conn.Close() // it may be closed already
+			conn.Close() // it may already be closed
 		}
 	})
 }
 
-// bundle is the CAs that pods should trust, and what tells when they change.
+// bundle returns the CAs that pods should trust, and a channel that is closed when they change.
 func (m *master) bundle() ([]byte, <-chan struct{}) {
 	changed := m.cluster.IdentityChanged()
 	return m.cluster.Identity().RootsPEM(), changed
 }
 
-// kubeconfigAgain is how soon a kubeconfig that could not be written is tried again.
+// kubeconfigAgain is when a kubeconfig that could not be written is tried again.
 const kubeconfigAgain = time.Minute
 
-// useKeys gives the API the keys of the present.
+// useKeys passes the present keys to the API.
 func (m *master) useKeys() error {
 	identity := m.cluster.Identity()
 	if err := m.api.Sealer.Use(identity.CurrentSecretKey, identity.SecretKeys); err != nil {
@@ -126,8 +126,8 @@ func (m *master) useKeys() error {
 	return m.api.Tokens.Use(identity.ServiceAccountKey, identity.OtherTokenKeys()...)
 }
 
-// followIdentity brings what this process made of the cluster's identity up to date whenever that changes, and writes the
-// administrator's kubeconfig anew in time.
+// followIdentity updates what this process derives from the cluster's identity whenever that changes, and renews the
+// administrator's kubeconfig in time.
 func (m *master) followIdentity(ctx context.Context) error {
 	ready := m.cluster.Ready()
 	for {
@@ -147,7 +147,7 @@ func (m *master) followIdentity(ctx context.Context) error {
 		timer := time.NewTimer(wait)
 		select {
 		case <-ready:
-			ready = nil // from here on there is a kubeconfig
+			ready = nil // from now on there is a kubeconfig
 		case <-changed:
 		case <-timer.C:
 		case <-ctx.Done():
@@ -159,13 +159,13 @@ func (m *master) followIdentity(ctx context.Context) error {
 	}
 }
 
-// writeKubeconfig leaves the administrator's kubeconfig in the data directory.
+// writeKubeconfig writes the administrator's kubeconfig to the data directory.
 func (m *master) writeKubeconfig() error {
 	server := "https://" + net.JoinHostPort(m.options.nodeIP, strconv.Itoa(m.options.apiPort))
 	return writeKubeconfig(filepath.Join(m.options.dataDir, "admin.kubeconfig"), server, m.cluster.Issuer(), m.cluster.Identity().RootsPEM())
 }
 
-// knownWorkers are the nodes that run our agent, whether they are connected or not.
+// knownWorkers returns the nodes that run Kontiki's agent, connected or not.
 func (m *master) knownWorkers() (names []string) {
 	c := client.New(m.api.Objects, "system:kontiki:certs", "kontiki")
 	client.Each(c.View(), "", func(n *corev1.Node) bool {

@@ -10,8 +10,7 @@ import (
 	"github.com/kontiki/kontiki/internal/durable"
 )
 
-// writeKubeconfig writes a kubeconfig for the administrator, with a certificate of its own from the CA. It trusts the
-// roots, a PEM bundle.
+// writeKubeconfig writes a kubeconfig for the administrator, with a new certificate from the CA. It trusts the roots, a PEM bundle.
 func writeKubeconfig(path, server string, ca *pki.Authority, roots []byte) error {
 	pair, err := ca.IssueClient("kubernetes-admin", []string{"system:masters"})
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/kontiki/kontiki/cmd/kontiki/dev"
 )
 
-// kubectl is kubectl itself. Where the user names no cluster, it talks to the development cluster on this machine, or to
-// the one whose master runs here.
+// kubectl runs kubectl itself. If the user names no cluster, it uses the development cluster on this machine, or the one whose
+// master runs here.
 func kubectl(args []string) int {
 	os.Args = args
 	if _, named := os.LookupEnv("KUBECONFIG"); !named {
@@ -28,7 +28,7 @@ func kubectl(args []string) int {
 			}
 		}
 	}
-	// As kubectl's own defaults are, which it does not export.
+	// The same as kubectl's own defaults, which it does not export.
 	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
 	flags := genericclioptions.NewConfigFlags(true).WithDeprecatedPasswordFlag().WithDiscoveryBurst(300).WithDiscoveryQPS(50).WithWarningPrinter(streams)
 	command := kubectlcmd.NewDefaultKubectlCommandWithArgs(kubectlcmd.KubectlOptions{
@@ -39,12 +39,12 @@ func kubectl(args []string) int {
 	})
 	pruneWhatIsServed(command, flags.ToRESTMapper)
 	if err := cli.RunNoErrOutput(command); err != nil {
-		util.CheckErr(err) // prints as kubectl does, and ends the process
+		util.CheckErr(err) // prints as kubectl does, and exits
 	}
 	return 0
 }
 
-// kubectlCommand is only for the help text: main hands over to kubectl before cobra sees its flags.
+// kubectlCommand is only for the help text: main calls kubectl before cobra parses its flags.
 func kubectlCommand() *cobra.Command {
 	return &cobra.Command{Use: "kubectl", Short: "kubectl itself, for this machine's cluster", DisableFlagParsing: true,
 		Run: func(*cobra.Command, []string) {}}

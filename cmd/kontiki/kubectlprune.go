@@ -9,7 +9,7 @@ import (
 	"k8s.io/kubectl/pkg/cmd/util"
 )
 
-// pruneKinds are what `kubectl apply --prune` prunes by default, in the form of --prune-allowlist
+// pruneKinds are the kinds that `kubectl apply --prune` prunes by default, in the form of --prune-allowlist
 // (k8s.io/kubectl/pkg/util/prune, which does not export them).
 var pruneKinds = []string{
 	"core/v1/ConfigMap", "core/v1/Endpoints", "core/v1/PersistentVolumeClaim", "core/v1/Pod", "core/v1/ReplicationController", "core/v1/Secret",
@@ -17,8 +17,8 @@ var pruneKinds = []string{
 	"apps/v1/ReplicaSet", "apps/v1/StatefulSet", "core/v1/Namespace", "core/v1/PersistentVolume",
 }
 
-// pruneWhatIsServed lets `apply --prune` prune those of its default kinds that the cluster serves. kubectl by itself gives up at
-// the first one that is not.
+// pruneWhatIsServed makes `apply --prune` prune those of its default kinds that the cluster serves. kubectl itself fails at the
+// first one that is not served.
 func pruneWhatIsServed(kubectl *cobra.Command, mapper func() (meta.RESTMapper, error)) {
 	apply, _, err := kubectl.Find([]string{"apply"})
 	if err != nil || apply.Name() != "apply" {
@@ -40,7 +40,7 @@ func pruneWhatIsServed(kubectl *cobra.Command, mapper func() (meta.RESTMapper, e
 	}
 }
 
-// servedOf are those of the kinds that are served.
+// servedOf returns those of the kinds that are served.
 func servedOf(mapper meta.RESTMapper, kinds []string) (served []string, err error) {
 	for _, kind := range kinds {
 		parts := strings.Split(strings.TrimPrefix(kind, "core"), "/")

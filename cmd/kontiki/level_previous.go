@@ -4,6 +4,6 @@ package main
 
 import "github.com/kontiki/kontiki/cluster"
 
-// featureLevel makes this the program before the last rise of the feature level, for tests of upgrades: it writes, applies
-// and says what that one did.
+// featureLevel makes this the program of the previous feature level, for tests of upgrades: it writes, applies and reports what
+// that program did.
 const featureLevel = cluster.FeatureLevel - 1

@@ -1,4 +1,4 @@
-// Command kontiki is the whole of Kontiki: master, worker, development cluster, and the tools to run them.
+// Command kontiki is the Kontiki binary: master, worker, development cluster, and the tools to administer them.
 package main
 
 import (
@@ -31,7 +31,7 @@ func main() {
 	}
 }
 
-// exitCode ends the process with a status and no further message.
+// exitCode is an error that ends the process with a status and without a message.
 type exitCode int
 
 func (e exitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
@@ -48,7 +48,7 @@ func root() *cobra.Command {
 	return c
 }
 
-// newLogger makes the process's logger; level is debug, info, warn or error.
+// newLogger creates the process's logger; level is debug, info, warn or error.
 func newLogger(level string) (*slog.Logger, error) {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {

@@ -17,7 +17,7 @@ import (
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
-// clusterRPC is the service Cluster, the gRPC form of clusterAPI. Its callers have been authorized.
+// clusterRPC implements the gRPC service Cluster, the equivalent of clusterAPI. Its callers have been authorized.
 type clusterRPC struct {
 	kontikiv1.UnimplementedClusterServer
 	cluster *cluster.Cluster
@@ -48,7 +48,7 @@ func statusResponse(status *cluster.Status) *kontikiv1.StatusResponse {
 	return out
 }
 
-// durationIn is a duration that a status shows as text; nil for "never" and "".
+// durationIn parses a duration in a status; it returns nil for "never" and "".
 func durationIn(text string) *durationpb.Duration {
 	d, err := time.ParseDuration(text)
 	if err != nil {
@@ -96,7 +96,7 @@ func (s *clusterRPC) RemoveMember(ctx context.Context, in *kontikiv1.RemoveMembe
 	return &kontikiv1.RemoveMemberResponse{}, nil
 }
 
-// maxTokenDescription bounds what is stored of a token, in bytes.
+// maxTokenDescription limits the length of a token's description, in bytes.
 const maxTokenDescription = 1024
 
 // CreateToken implements kontikiv1.ClusterServer.
@@ -148,10 +148,10 @@ func (s *clusterRPC) RevokeToken(ctx context.Context, in *kontikiv1.RevokeTokenR
 	return &kontikiv1.RevokeTokenResponse{}, nil
 }
 
-// snapshotChunk is how many bytes of a snapshot travel in one message.
+// snapshotChunk is the number of bytes of a snapshot in one message.
 const snapshotChunk = 64 << 10
 
-// Snapshot implements kontikiv1.ClusterServer. A stream that breaks off ends with an error.
+// Snapshot implements kontikiv1.ClusterServer. An incomplete stream ends with an error.
 func (s *clusterRPC) Snapshot(_ *kontikiv1.SnapshotRequest, stream kontikiv1.Cluster_SnapshotServer) error {
 	out := bufio.NewWriterSize(snapshotParts{stream}, snapshotChunk)
 	_, err := s.cluster.Backups().Save(stream.Context(), out)
@@ -167,7 +167,7 @@ func (s *clusterRPC) Snapshot(_ *kontikiv1.SnapshotRequest, stream kontikiv1.Clu
 	return adminError(err)
 }
 
-// snapshotParts sends what is written to it.
+// snapshotParts is a writer that sends what is written to it.
 type snapshotParts struct {
 	stream kontikiv1.Cluster_SnapshotServer
 }
@@ -183,7 +183,7 @@ func (p snapshotParts) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// adminError is an administration's error as one of the API.
+// adminError converts an error of the administration to an API error.
 func adminError(err error) error {
 	var known apierrors.APIStatus
 	if errors.As(err, &known) {

@@ -33,7 +33,7 @@ import (
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
-// shutdownTime is how long running requests have when a master stops.
+// shutdownTime is how long running requests may take when a master stops.
 const shutdownTime = 2 * time.Second
 
 type serverOptions struct {
@@ -60,7 +60,7 @@ type serverOptions struct {
 
 func serverCommand() *cobra.Command { return serverCommandTo(runServer) }
 
-// serverCommandTo is the command with what it does with its options.
+// serverCommandTo returns the command, with the function to run with its options.
 func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Command {
 	var o serverOptions
 	cmd := &cobra.Command{
@@ -115,7 +115,7 @@ func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Com
 	return cmd
 }
 
-// ranges are the cluster's address ranges, checked.
+// ranges are the cluster's validated address ranges.
 type ranges struct {
 	service, pod netip.Prefix
 	dns          netip.Addr
@@ -144,7 +144,7 @@ func (o *serverOptions) ranges() (r ranges, err error) {
 	return r, nil
 }
 
-// checkFailures checks the settings about failing nodes.
+// checkFailures validates the settings about failing nodes.
 func (o *serverOptions) checkFailures() error {
 	switch {
 	case o.tolerationSeconds < 0:
@@ -161,7 +161,7 @@ func (o *serverOptions) checkFailures() error {
 	return nil
 }
 
-// settings are the flags that must be the same on all masters.
+// settings returns the flags that must be the same on all masters.
 func (o *serverOptions) settings(r ranges) cluster.Settings {
 	return cluster.Settings{
 		Fixed: map[string]string{
@@ -189,7 +189,7 @@ func parseRange(flag, value string, shortest, longest int) (netip.Prefix, error)
 	return prefix.Masked(), nil
 }
 
-// clusterConfig are the options that are the cluster's business.
+// clusterConfig returns the options for package cluster.
 func (o *serverOptions) clusterConfig(r ranges, log *slog.Logger) cluster.Config {
 	at := func(port int) string { return net.JoinHostPort(o.nodeIP, strconv.Itoa(port)) }
 	kubernetes := r.service.Masked().Addr().Next()
@@ -225,7 +225,7 @@ func runServer(ctx context.Context, o *serverOptions) (err error) {
 	if err := o.api.open(log); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, o.api.auditor.Close()) }() // when all requests are over
+	defer func() { err = errors.Join(err, o.api.auditor.Close()) }() // when all requests have ended
 	if o.backups.Dir == "" {
 		o.backups.Dir = filepath.Join(o.dataDir, "snapshots")
 	}
@@ -258,7 +258,7 @@ type master struct {
 	log      *slog.Logger
 	agents   agents.Credentials
 	apiConns apiConns
-	// sessions are the workers' with this master, census those with all masters.
+	// sessions are the workers' sessions with this master, census those with all masters.
 	sessions *nodes.Server
 	census   *nodes.Census
 }
@@ -301,7 +301,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger)
 	return m, nil
 }
 
-// ready says why this master cannot serve.
+// ready returns why this master cannot serve, or nil.
 func (m *master) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
@@ -335,7 +335,7 @@ func (m *master) run(ctx context.Context) error {
 	return unlessStopped(ctx, group.Wait())
 }
 
-// unlessStopped is the error that a run ended with; none where it ended because it was to stop.
+// unlessStopped returns err, or nil if err is only the cancellation of the context.
 func unlessStopped(ctx context.Context, err error) error {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
@@ -360,7 +360,7 @@ func (m *master) serveAPI(ctx context.Context) error {
 		ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 3 * time.Minute, MaxHeaderBytes: 1 << 20,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: 1000,
-			// A client that is gone without a word is noticed, and so is one that takes nothing of what it asked for.
+			// Detect clients that vanished, and clients that do not read the responses to their requests.
 			SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second, WriteByteTimeout: time.Minute,
 		},
 		BaseContext: func(net.Listener) context.Context { return requests },
@@ -376,7 +376,7 @@ func (m *master) serveAPI(ctx context.Context) error {
 		bounded, cancel := context.WithTimeout(context.Background(), shutdownTime)
 		defer cancel()
 		time.AfterFunc(shutdownTime/2, end) // watches and streams end; short requests have had their time
-		server.Shutdown(bounded)            // what is still running then is cut off by Close
+		server.Shutdown(bounded)            // Close aborts what is still running then
 		server.Close()
 	})
 	defer stopped()

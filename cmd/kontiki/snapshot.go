@@ -71,7 +71,7 @@ func snapshotCommand() *cobra.Command {
 	return cmd
 }
 
-// saveSnapshot leaves the file whole, checked and synced, or not at all.
+// saveSnapshot writes a complete, checked and synced file, or none.
 func saveSnapshot(ctx context.Context, kubeconfig, path string) (info backup.Info, err error) {
 	c, err := newAdminClient(kubeconfig)
 	if err != nil {
@@ -180,7 +180,7 @@ func inspectSnapshot(path string) (*contents, error) {
 	return c, nil
 }
 
-// resourceOf is the resource that a key of the store belongs to, as kubectl writes it.
+// resourceOf returns the resource that a key of the store belongs to, in kubectl's notation.
 func resourceOf(key string) string {
 	parts := strings.SplitN(key, "/", 4)
 	switch {

@@ -13,7 +13,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/pki"
 )
 
-// tokenCommand works on a master's host, with the master's own data.
+// tokenCommand works on a master's host, with that master's data.
 func tokenCommand() *cobra.Command {
 	var dir, role, description, output string
 	var ttl time.Duration

@@ -6,8 +6,8 @@ import (
 	"k8s.io/apimachinery/pkg/version"
 )
 
-// gitVersion is Kubernetes' version of which the API is, and Kontiki's own as build metadata, which clients can parse.
-// buildCommit and buildDate are set by the linker, and gitVersion where a test of upgrades builds another version.
+// gitVersion is the version of the Kubernetes API that is served, with Kontiki's own version as build metadata, which clients can
+// parse. The linker sets buildCommit and buildDate, and gitVersion if a test of upgrades builds another version.
 var (
 	gitVersion  = "v1.37.2+kontiki.0.1"
 	buildCommit = "unknown"

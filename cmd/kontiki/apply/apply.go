@@ -1,6 +1,6 @@
-// Package apply is `kontiki apply --atomic`: a set of manifests applied by one transaction, so that a release is there whole or
-// not at all, with the difference shown before, what is no longer part of it pruned, its roll-out waited for, and, if that
-// fails, all of it undone by another transaction.
+// Package apply implements `kontiki apply --atomic`: it applies a set of manifests by one transaction, so that a release is applied
+// completely or not at all. It can show the differences before, prune objects that are no longer part of the release, wait for its
+// roll-out and, if that fails, roll everything back by another transaction.
 package apply
 
 import (
@@ -26,25 +26,25 @@ import (
 	"k8s.io/client-go/restmapper"
 )
 
-// transactionsPath is where the API takes transactions (docs/transactions.md).
+// transactionsPath is the API's path for transactions (docs/transactions.md).
 const transactionsPath = "/kontiki/v1/transactions"
 
 // Options say what to apply, and how.
 type Options struct {
 	// Files are manifests, directories of them, or "-" for In.
 	Files []string
-	// Namespace is that of objects that name none.
+	// Namespace is the namespace of objects that name none.
 	Namespace string
-	// FieldManager owns the applied fields; Force takes them over from others.
+	// FieldManager owns the applied fields; Force takes over fields of other managers.
 	FieldManager string
 	Force        bool
-	// Prune deletes objects that Selector matches and that are not among the manifests.
+	// Prune deletes objects that match Selector and are not in the manifests.
 	Prune    bool
 	Selector string
-	// Diff shows what would change before it is done; DryRun ends there.
+	// Diff shows the changes before they are made; DryRun stops after that.
 	Diff, DryRun bool
-	// Wait waits up to Timeout for roll-outs; Rollback undoes everything if one fails, and waits as long again for what was pruned to
-	// be gone, as only then it can be made again.
+	// Wait waits for roll-outs, at most for Timeout; Rollback rolls everything back if one fails, and waits for another Timeout
+	// until pruned objects are gone, since only then they can be created again.
 	Wait, Rollback bool
 	Timeout        time.Duration
 
@@ -53,7 +53,7 @@ type Options struct {
 	Out, Err io.Writer
 }
 
-// check says what does not go together.
+// check returns an error if options do not fit together.
 func (o *Options) check() error {
 	switch {
 	case len(o.Files) == 0:
@@ -77,15 +77,16 @@ func (o *Options) check() error {
 type target struct {
 	object  *unstructured.Unstructured
 	mapping *meta.RESTMapping
-	// before is what was there; nil for nothing. after is what the transaction made; nil once deleted.
+	// before is the object's previous state; nil if it did not exist. after is its state after the transaction; nil if it was
+	// deleted.
 	before, after *unstructured.Unstructured
-	// created says that the transaction made it.
+	// created means that the transaction created it.
 	created   bool
 	pruned    bool
 	namespace string
 }
 
-// String names the object as kubectl does.
+// String returns the object's name in kubectl's form.
 func (t *target) String() string {
 	resource := t.mapping.GroupVersionKind.Kind
 	if group := t.mapping.Resource.Group; group != "" {
@@ -94,7 +95,7 @@ func (t *target) String() string {
 	return strings.ToLower(resource) + "/" + t.object.GetName()
 }
 
-// run is one application.
+// run is the state of one `kontiki apply`.
 type run struct {
 	Options
 	http    *http.Client
@@ -103,7 +104,7 @@ type run struct {
 	targets []*target
 }
 
-// Run applies. An error that was explained on Err already is ErrFailed.
+// Run applies the manifests. If an error has already been explained on Err, it returns ErrFailed.
 func Run(ctx context.Context, o Options) error {
 	if err := o.check(); err != nil {
 		return err
@@ -152,7 +153,7 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("the release was applied, and its roll-out failed: %w", failure)
 	}
 	fmt.Fprintf(o.Err, "the roll-out failed, undoing the release: %v\n", failure)
-	left, err := r.undo(context.WithoutCancel(ctx)) // also after an interrupt
+	left, err := r.undo(context.WithoutCancel(ctx)) // even after an interrupt
 	if err != nil {
 		return fmt.Errorf("the roll-out failed (%w), and the release could not be undone: %w", failure, err)
 	}
@@ -181,7 +182,7 @@ func (r *run) connect() (err error) {
 	return nil
 }
 
-// resolve finds the resources of the manifests' kinds. Namespaces go first: what is in them needs them.
+// resolve looks up the resources of the manifests' kinds. Namespaces are ordered first, before what they contain.
 func (r *run) resolve(objects []*unstructured.Unstructured) error {
 	seen := map[string]bool{}
 	var rest []*target
@@ -218,7 +219,7 @@ func (r *run) resolve(objects []*unstructured.Unstructured) error {
 	return nil
 }
 
-// named refuses an object without a name, and names that are no texts: YAML reads a bare 12 as a number.
+// named refuses an object without a name, and names that are not strings: in YAML an unquoted 12 is a number.
 func named(object *unstructured.Unstructured) error {
 	kind := object.GetKind()
 	metadata, ok := object.Object["metadata"].(map[string]any)
@@ -248,7 +249,7 @@ func (r *run) resource(t *target) dynamic.ResourceInterface {
 	return r.dynamic.Resource(t.mapping.Resource)
 }
 
-// look reads what is there now, and finds what is to be pruned.
+// look reads the present objects, and determines which are to be pruned.
 func (r *run) look(ctx context.Context) error {
 	kept := r.targets[:0]
 	for _, t := range r.targets {
@@ -273,8 +274,8 @@ func (r *run) look(ctx context.Context) error {
 	return nil
 }
 
-// change looks, and carries the transaction out. Where what was there must be known for certain, so that it can be brought
-// back, an object that changes in between makes it look again.
+// change calls look, and carries out the transaction. If the previous state must be known exactly, for a rollback, it starts again
+// when an object changes in between.
 func (r *run) change(ctx context.Context) error {
 	for {
 		if err := r.look(ctx); err != nil {
@@ -287,7 +288,7 @@ func (r *run) change(ctx context.Context) error {
 	}
 }
 
-// outdated says that a manifest is about a version of its object that is no more: looking again does not help.
+// outdated says whether a manifest has a resource version that is no longer current: then starting again does not help.
 func (r *run) outdated() bool {
 	for _, t := range r.targets {
 		if wanted := t.object.GetResourceVersion(); !t.pruned && wanted != "" && t.before != nil && t.before.GetResourceVersion() != wanted {
@@ -297,7 +298,7 @@ func (r *run) outdated() bool {
 	return false
 }
 
-// fieldConflict says that another manager owns an applied field: looking again does not help.
+// fieldConflict says whether another manager owns an applied field: then starting again does not help.
 func fieldConflict(err error) bool {
 	status := apierrors.APIStatus(nil)
 	if !errors.As(err, &status) || status.Status().Details == nil {
@@ -311,14 +312,14 @@ func fieldConflict(err error) bool {
 	return false
 }
 
-// operation is one of a transaction; see api/rest.
+// operation is an operation of a transaction; see api/rest.
 type operation map[string]any
 
 func reference(u *unstructured.Unstructured) map[string]any {
 	return map[string]any{"apiVersion": u.GetAPIVersion(), "kind": u.GetKind(), "namespace": u.GetNamespace(), "name": u.GetName()}
 }
 
-// transact applies all and prunes, by one transaction.
+// transact applies everything and prunes, by one transaction.
 func (r *run) transact(ctx context.Context, dryRun bool) error {
 	var operations []operation
 	for _, t := range r.targets {
@@ -326,7 +327,7 @@ func (r *run) transact(ctx context.Context, dryRun bool) error {
 			deletion := reference(t.before)
 			preconditions := map[string]any{"uid": t.before.GetUID()}
 			if r.Rollback && !dryRun {
-				preconditions["resourceVersion"] = t.before.GetResourceVersion() // what is brought back is what is deleted now
+				preconditions["resourceVersion"] = t.before.GetResourceVersion() // so that a rollback restores exactly what is deleted now
 			}
 			deletion["options"] = map[string]any{"propagationPolicy": "Background", "preconditions": preconditions}
 			operations = append(operations, operation{"delete": deletion})
@@ -334,7 +335,7 @@ func (r *run) transact(ctx context.Context, dryRun bool) error {
 		}
 		applied := t.object.DeepCopy()
 		if r.Rollback && t.before != nil && !dryRun && applied.GetResourceVersion() == "" {
-			applied.SetResourceVersion(t.before.GetResourceVersion()) // what is brought back is what is replaced now
+			applied.SetResourceVersion(t.before.GetResourceVersion()) // so that a rollback restores exactly what is replaced now
 		}
 		operations = append(operations, operation{"apply": applied.Object, "force": r.Force})
 	}
@@ -351,13 +352,13 @@ func (r *run) transact(ctx context.Context, dryRun bool) error {
 	return nil
 }
 
-// result is what one operation did.
+// result is the result of one operation.
 type result struct {
 	object  *unstructured.Unstructured
 	created bool
 }
 
-// post sends a transaction and answers its results.
+// post sends a transaction and returns its results.
 func (r *run) post(ctx context.Context, operations []operation, dryRun bool) ([]result, error) {
 	body, err := json.Marshal(map[string]any{"operations": operations, "dryRun": dryRun, "fieldManager": r.FieldManager, "fieldValidation": "Strict"})
 	if err != nil {
@@ -409,7 +410,7 @@ func (r *run) post(ctx context.Context, operations []operation, dryRun bool) ([]
 			continue
 		}
 		results[i].object = &unstructured.Unstructured{}
-		// Which reads numbers as those that are compared with were read.
+		// UnmarshalJSON decodes numbers as in the objects that these are compared with.
 		if err := results[i].object.UnmarshalJSON(one.Object); err != nil {
 			return nil, err
 		}
@@ -417,7 +418,7 @@ func (r *run) post(ctx context.Context, operations []operation, dryRun bool) ([]
 	return results, nil
 }
 
-// explained puts the object's name in place of the operation's number.
+// explained replaces the operation's number by the object's name.
 func (r *run) explained(err error) error {
 	status := apierrors.APIStatus(nil)
 	if !errors.As(err, &status) || status.Status().Details == nil {
@@ -433,7 +434,7 @@ func (r *run) explained(err error) error {
 	return err
 }
 
-// failed is an error in other words.
+// failed is an error with another text.
 type failed struct {
 	text string
 	err  error
@@ -442,7 +443,7 @@ type failed struct {
 func (f *failed) Error() string { return f.text }
 func (f *failed) Unwrap() error { return f.err }
 
-// report says what was done, as kubectl does.
+// report prints what was done, as kubectl does.
 func (r *run) report(suffix string) error {
 	for _, t := range r.targets {
 		done := "configured"

@@ -10,7 +10,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// showDifference prints what changes, object by object, as a unified diff.
+// showDifference prints the changes of each object as a unified diff.
 func (r *run) showDifference() error {
 	for _, t := range r.targets {
 		before, err := shown(t.before, t.after, "before")
@@ -38,7 +38,7 @@ func (r *run) showDifference() error {
 	return nil
 }
 
-// content is an object without what the cluster keeps in it.
+// content returns an object without the fields that the cluster maintains.
 func content(u *unstructured.Unstructured) map[string]any {
 	if u == nil {
 		return nil
@@ -51,14 +51,14 @@ func content(u *unstructured.Unstructured) map[string]any {
 	return c.Object
 }
 
-// shown is an object as a diff with another shows it. Of Secrets' data only whether they differ is shown.
+// shown returns an object as YAML for a diff with another one. For the data of Secrets it shows only whether they differ.
 func shown(u, other *unstructured.Unstructured, when string) (string, error) {
 	c := content(u)
 	if c == nil {
 		return "", nil
 	}
 	if u.GetKind() == "Secret" && u.GroupVersionKind().Group == "" {
-		values, _, _ := unstructured.NestedMap(c, "data") // of another type: nothing to hide
+		values, _, _ := unstructured.NestedMap(c, "data") // another type, so there is nothing to hide
 		others, _, _ := unstructured.NestedMap(content(other), "data")
 		for key, value := range values {
 			values[key] = "***"
@@ -69,7 +69,7 @@ func shown(u, other *unstructured.Unstructured, when string) (string, error) {
 		if values != nil {
 			c["data"] = values
 		}
-		if annotations := u.GetAnnotations(); annotations[lastApplied] != "" { // which has the data
+		if annotations := u.GetAnnotations(); annotations[lastApplied] != "" { // which contains the data
 			annotations[lastApplied] = "***"
 			(&unstructured.Unstructured{Object: c}).SetAnnotations(annotations)
 		}
@@ -78,7 +78,7 @@ func shown(u, other *unstructured.Unstructured, when string) (string, error) {
 	return string(data), err
 }
 
-// differs says whether an object is another one afterwards.
+// differs says whether the transaction changes an object.
 func differs(t *target) bool {
 	return !equality.Semantic.DeepEqual(content(t.before), content(t.after))
 }

@@ -16,11 +16,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
-// maxManifest bounds one file.
+// maxManifest limits the size of one file.
 const maxManifest = 64 << 20
 
-// load reads manifests: YAML or JSON files, directories of them (not those below), and standard input for "-". Lists are taken
-// apart.
+// load reads manifests: YAML or JSON files, directories of them (not recursively), and standard input for "-". Lists are expanded.
 func load(files []string, in io.Reader) ([]*unstructured.Unstructured, error) {
 	var objects []*unstructured.Unstructured
 	read := func(name string, r io.Reader) error {
@@ -58,7 +57,7 @@ func load(files []string, in io.Reader) ([]*unstructured.Unstructured, error) {
 	return objects, nil
 }
 
-// expand answers a file itself, or the manifests in a directory, by name.
+// expand returns a file itself, or the manifests in a directory, sorted by name.
 func expand(path string) ([]string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -96,7 +95,7 @@ func decode(r io.Reader) ([]*unstructured.Unstructured, error) {
 		}
 		for _, one := range values(document) {
 			var content map[string]any
-			// Strict: of a key that is there twice, one would be lost.
+			// Strict, because one of two duplicate keys would be lost.
 			if err := yaml.UnmarshalStrict(one, &content); err != nil {
 				return nil, fmt.Errorf("document %d: %w", n, err)
 			}
@@ -110,7 +109,7 @@ func decode(r io.Reader) ([]*unstructured.Unstructured, error) {
 	}
 }
 
-// values are the JSON values of a document, which can have several one after the other, or the document itself if it is YAML.
+// values returns the JSON values of a document, which may contain several, or the document itself if it is YAML.
 func values(document []byte) [][]byte {
 	var found [][]byte
 	for decoder := json.NewDecoder(bytes.NewReader(document)); ; {
@@ -121,13 +120,13 @@ func values(document []byte) [][]byte {
 		case err != nil && len(found) == 0:
 			return [][]byte{document}
 		case err != nil:
-			return append(found, document[decoder.InputOffset():]) // whose error tells what it is
+			return append(found, document[decoder.InputOffset():]) // its error will be the better one
 		}
 		found = append(found, one)
 	}
 }
 
-// flatten adds an object, or those of a list. Items of a typed list, such as ConfigMapList, may leave out what they are.
+// flatten appends an object, or the items of a list. Items of a typed list, such as ConfigMapList, may omit apiVersion and kind.
 func flatten(objects []*unstructured.Unstructured, object *unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
 	kind := object.GetKind()
 	if kind == "" || object.GetAPIVersion() == "" {

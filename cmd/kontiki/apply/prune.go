@@ -12,19 +12,18 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// prunable are the kinds that are looked through for what is no longer part of a release: kubectl's own list, in the order in
-// which they are deleted.
+// prunable are the kinds that are searched for objects to prune: kubectl's own list, in the order in which they are deleted.
 var prunable = []schema.GroupKind{
 	{Group: "networking.k8s.io", Kind: "Ingress"}, {Group: "apps", Kind: "Deployment"}, {Group: "apps", Kind: "StatefulSet"}, {Group: "apps", Kind: "DaemonSet"},
 	{Group: "batch", Kind: "CronJob"}, {Group: "batch", Kind: "Job"}, {Group: "apps", Kind: "ReplicaSet"}, {Kind: "ReplicationController"}, {Kind: "Pod"},
 	{Kind: "Service"}, {Kind: "Endpoints"}, {Kind: "ConfigMap"}, {Kind: "Secret"}, {Kind: "PersistentVolumeClaim"},
 }
 
-// lastApplied is how kubectl's client-side apply marks what it applied.
+// lastApplied is the annotation of objects that kubectl's client-side apply has applied.
 const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
 
-// applied says that an object was made by applying it, or by undoing its deletion. What controllers make from a release's objects
-// has their labels, such as the Endpoints of a Service, and is not to be pruned for that.
+// applied says whether an object was created by applying it, or by rolling back its deletion. Objects that controllers create from
+// a release's objects, such as the Endpoints of a Service, have the same labels, but must not be pruned because of them.
 func (r *run) applied(u *unstructured.Unstructured) bool {
 	if _, by := u.GetAnnotations()[lastApplied]; by {
 		return true
@@ -34,8 +33,8 @@ func (r *run) applied(u *unstructured.Unstructured) bool {
 	})
 }
 
-// findPruned adds the objects that were applied, that the selector matches and that the manifests do not have, in the namespaces of
-// the manifests. What a controller made goes with its owner.
+// findPruned adds the objects that were applied, that match the selector and that are not in the manifests, in the namespaces of
+// the manifests. Objects of controllers are deleted with their owners.
 func (r *run) findPruned(ctx context.Context) error {
 	var namespaces []string
 	kept := map[string]bool{}
@@ -50,7 +49,7 @@ func (r *run) findPruned(ctx context.Context) error {
 	for _, kind := range prunable {
 		mapping, err := r.mapper.RESTMapping(kind)
 		if meta.IsNoMatchError(err) {
-			continue // not served here
+			continue // this kind is not served
 		}
 		if err != nil {
 			return err

@@ -10,19 +10,19 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// undoTimeout bounds what undoing asks of the API. It does not depend on how long roll-outs are waited for: a release that is
-// given up soon must be undone all the same.
+// undoTimeout limits the API requests of a rollback. It does not depend on the timeout for roll-outs: a release that was given up
+// quickly must be rolled back as well.
 const undoTimeout = time.Minute
 
-// undo brings everything back that the release changed, by one transaction: what it made is deleted, what it changed is as it was
-// before, what it pruned is made again, once it is gone. It answers what is not as it was, and why: what somebody else deleted or
-// made anew meanwhile is left alone, and what does not go away within the timeout cannot be made again.
+// undo rolls back all changes of the release by one transaction: created objects are deleted, changed ones are restored, pruned
+// ones are created again once they are gone. It returns what could not be restored, and why: objects that were deleted or replaced
+// by others meanwhile are not changed, and those that are not gone within the timeout cannot be created again.
 func (r *run) undo(ctx context.Context) (left []string, err error) {
 	going, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
 	for _, t := range r.targets {
 		if t.pruned {
-			_ = r.gone(going, t) // undoing finds what is still there
+			_ = r.gone(going, t) // undoing will report objects that still exist
 		}
 	}
 	ctx, cancel = context.WithTimeout(ctx, undoTimeout)
@@ -45,7 +45,7 @@ func (r *run) undo(ctx context.Context) (left []string, err error) {
 		return left, nil
 	}
 	release := r.targets
-	r.targets = undone // errors name these
+	r.targets = undone // errors refer to these
 	_, err = r.post(ctx, operations, false)
 	err = r.explained(err)
 	r.targets = release
@@ -58,7 +58,7 @@ func (r *run) undo(ctx context.Context) (left []string, err error) {
 	return left, nil
 }
 
-// undoing is what undoes one object's part, nil for nothing; or why it cannot be undone.
+// undoing returns the operation that rolls back one object, nil if there is nothing to do; or why it cannot be rolled back.
 func (r *run) undoing(ctx context.Context, t *target) (op operation, why string, err error) {
 	now, err := r.resource(t).Get(ctx, t.object.GetName(), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -90,11 +90,11 @@ func (r *run) undoing(ctx context.Context, t *target) (op operation, why string,
 		return nil, "", nil
 	}
 	back := t.before.DeepCopy()
-	back.SetResourceVersion("") // status has changed since; what was written counts
+	back.SetResourceVersion("") // only its status has changed since
 	return operation{"update": back.Object, "keepManagedFields": true}, "", nil
 }
 
-// fresh is an object to be made again.
+// fresh returns an object to be created again.
 func fresh(u *unstructured.Unstructured) *unstructured.Unstructured {
 	c := u.DeepCopy()
 	for _, field := range []string{"managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"} {

@@ -16,8 +16,8 @@ import (
 	"k8s.io/kubectl/pkg/polymorphichelpers"
 )
 
-// wait follows the roll-outs of the release's workloads, and tells their progress. It fails with the first that fails, or when the
-// time is up.
+// wait follows the roll-outs of the release's workloads, and prints their progress. It returns an error when the first one fails,
+// or on the timeout.
 func (r *run) wait(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
@@ -35,7 +35,8 @@ func (r *run) wait(ctx context.Context) error {
 	return nil
 }
 
-// status says what an object waits for: a message, and whether it is done. A kind that rolls nothing out is done at once.
+// status returns what an object is waiting for, and whether its roll-out is complete. Kinds without a roll-out are complete at
+// once.
 func status(u *unstructured.Unstructured) (message string, done bool, err error) {
 	kind := u.GroupVersionKind().GroupKind()
 	if viewer, err := polymorphichelpers.StatusViewerFor(kind); err == nil {
@@ -45,7 +46,7 @@ func status(u *unstructured.Unstructured) (message string, done bool, err error)
 	case schema.GroupKind{Kind: "Pod"}:
 		return podStatus(u)
 	case schema.GroupKind{Group: "apps", Kind: "ReplicaSet"}, schema.GroupKind{Kind: "ReplicationController"}:
-		want, found, _ := unstructured.NestedInt64(u.Object, "spec", "replicas") // it is defaulted
+		want, found, _ := unstructured.NestedInt64(u.Object, "spec", "replicas") // the API sets a default
 		have, _, _ := unstructured.NestedInt64(u.Object, "status", "availableReplicas")
 		seen, _, _ := unstructured.NestedInt64(u.Object, "status", "observedGeneration")
 		return fmt.Sprintf("%d of %d replicas are available...\n", have, want), found && have >= want && seen >= u.GetGeneration(), nil
@@ -71,7 +72,7 @@ func podStatus(u *unstructured.Unstructured) (string, bool, error) {
 	return fmt.Sprintf("pod %s is %s and not ready...\n", u.GetName(), phase), false, nil
 }
 
-// waitFor follows one object until it is done.
+// waitFor follows one object until its roll-out is complete.
 func (r *run) waitFor(ctx context.Context, t *target) error {
 	if message, done, err := status(t.after); err != nil || done && message == "" {
 		return err
@@ -100,7 +101,7 @@ func (r *run) waitFor(ctx context.Context, t *target) error {
 	}
 }
 
-// gone waits until an object that is going away is no more, or was made anew.
+// gone waits until an object that is being deleted no longer exists, or was replaced.
 func (r *run) gone(ctx context.Context, t *target) error {
 	told := false
 	for {
@@ -126,8 +127,8 @@ func (r *run) gone(ctx context.Context, t *target) error {
 	}
 }
 
-// follow shows an object's changes after a resource version, or what is there and its changes, until look is done or fails. When a
-// watch ends, because its master went away, it answers false after a moment.
+// follow calls look with an object's changes after a resource version, or with its present state and its changes, until look
+// returns true or an error. If the watch ends because its master did, it returns false after a moment.
 func (r *run) follow(ctx context.Context, t *target, from string, look func(watch.Event, *unstructured.Unstructured) (bool, error)) (bool, error) {
 	watcher, err := r.resource(t).Watch(ctx, metav1.ListOptions{
 		FieldSelector: fields.OneTermEqualSelector("metadata.name", t.object.GetName()).String(), ResourceVersion: from,

@@ -16,11 +16,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stopTime is how long a process has to stop by itself.
+// stopTime is how long a process may take to stop by itself.
 const stopTime = 10 * time.Second
 
-// tearDown ends every process and container of the cluster and removes its namespaces, mounts and cgroups. Data stays.
-// It works whether or not the supervisor still runs, and can be repeated.
+// tearDown ends every process and container of the cluster and removes its namespaces, mounts and cgroups. The data stays. It works
+// whether or not the supervisor is running, and can be repeated.
 func (s *State) tearDown() error {
 	var hosts []Process
 	for name, p := range s.Processes {
@@ -39,14 +39,14 @@ func (s *State) tearDown() error {
 	errs := []error{s.endContainers()}
 	s.Processes["containerd"].stop(stopTime)
 	errs = append(errs, s.unmount(), s.removeCgroups(), s.removeNetwork())
-	// What containerd knew of running containers is void now; its images stay.
+	// containerd's state about running containers is invalid now; its images stay.
 	errs = append(errs, os.RemoveAll(filepath.Join(s.containerdDir(), "state")))
 	s.Processes = map[string]Process{}
 	return errors.Join(append(errs, s.save())...)
 }
 
-// endContainers kills what runs in the cluster's cgroups, and then the shims, which are known by the socket that they
-// report to.
+// endContainers kills the processes in the cluster's cgroups, and then the shims, which are recognized by the socket in their
+// arguments.
 func (s *State) endContainers() error {
 	kill := func() (left int) {
 		for _, pid := range append(s.cgroupPids(), s.shims()...) {
@@ -60,14 +60,14 @@ func (s *State) endContainers() error {
 		if time.Now().After(deadline) {
 			return errors.New("containers do not end: their processes are stuck in the kernel")
 		}
-		time.Sleep(50 * time.Millisecond) // not children: there is no event to wait for
+		time.Sleep(50 * time.Millisecond) // these are not children, so there is no event to wait for
 	}
 	return nil
 }
 
 func (s *State) cgroupDirs() (dirs []string) {
 	for _, pattern := range []string{"/sys/fs/cgroup/" + s.cgroupRoot(), "/sys/fs/cgroup/*/" + s.cgroupRoot()} {
-		found, _ := filepath.Glob(pattern) // the pattern is well-formed
+		found, _ := filepath.Glob(pattern) // Glob fails only for a malformed pattern
 		dirs = append(dirs, found...)
 	}
 	return dirs
@@ -77,7 +77,7 @@ func (s *State) cgroupPids() (pids []int) {
 	for _, root := range s.cgroupDirs() {
 		filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.Name() != "cgroup.procs" {
-				return nil // a group that is going away meanwhile
+				return nil // a cgroup that is being removed
 			}
 			data, _ := os.ReadFile(path)
 			for _, field := range strings.Fields(string(data)) {
@@ -92,7 +92,7 @@ func (s *State) cgroupPids() (pids []int) {
 	return slices.Compact(pids)
 }
 
-// shims finds processes whose arguments name the cluster's directory and that are a shim's or a logger's.
+// shims returns the processes of shims and loggers whose arguments contain the cluster's directory.
 func (s *State) shims() (pids []int) {
 	entries, _ := os.ReadDir("/proc")
 	for _, entry := range entries {
@@ -155,7 +155,7 @@ func mountsBelow(dir string) (mounts []string, err error) {
 	return mounts, lines.Err()
 }
 
-// removeCgroups removes the groups, innermost first.
+// removeCgroups removes the cgroups, innermost first.
 func (s *State) removeCgroups() error {
 	var errs []error
 	for _, root := range s.cgroupDirs() {
@@ -175,7 +175,7 @@ func (s *State) removeCgroups() error {
 	return errors.Join(errs...)
 }
 
-// removeBusy removes a group whose last process may still be on its way out.
+// removeBusy removes a cgroup whose last process may still be exiting.
 func removeBusy(dir string) error {
 	deadline := time.Now().Add(2 * time.Second)
 	for {
@@ -186,6 +186,6 @@ func removeBusy(dir string) error {
 		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
 			return fmt.Errorf("remove cgroup: %w", err)
 		}
-		time.Sleep(20 * time.Millisecond) // the kernel tells nobody when a group becomes free
+		time.Sleep(20 * time.Millisecond) // the kernel has no event for a cgroup that becomes empty
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// startContainerd starts the containerd that all workers share, and waits until it answers.
+// startContainerd starts the containerd that all workers share, and waits until it responds.
 func (s *Supervisor) startContainerd(ctx context.Context) error {
 	binary, err := exec.LookPath("containerd")
 	if err != nil {
@@ -32,7 +32,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 		return err
 	}
 	if s.state.Processes["containerd"].alive() {
-		return nil // left by a supervisor that was killed
+		return nil // left running by a supervisor that was killed
 	}
 	if err := s.launch("containerd", "", binary, "--config", config); err != nil {
 		return err
@@ -46,7 +46,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 	})
 }
 
-// poll asks until there is no error; the last one is the answer when the time is over, and ctx's when that has ended.
+// poll calls ask until it returns nil; on a timeout it returns ask's last error, and ctx's when that has ended.
 func poll(ctx context.Context, limit time.Duration, what string, ask func() error) error {
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()

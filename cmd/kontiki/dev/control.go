@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// HostStatus is a host as `kontiki dev status` shows it.
+// HostStatus is the state of a host as `kontiki dev status` shows it.
 type HostStatus struct {
 	Host
 	// Namespace is the host's network namespace, for `ip netns exec`.
@@ -25,7 +25,7 @@ type HostStatus struct {
 	Pid       int    `json:"pid,omitempty"`
 }
 
-// Status is a development cluster as it is now.
+// Status is the present state of a development cluster.
 type Status struct {
 	Dir        string       `json:"dir"`
 	Kubeconfig string       `json:"kubeconfig"`
@@ -34,7 +34,7 @@ type Status struct {
 	Hosts      []HostStatus `json:"hosts"`
 }
 
-// ReadStatus tells how the cluster in dir is; it needs no supervisor.
+// ReadStatus returns the status of the cluster in dir; the supervisor need not be running.
 func ReadStatus(dir string) (*Status, error) {
 	s, err := load(dir)
 	if err != nil {
@@ -52,7 +52,7 @@ func ReadStatus(dir string) (*Status, error) {
 	return status, nil
 }
 
-// serveControl answers commands on the cluster's socket.
+// serveControl serves commands on the cluster's socket.
 func (s *Supervisor) serveControl(ctx context.Context) error {
 	path := s.state.socket()
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -86,7 +86,7 @@ func (s *Supervisor) serveControl(ctx context.Context) error {
 		return s.start(h)
 	}))
 	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, _ *http.Request) {
-		// The whole answer first: the socket is closed as soon as everything stops.
+		// Complete the response first: the socket is closed as soon as everything stops.
 		w.Header().Set("Content-Length", "0")
 		w.WriteHeader(http.StatusOK)
 		if err := http.NewResponseController(w).Flush(); err != nil {
@@ -127,14 +127,13 @@ func call(ctx context.Context, s *State, path string) error {
 	return nil
 }
 
-// Kill takes a host down as kill -9 of all that Kontiki runs on it; containers stay.
+// Kill kills all Kontiki processes of a host, as kill -9 does; containers keep running.
 func Kill(ctx context.Context, dir, host string) error { return hostCall(ctx, dir, host, "kill") }
 
-// StopHost stops what Kontiki runs on a host as a service manager does, by SIGTERM; containers stay.
+// StopHost stops Kontiki's processes on a host with SIGTERM, as a service manager does; containers keep running.
 func StopHost(ctx context.Context, dir, host string) error { return hostCall(ctx, dir, host, "stop") }
 
-// Start brings a host back with its data. It runs the kontiki program of that path from then on; "" is the one that it ran
-// before.
+// Start starts a host again with its data. From then on it runs the kontiki binary at program; "" means the one that it ran before.
 func Start(ctx context.Context, dir, host, program string) error {
 	if program == "" {
 		return hostCall(ctx, dir, host, "start")
@@ -160,7 +159,7 @@ func hostCall(ctx context.Context, dir, name, what string) error {
 	return call(ctx, s, "/hosts/"+name+"/"+what)
 }
 
-// Stop ends the cluster and cleans up, also when its supervisor is gone; purge removes its data too.
+// Stop stops the cluster and cleans up, even if its supervisor is not running; purge also removes its data.
 func Stop(ctx context.Context, dir string, purge bool) error {
 	s, err := load(dir)
 	if err != nil {

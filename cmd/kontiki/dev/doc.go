@@ -1,11 +1,11 @@
-// Package dev runs a whole cluster on one machine: every host of it is a network namespace, and what Kontiki runs on a
-// host is an ordinary process in that namespace, started with the same command that a real host would use.
+// Package dev runs a whole cluster on one machine: every host is a network namespace, and Kontiki's processes on a host are
+// ordinary processes in that namespace, started with the same command as on a real host.
 //
 //	127.0.0.1:6443 -> forwarder -> | switch namespace: bridge | -- veth -- | master-1 .. master-3 | worker-1 .. worker-2 |
 //
-// The bridge lives in a namespace of its own, so nothing of the machine's network is touched: the forwarder listens
-// outside and dials from inside. The workers share one containerd, with a containerd namespace each.
+// The bridge is in a network namespace of its own, so the machine's network is not changed: the forwarder listens in the machine's
+// namespace and dials from the bridge's. The workers share one containerd, with one containerd namespace each.
 //
-// A supervisor process owns all of it. It keeps what it made in <dir>/dev.json before it makes it, so that `kontiki dev
-// stop` can clean up after a supervisor that was killed. Commands reach it over the unix socket <dir>/dev.sock.
+// A supervisor process owns all of it. It records in <dir>/dev.json what it is about to create, so that `kontiki dev stop` can
+// clean up after a supervisor that was killed. Commands reach it through the unix socket <dir>/dev.sock.
 package dev

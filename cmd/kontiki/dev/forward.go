@@ -14,11 +14,11 @@ import (
 	"time"
 )
 
-// dialTime is how long a host may take to answer before the next one is tried: hosts are on this machine.
+// dialTime is how long a host may take to accept a connection before the next one is tried: all hosts are on this machine.
 const dialTime = 400 * time.Millisecond
 
-// forwarder passes connections from this machine on to the first of some hosts that answers, beginning with the one
-// that answered last.
+// forwarder forwards connections from this machine to the first of some hosts that accepts, beginning with the one that accepted
+// last.
 type forwarder struct {
 	namespace string
 	targets   []netip.AddrPort
@@ -26,7 +26,7 @@ type forwarder struct {
 	log       *slog.Logger
 }
 
-// run accepts on the listener until the context ends, and returns once every connection is closed.
+// run accepts connections until the context ends, and returns when all are closed.
 func (f *forwarder) run(ctx context.Context, listener net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { listener.Close() })
 	defer stop()
@@ -88,7 +88,7 @@ func (f *forwarder) dial() (net.Conn, error) {
 	return nil, errors.Join(errs...)
 }
 
-// publication is a port of this machine that leads to a port of the workers (a node port): "8080:30080".
+// publication is a port of this machine that is forwarded to a port of the workers (a node port): "8080:30080".
 type publication struct{ local, remote int }
 
 func parsePublication(text string) (p publication, err error) {

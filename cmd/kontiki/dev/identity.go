@@ -11,16 +11,16 @@ import (
 	"github.com/kontiki/kontiki/cluster/identity"
 )
 
-// identityReview is how often the supervisor looks whether the cluster's keys have changed.
+// identityReview is the interval at which the supervisor checks whether the cluster's keys have changed.
 const identityReview = 2 * time.Second
 
-// apiURL is where this machine reaches the API.
+// apiURL returns the URL of the API for this machine.
 func (s *Supervisor) apiURL() string {
 	return "https://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(s.state.APIPort))
 }
 
-// followIdentity writes the kubeconfig anew whenever the masters have a newer identity on disk: after a rotation of the CA
-// the one before would be good for nothing.
+// followIdentity writes the kubeconfig again whenever the masters have a newer identity on disk: after a rotation of the CA the
+// previous one would be useless.
 func (s *Supervisor) followIdentity(ctx context.Context) error {
 	ticker := time.NewTicker(identityReview)
 	defer ticker.Stop()
@@ -41,7 +41,7 @@ func (s *Supervisor) followIdentity(ctx context.Context) error {
 			seen[dir] = info.ModTime()
 			id, err := identity.Load(dir)
 			if err != nil || id.Generation <= newest {
-				continue // it is replaced at this moment, or older than another master's
+				continue // it is being replaced, or is older than another master's
 			}
 			if err := s.options.WriteKubeconfig(s.state.Kubeconfig(), s.apiURL(), id.CA, id.RootsPEM()); err != nil {
 				s.log.Warn("the kubeconfig could not be written", "error", err)

@@ -15,11 +15,11 @@ import (
 	"github.com/kontiki/kontiki/internal/durable"
 )
 
-// DefaultDir is where a development cluster lives unless it is told otherwise.
+// DefaultDir is the default directory of a development cluster.
 const DefaultDir = "/var/lib/kontiki/dev"
 
-// subnet holds the hosts: the switch is .1, masters are .11 and up, workers .101 and up. It is seen by nobody outside the
-// cluster's own namespaces, so every development cluster can have the same one.
+// subnet contains the hosts: the switch is .1, masters are .11 and up, workers .101 and up. It is used only inside the cluster's
+// own namespaces, so every development cluster can use the same one.
 var subnet = netip.MustParsePrefix("10.89.0.0/24")
 
 const (
@@ -29,7 +29,7 @@ const (
 	maxWorkers  = 100
 )
 
-// role is what a host is.
+// role is the role of a host.
 type role string
 
 const (
@@ -44,24 +44,24 @@ type Host struct {
 	Address netip.Addr `json:"address"`
 }
 
-// State is what a development cluster is made of, as it stands in <dir>/dev.json.
+// State describes a development cluster, as stored in <dir>/dev.json.
 type State struct {
 	Dir     string   `json:"dir"`
 	ID      string   `json:"id"`
 	APIPort int      `json:"apiPort"`
 	Publish []string `json:"publish,omitempty"`
 	Hosts   []Host   `json:"hosts"`
-	// ServerArgs and AgentArgs are further flags for every master and worker.
+	// ServerArgs and AgentArgs are additional flags for every master and worker.
 	ServerArgs []string `json:"serverArgs,omitempty"`
 	AgentArgs  []string `json:"agentArgs,omitempty"`
-	// Programs are the kontiki programs of the hosts that run another one than the supervisor's, by host.
+	// Programs are the kontiki binaries of those hosts that do not run the supervisor's, by host.
 	Programs map[string]string `json:"programs,omitempty"`
-	// Processes are those that were started, by host ("containerd" and "supervisor" for those).
+	// Processes are the processes that were started, by host ("containerd" and "supervisor" for those).
 	Processes map[string]Process `json:"processes"`
 }
 
-// Process is a started process. Started is its start time in clock ticks since boot, so that another process that got
-// its pid is not taken for it.
+// Process is a started process. Started is its start time in clock ticks since boot, so that another process that got its pid is
+// not mistaken for it.
 type Process struct {
 	Pid     int    `json:"pid"`
 	Started uint64 `json:"started"`
@@ -142,7 +142,7 @@ func (s *State) save() error {
 	return durable.Save(s.file(), s)
 }
 
-// load reads the state of the cluster in dir; fs.ErrNotExist if there is none.
+// load reads the state of the cluster in dir. It returns fs.ErrNotExist if there is none.
 func load(dir string) (*State, error) {
 	s := &State{Dir: dir}
 	data, err := os.ReadFile(s.file())

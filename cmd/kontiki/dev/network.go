@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// makeNetwork makes the switch and the hosts' namespaces, or finds them as an earlier run left them.
+// makeNetwork creates the switch and the hosts' namespaces, or uses those that an earlier run left.
 func (s *State) makeNetwork() error {
 	if err := makeNamespace(s.switchNamespace()); err != nil {
 		return err
@@ -38,7 +38,7 @@ func (s *State) makeNetwork() error {
 	return nil
 }
 
-// makeHost makes a host's namespace and the cable to the switch.
+// makeHost creates a host's namespace and the veth pair to the switch.
 func (s *State) makeHost(h Host, port string) error {
 	if err := makeNamespace(s.namespace(h)); err != nil {
 		return err
@@ -50,7 +50,7 @@ func (s *State) makeHost(h Host, port string) error {
 	defer target.Close()
 	if err := within(s.switchNamespace(), func() error {
 		if _, err := netlink.LinkByName(port); err == nil {
-			return nil // plugged in already
+			return nil // already connected
 		}
 		bridge, err := netlink.LinkByName("switch")
 		if err != nil {
@@ -103,7 +103,7 @@ func up(name string) error {
 	return netlink.LinkSetUp(link)
 }
 
-// addAddress gives a device the subnet's address with the last byte, and brings it up.
+// addAddress adds the subnet's address with the given last byte to a device, and brings it up.
 func addAddress(name string, last int) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
@@ -117,7 +117,7 @@ func addAddress(name string, last int) error {
 	return netlink.LinkSetUp(link)
 }
 
-// removeNetwork removes the namespaces and all that is in them.
+// removeNetwork removes the namespaces and everything in them.
 func (s *State) removeNetwork() error {
 	var errs []error
 	for _, name := range append([]string{s.switchNamespace()}, s.namespaces()...) {
@@ -128,12 +128,12 @@ func (s *State) removeNetwork() error {
 	return errors.Join(errs...)
 }
 
-// namedDir is where network namespaces have their names, as iproute2 and netns have it.
+// namedDir is the directory of named network namespaces, which iproute2 uses too.
 const namedDir = "/run/netns"
 
 func removeNamespace(name string) error {
 	err := netns.DeleteNamed(name)
-	if errors.Is(err, unix.EINVAL) { // a name without a namespace: whoever made it was killed in between
+	if errors.Is(err, unix.EINVAL) { // a name without a namespace: its creator was killed in between
 		return os.Remove(filepath.Join(namedDir, name))
 	}
 	return err

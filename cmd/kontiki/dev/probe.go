@@ -12,7 +12,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// probe asks the cluster how far it is.
+// probe checks the cluster's progress at start.
 type probe struct{ set *kubernetes.Clientset }
 
 func newProbe(kubeconfig string) (*probe, error) {
@@ -30,7 +30,7 @@ func (p *probe) ready(ctx context.Context) error {
 	return p.set.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 }
 
-// masters asks if that many masters vote and are well.
+// masters checks that that many masters are voters and healthy.
 func (p *probe) masters(ctx context.Context, want int) error {
 	data, err := p.set.RESTClient().Get().AbsPath("/kontiki/v1/cluster").DoRaw(ctx)
 	if err != nil {

@@ -15,13 +15,13 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// startTime is field 22 of /proc/PID/stat (proc(5)).
+// startTime returns field 22 of /proc/PID/stat (proc(5)).
 func startTime(pid int) (uint64, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
 	}
-	// The command's name may hold anything: fields are counted from behind it.
+	// The command's name may contain anything, so fields are counted after it.
 	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
 	if len(fields) < 20 || fields[0] == "Z" {
 		return 0, os.ErrProcessDone
@@ -29,7 +29,7 @@ func startTime(pid int) (uint64, error) {
 	return strconv.ParseUint(fields[19], 10, 64)
 }
 
-// alive says if the very process that was started still runs.
+// alive says whether the process that was started is still running.
 func (p Process) alive() bool {
 	if p.Pid == 0 {
 		return false
@@ -38,23 +38,23 @@ func (p Process) alive() bool {
 	return err == nil && started == p.Started
 }
 
-// stop ends the process: politely, and after a while for good. It returns once it is gone.
+// stop ends the process: with SIGTERM, and after patience with SIGKILL. It returns when the process has ended.
 func (p Process) stop(patience time.Duration) {
 	if !p.alive() {
 		return
 	}
-	syscall.Kill(p.Pid, syscall.SIGTERM) // if it is gone already, so much the better
+	syscall.Kill(p.Pid, syscall.SIGTERM) // it may already have ended
 	deadline := time.Now().Add(patience)
 	for p.alive() {
 		if time.Now().After(deadline) {
 			syscall.Kill(p.Pid, syscall.SIGKILL)
 		}
-		time.Sleep(20 * time.Millisecond) // not a child: there is no event to wait for
+		time.Sleep(20 * time.Millisecond) // not a child, so there is no event to wait for
 	}
 }
 
-// startIn starts a command in a network namespace ("" for this one), with its output in a log file. The process gets a
-// group of its own, so that a signal to the supervisor's terminal does not reach it.
+// startIn starts a command in a network namespace ("" for this one), with its output in a log file. The process gets its own
+// process group, so that a signal from the supervisor's terminal does not reach it.
 func startIn(namespace, logFile string, argv ...string) (*exec.Cmd, error) {
 	if err := os.MkdirAll(filepath.Dir(logFile), 0o755); err != nil {
 		return nil, err
@@ -73,15 +73,15 @@ func startIn(namespace, logFile string, argv ...string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// within runs f on a thread that is in a network namespace. A process that f starts, and a socket that it makes, belong
-// to that namespace.
+// within runs f on a thread that is in a network namespace. Processes that f starts, and sockets that it creates, belong to that
+// namespace.
 func within(namespace string, f func() error) error {
 	if namespace == "" {
 		return f()
 	}
 	done := make(chan error, 1)
 	go func() {
-		// Without an unlock the thread ends with the goroutine: one that is in a namespace never serves others.
+		// Without an unlock the thread ends with the goroutine, so no other goroutine runs in the namespace.
 		runtime.LockOSThread()
 		handle, err := netns.GetFromName(namespace)
 		if err != nil {

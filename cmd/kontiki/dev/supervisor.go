@@ -27,7 +27,7 @@ import (
 	"github.com/kontiki/kontiki/internal/linger"
 )
 
-// Options say what cluster to run.
+// Options describe the cluster to run.
 type Options struct {
 	Dir                   string
 	Masters, Workers      int
@@ -36,12 +36,12 @@ type Options struct {
 	ServerArgs, AgentArgs []string
 	// WriteKubeconfig writes the administrator's kubeconfig for an API address.
 	WriteKubeconfig func(path, server string, ca *pki.Authority, roots []byte) error
-	// Progress gets one line a step.
+	// Progress is called with one line per step.
 	Progress func(string)
 	Log      *slog.Logger
 }
 
-// restartPause is how long a host's process that ended by itself stays down, as a service manager would have it.
+// restartPause is how long a process that exited by itself stays down, as with a service manager.
 const restartPause = time.Second
 
 // Supervisor owns a running development cluster.
@@ -52,14 +52,14 @@ type Supervisor struct {
 
 	mu    sync.Mutex
 	state *State
-	// down are the hosts that `kontiki dev kill` or `stop` took down: they are not started again by themselves.
+	// down are the hosts that `kontiki dev kill` or `stop` took down: they are not restarted automatically.
 	down    map[string]bool
 	stopped bool
 	waiters sync.WaitGroup
 	stopAll context.CancelFunc
 }
 
-// Run runs a cluster until the context ends or `kontiki dev stop` asks, and cleans up after it.
+// Run runs a cluster until the context ends or `kontiki dev stop` stops it, and cleans up after it.
 func Run(ctx context.Context, o Options) (err error) {
 	if err := os.MkdirAll(o.Dir, 0o711); err != nil {
 		return err
@@ -79,7 +79,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s := &Supervisor{options: o, self: self, log: o.Log, state: state, down: map[string]bool{}, stopAll: cancel}
-	// A cluster of other hosts, or one that was not cleaned up, makes way first.
+	// First clean up a cluster with other hosts, or one that was not cleaned up.
 	if before, err := load(o.Dir); err == nil {
 		if err := before.tearDown(); err != nil {
 			return fmt.Errorf("clean up after the last run: %w", err)
@@ -184,7 +184,7 @@ func (s *Supervisor) explain(err error) error {
 	return fmt.Errorf("%w; the hosts' logs are in %s", err, filepath.Join(s.state.Dir, "logs"))
 }
 
-// awaitIdentity waits until the first master has made the cluster's identity and its join tokens.
+// awaitIdentity waits until the first master has created the cluster's identity and its join tokens.
 func (s *Supervisor) awaitIdentity(ctx context.Context, first Host) error {
 	return poll(ctx, 30*time.Second, first.Name+" to start the cluster", func() error {
 		if _, err := identity.Load(s.state.hostDir(first)); err != nil {
@@ -199,8 +199,8 @@ func (s *Supervisor) awaitIdentity(ctx context.Context, first Host) error {
 	})
 }
 
-// token is a join token: the one that the first master left in its data, or, where that is gone or of a CA before, a new one
-// from a master that runs.
+// token returns a join token: the one in the first master's data or, if that is missing or of a previous CA, a new one from a
+// running master.
 func (s *Supervisor) token(r role) (string, error) {
 	first := s.state.hostDir(s.state.of(master)[0])
 	data, err := os.ReadFile(filepath.Join(first, "token-"+string(r)))
@@ -229,7 +229,7 @@ func (s *Supervisor) token(r role) (string, error) {
 	return "", fmt.Errorf("no join token is to be had: %w", errors.Join(failures...))
 }
 
-// belongs says whether a host's data make it part of the cluster: one that is empty joins as a new machine would, with a token.
+// belongs says whether a host's data make it a member of the cluster: one without data joins as a new machine, with a token.
 func (s *Supervisor) belongs(h Host) bool {
 	file := "member.json"
 	if h.Role == worker {
@@ -239,20 +239,20 @@ func (s *Supervisor) belongs(h Host) bool {
 	return err == nil
 }
 
-// founds says whether a host starts a new cluster: the first one does, while nobody else has one.
+// founds says whether a host creates a new cluster: the first one does, if no other has one.
 func (s *Supervisor) founds(h Host) bool {
 	masters := s.state.of(master)
 	return h.Name == masters[0].Name && (s.belongs(h) || !slices.ContainsFunc(masters[1:], s.belongs))
 }
 
-// program is the kontiki program that a host runs.
+// program returns the kontiki binary that a host runs.
 func (s *Supervisor) program(h Host) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return cmp.Or(s.state.Programs[h.Name], s.self)
 }
 
-// setProgram gives a host that is down another program; "" leaves the one that it has.
+// setProgram sets another binary for a host that is down; "" keeps the present one.
 func (s *Supervisor) setProgram(h Host, program string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -269,7 +269,7 @@ func (s *Supervisor) setProgram(h Host, program string) error {
 	return s.state.save()
 }
 
-// command is what a host runs.
+// command returns the command line of a host.
 func (s *Supervisor) command(h Host) ([]string, error) {
 	masters := s.state.of(master)
 	var join []string
@@ -299,7 +299,7 @@ func (s *Supervisor) command(h Host) ([]string, error) {
 	return append(append(append(argv, token...), join...), s.state.AgentArgs...), nil
 }
 
-// start starts a host's process, and again whenever it ends by itself.
+// start starts a host's process, and restarts it whenever it exits by itself.
 func (s *Supervisor) start(h Host) error {
 	argv, err := s.command(h)
 	if err != nil {
@@ -353,12 +353,11 @@ func (s *Supervisor) wait(name, namespace string, cmd *exec.Cmd, argv []string) 
 	}
 }
 
-// endBound is how long a process may take to be gone: one that was killed and waits for its disk does so first, one that was
-// stopped has duties to end.
+// endBound is how long a process may take to end: a killed one may first wait for its disk, a stopped one has to end its duties.
 const endBound = 30 * time.Second
 
-// end takes a host's process down, by SIGKILL as a power failure would or by SIGTERM as a service manager does, and waits
-// until it is gone; containers stay.
+// end ends a host's process, with SIGKILL like a power failure or with SIGTERM like a service manager, and waits until it has
+// ended; containers keep running.
 func (s *Supervisor) end(h Host, signal syscall.Signal) error {
 	s.mu.Lock()
 	p := s.state.Processes[h.Name]
@@ -367,7 +366,7 @@ func (s *Supervisor) end(h Host, signal syscall.Signal) error {
 		if s.down[h.Name] {
 			return fmt.Errorf("%s is down already", h.Name)
 		}
-		s.down[h.Name] = true // it ended by itself, and would have been started again
+		s.down[h.Name] = true // it exited by itself, and must not be restarted
 		return nil
 	}
 	s.down[h.Name] = true
@@ -386,7 +385,7 @@ func (s *Supervisor) end(h Host, signal syscall.Signal) error {
 	})
 }
 
-// forward serves the cluster's ports to this machine.
+// forward forwards this machine's ports to the cluster.
 func (s *Supervisor) forward(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	open := func(local int, hosts []Host, remote int) error {
