@@ -108,7 +108,15 @@ func TestWhenAllDisksAreFullTheStoreIsReadOnly(t *testing.T) {
 		var wg sync.WaitGroup
 		for _, n := range m.nodes {
 			wg.Go(func() {
-				_, err := n.c.Propose(context.Background(), put("/t/a/b/c", "x"))
+				propose := func() (moved bool, err error) {
+					term := n.c.consensus.Term()
+					_, err = n.c.Propose(context.Background(), put("/t/a/b/c", "x"))
+					return n.c.consensus.Term() != term, err
+				}
+				moved, err := propose()
+				for moved && errors.Is(err, kv.ErrOutcomeUnknown) { // the leader that it was sent to leads no more, and has not said what became of it
+					moved, err = propose()
+				}
 				if !errors.Is(err, kv.ErrDiskFull) || !strings.Contains(err.Error(), "free some space there") || !strings.Contains(err.Error(), "data/raft") {
 					t.Errorf("a write on %s: %v", n.cfg.Name, err)
 				}
