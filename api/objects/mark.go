@@ -10,16 +10,16 @@ import (
 	"github.com/kontiki/kontiki/internal/random"
 )
 
-// A cluster in which nothing happens would stay at one revision for ever. Clients do not expect that: a list that goes on
-// after its continue token has expired is of a later revision than the list that it continues, since upstream's API server
-// writes a key of its own whenever it compacts etcd. The leader writes such a key here, more often than tokens expire.
+// Without writes, a cluster would stay at one revision forever. Clients do not expect that: a list that is continued after its
+// continue token has expired must be of a later revision than the list that it continues, since upstream's API server writes a key
+// whenever it compacts etcd. The leader writes such a key here, more often than tokens expire.
 const (
 	markKey   = "/kontiki/mark"
 	markEvery = continueLife - time.Minute
 )
 
-// Mark moves the state on to a new revision at least once in the life of a continue token, until the context ends. It is the
-// leader's.
+// Mark lets the revision grow at least once in the lifetime of a continue token, until the context ends. It is a duty of the
+// leader.
 func (s *Service) Mark(ctx context.Context, log *slog.Logger) error {
 	for pause.For(ctx, markEvery) {
 		at := s.now().UTC().Format(time.RFC3339)

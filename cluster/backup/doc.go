@@ -1,13 +1,14 @@
-// Package backup takes backups of the cluster's state and brings them back.
+// Package backup takes and restores backups of the cluster's state.
 //
-// A backup is a head and a snapshot of the state as of one revision (format.go). Any master takes one, on request or on a schedule
-// (schedule.go), without holding anybody up.
+// A backup is a header and a snapshot of the state at one revision (format.go). Any master takes one, on request or on a schedule
+// (schedule.go), without blocking writes.
 //
-// It comes back through the log (restore.go): it is checked whole, then staged in pieces under keys of its own, then brought back by one
-// command, so that no crash leaves half of it. Before that command the leader's duties that act on objects stop, because a restore brings
-// objects back under the UIDs that they had. A backup that a master has no memory or no disk for is refused before anything is committed
-// (memory.go): a command that ends a master when it is applied would end it at each start.
+// A backup is restored through the log (restore.go): it is checked completely, then staged in pieces under separate keys, then
+// restored by one command, so that a crash never leaves half of it. Before that command the leader's duties that act on objects
+// stop, because a restore brings objects back under their old UIDs. A backup for which a master has too little memory or disk space
+// is refused before anything is committed (memory.go): a command that crashes a master when it is applied would crash it again at
+// each start.
 //
-// Each time the state does not simply follow from what was before (a start, a restore, a recovery) a new epoch begins (epoch.go), and
-// revisions jump beyond what may have been handed out where that is not known.
+// Each time the state is not simply the continuation of the previous one (after a start, a restore, a recovery), a new epoch begins
+// (epoch.go). If it is not known which revisions have been assigned, revisions jump beyond them.
 package backup

@@ -18,8 +18,8 @@ const epochKey = kv.OwnPrefix + "epoch"
 // epochBound is how long a restore waits for the first epoch.
 const epochBound = 30 * time.Second
 
-// revisionGap is how far revisions jump where the state follows a past that it does not know to the end: more than any
-// cluster can have written beyond what is known.
+// revisionGap is how far revisions jump if the state lacks the end of the log that it came from: more than any cluster can have
+// written there.
 const revisionGap = 1 << 30
 
 // Reasons of epochs.
@@ -29,16 +29,16 @@ const (
 	EpochRecovery = "recovery"
 )
 
-// Epoch counts the times that the cluster's state did not simply follow from what was before: a backup was brought back, or
-// the cluster went on from a survivor. It is part of the state.
+// Epoch counts how often the cluster's state was not simply the continuation of the previous one: a backup was restored, or the
+// cluster was recovered from a survivor. It is part of the state.
 type Epoch struct {
 	Number uint64 `json:"epoch"`
-	// Lineage is random. It is another one where revisions may have been handed out that the state does not know of: after a
-	// start, and after a recovery.
+	// Lineage is random. It changes when revisions may have been assigned that the state does not contain: after a start, and after
+	// a recovery.
 	Lineage string    `json:"lineage"`
 	Since   time.Time `json:"since"`
 	Reason  string    `json:"reason"`
-	// Backup is what was brought back by a restore.
+	// Backup describes the backup that was restored.
 	Backup *Info `json:"backup,omitempty"`
 }
 
@@ -57,7 +57,7 @@ func newEpoch(number uint64, lineage, reason string) Epoch {
 	return Epoch{Number: number, Lineage: lineage, Reason: reason, Since: time.Now().UTC().Truncate(time.Second)}
 }
 
-// awaitEpoch waits until the first epoch has begun, which a new cluster's leader does a moment after its start.
+// awaitEpoch waits until the first epoch has begun, which is shortly after a new cluster's start.
 func (b *Backups) awaitEpoch(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, epochBound)
 	defer cancel()
@@ -71,8 +71,8 @@ func (b *Backups) awaitEpoch(ctx context.Context) error {
 	return nil
 }
 
-// BeginEpoch is the duty of the leader that begins the first epoch of a new cluster, and a new one after a recovery. The
-// latter skips revisions: the survivor may lack some that were handed out.
+// BeginEpoch is the leader's duty that begins the first epoch of a new cluster, and a new one after a recovery. The latter skips
+// revisions: the survivor may lack some that were assigned.
 func (b *Backups) BeginEpoch(ctx context.Context) error {
 	for {
 		err := b.beginEpochOnce(ctx)

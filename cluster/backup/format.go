@@ -17,21 +17,21 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// A backup file is the line magic, the length of the head as 4 bytes (little endian), the head (Info as JSON), the
-// CRC32C of length and head as 4 bytes, and then a snapshot (see package fsm), which has checksums of its own. What a backup
-// holds of Secrets is sealed: whoever brings it back needs the identity.json of a master of that time.
+// A backup file is the line magic, the length of the header as 4 bytes (little endian), the header (Info as JSON), the CRC-32C of
+// length and header as 4 bytes, and then a snapshot (see package fsm), which has its own checksums. Secrets are encrypted in it: to
+// restore them one needs the identity.json of a master of that time.
 const (
 	magic   = "KONTIKI-BACKUP 1\n"
 	maxHead = 1 << 20
 )
 
-// ErrBad says that bytes are no whole, undamaged backup.
+// ErrBad means that bytes are not a complete, undamaged backup.
 var ErrBad = errors.New("this is no undamaged backup")
 
-// ErrForeign says that a backup is of another cluster, whose keys this one does not have.
+// ErrForeign means that a backup is of another cluster, whose keys this one does not have.
 var ErrForeign = errors.New("the backup is of another cluster")
 
-// Info is what a backup says of itself.
+// Info is the content of a backup's header.
 type Info struct {
 	ClusterID string    `json:"clusterID"`
 	Lineage   string    `json:"lineage"`
@@ -41,12 +41,12 @@ type Info struct {
 	Version   string    `json:"version"`
 	Revision  uint64    `json:"revision"`
 	Objects   uint64    `json:"objects"`
-	// SecretKeys are the names of the keys that open its Secrets and what they are told by, never the keys.
+	// SecretKeys are the names and fingerprints of the keys that decrypt its Secrets, never the keys.
 	SecretKeys []string `json:"secretKeys"`
 }
 
-// Save writes a backup of the state as of now: it shows every write that was acknowledged, by any master, before the
-// call. It streams, and blocks nobody.
+// Save writes a backup of the present state, including every write that any master acknowledged before the call. It streams the
+// backup and blocks no writes.
 func (b *Backups) Save(ctx context.Context, w io.Writer) (Info, error) {
 	if _, err := b.state.Consistent(ctx); err != nil {
 		return Info{}, fmt.Errorf("save a backup: %w", err)
@@ -70,7 +70,8 @@ func (b *Backups) Save(ctx context.Context, w io.Writer) (Info, error) {
 	return info, nil
 }
 
-// secretKeyPrints tell the keys of Secrets: a name and the beginning of a hash. The keys are random, so a hash gives nothing away.
+// secretKeyPrints returns the fingerprints of the keys of Secrets: a name and the beginning of a hash. The keys are random, so a
+// hash reveals nothing about them.
 func (b *Backups) secretKeyPrints() []string {
 	var prints []string
 	for name, key := range b.o.SecretKeys() {
@@ -106,7 +107,7 @@ func writeHead(w io.Writer, info Info) error {
 	return err
 }
 
-// readHead reads up to where the snapshot begins.
+// readHead reads the header, up to the beginning of the snapshot.
 func readHead(r io.Reader) (Info, error) {
 	var info Info
 	bad := func(err error) (Info, error) {
@@ -140,8 +141,8 @@ func readHead(r io.Reader) (Info, error) {
 	return info, nil
 }
 
-// Read reads a backup to its end and checks all of it. visit, if not nil, is called for every object, in order of
-// key. Errors: ErrBad, visit's.
+// Read reads a backup to its end and checks all of it. If visit is not nil, it is called for every object, in order of key. Errors:
+// ErrBad, visit's.
 func Read(r io.Reader, visit func(*kv.Version) error) (Info, error) {
 	buffered := bufio.NewReaderSize(r, 256<<10)
 	info, err := readHead(buffered)

@@ -14,20 +14,21 @@ import (
 )
 
 const (
-	// objectOverhead is what an object takes in memory beside its bytes, at most (package fsm).
+	// objectOverhead is the maximum memory in bytes of an object besides its own bytes (package fsm).
 	objectOverhead = 310
-	// restoreSlack is what a master needs beside the state while a backup comes back.
+	// restoreSlack is the memory in bytes that a master needs in addition to the state during a restore.
 	restoreSlack = 64 << 20
 )
 
-// restoreNeeds is about how many bytes of memory every master needs to bring a backup back, beside what it holds already: the staged pieces,
-// which are deleted with the command that brings it back, and the objects that are read from them.
+// restoreNeeds returns roughly how many bytes of memory every master needs to restore a backup, in addition to what it already
+// uses: for the staged pieces, which the restore's command deletes, and for the objects that are read from them.
 func restoreNeeds(size int64, objects uint64) uint64 {
 	return 2*uint64(size) + objects*objectOverhead + restoreSlack
 }
 
-// checkRestoreFits asks the masters, and refuses a backup that one of them has no memory or no disk for: a command is committed on all, and one
-// that ends a master when it is applied would end it at each start. Masters that do not answer are not counted on.
+// checkRestoreFits asks the masters, and refuses a backup for which one of them has too little memory or disk space: a command is
+// committed on all, and one that crashes a master when it is applied would crash it again at each start. Masters that do not
+// respond are ignored.
 func (b *Backups) checkRestoreFits(ctx context.Context, size int64, objects uint64) error {
 	needs := restoreNeeds(size, objects)
 	check := func(name string, memory, free uint64) error {
@@ -35,7 +36,7 @@ func (b *Backups) checkRestoreFits(ctx context.Context, size int64, objects uint
 			return fmt.Errorf("%w: bringing this backup back takes about %d MiB of memory on every master, and %s has %d MiB available; give it more, or remove that master first",
 				errclass.ErrRefused, needs>>20, name, memory>>20)
 		}
-		// Its pieces are in the log, and the state in the next snapshot.
+		// Its pieces are in the log, and the state is in the next snapshot.
 		if disk := 2*uint64(size) + uint64(b.o.DiskLow); free > 0 && free < disk {
 			return fmt.Errorf("%w: bringing this backup back takes about %d MiB of the disk of every master, and %s has %d MiB free; free some space there",
 				errclass.ErrRefused, disk>>20, name, free>>20)
@@ -53,9 +54,9 @@ func (b *Backups) checkRestoreFits(ctx context.Context, size int64, objects uint
 	return nil
 }
 
-// AvailableMemory is how many bytes this process can still allocate: what the machine has available (proc_meminfo(5), MemAvailable) or what its
-// control group leaves (memory.max and memory.current of cgroup v2, memory.limit_in_bytes and memory.usage_in_bytes of v1), whichever
-// is less. 0 means that it is not known. The files are looked for below root, which is "/" but in tests.
+// AvailableMemory returns how many bytes this process can still allocate: the machine's available memory (proc_meminfo(5),
+// MemAvailable) or what remains to its cgroup (memory.max and memory.current of cgroup v2, memory.limit_in_bytes and
+// memory.usage_in_bytes of v1), whichever is less. 0 means unknown. Files are read below root, which is "/" except in tests.
 func AvailableMemory(root string) uint64 {
 	available := uint64(math.MaxUint64)
 	if file, err := os.Open(filepath.Join(root, "proc/meminfo")); err == nil {
@@ -74,7 +75,7 @@ func AvailableMemory(root string) uint64 {
 			return 0, false
 		}
 		n, err := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
-		return n, err == nil // "max" is no limit
+		return n, err == nil // "max" means no limit
 	}
 	groups, _ := os.ReadFile(filepath.Join(root, "proc/self/cgroup"))
 	for line := range strings.Lines(string(groups)) {
@@ -88,7 +89,7 @@ func AvailableMemory(root string) uint64 {
 		} else if parts[1] != "" {
 			continue
 		}
-		// A limit of a parent holds too.
+		// A parent's limit applies too.
 		for group := parts[2]; ; group = filepath.Dir(group) {
 			limit, limited := number(base, group, limitFile)
 			usage, known := number(base, group, usageFile)

@@ -19,16 +19,17 @@ import (
 )
 
 const (
-	// restorePrefix is where a backup is staged, below an id of its restore; restoreMarks says since when.
+	// restorePrefix is the prefix of staged backups, followed by the restore's id; the keys below restoreMarks say since when they
+	// are staged.
 	restorePrefix = kv.OwnPrefix + "restore/"
 	restoreMarks  = kv.OwnPrefix + "restoring/"
 	// stagedPiece is the size of one staged value.
 	stagedPiece = 1 << 20
-	// abandonedAfter is how old a restore grows that nobody finishes.
+	// abandonedAfter is the age at which an unfinished restore is considered abandoned.
 	abandonedAfter = time.Hour
 )
 
-// Restored is what a restore did.
+// Restored is the result of a restore.
 type Restored struct {
 	Epoch    Epoch  `json:"epoch"`
 	Backup   Info   `json:"backup"`
@@ -40,16 +41,16 @@ type restoreMark struct {
 	Master string    `json:"master"`
 }
 
-// Restore makes the cluster's state equal to a backup, on every master at one instant. It may be called on any master;
-// nobody has to stop. The cluster's own keys (tokens, members, epoch) stay as they are.
+// Restore makes the cluster's state equal to a backup, on every master at one instant. It may be called on any master; no master
+// has to be stopped. The cluster's own keys (tokens, members, epoch) do not change.
 //
-// The backup is checked whole before anything is written, then staged through the log in pieces, then brought back by one
-// command. If this master or the leader dies before that command is committed, the state is as it was. What was written
-// since the backup is gone; revisions grow as with any write, and watchers see what changes. Where the cluster does not
-// continue the backup's own past, revisions jump ahead of what that past can have handed out, and watchers start anew.
+// The backup is checked completely before anything is written, then staged through the log in pieces, then restored by one command.
+// If this master or the leader dies before that command is committed, the state is unchanged. Writes since the backup are lost;
+// revisions grow as with any write, and watchers get the changes. If the cluster's log is not a continuation of the backup's,
+// revisions jump beyond those that the backup's log can have assigned, and watchers start again.
 //
-// Errors: ErrBad, ErrForeign (unless force says that Secrets which cannot be opened are fine), ErrFeatureLevel, ErrRefused
-// where a master has not enough memory or disk for it.
+// Errors: ErrBad, ErrForeign (unless force accepts that Secrets cannot be decrypted), ErrFeatureLevel, ErrRefused if a master has
+// too little memory or disk space.
 func (b *Backups) Restore(ctx context.Context, r io.Reader, force bool) (*Restored, error) {
 	restored, err := b.restore(ctx, r, force)
 	if err != nil {
@@ -98,7 +99,7 @@ func (b *Backups) restore(ctx context.Context, r io.Reader, force bool) (*Restor
 		b.unstage(id)
 		return nil, err
 	}
-	defer b.state.ResumeDuties(id) // where the command below did not come
+	defer b.state.ResumeDuties(id) // if the command below was not committed
 	next := newEpoch(before.Number+1, before.Lineage, EpochRestore)
 	next.Backup = &info
 	command := &kv.Command{ID: random.CommandID(), Restore: &kv.Restore{From: restorePrefix + id + "/", Keep: kv.OwnPrefix}}
@@ -130,8 +131,8 @@ func (b *Backups) restore(ctx context.Context, r io.Reader, force bool) (*Restor
 	return &Restored{Epoch: next, Backup: info, Revision: result.Revision}, nil
 }
 
-// spool keeps a backup in an unnamed file beside the data while it is checked whole, and answers the file where its snapshot
-// begins.
+// spool stores a backup in an unnamed file on the data's disk while it is checked completely, and returns the file, positioned at
+// the beginning of the snapshot.
 func (b *Backups) spool(ctx context.Context, r io.Reader) (_ *os.File, _ Info, err error) {
 	file, err := os.CreateTemp(b.o.Dir, "restore-*.tmp")
 	if err != nil {
@@ -167,7 +168,7 @@ func (b *Backups) spool(ctx context.Context, r io.Reader) (_ *os.File, _ Info, e
 	return file, info, err
 }
 
-// admit says whether this cluster can use a backup.
+// admit returns an error if this cluster cannot use a backup.
 func (b *Backups) admit(info Info, force bool) error {
 	if force {
 		return nil
@@ -186,7 +187,7 @@ func (b *Backups) admit(info Info, force bool) error {
 	return nil
 }
 
-// stage puts a snapshot into the state in pieces.
+// stage writes a snapshot to the state in pieces.
 func (b *Backups) stage(ctx context.Context, id string, r io.Reader) error {
 	mark, err := json.Marshal(restoreMark{Since: time.Now().UTC().Truncate(time.Second), Master: b.o.Name})
 	if err != nil {
@@ -196,7 +197,7 @@ func (b *Backups) stage(ctx context.Context, id string, r io.Reader) error {
 		return fmt.Errorf("stage the backup: %w", err)
 	}
 	for i := 0; ; i++ {
-		piece := make([]byte, stagedPiece) // the state keeps it
+		piece := make([]byte, stagedPiece) // the state keeps a reference to it
 		n, err := io.ReadFull(r, piece)
 		if err == io.EOF {
 			return nil
@@ -211,7 +212,7 @@ func (b *Backups) stage(ctx context.Context, id string, r io.Reader) error {
 	}
 }
 
-// unstage takes a staged backup away again; what remains is swept later.
+// unstage removes a staged backup; what remains is swept later.
 func (b *Backups) unstage(id string) {
 	ctx, cancel := context.WithTimeout(b.state.Life(), b.o.CleanUp)
 	defer cancel()
@@ -235,7 +236,7 @@ func (b *Backups) deleteStaged(ctx context.Context, id string) error {
 	return nil
 }
 
-// SweepAbandoned is the duty of the leader that takes away what restores left that nobody finished.
+// SweepAbandoned is the leader's duty that removes what unfinished restores left.
 func (b *Backups) SweepAbandoned(ctx context.Context) error {
 	pause.Every(ctx, abandonedAfter/4, func() {
 		if err := b.sweepBefore(ctx, time.Now().Add(-abandonedAfter)); err != nil && ctx.Err() == nil {

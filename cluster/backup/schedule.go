@@ -14,9 +14,10 @@ import (
 	"github.com/kontiki/kontiki/internal/pause"
 )
 
-// Schedule says where a master keeps the backups that it takes by itself, each a whole one of the cluster's state.
+// Schedule says where and how often a master takes backups by itself, each of the cluster's whole state.
 type Schedule struct {
-	// Dir is made with mode 0700. Interval is from one backup to the next; 0 is never. Keep is how many stay; at least 1.
+	// Dir is created with mode 0700. Interval is the time between two backups; 0 means never. Keep is how many are kept; at least
+	// 1.
 	Dir      string
 	Interval time.Duration
 	Keep     int
@@ -29,7 +30,7 @@ const (
 	retryAfter = time.Minute
 )
 
-// RunSchedule takes backups as long as this master runs. The time of the next one follows from the newest file, so that
+// RunSchedule takes backups as long as this master runs. The time of the next one is computed from the newest file, so that
 // restarts neither skip nor repeat one.
 func (b *Backups) RunSchedule(ctx context.Context, ready <-chan struct{}) error {
 	schedule := b.o.Schedule
@@ -64,7 +65,7 @@ func (b *Backups) RunSchedule(ctx context.Context, ready <-chan struct{}) error 
 	}
 }
 
-// backUp writes one backup, checks it by reading it again, and removes those that are too many.
+// backUp writes one backup, verifies it by reading it again, and removes surplus ones.
 func (b *Backups) backUp(ctx context.Context, schedule Schedule, now time.Time) (string, error) {
 	if err := os.MkdirAll(schedule.Dir, 0o700); err != nil {
 		return "", err
@@ -82,7 +83,7 @@ func (b *Backups) backUp(ctx context.Context, schedule Schedule, now time.Time) 
 	return path, nil
 }
 
-// SaveTo writes a backup to a file that is there whole, checked and synced, or not at all.
+// SaveTo writes a backup to a file, which afterwards is complete, checked and synced, or does not exist.
 func (b *Backups) SaveTo(ctx context.Context, path string) (err error) {
 	file, err := os.CreateTemp(filepath.Dir(path), ".backup-*.tmp")
 	if err != nil {
@@ -111,11 +112,11 @@ func (b *Backups) SaveTo(ctx context.Context, path string) (err error) {
 	return errors.Join(file.Close(), durable.SyncDir(filepath.Dir(path)))
 }
 
-// files are the names of the backups that a schedule made, oldest first. Those from the future, made before the clock was set back,
-// are older than all others.
+// files returns the names of a schedule's backups, oldest first. Those with a time in the future, written before the clock was set
+// back, count as older than all others.
 func files(dir string, now time.Time) []string {
 	var names, future []string
-	entries, _ := os.ReadDir(dir) // none is there yet if it cannot be read; writing will say why
+	entries, _ := os.ReadDir(dir) // if it cannot be read there are none yet; writing will report the error
 	for _, e := range entries {
 		switch at, ok := timeOf(e.Name()); {
 		case !ok:
@@ -142,7 +143,7 @@ func timeOf(name string) (time.Time, bool) {
 	return at, err == nil
 }
 
-// newest is when the newest backup was made that is not from the future.
+// newest returns the time of the newest backup that is not in the future.
 func newest(dir string, now time.Time) (time.Time, bool) {
 	all := files(dir, now)
 	if len(all) == 0 {

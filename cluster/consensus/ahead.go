@@ -7,14 +7,14 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// ahead sends a lone write to the followers while the leader's own disk is still storing it. Raft stores an entry on the leader's disk
-// first and sends it then, so that a lone write waits for two disks one after the other, each with two syncs; together they take
-// as long as the slower one. Raft allows it (Ongaro 2014, 10.2.1): the leader counts itself once its disk has the entry, and a follower
-// by its answer to what raft itself sends afterwards, which finds the entry there and is answered at once. A leader that crashes
-// before it has stored the entry never leads in its term again, so nobody makes another entry of that index and term.
+// ahead sends a lone write to the followers while the leader's own disk is still storing it. Raft first stores an entry on the
+// leader's disk and then sends it, so that a lone write waits for two disks in sequence, each with two syncs; in parallel they take
+// as long as the slower one. Raft allows this (Ongaro 2014, 10.2.1): the leader counts itself once its disk has the entry, and a
+// follower when it responds to what raft itself sends afterwards; by then the follower has the entry and responds at once. A leader
+// that crashes before it has stored the entry never leads in its term again, so no other entry of that index and term can exist.
 //
-// What is sent ahead is sent twice. So it is done for small writes only, and only while the log is at rest: under load raft's own pipeline
-// keeps all disks busy.
+// Such an entry is sent twice. So this is done only for small writes, and only while no other entries are in flight: under load
+// raft's own pipeline keeps all disks busy.
 type ahead struct {
 	header raft.RPCHeader
 	send   raft.Transport
@@ -27,7 +27,7 @@ type ahead struct {
 	peers  map[raft.Server]*aheadPeer
 }
 
-// aheadNode is what is asked of *raft.Raft.
+// aheadNode is the part of *raft.Raft that is used.
 type aheadNode interface {
 	State() raft.RaftState
 	CurrentTerm() uint64
@@ -35,19 +35,20 @@ type aheadNode interface {
 	GetConfiguration() raft.ConfigurationFuture
 }
 
-// aheadPeer is a follower. Few calls are under way at a time, so that one that hangs costs no more, and none for a while after one that
-// failed.
+// aheadPeer is a follower. Few calls to it are in flight at a time, so that one that hangs costs no more, and none are sent for a
+// while after one that failed.
 type aheadPeer struct {
 	calls int
 	again time.Time
 }
 
 const (
-	// aheadBytes bounds what is sent ahead.
+	// aheadBytes limits the size of what is sent ahead.
 	aheadBytes = 16 << 10
-	// aheadCalls is two: a write may be committed and the next one come before the follower's answer to the first has been read.
+	// aheadCalls is two: a write may be committed and the next one arrive before the follower's response to the first has been
+	// read.
 	aheadCalls = 2
-	// aheadPause is how long a follower that did not take an entry is left to raft: it lags, or cannot be reached.
+	// aheadPause is how long nothing is sent ahead to a follower that did not accept an entry: it lags, or cannot be reached.
 	aheadPause = time.Second
 )
 
@@ -62,7 +63,7 @@ func (a *ahead) start(node aheadNode, send raft.Transport, header raft.RPCHeader
 	a.node, a.send, a.header = node, send, header
 }
 
-// storing is called by raft's main goroutine before it stores entries. It does not wait.
+// storing is called by raft's main goroutine before it stores entries. It does not block.
 func (a *ahead) storing(logs []*raft.Log) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -80,7 +81,7 @@ func (a *ahead) storing(logs []*raft.Log) {
 	if a.node.CommitIndex() != first-1 || a.node.CurrentTerm() != term || a.logs.GetLog(first-1, &previous) != nil {
 		return
 	}
-	future := a.node.GetConfiguration() // is already answered
+	future := a.node.GetConfiguration() // has already been resolved
 	if future.Error() != nil {
 		return
 	}
@@ -105,7 +106,7 @@ func (a *ahead) storing(logs []*raft.Log) {
 	}
 }
 
-// call sends to one follower. What it answers is of no interest to raft, which asks it again.
+// call sends to one follower. Its response is ignored: raft will send the entry again.
 func (a *ahead) call(server raft.Server, peer *aheadPeer, request *raft.AppendEntriesRequest) {
 	var response raft.AppendEntriesResponse
 	err := a.send.AppendEntries(server.ID, server.Address, request, &response)
@@ -117,7 +118,7 @@ func (a *ahead) call(server raft.Server, peer *aheadPeer, request *raft.AppendEn
 	}
 }
 
-// close waits for the calls under way, which the transport has ended, and begins no new ones.
+// close waits for the calls in flight, which the transport has ended, and starts no new ones.
 func (a *ahead) close() {
 	a.mu.Lock()
 	a.closed = true
@@ -125,7 +126,7 @@ func (a *ahead) close() {
 	a.calls.Wait()
 }
 
-// aheadLog is a log store that tells of entries before it stores them.
+// aheadLog is a log store that passes entries to ahead before it stores them.
 type aheadLog struct {
 	raft.LogStore
 	ahead *ahead

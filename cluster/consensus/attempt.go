@@ -12,7 +12,7 @@ import (
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// attemptResult is what became of one attempt to propose one command.
+// attemptResult is the result of one attempt to propose one command.
 type attemptResult struct {
 	state  clusterv1.Outcome_State
 	index  uint64
@@ -28,7 +28,7 @@ func unknownResult(err error) attemptResult {
 	return attemptResult{state: clusterv1.Outcome_STATE_UNKNOWN, err: err}
 }
 
-// classify says what a raft error means for the command.
+// classify returns what a raft error means for the command.
 func classify(err error) attemptResult {
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
@@ -70,7 +70,7 @@ func resultToProto(out attemptResult) *clusterv1.Outcome {
 	return o
 }
 
-// classes are the errors that callers tell by errors.Is, whichever master found them. The first one that fits is sent.
+// classes are the errors that callers test for with errors.Is, whichever master found them. The first one that matches is sent.
 var classes = []struct {
 	reason clusterv1.Outcome_Reason
 	err    error
@@ -97,7 +97,7 @@ func reasonOf(err error) clusterv1.Outcome_Reason {
 	return clusterv1.Outcome_REASON_UNSPECIFIED
 }
 
-// classOf is the class that a reason stands for; nil for none.
+// classOf returns the class of a reason; nil if it has none.
 func classOf(reason clusterv1.Outcome_Reason) error {
 	for _, c := range classes {
 		if c.reason == reason {

@@ -8,35 +8,36 @@ import (
 )
 
 const (
-	// A batch is closed at batchBytes or batchCommands; batchSenders of them are on their way at once. batchWait is how long one
-	// waits, and grows, while the one before it is not answered.
+	// A batch is closed at batchBytes or batchCommands; batchSenders batches may be in flight. A batch waits for at most batchWait,
+	// and grows meanwhile, while the one before it is in flight.
 	batchBytes    = 1 << 20
 	batchCommands = 512
 	batchSenders  = 4
 	batchWait     = 2 * time.Millisecond
 )
 
-// batches puts commands that are proposed at the same time into few calls to the leader, or, on the leader, into few walks through
-// raft. A batch costs every master a commit on its disk and messages, whatever is in it. So while one is on its way, the next one
-// gathers until that is answered: a lone proposal waits for nobody, and many share what they cost. Where answers take long, because of
-// the disks or the network, the next one follows after batchWait, so that proposals wait for one another no longer.
+// batches collects commands that are proposed at the same time into few calls to the leader or, on the leader, into few passes
+// through raft. A batch costs every master a commit on its disk and messages, however many commands it has. So while one batch is
+// in flight, the next one collects commands: a lone proposal is sent at once, and many share the cost. If responses take long,
+// because of the disks or the network, the next batch is sent after batchWait, so that proposals do not wait for each other longer
+// than that.
 type batches struct {
 	proposals chan *proposal
-	gathering turn.Turn // one sender gathers at a time
-	flight    turn.Turn // held by a batch that is on its way
+	gathering turn.Turn // one sender collects at a time
+	flight    turn.Turn // held by a batch in flight
 }
 
-// proposal is one command on its way to the leader.
+// proposal is one command that is being proposed.
 type proposal struct {
 	data []byte
-	done chan attemptResult // has room for the one answer
+	done chan attemptResult // has capacity for the one result
 }
 
 func newBatches() *batches {
 	return &batches{proposals: make(chan *proposal), gathering: make(turn.Turn, 1), flight: make(turn.Turn, 1)}
 }
 
-// propose sends a command with the next batch and answers its outcome.
+// propose sends a command with the next batch and returns its result.
 func (b *batches) propose(ctx context.Context, data []byte) attemptResult {
 	p := &proposal{data: data, done: make(chan attemptResult, 1)}
 	select {
@@ -52,7 +53,7 @@ func (b *batches) propose(ctx context.Context, data []byte) attemptResult {
 	}
 }
 
-// run is the life of one sender. send answers an outcome for each command.
+// run is the loop of one sender. send returns a result for each command.
 func (b *batches) run(ctx context.Context, send func(ctx context.Context, commands [][]byte) []attemptResult) {
 	var batch []*proposal
 	for b.gathering.Take(ctx) == nil {
@@ -62,7 +63,7 @@ func (b *batches) run(ctx context.Context, send func(ctx context.Context, comman
 		if len(batch) == 0 {
 			return
 		}
-		commands := make([][]byte, len(batch)) // raft may still hold them when an attempt has ended
+		commands := make([][]byte, len(batch)) // raft may still reference them when an attempt has ended
 		for i, p := range batch {
 			commands[i] = p.data
 		}
@@ -75,7 +76,8 @@ func (b *batches) run(ctx context.Context, send func(ctx context.Context, comman
 	}
 }
 
-// gather answers the next batch, which is empty only when the context has ended, and what to call once it is answered.
+// gather returns the next batch, which is empty only if the context has ended, and a function to call when its response has
+// arrived.
 func (b *batches) gather(ctx context.Context, batch []*proposal) (_ []*proposal, landed func()) {
 	size := 0
 	add := func(p *proposal) {
@@ -101,7 +103,7 @@ func (b *batches) gather(ctx context.Context, batch []*proposal) (_ []*proposal,
 			break
 		}
 		select {
-		case b.flight <- struct{}{}: // what came meanwhile still goes with it
+		case b.flight <- struct{}{}: // what arrived meanwhile is still added
 			flying, landed = false, b.flight.Leave
 			continue
 		default:

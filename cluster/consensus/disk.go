@@ -18,38 +18,38 @@ import (
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// Conditions of a master, in Status.
+// Conditions of a master in Status.
 const (
-	ConditionDiskFull    = "disk-full"    // no room: the master leads only if nobody else can, and then refuses writes
-	ConditionDiskStalled = "disk-stalled" // an operation has been under way for longer than Timings.DiskStall
+	ConditionDiskFull    = "disk-full"    // no space: the master leads only if no other can, and then refuses writes
+	ConditionDiskStalled = "disk-stalled" // an operation has been running for longer than Timings.DiskStall
 )
 
 const (
 	SnapshotsKept = 2
-	// diskRetry is how often a leader that has no room looks for one that has.
+	// diskRetry is the interval at which a leader without space looks for a master with space.
 	diskRetry = time.Second
-	// reportBound bounds one report of a condition to the leader.
+	// reportBound is the time limit of one report of a condition to the leader.
 	reportBound = time.Second
 )
 
-// disk is what this master knows of its own disk, and, while it leads, of the other masters'.
+// disk is what this master knows of its own disk and, while it leads, of the other masters'.
 type disk struct {
 	store   Disk
-	changed chan struct{} // has room for one
-	failed  chan error    // has room for the one
-	lost    chan struct{} // a snapshot was; has room for one
+	changed chan struct{} // has capacity one
+	failed  chan error    // has capacity one
+	lost    chan struct{} // a snapshot was lost; has capacity one
 
 	mu     sync.Mutex
-	others map[string][]string // conditions that other masters reported
+	others map[string][]string // conditions reported by other masters
 }
 
 func newDisk() *disk {
 	return &disk{changed: make(chan struct{}, 1), failed: make(chan error, 1), lost: make(chan struct{}, 1), others: map[string][]string{}}
 }
 
-// DiskOptions are those of a replica's own disk.
+// DiskOptions are the options of a replica's own disk.
 type DiskOptions struct {
-	// Expect says that there must be something on the disk: a disk that lost everything is damaged then.
+	// Expect means that the directory must contain a log: a disk that lost everything counts as damaged then.
 	Expect bool
 	// Reserve and Low are as in storage.Options, in bytes.
 	Reserve, Low int64
@@ -72,16 +72,16 @@ func (n *Replica) OpenDisk(dir string, o DiskOptions) error {
 	return nil
 }
 
-// HasState says whether a directory holds a replica's log.
+// HasState says whether a directory contains a replica's log.
 func HasState(dir string) bool {
 	_, err := os.Stat(filepath.Join(dir, "raft.db"))
 	return err == nil
 }
 
-// DiskHealth is the state of this master's disk.
+// DiskHealth returns the state of this master's disk.
 func (n *Replica) DiskHealth() storage.Health { return n.disk.store.Health() }
 
-// conditions are what is wrong with this master's disk now.
+// conditions returns the present problems of this master's disk.
 func (d *disk) conditions() []string {
 	var conditions []string
 	h := d.store.Health()
@@ -94,7 +94,7 @@ func (d *disk) conditions() []string {
 	return conditions
 }
 
-// watchDisk acts on what the disk is like, until the context ends or the disk fails.
+// watchDisk reacts to the disk's state, until the context ends or the disk fails.
 func (n *Replica) watchDisk(ctx context.Context) error {
 	var last []string
 	var reports reports
@@ -114,7 +114,7 @@ func (n *Replica) watchDisk(ctx context.Context) error {
 			return nil
 		}
 		health := n.disk.store.Health()
-		// Raft's heartbeats go on while its main loop waits for the disk: a leader that stores nothing would stay one.
+		// Raft sends heartbeats even while its main loop waits for the disk: a leader that can store nothing would remain leader.
 		n.node.transport.Suspend(health.Stalled)
 		conditions := n.disk.conditions()
 		if !slices.Equal(conditions, last) {
@@ -145,8 +145,8 @@ func (n *Replica) watchDisk(ctx context.Context) error {
 	}
 }
 
-// reports is what this master has told of its disk, and to whom: a leader, in one term. A leader that led before and leads again knows
-// nothing any more.
+// reports is what this master has reported about its disk, and to whom: a leader, in one term. A leader that leads again after it
+// had lost leadership no longer has the reports.
 type reports struct {
 	leader     string
 	term       uint64
@@ -164,7 +164,7 @@ func (r *reports) made(leader string, term uint64, conditions []string) {
 	*r = reports{leader, term, conditions}
 }
 
-// logDisk tells of a change.
+// logDisk logs a change.
 func (n *Replica) logDisk(h storage.Health, last []string) {
 	where := []any{"dir", h.Dir, "free", h.Free, "needed", h.Needed}
 	was := func(condition string) bool { return slices.Contains(last, condition) }
@@ -182,7 +182,7 @@ func (n *Replica) logDisk(h storage.Health, last []string) {
 	}
 }
 
-// snapshotAgain takes a snapshot in place of a damaged one.
+// snapshotAgain takes a snapshot to replace a damaged one.
 func (n *Replica) snapshotAgain(ctx context.Context) {
 	err := n.node.await(ctx, func() raft.Future { return n.node.raft.Snapshot() })
 	if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) && ctx.Err() == nil {
@@ -190,7 +190,7 @@ func (n *Replica) snapshotAgain(ctx context.Context) {
 	}
 }
 
-// leaveToRoom hands leadership to a master whose disk has room, if one answers.
+// leaveToRoom transfers leadership to a master whose disk has space, if one responds.
 func (n *Replica) leaveToRoom(ctx context.Context) {
 	ask, cancel := context.WithTimeout(ctx, heardBound)
 	defer cancel()
@@ -210,13 +210,13 @@ func (n *Replica) leaveToRoom(ctx context.Context) {
 	}
 }
 
-// errNoRoom is why a leader takes no proposals; nil where it does.
+// errNoRoom returns why a leader accepts no proposals, or nil.
 func (n *Replica) errNoRoom() error {
 	if h := n.disk.store.Health(); h.Full {
 		return fmt.Errorf("the disk of the leader %s is full: %s has %d MiB free and needs %d; free some space there, it goes on by itself",
 			n.name, h.Dir, h.Free>>20, h.Needed>>20)
 	}
-	// Followers with a full disk store nothing: what they would have to acknowledge would wait.
+	// Followers with a full disk store nothing, so writes would wait for their acknowledgement.
 	n.disk.mu.Lock()
 	defer n.disk.mu.Unlock()
 	if len(n.disk.others) == 0 {
@@ -241,7 +241,7 @@ func (n *Replica) errNoRoom() error {
 		strings.Join(full, ", "))
 }
 
-// report tells the leader of this master's conditions.
+// report reports this master's conditions to the leader.
 func (n *Replica) report(ctx context.Context, lead Leadership, conditions []string) error {
 	conn, err := n.peers.Line(lead.Address)
 	if err != nil {

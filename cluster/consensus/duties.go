@@ -16,28 +16,28 @@ import (
 )
 
 const (
-	// dutyWatchdog is how long a duty may take to stop before it is named in the log.
+	// dutyWatchdog is how long a duty may take to stop before an error about it is logged.
 	dutyWatchdog = 5 * time.Second
-	// heardBound is how fast a master must answer to count as heard from lately.
+	// heardBound is the time limit for a master's response when a successor is chosen.
 	heardBound = 500 * time.Millisecond
 	// stepAsidePause is how long a leader that is stopping waits before it tries another successor.
 	stepAsidePause = 50 * time.Millisecond
-	// A duty that failed where leadership could not be handed over starts again after a pause that doubles.
+	// A failed duty whose master could not transfer leadership is restarted after a pause that doubles.
 	minDutyPause, maxDutyPause = time.Second, 30 * time.Second
 )
 
-// duty is work that exactly the leader does.
+// duty is work that only the leader does.
 type duty struct {
 	name string
 	run  func(ctx context.Context) error
-	own  bool // this package's: it goes on while a restore is committed
+	own  bool // of this package: it continues while a restore is committed
 }
 
-// AddDuty registers work for the leader. run starts on a master that has gained leadership, after a barrier: its state
-// shows everything written in earlier terms. Its context is cancelled when leadership is lost, and no later term's
-// duties start here before run has returned; it must return soon. A run that fails or panics makes its master hand
-// leadership over; one that returns nil is done for the term. A restore of a backup stops duties, and starts them again
-// after it. AddDuty may be called at any time.
+// AddDuty registers work for the leader. run is started on a master that has gained leadership, after a barrier: its state includes
+// everything written in earlier terms. Its context is cancelled when leadership is lost, and no duties of a later term start on
+// this master before run has returned; it must return soon. If run fails or panics its master transfers leadership; if it returns
+// nil it is finished for the term. The restore of a backup stops duties, and starts them again after it. AddDuty may be called at
+// any time.
 func (n *Replica) AddDuty(name string, run func(ctx context.Context) error) {
 	n.duties.mu.Lock()
 	defer n.duties.mu.Unlock()
@@ -48,7 +48,7 @@ func (n *Replica) AddDuty(name string, run func(ctx context.Context) error) {
 	}
 }
 
-// AddClusterDuty registers work of this package, before Run.
+// AddClusterDuty registers work of this package and of package cluster. Call it before Run.
 func (n *Replica) AddClusterDuty(name string, run func(ctx context.Context) error) {
 	n.duties.list = append(n.duties.list, &duty{name: name, run: run, own: true})
 }
@@ -56,10 +56,10 @@ func (n *Replica) AddClusterDuty(name string, run func(ctx context.Context) erro
 type duties struct {
 	mu    sync.Mutex
 	list  []*duty
-	start func(*duty) // not nil while duties of others may start
+	start func(*duty) // not nil while other packages' duties may start
 }
 
-// lead is the life of leadership: it follows raft's word on who leads.
+// lead follows raft's leadership changes, and starts and stops terms.
 func (n *Replica) lead(ctx context.Context) {
 	var stop func()
 	defer func() {
@@ -71,7 +71,7 @@ func (n *Replica) lead(ctx context.Context) {
 		select {
 		case leading := <-n.node.raft.LeaderCh():
 			n.leaders.bump()
-			// raft may tell only the latest of several changes: two gains in a row mean a loss between them.
+			// Raft may report only the latest of several changes: two gains in a row mean a loss between them.
 			if stop != nil {
 				stop()
 				stop = nil
@@ -85,7 +85,7 @@ func (n *Replica) lead(ctx context.Context) {
 	}
 }
 
-// startTerm begins what a leader does; the answer ends it and waits for it.
+// startTerm starts a leader's work; stop ends it and waits for it.
 func (n *Replica) startTerm(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
@@ -117,7 +117,7 @@ func (n *Replica) term(ctx context.Context) {
 		}
 	}
 	if n.node.raft.CurrentTerm() != number {
-		return // lost and gained again: raft will say so
+		return // leadership was lost and gained again: raft will report it
 	}
 	var running sync.WaitGroup
 	running.Go(func() { n.node.announce.Run(ctx, number) })
@@ -137,7 +137,7 @@ func (n *Replica) term(ctx context.Context) {
 	n.log.Info("no longer leading the cluster", "term", number)
 }
 
-// perform runs one duty for one term.
+// perform runs one duty during one term.
 func (n *Replica) perform(ctx context.Context, d *duty) {
 	wait := minDutyPause
 	for {
@@ -147,7 +147,7 @@ func (n *Replica) perform(ctx context.Context, d *duty) {
 		}
 		n.log.Error("a duty of the leader failed, handing leadership over", "duty", d.name, "error", err)
 		if err := n.Transfer(ctx, ""); err == nil {
-			// Leadership is gone: the context will end.
+			// Leadership has been transferred: the context will end.
 			<-ctx.Done()
 			return
 		} else if ctx.Err() == nil {
@@ -181,17 +181,17 @@ func (n *Replica) performOnce(ctx context.Context, d *duty) (err error) {
 	return d.run(ctx)
 }
 
-// errNoSuccessor says that leadership stays because nobody could take it.
+// errNoSuccessor means that leadership was not transferred because no master could take it.
 var errNoSuccessor = fmt.Errorf("%w: no other voting master answered just now", errclass.ErrRefused)
 
-// Transfer hands leadership over, to the named master or to the one that is furthest along, but only to one that
-// answers now: raft blocks writes while it transfers to a peer that is gone. One transfer runs at a time.
+// Transfer transfers leadership, to the named master or to the one whose log is longest, but only to one that responds now: raft
+// blocks writes while it transfers to a peer that does not respond. One transfer runs at a time.
 func (n *Replica) Transfer(ctx context.Context, to string) error {
 	_, err := n.transferAvoiding(ctx, to, "")
 	return err
 }
 
-// transferAvoiding is transfer to anybody but one master, unless there is no other. It answers who was to lead.
+// transferAvoiding transfers leadership to any master except one, unless there is no other. It returns the chosen master.
 func (n *Replica) transferAvoiding(ctx context.Context, to string, avoid raft.ServerID) (raft.ServerID, error) {
 	if !n.transferring.TryLock() {
 		return "", fmt.Errorf("%w: a transfer of leadership is already under way", errclass.ErrRefused)
@@ -225,8 +225,8 @@ func (n *Replica) transferAvoiding(ctx context.Context, to string, avoid raft.Se
 	return successor.ID, nil
 }
 
-// StepAside waits until this master's duties have stopped, which leading is closed for (see Run), then hands leadership over where
-// somebody can take it. It is for a planned stop, and takes bounded time.
+// StepAside waits until this master's duties have stopped, which closes leading (see Run), then transfers leadership if another
+// master can take it. It is for a planned stop, and takes bounded time.
 func (n *Replica) StepAside(leading <-chan struct{}) {
 	timer := time.NewTimer(2 * dutyWatchdog)
 	defer timer.Stop()
@@ -238,8 +238,8 @@ func (n *Replica) StepAside(leading <-chan struct{}) {
 	n.leave()
 }
 
-// leave hands leadership to anybody. A successor whose connection turns out to be broken (it has just restarted) gets a moment, and the
-// others go first.
+// leave transfers leadership to any master. A successor whose connection turns out to be broken (because it has just restarted) is
+// tried again after the others.
 func (n *Replica) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), n.timings.Shutdown)
 	defer cancel()
@@ -257,7 +257,7 @@ func (n *Replica) leave() {
 	}
 }
 
-// successor asks the other voters and picks one that answers; the one to avoid, and those whose disk is full or stalled, only if
+// successor asks the other voters and chooses one that responds; the one to avoid, and those whose disk is full or stalled, only if
 // there is no other.
 func (n *Replica) successor(ctx context.Context, to string, avoid raft.ServerID) (raft.Server, error) {
 	var candidates []raft.Server
@@ -303,7 +303,7 @@ func (n *Replica) successor(ctx context.Context, to string, avoid raft.ServerID)
 	return candidates[best], nil
 }
 
-// Ask asks the master at an address for its status.
+// Ask requests the status of the master at an address.
 func (n *Replica) Ask(ctx context.Context, address string) (*clusterv1.NodeStatusResponse, error) {
 	conn, err := n.peers.Line(address)
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// Internals are the parts of a replica. They are for tests of whole masters, which look into one or break it: no other code uses them,
-// which test/imports checks.
+// Internals are the parts of a replica, for tests of whole masters that inspect or break one. No other code uses them, which
+// test/imports checks.
 type Internals struct {
 	Raft      *raft.Raft
 	Config    *raft.Config
@@ -20,7 +20,7 @@ type Internals struct {
 	Propose func(ctx context.Context, command []byte) (clusterv1.Outcome_State, error)
 }
 
-// Internals returns the parts of a replica that was started.
+// Internals returns the parts of a started replica.
 func (n *Replica) Internals() Internals {
 	return Internals{
 		Raft: n.node.raft, Config: n.node.config, Disk: n.disk.store, Transport: n.node.transport,

@@ -11,7 +11,7 @@ import (
 	"github.com/kontiki/kontiki/internal/broadcast"
 )
 
-// leaders tells who leads, and wakes those who wait for that to change.
+// leaders knows who leads, and wakes those who wait for a change.
 type leaders struct {
 	raft *raft.Raft
 	self raft.ServerID
@@ -21,11 +21,11 @@ type leaders struct {
 
 func newLeaders(r *raft.Raft, self raft.ServerID) *leaders { return &leaders{raft: r, self: self} }
 
-// Leadership is who leads as far as this master knows. An empty name means nobody.
+// Leadership is who leads as far as this master knows. An empty name means that no leader is known.
 type Leadership struct {
 	Name, Address string
 	Self          bool
-	// changed is closed when it may no longer be so. It was taken before the rest was read.
+	// changed is closed when this may have changed. It was taken before the other fields were read.
 	changed <-chan struct{}
 }
 
@@ -35,10 +35,10 @@ func (l *leaders) current() Leadership {
 	return Leadership{Name: string(id), Address: string(address), Self: id == l.self && id != "", changed: changed}
 }
 
-// bump wakes all who wait.
+// bump wakes all waiters.
 func (l *leaders) bump() { l.changed.Tell() }
 
-// watch bumps at every change that raft tells of.
+// watch calls bump at every change that raft reports.
 func (l *leaders) watch(ctx context.Context) {
 	observations := make(chan raft.Observation, 16)
 	observer := raft.NewObserver(observations, false, func(o *raft.Observation) bool {
@@ -61,7 +61,7 @@ func (l *leaders) watch(ctx context.Context) {
 	}
 }
 
-// Pause waits for a change, but no longer than d; false when the context ended.
+// Pause waits for a change, but at most for d; it returns false if the context ended.
 func (l Leadership) Pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -75,8 +75,8 @@ func (l Leadership) Pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// round shares one run of a function among all callers that came before it began. At most one run is under way: who comes
-// during it gets the next, so that a result never is older than its caller's question.
+// round shares one run of a function among all callers that arrived before it began. At most one run is in progress: callers that
+// arrive during it get the next, so a result is never older than its caller's request.
 type round[T any] struct {
 	run func() (T, error)
 
@@ -132,7 +132,7 @@ func (r *round[T]) loop() {
 	}
 }
 
-// tasks are goroutines that are waited for; once it is closed no new one starts.
+// tasks are goroutines that close waits for; after close, no new one starts.
 type tasks struct {
 	mu     sync.Mutex
 	closed bool
@@ -149,7 +149,7 @@ func (t *tasks) start(f func()) bool {
 	return true
 }
 
-// close refuses new tasks and waits for those that run.
+// close refuses new tasks and waits for the running ones.
 func (t *tasks) close() {
 	t.mu.Lock()
 	t.closed = true

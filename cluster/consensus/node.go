@@ -25,14 +25,14 @@ const (
 	raftShutdownBound = 5 * time.Second
 )
 
-// applier adapts the state machine to raft. It must do nothing that the log does not say: Apply and ApplyBatch behave
-// alike, because raft.RecoverCluster uses Apply.
+// applier adapts the state machine to raft. Its effects must depend only on the log: Apply and ApplyBatch behave alike, because
+// raft.RecoverCluster uses Apply.
 type applier struct {
 	store   *fsm.Store
 	applied func() // called after each batch of commands; must not block
-	// reconfigured is called after a batch with a change of the masters; must not block.
+	// reconfigured is called after a batch with a configuration change; it must not block.
 	reconfigured func()
-	// halted is closed when the store goes no further, because the program is too old for what is in the log.
+	// halted is closed when the store stops applying entries, because the program is too old for what is in the log.
 	halted chan struct{}
 	halt   *sync.Once
 }
@@ -41,7 +41,7 @@ func newApplier(store *fsm.Store, applied, reconfigured func()) applier {
 	return applier{store: store, applied: applied, reconfigured: reconfigured, halted: make(chan struct{}), halt: new(sync.Once)}
 }
 
-// after follows each batch. A store that halted must not be snapshotted either: raft counts the entry as applied.
+// after is called after each batch. A halted store must not be snapshotted either: raft counts the entry as applied.
 func (a applier) after() {
 	if a.store.Halted() != nil {
 		a.halt.Do(func() { close(a.halted) })
@@ -58,7 +58,7 @@ func (a applier) Apply(entry *raft.Log) any {
 	return fsm.Outcome{Result: result, Err: err}
 }
 
-// ApplyBatch implements raft.BatchingFSM. A batch holds configuration entries beside commands.
+// ApplyBatch implements raft.BatchingFSM. A batch may contain configuration entries besides commands.
 func (a applier) ApplyBatch(entries []*raft.Log) []any {
 	commands := make([]fsm.Entry, 0, len(entries))
 	for _, entry := range entries {
@@ -111,8 +111,8 @@ func (s snapshot) Persist(sink raft.SnapshotSink) error {
 
 func (snapshot) Release() {}
 
-// Disk is where a replica keeps its log, its votes and its snapshots: storage.Store, or a disk that a simulation makes up. What
-// it stores is durable when it has answered; see storage.Store for what it promises about errors.
+// Disk stores a replica's log, votes and snapshots: storage.Store, or a simulated disk. What it stores is durable when the call has
+// returned; see storage.Store for its errors.
 type Disk interface {
 	raft.LogStore
 	raft.StableStore
@@ -154,18 +154,18 @@ type raftNode struct {
 	announce  *raftfix.Announcer
 	ahead     *ahead
 	verifier  *raftfix.Verifier
-	// verify is verifier.verify, but for tests of what it is for.
+	// verify is verifier.Verify; tests replace it to show that it is necessary.
 	verify func(ctx context.Context, term uint64) error
 	halted <-chan struct{} // see applier
 	log    *slog.Logger
 
-	// gate guards proposals against shutdown: raft does not answer those that it has not yet looked at.
+	// gate guards proposals against shutdown: raft does not resolve those that it has not yet looked at.
 	gate    sync.RWMutex
 	closing bool
 	pending sync.WaitGroup
 }
 
-// openNode starts raft from what is on disk, or starts a cluster of one where bootstrap is set and there is nothing.
+// openNode starts raft with what is on disk, or starts a cluster of one if bootstrap is set and the disk is empty.
 func openNode(disk Disk, name, address string, bootstrap bool, t Timings, store *fsm.Store, w raftfix.Wire, reconfigured func(), log *slog.Logger) (_ *raftNode, err error) {
 	cache, err := raft.NewLogCache(logCacheEntries, disk)
 	if err != nil {
@@ -189,7 +189,7 @@ func openNode(disk Disk, name, address string, bootstrap bool, t Timings, store 
 	config.MaxAppendEntries, config.BatchApplyCh = maxAppendEntries, true
 	config.SnapshotInterval, config.SnapshotThreshold, config.TrailingLogs = t.SnapshotInterval, t.SnapshotThreshold, t.TrailingLogs
 	config.NoLegacyTelemetry = true
-	config.ShutdownOnRemove = false     // whoever runs us decides when to stop
+	config.ShutdownOnRemove = false     // the caller decides when to stop
 	config.RestoreCommittedLogs = false // hangs NewRaft on a long log
 	config.Logger = &raftLog{log: log, name: "raft"}
 
@@ -210,8 +210,8 @@ func openNode(disk Disk, name, address string, bootstrap bool, t Timings, store 
 	header := raft.RPCHeader{
 		ProtocolVersion: config.ProtocolVersion, ID: []byte(name), Addr: transport.EncodePeer(config.LocalID, transport.LocalAddr()),
 	}
-	// Announcements, heartbeats and entries that this program sends by itself and that fail are not to be held back: they go through the
-	// wire itself.
+	// Announcements, heartbeats and entries sent by this program itself must not be delayed when they fail: they use the wire
+	// directly.
 	announce.Started(node, w, header)
 	ahead.start(node, w, header)
 	verifier := raftfix.NewVerifier(node, w, header)
@@ -220,8 +220,8 @@ func openNode(disk Disk, name, address string, bootstrap bool, t Timings, store 
 	}, nil
 }
 
-// await waits for a raft future no longer than the context: futures can hang forever once raft is shut down, so that
-// only this goroutine may be left behind, never a caller.
+// await waits for a raft future until the context ends: futures can hang forever once raft is shut down, so only this goroutine may
+// be left behind, never a caller.
 func (r *raftNode) await(ctx context.Context, start func() raft.Future) error {
 	if !r.enter() {
 		return raft.ErrRaftShutdown
@@ -241,7 +241,7 @@ func (r *raftNode) await(ctx context.Context, start func() raft.Future) error {
 	}
 }
 
-// enter counts a call into raft, unless the replica is closing.
+// enter counts a call to raft; it returns false if the replica is closing.
 func (r *raftNode) enter() bool {
 	r.gate.RLock()
 	defer r.gate.RUnlock()
@@ -257,17 +257,17 @@ func (r *raftNode) barrier(ctx context.Context) error {
 	return r.await(ctx, func() raft.Future { return r.raft.Barrier(0) })
 }
 
-// servers are the members by raft's latest configuration.
+// servers returns the members in raft's latest configuration.
 func (r *raftNode) servers() []raft.Server {
-	future := r.raft.GetConfiguration() // is already answered
+	future := r.raft.GetConfiguration() // has already been resolved
 	if future.Error() != nil {
 		return nil
 	}
 	return future.Configuration().Servers
 }
 
-// drain refuses new calls and waits a bounded time for those under way: a raft that runs answers all of them, and one
-// that is shut down does not.
+// drain refuses new calls and waits a bounded time for those in progress: raft resolves all of them while it is running, but not
+// after its shutdown.
 func (r *raftNode) drain(bound time.Duration) {
 	r.gate.Lock()
 	r.closing = true
@@ -298,11 +298,11 @@ func (r *raftNode) close() error {
 	stopping := r.raft.Shutdown()
 	r.disk.Release()
 	err := within("raft", stopping.Error)
-	// An open transaction, if raft did not stop, would block the log's closing.
+	// If raft did not stop, an open transaction would block the log's closing.
 	return errors.Join(err, r.transport.Close(), within("the raft log", r.disk.Close))
 }
 
-// within runs something that should end soon. What does not is left behind.
+// within runs a function that should end soon, and returns an error if it does not.
 func within(what string, f func() error) error {
 	done := make(chan error, 1)
 	go func() { done <- f() }()

@@ -16,33 +16,33 @@ import (
 )
 
 const (
-	// inflightBytes bounds the commands that a leader holds between receiving them and applying them.
+	// inflightBytes limits the bytes of the commands that a leader has received and not yet applied.
 	inflightBytes = 64 << 20
-	// attemptBound ends an attempt on a leader that does not answer though raft still believes in it.
+	// attemptBound is the time limit of an attempt on a leader that does not respond although raft still follows it.
 	attemptBound = 10 * time.Second
 	retryPause   = 25 * time.Millisecond
-	// fullPatience is how long a leader with a full disk may take to hand leadership to one that has room.
+	// fullPatience is how long a leader with a full disk may take to transfer leadership to a master with space.
 	fullPatience = 2 * time.Second
 )
 
-// Propose replicates a command and answers what applying it did, once this master's own state shows it. Whichever master
-// leads, any master proposes. A condition that did not hold is not an error but Result.Failed.
+// Propose replicates a command and returns the result of applying it, once this master's own state shows it. It can be called on
+// any master, whichever leads. A condition that did not hold is not an error but Result.Failed.
 //
-// A lost leader makes an outcome unknown; the command is then proposed again under its id, which the state machine
-// applies once, until the context ends (Timings.Propose where it has no deadline). Errors: kv.ErrTooLarge and what
-// fsm.EncodeCommand refuses, at once; kv.ErrNoLeader when the command was certainly never proposed,
-// kv.ErrDiskFull when it was not because the disks have no room; kv.ErrOutcomeUnknown when it may be committed now or later, and when
-// it may have been so long ago that its result is not remembered.
+// If the leader is lost, the outcome is unknown; the command is then proposed again under its id, which the state machine applies
+// only once, until the context ends (Timings.Propose if it has no deadline). Errors: kv.ErrTooLarge and the other errors of
+// fsm.EncodeCommand, at once; kv.ErrNoLeader if the command was certainly never proposed, kv.ErrDiskFull if it was not because the
+// disks are full; kv.ErrOutcomeUnknown if it may be committed now or later, or may have been so long ago that its result is no
+// longer remembered.
 func (n *Replica) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, error) {
 	ctx, cancel := n.Bounded(ctx)
 	defer cancel()
 	var data []byte
 	dated, unknown := false, false
 	var last error
-	var full time.Time // since when there was no room
+	var full time.Time // since when the disks have been full
 	for {
 		lead := n.leaders.current()
-		if !dated && !unknown { // a command that may be committed keeps its date, or that it has none
+		if !dated && !unknown { // a command that may be committed must keep its Since, or its absence
 			var err error
 			if data, dated, err = n.encode(cmd); err != nil {
 				return kv.Result{}, fmt.Errorf("propose: %w", err)
@@ -62,7 +62,7 @@ func (n *Replica) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, erro
 				return kv.Result{}, fmt.Errorf("propose: committed at index %d, but this master has not applied it: %w (%w)",
 					out.index, kv.ErrOutcomeUnknown, ctx.Err())
 			}
-			// The store was restored meanwhile: ask again, under the same id.
+			// The store was restored meanwhile: propose again, under the same id.
 			unknown, last = true, errors.New("the state was restored from a snapshot")
 		case clusterv1.Outcome_STATE_INVALID:
 			if !errors.Is(out.err, fsm.ErrForgotten) {
@@ -71,7 +71,8 @@ func (n *Replica) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, erro
 			if unknown {
 				return kv.Result{}, fmt.Errorf("propose: %w: %w", kv.ErrOutcomeUnknown, out.err)
 			}
-			// No attempt can have committed it: this master was far behind when it encoded the command. It dates it anew.
+			// No attempt can have committed it: this master was far behind when it encoded the command. Encode it with a newer
+			// Since.
 			last = out.err
 			if err := n.store.WaitIndex(ctx, out.index); err == nil || errors.Is(err, kv.ErrFutureRevision) {
 				dated = false
@@ -100,12 +101,12 @@ func (n *Replica) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, erro
 	}
 }
 
-// datedVersion is the version of commands that say before which index they were not proposed (kv.Command.Since).
+// datedVersion is the version of commands that have an index before which they were not proposed (kv.Command.Since).
 const datedVersion = 3
 
-// encode returns a command as an entry of the log. Where all masters know what that is, it says before which index of the log it was not
-// proposed: an attempt that is late by more than the results that the state machine remembers is then refused, and not applied again. A
-// master that has just started may not know yet that they do; the leader refuses its command then, and it encodes it again.
+// encode returns a command as a log entry. If all masters support it, the entry contains the index before which the command was not
+// proposed: an attempt that arrives after its result may have been forgotten is then refused, and not applied again. A master that
+// has just started may not know the feature level yet; then the leader refuses its command, and the master encodes it again.
 func (n *Replica) encode(cmd *kv.Command) (data []byte, dated bool, err error) {
 	if !n.dating() {
 		data, err = fsm.EncodeCommand(cmd)
@@ -117,7 +118,7 @@ func (n *Replica) encode(cmd *kv.Command) (data []byte, dated bool, err error) {
 	return data, true, err
 }
 
-// dating says whether commands are to be dated: the feature level says so, and never falls.
+// dating says whether commands must have a Since: the feature level decides, and never falls.
 func (n *Replica) dating() bool {
 	if n.dates.Load() {
 		return true
@@ -129,10 +130,10 @@ func (n *Replica) dating() bool {
 	return true
 }
 
-// errUndated refuses a command of a master that does not know yet that it is to be dated.
+// errUndated refuses a command of a master that does not yet know that commands must have a Since.
 var errUndated = errors.New("the command does not say since when it has been proposed, as the cluster's feature level asks for")
 
-// Bounded gives a context a deadline if it has none, and ends it when the cluster closes.
+// Bounded gives a context a deadline if it has none, and ends it when the replica closes.
 func (n *Replica) Bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(n.life, func() { cancel(mtls.ErrClosed) })
@@ -144,7 +145,7 @@ func (n *Replica) Bounded(ctx context.Context) (context.Context, context.CancelF
 	return ctx, done
 }
 
-// applyAll proposes commands on this master, which should lead, and waits for all of them no longer than the context.
+// applyAll proposes commands on this master, which should lead, and waits for all of them until the context ends.
 func (n *Replica) applyAll(ctx context.Context, commands [][]byte) []attemptResult {
 	outcomes := make([]attemptResult, len(commands))
 	fill := func(o attemptResult) []attemptResult {
@@ -176,7 +177,7 @@ func (n *Replica) applyAll(ctx context.Context, commands [][]byte) []attemptResu
 		// A leader that has not applied what was committed before its term does not know the level.
 		undated := n.readyTerm.Load() != 0 && !n.dating()
 		for i, data := range commands {
-			if v := fsm.VersionOf(data); undated || v == 0 || v >= datedVersion { // what is no command is refused when it is applied
+			if v := fsm.VersionOf(data); undated || v == 0 || v >= datedVersion { // bytes that are not a command are refused when they are applied
 				futures[i] = n.node.raft.ApplyLog(raft.Log{Data: data}, 0)
 			}
 		}
@@ -194,7 +195,7 @@ func (n *Replica) applyAll(ctx context.Context, commands [][]byte) []attemptResu
 			switch {
 			case !ok:
 				answers[i] = unknownResult(fmt.Errorf("the state machine answered %T", future.Response()))
-			case errors.Is(applied.Err, fsm.ErrNewerCommand): // it is committed: masters that know it apply it
+			case errors.Is(applied.Err, fsm.ErrNewerCommand): // it is committed: masters that know it will apply it
 				answers[i] = unknownResult(applied.Err)
 			case applied.Err != nil:
 				answers[i] = attemptResult{state: clusterv1.Outcome_STATE_INVALID, index: future.Index(), err: applied.Err}
@@ -214,7 +215,7 @@ func (n *Replica) applyAll(ctx context.Context, commands [][]byte) []attemptResu
 
 func newInflight() *semaphore.Weighted { return semaphore.NewWeighted(inflightBytes) }
 
-// sendBatch proposes commands at whoever leads now.
+// sendBatch proposes commands at the present leader.
 func (n *Replica) sendBatch(ctx context.Context, commands [][]byte) []attemptResult {
 	fill := func(o attemptResult) []attemptResult {
 		outcomes := make([]attemptResult, len(commands))
@@ -250,8 +251,8 @@ func (n *Replica) sendBatch(ctx context.Context, commands [][]byte) []attemptRes
 	return outcomes
 }
 
-// attempt is a context for one call to a leader: it ends when leadership changes, so that a dead leader costs no more
-// than it takes to find a new one.
+// attempt returns a context for one call to a leader: it ends when leadership changes, so that a dead leader costs only the time
+// that it takes to find a new one.
 func (l Leadership) attempt(ctx context.Context, bound time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	done := make(chan struct{})

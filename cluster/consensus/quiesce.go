@@ -12,14 +12,14 @@ import (
 	"github.com/kontiki/kontiki/internal/random"
 )
 
-// A restore brings objects back under the UIDs that they had, which nothing else ever does. What a controller decided on the
-// state before it must not be done to the state after it: a namespace that was being emptied would be emptied again. So
-// the duties of the leader that act on objects are stopped, and waited for, before a restore is committed, and start anew
-// after it. A mark in the state asks for that, on whichever master leads, and another one answers.
+// A restore brings objects back under their old UIDs, which nothing else ever does. Decisions that a controller made on the state
+// before it must not be applied to the state after it: a namespace that was being emptied would be emptied again. So the leader's
+// duties that act on objects are stopped, and waited for, before a restore is committed, and start again after it. A key in the
+// state requests that from whichever master leads, and another key confirms it.
 const (
 	quiesceKey  = kv.OwnPrefix + "quiesce"
 	quiescedKey = kv.OwnPrefix + "quiesced"
-	// quiesceBound is how long duties may take to stop; quiesceHeld how long they stay stopped for a restore that does not come.
+	// quiesceBound is how long duties may take to stop; quiesceHeld how long they stay stopped for a restore that is not committed.
 	quiesceBound = 30 * time.Second
 	quiesceHeld  = time.Minute
 )
@@ -28,7 +28,7 @@ type quiesceMark struct {
 	ID string `json:"id"`
 }
 
-// quiesceAsked is who asks for it, and at which revision; empty for nobody.
+// quiesceAsked returns the id of the restore that requests it, and the revision of the request; "" if there is none.
 func quiesceAsked(v kv.View) (id string, revision uint64) {
 	version, ok := v.Get(quiesceKey)
 	if !ok {
@@ -36,12 +36,12 @@ func quiesceAsked(v kv.View) (id string, revision uint64) {
 	}
 	var mark quiesceMark
 	if err := json.Unmarshal(version.Value, &mark); err != nil || mark.ID == "" {
-		return "unreadable", version.ModRevision // it ends by its age
+		return "unreadable", version.ModRevision // it ends because of its age
 	}
 	return mark.ID, version.ModRevision
 }
 
-// AwaitState waits until a view fulfils a condition. What it looks at must be under the prefix.
+// AwaitState waits until a view fulfils a condition, which may depend only on keys with the prefix.
 func (n *Replica) AwaitState(ctx context.Context, prefix string, holds func(kv.View) bool) error {
 	for {
 		view := n.store.View()
@@ -59,7 +59,7 @@ func (n *Replica) AwaitState(ctx context.Context, prefix string, holds func(kv.V
 	}
 }
 
-// performOutside runs the duties that others registered, for one term, but for when a restore wants none to run.
+// performOutside runs the duties of other packages for one term, except while a restore requests that none run.
 func (n *Replica) performOutside(ctx context.Context) {
 	for ctx.Err() == nil {
 		if id, revision := quiesceAsked(n.store.View()); id != "" {
@@ -76,7 +76,7 @@ func (n *Replica) performOutside(ctx context.Context) {
 			}
 		}
 		n.duties.mu.Unlock()
-		_ = n.AwaitState(ctx, quiesceKey, func(v kv.View) bool { id, _ := quiesceAsked(v); return id != "" }) // or the term's end
+		_ = n.AwaitState(ctx, quiesceKey, func(v kv.View) bool { id, _ := quiesceAsked(v); return id != "" }) // or until the term ends
 		n.duties.mu.Lock()
 		n.duties.start = nil
 		n.duties.mu.Unlock()
@@ -85,7 +85,7 @@ func (n *Replica) performOutside(ctx context.Context) {
 	}
 }
 
-// holdStill answers that no duty runs, and waits until the restore has come or has taken too long.
+// holdStill confirms that no duty is running, and waits until the restore has been committed or has taken too long.
 func (n *Replica) holdStill(ctx context.Context, id string, revision uint64) {
 	n.log.Info("the leader's duties are stopped for a restore", "restore", id)
 	bounded, cancel := context.WithTimeout(ctx, quiesceHeld)
@@ -109,8 +109,8 @@ func (n *Replica) holdStill(ctx context.Context, id string, revision uint64) {
 	}
 }
 
-// StopDuties stops the leader's duties for a restore, and answers the operations that belong to its command: they fail it if the
-// duties have gone on meanwhile, and let them go on after it.
+// StopDuties stops the leader's duties for a restore, and returns operations to be added to its command: these make it fail if the
+// duties have resumed meanwhile, and let them resume after it.
 func (n *Replica) StopDuties(ctx context.Context, id string) ([]kv.Op, error) {
 	mark, err := json.Marshal(quiesceMark{id})
 	if err != nil {
@@ -137,7 +137,7 @@ func (n *Replica) StopDuties(ctx context.Context, id string) ([]kv.Op, error) {
 	return []kv.Op{{Key: quiesceKey, Delete: true, Cond: kv.AtRevision, Revision: result.Revisions[0]}, {Key: quiescedKey, Delete: true}}, nil
 }
 
-// ResumeDuties lets the leader's duties go on after a restore that failed.
+// ResumeDuties lets the leader's duties resume after a failed restore.
 func (n *Replica) ResumeDuties(id string) {
 	asked, revision := quiesceAsked(n.store.View())
 	if asked != id {

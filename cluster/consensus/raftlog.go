@@ -12,7 +12,7 @@ import (
 	"github.com/kontiki/kontiki/internal/logline"
 )
 
-// raftLog hands raft's log to slog. Raft's info is our debug: it tells of elections, which cluster logs itself.
+// raftLog forwards raft's log to slog. Raft's info is logged at debug level: it reports elections, which this package logs itself.
 type raftLog struct {
 	log  *slog.Logger
 	name string
@@ -32,9 +32,9 @@ func (l *raftLog) level(level hclog.Level) slog.Level {
 	}
 }
 
-// routine are messages that raft warns of and that belong to its normal course here.
+// routine are raft's warnings about events that are normal here.
 var routine = map[string]bool{
-	"failed to get previous log": true, // a follower is told of a commit before it has the entry
+	"failed to get previous log": true, // a follower learns of a commit before it has the entry
 }
 
 // Log implements hclog.Logger.

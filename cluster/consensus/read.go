@@ -15,12 +15,12 @@ import (
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// readBound bounds one round of asking for a read index.
+// readBound is the time limit of one round for a read index.
 const readBound = 5 * time.Second
 
-// Consistent answers a view that shows every write that was acknowledged, by any master, before the call. It costs a
-// round among the masters that all concurrent callers share. Errors: kv.ErrNoLeader when no quorum answered before the
-// context's end (Timings.Propose where it has no deadline).
+// Consistent returns a view that includes every write that any master acknowledged before the call. It costs a round among the
+// masters, which all concurrent callers share. Errors: kv.ErrNoLeader if no quorum responded before the context's end
+// (Timings.Propose if it has no deadline).
 func (n *Replica) Consistent(ctx context.Context) (kv.View, error) {
 	ctx, cancel := n.Bounded(ctx)
 	defer cancel()
@@ -50,7 +50,7 @@ func (n *Replica) Consistent(ctx context.Context) (kv.View, error) {
 	}
 }
 
-// askLeader is one round of a follower: the index that its readers must wait for.
+// askLeader is one round of a follower: it returns the index that its readers must wait for.
 func (n *Replica) askLeader() (uint64, error) {
 	lead := n.leaders.current()
 	if lead.Name == "" {
@@ -72,10 +72,10 @@ func (n *Replica) askLeader() (uint64, error) {
 	return response.Index, nil
 }
 
-// verifyIndex is one round of a leader. The last command that it has applied covers every acknowledged write: writes of
-// its own term are acknowledged once they are applied here, and the barrier at the term's start has brought in those of
-// earlier terms. What is left to show is that no later term had begun when it was asked, which is so if a quorum still follows
-// (verifier), and if the term is the same afterwards.
+// verifyIndex is one round of a leader. The last command that it has applied covers every acknowledged write: writes of its own
+// term are acknowledged once they are applied here, and the barrier at the term's start has brought in those of earlier terms. It
+// remains to show that no later term had begun when the round began, which is true if a quorum still follows (verifier), and if the
+// term is the same afterwards.
 func (n *Replica) verifyIndex() (uint64, error) {
 	lead := n.leaders.current()
 	ctx, cancel := lead.attempt(n.life, readBound)
@@ -97,7 +97,7 @@ func (n *Replica) verifyIndex() (uint64, error) {
 	return index, nil
 }
 
-// WaitReady waits until this master, if it leads, has passed the barrier of its term, and answers the term.
+// WaitReady waits until this master, if it leads, has passed the barrier of its term, and returns the term.
 func (n *Replica) WaitReady(ctx context.Context) (uint64, error) {
 	for {
 		lead := n.leaders.current()
@@ -114,10 +114,10 @@ func (n *Replica) WaitReady(ctx context.Context) (uint64, error) {
 	}
 }
 
-// View is this master's state now; it may lag behind the leader's.
+// View returns this master's present state, which may lag behind the leader's.
 func (n *Replica) View() kv.View { return n.store.View() }
 
-// Snapshot returns this master's state as of now, in constant time.
+// Snapshot returns this master's present state, in constant time.
 func (n *Replica) Snapshot() *fsm.Snapshot { return n.store.Snapshot() }
 
 // Watch reads this master's history: see kv.Reader.

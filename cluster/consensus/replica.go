@@ -20,12 +20,12 @@ import (
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// Replica is this master's part in consensus: its replica of the state, what replicates commands to it, and what it does while it leads.
-// It is made by New, gets its disk by OpenDisk, and takes part once Start and Run were called, in this order; then Propose, Consistent
+// Replica is this master's part in consensus: its replica of the state, replication of commands, and its duties while it leads. New
+// creates it, OpenDisk opens its disk, and it takes part after Start and Run were called, in this order; then Propose, Consistent
 // and leadership work. Its methods are safe for concurrent use once Start has returned.
 type Replica struct {
 	name    string
-	address string // the mTLS address that others dial
+	address string // the mTLS address at which others reach this master
 	timings Timings
 	log     *slog.Logger
 
@@ -39,8 +39,8 @@ type Replica struct {
 	batches     *batches
 	ownIndex    round[uint64]
 	leaderIndex round[uint64]
-	dates       atomic.Bool   // commands are dated; see encode
-	readyTerm   atomic.Uint64 // the term whose barrier this leader has passed; 0 for none
+	dates       atomic.Bool   // commands have a Since; see encode
+	readyTerm   atomic.Uint64 // the term whose barrier this leader has passed; 0 means none
 
 	duties       duties
 	transferring sync.Mutex
@@ -50,13 +50,13 @@ type Replica struct {
 	tasks tasks
 }
 
-// Options say what a replica is made of. All fields but Log are required.
+// Options are the parameters of a Replica. All fields but Log are required.
 type Options struct {
 	Name    string // this master's
-	Address string // the mTLS address that other masters dial
+	Address string // the mTLS address at which other masters reach this one
 	Timings Timings
 	Store   *fsm.Store
-	// Connect makes a connection to the master at an mTLS address. It must not block: the connection comes up later.
+	// Connect returns a connection to the master at an mTLS address. It must not block: the connection is established later.
 	Connect func(address string) (mtls.Line, error)
 	Log     *slog.Logger // nil means slog.Default()
 }
@@ -80,8 +80,8 @@ func New(o Options) *Replica {
 	return n
 }
 
-// Start starts raft from what is on the open disk; bootstrap begins a cluster of one where there is nothing. reconfigured is called when
-// the masters have changed, and must not block.
+// Start starts raft with what is on the open disk; bootstrap starts a cluster of one if the disk is empty. reconfigured is called
+// after configuration changes, and must not block.
 func (n *Replica) Start(w raftfix.Wire, bootstrap bool, reconfigured func()) error {
 	r, err := openNode(n.disk.store, n.name, n.address, bootstrap, n.timings, n.store, w, reconfigured, n.log)
 	if err != nil {
@@ -91,9 +91,9 @@ func (n *Replica) Start(w raftfix.Wire, bootstrap bool, reconfigured func()) err
 	return nil
 }
 
-// Run proposes, reads, and leads when raft says so, in goroutines of the group, until the context ends; proposals and reads go on until
-// End. The channel that it returns is closed when leadership and its duties have ended. That is not in the group: a duty that does not
-// stop must not keep the master from stopping.
+// Run proposes, reads, and leads when raft reports leadership, in goroutines of the group, until the context ends; proposals and
+// reads continue until End. The returned channel is closed when leadership and its duties have ended. These are not in the group: a
+// duty that does not stop must not prevent the master from stopping.
 func (n *Replica) Run(ctx context.Context, g *errgroup.Group) (leading <-chan struct{}) {
 	g.Go(func() error { n.leaders.watch(n.life); return nil })
 	for range batchSenders {
@@ -108,17 +108,17 @@ func (n *Replica) Run(ctx context.Context, g *errgroup.Group) (leading <-chan st
 	return done
 }
 
-// End lets every call return that waits for another master or for raft, and no new one begin.
+// End makes all calls return that wait for another master or for raft, and prevents new ones.
 func (n *Replica) End() { n.end() }
 
-// Life is the context that End ends.
+// Life returns the context that End ends.
 func (n *Replica) Life() context.Context { return n.life }
 
-// Drain refuses new calls to raft and waits, no longer than the bound, for those under way: a raft that runs answers all of them, and one
-// that is shut down does not.
+// Drain refuses new calls to raft and waits, at most for the bound, for those in progress: raft resolves all of them while it is
+// running, but not after its shutdown.
 func (n *Replica) Drain(bound time.Duration) { n.node.drain(bound) }
 
-// Close stops raft, and closes the disk and the connections to other masters, in bounded time. End comes before it.
+// Close stops raft, and closes the disk and the connections to other masters, in bounded time. Call End before it.
 func (n *Replica) Close() error {
 	var err error
 	switch {
@@ -132,34 +132,34 @@ func (n *Replica) Close() error {
 	return err
 }
 
-// Line returns the connection to the master at an mTLS address. It is shared, not necessarily up, and not to be closed.
+// Line returns the connection to the master at an mTLS address. It is shared, may not be established, and must not be closed.
 func (n *Replica) Line(address string) (mtls.Line, error) { return n.peers.Line(address) }
 
-// Forget closes the connections to all addresses but those to keep.
+// Forget closes the connections to all addresses except those to keep.
 func (n *Replica) Forget(keep map[string]bool) { n.peers.Forget(keep) }
 
 // Leadership returns who leads now, as far as this master knows.
 func (n *Replica) Leadership() Leadership { return n.leaders.current() }
 
-// IsLeader says whether this master believes to lead, and has passed the barrier of its term.
+// IsLeader says whether this master believes that it leads, and has passed the barrier of its term.
 func (n *Replica) IsLeader() bool {
 	term := n.readyTerm.Load()
 	return term != 0 && n.leaders.current().Self && n.node.raft.CurrentTerm() == term
 }
 
-// Leader is the name and mTLS address of who leads, as far as this master knows; empty for nobody.
+// Leader returns the name and mTLS address of the leader, as far as this master knows; empty if none is known.
 func (n *Replica) Leader() (name, address string) {
 	lead := n.leaders.current()
 	return lead.Name, lead.Address
 }
 
-// FeatureLevel is the cluster's level, as this master's state has it.
+// FeatureLevel returns the cluster's feature level, according to this master's state.
 func (n *Replica) FeatureLevel() int {
 	level, _ := LevelOf(n.store.View())
 	return level
 }
 
-// What other masters ask it for. The caller has checked who they are.
+// The methods below serve requests of other masters. The caller has authenticated them.
 
 // ServePropose proposes commands for another master.
 func (n *Replica) ServePropose(ctx context.Context, request *clusterv1.ProposeRequest) *clusterv1.ProposeResponse {
@@ -180,7 +180,7 @@ func (n *Replica) ServeReadIndex(ctx context.Context) (*clusterv1.ReadIndexRespo
 	return &clusterv1.ReadIndexResponse{Index: index}, nil
 }
 
-// Status is what this master knows of its own part in consensus.
+// Status returns what this master knows of its own part in consensus.
 func (n *Replica) Status() *clusterv1.NodeStatusResponse {
 	r := n.node.raft
 	response := &clusterv1.NodeStatusResponse{
@@ -210,7 +210,7 @@ func (n *Replica) Status() *clusterv1.NodeStatusResponse {
 	return response
 }
 
-// ServeReport notes the conditions of another master's disk, on the leader.
+// ServeReport records the conditions of another master's disk, on the leader.
 func (n *Replica) ServeReport(ctx context.Context, r *clusterv1.ReportRequest) (*clusterv1.ReportResponse, error) {
 	if caller, ok := mtls.PeerFromContext(ctx); !ok || caller.Name != r.Name {
 		return nil, status.Errorf(codes.PermissionDenied, "a master reports for itself, not for %q", r.Name)

@@ -11,9 +11,9 @@ import (
 	"github.com/kontiki/kontiki/fsm"
 )
 
-// Survivor is the disk of a stopped master that is to go on alone, because a quorum is lost for good.
+// Survivor is the disk of a stopped master that is to continue alone, because a quorum is lost for good.
 type Survivor struct {
-	// Servers are the masters by its latest configuration, LastIndex the last index of its log or snapshot.
+	// Servers are the masters in its latest configuration, LastIndex the last index of its log or snapshot.
 	Servers   []raft.Server
 	LastIndex uint64
 
@@ -23,7 +23,7 @@ type Survivor struct {
 	transport raft.LoopbackTransport
 }
 
-// OpenSurvivor opens the disk in a directory and reads what is on it; inspect opens it to be read only. It must be closed.
+// OpenSurvivor opens the disk in a directory and reads it; inspect opens it read-only. It must be closed.
 func OpenSurvivor(dir, name, address string, inspect bool, log *slog.Logger) (_ *Survivor, err error) {
 	disk, err := storage.Open(dir, storage.Options{Expect: true, Inspect: inspect, Keep: SnapshotsKept, Log: log})
 	if err != nil {
@@ -52,7 +52,7 @@ func OpenSurvivor(dir, name, address string, inspect bool, log *slog.Logger) (_ 
 	return s, nil
 }
 
-// GoOnAlone makes the survivor the only master. Every entry of its log counts as committed from then on.
+// GoOnAlone makes the survivor the only master. From then on every entry of its log counts as committed.
 func (s *Survivor) GoOnAlone() error {
 	alone := raft.Configuration{Servers: []raft.Server{{ID: s.config.LocalID, Address: s.transport.LocalAddr()}}}
 	machine := scratch()
@@ -68,10 +68,10 @@ func (s *Survivor) GoOnAlone() error {
 // Close closes the disk.
 func (s *Survivor) Close() error { return errors.Join(s.transport.Close(), s.disk.Close()) }
 
-// scratch is a state machine that is thrown away.
+// scratch returns a state machine that is discarded.
 func scratch() applier { return newApplier(fsm.New(fsm.Options{}), func() {}, func() {}) }
 
-// unwritten is a stable store that keeps what it has.
+// unwritten is a stable store that ignores writes.
 type unwritten struct{ raft.StableStore }
 
 func (unwritten) Set(_, _ []byte) error              { return nil }

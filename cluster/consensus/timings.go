@@ -2,27 +2,27 @@ package consensus
 
 import "time"
 
-// Timings are the knobs of consensus. A zero field takes its value from DefaultTimings.
+// Timings are the timeouts of consensus. A zero field takes its value from DefaultTimings.
 type Timings struct {
-	// Heartbeat is how long a follower waits for its leader before it asks for an election; Election how long a
-	// candidate waits for votes; Lease how long a leader goes on without a quorum. Commit (to twice that) is how often
-	// an idle leader tells of its commit index; followers that keep up are told at once anyway (raftfix.Announcer).
+	// Heartbeat is how long a follower waits for its leader before it starts an election; Election how long a candidate waits for
+	// votes; Lease how long a leader continues without a quorum. Commit (to twice that) is the interval at which an idle leader
+	// sends its commit index; raftfix.Announcer sends it to followers that keep up at once anyway.
 	Heartbeat, Election, Lease, Commit time.Duration
-	// A snapshot is taken when SnapshotThreshold entries came since the last one, looked at every SnapshotInterval (to
-	// twice that); TrailingLogs entries are kept behind it for followers that are a little late.
+	// A snapshot is taken when SnapshotThreshold entries were added since the last one, checked every SnapshotInterval (to twice
+	// that); TrailingLogs entries are kept before it for followers that are slightly behind.
 	SnapshotInterval                time.Duration
 	SnapshotThreshold, TrailingLogs uint64
-	// Transport bounds one raft call (an install of a snapshot: this for each 256 KiB).
+	// Transport is the time limit of one raft call (of each 256 KiB for the install of a snapshot).
 	Transport time.Duration
-	// Propose bounds a proposal or a consistent read whose context has no deadline.
+	// Propose is the time limit of a proposal or a consistent read whose context has no deadline.
 	Propose time.Duration
-	// DiskStall is how long one operation of the raft log may take before this master stops to lead or to ask for votes.
+	// DiskStall is how long one operation of the raft log may take before this master stops leading and requesting votes.
 	DiskStall time.Duration
-	// Shutdown bounds each step of a clean stop.
+	// Shutdown is the time limit of each step of a clean stop.
 	Shutdown time.Duration
 }
 
-// DefaultTimings fail over in 0.8 s (measured median; 1.1 s at most) and stay calm on loaded machines.
+// DefaultTimings fail over in 0.8 s (measured median; 1.1 s at most) and are long enough for loaded machines.
 var DefaultTimings = Timings{
 	Heartbeat:         500 * time.Millisecond,
 	Election:          500 * time.Millisecond,

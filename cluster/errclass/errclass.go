@@ -1,8 +1,8 @@
-// Package errclass holds the classes of errors that masters and joining hosts tell one another by gRPC, and translates them to gRPC
-// status codes and back, so that errors.Is gives the same result on every host.
+// Package errclass defines the classes of errors that masters and joining hosts exchange by gRPC, and converts them to gRPC status
+// codes and back, so that errors.Is gives the same result on every host.
 //
 // A class is wrapped by an error whose text says why, and what to do. ToStatus and FromStatus are inverse for the classes that
-// FromStatus names; the text survives both.
+// FromStatus names; the text is preserved.
 package errclass
 
 import (
@@ -24,13 +24,13 @@ var (
 	ErrRefused = errors.New("refused")
 	// ErrRemoved means that a master was removed from its cluster.
 	ErrRemoved = errors.New("this master was removed from its cluster")
-	// ErrToken means that a join token does not admit its holder.
+	// ErrToken means that a join token is not accepted.
 	ErrToken = errors.New("the join token is not accepted")
 	// ErrTokenNotFound means that no join token has the id.
 	ErrTokenNotFound = errors.New("no such join token")
 	// ErrFeatureLevel means that a program does not support the cluster's feature level.
 	ErrFeatureLevel = errors.New("feature level")
-	// ErrNotLeader means that only the leader can do what was asked, and that the master that was asked does not lead.
+	// ErrNotLeader means that only the leader can carry out the request, and that the master that received it does not lead.
 	ErrNotLeader = errors.New("this master does not lead")
 	// ErrNotMember means that no master has the name.
 	ErrNotMember = errors.New("no such master")
@@ -38,7 +38,7 @@ var (
 	ErrSettings = errors.New("settings")
 )
 
-// ToStatus returns err as a gRPC status error. An error without a class keeps the code that it has, or gets codes.Unknown.
+// ToStatus returns err as a gRPC status error. An error without a class keeps its code, or gets codes.Unknown.
 func ToStatus(err error) error {
 	code := codes.Unknown
 	switch {
@@ -72,8 +72,8 @@ func ToStatus(err error) error {
 	return status.Error(code, err.Error())
 }
 
-// FromStatus returns a gRPC status error as a *Remote with the class that its code stands for, or err itself where it is none. What
-// one code stands for depends on the call: codes.NotFound keeps no class, see NotMember.
+// FromStatus returns a gRPC status error as a *Remote with the class of its code, or err itself if that has none. The class of a
+// code depends on the call: codes.NotFound has none here, see NotMember.
 func FromStatus(err error) error {
 	s, ok := status.FromError(err)
 	if !ok || err == nil {
@@ -95,7 +95,8 @@ func FromStatus(err error) error {
 	}
 }
 
-// NotMember is FromStatus for calls that name a master: codes.NotFound is ErrNotMember, and every other error is returned as it is.
+// NotMember is FromStatus for calls that name a master: codes.NotFound becomes ErrNotMember, and every other error is returned
+// unchanged.
 func NotMember(err error) error {
 	if status.Code(err) == codes.NotFound {
 		return &Remote{Class: ErrNotMember, Text: status.Convert(err).Message()}
@@ -103,7 +104,7 @@ func NotMember(err error) error {
 	return err
 }
 
-// Remote is an error that another host returned. Its text is that host's, and stands alone.
+// Remote is an error that another host returned. Its text is that host's, without additions.
 type Remote struct {
 	Class error
 	Text  string
