@@ -1,12 +1,9 @@
 package containerd
 
 import (
-	"bufio"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -18,7 +15,6 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 
 	"github.com/kontiki/kontiki/node/runtime"
@@ -217,58 +213,6 @@ func (r *Runtime) RemoveImage(ctx context.Context, ref string) error {
 		}
 	}
 	return nil
-}
-
-const (
-	// maxArchive limits the bytes of an archive, after gzip decompression.
-	maxArchive = 32 << 30
-	// maxArchiveImages limits the images in it.
-	maxArchiveImages = 200
-)
-
-func (r *Runtime) ImportImage(ctx context.Context, archive io.Reader) ([]runtime.Image, error) {
-	ctx = r.ns(ctx)
-	br := bufio.NewReader(archive)
-	if magic, _ := br.Peek(2); len(magic) == 2 && magic[0] == 0x1f && magic[1] == 0x8b {
-		gz, err := gzip.NewReader(br)
-		if err != nil {
-			return nil, fmt.Errorf("import image: %w", err)
-		}
-		defer gz.Close()
-		archive = gz
-	} else {
-		archive = br
-	}
-	archive = newBounded(archive, maxArchive)
-	list, err := r.client.Import(ctx, archive, client.WithImageLabels(map[string]string{importedLabel: "true"}), client.WithImageRefTranslator(func(name string) string {
-		full, err := normalize(name)
-		if err != nil {
-			return ""
-		}
-		return full
-	}))
-	if err != nil {
-		return nil, fmt.Errorf("import image: %w", classify(err))
-	}
-	if len(list) == 0 {
-		return nil, errors.New("import image: the archive names no image")
-	}
-	if len(list) > maxArchiveImages {
-		return nil, fmt.Errorf("import image: the archive names %d images, more than %d", len(list), maxArchiveImages)
-	}
-	var out []runtime.Image
-	for _, m := range list {
-		img := client.NewImageWithPlatform(r.client, m, platforms.Default())
-		if err := r.unpack(ctx, img); err != nil {
-			return nil, err
-		}
-		one, err := r.describe(ctx, img)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, one)
-	}
-	return out, nil
 }
 
 // noAnswer is a runtime.ErrRegistryUnreachable with the text of its cause.

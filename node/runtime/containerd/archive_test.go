@@ -1,0 +1,171 @@
+package containerd
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kontiki/kontiki/internal/ociimage"
+	"github.com/kontiki/kontiki/node/runtime/runtimetest"
+)
+
+type entry struct {
+	name, content string
+	size          int64 // if it is not the content's
+}
+
+// archiveOf is a tar archive; it ends with the header of an entry that says a size of its own.
+func archiveOf(t *testing.T, entries ...entry) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	for _, e := range entries {
+		size := int64(len(e.content))
+		if e.size > 0 {
+			size = e.size
+		}
+		if err := w.WriteHeader(&tar.Header{Name: e.name, Mode: 0o644, Size: size, Typeflag: tar.TypeReg}); err != nil {
+			t.Fatal(err)
+		}
+		if e.size > 0 {
+			return out.Bytes()
+		}
+		if _, err := io.WriteString(w, e.content); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func TestEntriesOfArchivesAreBounded(t *testing.T) {
+	limits := archiveLimits{bytes: 20000, entries: 3, names: 20, document: 100}
+	for name, c := range map[string]struct {
+		entries []entry
+		says    string
+	}{
+		"within":              {[]entry{{name: "a", content: strings.Repeat("x", 3000)}, {name: "b"}, {name: "index.json", content: "{}"}}, ""},
+		"too many":            {[]entry{{name: "a"}, {name: "b"}, {name: "c"}, {name: "d"}}, "it has more than 3 entries"},
+		"names too long":      {[]entry{{name: strings.Repeat("a", 15)}, {name: strings.Repeat("b", 6)}}, "the names of its entries have more than 20 bytes"},
+		"larger than it is":   {[]entry{{name: "a", size: 1 << 50}}, "it holds more than 20000 bytes"},
+		"larger together":     {[]entry{{name: "a", content: strings.Repeat("x", 9000)}, {name: "b", content: strings.Repeat("x", 9000)}, {name: "c", size: 3000}}, "it holds more than 20000 bytes"},
+		"a large index":       {[]entry{{name: "./index.json", content: strings.Repeat("x", 101)}}, "its index.json has more than 100 bytes"},
+		"a large manifest":    {[]entry{{name: "manifest.json", content: strings.Repeat("x", 101)}}, "its manifest.json has more than 100 bytes"},
+		"large, and no index": {[]entry{{name: "blobs/index.json", content: strings.Repeat("x", 101)}}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			archive := append(archiveOf(t, c.entries...), "behind the end"...)
+			checked, stop := limits.check(bytes.NewReader(archive))
+			got, err := io.ReadAll(checked)
+			stop()
+			switch {
+			case c.says == "" && (err != nil || !bytes.Equal(got, archive)):
+				t.Errorf("%d of %d bytes, %v", len(got), len(archive), err)
+			case c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)):
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	// A reader that has seen enough does not leave the parser behind, and errors of the sender arrive.
+	_, stop := limits.check(bytes.NewReader(archiveOf(t, entry{name: "a"})))
+	stop()
+	broken := errors.New("broken")
+	checked, stop := limits.check(io.MultiReader(strings.NewReader("half"), errorReader{broken}))
+	if _, err := io.ReadAll(checked); !errors.Is(err, broken) {
+		t.Errorf("%v", err)
+	}
+	stop()
+}
+
+type errorReader struct{ err error }
+
+func (r errorReader) Read([]byte) (int, error) { return 0, r.err }
+
+// layout is an OCI layout of blobs with an index that names one document.
+func layout(t *testing.T, mediaType string, document []byte, blobs ...[]byte) []byte {
+	t.Helper()
+	digest := func(b []byte) string { return fmt.Sprintf("%x", sha256.Sum256(b)) }
+	entries := []entry{{name: "oci-layout", content: `{"imageLayoutVersion":"1.0.0"}`}}
+	for _, b := range append(blobs, document) {
+		entries = append(entries, entry{name: "blobs/sha256/" + digest(b), content: string(b)})
+	}
+	index := fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"mediaType":%q,"digest":"sha256:%s","size":%d,"annotations":{"io.containerd.image.name":"docker.io/library/hostile:1"}}]}`,
+		mediaType, digest(document), len(document))
+	return archiveOf(t, append(entries, entry{name: "index.json", content: index})...)
+}
+
+// TestHostileArchivesLeaveNoImages: what is refused for its documents has not become a record of an image.
+func TestHostileArchivesLeaveNoImages(t *testing.T) {
+	r, _ := open(t, runtimetest.StartDaemon(t), nil)
+	ctx, cancel := context.WithTimeout(r.ns(context.Background()), time.Minute)
+	defer cancel()
+	limits := archiveLimits{bytes: 64 << 20, entries: 100, names: 1 << 20, document: 10000, images: 3}
+	const manifestType, indexType = "application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json"
+	large := bytes.Repeat([]byte(" "), 20000)
+	descriptor := func(mediaType string, b []byte) map[string]any {
+		return map[string]any{"mediaType": mediaType, "digest": fmt.Sprintf("sha256:%x", sha256.Sum256(b)), "size": len(b)}
+	}
+	encode := func(v any) []byte {
+		b, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	largeConfig := func(mediaType string) []byte {
+		return layout(t, manifestType, encode(map[string]any{"schemaVersion": 2, "mediaType": manifestType, "config": descriptor(mediaType, large), "layers": []any{}}), large)
+	}
+	// Each index names the one before 10 times.
+	bomb := [][]byte{[]byte(`{"schemaVersion":2,"manifests":[]}`)}
+	for i := range 4 {
+		var ten []any
+		for range 10 {
+			ten = append(ten, descriptor(indexType, bomb[i]))
+		}
+		bomb = append(bomb, encode(map[string]any{"schemaVersion": 2, "mediaType": indexType, "manifests": ten}))
+	}
+	var many bytes.Buffer
+	var images []ociimage.Image
+	for i := range 4 {
+		images = append(images, ociimage.Image{Name: fmt.Sprintf("docker.io/library/many:%d", i)})
+	}
+	if err := ociimage.Write(&many, images...); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		archive []byte
+		says    string
+	}{
+		"a large manifest":                 {layout(t, manifestType, large), "has more than 10000 bytes"},
+		"a large configuration":            {largeConfig("application/vnd.oci.image.config.v1+json"), "has more than 10000 bytes"},
+		"a large one of no type":           {largeConfig("application/x-other"), "has more than 10000 bytes"},
+		"a large one of docker's":          {archiveOf(t, entry{name: "c.json", content: string(large)}, entry{name: "manifest.json", content: `[{"Config":"c.json","RepoTags":["x:1"]}]`}), "has more than 10000 bytes"},
+		"indexes that name each other":     {layout(t, indexType, bomb[4], bomb[:4]...), "lead to more than 100 descriptors"},
+		"too many images":                  {many.Bytes(), "the archive names 4 images, more than 3"},
+		"an index without a name":          {archiveOf(t, entry{name: "oci-layout", content: `{"imageLayoutVersion":"1.0.0"}`}, entry{name: "index.json", content: "{}"}), "the archive names no image"},
+		"more entries than there may be":   {archiveOf(t, make([]entry, 101)...), "it has more than 100 entries"},
+		"a size that the disk has not got": {archiveOf(t, entry{name: "a", size: 1 << 50}), "it holds more than"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := r.importImage(ctx, bytes.NewReader(c.archive), limits); err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%v, want %q", err, c.says)
+			}
+			if list, err := r.client.ListImages(ctx); err != nil || len(list) > 0 {
+				t.Errorf("%d images are left, %v", len(list), err)
+			}
+		})
+	}
+	if list, err := r.importImage(ctx, bytes.NewReader(runtimetest.BusyboxArchive(t)), limits); err != nil || len(list) != 1 {
+		t.Errorf("an ordinary archive: %v, %v", list, err)
+	}
+}
