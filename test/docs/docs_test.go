@@ -64,7 +64,7 @@ func TestBugPatchesApply(t *testing.T) {
 		t.Fatalf("no patches: %v", err)
 	}
 	for _, patch := range patches {
-		apply := exec.Command("git", "apply", "--check", "test/robustness/bugs/"+filepath.Base(patch))
+		apply := exec.Command("git", "apply", "--unidiff-zero", "--check", "test/robustness/bugs/"+filepath.Base(patch))
 		apply.Dir = "../.."
 		if out, err := apply.CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", filepath.Base(patch), err, out)

@@ -18,7 +18,7 @@ for name; do
     cp "$root/$f" "$laid/$f"
     replace="$replace${replace:+,}\"$root/$f\":\"$laid/$f\""
   done
-  (cd "$laid" && GIT_DIR=/dev/null git apply "$here/$name.patch")
+  (cd "$laid" && GIT_DIR=/dev/null git apply --unidiff-zero "$here/$name.patch")
   echo "{\"Replace\":{$replace}}" > "$laid/overlay.json"
   command=$(sed -n '1s|^go test |go test -count=1 -timeout 4m -overlay "$laid/overlay.json" |p' "$here/$name.patch")
   begun="$name: $(head -1 "$here/$name.patch")"
