@@ -1,11 +1,11 @@
-// Command grpc shows what a program does with Kontiki's gRPC API: it lists the pods of the cluster, watches its own settings, and
-// changes two of them in one transaction.
+// Command grpc is an example of a program that uses Kontiki's gRPC API: it lists the pods of the cluster, watches its own settings,
+// and changes two of them in one transaction.
 //
 // Start a development cluster with `make run`, and then
 //
 //	go run ./examples/grpc
 //
-// For another cluster, name its kubeconfig and, so that the program outlives any of them, its masters:
+// For another cluster, give its kubeconfig and its masters, so that the program survives the failure of any of them:
 //
 //	go run ./examples/grpc -kubeconfig admin.kubeconfig 10.0.0.1 10.0.0.2 10.0.0.3
 package main
@@ -55,7 +55,7 @@ func run(ctx context.Context, kubeconfig, namespace string, masters []string) er
 	return change(ctx, c, namespace)
 }
 
-// change makes two settings at one instant and watches them come, and then removes them.
+// change creates two settings at one instant, watches them appear, and then removes them.
 func change(ctx context.Context, c *client.Client, namespace string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -92,7 +92,7 @@ func change(ctx context.Context, c *client.Client, namespace string) error {
 		}
 	}
 
-	// Nothing of this happens, as the first setting is not at that revision.
+	// None of this is done, because the first setting is not at that revision.
 	tx := c.Transaction()
 	tx.Delete(client.RefTo(made[1]))
 	tx.Check(client.RefTo(made[0]), made[1].ResourceVersion)

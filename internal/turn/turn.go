@@ -1,13 +1,13 @@
-// Package turn has a lock that a caller waits for no longer than a context lasts.
+// Package turn provides a lock for which a caller waits only until a context ends.
 package turn
 
 import "context"
 
-// Turn is a lock for work that takes long, such as a call to another master. Its capacity is how many may hold it at a time; make it with
-// make(Turn, 1) for one. Its methods are safe for concurrent use.
+// Turn is a lock for long operations, such as calls to other masters. Its capacity is the number of holders at a time; create a
+// simple one with make(Turn, 1). Its methods are safe for concurrent use.
 type Turn chan struct{}
 
-// Take waits until it holds the turn. It returns the context's cause where the context ends first.
+// Take waits until it holds the turn. It returns the context's cause if the context ends first.
 func (t Turn) Take(ctx context.Context) error {
 	select {
 	case t <- struct{}{}:
@@ -17,5 +17,5 @@ func (t Turn) Take(ctx context.Context) error {
 	}
 }
 
-// Leave gives the turn back. Only a holder may call it.
+// Leave releases the turn. Only a holder may call it.
 func (t Turn) Leave() { <-t }

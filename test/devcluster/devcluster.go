@@ -23,23 +23,23 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// commandLimit bounds every command.
+// commandLimit is the time limit of every command.
 const commandLimit = 3 * time.Minute
 
 // Cluster is a running development cluster.
 type Cluster struct {
 	Kontiki, Dir string
 	APIPort      int
-	// DemoPort leads to the demo's node port.
+	// DemoPort is forwarded to the demo's node port.
 	DemoPort int
 	Config   *rest.Config
 	Set      *kubernetes.Clientset
 
-	kubeconfig []byte // what Config and Set were made of
+	kubeconfig []byte // from which Config and Set were created
 }
 
-// Start starts a cluster in a directory of its own, with further flags of `kontiki dev`, and imports the images. What it prints goes to out. Stop it, also when
-// Start failed.
+// Start starts a cluster in a new directory, with additional flags of `kontiki dev`, and imports the images. Its output goes to
+// out. Call Stop, even if Start failed.
 func Start(out io.Writer, masters, workers int, further ...string) (*Cluster, error) {
 	program := os.Getenv("KONTIKI")
 	if program == "" {
@@ -48,14 +48,14 @@ func Start(out io.Writer, masters, workers int, further ...string) (*Cluster, er
 	return StartProgram(program, out, masters, workers, further...)
 }
 
-// StartProgram is Start with a kontiki program of the caller's.
+// StartProgram is Start with another kontiki binary.
 func StartProgram(program string, out io.Writer, masters, workers int, further ...string) (*Cluster, error) {
 	c := &Cluster{Kontiki: program}
 	if os.Geteuid() != 0 {
 		return c, errors.New("a development cluster makes network namespaces and runs containers: run this as root")
 	}
 	var err error
-	// Unix sockets below it must fit 108 bytes: keep it short.
+	// Paths of unix sockets below it are limited to 108 bytes: keep it short.
 	if c.Dir, err = os.MkdirTemp("", "kte"); err != nil {
 		return c, err
 	}
@@ -75,7 +75,7 @@ func StartProgram(program string, out io.Writer, masters, workers int, further .
 	return c, err
 }
 
-// Refresh makes Config and Set anew where the kubeconfig has changed, as it does with the cluster's CA.
+// Refresh creates Config and Set again if the kubeconfig has changed, as it does with the cluster's CA.
 func (c *Cluster) Refresh() error {
 	data, err := os.ReadFile(c.Kubeconfig())
 	if err != nil || bytes.Equal(data, c.kubeconfig) {
@@ -94,7 +94,7 @@ func (c *Cluster) Refresh() error {
 	return nil
 }
 
-// Stop ends the cluster and removes all of it.
+// Stop stops the cluster and removes everything of it.
 func (c *Cluster) Stop() error {
 	if c.Dir == "" {
 		return nil
@@ -103,10 +103,10 @@ func (c *Cluster) Stop() error {
 	return errors.Join(err, os.RemoveAll(c.Dir))
 }
 
-// Kubeconfig is the administrator's kubeconfig.
+// Kubeconfig returns the path of the administrator's kubeconfig.
 func (c *Cluster) Kubeconfig() string { return filepath.Join(c.Dir, "kubeconfig") }
 
-// Run runs the binary against the cluster and answers what it prints.
+// Run runs the binary against the cluster and returns its output.
 func (c *Cluster) Run(args ...string) (string, error) { return c.RunWith(nil, args...) }
 
 // RunWith is Run with standard input.
@@ -127,7 +127,7 @@ func (c *Cluster) RunWith(stdin io.Reader, args ...string) (string, error) {
 	return out.String() + errs.String(), nil
 }
 
-// RunTo runs the binary against the cluster with its standard output going to a writer.
+// RunTo runs the binary against the cluster and writes its standard output to out.
 func (c *Cluster) RunTo(out io.Writer, args ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
 	defer cancel()
@@ -141,7 +141,7 @@ func (c *Cluster) RunTo(out io.Writer, args ...string) error {
 	return nil
 }
 
-// Leader names the leading master.
+// Leader returns the name of the leader.
 func (c *Cluster) Leader() (string, error) {
 	out, err := c.Run("cluster", "status", "-o", "json")
 	var exit *exec.ExitError
@@ -158,7 +158,7 @@ func (c *Cluster) Leader() (string, error) {
 	return status.Leader, nil
 }
 
-// Namespace is a host's network namespace.
+// Namespace returns a host's network namespace.
 func (c *Cluster) Namespace(host string) (string, error) {
 	out, err := c.Run("dev", "status", "-o", "json")
 	if err != nil {
@@ -178,7 +178,7 @@ func (c *Cluster) Namespace(host string) (string, error) {
 	return "", fmt.Errorf("there is no host %s", host)
 }
 
-// DialFrom answers a function that dials as a process on the host would. Each call of DialFrom answers another one.
+// DialFrom returns a function that dials like a process on the host.
 func (c *Cluster) DialFrom(host string) (func(ctx context.Context, network, address string) (net.Conn, error), error) {
 	namespace, err := c.Namespace(host)
 	if err != nil {
@@ -192,7 +192,7 @@ func (c *Cluster) DialFrom(host string) (func(ctx context.Context, network, addr
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		done := make(chan dialed, 1)
 		go func() {
-			runtime.LockOSThread() // for ever: the thread ends with the goroutine
+			runtime.LockOSThread() // never unlocked, so the thread ends with the goroutine
 			var d dialed
 			if d.err = enter(namespace); d.err == nil {
 				d.conn, d.err = dialer.DialContext(ctx, network, address)
@@ -214,7 +214,7 @@ func enter(namespace string) error {
 	return os.NewSyscallError("setns", unix.Setns(int(file.Fd()), unix.CLONE_NEWNET))
 }
 
-// Cable pulls a host's network cable, or plugs it in: as far as the others can tell the host vanishes without a word.
+// Cable disconnects a host's network cable, or connects it: for the others the host vanishes without closing connections.
 func (c *Cluster) Cable(host string, in bool) error {
 	namespace, err := c.Namespace(host)
 	if err != nil {
@@ -230,7 +230,7 @@ func (c *Cluster) Cable(host string, in bool) error {
 	return nil
 }
 
-// Pid is the process of Kontiki on a host.
+// Pid returns the pid of Kontiki's process on a host.
 func (c *Cluster) Pid(host string) (int, error) {
 	out, err := c.Run("dev", "status", "-o", "json")
 	if err != nil {
@@ -255,7 +255,7 @@ func (c *Cluster) Pid(host string) (int, error) {
 
 // ShowLogs writes the end of every host's log.
 func (c *Cluster) ShowLogs(out io.Writer) {
-	files, _ := filepath.Glob(filepath.Join(c.Dir, "logs", "*.log")) // the pattern is well-formed
+	files, _ := filepath.Glob(filepath.Join(c.Dir, "logs", "*.log")) // Glob fails only for a malformed pattern
 	for _, file := range files {
 		data, err := os.ReadFile(file)
 		if err != nil {
@@ -265,7 +265,7 @@ func (c *Cluster) ShowLogs(out io.Writer) {
 	}
 }
 
-// freePorts chooses two ports. Both are held while they are chosen: the kernel may give one that was let go again at once.
+// freePorts chooses two ports. Both are held while they are chosen: the kernel might return a released one again at once.
 func freePorts() (first, second int, err error) {
 	a, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package filetree tells what is in a directory, for tests of what must leave it as it was.
+// Package filetree returns the content of a directory, for tests of operations that must not change it.
 package filetree
 
 import (
@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// Contents tells every file below a directory, and the directory itself, by path: its mode, and a hash of what is in a regular file.
+// Contents returns the mode of every file below a directory, and of the directory itself, and a hash of each regular file's
+// content, by path.
 func Contents(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	contents := map[string]string{}

@@ -7,8 +7,8 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// GRPC is a connection to the gRPC front, on the port of Serve, for a user of the groups, who presents a client
-// certificate; without a user it presents nothing. It ends with the test.
+// GRPC returns a connection to the gRPC front, on the port of Serve, with a client certificate for a user of the groups, or without
+// a credential if user is "". It is closed when the test ends.
 func (h *Harness) GRPC(user string, groups ...string) *grpc.ClientConn {
 	h.t.Helper()
 	return h.GRPCWith(user, groups)
@@ -33,5 +33,5 @@ func (h *Harness) GRPCWith(user string, groups []string, options ...grpc.DialOpt
 	return conn
 }
 
-// TLS is what Serve serves with.
+// TLS returns the TLS configuration of Serve.
 func (h *Harness) TLS() *tls.Config { return h.server.TLS.Clone() }

@@ -1,5 +1,5 @@
-// Package harness is an API server in one process without raft or network: the real object service, admission, REST
-// and gRPC fronts and in-process clients over an fsm.Local. Unit tests of whatever stands on the API use it.
+// Package harness runs an API server in one process without raft or network: the real object service, admission, REST and gRPC
+// fronts and in-process clients over an fsm.Local. Unit tests of components that use the API use it.
 package harness
 
 import (
@@ -37,7 +37,7 @@ import (
 type Harness struct {
 	*apiserver.API
 	Store *fsm.Local
-	// Client acts as a member of system:masters would, in process.
+	// Client acts as a member of system:masters, in process.
 	Client *client.Client
 	t      testing.TB
 	server *httptest.Server
@@ -48,25 +48,25 @@ type Harness struct {
 	admin     *tls.ConnectionState
 }
 
-// New makes an API with the namespaces default and kube-system and their service accounts; it ends with the test.
+// New creates an API with the namespaces default and kube-system and their service accounts; it ends with the test.
 func New(t testing.TB) *Harness {
 	t.Helper()
 	return NewWith(t, fsm.Options{})
 }
 
-// NewWith is New with a store of the options (a short history, a small cache).
+// NewWith is New with options for the store (a short history, a small cache).
 func NewWith(t testing.TB, options fsm.Options) *Harness {
 	t.Helper()
 	return newOver(t, options, func(*apiserver.Config) {})
 }
 
-// NewOver is New with something between the API and its store.
+// NewOver is New with a wrapper between the API and its store.
 func NewOver(t testing.TB, between func(objects.Store) objects.Store) *Harness {
 	t.Helper()
 	return newOver(t, fsm.Options{}, func(c *apiserver.Config) { c.Store = between(c.Store) })
 }
 
-// NewConfigured is New with changes to what the API is made of.
+// NewConfigured is New with changes of the API's configuration.
 func NewConfigured(t testing.TB, change func(*apiserver.Config)) *Harness {
 	t.Helper()
 	return newOver(t, fsm.Options{}, change)
@@ -108,10 +108,10 @@ func (h *Harness) must(err error) {
 	}
 }
 
-// AsAdmin is the REST front without a network: requests are a cluster administrator's.
+// AsAdmin returns the REST front without a network, which treats requests as a cluster administrator's.
 func (h *Harness) AsAdmin() http.Handler { return h.asAdmin(h.REST) }
 
-// AsAdminRPC is AsAdmin of the gRPC front.
+// AsAdminRPC is AsAdmin for the gRPC front.
 func (h *Harness) AsAdminRPC() http.Handler { return h.asAdmin(h.RPC) }
 
 func (h *Harness) asAdmin(front http.Handler) http.Handler {
@@ -145,7 +145,7 @@ func (h *Harness) Serve() {
 	})
 }
 
-// Config is a client-go configuration for a user of the groups, who presents a client certificate.
+// Config returns a client-go configuration with a client certificate for a user of the groups.
 func (h *Harness) Config(user string, groups ...string) *rest.Config {
 	h.t.Helper()
 	h.Serve()
@@ -156,7 +156,7 @@ func (h *Harness) Config(user string, groups ...string) *rest.Config {
 	}
 }
 
-// Clientset is client-go as a cluster administrator.
+// Clientset returns a client-go client for a cluster administrator.
 func (h *Harness) Clientset() *kubernetes.Clientset {
 	h.t.Helper()
 	set, err := kubernetes.NewForConfig(h.Config("admin", "system:masters"))

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// issue makes a client certificate and its key, as PEM.
+// issue returns a client certificate and its key, as PEM.
 func (h *Harness) issue(user string, groups []string) (cert, key []byte) {
 	h.t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

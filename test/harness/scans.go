@@ -10,15 +10,15 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// Scans is a store that counts the objects of some resources that are visited in ranges: what costs as much as there are
-// objects and not as there are changes.
+// Scans is a store that counts how many objects of some resources are visited by range scans, whose cost depends on the number of
+// objects and not of changes.
 type Scans struct {
 	objects.Store
 	resources []string
 	visited   atomic.Int64
 }
 
-// NewScanned is New over a store that counts for resources ("pods").
+// NewScanned is New over a store that counts visits of resources ("pods").
 func NewScanned(t testing.TB, resources ...string) (*Harness, *Scans) {
 	t.Helper()
 	s := &Scans{resources: resources}
@@ -28,10 +28,10 @@ func NewScanned(t testing.TB, resources ...string) (*Harness, *Scans) {
 	}), s
 }
 
-// Visited is how many there were since the last Reset.
+// Visited returns the number of visits since the last Reset.
 func (s *Scans) Visited() int { return int(s.visited.Load()) }
 
-// Reset begins to count anew.
+// Reset sets the number to 0.
 func (s *Scans) Reset() { s.visited.Store(0) }
 
 // View implements objects.Store.

@@ -23,7 +23,7 @@ func main() {
 	}
 }
 
-// programs are images of one static program each.
+// programs are the images that contain a single static program.
 var programs = []struct{ image, source string }{
 	{"docker.io/kontiki/demo-front:1", "./examples/demo/front"},
 	{"docker.io/kontiki/demo-front:2", "./examples/demo/front"},

@@ -1,5 +1,5 @@
-// Command back is the demo's back end: it greets, with the greeting that its ConfigMap holds and proof that it knows its
-// Secret (a hash, never the secret itself).
+// Command back is the demo's back end: it responds with the greeting in its ConfigMap, and with a hash of its Secret as proof that
+// it can read it.
 package main
 
 import (

@@ -1,4 +1,4 @@
-// Command front is the demo's front end: it asks the back end, by the name of its Service, and shows what came.
+// Command front is the demo's front end: it sends a request to the back end, by the name of its Service, and shows the response.
 package main
 
 import (

@@ -1,9 +1,9 @@
-// Command tools is the network client and server of the tests' images: static, so that it needs no libraries for name
+// Command tools is the network client and server in the tests' images. It is static, so that it needs no libraries for name
 // resolution (Debian's static busybox cannot resolve names).
 //
 //	tools get [-n TIMES] URL      print the bodies
 //	tools lookup NAME             print the addresses of a name
-//	tools serve [ADDRESS]         answer every request with the host's name; / only while /tmp/unready is absent
+//	tools serve [ADDRESS]         respond to every request with the host's name; to / only while /tmp/unready is absent
 //	tools sleep                   wait for SIGTERM
 package main
 

@@ -20,38 +20,39 @@ const (
 
 type page = [pageSize]byte
 
-// file is a file's or a directory's content. Pages are never changed in place once they are durable.
+// file is the content of a file or a directory. Pages are never changed in place once they are durable.
 type file struct {
 	id      uint64
 	mode    uint32
 	changed time.Time
 
-	// A file's content, and what of it is durable. A page that is not there is a hole.
+	// The content of a file, and which part of it is durable. A page that does not exist is a hole.
 	size, durableSize int64
 	pages, durable    map[int64]*page
 	dirty             map[int64]bool
-	// What the file held when the power went, until it is on again: programs that still run have it in their page cache.
+	// The content at the time of the power loss, until the power is on again: programs that are still running have it in their page
+	// cache.
 	ghost     map[int64]*page
 	ghostSize int64
 
-	// A directory's entries, and the durable ones.
+	// The entries of a directory, and the durable ones.
 	entries, durableEntries map[string]*file
 
-	lookups uint64 // that the kernel holds
+	lookups uint64 // references held by the kernel
 }
 
 // change is one change of a directory that is not durable yet.
 type change struct {
 	dir, other *file  // other is the second directory of a rename
-	redo       func() // does it to the durable entries
+	redo       func() // applies it to the durable entries
 }
 
-// disk is a file system in memory that tells what is durable from what is not.
+// disk is an in-memory file system that distinguishes durable from other data.
 //
-// A file's pages become durable by a sync of the file, a directory's entries by a sync of the directory. Both are what POSIX
-// promises, and no more: a file that was synced and whose name was not is gone after a power loss. What is not durable may
-// still have reached the disk: a power loss keeps an arbitrary beginning of the changes to directories, and of every page
-// that was written it keeps all, nothing, or some of its sectors.
+// A file's pages become durable by a sync of the file, a directory's entries by a sync of the directory. That is what POSIX
+// promises, and no more: a file that was synced and whose name was not is lost in a power loss. Data that are not durable may
+// nevertheless have reached the disk: after a power loss, an arbitrary number of the first changes to directories is kept, and of
+// every page that was written all, nothing, or some of its sectors.
 type disk struct {
 	mu      sync.Mutex
 	files   map[uint64]*file
@@ -59,7 +60,7 @@ type disk struct {
 	nextID  uint64
 
 	off      bool
-	capacity int64 // pages; 0 is no bound
+	capacity int64 // in pages; 0 means unlimited
 	failing  map[string]syscall.Errno
 	stalled  map[string]bool
 	resume   chan struct{}
@@ -87,7 +88,7 @@ func (d *disk) newFile(mode uint32) *file {
 	return f
 }
 
-// begin waits out a stall, and says whether an operation fails. It answers with mu held where it does not.
+// begin waits during a stall, and returns an error if the operation should fail. If it returns none, mu is held.
 func (d *disk) begin(op string, cancel <-chan struct{}) syscall.Errno {
 	d.mu.Lock()
 	for d.stalled[op] && !d.off {
@@ -113,7 +114,7 @@ func (d *disk) begin(op string, cancel <-chan struct{}) syscall.Errno {
 	return errno
 }
 
-// note keeps a change of directories, which has been done already, for when it becomes durable.
+// note records a change of directories, which has already been made, until it becomes durable.
 func (d *disk) note(dir, other *file, redo func()) {
 	d.journal = append(d.journal, change{dir, other, redo})
 	dir.changed = time.Now()
@@ -153,7 +154,7 @@ func (d *disk) syncDir(dir *file) {
 	d.collect()
 }
 
-// collect forgets files that nothing leads to any more.
+// collect removes files that can no longer be reached.
 func (d *disk) collect() {
 	if len(d.journal) > 0 {
 		return
@@ -179,7 +180,7 @@ func (d *disk) collect() {
 	}
 }
 
-// used counts the pages of all files that are there now.
+// used returns the number of pages of all present files.
 func (d *disk) used() (pages int64) {
 	var walk func(*file)
 	walk = func(f *file) {
@@ -209,7 +210,7 @@ func (d *disk) keep(f *file, i int64, p *page) {
 	}
 }
 
-// write answers how much was written: less than all where the disk is full.
+// write returns how many bytes were written, which may be fewer if the disk is full.
 func (d *disk) write(f *file, data []byte, at int64) (int, syscall.Errno) {
 	done := 0
 	for done < len(data) {
@@ -230,7 +231,7 @@ func (d *disk) write(f *file, data []byte, at int64) (int, syscall.Errno) {
 	return done, 0
 }
 
-// writable answers a page that may be changed.
+// writable returns a page that may be changed.
 func (d *disk) writable(f *file, i int64) (*page, syscall.Errno) {
 	p := f.pages[i]
 	switch {
@@ -268,7 +269,7 @@ func (d *disk) read(f *file, buf []byte, at int64) int {
 	return n
 }
 
-// resize cuts a file or makes it longer by a hole.
+// resize truncates a file or extends it with a hole.
 func (d *disk) resize(f *file, size int64) {
 	for i, p := range f.pages {
 		if i*pageSize >= size {
@@ -283,7 +284,7 @@ func (d *disk) resize(f *file, size int64) {
 	f.size, f.changed = size, time.Now()
 }
 
-// allocate makes sure that there is room for a range.
+// allocate ensures that there is space for a range.
 func (d *disk) allocate(f *file, at, length int64, keepSize bool) syscall.Errno {
 	for i := at / pageSize; i*pageSize < at+length; i++ {
 		if f.pages[i] != nil {
@@ -299,7 +300,7 @@ func (d *disk) allocate(f *file, at, length int64, keepSize bool) syscall.Errno 
 	return 0
 }
 
-// powerLoss drops what is not durable, but for what a seed lets survive, and turns the disk off.
+// powerLoss drops what is not durable, except what a seed lets survive, and turns the disk off.
 func (d *disk) powerLoss(seed uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -325,12 +326,12 @@ func (d *disk) powerLoss(seed uint64) {
 	d.wake()
 }
 
-// loseFile decides, page by page, what of a file's writes since its last sync reached the disk.
+// loseFile decides, page by page, which writes to a file since its last sync reached the disk.
 func (d *disk) loseFile(r *rand.Rand, f *file) {
 	f.ghost, f.ghostSize = f.pages, f.size
 	size := f.durableSize
 	if f.size < size && r.IntN(2) == 0 {
-		size = f.size // it was cut, and that reached the disk
+		size = f.size // it was truncated, and that reached the disk
 	}
 	for _, i := range slices.SortedFunc(maps.Keys(f.dirty), cmp.Compare[int64]) {
 		p := f.pages[i]
@@ -366,7 +367,7 @@ func (d *disk) loseFile(r *rand.Rand, f *file) {
 	f.size, f.durableSize = size, size
 }
 
-// wake ends the waiting of stalled operations; those that are still stalled wait again. The caller holds mu.
+// wake wakes stalled operations; those that are still stalled wait again. The caller holds mu.
 func (d *disk) wake() {
 	close(d.resume)
 	d.resume = make(chan struct{})
@@ -383,7 +384,7 @@ func (d *disk) find(path string) (*file, error) {
 	return f, nil
 }
 
-// flip changes bits on the disk, behind the back of whoever has the file open.
+// flip changes bits on the disk, unnoticed by programs that have the file open.
 func (d *disk) flip(path string, at int64, mask byte) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -1,11 +1,11 @@
-// Package faultfs is a disk that fails as a test says: a FUSE file system in memory, served by a process of its own. It loses
-// what was not synced, runs full, answers errors, stalls, and flips bits. What runs on it is any program, with its files
-// opened, mapped and synced as on any disk.
+// Package faultfs provides a disk that fails as a test requests: a FUSE file system in memory, served by a separate process. It
+// loses unsynced data, runs full, returns errors, stalls, and flips bits. Any program can use it, with files that it opens, maps
+// and syncs as on any disk.
 //
-// The server is the test binary itself, started again (ServeIfAsked): were it part of the process that uses the disk, a page
-// fault on a mapped file would hold up the goroutine that is to answer it.
+// The server is the test binary itself, started again (ServeIfAsked): if it were in the process that uses the disk, a page fault on
+// a mapped file would block the goroutine that should serve it.
 //
-// A test that needs the disk fails where there is no /dev/fuse, unless KONTIKI_SKIP_FUSE is set.
+// A test that needs the disk fails if there is no /dev/fuse, unless KONTIKI_SKIP_FUSE is set.
 package faultfs
 
 import (
@@ -22,19 +22,19 @@ import (
 	"time"
 )
 
-// Operations that can fail and stall. Names count requests of the kernel: fallocate is a Write, a sync of a directory a Sync.
+// Operations that can fail and stall. The names count requests of the kernel: fallocate is a Write, a sync of a directory a Sync.
 const (
 	Write = "write"
 	Sync  = "sync"
 	Read  = "read"
 )
 
-// patience is how long the serving process has to answer.
+// patience is how long the serving process may take to respond.
 const patience = 20 * time.Second
 
-// Disk is a disk that is mounted. Its methods are safe for concurrent use, and end the test where they fail.
+// Disk is a mounted disk. Its methods are safe for concurrent use, and fail the test if they fail.
 type Disk struct {
-	// Dir is where it is mounted.
+	// Dir is the mount point.
 	Dir string
 
 	t       testing.TB
@@ -44,7 +44,7 @@ type Disk struct {
 	out     *bufio.Reader
 }
 
-// Start mounts an empty disk for a test, which ends it.
+// Start mounts an empty disk for a test, and unmounts it when the test ends.
 func Start(t testing.TB) *Disk {
 	t.Helper()
 	if _, err := os.Stat("/dev/fuse"); err != nil {
@@ -64,7 +64,7 @@ func Start(t testing.TB) *Disk {
 	d := &Disk{Dir: dir, t: t, process: exec.Command(self)}
 	d.process.Env = append(os.Environ(), mountVariable+"="+dir)
 	d.process.Stderr = os.Stderr
-	d.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a test's interrupt ends it through its input
+	d.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // when the test is interrupted, the end of its input ends it
 	if d.in, err = d.process.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func (d *Disk) stop() {
 	timer := time.AfterFunc(patience, func() { d.process.Process.Kill() })
 	d.process.Wait()
 	timer.Stop()
-	_ = syscall.Unmount(d.Dir, syscall.MNT_DETACH) // where it was killed
+	_ = syscall.Unmount(d.Dir, syscall.MNT_DETACH) // in case it was killed
 	if err := os.Remove(d.Dir); err != nil {
 		d.t.Errorf("the disk is still mounted: %v", err)
 	}
@@ -129,8 +129,8 @@ func (d *Disk) ask(r request) map[string]int64 {
 	return counts
 }
 
-// PowerLoss drops, at one instant, what was not synced, but for what the seed lets survive, and turns the disk off: every
-// operation fails until PowerOn, but for reads by programs that have files open. They must be ended before PowerOn.
+// PowerLoss drops at one instant what was not synced, except what the seed lets survive, and turns the disk off: until PowerOn
+// every operation fails, except reads by programs that have files open. These must be ended before PowerOn.
 func (d *Disk) PowerLoss(seed uint64) {
 	d.t.Helper()
 	d.ask(request{Op: "power-loss", Seed: seed})
@@ -142,19 +142,19 @@ func (d *Disk) PowerOn() {
 	d.ask(request{Op: "power-on"})
 }
 
-// Capacity sets the size of the disk in bytes; 0 is no bound. What is there already stays.
+// Capacity sets the size of the disk in bytes; 0 means unlimited. Existing data stay.
 func (d *Disk) Capacity(bytes int64) {
 	d.t.Helper()
 	d.ask(request{Op: "capacity", Bytes: bytes})
 }
 
-// Fail lets an operation fail until it is called with 0.
+// Fail makes an operation fail until Fail is called with 0.
 func (d *Disk) Fail(op string, errno syscall.Errno) {
 	d.t.Helper()
 	d.ask(request{Op: "fail", Name: op, Errno: int(errno)})
 }
 
-// Stall lets operations wait until Resume.
+// Stall makes operations wait until Resume.
 func (d *Disk) Stall(ops ...string) {
 	d.t.Helper()
 	for _, op := range ops {
@@ -170,15 +170,15 @@ func (d *Disk) Resume(ops ...string) {
 	}
 }
 
-// Flip changes bits of a byte of a file, named relative to Dir, on the disk. Who has the file open sees it once the kernel
-// reads it again.
+// Flip changes bits of a byte of a file, named relative to Dir, on the disk. Programs that have the file open see it once the
+// kernel reads the page again.
 func (d *Disk) Flip(path string, at int64, mask byte) {
 	d.t.Helper()
 	d.ask(request{Op: "flip", Name: path, Bytes: at, Mask: mask})
 }
 
-// Counts are the operations and the faults since Start, by name: "write", "sync", "stalled write", "no space", "pages lost",
-// "pages torn", "changes of directories lost", "write failed with input/output error".
+// Counts returns the number of operations and faults since Start, by name: "write", "sync", "stalled write", "no space", "pages
+// lost", "pages torn", "changes of directories lost", "write failed with input/output error".
 func (d *Disk) Counts() map[string]int64 {
 	d.t.Helper()
 	return d.ask(request{Op: "counts"})

@@ -8,7 +8,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// server lets the kernel at a disk. Nothing is cached but pages of open files, which the kernel drops when a file is opened.
+// server serves a disk to the kernel. Only pages of open files are cached; the kernel drops them when a file is opened.
 type server struct {
 	fuse.RawFileSystem
 	d *disk
@@ -20,7 +20,7 @@ func newServer(d *disk) *server {
 
 func (s *server) String() string { return "faultfs" }
 
-// at begins an operation on a file. It answers with the disk's mu held where the file is not nil.
+// at begins an operation on a file. If the file is not nil, the disk's mu is held.
 func (s *server) at(op string, cancel <-chan struct{}, id uint64) (*file, fuse.Status) {
 	if errno := s.d.begin(op, cancel); errno != 0 {
 		return nil, fuse.Status(errno)
@@ -39,7 +39,7 @@ func (f *file) attr(out *fuse.Attr) {
 	out.SetTimes(&f.changed, &f.changed, &f.changed)
 }
 
-// found answers an entry.
+// found fills in an entry.
 func (f *file) found(out *fuse.EntryOut) {
 	f.lookups++
 	out.NodeId = f.id

@@ -11,7 +11,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// mountVariable names the directory that a process is to serve.
+// mountVariable names the environment variable with the directory that a process should serve.
 const mountVariable = "KONTIKI_FAULTFS"
 
 // request is one line to the serving process, answer one line from it.
@@ -30,8 +30,7 @@ type answer struct {
 	Counts map[string]int64 `json:"counts,omitempty"`
 }
 
-// ServeIfAsked turns a process that Start has started into the server of a disk, and does not return then. Call it first
-// thing in TestMain.
+// ServeIfAsked serves a disk and does not return if Start has started this process. Call it first in TestMain.
 func ServeIfAsked() {
 	dir := os.Getenv(mountVariable)
 	if dir == "" {
@@ -49,7 +48,7 @@ func serve(dir string) error {
 	d := newDisk()
 	mounted, err := fuse.NewServer(newServer(d), dir, &fuse.MountOptions{
 		FsName: "kontiki-faultfs", Name: "faultfs", DirectMountStrict: true, DisableReadDirPlus: true, MaxWrite: 1 << 20,
-		ExplicitDataCacheControl: true, // as on any disk, what was read stays readable when the disk fails
+		ExplicitDataCacheControl: true, // as on any disk, cached data remain readable when the disk fails
 	})
 	if err != nil {
 		return fmt.Errorf("mount a FUSE file system: %w", err)
@@ -58,7 +57,7 @@ func serve(dir string) error {
 	if err := mounted.WaitMount(); err != nil {
 		return fmt.Errorf("mount a FUSE file system: %w", err)
 	}
-	// What still has files open may go on to hold them: it gets errors.
+	// Programs may still have files open: they get errors.
 	defer syscall.Unmount(dir, syscall.MNT_DETACH)
 	out := json.NewEncoder(os.Stdout)
 	if err := out.Encode(answer{}); err != nil {

@@ -1,6 +1,6 @@
-// Package history records what clients of a cluster asked for, on whichever master, and the responses that they got, and checks that the
-// record is linearizable: as if every command and every read had happened at one instant between its request and its response
-// (Herlihy and Wing 1990; the checker is porcupine). Watchers follow masters beside the clients, and are checked by package watchcheck.
+// Package history records the requests of a cluster's clients, on any master, and the responses, and checks that the record is
+// linearizable: as if every command and every read had happened at one instant between its request and its response (Herlihy and
+// Wing 1990; the checker is porcupine). Watchers follow masters beside the clients, and are checked by package watchcheck.
 package history
 
 import (
@@ -22,13 +22,13 @@ import (
 	"github.com/kontiki/kontiki/test/robustness/watchcheck"
 )
 
-// Keys is how many keys clients use.
+// Keys is the number of keys that clients use.
 const Keys = 5
 
 func key(i int) string { return fmt.Sprintf("/t/things/ns/%d", i) }
 
-// Cell is what one key holds: a value and the revision it was written at; both zero when it is not there. A revision of
-// unknownRevision stands for one that nobody was told.
+// Cell is the content of one key: a value and the revision at which it was written; both are zero if the key is absent. The
+// revision unknownRevision means one that no client was told.
 type Cell struct {
 	Value    string
 	Revision uint64
@@ -36,7 +36,7 @@ type Cell struct {
 
 const unknownRevision = math.MaxUint64
 
-// Bank is what all keys hold.
+// Bank is the content of all keys.
 type Bank [Keys]Cell
 
 // Asked is a read of all keys, or a transaction.
@@ -45,7 +45,7 @@ type Asked struct {
 	Ops    []kv.Op // nil for a read
 }
 
-// Told is the response to what was asked.
+// Told is the response to a request.
 type Told struct {
 	Unknown bool
 	Read    Bank
@@ -70,7 +70,7 @@ func step(s Bank, in Asked, out Told) []Bank {
 		}
 		return []Bank{s}
 	}
-	// Whether the conditions hold may depend on a revision that nobody knows.
+	// Whether the conditions hold may depend on an unknown revision.
 	holds, fails := true, false
 	for _, op := range in.Ops {
 		have := s[keyIndex(op.Key)]
@@ -122,7 +122,7 @@ var model = porcupine.NondeterministicModel{
 	DescribeOperation: func(in, out any) string { return fmt.Sprintf("%+v -> %+v", in, out) },
 }
 
-// History collects operations. Time is a count of what happened, since virtual time stands still while things happen.
+// History collects operations. Its time is a counter, since virtual time stands still while operations run.
 type History struct {
 	clock atomic.Int64
 	mu    sync.Mutex
@@ -132,25 +132,25 @@ type History struct {
 // Tick returns the next instant.
 func (h *History) Tick() int64 { return h.clock.Add(1) }
 
-// Add notes an operation that began at the instant call and ends now.
+// Add records an operation that began at the instant call and ends now.
 func (h *History) Add(client int, call int64, in Asked, out Told) {
 	op := porcupine.Operation{ClientId: client, Input: in, Call: call, Output: out, Return: h.Tick()}
 	if out.Unknown {
-		op.Return = math.MaxInt64 // it may still happen
+		op.Return = math.MaxInt64 // it may still take effect
 	}
 	h.mu.Lock()
 	h.Done = append(h.Done, op)
 	h.mu.Unlock()
 }
 
-// Count is how many operations there are.
+// Count returns the number of operations.
 func (h *History) Count() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.Done)
 }
 
-// Check says whether the history is linearizable. It runs in real time.
+// Check fails the test if the history is not linearizable. It runs in real time.
 func (h *History) Check(t testing.TB) {
 	t.Helper()
 	err := h.Linearizable()
@@ -166,7 +166,7 @@ func (h *History) Check(t testing.TB) {
 	}
 }
 
-// checkBound is how long the checker may think about one history.
+// checkBound is the checker's time limit for one history.
 const checkBound = 2 * time.Minute
 
 var (
@@ -176,7 +176,7 @@ var (
 	ErrDiverged        = errors.New("ErrDiverged: two masters hold different states")
 )
 
-// Linearizable checks the history. One that the checker gives up on does not pass.
+// Linearizable checks the history. It returns an error if the checker gives up.
 func (h *History) Linearizable() error { return h.linearizableWithin(checkBound) }
 
 func (h *History) linearizableWithin(bound time.Duration) error {
@@ -189,7 +189,7 @@ func (h *History) linearizableWithin(bound time.Duration) error {
 	return fmt.Errorf("%w: a history of %d operations", ErrNotLinearizable, len(h.Done))
 }
 
-// Commands are those that were carried out, or may have been.
+// Commands returns the commands that were carried out, or may have been.
 func (h *History) Commands() (all []watchcheck.Command) {
 	for _, done := range h.Done {
 		in, out := done.Input.(Asked), done.Output.(Told)
@@ -212,13 +212,13 @@ func (h *History) Commands() (all []watchcheck.Command) {
 	return all
 }
 
-// asker is a master that reads and carries out transactions.
+// Client reads and carries out transactions through a master.
 type Client interface {
 	Read(ctx context.Context) (Bank, error)
 	Transact(ctx context.Context, ops []kv.Op) (kv.Result, error)
 }
 
-// InProcess is a master of this process: what proposes and reads, and the store behind it.
+// InProcess is a master in this process: its proposals and reads, and the store behind it.
 type InProcess struct {
 	Master interface {
 		Consistent(ctx context.Context) (kv.View, error)
@@ -239,7 +239,7 @@ func (p InProcess) Transact(ctx context.Context, ops []kv.Op) (kv.Result, error)
 	return p.Master.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: ops})
 }
 
-// BankOf returns what a view shows.
+// BankOf returns the content of all keys in a view.
 func BankOf(view kv.View) (b Bank) {
 	for i := range Keys {
 		if v, ok := view.Get(key(i)); ok {
@@ -249,7 +249,8 @@ func BankOf(view kv.View) (b Bank) {
 	return b
 }
 
-// Ask does one random operation on a master and notes it. last is what the client saw last, which conditions are made of.
+// Ask carries out one random operation on a master and records it. last is what the client saw last, which conditions are made
+// from.
 func (h *History) Ask(ctx context.Context, client int, c Client, r interface {
 	Intn(int) int
 }, last *Bank) {
@@ -257,7 +258,7 @@ func (h *History) Ask(ctx context.Context, client int, c Client, r interface {
 	if r.Intn(2) == 0 {
 		read, err := c.Read(ctx)
 		if err != nil {
-			return // a read that was not answered says nothing
+			return // a read without a response shows nothing
 		}
 		*last = read
 		h.Add(client, call, Asked{Client: client}, Told{Read: read})
@@ -286,7 +287,7 @@ func (h *History) Ask(ctx context.Context, client int, c Client, r interface {
 	result, err := c.Transact(ctx, in.Ops)
 	switch {
 	case errors.Is(err, kv.ErrNoLeader), errors.Is(err, kv.ErrDiskFull):
-		return // certainly not done
+		return // certainly not carried out
 	case err != nil:
 		h.Add(client, call, in, Told{Unknown: true})
 	case result.Failed != nil:

@@ -13,30 +13,30 @@ import (
 	"github.com/kontiki/kontiki/test/robustness/watchcheck"
 )
 
-// watchedPrefix holds all keys of histories.
+// watchedPrefix is the prefix of all keys of histories.
 const watchedPrefix = "/t/"
 
-// watchSource is a master that can be watched.
+// Source is a master that can be watched.
 type Source interface {
-	// Watch watches from a revision on, until the context ends or the master's history does not hold what comes next. An
-	// errAway is of a master that could not be asked.
+	// Watch watches from a revision, until the context ends or the master's history does not reach back far enough. It returns
+	// ErrAway if the master cannot be reached.
 	Watch(ctx context.Context, after uint64) (Watched, error)
 }
 
 var ErrAway = errors.New("the master is away")
 
-// watchTold is what one watch told.
+// Watched is what one watch returned.
 type Watched struct {
 	Calls []NextCall
-	// Refused is why there was none, by a store at AtLeast whose history began after Floor.
+	// Refused says why there was no watch, by a store at AtLeast whose history began after Floor.
 	Refused        string
 	AtLeast, Floor uint64
-	// State is that of the store at Revision, after the last call.
+	// State is the store's state at Revision, after the last call.
 	State    watchcheck.State
 	Revision uint64
 }
 
-// NextCall is one call of Next: Ended by its context, and begun when the store was at AtLeast.
+// NextCall is one call of Next. Ended means that its context ended it; the store was at AtLeast when it began.
 type NextCall struct {
 	Events   []watchcheck.Event
 	Progress uint64
@@ -58,7 +58,7 @@ func watchStore(ctx context.Context, store *fsm.Store, after uint64) (told Watch
 	if errors.Is(err, kv.ErrFutureRevision) || errors.Is(err, kv.ErrCompacted) {
 		told.Refused = err.Error()
 		if errors.Is(err, kv.ErrCompacted) {
-			told.Floor = store.Stats().HistoryFloor // it only rises
+			told.Floor = store.Stats().HistoryFloor // it only grows
 		}
 		return told, nil
 	}
@@ -81,10 +81,10 @@ func watchStore(ctx context.Context, store *fsm.Store, after uint64) (told Watch
 	}
 }
 
-// watched is a watcher that goes from master to master, and goes on from its last progress on the next.
+// watcher is a watcher that moves from master to master, and resumes on the next one after its last progress.
 type watcher struct {
 	watchcheck.Record
-	matched uint64 // the last revision at which it was held against a store's state
+	matched uint64 // the last revision at which it was compared with a store's state
 }
 
 func newWatched() *watcher { return &watcher{Record: watchcheck.Record{Prefix: watchedPrefix}} }
@@ -106,7 +106,7 @@ func (w *watcher) take(told Watched) error {
 		if err := w.Refused(errors.New(told.Refused), told.Floor, told.AtLeast); err != nil {
 			return err
 		}
-		if told.Floor > w.Progress() && told.Revision > w.Progress() { // otherwise that master is behind; another time
+		if told.Floor > w.Progress() && told.Revision > w.Progress() { // otherwise that master is behind; compare another time
 			w.List(told.Revision, told.State)
 		}
 		return nil
@@ -124,14 +124,14 @@ func (w *watcher) take(told Watched) error {
 	return w.Match(told.State)
 }
 
-// Watchers follow what happens while clients write.
+// Watchers watch while clients write.
 type Watchers struct {
 	all  []*watcher
 	mu   sync.Mutex
-	errs []error // the first of each watcher: one that is wrong stays wrong
+	errs []error // the first error of each watcher: one that is wrong stays wrong
 }
 
-// Start lets some watchers follow masters until the context ends; pick answers one, or nil.
+// Start starts a number of watchers that follow masters until the context ends; pick returns a master, or nil.
 func (ws *Watchers) Start(ctx context.Context, wg *sync.WaitGroup, count int, seed int64, pick func(r *rand.Rand) Source) {
 	for i := range count {
 		w, r := newWatched(), rand.New(rand.NewSource(seed*100+50+int64(i)))
@@ -158,8 +158,8 @@ func (ws *Watchers) Start(ctx context.Context, wg *sync.WaitGroup, count int, se
 	}
 }
 
-// Settle lets the watchers catch up with masters that have come to rest, and holds them against these masters' state and against
-// all that clients asked and were told. It is for when the watchers have ended.
+// Settle lets the watchers catch up with idle masters, and compares them with these masters' state and with all requests and
+// responses of clients. Call it after the watchers have ended.
 func (ws *Watchers) Settle(h *History, masters []Source) error {
 	if len(ws.errs) > 0 {
 		return errors.Join(ws.errs...)
@@ -174,7 +174,7 @@ func (ws *Watchers) Settle(h *History, masters []Source) error {
 	return watchcheck.Settle(h.Commands(), records...)
 }
 
-// catchUp follows one master until nothing is left to tell.
+// catchUp follows one master until the watcher has received everything.
 func (w *watcher) catchUp(on Source) error {
 	end := time.Now().Add(20 * time.Second)
 	for {
@@ -193,11 +193,11 @@ func (w *watcher) catchUp(on Source) error {
 		if time.Now().After(end) {
 			return fmt.Errorf("%w: it is at %d of %d, %v", watchcheck.ErrBrokeReliable, w.Progress(), told.Revision, err)
 		}
-		time.Sleep(10 * time.Millisecond) // what refuses does so at once; virtual where masters are simulated
+		time.Sleep(10 * time.Millisecond) // a refusal comes at once; the time is virtual if masters are simulated
 	}
 }
 
-// Counts are what must have happened for the watches of a test to show anything.
+// Counts adds what must have happened for the watches of a test to show anything.
 func (ws *Watchers) Counts(happened map[string]int) {
 	for _, w := range ws.all {
 		happened["an event was watched"] += w.Events()

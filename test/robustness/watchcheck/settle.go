@@ -9,22 +9,22 @@ import (
 	"strings"
 )
 
-// Write is what a command did, or would do, to one key.
+// Write is the effect, or possible effect, of a command on one key.
 type Write struct {
 	Key, Value string
 	Deleted    bool
-	Revision   uint64 // 0 where nobody was told
+	Revision   uint64 // 0 if no client was told
 }
 
-// Command is a command that was carried out, or may have been. Commands that were refused are left out. No two commands of which
-// one is Unknown may put the same value to one key.
+// Command is a command that was carried out, or may have been. Refused commands are not included. Two commands of which one is
+// Unknown must not put the same value to one key.
 type Command struct {
 	Writes []Write
-	// Unknown says that nobody was told whether it was carried out; the revisions are 0 then.
+	// Unknown means that no client knows whether it was carried out; its revisions are 0.
 	Unknown bool
 }
 
-// Settle compares what watchers were told with commands, which are all that there were under their prefixes, and with each other.
+// Settle compares what watchers received with commands, which must be all commands under their prefixes, and with each other.
 func Settle(commands []Command, records ...*Record) error {
 	t := newTruth(commands)
 	for _, r := range records {
@@ -47,17 +47,17 @@ func Settle(commands []Command, records ...*Record) error {
 	return nil
 }
 
-// truth is all that is known to have happened.
+// truth is everything that is known to have happened.
 type truth struct {
 	commands []Command
 	writes   map[uint64]Write   // by revision
-	command  map[uint64]int     // which command wrote at a revision
+	command  map[uint64]int     // from a revision to the command that wrote it
 	puts     map[[2]string]int  // unknown commands, by key and value
-	deletes  map[string]int     // how many unknown commands may have deleted a key
+	deletes  map[string]int     // number of unknown commands that may have deleted a key
 	ends     map[int][2]uint64  // the first and the last revision of a command
 	order    []uint64           // all revisions
-	told     map[uint64]Event   // what some watcher was told
-	byKey    map[string][]Write // acknowledged, in order
+	told     map[uint64]Event   // events that some watcher received
+	byKey    map[string][]Write // acknowledged writes, in order
 }
 
 func newTruth(commands []Command) *truth {
@@ -84,7 +84,7 @@ func newTruth(commands []Command) *truth {
 	return t
 }
 
-// wrote notes that a command wrote at a revision; -1 is one that is not known.
+// wrote records that a command wrote at a revision; -1 means an unknown command.
 func (t *truth) wrote(w Write, command int) {
 	t.writes[w.Revision] = w
 	if command < 0 {
@@ -98,7 +98,7 @@ func (t *truth) wrote(w Write, command int) {
 	t.ends[command] = [2]uint64{min(ends[0], w.Revision), max(ends[1], w.Revision)}
 }
 
-// learn takes an event that a watcher was told: it must be of what was acknowledged, or of what may have happened.
+// learn records an event that a watcher received: it must be of an acknowledged write, or of one that may have happened.
 func (t *truth) learn(e Event) error {
 	if told, ok := t.told[e.Revision]; ok && told != e {
 		return fmt.Errorf("%w: event %d is %+v for one watcher and %+v for another", ErrBrokeReliable, e.Revision, told, e)
@@ -129,19 +129,19 @@ func (t *truth) learn(e Event) error {
 	if !ok {
 		return nobody
 	}
-	delete(t.puts, [2]string{e.Key, e.Now.Value}) // it is carried out once
+	delete(t.puts, [2]string{e.Key, e.Now.Value}) // it is carried out only once
 	t.wrote(got, command)
 	return nil
 }
 
 func (t *truth) sort() { t.order = slices.Sorted(maps.Keys(t.writes)) }
 
-// holds checks what was told from one list on.
+// holds checks the events after one list.
 func (t *truth) holds(prefix string, s *span) error {
 	if err := t.holdsList(prefix, s); err != nil {
 		return err
 	}
-	// All that happened since was told.
+	// Everything that happened since was received.
 	have := map[uint64]bool{}
 	for _, e := range s.events {
 		have[e.Revision] = true
@@ -159,7 +159,7 @@ func (t *truth) holds(prefix string, s *span) error {
 			touched[command] = true
 		}
 	}
-	// No command was told in pieces.
+	// No command was split.
 	steps := append([]uint64{s.from}, s.progress...)
 	for command := range touched {
 		ends := t.ends[command]
@@ -177,12 +177,12 @@ func (t *truth) holds(prefix string, s *span) error {
 	return nil
 }
 
-// under says whether all of a command's keys have a prefix.
+// under says whether all keys of a command have a prefix.
 func (c Command) under(prefix string) bool {
 	return !slices.ContainsFunc(c.Writes, func(w Write) bool { return !strings.HasPrefix(w.Key, prefix) })
 }
 
-// lacks says which promise a missing event broke: the one about resuming where a watch began too late.
+// lacks returns the promise that a missing event broke: Resumable if a watch began too late.
 func (s *span) lacks(revision uint64) error {
 	for i := len(s.resumed) - 1; i >= 0; i-- {
 		if at := s.resumed[i]; at < revision {
@@ -197,7 +197,7 @@ func (s *span) lacks(revision uint64) error {
 	return ErrBrokeReliable
 }
 
-// holdsList checks a list: what is in it was written, and nothing newer was acknowledged by then.
+// holdsList checks a list: its content was written, and nothing newer had been acknowledged by then.
 func (t *truth) holdsList(prefix string, s *span) error {
 	for key, v := range s.listed {
 		w, known := t.writes[v.Revision]
@@ -225,7 +225,7 @@ func (t *truth) holdsList(prefix string, s *span) error {
 	return nil
 }
 
-// mayBeDeleted says whether a command that nobody was told of may have deleted a key.
+// mayBeDeleted says whether an unknown command may have deleted a key.
 func (t *truth) mayBeDeleted(key string) bool {
 	for _, c := range t.commands {
 		for _, w := range c.Writes {

@@ -1,5 +1,5 @@
-// Package watchcheck holds what watchers were told against what kv.Watcher promises, and against what was acknowledged to who
-// wrote. It names the promise that was broken.
+// Package watchcheck compares what watchers received with the promises of kv.Watcher, and with the responses that writers received.
+// It returns an error that names the broken promise.
 package watchcheck
 
 import (
@@ -23,18 +23,18 @@ var (
 	ErrBrokeReliable = errors.New("ErrBrokeReliable")
 	// ErrBrokeResumable: a watch from a revision is granted while the history holds what came after it, and gives exactly that.
 	ErrBrokeResumable = errors.New("ErrBrokeResumable")
-	// ErrBrokeBookmarkable: all events up to the progress have been returned, it never goes back, and it is as new as the store
-	// when a call ends by its context.
+	// ErrBrokeBookmarkable: all events up to the progress have been returned, the progress never decreases, and it is as new as the
+	// store when a call ends because of its context.
 	ErrBrokeBookmarkable = errors.New("ErrBrokeBookmarkable")
 )
 
-// Version is a key's value, and the revisions at which the key was created and last written; zero where there is none.
+// Version is a key's value, and the revisions at which the key was created and last written; zero if it is absent.
 type Version struct {
 	Value            string
 	Create, Revision uint64
 }
 
-// Event is a kv.Event as a value that can be kept, compared and sent.
+// Event is a kv.Event as a value that can be stored, compared and sent.
 type Event struct {
 	Revision    uint64
 	Key         string
@@ -42,7 +42,7 @@ type Event struct {
 	Now, Before Version
 }
 
-// State is the keys of a prefix at one revision.
+// State has the keys of a prefix at one revision.
 type State map[string]Version
 
 func versionOf(v *kv.Version) Version {
@@ -60,29 +60,29 @@ func EventsOf(events []*kv.Event) (copies []Event) {
 	return copies
 }
 
-// StateOf copies what a view shows of a prefix.
+// StateOf copies the keys of a prefix in a view.
 func StateOf(view kv.View, prefix string) State {
 	state := State{}
 	view.Range(prefix, kv.PrefixEnd(prefix), func(v *kv.Version) bool { state[v.Key] = versionOf(v); return true })
 	return state
 }
 
-// Record is what one watcher was told, over any number of watches that resume each other and of lists where it could not go on.
-// The zero value, with a Prefix, is a watcher of a store from its first revision on. It is for one goroutine.
+// Record checks and records what one watcher received, over any number of watches that resume each other, and lists where it could
+// not resume. The zero value, with a Prefix, is a watcher of a store from its first revision. It is for use by one goroutine.
 type Record struct {
 	Prefix string
 	spans  []*span
 }
 
-// span is what was told from one list on.
+// span is what was received after one list.
 type span struct {
 	from     uint64 // the revision of the list
 	listed   State
 	state    State // after the last event
 	events   []Event
-	resumed  []uint64 // where watches went on
-	asked    uint64   // where the present watch began
-	progress []uint64 // what calls answered, in order
+	resumed  []uint64 // progress at which watches resumed
+	asked    uint64   // progress at which the present watch began
+	progress []uint64 // results of calls, in order
 }
 
 func (s *span) at() uint64 {
@@ -108,7 +108,7 @@ func (r *Record) last() *span {
 	return r.spans[len(r.spans)-1]
 }
 
-// Progress is the revision to go on from.
+// Progress returns the revision to resume from.
 func (r *Record) Progress() uint64 { return r.last().at() }
 
 // Events counts the events.
@@ -119,7 +119,7 @@ func (r *Record) Events() (n int) {
 	return n
 }
 
-// Resumed counts the watches that went on where another had ended, Listed the lists.
+// Resumed counts the watches that resumed another, Listed the lists.
 func (r *Record) Resumed() (n int) {
 	for _, s := range r.spans {
 		n += len(s.resumed)
@@ -129,12 +129,12 @@ func (r *Record) Resumed() (n int) {
 
 func (r *Record) Listed() int { return max(0, len(r.spans)-1) }
 
-// List begins anew with a list, because the history does not reach back to Progress.
+// List starts again with a list, because the history does not reach back to Progress.
 func (r *Record) List(revision uint64, state State) {
 	r.spans = append(r.spans, &span{from: revision, asked: revision, listed: state, state: maps.Clone(state)})
 }
 
-// Granted notes that a watch from Progress on was granted.
+// Granted records that a watch from Progress was granted.
 func (r *Record) Granted() {
 	s := r.last()
 	if len(s.progress) > 0 {
@@ -143,8 +143,8 @@ func (r *Record) Granted() {
 	s.asked = s.at()
 }
 
-// Refused is what to say of a watch from Progress on that was refused: err is the refusal, floor the revision from which on the
-// store's history went, revision what the store was at when it was asked.
+// Refused returns an error if a watch from Progress must not have been refused: err is the refusal, floor the revision at which the
+// store's history begins, revision the store's when it was asked.
 func (r *Record) Refused(err error, floor, revision uint64) error {
 	at := r.Progress()
 	if floor <= at && at <= revision {
@@ -153,7 +153,7 @@ func (r *Record) Refused(err error, floor, revision uint64) error {
 	return nil
 }
 
-// Take checks what one call of Next answered. Ended says that it was its context that ended it, and atLeast what the store was at
+// Take checks the result of one call of Next. ended means that the call's context ended it, and atLeast is the store's revision
 // before the call.
 func (r *Record) Take(events []Event, progress uint64, ended bool, atLeast uint64) error {
 	s := r.last()
@@ -192,7 +192,7 @@ func (r *Record) Take(events []Event, progress uint64, ended bool, atLeast uint6
 	return nil
 }
 
-// apply holds an event against itself and the state before it.
+// apply checks that an event is consistent with itself and with the state before it.
 func (s *span) apply(e Event) error {
 	want := Version{e.Now.Value, e.Revision, e.Revision}
 	if e.Before != (Version{}) {
@@ -215,7 +215,7 @@ func (s *span) apply(e Event) error {
 	return nil
 }
 
-// Match compares what the watcher knows at Progress with the state of a store at that revision.
+// Match compares the watcher's state at Progress with that of a store at the same revision.
 func (r *Record) Match(state State) error {
 	have := r.last().state
 	for key, want := range state {

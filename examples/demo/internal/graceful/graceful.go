@@ -1,4 +1,4 @@
-// Package graceful serves HTTP the way a rolling update needs it.
+// Package graceful serves HTTP so that a rolling update loses no requests.
 package graceful
 
 import (
@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// Serve serves on port 8080 until SIGTERM, then answers what has begun, so that no request of a rolling update fails.
+// Serve serves on port 8080 until SIGTERM, then completes the requests in progress, so that no request fails during a rolling
+// update.
 func Serve(handler http.Handler) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
