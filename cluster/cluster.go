@@ -2,40 +2,32 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
-	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/raft"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
 	"github.com/kontiki/kontiki/cluster/backup"
 	"github.com/kontiki/kontiki/cluster/consensus"
-	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/identity"
-	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/broadcast"
 	"github.com/kontiki/kontiki/internal/durable"
-	"github.com/kontiki/kontiki/internal/failpoint"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/turn"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// Cluster is this master's part in its cluster. Its methods are safe for concurrent use; all but RegisterNode may be
-// called once Open has returned.
+// Cluster is one master of a cluster. Its methods are safe for concurrent use. RegisterNode and RegisterMasters must be called before
+// Run, all others may be called once Open has returned.
 type Cluster struct {
 	consensus *consensus.Replica
 	backups   *backup.Backups
@@ -49,10 +41,11 @@ type Cluster struct {
 	port     *mtls.Port
 	gossip   *gossip.Gossip
 
-	reconfigured   chan struct{} // the masters have changed; has room for one
+	reconfigured   chan struct{} // receives a value when the masters have changed; has capacity for one
 	mastersChanged broadcast.Signal
 
-	// certificates are this master's own, for the mTLS port; the others serve the API and call agents.
+	// certificates are this master's certificates for the mTLS port, apiCertificates those that serve the API, agentClientCertificates those
+	// with which the API calls agents.
 	certificates, apiCertificates, agentClientCertificates *identity.Certificates
 
 	workers        followingWorkers
@@ -72,9 +65,9 @@ type Cluster struct {
 
 var _ kv.Reader = (*Cluster)(nil)
 
-// Open opens the master in Config.DataDir: a member that is there already, or the first of a new cluster, or one that
-// fetches the identity of the cluster that it joins (this asks masters until the context ends). The master takes part in
-// its cluster once Run runs; one that is not to be run must be closed. Errors: ErrToken, ErrNameTaken; texts say what to do.
+// Open opens the master in Config.DataDir: an existing member, the first master of a new cluster, or a master that joins a cluster and
+// fetches its identity (Open retries this until the context ends). The master takes part in its cluster while Run runs; if Run is not
+// called, the master must be closed. Errors: errclass.ErrToken, errclass.ErrNameTaken; their texts say what to do.
 func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
@@ -183,72 +176,16 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	return c, nil
 }
 
-// settle finds out what this master is, and makes it something where it is nothing yet.
-func settle(ctx context.Context, cfg *Config, address string) (*identity.Identity, *member, error) {
-	dir := cfg.DataDir
-	id, err := identity.Load(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		id, err = nil, nil
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	self, err := loadMember(dir)
-	if err != nil {
-		return nil, nil, err
-	}
-	raftState := consensus.HasState(filepath.Join(dir, "raft"))
-	switch {
-	case id == nil && (self != nil || raftState):
-		return nil, nil, fmt.Errorf("%s holds a master's data, but not its %s: restore that file, or remove the directory and join again", dir, identity.File)
-	case self != nil && self.Name != cfg.Name:
-		return nil, nil, fmt.Errorf("the data in %s is the master %q's, not %q's: give that name, or another directory", dir, self.Name, cfg.Name)
-	case self != nil:
-		if token, err := join.ParseToken(cfg.Token); err == nil && !id.Owns(token.Pin) {
-			return nil, nil, fmt.Errorf("%w: it is for another cluster (%s...) than the one that %s belongs to (%s...); to move this master, remove that directory",
-				errclass.ErrToken, join.ShortPin(token.Pin), dir, join.ShortPin(id.CA.Pin()))
-		}
-		return id, self, nil
-	case len(cfg.Join) > 0:
-		cfg.Logger.Info("joining a cluster", "master", cfg.Name, "by", cfg.Join)
-		if id, self, err = joinMaster(ctx, cfg, address); err != nil {
-			return nil, nil, err
-		}
-	case cfg.Bootstrap:
-		if id == nil {
-			if id, err = identity.New(); err != nil {
-				return nil, nil, err
-			}
-		}
-		cfg.Logger.Info("starting a new cluster", "master", cfg.Name, "cluster", id.ClusterID)
-		if err := writeInitialTokens(dir, id); err != nil {
-			return nil, nil, err
-		}
-		self = &member{Name: cfg.Name, Address: address, Bootstrap: true}
-	default:
-		return nil, nil, fmt.Errorf("%s is empty: start a new cluster (bootstrap), or give an address to join by and a token", dir)
-	}
-	if err := id.Save(dir); err != nil {
-		return nil, nil, err
-	}
-	failpoint.Hit("cluster.join.identitySaved")
-	if err := self.save(dir); err != nil {
-		return nil, nil, err
-	}
-	failpoint.Hit("cluster.join.saved")
-	return id, self, nil
-}
-
-// RegisterNode lets a caller add services to the gRPC server that workers reach; call it before Run. Handlers find the
-// calling worker with PeerFromContext.
+// RegisterNode adds services to the gRPC server for workers; call it before Run. Handlers get the calling worker from
+// mtls.PeerFromContext.
 func (c *Cluster) RegisterNode(register func(grpc.ServiceRegistrar)) { register(c.nodeServer) }
 
-// Run takes part in the cluster until the context ends or something fails for good, and returns once everything is
-// stopped and closed. A leader hands leadership over first. Stopping takes a few times Timings.Shutdown at most (and ten
-// seconds more where a duty does not stop). Errors: ErrRemoved, ErrNameTaken.
+// Run takes part in the cluster until the context ends or something fails permanently, and returns once everything has stopped and is
+// closed. A leader transfers leadership first. Stopping takes at most a few times Timings.Shutdown, and ten seconds more if a duty
+// does not stop. Errors: errclass.ErrRemoved, errclass.ErrNameTaken.
 func (c *Cluster) Run(ctx context.Context) error {
 	g, running := errgroup.WithContext(ctx)
-	// The port and what it serves live until close ends them: leadership is handed over through it.
+	// The port and its servers run until Close ends them, because leadership is transferred through them.
 	g.Go(c.port.Serve)
 	for server, proto := range map[*grpc.Server]string{c.clusterServer: mtls.ProtoCluster, c.nodeServer: mtls.ProtoNode, c.joinServer: mtls.ProtoJoin} {
 		g.Go(func() error {
@@ -278,143 +215,10 @@ func (c *Cluster) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// settleIn makes this master a member where it is none yet, and tells when it is ready.
-func (c *Cluster) settleIn(ctx context.Context) error {
-	self := c.memberNow()
-	switch {
-	case !self.Complete && self.Bootstrap:
-		if err := c.storeInitialTokens(ctx); err != nil {
-			return fmt.Errorf("start a new cluster: %w", err)
-		}
-	case !self.Complete || self.Address != c.address:
-		if err := c.becomeMember(ctx); err != nil {
-			return err
-		}
-		failpoint.Hit("cluster.join.member")
-	}
-	if !self.Complete || self.Address != c.address {
-		if err := c.changeMember(func(m *member) { m.Complete, m.Address = true, c.address }); err != nil {
-			return err
-		}
-	}
-	for {
-		if c.removed() || c.missedRemoval(ctx) {
-			if err := c.comeBack(ctx); err != nil {
-				return err
-			}
-		}
-		if err := c.checkLevel(); err != nil {
-			return err
-		}
-		attempt, cancel := context.WithTimeout(ctx, 10*c.cfg.Timings.Election)
-		_, err := c.Consistent(attempt)
-		cancel()
-		switch {
-		case err == nil:
-			if err := c.checkSettings(c.cfg.Name, c.cfg.Settings.Fixed); err != nil {
-				return err
-			}
-			c.log.Info("this master is ready", "address", c.address, "leader", c.consensus.Leadership().Name)
-			close(c.ready)
-			return nil
-		case ctx.Err() != nil || c.consensus.Life().Err() != nil:
-			return ctx.Err()
-		}
-		c.log.Warn("no quorum of masters yet", "error", err)
-	}
-}
-
-// refreshInterval is how often refresh looks when nothing tells it to.
-const refreshInterval = 15 * time.Second
-
-// refresh keeps what must be found again at the next start, lets go of connections to masters that are gone, and
-// notices that this master was removed.
-func (c *Cluster) refresh(ctx context.Context) error {
-	select {
-	case <-c.ready:
-	case <-ctx.Done():
-		return nil
-	}
-	interval := refreshInterval
-	if c.cfg.Timings.Gossip == gossip.Local {
-		interval /= 50
-	}
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
-	wasRemoved := false
-	for {
-		c.remember(c.gossip.AliveAddresses(), c.MasterAddresses()[1:])
-		keep := map[string]bool{}
-		for _, address := range c.MasterAddresses() {
-			keep[address] = true
-		}
-		c.consensus.Forget(keep)
-		if err := c.checkLevel(); err != nil {
-			return err
-		}
-		// A configuration that is not committed may be taken back, so it has to say so twice.
-		removed := c.removed() || c.missedRemoval(ctx)
-		if removed && wasRemoved {
-			if err := c.comeBack(ctx); err != nil {
-				return err
-			}
-			removed = false
-		}
-		wasRemoved = removed
-		select {
-		case <-ticker.C:
-		case <-c.reconfigured:
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-func (c *Cluster) removed() bool {
-	servers := c.consensus.Servers()
-	for _, s := range servers {
-		if s.ID == raft.ServerID(c.cfg.Name) {
-			return false
-		}
-	}
-	return len(servers) > 0
-}
-
-// missedRemoval asks the other masters for a leader whose configuration lacks this one, where this one knows of no leader:
-// raft tries only once to tell a removed master.
-func (c *Cluster) missedRemoval(ctx context.Context) bool {
-	if c.consensus.Leadership().Name != "" {
-		return false
-	}
-	ctx, cancel := context.WithTimeout(ctx, aliveBound)
-	defer cancel()
-	for _, s := range c.consensus.Servers() {
-		if s.ID == raft.ServerID(c.cfg.Name) {
-			continue
-		}
-		answer, err := c.consensus.Ask(ctx, string(s.Address))
-		if err == nil && answer.Leader == answer.Name && !slices.Contains(answer.Masters, c.cfg.Name) {
-			return true
-		}
-	}
-	return false
-}
-
-// comeBack makes a master a member again that was removed while it was away: as a dead one, by the cluster itself. One that
-// somebody removed stays out.
-func (c *Cluster) comeBack(ctx context.Context) error {
-	c.log.Warn("this master is no longer a member: it was away for long, and asks to be let in again")
-	err := c.becomeMember(ctx)
-	if errors.Is(err, errclass.ErrRemoved) {
-		return fmt.Errorf("%w: to join again, remove %s and start with a token", err, c.cfg.DataDir)
-	}
-	return err
-}
-
-// Ready is closed once this master is a member with a vote and has shown a consistent state.
+// Ready returns a channel that is closed once this master is a voting member and has completed a consistent read.
 func (c *Cluster) Ready() <-chan struct{} { return c.ready }
 
-// Close releases everything, in bounded time. Run does it by itself; it is for a cluster that was opened and not run.
+// Close releases everything, in bounded time. Run calls it; call it for a cluster that was opened and not run.
 func (c *Cluster) Close() error {
 	c.closer.Do(func() { c.closed = c.shutdown(true) })
 	return c.closed
@@ -441,24 +245,24 @@ func (c *Cluster) shutdown(polite bool) error {
 		wg.Go(func() { mtls.StopServer(server, grace) })
 	}
 	wg.Wait()
-	c.port.Close() // raft may be reading a snapshot from a connection
+	c.port.Close() // because raft may be reading a snapshot from a connection
 	return c.consensus.Close()
 }
 
-// Identity is what the cluster's masters share, as it is now; read-only. It changes: see IdentityChanged.
+// Identity returns the present identity, which all masters share; it must not be modified. It changes: see IdentityChanged.
 func (c *Cluster) Identity() *identity.Identity { return c.identity.Now().Identity }
 
-// Name is this master's name, Address the mTLS address that others dial, GossipAddress its gossip address.
+// Name returns this master's name, Address the mTLS address that others dial, GossipAddress its gossip address.
 func (c *Cluster) Name() string          { return c.cfg.Name }
 func (c *Cluster) Address() string       { return c.address }
 func (c *Cluster) GossipAddress() string { return c.gossip.Address() }
 
-// Backups takes backups of the cluster's state, and brings them back.
+// Backups returns what takes backups of the cluster's state and restores them.
 func (c *Cluster) Backups() *backup.Backups { return c.backups }
 
-// Gossip is this master's part in gossip.
+// Gossip returns this master's member of gossip.
 func (c *Cluster) Gossip() *gossip.Gossip { return c.gossip }
 
-// Members and MemberEvents are those of Gossip.
+// Members and MemberEvents are shorthands for the methods of Gossip.
 func (c *Cluster) Members() []gossip.Member     { return c.gossip.Members() }
 func (c *Cluster) MemberEvents() *gossip.Events { return c.gossip.Events() }

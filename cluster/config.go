@@ -18,64 +18,64 @@ import (
 // DefaultGossipPort is the port of gossip.
 const DefaultGossipPort = 7946
 
-// Config says what a master is and where its data and peers are. Addresses are host:port.
+// Config configures a master. Addresses are host:port.
 type Config struct {
 	// Name is unique among the cluster's hosts, masters and workers: a DNS-1123 subdomain of up to 63 characters.
 	Name string
-	// DataDir holds everything of this master; it is created with mode 0700.
+	// DataDir is the directory of all of this master's data; it is created with mode 0700.
 	DataDir string
 
-	// BindAddress is where the mTLS port listens (port 0 chooses one), AdvertiseAddress what the others dial. An empty
-	// AdvertiseAddress means the bind address, or the host's first address where that is unspecified.
+	// BindAddress is where the mTLS port listens (port 0 chooses a free one), AdvertiseAddress the address that others dial. If it is
+	// empty, it is the bind address, with an unspecified host replaced by the machine's first global address.
 	BindAddress, AdvertiseAddress string
 	// GossipBindAddress and GossipAdvertiseAddress are the same for gossip (tcp and udp).
 	GossipBindAddress, GossipAdvertiseAddress string
-	// APIAddress is the host:port at which this master serves the API; it is told to the other hosts by gossip.
+	// APIAddress is where this master serves the API; gossip distributes it.
 	APIAddress string
 
-	// Bootstrap starts a new cluster where DataDir is empty. Join and Token join an existing one: addresses of masters'
-	// mTLS ports, and a token for the role master. Both are ignored where DataDir already holds a member.
+	// Bootstrap starts a new cluster if DataDir is empty. Join (addresses of masters' mTLS ports) and Token (a token for the role master)
+	// join an existing one. All three are ignored if DataDir holds a member already.
 	Bootstrap bool
 	Join      []string
 	Token     string
 
-	// APIHosts are the IP addresses and names that the API's serving certificate is for, beside this master's own.
+	// APIHosts are further IP addresses and names in the API's serving certificate, beside this master's own.
 	APIHosts []string
-	// GossipMode is who takes part in gossip: "all" (the default), or "masters" (workers do not). The same on all masters: the one of the
-	// leader counts.
+	// GossipMode is which hosts take part in gossip: "all" (the default), or "masters". It should be the same on all masters; the leader's
+	// is used.
 	GossipMode string
-	// Version is this binary's version, shown in Status.
+	// Version is this program's version, shown in Status.
 	Version string
 
-	// DeadAfter is how long a master may be dead before the leader removes it, where more than MinMasters would be left and
-	// those are alive; 0 is never. It may come back by itself.
+	// DeadAfter is how long a master must be dead before the leader removes it, if at least MinMasters voters remain and are alive; 0 means
+	// never. A master that was removed so rejoins by itself.
 	DeadAfter time.Duration
-	// Backups says where this master keeps backups that it takes by itself.
+	// Backups is the schedule of this master's automatic backups.
 	Backups backup.Schedule
-	// Settings must be the same on all masters.
+	// Settings are the settings that all masters share.
 	Settings Settings
-	// FeatureLevel is the level that this program supports; 0 means FeatureLevel. It is lower in tests of upgrades only.
+	// FeatureLevel is the level that this program supports; 0 means FeatureLevel. Only tests of upgrades set a lower one.
 	FeatureLevel int
-	// DiskReserve is the size in bytes of a file that is given up when the disk is full, so that votes and the last entries
-	// still find room. A master whose disk has less than DiskLow bytes free, beside the size of its newest snapshot, takes
-	// no writes. 0 means 64 MiB and 128 MiB, a negative number none.
+	// DiskReserve is the size in bytes of a file that is deleted when the disk is full, to make room for votes and the last entries. A
+	// master accepts no writes while its disk has less than DiskLow bytes free, in addition to the size of its newest snapshot. 0 means
+	// 64 MiB and 128 MiB, a negative number means none.
 	DiskReserve, DiskLow int64
 
-	// Network is how this master listens and dials; nil is the machine's network.
+	// Network is the network on which this master listens and dials; nil means the machine's.
 	Network mtls.Network
 	Timings Timings
 	Logger  *slog.Logger // nil means slog.Default()
 }
 
-// Timings are the knobs of a master. A zero field takes its value from DefaultTimings.
+// Timings are the time limits and intervals of a master. A zero field takes its value from DefaultTimings.
 type Timings struct {
 	consensus.Timings
-	// Handshake bounds the TLS handshake of an incoming connection.
+	// Handshake limits the TLS handshake of an incoming connection.
 	Handshake time.Duration
-	// Readmit is how long a master whose data are damaged looks for a leader before it gives up.
+	// Readmit is how long a master with damaged data looks for a leader before it gives up.
 	Readmit time.Duration
-	// Certificate is how long certificates live that this master issues, its own and others'; 0 is pki.DefaultTTL. They are
-	// renewed at two thirds of it.
+	// Certificate is the lifetime of the certificates that this master issues; 0 means pki.DefaultTTL. They are renewed after two thirds
+	// of it.
 	Certificate time.Duration
 	// Gossip chooses how often the members of gossip are probed.
 	Gossip gossip.Timings
@@ -86,7 +86,7 @@ const (
 	defaultDiskLow     = 128 << 20
 )
 
-// DefaultTimings are those of the product.
+// DefaultTimings are the timings for production.
 var DefaultTimings = Timings{
 	Timings:   consensus.DefaultTimings,
 	Handshake: 5 * time.Second,
@@ -147,12 +147,12 @@ func (cfg *Config) complete() error {
 	}
 	cfg.Timings = cfg.Timings.withDefaults()
 	if cfg.Bootstrap && len(cfg.Join) > 0 {
-		return errors.New("a master either starts a new cluster or joins one: give bootstrap or join addresses, not both")
+		return errors.New("a master either starts a new cluster or joins one: set bootstrap or join addresses, not both")
 	}
 	return nil
 }
 
-// advertised is the address to tell others: the one given, or the one bound with an unspecified host replaced by the
+// advertised returns the address that other hosts dial: the given one, or the bound one with an unspecified host replaced by the
 // machine's first global address.
 func advertised(given string, bound net.Addr) (string, error) {
 	host, port, err := net.SplitHostPort(bound.String())
@@ -197,7 +197,7 @@ func firstAddress() (string, error) {
 		}
 	}
 	if best == "" {
-		return "", errors.New("this machine has no address that others could dial: give an advertise address")
+		return "", errors.New("this machine has no address that other hosts could dial: set an advertise address")
 	}
 	return best, nil
 }
