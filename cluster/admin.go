@@ -16,8 +16,8 @@ import (
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// Admin administers a running cluster from a master's host, over the mTLS port: it needs no API, only to read the
-// master's data directory.
+// Admin administers a running cluster from a master's host, over the mTLS port. It needs access to the master's data directory, but no
+// API server.
 type Admin struct {
 	conn   *grpc.ClientConn
 	client clusterv1.ClusterServiceClient
@@ -44,10 +44,10 @@ func DialAdmin(dir string) (*Admin, error) {
 	return &Admin{conn: conn, client: clusterv1.NewClusterServiceClient(conn)}, nil
 }
 
-// Close ends the connection.
+// Close closes the connection.
 func (a *Admin) Close() error { return a.conn.Close() }
 
-// Status is Cluster.Status of that master.
+// Status calls Cluster.Status on that master.
 func (a *Admin) Status(ctx context.Context) (*Status, error) {
 	response, err := a.client.Status(ctx, &clusterv1.StatusRequest{})
 	if err != nil {
@@ -60,19 +60,19 @@ func (a *Admin) Status(ctx context.Context) (*Status, error) {
 	return s, nil
 }
 
-// TransferLeadership is Cluster.TransferLeadership.
+// TransferLeadership calls Cluster.TransferLeadership.
 func (a *Admin) TransferLeadership(ctx context.Context, to string) (string, error) {
 	response, err := a.client.TransferLeadership(ctx, &clusterv1.TransferLeadershipRequest{To: to})
 	return response.GetLeader(), errclass.FromStatus(err)
 }
 
-// RemoveMember is Cluster.RemoveMember.
+// RemoveMember calls Cluster.RemoveMember.
 func (a *Admin) RemoveMember(ctx context.Context, name string) error {
 	_, err := a.client.RemoveMember(ctx, &clusterv1.RemoveMemberRequest{Name: name})
 	return errclass.FromStatus(err)
 }
 
-// CreateToken is Cluster.CreateToken; the ttl counts in whole seconds.
+// CreateToken calls Cluster.CreateToken; ttl is cut to whole seconds.
 func (a *Admin) CreateToken(ctx context.Context, role pki.Role, ttl time.Duration, description string) (string, error) {
 	if ttl != 0 && ttl < time.Second {
 		return "", errors.New("a join token's time to live is at least a second")
@@ -81,7 +81,7 @@ func (a *Admin) CreateToken(ctx context.Context, role pki.Role, ttl time.Duratio
 	return response.GetToken(), errclass.FromStatus(err)
 }
 
-// Tokens is Cluster.Tokens.
+// Tokens calls Cluster.Tokens.
 func (a *Admin) Tokens(ctx context.Context) ([]Token, error) {
 	response, err := a.client.ListTokens(ctx, &clusterv1.ListTokensRequest{})
 	if err != nil {
@@ -97,7 +97,7 @@ func (a *Admin) Tokens(ctx context.Context) ([]Token, error) {
 	return tokens, nil
 }
 
-// RevokeToken is Cluster.RevokeToken.
+// RevokeToken calls Cluster.RevokeToken.
 func (a *Admin) RevokeToken(ctx context.Context, id string) error {
 	_, err := a.client.RevokeToken(ctx, &clusterv1.RevokeTokenRequest{Id: id})
 	return errclass.FromStatus(err)

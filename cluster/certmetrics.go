@@ -8,7 +8,7 @@ var (
 	workersMetric      = prometheus.NewDesc("kontiki_following_workers", "How many workers follow this master for changes of certificates and keys.", nil, nil)
 )
 
-// certificateMetrics tell of this master's certificates.
+// certificateMetrics collects metrics of this master's certificates.
 type certificateMetrics struct{ c *Cluster }
 
 func (certificateMetrics) Describe(to chan<- *prometheus.Desc) {
@@ -36,7 +36,7 @@ func (m certificateMetrics) Collect(to chan<- prometheus.Metric) {
 	to <- prometheus.MustNewConstMetric(workersMetric, prometheus.GaugeValue, float64(following))
 }
 
-// collectors are several as one.
+// collectors combines several collectors.
 type collectors []prometheus.Collector
 
 func (all collectors) Describe(to chan<- *prometheus.Desc) {

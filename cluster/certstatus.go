@@ -26,18 +26,18 @@ import (
 // Certificates is what `kontiki cluster certs` shows.
 type Certificates struct {
 	ClusterID string `json:"clusterID"`
-	// Generation is the identity's that the asked master has; a master or worker with a lower one has not followed yet.
+	// Generation is that of the identity of the master that was asked; a host with a lower one has not adopted the last change yet.
 	Generation uint64 `json:"generation"`
-	// Rotations are the changes that are under way.
+	// Rotations describes the rotations in progress.
 	Rotations []string `json:"rotations,omitempty"`
-	// Gossip is who takes part in gossip: all or masters.
+	// Gossip is which hosts take part in gossip: "all" or "masters".
 	Gossip  string               `json:"gossip"`
 	Masters []MasterCertificates `json:"masters"`
 	Workers []WorkerCertificates `json:"workers"`
 	Revoked map[string]time.Time `json:"revoked,omitempty"`
 }
 
-// MasterCertificates are one master's. Of one that does not answer there is only the name.
+// MasterCertificates are the certificates of one master. If it does not respond, only Name is set.
 type MasterCertificates struct {
 	Name         string                  `json:"name"`
 	Reachable    bool                    `json:"reachable"`
@@ -64,19 +64,19 @@ type CertificateInfo struct {
 	RenewAt  time.Time `json:"renewAt"`
 }
 
-// WorkerCertificates are one worker's, as it last told a master.
+// WorkerCertificates are the certificates of one worker, as it last reported them to a master.
 type WorkerCertificates struct {
 	Name string `json:"name"`
-	// Master holds the worker's stream; empty for none.
+	// Master is the master that the worker is connected to; empty if it is not connected.
 	Master string `json:"master,omitempty"`
-	// Stopped says that it said goodbye.
+	// Stopped is true if the worker announced that it stops.
 	Stopped    bool      `json:"stopped,omitempty"`
 	Generation uint64    `json:"generation"`
 	Issuer     string    `json:"issuer,omitempty"`
 	NotAfter   time.Time `json:"notAfter,omitzero"`
 }
 
-// workerReport is what a master knows of a worker that follows it or did.
+// workerReport is what a master knows about a worker that is or was connected to it.
 type workerReport struct {
 	Following  bool      `json:"following"`
 	Left       bool      `json:"left,omitempty"`
@@ -87,7 +87,7 @@ type workerReport struct {
 	Address    string    `json:"address"`
 }
 
-// ownCertificates are this master's.
+// ownCertificates returns this master's certificates, and its reports about workers.
 func (c *Cluster) ownCertificates() (MasterCertificates, error) {
 	id := c.identity.Now()
 	own := MasterCertificates{
@@ -117,10 +117,10 @@ func (c *Cluster) ownCertificates() (MasterCertificates, error) {
 	return own, nil
 }
 
-// everyMasterBound is time enough to connect anew to a master that has just started.
+// everyMasterBound leaves enough time to reconnect to a master that has just restarted.
 const everyMasterBound = 2 * time.Second
 
-// everyMaster asks all masters for their certificates; one that does not answer in time is not reachable.
+// everyMaster asks all masters for their certificates. A master that does not respond in time is returned as not reachable.
 func (c *Cluster) everyMaster(ctx context.Context) []MasterCertificates {
 	ctx, cancel := context.WithTimeout(ctx, everyMasterBound)
 	defer cancel()
@@ -156,8 +156,8 @@ func (c *Cluster) masterCertificates(ctx context.Context, name, address string) 
 	return own, json.Unmarshal(response.Json, &own)
 }
 
-// workersOf puts together what masters know of workers: the one that holds a worker's stream knows best, then who heard
-// of it last.
+// workersOf merges the masters' reports about workers: the report of the master that the worker is connected to is used, otherwise the
+// latest one.
 func workersOf(masters []MasterCertificates) []WorkerCertificates {
 	type known struct {
 		workerReport
@@ -184,37 +184,38 @@ func workersOf(masters []MasterCertificates) []WorkerCertificates {
 	return workers
 }
 
+// mastersBehind describes the masters that do not have a generation or a later one.
 func mastersBehind(masters []MasterCertificates, generation uint64) (behind []string) {
 	for _, m := range masters {
 		switch {
 		case !m.Reachable:
 			behind = append(behind, fmt.Sprintf("the master %s does not answer (start it, or remove it with `kontiki cluster remove %s`)", m.Name, m.Name))
 		case m.Generation < generation:
-			behind = append(behind, fmt.Sprintf("the master %s has not taken over the last change (see its log)", m.Name))
+			behind = append(behind, fmt.Sprintf("the master %s has not adopted the last change (see its log)", m.Name))
 		}
 	}
 	return behind
 }
 
-// mastersBehind names the masters that do not have a generation.
+// mastersBehind asks all masters, and describes those that do not have a generation or a later one.
 func (c *Cluster) mastersBehind(ctx context.Context, generation uint64) []string {
 	return mastersBehind(c.everyMaster(ctx), generation)
 }
 
-// behind names all who do not have a generation: masters, and workers that are connected. Workers that are not get it when
-// they come back.
+// behind describes the masters and the connected workers that do not have a generation. Workers that are not connected get it when they
+// reconnect.
 func (c *Cluster) behind(ctx context.Context, generation uint64) []string {
 	masters := c.everyMaster(ctx)
 	behind := mastersBehind(masters, generation)
 	for _, w := range workersOf(masters) {
 		if w.Master != "" && w.Generation < generation {
-			behind = append(behind, fmt.Sprintf("the worker %s has not taken over the last change (see its agent's log)", w.Name))
+			behind = append(behind, fmt.Sprintf("the worker %s has not adopted the last change (see its agent's log)", w.Name))
 		}
 	}
 	return behind
 }
 
-// notMoved names all who would be locked out by dropping every CA but the issuing one.
+// notMoved describes the hosts that would be locked out if only the issuing CA were still trusted.
 func (c *Cluster) notMoved(ctx context.Context, id *identity.Identity) []string {
 	masters := c.everyMaster(ctx)
 	stuck := mastersBehind(masters, id.Generation)
@@ -247,11 +248,11 @@ func (c *Cluster) notMoved(ctx context.Context, id *identity.Identity) []string 
 	return stuck
 }
 
-// SetKnownWorkers tells which workers there are beside those that are or were connected: without it, a worker that has been
-// away for long could be locked out by the end of a CA's rotation.
+// SetKnownWorkers sets the function that returns the names of all registered workers. Without it, a worker that has not connected since
+// the masters started could be locked out at the end of a rotation of the CA.
 func (c *Cluster) SetKnownWorkers(known func() []string) { c.knownWorkers.Store(&known) }
 
-// Certificates gathers the certificates of the whole cluster, within two seconds.
+// Certificates collects the certificates of the whole cluster. It takes at most two seconds.
 func (c *Cluster) Certificates(ctx context.Context) (*Certificates, error) {
 	id := c.identity.Now()
 	workersGossip, _ := c.trust.get()
@@ -275,12 +276,12 @@ func (c *Cluster) Certificates(ctx context.Context) (*Certificates, error) {
 		underWay bool
 		text     string
 	}{
-		{id.NextCA != nil, "CA: the new one issues once everybody trusts it"},
-		{id.PreviousCA != nil, "CA: the old one is still trusted, until `kontiki cluster certs rotate-ca --finish`"},
+		{id.NextCA != nil, "CA: the new one issues once every host trusts it"},
+		{id.PreviousCA != nil, "CA: the old one is trusted until `kontiki cluster certs rotate-ca --finish`"},
 		{id.GossipStep != "", "gossip key: " + cmp.Or(id.GossipStep, "none")},
 		{id.NextSecretKey != "", "secret key: used once every master has it"},
 		{id.NextTokenKey != nil, "token key: signs once every master knows it"},
-		{id.PreviousTokenKey != nil, "token key: tokens of the old one hold, until `kontiki cluster certs rotate-token-key --finish`"},
+		{id.PreviousTokenKey != nil, "token key: tokens of the old one are valid until `kontiki cluster certs rotate-token-key --finish`"},
 	} {
 		if r.underWay {
 			all.Rotations = append(all.Rotations, r.text)
@@ -289,10 +290,10 @@ func (c *Cluster) Certificates(ctx context.Context) (*Certificates, error) {
 	return all, nil
 }
 
-// IdentityChange is a change of the cluster's identity that an administrator asks for.
+// IdentityChange is a change of the cluster's identity that an administrator requests.
 type IdentityChange = clusterv1.ChangeIdentityRequest_Action
 
-// The changes.
+// The changes that can be requested.
 const (
 	RenewCertificates = clusterv1.ChangeIdentityRequest_ACTION_RENEW
 	RotateCA          = clusterv1.ChangeIdentityRequest_ACTION_ROTATE_CA
@@ -304,9 +305,10 @@ const (
 	revokeWorker      = clusterv1.ChangeIdentityRequest_ACTION_REVOKE_WORKER
 )
 
-// ChangeIdentity begins a change, on any master, and answers the generation that it is. The leader takes it from step to
-// step as everybody follows; only the ends of a CA and of a key of tokens are asked for (FinishCA,
-// FinishTokenKey); the first is refused while somebody would be locked out, unless it is forced. Errors: ErrRotating, ErrNotRotated, ErrNotMoved.
+// ChangeIdentity starts a change, on any master, and returns the generation that it leads to. The leader then moves it from step to step as
+// the hosts adopt each one. Only FinishCA and FinishTokenKey, which end the trust in an old CA or token key, must be requested; FinishCA is
+// refused while a host would be locked out, unless force is set. Errors: identity.ErrRotating, identity.ErrNotRotated,
+// identity.ErrNotMoved.
 func (c *Cluster) ChangeIdentity(ctx context.Context, action IdentityChange, force bool) (generation uint64, err error) {
 	return c.change(ctx, &clusterv1.ChangeIdentityRequest{Action: action, Force: force})
 }
@@ -344,7 +346,7 @@ func (c *Cluster) changeHere(ctx context.Context, r *clusterv1.ChangeIdentityReq
 	case FinishCA:
 		return c.changeIdentity(ctx, func(id *identity.Identity) (*identity.Identity, error) {
 			if stuck := c.notMoved(ctx, id); len(stuck) > 0 && !r.Force && id.PreviousCA != nil {
-				return nil, fmt.Errorf("%w: %s; --force goes on without the workers that are named, which must then join again with a token", identity.ErrNotMoved, strings.Join(stuck, ", "))
+				return nil, fmt.Errorf("%w: %s; --force finishes without these workers, which must then join again with a token", identity.ErrNotMoved, strings.Join(stuck, ", "))
 			}
 			return id.WithoutPreviousCA()
 		})
@@ -354,7 +356,7 @@ func (c *Cluster) changeHere(ctx context.Context, r *clusterv1.ChangeIdentityReq
 	return 0, status.Errorf(codes.InvalidArgument, "unknown change %v", r.Action)
 }
 
-// certsService serves the masters, and an administrator.
+// certsService serves other masters.
 type certsService struct {
 	clusterv1.UnimplementedCertsServiceServer
 	c *Cluster
@@ -374,7 +376,7 @@ func (s certsService) Change(ctx context.Context, r *clusterv1.ChangeIdentityReq
 	return &clusterv1.ChangeIdentityResponse{Generation: generation}, rotationStatus(err)
 }
 
-// rotationCodes tell the errors of rotations over gRPC.
+// rotationCodes are the gRPC codes of the errors of rotations.
 var rotationCodes = map[codes.Code]error{
 	codes.FailedPrecondition: identity.ErrNotMoved, codes.AlreadyExists: identity.ErrRotating, codes.NotFound: identity.ErrNotRotated,
 }

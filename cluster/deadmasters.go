@@ -18,21 +18,21 @@ import (
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// MinMasters is the number of voting masters that the removal of dead ones leaves alone: a third master that is away for a
-// while costs nothing, and two would stand one failure less.
+// MinMasters is the number of voting masters below which dead ones are not removed: with two of three masters alive writes go on, while a
+// cluster of two could tolerate no further failure.
 const MinMasters = 3
 
-// removedPrefix is where it stands which masters somebody removed, by name: they do not come back by themselves.
+// removedPrefix is the prefix of keys that note which masters a user removed, by name: they do not rejoin by themselves.
 const removedPrefix = kv.OwnPrefix + "removed/"
 
-// answer is what one master said of itself; status is nil where it did not.
+// answer is the status of one master, and how long it took to get it; status is nil if the master did not respond.
 type answer struct {
 	server raft.Server
 	status *clusterv1.NodeStatusResponse
 	took   time.Duration
 }
 
-// askAll asks all other masters at once, for a second at most.
+// askAll asks all other masters for their status at the same time. It takes at most a second.
 func (c *Cluster) askAll(ctx context.Context) []answer {
 	ctx, cancel := context.WithTimeout(ctx, aliveBound)
 	defer cancel()
@@ -66,8 +66,8 @@ func (c *Cluster) otherMasters(ctx context.Context) (all []*clusterv1.NodeStatus
 	return all
 }
 
-// removeDeadMasters is the duty of the leader that removes masters which have been dead for longer than Config.DeadAfter. What
-// gossip believes is a hint: a master counts as dead while it does not answer either.
+// removeDeadMasters is the leader's duty that removes masters that have been dead for longer than Config.DeadAfter. Gossip is only a hint:
+// a master counts as dead if it does not respond either.
 func (c *Cluster) removeDeadMasters(ctx context.Context) error {
 	if c.cfg.DeadAfter <= 0 {
 		return nil
@@ -86,14 +86,14 @@ func (c *Cluster) removeDeadMasters(ctx context.Context) error {
 		if !ok || ctx.Err() != nil {
 			continue
 		}
-		c.log.Warn("removing a master that is dead for long", "master", victim.ID, "address", victim.Address, "dead_for", time.Since(since[victim.ID]).Round(time.Second))
+		c.log.Warn("removing a master that has been dead for long", "master", victim.ID, "address", victim.Address, "dead_for", time.Since(since[victim.ID]).Round(time.Second))
 		if err := c.removeDead(ctx, victim); err != nil && ctx.Err() == nil {
 			c.log.Warn("a dead master could not be removed", "master", victim.ID, "error", err)
 		}
 	}
 }
 
-// noteDead keeps since when each master is dead.
+// noteDead updates since when each master has been dead.
 func (c *Cluster) noteDead(ctx context.Context, since map[raft.ServerID]time.Time, now time.Time) {
 	vouched := map[string]bool{c.cfg.Name: true}
 	for _, m := range c.gossip.Members() {
@@ -129,8 +129,8 @@ func (c *Cluster) noteDead(ctx context.Context, since map[raft.ServerID]time.Tim
 	}
 }
 
-// removable chooses the master to remove: the one that is dead the longest, and dead since before a time. Of those that vote,
-// MinMasters stay, and all that would be left without the dead ones must be a majority before and after.
+// removable returns the master to remove, if any: the one that has been dead for the longest time, since before the given time. At least
+// MinMasters voters must remain, and the voters that are alive must be a majority both before and after the removal.
 func removable(servers []raft.Server, since map[raft.ServerID]time.Time, before time.Time) (raft.Server, bool) {
 	voters, living := 0, 0
 	for _, s := range servers {
@@ -170,7 +170,7 @@ func (c *Cluster) removeDead(ctx context.Context, victim raft.Server) error {
 	return c.removeServer(ctx, victim.ID)
 }
 
-// noteRemoval stores that somebody removed a master; forgetRemoval that one of its name may join again.
+// noteRemoval stores that a user removed a master; forgetRemoval deletes this, so that a master of that name may join again.
 func (c *Cluster) noteRemoval(ctx context.Context, name string) error {
 	value, err := json.Marshal(struct {
 		RemovedAt time.Time `json:"removedAt"`
@@ -190,7 +190,7 @@ func (c *Cluster) forgetRemoval(ctx context.Context, name string) error {
 	return err
 }
 
-// checkRemoved says whether somebody removed the master of that name.
+// checkRemoved returns errclass.ErrRemoved if a user removed the master of that name.
 func (c *Cluster) checkRemoved(name string) error {
 	if _, noted := c.store.View().Get(removedPrefix + name); noted {
 		return fmt.Errorf("%w: %s", errclass.ErrRemoved, name)

@@ -13,17 +13,18 @@ import (
 	"github.com/kontiki/kontiki/internal/random"
 )
 
-// FeatureLevel is the newest level of replicated features that this program has. The cluster's own level rises to N only
-// when every master has N, and never falls: what a level allows may then be written to the log for good.
+// FeatureLevel is the highest level of replicated features that this program supports. The cluster's level rises to N once every master
+// supports N, and never falls, because commands that a level allows stay in the log.
 //
-//	1  what the first release writes
+//	1  the commands of the first release
 //	2  commands of version 2: restoring backups, skipping revisions
-//	3  commands of version 3: they are dated, and not applied when they may have been before (kv.Command.Since)
+//	3  commands of version 3: they carry kv.Command.Since, and are refused if they may have been applied before
 //
 // A level allows the commands of its own number and below (fsm.CommandVersion).
 const FeatureLevel = fsm.CommandVersion
 
-// requireLevel refuses what the cluster's level does not allow yet, and says who holds it back.
+// requireLevel returns errclass.ErrFeatureLevel if the cluster's level is lower than the given one; the text names the masters that do not
+// support it.
 func (c *Cluster) requireLevel(ctx context.Context, level int, what string) error {
 	have := c.FeatureLevel()
 	if have >= level {
@@ -34,8 +35,8 @@ func (c *Cluster) requireLevel(ctx context.Context, level int, what string) erro
 		errclass.ErrFeatureLevel, what, level, have, strings.Join(behind, ", "))
 }
 
-// lowestLevel asks every master for the level that it supports. behind names those that are below the wanted one or do not
-// answer; the level of who does not answer counts as 0.
+// lowestLevel asks every master for the level that it supports, and returns the lowest one. behind describes the masters that support less
+// than the wanted level or do not respond; the level of a master that does not respond counts as 0.
 func (c *Cluster) lowestLevel(ctx context.Context, wanted int) (lowest int, behind []string) {
 	lowest = c.cfg.FeatureLevel
 	for _, answer := range c.askAll(ctx) {
@@ -54,10 +55,10 @@ func (c *Cluster) lowestLevel(ctx context.Context, wanted int) (lowest int, behi
 	return lowest, behind
 }
 
-// featurePause is how often a leader looks whether the level can rise while it is below what its own program has.
+// featurePause is how often a leader checks whether the level can rise, while it is below its own program's.
 const featurePause = 10 * time.Second
 
-// keepFeatureLevel is the duty of the leader that raises the level as upgrades end.
+// keepFeatureLevel is the leader's duty that raises the level after upgrades.
 func (c *Cluster) keepFeatureLevel(ctx context.Context) error {
 	for {
 		changed := c.consensus.Leadership()
@@ -67,7 +68,7 @@ func (c *Cluster) keepFeatureLevel(ctx context.Context) error {
 		}
 		pause := featurePause
 		if c.FeatureLevel() >= c.cfg.FeatureLevel {
-			pause = time.Hour // nothing is left to do before another program leads
+			pause = time.Hour // the level can only rise once a newer program leads
 		}
 		if !changed.Pause(ctx, pause) {
 			return nil
@@ -76,7 +77,7 @@ func (c *Cluster) keepFeatureLevel(ctx context.Context) error {
 }
 
 func (c *Cluster) raiseFeatureLevel(ctx context.Context) error {
-	if err := c.memberChange.Take(ctx); err != nil { // nobody joins between the question and the answer
+	if err := c.memberChange.Take(ctx); err != nil { // no master may join between the check and the change
 		return err
 	}
 	defer c.memberChange.Leave()
@@ -98,8 +99,8 @@ func (c *Cluster) raiseFeatureLevel(ctx context.Context) error {
 	return nil
 }
 
-// checkLevel says whether this program is too old for the cluster's state. Such a master must not run: commands would come
-// that it cannot apply.
+// checkLevel returns an error if this program is too old for the cluster's level. Such a master must not run, since it could not apply newer
+// commands.
 func (c *Cluster) checkLevel() error {
 	if err := c.store.Halted(); err != nil {
 		return fmt.Errorf("%w: %w: run a newer version of this program", errclass.ErrFeatureLevel, err)
@@ -111,7 +112,7 @@ func (c *Cluster) checkLevel() error {
 	return nil
 }
 
-// admitLevel says whether a master that wants to join supports what the cluster may have written already.
+// admitLevel returns an error if a master that wants to join does not support the cluster's level.
 func (c *Cluster) admitLevel(name, version string, supports int) error {
 	if level := c.FeatureLevel(); supports < level {
 		return fmt.Errorf("%w: the cluster is at level %d and the master %s (version %s) supports %d: run a newer version of it there",

@@ -8,15 +8,15 @@ import (
 	"github.com/kontiki/kontiki/internal/random"
 )
 
-// Who takes part in gossip. Gossip costs every member the more, the more there are: memberlist exchanges its full state with one other member
-// every 30 s. Above about 2,000 workers masters should gossip alone, and judge workers by their sessions. The leader's flag counts; the
-// leader stores it, masters tell it to workers, and judge these by it.
+// The gossip modes. The cost of gossip grows for every member with the number of members: memberlist exchanges its full state with another
+// member every 30 s. Above about 2,000 workers only masters should gossip, and masters then judge workers by their sessions. The leader
+// stores its own mode in the state; masters send that to workers and act on it.
 const (
 	gossipAll         = "all"
 	gossipMastersOnly = "masters"
 )
 
-// CheckGossipMode says whether a mode is one.
+// CheckGossipMode returns an error if mode is no gossip mode.
 func CheckGossipMode(mode string) error {
 	switch mode {
 	case "", gossipAll, gossipMastersOnly:
@@ -25,13 +25,13 @@ func CheckGossipMode(mode string) error {
 	return fmt.Errorf("gossip mode %q: use all or masters", mode)
 }
 
-// WorkersGossip says whether workers take part in gossip.
+// WorkersGossip reports whether workers take part in gossip.
 func (c *Cluster) WorkersGossip() bool {
 	gossip, _ := c.trust.get()
 	return gossip
 }
 
-// recordGossipMode is the duty of the leader that stores its mode where the state has another.
+// recordGossipMode is the leader's duty that stores its gossip mode if the state has another one.
 func (c *Cluster) recordGossipMode(ctx context.Context) error {
 	wanted := c.cfg.GossipMode
 	if wanted == "" {
@@ -48,10 +48,10 @@ func (c *Cluster) recordGossipMode(ctx context.Context) error {
 		changed := c.consensus.Leadership()
 		_, err := c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: gossipKey, Value: []byte(wanted)}}})
 		if err == nil {
-			c.log.Info("changed who takes part in gossip", "now", wanted)
+			c.log.Info("the gossip mode has changed", "mode", wanted)
 			return nil
 		}
-		c.log.Warn("who takes part in gossip could not be changed, trying again", "error", err)
+		c.log.Warn("the gossip mode could not be changed, trying again", "error", err)
 		changed.Pause(ctx, featurePause)
 	}
 	return nil

@@ -14,17 +14,17 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// maxSeeds is how many gossip addresses are remembered.
+// maxSeeds is how many gossip addresses are stored.
 const maxSeeds = 16
 
-// initialTokens are the files that the first master leaves its first tokens in.
+// initialTokens are the files to which the first master writes the initial tokens.
 var initialTokens = map[pki.Role]string{
 	pki.RoleMaster: "token-master",
 	pki.RoleWorker: "token-worker",
 }
 
-// writeInitialTokens chooses the first tokens. They are written before they are stored, so that a crash between the two
-// is made good at the next start.
+// writeInitialTokens generates the initial tokens and writes their files. storeInitialTokens stores them in the state later, also after a
+// crash in between.
 func writeInitialTokens(dir string, id *identity.Identity) error {
 	for role, file := range initialTokens {
 		path := filepath.Join(dir, file)
@@ -44,7 +44,7 @@ func writeInitialTokens(dir string, id *identity.Identity) error {
 	return nil
 }
 
-// storeInitialTokens makes the first tokens valid.
+// storeInitialTokens stores the initial tokens in the state, which makes them valid.
 func (c *Cluster) storeInitialTokens(ctx context.Context) error {
 	for _, file := range initialTokens {
 		data, err := os.ReadFile(filepath.Join(c.cfg.DataDir, file))
@@ -56,7 +56,7 @@ func (c *Cluster) storeInitialTokens(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", file, err)
 		}
 		for {
-			// A token that is there already was stored before a crash.
+			// A token that exists already was stored before a crash.
 			_, err = c.storeToken(ctx, storedOf(t, 0, "made when the cluster was started"))
 			if err == nil {
 				break

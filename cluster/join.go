@@ -14,10 +14,10 @@ import (
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// addBound bounds one request to be added, which includes catching up.
+// addBound limits one request to be added, which includes catching up with the leader.
 const addBound = 2 * time.Minute
 
-// joinMaster fetches the cluster's identity with a token.
+// joinMaster fetches the cluster's identity from a master, with a join token.
 func joinMaster(ctx context.Context, cfg *Config, address string) (*identity.Identity, *member, error) {
 	token, err := join.ParseToken(cfg.Token)
 	if err != nil {
@@ -46,7 +46,7 @@ func joinMaster(ctx context.Context, cfg *Config, address string) (*identity.Ide
 	return id, m, nil
 }
 
-// becomeMember asks the other masters to add this one, or to learn its new address, until they have.
+// becomeMember asks the other masters to add this one, or to record its new address. It retries until they have.
 func (c *Cluster) becomeMember(ctx context.Context) error {
 	for {
 		var failures []error
@@ -75,7 +75,7 @@ func (c *Cluster) becomeMember(ctx context.Context) error {
 	}
 }
 
-// knownMasters are addresses of other masters, from wherever they are known.
+// knownMasters returns the addresses of other masters from every source: raft, gossip, storage and configuration.
 func (c *Cluster) knownMasters() []string {
 	var configured []string
 	for _, s := range c.consensus.Servers() {

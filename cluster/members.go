@@ -23,8 +23,8 @@ const (
 	forwardedMark = "kontiki-forwarded"
 )
 
-// onLeader runs something on the leader: here, or there by one call. A call that was forwarded once is not forwarded
-// again. It waits for a leader, and asks again where leadership moved, until the context ends.
+// onLeader calls here if this master leads, and otherwise there, with a client of the leader. A call that was forwarded already is not
+// forwarded again. It waits for a leader, and retries if leadership moves, until the context ends.
 func (c *Cluster) onLeader(ctx context.Context, here func(context.Context) error, there func(context.Context, clusterv1.ClusterServiceClient) error) error {
 	ctx, cancel := c.consensus.Bounded(ctx)
 	defer cancel()
@@ -59,7 +59,7 @@ func (c *Cluster) onLeader(ctx context.Context, here func(context.Context) error
 	}
 }
 
-// alive says whether the master of that name answers at the address.
+// alive reports whether the master of that name responds at the address.
 func (c *Cluster) alive(ctx context.Context, name, address string) bool {
 	if name == c.cfg.Name {
 		return true
@@ -70,8 +70,8 @@ func (c *Cluster) alive(ctx context.Context, name, address string) bool {
 	return err == nil && answer.Name == name
 }
 
-// prepareMember makes way, on the leader, for a host with an empty data directory. A dead member of its name is removed
-// before the host starts: its lost log held votes, and an empty replica with a vote could lose what was acknowledged.
+// prepareMember prepares the cluster, on the leader, for a host that joins with an empty data directory. A dead member of its name is
+// removed before the host starts, because an empty replica that still has that member's vote could lose acknowledged writes.
 func (c *Cluster) prepareMember(ctx context.Context, name, address string) error {
 	if err := c.memberChange.Take(ctx); err != nil {
 		return err
@@ -99,7 +99,7 @@ func (c *Cluster) prepareMember(ctx context.Context, name, address string) error
 	return c.forgetRemoval(ctx, name)
 }
 
-// addMember adds, on the leader, a master that runs and listens: without a vote, then, once it has caught up, with one.
+// addMember adds, on the leader, a master that runs already: first without a vote, and with a vote once it has caught up.
 func (c *Cluster) addMember(ctx context.Context, name, address string) error {
 	if err := c.memberChange.Take(ctx); err != nil {
 		return err
@@ -147,7 +147,7 @@ func (c *Cluster) addMember(ctx context.Context, name, address string) error {
 	return nil
 }
 
-// reachable says whether the leader can call the new master: without that it would never catch up.
+// reachable returns an error if the leader cannot call the new master, which then could never catch up, or if that master must not be added.
 func (c *Cluster) reachable(ctx context.Context, name, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
@@ -164,7 +164,7 @@ func (c *Cluster) reachable(ctx context.Context, name, address string) error {
 	return c.admitLevel(name, answer.Version, max(int(answer.FeatureLevel), 1))
 }
 
-// caughtUp waits until a new master has applied everything that was committed when it was asked.
+// caughtUp waits until a new master has applied everything that was committed when caughtUp was called.
 func (c *Cluster) caughtUp(ctx context.Context, name, address string) error {
 	applied, commit := c.store.AppliedIndex(), c.consensus.CommitIndex()
 	for {
@@ -192,8 +192,8 @@ func (c *Cluster) removeServer(ctx context.Context, id raft.ServerID) error {
 	return nil
 }
 
-// RemoveMember removes a master, dead or alive, from the cluster. A leader that is to go hands leadership over first.
-// Errors: ErrNotMember, ErrRefused.
+// RemoveMember removes a master, dead or alive, from the cluster. A leader transfers leadership before it is removed.
+// Errors: errclass.ErrNotMember, errclass.ErrRefused.
 func (c *Cluster) RemoveMember(ctx context.Context, name string) error {
 	tried := false // an attempt that seemed to fail may have removed it
 	err := c.onLeader(ctx, func(ctx context.Context) error {
@@ -236,8 +236,8 @@ func (c *Cluster) RemoveMember(ctx context.Context, name string) error {
 	return errclass.FromStatus(err)
 }
 
-// TransferLeadership hands leadership to the named master, or to any other where the name is empty, and answers who leads
-// then. Errors: ErrNotMember, ErrRefused, also where no master that could take it answers.
+// TransferLeadership transfers leadership to the named master, or to any other one if the name is empty, and returns the new leader's name.
+// Errors: errclass.ErrNotMember; errclass.ErrRefused, also if no suitable master responds.
 func (c *Cluster) TransferLeadership(ctx context.Context, to string) (string, error) {
 	ctx, cancel := c.consensus.Bounded(ctx)
 	defer cancel()
@@ -267,7 +267,7 @@ func (c *Cluster) TransferLeadership(ctx context.Context, to string) (string, er
 	}
 }
 
-// MasterAddresses are the mTLS addresses of all masters, this one first: what workers fail over among.
+// MasterAddresses returns the mTLS addresses of all masters, this one's first.
 func (c *Cluster) MasterAddresses() []string {
 	addresses := []string{c.address}
 	for _, s := range c.consensus.Servers() {

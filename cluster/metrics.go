@@ -2,7 +2,7 @@ package cluster
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// diskMetrics tells of this master's disk, in the moment that it is asked.
+// diskMetrics collects metrics of this master's disk.
 type diskMetrics struct{ c *Cluster }
 
 var (
@@ -14,7 +14,7 @@ var (
 	diskStalls  = prometheus.NewDesc("kontiki_disk_stalls_total", "Operations of the raft log that took too long since the start.", nil, nil)
 )
 
-// Collector answers the metrics of this master.
+// Collector returns a collector of this master's metrics.
 func (c *Cluster) Collector() prometheus.Collector {
 	return collectors{diskMetrics{c}, certificateMetrics{c}}
 }

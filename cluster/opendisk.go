@@ -19,8 +19,8 @@ import (
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// openDisk opens this master's disk. What is damaged or lost is set aside and fetched again from the leader, once a leader has
-// agreed; where nobody can, it stays as it is and the error says what to do.
+// openDisk opens this master's disk. Damaged data are set aside and fetched again from the leader, once a leader has agreed. If no other
+// master has them, nothing is changed, and the error says what to do.
 func (c *Cluster) openDisk(ctx context.Context) error {
 	dir := filepath.Join(c.cfg.DataDir, "raft")
 	open := func(expect bool) error {
@@ -39,7 +39,7 @@ func (c *Cluster) openDisk(ctx context.Context) error {
 		return fmt.Errorf("%w; this master has not yet started its cluster: remove %s and start it again", err, c.cfg.DataDir)
 	}
 	damage := err
-	c.log.Error("this master's raft data are damaged; asking the leader to send them again", "error", damage)
+	c.log.Error("this master's raft data are damaged: asking the leader to send them again", "error", damage)
 	if err := c.readmit(ctx, damage, c.cfg.Timings.Readmit); err != nil {
 		return err
 	}
@@ -61,8 +61,9 @@ func (c *Cluster) openDisk(ctx context.Context) error {
 	return open(false)
 }
 
-// readmit asks the leader, through any master, to take this one's vote away, so that it may come back with an empty disk: a
-// voter that forgot what it acknowledged could help to elect a leader that lacks it. It asks for as long as the bound says, 0 for as long as the context lives. Errors: ErrRemoved, ErrNameTaken.
+// readmit asks the leader, through any master, to remove this master's vote, so that it can start with an empty disk: a voter that has lost
+// entries that it acknowledged could help to elect a leader without them. It retries for at most bound, or until the context ends if bound
+// is 0. Errors: errclass.ErrRemoved, errclass.ErrNameTaken.
 func (c *Cluster) readmit(ctx context.Context, damage error, bound time.Duration) error {
 	others := join.MergeAddresses(join.MergeAddresses(c.memberNow().Masters, c.memberNow().Join, c.address), c.cfg.Join, c.address)
 	if len(others) == 0 {
@@ -113,7 +114,7 @@ func (c *Cluster) readmit(ctx context.Context, damage error, bound time.Duration
 	}
 }
 
-// lastCopy is why a master whose data are damaged does not start: nobody else can make up for them.
+// lastCopy returns the error of a master that does not start because its damaged data may be the only copy.
 func (c *Cluster) lastCopy(damage error, known string) error {
 	return fmt.Errorf("%w. This master cannot start: its disk may hold the last copy of the cluster's state, and %s. Nothing was changed. "+
 		"If other masters come back so that they elect a leader, start this one again, and it fetches everything from them. Otherwise copy %s to a safe place, "+

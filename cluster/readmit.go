@@ -13,7 +13,7 @@ import (
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// diskService serves the other masters what concerns their disks.
+// diskService handles other masters' requests about their disks.
 type diskService struct {
 	clusterv1.UnimplementedDiskServiceServer
 	c *Cluster
@@ -35,8 +35,8 @@ func (s diskService) Readmit(ctx context.Context, r *clusterv1.ReadmitRequest) (
 	return &clusterv1.ReadmitResponse{Masters: s.c.MasterAddresses()}, errclass.ToStatus(err)
 }
 
-// takeVote takes, on the leader, the vote of a master that has lost its disk. One that is no member has none; it may join again,
-// unless somebody removed it.
+// takeVote removes, on the leader, the vote of a master that has lost its data. A master that is no member has no vote; it may join again,
+// unless a user removed it.
 func (c *Cluster) takeVote(ctx context.Context, r *clusterv1.ReadmitRequest) error {
 	if err := c.memberChange.Take(ctx); err != nil {
 		return err

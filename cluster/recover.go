@@ -17,29 +17,29 @@ import (
 	"github.com/kontiki/kontiki/internal/random"
 )
 
-// ErrStale says that the cluster went on without this master: it was recovered on another one. It is a kind of ErrRemoved.
+// ErrStale means that the cluster was recovered on another master without this one. It wraps errclass.ErrRemoved.
 var ErrStale = fmt.Errorf("%w: the cluster was recovered without it", errclass.ErrRemoved)
 
-// Recovery is what recovering on this master means.
+// Recovery describes a recovery.
 type Recovery struct {
 	Name string
-	// Left are the masters that are left out for good, by name and address.
+	// Left are the masters that the recovery excludes permanently.
 	Left []raft.Server
-	// LastIndex is the end of this master's log. What others acknowledged beyond it is lost.
+	// LastIndex is the last index of this master's log. Entries beyond it, even acknowledged ones, are lost.
 	LastIndex uint64
 	// Lineage is the new lineage, set by Recover.
 	Lineage string
 }
 
-// PlanRecovery answers what Recover would do with the stopped master whose data is in dir, and changes nothing.
+// PlanRecovery returns what Recover would do with the stopped master whose data is in dir. It changes nothing.
 func PlanRecovery(dir string, log *slog.Logger) (*Recovery, error) {
 	return recoverMember(dir, log, true)
 }
 
-// Recover makes the stopped master whose data is in dir the only one of its cluster, for when a quorum is lost for good. Every
-// entry of its log counts as committed from then on, also those that never were; what only the others had is lost. Start it
-// afterwards as before; others join again with empty data directories. Masters that were left out stop by themselves
-// once they see the new cluster, and their raft cannot reach it; until then they must be kept from running.
+// Recover makes the stopped master whose data is in dir the only one of its cluster, for when a quorum is lost permanently. From then on
+// every entry of its log counts as committed, even if it never was; entries that only other masters had are lost. Start the master as
+// before afterwards; the others join again with empty data directories. Excluded masters stop once they see the new cluster, and their raft
+// cannot reach it; until then they must not run.
 func Recover(dir string, log *slog.Logger) (*Recovery, error) { return recoverMember(dir, log, false) }
 
 func recoverMember(dir string, log *slog.Logger, dry bool) (_ *Recovery, err error) {
@@ -69,7 +69,7 @@ func recoverMember(dir string, log *slog.Logger, dry bool) (_ *Recovery, err err
 		return plan, nil
 	}
 	plan.Lineage = random.Hex(8)
-	// The member first: if we crash in between, recovering again is what there is to do.
+	// The member is saved first: after a crash in between, the recovery can be run again.
 	self.Complete, self.Recovered = true, plan.Lineage
 	self.Recoveries++
 	if err := self.save(dir); err != nil {
@@ -81,15 +81,16 @@ func recoverMember(dir string, log *slog.Logger, dry bool) (_ *Recovery, err err
 	return plan, nil
 }
 
-// recoveryCheck is how often a master that may have been recovered without this one is asked while it does not answer.
+// recoveryCheck is how often a master that may have been recovered without this one is asked, until it responds.
 const recoveryCheck = time.Second
 
-// watchRecoveries stops a master that the cluster went on without. Gossip tells of that, but may be old: hosts repeat what they heard
-// of a master before its machine, or the whole cluster, began anew under the same keys. So the master itself is asked.
+// watchRecoveries returns ErrStale if the cluster was recovered without this master. Gossip shows that, but it may be outdated, since hosts
+// repeat what they heard of a master before its machine, or the whole cluster, was set up again with the same keys. So the master in
+// question is asked itself.
 func (c *Cluster) watchRecoveries(ctx context.Context) error {
 	events := c.gossip.Events()
 	defer events.Close()
-	asked := map[string]gossip.Member{} // those that did not answer yet
+	asked := map[string]gossip.Member{} // the masters that have not responded yet
 	for {
 		wait, cancel := ctx, context.CancelFunc(func() {})
 		if len(asked) > 0 {
@@ -104,7 +105,7 @@ func (c *Cluster) watchRecoveries(ctx context.Context) error {
 				asked[m.Name] = m
 			}
 		case err != nil && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)):
-			return nil // the context's end, or gossip's
+			return nil // the context or gossip has ended
 		}
 		for name, m := range asked {
 			known, err := c.wentOnWithout(ctx, m)
@@ -118,7 +119,8 @@ func (c *Cluster) watchRecoveries(ctx context.Context) error {
 	}
 }
 
-// wentOnWithout asks a master whether the cluster was recovered without this one: ErrStale. It answers false where the master does not.
+// wentOnWithout asks a master whether the cluster was recovered without this one, and returns ErrStale if so. known is false if the master
+// does not respond.
 func (c *Cluster) wentOnWithout(ctx context.Context, m gossip.Member) (known bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, aliveBound)
 	defer cancel()
@@ -127,12 +129,12 @@ func (c *Cluster) wentOnWithout(ctx context.Context, m gossip.Member) (known boo
 		return false, nil
 	}
 	if answer.Recoveries > c.memberNow().Recoveries {
-		return true, fmt.Errorf("%w on %s: what is in %s is of a past that is over; remove it and join again with a token", ErrStale, m.Name, c.cfg.DataDir)
+		return true, fmt.Errorf("%w on %s: the data in %s are from before the recovery; remove them and join again with a token", ErrStale, m.Name, c.cfg.DataDir)
 	}
 	return true, nil
 }
 
-// watchHalt stops a master whose program is too old for what is in the log.
+// watchHalt returns an error once the log has a command that is too new for this program.
 func (c *Cluster) watchHalt(ctx context.Context) error {
 	select {
 	case <-c.consensus.Halted():

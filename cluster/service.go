@@ -6,24 +6,20 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/gossip"
-	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
-	"github.com/kontiki/kontiki/internal/kv"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// clusterService serves the other masters.
+// clusterService handles calls of other masters.
 type clusterService struct {
 	clusterv1.UnimplementedClusterServiceServer
 	c *Cluster
@@ -67,7 +63,7 @@ func (s clusterService) AddMember(ctx context.Context, r *clusterv1.AddMemberReq
 	return &clusterv1.AddMemberResponse{}, errclass.ToStatus(err)
 }
 
-// isForwarder says whether a caller is a master of the cluster, which passes on what others ask.
+// isForwarder reports whether the caller is a master of the cluster, which may forward requests of other hosts.
 func isForwarder(c *Cluster, caller mtls.Peer) bool {
 	return slices.ContainsFunc(c.consensus.Servers(), func(s raft.Server) bool { return string(s.ID) == caller.Name })
 }
@@ -112,7 +108,7 @@ func (s clusterService) RevokeToken(ctx context.Context, r *clusterv1.RevokeToke
 	return &clusterv1.RevokeTokenResponse{}, errclass.ToStatus(s.c.RevokeToken(ctx, r.Id))
 }
 
-// joinService serves hosts that have a token and no certificate.
+// joinService handles calls of hosts that have a token and no certificate yet.
 type joinService struct {
 	clusterv1.UnimplementedJoinServiceServer
 	c *Cluster
@@ -121,7 +117,7 @@ type joinService struct {
 func (s joinService) JoinMaster(ctx context.Context, r *clusterv1.JoinMasterRequest) (*clusterv1.JoinMasterResponse, error) {
 	c := s.c
 	if _, err := c.checkToken(ctx, r.Token, pki.RoleMaster); err != nil {
-		c.log.Info("a host was not let in as a master", "master", r.Name, "address", r.Address, "error", err)
+		c.log.Info("a host was not admitted as a master", "master", r.Name, "address", r.Address, "error", err)
 		return nil, errclass.ToStatus(err)
 	}
 	if err := c.admitLevel(r.Name, r.Version, max(int(r.FeatureLevel), 1)); err != nil {
@@ -137,7 +133,7 @@ func (s joinService) JoinMaster(ctx context.Context, r *clusterv1.JoinMasterRequ
 	if err != nil {
 		return nil, errclass.ToStatus(err)
 	}
-	c.log.Info("handing the cluster's identity to a new master", "master", r.Name, "address", r.Address)
+	c.log.Info("sending the cluster's identity to a new master", "master", r.Name, "address", r.Address)
 	return &clusterv1.JoinMasterResponse{Identity: identity, Masters: c.MasterAddresses(), Gossip: c.gossipSeeds(), Recoveries: c.memberNow().Recoveries}, nil
 }
 
@@ -145,7 +141,7 @@ func (s joinService) JoinWorker(ctx context.Context, r *clusterv1.JoinWorkerRequ
 	c := s.c
 	view, err := c.checkToken(ctx, r.Token, pki.RoleWorker)
 	if err != nil {
-		c.log.Info("a host was not let in as a worker", "worker", r.Name, "error", err)
+		c.log.Info("a host was not admitted as a worker", "worker", r.Name, "error", err)
 		return nil, errclass.ToStatus(err)
 	}
 	for _, m := range c.gossip.Members() {
@@ -168,132 +164,7 @@ func (s joinService) JoinWorker(ctx context.Context, r *clusterv1.JoinWorkerRequ
 	return c.workerCertificates(ctx, view, r.Name, r.Csr, r.Addresses)
 }
 
-// maxWorkerAddresses is for how many addresses a worker gets a serving certificate.
-const maxWorkerAddresses = 64
-
-// workerCertificates returns all that a worker needs. Its serving certificate is for its name and IP addresses only. The view is a
-// consistent one: it says how often certificates of the worker were revoked.
-func (c *Cluster) workerCertificates(ctx context.Context, view kv.View, name string, csr []byte, addresses []string) (*clusterv1.JoinWorkerResponse, error) {
-	if err := join.CheckName(name); err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
-	if len(addresses) > maxWorkerAddresses {
-		return nil, status.Errorf(codes.InvalidArgument, "worker %s asks for a certificate for %d addresses, at most %d are allowed", name, len(addresses), maxWorkerAddresses)
-	}
-	if err := c.mayBeNamed(name); err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
-	for _, a := range addresses {
-		if a != name && net.ParseIP(a) == nil {
-			return nil, status.Errorf(codes.InvalidArgument, "worker %s asks for a certificate for %q: only its own name and IP addresses are allowed", name, a)
-		}
-		if err := c.mayServeAt(ctx, name, a); err != nil {
-			return nil, status.Error(codes.InvalidArgument, err.Error())
-		}
-	}
-	revoked, _ := revocationOf(view, name)
-	client, serving, err := c.identity.Issuer().SignWorker(csr, name, append([]string{name}, slices.DeleteFunc(slices.Clone(addresses), func(a string) bool { return a == name })...), revoked.Count)
-	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
-	return &clusterv1.JoinWorkerResponse{
-		ClientCertificate:  client,
-		ServingCertificate: serving,
-		CaCertificate:      c.identity.Now().RootsPEM(),
-		GossipKeys:         c.identity.Now().GossipKeys,
-		Masters:            c.MasterAddresses(),
-		Gossip:             c.gossipSeeds(),
-	}, nil
-}
-
-// mayBeNamed says why a worker does not get a serving certificate for its name: with one for a name of the API it could pose as the API.
-func (c *Cluster) mayBeNamed(name string) error {
-	for _, host := range append([]string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"}, c.cfg.APIHosts...) {
-		if strings.EqualFold(name, host) {
-			return fmt.Errorf("%w: a worker cannot be named %s, which is a name of the API; choose another name", errclass.ErrRefused, name)
-		}
-	}
-	return nil
-}
-
-// mayTakeName says why a host that shows a token and no certificate does not become the worker of that name: a master's name is for the
-// worker on its own host. A worker that has a certificate keeps its name, also if it calls from another address of its host.
-func (c *Cluster) mayTakeName(ctx context.Context, name string) error {
-	for _, s := range c.consensus.Servers() {
-		if string(s.ID) == name && !c.callsFrom(ctx, s) {
-			return fmt.Errorf("%w: the worker asks for the name %s from %s, which is not the address of that master; choose another name", errclass.ErrRefused, name, callerIP(ctx))
-		}
-	}
-	return nil
-}
-
-// mayServeAt says why a worker does not get a serving certificate for an address: with one for a master's, or for the
-// API's service, it could pose as the API. A worker on a master's own host has the master's name, and calls from its address.
-func (c *Cluster) mayServeAt(ctx context.Context, name, address string) error {
-	ip := net.ParseIP(address)
-	if ip == nil || ip.IsLoopback() {
-		return nil // its own name; loopback is no other host's
-	}
-	if !ip.IsGlobalUnicast() {
-		return fmt.Errorf("worker %s asks for a certificate for %s, which is no host's address", name, ip)
-	}
-	for _, s := range c.consensus.Servers() {
-		if !slices.ContainsFunc(hostIPs(ctx, string(s.Address)), ip.Equal) {
-			continue
-		}
-		if string(s.ID) == name {
-			if c.callsFrom(ctx, s) {
-				return nil
-			}
-			return fmt.Errorf("worker %s asks for a certificate for %s, which is that master's address, and calls from %s; let the agent on that host reach the masters from that address", name, ip, callerIP(ctx))
-		}
-		return fmt.Errorf("worker %s asks for a certificate for %s, which is the address of %s; give the agent its own host's --node-ip", name, ip, s.ID)
-	}
-	// What is no single master's host is the API's: its service, a balancer before it.
-	if slices.ContainsFunc(c.cfg.APIHosts, func(host string) bool { return ip.Equal(net.ParseIP(host)) }) {
-		return fmt.Errorf("worker %s asks for a certificate for %s, which is the address of the API; give the agent its own host's --node-ip", name, ip)
-	}
-	return nil
-}
-
-// callsFrom says whether a call comes from a master's own host: from its address, or over loopback if it is this master.
-func (c *Cluster) callsFrom(ctx context.Context, s raft.Server) bool {
-	ip := callerIP(ctx)
-	if ip.IsLoopback() && s.ID == raft.ServerID(c.cfg.Name) {
-		return true
-	}
-	return slices.ContainsFunc(hostIPs(ctx, string(s.Address)), ip.Equal)
-}
-
-// callerIP is the address that a call comes from; nil where it is not known.
-func callerIP(ctx context.Context) net.IP {
-	caller, ok := peer.FromContext(ctx)
-	if !ok || caller.Addr == nil {
-		return nil
-	}
-	host, _, _ := net.SplitHostPort(caller.Addr.String())
-	return net.ParseIP(host)
-}
-
-// resolveBound is how long a master's name may take to be resolved.
-const resolveBound = 2 * time.Second
-
-// hostIPs are the IP addresses of a host:port; none where its name cannot be resolved.
-func hostIPs(ctx context.Context, address string) []net.IP {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil
-	}
-	if ip := net.ParseIP(host); ip != nil {
-		return []net.IP{ip}
-	}
-	ctx, cancel := context.WithTimeout(ctx, resolveBound)
-	defer cancel()
-	ips, _ := net.DefaultResolver.LookupIP(ctx, "ip", host)
-	return ips
-}
-
-// workerService serves workers that have a certificate.
+// workerService handles calls of workers, which have a certificate.
 type workerService struct {
 	clusterv1.UnimplementedWorkerServiceServer
 	c *Cluster
@@ -304,7 +175,7 @@ func (s workerService) Renew(ctx context.Context, r *clusterv1.RenewRequest) (*c
 	if !ok || caller.Role != pki.RoleWorker {
 		return nil, status.Error(codes.PermissionDenied, "only a worker renews a worker's certificates")
 	}
-	// What this master has applied may lag behind a revocation.
+	// This master may not have applied a revocation yet.
 	view, err := s.c.Consistent(ctx)
 	if err != nil {
 		return nil, errclass.ToStatus(err)
@@ -316,7 +187,7 @@ func (s workerService) Renew(ctx context.Context, r *clusterv1.RenewRequest) (*c
 	return s.c.workerCertificates(ctx, view, caller.Name, r.Csr, r.Addresses)
 }
 
-// gossipSeeds are the gossip addresses of masters, this one first.
+// gossipSeeds returns the gossip addresses of masters, this one's first.
 func (c *Cluster) gossipSeeds() []string {
 	seeds := []string{c.gossip.Address()}
 	for _, m := range c.gossip.Members() {

@@ -15,18 +15,18 @@ import (
 	"github.com/kontiki/kontiki/internal/random"
 )
 
-// Settings are flags, by their names, that must be the same on all masters.
+// Settings are the values of flags, by flag name, that must be the same on all masters.
 type Settings struct {
-	// Fixed hold for the cluster's life. Its first leader records them, and a master with others does not join or start.
+	// Fixed can never change. The first leader stores them, and a master with other values is not admitted and does not start.
 	Fixed map[string]string
-	// Shared may be changed, on one master after the other. Until they are the same everywhere, what is done depends on which
-	// master does it, and Status calls it a problem.
+	// Shared may be changed, on one master after the other. While they differ, the behaviour depends on which master acts, and Status
+	// reports a problem.
 	Shared map[string]string
 }
 
 const settingsKey = kv.OwnPrefix + "settings"
 
-// fixedSettings are those recorded in the state; nil before the first leader has.
+// fixedSettings returns the fixed settings in a view; nil before the first leader has stored them.
 func fixedSettings(v kv.View) (map[string]string, error) {
 	version, ok := v.Get(settingsKey)
 	if !ok {
@@ -39,7 +39,7 @@ func fixedSettings(v kv.View) (map[string]string, error) {
 	return fixed, nil
 }
 
-// recordSettings is the duty of the leader that records the fixed settings where none are, and those that a newer program adds.
+// recordSettings is the leader's duty that stores the fixed settings if there are none, and those that a newer program adds.
 func (c *Cluster) recordSettings(ctx context.Context) error {
 	for {
 		view, err := c.Consistent(ctx)
@@ -77,7 +77,7 @@ func (c *Cluster) recordSettings(ctx context.Context) error {
 	}
 }
 
-// checkSettings says whether fixed settings are the cluster's; master is whose they are.
+// checkSettings returns errclass.ErrSettings if the fixed settings of a master differ from the cluster's.
 func (c *Cluster) checkSettings(master string, own map[string]string) error {
 	fixed, err := fixedSettings(c.store.View())
 	if err != nil {
@@ -95,7 +95,7 @@ func (c *Cluster) checkSettings(master string, own map[string]string) error {
 	return nil
 }
 
-// differences words which shared settings are not the same on all masters that told theirs.
+// differences describes the shared settings that differ among the masters that responded.
 func differences(members []MemberStatus) (differ []string) {
 	names := map[string]bool{}
 	for _, m := range members {

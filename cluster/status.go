@@ -24,26 +24,26 @@ const (
 	StatusNonvoter = "nonvoter"
 )
 
-// Health of masters in Status. A master that answers and has a condition of its own shows that instead.
+// Health of masters in Status. A master that responds with a condition (consensus.ConditionDiskFull, ...) shows that instead.
 const (
 	HealthOK          = "ok"
-	HealthNoLeader    = "no-leader"   // it answers, and knows of no leader
-	HealthBehind      = "behind"      // it answers, and lacks more than the last behindEntries of what is committed
-	HealthUnreachable = "unreachable" // it did not answer within a second
+	HealthNoLeader    = "no-leader"   // it responds, and knows of no leader
+	HealthBehind      = "behind"      // it responds, and lacks more than the last behindEntries committed entries
+	HealthUnreachable = "unreachable" // it did not respond within a second
 )
 
 const (
-	// lowDisk is the part of a disk that should be free, certificateSoon when an expiry is a problem: renewal should have
-	// come long before.
+	// lowDisk is the share of a disk that should be free. certificateSoon is how long before its expiry a certificate is a problem: it
+	// should have been renewed long before.
 	lowDisk         = 0.05
 	certificateSoon = 14 * 24 * time.Hour
-	// behindEntries are what the log may grow by while masters answer one after the other; who lacks more catches up.
+	// behindEntries is how much the log may grow between the responses of two masters; a master that lacks more is catching up.
 	behindEntries = 1000
 )
 
-// Status is the cluster as one master sees it, gathered by asking every other one.
+// Status is the status of the cluster, as one master collects it from all others.
 type Status struct {
-	certificateSoon time.Duration // what of a certificate's life must be left; certificateSoon where they live for long
+	certificateSoon time.Duration // how much of a certificate's lifetime must be left; less than the constant if lifetimes are short
 
 	ClusterID    string `json:"clusterID"`
 	Leader       string `json:"leader"`
@@ -52,17 +52,17 @@ type Status struct {
 	Revision     uint64 `json:"revision"`
 	Epoch        uint64 `json:"epoch"`
 	FeatureLevel int    `json:"featureLevel"`
-	// Behind are the masters whose upgrade, or answer, the feature level waits for; empty where it is as high as the newest
-	// program's. An upgrade under way is no problem: all versions in the cluster work together.
+	// Behind are the masters that keep the feature level below the newest program's, because of their version or because they do not
+	// respond. An upgrade in progress is no problem: all versions in the cluster work together.
 	Behind []string `json:"behind,omitempty"`
-	// FailuresTolerated is how many more masters may fail before writes stop; -1 when they have stopped.
+	// FailuresTolerated is how many more masters may fail before writes stop; -1 if they have stopped.
 	FailuresTolerated int            `json:"failuresTolerated"`
 	Members           []MemberStatus `json:"members"`
-	// Problems say what is wrong, for people. The cluster is degraded when there are any.
+	// Problems describe what is wrong. The cluster is degraded if there are any.
 	Problems []string `json:"problems"`
 }
 
-// MemberStatus is one master in Status. What an unreachable one did not tell is zero.
+// MemberStatus is one master in Status. Fields that an unreachable master did not report are zero.
 type MemberStatus struct {
 	Name        string `json:"name"`
 	Role        string `json:"role"`
@@ -70,16 +70,16 @@ type MemberStatus struct {
 	APIAddress  string `json:"apiAddress,omitempty"`
 	Version     string `json:"version"`
 	Health      string `json:"health"`
-	LastContact string `json:"lastContact"` // how long ago it heard from the leader; "0s" for the leader, "never"
-	// RoundTrip is how long it took to answer the master that made the status; "0s" for that one itself.
+	LastContact string `json:"lastContact"` // time since it heard from the leader; "0s" for the leader itself, or "never"
+	// RoundTrip is how long its response to the master that collected the status took; "0s" for that master itself.
 	RoundTrip    string `json:"roundTrip,omitempty"`
-	Gossip       string `json:"gossip"` // what gossip believes: alive, suspect, dead, left, unknown
+	Gossip       string `json:"gossip"` // its state in gossip: alive, suspect, dead, left, unknown
 	AppliedIndex uint64 `json:"appliedIndex"`
 	LastIndex    uint64 `json:"lastIndex"`
 	Revision     uint64 `json:"revision"`
 	FeatureLevel int    `json:"featureLevel,omitempty"`
-	// DiskWrite is how long the slowest of the last writes of its raft log took; DiskFree and DiskTotal are bytes of the file
-	// system that holds its data.
+	// DiskWrite is the duration of the slowest recent write to its raft log; DiskFree and DiskTotal are sizes in bytes of the file system
+	// of its data.
 	DiskWrite          string    `json:"diskWrite,omitempty"`
 	DiskFree           uint64    `json:"diskFree,omitempty"`
 	DiskTotal          uint64    `json:"diskTotal,omitempty"`
@@ -88,7 +88,7 @@ type MemberStatus struct {
 	Settings map[string]string `json:"settings,omitempty"`
 }
 
-// Status asks every master and answers within two seconds; masters that do not answer are shown as such.
+// Status asks every master, and returns within two seconds; masters that do not respond are shown as unreachable.
 func (c *Cluster) Status(ctx context.Context) (*Status, error) {
 	lead := c.consensus.Leadership()
 	view := c.store.View()
@@ -175,7 +175,7 @@ func memberStatus(a answer, leader string, committed uint64, seen gossip.Member)
 	return m
 }
 
-// tolerated is how many of the voting masters that are well may fail while a majority is left.
+// tolerated returns how many of the healthy voting masters may fail while a majority remains; -1 if there is none.
 func tolerated(members []MemberStatus) int {
 	voters, well := 0, 0
 	for _, m := range members {
@@ -190,7 +190,7 @@ func tolerated(members []MemberStatus) int {
 	return max(well-(voters/2+1), -1)
 }
 
-// behind names the masters that support less than the newest one does, where the cluster's level is below that.
+// behind returns the masters that support less than the newest one, if the cluster's level is below that.
 func behind(members []MemberStatus, level int) (names []string) {
 	newest := level
 	for _, m := range members {
@@ -204,7 +204,7 @@ func behind(members []MemberStatus, level int) (names []string) {
 	return names
 }
 
-// problems words what keeps the cluster from being as it should.
+// problems describes what is wrong with the cluster.
 func (s *Status) problems(now time.Time) []string {
 	problems := []string{}
 	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
@@ -240,7 +240,7 @@ func (s *Status) problems(now time.Time) []string {
 	return problems
 }
 
-// nodeStatus is what this master knows of itself.
+// nodeStatus returns this master's own status.
 func (c *Cluster) nodeStatus() *clusterv1.NodeStatusResponse {
 	response := c.consensus.Status()
 	response.Version, response.FeatureLevel = c.cfg.Version, int32(c.cfg.FeatureLevel)

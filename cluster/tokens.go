@@ -17,10 +17,10 @@ import (
 	"github.com/kontiki/kontiki/internal/random"
 )
 
-// tokenPrefix is where join tokens are stored, by id.
+// tokenPrefix is the prefix of the keys of join tokens, which end with their ids.
 const tokenPrefix = kv.OwnPrefix + "tokens/"
 
-// Token is a join token without its secret, of which only the hash is kept.
+// Token is a join token without its secret.
 type Token struct {
 	ID          string    `json:"id"`
 	Role        pki.Role  `json:"role"`
@@ -35,10 +35,10 @@ type storedToken struct {
 	SecretHash []byte `json:"secretHash"`
 }
 
-// storedOf is what is stored of a token.
+// storedOf returns the stored form of a token.
 func storedOf(p join.Token, ttl time.Duration, description string) storedToken {
 	now := time.Now().UTC().Truncate(time.Second)
-	hash := sha256.Sum256([]byte(p.Secret)) // the secret has 128 random bits: there is nothing to guess
+	hash := sha256.Sum256([]byte(p.Secret)) // a plain hash suffices, as the secret has 128 random bits
 	t := storedToken{SecretHash: hash[:], Token: Token{ID: p.ID, Role: p.Role, Description: description, CreatedAt: now}}
 	if ttl > 0 {
 		t.ExpiresAt = now.Add(ttl)
@@ -54,8 +54,8 @@ func (c *Cluster) storeToken(ctx context.Context, t storedToken) (kv.Result, err
 	return c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: tokenPrefix + t.ID, Value: value, Cond: kv.Absent}}})
 }
 
-// CreateToken makes a join token for a role. A ttl of 0 means that it does not expire. The text is shown once: only the
-// secret's hash is stored.
+// CreateToken creates a join token for a role and returns its text, which cannot be shown again: only a hash of its secret is stored. A ttl
+// of 0 means that it does not expire.
 func (c *Cluster) CreateToken(ctx context.Context, role pki.Role, ttl time.Duration, description string) (string, error) {
 	if ttl < 0 {
 		return "", fmt.Errorf("a join token's time to live cannot be %s", ttl)
@@ -74,7 +74,7 @@ func (c *Cluster) CreateToken(ctx context.Context, role pki.Role, ttl time.Durat
 	return t.String(), nil
 }
 
-// Tokens lists the join tokens, expired ones too.
+// Tokens returns the join tokens, including expired ones.
 func (c *Cluster) Tokens(ctx context.Context) ([]Token, error) {
 	view, err := c.Consistent(ctx)
 	if err != nil {
@@ -93,7 +93,7 @@ func (c *Cluster) Tokens(ctx context.Context) ([]Token, error) {
 	return tokens, err
 }
 
-// RevokeToken deletes a join token, given by its id or whole text; ErrTokenNotFound if there is none.
+// RevokeToken deletes a join token, given by its id or its whole text. Errors: errclass.ErrTokenNotFound.
 func (c *Cluster) RevokeToken(ctx context.Context, id string) error {
 	if t, err := join.ParseToken(id); err == nil {
 		id = t.ID
@@ -108,13 +108,13 @@ func (c *Cluster) RevokeToken(ctx context.Context, id string) error {
 	return nil
 }
 
-// Expired tokens stay for a while, so that who uses one is told that it expired.
+// Expired tokens are kept for a while, so that a host that uses one gets an error that says so.
 const (
 	expiredTokensKept = 24 * time.Hour
 	tokenSweep        = time.Hour
 )
 
-// sweepTokens is the duty of the leader that deletes tokens which expired long ago.
+// sweepTokens is the leader's duty that deletes tokens that expired long ago.
 func (c *Cluster) sweepTokens(ctx context.Context) error {
 	pause.Every(ctx, tokenSweep, func() {
 		if err := c.deleteExpiredTokens(ctx, time.Now().Add(-expiredTokensKept)); err != nil && ctx.Err() == nil {
@@ -140,7 +140,7 @@ func (c *Cluster) deleteExpiredTokens(ctx context.Context, before time.Time) err
 	return nil
 }
 
-// checkToken says whether a token admits a host to a role now, and returns the consistent view that says so.
+// checkToken returns an error if a token does not admit its holder to a role at present. It returns the consistent view that it checked.
 func (c *Cluster) checkToken(ctx context.Context, text string, role pki.Role) (kv.View, error) {
 	t, err := join.ParseToken(text)
 	if err != nil {

@@ -21,37 +21,36 @@ import (
 )
 
 const (
-	// rotationPoll is how often the leader looks whether everybody has followed, while a rotation is under way.
+	// rotationPoll is how often the leader checks, while a rotation is in progress, whether every host has completed the present step.
 	rotationPoll = 500 * time.Millisecond
 	// saveAgain is the pause after a new identity could not be written to disk.
 	saveAgain = time.Second
 )
 
-// Keys of what the store says about trust, beside the sealed identity itself: whether workers gossip, and which certificates of a worker
-// are refused.
+// Keys in the store below the sealed identity: whether workers gossip, and which certificates of each worker are revoked.
 const (
 	gossipKey     = identity.Key + "/gossip"
 	revokedPrefix = identity.Key + "/revoked/"
 )
 
-// trust is what the store says about trust beside the identity.
+// trust is a copy of those keys, as this master has applied them.
 type trust struct {
 	mu      sync.Mutex
 	changed broadcast.Signal
-	// mastersGossip says that masters alone take part in gossip.
+	// mastersGossip is true if only masters take part in gossip.
 	mastersGossip bool
-	// revoked is, by worker, which of its certificates are refused.
+	// revoked has the revocation of each worker, by name.
 	revoked map[string]revocation
 }
 
-// revocation says which certificates of a worker are refused: those that were issued when its certificates had been revoked less often. A
-// count and not a time, because the clocks of the masters that issue certificates differ.
+// revocation revokes those certificates of a worker that carry a smaller count: a certificate carries how often its worker's certificates
+// had been revoked when it was issued. It is a count and not a time, because the clocks of the masters that issue certificates differ.
 type revocation struct {
 	Count uint64    `json:"count"`
-	Since time.Time `json:"since"` // when it was revoked last, for people
+	Since time.Time `json:"since"` // time of the last revocation, for display
 }
 
-// revocationOf reads what the state says of a worker; zero for nothing.
+// revocationOf returns the revocation of a worker in a view, and the revision of its key; zero values if there is none.
 func revocationOf(v kv.View, worker string) (r revocation, revision uint64) {
 	version, ok := v.Get(revokedPrefix + worker)
 	if !ok {
@@ -60,8 +59,8 @@ func revocationOf(v kv.View, worker string) (r revocation, revision uint64) {
 	return parseRevocation(version.Value), version.ModRevision
 }
 
-// parseRevocation reads a value of the store. An earlier version stored a time: certificates that were issued until then are of count 0, as are
-// those that the worker got since, so that its host has to join once more.
+// parseRevocation decodes a stored revocation. An earlier version stored a time instead: it counts as one revocation, and since all
+// certificates of that version carry count 0, also those issued later, the worker's host must join once more.
 func parseRevocation(value []byte) revocation {
 	var r revocation
 	if err := json.Unmarshal(value, &r); err == nil && r.Count > 0 {
@@ -75,7 +74,7 @@ func (r revocation) check(peer pki.Peer) error {
 	if peer.Revocations >= r.Count {
 		return nil
 	}
-	return fmt.Errorf("the certificates that the worker %q got before %s are revoked; let the host join again with a token", peer.Name, r.Since.Format(time.RFC3339))
+	return fmt.Errorf("the certificates that the worker %q got before %s are revoked; join that host again with a token", peer.Name, r.Since.Format(time.RFC3339))
 }
 
 func (s *trust) get() (workersGossip bool, changed <-chan struct{}) {
@@ -91,7 +90,7 @@ func (s *trust) set(mastersGossip bool, revoked map[string]revocation) {
 	s.changed.Tell()
 }
 
-// admit implements port.admit: it refuses what was revoked.
+// admit is called by the mTLS port for each peer. It refuses revoked certificates.
 func (c *Cluster) admit(peer pki.Peer) error {
 	if peer.Role != pki.RoleWorker {
 		return nil
@@ -102,17 +101,16 @@ func (c *Cluster) admit(peer pki.Peer) error {
 	return revoked.check(peer)
 }
 
-// Admits says why a certificate that is otherwise good is refused: it was revoked. Certificates of others than workers are
-// not revoked.
+// Admits returns an error if a certificate, which the caller has verified, is revoked. Only certificates of workers can be.
 func (c *Cluster) Admits(cert *x509.Certificate) error {
 	peer, err := pki.ParsePeer(cert)
 	if err != nil {
-		return nil // an API client's
+		return nil // the certificate of an API client
 	}
 	return c.admit(peer)
 }
 
-// followIdentity takes over what the store says about trust, as it is replicated.
+// followIdentity applies changes of the identity and of trust as they are replicated, until the context ends.
 func (c *Cluster) followIdentity(ctx context.Context) error {
 	for ctx.Err() == nil {
 		view := c.store.View()
@@ -121,7 +119,7 @@ func (c *Cluster) followIdentity(ctx context.Context) error {
 		}
 		watcher, err := c.store.Watch(identity.Key, view.Revision())
 		if err != nil {
-			continue // the view is too old by now
+			continue // the view has become too old for a watch
 		}
 		for err == nil {
 			var events []*kv.Event
@@ -136,16 +134,16 @@ func (c *Cluster) followIdentity(ctx context.Context) error {
 	return nil
 }
 
-// takeTrust takes over what a view says; false asks for another try.
+// takeTrust applies the identity and the trust of a view. It returns false if the identity could not be saved: call it again.
 func (c *Cluster) takeTrust(ctx context.Context, view kv.View) bool {
 	if v, ok := view.Get(identity.Key); ok {
 		id, err := c.identity.Now().Open(v.Value)
 		switch {
 		case err != nil:
-			c.log.Error("this master cannot follow the change of the cluster's identity; remove it from the cluster, and its data, and let it join again", "error", err)
+			c.log.Error("this master cannot follow the change of the cluster's identity; remove it from the cluster, delete its data, and join it again", "error", err)
 		case id != nil:
 			if err := c.adopt(id); err != nil {
-				c.log.Error("the cluster's new identity could not be kept, trying again", "generation", id.Generation, "error", err)
+				c.log.Error("the cluster's new identity could not be saved, trying again", "generation", id.Generation, "error", err)
 				pause.For(ctx, saveAgain)
 				return false
 			}
@@ -165,7 +163,7 @@ func (c *Cluster) takeTrust(ctx context.Context, view kv.View) bool {
 	return true
 }
 
-// adopt uses an identity from now on: once it is on disk, since a master that forgot it could not come back.
+// adopt saves an identity and then uses it. It is saved first, since a master that lost it in a crash could not rejoin the cluster.
 func (c *Cluster) adopt(id *identity.Identity) error {
 	if err := id.Save(c.cfg.DataDir); err != nil {
 		return err
@@ -178,8 +176,8 @@ func (c *Cluster) adopt(id *identity.Identity) error {
 	return nil
 }
 
-// changeIdentity proposes, on the leader, the next generation, and waits until this master uses it. A change is made only
-// when every master has the present generation: so each of them can open the next.
+// changeIdentity proposes the next generation on the leader, and waits until this master uses it. It requires that every master has the
+// present generation, because the next one is sealed under the present one's key.
 func (c *Cluster) changeIdentity(ctx context.Context, change func(*identity.Identity) (*identity.Identity, error)) (uint64, error) {
 	if err := c.identityChange.Take(ctx); err != nil {
 		return 0, err
@@ -216,12 +214,12 @@ func (c *Cluster) changeIdentity(ctx context.Context, change func(*identity.Iden
 		return 0, fmt.Errorf("change the cluster's identity: %w", err)
 	}
 	if result.Failed != nil {
-		return 0, fmt.Errorf("change the cluster's identity: another change came first, try again: %w", result.Failed)
+		return 0, fmt.Errorf("change the cluster's identity: another change was made at the same time, try again: %w", result.Failed)
 	}
 	return next.Generation, c.waitGeneration(ctx, next.Generation)
 }
 
-// waitGeneration waits until this master uses a generation.
+// waitGeneration waits until this master uses a generation or a later one.
 func (c *Cluster) waitGeneration(ctx context.Context, generation uint64) error {
 	ctx, cancel := c.consensus.Bounded(ctx)
 	defer cancel()
@@ -233,12 +231,12 @@ func (c *Cluster) waitGeneration(ctx context.Context, generation uint64) error {
 		select {
 		case <-id.Changed:
 		case <-ctx.Done():
-			return fmt.Errorf("this master does not get the cluster's identity of generation %d, see its log: %w", generation, context.Cause(ctx))
+			return fmt.Errorf("this master has not received generation %d of the cluster's identity, see its log: %w", generation, context.Cause(ctx))
 		}
 	}
 }
 
-// advanceRotations is the duty of the leader that takes rotations from step to step.
+// advanceRotations is the leader's duty that moves rotations from step to step.
 func (c *Cluster) advanceRotations(ctx context.Context) error {
 	for ctx.Err() == nil {
 		id := c.identity.Now()
@@ -254,21 +252,21 @@ func (c *Cluster) advanceRotations(ctx context.Context) error {
 				if next, pending := present.Advanced(); pending && present.Generation == id.Generation {
 					return next, nil
 				}
-				return nil, errors.New("it has changed meanwhile")
+				return nil, errors.New("the identity has changed meanwhile")
 			})
 			if err == nil {
-				c.log.Info("a rotation has gone on: everybody has the last step", "generation", generation)
+				c.log.Info("a rotation has moved to its next step", "generation", generation)
 				continue
 			}
-			c.log.Info("a rotation does not go on yet", "error", err)
+			c.log.Info("a rotation cannot move to its next step yet", "error", err)
 		}
 		pause.For(ctx, rotationPoll)
 	}
 	return nil
 }
 
-// RevokeWorker refuses the certificates that a worker got before now, on every master and at once; the host may join
-// again with a token.
+// RevokeWorker revokes all certificates that were issued to a worker so far: every master that has applied this refuses them. The host can
+// join again with a token.
 func (c *Cluster) RevokeWorker(ctx context.Context, name string) error {
 	if err := join.CheckName(name); err != nil {
 		return err
@@ -293,20 +291,20 @@ func (c *Cluster) RevokeWorker(ctx context.Context, name string) error {
 	}
 }
 
-// APICertificate is the certificate to serve the API with, for Config.APIHosts and this master's own name and
-// addresses. It is renewed in time: call it from tls.Config.GetCertificate.
+// APICertificate returns the certificate that serves the API, for Config.APIHosts and this master's own name and address. It is renewed
+// before it expires: call APICertificate for each connection, from tls.Config.GetCertificate.
 func (c *Cluster) APICertificate() (*tls.Certificate, error) { return c.apiCertificates.Get() }
 
-// AgentClientCertificate is the certificate to call the workers' kubelet ports with; ask for it for every connection.
+// AgentClientCertificate returns the client certificate for calls to the workers' kubelet ports; call it for each connection.
 func (c *Cluster) AgentClientCertificate() (*tls.Certificate, error) {
 	return c.agentClientCertificates.Get()
 }
 
-// Roots are the CAs that certificates of the cluster are under now; ask for them for every connection.
+// Roots returns the CAs that are trusted at present; call it for each connection.
 func (c *Cluster) Roots() *x509.CertPool { return c.identity.Roots() }
 
-// Issuer is the CA that issues now, with the lifetime that certificates of this cluster have.
+// Issuer returns the CA that issues certificates at present, with their lifetime.
 func (c *Cluster) Issuer() *pki.Authority { return c.identity.Issuer() }
 
-// IdentityChanged is closed when Identity has changed; take it before asking for that.
+// IdentityChanged returns a channel that is closed when Identity has changed; call it before Identity.
 func (c *Cluster) IdentityChanged() <-chan struct{} { return c.identity.Now().Changed }

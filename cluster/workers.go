@@ -13,29 +13,29 @@ import (
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// followingWorker is a worker whose stream this master holds, or held.
+// followingWorker is a worker that is or was connected to this master by a stream.
 type followingWorker struct {
 	name, address string
 	streams       int
-	left          bool // it said goodbye
+	left          bool // it announced that it stops
 	since         time.Time
-	// generation, issuer, renewal and notAfter are what the worker says that it has.
+	// generation, issuer, renewal and notAfter are as the worker reported them.
 	generation uint64
 	issuer     string
 	renewal    uint64
 	notAfter   time.Time
 }
 
-// forgottenAfter is how long a worker that is gone is remembered.
+// forgottenAfter is how long a worker without a stream is kept.
 const forgottenAfter = 24 * time.Hour
 
-// followingWorkers are the workers that follow this master (TrustService.Follow). The zero value is ready.
+// followingWorkers are the workers that call TrustService.Follow on this master. The zero value is ready to use.
 type followingWorkers struct {
 	mu    sync.Mutex
 	known map[string]*followingWorker
 }
 
-// begin counts a stream, end takes it back.
+// begin counts a new stream of a worker, end its end.
 func (f *followingWorkers) begin(name string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -66,7 +66,7 @@ func (f *followingWorkers) end(name string, left bool) {
 	}
 }
 
-// heard takes what a worker says of itself.
+// heard stores a worker's report.
 func (f *followingWorkers) heard(name string, r *clusterv1.FollowRequest) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -75,7 +75,7 @@ func (f *followingWorkers) heard(name string, r *clusterv1.FollowRequest) {
 	w.address = r.Address
 }
 
-// all answers every worker that is known.
+// all returns every known worker.
 func (f *followingWorkers) all() map[string]followingWorker {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -86,7 +86,7 @@ func (f *followingWorkers) all() map[string]followingWorker {
 	return known
 }
 
-// trustService keeps workers up to date about whom to trust.
+// trustService tells workers which CAs to trust and which gossip keys to use.
 type trustService struct {
 	clusterv1.UnimplementedTrustServiceServer
 	c *Cluster
@@ -119,7 +119,7 @@ func (s trustService) Follow(stream clusterv1.TrustService_FollowServer) error {
 	}
 }
 
-// tellTrust sends what there is, and again whenever it changes.
+// tellTrust sends the present trust, and sends it again whenever it changes.
 func (c *Cluster) tellTrust(ctx context.Context, stream clusterv1.TrustService_FollowServer) {
 	for {
 		id := c.identity.Now()
@@ -129,7 +129,7 @@ func (c *Cluster) tellTrust(ctx context.Context, stream clusterv1.TrustService_F
 			WorkersGossip: workersGossip, Masters: c.MasterAddresses(), Gossip: c.gossipSeeds(),
 		})
 		if err != nil {
-			return // the receiver learns why
+			return // the receiver gets the error
 		}
 		select {
 		case <-id.Changed:
