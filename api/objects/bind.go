@@ -57,7 +57,7 @@ func (s *Service) Bind(ctx context.Context, r *Request, binding *corev1.Binding)
 		}
 		setLabels(pod, binding.Labels)
 		setLabels(pod, s.TopologyLabels(s.store.View(), target.Name))
-		setCondition(pod, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: s.timestamp(), ObservedGeneration: pod.Generation})
+		SetPodCondition(pod, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: s.timestamp(), ObservedGeneration: pod.Generation})
 		return pod, nil
 	}})
 	return err
@@ -98,8 +98,8 @@ func bindConflict(r *Request, format string, args ...any) error {
 	return apierrors.NewConflict(schema.GroupResource{Resource: "pods/binding"}, r.Name, fmt.Errorf(format, args...))
 }
 
-// setCondition replaces the condition of the same type, and keeps its transition time if the status is unchanged.
-func setCondition(pod *corev1.Pod, condition corev1.PodCondition) {
+// SetPodCondition replaces the condition of the same type, and keeps its transition time if the status is unchanged.
+func SetPodCondition(pod *corev1.Pod, condition corev1.PodCondition) {
 	for i := range pod.Status.Conditions {
 		if have := &pod.Status.Conditions[i]; have.Type == condition.Type {
 			if have.Status == condition.Status {

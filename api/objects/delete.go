@@ -29,28 +29,17 @@ func (s *Service) Delete(ctx context.Context, r *Request, options *metav1.Delete
 	if err := checkDeleteOptions(options); err != nil {
 		return nil, false, err
 	}
-	view := s.store.View()
-	for attempt := 0; ; attempt++ {
+	err = s.attempt(ctx, func(view kv.View) (err error) {
 		obj, gone, err = s.deleteOnce(ctx, r, options, view)
-		if err == nil {
-			return obj, gone, nil
-		}
-		retry := errors.Is(err, errRetry)
-		if retry && attempt >= maxAttempts {
-			return nil, false, conflict(r)
-		}
-		if !retry && attempt > 0 || ctx.Err() != nil {
-			return nil, false, err
-		}
-		fresh, viewErr := s.readView(ctx)
-		if viewErr != nil {
-			return nil, false, viewErr
-		}
-		if !retry && fresh.Revision() == view.Revision() {
-			return nil, false, err
-		}
-		view = fresh
+		return err
+	})
+	if errors.Is(err, errRetry) {
+		err = conflict(r)
 	}
+	if err != nil {
+		return nil, false, err
+	}
+	return obj, gone, nil
 }
 
 func (s *Service) deleteOnce(ctx context.Context, r *Request, options *metav1.DeleteOptions, view kv.View) (registry.Object, bool, error) {

@@ -51,7 +51,7 @@ func (s *Service) markEvicted(ctx context.Context, r Request, preconditions *met
 			return nil, err
 		}
 		pod := old.(*corev1.Pod)
-		setCondition(pod, corev1.PodCondition{
+		SetPodCondition(pod, corev1.PodCondition{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: s.timestamp(),
 			Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting",
 		})

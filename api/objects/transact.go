@@ -103,29 +103,20 @@ func (s *Service) Transact(ctx context.Context, operations []TxOperation, dryRun
 		return nil, 0, InField("operations", apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("operations: %d are too many, the limit is %d; split them, or create what does not depend on the rest first",
 			len(operations), MaxTransactionOperations)))
 	}
-	view := s.store.View()
-	for attempt := 0; ; attempt++ {
-		results, revision, err := s.transactOnce(ctx, view, operations, dryRun)
-		if err == nil {
-			return results, revision, nil
-		}
-		retry := errors.Is(err, errRetry)
-		if ctx.Err() != nil || !retry && attempt > 0 || retry && attempt >= maxAttempts {
-			if retry {
-				err = apierrors.NewConflict(operations[0].Request.Kind.GroupResource(), operations[0].Request.Name,
-					errors.New("the objects of the transaction keep changing; nothing was stored, try again"))
-			}
-			return nil, 0, err
-		}
-		fresh, viewErr := s.readView(ctx)
-		if viewErr != nil {
-			return nil, 0, viewErr
-		}
-		if !retry && fresh.Revision() == view.Revision() {
-			return nil, 0, err
-		}
-		view = fresh
+	var results []TxResult
+	var revision uint64
+	err := s.attempt(ctx, func(view kv.View) (err error) {
+		results, revision, err = s.transactOnce(ctx, view, operations, dryRun)
+		return err
+	})
+	if errors.Is(err, errRetry) {
+		err = apierrors.NewConflict(operations[0].Request.Kind.GroupResource(), operations[0].Request.Name,
+			errors.New("the objects of the transaction keep changing; nothing was stored, try again"))
 	}
+	if err != nil {
+		return nil, 0, err
+	}
+	return results, revision, nil
 }
 
 func (s *Service) transactOnce(ctx context.Context, view kv.View, operations []TxOperation, dryRun bool) ([]TxResult, uint64, error) {

@@ -85,10 +85,8 @@ func checkName(r *Request, obj registry.Object) error {
 	return InField("metadata.name", apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), r.Name)))
 }
 
-// modify applies a change to the stored object, and prepares it again whenever the object has changed meanwhile. The first attempt
-// uses the local view as it is: the command's precondition protects against a stale view, and a refusal that may come from a view
-// that is behind is decided again on a consistent one.
-func (s *Service) modify(ctx context.Context, r *Request, m modification) (registry.Object, bool, error) {
+// modify applies a change to the stored object, and prepares it again whenever the object has changed meanwhile.
+func (s *Service) modify(ctx context.Context, r *Request, m modification) (obj registry.Object, created bool, err error) {
 	strategy, ok := r.Kind.StrategyFor(r.Subresource)
 	if m.strategy != nil {
 		strategy, ok = m.strategy, true
@@ -96,29 +94,43 @@ func (s *Service) modify(ctx context.Context, r *Request, m modification) (regis
 	if !ok {
 		return nil, false, apierrors.NewNotFound(r.Kind.GroupResource(), r.Name+"/"+r.Subresource)
 	}
+	err = s.attempt(ctx, func(view kv.View) (err error) {
+		obj, created, err = s.modifyOnce(ctx, r, strategy, m, view)
+		return err
+	})
+	var stale *staleError
+	if errors.As(err, &stale) {
+		err = stale.err
+	}
+	if errors.Is(err, errRetry) {
+		err = conflict(r)
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return obj, created, nil
+}
+
+// attempt carries out a write, again and again while the state that it was prepared against has changed. The first attempt uses
+// the local view as it is: the command's precondition protects against a stale view, and a refusal that may come from a view that
+// is behind is decided again on a consistent one. The error is errRetry if the state changed each time.
+func (s *Service) attempt(ctx context.Context, once func(kv.View) error) error {
 	view := s.store.View()
-	for attempt := 0; ; attempt++ {
-		obj, created, err := s.modifyOnce(ctx, r, strategy, m, view)
+	for try := 0; ; try++ {
+		err := once(view)
 		if err == nil {
-			return obj, created, nil
+			return nil
 		}
 		retry := errors.Is(err, errRetry)
-		var stale *staleError
-		if errors.As(err, &stale) {
-			err = stale.err
-		}
-		if retry && attempt >= maxAttempts {
-			return nil, false, conflict(r)
-		}
-		if !retry && attempt > 0 || ctx.Err() != nil {
-			return nil, false, err
+		if ctx.Err() != nil || !retry && try > 0 || retry && try >= maxAttempts {
+			return err
 		}
 		fresh, viewErr := s.readView(ctx)
 		if viewErr != nil {
-			return nil, false, viewErr
+			return viewErr
 		}
 		if !retry && fresh.Revision() == view.Revision() {
-			return nil, false, err
+			return err
 		}
 		view = fresh
 	}

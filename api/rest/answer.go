@@ -7,12 +7,21 @@ import (
 	"sync/atomic"
 
 	"k8s.io/apiserver/pkg/endpoints/responsewriter"
+
+	"github.com/kontiki/kontiki/api/audit"
 )
 
-// answer is a ResponseWriter that knows whether the response has begun. What is written to it then is a part of that response.
+// answer is a ResponseWriter that knows whether the response has begun, and records that. What is written to it then is a part of
+// that response.
 type answer struct {
 	http.ResponseWriter
-	begun atomic.Bool
+	begun  atomic.Bool
+	record *audit.Record // nil before there is one
+}
+
+func (a *answer) begin(code int) {
+	a.begun.Store(true)
+	a.record.Started(code)
 }
 
 // writer returns the answer with what the writer below it can do.
@@ -23,21 +32,21 @@ func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
 // Write implements http.ResponseWriter.
 func (a *answer) Write(b []byte) (int, error) {
-	a.begun.Store(true)
+	a.begin(http.StatusOK)
 	return a.ResponseWriter.Write(b)
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (a *answer) WriteHeader(code int) {
 	if code >= http.StatusOK || code == http.StatusSwitchingProtocols { // informational responses precede the actual one
-		a.begun.Store(true)
+		a.begin(code)
 	}
 	a.ResponseWriter.WriteHeader(code)
 }
 
 // Hijack implements http.Hijacker.
 func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	a.begun.Store(true)
+	a.begin(http.StatusSwitchingProtocols)
 	return a.ResponseWriter.(http.Hijacker).Hijack()
 }
 

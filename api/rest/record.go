@@ -31,7 +31,7 @@ func (c *call) attempt(sender user.Info) audit.Attempt {
 func (c *call) beginRecord(sender user.Info) {
 	c.record = c.Audit.Begin(c.attempt(sender))
 	c.r = c.r.WithContext(audit.With(c.r.Context(), c.record))
-	c.w = c.record.Writer(c.w)
+	c.answer.record = c.record
 }
 
 // unauthenticated responds to a request whose credential is not valid.

@@ -203,21 +203,8 @@ func (e *eviction) evict(ctx context.Context, pod *corev1.Pod, key controller.Ke
 func disrupt(ctx context.Context, c *client.Client, pod *corev1.Pod, reason, message string, failed bool) error {
 	changed := pod.DeepCopy()
 	if reason != "" {
-		found := false
-		wanted := corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: reason, Message: message,
-			LastTransitionTime: metav1.Now(), ObservedGeneration: pod.Generation}
-		for i := range changed.Status.Conditions {
-			if have := &changed.Status.Conditions[i]; have.Type == wanted.Type {
-				found = true
-				if have.Status == wanted.Status {
-					wanted.LastTransitionTime = have.LastTransitionTime
-				}
-				*have = wanted
-			}
-		}
-		if !found {
-			changed.Status.Conditions = append(changed.Status.Conditions, wanted)
-		}
+		client.SetPodCondition(changed, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: reason, Message: message,
+			LastTransitionTime: metav1.Now(), ObservedGeneration: pod.Generation})
 	}
 	if failed {
 		changed.Status.Phase, changed.Status.ObservedGeneration = corev1.PodFailed, pod.Generation

@@ -70,30 +70,30 @@ func updateReplicaSet(ctx context.Context, c *client.Client, s set, st status) e
 	out.Replicas, out.FullyLabeledReplicas, out.ReadyReplicas, out.AvailableReplicas = st.replicas, st.fullyLabeled, st.ready, st.available
 	out.TerminatingReplicas = &st.terminating
 	out.ObservedGeneration = changed.Generation
-	var conditions []appsv1.ReplicaSetCondition
-	var failing *appsv1.ReplicaSetCondition
-	for i := range before.Conditions {
-		if before.Conditions[i].Type == appsv1.ReplicaSetReplicaFailure {
-			failing = &before.Conditions[i]
-		} else {
-			conditions = append(conditions, before.Conditions[i])
-		}
-	}
-	if st.failure != "" {
-		// Keep the first refusal: messages contain the pod's name, so each attempt's message would cause another write.
-		condition := appsv1.ReplicaSetCondition{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue,
-			Reason: st.failureReason, Message: st.failure, LastTransitionTime: metav1.Now()}
-		if failing != nil {
-			condition = *failing
-		}
-		conditions = append(conditions, condition)
-	}
-	out.Conditions = conditions
+	failing := func(c appsv1.ReplicaSetCondition) bool { return c.Type == appsv1.ReplicaSetReplicaFailure }
+	out.Conditions = withFailure(before.Conditions, failing, st, appsv1.ReplicaSetCondition{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue,
+		Reason: st.failureReason, Message: st.failure, LastTransitionTime: metav1.Now()})
 	if apiequality.Semantic.DeepEqual(before, out) {
 		return nil
 	}
 	_, err := client.UpdateStatus(ctx, c, changed)
 	return err
+}
+
+// withFailure returns a set's conditions with the one that says that pods are refused, if they are. It keeps the first refusal:
+// messages contain the pod's name, so each attempt's message would cause another write.
+func withFailure[C any](before []C, failing func(C) bool, st status, failure C) (conditions []C) {
+	for _, c := range before {
+		if failing(c) {
+			failure = c
+		} else {
+			conditions = append(conditions, c)
+		}
+	}
+	if st.failure != "" {
+		conditions = append(conditions, failure)
+	}
+	return conditions
 }
 
 // NewReplicationControllers returns the controller of ReplicationControllers.
@@ -134,25 +134,11 @@ func updateReplicationController(ctx context.Context, c *client.Client, s set, s
 	out := &changed.Status
 	out.Replicas, out.FullyLabeledReplicas, out.ReadyReplicas, out.AvailableReplicas = st.replicas, st.fullyLabeled, st.ready, st.available
 	out.ObservedGeneration = changed.Generation
-	var conditions []corev1.ReplicationControllerCondition
-	var failing *corev1.ReplicationControllerCondition
-	for i := range before.Conditions {
-		if before.Conditions[i].Type == corev1.ReplicationControllerReplicaFailure {
-			failing = &before.Conditions[i]
-		} else {
-			conditions = append(conditions, before.Conditions[i])
-		}
+	failing := func(c corev1.ReplicationControllerCondition) bool {
+		return c.Type == corev1.ReplicationControllerReplicaFailure
 	}
-	if st.failure != "" {
-		// Keep the first refusal: messages contain the pod's name, so each attempt's message would cause another write.
-		condition := corev1.ReplicationControllerCondition{Type: corev1.ReplicationControllerReplicaFailure, Status: corev1.ConditionTrue,
-			Reason: st.failureReason, Message: st.failure, LastTransitionTime: metav1.Now()}
-		if failing != nil {
-			condition = *failing
-		}
-		conditions = append(conditions, condition)
-	}
-	out.Conditions = conditions
+	out.Conditions = withFailure(before.Conditions, failing, st, corev1.ReplicationControllerCondition{Type: corev1.ReplicationControllerReplicaFailure, Status: corev1.ConditionTrue,
+		Reason: st.failureReason, Message: st.failure, LastTransitionTime: metav1.Now()})
 	if apiequality.Semantic.DeepEqual(before, out) {
 		return nil
 	}

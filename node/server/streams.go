@@ -24,18 +24,8 @@ import (
 const streamIdle = 4 * time.Hour
 
 func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
-	pod, c := s.find(w, r)
+	pod, id, opts := s.findStream(w, r)
 	if pod == nil {
-		return
-	}
-	opts, err := streamOptions(r)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	id, err := s.runningID(pod, c.Name)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	remotecommand.ServeExec(w, r, streamer{s}, pod.Name, string(pod.UID), id, r.URL.Query()[corev1.ExecCommandParam], opts,
@@ -43,21 +33,30 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
-	pod, c := s.find(w, r)
+	pod, id, opts := s.findStream(w, r)
 	if pod == nil {
 		return
+	}
+	remotecommand.ServeAttach(w, r, streamer{s}, pod.Name, string(pod.UID), id, opts, streamIdle, remotecommand.DefaultStreamCreationTimeout, remotecommand.SupportedStreamingProtocols)
+}
+
+// findStream returns the pod and the ID of the running container that a request for streams names, and which streams it asks for.
+// The pod is nil if an error was written.
+func (s *Server) findStream(w http.ResponseWriter, r *http.Request) (pod *corev1.Pod, id string, opts *remotecommand.Options) {
+	pod, c := s.find(w, r)
+	if pod == nil {
+		return nil, "", nil
 	}
 	opts, err := streamOptions(r)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
+		return nil, "", nil
 	}
-	id, err := s.runningID(pod, c.Name)
-	if err != nil {
+	if id, err = s.runningID(pod, c.Name); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
+		return nil, "", nil
 	}
-	remotecommand.ServeAttach(w, r, streamer{s}, pod.Name, string(pod.UID), id, opts, streamIdle, remotecommand.DefaultStreamCreationTimeout, remotecommand.SupportedStreamingProtocols)
+	return pod, id, opts
 }
 
 func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
