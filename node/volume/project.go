@@ -172,7 +172,7 @@ func (p *projector) source(s *corev1.VolumeProjection) error {
 		p.files[filepath.Clean(t.Path)] = f
 		return nil
 	}
-	return fmt.Errorf("%w: projected source", ErrUnsupported)
+	return fmt.Errorf("%w: projected %s", ErrUnsupported, kindOf(*s))
 }
 
 // commonUser returns the user that all containers run as, -1 if they differ or none is set.

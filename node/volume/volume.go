@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -188,7 +189,7 @@ func (m *Manager) one(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, ho
 		}
 		return p.write("projected")
 	}
-	return "", fmt.Errorf("%w: %s", ErrUnsupported, kindOf(v))
+	return "", fmt.Errorf("%w: %s", ErrUnsupported, kindOf(v.VolumeSource))
 }
 
 // ownsFiles says whether the spec of a volume sets the owner of a file, which is not supported.
@@ -215,18 +216,14 @@ func ownsFiles(v *corev1.Volume) bool {
 	return false
 }
 
-func kindOf(v *corev1.Volume) string {
-	switch {
-	case v.PersistentVolumeClaim != nil:
-		return "persistentVolumeClaim"
-	case v.Ephemeral != nil:
-		return "ephemeral"
-	case v.CSI != nil:
-		return "csi"
-	case v.NFS != nil:
-		return "nfs"
-	case v.ISCSI != nil:
-		return "iscsi"
+// kindOf is the name of the one source that is set in a VolumeSource or a VolumeProjection, as manifests spell it.
+func kindOf(source any) string {
+	value := reflect.ValueOf(source)
+	for i := range value.NumField() {
+		if field := value.Field(i); field.Kind() == reflect.Pointer && !field.IsNil() {
+			name, _, _ := strings.Cut(value.Type().Field(i).Tag.Get("json"), ",")
+			return name
+		}
 	}
 	return "unknown"
 }

@@ -396,3 +396,22 @@ func TestDownwardVolume(t *testing.T) {
 		t.Errorf("after a change: %q", got)
 	}
 }
+
+// TestAVolumeThatIsNotMadeIsNamed, as its manifest spells it: also what of a projected volume is not made.
+func TestAVolumeThatIsNotMadeIsNamed(t *testing.T) {
+	projected := func(source corev1.VolumeProjection) corev1.VolumeSource {
+		return corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{source}}}
+	}
+	for want, source := range map[string]corev1.VolumeSource{
+		"persistentVolumeClaim":        {PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}},
+		"cephfs":                       {CephFS: &corev1.CephFSVolumeSource{Monitors: []string{"m"}}},
+		"projected clusterTrustBundle": projected(corev1.VolumeProjection{ClusterTrustBundle: &corev1.ClusterTrustBundleProjection{Path: "ca.pem"}}),
+		"projected podCertificate":     projected(corev1.VolumeProjection{PodCertificate: &corev1.PodCertificateProjection{SignerName: "a.b/c"}}),
+	} {
+		m := manager(t, &shelf{})
+		_, err := m.Setup(context.Background(), podWith(vol("v", source)), "", nil)
+		if !errors.Is(err, ErrUnsupported) || !strings.HasSuffix(err.Error(), "not supported: "+want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
