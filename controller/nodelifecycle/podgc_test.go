@@ -104,9 +104,9 @@ func TestPodsDeletedBeforeTheyHadANodeHaveFailed(t *testing.T) {
 	controllertest.AwaitGone[*corev1.Pod](t, b.Client, "default", "held")
 }
 
-// TestOneNodesPodsCostNothingForOthers: what happens to a node, or to a pod that has finished, is no reason to look at all pods.
-func TestOneNodesPodsCostNothingForOthers(t *testing.T) {
-	h, scans := harness.NewScanned(t, "pods")
+// TestOneNodeCostsNothingForOthers: what happens to a node, or to a pod that has finished, is no reason to look at all nodes or pods.
+func TestOneNodeCostsNothingForOthers(t *testing.T) {
+	h, scans := harness.NewScanned(t, "pods", "nodes")
 	b := newBedOver(t, h, func(c *nodelifecycle.Config) { c.MaxTerminatedPods, c.Quarantine = 2, time.Millisecond })
 	b.nodes("n1", "n2", "n3")
 	for i := range 50 {
@@ -155,7 +155,7 @@ func TestOneNodesPodsCostNothingForOthers(t *testing.T) {
 	fails("n3", corev1.ConditionFalse)
 	settles("n3")
 	if n := scans.Visited(); n > 0 {
-		t.Errorf("%d pods were visited", n)
+		t.Errorf("%d nodes and pods were visited", n)
 	}
 }
 

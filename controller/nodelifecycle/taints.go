@@ -3,7 +3,6 @@ package nodelifecycle
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -41,26 +40,18 @@ func newTaints(c Config) *controller.Controller {
 	return &controller.Controller{
 		Name: "node-taints", Watches: []client.Object{&corev1.Node{}},
 		Start: func(v client.View, enqueue func(controller.Key)) {
-			t.zones.judge(v, t.Now())
+			t.zones.reset(v, t.Now())
 			enqueueNodes(v, enqueue)
 		},
 		Enqueue: func(v client.View, event client.Event, enqueue func(controller.Key)) {
 			enqueue(controller.KeyOf(event.Object()))
-			if counted(event) && t.zones.judge(v, t.Now()) {
+			node, _ := event.New.(*corev1.Node)
+			if t.zones.follow(event.Object().GetName(), node, t.Now()) {
 				enqueueNodes(v, enqueue)
 			}
 		},
 		Reconcile: t.reconcile, Workers: 8,
 	}
-}
-
-// counted says whether a node's change may change its zone's state.
-func counted(event client.Event) bool {
-	if event.Old == nil || event.New == nil {
-		return true
-	}
-	old, now := event.Old.(*corev1.Node), event.New.(*corev1.Node)
-	return statusChanged(old, now) || !maps.Equal(old.Labels, now.Labels)
 }
 
 func enqueueNodes(v client.View, enqueue func(controller.Key)) {

@@ -47,6 +47,8 @@ const (
 type zones struct {
 	limits Evictions
 	mu     sync.Mutex
+	nodes  map[string]standing // by name, those that count
+	counts map[string]*zoneCount
 	states map[string]zoneState
 	halted bool // every zone is fully disrupted
 	queues map[string]*zoneQueue
@@ -64,30 +66,78 @@ func newZones(limits Evictions) *zones {
 	return &zones{limits: limits, states: map[string]zoneState{}, queues: map[string]*zoneQueue{}, admitted: map[string]bool{}}
 }
 
-// judge counts the nodes of a view again, and says whether that changed the rate at which nodes are tainted.
-func (z *zones) judge(v client.View, now time.Time) (changed bool) {
-	type count struct{ ready, lost int }
-	counts := map[string]*count{}
-	client.Each(v, "", func(n *corev1.Node) bool {
-		if _, excluded := n.Labels[excludeLabel]; excluded {
-			return true
-		}
-		zone := topology.GetZoneKey(n)
-		if counts[zone] == nil {
-			counts[zone] = &count{}
-		}
-		if status, _ := ready(n); status == corev1.ConditionTrue {
-			counts[zone].ready++
-		} else {
-			counts[zone].lost++
-		}
-		return true
-	})
+// standing is what of a node counts for its zone.
+type standing struct {
+	zone  string
+	ready bool
+}
+
+// zoneCount is how many nodes of a zone are ready and how many are not.
+type zoneCount struct{ ready, lost int }
+
+func (c *zoneCount) add(ready bool, n int) {
+	if ready {
+		c.ready += n
+	} else {
+		c.lost += n
+	}
+}
+
+// reset counts the nodes of a view.
+func (z *zones) reset(v client.View, now time.Time) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	halted := len(counts) > 0
+	z.nodes, z.counts = map[string]standing{}, map[string]*zoneCount{}
+	client.Each(v, "", func(n *corev1.Node) bool {
+		z.count(n.Name, n)
+		return true
+	})
+	z.judge(now)
+}
+
+// follow takes a change of a node into account, nil if it is gone, and says whether that changed the rate at which nodes are tainted.
+func (z *zones) follow(name string, node *corev1.Node, now time.Time) (changed bool) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return z.count(name, node) && z.judge(now)
+}
+
+// count brings the counts up to date with a node, and says whether that changed them. The caller holds mu.
+func (z *zones) count(name string, node *corev1.Node) bool {
+	before, counted := z.nodes[name]
+	var after standing
+	counts := node != nil
+	if counts {
+		status, _ := ready(node)
+		after = standing{topology.GetZoneKey(node), status == corev1.ConditionTrue}
+		_, excluded := node.Labels[excludeLabel]
+		counts = !excluded
+	}
+	if counted == counts && (!counts || before == after) {
+		return false
+	}
+	if counted {
+		c := z.counts[before.zone]
+		if c.add(before.ready, -1); *c == (zoneCount{}) {
+			delete(z.counts, before.zone)
+		}
+		delete(z.nodes, name)
+	}
+	if counts {
+		if z.counts[after.zone] == nil {
+			z.counts[after.zone] = &zoneCount{}
+		}
+		z.counts[after.zone].add(after.ready, 1)
+		z.nodes[name] = after
+	}
+	return true
+}
+
+// judge draws the conclusions from the counts, and says whether they changed. The caller holds mu.
+func (z *zones) judge(now time.Time) (changed bool) {
+	halted := len(z.counts) > 0
 	states := map[string]zoneState{}
-	for zone, c := range counts {
+	for zone, c := range z.counts {
 		switch {
 		case c.ready == 0:
 			states[zone] = zoneFully
