@@ -343,7 +343,7 @@ users:
 		{KubeconfigData: []byte(text), Context: "three"}:                                             `no context "three"`,
 		{KubeconfigData: []byte("a: [")}:                                                             "yaml",
 		{Kubeconfig: filepath.Join(dir, "none")}:                                                     "no such file",
-		{Kubeconfig: path, KubeconfigData: []byte(text)}:                                             "give one",
+		{Kubeconfig: path, KubeconfigData: []byte(text)}:                                             "set only one",
 		{KubeconfigData: []byte("current-context: a\ncontexts: [{name: a, context: {cluster: b}}]")}: `no cluster "b"`,
 	} {
 		if err := wrong.complete(); err == nil || !strings.Contains(err.Error(), want) {

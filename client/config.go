@@ -107,7 +107,7 @@ func New(config Config) (*Client, error) {
 // complete fills in the kubeconfig and the defaults.
 func (c *Config) complete() error {
 	if c.Kubeconfig != "" && c.KubeconfigData != nil {
-		return errors.New("both Kubeconfig and KubeconfigData are given: give one")
+		return errors.New("both Kubeconfig and KubeconfigData are set: set only one")
 	}
 	if c.Kubeconfig != "" || c.KubeconfigData != nil {
 		if err := c.addKubeconfig(); err != nil {
@@ -226,7 +226,7 @@ func InCluster() (Config, error) {
 	const dir = "/var/run/secrets/kubernetes.io/serviceaccount"
 	host, port := os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT")
 	if host == "" || port == "" {
-		return Config{}, errors.New("client: this is no pod of a cluster: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set")
+		return Config{}, errors.New("client: not in a pod of a cluster: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set")
 	}
 	authority, err := os.ReadFile(filepath.Join(dir, "ca.crt"))
 	if err != nil {

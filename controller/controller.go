@@ -153,7 +153,7 @@ func enqueue(v client.View, ctl *Controller, event client.Event, queue workqueue
 		return nil
 	})
 	if err != nil {
-		log.Error("a change made the controller panic and was left out", "key", KeyOf(event.Object()), "error", err, "stack", contain.Stack(err))
+		log.Error("a change made the controller panic and was skipped", "key", KeyOf(event.Object()), "error", err, "stack", contain.Stack(err))
 	}
 }
 
@@ -187,7 +187,7 @@ func Keep(ctx context.Context, name string, log *slog.Logger, run func(context.C
 		if time.Since(began) > ranWell {
 			wait = firstRestart
 		}
-		log.Error("it ended and is started again", "controller", name, "after", wait, "error", err, "stack", contain.Stack(err))
+		log.Error("the controller ended and is restarted", "controller", name, "after", wait, "error", err, "stack", contain.Stack(err))
 		if !pause.For(ctx, wait) {
 			return ctx.Err()
 		}

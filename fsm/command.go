@@ -21,7 +21,7 @@ var (
 	// ErrForgotten means that a command may have been applied before: the results of commands that were proposed since its Since
 	// are no longer remembered. The command was not applied now. A proposer that knows that the command was never proposed before
 	// may propose it again with a newer kv.Command.Since.
-	ErrForgotten = errors.New("fsm: results of commands as old as this one are not remembered any more")
+	ErrForgotten = errors.New("fsm: results of commands as old as this one are no longer remembered")
 )
 
 const (
@@ -202,7 +202,7 @@ func decodeCommand(c *kv.Command, data []byte, newest uint64) error {
 		return fmt.Errorf("%w: %w", ErrBadCommand, err)
 	}
 	if version != versionOf(c) {
-		return fmt.Errorf("%w: version %d does not go with what it holds", ErrBadCommand, version)
+		return fmt.Errorf("%w: version %d does not fit the content", ErrBadCommand, version)
 	}
 	if len(id) != len(c.ID) {
 		return fmt.Errorf("%w: id of %d bytes", ErrBadCommand, len(id))
@@ -270,10 +270,10 @@ func decodeOp(op *kv.Op, data []byte) error {
 	case uint64(storev1.Operation_KIND_CHECK):
 		op.Check = true
 	default:
-		return fmt.Errorf("kind %d is not known here", kind)
+		return fmt.Errorf("unknown kind %d", kind)
 	}
 	if cond > uint64(kv.AtRevision) {
-		return fmt.Errorf("condition %d is not known here", cond)
+		return fmt.Errorf("unknown condition %d", cond)
 	}
 	op.Cond = kv.Condition(cond)
 	return nil
@@ -298,7 +298,7 @@ func checkCommand(c *kv.Command) error {
 		}
 		switch {
 		case op.Cond > kv.AtRevision:
-			return fmt.Errorf("%w: operation %d: condition %d is not known here", ErrBadCommand, i, op.Cond)
+			return fmt.Errorf("%w: operation %d: unknown condition %d", ErrBadCommand, i, op.Cond)
 		case op.Revision != 0 && op.Cond != kv.AtRevision:
 			return fmt.Errorf("%w: operation %d: a revision without the condition that uses it", ErrBadCommand, i)
 		case op.Delete && op.Check:
@@ -331,7 +331,7 @@ func checkRestore(c *kv.Command) error {
 	}
 	if r.From == "" {
 		if r.Keep != "" {
-			return errors.New("a prefix to keep, and nothing to bring back")
+			return errors.New("a prefix to keep, but nothing to restore")
 		}
 		return nil
 	}

@@ -105,7 +105,7 @@ func (d *snapshotReader) readAll(visit snapshotVisitor) (SnapshotInfo, error) {
 		return info, err
 	}
 	if string(magic) != snapshotMagic {
-		return info, errors.New("this is no snapshot of Kontiki's state")
+		return info, errors.New("this is not a snapshot of Kontiki's state")
 	}
 	d.offset = d.next
 	body, err := d.record(recordHeader)
@@ -134,7 +134,7 @@ func (d *snapshotReader) readAll(visit snapshotVisitor) (SnapshotInfo, error) {
 		}
 	}
 	if info.Forgotten > info.AppliedIndex {
-		return info, fmt.Errorf("a command at index %d is forgotten in a store at %d", info.Forgotten, info.AppliedIndex)
+		return info, fmt.Errorf("a forgotten command at index %d in a store at %d", info.Forgotten, info.AppliedIndex)
 	}
 	index := info.Forgotten
 	for range info.Commands {
@@ -194,11 +194,11 @@ func (d *snapshotReader) footer() error {
 		return err
 	}
 	if sum != uint64(d.crc) {
-		return errors.New("checksum of the whole does not match")
+		return errors.New("the snapshot's checksum does not match")
 	}
 	d.offset = d.next
 	if _, err := d.r.ReadByte(); err == nil {
-		return errors.New("there is more after the end")
+		return errors.New("there is data after the end")
 	} else if err != io.EOF {
 		return err
 	}
@@ -228,7 +228,7 @@ func (d *snapshotReader) record(typ byte) ([]byte, error) {
 		return nil, errors.New("checksum does not match")
 	}
 	if b[0] != typ {
-		return nil, fmt.Errorf("record of type %d where type %d belongs", b[0], typ)
+		return nil, fmt.Errorf("record of type %d instead of type %d", b[0], typ)
 	}
 	return b[1:n], nil
 }
@@ -265,7 +265,7 @@ func decodeHeader(info *SnapshotInfo, data []byte) error {
 		return nil
 	}, 1<<1|1<<2|1<<3|1<<4|1<<5|1<<6)
 	if err == nil && format != snapshotFormat {
-		return fmt.Errorf("format %d is not known here", format)
+		return fmt.Errorf("unknown format %d", format)
 	}
 	return err
 }
@@ -362,7 +362,7 @@ func decodeOutcome(o *rememberedResult, data []byte, revision uint64) error {
 		top = o.more[words-1]
 	}
 	if used := int(ops) - 64*words; bits.Len64(top) > used || changed > o.revision {
-		return errors.New("remembered command changed more than it had")
+		return errors.New("remembered command has more changes than operations")
 	}
 	return nil
 }

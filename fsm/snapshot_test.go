@@ -235,7 +235,7 @@ func TestDamagedSnapshot(t *testing.T) {
 	swapped := bytes.Clone(good[:at[recordCommand][0]])
 	swapped = append(append(append(swapped, b...), a...), good[at[recordCommand][2]:]...)
 	refuse("remembered commands swapped", swapped, at[recordFooter][0])
-	refuse("more after the end", append(bytes.Clone(good), 0), len(good))
+	refuse("data after the end", append(bytes.Clone(good), 0), len(good))
 	broken := errors.New("disk on fire")
 	err := s.Restore(io.MultiReader(bytes.NewReader(good[:at[recordObject][3]+5]), iotest.ErrReader(broken)))
 	if !errors.Is(err, broken) || !errors.Is(err, ErrBadSnapshot) {

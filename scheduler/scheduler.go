@@ -115,7 +115,7 @@ func (s *Scheduler) contained(obj client.Object, look func()) {
 		return nil
 	})
 	if err != nil {
-		s.Log.Error("an object made the scheduler panic and was left out", "object", fmt.Sprintf("%T", obj), "error", err, "stack", contain.Stack(err))
+		s.Log.Error("an object made the scheduler panic and was skipped", "object", fmt.Sprintf("%T", obj), "error", err, "stack", contain.Stack(err))
 	}
 }
 
@@ -258,7 +258,7 @@ func (s *Scheduler) scheduleOne(ctx context.Context, writes *sync.WaitGroup) boo
 			return nil
 		})
 		if err != nil {
-			s.Log.Error("writing down where a pod goes panicked", "pod", d.pod.Namespace+"/"+d.pod.Name, "error", err, "stack", contain.Stack(err))
+			s.Log.Error("writing a pod's binding or condition panicked", "pod", d.pod.Namespace+"/"+d.pod.Name, "error", err, "stack", contain.Stack(err))
 		}
 	})
 	return true

@@ -65,7 +65,7 @@ func Restricted(config *tls.Config, node string) *tls.Config {
 	config = config.Clone()
 	config.VerifyConnection = func(state tls.ConnectionState) error {
 		if name := state.PeerCertificates[0].Subject.CommonName; name != "system:node:"+node {
-			return fmt.Errorf("the agent of node %q is expected, %q answers at its address", node, name)
+			return fmt.Errorf("the agent at the address of node %q is that of %q", node, name)
 		}
 		return nil
 	}

@@ -81,7 +81,7 @@ func TestAnotherNodesCertificateIsRefused(t *testing.T) {
 		if err == nil {
 			response.Body.Close()
 		}
-		if refused != (err != nil) || refused && !strings.Contains(err.Error(), `"worker-2" is expected`) {
+		if refused != (err != nil) || refused && !strings.Contains(err.Error(), `the address of node "worker-2"`) {
 			t.Errorf("%s: %v", node, err)
 		}
 	}

@@ -232,7 +232,7 @@ func TestNodesGetRangesOfTheirOwn(t *testing.T) {
 		}
 		nodes = append(nodes, n)
 	}
-	if err := b.run(t, a, node("more"), nil); err == nil || !strings.Contains(err.Error(), "4 nodes with a /24 each are the most") {
+	if err := b.run(t, a, node("more"), nil); err == nil || !strings.Contains(err.Error(), "4 nodes with a /24 each") {
 		t.Fatal(err)
 	}
 	if err := b.run(t, a, nodes[2].DeepCopy(), nodes[2]); err != nil {

@@ -59,5 +59,5 @@ func (n *Nodes) free(view kv.View) (string, error) {
 			return candidate, nil
 		}
 	}
-	return "", apierrors.NewInternalError(fmt.Errorf("the pod range %s has no room for another node: %d nodes with a /%d each are the most", n.Range, count, n.Bits))
+	return "", apierrors.NewInternalError(fmt.Errorf("the pod range %s has no space for another node: it allows %d nodes with a /%d each", n.Range, count, n.Bits))
 }

@@ -74,7 +74,9 @@ func New(c Config) (*Auditor, error) {
 	}
 	var out io.Writer = struct{ io.Writer }{os.Stdout} // is not closed
 	if c.LogPath != StandardOutput {
-		report := func(err error) { log.Warn("care of the audit log's files", "path", c.LogPath, "error", err) }
+		report := func(err error) {
+			log.Warn("the audit log's files could not be rotated or pruned", "path", c.LogPath, "error", err)
+		}
 		if out, err = openFile(c.LogPath, c.Rotation, time.Now, report); err != nil {
 			return nil, fmt.Errorf("--audit-log-path: %w", err)
 		}

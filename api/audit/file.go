@@ -120,7 +120,7 @@ func (f *file) rotate() error {
 		at = at.Add(time.Millisecond)
 	}
 	if err := os.Rename(f.path, backup); err != nil {
-		return fmt.Errorf("put the log aside: %w", err)
+		return fmt.Errorf("rotate the log: %w", err)
 	}
 	old := f.open
 	f.open = nil

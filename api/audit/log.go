@@ -18,7 +18,7 @@ const (
 	keepBuffer = 256 << 10
 )
 
-var errPending = errors.New("too many events wait to be written; the disk or whoever reads the log is too slow")
+var errPending = errors.New("too many events wait to be written; the disk or the reader of the log is too slow")
 
 // writer appends events to the log, as one line each. Events that arrive during a write are written together by the next one. It is
 // safe for concurrent use.
@@ -107,7 +107,7 @@ func (w *writer) run() {
 		if err != nil {
 			w.fail(b.events, err)
 		} else if w.failing > 0 {
-			w.log.Info("the audit log is written again", "lost", w.failing)
+			w.log.Info("the audit log can be written again", "lost", w.failing)
 			w.failing = 0
 		}
 		if cap(b.lines) <= keepBuffer {
@@ -126,7 +126,7 @@ func (w *writer) release(b *batch, late bool) {
 	}
 	b.over = true
 	if late && !w.stalled {
-		w.log.Error("the audit log takes too long to be written; requests do not wait for it until it has moved on", "waited", w.patience)
+		w.log.Error("writing the audit log takes too long; requests do not wait for it until it continues", "waited", w.patience)
 	}
 	w.stalled = w.stalled || late
 	close(b.released)
@@ -157,7 +157,7 @@ func (w *writer) close() error {
 		w.idle.Wait()
 	}
 	if w.running {
-		return errors.New("the audit log takes too long to be written; its last events may be missing")
+		return errors.New("writing the audit log takes too long; its last events may be missing")
 	}
 	if c, ok := w.out.(io.Closer); ok {
 		return c.Close()

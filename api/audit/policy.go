@@ -49,7 +49,7 @@ func parsePolicy(data []byte) (*audit.Policy, error) {
 		strict, _ := runtime.AsStrictDecodingError(err)
 		problems := make([]error, len(strict.Errors()))
 		for i, problem := range strict.Errors() {
-			problems[i] = fmt.Errorf("%w; see https://kubernetes.io/docs/reference/config-api/apiserver-audit.v1/ for those that there are", problem)
+			problems[i] = fmt.Errorf("%w; see https://kubernetes.io/docs/reference/config-api/apiserver-audit.v1/ for the fields that exist", problem)
 		}
 		return nil, errors.Join(problems...)
 	case err != nil:

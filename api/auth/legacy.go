@@ -40,7 +40,7 @@ func (t *Tokens) Verifies(token string) bool { return t.verify(token) == nil }
 
 func (t *Tokens) checkLegacy(token string, public jwt.Claims, c legacyClaims, audiences []string) (user.Info, []string, error) {
 	if c.Namespace == "" || c.Secret == "" || c.ServiceAccount == "" || c.ServiceAccountUID == "" || public.Subject != ServiceAccountUser(c.Namespace, c.ServiceAccount) {
-		return nil, nil, fmt.Errorf("%w: it does not say whose it is", ErrToken)
+		return nil, nil, fmt.Errorf("%w: it names no service account and secret", ErrToken)
 	}
 	if !slices.Contains(audiences, t.audience) {
 		return nil, nil, fmt.Errorf("%w: it is for the audience %q", ErrToken, t.audience)
@@ -48,7 +48,7 @@ func (t *Tokens) checkLegacy(token string, public jwt.Claims, c legacyClaims, au
 	obj, ok := t.subjects.Object("secrets", c.Namespace, c.Secret)
 	secret, isSecret := obj.(*corev1.Secret)
 	if !ok || !isSecret || secret.DeletionTimestamp != nil || subtle.ConstantTimeCompare(secret.Data[corev1.ServiceAccountTokenKey], []byte(token)) == 0 {
-		return nil, nil, fmt.Errorf("%w: secret %s/%s is gone, or has another one", ErrToken, c.Namespace, c.Secret)
+		return nil, nil, fmt.Errorf("%w: secret %s/%s is gone, or contains another token", ErrToken, c.Namespace, c.Secret)
 	}
 	if secret.Labels[invalidSince] != "" {
 		return nil, nil, fmt.Errorf("%w: the token in secret %s/%s has been marked invalid", ErrToken, c.Namespace, c.Secret)

@@ -84,7 +84,7 @@ func (s *session) mayReportEvent(event *corev1.Event) error {
 			return fmt.Errorf("it is about the pod %s/%s, which is not on the node %q", about.Namespace, about.Name, s.node)
 		}
 	default:
-		return fmt.Errorf("it is about a %s; a worker tells of its node and pods", about.Kind)
+		return fmt.Errorf("it is about a %s; a worker may report events about its node and pods only", about.Kind)
 	}
 	return nil
 }
@@ -96,7 +96,7 @@ func (s *session) mayReplaceEvent(ctx context.Context, event *corev1.Event) erro
 		return err
 	}
 	if stored, ok := client.Get[*corev1.Event](v, event.Namespace, event.Name); ok && stored.Source.Host != s.node {
-		return fmt.Errorf("the event %s/%s is another host's", event.Namespace, event.Name)
+		return fmt.Errorf("the event %s/%s belongs to another host", event.Namespace, event.Name)
 	}
 	return nil
 }

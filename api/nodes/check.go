@@ -79,15 +79,15 @@ func decodeNode(data []byte) (*corev1.Node, error) {
 		switch condition.Status {
 		case corev1.ConditionTrue, corev1.ConditionFalse, corev1.ConditionUnknown:
 		default:
-			return nil, fmt.Errorf("status.conditions[%d].status: %q is none of True, False, Unknown", i, condition.Status)
+			return nil, fmt.Errorf("status.conditions[%d].status: %q is not one of True, False, Unknown", i, condition.Status)
 		}
 		if slices.Contains(seen, condition.Type) {
-			return nil, fmt.Errorf("status.conditions[%d].type: %q is there twice", i, condition.Type)
+			return nil, fmt.Errorf("status.conditions[%d].type: %q is duplicate", i, condition.Type)
 		}
 		seen = append(seen, condition.Type)
 	}
 	if port := s.DaemonEndpoints.KubeletEndpoint.Port; port < 0 || port > 65535 {
-		return nil, fmt.Errorf("status.daemonEndpoints.kubeletEndpoint.port: %d is no port", port)
+		return nil, fmt.Errorf("status.daemonEndpoints.kubeletEndpoint.port: %d is not a port", port)
 	}
 	return node, nil
 }
@@ -101,7 +101,7 @@ func checkAddress(a corev1.NodeAddress) error {
 			return fmt.Errorf("%q is not an IP address", a.Address)
 		}
 		if ip = ip.Unmap(); ip.IsUnspecified() || ip.IsMulticast() {
-			return fmt.Errorf("%s is not an address that other hosts can reach this one by", ip)
+			return fmt.Errorf("other hosts cannot reach this one at %s", ip)
 		}
 	case corev1.NodeHostName, corev1.NodeInternalDNS, corev1.NodeExternalDNS:
 		if problems := validation.IsDNS1123Subdomain(strings.ToLower(strings.TrimSuffix(a.Address, "."))); len(problems) > 0 {
@@ -137,7 +137,7 @@ func checkContainerStatuses(pod *corev1.Pod, status *corev1.PodStatus) error {
 		for i, s := range statuses {
 			at := slices.Index(names, s.Name)
 			if at < 0 {
-				return fmt.Errorf("status.%s[%d].name: the pod has no container %q there, or it is there twice", list, i, s.Name)
+				return fmt.Errorf("status.%s[%d].name: the pod has no such container %q, or it is duplicate", list, i, s.Name)
 			}
 			names[at] = ""
 		}

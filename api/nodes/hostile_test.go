@@ -87,12 +87,12 @@ func TestWhatNoWorkerWouldSendIsRefused(t *testing.T) {
 			}
 		}, "status.addresses has 66 entries"},
 		"an address that is none": {func(n *corev1.Node) { n.Status.Addresses[0].Address = "192.0.2.1 dev lo" }, "is not an IP address"},
-		"a multicast address":     {func(n *corev1.Node) { n.Status.Addresses[0].Address = "::ffff:224.0.0.1" }, "not an address that other hosts can reach"},
+		"a multicast address":     {func(n *corev1.Node) { n.Status.Addresses[0].Address = "::ffff:224.0.0.1" }, "other hosts cannot reach this one at"},
 		"a condition twice": {func(n *corev1.Node) {
 			n.Status.Conditions = append(n.Status.Conditions, n.Status.Conditions[0])
-		}, "is there twice"},
-		"a condition's status": {func(n *corev1.Node) { n.Status.Conditions[0].Status = "Perhaps" }, "is none of True, False, Unknown"},
-		"a port":               {func(n *corev1.Node) { n.Status.DaemonEndpoints.KubeletEndpoint.Port = 70000 }, "is no port"},
+		}, "is duplicate"},
+		"a condition's status": {func(n *corev1.Node) { n.Status.Conditions[0].Status = "Perhaps" }, "is not one of True, False, Unknown"},
+		"a port":               {func(n *corev1.Node) { n.Status.DaemonEndpoints.KubeletEndpoint.Port = 70000 }, "is not a port"},
 		"negative capacity":    {func(n *corev1.Node) { n.Status.Capacity["pods"] = resource.MustParse("-1") }, "must be greater than or equal to 0"},
 		"too large":            {func(n *corev1.Node) { n.Status.NodeInfo.OSImage = strings.Repeat("x", 300<<10) }, "the limit is"},
 	} {

@@ -36,7 +36,7 @@ func (s *Server) register(ctx context.Context, name string, data []byte) error {
 	}
 	labels, refused := ownLabels(reported.Labels)
 	if len(refused) > 0 {
-		s.Log.Warn("a worker may not give its node some labels; an administrator may", "node", name, "labels", refused)
+		s.Log.Warn("a worker may not set these labels on its node; an administrator may", "node", name, "labels", refused)
 	}
 	return retry.OnError(retry.DefaultRetry, again, func() error {
 		view, err := s.Client.Consistent(ctx)
@@ -135,7 +135,7 @@ func (s *session) store(ctx context.Context, what string, report func() error) e
 			return err
 		}
 		if wait == firstPause {
-			s.log.Warn("a report cannot be stored now, trying again until it can", "what", what, "error", err)
+			s.log.Warn("a report cannot be stored now, retrying", "what", what, "error", err)
 		}
 		if !pause.For(ctx, wait) {
 			return ctx.Err()

@@ -173,7 +173,7 @@ func (s *session) silence(ctx context.Context) error {
 		case silent >= endAfter:
 			return status.Errorf(codes.Unavailable, "worker %s has not answered for %s", s.node, silent)
 		case is && !was:
-			s.log.Info("worker is quiet", "for", silent)
+			s.log.Info("worker does not answer", "for", silent)
 			s.attendance.set(s, Quiet)
 		case was && !is:
 			s.attendance.set(s, Connected)
@@ -214,7 +214,7 @@ func (s *session) assign(ctx context.Context) error {
 		},
 		func(events []client.Event) error {
 			if lost(events, s.node) {
-				return status.Errorf(codes.Unavailable, "node %s counts as lost meanwhile: it must report again", s.node)
+				return status.Errorf(codes.Unavailable, "node %s was marked as lost meanwhile: its worker must report again", s.node)
 			}
 			v := s.Client.View()
 			if deleted(events, s.node) {
@@ -266,7 +266,7 @@ func (s *session) registered(v client.View) error {
 	if _, ok := client.Get[*corev1.Node](v, "", s.node); ok {
 		return nil
 	}
-	return status.Errorf(codes.Unavailable, "node %s is not registered any more: its worker must register it again", s.node)
+	return status.Errorf(codes.Unavailable, "node %s is no longer registered: its worker must register it again", s.node)
 }
 
 // sendFull sends a full set, in as many messages as its size requires.

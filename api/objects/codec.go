@@ -263,7 +263,7 @@ func ParseRevision(resourceVersion string) (uint64, error) {
 	}
 	revision, err := strconv.ParseUint(resourceVersion, 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("invalid resourceVersion %q: it must be a number from 0 up, as an earlier answer gave it", resourceVersion)
+		return 0, fmt.Errorf("invalid resourceVersion %q: it must be a non-negative number from an earlier response", resourceVersion)
 	}
 	return revision, nil
 }

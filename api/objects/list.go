@@ -53,7 +53,7 @@ func (s *Service) List(ctx context.Context, r *Request, o ListOptions) (*ListRes
 	case start == "":
 		start = prefix
 	case !strings.HasPrefix(start, prefix):
-		return nil, apierrors.NewBadRequest("continue key is not valid: it is not of this list")
+		return nil, apierrors.NewBadRequest("continue key is not valid: it belongs to another list")
 	}
 	end := kv.PrefixEnd(prefix)
 	result := &ListResult{Revision: view.Revision()}

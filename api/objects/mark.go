@@ -25,7 +25,7 @@ func (s *Service) Mark(ctx context.Context, log *slog.Logger) error {
 		at := s.now().UTC().Format(time.RFC3339)
 		_, err := s.store.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: markKey, Value: []byte(at)}}})
 		if err != nil && ctx.Err() == nil {
-			log.Warn("the mark that moves the revision on was not written", "error", err)
+			log.Warn("the key that lets the revision grow could not be written", "error", err)
 		}
 	}
 	return ctx.Err()

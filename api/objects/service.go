@@ -131,7 +131,7 @@ func New(c Config) (*Service, error) {
 	s.managers = newManagers()
 	for _, kind := range c.Kinds.Kinds() {
 		if kind.Sealed && s.sealer == nil {
-			return nil, fmt.Errorf("kind %s is sealed but there is no sealer", kind.Kind)
+			return nil, fmt.Errorf("kind %s is encrypted but there is no Sealer", kind.Kind)
 		}
 	}
 	return s, nil
@@ -146,7 +146,7 @@ func (s *Service) Store() Store { return s.store }
 func (s *Service) timestamp() metav1.Time { return metav1.NewTime(s.now().Truncate(time.Second)) }
 
 // errRetry means that the state has changed since a write was prepared: prepare it again.
-var errRetry = errors.New("objects: the state moved on, prepare again")
+var errRetry = errors.New("objects: the state has changed, prepare again")
 
 // propose commits the operations. The first one is the main operation; a failed precondition of another one returns errRetry unless
 // it is about a namespace.

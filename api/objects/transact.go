@@ -133,7 +133,7 @@ func (s *Service) transactOnce(ctx context.Context, view kv.View, operations []T
 			return nil, 0, &TxError{i, err}
 		}
 		if other, twice := first[keys[i]]; twice {
-			return nil, 0, &TxError{i, InField(ObjectsName, apierrors.NewBadRequest(fmt.Sprintf("%s %q is in operations[%d] too, an object can be in one operation of a transaction",
+			return nil, 0, &TxError{i, InField(ObjectsName, apierrors.NewBadRequest(fmt.Sprintf("%s %q is also in operations[%d]; an object can be in one operation of a transaction only",
 				operations[i].Request.Kind.Resource, registryName(&operations[i], results[i]), other)))}
 		}
 		first[keys[i]] = i
@@ -203,7 +203,7 @@ func (s *Service) operate(ctx context.Context, op *TxOperation) (result TxResult
 		result.Object, result.Created, err = s.update(ctx, r, op.Object.DeepCopyObject().(registry.Object), op.KeepManagedFields)
 	case VerbPatch, VerbApply:
 		if applies := op.Patch.Type == types.ApplyYAMLPatchType; applies != (op.Verb == VerbApply) {
-			return result, "", apierrors.NewBadRequest(fmt.Sprintf("a patch of type %q does not go with %s", op.Patch.Type, op.Verb))
+			return result, "", apierrors.NewBadRequest(fmt.Sprintf("a patch of type %q is not supported for %s", op.Patch.Type, op.Verb))
 		}
 		result.Object, result.Created, err = s.Patch(ctx, r, op.Patch)
 	case VerbDelete:
@@ -211,7 +211,7 @@ func (s *Service) operate(ctx context.Context, op *TxOperation) (result TxResult
 	case VerbCheck:
 		err = s.checkObject(r, op)
 	default:
-		err = apierrors.NewBadRequest(fmt.Sprintf("%q is none of create, update, patch, apply, delete, check", op.Verb))
+		err = apierrors.NewBadRequest(fmt.Sprintf("%q is not one of create, update, patch, apply, delete, check", op.Verb))
 	}
 	if err != nil {
 		return result, "", err
@@ -232,7 +232,7 @@ func (s *Service) checkObject(r *Request, op *TxOperation) error {
 	v, ok := s.store.View().Get(r.Kind.Key(r.Namespace, r.Name))
 	if op.ResourceVersion == "" {
 		if op.UID != "" {
-			return InField("uid", apierrors.NewBadRequest("uid: an object that must not exist has none; give a resourceVersion"))
+			return InField("uid", apierrors.NewBadRequest("uid: a check that the object does not exist cannot have one; set resourceVersion"))
 		}
 		if ok {
 			return apierrors.NewAlreadyExists(r.Kind.GroupResource(), r.Name)
@@ -241,13 +241,13 @@ func (s *Service) checkObject(r *Request, op *TxOperation) error {
 	}
 	revision, err := ParseRevision(op.ResourceVersion)
 	if err != nil || revision == 0 {
-		return InField("resourceVersion", apierrors.NewBadRequest(fmt.Sprintf("resourceVersion: %q is no resource version of an object", op.ResourceVersion)))
+		return InField("resourceVersion", apierrors.NewBadRequest(fmt.Sprintf("resourceVersion: %q cannot be an object's", op.ResourceVersion)))
 	}
 	if !ok {
 		return notFound(r)
 	}
 	if v.ModRevision != revision {
-		return InField("resourceVersion", apierrors.NewConflict(r.Kind.GroupResource(), r.Name, fmt.Errorf("the object is at resourceVersion %d, the check wants %d", v.ModRevision, revision)))
+		return InField("resourceVersion", apierrors.NewConflict(r.Kind.GroupResource(), r.Name, fmt.Errorf("the object's resourceVersion is %d, the check requires %d", v.ModRevision, revision)))
 	}
 	if op.UID == "" {
 		return nil
@@ -257,7 +257,7 @@ func (s *Service) checkObject(r *Request, op *TxOperation) error {
 		return apierrors.NewInternalError(err)
 	}
 	if obj.GetUID() != op.UID {
-		return InField("uid", apierrors.NewConflict(r.Kind.GroupResource(), r.Name, fmt.Errorf("the object's UID is %s, the check wants %s", obj.GetUID(), op.UID)))
+		return InField("uid", apierrors.NewConflict(r.Kind.GroupResource(), r.Name, fmt.Errorf("the object's UID is %s, the check requires %s", obj.GetUID(), op.UID)))
 	}
 	return nil
 }

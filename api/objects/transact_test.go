@@ -187,10 +187,10 @@ func TestTransactionDoesNothingWhenOneOperationCannot(t *testing.T) {
 		"not there":                  {[]objects.TxOperation{l.create(cm("n")), l.patch(cm("missing"), `{}`)}, 1, apierrors.IsNotFound, "missing"},
 		"delete of nothing":          {[]objects.TxOperation{l.create(cm("n")), l.remove(cm("missing"))}, 1, apierrors.IsNotFound, "missing"},
 		"check of absence":           {[]objects.TxOperation{l.create(cm("n")), l.check(cm("there"), "")}, 1, apierrors.IsAlreadyExists, "there"},
-		"check of version":           {[]objects.TxOperation{l.create(cm("n")), l.check(cm("there"), stale.ResourceVersion)}, 1, apierrors.IsConflict, "the check wants " + stale.ResourceVersion},
+		"check of version":           {[]objects.TxOperation{l.create(cm("n")), l.check(cm("there"), stale.ResourceVersion)}, 1, apierrors.IsConflict, "the check requires " + stale.ResourceVersion},
 		"check of nonsense":          {[]objects.TxOperation{l.create(cm("n")), l.check(cm("there"), "soon")}, 1, apierrors.IsBadRequest, "resourceVersion"},
 		"one object twice":           {[]objects.TxOperation{l.create(cm("n")), l.patch(cm("there"), `{"data":{"k":"1"}}`), l.remove(cm("there"))}, 2, apierrors.IsBadRequest, "operations[1]"},
-		"an object made and checked": {[]objects.TxOperation{l.create(cm("n")), l.check(cm("n"), "1")}, 1, apierrors.IsConflict, "the check wants 1"},
+		"an object made and checked": {[]objects.TxOperation{l.create(cm("n")), l.check(cm("n"), "1")}, 1, apierrors.IsConflict, "the check requires 1"},
 		"an address twice":           {[]objects.TxOperation{l.create(port("a", "10.96.7.7")), l.create(port("b", "10.96.7.7"))}, 1, apierrors.IsInvalid, "10.96.7.7"},
 		"too large":                  {[]objects.TxOperation{l.create(big), l.create(cm("big2", "k", big.Data["k"])), l.create(cm("big3", "k", big.Data["k"]))}, -1, apierrors.IsRequestEntityTooLargeError, "too large"},
 	} {

@@ -290,13 +290,13 @@ func (t *txReader) read(op *txOperation) (*objects.TxOperation, error) {
 		}
 		kind, ok := patchTypes[op.Patch.Type]
 		if !ok {
-			return nil, apierrors.NewBadRequest(fmt.Sprintf("patch.type: %q is none of merge, strategic, json", op.Patch.Type))
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("patch.type: %q is not one of merge, strategic, json", op.Patch.Type))
 		}
 		return &objects.TxOperation{Verb: objects.VerbPatch, Request: r,
 			Patch: objects.Patch{Type: kind, Data: bytes.Clone(op.Patch.Patch), Validation: objects.FieldValidation(t.transaction.FieldValidation)}}, nil
 	case op.Delete != nil:
 		if o := op.Delete.Options; o != nil && len(o.DryRun) > 0 {
-			return nil, apierrors.NewBadRequest("delete.options.dryRun: one operation cannot be dry; set dryRun of the transaction")
+			return nil, apierrors.NewBadRequest("delete.options.dryRun: a single operation cannot be a dry run; set dryRun of the transaction")
 		}
 		r, err := named(objects.VerbDelete, op.Delete.txReference, "")
 		return &objects.TxOperation{Verb: objects.VerbDelete, Request: r, Delete: op.Delete.Options}, err
@@ -311,11 +311,11 @@ func (op *txOperation) misplaced() error {
 	case op.Subresource != "" && op.Patch != nil:
 		return apierrors.NewBadRequest("subresource: must be in patch")
 	case op.Subresource != "" && op.Update == nil && op.Apply == nil:
-		return apierrors.NewBadRequest("subresource: goes with update, apply and patch only")
+		return apierrors.NewBadRequest("subresource: is for update, apply and patch only")
 	case op.Force && op.Apply == nil:
-		return apierrors.NewBadRequest("force: goes with apply only")
+		return apierrors.NewBadRequest("force: is for apply only")
 	case op.KeepManagedFields && op.Update == nil:
-		return apierrors.NewBadRequest("keepManagedFields: goes with update only")
+		return apierrors.NewBadRequest("keepManagedFields: is for update only")
 	}
 	return nil
 }

@@ -143,7 +143,7 @@ func TestBadInputNamesItsFieldAndStoresNothing(t *testing.T) {
 		"stale revision": {update(jsonObject(configMaps, stale), "", nil), "object.data.metadata.resourceVersion",
 			`object.data.metadata.resourceVersion: Operation cannot be fulfilled on configmaps "a": the object has been modified; please apply your changes to the latest version and try again`},
 		"a revision that is none": {update(jsonObject(configMaps, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","resourceVersion":"new"}}`), "", nil), "object.data.metadata.resourceVersion",
-			`object.data.metadata.resourceVersion: invalid resourceVersion "new": it must be a number`},
+			`object.data.metadata.resourceVersion: invalid resourceVersion "new": it must be a non-negative number`},
 		"stale revision in a transaction": {in(checkOp("a", "1")), "operations[1].check.resource_version", `operations[1]: check.resource_version: Operation cannot be fulfilled on configmaps "a": `},
 		"stale revision of a deletion":    {remove("a", &kontikiv1.DeleteOptions{ResourceVersion: "1"}, nil), "delete_options.resource_version", "delete_options.resource_version: Operation cannot be fulfilled"},
 		"stale revision of a deletion in a transaction": {in(&kontikiv1.Operation{Operation: &kontikiv1.Operation_Delete{Delete: &kontikiv1.DeleteRequest{Reference: ref("a"), DeleteOptions: &kontikiv1.DeleteOptions{ResourceVersion: "1"}}}}),
@@ -152,7 +152,7 @@ func TestBadInputNamesItsFieldAndStoresNothing(t *testing.T) {
 		"duplicate keys": {transactCall(&kontikiv1.TransactRequest{Operations: []*kontikiv1.Operation{patchOp("a", "{}"), checkOp("a", "1")}}), "operations[1].check.resource_version",
 			"operations[1]: check.resource_version: "},
 		"duplicate keys, the second created": {transactCall(&kontikiv1.TransactRequest{Operations: []*kontikiv1.Operation{checkOp("b", ""), createOp(jsonObject(configMaps, cm("b", "")))}}), "operations[1].create.object",
-			`operations[1]: create.object: configmaps "b" is in operations[0] too, an object can be in one operation of a transaction`},
+			`operations[1]: create.object: configmaps "b" is also in operations[0]; an object can be in one operation of a transaction`},
 		"an invalid option in a transaction": {in(&kontikiv1.Operation{Operation: &kontikiv1.Operation_Delete{Delete: &kontikiv1.DeleteRequest{Reference: ref("a"), DeleteOptions: &kontikiv1.DeleteOptions{PropagationPolicy: "Loud"}}}}),
 			"operations[1].delete.delete_options.propagation_policy", `operations[1]: DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: Unsupported value: "Loud"`},
 		"no manager": {func(ctx context.Context, api kontikiv1.ObjectsClient) ([]*kontikiv1.Object, []string, error) {

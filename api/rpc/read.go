@@ -216,7 +216,7 @@ func (s *objectsServer) Watch(in *kontikiv1.WatchRequest, stream kontikiv1.Objec
 	}
 }
 
-var errWatchOver = errors.New("the watch has lasted as long as one may; begin another from the last resource version that it showed")
+var errWatchOver = errors.New("the watch has reached its maximum duration; start another at the last resource version that it returned")
 
 var eventTypes = map[watch.EventType]kontikiv1.WatchResponse_Type{
 	watch.Added: kontikiv1.WatchResponse_TYPE_ADDED, watch.Modified: kontikiv1.WatchResponse_TYPE_MODIFIED,

@@ -245,7 +245,7 @@ func TestAWatchEndsInTime(t *testing.T) {
 	over := func(err error) {
 		t.Helper()
 		wantCode(t, err, codes.Unavailable)
-		if !strings.Contains(status.Convert(err).Message(), "begin another from the last resource version") {
+		if !strings.Contains(status.Convert(err).Message(), "start another at the last resource version") {
 			t.Error(err)
 		}
 	}

@@ -18,7 +18,7 @@ import (
 const prefix = "kontiki:seal:v1:"
 
 // ErrSealed is the class of errors for values that cannot be decrypted.
-var ErrSealed = errors.New("seal: the value cannot be opened")
+var ErrSealed = errors.New("seal: the value cannot be decrypted")
 
 // Sealer encrypts with one key and decrypts with any key that it has. It is safe for concurrent use.
 type Sealer struct{ keys atomic.Pointer[ring] }
@@ -47,10 +47,10 @@ func newRing(current string, keys map[string][]byte) (*ring, error) {
 	s := &ring{current: current, keys: map[string]cipher.AEAD{}}
 	for name, key := range keys {
 		if name == "" || bytes.ContainsRune([]byte(name), ':') {
-			return nil, fmt.Errorf("seal: key name %q: it must not be empty or hold a colon", name)
+			return nil, fmt.Errorf("seal: key name %q: it must not be empty or contain a colon", name)
 		}
 		if len(key) != 32 {
-			return nil, fmt.Errorf("seal: key %q is %d bytes, it must be 32", name, len(key))
+			return nil, fmt.Errorf("seal: key %q has %d bytes instead of 32", name, len(key))
 		}
 		block, err := aes.NewCipher(key)
 		if err != nil {

@@ -26,7 +26,7 @@ const (
 )
 
 // ErrBad means that bytes are not a complete, undamaged backup.
-var ErrBad = errors.New("this is no undamaged backup")
+var ErrBad = errors.New("this is not a complete, undamaged backup")
 
 // ErrForeign means that a backup is of another cluster, whose keys this one does not have.
 var ErrForeign = errors.New("the backup is of another cluster")
@@ -114,14 +114,14 @@ func readHead(r io.Reader) (Info, error) {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}
-		return info, fmt.Errorf("%w: its head: %w", ErrBad, err)
+		return info, fmt.Errorf("%w: its header: %w", ErrBad, err)
 	}
 	start := make([]byte, len(magic)+4)
 	if _, err := io.ReadFull(r, start); err != nil {
 		return bad(err)
 	}
 	if string(start[:len(magic)]) != magic {
-		return bad(errors.New("it does not begin as one"))
+		return bad(errors.New("it does not begin like a backup"))
 	}
 	size := binary.LittleEndian.Uint32(start[len(magic):])
 	if size > maxHead {
@@ -156,7 +156,7 @@ func Read(r io.Reader, visit func(*kv.Version) error) (Info, error) {
 	case err != nil:
 		return info, err
 	case snapshot.Revision != info.Revision || snapshot.Objects != info.Objects:
-		return info, fmt.Errorf("%w: its head is at revision %d with %d objects, its snapshot at %d with %d",
+		return info, fmt.Errorf("%w: its header says revision %d with %d objects, its snapshot revision %d with %d",
 			ErrBad, info.Revision, info.Objects, snapshot.Revision, snapshot.Objects)
 	}
 	return info, nil

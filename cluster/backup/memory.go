@@ -33,12 +33,12 @@ func (b *Backups) checkRestoreFits(ctx context.Context, size int64, objects uint
 	needs := restoreNeeds(size, objects)
 	check := func(name string, memory, free uint64) error {
 		if memory > 0 && memory < needs {
-			return fmt.Errorf("%w: bringing this backup back takes about %d MiB of memory on every master, and %s has %d MiB available; give it more, or remove that master first",
+			return fmt.Errorf("%w: restoring this backup takes about %d MiB of memory on every master, and %s has %d MiB available; give it more, or remove that master first",
 				errclass.ErrRefused, needs>>20, name, memory>>20)
 		}
 		// Its pieces are in the log, and the state is in the next snapshot.
 		if disk := 2*uint64(size) + uint64(b.o.DiskLow); free > 0 && free < disk {
-			return fmt.Errorf("%w: bringing this backup back takes about %d MiB of the disk of every master, and %s has %d MiB free; free some space there",
+			return fmt.Errorf("%w: restoring this backup takes about %d MiB of disk space on every master, and %s has %d MiB free; free some space there",
 				errclass.ErrRefused, disk>>20, name, free>>20)
 		}
 		return nil

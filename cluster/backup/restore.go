@@ -125,7 +125,7 @@ func (b *Backups) restore(ctx context.Context, r io.Reader, force bool) (*Restor
 		return nil, err
 	case result.Failed != nil:
 		b.unstage(id)
-		return nil, errors.New("another restore came first, or this one took too long; look at the state, and start again if need be")
+		return nil, errors.New("another restore was faster, or this one took too long; check the cluster's state, and start again if necessary")
 	}
 	b.log.Info("a backup was restored", "revision", result.Revision, "epoch", next.Number)
 	return &Restored{Epoch: next, Backup: info, Revision: result.Revision}, nil
@@ -181,7 +181,7 @@ func (b *Backups) admit(info Info, force bool) error {
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("%w (%s; this one is %s): the keys %s that sealed its Secrets are not known here. Start the new cluster with the %s of a master of the old one in its data directory, or restore with --force and without those Secrets",
+		return fmt.Errorf("%w (%s; this one is %s): this cluster does not have the keys %s that encrypted its Secrets. Start the new cluster with the %s of a master of the old one in its data directory, or restore with --force and without those Secrets",
 			ErrForeign, info.ClusterID, b.o.ClusterID, strings.Join(missing, ", "), b.o.IdentityFile)
 	}
 	return nil
@@ -217,7 +217,7 @@ func (b *Backups) unstage(id string) {
 	ctx, cancel := context.WithTimeout(b.state.Life(), b.o.CleanUp)
 	defer cancel()
 	if err := b.deleteStaged(ctx, id); err != nil {
-		b.log.Warn("a restore that failed could not be cleaned up yet", "error", err)
+		b.log.Warn("a failed restore could not be cleaned up yet", "error", err)
 	}
 }
 

@@ -109,7 +109,7 @@ func (n *Replica) watchDisk(ctx context.Context) error {
 		case <-n.disk.lost:
 			n.tasks.start(func() { n.snapshotAgain(ctx) })
 		case err := <-n.disk.failed:
-			return fmt.Errorf("the disk of this master has failed, it stops: %w", err)
+			return fmt.Errorf("the disk of this master has failed, stopping: %w", err)
 		case <-ctx.Done():
 			return nil
 		}
@@ -170,13 +170,13 @@ func (n *Replica) logDisk(h storage.Health, last []string) {
 	was := func(condition string) bool { return slices.Contains(last, condition) }
 	switch {
 	case h.Full && !was(ConditionDiskFull):
-		n.log.Error("the disk is full: this master takes no more writes until there is room again", where...)
+		n.log.Error("the disk is full: this master accepts no more writes until there is space again", where...)
 	case !h.Full && was(ConditionDiskFull):
-		n.log.Info("the disk has room again", where...)
+		n.log.Info("the disk has space again", where...)
 	}
 	switch {
 	case h.Stalled && !was(ConditionDiskStalled):
-		n.log.Error("the disk has stalled: this master takes no part until it moves again", where...)
+		n.log.Error("the disk has stalled: this master takes no part in consensus until the disk responds again", where...)
 	case !h.Stalled && was(ConditionDiskStalled):
 		n.log.Info("the disk moves again", where...)
 	}
@@ -203,7 +203,7 @@ func (n *Replica) leaveToRoom(ctx context.Context) {
 			continue
 		}
 		if err := n.Transfer(ctx, string(s.ID)); err != nil {
-			n.log.Warn("a leader with a full disk could not hand leadership over", "to", s.ID, "error", err)
+			n.log.Warn("a leader with a full disk could not transfer leadership", "to", s.ID, "error", err)
 			continue
 		}
 		return

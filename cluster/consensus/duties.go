@@ -145,13 +145,13 @@ func (n *Replica) perform(ctx context.Context, d *duty) {
 		if ctx.Err() != nil || err == nil {
 			return
 		}
-		n.log.Error("a duty of the leader failed, handing leadership over", "duty", d.name, "error", err)
+		n.log.Error("a duty of the leader failed, transferring leadership", "duty", d.name, "error", err)
 		if err := n.Transfer(ctx, ""); err == nil {
 			// Leadership has been transferred: the context will end.
 			<-ctx.Done()
 			return
 		} else if ctx.Err() == nil {
-			n.log.Warn("leadership could not be handed over, starting the duty again", "duty", d.name, "pause", wait, "error", err)
+			n.log.Warn("leadership could not be transferred, restarting the duty", "duty", d.name, "pause", wait, "error", err)
 		}
 		if !pause.For(ctx, wait) {
 			return
@@ -168,7 +168,7 @@ func (n *Replica) performOnce(ctx context.Context, d *duty) (err error) {
 		defer timer.Stop()
 		select {
 		case <-timer.C:
-			n.log.Error("a duty does not stop though it must", "duty", d.name)
+			n.log.Error("a duty does not stop although its context has ended", "duty", d.name)
 		case <-done:
 		}
 	})
@@ -205,7 +205,7 @@ func (n *Replica) transferAvoiding(ctx context.Context, to string, avoid raft.Se
 		return "", err
 	}
 	lead := n.leaders.current()
-	n.log.Info("handing leadership over", "to", successor.ID)
+	n.log.Info("transferring leadership", "to", successor.ID)
 	bound := 2*n.timings.Election + heardBound
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
@@ -215,11 +215,11 @@ func (n *Replica) transferAvoiding(ctx context.Context, to string, avoid raft.Se
 	if err != nil {
 		// Raft refuses writes until its call to the successor returns: end that call now.
 		n.node.transport.Cut(successor.Address)
-		return successor.ID, fmt.Errorf("hand leadership to %s: %w", successor.ID, err)
+		return successor.ID, fmt.Errorf("transfer leadership to %s: %w", successor.ID, err)
 	}
 	for n.node.raft.State() == raft.Leader {
 		if !lead.Pause(ctx, 10*time.Millisecond) {
-			return successor.ID, fmt.Errorf("hand leadership to %s: %w", successor.ID, ctx.Err())
+			return successor.ID, fmt.Errorf("transfer leadership to %s: %w", successor.ID, ctx.Err())
 		}
 	}
 	return successor.ID, nil
@@ -233,7 +233,7 @@ func (n *Replica) StepAside(leading <-chan struct{}) {
 	select {
 	case <-leading:
 	case <-timer.C:
-		n.log.Error("stopping though a duty has not stopped")
+		n.log.Error("stopping although a duty has not stopped")
 	}
 	n.leave()
 }
@@ -249,7 +249,7 @@ func (n *Replica) leave() {
 		if err == nil || errors.Is(err, errclass.ErrNotLeader) || errors.Is(err, errNoSuccessor) {
 			return
 		}
-		n.log.Info("leadership could not be handed over before stopping", "error", err)
+		n.log.Info("leadership could not be transferred before stopping", "error", err)
 		failed = to
 		if !n.leaders.current().Pause(ctx, stepAsidePause) {
 			return

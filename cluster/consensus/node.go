@@ -282,7 +282,7 @@ func (r *raftNode) drain(bound time.Duration) {
 	select {
 	case <-done:
 	case <-timer.C:
-		r.log.Warn("shutting down with calls to raft unanswered")
+		r.log.Warn("shutting down with unfinished calls to raft")
 	}
 }
 

@@ -131,7 +131,7 @@ func (n *Replica) dating() bool {
 }
 
 // errUndated refuses a command of a master that does not yet know that commands must have a Since.
-var errUndated = errors.New("the command does not say since when it has been proposed, as the cluster's feature level asks for")
+var errUndated = errors.New("the command has no Since, which the cluster's feature level requires")
 
 // Bounded gives a context a deadline if it has none, and ends it when the replica closes.
 func (n *Replica) Bounded(ctx context.Context) (context.Context, context.CancelFunc) {

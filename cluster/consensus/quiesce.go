@@ -101,11 +101,11 @@ func (n *Replica) holdStill(ctx context.Context, id string, revision uint64) {
 	if err == nil || ctx.Err() != nil {
 		return
 	}
-	n.log.Warn("the restore that the leader's duties were stopped for did not come: they go on", "restore", id)
+	n.log.Warn("the restore for which the leader's duties were stopped was not committed: they resume", "restore", id)
 	_, err = n.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{
 		{Key: quiesceKey, Delete: true, Cond: kv.AtRevision, Revision: revision}, {Key: quiescedKey, Delete: true}}})
 	if err != nil && ctx.Err() == nil {
-		n.log.Warn("the mark of a restore that did not come could not be deleted yet", "error", err)
+		n.log.Warn("the key of a restore that was not committed could not be deleted yet", "error", err)
 	}
 }
 
@@ -148,6 +148,6 @@ func (n *Replica) ResumeDuties(id string) {
 	_, err := n.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{
 		{Key: quiesceKey, Delete: true, Cond: kv.AtRevision, Revision: revision}, {Key: quiescedKey, Delete: true}}})
 	if err != nil {
-		n.log.Warn("the leader's duties go on later: a restore that failed could not be cleaned up yet", "error", err)
+		n.log.Warn("the leader's duties resume later: a failed restore could not be cleaned up yet", "error", err)
 	}
 }

@@ -205,8 +205,8 @@ func simBoot(masters []*simMaster, level int) simPlatter {
 
 // simEvents are what the product warns of, and what it is called where it is counted.
 var simEvents = map[string]string{
-	"the log holds entries that were never committed and conflict with the snapshot: giving them up": "a log that conflicts with a snapshot was given up",
-	"the log conflicts with the snapshot that was installed last: dropping the log":                  "a log that conflicts with a snapshot was dropped after a crash",
+	"the log contains entries that were never committed and conflict with the snapshot: discarding them": "a log that conflicts with a snapshot was given up",
+	"the log conflicts with the snapshot that was installed last: dropping the log":                      "a log that conflicts with a snapshot was dropped after a crash",
 }
 
 // simLog keeps what a master warns of, and counts events that only the log tells of.

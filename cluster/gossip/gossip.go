@@ -280,7 +280,7 @@ func (g *Gossip) rejoin() {
 		missing := g.missing(round)
 		if len(missing) > 0 {
 			if n, err := g.list.Join(missing); n == 0 && err != nil {
-				g.log.Debug("gossip found nobody yet", "tried", missing, "error", err)
+				g.log.Debug("gossip found no other hosts yet", "tried", missing, "error", err)
 			}
 		}
 		timer := time.NewTimer(wait)
@@ -409,7 +409,7 @@ func (g *Gossip) heard(node *memberlist.Node) {
 	}
 	var meta memberMeta
 	if err := json.Unmarshal(node.Meta, &meta); err != nil {
-		g.log.Warn("a host gossips metadata that cannot be read", "host", node.Name, "error", err)
+		g.log.Warn("a host's gossip metadata cannot be decoded", "host", node.Name, "error", err)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -51,7 +51,7 @@ func TestASealedIdentityIsBound(t *testing.T) {
 		t.Fatal(err)
 	}
 	stranger.SecretKeys, stranger.CurrentSecretKey = map[string][]byte{"another": make([]byte, 32)}, "another"
-	if _, err := stranger.Open(sealed); err == nil || !strings.Contains(err.Error(), "never got") {
+	if _, err := stranger.Open(sealed); err == nil || !strings.Contains(err.Error(), "does not have") {
 		t.Errorf("opened without the key: %v", err)
 	}
 }

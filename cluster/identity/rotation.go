@@ -30,7 +30,7 @@ var (
 	// ErrNotRotated means that no rotation is in progress that could be finished.
 	ErrNotRotated = errors.New("no rotation is under way")
 	// ErrNotMoved means that a host has not taken over the last change.
-	ErrNotMoved = errors.New("not everybody has followed")
+	ErrNotMoved = errors.New("not every host has followed")
 )
 
 // next returns a copy with the next generation.
@@ -84,7 +84,7 @@ func (id *Identity) WithoutPreviousCA() (*Identity, error) {
 // WithNextGossipKey introduces a gossip key.
 func (id *Identity) WithNextGossipKey() (*Identity, error) {
 	if id.GossipStep != "" {
-		return nil, fmt.Errorf("%w: the gossip key before this one is still in use", ErrRotating)
+		return nil, fmt.Errorf("%w: the previous gossip key is still in use", ErrRotating)
 	}
 	key, err := randomKey()
 	if err != nil {
@@ -98,7 +98,7 @@ func (id *Identity) WithNextGossipKey() (*Identity, error) {
 // WithNextSecretKey introduces a key that encrypts Secrets.
 func (id *Identity) WithNextSecretKey() (*Identity, error) {
 	if id.NextSecretKey != "" {
-		return nil, fmt.Errorf("%w: not every master knows the secret key before this one", ErrRotating)
+		return nil, fmt.Errorf("%w: not every master has the previous secret key", ErrRotating)
 	}
 	key, err := randomKey()
 	if err != nil {

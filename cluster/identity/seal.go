@@ -32,7 +32,7 @@ func (s *Sealed) associated(clusterID string) []byte {
 func identityCipher(id *Identity, name string) (cipher.AEAD, error) {
 	key, ok := id.SecretKeys[name]
 	if !ok {
-		return nil, fmt.Errorf("it is sealed with the secret key %q, which this master never got", name)
+		return nil, fmt.Errorf("it is encrypted with the secret key %q, which this master does not have", name)
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
@@ -79,14 +79,14 @@ func (id *Identity) Open(value []byte) (*Identity, error) {
 	}
 	plain, err := aead.Open(nil, sealed.Nonce, sealed.Sealed, sealed.associated(id.ClusterID))
 	if err != nil {
-		return nil, fmt.Errorf("open the cluster's identity of generation %d: it was changed, or is another cluster's", sealed.Generation)
+		return nil, fmt.Errorf("open the cluster's identity of generation %d: it was modified, or is another cluster's", sealed.Generation)
 	}
 	opened := new(Identity)
 	if err := json.Unmarshal(plain, opened); err != nil {
 		return nil, err
 	}
 	if opened.ClusterID != id.ClusterID || opened.Generation != sealed.Generation {
-		return nil, errors.New("open the cluster's identity: it is not what it is sealed as")
+		return nil, errors.New("open the cluster's identity: its content does not match its generation")
 	}
 	return opened, nil
 }

@@ -79,7 +79,7 @@ func verifyPinned(state tls.ConnectionState, pin string) error {
 		}
 	}
 	if seen == "" {
-		return errors.New("the server shows no CA")
+		return errors.New("the server sent no CA certificate")
 	}
 	return fmt.Errorf("%w: the server belongs to another cluster (its CA is %s..., the token is for %s...); check the address, or make a token on that cluster with `kontiki token create`",
 		errclass.ErrToken, ShortPin(seen), ShortPin(pin))
@@ -89,7 +89,7 @@ func verifyPinned(state tls.ConnectionState, pin string) error {
 func Ask[T any](ctx context.Context, network mtls.Network, log *slog.Logger, addresses []string, token Token, ask func(context.Context, clusterv1.JoinServiceClient) (T, error)) (T, error) {
 	var zero T
 	if len(addresses) == 0 {
-		return zero, errors.New("no master's address to join by is given")
+		return zero, errors.New("no address of a master to join is given")
 	}
 	for {
 		var failures []error

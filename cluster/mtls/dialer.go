@@ -42,7 +42,7 @@ func (d *Dialer) Dial(ctx context.Context, address, proto string) (*tls.Conn, er
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
-		return nil, fmt.Errorf("TLS with %s: %w", address, err)
+		return nil, fmt.Errorf("TLS handshake with %s: %w", address, err)
 	}
 	return conn, nil
 }

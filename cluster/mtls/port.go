@@ -416,5 +416,5 @@ func peerOf(state tls.ConnectionState, proto string) (pki.Peer, error) {
 			return peer, nil
 		}
 	}
-	return pki.Peer{}, fmt.Errorf("%s %q may not speak %s", peer.Role, peer.Name, proto)
+	return pki.Peer{}, fmt.Errorf("%s %q may not use %s", peer.Role, peer.Name, proto)
 }

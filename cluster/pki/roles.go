@@ -50,7 +50,7 @@ func ParsePeer(cert *x509.Certificate) (Peer, error) {
 			if count := cert.Subject.SerialNumber; count != "" {
 				var err error
 				if peer.Revocations, err = strconv.ParseUint(count, 10, 64); err != nil {
-					return Peer{}, fmt.Errorf("certificate of %q counts its revocations as %q", cn, count)
+					return Peer{}, fmt.Errorf("certificate of %q has the invalid count of revocations %q", cn, count)
 				}
 			}
 			return peer, nil

@@ -239,7 +239,7 @@ func (in *incoming) install(rpc raft.RPC, request *raft.InstallSnapshotRequest) 
 	}
 	if response, is := answer.Response.(*raft.InstallSnapshotResponse); is && answer.Error == nil && response.Success {
 		if err := in.giveUp(request); err != nil {
-			in.log.Error("the end of the log conflicts with the snapshot that was installed, and could not be given up", "error", err)
+			in.log.Error("the end of the log conflicts with the installed snapshot, and could not be discarded", "error", err)
 		}
 	}
 	rpc.RespChan <- answer // has capacity
@@ -248,7 +248,7 @@ func (in *incoming) install(rpc raft.RPC, request *raft.InstallSnapshotRequest) 
 // giveUp makes the snapshot's last entry the last one of the log.
 func (in *incoming) giveUp(request *raft.InstallSnapshotRequest) error {
 	index := request.LastLogIndex
-	in.log.Warn("the log holds entries that were never committed and conflict with the snapshot: giving them up", "snapshot", index, "term", request.LastLogTerm)
+	in.log.Warn("the log contains entries that were never committed and conflict with the snapshot: discarding them", "snapshot", index, "term", request.LastLogTerm)
 	in.logs.absent.Store(index)
 	defer in.logs.absent.Store(0)
 	answer, ok := in.call(raft.RPC{Command: &raft.AppendEntriesRequest{

@@ -73,7 +73,7 @@ func openBoltFile(file *os.File) (*boltFile, error) {
 			return nil, f.damage(at, "meta page %d is not valid", page)
 		}
 		if version := byteOrder.Uint32(m[4:]); version != boltVersion {
-			return nil, fmt.Errorf("%s has version %d of bbolt's format, version %d is known here", file.Name(), version, boltVersion)
+			return nil, fmt.Errorf("%s has version %d of bbolt's format, this program supports version %d", file.Name(), version, boltVersion)
 		}
 		if f.pageSize = int64(byteOrder.Uint32(m[8:])); f.pageSize < 512 || f.pageSize > 1<<20 {
 			return nil, f.damage(at, "it has pages of %d bytes", f.pageSize)
@@ -111,7 +111,7 @@ func (f *boltFile) rewriteMeta() error {
 
 func short(err error) error {
 	if errors.Is(err, io.EOF) {
-		return errors.New("the file ends before")
+		return errors.New("the file ends before that page")
 	}
 	return err
 }

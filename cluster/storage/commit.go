@@ -68,7 +68,7 @@ func (s *Store) settle() (happened bool, err error) {
 		s.commits++
 		return true, nil
 	}
-	return false, fmt.Errorf("settle a failed commit: %w: the newest is number %d, number %d was expected", ErrDamaged, raw.commit, s.commits)
+	return false, fmt.Errorf("settle a failed commit: %w: the newest commit is number %d, number %d was expected", ErrDamaged, raw.commit, s.commits)
 }
 
 // lower lowers the watermark. The caller holds write.

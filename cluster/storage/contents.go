@@ -50,7 +50,7 @@ func readContents(raw *boltFile, mark watermark) (*contents, error) {
 			c.writes = max(c.writes, writes)
 			return nil
 		}
-		return fmt.Errorf("a bucket %q is not known here: another version of Kontiki wrote it", bucket)
+		return fmt.Errorf("unknown bucket %q: another version of Kontiki wrote it", bucket)
 	})
 	if err != nil {
 		return nil, err
@@ -60,7 +60,7 @@ func readContents(raw *boltFile, mark watermark) (*contents, error) {
 	}
 	if c.writes < mark.writes {
 		return nil, &Damage{File: raw.file.Name(), Offset: -1,
-			Reason: fmt.Errorf("the newest stable value is number %d, and number %d was stored", c.writes, mark.writes)}
+			Reason: fmt.Errorf("the newest stable value is number %d, but number %d was stored", c.writes, mark.writes)}
 	}
 	return c, nil
 }
@@ -120,7 +120,7 @@ func (c *contents) readEntry(bolt *raftboltdb.BoltStore, index uint64, mark wate
 		if mark.cut == c.log.last && mark.cutSum == c.log.sum {
 			return errReplaced
 		}
-		return fmt.Errorf("entry %d was not stored behind the entry %d that is there", index, c.log.last)
+		return fmt.Errorf("entry %d was not stored after the present entry %d", index, c.log.last)
 	case l.Term < c.log.term:
 		return fmt.Errorf("an entry of term %d follows one of term %d", l.Term, c.log.term)
 	case index == mark.last && (l.Term != mark.term || sum != mark.sum):
@@ -139,7 +139,7 @@ func (c *contents) reaches(mark watermark, dir string, newest *snapshotMeta) err
 		return nil
 	}
 	return &Damage{File: filepath.Join(dir, logFile), Offset: -1, Index: mark.last,
-		Reason: fmt.Errorf("the log ends at index %d, and index %d was stored", c.log.last, mark.last)}
+		Reason: fmt.Errorf("the log ends at index %d, but index %d was stored", c.log.last, mark.last)}
 }
 
 // place returns the offset of an entry in the file, or -1 if it is not found.

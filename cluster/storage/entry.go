@@ -21,7 +21,7 @@ const (
 
 var (
 	errChecksum = errors.New("the checksum does not match")
-	errShort    = errors.New("the record is cut short")
+	errShort    = errors.New("the record is truncated")
 )
 
 // seal returns copies of entries with their seals, and the checksum of the last one. The entries are not changed. previous is the
@@ -61,7 +61,7 @@ func unseal(index uint64, l *raft.Log) (previous, sum uint32, err error) {
 	previous, sum = binary.LittleEndian.Uint32(mark[1:]), binary.LittleEndian.Uint32(mark[1+crc32c.Size:])
 	switch {
 	case mark[0] != sealFormat:
-		return 0, 0, fmt.Errorf("its seal has format %d, which is not known here", mark[0])
+		return 0, 0, fmt.Errorf("its seal has the unknown format %d", mark[0])
 	case l.Index != index:
 		return 0, 0, fmt.Errorf("entry %d says that it is entry %d", index, l.Index)
 	case entryChecksum(l, previous) != sum:

@@ -88,7 +88,7 @@ func present(dir string, expect bool) error {
 	}
 	names, err := newSnapshots(dir, Options{}).names()
 	if len(names) > 0 {
-		return &Damage{File: path, Offset: -1, Reason: errors.New("it is missing, and snapshots are there")}
+		return &Damage{File: path, Offset: -1, Reason: errors.New("it is missing, but there are snapshots")}
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -39,7 +39,7 @@ func (s *snapshots) read(id string) (*snapshotMeta, error) {
 		return bad(fmt.Errorf("it is the snapshot %q at index %d in term %d", meta.ID, meta.Index, meta.Term))
 	}
 	if meta.Version < raft.SnapshotVersionMin || meta.Version > raft.SnapshotVersionMax {
-		return bad(fmt.Errorf("version %d is not known here", meta.Version))
+		return bad(fmt.Errorf("unknown version %d", meta.Version))
 	}
 	return meta, nil
 }
@@ -73,7 +73,7 @@ func (s *snapshots) verify(id string) (*snapshotMeta, error) {
 	case !bytes.Equal(sum.Sum(nil), meta.CRC):
 		return bad(-1, errChecksum)
 	case info.AppliedIndex > meta.Index:
-		return bad(-1, fmt.Errorf("it holds the state at index %d", info.AppliedIndex))
+		return bad(-1, fmt.Errorf("it contains the state at index %d", info.AppliedIndex))
 	}
 	s.mu.Lock()
 	s.trusted[id] = true
@@ -171,10 +171,10 @@ func (s *snapshots) choose(first uint64) (good *snapshotMeta, damaged map[string
 		return nil, nil, worst
 	case first == 0: // nothing was ever stored
 	case good == nil:
-		return nil, nil, &Damage{File: s.path(), Offset: -1, Index: first - 1, Reason: fmt.Errorf("the log begins at index %d, and there is no snapshot", first)}
+		return nil, nil, &Damage{File: s.path(), Offset: -1, Index: first - 1, Reason: fmt.Errorf("the log begins at index %d, but there is no snapshot", first)}
 	default:
 		return nil, nil, &Damage{File: s.path(), Offset: -1, Index: good.Index,
-			Reason: fmt.Errorf("the log begins at index %d, and the newest snapshot ends at %d", first, good.Index)}
+			Reason: fmt.Errorf("the log begins at index %d, but the newest snapshot ends at %d", first, good.Index)}
 	}
 	return good, damaged, nil
 }
@@ -195,7 +195,7 @@ func (s *snapshots) setAside(damaged map[string]error) error {
 		if aside != nil {
 			return aside
 		}
-		s.log.Error("a snapshot is damaged; it is set aside, and older data make up for it", "snapshot", id, "to", to, "error", err)
+		s.log.Error("a damaged snapshot was set aside; older data contain the same state", "snapshot", id, "to", to, "error", err)
 	}
 	return nil
 }

@@ -154,7 +154,7 @@ func (s *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 // Create implements raft.SnapshotStore.
 func (s *snapshots) Create(version raft.SnapshotVersion, index, term uint64, configuration raft.Configuration, configurationIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
 	if version != 1 {
-		return nil, fmt.Errorf("snapshots of version %d are not known here", version)
+		return nil, fmt.Errorf("unknown snapshot version %d", version)
 	}
 	if err := s.clean(); err != nil {
 		return nil, err

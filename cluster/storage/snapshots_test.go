@@ -156,7 +156,7 @@ func TestAGapBetweenSnapshotAndLogIsDamage(t *testing.T) {
 	dir, older, newer := withSnapshots(t, 150)
 	check(t, os.RemoveAll(filepath.Join(dir, snapshotsDir, newer)))
 	_, err := Open(dir, Options{Log: quiet})
-	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "the log begins at index 150, and the newest snapshot ends at 100") {
+	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "the log begins at index 150, but the newest snapshot ends at 100") {
 		t.Errorf("the newest snapshot is gone: %v", err)
 	}
 	check(t, os.RemoveAll(filepath.Join(dir, snapshotsDir, older)))

@@ -32,7 +32,7 @@ func openValue(key, stored []byte) (value []byte, writes uint64, err error) {
 	case binary.LittleEndian.Uint32(stored[1:]) != valueChecksum(key, stored):
 		return nil, 0, errChecksum
 	case stored[0] != valueFormat:
-		return nil, 0, fmt.Errorf("the value has format %d, which is not known here", stored[0])
+		return nil, 0, fmt.Errorf("the value has the unknown format %d", stored[0])
 	}
 	return stored[valueHead:], binary.LittleEndian.Uint64(stored[1+crc32c.Size:]), nil
 }

@@ -39,7 +39,7 @@ func (w *Identity) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
-		w.cfg.Logger.Debug("a master is not followed any more", "master", masters[next%len(masters)], "error", err)
+		w.cfg.Logger.Debug("stopped following a master", "master", masters[next%len(masters)], "error", err)
 		next++
 		if time.Since(began) > time.Second {
 			failures = 0
@@ -96,7 +96,7 @@ func (w *Identity) follow(ctx context.Context, address string) error {
 		select {
 		case latest = <-answers:
 			if err := w.follows(latest); err != nil {
-				w.cfg.Logger.Error("what the master says could not be kept", "error", err)
+				w.cfg.Logger.Error("the master's update could not be stored", "error", err)
 				return err
 			}
 			w.once.Do(func() { close(w.heard) })
@@ -153,7 +153,7 @@ func (w *Identity) report(leaving bool) *clusterv1.FollowRequest {
 // follows takes over what a master sent. A master that is behind cannot undo what another one sent.
 func (w *Identity) follows(r *clusterv1.FollowResponse) error {
 	if len(r.CaCertificates) == 0 || len(r.GossipKeys) == 0 {
-		return errors.New("the master tells of no CA or no gossip key")
+		return errors.New("the master sent no CA or no gossip key")
 	}
 	return w.change(func(d *Document) error {
 		if r.Generation >= d.Generation {

@@ -76,7 +76,7 @@ func (d *dryRun) Set(text string) error {
 	case "none", "false":
 		*d = false
 	case "client":
-		return errors.New("what a release would change only the cluster knows: use --dry-run=server")
+		return errors.New("a client-side dry run is not supported: use --dry-run=server")
 	default:
 		return errors.New("must be server or none")
 	}

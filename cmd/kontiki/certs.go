@@ -62,7 +62,7 @@ func (m *master) serveCerts(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(answer) // an error means that the client has disconnected
 }
 
-var errBadChange = errors.New("not a change of certificates")
+var errBadChange = errors.New("not a valid change of certificates")
 
 func (m *master) certs(r *http.Request) (any, error) {
 	switch r.Method {
@@ -84,7 +84,7 @@ func (m *master) certs(r *http.Request) (any, error) {
 	}
 	action, ok := certsActions[change.Action]
 	if !ok {
-		return nil, fmt.Errorf("%w: %q is none of %s, %s", errBadChange, change.Action, strings.Join(slices.Sorted(maps.Keys(certsActions)), ", "), revokeAction)
+		return nil, fmt.Errorf("%w: %q is not one of %s, %s", errBadChange, change.Action, strings.Join(slices.Sorted(maps.Keys(certsActions)), ", "), revokeAction)
 	}
 	generation, err := m.cluster.ChangeIdentity(r.Context(), action, change.Force)
 	return certsChanged{generation}, err

@@ -151,7 +151,7 @@ func printStatus(out io.Writer, s *cluster.Status) error {
 	fmt.Fprintf(out, "Cluster %s: leader %s, term %d, revision %d, epoch %d, feature level %d\n", s.ClusterID, leader, s.Term, s.Revision, s.Epoch, s.FeatureLevel)
 	switch {
 	case s.FailuresTolerated < 0:
-		fmt.Fprint(out, "Writes have stopped: too few masters are well.\n\n")
+		fmt.Fprint(out, "Writes have stopped: too few masters are healthy.\n\n")
 	case s.FailuresTolerated == 1:
 		fmt.Fprint(out, "1 more master may fail before writes stop.\n\n")
 	default:
@@ -249,11 +249,11 @@ func recoverCommand() *cobra.Command {
 func printRecovery(out io.Writer, plan *cluster.Recovery) {
 	fmt.Fprintf(out, "Master %s becomes the only master of its cluster, with its log up to index %d.\n", plan.Name, plan.LastIndex)
 	fmt.Fprintln(out, "WARNING: writes that other masters acknowledged and that this one had not received are lost for good.")
-	fmt.Fprintln(out, "         Writes that it received and that were never acknowledged are taken as made.")
+	fmt.Fprintln(out, "         Writes that it received are kept, even if they were never acknowledged.")
 	if len(plan.Left) == 0 {
 		return
 	}
-	fmt.Fprintln(out, "These masters are left out. Keep them from running, and remove their data before they join again:")
+	fmt.Fprintln(out, "These masters are excluded. Do not start them, and remove their data before they join again:")
 	for _, s := range plan.Left {
 		fmt.Fprintf(out, "  %s at %s\n", s.ID, s.Address)
 	}

@@ -122,7 +122,7 @@ func (m *master) saveSnapshot(w http.ResponseWriter, r *http.Request) {
 	case !out.started:
 		answerError(w, err)
 	default:
-		m.log.Warn("a backup was not delivered whole", "error", err)
+		m.log.Warn("a backup was not sent completely", "error", err)
 		panic(http.ErrAbortHandler)
 	}
 }

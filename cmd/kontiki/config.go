@@ -138,7 +138,7 @@ func hostAddress(given string) (string, error) {
 			return "", fmt.Errorf("--node-ip: %q is not an IP address", given)
 		case ip.IsLoopback(), ip.IsUnspecified(), ip.IsMulticast(), ip.IsLinkLocalUnicast():
 			// Neither hosts nor pods can reach this host by it, and the API refuses it as an endpoint of default/kubernetes.
-			return "", fmt.Errorf("--node-ip: %s is a loopback, link-local, multicast or unspecified address: other hosts and pods cannot reach this host by it", given)
+			return "", fmt.Errorf("--node-ip: %s is a loopback, link-local, multicast or unspecified address: other hosts and pods cannot reach this host at it", given)
 		}
 		return given, nil
 	}

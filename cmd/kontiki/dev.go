@@ -73,7 +73,7 @@ func devCommand() *cobra.Command {
 				return dev.Stop(cmd.Context(), o.Dir, purge)
 			}
 			if purge {
-				return errors.New("--purge removes the whole cluster: it goes with no HOST")
+				return errors.New("--purge removes the whole cluster: it cannot be used with HOST")
 			}
 			return dev.StopHost(cmd.Context(), o.Dir, args[0])
 		}}

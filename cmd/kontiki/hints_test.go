@@ -240,7 +240,7 @@ func TestProbeAgent(t *testing.T) {
 	}
 	moved := node.DeepCopy()
 	moved.Name = "worker-2"
-	if err := m.probeAgent(t.Context(), moved); err == nil || !strings.Contains(err.Error(), `"worker-2" is expected`) {
+	if err := m.probeAgent(t.Context(), moved); err == nil || !strings.Contains(err.Error(), `the address of node "worker-2"`) {
 		t.Errorf("another node's agent at the address: %v", err)
 	}
 	agent.Close()

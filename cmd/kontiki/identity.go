@@ -121,7 +121,7 @@ const kubeconfigAgain = time.Minute
 func (m *master) useKeys() error {
 	identity := m.cluster.Identity()
 	if err := m.api.Sealer.Use(identity.CurrentSecretKey, identity.SecretKeys); err != nil {
-		return fmt.Errorf("keys that seal Secrets: %w", err)
+		return fmt.Errorf("keys that encrypt Secrets: %w", err)
 	}
 	return m.api.Tokens.Use(identity.ServiceAccountKey, identity.OtherTokenKeys()...)
 }

@@ -55,8 +55,8 @@ func TestASnapshotThatBreaksOffIsNotKept(t *testing.T) {
 			w.Write([]byte("KONTIKI-BACKUP 1\n"))
 			http.NewResponseController(w).Flush()
 			panic(http.ErrAbortHandler)
-		}, "no undamaged backup"},
-		"empty": {func(http.ResponseWriter) {}, "no undamaged backup"},
+		}, "undamaged backup"},
+		"empty": {func(http.ResponseWriter) {}, "undamaged backup"},
 		"error": {func(w http.ResponseWriter) { answerError(w, errclass.ErrNotMember) }, "no such master"},
 		"text":  {func(w http.ResponseWriter) { http.Error(w, "a proxy's page", http.StatusBadGateway) }, "a proxy's page"},
 	} {
@@ -100,7 +100,7 @@ m3     nonvoter   10.0.0.3:6444   behind        suspect   12ms           340µs 
 `},
 		"no leader": {cluster.Status{ClusterID: "abc", Term: 3, FailuresTolerated: -1, FeatureLevel: 2}, `
 Cluster abc: leader none, term 3, revision 0, epoch 0, feature level 2
-Writes have stopped: too few masters are well.
+Writes have stopped: too few masters are healthy.
 
 NAME   ROLE   ADDRESS   HEALTH   GOSSIP   LAST CONTACT   ROUND TRIP   LOG   APPLIED   DISK WRITE   DISK FREE   CERTIFICATE   VERSION
 `},

@@ -272,7 +272,7 @@ func TestWhatAStolenWorkerCertificateOpens(t *testing.T) {
 			t.Fatal(err)
 		}
 		err = m.admin.CoreV1().RESTClient().Get().Resource("nodes").Name("worker-1").SubResource("proxy").Suffix("pods").Do(ctx).Error()
-		if err == nil || !strings.Contains(err.Error(), `"system:node:worker-2" answers`) {
+		if err == nil || !strings.Contains(err.Error(), `is that of "system:node:worker-2"`) {
 			t.Errorf("worker-2's agent was taken for worker-1's: %v", err)
 		}
 	})

@@ -78,7 +78,7 @@ func openJournal(path string, state func(taken func(version uint64)) *nodev1.Ass
 	}
 	good, err := j.replay(f, welcome, assignment)
 	if err != nil {
-		slog.Warn("assignments on disk end early", "path", path, "good_bytes", good, "err", err)
+		slog.Warn("the journal of assignments ends with an invalid record", "path", path, "good_bytes", good, "err", err)
 		if err := f.Truncate(good); err != nil {
 			f.Close()
 			return nil, err
@@ -249,7 +249,7 @@ func (j *journal) drain() {
 		j.running = false
 		if err != nil && !j.closed {
 			pause := min(firstRetry<<min(j.failed, 8), longestRetry)
-			slog.Error("assignments are not durable, trying again", "path", j.path, "err", err, "in", pause)
+			slog.Error("assignments could not be written to disk, retrying", "path", j.path, "err", err, "in", pause)
 			j.failed++
 			j.retry = time.AfterFunc(pause, func() {
 				j.mu.Lock()
@@ -292,7 +292,7 @@ func (j *journal) flush() error {
 			return nil
 		}
 		if err != nil {
-			slog.Warn("write to the assignments on disk; writing them anew", "path", j.path, "err", err)
+			slog.Warn("writing to the journal of assignments failed; writing a new one", "path", j.path, "err", err)
 		}
 	}
 	full := j.state(func(version uint64) {
@@ -394,7 +394,7 @@ func (j *journal) close() {
 	}
 	j.mu.Unlock()
 	if err := j.flush(); err != nil {
-		slog.Error("assignments are not durable", "path", j.path, "err", err)
+		slog.Error("assignments could not be written to disk", "path", j.path, "err", err)
 	}
 	j.writing.Lock()
 	defer j.writing.Unlock()

@@ -103,7 +103,7 @@ func decode(a *nodev1.Assignment) []*entry {
 			e.object = make()
 			if err := wire.Decode(o.Value, e.object); err != nil {
 				// A single object that cannot be decoded must not prevent the others.
-				slog.Error("assigned object is unreadable", "resource", o.Key.GetResource(), "namespace", o.Key.GetNamespace(), "name", o.Key.GetName(), "err", err)
+				slog.Error("assigned object cannot be decoded", "resource", o.Key.GetResource(), "namespace", o.Key.GetNamespace(), "name", o.Key.GetName(), "err", err)
 				continue
 			}
 		}

@@ -100,7 +100,7 @@ func (n *Network) renderPorts(tx *knftables.Transaction, published []record) {
 				proto = "tcp"
 			}
 			if proto == "udp" && p.HostPort == vxlanPort {
-				n.log.Warn("host port is left out: it is the one of the nodes' VXLAN", "pod", r.Namespace+"/"+r.Name, "port", p.HostPort, "protocol", proto)
+				n.log.Warn("host port is not published: it is that of the nodes' VXLAN", "pod", r.Namespace+"/"+r.Name, "port", p.HostPort, "protocol", proto)
 				continue
 			}
 			e := &knftables.Element{
@@ -109,14 +109,14 @@ func (n *Network) renderPorts(tx *knftables.Transaction, published []record) {
 			}
 			if ip, err := netip.ParseAddr(p.HostIP); p.HostIP != "" && p.HostIP != "0.0.0.0" {
 				if err != nil || !ip.Is4() {
-					n.log.Warn("host port with an address that is not IPv4 is left out", "pod", r.Namespace+"/"+r.Name, "hostIP", p.HostIP)
+					n.log.Warn("host port is not published: its address is not IPv4", "pod", r.Namespace+"/"+r.Name, "hostIP", p.HostIP)
 					continue
 				}
 				e.Map, e.Key = oneHostMap, append([]string{ip.String()}, e.Key...)
 			}
 			key := e.Map + " " + strings.Join(e.Key, " ")
 			if first, taken := owner[key]; taken {
-				n.log.Warn("host port is taken", "pod", r.Namespace+"/"+r.Name, "port", p.HostPort, "protocol", proto, "owner", first)
+				n.log.Warn("host port is used by another pod", "pod", r.Namespace+"/"+r.Name, "port", p.HostPort, "protocol", proto, "owner", first)
 				continue
 			}
 			owner[key] = r.Namespace + "/" + r.Name

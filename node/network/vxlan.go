@@ -121,7 +121,7 @@ func (n *Network) ensureRangeRoute(c netapi.NetworkConfig) error {
 		return err
 	}
 	if err := n.nl.RouteReplace(&netlink.Route{Dst: ipNet(c.PodCIDR), Type: unix.RTN_UNREACHABLE, Protocol: routeProtocol}); err != nil {
-		return fmt.Errorf("make %s unreachable but for pods: %w", c.PodCIDR, err)
+		return fmt.Errorf("make %s unreachable except for pods: %w", c.PodCIDR, err)
 	}
 	return nil
 }

@@ -149,7 +149,7 @@ func TestBytesThatAreNoTextAreNoVariables(t *testing.T) {
 			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "L", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "s"}, Key: "k"}}}}
 			n.m.Update(p)
 			w := n.status(p).ContainerStatuses[0].State.Waiting
-			if w == nil || w.Reason != "CreateContainerError" || w.Message != `environment variable "L": its value is no valid UTF-8 or holds a NUL byte` {
+			if w == nil || w.Reason != "CreateContainerError" || w.Message != `environment variable "L": its value is not valid UTF-8 or contains a NUL byte` {
 				t.Errorf("waiting %+v", w)
 			}
 		})

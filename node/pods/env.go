@@ -189,7 +189,7 @@ func (m *Manager) valueFrom(pod *corev1.Pod, c *corev1.Container, from *corev1.E
 	case from.FileKeyRef != nil:
 		return fileKey(from.FileKeyRef, volumes)
 	}
-	return "", false, fmt.Errorf("the source of an environment variable is of a kind that this node does not know")
+	return "", false, fmt.Errorf("the source of an environment variable has an unsupported kind")
 }
 
 // unfitVariable returns the name of the first variable whose value cannot be passed to a process, "" if there is none.

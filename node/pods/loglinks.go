@@ -29,7 +29,7 @@ func (w *worker) linkLog(pod *corev1.Pod, container, id, log string) {
 		err = os.Symlink(log, logLink(dir, pod, container, id))
 	}
 	if err != nil {
-		w.log.Warn("link to a container's log", "container", container, "err", err)
+		w.log.Warn("a link to a container's log could not be created", "container", container, "err", err)
 	}
 }
 

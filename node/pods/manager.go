@@ -131,7 +131,7 @@ func (m *Manager) sweep(ctx context.Context) {
 		orphan(s.UID, s.Namespace, s.Name)
 	}
 	if err = errors.Join(err, sandboxErr); err != nil {
-		slog.Warn("what is left of former pods is not known", "err", err)
+		slog.Warn("pods of a previous agent could not be listed", "err", err)
 	}
 	if entries, err := os.ReadDir(m.c.RootDir); err == nil {
 		for _, e := range entries {
@@ -143,7 +143,7 @@ func (m *Manager) sweep(ctx context.Context) {
 	keep := m.removeOrphans(orphans)
 	if err == nil { // otherwise a running pod could lose its network
 		if err := m.c.Network.Sweep(ctx, keep); err != nil {
-			slog.Warn("free the network of pods that are gone", "err", err)
+			slog.Warn("the network of pods that no longer exist could not be freed", "err", err)
 		}
 	}
 }

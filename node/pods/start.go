@@ -76,7 +76,7 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 		return refuse(errCreateConfig, err)
 	}
 	if bad := unfitVariable(cfg.Env); bad != "" {
-		return refuse(errCreate, fmt.Errorf("environment variable %q: its value is no valid UTF-8 or holds a NUL byte", bad))
+		return refuse(errCreate, fmt.Errorf("environment variable %q: its value is not valid UTF-8 or contains a NUL byte", bad))
 	}
 	release, err := w.m.slot(ctx)
 	if err != nil {

@@ -126,7 +126,7 @@ func (w *worker) saveStop() {
 		}
 	}
 	if err != nil {
-		w.log.Warn("the reason for stopping the pod is not durable", "err", err)
+		w.log.Warn("the reason for stopping the pod could not be written to disk", "err", err)
 	}
 }
 

@@ -217,7 +217,7 @@ func (w *worker) run(ctx context.Context) {
 func (w *worker) contained(ctx context.Context) (next time.Duration) {
 	err := contain.Run(func() error { next = w.step(ctx); return nil })
 	if err != nil {
-		w.log.Error("working on a pod", "err", err, "stack", contain.Stack(err))
+		w.log.Error("a pod's worker panicked", "err", err, "stack", contain.Stack(err))
 		w.event("", corev1.EventTypeWarning, "FailedSync", "error determining status: "+err.Error())
 		return afterPanic
 	}

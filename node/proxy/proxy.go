@@ -235,7 +235,7 @@ func (p *Proxy) check(ctx context.Context) {
 		there[c] = true
 	}
 	if err != nil || !there[servicesChain] || !there["prerouting"] || !there["output"] || !there["postrouting"] {
-		p.log.Warn("service rules are gone, writing them again", "table", tableName, "err", err)
+		p.log.Warn("service rules were removed, writing them again", "table", tableName, "err", err)
 		p.applied.valid = false
 	}
 }

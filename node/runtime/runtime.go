@@ -37,7 +37,7 @@ var (
 	// ErrInvalidImageName means that an image reference cannot be parsed.
 	ErrInvalidImageName = errors.New("runtime: invalid image name")
 	// ErrNonRootUnknown and ErrRunAsRoot refuse a container that must not run as root.
-	ErrNonRootUnknown = errors.New("runtime: the user of the image is not known to be another than root")
+	ErrNonRootUnknown = errors.New("runtime: the image's user may be root")
 	ErrRunAsRoot      = errors.New("container has runAsNonRoot and image will run as root")
 )
 

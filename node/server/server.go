@@ -214,7 +214,7 @@ func (s *Server) importImage(w http.ResponseWriter, r *http.Request) {
 		defer func() { <-s.imports }()
 	default:
 		w.Header().Set("Retry-After", "10")
-		http.Error(w, "too many imports are under way", http.StatusTooManyRequests)
+		http.Error(w, "too many imports are in progress", http.StatusTooManyRequests)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), importTime)

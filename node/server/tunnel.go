@@ -32,7 +32,7 @@ func (s *Server) tunnel(next http.Handler) http.Handler {
 		defer pod.Close()
 		hijacker, ok := w.(http.Hijacker)
 		if !ok {
-			http.Error(w, "the connection cannot be taken over", http.StatusInternalServerError)
+			http.Error(w, "the connection cannot be hijacked", http.StatusInternalServerError)
 			return
 		}
 		client, buffered, err := hijacker.Hijack()

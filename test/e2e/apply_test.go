@@ -43,7 +43,7 @@ spec:
 	if err == nil {
 		t.Fatalf("a release that cannot start was rolled out: %s", out)
 	}
-	contains(t, out+err.Error(), "-  colour: green", "+  colour: red", "deployment.apps/web undone", "the release was undone")
+	contains(t, out+err.Error(), "-  colour: green", "+  colour: red", "deployment.apps/web undone", "the release was rolled back")
 	if colour := kubectl(t, "-n", ns, "get", "configmap", "settings", "-o", "jsonpath={.data.colour}"); colour != "green" {
 		t.Errorf("the setting is %q", colour)
 	}

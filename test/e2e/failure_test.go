@@ -204,7 +204,7 @@ func TestALeaderIsStoppedUnderWrites(t *testing.T) {
 	before, _ := clusterStatus(t)
 	size := logSize(t, before.Leader)
 	must(t, "dev", "stop", before.Leader)
-	contains(t, logSince(t, before.Leader, size), "handing leadership over")
+	contains(t, logSince(t, before.Leader, size), "transferring leadership")
 	flow("writes to flow on")
 	eventually(t, time.Minute, "another master to lead", func() error {
 		if after, _ := clusterStatus(t); after.Leader == before.Leader || after.Leader == "" || after.Term <= before.Term {

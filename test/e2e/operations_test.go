@@ -145,7 +145,7 @@ func TestSnapshotIsSavedInspectedAndRestored(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, command := range []string{"inspect", "restore"} {
-		if out, err := kontiki("snapshot", command, file); err == nil || !strings.Contains(err.Error(), "no undamaged backup") {
+		if out, err := kontiki("snapshot", command, file); err == nil || !strings.Contains(err.Error(), "undamaged backup") {
 			t.Errorf("%s of a damaged snapshot: %s %v", command, out, err)
 		}
 	}

@@ -59,11 +59,11 @@ func (o *Options) check() error {
 	case len(o.Files) == 0:
 		return errors.New("--filename: name a file, a directory, or - for standard input")
 	case o.Prune && o.Selector == "":
-		return errors.New("--prune needs --selector: it deletes what the selector matches and the manifests do not have")
+		return errors.New("--prune requires --selector: it deletes the objects that the selector matches and that are not in the manifests")
 	case !o.Prune && o.Selector != "":
-		return errors.New("--selector needs --prune: all of the manifests is applied, whatever its labels")
+		return errors.New("--selector requires --prune: all manifests are applied, whatever their labels")
 	case o.Rollback && !o.Wait:
-		return errors.New("--rollback-on-failure needs --wait: without it nobody learns of the failure")
+		return errors.New("--rollback-on-failure requires --wait: otherwise a failure is not detected")
 	case o.Timeout <= 0:
 		return errors.New("--timeout must be positive")
 	}
@@ -152,15 +152,15 @@ func Run(ctx context.Context, o Options) error {
 	if !o.Rollback {
 		return fmt.Errorf("the release was applied, and its roll-out failed: %w", failure)
 	}
-	fmt.Fprintf(o.Err, "the roll-out failed, undoing the release: %v\n", failure)
+	fmt.Fprintf(o.Err, "the roll-out failed, rolling the release back: %v\n", failure)
 	left, err := r.undo(context.WithoutCancel(ctx)) // even after an interrupt
 	if err != nil {
-		return fmt.Errorf("the roll-out failed (%w), and the release could not be undone: %w", failure, err)
+		return fmt.Errorf("the roll-out failed (%w), and the release could not be rolled back: %w", failure, err)
 	}
 	if len(left) > 0 {
-		return fmt.Errorf("the roll-out failed, the release was undone but for %s: %w", strings.Join(left, "; "), failure)
+		return fmt.Errorf("the roll-out failed, the release was rolled back except for %s: %w", strings.Join(left, "; "), failure)
 	}
-	return fmt.Errorf("the roll-out failed, the release was undone: %w", failure)
+	return fmt.Errorf("the roll-out failed, the release was rolled back: %w", failure)
 }
 
 func (r *run) connect() (err error) {
@@ -206,7 +206,7 @@ func (r *run) resolve(objects []*unstructured.Unstructured) error {
 		t.namespace = object.GetNamespace()
 		key := t.namespace + "/" + t.String()
 		if seen[key] {
-			return fmt.Errorf("%s is in the manifests twice", t)
+			return fmt.Errorf("%s is in the manifests more than once", t)
 		}
 		seen[key] = true
 		if gvk.Kind == "Namespace" && gvk.Group == "" {
@@ -229,7 +229,7 @@ func named(object *unstructured.Unstructured) error {
 	for _, field := range []string{"name", "namespace"} {
 		if value, given := metadata[field]; given && value != nil {
 			if _, ok := value.(string); !ok {
-				return fmt.Errorf("a %s: metadata.%s must be a text, and is %v: put it into quotes", kind, field, value)
+				return fmt.Errorf("a %s: metadata.%s must be a string, but is %v: quote it", kind, field, value)
 			}
 		}
 	}
@@ -237,9 +237,9 @@ func named(object *unstructured.Unstructured) error {
 	case object.GetName() != "":
 		return nil
 	case object.GetGenerateName() != "":
-		return fmt.Errorf("a %s has metadata.generateName %q: what is applied must have a metadata.name, or it would be another object each time", kind, object.GetGenerateName())
+		return fmt.Errorf("a %s has metadata.generateName %q: an applied object must have a metadata.name, otherwise each apply would create another object", kind, object.GetGenerateName())
 	}
-	return fmt.Errorf("a %s has no metadata.name: what is applied must have one", kind)
+	return fmt.Errorf("a %s has no metadata.name: an applied object must have one", kind)
 }
 
 func (r *run) resource(t *target) dynamic.ResourceInterface {
@@ -373,7 +373,7 @@ func (r *run) post(ctx context.Context, operations []operation, dryRun bool) ([]
 		if refused := (*net.OpError)(nil); dryRun || errors.As(err, &refused) && refused.Op == "dial" {
 			return err // nothing was sent, or nothing would have been changed
 		}
-		return fmt.Errorf("the outcome is unknown: %w\nThe answer did not come. What was applied was applied whole; look, or apply again", err)
+		return fmt.Errorf("the outcome is unknown: %w\nNo response arrived. Either everything was applied or nothing; check, or apply again", err)
 	}
 	response, err := r.http.Do(request)
 	if err != nil {

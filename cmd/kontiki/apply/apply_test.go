@@ -240,7 +240,7 @@ func TestWaitAndRollback(t *testing.T) {
 
 	release := strings.Replace(settings, "green", "red", 1) + web("broken") + "---" + strings.Replace(settings, "settings", "made", 1)
 	out, err := l.apply(release, wait, func(o *Options) { o.Prune, o.Selector = true, "release=web" })
-	if err == nil || !strings.Contains(err.Error(), "was undone") || !strings.Contains(err.Error(), "exceeded its progress deadline") {
+	if err == nil || !strings.Contains(err.Error(), "was rolled back") || !strings.Contains(err.Error(), "exceeded its progress deadline") {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	says(t, out, "configmap/old pruned", "configmap/made created", "configmap/settings undone", "deployment.apps/web undone", "configmap/old undone", "configmap/made undone")
@@ -294,16 +294,16 @@ func TestManifestsAreReadAndChecked(t *testing.T) {
 		"no YAML":                      {settings + "---\n{", "document 2", nil},
 		"unknown kind":                 {"apiVersion: v1\nkind: Gadget\nmetadata: {name: x}", `no matches for kind "Gadget"`, nil},
 		"no name":                      {"apiVersion: v1\nkind: ConfigMap", "metadata.name", nil},
-		"twice":                        {settings + "---" + settings, "configmap/settings is in the manifests twice", nil},
+		"twice":                        {settings + "---" + settings, "configmap/settings is in the manifests more than once", nil},
 		"unknown field":                {settings + "dato: {}", "dato", nil},
 		"no such file":                 {"", "no such file", func(o *Options) { o.Files = []string{dir + "/none.yaml"} }},
 		"a bad selector":               {settings, "--selector: found '='", func(o *Options) { o.Prune, o.Selector = true, "a=b=c" }},
-		"a selector alone":             {settings, "--selector needs --prune", func(o *Options) { o.Selector = "a=b" }},
+		"a selector alone":             {settings, "--selector requires --prune", func(o *Options) { o.Selector = "a=b" }},
 		"no selector":                  {settings, "--selector", func(o *Options) { o.Prune = true }},
 		"rollback alone":               {settings, "--wait", func(o *Options) { o.Rollback = true }},
 		"no files":                     {"", "--filename", func(o *Options) { o.Files = nil }},
-		"a number":                     {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: 12}", "metadata.name must be a text, and is 12: put it into quotes", nil},
-		"a namespace that is a number": {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: 2024}", "metadata.namespace must be a text, and is 2024", nil},
+		"a number":                     {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: 12}", "metadata.name must be a string, but is 12: quote it", nil},
+		"a namespace that is a number": {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: 2024}", "metadata.namespace must be a string, but is 2024", nil},
 		"a generated name":             {"apiVersion: v1\nkind: ConfigMap\nmetadata: {generateName: x-}", `metadata.generateName "x-"`, nil},
 		"no metadata":                  {"apiVersion: v1\nkind: ConfigMap\nmetadata: x", "metadata must be a map", nil},
 		"an old version":               {strings.Replace(settings, "name: settings", `name: settings, resourceVersion: "1"`, 1), "the object has been modified", nil},

@@ -143,7 +143,7 @@ func flatten(objects []*unstructured.Unstructured, object *unstructured.Unstruct
 	for i, item := range list {
 		content, ok := item.(map[string]any)
 		if !ok {
-			return nil, fmt.Errorf("%s: items[%d] is no object", kind, i)
+			return nil, fmt.Errorf("%s: items[%d] is not an object", kind, i)
 		}
 		one := &unstructured.Unstructured{Object: content}
 		if itemKind := strings.TrimSuffix(kind, "List"); itemKind != "" && one.GetKind() == "" && one.GetAPIVersion() == "" {

@@ -46,7 +46,7 @@ func TestManifestsThatSayTwoThingsAreRefused(t *testing.T) {
 		`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"}} and more`:                    "document 1: ",
 		`{"apiVersion":"v1","kind":"ConfigMap","kind":"Secret","metadata":{"name":"a"}}`:             `key "kind" already set`,
 		`{"apiVersion":"v1","kind":"List","items":{}}`:                                               "document 1: List: items must be a list",
-		`{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"v1","kind":"ConfigMap"},null]}`:    "document 1: List: items[1] is no object",
+		`{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"v1","kind":"ConfigMap"},null]}`:    "document 1: List: items[1] is not an object",
 		`{"apiVersion":"v1","kind":"List","items":[{"metadata":{"name":"a"}}]}`:                      "document 1: List: items[0]: apiVersion and kind must be given",
 		`{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"v1","kind":"List","items":[{}]}]}`: "document 1: List: items[0]: List: items[0]: apiVersion and kind",
 		"---\napiVersion: v1\nkind: List\n---\n- a\n":                                                "document 2: ",

@@ -79,8 +79,8 @@ func TestWhatIsStillGoingAwayIsMadeAgain(t *testing.T) {
 	l := newLab(t)
 	release := l.held("old")
 	before := l.configMap("old")
-	err := l.interrupted(web("v1"), map[string]func(){"configmap/old: waiting for its end": release})
-	if err == nil || !strings.Contains(err.Error(), "the release was undone: ") {
+	err := l.interrupted(web("v1"), map[string]func(){"configmap/old: waiting until it is gone": release})
+	if err == nil || !strings.Contains(err.Error(), "the release was rolled back: ") {
 		t.Fatal(err)
 	}
 	again := l.configMap("old")
@@ -112,7 +112,7 @@ func TestWhatIsNotUndoneIsNamed(t *testing.T) {
 	if err == nil {
 		t.Fatal("it did not fail")
 	}
-	says(t, err.Error(), "undone but for ", "configmap/stuck, which is still going away", "configmap/taken, which somebody else deleted", "configmap/others, which somebody else made anew")
+	says(t, err.Error(), "rolled back except for ", "configmap/stuck, which is still going away", "configmap/taken, which somebody else deleted", "configmap/others, which somebody else made anew")
 	if d, err := l.set.AppsV1().Deployments("default").List(t.Context(), metav1.ListOptions{}); err != nil || len(d.Items) > 0 {
 		t.Errorf("the rest is not undone: %v, %v", d, err)
 	}
@@ -121,7 +121,7 @@ func TestWhatIsNotUndoneIsNamed(t *testing.T) {
 func TestAnInterruptUndoes(t *testing.T) {
 	l := newLab(t)
 	l.must(settings)
-	if err := l.interrupted(strings.Replace(settings, "green", "red", 1)+web("v1"), nil); err == nil || !strings.Contains(err.Error(), "the release was undone: ") {
+	if err := l.interrupted(strings.Replace(settings, "green", "red", 1)+web("v1"), nil); err == nil || !strings.Contains(err.Error(), "the release was rolled back: ") {
 		t.Fatal(err)
 	}
 	if got := l.configMap("settings").Data["colour"]; got != "green" {
@@ -154,7 +154,7 @@ func TestWhatChangesBeforeItIsPrunedComesBackAsItWas(t *testing.T) {
 			t.Error(err)
 		}
 	}))
-	if err == nil || !strings.Contains(err.Error(), "the release was undone: ") {
+	if err == nil || !strings.Contains(err.Error(), "the release was rolled back: ") {
 		t.Fatal(err)
 	}
 	if old := l.configMap("old"); old == nil || old.Data["colour"] != "blue" {
@@ -170,7 +170,7 @@ func TestWhatSomebodyMakesBeforeItIsAppliedIsNotDeleted(t *testing.T) {
 			t.Error(err)
 		}
 	}))
-	if err == nil || !strings.Contains(err.Error(), "undone but for configmap/settings, which somebody else made at the same time: ") {
+	if err == nil || !strings.Contains(err.Error(), "rolled back except for configmap/settings, which somebody else made at the same time: ") {
 		t.Fatal(err)
 	}
 	if m := l.configMap("settings"); m == nil || m.Data["theirs"] != "kept" {

@@ -113,7 +113,7 @@ func (r *run) gone(ctx context.Context, t *target) error {
 			return ctx.Err()
 		case err == nil && !told:
 			told = true
-			fmt.Fprintf(r.Out, "%s: waiting for its end, to make it again\n", t)
+			fmt.Fprintf(r.Out, "%s: waiting until it is gone, to create it again\n", t)
 		}
 		from := ""
 		if err == nil {

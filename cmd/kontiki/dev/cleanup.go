@@ -58,7 +58,7 @@ func (s *State) endContainers() error {
 	deadline := time.Now().Add(stopTime)
 	for kill() > 0 {
 		if time.Now().After(deadline) {
-			return errors.New("containers do not end: their processes are stuck in the kernel")
+			return errors.New("containers do not exit: their processes are stuck in the kernel")
 		}
 		time.Sleep(50 * time.Millisecond) // these are not children, so there is no event to wait for
 	}

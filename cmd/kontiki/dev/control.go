@@ -90,7 +90,7 @@ func (s *Supervisor) serveControl(ctx context.Context) error {
 		w.Header().Set("Content-Length", "0")
 		w.WriteHeader(http.StatusOK)
 		if err := http.NewResponseController(w).Flush(); err != nil {
-			s.log.Warn("the command to stop could not be answered", "error", err)
+			s.log.Warn("the response to the stop command could not be sent", "error", err)
 		}
 		s.stopAll()
 	})

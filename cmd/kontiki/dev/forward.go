@@ -102,7 +102,7 @@ func parsePublication(text string) (p publication, err error) {
 		p.remote, err = strconv.Atoi(remote)
 	}
 	if err != nil || p.local < 1 || p.local > 65535 || p.remote < 1 || p.remote > 65535 {
-		return p, fmt.Errorf("--publish: %q must be LOCAL:NODEPORT, as 8080:30080", text)
+		return p, fmt.Errorf("--publish: %q must be LOCAL:NODEPORT, such as 8080:30080", text)
 	}
 	return p, nil
 }

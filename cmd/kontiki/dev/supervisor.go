@@ -226,7 +226,7 @@ func (s *Supervisor) token(r role) (string, error) {
 		}
 		failures = append(failures, fmt.Errorf("%s: %s", m.Name, strings.TrimSpace(errs.String())))
 	}
-	return "", fmt.Errorf("no join token is to be had: %w", errors.Join(failures...))
+	return "", fmt.Errorf("no join token is available: %w", errors.Join(failures...))
 }
 
 // belongs says whether a host's data make it a member of the cluster: one without data joins as a new machine, with a token.
@@ -260,7 +260,7 @@ func (s *Supervisor) setProgram(h Host, program string) error {
 		return nil
 	}
 	if s.state.Processes[h.Name].alive() {
-		return fmt.Errorf("%s runs already: stop it before it gets another program", h.Name)
+		return fmt.Errorf("%s is already running: stop it before starting another program", h.Name)
 	}
 	if s.state.Programs == nil {
 		s.state.Programs = map[string]string{}
@@ -326,7 +326,7 @@ func (s *Supervisor) launch(name, namespace string, argv ...string) error {
 	}
 	started, err := startTime(cmd.Process.Pid)
 	if err != nil {
-		return errors.Join(fmt.Errorf("%s ended at once; see %s", name, s.state.logFile(name)), cmd.Wait())
+		return errors.Join(fmt.Errorf("%s exited at once; see %s", name, s.state.logFile(name)), cmd.Wait())
 	}
 	s.state.Processes[name] = Process{cmd.Process.Pid, started}
 	s.waiters.Go(func() { s.wait(name, namespace, cmd, argv) })
@@ -343,13 +343,13 @@ func (s *Supervisor) wait(name, namespace string, cmd *exec.Cmd, argv []string) 
 	if !wanted() {
 		return
 	}
-	s.log.Warn("process ended, starting it again", "name", name, "reason", err)
+	s.log.Warn("process exited, restarting it", "name", name, "reason", err)
 	time.Sleep(restartPause)
 	if !wanted() { // it was taken down or started meanwhile
 		return
 	}
 	if err := s.launch(name, namespace, argv...); err != nil {
-		s.log.Error("process could not be started again", "name", name, "error", err)
+		s.log.Error("process could not be restarted", "name", name, "error", err)
 	}
 }
 
