@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"sync/atomic"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
@@ -23,25 +24,22 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// archiveLimits bound what the import of an archive costs. Its sender is not trusted.
-type archiveLimits struct {
+// imageLimits bound what the import of an archive and the pull of an image cost. Neither the sender nor the registry is trusted.
+type imageLimits struct {
 	// bytes limits the archive, after gzip decompression, and what its files add up to: a sparse file is larger than it looks.
 	bytes int64
-	// entries limits the files in it, each of which is a write to the content store, and the descriptors that their documents
-	// lead to. names limits the bytes of their names.
+	// entries limits the files in the archive, each of which is a write to the content store, and the descriptors that an image's
+	// documents lead to. names limits the bytes of the files' names.
 	entries, names int
 	// document limits an index, a manifest or a configuration, each of which is read into memory.
 	document int64
-	images   int
+	images   int // in an archive
 }
 
-var defaultArchiveLimits = archiveLimits{bytes: 32 << 30, entries: 50000, names: 16 << 20, document: 20 << 20, images: 200}
+var defaultLimits = imageLimits{bytes: 32 << 30, entries: 50000, names: 16 << 20, document: 20 << 20, images: 200}
 
 func (r *Runtime) ImportImage(ctx context.Context, archive io.Reader) ([]runtime.Image, error) {
-	return r.importImage(r.ns(ctx), archive, defaultArchiveLimits)
-}
-
-func (r *Runtime) importImage(ctx context.Context, archive io.Reader, limits archiveLimits) ([]runtime.Image, error) {
+	ctx = r.ns(ctx)
 	br := bufio.NewReader(archive)
 	archive = br
 	if magic, _ := br.Peek(2); len(magic) == 2 && magic[0] == 0x1f && magic[1] == 0x8b {
@@ -52,7 +50,7 @@ func (r *Runtime) importImage(ctx context.Context, archive io.Reader, limits arc
 		defer gz.Close()
 		archive = gz
 	}
-	list, err := r.importArchive(ctx, archive, limits)
+	list, err := r.importArchive(ctx, archive)
 	if err != nil {
 		return nil, fmt.Errorf("import image: %w", classify(err))
 	}
@@ -73,7 +71,8 @@ func (r *Runtime) importImage(ctx context.Context, archive io.Reader, limits arc
 
 // importArchive is containerd's client.Import with limits: what is beyond them is refused before there is a record of an image.
 // The content that was written by then is collected as garbage.
-func (r *Runtime) importArchive(ctx context.Context, archive io.Reader, limits archiveLimits) ([]images.Image, error) {
+func (r *Runtime) importArchive(ctx context.Context, archive io.Reader) ([]images.Image, error) {
+	limits := r.limits
 	ctx, done, err := r.client.WithLease(ctx)
 	if err != nil {
 		return nil, err
@@ -109,7 +108,7 @@ func (r *Runtime) importArchive(ctx context.Context, archive io.Reader, limits a
 
 // check returns the archive as it is, which ends with an error where it exceeds a limit. The bytes are those that the reader
 // would get without it, because a parser of the same kind reads ahead of it. stop must be called after the last read.
-func (l archiveLimits) check(archive io.Reader) (checked io.Reader, stop func()) {
+func (l imageLimits) check(archive io.Reader) (checked io.Reader, stop func()) {
 	archive = newBounded(archive, l.bytes)
 	checkedEnd, ours := io.Pipe()
 	done := make(chan struct{})
@@ -130,7 +129,7 @@ func (l archiveLimits) check(archive io.Reader) (checked io.Reader, stop func())
 	}
 }
 
-func (l archiveLimits) checkEntries(archive *tar.Reader) error {
+func (l imageLimits) checkEntries(archive *tar.Reader) error {
 	names, content := 0, int64(0)
 	for entries := 1; ; entries++ {
 		header, err := archive.Next()
@@ -160,7 +159,7 @@ func (l archiveLimits) checkEntries(archive *tar.Reader) error {
 }
 
 // named are the images that an archive's index names.
-func (l archiveLimits) named(ctx context.Context, store content.Store, index ocispec.Descriptor) ([]images.Image, error) {
+func (l imageLimits) named(ctx context.Context, store content.Store, index ocispec.Descriptor) ([]images.Image, error) {
 	document, err := content.ReadBlob(ctx, store, index)
 	if err != nil {
 		return nil, err
@@ -190,11 +189,11 @@ func (l archiveLimits) named(ctx context.Context, store content.Store, index oci
 }
 
 // children is images.Children for documents that may be read, as many as there may be entries: an index can name one several times.
-func (l archiveLimits) children(store content.Store) images.HandlerFunc {
+func (l imageLimits) children(store content.Store) images.HandlerFunc {
 	visited := 0
 	return func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		if visited++; visited > l.entries {
-			return nil, fmt.Errorf("its documents lead to more than %d descriptors", l.entries)
+			return nil, l.errManyDescriptors()
 		}
 		children, err := images.Children(ctx, store, desc)
 		if err == nil && images.IsManifestType(desc.MediaType) && len(children) > 0 {
@@ -206,6 +205,27 @@ func (l archiveLimits) children(store content.Store) images.HandlerFunc {
 		}
 		return children, err
 	}
+}
+
+// pulled refuses what is too large before it is fetched. A descriptor's size can be relied on: content of another size is refused
+// when it is fetched.
+func (l imageLimits) pulled(next images.Handler) images.Handler {
+	var found atomic.Int64
+	return images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		manifest := images.IsManifestType(desc.MediaType)
+		if (manifest || images.IsIndexType(desc.MediaType)) && desc.Size > l.document {
+			return nil, errLargeDocument(desc, l.document)
+		}
+		children, err := next.Handle(ctx, desc)
+		switch {
+		case err != nil:
+		case manifest && len(children) > 0 && children[0].Size > l.document: // the configuration, whatever its type is
+			err = errLargeDocument(children[0], l.document)
+		case found.Add(int64(len(children))) > int64(l.entries):
+			err = l.errManyDescriptors()
+		}
+		return children, err
+	})
 }
 
 // documents is a content store that lets no index, manifest or configuration be read that is too large for memory.
@@ -223,6 +243,10 @@ func (d documents) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (conte
 		return nil, errLargeDocument(desc, d.limit)
 	}
 	return reader, err
+}
+
+func (l imageLimits) errManyDescriptors() error {
+	return fmt.Errorf("its documents lead to more than %d descriptors", l.entries)
 }
 
 func errLargeDocument(desc ocispec.Descriptor, limit int64) error {

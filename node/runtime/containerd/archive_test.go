@@ -9,6 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
+	goruntime "runtime"
 	"strings"
 	"testing"
 	"time"
@@ -49,7 +52,7 @@ func archiveOf(t *testing.T, entries ...entry) []byte {
 }
 
 func TestEntriesOfArchivesAreBounded(t *testing.T) {
-	limits := archiveLimits{bytes: 20000, entries: 3, names: 20, document: 100}
+	limits := imageLimits{bytes: 20000, entries: 3, names: 20, document: 100}
 	for name, c := range map[string]struct {
 		entries []entry
 		says    string
@@ -91,6 +94,39 @@ type errorReader struct{ err error }
 
 func (r errorReader) Read([]byte) (int, error) { return 0, r.err }
 
+const manifestType, indexType = "application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json"
+
+func encode(t *testing.T, v any) []byte {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func descriptor(mediaType string, b []byte) map[string]any {
+	return map[string]any{"mediaType": mediaType, "digest": fmt.Sprintf("sha256:%x", sha256.Sum256(b)), "size": len(b)}
+}
+
+// indexes are four, each but the first one of which names the one before 10 times, and what the first one names.
+func indexes(t *testing.T) (last []byte, others [][]byte) {
+	t.Helper()
+	config := fmt.Appendf(nil, `{"architecture":%q,"os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[]}}`, goruntime.GOARCH)
+	last = encode(t, map[string]any{"schemaVersion": 2, "mediaType": manifestType, "config": descriptor("application/vnd.oci.image.config.v1+json", config), "layers": []any{}})
+	others = append(others, config)
+	kind := manifestType
+	for range 4 {
+		others = append(others, last)
+		var ten []any
+		for range 10 {
+			ten = append(ten, descriptor(kind, last))
+		}
+		last, kind = encode(t, map[string]any{"schemaVersion": 2, "mediaType": indexType, "manifests": ten}), indexType
+	}
+	return last, others
+}
+
 // layout is an OCI layout of blobs with an index that names one document.
 func layout(t *testing.T, mediaType string, document []byte, blobs ...[]byte) []byte {
 	t.Helper()
@@ -109,31 +145,12 @@ func TestHostileArchivesLeaveNoImages(t *testing.T) {
 	r, _ := open(t, runtimetest.StartDaemon(t), nil)
 	ctx, cancel := context.WithTimeout(r.ns(context.Background()), time.Minute)
 	defer cancel()
-	limits := archiveLimits{bytes: 64 << 20, entries: 100, names: 1 << 20, document: 10000, images: 3}
-	const manifestType, indexType = "application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json"
+	r.limits = imageLimits{bytes: 64 << 20, entries: 100, names: 1 << 20, document: 10000, images: 3}
 	large := bytes.Repeat([]byte(" "), 20000)
-	descriptor := func(mediaType string, b []byte) map[string]any {
-		return map[string]any{"mediaType": mediaType, "digest": fmt.Sprintf("sha256:%x", sha256.Sum256(b)), "size": len(b)}
-	}
-	encode := func(v any) []byte {
-		b, err := json.Marshal(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
 	largeConfig := func(mediaType string) []byte {
-		return layout(t, manifestType, encode(map[string]any{"schemaVersion": 2, "mediaType": manifestType, "config": descriptor(mediaType, large), "layers": []any{}}), large)
+		return layout(t, manifestType, encode(t, map[string]any{"schemaVersion": 2, "mediaType": manifestType, "config": descriptor(mediaType, large), "layers": []any{}}), large)
 	}
-	// Each index names the one before 10 times.
-	bomb := [][]byte{[]byte(`{"schemaVersion":2,"manifests":[]}`)}
-	for i := range 4 {
-		var ten []any
-		for range 10 {
-			ten = append(ten, descriptor(indexType, bomb[i]))
-		}
-		bomb = append(bomb, encode(map[string]any{"schemaVersion": 2, "mediaType": indexType, "manifests": ten}))
-	}
+	bomb, fuses := indexes(t)
 	var many bytes.Buffer
 	var images []ociimage.Image
 	for i := range 4 {
@@ -150,14 +167,14 @@ func TestHostileArchivesLeaveNoImages(t *testing.T) {
 		"a large configuration":            {largeConfig("application/vnd.oci.image.config.v1+json"), "has more than 10000 bytes"},
 		"a large one of no type":           {largeConfig("application/x-other"), "has more than 10000 bytes"},
 		"a large one of docker's":          {archiveOf(t, entry{name: "c.json", content: string(large)}, entry{name: "manifest.json", content: `[{"Config":"c.json","RepoTags":["x:1"]}]`}), "has more than 10000 bytes"},
-		"indexes that name each other":     {layout(t, indexType, bomb[4], bomb[:4]...), "lead to more than 100 descriptors"},
+		"indexes that name each other":     {layout(t, indexType, bomb, fuses...), "lead to more than 100 descriptors"},
 		"too many images":                  {many.Bytes(), "the archive names 4 images, more than 3"},
 		"an index without a name":          {archiveOf(t, entry{name: "oci-layout", content: `{"imageLayoutVersion":"1.0.0"}`}, entry{name: "index.json", content: "{}"}), "the archive names no image"},
 		"more entries than there may be":   {archiveOf(t, make([]entry, 101)...), "it has more than 100 entries"},
 		"a size that the disk has not got": {archiveOf(t, entry{name: "a", size: 1 << 50}), "it holds more than"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := r.importImage(ctx, bytes.NewReader(c.archive), limits); err == nil || !strings.Contains(err.Error(), c.says) {
+			if _, err := r.ImportImage(ctx, bytes.NewReader(c.archive)); err == nil || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("%v, want %q", err, c.says)
 			}
 			if list, err := r.client.ListImages(ctx); err != nil || len(list) > 0 {
@@ -165,7 +182,55 @@ func TestHostileArchivesLeaveNoImages(t *testing.T) {
 			}
 		})
 	}
-	if list, err := r.importImage(ctx, bytes.NewReader(runtimetest.BusyboxArchive(t)), limits); err != nil || len(list) != 1 {
+	if list, err := r.ImportImage(ctx, bytes.NewReader(runtimetest.BusyboxArchive(t))); err != nil || len(list) != 1 {
 		t.Errorf("an ordinary archive: %v, %v", list, err)
+	}
+}
+
+// TestHostileRegistriesAreBounded: what is too large or too much is not fetched.
+func TestHostileRegistriesAreBounded(t *testing.T) {
+	r, _ := open(t, runtimetest.StartDaemon(t), nil)
+	r.limits.entries, r.limits.document = 30, 10000
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	large := bytes.Repeat([]byte(" "), 20000)
+	var layers []any
+	for i := range 30 {
+		layers = append(layers, descriptor("application/vnd.oci.image.layer.v1.tar", fmt.Append(nil, i)))
+	}
+	for name, c := range map[string]struct {
+		root []byte
+		kind string
+		says string
+	}{
+		"a large manifest":        {large, manifestType, "has more than 10000 bytes"},
+		"a large one in an index": {encode(t, map[string]any{"schemaVersion": 2, "mediaType": indexType, "manifests": []any{descriptor(manifestType, large)}}), indexType, "has more than 10000 bytes"},
+		"a large configuration":   {encode(t, map[string]any{"schemaVersion": 2, "mediaType": manifestType, "config": descriptor("application/x-other", large), "layers": []any{}}), manifestType, "has more than 10000 bytes"},
+		"many layers":             {encode(t, map[string]any{"schemaVersion": 2, "mediaType": manifestType, "config": descriptor("application/vnd.oci.image.config.v1+json", nil), "layers": layers}), manifestType, "lead to more than 30 descriptors"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			digest := func(b []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(b)) }
+			web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if !strings.HasSuffix(r.URL.Path, "/manifests/1") && !strings.HasSuffix(r.URL.Path, digest(c.root)) {
+					t.Errorf("asked for %s", r.URL.Path)
+					http.NotFound(w, r)
+					return
+				}
+				w.Header().Set("Content-Type", c.kind)
+				w.Header().Set("Docker-Content-Digest", digest(c.root))
+				w.Header().Set("Content-Length", fmt.Sprint(len(c.root)))
+				_, _ = w.Write(c.root)
+			}))
+			defer web.Close()
+			_, err := r.PullImage(ctx, strings.TrimPrefix(web.URL, "http://")+"/hostile:1", nil)
+			if err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%v, want %q", err, c.says)
+			}
+		})
+	}
+	web, ref, _ := smallRegistry(t)
+	defer web.Close()
+	if _, err := r.PullImage(ctx, ref, nil); err != nil {
+		t.Errorf("an ordinary image: %v", err)
 	}
 }

@@ -56,6 +56,7 @@ type Runtime struct {
 	bootID           string
 	idleOutput       time.Duration // shorter in tests, like the next one
 	pullTimeout      time.Duration
+	limits           imageLimits
 	accountCache     sync.Map // from chain id to imageAccounts
 	whole, described sync.Map // by manifest digest: images known to be complete, and their descriptions
 	pulls            pullGroup
@@ -99,7 +100,7 @@ func New(ctx context.Context, c Config) (*Runtime, error) {
 		return nil, errors.Join(err, cl.Close())
 	}
 	life, cancel := context.WithCancel(namespaces.WithNamespace(context.Background(), c.Namespace))
-	r := &Runtime{c: c, client: cl, cg: newCgroups(), ownCaps: caps, minOOMScoreAdj: minOOM, features: hostFeatures(ctx), bootID: bootID(), idleOutput: idleOutput, pullTimeout: pullTimeout, lifeCtx: life, cancel: cancel, hostNet: hostNet,
+	r := &Runtime{c: c, client: cl, cg: newCgroups(), ownCaps: caps, minOOMScoreAdj: minOOM, features: hostFeatures(ctx), bootID: bootID(), idleOutput: idleOutput, pullTimeout: pullTimeout, limits: defaultLimits, lifeCtx: life, cancel: cancel, hostNet: hostNet,
 		containers: map[string]*container{}, listeners: map[chan runtime.Event]struct{}{}, locks: map[string]*namedLock{}}
 	for {
 		if err = r.recover(r.ns(ctx)); err == nil {
