@@ -43,12 +43,12 @@ func adminConfig(kubeconfig string) (*rest.Config, error) {
 // imageCommand imports images through the API on the nodes.
 func imageCommand() *cobra.Command {
 	var kubeconfig string
-	cmd := &cobra.Command{Use: "image", Short: "Bring images to the cluster's nodes"}
-	load := &cobra.Command{Use: "import FILE.tar", Short: "Import an OCI or Docker archive into every node (for machines with no registry)",
-		Long: `Import an OCI or Docker archive into every node, for machines with no registry.
+	cmd := &cobra.Command{Use: "image", Short: "Import images on the cluster's nodes"}
+	load := &cobra.Command{Use: "import FILE.tar", Short: "Import an OCI or Docker archive on every node (for machines without a registry)",
+		Long: `Import an OCI or Docker archive on every node, for machines without a registry.
 
-While its registry cannot be reached, an imported image also serves pods that ask for a pull each time (imagePullPolicy: Always,
-the default for images without a tag). A registry that answers has the last word.`, Args: cobra.ExactArgs(1),
+While its registry cannot be reached, an imported image is also used by pods whose image is pulled at each start (imagePullPolicy:
+Always, the default for images without a tag). If the registry can be reached, its image is used.`, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return importImages(cmd.Context(), kubeconfig, args[0]) }}
 	load.Flags().StringVar(&kubeconfig, "kubeconfig", "", "the cluster's kubeconfig (default: this machine's cluster)")
 	cmd.AddCommand(load)

@@ -46,11 +46,11 @@ type agentOptions struct {
 func (o *agentOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.containerd, "containerd", "/run/containerd/containerd.sock", "containerd's socket")
 	f.StringVar(&o.containerdNamespace, "containerd-namespace", "kontiki", "the containerd namespace of this worker's containers")
-	f.StringVar(&o.cgroupParent, "cgroup-parent", "kontiki", "the cgroup that pods' cgroups are made in")
+	f.StringVar(&o.cgroupParent, "cgroup-parent", "kontiki", "the parent of the pods' cgroups")
 	f.StringToStringVar(&o.nodeLabels, "node-labels", nil, "labels to give the node")
-	f.IntVar(&o.maxPods, "max-pods", 110, "how many pods may run here")
-	f.StringVar(&o.podLogs, "pod-logs-dir", "/var/log/pods", "where containers' logs are; links to them are in the folder containers beside it")
-	f.StringSliceVar(&o.unsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls, or prefixes of them that end in *, that pods may set beside the safe ones")
+	f.IntVar(&o.maxPods, "max-pods", 110, "how many pods may run on this node")
+	f.StringVar(&o.podLogs, "pod-logs-dir", "/var/log/pods", "the directory of containers' logs; links to them are in the directory containers beside it")
+	f.StringSliceVar(&o.unsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls, or prefixes that end in *, that pods may set in addition to the safe ones")
 }
 
 // agentPlace says where an agent runs and which masters it joins.
@@ -68,7 +68,7 @@ func agentCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "agent --join HOST:6444 --token TOKEN",
 		Short: "Run a worker",
-		Long:  "Run a worker. It needs the token at its first start only.\nFlags may also stand, by the same names, in " + defaultConfig + ".",
+		Long:  "Run a worker. It needs the token only at its first start.\nFlags can also be set, by the same names, in " + defaultConfig + ".",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if err := loadConfig(cmd, configFile); err != nil {
@@ -91,11 +91,11 @@ func agentCommand() *cobra.Command {
 	f.StringVar(&configFile, "config", defaultConfig, "configuration file")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&place.name, "name", "", "the node's name (default: the host's name)")
-	f.StringVar(&place.nodeIP, "node-ip", "", "the address that other hosts reach this one by (default: the first one)")
-	f.StringVar(&place.dataDir, "data-dir", defaultAgentDir, "where this worker keeps its data")
+	f.StringVar(&place.nodeIP, "node-ip", "", "the address at which other hosts reach this one (default: the first one)")
+	f.StringVar(&place.dataDir, "data-dir", defaultAgentDir, "the directory of this worker's data")
 	f.StringSliceVar(&place.join, "join", nil, "HOST:PORT of masters")
 	f.StringVar(&place.token, "token", "", "a join token for workers")
-	f.IntVar(&place.gossipPort, "gossip-port", cluster.DefaultGossipPort, "the port of gossip")
+	f.IntVar(&place.gossipPort, "gossip-port", cluster.DefaultGossipPort, "the gossip port")
 	o.flags(f)
 	return cmd
 }

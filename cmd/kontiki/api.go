@@ -30,15 +30,15 @@ const auditFormatJSON = "json"
 
 func (o *apiOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.auditPolicy, "audit-policy-file", "", "path to the file that defines the audit policy configuration; without it nothing is recorded")
-	f.StringVar(&o.auditPath, "audit-log-path", "", "the file that requests are recorded in as the policy says; - means standard out")
-	f.IntVar(&o.auditMaxAge, "audit-log-maxage", 366, "how many days old audit log files are kept, by the time in their names; 0 is for ever")
-	f.IntVar(&o.auditMaxBackups, "audit-log-maxbackup", 100, "how many old audit log files are kept; 0 is all of them")
-	f.IntVar(&o.auditMaxSize, "audit-log-maxsize", 100, "the size in megabytes at which the audit log file gets rotated; 0 is never")
-	f.StringVar(&o.auditFormat, "audit-log-format", auditFormatJSON, "json: an event of audit.k8s.io/v1 a line")
-	f.StringVar(&o.auditMode, "audit-log-mode", audit.ModeBlocking, "blocking: a request goes on when its event is written, or after a few seconds; batch: events are written soon after")
-	f.IntVar(&o.maxInflight, "max-requests-inflight", inflight.DefaultReadOnly, "how many non-mutating requests may be in flight; 0 is no limit")
-	f.IntVar(&o.maxMutatingInflight, "max-mutating-requests-inflight", inflight.DefaultMutating, "how many mutating requests may be in flight; 0 is no limit")
-	f.DurationVar(&o.requestTimeout, "request-timeout", objects.DefaultRequestTimeout, "how long a request may take that is not a watch or the like")
+	f.StringVar(&o.auditPath, "audit-log-path", "", "the file to which requests are recorded as the policy says; - means standard output")
+	f.IntVar(&o.auditMaxAge, "audit-log-maxage", 366, "for how many days rotated audit log files are kept, by the time in their names; 0 means forever")
+	f.IntVar(&o.auditMaxBackups, "audit-log-maxbackup", 100, "how many rotated audit log files are kept; 0 means all")
+	f.IntVar(&o.auditMaxSize, "audit-log-maxsize", 100, "the size in megabytes at which the audit log file is rotated; 0 means never")
+	f.StringVar(&o.auditFormat, "audit-log-format", auditFormatJSON, "json: one event of audit.k8s.io/v1 per line")
+	f.StringVar(&o.auditMode, "audit-log-mode", audit.ModeBlocking, "blocking: a request continues when its event is written, or after a few seconds; batch: events are written in the background")
+	f.IntVar(&o.maxInflight, "max-requests-inflight", inflight.DefaultReadOnly, "how many non-mutating requests may be in flight; 0 means no limit")
+	f.IntVar(&o.maxMutatingInflight, "max-mutating-requests-inflight", inflight.DefaultMutating, "how many mutating requests may be in flight; 0 means no limit")
+	f.DurationVar(&o.requestTimeout, "request-timeout", objects.DefaultRequestTimeout, "how long a request may take, unless it is long-running, such as a watch")
 	f.BoolVar(&o.allowPrivileged, "allow-privileged", true, "allow privileged containers; the same on all masters")
 }
 

@@ -18,9 +18,9 @@ func applyCommand() *cobra.Command {
 	var atomic bool
 	cmd := &cobra.Command{
 		Use:   "apply --atomic -f FILE|DIR|-",
-		Short: "Apply manifests whole or not at all, by one transaction",
-		Long: "Apply manifests by one transaction: all of it becomes visible at one instant, or nothing is changed and the answer names what\n" +
-			"cannot be. Fields are owned as with server-side apply. (For one object after the other: kontiki kubectl apply.)",
+		Short: "Apply all manifests or none, by one transaction",
+		Long: "Apply manifests by one transaction: either all changes become visible at once, or nothing changes and the error names the objects\n" +
+			"that cannot be applied. Fields are owned as with server-side apply. (To apply one object after the other: kontiki kubectl apply.)",
 		Example: "  kontiki apply --atomic -f release/ --diff\n" +
 			"  kontiki apply --atomic -f release/ --prune -l app=web --wait --rollback-on-failure",
 		Args: cobra.NoArgs,
@@ -45,16 +45,16 @@ func applyCommand() *cobra.Command {
 	f.BoolVar(&atomic, "atomic", false, "apply all or nothing")
 	f.StringSliceVarP(&o.Files, "filename", "f", nil, "a manifest, a directory of them, or - for standard input")
 	f.StringVarP(&o.Namespace, "namespace", "n", "", "the namespace of objects that name none (default: the kubeconfig's)")
-	f.StringVarP(&o.Selector, "selector", "l", "", "with --prune: the labels of what belongs to the release")
-	f.BoolVar(&o.Prune, "prune", false, "delete what was applied, the selector matches and the manifests do not have, in their namespaces and in the same transaction")
-	f.BoolVar(&o.Diff, "diff", false, "show what changes first")
-	f.Var((*dryRun)(&o.DryRun), "dry-run", "do everything but change anything; server and none are taken as well, as kubectl has them")
+	f.StringVarP(&o.Selector, "selector", "l", "", "with --prune: a label selector for the objects of the release")
+	f.BoolVar(&o.Prune, "prune", false, "delete applied objects that the selector matches and that are not in the manifests, in their namespaces and in the same transaction")
+	f.BoolVar(&o.Diff, "diff", false, "show the changes before applying them")
+	f.Var((*dryRun)(&o.DryRun), "dry-run", "do everything except changing anything; the values server and none are accepted too, as by kubectl")
 	f.Lookup("dry-run").NoOptDefVal = "true"
-	f.BoolVar(&o.Wait, "wait", false, "wait until everything is rolled out, and show the progress")
+	f.BoolVar(&o.Wait, "wait", false, "wait until all roll-outs are complete, and show their progress")
 	f.DurationVar(&o.Timeout, "timeout", 5*time.Minute, "how long to wait")
-	f.BoolVar(&o.Rollback, "rollback-on-failure", false, "with --wait: undo all of it, by one transaction, if a roll-out fails or takes too long")
-	f.StringVar(&o.FieldManager, "field-manager", "kontiki-apply", "who owns the applied fields")
-	f.BoolVar(&o.Force, "force-conflicts", false, "take fields over from other managers")
+	f.BoolVar(&o.Rollback, "rollback-on-failure", false, "with --wait: roll everything back, by one transaction, if a roll-out fails or takes too long")
+	f.StringVar(&o.FieldManager, "field-manager", "kontiki-apply", "the owner of the applied fields")
+	f.BoolVar(&o.Force, "force-conflicts", false, "take over fields from other managers")
 	f.StringVar(&kubeconfig, "kubeconfig", "", "the cluster's kubeconfig (default: this machine's cluster)")
 	return cmd
 }

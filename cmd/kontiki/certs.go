@@ -138,26 +138,26 @@ func certsCommand(kubeconfig *string) *cobra.Command {
 		}
 		return certsChange{Action: "rotate-ca"}
 	})
-	rotateCA.Long = "Make a new CA. It is trusted first, issues once every master and every connected worker trusts it, and both are trusted until --finish."
+	rotateCA.Long = "Make a new CA. It issues certificates once every master and every connected worker trusts it; both CAs are trusted until --finish."
 	rotateCA.Flags().BoolVar(&finish, "finish", false, "drop the old CA; refused while a host still needs it")
-	rotateCA.Flags().BoolVar(&force, "force", false, "with --finish: go on without workers that still need the old CA; they must join again")
+	rotateCA.Flags().BoolVar(&force, "force", false, "with --finish: proceed without workers that still need the old CA; they must join again")
 	var finishTokens bool
-	rotateTokens := change("rotate-token-key", "Change the key that signs service account tokens; with --finish, void those of the old one", "done; see `kontiki cluster certs`", cobra.NoArgs,
+	rotateTokens := change("rotate-token-key", "Change the key that signs service account tokens; with --finish, invalidate the tokens of the old one", "done; see `kontiki cluster certs`", cobra.NoArgs,
 		func([]string) certsChange {
 			if finishTokens {
 				return certsChange{Action: "finish-token-key"}
 			}
 			return certsChange{Action: "rotate-token-key"}
 		})
-	rotateTokens.Long = "Change the key that signs service account tokens. Tokens of the old key hold until --finish: give pods an hour to get new ones."
-	rotateTokens.Flags().BoolVar(&finishTokens, "finish", false, "void the tokens that the old key signed")
+	rotateTokens.Long = "Change the key that signs service account tokens. Tokens that the old key signed are valid until --finish: give pods an hour to get new ones."
+	rotateTokens.Flags().BoolVar(&finishTokens, "finish", false, "invalidate the tokens that the old key signed")
 	cmd.AddCommand(
 		rotateTokens,
 		change("renew", "Renew every certificate now", "every master and connected worker renews its certificates", cobra.NoArgs, named("renew")),
 		rotateCA,
 		change("rotate-gossip-key", "Change the key that encrypts gossip", "the new key is being spread; see `kontiki cluster certs`", cobra.NoArgs, named("rotate-gossip-key")),
-		change("rotate-secret-key", "Change the key that Secrets are sealed with", "Secrets are sealed with a new key as soon as every master has it; old ones still open", cobra.NoArgs, named("rotate-secret-key")),
-		change("revoke WORKER", "Refuse the certificates that a worker has, for a stolen one", "revoked; the host can join again with a token, once its identity is removed",
+		change("rotate-secret-key", "Change the key that encrypts Secrets", "Secrets are encrypted with a new key as soon as every master has it; earlier ones can still be decrypted", cobra.NoArgs, named("rotate-secret-key")),
+		change("revoke WORKER", "Refuse the present certificates of a worker, for example after one was stolen", "revoked; the host can join again with a token, once its identity is removed",
 			cobra.ExactArgs(1), func(args []string) certsChange { return certsChange{Action: revokeAction, Worker: args[0]} }),
 	)
 	return cmd

@@ -26,7 +26,7 @@ const adminLimit = 30 * time.Second
 
 func clusterCommand() *cobra.Command {
 	var kubeconfig, output string
-	cmd := &cobra.Command{Use: "cluster", Short: "Look after the cluster's masters"}
+	cmd := &cobra.Command{Use: "cluster", Short: "Administer the cluster's masters"}
 	cmd.PersistentFlags().StringVar(&kubeconfig, "kubeconfig", "", "the cluster's kubeconfig (default: this machine's cluster)")
 	cmd.PersistentFlags().StringVarP(&output, "output", "o", "", "json")
 	sub := func(use, short string, args cobra.PositionalArgs, run func(ctx context.Context, c *adminClient, args []string) error) {
@@ -223,7 +223,7 @@ func removeMaster(ctx context.Context, c *adminClient, args []string) error {
 func recoverCommand() *cobra.Command {
 	var dir string
 	var yes bool
-	cmd := &cobra.Command{Use: "recover", Short: "Go on from this stopped master alone, after a quorum of masters is lost for good", Args: cobra.NoArgs,
+	cmd := &cobra.Command{Use: "recover", Short: "Continue with this stopped master alone, after a quorum of masters is lost for good", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 			plan, err := cluster.PlanRecovery(dir, log)
@@ -232,7 +232,7 @@ func recoverCommand() *cobra.Command {
 			}
 			printRecovery(os.Stdout, plan)
 			if !yes {
-				fmt.Fprintln(os.Stderr, "Nothing was changed. To do it, run this again with --yes.")
+				fmt.Fprintln(os.Stderr, "Nothing was changed. To carry it out, run this again with --yes.")
 				return exitCode(1)
 			}
 			if _, err := cluster.Recover(dir, log); err != nil {
@@ -242,7 +242,7 @@ func recoverCommand() *cobra.Command {
 			return nil
 		}}
 	cmd.Flags().StringVar(&dir, "data-dir", defaultServerDir, "the stopped master's data")
-	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
+	cmd.Flags().BoolVar(&yes, "yes", false, "carry it out")
 	return cmd
 }
 

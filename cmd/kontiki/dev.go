@@ -55,18 +55,18 @@ func devCommand() *cobra.Command {
 			return dev.Run(cmd.Context(), o)
 		},
 	}
-	cmd.PersistentFlags().StringVar(&o.Dir, "data-dir", dev.DefaultDir, "where the cluster's data is")
+	cmd.PersistentFlags().StringVar(&o.Dir, "data-dir", dev.DefaultDir, "the directory of the cluster's data")
 	f := cmd.Flags()
 	f.IntVar(&o.Masters, "masters", 3, "how many masters")
 	f.IntVar(&o.Workers, "workers", 2, "how many workers")
-	f.IntVar(&o.APIPort, "api-port", 6443, "the port of this machine (127.0.0.1) that leads to the API")
-	f.StringSliceVar(&o.Publish, "publish", nil, "LOCAL:NODEPORT, ports of this machine (127.0.0.1) that lead to node ports")
-	f.StringArrayVar(&o.ServerArgs, "server-arg", nil, "a further flag for every master")
-	f.StringArrayVar(&o.AgentArgs, "agent-arg", nil, "a further flag for every worker")
+	f.IntVar(&o.APIPort, "api-port", 6443, "the port of this machine (127.0.0.1) that is forwarded to the API")
+	f.StringSliceVar(&o.Publish, "publish", nil, "LOCAL:NODEPORT, ports of this machine (127.0.0.1) that are forwarded to node ports")
+	f.StringArrayVar(&o.ServerArgs, "server-arg", nil, "an additional flag for every master")
+	f.StringArrayVar(&o.AgentArgs, "agent-arg", nil, "an additional flag for every worker")
 	f.BoolVar(&detach, "detach", false, "return once the cluster is up, and leave it running")
 	f.StringVar(&level, "log-level", "warn", "debug, info, warn or error")
 
-	stop := &cobra.Command{Use: "stop [HOST]", Short: "Stop the cluster and its containers; its data stays. With HOST: stop what Kontiki runs there, by SIGTERM; containers stay",
+	stop := &cobra.Command{Use: "stop [HOST]", Short: "Stop the cluster and its containers; its data stays. With HOST: stop Kontiki's processes there with SIGTERM; containers keep running",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -81,13 +81,13 @@ func devCommand() *cobra.Command {
 	status := &cobra.Command{Use: "status", Short: "Show the cluster's hosts", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return devStatus(o.Dir, output) }}
 	status.Flags().StringVarP(&output, "output", "o", "", "json")
-	kill := &cobra.Command{Use: "kill HOST", Short: "kill -9 all that Kontiki runs on a host; containers stay", Args: cobra.ExactArgs(1),
+	kill := &cobra.Command{Use: "kill HOST", Short: "Kill Kontiki's processes on a host with kill -9; containers keep running", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return dev.Kill(cmd.Context(), o.Dir, args[0]) }}
-	start := &cobra.Command{Use: "start HOST", Short: "Bring a host back with its data", Args: cobra.ExactArgs(1),
+	start := &cobra.Command{Use: "start HOST", Short: "Start a host again with its data", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return dev.Start(cmd.Context(), o.Dir, args[0], program)
 		}}
-	start.Flags().StringVar(&program, "kontiki", "", "the kontiki program that the host runs from now on, for trying an upgrade (default: the one that it ran before)")
+	start.Flags().StringVar(&program, "kontiki", "", "the kontiki binary that the host runs from now on, to try an upgrade (default: the one that it ran before)")
 	cmd.AddCommand(stop, status, kill, start)
 	return cmd
 }

@@ -23,11 +23,11 @@ import (
 
 func snapshotCommand() *cobra.Command {
 	var kubeconfig, output string
-	cmd := &cobra.Command{Use: "snapshot", Short: "Back up the cluster's state, and bring it back"}
+	cmd := &cobra.Command{Use: "snapshot", Short: "Back up the cluster's state, and restore it"}
 	cmd.PersistentFlags().StringVar(&kubeconfig, "kubeconfig", "", "the cluster's kubeconfig (default: this machine's cluster)")
 	cmd.PersistentFlags().StringVarP(&output, "output", "o", "", "json")
 	var force bool
-	save := &cobra.Command{Use: "save FILE", Short: "Save the state of the whole cluster as of now, from any master", Args: cobra.ExactArgs(1),
+	save := &cobra.Command{Use: "save FILE", Short: "Save the present state of the whole cluster, from any master", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			info, err := saveSnapshot(cmd.Context(), kubeconfig, args[0])
 			if err != nil {
@@ -40,8 +40,8 @@ func snapshotCommand() *cobra.Command {
 			return nil
 		}}
 	restore := &cobra.Command{Use: "restore FILE", Short: "Make the state of the whole running cluster equal to a snapshot",
-		Long: "Make the state of the whole running cluster equal to a snapshot. What was written since is gone. Every master follows at one\n" +
-			"instant, workers start and stop pods accordingly, and nothing has to be stopped before.",
+		Long: "Make the state of the whole running cluster equal to a snapshot. Everything written since is lost. All masters switch to the\n" +
+			"restored state together, workers start and stop pods accordingly, and nothing has to be stopped before.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			restored, err := restoreSnapshot(cmd.Context(), kubeconfig, args[0], force)
@@ -56,7 +56,7 @@ func snapshotCommand() *cobra.Command {
 			return nil
 		}}
 	restore.Flags().BoolVar(&force, "force", false, "restore a snapshot of another cluster, whose Secrets cannot be read here")
-	inspect := &cobra.Command{Use: "inspect FILE", Short: "Check a snapshot, and show what is in it (no secrets)", Args: cobra.ExactArgs(1),
+	inspect := &cobra.Command{Use: "inspect FILE", Short: "Check a snapshot, and show its content (no secrets)", Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			contents, err := inspectSnapshot(args[0])
 			if err != nil {

@@ -33,7 +33,7 @@ func tokenCommand() *cobra.Command {
 			return run(cmd.Context(), a)
 		}
 	}
-	create := &cobra.Command{Use: "create", Short: "Make a join token and print it", Args: cobra.NoArgs,
+	create := &cobra.Command{Use: "create", Short: "Create a join token and print it", Args: cobra.NoArgs,
 		RunE: admin(func(ctx context.Context, a *cluster.Admin) error {
 			token, err := a.CreateToken(ctx, pki.Role(role), ttl, description)
 			if err != nil {
@@ -46,7 +46,7 @@ func tokenCommand() *cobra.Command {
 			return nil
 		})}
 	create.Flags().StringVar(&role, "role", "worker", "master or worker")
-	create.Flags().DurationVar(&ttl, "ttl", 24*time.Hour, "how long it can be used; 0 is forever")
+	create.Flags().DurationVar(&ttl, "ttl", 24*time.Hour, "how long it can be used; 0 means forever")
 	create.Flags().StringVar(&description, "description", "", "what it is for")
 	list := &cobra.Command{Use: "list", Short: "List join tokens (never their secrets)", Args: cobra.NoArgs,
 		RunE: admin(func(ctx context.Context, a *cluster.Admin) error {
@@ -68,7 +68,7 @@ func tokenCommand() *cobra.Command {
 			}
 			return w.Flush()
 		})}
-	revoke := &cobra.Command{Use: "revoke ID", Short: "Revoke a join token, given by its id or whole", Args: cobra.ExactArgs(1)}
+	revoke := &cobra.Command{Use: "revoke ID", Short: "Revoke a join token, given by its id or the whole token", Args: cobra.ExactArgs(1)}
 	revoke.RunE = func(cmd *cobra.Command, args []string) error {
 		return admin(func(ctx context.Context, a *cluster.Admin) error {
 			if err := a.RevokeToken(ctx, args[0]); err != nil {
