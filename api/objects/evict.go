@@ -13,9 +13,8 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 )
 
-// Evict deletes a pod as the eviction API asks for it: the pod's status says why, with a DisruptionTarget condition, before
-// the deletion begins. The condition is a write of its own, so that watchers see it even of a pod that goes at once. A
-// dry run checks the deletion alone, as upstream.
+// Evict deletes a pod on behalf of the eviction API. A separate write sets the pod's DisruptionTarget condition first, so that
+// watchers see it even if the pod is deleted at once. A dry run only checks the deletion, as upstream does.
 func (s *Service) Evict(ctx context.Context, r *Request, options *metav1.DeleteOptions) error {
 	if ptr.Deref(options.IgnoreStoreReadErrorWithClusterBreakingPotential, false) {
 		return apierrors.NewInvalid(policy.Kind("Eviction"), r.Name, field.ErrorList{field.Invalid(

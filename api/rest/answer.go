@@ -11,8 +11,8 @@ import (
 	"github.com/kontiki/kontiki/api/audit"
 )
 
-// answer is a ResponseWriter that knows whether the response has begun, and records that. What is written to it then is a part of
-// that response.
+// answer is a ResponseWriter that keeps track of whether the response has begun, and records it for the audit log. What is written
+// after that is part of the same response.
 type answer struct {
 	http.ResponseWriter
 	begun  atomic.Bool
@@ -24,7 +24,7 @@ func (a *answer) begin(code int) {
 	a.record.Started(code)
 }
 
-// writer returns the answer with what the writer below it can do.
+// writer returns the answer with the optional interfaces of the underlying ResponseWriter.
 func (a *answer) writer() http.ResponseWriter { return responsewriter.WrapForHTTP1Or2(a) }
 
 // Unwrap is used by http.ResponseController.
@@ -50,8 +50,8 @@ func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return a.ResponseWriter.(http.Hijacker).Hijack()
 }
 
-// fail responds with an error. If the response has begun, no client could tell the error from the rest of it: the connection,
-// or the HTTP/2 stream, is cut, so that nobody takes the response for complete.
+// fail responds with an error. If the response has begun, a client could not tell the error from its content, so fail aborts the
+// connection (or the HTTP/2 stream) instead, so that nobody takes the response for complete.
 func (c *call) fail(err error) {
 	if c.answer.begun.Load() {
 		c.Log.Warn("a response was aborted", "method", c.r.Method, "path", c.r.URL.Path, "error", err)

@@ -21,8 +21,8 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 )
 
-// specialSubresources are the ways into a kind that are neither the object nor a part of it, by the kind's group and by
-// its resource's name, a slash and their own.
+// specialSubresources maps the name of a subresource that is not a part of the object, qualified by its kind's API group, to its
+// handler.
 var specialSubresources = map[schema.GroupResource]specialSubresource{
 	corev1.Resource("pods/binding"):          {subresource{"", "", "", "Binding", onlyCreate}, (*call).bind},
 	corev1.Resource("pods/eviction"):         {subresource{"", "policy", "v1", "Eviction", onlyCreate}, (*call).evict},
@@ -47,7 +47,7 @@ var (
 	proxies    = metav1.Verbs{"create", "delete", "get", "patch", "update"}
 )
 
-// decodeBody reads a POST body of a type that is not the request's kind.
+// decodeBody decodes the body of a POST request whose type differs from the request's kind.
 func decodeBody[T runtime.Object](c *call, into T, gvk schema.GroupVersionKind) (T, *objects.Request, metav1.CreateOptions, error) {
 	var o metav1.CreateOptions
 	var none T
@@ -175,7 +175,7 @@ func (c *call) serveScale() error {
 	return apierrors.NewMethodNotSupported(c.kind.GroupResource(), c.verb)
 }
 
-// writeScale answers a scale.
+// writeScale responds with a Scale, in the form that the Accept header asks for.
 func (c *call) writeScale(a accepted, scale *autoscalingv1.Scale) error {
 	switch a.as {
 	case asTable:
@@ -203,7 +203,7 @@ func (c *call) writeScale(a accepted, scale *autoscalingv1.Scale) error {
 	return c.writeOther(a, http.StatusOK, scale)
 }
 
-// createToken is the TokenRequest API (KEP-1205).
+// createToken handles the TokenRequest API (KEP-1205).
 func (c *call) createToken() error {
 	accept, err := negotiateOf(c.r, false)
 	if err != nil {
@@ -251,7 +251,7 @@ func (c *call) createToken() error {
 	return c.writeOther(accept, http.StatusCreated, request)
 }
 
-// bindToken resolves the object that a token is to be bound to.
+// bindToken finds the object to which a token is to be bound.
 func (c *call) bindToken(r *objects.Request, ref *authenticationv1.BoundObjectReference, binding *auth.Binding) error {
 	resource := map[string]string{"Pod": "pods", "Secret": "secrets", "Node": "nodes"}[ref.Kind]
 	kind, ok := c.Objects.Kinds().ByGroupResource("", resource)

@@ -12,7 +12,7 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 )
 
-// Evictions are the rates at which nodes that are not ready are emptied, with upstream's terms.
+// Evictions are the rates at which nodes that are not ready are emptied, named as upstream's flags.
 type Evictions struct {
 	// Rate is how many nodes of a zone are emptied per second, SecondaryRate how many in an unhealthy zone with more than
 	// LargeCluster nodes. In a smaller unhealthy zone none are.
@@ -27,10 +27,10 @@ var DefaultEvictions = Evictions{Rate: 0.1, SecondaryRate: 0.01, UnhealthyZone: 
 
 const unhealthyAtLeast = 3
 
-// excludeLabel excludes a node from the count of unhealthy ones (upstream's).
+// excludeLabel is upstream's label that excludes a node from the count of unhealthy ones.
 const excludeLabel = "node.kubernetes.io/exclude-disruption"
 
-// zoneState says how much of a zone is not ready.
+// zoneState tells how many of a zone's nodes are not ready.
 type zoneState int
 
 const (
@@ -47,7 +47,7 @@ const (
 type zones struct {
 	limits Evictions
 	mu     sync.Mutex
-	nodes  map[string]standing // by name, those that count
+	nodes  map[string]standing // the nodes that count, by name
 	counts map[string]*zoneCount
 	states map[string]zoneState
 	halted bool // every zone is fully disrupted
@@ -56,7 +56,7 @@ type zones struct {
 	admitted map[string]bool
 }
 
-// zoneQueue has a zone's nodes that wait to be tainted, first in, first out.
+// zoneQueue holds a zone's nodes that wait to be tainted, first in, first out.
 type zoneQueue struct {
 	limiter *rate.Limiter
 	waiting []string
@@ -66,7 +66,7 @@ func newZones(limits Evictions) *zones {
 	return &zones{limits: limits, states: map[string]zoneState{}, queues: map[string]*zoneQueue{}, admitted: map[string]bool{}}
 }
 
-// standing is what of a node counts for its zone.
+// standing is the part of a node's state that counts for its zone.
 type standing struct {
 	zone  string
 	ready bool
@@ -83,7 +83,7 @@ func (c *zoneCount) add(ready bool, n int) {
 	}
 }
 
-// reset counts the nodes of a view.
+// reset counts the nodes of a view anew.
 func (z *zones) reset(v client.View, now time.Time) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -95,14 +95,14 @@ func (z *zones) reset(v client.View, now time.Time) {
 	z.judge(now)
 }
 
-// follow takes a change of a node into account, nil if it is gone, and says whether that changed the rate at which nodes are tainted.
+// follow applies a change of a node, nil if it was deleted, and reports whether that changed the rate at which nodes are tainted.
 func (z *zones) follow(name string, node *corev1.Node, now time.Time) (changed bool) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	return z.count(name, node) && z.judge(now)
 }
 
-// count brings the counts up to date with a node, and says whether that changed them. The caller holds mu.
+// count updates the counts for a node, and reports whether they changed. The caller holds mu.
 func (z *zones) count(name string, node *corev1.Node) bool {
 	before, counted := z.nodes[name]
 	var after standing
@@ -133,7 +133,7 @@ func (z *zones) count(name string, node *corev1.Node) bool {
 	return true
 }
 
-// judge draws the conclusions from the counts, and says whether they changed. The caller holds mu.
+// judge derives the zones' states from the counts, and reports whether they changed. The caller holds mu.
 func (z *zones) judge(now time.Time) (changed bool) {
 	halted := len(z.counts) > 0
 	states := map[string]zoneState{}
@@ -176,15 +176,15 @@ func (z *zones) queue(zone string) *zoneQueue {
 	return q
 }
 
-// stopped says whether nothing is evicted, because no node is ready.
+// stopped reports whether nothing is evicted because no node is ready.
 func (z *zones) stopped() bool {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	return z.halted
 }
 
-// admit says whether a node may be tainted now. If not, it waits in its zone's queue; after is when to call again, 0 for when the
-// zones have changed.
+// admit reports whether a node may be tainted now. If not, it waits in its zone's queue; after is when to call again, 0 for when
+// the zones have changed.
 func (z *zones) admit(node *corev1.Node, now time.Time) (ok bool, after time.Duration) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -216,7 +216,7 @@ func (z *zones) admit(node *corev1.Node, now time.Time) (ok bool, after time.Dur
 // admitPause is the shortest time between two calls for a waiting node.
 const admitPause = 100 * time.Millisecond
 
-// forget removes a node from the queues: it is ready, tainted, or gone.
+// forget removes a node from the queues, because it is ready, tainted or deleted.
 func (z *zones) forget(name string) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
