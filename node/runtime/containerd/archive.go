@@ -24,14 +24,15 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// imageLimits bound what the import of an archive and the pull of an image cost. Neither the sender nor the registry is trusted.
+// imageLimits bound the cost of importing an archive and of pulling an image. Neither the sender nor the registry is trusted.
 type imageLimits struct {
-	// bytes limits the archive, after gzip decompression, and what its files add up to: a sparse file is larger than it looks.
+	// bytes limits the archive's size after gzip decompression, and the total size of its files, which is larger if they are
+	// sparse.
 	bytes int64
 	// entries limits the files in the archive, each of which is a write to the content store, and the descriptors that an image's
-	// documents lead to. names limits the bytes of the files' names.
+	// documents refer to. names limits the total length of the files' names in bytes.
 	entries, names int
-	// document limits an index, a manifest or a configuration, each of which is read into memory.
+	// document limits the size in bytes of an index, manifest or configuration, each of which is read into memory.
 	document int64
 	images   int // in an archive
 }
@@ -69,8 +70,8 @@ func (r *Runtime) ImportImage(ctx context.Context, archive io.Reader) ([]runtime
 	return out, nil
 }
 
-// importArchive is containerd's client.Import with limits: what is beyond them is refused before there is a record of an image.
-// The content that was written by then is collected as garbage.
+// importArchive is containerd's client.Import with limits. An archive that exceeds them is refused before an image is recorded, and
+// the content written until then is garbage collected.
 func (r *Runtime) importArchive(ctx context.Context, archive io.Reader) ([]images.Image, error) {
 	limits := r.limits
 	ctx, done, err := r.client.WithLease(ctx)
@@ -106,8 +107,8 @@ func (r *Runtime) importArchive(ctx context.Context, archive io.Reader) ([]image
 	return list, nil
 }
 
-// check returns the archive as it is, which ends with an error where it exceeds a limit. The bytes are those that the reader
-// would get without it, because a parser of the same kind reads ahead of it. stop must be called after the last read.
+// check returns a reader of the same bytes that fails where the archive exceeds a limit. A parser of the same kind as containerd's
+// reads every byte before the returned reader does. stop must be called after the last read.
 func (l imageLimits) check(archive io.Reader) (checked io.Reader, stop func()) {
 	archive = newBounded(archive, l.bytes)
 	checkedEnd, ours := io.Pipe()
@@ -118,7 +119,7 @@ func (l imageLimits) check(archive io.Reader) (checked io.Reader, stop func()) {
 			if err := l.checkEntries(tar.NewReader(io.TeeReader(archive, ours))); err != nil {
 				return err
 			}
-			_, err := io.Copy(ours, archive) // what is behind the end, should the reader ask for it
+			_, err := io.Copy(ours, archive) // the bytes after the end of the archive, in case the reader reads them
 			return err
 		})
 		ours.CloseWithError(err)
@@ -158,7 +159,7 @@ func (l imageLimits) checkEntries(archive *tar.Reader) error {
 	}
 }
 
-// named are the images that an archive's index names.
+// named returns the images that an archive's index names.
 func (l imageLimits) named(ctx context.Context, store content.Store, index ocispec.Descriptor) ([]images.Image, error) {
 	document, err := content.ReadBlob(ctx, store, index)
 	if err != nil {
@@ -172,7 +173,7 @@ func (l imageLimits) named(ctx context.Context, store content.Store, index ocisp
 	for _, manifest := range parsed.Manifests {
 		name := manifest.Annotations[images.AnnotationImageName]
 		if name == "" {
-			// One that is no reference, such as a tag alone, names nothing.
+			// A name that is not a reference, such as a tag alone, is ignored.
 			name, _ = normalize(manifest.Annotations[ocispec.AnnotationRefName])
 		}
 		if name != "" {
@@ -188,7 +189,8 @@ func (l imageLimits) named(ctx context.Context, store content.Store, index ocisp
 	return list, nil
 }
 
-// children is images.Children for documents that may be read, as many as there may be entries: an index can name one several times.
+// children is images.Children for documents within the limits. It also limits the number of descriptors: an index can name one
+// several times.
 func (l imageLimits) children(store content.Store) images.HandlerFunc {
 	visited := 0
 	return func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
@@ -197,7 +199,7 @@ func (l imageLimits) children(store content.Store) images.HandlerFunc {
 		}
 		children, err := images.Children(ctx, store, desc)
 		if err == nil && images.IsManifestType(desc.MediaType) && len(children) > 0 {
-			// The configuration is read later on, whatever its type is.
+			// The configuration is read later, whatever its media type is.
 			var info content.Info
 			if info, err = store.Info(ctx, children[0].Digest); err == nil && info.Size > l.document {
 				err = errLargeDocument(children[0], l.document)
@@ -207,8 +209,8 @@ func (l imageLimits) children(store content.Store) images.HandlerFunc {
 	}
 }
 
-// pulled refuses what is too large before it is fetched. A descriptor's size can be relied on: content of another size is refused
-// when it is fetched.
+// pulled refuses documents that are too large before they are fetched. A descriptor's size is reliable: fetching content of another
+// size fails.
 func (l imageLimits) pulled(next images.Handler) images.Handler {
 	var found atomic.Int64
 	return images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
@@ -219,7 +221,7 @@ func (l imageLimits) pulled(next images.Handler) images.Handler {
 		children, err := next.Handle(ctx, desc)
 		switch {
 		case err != nil:
-		case manifest && len(children) > 0 && children[0].Size > l.document: // the configuration, whatever its type is
+		case manifest && len(children) > 0 && children[0].Size > l.document: // the configuration, whatever its media type is
 			err = errLargeDocument(children[0], l.document)
 		case found.Add(int64(len(children))) > int64(l.entries):
 			err = l.errManyDescriptors()
@@ -228,7 +230,7 @@ func (l imageLimits) pulled(next images.Handler) images.Handler {
 	})
 }
 
-// documents is a content store that lets no index, manifest or configuration be read that is too large for memory.
+// documents is a content store that refuses to read an index, manifest or configuration too large for memory.
 type documents struct {
 	content.Store
 	limit int64
