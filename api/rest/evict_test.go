@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -40,7 +41,8 @@ func boundPod(t *testing.T, set *kubernetes.Clientset, name string) *corev1.Pod 
 // TestEvictionSaysWhyInThePodsStatus: the pod is marked and then deleted, and a pod that goes at once is seen with the mark.
 func TestEvictionSaysWhyInThePodsStatus(t *testing.T) {
 	set := harness.New(t).Clientset()
-	ctx := context.Background()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
 	pods := set.CoreV1().Pods("default")
 	boundPod(t, set, "bound")
 	if err := pods.EvictV1(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: "bound"}}); err != nil {
@@ -74,16 +76,16 @@ func TestEvictionSaysWhyInThePodsStatus(t *testing.T) {
 	if err := pods.EvictV1(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: "waiting"}}); err != nil {
 		t.Fatal(err)
 	}
-	var last *corev1.Pod
 	for event := range w.ResultChan() {
-		last = event.Object.(*corev1.Pod)
-		if event.Type == watch.Deleted {
-			break
+		if event.Type != watch.Deleted {
+			continue
 		}
+		if last := event.Object.(*corev1.Pod); disruption(last) == nil {
+			t.Errorf("a pod that went at once was not marked: %+v", last)
+		}
+		return
 	}
-	if disruption(last) == nil {
-		t.Errorf("a pod that went at once was not marked: %+v", last)
-	}
+	t.Error("the watch ended before the pod was deleted")
 }
 
 // TestEvictionKeepsPreconditions: one that does not hold leaves the pod unmarked; a resource version that holds does so for
