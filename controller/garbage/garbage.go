@@ -191,8 +191,10 @@ func (gc *collector) report(v client.View, it *item, ref metav1.OwnerReference, 
 		return
 	}
 	elsewhere := false
-	gc.client.View().EachOf(gc.client.Kinds()[kind], "", func(obj client.Object) bool {
-		elsewhere = obj.GetUID() == ref.UID
+	now := gc.client.View()
+	client.Each(now, "", func(ns *corev1.Namespace) bool {
+		obj, ok := now.GetOf(gc.client.Kinds()[kind], ns.Name, ref.Name)
+		elsewhere = ok && obj.GetUID() == ref.UID
 		return !elsewhere
 	})
 	if !elsewhere {

@@ -26,7 +26,11 @@ type bed struct {
 
 func start(t testing.TB) *bed {
 	t.Helper()
-	h := harness.New(t)
+	return startOn(t, harness.New(t))
+}
+
+func startOn(t testing.TB, h *harness.Harness) *bed {
+	t.Helper()
 	b := &bed{Harness: h, t: t, recorder: controllertest.NewRecorder()}
 	b.run()
 	return b
@@ -143,6 +147,25 @@ func TestWhatIsUnknownIsNotAbsent(t *testing.T) {
 	b.cm("of-both", ownedBy(widget, "example.com/v1", "Widget", true), of(gone))
 	b.settled()
 	b.there("of-custom", "of-both")
+}
+
+// TestOwnersThatNeverWereCostNoScan: anybody may name as many as they like.
+func TestOwnersThatNeverWereCostNoScan(t *testing.T) {
+	h, scans := harness.NewScanned(t, "configmaps")
+	b := startOn(t, h)
+	for i := range 20 {
+		b.cm(fmt.Sprint("other", i))
+	}
+	b.settled()
+	scans.Reset()
+	for i := range 5 {
+		name := fmt.Sprint("orphan", i)
+		b.cm(name, of(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "never", UID: types.UID(name)}}))
+		b.gone(name)
+	}
+	if n := scans.Visited(); n > 0 {
+		t.Errorf("%d objects were visited", n)
+	}
 }
 
 func TestScopesOfOwners(t *testing.T) {
