@@ -23,7 +23,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// StatusRequest asks for the status.
+// StatusRequest is the request of Status.
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -60,30 +60,30 @@ func (*StatusRequest) Descriptor() ([]byte, []int) {
 	return file_kontiki_v1_cluster_proto_rawDescGZIP(), []int{0}
 }
 
-// StatusResponse is the status; see `kontiki cluster status`.
+// StatusResponse is the cluster's status; see `kontiki cluster status`.
 type StatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// cluster_id is what this cluster is called for good.
+	// cluster_id is the cluster's identifier, which never changes.
 	ClusterId string `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	// leader is empty when nobody leads.
+	// leader is the name of the leader, empty when there is none.
 	Leader string `protobuf:"bytes,2,opt,name=leader,proto3" json:"leader,omitempty"`
-	// term is the present term of Raft.
+	// term is the current Raft term.
 	Term uint64 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
-	// commit_index is the last committed entry that the called master knows of.
+	// commit_index is the Raft index of the last entry that the called master knows to be committed.
 	CommitIndex uint64 `protobuf:"varint,4,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
 	// revision is the resource version of the last change that the called master has applied.
 	Revision uint64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
 	// epoch counts how often the cluster was restored from a snapshot or recovered.
 	Epoch uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	// feature_level is what all masters of the cluster can do together.
+	// feature_level is the level of features that all masters of the cluster support.
 	FeatureLevel int32 `protobuf:"varint,7,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
 	// failures_tolerated is how many more masters may fail before writes stop; -1 when they have stopped.
 	FailuresTolerated int32 `protobuf:"varint,8,opt,name=failures_tolerated,json=failuresTolerated,proto3" json:"failures_tolerated,omitempty"`
-	// masters are all masters, by name.
+	// masters are all masters, sorted by name.
 	Masters []*MasterStatus `protobuf:"bytes,9,rep,name=masters,proto3" json:"masters,omitempty"`
-	// problems say what is wrong, for people. The cluster is degraded when there are any.
+	// problems describe what is wrong, for people. The cluster is degraded when there are any.
 	Problems []string `protobuf:"bytes,10,rep,name=problems,proto3" json:"problems,omitempty"`
-	// behind are the masters whose upgrade, or answer, the feature level waits for.
+	// behind are the masters that keep the feature level from rising: they are not upgraded yet, or not reachable.
 	Behind        []string `protobuf:"bytes,11,rep,name=behind,proto3" json:"behind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -196,44 +196,44 @@ func (x *StatusResponse) GetBehind() []string {
 	return nil
 }
 
-// MasterStatus is one master. What an unreachable one did not tell is zero.
+// MasterStatus is the status of one master. The fields that only the master itself knows are zero if it is not reachable.
 type MasterStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// name is the master's.
+	// name is the master's name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// role is leader, voter or nonvoter.
 	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
-	// address is where masters and workers reach it, as host:port.
+	// address is the host:port at which masters and workers reach it.
 	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
-	// api_address is where its API is served, as host:port.
+	// api_address is the host:port of its API.
 	ApiAddress string `protobuf:"bytes,4,opt,name=api_address,json=apiAddress,proto3" json:"api_address,omitempty"`
-	// version is the program's.
+	// version is the version of its kontiki binary.
 	Version string `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
-	// health is ok, no-leader, unreachable, behind, or conditions such as disk-full.
+	// health is ok, no-leader, unreachable, behind, or a list of conditions such as disk-full.
 	Health string `protobuf:"bytes,6,opt,name=health,proto3" json:"health,omitempty"`
-	// last_contact is how long ago it heard from the leader; absent for never.
+	// last_contact is the time since it last heard from the leader; absent if it never has.
 	LastContact *durationpb.Duration `protobuf:"bytes,7,opt,name=last_contact,json=lastContact,proto3" json:"last_contact,omitempty"`
-	// round_trip is how long it took to answer; zero for the called master itself.
+	// round_trip is the time in which it answered the called master; zero for the called master itself.
 	RoundTrip *durationpb.Duration `protobuf:"bytes,8,opt,name=round_trip,json=roundTrip,proto3" json:"round_trip,omitempty"`
-	// gossip is what gossip believes of it: alive, suspect, dead, left or unknown.
+	// gossip is its state in gossip: alive, suspect, dead, left or unknown.
 	Gossip string `protobuf:"bytes,9,opt,name=gossip,proto3" json:"gossip,omitempty"`
-	// applied_index is the last entry that it has applied.
+	// applied_index is the Raft index of the last entry that it has applied.
 	AppliedIndex uint64 `protobuf:"varint,10,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
-	// last_index is the last entry in its log.
+	// last_index is the Raft index of the last entry in its log.
 	LastIndex uint64 `protobuf:"varint,11,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
 	// revision is the resource version of the last change that it has applied.
 	Revision uint64 `protobuf:"varint,12,opt,name=revision,proto3" json:"revision,omitempty"`
-	// feature_level is what its program can do.
+	// feature_level is the level of features that its binary supports.
 	FeatureLevel int32 `protobuf:"varint,13,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
-	// disk_write is how long the slowest of the last writes of its log took.
+	// disk_write is the duration of the slowest of its latest writes to the Raft log.
 	DiskWrite *durationpb.Duration `protobuf:"bytes,14,opt,name=disk_write,json=diskWrite,proto3" json:"disk_write,omitempty"`
-	// disk_free_bytes is what is free on the disk that has its data.
+	// disk_free_bytes is the free space of the file system that has its data.
 	DiskFreeBytes uint64 `protobuf:"varint,15,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
-	// disk_total_bytes is the size of that disk.
+	// disk_total_bytes is the size of that file system.
 	DiskTotalBytes uint64 `protobuf:"varint,16,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
-	// certificate_expires is when its certificate does; it is renewed long before.
+	// certificate_expires is when its certificate expires; it is renewed long before.
 	CertificateExpires *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=certificate_expires,json=certificateExpires,proto3" json:"certificate_expires,omitempty"`
-	// settings are its flags that must be the same on all masters, by their names.
+	// settings are the values of its flags that must be the same on all masters, by the flags' names.
 	Settings      map[string]string `protobuf:"bytes,18,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -395,7 +395,7 @@ func (x *MasterStatus) GetSettings() map[string]string {
 	return nil
 }
 
-// MembersRequest asks for the hosts.
+// MembersRequest is the request of Members.
 type MembersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -432,10 +432,10 @@ func (*MembersRequest) Descriptor() ([]byte, []int) {
 	return file_kontiki_v1_cluster_proto_rawDescGZIP(), []int{3}
 }
 
-// MembersResponse answers the hosts.
+// MembersResponse lists the hosts.
 type MembersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// members are all hosts that gossip knows of, for a day also those that are gone.
+	// members are all hosts that gossip knows; those that died or left are listed for a day.
 	Members       []*Member `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -478,24 +478,24 @@ func (x *MembersResponse) GetMembers() []*Member {
 	return nil
 }
 
-// Member is a host in gossip.
+// Member is a host that gossips.
 type Member struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// name is the host's.
+	// name is the host's name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// role is master or worker.
 	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
-	// address is where a master is reached by the others, as host:port.
+	// address is the host:port at which other hosts reach a master.
 	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
-	// api_address is where a master serves its API, as host:port.
+	// api_address is the host:port of a master's API.
 	ApiAddress string `protobuf:"bytes,4,opt,name=api_address,json=apiAddress,proto3" json:"api_address,omitempty"`
-	// gossip_address is where it gossips, as host:port.
+	// gossip_address is the host:port of its gossip port.
 	GossipAddress string `protobuf:"bytes,5,opt,name=gossip_address,json=gossipAddress,proto3" json:"gossip_address,omitempty"`
-	// version is the program's.
+	// version is the version of its kontiki binary.
 	Version string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
 	// state is alive, suspect, dead or left.
 	State string `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`
-	// since is when it came into that state.
+	// since is when it entered that state.
 	Since         *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -587,10 +587,10 @@ func (x *Member) GetSince() *timestamppb.Timestamp {
 	return nil
 }
 
-// TransferLeadershipRequest asks for another leader.
+// TransferLeadershipRequest names the next leader.
 type TransferLeadershipRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// to is the master that shall lead; empty is any other.
+	// to is the name of the next leader; empty for any other master.
 	To            string `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -633,10 +633,10 @@ func (x *TransferLeadershipRequest) GetTo() string {
 	return ""
 }
 
-// TransferLeadershipResponse answers who leads.
+// TransferLeadershipResponse names the leader.
 type TransferLeadershipResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// leader is the master that leads now.
+	// leader is the name of the new leader.
 	Leader        string `protobuf:"bytes,1,opt,name=leader,proto3" json:"leader,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -682,7 +682,7 @@ func (x *TransferLeadershipResponse) GetLeader() string {
 // RemoveMemberRequest names a master.
 type RemoveMemberRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// name is the master's.
+	// name is the master's name.
 	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -725,7 +725,7 @@ func (x *RemoveMemberRequest) GetName() string {
 	return ""
 }
 
-// RemoveMemberResponse says that it was removed.
+// RemoveMemberResponse is returned once the master is removed.
 type RemoveMemberResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -762,14 +762,14 @@ func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
 	return file_kontiki_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
-// CreateTokenRequest asks for a token.
+// CreateTokenRequest describes a new token.
 type CreateTokenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// role is master or worker.
 	Role string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
-	// ttl is how long it can be used; absent or zero is for ever.
+	// ttl is how long it can be used; absent or zero for a token that does not expire.
 	Ttl *durationpb.Duration `protobuf:"bytes,2,opt,name=ttl,proto3" json:"ttl,omitempty"`
-	// description says what it is for, in at most 1024 bytes.
+	// description is its purpose, for people, in at most 1024 bytes.
 	Description   string `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -826,10 +826,10 @@ func (x *CreateTokenRequest) GetDescription() string {
 	return ""
 }
 
-// CreateTokenResponse answers the token's text.
+// CreateTokenResponse has the token's text.
 type CreateTokenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// token is what `--token` takes.
+	// token is the value for `--token`.
 	Token         string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -872,7 +872,7 @@ func (x *CreateTokenResponse) GetToken() string {
 	return ""
 }
 
-// ListTokensRequest asks for the tokens.
+// ListTokensRequest is the request of ListTokens.
 type ListTokensRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -909,10 +909,10 @@ func (*ListTokensRequest) Descriptor() ([]byte, []int) {
 	return file_kontiki_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
-// ListTokensResponse answers the tokens.
+// ListTokensResponse lists the tokens.
 type ListTokensResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// tokens are all join tokens, for a day also those that have expired.
+	// tokens are all join tokens; expired ones are listed for a day.
 	Tokens        []*Token `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -958,15 +958,15 @@ func (x *ListTokensResponse) GetTokens() []*Token {
 // Token is a join token without its secret.
 type Token struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// id names the token; it is no secret.
+	// id identifies the token; it is not secret.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// role is master or worker.
 	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
-	// description says what it is for.
+	// description is its purpose, for people.
 	Description string `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
-	// created_at is when it was made.
+	// created_at is when it was created.
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	// expires_at is absent for a token that does not expire.
+	// expires_at is when it expires, absent for a token that does not.
 	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1083,7 +1083,7 @@ func (x *RevokeTokenRequest) GetId() string {
 	return ""
 }
 
-// RevokeTokenResponse says that it was revoked.
+// RevokeTokenResponse is returned once the token is revoked.
 type RevokeTokenResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1120,7 +1120,7 @@ func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
 	return file_kontiki_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
-// SnapshotRequest asks for a snapshot.
+// SnapshotRequest is the request of Snapshot.
 type SnapshotRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1157,10 +1157,10 @@ func (*SnapshotRequest) Descriptor() ([]byte, []int) {
 	return file_kontiki_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
-// SnapshotResponse is the next part of the snapshot's bytes. A stream that ends without an error is whole.
+// SnapshotResponse is the next part of the snapshot. The snapshot is complete if the stream ends without an error.
 type SnapshotResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// data follows on the data before.
+	// data is appended to the data of the responses before.
 	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

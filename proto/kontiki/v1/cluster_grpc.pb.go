@@ -33,27 +33,27 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Cluster administers the cluster; its callers are members of system:masters, others get PERMISSION_DENIED. Errors are those of
-// objects.proto; UNAVAILABLE says that there is no quorum of masters, or that the outcome is unknown.
+// Cluster administers the cluster. Its callers must be members of the group system:masters; others get PERMISSION_DENIED. Errors are
+// those of objects.proto; UNAVAILABLE means that there is no quorum of masters, or that the outcome is unknown.
 type ClusterClient interface {
-	// Status is the cluster as the called master sees it, gathered by asking every other one.
+	// Status returns the cluster's status as the called master sees it, after it has asked every other master.
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 	// Members lists all hosts, masters and workers, as gossip sees them.
 	Members(ctx context.Context, in *MembersRequest, opts ...grpc.CallOption) (*MembersResponse, error)
-	// TransferLeadership hands leadership to a master that answers now. NOT_FOUND: no master has the name; ABORTED: none that could
-	// take it answers, or the named one has no vote.
+	// TransferLeadership transfers leadership to a master that is reachable. NOT_FOUND: no master has the name; ABORTED: no voter
+	// is reachable, or the named master has no vote.
 	TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error)
 	// RemoveMember removes a master for good, dead or alive. NOT_FOUND: no master has the name; ABORTED: it is the last one.
 	RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error)
-	// CreateToken makes a token to join the cluster with. Its text is answered once; only a hash of it is stored.
-	// INVALID_ARGUMENT: the role, the time to live or the length of the description cannot be.
+	// CreateToken creates a join token. Its text is returned only here; only a hash of it is stored. INVALID_ARGUMENT: the role,
+	// the time to live or the length of the description is not valid.
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
 	// ListTokens lists the join tokens, without their secrets.
 	ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensResponse, error)
-	// RevokeToken deletes a join token. NOT_FOUND: there is none with the id.
+	// RevokeToken deletes a join token. NOT_FOUND: no token has the id.
 	RevokeToken(ctx context.Context, in *RevokeTokenRequest, opts ...grpc.CallOption) (*RevokeTokenResponse, error)
-	// Snapshot streams a snapshot of the whole cluster as of now, as `kontiki snapshot save` stores it. A stream that
-	// does not end with OK is no snapshot.
+	// Snapshot streams a snapshot of the present state of the whole cluster, as `kontiki snapshot save` stores it. If the stream does
+	// not end with OK, its data is not a snapshot.
 	Snapshot(ctx context.Context, in *SnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SnapshotResponse], error)
 }
 
@@ -158,27 +158,27 @@ type Cluster_SnapshotClient = grpc.ServerStreamingClient[SnapshotResponse]
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
 //
-// Cluster administers the cluster; its callers are members of system:masters, others get PERMISSION_DENIED. Errors are those of
-// objects.proto; UNAVAILABLE says that there is no quorum of masters, or that the outcome is unknown.
+// Cluster administers the cluster. Its callers must be members of the group system:masters; others get PERMISSION_DENIED. Errors are
+// those of objects.proto; UNAVAILABLE means that there is no quorum of masters, or that the outcome is unknown.
 type ClusterServer interface {
-	// Status is the cluster as the called master sees it, gathered by asking every other one.
+	// Status returns the cluster's status as the called master sees it, after it has asked every other master.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	// Members lists all hosts, masters and workers, as gossip sees them.
 	Members(context.Context, *MembersRequest) (*MembersResponse, error)
-	// TransferLeadership hands leadership to a master that answers now. NOT_FOUND: no master has the name; ABORTED: none that could
-	// take it answers, or the named one has no vote.
+	// TransferLeadership transfers leadership to a master that is reachable. NOT_FOUND: no master has the name; ABORTED: no voter
+	// is reachable, or the named master has no vote.
 	TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error)
 	// RemoveMember removes a master for good, dead or alive. NOT_FOUND: no master has the name; ABORTED: it is the last one.
 	RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error)
-	// CreateToken makes a token to join the cluster with. Its text is answered once; only a hash of it is stored.
-	// INVALID_ARGUMENT: the role, the time to live or the length of the description cannot be.
+	// CreateToken creates a join token. Its text is returned only here; only a hash of it is stored. INVALID_ARGUMENT: the role,
+	// the time to live or the length of the description is not valid.
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
 	// ListTokens lists the join tokens, without their secrets.
 	ListTokens(context.Context, *ListTokensRequest) (*ListTokensResponse, error)
-	// RevokeToken deletes a join token. NOT_FOUND: there is none with the id.
+	// RevokeToken deletes a join token. NOT_FOUND: no token has the id.
 	RevokeToken(context.Context, *RevokeTokenRequest) (*RevokeTokenResponse, error)
-	// Snapshot streams a snapshot of the whole cluster as of now, as `kontiki snapshot save` stores it. A stream that
-	// does not end with OK is no snapshot.
+	// Snapshot streams a snapshot of the present state of the whole cluster, as `kontiki snapshot save` stores it. If the stream does
+	// not end with OK, its data is not a snapshot.
 	Snapshot(*SnapshotRequest, grpc.ServerStreamingServer[SnapshotResponse]) error
 	mustEmbedUnimplementedClusterServer()
 }

@@ -4,32 +4,32 @@
 // 	protoc        v3.21.12
 // source: kontiki/v1/objects.proto
 
-// Package kontiki.v1 is Kontiki's public gRPC API, served on every master's API port beside the Kubernetes API. Both are
-// fronts of one object service: the same objects, authentication (client certificate, or `authorization: Bearer TOKEN`
-// in the metadata), authorization, admission, validation and limits hold. Messages and fields are only ever added.
+// Package kontiki.v1 is Kontiki's public gRPC API, served on every master's API port together with the Kubernetes API. Both use the
+// same object service: they have the same objects, authentication (client certificate, or `authorization: Bearer TOKEN` in the
+// metadata), authorization, admission, validation and limits. Messages and fields are only ever added, never removed or changed.
 //
-// Errors carry a canonical code, and in their details the google.rpc.ErrorInfo whose domain is "kontiki" and whose reason
-// is the Kubernetes reason (NotFound, Conflict, Invalid, ...), the Kubernetes Status as JSON in a StatusDetail, and a
-// google.rpc.BadRequest with the fields that are wrong, of errors that are about any. The path of a field leads through the
-// message and on into the document that it has: label_selector, object.data.spec.replicas, operations[3].create.object.kind.
+// Errors have a canonical code. Their details have a google.rpc.ErrorInfo, whose domain is "kontiki" and whose reason is the
+// Kubernetes reason (NotFound, Conflict, Invalid, ...), the Kubernetes Status as JSON in a StatusDetail, and, if fields are wrong, a
+// google.rpc.BadRequest that names them. The path of a field begins in the message and continues in the document that the message
+// contains: label_selector, object.data.spec.replicas, operations[3].create.object.kind.
 //
-//   INVALID_ARGUMENT      BadRequest, Invalid, RequestEntityTooLarge; a message that cannot be read
+//   INVALID_ARGUMENT      BadRequest, Invalid, RequestEntityTooLarge; a message that cannot be decoded
 //   UNAUTHENTICATED       Unauthorized
 //   PERMISSION_DENIED     Forbidden
 //   NOT_FOUND             NotFound
 //   ALREADY_EXISTS        AlreadyExists
-//   ABORTED               Conflict: the object has changed; ConflictDetail has its present resource version
-//   OUT_OF_RANGE          Expired, Gone: the revision asked for is no longer in the history
-//   UNIMPLEMENTED         MethodNotAllowed, NotAcceptable, UnsupportedMediaType, and what is not built yet
+//   ABORTED               Conflict: the object has changed; ConflictDetail has its current resource version
+//   OUT_OF_RANGE          Expired, Gone: the requested revision is no longer in the history
+//   UNIMPLEMENTED         MethodNotAllowed, NotAcceptable, UnsupportedMediaType, and what is not implemented yet
 //   RESOURCE_EXHAUSTED    TooManyRequests; a watch that does not keep up
-//   UNAVAILABLE           ServiceUnavailable, ServerTimeout: nothing was changed, try again (where the Status has the code 507,
-//                         once there is room on the masters' disks); a resource version that this master has not reached; a
-//                         watch that has lasted for its time (30 to 60 minutes): resume it
-//   DEADLINE_EXCEEDED     Timeout: the outcome is unknown, read before trying again; the client's own deadline has passed
-//   CANCELLED             the client gave the call up
+//   UNAVAILABLE           ServiceUnavailable, ServerTimeout: nothing was changed, try again (if the Status has the code 507,
+//                         once there is space on the masters' disks); a resource version that this master has not reached;
+//                         a watch that has reached its time limit (30 to 60 minutes): resume it
+//   DEADLINE_EXCEEDED     Timeout: the outcome is unknown, read before trying again; also, the client's own deadline has passed
+//   CANCELLED             the client cancelled the call
 //   INTERNAL              InternalError
 //
-// A google.rpc.RetryInfo is there where the Status says when to try again. Long messages and long lists of causes are cut.
+// The details have a google.rpc.RetryInfo if the Status says when to retry. Long messages and long lists of causes are truncated.
 
 package kontikiv1
 
@@ -48,11 +48,11 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Encoding is how an object's bytes are to be read.
+// Encoding is the format of an object's bytes.
 type Encoding int32
 
 const (
-	// ENCODING_UNSPECIFIED stands for ENCODING_PROTOBUF.
+	// ENCODING_UNSPECIFIED means ENCODING_PROTOBUF.
 	Encoding_ENCODING_UNSPECIFIED Encoding = 0
 	// ENCODING_PROTOBUF is the message of the kind's Kubernetes .proto file (what Marshal of k8s.io/api's types writes),
 	// without the envelope of Kubernetes' own protobuf encoding.
@@ -106,11 +106,11 @@ func (Encoding) EnumDescriptor() ([]byte, []int) {
 type PatchType int32
 
 const (
-	// PATCH_TYPE_UNSPECIFIED is refused.
+	// PATCH_TYPE_UNSPECIFIED is rejected.
 	PatchType_PATCH_TYPE_UNSPECIFIED PatchType = 0
-	// PATCH_TYPE_JSON is RFC 6902.
+	// PATCH_TYPE_JSON is a JSON Patch (RFC 6902).
 	PatchType_PATCH_TYPE_JSON PatchType = 1
-	// PATCH_TYPE_MERGE is RFC 7386.
+	// PATCH_TYPE_MERGE is a JSON Merge Patch (RFC 7386).
 	PatchType_PATCH_TYPE_MERGE PatchType = 2
 	// PATCH_TYPE_STRATEGIC is Kubernetes' strategic merge patch.
 	PatchType_PATCH_TYPE_STRATEGIC PatchType = 3
@@ -159,17 +159,17 @@ func (PatchType) EnumDescriptor() ([]byte, []int) {
 	return file_kontiki_v1_objects_proto_rawDescGZIP(), []int{1}
 }
 
-// Type says what happened.
+// Type is the type of an event.
 type WatchResponse_Type int32
 
 const (
 	// TYPE_UNSPECIFIED is never sent.
 	WatchResponse_TYPE_UNSPECIFIED WatchResponse_Type = 0
-	// TYPE_ADDED is an object that is new, or new to the selection.
+	// TYPE_ADDED means that the object is new, or begins to match the selectors.
 	WatchResponse_TYPE_ADDED WatchResponse_Type = 1
-	// TYPE_MODIFIED is an object that has changed.
+	// TYPE_MODIFIED means that the object has changed.
 	WatchResponse_TYPE_MODIFIED WatchResponse_Type = 2
-	// TYPE_DELETED is an object that is gone, or gone from the selection.
+	// TYPE_DELETED means that the object was deleted, or no longer matches the selectors.
 	WatchResponse_TYPE_DELETED WatchResponse_Type = 3
 	// TYPE_BOOKMARK has no object: everything up to resource_version has been sent.
 	WatchResponse_TYPE_BOOKMARK WatchResponse_Type = 4
@@ -287,19 +287,19 @@ func (x *Kind) GetKind() string {
 // Object is an object of any kind.
 type Object struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// kind says what data is.
+	// kind is the kind of the object in data.
 	Kind *Kind `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	// encoding says how data is to be read. The answer to a write has the encoding of the request.
+	// encoding is the format of data. The response to a write uses the encoding of the request.
 	Encoding Encoding `protobuf:"varint,2,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
-	// data is the object.
+	// data is the encoded object.
 	Data []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
-	// namespace is the object's. A request may leave it out where data has it; where both have it they must agree.
+	// namespace is the object's namespace. A request may omit it if data has it; if both have it, they must be equal.
 	Namespace string `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// name is the object's. A request may leave it out where data has it; where both have it they must agree.
+	// name is the object's name. A request may omit it if data has it; if both have it, they must be equal.
 	Name string `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
-	// uid is metadata.uid, in answers; in requests the one in data counts.
+	// uid is metadata.uid. It is set in responses; in requests it is ignored, and the one in data is used.
 	Uid string `protobuf:"bytes,6,opt,name=uid,proto3" json:"uid,omitempty"`
-	// resource_version is metadata.resourceVersion, in answers; in requests the one in data counts.
+	// resource_version is metadata.resourceVersion. It is set in responses; in requests it is ignored, and the one in data is used.
 	ResourceVersion string `protobuf:"bytes,7,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -387,11 +387,11 @@ func (x *Object) GetResourceVersion() string {
 // Reference names one object.
 type Reference struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// kind is the object's.
+	// kind is the object's kind.
 	Kind *Kind `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	// namespace is empty for kinds of the cluster.
+	// namespace is the object's namespace, empty for cluster-scoped kinds.
 	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// name is the object's.
+	// name is the object's name.
 	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -451,12 +451,12 @@ func (x *Reference) GetName() string {
 // WriteOptions are common to all writes.
 type WriteOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// field_manager is who the written fields belong to; required for Apply. Empty stands for the client's user agent.
+	// field_manager is the owner of the written fields; required for Apply. Empty means the client's user agent.
 	FieldManager string `protobuf:"bytes,1,opt,name=field_manager,json=fieldManager,proto3" json:"field_manager,omitempty"`
-	// dry_run does everything but store the result.
+	// dry_run does everything except storing the result.
 	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
-	// field_validation says what happens to unknown and duplicate fields of JSON: Strict refuses, Warn (the default)
-	// answers warnings, Ignore drops them.
+	// field_validation selects the treatment of unknown and duplicate fields in JSON: Strict rejects the request, Warn (the default)
+	// returns warnings, Ignore drops the fields.
 	FieldValidation string `protobuf:"bytes,3,opt,name=field_validation,json=fieldValidation,proto3" json:"field_validation,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -513,14 +513,14 @@ func (x *WriteOptions) GetFieldValidation() string {
 	return ""
 }
 
-// GetRequest asks for one object.
+// GetRequest names an object to read.
 type GetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// reference names the object.
 	Reference *Reference `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
-	// resource_version "" reads consistently, "0" whatever the called master has, any other no older than that.
+	// resource_version selects the read: "" is linearizable, "0" any state that the called master has, else a state not older than it.
 	ResourceVersion string `protobuf:"bytes,2,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
-	// encoding is how the answer's object is encoded.
+	// encoding is the format of the object in the response.
 	Encoding      Encoding `protobuf:"varint,3,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -577,10 +577,10 @@ func (x *GetRequest) GetEncoding() Encoding {
 	return Encoding_ENCODING_UNSPECIFIED
 }
 
-// GetResponse answers the object.
+// GetResponse has the object.
 type GetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// object is the object as it is stored.
+	// object is the stored object.
 	Object        *Object `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -623,24 +623,24 @@ func (x *GetResponse) GetObject() *Object {
 	return nil
 }
 
-// ListRequest asks for all objects of a kind.
+// ListRequest selects objects of a kind.
 type ListRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// kind is the kind of the objects.
 	Kind *Kind `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	// namespace "" is all namespaces.
+	// namespace limits the result to one namespace; "" is all namespaces.
 	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	// label_selector is as in the Kubernetes API, such as app=web,tier!=cache; empty selects all.
 	LabelSelector string `protobuf:"bytes,3,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
 	// field_selector is as in the Kubernetes API, such as metadata.name=a; empty selects all.
 	FieldSelector string `protobuf:"bytes,4,opt,name=field_selector,json=fieldSelector,proto3" json:"field_selector,omitempty"`
-	// resource_version and resource_version_match are as in the Kubernetes API.
+	// resource_version is as in the Kubernetes API, together with resource_version_match.
 	ResourceVersion string `protobuf:"bytes,5,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
 	// resource_version_match is as in the Kubernetes API: Exact, NotOlderThan or empty.
 	ResourceVersionMatch string `protobuf:"bytes,6,opt,name=resource_version_match,json=resourceVersionMatch,proto3" json:"resource_version_match,omitempty"`
-	// page_size bounds the objects of one page; 0 stands for 500.
+	// page_size is the maximum number of objects per page; 0 means 500.
 	PageSize int32 `protobuf:"varint,7,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// encoding is how the objects are encoded.
+	// encoding is the format of the objects in the responses.
 	Encoding      Encoding `protobuf:"varint,8,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -732,12 +732,12 @@ func (x *ListRequest) GetEncoding() Encoding {
 	return Encoding_ENCODING_UNSPECIFIED
 }
 
-// ListResponse is one page. All pages of a list show one revision.
+// ListResponse is one page of a list. All pages show the same revision.
 type ListResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// objects are the page's, in the order of namespace and name.
+	// objects are the objects of the page, sorted by namespace and name.
 	Objects []*Object `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
-	// resource_version is the list's: watch from it to see every later change.
+	// resource_version is the revision of the list. A watch that begins at it sees every later change.
 	ResourceVersion string `protobuf:"bytes,2,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
 	// remaining is how many objects follow this page.
 	Remaining     int64 `protobuf:"varint,3,opt,name=remaining,proto3" json:"remaining,omitempty"`
@@ -796,26 +796,26 @@ func (x *ListResponse) GetRemaining() int64 {
 	return 0
 }
 
-// WatchRequest asks for changes.
+// WatchRequest selects the objects to watch.
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// kind is the kind of the objects.
 	Kind *Kind `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	// namespace "" is all namespaces.
+	// namespace limits the result to one namespace; "" is all namespaces.
 	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// name restricts the watch to one object.
+	// name limits the watch to one object; "" is all objects.
 	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	// label_selector is as in ListRequest. An object that comes to match is ADDED, one that ceases to is DELETED.
+	// label_selector is as in ListRequest. An object that begins to match is ADDED, one that no longer matches is DELETED.
 	LabelSelector string `protobuf:"bytes,4,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
 	// field_selector is as in ListRequest.
 	FieldSelector string `protobuf:"bytes,5,opt,name=field_selector,json=fieldSelector,proto3" json:"field_selector,omitempty"`
-	// resource_version is what the watch begins after; "" and "0" begin with the present objects as ADDED.
+	// resource_version is the revision after which the watch begins; "" and "0" begin with all existing objects as ADDED.
 	ResourceVersion string `protobuf:"bytes,6,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
-	// send_initial_events asks for the present objects and a BOOKMARK with initial_events_end after the last of them.
+	// send_initial_events sends all existing objects first, and then a BOOKMARK with initial_events_end.
 	SendInitialEvents bool `protobuf:"varint,7,opt,name=send_initial_events,json=sendInitialEvents,proto3" json:"send_initial_events,omitempty"`
-	// bookmarks asks for BOOKMARK events now and then, from which the watch can be resumed.
+	// bookmarks enables BOOKMARK events from time to time, from whose resource version a watch can be resumed.
 	Bookmarks bool `protobuf:"varint,8,opt,name=bookmarks,proto3" json:"bookmarks,omitempty"`
-	// encoding is how the objects are encoded.
+	// encoding is the format of the objects in the responses.
 	Encoding      Encoding `protobuf:"varint,9,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -917,13 +917,13 @@ func (x *WatchRequest) GetEncoding() Encoding {
 // WatchResponse is one event.
 type WatchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// type says what happened.
+	// type is the type of the event.
 	Type WatchResponse_Type `protobuf:"varint,1,opt,name=type,proto3,enum=kontiki.v1.WatchResponse_Type" json:"type,omitempty"`
-	// object is the object after the change; for TYPE_DELETED as it last was.
+	// object is the object after the change; for TYPE_DELETED, its last state.
 	Object *Object `protobuf:"bytes,2,opt,name=object,proto3" json:"object,omitempty"`
-	// resource_version is the cluster's at the change; the watch can be resumed from it.
+	// resource_version is the cluster's revision of the change; a watch can be resumed from it.
 	ResourceVersion string `protobuf:"bytes,3,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
-	// initial_events_end is set in the bookmark after the initial objects.
+	// initial_events_end is set in the BOOKMARK after the existing objects.
 	InitialEventsEnd bool `protobuf:"varint,4,opt,name=initial_events_end,json=initialEventsEnd,proto3" json:"initial_events_end,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -987,12 +987,12 @@ func (x *WatchResponse) GetInitialEventsEnd() bool {
 	return false
 }
 
-// CreateRequest stores a new object.
+// CreateRequest has an object to create.
 type CreateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// object is what is to be stored, without a resource version. Its name may be generated from metadata.generateName.
+	// object is the new object, without a resource version. Its name may be generated from metadata.generateName.
 	Object *Object `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
-	// options say how.
+	// options are the options of the write.
 	Options       *WriteOptions `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1042,12 +1042,12 @@ func (x *CreateRequest) GetOptions() *WriteOptions {
 	return nil
 }
 
-// CreateResponse answers the object as it was stored.
+// CreateResponse has the created object.
 type CreateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// object is as it was stored.
+	// object is the object as it was stored.
 	Object *Object `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
-	// warnings are for people: what is deprecated, unknown or questionable in the request.
+	// warnings describe, for people, what is deprecated, unknown or questionable in the request.
 	Warnings      []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1097,14 +1097,14 @@ func (x *CreateResponse) GetWarnings() []string {
 	return nil
 }
 
-// UpdateRequest replaces an object. With a resource version in its metadata it must not have changed since.
+// UpdateRequest has an object's new content. If its metadata has a resource version, the object must not have changed since.
 type UpdateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// object is the whole object as it is to be.
+	// object is the whole object with its new content.
 	Object *Object `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
-	// subresource is "" or, for example, "status".
+	// subresource is the subresource to write, such as "status"; "" for the object itself.
 	Subresource string `protobuf:"bytes,2,opt,name=subresource,proto3" json:"subresource,omitempty"`
-	// options say how.
+	// options are the options of the write.
 	Options       *WriteOptions `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1161,12 +1161,12 @@ func (x *UpdateRequest) GetOptions() *WriteOptions {
 	return nil
 }
 
-// UpdateResponse answers the object as it was stored.
+// UpdateResponse has the updated object.
 type UpdateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// object is as it was stored.
+	// object is the object as it was stored.
 	Object *Object `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
-	// created says that it did not exist before, for kinds that an update may create.
+	// created is true if the object did not exist before, for kinds that an update may create.
 	Created bool `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
 	// warnings are as in CreateResponse.
 	Warnings      []string `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
@@ -1225,20 +1225,20 @@ func (x *UpdateResponse) GetWarnings() []string {
 	return nil
 }
 
-// PatchRequest changes an object.
+// PatchRequest has a patch of an object.
 type PatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// reference names the object.
 	Reference *Reference `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
-	// subresource is "" or, for example, "status".
+	// subresource is the subresource to write, such as "status"; "" for the object itself.
 	Subresource string `protobuf:"bytes,2,opt,name=subresource,proto3" json:"subresource,omitempty"`
-	// type says how patch is to be read.
+	// type is the kind of the patch.
 	Type PatchType `protobuf:"varint,3,opt,name=type,proto3,enum=kontiki.v1.PatchType" json:"type,omitempty"`
-	// patch is the document, in JSON.
+	// patch is the patch document, in JSON.
 	Patch []byte `protobuf:"bytes,4,opt,name=patch,proto3" json:"patch,omitempty"`
-	// options say how.
+	// options are the options of the write.
 	Options *WriteOptions `protobuf:"bytes,5,opt,name=options,proto3" json:"options,omitempty"`
-	// encoding is how the answer's object is encoded.
+	// encoding is the format of the object in the response.
 	Encoding      Encoding `protobuf:"varint,6,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1316,10 +1316,10 @@ func (x *PatchRequest) GetEncoding() Encoding {
 	return Encoding_ENCODING_UNSPECIFIED
 }
 
-// PatchResponse answers the object as it was stored.
+// PatchResponse has the patched object.
 type PatchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// object is as it was stored.
+	// object is the object as it was stored.
 	Object *Object `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
 	// warnings are as in CreateResponse.
 	Warnings      []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
@@ -1371,20 +1371,20 @@ func (x *PatchResponse) GetWarnings() []string {
 	return nil
 }
 
-// ApplyRequest applies a manager's fields.
+// ApplyRequest has the fields that a field manager applies.
 type ApplyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// reference names the object, as configuration does.
+	// reference names the object; it must be the object in configuration.
 	Reference *Reference `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
-	// subresource is "" or, for example, "status".
+	// subresource is the subresource to write, such as "status"; "" for the object itself.
 	Subresource string `protobuf:"bytes,2,opt,name=subresource,proto3" json:"subresource,omitempty"`
-	// configuration is the manager's document, in JSON or YAML.
+	// configuration is the field manager's document, in JSON or YAML.
 	Configuration []byte `protobuf:"bytes,3,opt,name=configuration,proto3" json:"configuration,omitempty"`
-	// force takes fields over from other managers.
+	// force takes over conflicting fields from other field managers.
 	Force bool `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
-	// options say how.
+	// options are the options of the write.
 	Options *WriteOptions `protobuf:"bytes,5,opt,name=options,proto3" json:"options,omitempty"`
-	// encoding is how the answer's object is encoded.
+	// encoding is the format of the object in the response.
 	Encoding      Encoding `protobuf:"varint,6,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1462,12 +1462,12 @@ func (x *ApplyRequest) GetEncoding() Encoding {
 	return Encoding_ENCODING_UNSPECIFIED
 }
 
-// ApplyResponse answers the object as it was stored.
+// ApplyResponse has the applied object.
 type ApplyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// object is as it was stored.
+	// object is the object as it was stored.
 	Object *Object `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
-	// created says that it did not exist before.
+	// created is true if the object did not exist before.
 	Created bool `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
 	// warnings are as in CreateResponse.
 	Warnings      []string `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
@@ -1526,16 +1526,16 @@ func (x *ApplyResponse) GetWarnings() []string {
 	return nil
 }
 
-// DeleteOptions say how an object is deleted.
+// DeleteOptions are the options of a deletion.
 type DeleteOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// grace_period_seconds overrides the object's own.
+	// grace_period_seconds overrides the object's grace period.
 	GracePeriodSeconds *int64 `protobuf:"varint,1,opt,name=grace_period_seconds,json=gracePeriodSeconds,proto3,oneof" json:"grace_period_seconds,omitempty"`
 	// propagation_policy is Orphan, Background or Foreground; "" is the kind's default.
 	PropagationPolicy string `protobuf:"bytes,2,opt,name=propagation_policy,json=propagationPolicy,proto3" json:"propagation_policy,omitempty"`
-	// uid, where not empty, must be the object's.
+	// uid, if not empty, must be the object's UID.
 	Uid string `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
-	// resource_version, where not empty, must be the object's.
+	// resource_version, if not empty, must be the object's resource version.
 	ResourceVersion string `protobuf:"bytes,4,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -1599,16 +1599,16 @@ func (x *DeleteOptions) GetResourceVersion() string {
 	return ""
 }
 
-// DeleteRequest deletes an object.
+// DeleteRequest names an object to delete.
 type DeleteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// reference names the object.
 	Reference *Reference `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
-	// delete_options say how it goes.
+	// delete_options are the options of the deletion.
 	DeleteOptions *DeleteOptions `protobuf:"bytes,2,opt,name=delete_options,json=deleteOptions,proto3" json:"delete_options,omitempty"`
-	// options say how the request is carried out.
+	// options are the options of the write.
 	Options *WriteOptions `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
-	// encoding is how the answer's object is encoded.
+	// encoding is the format of the object in the response.
 	Encoding      Encoding `protobuf:"varint,4,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1672,12 +1672,12 @@ func (x *DeleteRequest) GetEncoding() Encoding {
 	return Encoding_ENCODING_UNSPECIFIED
 }
 
-// DeleteResponse answers the object as it last was, or, while something keeps it, as it now is.
+// DeleteResponse has the deleted object, or its current state if its deletion is delayed.
 type DeleteResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// object is as it last was or, where it is not gone, as it now is.
+	// object is the last state of the deleted object, or the current state of one that still exists.
 	Object *Object `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
-	// gone says that the object is not there any more.
+	// gone is true if the object no longer exists.
 	Gone          bool `protobuf:"varint,2,opt,name=gone,proto3" json:"gone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1727,22 +1727,22 @@ func (x *DeleteResponse) GetGone() bool {
 	return false
 }
 
-// DeleteCollectionRequest deletes all objects that match.
+// DeleteCollectionRequest selects the objects to delete.
 type DeleteCollectionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// kind is the kind of the objects.
 	Kind *Kind `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	// namespace must not be empty for kinds of a namespace.
+	// namespace is the objects' namespace; it must not be empty for namespaced kinds.
 	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	// label_selector is as in ListRequest.
 	LabelSelector string `protobuf:"bytes,3,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
 	// field_selector is as in ListRequest.
 	FieldSelector string `protobuf:"bytes,4,opt,name=field_selector,json=fieldSelector,proto3" json:"field_selector,omitempty"`
-	// delete_options say how each of them goes.
+	// delete_options are the options of each deletion.
 	DeleteOptions *DeleteOptions `protobuf:"bytes,5,opt,name=delete_options,json=deleteOptions,proto3" json:"delete_options,omitempty"`
-	// options say how the request is carried out.
+	// options are the options of the write.
 	Options *WriteOptions `protobuf:"bytes,6,opt,name=options,proto3" json:"options,omitempty"`
-	// encoding is how the answer's objects are encoded.
+	// encoding is the format of the objects in the response.
 	Encoding      Encoding `protobuf:"varint,7,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1827,10 +1827,10 @@ func (x *DeleteCollectionRequest) GetEncoding() Encoding {
 	return Encoding_ENCODING_UNSPECIFIED
 }
 
-// DeleteCollectionResponse answers the objects.
+// DeleteCollectionResponse has the deleted objects.
 type DeleteCollectionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// objects are those that were deleted, as they were before. There is no page: take answers of any size, or delete fewer.
+	// objects are the deleted objects, as they were before. They are not paged: accept large responses, or delete fewer objects.
 	Objects       []*Object `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1987,7 +1987,7 @@ type isOperation_Operation interface {
 }
 
 type Operation_Create struct {
-	// create stores a new object.
+	// create creates an object.
 	Create *CreateRequest `protobuf:"bytes,1,opt,name=create,proto3,oneof"`
 }
 
@@ -2002,7 +2002,7 @@ type Operation_Patch struct {
 }
 
 type Operation_Apply struct {
-	// apply applies a manager's fields.
+	// apply applies a field manager's fields.
 	Apply *ApplyRequest `protobuf:"bytes,4,opt,name=apply,proto3,oneof"`
 }
 
@@ -2012,7 +2012,7 @@ type Operation_Delete struct {
 }
 
 type Operation_Check struct {
-	// check changes nothing.
+	// check is a precondition that changes nothing.
 	Check *Check `protobuf:"bytes,6,opt,name=check,proto3,oneof"`
 }
 
@@ -2028,14 +2028,14 @@ func (*Operation_Delete) isOperation_Operation() {}
 
 func (*Operation_Check) isOperation_Operation() {}
 
-// Check is an operation that changes nothing: the transaction fails unless it holds.
+// Check is a precondition: the transaction fails unless it is met. It changes nothing.
 type Check struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// reference names the object.
 	Reference *Reference `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
-	// resource_version is what the object must be at. "" is: it must not exist.
+	// resource_version must be the object's current resource version; "" means that the object must not exist.
 	ResourceVersion string `protobuf:"bytes,2,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
-	// uid, where not empty, must be the object's.
+	// uid, if not empty, must be the object's UID.
 	Uid           string `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2092,16 +2092,15 @@ func (x *Check) GetUid() string {
 	return ""
 }
 
-// TransactRequest is a list of operations, at most 1000, of which all happen at one instant or none does. Each sees
-// those before it. Options of the single operations hold, but for
-// dry_run, which is refused.
+// TransactRequest is a list of at most 1000 operations that are carried out atomically: all or none. Each operation sees the results
+// of those before it. The options of the single operations apply, except dry_run, which is rejected.
 type TransactRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// operations are carried out in this order.
+	// operations are the operations, in the order in which they are carried out.
 	Operations []*Operation `protobuf:"bytes,1,rep,name=operations,proto3" json:"operations,omitempty"`
-	// dry_run does everything but store the results.
+	// dry_run does everything except storing the results.
 	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
-	// encoding is how the answer's objects are encoded.
+	// encoding is the format of the objects in the response.
 	Encoding      Encoding `protobuf:"varint,3,opt,name=encoding,proto3,enum=kontiki.v1.Encoding" json:"encoding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2158,12 +2157,12 @@ func (x *TransactRequest) GetEncoding() Encoding {
 	return Encoding_ENCODING_UNSPECIFIED
 }
 
-// TransactResponse answers one result for each operation, in their order.
+// TransactResponse has the results of a transaction.
 type TransactResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// results are one for each operation.
+	// results are the results of the operations, in their order.
 	Results []*OperationResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
-	// resource_version is the cluster's after the transaction: a watch from before sees all of it.
+	// resource_version is the cluster's revision after the transaction. A watch that has reached it has seen the whole transaction.
 	ResourceVersion string `protobuf:"bytes,2,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -2213,14 +2212,14 @@ func (x *TransactResponse) GetResourceVersion() string {
 	return ""
 }
 
-// OperationResult is what an operation did.
+// OperationResult is the result of one operation.
 type OperationResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// object is the object as it was stored; as it last was when it was deleted; absent for a Check.
+	// object is the object as it was stored, or its last state if it was deleted; absent for a Check.
 	Object *Object `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
-	// created says that the object did not exist before.
+	// created is true if the object did not exist before.
 	Created bool `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
-	// gone says that the object is not there any more.
+	// gone is true if the object no longer exists.
 	Gone bool `protobuf:"varint,3,opt,name=gone,proto3" json:"gone,omitempty"`
 	// warnings are as in CreateResponse.
 	Warnings      []string `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
@@ -2286,10 +2285,10 @@ func (x *OperationResult) GetWarnings() []string {
 	return nil
 }
 
-// StatusDetail is a detail of every error: the Kubernetes Status that the REST API answers for it.
+// StatusDetail is a detail of every error: the Kubernetes Status with which the REST API responds to it.
 type StatusDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// status is a meta/v1 Status, in JSON.
+	// status is a meta/v1 Status in JSON.
 	Status        []byte `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2335,7 +2334,7 @@ func (x *StatusDetail) GetStatus() []byte {
 // ConflictDetail is a detail of an error with the code ABORTED.
 type ConflictDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// resource_version is what the object is at now; "" if it is not there.
+	// resource_version is the object's current resource version; "" if it does not exist.
 	ResourceVersion string `protobuf:"bytes,1,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -2381,7 +2380,7 @@ func (x *ConflictDetail) GetResourceVersion() string {
 // TransactionDetail is a detail of a transaction's error.
 type TransactionDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// operation is the index of the one that failed, from 0. Nothing was stored.
+	// operation is the index of the operation that failed, from 0. Nothing was stored.
 	Operation     int32 `protobuf:"varint,1,opt,name=operation,proto3" json:"operation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

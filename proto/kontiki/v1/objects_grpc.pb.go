@@ -4,32 +4,32 @@
 // - protoc             v3.21.12
 // source: kontiki/v1/objects.proto
 
-// Package kontiki.v1 is Kontiki's public gRPC API, served on every master's API port beside the Kubernetes API. Both are
-// fronts of one object service: the same objects, authentication (client certificate, or `authorization: Bearer TOKEN`
-// in the metadata), authorization, admission, validation and limits hold. Messages and fields are only ever added.
+// Package kontiki.v1 is Kontiki's public gRPC API, served on every master's API port together with the Kubernetes API. Both use the
+// same object service: they have the same objects, authentication (client certificate, or `authorization: Bearer TOKEN` in the
+// metadata), authorization, admission, validation and limits. Messages and fields are only ever added, never removed or changed.
 //
-// Errors carry a canonical code, and in their details the google.rpc.ErrorInfo whose domain is "kontiki" and whose reason
-// is the Kubernetes reason (NotFound, Conflict, Invalid, ...), the Kubernetes Status as JSON in a StatusDetail, and a
-// google.rpc.BadRequest with the fields that are wrong, of errors that are about any. The path of a field leads through the
-// message and on into the document that it has: label_selector, object.data.spec.replicas, operations[3].create.object.kind.
+// Errors have a canonical code. Their details have a google.rpc.ErrorInfo, whose domain is "kontiki" and whose reason is the
+// Kubernetes reason (NotFound, Conflict, Invalid, ...), the Kubernetes Status as JSON in a StatusDetail, and, if fields are wrong, a
+// google.rpc.BadRequest that names them. The path of a field begins in the message and continues in the document that the message
+// contains: label_selector, object.data.spec.replicas, operations[3].create.object.kind.
 //
-//   INVALID_ARGUMENT      BadRequest, Invalid, RequestEntityTooLarge; a message that cannot be read
+//   INVALID_ARGUMENT      BadRequest, Invalid, RequestEntityTooLarge; a message that cannot be decoded
 //   UNAUTHENTICATED       Unauthorized
 //   PERMISSION_DENIED     Forbidden
 //   NOT_FOUND             NotFound
 //   ALREADY_EXISTS        AlreadyExists
-//   ABORTED               Conflict: the object has changed; ConflictDetail has its present resource version
-//   OUT_OF_RANGE          Expired, Gone: the revision asked for is no longer in the history
-//   UNIMPLEMENTED         MethodNotAllowed, NotAcceptable, UnsupportedMediaType, and what is not built yet
+//   ABORTED               Conflict: the object has changed; ConflictDetail has its current resource version
+//   OUT_OF_RANGE          Expired, Gone: the requested revision is no longer in the history
+//   UNIMPLEMENTED         MethodNotAllowed, NotAcceptable, UnsupportedMediaType, and what is not implemented yet
 //   RESOURCE_EXHAUSTED    TooManyRequests; a watch that does not keep up
-//   UNAVAILABLE           ServiceUnavailable, ServerTimeout: nothing was changed, try again (where the Status has the code 507,
-//                         once there is room on the masters' disks); a resource version that this master has not reached; a
-//                         watch that has lasted for its time (30 to 60 minutes): resume it
-//   DEADLINE_EXCEEDED     Timeout: the outcome is unknown, read before trying again; the client's own deadline has passed
-//   CANCELLED             the client gave the call up
+//   UNAVAILABLE           ServiceUnavailable, ServerTimeout: nothing was changed, try again (if the Status has the code 507,
+//                         once there is space on the masters' disks); a resource version that this master has not reached;
+//                         a watch that has reached its time limit (30 to 60 minutes): resume it
+//   DEADLINE_EXCEEDED     Timeout: the outcome is unknown, read before trying again; also, the client's own deadline has passed
+//   CANCELLED             the client cancelled the call
 //   INTERNAL              InternalError
 //
-// A google.rpc.RetryInfo is there where the Status says when to try again. Long messages and long lists of causes are cut.
+// The details have a google.rpc.RetryInfo if the Status says when to retry. Long messages and long lists of causes are truncated.
 
 package kontikiv1
 
@@ -64,27 +64,27 @@ const (
 //
 // Objects reads, watches and changes Kubernetes objects.
 type ObjectsClient interface {
-	// Get answers one object.
+	// Get returns one object.
 	Get(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*GetResponse, error)
-	// List answers all objects of a kind as of one revision, in pages.
+	// List streams all objects of a kind, as of one revision, in pages.
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListResponse], error)
-	// Watch answers what changes, each change once and in order, until the client ends it, falls behind the history
-	// (OUT_OF_RANGE), takes nothing for 30 seconds (RESOURCE_EXHAUSTED) or the watch has lasted for its time (UNAVAILABLE). It
-	// resumes from any resource version that it showed.
+	// Watch streams changes, each once and in order, until the client ends it, falls behind the history (OUT_OF_RANGE) or does not
+	// receive for 30 seconds (RESOURCE_EXHAUSTED), or the watch reaches its time limit (UNAVAILABLE). A new watch can continue from
+	// the resource version of any event.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	// Create stores a new object.
 	Create(ctx context.Context, in *CreateRequest, opts ...grpc.CallOption) (*CreateResponse, error)
-	// Update replaces an object, or the part of it that a subresource is.
+	// Update replaces an object, or one of its subresources.
 	Update(ctx context.Context, in *UpdateRequest, opts ...grpc.CallOption) (*UpdateResponse, error)
-	// Patch changes an object as a patch document says.
+	// Patch changes an object by a patch document.
 	Patch(ctx context.Context, in *PatchRequest, opts ...grpc.CallOption) (*PatchResponse, error)
-	// Apply is server-side apply: it makes the fields of a manager what its document says.
+	// Apply is server-side apply: it sets a field manager's fields to the values in its document.
 	Apply(ctx context.Context, in *ApplyRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
-	// Delete deletes an object, or begins to.
+	// Delete deletes an object, or marks it as being deleted if its grace period or finalizers delay that.
 	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteResponse, error)
-	// DeleteCollection deletes all objects of a kind that match.
+	// DeleteCollection deletes all objects of a kind that match the selectors.
 	DeleteCollection(ctx context.Context, in *DeleteCollectionRequest, opts ...grpc.CallOption) (*DeleteCollectionResponse, error)
-	// Transact carries out all operations at one instant, or none.
+	// Transact carries out all operations atomically, or none.
 	Transact(ctx context.Context, in *TransactRequest, opts ...grpc.CallOption) (*TransactResponse, error)
 }
 
@@ -220,27 +220,27 @@ func (c *objectsClient) Transact(ctx context.Context, in *TransactRequest, opts 
 //
 // Objects reads, watches and changes Kubernetes objects.
 type ObjectsServer interface {
-	// Get answers one object.
+	// Get returns one object.
 	Get(context.Context, *GetRequest) (*GetResponse, error)
-	// List answers all objects of a kind as of one revision, in pages.
+	// List streams all objects of a kind, as of one revision, in pages.
 	List(*ListRequest, grpc.ServerStreamingServer[ListResponse]) error
-	// Watch answers what changes, each change once and in order, until the client ends it, falls behind the history
-	// (OUT_OF_RANGE), takes nothing for 30 seconds (RESOURCE_EXHAUSTED) or the watch has lasted for its time (UNAVAILABLE). It
-	// resumes from any resource version that it showed.
+	// Watch streams changes, each once and in order, until the client ends it, falls behind the history (OUT_OF_RANGE) or does not
+	// receive for 30 seconds (RESOURCE_EXHAUSTED), or the watch reaches its time limit (UNAVAILABLE). A new watch can continue from
+	// the resource version of any event.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	// Create stores a new object.
 	Create(context.Context, *CreateRequest) (*CreateResponse, error)
-	// Update replaces an object, or the part of it that a subresource is.
+	// Update replaces an object, or one of its subresources.
 	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
-	// Patch changes an object as a patch document says.
+	// Patch changes an object by a patch document.
 	Patch(context.Context, *PatchRequest) (*PatchResponse, error)
-	// Apply is server-side apply: it makes the fields of a manager what its document says.
+	// Apply is server-side apply: it sets a field manager's fields to the values in its document.
 	Apply(context.Context, *ApplyRequest) (*ApplyResponse, error)
-	// Delete deletes an object, or begins to.
+	// Delete deletes an object, or marks it as being deleted if its grace period or finalizers delay that.
 	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
-	// DeleteCollection deletes all objects of a kind that match.
+	// DeleteCollection deletes all objects of a kind that match the selectors.
 	DeleteCollection(context.Context, *DeleteCollectionRequest) (*DeleteCollectionResponse, error)
-	// Transact carries out all operations at one instant, or none.
+	// Transact carries out all operations atomically, or none.
 	Transact(context.Context, *TransactRequest) (*TransactResponse, error)
 	mustEmbedUnimplementedObjectsServer()
 }

@@ -21,26 +21,26 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// LogsRequest says which log.
+// LogsRequest selects a log, or a part of it.
 type LogsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// namespace is the pod's.
+	// namespace is the pod's namespace.
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// name is the pod's.
+	// name is the pod's name.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// container may be empty where the pod has one.
+	// container is the container's name. It may be empty if the pod has only one container.
 	Container string `protobuf:"bytes,3,opt,name=container,proto3" json:"container,omitempty"`
-	// follow goes on with what is written later, until the container ends.
+	// follow continues with what is written later, until the container terminates.
 	Follow bool `protobuf:"varint,4,opt,name=follow,proto3" json:"follow,omitempty"`
-	// previous is the log of the container's last run.
+	// previous selects the log of the container's previous run.
 	Previous bool `protobuf:"varint,5,opt,name=previous,proto3" json:"previous,omitempty"`
-	// timestamps begins each line with its time, in RFC 3339.
+	// timestamps prefixes each line with its time, in RFC 3339.
 	Timestamps bool `protobuf:"varint,6,opt,name=timestamps,proto3" json:"timestamps,omitempty"`
-	// tail_lines begins so many lines before the end.
+	// tail_lines limits the log to its last lines, in number.
 	TailLines *int64 `protobuf:"varint,7,opt,name=tail_lines,json=tailLines,proto3,oneof" json:"tail_lines,omitempty"`
-	// since_seconds leaves out what is older.
+	// since_seconds limits the log to the last seconds, in number.
 	SinceSeconds *int64 `protobuf:"varint,8,opt,name=since_seconds,json=sinceSeconds,proto3,oneof" json:"since_seconds,omitempty"`
-	// limit_bytes ends the log after so many bytes.
+	// limit_bytes ends the log after this number of bytes.
 	LimitBytes    *int64 `protobuf:"varint,9,opt,name=limit_bytes,json=limitBytes,proto3,oneof" json:"limit_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -142,7 +142,7 @@ func (x *LogsRequest) GetLimitBytes() int64 {
 // LogsResponse is the next part of the log.
 type LogsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// data follows on the data before.
+	// data is appended to the data of the responses before.
 	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -185,20 +185,20 @@ func (x *LogsResponse) GetData() []byte {
 	return nil
 }
 
-// ExecStart begins a command.
+// ExecStart starts a command.
 type ExecStart struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// namespace is the pod's.
+	// namespace is the pod's namespace.
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// name is the pod's.
+	// name is the pod's name.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// container may be empty where the pod has one.
+	// container is the container's name. It may be empty if the pod has only one container.
 	Container string `protobuf:"bytes,3,opt,name=container,proto3" json:"container,omitempty"`
-	// command is the program and its arguments; no shell reads it.
+	// command is the program and its arguments. It is not interpreted by a shell.
 	Command []string `protobuf:"bytes,4,rep,name=command,proto3" json:"command,omitempty"`
-	// stdin says that input will come.
+	// stdin keeps the command's standard input open, for stdin requests.
 	Stdin bool `protobuf:"varint,5,opt,name=stdin,proto3" json:"stdin,omitempty"`
-	// tty gives the command a terminal; all output is stdout then.
+	// tty gives the command a terminal; all output is in stdout then.
 	Tty           bool `protobuf:"varint,6,opt,name=tty,proto3" json:"tty,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -331,7 +331,7 @@ func (x *TerminalSize) GetHeight() uint32 {
 	return 0
 }
 
-// ExecRequest is the beginning, and then input, sizes, and the end of input.
+// ExecRequest is the start of the command, then its input, changes of the terminal's size, and the end of the input.
 type ExecRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// request is exactly one of these.
@@ -425,12 +425,12 @@ type isExecRequest_Request interface {
 }
 
 type ExecRequest_Start struct {
-	// start must be the first request, and only that.
+	// start must be the first request, and no later one.
 	Start *ExecStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
 }
 
 type ExecRequest_Stdin struct {
-	// stdin is input for the command.
+	// stdin is data for the command's standard input.
 	Stdin []byte `protobuf:"bytes,2,opt,name=stdin,proto3,oneof"`
 }
 
@@ -440,7 +440,7 @@ type ExecRequest_Resize struct {
 }
 
 type ExecRequest_StdinEnd struct {
-	// stdin_end says that no more input comes.
+	// stdin_end closes the command's standard input.
 	StdinEnd bool `protobuf:"varint,4,opt,name=stdin_end,json=stdinEnd,proto3,oneof"`
 }
 
@@ -452,7 +452,7 @@ func (*ExecRequest_Resize) isExecRequest_Request() {}
 
 func (*ExecRequest_StdinEnd) isExecRequest_Request() {}
 
-// ExecResponse is output, and at last the exit code.
+// ExecResponse is output of the command, and in the last response its exit code.
 type ExecResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// response is exactly one of these.
@@ -536,17 +536,17 @@ type isExecResponse_Response interface {
 }
 
 type ExecResponse_Stdout struct {
-	// stdout is output of the command.
+	// stdout is data from the command's standard output.
 	Stdout []byte `protobuf:"bytes,1,opt,name=stdout,proto3,oneof"`
 }
 
 type ExecResponse_Stderr struct {
-	// stderr is output of the command for errors.
+	// stderr is data from the command's standard error.
 	Stderr []byte `protobuf:"bytes,2,opt,name=stderr,proto3,oneof"`
 }
 
 type ExecResponse_ExitCode struct {
-	// exit_code is the last response.
+	// exit_code is the command's exit code, in the last response.
 	ExitCode int32 `protobuf:"varint,3,opt,name=exit_code,json=exitCode,proto3,oneof"`
 }
 
@@ -559,11 +559,11 @@ func (*ExecResponse_ExitCode) isExecResponse_Response() {}
 // PortForwardStart names a port.
 type PortForwardStart struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// namespace is the pod's.
+	// namespace is the pod's namespace.
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// name is the pod's.
+	// name is the pod's name.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// port is what a process of the pod listens on, from 1 to 65535.
+	// port is the port in the pod, from 1 to 65535.
 	Port          uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -620,7 +620,7 @@ func (x *PortForwardStart) GetPort() uint32 {
 	return 0
 }
 
-// PortForwardRequest is the beginning, and then what the client sends.
+// PortForwardRequest is the start of the connection, then data from the client.
 type PortForwardRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// request is exactly one of these.
@@ -694,12 +694,12 @@ type isPortForwardRequest_Request interface {
 }
 
 type PortForwardRequest_Start struct {
-	// start must be the first request, and only that.
+	// start must be the first request, and no later one.
 	Start *PortForwardStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
 }
 
 type PortForwardRequest_Data struct {
-	// data is sent to the pod. The end of the requests is the end of what is sent.
+	// data is sent to the pod. When the client ends the requests, the connection to the pod is closed for writing.
 	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
 }
 
@@ -707,10 +707,10 @@ func (*PortForwardRequest_Start) isPortForwardRequest_Request() {}
 
 func (*PortForwardRequest_Data) isPortForwardRequest_Request() {}
 
-// PortForwardResponse is what the pod sends.
+// PortForwardResponse is data from the pod.
 type PortForwardResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// data follows on the data before.
+	// data is appended to the data of the responses before.
 	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

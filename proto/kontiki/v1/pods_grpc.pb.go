@@ -28,13 +28,14 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Pods reaches into running pods, through the agents of their nodes. Errors are those of objects.proto; NOT_FOUND says that there is
-// no such pod, INVALID_ARGUMENT that the pod has no node yet, or that the request names no container or one that the pod lacks,
-// UNAVAILABLE that the node's agent, or the port of the pod, cannot be reached; INTERNAL that a command could not be started or broke off.
+// Pods gives access to running pods, through the agents of their nodes. Errors are those of objects.proto; NOT_FOUND means that the
+// pod does not exist, INVALID_ARGUMENT that it has no node yet, that the request must name a container, or that the pod has no such
+// container, UNAVAILABLE that the node's agent or the pod's port cannot be reached, INTERNAL that a command could not be started or
+// was interrupted.
 type PodsClient interface {
 	// Logs streams a container's log.
 	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogsResponse], error)
-	// Exec runs a command in a container. The first request begins it; the last answer has its exit code.
+	// Exec runs a command in a container. The first request starts it; the last response has its exit code.
 	Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecRequest, ExecResponse], error)
 	// PortForward carries one TCP connection to a port of the pod. The first request names it.
 	PortForward(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PortForwardRequest, PortForwardResponse], error)
@@ -97,13 +98,14 @@ type Pods_PortForwardClient = grpc.BidiStreamingClient[PortForwardRequest, PortF
 // All implementations must embed UnimplementedPodsServer
 // for forward compatibility.
 //
-// Pods reaches into running pods, through the agents of their nodes. Errors are those of objects.proto; NOT_FOUND says that there is
-// no such pod, INVALID_ARGUMENT that the pod has no node yet, or that the request names no container or one that the pod lacks,
-// UNAVAILABLE that the node's agent, or the port of the pod, cannot be reached; INTERNAL that a command could not be started or broke off.
+// Pods gives access to running pods, through the agents of their nodes. Errors are those of objects.proto; NOT_FOUND means that the
+// pod does not exist, INVALID_ARGUMENT that it has no node yet, that the request must name a container, or that the pod has no such
+// container, UNAVAILABLE that the node's agent or the pod's port cannot be reached, INTERNAL that a command could not be started or
+// was interrupted.
 type PodsServer interface {
 	// Logs streams a container's log.
 	Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error
-	// Exec runs a command in a container. The first request begins it; the last answer has its exit code.
+	// Exec runs a command in a container. The first request starts it; the last response has its exit code.
 	Exec(grpc.BidiStreamingServer[ExecRequest, ExecResponse]) error
 	// PortForward carries one TCP connection to a port of the pod. The first request names it.
 	PortForward(grpc.BidiStreamingServer[PortForwardRequest, PortForwardResponse]) error

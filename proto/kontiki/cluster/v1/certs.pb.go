@@ -25,18 +25,18 @@ type ChangeIdentityRequest_Action int32
 
 const (
 	ChangeIdentityRequest_ACTION_UNSPECIFIED ChangeIdentityRequest_Action = 0
-	// RENEW: everybody gets new certificates now.
+	// RENEW: all masters and workers renew their certificates now.
 	ChangeIdentityRequest_ACTION_RENEW ChangeIdentityRequest_Action = 1
-	// ROTATE_CA: a new CA is made, trusted, and issues once everybody trusts it.
+	// ROTATE_CA: a new CA is created and trusted; it issues certificates once all masters and connected workers trust it.
 	ChangeIdentityRequest_ACTION_ROTATE_CA ChangeIdentityRequest_Action = 2
-	// FINISH_CA: the old CA is dropped.
+	// FINISH_CA: the old CA is no longer trusted.
 	ChangeIdentityRequest_ACTION_FINISH_CA         ChangeIdentityRequest_Action = 3
 	ChangeIdentityRequest_ACTION_ROTATE_GOSSIP_KEY ChangeIdentityRequest_Action = 4
 	ChangeIdentityRequest_ACTION_ROTATE_SECRET_KEY ChangeIdentityRequest_Action = 5
-	// ROTATE_TOKEN_KEY: service account tokens are signed with a new key; those of the old one hold until FINISH_TOKEN_KEY.
+	// ROTATE_TOKEN_KEY: service account tokens are signed with a new key; those of the old key are valid until FINISH_TOKEN_KEY.
 	ChangeIdentityRequest_ACTION_ROTATE_TOKEN_KEY ChangeIdentityRequest_Action = 7
 	ChangeIdentityRequest_ACTION_FINISH_TOKEN_KEY ChangeIdentityRequest_Action = 8
-	// REVOKE_WORKER: certificates of the worker named that were issued before now are refused.
+	// REVOKE_WORKER: certificates of the named worker that were issued before now are rejected.
 	ChangeIdentityRequest_ACTION_REVOKE_WORKER ChangeIdentityRequest_Action = 6
 )
 
@@ -176,9 +176,9 @@ func (x *OwnCertsResponse) GetJson() []byte {
 type ChangeIdentityRequest struct {
 	state  protoimpl.MessageState       `protogen:"open.v1"`
 	Action ChangeIdentityRequest_Action `protobuf:"varint,1,opt,name=action,proto3,enum=kontiki.cluster.v1.ChangeIdentityRequest_Action" json:"action,omitempty"`
-	// worker is for REVOKE_WORKER.
+	// worker is the worker's name, for REVOKE_WORKER.
 	Worker string `protobuf:"bytes,2,opt,name=worker,proto3" json:"worker,omitempty"`
-	// force goes on without the hosts that do not answer: they will have to join again.
+	// force proceeds without the hosts that are not reachable; they must join again.
 	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -281,15 +281,15 @@ func (x *ChangeIdentityResponse) GetGeneration() uint64 {
 
 type FollowRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// generation is the identity's that the worker has on disk and uses.
+	// generation is the generation of the cluster identity that the worker has on disk and uses.
 	Generation uint64 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
-	// issuer is the pin of the CA that issued the worker's certificates, renewal and not_after theirs.
+	// issuer is the pin of the CA that issued the worker's certificates; renewal is their renewal number, not_after their expiry.
 	Issuer   string `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
 	Renewal  uint64 `protobuf:"varint,3,opt,name=renewal,proto3" json:"renewal,omitempty"`
 	NotAfter int64  `protobuf:"varint,4,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
-	// address is the host's, for other hosts.
+	// address is the address at which other hosts reach the worker's host.
 	Address string `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
-	// leaving is a goodbye.
+	// leaving is true in the last request of a worker that is shutting down.
 	Leaving       bool `protobuf:"varint,6,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -372,13 +372,13 @@ type FollowResponse struct {
 	Generation uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
 	// ca_certificates is a PEM bundle of the CAs to trust.
 	CaCertificates []byte `protobuf:"bytes,2,opt,name=ca_certificates,json=caCertificates,proto3" json:"ca_certificates,omitempty"`
-	// gossip_keys: the first one encrypts, all decrypt.
+	// gossip_keys are the gossip encryption keys: the first one encrypts, all of them decrypt.
 	GossipKeys [][]byte `protobuf:"bytes,3,rep,name=gossip_keys,json=gossipKeys,proto3" json:"gossip_keys,omitempty"`
-	// issuer is the pin of the CA that certificates should be from, renewal the number of the last renewal of everything:
-	// a worker whose certificates are of another CA or an earlier renewal renews them.
+	// issuer is the pin of the CA that issues certificates now, renewal the number of the latest renewal of all certificates. A worker
+	// whose certificates are from another CA or an earlier renewal renews them.
 	Issuer  string `protobuf:"bytes,4,opt,name=issuer,proto3" json:"issuer,omitempty"`
 	Renewal uint64 `protobuf:"varint,5,opt,name=renewal,proto3" json:"renewal,omitempty"`
-	// workers_gossip says whether workers take part in gossip.
+	// workers_gossip is true if workers take part in gossip.
 	WorkersGossip bool     `protobuf:"varint,6,opt,name=workers_gossip,json=workersGossip,proto3" json:"workers_gossip,omitempty"`
 	Masters       []string `protobuf:"bytes,7,rep,name=masters,proto3" json:"masters,omitempty"`
 	Gossip        []string `protobuf:"bytes,8,rep,name=gossip,proto3" json:"gossip,omitempty"`

@@ -27,11 +27,11 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// CertsService is served by every master to masters.
+// CertsService is served by every master, for masters.
 type CertsServiceClient interface {
-	// Own is what the called master has itself, and which workers follow it.
+	// Own returns the called master's own certificates, and the workers that follow it.
 	Own(ctx context.Context, in *OwnCertsRequest, opts ...grpc.CallOption) (*OwnCertsResponse, error)
-	// Change (leader; others pass it on) begins a change of the cluster's identity, or finishes one.
+	// Change begins or finishes a change of the cluster's identity. Masters that are not the leader forward the call to it.
 	Change(ctx context.Context, in *ChangeIdentityRequest, opts ...grpc.CallOption) (*ChangeIdentityResponse, error)
 }
 
@@ -67,11 +67,11 @@ func (c *certsServiceClient) Change(ctx context.Context, in *ChangeIdentityReque
 // All implementations must embed UnimplementedCertsServiceServer
 // for forward compatibility.
 //
-// CertsService is served by every master to masters.
+// CertsService is served by every master, for masters.
 type CertsServiceServer interface {
-	// Own is what the called master has itself, and which workers follow it.
+	// Own returns the called master's own certificates, and the workers that follow it.
 	Own(context.Context, *OwnCertsRequest) (*OwnCertsResponse, error)
-	// Change (leader; others pass it on) begins a change of the cluster's identity, or finishes one.
+	// Change begins or finishes a change of the cluster's identity. Masters that are not the leader forward the call to it.
 	Change(context.Context, *ChangeIdentityRequest) (*ChangeIdentityResponse, error)
 	mustEmbedUnimplementedCertsServiceServer()
 }
@@ -174,10 +174,10 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// TrustService is served by every master to workers, beside kontiki.node.v1.
+// TrustService is served by every master, for workers.
 type TrustServiceClient interface {
-	// Follow is a worker's stream to one master for as long as it runs. The worker says what it has, the master answers
-	// what is to be had now, and again whenever that changes; the worker keeps it, and says so.
+	// Follow is a worker's stream to one master, open as long as the worker runs. The worker sends what it has; the master sends the
+	// current identity, at once and after each change; the worker stores it, and acknowledges it by sending what it has again.
 	Follow(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FollowRequest, FollowResponse], error)
 }
 
@@ -206,10 +206,10 @@ type TrustService_FollowClient = grpc.BidiStreamingClient[FollowRequest, FollowR
 // All implementations must embed UnimplementedTrustServiceServer
 // for forward compatibility.
 //
-// TrustService is served by every master to workers, beside kontiki.node.v1.
+// TrustService is served by every master, for workers.
 type TrustServiceServer interface {
-	// Follow is a worker's stream to one master for as long as it runs. The worker says what it has, the master answers
-	// what is to be had now, and again whenever that changes; the worker keeps it, and says so.
+	// Follow is a worker's stream to one master, open as long as the worker runs. The worker sends what it has; the master sends the
+	// current identity, at once and after each change; the worker stores it, and acknowledges it by sending what it has again.
 	Follow(grpc.BidiStreamingServer[FollowRequest, FollowResponse]) error
 	mustEmbedUnimplementedTrustServiceServer()
 }

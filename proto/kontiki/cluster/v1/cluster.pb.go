@@ -4,8 +4,8 @@
 // 	protoc        v3.21.12
 // source: kontiki/cluster/v1/cluster.proto
 
-// Package kontiki.cluster.v1 is what masters say to each other, what a host says to join them, and what a worker says to
-// renew its certificates. All of it travels over the mTLS port; which services a connection reaches is chosen by ALPN.
+// Package kontiki.cluster.v1 is the protocol between masters, of hosts that join a cluster, and of workers that renew their
+// certificates. All of it uses the mTLS port; ALPN selects the services that a connection can use.
 
 package clusterv1
 
@@ -28,15 +28,15 @@ type Outcome_State int32
 
 const (
 	Outcome_STATE_UNSPECIFIED Outcome_State = 0
-	// COMMITTED: applied (or its conditions failed) at the index; the result is set.
+	// COMMITTED: applied at the index, or its conditions failed there; the result is set.
 	Outcome_STATE_COMMITTED Outcome_State = 1
-	// REFUSED: certainly not committed by this attempt; propose it again.
+	// REFUSED: certainly not committed by this attempt; it can be proposed again.
 	Outcome_STATE_REFUSED Outcome_State = 2
-	// UNKNOWN: it may be committed now, later or never; propose it again under the same id.
+	// UNKNOWN: it may be committed now, later or never; it can be proposed again with the same id.
 	Outcome_STATE_UNKNOWN Outcome_State = 3
-	// INVALID: the state machine does not accept the command; proposing it again gives the same answer.
+	// INVALID: the state machine does not accept the command; proposing it again has the same outcome.
 	Outcome_STATE_INVALID Outcome_State = 4
-	// FULL: certainly not committed by this attempt; there is no room on the disks of a quorum.
+	// FULL: certainly not committed by this attempt; a quorum of the disks has no space.
 	Outcome_STATE_FULL Outcome_State = 5
 )
 
@@ -87,7 +87,7 @@ func (Outcome_State) EnumDescriptor() ([]byte, []int) {
 	return file_kontiki_cluster_v1_cluster_proto_rawDescGZIP(), []int{2, 0}
 }
 
-// Reason is the class of the error, so that callers tell it on every master as on the leader.
+// Reason is the class of the error, so that callers can test for it on every master as on the leader.
 type Outcome_Reason int32
 
 const (
@@ -97,7 +97,7 @@ const (
 	Outcome_REASON_BAD_SNAPSHOT Outcome_Reason = 3
 	// FORGOTTEN: the command may have been applied before its result was forgotten; this attempt did not apply it.
 	Outcome_REASON_FORGOTTEN Outcome_Reason = 4
-	// NEWER_COMMAND: the leader's program is too old to apply the command, which is committed.
+	// NEWER_COMMAND: the command is committed, but the leader's binary is too old to apply it.
 	Outcome_REASON_NEWER_COMMAND     Outcome_Reason = 5
 	Outcome_REASON_NOT_LEADER        Outcome_Reason = 6
 	Outcome_REASON_LEADERSHIP_LOST   Outcome_Reason = 7
@@ -168,7 +168,7 @@ func (Outcome_Reason) EnumDescriptor() ([]byte, []int) {
 
 type ProposeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// commands are encoded kontiki.store.v1.Command.
+	// commands are encoded messages kontiki.store.v1.Command.
 	Commands      [][]byte `protobuf:"bytes,1,rep,name=commands,proto3" json:"commands,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -256,7 +256,7 @@ func (x *ProposeResponse) GetOutcomes() []*Outcome {
 	return nil
 }
 
-// Outcome is what became of one proposed command.
+// Outcome is the outcome of one proposed command.
 type Outcome struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	State         Outcome_State          `protobuf:"varint,1,opt,name=state,proto3,enum=kontiki.cluster.v1.Outcome_State" json:"state,omitempty"`
@@ -448,7 +448,7 @@ func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
 
 type ReadIndexResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// index is the last command that the leader had applied; the reader waits for its own state machine to reach it.
+	// index is the log index of the last command that the leader had applied. The reader waits until its state machine reaches it.
 	Index         uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -540,26 +540,26 @@ type NodeStatusResponse struct {
 	CommitIndex  uint64 `protobuf:"varint,8,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
 	Revision     uint64 `protobuf:"varint,9,opt,name=revision,proto3" json:"revision,omitempty"`
 	Leader       string `protobuf:"bytes,10,opt,name=leader,proto3" json:"leader,omitempty"`
-	// last_contact_ms is the time since the leader was heard; 0 on the leader, -1 for never.
+	// last_contact_ms is the time since the last contact with the leader, in milliseconds; 0 on the leader, -1 for never.
 	LastContactMs int64 `protobuf:"varint,11,opt,name=last_contact_ms,json=lastContactMs,proto3" json:"last_contact_ms,omitempty"`
-	// masters are the names of all masters, by the called one's latest configuration.
+	// masters are the names of all masters in the called master's latest Raft configuration.
 	Masters []string `protobuf:"bytes,12,rep,name=masters,proto3" json:"masters,omitempty"`
-	// feature_level is what the called master's program supports; 0 stands for 1.
+	// feature_level is the level that the called master's binary supports; 0 means 1.
 	FeatureLevel int32 `protobuf:"varint,13,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
-	// recoveries is how many recoveries the cluster went through, as the called master knows it.
+	// recoveries is the number of recoveries of the cluster that the called master knows.
 	Recoveries uint64 `protobuf:"varint,14,opt,name=recoveries,proto3" json:"recoveries,omitempty"`
-	// certificate_expires is when the called master's own certificate does, in seconds since the Unix epoch.
+	// certificate_expires is when the called master's certificate expires, in seconds since the Unix epoch.
 	CertificateExpires int64 `protobuf:"varint,15,opt,name=certificate_expires,json=certificateExpires,proto3" json:"certificate_expires,omitempty"`
-	// disk_free_bytes and disk_total_bytes are of the file system that holds the data.
+	// disk_free_bytes and disk_total_bytes are those of the file system that has the data.
 	DiskFreeBytes  uint64 `protobuf:"varint,16,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
 	DiskTotalBytes uint64 `protobuf:"varint,17,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
-	// disk_write_us is how long the slowest of the last writes to the raft log took, in microseconds.
+	// disk_write_us is the duration of the slowest of the latest writes to the Raft log, in microseconds.
 	DiskWriteUs int64 `protobuf:"varint,18,opt,name=disk_write_us,json=diskWriteUs,proto3" json:"disk_write_us,omitempty"`
-	// conditions are what is wrong with the called master: disk-full, disk-stalled.
+	// conditions are the called master's problems: disk-full, disk-stalled.
 	Conditions []string `protobuf:"bytes,20,rep,name=conditions,proto3" json:"conditions,omitempty"`
-	// settings are the called master's flags that should be the same on all masters, by their names.
+	// settings are the values of the called master's flags that should be the same on all masters, by the flags' names.
 	Settings map[string]string `protobuf:"bytes,21,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// memory_available_bytes is how much the called master can still allocate; 0 where that is not known.
+	// memory_available_bytes is how much memory the called master can still allocate; 0 if unknown.
 	MemoryAvailableBytes uint64 `protobuf:"varint,22,opt,name=memory_available_bytes,json=memoryAvailableBytes,proto3" json:"memory_available_bytes,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
@@ -1000,7 +1000,7 @@ func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
 
 type TransferLeadershipRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// to is the name of the new leader; empty chooses.
+	// to is the name of the new leader; if it is empty, the leader chooses one.
 	To            string `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1125,7 +1125,7 @@ func (*StatusRequest) Descriptor() ([]byte, []int) {
 
 type StatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// json is the document of `kontiki cluster status -o json`.
+	// json is the output of `kontiki cluster status -o json`.
 	Json          []byte `protobuf:"bytes,1,opt,name=json,proto3" json:"json,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1516,10 +1516,10 @@ type JoinMasterRequest struct {
 	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// address is the joining master's advertised mTLS address.
 	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
-	// version and feature_level are what its program is and supports; a level of 0 stands for 1.
+	// version is the version of the joining master's binary, feature_level the level that it supports; 0 means 1.
 	Version      string `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
 	FeatureLevel int32  `protobuf:"varint,5,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
-	// fixed_settings are its flags that must be the cluster's, by their names.
+	// fixed_settings are the values of its flags that must be the same as the cluster's, by the flags' names.
 	FixedSettings map[string]string `protobuf:"bytes,6,rep,name=fixed_settings,json=fixedSettings,proto3" json:"fixed_settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1599,12 +1599,12 @@ func (x *JoinMasterRequest) GetFixedSettings() map[string]string {
 
 type JoinMasterResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// identity is the cluster's identity bundle, JSON.
+	// identity is the cluster's identity bundle, in JSON.
 	Identity []byte `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
 	// masters are the mTLS addresses of the masters, gossip their gossip addresses.
 	Masters []string `protobuf:"bytes,2,rep,name=masters,proto3" json:"masters,omitempty"`
 	Gossip  []string `protobuf:"bytes,3,rep,name=gossip,proto3" json:"gossip,omitempty"`
-	// recoveries is how many recoveries the cluster went through.
+	// recoveries is the number of recoveries of the cluster.
 	Recoveries    uint64 `protobuf:"varint,4,opt,name=recoveries,proto3" json:"recoveries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1674,7 +1674,7 @@ type JoinWorkerRequest struct {
 	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// csr is a PKCS #10 request in DER; only its public key is used.
 	Csr []byte `protobuf:"bytes,3,opt,name=csr,proto3" json:"csr,omitempty"`
-	// addresses are the IP addresses and names that the worker's serving certificate is for.
+	// addresses are the IP addresses and names for the worker's serving certificate.
 	Addresses     []string `protobuf:"bytes,4,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1740,7 +1740,7 @@ func (x *JoinWorkerRequest) GetAddresses() []string {
 
 type JoinWorkerResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Certificates are PEM.
+	// The certificates are in PEM.
 	ClientCertificate  []byte   `protobuf:"bytes,1,opt,name=client_certificate,json=clientCertificate,proto3" json:"client_certificate,omitempty"`
 	ServingCertificate []byte   `protobuf:"bytes,2,opt,name=serving_certificate,json=servingCertificate,proto3" json:"serving_certificate,omitempty"`
 	CaCertificate      []byte   `protobuf:"bytes,3,opt,name=ca_certificate,json=caCertificate,proto3" json:"ca_certificate,omitempty"`

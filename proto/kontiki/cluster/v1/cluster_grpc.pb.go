@@ -4,8 +4,8 @@
 // - protoc             v3.21.12
 // source: kontiki/cluster/v1/cluster.proto
 
-// Package kontiki.cluster.v1 is what masters say to each other, what a host says to join them, and what a worker says to
-// renew its certificates. All of it travels over the mTLS port; which services a connection reaches is chosen by ALPN.
+// Package kontiki.cluster.v1 is the protocol between masters, of hosts that join a cluster, and of workers that renew their
+// certificates. All of it uses the mTLS port; ALPN selects the services that a connection can use.
 
 package clusterv1
 
@@ -39,25 +39,25 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// ClusterService is served by every master to masters (and to an administrator on a master's host). Methods marked
-// "leader" fail with ABORTED on a master that does not lead.
+// ClusterService is served by every master, for masters (and for an administrator on a master's host). Methods marked "leader" fail
+// with ABORTED on a master that is not the leader; those marked "any" work on every master.
 type ClusterServiceClient interface {
-	// Propose (leader) proposes commands and answers once all of them have an outcome. One call carries the proposals of
-	// many callers.
+	// Propose (leader) proposes commands and returns once all of them have an outcome. One call can have the proposals of many
+	// callers.
 	Propose(ctx context.Context, in *ProposeRequest, opts ...grpc.CallOption) (*ProposeResponse, error)
-	// ReadIndex (leader) answers an index that covers every write acknowledged before the call.
+	// ReadIndex (leader) returns an index that includes every write acknowledged before the call.
 	ReadIndex(ctx context.Context, in *ReadIndexRequest, opts ...grpc.CallOption) (*ReadIndexResponse, error)
-	// NodeStatus is what the called master knows of itself.
+	// NodeStatus returns the called master's own status.
 	NodeStatus(ctx context.Context, in *NodeStatusRequest, opts ...grpc.CallOption) (*NodeStatusResponse, error)
-	// PrepareMember (leader) makes way for a host with an empty data directory: it removes a dead member of that name.
+	// PrepareMember (leader) prepares the addition of a host with an empty data directory: it removes a dead member of that name.
 	PrepareMember(ctx context.Context, in *PrepareMemberRequest, opts ...grpc.CallOption) (*PrepareMemberResponse, error)
 	// AddMember (leader) adds the caller without a vote, waits until it has caught up, and gives it a vote.
 	AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*AddMemberResponse, error)
 	// RemoveMember (any) removes a master from the cluster.
 	RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error)
-	// TransferLeadership (any) hands leadership to a master that was just heard from.
+	// TransferLeadership (any) transfers leadership to a reachable master.
 	TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error)
-	// Status (any) is the cluster as the called master sees it.
+	// Status (any) returns the cluster's status as the called master sees it.
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 	// CreateToken, ListTokens and RevokeToken (any) administer join tokens.
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
@@ -187,25 +187,25 @@ func (c *clusterServiceClient) RevokeToken(ctx context.Context, in *RevokeTokenR
 // All implementations must embed UnimplementedClusterServiceServer
 // for forward compatibility.
 //
-// ClusterService is served by every master to masters (and to an administrator on a master's host). Methods marked
-// "leader" fail with ABORTED on a master that does not lead.
+// ClusterService is served by every master, for masters (and for an administrator on a master's host). Methods marked "leader" fail
+// with ABORTED on a master that is not the leader; those marked "any" work on every master.
 type ClusterServiceServer interface {
-	// Propose (leader) proposes commands and answers once all of them have an outcome. One call carries the proposals of
-	// many callers.
+	// Propose (leader) proposes commands and returns once all of them have an outcome. One call can have the proposals of many
+	// callers.
 	Propose(context.Context, *ProposeRequest) (*ProposeResponse, error)
-	// ReadIndex (leader) answers an index that covers every write acknowledged before the call.
+	// ReadIndex (leader) returns an index that includes every write acknowledged before the call.
 	ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error)
-	// NodeStatus is what the called master knows of itself.
+	// NodeStatus returns the called master's own status.
 	NodeStatus(context.Context, *NodeStatusRequest) (*NodeStatusResponse, error)
-	// PrepareMember (leader) makes way for a host with an empty data directory: it removes a dead member of that name.
+	// PrepareMember (leader) prepares the addition of a host with an empty data directory: it removes a dead member of that name.
 	PrepareMember(context.Context, *PrepareMemberRequest) (*PrepareMemberResponse, error)
 	// AddMember (leader) adds the caller without a vote, waits until it has caught up, and gives it a vote.
 	AddMember(context.Context, *AddMemberRequest) (*AddMemberResponse, error)
 	// RemoveMember (any) removes a master from the cluster.
 	RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error)
-	// TransferLeadership (any) hands leadership to a master that was just heard from.
+	// TransferLeadership (any) transfers leadership to a reachable master.
 	TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error)
-	// Status (any) is the cluster as the called master sees it.
+	// Status (any) returns the cluster's status as the called master sees it.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	// CreateToken, ListTokens and RevokeToken (any) administer join tokens.
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
@@ -538,8 +538,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// JoinService is served by every master to hosts that have no certificate yet. The caller has checked that the server's
-// certificate is signed by the CA that its token pins before it sends anything.
+// JoinService is served by every master, for hosts that have no certificate yet. Before it sends anything, the caller checks that
+// the server's certificate is signed by the CA whose pin is in its token.
 type JoinServiceClient interface {
 	JoinMaster(ctx context.Context, in *JoinMasterRequest, opts ...grpc.CallOption) (*JoinMasterResponse, error)
 	JoinWorker(ctx context.Context, in *JoinWorkerRequest, opts ...grpc.CallOption) (*JoinWorkerResponse, error)
@@ -577,8 +577,8 @@ func (c *joinServiceClient) JoinWorker(ctx context.Context, in *JoinWorkerReques
 // All implementations must embed UnimplementedJoinServiceServer
 // for forward compatibility.
 //
-// JoinService is served by every master to hosts that have no certificate yet. The caller has checked that the server's
-// certificate is signed by the CA that its token pins before it sends anything.
+// JoinService is served by every master, for hosts that have no certificate yet. Before it sends anything, the caller checks that
+// the server's certificate is signed by the CA whose pin is in its token.
 type JoinServiceServer interface {
 	JoinMaster(context.Context, *JoinMasterRequest) (*JoinMasterResponse, error)
 	JoinWorker(context.Context, *JoinWorkerRequest) (*JoinWorkerResponse, error)
@@ -683,9 +683,9 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// WorkerService is served by every master to workers, beside kontiki.node.v1.
+// WorkerService is served by every master, for workers.
 type WorkerServiceClient interface {
-	// Renew answers new certificates to a worker for the name in its client certificate.
+	// Renew issues new certificates to a worker, for the name in its client certificate.
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*JoinWorkerResponse, error)
 }
 
@@ -711,9 +711,9 @@ func (c *workerServiceClient) Renew(ctx context.Context, in *RenewRequest, opts 
 // All implementations must embed UnimplementedWorkerServiceServer
 // for forward compatibility.
 //
-// WorkerService is served by every master to workers, beside kontiki.node.v1.
+// WorkerService is served by every master, for workers.
 type WorkerServiceServer interface {
-	// Renew answers new certificates to a worker for the name in its client certificate.
+	// Renew issues new certificates to a worker, for the name in its client certificate.
 	Renew(context.Context, *RenewRequest) (*JoinWorkerResponse, error)
 	mustEmbedUnimplementedWorkerServiceServer()
 }

@@ -25,9 +25,9 @@ type ReadmitRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Address string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
-	// damage says what was lost, for the leader's log.
+	// damage describes what was lost, for the leader's log messages.
 	Damage string `protobuf:"bytes,3,opt,name=damage,proto3" json:"damage,omitempty"`
-	// recoveries is how many recoveries the cluster went through, as the caller knows it.
+	// recoveries is the number of recoveries of the cluster that the caller knows.
 	Recoveries    uint64 `protobuf:"varint,4,opt,name=recoveries,proto3" json:"recoveries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

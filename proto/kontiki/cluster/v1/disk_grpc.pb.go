@@ -27,12 +27,12 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// DiskService is served by every master to masters: what a master says of its disk.
+// DiskService is served by every master, for masters that report the state of their disks.
 type DiskServiceClient interface {
-	// Readmit (any) asks on behalf of the calling master, which has lost its log or its votes: the leader takes its vote away,
-	// so that it may come back with an empty disk. FAILED_PRECONDITION says that somebody removed it from the cluster.
+	// Readmit (any) is called by a master that has lost its Raft log or its votes. The leader makes it a non-voter, so that it can
+	// continue with an empty disk. FAILED_PRECONDITION means that the master was removed from the cluster.
 	Readmit(ctx context.Context, in *ReadmitRequest, opts ...grpc.CallOption) (*ReadmitResponse, error)
-	// Report (leader) tells what the calling master's disk is like now.
+	// Report (leader) reports the current conditions of the calling master's disk.
 	Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error)
 }
 
@@ -68,12 +68,12 @@ func (c *diskServiceClient) Report(ctx context.Context, in *ReportRequest, opts 
 // All implementations must embed UnimplementedDiskServiceServer
 // for forward compatibility.
 //
-// DiskService is served by every master to masters: what a master says of its disk.
+// DiskService is served by every master, for masters that report the state of their disks.
 type DiskServiceServer interface {
-	// Readmit (any) asks on behalf of the calling master, which has lost its log or its votes: the leader takes its vote away,
-	// so that it may come back with an empty disk. FAILED_PRECONDITION says that somebody removed it from the cluster.
+	// Readmit (any) is called by a master that has lost its Raft log or its votes. The leader makes it a non-voter, so that it can
+	// continue with an empty disk. FAILED_PRECONDITION means that the master was removed from the cluster.
 	Readmit(context.Context, *ReadmitRequest) (*ReadmitResponse, error)
-	// Report (leader) tells what the calling master's disk is like now.
+	// Report (leader) reports the current conditions of the calling master's disk.
 	Report(context.Context, *ReportRequest) (*ReportResponse, error)
 	mustEmbedUnimplementedDiskServiceServer()
 }

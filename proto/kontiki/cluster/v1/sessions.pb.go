@@ -25,11 +25,11 @@ type WorkerSession_State int32
 
 const (
 	WorkerSession_STATE_UNSPECIFIED WorkerSession_State = 0
-	// CONNECTED: the worker has a session, and was heard of within the last seconds.
+	// CONNECTED: the worker has a session, and something arrived from it within the last seconds.
 	WorkerSession_STATE_CONNECTED WorkerSession_State = 1
-	// QUIET: its session is open, and it ceased to answer.
+	// QUIET: its session is open, but it no longer answers.
 	WorkerSession_STATE_QUIET WorkerSession_State = 2
-	// GONE: it has no session with this master any more.
+	// GONE: it no longer has a session with this master.
 	WorkerSession_STATE_GONE WorkerSession_State = 3
 )
 
@@ -114,7 +114,7 @@ func (*WatchSessionsRequest) Descriptor() ([]byte, []int) {
 
 type WatchSessionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// full says that workers are all that have a session, and that those told before are forgotten.
+	// full is true if workers is the complete set, which replaces all that was sent before.
 	Full          bool             `protobuf:"varint,1,opt,name=full,proto3" json:"full,omitempty"`
 	Workers       []*WorkerSession `protobuf:"bytes,2,rep,name=workers,proto3" json:"workers,omitempty"`
 	unknownFields protoimpl.UnknownFields

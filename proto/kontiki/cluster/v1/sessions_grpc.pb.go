@@ -26,11 +26,11 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// SessionService is served by every master to masters: it tells the leader which workers have a session with the called
-// master, so that a broken session is known at once, wherever it was.
+// SessionService is served by every master, for masters. It tells the leader which workers have a session with the called master, so
+// that it knows at once when a session breaks, on any master.
 type SessionServiceClient interface {
-	// WatchSessions answers first a full set, then every change. A message without workers follows whenever there was
-	// nothing to tell for a second: a stream that is silent for longer is broken.
+	// WatchSessions sends the full set first, then every change. After a second without changes it sends a message without workers: a
+	// stream on which nothing arrives for longer is broken.
 	WatchSessions(ctx context.Context, in *WatchSessionsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchSessionsResponse], error)
 }
 
@@ -65,11 +65,11 @@ type SessionService_WatchSessionsClient = grpc.ServerStreamingClient[WatchSessio
 // All implementations must embed UnimplementedSessionServiceServer
 // for forward compatibility.
 //
-// SessionService is served by every master to masters: it tells the leader which workers have a session with the called
-// master, so that a broken session is known at once, wherever it was.
+// SessionService is served by every master, for masters. It tells the leader which workers have a session with the called master, so
+// that it knows at once when a session breaks, on any master.
 type SessionServiceServer interface {
-	// WatchSessions answers first a full set, then every change. A message without workers follows whenever there was
-	// nothing to tell for a second: a stream that is silent for longer is broken.
+	// WatchSessions sends the full set first, then every change. After a second without changes it sends a message without workers: a
+	// stream on which nothing arrives for longer is broken.
 	WatchSessions(*WatchSessionsRequest, grpc.ServerStreamingServer[WatchSessionsResponse]) error
 	mustEmbedUnimplementedSessionServiceServer()
 }

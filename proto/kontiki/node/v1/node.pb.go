@@ -4,8 +4,8 @@
 // 	protoc        v3.21.12
 // source: kontiki/node/v1/node.proto
 
-// Package kontiki.node.v1 is what masters and workers say to each other. A worker keeps one stream to a master (any of
-// them). Every Kubernetes object travels as its storage version in Kubernetes protobuf ("k8s\0" envelope).
+// Package kontiki.node.v1 is the protocol between masters and workers. A worker keeps one stream open to any of the masters. Every
+// Kubernetes object is sent in its storage version, in Kubernetes protobuf ("k8s\0" envelope).
 
 package nodev1
 
@@ -128,7 +128,7 @@ type Hello struct {
 	// node is a core/v1 Node: labels, addresses, capacity, allocatable, node info, daemon endpoints. The master creates or
 	// updates the Node object from it.
 	Node []byte `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	// answers_beats says that the worker answers beats: a master may draw conclusions from its silence.
+	// answers_beats is true if the worker answers beats, so that a master may conclude from missing answers that it is dead.
 	AnswersBeats  bool `protobuf:"varint,3,opt,name=answers_beats,json=answersBeats,proto3" json:"answers_beats,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -185,7 +185,7 @@ func (x *Hello) GetAnswersBeats() bool {
 	return false
 }
 
-// Answer answers a beat, at most once a second. Every other message is as good a sign of life.
+// Answer answers a beat, at most once per second. Every other message from the worker has the same effect.
 type Answer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -222,16 +222,16 @@ func (*Answer) Descriptor() ([]byte, []int) {
 	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{2}
 }
 
-// StatusBatch reports what changed on the worker since the last batch. A batch that got no StatusResult is sent again
-// on the next session; applying one twice is harmless.
+// StatusBatch reports what changed on the worker since the last batch. A batch without a StatusResult is sent again in the next
+// session; applying one twice has no further effect.
 type StatusBatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// sequence grows by one a batch within a session, from 1.
+	// sequence numbers the batches of a session, from 1.
 	Sequence uint64       `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	Pods     []*PodStatus `protobuf:"bytes,2,rep,name=pods,proto3" json:"pods,omitempty"`
-	// node_status is a core/v1 Node whose status replaces the stored one; empty when unchanged.
+	// node_status is a core/v1 Node whose status replaces the stored one; empty if unchanged.
 	NodeStatus []byte `protobuf:"bytes,3,opt,name=node_status,json=nodeStatus,proto3" json:"node_status,omitempty"`
-	// events are core/v1 Event objects to create or, where the name exists, to update.
+	// events are core/v1 Event objects to create or, if an event of the name exists, to update.
 	Events        [][]byte `protobuf:"bytes,4,rep,name=events,proto3" json:"events,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -300,9 +300,9 @@ type PodStatus struct {
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Uid       string                 `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
-	// status is a core/v1 Pod of which only status (and metadata.generation observed) is read.
+	// status is a core/v1 Pod of which only the status and the observed metadata.generation are read.
 	Status []byte `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"`
-	// terminated says that nothing of the pod is left on the node; if the pod is being deleted, the master removes the
+	// terminated is true if nothing of the pod is left on the node. If the pod is being deleted, the master then removes the
 	// object.
 	Terminated    bool `protobuf:"varint,5,opt,name=terminated,proto3" json:"terminated,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -504,7 +504,7 @@ func (*SessionResponse_Beat) isSessionResponse_Message() {}
 
 func (*SessionResponse_Move) isSessionResponse_Message() {}
 
-// Move asks the worker to turn to another master, which has fewer workers. One that it cannot reach it forgets again.
+// Move asks the worker to connect to another master, which has fewer workers. If the worker cannot reach it, it ignores the message.
 type Move struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// master is the host:port address of its mTLS port.
@@ -550,7 +550,7 @@ func (x *Move) GetMaster() string {
 	return ""
 }
 
-// Beat is a master's sign of life, sent in a steady rhythm: a worker that misses several in a row turns to another master.
+// Beat is a master's heartbeat, sent periodically. A worker that misses several in a row connects to another master.
 type Beat struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// next_ms is the time until the next beat, in milliseconds.
@@ -600,11 +600,11 @@ type Welcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// masters are the host:port addresses of every master's mTLS port, for fail-over.
 	Masters []string `protobuf:"bytes,1,rep,name=masters,proto3" json:"masters,omitempty"`
-	// cluster_domain is the DNS domain, "cluster.local".
+	// cluster_domain is the cluster's DNS domain, "cluster.local".
 	ClusterDomain string `protobuf:"bytes,2,opt,name=cluster_domain,json=clusterDomain,proto3" json:"cluster_domain,omitempty"`
-	// cluster_dns are the addresses that go into pods' resolv.conf.
+	// cluster_dns are the addresses of name servers for pods' resolv.conf.
 	ClusterDns []string `protobuf:"bytes,3,rep,name=cluster_dns,json=clusterDns,proto3" json:"cluster_dns,omitempty"`
-	// service_cidr and pod_cidr are the ranges of the cluster; the node's own range is in its Node object's spec.
+	// service_cidr and pod_cidr are the cluster's address ranges. The node's own range is in its Node object's spec.
 	ServiceCidr   string `protobuf:"bytes,4,opt,name=service_cidr,json=serviceCidr,proto3" json:"service_cidr,omitempty"`
 	PodCidr       string `protobuf:"bytes,5,opt,name=pod_cidr,json=podCidr,proto3" json:"pod_cidr,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -676,17 +676,17 @@ func (x *Welcome) GetPodCidr() string {
 	return ""
 }
 
-// Assignment is what the worker must know: its pods; the Secrets, ConfigMaps and claims they name; the cluster's
-// services, endpoint slices and nodes. version numbers chain: a delta applies only to the version it is from.
+// Assignment has the objects that the worker needs: its pods; the Secrets, ConfigMaps and PersistentVolumeClaims that they use; the
+// cluster's services, endpoint slices and nodes. A delta applies only to the version in from.
 type Assignment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// from is the version that this delta applies to; 0 means a full set that replaces everything.
+	// from is the version to which this delta applies; 0 means a full set that replaces everything.
 	From    uint64       `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
 	To      uint64       `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
 	Upserts []*Object    `protobuf:"bytes,3,rep,name=upserts,proto3" json:"upserts,omitempty"`
 	Deletes []*ObjectKey `protobuf:"bytes,4,rep,name=deletes,proto3" json:"deletes,omitempty"`
-	// incomplete says that more of the same full set follows: messages with it are gathered and take effect together with
-	// the first one without it, which has the same from and to.
+	// incomplete is true if more of the same full set follows. The worker collects these messages; they take effect together with the
+	// first one that is not incomplete, which has the same from and to.
 	Incomplete    bool `protobuf:"varint,5,opt,name=incomplete,proto3" json:"incomplete,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -881,8 +881,8 @@ func (x *Object) GetValue() []byte {
 type StatusResult struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Sequence uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// errors are the reports that were refused for good, with the reason; a pod that is gone or has another uid is not an error.
-	// What cannot be stored now is no refusal: the master goes on trying, and sends no result until it is stored.
+	// errors describe the reports that were rejected permanently. It is not an error if a pod does not exist or has another UID. If a
+	// report cannot be stored now, the master retries, and sends no result until it is stored.
 	Errors        []string `protobuf:"bytes,2,rep,name=errors,proto3" json:"errors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -4,8 +4,8 @@
 // - protoc             v3.21.12
 // source: kontiki/node/v1/node.proto
 
-// Package kontiki.node.v1 is what masters and workers say to each other. A worker keeps one stream to a master (any of
-// them). Every Kubernetes object travels as its storage version in Kubernetes protobuf ("k8s\0" envelope).
+// Package kontiki.node.v1 is the protocol between masters and workers. A worker keeps one stream open to any of the masters. Every
+// Kubernetes object is sent in its storage version, in Kubernetes protobuf ("k8s\0" envelope).
 
 package nodev1
 
@@ -30,11 +30,11 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// NodeService is served by every master on the mTLS port. The caller's identity is its client certificate
-// (CN system:node:NAME, O system:nodes); a node name in a message must equal it.
+// NodeService is served by every master on the mTLS port. The caller's identity is in its client certificate (CN system:node:NAME,
+// O system:nodes); a node name in a message must be the same.
 type NodeServiceClient interface {
-	// Session is a worker's one stream. The worker sends Hello first; the master answers Welcome, then one full
-	// Assignment, then chained deltas. Either side may end it; the worker reconnects, to any master.
+	// Session is a worker's only stream. The worker sends Hello first; the master responds with Welcome, then one full Assignment,
+	// then deltas, each of which continues the one before. Either side may end it; the worker then connects again, to any master.
 	Session(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SessionRequest, SessionResponse], error)
 	// CreateToken issues a service account token bound to a pod of the calling node.
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
@@ -75,11 +75,11 @@ func (c *nodeServiceClient) CreateToken(ctx context.Context, in *CreateTokenRequ
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
 //
-// NodeService is served by every master on the mTLS port. The caller's identity is its client certificate
-// (CN system:node:NAME, O system:nodes); a node name in a message must equal it.
+// NodeService is served by every master on the mTLS port. The caller's identity is in its client certificate (CN system:node:NAME,
+// O system:nodes); a node name in a message must be the same.
 type NodeServiceServer interface {
-	// Session is a worker's one stream. The worker sends Hello first; the master answers Welcome, then one full
-	// Assignment, then chained deltas. Either side may end it; the worker reconnects, to any master.
+	// Session is a worker's only stream. The worker sends Hello first; the master responds with Welcome, then one full Assignment,
+	// then deltas, each of which continues the one before. Either side may end it; the worker then connects again, to any master.
 	Session(grpc.BidiStreamingServer[SessionRequest, SessionResponse]) error
 	// CreateToken issues a service account token bound to a pod of the calling node.
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)

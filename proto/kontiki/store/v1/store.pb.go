@@ -4,7 +4,7 @@
 // 	protoc        v3.21.12
 // source: kontiki/store/v1/store.proto
 
-// Package kontiki.store.v1 is what the raft log and its snapshots hold. Fields are only ever added.
+// Package kontiki.store.v1 is the content of the Raft log and of its snapshots. Fields are only ever added.
 
 package storev1
 
@@ -127,19 +127,19 @@ func (Operation_Condition) EnumDescriptor() ([]byte, []int) {
 	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{2, 1}
 }
 
-// Command is one raft log entry: an atomic list of operations. Fields mirror internal/kv.
+// Command is one Raft log entry: a list of operations that are applied atomically. Fields are those of internal/kv.
 type Command struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// version is the version of the command's rules, and the first field. A replica that does not know it stops, at the state
-	// before the command: others that know it may apply it.
+	// version is the version of the rules for applying the command. It must be the first field. A replica that does not support it
+	// stops with the state before the command, because others that support it may have applied it.
 	Version uint32 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	// id is 16 random bytes.
 	Id         []byte       `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	Operations []*Operation `protobuf:"bytes,3,rep,name=operations,proto3" json:"operations,omitempty"`
-	// restore is there since version 2, which is written where it is used.
+	// restore exists since version 2; a command has version 2 or later if it is set.
 	Restore *Restore `protobuf:"bytes,4,opt,name=restore,proto3" json:"restore,omitempty"`
-	// since is a log index before which the command was not proposed. It is there since version 3: a replica that has forgotten the
-	// result of a command with a greater index refuses this one, which may be the same.
+	// since is a log index before which the command was not proposed. It exists since version 3. A replica that has forgotten the
+	// result of a command with a greater index rejects this command, because it may be the same one.
 	Since         uint64 `protobuf:"varint,5,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -210,7 +210,7 @@ func (x *Command) GetSince() uint64 {
 	return 0
 }
 
-// Restore brings a staged backup back, before the operations.
+// Restore replaces the state by a staged backup, before the operations are applied.
 type Restore struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
@@ -349,15 +349,15 @@ func (x *Operation) GetRevision() uint64 {
 
 type SnapshotHeader struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// format is the version of this format; a reader refuses one it does not know.
+	// format is the version of this format. A reader rejects a version that it does not support.
 	Format uint32 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
-	// revision of the store.
+	// revision is the store's revision.
 	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
-	// applied_index is the raft index of the last entry that the state machine applied itself.
+	// applied_index is the Raft index of the last entry that the state machine itself applied.
 	AppliedIndex uint64 `protobuf:"varint,3,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
 	Objects      uint64 `protobuf:"varint,4,opt,name=objects,proto3" json:"objects,omitempty"`
 	Commands     uint64 `protobuf:"varint,5,opt,name=commands,proto3" json:"commands,omitempty"`
-	// forgotten_index is the raft index of the newest command of version 3 whose result is not remembered any more.
+	// forgotten_index is the Raft index of the newest command of version 3 whose result is no longer remembered.
 	ForgottenIndex uint64 `protobuf:"varint,6,opt,name=forgotten_index,json=forgottenIndex,proto3" json:"forgotten_index,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -508,18 +508,18 @@ type SnapshotCommand struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// id is 16 bytes.
 	Id []byte `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// revision is the store's after the command.
+	// revision is the store's revision after the command.
 	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
-	// operations is how many there were.
+	// operations is the number of the command's operations.
 	Operations uint64 `protobuf:"varint,3,opt,name=operations,proto3" json:"operations,omitempty"`
-	// changed has a bit for each operation that took a revision, 64 to a number, the lowest bit first; the number for the first 64
-	// is left out if zero, all others are there.
+	// changed has a bit, the lowest first, for each of the first 64 operations: whether it took a revision. Like every zero value, it
+	// is left out if it is zero.
 	Changed uint64 `protobuf:"varint,4,opt,name=changed,proto3" json:"changed,omitempty"`
-	// changed_more holds the numbers after the first as 8 bytes each (little endian).
+	// changed_more has the same bits for all later operations, 64 in 8 bytes each (little endian); none of these is left out.
 	ChangedMore []byte `protobuf:"bytes,5,opt,name=changed_more,json=changedMore,proto3" json:"changed_more,omitempty"`
-	// failure is there when the command did not apply; then operations and changed are not.
+	// failure is set if the command did not apply; operations and changed are not set then.
 	Failure *SnapshotFailure `protobuf:"bytes,6,opt,name=failure,proto3" json:"failure,omitempty"`
-	// index is the raft index of the command, for commands of version 3.
+	// index is the Raft index of the command, for commands of version 3.
 	Index         uint64 `protobuf:"varint,7,opt,name=index,proto3" json:"index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -24,7 +24,7 @@ class ObjectsClient extends grpc.Client {
         this._binaryOptions = binaryOptions;
     }
     /**
-     * Get answers one object.
+     * Get returns one object.
      *
      * @generated from protobuf rpc: Get
      */
@@ -33,7 +33,7 @@ class ObjectsClient extends grpc.Client {
         return this.makeUnaryRequest(`/${objects_1.Objects.typeName}/${method.name}`, (value) => Buffer.from(method.I.toBinary(value, this._binaryOptions)), (value) => method.O.fromBinary(value, this._binaryOptions), input, metadata, options, callback);
     }
     /**
-     * List answers all objects of a kind as of one revision, in pages.
+     * List streams all objects of a kind, as of one revision, in pages.
      *
      * @generated from protobuf rpc: List
      */
@@ -42,9 +42,9 @@ class ObjectsClient extends grpc.Client {
         return this.makeServerStreamRequest(`/${objects_1.Objects.typeName}/${method.name}`, (value) => Buffer.from(method.I.toBinary(value, this._binaryOptions)), (value) => method.O.fromBinary(value, this._binaryOptions), input, metadata, options);
     }
     /**
-     * Watch answers what changes, each change once and in order, until the client ends it, falls behind the history
-     * (OUT_OF_RANGE), takes nothing for 30 seconds (RESOURCE_EXHAUSTED) or the watch has lasted for its time (UNAVAILABLE). It
-     * resumes from any resource version that it showed.
+     * Watch streams changes, each once and in order, until the client ends it, falls behind the history (OUT_OF_RANGE) or does not
+     * receive for 30 seconds (RESOURCE_EXHAUSTED), or the watch reaches its time limit (UNAVAILABLE). A new watch can continue from
+     * the resource version of any event.
      *
      * @generated from protobuf rpc: Watch
      */
@@ -62,7 +62,7 @@ class ObjectsClient extends grpc.Client {
         return this.makeUnaryRequest(`/${objects_1.Objects.typeName}/${method.name}`, (value) => Buffer.from(method.I.toBinary(value, this._binaryOptions)), (value) => method.O.fromBinary(value, this._binaryOptions), input, metadata, options, callback);
     }
     /**
-     * Update replaces an object, or the part of it that a subresource is.
+     * Update replaces an object, or one of its subresources.
      *
      * @generated from protobuf rpc: Update
      */
@@ -71,7 +71,7 @@ class ObjectsClient extends grpc.Client {
         return this.makeUnaryRequest(`/${objects_1.Objects.typeName}/${method.name}`, (value) => Buffer.from(method.I.toBinary(value, this._binaryOptions)), (value) => method.O.fromBinary(value, this._binaryOptions), input, metadata, options, callback);
     }
     /**
-     * Patch changes an object as a patch document says.
+     * Patch changes an object by a patch document.
      *
      * @generated from protobuf rpc: Patch
      */
@@ -80,7 +80,7 @@ class ObjectsClient extends grpc.Client {
         return this.makeUnaryRequest(`/${objects_1.Objects.typeName}/${method.name}`, (value) => Buffer.from(method.I.toBinary(value, this._binaryOptions)), (value) => method.O.fromBinary(value, this._binaryOptions), input, metadata, options, callback);
     }
     /**
-     * Apply is server-side apply: it makes the fields of a manager what its document says.
+     * Apply is server-side apply: it sets a field manager's fields to the values in its document.
      *
      * @generated from protobuf rpc: Apply
      */
@@ -89,7 +89,7 @@ class ObjectsClient extends grpc.Client {
         return this.makeUnaryRequest(`/${objects_1.Objects.typeName}/${method.name}`, (value) => Buffer.from(method.I.toBinary(value, this._binaryOptions)), (value) => method.O.fromBinary(value, this._binaryOptions), input, metadata, options, callback);
     }
     /**
-     * Delete deletes an object, or begins to.
+     * Delete deletes an object, or marks it as being deleted if its grace period or finalizers delay that.
      *
      * @generated from protobuf rpc: Delete
      */
@@ -98,7 +98,7 @@ class ObjectsClient extends grpc.Client {
         return this.makeUnaryRequest(`/${objects_1.Objects.typeName}/${method.name}`, (value) => Buffer.from(method.I.toBinary(value, this._binaryOptions)), (value) => method.O.fromBinary(value, this._binaryOptions), input, metadata, options, callback);
     }
     /**
-     * DeleteCollection deletes all objects of a kind that match.
+     * DeleteCollection deletes all objects of a kind that match the selectors.
      *
      * @generated from protobuf rpc: DeleteCollection
      */
@@ -107,7 +107,7 @@ class ObjectsClient extends grpc.Client {
         return this.makeUnaryRequest(`/${objects_1.Objects.typeName}/${method.name}`, (value) => Buffer.from(method.I.toBinary(value, this._binaryOptions)), (value) => method.O.fromBinary(value, this._binaryOptions), input, metadata, options, callback);
     }
     /**
-     * Transact carries out all operations at one instant, or none.
+     * Transact carries out all operations atomically, or none.
      *
      * @generated from protobuf rpc: Transact
      */

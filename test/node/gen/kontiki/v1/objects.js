@@ -17,7 +17,7 @@ const runtime_2 = require("@protobuf-ts/runtime");
 const runtime_3 = require("@protobuf-ts/runtime");
 const runtime_4 = require("@protobuf-ts/runtime");
 /**
- * Type says what happened.
+ * Type is the type of an event.
  *
  * @generated from protobuf enum kontiki.v1.WatchResponse.Type
  */
@@ -30,19 +30,19 @@ var WatchResponse_Type;
      */
     WatchResponse_Type[WatchResponse_Type["UNSPECIFIED"] = 0] = "UNSPECIFIED";
     /**
-     * TYPE_ADDED is an object that is new, or new to the selection.
+     * TYPE_ADDED means that the object is new, or begins to match the selectors.
      *
      * @generated from protobuf enum value: TYPE_ADDED = 1;
      */
     WatchResponse_Type[WatchResponse_Type["ADDED"] = 1] = "ADDED";
     /**
-     * TYPE_MODIFIED is an object that has changed.
+     * TYPE_MODIFIED means that the object has changed.
      *
      * @generated from protobuf enum value: TYPE_MODIFIED = 2;
      */
     WatchResponse_Type[WatchResponse_Type["MODIFIED"] = 2] = "MODIFIED";
     /**
-     * TYPE_DELETED is an object that is gone, or gone from the selection.
+     * TYPE_DELETED means that the object was deleted, or no longer matches the selectors.
      *
      * @generated from protobuf enum value: TYPE_DELETED = 3;
      */
@@ -55,14 +55,14 @@ var WatchResponse_Type;
     WatchResponse_Type[WatchResponse_Type["BOOKMARK"] = 4] = "BOOKMARK";
 })(WatchResponse_Type = exports.WatchResponse_Type || (exports.WatchResponse_Type = {}));
 /**
- * Encoding is how an object's bytes are to be read.
+ * Encoding is the format of an object's bytes.
  *
  * @generated from protobuf enum kontiki.v1.Encoding
  */
 var Encoding;
 (function (Encoding) {
     /**
-     * ENCODING_UNSPECIFIED stands for ENCODING_PROTOBUF.
+     * ENCODING_UNSPECIFIED means ENCODING_PROTOBUF.
      *
      * @generated from protobuf enum value: ENCODING_UNSPECIFIED = 0;
      */
@@ -89,19 +89,19 @@ var Encoding;
 var PatchType;
 (function (PatchType) {
     /**
-     * PATCH_TYPE_UNSPECIFIED is refused.
+     * PATCH_TYPE_UNSPECIFIED is rejected.
      *
      * @generated from protobuf enum value: PATCH_TYPE_UNSPECIFIED = 0;
      */
     PatchType[PatchType["UNSPECIFIED"] = 0] = "UNSPECIFIED";
     /**
-     * PATCH_TYPE_JSON is RFC 6902.
+     * PATCH_TYPE_JSON is a JSON Patch (RFC 6902).
      *
      * @generated from protobuf enum value: PATCH_TYPE_JSON = 1;
      */
     PatchType[PatchType["JSON"] = 1] = "JSON";
     /**
-     * PATCH_TYPE_MERGE is RFC 7386.
+     * PATCH_TYPE_MERGE is a JSON Merge Patch (RFC 7386).
      *
      * @generated from protobuf enum value: PATCH_TYPE_MERGE = 2;
      */
