@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/proxy"
 	translator "k8s.io/apiserver/pkg/util/proxy"
 	"k8s.io/streaming/pkg/httpstream"
@@ -172,18 +173,26 @@ func (c *call) podPortForward() error {
 	return nil
 }
 
-// nodeProxy forwards a request unchanged to a node's agent.
+// nodeProxy forwards a request unchanged to a node's agent: /api/v1/nodes/[SCHEME:]NAME[:PORT]/proxy/... Upstream also leads to the
+// other ports of a node, with whatever reach an API server has; this does not.
 func (c *call) nodeProxy() error {
 	if runsSomething(c.r, c.target.rest) {
 		if err := c.mayCreate(); err != nil {
 			return err
 		}
 	}
-	location, err := c.Agents.URL(c.r.Context(), c.target.name)
+	_, name, port, ok := utilnet.SplitSchemeNamePort(c.target.name)
+	if !ok {
+		return apierrors.NewBadRequest(fmt.Sprintf("invalid node request %q", c.target.name))
+	}
+	location, err := c.Agents.URL(c.r.Context(), name)
 	if err != nil {
 		return err
 	}
-	transport, err := c.Agents.Transport(c.target.name)
+	if port != "" && port != location.Port() {
+		return apierrors.NewBadRequest(fmt.Sprintf("port %q of node %s cannot be proxied to, only its agent's port %s", port, name, location.Port()))
+	}
+	transport, err := c.Agents.Transport(name)
 	if err != nil {
 		return err
 	}

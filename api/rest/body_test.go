@@ -103,7 +103,8 @@ func TestASlowBodyHoldsNoPlace(t *testing.T) {
 }
 
 func TestSlowBodiesAreFew(t *testing.T) {
-	h := openHarness(t, func(*apiserver.Config) {})
+	// Places are many: here only bodies are few, however many requests arrive at the same moment.
+	h := openHarness(t, func(c *apiserver.Config) { c.Limits = inflight.New(100, 100) })
 	answers := make(chan answer, 20)
 	for range 20 {
 		s := stall(t, h.Config("joe"), configMapsPath)

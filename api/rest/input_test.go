@@ -140,3 +140,20 @@ func TestTablesHaveUpstreamsColumns(t *testing.T) {
 		t.Fatalf("%d %s", code, body)
 	}
 }
+
+// A timeout that cannot be read is refused; one that is not shorter than the server's own is the server's own.
+func TestTimeoutsInTheURL(t *testing.T) {
+	h := harness.New(t)
+	config := h.Config("admin", "system:masters")
+	for _, path := range []string{"/version", "/api/v1/namespaces", "/api/v1/namespaces/default", "/healthz"} {
+		for timeout, want := range map[string]int{"soon": 400, "10": 400, "0s": 200, "5s": 200, "3m": 200, "": 200} {
+			code, body := raw(t, config, "GET", path+"?timeout="+timeout, "", nil)
+			if code != want || (code == 400 && !strings.Contains(body, "invalid timeout specified in the request URL")) {
+				t.Errorf("%s?timeout=%s: %d %s", path, timeout, code, body)
+			}
+		}
+	}
+	if code, body := raw(t, config, "GET", "/api/v1/namespaces?watch=1&timeoutSeconds=1&timeout=soon", "", nil); code != 200 {
+		t.Errorf("a watch: %d %s", code, body)
+	}
+}

@@ -11,6 +11,8 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1beta1 "k8s.io/apimachinery/pkg/apis/meta/v1beta1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/kontiki/kontiki/api/objects"
 )
@@ -34,7 +36,34 @@ const (
 type accepted struct {
 	encoding objects.Encoding
 	as       transformation
+	beta     bool // tables and metadata are of meta.k8s.io/v1beta1, which older clients ask for
 	pretty   bool
+}
+
+// encode encodes an object that has its type set, YAML as JSON. Tables and metadata get the version that the client asked for.
+func (a accepted) encode(obj runtime.Object) ([]byte, error) {
+	if a.beta {
+		setMetaVersion(obj, metav1beta1.SchemeGroupVersion.String())
+	}
+	return encodeObject(a.encoding, obj)
+}
+
+// setMetaVersion sets the version of a transformed object and of what it includes.
+func setMetaVersion(obj runtime.Object, version string) {
+	switch obj := obj.(type) {
+	case *metav1.Table:
+		obj.APIVersion = version
+		for i := range obj.Rows {
+			setMetaVersion(obj.Rows[i].Object.Object, version)
+		}
+	case *metav1.PartialObjectMetadata:
+		obj.APIVersion = version
+	case *metav1.PartialObjectMetadataList:
+		obj.APIVersion = version
+		for i := range obj.Items {
+			obj.Items[i].APIVersion = version
+		}
+	}
 }
 
 func (a accepted) contentType() string {
@@ -46,6 +75,9 @@ func (a accepted) contentType() string {
 	}
 	return typeJSON
 }
+
+// metaVersions are the versions of tables and metadata; none is the newest.
+var metaVersions = []string{"", "v1", "v1beta1"}
 
 // negotiate returns the first format in the Accept header that the server supports.
 func negotiate(r *http.Request) (accepted, error) { return negotiateOf(r, true) }
@@ -72,9 +104,10 @@ func negotiateOf(r *http.Request, tables bool) (accepted, error) {
 		default:
 			continue
 		}
+		a.beta = params["v"] == "v1beta1"
 		switch as := params["as"]; {
 		case as == "":
-		case params["g"] != metav1.GroupName || (params["v"] != "v1" && params["v"] != ""):
+		case params["g"] != metav1.GroupName || !slices.Contains(metaVersions, params["v"]):
 			continue
 		case as == "Table" && !tables:
 			continue

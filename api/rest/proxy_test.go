@@ -182,3 +182,30 @@ func TestAGetRunsNothing(t *testing.T) {
 		t.Errorf("reading: %d", code)
 	}
 }
+
+// A proxied node may be named with a scheme and a port, as pods and services are; the port is its agent's.
+func TestANodeIsProxiedToByPort(t *testing.T) {
+	h, agent := withAgent(t)
+	config := h.Config("admin", "system:masters")
+	node, err := h.Clientset().CoreV1().Nodes().Get(context.Background(), "w1", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := strconv.Itoa(int(node.Status.DaemonEndpoints.KubeletEndpoint.Port))
+	for _, name := range []string{"w1", "w1:" + port, "https:w1:" + port, "https:w1:"} {
+		if code, body := raw(t, config, "GET", "/api/v1/nodes/"+name+"/proxy/pods?limit=1", "", nil); code != http.StatusTeapot {
+			t.Errorf("%s: %d %s", name, code, body)
+		}
+		if asked := agent.take(); len(asked) != 1 || asked[0].URL.String() != "/pods?limit=1" {
+			t.Errorf("%s: the agent was asked %v", name, asked)
+		}
+	}
+	for name, want := range map[string]int{"w1:22": 400, "ftp:w1:" + port: 400, "w2:" + port: 404} {
+		if code, body := raw(t, config, "GET", "/api/v1/nodes/"+name+"/proxy/pods", "", nil); code != want {
+			t.Errorf("%s: %d %s", name, code, body)
+		}
+	}
+	if asked := agent.take(); len(asked) != 0 {
+		t.Errorf("the agent was asked %s", asked[0].URL)
+	}
+}

@@ -135,6 +135,10 @@ func (c *call) enter() (err error) {
 
 // serve serves a request whose sender has been authenticated.
 func (c *call) serve() {
+	if err := c.checkTimeout(); err != nil {
+		c.fail(err)
+		return
+	}
 	if !c.isResource {
 		c.serveOther()
 		return
@@ -258,6 +262,18 @@ func (c *call) timeout() time.Duration {
 		return min(asked, c.RequestTimeout)
 	}
 	return c.RequestTimeout
+}
+
+// checkTimeout refuses a timeout that cannot be read, rather than serving the request with another one.
+func (c *call) checkTimeout() error {
+	asked := c.r.URL.Query().Get("timeout")
+	if asked == "" || objects.LongRunning(c.verb, c.target.subresource) {
+		return nil
+	}
+	if _, err := time.ParseDuration(asked); err != nil {
+		return apierrors.NewBadRequest(fmt.Sprintf("invalid timeout specified in the request URL - %v", err))
+	}
+	return nil
 }
 
 // serveResource serves a request for a resource in the table.

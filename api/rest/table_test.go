@@ -50,3 +50,34 @@ func TestAScaleIsATable(t *testing.T) {
 		t.Errorf("%d %s", code, answer)
 	}
 }
+
+// Clients that are older than meta.k8s.io/v1 ask for v1beta1, and read no other version.
+func TestTablesAndMetadataOfTheOlderVersion(t *testing.T) {
+	h := harness.New(t)
+	config := h.Config("admin", "system:masters")
+	if _, err := h.Clientset().CoreV1().Pods("default").Create(context.Background(), pod("p"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	const pods = "/api/v1/namespaces/default/pods"
+	for _, c := range []struct{ path, as, kind string }{
+		{pods, "Table", "Table"},
+		{pods + "/p", "Table", "Table"},
+		{pods + "/p", "PartialObjectMetadata", "PartialObjectMetadata"},
+		{pods, "PartialObjectMetadataList", "PartialObjectMetadataList"},
+		{pods + "?watch=1&timeoutSeconds=1", "Table", "Table"},
+		{pods + "?watch=1&timeoutSeconds=1", "PartialObjectMetadata", "PartialObjectMetadata"},
+	} {
+		for version, code := range map[string]int{"v1": 200, "v1beta1": 200, "v1alpha1": 406} {
+			got, body := raw(t, config, "GET", c.path, "", nil, "Accept", "application/json;as="+c.as+";g=meta.k8s.io;v="+version)
+			if got != code {
+				t.Errorf("%s as %s %s: %d %s", c.path, c.as, version, got, body)
+				continue
+			}
+			// What a table's rows include is of the same version.
+			all := strings.Count(body, `"apiVersion":"meta.k8s.io/`)
+			if of := strings.Count(body, `"apiVersion":"meta.k8s.io/`+version+`"`); code == 200 && (of == 0 || of != all || !strings.Contains(body, `"kind":"`+c.kind+`"`)) {
+				t.Errorf("%s as %s %s: %s", c.path, c.as, version, body)
+			}
+		}
+	}
+}

@@ -176,7 +176,7 @@ func (s *eventStream) object(event objects.WatchEvent) ([]byte, error) {
 
 func (s *eventStream) transformed(obj registry.Object) ([]byte, error) {
 	if s.accept.as == asMetadata {
-		return encodeObject(s.accept.encoding, metadataOf(obj))
+		return s.accept.encode(metadataOf(obj))
 	}
 	table, err := s.tables.of(s.kind, []registry.Object{obj}, s.table)
 	if err != nil {
@@ -185,7 +185,7 @@ func (s *eventStream) transformed(obj registry.Object) ([]byte, error) {
 	table.ResourceVersion = obj.GetResourceVersion()
 	// Columns are sent only once.
 	s.table.NoHeaders = true
-	return encodeObject(s.accept.encoding, table)
+	return s.accept.encode(table)
 }
 
 // bookmark returns an object of the kind with only a resourceVersion.
@@ -198,9 +198,9 @@ func (s *eventStream) bookmark(event objects.WatchEvent) ([]byte, error) {
 	}
 	switch s.accept.as {
 	case asMetadata:
-		return encodeObject(s.accept.encoding, metadataOf(obj))
+		return s.accept.encode(metadataOf(obj))
 	case asTable:
-		return encodeObject(s.accept.encoding, &metav1.Table{
+		return s.accept.encode(&metav1.Table{
 			TypeMeta: metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"}, ListMeta: metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()},
 			Rows: []metav1.TableRow{{Object: runtime.RawExtension{Object: metadataOf(obj)}}},
 		})

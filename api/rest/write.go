@@ -110,7 +110,7 @@ func (c *call) writeObject(a accepted, code int, obj registry.Object) error {
 // writeOther sends any object that has its type set.
 func (c *call) writeOther(a accepted, code int, obj runtime.Object) error {
 	c.record.Response(obj)
-	body, err := encodeObject(a.encoding, obj)
+	body, err := a.encode(obj)
 	if err != nil {
 		return apierrors.NewInternalError(err)
 	}
