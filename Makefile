@@ -11,11 +11,11 @@ version_of   = -X $(1).gitVersion=$(K8S_VERSION) -X $(1).gitMajor=1 -X $(1).gitM
 LDFLAGS     := -s -w -X main.buildCommit=$(COMMIT) -X main.buildDate=$(BUILD_DATE) \
                $(call version_of,k8s.io/component-base/version) $(call version_of,k8s.io/client-go/pkg/version)
 
-# Where the development cluster of `make run` lives, and the local port of the demo.
+# The directory of the development cluster of `make run`, and the local port of the demo.
 DEV_DIR     ?= /var/lib/kontiki/dev
 DEMO_PORT   ?= 8080
 
-# What a machine needs beyond Go: package and the program that shows it is there.
+# Debian packages that are needed beyond Go, each with the program that shows that it is installed.
 DEB_PACKAGES := containerd:containerd runc:runc nftables:nft iproute2:ip conntrack:conntrack busybox-static:busybox curl:curl
 
 PROTOC_GEN_GO      := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
@@ -36,14 +36,14 @@ build: ## build bin/kontiki
 	@echo "building bin/kontiki (the first time this takes some minutes)"
 	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kontiki ./cmd/kontiki
 
-node: ## install what the tests in Node need, at the versions of package-lock.json
+node: ## install the packages for the tests in Node.js, at the versions of package-lock.json
 	@if ! command -v npm >/dev/null; then $(MAKE) -s deps DEB_PACKAGES="nodejs:node npm:npm"; fi
 	@cd test/node && npm ci --silent --omit=dev
 
 images: ## build bin/images.tar: the images of the demo and of the tests
 	@$(GO) run ./test/images -out bin/images.tar
 
-deps: ## install what is missing on Debian; elsewhere say what to install
+deps: ## install missing packages on Debian; elsewhere list them
 	@missing=""; for p in $(DEB_PACKAGES); do \
 	  PATH=$$PATH:/usr/sbin:/sbin command -v $${p#*:} >/dev/null || missing="$$missing $${p%%:*}"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
@@ -56,7 +56,7 @@ deps: ## install what is missing on Debian; elsewhere say what to install
 run: deps build images ## start 3 masters, 2 workers and a demo application on this machine
 	@DEV_DIR=$(DEV_DIR) DEMO_PORT=$(DEMO_PORT) examples/demo/run.sh
 
-stop: ## stop what `make run` started, and remove it
+stop: ## stop and remove the cluster of `make run`
 	@if [ -x bin/kontiki ]; then bin/kontiki dev --data-dir $(DEV_DIR) stop --purge; fi
 
 test: deps lint unit clocks e2e ## everything that fits in 30 minutes, from a clean clone
@@ -67,8 +67,8 @@ unit: deps
 	@echo "each benchmark once, to see that it still works"
 	@$(GO) test -run '^$$' -bench . -benchtime 1x $$($(GO) list ./... | grep -v /test/) >$(CURDIR)/bin/benchmarks.log 2>&1 || { cat $(CURDIR)/bin/benchmarks.log; exit 1; }
 
-# A Go runtime whose wall clock can be set while its monotonic clock goes on, for tests that set the clocks of masters.
-clocks: ## set the clocks of masters, which needs a Go runtime of its own
+# A Go runtime whose wall clock can be set independently of its monotonic clock, for tests that set the clocks of masters.
+clocks: ## test masters whose wall clocks are set, with a patched Go runtime
 	@mkdir -p $(TOOLS)
 	@sed 's/^\treturn time_now()$$/\tsec, nsec, mono = time_now()\n\treturn sec + wallJump, nsec, mono/' $$($(GO) env GOROOT)/src/runtime/time.go > $(TOOLS)/time.go
 	@printf '\n//go:linkname wallJump\nvar wallJump int64\n' >> $(TOOLS)/time.go
@@ -92,10 +92,10 @@ fuzz: ## fuzz each target for FUZZTIME; `make test` runs their seeds
 	  echo "$$folder $$name"; $(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) $$folder || exit 1; \
 	done
 
-released: ## note the protocols of a release, with which later ones must stay compatible
+released: ## record the protocols of a release, with which later ones must stay compatible
 	$(GO) run $(BUF) build --path proto/kontiki/v1 -o proto/released.binpb
 
-bench: deps build images ## measure; nothing is asserted
+bench: deps build images ## run the benchmarks; nothing is asserted
 	$(GO) test -run '^$$' -bench . -skip 'Failover|HandOver' -benchmem $$($(GO) list ./... | grep -v /test/)
 	$(GO) test -run '^$$' -bench 'Failover|HandOver' -benchtime 20x ./cluster
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench Idle -benchtime 30x ./test/bench
@@ -106,10 +106,10 @@ bench: deps build images ## measure; nothing is asserted
 	cd test/bench/logstore && $(GO) test -v -run DamagedLastEntry -bench . .
 	cd test/bench/etcd && $(GO) test -run '^$$' -bench . .
 
-# Each round is so many schedules of faults and so many simulated clusters, from a seed on that the clock chooses, or SEED.
+# Each round runs SCHEDULES schedules of faults and ROUND simulated clusters, with consecutive seeds that begin at SEED or the time.
 SCHEDULES := 20000
 ROUND := 200
-robustness: ## rounds of faults until told to stop; prints the seed of each (SEED=N begins there)
+robustness: ## inject faults, in rounds, until interrupted; prints each round's seed (SEED=N starts there)
 	@seed=$${SEED:-$$(date +%s)}; \
 	$(GO) test -c -o bin/cluster.test ./cluster && $(GO) test -c -o bin/consensus.test ./cluster/consensus || exit 1; \
 	while :; do \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts a development cluster with the demo application and shows that it answers. `make run` calls it.
+# Starts a development cluster with the demo application, and checks that the demo responds. `make run` calls it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 dir=${DEV_DIR:-/var/lib/kontiki/dev}
@@ -40,7 +40,7 @@ Try next (or open http://127.0.0.1:$port/ in a browser):
 
   export KUBECONFIG=$dir/kubeconfig PATH=$PWD/bin:\$PATH
   kontiki kubectl -n demo get pods -o wide
-  kontiki dev --data-dir $dir kill master-1; kontiki cluster status     # the demo goes on
+  kontiki dev --data-dir $dir kill master-1; kontiki cluster status     # the demo keeps running
   kontiki kubectl -n demo scale deployment/front --replicas=5
   kontiki kubectl -n demo logs deployment/back
   make stop                                                             # stop and remove everything
