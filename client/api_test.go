@@ -221,7 +221,7 @@ func TestTransactionsAreWholeOrNothing(t *testing.T) {
 		client.ResultOf[*corev1.ConfigMap](done, applied).Data["colour"] != "blue" || client.ResultOf[*corev1.ConfigMap](done, 2).UID != counter.UID {
 		t.Errorf("%+v", r)
 	}
-	// What was read before the transaction is no longer so.
+	// A condition that was read before the transaction is no longer met.
 	tx = c.Transaction()
 	tx.Check(client.RefTo(counter), counter.ResourceVersion)
 	tx.Create(settings("never", "x"))
@@ -307,7 +307,7 @@ func TestOthersAreRefused(t *testing.T) {
 	if _, err = client.Dial(ctx, client.Config{Endpoints: []string{h.Config("x").Host}, Patience: 100 * time.Millisecond}); !errors.Is(err, client.ErrUnavailable) {
 		t.Errorf("%v", err) // the certificate is not trusted
 	}
-	// The generated clients work over it, too.
+	// The generated clients work over the connection, too.
 	if _, err := kontikiv1.NewObjectsClient(c).Get(ctx, &kontikiv1.GetRequest{}); !errors.Is(err, client.ErrInvalid) {
 		t.Errorf("%v", err)
 	}

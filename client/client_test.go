@@ -174,7 +174,7 @@ func TestWritesAreTriedAgainOnlyIfNothingWasChanged(t *testing.T) {
 			return func(ctx context.Context, method string) error { <-ctx.Done(); return ctx.Err() }
 		},
 		"stops": func(*master) func(context.Context, string) error {
-			// Without the API's own details nobody promises that nothing was changed.
+			// Without the API's own details an error does not guarantee that nothing was changed.
 			return func(context.Context, string) error { return status.Error(codes.Unavailable, "the server is stopping") }
 		},
 		"times out": func(*master) func(context.Context, string) error {

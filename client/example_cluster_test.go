@@ -8,7 +8,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// exampleTB lets examples use the harness, which ends with the process.
+// exampleTB allows examples to use the harness, which ends with the process.
 type exampleTB struct{ testing.TB }
 
 func (exampleTB) Helper()                   {}
@@ -18,7 +18,7 @@ func (exampleTB) Error(values ...any)       { panic(values) }
 func (exampleTB) TempDir() string           { return os.TempDir() }
 func (exampleTB) Fatalf(f string, v ...any) { panic(f) }
 
-// exampleCluster is a client of a new API, as an administrator.
+// exampleCluster returns a client of a new API, as an administrator.
 func exampleCluster() *client.Client {
 	t := exampleTB{}
 	return connect(t, harness.New(t), "admin", "system:masters")

@@ -22,7 +22,7 @@ import (
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
-// state is what the fake masters share: ConfigMaps of one namespace, and their history. Pages have two objects.
+// state is shared by the fake masters: ConfigMaps of one namespace, and their history. Pages have two objects.
 type state struct {
 	mu       sync.Mutex
 	changed  *sync.Cond
@@ -55,7 +55,7 @@ func (s *state) store(name, value string) *kontikiv1.Object {
 	return obj
 }
 
-// at is the objects as of a revision.
+// at returns the objects as of a revision.
 func (s *state) at(revision int) map[string]*kontikiv1.Object {
 	out := map[string]*kontikiv1.Object{}
 	for _, e := range s.history[:revision] {
@@ -64,7 +64,7 @@ func (s *state) at(revision int) map[string]*kontikiv1.Object {
 	return out
 }
 
-// forget drops the history so far.
+// forget drops the history.
 func (s *state) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,9 +81,9 @@ type master struct {
 	mu       sync.Mutex
 	listener *bufconn.Listener
 	served   map[string]int
-	// fault is called before each call; what it answers is the call's.
+	// fault is called before each call; the call returns its error.
 	fault func(ctx context.Context, method string) error
-	// after is called when a page or an event of a revision was sent.
+	// after is called after a page or an event of a revision was sent.
 	after func(method string, revision int) error
 }
 
@@ -108,7 +108,7 @@ func (m *master) start() {
 	go server.Serve(listener) // ends with Stop, which waits for it
 }
 
-// die ends all connections, as the kernel does for a process that was killed.
+// die closes all connections, as the kernel does for a process that was killed.
 func (m *master) die() {
 	m.mu.Lock()
 	server, listener := m.server, m.listener
@@ -118,7 +118,7 @@ func (m *master) die() {
 		return
 	}
 	listener.Close()
-	// Handlers that call it must end first.
+	// Handlers that call it must return first.
 	go server.Stop()
 }
 
@@ -165,7 +165,7 @@ func (m *master) sent(method string, revision int) error {
 	return after(method, revision)
 }
 
-// answer is an error as the API answers it.
+// answer returns an error as the API does.
 func answer(code codes.Code, reason metav1.StatusReason, text string, more ...protoadapt.MessageV1) error {
 	details := append([]protoadapt.MessageV1{
 		&errdetails.ErrorInfo{Domain: domain, Reason: string(reason)},
@@ -178,7 +178,7 @@ func answer(code codes.Code, reason metav1.StatusReason, text string, more ...pr
 	return st.Err()
 }
 
-// alive is a health service that says so.
+// alive is a health service that always reports SERVING.
 type alive struct {
 	healthv1.UnimplementedHealthServer
 }

@@ -55,7 +55,7 @@ func TestAListGoesOnAtItsRevision(t *testing.T) {
 	}
 }
 
-// told is what a watch shows, in short.
+// told is a short form of what a watch has delivered.
 func told(t *testing.T, e Event[*corev1.ConfigMap], err error) string {
 	t.Helper()
 	if err != nil {
@@ -72,8 +72,8 @@ func TestAWatchShowsEachChangeOnceWhateverBreaks(t *testing.T) {
 	s.put(t, "a", "0")
 	s.put(t, "b", "0")
 	s.put(t, "c", "0")
-	// Every third event, and the first page, break the stream of the master that sends them first: it dies with whatever is on its way and
-	// comes back, or says that the stream ends.
+	// Every third event, and the first page, break the stream of the master that sends them first: the master dies with whatever is
+	// on its way and restarts, or ends the stream.
 	var mu sync.Mutex
 	broken := map[string]bool{}
 	for _, m := range masters {

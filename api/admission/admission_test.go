@@ -114,7 +114,8 @@ func TestPodsGetWhatTheClusterGivesThem(t *testing.T) {
 	}
 }
 
-// TestAPodWaitsForTheAccountOfANewNamespace: what applies a namespace and its pods at once must not fail by a moment.
+// TestAPodWaitsForTheAccountOfANewNamespace: creating a namespace and its pods at once must not fail because the service account
+// does not exist yet.
 func TestAPodWaitsForTheAccountOfANewNamespace(t *testing.T) {
 	h := harness.New(t)
 	ctx := context.Background()

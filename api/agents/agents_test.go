@@ -46,12 +46,12 @@ func TestContainerOf(t *testing.T) {
 	}
 }
 
-// fixed are credentials that change when the test says so.
+// fixed are credentials that change only when the test changes them.
 type fixed struct{ config *tls.Config }
 
 func (f *fixed) TLS() *tls.Config { return f.config }
 
-// TestAnotherNodesCertificateIsRefused serves with a node's certificate at the address of another.
+// TestAnotherNodesCertificateIsRefused serves one node's certificate at the address of another node.
 func TestAnotherNodesCertificateIsRefused(t *testing.T) {
 	ca, err := pki.NewAuthority("test")
 	if err != nil {
@@ -69,7 +69,7 @@ func TestAnotherNodesCertificateIsRefused(t *testing.T) {
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
 	server.StartTLS()
 	defer server.Close()
-	// The name in the certificate is what is under test, not the way to the CA.
+	// The test is about the name in the certificate, not about its CA.
 	shown := &fixed{&tls.Config{InsecureSkipVerify: true}}
 	a := New(nil, shown)
 	for node, refused := range map[string]bool{"worker-1": false, "worker-2": true} {

@@ -29,8 +29,8 @@ func service(name string, kind corev1.ServiceType) *corev1.Service {
 
 func count(view kv.View, prefix string) int { return view.Count(prefix, kv.PrefixEnd(prefix)) }
 
-// TestNothingIsHandedOutTwice: services made, changed and deleted by many at once hold an address and ports of their own,
-// and in the end exactly what they hold is taken.
+// TestNothingIsHandedOutTwice: services that are created, changed and deleted concurrently never share an address or a port, and in
+// the end exactly their addresses and ports are allocated.
 func TestNothingIsHandedOutTwice(t *testing.T) {
 	h := harness.New(t)
 	ctx := context.Background()
@@ -92,7 +92,7 @@ func newID() (id kv.CommandID) {
 	return id
 }
 
-// table runs an allocator over a bare store, as the object service would.
+// table runs an allocator over a bare store, as the object service does.
 type table struct {
 	store *fsm.Local
 }
@@ -211,7 +211,7 @@ func TestWhatServicesMayAskFor(t *testing.T) {
 			if err != nil || !c.check(s) {
 				t.Fatalf("%+v, %v", s.Spec, err)
 			}
-			// Written again as it is, it keeps what it has.
+			// A write without changes keeps the allocation.
 			same := s.DeepCopy()
 			if err := b.run(t, a, same, s); err != nil || b.store.View().Revision() < before {
 				t.Fatal(err)

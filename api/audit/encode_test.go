@@ -12,7 +12,7 @@ import (
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 )
 
-// agrees compares an event's line with what encoding/json makes of it.
+// agrees compares an event's line with the output of encoding/json for it.
 func agrees(t *testing.T, e *auditv1.Event) {
 	t.Helper()
 	want, err := json.Marshal(e)

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// gate is an output that waits until it is opened, and fails while it has an error.
+// gate is an output that blocks until it is opened, and fails while it has an error.
 type gate struct {
 	mu     sync.Mutex
 	err    error
@@ -49,7 +49,7 @@ func (g *gate) fail(err error) {
 	g.err = err
 }
 
-// counted is a writer that counts what it loses.
+// counted is a writer that counts the events it loses.
 func counted(out io.Writer, blocking bool) (*writer, *int, *bytes.Buffer) {
 	lost, said := new(int), new(bytes.Buffer)
 	return newWriter(out, blocking, func(n int) { *lost += n }, slog.New(slog.NewTextHandler(said, nil))), lost, said
@@ -92,7 +92,7 @@ func TestAStalledDiskHoldsUpNobodyForLong(t *testing.T) {
 		if waited := time.Since(began); waited != patience {
 			t.Errorf("the first request waited %v", waited)
 		}
-		// From now on requests do not wait, and what does not fit is lost.
+		// From now on requests do not wait, and events for which there is no space are lost.
 		line := bytes.Repeat([]byte{'x'}, 1<<20)
 		line[len(line)-1] = '\n'
 		const more = maxPending>>20 + 5
@@ -117,7 +117,7 @@ func TestAStalledDiskHoldsUpNobodyForLong(t *testing.T) {
 				t.Errorf("%s does not say %q", said, want)
 			}
 		}
-		// And then they do again.
+		// And now requests wait again.
 		w.append([]byte("1\n"))
 		if len(g.writes) != 3 {
 			t.Errorf("%d writes", len(g.writes))
@@ -164,7 +164,7 @@ func TestAFullDiskLosesEventsAndSaysSoOnce(t *testing.T) {
 	}
 }
 
-// clock goes on by a minute each time that it is asked.
+// clock advances by a minute at each call.
 func clock() func() time.Time {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	return func() time.Time {
@@ -264,7 +264,7 @@ func TestAWriteThatFailsHalfwayLeavesWholeLines(t *testing.T) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &before); err != nil {
 		t.Fatal(err)
 	}
-	// A file that may have ten bytes takes four of the next line, as a disk does that fills up.
+	// A file limited to ten bytes accepts four of the next line, as a disk that becomes full does.
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 10, Max: before.Max}); err != nil {
 		t.Fatal(err)
 	}

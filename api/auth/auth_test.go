@@ -27,10 +27,10 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
-// subjects are what exists: names to UIDs.
+// subjects are the existing objects: names to UIDs.
 type subjects map[string]string
 
-// A UID behind which stands "deleted TIME" is one of an object that is being deleted.
+// A UID followed by "deleted TIME" is that of an object that is being deleted.
 func (s subjects) Object(resource, namespace, name string) (metav1.Object, bool) {
 	short := map[string]string{"serviceaccounts": "sa", "pods": "pod", "secrets": "secret", "nodes": "node"}[resource]
 	uid, ok := s[short+"/"+namespace+"/"+name]
@@ -193,7 +193,7 @@ func TestKeysArePublished(t *testing.T) {
 	if err != nil || !strings.Contains(string(document), `"jwks_uri":"https://issuer/openid/v1/jwks"`) {
 		t.Fatalf("%s, %v", document, err)
 	}
-	// While the key changes, tokens of both hold; which one signs is the first one.
+	// While the key is changed, tokens of both keys are valid; the first key signs.
 	fresh := newKey(t)
 	old, _, err := tokens.Issue(Binding{Namespace: "ns", ServiceAccount: "sa", ServiceAccountUID: "u1"}, nil, 0)
 	if err != nil {
@@ -228,7 +228,7 @@ func TestKeysArePublished(t *testing.T) {
 	}
 }
 
-// issue makes a certificate; parent nil makes a CA.
+// issue creates a certificate; if parent is nil, it creates a CA.
 func issue(t *testing.T, template x509.Certificate, parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
 	key := newKey(t)
@@ -311,7 +311,7 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
-// TestRememberedCertificatesHoldForTheirRootsAlone: a change of the CAs counts from the next request on.
+// TestRememberedCertificatesHoldForTheirRootsAlone: a change of the CAs takes effect with the next request.
 func TestRememberedCertificatesHoldForTheirRootsAlone(t *testing.T) {
 	now := time.Now()
 	template := x509.Certificate{NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour), Subject: pkix.Name{CommonName: "jane"}}

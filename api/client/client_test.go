@@ -26,10 +26,10 @@ func configMap(name string) *corev1.ConfigMap {
 	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", Labels: map[string]string{"n": name}}}
 }
 
-// state is what an observer of ViewAndWatch believes there is: names to resource versions.
+// state is the state that an observer of ViewAndWatch has: names to resource versions.
 type state map[string]string
 
-// follow keeps a state up to date and checks that every event follows from it, until stop says so.
+// follow keeps a state up to date and checks that every event follows from it, until stop returns true.
 func follow(ctx context.Context, t *testing.T, c *client.Client, stop func(state) bool) (state, int, error) {
 	var seen state
 	starts := 0
@@ -142,7 +142,7 @@ func TestViewAndWatchShowsEveryChangeOnce(t *testing.T) {
 	}
 }
 
-// TestViewAndWatchBeginsAgain: who is too slow for the history sees a new view.
+// TestViewAndWatchBeginsAgain: an observer that falls behind the history gets a new view.
 func TestViewAndWatchBeginsAgain(t *testing.T) {
 	h := harness.NewWith(t, fsm.Options{HistoryEvents: 8})
 	ctx := t.Context()
@@ -226,7 +226,7 @@ func TestTypedAccess(t *testing.T) {
 	client.Get[*corev1.ComponentStatus](view, "", "x")
 }
 
-// TestEventsAreOneInBothVersions: what is written in one version is read in the other.
+// TestEventsAreOneInBothVersions: an event written in one API version is read in the other.
 func TestEventsAreOneInBothVersions(t *testing.T) {
 	h := harness.New(t)
 	ctx := t.Context()

@@ -30,7 +30,7 @@ func names(found []*corev1.ConfigMap) (out []string) {
 	return out
 }
 
-// put makes a ConfigMap or replaces it.
+// put creates or replaces a ConfigMap.
 func put(c *client.Client, name string, data map[string]string) error {
 	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Data: data}
 	_, err := client.Create(context.Background(), c, cm.DeepCopy())
@@ -78,10 +78,10 @@ func TestAnIndexFollowsTheObjects(t *testing.T) {
 	}
 }
 
-// An index that others have brought further answers what is newer than the view, and never a mixture.
+// An index that other readers have brought to a later state returns objects newer than the view, but never a mixture.
 func TestAnIndexIsOfOneRevision(t *testing.T) {
 	h := harness.New(t)
-	// One object at a time has the key: a new one is made with it before the old one loses it, in one place or two.
+	// One object at a time has the key: a new object is created with it before the old one loses it, in one namespace or two.
 	token := func(name string) *corev1.ConfigMap {
 		cm := configMap(name)
 		cm.Data = map[string]string{"a": "1"}
@@ -128,7 +128,7 @@ func TestAnIndexIsOfOneRevision(t *testing.T) {
 	readers.Wait()
 }
 
-// BenchmarkIndex looks for ten objects while there are more and more others, each time after a change.
+// BenchmarkIndex looks up ten objects, each time after a change, with more and more others in the store.
 func BenchmarkIndex(b *testing.B) {
 	for _, others := range []int{100, 10_000} {
 		h := harness.New(b)

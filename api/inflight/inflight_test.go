@@ -98,7 +98,7 @@ func TestEachKindHasItsPlaces(t *testing.T) {
 	reads[0].Leave()
 	reads[0] = entered(t, l, false, joe)
 	refused(t, l, false, joe)
-	// Administrators are served, and neither keep a place from others nor give one away that they do not have.
+	// Administrators are served. They neither take a place from others nor release one that they do not have.
 	more := entered(t, l, true, admin)
 	more.Leave()
 	refused(t, l, true, joe)

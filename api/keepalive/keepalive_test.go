@@ -17,10 +17,10 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// patience is how long a test waits for what must come.
+// patience is how long a test waits for an expected event.
 const patience = 10 * time.Second
 
-// serve starts a server that holds its clients to a policy.
+// serve starts a server that enforces a policy on its clients.
 func serve(t *testing.T, p Policy, h http.HandlerFunc) *httptest.Server {
 	s := httptest.NewUnstartedServer(h)
 	s.EnableHTTP2 = true
@@ -60,7 +60,7 @@ func dial(t *testing.T, s *httptest.Server) *client {
 	return c
 }
 
-// read answers the next frame for which want answers true, and nil when the connection ends.
+// read returns the next frame for which want returns true, and nil when the connection ends.
 func (c *client) read(want func(http2.Frame) bool) http2.Frame {
 	for {
 		f, err := c.framer.ReadFrame()
@@ -79,7 +79,7 @@ func (c *client) ping(b byte) {
 	}
 }
 
-// pong waits for the answer to a ping.
+// pong waits for the acknowledgement of a ping.
 func (c *client) pong(b byte) {
 	c.t.Helper()
 	if c.read(func(f http2.Frame) bool { p, ok := f.(*http2.PingFrame); return ok && p.IsAck() && p.Data[0] == b }) == nil {
@@ -87,7 +87,7 @@ func (c *client) pong(b byte) {
 	}
 }
 
-// get sends a request, and answers its stream.
+// get sends a request, and returns its stream.
 func (c *client) get() uint32 {
 	var block bytes.Buffer
 	e := hpack.NewEncoder(&block)
@@ -114,7 +114,7 @@ func (c *client) answer(id uint32) {
 	}
 }
 
-// goAway waits for the server to send the client off, and answers the last stream that it took.
+// goAway waits for the server's GOAWAY frame, and returns the last stream that the server accepted.
 func (c *client) goAway() uint32 {
 	c.t.Helper()
 	f, ok := c.read(func(f http2.Frame) bool { _, ok := f.(*http2.GoAwayFrame); return ok }).(*http2.GoAwayFrame)
@@ -199,8 +199,8 @@ func TestAnswersToTheServersPingsAreNoPings(t *testing.T) {
 	}
 }
 
-// TestTheServerKeepsWhatItHas tries what goes by the connection: the client's certificate, the base context, the hooks, HTTP/1.1,
-// and the end.
+// TestTheServerKeepsWhatItHas tests what depends on the connection: the client's certificate, the base context, the hooks,
+// HTTP/1.1, and the end.
 func TestTheServerKeepsWhatItHas(t *testing.T) {
 	type key struct{}
 	states := make(chan http.ConnState, 100)
@@ -257,7 +257,7 @@ func TestTheServerKeepsWhatItHas(t *testing.T) {
 	}
 }
 
-// TestFramesInPieces follows random frames in random pieces.
+// TestFramesInPieces reads random frames in random pieces.
 func TestFramesInPieces(t *testing.T) {
 	for seed := range int64(200) {
 		r := rand.New(rand.NewSource(seed))

@@ -22,8 +22,8 @@ func onNode(t *testing.T, c *client.Client, name, node string) *corev1.Pod {
 	return pod
 }
 
-// TestAssignmentsAreOfOneRevisionAndCostTheirPods: an assignment is what its view has, even if others have looked at newer ones
-// meanwhile, and other nodes' pods are not looked at.
+// TestAssignmentsAreOfOneRevisionAndCostTheirPods: an assignment has the objects of its view, even if other readers have used newer
+// views meanwhile, and other nodes' pods are not read for it.
 func TestAssignmentsAreOfOneRevisionAndCostTheirPods(t *testing.T) {
 	h, scans := harness.NewScanned(t, "pods")
 	for i := range 20 {

@@ -16,7 +16,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 )
 
-// masters are several masters' attendance, each served on an in-memory listener by its address.
+// masters are the attendances of several masters, each served on an in-memory listener at its address.
 type masters struct {
 	t  *testing.T
 	mu sync.Mutex
@@ -90,7 +90,7 @@ func startCensus(t *testing.T, ms *masters) (*Census, context.Context) {
 	return c, ctx
 }
 
-// await takes changes until a worker is in a state.
+// await reads changes until a worker is in a state.
 func await(t *testing.T, ctx context.Context, c *Census, name string, want State) {
 	t.Helper()
 	for {
@@ -119,7 +119,7 @@ func TestTheCensusFollowsSessionsOnAllMasters(t *testing.T) {
 	a.attendance.set(before, Connected)
 	await(t, ctx, c, "w1", Connected)
 
-	// It changes masters: the new session outweighs the old one, in whichever order they are told.
+	// It connects to another master: the new session has precedence over the old one, in whichever order they are reported.
 	after := b.session("w1", Connected)
 	a.attendance.set(before, Gone)
 	b.session("marker", Connected)
@@ -156,11 +156,11 @@ func TestAMastersSessionsGoWithIt(t *testing.T) {
 	if w, _ := c.Worker("w2"); w.State != Connected {
 		t.Errorf("a worker with a session elsewhere is %s", w.State)
 	}
-	// It comes back with nobody, and w1 finds it again.
+	// The master restarts, and w1 connects to it again.
 	again := ms.start("a:1")
 	again.session("w1", Connected)
 	await(t, ctx, c, "w1", Connected)
-	// A master that was removed is not listened to any more.
+	// A master that was removed is no longer watched.
 	ms.mu.Lock()
 	delete(ms.by, "a:1")
 	ms.mu.Unlock()

@@ -9,7 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Whatever part of a session panics, its session ends and nothing else.
+// A panic in any part of a session ends this session, and nothing else.
 func TestAPanicEndsTheSessionAlone(t *testing.T) {
 	s := &session{Server: quietServer(Config{}), node: "w1", log: quietServer(Config{}).Log, stream: &sink{}}
 	err := s.contained(context.Background(), func(context.Context) error {

@@ -22,7 +22,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// reporter is a worker that reports and reads the results.
+// reporter is a worker that sends reports and reads the results.
 type reporter struct {
 	*worker
 	h   *harness.Harness
@@ -112,11 +112,12 @@ func TestWhatNoWorkerWouldSendIsRefused(t *testing.T) {
 	}
 }
 
-// A quantity of a few bytes would cost the master gigabytes when it is computed with.
+// A quantity of a few bytes would take gigabytes of the master's memory in arithmetic.
 func TestAQuantityOutOfAllBoundsIsRefusedUnread(t *testing.T) {
 	r := report(t)
 	raw := encode(t, node("w1"))
-	// The quantity 2 is the message 0a 01 '2'; lengths outside of it need not be right, as it is refused before it is decoded.
+	// The quantity 2 is the message 0a 01 '2'. The lengths around it need not be correct, because the message is rejected before it
+	// is decoded.
 	raw = append(raw, "\x0a\x0d1e-2000000000"...)
 	problems := r.report(&nodev1.StatusBatch{NodeStatus: raw})
 	if len(problems) != 1 || !strings.Contains(problems[0], "the exponent has more than 3 digits") {
@@ -181,7 +182,7 @@ func TestAFloodOfEventsIsCut(t *testing.T) {
 	}
 }
 
-// fullStore refuses what is proposed to it while it is full, and tells of each refusal.
+// fullStore refuses proposals while it is full, and reports each refusal.
 type fullStore struct {
 	objects.Store
 	full    atomic.Bool
@@ -199,7 +200,7 @@ func (s *fullStore) Propose(ctx context.Context, c *kv.Command) (kv.Result, erro
 	return s.Store.Propose(ctx, c)
 }
 
-// What cannot be stored now is not acknowledged, and is stored once that is possible.
+// A report that cannot be stored now is not acknowledged; it is stored once that is possible.
 func TestAReportWaitsUntilItCanBeStored(t *testing.T) {
 	store := &fullStore{refused: make(chan struct{})}
 	h, c := serveOn(t, harness.NewOver(t, func(s objects.Store) objects.Store {
@@ -245,7 +246,7 @@ func TestAReportWaitsUntilItCanBeStored(t *testing.T) {
 	}
 }
 
-// Of a node that is there a worker changes its status and some labels only.
+// Of an existing node, a worker changes only the status and some labels.
 func TestAWorkerChangesNothingElseOfItsNode(t *testing.T) {
 	h, c := serve(t)
 	create(t, h, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "w1", Labels: map[string]string{"node-restriction.kubernetes.io/tenant": "a"}},

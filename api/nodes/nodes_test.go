@@ -26,7 +26,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// caller takes the node's name from the call's metadata, where the real one takes it from the certificate.
+// caller takes the node's name from the call's metadata; in production, it comes from the certificate.
 func caller(ctx context.Context) (string, bool) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	names := md.Get("node")
@@ -126,7 +126,7 @@ func (w *worker) recv() *nodev1.SessionResponse {
 	return m
 }
 
-// until takes assignments in until the condition holds, checking that they chain.
+// until receives assignments until the condition is met, and checks that each delta continues the one before.
 func (w *worker) until(what string, holds func() bool) {
 	w.t.Helper()
 	for !holds() {
@@ -349,7 +349,7 @@ func TestASessionOfANodeThatCountsAsLostEnds(t *testing.T) {
 			break
 		}
 	}
-	// Its next session makes it known again.
+	// Its next session makes the node ready again.
 	again := connect(t, c, "w1")
 	again.until("its own node", again.has("nodes//w1"))
 	stored, _ = client.Get[*corev1.Node](h.Client.View(), "", "w1")

@@ -17,7 +17,7 @@ import (
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
-// sink is a stream that takes what a master sends.
+// sink is a stream that collects the messages of a master.
 type sink struct {
 	grpc.ServerStream
 	mu   sync.Mutex
@@ -31,7 +31,7 @@ func (s *sink) Send(m *nodev1.SessionResponse) error {
 	return nil
 }
 
-// take answers what was sent since it was last asked.
+// take returns what was sent since its last call.
 func (s *sink) take() []*nodev1.SessionResponse {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -69,7 +69,7 @@ func TestASilentWorkerIsQuietAndThenGone(t *testing.T) {
 				t.Fatalf("%s: %s, want %s", when, got, want)
 			}
 		}
-		// It answers every second: that never makes it quiet. All time here is virtual.
+		// It answers every second, so that it never becomes quiet. All time here is virtual.
 		for range 20 {
 			time.Sleep(time.Second)
 			s.heard.Store(true)
@@ -134,7 +134,7 @@ func TestBeats(t *testing.T) {
 				t.Errorf("message %d: %v", i, m)
 			}
 		}
-		// Many workers share the rhythm that a master can afford.
+		// With many workers, the interval of beats grows.
 		for i := range 1000 {
 			server.attendance.set(&session{node: fmt.Sprint(i)}, Connected)
 		}
@@ -144,7 +144,7 @@ func TestBeats(t *testing.T) {
 		if n := len(sent); n < 4 || n > 6 || sent[n-1].GetBeat().NextMs != 2000 {
 			t.Errorf("with a thousand workers: %d beats in ten seconds, the next after %d ms", n, sent[n-1].GetBeat().NextMs)
 		}
-		// New masters are told.
+		// Workers get the addresses of new masters.
 		out.take()
 		grown.Store(true)
 		time.Sleep(3 * time.Second)

@@ -66,7 +66,7 @@ func get[T registry.Object](t testing.TB, h *harness.Harness, resource, namespac
 	return obj.(T)
 }
 
-// TestConcurrentIncrementsLoseNothing: however a counter is written, by whom it was read last decides.
+// TestConcurrentIncrementsLoseNothing: whichever write is used for a counter, it fails if another one came after its read.
 func TestConcurrentIncrementsLoseNothing(t *testing.T) {
 	const writers, each = 32, 5
 	ctx := context.Background()
@@ -185,7 +185,7 @@ func TestGeneratedNamesAreDrawnAgain(t *testing.T) {
 	}
 }
 
-// TestCreationIsBoundToItsNamespace: a namespace that began to go away after it was looked at takes nothing in.
+// TestCreationIsBoundToItsNamespace: nothing is created in a namespace whose deletion begins after the request has read it.
 func TestCreationIsBoundToItsNamespace(t *testing.T) {
 	h := harness.New(t)
 	ctx := context.Background()

@@ -14,8 +14,8 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// TestAListThatOutlivesItsTokenGoesOnAtALaterRevision: also in a cluster in which nobody writes anything meanwhile, and
-// whenever within the leader's round the list began.
+// TestAListThatOutlivesItsTokenGoesOnAtALaterRevision: also in a cluster without any other writes, and whenever within the leader's
+// period the list began.
 func TestAListThatOutlivesItsTokenGoesOnAtALaterRevision(t *testing.T) {
 	for _, began := range []time.Duration{time.Second, 2 * time.Minute, 4*time.Minute - time.Second, 4*time.Minute + time.Second} {
 		t.Run(began.String(), func(t *testing.T) {

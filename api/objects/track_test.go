@@ -22,7 +22,7 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 )
 
-// upstreamManager is a field manager as the upstream server makes it.
+// upstreamManager is a field manager as the upstream API server creates it.
 func upstreamManager(t *testing.T, kind *registry.Kind, subresource string, converter managedfields.TypeConverter) *managedfields.FieldManager {
 	t.Helper()
 	reset := map[fieldpath.APIVersion]fieldpath.Filter{}
@@ -41,8 +41,8 @@ func upstreamManager(t *testing.T, kind *registry.Kind, subresource string, conv
 	return fm
 }
 
-// timeless is what must be equal of managed fields. Their order depends on their times, and the two that are compared may
-// have been made in two seconds.
+// timeless returns the part of managed fields that must be equal. Their order depends on their times, and the two that are compared
+// may have been written in different seconds.
 func timeless(t *testing.T, entries []metav1.ManagedFieldsEntry) []metav1.ManagedFieldsEntry {
 	var out []metav1.ManagedFieldsEntry
 	for _, e := range entries {
@@ -58,8 +58,8 @@ func timeless(t *testing.T, entries []metav1.ManagedFieldsEntry) []metav1.Manage
 	return out
 }
 
-// TestTrackingEqualsUpstreams: histories of random writes by several managers leave the managed fields that the upstream
-// field manager leaves, which sees the whole objects.
+// TestTrackingEqualsUpstreams: random writes by several managers result in the same managed fields as those of the upstream field
+// manager, which compares the whole objects.
 func TestTrackingEqualsUpstreams(t *testing.T) {
 	funcs := fuzzer.MergeFuzzerFuncs(metafuzzer.Funcs, corefuzzer.Funcs, appsfuzzer.Funcs, discoveryfuzzer.Funcs)
 	converter := applyconfigurations.NewTypeConverter(registry.Scheme)
@@ -69,8 +69,8 @@ func TestTrackingEqualsUpstreams(t *testing.T) {
 			s := &Service{managers: newManagers()}
 			random := rand.New(rand.NewSource(7))
 			filler := fuzzer.FuzzerFor(funcs, random, registry.Codecs)
-			// next is a random object of one identity; half of the time it takes its spec or its status from another one, so that
-			// changes are small, too.
+			// next returns a random object of one identity; half of the time it takes its spec or its status from another object,
+			// so that there are small changes, too.
 			next := func(like registry.Object) registry.Object {
 				internal := kind.NewInternal()
 				filler.Fill(internal)
@@ -138,7 +138,7 @@ func TestTrackingEqualsUpstreams(t *testing.T) {
 	}
 }
 
-// TestTemplatesShareFieldsNotValues: names and the values of labels make no difference, anything else does.
+// TestTemplatesShareFieldsNotValues: names and values of labels make no difference, everything else does.
 func TestTemplatesShareFieldsNotValues(t *testing.T) {
 	kind, _ := registry.Kinds().ByResource("", "v1", "configmaps")
 	r := &Request{Kind: kind}

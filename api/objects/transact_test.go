@@ -23,7 +23,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// lab makes transactions.
+// lab builds transactions.
 type lab struct {
 	*harness.Harness
 	t testing.TB
@@ -258,8 +258,8 @@ func TestTransactionDryRunStoresNothing(t *testing.T) {
 	}
 }
 
-// TestConcurrentTransactionsKeepTheSum moves amounts between accounts, many at a time, while others read: the sum of what one
-// view shows never changes, and no move is lost.
+// TestConcurrentTransactionsKeepTheSum transfers amounts between accounts concurrently, while others read: the sum in any one view
+// never changes, and no transfer is lost.
 func TestConcurrentTransactionsKeepTheSum(t *testing.T) {
 	l := newLab(t)
 	const accounts, movers, moves = 6, 8, 40
@@ -347,7 +347,7 @@ func TestUnconditionalTransactionsLoseNothing(t *testing.T) {
 	}
 }
 
-// TestManagedFieldsAreBroughtBack: an object is as it was, ownership included.
+// TestManagedFieldsAreBroughtBack: the object is as it was, including the owners of its fields.
 func TestManagedFieldsAreBroughtBack(t *testing.T) {
 	l := newLab(t)
 	applied := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {k: "

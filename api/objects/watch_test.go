@@ -15,8 +15,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// TestBookmarksComeThroughForeignChanges: a watch whose selector matches nothing is told how far it is, however many
-// changes of others pass by.
+// TestBookmarksComeThroughForeignChanges: a watch whose selector matches nothing gets bookmarks, however many other objects change.
 func TestBookmarksComeThroughForeignChanges(t *testing.T) {
 	h := harness.New(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

@@ -129,7 +129,7 @@ func TestSubresourcesHaveStrategies(t *testing.T) {
 	})
 }
 
-// TestConversionRoundTrip: whatever an object holds survives the way to the internal form and back, and to the stored bytes
+// TestConversionRoundTrip: every field of an object survives the conversion to the internal form and back, and to the stored bytes
 // and back.
 func TestConversionRoundTrip(t *testing.T) {
 	funcs := fuzzer.MergeFuzzerFuncs(metafuzzer.Funcs, corefuzzer.Funcs, appsfuzzer.Funcs, discoveryfuzzer.Funcs)

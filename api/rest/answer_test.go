@@ -14,7 +14,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// panicking is a store whose watches panic: at once, or when they wait for what comes next.
+// panicking is a store whose watches panic, at once or when they wait for the next event.
 type panicking struct {
 	objects.Store
 	atOnce bool
@@ -32,7 +32,7 @@ type panickingWatcher struct{ kv.Watcher }
 
 func (panickingWatcher) Next(context.Context) ([]*kv.Event, uint64, error) { panic("in the middle") }
 
-// TestAResponseThatBreaksOffIsCut: no error is written behind what was sent, and the client sees that it is not whole.
+// TestAResponseThatBreaksOffIsCut: no error is appended to a response that has begun, and the client sees that it is incomplete.
 func TestAResponseThatBreaksOffIsCut(t *testing.T) {
 	store := &panicking{}
 	h := harness.NewOver(t, func(inner objects.Store) objects.Store {

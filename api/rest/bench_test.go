@@ -81,7 +81,7 @@ func BenchmarkGetPod(b *testing.B) {
 	}
 }
 
-// BenchmarkGetAudited gets a pod without an audit log, and with one at level Metadata: two events, or one, in a file.
+// BenchmarkGetAudited gets a pod without an audit log, and with one at level Metadata, with two events or one in a file.
 func BenchmarkGetAudited(b *testing.B) {
 	for _, c := range []struct{ name, policy, mode string }{
 		{"off", "", ""},
@@ -128,7 +128,7 @@ func status(i int) corev1.PodStatus {
 			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: now}}}}}
 }
 
-// BenchmarkUpdateStatus writes a pod's status again and again, as an agent does: the values change, the fields do not.
+// BenchmarkUpdateStatus writes a pod's status again and again, as an agent does: the values change, the set of fields does not.
 func BenchmarkUpdateStatus(b *testing.B) {
 	h := harness.New(b)
 	var p corev1.Pod
@@ -148,7 +148,7 @@ func BenchmarkUpdateStatus(b *testing.B) {
 	}
 }
 
-// BenchmarkFirstStatus writes the first status of a new pod each time: fields get a new owner.
+// BenchmarkFirstStatus writes the first status of a new pod in each operation: fields get a new owner.
 func BenchmarkFirstStatus(b *testing.B) {
 	h := harness.New(b)
 	ctx := context.Background()

@@ -22,8 +22,8 @@ import (
 
 const protobufType = "application/vnd.kubernetes.protobuf"
 
-// TestProtobufEqualsUpstreamsByteForByte: objects and lists put together from stored bytes are what the upstream encoder
-// makes of the decoded objects.
+// TestProtobufEqualsUpstreamsByteForByte: objects and lists that are assembled from stored bytes equal the upstream encoding of the
+// decoded objects.
 func TestProtobufEqualsUpstreamsByteForByte(t *testing.T) {
 	h := harness.New(t)
 	encoder := protobuf.NewSerializer(registry.Scheme, registry.Scheme)
@@ -71,7 +71,7 @@ func TestProtobufEqualsUpstreamsByteForByte(t *testing.T) {
 	}
 }
 
-// TestEmptyListsAreLists: of every kind, in every form.
+// TestEmptyListsAreLists: for every kind, in every encoding.
 func TestEmptyListsAreLists(t *testing.T) {
 	h := harness.New(t)
 	for _, k := range h.Kinds.Kinds() {
@@ -107,8 +107,8 @@ func TestEmptyListsAreLists(t *testing.T) {
 	}
 }
 
-// TestFormsAreSharedAndNeverWrittenTo: all readers of a version get the same bytes and the same object, which no reader and
-// no later write changes.
+// TestFormsAreSharedAndNeverWrittenTo: all readers of a version get the same bytes and the same object, and neither readers nor
+// later writes change them.
 func TestFormsAreSharedAndNeverWrittenTo(t *testing.T) {
 	h := harness.New(t)
 	do(t, h, "POST", podsPath, "application/json", encode(t, benchPod("p")), "")

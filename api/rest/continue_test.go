@@ -16,7 +16,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// older is a continue token as it would be had its list begun earlier.
+// older returns the continue token with an earlier start of its list.
 func older(t *testing.T, token string, by time.Duration) string {
 	t.Helper()
 	raw, err := base64.RawURLEncoding.DecodeString(token)
@@ -38,7 +38,8 @@ func older(t *testing.T, token string, by time.Duration) string {
 	return base64.RawURLEncoding.EncodeToString(raw)
 }
 
-// A list that goes on too late is told so, by its age and by what the history still has, and can go on at the newest state.
+// A list that is continued too late, by its token's age or by the history, fails with Expired, and can continue with the newest
+// state.
 func TestAListContinuedTooLateGoesOnInconsistently(t *testing.T) {
 	ctx := context.Background()
 	for name, late := range map[string]struct {

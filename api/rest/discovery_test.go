@@ -17,7 +17,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// Clients offer and check the values that a field may have.
+// Clients offer and check the allowed values of a field.
 func TestOpenAPINamesTheValuesOfFields(t *testing.T) {
 	config := harness.New(t).Config("admin", "system:masters")
 	for path, schema := range map[string]string{"/openapi/v3/api/v1": "components.schemas", "/openapi/v2": "definitions"} {
@@ -154,7 +154,7 @@ func TestOpenAPIDescribesWhatIsServed(t *testing.T) {
 	}
 }
 
-// TestUnknownKindsAreNamed: kubectl's strict validation lists CustomResourceDefinitions before it says that it does not know a kind.
+// TestUnknownKindsAreNamed: kubectl's strict validation lists CustomResourceDefinitions before it reports that a kind is unknown.
 func TestUnknownKindsAreNamed(t *testing.T) {
 	config := harness.New(t).Config("admin", "system:masters")
 	client, err := dynamic.NewForConfig(config)

@@ -38,7 +38,8 @@ func boundPod(t *testing.T, set *kubernetes.Clientset, name string) *corev1.Pod 
 	return p
 }
 
-// TestEvictionSaysWhyInThePodsStatus: the pod is marked and then deleted, and a pod that goes at once is seen with the mark.
+// TestEvictionSaysWhyInThePodsStatus: the pod gets the condition and is then deleted; a watch sees the condition even if the pod is
+// deleted at once.
 func TestEvictionSaysWhyInThePodsStatus(t *testing.T) {
 	set := harness.New(t).Clientset()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -88,8 +89,8 @@ func TestEvictionSaysWhyInThePodsStatus(t *testing.T) {
 	t.Error("the watch ended before the pod was deleted")
 }
 
-// TestEvictionKeepsPreconditions: one that does not hold leaves the pod unmarked; a resource version that holds does so for
-// the deletion too, although marking the pod gives it another.
+// TestEvictionKeepsPreconditions: a precondition that is not met leaves the pod without the condition; a resource version that is
+// met also applies to the deletion, although the condition gives the pod a new one.
 func TestEvictionKeepsPreconditions(t *testing.T) {
 	set := harness.New(t).Clientset()
 	ctx := context.Background()

@@ -9,7 +9,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// FuzzTransactions sends bytes as transactions: whatever they are, they are answered, and no answer says that the server is at fault.
+// FuzzTransactions sends arbitrary bytes as transactions: each is answered, and never with an internal error.
 func FuzzTransactions(f *testing.F) {
 	operations := []string{
 		`{"create":` + configMap("a", "1") + `}`, `{"update":` + configMap("a", "2") + `,"keepManagedFields":true}`,

@@ -12,7 +12,7 @@ import (
 	"github.com/kontiki/kontiki/api/registry"
 )
 
-// A group of several versions is one group, and a resource of another group that is called pods has nothing of pods.
+// A group of several versions is listed once, and a resource of another group with the name pods has no subresources of pods.
 func TestGroupsInDiscovery(t *testing.T) {
 	row := func(group, version, resource string) *registry.Kind {
 		return &registry.Kind{Group: group, Version: version, Kind: "Thing", Resource: resource, Namespaced: true, New: func() registry.Object { return &corev1.Pod{} }}

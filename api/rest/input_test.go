@@ -13,7 +13,7 @@ import (
 
 var unstructuredToken = authenticationv1.TokenRequest{}
 
-// TestHostilePatches: a few bytes do not become gigabytes.
+// TestHostilePatches: a patch of a few bytes cannot take gigabytes of memory.
 func TestHostilePatches(t *testing.T) {
 	h := harness.New(t)
 	config := h.Config("admin", "system:masters")

@@ -19,7 +19,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// A pod checks the token that it has for another audience against what the API says of its issuer.
+// A pod verifies its token for another audience with the issuer's keys from the API.
 func TestAServiceAccountDiscoversItsIssuer(t *testing.T) {
 	h := harness.New(t)
 	set := h.Clientset()
@@ -83,7 +83,7 @@ func TestEphemeralContainersAreAddedAndNothingElse(t *testing.T) {
 	if _, err := pods.Create(ctx, pod("p"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	// As kubectl debug does it.
+	// As kubectl debug does.
 	patch := `{"metadata":{"labels":{"not":"me"}},"spec":{"terminationGracePeriodSeconds":1,"ephemeralContainers":[{"name":"debugger","image":"i","targetContainerName":"c","command":["sh"]}]}}`
 	got, err := pods.Patch(ctx, "p", types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "ephemeralcontainers")
 	if err != nil || len(got.Spec.EphemeralContainers) != 1 || got.Spec.EphemeralContainers[0].TerminationMessagePath == "" || got.Labels["not"] != "" || *got.Spec.TerminationGracePeriodSeconds != 30 {

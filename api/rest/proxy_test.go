@@ -24,12 +24,12 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// toAgents trusts whatever agent there is; that its certificate names the node is looked at elsewhere.
+// toAgents trusts any agent; another test checks that its certificate names the node.
 type toAgents struct{}
 
 func (toAgents) TLS() *tls.Config { return &tls.Config{InsecureSkipVerify: true} }
 
-// agentOf is the agent of node w1, which notes what it is asked.
+// agentOf is the agent of node w1, which records its requests.
 type agentOf struct {
 	mu    sync.Mutex
 	asked []*http.Request
@@ -102,7 +102,7 @@ func withAgent(t *testing.T) (*harness.Harness, *agentOf) {
 	return h, agent
 }
 
-// What is proxied to does not learn who asks by what: it could ask in their name.
+// The target of a proxy does not get the caller's credentials: it could send requests in the caller's name.
 func TestCredentialsAreNotForwarded(t *testing.T) {
 	h, agent := withAgent(t)
 	h.REST.Authorizer = anything{}
@@ -135,7 +135,7 @@ func TestCredentialsAreNotForwarded(t *testing.T) {
 			}
 		})
 	}
-	// A browser's token comes as a subprotocol, whatever else authenticates.
+	// A browser sends its token as a subprotocol, in addition to any other credentials.
 	r := httptest.NewRequest("GET", "/", nil)
 	r.Header.Set("Upgrade", "websocket")
 	r.Header.Set("Authorization", "Bearer "+token)
@@ -155,7 +155,7 @@ func (readers) Authorize(a auth.Attributes) (bool, string) {
 	return a.Verb != "create", "it is for reading"
 }
 
-// WebSockets begin with GET. Whoever may only read runs nothing by them.
+// WebSockets begin with GET, but users who may only read cannot run commands by them.
 func TestAGetRunsNothing(t *testing.T) {
 	h, agent := withAgent(t)
 	h.REST.Authorizer = readers{}

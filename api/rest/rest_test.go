@@ -70,7 +70,7 @@ func TestCreateDefaultsStampsAndAnswersWhatIsStored(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Types are not set by typed clients on answers of a create in JSON; compare the rest.
+		// Typed clients do not set types in responses to a create in JSON; compare everything else.
 		created.TypeMeta, got.TypeMeta = metav1.TypeMeta{}, metav1.TypeMeta{}
 		a, _ := json.Marshal(created)
 		b, _ := json.Marshal(got)
@@ -476,7 +476,7 @@ func issueToken(t *testing.T, set *kubernetes.Clientset) string {
 	return answer.Status.Token
 }
 
-// raw sends a body as it is and answers the Status.
+// raw sends a body unchanged and returns the Status.
 func raw(t *testing.T, config *clientrest.Config, method, path, contentType string, body []byte, header ...string) (int, string) {
 	t.Helper()
 	client, err := clientrest.HTTPClientFor(config)

@@ -37,7 +37,7 @@ func deployment(name string, replicas int32) *appsv1.Deployment {
 		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: pod(name).Spec}}}
 }
 
-// TestDryRunChangesNothing: every verb answers as if, and the store stays as it was.
+// TestDryRunChangesNothing: every verb responds as without dry run, and the store does not change.
 func TestDryRunChangesNothing(t *testing.T) {
 	h := harness.New(t)
 	set := h.Clientset()
@@ -124,7 +124,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 	}
 }
 
-// TestMetadataThatMayNotChange: each with upstream's message, or silently kept where upstream keeps it.
+// TestMetadataThatMayNotChange: each change is rejected with upstream's message, or ignored if upstream ignores it.
 func TestMetadataThatMayNotChange(t *testing.T) {
 	h := harness.New(t)
 	config := h.Config("admin", "system:masters")
@@ -197,7 +197,7 @@ func TestWatchesOfOneName(t *testing.T) {
 	})
 }
 
-// TestListsAtEarlierRevisions: any revision that the history holds can be listed exactly.
+// TestListsAtEarlierRevisions: every revision in the history can be listed exactly.
 func TestListsAtEarlierRevisions(t *testing.T) {
 	h := harness.New(t)
 	ctx := context.Background()
@@ -263,7 +263,7 @@ func TestListsAtEarlierRevisions(t *testing.T) {
 			t.Fatalf("in pages %v; it was %v", paged, want)
 		}
 	}
-	// Not by client-go, which waits and tries again.
+	// Without client-go, which waits and retries.
 	code, body := raw(t, h.Config("admin", "system:masters"), "GET", "/api/v1/namespaces/default/configmaps?resourceVersion=99999&resourceVersionMatch=Exact", "", nil)
 	if code != 504 || !strings.Contains(body, "ResourceVersionTooLarge") {
 		t.Errorf("a revision of the future: %d %s", code, body)
@@ -304,7 +304,7 @@ func TestImpersonation(t *testing.T) {
 	}
 }
 
-// TestScaleOwnsReplicasOfTheObject: managed fields of a scale are those of the object it scales.
+// TestScaleOwnsReplicasOfTheObject: the managed fields of a scale are those of the object that it scales.
 func TestScaleOwnsReplicasOfTheObject(t *testing.T) {
 	set := harness.New(t).Clientset()
 	ctx := context.Background()
@@ -340,8 +340,8 @@ func TestScaleOwnsReplicasOfTheObject(t *testing.T) {
 	}
 }
 
-// TestManagedFieldsAreTheWritersAlone: what admission and defaults of the cluster add belongs to nobody; a binding leaves
-// no trace; a status belongs to who wrote it.
+// TestManagedFieldsAreTheWritersAlone: fields set by admission and by the cluster's defaults have no owner; a binding leaves no
+// entry; a status belongs to its writer.
 func TestManagedFieldsAreTheWritersAlone(t *testing.T) {
 	set := harness.New(t).Clientset()
 	ctx := context.Background()

@@ -21,8 +21,8 @@ func serviceOf(name string, kind corev1.ServiceType) *corev1.Service {
 	return s
 }
 
-// Every type of service becomes every other by a patch of the type alone: what the old type had allocated goes, what the new
-// one needs comes.
+// Every type of service can be changed to every other by a patch of the type alone: allocations of the old type are released, those
+// of the new type are made.
 func TestServicesChangeTheirType(t *testing.T) {
 	h := harness.New(t)
 	services := h.Clientset().CoreV1().Services("default")
@@ -59,7 +59,7 @@ func TestServicesChangeTheirType(t *testing.T) {
 	}
 }
 
-// A load balancer that keeps to the node has a port for health checks, for as long as it does.
+// A load balancer with externalTrafficPolicy: Local has a port for health checks, as long as it has the policy.
 func TestHealthCheckPorts(t *testing.T) {
 	h := harness.New(t)
 	services := h.Clientset().CoreV1().Services("default")

@@ -12,7 +12,7 @@ import (
 
 const wantsTable = "application/json;as=Table;v=v1;g=meta.k8s.io"
 
-// What has no table says so, before it does anything, unless the client takes something else as well.
+// A request for a table of a resource without one fails before it has any effect, unless the client accepts another format as well.
 func TestTablesThatThereAreNone(t *testing.T) {
 	h := harness.New(t)
 	config := h.Config("admin", "system:masters")

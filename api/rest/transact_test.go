@@ -17,7 +17,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// transact posts a transaction, and answers its results or its Status.
+// transact posts a transaction, and returns its results or its Status.
 func transact(t *testing.T, h *harness.Harness, who *clientrest.Config, body string) (code int, status metav1.Status, answer struct {
 	ResourceVersion string
 	Results         []struct {

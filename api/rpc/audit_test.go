@@ -14,7 +14,7 @@ import (
 	"github.com/kontiki/kontiki/api/audit"
 )
 
-// everything is a policy that records all that there is of each request.
+// everything is a policy that records everything about each request.
 const everything = "rules: [{level: RequestResponse}]"
 
 // auditLog is an audit log that a test reads.
@@ -48,7 +48,7 @@ func newAuditLogAt(t testing.TB, policy, path string) *auditLog {
 	return l
 }
 
-// next are the events since the last call. Those of a request are there when its client has the whole answer.
+// next returns the events since the last call. Those of a request are there once its client has the whole response.
 func (l *auditLog) next(t testing.TB) (events []auditv1.Event) {
 	t.Helper()
 	data, err := os.ReadFile(l.path)
@@ -66,7 +66,7 @@ func (l *auditLog) next(t testing.TB) (events []auditv1.Event) {
 	return events
 }
 
-// normalEvent is an event without what chance, the clock and the front put in.
+// normalEvent is an event without random values, times and what differs between the fronts.
 func normalEvent(t *testing.T, s *step, e auditv1.Event) map[string]any {
 	t.Helper()
 	raw, err := json.Marshal(e)
@@ -119,7 +119,7 @@ func normalEvent(t *testing.T, s *step, e auditv1.Event) map[string]any {
 	return out
 }
 
-// compareEvents compares what two fronts have recorded of a step.
+// compareEvents compares the events that two fronts have recorded for a step.
 func compareEvents(t *testing.T, s *step, byREST, byRPC []auditv1.Event) {
 	t.Helper()
 	if len(byREST) == 0 || len(byREST) != len(byRPC) {

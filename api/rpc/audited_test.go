@@ -28,7 +28,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// audited is an API with an audit log by a policy.
+// audited is an API with an audit log that has a policy.
 func audited(t *testing.T, policy string) *front {
 	log := newAuditLog(t, policy)
 	f := newFrontOver(t, harness.NewConfigured(t, func(c *apiserver.Config) { c.Audit = log.auditor }))
@@ -51,7 +51,7 @@ func secretRef(name string) *kontikiv1.Reference {
 	return &kontikiv1.Reference{Kind: secrets, Namespace: "default", Name: name}
 }
 
-// handling is all that is done with a Secret, by each front.
+// handling are all operations on a Secret, by each front.
 func handling() []step {
 	patched := `{"stringData":{"password":"` + hidden + `"}}`
 	return []step{
@@ -181,7 +181,7 @@ func TestEachOperationOfATransactionHasItsOwnLevel(t *testing.T) {
 				t.Errorf("%s recorded %+v, want %+v", front, e, want)
 			}
 		}
-		// What was not carried out says so, whichever operation was the reason.
+		// The events of operations that were not carried out show this, whichever operation failed.
 		send(&again)
 		for _, e := range f.log.next(t) {
 			if e.ResponseStatus.Code != http.StatusConflict || e.ResponseStatus.Status != metav1.StatusFailure {
@@ -191,7 +191,8 @@ func TestEachOperationOfATransactionHasItsOwnLevel(t *testing.T) {
 	}
 }
 
-// TestNobodyChoosesTheirRuleByTheFormOfAMessage leaves what a rule asks for to the object's data.
+// TestNobodyChoosesTheirRuleByTheFormOfAMessage omits the fields that an audit rule matches, which are then in the object's data
+// only.
 func TestNobodyChoosesTheirRuleByTheFormOfAMessage(t *testing.T) {
 	f := audited(t, "omitStages: [RequestReceived]\nrules: [{level: Metadata, resources: [{resources: [configmaps], resourceNames: [a]}]}, {level: Request, namespaces: [default], verbs: [create]}]")
 	ctx, api := deadline(t), f.conn[""]
@@ -307,7 +308,7 @@ func TestTheAuditIDIsTakenAndReturned(t *testing.T) {
 	}
 }
 
-// panicking is a store that panics when it is asked for a consistent view.
+// panicking is a store that panics on linearizable reads.
 type panicking struct{ objects.Store }
 
 func (panicking) Consistent(context.Context) (kv.View, error) { panic("the store is broken") }
@@ -428,7 +429,7 @@ func TestAFullDiskOfTheAuditLogDoesNotTakeTheAPIDown(t *testing.T) {
 		}
 		f.grpc(&s)
 	}
-	// Two stages of four requests.
+	// Two stages for each of four requests.
 	if got := counters(t, log.auditor); got["apiserver_audit_error_total"]["log"] != 8 || got["apiserver_audit_event_total"][""] != 8 {
 		t.Errorf("counted %v", got)
 	}

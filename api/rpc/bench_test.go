@@ -78,7 +78,7 @@ func newFronts(b *testing.B) *fronts {
 	return f
 }
 
-// rest sends a request and reads the answer whole.
+// rest sends a request and reads the whole response.
 func (f *fronts) rest(b *testing.B, method, path, contentType, accept string, body []byte) []byte {
 	r, err := http.NewRequest(method, f.host+path, bytes.NewReader(body))
 	if err != nil {
@@ -98,7 +98,7 @@ func (f *fronts) rest(b *testing.B, method, path, contentType, accept string, bo
 	return answer
 }
 
-// measure calls f b.N times, and reports what it costs.
+// measure calls f b.N times, and reports its cost.
 func (f *fronts) measure(b *testing.B, call func(i int)) {
 	call(-1) // connects
 	took := make([]time.Duration, b.N)
@@ -221,7 +221,7 @@ func BenchmarkList1000(b *testing.B) {
 	}
 }
 
-// BenchmarkFanOut1000: every operation is one pod created, and seen by each of 1,000 watches, which share 4 connections.
+// BenchmarkFanOut1000: in every operation, one pod is created and seen by each of 1,000 watches, which share 4 connections.
 func BenchmarkFanOut1000(b *testing.B) {
 	const watches, connections = 1000, 4
 	for _, form := range forms {
@@ -267,7 +267,7 @@ func BenchmarkFanOut1000(b *testing.B) {
 	}
 }
 
-// watch begins a watch of pods; the answer waits for its next event.
+// watch begins a watch of pods; the returned function waits for its next event.
 func (f *fronts) watch(ctx context.Context, client *http.Client, api kontikiv1.ObjectsClient, form form, revision string) (next func() error, err error) {
 	if form.media == "" {
 		stream, err := api.Watch(ctx, &kontikiv1.WatchRequest{Kind: podKind, ResourceVersion: revision, Encoding: form.encoding})
@@ -312,7 +312,7 @@ func (f *fronts) watch(ctx context.Context, client *http.Client, api kontikiv1.O
 	}, nil
 }
 
-// BenchmarkTransact creates so many ConfigMaps by one transaction. The REST form is JSON.
+// BenchmarkTransact creates a number of ConfigMaps by one transaction. The REST form is JSON.
 func BenchmarkTransact(b *testing.B) {
 	for _, n := range []int{1, 10, 100} {
 		for _, form := range forms {

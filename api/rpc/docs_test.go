@@ -24,8 +24,8 @@ var (
 	inBase64 = regexp.MustCompile(`'\$\((?:base64 -w0 (\S+)|echo '(.*?)' \| base64 -w0)\)'`)
 )
 
-// TestTheExamplesOfTheDocumentation does what grpcurl does with the commands of docs/grpc.md: it learns the methods by
-// reflection, reads the JSON, and calls. What the harness does not have (agents, a cluster) must at least be read.
+// TestTheExamplesOfTheDocumentation does what grpcurl does with the commands in docs/grpc.md: it learns the methods by reflection,
+// decodes the JSON, and calls. Calls that need agents or a cluster, which the harness does not have, must at least be decoded.
 func TestTheExamplesOfTheDocumentation(t *testing.T) {
 	text, err := os.ReadFile("../../docs/grpc.md")
 	if err != nil {

@@ -24,7 +24,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// between is a store whose proposals can be made to go wrong.
+// between is a store whose proposals the test can make fail.
 type between struct {
 	objects.Store
 	propose atomic.Pointer[func(context.Context) error]
@@ -153,7 +153,7 @@ func TestAServerThatStopsSaysSo(t *testing.T) {
 	}
 }
 
-// healthWatch is a watch of the health that has begun.
+// healthWatch is a health watch that has begun.
 func healthWatch(ctx context.Context, conn *grpc.ClientConn) (healthv1.Health_WatchClient, error) {
 	stream, err := healthv1.NewHealthClient(conn).Watch(ctx, &healthv1.HealthCheckRequest{})
 	if err == nil {

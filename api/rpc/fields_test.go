@@ -23,7 +23,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// statusIn takes the Status out of an error, and the fields that it names, and checks the other details.
+// statusIn returns the Status in an error, and the fields that the error names, and checks the other details.
 func statusIn(t *testing.T, err error) (found metav1.Status, fields []string) {
 	t.Helper()
 	st := status.Convert(err)
@@ -50,7 +50,7 @@ func statusIn(t *testing.T, err error) (found metav1.Status, fields []string) {
 			}
 		}
 	}
-	// Whatever the message of the Status is, that of the error names one field that is wrong; both are the same but for that.
+	// Whatever the Status' message is, the error's message names one of the wrong fields; apart from that both are the same.
 	if said := found.Message; st.Message() != said {
 		if len(fields) != 1 {
 			t.Fatalf("the status says %q, its detail %q, and the fields are %q", st.Message(), said, fields)
@@ -72,7 +72,7 @@ func statusIn(t *testing.T, err error) (found metav1.Status, fields []string) {
 	return found, fields
 }
 
-// endsAlike says whether a message without its field is a Status's message, which may have the end of the field.
+// endsAlike reports whether a message without its field equals a Status' message, which may have the end of the field.
 func endsAlike(text, said, path string) bool {
 	for text != said {
 		if text == strings.Replace(said, path, "", 1) {
@@ -86,7 +86,7 @@ func endsAlike(text, said, path string) bool {
 	return true
 }
 
-// TestBadInputNamesItsFieldAndStoresNothing goes through what can be wrong with a call, alone and in a transaction.
+// TestBadInputNamesItsFieldAndStoresNothing tests all kinds of invalid input, alone and in a transaction.
 func TestBadInputNamesItsFieldAndStoresNothing(t *testing.T) {
 	h := harness.New(t)
 	api := kontikiv1.NewObjectsClient(h.GRPC("admin", "system:masters"))
@@ -183,7 +183,7 @@ func TestBadInputNamesItsFieldAndStoresNothing(t *testing.T) {
 	}
 }
 
-// TestAMessageThatCannotBeReadNamesTheField sends messages that are no protobuf, or have text that is none.
+// TestAMessageThatCannotBeReadNamesTheField sends messages that are not protobuf, or have strings that are not UTF-8.
 func TestAMessageThatCannotBeReadNamesTheField(t *testing.T) {
 	h := harness.New(t)
 	handler := h.AsAdminRPC()
@@ -231,7 +231,7 @@ func TestAMessageThatCannotBeReadNamesTheField(t *testing.T) {
 	}
 }
 
-// TestErrorsFitIntoTrailers has more and longer problems than trailers have room for (64 KiB in Node, in base64).
+// TestErrorsFitIntoTrailers has more and longer problems than fit into trailers (64 KiB in Node.js, in base64).
 func TestErrorsFitIntoTrailers(t *testing.T) {
 	h := harness.New(t)
 	api := kontikiv1.NewObjectsClient(h.GRPC("admin", "system:masters"))

@@ -22,7 +22,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// answer is what a front answered: a Status, or objects with warnings.
+// answer is the response of a front: a Status, or objects with warnings.
 type answer struct {
 	status   metav1.Status
 	fields   []string // of the message, that the error is about
@@ -33,19 +33,20 @@ type answer struct {
 // step is one request, in both forms.
 type step struct {
 	name string
-	// as is who sends it: an administrator, or "joe", "anonymous", "bad token", "service account".
+	// as is the user who sends it: an administrator, or "joe", "anonymous", "bad token", "service account".
 	as string
-	// method, path, contentType and body are the REST form. "restPath" items answer a list.
+	// method, path, contentType and body are the REST form. A path "restPath" returns a list of items.
 	method, path, contentType, body string
 	// call is the gRPC form.
 	call func(ctx context.Context, api kontikiv1.ObjectsClient) ([]*kontikiv1.Object, []string, error)
-	// code is what it must answer.
+	// code is the expected code.
 	code codes.Code
-	// own is what gRPC says in its own words, where REST can only speak of paths; "" means that the Status is equal.
+	// own is the message of gRPC where it differs from REST, which can only name paths; "" means that the Status is equal.
 	own string
-	// field is the field that gRPC names, of an error that is about one; several are in order, with spaces between.
+	// field is the field that the gRPC error names, if any; several are in order, separated by spaces.
 	field string
-	// unread calls are refused before gRPC has read what they are about, so their audit events do not tell; in REST the path does.
+	// unread calls are rejected before gRPC has decoded the names in them, so that their audit events lack these; in REST they are
+	// in the path.
 	unread bool
 }
 
@@ -84,7 +85,7 @@ func newFrontOver(t *testing.T, h *harness.Harness) *front {
 	return f
 }
 
-// further is a header that goes with who asks.
+// further is a header that is sent with the user's credentials.
 func (f *front) further(as string) []string {
 	switch as {
 	case "bad token":
@@ -205,7 +206,7 @@ func (f *front) grpc(s *step) (a answer) {
 	return a
 }
 
-// normal is an object without what chance and the clock put in.
+// normal is an object without random values and times.
 func normal(obj any) any {
 	meta, _ := obj.(map[string]any)["metadata"].(map[string]any)
 	delete(meta, "uid")
@@ -220,7 +221,7 @@ func normal(obj any) any {
 	return obj
 }
 
-// dump is everything that a harness has stored, normalized.
+// dump returns everything that a harness has stored, normalized.
 func dump(t *testing.T, h *harness.Harness) (out []any) {
 	t.Helper()
 	for _, kind := range h.Kinds.Kinds() {

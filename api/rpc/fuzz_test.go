@@ -21,8 +21,8 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// fuzzed are the methods that decode something, and a valid request for each; of streams, the first. The methods of Cluster are
-// fuzzed beside their code (cmd/kontiki).
+// fuzzed are the methods that decode input, with a valid request for each; for streams, the first request. The methods of Cluster
+// are fuzzed next to their code (cmd/kontiki).
 func fuzzed(t testing.TB) (methods []string, valid []proto.Message) {
 	created := configMap(t, "a", map[string]string{"k": "v"})
 	inJSON := &kontikiv1.Object{Kind: configMaps, Encoding: kontikiv1.Encoding_ENCODING_JSON, Data: []byte(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"namespace":"default","name":"b"},"data":{"k":"v"}}`)}
@@ -54,7 +54,7 @@ func fuzzed(t testing.TB) (methods []string, valid []proto.Message) {
 	return methods, valid
 }
 
-// post sends a request without a network. Streams that go on are ended.
+// post sends a request without a network. Streams that do not end are cancelled.
 func post(t testing.TB, handler http.Handler, method string, body []byte) *httptest.ResponseRecorder {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -70,8 +70,7 @@ func post(t testing.TB, handler http.Handler, method string, body []byte) *httpt
 	return w
 }
 
-// FuzzRequests sends bytes as requests: whatever they are, they are answered with a status, and none that says that the server
-// is at fault.
+// FuzzRequests sends arbitrary bytes as requests: each gets a status, and never one of an internal error.
 func FuzzRequests(f *testing.F) {
 	methods, valid := fuzzed(f)
 	for i := range methods {
@@ -105,7 +104,7 @@ func FuzzRequests(f *testing.F) {
 	})
 }
 
-// FuzzFrames sends bytes as they are, so that the framing is what is tried.
+// FuzzFrames sends raw bytes, so that the framing is tested.
 func FuzzFrames(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{0, 0, 0, 0, 0})

@@ -29,7 +29,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// holder is a store that holds up one read and one write when it is told to.
+// holder is a store that blocks one read and one write when the test asks for it.
 type holder struct {
 	objects.Store
 	holds    atomic.Bool
@@ -78,7 +78,7 @@ func newLimited(t *testing.T) *limited {
 	return l
 }
 
-// TestBothFrontsShareTheirLimits holds up a request of each front, and sends others by both.
+// TestBothFrontsShareTheirLimits blocks a request of each front, and sends others by both.
 func TestBothFrontsShareTheirLimits(t *testing.T) {
 	cmKind := configMaps
 	read := step{name: "get", as: "joe", method: "GET", path: cmPath + "/a", call: get(ref("a"), "")}
@@ -142,14 +142,14 @@ func TestBothFrontsShareTheirLimits(t *testing.T) {
 						t.Errorf("%s: REST says\n%+v\ngRPC\n%+v", s.name, want.status, got.status)
 					}
 				}
-				// What is not asked for through a front is served, and so are questions after the health.
+				// Requests that do not come through a front are served, and so are health checks.
 				if _, err := client.Create(deadline(t), l.h.Client, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "by-a-controller"}}); err != nil {
 					t.Error(err)
 				}
 				l.healthy(t)
 				close(l.store.released)
 				<-done
-				// Places are given back.
+				// The places are released.
 				for _, s := range c.refused {
 					s.code = codes.PermissionDenied
 					if got := l.rest(&s); got.status.Code != http.StatusForbidden {
@@ -194,7 +194,7 @@ func counters(t *testing.T, c prometheus.Collector) map[string]map[string]float6
 	return out
 }
 
-// healthy asks both fronts after the health, as nobody.
+// healthy checks the health by both fronts, without credentials.
 func (l *limited) healthy(t *testing.T) {
 	t.Helper()
 	for _, path := range []string{"/healthz", "/livez", "/readyz", "/livez/ping"} {
@@ -259,7 +259,7 @@ func TestARefusedClientIsToldWhenToComeBack(t *testing.T) {
 	<-done
 }
 
-// TestARequestEndsWhenItsTimeIsOver holds up a write for longer than requests may take.
+// TestARequestEndsWhenItsTimeIsOver blocks a write for longer than the request timeout.
 func TestARequestEndsWhenItsTimeIsOver(t *testing.T) {
 	var held *holder
 	f := newFrontOver(t, harness.NewConfigured(t, func(c *apiserver.Config) {

@@ -17,7 +17,7 @@ var publicFiles = []protoreflect.FileDescriptor{
 	kontikiv1.File_kontiki_v1_objects_proto, kontikiv1.File_kontiki_v1_cluster_proto, kontikiv1.File_kontiki_v1_pods_proto,
 }
 
-// declared are the full names of everything that a client can see.
+// declared returns the full names of everything that is visible to a client.
 type declared map[string]bool
 
 func (d declared) message(m protoreflect.MessageDescriptor) {
@@ -60,7 +60,7 @@ var (
 	field   = regexp.MustCompile(`^\s*(?:repeated |optional )?(?:[\w.]+\s+|map<\w+, \w+>\s+)?(\w+)\s*=\s*\d+;`)
 )
 
-// commented reads a .proto file and answers what is declared in it, and whether a comment stands above.
+// commented reads a .proto file and returns its declarations, and whether there is a comment above each.
 func commented(t *testing.T, pkg, source string) map[string]bool {
 	t.Helper()
 	found := map[string]bool{}
@@ -98,8 +98,8 @@ func commented(t *testing.T, pkg, source string) map[string]bool {
 	return found
 }
 
-// TestThePublicProtocolIsDescribed wants a comment that has its name for everything that a client can see, which is more than
-// what `make lint` asks for (buf.yaml), and generated code of the same declarations.
+// TestThePublicProtocolIsDescribed requires, for everything that is visible to a client, a comment with its name, which is more
+// than `make lint` requires (buf.yaml), and generated code of the same declarations.
 func TestThePublicProtocolIsDescribed(t *testing.T) {
 	all := 0
 	for _, file := range publicFiles {
@@ -138,7 +138,7 @@ func TestThePublicProtocolIsDescribed(t *testing.T) {
 	}
 }
 
-// TestEveryErrorIsDescribed holds the table of errors in objects.proto to the one that answers are made by.
+// TestEveryErrorIsDescribed compares the table of errors in objects.proto with the table in the code.
 func TestEveryErrorIsDescribed(t *testing.T) {
 	source, err := os.ReadFile("../../proto/kontiki/v1/objects.proto")
 	if err != nil {

@@ -78,8 +78,8 @@ func applyCall(name, body, manager string, force bool) call {
 	}
 }
 
-// remove asks for a deletion. One that is done answers the object in gRPC, and a Status in REST; one that has begun answers the
-// object in both.
+// remove deletes an object. A completed deletion returns the object in gRPC, and a Status in REST; one that has only begun returns
+// the object in both.
 func remove(name string, d *kontikiv1.DeleteOptions, options *kontikiv1.WriteOptions) call {
 	return func(ctx context.Context, api kontikiv1.ObjectsClient) ([]*kontikiv1.Object, []string, error) {
 		r, err := api.Delete(ctx, &kontikiv1.DeleteRequest{Reference: ref(name), DeleteOptions: d, Options: options, Encoding: kontikiv1.Encoding_ENCODING_JSON})
@@ -264,8 +264,8 @@ func steps() []step {
 	}
 }
 
-// TestBothFrontsHaveTheSameRules sends the same requests in the same order to two servers, to one by REST and to the other by
-// gRPC, and compares every answer, what the audit log has of it, and what is stored in the end, resource versions included.
+// TestBothFrontsHaveTheSameRules sends the same requests in the same order to two servers, to one by REST and to the other by gRPC,
+// and compares every response, its audit events, and what is stored in the end, resource versions included.
 func TestBothFrontsHaveTheSameRules(t *testing.T) {
 	compareFronts(t, steps(), newFront(t), newFront(t))
 }

@@ -20,7 +20,7 @@ import (
 
 var uid = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
 
-// withoutUIDs is a Status without what chance has chosen.
+// withoutUIDs is a Status without its random values.
 func withoutUIDs(s metav1.Status) metav1.Status {
 	s.Message = uid.ReplaceAllString(s.Message, "UID")
 	if s.Details != nil {
@@ -31,7 +31,7 @@ func withoutUIDs(s metav1.Status) metav1.Status {
 	return s
 }
 
-// asTests is what REST's transactions say for all of their operations.
+// asTests are the options that correspond to those of the REST transactions.
 var asTests = &kontikiv1.WriteOptions{FieldManager: "tests"}
 
 func updateOp(o *kontikiv1.Object) *kontikiv1.Operation {
@@ -115,13 +115,13 @@ func furtherSteps() []step {
 
 func ptr[T any](v T) *T { return &v }
 
-// TestFurtherRulesOfBothFronts is TestBothFrontsHaveTheSameRules for other kinds, subresources, deletions that take their time, and
-// all operations of transactions.
+// TestFurtherRulesOfBothFronts is TestBothFrontsHaveTheSameRules for other kinds, subresources, deletions that take time, and all
+// operations of transactions.
 func TestFurtherRulesOfBothFronts(t *testing.T) {
 	compareFronts(t, furtherSteps(), newFrontOver(t, harness.New(t)), newFrontOver(t, harness.New(t)))
 }
 
-// TestBothFrontsChooseNamesTheSameWay looks at what is left of a name that chance completes.
+// TestBothFrontsChooseNamesTheSameWay compares the generated names without their random parts.
 func TestBothFrontsChooseNamesTheSameWay(t *testing.T) {
 	f := newFrontOver(t, harness.New(t))
 	body := `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"generateName":"g-"}}`
@@ -137,7 +137,7 @@ func TestBothFrontsChooseNamesTheSameWay(t *testing.T) {
 	}
 }
 
-// TestWatchesOfBothFrontsShowTheSame compares events to the byte.
+// TestWatchesOfBothFrontsShowTheSame compares events byte for byte.
 func TestWatchesOfBothFrontsShowTheSame(t *testing.T) {
 	h := harness.New(t)
 	conn := kontikiv1.NewObjectsClient(h.GRPC("admin", "system:masters"))

@@ -16,7 +16,7 @@ import (
 
 var configMaps = &kontikiv1.Kind{Version: "v1", Kind: "ConfigMap"}
 
-// configMap is one in protobuf.
+// configMap returns a ConfigMap in protobuf.
 func configMap(t testing.TB, name string, data map[string]string) *kontikiv1.Object {
 	t.Helper()
 	return object(t, configMaps, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Data: data})

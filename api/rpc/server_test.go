@@ -77,7 +77,7 @@ func TestATokenIsACredential(t *testing.T) {
 	}
 }
 
-// describe learns a service from the server, as grpcurl does.
+// describe learns a service by reflection, as grpcurl does.
 func describe(t *testing.T, ctx context.Context, conn *grpc.ClientConn, service string) protoreflect.ServiceDescriptor {
 	t.Helper()
 	stream, err := reflectionv1.NewServerReflectionClient(conn).ServerReflectionInfo(ctx)
@@ -195,7 +195,7 @@ func TestAListIsSentInPagesOfOneRevision(t *testing.T) {
 	if seen != objects || pages != 4 {
 		t.Errorf("%d objects in %d pages", seen, pages)
 	}
-	// An empty list has a page too, which tells its revision.
+	// An empty list has one page too, with its revision.
 	empty, err := kontikiv1.NewObjectsClient(h.GRPC("admin", "system:masters")).List(deadline(t), &kontikiv1.ListRequest{Kind: configMaps, Namespace: "kube-system"})
 	if err != nil {
 		t.Fatal(err)

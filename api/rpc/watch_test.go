@@ -27,7 +27,7 @@ const (
 	bookmark = kontikiv1.WatchResponse_TYPE_BOOKMARK
 )
 
-// store makes a ConfigMap in process.
+// store creates a ConfigMap in process.
 func store(t testing.TB, h *harness.Harness, name, value string) {
 	t.Helper()
 	if _, err := client.Create(context.Background(), h.Client, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Data: map[string]string{"k": value}}); err != nil {
@@ -35,7 +35,7 @@ func store(t testing.TB, h *harness.Harness, name, value string) {
 	}
 }
 
-// next is the next event, as TYPE name.
+// next returns the next event, as TYPE name.
 func next(t *testing.T, stream kontikiv1.Objects_WatchClient) *kontikiv1.WatchResponse {
 	t.Helper()
 	event, err := stream.Recv()
@@ -131,7 +131,7 @@ func running(function string) int {
 
 const watchFunction = "rpc.(*objectsServer).Watch"
 
-// await polls until a condition holds: counters of streams and goroutines wake nobody.
+// await polls until a condition is met: there is no event for changes of the counters of streams and goroutines.
 func await(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
@@ -213,7 +213,7 @@ func TestAThousandWatchesSeeEverythingInOrder(t *testing.T) {
 	await(t, "all watches end", func() bool { return running(watchFunction) == 0 })
 }
 
-// TestAWatchTellsHowFarItIs watches what does not change.
+// TestAWatchTellsHowFarItIs watches objects that do not change.
 func TestAWatchTellsHowFarItIs(t *testing.T) {
 	h := harness.New(t)
 	h.RPC.SetWatches(time.Minute, 50*time.Millisecond)
@@ -236,7 +236,7 @@ func TestAWatchTellsHowFarItIs(t *testing.T) {
 	}
 }
 
-// TestAWatchEndsInTime: it says so, and another one goes on where it ended.
+// TestAWatchEndsInTime: the watch ends with UNAVAILABLE, and another one continues where it ended.
 func TestAWatchEndsInTime(t *testing.T) {
 	h := harness.New(t)
 	h.RPC.SetWatches(time.Second, 50*time.Millisecond)
@@ -276,7 +276,7 @@ func TestAWatchEndsInTime(t *testing.T) {
 	}
 }
 
-// TestAClientThatDoesNotReadIsCutOffAndHindersNobody fills the window of a stream that nobody reads.
+// TestAClientThatDoesNotReadIsCutOffAndHindersNobody fills the window of a stream that is not read.
 func TestAClientThatDoesNotReadIsCutOffAndHindersNobody(t *testing.T) {
 	h := harness.New(t)
 	h.RPC.SetLimits(300*time.Millisecond, time.Minute)
@@ -299,9 +299,9 @@ func TestAClientThatDoesNotReadIsCutOffAndHindersNobody(t *testing.T) {
 		store(t, h, fmt.Sprint("a", i), value)
 		wantEvent(t, next(t, other), added, fmt.Sprint("a", i))
 	}
-	// The call ends although nobody reads; the one that is read goes on.
+	// The call ends although the client does not read it; the one that it reads continues.
 	await(t, "the stalled watch ends", func() bool { return running(watchFunction) == 1 })
-	// Other calls on the same connection are not hindered either.
+	// Other calls on the same connection are not affected.
 	if _, err := idle.Get(ctx, &kontikiv1.GetRequest{Reference: ref("a0")}); err != nil {
 		t.Error(err)
 	}
@@ -318,12 +318,12 @@ func TestAClientThatDoesNotReadIsCutOffAndHindersNobody(t *testing.T) {
 	if received == 0 || received >= objects {
 		t.Errorf("%d of %d events came before the end", received, objects)
 	}
-	// What came to nobody is reset at last.
+	// The stream that is not read is reset in the end.
 	store(t, h, "last", "")
 	wantEvent(t, next(t, other), added, "last")
 }
 
-// fill stores more than a stream has room for.
+// fill stores more than fits into a stream's window.
 func fill(t *testing.T, h *harness.Harness) {
 	t.Helper()
 	value := strings.Repeat("x", 512<<10)
@@ -332,7 +332,7 @@ func fill(t *testing.T, h *harness.Harness) {
 	}
 }
 
-// TestAListThatNobodyReadsIsCutOff reads late: the status that says why comes behind what was on its way.
+// TestAListThatNobodyReadsIsCutOff reads late: the status with the reason follows the data that was on its way.
 func TestAListThatNobodyReadsIsCutOff(t *testing.T) {
 	h := harness.New(t)
 	h.RPC.SetLimits(50*time.Millisecond, time.Minute)

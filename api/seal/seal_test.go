@@ -52,7 +52,7 @@ func TestOldKeysStillOpen(t *testing.T) {
 	if plain, err := rotated.Open("/a", sealed); err != nil || string(plain) != "x" {
 		t.Fatalf("open: %q, %v", plain, err)
 	}
-	// A sealer that is in use takes new keys as it goes.
+	// A sealer in use takes new keys.
 	if err := old.Use("k2", map[string][]byte{"k1": key(1), "k2": key(2)}); err != nil {
 		t.Fatal(err)
 	}
