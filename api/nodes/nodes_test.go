@@ -357,3 +357,47 @@ func TestASessionOfANodeThatCountsAsLostEnds(t *testing.T) {
 		t.Errorf("conditions %+v", stored.Status.Conditions)
 	}
 }
+
+// TestOnlyTheWorkerMovesWhatConditionsHaveObserved: after a change of the pod's spec the scheduler's condition holds for the new
+// generation too, which nobody but the worker says. Of the rest of that condition the worker changes nothing.
+func TestOnlyTheWorkerMovesWhatConditionsHaveObserved(t *testing.T) {
+	h, c := serve(t)
+	w := connect(t, c, "w1")
+	w.until("its own node", w.has("nodes//w1"))
+	pod := create(t, h, podNaming("a", "s"))
+	if err := h.Client.Bind(context.Background(), pod, "w1"); err != nil {
+		t.Fatal(err)
+	}
+	scheduled := func() corev1.PodCondition {
+		t.Helper()
+		got, _ := client.Get[*corev1.Pod](h.Client.View(), "default", "a")
+		for _, condition := range got.Status.Conditions {
+			if condition.Type == corev1.PodScheduled {
+				return condition
+			}
+		}
+		t.Fatalf("no such condition: %+v", got.Status)
+		return corev1.PodCondition{}
+	}
+	want := scheduled()
+	for seq, status := range []corev1.ConditionStatus{corev1.ConditionTrue, corev1.ConditionFalse} {
+		if status == corev1.ConditionTrue {
+			want.ObservedGeneration = 2
+		}
+		report := encode(t, &corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{
+			{Type: corev1.PodScheduled, Status: status, Reason: "Mine", ObservedGeneration: int64(2 + seq), LastTransitionTime: metav1.Unix(1, 0)}}}})
+		w.send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Status{Status: &nodev1.StatusBatch{Sequence: uint64(1 + seq),
+			Pods: []*nodev1.PodStatus{{Namespace: "default", Name: "a", Uid: string(pod.UID), Status: report}}}}})
+		for {
+			if result := w.recv().GetStatusResult(); result != nil {
+				if len(result.Errors) > 0 {
+					t.Fatal(result)
+				}
+				break
+			}
+		}
+		if got := scheduled(); got != want {
+			t.Errorf("after %s: %+v, not %+v", status, got, want)
+		}
+	}
+}

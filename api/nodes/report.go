@@ -253,7 +253,12 @@ func mergePodStatus(stored, reported corev1.PodStatus) corev1.PodStatus {
 	seen := map[corev1.PodConditionType]bool{}
 	for _, condition := range merged.Conditions {
 		before := find(stored.Conditions, condition.Type)
-		if !owned[condition.Type] && before != nil {
+		if condition.Type == corev1.PodScheduled && before != nil && before.Status == condition.Status {
+			// The scheduler set it and sees no later generation: only the worker can say that it holds for that as well.
+			seenOf := condition.ObservedGeneration
+			condition = *before
+			condition.ObservedGeneration = seenOf
+		} else if !owned[condition.Type] && before != nil {
 			continue // kept below
 		}
 		if before != nil && before.Status == condition.Status {
