@@ -103,7 +103,7 @@ func TestRunEndsWhenTheWorkHasEnded(t *testing.T) {
 	}
 }
 
-// A controller that fails, in whatever way, is started again and takes up where it was; the other controllers go on.
+// A controller that fails, in whatever way, is restarted and continues; the other controllers are not affected.
 func TestAControllerThatEndsIsStartedAgain(t *testing.T) {
 	for name, end := range map[string]func() error{
 		"its source fails": func() error { return errors.New("broken") },

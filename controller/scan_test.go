@@ -17,7 +17,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// What controllers do for one Deployment and one Service costs as much as these have pods, however many others the
+// The cost of controllers for one Deployment and one Service depends on the number of their pods only, however many others the
 // namespace has.
 func TestControllersDoNotScanTheNamespace(t *testing.T) {
 	h, scans := harness.NewScanned(t, "pods", "replicasets")
@@ -38,7 +38,7 @@ func TestControllersDoNotScanTheNamespace(t *testing.T) {
 	controllertest.Create(t, h.Client, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "x"}, Spec: appsv1.DeploymentSpec{
 		Selector: &metav1.LabelSelector{MatchLabels: app}, Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: app},
 			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}}})
-	// settled waits until all are through with so many pods.
+	// settled waits until all controllers have processed this number of pods.
 	settled := func(replicas int32) {
 		t.Helper()
 		controllertest.AwaitView(t, h.Client, []client.Object{&appsv1.Deployment{}, &discoveryv1.EndpointSlice{}}, func(v client.View) string {

@@ -28,7 +28,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// silent is gossip in which one node dies when it is told to.
+// silent is gossip in which one node dies when the test asks for it.
 type silent struct{ dies chan nodelifecycle.Member }
 
 func (s silent) Members() []nodelifecycle.Member {
@@ -90,7 +90,7 @@ func (c *cluster) deploy(t *testing.T, ns string, tolerate int64) *appsv1.Deploy
 	return d
 }
 
-// routed waits until the service has exactly three ready endpoints, all on pods that are wanted.
+// routed waits until the service has exactly three ready endpoints, all of them for pods that are not being deleted.
 func (c *cluster) routed(t *testing.T, ns string, wanted func(*corev1.Pod) bool) {
 	t.Helper()
 	controllertest.AwaitView(t, c.Client, []client.Object{&discoveryv1.EndpointSlice{}, &corev1.Pod{}}, func(v client.View) string {
@@ -119,7 +119,7 @@ func (c *cluster) routed(t *testing.T, ns string, wanted func(*corev1.Pod) bool)
 func TestPodsOfALostNodeAreReplaced(t *testing.T) {
 	c := together(t)
 	c.deploy(t, "default", 0)
-	// n1 is cut off: from now on pods go to n2, and nobody confirms the end of those on n1.
+	// n1 is cut off: from now on pods go to n2, and no agent confirms the end of those on n1.
 	c.kubelet.Set(controllertest.OnNode(func(*corev1.Pod) string { return "n2" }), controllertest.Keep(func(p *corev1.Pod) bool { return p.Spec.NodeName == "n1" }))
 	c.gossip.dies <- nodelifecycle.Member{Name: "n1", State: nodelifecycle.Dead}
 	c.routed(t, "default", func(p *corev1.Pod) bool { return p.Spec.NodeName == "n2" })
@@ -136,7 +136,7 @@ func TestPodsOfALostNodeAreReplaced(t *testing.T) {
 	controllertest.Await(t, c.Client, "default", "d", "availability, with three terminating", func(d *appsv1.Deployment) bool {
 		return d.Status.AvailableReplicas == 3 && d.Status.TerminatingReplicas != nil && *d.Status.TerminatingReplicas == 3
 	})
-	// Its Node object is removed: it will not come back.
+	// Its Node object is deleted: it will not return.
 	if err := c.Client.Delete(context.Background(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}); err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +185,7 @@ func TestANamespaceEndsWithAllThatRunsInIt(t *testing.T) {
 			v.EachOf(kind, "shop", func(obj client.Object) bool { t.Errorf("left: %T %s", obj, obj.GetName()); return true })
 		}
 	}
-	// It can be made again.
+	// It can be created again.
 	controllertest.Create(t, c.Client, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}})
 	controllertest.Await(t, c.Client, "shop", "default", "to be there", func(*corev1.ServiceAccount) bool { return true })
 	c.deploy(t, "shop", 300)

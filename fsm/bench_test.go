@@ -21,7 +21,7 @@ func benchKey(i int) string {
 
 var benchValue = bytes.Repeat([]byte("0123456789abcdef"), 64) // 1 KiB
 
-// benchEntry is a put of 1 KiB in a buffer of its own.
+// benchEntry returns a put of 1 KiB in its own buffer.
 func benchEntry(tb testing.TB, n uint64, key string) Entry {
 	c := kv.Command{Ops: []kv.Op{{Key: key, Value: benchValue}}}
 	binary.BigEndian.PutUint64(c.ID[:], n)
@@ -77,7 +77,7 @@ func BenchmarkApply(b *testing.B) {
 	}
 }
 
-// BenchmarkRead is the time of one read of a view of 100,000 objects.
+// BenchmarkRead measures one read of a view of 100,000 objects.
 func BenchmarkRead(b *testing.B) {
 	s := full(b, Options{})
 	b.Run("view", func(b *testing.B) {
@@ -131,8 +131,8 @@ func BenchmarkRead(b *testing.B) {
 	})
 }
 
-// BenchmarkFanOut writes one object after another with watchers that read along. events/s counts what all watchers got. With
-// narrow watchers each has a namespace of its own, so a write concerns one of them.
+// BenchmarkFanOut writes one object after another while watchers read. events/s counts the events of all watchers together. With
+// narrow, each watcher has its own namespace, so that a write concerns only one of them.
 func BenchmarkFanOut(b *testing.B) {
 	for _, x := range []struct {
 		watchers int
@@ -184,7 +184,7 @@ func BenchmarkFanOut(b *testing.B) {
 	}
 }
 
-// BenchmarkSnapshot is of 100,000 objects of 1 KiB.
+// BenchmarkSnapshot writes a snapshot of 100,000 objects of 1 KiB.
 func BenchmarkSnapshot(b *testing.B) {
 	s := full(b, Options{})
 	b.Run("take", func(b *testing.B) {
@@ -217,8 +217,8 @@ func BenchmarkSnapshot(b *testing.B) {
 	})
 }
 
-// BenchmarkMemory reports what an object of 1 KiB takes beside its key and value: restored, and as the log leaves it (where
-// each value is part of its log entry), with and without the history that a fill leaves behind.
+// BenchmarkMemory reports the memory per object of 1 KiB in addition to its key and value: restored, and as applied from the log
+// (where each value is part of its log entry), with and without the history of the writes.
 func BenchmarkMemory(b *testing.B) {
 	payload := len(benchKey(0)) + len(benchValue)
 	report := func(b *testing.B, make func() *Store) {

@@ -16,7 +16,7 @@ import (
 	storev1 "github.com/kontiki/kontiki/proto/kontiki/store/v1"
 )
 
-// seedCommands are of every kind; the fuzzers begin with them.
+// seedCommands are commands of every kind; the fuzzers start with them.
 func seedCommands() []*kv.Command {
 	id := kv.CommandID{1, 2, 3}
 	return []*kv.Command{
@@ -30,7 +30,7 @@ func seedCommands() []*kv.Command {
 	}
 }
 
-// TestCommandSchema: the hand-written encoding is the message of the .proto file, both ways.
+// TestCommandSchema: the hand-written encoding equals that of the .proto file's message, in both directions.
 func TestCommandSchema(t *testing.T) {
 	for _, c := range seedCommands() {
 		b := mustEncode(t, c)
@@ -142,7 +142,7 @@ func TestBadCommands(t *testing.T) {
 	}
 }
 
-// TestValuesShareOrCopy: what decoding promises about memory.
+// TestValuesShareOrCopy: decoding shares or copies memory as its documentation promises.
 func TestValuesShareOrCopy(t *testing.T) {
 	id := kv.CommandID{1}
 	alone := mustEncode(t, &kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Value: make([]byte, 1000)}}})
@@ -198,8 +198,8 @@ func TestIdempotency(t *testing.T) {
 	}
 }
 
-// TestACommandIsNotAppliedTwiceAfterItWasForgotten: a command that comes again when its result is not remembered any more is
-// refused, on every replica alike, also on one that was restored from a snapshot meanwhile.
+// TestACommandIsNotAppliedTwiceAfterItWasForgotten: a command that is proposed again after its result was forgotten is rejected, by
+// all replicas alike, also by one that was restored from a snapshot in between.
 func TestACommandIsNotAppliedTwiceAfterItWasForgotten(t *testing.T) {
 	s := New(Options{Remembered: 3})
 	data := func(id byte, since uint64) []byte {
@@ -245,7 +245,7 @@ func TestACommandIsNotAppliedTwiceAfterItWasForgotten(t *testing.T) {
 	}
 }
 
-// TestMemoryIsBoundedByBytes: results of very large commands do not pile up.
+// TestMemoryIsBoundedByBytes: results of very large commands do not accumulate.
 func TestMemoryIsBoundedByBytes(t *testing.T) {
 	m := newMemory(RememberedCommands)
 	for i := range 2000 {

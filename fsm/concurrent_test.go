@@ -13,8 +13,8 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// TestReadersBesideWriter has every kind of reader run beside a writer that restores now and then. Each command writes the
-// same value to three keys far apart, so a view or a snapshot that shows half a command is seen.
+// TestReadersBesideWriter runs every kind of reader concurrently with a writer that sometimes restores. Each command writes the
+// same value to three distant keys, so that a view or a snapshot with half a command is detected.
 func TestReadersBesideWriter(t *testing.T) {
 	l, do := local(t, Options{HistoryEvents: 50, FormBytes: 4 << 10})
 	keys := [3]string{"/a/a/a/a", "/m/m/m/m", "/z/z/z/z"}

@@ -13,8 +13,8 @@ import (
 	storev1 "github.com/kontiki/kontiki/proto/kontiki/store/v1"
 )
 
-// FuzzCommand: whatever is in the log, decoding never panics; what it takes is what protobuf reads, and comes back the same
-// when it is encoded again; and a store that is given it does as DecodeCommand says.
+// FuzzCommand: whatever the log contains, decoding never panics; it accepts only what protobuf accepts, and the decoded command is
+// the same after it is encoded again; and a store that applies it agrees with DecodeCommand.
 func FuzzCommand(f *testing.F) {
 	for _, c := range seedCommands() {
 		f.Add(mustEncode(f, c))
@@ -52,8 +52,8 @@ func FuzzCommand(f *testing.F) {
 	})
 }
 
-// FuzzSnapshot: whatever a snapshot holds, restoring never panics; it takes all of it or changes nothing; and what it took,
-// written again, restores to the same.
+// FuzzSnapshot: whatever a snapshot contains, restoring never panics; it restores all of it or changes nothing; and a snapshot of
+// the restored state restores to the same state.
 func FuzzSnapshot(f *testing.F) {
 	small, _ := filled(f, 1, 6)
 	f.Add(snapshotBytes(f, small))
@@ -87,7 +87,7 @@ func tryRestore(t *testing.T, data []byte) {
 	checkTree(t, s.current.Load().root)
 }
 
-// mend makes the checksums right as far as records can be told apart.
+// mend corrects the checksums as far as records can be recognized.
 func mend(data []byte) []byte {
 	b := bytes.Clone(data)
 	copy(b, snapshotMagic)

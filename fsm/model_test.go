@@ -14,7 +14,7 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// model is the rules of the store, written as plainly as they can be.
+// model implements the rules of the store as simply as possible.
 type model struct {
 	revision uint64
 	objects  map[string]modelObject
@@ -110,7 +110,7 @@ func (m *model) do(c *kv.Command) kv.Result {
 // state is a copy of the objects.
 func (m *model) state() map[string]modelObject { return maps.Clone(m.objects) }
 
-// source makes random commands that often hit what is there.
+// source generates random commands that often hit existing objects.
 type source struct {
 	*rand.Rand
 	keys []string
@@ -227,8 +227,8 @@ func drain(t testing.TB, w kv.Watcher) (events []modelEvent, progress uint64) {
 	}
 }
 
-// TestModel applies random commands, by ones and in batches, to the store and to the model, and compares results, views (also
-// old ones, later), ranges, counts, and what watchers of several prefixes are told.
+// TestModel applies random commands, singly and in batches, to the store and to the model, and compares results, views (also old
+// ones, later), ranges, counts, and the events of watchers of several prefixes.
 func TestModel(t *testing.T) {
 	for seed := range int64(6) {
 		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) { testModel(t, seed) })

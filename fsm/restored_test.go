@@ -18,7 +18,7 @@ const (
 	stagePrefix = "/kept/staged/"
 )
 
-// stage puts a backup into a log, in pieces.
+// stage writes a backup into a log, in pieces.
 func stage(t testing.TB, backup []byte, piece int) (log [][]byte) {
 	for i := 0; len(backup) > 0; i++ {
 		n := min(piece, len(backup))
@@ -40,7 +40,8 @@ func stateOf(v kv.View) map[string]string {
 	return all
 }
 
-// backupAndStore are the snapshot of a store's past, with a key that is not to come back, and the store as it went on.
+// backupAndStore return the snapshot of an earlier state of a store, with a key that must not be restored, and the store with later
+// changes.
 func backupAndStore(t testing.TB, seed int64) (backup []byte, past map[string]string, s *Store, next uint64) {
 	s, m := filled(t, seed, 300)
 	if _, err := s.Apply(400, mustEncode(t, &kv.Command{ID: kv.CommandID{6, 1}, Ops: []kv.Op{{Key: keepPrefix + "old"}}})); err != nil {
@@ -106,7 +107,7 @@ func TestRestoredStateIsTheBackups(t *testing.T) {
 			}
 			return true
 		})
-		// What a watcher saw, applied to what was there, is what is there: in order, and the restore in one piece.
+		// The events of a watcher, applied to the earlier state, result in the present one: in order, and the restore in one piece.
 		seen, last := before, revision
 		for last < r.Revision {
 			events, progress, err := watcher.Next(context.Background())
@@ -128,7 +129,7 @@ func TestRestoredStateIsTheBackups(t *testing.T) {
 		if !reflect.DeepEqual(seen, want) {
 			t.Errorf("seed %d: watchers saw another state", seed)
 		}
-		// A second time under the same id it is what it was.
+		// The same command with the same id has the same result.
 		again, err := s.Apply(next+1, mustEncode(t, restoreCommand(0)))
 		if err != nil || again.Revision != r.Revision {
 			t.Errorf("again: %+v, %v", again, err)
@@ -136,7 +137,7 @@ func TestRestoredStateIsTheBackups(t *testing.T) {
 	}
 }
 
-// TestRestoreIsOneEvent: nobody sees half of it.
+// TestRestoreIsOneEvent: no reader sees half of a restore.
 func TestRestoreIsOneEvent(t *testing.T) {
 	backup, _, s, next := backupAndStore(t, 3)
 	for _, data := range stage(t, backup, 1<<20) {
@@ -191,7 +192,7 @@ func TestRestoreThatSkipsRevisionsBeginsHistoryAnew(t *testing.T) {
 	} else {
 		w.Close()
 	}
-	// A jump alone changes nothing else.
+	// A jump of the revision alone changes nothing else.
 	state := stateOf(s.View())
 	r, err = s.Apply(next+2, mustEncode(t, &kv.Command{ID: kv.CommandID{9}, Restore: &kv.Restore{Revision: far + 5_000_000}}))
 	if err != nil || r.Revision != far+5_000_000 || !reflect.DeepEqual(stateOf(s.View()), state) {
@@ -202,7 +203,7 @@ func TestRestoreThatSkipsRevisionsBeginsHistoryAnew(t *testing.T) {
 	}
 }
 
-// TestBadRestoreChangesNothing: a backup that is damaged, not whole, not there, or whose command's condition does not hold.
+// TestBadRestoreChangesNothing: a backup that is damaged, incomplete or missing, or a command whose condition is not met.
 func TestBadRestoreChangesNothing(t *testing.T) {
 	backup, _, s, _ := backupAndStore(t, 2)
 	damaged := bytes.Clone(backup)
@@ -240,7 +241,7 @@ func TestBadRestoreChangesNothing(t *testing.T) {
 	}
 }
 
-// TestReplicasRestoreAlike: the same log with a restore in it gives the same bytes, by ones, in batches, and over snapshots.
+// TestReplicasRestoreAlike: the same log with a restore results in the same bytes, applied singly, in batches, and with snapshots.
 func TestReplicasRestoreAlike(t *testing.T) {
 	backup, _, base, next := backupAndStore(t, 1)
 	start := snapshotBytes(t, base)
@@ -283,7 +284,7 @@ func TestReplicasRestoreAlike(t *testing.T) {
 	}
 }
 
-// TestOlderProgramStopsAtANewerCommand: it must not go on without what others applied.
+// TestOlderProgramStopsAtANewerCommand: it must not continue without what other replicas have applied.
 func TestOlderProgramStopsAtANewerCommand(t *testing.T) {
 	put := func(i byte) Entry {
 		return Entry{uint64(i), mustEncode(t, &kv.Command{ID: kv.CommandID{i}, Ops: []kv.Op{{Key: fmt.Sprint("/k", i)}}})}

@@ -29,8 +29,8 @@ func snapshotBytes(t testing.TB, s *Store) []byte {
 	return b.Bytes()
 }
 
-// TestReplicasAreIdentical gives one log to replicas with different timing (by ones, by batches of any size, with snapshots and
-// restores in between, with other bounds) and compares their snapshots byte by byte, and every result.
+// TestReplicasAreIdentical applies one log to replicas with different timing (singly, in batches of any size, with snapshots and
+// restores in between, with other limits) and compares their snapshots byte by byte, and every result.
 func TestReplicasAreIdentical(t *testing.T) {
 	for seed := range int64(4) {
 		src, m := newSource(seed, 200), newModel(100)
@@ -98,7 +98,7 @@ func replay(s *Store, log []Entry, batch bool) (out []Outcome) {
 	return out
 }
 
-// filled is a store with some of everything in it.
+// filled returns a store that contains objects and commands of every kind.
 func filled(t testing.TB, seed int64, commands int) (*Store, *model) {
 	t.Helper()
 	s, m, src := New(Options{}), newModel(RememberedCommands), newSource(seed, 80)
@@ -112,7 +112,7 @@ func filled(t testing.TB, seed int64, commands int) (*Store, *model) {
 	return s, m
 }
 
-// TestSnapshotIsFrozen writes a snapshot after the store has gone on far.
+// TestSnapshotIsFrozen writes a snapshot after the store has applied many further commands.
 func TestSnapshotIsFrozen(t *testing.T) {
 	s, m := filled(t, 1, 500)
 	snap, want := s.Snapshot(), snapshotBytes(t, s)
@@ -172,7 +172,7 @@ func TestIdempotencyAcrossSnapshot(t *testing.T) {
 	}
 }
 
-// offsets answers where the records begin, by type.
+// offsets returns the offsets of the records, by type.
 func offsets(t testing.TB, b []byte) map[byte][]int {
 	t.Helper()
 	at := map[byte][]int{}
@@ -183,8 +183,8 @@ func offsets(t testing.TB, b []byte) map[byte][]int {
 	return at
 }
 
-// TestDamagedSnapshot flips a bit in, cuts within, drops, doubles and swaps records of each region. Each is refused with the
-// offset of the record at fault, and the state stays.
+// TestDamagedSnapshot flips a bit in, truncates, drops, duplicates and swaps records of each region. Each such snapshot is rejected
+// with the offset of the bad record, and the state does not change.
 func TestDamagedSnapshot(t *testing.T) {
 	source, _ := filled(t, 3, 400)
 	good := snapshotBytes(t, source)
@@ -247,7 +247,7 @@ func TestDamagedSnapshot(t *testing.T) {
 	}
 }
 
-// craft makes a record with a right checksum.
+// craft returns a record with a correct checksum.
 func craft(typ byte, m proto.Message) []byte {
 	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
@@ -266,7 +266,8 @@ func craftSnapshot(h *storev1.SnapshotHeader, records ...[]byte) []byte {
 	return append(b, craft(recordFooter, &storev1.SnapshotFooter{Checksum: uint64(crc32c.Sum(b))})...)
 }
 
-// TestSnapshotSchema: the hand-written records are the messages of the .proto file, and ones that say the impossible are refused.
+// TestSnapshotSchema: the hand-written records equal the messages of the .proto file, and records with impossible values are
+// rejected.
 func TestSnapshotSchema(t *testing.T) {
 	id := func(i byte) []byte { return append(make([]byte, 15), i) }
 	header := &storev1.SnapshotHeader{Format: 1, Revision: 90, AppliedIndex: 7, Objects: 2, Commands: 3}
@@ -325,7 +326,7 @@ func TestSnapshotSchema(t *testing.T) {
 	}
 }
 
-// failingWriter takes n bytes.
+// failingWriter accepts n bytes, then fails.
 type failingWriter struct{ n int }
 
 func (w *failingWriter) Write(b []byte) (int, error) {

@@ -10,7 +10,7 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// ended is a context that is over: Next answers what is there and does not wait.
+// ended is a context that has ended: Next returns the pending events and does not wait.
 var ended = func() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -68,8 +68,8 @@ func checkTree(t *testing.T, root *node) {
 	walk(root, 0, "", "")
 }
 
-// TestTreeGrowsAndShrinks fills and empties trees in several orders, with edits of random length, and checks that no edit
-// touches the roots of the ones before.
+// TestTreeGrowsAndShrinks fills and empties trees in several orders, with edits of random length, and checks that no edit changes
+// the earlier roots.
 func TestTreeGrowsAndShrinks(t *testing.T) {
 	const n = 6000
 	orders := map[string]func() []int{

@@ -15,7 +15,7 @@ import (
 	"github.com/kontiki/kontiki/test/robustness/watchcheck"
 )
 
-// commandsOf are the commands of a model, by what they wrote.
+// commandsOf returns the commands of a model, by the keys that they wrote.
 func commandsOf(events []modelEvent) (commands []watchcheck.Command) {
 	end := uint64(0)
 	for _, e := range events {
@@ -32,7 +32,7 @@ func commandsOf(events []modelEvent) (commands []watchcheck.Command) {
 	return commands
 }
 
-// TestWatchPromises has watchers read while a writer writes, close at random and resume where they were.
+// TestWatchPromises has watchers that read while a writer writes, close at random and resume where they were.
 func TestWatchPromises(t *testing.T) {
 	s, m, src := New(Options{}), newModel(RememberedCommands), newSource(7, 60)
 	prefixes := []string{"", "/g0/", "/g0/r0/", "/g1/r1/", "/g0/r0/ns0/", "/g0/r0/ns0/name-0", "/g1/r1/ns1/name-1", "/none/here/"}
@@ -82,7 +82,7 @@ func TestWatchPromises(t *testing.T) {
 	}
 }
 
-// followWithPauses reads until the store holds the last key and the watcher has caught up with it.
+// followWithPauses reads until the store has the last key and the watcher has read it.
 func followWithPauses(s *Store, c *watchcheck.Record, r *rand.Rand, last string) error {
 	for done := false; !done; {
 		w, err := s.Watch(c.Prefix, c.Progress())
@@ -202,7 +202,7 @@ func TestHistoryWindow(t *testing.T) {
 			if len(got) != st.HistoryEvents || got[0].revision != st.HistoryFloor+1 {
 				t.Fatalf("a watch from the window's begin got %v", got)
 			}
-			// A watcher that had nothing to read has missed nothing, whatever was written elsewhere.
+			// A watcher without matching events has missed nothing, whatever was written elsewhere.
 			if p := other.Progress(); p != 30 {
 				t.Fatalf("progress of the idle watcher is %d", p)
 			}
@@ -214,7 +214,7 @@ func TestHistoryWindow(t *testing.T) {
 	}
 }
 
-// TestWindowKeepsNewestCommand: a command larger than the window does not cut off who keeps up.
+// TestWindowKeepsNewestCommand: a command larger than the window does not cut off a watcher that keeps up.
 func TestWindowKeepsNewestCommand(t *testing.T) {
 	l, do := local(t, Options{HistoryEvents: 3})
 	w := mustWatch(t, l.Store, "/", 0)
@@ -232,7 +232,7 @@ func TestWindowKeepsNewestCommand(t *testing.T) {
 	}
 }
 
-// TestIdleWatcherInBusyNamespace: a watcher of one name waits while its neighbours fill the window many times.
+// TestIdleWatcherInBusyNamespace: a watcher of one name waits while other objects fill the window many times.
 func TestIdleWatcherInBusyNamespace(t *testing.T) {
 	l, do := local(t, Options{HistoryEvents: 8})
 	w := mustWatch(t, l.Store, "/g/r/ns/mine", 0)
@@ -251,7 +251,7 @@ func TestIdleWatcherInBusyNamespace(t *testing.T) {
 	}
 }
 
-// TestBookmarks: a Next that ends by its context gives a progress as new as the store.
+// TestBookmarks: a Next that ends with its context returns a progress as new as the store.
 func TestBookmarks(t *testing.T) {
 	l, do := local(t, Options{})
 	w := mustWatch(t, l.Store, "/quiet/", 0)
@@ -284,7 +284,7 @@ func TestCloseEndsNext(t *testing.T) {
 	}
 }
 
-// TestLargeHistoryInPieces: a watcher far behind gets bounded pieces, cut between commands.
+// TestLargeHistoryInPieces: a watcher far behind gets pieces of limited size, cut between commands.
 func TestLargeHistoryInPieces(t *testing.T) {
 	l, do := local(t, Options{})
 	for range 400 {
@@ -324,7 +324,7 @@ func TestLargeHistoryInPieces(t *testing.T) {
 	}
 }
 
-// TestBucketsAreBounded: namespaces come and go, the index of the history does not grow with them.
+// TestBucketsAreBounded: the index of the history does not grow with namespaces that are created and deleted.
 func TestBucketsAreBounded(t *testing.T) {
 	l, do := local(t, Options{HistoryEvents: 10})
 	for i := range 1000 {
@@ -360,7 +360,7 @@ func TestWakeOnRestore(t *testing.T) {
 	if r := <-exactDone; r.err != nil || len(r.events) != 1 || r.events[0].Revision != 3 {
 		t.Fatalf("a watcher exactly at the restored revision got %+v", r)
 	}
-	// Now back in time, with readers that wait for what may never come.
+	// Now a restore to an earlier revision, with readers that wait for a revision that may never come.
 	ahead := mustWatch(t, l.Store, "/a/a/", 3)
 	aheadDone := goNext(context.Background(), ahead)
 	parked(t, ahead)
@@ -378,7 +378,7 @@ func TestWakeOnRestore(t *testing.T) {
 	}
 }
 
-// TestRestoreBackBeyondWindow: a watcher at the restored revision goes on, though the window had moved past it before.
+// TestRestoreBackBeyondWindow: a watcher at the restored revision continues, although that revision had left the window before.
 func TestRestoreBackBeyondWindow(t *testing.T) {
 	l, do := local(t, Options{HistoryEvents: 2})
 	do(put("/a/a/a/1", 1))

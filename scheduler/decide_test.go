@@ -17,7 +17,7 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 )
 
-// still is a scheduler that does not run and has no API to write to, at a time that the test sets.
+// still returns a scheduler that does not run and has no API to write to, at a time that the test sets.
 func still(t *testing.T, now *time.Time) *Scheduler {
 	t.Helper()
 	s := New(Config{Recorder: record.NewFakeRecorder(100), Log: slog.New(slog.DiscardHandler)})
@@ -90,7 +90,7 @@ func TestPodsThatNeverFitLetOthersThrough(t *testing.T) {
 	}
 }
 
-// What a write is given does not change under it, though the pod does.
+// The data of a write does not change while it runs, though the pod does.
 func TestADecisionKeepsThePodThatItWasMadeFor(t *testing.T) {
 	now := time.Unix(0, 0)
 	s := still(t, &now)
@@ -129,7 +129,7 @@ func TestAFailedBindingBacksOff(t *testing.T) {
 func TestAPanicLeavesOutOnePod(t *testing.T) {
 	now := time.Unix(0, 0)
 	s := still(t, &now)
-	// Without an API, the look at a namespace's labels panics, and so do all writes.
+	// Without an API, reading a namespace's labels panics, and so do all writes.
 	s.observePod(nil, unassigned("bad", func(p *corev1.Pod) {
 		p.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
 			TopologyKey: "zone", LabelSelector: &metav1.LabelSelector{}, NamespaceSelector: &metav1.LabelSelector{}}}}}
@@ -156,8 +156,8 @@ func TestAPanicLeavesOutOnePod(t *testing.T) {
 	}
 }
 
-// TestANamespacesLabelsWakeWhomTheyMatterTo: a term of affinity that selects namespaces by labels waits for these too, and no
-// other pod is tried again.
+// TestANamespacesLabelsWakeWhomTheyMatterTo: a pod with an affinity term that selects namespaces by labels is retried when these
+// change, and no other pod is.
 func TestANamespacesLabelsWakeWhomTheyMatterTo(t *testing.T) {
 	term := func(team string) []corev1.PodAffinityTerm {
 		return []corev1.PodAffinityTerm{{TopologyKey: "zone", LabelSelector: &metav1.LabelSelector{}, NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"team": team}}}}
@@ -203,7 +203,7 @@ func TestANamespacesLabelsWakeWhomTheyMatterTo(t *testing.T) {
 	}
 	label("a")
 	expect("near others", "plain", "in it")
-	// Whom a placed pod keeps out by where it comes from, that changes for too.
+	// They also matter for pods that the anti-affinity of a placed pod excludes by their namespace.
 	s.cache.confirm(unassigned("placed", far("none"), func(p *corev1.Pod) { p.Spec.NodeName = "n" }))
 	label("c")
 	expect("near others", "plain")

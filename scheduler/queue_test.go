@@ -114,7 +114,7 @@ func TestQueueWakesInOrderAndMovesThoseThatWait(t *testing.T) {
 	}
 }
 
-// BenchmarkQueue tries one pod while so many wait for a change.
+// BenchmarkQueue schedules one pod while a number of others wait for a change.
 func BenchmarkQueue(b *testing.B) {
 	for _, waiting := range []int{100, 100_000} {
 		b.Run(fmt.Sprint("waiting=", waiting), func(b *testing.B) {

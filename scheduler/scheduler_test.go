@@ -37,7 +37,7 @@ func start(t testing.TB) *bed {
 	return startOver(t, func(inner objects.Store) objects.Store { return inner })
 }
 
-// startOver is start with a store between.
+// startOver is start with a wrapper around the store.
 func startOver(t testing.TB, over func(objects.Store) objects.Store) *bed {
 	t.Helper()
 	// The usual range has room for 256 nodes; some of these have more.
@@ -244,7 +244,7 @@ func TestConstraintsOnOtherPods(t *testing.T) {
 		b.refused("p3", "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules.")
 		b.pod("p4", "100m")
 		b.refused("p4", "0/2 nodes are available: 2 node(s) didn't satisfy existing pods anti-affinity rules.")
-		// Where the last one of them goes, others may.
+		// Once the last of these pods is deleted from a node, the others can run there.
 		gone := b.placed("p1")
 		for _, name := range []string{"p3", "p1"} {
 			if err := b.Client.Delete(context.Background(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}}, client.Grace(0)); err != nil {
@@ -274,7 +274,7 @@ func TestConstraintsOnOtherPods(t *testing.T) {
 	labelled := func(name string, labels map[string]string, b *bed, change ...func(*corev1.Pod)) {
 		b.pod(name, "10m", append(change, func(p *corev1.Pod) { p.Labels = labels })...)
 	}
-	// near wants to be with pods that have all of the labels, each by a term of its own.
+	// near returns a pod with an affinity to pods that have all of the labels, with a term for each.
 	near := func(names ...string) func(*corev1.Pod) {
 		return func(p *corev1.Pod) {
 			affinity := &corev1.PodAffinity{}
@@ -330,7 +330,7 @@ func TestConstraintsOnOtherPods(t *testing.T) {
 		b.placed("y")
 		labelled("other", nil, b, near("x", "y"))
 		b.refused("other", "0/1 nodes are available: 1 node(s) didn't match pod affinity rules.")
-		// Nobody matches both but itself: it is the first of its group.
+		// No other pod matches both: it is the first of its group.
 		labelled("first", map[string]string{"x": "yes", "y": "yes"}, b, near("x", "y"))
 		b.placed("first")
 		b.placed("other") // now there is one
@@ -448,7 +448,7 @@ func TestPodsOfOthersAndGatedOnesAreLeftAlone(t *testing.T) {
 	b.placed("gated")
 }
 
-// unwilling is a store that fails to bind a pod a number of times.
+// unwilling is a store that fails a number of times to bind a pod.
 type unwilling struct {
 	objects.Store
 	fail atomic.Int32

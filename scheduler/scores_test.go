@@ -11,14 +11,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// place is a pod that is on a node already.
+// place returns a pod that is already on a node.
 type place struct {
 	node   string
 	change []func(*corev1.Pod)
 }
 
-// TestSoftConstraints: what a pod, and the pods that are placed, would rather have decides between nodes that fit. "big" is where
-// a pod without such wishes goes, because it has more left.
+// TestSoftConstraints: the preferences of a pod, and of the placed pods, decide between nodes that fit. "big" is the node for a pod
+// without preferences, because it has more free resources.
 func TestSoftConstraints(t *testing.T) {
 	app := func(name string) func(*corev1.Pod) {
 		return func(p *corev1.Pod) { p.Labels = map[string]string{"app": name} }
@@ -118,7 +118,7 @@ func TestSoftConstraints(t *testing.T) {
 	}
 }
 
-// TestScoresAreUpstreams has numbers that follow from the formulas of the plugins in k8s.io/kubernetes/pkg/scheduler.
+// TestScoresAreUpstreams compares with scores calculated by the formulas of the plugins in k8s.io/kubernetes/pkg/scheduler.
 func TestScoresAreUpstreams(t *testing.T) {
 	c := newCache()
 	var nodes []*nodeInfo

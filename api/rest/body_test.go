@@ -16,12 +16,12 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// anything is an authorizer that lets everybody do everything.
+// anything is an authorizer that allows everything.
 type anything struct{}
 
 func (anything) Authorize(auth.Attributes) (bool, string) { return true, "" }
 
-// stalled is a request whose body does not come until it is told to.
+// stalled is a request whose body arrives only when the test sends it.
 type stalled struct {
 	writer *io.PipeWriter
 	answer chan answer
@@ -67,7 +67,7 @@ func stall(t *testing.T, config *clientrest.Config, path string) *stalled {
 	return s
 }
 
-// send sends some of the body, and so awaits that the request has reached the server's transport.
+// send sends some of the body, and so waits until the request has reached the server's transport.
 func (s *stalled) send(t *testing.T, text string) {
 	t.Helper()
 	if _, err := s.writer.Write([]byte(text)); err != nil {
@@ -86,7 +86,7 @@ func openHarness(t *testing.T, change func(*apiserver.Config)) *harness.Harness 
 	return h
 }
 
-// A body that does not come keeps no place from others.
+// A request whose body does not arrive takes no place from others.
 func TestASlowBodyHoldsNoPlace(t *testing.T) {
 	h := openHarness(t, func(*apiserver.Config) {})
 	slow := stall(t, h.Config("joe"), configMapsPath)

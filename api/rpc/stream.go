@@ -101,7 +101,7 @@ func (s *stream) end(reason error) {
 }
 
 func (s *stream) stalled() {
-	s.end(apierrors.NewTooManyRequests(fmt.Sprintf("the stream was ended because nobody took its answers for %v; read faster, or select less", s.limits.stall), 0))
+	s.end(apierrors.NewTooManyRequests(fmt.Sprintf("the stream was ended because the client did not read it for %v; read faster, or select less", s.limits.stall), 0))
 	s.control.SetWriteDeadline(time.Now().Add(s.limits.linger)) // HTTP/2 streams have write deadlines
 }
 

@@ -312,7 +312,7 @@ func TestAClientThatDoesNotReadIsCutOffAndHindersNobody(t *testing.T) {
 		}
 	}
 	wantCode(t, err, codes.ResourceExhausted)
-	if found, _ := statusIn(t, err); found.Reason != metav1.StatusReasonTooManyRequests || !strings.Contains(found.Message, "nobody took its answers") {
+	if found, _ := statusIn(t, err); found.Reason != metav1.StatusReasonTooManyRequests || !strings.Contains(found.Message, "the client did not read it") {
 		t.Errorf("%v", found)
 	}
 	if received == 0 || received >= objects {
@@ -353,7 +353,7 @@ func TestAListThatNobodyReadsIsCutOff(t *testing.T) {
 		}
 	}
 	wantCode(t, err, codes.ResourceExhausted)
-	if found, _ := statusIn(t, err); found.Reason != metav1.StatusReasonTooManyRequests || !strings.Contains(found.Message, "nobody took its answers") {
+	if found, _ := statusIn(t, err); found.Reason != metav1.StatusReasonTooManyRequests || !strings.Contains(found.Message, "the client did not read it") {
 		t.Errorf("%v", found)
 	}
 	if objects >= 20 {

@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// configured is a command whose flags were given and then completed from a configuration file.
+// configured returns a command whose flags were given and then completed from a configuration file.
 func configured(t *testing.T, cmd *cobra.Command, text string, args ...string) (*cobra.Command, string, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "config.yaml")
@@ -37,7 +37,7 @@ func mustConfigure(t *testing.T, cmd *cobra.Command, text string, args ...string
 	return cmd.Flags()
 }
 
-// value is a flag's value as its type.
+// value returns a flag's value in its type.
 func value[T any](t *testing.T, get func(string) (T, error), name string) T {
 	t.Helper()
 	v, err := get(name)
@@ -172,7 +172,7 @@ func TestConfigFileMayBeMissingOnlyWhereNobodyNamedIt(t *testing.T) {
 	}
 }
 
-// Every flag can stand in the file by the name and with the text that --help shows as its default.
+// Every flag can be set in the file, by its name and with the text that --help shows as its default.
 func TestEveryFlagCanStandInTheConfig(t *testing.T) {
 	for _, command := range []func() *cobra.Command{serverCommand, agentCommand} {
 		values := map[string]any{}

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// A controller that is written and that nobody runs is easily missed: events pile up, say, and nothing fails.
+// A controller that is implemented but never started is easily missed: events pile up, say, and nothing fails.
 func TestEveryControllerIsRun(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "duties.go", nil, parser.ImportsOnly)
 	if err != nil {
@@ -30,7 +30,7 @@ func TestEveryControllerIsRun(t *testing.T) {
 	}
 	found := 0
 	for _, folder := range folders {
-		// pods is what controllers share, controllertest is for their tests.
+		// The package pods is shared by controllers, controllertest is for their tests.
 		if !folder.IsDir() || folder.Name() == "pods" || folder.Name() == "controllertest" {
 			continue
 		}

@@ -18,7 +18,7 @@ import (
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 )
 
-// wired is what a master's parts are told.
+// wired are the options that a master's parts get.
 type wired struct {
 	*serverOptions
 	ranges  ranges
@@ -49,8 +49,8 @@ func parsed(t *testing.T, args ...string) (w wired) {
 	return w
 }
 
-// TestEveryFlagReachesWhatItSets: each flag of a master is given, on the command line and in a configuration file, and read where
-// the part that it is for reads it.
+// TestEveryFlagReachesWhatItSets: each flag of a master is given, on the command line and in a configuration file, and compared
+// with the option of the part that it sets.
 func TestEveryFlagReachesWhatItSets(t *testing.T) {
 	seen := map[string]bool{}
 	for name, x := range map[string]struct {
@@ -138,7 +138,7 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 	})
 }
 
-// TestTheDefaultTolerationIsThePods: the setting of the cluster shortens how long new pods stay on a node that is lost.
+// TestTheDefaultTolerationIsThePods: the setting of the cluster shortens how long new pods stay on a lost node.
 func TestTheDefaultTolerationIsThePods(t *testing.T) {
 	m := startMaster(t, func(o *serverOptions, _ *cluster.Config) {
 		o.tolerationSeconds = parsed(t, "--default-toleration-seconds=7").tolerationSeconds

@@ -69,7 +69,7 @@ func TestWhatIsBelievedOfAWorker(t *testing.T) {
 	}
 }
 
-// Where workers do not gossip, what gossip says of those that left it means nothing.
+// If workers do not gossip, the gossip state of workers that took part earlier is ignored.
 func TestGossipThatWorkersLeftIsNotBelieved(t *testing.T) {
 	workersGossip := true
 	census := nodes.NewCensus(nodes.CensusConfig{Masters: func() []string { return nil }, Log: slog.New(slog.DiscardHandler)})
@@ -89,7 +89,7 @@ func TestGossipThatWorkersLeftIsNotBelieved(t *testing.T) {
 	}
 }
 
-// TestHintsForgetWorkersThatAreGone: those that gossip lost long ago, once they are heard of, and no others.
+// TestHintsForgetWorkersThatAreGone: only workers that died or left long ago are forgotten, as soon as gossip reports them.
 func TestHintsForgetWorkersThatAreGone(t *testing.T) {
 	census := nodes.NewCensus(nodes.CensusConfig{Masters: func() []string { return nil }, Log: slog.New(slog.DiscardHandler)})
 	h := newWorkerHints(func() []gossip.Member { return nil }, func() bool { return true }, nil, census)
@@ -118,7 +118,7 @@ func TestHintsForgetWorkersThatAreGone(t *testing.T) {
 	}
 }
 
-// One master and one worker that gossip: only the worker is a hint, and its goodbye is.
+// With one master and one worker that gossip, only the worker is a hint, and so is its leaving.
 func TestWorkerHintsAreOfWorkersAlone(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -178,7 +178,7 @@ func TestWorkerHintsAreOfWorkersAlone(t *testing.T) {
 		}
 	}
 	await(nodelifecycle.Alive)
-	// It can say goodbye only to those that it knows itself.
+	// It can say goodbye only to members that it knows.
 	known := worker.Events()
 	defer known.Close()
 	for m := (gossip.Member{}); m.Role != mtls.RoleMaster || m.State != gossip.Alive; {
@@ -218,7 +218,7 @@ func TestProbeAgent(t *testing.T) {
 	}
 	agent.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
 	agent.StartTLS()
-	// Whose certificate it is is under test, not the way to the CA.
+	// The test is about the certificate's name, not about its CA.
 	m := &master{agents: fixedTLS{&tls.Config{InsecureSkipVerify: true}}}
 	host, portText, err := net.SplitHostPort(agent.Listener.Addr().String())
 	if err != nil {

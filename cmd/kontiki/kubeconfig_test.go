@@ -18,7 +18,7 @@ func TestKubeconfigIsSecretAndWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "kubeconfig")
-	// A file that was readable before is so no more.
+	// A file that others could read before can no longer be read by them.
 	if err := os.WriteFile(path, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -117,7 +117,7 @@ func startMaster(t testing.TB, change ...func(*serverOptions, *cluster.Config)) 
 	return tm
 }
 
-// awaitThat polls: what is asked for is seen through the API or in files, which wake nobody.
+// awaitThat polls, because changes of the API or of files that it checks have no event here.
 func awaitThat(t testing.TB, what string, check func() error) {
 	t.Helper()
 	deadline := time.Now().Add(30 * time.Second)
@@ -151,13 +151,13 @@ func (m *testMaster) joinTestWorker(t *testing.T, name string) *worker.Identity 
 	return w
 }
 
-// session is a worker's session, as far as a thief needs one.
+// session is a worker's session, as far as a thief needs it.
 type session struct {
 	t      *testing.T
 	stream nodev1.NodeService_SessionClient
 	client nodev1.NodeServiceClient
 	conn   *grpc.ClientConn
-	// told is everything that the master ever sent, by resource, namespace and name.
+	// told is everything that the master has sent, by resource, namespace and name.
 	told     map[string]bool
 	sequence uint64
 }
@@ -198,7 +198,7 @@ func (s *session) note(message *nodev1.SessionResponse) {
 	}
 }
 
-// report sends a batch and answers what was refused.
+// report sends a batch and returns the errors in its result.
 func (s *session) report(batch *nodev1.StatusBatch) []string {
 	s.t.Helper()
 	s.sequence++
@@ -225,7 +225,7 @@ func nodeObject(name string, labels map[string]string) *corev1.Node {
 	}
 }
 
-// podNaming is a pod on a node that names a Secret and a ConfigMap.
+// podNaming returns a pod on a node that refers to a Secret and a ConfigMap.
 func podNaming(name, node, secret, configMap string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"},

@@ -51,7 +51,7 @@ func adminCertificate(t *testing.T, ca *pki.Authority) tls.Certificate {
 	return cert
 }
 
-// ask answers the status of a request and whether it went over a connection that was there.
+// ask returns the status of a request and whether it used an existing connection.
 func ask(ctx context.Context, client *http.Client, method, url, body string) (code int, answer []byte, reused bool, err error) {
 	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { reused = info.Reused }}
 	r, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), method, url, strings.NewReader(body))
@@ -68,8 +68,8 @@ func ask(ctx context.Context, client *http.Client, method, url, body string) (co
 	return response.StatusCode, answer, reused, err
 }
 
-// TestTheAPIGoesOnThroughRenewalsAndRotations keeps one connection with a watch in it through several renewals of the
-// serving certificate and a rotation of the CA, of the secret key, and of everything else that there is.
+// TestTheAPIGoesOnThroughRenewalsAndRotations keeps one connection with a watch open through several renewals of the serving
+// certificate and a rotation of the CA, of the secret key, and of all other keys.
 func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 	m := startMaster(t, func(o *serverOptions, _ *cluster.Config) { o.timings.Certificate = 4 * time.Second })
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -89,7 +89,7 @@ func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 		t.Fatalf("the watch is %s by %s", watch.Status, watch.Proto)
 	}
 	lines := bufio.NewReader(watch.Body)
-	// goesOn makes a namespace over the same connection, and sees it in the watch.
+	// goesOn creates a namespace over the same connection, and sees it in the watch.
 	goesOn := func(name string) {
 		t.Helper()
 		code, answer, reused, err := ask(ctx, client, http.MethodPost, m.api+"/api/v1/namespaces", `{"metadata":{"name":"`+name+`"}}`)
@@ -237,7 +237,8 @@ func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 		}
 		return nil
 	})
-	// A client that has heard of nothing connects anew: the new CA's certificate comes with the way from the old one.
+	// A client that trusts only the old CA connects again: the certificate of the new CA comes with a cross-signature of the old
+	// one.
 	code, answer, reused, err := ask(ctx, apiClient(before.Roots(), adminCertificate(t, before.CA)), http.MethodGet, m.api+"/api/v1/namespaces/default", "")
 	if err != nil || code != http.StatusOK || reused {
 		t.Errorf("a client that trusts the old CA alone: %d, %v: %s", code, err, answer)
@@ -276,7 +277,7 @@ func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 	})
 	putSecret("new")
 	secretOf("new")
-	// Written again as they are, old Secrets are sealed with the new key.
+	// A write without changes encrypts old Secrets with the new key.
 	code, answer, _, err = ask(ctx, client, http.MethodGet, m.api+"/api/v1/namespaces/default/secrets/old", "")
 	if err != nil || code != http.StatusOK {
 		t.Fatal(code, err)
@@ -327,8 +328,8 @@ func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 	awaitThat(t, "the kubeconfig of the new CA", asAdmin)
 }
 
-// TestARequestIsAnsweredBeforeItsConnectionIsCut drops the CA of a client in the middle of that client's request, as
-// `kontiki cluster certs rotate-ca --finish` may with a kubeconfig of the old CA.
+// TestARequestIsAnsweredBeforeItsConnectionIsCut removes the CA of a client during that client's request, as `kontiki cluster certs
+// rotate-ca --finish` may with a kubeconfig of the old CA.
 func TestARequestIsAnsweredBeforeItsConnectionIsCut(t *testing.T) {
 	ca, err := pki.NewAuthority("old")
 	if err != nil {
@@ -369,7 +370,7 @@ func TestARequestIsAnsweredBeforeItsConnectionIsCut(t *testing.T) {
 	}
 }
 
-// captureStdout answers what f prints.
+// captureStdout returns the output of f.
 func captureStdout(t *testing.T, f func()) string {
 	t.Helper()
 	r, w, err := os.Pipe()

@@ -15,8 +15,8 @@ import (
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
-// FuzzClusterRequests sends bytes to the methods of the service Cluster that answer once, on a cluster of one master: whatever they
-// are, nothing panics, and the master goes on.
+// FuzzClusterRequests sends arbitrary bytes to the unary methods of the service Cluster, on a cluster of one master: nothing
+// panics, and the master keeps running.
 func FuzzClusterRequests(f *testing.F) {
 	methods := kontikiv1.Cluster_ServiceDesc.Methods
 	for i, method := range methods {
@@ -48,7 +48,7 @@ func FuzzClusterRequests(f *testing.F) {
 	})
 }
 
-// TestTheStatusIsWholeInGRPC fills every field of a status: each field of the answer must have something then, and there must be one for
+// TestTheStatusIsWholeInGRPC sets every field of a status: each field of the response must be set then, and there must be one for
 // each.
 func TestTheStatusIsWholeInGRPC(t *testing.T) {
 	status := &cluster.Status{

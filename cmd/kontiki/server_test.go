@@ -84,7 +84,7 @@ func TestVersionIsOneThatClientsParse(t *testing.T) {
 	if cmp, err := parsed.Compare("v1.37.2"); err != nil || cmp != 0 { // metadata does not count
 		t.Errorf("compared with v1.37.2: %d, %v", cmp, err)
 	}
-	// As client-go and kubectl read it.
+	// As client-go and kubectl read the file.
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { json.NewEncoder(w).Encode(info) }))
 	defer server.Close()
 	client, err := discovery.NewDiscoveryClientForConfig(&rest.Config{Host: server.URL})

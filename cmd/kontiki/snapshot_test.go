@@ -32,7 +32,7 @@ func TestResourceOfAKey(t *testing.T) {
 	}
 }
 
-// TestASnapshotThatBreaksOffIsNotKept: an answer that is cut or that is an error leaves no file, and not the old one damaged.
+// TestASnapshotThatBreaksOffIsNotKept: an incomplete response or an error leaves no new file, and an existing one undamaged.
 func TestASnapshotThatBreaksOffIsNotKept(t *testing.T) {
 	answer := func(http.ResponseWriter) {}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w) }))
@@ -121,7 +121,7 @@ NAME   ROLE   ADDRESS   HEALTH   GOSSIP   LAST CONTACT   ROUND TRIP   LOG   APPL
 	}
 }
 
-// TestInspectCountsWhatIsThere compares what inspecting a snapshot tells with what the cluster has.
+// TestInspectCountsWhatIsThere compares the output of inspecting a snapshot with the cluster's objects.
 func TestInspectCountsWhatIsThere(t *testing.T) {
 	m := startMaster(t)
 	for i := range 7 {
@@ -137,7 +137,7 @@ func TestInspectCountsWhatIsThere(t *testing.T) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "state")
-	// The controllers and the cluster itself may write at any time: a snapshot between two equal views is of these.
+	// The controllers and the cluster itself may write at any time: a snapshot between two equal views is one of these.
 	var got *contents
 	var view kv.View
 	awaitThat(t, "a snapshot with nothing written meanwhile", func() error {
@@ -177,7 +177,7 @@ func TestInspectCountsWhatIsThere(t *testing.T) {
 			t.Errorf("%+v, it is %+v", k, want[k.Resource])
 		}
 	}
-	// And by what the API says.
+	// And compared with the API.
 	maps, err := m.admin.CoreV1().ConfigMaps("").List(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -34,7 +34,7 @@ import (
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
-// TestWhatAStolenWorkerCertificateOpens tries with worker-1's real certificate all that it could be good for.
+// TestWhatAStolenWorkerCertificateOpens tries everything that worker-1's real certificate could be used for.
 func TestWhatAStolenWorkerCertificateOpens(t *testing.T) {
 	m := startMaster(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -94,7 +94,7 @@ func TestWhatAStolenWorkerCertificateOpens(t *testing.T) {
 			t.Error("the worker gave itself a role")
 		}
 
-		// Reports about what is not its own.
+		// Reports about other workers' objects.
 		failed := foreign.DeepCopy()
 		failed.Status.Phase = corev1.PodFailed
 		podData, err := wire.Encode("v1", "Pod", failed)
@@ -146,7 +146,7 @@ func TestWhatAStolenWorkerCertificateOpens(t *testing.T) {
 		if refused := s.report(&nodev1.StatusBatch{Events: [][]byte{event("own", "worker-1", aboutOwn)}}); len(refused) > 0 {
 			t.Errorf("the worker's own event: %v", refused)
 		}
-		// Tokens are for pods of its own.
+		// Tokens are only for the worker's own pods.
 		ask := func(pod *corev1.Pod, account string) error {
 			_, err := s.client.CreateToken(ctx, &nodev1.CreateTokenRequest{Namespace: "default", ServiceAccount: account, PodName: pod.Name, PodUid: string(pod.UID)})
 			return err
@@ -160,13 +160,13 @@ func TestWhatAStolenWorkerCertificateOpens(t *testing.T) {
 		if err := ask(pods["worker-1"], "default"); err != nil {
 			t.Errorf("a token of its own pod: %v", err)
 		}
-		// Nothing that came in all this was another's.
+		// Nothing in all the responses belonged to another worker.
 		for what := range s.told {
 			if strings.HasSuffix(what, "-2") && !strings.HasPrefix(what, "nodes/") {
 				t.Errorf("the thief was told of %s", what)
 			}
 		}
-		// A certificate that says more than it does.
+		// A certificate with more names than the worker's.
 		_, csr, err := pki.NewRequest("worker-2")
 		if err != nil {
 			t.Fatal(err)
@@ -261,7 +261,7 @@ func TestWhatAStolenWorkerCertificateOpens(t *testing.T) {
 		if code, err := get(m.agents.TLS(), "/pods"); err != nil || code != http.StatusOK {
 			t.Errorf("the API itself: %d, %v", code, err)
 		}
-		// Posing as another agent: the address is right, the node is not.
+		// Posing as another agent: the address is right, the node's name is not.
 		node, err := m.admin.CoreV1().Nodes().Get(ctx, "worker-1", metav1.GetOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -298,7 +298,7 @@ func TestWhatAStolenWorkerCertificateOpens(t *testing.T) {
 	})
 }
 
-// TestARevokedCertificateIsRefusedByTheAPI revokes a worker by the command.
+// TestARevokedCertificateIsRefusedByTheAPI revokes a worker by `kontiki cluster certs revoke`.
 func TestARevokedCertificateIsRefusedByTheAPI(t *testing.T) {
 	m := startMaster(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -335,7 +335,7 @@ func TestARevokedCertificateIsRefusedByTheAPI(t *testing.T) {
 	}
 }
 
-// speaks says whether a master's port lets the holder of a certificate speak a protocol.
+// speaks reports whether a master's port allows the holder of a certificate to use a protocol.
 func speaks(ctx context.Context, address, proto string, cert *tls.Certificate) error {
 	dialer := &tls.Dialer{Config: &tls.Config{
 		InsecureSkipVerify: true, NextProtos: []string{proto},

@@ -90,7 +90,7 @@ func TestTheClustersOwnObjects(t *testing.T) {
 	}
 }
 
-// What is deleted comes back without anything else happening, as itself or as somebody changed it.
+// Deleted objects are created again without any other event, as the defaults or as somebody has changed them.
 func TestTheClustersOwnObjectsComeBack(t *testing.T) {
 	h := harness.New(t)
 	config := bootstrap.Config{Client: h.Client, ServiceAddress: netip.MustParseAddr("10.96.0.1"),
@@ -122,7 +122,7 @@ func TestTheClustersOwnObjectsComeBack(t *testing.T) {
 	controllertest.Await(t, h.Client, "default", "kubernetes", "its address", func(e *corev1.Endpoints) bool { return len(e.Subsets) == 1 })
 }
 
-// losing is a store that loses the leader with the first proposal after it is told to.
+// losing is a store whose leader is lost with the first proposal, when the test asks for it.
 type losing struct {
 	objects.Store
 	lose atomic.Pointer[context.CancelFunc]

@@ -37,7 +37,7 @@ func start(t testing.TB, options ...controllertest.Option) *bed {
 
 var app = map[string]string{"app": "x"}
 
-// deploy is a deployment named d whose image is v1.
+// deploy returns a deployment named d whose image is v1.
 func deploy(replicas int32, change ...func(*appsv1.Deployment)) *appsv1.Deployment {
 	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "d"}, Spec: appsv1.DeploymentSpec{
 		Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: app},
@@ -70,7 +70,7 @@ func (b *bed) await(what string, holds func(*appsv1.Deployment) bool) *appsv1.De
 	return controllertest.Await(b.t, b.Client, "default", "d", what, holds)
 }
 
-// complete waits until the deployment says that it is rolled out.
+// complete waits until the deployment is rolled out, by its status.
 func (b *bed) complete() *appsv1.Deployment {
 	b.t.Helper()
 	return b.await("completion", func(d *appsv1.Deployment) bool {
@@ -94,7 +94,7 @@ func (b *bed) sets() (out []*appsv1.ReplicaSet) {
 	return client.List[*appsv1.ReplicaSet](b.Client.View(), "default", nil)
 }
 
-// setOf is the ReplicaSet of an image.
+// setOf returns the ReplicaSet of an image.
 func (b *bed) setOf(image string) *appsv1.ReplicaSet {
 	b.t.Helper()
 	for _, rs := range b.sets() {
@@ -106,8 +106,8 @@ func (b *bed) setOf(image string) *appsv1.ReplicaSet {
 	return nil
 }
 
-// bounds fails the test at the first revision at which fewer pods than least are available, or more than most are alive.
-// It begins where it is called.
+// bounds fails the test at the first revision with fewer available pods than least, or more living pods than most, from the call
+// on.
 func (b *bed) bounds(least, most int) (stop func()) {
 	b.t.Helper()
 	var mu sync.Mutex
@@ -365,7 +365,7 @@ func TestProgressDeadline(t *testing.T) {
 	if c := conditionOf(d, appsv1.DeploymentProgressing); c.Reason != "ProgressDeadlineExceeded" || c.Message != fmt.Sprintf("ReplicaSet %q has timed out progressing.", b.setOf("v2").Name) {
 		t.Errorf("condition %+v", c)
 	}
-	// It goes on as soon as it can.
+	// The roll-out continues as soon as possible.
 	mu.Lock()
 	bad = false
 	mu.Unlock()
@@ -383,7 +383,7 @@ func TestADeploymentWhoseSetsNameIsTaken(t *testing.T) {
 	controllertest.Create(t, b.Client, deploy(1))
 	b.complete()
 	name := b.setOf("v1").Name
-	// Another deployment elsewhere would draw the same name: a namespace where it is taken.
+	// Another deployment elsewhere would get the same name: use a namespace where the name is taken.
 	controllertest.Create(t, b.Client, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "other"}})
 	controllertest.Create(t, b.Client, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "other", Name: "default"}})
 	zero := int32(0)
@@ -424,7 +424,7 @@ func TestOrphanedSetsAreAdopted(t *testing.T) {
 	controllertest.Await(t, b.Client, "default", rs.Name, "release", func(rs *appsv1.ReplicaSet) bool { return metav1.GetControllerOf(rs) == nil })
 }
 
-// TestARolloutInANamespaceThatEnds: no set can be made; the controller says what is so and lets it be.
+// TestARolloutInANamespaceThatEnds: no ReplicaSet can be created; the controller observes the new generation and does not fail.
 func TestARolloutInANamespaceThatEnds(t *testing.T) {
 	b := start(t)
 	controllertest.Create(t, b.Client, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ending"}})

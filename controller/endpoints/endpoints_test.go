@@ -45,7 +45,7 @@ func (b *bed) service(change ...func(*corev1.Service)) *corev1.Service {
 	return controllertest.Create(b.t, b.Client, s)
 }
 
-// pod is one whose port web is 8080, with an address of its own.
+// pod returns a pod with its own address whose port web is 8080.
 func (b *bed) pod(i int, ready bool, change ...func(*corev1.Pod)) string {
 	b.t.Helper()
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("p%03d", i), Labels: app}, Spec: corev1.PodSpec{NodeName: "n1",
@@ -119,7 +119,7 @@ func TestHintsFollowTheTrafficDistribution(t *testing.T) {
 	}
 }
 
-// told is what all slices say together: "address ready serving terminating ports", sorted.
+// told is the content of all slices: "address ready serving terminating ports", sorted.
 func told(v client.View) (out []string) {
 	for _, s := range slicesOf(v) {
 		ports := ""
@@ -145,7 +145,7 @@ func (b *bed) await(want ...string) client.View {
 	})
 }
 
-// legacy is what the Endpoints object says.
+// legacy is the content of the Endpoints object.
 func legacy(e *corev1.Endpoints) (out []string) {
 	for _, s := range e.Subsets {
 		ports := ""
@@ -173,7 +173,7 @@ func TestEndpointsFollowPods(t *testing.T) {
 	b := start(t)
 	controllertest.Create(t, b.Client, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{corev1.LabelTopologyZone: "z1"}}})
 	service := b.service()
-	// One empty slice says that the service is known and has no endpoints.
+	// One empty slice shows that the service exists and has no endpoints.
 	controllertest.AwaitView(t, b.Client, []client.Object{&discoveryv1.EndpointSlice{}}, func(v client.View) string {
 		if got := slicesOf(v); len(got) != 1 || len(got[0].Endpoints) != 0 {
 			return fmt.Sprintf("%d slices of a service without pods", len(got))
@@ -204,7 +204,7 @@ func TestEndpointsFollowPods(t *testing.T) {
 		t.Errorf("labels %v", e.Labels)
 	}
 
-	// Readiness, labels, the end.
+	// Changes of readiness and labels, and the end of pods.
 	controllertest.ChangeStatus(t, b.Client, "default", "p002", func(p *corev1.Pod) {
 		controllertest.MakeReady(p, true)
 		p.Status.PodIP = address(2)
@@ -222,7 +222,7 @@ func TestEndpointsFollowPods(t *testing.T) {
 	b.await("10.244.0.2 false true true http:8080/TCP", "10.244.0.3 true true false http:8080/TCP")
 	b.awaitLegacy("10.244.0.3 ready http:8080")
 
-	// The service's ports and labels.
+	// Changes of the service's ports and labels.
 	controllertest.Change(t, b.Client, "default", "svc", func(s *corev1.Service) {
 		s.Labels = map[string]string{"theirs": "yes"}
 		s.Spec.Ports = []corev1.ServicePort{{Name: "a", Port: 1, TargetPort: intstr.FromInt32(1111)}, {Name: "b", Port: 2}}
@@ -233,7 +233,7 @@ func TestEndpointsFollowPods(t *testing.T) {
 			t.Errorf("labels %v", s.Labels)
 		}
 	}
-	// Another's hand is undone.
+	// Changes by others are reverted.
 	mine := slicesOf(v)[0]
 	controllertest.Change(t, b.Client, "default", mine.Name, func(s *discoveryv1.EndpointSlice) { s.Endpoints = nil })
 	b.await("10.244.0.2 false true true a:1111/TCP b:2/TCP", "10.244.0.3 true true false a:1111/TCP b:2/TCP")
@@ -285,7 +285,7 @@ func TestServicesWithoutSelectorAreTheUsers(t *testing.T) {
 	controllertest.Create(t, b.Client, &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "svc"},
 		Subsets: []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: "192.0.2.1"}}, Ports: []corev1.EndpointPort{{Port: 80}}}}})
 	b.pod(1, true)
-	// Another service shows that the controller has come by.
+	// The slices of another service show that the controller has processed the change.
 	b.service(func(s *corev1.Service) { s.Name = "other" })
 	controllertest.Await(t, b.Client, "default", "other", "an address", func(e *corev1.Endpoints) bool { return len(e.Subsets) == 1 })
 	if e, _ := client.Get[*corev1.Endpoints](b.Client.View(), "default", "svc"); len(e.Subsets) != 1 || e.Subsets[0].Addresses[0].IP != "192.0.2.1" {
@@ -296,7 +296,8 @@ func TestServicesWithoutSelectorAreTheUsers(t *testing.T) {
 	}
 }
 
-// TestEndpointsGoWithTheirService: also those that a user made, but not those that are there before their service.
+// TestEndpointsGoWithTheirService: they are deleted with their service, also if a user created them, but not if they exist before
+// it.
 func TestEndpointsGoWithTheirService(t *testing.T) {
 	h := harness.New(t)
 	endpointsOf := func(name string, change ...func(*corev1.Endpoints)) {
@@ -386,7 +387,7 @@ func TestManyEndpointsAndOneChangeIsOneSlice(t *testing.T) {
 			}
 			return ""
 		})
-		// The Endpoints object is written after the slices: when it is right, no write of slices is under way.
+		// The Endpoints object is written after the slices: when it is right, no write of slices is in progress.
 		controllertest.Await(t, b.Client, "default", "svc", "the same addresses", func(e *corev1.Endpoints) bool { return len(legacy(e)) == count })
 		mu.Lock()
 		defer mu.Unlock()

@@ -53,7 +53,7 @@ func endpoints(name string, change ...func(*corev1.Endpoints)) *corev1.Endpoints
 	return e
 }
 
-// mirrors are a service's slices, each as text.
+// mirrors returns a service's slices, each as text.
 func mirrors(v client.View, service string) (out []string) {
 	for _, s := range client.List[*discoveryv1.EndpointSlice](v, "default", nil) {
 		if s.Labels[discoveryv1.LabelServiceName] != service || s.Labels[discoveryv1.LabelManagedBy] != manager {
@@ -102,7 +102,7 @@ func TestEndpointsAreMirrored(t *testing.T) {
 			t.Errorf("hostname of %+v", s.Endpoints[1])
 		}
 	}
-	// What changes is written into the slices that are there.
+	// Changes are written into the existing slices.
 	controllertest.Change(t, b.Client, "default", "s", func(e *corev1.Endpoints) {
 		e.Subsets[0].Ports[0].Port = 9090
 		e.Subsets[0].NotReadyAddresses = nil
@@ -112,7 +112,7 @@ func TestEndpointsAreMirrored(t *testing.T) {
 		if !first[s.Name] {
 			t.Errorf("%s is new", s.Name)
 		}
-		// A slice that somebody deletes or takes the label from is made again.
+		// A slice that somebody deletes, or whose label somebody removes, is created again.
 		if s.AddressType == discoveryv1.AddressTypeIPv6 {
 			if err := b.Client.Delete(context.Background(), s); err != nil {
 				t.Fatal(err)
@@ -145,7 +145,7 @@ func TestWhatIsNotMirrored(t *testing.T) {
 			t.Errorf("%s is mirrored: %q", name, got)
 		}
 	}
-	// Each may change its mind.
+	// Each of these can change later.
 	controllertest.Change(t, b.Client, "default", "skip", func(e *corev1.Endpoints) { delete(e.Labels, discoveryv1.LabelSkipMirror) })
 	b.await("skip", four, six)
 	b.service("alone", nil)

@@ -81,8 +81,8 @@ func (b *bed) gone(names ...string) {
 	}
 }
 
-// settled waits until everything that was asked for before has been seen: a dependent of an owner that is gone is made
-// and its end awaited. What is then there has been spared.
+// settled waits until the controller has processed all earlier changes: it creates a dependent of a deleted owner, and waits until
+// that is deleted. Whatever then exists has been spared.
 func (b *bed) settled() {
 	b.t.Helper()
 	b.cm("probe", func(m *metav1.ObjectMeta) {
@@ -109,7 +109,7 @@ func TestDependentsFollowTheirOwnersInTheBackground(t *testing.T) {
 	b.cm("shared", of(grand), of(other))
 	b.delete(grand, metav1.DeletePropagationBackground)
 	b.gone("grand", "parent", "child")
-	// One that still has an owner only loses the reference.
+	// A dependent that still has an owner only loses the reference.
 	controllertest.Await(t, b.Client, "default", "shared", "one reference less", func(cm *corev1.ConfigMap) bool {
 		return len(cm.OwnerReferences) == 1 && cm.OwnerReferences[0].UID == other.UID
 	})
@@ -149,7 +149,7 @@ func TestWhatIsUnknownIsNotAbsent(t *testing.T) {
 	b.there("of-custom", "of-both")
 }
 
-// TestOwnersThatNeverWereCostNoScan: anybody may name as many as they like.
+// TestOwnersThatNeverWereCostNoScan: users may name any number of owners that do not exist.
 func TestOwnersThatNeverWereCostNoScan(t *testing.T) {
 	h, scans := harness.NewScanned(t, "configmaps")
 	b := startOn(t, h)
@@ -203,7 +203,7 @@ func TestForegroundDeletionWaitsForDependentsThatBlock(t *testing.T) {
 	for _, name := range []string{"blocking", "loose", "grandchild"} {
 		controllertest.Await(t, b.Client, "default", name, "its deletion", func(cm *corev1.ConfigMap) bool { return cm.DeletionTimestamp != nil })
 	}
-	// The one with dependents of its own is deleted in the foreground too.
+	// A dependent that has its own dependents is deleted in the foreground too.
 	controllertest.Await(t, b.Client, "default", "parent", "its foreground deletion", func(cm *corev1.ConfigMap) bool {
 		return cm.DeletionTimestamp != nil && slices.Contains(cm.Finalizers, metav1.FinalizerDeleteDependents)
 	})

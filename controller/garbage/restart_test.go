@@ -14,7 +14,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// A collector that falls out of the history is started again and must not need the changes that it missed.
+// A collector that falls behind the history is restarted, and must not need the changes that it missed.
 func TestAFreshStartNeedsNothingThatWasMissed(t *testing.T) {
 	h := harness.New(t)
 	b := &bed{Harness: h, t: t}
@@ -43,7 +43,7 @@ func TestAFreshStartNeedsNothingThatWasMissed(t *testing.T) {
 	if items, owners := gc.graph.size(); items != 3 || owners != 2 {
 		t.Errorf("the graph holds %d items and %d owners, want 3 and 2", items, owners)
 	}
-	// Changes that are told again do no harm.
+	// Changes that are delivered again have no effect.
 	stored, _ := client.Get[*corev1.ConfigMap](h.Client.View(), "default", "dependent")
 	gc.enqueue(h.Client.View(), client.Event{New: stored}, func(controller.Key) {})
 	if items, owners := gc.graph.size(); items != 3 || owners != 2 {

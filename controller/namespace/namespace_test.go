@@ -46,7 +46,7 @@ func TestANamespaceEndsWhenItsContentHas(t *testing.T) {
 	if err := h.Client.Delete(context.Background(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "doomed"}}); err != nil {
 		t.Fatal(err)
 	}
-	// The pod has its grace, and all else stays while it lives.
+	// The pod has its grace period; everything else stays as long as the pod exists.
 	ns := controllertest.Await(t, h.Client, "", "doomed", "the pod to be reported", func(ns *corev1.Namespace) bool {
 		return conditionIs(ns, corev1.NamespaceContentRemaining, corev1.ConditionTrue, "Some resources are remaining: pods. has 1 resource instances")
 	})
@@ -119,7 +119,7 @@ func TestForeignFinalizersOfTheNamespaceAreKept(t *testing.T) {
 	controllertest.AwaitGone[*corev1.Namespace](t, h.Client, "", "doomed")
 }
 
-// A creation that a stale view let through may apply until its namespace is gone.
+// A creation that was admitted by a stale view may be applied until its namespace is deleted.
 func TestWhatSlippedInIsRemovedAfterTheEnd(t *testing.T) {
 	h := harness.New(t)
 	fill(t, h)
@@ -135,7 +135,7 @@ func TestWhatSlippedInIsRemovedAfterTheEnd(t *testing.T) {
 	controllertest.AwaitGone[*corev1.Pod](t, h.Client, "doomed", "p")
 }
 
-// A namespace that is made again as soon as it is gone must not lose what is put into it to a look that began before.
+// A namespace that is created again right after its deletion must not lose its objects to a pass that began before.
 func TestANamespaceMadeAgainKeepsItsContent(t *testing.T) {
 	h := harness.New(t)
 	ctx := context.Background()
@@ -175,7 +175,7 @@ func TestANamespaceMadeAgainKeepsItsContent(t *testing.T) {
 	}
 }
 
-// end takes the namespace's finalizers, so that it is gone at once whatever is in it.
+// end removes the namespace's finalizers, so that it is deleted at once, whatever it contains.
 func end(t *testing.T, h *harness.Harness) {
 	t.Helper()
 	ns, _ := client.Get[*corev1.Namespace](h.Client.View(), "", "doomed")

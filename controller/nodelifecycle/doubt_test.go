@@ -11,7 +11,7 @@ import (
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 )
 
-// standard is a bed with the durations that masters use.
+// standard is a bed with the durations of masters.
 func standard(t *testing.T) *bed {
 	return newBed(t, func(c *nodelifecycle.Config) {
 		*c = nodelifecycle.Config{Client: c.Client, Recorder: c.Recorder, Hints: c.Hints, Probe: c.Probe}
@@ -27,7 +27,7 @@ func (b *bed) status(name string) corev1.ConditionStatus {
 	return n.Status.Conditions[3].Status
 }
 
-// pass lets virtual time pass, and all that follows from it happen.
+// pass advances virtual time, and waits until everything that follows has happened.
 func pass(d time.Duration) {
 	time.Sleep(d) // virtual
 	synctest.Wait()
@@ -37,7 +37,7 @@ func TestHowLongDoubtLasts(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		state nodelifecycle.State
-		// The node is not lost before and is lost after.
+		// The node is not lost before this time, and is lost after it.
 		before, after time.Duration
 	}{
 		{"a suspect must fail its probes for five seconds", nodelifecycle.Suspect, 4900 * time.Millisecond, 5100 * time.Millisecond},
@@ -70,7 +70,7 @@ func TestOneAnswerEndsTheDoubt(t *testing.T) {
 		b.nodes("n1", "n2")
 		b.run()
 		synctest.Wait()
-		// Paused for three seconds, as a slow disk or a debugger does it: every probe in between fails.
+		// The worker is paused for three seconds, as by a slow disk or a debugger: every probe in between fails.
 		b.gossip.tell("n1", nodelifecycle.Suspect, false)
 		pass(3 * time.Second)
 		if b.gossip.probed("n1") < 2 {
@@ -84,7 +84,7 @@ func TestOneAnswerEndsTheDoubt(t *testing.T) {
 		if n := b.gossip.probed("n1"); n < 8 || n > 15 {
 			t.Errorf("a suspect that answers was probed %d times in a minute", n)
 		}
-		// The doubt begins anew: what failed before its answer does not count.
+		// The doubt begins again: probes that failed before its answer do not count.
 		b.gossip.tell("n1", nodelifecycle.Suspect, false)
 		pass(4900 * time.Millisecond)
 		if b.status("n1") != corev1.ConditionTrue {

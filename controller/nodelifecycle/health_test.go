@@ -14,7 +14,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// TestWorkersWithoutANodeAreForgotten: workers come and go under new names.
+// TestWorkersWithoutANodeAreForgotten: workers come and leave under new names.
 func TestWorkersWithoutANodeAreForgotten(t *testing.T) {
 	h := harness.New(t)
 	ctx := context.Background()

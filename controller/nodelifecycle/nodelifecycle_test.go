@@ -19,7 +19,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// gossip is a stream of members that a test writes, and the nodes that answer probes.
+// gossip is a stream of members that a test writes, and the set of nodes that answer probes.
 type gossip struct {
 	mu      sync.Mutex
 	members map[string]nodelifecycle.Member
@@ -147,7 +147,7 @@ func tolerate(seconds int64) func(*corev1.Pod) {
 	}
 }
 
-// taints are a node's taints as "key:effect", sorted.
+// taints returns a node's taints as "key:effect", sorted.
 func taints(n *corev1.Node) []string {
 	out := []string{}
 	for _, t := range n.Spec.Taints {
@@ -173,7 +173,7 @@ func TestANodeIsLostOnlyWhenGossipAndProbeAgree(t *testing.T) {
 	b.nodes("n1", "n2")
 	b.run()
 	b.pod("p", "n1")
-	// A false alarm: gossip has lost it, and it answers. It is asked again, as long as that lasts.
+	// A false alarm: gossip reports it as failed, but it answers probes. It is probed again as long as that lasts.
 	b.gossip.tell("n1", nodelifecycle.Dead, true)
 	deadline := time.Now().Add(30 * time.Second)
 	for b.gossip.probed("n1") < 3 {
@@ -202,7 +202,7 @@ func TestANodeIsLostOnlyWhenGossipAndProbeAgree(t *testing.T) {
 	})
 	b.recorder.Await(t, "Normal NodeNotReady Node n1 status is now: NodeNotReady")
 	b.recorder.Await(t, "Warning NodeNotReady Node is not ready")
-	// Being back in gossip is not being ready: the node says so itself.
+	// A return in gossip does not make the node ready: only its own status does.
 	b.gossip.tell("n1", nodelifecycle.Alive, true)
 	b.gossip.tell("n2", nodelifecycle.Left, false)
 	controllertest.Await(t, b.Client, "", "n2", "unknown", func(n *corev1.Node) bool { return n.Status.Conditions[3].Status == corev1.ConditionUnknown })
@@ -287,12 +287,12 @@ func TestTaintsOfUsersEvictToo(t *testing.T) {
 		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "mine", Effect: corev1.TaintEffectNoExecute})
 	})
 	controllertest.Await(t, b.Client, "default", "intolerant", "eviction", func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil })
-	// A second taint that is not tolerated outweighs the first, which is.
+	// A second taint without a toleration outweighs the first, which is tolerated.
 	controllertest.Change(t, b.Client, "", "n1", func(n *corev1.Node) {
 		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "other", Effect: corev1.TaintEffectNoExecute})
 	})
 	controllertest.Await(t, b.Client, "default", "patient", "eviction", func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil })
-	// One that is assigned to a tainted node is evicted as well.
+	// A pod that is assigned to a tainted node is evicted as well.
 	b.pod("newcomer", "n1")
 	controllertest.Await(t, b.Client, "default", "newcomer", "eviction", func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil })
 }
@@ -317,7 +317,7 @@ func TestNodesWithLeasesAreJudgedByThem(t *testing.T) {
 	if b.gossip.probed("stock") > 0 {
 		t.Error("a node with a Lease was probed")
 	}
-	// It renews, says that it is ready, and ceases again.
+	// It renews its lease, reports that it is ready, and stops again.
 	controllertest.Change(t, b.Client, corev1.NamespaceNodeLease, "stock", func(l *coordinationv1.Lease) {
 		next := metav1.NewMicroTime(stamp.Add(time.Second))
 		l.Spec.RenewTime = &next

@@ -88,7 +88,8 @@ func disrupted(p *corev1.Pod) bool {
 	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.DisruptionTarget })
 }
 
-// TestPodsDeletedBeforeTheyHadANodeHaveFailed: somebody's finalizer holds them, such as a Job's, which counts them by their phase.
+// TestPodsDeletedBeforeTheyHadANodeHaveFailed: another component's finalizer delays their deletion, such as that of a Job, which
+// counts them by their phase.
 func TestPodsDeletedBeforeTheyHadANodeHaveFailed(t *testing.T) {
 	b := newBed(t)
 	b.run()
@@ -104,7 +105,7 @@ func TestPodsDeletedBeforeTheyHadANodeHaveFailed(t *testing.T) {
 	controllertest.AwaitGone[*corev1.Pod](t, b.Client, "default", "held")
 }
 
-// TestOneNodeCostsNothingForOthers: what happens to a node, or to a pod that has finished, is no reason to look at all nodes or pods.
+// TestOneNodeCostsNothingForOthers: a change of one node, or of a finished pod, must not read all nodes or pods.
 func TestOneNodeCostsNothingForOthers(t *testing.T) {
 	h, scans := harness.NewScanned(t, "pods", "nodes")
 	b := newBedOver(t, h, func(c *nodelifecycle.Config) { c.MaxTerminatedPods, c.Quarantine = 2, time.Millisecond })
@@ -147,7 +148,7 @@ func TestOneNodeCostsNothingForOthers(t *testing.T) {
 		}
 		controllertest.AwaitGone[*corev1.Pod](t, b.Client, "default", "finished-"+node+"0")
 	}
-	// What they find when they start shows that all run, and makes the index.
+	// Their first results show that all of them run, and build the index.
 	fails("n1", corev1.ConditionUnknown)
 	b.run()
 	settles("n1")

@@ -14,7 +14,7 @@ import (
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 )
 
-// zone makes nodes of a zone that are ready, named by it: a0, a1, ...
+// zone creates ready nodes of a zone, named by it: a0, a1, ...
 func (b *bed) zone(name string, count int) {
 	b.t.Helper()
 	for i := range count {
@@ -27,7 +27,7 @@ func (b *bed) zone(name string, count int) {
 	}
 }
 
-// lose reports the nodes of a zone from one number to another as unknown.
+// lose reports a range of the nodes of a zone as unknown.
 func (b *bed) lose(zone string, from, to int) {
 	b.t.Helper()
 	for i := from; i < to; i++ {
@@ -88,7 +88,7 @@ func TestTheFirstLostNodeIsEmptiedAtOnceAndTheOthersOneByOne(t *testing.T) {
 		b.expect("after 9 s", "a", 1, 4)
 		pass(2 * time.Second)
 		b.expect("after 11 s", "a", 2, 4)
-		// One that is back before its turn is not emptied, and does not hold up the next.
+		// A node that is ready again before its turn is not emptied, and does not delay the next one.
 		b.report("a2", corev1.ConditionTrue)
 		pass(10 * time.Second)
 		b.expect("after 21 s", "a", 3, 3)
@@ -126,7 +126,7 @@ func TestASmallUnhealthyZoneIsNotEmptied(t *testing.T) {
 		b.expect("the healthy zone", "b", 1, 2)
 		pass(11 * time.Second)
 		b.expect("the healthy zone, later", "b", 2, 2)
-		// It goes on when the zone is healthy again.
+		// Evictions continue when the zone is healthy again.
 		b.report("a2", corev1.ConditionTrue)
 		pass(time.Minute)
 		b.expect("after a node is back", "a", 2, 2)

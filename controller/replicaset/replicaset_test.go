@@ -43,7 +43,7 @@ func set(name string, replicas int32) *appsv1.ReplicaSet {
 		Spec: appsv1.ReplicaSetSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: app}, Template: template(app)}}
 }
 
-// living are the pods of the namespace that are not being deleted.
+// living returns the pods of the namespace that are not being deleted.
 func living(v client.View) (out []*corev1.Pod) {
 	client.Each(v, "default", func(p *corev1.Pod) bool {
 		if p.DeletionTimestamp == nil {
@@ -91,7 +91,7 @@ func TestAsManyPodsAsAskedFor(t *testing.T) {
 	if n := len(b.recorder.Events("Normal SuccessfulDelete Deleted pod: rs-")); n != 17 {
 		t.Errorf("%d events for 17 deletions", n)
 	}
-	// One that goes is replaced, one that fails too.
+	// A pod that is deleted is replaced, and so is one that fails.
 	victims := living(b.Client.View())
 	if err := b.Client.Delete(context.Background(), victims[0]); err != nil {
 		t.Fatal(err)
@@ -114,7 +114,7 @@ func TestAsManyPodsAsAskedFor(t *testing.T) {
 }
 
 func TestWhichPodsGoFirst(t *testing.T) {
-	// Each pod is missed more than the one before. All that are ready became so at once.
+	// Each pod is deleted before those that follow it. All ready pods became ready at the same time.
 	since := metav1.NewTime(time.Now().Add(-time.Hour))
 	ready := func(p *corev1.Pod) {
 		controllertest.MakeReady(p, true)
@@ -194,7 +194,7 @@ func TestRefusedPodsAreToldAndTriedSlowly(t *testing.T) {
 	if got := b.status("rs", 100, 0); len(got.Status.Conditions) != 0 {
 		controllertest.Await(t, b.Client, "default", "rs", "no condition", func(rs *appsv1.ReplicaSet) bool { return len(rs.Status.Conditions) == 0 })
 	}
-	// Refusals came one by one: each of them was the first of its attempt. 100 at a time would have been a flood.
+	// The refusals came one by one: each was the first of its attempt. 100 concurrent attempts would have been too many.
 	if n := len(b.recorder.Events("Warning FailedCreate")); n > 50 {
 		t.Errorf("%d refusals", n)
 	}
@@ -233,12 +233,12 @@ func TestOrphansAreAdoptedAndStrangersReleased(t *testing.T) {
 			t.Errorf("%s is controlled by %q, want %q", name, got, want)
 		}
 	}
-	// A pod whose labels cease to match is let go, and replaced.
+	// A pod whose labels no longer match is released, and replaced.
 	controllertest.Change(t, b.Client, "default", "orphan", func(p *corev1.Pod) { p.Labels = map[string]string{"app": "debug"} })
 	controllertest.Await(t, b.Client, "default", "orphan", "its release", func(p *corev1.Pod) bool { return len(p.OwnerReferences) == 0 && p.DeletionTimestamp == nil })
 	b.recorder.AwaitN(t, "Normal SuccessfulCreate", 2)
 	b.status("rs", 2, 2)
-	// One that comes to match is adopted, and is one too many.
+	// A pod that begins to match is adopted, and is one too many.
 	controllertest.Change(t, b.Client, "default", "other", func(p *corev1.Pod) { p.Labels = app })
 	b.recorder.Await(t, "Normal SuccessfulDelete")
 	b.status("rs", 2, 2)

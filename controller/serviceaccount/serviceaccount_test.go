@@ -30,7 +30,7 @@ func TestEveryNamespaceHasAnAccountAndTheCA(t *testing.T) {
 	for _, ns := range []string{"default", "kube-system", "before", "after"} {
 		holds(ns, "first")
 	}
-	// What is changed or deleted is mended.
+	// Objects that are changed or deleted are restored.
 	controllertest.Change(t, h.Client, "after", "kube-root-ca.crt", func(cm *corev1.ConfigMap) {
 		cm.Data = map[string]string{"ca.crt": "forged", "more": "x"}
 	})
@@ -45,7 +45,7 @@ func TestEveryNamespaceHasAnAccountAndTheCA(t *testing.T) {
 	controllertest.Await(t, h.Client, "after", "default", "another account", func(now *corev1.ServiceAccount) bool { return now.UID != sa.UID })
 	holds("after", "first")
 	stop()
-	// A leader with another CA writes it everywhere, and again when that changes.
+	// A leader with another CA writes it to all namespaces, and again when it changes.
 	var mu sync.Mutex
 	now, changed := "second", make(chan struct{})
 	controllertest.Run(t, h.Client, serviceaccount.New(h.Client, func() ([]byte, <-chan struct{}) {

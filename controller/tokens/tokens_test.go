@@ -18,7 +18,7 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-// cas are CAs that change when the test says so.
+// cas are CAs that change only when the test changes them.
 type cas struct {
 	mu      sync.Mutex
 	bundle  string
@@ -92,7 +92,7 @@ func TestTokenSecretsAreFilledIn(t *testing.T) {
 		t.Errorf("the token under the new key: %v", err)
 	}
 
-	// Marked as invalid it does not hold, and is not replaced.
+	// A token that is marked as invalid is not accepted, and is not replaced.
 	marked := filled.DeepCopy()
 	marked.Labels = map[string]string{"kubernetes.io/legacy-token-invalid-since": "2026-01-01"}
 	if marked, err = client.Update(context.Background(), h.Client, marked); err != nil {
@@ -137,7 +137,7 @@ func TestTokenSecretsEndWithTheirAccount(t *testing.T) {
 	})
 }
 
-// TestTokensCostWhatTheyAre: what happens to one Secret or account costs nothing for the others.
+// TestTokensCostWhatTheyAre: a change of one Secret or account costs nothing for the others.
 func TestTokensCostWhatTheyAre(t *testing.T) {
 	h, scans := harness.NewScanned(t, "secrets", "serviceaccounts")
 	ca := &cas{bundle: "one", changed: make(chan struct{})}

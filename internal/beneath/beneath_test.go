@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// folder is a folder with a secret beside it and whatever an attacker may put into it.
+// folder is a directory next to a secret, with anything that an attacker may put into it.
 func folder(t *testing.T) string {
 	t.Helper()
 	top := t.TempDir()

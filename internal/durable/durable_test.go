@@ -49,7 +49,7 @@ func TestWriteFileReplacesWhole(t *testing.T) {
 	}
 }
 
-// What returned without an error is there after the power went, whatever the disk kept of what was not synced.
+// What was written when a call returned without an error exists after a loss of power, whatever the disk kept of unsynced data.
 func TestPowerLossKeepsWhatReturned(t *testing.T) {
 	for seed := range uint64(8) {
 		disk := faultfs.Start(t)

@@ -47,7 +47,7 @@ func TestFailureSaysWhat(t *testing.T) {
 	}
 }
 
-// TestVersionIsSmall: a store keeps 100,000s of versions.
+// TestVersionIsSmall: a store has hundreds of thousands of versions.
 func TestVersionIsSmall(t *testing.T) {
 	if n := unsafe.Sizeof(Version{}); n > 80 {
 		t.Errorf("a version takes %d bytes", n)
@@ -109,7 +109,7 @@ func TestFormErrorIsNotKept(t *testing.T) {
 	}
 }
 
-// TestFormFromForm: a form may be made from another.
+// TestFormFromForm: a form may be derived from another.
 func TestFormFromForm(t *testing.T) {
 	v := NewFormCache(1000).NewVersion("/k", []byte("x"), 1, 1)
 	object := func(v *Version) (any, int, error) { return string(v.Value), 1, nil }
@@ -122,7 +122,7 @@ func TestFormFromForm(t *testing.T) {
 	}
 }
 
-// ringOf walks the cache's ring and checks its sums.
+// ringOf follows the cache's ring and checks its sums.
 func ringOf(t *testing.T, c *FormCache) int {
 	t.Helper()
 	c.mu.Lock()
@@ -188,7 +188,7 @@ func TestFormCacheIsBounded(t *testing.T) {
 	}
 }
 
-// TestFormCacheUnderPressure: many readers of more than fits always get the right form, and the bound holds.
+// TestFormCacheUnderPressure: many readers of more forms than fit always get the right one, within the limit.
 func TestFormCacheUnderPressure(t *testing.T) {
 	c := NewFormCache(20 << 10)
 	var versions []*Version

@@ -29,7 +29,7 @@ func pair(t *testing.T, patience time.Duration, wrap bool) (server, client net.C
 	return server, client
 }
 
-// fill writes until the sockets are full, and answers how much that was.
+// fill writes until the sockets' buffers are full, and returns the number of bytes.
 func fill(t *testing.T, c net.Conn) int64 {
 	t.Helper()
 	var n int64
@@ -44,7 +44,7 @@ func fill(t *testing.T, c net.Conn) int64 {
 	}
 }
 
-// TestTheEndArrives: the client reads nothing until the server has closed, and says something meanwhile.
+// TestTheEndArrives: the client does not read until the server has closed the connection, and sends data in the meantime.
 func TestTheEndArrives(t *testing.T) {
 	for _, wrap := range []bool{true, false} {
 		server, client := pair(t, time.Minute, wrap)
@@ -68,7 +68,7 @@ func TestTheEndArrives(t *testing.T) {
 	}
 }
 
-// TestADeadClientIsGivenUp: one that takes nothing does not hold the socket for ever.
+// TestADeadClientIsGivenUp: a client that does not read does not keep the socket open indefinitely.
 func TestADeadClientIsGivenUp(t *testing.T) {
 	server, client := pair(t, 200*time.Millisecond, true)
 	fill(t, server)
@@ -87,7 +87,7 @@ func TestADeadClientIsGivenUp(t *testing.T) {
 	}
 }
 
-// TestAClientThatTakesLittleIsGivenUp: one that takes a little now and then does not hold the socket for ever either.
+// TestAClientThatTakesLittleIsGivenUp: nor does a client that reads a little from time to time.
 func TestAClientThatTakesLittleIsGivenUp(t *testing.T) {
 	server, client := pair(t, 300*time.Millisecond, true)
 	sent := fill(t, server)

@@ -109,7 +109,7 @@ func TestReleaseIsAppliedWhole(t *testing.T) {
 	if err != nil || d.Spec.Template.Spec.Containers[0].Image != "v2" || d.ManagedFields[0].Manager != "tests" {
 		t.Errorf("%+v, %v", d, err)
 	}
-	// What cannot be, cannot be at all.
+	// Invalid objects are rejected in any case.
 	before := l.Store.View().Revision()
 	out, err := l.apply(strings.Replace(settings, "green", "red", 1) + "---\napiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{port: 99999}]}\n")
 	if err == nil {
@@ -173,8 +173,8 @@ func TestPruneDeletesWhatIsNoLongerThere(t *testing.T) {
 	}
 }
 
-// TestPruneLeavesWhatWasNotApplied: what controllers and people made in other ways, and what is in other namespaces, is not the release's,
-// whatever labels it has.
+// TestPruneLeavesWhatWasNotApplied: objects that controllers and people created in other ways, and those in other namespaces, do
+// not belong to the release, whatever labels they have.
 func TestPruneLeavesWhatWasNotApplied(t *testing.T) {
 	l := newLab(t)
 	for _, namespace := range []string{"default", "other"} {
@@ -259,11 +259,11 @@ func TestWaitAndRollback(t *testing.T) {
 			t.Errorf("the undone object has fields of %s by %s", m.Manager, m.Operation)
 		}
 	}
-	// Without --rollback-on-failure it stays as it is.
+	// Without --rollback-on-failure the release stays as it is.
 	if out, err := l.apply(web("broken"), func(o *Options) { o.Wait = true }); err == nil || !strings.Contains(err.Error(), "was applied") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	// The first release of all leaves nothing behind.
+	// A first release that is rolled back leaves nothing behind.
 	first := strings.NewReplacer("name: web", "name: first", "app: web", "app: first").Replace(web("broken"))
 	if out, err := l.apply(first, wait); err == nil {
 		t.Error(out)

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// names are the kinds and names of what is read.
+// names returns the kinds and names of the objects that were read.
 func names(t *testing.T, text string) string {
 	t.Helper()
 	objects, err := load([]string{"-"}, strings.NewReader(text))

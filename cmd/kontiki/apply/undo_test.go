@@ -17,7 +17,7 @@ import (
 	"k8s.io/client-go/transport"
 )
 
-// listener is an Out that calls something when it hears a word for the first time.
+// listener is an Out that calls a function when a word is first written to it.
 type listener struct {
 	mu    sync.Mutex
 	text  bytes.Buffer
@@ -37,10 +37,10 @@ func (l *listener) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// waiting is what is said when the roll-out of web is waited for, which nobody carries out.
+// waiting is the output while apply waits for the roll-out of web, which no controller carries out here.
 const waiting = "deployment.apps/web: "
 
-// rolled is a change of options: a release that is undone if it fails, whose output is heard.
+// rolled is a change of options: a release that is rolled back if it fails, whose output goes to a listener.
 func rolled(timeout time.Duration, calls map[string]func()) func(*Options) {
 	return func(o *Options) {
 		o.Wait, o.Rollback, o.Prune, o.Selector, o.Timeout = true, true, true, "release=web", timeout
@@ -48,7 +48,7 @@ func rolled(timeout time.Duration, calls map[string]func()) func(*Options) {
 	}
 }
 
-// interrupted applies a release that is interrupted while its roll-out is waited for.
+// interrupted applies a release that is interrupted while it waits for a roll-out.
 func (l *lab) interrupted(manifests string, calls map[string]func(), change ...func(*Options)) error {
 	ctx, interrupt := context.WithCancel(l.t.Context())
 	defer interrupt()
@@ -63,7 +63,7 @@ func (l *lab) interrupted(manifests string, calls map[string]func(), change ...f
 	return Run(ctx, o)
 }
 
-// held makes a ConfigMap of the release that goes away only when its finalizer is taken off.
+// held returns a ConfigMap of the release that is deleted only once its finalizer is removed.
 func (l *lab) held(name string) (release func()) {
 	l.t.Helper()
 	l.must(strings.NewReplacer("name: settings,", "name: "+name+", finalizers: [example.com/held],").Replace(settings))
@@ -129,7 +129,7 @@ func TestAnInterruptUndoes(t *testing.T) {
 	}
 }
 
-// before is a change of options: something happens once, between the look at what is there and the transaction.
+// before is a change of options: it calls a function once, between the read of the objects and the transaction.
 func (l *lab) before(happens func()) func(*Options) {
 	var once sync.Once
 	config := l.Config("admin", "system:masters")
@@ -189,7 +189,7 @@ func TestWhatWasPrunedAndUndoneIsPrunedAgain(t *testing.T) {
 	}
 }
 
-// TestAnAnswerThatDoesNotComeIsNoFailure: the connection breaks when the release is there.
+// TestAnAnswerThatDoesNotComeIsNoFailure: the connection breaks after the release was stored.
 func TestAnAnswerThatDoesNotComeIsNoFailure(t *testing.T) {
 	l := newLab(t)
 	config := l.Config("admin", "system:masters")

@@ -45,7 +45,7 @@ func TestNetworkIsMadeAgainAndRemoved(t *testing.T) {
 	}
 }
 
-// A cluster whose supervisor was killed in the middle of making it: some hosts are there, one namespace is only a name,
+// A cluster whose supervisor was killed while it created the cluster: some hosts exist, one namespace exists by name only,
 // something is mounted, processes and a control group are left.
 func TestTearDownOfAHalfMadeCluster(t *testing.T) {
 	s := testState(t, 3, 1)
@@ -126,7 +126,7 @@ func TestTearDownOfAHalfMadeCluster(t *testing.T) {
 	}
 }
 
-// controlGroup puts a process into a group as a container's would be, under whichever version of cgroups is here.
+// controlGroup puts a process into a group as a container's would be, for the version of cgroups that the machine has.
 func controlGroup(t *testing.T, s *State, h Host, p Process) string {
 	t.Helper()
 	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified"} {

@@ -23,7 +23,7 @@ func itoa(n int) string { return strconv.Itoa(n) }
 
 const servicePort = 6443
 
-// echo is a server on a host that answers its name and all that it was sent, once that has ended.
+// echo is a server on a host that sends its name and all that it received, once the client has ended its sending.
 type echo struct {
 	listener net.Listener
 	mu       sync.Mutex
@@ -61,7 +61,7 @@ func serveEcho(t *testing.T, s *State, h Host) *echo {
 	return e
 }
 
-// kill is the death of the server, with its connections.
+// kill closes the server and its connections.
 func (e *echo) kill() {
 	e.listener.Close()
 	e.mu.Lock()
@@ -72,7 +72,7 @@ func (e *echo) kill() {
 	e.done.Wait()
 }
 
-// forwarding makes the hosts and a forwarder to their service port, and answers where it listens.
+// forwarding creates the hosts and a forwarder to their service port, and returns the forwarder's address.
 func forwarding(t *testing.T, s *State) (address string, stop func() error) {
 	t.Helper()
 	if err := s.makeNetwork(); err != nil {
@@ -85,7 +85,7 @@ func forwarding(t *testing.T, s *State) (address string, stop func() error) {
 	for _, h := range s.of(master) {
 		target := netip.AddrPortFrom(h.Address, servicePort)
 		f.targets = append(f.targets, target)
-		// The first packets over a new cable may be lost: wait until the host itself refuses.
+		// The first packets over a new link may be lost: wait until the host itself refuses a connection.
 		eventually(t, h.Name+" to be there", func() error {
 			return within(s.switchNamespace(), func() error {
 				conn, err := net.DialTimeout("tcp", target.String(), dialTime)
@@ -127,7 +127,7 @@ func connect(t *testing.T, address string) *net.TCPConn {
 	return conn.(*net.TCPConn)
 }
 
-// say sends a text, ends the sending, and answers all that comes back.
+// say sends a text, ends the sending, and returns everything that it receives.
 func say(t *testing.T, address, text string) (string, error) {
 	t.Helper()
 	conn := connect(t, address)
@@ -156,7 +156,7 @@ func TestForwarderFollowsTheFirstThatAnswers(t *testing.T) {
 	}
 	none := func() {
 		t.Helper()
-		// The connection is closed, or reset where something was sent already.
+		// The connection is closed, or reset if something was already sent.
 		if answer, err := say(t, address, "anybody"); answer != "" {
 			t.Fatalf("%q, %v, and nobody serves", answer, err)
 		}

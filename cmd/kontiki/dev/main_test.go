@@ -15,10 +15,10 @@ import (
 	"github.com/kontiki/kontiki/node/network/nettest"
 )
 
-// waiting makes this binary a process that only waits, whatever its arguments are.
+// waiting makes this binary a process that only waits, whatever its arguments.
 const waiting = "KONTIKI_DEV_TEST_WAIT"
 
-// TestMain runs the tests in network and mount namespaces of their own, with no named network namespaces but theirs.
+// TestMain runs the tests in their own network and mount namespaces, without other named network namespaces.
 func TestMain(m *testing.M) {
 	if os.Getenv(waiting) != "" {
 		io.Copy(io.Discard, os.Stdin) // until the test, or its end, closes it
@@ -47,7 +47,7 @@ func isolate(t *testing.T) {
 
 var isolated bool
 
-// testState is the state of a cluster in a directory of its own, which is torn down after the test.
+// testState is the state of a cluster in its own directory, which is torn down after the test.
 func testState(t *testing.T, masters, workers int) *State {
 	t.Helper()
 	isolate(t)
@@ -85,7 +85,7 @@ func start(t *testing.T, args ...string) (*exec.Cmd, Process) {
 	return cmd, Process{cmd.Process.Pid, started}
 }
 
-// eventually polls for what has no event.
+// eventually polls for changes that have no event.
 func eventually(t *testing.T, what string, ask func() error) {
 	t.Helper()
 	if err := poll(t.Context(), 20*time.Second, what, ask); err != nil {
@@ -106,7 +106,7 @@ func named(t *testing.T) []string {
 	return names
 }
 
-// logged is an error unless the file holds the text.
+// logged fails the test unless the file contains the text.
 func logged(path, text string) func() error {
 	return func() error {
 		data, err := os.ReadFile(path)

@@ -28,7 +28,7 @@ func TestAliveIsTheVeryProcessThatWasStarted(t *testing.T) {
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	// Not waited for yet: it is a zombie, which is dead.
+	// It is not waited for yet: it is a zombie, which counts as dead.
 	eventually(t, "the process to end", func() error {
 		if p.alive() {
 			return errors.New("it is alive")
