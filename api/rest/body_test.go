@@ -128,7 +128,7 @@ func TestABodyMustComeInTime(t *testing.T) {
 	}
 }
 
-// Who may change nothing is told so before the transaction is read.
+// A user who may change nothing is refused before the transaction is read.
 func TestATransactionIsReadOfThoseWhoMayChangeSomething(t *testing.T) {
 	h := harness.New(t)
 	s := stall(t, h.Config("nobody"), "/kontiki/v1/transactions")

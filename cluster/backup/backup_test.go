@@ -19,7 +19,7 @@ import (
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// state is a State that one store applies at once.
+// state is a State of one store, which applies commands at once.
 type state struct {
 	*fsm.Store
 	ctx context.Context
@@ -59,7 +59,7 @@ func backupsOf(t *testing.T, others ...*clusterv1.NodeStatusResponse) *Backups {
 	})
 }
 
-// TestABackupComesBack: saved, changed, restored.
+// TestABackupComesBack: save, change, restore.
 func TestABackupComesBack(t *testing.T) {
 	b := backupsOf(t)
 	put := func(value string) {
@@ -93,7 +93,7 @@ func TestABackupComesBack(t *testing.T) {
 	}
 }
 
-// TestAbandonedRestoresAreSwept: what a master that died in the middle of a restore left goes, what is under way stays.
+// TestAbandonedRestoresAreSwept: what is left of a restore whose master died is deleted, a restore in progress is not.
 func TestAbandonedRestoresAreSwept(t *testing.T) {
 	b := backupsOf(t)
 	if err := b.stage(t.Context(), "dead", bytes.NewReader(make([]byte, 3<<20))); err != nil {
@@ -107,7 +107,7 @@ func TestAbandonedRestoresAreSwept(t *testing.T) {
 	}
 }
 
-// TestABackupThatDoesNotFitIsRefusedBeforeItIsCommitted: a master that cannot hold it is named, and nothing is staged.
+// TestABackupThatDoesNotFitIsRefusedBeforeItIsCommitted: the error names a master that has no space for it, and nothing is staged.
 func TestABackupThatDoesNotFitIsRefusedBeforeItIsCommitted(t *testing.T) {
 	b := backupsOf(t, &clusterv1.NodeStatusResponse{Name: "small", MemoryAvailableBytes: 100 << 20, DiskFreeBytes: 1 << 40},
 		&clusterv1.NodeStatusResponse{Name: "silent"})
@@ -120,7 +120,7 @@ func TestABackupThatDoesNotFitIsRefusedBeforeItIsCommitted(t *testing.T) {
 			t.Errorf("%d bytes: %v, want %q", x.size, err, x.want)
 		}
 	}
-	// What is no backup takes no memory for the objects that it claims.
+	// A file that is not a backup takes no memory for the number of objects in its header.
 	before := b.state.View().Revision()
 	if _, err := b.Restore(t.Context(), bytes.NewReader(make([]byte, 1<<20)), false); !errors.Is(err, ErrBad) {
 		t.Errorf("no backup: %v", err)
@@ -130,7 +130,8 @@ func TestABackupThatDoesNotFitIsRefusedBeforeItIsCommitted(t *testing.T) {
 	}
 }
 
-// TestFilesFromTheFutureAreTheOldest: a backup that was taken before the clock was set back neither holds up the next one nor outlives it.
+// TestFilesFromTheFutureAreTheOldest: a backup that was made before the clock was set back neither delays the next one nor is kept
+// longer.
 func TestFilesFromTheFutureAreTheOldest(t *testing.T) {
 	dir := t.TempDir()
 	names := []string{"kontiki-20990101T000000Z.backup", "kontiki-20990102T000000Z.backup", "kontiki-20200101T000000Z.backup"}

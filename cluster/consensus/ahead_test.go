@@ -84,7 +84,7 @@ func TestWhatIsSentAhead(t *testing.T) {
 	}
 }
 
-// A follower that does not take what is sent ahead is left to raft for a while.
+// For a while, nothing is sent ahead to a follower that does not accept it.
 func TestAFollowerThatLagsIsLeftToRaft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		logs := raft.NewInmemStore()

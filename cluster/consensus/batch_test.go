@@ -10,7 +10,7 @@ import (
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
-// batchTest runs senders whose batches arrive at calls and are answered one by one; each command is answered its own text.
+// batchTest runs senders whose batches are passed to calls and answered one by one; the result of each command is its own text.
 type batchTest struct {
 	*batches
 	ctx   context.Context
@@ -57,7 +57,7 @@ func (b *batchTest) proposeAll(t *testing.T, commands ...string) {
 	}
 }
 
-// sent are the batches that are on their way and were not asked for yet.
+// sent are the batches that were sent and that the test has not taken yet.
 func (b *batchTest) sent() (calls []*batchCall) {
 	synctest.Wait()
 	for {
@@ -149,7 +149,7 @@ func TestProposalsEndWithTheirContext(t *testing.T) {
 		cancel()
 		b.proposeAll(t, "a")
 		first := b.next(t, "a")
-		// It may have been taken into a batch, or not.
+		// The command may have been put into a batch, or not.
 		if out := b.propose(ended, []byte("b")); out.state != clusterv1.Outcome_STATE_REFUSED && out.state != clusterv1.Outcome_STATE_UNKNOWN {
 			t.Errorf("a proposal whose context ended was answered %v", out.state)
 		}

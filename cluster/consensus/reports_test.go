@@ -2,7 +2,8 @@ package consensus
 
 import "testing"
 
-// TestAFullDiskIsReportedToEachLeaderInEachTerm: a leader that lost leadership, perhaps to nobody, has forgotten what it was told.
+// TestAFullDiskIsReportedToEachLeaderInEachTerm: a leader that has lost leadership, perhaps without a successor, has forgotten the
+// reports.
 func TestAFullDiskIsReportedToEachLeaderInEachTerm(t *testing.T) {
 	full := []string{ConditionDiskFull}
 	var r reports

@@ -43,7 +43,7 @@ func newSchedule(seed int64, bugs simBugs) *schedule {
 	return s
 }
 
-// check runs the schedule, and checks all that happened.
+// check runs the schedule, and checks the history of what happened.
 func (s *schedule) check(t *testing.T) error {
 	synctest.Test(t, func(*testing.T) { s.run() })
 	return errors.Join(append(s.errs, s.history.Linearizable())...)
@@ -57,14 +57,14 @@ func (s *schedule) fail(err error) {
 	}
 }
 
-// count notes that something took effect.
+// count records that something took effect.
 func (s *schedule) count(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.happened[name]++
 }
 
-// tell notes what is done.
+// tell records what is done.
 func (s *schedule) tell(what string) {
 	s.note(slog.NewRecord(time.Now(), slog.LevelInfo, "FAULT: "+what, 0))
 }
@@ -102,7 +102,7 @@ func (s *schedule) assemble() {
 	}
 }
 
-// disassemble ends all.
+// disassemble stops everything.
 func (s *schedule) disassemble() {
 	for _, m := range s.masters {
 		m.kill(false)
@@ -145,7 +145,7 @@ func (s *schedule) client(ctx context.Context, id int, r *rand.Rand) {
 	}
 }
 
-// watchable answers a master that is up.
+// watchable returns a master that is up.
 func (s *schedule) watchable(r *rand.Rand) history.Source {
 	if life := s.masters[r.Intn(3)].life.Load(); life != nil {
 		return s.bugs.watchSource(life)
@@ -153,7 +153,7 @@ func (s *schedule) watchable(r *rand.Rand) history.Source {
 	return nil
 }
 
-// settle checks that all masters come to one state that holds all that was acknowledged.
+// settle checks that all masters reach the same state, which has everything that was acknowledged.
 func (s *schedule) settle() {
 	for i, m := range s.masters {
 		life := m.life.Load()
@@ -188,7 +188,7 @@ func (s *schedule) settle() {
 	s.watches.Counts(s.happened)
 }
 
-// diverged compares what the masters hold, to the byte.
+// diverged compares the masters' states byte by byte.
 func (s *schedule) diverged() error {
 	var first []byte
 	for _, m := range s.masters {
@@ -205,7 +205,7 @@ func (s *schedule) diverged() error {
 	return nil
 }
 
-// standing is how far each master is.
+// standing describes how far each master has applied the log.
 func (s *schedule) standing() string {
 	var b strings.Builder
 	for _, m := range s.masters {

@@ -11,7 +11,7 @@ import (
 	"github.com/kontiki/kontiki/test/robustness/watchcheck"
 )
 
-// simBugs are mistakes that the product does not have, for a test of the tests.
+// simBugs are bugs that the product does not have, for a test of the tests.
 type simBugs struct {
 	lyingDisks bool // a write is answered before it is durable
 	staleReads bool // a read asks nobody
@@ -24,7 +24,7 @@ type simBugs struct {
 	invents    bool // a watch tells another value than was written
 }
 
-// asker is a process as clients have it.
+// asker is a process as clients use it.
 func (b simBugs) asker(life *simLife) history.Client {
 	if b == (simBugs{}) {
 		return life
@@ -58,7 +58,7 @@ func (b buggy) Transact(ctx context.Context, ops []kv.Op) (kv.Result, error) {
 	}
 }
 
-// watchSource is a process as watchers have it.
+// watchSource is a process as watchers use it.
 func (b simBugs) watchSource(life *simLife) history.Source {
 	if b == (simBugs{}) {
 		return life
@@ -89,7 +89,7 @@ func (b buggy) Watch(ctx context.Context, after uint64) (told history.Watched, e
 	return told, nil
 }
 
-// TestSchedulesFindBugs: the checker must find each mistake, and soon.
+// TestSchedulesFindBugs: the checker must find each bug, and soon.
 func TestSchedulesFindBugs(t *testing.T) {
 	for name, x := range map[string]struct {
 		bugs simBugs

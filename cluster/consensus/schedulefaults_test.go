@@ -15,7 +15,7 @@ import (
 	"github.com/kontiki/kontiki/test/robustness/history"
 )
 
-// scheduleFaults are what is done in a schedule, by name. Each goes on for a while, is undone, and answers whether it took effect.
+// scheduleFaults are the faults of schedules, by name. Each lasts for a while, is undone, and returns whether it took effect.
 var scheduleFaults = map[string]func(s *schedule, r *rand.Rand) bool{
 	"kill": func(s *schedule, r *rand.Rand) bool { return s.crash(r, false, r.Intn(3)) },
 	"kill the leader": func(s *schedule, r *rand.Rand) bool {
@@ -94,7 +94,7 @@ var scheduleFaults = map[string]func(s *schedule, r *rand.Rand) bool{
 	},
 	"a proposal that arrives late":                     (*schedule).lateProposal,
 	"a hand-over that the old leader does not hear of": (*schedule).unheardTransfer,
-	// The others cut their logs meanwhile.
+	// The other masters truncate their logs in the meantime.
 	"far behind": func(s *schedule, r *rand.Rand) bool {
 		i := r.Intn(3)
 		before := s.installs()
@@ -115,13 +115,13 @@ var scheduleFaults = map[string]func(s *schedule, r *rand.Rand) bool{
 
 var scheduleFaultNames = slices.Sorted(maps.Keys(scheduleFaults))
 
-// scheduleEvents are what must happen beside the faults themselves.
+// scheduleEvents must happen in the schedules, in addition to the faults themselves.
 var scheduleEvents = slices.Concat(
 	[]string{"a snapshot was installed", "an unsynced write was dropped", "a call arrived late", "two faults at once", "a leader that was away was replaced"},
 	history.WatchEvents, slices.Collect(maps.Values(simEvents)),
 )
 
-// inject does a few faults, one after the other, or two at once.
+// inject injects a few faults, one after the other or two at once.
 func (s *schedule) inject(r *rand.Rand) {
 	s.awaitLeader()
 	for range 2 + r.Intn(3) {
@@ -154,7 +154,7 @@ func (s *schedule) fault(r *rand.Rand) bool {
 
 func (s *schedule) hold(r *rand.Rand) { time.Sleep(time.Duration(100+r.Intn(1900)) * time.Millisecond) } // virtual
 
-// awaitLeader waits until somebody leads, so that the first fault meets a cluster.
+// awaitLeader waits for a leader, so that the first fault meets a working cluster.
 func (s *schedule) awaitLeader() {
 	for range 400 {
 		if s.leader() >= 0 {
@@ -173,7 +173,7 @@ func (s *schedule) leader() int {
 	return -1
 }
 
-// replaced counts whether another leads after a fault of the leader.
+// replaced counts whether there is another leader after a fault of the leader.
 func (s *schedule) replaced(leader int, fault func() bool) bool {
 	done := fault()
 	if now := s.leader(); now >= 0 && now != leader {
@@ -182,7 +182,7 @@ func (s *schedule) replaced(leader int, fault func() bool) bool {
 	return done
 }
 
-// crash ends machines at one moment, and starts them again after a while. A loss of power comes while the first of them writes.
+// crash stops machines at one moment, and starts them again after a while. A loss of power happens while the first of them writes.
 // It took effect if all of them were up.
 func (s *schedule) crash(r *rand.Rand, power bool, victims ...int) bool {
 	if life := s.masters[victims[0]].life.Load(); power && life != nil {
@@ -202,7 +202,7 @@ func (s *schedule) crash(r *rand.Rand, power bool, victims ...int) bool {
 	return done
 }
 
-// awaitFor waits for something, but not for long.
+// awaitFor waits for a condition for a limited time.
 func awaitFor(what <-chan struct{}, bound time.Duration) bool {
 	timer := time.NewTimer(bound)
 	defer timer.Stop()
@@ -214,8 +214,8 @@ func awaitFor(what <-chan struct{}, bound time.Duration) bool {
 	}
 }
 
-// ownLog makes a leader that is cut off take what is never committed, while the others write and cut their logs: it is sent a
-// snapshot that conflicts with its log. It may crash just when it has it.
+// ownLog makes an isolated leader append entries that are never committed, while the others write and truncate their logs, so that
+// it is sent a snapshot that conflicts with its log. It may crash right after it has installed it.
 func (s *schedule) ownLog(r *rand.Rand) bool {
 	i := s.leader()
 	if i < 0 {
@@ -265,8 +265,8 @@ func (s *schedule) ownLog(r *rand.Rand) bool {
 	return done
 }
 
-// unheardTransfer hands leadership over while nothing reaches the leader, so that it goes on to believe that it leads until its lease ends:
-// answers to what it sent before are on their way to it. Meanwhile the new leader acknowledges writes.
+// unheardTransfer transfers leadership while nothing reaches the old leader, so that it believes until its lease ends that it
+// leads: responses to its earlier messages are still on their way to it. Meanwhile the new leader acknowledges writes.
 func (s *schedule) unheardTransfer(r *rand.Rand) bool {
 	i := s.leader()
 	if i < 0 {
@@ -317,8 +317,8 @@ func (s *schedule) unheardTransfer(r *rand.Rand) bool {
 	return elected && believes
 }
 
-// lateProposal holds up what a follower proposes while leadership goes to the third master, where the follower proposes it again, and comes
-// back: then the first attempt arrives, when many other commands have been applied.
+// lateProposal delays a follower's proposal while leadership moves to the third master, where the follower proposes it again, and
+// back: then the first attempt arrives, after many other commands have been applied.
 func (s *schedule) lateProposal(r *rand.Rand) bool {
 	i := s.leader()
 	if i < 0 {
@@ -362,7 +362,7 @@ func (s *schedule) lateProposal(r *rand.Rand) bool {
 	return s.net.lateCalls() > before
 }
 
-// partition cuts links for a while. It took effect if something came to a link that was cut.
+// partition cuts links for a while. It took effect if a message was sent on a link that was cut.
 func (s *schedule) partition(r *rand.Rand, cut func()) bool {
 	before := s.net.heldUp()
 	cut()
@@ -398,7 +398,7 @@ func (s *schedule) installs() int {
 	return s.happened["a snapshot was installed"]
 }
 
-// mendAll undoes what a fault did.
+// mendAll reverts a fault.
 func (s *schedule) mendAll() {
 	s.net.mend()
 	for _, m := range s.masters {

@@ -9,8 +9,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// TestAFollowerWhoseLogBeginsAfterItsSnapshot: its log holds what was never committed, from right after its snapshot on, as after
-// an install, an election won and lost. It must follow; raft by itself refuses whatever it is sent until there is a newer snapshot.
+// TestAFollowerWhoseLogBeginsAfterItsSnapshot: its log has uncommitted entries right after its snapshot, as after an install, an
+// election won and lost. It must follow the leader; raft alone rejects all entries until there is a newer snapshot.
 func TestAFollowerWhoseLogBeginsAfterItsSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSchedule(1, simBugs{})
@@ -34,7 +34,7 @@ func TestAFollowerWhoseLogBeginsAfterItsSnapshot(t *testing.T) {
 			m.kill(false)
 		}
 		s.ending.Wait()
-		// The one that was elected in a term of its own took entries that nobody else has.
+		// The one that was elected in a separate term appended entries that no other master has.
 		end := behind.platter.snapshots[0].meta
 		const own = 100
 		behind.platter.first, behind.platter.entries = end.Index+1, nil

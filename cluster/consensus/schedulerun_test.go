@@ -58,7 +58,7 @@ func TestFaultSchedules(t *testing.T) {
 	}
 }
 
-// tally is what became of schedules.
+// tally is the result of a number of schedules.
 type tally struct {
 	Schedules, Operations int
 	Lived                 time.Duration // virtual
@@ -79,9 +79,9 @@ func (a *tally) add(b tally) {
 	}
 }
 
-// runSchedules runs every step-th schedule in this process, up to the first that fails.
+// runSchedules runs every step-th schedule in this process, until one fails.
 func runSchedules(t *testing.T, from, to, step int64, starts func(seed int64)) (all tally) {
-	// Little lives at a time, and much is thrown away.
+	// There is little live memory at any time, and much garbage.
 	defer debug.SetGCPercent(debug.SetGCPercent(2000))
 	for seed := from; seed <= to; seed += step {
 		starts(seed)
@@ -103,11 +103,11 @@ func runSchedules(t *testing.T, from, to, step int64, starts func(seed int64)) (
 	return all
 }
 
-// scheduleVariable makes a process of this test binary run schedules for another: FROM-TO+STEP.
+// scheduleVariable makes a process of this test binary run schedules on behalf of another: FROM-TO+STEP.
 const scheduleVariable = "KONTIKI_SCHEDULES_CHILD"
 
-// spreadSchedules runs schedules in a process for each core. A process with one thread is faster than a share of one with two: the
-// goroutines of one schedule wake each other all the time, and have nothing to do at once.
+// spreadSchedules runs schedules in one process per core. A process with one thread is faster than half a process with two: the
+// goroutines of a schedule wake each other all the time, and rarely run in parallel.
 func spreadSchedules(t *testing.T, from, to int64) (all tally) {
 	var mu sync.Mutex
 	var children sync.WaitGroup
@@ -165,7 +165,7 @@ func spawnSchedules(t *testing.T, from, to, step int64) (one tally, err error) {
 	return one, err
 }
 
-// scheduleReport is what such a process tells: each seed before it begins, and at the end what became of all.
+// scheduleReport is the output of such a process: each seed before its schedule begins, and in the end the tally.
 type scheduleReport struct {
 	Seed int64
 	All  *tally `json:",omitempty"`

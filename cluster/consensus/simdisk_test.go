@@ -16,7 +16,7 @@ import (
 	"github.com/kontiki/kontiki/internal/turn"
 )
 
-// simPlatter is what a simulated disk holds. Its parts are never changed in place, so that a copy of it is another disk.
+// simPlatter is the content of a simulated disk. Its parts are never changed in place, so that a copy of it is another disk.
 type simPlatter struct {
 	first     uint64      // index of the first entry
 	entries   []*raft.Log // without a gap
@@ -29,9 +29,9 @@ type simSnapshot struct {
 	data []byte
 }
 
-// simDisk is a disk while one process has it open: a raftDisk. What is written is in the cache at once, and on the platter after a
-// sync, which takes time; an operation answers after its sync. A process that is killed leaves the cache, a loss of power only the
-// platter. From then on the process that had the disk changes nothing any more.
+// simDisk is a disk while one process has it open: a raftDisk. Written data is in the cache at once, and on the platter after a
+// sync, which takes time; an operation returns after its sync. Killing the process keeps the cache, a loss of power only the
+// platter. From then on the process that had the disk open cannot change it.
 type simDisk struct {
 	stallAfter time.Duration
 	changed    func()
@@ -67,7 +67,7 @@ func newSimDisk(holds simPlatter, seed int64, stallAfter time.Duration, changed 
 
 var errSimDead = errors.New("the process that had this disk is no more")
 
-// crash ends the process that has the disk, and answers what is on it, and whether something that was not synced is lost.
+// crash ends the process that has the disk open, and returns the disk's content, and whether anything unsynced is lost.
 func (d *simDisk) crash(power bool) (holds simPlatter, lost bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -81,7 +81,7 @@ func (d *simDisk) crash(power bool) (holds simPlatter, lost bool) {
 	return holds, power && d.unsynced > 0
 }
 
-// hold stops the disk; the answer lets it go on.
+// hold blocks the disk; the returned function unblocks it.
 func (d *simDisk) hold() (release func()) {
 	stall := make(chan struct{})
 	d.mu.Lock()
@@ -109,7 +109,7 @@ func (d *simDisk) nextSnapshot() <-chan struct{} {
 	return d.kept
 }
 
-// commit writes and syncs. Log and stable values are one file: the first error is that the process is no more.
+// commit writes and syncs. Log and stable values are in one file: the first error is that the process has ended.
 func (d *simDisk) commit(write, sync func(*simPlatter)) error {
 	d.mu.Lock()
 	if d.dead {
@@ -137,7 +137,7 @@ func (d *simDisk) commit(write, sync func(*simPlatter)) error {
 	return nil
 }
 
-// wait waits for a disk that does not move.
+// wait waits while the disk is blocked.
 func (d *simDisk) wait(stall <-chan struct{}) {
 	timer := time.NewTimer(d.stallAfter)
 	defer timer.Stop()
@@ -227,7 +227,7 @@ func (d *simDisk) StoreLogs(logs []*raft.Log) error {
 	})
 }
 
-// DeleteRange cuts the log's end in the cache only: raft is about to store something else there.
+// DeleteRange truncates the log in the cache only: raft is about to store other entries there.
 func (d *simDisk) DeleteRange(from, to uint64) error {
 	d.writer <- struct{}{}
 	d.mu.Lock()
@@ -343,7 +343,7 @@ type simSink struct {
 func (s *simSink) ID() string    { return s.meta.ID }
 func (s *simSink) Cancel() error { return nil }
 
-// Close makes the snapshot durable: it is not there before it is whole.
+// Close makes the snapshot durable: it does not exist before it is complete.
 func (s *simSink) Close() error {
 	s.meta.Size = int64(s.Len())
 	snapshot := &simSnapshot{s.meta, s.Bytes()}

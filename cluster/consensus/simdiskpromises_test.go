@@ -15,7 +15,7 @@ import (
 	"github.com/kontiki/kontiki/fsm"
 )
 
-// TestDisksKeepTheirPromises: the simulated disk and the real one do the same.
+// TestDisksKeepTheirPromises: the simulated disk and the real one behave alike.
 func TestDisksKeepTheirPromises(t *testing.T) {
 	t.Run("storage", func(t *testing.T) {
 		dir := t.TempDir()

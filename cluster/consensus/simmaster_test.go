@@ -18,14 +18,14 @@ import (
 	"github.com/kontiki/kontiki/test/robustness/history"
 )
 
-// simTimings are those of the product, with snapshots often.
+// simTimings are those of the product, with more frequent snapshots.
 var simTimings = func() Timings {
 	t := DefaultTimings
 	t.SnapshotThreshold, t.TrailingLogs, t.SnapshotInterval = 24, 6, 500*time.Millisecond
 	return t
 }()
 
-// simService and simDiskService are what other masters ask a simulated one for.
+// simService and simDiskService serve the calls of other masters to a simulated one.
 type simService struct {
 	clusterv1.UnimplementedClusterServiceServer
 	c *Replica
@@ -52,7 +52,7 @@ func (s simDiskService) Report(ctx context.Context, r *clusterv1.ReportRequest) 
 	return s.c.ServeReport(ctx, r)
 }
 
-// simMaster is a machine with the part of a master on it that is consensus.
+// simMaster is a machine with the part of a master that is in this package.
 type simMaster struct {
 	s             *schedule
 	name, address string
@@ -72,7 +72,7 @@ type simLife struct {
 	leading <-chan struct{}
 }
 
-// start starts the master, where it is down, with what is on its disk.
+// start starts the master, if it is down, with the content of its disk.
 func (m *simMaster) start() {
 	m.turn <- struct{}{}
 	defer m.turn.Leave()
@@ -103,8 +103,8 @@ func (m *simMaster) start() {
 	m.life.Store(life)
 }
 
-// kill ends the process, or cuts the machine's power: what it still does from here on reaches nobody, and no disk. It answers whether the
-// master was up.
+// kill kills the process, or cuts the machine's power: from then on nothing that it does reaches another process or a disk. It
+// returns whether the master was up.
 func (m *simMaster) kill(power bool) bool {
 	m.turn <- struct{}{}
 	defer m.turn.Leave()
@@ -126,7 +126,7 @@ func (m *simMaster) kill(power bool) bool {
 	return true
 }
 
-// stop ends the process cleanly, with leadership handed over first. It answers whether the master was up.
+// stop ends the process cleanly: it transfers leadership first. It returns whether the master was up.
 func (m *simMaster) stop() bool {
 	m.turn <- struct{}{}
 	defer m.turn.Leave()
@@ -142,8 +142,8 @@ func (m *simMaster) stop() bool {
 	return true
 }
 
-// end ends what a process is made of. Raft answers all that it was asked as long as it runs, but not what it has not looked at
-// when it is shut down: so it is drained first, also after a crash, when it runs for nobody.
+// end stops the goroutines of a process. While raft runs, it responds to all requests, but not to those that it has not read when
+// it is shut down: so it is drained first, also after a crash, when the responses reach no other process.
 func (l *simLife) end() {
 	l.c.End()
 	<-l.leading
@@ -152,7 +152,7 @@ func (l *simLife) end() {
 	_ = l.running.Wait()
 }
 
-// Read and transact implement asker: a process that has ended answers nobody.
+// Read and transact implement asker: a process that has ended does not respond.
 func (l *simLife) Read(ctx context.Context) (b history.Bank, err error) {
 	view, err := l.c.Consistent(ctx)
 	if err == nil && l.host.isGone() {
@@ -172,7 +172,7 @@ func (l *simLife) Transact(ctx context.Context, ops []kv.Op) (kv.Result, error) 
 	return result, err
 }
 
-// Watch implements watchSource. What a process that ended was still telling was true when it was said: it had been committed.
+// Watch implements watchSource. Events of a process that has ended are still valid: their commands were committed.
 func (l *simLife) Watch(ctx context.Context, after uint64) (history.Watched, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -180,7 +180,7 @@ func (l *simLife) Watch(ctx context.Context, after uint64) (history.Watched, err
 	return history.InProcess{Master: l.c, Store: l.c.store}.Watch(ctx, after)
 }
 
-// simRemembered is how many results are remembered: few, so that commands that come late come after theirs was forgotten.
+// simRemembered is how many results are remembered: few, so that delayed commands arrive after their results were forgotten.
 const simRemembered = 6
 
 // simBoot is a disk with a new cluster of these masters on it, at a feature level.
@@ -203,13 +203,13 @@ func simBoot(masters []*simMaster, level int) simPlatter {
 	}
 }
 
-// simEvents are what the product warns of, and what it is called where it is counted.
+// simEvents are warnings of the product, and the names under which they are counted.
 var simEvents = map[string]string{
 	"the log contains entries that were never committed and conflict with the snapshot: discarding them": "a log that conflicts with a snapshot was given up",
 	"the log conflicts with the snapshot that was installed last: dropping the log":                      "a log that conflicts with a snapshot was dropped after a crash",
 }
 
-// simLog keeps what a master warns of, and counts events that only the log tells of.
+// simLog records a master's warnings, and counts events that are visible only in the log.
 type simLog struct {
 	s     *schedule
 	attrs []slog.Attr

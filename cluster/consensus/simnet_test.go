@@ -20,8 +20,8 @@ import (
 	"github.com/kontiki/kontiki/cluster/mtls"
 )
 
-// simNet is a network in memory that carries calls whole: no bytes, no connections. Links between two hosts have a direction
-// each. On a link that is cut a call waits, as with TCP, until the link is mended or the caller gives up; what the caller gave
+// simNet is an in-memory network that transmits whole calls: no bytes, no connections. Links between two hosts have a direction
+// each. On a link that is cut a call waits, as with TCP, until the link is restored or the caller gives up; a call that was given
 // up may still arrive.
 type simNet struct {
 	mu      sync.Mutex
@@ -51,7 +51,7 @@ var (
 	errSimReset   = fmt.Errorf("the other end is gone: %w", syscall.ECONNRESET)
 )
 
-// change changes the network, and wakes those who wait for that.
+// change changes the network, and wakes the goroutines that wait for a change.
 func (n *simNet) change(f func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -76,28 +76,28 @@ func (n *simNet) coin() bool {
 	return n.rand.Intn(2) == 0
 }
 
-// heldUp counts messages that came to a link that was cut.
+// heldUp counts messages on links that were cut.
 func (n *simNet) heldUp() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.held
 }
 
-// slowed counts messages that took longer than on a network that is well.
+// slowed counts messages that took longer than on a healthy network.
 func (n *simNet) slowed() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.lagged
 }
 
-// simPatience says when who waits gives up.
+// simPatience is when a waiting caller gives up.
 type simPatience struct {
 	timeout <-chan time.Time
 	abort   <-chan struct{}
 	own     <-chan struct{} // this end is gone
 }
 
-// cross takes a message over a link.
+// cross transmits a message over a link.
 func (n *simNet) cross(from, to string, p simPatience) error {
 	n.mu.Lock()
 	latency := time.Duration(n.rand.Int63n(int64(n.delay) + 1))
@@ -128,7 +128,7 @@ func (n *simNet) cross(from, to string, p simPatience) error {
 	}
 }
 
-// dial finds who is up at an address.
+// dial returns the host that is up at an address.
 func (n *simNet) dial(address string, p simPatience) (*simHost, error) {
 	for {
 		n.mu.Lock()
@@ -166,7 +166,7 @@ type simMethod struct {
 	handle grpc.MethodHandler
 }
 
-// host makes a host, which may call others, and be called once it has entered.
+// host creates a host, which may call others, and be called once it has entered.
 func (n *simNet) host(name, address string, transport time.Duration) *simHost {
 	h := &simHost{net: n, name: name, address: address, gone: make(chan struct{}), methods: map[string]simMethod{}}
 	h.wire = newSimWire(h, transport)
@@ -177,7 +177,7 @@ func (h *simHost) enter() {
 	h.net.change(func() { h.net.hosts[h.address] = h; delete(h.net.dark, h.address) })
 }
 
-// leave ends a host: nothing leaves or reaches it any more. Who waits for it learns that at once, unless power was lost.
+// leave ends a host: nothing is sent from it or delivered to it any more. Its callers notice that at once, unless power was lost.
 func (h *simHost) leave(power bool) {
 	h.net.change(func() {
 		if h.net.hosts[h.address] == h {
@@ -197,7 +197,7 @@ func (h *simHost) isGone() bool {
 	}
 }
 
-// lost is what a caller learns whose peer is gone: at once from a machine whose kernel goes on, after a while from none.
+// lost is the error of a caller whose peer has ended: at once if the machine's kernel still runs, after a while if not.
 func (h *simHost) lost(p simPatience) error {
 	_, err := h.net.dial(h.address, p) // returns once the address refuses or somebody new is there
 	if err != nil {
@@ -213,7 +213,7 @@ func (h *simHost) RegisterService(desc *grpc.ServiceDesc, server any) {
 	}
 }
 
-// lines makes lines from this host to others.
+// lines creates lines from this host to others.
 func (h *simHost) lines(address string) (mtls.Line, error) { return simLine{h, address}, nil }
 
 // simLine is a line to a master's gRPC services.
@@ -301,14 +301,14 @@ func (l simLine) Invoke(ctx context.Context, method string, args, reply any, _ .
 	}
 }
 
-// lateCalls is how many calls have arrived after their callers had given up.
+// lateCalls is the number of calls that arrived after their callers had given up.
 func (n *simNet) lateCalls() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.late
 }
 
-// deliverLate delivers what its caller has given up, once the link is mended.
+// deliverLate delivers a call that was given up, once the link is restored.
 func (l simLine) deliverLate(to *simHost, method string, request proto.Message) {
 	if l.from.net.cross(l.from.address, l.to, simPatience{abort: to.gone, own: l.from.gone}) != nil {
 		return

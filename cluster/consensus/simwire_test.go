@@ -11,8 +11,8 @@ import (
 	"github.com/kontiki/kontiki/cluster/raftfix"
 )
 
-// simWire is a master's wire over a simNet. It does what raft's own transport does: heartbeats pass by raft's main loop, a
-// pipeline has few calls in flight and answers in order, and what was sent is carried out even if nobody waits for it.
+// simWire is a master's wire over a simNet. It does what raft's own transport does: heartbeats bypass raft's main loop, a pipeline
+// has few calls in flight and responds in order, and a request that was sent is carried out even if its caller no longer waits.
 type simWire struct {
 	host     *simHost
 	timeout  time.Duration
@@ -71,7 +71,7 @@ func (w *simWire) HangUp() {
 	w.abort("")
 }
 
-// abort ends the calls to one host, or all; the caller locks.
+// abort ends the calls to one host, or to all; the caller holds the lock.
 func (w *simWire) abort(target raft.ServerAddress) {
 	for address, abort := range w.aborts {
 		if target == "" || address == target {
@@ -100,7 +100,7 @@ func (w *simWire) begin(target raft.ServerAddress, timeout time.Duration) (simPa
 	return simPatience{timeout: timer.C, abort: abort, own: w.host.gone}, func() { timer.Stop() }, nil
 }
 
-// send takes a request to the other end's raft.
+// send transmits a request to the other end's raft.
 func (w *simWire) send(to *simHost, rpc raft.RPC, p simPatience) error {
 	n := w.host.net
 	if err := n.cross(w.host.address, to.address, p); err != nil {
@@ -120,7 +120,7 @@ func (w *simWire) send(to *simHost, rpc raft.RPC, p simPatience) error {
 	return to.wire.take(rpc, p)
 }
 
-// take hands raft a request.
+// take passes a request to raft.
 func (w *simWire) take(rpc raft.RPC, p simPatience) error {
 	if request, ok := rpc.Command.(*raft.AppendEntriesRequest); ok && raftfix.IsHeartbeat(request) {
 		w.mu.Lock()
@@ -146,13 +146,13 @@ func (w *simWire) take(rpc raft.RPC, p simPatience) error {
 	return errSimGivenUp
 }
 
-// takeLate hands raft a request whose answer nobody waits for.
+// takeLate passes a request to raft whose caller no longer waits.
 func (w *simWire) takeLate(rpc raft.RPC) {
 	rpc.RespChan = make(chan raft.RPCResponse, 1)
 	_ = w.take(rpc, simPatience{})
 }
 
-// await waits for raft's answer, and takes it back.
+// await waits for raft's response, and transmits it back.
 func (w *simWire) await(to *simHost, answers <-chan raft.RPCResponse, p simPatience) (any, error) {
 	select {
 	case answer := <-answers:
@@ -211,7 +211,7 @@ func simCall[Response any](w *simWire, target raft.ServerAddress, request any, d
 	return err
 }
 
-// simCopy copies a request, which raft uses again, as a network would.
+// simCopy copies a request, as a network does, because raft reuses it.
 func simCopy(request *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
 	c := *request
 	c.Entries = make([]*raft.Log, len(request.Entries))
@@ -250,8 +250,8 @@ func (w *simWire) InstallSnapshot(_ raft.ServerID, target raft.ServerAddress, r 
 	return err
 }
 
-// simPipeline sends one request after the other, and reads answers in their order, as raft's own does: it stops to do either
-// while two answers have not been taken.
+// simPipeline sends one request after the other, and reads responses in order, as raft's own does: it stops both while two
+// responses have not been read.
 type simPipeline struct {
 	wire    *simWire
 	to      *simHost
@@ -294,7 +294,7 @@ func (w *simWire) AppendEntriesPipeline(_ raft.ServerID, target raft.ServerAddre
 	return p, nil
 }
 
-// carry takes requests to the other end.
+// carry transmits requests to the other end.
 func (p *simPipeline) carry() {
 	for {
 		select {
@@ -305,7 +305,7 @@ func (p *simPipeline) carry() {
 				done()
 			}
 			if err != nil {
-				// The connection is broken: nothing that follows arrives, and who waits for an answer learns that.
+				// The connection is broken: nothing that follows arrives, and callers that wait get an error.
 				a.answers <- raft.RPCResponse{Error: err}
 				for {
 					select {
@@ -322,7 +322,7 @@ func (p *simPipeline) carry() {
 	}
 }
 
-// read reads answers.
+// read reads responses.
 func (p *simPipeline) read() {
 	for {
 		select {

@@ -15,7 +15,7 @@ import (
 
 const patience = 30 * time.Second
 
-// host is a host that a test expects.
+// host is an expected host.
 type host struct {
 	Role pki.Role
 	Name string
@@ -80,7 +80,7 @@ func TestGossipTellsLeavingFromDying(t *testing.T) {
 	gc.Abandon()
 	expectState(t, ga, sameHost, Dead)
 
-	// The stream ends with the members as they are.
+	// The stream ends with the present members.
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	last := map[host]State{}
@@ -95,7 +95,7 @@ func TestGossipTellsLeavingFromDying(t *testing.T) {
 		last[host{Role: m.Role, Name: m.Name}] = m.State
 	}
 
-	// A host that comes back, at another address, is alive again.
+	// A host that returns, at another address, is alive again.
 	startGossip(t, "b", worker, key, ga.Address())
 	expectState(t, ga, worker, Alive)
 	ga.Abandon()
@@ -149,7 +149,7 @@ func TestGossipNeedsTheKey(t *testing.T) {
 	}
 }
 
-// TestAllHostsThatAreMissingAreTried: however many are missing, each has its turn.
+// TestAllHostsThatAreMissingAreTried: however many are missing, each is tried in turn.
 func TestAllHostsThatAreMissingAreTried(t *testing.T) {
 	var seeds []string
 	for i := range 3*rejoinAtOnce + 1 {

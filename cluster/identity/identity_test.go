@@ -56,7 +56,7 @@ func TestASealedIdentityIsBound(t *testing.T) {
 	}
 }
 
-// TestAnIdentityIsSavedPrivately: what is saved is loaded again, and the file is its owner's alone.
+// TestAnIdentityIsSavedPrivately: a saved identity can be loaded again, and only its owner can read the file.
 func TestAnIdentityIsSavedPrivately(t *testing.T) {
 	dir := t.TempDir()
 	id, err := New()

@@ -39,7 +39,7 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// TestErrorsOfMastersKeepTheirClass: whoever joins tells errors by errors.Is, and shows the text that the master gave.
+// TestErrorsOfMastersKeepTheirClass: errors.Is works in the joining host, and the error has the master's text.
 func TestErrorsOfMastersKeepTheirClass(t *testing.T) {
 	for code, class := range map[codes.Code]error{
 		codes.PermissionDenied: errclass.ErrToken, codes.AlreadyExists: errclass.ErrNameTaken, codes.FailedPrecondition: errclass.ErrRemoved,

@@ -111,7 +111,7 @@ func closed(t *testing.T, conn net.Conn) {
 	}
 }
 
-// TestWhoMaySpeakWhat: each protocol is for the roles that it is for, by the certificate that is shown.
+// TestWhoMaySpeakWhat: each protocol is restricted to its roles, by the certificate.
 func TestWhoMaySpeakWhat(t *testing.T) {
 	p := serve(t)
 	accepted := make(chan string)
@@ -157,7 +157,7 @@ func TestWhoMaySpeakWhat(t *testing.T) {
 	}
 }
 
-// TestADialerTrustsMastersOfItsClusterOnly: not another cluster's, and not a server of this one that is no master.
+// TestADialerTrustsMastersOfItsClusterOnly: not those of another cluster, and no server of this cluster that is not a master.
 func TestADialerTrustsMastersOfItsClusterOnly(t *testing.T) {
 	p, other := serve(t), serve(t)
 	if _, err := p.as(t, "master").Dial(t.Context(), other.address, ProtoCluster); err == nil {
@@ -176,7 +176,7 @@ func TestADialerTrustsMastersOfItsClusterOnly(t *testing.T) {
 	}
 }
 
-// TestConnectionsEndWithTheirTrust: a connection that is open is closed when its certificate is not admitted any more.
+// TestConnectionsEndWithTheirTrust: an open connection is closed when its certificate is no longer admitted.
 func TestConnectionsEndWithTheirTrust(t *testing.T) {
 	p := serve(t)
 	conn, err := p.as(t, "worker").Dial(t.Context(), p.address, ProtoNode)
@@ -203,7 +203,7 @@ func TestConnectionsEndWithTheirTrust(t *testing.T) {
 	}
 }
 
-// TestHandlersLearnWhoCalls, and a panic of one ends its call alone.
+// TestHandlersLearnWhoCalls, and a panic in a handler ends only its call.
 func TestHandlersLearnWhoCalls(t *testing.T) {
 	p := serve(t)
 	server := NewServer(slog.New(slog.DiscardHandler))
@@ -243,7 +243,7 @@ func (c checked) Check(ctx context.Context, r *healthv1.HealthCheckRequest) (*he
 	return c.Server.Check(ctx, r)
 }
 
-// TestLinesAreKeptAndForgotten: one line to each address, until it is not wanted any more.
+// TestLinesAreKeptAndForgotten: one line to each address, as long as it is wanted.
 func TestLinesAreKeptAndForgotten(t *testing.T) {
 	p := serve(t)
 	server := NewServer(slog.New(slog.DiscardHandler))

@@ -88,7 +88,7 @@ func TestASnapshotThatComesLate(t *testing.T) {
 	}
 }
 
-// TestWhatASnapshotHasIsNotAskedOfTheLog: requests that begin before what the log holds, because the newest snapshot has it.
+// TestWhatASnapshotHasIsNotAskedOfTheLog: requests that begin before the log, with entries that the newest snapshot contains.
 func TestWhatASnapshotHasIsNotAskedOfTheLog(t *testing.T) {
 	const end = 19 // of the snapshot
 	for name, x := range map[string]struct {

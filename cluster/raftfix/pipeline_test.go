@@ -15,7 +15,7 @@ func (plainLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.C
 	return net.DialTimeout("tcp", string(address), timeout)
 }
 
-// TestAPipelineWhoseAnswersNobodyReads takes more requests, and closes: raft's own gets stuck in both.
+// TestAPipelineWhoseAnswersNobodyReads accepts more requests, and can be closed: raft's own pipeline blocks in both.
 func TestAPipelineWhoseAnswersNobodyReads(t *testing.T) {
 	listen := func() *raft.NetworkTransport {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
