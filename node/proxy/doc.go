@@ -38,7 +38,12 @@
 // Conntrack keeps UDP flows on the endpoint that they began with; after a change, flows of changed services to endpoints that they
 // no longer have are deleted.
 //
-// Not implemented: health check node ports, IPv6.
+// # Health checks
+//
+// At the healthCheckNodePort of a service with externalTrafficPolicy Local, the proxy answers load balancers whether this node has
+// ready endpoints.
+//
+// Not implemented: IPv6.
 //
 // A Proxy acts on the network namespace that New was called in. It needs CAP_NET_ADMIN there and nft 1.0.1 or newer.
 package proxy

@@ -54,7 +54,8 @@ type Proxy struct {
 	zone     string     // the node's zone
 
 	syncing sync.Mutex
-	applied state // guarded by syncing
+	applied state                 // guarded by syncing
+	health  map[int32]*healthPort // by port; guarded by syncing
 }
 
 // ranges are the cluster's address ranges; invalid if unknown.
@@ -70,7 +71,7 @@ func New(o Options) (*Proxy, error) {
 	if o.CheckPeriod == 0 {
 		o.CheckPeriod = time.Minute
 	}
-	p := &Proxy{o: o, log: o.Log, nft: o.NFT, wake: make(chan struct{}, 1), local: map[string]bool{}}
+	p := &Proxy{o: o, log: o.Log, nft: o.NFT, wake: make(chan struct{}, 1), local: map[string]bool{}, health: map[int32]*healthPort{}}
 	if p.log == nil {
 		p.log = slog.Default()
 	}
@@ -90,8 +91,9 @@ func New(o Options) (*Proxy, error) {
 	return p, nil
 }
 
-// Close releases the handles; the rules stay.
+// Close releases the handles and closes the health check ports; the rules stay.
 func (p *Proxy) Close() {
+	p.closeHealth()
 	if p.space != nil {
 		p.space.Close()
 	}
@@ -134,6 +136,7 @@ func (p *Proxy) poke() {
 // full transaction retried at growing intervals; the rules in the kernel keep working meanwhile.
 func (p *Proxy) Run(ctx context.Context) error {
 	const firstRetry, lastRetry = 100 * time.Millisecond, 10 * time.Second
+	defer p.closeHealth()
 	retry := firstRetry
 	check := time.NewTicker(p.o.CheckPeriod)
 	defer check.Stop()
@@ -178,7 +181,7 @@ func (p *Proxy) Sync(ctx context.Context) error {
 	return err
 }
 
-// sync also returns after how long it should be called again to delete chains (0 for never).
+// sync also returns after how long it should be called again, to delete chains or to open a health check port (0 for never).
 func (p *Proxy) sync(ctx context.Context) (again time.Duration, err error) {
 	p.syncing.Lock()
 	defer p.syncing.Unlock()
@@ -211,6 +214,12 @@ func (p *Proxy) sync(ctx context.Context) (again time.Duration, err error) {
 	}
 	if again == 0 && len(p.applied.stale) > 0 {
 		again = staleAge
+	}
+	if err := p.serveHealth(services, slices, at.node); err != nil {
+		p.log.Warn("trying again", "err", err, "in", healthRetry)
+		if again == 0 {
+			again = healthRetry
+		}
 	}
 	return again, nil
 }
