@@ -46,7 +46,7 @@ func pod(name string) *corev1.Pod {
 	}}
 }
 
-// BenchmarkPodCreateToRunning is the time from the creation of one pod to its Running phase, seen by a watch.
+// BenchmarkPodCreateToRunning measures the time from the creation of one pod to its Running phase, seen by a watch.
 func BenchmarkPodCreateToRunning(b *testing.B) {
 	ctx := context.Background()
 	pods := cluster.Set.CoreV1().Pods("default")
@@ -92,8 +92,8 @@ func remove(ctx context.Context, name string) error {
 	return fmt.Errorf("the watch of %s ended", name)
 }
 
-// BenchmarkFailover is the time from before kill -9 on the leader, by the command that does it, to the next acknowledged write of a
-// client outside of the cluster.
+// BenchmarkFailover measures the time from kill -9 on the leader, including the command for it, to the next acknowledged write of a
+// client outside the cluster.
 func BenchmarkFailover(b *testing.B) {
 	ctx := context.Background()
 	var took []time.Duration
@@ -133,7 +133,7 @@ func BenchmarkFailover(b *testing.B) {
 	b.ReportMetric(float64(took[len(took)-1].Milliseconds()), "ms-max")
 }
 
-// well waits until every master is well again.
+// well waits until every master is healthy again.
 func well() error {
 	deadline := time.Now().Add(time.Minute)
 	for {

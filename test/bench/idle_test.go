@@ -17,7 +17,7 @@ var masterNames = []string{"master-1", "master-2", "master-3"}
 
 var settle sync.Once
 
-// roles answers who leads and who follows.
+// roles returns the leader and the followers.
 func roles() (leader string, followers []string, err error) {
 	if leader, err = cluster.Leader(); err != nil {
 		return "", nil, err
@@ -26,7 +26,7 @@ func roles() (leader string, followers []string, err error) {
 	return leader, followers, nil
 }
 
-// BenchmarkIdle lets the cluster rest for b.N seconds and reports the CPU (in percent of a core) and the private memory (in MB)
+// BenchmarkIdle leaves the cluster idle for b.N seconds and reports the CPU (in percent of a core) and the private memory (in MB)
 // of the leader, and the higher of the two followers'.
 func BenchmarkIdle(b *testing.B) {
 	leader, followers, err := roles()
@@ -66,7 +66,7 @@ func usage(b *testing.B) (u used) {
 	return u
 }
 
-// cpu is the time that a host's process has run, to the nanosecond: the clock of proc(5)'s stat ticks in hundredths.
+// cpu is the CPU time of a host's process, in nanoseconds: the times in proc(5)'s stat have a resolution of 10 ms only.
 func cpu(b *testing.B, host string) (sum time.Duration) {
 	b.Helper()
 	pid, err := cluster.Pid(host)
@@ -92,7 +92,7 @@ func cpu(b *testing.B, host string) (sum time.Duration) {
 	return sum
 }
 
-// memory is what a host's process has for itself: pages of the binary, which all processes share, are not in it.
+// memory is the private memory of a host's process, without the pages of the binary, which all processes share.
 func memory(b *testing.B, host string) float64 {
 	b.Helper()
 	pid, err := cluster.Pid(host)

@@ -17,7 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// clients is how many requests are under way at a time.
+// clients is the number of concurrent requests.
 const clients = 32
 
 // BenchmarkCreateConfigMap creates on the leader or on a follower, by clients that share one connection or have one each.
@@ -29,7 +29,7 @@ func BenchmarkCreateConfigMap(b *testing.B) {
 	})
 }
 
-// BenchmarkCreatePod creates Pods that are another scheduler's, likewise, so that it is the API alone that works.
+// BenchmarkCreatePod creates Pods of another scheduler, in the same way, so that only the API works.
 func BenchmarkCreatePod(b *testing.B) {
 	load(b, func(set *kubernetes.Clientset, name string) error {
 		p := pod(name)
@@ -39,8 +39,8 @@ func BenchmarkCreatePod(b *testing.B) {
 	})
 }
 
-// BenchmarkCreateUnschedulablePod creates Pods that fit no node, likewise. The scheduler looks at each and writes that down, in its
-// status and as an event: three writes a Pod.
+// BenchmarkCreateUnschedulablePod creates Pods that fit no node, in the same way. The scheduler tries each and records the result
+// in its status and as an event: three writes per Pod.
 func BenchmarkCreateUnschedulablePod(b *testing.B) {
 	load(b, func(set *kubernetes.Clientset, name string) error {
 		p := pod(name)
@@ -50,7 +50,7 @@ func BenchmarkCreateUnschedulablePod(b *testing.B) {
 	})
 }
 
-// BenchmarkGetConfigMap reads consistently, likewise.
+// BenchmarkGetConfigMap makes linearizable reads, in the same way.
 func BenchmarkGetConfigMap(b *testing.B) {
 	load(b, func(set *kubernetes.Clientset, _ string) error {
 		_, err := set.CoreV1().ConfigMaps("default").Get(context.Background(), "kube-root-ca.crt", metav1.GetOptions{})
@@ -116,7 +116,7 @@ func load(b *testing.B, request func(set *kubernetes.Clientset, name string) err
 	}
 }
 
-// connect answers clients with a connection each to a master's API, without the forwarder of `kontiki dev` between.
+// connect returns clients with one connection each to a master's API, without the forwarder of `kontiki dev` in between.
 func connect(host string, connections int) ([]*kubernetes.Clientset, error) {
 	var sets []*kubernetes.Clientset
 	for range connections {

@@ -100,7 +100,7 @@ func each(b *testing.B, n int, call func(i int) error) {
 	}
 }
 
-// node is one that is ready and has room. Its pod range is its own to say: the cluster's has room for 256.
+// node returns a ready node with free resources. It sets its own pod range, because the cluster's has room for 256 only.
 func node(run string, i int) *corev1.Node {
 	room := corev1.ResourceList{
 		corev1.ResourceCPU: resource.MustParse("32"), corev1.ResourceMemory: resource.MustParse("64Gi"), corev1.ResourcePods: resource.MustParse("110"),

@@ -1,4 +1,4 @@
-// Package docs_test keeps the documents true: a test that one of them names exists.
+// Package docs_test checks the documents: every test that they name exists.
 package docs_test
 
 import (
@@ -57,7 +57,7 @@ func TestDocumentsNameTestsThatExist(t *testing.T) {
 	}
 }
 
-// TestBugPatchesApply: test/robustness/bugs/again.sh lays these patches over the tree, so they must follow it.
+// TestBugPatchesApply: test/robustness/bugs/again.sh applies these patches to the tree, so they must be kept up to date.
 func TestBugPatchesApply(t *testing.T) {
 	patches, err := filepath.Glob("../robustness/bugs/*.patch")
 	if err != nil || len(patches) == 0 {

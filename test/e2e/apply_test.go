@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestAReleaseIsAppliedWholeAndUndone: kontiki apply --atomic with real containers.
+// TestAReleaseIsAppliedWholeAndUndone applies a release atomically, and rolls it back, with real containers.
 func TestAReleaseIsAppliedWholeAndUndone(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)

@@ -21,8 +21,8 @@ import (
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
-// auditNamespace is the one namespace whose objects the cluster of the tests records, in the masters' own logs. Ways into pods
-// are recorded of all.
+// auditNamespace is the only namespace whose objects the tests' cluster audits, in the masters' own logs. Access to pods (exec,
+// logs, ...) is audited in all namespaces.
 const auditNamespace = "t-theauditlogtellswhotouchedasecret"
 
 const auditPolicy = `
@@ -47,7 +47,7 @@ func auditPolicyFile() (string, error) {
 	return file.Name(), errors.Join(err, file.Close())
 }
 
-// audited are the events that the masters have recorded.
+// audited returns the events that the masters have recorded.
 func audited(t *testing.T) (events []auditv1.Event) {
 	t.Helper()
 	logs, err := filepath.Glob(filepath.Join(env.Dir, "logs", "master-*.log"))

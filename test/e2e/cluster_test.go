@@ -1,5 +1,5 @@
-// Package e2e_test drives the real binary as a user would: one development cluster of three masters and two workers, with
-// kubectl and client-go as its clients. The tests share the cluster and run one after the other; each leaves it whole.
+// Package e2e_test drives the real binary as a user would: one development cluster of three masters and two workers, with kubectl
+// and client-go as its clients. The tests share the cluster and run one after the other; each leaves it healthy.
 package e2e_test
 
 import (
@@ -92,7 +92,7 @@ func contains(t *testing.T, text string, words ...string) {
 	}
 }
 
-// namespace makes a namespace of the test's own and removes it after it.
+// namespace creates a namespace for the test and deletes it afterwards.
 func namespace(t *testing.T) string {
 	t.Helper()
 	name := "t-" + strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(strings.TrimPrefix(t.Name(), "Test")))
@@ -109,7 +109,7 @@ func namespace(t *testing.T) string {
 	return name
 }
 
-// eventually asks until there is no error. It is for what happens in other processes, which cannot signal a test.
+// eventually calls a function until it returns no error. It is for changes in other processes, which have no event in the test.
 func eventually(t *testing.T, limit time.Duration, what string, ask func() error) {
 	t.Helper()
 	deadline := time.After(limit)
@@ -128,7 +128,7 @@ func eventually(t *testing.T, limit time.Duration, what string, ask func() error
 	}
 }
 
-// pods answers the pods of a namespace with a label.
+// pods returns the pods of a namespace with a label.
 func pods(t *testing.T, namespace, selector string) []corev1.Pod {
 	t.Helper()
 	list, err := env.Set.CoreV1().Pods(namespace).List(context.Background(), metav1.ListOptions{LabelSelector: selector})
@@ -162,7 +162,7 @@ spec:
 
 var errNotYet = errors.New("not yet")
 
-// healthy waits until all masters vote and are well, and lets clients use the cluster's present keys: an earlier test may have
+// healthy waits until all masters vote and are healthy, and makes clients use the cluster's present keys: an earlier test may have
 // changed them, and may have failed since.
 func healthy(t *testing.T) {
 	t.Helper()

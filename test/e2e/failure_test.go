@@ -18,7 +18,7 @@ import (
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
-// containerIDs answers the ids of the containers of all pods, and how often each was started again.
+// containerIDs returns the ids of the containers of all pods, with their restart counts.
 func containerIDs(t *testing.T, namespace string) map[string]string {
 	t.Helper()
 	ids := map[string]string{}
@@ -39,7 +39,7 @@ func sameContainers(t *testing.T, before, after map[string]string) {
 	}
 }
 
-// writer creates ConfigMaps without pause and notes which creations were acknowledged, and the longest time without one.
+// writer creates ConfigMaps continuously and records which creations were acknowledged, and the longest time without one.
 type writer struct {
 	stop    context.CancelFunc
 	done    sync.WaitGroup
@@ -95,7 +95,7 @@ func (w *writer) count() int {
 	return len(w.acked)
 }
 
-// nothingLost fails the test for each acknowledged write that is not there; the writer has stopped.
+// nothingLost fails the test for each acknowledged write that does not exist; the writer has stopped.
 func (w *writer) nothingLost(t *testing.T, namespace string) {
 	t.Helper()
 	list, err := env.Set.CoreV1().ConfigMaps(namespace).List(context.Background(), metav1.ListOptions{})
@@ -118,7 +118,7 @@ func (w *writer) allIn(t *testing.T, have map[string]bool) {
 	}
 }
 
-// nothingLostOn asks one master.
+// nothingLostOn checks one master.
 func (w *writer) nothingLostOn(t *testing.T, master, namespace string) {
 	t.Helper()
 	stream, err := kontikiv1.NewObjectsClient(grpcTo(t, master)).List(within(t, 30*time.Second), &kontikiv1.ListRequest{Kind: configMapKind, Namespace: namespace})
@@ -177,13 +177,13 @@ func TestLeaderKilledUnderWrites(t *testing.T) {
 	sameContainers(t, before, containerIDs(t, ns))
 	must(t, "dev", "start", victim)
 	healthy(t)
-	// The master that came back has caught up: it answers a consistent read with everything.
+	// The restarted master has caught up: a linearizable read on it returns everything.
 	w.nothingLostOn(t, victim, ns)
 }
 
-// TestALeaderIsStoppedUnderWrites is a planned stop, by SIGTERM: leadership is handed over. That it makes one term and needs no
-// election which waits for silence is seen in virtual time (TestAPlannedStopHandsLeadershipOver in cluster): on a loaded machine
-// there may be elections of their own.
+// TestALeaderIsStoppedUnderWrites is a planned stop, by SIGTERM: leadership is transferred. That this takes one term, and no
+// election timeout, is tested in virtual time (TestAPlannedStopHandsLeadershipOver in cluster): on a loaded machine there may be
+// other elections.
 func TestALeaderIsStoppedUnderWrites(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)
@@ -239,7 +239,7 @@ func TestAllMastersStoppedAndStarted(t *testing.T) {
 	if out, err := kontiki("kubectl", "get", "nodes", "--request-timeout=2s"); err == nil {
 		t.Fatalf("the API answers with every master dead: %s", out)
 	}
-	// The agent of one worker starts again meanwhile: it must go on from what it has on disk.
+	// The agent of one worker restarts meanwhile: it must continue with the data on its disk.
 	must(t, "dev", "kill", "worker-1")
 	must(t, "dev", "start", "worker-1")
 	for i := range masters {
@@ -258,7 +258,7 @@ func TestAllMastersStoppedAndStarted(t *testing.T) {
 	if n := strings.Count(out, "server"); n < int(started.Sub(stopped).Seconds())*2 {
 		t.Errorf("only %d answers through the service, masters were away for %s", n, started.Sub(stopped))
 	}
-	// The cluster goes on where it was.
+	// The cluster continues with its state.
 	kubectl(t, "-n", ns, "create", "configmap", "after")
 }
 

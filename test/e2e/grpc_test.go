@@ -95,7 +95,7 @@ func grpcClient(t *testing.T) (*client.Client, map[string]string) {
 	return c, names
 }
 
-// TestGRPCClientOutlivesItsMaster kills the very master that a client reads, writes and watches through.
+// TestGRPCClientOutlivesItsMaster kills the master by which a client reads, writes and watches.
 func TestGRPCClientOutlivesItsMaster(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)
@@ -103,7 +103,7 @@ func TestGRPCClientOutlivesItsMaster(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 
-	// The watch and the reads go through one master, the writes through the REST API, which has a forwarder of its own.
+	// The watch and the reads use one master, the writes the REST API, which has another forwarder.
 	const before, after = 30, 30
 	seen := map[string][]string{} // the events of each object
 	var longest time.Duration
@@ -190,7 +190,7 @@ func TestGRPCClientOutlivesItsMaster(t *testing.T) {
 	}
 }
 
-// TestGRPCClientLeavesAMachineThatVanished pulls the network cable of the client's master: nobody closes a connection.
+// TestGRPCClientLeavesAMachineThatVanished disconnects the network of the client's master: no connection is closed.
 func TestGRPCClientLeavesAMachineThatVanished(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)
@@ -220,7 +220,7 @@ func TestGRPCClientLeavesAMachineThatVanished(t *testing.T) {
 		if e.Object.Name == "second" {
 			break
 		}
-		// The stream is open and has nothing to send, and so no way to see that nobody is there.
+		// The stream is open and has nothing to send, so it cannot detect that its peer is not reachable.
 		victim = names[c.Endpoint()]
 		if err := env.Cable(victim, false); err != nil {
 			t.Fatal(err)
@@ -241,7 +241,8 @@ func TestGRPCClientLeavesAMachineThatVanished(t *testing.T) {
 	}
 }
 
-// TestGRPCClientLeavesAMasterThatStandsStill stops a master's process: its connections stay, and the kernel goes on acknowledging.
+// TestGRPCClientLeavesAMasterThatStandsStill stops a master's process: its connections stay open, and the kernel keeps
+// acknowledging data.
 func TestGRPCClientLeavesAMasterThatStandsStill(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)
@@ -291,8 +292,8 @@ func TestGRPCClientLeavesAMasterThatStandsStill(t *testing.T) {
 	}
 }
 
-// TestGRPCTransactionsWhileTheLeaderDies moves a token between two objects by transactions, so that at every instant just one has
-// it, and kills the leader meanwhile.
+// TestGRPCTransactionsWhileTheLeaderDies moves a token between two objects by transactions, so that at every instant exactly one
+// has it, and kills the leader meanwhile.
 func TestGRPCTransactionsWhileTheLeaderDies(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)
@@ -341,7 +342,7 @@ func TestGRPCTransactionsWhileTheLeaderDies(t *testing.T) {
 				t.Fatal(err)
 			}
 		case errors.Is(err, client.ErrNotFound) && unknown > 0:
-			// The one of unknown outcome was done late.
+			// The transaction of unknown outcome was committed later.
 		default:
 			t.Fatalf("after %d moves: %v", moves, err)
 		}
@@ -360,7 +361,7 @@ func TestGRPCTransactionsWhileTheLeaderDies(t *testing.T) {
 	t.Logf("killed %s; of 60 transactions %d had an unknown outcome; the client is with %s", victim, unknown, names[c.Endpoint()])
 }
 
-// TestNodeSpeaksGRPC runs a client in another language, which knows the .proto files and nothing else of ours.
+// TestNodeSpeaksGRPC runs a client in another language, which uses only the .proto files.
 func TestNodeSpeaksGRPC(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)
@@ -437,7 +438,7 @@ func TestNodeSpeaksGRPC(t *testing.T) {
 	if details := said.Errors.Invalid.Status.Details; details == nil || !slices.ContainsFunc(details.Causes, func(c metav1.StatusCause) bool { return c.Field == "metadata.name" }) {
 		t.Errorf("invalid: %+v", details)
 	}
-	// What it did is there for everybody, and what was refused is not.
+	// Its successful writes are visible to other clients, the rejected ones are not.
 	if colour := kubectl(t, "-n", ns, "get", "configmap", "first", "-o", "jsonpath={.data.colour}"); colour != "blue" {
 		t.Errorf("the stored colour is %q", colour)
 	}

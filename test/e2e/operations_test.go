@@ -21,9 +21,9 @@ import (
 	"github.com/kontiki/kontiki/test/filetree"
 )
 
-// The walks of docs/operations.md, as an operator would do them.
+// The procedures of docs/operations.md, as an operator would follow them.
 
-// clusterStatus is what `kontiki cluster status` says; degraded is its exit status. No answer is degraded, too.
+// clusterStatus is the output of `kontiki cluster status`; degraded is its exit status. No response counts as degraded, too.
 func clusterStatus(t *testing.T) (s cluster.Status, degraded bool) {
 	t.Helper()
 	out, err := kontiki("cluster", "status", "-o", "json")
@@ -40,7 +40,7 @@ func clusterStatus(t *testing.T) (s cluster.Status, degraded bool) {
 
 func hostDir(host string) string { return filepath.Join(env.Dir, "hosts", host) }
 
-// newMachine puts an empty machine in the place of a master's.
+// newMachine replaces a master's machine by an empty one.
 func newMachine(t *testing.T, host string) {
 	t.Helper()
 	if err := os.RemoveAll(hostDir(host)); err != nil {
@@ -113,7 +113,7 @@ func TestSnapshotIsSavedInspectedAndRestored(t *testing.T) {
 	if got := containerIDs(t, ns)["stays/c"]; got != stays {
 		t.Errorf("the container of a pod that the restore did not change was %s, is %s", stays, got)
 	}
-	// The watch goes on over the restore; what it tells never goes back.
+	// The watch continues over the restore; its revisions never decrease.
 	last, green := uint64(0), false
 	for deadline := time.After(30 * time.Second); !green; {
 		select {
@@ -135,7 +135,7 @@ func TestSnapshotIsSavedInspectedAndRestored(t *testing.T) {
 			t.Fatal("the watch does not tell of the restore")
 		}
 	}
-	// A damaged file is refused before anything happens.
+	// A damaged file is rejected before anything changes.
 	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +151,7 @@ func TestSnapshotIsSavedInspectedAndRestored(t *testing.T) {
 	}
 }
 
-// TestARestoreInTheMiddleOfADeletion: what controllers had begun before it does not go on after it.
+// TestARestoreInTheMiddleOfADeletion: controllers do not continue after the restore what they had begun before it.
 func TestARestoreInTheMiddleOfADeletion(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)
@@ -218,7 +218,7 @@ func TestMastersAreTransferredReplacedAndRemoved(t *testing.T) {
 	}
 	contains(t, must(t, "cluster", "members"), "master-3", "worker-2", "alive")
 
-	// The leader's machine burns down, and an empty one takes its place.
+	// The leader's machine is lost, and an empty one replaces it.
 	must(t, "dev", "kill", "master-2")
 	eventually(t, 20*time.Second, "the status to say so", func() error {
 		s, degraded := clusterStatus(t)
@@ -230,12 +230,12 @@ func TestMastersAreTransferredReplacedAndRemoved(t *testing.T) {
 	newMachine(t, "master-2")
 	healthy(t)
 
-	// The first master, whose data held the first tokens, goes the same way.
+	// The first master, whose data had the first tokens, is replaced in the same way.
 	must(t, "dev", "kill", "master-1")
 	newMachine(t, "master-1")
 	healthy(t)
 
-	// A master is removed; it notices, and stays out until it comes with a token and an empty disk.
+	// A master is removed; it notices that, and stays out until it joins with a token and an empty disk.
 	contains(t, must(t, "cluster", "remove", "master-3"), "removed")
 	eventually(t, 30*time.Second, "the removed master to say so", func() error {
 		data, err := os.ReadFile(filepath.Join(env.Dir, "logs", "master-3.log"))

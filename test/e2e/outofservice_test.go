@@ -38,7 +38,7 @@ spec:
 		}
 		return err
 	})
-	// Nobody has confirmed its end, so it stays: past its grace, for as long as nobody says more.
+	// The end of its containers is not confirmed, so it stays beyond its grace period, until the taint is set.
 	time.Sleep(3 * time.Second)
 	if _, err := env.Set.CoreV1().Pods(ns).Get(context.Background(), "stuck", metav1.GetOptions{}); err != nil {
 		t.Fatalf("a pod whose end nobody has confirmed: %v", err)

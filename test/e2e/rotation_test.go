@@ -12,7 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// certificates is what the test reads of `kontiki cluster certs -o json`.
+// certificates is the part of `kontiki cluster certs -o json` that the test reads.
 type certificates struct {
 	Generation uint64
 	Rotations  []string
@@ -40,7 +40,7 @@ func (c certificates) issuing() string {
 	return ""
 }
 
-// TestEveryKeyIsRotatedWhileTheClusterWorks changes the CA, the key of gossip and that of Secrets under running pods.
+// TestEveryKeyIsRotatedWhileTheClusterWorks changes the CA, the gossip key and the key of Secrets while pods run.
 func TestEveryKeyIsRotatedWhileTheClusterWorks(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)
@@ -110,7 +110,7 @@ func TestEveryKeyIsRotatedWhileTheClusterWorks(t *testing.T) {
 			t.Errorf("%s was not ready during the rotation", name)
 		}
 	}
-	// What was stopped finds its way back with what it has on disk.
+	// Stopped hosts can connect again with the data on their disks.
 	for _, host := range []string{"master-2", "worker-1"} {
 		must(t, "dev", "kill", host)
 		must(t, "dev", "start", host)

@@ -119,7 +119,7 @@ func TestTheGRPCAPIOnEveryMaster(t *testing.T) {
 		}}); err != nil {
 			t.Fatal(err)
 		}
-		// Every other master shows it at once.
+		// Every other master returns it at once.
 		for other, conn := range conns {
 			for _, object := range []string{"on-", "tx-"} {
 				got, err := kontikiv1.NewObjectsClient(conn).Get(ctx, &kontikiv1.GetRequest{Reference: &kontikiv1.Reference{Kind: configMapKind, Namespace: ns, Name: object + name}})
@@ -218,7 +218,7 @@ func TestTheClusterIsAdministeredByGRPC(t *testing.T) {
 	healthy(t)
 }
 
-// backupOf is everything in a backup.
+// backupOf returns all objects in a backup.
 func backupOf(t *testing.T, r io.Reader) (backup.Info, []string) {
 	t.Helper()
 	var all []string
@@ -271,8 +271,8 @@ func TestASnapshotByGRPCIsTheOneThatIsSaved(t *testing.T) {
 	})
 }
 
-// TestTransactionsAreWholeThoughTheLeaderIsKilled writes transactions through every master, kills the leader in the middle, and
-// looks whether each is whole or not there.
+// TestTransactionsAreWholeThoughTheLeaderIsKilled writes transactions through every master, kills the leader in between, and checks
+// that each is stored completely or not at all.
 func TestTransactionsAreWholeThoughTheLeaderIsKilled(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)
@@ -314,7 +314,7 @@ func TestTransactionsAreWholeThoughTheLeaderIsKilled(t *testing.T) {
 			}
 		})
 	}
-	// Who lists meanwhile, also during the kill, sees transactions whole or not at all.
+	// Lists in the meantime, also during the kill, contain transactions completely or not at all.
 	stored := func(ctx context.Context) (map[string]int, error) {
 		list, err := env.Set.CoreV1().ConfigMaps(ns).List(ctx, metav1.ListOptions{})
 		if err != nil {

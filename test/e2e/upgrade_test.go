@@ -20,10 +20,10 @@ import (
 	"github.com/kontiki/kontiki/test/devcluster"
 )
 
-// previousVersion is the version of the program of the feature level before.
+// previousVersion is the version of a binary with the previous feature level.
 const previousVersion = "v1.37.2+kontiki.0.0.previous"
 
-// previousProgram builds it. It differs from the program under test in its version and in the feature level alone.
+// previousProgram builds it. It differs from the binary under test only in its version and its feature level.
 func previousProgram(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "kontiki")
@@ -34,7 +34,7 @@ func previousProgram(t *testing.T) string {
 	return path
 }
 
-// ownCluster starts a cluster for one test, which all helpers are about until the test ends.
+// ownCluster starts a cluster for one test, which all helpers use until the test ends.
 func ownCluster(t *testing.T, program string, masters, workers int, further ...string) {
 	t.Helper()
 	shared := env
@@ -64,7 +64,7 @@ func member(t *testing.T, host string) cluster.MemberStatus {
 	return s.Members[i]
 }
 
-// newestSnapshot is the index that a master's newest raft snapshot ends at.
+// newestSnapshot returns the last index in a master's newest raft snapshot.
 func newestSnapshot(t *testing.T, host string) (newest uint64) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(hostDir(host), "raft", "snapshots", "*-*-*"))
@@ -81,7 +81,7 @@ func newestSnapshot(t *testing.T, host string) (newest uint64) {
 	return newest
 }
 
-// logSince answers what a host has logged since its log had a size; logSize is that size.
+// logSince returns what a host has logged since its log had a given size; logSize returns that size.
 func logSince(t *testing.T, host string, size int) string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(env.Dir, "logs", host+".log"))
@@ -93,11 +93,11 @@ func logSince(t *testing.T, host string, size int) string {
 
 func logSize(t *testing.T, host string) int { return len(logSince(t, host, 0)) }
 
-// The masters of TestRollingUpgrade keep so few entries of their logs that a master which is away for a moment is sent a snapshot.
+// The masters of TestRollingUpgrade keep so few log entries that a master which is down for a moment is sent a snapshot.
 const upgradeTrailing = 300
 
-// TestRollingUpgrade walks through the upgrade of docs/operations.md with two programs, and through the way back, while a
-// client writes and containers run. The masters of both work together whichever of them leads, also by snapshots.
+// TestRollingUpgrade follows the upgrade in docs/operations.md with two binaries, and the way back, while a client writes and
+// containers run. Masters of both versions work together whichever of them leads, also by snapshots.
 func TestRollingUpgrade(t *testing.T) {
 	previous, next := previousProgram(t), os.Getenv("KONTIKI")
 	printed, err := exec.Command(next, "--version").Output()
@@ -148,7 +148,7 @@ func TestRollingUpgrade(t *testing.T) {
 		must(t, "dev", "start", host, "--kontiki", program)
 		runs(host, version)
 	}
-	// bySnapshot is replace of a follower that stays away until the leader's log no longer has what it needs.
+	// bySnapshot is replace of a follower that stays down until the leader's log no longer has the entries that it needs.
 	bySnapshot := func(host, program, version string) {
 		t.Helper()
 		must(t, "dev", "stop", host)
@@ -182,7 +182,7 @@ func TestRollingUpgrade(t *testing.T) {
 	level(before)
 	first, second, third := followers[0], followers[1], s.Leader
 
-	// The previous program leads, and sends the next one its snapshot.
+	// The previous version leads, and sends the next one its snapshot.
 	bySnapshot(first, next, nextVersion)
 	level(before, second, third)
 	file := filepath.Join(t.TempDir(), "state.snapshot")
@@ -191,11 +191,11 @@ func TestRollingUpgrade(t *testing.T) {
 	contains(t, must(t, "cluster", "transfer", first), first+" leads")
 	bySnapshot(second, previous, previousVersion)
 	level(before, second, third)
-	// The way back is open.
+	// A downgrade is still possible.
 	replace(first, previous, previousVersion)
 	level(before)
 
-	// One after the other, whoever leads.
+	// One after the other, whichever master leads.
 	replace(first, next, nextVersion)
 	replace(second, next, nextVersion)
 	level(before, third)
@@ -220,7 +220,7 @@ func TestRollingUpgrade(t *testing.T) {
 		}
 	}
 
-	// There is no way back now: neither for a member nor for a new machine.
+	// A downgrade is no longer possible, neither for a member nor for a new machine.
 	refused := func(what string) {
 		t.Helper()
 		size := logSize(t, third)

@@ -22,8 +22,8 @@ import (
 	"github.com/kontiki/kontiki/cluster"
 )
 
-// Walks of docs/operations.md with the very commands that an operator types: nothing of `kontiki dev` is between them and the
-// hosts but the network namespaces that the hosts are.
+// Procedures of docs/operations.md with the operator's own commands: of `kontiki dev`, only the network namespaces of the hosts are
+// used.
 
 // process is kontiki on a host, as a service manager runs it.
 type process struct {
@@ -78,7 +78,7 @@ func (p *process) said() string {
 	return string(data)
 }
 
-// addAddress gives a host a further address, as a new machine or a move to another network would.
+// addAddress gives a host an additional address, as a new machine or a move to another network would.
 func addAddress(t *testing.T, host, address string) {
 	t.Helper()
 	ip := func(verb string) {
@@ -90,7 +90,7 @@ func addAddress(t *testing.T, host, address string) {
 	t.Cleanup(func() { ip("del") })
 }
 
-// createToken types the command on a master's host.
+// createToken runs the command on a master's host.
 func createToken(t *testing.T, host, role string) string {
 	t.Helper()
 	out, err := inHost(t, host, env.Kontiki, "token", "create", "--role", role, "--data-dir", hostDir(host))
@@ -100,7 +100,7 @@ func createToken(t *testing.T, host, role string) string {
 	return strings.TrimSpace(out)
 }
 
-// mastersAre waits until these masters are in the cluster and all is well.
+// mastersAre waits until these masters are in the cluster and it is healthy.
 func mastersAre(t *testing.T, names ...string) {
 	t.Helper()
 	eventually(t, time.Minute, fmt.Sprintf("the masters to be %v, and well", names), func() error {
@@ -116,8 +116,8 @@ func mastersAre(t *testing.T, names ...string) {
 	})
 }
 
-// TestAMachineIsReplacedUnderANewName and moves: a master's machine is lost, another one joins with a token that was made by
-// the command, and the old master is removed. Then the new one gets another address, and comes back with its data alone.
+// TestAMachineIsReplacedUnderANewName and moves: a master's machine is lost, another one joins with a token from the command, and
+// the old master is removed. Then the new one gets another address, and restarts with its data alone.
 func TestAMachineIsReplacedUnderANewName(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)
@@ -143,7 +143,7 @@ func TestAMachineIsReplacedUnderANewName(t *testing.T) {
 	contains(t, must(t, "cluster", "remove", "master-3"), "removed")
 	mastersAre(t, "master-1", "master-2", "master-4")
 
-	// It moves: neither a token nor an address of anybody is given.
+	// It moves, without a token or any addresses.
 	p.stop()
 	addAddress(t, "master-3", "10.89.0.25")
 	p = run(t, "master-3", "server", "--no-agent", "--name", "master-4", "--node-ip", "10.89.0.25", "--data-dir", dir)
@@ -187,8 +187,8 @@ func withoutPlace(t *testing.T, host string) (flags []string) {
 	return flags
 }
 
-// TestAWorkerMachineIsReplacedAsPlanned: it is drained and deleted, and another one joins under its name with a token that was
-// made by the command. Then that one gets another address, and comes back with its data alone, its containers untouched.
+// TestAWorkerMachineIsReplacedAsPlanned: it is drained and deleted, and another one joins under its name with a token from the
+// command. Then that one gets another address, and restarts with its data alone, with its containers untouched.
 func TestAWorkerMachineIsReplacedAsPlanned(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)
@@ -265,7 +265,7 @@ func known(t *testing.T, token string) bool {
 	return out != "401"
 }
 
-// TestEverythingIsLostButASnapshotAndIdentity: a new cluster takes the place of one of which nothing is left but two files.
+// TestEverythingIsLostButASnapshotAndIdentity: a new cluster replaces one of which only two files are left.
 func TestEverythingIsLostButASnapshotAndIdentity(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)
@@ -353,8 +353,8 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
-// TestAStolenMaster removes a master whose disk a thief has, and changes every key that is on it. What the thief has opens
-// nothing afterwards.
+// TestAStolenMaster removes a master whose disk a thief has, and changes every key on it. Afterwards the thief's data gives no
+// access.
 func TestAStolenMaster(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)
@@ -430,7 +430,7 @@ func TestAStolenMaster(t *testing.T) {
 		return nil
 	})
 
-	// Tokens of the old CA admit nobody, and are revoked; every Secret is sealed anew.
+	// Tokens of the old CA admit no host, and are revoked; every Secret is encrypted with a new key.
 	out, err := inHost(t, "master-1", env.Kontiki, "token", "list", "--data-dir", hostDir("master-1"))
 	if err != nil {
 		t.Fatal(err, out)
@@ -474,7 +474,7 @@ func TestAStolenMaster(t *testing.T) {
 	}
 }
 
-// secretKeyOf names the key that a master seals Secrets with.
+// secretKeyOf returns the id of the key with which a master encrypts Secrets.
 func secretKeyOf(t *testing.T, host string) string {
 	t.Helper()
 	id, err := identity.Load(hostDir(host))

@@ -86,7 +86,7 @@ func TestAWorkerReturnsBeforeItsPodsAreReplaced(t *testing.T) {
 	})
 	cable(t, "worker-1", true)
 	awaitNode(t, "worker-1", corev1.ConditionTrue)
-	// The pod that nobody heard of is ready again, without having been touched.
+	// The pod on the paused worker is ready again, without having been restarted.
 	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/server", "--timeout=30s")
 	eventually(t, 20*time.Second, "the service to have its endpoint again", func() error {
 		if endpoints(t, ns, "web") == "" {
@@ -130,7 +130,7 @@ func TestAPausedWorker(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 	}
 
-	// About as long as it takes to be lost, and shorter than its session lasts: whether it was declared lost or not, it is well
+	// About as long as it takes to be lost, and shorter than its session lasts: whether it was declared lost or not, it is healthy
 	// afterwards, and stays so.
 	signal(syscall.SIGSTOP)
 	time.Sleep(8500 * time.Millisecond)
@@ -143,7 +143,7 @@ func TestAPausedWorker(t *testing.T) {
 	awaitNode(t, "worker-1", corev1.ConditionTrue)
 	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/server", "--timeout=30s")
 
-	// Longer: it is lost, and back when it goes on.
+	// Longer: it is lost, and ready again when it continues.
 	signal(syscall.SIGSTOP)
 	paused := time.Now()
 	awaitNode(t, "worker-1", corev1.ConditionUnknown)
@@ -213,7 +213,7 @@ func TestAWorkerChangesMasters(t *testing.T) {
 			})
 			now, _, since := session(t, "worker-1")
 			t.Logf("from %s, which has %s, to %s: %s after the fault", old, fault.name, now, max(since.Sub(at), 0).Round(time.Millisecond))
-			// The new session serves, and nobody thought that the worker was lost.
+			// The new session is used, and the worker was never declared lost.
 			name := fmt.Sprint("after-", count)
 			apply(t, in(ns, toolPod(name, "worker-1", "tools", "serve")))
 			kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/"+name, "--timeout=60s")
@@ -272,7 +272,7 @@ func TestAnAgentStartsAgainInAFullOutage(t *testing.T) {
 	if err := resolved(); err == nil {
 		t.Error("the agent is dead, and its DNS answers: the test shows nothing")
 	}
-	// Routing must come from what is on disk as well, not from rules that the kernel kept.
+	// Routing must come from the data on disk as well, not from rules that the kernel has kept.
 	if out, err := inHost(t, "worker-1", "nft", "flush", "ruleset"); err != nil {
 		t.Fatal(err, out)
 	}
@@ -284,8 +284,8 @@ func TestAnAgentStartsAgainInAFullOutage(t *testing.T) {
 	eventually(t, 30*time.Second, "the service to answer", served)
 }
 
-// lastChange is when a node's Ready condition changed last. It is asked by a connection of its own each time: the one that
-// tests share may lead to a master that is cut off.
+// lastChange returns when a node's Ready condition changed last. It uses a new connection each time: the one that tests share may
+// lead to a master that is cut off.
 func lastChange(t *testing.T, node string) string {
 	t.Helper()
 	return kubectl(t, "get", "node", node, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].lastTransitionTime}`)
@@ -305,7 +305,7 @@ func address(t *testing.T, host string) string {
 	return fmt.Sprintf("10.89.0.%d", 100+n)
 }
 
-// part drops what one host sends to others, until the test ends or the answer is called.
+// part drops what one host sends to others, until the test ends or the returned function is called.
 func part(t *testing.T, host string, from ...string) (heal func()) {
 	t.Helper()
 	namespace := hostNamespace(t, host)
@@ -383,7 +383,7 @@ func TestALeaderThatCannotReachAWorkerDoesNotLoseIt(t *testing.T) {
 		}
 		return nil
 	})
-	// Neither gossip nor probes of the leader reach it, for longer than any doubt lasts.
+	// Neither gossip nor the leader's probes reach it, for longer than any period of doubt.
 	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(500 * time.Millisecond) {
 		if now := lastChange(t, "worker-1"); now != was {
 			t.Fatalf("the node's condition changed at %s", now)
@@ -393,8 +393,8 @@ func TestALeaderThatCannotReachAWorkerDoesNotLoseIt(t *testing.T) {
 	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/after", "--timeout=60s")
 }
 
-// TestReplaceAWorkerMachine is the walk of that name in docs/operations.md: the machine died, and another one comes under its
-// name. (What ran on the dead one is still there, since it is the same machine; the new worker must not keep it.)
+// TestReplaceAWorkerMachine is the procedure of that name in docs/operations.md: the machine died, and another one joins under its
+// name. (The containers of the dead one still exist, since it is the same machine; the new worker must not keep them.)
 func TestReplaceAWorkerMachine(t *testing.T) {
 	healthy(t)
 	ns := namespace(t)
@@ -434,7 +434,7 @@ spec:
 	})
 	kubectl(t, "delete", "node", "worker-2")
 	kubectl(t, "-n", ns, "wait", "--for=delete", "pod/lost", "--timeout=30s")
-	// The new machine knows nothing.
+	// The new machine has no data.
 	for _, name := range []string{"identity", "agent/assignments"} {
 		if err := os.RemoveAll(filepath.Join(hostDir("worker-2"), name)); err != nil {
 			t.Fatal(err)

@@ -16,16 +16,17 @@ import (
 
 const module = "github.com/kontiki/kontiki/"
 
-// rule says what a folder's packages may import of ours, and what no dependency of theirs may be. Tests are exempt.
+// rule names the packages that a folder's packages may import of ours, and the dependencies that they must not have. Tests are
+// exempt.
 type rule struct {
 	folder string // the first rule whose folder holds a package is its rule
-	// may are folders of ours, beside the folder itself.
+	// may are our folders that may be imported, in addition to the folder itself.
 	may []string
 	// never are import path prefixes that must not be reached, not even through others.
 	never []string
 }
 
-// serving is upstream's serving stack and the programs that Kontiki replaces.
+// serving are upstream's packages for serving APIs, and those of the programs that Kontiki replaces.
 var serving = []string{
 	"k8s.io/apiserver/pkg/server", "k8s.io/apiextensions-apiserver/pkg/apiserver", "k8s.io/kubernetes/pkg/controlplane",
 	"k8s.io/kubernetes/pkg/controller", "k8s.io/kubernetes/pkg/scheduler", "k8s.io/kubernetes/pkg/kubelet", "k8s.io/kubernetes/pkg/proxy",
@@ -93,7 +94,7 @@ func list(t *testing.T) []pkg {
 	}
 }
 
-// under says if a package path of ours is in a folder.
+// under reports whether one of our package paths is in a folder.
 func under(path, folder string) bool {
 	path = strings.TrimPrefix(path, module)
 	return path == folder || strings.HasPrefix(path, folder+"/")
@@ -142,7 +143,7 @@ func TestOnlyTheRuntimeImportsContainerd(t *testing.T) {
 	}
 }
 
-// TestInternalsAreForTests: consensus.Replica.Internals is a way around the room's interface that only tests may take.
+// TestInternalsAreForTests: consensus.Replica.Internals bypasses the package's interface, which only tests may do.
 func TestInternalsAreForTests(t *testing.T) {
 	used := 0
 	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {

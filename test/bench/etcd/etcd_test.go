@@ -28,7 +28,7 @@ func address(b *testing.B, scheme string) url.URL {
 	return url.URL{Scheme: scheme, Host: l.Addr().String()}
 }
 
-// members starts three members and answers clients of the leader and of a follower.
+// members starts three members and returns clients of the leader and of a follower.
 func members(b *testing.B) (leader, follower *clientv3.Client) {
 	var configs []*embed.Config
 	cluster := ""
@@ -84,7 +84,7 @@ func members(b *testing.B) (leader, follower *clientv3.Client) {
 	return leader, follower
 }
 
-// many lets callers share b.N calls, and reports their rate and latencies.
+// many makes callers share b.N calls, and reports their rate and latencies.
 func many(b *testing.B, callers int, unit string, call func(i int64) error) {
 	var next atomic.Int64
 	var wg sync.WaitGroup

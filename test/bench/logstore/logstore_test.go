@@ -1,5 +1,5 @@
-// Package logstore measures other log stores as cluster/storage measures ours (its bench_test.go), and shows what they make of
-// a damaged disk. It is a module of its own, so that none of them enters Kontiki's go.mod.
+// Package logstore measures other log stores as cluster/storage measures ours (its bench_test.go), and shows how they treat a
+// damaged disk. It is a separate module, so that none of them enters Kontiki's go.mod.
 package logstore
 
 import (
@@ -111,8 +111,8 @@ func BenchmarkCut(b *testing.B) {
 	}
 }
 
-// TestADamagedLastEntry shows what each store makes of one flipped bit in the last entry that it had acknowledged, and of one
-// in an entry before it. It asserts nothing: the answers stand in docs/dependencies.md.
+// TestADamagedLastEntry shows how each store reacts to a flipped bit in the last entry that it has acknowledged, and in an entry
+// before it. It asserts nothing: the results are in docs/dependencies.md.
 func TestADamagedLastEntry(t *testing.T) {
 	for _, kind := range stores {
 		for _, victim := range []uint64{10, 3} {

@@ -1,5 +1,5 @@
-// Package loss_test measures how soon the loss of a worker is noticed and made good, on a cluster of three masters and ten
-// workers on this machine. Nothing is asserted about time. Run it with `make bench`; with GOSSIP=masters workers do not gossip.
+// Package loss_test measures how soon the loss of a worker is detected and its pods are replaced, on a cluster of three masters and
+// ten workers on this machine. Nothing is asserted about time. Run it with `make bench`; with GOSSIP=masters workers do not gossip.
 package loss_test
 
 import (
@@ -23,7 +23,7 @@ import (
 const (
 	workers  = 10
 	replicas = 20
-	// patience bounds every wait; it is no measure of speed.
+	// patience limits every wait; it is not a measure of speed.
 	patience = 2 * time.Minute
 )
 
@@ -91,7 +91,7 @@ func deploy() error {
 	return err
 }
 
-// await asks until there is no error, and answers how long that took.
+// await calls a function until it returns no error, and returns how long that took.
 func await(b *testing.B, what string, since time.Time, ask func() error) time.Duration {
 	b.Helper()
 	for {
@@ -106,7 +106,7 @@ func await(b *testing.B, what string, since time.Time, ask func() error) time.Du
 	}
 }
 
-// ready says whether a node is ready, and how many are.
+// ready returns whether a node is ready, and the number of ready nodes.
 func ready(name string) (this bool, all int, err error) {
 	list, err := set.CoreV1().Nodes().List(context.Background(), metav1.ListOptions{ResourceVersion: "0"})
 	if err != nil {
@@ -142,7 +142,7 @@ func running(but string) (n int, err error) {
 	return n, nil
 }
 
-// lose measures the loss of workers, one after the other, each back before the next.
+// lose measures the loss of workers, one after the other; each is back before the next is lost.
 func lose(b *testing.B, take, bring func(worker string) error) {
 	var noticed, replaced, worstNoticed, worstReplaced time.Duration
 	n := 0
@@ -194,13 +194,13 @@ func lose(b *testing.B, take, bring func(worker string) error) {
 	b.ReportMetric(worstReplaced.Seconds(), "s-to-replaced-max")
 }
 
-// BenchmarkWorkerKilled is kill -9 of the agent: its host is there and refuses connections.
+// BenchmarkWorkerKilled is kill -9 of the agent: its host is up and refuses connections.
 func BenchmarkWorkerKilled(b *testing.B) {
 	lose(b, func(w string) error { _, err := cluster.Run("dev", "kill", w); return err },
 		func(w string) error { _, err := cluster.Run("dev", "start", w); return err })
 }
 
-// BenchmarkWorkerVanishedWithLeader is the loss of a worker that nobody is there to notice: the leader vanishes with it.
+// BenchmarkWorkerVanishedWithLeader is the loss of a worker and of the leader at the same time.
 func BenchmarkWorkerVanishedWithLeader(b *testing.B) {
 	var leader string
 	lose(b, func(w string) (err error) {
@@ -211,7 +211,7 @@ func BenchmarkWorkerVanishedWithLeader(b *testing.B) {
 	}, func(w string) error { return errors.Join(cluster.Cable(leader, true), cluster.Cable(w, true)) })
 }
 
-// BenchmarkWorkerVanished is a host that is gone without a word, as without power.
+// BenchmarkWorkerVanished is the loss of a host without any message, as by a power failure.
 func BenchmarkWorkerVanished(b *testing.B) {
 	lose(b, func(w string) error { return cluster.Cable(w, false) }, func(w string) error { return cluster.Cable(w, true) })
 }

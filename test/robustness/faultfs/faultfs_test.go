@@ -53,7 +53,7 @@ func lose(d *Disk, seed uint64) {
 	d.PowerOn()
 }
 
-// What was not synced may survive a power loss or not; over some seeds both happen. What was synced always survives.
+// Unsynced data may survive a power loss or not; over some seeds both happen. Synced data always survives.
 func TestPowerLoss(t *testing.T) {
 	d := Start(t)
 	old, young := bytes.Repeat([]byte("old"), 20000), bytes.Repeat([]byte("new"), 20000)
@@ -103,7 +103,7 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
-// A rename is there or not, never by half, and never before what came before it in its directory.
+// A rename survives completely or not at all, and never without the earlier changes in its directory.
 func TestARenameIsAtomic(t *testing.T) {
 	d := Start(t)
 	seen := map[bool]int{}

@@ -47,7 +47,7 @@ func TestTheCheckerSeesWhatIsWrong(t *testing.T) {
 	}
 }
 
-// TestAHistoryThatIsTooHardDoesNotPass: many writes at once that nobody was told of, and a read that none of them explains.
+// TestAHistoryThatIsTooHardDoesNotPass: many concurrent writes of unknown outcome, and a read that none of them explains.
 func TestAHistoryThatIsTooHardDoesNotPass(t *testing.T) {
 	var h History
 	for i := range 40 {

@@ -40,7 +40,7 @@ var (
 	end = State{"/t/a": a4.Now, "/t/c": c3.Now}
 )
 
-// TestEachBrokenPromiseIsNamed tells watchers what must not be told, and some what may.
+// TestEachBrokenPromiseIsNamed gives watchers wrong events, and some correct ones.
 func TestEachBrokenPromiseIsNamed(t *testing.T) {
 	wrong := put(4, "/t/a", "5", a1.Now)
 	created := put(4, "/t/a", "4", Version{})
@@ -105,7 +105,7 @@ func TestEachBrokenPromiseIsNamed(t *testing.T) {
 	}
 }
 
-// TestTwoWatchersMustAgree: what only watchers know must be the same for all of them.
+// TestTwoWatchersMustAgree: events that no other reader has seen must be the same for all watchers.
 func TestTwoWatchersMustAgree(t *testing.T) {
 	unknown := []Command{
 		{Writes: []Write{{Key: "/t/a", Value: "1"}}, Unknown: true}, {Writes: []Write{{Key: "/t/b", Value: "2"}}, Unknown: true},
@@ -129,7 +129,7 @@ func TestTwoWatchersMustAgree(t *testing.T) {
 	}
 }
 
-// TestMatch compares with a store's state: each way to differ is seen.
+// TestMatch compares with a store's state: every difference is found.
 func TestMatch(t *testing.T) {
 	r := Record{Prefix: "/t/"}
 	if err := r.Take([]Event{a1, b2, c3, a4, d5}, 5, false, 0); err != nil {
