@@ -45,7 +45,7 @@ func run(t testing.TB, s *Server) {
 	}
 }
 
-// query asks over the network from a machine.
+// query sends a query over the network from a machine.
 func query(from *nettest.Machine, network, server, name, qtype string) (*dns.Msg, error) {
 	c, err := from.Dial(network, server)
 	if err != nil {
@@ -95,7 +95,7 @@ func TestPodsAskTheirOwnNode(t *testing.T) {
 			}
 		}
 	}
-	// Garbage must not end the server.
+	// Invalid messages must not stop the server.
 	c, err := pod.Dial("udp4", "10.96.0.10:53")
 	if err != nil {
 		t.Fatal(err)
@@ -147,7 +147,7 @@ func TestWaitsForItsPort(t *testing.T) {
 	}
 }
 
-// hook is told of errors that are logged.
+// hook receives the errors that are logged.
 type hook struct {
 	slog.Handler
 	onError func()
@@ -162,7 +162,7 @@ func (h hook) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// upstream is a nameserver for tests, on a port of the loopback.
+// upstream is a name server for tests, on a port of the loopback.
 type upstream struct {
 	addr  string
 	asked atomic.Int64
@@ -205,7 +205,7 @@ func answerA(ip string, ttl uint32) func(q *dns.Msg, tcp bool) *dns.Msg {
 	}
 }
 
-// loopbackUp lets a test use nameservers on 127.0.0.0/8, port 53, in the namespace of the test binary.
+// loopbackUp enables name servers on 127.0.0.0/8, port 53, in the network namespace of the test binary.
 func loopbackUp(t testing.TB) {
 	t.Helper()
 	nettest.Open(t, "/proc/thread-self/ns/net")
@@ -379,7 +379,7 @@ func TestConcurrentUse(t *testing.T) {
 	wg.Wait()
 }
 
-// BenchmarkQueries counts answers over UDP, many clients on the loopback, 1,000 services.
+// BenchmarkQueries counts responses over UDP, with many clients on the loopback and 1,000 services.
 func BenchmarkQueries(b *testing.B) {
 	loopbackUp(b)
 	m := nettest.Open(b, "/proc/thread-self/ns/net")

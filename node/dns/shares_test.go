@@ -65,7 +65,7 @@ func TestDeadZoneOfOneClientLeavesPlacesToOthers(t *testing.T) {
 		t.Errorf("another client got %v", m)
 	}
 
-	// Several such clients take all places; the one that has most gives one up.
+	// Several such clients take all places; the one with the most places loses one.
 	s.forward.places.total = forwardClient + 3
 	flood("10.244.1.4", 3)
 	if m := asks("10.244.1.5", "alive.example."); rdata(m.Answer) != "A 1.2.3.4" {

@@ -83,7 +83,7 @@ func TestPodSendsOnlyFromItsAddress(t *testing.T) {
 		}
 	}
 
-	// IPv6, which pods have none of.
+	// IPv6, which pods do not have.
 	link := vethName(p1.UID)
 	p1.Sh("sysctl", "-qw", "net.ipv6.conf.eth0.disable_ipv6=0")
 	a.Sh("sysctl", "-qw", "net.ipv6.conf."+link+".disable_ipv6=0")
@@ -107,7 +107,7 @@ func TestPodSendsOnlyFromItsAddress(t *testing.T) {
 		t.Errorf("neighbours of the node on the pod's device:\n%s", neighbours)
 	}
 
-	// All of it after a restart, and after somebody flushed the rules.
+	// All of these again after a restart, and after somebody flushed the rules.
 	for name, disturb := range map[string]func(){
 		"restart": a.restart,
 		"flush":   func() { a.Sh("nft", "flush", "ruleset"); a.restart() },
@@ -138,7 +138,7 @@ func hardware(t *testing.T, m *nettest.Machine, link string) net.HardwareAddr {
 	return l.Attrs().HardwareAddr
 }
 
-// sendARP asks for the gateway in the name of sender.
+// sendARP sends an ARP request for the gateway, with the addresses of sender.
 func sendARP(t *testing.T, p *pod, sender string) {
 	t.Helper()
 	eth, err := p.NL().LinkByName("eth0")
@@ -217,7 +217,7 @@ func TestVXLANOnlyFromOtherNodes(t *testing.T) {
 		nodes = append(nodes, n)
 	}
 	a, b, stranger := nodes[0], nodes[1], hosts[2]
-	// Another pod's host port must not take the nodes' packets away.
+	// Another pod's host port must not intercept the nodes' packets.
 	b.pod("thief", netapi.HostPort{HostPort: vxlanPort, ContainerPort: 80, Protocol: "UDP"})
 	p1, p2 := a.pod("p1"), b.pod("p2")
 	expect(t, p1.Machine, p2.IP+":80", "p2", p1.IP)
@@ -241,7 +241,7 @@ func TestVXLANOnlyFromOtherNodes(t *testing.T) {
 		t.Errorf("the pod got a packet %s", got)
 	}
 
-	// A node that has left is a stranger.
+	// A node that has left is treated as any other host.
 	a.config.Peers = nil
 	if err := a.Configure(ctx, a.config); err != nil {
 		t.Fatal(err)

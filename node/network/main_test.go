@@ -67,7 +67,7 @@ type pod struct {
 	IP string
 }
 
-// pod makes a pod on the node that serves its name on port 80.
+// pod creates a pod on the node that responds with its name on port 80.
 func (n *node) pod(name string, ports ...netapi.HostPort) *pod {
 	n.t.Helper()
 	p := &pod{Machine: nettest.New(n.t)}
@@ -81,7 +81,7 @@ func (n *node) pod(name string, ports ...netapi.HostPort) *pod {
 	return p
 }
 
-// expect asks an address from a machine, by TCP and UDP, and compares who answered and whom it saw.
+// expect connects to an address from a machine, by TCP and UDP, and checks who responded and which client address they saw.
 func expect(t testing.TB, from *nettest.Machine, address, name, client string) {
 	t.Helper()
 	for _, proto := range []string{"tcp4", "udp4"} {

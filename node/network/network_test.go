@@ -154,7 +154,7 @@ func TestHalfMadePodIsFreed(t *testing.T) {
 func TestSweep(t *testing.T) {
 	a, _ := twoNodes(t)
 	stay, gone := a.pod("stay"), a.pod("gone", netapi.HostPort{HostPort: 9090, ContainerPort: 80})
-	// A device whose record is lost, as after a damaged disk.
+	// A device whose record is lost, as by a damaged disk.
 	lost := a.pod("lost")
 	if err := os.Remove(a.store.path(lost.UID)); err != nil {
 		t.Fatal(err)
@@ -324,7 +324,7 @@ func TestPeersComeAndGo(t *testing.T) {
 	}
 	expect(t, p1.Machine, p2.IP+":80", "p2", p1.IP)
 
-	// The second node comes back with another address, the third goes.
+	// The second node returns with another address, the third is deleted.
 	b.Sh("ip", "addr", "add", "192.168.7.22/24", "dev", "eth0")
 	b.config.NodeIP = netip.MustParseAddr("192.168.7.22")
 	a.config.Peers = []netapi.Peer{{Name: "b", IP: b.config.NodeIP, PodCIDR: b.config.PodCIDR}}

@@ -20,7 +20,7 @@ import (
 	"github.com/kontiki/kontiki/node/volume"
 )
 
-// fate is what becomes of a field of a pod's spec on a node.
+// fate says how a node treats a field of a pod's spec.
 type fate uint8
 
 const (
@@ -30,8 +30,8 @@ const (
 	unmade       // the volume is refused when it is mounted, and the pod waits, as for a driver that is missing
 )
 
-// fates knows every field below PodSpec, as "Type.Field". A field that a new API version brings fails the test until
-// somebody has decided about it.
+// fates has every field below PodSpec, as "Type.Field". A field of a new API version fails the test until somebody has added it
+// here.
 var fates = map[string]fate{
 	"PodSpec.Volumes": done, "PodSpec.InitContainers": done, "PodSpec.Containers": done, "PodSpec.EphemeralContainers": done,
 	"PodSpec.RestartPolicy": done, "PodSpec.TerminationGracePeriodSeconds": done, "PodSpec.ActiveDeadlineSeconds": done, "PodSpec.DNSPolicy": done,
@@ -122,14 +122,14 @@ var fates = map[string]fate{
 	"ServiceAccountTokenProjection.Path": done, "ServiceAccountTokenProjection.User": unmade,
 }
 
-// opaque are types that are values to the node, or are judged as a whole.
+// opaque are types that are values to the node, or are checked as a whole.
 var opaque = map[reflect.Type]bool{
 	reflect.TypeFor[corev1.Affinity](): true, reflect.TypeFor[corev1.Toleration](): true, reflect.TypeFor[corev1.TopologySpreadConstraint](): true,
 	reflect.TypeFor[resource.Quantity](): true, reflect.TypeFor[intstr.IntOrString](): true, reflect.TypeFor[metav1.LabelSelector](): true,
 }
 
-// walk calls visit for every field below PodSpec, with its key and the steps that lead to it. What is refused or none of a
-// node's concern has nothing below it.
+// walk calls visit for every field below PodSpec, with its key and the steps to it. It does not descend into fields that the node
+// rejects or ignores.
 func walk(t reflect.Type, steps []int, visit func(key string, steps []int)) {
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()
@@ -151,7 +151,7 @@ func walk(t reflect.Type, steps []int, visit func(key string, steps []int)) {
 	}
 }
 
-// withField makes a pod in which exactly one field is set.
+// withField returns a pod in which exactly one field is set.
 func withField(steps []int) *corev1.Pod {
 	pod := &corev1.Pod{}
 	v := reflect.ValueOf(&pod.Spec).Elem()
@@ -346,7 +346,7 @@ func TestPodsThatDoNotFitAreRefused(t *testing.T) {
 			}
 			n.m.Remove(p.UID)
 		}
-		// What a pod is refused for does not count against the next one, and what an ended pod had is free again.
+		// A rejected pod takes no resources from the next one, and the resources of a terminated pod are free again.
 		fits := tolerant("fits", func(p *corev1.Pod) {
 			requests("cpu", "500m")(p)
 			port("192.0.2.2")(p)
@@ -359,7 +359,7 @@ func TestPodsThatDoNotFitAreRefused(t *testing.T) {
 		next := tolerant("next", func(p *corev1.Pod) { requests("cpu", "1500m")(p); port("192.0.2.1")(p) })
 		n.m.Update(next)
 		n.running(next, "c1")
-		// After a restart of the agent what runs is not judged again, and counts.
+		// After a restart of the agent, running pods are not checked again, but count.
 		n.node.Labels = nil
 		n.stop()
 		n.start()
@@ -375,7 +375,7 @@ func TestPodsThatDoNotFitAreRefused(t *testing.T) {
 	})
 }
 
-// TestRefusedPodsDoNotGoRound: a controller makes another pod for each one that the node refuses.
+// TestRefusedPodsDoNotGoRound: a controller creates another pod for each one that the node rejects.
 func TestRefusedPodsDoNotGoRound(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
 		yes, no := true, false
@@ -403,7 +403,7 @@ func TestRefusedPodsDoNotGoRound(t *testing.T) {
 		if said := len(n.said("PodFeatureUnsupported")); said != made {
 			t.Errorf("%d pods, %d events", made, said)
 		}
-		// A pod of nobody is refused at once.
+		// A pod without an owner is rejected at once.
 		changed := p.DeepCopy()
 		changed.OwnerReferences, changed.UID, changed.Name = nil, "uid-own", "own"
 		n.m.Update(changed)
@@ -413,7 +413,7 @@ func TestRefusedPodsDoNotGoRound(t *testing.T) {
 	})
 }
 
-// TestEndedPodsHoldNothing: an agent that starts again is told of pods that ended long ago, in any order with new ones.
+// TestEndedPodsHoldNothing: a restarted agent gets pods that terminated long ago, in any order with new ones.
 func TestEndedPodsHoldNothing(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
 		n.node = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}

@@ -14,7 +14,7 @@ import (
 
 const ignores = "sleep|100000" // the stop signal
 
-// TestNoTerminalPhaseWhileSomethingRuns: who sees a pod Failed gives its ports, volumes and devices to the next one.
+// TestNoTerminalPhaseWhileSomethingRuns: when a pod is Failed, its ports, volumes and devices are given to the next one.
 func TestNoTerminalPhaseWhileSomethingRuns(t *testing.T) {
 	sidecar := func(p *corev1.Pod, command string) {
 		always := corev1.ContainerRestartPolicyAlways
@@ -116,7 +116,8 @@ func TestOneStopShortensAnother(t *testing.T) {
 	})
 }
 
-// TestSidecarsPreStopBeginsAtOnce: a sidecar's hook runs beside the main containers, its signal comes when they have ended.
+// TestSidecarsPreStopBeginsAtOnce: a sidecar's preStop hook runs concurrently with the main containers' end, its signal is sent
+// after it.
 func TestSidecarsPreStopBeginsAtOnce(t *testing.T) {
 	for _, c := range []struct {
 		name, main string
@@ -183,7 +184,8 @@ func TestAProcessHasTwoSecondsAfterAHookThatHangs(t *testing.T) {
 	})
 }
 
-// TestReadinessIsReportedWhileAnotherContainerStops: the worker waits for a container that is slow to stop, and speaks on.
+// TestReadinessIsReportedWhileAnotherContainerStops: the pod's worker continues to report while it waits for a container that stops
+// slowly.
 func TestReadinessIsReportedWhileAnotherContainerStops(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
 		healthy := true

@@ -19,7 +19,7 @@ import (
 	"github.com/kontiki/kontiki/node/runtime/fake"
 )
 
-// node is a manager over a fake runtime, in a bubble with a clock of its own.
+// node is a manager over a fake runtime, in a synctest bubble.
 type node struct {
 	t  *testing.T
 	rt *fake.Runtime
@@ -118,7 +118,7 @@ func bubble(t *testing.T, test func(t *testing.T, n *node)) {
 	})
 }
 
-// start begins a life of the manager over the same runtime.
+// start starts another manager over the same runtime.
 func (n *node) start() {
 	n.m = New(Config{NodeName: "n1", NodeIP: netip.MustParseAddr("192.0.2.1"), Runtime: n.rt, Network: n, Volumes: n, Objects: n, Sink: n,
 		DNS: func() DNS { return DNS{Domain: "cluster.local"} }, Node: func() *corev1.Node { return n.node }, RootDir: filepath.Join(n.dir, "pods"), LogDir: filepath.Join(n.dir, "logs"), LogLinkDir: filepath.Join(n.dir, "links")})

@@ -405,8 +405,8 @@ func TestRemovedAndToldAgain(t *testing.T) {
 	})
 }
 
-// TestAnImportedImageStandsInForItsRegistry, where that cannot be reached; not where it refuses, and not for an image that was
-// pulled, which may have needed somebody's credentials.
+// TestAnImportedImageStandsInForItsRegistry if the registry cannot be reached; not if it refuses access, and not for an image that
+// was pulled, which may have needed another pod's credentials.
 func TestAnImportedImageStandsInForItsRegistry(t *testing.T) {
 	const image = "docker.io/test/far:latest"
 	away := fmt.Errorf("failed to do request: no route to host: %w", runtime.ErrRegistryUnreachable)

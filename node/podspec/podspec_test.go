@@ -9,8 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// TestEveryListOfContainersIsYielded fills each list of the spec that holds containers, found by reflection, so that a
-// list which a later API version adds is noticed.
+// TestEveryListOfContainersIsYielded fills each list of containers in the spec, found by reflection, so that a list of a later API
+// version is noticed.
 func TestEveryListOfContainersIsYielded(t *testing.T) {
 	pod := &corev1.Pod{}
 	want := 0

@@ -14,8 +14,8 @@ import (
 	"github.com/kontiki/kontiki/node/dns"
 )
 
-// TestServiceByNameAcrossHosts walks the whole chain: a pod asks its node's DNS server for a service and reaches the pod
-// behind it on the other host. The DNS service itself exists as an object too, and must not be rewritten.
+// TestServiceByNameAcrossHosts tests the whole chain: a pod queries its node's DNS server for a service and reaches the pod behind
+// it on the other host. The DNS service itself exists as an object too, and must not be rewritten.
 func TestServiceByNameAcrossHosts(t *testing.T) {
 	a, b, _ := twoNodes(t)
 	client, server := a.pod("client"), b.pod("server")

@@ -11,7 +11,7 @@ import (
 	"github.com/kontiki/kontiki/node/netapi"
 )
 
-// hint gives a world's endpoints hints, by their addresses: "zone/node", each of which may be empty.
+// hint sets the hints of a world's endpoints, by their addresses: "zone/node", each of which may be empty.
 func hint(w *world, hints map[string]string) {
 	_, all := w.lists()
 	for _, s := range all {

@@ -122,7 +122,7 @@ func TestFromOutside(t *testing.T) {
 	w.apply(t, a.Proxy, b.Proxy)
 	out.Sh("ip", "route", "add", "172.20.0.0/24", "via", "192.168.7.1")
 
-	// Through node a to the pod on b: the answer must come back by a.
+	// By node a to the pod on b: the response must come back by a.
 	expect(t, out, "192.168.7.1:30001", "p2", "10.244.1.0")
 	expect(t, out, "172.20.0.1:80", "p2", "")
 	expect(t, p1.Machine, "192.168.7.2:30001", "p2", "")
@@ -260,7 +260,7 @@ func TestUDPFlowsFollowEndpoints(t *testing.T) {
 	}
 }
 
-// TestRollingUpdateUnderTraffic begins connections all the while, so that some meet the commit of every change.
+// TestRollingUpdateUnderTraffic opens connections all the time, so that some of them coincide with the commit of every change.
 func TestRollingUpdateUnderTraffic(t *testing.T) {
 	a, b, _ := twoNodes(t)
 	client := a.pod("client")
@@ -308,8 +308,8 @@ func TestRollingUpdateUnderTraffic(t *testing.T) {
 	}
 }
 
-// TestPacketsThatMissAnEndpointGetAnotherChance has packets leave the first chains without an endpoint, as they do when a commit
-// overtakes them.
+// TestPacketsThatMissAnEndpointGetAnotherChance makes packets leave the first chains without an endpoint, as happens during a
+// commit.
 func TestPacketsThatMissAnEndpointGetAnotherChance(t *testing.T) {
 	a, b, _ := twoNodes(t)
 	p1, p2 := a.pod("p1"), b.pod("p2")

@@ -23,7 +23,7 @@ var ctx = context.Background()
 
 func ptr[T any](v T) *T { return &v }
 
-// world is a cluster's services as a test changes them. Every change makes new objects with new versions.
+// world is a cluster's services as a test changes them. Every change creates new objects with new versions.
 type world struct {
 	version  int
 	services map[string]*corev1.Service
@@ -50,7 +50,7 @@ func (w *world) service(name, ip string, edit func(*corev1.ServiceSpec)) *corev1
 	return s
 }
 
-// endpoint tells one endpoint: an IP, where it is, and its conditions ("" for ready).
+// endpoint describes one endpoint: an IP, where it is, and its conditions ("" for ready).
 type ep struct{ ip, node, state string }
 
 const (
@@ -105,7 +105,7 @@ func (w *world) apply(t testing.TB, proxies ...*Proxy) {
 	}
 }
 
-// node is a machine with network and proxy; out is a machine beside the cluster.
+// node is a machine with network and proxy; out is a machine outside the cluster.
 type node struct {
 	*nettest.Machine
 	*Proxy
@@ -164,7 +164,7 @@ type pod struct {
 	IP string
 }
 
-// pod makes a pod on the node that serves its name on port 80.
+// pod creates a pod on the node that responds with its name on port 80.
 func (n *node) pod(name string) *pod {
 	n.t.Helper()
 	p := &pod{Machine: nettest.New(n.t)}
@@ -177,10 +177,10 @@ func (n *node) pod(name string) *pod {
 	return p
 }
 
-// ready is the pod as a ready endpoint.
+// ready returns the pod as a ready endpoint.
 func (p *pod) ready(n *node) ep { return ep{ip: p.IP, node: n.config.NodeName} }
 
-// expect asks by TCP and UDP and compares who answered; client may be "" for any.
+// expect connects by TCP and UDP and checks who responded; client may be "" for any.
 func expect(t testing.TB, from *nettest.Machine, address, name, client string) {
 	t.Helper()
 	for _, proto := range []string{"tcp4", "udp4"} {
@@ -191,7 +191,7 @@ func expect(t testing.TB, from *nettest.Machine, address, name, client string) {
 	}
 }
 
-// answers asks by TCP n times and counts who answers; errors count under their text.
+// answers connects by TCP n times and counts who responded; errors are counted by their text.
 func answers(from *nettest.Machine, address string, n int) map[string]int {
 	got := map[string]int{}
 	for range n {

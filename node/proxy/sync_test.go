@@ -16,7 +16,7 @@ import (
 	"github.com/kontiki/kontiki/node/netapi"
 )
 
-// recorder is the fake nft, which checks every transaction, with a memory of what was sent.
+// recorder is the fake nft, which checks every transaction, and records what was sent.
 type recorder struct {
 	*knftables.Fake
 	sent []string
@@ -32,7 +32,7 @@ func (r *recorder) Run(ctx context.Context, tx *knftables.Transaction) error {
 	return r.Fake.Run(ctx, tx)
 }
 
-// last answers what was sent since the last call.
+// last returns what was sent since the last call.
 func (r *recorder) last() string {
 	s := strings.Join(r.sent, "")
 	r.sent = nil
@@ -161,7 +161,7 @@ func TestEqualStateAfterChangesAndAfterRestart(t *testing.T) {
 	w.remove("y")
 	check("nothing")
 
-	// A new life adopts what the old one left, also services that went in between.
+	// A restarted proxy adopts the rules of the previous one, also if services were deleted in between.
 	w.service("z", "10.96.0.4", nil)
 	w.endpoints("z", ep{"10.244.1.9", "a", ""})
 	w.service("gone", "10.96.0.5", func(s *corev1.ServiceSpec) { s.SessionAffinity = corev1.ServiceAffinityClientIP })
@@ -177,8 +177,8 @@ func TestEqualStateAfterChangesAndAfterRestart(t *testing.T) {
 	check("restart")
 }
 
-// TestRandomHistories compares the incremental state with a fresh one after every step of random histories, some of
-// whose transactions fail and some of whose steps are restarts.
+// TestRandomHistories compares the incremental state with a newly built one after every step of random histories, in which some
+// transactions fail and some steps are restarts.
 func TestRandomHistories(t *testing.T) {
 	for seed := range uint64(12) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
@@ -236,7 +236,7 @@ func TestRandomHistories(t *testing.T) {
 	}
 }
 
-// settled is the table without emptied chains that wait for their deletion.
+// settled returns the table without emptied chains that are still to be deleted.
 func settled(r *recorder) string {
 	var out []string
 	dump := r.Dump()

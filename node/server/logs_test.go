@@ -13,7 +13,7 @@ import (
 
 const stamp = "2026-01-01T00:00:00.000000000Z"
 
-// TestLinesThatNoLoggerWrote: a pod that may write to the log folder puts a line without an end into a log.
+// TestLinesThatNoLoggerWrote: a pod with write access to the log directory writes an endless line into a log.
 func TestLinesThatNoLoggerWrote(t *testing.T) {
 	endless := strings.Repeat("x", 3*maxLogLine)
 	for _, c := range []struct{ name, log, want string }{
@@ -38,7 +38,7 @@ func TestLinesThatNoLoggerWrote(t *testing.T) {
 	}
 }
 
-// TestLogsAreNotReadThroughLinks: the log that a client asks for is the container's, or nothing.
+// TestLogsAreNotReadThroughLinks: a client gets the container's log, or an error.
 func TestLogsAreNotReadThroughLinks(t *testing.T) {
 	dir := t.TempDir()
 	secret := filepath.Join(t.TempDir(), "secret")

@@ -39,7 +39,7 @@ import (
 
 const image = "docker.io/test/image:1"
 
-// authority is a CA of the test's own.
+// authority is the test's CA.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -62,7 +62,7 @@ func newAuthority(t *testing.T) *authority {
 	return &authority{cert, key}
 }
 
-// issue makes a certificate and its key, in PEM.
+// issue creates a certificate and its key, in PEM.
 func (a *authority) issue(t *testing.T, cn string, orgs ...string) (cert, key []byte) {
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -85,7 +85,7 @@ func (a *authority) pem() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
 }
 
-// podSet is Pods over a runtime: one container a pod.
+// podSet is Pods over a runtime, with one container per pod.
 type podSet struct {
 	mu   sync.Mutex
 	pods []*corev1.Pod
@@ -139,13 +139,13 @@ func newRig(t *testing.T) *rig {
 	return r
 }
 
-// as is a client with a certificate.
+// as returns a client with a certificate.
 func (r *rig) as(cn string, orgs ...string) *rest.Config {
 	cert, key := r.ca.issue(r.t, cn, orgs...)
 	return &rest.Config{Host: r.base, TLSClientConfig: rest.TLSClientConfig{CAData: r.ca.pem(), CertData: cert, KeyData: key}}
 }
 
-// run makes a pod with one running container, and answers the container's id.
+// run creates a pod with one running container, and returns the container's id.
 func (r *rig) run(name string, stdin bool, command ...string) string {
 	r.t.Helper()
 	ctx := context.Background()
@@ -237,8 +237,7 @@ func (r *rig) executor(path string) remotecommand.Executor {
 	return e
 }
 
-// webSocket runs a command over WebSocket with the channel protocol that kubelets speak, and answers its output and the
-// final status.
+// webSocket runs a command over WebSocket with the kubelet's channel protocol, and returns its output and the final status.
 func (r *rig) webSocket(path string) (stdout, status string) {
 	r.t.Helper()
 	c, err := rest.TLSConfigFor(r.rest)
@@ -279,7 +278,7 @@ func TestExec(t *testing.T) {
 	if out, status := r.webSocket("/exec/ns/p/c?command=echo&command=hello&output=1"); out != "hello\n" || !strings.Contains(status, "Success") {
 		t.Errorf("over WebSocket: %q, %q", out, status)
 	}
-	// The API's own names for the streams do as well.
+	// The API's names for the streams are accepted, too.
 	err := r.executor("/exec/ns/p/c?command=sh&command=-c&command=exit+7&stdout=true&stderr=true").
 		StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: io.Discard, Stderr: io.Discard})
 	if code, ok := err.(utilexec.CodeExitError); !ok || code.Code != 7 {

@@ -11,8 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// TestNothingThatAPodPutsIntoAVolumeIsFollowed lets a pod, which got hold of a writable mount, prepare its volume
-// against the next update.
+// TestNothingThatAPodPutsIntoAVolumeIsFollowed: a pod with a writable mount puts links and special files into its volume before the
+// next update.
 func TestNothingThatAPodPutsIntoAVolumeIsFollowed(t *testing.T) {
 	outside := t.TempDir()
 	victim := filepath.Join(outside, "key")
@@ -79,7 +79,7 @@ func TestNothingThatAPodPutsIntoAVolumeIsFollowed(t *testing.T) {
 	}
 }
 
-// swap replaces what is at path by a link to target.
+// swap replaces the file at path by a link to target.
 func swap(t *testing.T, path, target string) {
 	t.Helper()
 	if err := os.RemoveAll(path); err != nil {
@@ -90,7 +90,7 @@ func swap(t *testing.T, path, target string) {
 	}
 }
 
-// TestSubPathOpensNothing: opening a FIFO would wait for its other end, opening a device would do what it does.
+// TestSubPathOpensNothing: opening a FIFO would wait for its other end, and opening a device can have effects.
 func TestSubPathOpensNothing(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("mounts need root")

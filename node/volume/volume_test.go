@@ -24,7 +24,7 @@ import (
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
-// shelf is Objects, and issues tokens.
+// shelf implements Objects, and issues tokens.
 type shelf struct {
 	mu      sync.Mutex
 	configs map[string]*corev1.ConfigMap
@@ -110,7 +110,7 @@ func TestConfigMapUpdatesAtOnce(t *testing.T) {
 		t.Error("an unchanged volume was written anew")
 	}
 
-	// A reader that holds to ..data never sees one file of an update without the other.
+	// A reader that reads by ..data never sees one file of an update without the other.
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -246,7 +246,7 @@ func TestSubPathStaysInside(t *testing.T) {
 	if read(t, filepath.Join(root, "new/deep/f")) != "x" {
 		t.Error("not the same folder")
 	}
-	// Whoever writes the volume cannot move the mount afterwards.
+	// A pod that can write to the volume cannot move the mount afterwards.
 	if err := os.RemoveAll(filepath.Join(root, "new")); err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +344,7 @@ func TestTokenIsRenewed(t *testing.T) {
 		if second == first || issued() != 2 || calls.Load() == 0 {
 			t.Errorf("not renewed: %d issued, %d calls", issued(), calls.Load())
 		}
-		// Without a master the last token stays, and it is asked for again.
+		// Without a master the last token stays, and a new one is requested again later.
 		s.mu.Lock()
 		s.refuse = errors.New("no master")
 		s.mu.Unlock()
@@ -363,7 +363,7 @@ func TestTokenIsRenewed(t *testing.T) {
 		}
 		cancel()
 		<-done
-		// A new life takes the token from the file.
+		// A restarted agent reads the token from the file.
 		last := issued()
 		m = New(Config{RootDir: dir, Objects: s, Token: s.token})
 		if setup() != third || issued() != last {
@@ -397,7 +397,8 @@ func TestDownwardVolume(t *testing.T) {
 	}
 }
 
-// TestAVolumeThatIsNotMadeIsNamed, as its manifest spells it: also what of a projected volume is not made.
+// TestAVolumeThatIsNotMadeIsNamed checks the names of volumes, and of sources in projected volumes, that are not supported, as
+// manifests spell them.
 func TestAVolumeThatIsNotMadeIsNamed(t *testing.T) {
 	projected := func(source corev1.VolumeProjection) corev1.VolumeSource {
 		return corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{source}}}
