@@ -18,22 +18,23 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// healthPort is what load balancers ask at a service's healthCheckNodePort: whether this node has ready endpoints of the service.
+// healthPort serves a service's healthCheckNodePort, at which load balancers ask whether this node has ready endpoints of the
+// service.
 type healthPort struct {
 	service types.NamespacedName
-	ready   atomic.Int64 // this node's ready endpoints
+	ready   atomic.Int64 // the number of this node's ready endpoints
 	server  *http.Server
 	done    sync.WaitGroup
 }
 
-// A load balancer asks every few seconds and reads a few bytes, but the port is open to everybody who reaches the node.
+// A load balancer sends a request every few seconds and reads a few bytes, but everybody who reaches the node can use the port.
 const (
 	healthTimeout     = 5 * time.Second
 	healthConnections = 64
-	healthRetry       = 10 * time.Second // how often a port that is taken is tried again
+	healthRetry       = 10 * time.Second // how often a port that is in use is tried again
 )
 
-// serveHealth opens, changes and closes health check ports so that they are those of the services. The caller holds syncing.
+// serveHealth opens, updates and closes health check ports for the services. The caller holds syncing.
 func (p *Proxy) serveHealth(services []*corev1.Service, slices []*discoveryv1.EndpointSlice, node string) error {
 	wanted := map[int32]types.NamespacedName{}
 	for _, s := range services {
@@ -67,7 +68,7 @@ func (p *Proxy) serveHealth(services []*corev1.Service, slices []*discoveryv1.En
 	return errors.Join(failed...)
 }
 
-// readyHere are the addresses of a node's ready endpoints, by service.
+// readyHere returns the addresses of a node's ready endpoints, by service.
 func readyHere(slices []*discoveryv1.EndpointSlice, node string) map[types.NamespacedName]map[netip.Addr]bool {
 	out := map[types.NamespacedName]map[netip.Addr]bool{}
 	for _, s := range slices {
@@ -101,7 +102,7 @@ func (p *Proxy) openHealth(port int32, service types.NamespacedName) (*healthPor
 	}
 	h := &healthPort{service: service}
 	h.server = &http.Server{Handler: h, ReadTimeout: healthTimeout, WriteTimeout: healthTimeout, MaxHeaderBytes: 4 << 10}
-	h.server.SetKeepAlivesEnabled(false) // few connections are let in: nobody keeps one
+	h.server.SetKeepAlivesEnabled(false) // the number of connections is limited, so nobody keeps one
 	h.done.Go(func() {
 		if err := h.server.Serve(netutil.LimitListener(listener, healthConnections)); !errors.Is(err, http.ErrServerClosed) {
 			p.log.Error("a service's health check ended", "service", service, "port", port, "err", err)
@@ -125,7 +126,7 @@ func (p *Proxy) closeHealth() {
 	}
 }
 
-// ServeHTTP answers as kube-proxy does, on any path: 200 if the node has ready endpoints, else 503.
+// ServeHTTP responds as kube-proxy does, on any path: 200 if the node has ready endpoints, else 503.
 func (h *healthPort) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	var answer struct {
 		Service struct {
