@@ -197,11 +197,6 @@ func mastersBehind(masters []MasterCertificates, generation uint64) (behind []st
 	return behind
 }
 
-// mastersBehind asks all masters, and describes those that do not have a generation or a later one.
-func (c *Cluster) mastersBehind(ctx context.Context, generation uint64) []string {
-	return mastersBehind(c.everyMaster(ctx), generation)
-}
-
 // behind describes the masters and the connected workers that do not have a generation. Workers that are not connected get it when they
 // reconnect.
 func (c *Cluster) behind(ctx context.Context, generation uint64) []string {

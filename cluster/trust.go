@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,6 +24,8 @@ import (
 const (
 	// rotationPoll is how often the leader checks, while a rotation is in progress, whether every host has completed the present step.
 	rotationPoll = 500 * time.Millisecond
+	// followBound is how long a change of the identity waits for masters that have not adopted the one before it yet.
+	followBound = 5 * time.Second
 	// saveAgain is the pause after a new identity could not be written to disk.
 	saveAgain = time.Second
 )
@@ -199,8 +202,8 @@ func (c *Cluster) changeIdentity(ctx context.Context, change func(*identity.Iden
 		op.Cond, op.Revision = kv.AtRevision, v.ModRevision
 	}
 	present := c.identity.Now().Identity
-	if behind := c.mastersBehind(ctx, present.Generation); len(behind) > 0 {
-		return 0, fmt.Errorf("%w: %s", identity.ErrNotMoved, strings.Join(behind, ", "))
+	if err := c.awaitMasters(ctx, present.Generation); err != nil {
+		return 0, err
 	}
 	next, err := change(present)
 	if err != nil {
@@ -217,6 +220,22 @@ func (c *Cluster) changeIdentity(ctx context.Context, change func(*identity.Iden
 		return 0, fmt.Errorf("change the cluster's identity: another change was made at the same time, try again: %w", result.Failed)
 	}
 	return next.Generation, c.waitGeneration(ctx, next.Generation)
+}
+
+// awaitMasters waits until every master has a generation. It waits for followBound at most, and not for masters that do not respond.
+// Errors: identity.ErrNotMoved.
+func (c *Cluster) awaitMasters(ctx context.Context, generation uint64) error {
+	for deadline := time.Now().Add(followBound); ; {
+		masters := c.everyMaster(ctx)
+		behind := mastersBehind(masters, generation)
+		if len(behind) == 0 {
+			return nil
+		}
+		away := slices.ContainsFunc(masters, func(m MasterCertificates) bool { return !m.Reachable })
+		if away || time.Now().After(deadline) || !pause.For(ctx, rotationPoll/10) {
+			return fmt.Errorf("%w: %s", identity.ErrNotMoved, strings.Join(behind, ", "))
+		}
+	}
 }
 
 // waitGeneration waits until this master uses a generation or a later one.

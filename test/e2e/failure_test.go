@@ -225,7 +225,7 @@ func TestAllMastersStoppedAndStarted(t *testing.T) {
 	ns := namespace(t)
 	apply(t, in(ns, toolPod("server", "worker-2", "tools", "serve")))
 	apply(t, in(ns, strings.TrimPrefix(service("web", "server"), "\n---\n")))
-	apply(t, in(ns, toolPod("client", "worker-1", "sh", "-c", "while sleep 0.2; do tools get -t 2s http://web/ && date > /tmp/last; done")))
+	apply(t, in(ns, toolPod("client", "worker-1", "sh", "-c", "while sleep 0.2; do tools get -t 10s http://web/ && date > /tmp/last; done")))
 	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/server", "pod/client", "--timeout=60s")
 	eventually(t, 30*time.Second, "the client to be served", func() error {
 		_, err := kontiki("kubectl", "-n", ns, "exec", "client", "--", "cat", "/tmp/last")
