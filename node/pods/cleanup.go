@@ -2,11 +2,11 @@ package pods
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kontiki/kontiki/internal/tree"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -45,7 +45,7 @@ func (w *worker) forget(ctx context.Context) error {
 	}
 	logs, _ := filepath.Glob(filepath.Join(w.m.c.LogDir, "*_"+string(w.uid)))
 	for _, d := range append(logs, w.m.podLogDir(pod)) {
-		_ = os.RemoveAll(d)
+		_ = tree.RemoveAll(ctx, d)
 	}
-	return os.RemoveAll(w.m.podDir(w.uid))
+	return tree.RemoveAll(ctx, w.m.podDir(w.uid))
 }

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -146,5 +147,50 @@ func TestMemoryVolumesAreBounded(t *testing.T) {
 		if got := m.memorySize(c.pod, &corev1.EmptyDirVolumeSource{SizeLimit: c.limit}); got != want.Value() {
 			t.Errorf("%s: %d, want %s", c.name, got, c.want)
 		}
+	}
+}
+
+// A container nests directories deeper than the agent may open files.
+func TestTearDownOfAVeryDeepVolume(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "uid", "volumes", "kubernetes.io~empty-dir", "v")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(dir, unix.O_DIRECTORY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2000 {
+		if err := unix.Mkdirat(fd, "a", 0o700); err != nil {
+			t.Fatal(err)
+		}
+		next, err := unix.Openat(fd, "a", unix.O_DIRECTORY, 0)
+		unix.Close(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd = next
+	}
+	unix.Close(fd)
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	few := old
+	few.Cur = 200
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := New(Config{RootDir: root}).TearDown(context.Background(), "uid"); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(filepath.Join(root, "uid", "volumes")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the volumes are left: %v", err)
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/internal/beneath"
+	"github.com/kontiki/kontiki/internal/tree"
 	"github.com/kontiki/kontiki/node/podspec"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
@@ -490,5 +491,5 @@ func (m *Manager) TearDown(ctx context.Context, uid string) error {
 	if left := mountsBelow(dir); len(left) > 0 {
 		return fmt.Errorf("volumes of pod %s: %s is still mounted", uid, left[0])
 	}
-	return errors.Join(os.RemoveAll(filepath.Join(dir, "volume-subpaths")), os.RemoveAll(filepath.Join(dir, "volumes")))
+	return errors.Join(tree.RemoveAll(ctx, filepath.Join(dir, "volume-subpaths")), tree.RemoveAll(ctx, filepath.Join(dir, "volumes")))
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/component-helpers/node/util/sysctl"
 
+	"github.com/kontiki/kontiki/internal/tree"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -248,7 +249,7 @@ func (r *Runtime) RemoveSandbox(ctx context.Context, uid string) error {
 	if err := r.cg.remove(r.podCgroup(uid)); err != nil {
 		return fmt.Errorf("cgroup of pod %s: %w", uid, err)
 	}
-	return os.RemoveAll(dir)
+	return tree.RemoveAll(ctx, dir)
 }
 
 // unmountAll unmounts every mount on path: a crash between two steps may have left more than one.
