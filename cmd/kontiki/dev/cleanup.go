@@ -2,6 +2,7 @@ package dev
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kontiki/kontiki/internal/tree"
 )
 
 // stopTime is how long a process may take to stop by itself.
@@ -40,9 +43,27 @@ func (s *State) tearDown() error {
 	s.Processes["containerd"].stop(stopTime)
 	errs = append(errs, s.unmount(), s.removeCgroups(), s.removeNetwork())
 	// containerd's state about running containers is invalid now; its images stay.
-	errs = append(errs, os.RemoveAll(filepath.Join(s.containerdDir(), "state")))
+	errs = append(errs, tree.RemoveAll(context.Background(), filepath.Join(s.containerdDir(), "state")))
 	s.Processes = map[string]Process{}
 	return errors.Join(append(errs, s.save())...)
+}
+
+// purge removes the cluster's directory. The file with the cluster's state goes last, so that a purge that failed can be repeated.
+func (s *State) purge(ctx context.Context) error {
+	entries, err := os.ReadDir(s.Dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		if path := filepath.Join(s.Dir, e.Name()); path != s.file() {
+			errs = append(errs, tree.RemoveAll(ctx, path))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return tree.RemoveAll(ctx, s.Dir)
 }
 
 // endContainers kills the processes in the cluster's cgroups, and then the shims, which are recognized by the socket in their

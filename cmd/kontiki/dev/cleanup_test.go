@@ -180,3 +180,39 @@ func TestStopWithoutACluster(t *testing.T) {
 		t.Errorf("the error is %v", err)
 	}
 }
+
+// Until everything else is removed, the file is kept by which the next `kontiki dev stop --purge` finds the cluster.
+func TestAPurgeThatFailedCanBeRepeated(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	s := testState(t, 1, 1)
+	if err := s.save(); err != nil {
+		t.Fatal(err)
+	}
+	busy := filepath.Join(s.Dir, "hosts", "busy")
+	later := filepath.Join(s.Dir, "later")
+	for _, dir := range []string{busy, later} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mount("tmpfs", busy, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.purge(t.Context()); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("the purge of something that is mounted: %v", err)
+	}
+	mustExist(t, later, false)
+	again, err := load(s.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(again.tearDown(), again.purge(t.Context())); err != nil {
+		t.Error(err)
+	}
+	mustExist(t, s.Dir, false)
+	if err := os.Mkdir(s.Dir, 0o755); err != nil { // for the test's own clean-up
+		t.Fatal(err)
+	}
+}

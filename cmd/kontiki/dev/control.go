@@ -185,7 +185,7 @@ func Stop(ctx context.Context, dir string, purge bool) error {
 		return err
 	}
 	if purge {
-		return os.RemoveAll(dir)
+		return s.purge(ctx)
 	}
 	return nil
 }
