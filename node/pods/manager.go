@@ -22,9 +22,10 @@ type Manager struct {
 	c         Config
 	features  runtime.Features
 	starts    chan struct{}
-	measures  chan struct{} // one slot, for measuring a pod's local storage
-	admission sync.Mutex    // serializes admission, so that two pods do not get the same resources
-	refusals  backOff       // by the owner's UID; guarded by admission
+	measures  chan struct{} // slots for measuring pods' local storage
+	measuring measureLimits
+	admission sync.Mutex // serializes admission, so that two pods do not get the same resources
+	refusals  backOff    // by the owner's UID; guarded by admission
 
 	mu       sync.Mutex
 	ctx      context.Context // of Run; nil before
@@ -40,7 +41,8 @@ func New(c Config) *Manager {
 	if c.Starts == 0 {
 		c.Starts = 4
 	}
-	return &Manager{c: c, features: c.Runtime.Features(), starts: make(chan struct{}, c.Starts), measures: make(chan struct{}, 1), workers: map[types.UID]*worker{}}
+	return &Manager{c: c, features: c.Runtime.Features(), starts: make(chan struct{}, c.Starts), measures: make(chan struct{}, measuresAtOnce), measuring: defaultMeasureLimits,
+		workers: map[types.UID]*worker{}}
 }
 
 // Run runs the workers until ctx ends. Containers go on; a new Manager finds them again.

@@ -4,39 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"syscall"
+	"path/filepath"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	helper "k8s.io/component-helpers/resource"
 
 	"github.com/kontiki/kontiki/internal/contain"
+	"github.com/kontiki/kontiki/internal/tree"
 	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
 // Limits of local storage are enforced by measuring: a container can write more, but then its pod is evicted. The limits are those
-// of an emptyDir on disk, of a container's own files and log, and of all of a pod's together.
+// of an emptyDir on disk, of a container's own files and log, and of all of a pod's together, with the files that the agent mounts
+// into the containers.
 
-// storagePeriod is how often a pod with such limits is measured.
+// storagePeriod is how often a pod is measured.
 const storagePeriod = 10 * time.Second
-
-// limitsStorage says whether a pod has limits of local storage.
-func limitsStorage(pod *corev1.Pod) bool {
-	for c := range podspec.Containers(pod) {
-		if !c.Resources.Limits.StorageEphemeral().IsZero() {
-			return true
-		}
-	}
-	for i := range pod.Spec.Volumes {
-		if _, limited := diskLimit(&pod.Spec.Volumes[i]); limited {
-			return true
-		}
-	}
-	return false
-}
 
 // diskLimit returns the limit of an emptyDir on disk.
 func diskLimit(v *corev1.Volume) (int64, bool) {
@@ -47,10 +34,32 @@ func diskLimit(v *corev1.Volume) (int64, bool) {
 	return e.SizeLimit.Value(), true
 }
 
+// measureLimits bound the measuring of one pod. A pod that exceeds them several times in a row is evicted if its storage is limited,
+// because otherwise it would escape its limits with very many files.
+type measureLimits struct {
+	trees tree.Limits   // of each directory
+	time  time.Duration // of all together
+}
+
+var defaultMeasureLimits = measureLimits{trees: tree.Limits{Entries: 2 << 20, Linked: 1 << 19}, time: 30 * time.Second}
+
+const (
+	// measuresAtOnce is the number of pods that are measured concurrently. A slow one delays another for the time limit at most.
+	measuresAtOnce = 4
+	// maxUnmeasured is the number of measures in a row that may fail.
+	maxUnmeasured = 3
+	// unmeasuredPeriod is the longest time between them.
+	unmeasuredPeriod = time.Minute
+)
+
+// maxOwnFiles is how much the files that the agent mounts into containers may occupy: /etc/hosts, /etc/hostname, /etc/resolv.conf
+// and the termination messages. Containers can write to them, so this holds for pods without limits, too.
+const maxOwnFiles = 16 << 20
+
 // watchStorage measures the pod's local storage when that is due, concurrently with the worker, and returns when it is next due.
 // System critical pods are not evicted.
 func (w *worker) watchStorage(pod *corev1.Pod, o observed) time.Duration {
-	if !limitsStorage(pod) || pod.Spec.Priority != nil && *pod.Spec.Priority >= systemCritical {
+	if pod.Spec.Priority != nil && *pod.Spec.Priority >= systemCritical {
 		return 0
 	}
 	if w.measuring.Load() {
@@ -60,12 +69,16 @@ func (w *worker) watchStorage(pod *corev1.Pod, o observed) time.Duration {
 		return left
 	}
 	// A pod with very many files is measured less often.
-	w.storageAt = time.Now().Add(max(storagePeriod, 20*time.Duration(w.measured.Load())))
+	period := max(storagePeriod, 20*time.Duration(w.measured.Load()))
+	if w.unmeasured.Load() > 0 {
+		period = min(period, unmeasuredPeriod)
+	}
+	w.storageAt = time.Now().Add(period)
 	w.measuring.Store(true)
 	volumes := w.volumes
 	w.m.wg.Go(func() {
 		defer w.measuring.Store(false)
-		select { // one pod at a time
+		select {
 		case w.m.measures <- struct{}{}:
 			defer func() { <-w.m.measures }()
 		case <-w.m.ctx.Done():
@@ -73,20 +86,34 @@ func (w *worker) watchStorage(pod *corev1.Pod, o observed) time.Duration {
 		}
 		began := time.Now()
 		defer func() { w.measured.Store(int64(time.Since(began))) }()
+		ctx, cancel := context.WithTimeout(w.m.ctx, w.m.measuring.time)
+		defer cancel()
 		err := contain.Run(func() error {
-			message, err := w.storageExceeded(w.m.ctx, pod, o, volumes)
+			message, err := w.storageExceeded(ctx, pod, o, volumes)
 			if message != "" {
-				now := leastPodGrace
-				w.event("", corev1.EventTypeWarning, "Evicted", message)
-				w.m.Stop(w.uid, Stop{Reason: "Evicted", Message: message, Grace: &now})
+				w.evictForStorage(message)
 			}
 			return err
 		})
-		if err != nil && w.m.ctx.Err() == nil {
-			w.log.Warn("local storage of a pod", "err", err, "stack", contain.Stack(err))
+		switch {
+		case w.m.ctx.Err() != nil:
+		case err == nil:
+			w.unmeasured.Store(0)
+		default:
+			n := w.unmeasured.Add(1)
+			w.log.Warn("local storage of a pod could not be measured", "times", n, "err", err, "stack", contain.Stack(err))
+			if n >= maxUnmeasured && (errors.Is(err, tree.ErrTooMany) || errors.Is(err, tree.ErrMoved) || errors.Is(err, context.DeadlineExceeded)) {
+				w.evictForStorage(fmt.Sprintf("Pod local storage is limited but could not be measured %d times in a row: %v. ", n, err))
+			}
 		}
 	})
-	return storagePeriod
+	return period
+}
+
+func (w *worker) evictForStorage(message string) {
+	now := leastPodGrace
+	w.event("", corev1.EventTypeWarning, "Evicted", message)
+	w.m.Stop(w.uid, Stop{Reason: "Evicted", Message: message, Grace: &now})
 }
 
 // systemCritical is the lowest priority of system critical pods.
@@ -95,7 +122,14 @@ const systemCritical = 2_000_000_000
 // storageExceeded returns a message about the limit that a pod exceeds, "" for none; the message is the kubelet's.
 func (w *worker) storageExceeded(ctx context.Context, pod *corev1.Pod, o observed, volumes map[string]string) (string, error) {
 	total, limited := helper.PodLimits(pod, helper.PodResourcesOptions{})[corev1.ResourceEphemeralStorage]
-	var sum int64
+	sum, err := w.ownFiles(ctx, pod)
+	if err != nil {
+		return "", err
+	}
+	if sum > maxOwnFiles {
+		return fmt.Sprintf("Usage of the pod's /etc/hosts, /etc/hostname, /etc/resolv.conf and termination message files exceeds the limit %q. ",
+			resource.NewQuantity(maxOwnFiles, resource.BinarySI)), nil
+	}
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
 		limit, own := diskLimit(v)
@@ -106,9 +140,9 @@ func (w *worker) storageExceeded(ctx context.Context, pod *corev1.Pod, o observe
 		if own {
 			most = limit
 		}
-		used, err := diskUse(ctx, volumes[v.Name], most)
+		used, err := w.diskUse(ctx, volumes[v.Name], most)
 		if err != nil {
-			return "", err
+			return "", fmt.Errorf("volume %q: %w", v.Name, err)
 		}
 		if own && used > limit {
 			return fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, v.EmptyDir.SizeLimit.String()), nil
@@ -127,6 +161,9 @@ func (w *worker) storageExceeded(ctx context.Context, pod *corev1.Pod, o observe
 		if err != nil {
 			continue // it has ended meanwhile
 		}
+		if s.RootfsErr != nil {
+			return "", fmt.Errorf("container %s: %w", c.Name, s.RootfsErr)
+		}
 		used := int64(s.RootfsBytes + s.LogBytes)
 		if limit := c.Resources.Limits.StorageEphemeral(); !limit.IsZero() && used > limit.Value() {
 			return fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %q. ", c.Name, limit.String()), nil
@@ -139,43 +176,23 @@ func (w *worker) storageExceeded(ctx context.Context, pod *corev1.Pod, o observe
 	return "", nil
 }
 
-// errEnough ends a walk whose sum has exceeded the limit.
-var errEnough = errors.New("enough")
-
-// diskUse returns how many bytes on disk the files of a directory occupy; it stops at the first sum above most. The pod may change
-// the directory concurrently, so links are not followed.
-func diskUse(ctx context.Context, dir string, most int64) (int64, error) {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return 0, err
-	}
-	defer root.Close()
+// ownFiles returns how much the files of the agent that the pod's containers can write to occupy on disk.
+func (w *worker) ownFiles(ctx context.Context, pod *corev1.Pod) (int64, error) {
 	var sum int64
-	linked := map[uint64]bool{} // inodes with several hard links
-	err = fs.WalkDir(root.FS(), ".", func(_ string, d fs.DirEntry, err error) error {
-		if ctx.Err() != nil {
-			return ctx.Err()
+	for _, name := range []string{"etc", "containers"} {
+		used, err := w.diskUse(ctx, filepath.Join(w.m.podDir(pod.UID), name), maxOwnFiles)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return 0, err
 		}
-		if err != nil {
-			return nil // it was removed meanwhile
-		}
-		info, err := d.Info()
-		if err != nil {
-			return nil
-		}
-		if st, ok := info.Sys().(*syscall.Stat_t); ok && !linked[st.Ino] {
-			if !d.IsDir() && st.Nlink > 1 {
-				linked[st.Ino] = true
-			}
-			sum += st.Blocks * 512
-		}
-		if sum > most {
-			return errEnough
-		}
-		return nil
-	})
-	if errors.Is(err, errEnough) {
-		err = nil
+		sum += used
 	}
-	return sum, err
+	return sum, nil
+}
+
+// diskUse returns how many bytes on disk a directory occupies; it stops at the first sum above most.
+func (w *worker) diskUse(ctx context.Context, dir string, most int64) (int64, error) {
+	l := w.m.measuring.trees
+	l.Enough = most
+	used, err := tree.Measure(ctx, dir, l)
+	return used.Bytes, err
 }

@@ -1,7 +1,7 @@
 package pods
 
 import (
-	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -75,21 +75,99 @@ func TestPodsThatFillTheDiskAreEvicted(t *testing.T) {
 	}
 }
 
-func TestDiskUse(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "a"), make([]byte, 1<<20), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Link(filepath.Join(dir, "a"), filepath.Join(dir, "b")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(filepath.Join(dir, "a"), 1<<40); err != nil { // a hole takes nothing
-		t.Skip(err)
-	}
-	if n, err := diskUse(context.Background(), dir, 1<<50); err != nil || n < 1<<20 || n > 2<<20 {
-		t.Errorf("%d, %v", n, err)
-	}
-	if n, err := diskUse(context.Background(), dir, 1); err != nil || n <= 1 {
-		t.Errorf("more than one byte: %d, %v", n, err)
+func storagePod(n *node, name, dir string) *corev1.Pod {
+	p := pod(name, corev1.RestartPolicyAlways, ignores)
+	size := resource.MustParse("1Gi")
+	p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &size}}}}
+	n.mu.Lock()
+	n.paths = map[string]string{"v": dir}
+	n.mu.Unlock()
+	return p
+}
+
+// A pod does not escape its limits by making its storage too large to measure.
+func TestPodsWhoseStorageCannotBeMeasuredAreEvicted(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.m.measuring.trees.Entries = 100
+		dir := filepath.Join(n.dir, "volume")
+		for i := range 101 {
+			if err := os.MkdirAll(filepath.Join(dir, fmt.Sprint(i)), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p := storagePod(n, "a", dir)
+		n.m.Update(p)
+		n.running(p, "c1")
+		time.Sleep(storagePeriod + 4*time.Second)
+		if s := n.status(p); s.Phase != corev1.PodRunning {
+			t.Errorf("after the first failures: %s %q", s.Phase, s.Message)
+		}
+		time.Sleep(maxUnmeasured * unmeasuredPeriod)
+		want := `Pod local storage is limited but could not be measured 3 times in a row: volume "v": too many files. `
+		if s := n.status(p); s.Phase != corev1.PodFailed || s.Reason != "Evicted" || s.Message != want {
+			t.Errorf("%s: %s %q", s.Phase, s.Reason, s.Message)
+		}
+	})
+}
+
+// One that takes very long, or for ever, does not keep others from being measured.
+func TestASlowMeasureDelaysNoOtherPod(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		for range measuresAtOnce - 1 { // pods that are being measured
+			n.m.measures <- struct{}{}
+		}
+		dir := filepath.Join(n.dir, "volume")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		p := storagePod(n, "a", dir)
+		*p.Spec.Volumes[0].EmptyDir.SizeLimit = resource.MustParse("1Mi")
+		n.m.Update(p)
+		n.running(p, "c1")
+		if err := os.WriteFile(filepath.Join(dir, "f"), make([]byte, 2<<20), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2*storagePeriod + 4*time.Second)
+		if s := n.status(p); s.Reason != "Evicted" {
+			t.Errorf("%s: %s %q", s.Phase, s.Reason, s.Message)
+		}
+	})
+}
+
+// Containers can write to the files that the agent mounts into them.
+func TestFilesOfTheAgentCount(t *testing.T) {
+	for _, c := range []struct {
+		name, limit, file string
+		size              int
+		want              string
+	}{
+		{"a pod with a limit", "1Mi", "etc/hosts", 2 << 20, "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. "},
+		{"a termination message", "1Mi", "containers/c1/0", 2 << 20, "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. "},
+		{"below the limit", "4Mi", "etc/hosts", 2 << 20, ""},
+		{"a pod without a limit", "", "etc/resolv.conf", maxOwnFiles + 1, `Usage of the pod's /etc/hosts, /etc/hostname, /etc/resolv.conf and termination message files exceeds the limit "16Mi". `},
+		{"a small file", "", "etc/resolv.conf", 1 << 20, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *node) {
+				p := pod("a", corev1.RestartPolicyAlways, ignores)
+				if c.limit != "" {
+					p.Spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceEphemeralStorage: resource.MustParse(c.limit)}
+				}
+				n.m.Update(p)
+				n.running(p, "c1")
+				path := filepath.Join(n.m.podDir(p.UID), c.file)
+				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(path, make([]byte, c.size), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(2*storagePeriod + 4*time.Second)
+				s := n.status(p)
+				if evicted := s.Reason == "Evicted"; evicted != (c.want != "") || s.Message != c.want {
+					t.Errorf("%s: %s %q", s.Phase, s.Reason, s.Message)
+				}
+			})
+		})
 	}
 }

@@ -52,6 +52,7 @@ type worker struct {
 	probes     *prober
 	measuring  atomic.Bool  // its local storage is being measured
 	measured   atomic.Int64 // duration of the last measurement, in nanoseconds
+	unmeasured atomic.Int64 // measurements that failed in a row
 
 	// owned
 	stage       stage

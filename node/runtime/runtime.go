@@ -330,16 +330,18 @@ type Image struct {
 
 // Stats is one measurement.
 type Stats struct {
-	Time               time.Time
-	CPUNanoseconds     uint64
-	MemoryBytes        uint64
-	MemoryWorkingSet   uint64
-	MemoryRSS          uint64
-	PageFaults         uint64
-	MajorPageFaults    uint64
-	Processes          uint64
-	RootfsBytes        uint64
-	RootfsInodes       uint64
+	Time             time.Time
+	CPUNanoseconds   uint64
+	MemoryBytes      uint64
+	MemoryWorkingSet uint64
+	MemoryRSS        uint64
+	PageFaults       uint64
+	MajorPageFaults  uint64
+	Processes        uint64
+	RootfsBytes      uint64
+	RootfsInodes     uint64
+	// RootfsErr means that RootfsBytes and RootfsInodes could not be measured.
+	RootfsErr          error
 	LogBytes           uint64
 	MemoryLimit        uint64
 	MemoryLimitPresent bool

@@ -451,9 +451,8 @@ func (r *Runtime) Stats(ctx context.Context, id string) (runtime.Stats, error) {
 	}
 	info := c.snapshot()
 	s := r.cg.usage(filepath.Join(r.podCgroup(info.PodUID), id))
-	if u, err := r.client.SnapshotService(r.c.Snapshotter).Usage(r.ns(ctx), id); err == nil {
-		s.RootfsBytes, s.RootfsInodes = uint64(u.Size), uint64(u.Inodes)
-	}
+	u, err := r.rootfsUsage(ctx, id)
+	s.RootfsBytes, s.RootfsInodes, s.RootfsErr = uint64(u.Bytes), uint64(u.Inodes), err
 	logs, _ := filepath.Glob(info.LogPath + "*")
 	for _, l := range logs {
 		if st, err := os.Stat(l); err == nil {
