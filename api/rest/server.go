@@ -20,6 +20,7 @@ import (
 	"github.com/kontiki/kontiki/api/inflight"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/newcomers"
 )
 
 // Config has what a Server is made of.
@@ -105,6 +106,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.Log.Info("refused a credential", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", err)
 		c.unauthenticated()
 		return
+	}
+	if sender != auth.Anonymous {
+		newcomers.KnownRequest(r.Context())
 	}
 	if s.Audit != nil {
 		c.beginRecord(sender)

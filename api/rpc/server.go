@@ -20,6 +20,7 @@ import (
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/inflight"
 	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/internal/newcomers"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
@@ -120,6 +121,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.unauthenticated(err)
 		st.finish(Status(err))
 		return
+	}
+	if c.sender != auth.Anonymous {
+		newcomers.KnownRequest(r.Context())
 	}
 	if !c.method.named {
 		c.begin(nil)

@@ -157,6 +157,37 @@ func TestWhoMaySpeakWhat(t *testing.T) {
 	}
 }
 
+// TestSilentConnectionsKeepNobodyOut: whoever reaches the port can open connections without end; the oldest makes room.
+func TestSilentConnectionsKeepNobodyOut(t *testing.T) {
+	p := serve(t)
+	go func() {
+		for {
+			conn, err := p.Listener(ProtoNode).Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+		}
+	}()
+	var oldest net.Conn
+	for i := range maxHandshakes + 10 {
+		conn, err := net.Dial("tcp", p.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if i == 0 {
+			oldest = conn
+		}
+	}
+	worker, err := p.as(t, "worker").Dial(t.Context(), p.address, ProtoNode)
+	if err != nil {
+		t.Fatalf("a worker is kept out: %v", err)
+	}
+	defer worker.NetConn().Close()
+	closed(t, oldest)
+}
+
 // TestADialerTrustsMastersOfItsClusterOnly: not those of another cluster, and no server of this cluster that is not a master.
 func TestADialerTrustsMastersOfItsClusterOnly(t *testing.T) {
 	p, other := serve(t), serve(t)

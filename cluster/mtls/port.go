@@ -17,6 +17,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/newcomers"
 )
 
 // DefaultPort is the port on which a master listens for masters and workers.
@@ -47,7 +48,7 @@ var allowed = map[string][]pki.Role{
 	ProtoJoin:    nil,
 }
 
-// maxHandshakes limits the connections whose handshake is not finished.
+// maxHandshakes limits the connections that have not been admitted. The oldest one is closed for the next.
 const maxHandshakes = 512
 
 // MaxJoiners limits the connections of the join protocol, which requires no certificate.
@@ -62,8 +63,7 @@ type Port struct {
 	log     *slog.Logger
 	timeout time.Duration
 	routes  map[string]*route
-	raft    string        // the name of ProtoRaft here
-	pending chan struct{} // one slot per handshake
+	raft    string // the name of ProtoRaft here
 
 	noise   *rate.Limiter
 	mu      sync.Mutex
@@ -86,14 +86,15 @@ func NewPort(listener net.Listener, roots func() *x509.CertPool, certificate fun
 		raft:    raft,
 		roots:   roots,
 		admit:   admit,
-		bound:   listener,
 		log:     log,
 		timeout: timeout,
 		routes:  map[string]*route{},
-		pending: make(chan struct{}, maxHandshakes),
 		noise:   rate.NewLimiter(rate.Every(10*time.Second), 5),
 		conns:   map[net.Conn][]*x509.Certificate{},
 	}
+	p.bound = newcomers.Limit(listener, newcomers.Limits{Newcomers: maxHandshakes}, func(closed int, last net.Addr) {
+		p.note("too many connections in their handshake, closed the oldest", "closed", closed, "last", last)
+	})
 	for name := range allowed {
 		p.routes[name] = &route{port: p, queue: make(chan net.Conn), done: make(chan struct{})}
 	}
@@ -175,13 +176,6 @@ func (p *Port) Serve() error {
 			time.Sleep(20 * time.Millisecond)
 			continue
 		}
-		select {
-		case p.pending <- struct{}{}:
-		default:
-			p.note("too many connections in their handshake, closing one", "remote", conn.RemoteAddr())
-			conn.Close()
-			continue
-		}
 		if !p.track(conn) {
 			conn.Close()
 			return nil
@@ -217,7 +211,6 @@ func (p *Port) handle(raw net.Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), p.timeout)
 	err := conn.HandshakeContext(ctx)
 	cancel()
-	<-p.pending
 	if err != nil {
 		p.refuse(raw, err)
 		conn.Close()
@@ -247,6 +240,7 @@ func (p *Port) handle(raw net.Conn) {
 		conn.Close()
 		return
 	}
+	newcomers.Known(raw)
 	route := p.routes[proto]
 	select {
 	case route.queue <- conn:

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -71,19 +74,35 @@ func importImages(ctx context.Context, kubeconfig, path string) error {
 	if len(nodes.Items) == 0 {
 		return fmt.Errorf("the cluster has no nodes to import images into")
 	}
+	var failed []error
 	for _, node := range nodes.Items {
-		file, err := os.Open(path)
-		if err != nil {
-			return err
-		}
 		begin := time.Now()
-		answer, err := set.CoreV1().RESTClient().Post().Resource("nodes").Name(node.Name).SubResource("proxy").Suffix("kontiki/images").
-			SetHeader("Content-Type", "application/x-tar").Body(file).DoRaw(ctx)
-		file.Close()
+		answer, err := importInto(ctx, set.CoreV1().RESTClient(), node.Name, path)
 		if err != nil {
-			return fmt.Errorf("import into %s: %w", node.Name, err)
+			failed = append(failed, fmt.Errorf("import into %s: %w", node.Name, err))
+			continue
 		}
 		fmt.Printf("%s: %s (%.1f s)\n", node.Name, answer, time.Since(begin).Seconds())
 	}
-	return nil
+	return errors.Join(failed...)
+}
+
+// importInto sends an image archive to a node's agent and returns its response. An error of the agent has its text.
+func importInto(ctx context.Context, core rest.Interface, node, path string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	body, err := core.Post().Resource("nodes").Name(node).SubResource("proxy").Suffix("kontiki/images").
+		SetHeader("Content-Type", "application/x-tar").Body(file).DoRaw(ctx)
+	var status *apierrors.StatusError
+	if errors.As(err, &status) && status.ErrStatus.Details != nil {
+		for _, cause := range status.ErrStatus.Details.Causes { // what is no Status object is the agent's own text
+			if text := strings.TrimSpace(cause.Message); cause.Type == metav1.CauseTypeUnexpectedServerResponse && text != "" {
+				return "", errors.New(text)
+			}
+		}
+	}
+	return strings.TrimSpace(string(body)), err
 }

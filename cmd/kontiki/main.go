@@ -16,11 +16,11 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "kubectl" {
+		os.Exit(kubectl(os.Args[1:])) // which handles signals itself
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if len(os.Args) > 1 && os.Args[1] == "kubectl" {
-		os.Exit(kubectl(os.Args[1:]))
-	}
 	if err := root().ExecuteContext(ctx); err != nil {
 		var quiet exitCode
 		if errors.As(err, &quiet) {

@@ -30,6 +30,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 	"github.com/kontiki/kontiki/internal/linger"
+	"github.com/kontiki/kontiki/internal/newcomers"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -343,6 +344,13 @@ func unlessStopped(ctx context.Context, err error) error {
 	return err
 }
 
+// The share of this process's file descriptors, in sixteenths, that connections to the API may take: those whose client has not
+// authenticated yet, and all. The rest is for the other ports, the disk, and an agent in the same process.
+const (
+	apiNewcomers   = 4
+	apiConnections = 10
+)
+
 // serveAPI serves HTTPS until the context ends.
 func (m *master) serveAPI(ctx context.Context) error {
 	listener, err := net.Listen("tcp", net.JoinHostPort(m.options.apiBind, strconv.Itoa(m.options.apiPort)))
@@ -364,6 +372,7 @@ func (m *master) serveAPI(ctx context.Context) error {
 			SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second, WriteByteTimeout: time.Minute,
 		},
 		BaseContext: func(net.Listener) context.Context { return requests },
+		ConnContext: newcomers.ConnContext,
 		ConnState:   m.apiConns.state,
 		ErrorLog:    slog.NewLogLogger(m.log.With("part", "api").Handler(), slog.LevelDebug),
 	}
@@ -381,7 +390,10 @@ func (m *master) serveAPI(ctx context.Context) error {
 	})
 	defer stopped()
 	m.log.Info("serving the API", "address", listener.Addr().String())
-	if err := server.ServeTLS(linger.Listener(listener, linger.Patience), "", ""); !errors.Is(err, http.ErrServerClosed) {
+	limited := newcomers.Limit(linger.Listener(listener, linger.Patience), newcomers.Share(apiNewcomers, apiConnections), func(closed int, last net.Addr) {
+		m.log.Warn("closed connections to the API: too many are open, or have not authenticated", "closed", closed, "last", last.String())
+	})
+	if err := server.ServeTLS(limited, "", ""); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve the API: %w", err)
 	}
 	return nil

@@ -31,6 +31,9 @@ if [ -z "$answer" ]; then
   exit 1
 fi
 step "demo: its Service answers"
+stop="make stop"
+[ "$dir" = /var/lib/kontiki/dev ] || stop="make stop DEV_DIR=$dir"
+stop=$(printf '%-70s# stop and remove everything' "$stop")
 cat <<TXT
 
   \$ curl http://127.0.0.1:$port/
@@ -43,6 +46,6 @@ Try next (or open http://127.0.0.1:$port/ in a browser):
   kontiki dev --data-dir $dir kill master-1; kontiki cluster status     # the demo keeps running
   kontiki kubectl -n demo scale deployment/front --replicas=5
   kontiki kubectl -n demo logs deployment/back
-  make stop                                                             # stop and remove everything
+  $stop
 
 TXT

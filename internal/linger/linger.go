@@ -47,6 +47,12 @@ func (c *conn) Close() error {
 	return nil
 }
 
+// Abort closes the connection at once, with a reset if anything is not delivered.
+func (c *conn) Abort() error {
+	_ = c.TCPConn.SetLinger(0)
+	return c.TCPConn.Close()
+}
+
 // longest limits the total time for one connection, as a multiple of the patience, however slowly the other side reads.
 const longest = 10
 

@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/internal/linger"
+	"github.com/kontiki/kontiki/internal/newcomers"
 	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
 )
@@ -109,6 +110,13 @@ func New(c Config) *Server {
 // Handler returns the HTTP handler; requests must have a TLS state with a verified client certificate.
 func (s *Server) Handler() http.Handler { return s.handler }
 
+// The share of the process's file descriptors, in sixteenths, that connections to this port may take: those without a verified request
+// yet, and all.
+const (
+	strangersShare   = 1
+	connectionsShare = 2
+)
+
 // Serve serves until ctx ends, and closes l. Open streams are closed then.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	c := &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
@@ -120,10 +128,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return c, nil
 	}}
 	srv := &http.Server{Handler: s.handler, ReadHeaderTimeout: 30 * time.Second, ErrorLog: log.New(quiet{}, "", 0),
-		BaseContext: func(net.Listener) context.Context { return ctx }}
+		BaseContext: func(net.Listener) context.Context { return ctx }, ConnContext: newcomers.ConnContext}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
-	err := srv.Serve(tls.NewListener(linger.Listener(l, linger.Patience), c))
+	limited := newcomers.Limit(linger.Listener(l, linger.Patience), newcomers.Share(strangersShare, connectionsShare), func(closed int, last net.Addr) {
+		slog.Warn("closed connections to the node's port: too many are open, or have not authenticated", "closed", closed, "last", last.String())
+	})
+	err := srv.Serve(tls.NewListener(limited, c))
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -148,6 +159,7 @@ func (s *Server) authorized(next http.Handler) http.Handler {
 			http.Error(w, err.Error(), http.StatusForbidden)
 			return
 		}
+		newcomers.KnownRequest(r.Context())
 		next.ServeHTTP(w, r)
 	})
 }
