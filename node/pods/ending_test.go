@@ -2,9 +2,13 @@ package pods
 
 import (
 	"context"
+	"errors"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -218,6 +222,42 @@ func TestReadinessIsReportedWhileAnotherContainerStops(t *testing.T) {
 		time.Sleep(30 * time.Second)
 		if n.running(p, "c3").ID == third.ID || n.running(p, "c1").Attempt == 0 {
 			t.Error("what ended meanwhile was not restarted")
+		}
+	})
+}
+
+// What cannot be removed is tried again less and less often, with texts of bounded length.
+func TestFailuresToEndAPodBackOff(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("a", corev1.RestartPolicyAlways, trap)
+		n.m.Update(p)
+		n.running(p, "c1")
+		long := strings.Repeat("\u00e4/", 20_000)
+		n.mu.Lock()
+		n.tornErr = errors.New("unlinkat " + long + ": device or resource busy")
+		n.mu.Unlock()
+		n.m.Remove(p.UID)
+		for range 600 {
+			time.Sleep(time.Second)
+			n.m.Retry() // does not make it try at once
+		}
+		synctest.Wait()
+		n.mu.Lock()
+		tries := len(n.torn)
+		n.tornErr = nil
+		n.mu.Unlock()
+		if tries < 10 || tries > 20 {
+			t.Errorf("tried %d times in ten minutes", tries)
+		}
+		for _, text := range n.said("FailedKillPod") {
+			if len(text) > maxText || !strings.HasSuffix(text, "device or resource busy") || !utf8.ValidString(text) {
+				t.Errorf("%d bytes: %s", len(text), text)
+			}
+		}
+		time.Sleep(2 * maxEndDelay)
+		synctest.Wait()
+		if _, err := os.Stat(n.m.podDir(p.UID)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the pod's directory is left: %v", err)
 		}
 	})
 }

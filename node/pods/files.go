@@ -248,6 +248,19 @@ func lastBytes(s string, n int) string {
 	return s
 }
 
+// maxText is how long texts of errors in logs and events may be; paths in them may be very long.
+const maxText = 1024
+
+// shorten leaves out the middle of a text of more than n bytes.
+func shorten(s string, n int) string {
+	const gap = " ... "
+	if len(s) <= n {
+		return s
+	}
+	half := (n - len(gap)) / 2
+	return strings.ToValidUTF8(s[:half], "") + gap + lastBytes(s, half)
+}
+
 // logTail returns the text of the last lines of a CRI log.
 func logTail(path string) string {
 	f, err := runtime.OpenLog(path)

@@ -38,6 +38,7 @@ type node struct {
 	refreshed []string // pods and their volumes
 	volPanic  map[types.UID]bool
 	torn      []string
+	tornErr   error
 	netErr    error
 	deleted   []string
 	dir       string
@@ -100,7 +101,7 @@ func (n *node) TearDown(_ context.Context, uid string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.torn = append(n.torn, uid)
-	return nil
+	return n.tornErr
 }
 
 // bubble runs a test with a node.

@@ -96,6 +96,7 @@ func (w *worker) endLocked(s Stop) {
 	}
 	if s.Grace != nil && (w.stop.Grace == nil || *s.Grace < *w.stop.Grace) {
 		w.stop.Grace = s.Grace
+		w.endAt = time.Time{}
 	}
 	if s.Reason != "" {
 		w.saveStop()

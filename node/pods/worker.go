@@ -50,6 +50,7 @@ type worker struct {
 	retry      bool     // what setup waits for may exist now
 	stale      []string // volumes to update
 	probes     *prober
+	endAt      time.Time    // before which ending is not tried again after a failure
 	measuring  atomic.Bool  // its local storage is being measured
 	measured   atomic.Int64 // duration of the last measurement, in nanoseconds
 	unmeasured atomic.Int64 // measurements that failed in a row
@@ -62,6 +63,7 @@ type worker struct {
 	pulling     map[string]*pullState
 	podIPs      []string
 	ready       bool // volumes, sandbox and network exist
+	endTries    int  // to terminate or to forget, that failed
 	setupTries  int
 	setupAt     time.Time
 	volumes     map[string]string
@@ -241,7 +243,7 @@ func (w *worker) step(ctx context.Context) time.Duration {
 	if w.stage == syncing && w.stop != nil {
 		w.stage = terminating
 	}
-	stage := w.stage
+	stage, left := w.stage, time.Until(w.endAt)
 	sctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if stage == syncing {
@@ -249,6 +251,9 @@ func (w *worker) step(ctx context.Context) time.Duration {
 	}
 	w.mu.Unlock()
 
+	if stage != syncing && left > 0 {
+		return left
+	}
 	switch stage {
 	case syncing:
 		var next time.Duration
@@ -268,26 +273,44 @@ func (w *worker) step(ctx context.Context) time.Duration {
 			if ctx.Err() != nil {
 				return 0
 			}
-			w.log.Warn("stopping pod", "err", err)
+			delay := w.endFailed()
+			w.log.Warn("stopping pod", "err", shorten(err.Error(), maxText), "next", delay)
 			w.event("", corev1.EventTypeWarning, "FailedKillPod", "error killing pod: "+err.Error())
-			return time.Second
+			return delay
 		}
+		w.endTries = 0
 		return again
 	}
 	// Terminated: the status was reported; the containers stay until the pod object is gone.
 	if pod.DeletionTimestamp != nil || removed {
 		w.report(pod, w.current(), true)
 		if err := w.forget(ctx); err != nil {
-			if ctx.Err() == nil {
-				w.log.Warn("removing what is left of pod", "err", err)
+			if ctx.Err() != nil {
+				return 0
 			}
-			return time.Second
+			delay := w.endFailed()
+			w.log.Warn("removing what is left of pod", "err", shorten(err.Error(), maxText), "next", delay)
+			return delay
 		}
+		w.endTries = 0
 		if removed {
 			return -1
 		}
 	}
 	return 0
+}
+
+// maxEndDelay is the longest time between two attempts to end a pod or to remove what is left of it.
+const maxEndDelay = time.Minute
+
+// endFailed counts a failure to end the pod, and returns when to try again: after 1 s, doubled with each failure.
+func (w *worker) endFailed() time.Duration {
+	delay := min(time.Second<<min(w.endTries, 10), maxEndDelay)
+	w.endTries++
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.endAt = time.Now().Add(delay)
+	return delay
 }
 
 func (w *worker) current() corev1.PodStatus {
@@ -300,7 +323,7 @@ func (w *worker) event(fieldPath, kind, reason, message string) {
 	w.mu.Lock()
 	pod := w.pod
 	w.mu.Unlock()
-	w.m.c.Sink.Event(Event{Pod: pod, FieldPath: fieldPath, Type: kind, Reason: reason, Message: message})
+	w.m.c.Sink.Event(Event{Pod: pod, FieldPath: fieldPath, Type: kind, Reason: reason, Message: shorten(message, maxText)})
 }
 
 func (w *worker) containerEvent(pod *corev1.Pod, c *corev1.Container, kind, reason, message string) {
