@@ -172,7 +172,7 @@ func TestErrorsAreShortAndCancelled(t *testing.T) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	deep(t, dir, 1000)
+	deep(t, dir, 300)
 	ctx, cancel := context.WithCancel(context.Background())
 	n := 0
 	if err := Walk(ctx, dir, 1<<20, func(*unix.Stat_t) error {

@@ -2,8 +2,10 @@ package volume
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -14,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kontiki/kontiki/internal/beneath"
+	"github.com/kontiki/kontiki/internal/tree"
 )
 
 // The files of a volume are in a directory named "..TIME". The symbolic link "..data" points to that directory, and each file that
@@ -42,7 +45,7 @@ func (p *projector) write(plugin string) (string, error) {
 			p.files[path] = f
 		}
 	}
-	return dir, writeAtomically(dir, p.files, gid)
+	return dir, writeAtomically(p.ctx, dir, p.files, gid)
 }
 
 // inMemory mounts a tmpfs for a volume with Secrets, so that they are not written to a disk.
@@ -60,7 +63,7 @@ func inMemory(dir string) error {
 	return nil
 }
 
-func writeAtomically(dir string, files map[string]file, gid int) error {
+func writeAtomically(ctx context.Context, dir string, files map[string]file, gid int) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -68,18 +71,18 @@ func writeAtomically(dir string, files map[string]file, gid int) error {
 	defer root.Close()
 	old, _ := root.Readlink(dataLink)
 	if isPayload(old) && same(root, old, files) {
-		return links(root, files)
+		return links(ctx, root, files)
 	}
 	next := fmt.Sprintf("..%s.%08x", time.Now().UTC().Format("2006_01_02_15_04_05"), rand.Uint32())
 	if err := root.Mkdir(next, 0o700); err != nil {
 		return err
 	}
 	if err := fill(root, next, files, gid); err != nil {
-		_ = root.RemoveAll(next)
+		_ = removeIn(ctx, root, next)
 		return err
 	}
 	const tmp = "..data_tmp"
-	if err := root.RemoveAll(tmp); err != nil {
+	if err := removeIn(ctx, root, tmp); err != nil {
 		return err
 	}
 	if err := root.Symlink(next, tmp); err != nil {
@@ -88,21 +91,51 @@ func writeAtomically(dir string, files map[string]file, gid int) error {
 	if err := root.Rename(tmp, dataLink); err != nil {
 		return err
 	}
-	if err := links(root, files); err != nil {
+	if err := links(ctx, root, files); err != nil {
 		return err
 	}
 	// Also removes what a crash left behind.
-	entries, err := fs.ReadDir(root.FS(), ".")
+	var errs []error
+	err = eachEntry(root, func(name string, dir bool) error {
+		if dir && isPayload(name) && name != next {
+			errs = append(errs, removeIn(ctx, root, name))
+		}
+		return nil
+	})
+	return errors.Join(append(errs, err)...)
+}
+
+// removeIn removes an entry of a volume with everything below it.
+func removeIn(ctx context.Context, root *os.Root, name string) error {
+	dir, err := root.Open(".")
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for _, e := range entries {
-		if e.IsDir() && isPayload(e.Name()) && e.Name() != next {
-			errs = append(errs, root.RemoveAll(e.Name()))
+	defer dir.Close()
+	return tree.RemoveIn(ctx, dir, name)
+}
+
+// eachEntry calls f for each entry of a volume, of which there may be very many, until f fails.
+func eachEntry(root *os.Root, f func(name string, dir bool) error) error {
+	dir, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	for {
+		entries, err := dir.ReadDir(256)
+		for _, e := range entries {
+			if err := f(e.Name(), e.IsDir()); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
 		}
 	}
-	return errors.Join(errs...)
 }
 
 // isPayload says whether a name may be that of a directory with the files of one update.
@@ -157,10 +190,22 @@ func writeNew(root *os.Root, path string, f file, gid int) error {
 
 // same says whether a directory contains exactly these files.
 func same(root *os.Root, dir string, files map[string]file) bool {
+	dirs := map[string]bool{dir: true}
+	for path := range files {
+		for parent := filepath.Dir(path); parent != "."; parent = filepath.Dir(parent) {
+			dirs[filepath.Join(dir, parent)] = true
+		}
+	}
 	n := 0
 	err := fs.WalkDir(root.FS(), dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+		if err != nil {
 			return err
+		}
+		if d.IsDir() {
+			if !dirs[path] { // not entered: it may be very deep
+				return errDiffers
+			}
+			return nil
 		}
 		f, ok := files[strings.TrimPrefix(path, dir+"/")]
 		if !ok {
@@ -189,28 +234,25 @@ func same(root *os.Root, dir string, files map[string]file) bool {
 var errDiffers = errors.New("differs")
 
 // links creates the names that users see, and removes those of files that no longer exist.
-func links(root *os.Root, files map[string]file) error {
+func links(ctx context.Context, root *os.Root, files map[string]file) error {
 	want := map[string]bool{}
 	for path := range files {
 		first, _, _ := strings.Cut(path, "/")
 		want[first] = true
 	}
-	entries, err := fs.ReadDir(root.FS(), ".")
+	have := map[string]bool{}
+	err := eachEntry(root, func(name string, _ bool) error {
+		if strings.HasPrefix(name, "..") {
+			return nil
+		}
+		if target, _ := root.Readlink(name); !want[name] || target != filepath.Join(dataLink, name) {
+			return removeIn(ctx, root, name)
+		}
+		have[name] = true
+		return nil
+	})
 	if err != nil {
 		return err
-	}
-	have := map[string]bool{}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), "..") {
-			continue
-		}
-		if target, _ := root.Readlink(e.Name()); !want[e.Name()] || target != filepath.Join(dataLink, e.Name()) {
-			if err := root.RemoveAll(e.Name()); err != nil {
-				return err
-			}
-			continue
-		}
-		have[e.Name()] = true
 	}
 	for name := range want {
 		if !have[name] {

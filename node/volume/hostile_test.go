@@ -150,10 +150,9 @@ func TestMemoryVolumesAreBounded(t *testing.T) {
 	}
 }
 
-// A container nests directories deeper than the agent may open files.
-func TestTearDownOfAVeryDeepVolume(t *testing.T) {
-	root := t.TempDir()
-	dir := filepath.Join(root, "uid", "volumes", "kubernetes.io~empty-dir", "v")
+// deepen nests directories in dir, like a container can.
+func deepen(t *testing.T, dir string) {
+	t.Helper()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +160,7 @@ func TestTearDownOfAVeryDeepVolume(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 2000 {
+	for range 300 {
 		if err := unix.Mkdirat(fd, "a", 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -173,6 +172,11 @@ func TestTearDownOfAVeryDeepVolume(t *testing.T) {
 		fd = next
 	}
 	unix.Close(fd)
+}
+
+// fewDescriptors limits how many files the process may open.
+func fewDescriptors(t *testing.T) {
+	t.Helper()
 	var old unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
 		t.Fatal(err)
@@ -187,10 +191,47 @@ func TestTearDownOfAVeryDeepVolume(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A container nests directories deeper than the agent may open files.
+func TestTearDownOfAVeryDeepVolume(t *testing.T) {
+	root := t.TempDir()
+	deepen(t, filepath.Join(root, "uid", "volumes", "kubernetes.io~empty-dir", "v"))
+	fewDescriptors(t)
 	if err := New(Config{RootDir: root}).TearDown(context.Background(), "uid"); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(filepath.Join(root, "uid", "volumes")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the volumes are left: %v", err)
+	}
+}
+
+// The same in a volume with the content of objects, by a container that has made it writable.
+func TestVeryDeepDirectoriesInAWrittenVolume(t *testing.T) {
+	dir := t.TempDir()
+	files := map[string]file{"k": {data: []byte("v"), mode: 0o644, uid: -1}}
+	if err := writeAtomically(context.Background(), dir, files, -1); err != nil {
+		t.Fatal(err)
+	}
+	payload, err := os.Readlink(filepath.Join(dir, dataLink))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{payload, "..left", "other", "..data_tmp"} {
+		deepen(t, filepath.Join(dir, name, "deep"))
+	}
+	fewDescriptors(t)
+	if err := writeAtomically(context.Background(), dir, files, -1); err != nil {
+		t.Error(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(entries) != 3 {
+		t.Errorf("%v, want the link, its payload and the file", entries)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "k")); err != nil || string(b) != "v" {
+		t.Errorf("%q, %v", b, err)
 	}
 }
