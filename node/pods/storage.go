@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,8 +23,20 @@ import (
 // of an emptyDir on disk, of a container's own files and log, and of all of a pod's together, with the files that the agent mounts
 // into the containers.
 
-// storagePeriod is how often a pod is measured.
-const storagePeriod = 10 * time.Second
+const (
+	// storagePeriod is how often a pod with such limits is measured.
+	storagePeriod = 10 * time.Second
+	// ownFilesPeriod is how often the files of the agent in another pod are measured.
+	ownFilesPeriod = time.Minute
+)
+
+// limitsStorage says whether a pod has limits of local storage.
+func limitsStorage(pod *corev1.Pod) bool {
+	if _, limited := helper.PodLimits(pod, helper.PodResourcesOptions{})[corev1.ResourceEphemeralStorage]; limited {
+		return true
+	}
+	return slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { _, limited := diskLimit(&v); return limited })
+}
 
 // diskLimit returns the limit of an emptyDir on disk.
 func diskLimit(v *corev1.Volume) (int64, bool) {
@@ -69,7 +82,11 @@ func (w *worker) watchStorage(pod *corev1.Pod, o observed) time.Duration {
 		return left
 	}
 	// A pod with very many files is measured less often.
-	period := max(storagePeriod, 20*time.Duration(w.measured.Load()))
+	period := storagePeriod
+	if !limitsStorage(pod) {
+		period = ownFilesPeriod
+	}
+	period = max(period, 20*time.Duration(w.measured.Load()))
 	if w.unmeasured.Load() > 0 {
 		period = min(period, unmeasuredPeriod)
 	}

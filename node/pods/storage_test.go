@@ -162,7 +162,7 @@ func TestFilesOfTheAgentCount(t *testing.T) {
 				if err := os.WriteFile(path, make([]byte, c.size), 0o644); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(2*storagePeriod + 4*time.Second)
+				time.Sleep(2*ownFilesPeriod + 4*time.Second)
 				s := n.status(p)
 				if evicted := s.Reason == "Evicted"; evicted != (c.want != "") || s.Message != c.want {
 					t.Errorf("%s: %s %q", s.Phase, s.Reason, s.Message)
