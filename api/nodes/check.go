@@ -20,6 +20,8 @@ const (
 	maxNodeBytes  = 256 << 10
 	maxPodBytes   = 512 << 10
 	maxEventBytes = 32 << 10
+	// Decoded, an object may take this many times its limit in bytes.
+	decodedFactor = 4
 	// Limits for a node's lists. Kubelets report 50 images.
 	maxAddresses  = 64
 	maxConditions = 64
@@ -35,6 +37,9 @@ const (
 func decode[T runtime.Object](data []byte, limit int, into T, kind string) (T, error) {
 	if len(data) > limit {
 		return into, fmt.Errorf("a %s of %d bytes was reported, the limit is %d", kind, len(data), limit)
+	}
+	if err := checkWire(data, into, decodedFactor*limit); err != nil {
+		return into, err
 	}
 	if err := registry.CheckQuantities(data, into); err != nil {
 		return into, err
@@ -100,7 +105,7 @@ func checkAddress(a corev1.NodeAddress) error {
 		if err != nil || ip.Zone() != "" {
 			return fmt.Errorf("%q is not an IP address", a.Address)
 		}
-		if ip = ip.Unmap(); ip.IsUnspecified() || ip.IsMulticast() {
+		if ip = ip.Unmap(); !reachable(ip) {
 			return fmt.Errorf("other hosts cannot reach this one at %s", ip)
 		}
 	case corev1.NodeHostName, corev1.NodeInternalDNS, corev1.NodeExternalDNS:
@@ -111,6 +116,11 @@ func checkAddress(a corev1.NodeAddress) error {
 		return fmt.Errorf("type %q is not known", a.Type)
 	}
 	return nil
+}
+
+// reachable says whether other hosts may reach an address: it is not a loopback, link-local, multicast or unspecified one.
+func reachable(ip netip.Addr) bool {
+	return !ip.IsUnspecified() && !ip.IsLoopback() && !ip.IsLinkLocalUnicast() && !ip.IsMulticast()
 }
 
 // decodePod decodes a pod's report.

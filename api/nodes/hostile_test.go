@@ -87,6 +87,8 @@ func TestWhatNoWorkerWouldSendIsRefused(t *testing.T) {
 			}
 		}, "status.addresses has 66 entries"},
 		"an address that is none": {func(n *corev1.Node) { n.Status.Addresses[0].Address = "192.0.2.1 dev lo" }, "is not an IP address"},
+		"a loopback address":      {func(n *corev1.Node) { n.Status.Addresses[0].Address = "127.0.0.1" }, "other hosts cannot reach this one at 127.0.0.1"},
+		"a link-local address":    {func(n *corev1.Node) { n.Status.Addresses[0].Address = "169.254.169.254" }, "other hosts cannot reach this one at 169.254.169.254"},
 		"a multicast address":     {func(n *corev1.Node) { n.Status.Addresses[0].Address = "::ffff:224.0.0.1" }, "other hosts cannot reach this one at"},
 		"a condition twice": {func(n *corev1.Node) {
 			n.Status.Conditions = append(n.Status.Conditions, n.Status.Conditions[0])

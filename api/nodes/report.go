@@ -206,14 +206,7 @@ func (s *session) reportNode(ctx context.Context, data []byte) error {
 
 // reportPod stores a pod's status, and removes a pod that is being deleted when the worker no longer has it.
 func (s *session) reportPod(ctx context.Context, report *nodev1.PodStatus) error {
-	var reported *corev1.Pod
-	var err error
-	if len(report.Status) > 0 {
-		if reported, err = decodePod(report.Status); err != nil {
-			return err
-		}
-	}
-	var pod *corev1.Pod
+	var pod, reported *corev1.Pod
 	attempt := func() error {
 		stored, ok := client.Get[*corev1.Pod](s.Client.View(), report.Namespace, report.Name)
 		if !ok || string(stored.UID) != report.Uid || stored.Spec.NodeName != s.node {
@@ -222,6 +215,13 @@ func (s *session) reportPod(ctx context.Context, report *nodev1.PodStatus) error
 		pod = stored
 		if len(report.Status) == 0 {
 			return nil
+		}
+		// Only a report of a pod that the node has is decoded: others cost a worker nothing to make up.
+		var err error
+		if reported == nil {
+			if reported, err = decodePod(report.Status); err != nil {
+				return err
+			}
 		}
 		if err := checkContainerStatuses(stored, &reported.Status); err != nil {
 			return err
