@@ -15,16 +15,20 @@ import (
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 
 	"github.com/kontiki/kontiki/cluster/errclass"
+	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/identity"
 	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/cluster/worker"
+	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 )
 
 func TestTokensThatDoNotAdmit(t *testing.T) {
@@ -381,8 +385,16 @@ func TestAWorkerCannotPoseAsAMaster(t *testing.T) {
 	from := func(host string) context.Context {
 		return peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{IP: net.ParseIP(host), Port: 40000}})
 	}
+	// What the API is called at another master, which has other flags.
+	m.nodes[0].put(apiHostsPrefix+"master-2", `["10.9.0.200","other.example.com"]`)
+	eventually(t, "this master's own names to be stored", func() error {
+		if v, ok := c.View().Get(apiHostsPrefix + "master-1"); !ok || string(v.Value) != `["10.9.0.100","api.example.com"]` {
+			return fmt.Errorf("%v", v)
+		}
+		return nil
+	})
 	// A worker that is there keeps its name, also if it calls from another address of its host.
-	if err := c.mayBeNamed("master-1"); err != nil {
+	if err := c.mayBeNamed(from("10.9.0.7"), c.View(), "master-1"); err != nil {
 		t.Errorf("the renewal of the worker on a master's host: %v", err)
 	}
 	for _, x := range []struct {
@@ -401,16 +413,54 @@ func TestAWorkerCannotPoseAsAMaster(t *testing.T) {
 		{"10.9.0.2", "api.example.com", "10.9.0.2", false},
 		{"10.9.0.2", "localhost", "10.9.0.2", false},
 		{"10.9.0.2", "kubernetes.default", "10.9.0.2", false},
+		{"10.9.0.2", "10.9.0.1", "10.9.0.2", false},   // a name that is a master's address
+		{"10.9.0.2", "10.9.0.100", "10.9.0.2", false}, // or the API's
+		{"10.9.0.2", "10.9.0.3", "10.9.0.2", false},   // or another host's
+		{"10.9.0.2", "10.9.0.2", "10.9.0.2", true},
+		{"10.9.0.2", "other.example.com", "10.9.0.2", false}, // the API at another master
+		{"10.9.0.2", "worker-1", "10.9.0.200", false},
 	} {
-		err := c.mayBeNamed(x.name)
+		err := c.mayBeNamed(from(x.from), c.View(), x.name)
 		if err == nil {
 			err = c.mayTakeName(from(x.from), x.name)
 		}
 		if err == nil {
-			err = c.mayServeAt(from(x.from), x.name, x.address)
+			err = c.mayServeAt(from(x.from), c.View(), x.name, x.address)
 		}
 		if (err == nil) != x.allowed {
 			t.Errorf("%s asks from %s for a certificate for %s: %v", x.name, x.from, x.address, err)
+		}
+	}
+}
+
+// TestATokenTakesOverNoLivingWorker: whoever has a worker's token does not become a worker that is alive by claiming its address.
+func TestATokenTakesOverNoLivingWorker(t *testing.T) {
+	for _, mode := range []string{"all", "masters"} {
+		m := startMasters(t, 1, func(cfg *Config) { cfg.GossipMode = mode })
+		c := m.nodes[0].c
+		token := workerToken(t, m)
+		w := joinWorker(t, joinConfig(t, "worker-1", token, m))
+		w.run()
+		eventually(t, "the worker to be known", func() error {
+			if mode == "all" {
+				for _, member := range c.Members() {
+					if member.Name == "worker-1" && member.State == gossip.Alive {
+						return nil
+					}
+				}
+			} else if f := c.workers.all()["worker-1"]; !c.WorkersGossip() && f.streams > 0 {
+				return nil
+			}
+			return errors.New("not yet")
+		})
+		_, csr, err := pki.NewRequest("worker-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		from := peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{IP: net.ParseIP("10.9.0.66"), Port: 40000}})
+		request := &clusterv1.JoinWorkerRequest{Token: token, Name: "worker-1", Csr: csr, Addresses: []string{"127.0.0.1"}}
+		if _, err := (joinService{c: c}).JoinWorker(from, request); status.Code(err) != codes.AlreadyExists {
+			t.Errorf("gossip mode %s: a stranger that claims the worker's address: %v", mode, err)
 		}
 	}
 }

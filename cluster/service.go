@@ -146,13 +146,13 @@ func (s joinService) JoinWorker(ctx context.Context, r *clusterv1.JoinWorkerRequ
 	}
 	for _, m := range c.gossip.Members() {
 		host, _, _ := net.SplitHostPort(m.Gossip)
-		if m.Role == pki.RoleWorker && m.Name == r.Name && m.State == gossip.Alive && !slices.Contains(r.Addresses, host) {
+		if m.Role == pki.RoleWorker && m.Name == r.Name && m.State == gossip.Alive && !c.isHost(ctx, r.Addresses, host) {
 			return nil, errclass.ToStatus(fmt.Errorf("the name %q is %w: the worker at %s has it and is alive; choose another name", r.Name, errclass.ErrNameTaken, host))
 		}
 	}
 	if !c.WorkersGossip() {
 		for _, m := range c.everyMaster(ctx) {
-			if w := m.Workers[r.Name]; w.Following && !slices.Contains(r.Addresses, w.Address) {
+			if w := m.Workers[r.Name]; w.Following && !c.isHost(ctx, r.Addresses, w.Address) {
 				return nil, errclass.ToStatus(fmt.Errorf("the name %q is %w: the worker at %s has it and is connected to %s; choose another name", r.Name, errclass.ErrNameTaken, w.Address, m.Name))
 			}
 		}

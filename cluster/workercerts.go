@@ -30,14 +30,14 @@ func (c *Cluster) workerCertificates(ctx context.Context, view kv.View, name str
 	if len(addresses) > maxWorkerAddresses {
 		return nil, status.Errorf(codes.InvalidArgument, "worker %s asks for a certificate for %d addresses, at most %d are allowed", name, len(addresses), maxWorkerAddresses)
 	}
-	if err := c.mayBeNamed(name); err != nil {
+	if err := c.mayBeNamed(ctx, view, name); err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	for _, a := range addresses {
 		if a != name && net.ParseIP(a) == nil {
 			return nil, status.Errorf(codes.InvalidArgument, "worker %s asks for a certificate for %q: only its own name and IP addresses are allowed", name, a)
 		}
-		if err := c.mayServeAt(ctx, name, a); err != nil {
+		if err := c.mayServeAt(ctx, view, name, a); err != nil {
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
 	}
@@ -58,11 +58,17 @@ func (c *Cluster) workerCertificates(ctx context.Context, view kv.View, name str
 
 // mayBeNamed returns an error if a worker must not have a name because it is one of the API's: with a serving certificate for that name it
 // could impersonate the API.
-func (c *Cluster) mayBeNamed(name string) error {
-	for _, host := range append([]string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"}, c.cfg.APIHosts...) {
+func (c *Cluster) mayBeNamed(ctx context.Context, view kv.View, name string) error {
+	for _, host := range append([]string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"}, c.apiHosts(view)...) {
 		if strings.EqualFold(name, host) {
 			return fmt.Errorf("%w: a worker cannot be named %s, which is a name of the API; choose another name", errclass.ErrRefused, name)
 		}
+	}
+	if ip := net.ParseIP(name); ip != nil { // an IP address in the certificate, like the others
+		if !c.calledFrom(ctx, ip) {
+			return fmt.Errorf("%w: a worker named %s must call from that address; choose another name", errclass.ErrRefused, name)
+		}
+		return c.mayServeAt(ctx, view, name, name)
 	}
 	return nil
 }
@@ -80,7 +86,7 @@ func (c *Cluster) mayTakeName(ctx context.Context, name string) error {
 
 // mayServeAt returns an error if a worker must not get a serving certificate for an address: with one for a master's address, or for the
 // API's service address, it could impersonate the API. A worker on a master's own host has the master's name, and calls from its address.
-func (c *Cluster) mayServeAt(ctx context.Context, name, address string) error {
+func (c *Cluster) mayServeAt(ctx context.Context, view kv.View, name, address string) error {
 	ip := net.ParseIP(address)
 	if ip == nil || ip.IsLoopback() {
 		return nil // its own name, or loopback, which is no other host's
@@ -101,7 +107,7 @@ func (c *Cluster) mayServeAt(ctx context.Context, name, address string) error {
 		return fmt.Errorf("worker %s asks for a certificate for %s, which is the address of %s; give the agent its own host's --node-ip", name, ip, s.ID)
 	}
 	// Further addresses of the API: its service address, a load balancer.
-	if slices.ContainsFunc(c.cfg.APIHosts, func(host string) bool { return ip.Equal(net.ParseIP(host)) }) {
+	if slices.ContainsFunc(c.apiHosts(view), func(host string) bool { return ip.Equal(net.ParseIP(host)) }) {
 		return fmt.Errorf("worker %s asks for a certificate for %s, which is the address of the API; give the agent its own host's --node-ip", name, ip)
 	}
 	return nil
@@ -114,6 +120,20 @@ func (c *Cluster) callsFrom(ctx context.Context, s raft.Server) bool {
 		return true
 	}
 	return slices.ContainsFunc(hostIPs(ctx, string(s.Address)), ip.Equal)
+}
+
+// calledFrom reports whether a call comes from a host's address, or over loopback if that is this master's own host.
+func (c *Cluster) calledFrom(ctx context.Context, host net.IP) bool {
+	ip := callerIP(ctx)
+	if ip.IsLoopback() {
+		return host.IsLoopback() || slices.ContainsFunc(hostIPs(ctx, c.address), host.Equal)
+	}
+	return ip != nil && ip.Equal(host)
+}
+
+// isHost reports whether a host that joins is the one at an address: it says so, and calls from there.
+func (c *Cluster) isHost(ctx context.Context, claimed []string, address string) bool {
+	return slices.Contains(claimed, address) && c.calledFrom(ctx, net.ParseIP(address))
 }
 
 // callerIP returns the address that a call comes from; nil if it is not known.

@@ -11,7 +11,6 @@ import (
 	"net"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -51,7 +50,8 @@ var allowed = map[string][]pki.Role{
 // maxHandshakes limits the connections that have not been admitted. The oldest one is closed for the next.
 const maxHandshakes = 512
 
-// MaxJoiners limits the connections of the join protocol, which requires no certificate.
+// MaxJoiners limits the connections of the join protocol, which requires no certificate. The oldest one of the address that has most is
+// closed for the next.
 const MaxJoiners = 64
 
 // Port is the listener that all protocols share. Handshakes run outside Accept, each with a deadline. A connection whose handshake
@@ -69,7 +69,7 @@ type Port struct {
 	mu      sync.Mutex
 	muted   int
 	closed  bool
-	joiners int
+	joiners []*trackedConn                   // connections of the join protocol, the oldest first
 	conns   map[net.Conn][]*x509.Certificate // from raw connection to its peer's chain, which is nil before or without client authentication
 	handler sync.WaitGroup
 
@@ -157,7 +157,7 @@ func (r *route) Addr() net.Addr { return r.port.bound.Addr() }
 func (p *Port) Joiners() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.joiners
+	return len(p.joiners)
 }
 
 // Listener returns the listener for one protocol; its connections have finished their handshake.
@@ -235,10 +235,11 @@ func (p *Port) handle(raw net.Conn) {
 		conn.Close()
 		return
 	}
-	if proto == ProtoJoin && !p.admitJoiner(conn) {
-		p.note("too many connections of hosts that join, closing one", "remote", raw.RemoteAddr())
-		conn.Close()
-		return
+	if proto == ProtoJoin {
+		if over := p.admitJoiner(conn); over != nil {
+			p.note("too many connections of hosts that join, closing one", "remote", over.RemoteAddr())
+			over.Close()
+		}
 	}
 	newcomers.Known(raw)
 	route := p.routes[proto]
@@ -249,16 +250,31 @@ func (p *Port) handle(raw net.Conn) {
 	}
 }
 
-// admitJoiner counts a connection of the join protocol, until it is closed.
-func (p *Port) admitJoiner(conn *trackedConn) bool {
+// admitJoiner counts a connection of the join protocol until it is closed, and returns one to close if there are too many: perhaps that
+// one itself.
+func (p *Port) admitJoiner(conn *trackedConn) (over *trackedConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.joiners >= MaxJoiners {
-		return false
+	p.joiners = append(p.joiners, conn)
+	if len(p.joiners) <= MaxJoiners {
+		return nil
 	}
-	p.joiners++
-	conn.joins.Store(true)
-	return true
+	host := func(c *trackedConn) string {
+		host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+		return host
+	}
+	counts := map[string]int{}
+	for _, c := range p.joiners {
+		counts[host(c)]++
+	}
+	over = p.joiners[0]
+	for _, c := range p.joiners[1:] {
+		if counts[host(c)] > counts[host(over)] {
+			over = c
+		}
+	}
+	p.joiners = slices.DeleteFunc(p.joiners, func(c *trackedConn) bool { return c == over })
+	return over
 }
 
 // refuse reports why a handshake failed, to the log and to a client that sent plain HTTP.
@@ -374,18 +390,14 @@ type trackedConn struct {
 	raw  net.Conn
 	port *Port
 	peer pki.Peer
-	// joins means that the connection counts towards MaxJoiners.
-	joins atomic.Bool
 }
 
 // Close closes the socket first: sending a TLS close_notify to a peer that does not read would block.
 func (c *trackedConn) Close() error {
 	c.port.untrack(c.raw)
-	if c.joins.Swap(false) {
-		c.port.mu.Lock()
-		c.port.joiners--
-		c.port.mu.Unlock()
-	}
+	c.port.mu.Lock()
+	c.port.joiners = slices.DeleteFunc(c.port.joiners, func(other *trackedConn) bool { return other == c })
+	c.port.mu.Unlock()
 	return c.raw.Close()
 }
 
