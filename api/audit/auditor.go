@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/apis/audit"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
+
+	"github.com/kontiki/kontiki/internal/logline"
 )
 
 // The modes of writing, as in upstream's --audit-log-mode.
@@ -151,7 +153,7 @@ func (a *Auditor) write(e *auditv1.Event) {
 	line, err := appendEvent((*buffer)[:0], e)
 	if err != nil {
 		a.lost(1)
-		a.writer.log.Error("an audit event cannot be encoded", "uri", e.RequestURI, "error", err)
+		a.writer.log.Error("an audit event cannot be encoded", "uri", logline.Cut(e.RequestURI), "error", err)
 		return
 	}
 	a.writer.append(line)

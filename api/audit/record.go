@@ -27,6 +27,7 @@ import (
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/logline"
 )
 
 // The annotations of events. The first two are upstream's.
@@ -289,7 +290,7 @@ func (r *Record) encode(obj runtime.Object) ([]byte, bool) {
 		raw, err = withoutManagedFields(raw)
 	}
 	if err != nil {
-		r.auditor.writer.log.Error("an object cannot be encoded for the audit log", "uri", r.event.RequestURI, "error", err)
+		r.auditor.writer.log.Error("an object cannot be encoded for the audit log", "uri", logline.Cut(r.event.RequestURI), "error", err)
 	}
 	return raw, err == nil
 }

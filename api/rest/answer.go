@@ -54,7 +54,7 @@ func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // connection (or the HTTP/2 stream) instead, so that nobody takes the response for complete.
 func (c *call) fail(err error) {
 	if c.answer.begun.Load() {
-		c.Log.Warn("a response was aborted", "method", c.r.Method, "path", c.r.URL.Path, "error", err)
+		c.clients.Warn("a response was aborted", "method", c.r.Method, "path", c.r.URL.Path, "error", err)
 		panic(http.ErrAbortHandler)
 	}
 	writeError(c.w, c.r, err)

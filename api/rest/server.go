@@ -20,6 +20,7 @@ import (
 	"github.com/kontiki/kontiki/api/inflight"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/logline"
 	"github.com/kontiki/kontiki/internal/newcomers"
 )
 
@@ -49,6 +50,8 @@ type Server struct {
 	discovery *discovery
 	openapi   *openAPI
 	tables    *tables
+	// clients logs what clients can cause without a credential.
+	clients *logline.Limited
 }
 
 // New creates a Server.
@@ -57,6 +60,7 @@ func New(c Config) (*Server, error) {
 	if s.Log == nil {
 		s.Log = slog.Default()
 	}
+	s.clients = logline.NewLimited(s.Log)
 	if s.RequestTimeout == 0 {
 		s.RequestTimeout = objects.DefaultRequestTimeout
 	}
@@ -103,7 +107,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	sender, err := s.Authenticator.Authenticate(r)
 	if err != nil {
-		s.Log.Info("refused a credential", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", err)
+		s.clients.Info("refused a credential", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", err)
 		c.unauthenticated()
 		return
 	}
@@ -173,7 +177,7 @@ func (c *call) end() {
 		}
 		return
 	}
-	c.Log.Error("request panicked", "method", c.r.Method, "path", c.r.URL.Path, "panic", cause, "stack", string(debug.Stack()))
+	c.Log.Error("request panicked", "method", c.r.Method, "path", logline.Cut(c.r.URL.Path), "panic", cause, "stack", string(debug.Stack()))
 	c.record.Panicked(cause)
 	c.fail(apierrors.NewInternalError(fmt.Errorf("this request caused apiserver to panic. Look in the logs for details")))
 }

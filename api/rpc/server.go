@@ -20,6 +20,7 @@ import (
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/inflight"
 	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/internal/logline"
 	"github.com/kontiki/kontiki/internal/newcomers"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
@@ -49,6 +50,8 @@ type Server struct {
 	limits limits
 	// unaryMethods are those whose response is a single message.
 	unaryMethods map[string]bool
+	// clients logs what clients can cause without a credential.
+	clients *logline.Limited
 }
 
 // New creates a Server.
@@ -57,6 +60,7 @@ func New(c Config) *Server {
 	if s.Log == nil {
 		s.Log = slog.Default()
 	}
+	s.clients = logline.NewLimited(s.Log)
 	if s.RequestTimeout == 0 {
 		s.RequestTimeout = objects.DefaultRequestTimeout
 	}
@@ -116,7 +120,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var err error
 	if c.sender, err = s.Authenticator.Authenticate(r); err != nil {
-		s.Log.Info("refused a credential", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", err)
+		s.clients.Info("refused a credential", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", err)
 		err = apierrors.NewUnauthorized("Unauthorized")
 		c.unauthenticated(err)
 		st.finish(Status(err))
@@ -139,7 +143,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.grpc.ServeHTTP(st, request)
 	interrupted := st.interrupted()
 	if interrupted != nil {
-		s.Log.Info("ended a gRPC stream", "method", r.URL.Path, "user", c.user.GetName(), "reason", interrupted.Message())
+		s.clients.Info("ended a gRPC stream", "method", r.URL.Path, "user", c.user.GetName(), "reason", interrupted.Message())
 	}
 	if s.Audit != nil {
 		c.over(st)
@@ -244,7 +248,7 @@ func (s *Server) streaming(server any, stream grpc.ServerStream, info *grpc.Stre
 func (c *caller) recovered(err *error) {
 	if cause := recover(); cause != nil {
 		c.record.Panicked(cause)
-		c.Log.Error("call panicked", "method", c.r.URL.Path, "panic", cause, "stack", string(debug.Stack()))
+		c.Log.Error("call panicked", "method", logline.Cut(c.r.URL.Path), "panic", cause, "stack", string(debug.Stack()))
 		*err = Status(apierrors.NewInternalError(errPanicked)).Err()
 	}
 }

@@ -30,6 +30,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 	"github.com/kontiki/kontiki/internal/linger"
+	"github.com/kontiki/kontiki/internal/logline"
 	"github.com/kontiki/kontiki/internal/newcomers"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
@@ -376,8 +377,9 @@ func (m *master) serveAPI(ctx context.Context) error {
 		ConnState:   m.apiConns.state,
 		ErrorLog:    slog.NewLogLogger(m.log.With("part", "api").Handler(), slog.LevelDebug),
 	}
+	clients := logline.NewLimited(m.log)
 	if err := keepalive.Enforce(server, keepalive.Policy{Refused: func(remote string) {
-		m.log.Info("closed a connection whose client pings too often", "part", "api", "remote", remote)
+		clients.Info("closed a connection whose client pings too often", "part", "api", "remote", remote)
 	}}); err != nil {
 		return errors.Join(err, listener.Close())
 	}

@@ -1,4 +1,4 @@
-// Package logline adapts functions to loggers that write lines of text.
+// Package logline adapts functions to loggers that write lines of text, and limits the lines that clients cause.
 package logline
 
 import "bytes"
