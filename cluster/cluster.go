@@ -158,7 +158,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		Log:        log,
 	})
 
-	c.clusterServer, c.nodeServer, c.joinServer = mtls.NewServer(log), mtls.NewServer(log), mtls.NewJoinServer(log)
+	c.clusterServer, c.nodeServer, c.joinServer = mtls.NewServer(log), mtls.NewWorkerServer(log), mtls.NewJoinServer(log)
 	clusterv1.RegisterClusterServiceServer(c.clusterServer, clusterService{c: c})
 	clusterv1.RegisterDiskServiceServer(c.clusterServer, diskService{c: c})
 	clusterv1.RegisterJoinServiceServer(c.joinServer, joinService{c: c})

@@ -6,8 +6,9 @@
 // gets an answer or is closed, and is logged at a limited rate. Open connections are tracked, and closed when their CA is dropped
 // or their certificate revoked.
 //
-// Stream carries raft's protocol, which has no authentication of its own; Lines keeps one gRPC connection to each master; NewServer
-// and NewJoinServer create the gRPC servers. The latter limits what clients without a certificate may request.
+// Stream carries raft's protocol, which has no authentication of its own; Lines keeps one gRPC connection to each master. NewServer,
+// NewWorkerServer and NewJoinServer create the gRPC servers. The second limits what one worker may send, the third what clients
+// without a certificate may request.
 //
 // All types are safe for concurrent use.
 package mtls

@@ -302,3 +302,81 @@ func TestLinesAreKeptAndForgotten(t *testing.T) {
 		t.Errorf("a line of what is closed: %v", err)
 	}
 }
+
+// TestAWorkersCallsAreFewAndBegin: a call whose first message does not arrive ends, and a worker has few calls over all connections.
+func TestAWorkersCallsAreFewAndBegin(t *testing.T) {
+	for name, c := range map[string]struct {
+		first time.Duration
+		calls int
+		want  codes.Code
+	}{
+		"without a message": {50 * time.Millisecond, 1, codes.Canceled},
+		"too many":          {time.Hour, maxWorkerCalls + 1, codes.ResourceExhausted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := serve(t)
+			server := newWorkerServer(slog.New(slog.DiscardHandler), c.first)
+			healthv1.RegisterHealthServer(server, health.NewServer())
+			served := make(chan error, 1)
+			go func() { served <- server.Serve(p.Listener(ProtoNode)) }()
+			defer func() { server.Stop(); <-served }()
+			ended := make(chan error, c.calls)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			for done := 0; done < c.calls; done += maxWorkerStreams {
+				line, err := Connect(p.as(t, "worker"), p.address, ProtoNode)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer line.Close()
+				for range min(maxWorkerStreams, c.calls-done) {
+					stream, err := line.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, healthv1.Health_Check_FullMethodName, grpc.WaitForReady(true))
+					if err != nil {
+						t.Fatal(err)
+					}
+					go func() { ended <- stream.RecvMsg(&healthv1.HealthCheckResponse{}) }()
+				}
+			}
+			select {
+			case err := <-ended:
+				if status.Code(err) != c.want {
+					t.Errorf("a call ended with %v, want %v", err, c.want)
+				}
+			case <-time.After(30 * time.Second):
+				t.Error("all calls are open")
+			}
+		})
+	}
+}
+
+// TestEndedCallsOfAWorkerAreForgotten: the limit is of open calls; those that returned, or whose connection closed, do not count.
+func TestEndedCallsOfAWorkerAreForgotten(t *testing.T) {
+	p := serve(t)
+	server := NewWorkerServer(slog.New(slog.DiscardHandler))
+	healthv1.RegisterHealthServer(server, health.NewServer())
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(p.Listener(ProtoNode)) }()
+	defer func() { server.Stop(); <-served }()
+	for range 5 {
+		line, err := Connect(p.as(t, "worker"), p.address, ProtoNode)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := healthv1.NewHealthClient(line)
+		for range 20 {
+			stream, err := client.Watch(t.Context(), &healthv1.HealthCheckRequest{}, grpc.WaitForReady(true))
+			if err == nil {
+				_, err = stream.Recv()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range maxWorkerCalls {
+			if _, err := client.Check(t.Context(), &healthv1.HealthCheckRequest{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		line.Close()
+	}
+}

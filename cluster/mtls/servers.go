@@ -82,12 +82,35 @@ func PeerFromContext(ctx context.Context) (Peer, bool) {
 	return info.peer, true
 }
 
-// NewServer creates the gRPC server for one protocol of the port whose callers have certificates. If a handler panics, its call
-// fails and the master continues.
+// NewServer creates the gRPC server for masters. If a handler panics, its call fails and the master continues.
 func NewServer(log *slog.Logger) *grpc.Server {
-	return grpc.NewServer(
+	return newServer(log, maxMessage)
+}
+
+// Limits for workers. A message may be held in memory for each call, so a worker holds at most the product of its calls and a
+// message. A call's first message must arrive within firstMessage.
+const (
+	MaxWorkerMessage = 2 << 20
+	maxWorkerStreams = 32 // per connection; a client waits for a free one
+	maxWorkerCalls   = 96 // of one worker, over all its connections
+	firstMessage     = 10 * time.Second
+)
+
+// NewWorkerServer creates the gRPC server for workers.
+func NewWorkerServer(log *slog.Logger) *grpc.Server {
+	return newWorkerServer(log, firstMessage)
+}
+
+func newWorkerServer(log *slog.Logger, first time.Duration) *grpc.Server {
+	calls := workerCalls{first: first, of: map[string]int{}}
+	return newServer(log, MaxWorkerMessage, grpc.MaxConcurrentStreams(maxWorkerStreams), grpc.MaxHeaderListSize(64<<10),
+		grpc.InTapHandle(calls.begin), grpc.ChainUnaryInterceptor(calls.unary), grpc.ChainStreamInterceptor(calls.stream))
+}
+
+func newServer(log *slog.Logger, message int, options ...grpc.ServerOption) *grpc.Server {
+	return grpc.NewServer(append(options,
 		grpc.Creds(Secured{}),
-		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxRecvMsgSize(message),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 2 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
@@ -98,7 +121,7 @@ func NewServer(log *slog.Logger) *grpc.Server {
 			defer recovered(log, info.FullMethod, &err)
 			return handler(srv, stream)
 		}),
-	)
+	)...)
 }
 
 // Limits for clients that reach the port and have not presented a valid token yet; see also MaxJoiners.

@@ -52,6 +52,8 @@ const (
 	maxInFlight = 2
 	maxBatch    = 500 // pods, and events, in one batch
 	maxEvents   = 2000
+	// maxBatchBytes limits a batch to which another object may be added. Masters accept messages of 2 MiB; no object is larger than 512 KiB.
+	maxBatchBytes = 1 << 20
 )
 
 func newReporter(node string) *reporter {
@@ -168,8 +170,9 @@ func (r *reporter) take(node func() *corev1.Node) *nodev1.StatusBatch {
 	r.sequence++
 	b := &nodev1.StatusBatch{Sequence: r.sequence}
 	f := flight{sequence: r.sequence, nodeSeq: r.nodeSeq}
+	size := 0
 	for uid, p := range r.pods {
-		if len(b.Pods) == maxBatch {
+		if len(b.Pods) == maxBatch || size >= maxBatchBytes {
 			break
 		}
 		delete(r.pods, uid)
@@ -182,9 +185,11 @@ func (r *reporter) take(node func() *corev1.Node) *nodev1.StatusBatch {
 		}
 		b.Pods = append(b.Pods, &nodev1.PodStatus{Namespace: o.Namespace, Name: o.Name, Uid: string(o.UID), Status: raw, Terminated: p.terminated})
 		f.pods = append(f.pods, p)
+		size += len(raw)
 	}
-	n := min(len(r.order), maxBatch)
-	for _, name := range r.order[:n] {
+	n := 0
+	for ; n < min(len(r.order), maxBatch) && size < maxBatchBytes; n++ {
+		name := r.order[n]
 		ev := r.events[name]
 		delete(r.events, name)
 		raw, err := wire.Encode("v1", "Event", ev)
@@ -192,6 +197,7 @@ func (r *reporter) take(node func() *corev1.Node) *nodev1.StatusBatch {
 			continue
 		}
 		b.Events = append(b.Events, raw)
+		size += len(raw)
 		f.events = append(f.events, ev)
 	}
 	r.order = r.order[n:]
