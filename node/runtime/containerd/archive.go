@@ -3,6 +3,7 @@ package containerd
 import (
 	"archive/tar"
 	"bufio"
+	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/json"
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"sync"
 	"sync/atomic"
 
 	"github.com/containerd/containerd/v2/client"
@@ -34,10 +36,12 @@ type imageLimits struct {
 	entries, names int
 	// document limits the size in bytes of an index, manifest or configuration, each of which is read into memory.
 	document int64
+	// elements limits the JSON values in one of these: an empty object of two bytes becomes a descriptor of more than a hundred.
+	elements int
 	images   int // in an archive
 }
 
-var defaultLimits = imageLimits{bytes: 32 << 30, entries: 50000, names: 16 << 20, document: 20 << 20, images: 200}
+var defaultLimits = imageLimits{bytes: 32 << 30, entries: 50000, names: 16 << 20, document: 4 << 20, elements: 20000, images: 200}
 
 func (r *Runtime) ImportImage(ctx context.Context, archive io.Reader) ([]runtime.Image, error) {
 	ctx = r.ns(ctx)
@@ -79,10 +83,13 @@ func (r *Runtime) importArchive(ctx context.Context, archive io.Reader) ([]image
 		return nil, err
 	}
 	defer func() { _ = done(ctx) }() // it expires by itself
-	store := documents{r.client.ContentStore(), limits.document}
+	store := r.client.ContentStore() // see documents
 	checked, stop := limits.check(archive)
 	index, err := imagearchive.ImportIndex(ctx, store, checked)
 	stop()
+	if errors.Is(err, tar.ErrHeader) {
+		err = errNotArchive(err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -93,6 +100,15 @@ func (r *Runtime) importArchive(ctx context.Context, archive io.Reader) ([]image
 	handler := images.SetChildrenLabels(store, images.FilterPlatforms(limits.children(store), platforms.Default()))
 	if err := images.WalkNotEmpty(ctx, handler, index); err != nil {
 		return nil, err
+	}
+	for _, image := range list { // which may be for another platform and so not walked
+		config, err := images.Config(ctx, store, image.Target, platforms.Default())
+		if err != nil {
+			return nil, err
+		}
+		if err := errors.Join(checkConfig(ctx, store, config), limits.checkEmbedded([]ocispec.Descriptor{config})); err != nil {
+			return nil, err
+		}
 	}
 	for i := range list {
 		stored, err := r.client.ImageService().Update(ctx, list[i], "target", "labels")
@@ -137,6 +153,9 @@ func (l imageLimits) checkEntries(archive *tar.Reader) error {
 		if err == io.EOF {
 			return nil
 		}
+		if entries == 1 && errors.Is(err, io.ErrUnexpectedEOF) { // it is shorter than a header
+			return errNotArchive(err)
+		}
 		if err != nil {
 			return err
 		}
@@ -155,6 +174,9 @@ func (l imageLimits) checkEntries(archive *tar.Reader) error {
 			if header.Size > l.document {
 				return fmt.Errorf("its %s has more than %d bytes", name, l.document)
 			}
+			if err := l.checkElements(archive); err != nil {
+				return fmt.Errorf("its %s %w", name, err)
+			}
 		}
 	}
 }
@@ -167,6 +189,9 @@ func (l imageLimits) named(ctx context.Context, store content.Store, index ocisp
 	}
 	var parsed ocispec.Index
 	if err := json.Unmarshal(document, &parsed); err != nil {
+		return nil, err
+	}
+	if err := l.checkEmbedded(parsed.Manifests); err != nil {
 		return nil, err
 	}
 	var list []images.Image
@@ -198,54 +223,148 @@ func (l imageLimits) children(store content.Store) images.HandlerFunc {
 			return nil, l.errManyDescriptors()
 		}
 		children, err := images.Children(ctx, store, desc)
+		if err == nil {
+			err = l.checkEmbedded(children)
+		}
 		if err == nil && images.IsManifestType(desc.MediaType) && len(children) > 0 {
-			// The configuration is read later, whatever its media type is.
-			var info content.Info
-			if info, err = store.Info(ctx, children[0].Digest); err == nil && info.Size > l.document {
-				err = errLargeDocument(children[0], l.document)
-			}
+			err = checkConfig(ctx, store, children[0])
 		}
 		return children, err
 	}
 }
 
 // pulled refuses documents that are too large before they are fetched. A descriptor's size is reliable: fetching content of another
-// size fails.
-func (l imageLimits) pulled(next images.Handler) images.Handler {
-	var found atomic.Int64
-	return images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-		manifest := images.IsManifestType(desc.MediaType)
-		if (manifest || images.IsIndexType(desc.MediaType)) && desc.Size > l.document {
-			return nil, errLargeDocument(desc, l.document)
-		}
-		children, err := next.Handle(ctx, desc)
-		switch {
-		case err != nil:
-		case manifest && len(children) > 0 && children[0].Size > l.document: // the configuration, whatever its media type is
-			err = errLargeDocument(children[0], l.document)
-		case found.Add(int64(len(children))) > int64(l.entries):
-			err = l.errManyDescriptors()
-		}
-		return children, err
-	})
+// size fails. The store is a documents, which refuses those of too many elements before they are parsed.
+func (l imageLimits) pulled(store content.Provider) func(images.Handler) images.Handler {
+	return func(next images.Handler) images.Handler {
+		var found atomic.Int64
+		var configs sync.Map // by digest
+		return images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+			manifest := images.IsManifestType(desc.MediaType)
+			if (manifest || images.IsIndexType(desc.MediaType)) && desc.Size > l.document {
+				return nil, errLargeDocument(desc, l.document)
+			}
+			children, err := next.Handle(ctx, desc)
+			if err != nil {
+				return nil, err
+			}
+			if found.Add(int64(len(children))) > int64(l.entries) {
+				return nil, l.errManyDescriptors()
+			}
+			if manifest && len(children) > 0 { // the first one is the configuration, whatever its media type is
+				config := children[0]
+				if config.Size > l.document {
+					return nil, errLargeDocument(config, l.document)
+				}
+				if images.IsLayerType(config.MediaType) { // this handler would not see it: the unpacker fetches layers
+					return nil, fmt.Errorf("its configuration %s has the media type of a layer, %s", config.Digest, config.MediaType)
+				}
+				configs.Store(config.Digest, true)
+			}
+			if _, ok := configs.Load(desc.Digest); ok { // it is fetched now
+				if err := checkConfig(ctx, store, desc); err != nil {
+					return nil, err
+				}
+			}
+			return children, l.checkEmbedded(children)
+		})
+	}
 }
 
-// documents is a content store that refuses to read an index, manifest or configuration too large for memory.
+// checkConfig checks a configuration, which is read later whatever its media type is. The store is a documents.
+func checkConfig(ctx context.Context, store content.Provider, config ocispec.Descriptor) error {
+	config.MediaType = ocispec.MediaTypeImageConfig
+	reader, err := store.ReaderAt(ctx, config)
+	if err != nil {
+		return err
+	}
+	return reader.Close()
+}
+
+// documents is a content store that refuses to read an index, manifest or configuration too large for memory. The client reads all
+// content through it: content that was stored as a layer can be named as a manifest later.
 type documents struct {
 	content.Store
-	limit int64
+	limits *imageLimits
 }
 
 // ReaderAt implements content.Provider.
-func (d documents) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
+func (d *documents) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
 	reader, err := d.Store.ReaderAt(ctx, desc)
-	document := images.IsIndexType(desc.MediaType) || images.IsManifestType(desc.MediaType) || images.IsConfigType(desc.MediaType)
-	if err == nil && document && reader.Size() > d.limit {
-		reader.Close()
-		return nil, errLargeDocument(desc, d.limit)
+	if err != nil || !isDocument(desc.MediaType) {
+		return reader, err
 	}
-	return reader, err
+	if reader.Size() > d.limits.document {
+		err = errLargeDocument(desc, d.limits.document)
+	} else if err = d.limits.checkElements(content.NewReader(reader)); err != nil {
+		err = fmt.Errorf("its document %s %w", desc.Digest, err)
+	}
+	if err != nil {
+		reader.Close()
+		return nil, err
+	}
+	return reader, nil
 }
+
+func isDocument(mediaType string) bool {
+	return images.IsIndexType(mediaType) || images.IsManifestType(mediaType) || images.IsConfigType(mediaType)
+}
+
+// checkEmbedded checks content in descriptors, which is read in place of what is stored.
+func (l imageLimits) checkEmbedded(list []ocispec.Descriptor) error {
+	for _, desc := range list {
+		if err := l.checkElements(bytes.NewReader(desc.Data)); err != nil {
+			return fmt.Errorf("its document %s %w", desc.Digest, err)
+		}
+	}
+	return nil
+}
+
+// maxNesting limits the depth of JSON documents. An image's have a depth of less than ten.
+const maxNesting = 32
+
+// checkElements refuses a JSON document of too many values before it is parsed, in constant memory. Each value is the first one of
+// an object or array or follows a comma; a pair in an object counts once. Text that is not JSON is left to the parser, which
+// checks all of it before it allocates values.
+func (l imageLimits) checkElements(document io.Reader) error {
+	elements, depth := 0, 0
+	quoted, escaped := false, false
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := document.Read(buf)
+		for _, c := range buf[:n] {
+			switch {
+			case escaped:
+				escaped = false
+			case quoted:
+				quoted, escaped = c != '"', c == '\\'
+			case c == '"':
+				quoted = true
+			case c == '{', c == '[':
+				elements++
+				depth++
+			case c == '}', c == ']':
+				depth--
+			case c == ',':
+				elements++
+			}
+			if depth > maxNesting {
+				return fmt.Errorf("is nested more than %d levels deep", maxNesting)
+			}
+		}
+		if elements > l.elements {
+			return fmt.Errorf("has more than %d elements", l.elements)
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("cannot be read: %w", err)
+		}
+	}
+}
+
+func errNotArchive(err error) error { return fmt.Errorf("not an image archive (tar): %w", err) }
 
 func (l imageLimits) errManyDescriptors() error {
 	return fmt.Errorf("its documents lead to more than %d descriptors", l.entries)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	client "github.com/containerd/containerd/v2/client"
+	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
@@ -91,10 +92,12 @@ func New(ctx context.Context, c Config) (*Runtime, error) {
 	if err := mount.SetTempMountLocation(filepath.Join(c.StateDir, "tmp")); err != nil {
 		return nil, err
 	}
-	cl, err := client.New(c.Address, client.WithDefaultNamespace(c.Namespace), client.WithTimeout(10*time.Second))
+	store := &documents{}
+	cl, err := client.New(c.Address, client.WithServices(client.WithContentStore(store)), client.WithDefaultNamespace(c.Namespace), client.WithTimeout(10*time.Second))
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd at %s: %w", c.Address, err)
 	}
+	store.Store = contentproxy.NewContentStore(cl.Conn())
 	hostNet, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return nil, errors.Join(err, cl.Close())
@@ -102,6 +105,7 @@ func New(ctx context.Context, c Config) (*Runtime, error) {
 	life, cancel := context.WithCancel(namespaces.WithNamespace(context.Background(), c.Namespace))
 	r := &Runtime{c: c, client: cl, cg: newCgroups(), ownCaps: caps, minOOMScoreAdj: minOOM, features: hostFeatures(ctx), bootID: bootID(), idleOutput: idleOutput, pullTimeout: pullTimeout, limits: defaultLimits, lifeCtx: life, cancel: cancel, hostNet: hostNet,
 		containers: map[string]*container{}, listeners: map[chan runtime.Event]struct{}{}, locks: map[string]*namedLock{}}
+	store.limits = &r.limits
 	for {
 		if err = r.recover(r.ns(ctx)); err == nil {
 			return r, nil

@@ -293,7 +293,7 @@ func (r *Runtime) pull(ctx context.Context, name string, auth []runtime.Auth) (r
 				return h == "localhost" || ip != nil && ip.IsLoopback(), nil
 			}),
 		)})
-		img, err := r.client.Pull(pctx, name, client.WithResolver(resolver), client.WithImageHandlerWrapper(r.limits.pulled), client.WithPullUnpack, client.WithPullSnapshotter(r.c.Snapshotter))
+		img, err := r.client.Pull(pctx, name, client.WithResolver(resolver), client.WithImageHandlerWrapper(r.limits.pulled(r.client.ContentStore())), client.WithPullUnpack, client.WithPullSnapshotter(r.c.Snapshotter))
 		if err != nil && ctx.Err() == nil {
 			if pctx.Err() != nil {
 				err = context.Cause(pctx)
