@@ -325,3 +325,31 @@ func TestAWorkerHasFewSessions(t *testing.T) {
 	for all[5].recv().GetStatusResult() == nil {
 	}
 }
+
+func TestAPodHasOnlyAddressesOfItsNode(t *testing.T) {
+	r := report(t)
+	for name, c := range map[string]struct {
+		host    bool
+		address string
+		want    string
+	}{
+		"loopback":   {false, "127.0.0.1", "can be reached"},
+		"link-local": {false, "169.254.1.1", "can be reached"},
+		"elsewhere":  {false, "10.245.0.9", "is not in the pod range"},
+		"own":        {false, "10.244.0.9", ""},
+		"not-host":   {true, "10.244.0.9", "is not an address of node w1"},
+		"host":       {true, "192.0.2.1", ""},
+	} {
+		pod := podNaming(name, "s")
+		pod.Spec.HostNetwork = c.host
+		stored := create(t, r.h, pod)
+		if err := r.h.Client.Bind(context.Background(), stored, "w1"); err != nil {
+			t.Fatal(err)
+		}
+		status := encode(t, &corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: c.address, PodIPs: []corev1.PodIP{{IP: c.address}}}})
+		problems := r.report(&nodev1.StatusBatch{Pods: []*nodev1.PodStatus{{Namespace: "default", Name: name, Uid: string(stored.UID), Status: status}}})
+		if c.want == "" && len(problems) > 0 || c.want != "" && (len(problems) != 1 || !strings.Contains(problems[0], c.want)) {
+			t.Errorf("%s: answered %q, want %q", name, problems, c.want)
+		}
+	}
+}

@@ -7,6 +7,8 @@ package endpoints
 import (
 	"cmp"
 	"context"
+	"log/slog"
+	"net/netip"
 	"slices"
 	"strconv"
 	"sync"
@@ -147,14 +149,25 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 	}
 	var backing []*corev1.Pod
 	for _, pod := range byLabels.All(v, client.LabelKeys(key.Namespace, service.Spec.Selector)...) {
-		if pod.Status.PodIP != "" && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed {
-			backing = append(backing, pod)
+		if pod.Status.PodIP == "" || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+			continue
 		}
+		if !usable(pod.Status.PodIP) {
+			slog.Warn("a pod is omitted from the endpoints of a service: its address cannot be one", "service", key, "pod", pod.Name, "address", pod.Status.PodIP)
+			continue
+		}
+		backing = append(backing, pod)
 	}
 	if err := r.reconcileSlices(ctx, v, service, backing); err != nil {
 		return controller.Result{}, err
 	}
 	return controller.Result{}, r.reconcileEndpoints(ctx, v, service, backing)
+}
+
+// usable says whether an address may be in a slice: validation would refuse the whole slice for one that may not.
+func usable(address string) bool {
+	ip, err := netip.ParseAddr(address)
+	return err == nil && ip.Is4() && !ip.IsUnspecified() && !ip.IsLoopback() && !ip.IsLinkLocalUnicast() && !ip.IsMulticast()
 }
 
 // removeAll removes what is left of a service that was deleted.

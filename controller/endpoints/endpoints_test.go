@@ -421,3 +421,14 @@ func TestMoreThanAThousandAddressesAreTruncated(t *testing.T) {
 		t.Errorf("%d addresses that are not ready were kept before ready ones", n)
 	}
 }
+
+// An address that validation refuses would refuse the slices and the Endpoints with it.
+func TestAnImpossibleAddressIsOmittedAlone(t *testing.T) {
+	b := start(t)
+	b.service()
+	bad := b.pod(1, true)
+	controllertest.ChangeStatus(t, b.Client, "default", bad, func(p *corev1.Pod) { p.Status.PodIP, p.Status.PodIPs = "127.0.0.1", nil })
+	b.pod(2, true)
+	b.await("10.244.0.3 true true false http:8080/TCP")
+	b.awaitLegacy("10.244.0.3 ready http:8080")
+}
