@@ -74,7 +74,7 @@ func New(c Config) *Server {
 	if c.Cluster != nil {
 		kontikiv1.RegisterClusterServer(services, c.Cluster)
 	}
-	healthv1.RegisterHealthServer(services, &health{ready: c.Ready, services: s.grpc.GetServiceInfo})
+	healthv1.RegisterHealthServer(services, newHealth(c.Ready, s.grpc.GetServiceInfo, func() time.Duration { return s.limits.watch }))
 	reflection.Register(services)
 	for service, info := range s.grpc.GetServiceInfo() {
 		for _, method := range info.Methods {
