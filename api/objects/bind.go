@@ -26,7 +26,7 @@ func (s *Service) Bind(ctx context.Context, r *Request, binding *corev1.Binding)
 		problem = field.Required(field.NewPath("target", "name"), "")
 	}
 	if problem != nil {
-		return apierrors.NewInvalid(schema.GroupKind{Kind: "Binding"}, r.Name, field.ErrorList{problem})
+		return Invalid(schema.GroupKind{Kind: "Binding"}, r.Name, field.ErrorList{problem})
 	}
 	_, _, err := s.modify(ctx, r, modification{strategy: &registry.Strategy{}, unwatched: true, change: func(old registry.Object) (registry.Object, error) {
 		pod := old.(*corev1.Pod)

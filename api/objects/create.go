@@ -36,6 +36,9 @@ func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, a
 	if obj.GetResourceVersion() != "" {
 		return nil, InField("metadata.resourceVersion", apierrors.NewBadRequest("resourceVersion should not be set on objects to be created"))
 	}
+	if err := checkGivenSize(obj); err != nil {
+		return nil, err
+	}
 	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
 	registry.Scheme.Default(obj)
 	obj.GetObjectKind().SetGroupVersionKind(r.Kind.GVK())
@@ -118,7 +121,7 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 		return nil, err
 	}
 	if errs := r.Kind.ValidateCreate(ctx, internal, obj); len(errs) > 0 {
-		return nil, apierrors.NewInvalid(r.Kind.GVK().GroupKind(), r.Name, errs)
+		return nil, Invalid(r.Kind.GVK().GroupKind(), r.Name, errs)
 	}
 	if r.Warn != nil && r.Kind.WarnCreate != nil {
 		for _, text := range r.Kind.WarnCreate(ctx, internal) {
@@ -275,9 +278,13 @@ func (s *Service) fill(r *Request, view kv.View, internal runtime.Object, old re
 
 func checkSize(value []byte) error {
 	if len(value) > MaxObjectBytes {
-		return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the object is %d bytes when stored, the limit is %d", len(value), MaxObjectBytes))
+		return errTooLarge(len(value))
 	}
 	return nil
+}
+
+func errTooLarge(size int) error {
+	return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the object is %d bytes when stored, the limit is %d", size, MaxObjectBytes))
 }
 
 // expired says whether a graceful deletion has nothing left to wait for.

@@ -74,7 +74,7 @@ func (s *Service) deleteOnce(ctx context.Context, r *Request, options *metav1.De
 
 func checkDeleteOptions(options *metav1.DeleteOptions) error {
 	if errs := metav1validation.ValidateDeleteOptions(options); len(errs) > 0 {
-		return apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind("DeleteOptions").GroupKind(), "", errs)
+		return Invalid(metav1.SchemeGroupVersion.WithKind("DeleteOptions").GroupKind(), "", errs)
 	}
 	return nil
 }

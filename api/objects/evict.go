@@ -4,7 +4,6 @@ import (
 	"context"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/kubernetes/pkg/apis/policy"
@@ -17,7 +16,7 @@ import (
 // watchers see it even if the pod is deleted at once. A dry run only checks the deletion, as upstream does.
 func (s *Service) Evict(ctx context.Context, r *Request, options *metav1.DeleteOptions) error {
 	if ptr.Deref(options.IgnoreStoreReadErrorWithClusterBreakingPotential, false) {
-		return apierrors.NewInvalid(policy.Kind("Eviction"), r.Name, field.ErrorList{field.Invalid(
+		return Invalid(policy.Kind("Eviction"), r.Name, field.ErrorList{field.Invalid(
 			field.NewPath("deleteOptions", "ignoreStoreReadErrorWithClusterBreakingPotential"), true, "can not be set for pod eviction, try after removing the option")})
 	}
 	if err := checkDeleteOptions(options); err != nil {

@@ -60,12 +60,12 @@ func (s *Service) Patch(ctx context.Context, r *Request, p Patch) (obj registry.
 var patchOptionsKind = unstructuredGroupKind("meta.k8s.io", "PatchOptions")
 
 func forceForbidden() error {
-	return apierrors.NewInvalid(patchOptionsKind, "", field.ErrorList{
+	return Invalid(patchOptionsKind, "", field.ErrorList{
 		field.Forbidden(field.NewPath("force"), "may not be specified for non-apply patch")})
 }
 
 func managerRequired() error {
-	return apierrors.NewInvalid(patchOptionsKind, "", field.ErrorList{
+	return Invalid(patchOptionsKind, "", field.ErrorList{
 		field.Required(field.NewPath("fieldManager"), "is required for apply patch")})
 }
 
@@ -192,11 +192,11 @@ func decodePatched[T runtime.Object](r *Request, p Patch, doc []byte, strict []e
 		}
 	}
 	if err != nil {
-		return none, apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), p.shown(doc), err.Error())})
+		return none, Invalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), p.shown(doc), err.Error())})
 	}
 	typed, ok := out.(T)
 	if !ok || *actual != gvk {
-		return none, apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), p.shown(doc),
+		return none, Invalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), p.shown(doc),
 			fmt.Sprintf("%s cannot be handled as a %s", actual, gvk))})
 	}
 	return typed, nil

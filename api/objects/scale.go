@@ -119,6 +119,6 @@ func (s *Service) applyScale(ctx context.Context, r *Request, p Patch) (*autosca
 }
 
 func negativeReplicas(r *Request, scale *autoscalingv1.Scale) error {
-	return apierrors.NewInvalid(ScaleKind.GroupKind(), r.Name, field.ErrorList{field.Invalid(
+	return Invalid(ScaleKind.GroupKind(), r.Name, field.ErrorList{field.Invalid(
 		field.NewPath("spec", "replicas"), scale.Spec.Replicas, "must be greater than or equal to 0")})
 }

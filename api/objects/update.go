@@ -66,7 +66,7 @@ func (s *Service) update(ctx context.Context, r *Request, obj registry.Object, o
 		uid:     obj.GetUID(),
 		change: func(old registry.Object) (registry.Object, error) {
 			if obj.GetResourceVersion() == "" && old != nil && !r.Kind.AllowUnconditionalUpdate {
-				return nil, apierrors.NewInvalid(schema.GroupKind{Group: r.Kind.Group, Kind: r.Kind.Resource}, r.Name, field.ErrorList{
+				return nil, Invalid(schema.GroupKind{Group: r.Kind.Group, Kind: r.Kind.Resource}, r.Name, field.ErrorList{
 					field.Invalid(field.NewPath("metadata").Child("resourceVersion"), uint64(0), "must be specified for an update")})
 			}
 			return obj.DeepCopyObject().(registry.Object), nil
@@ -187,6 +187,9 @@ func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.St
 		}
 		return nil, InField("metadata.resourceVersion", err)
 	}
+	if err := checkGivenSize(obj); err != nil {
+		return nil, err
+	}
 	registry.Scheme.Default(obj)
 	obj.GetObjectKind().SetGroupVersionKind(r.Kind.GVK())
 	if !m.applied && !m.unwatched {
@@ -222,7 +225,7 @@ func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.St
 		return nil, err
 	}
 	if errs := r.Kind.ValidateChange(ctx, strategy, m.subresource(r), internal, oldInternal, obj, old); len(errs) > 0 {
-		return nil, apierrors.NewInvalid(r.Kind.GVK().GroupKind(), r.Name, errs)
+		return nil, Invalid(r.Kind.GVK().GroupKind(), r.Name, errs)
 	}
 	if r.Warn != nil && strategy.WarnUpdate != nil {
 		for _, text := range strategy.WarnUpdate(ctx, internal, oldInternal) {

@@ -231,12 +231,20 @@ func (k *Kind) FromInternal(internal runtime.Object) (Object, error) {
 // declarative adds the errors of upstream's generated (declarative) validation that hand-written validation did not
 // already report for the same field.
 func declarative(errs field.ErrorList, more field.ErrorList) field.ErrorList {
+	type place struct {
+		kind field.ErrorType
+		path string
+	}
+	if len(more) == 0 {
+		return errs
+	}
+	seen := make(map[place]bool, len(errs)+len(more))
+	for _, e := range errs {
+		seen[place{e.Type, e.Field}] = true
+	}
 	for _, e := range more {
-		seen := false
-		for _, have := range errs {
-			seen = seen || (have.Type == e.Type && have.Field == e.Field)
-		}
-		if !seen {
+		if at := (place{e.Type, e.Field}); !seen[at] {
+			seen[at] = true
 			errs = append(errs, e)
 		}
 	}

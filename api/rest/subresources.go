@@ -286,5 +286,5 @@ func (c *call) bindToken(r *objects.Request, ref *authenticationv1.BoundObjectRe
 }
 
 func invalidToken(r *objects.Request, problem *field.Error) error {
-	return apierrors.NewInvalid(schema.GroupKind{Group: "authentication.k8s.io", Kind: "TokenRequest"}, r.Name, field.ErrorList{problem})
+	return objects.Invalid(schema.GroupKind{Group: "authentication.k8s.io", Kind: "TokenRequest"}, r.Name, field.ErrorList{problem})
 }

@@ -34,7 +34,7 @@ func tableOptions(r *http.Request) (*metav1.TableOptions, error) {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	if errs := tablevalidation.ValidateTableOptions(o); len(errs) > 0 {
-		return nil, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "TableOptions"}, "", errs)
+		return nil, objects.Invalid(schema.GroupKind{Group: metav1.GroupName, Kind: "TableOptions"}, "", errs)
 	}
 	if o.IncludeObject == "" {
 		o.IncludeObject = metav1.IncludeMetadata

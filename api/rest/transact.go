@@ -97,7 +97,7 @@ func (t *transaction) check() error {
 	errs := metav1validation.ValidateFieldManager(t.FieldManager, field.NewPath("fieldManager"))
 	errs = append(errs, metav1validation.ValidateFieldValidation(field.NewPath("fieldValidation"), t.FieldValidation)...)
 	if len(errs) > 0 {
-		return apierrors.NewInvalid(transactionKind, "", errs)
+		return objects.Invalid(transactionKind, "", errs)
 	}
 	return nil
 }
@@ -262,7 +262,7 @@ func (t *txReader) read(op *txOperation) (*objects.TxOperation, error) {
 		out := &objects.TxOperation{Verb: verb, Request: r, KeepManagedFields: op.KeepManagedFields}
 		if verb == objects.VerbApply {
 			if t.transaction.FieldManager == "" { // as for a single apply
-				return nil, apierrors.NewInvalid(transactionKind, "", field.ErrorList{field.Required(field.NewPath("fieldManager"), "is required for apply")})
+				return nil, objects.Invalid(transactionKind, "", field.ErrorList{field.Required(field.NewPath("fieldManager"), "is required for apply")})
 			}
 			out.Patch = objects.Patch{Type: types.ApplyYAMLPatchType, Data: data, Force: op.Force, Validation: objects.FieldValidation(t.transaction.FieldValidation)}
 			return out, nil

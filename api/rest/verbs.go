@@ -48,7 +48,7 @@ func (c *call) listOptions() (*internalversion.ListOptions, objects.ListOptions,
 		return nil, objects.ListOptions{}, err
 	}
 	if errs := internalvalidation.ValidateListOptions(&o, true); len(errs) > 0 {
-		return nil, objects.ListOptions{}, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "ListOptions"}, "", errs)
+		return nil, objects.ListOptions{}, objects.Invalid(schema.GroupKind{Group: metav1.GroupName, Kind: "ListOptions"}, "", errs)
 	}
 	return &o, objects.ListOptions{
 		Labels: o.LabelSelector, Fields: o.FieldSelector, Limit: o.Limit, Continue: o.Continue,
@@ -85,7 +85,7 @@ func (c *call) create() error {
 		return err
 	}
 	if errs := metav1validation.ValidateCreateOptions(&o); len(errs) > 0 {
-		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "CreateOptions"}, "", errs)
+		return objects.Invalid(schema.GroupKind{Group: metav1.GroupName, Kind: "CreateOptions"}, "", errs)
 	}
 	r := c.request(o.FieldManager, o.DryRun)
 	obj, err := c.decode(r, objects.FieldValidation(o.FieldValidation))
@@ -128,7 +128,7 @@ func (c *call) update() error {
 		return err
 	}
 	if errs := metav1validation.ValidateUpdateOptions(&o); len(errs) > 0 {
-		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "UpdateOptions"}, "", errs)
+		return objects.Invalid(schema.GroupKind{Group: metav1.GroupName, Kind: "UpdateOptions"}, "", errs)
 	}
 	r := c.request(o.FieldManager, o.DryRun)
 	obj, err := c.decode(r, objects.FieldValidation(o.FieldValidation))
@@ -185,7 +185,7 @@ func (c *call) readPatch() (*objects.Request, objects.Patch, error) {
 			types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType, types.ApplyYAMLPatchType))
 	}
 	if errs := metav1validation.ValidatePatchOptions(&o, patchType); len(errs) > 0 {
-		return nil, objects.Patch{}, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "PatchOptions"}, "", errs)
+		return nil, objects.Patch{}, objects.Invalid(schema.GroupKind{Group: metav1.GroupName, Kind: "PatchOptions"}, "", errs)
 	}
 	data, err := c.body()
 	if err != nil {
@@ -217,7 +217,7 @@ func (c *call) deleteOptions() (*metav1.DeleteOptions, error) {
 		}
 	}
 	if errs := metav1validation.ValidateDeleteOptions(o); len(errs) > 0 {
-		return nil, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "DeleteOptions"}, "", errs)
+		return nil, objects.Invalid(schema.GroupKind{Group: metav1.GroupName, Kind: "DeleteOptions"}, "", errs)
 	}
 	c.record.DeleteOptions(o)
 	return o, nil

@@ -76,7 +76,7 @@ func selection(label, field string, o *internalversion.ListOptions, watches bool
 	}
 	o.Watch = watches
 	if errs := internalvalidation.ValidateListOptions(o, true); len(errs) > 0 {
-		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "ListOptions"}, "", errs)
+		return objects.Invalid(schema.GroupKind{Group: metav1.GroupName, Kind: "ListOptions"}, "", errs)
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ func optionsInvalid(kind string, errs field.ErrorList) error {
 	if len(errs) == 0 {
 		return nil
 	}
-	return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: kind}, "", errs)
+	return objects.Invalid(schema.GroupKind{Group: metav1.GroupName, Kind: kind}, "", errs)
 }
 
 // prepareCreate, and the same for the other writes, convert a message to the object service's parameters. Calls and operations of
