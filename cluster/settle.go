@@ -110,6 +110,12 @@ func (c *Cluster) settleIn(ctx context.Context) error {
 			if err := c.checkSettings(c.cfg.Name, c.cfg.Settings.Fixed); err != nil {
 				return err
 			}
+			// Usually there is nothing to write; where it fails, because the disks are full, keepAPIHosts tries again.
+			attempt, cancel := context.WithTimeout(ctx, 10*c.cfg.Timings.Election)
+			if err := c.recordAPIHosts(attempt); err != nil {
+				c.log.Warn("trying again", "error", err)
+			}
+			cancel()
 			c.log.Info("this master is ready", "address", c.address, "leader", c.consensus.Leadership().Name)
 			close(c.ready)
 			return nil

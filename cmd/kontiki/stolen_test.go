@@ -112,7 +112,7 @@ func TestWhatAStolenWorkerCertificateOpens(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.report(&nodev1.StatusBatch{NodeStatus: nodeData})
-		if now, err := m.admin.CoreV1().Nodes().Get(ctx, "worker-2", metav1.GetOptions{}); err != nil || now.Status.Addresses[0].Address != "127.0.0.1" {
+		if now, err := m.admin.CoreV1().Nodes().Get(ctx, "worker-2", metav1.GetOptions{}); err != nil || now.Status.Addresses[0].Address != "192.0.2.1" {
 			t.Errorf("a worker changed another's node: %+v, %v", now.Status.Addresses, err)
 		}
 		event := func(name, host string, about corev1.ObjectReference) []byte {
