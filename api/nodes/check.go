@@ -183,9 +183,9 @@ func (s *session) affordable(events [][]byte) [][]byte {
 	return events
 }
 
-// checkPodAddresses refuses new addresses of a pod that no pod of its kind on the node can have: one in the host's network has the
-// node's, others have one of the node's pod range. Addresses that are stored already may stay: the range may have changed.
-func checkPodAddresses(node *corev1.Node, pod *corev1.Pod, reported *corev1.PodStatus) error {
+// checkPodAddresses refuses new addresses of a pod at which no other host can reach it. They need not be in the node's pod range: pods go on
+// while that changes, as after a restore into a new cluster.
+func checkPodAddresses(pod *corev1.Pod, reported *corev1.PodStatus) error {
 	addresses := []string{reported.PodIP}
 	for _, ip := range reported.PodIPs {
 		addresses = append(addresses, ip.IP)
@@ -197,13 +197,6 @@ func checkPodAddresses(node *corev1.Node, pod *corev1.Pod, reported *corev1.PodS
 		ip, err := netip.ParseAddr(address)
 		if err != nil || ip.Zone() != "" || !reachable(ip.Unmap()) {
 			return fmt.Errorf("status.podIP: %q is not an address at which a pod can be reached", address)
-		}
-		if pod.Spec.HostNetwork {
-			if !slices.ContainsFunc(node.Status.Addresses, func(a corev1.NodeAddress) bool { return a.Address == address }) {
-				return fmt.Errorf("status.podIP: the pod is in the host's network, and %s is not an address of node %s", address, node.Name)
-			}
-		} else if pods, err := netip.ParsePrefix(node.Spec.PodCIDR); err == nil && !pods.Contains(ip) {
-			return fmt.Errorf("status.podIP: %s is not in the pod range %s of node %s", address, pods, node.Name)
 		}
 	}
 	return nil

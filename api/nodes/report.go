@@ -226,10 +226,8 @@ func (s *session) reportPod(ctx context.Context, report *nodev1.PodStatus) error
 		if err := checkContainerStatuses(stored, &reported.Status); err != nil {
 			return err
 		}
-		if node, ok := client.Get[*corev1.Node](s.Client.View(), "", s.node); ok {
-			if err := checkPodAddresses(node, stored, &reported.Status); err != nil {
-				return err
-			}
+		if err := checkPodAddresses(stored, &reported.Status); err != nil {
+			return err
 		}
 		merged := stored.DeepCopy()
 		merged.Status = mergePodStatus(stored.Status, reported.Status)
