@@ -17,6 +17,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/storage"
 	"github.com/kontiki/kontiki/fsm"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // benchMasters are three masters with the real timers.
@@ -164,7 +165,7 @@ func BenchmarkHandOver(b *testing.B) {
 		}
 		more := func() {
 			from := writes.Load()
-			eventually(b, "writes", func() error {
+			await.That(b, "writes", func() error {
 				if writes.Load() < from+60 {
 					return fmt.Errorf("%d writes", writes.Load()-from)
 				}

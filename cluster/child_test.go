@@ -22,6 +22,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/internal/failpoint"
 	"github.com/kontiki/kontiki/node/network/nettest"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // childVariable makes the test binary a master: a process that can be stopped and killed as a whole.
@@ -358,7 +359,7 @@ func startChildren(t testing.TB, count int, realTimers bool) []*child {
 
 func leaderOf(t testing.TB, children []*child, not *child) (leader *child) {
 	t.Helper()
-	eventually(t, "a leader", func() error {
+	await.That(t, "a leader", func() error {
 		for _, c := range children {
 			if c == not {
 				continue

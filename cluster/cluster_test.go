@@ -9,6 +9,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/random"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 func TestWritesOnAnyMasterAreReadOnEveryOther(t *testing.T) {
@@ -108,7 +109,7 @@ func TestStatusAndTransfer(t *testing.T) {
 	if err != nil || now != follower.cfg.Name {
 		t.Fatalf("transfer: %q, %v", now, err)
 	}
-	eventually(t, "the new leader", func() error {
+	await.That(t, "the new leader", func() error {
 		if !follower.c.IsLeader() {
 			return fmt.Errorf("%s does not lead", follower.cfg.Name)
 		}
@@ -147,7 +148,7 @@ func TestAdminFromAMastersHost(t *testing.T) {
 	}
 	if err := admin.RemoveMember(ctx, m.leader().cfg.Name); err == nil {
 		// The leader hands over and is removed by the other one.
-		eventually(t, "one member", func() error {
+		await.That(t, "one member", func() error {
 			status, err := admin.Status(ctx)
 			if err != nil || len(status.Members) != 1 {
 				return fmt.Errorf("%+v, %v", status, err)

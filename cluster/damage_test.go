@@ -18,6 +18,7 @@ import (
 
 	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/storage"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // logBook keeps what a master logs.
@@ -69,7 +70,7 @@ func (m *masters) fill() {
 		if n.c == nil {
 			continue
 		}
-		eventually(m.t, "a snapshot on "+n.cfg.Name, func() error {
+		await.That(m.t, "a snapshot on "+n.cfg.Name, func() error {
 			first, err := n.c.consensus.Internals().Disk.FirstIndex()
 			if err != nil || first < 2 {
 				return fmt.Errorf("the log begins at %d, %v", first, err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/mtls"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 func TestWhichDeadMasterIsRemoved(t *testing.T) {
@@ -69,7 +70,7 @@ func TestADeadMasterIsRemovedAndComesBack(t *testing.T) {
 	m.nodes[0].put("/t/a", "before")
 	victim.get("/t/a")
 	victim.kill()
-	eventually(t, "the dead master to be removed", func() error {
+	await.That(t, "the dead master to be removed", func() error {
 		if names := m.members(m.nodes[0]); len(names) != 3 {
 			return fmt.Errorf("members %v", names)
 		}
@@ -82,7 +83,7 @@ func TestADeadMasterIsRemovedAndComesBack(t *testing.T) {
 	if got := victim.get("/t/a"); got != "meanwhile" {
 		t.Errorf("the master that came back reads %q", got)
 	}
-	eventually(t, "its vote", func() error {
+	await.That(t, "its vote", func() error {
 		for _, s := range m.nodes[0].c.consensus.Servers() {
 			if string(s.ID) == victim.cfg.Name && s.Suffrage == raft.Voter {
 				return nil

@@ -16,6 +16,7 @@ import (
 
 	"github.com/kontiki/kontiki/cluster/consensus"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/test/await"
 	"github.com/kontiki/kontiki/test/robustness/faultfs"
 )
 
@@ -41,7 +42,7 @@ func (n *node) use() int64 {
 // health waits until the cluster's status says of a master what it should.
 func (m *masters) health(name, want string) {
 	m.t.Helper()
-	eventually(m.t, name+" being "+want, func() error {
+	await.That(m.t, name+" being "+want, func() error {
 		for _, n := range m.nodes {
 			if n.c == nil {
 				continue
@@ -82,7 +83,7 @@ func TestALeaderWithAFullDiskHandsOver(t *testing.T) {
 	for i := range 20 { // writes on the full master, too, all along
 		m.nodes[i%3].put("/t/a/b/c", fmt.Sprint(i))
 	}
-	eventually(t, "another master to lead", func() error {
+	await.That(t, "another master to lead", func() error {
 		if name, _ := old.c.Leader(); name == "" || name == old.cfg.Name {
 			return fmt.Errorf("%q leads", name)
 		}
@@ -134,7 +135,7 @@ func TestWhenAllDisksAreFullTheStoreIsReadOnly(t *testing.T) {
 		for _, n := range m.nodes {
 			disks[n.cfg.Name].Capacity(0)
 		}
-		eventually(t, "writes to go on", func() error {
+		await.That(t, "writes to go on", func() error {
 			_, err := m.nodes[0].c.Propose(context.Background(), put("/t/a/b/c", "after"))
 			return err
 		})
@@ -160,7 +161,7 @@ func TestDisksWithoutASingleByteLeft(t *testing.T) {
 	}
 	m.run()
 	disks[follower.cfg.Name].Capacity(0)
-	eventually(t, "the follower to catch up", func() error {
+	await.That(t, "the follower to catch up", func() error {
 		if v, ok := follower.c.View().Get("/t/a/b/9"); !ok || string(v.Value) != big+"99" {
 			return errors.New("it lags behind")
 		}
@@ -196,7 +197,7 @@ func TestDisksWithoutASingleByteLeft(t *testing.T) {
 	for _, disk := range disks {
 		disk.Capacity(0)
 	}
-	eventually(t, "writes to go on", func() error {
+	await.That(t, "writes to go on", func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		_, err := m.nodes[0].c.Propose(ctx, put("/t/a/b/c", "after"))
@@ -286,7 +287,7 @@ func TestALeaderWhoseDiskStallsIsReplaced(t *testing.T) {
 	if !old.c.consensus.DiskHealth().Stalled {
 		t.Error("the disk moves")
 	}
-	eventually(t, "the others to see the condition", func() error {
+	await.That(t, "the others to see the condition", func() error {
 		answer, err := others[0].c.consensus.Ask(context.Background(), old.c.Address())
 		if err == nil && strings.Join(answer.Conditions, " ") != consensus.ConditionDiskStalled {
 			err = fmt.Errorf("its conditions are %v", answer.Conditions)
@@ -385,7 +386,7 @@ func TestPowerLossForAllMastersAtOnce(t *testing.T) {
 			})
 		}
 		enough := int64(50 + r.IntN(150))
-		eventually(t, "some writes", func() error {
+		await.That(t, "some writes", func() error {
 			if n := writes.Load(); n < enough {
 				return fmt.Errorf("%d writes", n)
 			}
@@ -394,7 +395,7 @@ func TestPowerLossForAllMastersAtOnce(t *testing.T) {
 		if round%2 == 1 { // in the middle of a commit, for sure
 			before := disk.Counts()
 			disk.Stall(faultfs.Sync)
-			eventually(t, "somebody to wait for a sync", func() error {
+			await.That(t, "somebody to wait for a sync", func() error {
 				if disk.Counts()["stalled sync"] == before["stalled sync"] {
 					return errors.New("nobody does")
 				}
@@ -458,7 +459,7 @@ func TestTheMetricsTellOfTheDisk(t *testing.T) {
 		t.Error("a disk with room looks full")
 	}
 	disks[n.cfg.Name].Capacity(n.use() + 1<<19)
-	eventually(t, "the metric to say so", func() error {
+	await.That(t, "the metric to say so", func() error {
 		if value("kontiki_disk_full") != 1 || value("kontiki_disk_full_total") != 1 || value("kontiki_disk_free_bytes") > 1<<19 {
 			return fmt.Errorf("%v is free", value("kontiki_disk_free_bytes"))
 		}
@@ -466,7 +467,7 @@ func TestTheMetricsTellOfTheDisk(t *testing.T) {
 	})
 	disks[n.cfg.Name].Stall(faultfs.Sync)
 	go n.c.consensus.Internals().Disk.Set([]byte("x"), nil)
-	eventually(t, "the metric to say so", func() error {
+	await.That(t, "the metric to say so", func() error {
 		if value("kontiki_disk_stalled") != 1 || value("kontiki_disk_stalls_total") == 0 {
 			return errors.New("it does not")
 		}

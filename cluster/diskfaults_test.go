@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/kontiki/kontiki/cluster/consensus"
+	"github.com/kontiki/kontiki/test/await"
 	"github.com/kontiki/kontiki/test/robustness/faultfs"
 	"github.com/kontiki/kontiki/test/robustness/history"
 )
@@ -134,7 +135,7 @@ func TestDiskFaultsUnderHistories(t *testing.T) {
 func (d *diskFault) more(n int) {
 	d.t.Helper()
 	from := d.history.Count()
-	eventually(d.t, "operations", func() error {
+	await.That(d.t, "operations", func() error {
 		if done := d.history.Count() - from; done < n {
 			return fmt.Errorf("%d are done", done)
 		}
@@ -170,7 +171,7 @@ func (d *diskFault) powerLoss(which ...int) {
 	for _, disk := range disks {
 		disk.Stall(faultfs.Sync)
 	}
-	eventually(d.t, "something that is not synced", func() error {
+	await.That(d.t, "something that is not synced", func() error {
 		if stalled() == syncs {
 			return errors.New("all is synced")
 		}
@@ -201,7 +202,7 @@ func (d *diskFault) stall() {
 	waiting := func() int64 { counts := disk.Counts(); return counts["stalled write"] + counts["stalled sync"] }
 	before := waiting()
 	disk.Stall(faultfs.Write, faultfs.Sync)
-	eventually(d.t, "somebody to wait for the disk", func() error {
+	await.That(d.t, "somebody to wait for the disk", func() error {
 		if waiting() == before {
 			return errors.New("nobody does")
 		}

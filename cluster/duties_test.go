@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // recordedDuty tells when it runs where.
@@ -44,16 +46,16 @@ func TestDutiesRunOnTheLeaderAlone(t *testing.T) {
 		}
 	}
 	first := m.leader()
-	eventually(t, "the duty on the leader", onlyOn(first))
+	await.That(t, "the duty on the leader", onlyOn(first))
 	next := m.followers()[0]
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if _, err := first.c.TransferLeadership(ctx, next.cfg.Name); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the duty on the next leader", onlyOn(next))
+	await.That(t, "the duty on the next leader", onlyOn(next))
 	next.stop()
-	eventually(t, "the duty after a planned stop", func() error { return onlyOn(m.leader())() })
+	await.That(t, "the duty after a planned stop", func() error { return onlyOn(m.leader())() })
 }
 
 func TestADutyThatFailsMovesLeadership(t *testing.T) {
@@ -75,7 +77,7 @@ func TestADutyThatFailsMovesLeadership(t *testing.T) {
 					return nil
 				})
 			}
-			eventually(t, "another leader that does the duty", func() error {
+			await.That(t, "another leader that does the duty", func() error {
 				if bad.c.IsLeader() || !saw.Load() {
 					return errors.New("not yet")
 				}
@@ -95,7 +97,7 @@ func TestADutyThatFailsAloneStartsAgain(t *testing.T) {
 		<-ctx.Done()
 		return nil
 	})
-	eventually(t, "a second run", func() error {
+	await.That(t, "a second run", func() error {
 		if runs.Load() < 2 {
 			return errors.New("not yet")
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/random"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 func TestNoAcknowledgedWriteIsLostWithTheLeader(t *testing.T) {
@@ -54,7 +55,7 @@ func TestNoAcknowledgedWriteIsLostWithTheLeader(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "some writes", func() error {
+	await.That(t, "some writes", func() error {
 		mu.Lock()
 		defer mu.Unlock()
 		if len(acknowledged) < 200 {
@@ -64,7 +65,7 @@ func TestNoAcknowledgedWriteIsLostWithTheLeader(t *testing.T) {
 	})
 	leader.kill()
 	killed.Store(true)
-	eventually(t, "writes under the next leader", func() error {
+	await.That(t, "writes under the next leader", func() error {
 		if n := after.Load(); n < 200 {
 			return fmt.Errorf("%d writes", n)
 		}
@@ -118,7 +119,7 @@ func TestWithoutAQuorumErrorsSayWhatIsKnown(t *testing.T) {
 	if !errors.Is(err, kv.ErrOutcomeUnknown) {
 		t.Errorf("a command that reached the old leader's log: %v", err)
 	}
-	eventually(t, "the leader to step down", func() error {
+	await.That(t, "the leader to step down", func() error {
 		if name, _ := leader.c.Leader(); name != "" {
 			return fmt.Errorf("%s leads", name)
 		}
@@ -250,7 +251,7 @@ func TestLinearizableReadsWhileLeadershipMoves(t *testing.T) {
 			t.Logf("transfer: %v", err)
 		}
 		cancel()
-		eventually(t, "writes and reads after the transfer", func() error {
+		await.That(t, "writes and reads after the transfer", func() error {
 			if acknowledged.Load() < before+20 || reads.Load() < beforeReads+50 {
 				return fmt.Errorf("%d writes, %d reads", acknowledged.Load()-before, reads.Load()-beforeReads)
 			}

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/kontiki/kontiki/cluster/consensus"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // A follower that was away while the log was cut behind it is sent a snapshot, also while the log goes on being cut.
@@ -37,7 +38,7 @@ func TestAFollowerALongWayBehind(t *testing.T) {
 	}
 	follower.start()
 	follower.waitReady()
-	eventually(t, "more writes", func() error {
+	await.That(t, "more writes", func() error {
 		if n := written.Load(); n < 300 {
 			return fmt.Errorf("%d writes", n)
 		}
@@ -53,7 +54,7 @@ func TestAFollowerALongWayBehind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the follower to be where the leader is", func() error {
+	await.That(t, "the follower to be where the leader is", func() error {
 		here := follower.c.View()
 		if here.Revision() != view.Revision() || here.Count("/t/", "/t0") != view.Count("/t/", "/t0") {
 			return fmt.Errorf("revision %d instead of %d", here.Revision(), view.Revision())

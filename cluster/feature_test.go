@@ -14,6 +14,7 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/random"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // previous makes a master one of the previous program.
@@ -21,7 +22,7 @@ func previous(cfg *Config) { cfg.FeatureLevel, cfg.Version = FeatureLevel-1, "pr
 
 func (n *node) awaitLevel(level int) {
 	n.t.Helper()
-	eventually(n.t, fmt.Sprintf("feature level %d on %s", level, n.cfg.Name), func() error {
+	await.That(n.t, fmt.Sprintf("feature level %d on %s", level, n.cfg.Name), func() error {
 		if have := n.c.FeatureLevel(); have != level {
 			return fmt.Errorf("it is at %d", have)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/cluster/worker"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 func TestUnknownGossipModesAreRefused(t *testing.T) {
@@ -52,7 +53,7 @@ func TestWorkersLeaveGossipWhenTheMastersSaySo(t *testing.T) {
 	var workers []*runningWorker
 	expect := func(what string, want int) {
 		t.Helper()
-		eventually(t, what, func() error {
+		await.That(t, what, func() error {
 			for _, n := range m.nodes {
 				if names := gossiping(n); len(names) != want || n.c.WorkersGossip() != (want > 0) {
 					return fmt.Errorf("%s sees %v gossip, workers gossip: %v", n.cfg.Name, names, n.c.WorkersGossip())
@@ -74,7 +75,7 @@ func TestWorkersLeaveGossipWhenTheMastersSaySo(t *testing.T) {
 			n.expectMember(mtls.RoleMaster, other.cfg.Name, gossip.Alive)
 		}
 	}
-	eventually(t, "the workers to have it on disk", func() error {
+	await.That(t, "the workers to have it on disk", func() error {
 		for _, w := range workers {
 			if doc, err := worker.Load(w.cfg.Dir); err != nil || !doc.MastersGossip {
 				return fmt.Errorf("%s: %v", w.Name, err)
@@ -125,7 +126,7 @@ func startGossip(t testing.TB, name string, key []byte, seed string) *gossip.Gos
 
 func expectMember(t testing.TB, g *gossip.Gossip, role pki.Role, name string, want gossip.State) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%s to be %s", name, want), func() error {
+	await.That(t, fmt.Sprintf("%s to be %s", name, want), func() error {
 		for _, m := range g.Members() {
 			if m.Name == name && m.Role == role && m.State == want {
 				return nil

@@ -18,6 +18,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/random"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // fast are timings for masters in one process on loopback.
@@ -180,7 +181,7 @@ func (m *masters) token() string {
 func (m *masters) leader() *node {
 	m.t.Helper()
 	var leader *node
-	eventually(m.t, "a leader", func() error {
+	await.That(m.t, "a leader", func() error {
 		for _, n := range m.nodes {
 			if n.c != nil && n.c.IsLeader() {
 				leader = n
@@ -195,7 +196,7 @@ func (m *masters) leader() *node {
 // lead hands leadership to a master, once it can take it: one that has just started may not have heard from the leader.
 func (m *masters) lead(n *node) {
 	m.t.Helper()
-	eventually(m.t, n.cfg.Name+" to lead", func() error {
+	await.That(m.t, n.cfg.Name+" to lead", func() error {
 		if n.c.IsLeader() {
 			return nil
 		}
@@ -217,21 +218,6 @@ func (m *masters) followers() []*node {
 		}
 	}
 	return followers
-}
-
-func eventually(t testing.TB, what string, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("waiting for %s: %v", what, err)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }
 
 func put(key, value string) *kv.Command {

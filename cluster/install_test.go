@@ -13,6 +13,7 @@ import (
 
 	"github.com/kontiki/kontiki/fsm"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // TestAFollowerWhoseLogConflictsWithASnapshot: a leader that was cut off has a long log that was never committed. When it is back,
@@ -59,7 +60,7 @@ func conflictingInstall(t *testing.T, beyond int, crash bool) {
 		t.Fatalf("the log of the leader that is cut off grew from %d to %d", before, grown)
 	}
 	var other *node
-	eventually(t, "another leader", func() error {
+	await.That(t, "another leader", func() error {
 		for j, n := range s.masters.nodes {
 			if j != i && n.c.IsLeader() {
 				other = n
@@ -91,7 +92,7 @@ func conflictingInstall(t *testing.T, beyond int, crash bool) {
 		s.up(i)
 	}
 	other.put("/t/things/ns/2", "after")
-	eventually(t, "the old leader to follow", func() error {
+	await.That(t, "the old leader to follow", func() error {
 		v, ok := old.c.store.View().Get("/t/things/ns/2")
 		if !ok || string(v.Value) != "after" {
 			return errors.New("it does not have what came after")

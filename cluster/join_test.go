@@ -29,6 +29,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/cluster/worker"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 func TestTokensThatDoNotAdmit(t *testing.T) {
@@ -147,7 +148,7 @@ func TestAJoinedMasterCatchesUpBySnapshot(t *testing.T) {
 	for i := range 500 {
 		n.put(fmt.Sprintf("/t/things/default/%d", i%100), fmt.Sprint(i))
 	}
-	eventually(t, "a snapshot that covers most of the log", func() error {
+	await.That(t, "a snapshot that covers most of the log", func() error {
 		first, err := n.c.consensus.Internals().Disk.FirstIndex()
 		if err != nil || first < 300 {
 			return fmt.Errorf("the log begins at %d, %v", first, err)
@@ -387,7 +388,7 @@ func TestAWorkerCannotPoseAsAMaster(t *testing.T) {
 	}
 	// What the API is called at another master, which has other flags.
 	m.nodes[0].put(apiHostsPrefix+"master-2", `["10.9.0.200","other.example.com"]`)
-	eventually(t, "this master's own names to be stored", func() error {
+	await.That(t, "this master's own names to be stored", func() error {
 		if v, ok := c.View().Get(apiHostsPrefix + "master-1"); !ok || string(v.Value) != `["10.9.0.100","api.example.com"]` {
 			return fmt.Errorf("%v", v)
 		}
@@ -441,7 +442,7 @@ func TestATokenTakesOverNoLivingWorker(t *testing.T) {
 		token := workerToken(t, m)
 		w := joinWorker(t, joinConfig(t, "worker-1", token, m))
 		w.run()
-		eventually(t, "the worker to be known", func() error {
+		await.That(t, "the worker to be known", func() error {
 			if mode == "all" {
 				for _, member := range c.Members() {
 					if member.Name == "worker-1" && member.State == gossip.Alive {

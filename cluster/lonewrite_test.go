@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kontiki/kontiki/test/await"
 	"github.com/kontiki/kontiki/test/robustness/faultfs"
 )
 
@@ -16,7 +17,7 @@ func TestALoneWriteIsStoredOnAllMastersAtOnce(t *testing.T) {
 	leader := m.leader()
 	leader.put("/t/a/b/c", "before")
 	last := leader.c.consensus.Internals().Raft.LastIndex()
-	eventually(t, "the log to be at rest everywhere", func() error {
+	await.That(t, "the log to be at rest everywhere", func() error {
 		last = leader.c.consensus.Internals().Raft.LastIndex()
 		for _, n := range m.nodes {
 			if r := n.c.consensus.Internals().Raft; r.CommitIndex() != last {
@@ -33,7 +34,7 @@ func TestALoneWriteIsStoredOnAllMastersAtOnce(t *testing.T) {
 		done <- err
 	}()
 	for _, n := range m.followers() {
-		eventually(t, n.cfg.Name+" to store the write", func() error {
+		await.That(t, n.cfg.Name+" to store the write", func() error {
 			if end, err := n.c.consensus.Internals().Disk.LastIndex(); err != nil || end <= last {
 				return fmt.Errorf("its log ends at %d, %w", end, err)
 			}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/kontiki/kontiki/node/network/nettest"
+	"github.com/kontiki/kontiki/test/await"
 	"github.com/kontiki/kontiki/test/robustness/faultfs"
 	"github.com/kontiki/kontiki/test/robustness/history"
 )
@@ -321,7 +322,7 @@ func TestHistoryOverMachines(t *testing.T) {
 		sources = append(sources, inChild{c})
 		call := h.Tick()
 		var b history.Bank
-		eventually(t, c.cfg.Name+" to answer", func() (err error) {
+		await.That(t, c.cfg.Name+" to answer", func() (err error) {
 			one, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
 			call = h.Tick()

@@ -24,6 +24,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/join"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // lockedBuffer is a log that can be read while it is written.
@@ -53,7 +54,7 @@ func TestThePortOutlivesBadClients(t *testing.T) {
 	address := m.nodes[0].c.Address()
 	expectLog := func(want string) {
 		t.Helper()
-		eventually(t, "the log line "+want, func() error {
+		await.That(t, "the log line "+want, func() error {
 			if !strings.Contains(logged.String(), want) {
 				return errors.New("not there")
 			}
@@ -181,7 +182,7 @@ func TestHostsThatJoinTakeLittleOfAMaster(t *testing.T) {
 	for range mtls.MaxJoiners {
 		held = append(held, dial())
 	}
-	eventually(t, "all of them to be counted", func() error {
+	await.That(t, "all of them to be counted", func() error {
 		if n := c.port.Joiners(); n != mtls.MaxJoiners {
 			return fmt.Errorf("%d are", n)
 		}
@@ -197,7 +198,7 @@ func TestHostsThatJoinTakeLittleOfAMaster(t *testing.T) {
 	for _, conn := range held {
 		conn.NetConn().Close()
 	}
-	eventually(t, "room for others", func() error {
+	await.That(t, "room for others", func() error {
 		if n := c.port.Joiners(); n != 0 {
 			return fmt.Errorf("%d are counted", n)
 		}

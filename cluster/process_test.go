@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // A leader that stands still for longer than its lease is replaced. When it goes on it still believes to lead; what it is asked
@@ -77,7 +79,7 @@ func TestKillNineLosesNothing(t *testing.T) {
 			})
 		}
 		enough := int64(20 + r.IntN(100))
-		eventually(t, "some writes", func() error {
+		await.That(t, "some writes", func() error {
 			if n := writes.Load(); n < enough {
 				return fmt.Errorf("%d writes", n)
 			}
@@ -197,7 +199,7 @@ func TestKillNineAtEveryPoint(t *testing.T) {
 		}
 		joiner.signal(syscall.SIGKILL)
 		joiner.kill()
-		eventually(t, "the joiner to be removed", func() error {
+		await.That(t, "the joiner to be removed", func() error {
 			_, err := children[0].call("remove", name, "")
 			return err
 		})

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // TestAFollowerThatComesBackCountsAtOnce: a master was away for minutes. Once it has heard from the leader again it makes the
@@ -24,7 +26,7 @@ func TestAFollowerThatComesBackCountsAtOnce(t *testing.T) {
 			time.Sleep(3 * time.Second) // virtual
 		}
 		s.up(back)
-		eventually(t, "the master that came back to hear from the leader", func() error {
+		await.That(t, "the master that came back to hear from the leader", func() error {
 			if name, _ := s.masters.nodes[back].c.Leader(); name == "" {
 				return errors.New("it has not")
 			}

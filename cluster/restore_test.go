@@ -19,6 +19,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/identity"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // Where package backup stages a backup.
@@ -186,7 +187,7 @@ func TestLeaderDiesDuringARestore(t *testing.T) {
 	wg.Go(func() {
 		_, restoreErr = follower.c.Backups().Restore(context.Background(), bytes.NewReader(saved), false)
 	})
-	eventually(t, "some of the backup to be staged", func() error {
+	await.That(t, "some of the backup to be staged", func() error {
 		if follower.c.store.View().Count(restorePrefix, kv.PrefixEnd(restorePrefix)) < 3 {
 			return errors.New("not yet")
 		}
@@ -269,7 +270,7 @@ func TestRecoverFromASurvivor(t *testing.T) {
 	}
 	survivor.start()
 	survivor.waitReady()
-	eventually(t, "the epoch of the recovery", func() error {
+	await.That(t, "the epoch of the recovery", func() error {
 		if epoch := survivor.epoch(); epoch.Number != 2 || epoch.Reason != backup.EpochRecovery {
 			return fmt.Errorf("epoch %+v", epoch)
 		}
@@ -390,7 +391,7 @@ func TestScheduledBackups(t *testing.T) {
 	m := startMasters(t, 1, func(cfg *Config) { cfg.Backups = backup.Schedule{Dir: dir, Interval: 20 * time.Millisecond, Keep: 2} })
 	m.nodes[0].put("/t/a", "x")
 	begin := time.Now().UTC().Truncate(time.Second)
-	eventually(t, "backups to be replaced", func() error {
+	await.That(t, "backups to be replaced", func() error {
 		files := fileNames(t, dir)
 		if len(files) != 2 || files[0] <= "kontiki-"+begin.Format("20060102T150405Z")+".backup" {
 			return fmt.Errorf("%v", files)
@@ -424,7 +425,7 @@ func TestBackupsGoOnAfterTheClockIsSetBack(t *testing.T) {
 	}
 	m := startMasters(t, 1, func(cfg *Config) { cfg.Backups = backup.Schedule{Dir: dir, Interval: 24 * time.Hour, Keep: 2} })
 	defer m.nodes[0].stop()
-	eventually(t, "a backup though newer ones seem to be there", func() error {
+	await.That(t, "a backup though newer ones seem to be there", func() error {
 		files := fileNames(t, dir)
 		if len(files) != 2 || files[0] != "kontiki-20200101T000000Z.backup" {
 			return fmt.Errorf("%v", files)

@@ -31,12 +31,13 @@ import (
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/cluster/worker"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // everybody waits until all masters, and the workers given, have a generation and nothing is under way.
 func (m *masters) everybody(generation uint64, workers ...*runningWorker) {
 	m.t.Helper()
-	eventually(m.t, fmt.Sprintf("everybody to have generation %d", generation), func() error {
+	await.That(m.t, fmt.Sprintf("everybody to have generation %d", generation), func() error {
 		for _, n := range m.nodes {
 			if n.c == nil {
 				continue
@@ -118,7 +119,7 @@ func TestCertificatesAreRenewedInProcess(t *testing.T) {
 			t.Errorf("a certificate is in use that expired at %s", cert.Leaf.NotAfter)
 		}
 	}
-	eventually(t, "three renewals of everything", func() error {
+	await.That(t, "three renewals of everything", func() error {
 		for _, get := range []func() (*tls.Certificate, error){c.certificates.Get, c.APICertificate, c.AgentClientCertificate} {
 			if _, err := get(); err != nil {
 				return err
@@ -276,7 +277,7 @@ func TestRotationOfTheCA(t *testing.T) {
 	asleep.run()
 	m.everybody(now.Generation, w, asleep, late)
 
-	eventually(t, "the end of the rotation", func() error {
+	await.That(t, "the end of the rotation", func() error {
 		_, err := m.nodes[0].c.ChangeIdentity(ctx, FinishCA, false)
 		return err
 	})
@@ -422,7 +423,7 @@ func TestARevokedWorkerIsRefused(t *testing.T) {
 		t.Error("a connection goes on after its certificate was revoked")
 	}
 	for _, n := range m.nodes {
-		eventually(t, "a refusal", func() error {
+		await.That(t, "a refusal", func() error {
 			if refusedBy(t, n.c.Address(), w.Dialer(), mtls.ProtoNode) == nil {
 				return errors.New("it may speak")
 			}
@@ -446,7 +447,7 @@ func TestARevokedWorkerIsRefused(t *testing.T) {
 		if err := m.nodes[1].c.RevokeWorker(ctx, "worker-1"); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "a refusal", func() error {
+		await.That(t, "a refusal", func() error {
 			if refusedBy(t, m.nodes[1].c.Address(), back.Dialer(), mtls.ProtoNode) == nil {
 				return errors.New("it may speak")
 			}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/kontiki/kontiki/cluster/errclass"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 func ranged(pod, period string) func(*Config) {
@@ -36,7 +37,7 @@ func TestAMasterWithOtherFixedSettingsIsRefused(t *testing.T) {
 		c.Close()
 	}
 	wrong(err, "stranger")
-	eventually(t, "a cluster of three that is well", func() error {
+	await.That(t, "a cluster of three that is well", func() error {
 		s, err := m.nodes[0].c.Status(ctx)
 		if err == nil && (len(s.Members) != 3 || len(s.Problems) > 0) {
 			err = fmt.Errorf("%+v", s)
@@ -79,7 +80,7 @@ func TestSharedSettingsThatDifferAreAProblem(t *testing.T) {
 		n.start()
 		n.waitReady()
 		// The others may reach a master that has just started a moment later.
-		eventually(t, "the problems to be as they should", func() error {
+		await.That(t, "the problems to be as they should", func() error {
 			s, err := m.nodes[0].c.Status(context.Background())
 			if err != nil {
 				return err
@@ -102,7 +103,7 @@ func TestSettingsThatNobodyRecordedAreLearned(t *testing.T) {
 		n.cfg.Settings.Fixed = settings
 		n.start()
 		n.waitReady()
-		eventually(t, "the settings to be recorded", func() error {
+		await.That(t, "the settings to be recorded", func() error {
 			fixed, err := fixedSettings(n.c.View())
 			if err == nil && len(fixed) != len(settings) {
 				err = errors.New("they are not")

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kontiki/kontiki/test/await"
 	"github.com/kontiki/kontiki/test/robustness/history"
 )
 
@@ -307,7 +308,7 @@ func (s *simulation) settle() {
 
 // equal waits until all masters hold the same state, to the byte.
 func (s *simulation) equal() {
-	eventually(s.t, "equal states", func() error {
+	await.That(s.t, "equal states", func() error {
 		var first []byte
 		for _, n := range s.masters.nodes {
 			var b bytes.Buffer

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kontiki/kontiki/cluster/gossip"
+	"github.com/kontiki/kontiki/test/await"
 	"github.com/kontiki/kontiki/test/robustness/faultfs"
 )
 
@@ -46,14 +47,14 @@ func stallForTenSeconds(t *testing.T, which func(*masters) []*node, goesOn bool)
 	}
 	before := w.acknowledged()
 	<-time.After(10 * time.Second) // it is the stall that is tested
-	eventually(t, stalled[0].cfg.Name+" to notice", func() error {
+	await.That(t, stalled[0].cfg.Name+" to notice", func() error {
 		if !stalled[0].c.consensus.DiskHealth().Stalled {
 			return errors.New("it does not")
 		}
 		return nil
 	})
 	if goesOn {
-		eventually(t, "writes to be acknowledged during the stall", func() error {
+		await.That(t, "writes to be acknowledged during the stall", func() error {
 			if n := w.acknowledged() - before; n < 10 {
 				return fmt.Errorf("%d were", n)
 			}
@@ -122,7 +123,7 @@ func (w *writers) progress(t *testing.T) {
 	w.mu.Lock()
 	before := slices.Clone(w.last)
 	w.mu.Unlock()
-	eventually(t, "all masters to take writes", func() error {
+	await.That(t, "all masters to take writes", func() error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		for i, k := range w.last {

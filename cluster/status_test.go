@@ -11,6 +11,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/consensus"
 	"github.com/kontiki/kontiki/cluster/gossip"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 func TestProblemsAreNamed(t *testing.T) {
@@ -101,7 +102,7 @@ func TestMemberStatusOfAnAnswer(t *testing.T) {
 func TestStatusOfALivingCluster(t *testing.T) {
 	m := startMasters(t, 3)
 	m.nodes[0].put("/t/a", "x")
-	eventually(t, "a status without problems", func() error {
+	await.That(t, "a status without problems", func() error {
 		s, err := m.nodes[1].c.Status(t.Context())
 		if err != nil {
 			return err

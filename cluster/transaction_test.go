@@ -11,6 +11,7 @@ import (
 
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/random"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // transactionSize is how many keys one transaction of the test writes.
@@ -118,7 +119,7 @@ func TestATransactionIsWholeWhereverTheLeaderDies(t *testing.T) {
 			listed := func() {
 				t.Helper()
 				at := lists.Load()
-				eventually(t, "lists", func() error {
+				await.That(t, "lists", func() error {
 					if t.Failed() || lists.Load() >= at+20 {
 						return nil
 					}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/kontiki/kontiki/cluster/mtls"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 func TestRoundsAreSharedAndNeverOlderThanTheirCallers(t *testing.T) {
@@ -42,7 +43,7 @@ func TestRoundsAreSharedAndNeverOlderThanTheirCallers(t *testing.T) {
 		}()
 	}
 	joined.Wait()
-	eventually(t, "a second round being asked for", func() error {
+	await.That(t, "a second round being asked for", func() error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if r.next == nil {

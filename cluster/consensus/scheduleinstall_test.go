@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // TestAFollowerWhoseLogBeginsAfterItsSnapshot: its log has uncommitted entries right after its snapshot, as after an install, an
@@ -50,7 +52,7 @@ func TestAFollowerWhoseLogBeginsAfterItsSnapshot(t *testing.T) {
 		s.awaitLeader()
 		write(s.masters[0], "after")
 		behind.start()
-		eventually(t, "it to follow", s.diverged)
+		await.That(t, "it to follow", s.diverged)
 		if v, ok := behind.life.Load().c.View().Get("/t/things/ns/0"); !ok || string(v.Value) != "after" {
 			t.Errorf("it has %v", v)
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 const patience = 30 * time.Second
@@ -19,17 +20,6 @@ const patience = 30 * time.Second
 type host struct {
 	Role pki.Role
 	Name string
-}
-
-func eventually(t *testing.T, what string, holds func() error) {
-	t.Helper()
-	end := time.Now().Add(patience)
-	for err := holds(); err != nil; err = holds() {
-		if time.Now().After(end) {
-			t.Fatalf("waited for %s: %v", what, err)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }
 
 func startGossip(t *testing.T, name string, role host, key []byte, seeds ...string) *Gossip {
@@ -47,7 +37,7 @@ func startGossip(t *testing.T, name string, role host, key []byte, seeds ...stri
 
 func expectState(t *testing.T, g *Gossip, role host, want State) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%s to be %s", role.Name, want), func() error {
+	await.That(t, fmt.Sprintf("%s to be %s", role.Name, want), func() error {
 		for _, m := range g.Members() {
 			if m.Name == role.Name && m.Role == role.Role {
 				if m.State != want {

@@ -28,6 +28,7 @@ import (
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 	"github.com/kontiki/kontiki/node/wire"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // testMaster is a whole master in this process, without a worker.
@@ -98,7 +99,7 @@ func startMaster(t testing.TB, change ...func(*serverOptions, *cluster.Config)) 
 	})
 	tm := &testMaster{master: m, api: "https://" + cfg.APIAddress}
 	path := filepath.Join(o.dataDir, "admin.kubeconfig")
-	awaitThat(t, "the administrator's kubeconfig", func() error {
+	await.That(t, "the administrator's kubeconfig", func() error {
 		_, err := os.Stat(path)
 		return err
 	})
@@ -110,27 +111,11 @@ func startMaster(t testing.TB, change ...func(*serverOptions, *cluster.Config)) 
 	if tm.admin, err = kubernetes.NewForConfig(config); err != nil {
 		t.Fatal(err)
 	}
-	awaitThat(t, "the controllers to be at work", func() error {
+	await.That(t, "the controllers to be at work", func() error {
 		_, err := tm.admin.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{})
 		return err
 	})
 	return tm
-}
-
-// awaitThat polls, because changes of the API or of files that it checks have no event here.
-func awaitThat(t testing.TB, what string, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("waiting for %s: %v", what, err)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
 }
 
 // joinTestWorker gets a real worker's identity.

@@ -31,6 +31,7 @@ import (
 
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // apiClient is a client of the API with one HTTP/2 connection.
@@ -127,7 +128,7 @@ func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 	putSecret("old")
 
 	serials := map[string]bool{}
-	awaitThat(t, "three renewals of the serving certificate", func() error {
+	await.That(t, "three renewals of the serving certificate", func() error {
 		conn, err := tls.Dial("tcp", strings.TrimPrefix(m.api, "https://"), &tls.Config{RootCAs: before.Roots()})
 		if err != nil {
 			return err
@@ -202,14 +203,14 @@ func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 		}
 	}
 	var now *identity.Identity
-	awaitThat(t, "the new keys to be used", func() error {
+	await.That(t, "the new keys to be used", func() error {
 		if now = m.cluster.Identity(); now.PreviousCA == nil || now.CurrentSecretKey == before.CurrentSecretKey || now.GossipStep != "" || now.PreviousTokenKey == nil {
 			return errors.New("not yet")
 		}
 		return nil
 	})
 	goesOn("after-rotation")
-	awaitThat(t, "the kubeconfig with both CAs", func() error {
+	await.That(t, "the kubeconfig with both CAs", func() error {
 		config, err := clientcmd.LoadFromFile(kubeconfig)
 		if err != nil {
 			return err
@@ -223,7 +224,7 @@ func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 		}
 		return cert.CheckSignatureFrom(now.CA.Certificate())
 	})
-	awaitThat(t, "both CAs in every namespace", func() error {
+	await.That(t, "both CAs in every namespace", func() error {
 		cm := corev1.ConfigMap{}
 		code, answer, _, err := ask(ctx, client, http.MethodGet, m.api+"/api/v1/namespaces/after-rotation/configmaps/kube-root-ca.crt", "")
 		if err != nil || code != http.StatusOK {
@@ -245,7 +246,7 @@ func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 	}
 	secretOf("old")
 	newToken := ""
-	awaitThat(t, "tokens to be signed with the new key", func() error {
+	await.That(t, "tokens to be signed with the new key", func() error {
 		newToken = podToken()
 		parsed, err := jwt.ParseSigned(newToken, []jose.SignatureAlgorithm{jose.ES256})
 		if err != nil {
@@ -259,7 +260,7 @@ func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 	if code, answer := change("finish-token-key"); code != http.StatusOK {
 		t.Errorf("the end of the old key of tokens: %d %s", code, answer)
 	}
-	awaitThat(t, "tokens of the old key to be void", func() error {
+	await.That(t, "tokens of the old key to be void", func() error {
 		if tokenHolds(oldToken) {
 			return errors.New("it holds")
 		}
@@ -268,7 +269,7 @@ func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 	if !tokenHolds(newToken) {
 		t.Error("a token of the new key is void")
 	}
-	awaitThat(t, "new secrets to be sealed with the new key", func() error {
+	await.That(t, "new secrets to be sealed with the new key", func() error {
 		sealed, err := m.master.api.Sealer.Seal("/x", nil)
 		if err == nil && !bytes.Contains(sealed, []byte(":"+now.CurrentSecretKey+":")) {
 			err = errors.New("the old key")
@@ -311,7 +312,7 @@ func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 	}); !strings.Contains(out, `"generation":`) {
 		t.Errorf("the end of the rotation prints %q", out)
 	}
-	awaitThat(t, "the watch of a client with the old CA's certificate to be cut", func() error {
+	await.That(t, "the watch of a client with the old CA's certificate to be cut", func() error {
 		for {
 			if _, err := lines.ReadBytes('\n'); err != nil {
 				return nil
@@ -325,7 +326,7 @@ func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 	if _, _, _, err := ask(ctx, apiClient(before.Roots(), adminCertificate(t, before.CA)), http.MethodGet, m.api+"/version", ""); !errors.As(err, &unknown) {
 		t.Errorf("whoever trusts the dropped CA alone is served: %v", err)
 	}
-	awaitThat(t, "the kubeconfig of the new CA", asAdmin)
+	await.That(t, "the kubeconfig of the new CA", asAdmin)
 }
 
 // TestARequestIsAnsweredBeforeItsConnectionIsCut removes the CA of a client during that client's request, as `kontiki cluster certs

@@ -19,6 +19,7 @@ import (
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 func TestResourceOfAKey(t *testing.T) {
@@ -140,7 +141,7 @@ func TestInspectCountsWhatIsThere(t *testing.T) {
 	// The controllers and the cluster itself may write at any time: a snapshot between two equal views is one of these.
 	var got *contents
 	var view kv.View
-	awaitThat(t, "a snapshot with nothing written meanwhile", func() error {
+	await.That(t, "a snapshot with nothing written meanwhile", func() error {
 		before := m.cluster.View()
 		if _, err := saveSnapshot(t.Context(), filepath.Join(m.options.dataDir, "admin.kubeconfig"), path); err != nil {
 			return err

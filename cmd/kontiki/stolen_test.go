@@ -32,6 +32,7 @@ import (
 	"github.com/kontiki/kontiki/node/wire"
 	clusterv1 "github.com/kontiki/kontiki/proto/kontiki/cluster/v1"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // TestWhatAStolenWorkerCertificateOpens tries everything that worker-1's real certificate could be used for.
@@ -286,7 +287,7 @@ func TestWhatAStolenWorkerCertificateOpens(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer evil.Close()
-		awaitThat(t, "the false master to be heard", func() error {
+		await.That(t, "the false master to be heard", func() error {
 			if slices.ContainsFunc(m.cluster.Members(), func(member gossip.Member) bool { return member.Name == "master-9" }) {
 				return nil
 			}
@@ -324,7 +325,7 @@ func TestARevokedCertificateIsRefusedByTheAPI(t *testing.T) {
 	}); !strings.Contains(out, "revoked") {
 		t.Errorf("printed %q", out)
 	}
-	awaitThat(t, "the API to refuse it", func() error {
+	await.That(t, "the API to refuse it", func() error {
 		if code := discover(thief); code != http.StatusUnauthorized {
 			return fmt.Errorf("status %d", code)
 		}
