@@ -1,11 +1,10 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"slices"
-	"time"
 
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/random"
@@ -15,36 +14,20 @@ import (
 // worker may get a certificate for any of them, from whichever master it asks.
 const apiHostsPrefix = kv.OwnPrefix + "api-hosts/"
 
-// recordAPIHosts stores this master's API hosts if the state has others for it.
-func (c *Cluster) recordAPIHosts(ctx context.Context) error {
+// storeAPIHosts stores this master's API hosts if the state has others for it, which it does after the first start and after a change of the
+// flags. Where that fails, because the disks are full for example, refresh tries again.
+func (c *Cluster) storeAPIHosts(ctx context.Context) {
 	hosts := slices.Clone(c.cfg.APIHosts)
 	slices.Sort(hosts)
-	value, err := json.Marshal(slices.Compact(hosts))
-	if err != nil {
-		return err
-	}
+	value, _ := json.Marshal(slices.Compact(hosts)) // a list of texts never fails
 	key := apiHostsPrefix + c.cfg.Name
-	if v, ok := c.store.View().Get(key); ok && string(v.Value) == string(value) {
-		return nil
+	if v, ok := c.store.View().Get(key); ok && bytes.Equal(v.Value, value) {
+		return
 	}
-	_, err = c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: key, Value: value}}})
-	if err != nil {
-		return fmt.Errorf("store the names of the API at this master: %w", err)
-	}
-	return nil
-}
-
-// keepAPIHosts calls recordAPIHosts until it succeeds.
-func (c *Cluster) keepAPIHosts(ctx context.Context) {
-	for {
-		err := c.recordAPIHosts(ctx)
-		if err == nil || ctx.Err() != nil {
-			return
-		}
-		c.log.Warn("trying again", "error", err)
-		if !c.consensus.Leadership().Pause(ctx, time.Second) {
-			return
-		}
+	bounded, cancel := context.WithTimeout(ctx, 10*c.cfg.Timings.Election)
+	defer cancel()
+	if _, err := c.Propose(bounded, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: key, Value: value}}}); err != nil && ctx.Err() == nil {
+		c.log.Warn("the names of the API at this master could not be stored yet, trying again", "error", err)
 	}
 }
 

@@ -203,14 +203,6 @@ func (c *Cluster) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error { return c.refresh(running) })
-	g.Go(func() error {
-		select {
-		case <-c.ready:
-			c.keepAPIHosts(running)
-		case <-running.Done():
-		}
-		return nil
-	})
 	g.Go(func() error { return c.watchRecoveries(running) })
 	g.Go(func() error { return c.watchHalt(running) })
 	g.Go(func() error { return c.backups.RunSchedule(running, c.ready) })

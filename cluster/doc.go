@@ -6,6 +6,15 @@
 // admits hosts, and tracks which hosts are alive. It does not depend on Kubernetes. A caller opens a Cluster, registers services for
 // workers and duties for the leader, and calls Run; then it can propose commands, read views and watch on any master.
 //
+// # Where what is
+//
+//   - a master's life: cluster.go (open, run, close), settle.go (what it is at its start, and whether it still is a member), opendisk.go,
+//     readmit.go, recover.go (damaged and surviving disks), member.go (what it stores about itself), config.go, settings.go, feature.go
+//   - who is a member: members.go, deadmasters.go, join.go; initial.go and tokens.go (join tokens)
+//   - who is admitted: service.go (the services for masters, joining hosts and workers), workercerts.go, apihosts.go
+//   - who is trusted: trust.go (changes of the identity, revocations), certstatus.go (who has followed), workers.go, gossipmode.go
+//   - what others see: state.go, masters.go, status.go, metrics.go, admin.go
+//
 // # One port
 //
 // Raft, the masters' gRPC, the workers' gRPC and joining share one TCP port, and ALPN selects the protocol (package mtls). All but joining

@@ -110,12 +110,7 @@ func (c *Cluster) settleIn(ctx context.Context) error {
 			if err := c.checkSettings(c.cfg.Name, c.cfg.Settings.Fixed); err != nil {
 				return err
 			}
-			// Usually there is nothing to write; where it fails, because the disks are full, keepAPIHosts tries again.
-			attempt, cancel := context.WithTimeout(ctx, 10*c.cfg.Timings.Election)
-			if err := c.recordAPIHosts(attempt); err != nil {
-				c.log.Warn("trying again", "error", err)
-			}
-			cancel()
+			c.storeAPIHosts(ctx)
 			c.log.Info("this master is ready", "address", c.address, "leader", c.consensus.Leadership().Name)
 			close(c.ready)
 			return nil
@@ -146,6 +141,7 @@ func (c *Cluster) refresh(ctx context.Context) error {
 	wasRemoved := false
 	for {
 		c.remember(c.gossip.AliveAddresses(), c.MasterAddresses()[1:])
+		c.storeAPIHosts(ctx)
 		keep := map[string]bool{}
 		for _, address := range c.MasterAddresses() {
 			keep[address] = true
