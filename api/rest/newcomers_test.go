@@ -32,7 +32,9 @@ func TestAnAuthenticatedRequestMakesItsConnectionKnown(t *testing.T) {
 			}
 			server := &http.Server{ConnContext: newcomers.ConnContext, Handler: x.front}
 			done := make(chan error, 1)
-			go func() { done <- server.Serve(newcomers.Limit(inner, newcomers.Limits{Newcomers: 1}, func(int, net.Addr) {})) }()
+			go func() {
+				done <- server.Serve(newcomers.Limit(inner, newcomers.Limits{Newcomers: 1}, func(net.Addr) {}))
+			}()
 			defer func() { server.Close(); <-done }()
 			dial := func() net.Conn {
 				conn, err := net.Dial("tcp", inner.Addr().String())

@@ -267,7 +267,7 @@ type checked struct {
 
 func (c checked) Check(ctx context.Context, r *healthv1.HealthCheckRequest) (*healthv1.HealthCheckResponse, error) {
 	if r.Service == "panic" {
-		panic("a handler's mistake")
+		panic("a handler's mistake") // what is tested: it ends the call alone
 	}
 	caller, _ := PeerFromContext(ctx)
 	c.callers <- caller

@@ -13,9 +13,8 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/internal/logline"
 	"github.com/kontiki/kontiki/internal/newcomers"
 )
 
@@ -65,9 +64,8 @@ type Port struct {
 	routes  map[string]*route
 	raft    string // the name of ProtoRaft here
 
-	noise   *rate.Limiter
+	noise   *logline.Limited
 	mu      sync.Mutex
-	muted   int
 	closed  bool
 	joiners []*trackedConn                   // connections of the join protocol, the oldest first
 	conns   map[net.Conn][]*x509.Certificate // from raw connection to its peer's chain, which is nil before or without client authentication
@@ -89,11 +87,11 @@ func NewPort(listener net.Listener, roots func() *x509.CertPool, certificate fun
 		log:     log,
 		timeout: timeout,
 		routes:  map[string]*route{},
-		noise:   rate.NewLimiter(rate.Every(10*time.Second), 5),
+		noise:   logline.NewLimited(log),
 		conns:   map[net.Conn][]*x509.Certificate{},
 	}
-	p.bound = newcomers.Limit(listener, newcomers.Limits{Newcomers: maxHandshakes}, func(closed int, last net.Addr) {
-		p.note("too many connections in their handshake, closed the oldest", "closed", closed, "last", last)
+	p.bound = newcomers.Limit(listener, newcomers.Limits{Newcomers: maxHandshakes}, func(remote net.Addr) {
+		p.note("too many connections in their handshake, closed the oldest", "remote", remote.String())
 	})
 	for name := range allowed {
 		p.routes[name] = &route{port: p, queue: make(chan net.Conn), done: make(chan struct{})}
@@ -303,25 +301,14 @@ func looksLikeHTTP(start []byte) bool {
 	return false
 }
 
-// note logs at a limited rate, because anyone who reaches the port can cause these lines.
+// note logs what anyone who reaches the port can cause.
 func (p *Port) note(message string, args ...any) {
 	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
-		return
-	}
-	if !p.noise.Allow() {
-		p.muted++
-		p.mu.Unlock()
-		return
-	}
-	muted := p.muted
-	p.muted = 0
+	closed := p.closed
 	p.mu.Unlock()
-	if muted > 0 {
-		args = append(args, "unlogged_before", muted)
+	if !closed {
+		p.noise.Info(message, args...)
 	}
-	p.log.Info(message, args...)
 }
 
 // remember records the chain of a connection's peer. It returns false if the peer is no longer trusted.

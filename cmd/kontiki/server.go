@@ -392,8 +392,9 @@ func (m *master) serveAPI(ctx context.Context) error {
 	})
 	defer stopped()
 	m.log.Info("serving the API", "address", listener.Addr().String())
-	limited := newcomers.Limit(linger.Listener(listener, linger.Patience), newcomers.Share(apiNewcomers, apiConnections), func(closed int, last net.Addr) {
-		m.log.Warn("closed connections to the API: too many are open, or have not authenticated", "closed", closed, "last", last.String())
+	noise := logline.NewLimited(m.log)
+	limited := newcomers.Limit(linger.Listener(listener, linger.Patience), newcomers.Share(apiNewcomers, apiConnections), func(remote net.Addr) {
+		noise.Warn("closed a connection to the API: too many are open, or have not authenticated", "remote", remote.String())
 	})
 	if err := server.ServeTLS(limited, "", ""); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve the API: %w", err)

@@ -12,7 +12,6 @@ import (
 	"net"
 	"sync"
 	"syscall"
-	"time"
 )
 
 // Limits are how many connections may be open.
@@ -32,26 +31,21 @@ func Share(newcomers, all int) Limits {
 	return Limits{Newcomers: max(int(limit.Cur)*newcomers/16, 1), All: max(int(limit.Cur)*all/16, 1)}
 }
 
-// logEvery is how often Listener.refused is called at most.
-const logEvery = 10 * time.Second
-
 // Listener is a listener whose connections are bounded. Its methods are safe for concurrent use.
 type Listener struct {
 	net.Listener
-	limits  Limits
-	refused func(closed int, last net.Addr)
+	limits Limits
+	closed func(remote net.Addr)
 
 	mu        sync.Mutex
 	open      int
 	newcomers *list.List // of *conn, the oldest first
-	closed    int        // since the last call of refused
-	told      time.Time
 }
 
-// Limit wraps l. refused is called at most every ten seconds, with how many connections were closed since its last call and the address
-// of the last one's client; it must not block.
-func Limit(l net.Listener, limits Limits, refused func(closed int, last net.Addr)) *Listener {
-	return &Listener{Listener: l, limits: limits, refused: refused, newcomers: list.New()}
+// Limit wraps l. closed is called for each connection that is closed for the limits, with its client's address. It must not block, and must
+// limit what it logs.
+func Limit(l net.Listener, limits Limits, closed func(remote net.Addr)) *Listener {
+	return &Listener{Listener: l, limits: limits, closed: closed, newcomers: list.New()}
 }
 
 // Accept implements net.Listener.
@@ -79,16 +73,10 @@ func (l *Listener) admit(c *conn) bool {
 		l.remove(oldest)
 		over = append(over, oldest)
 	}
-	tell := 0
-	if l.closed += len(over); l.closed > 0 && time.Since(l.told) > logEvery {
-		tell, l.closed, l.told = l.closed, 0, time.Now()
-	}
 	l.mu.Unlock()
-	if tell > 0 {
-		l.refused(tell, over[len(over)-1].RemoteAddr())
-	}
 	admitted := true
 	for _, o := range over {
+		l.closed(o.RemoteAddr())
 		o.abort()
 		admitted = admitted && o != c
 	}

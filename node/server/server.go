@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/internal/linger"
+	"github.com/kontiki/kontiki/internal/logline"
 	"github.com/kontiki/kontiki/internal/newcomers"
 	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
@@ -131,8 +132,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		BaseContext: func(net.Listener) context.Context { return ctx }, ConnContext: newcomers.ConnContext}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
-	limited := newcomers.Limit(linger.Listener(l, linger.Patience), newcomers.Share(strangersShare, connectionsShare), func(closed int, last net.Addr) {
-		slog.Warn("closed connections to the node's port: too many are open, or have not authenticated", "closed", closed, "last", last.String())
+	noise := logline.NewLimited(slog.Default())
+	limited := newcomers.Limit(linger.Listener(l, linger.Patience), newcomers.Share(strangersShare, connectionsShare), func(remote net.Addr) {
+		noise.Warn("closed a connection to the node's port: too many are open, or have not authenticated", "remote", remote.String())
 	})
 	err := srv.Serve(tls.NewListener(limited, c))
 	if ctx.Err() != nil {
