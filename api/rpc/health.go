@@ -14,6 +14,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/internal/broadcast"
+	"github.com/kontiki/kontiki/internal/contain"
 )
 
 // healthPeriod is the interval at which the health is checked while somebody watches it.
@@ -48,6 +49,7 @@ type poll struct {
 	mu      sync.Mutex
 	watches int
 	stop    context.CancelFunc
+	done    chan struct{}                 // closed when the present run has ended
 	last    *healthv1.HealthCheckResponse // nil until the first check has ended
 	changed broadcast.Signal
 }
@@ -60,15 +62,25 @@ func (p *poll) join() {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	p.stop, p.last = cancel, nil
-	go p.run(ctx)
+	done := make(chan struct{})
+	p.stop, p.last, p.done = cancel, nil, done
+	go func() {
+		defer close(done)
+		p.run(ctx)
+	}()
 }
 
+// leave removes a watch. The last one waits for the end of the run, whose context it has ended.
 func (p *poll) leave() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.watches--; p.watches == 0 {
+	p.watches--
+	last, done := p.watches == 0, p.done
+	if last {
 		p.stop()
+	}
+	p.mu.Unlock()
+	if last {
+		<-done
 	}
 }
 
@@ -76,7 +88,10 @@ func (p *poll) run(ctx context.Context) {
 	ticker := time.NewTicker(healthPeriod)
 	defer ticker.Stop()
 	for {
-		now := p.read(ctx)
+		var now *healthv1.HealthCheckResponse
+		if err := contain.Run(func() error { now = p.read(ctx); return nil }); err != nil { // it has panicked
+			now = &healthv1.HealthCheckResponse{Status: healthv1.HealthCheckResponse_NOT_SERVING}
+		}
 		p.mu.Lock()
 		if ctx.Err() != nil { // its last watch has left, and another poll may run already
 			p.mu.Unlock()

@@ -109,3 +109,15 @@ func TestHealthWatchesEnd(t *testing.T) {
 		wantCode(t, err, codes.Unavailable)
 	}
 }
+
+// TestAHealthCheckThatPanicsEndsNothing: the check runs for all watches, in a goroutine of its own.
+func TestAHealthCheckThatPanicsEndsNothing(t *testing.T) {
+	conn := dialHealth(t, func(context.Context) error { panic("a mistake") }, func(*rpc.Server) {})
+	stream, err := healthv1.NewHealthClient(conn).Watch(deadline(t), &healthv1.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now, err := stream.Recv(); err != nil || now.Status != healthv1.HealthCheckResponse_NOT_SERVING {
+		t.Errorf("the watch shows %v, %v", now, err)
+	}
+}
