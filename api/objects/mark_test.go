@@ -28,7 +28,7 @@ func TestAListThatOutlivesItsTokenGoesOnAtALaterRevision(t *testing.T) {
 				ended := make(chan error)
 				go func() { ended <- h.Objects.Mark(ctx, slog.New(slog.DiscardHandler)) }()
 				defer func() { stop(); <-ended }()
-				time.Sleep(began)
+				time.Sleep(began) // virtual
 				list := func(token string) (*objects.ListResult, error) {
 					return h.Objects.List(ctx, request(h, "configmaps", "default", ""), objects.ListOptions{Limit: 1, Continue: token})
 				}
@@ -36,7 +36,7 @@ func TestAListThatOutlivesItsTokenGoesOnAtALaterRevision(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(5 * time.Minute)
+				time.Sleep(5 * time.Minute) // virtual
 				_, err = list(first.Continue)
 				if !apierrors.IsResourceExpired(err) {
 					t.Fatalf("after five minutes: %v", err)

@@ -22,7 +22,7 @@ type panicking struct {
 
 func (s *panicking) Watch(prefix string, after uint64) (kv.Watcher, error) {
 	if s.atOnce {
-		panic("at once")
+		panic("at once") // what is tested: nothing of the response has been sent
 	}
 	w, err := s.Store.Watch(prefix, after)
 	return panickingWatcher{w}, err
@@ -30,7 +30,9 @@ func (s *panicking) Watch(prefix string, after uint64) (kv.Watcher, error) {
 
 type panickingWatcher struct{ kv.Watcher }
 
-func (panickingWatcher) Next(context.Context) ([]*kv.Event, uint64, error) { panic("in the middle") }
+func (panickingWatcher) Next(context.Context) ([]*kv.Event, uint64, error) {
+	panic("in the middle") // what is tested: the response has begun
+}
 
 // TestAResponseThatBreaksOffIsCut: no error is appended to a response that has begun, and the client sees that it is incomplete.
 func TestAResponseThatBreaksOffIsCut(t *testing.T) {

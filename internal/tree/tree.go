@@ -70,13 +70,19 @@ type path struct {
 
 func (p *path) here() *level { return &p.levels[len(p.levels)-1] }
 
-// enter makes the directory fd the present one, and owns fd from then on.
-func (p *path) enter(fd int, st *unix.Stat_t) {
+// enter makes the directory fd the present one, and owns fd from then on, also after an error.
+func (p *path) enter(fd int) (*unix.Stat_t, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
 	o := p.take(fd)
 	p.levels = append(p.levels, level{id: id{uint64(st.Dev), st.Ino}, open: o})
 	if i := len(p.levels) - 1 - window; i >= 0 {
 		p.release(&p.levels[i])
 	}
+	return &st, nil
 }
 
 func (p *path) take(fd int) *open {
@@ -212,13 +218,11 @@ func Walk(ctx context.Context, dir string, most int, visit func(*unix.Stat_t) er
 	var p path
 	defer p.close()
 	enter := func(fd int) error {
-		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err != nil {
-			unix.Close(fd)
+		st, err := p.enter(fd)
+		if err != nil {
 			return err
 		}
-		p.enter(fd, &st)
-		return visit(&st)
+		return visit(st)
 	}
 	if err := enter(fd); err != nil {
 		return err
@@ -320,16 +324,7 @@ func RemoveIn(ctx context.Context, parent *os.File, name string) error {
 func empty(ctx context.Context, fd int, top string) error {
 	var p path
 	defer p.close()
-	enter := func(fd int) error {
-		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err != nil {
-			unix.Close(fd)
-			return err
-		}
-		p.enter(fd, &st)
-		return nil
-	}
-	if err := enter(fd); err != nil {
+	if _, err := p.enter(fd); err != nil {
 		return err
 	}
 	for {
@@ -366,7 +361,7 @@ func empty(ctx context.Context, fd int, top string) error {
 			continue
 		}
 		if err == nil {
-			err = enter(fd)
+			_, err = p.enter(fd)
 		}
 		if err != nil {
 			return p.fail("remove", top, e.name, err)

@@ -36,7 +36,7 @@ func TestNoTerminalPhaseWhileSomethingRuns(t *testing.T) {
 			d := int64(60)
 			p.Spec.ActiveDeadlineSeconds = &d
 			return p
-		}, func(*node, *corev1.Pod) { time.Sleep(60 * time.Second) }, corev1.PodRunning, "DeadlineExceeded"},
+		}, func(*node, *corev1.Pod) { time.Sleep(60 * time.Second) }, corev1.PodRunning, "DeadlineExceeded"}, // virtual
 		{"an eviction", func() *corev1.Pod { return pod("a", corev1.RestartPolicyAlways, ignores) }, func(n *node, p *corev1.Pod) {
 			if !n.m.Stop(p.UID, Stop{Reason: "Evicted", Message: "The node was low on resource: memory.", Condition: &corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "TerminationByKubelet"}}) {
 				n.t.Error("the pod is not known")
@@ -60,7 +60,7 @@ func TestNoTerminalPhaseWhileSomethingRuns(t *testing.T) {
 				n.m.Update(p)
 				n.status(p)
 				c.begin(n, p)
-				time.Sleep(20 * time.Second) // of the 30 that it has
+				time.Sleep(20 * time.Second) // virtual: of the 30 that it has
 				s := n.status(p)
 				if s.Phase != c.during || s.Reason != "" {
 					t.Errorf("while it runs: %s %s", s.Phase, s.Reason)
@@ -68,7 +68,7 @@ func TestNoTerminalPhaseWhileSomethingRuns(t *testing.T) {
 				if c.reason == "Evicted" && condition(s.Conditions, corev1.DisruptionTarget) == nil {
 					t.Error("the condition waits for the end")
 				}
-				time.Sleep(15 * time.Second)
+				time.Sleep(15 * time.Second) // virtual
 				s = n.status(p)
 				if s.Phase != corev1.PodFailed || s.Reason != c.reason || !n.hasEnded(p) {
 					t.Errorf("in the end: %s %s", s.Phase, s.Reason)
@@ -94,7 +94,7 @@ func TestAnEvictionSurvivesTheAgent(t *testing.T) {
 		n.stop() // in the middle of the grace period
 		n.start()
 		n.m.Update(p)
-		time.Sleep(35 * time.Second)
+		time.Sleep(35 * time.Second) // virtual
 		if s := n.status(p); s.Phase != corev1.PodFailed || s.Reason != "Evicted" || s.Message != "why" {
 			t.Errorf("%s %s %s", s.Phase, s.Reason, s.Message)
 		}
@@ -107,10 +107,10 @@ func TestOneStopShortensAnother(t *testing.T) {
 		n.m.Update(p)
 		n.running(p, "c1")
 		n.m.Update(deleting(p, 30))
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // virtual
 		now := time.Duration(0)
 		n.m.Stop(p.UID, Stop{Grace: &now})
-		time.Sleep(1100 * time.Millisecond)
+		time.Sleep(1100 * time.Millisecond) // virtual
 		if !n.hasEnded(p) {
 			t.Error("it still has its first grace period")
 		}
@@ -154,7 +154,7 @@ func TestSidecarsPreStopBeginsAtOnce(t *testing.T) {
 				n.running(p, "c1")
 				began = time.Now()
 				n.m.Update(deleting(p, c.grace))
-				time.Sleep(30 * time.Second)
+				time.Sleep(30 * time.Second) // virtual
 				if !n.hasEnded(p) || hooked != 0 || signalled != c.signalled {
 					t.Errorf("the hook ran after %v, the signal came after %v", hooked, signalled)
 				}
@@ -181,7 +181,7 @@ func TestAProcessHasTwoSecondsAfterAHookThatHangs(t *testing.T) {
 		n.m.Update(p)
 		n.running(p, "c1")
 		n.m.Update(deleting(p, 3))
-		time.Sleep(4600 * time.Millisecond)
+		time.Sleep(4600 * time.Millisecond) // virtual
 		if !n.hasEnded(p) || !saved {
 			t.Errorf("saved: %v", saved)
 		}
@@ -207,19 +207,19 @@ func TestReadinessIsReportedWhileAnotherContainerStops(t *testing.T) {
 		p.Spec.Containers[0].LivenessProbe.InitialDelaySeconds = 5
 		p.Spec.Containers[1].ReadinessProbe = probe("check")
 		n.m.Update(p)
-		time.Sleep(8 * time.Second) // the first is being stopped: it has 30 s
+		time.Sleep(8 * time.Second) // virtual: the first is being stopped: it has 30 s
 		if s := n.status(p); !s.ContainerStatuses[1].Ready {
 			t.Fatalf("%+v", s.ContainerStatuses[1])
 		}
 		healthy = false
 		third := n.running(p, "c3")
 		n.rt.Exit(third.ID, 1, false)
-		time.Sleep(3 * time.Second)
+		time.Sleep(3 * time.Second) // virtual
 		s := n.status(p)
 		if s.ContainerStatuses[1].Ready || condition(s.Conditions, corev1.PodReady).Status != corev1.ConditionFalse {
 			t.Error("an unready container is still ready in the status")
 		}
-		time.Sleep(30 * time.Second)
+		time.Sleep(30 * time.Second) // virtual
 		if n.running(p, "c3").ID == third.ID || n.running(p, "c1").Attempt == 0 {
 			t.Error("what ended meanwhile was not restarted")
 		}
@@ -238,8 +238,8 @@ func TestFailuresToEndAPodBackOff(t *testing.T) {
 		n.mu.Unlock()
 		n.m.Remove(p.UID)
 		for range 600 {
-			time.Sleep(time.Second)
-			n.m.Retry() // does not make it try at once
+			time.Sleep(time.Second) // virtual
+			n.m.Retry()             // does not make it try at once
 		}
 		synctest.Wait()
 		n.mu.Lock()
@@ -254,7 +254,7 @@ func TestFailuresToEndAPodBackOff(t *testing.T) {
 				t.Errorf("%d bytes: %s", len(text), text)
 			}
 		}
-		time.Sleep(2 * maxEndDelay)
+		time.Sleep(2 * maxEndDelay) // virtual
 		synctest.Wait()
 		if _, err := os.Stat(n.m.podDir(p.UID)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the pod's directory is left: %v", err)

@@ -19,7 +19,7 @@ func TestBackOffIsOfAnImageAndItsResources(t *testing.T) {
 		n.rt.Provide("docker.io/test/fixed:1")
 		p := pod("a", corev1.RestartPolicyAlways, "sh|-c|exit 3")
 		n.m.Update(p)
-		time.Sleep(40 * time.Second)
+		time.Sleep(40 * time.Second) // virtual
 		if w := n.status(p).ContainerStatuses[0].State.Waiting; w == nil || w.Reason != "CrashLoopBackOff" {
 			t.Fatalf("%+v", w)
 		}
@@ -28,7 +28,7 @@ func TestBackOffIsOfAnImageAndItsResources(t *testing.T) {
 		p.Spec.Containers[0].Image = "docker.io/test/fixed:1"
 		before := n.status(p).ContainerStatuses[0].RestartCount
 		n.m.Update(p)
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // virtual
 		if s := n.status(p).ContainerStatuses[0]; s.RestartCount <= before || s.Image != "docker.io/test/fixed:1" {
 			t.Errorf("the mended image waits for the broken one's back-off: %+v", s)
 		}
@@ -94,7 +94,7 @@ func TestEphemeralContainersRun(t *testing.T) {
 		if c := n.rt.Config(debug.ID); c.ProcessesOf != main.ID || !c.Stdin {
 			t.Errorf("made from %+v", c)
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // virtual
 		s := n.status(p)
 		if len(s.EphemeralContainerStatuses) != 2 || s.EphemeralContainerStatuses[0].State.Running == nil || s.EphemeralContainerStatuses[1].RestartCount != 0 {
 			t.Fatalf("%+v", s.EphemeralContainerStatuses)
@@ -125,7 +125,7 @@ func TestTwoPodsOfOneName(t *testing.T) {
 		n.running(old, "c1")
 		n.m.Remove(old.UID) // deleted by force: it still stops
 		n.status(old)
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // virtual
 		successor := pod("web", corev1.RestartPolicyAlways, trap)
 		successor.UID, successor.CreationTimestamp = "uid-new", metav1.NewTime(time.Now())
 		n.m.Update(successor)
