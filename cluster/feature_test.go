@@ -30,9 +30,13 @@ func (n *node) awaitLevel(level int) {
 	})
 }
 
-// skip proposes what only the newest level allows.
-func (n *node) skip(revision uint64) (kv.Result, error) {
-	return n.c.Propose(context.Background(), &kv.Command{ID: random.CommandID(), Since: 1, Restore: &kv.Restore{Revision: revision}})
+// count proposes what only the newest level allows.
+func (n *node) count() (kv.Result, error) {
+	return n.c.Propose(context.Background(), counting())
+}
+
+func counting() *kv.Command {
+	return &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: "/t/a/b/count", Add: 1, Cond: kv.AtMost, Most: 1}}}
 }
 
 // TestRollingUpgrade replaces masters of the previous program one by one, with each kind leading the other, and writes all
@@ -46,6 +50,9 @@ func TestRollingUpgrade(t *testing.T) {
 	for i, n := range m.nodes {
 		if err := m.leader().c.requireLevel(context.Background(), FeatureLevel, "something new"); !errors.Is(err, errclass.ErrFeatureLevel) || !strings.Contains(err.Error(), "previous") {
 			t.Fatalf("something new while %d masters are of the previous program: %v", 3-i, err)
+		}
+		if _, err := n.count(); !errors.Is(err, kv.ErrUnsupported) {
+			t.Fatalf("a new command while %d masters are of the previous program: %v", 3-i, err)
 		}
 		n.stop()
 		n.cfg.FeatureLevel, n.cfg.Version = 0, "next"
@@ -68,9 +75,13 @@ func TestRollingUpgrade(t *testing.T) {
 			t.Errorf("%s reads %q", n.cfg.Name, got)
 		}
 	}
-	far := m.nodes[0].c.store.View().Revision() + 1000
-	if r, err := m.nodes[0].skip(far); err != nil || r.Revision != far {
+	if r, err := m.nodes[0].count(); err != nil || r.Failed != nil {
 		t.Errorf("what the level allows: %+v, %v", r, err)
+	}
+	for _, n := range m.nodes { // the reason of a failure reaches the masters that do not lead
+		if r, err := n.count(); err != nil || r.Failed == nil || r.Failed.Cond != kv.AtMost || r.Failed.Count != 1 {
+			t.Errorf("%s: above the limit: %+v, %v", n.cfg.Name, r, err)
+		}
 	}
 
 	// There is no way back: neither for a member nor for a new one.
@@ -108,11 +119,14 @@ func TestAnOlderProgramStopsBeforeItDiverges(t *testing.T) {
 	m.lead(m.nodes[0])
 	m.leader().put("/t/a/b/c", "known")
 	before := old.get("/t/a/b/c")
-	far := m.leader().c.store.View().Revision() + 5000
-	if _, err := m.leader().skip(far); err != nil {
+	data, err := fsm.EncodeCommand(counting())
+	if err != nil {
 		t.Fatal(err)
 	}
-	err := <-old.stopped
+	if state, err := m.leader().c.consensus.Internals().Propose(t.Context(), data); state != clusterv1.Outcome_STATE_COMMITTED {
+		t.Fatal(state, err)
+	}
+	err = <-old.stopped
 	if !errors.Is(err, errclass.ErrFeatureLevel) {
 		t.Fatalf("the older program ended with: %v", err)
 	}
@@ -121,7 +135,7 @@ func TestAnOlderProgramStopsBeforeItDiverges(t *testing.T) {
 	old.cfg.FeatureLevel = 0
 	old.start()
 	old.waitReady()
-	if got := old.get("/t/a/b/c"); before != "known" || got != "later" || old.c.store.View().Revision() <= far {
+	if got := old.get("/t/a/b/c"); before != "known" || got != "later" || old.get("/t/a/b/count") != "1" {
 		t.Errorf("before %q, after the upgrade %q at revision %d", before, got, old.c.store.View().Revision())
 	}
 }

@@ -27,8 +27,8 @@ var (
 const (
 	// CommandVersion is the newest version of the apply rules that this program knows. Every change of what a command means,
 	// including a new field, needs a new version. EncodeCommand writes the lowest version that can express the command: 1; 2 for a
-	// command with a Restore; 3 for one with a Since.
-	CommandVersion = 3
+	// command with a Restore; 3 for one with a Since; 4 for one with an addition to a counter.
+	CommandVersion = 4
 	// MaxKeyBytes limits the length of a key.
 	MaxKeyBytes = 4096
 )
@@ -38,6 +38,7 @@ const (
 	fieldVersion, fieldID, fieldOperations, fieldRestore, fieldSince = 1, 2, 3, 4, 5
 	fieldFrom, fieldKeep, fieldRestoreRevision                       = 1, 2, 3
 	fieldKind, fieldKey, fieldValue, fieldCondition, fieldOpRevision = 1, 2, 3, 4, 5
+	fieldAdd, fieldMost                                              = 6, 7
 )
 
 // EncodeCommand returns the log entry for a command (the wire form of kontiki.store.v1.Command), in a new buffer. It returns the
@@ -70,6 +71,8 @@ func EncodeCommand(c *kv.Command) ([]byte, error) {
 		}
 		b = appendUint(b, fieldCondition, uint64(op.Cond))
 		b = appendUint(b, fieldOpRevision, op.Revision)
+		b = appendUint(b, fieldAdd, protowire.EncodeZigZag(op.Add))
+		b = appendUint(b, fieldMost, protowire.EncodeZigZag(op.Most))
 	}
 	if r := c.Restore; r != nil {
 		b = appendRestore(b, r)
@@ -83,6 +86,11 @@ func EncodeCommand(c *kv.Command) ([]byte, error) {
 
 // versionOf returns the lowest version that can express the command.
 func versionOf(c *kv.Command) uint64 {
+	for i := range c.Ops {
+		if c.Ops[i].Add != 0 {
+			return 4
+		}
+	}
 	switch {
 	case c.Since != 0:
 		return 3
@@ -105,7 +113,8 @@ func appendRestore(b []byte, r *kv.Restore) []byte {
 }
 
 func opSize(op *kv.Op) int {
-	n := sizeUint(uint64(opKind(op))) + 1 + protowire.SizeBytes(len(op.Key)) + sizeUint(uint64(op.Cond)) + sizeUint(op.Revision)
+	n := sizeUint(uint64(opKind(op))) + 1 + protowire.SizeBytes(len(op.Key)) + sizeUint(uint64(op.Cond)) + sizeUint(op.Revision) +
+		sizeUint(protowire.EncodeZigZag(op.Add)) + sizeUint(protowire.EncodeZigZag(op.Most))
 	if len(op.Value) > 0 {
 		n += 1 + protowire.SizeBytes(len(op.Value))
 	}
@@ -118,6 +127,8 @@ func opKind(op *kv.Op) storev1.Operation_Kind {
 		return storev1.Operation_KIND_CHECK
 	case op.Delete:
 		return storev1.Operation_KIND_DELETE
+	case op.Add != 0:
+		return storev1.Operation_KIND_ADD
 	}
 	return storev1.Operation_KIND_PUT
 }
@@ -255,11 +266,15 @@ func decodeOp(op *kv.Op, data []byte) error {
 			cond = v
 		case fieldOpRevision:
 			op.Revision = v
+		case fieldAdd:
+			op.Add = protowire.DecodeZigZag(v)
+		case fieldMost:
+			op.Most = protowire.DecodeZigZag(v)
 		default:
 			return errUnknownField
 		}
 		return nil
-	}, 1<<fieldKind|1<<fieldCondition|1<<fieldOpRevision)
+	}, 1<<fieldKind|1<<fieldCondition|1<<fieldOpRevision|1<<fieldAdd|1<<fieldMost)
 	if err != nil {
 		return err
 	}
@@ -269,10 +284,14 @@ func decodeOp(op *kv.Op, data []byte) error {
 		op.Delete = true
 	case uint64(storev1.Operation_KIND_CHECK):
 		op.Check = true
+	case uint64(storev1.Operation_KIND_ADD):
 	default:
 		return fmt.Errorf("unknown kind %d", kind)
 	}
-	if cond > uint64(kv.AtRevision) {
+	if adds := kind == uint64(storev1.Operation_KIND_ADD); adds != (op.Add != 0) {
+		return fmt.Errorf("kind %d with the addition %d", kind, op.Add)
+	}
+	if cond > uint64(kv.AtMost) {
 		return fmt.Errorf("unknown condition %d", cond)
 	}
 	op.Cond = kv.Condition(cond)
@@ -297,10 +316,16 @@ func checkCommand(c *kv.Command) error {
 			return fmt.Errorf("%w: operation %d: %w", ErrBadCommand, i, err)
 		}
 		switch {
-		case op.Cond > kv.AtRevision:
+		case op.Cond > kv.AtMost:
 			return fmt.Errorf("%w: operation %d: unknown condition %d", ErrBadCommand, i, op.Cond)
 		case op.Revision != 0 && op.Cond != kv.AtRevision:
 			return fmt.Errorf("%w: operation %d: a revision without the condition that uses it", ErrBadCommand, i)
+		case op.Most != 0 && op.Cond != kv.AtMost:
+			return fmt.Errorf("%w: operation %d: a limit without the condition that uses it", ErrBadCommand, i)
+		case op.Cond == kv.AtMost && op.Add == 0:
+			return fmt.Errorf("%w: operation %d: a limit without an addition", ErrBadCommand, i)
+		case op.Add != 0 && (op.Delete || op.Check || len(op.Value) > 0):
+			return fmt.Errorf("%w: operation %d: an addition that is also something else", ErrBadCommand, i)
 		case op.Delete && op.Check:
 			return fmt.Errorf("%w: operation %d: both delete and check", ErrBadCommand, i)
 		case (op.Delete || op.Check) && len(op.Value) > 0:

@@ -25,6 +25,7 @@ func seedCommands() []*kv.Command {
 		{ID: id, Ops: []kv.Op{{Key: "/a/b/c/d", Delete: true, Cond: kv.Exists}, {Key: "/ü", Check: true, Cond: kv.Absent}}},
 		{ID: id, Ops: []kv.Op{{Key: "/x", Value: bytes.Repeat([]byte("y"), 300), Cond: kv.AtRevision, Revision: 1 << 40}}},
 		{ID: id, Ops: []kv.Op{{Key: "/x", Cond: kv.AtRevision}}},
+		{ID: id, Ops: []kv.Op{{Key: "/n", Add: -3}, {Key: "/m", Add: 1 << 50, Cond: kv.AtMost, Most: -1}, {Key: "/o", Add: 1, Cond: kv.AtMost}}},
 		{ID: id, Restore: &kv.Restore{}},
 		{ID: id, Ops: []kv.Op{{Key: "/kept/epoch", Value: []byte("2")}}, Restore: &kv.Restore{From: "/kept/staged/", Keep: "/kept/", Revision: 1 << 33}},
 	}
@@ -52,7 +53,11 @@ func message(c *kv.Command) *storev1.Command {
 	for _, op := range c.Ops {
 		m.Operations = append(m.Operations, &storev1.Operation{
 			Kind: opKind(&op), Key: op.Key, Value: op.Value, Condition: storev1.Operation_Condition(op.Cond), Revision: op.Revision,
+			Add: op.Add, Most: op.Most,
 		})
+		if op.Add != 0 {
+			m.Version = 4
+		}
 	}
 	return m
 }
@@ -83,7 +88,10 @@ func TestBadCommands(t *testing.T) {
 		"long key":           {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/" + strings.Repeat("k", MaxKeyBytes)}}}, ErrBadCommand},
 		"key twice":          {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a"}, {Key: "/b"}, {Key: "/a", Check: true}}}, ErrBadCommand},
 		"key twice of many":  {many(func(o []kv.Op) { o[19].Key = o[3].Key }), ErrBadCommand},
-		"condition":          {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Cond: 4}}}, ErrBadCommand},
+		"condition":          {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Cond: 5}}}, ErrBadCommand},
+		"useless limit":      {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Add: 1, Most: 1}}}, ErrBadCommand},
+		"limit of a put":     {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Cond: kv.AtMost, Most: 1}}}, ErrBadCommand},
+		"addition and value": {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Add: 1, Value: []byte("x")}}}, ErrBadCommand},
 		"useless revision":   {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Cond: kv.Exists, Revision: 1}}}, ErrBadCommand},
 		"delete and check":   {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Check: true, Delete: true}}}, ErrBadCommand},
 		"delete of a value":  {&kv.Command{ID: id, Ops: []kv.Op{{Key: "/a", Delete: true, Value: []byte("x")}}}, ErrBadCommand},

@@ -62,6 +62,8 @@ func FuzzSnapshot(f *testing.F) {
 		craft(recordObject, &storev1.SnapshotObject{Key: "/a", CreateRevision: 3, ModRevision: 5, Value: []byte("x")})))
 	f.Add(craftSnapshot(&storev1.SnapshotHeader{Format: 1, Revision: 9, Commands: 1},
 		craft(recordCommand, &storev1.SnapshotCommand{Id: make([]byte, 16), Revision: 9, Failure: &storev1.SnapshotFailure{Operation: 1}})))
+	f.Add(craftSnapshot(&storev1.SnapshotHeader{Format: 1, Revision: 9, Commands: 1},
+		craft(recordCommand, &storev1.SnapshotCommand{Id: make([]byte, 16), Revision: 9, Failure: &storev1.SnapshotFailure{Operation: 1, Condition: 4, Count: 3}})))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		tryRestore(t, data)
 		tryRestore(t, mend(data)) // get past the checksums

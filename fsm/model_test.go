@@ -24,6 +24,7 @@ type model struct {
 	// forgotten is the index of the last dated command that was forgotten.
 	forgotten uint64
 	events    []modelEvent
+	exceeded  int // commands that a limit of a counter stopped
 }
 
 type modelObject struct {
@@ -74,7 +75,12 @@ func (m *model) do(c *kv.Command) kv.Result {
 		o, exists := m.objects[op.Key]
 		holds := map[kv.Condition]bool{
 			kv.Always: true, kv.Absent: !exists, kv.Exists: exists, kv.AtRevision: exists && o.mod == op.Revision,
+			kv.AtMost: op.Add < 0 || m.count(op.Key)+op.Add <= op.Most,
 		}[op.Cond]
+		if !holds && op.Cond == kv.AtMost {
+			m.exceeded++
+			return kv.Result{Revision: m.revision, Failed: &kv.Failure{Index: i, Cond: op.Cond, Current: o.mod, Count: m.count(op.Key)}}
+		}
 		if !holds {
 			return kv.Result{Revision: m.revision, Failed: &kv.Failure{Index: i, Cond: op.Cond, Current: o.mod}}
 		}
@@ -94,6 +100,9 @@ func (m *model) do(c *kv.Command) kv.Result {
 			delete(m.objects, op.Key)
 		} else {
 			e.now = modelObject{string(op.Value), m.revision, m.revision}
+			if op.Add != 0 {
+				e.now.value = fmt.Sprint(m.count(op.Key) + op.Add)
+			}
 			if exists {
 				e.now.create = before.create
 			}
@@ -105,6 +114,14 @@ func (m *model) do(c *kv.Command) kv.Result {
 		m.events[first+i].end = m.revision
 	}
 	return kv.Result{Revision: m.revision, Revisions: revisions}
+}
+
+// count is a counter's value.
+func (m *model) count(key string) (n int64) {
+	if _, err := fmt.Sscanf(m.objects[key].value+"|", "%d|", &n); err != nil || fmt.Sprint(n) != m.objects[key].value {
+		return 0
+	}
+	return n
 }
 
 // state is a copy of the objects.
@@ -149,11 +166,21 @@ func (s *source) command(m *model) *kv.Command {
 			op.Delete = true
 		case 3:
 			op.Check = true
+		case 4, 5:
+			op.Add = 1 + s.Int63n(9)
+			if s.Intn(3) == 0 {
+				op.Add = -op.Add
+			}
 		default:
 			op.Value = make([]byte, s.Intn(40))
 			s.Read(op.Value)
 		}
 		o, exists := m.objects[op.Key]
+		if op.Add != 0 && s.Intn(2) == 0 {
+			op.Cond, op.Most = kv.AtMost, s.Int63n(20)-2
+			c.Ops = append(c.Ops, op)
+			continue
+		}
 		switch s.Intn(5) {
 		case 0:
 			op.Cond, op.Revision = kv.AtRevision, o.mod
@@ -316,6 +343,9 @@ func testModel(t *testing.T, seed int64) {
 	checkTree(t, s.current.Load().root)
 	if refused == 0 {
 		t.Error("no command was refused because its results may be forgotten")
+	}
+	if m.exceeded == 0 {
+		t.Error("no command was refused because of a counter's limit")
 	}
 }
 

@@ -25,14 +25,17 @@ type rememberedResult struct {
 	failed   bool
 	cond     kv.Condition // if it failed: the condition
 	bits     uint64       // if it failed: the operation; otherwise: which of the first 64 operations took a revision
-	more     []uint64     // the same for the operations after those; if it failed: the current revision
+	more     []uint64     // the same for the operations after those; if it failed: the current revision, and the counter unless it is 0
 }
 
 func newRememberedResult(id kv.CommandID, r *kv.Result) rememberedResult {
 	o := rememberedResult{id: id, revision: r.Revision, ops: uint32(len(r.Revisions))}
 	if f := r.Failed; f != nil {
 		o.failed, o.cond, o.bits = true, f.Cond, uint64(f.Index)
-		if f.Current != 0 {
+		switch {
+		case f.Count != 0:
+			o.more = []uint64{f.Current, uint64(f.Count)}
+		case f.Current != 0:
 			o.more = []uint64{f.Current}
 		}
 		return o
@@ -69,6 +72,9 @@ func (o *rememberedResult) result() kv.Result {
 		r.Failed = &kv.Failure{Index: int(o.bits), Cond: o.cond}
 		if len(o.more) > 0 {
 			r.Failed.Current = o.more[0]
+		}
+		if len(o.more) > 1 {
+			r.Failed.Count = int64(o.more[1])
 		}
 		return r
 	}

@@ -368,7 +368,8 @@ func decodeOutcome(o *rememberedResult, data []byte, revision uint64) error {
 }
 
 func decodeFailure(o *rememberedResult, data []byte) error {
-	return fields(data, func(num protowire.Number, v uint64, _ []byte) error {
+	var current, count uint64
+	err := fields(data, func(num protowire.Number, v uint64, _ []byte) error {
 		switch num {
 		case 1:
 			if v > math.MaxUint32 {
@@ -376,17 +377,24 @@ func decodeFailure(o *rememberedResult, data []byte) error {
 			}
 			o.bits = v
 		case 2:
-			if v > uint64(kv.AtRevision) {
+			if v > uint64(kv.AtMost) {
 				return errMalformed
 			}
 			o.cond = kv.Condition(v)
 		case 3:
-			if v != 0 {
-				o.more = []uint64{v}
-			}
+			current = v
+		case 4:
+			count = uint64(protowire.DecodeZigZag(v))
 		default:
 			return errUnknownField
 		}
 		return nil
-	}, 1<<1|1<<2|1<<3)
+	}, 1<<1|1<<2|1<<3|1<<4)
+	switch {
+	case count != 0:
+		o.more = []uint64{current, count}
+	case current != 0:
+		o.more = []uint64{current}
+	}
+	return err
 }

@@ -119,6 +119,9 @@ func (e *snapshotWriter) command(o *rememberedResult) error {
 		if len(o.more) > 0 {
 			f = appendUint(f, 3, o.more[0])
 		}
+		if len(o.more) > 1 {
+			f = appendUint(f, 4, protowire.EncodeZigZag(int64(o.more[1])))
+		}
 		b = protowire.AppendTag(b, 6, protowire.BytesType)
 		b = protowire.AppendBytes(b, f)
 		return e.end(appendUint(b, 7, o.index), nil)

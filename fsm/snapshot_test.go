@@ -270,13 +270,14 @@ func craftSnapshot(h *storev1.SnapshotHeader, records ...[]byte) []byte {
 // rejected.
 func TestSnapshotSchema(t *testing.T) {
 	id := func(i byte) []byte { return append(make([]byte, 15), i) }
-	header := &storev1.SnapshotHeader{Format: 1, Revision: 90, AppliedIndex: 7, Objects: 2, Commands: 3}
+	header := &storev1.SnapshotHeader{Format: 1, Revision: 90, AppliedIndex: 7, Objects: 2, Commands: 4}
 	o1 := craft(recordObject, &storev1.SnapshotObject{Key: "/a", CreateRevision: 3, ModRevision: 5, Value: []byte("x")})
 	o2 := craft(recordObject, &storev1.SnapshotObject{Key: "/b", CreateRevision: 90, ModRevision: 90})
 	c1 := craft(recordCommand, &storev1.SnapshotCommand{Id: id(1), Revision: 5, Operations: 2, Changed: 2})
 	c2 := craft(recordCommand, &storev1.SnapshotCommand{Id: id(2), Revision: 80, Operations: 66, Changed: 1, ChangedMore: []byte{2, 0, 0, 0, 0, 0, 0, 0}})
 	c3 := craft(recordCommand, &storev1.SnapshotCommand{Id: id(3), Revision: 90, Failure: &storev1.SnapshotFailure{Operation: 4, Condition: 3, Current: 60}})
-	good := craftSnapshot(header, o1, o2, c1, c2, c3)
+	c4 := craft(recordCommand, &storev1.SnapshotCommand{Id: id(4), Revision: 90, Failure: &storev1.SnapshotFailure{Operation: 1, Condition: 4, Count: -7}})
+	good := craftSnapshot(header, o1, o2, c1, c2, c3, c4)
 	s := New(Options{})
 	if err := s.Restore(bytes.NewReader(good)); err != nil {
 		t.Fatal(err)
@@ -288,6 +289,10 @@ func TestSnapshotSchema(t *testing.T) {
 	r, err := s.Apply(8, mustEncode(t, &kv.Command{ID: kv.CommandID(id(2)), Ops: []kv.Op{{Key: "/other"}}}))
 	if err != nil || len(r.Revisions) != 66 || r.Revisions[0] != 79 || r.Revisions[65] != 80 {
 		t.Fatalf("a remembered result: %+v, %v", r, err)
+	}
+	r, err = s.Apply(9, mustEncode(t, &kv.Command{ID: kv.CommandID(id(4)), Ops: []kv.Op{{Key: "/other"}}}))
+	if err != nil || r.Failed == nil || *r.Failed != (kv.Failure{Index: 1, Cond: kv.AtMost, Count: -7}) {
+		t.Fatalf("a remembered failure: %+v, %v", r, err)
 	}
 	one := func(m proto.Message) []byte {
 		typ, h := byte(recordObject), &storev1.SnapshotHeader{Format: 1, Revision: 90, Objects: 1}
@@ -314,7 +319,7 @@ func TestSnapshotSchema(t *testing.T) {
 		"changed before revision": one(&storev1.SnapshotCommand{Id: id(1), Revision: 1, Operations: 2, Changed: 3}),
 		"bits missing":            one(&storev1.SnapshotCommand{Id: id(1), Revision: 90, Operations: 65, Changed: 1}),
 		"failed and applied":      one(&storev1.SnapshotCommand{Id: id(1), Revision: 9, Operations: 1, Failure: &storev1.SnapshotFailure{}}),
-		"condition not known":     one(&storev1.SnapshotCommand{Id: id(1), Revision: 9, Failure: &storev1.SnapshotFailure{Condition: 4}}),
+		"condition not known":     one(&storev1.SnapshotCommand{Id: id(1), Revision: 9, Failure: &storev1.SnapshotFailure{Condition: 5}}),
 		"huge counts":             craftSnapshot(&storev1.SnapshotHeader{Format: 1, Objects: 1 << 62}),
 	} {
 		if err := s.Restore(bytes.NewReader(b)); !errors.Is(err, ErrBadSnapshot) {

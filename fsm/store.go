@@ -201,6 +201,10 @@ func (t *edit) test(ops []kv.Op) *kv.Failure {
 		case op.Cond == kv.Absent && v == nil,
 			op.Cond == kv.Exists && v != nil,
 			op.Cond == kv.AtRevision && v != nil && current == op.Revision:
+		case op.Cond == kv.AtMost:
+			if count := kv.Counter(v); op.Exceeds(count) {
+				return &kv.Failure{Index: i, Cond: op.Cond, Current: current, Count: count}
+			}
 		default:
 			return &kv.Failure{Index: i, Cond: op.Cond, Current: current}
 		}
@@ -226,7 +230,11 @@ func (t *edit) execute(ops []kv.Op, entry int) []uint64 {
 			t.event(kv.Deleted, gone, prev)
 		default:
 			t.revision++
-			v := t.s.forms.NewVersion(op.Key, keep(op.Value, entry), t.revision, t.revision)
+			value := keep(op.Value, entry)
+			if op.Add != 0 {
+				value = kv.CounterValue(kv.AddSaturated(kv.Counter(t.root.get(op.Key)), op.Add))
+			}
+			v := t.s.forms.NewVersion(op.Key, value, t.revision, t.revision)
 			var prev *kv.Version
 			if t.root, prev = t.root.put(t.id, v); prev != nil {
 				v.Key, v.CreateRevision = prev.Key, prev.CreateRevision

@@ -52,6 +52,13 @@ func (o *overlay) Propose(_ context.Context, c *kv.Command) (kv.Result, error) {
 			current = v.ModRevision
 		}
 		holds := op.Cond == kv.Always || op.Cond == kv.Absent && !ok || op.Cond == kv.Exists && ok || op.Cond == kv.AtRevision && ok && current == op.Revision
+		if op.Cond == kv.AtMost {
+			count := kv.Counter(v)
+			if op.Exceeds(count) {
+				return kv.Result{Revision: o.revision, Failed: &kv.Failure{Index: i, Cond: op.Cond, Current: current, Count: count}}, nil
+			}
+			continue
+		}
 		if !holds {
 			return kv.Result{Revision: o.revision, Failed: &kv.Failure{Index: i, Cond: op.Cond, Current: current}}, nil
 		}
@@ -71,6 +78,9 @@ func (o *overlay) stage(op kv.Op) (revision uint64) {
 		o.keys[op.Key] = k
 		o.order = append(o.order, op.Key)
 	}
+	if op.Add != 0 {
+		return o.add(k, op)
+	}
 	if !k.changed && strength(op.Cond) > strength(k.op.Cond) {
 		// Both conditions are about the base, and both hold there: keep the stronger one.
 		k.op.Cond, k.op.Revision = op.Cond, op.Revision
@@ -84,6 +94,12 @@ func (o *overlay) stage(op kv.Op) (revision uint64) {
 	}
 	o.revision++
 	k.changed = true
+	if k.op.Add != 0 { // a value replaces what was added to it before
+		k.op.Add, k.op.Most = 0, 0
+		if k.op.Cond == kv.AtMost {
+			k.op.Cond = kv.Always
+		}
+	}
 	if op.Delete {
 		k.version = nil
 		k.op.Delete, k.op.Check, k.op.Value = true, false, nil
@@ -98,6 +114,45 @@ func (o *overlay) stage(op kv.Op) (revision uint64) {
 	}
 	k.version = &kv.Version{Key: op.Key, Value: op.Value, CreateRevision: created, ModRevision: o.revision}
 	k.op.Delete, k.op.Check, k.op.Value = false, false, op.Value
+	return o.revision
+}
+
+// add stages an addition, whose condition has been tested. The command gets the sum of all additions to a counter, with a limit of the
+// sum that each of their limits allows: an addition after a limited one moves that limit along. An addition to a value that the command puts becomes part of the value.
+func (o *overlay) add(k *stagedKey, op kv.Op) (revision uint64) {
+	before, existed := o.Get(op.Key)
+	o.revision++
+	value := kv.CounterValue(kv.AddSaturated(kv.Counter(before), op.Add))
+	created := o.revision
+	if existed {
+		created = before.CreateRevision
+	}
+	puts := k.changed && !k.op.Check && k.op.Add == 0
+	k.changed = true
+	k.version = &kv.Version{Key: op.Key, Value: value, CreateRevision: created, ModRevision: o.revision}
+	if puts {
+		k.op.Delete, k.op.Value = false, value
+		return o.revision
+	}
+	if k.op.Cond == kv.AtMost {
+		k.op.Most = kv.AddSaturated(k.op.Most, op.Add)
+	}
+	if op.Cond == kv.AtMost {
+		switch k.op.Cond {
+		case kv.AtMost:
+			k.op.Most = min(k.op.Most, op.Most)
+		case kv.Always:
+			k.op.Cond, k.op.Most = kv.AtMost, op.Most
+		case kv.Exists: // two conditions: require what both were tested on
+			base, _ := o.base.Get(op.Key)
+			k.op.Cond, k.op.Revision = kv.AtRevision, base.ModRevision
+		}
+	}
+	k.op.Add = kv.AddSaturated(k.op.Add, op.Add)
+	k.op.Check = k.op.Add == 0
+	if k.op.Check && k.op.Cond == kv.AtMost { // nothing is added, so no limit can be exceeded
+		k.op.Cond, k.op.Most = kv.Always, 0
+	}
 	return o.revision
 }
 

@@ -168,6 +168,8 @@ func storeError(r *Request, err error) error {
 			Status: metav1.StatusFailure, Code: http.StatusInsufficientStorage, Reason: metav1.StatusReasonServiceUnavailable,
 			Message: fmt.Sprintf("the cluster is read-only, nothing was changed: %v", err),
 		}}
+	case errors.Is(err, kv.ErrUnsupported):
+		return apierrors.NewServiceUnavailable(fmt.Sprintf("nothing was changed: %v", err))
 	case errors.Is(err, kv.ErrNoLeader):
 		return apierrors.NewServiceUnavailable("the cluster has no leader at the moment, nothing was changed; try again")
 	case errors.Is(err, kv.ErrOutcomeUnknown), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):

@@ -48,6 +48,7 @@ func resultFromProto(o *clusterv1.Outcome) attemptResult {
 				Index:   int(o.Failure.Index),
 				Cond:    kv.Condition(o.Failure.Condition),
 				Current: o.Failure.Current,
+				Count:   o.Failure.Count,
 			}
 		}
 	case clusterv1.Outcome_STATE_REFUSED, clusterv1.Outcome_STATE_INVALID, clusterv1.Outcome_STATE_FULL:
@@ -65,7 +66,7 @@ func resultToProto(out attemptResult) *clusterv1.Outcome {
 		o.Message, o.Reason = out.err.Error(), reasonOf(out.err)
 	}
 	if f := out.result.Failed; f != nil {
-		o.Failure = &clusterv1.Failure{Index: int32(f.Index), Condition: uint32(f.Cond), Current: f.Current}
+		o.Failure = &clusterv1.Failure{Index: int32(f.Index), Condition: uint32(f.Cond), Current: f.Current, Count: f.Count}
 	}
 	return o
 }

@@ -30,7 +30,7 @@ const (
 //
 // If the leader is lost, the outcome is unknown; the command is then proposed again under its id, which the state machine applies
 // only once, until the context ends (Timings.Propose if it has no deadline). Errors: kv.ErrTooLarge and the other errors of
-// fsm.EncodeCommand, at once; kv.ErrNoLeader if the command was certainly never proposed, kv.ErrDiskFull if it was not because the
+// fsm.EncodeCommand, and kv.ErrUnsupported, at once; kv.ErrNoLeader if the command was certainly never proposed, kv.ErrDiskFull if it was not because the
 // disks are full; kv.ErrOutcomeUnknown if it may be committed now or later, or may have been so long ago that its result is no
 // longer remembered.
 func (n *Replica) Propose(ctx context.Context, cmd *kv.Command) (kv.Result, error) {
@@ -108,15 +108,24 @@ const datedVersion = 3
 // proposed: an attempt that arrives after its result may have been forgotten is then refused, and not applied again. A master that
 // has just started may not know the feature level yet; then the leader refuses its command, and the master encodes it again.
 func (n *Replica) encode(cmd *kv.Command) (data []byte, dated bool, err error) {
-	if !n.dating() {
-		data, err = fsm.EncodeCommand(cmd)
-		return data, cmd.Since != 0, err
+	if dated = n.dating() || cmd.Since != 0; n.dating() {
+		copied := *cmd
+		copied.Since = max(n.store.AppliedIndex(), 1)
+		cmd = &copied
 	}
-	copied := *cmd
-	copied.Since = max(n.store.AppliedIndex(), 1)
-	data, err = fsm.EncodeCommand(&copied)
-	return data, true, err
+	if data, err = fsm.EncodeCommand(cmd); err != nil {
+		return nil, false, err
+	}
+	if level, version := n.FeatureLevel(), fsm.VersionOf(data); version >= counterVersion && level < int(version) {
+		return nil, false, fmt.Errorf("%w: the command needs feature level %d, the cluster is at %d, and rises when every master runs a program that supports it",
+			kv.ErrUnsupported, version, level)
+	}
+	return data, dated, nil
 }
+
+// counterVersion is the version of commands that add to counters. From this version on, a command is not proposed before the feature
+// level allows it; what needs an earlier one asks for the level itself.
+const counterVersion = 4
 
 // dating says whether commands must have a Since: the feature level decides, and never falls.
 func (n *Replica) dating() bool {

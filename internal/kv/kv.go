@@ -25,6 +25,8 @@ var (
 	ErrDiskFull = errors.New("kv: no room")
 	// ErrTooLarge means that a command is over the size limit; nothing was proposed.
 	ErrTooLarge = errors.New("kv: command too large")
+	// ErrUnsupported means that not all masters support what the command does; nothing was proposed.
+	ErrUnsupported = errors.New("kv: not supported by all masters")
 )
 
 // MaxCommandBytes limits one encoded command. Every replica keeps whole commands in memory while it applies them.
@@ -42,6 +44,7 @@ const (
 	Absent                      // the key must not exist
 	Exists                      // the key must exist
 	AtRevision                  // the key must exist with ModRevision == Op.Revision
+	AtMost                      // an increase must leave the counter at most at Op.Most; a decrease is always allowed
 )
 
 // AtOrAbsent returns the condition that a key is as it was read: at its revision, or absent where that is 0.
@@ -52,14 +55,26 @@ func AtOrAbsent(revision uint64) Condition {
 	return AtRevision
 }
 
-// Op is one put or delete. An Op with Check set only tests its condition and changes nothing (and takes no revision).
+// Op is one put, delete or addition. An Op with Check set only tests its condition and changes nothing (and takes no revision).
+//
+// An addition (Add is not 0) adds to a counter: a key whose value is an integer in decimal (Counter). An absent key, and a value
+// that is not a counter, count as 0. Additions commute, so concurrent commands that change the same counter do not conflict; with
+// the condition AtMost they never exceed a limit either, whatever the order. The condition is about increases alone: a counter that
+// is above its limit, because the limit was lowered, can still be decreased.
+//
+// A counter may be negative: while it does not yet contain what was there when counting began, decreases may arrive before the
+// addition that corrects it. A bound at 0 would lose these decreases, and the sum would depend on the order of the commands; refusing
+// them would make it impossible to delete what was not counted. Readers show a negative counter as 0. Sums stop at the limits of
+// int64.
 type Op struct {
 	Key      string
 	Value    []byte // put: the new value; must not be modified after Propose
 	Delete   bool
 	Check    bool
+	Add      int64
 	Cond     Condition
 	Revision uint64 // for AtRevision
+	Most     int64  // for AtMost
 }
 
 // Command is an atomic list of operations: all of it applies, or none. A key may appear in at most one operation.
@@ -103,6 +118,7 @@ type Failure struct {
 	Index   int
 	Cond    Condition
 	Current uint64 // the key's ModRevision, 0 if it is absent
+	Count   int64  // for AtMost: the counter's value
 }
 
 func (f *Failure) Error() string {

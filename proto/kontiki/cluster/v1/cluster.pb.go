@@ -351,10 +351,12 @@ func (x *Outcome) GetReason() Outcome_Reason {
 
 // Failure mirrors internal/kv.
 type Failure struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Index         int32                  `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
-	Condition     uint32                 `protobuf:"varint,2,opt,name=condition,proto3" json:"condition,omitempty"`
-	Current       uint64                 `protobuf:"varint,3,opt,name=current,proto3" json:"current,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Index     int32                  `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Condition uint32                 `protobuf:"varint,2,opt,name=condition,proto3" json:"condition,omitempty"`
+	Current   uint64                 `protobuf:"varint,3,opt,name=current,proto3" json:"current,omitempty"`
+	// count is the value of the counter whose limit was reached.
+	Count         int64 `protobuf:"zigzag64,4,opt,name=count,proto3" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -406,6 +408,13 @@ func (x *Failure) GetCondition() uint32 {
 func (x *Failure) GetCurrent() uint64 {
 	if x != nil {
 		return x.Current
+	}
+	return 0
+}
+
+func (x *Failure) GetCount() int64 {
+	if x != nil {
+		return x.Count
 	}
 	return 0
 }
@@ -1913,11 +1922,12 @@ const file_kontiki_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x0fREASON_SHUTDOWN\x10\t\x12\x13\n" +
 	"\x0fREASON_CANCELED\x10\n" +
 	"\x12\x1c\n" +
-	"\x18REASON_DEADLINE_EXCEEDED\x10\v\"W\n" +
+	"\x18REASON_DEADLINE_EXCEEDED\x10\v\"m\n" +
 	"\aFailure\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x05R\x05index\x12\x1c\n" +
 	"\tcondition\x18\x02 \x01(\rR\tcondition\x12\x18\n" +
-	"\acurrent\x18\x03 \x01(\x04R\acurrent\"\x12\n" +
+	"\acurrent\x18\x03 \x01(\x04R\acurrent\x12\x14\n" +
+	"\x05count\x18\x04 \x01(\x12R\x05count\"\x12\n" +
 	"\x10ReadIndexRequest\")\n" +
 	"\x11ReadIndexResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"\x13\n" +

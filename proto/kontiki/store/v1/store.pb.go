@@ -30,6 +30,8 @@ const (
 	Operation_KIND_PUT         Operation_Kind = 1
 	Operation_KIND_DELETE      Operation_Kind = 2
 	Operation_KIND_CHECK       Operation_Kind = 3
+	// KIND_ADD adds to a counter, a value in decimal. It exists since version 4.
+	Operation_KIND_ADD Operation_Kind = 4
 )
 
 // Enum value maps for Operation_Kind.
@@ -39,12 +41,14 @@ var (
 		1: "KIND_PUT",
 		2: "KIND_DELETE",
 		3: "KIND_CHECK",
+		4: "KIND_ADD",
 	}
 	Operation_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
 		"KIND_PUT":         1,
 		"KIND_DELETE":      2,
 		"KIND_CHECK":       3,
+		"KIND_ADD":         4,
 	}
 )
 
@@ -82,6 +86,8 @@ const (
 	Operation_CONDITION_ABSENT      Operation_Condition = 1
 	Operation_CONDITION_EXISTS      Operation_Condition = 2
 	Operation_CONDITION_AT_REVISION Operation_Condition = 3
+	// CONDITION_AT_MOST is for KIND_ADD: an increase must leave the counter at most at the operation's limit.
+	Operation_CONDITION_AT_MOST Operation_Condition = 4
 )
 
 // Enum value maps for Operation_Condition.
@@ -91,12 +97,14 @@ var (
 		1: "CONDITION_ABSENT",
 		2: "CONDITION_EXISTS",
 		3: "CONDITION_AT_REVISION",
+		4: "CONDITION_AT_MOST",
 	}
 	Operation_Condition_value = map[string]int32{
 		"CONDITION_ALWAYS":      0,
 		"CONDITION_ABSENT":      1,
 		"CONDITION_EXISTS":      2,
 		"CONDITION_AT_REVISION": 3,
+		"CONDITION_AT_MOST":     4,
 	}
 )
 
@@ -278,6 +286,8 @@ type Operation struct {
 	Value         []byte                 `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
 	Condition     Operation_Condition    `protobuf:"varint,4,opt,name=condition,proto3,enum=kontiki.store.v1.Operation_Condition" json:"condition,omitempty"`
 	Revision      uint64                 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	Add           int64                  `protobuf:"zigzag64,6,opt,name=add,proto3" json:"add,omitempty"`
+	Most          int64                  `protobuf:"zigzag64,7,opt,name=most,proto3" json:"most,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -343,6 +353,20 @@ func (x *Operation) GetCondition() Operation_Condition {
 func (x *Operation) GetRevision() uint64 {
 	if x != nil {
 		return x.Revision
+	}
+	return 0
+}
+
+func (x *Operation) GetAdd() int64 {
+	if x != nil {
+		return x.Add
+	}
+	return 0
+}
+
+func (x *Operation) GetMost() int64 {
+	if x != nil {
+		return x.Most
 	}
 	return 0
 }
@@ -605,10 +629,12 @@ func (x *SnapshotCommand) GetIndex() uint64 {
 }
 
 type SnapshotFailure struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Operation     uint64                 `protobuf:"varint,1,opt,name=operation,proto3" json:"operation,omitempty"`
-	Condition     uint64                 `protobuf:"varint,2,opt,name=condition,proto3" json:"condition,omitempty"`
-	Current       uint64                 `protobuf:"varint,3,opt,name=current,proto3" json:"current,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Operation uint64                 `protobuf:"varint,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	Condition uint64                 `protobuf:"varint,2,opt,name=condition,proto3" json:"condition,omitempty"`
+	Current   uint64                 `protobuf:"varint,3,opt,name=current,proto3" json:"current,omitempty"`
+	// count is the value of the counter whose limit was reached.
+	Count         int64 `protobuf:"zigzag64,4,opt,name=count,proto3" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -660,6 +686,13 @@ func (x *SnapshotFailure) GetCondition() uint64 {
 func (x *SnapshotFailure) GetCurrent() uint64 {
 	if x != nil {
 		return x.Current
+	}
+	return 0
+}
+
+func (x *SnapshotFailure) GetCount() int64 {
+	if x != nil {
+		return x.Count
 	}
 	return 0
 }
@@ -725,24 +758,28 @@ const file_kontiki_store_v1_store_proto_rawDesc = "" +
 	"\aRestore\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x12\n" +
 	"\x04keep\x18\x02 \x01(\tR\x04keep\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x04R\brevision\"\x81\x03\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\"\xcc\x03\n" +
 	"\tOperation\x124\n" +
 	"\x04kind\x18\x01 \x01(\x0e2 .kontiki.store.v1.Operation.KindR\x04kind\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x03 \x01(\fR\x05value\x12C\n" +
 	"\tcondition\x18\x04 \x01(\x0e2%.kontiki.store.v1.Operation.ConditionR\tcondition\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\x04R\brevision\"K\n" +
+	"\brevision\x18\x05 \x01(\x04R\brevision\x12\x10\n" +
+	"\x03add\x18\x06 \x01(\x12R\x03add\x12\x12\n" +
+	"\x04most\x18\a \x01(\x12R\x04most\"Y\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bKIND_PUT\x10\x01\x12\x0f\n" +
 	"\vKIND_DELETE\x10\x02\x12\x0e\n" +
 	"\n" +
-	"KIND_CHECK\x10\x03\"h\n" +
+	"KIND_CHECK\x10\x03\x12\f\n" +
+	"\bKIND_ADD\x10\x04\"\x7f\n" +
 	"\tCondition\x12\x14\n" +
 	"\x10CONDITION_ALWAYS\x10\x00\x12\x14\n" +
 	"\x10CONDITION_ABSENT\x10\x01\x12\x14\n" +
 	"\x10CONDITION_EXISTS\x10\x02\x12\x19\n" +
-	"\x15CONDITION_AT_REVISION\x10\x03\"\xc8\x01\n" +
+	"\x15CONDITION_AT_REVISION\x10\x03\x12\x15\n" +
+	"\x11CONDITION_AT_MOST\x10\x04\"\xc8\x01\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12#\n" +
@@ -764,11 +801,12 @@ const file_kontiki_store_v1_store_proto_rawDesc = "" +
 	"\achanged\x18\x04 \x01(\x04R\achanged\x12!\n" +
 	"\fchanged_more\x18\x05 \x01(\fR\vchangedMore\x12;\n" +
 	"\afailure\x18\x06 \x01(\v2!.kontiki.store.v1.SnapshotFailureR\afailure\x12\x14\n" +
-	"\x05index\x18\a \x01(\x04R\x05index\"g\n" +
+	"\x05index\x18\a \x01(\x04R\x05index\"}\n" +
 	"\x0fSnapshotFailure\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\x04R\toperation\x12\x1c\n" +
 	"\tcondition\x18\x02 \x01(\x04R\tcondition\x12\x18\n" +
-	"\acurrent\x18\x03 \x01(\x04R\acurrent\",\n" +
+	"\acurrent\x18\x03 \x01(\x04R\acurrent\x12\x14\n" +
+	"\x05count\x18\x04 \x01(\x12R\x05count\",\n" +
 	"\x0eSnapshotFooter\x12\x1a\n" +
 	"\bchecksum\x18\x01 \x01(\x04R\bchecksumB;Z9github.com/kontiki/kontiki/proto/kontiki/store/v1;storev1b\x06proto3"
 
