@@ -29,10 +29,10 @@ const (
 // cluster's CA and the namespace, as upstream's ServiceAccount plugin does.
 type ServiceAccounts struct {
 	Store objects.Store
-	// Decode and Kind give access to stored service accounts. They are set after the service has been created, as that needs its
+	// Decode and Catalog give access to stored service accounts. They are set after the service has been created, as that needs its
 	// plugins.
-	Decode func(*registry.Kind, *kv.Version) (registry.Object, error)
-	Kinds  *registry.Table
+	Decode  func(*registry.Kind, *kv.Version) (registry.Object, error)
+	Catalog *registry.Catalog
 }
 
 // Mutate implements objects.Admitter.
@@ -66,7 +66,7 @@ func (s *ServiceAccounts) Validate(context.Context, *objects.Attributes) error {
 
 // account looks up a service account, and waits a moment for one that is about to be created.
 func (s *ServiceAccounts) account(ctx context.Context, a *objects.Attributes, name string) (*corev1.ServiceAccount, error) {
-	kind, _ := s.Kinds.ByGroupResource("", "serviceaccounts")
+	kind, _ := s.Catalog.Table().ByGroupResource("", "serviceaccounts")
 	key := kind.Key(a.Namespace, name)
 	v, ok := a.View.Get(key)
 	if !ok {

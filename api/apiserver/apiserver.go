@@ -72,7 +72,7 @@ type Config struct {
 // API is the assembled API of one master.
 type API struct {
 	Objects       *objects.Service
-	Kinds         *registry.Table
+	Catalog       *registry.Catalog
 	Tokens        *auth.Tokens
 	Authenticator *auth.Authenticator
 	Authorizer    auth.Authorizer
@@ -95,13 +95,13 @@ func New(c Config) (*API, error) {
 		seconds := int64(admission.DefaultTolerationSeconds)
 		c.TolerationSeconds = &seconds
 	}
-	a := &API{Sealer: sealer, Kinds: registry.Kinds(), Authorizer: auth.Groups{}}
-	accounts := &admission.ServiceAccounts{Store: c.Store, Kinds: a.Kinds}
+	a := &API{Sealer: sealer, Catalog: registry.NewCatalog(registry.Kinds()), Authorizer: auth.Groups{}}
+	accounts := &admission.ServiceAccounts{Store: c.Store, Catalog: a.Catalog}
 	pods := &admission.Pods{TolerationSeconds: *c.TolerationSeconds}
 	services := &allocate.Services{Range: c.ServiceRange}
 	a.KubernetesService = services.First()
 	a.Objects, err = objects.New(objects.Config{
-		Store: c.Store, Kinds: a.Kinds, Sealer: sealer,
+		Store: c.Store, Catalog: a.Catalog, Sealer: sealer,
 		Admission: []objects.Admitter{admission.Namespaces{}, accounts, pods},
 		Allocators: map[schema.GroupResource]objects.Allocator{
 			{Resource: "services"}: services,

@@ -73,7 +73,7 @@ func setLabels(pod *corev1.Pod, labels map[string]string) {
 // TopologyLabels returns the labels of a node that its pods get, so that they can find out where they run (upstream's
 // PodTopologyLabels).
 func (s *Service) TopologyLabels(view kv.View, node string) map[string]string {
-	kind, _ := s.kinds.ByGroupResource("", "nodes")
+	kind, _ := s.Kinds().ByGroupResource("", "nodes")
 	v, ok := view.Get(kind.Key("", node))
 	if !ok {
 		return nil // a pod may be bound to a node that does not exist

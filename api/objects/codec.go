@@ -2,13 +2,11 @@ package objects
 
 import (
 	"bytes"
-	"encoding/binary"
 	stdjson "encoding/json"
 	"fmt"
 	"strconv"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	apiruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 
@@ -16,17 +14,20 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// The forms of a version.
+// form is a form of a version, in one of the kinds as which it is served.
+type form uint16
+
 const (
-	formObject kv.FormSlot = iota
+	formObject form = iota
+	formMetadata
 	formJSON
 	formProto
+	numForms = iota
 )
 
 var (
 	protoSerializer = protobuf.NewSerializer(registry.Scheme, registry.Scheme)
 	jsonSerializer  = json.NewSerializerWithOptions(json.DefaultMetaFactory, registry.Scheme, registry.Scheme, json.SerializerOptions{})
-	protoPrefix     = []byte("k8s\x00")
 )
 
 // Sealer encrypts values before they are proposed. The storage key is associated data of the encryption, so a sealed value cannot
@@ -38,43 +39,13 @@ type Sealer interface {
 	Stale(sealed []byte) bool
 }
 
-// protoMessage is implemented by every built-in type.
-type protoMessage interface {
-	Size() int
-	MarshalToSizedBuffer([]byte) (int, error)
-	Unmarshal([]byte) error
-}
-
-// encode returns the bytes to store: the object in Kubernetes protobuf without a resourceVersion (the store's revision is
-// authoritative), encrypted if the kind requires it.
+// encode returns the bytes to store: those of the kind's codec, encrypted if the kind requires it.
 func (s *Service) encode(kind *registry.Kind, key string, obj registry.Object) ([]byte, error) {
-	value, err := plain(kind, obj)
+	value, err := kind.Store(obj)
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", key, err)
 	}
 	return s.seal(kind, key, value)
-}
-
-// plain encodes an object as it is stored, except for encryption.
-func plain(kind *registry.Kind, obj registry.Object) ([]byte, error) {
-	if stored := kind.StoredAs; stored != nil {
-		internal, err := kind.ToInternal(obj.DeepCopyObject())
-		if err != nil {
-			return nil, err
-		}
-		if obj, err = stored.FromInternal(internal); err != nil {
-			return nil, err
-		}
-		kind = stored
-	}
-	version := obj.GetResourceVersion()
-	obj.SetResourceVersion("")
-	raw, err := marshal(obj)
-	obj.SetResourceVersion(version)
-	if err != nil {
-		return nil, err
-	}
-	return envelope(kind, raw), nil
 }
 
 func (s *Service) seal(kind *registry.Kind, key string, value []byte) ([]byte, error) {
@@ -100,122 +71,61 @@ func (s *Service) open(kind *registry.Kind, v *kv.Version) ([]byte, error) {
 	return value, nil
 }
 
-func marshal(obj registry.Object) ([]byte, error) {
-	message, ok := obj.(protoMessage)
-	if !ok {
-		return nil, fmt.Errorf("%T has no protobuf form", obj)
-	}
-	buf := make([]byte, message.Size())
-	n, err := message.MarshalToSizedBuffer(buf)
-	if err != nil {
-		return nil, err
-	}
-	return buf[len(buf)-n:], nil
-}
-
-// envelope wraps protobuf bytes as runtime.Unknown after the "k8s\0" prefix (k8s.io/apimachinery/pkg/runtime/generated.proto:
-// typeMeta = 1 {apiVersion = 1, kind = 2}, raw = 2, contentEncoding = 3, contentType = 4).
-func envelope(kind *registry.Kind, raw []byte) []byte {
-	apiVersion := kind.GroupVersion().String()
-	meta := make([]byte, 0, len(apiVersion)+len(kind.Kind)+4)
-	meta = appendField(meta, 1, []byte(apiVersion))
-	meta = appendField(meta, 2, []byte(kind.Kind))
-	out := make([]byte, 0, len(protoPrefix)+len(meta)+len(raw)+20)
-	out = append(out, protoPrefix...)
-	out = appendField(out, 1, meta)
-	out = appendField(out, 2, raw)
-	out = appendField(out, 3, nil)
-	return appendField(out, 4, nil)
-}
-
-// appendField appends a length-delimited protobuf field.
-func appendField(b []byte, number int, value []byte) []byte {
-	b = append(b, byte(number<<3|2))
-	b = binary.AppendUvarint(b, uint64(len(value)))
-	return append(b, value...)
+// slot returns the slot of a form of the kind. Kinds that share stored objects have slots of their own.
+func slot(kind *registry.Kind, f form) kv.FormSlot {
+	return kv.FormSlot(kind.Form)*numForms + kv.FormSlot(f)
 }
 
 // Decode returns the object of a version, with its resourceVersion and type set. It is shared: read-only.
 func (s *Service) Decode(kind *registry.Kind, v *kv.Version) (registry.Object, error) {
-	if kind.StoredAs != nil {
-		// The shared forms are those of the API version that is stored; objects in other API versions are rare and decoded each
-		// time.
-		return s.decodeFresh(kind, v)
-	}
-	form, err := v.Form(formObject, func(v *kv.Version) (any, int, error) {
+	built, err := v.Form(slot(kind, formObject), func(v *kv.Version) (any, int, error) {
 		obj, err := s.decodeFresh(kind, v)
 		return obj, 4 * len(v.Value), err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return form.(registry.Object), nil
+	return built.(registry.Object), nil
 }
 
 // decodeFresh returns a new object that the caller owns.
 func (s *Service) decodeFresh(kind *registry.Kind, v *kv.Version) (registry.Object, error) {
-	if stored := kind.StoredAs; stored != nil {
-		obj, err := s.decodeFresh(stored, v)
-		if err != nil {
-			return nil, err
-		}
-		internal, err := stored.ToInternal(obj)
-		if err != nil {
-			return nil, fmt.Errorf("decode %s: %w", v.Key, err)
-		}
-		return kind.FromInternal(internal)
-	}
 	value, err := s.open(kind, v)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := Unwrap(value)
+	obj, err := kind.Load(value)
 	if err != nil {
 		return nil, fmt.Errorf("decode %s: %w", v.Key, err)
 	}
-	obj := kind.New()
-	if err := obj.(protoMessage).Unmarshal(raw); err != nil {
-		return nil, fmt.Errorf("decode %s: %w", v.Key, err)
-	}
 	obj.SetResourceVersion(FormatRevision(v.ModRevision))
-	obj.GetObjectKind().SetGroupVersionKind(kind.GVK())
 	return obj, nil
 }
 
-// Unwrap returns the raw field of an envelope without copying it.
-func Unwrap(value []byte) ([]byte, error) {
-	if !bytes.HasPrefix(value, protoPrefix) {
-		return nil, fmt.Errorf("not in Kubernetes protobuf")
-	}
-	var unknown apiruntime.Unknown
-	rest := value[len(protoPrefix):]
-	for len(rest) > 0 {
-		tag := rest[0]
-		length, n := binary.Uvarint(rest[1:])
-		if tag&7 != 2 || n <= 0 || uint64(len(rest)-1-n) < length {
-			return nil, fmt.Errorf("damaged Kubernetes protobuf envelope")
+// Metadata returns the metadata of a version, with its resourceVersion and type set. It is shared: read-only. It costs much less than
+// the whole object, and knows no Go type.
+func (s *Service) Metadata(kind *registry.Kind, v *kv.Version) (*metav1.PartialObjectMetadata, error) {
+	built, err := v.Form(slot(kind, formMetadata), func(v *kv.Version) (any, int, error) {
+		value, err := s.open(kind, v)
+		if err != nil {
+			return nil, 0, err
 		}
-		field := rest[1+n : 1+n+int(length)]
-		if tag>>3 == 2 {
-			unknown.Raw = field
+		m, err := kind.Meta(value)
+		if err != nil {
+			return nil, 0, fmt.Errorf("decode %s: %w", v.Key, err)
 		}
-		rest = rest[1+n+int(length):]
+		m.SetResourceVersion(FormatRevision(v.ModRevision))
+		return m, 2 * m.ObjectMeta.Size(), nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	return unknown.Raw, nil
-}
-
-// formOf returns a version's cached form in a slot, or a newly built one for a kind that is stored as another.
-func formOf(kind *registry.Kind, v *kv.Version, slot kv.FormSlot, build kv.BuildForm) (any, error) {
-	if kind.StoredAs == nil {
-		return v.Form(slot, build)
-	}
-	form, _, err := build(v)
-	return form, err
+	return built.(*metav1.PartialObjectMetadata), nil
 }
 
 // JSON returns the version's JSON, beginning with its kind and apiVersion, without a trailing newline. Read-only.
 func (s *Service) JSON(kind *registry.Kind, v *kv.Version) ([]byte, error) {
-	build := func(v *kv.Version) (any, int, error) {
+	built, err := v.Form(slot(kind, formJSON), func(v *kv.Version) (any, int, error) {
 		obj, err := s.Decode(kind, v)
 		if err != nil {
 			return nil, 0, err
@@ -226,32 +136,28 @@ func (s *Service) JSON(kind *registry.Kind, v *kv.Version) ([]byte, error) {
 		}
 		encoded := bytes.TrimRight(buf.Bytes(), "\n")
 		return encoded, len(encoded), nil
-	}
-	form, err := formOf(kind, v, formJSON, build)
+	})
 	if err != nil {
 		return nil, err
 	}
-	return form.([]byte), nil
+	return built.([]byte), nil
 }
 
 // Proto returns the version's protobuf with its resourceVersion, without the envelope. Read-only.
 func (s *Service) Proto(kind *registry.Kind, v *kv.Version) ([]byte, error) {
-	form, err := formOf(kind, v, formProto, func(v *kv.Version) (any, int, error) {
+	built, err := v.Form(slot(kind, formProto), func(v *kv.Version) (any, int, error) {
 		obj, err := s.Decode(kind, v)
 		if err != nil {
 			return nil, 0, err
 		}
-		raw, err := marshal(obj)
+		raw, err := registry.MarshalProto(obj)
 		return raw, len(raw), err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return form.([]byte), nil
+	return built.([]byte), nil
 }
-
-// Envelope wraps protobuf bytes of a kind for clients.
-func Envelope(kind *registry.Kind, raw []byte) []byte { return envelope(kind, raw) }
 
 // FormatRevision formats a revision as a resourceVersion.
 func FormatRevision(revision uint64) string { return strconv.FormatUint(revision, 10) }

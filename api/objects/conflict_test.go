@@ -24,7 +24,7 @@ var admin = &user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivile
 
 // request is a request for an object of the harness' API.
 func request(h *harness.Harness, resource, namespace, name string) *objects.Request {
-	for _, kind := range h.Kinds.Kinds() {
+	for _, kind := range h.Objects.Kinds().Kinds() {
 		if kind.Resource == resource && kind.StoredAs == nil {
 			return &objects.Request{User: admin, Kind: kind, Namespace: namespace, Name: name, FieldManager: "test"}
 		}

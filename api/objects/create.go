@@ -39,8 +39,12 @@ func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, a
 	if err := checkGivenSize(obj); err != nil {
 		return nil, err
 	}
+	ctx = r.context(ctx, "create")
+	if !r.Kind.Stored() {
+		return s.answer(ctx, r, obj)
+	}
 	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
-	registry.Scheme.Default(obj)
+	r.Kind.Codec.Default(obj)
 	obj.GetObjectKind().SetGroupVersionKind(r.Kind.GVK())
 	s.stampNew(obj)
 
@@ -75,6 +79,17 @@ func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, a
 			return nil, err
 		}
 	}
+}
+
+// answer returns the answer to a creation of what is not stored.
+func (s *Service) answer(ctx context.Context, r *Request, obj registry.Object) (registry.Object, error) {
+	creator, ok := s.creators[r.Kind.GroupResource()]
+	if !ok {
+		return nil, apierrors.NewMethodNotSupported(r.Kind.GroupResource(), "create")
+	}
+	r.Kind.Codec.Default(obj)
+	obj.GetObjectKind().SetGroupVersionKind(r.Kind.GVK())
+	return creator(ctx, r, obj)
 }
 
 // errStale marks an error that may result from a local view that is behind: decide again on a consistent view.
@@ -115,7 +130,7 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 		}
 	}
 	if r.Kind.PrepareCreate != nil {
-		r.Kind.PrepareCreate(internal)
+		r.Kind.PrepareCreate(ctx, internal)
 	}
 	if obj, internal, err = s.fill(r, view, internal, nil); err != nil {
 		return nil, err
@@ -207,7 +222,7 @@ func checkScope(r *Request, obj registry.Object) error {
 // checkNamespace refuses creations in a namespace that is absent or terminating (upstream's NamespaceLifecycle), and returns the
 // check operation that ensures this when the command is applied.
 func (s *Service) checkNamespace(r *Request, view kv.View) (kv.Op, error) {
-	kind, _ := s.kinds.ByGroupResource("", "namespaces")
+	kind, _ := s.Kinds().ByGroupResource("", "namespaces")
 	key := kind.Key("", r.Namespace)
 	v, ok := view.Get(key)
 	if !ok {

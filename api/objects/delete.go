@@ -23,6 +23,9 @@ import (
 // Delete deletes an object, or starts its deletion. gone means that the object no longer exists; otherwise obj is the object
 // waiting for its grace period, its finalizers or the removal of its content.
 func (s *Service) Delete(ctx context.Context, r *Request, options *metav1.DeleteOptions) (obj registry.Object, gone bool, err error) {
+	if err := r.serves("delete"); err != nil {
+		return nil, false, err
+	}
 	if options == nil {
 		options = &metav1.DeleteOptions{}
 	}
@@ -168,6 +171,9 @@ const concurrentDeletes = 16
 // DeleteCollection deletes every object that the list options select, and returns those that it deleted. An object that disappears
 // meanwhile is not an error.
 func (s *Service) DeleteCollection(ctx context.Context, r *Request, options *metav1.DeleteOptions, list ListOptions) ([]*kv.Version, error) {
+	if err := r.serves("deletecollection"); err != nil {
+		return nil, err
+	}
 	page, err := s.List(ctx, r, list)
 	if err != nil {
 		return nil, err

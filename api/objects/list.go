@@ -39,6 +39,9 @@ type ListResult struct {
 
 // List returns the objects of a kind in a namespace (all if the request has none) at one revision.
 func (s *Service) List(ctx context.Context, r *Request, o ListOptions) (*ListResult, error) {
+	if err := r.serves("list"); err != nil {
+		return nil, err
+	}
 	match, err := newMatcher(s, r.Kind, o.Labels, o.Fields)
 	if err != nil {
 		return nil, err

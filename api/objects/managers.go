@@ -10,7 +10,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/managedfields"
-	applyconfigurations "k8s.io/client-go/applyconfigurations"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/kontiki/kontiki/api/registry"
@@ -18,7 +17,6 @@ import (
 
 // managers creates the field managers (server-side apply, KEP-555) of kinds and subresources on first use.
 type managers struct {
-	converter func() managedfields.TypeConverter
 	mu        sync.Mutex
 	made      map[managerKey]*managedfields.FieldManager
 	templates templates
@@ -31,8 +29,7 @@ type managerKey struct {
 
 func newManagers() *managers {
 	return &managers{
-		converter: sync.OnceValue(func() managedfields.TypeConverter { return applyconfigurations.NewTypeConverter(registry.Scheme) }),
-		made:      map[managerKey]*managedfields.FieldManager{},
+		made: map[managerKey]*managedfields.FieldManager{},
 	}
 }
 
@@ -61,7 +58,7 @@ func (m *managers) of(kind *registry.Kind, subresource string) (*managedfields.F
 			reset[version] = fieldpath.NewExcludeSetFilter(set)
 		}
 	}
-	fm, err := managedfields.NewDefaultFieldManager(m.converter(), sameVersion{registry.Scheme}, noDefaults{}, registry.Scheme,
+	fm, err := managedfields.NewDefaultFieldManager(kind.Codec.Fields(), sameVersion{registry.Scheme}, noDefaults{}, registry.Scheme,
 		kind.GVK(), kind.GroupVersion(), subresource, reset)
 	if err != nil {
 		return nil, fmt.Errorf("field manager of %s: %w", kind.Kind, err)

@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
@@ -73,31 +72,15 @@ type Filler interface {
 	Fill(view kv.View, obj, old registry.Object) error
 }
 
-// Request describes a request: its user, its target and its options.
-type Request struct {
-	User            user.Info
-	Kind            *registry.Kind
-	Namespace, Name string
-	Subresource     string
-	FieldManager    string
-	DryRun          bool
-	// Warn receives warnings for the client; if it is nil they are dropped.
-	Warn func(string)
-}
-
-func (r *Request) warn(format string, args ...any) {
-	if r.Warn != nil {
-		r.Warn(fmt.Sprintf(format, args...))
-	}
-}
-
 // Config has what a Service is made of.
 type Config struct {
 	Store      Store
-	Kinds      *registry.Table
+	Catalog    *registry.Catalog
 	Sealer     Sealer
 	Admission  []Admitter
 	Allocators map[schema.GroupResource]Allocator
+	// Creators answer creations of resources that are not stored.
+	Creators map[schema.GroupResource]Creator
 	// Now and NewUID default to the wall clock and random UUIDs. Both are called before a command is proposed.
 	Now    func() time.Time
 	NewUID func() types.UID
@@ -106,10 +89,11 @@ type Config struct {
 // Service implements reads and writes of objects. It is safe for concurrent use.
 type Service struct {
 	store      Store
-	kinds      *registry.Table
+	catalog    *registry.Catalog
 	sealer     Sealer
 	admission  []Admitter
 	allocators map[schema.GroupResource]Allocator
+	creators   map[schema.GroupResource]Creator
 	now        func() time.Time
 	newUID     func() types.UID
 	managers   *managers
@@ -119,7 +103,7 @@ type Service struct {
 func New(c Config) (*Service, error) {
 	boundCopies()
 	s := &Service{
-		store: c.Store, kinds: c.Kinds, sealer: c.Sealer, admission: c.Admission, allocators: c.Allocators,
+		store: c.Store, catalog: c.Catalog, sealer: c.Sealer, admission: c.Admission, allocators: c.Allocators, creators: c.Creators,
 		now: c.Now, newUID: c.NewUID,
 	}
 	if s.now == nil {
@@ -129,7 +113,7 @@ func New(c Config) (*Service, error) {
 		s.newUID = func() types.UID { return types.UID(uuid.NewString()) }
 	}
 	s.managers = newManagers()
-	for _, kind := range c.Kinds.Kinds() {
+	for _, kind := range c.Catalog.Table().Kinds() {
 		if kind.Sealed && s.sealer == nil {
 			return nil, fmt.Errorf("kind %s is encrypted but there is no Sealer", kind.Kind)
 		}
@@ -137,8 +121,11 @@ func New(c Config) (*Service, error) {
 	return s, nil
 }
 
-// Kinds returns the table of kinds that the service was created with.
-func (s *Service) Kinds() *registry.Table { return s.kinds }
+// Kinds returns the present table of kinds. A request uses one table from beginning to end.
+func (s *Service) Kinds() *registry.Table { return s.catalog.Table() }
+
+// Catalog returns the catalog that the service was created with.
+func (s *Service) Catalog() *registry.Catalog { return s.catalog }
 
 // Store returns the store that the service was created with.
 func (s *Service) Store() Store { return s.store }
@@ -204,6 +191,9 @@ func conflict(r *Request) error {
 // Get returns the stored version of an object. With resourceVersion "0" it reads the local replica as it is; with "" it reads
 // linearizably; with any other it waits until the local replica has reached it.
 func (s *Service) Get(ctx context.Context, r *Request, resourceVersion string) (*kv.Version, error) {
+	if err := r.serves("get"); err != nil {
+		return nil, err
+	}
 	view, err := s.viewFor(ctx, resourceVersion)
 	if err != nil {
 		return nil, err

@@ -90,7 +90,7 @@ func templateOf(r *Request, obj registry.Object) (templateKey, bool) {
 	bare.SetManagedFields(nil)
 	bare.SetLabels(keysOf(obj.GetLabels()))
 	bare.SetAnnotations(keysOf(obj.GetAnnotations()))
-	data, err := marshal(bare)
+	data, err := registry.MarshalProto(bare)
 	if err != nil {
 		return templateKey{}, false
 	}

@@ -72,7 +72,10 @@ func TestTrackingEqualsUpstreams(t *testing.T) {
 			// next returns a random object of one identity; half of the time it takes its spec or its status from another object,
 			// so that there are small changes, too.
 			next := func(like registry.Object) registry.Object {
-				internal := kind.NewInternal()
+				internal, err := kind.ToInternal(kind.New())
+				if err != nil {
+					t.Fatal(err)
+				}
 				filler.Fill(internal)
 				obj, err := kind.FromInternal(internal)
 				if err != nil {
@@ -111,7 +114,7 @@ func TestTrackingEqualsUpstreams(t *testing.T) {
 						obj.SetManagedFields(live.GetManagedFields()) // as clients that send back what they read do
 					}
 					want := upstreamManager(t, kind, r.Subresource, converter).UpdateNoErrors(live.DeepCopyObject(), obj.DeepCopyObject(), r.FieldManager).(registry.Object)
-					before, _ := marshal(live)
+					before, _ := registry.MarshalProto(live)
 					for range 2 { // the second time a creation is remembered
 						got, err := s.track(r, obj.DeepCopyObject().(registry.Object), live)
 						if err != nil {
@@ -123,7 +126,7 @@ func TestTrackingEqualsUpstreams(t *testing.T) {
 						compared++
 						nonEmpty += len(got.GetManagedFields())
 					}
-					if after, _ := marshal(live); !bytes.Equal(before, after) {
+					if after, _ := registry.MarshalProto(live); !bytes.Equal(before, after) {
 						t.Fatal("the stored object was written to")
 					}
 					live = want

@@ -87,6 +87,10 @@ func checkName(r *Request, obj registry.Object) error {
 
 // modify applies a change to the stored object, and prepares it again whenever the object has changed meanwhile.
 func (s *Service) modify(ctx context.Context, r *Request, m modification) (obj registry.Object, created bool, err error) {
+	if err := r.serves("update"); err != nil {
+		return nil, false, err
+	}
+	ctx = r.context(ctx, "update")
 	strategy, ok := r.Kind.StrategyFor(r.Subresource)
 	if m.strategy != nil {
 		strategy, ok = m.strategy, true
@@ -190,7 +194,7 @@ func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.St
 	if err := checkGivenSize(obj); err != nil {
 		return nil, err
 	}
-	registry.Scheme.Default(obj)
+	r.Kind.Codec.Default(obj)
 	obj.GetObjectKind().SetGroupVersionKind(r.Kind.GVK())
 	if !m.applied && !m.unwatched {
 		var err error
@@ -216,7 +220,7 @@ func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.St
 		return nil, apierrors.NewInternalError(err)
 	}
 	if strategy.PrepareUpdate != nil {
-		strategy.PrepareUpdate(internal, oldInternal)
+		strategy.PrepareUpdate(ctx, internal, oldInternal)
 	}
 	if err := keepMeta(internal, old); err != nil {
 		return nil, apierrors.NewInternalError(err)
@@ -322,7 +326,7 @@ func (s *Service) encodeChange(kind *registry.Kind, stored *kv.Version, obj, old
 	now, then := obj.GetManagedFields(), old.GetManagedFields()
 	if sameButTimes(now, then) {
 		obj.SetManagedFields(then)
-		after, err := plain(kind, obj)
+		after, err := kind.Store(obj)
 		if err != nil {
 			return nil, false, err
 		}
@@ -331,7 +335,7 @@ func (s *Service) encodeChange(kind *registry.Kind, stored *kv.Version, obj, old
 		}
 		obj.SetManagedFields(now)
 	}
-	after, err := plain(kind, obj)
+	after, err := kind.Store(obj)
 	if err != nil {
 		return nil, false, err
 	}

@@ -52,6 +52,9 @@ type Watch struct {
 
 // Watch begins a watch. If the revision is no longer in the history, the error is 410 Gone.
 func (s *Service) Watch(ctx context.Context, r *Request, o WatchOptions) (*Watch, error) {
+	if err := r.serves("watch"); err != nil {
+		return nil, err
+	}
 	match, err := newMatcher(s, r.Kind, o.Labels, o.Fields)
 	if err != nil {
 		return nil, err

@@ -9,19 +9,15 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/apis/core/validation"
 )
 
-func namespaces() *Kind {
-	return &Kind{
-		Version: "v1", Kind: "Namespace", Resource: "namespaces", Singular: "namespace", ShortNames: []string{"ns"},
-		ReturnDeleted: true, NoDeleteCollection: true,
-		New:         func() Object { return &corev1.Namespace{} },
-		NewList:     func() runtime.Object { return &corev1.NamespaceList{} },
-		NewInternal: func() runtime.Object { return &core.Namespace{} },
+func namespaces() *Resource {
+	return &Resource{
+		Kind: "Namespace", Resource: "namespaces", ShortNames: []string{"ns"},
+		ReturnDeleted: true, Verbs: []string{"create", "delete", "get", "list", "patch", "update", "watch"},
 		PrepareCreate: preparer(func(ns *core.Namespace) {
 			ns.Status = core.NamespaceStatus{Phase: core.NamespaceActive}
 			if !slices.Contains(ns.Spec.Finalizers, core.FinalizerKubernetes) {
@@ -67,12 +63,9 @@ func labelNamespace(ns *core.Namespace) {
 	ns.Labels[corev1.LabelMetadataName] = ns.Name
 }
 
-func nodes() *Kind {
-	return &Kind{
-		Version: "v1", Kind: "Node", Resource: "nodes", Singular: "node", ShortNames: []string{"no"},
-		New:         func() Object { return &corev1.Node{} },
-		NewList:     func() runtime.Object { return &corev1.NodeList{} },
-		NewInternal: func() runtime.Object { return &core.Node{} },
+func nodes() *Resource {
+	return &Resource{
+		Kind: "Node", Resource: "nodes", ShortNames: []string{"no"},
 		PrepareCreate: preparer(func(n *core.Node) {
 			n.Spec.ConfigSource = nil
 			n.Status.Config = nil
@@ -110,26 +103,20 @@ func nodes() *Kind {
 	}
 }
 
-func configMaps() *Kind {
-	return &Kind{
-		Version: "v1", Kind: "ConfigMap", Resource: "configmaps", Singular: "configmap", ShortNames: []string{"cm"}, Namespaced: true,
-		New:                      func() Object { return &corev1.ConfigMap{} },
-		NewList:                  func() runtime.Object { return &corev1.ConfigMapList{} },
-		NewInternal:              func() runtime.Object { return &core.ConfigMap{} },
+func configMaps() *Resource {
+	return &Resource{
+		Kind: "ConfigMap", Resource: "configmaps", ShortNames: []string{"cm"}, Namespaced: true,
 		Validate:                 checker(validation.ValidateConfigMap),
 		Strategy:                 Strategy{ValidateUpdate: changer(validation.ValidateConfigMapUpdate)},
 		AllowUnconditionalUpdate: true,
 	}
 }
 
-func secrets() *Kind {
-	return &Kind{
-		Version: "v1", Kind: "Secret", Resource: "secrets", Singular: "secret", Namespaced: true,
-		New:         func() Object { return &corev1.Secret{} },
-		NewList:     func() runtime.Object { return &corev1.SecretList{} },
-		NewInternal: func() runtime.Object { return &core.Secret{} },
-		Validate:    checker(validation.ValidateSecret),
-		WarnCreate:  warner(func(_ context.Context, s *core.Secret) []string { return secretWarnings(s) }),
+func secrets() *Resource {
+	return &Resource{
+		Kind: "Secret", Resource: "secrets", Namespaced: true,
+		Validate:   checker(validation.ValidateSecret),
+		WarnCreate: warner(func(_ context.Context, s *core.Secret) []string { return secretWarnings(s) }),
 		Strategy: Strategy{
 			PrepareUpdate: updater(func(s, old *core.Secret) {
 				if s.Type == "" {
@@ -148,18 +135,15 @@ func secrets() *Kind {
 	}
 }
 
-func serviceAccounts() *Kind {
+func serviceAccounts() *Resource {
 	clean := func(sa *core.ServiceAccount) {
 		for i, secret := range sa.Secrets {
 			sa.Secrets[i] = core.ObjectReference{Name: secret.Name}
 		}
 	}
-	return &Kind{
-		Version: "v1", Kind: "ServiceAccount", Resource: "serviceaccounts", Singular: "serviceaccount", ShortNames: []string{"sa"}, Namespaced: true,
+	return &Resource{
+		Kind: "ServiceAccount", Resource: "serviceaccounts", ShortNames: []string{"sa"}, Namespaced: true,
 		ReturnDeleted: true,
-		New:           func() Object { return &corev1.ServiceAccount{} },
-		NewList:       func() runtime.Object { return &corev1.ServiceAccountList{} },
-		NewInternal:   func() runtime.Object { return &core.ServiceAccount{} },
 		PrepareCreate: preparer(clean),
 		Validate:      checker(validation.ValidateServiceAccount),
 		Strategy: Strategy{

@@ -4,7 +4,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/kubernetes/pkg/apis/core"
@@ -12,11 +11,8 @@ import (
 )
 
 // events returns the row of core/v1 events, the form in which all events are stored.
-func events() *Kind {
-	return eventsIn(&Kind{
-		Version: "v1",
-		New:     func() Object { return &corev1.Event{} },
-		NewList: func() runtime.Object { return &corev1.EventList{} },
+func events() *Resource {
+	return eventsIn(&Resource{
 		Fields: func(obj Object) fields.Set {
 			e := obj.(*corev1.Event)
 			source := e.Source.Component
@@ -44,11 +40,9 @@ func events() *Kind {
 }
 
 // newEvents returns the row of the same events in the form of events.k8s.io/v1.
-func newEvents(stored *Kind) *Kind {
-	return eventsIn(&Kind{
-		Group: "events.k8s.io", Version: "v1", StoredAs: stored,
-		New:     func() Object { return &eventsv1.Event{} },
-		NewList: func() runtime.Object { return &eventsv1.EventList{} },
+func newEvents(stored *Resource) *Resource {
+	return eventsIn(&Resource{
+		Group: "events.k8s.io", StoredAs: stored,
 		Fields: func(obj Object) fields.Set {
 			e := obj.(*eventsv1.Event)
 			return fields.Set{
@@ -70,10 +64,9 @@ func newEvents(stored *Kind) *Kind {
 }
 
 // eventsIn completes a row with what both API versions have in common. Validation differs: the newer version's is strict.
-func eventsIn(k *Kind) *Kind {
-	gv := schema.GroupVersion{Group: k.Group, Version: k.Version}
-	k.Kind, k.Resource, k.Singular, k.ShortNames, k.Namespaced = "Event", "events", "event", []string{"ev"}, true
-	k.NewInternal = func() runtime.Object { return &core.Event{} }
+func eventsIn(k *Resource) *Resource {
+	gv := schema.GroupVersion{Group: k.Group, Version: "v1"}
+	k.Kind, k.Resource, k.ShortNames, k.Namespaced = "Event", "events", []string{"ev"}, true
 	k.Validate = checker(func(e *core.Event) field.ErrorList { return validation.ValidateEventCreate(e, gv) })
 	k.ValidateUpdate = changer(func(e, old *core.Event) field.ErrorList { return validation.ValidateEventUpdate(e, old, gv) })
 	k.AllowCreateOnUpdate, k.AllowUnconditionalUpdate = true, true

@@ -6,31 +6,23 @@ import (
 	"context"
 	"slices"
 
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 	serviceutil "k8s.io/kubernetes/pkg/api/service"
-	"k8s.io/kubernetes/pkg/apis/coordination"
-	coordinationvalidation "k8s.io/kubernetes/pkg/apis/coordination/validation"
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/apis/core/validation"
 	"k8s.io/kubernetes/pkg/apis/discovery"
 	discoveryvalidation "k8s.io/kubernetes/pkg/apis/discovery/validation"
+	"k8s.io/kubernetes/pkg/registry/coordination/lease"
 )
 
-func services() *Kind {
-	return &Kind{
-		Version: "v1", Kind: "Service", Resource: "services", Singular: "service", ShortNames: []string{"svc"},
+func services() *Resource {
+	return &Resource{
+		Kind: "Service", Resource: "services", ShortNames: []string{"svc"},
 		ReturnDeleted: true,
 		Categories:    []string{"all"}, Namespaced: true,
-		New:         func() Object { return &corev1.Service{} },
-		NewList:     func() runtime.Object { return &corev1.ServiceList{} },
-		NewInternal: func() runtime.Object { return &core.Service{} },
 		PrepareCreate: preparer(func(s *core.Service) {
 			s.Status = core.ServiceStatus{}
 			if s.Spec.ClusterIP != "" && len(s.Spec.ClusterIPs) == 0 {
@@ -184,14 +176,11 @@ func sameNodePorts(s, old *core.Service) bool {
 	return true
 }
 
-func endpoints() *Kind {
-	return &Kind{
-		Version: "v1", Kind: "Endpoints", Resource: "endpoints", Singular: "endpoints", ShortNames: []string{"ep"}, Namespaced: true,
-		New:         func() Object { return &corev1.Endpoints{} },
-		NewList:     func() runtime.Object { return &corev1.EndpointsList{} },
-		NewInternal: func() runtime.Object { return &core.Endpoints{} },
-		Validate:    checker(validation.ValidateEndpointsCreate),
-		WarnCreate:  warner(func(_ context.Context, e *core.Endpoints) []string { return endpointsWarnings(e) }),
+func endpoints() *Resource {
+	return &Resource{
+		Kind: "Endpoints", Resource: "endpoints", ShortNames: []string{"ep"}, Namespaced: true,
+		Validate:   checker(validation.ValidateEndpointsCreate),
+		WarnCreate: warner(func(_ context.Context, e *core.Endpoints) []string { return endpointsWarnings(e) }),
 		Strategy: Strategy{
 			ValidateUpdate: changer(validation.ValidateEndpointsUpdate),
 			WarnUpdate:     changeWarner(func(_ context.Context, e, _ *core.Endpoints) []string { return endpointsWarnings(e) }),
@@ -201,12 +190,9 @@ func endpoints() *Kind {
 	}
 }
 
-func endpointSlices() *Kind {
-	return &Kind{
-		Group: "discovery.k8s.io", Version: "v1", Kind: "EndpointSlice", Resource: "endpointslices", Singular: "endpointslice", Namespaced: true,
-		New:         func() Object { return &discoveryv1.EndpointSlice{} },
-		NewList:     func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
-		NewInternal: func() runtime.Object { return &discovery.EndpointSlice{} },
+func endpointSlices() *Resource {
+	return &Resource{
+		Group: "discovery.k8s.io", Kind: "EndpointSlice", Resource: "endpointslices", Namespaced: true,
 		PrepareCreate: preparer(func(s *discovery.EndpointSlice) {
 			s.Generation = 1
 			for i := range s.Endpoints {
@@ -231,17 +217,6 @@ func endpointSlices() *Kind {
 	}
 }
 
-func leases() *Kind {
-	return &Kind{
-		Group: "coordination.k8s.io", Version: "v1", Kind: "Lease", Resource: "leases", Singular: "lease", Namespaced: true,
-		New:         func() Object { return &coordinationv1.Lease{} },
-		NewList:     func() runtime.Object { return &coordinationv1.LeaseList{} },
-		NewInternal: func() runtime.Object { return &coordination.Lease{} },
-		Validate:    checker(coordinationvalidation.ValidateLease),
-		Strategy: Strategy{ValidateUpdate: changer(func(l, old *coordination.Lease) field.ErrorList {
-			return coordinationvalidation.ValidateLeaseUpdate(l, old)
-		})},
-		AllowCreateOnUpdate:      true,
-		AllowUnconditionalUpdate: false,
-	}
+func leases() *Resource {
+	return follow(&Resource{Group: "coordination.k8s.io", Kind: "Lease", Resource: "leases"}, lease.Strategy, nil)
 }

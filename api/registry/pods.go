@@ -18,14 +18,11 @@ import (
 	"k8s.io/kubernetes/pkg/features"
 )
 
-func pods() *Kind {
-	return &Kind{
-		Version: "v1", Kind: "Pod", Resource: "pods", Singular: "pod", ShortNames: []string{"po"}, Categories: []string{"all"},
+func pods() *Resource {
+	return &Resource{
+		Kind: "Pod", Resource: "pods", ShortNames: []string{"po"}, Categories: []string{"all"},
 		ReturnDeleted: true,
 		Namespaced:    true,
-		New:           func() Object { return &corev1.Pod{} },
-		NewList:       func() runtime.Object { return &corev1.PodList{} },
-		NewInternal:   func() runtime.Object { return &core.Pod{} },
 		PrepareCreate: preparer(preparePod),
 		WarnGiven:     func(obj runtime.Object) []string { return appArmorWarnings(obj.(*core.Pod)) },
 		WarnCreate: warner(func(ctx context.Context, pod *core.Pod) []string {
@@ -87,7 +84,7 @@ func pods() *Kind {
 	}
 }
 
-func podChange(validate func(pod, old *core.Pod, opts validation.PodValidationOptions) field.ErrorList) func(obj, old runtime.Object) field.ErrorList {
+func podChange(validate func(pod, old *core.Pod, opts validation.PodValidationOptions) field.ErrorList) func(ctx context.Context, obj, old runtime.Object) field.ErrorList {
 	return changer(func(pod, old *core.Pod) field.ErrorList {
 		opts := podutil.GetValidationOptionsFromPodSpecAndMeta(&pod.Spec, &old.Spec, &pod.ObjectMeta, &old.ObjectMeta)
 		opts.ResourceIsPod = true

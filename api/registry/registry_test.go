@@ -24,11 +24,20 @@ func each(t *testing.T, test func(t *testing.T, k *Kind)) {
 	}
 }
 
+func emptyInternal(t *testing.T, k *Kind) runtime.Object {
+	t.Helper()
+	internal, err := k.ToInternal(k.New())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return internal
+}
+
 func TestNamesAgreeWithTheScheme(t *testing.T) {
 	each(t, func(t *testing.T, k *Kind) {
 		for object, want := range map[runtime.Object]schema.GroupVersionKind{
 			k.New(): k.GVK(), k.NewList(): k.GroupVersion().WithKind(k.Kind + "List"),
-			k.NewInternal(): {Group: "", Version: runtime.APIVersionInternal, Kind: k.Kind},
+			emptyInternal(t, k): {Group: "", Version: runtime.APIVersionInternal, Kind: k.Kind},
 		} {
 			kinds, _, err := Scheme.ObjectKinds(object)
 			if err != nil {
@@ -136,7 +145,7 @@ func TestConversionRoundTrip(t *testing.T) {
 	each(t, func(t *testing.T, k *Kind) {
 		filler := fuzzer.FuzzerFor(funcs, rand.NewSource(1), Codecs)
 		for range 50 {
-			internal := k.NewInternal()
+			internal := emptyInternal(t, k)
 			filler.Fill(internal)
 			obj, err := k.FromInternal(internal.DeepCopyObject())
 			if err != nil {
@@ -173,4 +182,57 @@ func TestConversionRoundTrip(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestMetadataAlone: the metadata that is read from stored bytes alone is that of the whole object.
+func TestMetadataAlone(t *testing.T) {
+	each(t, func(t *testing.T, k *Kind) {
+		obj := k.New()
+		obj.SetName("a")
+		obj.SetUID("u")
+		obj.SetResourceVersion("7")
+		obj.SetLabels(map[string]string{"x": "y"})
+		obj.SetFinalizers([]string{"f"})
+		obj.GetObjectKind().SetGroupVersionKind(k.GVK())
+		value, err := k.Store(obj)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if obj.GetResourceVersion() != "7" {
+			t.Error("storing changed the object")
+		}
+		loaded, err := k.Load(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := k.Meta(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.GetResourceVersion() != "" || m.GroupVersionKind() != k.GVK() || loaded.GetObjectKind().GroupVersionKind() != k.GVK() {
+			t.Errorf("metadata %+v, object %+v", m, loaded)
+		}
+		if m.Name != loaded.GetName() || m.UID != loaded.GetUID() || !reflect.DeepEqual(m.Labels, loaded.GetLabels()) || !reflect.DeepEqual(m.Finalizers, loaded.GetFinalizers()) {
+			t.Errorf("metadata %+v, object %+v", m, loaded)
+		}
+		for n := range value {
+			k.Meta(value[:n]) // no panic
+		}
+	})
+}
+
+func TestCatalog(t *testing.T) {
+	c := NewCatalog(NewTable(configMaps()))
+	changed := c.Changed()
+	first := c.Table()
+	c.Update(func(now *Table) *Table {
+		if now != first {
+			t.Error("the change is not of the present table")
+		}
+		return NewTable(configMaps(), secrets())
+	})
+	<-changed
+	if _, ok := c.Table().ByGroupResource("", "secrets"); !ok || len(first.Kinds()) != 1 {
+		t.Error("the table was not replaced")
+	}
 }

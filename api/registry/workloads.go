@@ -10,61 +10,19 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	podutil "k8s.io/kubernetes/pkg/api/pod"
 	"k8s.io/kubernetes/pkg/apis/apps"
 	appsvalidation "k8s.io/kubernetes/pkg/apis/apps/validation"
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/apis/core/validation"
+	"k8s.io/kubernetes/pkg/registry/apps/deployment"
+	"k8s.io/kubernetes/pkg/registry/core/podtemplate"
 )
 
-func deployments() *Kind {
-	return &Kind{
-		Group: "apps", Version: "v1", Kind: "Deployment", Resource: "deployments", Singular: "deployment",
-		ShortNames: []string{"deploy"}, Categories: []string{"all"}, Namespaced: true,
-		New:         func() Object { return &appsv1.Deployment{} },
-		NewList:     func() runtime.Object { return &appsv1.DeploymentList{} },
-		NewInternal: func() runtime.Object { return &apps.Deployment{} },
-		PrepareCreate: preparer(func(d *apps.Deployment) {
-			d.Status = apps.DeploymentStatus{}
-			d.Generation = 1
-			podutil.DropDisabledTemplateFields(&d.Spec.Template, nil)
-		}),
-		WarnCreate: warner(func(ctx context.Context, d *apps.Deployment) []string {
-			return append(podNameWarning(d.Name, inHostnames), templateWarnings(ctx, field.NewPath("spec", "template"), &d.Spec.Template, nil)...)
-		}),
-		Validate: checker(func(d *apps.Deployment) field.ErrorList {
-			return appsvalidation.ValidateDeployment(d, podutil.GetValidationOptionsFromPodTemplate(&d.Spec.Template, nil))
-		}),
-		Strategy: Strategy{
-			PrepareUpdate: updater(func(d, old *apps.Deployment) {
-				d.Status = old.Status
-				podutil.DropDisabledTemplateFields(&d.Spec.Template, &old.Spec.Template)
-				// Annotations matter too: they are copied to replica sets.
-				if !apiequality.Semantic.DeepEqual(d.Spec, old.Spec) || !apiequality.Semantic.DeepEqual(d.Annotations, old.Annotations) {
-					d.Generation = old.Generation + 1
-				}
-			}),
-			WarnUpdate: changeWarner(func(ctx context.Context, d, old *apps.Deployment) []string {
-				if d.Generation == old.Generation {
-					return nil
-				}
-				return templateWarnings(ctx, field.NewPath("spec", "template"), &d.Spec.Template, &old.Spec.Template)
-			}),
-			ValidateUpdate: changer(func(d, old *apps.Deployment) field.ErrorList {
-				return appsvalidation.ValidateDeploymentUpdate(d, old, podutil.GetValidationOptionsFromPodTemplate(&d.Spec.Template, &old.Spec.Template))
-			}),
-			ResetFields: []string{"status"},
-		},
-		Status: &Strategy{
-			PrepareUpdate: updater(func(d, old *apps.Deployment) {
-				d.Spec = old.Spec
-				d.Labels = old.Labels
-			}),
-			ValidateUpdate: changer(appsvalidation.ValidateDeploymentStatusUpdate),
-			ResetFields:    []string{"spec", "metadata.labels"},
-		},
+func deployments() *Resource {
+	return follow(&Resource{
+		Group: "apps", Kind: "Deployment", Resource: "deployments", ShortNames: []string{"deploy"}, Categories: []string{"all"},
 		Scale: &Scale{
 			Get: func(obj Object) (int32, int32, string) {
 				d := obj.(*appsv1.Deployment)
@@ -72,17 +30,13 @@ func deployments() *Kind {
 			},
 			Set: func(obj Object, n int32) { obj.(*appsv1.Deployment).Spec.Replicas = &n },
 		},
-		AllowUnconditionalUpdate: true,
-	}
+	}, deployment.Strategy, deployment.StatusStrategy)
 }
 
-func replicaSets() *Kind {
-	return &Kind{
-		Group: "apps", Version: "v1", Kind: "ReplicaSet", Resource: "replicasets", Singular: "replicaset",
+func replicaSets() *Resource {
+	return &Resource{
+		Group: "apps", Kind: "ReplicaSet", Resource: "replicasets",
 		ShortNames: []string{"rs"}, Categories: []string{"all"}, Namespaced: true,
-		New:         func() Object { return &appsv1.ReplicaSet{} },
-		NewList:     func() runtime.Object { return &appsv1.ReplicaSetList{} },
-		NewInternal: func() runtime.Object { return &apps.ReplicaSet{} },
 		PrepareCreate: preparer(func(rs *apps.ReplicaSet) {
 			rs.Status = apps.ReplicaSetStatus{}
 			rs.Generation = 1
@@ -133,19 +87,16 @@ func replicaSets() *Kind {
 	}
 }
 
-func replicationControllers() *Kind {
+func replicationControllers() *Resource {
 	options := func(rc, old *core.ReplicationController) validation.PodValidationOptions {
 		if old == nil {
 			return podutil.GetValidationOptionsFromPodTemplate(rc.Spec.Template, nil)
 		}
 		return podutil.GetValidationOptionsFromPodTemplate(rc.Spec.Template, old.Spec.Template)
 	}
-	return &Kind{
-		Version: "v1", Kind: "ReplicationController", Resource: "replicationcontrollers", Singular: "replicationcontroller",
+	return &Resource{
+		Kind: "ReplicationController", Resource: "replicationcontrollers",
 		ShortNames: []string{"rc"}, Categories: []string{"all"}, Namespaced: true,
-		New:         func() Object { return &corev1.ReplicationController{} },
-		NewList:     func() runtime.Object { return &corev1.ReplicationControllerList{} },
-		NewInternal: func() runtime.Object { return &core.ReplicationController{} },
 		PrepareCreate: preparer(func(rc *core.ReplicationController) {
 			rc.Status = core.ReplicationControllerStatus{}
 			rc.Generation = 1
@@ -198,43 +149,8 @@ func replicationControllers() *Kind {
 	}
 }
 
-func podTemplates() *Kind {
-	path := field.NewPath("template")
-	return &Kind{
-		Version: "v1", Kind: "PodTemplate", Resource: "podtemplates", Singular: "podtemplate", Namespaced: true,
-		ReturnDeleted: true,
-		New:           func() Object { return &corev1.PodTemplate{} },
-		NewList:       func() runtime.Object { return &corev1.PodTemplateList{} },
-		NewInternal:   func() runtime.Object { return &core.PodTemplate{} },
-		PrepareCreate: preparer(func(t *core.PodTemplate) {
-			t.Generation = 1
-			podutil.DropDisabledTemplateFields(&t.Template, nil)
-		}),
-		Validate: checker(func(t *core.PodTemplate) field.ErrorList {
-			return validation.ValidatePodTemplate(t, podutil.GetValidationOptionsFromPodTemplate(&t.Template, nil))
-		}),
-		WarnCreate: warner(func(ctx context.Context, t *core.PodTemplate) []string {
-			return templateWarnings(ctx, path, &t.Template, nil)
-		}),
-		Strategy: Strategy{
-			PrepareUpdate: updater(func(t, old *core.PodTemplate) {
-				podutil.DropDisabledTemplateFields(&t.Template, &old.Template)
-				if !apiequality.Semantic.DeepEqual(t.Template, old.Template) {
-					t.Generation = old.Generation + 1
-				}
-			}),
-			ValidateUpdate: changer(func(t, old *core.PodTemplate) field.ErrorList {
-				return validation.ValidatePodTemplateUpdate(t, old, podutil.GetValidationOptionsFromPodTemplate(&t.Template, &old.Template))
-			}),
-			WarnUpdate: changeWarner(func(ctx context.Context, t, old *core.PodTemplate) []string {
-				if t.Generation == old.Generation {
-					return nil
-				}
-				return templateWarnings(ctx, path, &t.Template, &old.Template)
-			}),
-		},
-		AllowUnconditionalUpdate: true,
-	}
+func podTemplates() *Resource {
+	return follow(&Resource{Kind: "PodTemplate", Resource: "podtemplates", ReturnDeleted: true}, podtemplate.Strategy, nil)
 }
 
 func value(n *int32) int32 {

@@ -74,7 +74,7 @@ func TestProtobufEqualsUpstreamsByteForByte(t *testing.T) {
 // TestEmptyListsAreLists: for every kind, in every encoding.
 func TestEmptyListsAreLists(t *testing.T) {
 	h := harness.New(t)
-	for _, k := range h.Kinds.Kinds() {
+	for _, k := range h.Objects.Kinds().Kinds() {
 		path := "/apis/" + k.Group + "/" + k.Version
 		if k.Group == "" {
 			path = "/api/" + k.Version
@@ -112,7 +112,7 @@ func TestEmptyListsAreLists(t *testing.T) {
 func TestFormsAreSharedAndNeverWrittenTo(t *testing.T) {
 	h := harness.New(t)
 	do(t, h, "POST", podsPath, "application/json", encode(t, benchPod("p")), "")
-	kind, _ := h.Kinds.ByResource("", "v1", "pods")
+	kind, _ := h.Objects.Kinds().ByResource("", "v1", "pods")
 	v, err := h.Objects.Get(context.Background(), &objects.Request{Kind: kind, Namespace: "default", Name: "p"}, "0")
 	if err != nil {
 		t.Fatal(err)

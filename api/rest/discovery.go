@@ -7,16 +7,44 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/api/registry"
 )
 
-// discovery serves the lists of groups and resources in both forms: one document per group version, and all of them aggregated into
-// one (KEP-3352). The table of kinds does not change, so everything is encoded once.
+// derived keeps the discovery documents of the last table for which they were requested.
+type derived struct{ last atomic.Pointer[discovery] }
+
+// of returns the discovery documents of a table.
+func (d *derived) of(table *registry.Table) (*discovery, error) {
+	if last := d.last.Load(); last != nil && last.table == table {
+		return last, nil
+	}
+	made, err := newDiscovery(table)
+	if err == nil {
+		d.last.Store(made)
+	}
+	return made, err
+}
+
+// serveDiscovery responds to a discovery path; it returns false for other paths.
+func (c *call) serveDiscovery() bool {
+	d, err := c.discovery.of(c.Objects.Kinds())
+	if err != nil {
+		c.fail(apierrors.NewInternalError(err))
+		return true
+	}
+	return d.serve(c.w, c.r)
+}
+
+// discovery serves the lists of groups and resources of one table in both forms: one document per group version, and all of them
+// aggregated into one (KEP-3352). Everything is encoded once.
 type discovery struct {
+	table      *registry.Table
 	documents  map[string][]byte
 	aggregated map[string][]byte
 }
@@ -37,7 +65,7 @@ func newDiscovery(table *registry.Table) (*discovery, error) {
 		}
 		all[i].kinds = append(all[i].kinds, kind)
 	}
-	d := &discovery{documents: map[string][]byte{}, aggregated: map[string][]byte{}}
+	d := &discovery{table: table, documents: map[string][]byte{}, aggregated: map[string][]byte{}}
 	groups := &metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: []metav1.APIGroup{}}
 	core, named := []apidiscoveryv2.APIGroupDiscovery{}, []apidiscoveryv2.APIGroupDiscovery{}
 	for _, gv := range all {
@@ -107,13 +135,6 @@ func (d *discovery) add(into map[string][]byte, path string, value any) error {
 	return nil
 }
 
-func verbs(k *registry.Kind) metav1.Verbs {
-	if k.NoDeleteCollection {
-		return metav1.Verbs{"create", "delete", "get", "list", "patch", "update", "watch"}
-	}
-	return metav1.Verbs{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
-}
-
 // subresource is a resource of a kind besides the main one.
 type subresource struct {
 	name, group, version, kind string
@@ -151,7 +172,7 @@ func resourceList(gv groupVersion) *metav1.APIResourceList {
 	list.GroupVersion = strings.TrimPrefix(gv.group+"/"+gv.version, "/")
 	for _, k := range gv.kinds {
 		list.APIResources = append(list.APIResources, metav1.APIResource{
-			Name: k.Resource, SingularName: k.Singular, Namespaced: k.Namespaced, Kind: k.Kind, Verbs: verbs(k),
+			Name: k.Resource, SingularName: k.Singular, Namespaced: k.Namespaced, Kind: k.Kind, Verbs: k.ServedVerbs(),
 			ShortNames: k.ShortNames, Categories: k.Categories, StorageVersionHash: "",
 		})
 		for _, sub := range subresourcesOf(k) {
@@ -172,7 +193,7 @@ func aggregatedVersion(gv groupVersion) apidiscoveryv2.APIVersionDiscovery {
 		}
 		resource := apidiscoveryv2.APIResourceDiscovery{
 			Resource: k.Resource, ResponseKind: &metav1.GroupVersionKind{Group: k.Group, Version: k.Version, Kind: k.Kind},
-			Scope: scope, SingularResource: k.Singular, Verbs: verbs(k), ShortNames: k.ShortNames, Categories: k.Categories,
+			Scope: scope, SingularResource: k.Singular, Verbs: k.ServedVerbs(), ShortNames: k.ShortNames, Categories: k.Categories,
 		}
 		for _, sub := range subresourcesOf(k) {
 			kind := metav1.GroupVersionKind{Group: sub.group, Version: sub.version, Kind: sub.kind}

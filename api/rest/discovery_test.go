@@ -84,7 +84,7 @@ func TestBothFormsOfDiscoveryAgree(t *testing.T) {
 	if len(a) != len(b) || len(groups) != len(oldGroups) || len(groups) < 5 {
 		t.Errorf("%d resources of %d groups, the old form has %d of %d", len(a), len(groups), len(b), len(oldGroups))
 	}
-	for _, k := range h.Kinds.Kinds() {
+	for _, k := range h.Objects.Kinds().Kinds() {
 		gv := strings.TrimPrefix(k.Group+"/"+k.Version, "/")
 		if r, ok := a[gv+" "+k.Resource]; !ok || r.Kind != k.Kind || r.Namespaced != k.Namespaced {
 			t.Errorf("%s is not discovered: %+v", k.GVK(), r)
@@ -102,7 +102,7 @@ func TestOpenAPIDescribesWhatIsServed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, k := range h.Kinds.Kinds() {
+	for _, k := range h.Objects.Kinds().Kinds() {
 		name := "api/" + k.Version
 		if k.Group != "" {
 			name = "apis/" + k.Group + "/" + k.Version

@@ -8,16 +8,22 @@ import (
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kontiki/kontiki/api/registry"
 )
 
+// podCodec is the codec of things, which are empty.
+type podCodec struct{ registry.Codec }
+
+func (podCodec) New(schema.GroupVersionKind) registry.Object { return &corev1.Pod{} }
+
 // A group of several versions is listed once, and a resource of another group with the name pods has no subresources of pods.
 func TestGroupsInDiscovery(t *testing.T) {
-	row := func(group, version, resource string) *registry.Kind {
-		return &registry.Kind{Group: group, Version: version, Kind: "Thing", Resource: resource, Namespaced: true, New: func() registry.Object { return &corev1.Pod{} }}
+	row := func(group, resource string, versions ...string) *registry.Resource {
+		return &registry.Resource{Group: group, Versions: versions, Kind: "Thing", Resource: resource, Namespaced: true, Codec: podCodec{}}
 	}
-	d, err := newDiscovery(registry.NewTable(row("example.com", "v1", "pods"), row("other.io", "v1", "things"), row("example.com", "v2", "pods"), row("", "v1", "pods")))
+	d, err := newDiscovery(registry.NewTable(row("example.com", "pods", "v1", "v2"), row("other.io", "things", "v1"), row("", "pods", "v1")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,7 +47,7 @@ type Config struct {
 // Server is the HTTP handler of the API port. It is safe for concurrent use.
 type Server struct {
 	Config
-	discovery *discovery
+	discovery derived
 	openapi   *openAPI
 	tables    *tables
 	// clients logs what clients can cause without a credential.
@@ -65,7 +65,7 @@ func New(c Config) (*Server, error) {
 		s.RequestTimeout = objects.DefaultRequestTimeout
 	}
 	var err error
-	if s.discovery, err = newDiscovery(c.Objects.Kinds()); err != nil {
+	if _, err = s.discovery.of(c.Objects.Kinds()); err != nil {
 		return nil, err
 	}
 	if s.openapi, err = newOpenAPI(); err != nil {
@@ -219,7 +219,7 @@ func (c *call) serveOther() {
 		c.openapi.serveV2(c.w, c.r)
 	case path == "/openapi/v3" || strings.HasPrefix(path, "/openapi/v3/"):
 		c.openapi.serve(c.w, c.r)
-	case c.discovery.serve(c.w, c.r):
+	case c.serveDiscovery():
 	default:
 		for prefix, handler := range c.Extra {
 			if path == prefix || strings.HasPrefix(path, strings.TrimSuffix(prefix, "/")+"/") {
@@ -315,6 +315,9 @@ func (c *call) serveResource() error {
 		default:
 			return apierrors.NewMethodNotSupported(c.kind.GroupResource(), c.verb)
 		}
+	}
+	if c.target.subresource == "" && !c.kind.Serves(c.verb) {
+		return apierrors.NewMethodNotSupported(c.kind.GroupResource(), c.verb)
 	}
 	switch c.verb {
 	case "get":

@@ -248,7 +248,7 @@ func (c *call) delete() error {
 }
 
 func (c *call) deleteCollection() error {
-	if c.kind.NoDeleteCollection || (c.kind.Namespaced && c.target.namespace == "") {
+	if c.kind.Namespaced && c.target.namespace == "" {
 		return apierrors.NewMethodNotSupported(c.kind.GroupResource(), "deletecollection")
 	}
 	accept, err := negotiate(c.r)

@@ -169,7 +169,7 @@ func (s *eventStream) object(event objects.WatchEvent) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return objects.Envelope(s.kind, raw), nil
+		return registry.Envelope(s.kind.GVK(), raw), nil
 	}
 	return s.Objects.JSON(s.kind, event.Version)
 }

@@ -78,7 +78,7 @@ func (c *call) writeVersion(a accepted, code int, v *kv.Version) error {
 		if err != nil {
 			return apierrors.NewInternalError(err)
 		}
-		return c.write(a, code, objects.Envelope(c.kind, raw))
+		return c.write(a, code, registry.Envelope(c.kind.GVK(), raw))
 	}
 	body, err := c.Objects.JSON(c.kind, v)
 	if err != nil {
@@ -193,9 +193,7 @@ func (c *call) protoList(result *objects.ListResult, meta *metav1.ListMeta) ([]b
 		raw = binary.AppendUvarint(raw, uint64(len(item)))
 		raw = append(raw, item...)
 	}
-	list := *c.kind
-	list.Kind += "List"
-	return objects.Envelope(&list, raw), nil
+	return registry.Envelope(c.kind.GroupVersion().WithKind(c.kind.Kind+"List"), raw), nil
 }
 
 func metadataOf(obj registry.Object) *metav1.PartialObjectMetadata {
@@ -259,7 +257,7 @@ func decodeDeleteOptions(data []byte, encoding objects.Encoding) (*metav1.Delete
 	var err error
 	if encoding == objects.Protobuf {
 		var raw []byte
-		if raw, err = objects.Unwrap(data); err == nil {
+		if raw, err = registry.Unwrap(data); err == nil {
 			err = o.Unmarshal(raw)
 		}
 	} else {

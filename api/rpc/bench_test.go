@@ -23,7 +23,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clientrest "k8s.io/client-go/rest"
 
-	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 	"github.com/kontiki/kontiki/test/harness"
@@ -160,7 +159,7 @@ func BenchmarkCreate(b *testing.B) {
 				if form.name == "rest/json" || form.name == "grpc/json" {
 					bodies[i] = must[[]byte](b)(json.Marshal(pod))
 				} else if bodies[i] = must[[]byte](b)(pod.Marshal()); form.media != "" {
-					bodies[i] = objects.Envelope(row, bodies[i])
+					bodies[i] = registry.Envelope(row.GVK(), bodies[i])
 				}
 			}
 			f.measure(b, func(i int) {

@@ -95,7 +95,7 @@ func (f *front) further(as string) []string {
 	case "joe as admin":
 		return []string{"Impersonate-User", "admin"}
 	case "service account":
-		accounts, _ := f.h.Kinds.ByGroupResource("", "serviceaccounts")
+		accounts, _ := f.h.Objects.Kinds().ByGroupResource("", "serviceaccounts")
 		v, ok := f.h.Store.View().Get(accounts.Key("default", "default"))
 		if !ok {
 			f.t.Fatal("there is no service account")
@@ -224,7 +224,7 @@ func normal(obj any) any {
 // dump returns everything that a harness has stored, normalized.
 func dump(t *testing.T, h *harness.Harness) (out []any) {
 	t.Helper()
-	for _, kind := range h.Kinds.Kinds() {
+	for _, kind := range h.Objects.Kinds().Kinds() {
 		if kind.StoredAs != nil {
 			continue
 		}

@@ -167,7 +167,7 @@ func (o *operation) decodeData(in *kontikiv1.Object, validation string) (registr
 		if bytes.HasPrefix(in.GetData(), envelopePrefix) {
 			return nil, Wrong("object.data", "must be the message of the kind alone, as its Marshal method writes it, without the envelope that begins with k8s\\0")
 		}
-		obj, err := o.Objects.DecodeBody(o.request, objects.Envelope(o.request.Kind, in.GetData()), objects.Protobuf, validation)
+		obj, err := o.Objects.DecodeBody(o.request, registry.Envelope(o.request.Kind.GVK(), in.GetData()), objects.Protobuf, validation)
 		return obj, about("object.data", err)
 	case kontikiv1.Encoding_ENCODING_JSON:
 		obj, err := o.Objects.DecodeBody(o.request, in.Data, objects.JSON, validation)

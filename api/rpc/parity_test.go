@@ -13,7 +13,6 @@ import (
 	"google.golang.org/grpc/codes"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
@@ -169,7 +168,7 @@ func steps() []step {
 	big := strings.Repeat("y", 3<<20)
 	return []step{
 		{name: "create", method: "POST", path: cmPath, contentType: jsonType, body: cm("a", `,"data":{"k":"1"}`), call: create(jsonObject(cmKind, cm("a", `,"data":{"k":"1"}`)), nil)},
-		{name: "create in protobuf", method: "POST", path: cmPath, contentType: protoType, body: string(objects.Envelope(kind, []byte("\x0a\x03\x0a\x01p"))),
+		{name: "create in protobuf", method: "POST", path: cmPath, contentType: protoType, body: string(registry.Envelope(kind.GVK(), []byte("\x0a\x03\x0a\x01p"))),
 			call: create(&kontikiv1.Object{Kind: cmKind, Namespace: "default", Data: []byte("\x0a\x03\x0a\x01p")}, nil)},
 		{name: "exists", method: "POST", path: cmPath, contentType: jsonType, body: cm("a", ""), call: create(jsonObject(cmKind, cm("a", "")), nil), code: codes.AlreadyExists},
 		{name: "get", method: "GET", path: cmPath + "/a", call: get(ref("a"), "")},
@@ -192,7 +191,7 @@ func steps() []step {
 		{name: "unknown kind", field: "reference.kind", unread: true, method: "GET", path: "/api/v1/namespaces/default/gadgets/a", call: get(&kontikiv1.Reference{Kind: &kontikiv1.Kind{Version: "v1", Kind: "Gadget"}, Namespace: "default", Name: "a"}, ""),
 			code: codes.InvalidArgument, own: `reference.kind: no matches for kind "Gadget" in version "v1"`},
 		{name: "malformed JSON", field: "object.data", method: "POST", path: cmPath, contentType: jsonType, body: `{"apiVersion"`, call: create(jsonObject(cmKind, `{"apiVersion"`), nil), code: codes.InvalidArgument},
-		{name: "malformed protobuf", field: "object.data", method: "POST", path: cmPath, contentType: protoType, body: string(objects.Envelope(kind, []byte("\xff\xff"))), call: create(&kontikiv1.Object{Kind: cmKind, Namespace: "default", Data: []byte("\xff\xff")}, nil), code: codes.InvalidArgument},
+		{name: "malformed protobuf", field: "object.data", method: "POST", path: cmPath, contentType: protoType, body: string(registry.Envelope(kind.GVK(), []byte("\xff\xff"))), call: create(&kontikiv1.Object{Kind: cmKind, Namespace: "default", Data: []byte("\xff\xff")}, nil), code: codes.InvalidArgument},
 		{name: "another kind", field: "object.data", method: "POST", path: cmPath, contentType: jsonType, body: `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a"}}`, call: create(jsonObject(cmKind, `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a"}}`), nil), code: codes.InvalidArgument},
 		{name: "wrong namespace", field: "object.data.metadata.namespace", method: "POST", path: cmPath, contentType: jsonType, body: `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"kube-system"}}`,
 			call: create(jsonObject(cmKind, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"kube-system"}}`), nil), code: codes.InvalidArgument},

@@ -3,7 +3,6 @@ package rpc
 import (
 	"context"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -268,9 +267,6 @@ func (s *objectsServer) DeleteCollection(ctx context.Context, in *kontikiv1.Dele
 	o.options(in.Options)
 	if err := o.authorize("deletecollection"); err != nil {
 		return nil, err
-	}
-	if r.Kind.NoDeleteCollection {
-		return nil, apierrors.NewMethodNotSupported(r.Kind.GroupResource(), "deletecollection")
 	}
 	if err := o.scoped(true); err != nil {
 		return nil, err

@@ -8,11 +8,12 @@ import (
 // formOverhead is the memory in bytes of a kept form beside its own bytes: the entry and its share of the version's slots.
 const formOverhead = 128
 
-// formSet has the slots of one version. It is created for the first form, so that a version that is never read costs only a
-// pointer.
-type formSet [NumForms]formSlot
+// formSet has the slots of one version that have been used, in the order of their first use. It is immutable: a further slot makes a
+// new set. A version that is never read costs only a pointer.
+type formSet []*formSlot
 
 type formSlot struct {
+	slot  FormSlot
 	entry atomic.Pointer[formEntry]
 	build sync.Mutex // held while the form is built
 }
@@ -60,14 +61,7 @@ func (c *FormCache) Usage() (bytes int64, forms int) {
 // Form returns the form in a slot, which is read-only. It is built once for all concurrent readers and shared by them until the
 // cache evicts it; readers that have it may continue to use it then. An error is not cached: the next reader builds the form again.
 func (v *Version) Form(slot FormSlot, build BuildForm) (any, error) {
-	set := v.forms.Load()
-	if set == nil {
-		set = new(formSet)
-		if !v.forms.CompareAndSwap(nil, set) {
-			set = v.forms.Load()
-		}
-	}
-	s := &set[slot]
+	s := v.slot(slot)
 	if e := s.entry.Load(); e != nil {
 		return e.read(), nil
 	}
@@ -87,6 +81,32 @@ func (v *Version) Form(slot FormSlot, build BuildForm) (any, error) {
 		v.cache.add(e)
 	}
 	return form, nil
+}
+
+// slot returns a slot of the version, and adds it on first use.
+func (v *Version) slot(wanted FormSlot) *formSlot {
+	var added *formSlot
+	for {
+		set := v.forms.Load()
+		var have formSet
+		if set != nil {
+			have = *set
+		}
+		for _, s := range have {
+			if s.slot == wanted {
+				return s
+			}
+		}
+		if added == nil {
+			added = &formSlot{slot: wanted}
+		}
+		grown := make(formSet, len(have)+1)
+		copy(grown, have)
+		grown[len(have)] = added
+		if v.forms.CompareAndSwap(set, &grown) {
+			return added
+		}
+	}
 }
 
 func (e *formEntry) read() any {
@@ -147,8 +167,8 @@ func (c *FormCache) Forget(v *Version) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i := range set {
-		if e := set[i].entry.Load(); e != nil {
+	for _, s := range *set {
+		if e := s.entry.Load(); e != nil {
 			c.drop(e)
 		}
 	}

@@ -54,11 +54,14 @@ func TestVersionIsSmall(t *testing.T) {
 	}
 }
 
+// slots is how many slots the tests use.
+const slots = 5
+
 func TestFormBuiltOnce(t *testing.T) {
 	for name, cache := range map[string]*FormCache{"in a store": NewFormCache(1 << 20), "outside a store": nil} {
 		t.Run(name, func(t *testing.T) {
 			v := cache.NewVersion("/k", []byte("value"), 1, 2)
-			var builds [NumForms]atomic.Int32
+			var builds [slots]atomic.Int32
 			var readers atomic.Int32
 			var wg sync.WaitGroup
 			start := make(chan struct{})
@@ -66,7 +69,7 @@ func TestFormBuiltOnce(t *testing.T) {
 				wg.Go(func() {
 					<-start
 					readers.Add(1)
-					slot := FormSlot(i % NumForms)
+					slot := FormSlot(i % slots)
 					got, err := v.Form(slot, func(v *Version) (any, int, error) {
 						builds[slot].Add(1)
 						for readers.Load() < 64 { // nobody has a form before all have asked, or are about to
@@ -200,7 +203,7 @@ func TestFormCacheUnderPressure(t *testing.T) {
 		wg.Go(func() {
 			r := rand.New(rand.NewSource(seed))
 			for i := range 5000 {
-				v, slot := versions[r.Intn(len(versions))], FormSlot(r.Intn(NumForms))
+				v, slot := versions[r.Intn(len(versions))], FormSlot(r.Intn(slots))
 				got, err := v.Form(slot, func(v *Version) (any, int, error) { return v.Key + fmt.Sprint(slot), r.Intn(500), nil })
 				if err != nil || got != v.Key+fmt.Sprint(slot) {
 					t.Errorf("%v, %v", got, err)

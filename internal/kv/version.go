@@ -14,12 +14,10 @@ type Version struct {
 	forms atomic.Pointer[formSet] // nil until the first form is requested
 }
 
-// FormSlot identifies one of the forms of a version's value (decoded object, JSON, protobuf, ...). The readers agree on what a slot
-// contains; the store never uses it.
-type FormSlot uint8
-
-// NumForms is the number of slots of a version.
-const NumForms = 4
+// FormSlot identifies one of the forms of a version's value (decoded object, JSON, protobuf, ..., each in one of several API
+// versions). The readers agree on what a slot contains; the store never uses it. Few slots of a version are in use at a time: they
+// are searched one after the other.
+type FormSlot uint16
 
 // BuildForm builds a form of a version; size is its cost in bytes in the cache. It may request a form of the same version in
 // another slot (always in the same order of slots, or two builders deadlock), but never in its own.

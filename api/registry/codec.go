@@ -1,0 +1,213 @@
+package registry
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"reflect"
+	"sync"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	applyconfigurations "k8s.io/client-go/applyconfigurations"
+)
+
+// Codec converts the objects of a resource between their representations: versioned, internal and stored. It is safe for concurrent
+// use.
+type Codec interface {
+	// New and NewList return an empty object and an empty list of a version.
+	New(gvk schema.GroupVersionKind) Object
+	NewList(gvk schema.GroupVersionKind) runtime.Object
+	// Default sets the defaults of a versioned object's empty fields.
+	Default(obj Object)
+	// Internal returns the form that strategies work on, and External the object of a version with its type set. What they return may
+	// share memory with what they are given.
+	Internal(obj runtime.Object, kind string) (runtime.Object, error)
+	External(internal runtime.Object, gvk schema.GroupVersionKind) (Object, error)
+	// Store returns the bytes to store for an object of the version that is stored, and Load the object of such bytes with its type
+	// set.
+	Store(obj Object, gvk schema.GroupVersionKind) ([]byte, error)
+	Load(value []byte, gvk schema.GroupVersionKind) (Object, error)
+	// Meta returns only the metadata of stored bytes.
+	Meta(value []byte) (*metav1.PartialObjectMetadata, error)
+	// Fields returns the structure of the objects' fields, for managed fields and server-side apply.
+	Fields() managedfields.TypeConverter
+}
+
+// goTypes is implemented by codecs whose objects have a Go type of their own.
+type goTypes interface {
+	goType(schema.GroupVersionKind) reflect.Type
+}
+
+// builtin is the codec of types in Scheme, which are stored as Kubernetes protobuf. group is the API group of the internal type.
+type builtin struct{ group string }
+
+// New implements Codec. All GVKs of rows are in Scheme: see TestNamesAgreeWithTheScheme.
+func (builtin) New(gvk schema.GroupVersionKind) Object {
+	obj, err := Scheme.New(gvk)
+	if err != nil {
+		panic(err)
+	}
+	return obj.(Object)
+}
+
+// NewList implements Codec.
+func (builtin) NewList(gvk schema.GroupVersionKind) runtime.Object {
+	gvk.Kind += "List"
+	list, err := Scheme.New(gvk)
+	if err != nil {
+		panic(err)
+	}
+	return list
+}
+
+func (b builtin) goType(gvk schema.GroupVersionKind) reflect.Type { return reflect.TypeOf(b.New(gvk)) }
+
+// Default implements Codec.
+func (builtin) Default(obj Object) { Scheme.Default(obj) }
+
+// Internal implements Codec.
+func (b builtin) Internal(obj runtime.Object, kind string) (runtime.Object, error) {
+	internal, err := Scheme.New(schema.GroupVersionKind{Group: b.group, Version: runtime.APIVersionInternal, Kind: kind})
+	if err != nil {
+		return nil, err
+	}
+	return internal, Scheme.Convert(obj, internal, nil)
+}
+
+// External implements Codec.
+func (b builtin) External(internal runtime.Object, gvk schema.GroupVersionKind) (Object, error) {
+	obj := b.New(gvk)
+	if err := Scheme.Convert(internal, obj, nil); err != nil {
+		return nil, err
+	}
+	obj.GetObjectKind().SetGroupVersionKind(gvk)
+	return obj, nil
+}
+
+// Store implements Codec.
+func (builtin) Store(obj Object, gvk schema.GroupVersionKind) ([]byte, error) {
+	raw, err := MarshalProto(obj)
+	if err != nil {
+		return nil, err
+	}
+	return Envelope(gvk, raw), nil
+}
+
+// Load implements Codec.
+func (b builtin) Load(value []byte, gvk schema.GroupVersionKind) (Object, error) {
+	raw, err := Unwrap(value)
+	if err != nil {
+		return nil, err
+	}
+	obj := b.New(gvk)
+	if err := obj.(protoMessage).Unmarshal(raw); err != nil {
+		return nil, err
+	}
+	obj.GetObjectKind().SetGroupVersionKind(gvk)
+	return obj, nil
+}
+
+// metadataField is the number of the metadata's field in the protobuf message of every kind.
+const metadataField = 1
+
+// Meta implements Codec.
+func (builtin) Meta(value []byte) (*metav1.PartialObjectMetadata, error) {
+	raw, err := Unwrap(value)
+	if err != nil {
+		return nil, err
+	}
+	m := &metav1.PartialObjectMetadata{}
+	for len(raw) > 0 {
+		number, content, rest, err := nextField(raw)
+		if err != nil {
+			return nil, err
+		}
+		if number == metadataField {
+			return m, m.ObjectMeta.Unmarshal(content)
+		}
+		raw = rest
+	}
+	return m, nil
+}
+
+var builtinFields = sync.OnceValue(func() managedfields.TypeConverter { return applyconfigurations.NewTypeConverter(Scheme) })
+
+// Fields implements Codec.
+func (builtin) Fields() managedfields.TypeConverter { return builtinFields() }
+
+var protoPrefix = []byte("k8s\x00")
+
+// protoMessage is implemented by every built-in type.
+type protoMessage interface {
+	Size() int
+	MarshalToSizedBuffer([]byte) (int, error)
+	Unmarshal([]byte) error
+}
+
+// MarshalProto returns an object's protobuf, without an envelope. Objects of custom resources have none.
+func MarshalProto(obj runtime.Object) ([]byte, error) {
+	message, ok := obj.(protoMessage)
+	if !ok {
+		return nil, fmt.Errorf("%T has no protobuf form", obj)
+	}
+	buf := make([]byte, message.Size())
+	n, err := message.MarshalToSizedBuffer(buf)
+	if err != nil {
+		return nil, err
+	}
+	return buf[len(buf)-n:], nil
+}
+
+// Envelope wraps protobuf bytes of a kind as runtime.Unknown after the "k8s\0" prefix (k8s.io/apimachinery/pkg/runtime/generated.proto:
+// typeMeta = 1 {apiVersion = 1, kind = 2}, raw = 2, contentEncoding = 3, contentType = 4).
+func Envelope(gvk schema.GroupVersionKind, raw []byte) []byte {
+	apiVersion := gvk.GroupVersion().String()
+	meta := make([]byte, 0, len(apiVersion)+len(gvk.Kind)+4)
+	meta = appendField(meta, 1, []byte(apiVersion))
+	meta = appendField(meta, 2, []byte(gvk.Kind))
+	out := make([]byte, 0, len(protoPrefix)+len(meta)+len(raw)+20)
+	out = append(out, protoPrefix...)
+	out = appendField(out, 1, meta)
+	out = appendField(out, 2, raw)
+	out = appendField(out, 3, nil)
+	return appendField(out, 4, nil)
+}
+
+// appendField appends a length-delimited protobuf field.
+func appendField(b []byte, number int, value []byte) []byte {
+	b = append(b, byte(number<<3|2))
+	b = binary.AppendUvarint(b, uint64(len(value)))
+	return append(b, value...)
+}
+
+// nextField returns the first field of a message whose fields are all length-delimited, and what follows it.
+func nextField(b []byte) (number int, content, rest []byte, err error) {
+	length, n := binary.Uvarint(b[1:])
+	if b[0]&7 != 2 || n <= 0 || uint64(len(b)-1-n) < length {
+		return 0, nil, nil, fmt.Errorf("damaged Kubernetes protobuf")
+	}
+	end := 1 + n + int(length)
+	return int(b[0] >> 3), b[1+n : end], b[end:], nil
+}
+
+// Unwrap returns the raw field of an envelope without copying it.
+func Unwrap(value []byte) ([]byte, error) {
+	if !bytes.HasPrefix(value, protoPrefix) {
+		return nil, fmt.Errorf("not in Kubernetes protobuf")
+	}
+	var raw []byte
+	for rest := value[len(protoPrefix):]; len(rest) > 0; {
+		number, content, next, err := nextField(rest)
+		if err != nil {
+			return nil, fmt.Errorf("damaged Kubernetes protobuf envelope")
+		}
+		if number == 2 {
+			raw = content
+		}
+		rest = next
+	}
+	return raw, nil
+}

@@ -1,0 +1,183 @@
+package registry
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// Object is a versioned Kubernetes object.
+type Object interface {
+	metav1.Object
+	runtime.Object
+}
+
+// Strategy says how one kind of write (of the main resource, or the status) prepares and checks an object. Objects have the
+// internal type. Nil functions do nothing. The context has upstream's request information (k8s.io/apiserver/pkg/endpoints/request).
+type Strategy struct {
+	// PrepareUpdate restores the fields of old in obj that this kind of write may not change, and sets derived ones.
+	PrepareUpdate func(ctx context.Context, obj, old runtime.Object)
+	// ValidateUpdate refuses changes that are not allowed.
+	ValidateUpdate func(ctx context.Context, obj, old runtime.Object) field.ErrorList
+	// WarnUpdate returns warnings for people about a change.
+	WarnUpdate func(ctx context.Context, obj, old runtime.Object) []string
+	// ResetFields are the top-level paths ("status", "metadata.labels") that this kind of write ignores, so that their ownership is
+	// not recorded either. If OnlyFields is set, it ignores all others instead.
+	ResetFields, OnlyFields []string
+	// validateWhole means that ValidateUpdate does all of validation, that of the metadata and declarative validation included.
+	validateWhole bool
+}
+
+// Resource is one row: everything that the object service needs to know about a resource of an API group, in all versions in which
+// it is served. Rows are immutable once they are in a Table.
+type Resource struct {
+	// Group, Resource (the plural name) and Kind name the resource. Singular is the kind in lower case if it is empty.
+	Group, Resource, Kind, Singular string
+	ShortNames                      []string
+	Categories                      []string
+	Namespaced                      bool
+	// Versions are the served versions, the preferred one first; none means v1. Objects are stored in the first one.
+	Versions []string
+	// Codec converts objects between their representations; nil means that of a built-in type in Scheme.
+	Codec Codec
+	// StoredAs is the resource of another group as which the objects are stored; nil if they are stored as this one.
+	StoredAs *Resource
+	// Verbs are the verbs of the resource itself; nil means all. What can only be created is not stored: a Creator of the object
+	// service answers.
+	Verbs []string
+
+	// PrepareCreate and Validate get the internal type.
+	PrepareCreate func(ctx context.Context, obj runtime.Object)
+	Validate      func(ctx context.Context, obj runtime.Object) field.ErrorList
+	// WarnGiven returns warnings about a new object as the client sent it, before it is prepared.
+	WarnGiven func(obj runtime.Object) []string
+	// WarnCreate returns warnings for people about a new object.
+	WarnCreate func(ctx context.Context, obj runtime.Object) []string
+	Strategy
+
+	// Status is the status subresource, nil if there is none.
+	Status *Strategy
+	// Subresources are further ways of updating the whole object (finalize, ephemeralcontainers, resize).
+	Subresources map[string]*Strategy
+	// Scale reads and writes the scale subresource, nil if there is none.
+	Scale *Scale
+
+	AllowCreateOnUpdate      bool
+	AllowUnconditionalUpdate bool
+	// DeleteGrace returns the grace period of a deleted object in seconds; nil means that deletion is immediate.
+	DeleteGrace func(obj Object, options *metav1.DeleteOptions) int64
+	// OrphanByDefault makes deletions without a propagation policy leave dependents in place.
+	OrphanByDefault bool
+
+	// Fields returns the selectable fields beyond metadata.name and metadata.namespace.
+	Fields func(obj Object) fields.Set
+	// FieldNames are the names of these fields, so that unsupported selectors are refused.
+	FieldNames []string
+
+	// ReturnDeleted makes a deletion return the object rather than a Status.
+	ReturnDeleted bool
+	// Sealed values are encrypted before they are proposed.
+	Sealed bool
+
+	// validateWhole means that Validate does all of validation, that of the metadata and declarative validation included.
+	validateWhole bool
+	prefix        string
+}
+
+// Scale maps a kind onto autoscaling/v1 Scale.
+type Scale struct {
+	Get func(obj Object) (replicas, statusReplicas int32, selector string)
+	Set func(obj Object, replicas int32)
+}
+
+// allVerbs are the verbs of a resource that is stored, in the order of discovery.
+var allVerbs = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
+
+// GroupResource returns the group and the plural name, by which the whole program identifies a resource.
+func (r *Resource) GroupResource() schema.GroupResource {
+	return schema.GroupResource{Group: r.Group, Resource: r.Resource}
+}
+
+// GroupKind returns the group and the kind.
+func (r *Resource) GroupKind() schema.GroupKind {
+	return schema.GroupKind{Group: r.Group, Kind: r.Kind}
+}
+
+// Stored says whether objects are stored. Reviews, for example, are answered and forgotten.
+func (r *Resource) Stored() bool { return r.Serves("watch") }
+
+// Serves says whether the resource itself has a verb ("get", "deletecollection").
+func (r *Resource) Serves(verb string) bool { return slices.Contains(r.ServedVerbs(), verb) }
+
+// ServedVerbs returns the verbs of the resource itself, in alphabetic order. Read-only.
+func (r *Resource) ServedVerbs() []string {
+	if r.Verbs == nil {
+		return allVerbs
+	}
+	return r.Verbs
+}
+
+// Prefix returns the key prefix of all objects of the resource.
+func (r *Resource) Prefix() string { return r.prefix }
+
+// NamespacePrefix returns the key prefix of the objects in a namespace, or of all if namespace is empty.
+func (r *Resource) NamespacePrefix(namespace string) string {
+	if namespace == "" || !r.Namespaced {
+		return r.Prefix()
+	}
+	return r.Prefix() + namespace + "/"
+}
+
+// Key returns an object's key: /<group>/<resource>/<namespace>/<name>, with an empty namespace for cluster-scoped resources.
+func (r *Resource) Key(namespace, name string) string {
+	if !r.Namespaced {
+		namespace = ""
+	}
+	return r.Prefix() + namespace + "/" + name
+}
+
+// SplitKey returns the namespace and name in a key of the resource.
+func (r *Resource) SplitKey(key string) (namespace, name string) {
+	namespace, name, _ = strings.Cut(strings.TrimPrefix(key, r.Prefix()), "/")
+	return namespace, name
+}
+
+// StrategyFor returns the strategy of a subresource ("" for the main resource); ok is false if there is no such subresource.
+func (r *Resource) StrategyFor(subresource string) (*Strategy, bool) {
+	switch subresource {
+	case "":
+		return &r.Strategy, true
+	case "status":
+		return r.Status, r.Status != nil
+	}
+	s, ok := r.Subresources[subresource]
+	return s, ok
+}
+
+// complete fills in what a row leaves out.
+func (r *Resource) complete() {
+	if r.Singular == "" {
+		r.Singular = strings.ToLower(r.Kind)
+	}
+	if len(r.Versions) == 0 {
+		r.Versions = []string{"v1"}
+	}
+	if r.Codec == nil {
+		r.Codec = builtin{group: r.Group}
+	}
+	of := r
+	if r.StoredAs != nil {
+		of = r.StoredAs
+	}
+	group := of.Group
+	if group == "" {
+		group = "core"
+	}
+	r.prefix = "/" + group + "/" + of.Resource + "/"
+}
