@@ -22,6 +22,7 @@ import (
 	"github.com/kontiki/kontiki/api/allocate"
 	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/auth"
+	"github.com/kontiki/kontiki/api/auth/authz"
 	"github.com/kontiki/kontiki/api/inflight"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
@@ -47,6 +48,8 @@ type Config struct {
 	ServiceAccountKey crypto.Signer
 	// Roots returns the CAs of client certificates.
 	Roots func() *x509.CertPool
+	// Authorizer decides what users may do; nil means the cluster's own rules.
+	Authorizer auth.Authorizer
 	// Admit may refuse a client certificate that is otherwise valid; nil refuses none.
 	Admit                  func(*x509.Certificate) error
 	ServiceRange, PodRange netip.Prefix
@@ -95,13 +98,16 @@ func New(c Config) (*API, error) {
 		seconds := int64(admission.DefaultTolerationSeconds)
 		c.TolerationSeconds = &seconds
 	}
-	a := &API{Sealer: sealer, Catalog: registry.NewCatalog(registry.Kinds()), Authorizer: auth.Groups{}}
+	a := &API{Sealer: sealer, Catalog: registry.NewCatalog(registry.Kinds()), Authorizer: c.Authorizer}
+	if a.Authorizer == nil {
+		a.Authorizer = authz.Groups{}
+	}
 	accounts := &admission.ServiceAccounts{Store: c.Store, Catalog: a.Catalog}
 	pods := &admission.Pods{TolerationSeconds: *c.TolerationSeconds}
 	services := &allocate.Services{Range: c.ServiceRange}
 	a.KubernetesService = services.First()
 	a.Objects, err = objects.New(objects.Config{
-		Store: c.Store, Catalog: a.Catalog, Sealer: sealer,
+		Store: c.Store, Catalog: a.Catalog, Sealer: sealer, Authorizer: a.Authorizer,
 		Admission: []objects.Admitter{admission.Namespaces{}, accounts, pods},
 		Allocators: map[schema.GroupResource]objects.Allocator{
 			{Resource: "services"}: services,

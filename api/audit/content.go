@@ -3,33 +3,12 @@ package audit
 import (
 	"bytes"
 	"encoding/json"
-	"strings"
 
-	"k8s.io/apimachinery/pkg/api/validate/content"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 
 	"github.com/kontiki/kontiki/api/objects"
 )
-
-// SelectedName returns the one name that a list or a watch selects by its field selector, which audit events contain as the
-// object's name, like upstream's RequestInfo; it returns "" if several names may match.
-func SelectedName(fieldSelector string) string {
-	if !strings.Contains(fieldSelector, metav1.ObjectNameField) {
-		return ""
-	}
-	selector, err := fields.ParseSelector(fieldSelector)
-	if err != nil {
-		return ""
-	}
-	name, ok := selector.RequiresExactMatch(metav1.ObjectNameField)
-	if !ok || len(content.IsPathSegmentName(name)) > 0 {
-		return ""
-	}
-	return name
-}
 
 // patchJSON returns a patch as JSON. An applied configuration may be YAML.
 func patchJSON(p objects.Patch) ([]byte, bool) {

@@ -93,9 +93,6 @@ func (a *Auditor) Unauthenticated(attempt Attempt, status *metav1.Status) {
 
 func (a *Auditor) begin(attempt Attempt) *Record {
 	r := &Record{auditor: a, attempt: attempt}
-	if of := &r.attempt.Attributes; of.Resource == "namespaces" && of.APIGroup == "" && of.Namespace == "" {
-		of.Namespace = of.Name // a namespace counts as an object in it, as upstream has it
-	}
 	r.config = a.policy.EvaluatePolicyRule(&r.attempt.Attributes)
 	a.levels.WithLabelValues(string(r.config.Level)).Inc()
 	if !r.Recording() {
@@ -434,13 +431,15 @@ func (r *Record) Transacted(results []objects.TxResult, err error) {
 }
 
 // Authorize is auth.Check, and records the decision in the context's record.
-func Authorize(ctx context.Context, authorizer auth.Authorizer, a auth.Attributes) error {
-	allowed, reason := authorizer.Authorize(a)
-	From(ctx).Decided(allowed, reason)
-	if allowed {
-		return nil
+func Authorize(ctx context.Context, by auth.Authorizer, a authorizer.Attributes) error {
+	decision, reason, err := by.Authorize(ctx, a)
+	record := From(ctx)
+	if err != nil && decision != authorizer.DecisionAllow {
+		record.Annotate(ReasonAnnotation, "internal error")
+	} else {
+		record.Decided(decision == authorizer.DecisionAllow, reason)
 	}
-	return auth.Refused(a, reason)
+	return auth.Outcome(a, decision, reason, err)
 }
 
 type recordKey struct{}

@@ -22,9 +22,11 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
 
 // subjects are the existing objects: names to UIDs.
@@ -390,30 +392,40 @@ func TestHeadersAndWebSockets(t *testing.T) {
 	}
 }
 
-func TestGroupsAuthorizer(t *testing.T) {
-	master := &user.DefaultInfo{Name: "m", Groups: []string{user.SystemPrivilegedGroup}}
-	someone := &user.DefaultInfo{Name: "s", Groups: []string{user.AllAuthenticated}}
+func TestRefusalsAreUpstreams(t *testing.T) {
+	someone := &user.DefaultInfo{Name: "s<", Groups: []string{user.AllAuthenticated}}
+	anonymous := &user.DefaultInfo{Name: user.Anonymous, Groups: []string{user.AllUnauthenticated}}
+	type record = authorizer.AttributesRecord
 	for _, c := range []struct {
-		a    Attributes
-		want bool
+		a            record
+		reason, want string
 	}{
-		{Attributes{User: master, Verb: "delete", Resource: "nodes"}, true},
-		{Attributes{User: someone, Verb: "get", Resource: "pods"}, false},
-		{Attributes{User: someone, Verb: "get", Path: "/apis/apps/v1"}, true},
-		{Attributes{User: someone, Verb: "get", Path: "/apisx"}, false},
-		{Attributes{User: someone, Verb: "post", Path: "/version"}, false},
-		{Attributes{User: someone, Verb: "get", Path: "/metrics"}, false},
-		{Attributes{User: Anonymous, Verb: "get", Path: "/version"}, true},
-		{Attributes{User: Anonymous, Verb: "get", Path: "/api"}, false},
-		{Attributes{User: Anonymous, Verb: "create", Resource: "pods"}, false},
-		{Attributes{User: someone, Verb: "impersonate", Resource: "users", Name: "m"}, false},
+		{record{User: someone, Verb: "get", Resource: "pods", Subresource: "log", Namespace: "n", Name: "p", ResourceRequest: true}, "because",
+			`pods "p" is forbidden: User "s&lt;" cannot get resource "pods/log" in API group "" in the namespace "n": because`},
+		{record{User: someone, Verb: "list", APIGroup: "apps", Resource: "deployments", ResourceRequest: true}, "",
+			`deployments.apps is forbidden: User "s&lt;" cannot list resource "deployments" in API group "apps" at the cluster scope`},
+		{record{User: someone, Verb: "get", Path: "/metrics"}, "", `forbidden: User "s&lt;" cannot get path "/metrics"`},
+		{record{User: anonymous, Verb: "get", Path: "/x"}, "", `forbidden: User "system:anonymous" cannot get path "/x"`}, // impersonated
+		{record{User: Anonymous, Verb: "get", Path: "/x"}, "", "Unauthorized"},
 	} {
-		if got, reason := (Groups{}).Authorize(c.a); got != c.want || (!got && reason == "") {
-			t.Errorf("%s %s%s for %s: %v (%s)", c.a.Verb, c.a.Path, c.a.Resource, c.a.User.GetName(), got, reason)
+		if got := Refused(c.a, c.reason).Error(); got != c.want {
+			t.Errorf("%v: %s", c.want, got)
 		}
 	}
-	text := Refusal(Attributes{User: someone, Verb: "get", Resource: "pods", Subresource: "log", Namespace: "n"}, "because")
-	if text != `User "s" cannot get resource "pods/log" in API group "" in the namespace "n": because` {
-		t.Error(text)
+	a := record{User: someone, Verb: "get", Path: "/x"}
+	for _, c := range []struct {
+		decision authorizer.Decision
+		err      error
+		code     int32
+	}{
+		{authorizer.DecisionAllow, errors.New("broken"), 0}, {authorizer.DecisionNoOpinion, errors.New("broken"), 500}, {authorizer.DecisionDeny, nil, 403}, {authorizer.DecisionNoOpinion, nil, 403},
+	} {
+		var code int32
+		if err := Outcome(a, c.decision, "", c.err); err != nil {
+			code = err.(*apierrors.StatusError).ErrStatus.Code
+		}
+		if code != c.code {
+			t.Errorf("%v with error %v: %d", c.decision, c.err, code)
+		}
 	}
 }

@@ -1,121 +1,95 @@
 package auth
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
 
-// Attributes describe what a request wants to do. For non-resource requests only Verb and Path are set.
-type Attributes struct {
-	User                         user.Info
-	Verb                         string
-	Group, Resource, Subresource string
-	Namespace, Name              string
-	Path                         string
-}
-
-// Authorizer decides whether a request is allowed. reason is for the response to a refused one.
-type Authorizer interface {
-	Authorize(a Attributes) (allowed bool, reason string)
-}
+// Authorizer decides whether a request is allowed. It is upstream's interface without conditions.
+type Authorizer = authorizer.UnconditionalAuthorizer
 
 // Coarse is implemented by authorizers that can tell, before a request has been read, whether a user may change anything at all.
 type Coarse interface {
-	MayChange(user user.Info) (allowed bool, reason string)
+	MayChange(ctx context.Context, user user.Info) (allowed bool, reason string)
 }
 
 // MayChange returns nil if a user might be allowed to change something. It is called before a request's body, which names the
 // object, is read; a is what is known of the request.
-func MayChange(authorizer Authorizer, a Attributes) error {
-	coarse, ok := authorizer.(Coarse)
+func MayChange(ctx context.Context, by Authorizer, a authorizer.Attributes) error {
+	coarse, ok := by.(Coarse)
 	if !ok {
 		return nil
 	}
-	if allowed, reason := coarse.MayChange(a.User); !allowed {
+	if allowed, reason := coarse.MayChange(ctx, a.GetUser()); !allowed {
 		return Refused(a, reason)
 	}
 	return nil
 }
 
-// publicPaths may be read by everyone, as with upstream's system:public-info-viewer.
-var publicPaths = []string{"/healthz", "/livez", "/readyz", "/version"}
-
-// discoveryPaths may be read by every authenticated user, as with upstream's system:discovery.
-var discoveryPaths = []string{"/api", "/apis", "/openapi", "/.well-known/openid-configuration", "/openid/v1/jwks"}
-
-// Groups is the authorizer without RBAC: members of system:masters may do everything; all others may read health, version and, if
-// authenticated, discovery.
-type Groups struct{}
-
-const onlyMasters = "RBAC roles are not served yet, only members of the group system:masters have access"
-
-// MayChange implements Coarse.
-func (Groups) MayChange(u user.Info) (bool, string) {
-	return slices.Contains(u.GetGroups(), user.SystemPrivilegedGroup), onlyMasters
+// Privileged says whether a user is a member of system:masters, who may do everything.
+func Privileged(u user.Info) bool {
+	return u != nil && slices.Contains(u.GetGroups(), user.SystemPrivilegedGroup)
 }
 
-// Authorize implements Authorizer.
-func (Groups) Authorize(a Attributes) (bool, string) {
-	groups := a.User.GetGroups()
-	if slices.Contains(groups, user.SystemPrivilegedGroup) {
-		return true, ""
-	}
-	if a.Path != "" && a.Verb == "get" {
-		if underAny(a.Path, publicPaths) {
-			return true, ""
-		}
-		if slices.Contains(groups, user.AllAuthenticated) && underAny(a.Path, discoveryPaths) {
-			return true, ""
-		}
-	}
-	return false, onlyMasters
+// IsAnonymous says whether a request had no credential, rather than one of a user who impersonates the anonymous one.
+func IsAnonymous(u user.Info) bool { return u == user.Info(Anonymous) }
+
+// Check returns nil if a request is allowed, and otherwise the error to respond with. An error of the authorizer matters only if
+// the request is not allowed.
+func Check(ctx context.Context, by Authorizer, a authorizer.Attributes) error {
+	decision, reason, err := by.Authorize(ctx, a)
+	return Outcome(a, decision, reason, err)
 }
 
-func underAny(path string, roots []string) bool {
-	return slices.ContainsFunc(roots, func(root string) bool {
-		return path == root || (len(path) > len(root) && path[:len(root)] == root && path[len(root)] == '/')
-	})
-}
-
-// Check returns nil if a request is allowed, and otherwise the error to respond with.
-func Check(authorizer Authorizer, a Attributes) error {
-	allowed, reason := authorizer.Authorize(a)
-	if allowed {
+// Outcome returns the error to respond with for an authorizer's answer, nil if the request is allowed.
+func Outcome(a authorizer.Attributes, decision authorizer.Decision, reason string, err error) error {
+	switch {
+	case decision == authorizer.DecisionAllow:
 		return nil
+	case err != nil:
+		return apierrors.NewInternalError(fmt.Errorf("authorization: %w", err))
 	}
 	return Refused(a, reason)
 }
 
 // Refused returns the error for a request that is not allowed.
-func Refused(a Attributes, reason string) error {
-	if a.User.GetName() == user.Anonymous {
+func Refused(a authorizer.Attributes, reason string) error {
+	if IsAnonymous(a.GetUser()) {
 		// The request had no credential: asking for one is more helpful than saying what anonymous users may not do.
 		return apierrors.NewUnauthorized("Unauthorized")
 	}
-	refusal := apierrors.NewForbidden(schema.GroupResource{Group: a.Group, Resource: a.Resource}, a.Name, errors.New(Refusal(a, reason)))
-	if a.Path != "" {
-		refusal.ErrStatus.Message = "forbidden: " + Refusal(a, reason)
+	text := refusal(a)
+	if reason != "" {
+		text += ": " + reason
 	}
-	return refusal
+	return apierrors.NewForbidden(schema.GroupResource{Group: a.GetAPIGroup(), Resource: a.GetResource()}, a.GetName(), errors.New(text))
 }
 
-// Refusal returns upstream's message for a request that is not allowed.
-func Refusal(a Attributes, reason string) string {
-	who := fmt.Sprintf("User %q cannot", a.User.GetName())
-	if a.Path != "" {
-		return fmt.Sprintf("%s %s path %q: %s", who, a.Verb, a.Path, reason)
+// noHTML keeps upstream's errors from looking like valid HTML.
+var noHTML = strings.NewReplacer(`&`, "&amp;", `<`, "&lt;", `>`, "&gt;")
+
+// refusal returns upstream's message for a request that is not allowed.
+func refusal(a authorizer.Attributes) string {
+	text := fmt.Sprintf("User %q cannot %s", a.GetUser().GetName(), a.GetVerb())
+	resource := a.GetResource()
+	if a.GetSubresource() != "" {
+		resource += "/" + a.GetSubresource()
 	}
-	resource := a.Resource
-	if a.Subresource != "" {
-		resource += "/" + a.Subresource
+	switch {
+	case !a.IsResourceRequest():
+		text += fmt.Sprintf(" path %q", a.GetPath())
+	case a.GetNamespace() != "":
+		text += fmt.Sprintf(" resource %q in API group %q in the namespace %q", resource, a.GetAPIGroup(), a.GetNamespace())
+	default:
+		text += fmt.Sprintf(" resource %q in API group %q at the cluster scope", resource, a.GetAPIGroup())
 	}
-	if a.Namespace != "" {
-		return fmt.Sprintf("%s %s resource %q in API group %q in the namespace %q: %s", who, a.Verb, resource, a.Group, a.Namespace, reason)
-	}
-	return fmt.Sprintf("%s %s resource %q in API group %q at the cluster scope: %s", who, a.Verb, resource, a.Group, reason)
+	return noHTML.Replace(text)
 }

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"slices"
@@ -10,11 +11,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
 
 // Impersonate returns the user that a request acts as: its sender, or the user in its impersonation headers (`kubectl --as`) if the
 // sender may impersonate everything in them. It removes these headers, so that they are not forwarded.
-func Impersonate(authorizer Authorizer, header http.Header, sender user.Info) (user.Info, error) {
+func Impersonate(ctx context.Context, by Authorizer, header http.Header, sender user.Info) (user.Info, error) {
 	name := header.Get(authenticationv1.ImpersonateUserHeader)
 	groups := header[authenticationv1.ImpersonateGroupHeader]
 	uid := header.Get(authenticationv1.ImpersonateUIDHeader)
@@ -26,29 +28,30 @@ func Impersonate(authorizer Authorizer, header http.Header, sender user.Info) (u
 		dropImpersonation(header)
 		return sender, nil
 	}
-	subject := Attributes{Resource: "users", Name: name}
+	subject := authorizer.AttributesRecord{Resource: "users", Name: name}
 	become := &user.DefaultInfo{Name: name, UID: uid, Groups: slices.Clone(groups), Extra: extra}
 	if namespace, account, err := serviceaccount.SplitUsername(name); err == nil {
-		subject = Attributes{Resource: "serviceaccounts", Namespace: namespace, Name: account}
+		subject = authorizer.AttributesRecord{Resource: "serviceaccounts", Namespace: namespace, Name: account}
 		if len(groups) == 0 {
 			become.Groups = serviceaccount.MakeGroupNames(namespace)
 		}
 	}
-	asked := []Attributes{subject}
+	asked := []authorizer.AttributesRecord{subject}
 	for _, group := range groups {
-		asked = append(asked, Attributes{Resource: "groups", Name: group})
+		asked = append(asked, authorizer.AttributesRecord{Resource: "groups", Name: group})
 	}
 	if uid != "" {
-		asked = append(asked, Attributes{Group: authenticationv1.GroupName, Resource: "uids", Name: uid})
+		asked = append(asked, authorizer.AttributesRecord{APIGroup: authenticationv1.GroupName, APIVersion: "v1", Resource: "uids", Name: uid})
 	}
 	for key, values := range extra {
 		for _, value := range values {
-			asked = append(asked, Attributes{Group: authenticationv1.GroupName, Resource: "userextras", Subresource: key, Name: value})
+			asked = append(asked, authorizer.AttributesRecord{APIGroup: authenticationv1.GroupName, APIVersion: "v1", Resource: "userextras", Subresource: key, Name: value})
 		}
 	}
-	for _, a := range asked {
-		a.User, a.Verb = sender, "impersonate"
-		if err := Check(authorizer, a); err != nil {
+	for i := range asked {
+		a := &asked[i]
+		a.User, a.Verb, a.ResourceRequest = sender, "impersonate", true
+		if err := Check(ctx, by, a); err != nil {
 			return nil, err
 		}
 	}

@@ -30,7 +30,7 @@ import (
 // Object is a versioned Kubernetes object (a pointer, such as *corev1.Pod).
 type Object = registry.Object
 
-// Client acts as one user. It is safe for concurrent use.
+// Client acts as one user, who may do everything. It is safe for concurrent use.
 type Client struct {
 	objects *objects.Service
 	user    user.Info
@@ -217,7 +217,7 @@ func (c *Client) event(kind *registry.Kind, change *kv.Event) (Event, error) {
 func (c *Client) request(obj Object, subresource string) *objects.Request {
 	return &objects.Request{
 		User: c.user, Kind: c.kindOf(reflect.TypeOf(obj)), Namespace: obj.GetNamespace(), Name: obj.GetName(),
-		Subresource: subresource, FieldManager: c.manager,
+		Subresource: subresource, FieldManager: c.manager, Trusted: true,
 	}
 }
 

@@ -21,6 +21,8 @@ type Request struct {
 	DryRun          bool
 	// Warn receives warnings for the client; if it is nil they are dropped.
 	Warn func(string)
+	// Trusted requests come from components in this process, which may do everything.
+	Trusted bool
 }
 
 func (r *Request) warn(format string, args ...any) {

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/random"
@@ -81,6 +82,9 @@ type Config struct {
 	Allocators map[schema.GroupResource]Allocator
 	// Creators answer creations of resources that are not stored.
 	Creators map[schema.GroupResource]Creator
+	// Authorizer decides what depends on the stored objects, such as whether an update that creates may create. Fronts authorize
+	// everything else.
+	Authorizer auth.Authorizer
 	// Now and NewUID default to the wall clock and random UUIDs. Both are called before a command is proposed.
 	Now    func() time.Time
 	NewUID func() types.UID
@@ -94,6 +98,7 @@ type Service struct {
 	admission  []Admitter
 	allocators map[schema.GroupResource]Allocator
 	creators   map[schema.GroupResource]Creator
+	authorizer auth.Authorizer
 	now        func() time.Time
 	newUID     func() types.UID
 	managers   *managers
@@ -104,7 +109,10 @@ func New(c Config) (*Service, error) {
 	boundCopies()
 	s := &Service{
 		store: c.Store, catalog: c.Catalog, sealer: c.Sealer, admission: c.Admission, allocators: c.Allocators, creators: c.Creators,
-		now: c.Now, newUID: c.NewUID,
+		authorizer: c.Authorizer, now: c.Now, newUID: c.NewUID,
+	}
+	if s.authorizer == nil {
+		return nil, errors.New("objects: there is no Authorizer")
 	}
 	if s.now == nil {
 		s.now = time.Now

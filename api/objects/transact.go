@@ -8,6 +8,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
@@ -262,13 +263,17 @@ func (s *Service) checkObject(r *Request, op *TxOperation) error {
 	return nil
 }
 
-// AccessVerb returns the verb that the operation's user must be allowed on its object.
-func (op *TxOperation) AccessVerb() string {
+// Attributes returns what the operation's user must be allowed to do.
+func (op *TxOperation) Attributes() *authorizer.AttributesRecord {
+	r := *op.Request
+	verb := string(op.Verb)
 	switch op.Verb {
+	case VerbCreate:
+		r.Name = "" // as for single creations
 	case VerbApply:
-		return string(VerbPatch)
+		verb = string(VerbPatch)
 	case VerbCheck:
-		return "get"
+		verb = "get"
 	}
-	return string(op.Verb)
+	return r.Attributes(verb)
 }

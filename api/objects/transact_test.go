@@ -37,7 +37,7 @@ func (l *lab) request(obj registry.Object) *objects.Request {
 	if !ok {
 		l.t.Fatalf("no kind for %T", obj)
 	}
-	return &objects.Request{User: &user.DefaultInfo{Name: "tester"}, Kind: kind, Namespace: obj.GetNamespace(), Name: obj.GetName(), FieldManager: "tester"}
+	return &objects.Request{User: &user.DefaultInfo{Name: "tester"}, Kind: kind, Namespace: obj.GetNamespace(), Name: obj.GetName(), FieldManager: "tester", Trusted: true}
 }
 
 func (l *lab) create(obj registry.Object) objects.TxOperation {

@@ -155,6 +155,9 @@ func (s *Service) modifyOnce(ctx context.Context, r *Request, strategy *registry
 			return nil, false, InField("metadata.uid", apierrors.NewConflict(r.Kind.GroupResource(), r.Name,
 				fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: ", m.uid)))
 		}
+		if err := s.authorize(ctx, r, r.Attributes("create")); err != nil {
+			return nil, false, err
+		}
 		obj.SetResourceVersion("")
 		obj, err = s.create(ctx, r, obj, m.applied)
 		if apierrors.IsAlreadyExists(err) {

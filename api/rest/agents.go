@@ -21,7 +21,6 @@ import (
 
 	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/audit"
-	"github.com/kontiki/kontiki/api/auth"
 )
 
 func (c *call) pod(ctx context.Context) (*corev1.Pod, error) {
@@ -118,8 +117,9 @@ func (c *call) mayCreate() error {
 	if c.verb == "create" {
 		return nil
 	}
-	return audit.Authorize(c.r.Context(), c.Authorizer, auth.Attributes{User: c.user, Verb: "create", Group: c.target.group, Resource: c.target.resource,
-		Subresource: c.target.subresource, Namespace: c.target.namespace, Name: c.target.name})
+	a := c.attributes()
+	a.User, a.Verb = c.user, "create"
+	return audit.Authorize(c.r.Context(), c.Authorizer, &a)
 }
 
 // podStreams forwards exec and attach to the agent. WebSocket clients are translated to SPDY, which every kubelet-compatible port

@@ -8,10 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	clientrest "k8s.io/client-go/rest"
 
 	"github.com/kontiki/kontiki/api/apiserver"
-	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/inflight"
 	"github.com/kontiki/kontiki/test/harness"
 )
@@ -19,7 +19,9 @@ import (
 // anything is an authorizer that allows everything.
 type anything struct{}
 
-func (anything) Authorize(auth.Attributes) (bool, string) { return true, "" }
+func (anything) Authorize(context.Context, authorizer.Attributes) (authorizer.Decision, string, error) {
+	return authorizer.DecisionAllow, "", nil
+}
 
 // stalled is a request whose body arrives only when the test sends it.
 type stalled struct {

@@ -4,6 +4,9 @@ import (
 	"net/http"
 	"strings"
 
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/registry"
 )
 
@@ -14,8 +17,11 @@ type target struct {
 	namespace, name string
 	subresource     string
 	// rest is the path after the subresource (for proxies), with its leading slash.
-	rest  string
-	watch bool
+	rest string
+	// special is the verb in the path: the deprecated /api/v1/watch/..., or /api/v1/proxy/..., which is no longer served.
+	special string
+	// within is the namespace in the path. For a namespace itself, namespace is empty.
+	within string
 }
 
 // parsePath parses /api/v1/... and /apis/GROUP/VERSION/... as k8s.io/apiserver's RequestInfo does. ok is false for a path that does
@@ -30,10 +36,11 @@ func parsePath(path string) (t target, ok bool) {
 	default:
 		return t, false
 	}
-	if parts[0] == "watch" && len(parts) > 1 {
-		t.watch, parts = true, parts[1:]
+	if (parts[0] == "watch" || parts[0] == "proxy") && len(parts) > 1 {
+		t.special, parts = parts[0], parts[1:]
 	}
 	if parts[0] == "namespaces" && len(parts) > 1 {
+		t.within = parts[1]
 		// namespaces/NAME, namespaces/NAME/status and /finalize refer to the namespace itself.
 		if len(parts) > 2 && !(len(parts) == 3 && (parts[2] == "status" || parts[2] == "finalize")) {
 			t.namespace, parts = parts[1], parts[2:]
@@ -43,7 +50,7 @@ func parsePath(path string) (t target, ok bool) {
 	if len(parts) > 1 {
 		t.name = parts[1]
 	}
-	if len(parts) > 2 {
+	if len(parts) > 2 && t.special != "proxy" {
 		t.subresource = parts[2]
 		// Keep the path as it was sent: a proxied path may end in a slash or contain empty segments.
 		if i := strings.Index(path, "/"+parts[1]+"/"+parts[2]); i >= 0 {
@@ -53,8 +60,11 @@ func parsePath(path string) (t target, ok bool) {
 	return t, true
 }
 
-// verb returns the Kubernetes verb of a request for a resource.
+// verb returns the Kubernetes verb of a request for a resource, "" for a method that has none.
 func (t *target) verb(r *http.Request) string {
+	if t.special != "" {
+		return t.special
+	}
 	named := t.name != ""
 	switch r.Method {
 	case http.MethodPost:
@@ -69,16 +79,41 @@ func (t *target) verb(r *http.Request) string {
 		}
 		return "deletecollection"
 	case http.MethodGet, http.MethodHead:
-		if t.watch || isTrue(r.URL.Query().Get("watch")) {
-			return "watch"
-		}
 		if named {
 			return "get"
 		}
+		if asked, ok := r.URL.Query()["watch"]; ok && !isFalse(asked[0]) {
+			return "watch"
+		}
 		return "list"
 	}
-	return strings.ToLower(r.Method)
+	return ""
 }
+
+// attributes returns a request as authorizers and audit policies see it, like upstream's RequestInfo, without its user.
+func (c *call) attributes() authorizer.AttributesRecord {
+	t := &c.target
+	a := authorizer.AttributesRecord{
+		Verb: c.verb, APIGroup: t.group, APIVersion: t.version, Resource: t.resource, Subresource: t.subresource,
+		Namespace: t.within, Name: t.name, ResourceRequest: c.isResource, Path: c.r.URL.Path,
+	}
+	if t.special != "" {
+		return a
+	}
+	switch c.verb {
+	case "list", "watch", "deletecollection":
+		query := c.r.URL.Query()
+		fields := query.Get("fieldSelector")
+		auth.Select(&a, fields, query.Get("labelSelector"))
+		if c.verb != "deletecollection" {
+			a.Name = auth.SelectedName(fields)
+		}
+	}
+	return a
+}
+
+// isFalse says whether a boolean parameter that is present has the value false, as upstream parses it.
+func isFalse(value string) bool { return value == "0" || strings.EqualFold(value, "false") }
 
 func isTrue(value string) bool { return value == "1" || strings.EqualFold(value, "true") }
 

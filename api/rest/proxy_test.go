@@ -15,10 +15,10 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	clientrest "k8s.io/client-go/rest"
 
 	"github.com/kontiki/kontiki/api/apiserver"
-	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/test/harness"
@@ -151,8 +151,11 @@ func TestCredentialsAreNotForwarded(t *testing.T) {
 // readers may read everything and create nothing.
 type readers struct{}
 
-func (readers) Authorize(a auth.Attributes) (bool, string) {
-	return a.Verb != "create", "it is for reading"
+func (readers) Authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+	if a.GetVerb() == "create" {
+		return authorizer.DecisionNoOpinion, "it is for reading", nil
+	}
+	return authorizer.DecisionAllow, "", nil
 }
 
 // WebSockets begin with GET, but users who may only read cannot run commands by them.

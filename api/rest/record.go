@@ -5,7 +5,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/objects"
@@ -13,18 +12,12 @@ import (
 
 // attempt returns the request in the audit log's form.
 func (c *call) attempt(sender user.Info) audit.Attempt {
-	t := &c.target
-	name := t.name
-	if name == "" && (c.verb == "list" || c.verb == "watch") {
-		name = audit.SelectedName(c.r.URL.Query().Get("fieldSelector"))
+	attempt := audit.Attempt{
+		HTTP: c.r, ID: c.Audit.ID(c.w, c.r), Received: time.Now(), LongRunning: objects.LongRunning(c.verb, c.target.subresource),
+		Attributes: c.attributes(),
 	}
-	return audit.Attempt{
-		HTTP: c.r, ID: c.Audit.ID(c.w, c.r), Received: time.Now(), LongRunning: objects.LongRunning(c.verb, t.subresource),
-		Attributes: authorizer.AttributesRecord{
-			User: sender, Verb: c.verb, APIGroup: t.group, APIVersion: t.version, Resource: t.resource, Subresource: t.subresource,
-			Namespace: t.namespace, Name: name, ResourceRequest: c.isResource, Path: c.r.URL.Path,
-		},
-	}
+	attempt.Attributes.User = sender
+	return attempt
 }
 
 // beginRecord starts recording the request.
@@ -45,9 +38,6 @@ func (c *call) unauthenticated() {
 
 // beginRecord starts recording an operation of a transaction.
 func (t *txReader) beginRecord(verb objects.Verb, r *objects.Request) {
-	op := objects.TxOperation{Verb: verb}
-	t.record = t.call.record.Operation(t.place, authorizer.AttributesRecord{
-		Verb: op.AccessVerb(), APIGroup: r.Kind.Group, APIVersion: r.Kind.Version, Resource: r.Kind.Resource, Subresource: r.Subresource,
-		Namespace: r.Namespace, Name: accessName(verb, r), ResourceRequest: true,
-	}, t.transaction.DryRun)
+	op := objects.TxOperation{Verb: verb, Request: r}
+	t.record = t.call.record.Operation(t.place, *op.Attributes(), t.transaction.DryRun)
 }

@@ -117,7 +117,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.Audit != nil {
 		c.beginRecord(sender)
 	}
-	if c.user, err = auth.Impersonate(s.Authorizer, r.Header, sender); err != nil {
+	if c.user, err = auth.Impersonate(c.r.Context(), s.Authorizer, r.Header, sender); err != nil {
 		c.fail(err)
 		return
 	}
@@ -151,9 +151,7 @@ func (c *call) serve() {
 		c.serveOther()
 		return
 	}
-	target := &c.target
-	if !c.authorized(auth.Attributes{User: c.user, Verb: c.verb, Group: target.group, Resource: target.resource,
-		Subresource: target.subresource, Namespace: target.namespace, Name: target.name}) {
+	if !c.authorized() {
 		return
 	}
 	if c.kind == nil {
@@ -186,8 +184,10 @@ func noSuchPath(r *http.Request) error {
 	return apierrors.NewGenericServerResponse(http.StatusNotFound, strings.ToLower(r.Method), schema.GroupResource{}, "", "404 page not found", 0, true)
 }
 
-func (c *call) authorized(a auth.Attributes) bool {
-	err := audit.Authorize(c.r.Context(), c.Authorizer, a)
+func (c *call) authorized() bool {
+	a := c.attributes()
+	a.User = c.user
+	err := audit.Authorize(c.r.Context(), c.Authorizer, &a)
 	if err != nil {
 		c.fail(err)
 	}
@@ -203,7 +203,7 @@ func (c *call) serveOther() {
 		}
 		return
 	}
-	if !c.authorized(auth.Attributes{User: c.user, Verb: c.verb, Path: path}) {
+	if !c.authorized() {
 		return
 	}
 	switch {
@@ -286,6 +286,12 @@ func (c *call) checkTimeout() error {
 
 // serveResource serves a request for a resource in the table.
 func (c *call) serveResource() error {
+	switch {
+	case c.target.special == "proxy":
+		return noSuchPath(c.r)
+	case c.target.special == "watch" && c.r.Method != http.MethodGet && c.r.Method != http.MethodHead, c.verb == "":
+		return apierrors.NewMethodNotSupported(c.kind.GroupResource(), strings.ToLower(c.r.Method))
+	}
 	if c.kind.Namespaced && c.target.namespace == "" && c.target.name != "" {
 		return noSuchPath(c.r)
 	}

@@ -16,7 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	kjson "sigs.k8s.io/json"
 
 	"github.com/kontiki/kontiki/api/audit"
@@ -110,11 +110,11 @@ func (c *call) transact() error {
 	if c.r.Method != http.MethodPost {
 		return apierrors.NewMethodNotSupported(schema.GroupResource{Group: "kontiki", Resource: "transactions"}, c.r.Method)
 	}
-	if c.user.GetName() == user.Anonymous {
+	if auth.IsAnonymous(c.user) {
 		return apierrors.NewUnauthorized("Unauthorized")
 	}
 	// The objects are in the body, which is not read for callers who may change nothing.
-	if err := auth.MayChange(c.Authorizer, auth.Attributes{User: c.user, Verb: c.verb, Path: TransactionsPath}); err != nil {
+	if err := auth.MayChange(c.r.Context(), c.Authorizer, &authorizer.AttributesRecord{User: c.user, Verb: c.verb, Path: TransactionsPath}); err != nil {
 		c.record.Decided(false, err.Error())
 		return err
 	}
@@ -194,10 +194,7 @@ func (t *txReader) operation(op *txOperation) (*objects.TxOperation, error) {
 	if out.Object != nil {
 		t.record.Request(out.Object)
 	}
-	r := out.Request
-	err = audit.Authorize(audit.With(t.r.Context(), t.record), t.Authorizer, auth.Attributes{User: t.user, Verb: out.AccessVerb(), Group: r.Kind.Group, Resource: r.Kind.Resource,
-		Subresource: r.Subresource, Namespace: r.Namespace, Name: accessName(out.Verb, r)})
-	if err != nil {
+	if err := audit.Authorize(audit.With(t.r.Context(), t.record), t.Authorizer, out.Attributes()); err != nil {
 		return nil, err
 	}
 	if len(out.Patch.Data) > 0 {
@@ -205,14 +202,6 @@ func (t *txReader) operation(op *txOperation) (*objects.TxOperation, error) {
 	}
 	t.record.DeleteOptions(out.Delete)
 	return out, nil
-}
-
-// accessName returns the object name for authorization, which is "" for a creation, as for single creations.
-func accessName(verb objects.Verb, r *objects.Request) string {
-	if verb == objects.VerbCreate {
-		return ""
-	}
-	return r.Name
 }
 
 func (t *txReader) read(op *txOperation) (*objects.TxOperation, error) {

@@ -9,9 +9,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/kontiki/kontiki/api/apiserver"
-	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/inflight"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 	"github.com/kontiki/kontiki/test/harness"
@@ -19,7 +19,9 @@ import (
 
 type anything struct{}
 
-func (anything) Authorize(auth.Attributes) (bool, string) { return true, "" }
+func (anything) Authorize(context.Context, authorizer.Attributes) (authorizer.Decision, string, error) {
+	return authorizer.DecisionAllow, "", nil
+}
 
 // silent begins a call and sends nothing.
 func silent(t *testing.T, conn *grpc.ClientConn) grpc.ClientStream {

@@ -8,6 +8,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/auth"
@@ -95,12 +96,28 @@ func (o *operation) checkName(field, name string) error {
 }
 
 // authorize checks whether the caller may do a verb on the request's target.
-func (o *operation) authorize(verb string) error {
-	r := o.request
-	err := audit.Authorize(o.ctx, o.Authorizer, auth.Attributes{User: r.User, Verb: verb, Group: r.Kind.Group, Resource: r.Kind.Resource,
-		Subresource: r.Subresource, Namespace: r.Namespace, Name: r.Name})
+func (o *operation) authorize(verb string) error { return o.permitted(o.request.Attributes(verb)) }
+
+// authorizeSelected is authorize for a collection with selectors, as the client sent them.
+func (o *operation) authorizeSelected(verb, fields, labels string) error {
+	if err := checkText("field_selector", fields); err != nil {
+		return err
+	}
+	if err := checkText("label_selector", labels); err != nil {
+		return err
+	}
+	a := o.request.Attributes(verb)
+	auth.Select(a, fields, labels)
+	if a.Name == "" && verb != "deletecollection" {
+		a.Name = auth.SelectedName(fields)
+	}
+	return o.permitted(a)
+}
+
+func (o *operation) permitted(a *authorizer.AttributesRecord) error {
+	err := audit.Authorize(o.ctx, o.Authorizer, a)
 	o.allowed = err == nil
-	if o.allowed && r.DryRun {
+	if o.allowed && o.request.DryRun {
 		audit.From(o.ctx).Annotate(audit.DryRunAnnotation, "true")
 	}
 	return err

@@ -88,7 +88,7 @@ func (s *objectsServer) List(in *kontikiv1.ListRequest, stream kontikiv1.Objects
 		return err
 	}
 	o.request.Namespace = in.Namespace
-	if err := o.authorize("list"); err != nil {
+	if err := o.authorizeSelected("list", in.FieldSelector, in.LabelSelector); err != nil {
 		return err
 	}
 	if err := o.scoped(false); err != nil {
@@ -155,7 +155,7 @@ func (s *objectsServer) Watch(in *kontikiv1.WatchRequest, stream kontikiv1.Objec
 		return err
 	}
 	o.request.Namespace, o.request.Name = in.Namespace, in.Name
-	if err := o.authorize("watch"); err != nil {
+	if err := o.authorizeSelected("watch", in.FieldSelector, in.LabelSelector); err != nil {
 		return err
 	}
 	if err := o.scoped(false); err != nil {

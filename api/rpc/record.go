@@ -17,6 +17,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/kontiki/kontiki/api/audit"
+	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
@@ -133,9 +134,9 @@ func (s *Server) describe(message any) (a authorizer.AttributesRecord, ok bool) 
 	case *kontikiv1.GetRequest:
 		reference(m.Reference, "")
 	case *kontikiv1.ListRequest:
-		kind, a.Namespace, a.Name = m.Kind, m.Namespace, audit.SelectedName(m.FieldSelector)
+		kind, a.Namespace, a.Name = m.Kind, m.Namespace, auth.SelectedName(m.FieldSelector)
 	case *kontikiv1.WatchRequest:
-		kind, a.Namespace, a.Name = m.Kind, m.Namespace, cmp.Or(m.Name, audit.SelectedName(m.FieldSelector))
+		kind, a.Namespace, a.Name = m.Kind, m.Namespace, cmp.Or(m.Name, auth.SelectedName(m.FieldSelector))
 	case *kontikiv1.CreateRequest:
 		object = m.Object
 		kind, a.Namespace = object.GetKind(), object.GetNamespace()
@@ -164,6 +165,11 @@ func (s *Server) describe(message any) (a authorizer.AttributesRecord, ok bool) 
 		return authorizer.AttributesRecord{}, false
 	}
 	a.APIGroup, a.APIVersion, a.Resource, a.ResourceRequest = row.Group, row.Version, row.Resource, true
+	if kind.GetKind() == "Namespace" && kind.GetGroup() == "" {
+		if _, collection := message.(interface{ GetFieldSelector() string }); !collection {
+			a.Namespace = a.Name // as for authorization
+		}
+	}
 	_, creates := message.(*kontikiv1.CreateRequest) // as in REST, a created object has a name only once it has been read
 	if object != nil && (a.Namespace == "" && row.Namespaced || a.Name == "" && !creates) {
 		// The rest is in the data. The policy must see it, so that callers cannot choose the rule that applies by how they encode

@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/audit"
@@ -152,7 +153,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // admit determines the user that a call acts as, and whether the method alone allows it to continue.
 func (c *caller) admit() (err error) {
-	if c.user, err = auth.Impersonate(c.Authorizer, c.r.Header, c.sender); err != nil {
+	if c.user, err = auth.Impersonate(c.r.Context(), c.Authorizer, c.r.Header, c.sender); err != nil {
 		return err
 	}
 	if c.user != c.sender {
@@ -179,9 +180,9 @@ func (c *caller) enter() (err error) {
 // with a credential.
 func (c *caller) allowed() error {
 	if c.method.path != "" {
-		return audit.Authorize(audit.With(context.Background(), c.record), c.Authorizer, auth.Attributes{User: c.user, Verb: c.method.verb, Path: c.method.path})
+		return audit.Authorize(audit.With(c.r.Context(), c.record), c.Authorizer, &authorizer.AttributesRecord{User: c.user, Verb: c.method.verb, Path: c.method.path})
 	}
-	if c.user.GetName() == user.Anonymous {
+	if auth.IsAnonymous(c.user) {
 		return apierrors.NewUnauthorized("Unauthorized")
 	}
 	if c.r.URL.Path == kontikiv1.Objects_Transact_FullMethodName {
@@ -202,7 +203,7 @@ func (c *caller) mayChange() error {
 	if c.r.URL.Path == kontikiv1.Objects_Transact_FullMethodName {
 		path = objects.TransactionsPath
 	}
-	err := auth.MayChange(c.Authorizer, auth.Attributes{User: c.user, Verb: c.method.verb, Path: path})
+	err := auth.MayChange(c.r.Context(), c.Authorizer, &authorizer.AttributesRecord{User: c.user, Verb: c.method.verb, Path: path})
 	if err != nil {
 		c.record.Decided(false, err.Error())
 	}

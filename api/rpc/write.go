@@ -265,7 +265,7 @@ func (s *objectsServer) DeleteCollection(ctx context.Context, in *kontikiv1.Dele
 	r := o.request
 	r.Namespace = in.Namespace
 	o.options(in.Options)
-	if err := o.authorize("deletecollection"); err != nil {
+	if err := o.authorizeSelected("deletecollection", in.FieldSelector, in.LabelSelector); err != nil {
 		return nil, err
 	}
 	if err := o.scoped(true); err != nil {
