@@ -20,5 +20,9 @@ func Kinds() *Table {
 		deployments(),
 		endpointSlices(),
 		leases(),
+		roles(),
+		roleBindings(),
+		clusterRoles(),
+		clusterRoleBindings(),
 	)
 }

@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 
@@ -10,6 +11,7 @@ import (
 	tablevalidation "k8s.io/apimachinery/pkg/apis/meta/v1beta1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/kubernetes/pkg/printers"
 	printersinternal "k8s.io/kubernetes/pkg/printers/internalversion"
 
@@ -87,10 +89,23 @@ func (t *tables) row(kind *registry.Kind, obj registry.Object, o *metav1.TableOp
 		return nil, err
 	}
 	table, err := t.generator.GenerateTable(internal, printers.GenerateOptions{Wide: true, NoHeaders: o.NoHeaders})
+	if err != nil && !t.prints(kind) {
+		// Upstream has no columns for the kind either, but those of every object.
+		return rest.NewDefaultTableConvertor(kind.GroupResource()).ConvertToTable(context.Background(), obj, o)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("print %s: %w", kind.Kind, err)
 	}
 	return table, nil
+}
+
+// prints says whether there are columns for a kind.
+func (t *tables) prints(kind *registry.Kind) bool {
+	internal, err := kind.ToInternal(kind.New())
+	if err == nil {
+		_, err = t.generator.GenerateTable(internal, printers.GenerateOptions{})
+	}
+	return err == nil
 }
 
 func (c *call) writeTable(a accepted, result *objects.ListResult, meta metav1.ListMeta) error {

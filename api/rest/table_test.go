@@ -81,3 +81,20 @@ func TestTablesAndMetadataOfTheOlderVersion(t *testing.T) {
 		}
 	}
 }
+
+// Roles have no columns of their own, as upstream.
+func TestAKindWithoutColumnsHasThoseOfEveryObject(t *testing.T) {
+	h := harness.New(t)
+	config := h.Config("admin", "system:masters")
+	role := `{"kind":"Role","apiVersion":"rbac.authorization.k8s.io/v1","metadata":{"name":"r"},"rules":[{"verbs":["get"],"apiGroups":[""],"resources":["pods"]}]}`
+	roles := "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles"
+	if code, body := raw(t, config, "POST", roles, "application/json", []byte(role)); code != 201 {
+		t.Fatalf("%d %s", code, body)
+	}
+	for _, path := range []string{roles, roles + "/r"} {
+		code, answer := raw(t, config, "GET", path, "", nil, "Accept", wantsTable)
+		if code != 200 || !strings.Contains(answer, `"name":"Created At","type":"date"`) || !strings.Contains(answer, `"cells":["r","2`) || !strings.Contains(answer, `"kind":"PartialObjectMetadata"`) {
+			t.Errorf("%s: %d %s", path, code, answer)
+		}
+	}
+}
