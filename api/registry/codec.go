@@ -41,8 +41,13 @@ type goTypes interface {
 	goType(schema.GroupVersionKind) reflect.Type
 }
 
-// builtin is the codec of types in Scheme, which are stored as Kubernetes protobuf. group is the API group of the internal type.
-type builtin struct{ group string }
+// builtin is the codec of types in Scheme, which are stored as Kubernetes protobuf.
+type builtin struct {
+	// group is the API group of the internal type.
+	group string
+	// loaded, if not nil, restores in a loaded object what protobuf does not contain.
+	loaded func(Object)
+}
 
 // New implements Codec. All GVKs of rows are in Scheme: see TestNamesAgreeWithTheScheme.
 func (builtin) New(gvk schema.GroupVersionKind) Object {
@@ -107,6 +112,9 @@ func (b builtin) Load(value []byte, gvk schema.GroupVersionKind) (Object, error)
 		return nil, err
 	}
 	obj.GetObjectKind().SetGroupVersionKind(gvk)
+	if b.loaded != nil {
+		b.loaded(obj)
+	}
 	return obj, nil
 }
 

@@ -16,7 +16,10 @@ import (
 	appsvalidation "k8s.io/kubernetes/pkg/apis/apps/validation"
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/apis/core/validation"
+	"k8s.io/kubernetes/pkg/registry/apps/controllerrevision"
+	"k8s.io/kubernetes/pkg/registry/apps/daemonset"
 	"k8s.io/kubernetes/pkg/registry/apps/deployment"
+	"k8s.io/kubernetes/pkg/registry/apps/statefulset"
 	"k8s.io/kubernetes/pkg/registry/core/podtemplate"
 )
 
@@ -31,6 +34,38 @@ func deployments() *Resource {
 			Set: func(obj Object, n int32) { obj.(*appsv1.Deployment).Spec.Replicas = &n },
 		},
 	}, deployment.Strategy, deployment.StatusStrategy)
+}
+
+func statefulSets() *Resource {
+	return follow(&Resource{
+		Codec: builtin{group: "apps", loaded: claimTemplateTypes},
+		Group: "apps", Kind: "StatefulSet", Resource: "statefulsets", ShortNames: []string{"sts"}, Categories: []string{"all"},
+		Scale: &Scale{
+			Get: func(obj Object) (int32, int32, string) {
+				s := obj.(*appsv1.StatefulSet)
+				return value(s.Spec.Replicas), s.Status.Replicas, selectorString(s.Spec.Selector)
+			},
+			Set: func(obj Object, n int32) { obj.(*appsv1.StatefulSet).Spec.Replicas = &n },
+		},
+	}, statefulset.Strategy, statefulset.StatusStrategy)
+}
+
+// claimTemplateTypes sets the types of claim templates, which protobuf does not contain and upstream's conversion sets.
+func claimTemplateTypes(obj Object) {
+	templates := obj.(*appsv1.StatefulSet).Spec.VolumeClaimTemplates
+	for i := range templates {
+		templates[i].APIVersion, templates[i].Kind = "v1", "PersistentVolumeClaim"
+	}
+}
+
+func daemonSets() *Resource {
+	return follow(&Resource{
+		Group: "apps", Kind: "DaemonSet", Resource: "daemonsets", ShortNames: []string{"ds"}, Categories: []string{"all"},
+	}, daemonset.Strategy, daemonset.StatusStrategy)
+}
+
+func controllerRevisions() *Resource {
+	return follow(&Resource{Group: "apps", Kind: "ControllerRevision", Resource: "controllerrevisions"}, controllerrevision.Strategy, nil)
 }
 
 func replicaSets() *Resource {

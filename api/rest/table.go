@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"reflect"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metascheme "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme"
@@ -11,7 +12,7 @@ import (
 	tablevalidation "k8s.io/apimachinery/pkg/apis/meta/v1beta1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apiserver/pkg/registry/rest"
+	registryrest "k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/kubernetes/pkg/printers"
 	printersinternal "k8s.io/kubernetes/pkg/printers/internalversion"
 
@@ -22,10 +23,23 @@ import (
 // tables builds the tables that kubectl prints, with upstream's columns.
 type tables struct {
 	generator *printers.HumanReadableGenerator
+	// printed are the internal types for which the generator has columns.
+	printed printedTypes
 }
 
 func newTables() *tables {
-	return &tables{generator: printers.NewTableGenerator().With(printersinternal.AddHandlers)}
+	t := &tables{generator: printers.NewTableGenerator().With(printersinternal.AddHandlers), printed: printedTypes{}}
+	printersinternal.AddHandlers(t.printed)
+	return t
+}
+
+// printedTypes is a printers.PrintHandler that records the types that upstream prints.
+type printedTypes map[reflect.Type]bool
+
+// TableHandler implements printers.PrintHandler. The first parameter of a printing function is an object or a list.
+func (p printedTypes) TableHandler(_ []metav1.TableColumnDefinition, print any) error {
+	p[reflect.TypeOf(print).In(0)] = true
+	return nil
 }
 
 func (c *call) tableOptions() (*metav1.TableOptions, error) { return tableOptions(c.r) }
@@ -88,24 +102,16 @@ func (t *tables) row(kind *registry.Kind, obj registry.Object, o *metav1.TableOp
 	if err != nil {
 		return nil, err
 	}
-	table, err := t.generator.GenerateTable(internal, printers.GenerateOptions{Wide: true, NoHeaders: o.NoHeaders})
-	if err != nil && !t.prints(kind) {
-		// Upstream has no columns for the kind either, but those of every object.
-		return rest.NewDefaultTableConvertor(kind.GroupResource()).ConvertToTable(context.Background(), obj, o)
+	var table *metav1.Table
+	if t.printed[reflect.TypeOf(internal)] {
+		table, err = t.generator.GenerateTable(internal, printers.GenerateOptions{Wide: true, NoHeaders: o.NoHeaders})
+	} else {
+		table, err = registryrest.NewDefaultTableConvertor(kind.GroupResource()).ConvertToTable(context.Background(), internal, o)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("print %s: %w", kind.Kind, err)
 	}
 	return table, nil
-}
-
-// prints says whether there are columns for a kind.
-func (t *tables) prints(kind *registry.Kind) bool {
-	internal, err := kind.ToInternal(kind.New())
-	if err == nil {
-		_, err = t.generator.GenerateTable(internal, printers.GenerateOptions{})
-	}
-	return err == nil
 }
 
 func (c *call) writeTable(a accepted, result *objects.ListResult, meta metav1.ListMeta) error {
