@@ -2,16 +2,12 @@ package admission
 
 import (
 	"context"
-	"fmt"
+	"hash/fnv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/util/rand"
 
 	"github.com/kontiki/kontiki/api/objects"
-	"github.com/kontiki/kontiki/api/registry"
-	"github.com/kontiki/kontiki/internal/kv"
 )
 
 const (
@@ -25,83 +21,43 @@ const (
 	accountWait = time.Second
 )
 
-// ServiceAccounts sets the service account of pods, and adds its image pull secrets and a projected volume with a token, the
-// cluster's CA and the namespace, as upstream's ServiceAccount plugin does.
-type ServiceAccounts struct {
-	Store objects.Store
-	// Decode and Catalog give access to stored service accounts. They are set after the service has been created, as that needs its
-	// plugins.
-	Decode  func(*registry.Kind, *kv.Version) (registry.Object, error)
-	Catalog *registry.Catalog
-}
-
-// Mutate implements objects.Admitter.
-func (s *ServiceAccounts) Mutate(ctx context.Context, a *objects.Attributes) error {
-	pod, ok := a.Object.(*corev1.Pod)
-	if !ok || a.Operation != objects.OpCreate || a.Subresource != "" {
-		return nil
-	}
-	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
-		return nil
-	}
-	if pod.Spec.ServiceAccountName == "" {
-		pod.Spec.ServiceAccountName = defaultServiceAccount
-	}
-	pod.Spec.DeprecatedServiceAccount = pod.Spec.ServiceAccountName
-	account, err := s.account(ctx, a, pod.Spec.ServiceAccountName)
-	if err != nil {
-		return err
-	}
-	if len(pod.Spec.ImagePullSecrets) == 0 {
-		pod.Spec.ImagePullSecrets = append(pod.Spec.ImagePullSecrets, account.ImagePullSecrets...)
-	}
-	if automount(pod, account) {
-		mountToken(pod)
-	}
-	return nil
-}
-
-// Validate implements objects.Admitter.
-func (s *ServiceAccounts) Validate(context.Context, *objects.Attributes) error { return nil }
-
-// account looks up a service account, and waits a moment for one that is about to be created.
-func (s *ServiceAccounts) account(ctx context.Context, a *objects.Attributes, name string) (*corev1.ServiceAccount, error) {
-	kind, _ := s.Catalog.Table().ByGroupResource("", "serviceaccounts")
-	key := kind.Key(a.Namespace, name)
-	v, ok := a.View.Get(key)
-	if !ok {
-		var err error
-		if v, err = s.await(ctx, key, a.View.Revision()); err != nil {
-			return nil, apierrors.NewForbidden(a.Kind.GroupResource(), a.Name, fmt.Errorf(
-				"error looking up service account %s/%s: serviceaccount %q not found", a.Namespace, name, name))
-		}
-	}
-	obj, err := s.Decode(kind, v)
-	if err != nil {
-		return nil, apierrors.NewInternalError(err)
-	}
-	return obj.(*corev1.ServiceAccount), nil
-}
-
-func (s *ServiceAccounts) await(ctx context.Context, key string, after uint64) (*kv.Version, error) {
-	ctx, cancel := context.WithTimeout(ctx, accountWait)
-	defer cancel()
-	watcher, err := s.Store.Watch(key, after)
-	if err != nil {
-		return nil, err
-	}
-	defer watcher.Close()
-	for {
-		events, _, err := watcher.Next(ctx)
-		if err != nil {
-			return nil, err
-		}
-		for _, event := range events {
-			if event.Type == kv.Put && event.Current.Key == key {
-				return event.Current, nil
+// serviceAccount sets the service account of new pods, and adds its image pull secrets and a projected volume with a token, the
+// cluster's CA and the namespace.
+func serviceAccount() objects.Step {
+	return objects.Step{
+		Name:    "ServiceAccount",
+		Handles: handles(pods, objects.OpCreate),
+		Mutate: func(ctx context.Context, a *objects.Attributes) error {
+			pod := a.Object.(*corev1.Pod)
+			if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
+				return nil
 			}
-		}
+			if pod.Spec.ServiceAccountName == "" {
+				pod.Spec.ServiceAccountName = defaultServiceAccount
+			}
+			pod.Spec.DeprecatedServiceAccount = pod.Spec.ServiceAccountName
+			account, err := accountOf(ctx, a, pod.Spec.ServiceAccountName)
+			if err != nil {
+				return err
+			}
+			if len(pod.Spec.ImagePullSecrets) == 0 {
+				pod.Spec.ImagePullSecrets = append(pod.Spec.ImagePullSecrets, account.ImagePullSecrets...)
+			}
+			if automount(pod, account) {
+				mountToken(pod)
+			}
+			return nil
+		},
 	}
+}
+
+// accountOf looks up a service account, and waits a moment for one that is about to be created.
+func accountOf(ctx context.Context, a *objects.Attributes, name string) (*corev1.ServiceAccount, error) {
+	account, ok, err := objects.AwaitStored[*corev1.ServiceAccount](ctx, a, a.Namespace, name, accountWait)
+	if err == nil && !ok {
+		err = a.Forbid("error looking up service account %s/%s: serviceaccount %q not found", a.Namespace, name, name)
+	}
+	return account, err
 }
 
 func automount(pod *corev1.Pod, account *corev1.ServiceAccount) bool {
@@ -113,7 +69,7 @@ func automount(pod *corev1.Pod, account *corev1.ServiceAccount) bool {
 
 // mountToken adds the kube-api-access volume, and mounts it in every container that has no mount at its path.
 func mountToken(pod *corev1.Pod) {
-	name := "kube-api-access-" + rand.String(5)
+	name := "kube-api-access-" + suffix(pod)
 	mount := corev1.VolumeMount{Name: name, ReadOnly: true, MountPath: apiAccessPath}
 	used := false
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
@@ -141,6 +97,18 @@ func mountToken(pod *corev1.Pod) {
 			}}},
 		},
 	}}})
+}
+
+// suffix returns five characters that are random as the pod's UID is: the same whenever the same creation is prepared again.
+func suffix(pod *corev1.Pod) string {
+	hash := fnv.New64a()
+	hash.Write([]byte(pod.UID))
+	const letters = "bcdfghjklmnpqrstvwxz2456789"
+	out := make([]byte, 5)
+	for i, n := 0, hash.Sum64(); i < len(out); i, n = i+1, n/uint64(len(letters)) {
+		out[i] = letters[n%uint64(len(letters))]
+	}
+	return string(out)
 }
 
 func mountedAt(mounts []corev1.VolumeMount, path string) bool {

@@ -55,6 +55,11 @@ type Config struct {
 	ServiceRange, PodRange netip.Prefix
 	// TolerationSeconds is for pods on nodes that are not ready or not reachable; nil means Kubernetes' default.
 	TolerationSeconds *int64
+	// EnableAdmission and DisableAdmission are the names of admission steps that run besides those that run by default, and of those
+	// that do not run.
+	EnableAdmission, DisableAdmission []string
+	// Admission are steps beside the built-in ones.
+	Admission []objects.Step
 	// ForbidPrivileged refuses pods with privileged containers. It applies to the whole process: the first API decides.
 	ForbidPrivileged bool
 	// Agents has the credentials for the nodes' agents; if it is nil, requests that need an agent fail with 503.
@@ -102,13 +107,15 @@ func New(c Config) (*API, error) {
 	if a.Authorizer == nil {
 		a.Authorizer = authz.Groups{}
 	}
-	accounts := &admission.ServiceAccounts{Store: c.Store, Catalog: a.Catalog}
-	pods := &admission.Pods{TolerationSeconds: *c.TolerationSeconds}
+	steps, err := admission.Steps(admission.Config{TolerationSeconds: *c.TolerationSeconds, Enable: c.EnableAdmission, Disable: c.DisableAdmission, Extra: c.Admission})
+	if err != nil {
+		return nil, err
+	}
 	services := &allocate.Services{Range: c.ServiceRange}
 	a.KubernetesService = services.First()
 	a.Objects, err = objects.New(objects.Config{
 		Store: c.Store, Catalog: a.Catalog, Sealer: sealer, Authorizer: a.Authorizer,
-		Admission: []objects.Admitter{admission.Namespaces{}, accounts, pods},
+		Admission: steps,
 		Allocators: map[schema.GroupResource]objects.Allocator{
 			{Resource: "services"}: services,
 			{Resource: "nodes"}:    &allocate.Nodes{Range: c.PodRange, Bits: nodePrefixBits},
@@ -117,7 +124,6 @@ func New(c Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	accounts.Decode, pods.Topology = a.Objects.Decode, a.Objects.TopologyLabels
 	if a.Tokens, err = auth.NewTokens(Issuer, c.ServiceAccountKey, subjects{a.Objects}, time.Now); err != nil {
 		return nil, err
 	}

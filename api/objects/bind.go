@@ -12,7 +12,6 @@ import (
 	podutil "k8s.io/kubernetes/pkg/api/pod"
 
 	"github.com/kontiki/kontiki/api/registry"
-	"github.com/kontiki/kontiki/internal/kv"
 )
 
 // Bind assigns a pod to a node, once.
@@ -28,7 +27,12 @@ func (s *Service) Bind(ctx context.Context, r *Request, binding *corev1.Binding)
 	if problem != nil {
 		return Invalid(schema.GroupKind{Kind: "Binding"}, r.Name, field.ErrorList{problem})
 	}
-	_, _, err := s.modify(ctx, r, modification{strategy: &registry.Strategy{}, unwatched: true, change: func(old registry.Object) (registry.Object, error) {
+	admitted := &Attributes{Request: r, Operation: OpCreate, Object: binding, ObjectKind: corev1.SchemeGroupVersion.WithKind("Binding")}
+	if err := s.Admit(ctx, admitted); err != nil {
+		return err
+	}
+	binding = admitted.Object.(*corev1.Binding)
+	_, _, err := s.modify(ctx, r, modification{strategy: &registry.Strategy{}, unwatched: true, admitted: true, change: func(old registry.Object) (registry.Object, error) {
 		pod := old.(*corev1.Pod)
 		if binding.UID != "" && binding.UID != pod.UID {
 			return nil, apierrors.NewConflict(r.Kind.GroupResource(), r.Name,
@@ -56,7 +60,6 @@ func (s *Service) Bind(ctx context.Context, r *Request, binding *corev1.Binding)
 			podutil.DropInitContainerAnnotations(pod.Annotations) // a binding does not run the pods' update rules, which would drop them
 		}
 		setLabels(pod, binding.Labels)
-		setLabels(pod, s.TopologyLabels(s.store.View(), target.Name))
 		SetPodCondition(pod, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: s.timestamp(), ObservedGeneration: pod.Generation})
 		return pod, nil
 	}})
@@ -68,30 +71,6 @@ func setLabels(pod *corev1.Pod, labels map[string]string) {
 		pod.Labels = map[string]string{}
 	}
 	maps.Copy(pod.Labels, labels)
-}
-
-// TopologyLabels returns the labels of a node that its pods get, so that they can find out where they run (upstream's
-// PodTopologyLabels).
-func (s *Service) TopologyLabels(view kv.View, node string) map[string]string {
-	kind, _ := s.Kinds().ByGroupResource("", "nodes")
-	v, ok := view.Get(kind.Key("", node))
-	if !ok {
-		return nil // a pod may be bound to a node that does not exist
-	}
-	obj, err := s.Decode(kind, v)
-	if err != nil {
-		return nil
-	}
-	var out map[string]string
-	for _, key := range []string{corev1.LabelTopologyZone, corev1.LabelTopologyRegion} {
-		if value, ok := obj.GetLabels()[key]; ok {
-			if out == nil {
-				out = map[string]string{}
-			}
-			out[key] = value
-		}
-	}
-	return out
 }
 
 func bindConflict(r *Request, format string, args ...any) error {

@@ -30,6 +30,7 @@ func (s *Service) Create(ctx context.Context, r *Request, obj registry.Object) (
 }
 
 func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, applied bool) (registry.Object, error) {
+	r = r.withMemo()
 	if err := checkScope(r, obj); err != nil {
 		return nil, err
 	}
@@ -47,33 +48,43 @@ func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, a
 	r.Kind.Codec.Default(obj)
 	obj.GetObjectKind().SetGroupVersionKind(r.Kind.GVK())
 	s.stampNew(obj)
+	if !applied {
+		var err error
+		if obj, err = s.track(r, obj, s.empty(r.Kind)); err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+	}
 
 	view := s.store.View()
+	taken := generated // the name has not been generated yet, or is taken
 	for try := 0; ; try++ {
-		if generated {
+		if taken {
+			taken = false
 			obj.SetName(names.SimpleNameGenerator.GenerateName(obj.GetGenerateName()))
 		}
 		candidate := obj.DeepCopyObject().(registry.Object)
 		request := *r
 		request.Name = candidate.GetName()
-		created, err := s.createOnce(ctx, &request, candidate, view, applied)
+		created, err := s.createOnce(ctx, &request, candidate, view)
 		switch {
 		case err == nil:
 			return created, nil
 		case errors.Is(err, errRetry) && try < maxAttempts:
-		case errors.Is(err, errStale) && try == 0: // all later views are consistent
 		case apierrors.IsAlreadyExists(err) && generated && try+1 < maxNameTries:
+			taken = true
 		case apierrors.IsAlreadyExists(err) && generated:
 			return nil, apierrors.NewGenerateNameConflict(r.Kind.GroupResource(), request.Name, 1)
-		default:
-			var stale *staleError
-			if errors.As(err, &stale) {
-				return nil, stale.err
-			}
-			if errors.Is(err, errRetry) {
-				return nil, conflict(&request)
-			}
+		case errors.Is(err, errRetry):
+			return nil, conflict(&request)
+		case try > 0 || ctx.Err() != nil, apierrors.IsAlreadyExists(err) && !r.DryRun:
 			return nil, err
+		default: // the first view was the local one, which may be behind: decide again on a consistent one
+			fresh, viewErr := s.readView(ctx)
+			if viewErr != nil || fresh.Revision() == view.Revision() {
+				return nil, err
+			}
+			view = fresh
+			continue
 		}
 		if view, err = s.readView(ctx); err != nil {
 			return nil, err
@@ -89,18 +100,14 @@ func (s *Service) answer(ctx context.Context, r *Request, obj registry.Object) (
 	}
 	r.Kind.Codec.Default(obj)
 	obj.GetObjectKind().SetGroupVersionKind(r.Kind.GVK())
-	return creator(ctx, r, obj)
+	a := &Attributes{Request: r, Operation: OpCreate, Object: obj, ObjectKind: r.Kind.GVK()}
+	if err := s.Admit(ctx, a); err != nil {
+		return nil, err
+	}
+	return creator(ctx, r, a.Object.(registry.Object))
 }
 
-// errStale marks an error that may result from a local view that is behind: decide again on a consistent view.
-var errStale = errors.New("objects: decided on a view that may be stale")
-
-type staleError struct{ err error }
-
-func (e *staleError) Error() string        { return e.err.Error() }
-func (e *staleError) Is(target error) bool { return target == errStale }
-
-func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Object, view kv.View, applied bool) (registry.Object, error) {
+func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Object, view kv.View) (registry.Object, error) {
 	ops := make([]kv.Op, 1, 4)
 	if r.Kind.Namespaced {
 		check, err := s.checkNamespace(r, view)
@@ -109,16 +116,11 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 		}
 		ops = append(ops, check)
 	}
-	var err error
-	if !applied {
-		if obj, err = s.track(r, obj, s.empty(r.Kind)); err != nil {
-			return nil, apierrors.NewInternalError(err)
-		}
-	}
-	attributes := &Attributes{Request: r, Operation: OpCreate, Object: obj, View: view}
+	attributes := &Attributes{Request: r, Operation: OpCreate, Object: obj, ObjectKind: r.Kind.GVK(), View: view}
 	if err := s.mutate(ctx, attributes); err != nil {
 		return nil, err
 	}
+	obj = attributes.Object.(registry.Object)
 	dropDuplicateOwners(r, obj)
 	internal, err := r.Kind.ToInternal(obj)
 	if err != nil {
@@ -164,11 +166,16 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 	if err := checkSize(value); err != nil {
 		return nil, err
 	}
+	joined, err := s.charge(ctx, r, view, nil, obj)
+	if err != nil {
+		return nil, err
+	}
+	joined = append(attributes.joined, joined...)
 	if r.DryRun {
 		return obj, nil
 	}
 	ops[0] = kv.Op{Key: key, Value: value, Cond: kv.Absent}
-	ops = append(ops, allocated...)
+	ops = withJoined(append(ops, allocated...), joined)
 	result, err := s.propose(ctx, r, ops)
 	if err != nil {
 		return nil, err
@@ -177,7 +184,7 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 		if result.Failed.Index == 0 {
 			return nil, apierrors.NewAlreadyExists(r.Kind.GroupResource(), r.Name)
 		}
-		return nil, errRetry
+		return nil, joinedFailure(result.Failed, len(ops), joined)
 	}
 	obj.SetResourceVersion(FormatRevision(result.Revisions[0]))
 	return obj, nil
@@ -226,7 +233,7 @@ func (s *Service) checkNamespace(r *Request, view kv.View) (kv.Op, error) {
 	key := kind.Key("", r.Namespace)
 	v, ok := view.Get(key)
 	if !ok {
-		return kv.Op{}, &staleError{apierrors.NewNotFound(kind.GroupResource(), r.Namespace)}
+		return kv.Op{}, apierrors.NewNotFound(kind.GroupResource(), r.Namespace)
 	}
 	obj, err := s.Decode(kind, v)
 	if err != nil {
@@ -238,30 +245,12 @@ func (s *Service) checkNamespace(r *Request, view kv.View) (kv.Op, error) {
 		err.ErrStatus.Details.Causes = append(err.ErrStatus.Details.Causes, metav1.StatusCause{
 			Type: corev1.NamespaceTerminatingCause, Message: fmt.Sprintf("namespace %s is being terminated", r.Namespace), Field: "metadata.namespace",
 		})
-		return kv.Op{}, &staleError{err}
+		return kv.Op{}, err
 	}
 	// Only a write to the namespace can mark it as terminating: so the creation requires the namespace to be at the revision that
 	// was read. With the condition "exists" a creation could come between the last check of the namespace's content and its
 	// removal.
 	return kv.Op{Key: key, Check: true, Cond: kv.AtRevision, Revision: v.ModRevision}, nil
-}
-
-func (s *Service) mutate(ctx context.Context, a *Attributes) error {
-	for _, admitter := range s.admission {
-		if err := admitter.Mutate(ctx, a); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (s *Service) validate(ctx context.Context, a *Attributes) error {
-	for _, admitter := range s.admission {
-		if err := admitter.Validate(ctx, a); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (s *Service) allocate(r *Request, view kv.View, obj, old registry.Object) ([]kv.Op, error) {

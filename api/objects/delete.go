@@ -23,9 +23,15 @@ import (
 // Delete deletes an object, or starts its deletion. gone means that the object no longer exists; otherwise obj is the object
 // waiting for its grace period, its finalizers or the removal of its content.
 func (s *Service) Delete(ctx context.Context, r *Request, options *metav1.DeleteOptions) (obj registry.Object, gone bool, err error) {
+	return s.delete(ctx, r, options, false)
+}
+
+// delete is Delete; admitted means that admission does not see the deletion.
+func (s *Service) delete(ctx context.Context, r *Request, options *metav1.DeleteOptions, admitted bool) (obj registry.Object, gone bool, err error) {
 	if err := r.serves("delete"); err != nil {
 		return nil, false, err
 	}
+	r = r.withMemo()
 	if options == nil {
 		options = &metav1.DeleteOptions{}
 	}
@@ -33,7 +39,7 @@ func (s *Service) Delete(ctx context.Context, r *Request, options *metav1.Delete
 		return nil, false, err
 	}
 	err = s.attempt(ctx, func(view kv.View) (err error) {
-		obj, gone, err = s.deleteOnce(ctx, r, options, view)
+		obj, gone, err = s.deleteOnce(ctx, r, options, view, admitted)
 		return err
 	})
 	if errors.Is(err, errRetry) {
@@ -45,7 +51,7 @@ func (s *Service) Delete(ctx context.Context, r *Request, options *metav1.Delete
 	return obj, gone, nil
 }
 
-func (s *Service) deleteOnce(ctx context.Context, r *Request, options *metav1.DeleteOptions, view kv.View) (registry.Object, bool, error) {
+func (s *Service) deleteOnce(ctx context.Context, r *Request, options *metav1.DeleteOptions, view kv.View, admitted bool) (registry.Object, bool, error) {
 	stored, ok := view.Get(r.Kind.Key(r.Namespace, r.Name))
 	if !ok {
 		return nil, false, notFound(r)
@@ -57,21 +63,23 @@ func (s *Service) deleteOnce(ctx context.Context, r *Request, options *metav1.De
 	if err := checkPreconditions(r, options.Preconditions, old); err != nil {
 		return nil, false, err
 	}
-	attributes := &Attributes{Request: r, Operation: OpDelete, Old: old, View: view}
-	if err := s.mutate(ctx, attributes); err != nil {
-		return nil, false, err
-	}
-	if err := s.validate(ctx, attributes); err != nil {
-		return nil, false, err
+	attributes := &Attributes{Request: r, Operation: OpDelete, ObjectKind: r.Kind.GVK(), Old: old, DeleteOptions: options, View: view}
+	if !admitted {
+		if err := s.mutate(ctx, attributes); err != nil {
+			return nil, false, err
+		}
+		if err := s.validate(ctx, attributes); err != nil {
+			return nil, false, err
+		}
 	}
 	obj := old.DeepCopyObject().(registry.Object)
 	s.markDeleted(r.Kind, obj, options)
 	obj.SetFinalizers(finalizersFor(r.Kind, obj.GetFinalizers(), options))
 	if expired(obj) {
-		obj, err = s.remove(ctx, r, view, stored, obj)
+		obj, err = s.remove(ctx, r, view, stored, obj, old, attributes.joined)
 		return obj, err == nil, err
 	}
-	obj, err = s.commit(ctx, r, view, stored, obj, old)
+	obj, err = s.commit(ctx, r, view, stored, obj, old, attributes.joined)
 	return obj, false, err
 }
 

@@ -23,6 +23,8 @@ type Request struct {
 	Warn func(string)
 	// Trusted requests come from components in this process, which may do everything.
 	Trusted bool
+
+	memo *memo
 }
 
 func (r *Request) warn(format string, args ...any) {

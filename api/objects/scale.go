@@ -32,9 +32,25 @@ func ScaleOf(kind *registry.Kind, obj registry.Object) *autoscalingv1.Scale {
 	}
 }
 
+// scaleOf is how admission sees a change of an object's scale.
+func scaleOf(r *Request) *seen {
+	return &seen{
+		kind: ScaleKind,
+		of:   func(obj registry.Object) runtime.Object { return ScaleOf(r.Kind, obj) },
+		set: func(obj registry.Object, scale runtime.Object) error {
+			replicas := scale.(*autoscalingv1.Scale).Spec.Replicas
+			if replicas < 0 {
+				return negativeReplicas(r, scale.(*autoscalingv1.Scale))
+			}
+			r.Kind.Scale.Set(obj, replicas)
+			return nil
+		},
+	}
+}
+
 // UpdateScale replaces an object's scale by what change returns for the present one.
 func (s *Service) UpdateScale(ctx context.Context, r *Request, change func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error)) (*autoscalingv1.Scale, error) {
-	obj, _, err := s.modify(ctx, r, modification{strategy: &r.Kind.Strategy, change: func(old registry.Object) (registry.Object, error) {
+	obj, _, err := s.modify(ctx, r, modification{strategy: &r.Kind.Strategy, seen: scaleOf(r), change: func(old registry.Object) (registry.Object, error) {
 		scale, err := change(ScaleOf(r.Kind, old))
 		if err != nil {
 			return nil, err
@@ -106,7 +122,7 @@ func (s *Service) applyScale(ctx context.Context, r *Request, p Patch) (*autosca
 		}
 		wish.Object["spec"] = map[string]any{"replicas": int64(scale.Spec.Replicas)}
 	}
-	obj, _, err := s.modify(ctx, r, modification{strategy: &r.Kind.Strategy, applied: true, uid: scale.UID, change: func(old registry.Object) (registry.Object, error) {
+	obj, _, err := s.modify(ctx, r, modification{strategy: &r.Kind.Strategy, seen: scaleOf(r), applied: true, uid: scale.UID, change: func(old registry.Object) (registry.Object, error) {
 		if scale.ResourceVersion != "" && scale.ResourceVersion != old.GetResourceVersion() {
 			return nil, conflict(r)
 		}

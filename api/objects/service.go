@@ -32,33 +32,6 @@ type Store interface {
 	Consistent(ctx context.Context) (kv.View, error)
 }
 
-// Admitter is an admission step. Objects are versioned; Mutate may change obj, Validate may not.
-type Admitter interface {
-	// Mutate runs after defaulting and before validation. old is nil for a creation.
-	Mutate(ctx context.Context, a *Attributes) error
-	// Validate runs after validation; for a deletion Object is nil.
-	Validate(ctx context.Context, a *Attributes) error
-}
-
-// Operation is the kind of a write.
-type Operation string
-
-// The operations that admission sees.
-const (
-	OpCreate Operation = "CREATE"
-	OpUpdate Operation = "UPDATE"
-	OpDelete Operation = "DELETE"
-)
-
-// Attributes describe a write to admission.
-type Attributes struct {
-	*Request
-	Operation   Operation
-	Object, Old registry.Object
-	// View is the state that the write was prepared against.
-	View kv.View
-}
-
 // Allocator adds to a write the operations on what the object allocates, and sets the allocated values in the object. It is called
 // again if the command met a conflict.
 type Allocator interface {
@@ -75,10 +48,11 @@ type Filler interface {
 
 // Config has what a Service is made of.
 type Config struct {
-	Store      Store
-	Catalog    *registry.Catalog
-	Sealer     Sealer
-	Admission  []Admitter
+	Store   Store
+	Catalog *registry.Catalog
+	Sealer  Sealer
+	// Admission is the table of admission steps, in their order.
+	Admission  []Step
 	Allocators map[schema.GroupResource]Allocator
 	// Creators answer creations of resources that are not stored.
 	Creators map[schema.GroupResource]Creator
@@ -95,7 +69,7 @@ type Service struct {
 	store      Store
 	catalog    *registry.Catalog
 	sealer     Sealer
-	admission  []Admitter
+	admission  []Step
 	allocators map[schema.GroupResource]Allocator
 	creators   map[schema.GroupResource]Creator
 	authorizer auth.Authorizer
@@ -143,8 +117,7 @@ func (s *Service) timestamp() metav1.Time { return metav1.NewTime(s.now().Trunca
 // errRetry means that the state has changed since a write was prepared: prepare it again.
 var errRetry = errors.New("objects: the state has changed, prepare again")
 
-// propose commits the operations. The first one is the main operation; a failed precondition of another one returns errRetry unless
-// it is about a namespace.
+// propose commits the operations.
 func (s *Service) propose(ctx context.Context, r *Request, ops []kv.Op) (kv.Result, error) {
 	result, err := s.store.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: ops})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -106,6 +107,10 @@ func (s *Service) Transact(ctx context.Context, operations []TxOperation, dryRun
 	}
 	var results []TxResult
 	var revision uint64
+	operations = slices.Clone(operations)
+	for i := range operations {
+		operations[i].Request = operations[i].Request.withMemo()
+	}
 	err := s.attempt(ctx, func(view kv.View) (err error) {
 		results, revision, err = s.transactOnce(ctx, view, operations, dryRun)
 		return err

@@ -35,8 +35,20 @@ type modification struct {
 	unwatched bool
 	// uid is the UID that the stored object must have; "" for any.
 	uid types.UID
+	// admitted means that admission does not see the change: it is a part of a request that has been admitted (binding, eviction).
+	admitted bool
+	// seen says what admission sees of the change; nil means the object itself.
+	seen *seen
 	// strategy is used instead of the subresource's own (binding, scale), unless it is nil.
 	strategy *registry.Strategy
+}
+
+// seen is the form in which admission sees a change through a subresource with a kind of its own.
+type seen struct {
+	kind schema.GroupVersionKind
+	// of returns that form of an object; set makes the object have what admission has made of it.
+	of  func(registry.Object) runtime.Object
+	set func(registry.Object, runtime.Object) error
 }
 
 // subresource returns the one whose rules apply.
@@ -91,6 +103,7 @@ func (s *Service) modify(ctx context.Context, r *Request, m modification) (obj r
 		return nil, false, err
 	}
 	ctx = r.context(ctx, "update")
+	r = r.withMemo()
 	strategy, ok := r.Kind.StrategyFor(r.Subresource)
 	if m.strategy != nil {
 		strategy, ok = m.strategy, true
@@ -102,10 +115,6 @@ func (s *Service) modify(ctx context.Context, r *Request, m modification) (obj r
 		obj, created, err = s.modifyOnce(ctx, r, strategy, m, view)
 		return err
 	})
-	var stale *staleError
-	if errors.As(err, &stale) {
-		err = stale.err
-	}
 	if errors.Is(err, errRetry) {
 		err = conflict(r)
 	}
@@ -173,18 +182,19 @@ func (s *Service) modifyOnce(ctx context.Context, r *Request, strategy *registry
 	if err != nil {
 		return nil, false, err
 	}
-	if obj, err = s.prepare(ctx, r, strategy, m, view, obj, old); err != nil {
+	var joined []joinedOp
+	if obj, joined, err = s.prepare(ctx, r, strategy, m, view, obj, old); err != nil {
 		return nil, false, err
 	}
-	obj, err = s.commit(ctx, r, view, stored, obj, old)
+	obj, err = s.commit(ctx, r, view, stored, obj, old, joined)
 	return obj, false, err
 }
 
 // prepare passes a changed object through managed fields, admission, the kind's rules and validation. old is shared and only read.
-// The order is upstream's: no manager owns what admission and the kind's rules add.
-func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.Strategy, m modification, view kv.View, obj, old registry.Object) (registry.Object, error) {
+// The order is upstream's: no manager owns what admission and the kind's rules add. It also returns what admission adds to the command.
+func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.Strategy, m modification, view kv.View, obj, old registry.Object) (registry.Object, []joinedOp, error) {
 	if m.uid != "" && m.uid != old.GetUID() {
-		return nil, InField("metadata.uid", apierrors.NewConflict(r.Kind.GroupResource(), r.Name,
+		return nil, nil, InField("metadata.uid", apierrors.NewConflict(r.Kind.GroupResource(), r.Name,
 			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", m.uid, old.GetUID())))
 	}
 	if version := obj.GetResourceVersion(); version != "" && version != old.GetResourceVersion() {
@@ -192,22 +202,32 @@ func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.St
 		if _, bad := ParseRevision(version); bad != nil { // a retry would not help
 			err = apierrors.NewBadRequest(bad.Error())
 		}
-		return nil, InField("metadata.resourceVersion", err)
+		return nil, nil, InField("metadata.resourceVersion", err)
 	}
 	if err := checkGivenSize(obj); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	r.Kind.Codec.Default(obj)
 	obj.GetObjectKind().SetGroupVersionKind(r.Kind.GVK())
 	if !m.applied && !m.unwatched {
 		var err error
 		if obj, err = s.track(r, obj, old); err != nil {
-			return nil, apierrors.NewInternalError(err)
+			return nil, nil, apierrors.NewInternalError(err)
 		}
 	}
-	attributes := &Attributes{Request: r, Operation: OpUpdate, Object: obj, Old: old, View: view}
-	if err := s.mutate(ctx, attributes); err != nil {
-		return nil, err
+	attributes := &Attributes{Request: r, Operation: OpUpdate, Object: obj, ObjectKind: r.Kind.GVK(), Old: old, View: view}
+	if m.seen != nil {
+		attributes.Object, attributes.ObjectKind, attributes.Old = m.seen.of(obj), m.seen.kind, m.seen.of(old)
+	}
+	if !m.admitted {
+		if err := s.mutate(ctx, attributes); err != nil {
+			return nil, nil, err
+		}
+		if m.seen == nil {
+			obj = attributes.Object.(registry.Object)
+		} else if err := m.seen.set(obj, attributes.Object); err != nil {
+			return nil, nil, err
+		}
 	}
 	dropDuplicateOwners(r, obj)
 	obj.SetGeneration(old.GetGeneration())
@@ -215,32 +235,37 @@ func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.St
 	obj.SetSelfLink("")
 	internal, err := r.Kind.ToInternal(obj)
 	if err != nil {
-		return nil, apierrors.NewInternalError(err)
+		return nil, nil, apierrors.NewInternalError(err)
 	}
 	// A strategy may move parts of the old object to the new one: both must belong to this write.
 	oldInternal, err := r.Kind.ToInternal(old.DeepCopyObject())
 	if err != nil {
-		return nil, apierrors.NewInternalError(err)
+		return nil, nil, apierrors.NewInternalError(err)
 	}
 	if strategy.PrepareUpdate != nil {
 		strategy.PrepareUpdate(ctx, internal, oldInternal)
 	}
 	if err := keepMeta(internal, old); err != nil {
-		return nil, apierrors.NewInternalError(err)
+		return nil, nil, apierrors.NewInternalError(err)
 	}
 	if obj, internal, err = s.fill(r, view, internal, old); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if errs := r.Kind.ValidateChange(ctx, strategy, m.subresource(r), internal, oldInternal, obj, old); len(errs) > 0 {
-		return nil, Invalid(r.Kind.GVK().GroupKind(), r.Name, errs)
+		return nil, nil, Invalid(r.Kind.GVK().GroupKind(), r.Name, errs)
 	}
 	if r.Warn != nil && strategy.WarnUpdate != nil {
 		for _, text := range strategy.WarnUpdate(ctx, internal, oldInternal) {
 			r.warn("%s", text)
 		}
 	}
-	attributes.Object = obj
-	return obj, s.validate(ctx, attributes)
+	if m.admitted {
+		return obj, nil, nil
+	}
+	if attributes.Object = obj; m.seen != nil {
+		attributes.Object = m.seen.of(obj)
+	}
+	return obj, attributes.joined, s.validate(ctx, attributes)
 }
 
 // keepMeta restores the metadata that an update may omit or that only deletions may set; validation refuses all other changes of
@@ -289,9 +314,9 @@ func dropDuplicateOwners(r *Request, obj registry.Object) {
 
 // commit stores obj in place of the stored version, removes the object if this was the last step of its deletion, or does nothing
 // if nothing changed.
-func (s *Service) commit(ctx context.Context, r *Request, view kv.View, stored *kv.Version, obj, old registry.Object) (registry.Object, error) {
+func (s *Service) commit(ctx context.Context, r *Request, view kv.View, stored *kv.Version, obj, old registry.Object, joined []joinedOp) (registry.Object, error) {
 	if expired(obj) {
-		return s.remove(ctx, r, view, stored, obj)
+		return s.remove(ctx, r, view, stored, obj, old, joined)
 	}
 	allocated, err := s.allocate(r, view, obj, old)
 	if err != nil {
@@ -304,16 +329,24 @@ func (s *Service) commit(ctx context.Context, r *Request, view kv.View, stored *
 	if err := checkSize(value); err != nil {
 		return nil, err
 	}
-	if same || r.DryRun {
+	if same {
 		return obj, nil
 	}
-	ops := append([]kv.Op{{Key: stored.Key, Value: value, Cond: kv.AtRevision, Revision: stored.ModRevision}}, allocated...)
+	charged, err := s.charge(ctx, r, view, old, obj)
+	if err != nil {
+		return nil, err
+	}
+	if r.DryRun {
+		return obj, nil
+	}
+	joined = append(joined, charged...)
+	ops := withJoined(append([]kv.Op{{Key: stored.Key, Value: value, Cond: kv.AtRevision, Revision: stored.ModRevision}}, allocated...), joined)
 	result, err := s.propose(ctx, r, ops)
 	if err != nil {
 		return nil, err
 	}
 	if result.Failed != nil {
-		return nil, errRetry
+		return nil, joinedFailure(result.Failed, len(ops), joined)
 	}
 	obj.SetResourceVersion(FormatRevision(result.Revisions[0]))
 	return obj, nil
@@ -354,21 +387,26 @@ func (s *Service) stale(kind *registry.Kind, stored *kv.Version) bool {
 }
 
 // remove deletes the stored version and returns the object's last state.
-func (s *Service) remove(ctx context.Context, r *Request, view kv.View, stored *kv.Version, obj registry.Object) (registry.Object, error) {
+func (s *Service) remove(ctx context.Context, r *Request, view kv.View, stored *kv.Version, obj, old registry.Object, joined []joinedOp) (registry.Object, error) {
 	freed, err := s.allocate(r, view, nil, obj)
+	if err != nil {
+		return nil, err
+	}
+	charged, err := s.charge(ctx, r, view, old, nil)
 	if err != nil {
 		return nil, err
 	}
 	if r.DryRun {
 		return obj, nil
 	}
-	ops := append([]kv.Op{{Key: stored.Key, Delete: true, Cond: kv.AtRevision, Revision: stored.ModRevision}}, freed...)
+	joined = append(joined, charged...)
+	ops := withJoined(append([]kv.Op{{Key: stored.Key, Delete: true, Cond: kv.AtRevision, Revision: stored.ModRevision}}, freed...), joined)
 	result, err := s.propose(ctx, r, ops)
 	if err != nil {
 		return nil, err
 	}
 	if result.Failed != nil {
-		return nil, errRetry
+		return nil, joinedFailure(result.Failed, len(ops), joined)
 	}
 	obj.SetResourceVersion(FormatRevision(result.Revisions[0]))
 	return obj, nil

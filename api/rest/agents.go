@@ -7,12 +7,14 @@ import (
 	"net/http"
 	"net/url"
 	gopath "path"
+	"strconv"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/proxy"
 	translator "k8s.io/apiserver/pkg/util/proxy"
@@ -21,6 +23,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/audit"
+	"github.com/kontiki/kontiki/api/objects"
 )
 
 func (c *call) pod(ctx context.Context) (*corev1.Pod, error) {
@@ -98,16 +101,28 @@ func (c *call) stream(log io.Reader) error {
 	}
 }
 
+// connect passes a request that opens a connection through admission, which sees its options.
+func (c *call) connect(options runtime.Object, kind string) error {
+	return c.Objects.Admit(c.r.Context(), &objects.Attributes{
+		Request: c.request("", nil), Operation: objects.OpConnect, Object: options, ObjectKind: metaV1.WithKind(kind),
+	})
+}
+
 func (c *call) podExec() error {
-	return c.podStreams(func(pod *corev1.Pod, s agents.Streams) (*url.URL, error) {
-		query := c.r.URL.Query()
-		return c.Agents.Exec(c.r.Context(), pod, query.Get("container"), query["command"], s)
+	query := c.r.URL.Query()
+	o := &corev1.PodExecOptions{Container: query.Get("container"), Command: query["command"]}
+	o.Stdin, o.Stdout, o.Stderr, o.TTY = isTrue(query.Get("stdin")), isTrue(query.Get("stdout")), isTrue(query.Get("stderr")), isTrue(query.Get("tty"))
+	return c.podStreams(o, "PodExecOptions", func(pod *corev1.Pod, s agents.Streams) (*url.URL, error) {
+		return c.Agents.Exec(c.r.Context(), pod, o.Container, o.Command, s)
 	})
 }
 
 func (c *call) podAttach() error {
-	return c.podStreams(func(pod *corev1.Pod, s agents.Streams) (*url.URL, error) {
-		return c.Agents.Attach(c.r.Context(), pod, c.r.URL.Query().Get("container"), s)
+	query := c.r.URL.Query()
+	o := &corev1.PodAttachOptions{Container: query.Get("container")}
+	o.Stdin, o.Stdout, o.Stderr, o.TTY = isTrue(query.Get("stdin")), isTrue(query.Get("stdout")), isTrue(query.Get("stderr")), isTrue(query.Get("tty"))
+	return c.podStreams(o, "PodAttachOptions", func(pod *corev1.Pod, s agents.Streams) (*url.URL, error) {
+		return c.Agents.Attach(c.r.Context(), pod, o.Container, s)
 	})
 }
 
@@ -124,8 +139,11 @@ func (c *call) mayCreate() error {
 
 // podStreams forwards exec and attach to the agent. WebSocket clients are translated to SPDY, which every kubelet-compatible port
 // supports (KEP-4006).
-func (c *call) podStreams(where func(*corev1.Pod, agents.Streams) (*url.URL, error)) error {
+func (c *call) podStreams(options runtime.Object, kind string, where func(*corev1.Pod, agents.Streams) (*url.URL, error)) error {
 	if err := c.mayCreate(); err != nil {
+		return err
+	}
+	if err := c.connect(options, kind); err != nil {
 		return err
 	}
 	pod, err := c.pod(c.r.Context())
@@ -150,6 +168,19 @@ func (c *call) podStreams(where func(*corev1.Pod, agents.Streams) (*url.URL, err
 
 func (c *call) podPortForward() error {
 	if err := c.mayCreate(); err != nil {
+		return err
+	}
+	o := &corev1.PodPortForwardOptions{}
+	for _, list := range c.r.URL.Query()["ports"] {
+		for _, text := range strings.Split(list, ",") {
+			port, err := strconv.ParseUint(text, 10, 16)
+			if err != nil {
+				return apierrors.NewBadRequest(fmt.Sprintf("ports: %q is not a port", text))
+			}
+			o.Ports = append(o.Ports, int32(port))
+		}
+	}
+	if err := c.connect(o, "PodPortForwardOptions"); err != nil {
 		return err
 	}
 	pod, err := c.pod(c.r.Context())
@@ -184,6 +215,9 @@ func (c *call) nodeProxy() error {
 	_, name, port, ok := utilnet.SplitSchemeNamePort(c.target.name)
 	if !ok {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid node request %q", c.target.name))
+	}
+	if err := c.connect(&corev1.NodeProxyOptions{Path: c.target.rest}, "NodeProxyOptions"); err != nil {
+		return err
 	}
 	location, err := c.Agents.URL(c.r.Context(), name)
 	if err != nil {

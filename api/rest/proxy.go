@@ -29,6 +29,9 @@ func (c *call) podProxy() error {
 	if !ok {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid pod request %q", c.target.name))
 	}
+	if err := c.connect(&corev1.PodProxyOptions{Path: c.target.rest}, "PodProxyOptions"); err != nil {
+		return err
+	}
 	c.target.name = name
 	pod, err := c.pod(c.r.Context())
 	if err != nil {
@@ -67,6 +70,9 @@ func (c *call) serviceProxy() error {
 	scheme, name, port, ok := utilnet.SplitSchemeNamePort(c.target.name)
 	if !ok {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid service request %q", c.target.name))
+	}
+	if err := c.connect(&corev1.ServiceProxyOptions{Path: c.target.rest}, "ServiceProxyOptions"); err != nil {
+		return err
 	}
 	c.target.name = name
 	v, err := c.Objects.Get(c.r.Context(), c.request("", nil), "")

@@ -109,12 +109,8 @@ func (c *call) evict() error {
 	if eviction.Name != c.target.name {
 		return apierrors.NewBadRequest("name in URL does not match name in Eviction object")
 	}
-	options := eviction.DeleteOptions
-	if options == nil {
-		options = &metav1.DeleteOptions{}
-	}
-	r.DryRun = r.DryRun || len(options.DryRun) > 0 || len(o.DryRun) > 0
-	if err := c.Objects.Evict(c.r.Context(), r, options); err != nil {
+	r.DryRun = r.DryRun || eviction.DeleteOptions != nil && len(eviction.DeleteOptions.DryRun) > 0 || len(o.DryRun) > 0
+	if err := c.Objects.Evict(c.r.Context(), r, eviction); err != nil {
 		return err
 	}
 	return c.success(http.StatusCreated)
@@ -221,10 +217,15 @@ func (c *call) createToken() error {
 	if err != nil {
 		return apierrors.NewInternalError(err)
 	}
-	registryDefault := request.Spec.ExpirationSeconds
+	request.Name, request.Namespace = obj.GetName(), obj.GetNamespace()
+	seen := &objects.Attributes{Request: r, Operation: objects.OpCreate, Object: request, ObjectKind: authenticationv1.SchemeGroupVersion.WithKind("TokenRequest")}
+	if err := c.Objects.Admit(c.r.Context(), seen); err != nil {
+		return err
+	}
+	request = seen.Object.(*authenticationv1.TokenRequest)
 	seconds := int64(auth.DefaultTokenSeconds)
-	if registryDefault != nil {
-		seconds = *registryDefault
+	if given := request.Spec.ExpirationSeconds; given != nil {
+		seconds = *given
 	}
 	path := field.NewPath("spec", "expirationSeconds")
 	switch {
@@ -244,7 +245,6 @@ func (c *call) createToken() error {
 		return apierrors.NewInternalError(err)
 	}
 	request.SetGroupVersionKind(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"))
-	request.Name, request.Namespace = obj.GetName(), obj.GetNamespace()
 	request.CreationTimestamp = metav1.Now()
 	request.Spec.ExpirationSeconds = &seconds
 	request.Status = authenticationv1.TokenRequestStatus{Token: token, ExpirationTimestamp: metav1.NewTime(expires)}

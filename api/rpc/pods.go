@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 	//lint:ignore SA1019 client-go's interface uses it
 	apistream "k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/tools/remotecommand"
@@ -39,8 +40,8 @@ type podsServer struct {
 }
 
 // pod authorizes a subresource of a pod, with the verb of the equivalent REST request, and reads the pod. at is the field of the
-// message that names it, "" for the message itself.
-func (s *podsServer) pod(ctx context.Context, at, namespace, name, subresource, verb string) (*corev1.Pod, error) {
+// message that names it, "" for the message itself. options of a kind are what admission sees of a connection, nil for none.
+func (s *podsServer) pod(ctx context.Context, at, namespace, name, subresource, verb string, options runtime.Object, kind string) (*corev1.Pod, error) {
 	server := &objectsServer{Server: s.Server}
 	o, err := server.begin(ctx, at, &kontikiv1.Kind{Version: "v1", Kind: "Pod"}, subresource)
 	if err != nil {
@@ -56,12 +57,17 @@ func (s *podsServer) pod(ctx context.Context, at, namespace, name, subresource, 
 	if err := o.scoped(true); err != nil {
 		return nil, err
 	}
+	if options != nil {
+		if err := s.Objects.Admit(ctx, &objects.Attributes{Request: o.request, Operation: objects.OpConnect, Object: options, ObjectKind: corev1.SchemeGroupVersion.WithKind(kind)}); err != nil {
+			return nil, err
+		}
+	}
 	return s.Agents.Pod(ctx, o.request)
 }
 
 // Logs implements kontikiv1.PodsServer.
 func (s *podsServer) Logs(in *kontikiv1.LogsRequest, stream kontikiv1.Pods_LogsServer) error {
-	pod, err := s.pod(stream.Context(), "", in.Namespace, in.Name, "log", "get")
+	pod, err := s.pod(stream.Context(), "", in.Namespace, in.Name, "log", "get", nil, "")
 	if err != nil {
 		return err
 	}
@@ -126,12 +132,13 @@ func (s *podsServer) Exec(stream kontikiv1.Pods_ExecServer) error {
 		return Wrong("start", "must be the first request's")
 	}
 	ctx := stream.Context()
-	pod, err := s.pod(ctx, "start", start.Namespace, start.Name, "exec", "create")
-	if err != nil {
-		return err
-	}
 	if size := len(strings.Join(start.Command, "")); size > maxCommandBytes {
 		return Wrong("start.command", "has %d bytes, the limit is %d; send what is longer by stdin", size, maxCommandBytes)
+	}
+	seen := &corev1.PodExecOptions{Stdin: start.Stdin, Stdout: true, Stderr: !start.Tty, TTY: start.Tty, Container: start.Container, Command: start.Command}
+	pod, err := s.pod(ctx, "start", start.Namespace, start.Name, "exec", "create", seen, "PodExecOptions")
+	if err != nil {
+		return err
 	}
 	location, err := s.Agents.Exec(ctx, pod, start.Container, start.Command, agents.Streams{Stdin: start.Stdin, Stdout: true, Stderr: !start.Tty, TTY: start.Tty})
 	if err != nil {
@@ -308,7 +315,7 @@ func (s *podsServer) PortForward(stream kontikiv1.Pods_PortForwardServer) error 
 		return Wrong("start.port", "%d is not between 1 and 65535", start.Port)
 	}
 	ctx := stream.Context()
-	pod, err := s.pod(ctx, "start", start.Namespace, start.Name, "portforward", "create")
+	pod, err := s.pod(ctx, "start", start.Namespace, start.Name, "portforward", "create", &corev1.PodPortForwardOptions{Ports: []int32{int32(start.Port)}}, "PodPortForwardOptions")
 	if err != nil {
 		return err
 	}
