@@ -23,7 +23,7 @@ import (
 	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/auth/authz"
-	"github.com/kontiki/kontiki/api/inflight"
+	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/api/rest"
@@ -69,9 +69,9 @@ type Config struct {
 	Extra   map[string]http.Handler
 	// Cluster implements administration of the cluster by gRPC, for authorized callers; nil means that this service is not served.
 	Cluster kontikiv1.ClusterServer
-	// Audit records requests, and Limits limits the number of concurrent ones, of both fronts together; nil disables either.
+	// Audit records requests, and Limits decides which are served at once, those of both fronts together; nil disables either.
 	Audit  *audit.Auditor
-	Limits *inflight.Limits
+	Limits *flow.Control
 	// RequestTimeout limits requests that are not long-running; 0 means objects.DefaultRequestTimeout.
 	RequestTimeout time.Duration
 	Log            *slog.Logger

@@ -98,6 +98,31 @@ func (s *Service) List(ctx context.Context, r *Request, o ListOptions) (*ListRes
 	return result, nil
 }
 
+// sampled is of how many objects the size is measured to estimate that of a list.
+const sampled = 16
+
+// ListBytes estimates how much memory the objects of a list take: those of a kind in a namespace (all if it is ""), at most limit if
+// that is positive. It looks at a few objects, whatever their number.
+func (s *Service) ListBytes(kind *registry.Kind, namespace string, limit int64) int64 {
+	view := s.store.View()
+	prefix := kind.NamespacePrefix(namespace)
+	end := kv.PrefixEnd(prefix)
+	var n, bytes int64
+	view.Range(prefix, end, func(v *kv.Version) bool {
+		n++
+		bytes += int64(len(v.Value))
+		return n < sampled
+	})
+	if n < sampled {
+		return bytes
+	}
+	count := int64(view.Count(prefix, end))
+	if limit > 0 {
+		count = min(count, limit)
+	}
+	return count * (bytes / n)
+}
+
 // listView returns the view that a list reads, and where it continues.
 func (s *Service) listView(ctx context.Context, r *Request, o ListOptions) (kv.View, continuation, error) {
 	now := continuation{Began: s.now().Unix()}

@@ -119,6 +119,9 @@ func watchError(err error, after, current uint64) error {
 	return apierrors.NewInternalError(err)
 }
 
+// Initial says whether Next returns initial events next, which are those of a list, all at once.
+func (w *Watch) Initial() bool { return len(w.initial) > 0 }
+
 // Next waits for the next events. It fails with 410 Gone if the watch fell behind the history, and with ctx's error.
 func (w *Watch) Next(ctx context.Context) ([]WatchEvent, error) {
 	if w.initial != nil {

@@ -10,12 +10,12 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	"github.com/kontiki/kontiki/api/inflight"
+	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/objects"
 )
 
-// body reads the request's body, within limits of size and time. Call it after the caller has been authorized for the path. While
-// it reads, the request does not count towards the limit of concurrent requests.
+// body reads the request's body, within limits of size and time. Call it after the caller has been authorized for the path. If the
+// body is slow, the request gives its seats back, and takes others when the body has arrived.
 func (c *call) body() ([]byte, error) {
 	size := c.r.ContentLength
 	switch {
@@ -26,11 +26,9 @@ func (c *call) body() ([]byte, error) {
 	case size < 0:
 		size = objects.MaxBodyBytes
 	}
-	c.place.Leave()
-	c.place = inflight.Place{}
 	data, err := c.receive(size)
-	if err != nil {
-		return nil, err
+	if err != nil || c.seat.Load().Held() {
+		return data, err
 	}
 	return data, c.enter()
 }
@@ -64,16 +62,25 @@ func (c *call) receive(size int64) ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
-// watchSlow counts the body once it is slow, and aborts it if there are too many slow ones. stop ends that, and returns the error
-// if it was aborted.
-func (c *call) watchSlow(body *inflight.Body, control *http.ResponseController) (stop func() error) {
+// watchSlow gives the request's seats back while the body is late, and counts it once it is slow; it aborts it if there are too many
+// slow ones. stop ends that, and returns the error if it was aborted.
+func (c *call) watchSlow(body *flow.Body, control *http.ResponseController) (stop func() error) {
 	var mu sync.Mutex
 	var refused error
-	over := false
-	timer := time.AfterFunc(inflight.SlowAfter, func() {
+	over, late := false, false
+	var timer *time.Timer
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(flow.Patience, func() {
 		mu.Lock()
 		defer mu.Unlock()
 		if over {
+			return
+		}
+		if !late {
+			late = true
+			c.leave()
+			timer.Reset(flow.SlowAfter - flow.Patience)
 			return
 		}
 		if refused = body.Slow(); refused != nil {

@@ -12,7 +12,7 @@ import (
 	clientrest "k8s.io/client-go/rest"
 
 	"github.com/kontiki/kontiki/api/apiserver"
-	"github.com/kontiki/kontiki/api/inflight"
+	"github.com/kontiki/kontiki/api/flow/flowtest"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
@@ -81,7 +81,7 @@ const configMapsPath = "/api/v1/namespaces/default/configmaps"
 
 func openHarness(t *testing.T, change func(*apiserver.Config)) *harness.Harness {
 	h := harness.NewConfigured(t, func(c *apiserver.Config) {
-		c.Limits = inflight.New(1, 1)
+		c.Limits = flowtest.Queuing(1, 10)
 		change(c)
 	})
 	h.REST.Authorizer = anything{}
@@ -106,7 +106,7 @@ func TestASlowBodyHoldsNoPlace(t *testing.T) {
 
 func TestSlowBodiesAreFew(t *testing.T) {
 	// Places are many: here only bodies are few, however many requests arrive at the same moment.
-	h := openHarness(t, func(c *apiserver.Config) { c.Limits = inflight.New(100, 100) })
+	h := openHarness(t, func(c *apiserver.Config) { c.Limits = flowtest.Rejecting(200) })
 	answers := make(chan answer, 20)
 	for range 20 {
 		s := stall(t, h.Config("joe"), configMapsPath)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,7 +18,7 @@ import (
 	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/auth"
-	"github.com/kontiki/kontiki/api/inflight"
+	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/logline"
@@ -31,9 +32,9 @@ type Config struct {
 	Authorizer    auth.Authorizer
 	Tokens        *auth.Tokens
 	Agents        *agents.Agents
-	// Audit records requests, and Limits limits the number of concurrent ones; nil disables either.
+	// Audit records requests, and Limits decides which are served at once; nil disables either.
 	Audit  *audit.Auditor
-	Limits *inflight.Limits
+	Limits *flow.Control
 	// RequestTimeout limits requests that are not long-running; 0 means objects.DefaultRequestTimeout.
 	RequestTimeout time.Duration
 	// Ready returns why this master cannot serve, or nil.
@@ -89,8 +90,8 @@ type call struct {
 	warned     objects.Warnings
 	// record is the request's record in the audit log, nil if there is none.
 	record *audit.Record
-	// place is the request's slot in the limit of concurrent requests. The request has none while its body is being received.
-	place inflight.Place
+	// seat is what the request holds in its priority level. It has been given back while its client is slow.
+	seat atomic.Pointer[flow.Seat]
 }
 
 // ServeHTTP implements http.Handler.
@@ -105,6 +106,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	} else {
 		c.verb = strings.ToLower(r.Method)
 	}
+	c.answer.open(r, c.leave, c.verb != "watch" && objects.LongRunning(c.verb, c.target.subresource))
+	defer c.answer.close()
 	sender, err := s.Authenticator.Authenticate(r)
 	if err != nil {
 		s.clients.Info("refused a credential", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", err)
@@ -129,16 +132,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.fail(err)
 		return
 	}
-	defer func() { c.place.Leave() }()
+	defer c.leave()
 	c.serve()
-}
-
-// enter takes a slot for the request, if it needs one.
-func (c *call) enter() (err error) {
-	if !objects.LongRunning(c.verb, c.target.subresource) && (c.isResource || !objects.HealthPath(c.r.URL.Path)) {
-		c.place, err = c.Limits.Enter(objects.Mutating(c.verb), c.user)
-	}
-	return err
 }
 
 // serve serves a request whose sender has been authenticated.

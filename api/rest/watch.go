@@ -62,7 +62,10 @@ func (c *call) watch() error {
 	}
 	defer w.Close()
 	stream.begin()
-	for {
+	for initial := w.Initial(); ; initial = false {
+		if !initial {
+			c.seat.Swap(nil).Leave()
+		}
 		events, err := w.Next(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
@@ -100,6 +103,7 @@ func (s *eventStream) begin() {
 	s.w.Header().Set("Cache-Control", "no-cache, private")
 	s.w.WriteHeader(http.StatusOK)
 	s.control = http.NewResponseController(s.w)
+	s.answer.watch()
 	s.control.Flush()
 }
 

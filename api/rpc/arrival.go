@@ -7,7 +7,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	"github.com/kontiki/kontiki/api/inflight"
+	"github.com/kontiki/kontiki/api/flow"
 )
 
 // largeMessage is the size in bytes of messages that are not read from callers who may change nothing.
@@ -21,7 +21,8 @@ type arrival struct {
 
 	mu    sync.Mutex
 	timer *time.Timer
-	body  *inflight.Body
+	body  *flow.Body
+	late  bool // the call has given its seats back
 	slow  bool // body.Slow was called, or there is no body yet
 	over  bool
 }
@@ -31,16 +32,20 @@ func (s *stream) await(c *caller) {
 	a := &arrival{stream: s, caller: c}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.timer = time.AfterFunc(inflight.SlowAfter, a.late)
+	a.timer = time.AfterFunc(flow.Patience, a.overdue)
 	s.first = a
 }
 
-// late is called when the message is slow, and again when it has timed out.
-func (a *arrival) late() {
+// overdue is called when the message is late, when it is slow, and when it has timed out.
+func (a *arrival) overdue() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
 	case a.over:
+	case !a.late:
+		a.late = true
+		a.caller.seat.Load().Leave()
+		a.timer.Reset(flow.SlowAfter - flow.Patience)
 	case a.slow:
 		a.stream.end(apierrors.NewTimeoutError(fmt.Sprintf("the request did not arrive within %v", a.caller.RequestTimeout), 0))
 	default:
@@ -56,7 +61,7 @@ func (a *arrival) late() {
 			a.stream.end(err)
 			return
 		}
-		a.timer.Reset(max(a.caller.RequestTimeout-inflight.SlowAfter, 0))
+		a.timer.Reset(max(a.caller.RequestTimeout-flow.SlowAfter, 0))
 	}
 }
 

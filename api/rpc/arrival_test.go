@@ -12,7 +12,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/kontiki/kontiki/api/apiserver"
-	"github.com/kontiki/kontiki/api/inflight"
+	"github.com/kontiki/kontiki/api/flow/flowtest"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 	"github.com/kontiki/kontiki/test/harness"
 )
@@ -39,7 +39,7 @@ func ended(stream grpc.ClientStream) error { return stream.RecvMsg(&kontikiv1.Cr
 
 func TestACallWithoutAMessageHoldsNoPlaceAndEnds(t *testing.T) {
 	h := harness.NewConfigured(t, func(c *apiserver.Config) {
-		c.Limits = inflight.New(1, 1)
+		c.Limits = flowtest.Queuing(1, 10)
 		c.RequestTimeout = 1500 * time.Millisecond
 	})
 	h.RPC.Authorizer = anything{}
@@ -56,7 +56,7 @@ func TestACallWithoutAMessageHoldsNoPlaceAndEnds(t *testing.T) {
 }
 
 func TestCallsWithoutAMessageAreFew(t *testing.T) {
-	h := harness.NewConfigured(t, func(c *apiserver.Config) { c.Limits = inflight.New(1, 1) })
+	h := harness.NewConfigured(t, func(c *apiserver.Config) { c.Limits = flowtest.Queuing(1, 10) })
 	h.RPC.Authorizer = anything{}
 	conn := h.GRPC("joe")
 	errs := make(chan error, 20)

@@ -141,8 +141,8 @@ func (s *receiving) RecvMsg(message any) error {
 		return err
 	}
 	s.begun = true
-	if err := s.caller.enter(); err != nil {
-		return Status(err).Err()
+	if err = s.caller.enter(message); err != nil {
+		s.caller.begin(message)
 	}
-	return nil
+	return err
 }

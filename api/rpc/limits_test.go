@@ -3,6 +3,7 @@ package rpc_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"reflect"
@@ -13,8 +14,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,10 +25,12 @@ import (
 
 	"github.com/kontiki/kontiki/api/apiserver"
 	"github.com/kontiki/kontiki/api/client"
-	"github.com/kontiki/kontiki/api/inflight"
+	"github.com/kontiki/kontiki/api/flow"
+	"github.com/kontiki/kontiki/api/flow/flowtest"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/internal/kv"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
+	awaiting "github.com/kontiki/kontiki/test/await"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
@@ -61,20 +66,21 @@ func (h *holder) Consistent(ctx context.Context) (kv.View, error) {
 	return h.Store.Consistent(ctx)
 }
 
-// limited is an API that serves one request of each kind at a time.
+// limited is an API that serves one request at a time, and everybody's.
 type limited struct {
 	*front
 	store  *holder
-	limits *inflight.Limits
+	limits *flow.Control
 	log    *auditLog
 }
 
 func newLimited(t *testing.T) *limited {
-	l := &limited{limits: inflight.New(1, 1), log: newAuditLog(t, everything)}
+	l := &limited{limits: flowtest.Rejecting(1), log: newAuditLog(t, everything)}
 	l.front = newFrontOver(t, harness.NewConfigured(t, func(c *apiserver.Config) {
 		l.store = newHolder(c.Store)
 		c.Store, c.Limits, c.Audit = l.store, l.limits, l.log.auditor
 	}))
+	l.h.REST.Authorizer, l.h.RPC.Authorizer = anything{}, anything{}
 	return l
 }
 
@@ -86,87 +92,109 @@ func TestBothFrontsShareTheirLimits(t *testing.T) {
 	txs := step{name: "transact", as: "joe", method: "POST", path: transactions, contentType: jsonType, body: tx(txCM("z")), call: transactCall(&kontikiv1.TransactRequest{Operations: []*kontikiv1.Operation{createOp(jsonObject(cmKind, cm("z", "")))}})}
 	lists := step{name: "list", as: "joe", method: "GET", path: cmPath, call: list(&kontikiv1.ListRequest{Kind: cmKind, Namespace: "default"})}
 	watches := step{name: "watch", as: "joe", method: "GET", path: cmPath + "?watch=1", call: watchCall(&kontikiv1.WatchRequest{Kind: cmKind, Namespace: "default"})}
-	adminReads, adminWrites := read, write
-	adminReads.name, adminReads.as, adminWrites.name, adminWrites.as = "get by an administrator", "", "create by an administrator", ""
-	for _, c := range []struct {
-		name            string
-		held            step
-		refused, served []step
-	}{
-		{"reads", adminReads, []step{read, lists}, []step{write, txs, watches, adminReads}},
-		{"writes", adminWrites, []step{write, txs}, []step{read, lists, watches, adminReads}},
-	} {
-		for _, front := range []string{"REST", "gRPC"} {
-			t.Run(c.name+" held by "+front, func(t *testing.T) {
-				l := newLimited(t)
-				store(t, l.h, "a", "1")
-				done := make(chan struct{})
-				held := c.held
-				held.body = strings.Replace(held.body, `"x"`, `"held"`, 1)
-				if held.method == "POST" {
-					held.call = create(jsonObject(cmKind, cm("held", "")), nil)
+	byAdmin := read
+	byAdmin.name, byAdmin.as = "get by an administrator", ""
+	for _, front := range []string{"REST", "gRPC"} {
+		t.Run("held by "+front, func(t *testing.T) {
+			l := newLimited(t)
+			store(t, l.h, "a", "1")
+			done := make(chan struct{})
+			held := read
+			l.store.holds.Store(true)
+			go func() {
+				defer close(done)
+				if front == "REST" {
+					l.rest(&held)
+				} else {
+					l.grpc(&held)
 				}
-				l.store.holds.Store(true)
-				go func() {
-					defer close(done)
-					if front == "REST" {
-						l.rest(&held)
-					} else {
-						l.grpc(&held)
-					}
-				}()
-				<-l.store.held
-				l.log.next(t)
-				for _, s := range c.refused {
-					s.code = codes.ResourceExhausted
-					want := l.rest(&s)
-					byREST := l.log.next(t)
-					got := l.grpc(&s)
-					byRPC := l.log.next(t)
-					if want.status.Code != http.StatusTooManyRequests || want.status.Reason != metav1.StatusReasonTooManyRequests || !reflect.DeepEqual(want.status, got.status) {
-						t.Errorf("%s: REST says\n%+v\ngRPC\n%+v", s.name, want.status, got.status)
-					}
-					s.unread = true
-					compareEvents(t, &s, byREST, byRPC)
-					if last := byRPC[len(byRPC)-1]; last.ResponseStatus.Code != http.StatusTooManyRequests || last.User.Username != "joe" {
-						t.Errorf("%s: recorded %+v", s.name, last)
-					}
+			}()
+			<-l.store.held
+			l.log.next(t)
+			refused := []step{read, lists, watches, write, txs}
+			for _, s := range refused {
+				s.code = codes.ResourceExhausted
+				want := l.rest(&s)
+				byREST := l.log.next(t)
+				got := l.grpc(&s)
+				byRPC := l.log.next(t)
+				if want.status.Code != http.StatusTooManyRequests || want.status.Reason != metav1.StatusReasonTooManyRequests || !reflect.DeepEqual(want.status, got.status) {
+					t.Errorf("%s: REST says\n%+v\ngRPC\n%+v", s.name, want.status, got.status)
 				}
-				for _, s := range c.served {
-					s.code = codes.PermissionDenied
-					if s.as == "" {
-						s.code = codes.OK
-					}
-					want, got := l.rest(&s), l.grpc(&s)
-					if want.status.Reason == metav1.StatusReasonTooManyRequests || !reflect.DeepEqual(want.status, got.status) {
-						t.Errorf("%s: REST says\n%+v\ngRPC\n%+v", s.name, want.status, got.status)
-					}
+				compareEvents(t, &s, byREST, byRPC)
+				if last := byRPC[len(byRPC)-1]; last.ResponseStatus.Code != http.StatusTooManyRequests || last.User.Username != "joe" {
+					t.Errorf("%s: recorded %+v", s.name, last)
 				}
-				// Requests that do not come through a front are served, and so are health checks.
-				if _, err := client.Create(deadline(t), l.h.Client, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "by-a-controller"}}); err != nil {
-					t.Error(err)
+			}
+			if want, got := l.rest(&byAdmin), l.grpc(&byAdmin); want.status.Reason != "" || !reflect.DeepEqual(want.status, got.status) {
+				t.Errorf("an administrator: REST says\n%+v\ngRPC\n%+v", want.status, got.status)
+			}
+			// Requests that do not come through a front are served, and so are health checks.
+			if _, err := client.Create(deadline(t), l.h.Client, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "by-a-controller"}}); err != nil {
+				t.Error(err)
+			}
+			l.healthy(t)
+			close(l.store.released)
+			<-done
+			// The seats are given back, also by those that were served meanwhile.
+			for _, s := range []step{read, lists} {
+				if got := l.rest(&s); got.status.Code != 0 {
+					t.Errorf("%s: %+v", s.name, got.status)
 				}
-				l.healthy(t)
-				close(l.store.released)
-				<-done
-				// The places are released.
-				for _, s := range c.refused {
-					s.code = codes.PermissionDenied
-					if got := l.rest(&s); got.status.Code != http.StatusForbidden {
-						t.Errorf("%s: %+v", s.name, got.status)
-					}
-					l.grpc(&s)
-				}
-				kind := map[string]string{"reads": "readOnly", "writes": "mutating"}[c.name]
-				if dropped := counters(t, l.limits)["apiserver_dropped_requests_total"]; dropped[kind] != 4 || len(dropped) != 2 {
-					t.Errorf("counted %v", dropped)
-				}
-				if left := counters(t, l.limits)["apiserver_current_inflight_requests"]; left["mutating"] != 0 || left["readOnly"] != 0 {
-					t.Errorf("still in flight: %v", left)
-				}
-			})
-		}
+				l.grpc(&s)
+			}
+			if dropped := counters(t, l.limits)["apiserver_dropped_requests_total"]; dropped["mutating"] != 4 || dropped["readOnly"] != 6 || len(dropped) != 2 {
+				t.Errorf("counted %v", dropped)
+			}
+			if left := counters(t, l.limits)["apiserver_current_inflight_requests"]; left["mutating"] != 0 || left["readOnly"] != 0 {
+				t.Errorf("still in flight: %v", left)
+			}
+		})
 	}
+}
+
+// TestAWatchHoldsItsSeatOnlyAtFirst: running watches leave the only seat to others, and count for what is written.
+func TestAWatchHoldsItsSeatOnlyAtFirst(t *testing.T) {
+	l := newLimited(t)
+	store(t, l.h, "a", "1")
+	for range 2 {
+		stream, err := l.conn["joe"].Watch(deadline(t), &kontikiv1.WatchRequest{Kind: configMaps, Namespace: "default", SendInitialEvents: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for {
+			event, err := stream.Recv()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if event.InitialEventsEnd {
+				break
+			}
+		}
+		l.until(t, 0)
+		config := l.h.Config("joe", "devs")
+		response, err := l.http["joe"].Get(config.Host + cmPath + "?watch=1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { response.Body.Close() })
+		if response.StatusCode != http.StatusOK || response.Header.Get("X-Kubernetes-PF-FlowSchema-UID") != flowtest.SchemaUID {
+			t.Fatalf("%s %v", response.Status, response.Header)
+		}
+		l.until(t, 0)
+	}
+}
+
+// until waits until that many requests are being served.
+func (l *limited) until(t *testing.T, n float64) {
+	t.Helper()
+	awaiting.That(t, "requests are over", func() error {
+		now := counters(t, l.limits)["apiserver_current_inflight_requests"]
+		if got := now["mutating"] + now["readOnly"]; got != n {
+			return fmt.Errorf("%v are being served", got)
+		}
+		return nil
+	})
 }
 
 // counters are a collector's values, by name and the value of their one label.
@@ -220,7 +248,7 @@ func TestARefusedClientIsToldWhenToComeBack(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		l.grpc(&step{call: get(ref("a"), "")})
+		l.grpc(&step{as: "joe", call: get(ref("a"), "")})
 	}()
 	<-l.store.held
 	config := l.h.Config("joe", "devs")
@@ -245,7 +273,15 @@ func TestARefusedClientIsToldWhenToComeBack(t *testing.T) {
 	if got := response.Header.Get("Retry-After"); got != "1" {
 		t.Errorf("Retry-After: %q", got)
 	}
-	_, err = l.conn["joe"].Get(deadline(t), &kontikiv1.GetRequest{Reference: ref("a")})
+	const schemaHeader, levelHeader = "X-Kubernetes-Pf-Flowschema-Uid", "X-Kubernetes-Pf-Prioritylevel-Uid"
+	if h := response.Header; h.Get(schemaHeader) != flowtest.SchemaUID || h.Get(levelHeader) != flowtest.LevelUID {
+		t.Errorf("headers %v", h)
+	}
+	var h metadata.MD
+	_, err = l.conn["joe"].Get(deadline(t), &kontikiv1.GetRequest{Reference: ref("a")}, grpc.Header(&h))
+	if got := h.Get(schemaHeader); len(got) != 1 || got[0] != flowtest.SchemaUID {
+		t.Errorf("headers of gRPC: %v", h)
+	}
 	var retry *errdetails.RetryInfo
 	for _, detail := range status.Convert(err).Details() {
 		if d, ok := detail.(*errdetails.RetryInfo); ok {

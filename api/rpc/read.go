@@ -193,7 +193,11 @@ func (s *objectsServer) Watch(in *kontikiv1.WatchRequest, stream kontikiv1.Objec
 	if err := stream.SendHeader(nil); err != nil {
 		return err
 	}
-	for {
+	c := callerOf(stream.Context())
+	for initial := w.Initial(); ; initial = false {
+		if !initial {
+			c.seat.Swap(nil).Leave()
+		}
 		events, err := w.Next(ctx)
 		if err != nil {
 			if errors.Is(context.Cause(ctx), errWatchOver) {

@@ -27,18 +27,30 @@ import (
 // attempt returns the call in the audit log's form. Without a message that names an object it is a request for a path: that of the
 // equivalent REST request, or else the method's.
 func (c *caller) attempt(message any) audit.Attempt {
-	a := audit.Attempt{HTTP: c.r, ID: c.id, Received: c.received, LongRunning: c.method.longRunning}
-	var ok bool
-	if a.Attributes, ok = c.describe(message); !ok {
-		a.Attributes.Path = c.method.path
+	a := audit.Attempt{HTTP: c.r, ID: c.id, Received: c.received, LongRunning: c.method.longRunning, Attributes: c.attributes(message)}
+	a.Attributes.User = c.sender
+	return a
+}
+
+// attributes returns the attributes of the call, without its user.
+func (c *caller) attributes(message any) authorizer.AttributesRecord {
+	if c.about != nil {
+		return *c.about
+	}
+	a, ok := c.describe(message)
+	if !ok {
+		a.Path = c.method.path
 		switch {
 		case c.r.URL.Path == kontikiv1.Objects_Transact_FullMethodName:
-			a.Attributes.Path = objects.TransactionsPath
-		case a.Attributes.Path == "":
-			a.Attributes.Path = c.r.URL.Path
+			a.Path = objects.TransactionsPath
+		case a.Path == "":
+			a.Path = c.r.URL.Path
 		}
 	}
-	a.Attributes.User, a.Attributes.Verb = c.sender, c.method.verb
+	a.Verb = c.method.verb
+	if message != nil {
+		c.about = &a
+	}
 	return a
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -19,7 +20,7 @@ import (
 	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/auth"
-	"github.com/kontiki/kontiki/api/inflight"
+	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/internal/logline"
 	"github.com/kontiki/kontiki/internal/newcomers"
@@ -34,9 +35,9 @@ type Config struct {
 	Agents        *agents.Agents
 	// Cluster administers the cluster; if it is nil, these calls get UNIMPLEMENTED.
 	Cluster kontikiv1.ClusterServer
-	// Audit records calls, and Limits limits the number of concurrent ones; nil disables either.
+	// Audit records calls, and Limits decides which are served at once; nil disables either.
 	Audit  *audit.Auditor
-	Limits *inflight.Limits
+	Limits *flow.Control
 	// RequestTimeout limits calls that are not long-running; 0 means objects.DefaultRequestTimeout.
 	RequestTimeout time.Duration
 	// Ready returns why this master cannot serve, or nil.
@@ -97,8 +98,11 @@ type caller struct {
 	method    method
 	user      user.Info
 	userAgent string
-	// place is the call's slot in the limit of concurrent requests. The call has none while its first message is being received.
-	place inflight.Place
+	// seat is what the call holds in its priority level. It has been given back while its client is slow.
+	seat atomic.Pointer[flow.Seat]
+	// about has the attributes of the call's message, once they are known.
+	about *authorizer.AttributesRecord
+	w     http.ResponseWriter
 	// The fields below are only for the audit log.
 	sender   user.Info
 	id       types.UID
@@ -112,10 +116,11 @@ func callerOf(ctx context.Context) *caller { return ctx.Value(callerKey{}).(*cal
 
 // ServeHTTP implements http.Handler. It authenticates as REST does, and authorizes as far as possible without the messages.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	st := newStream(w, r, s.limits)
+	c := &caller{Server: s, r: r, w: w, method: s.methodOf(r.URL.Path), userAgent: r.UserAgent()}
+	leave := func() { c.seat.Load().Leave() }
+	st := newStream(w, r, s.limits, leave)
 	defer st.close()
 	st.whole = s.unaryMethods[r.URL.Path]
-	c := &caller{Server: s, r: r, method: s.methodOf(r.URL.Path), userAgent: r.UserAgent()}
 	if s.Audit != nil {
 		c.id, c.received = s.Audit.ID(w, r), time.Now()
 	}
@@ -133,12 +138,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !c.method.named {
 		c.begin(nil)
 	}
+	defer leave()
 	if err := c.admit(); err != nil {
 		c.refuse(err)
 		st.finish(Status(err))
 		return
 	}
-	defer func() { c.place.Leave() }()
 	request := st.request(context.WithValue(r.Context(), callerKey{}, c))
 	st.await(c)
 	s.grpc.ServeHTTP(st, request)
@@ -160,20 +165,12 @@ func (c *caller) admit() (err error) {
 		c.Log.Info("impersonation", "user", c.sender.GetName(), "as", c.user.GetName(), "groups", c.user.GetGroups())
 		c.record.Impersonated(c.user)
 	}
-	if err = c.enter(); err != nil {
-		return err
+	if !c.method.named {
+		if err = c.enter(nil); err != nil {
+			return err
+		}
 	}
-	c.place.Leave() // until its first message has arrived
-	c.place = inflight.Place{}
 	return c.allowed()
-}
-
-// enter takes a slot for the call, if it needs one and has none.
-func (c *caller) enter() (err error) {
-	if c.place == (inflight.Place{}) && !c.method.longRunning && !objects.HealthPath(c.method.path) {
-		c.place, err = c.Limits.Enter(objects.Mutating(c.method.verb), c.user)
-	}
-	return err
 }
 
 // allowed authorizes as far as the method alone permits. Objects and Pods authorize each object themselves, but only for callers
@@ -220,7 +217,7 @@ func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerI
 	defer c.recovered(&err)
 	ctx, cancel := context.WithTimeout(ctx, s.RequestTimeout)
 	defer cancel()
-	if err = c.enter(); err == nil {
+	if err = c.enter(request); err == nil {
 		answer, err = handler(ctx, request)
 	}
 	c.finish(answer, err)

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/objects"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
@@ -36,7 +37,7 @@ type limits struct {
 	watch, bookmark time.Duration
 }
 
-var defaultLimits = limits{stall: 30 * time.Second, linger: time.Minute, watch: objects.MinWatch, bookmark: time.Minute}
+var defaultLimits = limits{stall: flow.Stall, linger: time.Minute, watch: objects.MinWatch, bookmark: time.Minute}
 
 // smallAnswer is the size in bytes of a response that every client has space for (HTTP/2 starts with a window of 64 KiB), so that
 // it needs no write deadline, which costs as much as a small call.
@@ -51,7 +52,7 @@ type stream struct {
 	control *http.ResponseController
 	limits  limits
 	cancel  context.CancelFunc
-	timer   *time.Timer // running while a write waits
+	writes  *flow.Writes
 	// whole means that the response is one message, which is sent together with its headers and its status.
 	whole bool
 	// written counts the bytes of the response so far.
@@ -63,10 +64,10 @@ type stream struct {
 	first *arrival
 }
 
-func newStream(w http.ResponseWriter, r *http.Request, l limits) *stream {
+// newStream creates a stream; slow is called if its client is late to read.
+func newStream(w http.ResponseWriter, r *http.Request, l limits, slow func()) *stream {
 	s := &stream{ResponseWriter: w, r: r, control: http.NewResponseController(w), limits: l, cancel: func() {}}
-	s.timer = time.AfterFunc(l.stall, s.stalled)
-	s.timer.Stop()
+	s.writes = flow.NewWrites(l.stall, slow, s.stalled)
 	return s
 }
 
@@ -79,7 +80,7 @@ func (s *stream) request(ctx context.Context) *http.Request {
 }
 
 func (s *stream) close() {
-	s.timer.Stop()
+	s.writes.End()
 	if s.first != nil {
 		s.first.done()
 	}
@@ -107,10 +108,10 @@ func (s *stream) stalled() {
 
 // Write implements http.ResponseWriter.
 func (s *stream) Write(b []byte) (int, error) {
-	s.timer.Reset(s.limits.stall)
+	s.writes.Begin()
 	n, err := s.ResponseWriter.Write(b)
 	s.written += n
-	s.timer.Stop()
+	s.writes.End()
 	return n, err
 }
 
@@ -119,9 +120,9 @@ func (s *stream) Flush() {
 	if s.whole {
 		return
 	}
-	s.timer.Reset(s.limits.stall)
+	s.writes.Begin()
 	s.control.Flush() // an error means that the client has disconnected, and the context ends
-	s.timer.Stop()
+	s.writes.End()
 }
 
 // Unwrap is for http.ResponseController.

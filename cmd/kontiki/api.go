@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -9,7 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/kontiki/kontiki/api/audit"
-	"github.com/kontiki/kontiki/api/inflight"
+	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/objects"
 )
 
@@ -23,7 +24,7 @@ type apiOptions struct {
 
 	// The objects made from these settings; nil records and limits nothing.
 	auditor *audit.Auditor
-	limits  *inflight.Limits
+	limits  *flow.Control
 }
 
 const auditFormatJSON = "json"
@@ -36,8 +37,8 @@ func (o *apiOptions) flags(f *pflag.FlagSet) {
 	f.IntVar(&o.auditMaxSize, "audit-log-maxsize", 100, "the size in megabytes at which the audit log file is rotated; 0 means never")
 	f.StringVar(&o.auditFormat, "audit-log-format", auditFormatJSON, "json: one event of audit.k8s.io/v1 per line")
 	f.StringVar(&o.auditMode, "audit-log-mode", audit.ModeBlocking, "blocking: a request continues when its event is written, or after a few seconds; batch: events are written in the background")
-	f.IntVar(&o.maxInflight, "max-requests-inflight", inflight.DefaultReadOnly, "how many non-mutating requests may be in flight; 0 means no limit")
-	f.IntVar(&o.maxMutatingInflight, "max-mutating-requests-inflight", inflight.DefaultMutating, "how many mutating requests may be in flight; 0 means no limit")
+	f.IntVar(&o.maxInflight, "max-requests-inflight", flow.DefaultReadOnly, "this and --max-mutating-requests-inflight are summed to determine the server's total concurrency limit, which must be positive")
+	f.IntVar(&o.maxMutatingInflight, "max-mutating-requests-inflight", flow.DefaultMutating, "this and --max-requests-inflight are summed to determine the server's total concurrency limit, which must be positive")
 	f.DurationVar(&o.requestTimeout, "request-timeout", objects.DefaultRequestTimeout, "how long a request may take, unless it is long-running, such as a watch")
 	f.BoolVar(&o.allowPrivileged, "allow-privileged", true, "allow privileged containers; the same on all masters")
 }
@@ -53,6 +54,9 @@ func (o *apiOptions) check() error {
 		if f.value < 0 {
 			return fmt.Errorf("--%s %d can't be a negative number", f.name, f.value)
 		}
+	}
+	if o.maxInflight+o.maxMutatingInflight == 0 {
+		return errors.New("--max-requests-inflight and --max-mutating-requests-inflight: their sum must be positive")
 	}
 	if o.requestTimeout <= 0 {
 		return fmt.Errorf("--request-timeout %s must be positive", o.requestTimeout)
@@ -75,7 +79,7 @@ func (o *apiOptions) open(log *slog.Logger) error {
 	}); err != nil {
 		return err
 	}
-	o.limits = inflight.New(o.maxInflight, o.maxMutatingInflight)
+	o.limits = flow.New(o.maxInflight + o.maxMutatingInflight)
 	if o.auditor != nil {
 		if err := prometheus.Register(o.auditor); err != nil {
 			return err

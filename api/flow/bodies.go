@@ -1,4 +1,4 @@
-package inflight
+package flow
 
 import (
 	"slices"
@@ -9,9 +9,11 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
-// A request is not counted while its body is being received: otherwise a slow client would block a slot for that long. Bodies being
-// received are limited separately, for each user and for all together; members of system:masters are not limited.
+// A request occupies no seat while its client is slow to send the body. Bodies being received are limited separately, for each user
+// and for all together; members of system:masters are not limited.
 const (
+	// Patience is how long a request keeps its seats while it waits for its client.
+	Patience = 50 * time.Millisecond
 	// SlowAfter is when a body counts as slow; the number of bodies that arrive sooner, as nearly all do, is not limited.
 	SlowAfter = time.Second
 	// smallBody is the size in bytes up to which a body does not count towards the limit of bytes.
@@ -44,14 +46,14 @@ type Body struct {
 
 // Receive begins to receive a body of at most that many bytes. The caller must call Slow once SlowAfter has passed, and Done when
 // the body has arrived or will not arrive.
-func (l *Limits) Receive(who user.Info, bytes int64) (*Body, error) {
-	if l == nil || slices.Contains(who.GetGroups(), user.SystemPrivilegedGroup) {
+func (c *Control) Receive(who user.Info, bytes int64) (*Body, error) {
+	if c == nil || slices.Contains(who.GetGroups(), user.SystemPrivilegedGroup) {
 		return nil, nil
 	}
 	if bytes <= smallBody {
 		bytes = 0
 	}
-	b := &Body{of: &l.bodies, user: who.GetName(), bytes: bytes}
+	b := &Body{of: &c.bodies, user: who.GetName(), bytes: bytes}
 	if !b.of.take(b.user, arriving{bytes: bytes}) {
 		return nil, tooManyBodies()
 	}
@@ -83,7 +85,7 @@ func (b *Body) Done() {
 }
 
 func tooManyBodies() error {
-	return apierrors.NewTooManyRequests("Too many request bodies are on the way, please try again later.", retryAfterSeconds)
+	return apierrors.NewTooManyRequests("Too many request bodies are on the way, please try again later.", 1)
 }
 
 func (b *bodies) take(user string, n arriving) bool {

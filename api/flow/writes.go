@@ -1,0 +1,66 @@
+package flow
+
+import (
+	"sync"
+	"time"
+)
+
+// Stall is how long the API waits for a client to read some of a response before it ends the request.
+const Stall = 30 * time.Second
+
+// Writes watches the writes of one response: a client that is late to read makes the request give its seats back, and one that has
+// stalled makes it end. Begin and End are called around each write.
+type Writes struct {
+	stall   time.Duration
+	slow    func()
+	stalled func()
+	timer   *time.Timer
+
+	mu      sync.Mutex
+	writing bool
+	late    bool // slow has been called
+}
+
+// NewWrites creates Writes. slow is called when a write has waited for Patience, but only once; stalled when one has waited for
+// stall. Either is called in a goroutine of its own.
+func NewWrites(stall time.Duration, slow, stalled func()) *Writes {
+	w := &Writes{stall: stall, slow: slow, stalled: stalled, late: stall <= Patience}
+	w.timer = time.AfterFunc(stall, w.overdue)
+	w.timer.Stop()
+	return w
+}
+
+// Begin begins a write.
+func (w *Writes) Begin() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.writing = true
+	if w.late {
+		w.timer.Reset(w.stall)
+	} else {
+		w.timer.Reset(Patience)
+	}
+}
+
+// End ends a write.
+func (w *Writes) End() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.writing = false
+	w.timer.Stop()
+}
+
+func (w *Writes) overdue() {
+	w.mu.Lock()
+	call := w.stalled
+	switch {
+	case !w.writing:
+		call = func() {}
+	case !w.late:
+		w.late = true
+		w.timer.Reset(w.stall - Patience)
+		call = w.slow
+	}
+	w.mu.Unlock()
+	call()
+}
