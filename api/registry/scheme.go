@@ -24,6 +24,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/storagemigration/install"
 
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/component-base/featuregate"
 	"k8s.io/kubernetes/pkg/features"
 )
 
@@ -34,6 +35,12 @@ var Scheme = legacyscheme.Scheme
 var Codecs = legacyscheme.Codecs
 
 // declarativeOptions are the options that upstream's declarative validation tags refer to.
-var declarativeOptions = map[string]bool{
-	string(features.InPlacePodVerticalScalingSchedulerPreemption): utilfeature.DefaultFeatureGate.Enabled(features.InPlacePodVerticalScalingSchedulerPreemption),
-}
+var declarativeOptions = func() map[string]bool {
+	options := map[string]bool{}
+	for _, feature := range []featuregate.Feature{
+		features.InPlacePodVerticalScalingSchedulerPreemption, features.WorkloadWithJob, features.DRAPartitionableDevicesType,
+	} {
+		options[string(feature)] = utilfeature.DefaultFeatureGate.Enabled(feature)
+	}
+	return options
+}()
