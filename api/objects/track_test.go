@@ -9,14 +9,11 @@ import (
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/apitesting/fuzzer"
-	metafuzzer "k8s.io/apimachinery/pkg/apis/meta/fuzzer"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/client-go/applyconfigurations"
-	appsfuzzer "k8s.io/kubernetes/pkg/apis/apps/fuzzer"
-	corefuzzer "k8s.io/kubernetes/pkg/apis/core/fuzzer"
-	discoveryfuzzer "k8s.io/kubernetes/pkg/apis/discovery/fuzzer"
+	apitesting "k8s.io/kubernetes/pkg/api/testing"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/kontiki/kontiki/api/registry"
@@ -61,7 +58,7 @@ func timeless(t *testing.T, entries []metav1.ManagedFieldsEntry) []metav1.Manage
 // TestTrackingEqualsUpstreams: random writes by several managers result in the same managed fields as those of the upstream field
 // manager, which compares the whole objects.
 func TestTrackingEqualsUpstreams(t *testing.T) {
-	funcs := fuzzer.MergeFuzzerFuncs(metafuzzer.Funcs, corefuzzer.Funcs, appsfuzzer.Funcs, discoveryfuzzer.Funcs)
+	funcs := apitesting.FuzzerFuncs
 	converter := applyconfigurations.NewTypeConverter(registry.Scheme)
 	compared, nonEmpty := 0, 0
 	for _, kind := range registry.Kinds().Kinds() {
