@@ -116,6 +116,7 @@ func New(c Config) (*API, error) {
 	a.Objects, err = objects.New(objects.Config{
 		Store: c.Store, Catalog: a.Catalog, Sealer: sealer, Authorizer: a.Authorizer,
 		Admission: steps,
+		Computers: map[schema.GroupResource]objects.Computer{{Resource: "componentstatuses"}: components(c.Ready)},
 		Allocators: map[schema.GroupResource]objects.Allocator{
 			{Resource: "services"}: services,
 			{Resource: "nodes"}:    &allocate.Nodes{Range: c.PodRange, Bits: nodePrefixBits},

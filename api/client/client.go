@@ -296,7 +296,7 @@ func (c *Client) Bind(ctx context.Context, pod *corev1.Pod, node string) error {
 // Kinds returns every stored kind once, even if it is served in several versions, for components that process all kinds (namespace
 // deletion, garbage collection).
 func (c *Client) Kinds() []*registry.Kind {
-	return slices.DeleteFunc(slices.Clone(c.objects.Kinds().Kinds()), func(k *registry.Kind) bool { return k.StoredAs != nil })
+	return slices.DeleteFunc(slices.Clone(c.objects.Kinds().Kinds()), func(k *registry.Kind) bool { return k.StoredAs != nil || !k.Stored() })
 }
 
 // KindOf returns the row of an object's type in the table of kinds.

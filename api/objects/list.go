@@ -50,6 +50,9 @@ func (s *Service) List(ctx context.Context, r *Request, o ListOptions) (*ListRes
 	if err != nil {
 		return nil, err
 	}
+	if view, err = s.compute(ctx, r, view); err != nil {
+		return nil, err
+	}
 	start := from.Start
 	prefix := r.Kind.NamespacePrefix(r.Namespace)
 	switch {

@@ -70,6 +70,10 @@ func (m *managers) of(kind *registry.Kind, subresource string) (*managedfields.F
 func parts(path string) []any {
 	var out []any
 	for _, part := range strings.Split(path, ".") {
+		if part == "*" {
+			out = append(out, fieldpath.MatchAnyPathElement())
+			continue
+		}
 		out = append(out, part)
 	}
 	return out

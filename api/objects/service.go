@@ -56,6 +56,8 @@ type Config struct {
 	Allocators map[schema.GroupResource]Allocator
 	// Creators answer creations of resources that are not stored.
 	Creators map[schema.GroupResource]Creator
+	// Computers return the objects of resources that are computed.
+	Computers map[schema.GroupResource]Computer
 	// Authorizer decides what depends on the stored objects, such as whether an update that creates may create. Fronts authorize
 	// everything else.
 	Authorizer auth.Authorizer
@@ -72,6 +74,7 @@ type Service struct {
 	admission  []Step
 	allocators map[schema.GroupResource]Allocator
 	creators   map[schema.GroupResource]Creator
+	computers  map[schema.GroupResource]Computer
 	authorizer auth.Authorizer
 	now        func() time.Time
 	newUID     func() types.UID
@@ -82,7 +85,7 @@ type Service struct {
 func New(c Config) (*Service, error) {
 	boundCopies()
 	s := &Service{
-		store: c.Store, catalog: c.Catalog, sealer: c.Sealer, admission: c.Admission, allocators: c.Allocators, creators: c.Creators,
+		store: c.Store, catalog: c.Catalog, sealer: c.Sealer, admission: c.Admission, allocators: c.Allocators, creators: c.Creators, computers: c.Computers,
 		authorizer: c.Authorizer, now: c.Now, newUID: c.NewUID,
 	}
 	if s.authorizer == nil {
@@ -177,6 +180,9 @@ func (s *Service) Get(ctx context.Context, r *Request, resourceVersion string) (
 	}
 	view, err := s.viewFor(ctx, resourceVersion)
 	if err != nil {
+		return nil, err
+	}
+	if view, err = s.compute(ctx, r, view); err != nil {
 		return nil, err
 	}
 	v, ok := view.Get(r.Kind.Key(r.Namespace, r.Name))

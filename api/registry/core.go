@@ -103,6 +103,16 @@ func nodes() *Resource {
 	}
 }
 
+// bindings are not stored: creating one changes its pod.
+func bindings() *Resource {
+	return &Resource{Kind: "Binding", Resource: "bindings", Namespaced: true, Verbs: []string{"create"}}
+}
+
+// componentStatuses are computed when they are read.
+func componentStatuses() *Resource {
+	return &Resource{Kind: "ComponentStatus", Resource: "componentstatuses", ShortNames: []string{"cs"}, Verbs: []string{"get", "list"}}
+}
+
 func configMaps() *Resource {
 	return &Resource{
 		Kind: "ConfigMap", Resource: "configmaps", ShortNames: []string{"cm"}, Namespaced: true,

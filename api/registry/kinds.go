@@ -7,6 +7,8 @@ func Kinds() *Table {
 		namespaces(),
 		nodes(),
 		pods(),
+		bindings(),
+		componentStatuses(),
 		services(),
 		endpoints(),
 		configMaps(),

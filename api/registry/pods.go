@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"slices"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -63,6 +64,14 @@ func pods() *Resource {
 				ValidateUpdate: podChange(validation.ValidatePodEphemeralContainersUpdate),
 				OnlyFields:     []string{"spec.ephemeralContainers"},
 			},
+			"resize": {
+				PrepareUpdate:  updater(preparePodResize),
+				ValidateUpdate: podChange(validation.ValidatePodResize),
+				OnlyFields: []string{
+					"spec.containers.*.resources", "spec.containers.*.resizePolicy",
+					"spec.initContainers.*.resources", "spec.initContainers.*.resizePolicy",
+				},
+			},
 		},
 		AllowUnconditionalUpdate: true,
 		DeleteGrace:              podGrace,
@@ -106,6 +115,40 @@ func preparePod(pod *core.Pod) {
 	appArmorFields(pod)
 	podutil.DefaultPodLevelResources(pod)
 	pod.Status.QOSClass = qos.GetPodQOS(pod)
+}
+
+// preparePodResize takes from a resize only the resources and resize policies of the pod and its containers (KEP-1287). Containers that
+// were added, removed, renamed or reordered stay as they are, so that validation refuses them.
+func preparePodResize(pod, old *core.Pod) {
+	if sameContainers(pod.Spec.Containers, old.Spec.Containers) && sameContainers(pod.Spec.InitContainers, old.Spec.InitContainers) {
+		resources, containers, initContainers := pod.Spec.Resources, pod.Spec.Containers, pod.Spec.InitContainers
+		pod.Spec, pod.Status = old.Spec, old.Status
+		pod.Spec.Resources = resources
+		pod.Spec.Containers = resized(old.Spec.Containers, containers)
+		pod.Spec.InitContainers = resized(old.Spec.InitContainers, initContainers)
+		metav1.ResetObjectMetaForStatus(&pod.ObjectMeta, &old.ObjectMeta)
+	}
+	if pod.Spec.Resources == nil && old.Spec.Resources != nil {
+		pod.Spec.Resources = old.Spec.Resources.DeepCopy() // a client that does not know the field omitted it
+	}
+	if pod.Spec.Resources != nil {
+		podutil.DefaultPodLevelResources(pod)
+	}
+	podutil.DropDisabledPodFields(pod, old)
+	growPodGeneration(pod, old)
+}
+
+func sameContainers(a, b []core.Container) bool {
+	return slices.EqualFunc(a, b, func(a, b core.Container) bool { return a.Name == b.Name })
+}
+
+// resized returns containers with the resources and resize policies of others.
+func resized(containers, from []core.Container) []core.Container {
+	out := slices.Clone(containers)
+	for i := range out {
+		out[i].Resources, out[i].ResizePolicy = from[i].Resources, from[i].ResizePolicy
+	}
+	return out
 }
 
 func growPodGeneration(pod, old *core.Pod) {

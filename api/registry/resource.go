@@ -28,7 +28,7 @@ type Strategy struct {
 	// WarnUpdate returns warnings for people about a change.
 	WarnUpdate func(ctx context.Context, obj, old runtime.Object) []string
 	// ResetFields are the top-level paths ("status", "metadata.labels") that this kind of write ignores, so that their ownership is
-	// not recorded either. If OnlyFields is set, it ignores all others instead.
+	// not recorded either. If OnlyFields is set, it ignores all others instead; "*" there is any element of a list or map.
 	ResetFields, OnlyFields []string
 	// validateWhole means that ValidateUpdate does all of validation, that of the metadata and declarative validation included.
 	validateWhole bool

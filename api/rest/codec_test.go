@@ -75,6 +75,9 @@ func TestProtobufEqualsUpstreamsByteForByte(t *testing.T) {
 func TestEmptyListsAreLists(t *testing.T) {
 	h := harness.New(t)
 	for _, k := range h.Objects.Kinds().Kinds() {
+		if !k.Serves("list") {
+			continue
+		}
 		path := "/apis/" + k.Group + "/" + k.Version
 		if k.Group == "" {
 			path = "/api/" + k.Version
@@ -172,5 +175,30 @@ func TestProtobufWatchFrames(t *testing.T) {
 	}
 	if !reflect.DeepEqual(types, []string{"ADDED", "BOOKMARK"}) {
 		t.Errorf("events %v", types)
+	}
+}
+
+// TestComponentStatuses are computed: they can be read, and nothing else.
+func TestComponentStatuses(t *testing.T) {
+	h := harness.New(t)
+	var list corev1.ComponentStatusList
+	if err := json.Unmarshal(do(t, h, "GET", "/api/v1/componentstatuses", "", nil, "application/json").Body.Bytes(), &list); err != nil {
+		t.Fatal(err)
+	}
+	if len(list.Items) != 3 || list.Items[1].Name != "etcd-0" || list.Items[1].Conditions[0].Status != corev1.ConditionTrue {
+		t.Errorf("list: %+v", list.Items)
+	}
+	set := h.Clientset().CoreV1().ComponentStatuses()
+	if one, err := set.Get(t.Context(), "scheduler", metav1.GetOptions{}); err != nil || one.Name != "scheduler" {
+		t.Errorf("get: %+v, %v", one, err)
+	}
+	if _, err := set.Get(t.Context(), "other", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("get of one that does not exist: %v", err)
+	}
+	if err := set.Delete(t.Context(), "scheduler", metav1.DeleteOptions{}); !apierrors.IsMethodNotSupported(err) {
+		t.Errorf("delete: %v", err)
+	}
+	if _, err := set.Watch(t.Context(), metav1.ListOptions{}); !apierrors.IsMethodNotSupported(err) {
+		t.Errorf("watch: %v", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
@@ -300,6 +301,9 @@ func (c *call) serveResource() error {
 		ctx, cancel := context.WithTimeout(c.r.Context(), c.timeout())
 		defer cancel()
 		c.r = c.r.WithContext(ctx)
+	}
+	if c.kind.GroupResource() == corev1.Resource("bindings") && c.verb == "create" {
+		return c.bind()
 	}
 	if c.target.subresource != "" {
 		if special, ok := specialSubresources[schema.GroupResource{Group: c.kind.Group, Resource: c.kind.Resource + "/" + c.target.subresource}]; ok {

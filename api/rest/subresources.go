@@ -89,7 +89,11 @@ func (c *call) bind() error {
 	if err != nil {
 		return err
 	}
-	if binding.Name != "" && binding.Name != c.target.name {
+	if c.target.name == "" { // the binding itself was posted, and names the pod
+		r.Name, r.Subresource = binding.Name, "binding"
+		r.Kind, _ = c.Objects.Kinds().ByGroupResource("", "pods")
+	}
+	if binding.Name != "" && binding.Name != r.Name {
 		return apierrors.NewBadRequest("metadata.name: the name of the binding must be the pod's")
 	}
 	if err := c.Objects.Bind(c.r.Context(), r, binding); err != nil {

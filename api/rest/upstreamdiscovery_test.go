@@ -17,6 +17,7 @@ import (
 // notServed are resources of upstream's stable group versions that are not built, and subresources that are served only if a feature
 // is on that is off by default.
 var notServed = []string{
+	"authentication.k8s.io/v1", "authorization.k8s.io/v1",
 	"admissionregistration.k8s.io/v1", "apiextensions.k8s.io/v1", "apiregistration.k8s.io/v1",
 	"storage.k8s.io/v1 csinodes/status",
 }
