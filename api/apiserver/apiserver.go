@@ -63,8 +63,10 @@ type Config struct {
 	// ForbidPrivileged refuses pods with privileged containers. It applies to the whole process: the first API decides.
 	ForbidPrivileged bool
 	// Agents has the credentials for the nodes' agents; if it is nil, requests that need an agent fail with 503.
-	Agents  agents.Credentials
-	Ready   func(context.Context) error
+	Agents agents.Credentials
+	Ready  func(context.Context) error
+	// Checks are further checks of readiness, which get the API's object service.
+	Checks  []Check
 	Version version.Info
 	Extra   map[string]http.Handler
 	// Cluster implements administration of the cluster by gRPC, for authorized callers; nil means that this service is not served.
@@ -104,8 +106,9 @@ func New(c Config) (*API, error) {
 		c.TolerationSeconds = &seconds
 	}
 	a := &API{Sealer: sealer, Catalog: registry.NewCatalog(registry.Kinds()), Authorizer: c.Authorizer}
+	rules := authz.NewRules(c.Store, a.Catalog.Table())
 	if a.Authorizer == nil {
-		a.Authorizer = authz.Groups{}
+		a.Authorizer = &authz.Authorizer{Rules: rules}
 	}
 	steps, err := admission.Steps(admission.Config{TolerationSeconds: *c.TolerationSeconds, Enable: c.EnableAdmission, Disable: c.DisableAdmission, Extra: c.Admission})
 	if err != nil {
@@ -125,23 +128,51 @@ func New(c Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
+	rules.Decode = a.Objects.Decode
 	if a.Tokens, err = auth.NewTokens(Issuer, c.ServiceAccountKey, subjects{a.Objects}, time.Now); err != nil {
 		return nil, err
+	}
+	var checks []rest.Check
+	for _, check := range c.Checks {
+		checks = append(checks, rest.Check{Name: check.Name, Run: check.New(a.Objects)})
 	}
 	a.Authenticator = &auth.Authenticator{Roots: c.Roots, Admit: c.Admit, Tokens: a.Tokens}
 	reach := agents.New(a.Objects, c.Agents)
 	if a.REST, err = rest.New(rest.Config{
 		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Tokens: a.Tokens,
 		Agents: reach, Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout,
-		Ready: c.Ready, Version: c.Version, Log: c.Log, Extra: c.Extra,
+		Ready: c.Ready, Checks: checks, Version: c.Version, Log: c.Log, Extra: c.Extra,
 	}); err != nil {
 		return nil, fmt.Errorf("REST front: %w", err)
 	}
 	a.RPC = rpc.New(rpc.Config{
 		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Agents: reach, Cluster: c.Cluster,
-		Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout, Ready: c.Ready, Log: c.Log,
+		Audit: c.Audit, Limits: c.Limits, RequestTimeout: c.RequestTimeout, Ready: ready(c.Ready, checks), Log: c.Log,
 	})
 	return a, nil
+}
+
+// Check is a check of readiness, under upstream's name of it.
+type Check struct {
+	Name string
+	New  func(*objects.Service) func(context.Context) error
+}
+
+// ready returns a function that carries out all checks of readiness.
+func ready(quorum func(context.Context) error, checks []rest.Check) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if quorum != nil {
+			if err := quorum(ctx); err != nil {
+				return err
+			}
+		}
+		for _, check := range checks {
+			if err := check.Run(ctx); err != nil {
+				return fmt.Errorf("%s: %w", check.Name, err)
+			}
+		}
+		return nil
+	}
 }
 
 // ServeHTTP implements http.Handler for the API port.

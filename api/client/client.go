@@ -252,6 +252,13 @@ func Patch[T Object](ctx context.Context, c *Client, obj T, patchType types.Patc
 	return as[T](patched, err)
 }
 
+// Apply applies a configuration, in JSON or YAML, to the object with obj's namespace and name (server-side apply), and takes over
+// fields from other managers. It creates the object if there is none.
+func Apply[T Object](ctx context.Context, c *Client, obj T, configuration []byte) (T, error) {
+	applied, _, err := c.objects.Patch(ctx, c.request(obj, ""), objects.Patch{Type: types.ApplyYAMLPatchType, Data: configuration, Force: true})
+	return as[T](applied, err)
+}
+
 // DeleteOption changes how an object is deleted.
 type DeleteOption func(*metav1.DeleteOptions)
 

@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -21,14 +22,30 @@ var (
 		}
 		return c.Ready(c.r.Context())
 	}}
-	// healthPaths has the checks of each path. livez does not require a quorum: a restart would not help.
-	healthPaths = map[string][]check{"livez": {ping}, "readyz": {ping, quorum}, "healthz": {ping, quorum}}
 )
+
+// Check is a further check of readiness, under upstream's name of it.
+type Check struct {
+	Name string
+	Run  func(context.Context) error
+}
+
+// checks returns the checks of a health path. livez does not require what a restart would not help.
+func (s *Server) checks(root string) []check {
+	if root == "livez" {
+		return []check{ping}
+	}
+	all := []check{ping, quorum}
+	for _, further := range s.Checks {
+		all = append(all, check{further.Name, func(c *call) error { return further.Run(c.r.Context()) }})
+	}
+	return all
+}
 
 // serveHealth serves /livez, /readyz and /healthz, and single checks below each, in upstream's format.
 func (c *call) serveHealth() {
 	root, one, single := strings.Cut(strings.TrimPrefix(c.r.URL.Path, "/"), "/")
-	checks := healthPaths[root]
+	checks := c.checks(root)
 	if single && one != "" {
 		i := slices.IndexFunc(checks, func(k check) bool { return k.name == one })
 		if i < 0 {

@@ -7,6 +7,9 @@ import (
 	"testing"
 
 	"github.com/kontiki/kontiki/api/apiserver"
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/controller/rbac"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
@@ -30,12 +33,35 @@ func TestHealth(t *testing.T) {
 		{"/readyz/quorum", nil, 200, "ok"},
 	} {
 		h := harness.NewConfigured(t, func(config *apiserver.Config) { config.Ready = func(context.Context) error { return c.ready } })
-		if code, body := raw(t, h.Config("x"), "GET", c.path, "", nil); code != c.code || body != c.body {
+		h.Roles()
+		if code, body := raw(t, h.Config("x", "system:monitoring"), "GET", c.path, "", nil); code != c.code || body != c.body {
 			t.Errorf("%s with %v: %d %q, want %d %q", c.path, c.ready, code, body, c.code, c.body)
 		}
 	}
-	h := harness.New(t)
-	if code, body := raw(t, h.Config("x"), "GET", "/livez/nothing", "", nil); code != 404 || !strings.Contains(body, "404 page not found") {
+	h := harness.NewConfigured(t, func(config *apiserver.Config) {
+		config.Checks = []apiserver.Check{{Name: "poststarthook/rbac/bootstrap-roles", New: func(o *objects.Service) func(context.Context) error {
+			return rbac.Ready(client.New(o, "system:apiserver", "kube-apiserver"))
+		}}}
+	})
+	// Before there are roles, everybody sees that the master is not ready, and only members of system:masters why.
+	if code, body := raw(t, h.Config("x"), "GET", "/readyz", "", nil); code != 500 || !strings.Contains(body, "[-]poststarthook/rbac/bootstrap-roles failed: reason withheld") {
+		t.Errorf("without roles: %d %s", code, body)
+	}
+	if code, _ := raw(t, h.Config("x"), "GET", "/livez", "", nil); code != 200 {
+		t.Errorf("without roles, alive: %d", code)
+	}
+	const hook = "/readyz/poststarthook/rbac/bootstrap-roles"
+	if code, body := raw(t, h.Config("admin", "system:masters"), "GET", hook, "", nil); code != 500 || body != "internal server error: not finished\n" {
+		t.Errorf("%s without roles: %d %s", hook, code, body)
+	}
+	if code, _ := raw(t, h.Config("x", "system:monitoring"), "GET", hook, "", nil); code != 403 {
+		t.Errorf("%s of others without roles: %d", hook, code)
+	}
+	h.Roles()
+	if code, body := raw(t, h.Config("x"), "GET", "/readyz", "", nil); code != 200 || body != "ok" {
+		t.Errorf("with roles: %d %s", code, body)
+	}
+	if code, body := raw(t, h.Config("x", "system:monitoring"), "GET", "/livez/nothing", "", nil); code != 404 || !strings.Contains(body, "404 page not found") {
 		t.Errorf("a check that is not there: %d %s", code, body)
 	}
 }

@@ -22,6 +22,7 @@ import (
 // A pod verifies its token for another audience with the issuer's keys from the API.
 func TestAServiceAccountDiscoversItsIssuer(t *testing.T) {
 	h := harness.New(t)
+	h.Roles()
 	set := h.Clientset()
 	config := h.Config("unused")
 	config.CertData, config.KeyData, config.BearerToken = nil, nil, issueToken(t, set)

@@ -398,6 +398,7 @@ func TestSecretsAreSealedInTheStore(t *testing.T) {
 
 func TestTokensAuthenticateUntilTheirAccountGoes(t *testing.T) {
 	h := harness.New(t)
+	h.Roles()
 	set := h.Clientset()
 	ctx := context.Background()
 	token := issueToken(t, set)
@@ -425,6 +426,7 @@ func TestTokensAuthenticateUntilTheirAccountGoes(t *testing.T) {
 
 func TestRequestsWithoutRightsAreRefused(t *testing.T) {
 	h := harness.New(t)
+	h.Roles()
 	config := h.Config("unused")
 	config.CertData, config.KeyData = nil, nil
 	http1 := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}

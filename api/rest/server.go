@@ -39,7 +39,9 @@ type Config struct {
 	// RequestTimeout limits requests that are not long-running; 0 means objects.DefaultRequestTimeout.
 	RequestTimeout time.Duration
 	// Ready returns why this master cannot serve, or nil.
-	Ready   func(ctx context.Context) error
+	Ready func(ctx context.Context) error
+	// Checks are further checks of readiness.
+	Checks  []Check
 	Version version.Info
 	Log     *slog.Logger
 	// Extra serves further paths ("/metrics", "/kontiki/..."), behind authentication and authorization.

@@ -225,7 +225,7 @@ func counters(t *testing.T, c prometheus.Collector) map[string]map[string]float6
 // healthy checks the health by both fronts, without credentials.
 func (l *limited) healthy(t *testing.T) {
 	t.Helper()
-	for _, path := range []string{"/healthz", "/livez", "/readyz", "/livez/ping"} {
+	for _, path := range []string{"/healthz", "/livez", "/readyz"} {
 		response, err := l.http["anonymous"].Get(l.h.Config("x").Host + path)
 		if err != nil {
 			t.Fatal(err)

@@ -22,6 +22,7 @@ import (
 	"github.com/kontiki/kontiki/controller/garbage"
 	"github.com/kontiki/kontiki/controller/namespace"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
+	"github.com/kontiki/kontiki/controller/rbac"
 	"github.com/kontiki/kontiki/controller/replicaset"
 	"github.com/kontiki/kontiki/controller/serviceaccount"
 	"github.com/kontiki/kontiki/controller/tokens"
@@ -51,11 +52,13 @@ func (m *master) bootstrap(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return m.followMembers(ctx, changed) })
+	c, log := client.New(m.api.Objects, "system:apiserver", "kube-apiserver"), m.log.With("part", "controllers")
+	group.Go(func() error { return controller.RunAll(ctx, c, log, rbac.NewDefaults(c, log)) })
 	group.Go(func() error {
 		return contain.Run(func() error {
 			return bootstrap.Run(ctx, bootstrap.Config{
-				Client: client.New(m.api.Objects, "system:apiserver", "kube-apiserver"), ServiceAddress: m.api.KubernetesService,
-				Masters: m.apiAddresses, Changed: changed, Log: m.log.With("part", "controllers"),
+				Client: c, ServiceAddress: m.api.KubernetesService,
+				Masters: m.apiAddresses, Changed: changed, Log: log,
 			})
 		})
 	})
@@ -151,6 +154,7 @@ func (m *master) control(ctx context.Context) error {
 	run("replication-controller", replicaset.NewReplicationControllers)
 	run("endpointslice-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller { return endpoints.New(c) })
 	run("endpointslicemirroring-controller", endpointslicemirroring.New)
+	run("clusterrole-aggregation-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller { return rbac.NewAggregation(c) })
 	run("generic-garbage-collector", garbage.New)
 	run("namespace-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller { return namespace.New(c) })
 	several("node-controller", func(c *client.Client, recorder record.EventRecorder) []*controller.Controller {

@@ -24,11 +24,13 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/keepalive"
 	"github.com/kontiki/kontiki/api/nodes"
+	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/backup"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
+	"github.com/kontiki/kontiki/controller/rbac"
 	"github.com/kontiki/kontiki/internal/linger"
 	"github.com/kontiki/kontiki/internal/logline"
 	"github.com/kontiki/kontiki/internal/newcomers"
@@ -276,6 +278,9 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger)
 		Agents: m.agents, Cluster: &clusterRPC{cluster: c},
 		Audit: o.api.auditor, Limits: o.api.limits, RequestTimeout: o.api.requestTimeout,
 		Ready: m.ready, Version: versionInfo(), Log: log,
+		Checks: []apiserver.Check{{Name: "poststarthook/rbac/bootstrap-roles", New: func(o *objects.Service) func(context.Context) error {
+			return rbac.Ready(client.New(o, "system:apiserver", "kube-apiserver"))
+		}}},
 		Extra: map[string]http.Handler{
 			"/metrics": promhttp.Handler(), clusterPath: m.clusterAPI(), snapshotPath: m.clusterAPI(), certsPath: http.HandlerFunc(m.serveCerts),
 		},

@@ -30,6 +30,7 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/keepalive"
 	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/controller/rbac"
 	"github.com/kontiki/kontiki/fsm"
 )
 
@@ -105,6 +106,17 @@ func (h *Harness) must(err error) {
 	h.t.Helper()
 	if err != nil {
 		h.t.Fatal(err)
+	}
+}
+
+// Roles creates the default roles and bindings, and the namespace kube-public that some of them are in, so that others than members of system:masters may do something.
+func (h *Harness) Roles() {
+	h.t.Helper()
+	c := client.New(h.Objects, "system:apiserver", "kube-apiserver")
+	_, err := client.Create(context.Background(), c, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: metav1.NamespacePublic}})
+	h.must(err)
+	for _, obj := range rbac.Defaults() {
+		h.must(rbac.Reconcile(context.Background(), c, obj))
 	}
 }
 
