@@ -25,6 +25,7 @@ import (
 	"github.com/kontiki/kontiki/api/auth/authz"
 	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/api/quota"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/api/rest"
 	"github.com/kontiki/kontiki/api/rpc"
@@ -110,7 +111,7 @@ func New(c Config) (*API, error) {
 	if a.Authorizer == nil {
 		a.Authorizer = &authz.Authorizer{Rules: rules}
 	}
-	steps, err := admission.Steps(admission.Config{TolerationSeconds: *c.TolerationSeconds, Enable: c.EnableAdmission, Disable: c.DisableAdmission, Extra: c.Admission})
+	steps, err := admission.Steps(admission.Config{TolerationSeconds: *c.TolerationSeconds, Enable: c.EnableAdmission, Disable: c.DisableAdmission, Extra: append([]objects.Step{quota.Step()}, c.Admission...)})
 	if err != nil {
 		return nil, err
 	}

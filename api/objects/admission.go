@@ -2,6 +2,7 @@ package objects
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"time"
@@ -160,21 +161,42 @@ func AwaitStored[T registry.Object](ctx context.Context, a *Attributes, namespac
 		return obj, false, nil
 	}
 	key := kind.Key(namespace, name)
+	_ = a.await(ctx, key, patience, func(event *kv.Event) bool {
+		if event.Type == kv.Put {
+			obj, ok, err = decodeAs[T](a.service, kind, event.Current)
+		}
+		return event.Type == kv.Put
+	})
+	return obj, ok, err
+}
+
+// AwaitChange waits until a key has changed since the state that the write is prepared against; false if that takes too long.
+func (a *Attributes) AwaitChange(ctx context.Context, key string, patience time.Duration) (changed bool) {
+	err := a.await(ctx, key, patience, func(*kv.Event) bool {
+		changed = true
+		return true
+	})
+	return changed || errors.Is(err, kv.ErrCompacted)
+}
+
+// await calls changed with the changes of a key since the write's view, until it returns true or there was enough time. In a
+// transaction there are none: nothing more comes into its view.
+func (a *Attributes) await(ctx context.Context, key string, patience time.Duration, changed func(*kv.Event) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	watcher, err := a.service.store.Watch(key, a.View.Revision())
 	if err != nil {
-		return obj, false, nil // as in a transaction: nothing more comes into its view
+		return err
 	}
 	defer watcher.Close()
 	for {
 		events, _, err := watcher.Next(ctx)
 		if err != nil {
-			return obj, false, nil
+			return err
 		}
 		for _, event := range events {
-			if event.Type == kv.Put && event.Current.Key == key {
-				return decodeAs[T](a.service, kind, event.Current)
+			if event.Current.Key == key && changed(event) {
+				return nil
 			}
 		}
 	}

@@ -120,6 +120,9 @@ func (s *Service) timestamp() metav1.Time { return metav1.NewTime(s.now().Trunca
 // errRetry means that the state has changed since a write was prepared: prepare it again.
 var errRetry = errors.New("objects: the state has changed, prepare again")
 
+// ErrPrepareAgain is what an admission step returns to have a write prepared again on a newer view.
+var ErrPrepareAgain = errRetry
+
 // propose commits the operations.
 func (s *Service) propose(ctx context.Context, r *Request, ops []kv.Op) (kv.Result, error) {
 	result, err := s.store.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: ops})

@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/kontiki/kontiki/api/client"
+	apiquota "github.com/kontiki/kontiki/api/quota"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/controller"
@@ -23,6 +24,7 @@ import (
 	"github.com/kontiki/kontiki/controller/namespace"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 	"github.com/kontiki/kontiki/controller/rbac"
+	"github.com/kontiki/kontiki/controller/quota"
 	"github.com/kontiki/kontiki/controller/replicaset"
 	"github.com/kontiki/kontiki/controller/serviceaccount"
 	"github.com/kontiki/kontiki/controller/tokens"
@@ -167,6 +169,9 @@ func (m *master) control(ctx context.Context) error {
 	})
 	run("service-account-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
 		return serviceaccount.New(c, m.bundle)
+	})
+	run("resourcequota-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
+		return quota.New(c, apiquota.NewCounters(m.api.Objects))
 	})
 	run("tokens-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
 		return tokens.New(c, m.api.Tokens, m.bundle)
