@@ -223,7 +223,7 @@ func TestTypedAccess(t *testing.T) {
 			t.Error("a kind that is not served was taken")
 		}
 	}()
-	client.Get[*corev1.ComponentStatus](view, "", "x")
+	client.Get[*corev1.RangeAllocation](view, "", "x")
 }
 
 // TestEventsAreOneInBothVersions: an event written in one API version is read in the other.
