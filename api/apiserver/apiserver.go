@@ -118,7 +118,7 @@ func New(c Config) (*API, error) {
 	services := &allocate.Services{Range: c.ServiceRange}
 	a.KubernetesService = services.First()
 	a.Objects, err = objects.New(objects.Config{
-		Store: c.Store, Catalog: a.Catalog, Sealer: sealer, Authorizer: a.Authorizer,
+		Store: c.Store, Catalog: a.Catalog, Sealer: sealer, Authorizer: a.Authorizer, Rules: rules,
 		Admission: steps,
 		Computers: map[schema.GroupResource]objects.Computer{{Resource: "componentstatuses"}: components(c.Ready)},
 		Allocators: map[schema.GroupResource]objects.Allocator{

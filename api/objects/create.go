@@ -120,6 +120,9 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 	if err := s.mutate(ctx, attributes); err != nil {
 		return nil, err
 	}
+	if err := s.checkEscalation(ctx, attributes); err != nil {
+		return nil, err
+	}
 	obj = attributes.Object.(registry.Object)
 	dropDuplicateOwners(r, obj)
 	internal, err := r.Kind.ToInternal(obj)

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/kubernetes/pkg/registry/rbac/validation"
 
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/registry"
@@ -61,6 +62,8 @@ type Config struct {
 	// Authorizer decides what depends on the stored objects, such as whether an update that creates may create. Fronts authorize
 	// everything else.
 	Authorizer auth.Authorizer
+	// Rules finds the rules that apply to a user, so that nobody grants more than they have.
+	Rules validation.AuthorizationRuleResolver
 	// Now and NewUID default to the wall clock and random UUIDs. Both are called before a command is proposed.
 	Now    func() time.Time
 	NewUID func() types.UID
@@ -76,6 +79,7 @@ type Service struct {
 	creators   map[schema.GroupResource]Creator
 	computers  map[schema.GroupResource]Computer
 	authorizer auth.Authorizer
+	rules      validation.AuthorizationRuleResolver
 	now        func() time.Time
 	newUID     func() types.UID
 	managers   *managers
@@ -86,10 +90,10 @@ func New(c Config) (*Service, error) {
 	boundCopies()
 	s := &Service{
 		store: c.Store, catalog: c.Catalog, sealer: c.Sealer, admission: c.Admission, allocators: c.Allocators, creators: c.Creators, computers: c.Computers,
-		authorizer: c.Authorizer, now: c.Now, newUID: c.NewUID,
+		authorizer: c.Authorizer, rules: c.Rules, now: c.Now, newUID: c.NewUID,
 	}
-	if s.authorizer == nil {
-		return nil, errors.New("objects: there is no Authorizer")
+	if s.authorizer == nil || s.rules == nil {
+		return nil, errors.New("objects: there are no Authorizer and Rules")
 	}
 	if s.now == nil {
 		s.now = time.Now

@@ -203,7 +203,9 @@ func (s *Service) operate(ctx context.Context, op *TxOperation) (result TxResult
 	r := &request
 	switch op.Verb {
 	case VerbCreate:
-		result.Object, err = s.Create(ctx, r, op.Object.DeepCopyObject().(registry.Object))
+		create := request
+		create.Name = "" // as for single creations
+		result.Object, err = s.Create(ctx, &create, op.Object.DeepCopyObject().(registry.Object))
 		result.Created = true
 	case VerbUpdate:
 		result.Object, result.Created, err = s.update(ctx, r, op.Object.DeepCopyObject().(registry.Object), op.KeepManagedFields)

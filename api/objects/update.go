@@ -223,6 +223,9 @@ func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.St
 		if err := s.mutate(ctx, attributes); err != nil {
 			return nil, nil, err
 		}
+		if err := s.checkEscalation(ctx, attributes); err != nil {
+			return nil, nil, err
+		}
 		if m.seen == nil {
 			obj = attributes.Object.(registry.Object)
 		} else if err := m.seen.set(obj, attributes.Object); err != nil {
