@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/kubernetes/pkg/capabilities"
 
 	"github.com/kontiki/kontiki/api/admission"
@@ -23,6 +24,7 @@ import (
 	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/auth/authz"
+	"github.com/kontiki/kontiki/api/auth/review"
 	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/quota"
@@ -120,6 +122,9 @@ func New(c Config) (*API, error) {
 	a.Objects, err = objects.New(objects.Config{
 		Store: c.Store, Catalog: a.Catalog, Sealer: sealer, Authorizer: a.Authorizer, Rules: rules,
 		Admission: steps,
+		Creators: review.Creators(review.Config{Authorizer: a.Authorizer, Rules: authz.ResolvedRules{Rules: rules}, Token: func(token string, audiences []string) (user.Info, []string, error) {
+			return a.Authenticator.Token(token, audiences)
+		}}),
 		Computers: map[schema.GroupResource]objects.Computer{{Resource: "componentstatuses"}: components(c.Ready)},
 		Allocators: map[schema.GroupResource]objects.Allocator{
 			{Resource: "services"}: services,

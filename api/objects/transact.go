@@ -201,6 +201,9 @@ func (s *Service) operate(ctx context.Context, op *TxOperation) (result TxResult
 	request := *op.Request
 	request.DryRun = false // the transaction as a whole may be one
 	r := &request
+	if !r.Kind.Stored() {
+		return result, "", apierrors.NewBadRequest(fmt.Sprintf("a %s cannot be a part of a transaction, because it is not stored", r.Kind.Kind))
+	}
 	switch op.Verb {
 	case VerbCreate:
 		create := request

@@ -3,7 +3,7 @@ package registry
 // Kinds returns the table of all served kinds. To add a kind, write a function that returns its row, and list it here.
 func Kinds() *Table {
 	coreEvents := events()
-	return NewTable(
+	return NewTable(append(reviews(),
 		namespaces(),
 		nodes(),
 		pods(),
@@ -61,5 +61,5 @@ func Kinds() *Table {
 		volumeAttachments(),
 		volumeAttributesClasses(),
 		storageVersionMigrations(),
-	)
+	)...)
 }
