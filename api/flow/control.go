@@ -161,23 +161,6 @@ func (l *level) quiesce() bool {
 	return l.idle()
 }
 
-// adjustPeriod is how often seats are lent and borrowed anew.
-const adjustPeriod = 10 * time.Second
-
-// Run divides the seats anew by demand, until the context ends.
-func (c *Control) Run(ctx context.Context) error {
-	ticker := time.NewTicker(adjustPeriod)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-			c.adjust()
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
 // adjust divides the seats anew, and drops levels that have become idle after their objects were deleted.
 func (c *Control) adjust() {
 	c.mu.Lock()

@@ -311,7 +311,7 @@ func TestSeatsAreLentToWhoNeedsThem(t *testing.T) {
 			rejecting("catch-all", 0),
 		})
 		ctx, cancel := context.WithCancel(t.Context())
-		go c.Run(ctx)
+		go c.adjusting(ctx)
 		var group sync.WaitGroup
 		var running [2]atomic.Int64
 		work := func(ctx context.Context, i int, name string) {

@@ -213,6 +213,8 @@ func (c *call) serveOther() {
 		c.serveDocument(c.Tokens.Discovery, typeJSON)
 	case path == "/openid/v1/jwks":
 		c.serveDocument(c.Tokens.JWKS, "application/jwk-set+json")
+	case c.Limits != nil && strings.HasPrefix(path, flow.Dumps+"/"):
+		c.Limits.ServeHTTP(c.w, c.r)
 	case path == "/openapi/v2":
 		c.openapi.serveV2(c.w, c.r)
 	case path == "/openapi/v3" || strings.HasPrefix(path, "/openapi/v3/"):

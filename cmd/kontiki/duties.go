@@ -20,11 +20,12 @@ import (
 	"github.com/kontiki/kontiki/controller/endpoints"
 	"github.com/kontiki/kontiki/controller/endpointslicemirroring"
 	"github.com/kontiki/kontiki/controller/eventttl"
+	"github.com/kontiki/kontiki/controller/flowcontrol"
 	"github.com/kontiki/kontiki/controller/garbage"
 	"github.com/kontiki/kontiki/controller/namespace"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
-	"github.com/kontiki/kontiki/controller/rbac"
 	"github.com/kontiki/kontiki/controller/quota"
+	"github.com/kontiki/kontiki/controller/rbac"
 	"github.com/kontiki/kontiki/controller/replicaset"
 	"github.com/kontiki/kontiki/controller/serviceaccount"
 	"github.com/kontiki/kontiki/controller/tokens"
@@ -172,6 +173,11 @@ func (m *master) control(ctx context.Context) error {
 	})
 	run("resourcequota-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
 		return quota.New(c, apiquota.NewCounters(m.api.Objects))
+	})
+	group.Go(func() error {
+		producer := client.New(m.api.Objects, "system:apiserver", flowcontrol.Producer)
+		consumer := client.New(m.api.Objects, "system:apiserver", flowcontrol.Consumer)
+		return controller.RunAll(ctx, producer, m.log.With("part", "controllers"), flowcontrol.New(producer, consumer))
 	})
 	run("tokens-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
 		return tokens.New(c, m.api.Tokens, m.bundle)

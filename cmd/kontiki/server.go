@@ -29,6 +29,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/backup"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/controller"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 	"github.com/kontiki/kontiki/controller/rbac"
 	"github.com/kontiki/kontiki/internal/linger"
@@ -324,6 +325,7 @@ func (m *master) run(ctx context.Context) error {
 	group.Go(func() error { return m.serveAPI(running) })
 	group.Go(func() error { return m.followIdentity(running) })
 	group.Go(func() error { return m.census.Run(running) })
+	group.Go(func() error { return m.followFlow(running) })
 	group.Go(func() error { return m.sessions.Balance(running, m.cluster.Address(), m.census.Fewest) })
 	group.Go(func() error {
 		select {
@@ -340,6 +342,14 @@ func (m *master) run(ctx context.Context) error {
 		return m.runAgent(running)
 	})
 	return unlessStopped(ctx, group.Wait())
+}
+
+// followFlow configures priority and fairness by the cluster's objects, until the context ends.
+func (m *master) followFlow(ctx context.Context) error {
+	from := client.New(m.api.Objects, "system:apiserver", "kube-apiserver")
+	return controller.Keep(ctx, "priority and fairness", m.log.With("part", "api"), func(ctx context.Context) error {
+		return m.options.api.limits.Run(ctx, from)
+	})
 }
 
 // unlessStopped returns err, or nil if err is only the cancellation of the context.
