@@ -2,6 +2,7 @@ package rest_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
@@ -132,5 +134,106 @@ func TestEvictionKeepsPreconditions(t *testing.T) {
 	}
 	if after, err = pods.Get(ctx, "p", metav1.GetOptions{}); err != nil || after.DeletionTimestamp == nil || disruption(after) == nil {
 		t.Errorf("not evicted: %v %+v", err, after)
+	}
+}
+
+// TestEvictionSpendsTheBudget: a running pod is evicted only if its disruption budget allows it, which is recorded there; pods that do
+// not run, or are not healthy where the budget says so, are not held.
+func TestEvictionSpendsTheBudget(t *testing.T) {
+	h := harness.New(t)
+	set, ctx := h.Clientset(), t.Context()
+	budget := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "b"}, Spec: policyv1.PodDisruptionBudgetSpec{
+		MinAvailable: ptr.To(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "x"}}}}
+	budgets := set.PolicyV1().PodDisruptionBudgets("default")
+	budget, err := budgets.Create(ctx, budget, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	create := func(name string, phase corev1.PodPhase, ready corev1.ConditionStatus) {
+		t.Helper()
+		p := pod(name)
+		p.Spec.NodeName, p.Labels = "n", map[string]string{"app": "x"}
+		p, err := set.CoreV1().Pods("default").Create(ctx, p, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Status.Phase, p.Status.Conditions = phase, []corev1.PodCondition{{Type: corev1.PodReady, Status: ready}}
+		if _, err := set.CoreV1().Pods("default").UpdateStatus(ctx, p, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	evict := func(name string) error {
+		return set.CoreV1().Pods("default").EvictV1(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	}
+	allow := func(status policyv1.PodDisruptionBudgetStatus) {
+		t.Helper()
+		if budget, err = budgets.Get(ctx, "b", metav1.GetOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		budget.Status = status
+		if _, err = budgets.UpdateStatus(ctx, budget, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused := func(name, message string) {
+		t.Helper()
+		err := evict(name)
+		if !apierrors.IsTooManyRequests(err) || !strings.Contains(err.Error(), "violate the pod's disruption budget") {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if cause := err.(*apierrors.StatusError).ErrStatus.Details.Causes[0]; cause.Type != policyv1.DisruptionBudgetCause || !strings.Contains(cause.Message, message) {
+			t.Errorf("%s: cause %+v, want %q", name, cause, message)
+		}
+		if p, err := set.CoreV1().Pods("default").Get(ctx, name, metav1.GetOptions{}); err != nil || p.DeletionTimestamp != nil || disruption(p) != nil {
+			t.Errorf("%s is not as before: %+v, %v", name, p, err)
+		}
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		create(name, corev1.PodRunning, corev1.ConditionTrue)
+	}
+	create("sick", corev1.PodRunning, corev1.ConditionFalse)
+	create("waiting", corev1.PodPending, corev1.ConditionFalse)
+	create("done", corev1.PodSucceeded, corev1.ConditionFalse)
+
+	refused("a", "is still being processed")
+	allow(policyv1.PodDisruptionBudgetStatus{ObservedGeneration: 1, DisruptionsAllowed: 1, CurrentHealthy: 3, DesiredHealthy: 1, ExpectedPods: 3})
+	if err := evict("a"); err != nil {
+		t.Fatal(err)
+	}
+	if budget, err = budgets.Get(ctx, "b", metav1.GetOptions{}); err != nil || budget.Status.DisruptionsAllowed != 0 || budget.Status.DisruptedPods["a"].Time.IsZero() {
+		t.Errorf("the budget is %+v, %v", budget.Status, err)
+	}
+	allow(policyv1.PodDisruptionBudgetStatus{ObservedGeneration: 1, CurrentHealthy: 1, DesiredHealthy: 1, ExpectedPods: 3})
+	refused("b", "needs 1 healthy pods and has 1 currently")
+	for _, free := range []string{"sick", "waiting", "done"} {
+		if err := evict(free); err != nil {
+			t.Errorf("%s: %v", free, err)
+		}
+	}
+	// Of many parallel evictions exactly as many pass as the budget allows.
+	allow(policyv1.PodDisruptionBudgetStatus{ObservedGeneration: 1, DisruptionsAllowed: 1, CurrentHealthy: 2, DesiredHealthy: 1, ExpectedPods: 3})
+	results := make(chan error, 2)
+	for _, name := range []string{"b", "c"} {
+		go func() { results <- evict(name) }()
+	}
+	passed := 0
+	for range 2 {
+		if err := <-results; err == nil {
+			passed++
+		} else if !apierrors.IsTooManyRequests(err) {
+			t.Error(err)
+		}
+	}
+	if passed != 1 {
+		t.Errorf("%d evictions passed a budget of one", passed)
+	}
+	// Two budgets are one too many.
+	second := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "b2"}, Spec: budget.Spec}
+	if _, err := budgets.Create(ctx, second, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	create("d", corev1.PodRunning, corev1.ConditionTrue)
+	if err := evict("d"); !apierrors.IsInternalError(err) && !strings.Contains(fmt.Sprint(err), "more than one PodDisruptionBudget") {
+		t.Error(err)
 	}
 }
