@@ -47,6 +47,8 @@ type Controller struct {
 	Name string
 	// Watches are the kinds whose changes are passed to Enqueue, as empty objects.
 	Watches []client.Object
+	// WatchAll is for controllers of objects of all kinds, instead of Watches: it selects the kinds, and events have *client.Metadata.
+	WatchAll func(*client.Kind) bool
 	// Start enqueues the keys to reconcile first, given a view of everything: at the start, and whenever the watch fell behind the
 	// history.
 	Start func(v client.View, enqueue func(Key))
@@ -81,20 +83,23 @@ func Run(ctx context.Context, c *client.Client, ctl *Controller, log *slog.Logge
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		defer queue.ShutDown()
-		return c.ViewAndWatch(ctx, ctl.Watches,
-			func(v client.View) error {
-				return contain.Run(func() error {
-					ctl.Start(v, queue.Add)
-					return nil
-				})
-			},
-			func(events []client.Event) error {
-				v := c.View()
-				for _, event := range events {
-					enqueue(v, ctl, event, queue, log)
-				}
+		start := func(v client.View) error {
+			return contain.Run(func() error {
+				ctl.Start(v, queue.Add)
 				return nil
 			})
+		}
+		more := func(events []client.Event) error {
+			v := c.View()
+			for _, event := range events {
+				enqueue(v, ctl, event, queue, log)
+			}
+			return nil
+		}
+		if ctl.WatchAll != nil {
+			return c.WatchAll(ctx, ctl.WatchAll, start, more)
+		}
+		return c.ViewAndWatch(ctx, ctl.Watches, start, more)
 	})
 	if ctl.Source != nil {
 		group.Go(func() error { return contain.Run(func() error { return ctl.Source(ctx, queue.Add) }) })

@@ -182,7 +182,7 @@ func TestANamespaceEndsWithAllThatRunsInIt(t *testing.T) {
 	v := c.Client.View()
 	for _, kind := range c.Client.Kinds() {
 		if kind.Namespaced {
-			v.EachOf(kind, "shop", func(obj client.Object) bool { t.Errorf("left: %T %s", obj, obj.GetName()); return true })
+			v.EachMeta(kind, "shop", func(obj *client.Metadata) bool { t.Errorf("left: %s %s", obj.Kind, obj.GetName()); return true })
 		}
 	}
 	// It can be created again.

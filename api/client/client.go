@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
 	"strings"
 	"sync"
 
@@ -142,14 +141,14 @@ func (c *Client) ViewAndWatch(ctx context.Context, kinds []Object, start func(Vi
 		}
 	}
 	for {
-		err := c.viewAndWatch(ctx, prefix, wanted, start, more)
+		err := c.viewAndWatch(ctx, prefix, wanted, c.event, start, more)
 		if !errors.Is(err, kv.ErrCompacted) {
 			return err
 		}
 	}
 }
 
-func (c *Client) viewAndWatch(ctx context.Context, prefix string, wanted map[string]*registry.Kind, start func(View) error, more func([]Event) error) error {
+func (c *Client) viewAndWatch(ctx context.Context, prefix string, wanted map[string]*registry.Kind, decode func(*Kind, *kv.Event) (Event, error), start func(View) error, more func([]Event) error) error {
 	view := c.View()
 	watcher, err := c.objects.Store().Watch(prefix, view.Revision())
 	if err != nil {
@@ -170,7 +169,7 @@ func (c *Client) viewAndWatch(ctx context.Context, prefix string, wanted map[str
 			if !ok {
 				continue
 			}
-			event, err := c.event(kind, change)
+			event, err := decode(kind, change)
 			if err != nil {
 				return err
 			}
@@ -300,23 +299,8 @@ func (c *Client) Bind(ctx context.Context, pod *corev1.Pod, node string) error {
 	})
 }
 
-// Kinds returns every stored kind once, even if it is served in several versions, for components that process all kinds (namespace
-// deletion, garbage collection).
-func (c *Client) Kinds() []*registry.Kind {
-	return slices.DeleteFunc(slices.Clone(c.objects.Kinds().Kinds()), func(k *registry.Kind) bool { return k.StoredAs != nil || !k.Stored() })
-}
-
 // KindOf returns the row of an object's type in the table of kinds.
 func (c *Client) KindOf(obj Object) *registry.Kind { return c.kindOf(reflect.TypeOf(obj)) }
-
-// EachOf calls visit for the objects of any kind in a namespace ("" for all). They are shared and read-only.
-func (v View) EachOf(kind *registry.Kind, namespace string, visit func(Object) bool) {
-	prefix := kind.NamespacePrefix(namespace)
-	v.Range(prefix, kv.PrefixEnd(prefix), func(version *kv.Version) bool {
-		obj, ok := decode[Object](v, kind, version)
-		return !ok || visit(obj)
-	})
-}
 
 // GetOf returns an object of any kind, which is shared and read-only.
 func (v View) GetOf(kind *registry.Kind, namespace, name string) (Object, bool) {

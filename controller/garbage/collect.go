@@ -2,6 +2,7 @@ package garbage
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 
@@ -15,7 +16,7 @@ import (
 )
 
 // collect deletes an object that no owner holds any more; if one does, the references to absent owners are removed.
-func (gc *collector) collect(ctx context.Context, v client.View, it *item, obj client.Object) error {
+func (gc *collector) collect(ctx context.Context, v client.View, it *item, obj *client.Metadata) error {
 	refs := obj.GetOwnerReferences()
 	if len(refs) == 0 {
 		return nil
@@ -42,7 +43,7 @@ func (gc *collector) collect(ctx context.Context, v client.View, it *item, obj c
 		return nil
 	case holding > 0:
 		// Owners that wait for their dependents must not wait for an object that is kept.
-		return gc.update(ctx, obj, func(changed client.Object) {
+		return gc.update(ctx, obj, func(changed *client.Metadata) {
 			changed.SetOwnerReferences(slices.DeleteFunc(changed.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return slices.Contains(drop, r.UID) }))
 		})
 	case waits && len(gc.graph.dependents(it.uid)) > 0:
@@ -59,13 +60,13 @@ func (gc *collector) collect(ctx context.Context, v client.View, it *item, obj c
 }
 
 // collectForeground deletes a dependent that has dependents of its own, for an owner in foreground deletion.
-func (gc *collector) collectForeground(ctx context.Context, it *item, obj client.Object) error {
+func (gc *collector) collectForeground(ctx context.Context, it *item, obj *client.Metadata) error {
 	for _, d := range gc.graph.dependents(it.uid) {
 		if !d.foreground {
 			continue
 		}
 		// There may be a cycle, in which all would wait for each other. So the object no longer blocks the deletion of its owners.
-		err := gc.update(ctx, obj, func(changed client.Object) {
+		err := gc.update(ctx, obj, func(changed *client.Metadata) {
 			refs, no := changed.GetOwnerReferences(), false
 			for i := range refs {
 				refs[i].BlockOwnerDeletion = &no
@@ -75,9 +76,9 @@ func (gc *collector) collectForeground(ctx context.Context, it *item, obj client
 		if err != nil {
 			return err
 		}
-		fresh, ok := gc.client.View().GetOf(gc.client.Kinds()[it.kind], it.namespace, it.name)
-		if !ok {
-			return nil
+		fresh, ok, err := gc.client.View().Meta(it.kind, it.namespace, it.name)
+		if err != nil || !ok {
+			return err
 		}
 		obj = fresh
 		break
@@ -86,9 +87,9 @@ func (gc *collector) collectForeground(ctx context.Context, it *item, obj client
 }
 
 // delete deletes exactly the object that was examined: if it has got another owner meanwhile, it is examined again.
-func (gc *collector) delete(ctx context.Context, obj client.Object, policy metav1.DeletionPropagation) error {
+func (gc *collector) delete(ctx context.Context, obj *client.Metadata, policy metav1.DeletionPropagation) error {
 	revision := obj.GetResourceVersion()
-	err := gc.client.Delete(ctx, obj, client.IfUID(obj.GetUID()), client.Propagation(policy),
+	err := gc.client.DeleteRef(ctx, gc.kindOf(obj), obj.GetNamespace(), obj.GetName(), client.IfUID(obj.GetUID()), client.Propagation(policy),
 		func(o *metav1.DeleteOptions) { o.Preconditions.ResourceVersion = &revision })
 	if err != nil {
 		return fmt.Errorf("collect %s/%s: %w", obj.GetNamespace(), obj.GetName(), err)
@@ -97,7 +98,7 @@ func (gc *collector) delete(ctx context.Context, obj client.Object, policy metav
 }
 
 // awaitDependents finishes an owner's foreground deletion once no dependent blocks it; those that do are enqueued.
-func (gc *collector) awaitDependents(ctx context.Context, v client.View, owner client.Object) error {
+func (gc *collector) awaitDependents(ctx context.Context, v client.View, owner *client.Metadata) error {
 	blocking := 0
 	for _, d := range gc.graph.dependents(owner.GetUID()) {
 		for _, ref := range d.refs {
@@ -114,14 +115,17 @@ func (gc *collector) awaitDependents(ctx context.Context, v client.View, owner c
 }
 
 // orphan removes an owner from its dependents' references, and then finishes its deletion.
-func (gc *collector) orphan(ctx context.Context, owner client.Object) error {
+func (gc *collector) orphan(ctx context.Context, owner *client.Metadata) error {
 	uid := owner.GetUID()
 	err := controller.Each(gc.graph.dependents(uid), func(d *item) error {
-		obj, ok := gc.client.View().GetOf(gc.client.Kinds()[d.kind], d.namespace, d.name)
+		obj, ok, err := gc.client.View().Meta(d.kind, d.namespace, d.name)
+		if err != nil {
+			return err
+		}
 		if !ok || obj.GetUID() != d.uid {
 			return nil
 		}
-		err := gc.update(ctx, obj, func(changed client.Object) {
+		err = gc.update(ctx, obj, func(changed *client.Metadata) {
 			changed.SetOwnerReferences(slices.DeleteFunc(changed.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return r.UID == uid }))
 		})
 		if apierrors.IsNotFound(err) {
@@ -135,16 +139,21 @@ func (gc *collector) orphan(ctx context.Context, owner client.Object) error {
 	return gc.removeFinalizer(ctx, owner, metav1.FinalizerOrphanDependents)
 }
 
-func (gc *collector) removeFinalizer(ctx context.Context, obj client.Object, finalizer string) error {
-	return gc.update(ctx, obj, func(changed client.Object) {
+func (gc *collector) removeFinalizer(ctx context.Context, obj *client.Metadata, finalizer string) error {
+	return gc.update(ctx, obj, func(changed *client.Metadata) {
 		changed.SetFinalizers(slices.DeleteFunc(slices.Clone(changed.GetFinalizers()), func(f string) bool { return f == finalizer }))
 	})
 }
 
 // update changes an object as it was examined; on a conflict it is examined again.
-func (gc *collector) update(ctx context.Context, obj client.Object, change func(client.Object)) error {
-	changed := obj.DeepCopyObject().(client.Object)
+func (gc *collector) update(ctx context.Context, obj *client.Metadata, change func(*client.Metadata)) error {
+	changed := obj.DeepCopy()
 	change(changed)
-	_, err := client.Update(ctx, gc.client, changed)
-	return err
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"uid": obj.UID, "resourceVersion": obj.ResourceVersion, "finalizers": changed.Finalizers, "ownerReferences": changed.OwnerReferences,
+	}})
+	if err != nil {
+		return err
+	}
+	return gc.client.PatchRef(ctx, gc.kindOf(obj), obj.Namespace, obj.Name, patch)
 }

@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -25,14 +26,12 @@ import (
 	"github.com/kontiki/kontiki/controller"
 )
 
-// ignored objects own nothing and have no owners (upstream ignores them too).
-const ignored = "events"
-
 type collector struct {
 	client   *client.Client
 	recorder record.EventRecorder
-	kinds    map[schema.GroupKind]int // index into the client's kinds
-	graph    *graph
+	// kinds are the served kinds as of the last start of the watch.
+	kinds atomic.Pointer[map[schema.GroupKind]*client.Kind]
+	graph *graph
 }
 
 // New returns the controller. Its keys are UIDs.
@@ -41,24 +40,28 @@ func New(c *client.Client, recorder record.EventRecorder) *controller.Controller
 }
 
 func newCollector(c *client.Client, recorder record.EventRecorder) *collector {
-	gc := &collector{client: c, recorder: recorder, kinds: map[schema.GroupKind]int{}, graph: newGraph()}
-	for i, kind := range c.Kinds() {
-		gc.kinds[kind.GVK().GroupKind()] = i
-	}
+	gc := &collector{client: c, recorder: recorder, graph: newGraph()}
+	gc.learnKinds()
 	return gc
 }
 
 func (gc *collector) controller() *controller.Controller {
-	var watches []client.Object
-	for _, kind := range gc.client.Kinds() {
-		if kind.Resource != ignored {
-			watches = append(watches, kind.New())
-		}
-	}
 	return &controller.Controller{
-		Name: "garbagecollector", Watches: watches, Workers: 20,
+		Name: "garbagecollector", WatchAll: watched, Workers: 20,
 		Start: gc.start, Enqueue: gc.enqueue, Reconcile: gc.reconcile,
 	}
+}
+
+// watched says whether objects of a kind can own and be owned. Events cannot, with upstream neither.
+func watched(kind *client.Kind) bool { return kind.GroupResource() != corev1.Resource("events") }
+
+// learnKinds finds out which kinds are served now.
+func (gc *collector) learnKinds() {
+	kinds := map[schema.GroupKind]*client.Kind{}
+	for _, kind := range gc.client.Kinds() {
+		kinds[kind.GroupKind()] = kind
+	}
+	gc.kinds.Store(&kinds)
 }
 
 func key(uid types.UID) controller.Key { return controller.Key{Name: string(uid)} }
@@ -66,15 +69,19 @@ func key(uid types.UID) controller.Key { return controller.Key{Name: string(uid)
 // start builds the graph. If the collector fell behind the history it starts again: the new graph describes the present state,
 // whatever was missed.
 func (gc *collector) start(v client.View, enqueue func(controller.Key)) {
+	gc.learnKinds()
 	fresh := newGraph()
-	for i, kind := range gc.client.Kinds() {
-		if kind.Resource == ignored {
+	for _, kind := range *gc.kinds.Load() {
+		if !watched(kind) {
 			continue
 		}
-		v.EachOf(kind, "", func(obj client.Object) bool {
-			fresh.put(i, obj)
+		err := v.EachMeta(kind, "", func(obj *client.Metadata) bool {
+			fresh.put(kind, obj)
 			return true
 		})
+		if err != nil {
+			panic(err) // without all edges, what has owners could look as if it had none: start again
+		}
 	}
 	gc.graph.mu.Lock()
 	gc.graph.items, gc.graph.owners = fresh.items, fresh.owners
@@ -134,8 +141,8 @@ func (gc *collector) enqueueWaiting(refs []metav1.OwnerReference, enqueue func(c
 	}
 }
 
-func (gc *collector) kindOf(obj client.Object) int {
-	return gc.kinds[obj.GetObjectKind().GroupVersionKind().GroupKind()]
+func (gc *collector) kindOf(obj client.Object) *client.Kind {
+	return (*gc.kinds.Load())[obj.GetObjectKind().GroupVersionKind().GroupKind()]
 }
 
 // doubtful says whether an item has an owner that may not hold it, so that it must be examined.
@@ -158,24 +165,26 @@ const (
 )
 
 // owner returns the state of the owner that a reference names, and its object if it exists.
-func (gc *collector) owner(v client.View, it *item, ref metav1.OwnerReference) (ownerState, client.Object) {
+func (gc *collector) owner(v client.View, it *item, ref metav1.OwnerReference) (ownerState, *client.Metadata) {
 	gv, err := schema.ParseGroupVersion(ref.APIVersion)
 	if err != nil {
 		return unknown, nil
 	}
-	i, ok := gc.kinds[schema.GroupKind{Group: gv.Group, Kind: ref.Kind}]
+	kind, ok := (*gc.kinds.Load())[schema.GroupKind{Group: gv.Group, Kind: ref.Kind}]
 	if !ok {
 		return unknown, nil
 	}
-	kind := gc.client.Kinds()[i]
 	if kind.Namespaced && it.namespace == "" {
-		gc.report(v, it, ref, i)
+		gc.report(v, it, ref, kind)
 		return unknown, nil
 	}
-	obj, ok := v.GetOf(kind, it.namespace, ref.Name)
+	obj, ok, err := v.Meta(kind, it.namespace, ref.Name)
+	if err != nil {
+		return unknown, nil
+	}
 	if !ok || obj.GetUID() != ref.UID {
 		if kind.Namespaced {
-			gc.report(v, it, ref, i)
+			gc.report(v, it, ref, kind)
 		}
 		return dangling, nil
 	}
@@ -186,21 +195,21 @@ func (gc *collector) owner(v client.View, it *item, ref metav1.OwnerReference) (
 }
 
 // report records an event about a reference to an owner in another namespace, which is not possible.
-func (gc *collector) report(v client.View, it *item, ref metav1.OwnerReference, kind int) {
+func (gc *collector) report(v client.View, it *item, ref metav1.OwnerReference, kind *client.Kind) {
 	if !gc.graph.search(ref.UID) {
 		return
 	}
 	elsewhere := false
 	now := gc.client.View()
 	client.Each(now, "", func(ns *corev1.Namespace) bool {
-		obj, ok := now.GetOf(gc.client.Kinds()[kind], ns.Name, ref.Name)
+		obj, ok, _ := now.Meta(kind, ns.Name, ref.Name)
 		elsewhere = ok && obj.GetUID() == ref.UID
 		return !elsewhere
 	})
 	if !elsewhere {
 		return
 	}
-	gvk := gc.client.Kinds()[it.kind].GVK()
+	gvk := it.kind.GVK()
 	gc.recorder.Eventf(&corev1.ObjectReference{Kind: gvk.Kind, APIVersion: gvk.GroupVersion().String(), Namespace: it.namespace, Name: it.name, UID: it.uid},
 		corev1.EventTypeWarning, "OwnerRefInvalidNamespace", "ownerRef %s does not exist in namespace %q",
 		fmt.Sprintf("[%s/%s, namespace: %s, name: %s, uid: %s]", ref.APIVersion, ref.Kind, it.namespace, ref.Name, ref.UID), it.namespace)
@@ -211,12 +220,14 @@ func (gc *collector) reconcile(ctx context.Context, v client.View, k controller.
 	if it == nil {
 		return controller.Result{}, nil
 	}
-	obj, ok := v.GetOf(gc.client.Kinds()[it.kind], it.namespace, it.name)
+	obj, ok, err := v.Meta(it.kind, it.namespace, it.name)
+	if err != nil {
+		return controller.Result{}, err
+	}
 	if !ok || obj.GetUID() != it.uid {
 		return controller.Result{}, nil // its removal is about to be delivered
 	}
 	deleting := obj.GetDeletionTimestamp() != nil
-	var err error
 	switch {
 	case deleting && slices.Contains(obj.GetFinalizers(), metav1.FinalizerOrphanDependents):
 		err = gc.orphan(ctx, obj)

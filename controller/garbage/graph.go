@@ -13,7 +13,7 @@ import (
 // item is an object that owner references name, that has some, or that waits for its dependents. It is immutable: a change of the
 // object creates a new item.
 type item struct {
-	kind            int // index into the client's kinds
+	kind            *client.Kind
 	namespace, name string
 	uid             types.UID
 	refs            []metav1.OwnerReference
@@ -41,7 +41,7 @@ func newGraph() *graph {
 }
 
 // put records the present state of an object, and returns its previous item (nil if there was none).
-func (g *graph) put(kind int, obj client.Object) (now, before *item) {
+func (g *graph) put(kind *client.Kind, obj client.Object) (now, before *item) {
 	deleting := obj.GetDeletionTimestamp() != nil
 	now = &item{
 		kind: kind, namespace: obj.GetNamespace(), name: obj.GetName(), uid: obj.GetUID(), refs: obj.GetOwnerReferences(),

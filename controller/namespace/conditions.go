@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kontiki/kontiki/api/client"
 )
@@ -23,9 +24,9 @@ func newContent() *content {
 	return &content{resources: map[string]int{}, finalizers: map[string]int{}}
 }
 
-func (c *content) count(resource, group string, obj client.Object) {
+func (c *content) count(of schema.GroupResource, obj *client.Metadata) {
 	c.total++
-	c.resources[resource+"."+group]++
+	c.resources[of.Resource+"."+of.Group]++
 	for _, f := range obj.GetFinalizers() {
 		c.finalizers[f]++
 	}

@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/controller"
@@ -23,14 +24,9 @@ import (
 // New returns the controller.
 func New(c *client.Client) *controller.Controller {
 	r := &reconciler{c}
-	watches := []client.Object{&corev1.Namespace{}}
-	for _, kind := range c.Kinds() {
-		if kind.Namespaced {
-			watches = append(watches, kind.New())
-		}
-	}
 	return &controller.Controller{
-		Name: "namespace", Watches: watches,
+		Name:     "namespace",
+		WatchAll: func(kind *client.Kind) bool { return kind.Namespaced || isNamespace(kind.GVK()) },
 		Start: func(v client.View, enqueue func(controller.Key)) {
 			client.Each(v, "", func(ns *corev1.Namespace) bool {
 				if ns.DeletionTimestamp != nil {
@@ -54,7 +50,7 @@ func absent(c *client.Client, v client.View) (names []string) {
 			continue
 		}
 		last := ""
-		v.EachOf(kind, "", func(obj client.Object) bool {
+		_ = v.EachMeta(kind, "", func(obj *client.Metadata) bool { // what cannot be decoded is found when its namespace is emptied
 			if ns := obj.GetNamespace(); ns != last {
 				last = ns
 				if _, ok := client.Get[*corev1.Namespace](v, "", ns); !ok && !slices.Contains(names, ns) {
@@ -70,9 +66,9 @@ func absent(c *client.Client, v client.View) (names []string) {
 // enqueue enqueues terminating namespaces: when they change, when an object in them changes in a way that affects how long it
 // stays, and once more after they are removed.
 func enqueue(v client.View, event client.Event, enqueue func(controller.Key)) {
-	if ns, ok := event.Object().(*corev1.Namespace); ok {
-		if event.New == nil || ns.DeletionTimestamp != nil {
-			enqueue(controller.Key{Name: ns.Name})
+	if obj := event.Object(); isNamespace(obj.GetObjectKind().GroupVersionKind()) {
+		if event.New == nil || obj.GetDeletionTimestamp() != nil {
+			enqueue(controller.Key{Name: obj.GetName()})
 		}
 		return
 	}
@@ -85,12 +81,14 @@ func enqueue(v client.View, event client.Event, enqueue func(controller.Key)) {
 	}
 }
 
+func isNamespace(gvk schema.GroupVersionKind) bool { return gvk.Group == "" && gvk.Kind == "Namespace" }
+
 type reconciler struct{ client *client.Client }
 
 func (r *reconciler) reconcile(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
 	ns, ok := client.Get[*corev1.Namespace](v, "", key.Name)
 	if !ok {
-		_, err := r.empty(ctx, v, key.Name, func(string) bool { return true })
+		_, err := r.empty(ctx, v, key.Name, func(schema.GroupResource) bool { return true })
 		return controller.Result{}, err
 	}
 	if ns.DeletionTimestamp == nil || !slices.Contains(ns.Spec.Finalizers, corev1.FinalizerKubernetes) {
@@ -98,9 +96,9 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 	}
 	// Pods first: they may need the other objects until they end.
 	found := newContent()
-	failed := found.add(r.empty(ctx, v, key.Name, func(resource string) bool { return resource == "pods" }))
+	failed := found.add(r.empty(ctx, v, key.Name, func(r schema.GroupResource) bool { return r == corev1.Resource("pods") }))
 	if found.total == 0 && failed == nil {
-		failed = found.add(r.empty(ctx, v, key.Name, func(resource string) bool { return resource != "pods" }))
+		failed = found.add(r.empty(ctx, v, key.Name, func(r schema.GroupResource) bool { return r != corev1.Resource("pods") }))
 	}
 	conditions := found.conditions(failed)
 	if changed := ns.DeepCopy(); setConditions(&changed.Status, conditions) {
@@ -124,22 +122,24 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 
 // empty deletes the objects of the wanted kinds that are in a namespace in the view, and returns what then remains. In the view the
 // namespace is terminating or absent: in a later one it may have been created again, with other objects.
-func (r *reconciler) empty(ctx context.Context, v client.View, namespace string, wanted func(resource string) bool) (*content, error) {
+func (r *reconciler) empty(ctx context.Context, v client.View, namespace string, wanted func(schema.GroupResource) bool) (*content, error) {
 	var failures []error
 	for _, kind := range r.client.Kinds() {
-		if !kind.Namespaced || !wanted(kind.Resource) {
+		if !kind.Namespaced || !wanted(kind.GroupResource()) {
 			continue
 		}
-		var doomed []client.Object
-		v.EachOf(kind, namespace, func(obj client.Object) bool {
+		var doomed []*client.Metadata
+		if err := v.EachMeta(kind, namespace, func(obj *client.Metadata) bool {
 			if obj.GetDeletionTimestamp() == nil {
 				doomed = append(doomed, obj)
 			}
 			return true
-		})
-		err := controller.Each(doomed, func(obj client.Object) error {
+		}); err != nil {
+			failures = append(failures, err)
+		}
+		err := controller.Each(doomed, func(obj *client.Metadata) error {
 			// Background: everything in the namespace is deleted anyway, in any order.
-			err := r.client.Delete(ctx, obj, client.IfUID(obj.GetUID()), client.Propagation(metav1.DeletePropagationBackground))
+			err := r.client.DeleteRef(ctx, kind, obj.GetNamespace(), obj.GetName(), client.IfUID(obj.GetUID()), client.Propagation(metav1.DeletePropagationBackground))
 			if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 				return nil // gone or replaced: the count below shows what remains
 			}
@@ -152,11 +152,13 @@ func (r *reconciler) empty(ctx context.Context, v client.View, namespace string,
 	left := newContent()
 	v = r.client.View()
 	for _, kind := range r.client.Kinds() {
-		if kind.Namespaced && wanted(kind.Resource) {
-			v.EachOf(kind, namespace, func(obj client.Object) bool {
-				left.count(kind.Resource, kind.Group, obj)
+		if kind.Namespaced && wanted(kind.GroupResource()) {
+			if err := v.EachMeta(kind, namespace, func(obj *client.Metadata) bool {
+				left.count(kind.GroupResource(), obj)
 				return true
-			})
+			}); err != nil {
+				failures = append(failures, err)
+			}
 		}
 	}
 	return left, errors.Join(failures...)

@@ -84,7 +84,7 @@ func TestANamespaceEndsWhenItsContentHas(t *testing.T) {
 	v := h.Client.View()
 	for _, kind := range h.Client.Kinds() {
 		if kind.Namespaced {
-			v.EachOf(kind, "doomed", func(obj client.Object) bool { left++; t.Errorf("left: %T %s", obj, obj.GetName()); return true })
+			v.EachMeta(kind, "doomed", func(obj *client.Metadata) bool { left++; t.Errorf("left: %s %s", obj.Kind, obj.GetName()); return true })
 		}
 	}
 	if _, ok := client.Get[*corev1.ConfigMap](v, "default", "bystander"); !ok || left > 0 {
@@ -166,7 +166,7 @@ func TestANamespaceMadeAgainKeepsItsContent(t *testing.T) {
 		if !kind.Namespaced {
 			continue
 		}
-		before.EachOf(kind, "doomed", func(obj client.Object) bool {
+		before.EachMeta(kind, "doomed", func(obj *client.Metadata) bool {
 			if now, ok := after.GetOf(kind, "doomed", obj.GetName()); !ok || now.GetResourceVersion() != obj.GetResourceVersion() {
 				t.Errorf("%T %s was changed or deleted", obj, obj.GetName())
 			}
