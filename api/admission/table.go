@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/objects"
 )
 
@@ -16,6 +17,8 @@ import (
 type Config struct {
 	// TolerationSeconds is how long pods stay on a node that is not ready or not reachable, unless they have tolerations for that.
 	TolerationSeconds int64
+	// Authorizer decides what steps ask beside what the request is about.
+	Authorizer auth.Authorizer
 	// Enable and Disable are the names of steps that run besides those that run by default, and of those that do not run.
 	Enable, Disable []string
 	// Extra are steps of other packages. A step with a name in the order of the table is placed there.
@@ -39,6 +42,7 @@ func steps(c Config) []objects.Step {
 	return []objects.Step{
 		namespaceLifecycle(),
 		serviceAccount(),
+		nodeRestriction(c.Authorizer),
 		priority(),
 		defaultTolerationSeconds(c.TolerationSeconds),
 		runtimeClass(),

@@ -25,6 +25,7 @@ import (
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/auth/authz"
 	"github.com/kontiki/kontiki/api/auth/review"
+	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/quota"
@@ -110,10 +111,11 @@ func New(c Config) (*API, error) {
 	}
 	a := &API{Sealer: sealer, Catalog: registry.NewCatalog(registry.Kinds()), Authorizer: c.Authorizer}
 	rules := authz.NewRules(c.Store, a.Catalog.Table())
+	own := authz.New(rules)
 	if a.Authorizer == nil {
-		a.Authorizer = &authz.Authorizer{Rules: rules}
+		a.Authorizer = own
 	}
-	steps, err := admission.Steps(admission.Config{TolerationSeconds: *c.TolerationSeconds, Enable: c.EnableAdmission, Disable: c.DisableAdmission, Extra: append([]objects.Step{quota.Step()}, c.Admission...)})
+	steps, err := admission.Steps(admission.Config{TolerationSeconds: *c.TolerationSeconds, Authorizer: a.Authorizer, Enable: c.EnableAdmission, Disable: c.DisableAdmission, Extra: append([]objects.Step{quota.Step()}, c.Admission...)})
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +124,7 @@ func New(c Config) (*API, error) {
 	a.Objects, err = objects.New(objects.Config{
 		Store: c.Store, Catalog: a.Catalog, Sealer: sealer, Authorizer: a.Authorizer, Rules: rules,
 		Admission: steps,
-		Creators: review.Creators(review.Config{Authorizer: a.Authorizer, Rules: authz.ResolvedRules{Rules: rules}, Token: func(token string, audiences []string) (user.Info, []string, error) {
+		Creators: review.Creators(review.Config{Authorizer: a.Authorizer, Rules: own, Token: func(token string, audiences []string) (user.Info, []string, error) {
 			return a.Authenticator.Token(token, audiences)
 		}}),
 		Computers: map[schema.GroupResource]objects.Computer{{Resource: "componentstatuses"}: components(c.Ready)},
@@ -135,6 +137,7 @@ func New(c Config) (*API, error) {
 		return nil, err
 	}
 	rules.Decode = a.Objects.Decode
+	own.Nodes.Client = client.New(a.Objects, "system:apiserver", "kube-apiserver")
 	if a.Tokens, err = auth.NewTokens(Issuer, c.ServiceAccountKey, subjects{a.Objects}, time.Now); err != nil {
 		return nil, err
 	}

@@ -2,8 +2,9 @@ package authz
 
 import (
 	"context"
-	"errors"
+	"strings"
 
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
@@ -13,13 +14,16 @@ import (
 // Authorizer is the cluster's authorizer. It is safe for concurrent use.
 type Authorizer struct {
 	Rules *Rules
-	// Nodes is asked before Rules; nil is not asked.
-	Nodes auth.Authorizer
+	Nodes *Nodes
 }
 
+// New returns the authorizer. Rules.Decode and Nodes.Client must be set before the first use.
+func New(rules *Rules) *Authorizer { return &Authorizer{Rules: rules, Nodes: NewNodes()} }
+
 var (
-	_ authorizer.Authorizer = (*Authorizer)(nil)
-	_ auth.Coarse           = (*Authorizer)(nil)
+	_ authorizer.Authorizer   = (*Authorizer)(nil)
+	_ authorizer.RuleResolver = (*Authorizer)(nil)
+	_ auth.Coarse             = (*Authorizer)(nil)
 )
 
 // Authorize implements authorizer.Authorizer.
@@ -27,22 +31,22 @@ func (z *Authorizer) Authorize(ctx context.Context, a authorizer.Attributes) (au
 	if auth.Privileged(a.GetUser()) || health(a) {
 		return authorizer.DecisionAllow, "", nil
 	}
-	why, nodeErr := "", error(nil)
-	if z.Nodes != nil {
-		decision, reason, err := z.Nodes.Authorize(ctx, a)
-		if decision != authorizer.DecisionNoOpinion {
-			return decision, reason, err
-		}
-		why, nodeErr = reason, err
+	decision, why, err := z.Nodes.Authorize(ctx, a)
+	if decision != authorizer.DecisionNoOpinion {
+		return decision, why, err
 	}
 	decision, reason, err := z.Rules.Authorize(ctx, a)
-	if decision == authorizer.DecisionNoOpinion {
-		if why != "" && reason != "" {
-			why += "\n"
-		}
-		reason = why + reason
+	if decision == authorizer.DecisionNoOpinion && why != "" {
+		reason = strings.TrimSuffix(why+"\n"+reason, "\n")
 	}
-	return decision, reason, errors.Join(nodeErr, err)
+	return decision, reason, err
+}
+
+// RulesFor implements authorizer.RuleResolver.
+func (z *Authorizer) RulesFor(ctx context.Context, u user.Info, namespace string) ([]authorizer.ResourceRuleInfo, []authorizer.NonResourceRuleInfo, bool, error) {
+	_, _, incomplete, nodeErr := z.Nodes.RulesFor(ctx, u, namespace)
+	resources, paths, _, err := ResolvedRules{z.Rules}.RulesFor(ctx, u, namespace)
+	return resources, paths, incomplete, utilerrors.NewAggregate([]error{nodeErr, err})
 }
 
 // health says whether a request asks whether this master is alive or ready. Everyone may, as in upstream's
@@ -63,10 +67,8 @@ func (z *Authorizer) MayChange(ctx context.Context, u user.Info) (bool, string) 
 	if auth.Privileged(u) {
 		return true, ""
 	}
-	if coarse, ok := z.Nodes.(auth.Coarse); ok {
-		if may, _ := coarse.MayChange(ctx, u); may {
-			return true, ""
-		}
+	if may, _ := z.Nodes.MayChange(ctx, u); may {
+		return true, ""
 	}
 	return z.Rules.MayChange(ctx, u)
 }

@@ -26,20 +26,20 @@ var (
 // Authorize implements auth.Authorizer: it allows what a role that is bound to the user allows, and has no opinion about the rest.
 func (r *Rules) Authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
 	asked := newQuestion(a)
-	var allowed *grant
+	var by *grant
 	var problems []error
 	r.visit(a.GetUser(), a.GetNamespace(), func(g *grant, rules []rbacv1.PolicyRule, err error) bool {
 		if err != nil {
 			problems = append(problems, err)
 		}
 		if slices.ContainsFunc(rules, asked.allowedBy) {
-			allowed = g
+			by = g
 		}
-		return allowed == nil
+		return by == nil
 	})
 	switch {
-	case allowed != nil:
-		return authorizer.DecisionAllow, allowed.reason, nil
+	case by != nil:
+		return authorizer.DecisionAllow, by.reason, nil
 	case len(problems) > 0:
 		return authorizer.DecisionNoOpinion, fmt.Sprintf("RBAC: %v", utilerrors.NewAggregate(problems)), nil
 	}

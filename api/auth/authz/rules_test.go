@@ -155,7 +155,7 @@ func TestDecisionsAreUpstreams(t *testing.T) {
 			seed := rand.Int63()
 			w := world{rand.New(rand.NewSource(seed))}
 			rules := rulesOf(h)
-			allowed := 0
+			permitted := 0
 			for range 150 {
 				for range w.Intn(6) {
 					w.change(t, h)
@@ -172,7 +172,7 @@ func TestDecisionsAreUpstreams(t *testing.T) {
 						t.Fatalf("seed %d: %+v: %v (%s) %v, upstream %v (%s) %v", seed, a, got, reason, err, want, wantReason, wantErr)
 					}
 					if got == authorizer.DecisionAllow {
-						allowed++
+						permitted++
 						if !knownReason(v, reason) {
 							t.Fatalf("seed %d: %+v: the reason is %q, upstream's %q", seed, a, reason, wantReason)
 						}
@@ -187,8 +187,8 @@ func TestDecisionsAreUpstreams(t *testing.T) {
 					}
 				}
 			}
-			if allowed < 100 {
-				t.Errorf("seed %d: only %d requests were allowed", seed, allowed)
+			if permitted < 100 {
+				t.Errorf("seed %d: only %d requests were allowed", seed, permitted)
 			}
 		})
 	}
@@ -319,7 +319,8 @@ func BenchmarkAuthorize(b *testing.B) {
 			create(&rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("b%d", i)}, RoleRef: ref, Subjects: subjects})
 		}
 	}
-	z := &authz.Authorizer{Rules: rulesOf(h)}
+	z := authz.New(rulesOf(h))
+	z.Nodes.Client = h.Client
 	of := func(name string) *authorizer.AttributesRecord {
 		return &authorizer.AttributesRecord{User: &user.DefaultInfo{Name: name, Groups: []string{"staff", user.AllAuthenticated}}, Verb: "get",
 			Resource: "pods", Subresource: "log", Namespace: "default", Name: "p", ResourceRequest: true}
