@@ -45,13 +45,14 @@ func steps(c Config) []objects.Step {
 		nodeRestriction(c.Authorizer),
 		priority(),
 		defaultTolerationSeconds(c.TolerationSeconds),
+		ownerReferences(c.Authorizer),
 		runtimeClass(),
 		podTopologyLabels(),
 	}
 }
 
 // offByDefault are the steps that run only if they are enabled, as upstream.
-var offByDefault []string
+var offByDefault = []string{"OwnerReferencesPermissionEnforcement"}
 
 // Steps returns the table of steps that run, in upstream's order.
 func Steps(c Config) ([]objects.Step, error) {

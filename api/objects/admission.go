@@ -117,6 +117,9 @@ func (a *Attributes) Forbid(format string, args ...any) error {
 	return apierrors.NewForbidden(a.Kind.GroupResource(), name, fmt.Errorf(format, args...))
 }
 
+// Kinds returns the table of kinds.
+func (a *Attributes) Kinds() *registry.Table { return a.service.Kinds() }
+
 // Warn adds a warning to the response.
 func (a *Attributes) Warn(format string, args ...any) { a.warn(format, args...) }
 
