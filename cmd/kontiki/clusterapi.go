@@ -16,7 +16,7 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// Paths for administration of the cluster, on every master's API port, for members of system:masters.
+// Paths for administration of the cluster, on every master's API port. docs/authorization.md lists who may use which.
 const (
 	clusterPath  = "/kontiki/v1/cluster"
 	snapshotPath = "/kontiki/v1/snapshot"

@@ -284,6 +284,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger)
 		}}},
 		Extra: map[string]http.Handler{
 			"/metrics": promhttp.Handler(), clusterPath: m.clusterAPI(), snapshotPath: m.clusterAPI(), certsPath: http.HandlerFunc(m.serveCerts),
+			profilePath: profiles(),
 		},
 	})
 	if err != nil {
