@@ -22,6 +22,8 @@ import (
 	"github.com/kontiki/kontiki/test/harness"
 )
 
+var catalog = registry.NewCatalog(registry.Kinds())
+
 func service(name string, kind corev1.ServiceType) *corev1.Service {
 	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"},
 		Spec: corev1.ServiceSpec{Type: kind, Ports: []corev1.ServicePort{{Name: "a", Port: 80}, {Name: "b", Port: 81}}}}
@@ -82,7 +84,7 @@ func TestNothingIsHandedOutTwice(t *testing.T) {
 		}
 	}
 	view := h.Store.View()
-	if a, p := count(view, "/allocated/serviceips/"), count(view, "/allocated/nodeports/"); a != len(addresses) || p != len(ports) {
+	if a, p := count(view, "/networking.k8s.io/ipaddresses/"), count(view, "/allocated/nodeports/"); a != len(addresses) || p != len(ports) {
 		t.Errorf("%d addresses and %d ports are taken, %d and %d are held", a, p, len(addresses), len(ports))
 	}
 }
@@ -121,7 +123,7 @@ func TestAddressRangesFillUpToTheLast(t *testing.T) {
 	for bits, most := range map[int]int{28: 13, 27: 29, 24: 253} { // all but the network's, the API's and the broadcast address
 		t.Run(fmt.Sprint("/", bits), func(t *testing.T) {
 			b := table{fsm.NewLocal(fsm.Options{})}
-			a := &allocate.Services{Range: netip.PrefixFrom(netip.MustParseAddr("10.9.0.0"), bits)}
+			a := &allocate.Services{Range: netip.PrefixFrom(netip.MustParseAddr("10.9.0.0"), bits), Catalog: catalog}
 			seen := map[string]bool{}
 			var made []*corev1.Service
 			for i := range most {
@@ -152,7 +154,7 @@ func TestAddressRangesFillUpToTheLast(t *testing.T) {
 
 func TestWhatServicesMayAskFor(t *testing.T) {
 	b := table{fsm.NewLocal(fsm.Options{})}
-	a := &allocate.Services{Range: netip.MustParsePrefix("10.9.0.0/24")}
+	a := &allocate.Services{Range: netip.MustParsePrefix("10.9.0.0/24"), Catalog: catalog}
 	dual, single := corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicySingleStack
 	for _, c := range []struct {
 		name   string

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -21,10 +22,7 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-const (
-	addressPrefix  = "/allocated/serviceips/"
-	nodePortPrefix = "/allocated/nodeports/"
-)
+const nodePortPrefix = "/allocated/nodeports/"
 
 // The range of node ports.
 const (
@@ -34,7 +32,9 @@ const (
 
 // Services allocates cluster addresses and node ports.
 type Services struct {
-	Range netip.Prefix
+	// Range is the configured range of addresses; ServiceCIDRs add others.
+	Range   netip.Prefix
+	Catalog *registry.Catalog
 }
 
 // need is one key that a service holds, and the field that it is allocated for.
@@ -48,7 +48,7 @@ type need struct {
 func (s *Services) Allocate(view kv.View, obj, old registry.Object, dryRun bool) ([]kv.Op, error) {
 	var held []need
 	if old != nil {
-		held = holds(old.(*corev1.Service))
+		held = s.holds(old.(*corev1.Service))
 	}
 	if obj == nil {
 		return release(held, nil), nil
@@ -57,7 +57,7 @@ func (s *Services) Allocate(view kv.View, obj, old registry.Object, dryRun bool)
 	if err := s.fill(view, service, held); err != nil {
 		return nil, err
 	}
-	wanted := holds(service)
+	wanted := s.holds(service)
 	ops := release(held, wanted)
 	owner := []byte(service.Namespace + "/" + service.Name)
 	for _, n := range wanted {
@@ -70,7 +70,14 @@ func (s *Services) Allocate(view kv.View, obj, old registry.Object, dryRun bool)
 			}
 			return nil, invalid(service, field.Invalid(n.field, n.value, "provided port is already allocated"))
 		}
-		ops = append(ops, kv.Op{Key: n.key, Value: owner, Cond: kv.Absent})
+		value := owner
+		if strings.HasPrefix(n.key, s.addresses().Prefix()) {
+			var err error
+			if value, err = s.addresses().Store(IPAddress(service, n.value)); err != nil {
+				return nil, apierrors.NewInternalError(err)
+			}
+		}
+		ops = append(ops, kv.Op{Key: n.key, Value: value, Cond: kv.Absent})
 	}
 	return ops, nil
 }
@@ -117,10 +124,10 @@ func release(held, wanted []need) []kv.Op {
 }
 
 // holds returns the keys for the values of a service's fields, each once.
-func holds(s *corev1.Service) []need {
+func (s *Services) holds(service *corev1.Service) []need {
 	var out []need
-	if s.Spec.Type != corev1.ServiceTypeExternalName && s.Spec.ClusterIP != "" && s.Spec.ClusterIP != corev1.ClusterIPNone {
-		out = append(out, need{addressPrefix + s.Spec.ClusterIP, field.NewPath("spec", "clusterIPs").Index(0), s.Spec.ClusterIP})
+	if service.Spec.Type != corev1.ServiceTypeExternalName && service.Spec.ClusterIP != "" && service.Spec.ClusterIP != corev1.ClusterIPNone {
+		out = append(out, need{s.addressKey(service.Spec.ClusterIP), field.NewPath("spec", "clusterIPs").Index(0), service.Spec.ClusterIP})
 	}
 	port := func(n int32, path *field.Path) {
 		key := fmt.Sprintf("%s%d", nodePortPrefix, n)
@@ -128,10 +135,10 @@ func holds(s *corev1.Service) []need {
 			out = append(out, need{key, path, fmt.Sprint(n)})
 		}
 	}
-	for i, p := range s.Spec.Ports {
+	for i, p := range service.Spec.Ports {
 		port(p.NodePort, field.NewPath("spec", "ports").Index(i).Child("nodePort"))
 	}
-	port(s.Spec.HealthCheckNodePort, field.NewPath("spec", "healthCheckNodePort"))
+	port(service.Spec.HealthCheckNodePort, field.NewPath("spec", "healthCheckNodePort"))
 	return out
 }
 
@@ -152,9 +159,14 @@ func (s *Services) fill(view kv.View, service *corev1.Service, held []need) erro
 			return err
 		}
 		spec.ClusterIP = address
+	case contains(held, s.addressKey(spec.ClusterIP)): // its range may be gone
 	default:
+		ranges, err := s.ranges(view)
+		if err != nil {
+			return err
+		}
 		address, err := netip.ParseAddr(spec.ClusterIP)
-		if err != nil || !s.Range.Contains(address) {
+		if err != nil || !slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Contains(address) }) {
 			return invalid(service, field.Invalid(field.NewPath("spec", "clusterIPs").Index(0), spec.ClusterIP, fmt.Sprintf(
 				"failed to allocate IP %s: the provided IP (%s) is not in the valid range. The range of valid IPs is %s", spec.ClusterIP, spec.ClusterIP, s.Range)))
 		}
@@ -203,48 +215,6 @@ func fillFamilies(service *corev1.Service) error {
 	spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
 	return nil
 }
-
-// freeAddress chooses a free address at random. The first address is the API's own (default/kubernetes). The lower part of the
-// range is left for addresses that users choose, as long as others are free (KEP-3070).
-func (s *Services) freeAddress(view kv.View) (string, error) {
-	size := uint64(1) << (32 - s.Range.Bits())
-	reserved := min(max(size/16, 16), 256)
-	if size <= 2*reserved {
-		reserved = 1
-	}
-	upper := size - 1 - reserved - 1 // excludes the broadcast address
-	if address, ok := s.draw(view, reserved+1, upper); ok {
-		return address, nil
-	}
-	if address, ok := s.draw(view, 2, reserved-1); ok {
-		return address, nil
-	}
-	return "", apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP: range is full"))
-}
-
-// draw tries count addresses beginning at the offset first, starting at a random one of them.
-func (s *Services) draw(view kv.View, first, count uint64) (string, bool) {
-	if count == 0 || count > 1<<32 {
-		return "", false
-	}
-	begin := rand.Uint64N(count)
-	for i := range count {
-		address := offset(s.Range.Masked().Addr(), first+(begin+i)%count).String()
-		if _, taken := view.Get(addressPrefix + address); !taken {
-			return address, true
-		}
-	}
-	return "", false
-}
-
-func offset(base netip.Addr, n uint64) netip.Addr {
-	b := base.As4()
-	v := (uint64(b[0])<<24 | uint64(b[1])<<16 | uint64(b[2])<<8 | uint64(b[3])) + n
-	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
-}
-
-// First returns the first address of the range, which the service default/kubernetes has.
-func (s *Services) First() netip.Addr { return offset(s.Range.Masked().Addr(), 1) }
 
 func fillPorts(view kv.View, service *corev1.Service, held []need) error {
 	spec := &service.Spec

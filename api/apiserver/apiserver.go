@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"time"
 
+	networkingv1 "k8s.io/api/networking/v1"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
@@ -119,7 +121,7 @@ func New(c Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	services := &allocate.Services{Range: c.ServiceRange}
+	services := &allocate.Services{Range: c.ServiceRange, Catalog: a.Catalog}
 	a.KubernetesService = services.First()
 	a.Objects, err = objects.New(objects.Config{
 		Store: c.Store, Catalog: a.Catalog, Sealer: sealer, Authorizer: a.Authorizer, Rules: rules,
@@ -130,7 +132,8 @@ func New(c Config) (*API, error) {
 		Computers: map[schema.GroupResource]objects.Computer{{Resource: "componentstatuses"}: components(c.Ready)},
 		Allocators: map[schema.GroupResource]objects.Allocator{
 			{Resource: "services"}: services,
-			{Resource: "nodes"}:    &allocate.Nodes{Range: c.PodRange, Bits: nodePrefixBits},
+			{Group: networkingv1.GroupName, Resource: "ipaddresses"}: &allocate.IPAddresses{Catalog: a.Catalog},
+			{Resource: "nodes"}: &allocate.Nodes{Range: c.PodRange, Bits: nodePrefixBits},
 		},
 	})
 	if err != nil {

@@ -4,6 +4,9 @@ import (
 	"context"
 	"net/netip"
 
+	"github.com/kontiki/kontiki/api/allocate"
+	"github.com/kontiki/kontiki/controller/servicecidr"
+
 	"github.com/kontiki/kontiki/cluster/mtls"
 
 	"golang.org/x/sync/errgroup"
@@ -170,6 +173,9 @@ func (m *master) control(ctx context.Context) error {
 	})
 	run("service-account-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
 		return serviceaccount.New(c, m.bundle)
+	})
+	run("service-cidrs-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
+		return servicecidr.New(servicecidr.Config{Client: c, Range: m.ranges.service, Address: allocate.IPAddress})
 	})
 	run("resourcequota-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
 		return quota.New(c, apiquota.NewCounters(m.api.Objects))
