@@ -99,6 +99,9 @@ func (t *Tokens) Use(key crypto.Signer, others ...crypto.Signer) error {
 	return nil
 }
 
+// Audience returns the API server's own audience.
+func (t *Tokens) Audience() string { return t.audience }
+
 // Changed returns a channel that is closed when the keys change; call it before checking tokens.
 func (t *Tokens) Changed() <-chan struct{} { return t.keys.Load().replaced }
 
@@ -238,7 +241,9 @@ func (t *Tokens) bound(claims privateClaims) (*user.DefaultInfo, error) {
 			return nil, fmt.Errorf("%w: node %s is gone", ErrToken, k.Node.Name)
 		}
 		extra["authentication.kubernetes.io/node-name"] = []string{k.Node.Name}
-		extra["authentication.kubernetes.io/node-uid"] = []string{k.Node.UID}
+		if k.Node.UID != "" {
+			extra["authentication.kubernetes.io/node-uid"] = []string{k.Node.UID}
+		}
 	}
 	return accountInfo(k.Namespace, k.ServiceAccount.Name, k.ServiceAccount.UID, extra), nil
 }

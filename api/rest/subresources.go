@@ -1,10 +1,8 @@
 package rest
 
 import (
-	"errors"
 	"net/http"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -12,11 +10,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/kubernetes/pkg/apis/autoscaling"
 	"k8s.io/kubernetes/pkg/printers"
 
-	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
 )
@@ -201,94 +197,4 @@ func (c *call) writeScale(a accepted, scale *autoscalingv1.Scale) error {
 		return c.writeOther(a, http.StatusOK, metadataOf(scale))
 	}
 	return c.writeOther(a, http.StatusOK, scale)
-}
-
-// createToken handles the TokenRequest API (KEP-1205).
-func (c *call) createToken() error {
-	accept, err := negotiateOf(c.r, false)
-	if err != nil {
-		return err
-	}
-	request, r, _, err := decodeBody(c, &authenticationv1.TokenRequest{}, authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"))
-	if err != nil {
-		return err
-	}
-	account, err := c.Objects.Get(c.r.Context(), r, "")
-	if err != nil {
-		return err
-	}
-	obj, err := c.Objects.Decode(c.kind, account)
-	if err != nil {
-		return apierrors.NewInternalError(err)
-	}
-	request.Name, request.Namespace = obj.GetName(), obj.GetNamespace()
-	seen := &objects.Attributes{Request: r, Operation: objects.OpCreate, Object: request, ObjectKind: authenticationv1.SchemeGroupVersion.WithKind("TokenRequest")}
-	if err := c.Objects.Admit(c.r.Context(), seen); err != nil {
-		return err
-	}
-	request = seen.Object.(*authenticationv1.TokenRequest)
-	seconds := int64(auth.DefaultTokenSeconds)
-	if given := request.Spec.ExpirationSeconds; given != nil {
-		seconds = *given
-	}
-	path := field.NewPath("spec", "expirationSeconds")
-	switch {
-	case seconds < auth.MinTokenSeconds:
-		return invalidToken(r, field.Invalid(path, seconds, "may not specify a duration less than 10 minutes"))
-	case seconds > auth.MaxTokenSeconds:
-		return invalidToken(r, field.Invalid(path, seconds, "may not specify a duration larger than 2^32 seconds"))
-	}
-	binding := auth.Binding{Namespace: obj.GetNamespace(), ServiceAccount: obj.GetName(), ServiceAccountUID: string(obj.GetUID())}
-	if ref := request.Spec.BoundObjectRef; ref != nil {
-		if err := c.bindToken(r, ref, &binding); err != nil {
-			return err
-		}
-	}
-	token, expires, err := c.Tokens.Issue(binding, request.Spec.Audiences, seconds)
-	if err != nil {
-		return apierrors.NewInternalError(err)
-	}
-	request.SetGroupVersionKind(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"))
-	request.CreationTimestamp = metav1.Now()
-	request.Spec.ExpirationSeconds = &seconds
-	request.Status = authenticationv1.TokenRequestStatus{Token: token, ExpirationTimestamp: metav1.NewTime(expires)}
-	return c.writeOther(accept, http.StatusCreated, request)
-}
-
-// bindToken finds the object to which a token is to be bound.
-func (c *call) bindToken(r *objects.Request, ref *authenticationv1.BoundObjectReference, binding *auth.Binding) error {
-	resource := map[string]string{"Pod": "pods", "Secret": "secrets", "Node": "nodes"}[ref.Kind]
-	kind, ok := c.Objects.Kinds().ByGroupResource("", resource)
-	if !ok || (ref.APIVersion != "" && ref.APIVersion != "v1") {
-		return apierrors.NewBadRequest("cannot bind token to object of type " + schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind).String())
-	}
-	bound := *r
-	bound.Kind, bound.Name, bound.Subresource = kind, ref.Name, ""
-	v, err := c.Objects.Get(c.r.Context(), &bound, "")
-	if err != nil {
-		return err
-	}
-	obj, err := c.Objects.Decode(kind, v)
-	if err != nil {
-		return apierrors.NewInternalError(err)
-	}
-	if ref.UID != "" && ref.UID != obj.GetUID() {
-		return apierrors.NewConflict(kind.GroupResource(), ref.Name, errors.New("the UID in the bound object reference does not match the UID in record. The object might have been deleted and then recreated"))
-	}
-	switch typed := obj.(type) {
-	case *corev1.Pod:
-		if typed.Spec.ServiceAccountName != binding.ServiceAccount {
-			return apierrors.NewBadRequest("cannot bind token for serviceaccount \"" + binding.ServiceAccount + "\" to pod running with different serviceaccount name.")
-		}
-		binding.Pod, binding.PodUID = typed.Name, string(typed.UID)
-	case *corev1.Secret:
-		binding.Secret, binding.SecretUID = typed.Name, string(typed.UID)
-	case *corev1.Node:
-		binding.Node, binding.NodeUID = typed.Name, string(typed.UID)
-	}
-	return nil
-}
-
-func invalidToken(r *objects.Request, problem *field.Error) error {
-	return objects.Invalid(schema.GroupKind{Group: "authentication.k8s.io", Kind: "TokenRequest"}, r.Name, field.ErrorList{problem})
 }
