@@ -3,6 +3,7 @@ package nodes
 import (
 	"fmt"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,7 +17,7 @@ import (
 )
 
 // kinds are the kinds of objects that assignments contain.
-var kinds = []client.Object{&corev1.Pod{}, &corev1.Secret{}, &corev1.ConfigMap{}, &corev1.Service{}, &discoveryv1.EndpointSlice{}, &corev1.Node{}}
+var kinds = []client.Object{&corev1.Pod{}, &corev1.Secret{}, &corev1.ConfigMap{}, &corev1.Service{}, &discoveryv1.EndpointSlice{}, &corev1.Node{}, &certificatesv1.ClusterTrustBundle{}}
 
 var encoder = protobuf.NewSerializer(registry.Scheme, registry.Scheme)
 
@@ -78,6 +79,10 @@ func (a *assignment) full(v client.View) *delta {
 	})
 	client.Each(v, "", func(n *corev1.Node) bool {
 		d.put(key{"nodes", "", n.Name}, a.trim(n))
+		return true
+	})
+	client.Each(v, "", func(b *certificatesv1.ClusterTrustBundle) bool { // few, and public
+		d.put(key{"clustertrustbundles", "", b.Name}, b)
 		return true
 	})
 	return d
@@ -157,6 +162,8 @@ func (a *assignment) apply(d *delta, v client.View, events []client.Event) {
 			a.changed(d, key{"services", obj.Namespace, obj.Name}, event, false)
 		case *discoveryv1.EndpointSlice:
 			a.changed(d, key{"endpointslices", obj.Namespace, obj.Name}, event, false)
+		case *certificatesv1.ClusterTrustBundle:
+			a.changed(d, key{"clustertrustbundles", "", obj.Name}, event, false)
 		case *corev1.Node:
 			k := key{"nodes", "", obj.Name}
 			if event.New == nil {

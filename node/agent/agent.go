@@ -168,7 +168,10 @@ func (a *Agent) apply(m *nodev1.Assignment) error {
 	for _, p := range change.pods {
 		a.assign(p)
 	}
-	if len(change.objects) > 0 {
+	switch {
+	case change.trust:
+		a.pods.Refresh(nil)
+	case len(change.objects) > 0:
 		a.pods.Refresh(change.objects)
 	}
 	if change.cluster {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -33,6 +34,8 @@ var resources = map[string]func() wire.Message{
 	"services":       func() wire.Message { return &corev1.Service{} },
 	"endpointslices": func() wire.Message { return &discoveryv1.EndpointSlice{} },
 	"nodes":          func() wire.Message { return &corev1.Node{} },
+
+	"clustertrustbundles": func() wire.Message { return &certificatesv1.ClusterTrustBundle{} },
 }
 
 // store has the node's assignment, in memory and on disk. Its objects are read-only. Safe for concurrent use.
@@ -51,6 +54,7 @@ type change struct {
 	pods    []*corev1.Pod // new or changed
 	gone    []types.UID
 	objects map[string]bool // namespaces whose secrets or config maps changed
+	trust   bool            // trust bundles changed
 	cluster bool            // services, slices or nodes changed
 	// What should be written to disk: at once, or some time later.
 	upserts []*nodev1.Object
@@ -125,6 +129,8 @@ func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 				c.objects = map[string]bool{}
 			}
 			c.objects[k.namespace] = true
+		case "clustertrustbundles":
+			c.trust = true
 		case "services", "endpointslices":
 			c.cluster = true
 			s.servicesGen++
@@ -291,6 +297,13 @@ func (s *store) ConfigMap(namespace, name string) (*corev1.ConfigMap, bool) {
 // Secret implements pods.Objects.
 func (s *store) Secret(namespace, name string) (*corev1.Secret, bool) {
 	return get[*corev1.Secret](s, "secrets", namespace, name)
+}
+
+// TrustBundles implements volume.Objects.
+func (s *store) TrustBundles() []*certificatesv1.ClusterTrustBundle {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return list[*certificatesv1.ClusterTrustBundle](s, "clustertrustbundles")
 }
 
 // Services implements pods.Objects.

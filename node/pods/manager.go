@@ -203,13 +203,13 @@ func (m *Manager) launch(w *worker) {
 	start()
 }
 
-// Refresh reports that Secrets or ConfigMaps of these namespaces changed: their pods' volumes are updated, and containers that were
-// waiting for one are tried again.
+// Refresh reports that Secrets or ConfigMaps of these namespaces changed, or, if namespaces is nil, that an object changed which pods of
+// any namespace may use: their pods' volumes are updated, and containers that were waiting for one are tried again.
 func (m *Manager) Refresh(namespaces map[string]bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, w := range m.workers {
-		if namespaces[w.namespace] {
+		if namespaces == nil || namespaces[w.namespace] {
 			w.refresh(true)
 		}
 	}

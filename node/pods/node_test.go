@@ -10,6 +10,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -64,6 +65,9 @@ func (n *node) ConfigMap(ns, name string) (*corev1.ConfigMap, bool) {
 }
 func (n *node) Secret(ns, name string) (*corev1.Secret, bool) { s, ok := n.secrets[name]; return s, ok }
 func (n *node) Services() ([]*corev1.Service, bool)           { return nil, true }
+func (n *node) TrustBundles() []*certificatesv1.ClusterTrustBundle {
+	return []*certificatesv1.ClusterTrustBundle{{Spec: certificatesv1.ClusterTrustBundleSpec{SignerName: "a"}}}
+}
 
 func (n *node) AddPod(context.Context, netapi.PodNetwork) (netip.Addr, error) {
 	n.mu.Lock()

@@ -165,12 +165,10 @@ func (p *projector) source(s *corev1.VolumeProjection) error {
 		if err := p.put(t.Path, []byte(v), nil); err != nil {
 			return err
 		}
-		f := p.files[filepath.Clean(t.Path)]
-		if uid := commonUser(p.pod); uid >= 0 || fsGroup(p.pod) >= 0 {
-			f.mode, f.uid = 0o600, uid
-		}
-		p.files[filepath.Clean(t.Path)] = f
+		p.own(t.Path)
 		return nil
+	case s.ClusterTrustBundle != nil:
+		return p.trustBundle(s.ClusterTrustBundle)
 	}
 	return fmt.Errorf("%w: projected %s", ErrUnsupported, kindOf(*s))
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -29,6 +30,7 @@ type shelf struct {
 	mu      sync.Mutex
 	configs map[string]*corev1.ConfigMap
 	secrets map[string]*corev1.Secret
+	bundles []*certificatesv1.ClusterTrustBundle
 	issued  int
 	refuse  error
 }
@@ -42,6 +44,8 @@ func (s *shelf) Secret(_, name string) (*corev1.Secret, bool) {
 	c, ok := s.secrets[name]
 	return c, ok
 }
+
+func (s *shelf) TrustBundles() []*certificatesv1.ClusterTrustBundle { return s.bundles }
 
 func (s *shelf) token(_ context.Context, r *nodev1.CreateTokenRequest) (*nodev1.CreateTokenResponse, error) {
 	s.mu.Lock()
@@ -404,10 +408,9 @@ func TestAVolumeThatIsNotMadeIsNamed(t *testing.T) {
 		return corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{source}}}
 	}
 	for want, source := range map[string]corev1.VolumeSource{
-		"persistentVolumeClaim":        {PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}},
-		"cephfs":                       {CephFS: &corev1.CephFSVolumeSource{Monitors: []string{"m"}}},
-		"projected clusterTrustBundle": projected(corev1.VolumeProjection{ClusterTrustBundle: &corev1.ClusterTrustBundleProjection{Path: "ca.pem"}}),
-		"projected podCertificate":     projected(corev1.VolumeProjection{PodCertificate: &corev1.PodCertificateProjection{SignerName: "a.b/c"}}),
+		"persistentVolumeClaim":    {PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}},
+		"cephfs":                   {CephFS: &corev1.CephFSVolumeSource{Monitors: []string{"m"}}},
+		"projected podCertificate": projected(corev1.VolumeProjection{PodCertificate: &corev1.PodCertificateProjection{SignerName: "a.b/c"}}),
 	} {
 		m := manager(t, &shelf{})
 		_, err := m.Setup(context.Background(), podWith(vol("v", source)), "", nil)
