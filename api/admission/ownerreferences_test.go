@@ -17,7 +17,7 @@ import (
 )
 
 func TestOwnersAreSetByThoseWhoMayDelete(t *testing.T) {
-	h := harness.NewConfigured(t, func(c *apiserver.Config) { c.EnableAdmission = []string{"OwnerReferencesPermissionEnforcement"} })
+	h := harness.NewConfigured(t, func(c *apiserver.Config) { c.Admission.Enable = []string{"OwnerReferencesPermissionEnforcement"} })
 	ctx := context.Background()
 	role := func(name string, rules ...rbacv1.PolicyRule) {
 		t.Helper()

@@ -44,7 +44,7 @@ func TestAdmissionSeesWhatIsAsked(t *testing.T) {
 		}
 		return nil
 	}}
-	h := harness.NewConfigured(t, func(c *apiserver.Config) { c.Admission = []objects.Step{spy} })
+	h := harness.NewConfigured(t, func(c *apiserver.Config) { c.Admission.Extra = []objects.Step{spy} })
 	ctx := context.Background()
 	set := h.Clientset()
 	p, err := client.Create(ctx, h.Client, pod("p", nil))
@@ -135,7 +135,7 @@ func TestStepsThatAreCalledOnce(t *testing.T) {
 			return nil
 		},
 	}}
-	h = harness.NewConfigured(t, func(c *apiserver.Config) { c.Admission = steps })
+	h = harness.NewConfigured(t, func(c *apiserver.Config) { c.Admission.Extra = steps })
 	made, err := client.Create(ctx, h.Client, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", GenerateName: "c-"}})
 	if err != nil || made.Data["from"] != "the webhook" || mutated != 1 || validated != 1 || prepared != 2 {
 		t.Fatalf("%+v, %v: %d mutations, %d validations, prepared %d times", made, err, mutated, validated, prepared)

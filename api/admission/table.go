@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	podsecurity "k8s.io/pod-security-admission/admission"
 
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/objects"
@@ -21,6 +25,15 @@ type Config struct {
 	Authorizer auth.Authorizer
 	// Enable and Disable are the names of steps that run besides those that run by default, and of those that do not run.
 	Enable, Disable []string
+	// Configuration is the content of upstream's admission configuration (AdmissionConfiguration) with the configurations of steps, nil for
+	// none. ReadFile reads the files that it names.
+	Configuration []byte
+	ReadFile      func(path string) ([]byte, error)
+	// Now defaults to the wall clock.
+	Now func() time.Time
+
+	podSecurity *podsecurity.Admission
+	eventLimits []eventLimit
 	// Extra are steps of other packages. A step with a name in the order of the table is placed there.
 	Extra []objects.Step
 }
@@ -41,21 +54,36 @@ var order = []string{
 func steps(c Config) []objects.Step {
 	return []objects.Step{
 		namespaceLifecycle(),
+		limitRanger(),
 		serviceAccount(),
 		nodeRestriction(c.Authorizer),
+		taintNodesByCondition(),
+		alwaysPullImages(),
+		podSecurity(c.podSecurity),
 		priority(),
 		defaultTolerationSeconds(c.TolerationSeconds),
+		eventRateLimit(c.eventLimits, c.Now),
+		extendedResourceToleration(),
+		defaultStorageClass(),
 		ownerReferences(c.Authorizer),
+		persistentVolumeClaimResize(),
 		runtimeClass(),
+		defaultIngressClass(),
 		podTopologyLabels(),
 	}
 }
 
 // offByDefault are the steps that run only if they are enabled, as upstream.
-var offByDefault = []string{"OwnerReferencesPermissionEnforcement"}
+var offByDefault = []string{"AlwaysPullImages", "EventRateLimit", "ExtendedResourceToleration", "OwnerReferencesPermissionEnforcement"}
 
 // Steps returns the table of steps that run, in upstream's order.
 func Steps(c Config) ([]objects.Step, error) {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if err := c.configure(); err != nil {
+		return nil, fmt.Errorf("admission configuration: %w", err)
+	}
 	all := append(steps(c), c.Extra...)
 	for _, name := range append(slices.Clone(c.Enable), c.Disable...) {
 		if !slices.Contains(order, name) {
@@ -92,3 +120,9 @@ func handles(resource schema.GroupResource, operations ...objects.Operation) fun
 }
 
 var pods = corev1.Resource("pods")
+
+// deleting says whether a stored object is being deleted.
+func deleting(obj runtime.Object) bool {
+	meta, ok := obj.(metav1.Object)
+	return ok && meta.GetDeletionTimestamp() != nil
+}

@@ -61,11 +61,8 @@ type Config struct {
 	ServiceRange, PodRange netip.Prefix
 	// TolerationSeconds is for pods on nodes that are not ready or not reachable; nil means Kubernetes' default.
 	TolerationSeconds *int64
-	// EnableAdmission and DisableAdmission are the names of admission steps that run besides those that run by default, and of those
-	// that do not run.
-	EnableAdmission, DisableAdmission []string
-	// Admission are steps beside the built-in ones.
-	Admission []objects.Step
+	// Admission says which admission steps run, beside those that always do, and how.
+	Admission admission.Config
 	// ForbidPrivileged refuses pods with privileged containers. It applies to the whole process: the first API decides.
 	ForbidPrivileged bool
 	// Agents has the credentials for the nodes' agents; if it is nil, requests that need an agent fail with 503.
@@ -117,7 +114,9 @@ func New(c Config) (*API, error) {
 	if a.Authorizer == nil {
 		a.Authorizer = own
 	}
-	steps, err := admission.Steps(admission.Config{TolerationSeconds: *c.TolerationSeconds, Authorizer: a.Authorizer, Enable: c.EnableAdmission, Disable: c.DisableAdmission, Extra: append([]objects.Step{quota.Step()}, c.Admission...)})
+	c.Admission.TolerationSeconds, c.Admission.Authorizer = *c.TolerationSeconds, a.Authorizer
+	c.Admission.Extra = append([]objects.Step{quota.Step()}, c.Admission.Extra...)
+	steps, err := admission.Steps(c.Admission)
 	if err != nil {
 		return nil, err
 	}

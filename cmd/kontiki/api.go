@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 
+	"github.com/kontiki/kontiki/api/admission"
 	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/objects"
@@ -21,6 +24,8 @@ type apiOptions struct {
 	maxInflight, maxMutatingInflight               int
 	requestTimeout                                 time.Duration
 	allowPrivileged                                bool
+	enableAdmission, disableAdmission              []string
+	admissionConfig                                string
 
 	// The objects made from these settings; nil records and limits nothing.
 	auditor *audit.Auditor
@@ -40,7 +45,29 @@ func (o *apiOptions) flags(f *pflag.FlagSet) {
 	f.IntVar(&o.maxInflight, "max-requests-inflight", flow.DefaultReadOnly, "this and --max-mutating-requests-inflight are summed to determine the server's total concurrency limit, which must be positive")
 	f.IntVar(&o.maxMutatingInflight, "max-mutating-requests-inflight", flow.DefaultMutating, "this and --max-requests-inflight are summed to determine the server's total concurrency limit, which must be positive")
 	f.DurationVar(&o.requestTimeout, "request-timeout", objects.DefaultRequestTimeout, "how long a request may take, unless it is long-running, such as a watch")
+	f.StringSliceVar(&o.enableAdmission, "enable-admission-plugins", nil, "admission plugins that should be enabled in addition to default enabled ones, by upstream's names: AlwaysPullImages, EventRateLimit, ExtendedResourceToleration, OwnerReferencesPermissionEnforcement; the same on all masters")
+	f.StringSliceVar(&o.disableAdmission, "disable-admission-plugins", nil, "admission plugins that should be disabled although they are in the default enabled plugins list; the same on all masters")
+	f.StringVar(&o.admissionConfig, "admission-control-config-file", "", "file with an AdmissionConfiguration for PodSecurity and EventRateLimit")
 	f.BoolVar(&o.allowPrivileged, "allow-privileged", true, "allow privileged containers; the same on all masters")
+}
+
+// admission returns how the API admits writes.
+func (o *apiOptions) admission() (c admission.Config, err error) {
+	c = admission.Config{Enable: o.enableAdmission, Disable: o.disableAdmission, ReadFile: o.readAdmission}
+	if o.admissionConfig != "" {
+		if c.Configuration, err = os.ReadFile(o.admissionConfig); err != nil {
+			err = fmt.Errorf("--admission-control-config-file: %w", err)
+		}
+	}
+	return c, err
+}
+
+// readAdmission reads a file that the admission configuration names, by a path that is relative to it.
+func (o *apiOptions) readAdmission(path string) ([]byte, error) {
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(filepath.Dir(o.admissionConfig), path)
+	}
+	return os.ReadFile(path)
 }
 
 func (o *apiOptions) check() error {

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kontiki/kontiki/api/admission"
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 )
@@ -47,6 +48,39 @@ func parsed(t *testing.T, args ...string) (w wired) {
 	}
 	w.cluster, w.nodes = w.clusterConfig(w.ranges, slog.New(slog.DiscardHandler)), w.nodeLifecycle()
 	return w
+}
+
+func (w wired) admits(t *testing.T) admission.Config {
+	t.Helper()
+	w.api.admissionConfig = ""
+	c, err := w.api.admission()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestTheAdmissionConfigurationIsRead, and the files that it names.
+func TestTheAdmissionConfigurationIsRead(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"admission.yaml": "apiVersion: apiserver.config.k8s.io/v1\nkind: AdmissionConfiguration\nplugins: [{name: PodSecurity, path: pods.yaml}]\n",
+		"pods.yaml":      "apiVersion: pod-security.admission.config.k8s.io/v1\nkind: PodSecurityConfiguration\ndefaults: {enforce: nonsense}\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := parsed(t, "--admission-control-config-file="+filepath.Join(dir, "admission.yaml")).api.admission()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admission.Steps(c); err == nil || !strings.Contains(err.Error(), "PodSecurity: ") || !strings.Contains(err.Error(), "must be one of") {
+		t.Errorf("a wrong configuration in a file that is named by another one: %v", err)
+	}
+	if _, err := parsed(t, "--admission-control-config-file="+filepath.Join(dir, "missing")).api.admission(); err == nil {
+		t.Error("a file that does not exist was read")
+	}
 }
 
 // TestEveryFlagReachesWhatItSets: each flag of a master is given, on the command line and in a configuration file, and compared
@@ -99,6 +133,9 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"request-timeout":                {"21s", func(w wired) any { return w.api.requestTimeout }},
 		"pod-logs-dir":                   {"/srv/logs", func(w wired) any { return w.agent.podLogs }},
 		"allowed-unsafe-sysctls":         {"net.core.somaxconn", func(w wired) any { return strings.Join(w.agent.unsafeSysctls, ",") }},
+		"enable-admission-plugins":       {"EventRateLimit,AlwaysPullImages", func(w wired) any { return strings.Join(w.admits(t).Enable, ",") }},
+		"disable-admission-plugins":      {"Priority", func(w wired) any { return strings.Join(w.admits(t).Disable, ",") }},
+		"admission-control-config-file":  {"/etc/admission", func(w wired) any { return w.api.admissionConfig }}, // TestTheAdmissionConfigurationIsRead
 		"allow-privileged":               {"false", func(w wired) any { return w.api.allowPrivileged }},
 		"no-agent":                       {"true", func(w wired) any { return w.noAgent }},
 		"containerd":                     {"/run/other.sock", func(w wired) any { return w.agent.containerd }},

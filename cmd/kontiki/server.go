@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -173,6 +174,8 @@ func (o *serverOptions) settings(r ranges) cluster.Settings {
 			"service-cidr": r.service.String(), "pod-cidr": r.pod.String(), "cluster-dns": r.dns.String(), "cluster-domain": o.clusterDomain,
 		},
 		Shared: map[string]string{
+			"enable-admission-plugins":     strings.Join(o.api.enableAdmission, ","),
+			"disable-admission-plugins":    strings.Join(o.api.disableAdmission, ","),
 			"default-toleration-seconds":   fmt.Sprint(o.tolerationSeconds),
 			"node-confirm-period":          o.confirmPeriod.String(),
 			"node-eviction-rate":           fmt.Sprint(o.evictions.Rate),
@@ -271,10 +274,13 @@ type master struct {
 func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger) (*master, error) {
 	identity := c.Identity()
 	m := &master{cluster: c, options: o, ranges: r, log: log, agents: &clusterAgents{cluster: c}}
-	var err error
+	admits, err := o.api.admission()
+	if err != nil {
+		return nil, err
+	}
 	m.api, err = apiserver.New(apiserver.Config{
 		Store: c, SealKeys: identity.SecretKeys, SealWith: identity.CurrentSecretKey, ServiceAccountKey: identity.ServiceAccountKey,
-		Roots: c.Roots, Admit: c.Admits,
+		Roots: c.Roots, Admit: c.Admits, Admission: admits,
 		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds, ForbidPrivileged: !o.api.allowPrivileged,
 		Agents: m.agents, Cluster: &clusterRPC{cluster: c},
 		Audit: o.api.auditor, Limits: o.api.limits, RequestTimeout: o.api.requestTimeout,

@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/kontiki/kontiki/api/admission"
 	"github.com/kontiki/kontiki/api/apiserver"
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/keepalive"
@@ -87,6 +88,8 @@ func newOver(t testing.TB, options fsm.Options, change func(*apiserver.Config)) 
 		Roots:   func() *x509.CertPool { return roots },
 		Version: version.Info{Major: "1", Minor: "37", GitVersion: "v1.37.2+kontiki.test"},
 		Log:     slog.New(slog.DiscardHandler),
+		// No node controller runs here that would remove the taint of new nodes once they are ready.
+		Admission: admission.Config{Disable: []string{"TaintNodesByCondition"}},
 	}
 	change(&config)
 	h.API, err = apiserver.New(config)
