@@ -59,7 +59,9 @@ func (m *master) bootstrap(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return m.followMembers(ctx, changed) })
 	c, log := client.New(m.api.Objects, "system:apiserver", "kube-apiserver"), m.log.With("part", "controllers")
-	group.Go(func() error { return controller.RunAll(ctx, c, log, rbac.NewDefaults(c, log)) })
+	group.Go(func() error {
+		return controller.RunAll(ctx, c, log, rbac.NewDefaults(c, log), bootstrap.NewPriorityClasses(c))
+	})
 	group.Go(func() error {
 		return contain.Run(func() error {
 			return bootstrap.Run(ctx, bootstrap.Config{
