@@ -2,7 +2,6 @@ package objects
 
 import (
 	"bytes"
-	stdjson "encoding/json"
 	"fmt"
 	"strconv"
 
@@ -146,6 +145,10 @@ func (s *Service) JSON(kind *registry.Kind, v *kv.Version) ([]byte, error) {
 // Proto returns the version's protobuf with its resourceVersion, without the envelope. Read-only.
 func (s *Service) Proto(kind *registry.Kind, v *kv.Version) ([]byte, error) {
 	built, err := v.Form(slot(kind, formProto), func(v *kv.Version) (any, int, error) {
+		if spliced, ok := s.splice(kind, v); ok {
+			size := spliced.Size()
+			return spliced.Append(make([]byte, 0, size)), size, nil
+		}
 		obj, err := s.Decode(kind, v)
 		if err != nil {
 			return nil, 0, err
@@ -172,32 +175,4 @@ func ParseRevision(resourceVersion string) (uint64, error) {
 		return 0, fmt.Errorf("invalid resourceVersion %q: it must be a non-negative number from an earlier response", resourceVersion)
 	}
 	return revision, nil
-}
-
-// JSONList returns a list of stored versions as JSON, assembled from their shared encodings.
-func (s *Service) JSONList(kind *registry.Kind, items []*kv.Version, meta *metav1.ListMeta) ([]byte, error) {
-	head, err := stdjson.Marshal(meta)
-	if err != nil {
-		return nil, err
-	}
-	// Items of a typed list have no kind and apiVersion: skip the bytes that every encoding of the kind begins with.
-	skip := len(fmt.Sprintf(`{"kind":%q,"apiVersion":%q,`, kind.Kind, kind.GroupVersion()))
-	encoded := make([][]byte, len(items))
-	size := 0
-	for i, v := range items {
-		if encoded[i], err = s.JSON(kind, v); err != nil {
-			return nil, err
-		}
-		size += len(encoded[i])
-	}
-	body := make([]byte, 0, size+len(head)+128)
-	body = fmt.Appendf(body, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, kind.Kind+"List", kind.GroupVersion(), head)
-	for i, item := range encoded {
-		if i > 0 {
-			body = append(body, ',')
-		}
-		body = append(body, '{')
-		body = append(body, item[skip:]...)
-	}
-	return append(body, "]}"...), nil
 }

@@ -9,9 +9,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -241,4 +244,76 @@ func BenchmarkFanOut100(b *testing.B) {
 	b.ReportMetric(float64(100*b.N)/b.Elapsed().Seconds(), "events/s")
 	cancel()
 	watchers.Wait()
+}
+
+// discarding is a response whose client reads everything at once.
+type discarding struct {
+	header http.Header
+	bytes  int64
+}
+
+func (d *discarding) Header() http.Header { return d.header }
+func (d *discarding) WriteHeader(int)     {}
+func (d *discarding) Write(data []byte) (int, error) {
+	d.bytes += int64(len(data))
+	return len(data), nil
+}
+
+// BenchmarkListsOf50000Pods lists 50,000 pods 16 times at once, and reports by how much memory in use (the heap with its garbage, and
+// stacks) exceeds that before, at most.
+func BenchmarkListsOf50000Pods(b *testing.B) {
+	const pods, lists = 50_000, 16
+	h := harness.New(b)
+	fill(b, h, pods)
+	for _, c := range []struct{ name, accept, encoding string }{
+		{"JSON", "application/json", ""},
+		{"JSON gzip", "application/json", "gzip"},
+		{"protobuf", "application/vnd.kubernetes.protobuf", ""},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			runtime.GC()
+			before := inUse()
+			var most atomic.Int64
+			stop := make(chan struct{})
+			var sampler sync.WaitGroup
+			sampler.Go(func() {
+				for {
+					most.Store(max(most.Load(), inUse()))
+					select {
+					case <-stop:
+						return
+					case <-time.After(5 * time.Millisecond):
+					}
+				}
+			})
+			var bytes int64
+			b.ResetTimer()
+			for range b.N {
+				var group sync.WaitGroup
+				for range lists {
+					group.Go(func() {
+						r := httptest.NewRequest("GET", podsPath, nil)
+						r.Header.Set("Accept", c.accept)
+						r.Header.Set("Accept-Encoding", c.encoding)
+						w := &discarding{header: http.Header{}}
+						h.AsAdmin().ServeHTTP(w, r)
+						atomic.StoreInt64(&bytes, w.bytes)
+					})
+				}
+				group.Wait()
+			}
+			b.StopTimer()
+			close(stop)
+			sampler.Wait()
+			b.SetBytes(lists * bytes)
+			b.ReportMetric(float64(most.Load()-before)/1e6, "MB-more")
+			b.ReportMetric(float64(before)/1e6, "MB-before")
+		})
+	}
+}
+
+func inUse() int64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapInuse + m.StackInuse)
 }

@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"compress/gzip"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -42,6 +43,8 @@ func (c *call) watch() error {
 		request.Name = ""
 	}
 	stream := &eventStream{call: c, accept: accept}
+	// As in upstream, only watches that begin with the present objects are compressed.
+	stream.compress = raw.SendInitialEvents != nil && *raw.SendInitialEvents && acceptsGzip(c.r)
 	if accept.as == asTable {
 		if stream.table, err = c.tableOptions(); err != nil {
 			return err
@@ -92,6 +95,9 @@ type eventStream struct {
 	control *http.ResponseController
 	table   *metav1.TableOptions
 	buf     []byte
+	// compress makes each part that is flushed a gzip member of its own, so that clients can decompress it at once, and a watch that
+	// waits for events has no compressor.
+	compress bool
 }
 
 func (s *eventStream) begin() {
@@ -99,9 +105,7 @@ func (s *eventStream) begin() {
 	if s.accept.encoding == objects.Protobuf {
 		contentType = typeProtobuf + ";stream=watch"
 	}
-	s.w.Header().Set("Content-Type", contentType)
-	s.w.Header().Set("Cache-Control", "no-cache, private")
-	s.w.WriteHeader(http.StatusOK)
+	s.beginBody(contentType, http.StatusOK, s.compress)
 	s.control = http.NewResponseController(s.w)
 	s.answer.watch()
 	s.control.Flush()
@@ -109,12 +113,30 @@ func (s *eventStream) begin() {
 
 func (s *eventStream) flush() error {
 	if len(s.buf) > 0 {
-		if _, err := s.w.Write(s.buf); err != nil {
+		if err := s.write(); err != nil {
 			return err
 		}
 		s.buf = s.buf[:0]
 	}
 	return s.control.Flush()
+}
+
+func (s *eventStream) write() error {
+	if !s.compress {
+		_, err := s.w.Write(s.buf)
+		return err
+	}
+	zip := gzipWriters.Get().(*gzip.Writer)
+	defer gzipWriters.Put(zip)
+	zip.Reset(s.w)
+	if _, err := zip.Write(s.buf); err != nil {
+		return err
+	}
+	// Go's decompressor returns the last block of a member only when the next member has begun: end the member with an empty block.
+	if err := zip.Flush(); err != nil {
+		return err
+	}
+	return zip.Close()
 }
 
 // maxBuffered limits the bytes that a stream collects before it writes.

@@ -2,7 +2,6 @@ package rest
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -30,9 +29,12 @@ var (
 
 // write sends a finished body.
 func (c *call) write(a accepted, code int, body []byte) error {
-	c.w.Header().Set("Content-Type", a.contentType())
-	c.w.Header().Set("Cache-Control", "no-cache, private")
-	c.w.WriteHeader(code)
+	if len(body) > gzipThreshold {
+		w := &bodyWriter{call: c, as: a, code: code, buf: body}
+		_ = w.finish(nil) // an error means that the client has disconnected
+		return nil
+	}
+	c.beginBody(a.contentType(), code, false)
 	c.w.Write(body) // an error means that the client has disconnected
 	return nil
 }
@@ -129,7 +131,7 @@ func encodeObject(encoding objects.Encoding, obj runtime.Object) ([]byte, error)
 	return bytes.TrimRight(body, "\n"), err
 }
 
-// writeList sends a list. Unless it is converted, it is assembled from the items' shared encodings.
+// writeList sends a list. Unless it is converted, it is written item by item from the items' shared encodings.
 func (c *call) writeList(a accepted, result *objects.ListResult) error {
 	meta := metav1.ListMeta{ResourceVersion: objects.FormatRevision(result.Revision), Continue: result.Continue, RemainingItemCount: result.Remaining}
 	switch {
@@ -148,52 +150,44 @@ func (c *call) writeList(a accepted, result *objects.ListResult) error {
 			list.Items = append(list.Items, *metadataOf(obj))
 		}
 		return c.writeOther(a, http.StatusOK, list)
-	case a.encoding == objects.Protobuf && !c.record.WantsResponse():
-		return c.writeProtoList(a, result, &meta)
 	}
-	body, err := c.Objects.JSONList(c.kind, result.Items, &meta)
-	if err != nil {
-		return apierrors.NewInternalError(err)
-	}
-	c.record.ResponseJSON(body)
-	if a.encoding == objects.Protobuf {
-		return c.writeProtoList(a, result, &meta)
-	}
-	return c.writeJSONBody(a, http.StatusOK, body)
-}
-
-func (c *call) writeProtoList(a accepted, result *objects.ListResult, meta *metav1.ListMeta) error {
-	body, err := c.protoList(result, meta)
-	if err != nil {
-		return apierrors.NewInternalError(err)
-	}
-	return c.write(a, http.StatusOK, body)
-}
-
-// protoList writes the message that all generated list types have: metadata = 1, repeated items = 2.
-func (c *call) protoList(result *objects.ListResult, meta *metav1.ListMeta) ([]byte, error) {
-	head, err := meta.Marshal()
-	if err != nil {
-		return nil, err
-	}
-	encoded := make([][]byte, len(result.Items))
-	size := len(head) + 8
-	for i, v := range result.Items {
-		if encoded[i], err = c.Objects.Proto(c.kind, v); err != nil {
-			return nil, err
+	if whole := a.encoding == objects.YAML || a.encoding == objects.JSON && a.pretty; whole || c.record.WantsResponse() {
+		body, err := c.Objects.JSONList(c.kind, result.Items, &meta)
+		if err != nil {
+			return apierrors.NewInternalError(err)
 		}
-		size += len(encoded[i]) + 6
+		c.record.ResponseJSON(body)
+		if whole {
+			return c.writeJSONBody(a, http.StatusOK, body)
+		}
 	}
-	raw := make([]byte, 0, size)
-	raw = append(raw, 1<<3|2)
-	raw = binary.AppendUvarint(raw, uint64(len(head)))
-	raw = append(raw, head...)
-	for _, item := range encoded {
-		raw = append(raw, 2<<3|2)
-		raw = binary.AppendUvarint(raw, uint64(len(item)))
-		raw = append(raw, item...)
+	return c.streamList(a, result, &meta)
+}
+
+// streamList sends a list as JSON or protobuf, without having all of it in memory.
+func (c *call) streamList(a accepted, result *objects.ListResult, meta *metav1.ListMeta) error {
+	w := &bodyWriter{call: c, as: a, code: http.StatusOK}
+	var gone error // the client has disconnected
+	add := func(part []byte) error {
+		gone = w.add(part)
+		return gone
 	}
-	return registry.Envelope(c.kind.GroupVersion().WithKind(c.kind.Kind+"List"), raw), nil
+	var err error
+	if a.encoding == objects.Protobuf {
+		err = c.Objects.WriteProtoList(c.kind, result.Items, meta, add)
+	} else if err = c.Objects.WriteJSONList(c.kind, result.Items, meta, add); err == nil {
+		err = add([]byte("\n"))
+	}
+	if gone != nil {
+		_ = w.finish(gone)
+		return nil
+	}
+	if err != nil {
+		_ = w.finish(err)
+		return apierrors.NewInternalError(err)
+	}
+	_ = w.finish(nil)
+	return nil
 }
 
 func metadataOf(obj registry.Object) *metav1.PartialObjectMetadata {
