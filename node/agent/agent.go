@@ -99,7 +99,7 @@ func New(c Config) (*Agent, error) {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
 	a.node = newNodeStatus(c)
-	a.volumes = volume.New(volume.Config{RootDir: filepath.Join(c.StateDir, "pods"), Objects: a.store, Token: a.createToken, Node: a.node.current})
+	a.volumes = volume.New(volume.Config{RootDir: filepath.Join(c.StateDir, "pods"), Objects: a.store, Token: a.createToken, Certify: a.certifyPod, Node: a.node.current})
 	a.pods = pods.New(pods.Config{
 		NodeName: c.NodeName, NodeIP: c.NodeIP, Runtime: c.Runtime, Network: c.Network, Volumes: a.volumes, Objects: a.store, Sink: a.out,
 		DNS: a.dns, Node: a.node.current, ClusterNode: a.clusterNode, AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,

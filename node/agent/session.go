@@ -385,6 +385,19 @@ func (a *Agent) takeWelcome(w *nodev1.Welcome) {
 	a.kick()
 }
 
+// certifyPod requests a certificate for a pod from the session's master.
+func (a *Agent) certifyPod(ctx context.Context, r *nodev1.CertifyPodRequest) (*nodev1.CertifyPodResponse, error) {
+	a.mu.Lock()
+	c := a.conn
+	a.mu.Unlock()
+	if c == nil {
+		return nil, errNoSession
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second) // longer than a master waits for the signer
+	defer cancel()
+	return c.CertifyPod(ctx, r)
+}
+
 // createToken requests a service account token from the session's master.
 func (a *Agent) createToken(ctx context.Context, r *nodev1.CreateTokenRequest) (*nodev1.CreateTokenResponse, error) {
 	a.mu.Lock()

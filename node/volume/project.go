@@ -148,7 +148,7 @@ func (p *projector) downward(items []corev1.DownwardAPIVolumeFile) error {
 	return nil
 }
 
-func (p *projector) source(s *corev1.VolumeProjection) error {
+func (p *projector) source(s *corev1.VolumeProjection, index int) error {
 	switch {
 	case s.ConfigMap != nil:
 		return p.configMap(s.ConfigMap.Name, s.ConfigMap.Items, s.ConfigMap.Optional)
@@ -167,6 +167,8 @@ func (p *projector) source(s *corev1.VolumeProjection) error {
 		}
 		p.own(t.Path)
 		return nil
+	case s.PodCertificate != nil:
+		return p.podCertificate(s.PodCertificate, index)
 	case s.ClusterTrustBundle != nil:
 		return p.trustBundle(s.ClusterTrustBundle)
 	}

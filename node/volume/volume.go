@@ -41,6 +41,8 @@ type Config struct {
 	Objects Objects
 	// Token issues service account tokens; it may fail while there is no session with a master.
 	Token func(ctx context.Context, r *nodev1.CreateTokenRequest) (*nodev1.CreateTokenResponse, error)
+	// Certify requests certificates for pods; it may fail while there is no session with a master.
+	Certify func(ctx context.Context, r *nodev1.CertifyPodRequest) (*nodev1.CertifyPodResponse, error)
 	// Node returns the Node object, for resources in downward API volumes; it may return nil.
 	Node func() *corev1.Node
 }
@@ -61,16 +63,17 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Manager manages volumes. Its methods are safe for concurrent use, except that calls for one pod must not overlap.
 type Manager struct {
-	c      Config
-	mu     sync.Mutex
-	tokens map[tokenKey]*token
-	expiry func(uid types.UID, volumes []string)
-	wake   chan struct{}
+	c           Config
+	mu          sync.Mutex
+	tokens      map[tokenKey]*token
+	credentials map[tokenKey]*credential
+	expiry      func(uid types.UID, volumes []string)
+	wake        chan struct{}
 }
 
 // New creates a Manager.
 func New(c Config) *Manager {
-	return &Manager{c: c, tokens: map[tokenKey]*token{}, expiry: func(types.UID, []string) {}, wake: make(chan struct{}, 1)}
+	return &Manager{c: c, tokens: map[tokenKey]*token{}, credentials: map[tokenKey]*credential{}, expiry: func(types.UID, []string) {}, wake: make(chan struct{}, 1)}
 }
 
 // OnExpiry sets the function to call when tokens in a pod's volumes must be renewed: it should lead to a Refresh. Call it before
@@ -87,6 +90,11 @@ func (m *Manager) Run(ctx context.Context) error {
 		for _, t := range m.tokens {
 			wait = min(wait, time.Until(t.renew))
 		}
+		for _, c := range m.credentials {
+			if c.key != nil {
+				wait = min(wait, time.Until(c.renew))
+			}
+		}
 		m.mu.Unlock()
 		timer.Reset(max(wait, time.Second))
 		select {
@@ -102,14 +110,22 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 }
 
-// expiring returns the volumes with tokens that must be renewed, by pod.
+// expiring returns the volumes with tokens or certificates that must be renewed, by pod.
 func (m *Manager) expiring(now time.Time) map[types.UID][]string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	out := map[types.UID][]string{}
-	for k, t := range m.tokens {
-		if uid := types.UID(k.uid); !now.Before(t.renew) && !slices.Contains(out[uid], k.volume) {
+	due := func(k tokenKey, renew time.Time) {
+		if uid := types.UID(k.uid); !now.Before(renew) && !slices.Contains(out[uid], k.volume) {
 			out[uid] = append(out[uid], k.volume)
+		}
+	}
+	for k, t := range m.tokens {
+		due(k, t.renew)
+	}
+	for k, c := range m.credentials {
+		if c.key != nil {
+			due(k, c.renew)
 		}
 	}
 	return out
@@ -187,7 +203,7 @@ func (m *Manager) one(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, ho
 	case v.Projected != nil:
 		p.defaultMode(v.Projected.DefaultMode)
 		for i := range v.Projected.Sources {
-			if err := p.source(&v.Projected.Sources[i]); err != nil {
+			if err := p.source(&v.Projected.Sources[i], i); err != nil {
 				return "", err
 			}
 		}
@@ -215,7 +231,8 @@ func ownsFiles(v *corev1.Volume) bool {
 		return v.Projected.DefaultUser != nil || slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool {
 			return s.ConfigMap != nil && items(s.ConfigMap.Items) || s.Secret != nil && items(s.Secret.Items) ||
 				s.DownwardAPI != nil && files(s.DownwardAPI.Items) || s.ServiceAccountToken != nil && s.ServiceAccountToken.User != nil ||
-				s.ClusterTrustBundle != nil && s.ClusterTrustBundle.User != nil
+				s.ClusterTrustBundle != nil && s.ClusterTrustBundle.User != nil ||
+				s.PodCertificate != nil && s.PodCertificate.User != nil
 		})
 	}
 	return false
@@ -480,6 +497,11 @@ func (m *Manager) TearDown(ctx context.Context, uid string) error {
 	for k := range m.tokens {
 		if k.uid == uid {
 			delete(m.tokens, k)
+		}
+	}
+	for k := range m.credentials {
+		if k.uid == uid {
+			delete(m.credentials, k)
 		}
 	}
 	m.mu.Unlock()

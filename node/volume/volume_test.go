@@ -33,6 +33,17 @@ type shelf struct {
 	bundles []*certificatesv1.ClusterTrustBundle
 	issued  int
 	refuse  error
+
+	// certify decides about certificate requests; asked are those that were made.
+	decide func(r *nodev1.CertifyPodRequest) (*nodev1.CertifyPodResponse, error)
+	asked  []*nodev1.CertifyPodRequest
+}
+
+func (s *shelf) certify(_ context.Context, r *nodev1.CertifyPodRequest) (*nodev1.CertifyPodResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked = append(s.asked, r)
+	return s.decide(r)
 }
 
 func (s *shelf) ConfigMap(_, name string) (*corev1.ConfigMap, bool) {
@@ -60,7 +71,7 @@ func (s *shelf) token(_ context.Context, r *nodev1.CreateTokenRequest) (*nodev1.
 }
 
 func manager(t *testing.T, s *shelf) *Manager {
-	m := New(Config{RootDir: t.TempDir(), Objects: s, Token: s.token})
+	m := New(Config{RootDir: t.TempDir(), Objects: s, Token: s.token, Certify: s.certify})
 	t.Cleanup(func() {
 		if err := m.TearDown(context.Background(), "uid"); err != nil {
 			t.Error(err)
@@ -307,7 +318,7 @@ func TestTokenIsRenewed(t *testing.T) {
 	})
 	synctest.Test(t, func(t *testing.T) {
 		s := &shelf{}
-		m := New(Config{RootDir: dir, Objects: s, Token: s.token})
+		m := New(Config{RootDir: dir, Objects: s, Token: s.token, Certify: s.certify})
 		seconds := int64(1000)
 		p := podWith(vol("v", corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
 			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token", ExpirationSeconds: &seconds}}}}}))
@@ -369,7 +380,7 @@ func TestTokenIsRenewed(t *testing.T) {
 		<-done
 		// A restarted agent reads the token from the file.
 		last := issued()
-		m = New(Config{RootDir: dir, Objects: s, Token: s.token})
+		m = New(Config{RootDir: dir, Objects: s, Token: s.token, Certify: s.certify})
 		if setup() != third || issued() != last {
 			t.Error("a restart asked for a new token")
 		}
@@ -401,16 +412,11 @@ func TestDownwardVolume(t *testing.T) {
 	}
 }
 
-// TestAVolumeThatIsNotMadeIsNamed checks the names of volumes, and of sources in projected volumes, that are not supported, as
-// manifests spell them.
+// TestAVolumeThatIsNotMadeIsNamed checks the names of volumes that are not supported, as manifests spell them.
 func TestAVolumeThatIsNotMadeIsNamed(t *testing.T) {
-	projected := func(source corev1.VolumeProjection) corev1.VolumeSource {
-		return corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{source}}}
-	}
 	for want, source := range map[string]corev1.VolumeSource{
-		"persistentVolumeClaim":    {PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}},
-		"cephfs":                   {CephFS: &corev1.CephFSVolumeSource{Monitors: []string{"m"}}},
-		"projected podCertificate": projected(corev1.VolumeProjection{PodCertificate: &corev1.PodCertificateProjection{SignerName: "a.b/c"}}),
+		"persistentVolumeClaim": {PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}},
+		"cephfs":                {CephFS: &corev1.CephFSVolumeSource{Monitors: []string{"m"}}},
 	} {
 		m := manager(t, &shelf{})
 		_, err := m.Setup(context.Background(), podWith(vol("v", source)), "", nil)

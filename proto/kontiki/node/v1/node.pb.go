@@ -24,6 +24,61 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type CertifyPodResponse_Decision int32
+
+const (
+	CertifyPodResponse_DECISION_UNSPECIFIED CertifyPodResponse_Decision = 0
+	CertifyPodResponse_DECISION_PENDING     CertifyPodResponse_Decision = 1
+	CertifyPodResponse_DECISION_ISSUED      CertifyPodResponse_Decision = 2
+	CertifyPodResponse_DECISION_DENIED      CertifyPodResponse_Decision = 3
+	CertifyPodResponse_DECISION_FAILED      CertifyPodResponse_Decision = 4
+)
+
+// Enum value maps for CertifyPodResponse_Decision.
+var (
+	CertifyPodResponse_Decision_name = map[int32]string{
+		0: "DECISION_UNSPECIFIED",
+		1: "DECISION_PENDING",
+		2: "DECISION_ISSUED",
+		3: "DECISION_DENIED",
+		4: "DECISION_FAILED",
+	}
+	CertifyPodResponse_Decision_value = map[string]int32{
+		"DECISION_UNSPECIFIED": 0,
+		"DECISION_PENDING":     1,
+		"DECISION_ISSUED":      2,
+		"DECISION_DENIED":      3,
+		"DECISION_FAILED":      4,
+	}
+)
+
+func (x CertifyPodResponse_Decision) Enum() *CertifyPodResponse_Decision {
+	p := new(CertifyPodResponse_Decision)
+	*p = x
+	return p
+}
+
+func (x CertifyPodResponse_Decision) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CertifyPodResponse_Decision) Descriptor() protoreflect.EnumDescriptor {
+	return file_kontiki_node_v1_node_proto_enumTypes[0].Descriptor()
+}
+
+func (CertifyPodResponse_Decision) Type() protoreflect.EnumType {
+	return &file_kontiki_node_v1_node_proto_enumTypes[0]
+}
+
+func (x CertifyPodResponse_Decision) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CertifyPodResponse_Decision.Descriptor instead.
+func (CertifyPodResponse_Decision) EnumDescriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{16, 0}
+}
+
 type SessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -1069,6 +1124,197 @@ func (x *CreateTokenResponse) GetExpiresAt() int64 {
 	return 0
 }
 
+type CertifyPodRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	PodName   string                 `protobuf:"bytes,2,opt,name=pod_name,json=podName,proto3" json:"pod_name,omitempty"`
+	PodUid    string                 `protobuf:"bytes,3,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
+	// volume is the name of the projected volume, and source the index of its source: they say which signer is asked for what.
+	Volume string `protobuf:"bytes,4,opt,name=volume,proto3" json:"volume,omitempty"`
+	Source int32  `protobuf:"varint,5,opt,name=source,proto3" json:"source,omitempty"`
+	// pkcs10 is the certificate request that proves possession of the key, in DER.
+	Pkcs10 []byte `protobuf:"bytes,6,opt,name=pkcs10,proto3" json:"pkcs10,omitempty"`
+	// request is the name of the PodCertificateRequest to wait for; pkcs10 is not used then. If it is empty, one is created.
+	Request       string `protobuf:"bytes,7,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertifyPodRequest) Reset() {
+	*x = CertifyPodRequest{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertifyPodRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertifyPodRequest) ProtoMessage() {}
+
+func (x *CertifyPodRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertifyPodRequest.ProtoReflect.Descriptor instead.
+func (*CertifyPodRequest) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *CertifyPodRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *CertifyPodRequest) GetPodName() string {
+	if x != nil {
+		return x.PodName
+	}
+	return ""
+}
+
+func (x *CertifyPodRequest) GetPodUid() string {
+	if x != nil {
+		return x.PodUid
+	}
+	return ""
+}
+
+func (x *CertifyPodRequest) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *CertifyPodRequest) GetSource() int32 {
+	if x != nil {
+		return x.Source
+	}
+	return 0
+}
+
+func (x *CertifyPodRequest) GetPkcs10() []byte {
+	if x != nil {
+		return x.Pkcs10
+	}
+	return nil
+}
+
+func (x *CertifyPodRequest) GetRequest() string {
+	if x != nil {
+		return x.Request
+	}
+	return ""
+}
+
+type CertifyPodResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// request is the name of the PodCertificateRequest.
+	Request  string                      `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	Decision CertifyPodResponse_Decision `protobuf:"varint,2,opt,name=decision,proto3,enum=kontiki.node.v1.CertifyPodResponse_Decision" json:"decision,omitempty"`
+	// reason and message say why it was denied or failed.
+	Reason  string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// certificate_chain is PEM, the leaf first.
+	CertificateChain string `protobuf:"bytes,5,opt,name=certificate_chain,json=certificateChain,proto3" json:"certificate_chain,omitempty"`
+	// begin_refresh_at and not_after are in seconds since the Unix epoch.
+	BeginRefreshAt int64 `protobuf:"varint,6,opt,name=begin_refresh_at,json=beginRefreshAt,proto3" json:"begin_refresh_at,omitempty"`
+	NotAfter       int64 `protobuf:"varint,7,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *CertifyPodResponse) Reset() {
+	*x = CertifyPodResponse{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertifyPodResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertifyPodResponse) ProtoMessage() {}
+
+func (x *CertifyPodResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertifyPodResponse.ProtoReflect.Descriptor instead.
+func (*CertifyPodResponse) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *CertifyPodResponse) GetRequest() string {
+	if x != nil {
+		return x.Request
+	}
+	return ""
+}
+
+func (x *CertifyPodResponse) GetDecision() CertifyPodResponse_Decision {
+	if x != nil {
+		return x.Decision
+	}
+	return CertifyPodResponse_DECISION_UNSPECIFIED
+}
+
+func (x *CertifyPodResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *CertifyPodResponse) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *CertifyPodResponse) GetCertificateChain() string {
+	if x != nil {
+		return x.CertificateChain
+	}
+	return ""
+}
+
+func (x *CertifyPodResponse) GetBeginRefreshAt() int64 {
+	if x != nil {
+		return x.BeginRefreshAt
+	}
+	return 0
+}
+
+func (x *CertifyPodResponse) GetNotAfter() int64 {
+	if x != nil {
+		return x.NotAfter
+	}
+	return 0
+}
+
 var File_kontiki_node_v1_node_proto protoreflect.FileDescriptor
 
 const file_kontiki_node_v1_node_proto_rawDesc = "" +
@@ -1148,10 +1394,34 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\x13CreateTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1d\n" +
 	"\n" +
-	"expires_at\x18\x02 \x01(\x03R\texpiresAt2\xb9\x01\n" +
+	"expires_at\x18\x02 \x01(\x03R\texpiresAt\"\xc7\x01\n" +
+	"\x11CertifyPodRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x19\n" +
+	"\bpod_name\x18\x02 \x01(\tR\apodName\x12\x17\n" +
+	"\apod_uid\x18\x03 \x01(\tR\x06podUid\x12\x16\n" +
+	"\x06volume\x18\x04 \x01(\tR\x06volume\x12\x16\n" +
+	"\x06source\x18\x05 \x01(\x05R\x06source\x12\x16\n" +
+	"\x06pkcs10\x18\x06 \x01(\fR\x06pkcs10\x12\x18\n" +
+	"\arequest\x18\a \x01(\tR\arequest\"\x99\x03\n" +
+	"\x12CertifyPodResponse\x12\x18\n" +
+	"\arequest\x18\x01 \x01(\tR\arequest\x12H\n" +
+	"\bdecision\x18\x02 \x01(\x0e2,.kontiki.node.v1.CertifyPodResponse.DecisionR\bdecision\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12+\n" +
+	"\x11certificate_chain\x18\x05 \x01(\tR\x10certificateChain\x12(\n" +
+	"\x10begin_refresh_at\x18\x06 \x01(\x03R\x0ebeginRefreshAt\x12\x1b\n" +
+	"\tnot_after\x18\a \x01(\x03R\bnotAfter\"y\n" +
+	"\bDecision\x12\x18\n" +
+	"\x14DECISION_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10DECISION_PENDING\x10\x01\x12\x13\n" +
+	"\x0fDECISION_ISSUED\x10\x02\x12\x13\n" +
+	"\x0fDECISION_DENIED\x10\x03\x12\x13\n" +
+	"\x0fDECISION_FAILED\x10\x042\x90\x02\n" +
 	"\vNodeService\x12P\n" +
 	"\aSession\x12\x1f.kontiki.node.v1.SessionRequest\x1a .kontiki.node.v1.SessionResponse(\x010\x01\x12X\n" +
-	"\vCreateToken\x12#.kontiki.node.v1.CreateTokenRequest\x1a$.kontiki.node.v1.CreateTokenResponseB9Z7github.com/kontiki/kontiki/proto/kontiki/node/v1;nodev1b\x06proto3"
+	"\vCreateToken\x12#.kontiki.node.v1.CreateTokenRequest\x1a$.kontiki.node.v1.CreateTokenResponse\x12U\n" +
+	"\n" +
+	"CertifyPod\x12\".kontiki.node.v1.CertifyPodRequest\x1a#.kontiki.node.v1.CertifyPodResponseB9Z7github.com/kontiki/kontiki/proto/kontiki/node/v1;nodev1b\x06proto3"
 
 var (
 	file_kontiki_node_v1_node_proto_rawDescOnce sync.Once
@@ -1165,46 +1435,53 @@ func file_kontiki_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_kontiki_node_v1_node_proto_rawDescData
 }
 
-var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_kontiki_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_kontiki_node_v1_node_proto_goTypes = []any{
-	(*SessionRequest)(nil),      // 0: kontiki.node.v1.SessionRequest
-	(*Hello)(nil),               // 1: kontiki.node.v1.Hello
-	(*Answer)(nil),              // 2: kontiki.node.v1.Answer
-	(*StatusBatch)(nil),         // 3: kontiki.node.v1.StatusBatch
-	(*PodStatus)(nil),           // 4: kontiki.node.v1.PodStatus
-	(*SessionResponse)(nil),     // 5: kontiki.node.v1.SessionResponse
-	(*Move)(nil),                // 6: kontiki.node.v1.Move
-	(*Beat)(nil),                // 7: kontiki.node.v1.Beat
-	(*Welcome)(nil),             // 8: kontiki.node.v1.Welcome
-	(*Assignment)(nil),          // 9: kontiki.node.v1.Assignment
-	(*ObjectKey)(nil),           // 10: kontiki.node.v1.ObjectKey
-	(*Object)(nil),              // 11: kontiki.node.v1.Object
-	(*StatusResult)(nil),        // 12: kontiki.node.v1.StatusResult
-	(*CreateTokenRequest)(nil),  // 13: kontiki.node.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil), // 14: kontiki.node.v1.CreateTokenResponse
+	(CertifyPodResponse_Decision)(0), // 0: kontiki.node.v1.CertifyPodResponse.Decision
+	(*SessionRequest)(nil),           // 1: kontiki.node.v1.SessionRequest
+	(*Hello)(nil),                    // 2: kontiki.node.v1.Hello
+	(*Answer)(nil),                   // 3: kontiki.node.v1.Answer
+	(*StatusBatch)(nil),              // 4: kontiki.node.v1.StatusBatch
+	(*PodStatus)(nil),                // 5: kontiki.node.v1.PodStatus
+	(*SessionResponse)(nil),          // 6: kontiki.node.v1.SessionResponse
+	(*Move)(nil),                     // 7: kontiki.node.v1.Move
+	(*Beat)(nil),                     // 8: kontiki.node.v1.Beat
+	(*Welcome)(nil),                  // 9: kontiki.node.v1.Welcome
+	(*Assignment)(nil),               // 10: kontiki.node.v1.Assignment
+	(*ObjectKey)(nil),                // 11: kontiki.node.v1.ObjectKey
+	(*Object)(nil),                   // 12: kontiki.node.v1.Object
+	(*StatusResult)(nil),             // 13: kontiki.node.v1.StatusResult
+	(*CreateTokenRequest)(nil),       // 14: kontiki.node.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 15: kontiki.node.v1.CreateTokenResponse
+	(*CertifyPodRequest)(nil),        // 16: kontiki.node.v1.CertifyPodRequest
+	(*CertifyPodResponse)(nil),       // 17: kontiki.node.v1.CertifyPodResponse
 }
 var file_kontiki_node_v1_node_proto_depIdxs = []int32{
-	1,  // 0: kontiki.node.v1.SessionRequest.hello:type_name -> kontiki.node.v1.Hello
-	3,  // 1: kontiki.node.v1.SessionRequest.status:type_name -> kontiki.node.v1.StatusBatch
-	2,  // 2: kontiki.node.v1.SessionRequest.answer:type_name -> kontiki.node.v1.Answer
-	4,  // 3: kontiki.node.v1.StatusBatch.pods:type_name -> kontiki.node.v1.PodStatus
-	8,  // 4: kontiki.node.v1.SessionResponse.welcome:type_name -> kontiki.node.v1.Welcome
-	9,  // 5: kontiki.node.v1.SessionResponse.assignment:type_name -> kontiki.node.v1.Assignment
-	12, // 6: kontiki.node.v1.SessionResponse.status_result:type_name -> kontiki.node.v1.StatusResult
-	7,  // 7: kontiki.node.v1.SessionResponse.beat:type_name -> kontiki.node.v1.Beat
-	6,  // 8: kontiki.node.v1.SessionResponse.move:type_name -> kontiki.node.v1.Move
-	11, // 9: kontiki.node.v1.Assignment.upserts:type_name -> kontiki.node.v1.Object
-	10, // 10: kontiki.node.v1.Assignment.deletes:type_name -> kontiki.node.v1.ObjectKey
-	10, // 11: kontiki.node.v1.Object.key:type_name -> kontiki.node.v1.ObjectKey
-	0,  // 12: kontiki.node.v1.NodeService.Session:input_type -> kontiki.node.v1.SessionRequest
-	13, // 13: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
-	5,  // 14: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
-	14, // 15: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
-	14, // [14:16] is the sub-list for method output_type
-	12, // [12:14] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	2,  // 0: kontiki.node.v1.SessionRequest.hello:type_name -> kontiki.node.v1.Hello
+	4,  // 1: kontiki.node.v1.SessionRequest.status:type_name -> kontiki.node.v1.StatusBatch
+	3,  // 2: kontiki.node.v1.SessionRequest.answer:type_name -> kontiki.node.v1.Answer
+	5,  // 3: kontiki.node.v1.StatusBatch.pods:type_name -> kontiki.node.v1.PodStatus
+	9,  // 4: kontiki.node.v1.SessionResponse.welcome:type_name -> kontiki.node.v1.Welcome
+	10, // 5: kontiki.node.v1.SessionResponse.assignment:type_name -> kontiki.node.v1.Assignment
+	13, // 6: kontiki.node.v1.SessionResponse.status_result:type_name -> kontiki.node.v1.StatusResult
+	8,  // 7: kontiki.node.v1.SessionResponse.beat:type_name -> kontiki.node.v1.Beat
+	7,  // 8: kontiki.node.v1.SessionResponse.move:type_name -> kontiki.node.v1.Move
+	12, // 9: kontiki.node.v1.Assignment.upserts:type_name -> kontiki.node.v1.Object
+	11, // 10: kontiki.node.v1.Assignment.deletes:type_name -> kontiki.node.v1.ObjectKey
+	11, // 11: kontiki.node.v1.Object.key:type_name -> kontiki.node.v1.ObjectKey
+	0,  // 12: kontiki.node.v1.CertifyPodResponse.decision:type_name -> kontiki.node.v1.CertifyPodResponse.Decision
+	1,  // 13: kontiki.node.v1.NodeService.Session:input_type -> kontiki.node.v1.SessionRequest
+	14, // 14: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
+	16, // 15: kontiki.node.v1.NodeService.CertifyPod:input_type -> kontiki.node.v1.CertifyPodRequest
+	6,  // 16: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
+	15, // 17: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
+	17, // 18: kontiki.node.v1.NodeService.CertifyPod:output_type -> kontiki.node.v1.CertifyPodResponse
+	16, // [16:19] is the sub-list for method output_type
+	13, // [13:16] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_kontiki_node_v1_node_proto_init() }
@@ -1229,13 +1506,14 @@ func file_kontiki_node_v1_node_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kontiki_node_v1_node_proto_rawDesc), len(file_kontiki_node_v1_node_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   15,
+			NumEnums:      1,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_kontiki_node_v1_node_proto_goTypes,
 		DependencyIndexes: file_kontiki_node_v1_node_proto_depIdxs,
+		EnumInfos:         file_kontiki_node_v1_node_proto_enumTypes,
 		MessageInfos:      file_kontiki_node_v1_node_proto_msgTypes,
 	}.Build()
 	File_kontiki_node_v1_node_proto = out.File

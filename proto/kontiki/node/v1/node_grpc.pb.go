@@ -24,6 +24,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	NodeService_Session_FullMethodName     = "/kontiki.node.v1.NodeService/Session"
 	NodeService_CreateToken_FullMethodName = "/kontiki.node.v1.NodeService/CreateToken"
+	NodeService_CertifyPod_FullMethodName  = "/kontiki.node.v1.NodeService/CertifyPod"
 )
 
 // NodeServiceClient is the client API for NodeService service.
@@ -38,6 +39,9 @@ type NodeServiceClient interface {
 	Session(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SessionRequest, SessionResponse], error)
 	// CreateToken issues a service account token bound to a pod of the calling node.
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
+	// CertifyPod requests a certificate for a projected volume of a pod of the calling node, or continues to wait for one that was
+	// requested (KEP-4317). It responds when the signer has decided, or after some seconds.
+	CertifyPod(ctx context.Context, in *CertifyPodRequest, opts ...grpc.CallOption) (*CertifyPodResponse, error)
 }
 
 type nodeServiceClient struct {
@@ -71,6 +75,16 @@ func (c *nodeServiceClient) CreateToken(ctx context.Context, in *CreateTokenRequ
 	return out, nil
 }
 
+func (c *nodeServiceClient) CertifyPod(ctx context.Context, in *CertifyPodRequest, opts ...grpc.CallOption) (*CertifyPodResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CertifyPodResponse)
+	err := c.cc.Invoke(ctx, NodeService_CertifyPod_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServiceServer is the server API for NodeService service.
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
@@ -83,6 +97,9 @@ type NodeServiceServer interface {
 	Session(grpc.BidiStreamingServer[SessionRequest, SessionResponse]) error
 	// CreateToken issues a service account token bound to a pod of the calling node.
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
+	// CertifyPod requests a certificate for a projected volume of a pod of the calling node, or continues to wait for one that was
+	// requested (KEP-4317). It responds when the signer has decided, or after some seconds.
+	CertifyPod(context.Context, *CertifyPodRequest) (*CertifyPodResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
 }
 
@@ -98,6 +115,9 @@ func (UnimplementedNodeServiceServer) Session(grpc.BidiStreamingServer[SessionRe
 }
 func (UnimplementedNodeServiceServer) CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateToken not implemented")
+}
+func (UnimplementedNodeServiceServer) CertifyPod(context.Context, *CertifyPodRequest) (*CertifyPodResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CertifyPod not implemented")
 }
 func (UnimplementedNodeServiceServer) mustEmbedUnimplementedNodeServiceServer() {}
 func (UnimplementedNodeServiceServer) testEmbeddedByValue()                     {}
@@ -145,6 +165,24 @@ func _NodeService_CreateToken_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_CertifyPod_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CertifyPodRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).CertifyPod(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_CertifyPod_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).CertifyPod(ctx, req.(*CertifyPodRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NodeService_ServiceDesc is the grpc.ServiceDesc for NodeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -155,6 +193,10 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateToken",
 			Handler:    _NodeService_CreateToken_Handler,
+		},
+		{
+			MethodName: "CertifyPod",
+			Handler:    _NodeService_CertifyPod_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
