@@ -192,14 +192,17 @@ func (r *Record) Decided(allowed bool, reason string) {
 }
 
 // Impersonated records the user whom the sender acts as.
-func (r *Record) Impersonated(as user.Info) {
-	if r == nil {
+func (r *Record) Impersonated(as *auth.Impersonated) {
+	if r == nil || as == nil {
 		return
 	}
-	info := userInfo(as)
+	info := userInfo(as.User)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.as, r.event.ImpersonatedUser = &info, &info
+	if as.Constraint != "" {
+		r.event.AuthenticationMetadata = &auditv1.AuthenticationMetadata{ImpersonationConstraint: as.Constraint}
+	}
 }
 
 // Request records the object in a request's body, and completes the object reference with it.
@@ -389,7 +392,7 @@ func (r *Record) Operation(place int, of authorizer.AttributesRecord, dryRun boo
 	o := r.auditor.begin(attempt)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	o.event.ImpersonatedUser = r.as
+	o.event.ImpersonatedUser, o.event.AuthenticationMetadata = r.as, r.event.AuthenticationMetadata
 	o.Annotate(OperationAnnotation, strconv.Itoa(place))
 	if dryRun {
 		o.Annotate(DryRunAnnotation, "true")

@@ -296,7 +296,7 @@ func TestImpersonation(t *testing.T) {
 	if err := as(admin(), "system:serviceaccount:default:default"); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "system:serviceaccount:default:default") {
 		t.Errorf("as a service account: %v", err)
 	}
-	if err := as(h.Config("joe", "devs"), "admin", "system:masters"); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), `User "joe" cannot impersonate resource "users"`) {
+	if err := as(h.Config("joe", "devs"), "admin", "system:masters"); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), `User "joe" cannot impersonate-on:user-info:list resource "pods"`) {
 		t.Errorf("by somebody who may not: %v", err)
 	}
 	if code, body := raw(t, admin(), "GET", "/api/v1/pods", "", nil, "Impersonate-Group", "system:masters"); code != 400 {

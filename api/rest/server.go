@@ -85,6 +85,9 @@ type call struct {
 	w      http.ResponseWriter // the answer
 	r      *http.Request
 	user   user.Info
+	// sender is who sent the request, and as the user whom the sender acts as, nil if it acts as itself.
+	sender user.Info
+	as     *auth.Impersonated
 	target target
 	// isResource means that the path names a resource; if that is not in the table, kind is nil.
 	isResource bool
@@ -123,13 +126,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.Audit != nil {
 		c.beginRecord(sender)
 	}
-	if c.user, err = auth.Impersonate(c.r.Context(), s.Authorizer, r.Header, sender); err != nil {
+	a := c.attributes()
+	if c.as, err = auth.Impersonate(c.r.Context(), s.Authorizer, r.Header, sender, &a); err != nil {
 		c.fail(err)
 		return
 	}
-	if c.user != sender {
+	if c.sender, c.user = sender, sender; c.as != nil {
+		c.user = c.as.User
 		s.Log.Info("impersonation", "user", sender.GetName(), "as", c.user.GetName(), "groups", c.user.GetGroups())
-		c.record.Impersonated(c.user)
+		c.record.Impersonated(c.as)
 	}
 	if err := c.enter(); err != nil {
 		c.fail(err)

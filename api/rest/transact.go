@@ -194,7 +194,11 @@ func (t *txReader) operation(op *txOperation) (*objects.TxOperation, error) {
 	if out.Object != nil {
 		t.record.Request(out.Object)
 	}
-	if err := audit.Authorize(audit.With(t.r.Context(), t.record), t.Authorizer, out.Attributes()); err != nil {
+	a := out.Attributes()
+	if err := t.as.On(t.r.Context(), t.Authorizer, t.sender, a); err != nil {
+		return nil, err
+	}
+	if err := audit.Authorize(audit.With(t.r.Context(), t.record), t.Authorizer, a); err != nil {
 		return nil, err
 	}
 	if len(out.Patch.Data) > 0 {

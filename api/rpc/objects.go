@@ -115,6 +115,11 @@ func (o *operation) authorizeSelected(verb, fields, labels string) error {
 }
 
 func (o *operation) permitted(a *authorizer.AttributesRecord) error {
+	if c := callerOf(o.ctx); c.as != nil {
+		if err := c.as.On(o.ctx, o.Authorizer, c.sender, a); err != nil {
+			return err
+		}
+	}
 	err := audit.Authorize(o.ctx, o.Authorizer, a)
 	o.allowed = err == nil
 	if o.allowed && o.request.DryRun {

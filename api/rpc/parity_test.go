@@ -187,7 +187,7 @@ func steps() []step {
 		{name: "anonymous transaction", as: "anonymous", method: "POST", path: transactions, contentType: jsonType, body: tx(txCM("z")), call: transactCall(&kontikiv1.TransactRequest{Operations: []*kontikiv1.Operation{createOp(jsonObject(cmKind, cm("z", "")))}}), code: codes.Unauthenticated},
 		{name: "bad token", as: "bad token", unread: true, method: "GET", path: cmPath + "/a", call: get(ref("a"), ""), code: codes.Unauthenticated},
 		{name: "impersonation", as: "as nobody", method: "GET", path: cmPath + "/a", call: get(ref("a"), ""), code: codes.PermissionDenied},
-		{name: "impersonation without a right to", as: "joe as admin", unread: true, method: "GET", path: cmPath + "/a", call: get(ref("a"), ""), code: codes.PermissionDenied},
+		{name: "impersonation without a right to", as: "joe as admin", unread: true, own: `users "admin" is forbidden: User "joe" cannot impersonate resource "users" in API group "" at the cluster scope`, method: "GET", path: cmPath + "/a", call: get(ref("a"), ""), code: codes.PermissionDenied},
 		{name: "unknown kind", field: "reference.kind", unread: true, method: "GET", path: "/api/v1/namespaces/default/gadgets/a", call: get(&kontikiv1.Reference{Kind: &kontikiv1.Kind{Version: "v1", Kind: "Gadget"}, Namespace: "default", Name: "a"}, ""),
 			code: codes.InvalidArgument, own: `reference.kind: no matches for kind "Gadget" in version "v1"`},
 		{name: "malformed JSON", field: "object.data", method: "POST", path: cmPath, contentType: jsonType, body: `{"apiVersion"`, call: create(jsonObject(cmKind, `{"apiVersion"`), nil), code: codes.InvalidArgument},

@@ -60,9 +60,7 @@ func (c *caller) begin(message any) {
 		return
 	}
 	c.record = c.Audit.Begin(c.attempt(message))
-	if c.user != nil && c.user != c.sender {
-		c.record.Impersonated(c.user)
-	}
+	c.record.Impersonated(c.as)
 }
 
 func (c *caller) unauthenticated(err error) {

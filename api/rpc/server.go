@@ -98,6 +98,8 @@ type caller struct {
 	method    method
 	user      user.Info
 	userAgent string
+	// as is the user whom the sender acts as, nil if the call is the sender's own.
+	as *auth.Impersonated
 	// seat is what the call holds in its priority level. It has been given back while its client is slow.
 	seat atomic.Pointer[flow.Seat]
 	// about has the attributes of the call's message, once they are known.
@@ -158,12 +160,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // admit determines the user that a call acts as, and whether the method alone allows it to continue.
 func (c *caller) admit() (err error) {
-	if c.user, err = auth.Impersonate(c.r.Context(), c.Authorizer, c.r.Header, c.sender); err != nil {
+	c.user = c.sender
+	// What the call is about is known only from its messages, so a constraint is checked with each object.
+	if c.as, err = auth.Impersonate(c.r.Context(), c.Authorizer, c.r.Header, c.sender, nil); err != nil {
 		return err
 	}
-	if c.user != c.sender {
+	if c.as != nil {
+		c.user = c.as.User
 		c.Log.Info("impersonation", "user", c.sender.GetName(), "as", c.user.GetName(), "groups", c.user.GetGroups())
-		c.record.Impersonated(c.user)
+		c.record.Impersonated(c.as)
 	}
 	if !c.method.named {
 		if err = c.enter(nil); err != nil {
@@ -177,7 +182,11 @@ func (c *caller) admit() (err error) {
 // with a credential.
 func (c *caller) allowed() error {
 	if c.method.path != "" {
-		return audit.Authorize(audit.With(c.r.Context(), c.record), c.Authorizer, &authorizer.AttributesRecord{User: c.user, Verb: c.method.verb, Path: c.method.path})
+		a := &authorizer.AttributesRecord{User: c.user, Verb: c.method.verb, Path: c.method.path}
+		if err := c.as.On(c.r.Context(), c.Authorizer, c.sender, a); err != nil {
+			return err
+		}
+		return audit.Authorize(audit.With(c.r.Context(), c.record), c.Authorizer, a)
 	}
 	if auth.IsAnonymous(c.user) {
 		return apierrors.NewUnauthorized("Unauthorized")
