@@ -1,4 +1,5 @@
-// Package admission contains the admission steps that every cluster runs, under the names that upstream's plugins have, one file each.
+// Package admission contains the admission steps that every cluster runs, under the names that upstream's plugins have. Each is in a
+// file of its own, but for those about signers.
 package admission
 
 import (
@@ -68,6 +69,10 @@ func steps(c Config) []objects.Step {
 		ownerReferences(c.Authorizer),
 		persistentVolumeClaimResize(),
 		runtimeClass(),
+		certificateApproval(c.Authorizer),
+		certificateSigning(c.Authorizer),
+		clusterTrustBundleAttest(c.Authorizer),
+		certificateSubjectRestriction(),
 		defaultIngressClass(),
 		podTopologyLabels(),
 	}
