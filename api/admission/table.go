@@ -66,6 +66,7 @@ func steps(c Config) []objects.Step {
 		eventRateLimit(c.eventLimits, c.Now),
 		extendedResourceToleration(),
 		defaultStorageClass(),
+		storageObjectInUseProtection(),
 		ownerReferences(c.Authorizer),
 		persistentVolumeClaimResize(),
 		runtimeClass(),

@@ -31,6 +31,7 @@ import (
 	"github.com/kontiki/kontiki/controller/rbac"
 	"github.com/kontiki/kontiki/controller/replicaset"
 	"github.com/kontiki/kontiki/controller/serviceaccount"
+	"github.com/kontiki/kontiki/controller/storageprotection"
 	"github.com/kontiki/kontiki/controller/tokens"
 	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/scheduler"
@@ -186,6 +187,15 @@ func (m *master) control(ctx context.Context) error {
 		producer := client.New(m.api.Objects, "system:apiserver", flowcontrol.Producer)
 		consumer := client.New(m.api.Objects, "system:apiserver", flowcontrol.Consumer)
 		return controller.RunAll(ctx, producer, m.log.With("part", "controllers"), flowcontrol.New(producer, consumer))
+	})
+	run("pvc-protection-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
+		return storageprotection.NewClaims(c)
+	})
+	run("pv-protection-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
+		return storageprotection.NewVolumes(c)
+	})
+	run("volumeattributesclass-protection-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
+		return storageprotection.NewClasses(c)
 	})
 	run("tokens-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
 		return tokens.New(c, m.api.Tokens, m.bundle)
