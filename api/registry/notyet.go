@@ -1,0 +1,35 @@
+package registry
+
+import (
+	"context"
+
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// notYet adds a warning to every creation and update of a resource that is stored, but on which nothing of the cluster acts yet.
+func notYet(r *Resource, text string) *Resource {
+	text = r.Resource + ": " + text
+	created, changed := r.WarnCreate, r.WarnUpdate
+	r.WarnCreate = func(ctx context.Context, obj runtime.Object) []string {
+		out := []string{text}
+		if created != nil {
+			out = append(out, created(ctx, obj)...)
+		}
+		return out
+	}
+	r.WarnUpdate = func(ctx context.Context, obj, old runtime.Object) []string {
+		out := []string{text}
+		if changed != nil {
+			out = append(out, changed(ctx, obj, old)...)
+		}
+		return out
+	}
+	return r
+}
+
+const (
+	noController = "they are stored, but no controller of this cluster acts on them yet"
+	notEnforced  = "they are stored, but not enforced yet: all traffic passes"
+	notBound     = "they are stored, but not bound yet, and pods cannot mount them"
+	notAllocated = "they are stored, but not allocated yet, and pods that need them stay pending"
+)
