@@ -132,8 +132,8 @@ func (c *call) mayCreate() error {
 	if c.verb == "create" {
 		return nil
 	}
-	a := c.attributes()
-	a.User, a.Verb = c.user, "create"
+	a := c.asked
+	a.Verb = "create"
 	return audit.Authorize(c.r.Context(), c.Authorizer, &a)
 }
 

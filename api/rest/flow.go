@@ -24,7 +24,7 @@ func (c *call) leave() { c.seat.Load().Leave() }
 
 // flowRequest returns the request in the form in which flow decides about it.
 func (c *call) flowRequest() flow.Request {
-	a := c.attributes()
+	a := c.asked
 	r := flow.Request{
 		User: c.user, Verb: a.Verb, Path: a.Path, Group: a.APIGroup, Version: a.APIVersion, Resource: a.Resource, Subresource: a.Subresource,
 		Namespace: a.Namespace, ObjectName: a.Name, Wait: flow.LongestWait(c.timeout()),

@@ -14,7 +14,7 @@ import (
 func (c *call) attempt(sender user.Info) audit.Attempt {
 	attempt := audit.Attempt{
 		HTTP: c.r, ID: c.Audit.ID(c.w, c.r), Received: time.Now(), LongRunning: objects.LongRunning(c.verb, c.target.subresource),
-		Attributes: c.attributes(),
+		Attributes: c.asked,
 	}
 	attempt.Attributes.User = sender
 	return attempt

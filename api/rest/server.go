@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/audit"
@@ -89,6 +90,8 @@ type call struct {
 	sender user.Info
 	as     *auth.Impersonated
 	target target
+	// asked is the request as authorizers and audit policies see it.
+	asked authorizer.AttributesRecord
 	// isResource means that the path names a resource; if that is not in the table, kind is nil.
 	isResource bool
 	kind       *registry.Kind
@@ -112,6 +115,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	} else {
 		c.verb = strings.ToLower(r.Method)
 	}
+	c.asked = c.attributes()
 	c.answer.open(r, c.leave, c.verb != "watch" && objects.LongRunning(c.verb, c.target.subresource))
 	defer c.answer.close()
 	sender, err := s.Authenticator.Authenticate(r)
@@ -126,8 +130,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.Audit != nil {
 		c.beginRecord(sender)
 	}
-	a := c.attributes()
-	if c.as, err = auth.Impersonate(c.r.Context(), s.Authorizer, r.Header, sender, &a); err != nil {
+	if c.as, err = auth.Impersonate(c.r.Context(), s.Authorizer, r.Header, sender, &c.asked); err != nil {
 		c.fail(err)
 		return
 	}
@@ -188,9 +191,8 @@ func noSuchPath(r *http.Request) error {
 }
 
 func (c *call) authorized() bool {
-	a := c.attributes()
-	a.User = c.user
-	err := audit.Authorize(c.r.Context(), c.Authorizer, &a)
+	c.asked.User = c.user
+	err := audit.Authorize(c.r.Context(), c.Authorizer, &c.asked)
 	if err != nil {
 		c.fail(err)
 	}

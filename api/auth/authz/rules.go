@@ -75,12 +75,19 @@ func (q *question) allowedBy(rule rbacv1.PolicyRule) bool {
 func (r *Rules) MayChange(_ context.Context, u user.Info) (bool, string) {
 	may := false
 	r.visitAnywhere(u, func(rules []rbacv1.PolicyRule) bool {
-		may = slices.ContainsFunc(rules, func(rule rbacv1.PolicyRule) bool {
-			return slices.ContainsFunc(rule.Verbs, func(verb string) bool { return verb != "get" && verb != "list" && verb != "watch" })
-		})
+		may = slices.ContainsFunc(rules, changes)
 		return !may
 	})
 	return may, ""
+}
+
+// changes says whether a rule allows to change something. The reviews of these groups, which everybody may create of themselves, are not
+// stored.
+func changes(rule rbacv1.PolicyRule) bool {
+	reviews := len(rule.APIGroups) > 0 && !slices.ContainsFunc(rule.APIGroups, func(group string) bool {
+		return group != "authentication.k8s.io" && group != "authorization.k8s.io"
+	})
+	return !reviews && slices.ContainsFunc(rule.Verbs, func(verb string) bool { return verb != "get" && verb != "list" && verb != "watch" })
 }
 
 // VisitRulesFor calls visitor with each rule that applies to a user in a namespace ("" for the whole cluster), and with each error,
