@@ -324,3 +324,32 @@ func TestStepsOnRequest(t *testing.T) {
 		}
 	}
 }
+
+func TestPodResizeValidator(t *testing.T) {
+	h := harness.New(t)
+	ctx := context.Background()
+	node := create(t, h, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: map[string]string{corev1.LabelOSStable: "linux"}}}).DeepCopy()
+	node.Status.Allocatable = list("cpu", "2", "memory", "1Gi")
+	if _, err := client.UpdateStatus(ctx, h.Client, node); err != nil {
+		t.Fatal(err)
+	}
+	create(t, h, pod("p", func(p *corev1.Pod) {
+		p.Spec.NodeName, p.Spec.InitContainers, p.Spec.Containers = "n", nil, p.Spec.Containers[:1]
+		p.Spec.Containers[0].Resources.Requests = list("cpu", "1", "memory", "1Mi")
+	}))
+	resize := func(cpu, memory string) error {
+		p, _ := client.Get[*corev1.Pod](h.Client.View(), "default", "p")
+		p = p.DeepCopy()
+		p.Spec.Containers[0].Resources.Requests = list("cpu", cpu, "memory", memory)
+		_, err := client.UpdateSubresource(ctx, h.Client, p, "resize")
+		return err
+	}
+	err := resize("3", "2Gi")
+	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "node didn't have enough allocatable resources: cpu, requested: 3000, allocatable: 2000; memory, requested: 2147483648, allocatable: 1073741824") ||
+		!apierrors.HasStatusCause(err, "NodeCapacity") {
+		t.Error(err)
+	}
+	if err := resize("2", "1Gi"); err != nil {
+		t.Error(err)
+	}
+}

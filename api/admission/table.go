@@ -76,6 +76,7 @@ func steps(c Config) []objects.Step {
 		certificateSubjectRestriction(),
 		defaultIngressClass(),
 		podTopologyLabels(),
+		podResizeValidator(),
 	}
 }
 

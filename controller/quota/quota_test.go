@@ -150,12 +150,12 @@ func TestMessages(t *testing.T) {
 	l.shows("q", "pods", "2", "requests.cpu", "401m", "limits.memory", "61Mi", "count/configmaps", "1", "services.nodeports", "0", "requests.example.com/gpu", "1")
 }
 
-// TestWhatIsFreed: removed pods and pods that ended make room; objects that still exist count as such.
+// TestWhatIsFreed: removed pods and pods that ended make room; objects that still exist count as such; resizes count their difference.
 func TestWhatIsFreed(t *testing.T) {
 	l := newLab(t)
 	l.limit("q", list("pods", "2", "cpu", "1", "count/pods", "3"))
 	for _, name := range []string{"a", "b"} {
-		l.must(l.create(pod(name, requests("cpu", "500m"), limits("cpu", "1"))))
+		l.must(l.create(pod(name, requests("cpu", "500m"), limits("cpu", "2"))))
 	}
 	l.refused(l.create(pod("c", requests("cpu", "1m"))), "requested: cpu=1m,pods=1, used: cpu=1,pods=2, limited: cpu=1,pods=2")
 	view := l.Client.View()
@@ -165,6 +165,17 @@ func TestWhatIsFreed(t *testing.T) {
 	_, err := client.UpdateStatus(ctx, l.Client, a)
 	l.must(err)
 	l.shows("q", "pods", "1", "cpu", "500m", "count/pods", "2")
+	resize := func(cpu string) error {
+		b, _ := client.Get[*corev1.Pod](l.Client.View(), ns, "b")
+		b = b.DeepCopy()
+		b.Spec.Containers[0].Resources.Requests = list("cpu", cpu)
+		_, err := client.UpdateSubresource(ctx, l.Client, b, "resize")
+		return err
+	}
+	l.must(resize("900m"))
+	l.refused(resize("1001m"), "exceeded quota: q, requested: cpu=101m, used: cpu=900m, limited: cpu=1")
+	l.refused(l.create(pod("c", requests("cpu", "101m"))), "requested: cpu=101m, used: cpu=900m")
+	l.must(resize("500m"))
 	l.refused(l.create(pod("c", requests("cpu", "501m"))), "requested: cpu=501m, used: cpu=500m")
 	l.must(l.create(pod("c", requests("cpu", "500m"))))
 	l.refused(l.create(pod("d", requests("cpu", "0"))), "requested: count/pods=1,pods=1, used: count/pods=3,pods=2")
@@ -390,8 +401,12 @@ func (l *lab) write(r *rand.Rand) {
 			p.Status.Phase = corev1.PodFailed
 			_, _ = client.UpdateStatus(ctx, l.Client, p)
 		}
-	case 5: // pods move into the scope of others, and services get node ports
-		if found {
+	case 5: // pods are resized and move into the scope of others, and services get node ports
+		if found && len(existing.Spec.Containers[0].Resources.Requests) > 0 && r.Intn(2) == 0 {
+			p := existing.DeepCopy()
+			requests("cpu", fmt.Sprintf("%dm", 1+r.Intn(900)))(p)
+			_, _ = client.UpdateSubresource(ctx, l.Client, p, "resize")
+		} else if found {
 			_, _ = client.Patch(ctx, l.Client, existing, types.MergePatchType, []byte(`{"spec":{"activeDeadlineSeconds":9}}`), "")
 		}
 		_, _ = client.Patch(ctx, l.Client, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}}, types.MergePatchType, []byte(`{"spec":{"type":"NodePort"}}`), "")
