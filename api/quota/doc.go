@@ -28,5 +28,5 @@
 // # Differences from upstream
 //
 // Usage depends on objects only, not on the time: a pod that has not ended by the end of its grace period is counted until it is
-// removed. Sums stop at the limits of an int64, in thousandths: 9.2 * 10^15.
+// removed. A resource claim counts for its device class, and not for the extended resource that the class may stand for. Sums stop at the limits of an int64, in thousandths: 9.2 * 10^15.
 package quota

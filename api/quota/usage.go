@@ -43,6 +43,8 @@ var (
 	servicesResource = corev1.Resource("services")
 	claimsResource   = corev1.Resource("persistentvolumeclaims")
 	quotasResource   = corev1.Resource("resourcequotas")
+
+	deviceClaimsResource = resourceapi.Resource("resourceclaims")
 )
 
 // ignored resources are not counted.
@@ -65,6 +67,8 @@ func evaluatorFor(r schema.GroupResource) *evaluator {
 		return &services
 	case claimsResource:
 		return &claims
+	case deviceClaimsResource:
+		return &deviceClaims
 	}
 	e := &evaluator{resource: r, counts: []corev1.ResourceName{countName(r)}}
 	if alias, ok := aliases[r]; ok {
@@ -193,6 +197,38 @@ var claims = evaluator{
 		return u
 	},
 	scope: claimInScope,
+}
+
+// deviceClaims counts resource claims and, by class, the devices that they ask for; of alternatives the one with the most.
+var deviceClaims = evaluator{
+	resource: deviceClaimsResource,
+	counts:   []corev1.ResourceName{countName(deviceClaimsResource)},
+	measures: func(name corev1.ResourceName) bool {
+		return strings.HasSuffix(string(name), corev1.ResourceClaimsPerClass)
+	},
+	usage: func(obj runtime.Object) Usage {
+		u := Usage{}
+		for _, request := range obj.(*resourceapi.ResourceClaim).Spec.Devices.Requests {
+			most := Usage{}
+			count := func(class string, mode resourceapi.DeviceAllocationMode, n int64) {
+				if mode == resourceapi.DeviceAllocationModeAll {
+					n = resourceapi.AllocationResultsMaxSize
+				}
+				name := corev1.ResourceName(class + corev1.ResourceClaimsPerClass)
+				most[name] = max(most[name], min(n, math.MaxInt64/1000)*1000)
+			}
+			if r := request.Exactly; r != nil {
+				count(r.DeviceClassName, r.AllocationMode, r.Count)
+			}
+			for _, r := range request.FirstAvailable {
+				count(r.DeviceClassName, r.AllocationMode, r.Count)
+			}
+			for name, n := range most {
+				u.add(name, n)
+			}
+		}
+		return u
+	},
 }
 
 // pods counts pods and what those use that have not ended.

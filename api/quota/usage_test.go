@@ -1,10 +1,12 @@
 package quota
 
 import (
+	"maps"
 	"math"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	resourceapi "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
@@ -67,6 +69,28 @@ func TestPodUsage(t *testing.T) {
 	for _, other := range []corev1.ResourceName{"services", "count/secrets", "nvidia.com/gpu", "requests.storage"} {
 		if pods.matches(other) {
 			t.Errorf("%s is a resource of pods", other)
+		}
+	}
+}
+
+// TestDeviceClaimUsage: devices count by class; of alternatives the largest number, and "all" as many as a claim can have.
+func TestDeviceClaimUsage(t *testing.T) {
+	claim := &resourceapi.ResourceClaim{Spec: resourceapi.ResourceClaimSpec{Devices: resourceapi.DeviceClaim{Requests: []resourceapi.DeviceRequest{
+		{Exactly: &resourceapi.ExactDeviceRequest{DeviceClassName: "gpu", AllocationMode: resourceapi.DeviceAllocationModeExactCount, Count: 2}},
+		{FirstAvailable: []resourceapi.DeviceSubRequest{
+			{DeviceClassName: "gpu", AllocationMode: resourceapi.DeviceAllocationModeExactCount, Count: 1},
+			{DeviceClassName: "gpu", AllocationMode: resourceapi.DeviceAllocationModeExactCount, Count: 4},
+			{DeviceClassName: "nic", AllocationMode: resourceapi.DeviceAllocationModeAll},
+		}},
+	}}}}
+	got := deviceClaims.of(claim)
+	want := Usage{"count/resourceclaims.resource.k8s.io": 1000, "gpu.deviceclass.resource.k8s.io/devices": 6000, "nic.deviceclass.resource.k8s.io/devices": 32000}
+	if !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	for name := range want {
+		if !deviceClaims.matches(name) {
+			t.Errorf("%s is not a resource of claims", name)
 		}
 	}
 }
