@@ -59,6 +59,8 @@ type Config struct {
 	// Admit may refuse a client certificate that is otherwise valid; nil refuses none.
 	Admit                  func(*x509.Certificate) error
 	ServiceRange, PodRange netip.Prefix
+	// BootstrapTokens accepts the tokens of Secrets of type bootstrap.kubernetes.io/token as credentials.
+	BootstrapTokens bool
 	// TolerationSeconds is for pods on nodes that are not ready or not reachable; nil means Kubernetes' default.
 	TolerationSeconds *int64
 	// Admission says which admission steps run, beside those that always do, and how.
@@ -147,7 +149,7 @@ func New(c Config) (*API, error) {
 	for _, check := range c.Checks {
 		checks = append(checks, rest.Check{Name: check.Name, Run: check.New(a.Objects)})
 	}
-	a.Authenticator = &auth.Authenticator{Roots: c.Roots, Admit: c.Admit, Tokens: a.Tokens}
+	a.Authenticator = &auth.Authenticator{Roots: c.Roots, Admit: c.Admit, Tokens: a.Tokens, Bootstrap: c.BootstrapTokens}
 	reach := agents.New(a.Objects, c.Agents)
 	if a.REST, err = rest.New(rest.Config{
 		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Tokens: a.Tokens,

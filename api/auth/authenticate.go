@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -24,6 +25,8 @@ type Authenticator struct {
 	// Admit may refuse a certificate that is otherwise valid, such as a revoked one; nil refuses none.
 	Admit  func(*x509.Certificate) error
 	Tokens *Tokens
+	// Bootstrap accepts bootstrap tokens as well.
+	Bootstrap bool
 
 	verified verified
 }
@@ -63,6 +66,21 @@ func (a *Authenticator) token(token string) (user.Info, error) {
 
 // Token returns the user that a bearer token stands for, and the audiences that it has of those given; none means the API server's own.
 func (a *Authenticator) Token(token string, audiences []string) (user.Info, []string, error) {
+	if a.Bootstrap {
+		bootstrap := bootstrapTokens{a.Tokens.subjects, a.Tokens.now}
+		if who, ok, err := bootstrap.check(token); ok {
+			if err != nil {
+				return nil, nil, err
+			}
+			if audiences == nil {
+				return authenticated(who), nil, nil
+			}
+			if !slices.Contains(audiences, a.Tokens.audience) {
+				return nil, nil, fmt.Errorf("%w: it is for the audience %q", ErrToken, a.Tokens.audience)
+			}
+			return authenticated(who), []string{a.Tokens.audience}, nil
+		}
+	}
 	info, matched, err := a.Tokens.Check(token, audiences)
 	if err != nil {
 		return nil, nil, err

@@ -23,7 +23,7 @@ type apiOptions struct {
 	auditMaxAge, auditMaxBackups, auditMaxSize     int
 	maxInflight, maxMutatingInflight               int
 	requestTimeout                                 time.Duration
-	allowPrivileged                                bool
+	allowPrivileged, bootstrapTokens               bool
 	enableAdmission, disableAdmission              []string
 	admissionConfig                                string
 
@@ -48,6 +48,7 @@ func (o *apiOptions) flags(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.enableAdmission, "enable-admission-plugins", nil, "admission plugins that should be enabled in addition to default enabled ones, by upstream's names: AlwaysPullImages, EventRateLimit, ExtendedResourceToleration, OwnerReferencesPermissionEnforcement; the same on all masters")
 	f.StringSliceVar(&o.disableAdmission, "disable-admission-plugins", nil, "admission plugins that should be disabled although they are in the default enabled plugins list; the same on all masters")
 	f.StringVar(&o.admissionConfig, "admission-control-config-file", "", "file with an AdmissionConfiguration for PodSecurity and EventRateLimit")
+	f.BoolVar(&o.bootstrapTokens, "enable-bootstrap-token-auth", false, "accept the tokens of Secrets of type bootstrap.kubernetes.io/token as credentials")
 	f.BoolVar(&o.allowPrivileged, "allow-privileged", true, "allow privileged containers; the same on all masters")
 }
 

@@ -3,6 +3,10 @@ package main
 import (
 	"context"
 	"net/netip"
+	"time"
+
+	"github.com/kontiki/kontiki/api/auth"
+	"github.com/kontiki/kontiki/controller/expiry"
 
 	"github.com/kontiki/kontiki/api/allocate"
 	"github.com/kontiki/kontiki/controller/servicecidr"
@@ -176,6 +180,12 @@ func (m *master) control(ctx context.Context) error {
 	})
 	run("service-account-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
 		return serviceaccount.New(c, m.bundle)
+	})
+	several("certificate-controller", func(c *client.Client, _ record.EventRecorder) []*controller.Controller {
+		return expiry.New(c, func(s *corev1.Secret) (time.Time, bool) {
+			at, limited, err := auth.BootstrapTokenExpiry(s)
+			return at, limited && err == nil
+		}, nil)
 	})
 	run("service-cidrs-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
 		return servicecidr.New(servicecidr.Config{Client: c, Range: m.ranges.service, Address: allocate.IPAddress})

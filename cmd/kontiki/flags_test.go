@@ -136,6 +136,7 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"enable-admission-plugins":       {"EventRateLimit,AlwaysPullImages", func(w wired) any { return strings.Join(w.admits(t).Enable, ",") }},
 		"disable-admission-plugins":      {"Priority", func(w wired) any { return strings.Join(w.admits(t).Disable, ",") }},
 		"admission-control-config-file":  {"/etc/admission", func(w wired) any { return w.api.admissionConfig }}, // TestTheAdmissionConfigurationIsRead
+		"enable-bootstrap-token-auth":    {"true", func(w wired) any { return w.api.bootstrapTokens }},
 		"allow-privileged":               {"false", func(w wired) any { return w.api.allowPrivileged }},
 		"no-agent":                       {"true", func(w wired) any { return w.noAgent }},
 		"containerd":                     {"/run/other.sock", func(w wired) any { return w.agent.containerd }},

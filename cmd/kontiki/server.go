@@ -281,7 +281,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger)
 	m.api, err = apiserver.New(apiserver.Config{
 		Store: c, SealKeys: identity.SecretKeys, SealWith: identity.CurrentSecretKey, ServiceAccountKey: identity.ServiceAccountKey,
 		Roots: c.Roots, Admit: c.Admits, Admission: admits,
-		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds, ForbidPrivileged: !o.api.allowPrivileged,
+		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds, ForbidPrivileged: !o.api.allowPrivileged, BootstrapTokens: o.api.bootstrapTokens,
 		Agents: m.agents, Cluster: &clusterRPC{cluster: c},
 		Audit: o.api.auditor, Limits: o.api.limits, RequestTimeout: o.api.requestTimeout,
 		Ready: m.ready, Version: versionInfo(), Log: log,
