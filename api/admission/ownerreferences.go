@@ -48,8 +48,8 @@ func (o owners) validate(ctx context.Context, a *objects.Attributes) error {
 	if len(blocking) == 0 {
 		return nil
 	}
-	any := &authorizer.AttributesRecord{User: a.User, Verb: "update", APIGroup: "*", APIVersion: "*", Resource: "*", Subresource: "finalizers", Name: "*", ResourceRequest: true}
-	if _, err := o.ask(ctx, any); err == nil {
+	anything := &authorizer.AttributesRecord{User: a.User, Verb: "update", APIGroup: "*", APIVersion: "*", Resource: "*", Subresource: "finalizers", Name: "*", ResourceRequest: true}
+	if _, err := o.ask(ctx, anything); err == nil {
 		return nil
 	}
 	for _, ref := range blocking {

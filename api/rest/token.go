@@ -42,9 +42,6 @@ func (c *call) createToken() error {
 	request.Name, request.Namespace, request.UID = account.GetName(), account.GetNamespace(), account.GetUID()
 	request.CreationTimestamp = metav1.Now()
 	request.Status = authenticationv1.TokenRequestStatus{}
-	if len(request.Spec.Audiences) == 0 {
-		request.Spec.Audiences = []string{c.Tokens.Audience()}
-	}
 	if request.Spec.ExpirationSeconds == nil {
 		request.Spec.ExpirationSeconds = new(int64)
 		*request.Spec.ExpirationSeconds = auth.DefaultTokenSeconds
@@ -54,6 +51,9 @@ func (c *call) createToken() error {
 		return err
 	}
 	request = seen.Object.(*authenticationv1.TokenRequest)
+	if len(request.Spec.Audiences) == 0 { // NodeRestriction has compared them with what the pod asks for
+		request.Spec.Audiences = []string{c.Tokens.Audience()}
+	}
 	if err := checkTokenRequest(r, request); err != nil {
 		return err
 	}

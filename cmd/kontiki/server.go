@@ -343,6 +343,11 @@ func (m *master) run(ctx context.Context) error {
 		if err := m.writeKubeconfig(); err != nil {
 			return err
 		}
+		group.Go(func() error {
+			c := client.New(m.api.Objects, "system:apiserver", "kube-apiserver")
+			rbac.Ensure(running, c, rbac.Patience, m.log.With("part", "rbac")) // it ends when it has done so, or with the context
+			return nil
+		})
 		if m.options.noAgent {
 			return nil
 		}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"reflect"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -140,4 +141,24 @@ func TestClusterRolesAreAggregated(t *testing.T) {
 		}
 	}
 	controllertest.Await(t, c, "", "sum", "has no rules", func(r *rbacv1.ClusterRole) bool { return len(r.Rules) == 0 })
+}
+
+// Where no leader creates the default roles, every master does.
+func TestRolesAreEnsuredWithoutTheLeader(t *testing.T) {
+	h := harness.New(t)
+	ctx := context.Background()
+	c := client.New(h.Objects, "system:apiserver", "kube-apiserver")
+	done := make(chan error, 1)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { done <- rbac.Ensure(ctx, c, time.Millisecond, slog.New(slog.DiscardHandler)) }()
+	if _, err := client.Create(ctx, h.Client, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: metav1.NamespacePublic}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if err := rbac.Ready(c)(ctx); err != nil {
+		t.Error(err)
+	}
 }
