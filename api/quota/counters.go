@@ -60,6 +60,12 @@ func (c *Counters) mendOnce(ctx context.Context, view kv.View, namespace string)
 		}
 		return true
 	})
+	if len(quotas) > 0 { // without quotas nothing needs to be known about stuck pods; a new quota has them released again
+		delete(stored, createdKey(namespace))
+		for _, key := range c.stuckKeys(view, namespace) {
+			delete(stored, key)
+		}
+	}
 	right := true
 	for i, q := range quotas {
 		e := entry{Name: q.Name, UID: q.UID}
@@ -74,9 +80,6 @@ func (c *Counters) mendOnce(ctx context.Context, view kv.View, namespace string)
 		}
 		slices.Sort(e.Counted)
 		next.Quotas = append(next.Quotas, e)
-	}
-	if len(quotas) > 0 {
-		delete(stored, createdKey(namespace))
 	}
 	for key := range stored {
 		ops = append(ops, kv.Op{Key: key, Delete: true})
@@ -119,6 +122,22 @@ func (c *Counters) each(view kv.View, kind *registry.Kind, namespace string, vis
 	return err
 }
 
+// stuckKeys returns the keys for the stuck pods that exist.
+func (c *Counters) stuckKeys(view kv.View, namespace string) (keys []string) {
+	prefix := namespacePrefix(namespace) + stuckName + "/"
+	if view.Count(prefix, kv.PrefixEnd(prefix)) == 0 {
+		return nil
+	}
+	if kind, ok := c.objects.Kinds().ByGroupResource("", "pods"); ok {
+		_ = c.each(view, kind, namespace, func(obj registry.Object) { // an error has stopped the counting before
+			if _, stuck := isStuck(view, obj); stuck {
+				keys = append(keys, stuckKey(namespace, obj.GetUID()))
+			}
+		})
+	}
+	return keys
+}
+
 // count returns what the namespace's objects use of each quota.
 func (c *Counters) count(view kv.View, namespace string, quotas []*corev1.ResourceQuota) ([]Usage, error) {
 	used := make([]Usage, len(quotas))
@@ -142,6 +161,9 @@ func (c *Counters) count(view kv.View, namespace string, quotas []*corev1.Resour
 		}
 		err := c.each(view, kind, namespace, func(obj registry.Object) {
 			all := e.of(obj)
+			if _, stuck := isStuck(view, obj); stuck {
+				all = ofStuck()
+			}
 			for i, q := range quotas {
 				if !e.tracks(q, obj) {
 					continue

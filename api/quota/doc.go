@@ -25,8 +25,13 @@
 // Until a counter is right nothing is known about its limit, so a write that would increase it waits for the correction, a moment
 // usually, and is refused in the end as upstream refuses it ("status unknown for quota").
 //
+// # Stuck pods
+//
+// A pod that has not ended long after it was deleted, because its node is lost, must not take the room of those that replace it. What is
+// used depends on the state only, not on the time; so the controller releases such a pod by a command (Counters.Release): it subtracts what
+// the pod uses, and puts a key, which every further write of the pod requires to be as it was read.
+//
 // # Differences from upstream
 //
-// Usage depends on objects only, not on the time: a pod that has not ended by the end of its grace period is counted until it is
-// removed. A resource claim counts for its device class, and not for the extended resource that the class may stand for. Sums stop at the limits of an int64, in thousandths: 9.2 * 10^15.
+// A resource claim counts for its device class, and not for the extended resource that the class may stand for. Sums stop at the limits of an int64, in thousandths: 9.2 * 10^15.
 package quota

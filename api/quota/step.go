@@ -51,6 +51,15 @@ func charge(ctx context.Context, a *objects.Attributes) error {
 		return nil
 	}
 	w := &write{Attributes: a, evaluator: e, set: have, before: e.of(a.Old), after: e.of(a.Object)}
+	if pod, ok := a.Old.(*corev1.Pod); ok && pod.DeletionTimestamp != nil {
+		a.Join(keepStuck(a.View, pod, a.Object == nil), nil)
+		if _, stuck := isStuck(a.View, pod); stuck {
+			w.before = ofStuck()
+			if w.after = (Usage{}); a.Object != nil {
+				w.after = ofStuck()
+			}
+		}
+	}
 	err := objects.EachStored(a, a.Namespace, func(q *corev1.ResourceQuota) bool {
 		if self == nil || q.Name != self.Name {
 			w.refused = w.charge(q)

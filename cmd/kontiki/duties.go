@@ -191,7 +191,7 @@ func (m *master) control(ctx context.Context) error {
 		return servicecidr.New(servicecidr.Config{Client: c, Range: m.ranges.service, Address: allocate.IPAddress})
 	})
 	run("resourcequota-controller", func(c *client.Client, _ record.EventRecorder) *controller.Controller {
-		return quota.New(c, apiquota.NewCounters(m.api.Objects))
+		return quota.New(quota.Config{Client: c, Counters: apiquota.NewCounters(m.api.Objects), StuckAt: apiquota.StuckAt})
 	})
 	group.Go(func() error {
 		producer := client.New(m.api.Objects, "system:apiserver", flowcontrol.Producer)

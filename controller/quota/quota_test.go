@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -36,18 +37,19 @@ var ctx = context.Background()
 // lab is an API with the controller.
 type lab struct {
 	*harness.Harness
-	t *testing.T
+	t   *testing.T
+	now func() time.Time // nil means the wall clock
 }
 
 func newLab(t *testing.T) *lab {
-	l := &lab{harness.New(t), t}
+	l := &lab{Harness: harness.New(t), t: t}
 	l.control()
 	return l
 }
 
 // control runs the controller until the test ends or the returned function is called.
 func (l *lab) control() (stop func()) {
-	return controllertest.Run(l.t, l.Client, quota.New(l.Client, counters.NewCounters(l.Objects)))
+	return controllertest.Run(l.t, l.Client, quota.New(quota.Config{Client: l.Client, Counters: counters.NewCounters(l.Objects), StuckAt: counters.StuckAt, Now: l.now}))
 }
 
 func list(pairs ...string) corev1.ResourceList {
@@ -299,7 +301,7 @@ func TestQuotasAreCountedWhileWritesGoOn(t *testing.T) {
 }
 
 func churn(t *testing.T, seed int64) {
-	l := &lab{harness.New(t), t}
+	l := &lab{Harness: harness.New(t), t: t, now: func() time.Time { return time.Now().Add(time.Hour) }}
 	stop := l.control()
 	var writers, manager sync.WaitGroup
 	done := make(chan struct{})
@@ -353,7 +355,7 @@ func churn(t *testing.T, seed int64) {
 				have, shown := status.Used[name], q.Status.Used[name]
 				if have.Cmp(want[name]) != 0 {
 					w := want[name]
-					t.Fatalf("%s counts %s=%s, but %s exist", q.Name, name, have.String(), w.String())
+					return fmt.Sprintf("%s counts %s=%s, but %s exist", q.Name, name, have.String(), w.String()) // or a stuck pod will be released
 				}
 				if shown.Cmp(have) != 0 {
 					return fmt.Sprintf("%s shows %s=%s, it is %s", q.Name, name, shown.String(), have.String())
@@ -392,9 +394,12 @@ func (l *lab) write(r *rand.Rand) {
 		if r.Intn(3) > 0 {
 			requests("cpu", fmt.Sprintf("%dm", r.Intn(900)))(p)
 		}
+		if r.Intn(2) == 0 {
+			p.Spec.NodeName = "lost"
+		}
 		_ = l.create(p)
 	case 3:
-		_ = l.Client.Delete(ctx, pod(name), client.Grace(0))
+		_ = l.Client.Delete(ctx, pod(name), client.Grace(int64(r.Intn(2)*30)))
 	case 4:
 		if found {
 			p := existing.DeepCopy()
@@ -460,7 +465,7 @@ func exists(v client.View, q *corev1.ResourceQuota) corev1.ResourceList {
 			continue
 		}
 		add("count/pods", one)
-		if p.Status.Phase != corev1.PodFailed {
+		if p.Status.Phase != corev1.PodFailed && p.DeletionTimestamp == nil { // the test's clock is far ahead
 			add("pods", one)
 			add("cpu", cpu)
 		}
@@ -541,7 +546,7 @@ func (b *between) Propose(ctx context.Context, c *kv.Command) (kv.Result, error)
 // TestWritesThatDidNotKnowTheQuota: a write that was prepared before a quota was created, changed or counted is prepared again.
 func TestWritesThatDidNotKnowTheQuota(t *testing.T) {
 	b := &between{once: map[string]func(){}}
-	l := &lab{harness.NewOver(t, func(s objects.Store) objects.Store { b.Store = s; return b }), t}
+	l := &lab{Harness: harness.NewOver(t, func(s objects.Store) objects.Store { b.Store = s; return b }), t: t}
 	l.control()
 	before := func(name string, do func()) {
 		b.mu.Lock()
@@ -566,7 +571,7 @@ func TestWritesThatDidNotKnowTheQuota(t *testing.T) {
 
 // TestAQuotaThatIsNotCounted: without the controller a quota does not know what exists, and refuses increases and nothing else.
 func TestAQuotaThatIsNotCounted(t *testing.T) {
-	l := &lab{harness.New(t), t}
+	l := &lab{Harness: harness.New(t), t: t}
 	l.must(l.create(pod("a")))
 	l.must(l.create(pod("b")))
 	l.must(l.create(&corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "q"}, Spec: corev1.ResourceQuotaSpec{Hard: list("pods", "1")}}))
@@ -576,4 +581,41 @@ func TestAQuotaThatIsNotCounted(t *testing.T) {
 	l.control()
 	l.refused(l.create(pod("c")), "exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1")
 	l.shows("q", "pods", "1")
+}
+
+// TestStuckPods: a pod that has not ended long after it was deleted takes no room from others; whatever becomes of it, it is not
+// subtracted twice.
+func TestStuckPods(t *testing.T) {
+	later := func() time.Time { return time.Now().Add(time.Hour) }
+	l := &lab{Harness: harness.New(t), t: t, now: later}
+	stop := l.control()
+	l.limit("q", list("pods", "3", "cpu", "1", "count/pods", "9"))
+	for _, name := range []string{"a", "b", "c"} {
+		l.must(l.create(pod(name, requests("cpu", "300m"), func(p *corev1.Pod) { p.Spec.NodeName = "lost" })))
+	}
+	l.refused(l.create(pod("d", requests("cpu", "1m"))), "requested: pods=1, used: pods=3")
+	for _, name := range []string{"a", "b"} {
+		l.must(l.Client.Delete(ctx, pod(name), client.Grace(30)))
+	}
+	l.shows("q", "pods", "1", "cpu", "300m", "count/pods", "3")
+	l.must(l.create(pod("d", requests("cpu", "700m"))))
+	stop()
+	l.control() // the correction knows what has been released
+	a, _ := client.Get[*corev1.Pod](l.Client.View(), ns, "a")
+	a = a.DeepCopy()
+	a.Status.Phase = corev1.PodFailed // it ends after all
+	_, err := client.UpdateStatus(ctx, l.Client, a)
+	l.must(err)
+	l.must(l.Client.Delete(ctx, pod("b"), client.Grace(0)))
+	l.shows("q", "pods", "2", "cpu", "1", "count/pods", "3")
+	l.must(l.Client.Delete(ctx, pod("a"), client.Grace(0)))
+	l.shows("q", "pods", "2", "cpu", "1", "count/pods", "2")
+	if n := l.Store.View().Count("/quota/"+ns+"/.stuck/", "/quota/"+ns+"/.stuck0"); n != 0 {
+		t.Errorf("%d keys of pods that are gone", n)
+	}
+	// A quota that is created now counts as if it had been there.
+	l.must(l.Client.Delete(ctx, pod("c"), client.Grace(30)))
+	l.shows("q", "pods", "1")
+	l.limit("later", list("pods", "3", "count/pods", "3"))
+	l.shows("later", "pods", "1", "count/pods", "2")
 }
