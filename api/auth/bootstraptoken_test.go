@@ -27,8 +27,10 @@ func TestBootstrapTokens(t *testing.T) {
 		change func(*corev1.Secret)
 		groups []string // nil: refused
 	}{
-		"valid":              {groups: []string{"system:bootstrappers", "system:authenticated"}},
-		"with groups":        {change: func(s *corev1.Secret) { s.Data["auth-extra-groups"] = []byte("system:bootstrappers:a,system:bootstrappers:b:c") }, groups: []string{"system:bootstrappers", "system:bootstrappers:a", "system:bootstrappers:b:c", "system:authenticated"}},
+		"valid": {groups: []string{"system:bootstrappers", "system:authenticated"}},
+		"with groups": {change: func(s *corev1.Secret) {
+			s.Data["auth-extra-groups"] = []byte("system:bootstrappers:a,system:bootstrappers:b:c")
+		}, groups: []string{"system:bootstrappers", "system:bootstrappers:a", "system:bootstrappers:b:c", "system:authenticated"}},
 		"not expired":        {change: func(s *corev1.Secret) { s.Data["expiration"] = []byte("2026-01-01T00:00:01Z") }, groups: []string{"system:bootstrappers", "system:authenticated"}},
 		"expired":            {change: func(s *corev1.Secret) { s.Data["expiration"] = []byte("2026-01-01T00:00:00Z") }},
 		"unreadable time":    {change: func(s *corev1.Secret) { s.Data["expiration"] = []byte("tomorrow") }},
