@@ -26,7 +26,7 @@ STATICCHECK        := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TOOLS  := $(CURDIR)/.tools
 PROTOS := $(shell find proto -name '*.proto')
 
-.PHONY: build run stop test unit clocks e2e lint fuzz bench robustness generate released deps images node help
+.PHONY: build run stop test unit clocks e2e peers lint fuzz bench robustness generate released deps images node help
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ clocks: ## test masters whose wall clocks are set, with a patched Go runtime
 e2e: deps build images node
 	GOBIN=$(TOOLS) $(GO) install $(GRPCURL)
 	GRPCURL=$(TOOLS)/grpcurl KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -p 1 -timeout 25m ./test/e2e/... ./test/cases/...
+
+peers: deps build images ## run Helm and a controller-runtime manager against a cluster
+	cd test/peers && KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -timeout 10m .
 
 lint: ## go vet, staticcheck, and buf: the rules of the protocols, and that kontiki.v1 only grew since its last release
 	$(GO) vet ./...
