@@ -52,8 +52,6 @@ type watchers struct {
 
 type watchKey struct{ group, resource, namespace, name string }
 
-func keyOfWatch(r *Request) watchKey { return watchKey{r.Group, r.Resource, r.Namespace, r.ObjectName} }
-
 // of returns how many watches may be interested in what a request changes.
 func (w *watchers) of(r *Request) int {
 	w.mu.Lock()
@@ -72,12 +70,12 @@ func (w *watchers) of(r *Request) int {
 	return n
 }
 
-// Watching counts a watch, whose request has been dispatched, until ended is called.
-func (c *Control) Watching(r *Request) (ended func()) {
+// Watching counts a watch that has begun, until ended is called; namespace and name are "" if it is not limited to one.
+func (c *Control) Watching(group, resource, namespace, name string) (ended func()) {
 	if c == nil {
 		return func() {}
 	}
-	key := keyOfWatch(r)
+	key := watchKey{group, resource, namespace, name}
 	add := func(n int) {
 		c.watchers.mu.Lock()
 		defer c.watchers.mu.Unlock()

@@ -449,10 +449,9 @@ func TestAWriteOccupiesSeatsForItsWatchers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := oneLevel(10, rejecting("one", 100))
 		var ended []func()
-		for _, r := range []Request{{Resource: "pods"}, {Resource: "pods", Namespace: "ns"}, {Resource: "pods", Namespace: "ns", ObjectName: "a"},
-			{Resource: "pods", Namespace: "other"}, {Resource: "nodes"}} {
+		for _, of := range [][3]string{{"pods"}, {"pods", "ns"}, {"pods", "ns", "a"}, {"pods", "other"}, {"nodes"}} {
 			for range 10 {
-				ended = append(ended, c.Watching(&r))
+				ended = append(ended, c.Watching("", of[0], of[1], of[2]))
 			}
 		}
 		write := as("a")

@@ -23,6 +23,7 @@ type answer struct {
 	unwatched int
 	writes    *flow.Writes // nil before the first larger write
 	slow      func()
+	stall     time.Duration
 	control   *http.ResponseController // nil if writes are not watched
 	hijacked  bool
 }
@@ -30,11 +31,11 @@ type answer struct {
 // Writes up to these sizes are buffered by net/http, or fit into the window of every HTTP/2 client.
 const unwatchedHTTP1, unwatchedHTTP2 = 4 << 10, 32 << 10
 
-// open begins a response; slow is called if the client is late to read. Writes of unhurried responses, which people read at their own
+// open begins a response, which waits for its client to read some of it for stall; slow is called if the client is late to read. Writes of unhurried responses, which people read at their own
 // pace, such as logs, are not watched.
-func (a *answer) open(r *http.Request, slow func(), unhurried bool) {
+func (a *answer) open(r *http.Request, stall time.Duration, slow func(), unhurried bool) {
 	control := http.NewResponseController(a.ResponseWriter)
-	a.unwatched = unwatchedHTTP2
+	a.stall, a.unwatched = stall, unwatchedHTTP2
 	if r.ProtoMajor == 1 {
 		a.unwatched = unwatchedHTTP1
 		_ = control.SetWriteDeadline(time.Time{}) // that of the previous response; not every ResponseWriter in tests supports it
@@ -55,7 +56,7 @@ func (a *answer) writer() http.ResponseWriter { return responsewriter.WrapForHTT
 // Unwrap is used by http.ResponseController.
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-// Write implements http.ResponseWriter. A client that does not read for flow.Stall is cut off.
+// Write implements http.ResponseWriter. A client that reads nothing for a while is cut off.
 func (a *answer) Write(b []byte) (n int, err error) {
 	a.begin(http.StatusOK)
 	if a.control == nil || len(b) <= a.unwatched && a.writes == nil {
@@ -74,13 +75,13 @@ func (a *answer) Write(b []byte) (n int, err error) {
 	return n, err
 }
 
-// writePart is how much a client must read within flow.Stall.
+// writePart is how much a client must read within that time.
 const writePart = 64 << 10
 
 // watch begins to watch the writes of this response, also small ones.
 func (a *answer) watch() {
 	if a.writes == nil && a.control != nil {
-		a.writes = flow.NewWrites(flow.Stall, a.slow, func() { _ = a.control.SetWriteDeadline(time.Now()) })
+		a.writes = flow.NewWrites(a.stall, a.slow, func() { _ = a.control.SetWriteDeadline(time.Now()) })
 	}
 }
 
@@ -96,13 +97,13 @@ func (a *answer) FlushError() error {
 	return http.NewResponseController(a.ResponseWriter).Flush()
 }
 
-// close ends the watching. What is still buffered is written after the handler has returned, within flow.Stall.
+// close ends the watching. What is still buffered is written after the handler has returned, within the same time.
 func (a *answer) close() {
 	if a.writes != nil {
 		a.writes.End()
 	}
 	if a.control != nil && a.unwatched == unwatchedHTTP1 && !a.hijacked {
-		_ = a.control.SetWriteDeadline(time.Now().Add(flow.Stall))
+		_ = a.control.SetWriteDeadline(time.Now().Add(a.stall))
 	}
 }
 

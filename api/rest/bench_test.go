@@ -22,6 +22,7 @@ import (
 	"github.com/kontiki/kontiki/api/apiserver"
 	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
@@ -317,3 +318,49 @@ func inUse() int64 {
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapInuse + m.StackInuse)
 }
+
+// BenchmarkBesideIdleWatchers creates a pod and gets it, beside watches of other objects that nothing happens to, and reports the memory
+// of each of these. They must cost others nothing.
+func BenchmarkBesideIdleWatchers(b *testing.B) {
+	for _, watchers := range []int{0, 10_000} {
+		b.Run(fmt.Sprint(watchers), func(b *testing.B) {
+			h := harness.NewConfigured(b, func(c *apiserver.Config) { c.Limits = flow.New(600) })
+			ctx, cancel := context.WithCancel(context.Background())
+			var running, begun sync.WaitGroup
+			begun.Add(watchers)
+			before := inUse()
+			for range watchers {
+				running.Go(func() {
+					r := httptest.NewRequest("GET", configMapsPath+"?watch=1", nil).WithContext(ctx)
+					h.AsAdmin().ServeHTTP(&beginning{header: http.Header{}, begun: begun.Done}, r)
+				})
+			}
+			begun.Wait()
+			runtime.GC()
+			each := float64(inUse()-before) / float64(max(watchers, 1))
+			b.ResetTimer()
+			for i := range b.N {
+				name := fmt.Sprint("p-", i)
+				do(b, h, "POST", podsPath, "application/json", encode(b, benchPod(name)), "")
+				do(b, h, "GET", podsPath+"/"+name, "", nil, "")
+			}
+			b.StopTimer()
+			if watchers > 0 {
+				b.ReportMetric(each, "B/watcher")
+			}
+			cancel()
+			running.Wait()
+		})
+	}
+}
+
+// beginning is a response that says when it begins.
+type beginning struct {
+	header http.Header
+	begun  func()
+}
+
+func (w *beginning) Header() http.Header            { return w.header }
+func (w *beginning) WriteHeader(int)                { w.begun() }
+func (w *beginning) Flush()                         {}
+func (w *beginning) Write(data []byte) (int, error) { return len(data), nil }

@@ -57,11 +57,13 @@ type Server struct {
 	tables    *tables
 	// clients logs what clients can cause without a credential.
 	clients *logline.Limited
+	// stall is how long a response waits for its client to read some of it.
+	stall time.Duration
 }
 
 // New creates a Server.
 func New(c Config) (*Server, error) {
-	s := &Server{Config: c, tables: newTables()}
+	s := &Server{Config: c, tables: newTables(), stall: flow.Stall}
 	if s.Log == nil {
 		s.Log = slog.Default()
 	}
@@ -116,7 +118,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.verb = strings.ToLower(r.Method)
 	}
 	c.asked = c.attributes()
-	c.answer.open(r, c.leave, c.verb != "watch" && objects.LongRunning(c.verb, c.target.subresource))
+	c.answer.open(r, s.stall, c.leave, c.verb != "watch" && objects.LongRunning(c.verb, c.target.subresource))
 	defer c.answer.close()
 	sender, err := s.Authenticator.Authenticate(r)
 	if err != nil {

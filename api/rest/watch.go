@@ -64,6 +64,8 @@ func (c *call) watch() error {
 		return err
 	}
 	defer w.Close()
+	a := &c.asked
+	defer c.Limits.Watching(a.APIGroup, a.Resource, a.Namespace, a.Name)()
 	stream.begin()
 	for initial := w.Initial(); ; initial = false {
 		if !initial {

@@ -183,6 +183,25 @@ func TestAWatchHoldsItsSeatOnlyAtFirst(t *testing.T) {
 		}
 		l.until(t, 0)
 	}
+	// A write is known to concern the four watches.
+	l.grpc(&step{as: "joe", call: create(jsonObject(configMaps, cm("x", "")), nil)})
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(l.limits)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	watched := 0.0
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if family.GetName() == "apiserver_flowcontrol_watch_count_samples" {
+				watched += m.GetHistogram().GetSampleSum()
+			}
+		}
+	}
+	if watched != 4 {
+		t.Errorf("%v watches are counted", watched)
+	}
 }
 
 // until waits until that many requests are being served.

@@ -194,6 +194,8 @@ func (s *objectsServer) Watch(in *kontikiv1.WatchRequest, stream kontikiv1.Objec
 		return err
 	}
 	c := callerOf(stream.Context())
+	a := c.attributes(in)
+	defer s.Limits.Watching(a.APIGroup, a.Resource, a.Namespace, a.Name)()
 	for initial := w.Initial(); ; initial = false {
 		if !initial {
 			c.seat.Swap(nil).Leave()
