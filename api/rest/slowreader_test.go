@@ -1,6 +1,7 @@
 package rest_test
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -45,8 +46,8 @@ func unread(t *testing.T, h *harness.Harness, protocol, path string) (response *
 	protocols.SetHTTP1(protocol == "HTTP/1.1")
 	protocols.SetHTTP2(protocol == "HTTP/2")
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{pair}}, Protocols: protocols,
-		DisableCompression: true, Dial: func(network, address string) (net.Conn, error) {
-			conn, err := net.Dial(network, address)
+		DisableCompression: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, address)
 			if tcp, ok := conn.(*net.TCPConn); ok {
 				err = errors.Join(err, tcp.SetReadBuffer(64<<10))
 			}
