@@ -18,7 +18,8 @@ type Writes struct {
 
 	mu      sync.Mutex
 	writing bool
-	late    bool // slow has been called
+	late    bool      // slow has been called
+	due     time.Time // when the present write is late, or has stalled
 }
 
 // NewWrites creates Writes. slow is called when a write has waited for Patience, but only once; stalled when one has waited for
@@ -35,11 +36,12 @@ func (w *Writes) Begin() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.writing = true
+	wait := Patience
 	if w.late {
-		w.timer.Reset(w.stall)
-	} else {
-		w.timer.Reset(Patience)
+		wait = w.stall
 	}
+	w.due = time.Now().Add(wait)
+	w.timer.Reset(wait)
 }
 
 // End ends a write.
@@ -50,15 +52,20 @@ func (w *Writes) End() {
 	w.timer.Stop()
 }
 
+// overdue is called when the timer fires. That may be for an earlier write: what counts is when the present one is due.
 func (w *Writes) overdue() {
 	w.mu.Lock()
 	call := w.stalled
 	switch {
 	case !w.writing:
 		call = func() {}
+	case time.Now().Before(w.due):
+		w.timer.Reset(time.Until(w.due))
+		call = func() {}
 	case !w.late:
 		w.late = true
-		w.timer.Reset(w.stall - Patience)
+		w.due = w.due.Add(w.stall - Patience)
+		w.timer.Reset(time.Until(w.due))
 		call = w.slow
 	}
 	w.mu.Unlock()
