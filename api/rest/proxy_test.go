@@ -212,3 +212,22 @@ func TestANodeIsProxiedToByPort(t *testing.T) {
 		t.Errorf("the agent was asked %s", asked[0].URL)
 	}
 }
+
+// Every method is proxied, also one that has no verb: only those with all verbs may use that.
+func TestEveryMethodIsProxied(t *testing.T) {
+	h, agent := withAgent(t)
+	h.REST.Authorizer = anything{}
+	config := h.Config("x")
+	for _, method := range []string{"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"} {
+		code, body := raw(t, config, method, "/api/v1/nodes/w1/proxy/path", "", nil)
+		if forwarded := agent.take(); code != http.StatusTeapot || len(forwarded) != 1 || forwarded[0].Method != method {
+			t.Errorf("%s: %d %s", method, code, body)
+		}
+	}
+	if code, _ := raw(t, config, "TRACE", "/api/v1/nodes/w1/proxy/path", "", nil); code != http.StatusMethodNotAllowed || len(agent.take()) != 0 {
+		t.Errorf("TRACE: %d", code)
+	}
+	if code, _ := raw(t, config, "OPTIONS", "/api/v1/nodes/w1", "", nil); code != http.StatusMethodNotAllowed {
+		t.Errorf("OPTIONS of a node: %d", code)
+	}
+}

@@ -298,7 +298,8 @@ func (c *call) serveResource() error {
 	switch {
 	case c.target.special == "proxy":
 		return noSuchPath(c.r)
-	case c.target.special == "watch" && c.r.Method != http.MethodGet && c.r.Method != http.MethodHead, c.verb == "":
+	case c.target.special == "watch" && c.r.Method != http.MethodGet && c.r.Method != http.MethodHead,
+		c.verb == "" && !(c.target.subresource == "proxy" && c.r.Method == http.MethodOptions):
 		return apierrors.NewMethodNotSupported(c.kind.GroupResource(), strings.ToLower(c.r.Method))
 	}
 	if c.kind.Namespaced && c.target.namespace == "" && c.target.name != "" {
