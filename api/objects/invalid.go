@@ -38,8 +38,8 @@ func Invalid(kind schema.GroupKind, name string, problems field.ErrorList) *apie
 	return apierrors.NewInvalid(kind, name, problems)
 }
 
-// checkGivenSize refuses an object that is far larger than one that can be stored, before more is done with it. The final size is
-// checked when it is known.
+// checkGivenSize refuses an object that is far larger than one that can be stored, before more is done with it. A smaller
+// one is validated first, whose messages say more. The final size is checked when it is known.
 func checkGivenSize(obj registry.Object) error {
 	if sized, ok := obj.(interface{ Size() int }); ok {
 		if size := sized.Size(); size > 2*MaxObjectBytes {

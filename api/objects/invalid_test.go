@@ -1,6 +1,7 @@
 package objects_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -8,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/kontiki/kontiki/api/objects"
@@ -47,5 +49,29 @@ func TestAnObjectThatIsFarTooLargeIsRefusedBeforeValidation(t *testing.T) {
 	created.Spec.Containers = make([]corev1.Container, 200_000)
 	if _, _, err := h.Objects.Update(t.Context(), request(h, "pods", "default", "a"), created); !apierrors.IsRequestEntityTooLargeError(err) {
 		t.Errorf("update: %.200v", err)
+	}
+}
+
+// TestManyOwnersCostLittle: duplicates are dropped with a warning, whatever their number.
+func TestManyOwnersCostLittle(t *testing.T) {
+	h := harness.New(t)
+	yes := true
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: "default"}}
+	for i := range 10_000 {
+		cm.OwnerReferences = append(cm.OwnerReferences, metav1.OwnerReference{APIVersion: "v1", Kind: "Pod", Name: fmt.Sprint("n", i), UID: types.UID(fmt.Sprint("u", i))})
+	}
+	cm.OwnerReferences = append(cm.OwnerReferences, cm.OwnerReferences[7], metav1.OwnerReference{APIVersion: "v1", Kind: "Pod", Name: "n7", UID: "u7", BlockOwnerDeletion: &yes})
+	r := request(h, "configmaps", "default", "")
+	var warnings []string
+	r.Warn = func(text string) { warnings = append(warnings, text) }
+	created, err := h.Objects.Create(t.Context(), r, cm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(created.GetOwnerReferences()); n != 10_001 {
+		t.Errorf("%d owners are left", n)
+	}
+	if len(warnings) != 1 || !strings.HasSuffix(warnings[0], "duplicate UID(s) observed: u7") {
+		t.Errorf("warnings: %q", warnings)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
@@ -89,7 +90,16 @@ func (c sameVersion) ConvertToVersion(in runtime.Object, target runtime.GroupVer
 			return in, nil
 		}
 	}
-	return c.Scheme.ConvertToVersion(in, target)
+	out, err := c.Scheme.ConvertToVersion(in, target)
+	if err == nil {
+		return out, nil
+	}
+	// Versions are converted to each other by way of the internal form.
+	internal, viaErr := c.Scheme.ConvertToVersion(in.DeepCopyObject(), schema.GroupVersion{Group: in.GetObjectKind().GroupVersionKind().Group, Version: runtime.APIVersionInternal})
+	if viaErr != nil {
+		return nil, err
+	}
+	return c.Scheme.ConvertToVersion(internal, target)
 }
 
 // noDefaults does no defaulting: the service does it once, after merging.

@@ -22,6 +22,7 @@ import (
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/contain"
 )
 
 // maxPatchOperations limits the operations of a JSON patch, as upstream does.
@@ -133,7 +134,15 @@ func (p Patch) patch(before []byte, schema any) (after []byte, strict []error, e
 		if strict, err = kjson.UnmarshalStrict(p.Data, &fields); err != nil {
 			return nil, nil, apierrors.NewBadRequest(err.Error())
 		}
-		if after, err = strategicpatch.StrategicMergePatch(before, p.Data, schema); err != nil {
+		// The library panics if a merge key of the patch is a list or an object.
+		err = contain.Run(func() (err error) {
+			after, err = strategicpatch.StrategicMergePatch(before, p.Data, schema)
+			return err
+		})
+		if contain.Stack(err) != "" {
+			return nil, nil, apierrors.NewBadRequest("the patch cannot be merged: the keys that identify elements of its lists must be strings, numbers or booleans")
+		}
+		if err != nil {
 			switch err {
 			case mergepatch.ErrBadJSONDoc, mergepatch.ErrBadPatchFormatForPrimitiveList, mergepatch.ErrBadPatchFormatForRetainKeys,
 				mergepatch.ErrBadPatchFormatForSetElementOrderList, mergepatch.ErrUnsupportedStrategicMergePatchFormat:

@@ -5,10 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -294,19 +292,34 @@ func keepMeta(obj runtime.Object, old registry.Object) error {
 	return nil
 }
 
+// ownerKey has the fields of an owner reference: equal references have equal keys.
+type ownerKey struct {
+	apiVersion, kind, name string
+	uid                    types.UID
+	controller, block      flag
+}
+
+// flag is an optional boolean as a value that can be compared.
+type flag struct{ set, value bool }
+
+func flagOf(b *bool) flag { return flag{b != nil, b != nil && *b} }
+
 // dropDuplicateOwners removes duplicate owner references, with a warning.
 func dropDuplicateOwners(r *Request, obj registry.Object) {
 	refs := obj.GetOwnerReferences()
 	if len(refs) < 2 {
 		return
 	}
-	var kept []metav1.OwnerReference
+	kept := make([]metav1.OwnerReference, 0, len(refs))
 	var dropped []string
+	seen := make(map[ownerKey]bool, len(refs))
 	for _, ref := range refs {
-		if slices.ContainsFunc(kept, func(have metav1.OwnerReference) bool { return apiequality.Semantic.DeepEqual(have, ref) }) {
+		key := ownerKey{ref.APIVersion, ref.Kind, ref.Name, ref.UID, flagOf(ref.Controller), flagOf(ref.BlockOwnerDeletion)}
+		if seen[key] {
 			dropped = append(dropped, string(ref.UID))
 			continue
 		}
+		seen[key] = true
 		kept = append(kept, ref)
 	}
 	if len(dropped) > 0 {

@@ -28,8 +28,8 @@ func notYet(r *Resource, text string) *Resource {
 }
 
 const (
-	noController = "they are stored, but no controller of this cluster acts on them yet"
-	notEnforced  = "they are stored, but not enforced yet: all traffic passes"
-	notBound     = "they are stored, but not bound yet, and pods cannot mount them"
-	notAllocated = "they are stored, but not allocated yet, and pods that need them stay pending"
+	noController = "stored, but no controller of this cluster acts on them yet"
+	notEnforced  = "stored, but not enforced yet: all traffic passes"
+	notBound     = "stored, but not bound yet, and pods cannot mount them"
+	notAllocated = "stored, but not allocated yet, and pods that need them stay pending"
 )

@@ -244,7 +244,7 @@ func TestWhatIsOnlyStoredIsWarnedOf(t *testing.T) {
 	k, _ := Kinds().ByGroupResource("networking.k8s.io", "networkpolicies")
 	internal := emptyInternal(t, k)
 	for what, texts := range map[string][]string{"create": k.WarnCreate(t.Context(), internal), "update": k.WarnUpdate(t.Context(), internal, internal)} {
-		if len(texts) == 0 || texts[0] != "networkpolicies: they are stored, but not enforced yet: all traffic passes" {
+		if len(texts) == 0 || texts[0] != "networkpolicies: stored, but not enforced yet: all traffic passes" {
 			t.Errorf("%s: %q", what, texts)
 		}
 	}

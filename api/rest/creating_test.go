@@ -3,9 +3,13 @@ package rest_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/kontiki/kontiki/api/apiserver"
@@ -69,5 +73,27 @@ func TestCreatingByUpdateOrApplyNeedsCreate(t *testing.T) {
 				t.Errorf("delete: %d %s", code, body)
 			}
 		})
+	}
+}
+
+// TestVersionsShareOwnership: an autoscaler that was created in one version is applied and changed in the other; whoever changes a field in
+// either owns it.
+func TestVersionsShareOwnership(t *testing.T) {
+	h := harness.New(t)
+	set, ctx := h.Clientset(), context.Background()
+	const manifest = `{"apiVersion":"autoscaling/%s","kind":"HorizontalPodAutoscaler","metadata":{"name":"h"},"spec":{"maxReplicas":%d,"scaleTargetRef":{"apiVersion":"apps/v1","kind":"Deployment","name":"x"}}}`
+	first := set.AutoscalingV1().HorizontalPodAutoscalers("default")
+	second := set.AutoscalingV2().HorizontalPodAutoscalers("default")
+	if _, err := second.Patch(ctx, "h", types.ApplyPatchType, fmt.Appendf(nil, manifest, "v2", 3), metav1.PatchOptions{FieldManager: "one"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.Patch(ctx, "h", types.ApplyPatchType, fmt.Appendf(nil, manifest, "v1", 5), metav1.PatchOptions{FieldManager: "one"}); err != nil {
+		t.Fatal("an apply in another version:", err)
+	}
+	if _, err := first.Patch(ctx, "h", types.MergePatchType, []byte(`{"spec":{"maxReplicas":9}}`), metav1.PatchOptions{FieldManager: "other"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.Patch(ctx, "h", types.ApplyPatchType, fmt.Appendf(nil, manifest, "v2", 3), metav1.PatchOptions{FieldManager: "one"}); !apierrors.IsConflict(err) {
+		t.Errorf("an apply over another manager's change: %v", err)
 	}
 }

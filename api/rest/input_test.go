@@ -44,6 +44,7 @@ func TestHostilePatches(t *testing.T) {
 		{"an exponent", "POST", pods, "application/json", `{"metadata":{"name":"b"},"spec":{"containers":[{"name":"c","image":"i","resources":{"limits":{"cpu":"1e-2000000000"}}}]}}`, 400, "the exponent has more than 3 digits"},
 		{"an exponent by patch", "PATCH", pods + "/p", "application/json-patch+json", `[{"op":"add","path":"/spec/overhead","value":{"cpu":"1e-2000000000"}}]`, 400, "the exponent has more than 3 digits"},
 		{"an exponent by apply", "PATCH", pods + "/q?fieldManager=m", "application/apply-patch+yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: q}\nspec: {overhead: {cpu: \"1e-2000000000\"}}", 400, "the exponent has more than 3 digits"},
+		{"a merge key that is a list", "PATCH", pods + "/p", "application/strategic-merge-patch+json", `{"spec":{"containers":[{"name":["a"]},{"name":["a"]}]}}`, 400, "the keys that identify elements of its lists must be strings, numbers or booleans"},
 		{"a wrong type shows the patch", "PATCH", pods + "/p", "application/strategic-merge-patch+json", `{"metadata":{"labels":7}}`, 422, `patch: Invalid value: "map[metadata:map[labels:7]]"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
