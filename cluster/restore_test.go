@@ -77,7 +77,11 @@ func TestRestoreOnALivingCluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := m.nodes[2].c.store.View().Revision() // it shows its own writes, and the leader had to apply them before
+	view, err := m.nodes[2].c.Consistent(context.Background()) // also the last write of another master
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := view.Revision()
 	epoch := m.leader().epoch()
 	if epoch.Number != 1 || epoch.Reason != backup.EpochStart || epoch.Lineage == "" {
 		t.Errorf("the first epoch: %+v", epoch)
