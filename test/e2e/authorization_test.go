@@ -54,7 +54,7 @@ func TestRolesDecide(t *testing.T) {
 		t.Errorf("deleted: %s", out)
 	}
 	out, err := kontiki("kubectl", "--as=bill", "-n", "bills", "create", "configmap", "x")
-	if err == nil || !strings.Contains(out, `User "bill" cannot create resource "configmaps" in API group "" in the namespace "bills"`) {
+	if err == nil || !strings.Contains(err.Error(), `User "bill" cannot create resource "configmaps" in API group "" in the namespace "bills"`) {
 		t.Errorf("created: %s %v", out, err)
 	}
 	kubectl(t, "create", "clusterrolebinding", "bill-views", "--clusterrole=kontiki:viewer", "--user=bill")
