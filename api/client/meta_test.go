@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -96,6 +97,19 @@ func TestReferencesToAnyKind(t *testing.T) {
 	}
 	if _, ok, err := h.Client.View().Meta(kind, "default", "a"); ok || err != nil {
 		t.Error(ok, err)
+	}
+}
+
+// TestReferencesAreOfTheClusterItself: what they write is not refused to the component's user, who has no roles.
+func TestReferencesAreOfTheClusterItself(t *testing.T) {
+	h := harness.New(t)
+	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "all"}, Rules: []rbacv1.PolicyRule{{Verbs: []string{"*"}, APIGroups: []string{"*"}, Resources: []string{"*"}}}}
+	if _, err := client.Create(t.Context(), h.Client, role); err != nil {
+		t.Fatal(err)
+	}
+	c := client.New(h.Objects, "system:serviceaccount:kube-system:generic-garbage-collector", "test")
+	if err := c.PatchRef(t.Context(), h.Client.KindOf(role), "", "all", []byte(`{"rules":[{"verbs":["*"],"apiGroups":["*"],"resources":["*"]},{"verbs":["get"],"nonResourceURLs":["*"]}]}`)); err != nil {
+		t.Error(err)
 	}
 }
 
