@@ -129,7 +129,7 @@ func TestAFlowGetsItsShareWhateverAnotherOneSends(t *testing.T) {
 					if err != nil {
 						continue
 					}
-					time.Sleep(10 * time.Millisecond)
+					time.Sleep(10 * time.Millisecond) // virtual
 					seat.Leave()
 					served[i].Add(1)
 				}
@@ -139,7 +139,7 @@ func TestAFlowGetsItsShareWhateverAnotherOneSends(t *testing.T) {
 			run(0, "greedy")
 		}
 		run(1, "modest")
-		time.Sleep(10 * time.Second)
+		time.Sleep(10 * time.Second) // virtual
 		cancel()
 		group.Wait()
 		if total := served[0].Load() + served[1].Load(); total < 990 || served[1].Load() < 480 {
@@ -185,14 +185,14 @@ func TestWidthCountsAsWork(t *testing.T) {
 						if err != nil {
 							continue
 						}
-						time.Sleep(10 * time.Millisecond)
+						time.Sleep(10 * time.Millisecond) // virtual
 						seat.Leave()
 						served[i].Add(1)
 					}
 				})
 			}
 		}
-		time.Sleep(20 * time.Second)
+		time.Sleep(20 * time.Second) // virtual
 		cancel()
 		group.Wait()
 		wide, narrow := served[0].Load(), served[1].Load()
@@ -323,7 +323,7 @@ func TestSeatsAreLentToWhoNeedsThem(t *testing.T) {
 							continue
 						}
 						running[i].Add(1)
-						time.Sleep(500 * time.Millisecond)
+						time.Sleep(500 * time.Millisecond) // virtual
 						running[i].Add(-1)
 						seat.Leave()
 					}
@@ -331,13 +331,13 @@ func TestSeatsAreLentToWhoNeedsThem(t *testing.T) {
 			}
 		}
 		work(ctx, 0, "busy")
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // virtual
 		synctest.Wait()
 		if got := running[0].Load(); got != 90 { // its own 50, and 40 of the other's
 			t.Errorf("%d requests of the busy level are served", got)
 		}
 		work(ctx, 1, "idle")
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // virtual
 		synctest.Wait()
 		if a, b := running[0].Load(), running[1].Load(); a != 50 || b != 50 {
 			t.Errorf("both busy: %d and %d requests are served", a, b)
@@ -367,7 +367,7 @@ func TestBorrowingIsLimited(t *testing.T) {
 			})
 		}
 		synctest.Wait()
-		time.Sleep(adjustPeriod)
+		time.Sleep(adjustPeriod) // virtual
 		c.adjust()
 		synctest.Wait()
 		l := levelOf(t, c, "busy")
@@ -468,7 +468,7 @@ func TestAWriteOccupiesSeatsForItsWatchers(t *testing.T) {
 			t.Errorf("after the answer: %d seats are occupied", l.seats)
 		}
 		l.mu.Unlock()
-		time.Sleep(durationPerEvent)
+		time.Sleep(durationPerEvent) // virtual
 		synctest.Wait()
 		l.mu.Lock()
 		if l.seats != 0 || time.Since(began) != durationPerEvent {
@@ -573,13 +573,13 @@ func TestTheMeterMayBeSetBack(t *testing.T) {
 					mu.Lock()
 					order = append(order, name)
 					mu.Unlock()
-					time.Sleep(10 * time.Millisecond)
+					time.Sleep(10 * time.Millisecond) // virtual
 					seat.Leave()
 				})
 			}
 		}
 		synctest.Wait()
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // virtual
 		held.Leave()
 		group.Wait()
 		if l.epochs != 1 || l.meter > highReading {

@@ -22,12 +22,12 @@ func TestATimerOfAnEarlierWriteMeansNothing(t *testing.T) {
 			t.Errorf("slow %d times, stalled %d times", slow, stalled)
 		}
 		w.Begin()
-		time.Sleep(Patience + time.Millisecond)
+		time.Sleep(Patience + time.Millisecond) // virtual
 		synctest.Wait()
 		if slow != 1 || stalled != 0 {
 			t.Errorf("late: slow %d times, stalled %d times", slow, stalled)
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // virtual
 		synctest.Wait()
 		if slow != 1 || stalled != 1 {
 			t.Errorf("stalled: slow %d times, stalled %d times", slow, stalled)

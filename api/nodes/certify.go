@@ -31,17 +31,9 @@ var requestsByPod = client.NewIndex(func(r *certificatesv1.PodCertificateRequest
 
 // CertifyPod implements NodeService. What is requested of which signer is what the pod's own volume says; the worker adds only the key.
 func (s *Server) CertifyPod(ctx context.Context, r *nodev1.CertifyPodRequest) (*nodev1.CertifyPodResponse, error) {
-	node, ok := s.Caller(ctx)
-	if !ok {
-		return nil, status.Error(codes.PermissionDenied, "a certificate needs a worker's certificate")
-	}
-	view, err := s.Client.Consistent(ctx)
+	view, pod, err := s.callersPod(ctx, r)
 	if err != nil {
-		return nil, status.Error(codes.Unavailable, err.Error())
-	}
-	pod, ok := client.Get[*corev1.Pod](view, r.Namespace, r.PodName)
-	if !ok || string(pod.UID) != r.PodUid || pod.Spec.NodeName != node {
-		return nil, status.Errorf(codes.PermissionDenied, "pod %s/%s with uid %s is not on node %s", r.Namespace, r.PodName, r.PodUid, node)
+		return nil, err
 	}
 	name := r.Request
 	if name == "" {

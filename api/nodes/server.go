@@ -93,20 +93,37 @@ func sessionError(err error) error {
 	return status.Error(codes.Unavailable, err.Error())
 }
 
-// CreateToken implements NodeService.
-func (s *Server) CreateToken(ctx context.Context, r *nodev1.CreateTokenRequest) (*nodev1.CreateTokenResponse, error) {
+// podRequest is a request about a pod of the calling node.
+type podRequest interface {
+	GetNamespace() string
+	GetPodName() string
+	GetPodUid() string
+}
+
+// callersPod returns a consistent view, and in it the pod that a worker's request is about, which must be on that worker's node.
+func (s *Server) callersPod(ctx context.Context, r podRequest) (client.View, *corev1.Pod, error) {
 	node, ok := s.Caller(ctx)
 	if !ok {
-		return nil, status.Error(codes.PermissionDenied, "a token needs a worker's certificate")
+		return client.View{}, nil, status.Error(codes.PermissionDenied, "this needs a worker's certificate")
 	}
 	view, err := s.Client.Consistent(ctx)
 	if err != nil {
-		return nil, status.Error(codes.Unavailable, err.Error())
+		return view, nil, status.Error(codes.Unavailable, err.Error())
 	}
-	pod, ok := client.Get[*corev1.Pod](view, r.Namespace, r.PodName)
-	if !ok || string(pod.UID) != r.PodUid || pod.Spec.NodeName != node {
-		return nil, status.Errorf(codes.PermissionDenied, "pod %s/%s with uid %s is not on node %s", r.Namespace, r.PodName, r.PodUid, node)
+	pod, ok := client.Get[*corev1.Pod](view, r.GetNamespace(), r.GetPodName())
+	if !ok || string(pod.UID) != r.GetPodUid() || pod.Spec.NodeName != node {
+		return view, nil, status.Errorf(codes.PermissionDenied, "pod %s/%s with uid %s is not on node %s", r.GetNamespace(), r.GetPodName(), r.GetPodUid(), node)
 	}
+	return view, pod, nil
+}
+
+// CreateToken implements NodeService.
+func (s *Server) CreateToken(ctx context.Context, r *nodev1.CreateTokenRequest) (*nodev1.CreateTokenResponse, error) {
+	view, pod, err := s.callersPod(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	node := pod.Spec.NodeName
 	if pod.Spec.ServiceAccountName != r.ServiceAccount {
 		return nil, status.Errorf(codes.PermissionDenied, "pod %s/%s does not run as service account %q", r.Namespace, r.PodName, r.ServiceAccount)
 	}

@@ -186,7 +186,10 @@ func TestAUserWithGetAloneChangesNothing(t *testing.T) {
 			_, err := objects.Apply(ctx, &kontikiv1.ApplyRequest{Reference: reference, Configuration: []byte(cm("x", "")), Options: &kontikiv1.WriteOptions{FieldManager: "m"}})
 			return err
 		},
-		"Delete": func() error { _, err := objects.Delete(ctx, &kontikiv1.DeleteRequest{Reference: reference}); return err },
+		"Delete": func() error {
+			_, err := objects.Delete(ctx, &kontikiv1.DeleteRequest{Reference: reference})
+			return err
+		},
 		"DeleteCollection": func() error {
 			_, err := objects.DeleteCollection(ctx, &kontikiv1.DeleteCollectionRequest{Kind: configMaps, Namespace: "default"})
 			return err

@@ -385,13 +385,21 @@ func (a *Agent) takeWelcome(w *nodev1.Welcome) {
 	a.kick()
 }
 
+// master returns the connection to the session's master.
+func (a *Agent) master() (nodev1.NodeServiceClient, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.conn == nil {
+		return nil, errNoSession
+	}
+	return a.conn, nil
+}
+
 // certifyPod requests a certificate for a pod from the session's master.
 func (a *Agent) certifyPod(ctx context.Context, r *nodev1.CertifyPodRequest) (*nodev1.CertifyPodResponse, error) {
-	a.mu.Lock()
-	c := a.conn
-	a.mu.Unlock()
-	if c == nil {
-		return nil, errNoSession
+	c, err := a.master()
+	if err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second) // longer than a master waits for the signer
 	defer cancel()
@@ -400,11 +408,9 @@ func (a *Agent) certifyPod(ctx context.Context, r *nodev1.CertifyPodRequest) (*n
 
 // createToken requests a service account token from the session's master.
 func (a *Agent) createToken(ctx context.Context, r *nodev1.CreateTokenRequest) (*nodev1.CreateTokenResponse, error) {
-	a.mu.Lock()
-	c := a.conn
-	a.mu.Unlock()
-	if c == nil {
-		return nil, errNoSession
+	c, err := a.master()
+	if err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
