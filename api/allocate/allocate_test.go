@@ -17,12 +17,13 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/api/registry/builtin"
 	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
-var catalog = registry.NewCatalog(registry.Kinds())
+var catalog = registry.NewCatalog(builtin.Kinds())
 
 func service(name string, kind corev1.ServiceType) *corev1.Service {
 	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"},

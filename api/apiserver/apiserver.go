@@ -32,6 +32,7 @@ import (
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/quota"
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/api/registry/builtin"
 	"github.com/kontiki/kontiki/api/rest"
 	"github.com/kontiki/kontiki/api/rpc"
 	"github.com/kontiki/kontiki/api/seal"
@@ -110,7 +111,7 @@ func New(c Config) (*API, error) {
 		seconds := int64(admission.DefaultTolerationSeconds)
 		c.TolerationSeconds = &seconds
 	}
-	a := &API{Sealer: sealer, Catalog: registry.NewCatalog(registry.Kinds()), Authorizer: c.Authorizer}
+	a := &API{Sealer: sealer, Catalog: registry.NewCatalog(builtin.Kinds()), Authorizer: c.Authorizer}
 	rules := authz.NewRules(c.Store, a.Catalog.Table())
 	own := authz.New(rules)
 	if a.Authorizer == nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/api/registry/builtin"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/test/harness"
 )
@@ -57,7 +58,7 @@ func TestWatchAllFollowsTheKinds(t *testing.T) {
 		}
 	}
 	create("ConfigMap", &corev1.ConfigMap{})
-	h.Objects.Catalog().Update(func(*registry.Table) *registry.Table { return registry.Kinds() })
+	h.Objects.Catalog().Update(func(*registry.Table) *registry.Table { return builtin.Kinds() })
 	<-started
 	create("Secret", &corev1.Secret{})
 	cancel()

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/api/registry/builtin"
 )
 
 // upstreamManager is a field manager as the upstream API server creates it.
@@ -61,7 +62,7 @@ func TestTrackingEqualsUpstreams(t *testing.T) {
 	funcs := apitesting.FuzzerFuncs
 	converter := applyconfigurations.NewTypeConverter(registry.Scheme)
 	compared, nonEmpty := 0, 0
-	for _, kind := range registry.Kinds().Kinds() {
+	for _, kind := range builtin.Kinds().Kinds() {
 		t.Run(kind.GVK().String(), func(t *testing.T) {
 			s := &Service{managers: newManagers()}
 			random := rand.New(rand.NewSource(7))
@@ -148,7 +149,7 @@ func TestTrackingEqualsUpstreams(t *testing.T) {
 
 // TestTemplatesShareFieldsNotValues: names and values of labels make no difference, everything else does.
 func TestTemplatesShareFieldsNotValues(t *testing.T) {
-	kind, _ := registry.Kinds().ByResource("", "v1", "configmaps")
+	kind, _ := builtin.Kinds().ByResource("", "v1", "configmaps")
 	r := &Request{Kind: kind}
 	key := func(change func(registry.Object)) templateKey {
 		obj := kind.New()

@@ -41,16 +41,22 @@ type goTypes interface {
 	goType(schema.GroupVersionKind) reflect.Type
 }
 
-// builtin is the codec of types in Scheme, which are stored as Kubernetes protobuf.
-type builtin struct {
+// schemeCodec is the codec of types in Scheme, which are stored as Kubernetes protobuf.
+type schemeCodec struct {
 	// group is the API group of the internal type.
 	group string
 	// loaded, if not nil, restores in a loaded object what protobuf does not contain.
 	loaded func(Object)
 }
 
+// SchemeCodec returns the codec of the built-in types of an API group. loaded, which may be nil, restores in a loaded object what
+// protobuf does not contain.
+func SchemeCodec(group string, loaded func(Object)) Codec {
+	return schemeCodec{group: group, loaded: loaded}
+}
+
 // New implements Codec. All GVKs of rows are in Scheme: see TestNamesAgreeWithTheScheme.
-func (builtin) New(gvk schema.GroupVersionKind) Object {
+func (schemeCodec) New(gvk schema.GroupVersionKind) Object {
 	obj, err := Scheme.New(gvk)
 	if err != nil {
 		panic(err)
@@ -59,7 +65,7 @@ func (builtin) New(gvk schema.GroupVersionKind) Object {
 }
 
 // NewList implements Codec.
-func (builtin) NewList(gvk schema.GroupVersionKind) runtime.Object {
+func (schemeCodec) NewList(gvk schema.GroupVersionKind) runtime.Object {
 	gvk.Kind += "List"
 	list, err := Scheme.New(gvk)
 	if err != nil {
@@ -68,14 +74,16 @@ func (builtin) NewList(gvk schema.GroupVersionKind) runtime.Object {
 	return list
 }
 
-func (b builtin) goType(gvk schema.GroupVersionKind) reflect.Type { return reflect.TypeOf(b.New(gvk)) }
+func (c schemeCodec) goType(gvk schema.GroupVersionKind) reflect.Type {
+	return reflect.TypeOf(c.New(gvk))
+}
 
 // Default implements Codec.
-func (builtin) Default(obj Object) { Scheme.Default(obj) }
+func (schemeCodec) Default(obj Object) { Scheme.Default(obj) }
 
 // Internal implements Codec.
-func (b builtin) Internal(obj runtime.Object, kind string) (runtime.Object, error) {
-	internal, err := Scheme.New(schema.GroupVersionKind{Group: b.group, Version: runtime.APIVersionInternal, Kind: kind})
+func (c schemeCodec) Internal(obj runtime.Object, kind string) (runtime.Object, error) {
+	internal, err := Scheme.New(schema.GroupVersionKind{Group: c.group, Version: runtime.APIVersionInternal, Kind: kind})
 	if err != nil {
 		return nil, err
 	}
@@ -83,8 +91,8 @@ func (b builtin) Internal(obj runtime.Object, kind string) (runtime.Object, erro
 }
 
 // External implements Codec.
-func (b builtin) External(internal runtime.Object, gvk schema.GroupVersionKind) (Object, error) {
-	obj := b.New(gvk)
+func (c schemeCodec) External(internal runtime.Object, gvk schema.GroupVersionKind) (Object, error) {
+	obj := c.New(gvk)
 	if err := Scheme.Convert(internal, obj, nil); err != nil {
 		return nil, err
 	}
@@ -93,7 +101,7 @@ func (b builtin) External(internal runtime.Object, gvk schema.GroupVersionKind) 
 }
 
 // Store implements Codec.
-func (builtin) Store(obj Object, gvk schema.GroupVersionKind) ([]byte, error) {
+func (schemeCodec) Store(obj Object, gvk schema.GroupVersionKind) ([]byte, error) {
 	raw, err := MarshalProto(obj)
 	if err != nil {
 		return nil, err
@@ -102,18 +110,18 @@ func (builtin) Store(obj Object, gvk schema.GroupVersionKind) ([]byte, error) {
 }
 
 // Load implements Codec.
-func (b builtin) Load(value []byte, gvk schema.GroupVersionKind) (Object, error) {
+func (c schemeCodec) Load(value []byte, gvk schema.GroupVersionKind) (Object, error) {
 	raw, err := Unwrap(value)
 	if err != nil {
 		return nil, err
 	}
-	obj := b.New(gvk)
+	obj := c.New(gvk)
 	if err := obj.(protoMessage).Unmarshal(raw); err != nil {
 		return nil, err
 	}
 	obj.GetObjectKind().SetGroupVersionKind(gvk)
-	if b.loaded != nil {
-		b.loaded(obj)
+	if c.loaded != nil {
+		c.loaded(obj)
 	}
 	return obj, nil
 }
@@ -122,7 +130,7 @@ func (b builtin) Load(value []byte, gvk schema.GroupVersionKind) (Object, error)
 const metadataField = 1
 
 // Meta implements Codec.
-func (builtin) Meta(value []byte) (*metav1.PartialObjectMetadata, error) {
+func (schemeCodec) Meta(value []byte) (*metav1.PartialObjectMetadata, error) {
 	raw, err := Unwrap(value)
 	if err != nil {
 		return nil, err
@@ -141,10 +149,10 @@ func (builtin) Meta(value []byte) (*metav1.PartialObjectMetadata, error) {
 	return m, nil
 }
 
-var builtinFields = sync.OnceValue(func() managedfields.TypeConverter { return applyconfigurations.NewTypeConverter(Scheme) })
+var schemeFields = sync.OnceValue(func() managedfields.TypeConverter { return applyconfigurations.NewTypeConverter(Scheme) })
 
 // Fields implements Codec.
-func (builtin) Fields() managedfields.TypeConverter { return builtinFields() }
+func (schemeCodec) Fields() managedfields.TypeConverter { return schemeFields() }
 
 var protoPrefix = []byte("k8s\x00")
 

@@ -205,7 +205,7 @@ func declarative(errs field.ErrorList, more field.ErrorList) field.ErrorList {
 
 // ValidateCreate runs hand-written and declarative validation of a new object, given in both forms.
 func (k *Kind) ValidateCreate(ctx context.Context, internal runtime.Object, obj Object) field.ErrorList {
-	if k.definition.validateWhole {
+	if k.definition.ValidateWhole {
 		return k.Validate(ctx, internal)
 	}
 	var errs field.ErrorList
@@ -221,7 +221,7 @@ func (k *Kind) ValidateCreate(ctx context.Context, internal runtime.Object, obj 
 
 // ValidateChange runs hand-written and declarative validation of an update through a subresource ("" for none).
 func (k *Kind) ValidateChange(ctx context.Context, s *Strategy, subresource string, internal, oldInternal runtime.Object, obj, old Object) field.ErrorList {
-	if s.validateWhole {
+	if s.ValidateWhole {
 		return s.ValidateUpdate(ctx, internal, oldInternal)
 	}
 	metadata := field.NewPath("metadata")

@@ -30,8 +30,8 @@ type Strategy struct {
 	// ResetFields are the top-level paths ("status", "metadata.labels") that this kind of write ignores, so that their ownership is
 	// not recorded either. If OnlyFields is set, it ignores all others instead; "*" there is any element of a list or map.
 	ResetFields, OnlyFields []string
-	// validateWhole means that ValidateUpdate does all of validation, that of the metadata and declarative validation included.
-	validateWhole bool
+	// ValidateWhole means that ValidateUpdate does all of validation, that of the metadata and declarative validation included.
+	ValidateWhole bool
 }
 
 // Resource is one row: everything that the object service needs to know about a resource of an API group, in all versions in which
@@ -85,8 +85,8 @@ type Resource struct {
 	// Sealed values are encrypted before they are proposed.
 	Sealed bool
 
-	// validateWhole means that Validate does all of validation, that of the metadata and declarative validation included.
-	validateWhole bool
+	// ValidateWhole means that Validate does all of validation, that of the metadata and declarative validation included.
+	ValidateWhole bool
 	prefix        string
 }
 
@@ -169,7 +169,7 @@ func (r *Resource) complete() {
 		r.Versions = []string{"v1"}
 	}
 	if r.Codec == nil {
-		r.Codec = builtin{group: r.Group}
+		r.Codec = SchemeCodec(r.Group, nil)
 	}
 	of := r
 	if r.StoredAs != nil {

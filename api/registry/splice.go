@@ -19,7 +19,7 @@ const versionField = 6
 // Splice inserts a resource version into stored bytes, without decoding them. It returns false if that is not possible: the object has to
 // be decoded and encoded then. The result shares memory with value.
 func (k *Kind) Splice(value []byte, resourceVersion string) (s Spliced, ok bool) {
-	if _, ok := k.Codec.(builtin); !ok || k.StoredAs != nil {
+	if _, ok := k.Codec.(schemeCodec); !ok || k.StoredAs != nil {
 		return s, false
 	}
 	raw, err := Unwrap(value)

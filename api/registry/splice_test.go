@@ -1,4 +1,4 @@
-package registry
+package registry_test
 
 import (
 	"bytes"
@@ -8,16 +8,22 @@ import (
 	"k8s.io/apimachinery/pkg/api/apitesting/fuzzer"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apitesting "k8s.io/kubernetes/pkg/api/testing"
+
+	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/api/registry/builtin"
 )
 
 // TestSplicedEqualsEncoded: stored bytes with a resource version inserted are those of the object, decoded and encoded with it.
 func TestSplicedEqualsEncoded(t *testing.T) {
 	spliced := 0
-	each(t, func(t *testing.T, k *Kind) {
-		filler := fuzzer.FuzzerFor(apitesting.FuzzerFuncs, rand.NewSource(2), Codecs)
+	for _, k := range builtin.Kinds().Kinds() {
+		filler := fuzzer.FuzzerFor(apitesting.FuzzerFuncs, rand.NewSource(2), registry.Codecs)
 		for _, version := range []string{"7", "12345678901234567890"} {
 			for range 20 {
-				internal := emptyInternal(t, k)
+				internal, err := k.ToInternal(k.New())
+				if err != nil {
+					t.Fatal(err)
+				}
 				filler.Fill(internal)
 				obj, err := k.FromInternal(internal)
 				if err != nil {
@@ -48,7 +54,7 @@ func TestSplicedEqualsEncoded(t *testing.T) {
 					t.Fatal(err)
 				}
 				loaded.SetResourceVersion(version)
-				want, err := MarshalProto(loaded)
+				want, err := registry.MarshalProto(loaded)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -57,7 +63,7 @@ func TestSplicedEqualsEncoded(t *testing.T) {
 				}
 			}
 		}
-	})
+	}
 	if spliced < 1000 {
 		t.Errorf("only %d objects were spliced", spliced)
 	}
@@ -65,7 +71,7 @@ func TestSplicedEqualsEncoded(t *testing.T) {
 
 // TestDamagedBytesAreNotSpliced: whatever is stored, nothing is read beyond it.
 func TestDamagedBytesAreNotSpliced(t *testing.T) {
-	pods, _ := Kinds().ByGroupResource("", "pods")
+	pods, _ := builtin.Kinds().ByGroupResource("", "pods")
 	value, err := pods.Store(pods.New())
 	if err != nil {
 		t.Fatal(err)
@@ -91,23 +97,23 @@ func TestDamagedBytesAreNotSpliced(t *testing.T) {
 
 // TestAListsParts are the message that upstream's types encode.
 func TestAListsParts(t *testing.T) {
-	pods, _ := Kinds().ByGroupResource("", "pods")
+	pods, _ := builtin.Kinds().ByGroupResource("", "pods")
 	list := pods.NewList()
 	meta := metav1.ListMeta{ResourceVersion: "9", Continue: "x"}
 	list.(metav1.ListInterface).SetResourceVersion("9")
 	list.(metav1.ListInterface).SetContinue("x")
-	raw, err := MarshalProto(list)
+	raw, err := registry.MarshalProto(list)
 	if err != nil {
 		t.Fatal(err)
 	}
 	gvk := pods.GVK()
 	gvk.Kind += "List"
-	want := Envelope(gvk, raw)
+	want := registry.Envelope(gvk, raw)
 	head, err := meta.Marshal()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := append(ListHead(pods.GVK(), head, 0), ListTail...); !bytes.Equal(got, want) {
+	if got := append(registry.ListHead(pods.GVK(), head, 0), registry.ListTail...); !bytes.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

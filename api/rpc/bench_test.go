@@ -24,6 +24,7 @@ import (
 	clientrest "k8s.io/client-go/rest"
 
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/api/registry/builtin"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 	"github.com/kontiki/kontiki/test/harness"
 )
@@ -149,7 +150,7 @@ func must[T any](b *testing.B) func(T, error) T {
 }
 
 func BenchmarkCreate(b *testing.B) {
-	row, _ := registry.Kinds().ByGroupResource("", "pods")
+	row, _ := builtin.Kinds().ByGroupResource("", "pods")
 	for _, form := range forms {
 		b.Run(form.name, func(b *testing.B) {
 			f := newFronts(b)

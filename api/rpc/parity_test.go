@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/api/registry/builtin"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
@@ -164,7 +165,7 @@ func steps() []step {
 	for i := range many {
 		many[i], manyREST[i] = checkOp(fmt.Sprint("x", i), ""), txCheck(fmt.Sprint("x", i), "")
 	}
-	kind, _ := registry.Kinds().ByGroupResource("", "configmaps")
+	kind, _ := builtin.Kinds().ByGroupResource("", "configmaps")
 	big := strings.Repeat("y", 3<<20)
 	return []step{
 		{name: "create", method: "POST", path: cmPath, contentType: jsonType, body: cm("a", `,"data":{"k":"1"}`), call: create(jsonObject(cmKind, cm("a", `,"data":{"k":"1"}`)), nil)},

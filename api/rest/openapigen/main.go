@@ -17,7 +17,7 @@ import (
 	openapi_v2 "github.com/google/gnostic-models/openapiv2"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/api/registry/builtin"
 	"github.com/kontiki/kontiki/api/rest"
 )
 
@@ -33,7 +33,7 @@ func main() {
 	}
 	source := filepath.Join(module, "api", "openapi-spec", "v3")
 	done := map[string]bool{}
-	for _, kind := range registry.Kinds().Kinds() {
+	for _, kind := range builtin.Kinds().Kinds() {
 		name := "api__" + kind.Version
 		if kind.Group != "" {
 			name = "apis__" + kind.Group + "__" + kind.Version
@@ -67,7 +67,7 @@ func cut(from, to string, fields enums) error {
 		return err
 	}
 	for path := range paths {
-		if strings.Contains(path, "/watch/") || !rest.Serves(registry.Kinds(), path) {
+		if strings.Contains(path, "/watch/") || !rest.Serves(builtin.Kinds(), path) {
 			delete(paths, path)
 		}
 	}
@@ -123,7 +123,7 @@ func cutV2(from, dir string, fields enums) error {
 		return err
 	}
 	for path := range paths {
-		if strings.Contains(path, "/watch/") || !rest.Serves(registry.Kinds(), path) {
+		if strings.Contains(path, "/watch/") || !rest.Serves(builtin.Kinds(), path) {
 			delete(paths, path)
 		}
 	}

@@ -1,4 +1,4 @@
-package registry
+package builtin
 
 import (
 	"context"
@@ -12,11 +12,13 @@ import (
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/apis/core/validation"
 	volumevalidation "k8s.io/kubernetes/pkg/volume/validation"
+
+	"github.com/kontiki/kontiki/api/registry"
 )
 
 // persistentVolumes has the rules of upstream's strategy, whose package reaches the storage of the serving stack.
-func persistentVolumes() *Resource {
-	return &Resource{
+func persistentVolumes() *registry.Resource {
+	return &registry.Resource{
 		Kind: "PersistentVolume", Resource: "persistentvolumes", ShortNames: []string{"pv"}, ReturnDeleted: true,
 		PrepareCreate: preparer(func(pv *core.PersistentVolume) {
 			now := metav1.Now()
@@ -29,7 +31,7 @@ func persistentVolumes() *Resource {
 		WarnCreate: warner(func(_ context.Context, pv *core.PersistentVolume) []string {
 			return pvutil.GetWarningsForPersistentVolume(pv)
 		}),
-		Strategy: Strategy{
+		Strategy: registry.Strategy{
 			PrepareUpdate: updater(func(pv, old *core.PersistentVolume) {
 				pv.Status = old.Status
 				pvutil.DropDisabledSpecFields(&pv.Spec, &old.Spec)
@@ -43,7 +45,7 @@ func persistentVolumes() *Resource {
 			}),
 			ResetFields: []string{"status"},
 		},
-		Status: &Strategy{
+		Status: &registry.Strategy{
 			PrepareUpdate: updater(func(pv, old *core.PersistentVolume) {
 				pv.Spec = old.Spec
 				now, then := &pv.Status, &old.Status
@@ -59,7 +61,7 @@ func persistentVolumes() *Resource {
 			ResetFields:    []string{"spec"},
 		},
 		AllowUnconditionalUpdate: true,
-		Fields:                   func(obj Object) fields.Set { return fields.Set{"name": obj.GetName()} },
+		Fields:                   func(obj registry.Object) fields.Set { return fields.Set{"name": obj.GetName()} },
 		FieldNames:               []string{"name"},
 	}
 }
@@ -69,8 +71,8 @@ func validatePV(pv *core.PersistentVolume, opts validation.PersistentVolumeSpecV
 }
 
 // persistentVolumeClaims has the rules of upstream's strategy, whose package reaches the storage of the serving stack.
-func persistentVolumeClaims() *Resource {
-	return &Resource{
+func persistentVolumeClaims() *registry.Resource {
+	return &registry.Resource{
 		Kind: "PersistentVolumeClaim", Resource: "persistentvolumeclaims", ShortNames: []string{"pvc"}, Namespaced: true, ReturnDeleted: true,
 		PrepareCreate: preparer(func(c *core.PersistentVolumeClaim) {
 			c.Status = core.PersistentVolumeClaimStatus{}
@@ -85,7 +87,7 @@ func persistentVolumeClaims() *Resource {
 		WarnCreate: warner(func(_ context.Context, c *core.PersistentVolumeClaim) []string {
 			return claimutil.GetWarningsForPersistentVolumeClaim(c)
 		}),
-		Strategy: Strategy{
+		Strategy: registry.Strategy{
 			PrepareUpdate: updater(func(c, old *core.PersistentVolumeClaim) {
 				c.Status = old.Status
 				claimutil.DropDisabledFields(&c.Spec, &old.Spec)
@@ -101,7 +103,7 @@ func persistentVolumeClaims() *Resource {
 			}),
 			ResetFields: []string{"status"},
 		},
-		Status: &Strategy{
+		Status: &registry.Strategy{
 			PrepareUpdate: updater(func(c, old *core.PersistentVolumeClaim) {
 				c.Spec = old.Spec
 				claimutil.DropDisabledFieldsFromStatus(c, old)
@@ -112,7 +114,9 @@ func persistentVolumeClaims() *Resource {
 			ResetFields: []string{"spec"},
 		},
 		AllowUnconditionalUpdate: true,
-		Fields:                   func(obj Object) fields.Set { return fields.Set{"name": obj.(*corev1.PersistentVolumeClaim).Name} },
-		FieldNames:               []string{"name"},
+		Fields: func(obj registry.Object) fields.Set {
+			return fields.Set{"name": obj.(*corev1.PersistentVolumeClaim).Name}
+		},
+		FieldNames: []string{"name"},
 	}
 }

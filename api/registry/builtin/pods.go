@@ -1,4 +1,4 @@
-package registry
+package builtin
 
 import (
 	"context"
@@ -17,10 +17,12 @@ import (
 	"k8s.io/kubernetes/pkg/apis/core/helper/qos"
 	"k8s.io/kubernetes/pkg/apis/core/validation"
 	"k8s.io/kubernetes/pkg/features"
+
+	"github.com/kontiki/kontiki/api/registry"
 )
 
-func pods() *Resource {
-	return &Resource{
+func pods() *registry.Resource {
+	return &registry.Resource{
 		Kind: "Pod", Resource: "pods", ShortNames: []string{"po"}, Categories: []string{"all"},
 		ReturnDeleted: true,
 		Namespaced:    true,
@@ -34,7 +36,7 @@ func pods() *Resource {
 			opts.ResourceIsPod = true
 			return validation.ValidatePodCreate(pod, opts)
 		}),
-		Strategy: Strategy{
+		Strategy: registry.Strategy{
 			PrepareUpdate: updater(func(pod, old *core.Pod) {
 				pod.Status = old.Status
 				if pod.Spec.Resources == nil && old.Spec.Resources != nil && utilfeature.DefaultFeatureGate.Enabled(features.PodLevelResourcesFixDefaulting) {
@@ -46,12 +48,12 @@ func pods() *Resource {
 			ValidateUpdate: podChange(validation.ValidatePodUpdate),
 			ResetFields:    []string{"status"},
 		},
-		Status: &Strategy{
+		Status: &registry.Strategy{
 			PrepareUpdate:  updater(preparePodStatus),
 			ValidateUpdate: podChange(validation.ValidatePodStatusUpdate),
 			ResetFields:    []string{"spec", "metadata.deletionTimestamp", "metadata.ownerReferences"},
 		},
-		Subresources: map[string]*Strategy{
+		Subresources: map[string]*registry.Strategy{
 			"ephemeralcontainers": {
 				PrepareUpdate: updater(func(pod, old *core.Pod) {
 					added := pod.Spec.EphemeralContainers
@@ -75,7 +77,7 @@ func pods() *Resource {
 		},
 		AllowUnconditionalUpdate: true,
 		DeleteGrace:              podGrace,
-		Fields: func(obj Object) fields.Set {
+		Fields: func(obj registry.Object) fields.Set {
 			pod := obj.(*corev1.Pod)
 			return fields.Set{
 				"spec.nodeName":            pod.Spec.NodeName,
@@ -199,7 +201,7 @@ func keepObservedGenerations(pod, old *core.Pod) {
 }
 
 // podGrace returns the grace period of a deleted pod: unscheduled and finished pods are removed at once.
-func podGrace(obj Object, options *metav1.DeleteOptions) int64 {
+func podGrace(obj registry.Object, options *metav1.DeleteOptions) int64 {
 	pod := obj.(*corev1.Pod)
 	if pod.Spec.NodeName == "" || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded {
 		return 0

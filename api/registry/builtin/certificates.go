@@ -1,4 +1,4 @@
-package registry
+package builtin
 
 import (
 	"context"
@@ -15,14 +15,16 @@ import (
 	"k8s.io/kubernetes/pkg/registry/certificates/clustertrustbundle"
 	"k8s.io/kubernetes/pkg/registry/certificates/podcertificaterequest"
 	"k8s.io/utils/clock"
+
+	"github.com/kontiki/kontiki/api/registry"
 )
 
 const certificatesGroup = "certificates.k8s.io"
 
-func clusterTrustBundles() *Resource {
-	return follow(&Resource{
+func clusterTrustBundles() *registry.Resource {
+	return follow(&registry.Resource{
 		Group: certificatesGroup, Kind: "ClusterTrustBundle", Resource: "clustertrustbundles",
-		Fields: func(obj Object) fields.Set {
+		Fields: func(obj registry.Object) fields.Set {
 			return fields.Set{"spec.signerName": obj.(*certificatesv1.ClusterTrustBundle).Spec.SignerName}
 		},
 		FieldNames: []string{"spec.signerName"},
@@ -30,16 +32,16 @@ func clusterTrustBundles() *Resource {
 }
 
 // podCertificateRequests are of KEP-4317. That only those who may sign for the signer change the status is a step of admission.
-func podCertificateRequests() *Resource {
-	r := follow(&Resource{
+func podCertificateRequests() *registry.Resource {
+	r := follow(&registry.Resource{
 		Group: certificatesGroup, Kind: "PodCertificateRequest", Resource: "podcertificaterequests",
-		Fields: func(obj Object) fields.Set {
+		Fields: func(obj registry.Object) fields.Set {
 			r := obj.(*certificatesv1.PodCertificateRequest)
 			return fields.Set{"spec.signerName": r.Spec.SignerName, "spec.podName": r.Spec.PodName, "spec.nodeName": string(r.Spec.NodeName)}
 		},
 		FieldNames: []string{"spec.signerName", "spec.podName", "spec.nodeName"},
 	}, podcertificaterequest.NewStrategy(), nil)
-	r.Status = &Strategy{
+	r.Status = &registry.Strategy{
 		PrepareUpdate: updater(func(r, old *certificates.PodCertificateRequest) {
 			r.Spec = old.Spec
 			metav1.ResetObjectMetaForStatus(&r.ObjectMeta, &old.ObjectMeta)
@@ -53,19 +55,19 @@ func podCertificateRequests() *Resource {
 }
 
 // certificateSigningRequests has the rules of upstream's strategies, whose package reaches the storage of the serving stack.
-func certificateSigningRequests() *Resource {
-	return &Resource{
+func certificateSigningRequests() *registry.Resource {
+	return &registry.Resource{
 		Group: certificatesGroup, Kind: "CertificateSigningRequest", Resource: "certificatesigningrequests", ShortNames: []string{"csr"},
 		PrepareCreate: func(ctx context.Context, obj runtime.Object) {
 			nameRequester(ctx, obj.(*certificates.CertificateSigningRequest))
 		},
 		Validate: checker(validation.ValidateCertificateSigningRequestCreate),
-		Strategy: Strategy{
+		Strategy: registry.Strategy{
 			PrepareUpdate:  updater(func(r, old *certificates.CertificateSigningRequest) { r.Spec, r.Status = old.Spec, old.Status }),
 			ValidateUpdate: changer(validation.ValidateCertificateSigningRequestUpdate),
 			ResetFields:    []string{"spec", "status"},
 		},
-		Status: &Strategy{
+		Status: &registry.Strategy{
 			PrepareUpdate: updater(func(r, old *certificates.CertificateSigningRequest) {
 				r.Spec = old.Spec
 				keepDecisions(r, old, certificates.CertificateApproved)
@@ -75,7 +77,7 @@ func certificateSigningRequests() *Resource {
 			ValidateUpdate: changer(validation.ValidateCertificateSigningRequestStatusUpdate),
 			ResetFields:    []string{"spec", "status.conditions"},
 		},
-		Subresources: map[string]*Strategy{"approval": {
+		Subresources: map[string]*registry.Strategy{"approval": {
 			PrepareUpdate: updater(func(r, old *certificates.CertificateSigningRequest) {
 				dateConditions(r, old)
 				conditions := r.Status.Conditions
@@ -86,7 +88,7 @@ func certificateSigningRequests() *Resource {
 			ResetFields:    []string{"spec", "status.certificate"},
 		}},
 		AllowUnconditionalUpdate: true,
-		Fields: func(obj Object) fields.Set {
+		Fields: func(obj registry.Object) fields.Set {
 			return fields.Set{"spec.signerName": obj.(*certificatesv1.CertificateSigningRequest).Spec.SignerName}
 		},
 		FieldNames: []string{"spec.signerName"},

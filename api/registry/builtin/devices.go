@@ -1,4 +1,4 @@
-package registry
+package builtin
 
 import (
 	"context"
@@ -17,6 +17,8 @@ import (
 	"k8s.io/kubernetes/pkg/registry/resource/deviceclass"
 	"k8s.io/kubernetes/pkg/registry/resource/devicetaintrule"
 	"k8s.io/utils/ptr"
+
+	"github.com/kontiki/kontiki/api/registry"
 )
 
 // The resources of dynamic resource allocation (KEP-4381). Fields of upstream's features that are off by default are dropped. Who may
@@ -24,25 +26,25 @@ import (
 
 const resourceGroup = "resource.k8s.io"
 
-func deviceClasses() *Resource {
-	return follow(&Resource{Group: resourceGroup, Kind: "DeviceClass", Resource: "deviceclasses", ReturnDeleted: true}, deviceclass.Strategy, nil)
+func deviceClasses() *registry.Resource {
+	return follow(&registry.Resource{Group: resourceGroup, Kind: "DeviceClass", Resource: "deviceclasses", ReturnDeleted: true}, deviceclass.Strategy, nil)
 }
 
-func deviceTaintRules() *Resource {
-	return follow(&Resource{
+func deviceTaintRules() *registry.Resource {
+	return follow(&registry.Resource{
 		Group: resourceGroup, Kind: "DeviceTaintRule", Resource: "devicetaintrules", ReturnDeleted: true,
 	}, devicetaintrule.Strategy, devicetaintrule.StatusStrategy)
 }
 
-func resourceClaims() *Resource {
-	return &Resource{
+func resourceClaims() *registry.Resource {
+	return &registry.Resource{
 		Group: resourceGroup, Kind: "ResourceClaim", Resource: "resourceclaims", Namespaced: true, ReturnDeleted: true,
 		PrepareCreate: preparer(func(c *resource.ResourceClaim) {
 			c.Status = resource.ResourceClaimStatus{}
 			resourceclaimspec.DropDisabledFields(&c.Spec, nil)
 		}),
 		Validate: checker(validation.ValidateResourceClaim),
-		Strategy: Strategy{
+		Strategy: registry.Strategy{
 			PrepareUpdate: updater(func(c, old *resource.ResourceClaim) {
 				c.Status = old.Status
 				resourceclaimspec.DropDisabledFields(&c.Spec, &old.Spec)
@@ -50,7 +52,7 @@ func resourceClaims() *Resource {
 			ValidateUpdate: changer(validation.ValidateResourceClaimUpdate),
 			ResetFields:    []string{"status"},
 		},
-		Status: &Strategy{
+		Status: &registry.Strategy{
 			PrepareUpdate: updater(func(c, old *resource.ResourceClaim) {
 				c.Spec = old.Spec
 				metav1.ResetObjectMetaForStatus(&c.ObjectMeta, &old.ObjectMeta)
@@ -95,12 +97,12 @@ func dropDeallocated(c, old *resource.ResourceClaim) {
 	}
 }
 
-func resourceClaimTemplates() *Resource {
-	return &Resource{
+func resourceClaimTemplates() *registry.Resource {
+	return &registry.Resource{
 		Group: resourceGroup, Kind: "ResourceClaimTemplate", Resource: "resourceclaimtemplates", Namespaced: true, ReturnDeleted: true,
 		PrepareCreate: preparer(func(t *resource.ResourceClaimTemplate) { resourceclaimspec.DropDisabledFields(&t.Spec.Spec, nil) }),
 		Validate:      checker(validation.ValidateResourceClaimTemplate),
-		Strategy: Strategy{
+		Strategy: registry.Strategy{
 			PrepareUpdate: updater(func(t, old *resource.ResourceClaimTemplate) {
 				resourceclaimspec.DropDisabledFields(&t.Spec.Spec, &old.Spec.Spec)
 			}),
@@ -112,8 +114,8 @@ func resourceClaimTemplates() *Resource {
 	}
 }
 
-func resourceSlices() *Resource {
-	return &Resource{
+func resourceSlices() *registry.Resource {
+	return &registry.Resource{
 		Group: resourceGroup, Kind: "ResourceSlice", Resource: "resourceslices", ReturnDeleted: true,
 		PrepareCreate: preparer(func(s *resource.ResourceSlice) {
 			s.Generation = 1
@@ -121,7 +123,7 @@ func resourceSlices() *Resource {
 		}),
 		Validate:   checker(validation.ValidateResourceSlice),
 		WarnCreate: warner(func(_ context.Context, s *resource.ResourceSlice) []string { return driverWarnings(s) }),
-		Strategy: Strategy{
+		Strategy: registry.Strategy{
 			PrepareUpdate: updater(func(s, old *resource.ResourceSlice) {
 				dropAlphaDeviceFields(s)
 				if !apiequality.Semantic.DeepEqual(old.Spec, s.Spec) {
@@ -132,7 +134,7 @@ func resourceSlices() *Resource {
 			WarnUpdate:     changeWarner(func(_ context.Context, s, _ *resource.ResourceSlice) []string { return driverWarnings(s) }),
 		},
 		AllowUnconditionalUpdate: true,
-		Fields: func(obj Object) fields.Set {
+		Fields: func(obj registry.Object) fields.Set {
 			s := obj.(*resourcev1.ResourceSlice)
 			return fields.Set{
 				resourcev1.ResourceSliceSelectorNodeName: ptr.Deref(s.Spec.NodeName, ""), resourcev1.ResourceSliceSelectorDriver: s.Spec.Driver,

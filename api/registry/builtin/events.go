@@ -1,4 +1,4 @@
-package registry
+package builtin
 
 import (
 	corev1 "k8s.io/api/core/v1"
@@ -8,12 +8,14 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/apis/core/validation"
+
+	"github.com/kontiki/kontiki/api/registry"
 )
 
 // events returns the row of core/v1 events, the form in which all events are stored.
-func events() *Resource {
-	return eventsIn(&Resource{
-		Fields: func(obj Object) fields.Set {
+func events() *registry.Resource {
+	return eventsIn(&registry.Resource{
+		Fields: func(obj registry.Object) fields.Set {
 			e := obj.(*corev1.Event)
 			source := e.Source.Component
 			if source == "" {
@@ -40,10 +42,10 @@ func events() *Resource {
 }
 
 // newEvents returns the row of the same events in the form of events.k8s.io/v1.
-func newEvents(stored *Resource) *Resource {
-	return eventsIn(&Resource{
+func newEvents(stored *registry.Resource) *registry.Resource {
+	return eventsIn(&registry.Resource{
 		Group: "events.k8s.io", StoredAs: stored,
-		Fields: func(obj Object) fields.Set {
+		Fields: func(obj registry.Object) fields.Set {
 			e := obj.(*eventsv1.Event)
 			return fields.Set{
 				"regarding.kind":            e.Regarding.Kind,
@@ -64,7 +66,7 @@ func newEvents(stored *Resource) *Resource {
 }
 
 // eventsIn completes a row with what both API versions have in common. Validation differs: the newer version's is strict.
-func eventsIn(k *Resource) *Resource {
+func eventsIn(k *registry.Resource) *registry.Resource {
 	gv := schema.GroupVersion{Group: k.Group, Version: "v1"}
 	k.Kind, k.Resource, k.ShortNames, k.Namespaced = "Event", "events", []string{"ev"}, true
 	k.Validate = checker(func(e *core.Event) field.ErrorList { return validation.ValidateEventCreate(e, gv) })

@@ -1,13 +1,15 @@
-package registry
+package builtin
 
 import (
 	"context"
 
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/kontiki/kontiki/api/registry"
 )
 
 // notYet adds a warning to every creation and update of a resource that is stored, but on which nothing of the cluster acts yet.
-func notYet(r *Resource, text string) *Resource {
+func notYet(r *registry.Resource, text string) *registry.Resource {
 	text = r.Resource + ": " + text
 	created, changed := r.WarnCreate, r.WarnUpdate
 	r.WarnCreate = func(ctx context.Context, obj runtime.Object) []string {

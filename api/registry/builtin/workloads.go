@@ -1,4 +1,4 @@
-package registry
+package builtin
 
 import (
 	"context"
@@ -21,55 +21,57 @@ import (
 	"k8s.io/kubernetes/pkg/registry/apps/deployment"
 	"k8s.io/kubernetes/pkg/registry/apps/statefulset"
 	"k8s.io/kubernetes/pkg/registry/core/podtemplate"
+
+	"github.com/kontiki/kontiki/api/registry"
 )
 
-func deployments() *Resource {
-	return follow(&Resource{
+func deployments() *registry.Resource {
+	return follow(&registry.Resource{
 		Group: "apps", Kind: "Deployment", Resource: "deployments", ShortNames: []string{"deploy"}, Categories: []string{"all"},
-		Scale: &Scale{
-			Get: func(obj Object) (int32, int32, string) {
+		Scale: &registry.Scale{
+			Get: func(obj registry.Object) (int32, int32, string) {
 				d := obj.(*appsv1.Deployment)
 				return value(d.Spec.Replicas), d.Status.Replicas, selectorString(d.Spec.Selector)
 			},
-			Set: func(obj Object, n int32) { obj.(*appsv1.Deployment).Spec.Replicas = &n },
+			Set: func(obj registry.Object, n int32) { obj.(*appsv1.Deployment).Spec.Replicas = &n },
 		},
 	}, deployment.Strategy, deployment.StatusStrategy)
 }
 
-func statefulSets() *Resource {
-	return follow(&Resource{
-		Codec: builtin{group: "apps", loaded: claimTemplateTypes},
+func statefulSets() *registry.Resource {
+	return follow(&registry.Resource{
+		Codec: registry.SchemeCodec("apps", claimTemplateTypes),
 		Group: "apps", Kind: "StatefulSet", Resource: "statefulsets", ShortNames: []string{"sts"}, Categories: []string{"all"},
-		Scale: &Scale{
-			Get: func(obj Object) (int32, int32, string) {
+		Scale: &registry.Scale{
+			Get: func(obj registry.Object) (int32, int32, string) {
 				s := obj.(*appsv1.StatefulSet)
 				return value(s.Spec.Replicas), s.Status.Replicas, selectorString(s.Spec.Selector)
 			},
-			Set: func(obj Object, n int32) { obj.(*appsv1.StatefulSet).Spec.Replicas = &n },
+			Set: func(obj registry.Object, n int32) { obj.(*appsv1.StatefulSet).Spec.Replicas = &n },
 		},
 	}, statefulset.Strategy, statefulset.StatusStrategy)
 }
 
 // claimTemplateTypes sets the types of claim templates, which protobuf does not contain and upstream's conversion sets.
-func claimTemplateTypes(obj Object) {
+func claimTemplateTypes(obj registry.Object) {
 	templates := obj.(*appsv1.StatefulSet).Spec.VolumeClaimTemplates
 	for i := range templates {
 		templates[i].APIVersion, templates[i].Kind = "v1", "PersistentVolumeClaim"
 	}
 }
 
-func daemonSets() *Resource {
-	return follow(&Resource{
+func daemonSets() *registry.Resource {
+	return follow(&registry.Resource{
 		Group: "apps", Kind: "DaemonSet", Resource: "daemonsets", ShortNames: []string{"ds"}, Categories: []string{"all"},
 	}, daemonset.Strategy, daemonset.StatusStrategy)
 }
 
-func controllerRevisions() *Resource {
-	return follow(&Resource{Group: "apps", Kind: "ControllerRevision", Resource: "controllerrevisions"}, controllerrevision.Strategy, nil)
+func controllerRevisions() *registry.Resource {
+	return follow(&registry.Resource{Group: "apps", Kind: "ControllerRevision", Resource: "controllerrevisions"}, controllerrevision.Strategy, nil)
 }
 
-func replicaSets() *Resource {
-	return &Resource{
+func replicaSets() *registry.Resource {
+	return &registry.Resource{
 		Group: "apps", Kind: "ReplicaSet", Resource: "replicasets",
 		ShortNames: []string{"rs"}, Categories: []string{"all"}, Namespaced: true,
 		PrepareCreate: preparer(func(rs *apps.ReplicaSet) {
@@ -83,7 +85,7 @@ func replicaSets() *Resource {
 		Validate: checker(func(rs *apps.ReplicaSet) field.ErrorList {
 			return appsvalidation.ValidateReplicaSet(rs, podutil.GetValidationOptionsFromPodTemplate(&rs.Spec.Template, nil))
 		}),
-		Strategy: Strategy{
+		Strategy: registry.Strategy{
 			PrepareUpdate: updater(func(rs, old *apps.ReplicaSet) {
 				rs.Status = old.Status
 				podutil.DropDisabledTemplateFields(&rs.Spec.Template, &old.Spec.Template)
@@ -102,34 +104,34 @@ func replicaSets() *Resource {
 			}),
 			ResetFields: []string{"status"},
 		},
-		Status: &Strategy{
+		Status: &registry.Strategy{
 			PrepareUpdate:  updater(func(rs, old *apps.ReplicaSet) { rs.Spec = old.Spec }),
 			ValidateUpdate: changer(appsvalidation.ValidateReplicaSetStatusUpdate),
 			ResetFields:    []string{"spec"},
 		},
-		Scale: &Scale{
-			Get: func(obj Object) (int32, int32, string) {
+		Scale: &registry.Scale{
+			Get: func(obj registry.Object) (int32, int32, string) {
 				rs := obj.(*appsv1.ReplicaSet)
 				return value(rs.Spec.Replicas), rs.Status.Replicas, selectorString(rs.Spec.Selector)
 			},
-			Set: func(obj Object, n int32) { obj.(*appsv1.ReplicaSet).Spec.Replicas = &n },
+			Set: func(obj registry.Object, n int32) { obj.(*appsv1.ReplicaSet).Spec.Replicas = &n },
 		},
 		AllowUnconditionalUpdate: true,
-		Fields: func(obj Object) fields.Set {
+		Fields: func(obj registry.Object) fields.Set {
 			return fields.Set{"status.replicas": strconv.Itoa(int(obj.(*appsv1.ReplicaSet).Status.Replicas))}
 		},
 		FieldNames: []string{"status.replicas"},
 	}
 }
 
-func replicationControllers() *Resource {
+func replicationControllers() *registry.Resource {
 	options := func(rc, old *core.ReplicationController) validation.PodValidationOptions {
 		if old == nil {
 			return podutil.GetValidationOptionsFromPodTemplate(rc.Spec.Template, nil)
 		}
 		return podutil.GetValidationOptionsFromPodTemplate(rc.Spec.Template, old.Spec.Template)
 	}
-	return &Resource{
+	return &registry.Resource{
 		Kind: "ReplicationController", Resource: "replicationcontrollers",
 		ShortNames: []string{"rc"}, Categories: []string{"all"}, Namespaced: true,
 		PrepareCreate: preparer(func(rc *core.ReplicationController) {
@@ -143,7 +145,7 @@ func replicationControllers() *Resource {
 		Validate: checker(func(rc *core.ReplicationController) field.ErrorList {
 			return validation.ValidateReplicationController(rc, options(rc, nil))
 		}),
-		Strategy: Strategy{
+		Strategy: registry.Strategy{
 			PrepareUpdate: updater(func(rc, old *core.ReplicationController) {
 				rc.Status = old.Status
 				podutil.DropDisabledTemplateFields(rc.Spec.Template, old.Spec.Template)
@@ -163,29 +165,29 @@ func replicationControllers() *Resource {
 			}),
 			ResetFields: []string{"status"},
 		},
-		Status: &Strategy{
+		Status: &registry.Strategy{
 			PrepareUpdate:  updater(func(rc, old *core.ReplicationController) { rc.Spec = old.Spec }),
 			ValidateUpdate: changer(validation.ValidateReplicationControllerStatusUpdate),
 			ResetFields:    []string{"spec"},
 		},
-		Scale: &Scale{
-			Get: func(obj Object) (int32, int32, string) {
+		Scale: &registry.Scale{
+			Get: func(obj registry.Object) (int32, int32, string) {
 				rc := obj.(*corev1.ReplicationController)
 				return value(rc.Spec.Replicas), rc.Status.Replicas, labels.SelectorFromSet(rc.Spec.Selector).String()
 			},
-			Set: func(obj Object, n int32) { obj.(*corev1.ReplicationController).Spec.Replicas = &n },
+			Set: func(obj registry.Object, n int32) { obj.(*corev1.ReplicationController).Spec.Replicas = &n },
 		},
 		AllowUnconditionalUpdate: true,
 		OrphanByDefault:          true,
-		Fields: func(obj Object) fields.Set {
+		Fields: func(obj registry.Object) fields.Set {
 			return fields.Set{"status.replicas": strconv.Itoa(int(obj.(*corev1.ReplicationController).Status.Replicas))}
 		},
 		FieldNames: []string{"status.replicas"},
 	}
 }
 
-func podTemplates() *Resource {
-	return follow(&Resource{Kind: "PodTemplate", Resource: "podtemplates", ReturnDeleted: true}, podtemplate.Strategy, nil)
+func podTemplates() *registry.Resource {
+	return follow(&registry.Resource{Kind: "PodTemplate", Resource: "podtemplates", ReturnDeleted: true}, podtemplate.Strategy, nil)
 }
 
 func value(n *int32) int32 {

@@ -1,4 +1,4 @@
-package registry
+package builtin
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"github.com/kontiki/kontiki/api/registry"
 )
 
 // upstreamStrategy is what a strategy package of upstream exports (k8s.io/kubernetes/pkg/registry/<group>/<kind>).
@@ -18,13 +20,13 @@ type upstreamStrategy interface {
 
 // follow completes a row with the rules of an upstream strategy and, if the kind has a status, of that of its status. It is used for
 // all kinds whose strategy package does not reach the serving stack.
-func follow(r *Resource, main upstreamStrategy, status rest.RESTUpdateStrategy) *Resource {
+func follow(r *registry.Resource, main upstreamStrategy, status rest.RESTUpdateStrategy) *registry.Resource {
 	r.Namespaced = main.NamespaceScoped()
 	ctx := genericapirequest.WithRequestInfo(context.Background(), &genericapirequest.RequestInfo{APIGroup: r.Group, APIVersion: "v1"})
 	r.AllowCreateOnUpdate, r.AllowUnconditionalUpdate = main.AllowCreateOnUpdate(ctx), main.AllowUnconditionalUpdate(ctx)
 	r.PrepareCreate = main.PrepareForCreate
 	r.WarnCreate = main.WarningsOnCreate
-	r.Validate, r.validateWhole = func(ctx context.Context, obj runtime.Object) field.ErrorList {
+	r.Validate, r.ValidateWhole = func(ctx context.Context, obj runtime.Object) field.ErrorList {
 		return rest.ValidateCreate(ctx, obj, main)
 	}, true
 	r.Strategy = *following(main)
@@ -38,14 +40,14 @@ func follow(r *Resource, main upstreamStrategy, status rest.RESTUpdateStrategy) 
 }
 
 // following returns the strategy of one kind of update that an upstream strategy describes.
-func following(s rest.RESTUpdateStrategy) *Strategy {
-	out := &Strategy{
+func following(s rest.RESTUpdateStrategy) *registry.Strategy {
+	out := &registry.Strategy{
 		PrepareUpdate: s.PrepareForUpdate,
 		WarnUpdate:    s.WarningsOnUpdate,
 		ValidateUpdate: func(ctx context.Context, obj, old runtime.Object) field.ErrorList {
 			return rest.ValidateUpdate(ctx, obj, old, s)
 		},
-		validateWhole: true,
+		ValidateWhole: true,
 	}
 	resets, ok := s.(rest.ResetFieldsStrategy)
 	if !ok {

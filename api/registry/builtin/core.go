@@ -1,4 +1,4 @@
-package registry
+package builtin
 
 //lint:file-ignore SA1019 the API serves deprecated fields as upstream does
 
@@ -12,10 +12,12 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/apis/core/validation"
+
+	"github.com/kontiki/kontiki/api/registry"
 )
 
-func namespaces() *Resource {
-	return &Resource{
+func namespaces() *registry.Resource {
+	return &registry.Resource{
 		Kind: "Namespace", Resource: "namespaces", ShortNames: []string{"ns"},
 		ReturnDeleted: true, Verbs: []string{"create", "delete", "get", "list", "patch", "update", "watch"},
 		PrepareCreate: preparer(func(ns *core.Namespace) {
@@ -26,7 +28,7 @@ func namespaces() *Resource {
 			labelNamespace(ns)
 		}),
 		Validate: checker(validation.ValidateNamespace),
-		Strategy: Strategy{
+		Strategy: registry.Strategy{
 			PrepareUpdate: updater(func(ns, old *core.Namespace) {
 				ns.Spec.Finalizers = old.Spec.Finalizers
 				ns.Status = old.Status
@@ -37,18 +39,18 @@ func namespaces() *Resource {
 			}),
 			ResetFields: []string{"status"},
 		},
-		Status: &Strategy{
+		Status: &registry.Strategy{
 			PrepareUpdate:  updater(func(ns, old *core.Namespace) { ns.Spec = old.Spec }),
 			ValidateUpdate: changer(validation.ValidateNamespaceStatusUpdate),
 			ResetFields:    []string{"spec"},
 		},
-		Subresources: map[string]*Strategy{"finalize": {
+		Subresources: map[string]*registry.Strategy{"finalize": {
 			PrepareUpdate:  updater(func(ns, old *core.Namespace) { ns.Status = old.Status }),
 			ValidateUpdate: changer(validation.ValidateNamespaceFinalizeUpdate),
 			ResetFields:    []string{"status"},
 		}},
 		AllowUnconditionalUpdate: true,
-		Fields: func(obj Object) fields.Set {
+		Fields: func(obj registry.Object) fields.Set {
 			ns := obj.(*corev1.Namespace)
 			return fields.Set{"status.phase": string(ns.Status.Phase), "name": ns.Name}
 		},
@@ -63,8 +65,8 @@ func labelNamespace(ns *core.Namespace) {
 	ns.Labels[corev1.LabelMetadataName] = ns.Name
 }
 
-func nodes() *Resource {
-	return &Resource{
+func nodes() *registry.Resource {
+	return &registry.Resource{
 		Kind: "Node", Resource: "nodes", ShortNames: []string{"no"},
 		PrepareCreate: preparer(func(n *core.Node) {
 			n.Spec.ConfigSource = nil
@@ -72,7 +74,7 @@ func nodes() *Resource {
 		}),
 		Validate:   checker(validation.ValidateNode),
 		WarnCreate: warner(func(_ context.Context, n *core.Node) []string { return nodeWarnings(n) }),
-		Strategy: Strategy{
+		Strategy: registry.Strategy{
 			PrepareUpdate: updater(func(n, old *core.Node) {
 				n.Status = old.Status
 				if old.Spec.ConfigSource == nil {
@@ -85,7 +87,7 @@ func nodes() *Resource {
 			}),
 			ResetFields: []string{"status"},
 		},
-		Status: &Strategy{
+		Status: &registry.Strategy{
 			PrepareUpdate: updater(func(n, old *core.Node) {
 				n.Spec = old.Spec
 				if old.Status.Config == nil {
@@ -96,7 +98,7 @@ func nodes() *Resource {
 			ResetFields:    []string{"spec"},
 		},
 		AllowUnconditionalUpdate: true,
-		Fields: func(obj Object) fields.Set {
+		Fields: func(obj registry.Object) fields.Set {
 			return fields.Set{"spec.unschedulable": fmt.Sprint(obj.(*corev1.Node).Spec.Unschedulable)}
 		},
 		FieldNames: []string{"spec.unschedulable"},
@@ -104,30 +106,30 @@ func nodes() *Resource {
 }
 
 // bindings are not stored: creating one changes its pod.
-func bindings() *Resource {
-	return &Resource{Kind: "Binding", Resource: "bindings", Namespaced: true, Verbs: []string{"create"}}
+func bindings() *registry.Resource {
+	return &registry.Resource{Kind: "Binding", Resource: "bindings", Namespaced: true, Verbs: []string{"create"}}
 }
 
 // componentStatuses are computed when they are read.
-func componentStatuses() *Resource {
-	return &Resource{Kind: "ComponentStatus", Resource: "componentstatuses", ShortNames: []string{"cs"}, Verbs: []string{"get", "list"}}
+func componentStatuses() *registry.Resource {
+	return &registry.Resource{Kind: "ComponentStatus", Resource: "componentstatuses", ShortNames: []string{"cs"}, Verbs: []string{"get", "list"}}
 }
 
-func configMaps() *Resource {
-	return &Resource{
+func configMaps() *registry.Resource {
+	return &registry.Resource{
 		Kind: "ConfigMap", Resource: "configmaps", ShortNames: []string{"cm"}, Namespaced: true,
 		Validate:                 checker(validation.ValidateConfigMap),
-		Strategy:                 Strategy{ValidateUpdate: changer(validation.ValidateConfigMapUpdate)},
+		Strategy:                 registry.Strategy{ValidateUpdate: changer(validation.ValidateConfigMapUpdate)},
 		AllowUnconditionalUpdate: true,
 	}
 }
 
-func secrets() *Resource {
-	return &Resource{
+func secrets() *registry.Resource {
+	return &registry.Resource{
 		Kind: "Secret", Resource: "secrets", Namespaced: true,
 		Validate:   checker(validation.ValidateSecret),
 		WarnCreate: warner(func(_ context.Context, s *core.Secret) []string { return secretWarnings(s) }),
-		Strategy: Strategy{
+		Strategy: registry.Strategy{
 			PrepareUpdate: updater(func(s, old *core.Secret) {
 				if s.Type == "" {
 					s.Type = old.Type
@@ -138,25 +140,25 @@ func secrets() *Resource {
 		},
 		AllowUnconditionalUpdate: true,
 		Sealed:                   true,
-		Fields: func(obj Object) fields.Set {
+		Fields: func(obj registry.Object) fields.Set {
 			return fields.Set{"type": string(obj.(*corev1.Secret).Type)}
 		},
 		FieldNames: []string{"type"},
 	}
 }
 
-func serviceAccounts() *Resource {
+func serviceAccounts() *registry.Resource {
 	clean := func(sa *core.ServiceAccount) {
 		for i, secret := range sa.Secrets {
 			sa.Secrets[i] = core.ObjectReference{Name: secret.Name}
 		}
 	}
-	return &Resource{
+	return &registry.Resource{
 		Kind: "ServiceAccount", Resource: "serviceaccounts", ShortNames: []string{"sa"}, Namespaced: true,
 		ReturnDeleted: true,
 		PrepareCreate: preparer(clean),
 		Validate:      checker(validation.ValidateServiceAccount),
-		Strategy: Strategy{
+		Strategy: registry.Strategy{
 			PrepareUpdate:  updater(func(sa, _ *core.ServiceAccount) { clean(sa) }),
 			ValidateUpdate: changer(validation.ValidateServiceAccountUpdate),
 		},

@@ -1,9 +1,11 @@
-package registry
+package builtin
 
-// Kinds returns the table of all served kinds. To add a kind, write a function that returns its row, and list it here.
-func Kinds() *Table {
+import "github.com/kontiki/kontiki/api/registry"
+
+// Kinds returns the table of the built-in resources. To add one, write a function that returns its row, and list it here.
+func Kinds() *registry.Table {
 	coreEvents := events()
-	return NewTable(append(reviews(),
+	return registry.NewTable(append(reviews(),
 		namespaces(),
 		nodes(),
 		pods(),

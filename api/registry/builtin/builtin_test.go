@@ -1,4 +1,4 @@
-package registry
+package builtin
 
 import (
 	"math/rand"
@@ -13,16 +13,18 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/diff"
 	apitesting "k8s.io/kubernetes/pkg/api/testing"
+
+	"github.com/kontiki/kontiki/api/registry"
 )
 
 // each runs a test for every row.
-func each(t *testing.T, test func(t *testing.T, k *Kind)) {
+func each(t *testing.T, test func(t *testing.T, k *registry.Kind)) {
 	for _, k := range Kinds().Kinds() {
 		t.Run(k.GVK().String(), func(t *testing.T) { test(t, k) })
 	}
 }
 
-func emptyInternal(t *testing.T, k *Kind) runtime.Object {
+func emptyInternal(t *testing.T, k *registry.Kind) runtime.Object {
 	t.Helper()
 	internal, err := k.ToInternal(k.New())
 	if err != nil {
@@ -32,7 +34,7 @@ func emptyInternal(t *testing.T, k *Kind) runtime.Object {
 }
 
 func TestNamesAgreeWithTheScheme(t *testing.T) {
-	each(t, func(t *testing.T, k *Kind) {
+	each(t, func(t *testing.T, k *registry.Kind) {
 		objects := map[runtime.Object]schema.GroupVersionKind{
 			k.New(): k.GVK(), emptyInternal(t, k): {Group: "", Version: runtime.APIVersionInternal, Kind: k.Kind},
 		}
@@ -43,7 +45,7 @@ func TestNamesAgreeWithTheScheme(t *testing.T) {
 			}
 		}
 		for object, want := range objects {
-			kinds, _, err := Scheme.ObjectKinds(object)
+			kinds, _, err := registry.Scheme.ObjectKinds(object)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -65,44 +67,8 @@ func TestNamesAgreeWithTheScheme(t *testing.T) {
 	})
 }
 
-func TestTableFindsEveryRow(t *testing.T) {
-	table := Kinds()
-	prefixes := map[string]bool{}
-	for _, k := range table.Kinds() {
-		for name, find := range map[string]func() (*Kind, bool){
-			"resource":       func() (*Kind, bool) { return table.ByResource(k.Group, k.Version, k.Resource) },
-			"group resource": func() (*Kind, bool) { return table.ByGroupResource(k.Group, k.Resource) },
-			"kind":           func() (*Kind, bool) { return table.ByGVK(k.GVK()) },
-			"object":         func() (*Kind, bool) { return table.ByObject(k.New()) },
-			"type":           func() (*Kind, bool) { return table.ByType(reflect.TypeOf(k.New())) },
-		} {
-			if found, ok := find(); name == "group resource" && k.Version != k.Versions[0] {
-				if !ok || found.Version != k.Versions[0] {
-					t.Errorf("%s: the preferred version is not found by %s", k.GVK(), name)
-				}
-			} else if !ok || found != k {
-				t.Errorf("%s is not found by %s", k.GVK(), name)
-			}
-		}
-		if prefixes[k.Prefix()] && k.StoredAs == nil {
-			t.Errorf("%s shares its key prefix", k.GVK())
-		}
-		prefixes[k.Prefix()] = true
-		namespace := ""
-		if k.Namespaced {
-			namespace = "ns"
-		}
-		if gotNamespace, name := k.SplitKey(k.Key("ns", "a")); gotNamespace != namespace || name != "a" {
-			t.Errorf("%s: the key splits into %q, %q", k.GVK(), gotNamespace, name)
-		}
-	}
-	if _, ok := table.ByResource("", "v1", "gadgets"); ok {
-		t.Error("an unknown resource is found")
-	}
-}
-
 func TestEveryFieldNameIsSelectable(t *testing.T) {
-	each(t, func(t *testing.T, k *Kind) {
+	each(t, func(t *testing.T, k *registry.Kind) {
 		obj := k.New()
 		set := k.SelectableFields(obj)
 		for _, name := range append([]string{"metadata.name"}, k.FieldNames...) {
@@ -123,7 +89,7 @@ func TestEveryFieldNameIsSelectable(t *testing.T) {
 }
 
 func TestSubresourcesHaveStrategies(t *testing.T) {
-	each(t, func(t *testing.T, k *Kind) {
+	each(t, func(t *testing.T, k *registry.Kind) {
 		if _, ok := k.StrategyFor(""); !ok {
 			t.Error("no way to write the object itself")
 		}
@@ -147,8 +113,8 @@ func TestSubresourcesHaveStrategies(t *testing.T) {
 // and back.
 func TestConversionRoundTrip(t *testing.T) {
 	funcs := apitesting.FuzzerFuncs
-	each(t, func(t *testing.T, k *Kind) {
-		filler := fuzzer.FuzzerFor(funcs, rand.NewSource(1), Codecs)
+	each(t, func(t *testing.T, k *registry.Kind) {
+		filler := fuzzer.FuzzerFor(funcs, rand.NewSource(1), registry.Codecs)
 		for range 50 {
 			internal := emptyInternal(t, k)
 			filler.Fill(internal)
@@ -188,7 +154,7 @@ func TestConversionRoundTrip(t *testing.T) {
 
 // TestMetadataAlone: the metadata that is read from stored bytes alone is that of the whole object.
 func TestMetadataAlone(t *testing.T) {
-	each(t, func(t *testing.T, k *Kind) {
+	each(t, func(t *testing.T, k *registry.Kind) {
 		obj := k.New()
 		obj.SetName("a")
 		obj.SetUID("u")
@@ -221,22 +187,6 @@ func TestMetadataAlone(t *testing.T) {
 			k.Meta(value[:n]) // no panic
 		}
 	})
-}
-
-func TestCatalog(t *testing.T) {
-	c := NewCatalog(NewTable(configMaps()))
-	changed := c.Changed()
-	first := c.Table()
-	c.Update(func(now *Table) *Table {
-		if now != first {
-			t.Error("the change is not of the present table")
-		}
-		return NewTable(configMaps(), secrets())
-	})
-	<-changed
-	if _, ok := c.Table().ByGroupResource("", "secrets"); !ok || len(first.Kinds()) != 1 {
-		t.Error("the table was not replaced")
-	}
 }
 
 // TestWhatIsOnlyStoredIsWarnedOf: a kind on which nothing acts says so.

@@ -1,4 +1,4 @@
-package registry
+package builtin
 
 //lint:file-ignore SA1019 Endpoints are deprecated and served
 
@@ -16,10 +16,12 @@ import (
 	"k8s.io/kubernetes/pkg/apis/discovery"
 	discoveryvalidation "k8s.io/kubernetes/pkg/apis/discovery/validation"
 	"k8s.io/kubernetes/pkg/registry/coordination/lease"
+
+	"github.com/kontiki/kontiki/api/registry"
 )
 
-func services() *Resource {
-	return &Resource{
+func services() *registry.Resource {
+	return &registry.Resource{
 		Kind: "Service", Resource: "services", ShortNames: []string{"svc"},
 		ReturnDeleted: true,
 		Categories:    []string{"all"}, Namespaced: true,
@@ -31,7 +33,7 @@ func services() *Resource {
 		}),
 		Validate:   checker(validation.ValidateServiceCreate),
 		WarnCreate: warner(func(_ context.Context, s *core.Service) []string { return serviceutil.GetWarningsForService(s, nil) }),
-		Strategy: Strategy{
+		Strategy: registry.Strategy{
 			PrepareUpdate: updater(func(s, old *core.Service) {
 				s.Status = old.Status
 				alignClusterIPs(s, old)
@@ -44,14 +46,14 @@ func services() *Resource {
 			}),
 			ResetFields: []string{"status"},
 		},
-		Status: &Strategy{
+		Status: &registry.Strategy{
 			PrepareUpdate:  updater(func(s, old *core.Service) { s.Spec = old.Spec }),
 			ValidateUpdate: changer(validation.ValidateServiceStatusUpdate),
 			ResetFields:    []string{"spec"},
 		},
 		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,
-		Fields: func(obj Object) fields.Set {
+		Fields: func(obj registry.Object) fields.Set {
 			s := obj.(*corev1.Service)
 			return fields.Set{"spec.clusterIP": s.Spec.ClusterIP, "spec.type": string(s.Spec.Type)}
 		},
@@ -176,12 +178,12 @@ func sameNodePorts(s, old *core.Service) bool {
 	return true
 }
 
-func endpoints() *Resource {
-	return &Resource{
+func endpoints() *registry.Resource {
+	return &registry.Resource{
 		Kind: "Endpoints", Resource: "endpoints", ShortNames: []string{"ep"}, Namespaced: true,
 		Validate:   checker(validation.ValidateEndpointsCreate),
 		WarnCreate: warner(func(_ context.Context, e *core.Endpoints) []string { return endpointsWarnings(e) }),
-		Strategy: Strategy{
+		Strategy: registry.Strategy{
 			ValidateUpdate: changer(validation.ValidateEndpointsUpdate),
 			WarnUpdate:     changeWarner(func(_ context.Context, e, _ *core.Endpoints) []string { return endpointsWarnings(e) }),
 		},
@@ -190,8 +192,8 @@ func endpoints() *Resource {
 	}
 }
 
-func endpointSlices() *Resource {
-	return &Resource{
+func endpointSlices() *registry.Resource {
+	return &registry.Resource{
 		Group: "discovery.k8s.io", Kind: "EndpointSlice", Resource: "endpointslices", Namespaced: true,
 		PrepareCreate: preparer(func(s *discovery.EndpointSlice) {
 			s.Generation = 1
@@ -201,7 +203,7 @@ func endpointSlices() *Resource {
 		}),
 		Validate:   checker(discoveryvalidation.ValidateEndpointSliceCreate),
 		WarnCreate: warner(func(_ context.Context, s *discovery.EndpointSlice) []string { return sliceWarnings(s, true) }),
-		Strategy: Strategy{
+		Strategy: registry.Strategy{
 			PrepareUpdate: updater(func(s, old *discovery.EndpointSlice) {
 				newMeta, oldMeta := s.ObjectMeta, old.ObjectMeta
 				s.ObjectMeta, old.ObjectMeta = metav1.ObjectMeta{}, metav1.ObjectMeta{}
@@ -217,6 +219,6 @@ func endpointSlices() *Resource {
 	}
 }
 
-func leases() *Resource {
-	return follow(&Resource{Group: "coordination.k8s.io", Kind: "Lease", Resource: "leases"}, lease.Strategy, nil)
+func leases() *registry.Resource {
+	return follow(&registry.Resource{Group: "coordination.k8s.io", Kind: "Lease", Resource: "leases"}, lease.Strategy, nil)
 }

@@ -1,4 +1,4 @@
-package registry
+package builtin
 
 //lint:file-ignore SA1019 the API warns of deprecated fields
 

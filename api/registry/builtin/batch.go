@@ -1,4 +1,4 @@
-package registry
+package builtin
 
 import (
 	"context"
@@ -16,17 +16,19 @@ import (
 	batchvalidation "k8s.io/kubernetes/pkg/apis/batch/validation"
 	"k8s.io/kubernetes/pkg/registry/batch/cronjob"
 	"k8s.io/utils/ptr"
+
+	"github.com/kontiki/kontiki/api/registry"
 )
 
-func cronJobs() *Resource {
-	return follow(&Resource{
+func cronJobs() *registry.Resource {
+	return follow(&registry.Resource{
 		Group: "batch", Kind: "CronJob", Resource: "cronjobs", ShortNames: []string{"cj"}, Categories: []string{"all"},
 	}, cronjob.Strategy, cronjob.StatusStrategy)
 }
 
 // jobs has the rules of upstream's strategy, whose package reaches the storage of the serving stack.
-func jobs() *Resource {
-	return &Resource{
+func jobs() *registry.Resource {
+	return &registry.Resource{
 		Group: "batch", Kind: "Job", Resource: "jobs", Categories: []string{"all"}, Namespaced: true,
 		PrepareCreate: preparer(func(j *batch.Job) {
 			if !ptr.Deref(j.Spec.ManualSelector, false) {
@@ -43,7 +45,7 @@ func jobs() *Resource {
 		WarnCreate: warner(func(ctx context.Context, j *batch.Job) []string {
 			return append(podNameWarning(j.Name, inHostnames), jobutil.WarningsForJobSpec(ctx, field.NewPath("spec"), &j.Spec, nil)...)
 		}),
-		Strategy: Strategy{
+		Strategy: registry.Strategy{
 			PrepareUpdate: updater(func(j, old *batch.Job) {
 				j.Status = old.Status
 				jobutil.DropDisabledFields(&j.Spec, &old.Spec)
@@ -63,7 +65,7 @@ func jobs() *Resource {
 			}),
 			ResetFields: []string{"status"},
 		},
-		Status: &Strategy{
+		Status: &registry.Strategy{
 			PrepareUpdate: updater(func(j, old *batch.Job) { j.Spec = old.Spec }),
 			ValidateUpdate: changer(func(j, old *batch.Job) field.ErrorList {
 				return batchvalidation.ValidateJobUpdateStatus(j, old, jobStatusOptions(j, old))
@@ -72,7 +74,7 @@ func jobs() *Resource {
 		},
 		AllowUnconditionalUpdate: true,
 		OrphanByDefault:          true,
-		Fields: func(obj Object) fields.Set {
+		Fields: func(obj registry.Object) fields.Set {
 			return fields.Set{"status.successful": strconv.Itoa(int(obj.(*batchv1.Job).Status.Succeeded))}
 		},
 		FieldNames: []string{"status.successful"},

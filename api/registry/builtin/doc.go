@@ -1,0 +1,7 @@
+// Package builtin contains the rows of Kubernetes' built-in resources: Kinds returns the table of all of them.
+//
+// Defaulting, conversion and validation are those of the data-model packages of k8s.io/kubernetes (pkg/apis/...), so messages equal
+// upstream's. Which fields a caller may not set, when the generation is incremented and what is warned of comes from upstream's
+// strategy packages (pkg/registry/<group>/<kind>) where these do not reach the serving stack: see follow. For the others, the row has
+// these rules itself.
+package builtin
