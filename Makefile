@@ -26,7 +26,7 @@ STATICCHECK        := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TOOLS  := $(CURDIR)/.tools
 PROTOS := $(shell find proto -name '*.proto')
 
-.PHONY: build run stop test unit clocks e2e peers lint fuzz bench robustness generate released deps images node help
+.PHONY: build run stop test unit clocks e2e peers upstream lint fuzz bench robustness generate released deps images node help
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -79,6 +79,15 @@ clocks: ## test masters whose wall clocks are set, with a patched Go runtime
 e2e: deps build images node
 	GOBIN=$(TOOLS) $(GO) install $(GRPCURL)
 	GRPCURL=$(TOOLS)/grpcurl KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -p 1 -timeout 25m ./test/e2e/... ./test/cases/...
+
+# The programs that Kontiki is tested with and compared with. They are built from modules of their own, and take minutes the first time.
+UPSTREAM := kube-apiserver kube-controller-manager kube-scheduler
+upstream: ## build bin/upstream: kube-apiserver, kube-controller-manager, kube-scheduler and etcd
+	@mkdir -p bin/upstream
+	@cd test/upstream && [ "$$($(GO) list -m -f '{{.Version}}' k8s.io/kubernetes)" = $(K8S_VERSION) ] || { echo "test/upstream/go.mod is not at $(K8S_VERSION)"; exit 1; }
+	cd test/upstream && $(GO) build -trimpath -ldflags '-s -w $(call version_of,k8s.io/component-base/version) $(call version_of,k8s.io/client-go/pkg/version)' \
+	  -o $(CURDIR)/bin/upstream/ $(UPSTREAM:%=k8s.io/kubernetes/cmd/%)
+	cd test/bench/etcd && $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/upstream/etcd go.etcd.io/etcd/server/v3
 
 peers: deps build images ## run Helm and a controller-runtime manager against a cluster
 	cd test/peers && KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -timeout 10m .
