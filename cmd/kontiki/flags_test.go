@@ -113,6 +113,7 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"unhealthy-zone-threshold":       {"0.75", func(w wired) any { return w.nodes.Evictions.UnhealthyZone }},
 		"large-cluster-size-threshold":   {"9", func(w wired) any { return w.nodes.Evictions.LargeCluster }},
 		"gossip":                         {"masters", func(w wired) any { return w.cluster.GossipMode }},
+		"duties":                         {"none", func(w wired) any { return strings.Join(w.dutyNames, ",") }},
 		"certificate-lifetime":           {"3h0m0s", func(w wired) any { return w.cluster.Timings.Certificate }},
 		"remove-dead-masters-after":      {"13m0s", func(w wired) any { return w.cluster.DeadAfter }},
 		"snapshot-dir":                   {"/srv/snapshots", func(w wired) any { return w.cluster.Backups.Dir }},

@@ -58,6 +58,8 @@ type serverOptions struct {
 	deadMasters               time.Duration
 	backups                   backup.Schedule
 	noAgent                   bool
+	dutyNames                 []string
+	duties                    dutyList // from dutyNames
 	timings                   cluster.Timings
 	gossip                    string
 	api                       apiOptions
@@ -115,6 +117,7 @@ func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Com
 	f.Uint64Var(&o.timings.SnapshotThreshold, "raft-snapshot-threshold", d.SnapshotThreshold, "after how many log entries raft takes a snapshot and truncates the log")
 	f.DurationVar(&o.timings.SnapshotInterval, "raft-snapshot-interval", d.SnapshotInterval, "how often raft checks whether a snapshot is due, to twice that")
 	f.Uint64Var(&o.timings.TrailingLogs, "raft-trailing-logs", d.TrailingLogs, "how many log entries are kept after a snapshot, for masters that lag slightly; one that lags further is sent the snapshot")
+	f.StringSliceVar(&o.dutyNames, "duties", []string{"*"}, "which duties the leader carries out: * for all, NAME or -NAME to switch one on or off, none for no duty that upstream's kube-scheduler or kube-controller-manager can carry out; the same on all masters")
 	f.BoolVar(&o.noAgent, "no-agent", false, "run no worker on this host")
 	o.api.flags(f)
 	o.agent.flags(f)
@@ -184,6 +187,7 @@ func (o *serverOptions) settings(r ranges) cluster.Settings {
 			"large-cluster-size-threshold": fmt.Sprint(o.evictions.LargeCluster),
 			"remove-dead-masters-after":    o.deadMasters.String(),
 			"gossip":                       o.gossip,
+			"duties":                       strings.Join(o.dutyNames, ","),
 			"allow-privileged":             fmt.Sprint(o.api.allowPrivileged),
 		},
 	}
@@ -222,6 +226,9 @@ func runServer(ctx context.Context, o *serverOptions) (err error) {
 		return err
 	}
 	if err := o.checkFailures(); err != nil {
+		return err
+	}
+	if o.duties, err = parseDuties(o.dutyNames); err != nil {
 		return err
 	}
 	if o.name, err = hostName(o.name); err != nil {

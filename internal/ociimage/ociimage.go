@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"sort"
 	"strings"
+	"sync"
 )
 
 // File is one file, directory or link of an image.
@@ -34,7 +35,9 @@ type Image struct {
 	// Name is the complete reference, such as "docker.io/library/demo:1".
 	Name string
 	// Arch is a Go architecture; "" means this program's.
-	Arch       string
+	Arch string
+	// Base, if not nil, is the layer below the files. Images of one archive may share it.
+	Base       *Base
 	Files      []File
 	Entrypoint []string
 	Cmd        []string
@@ -45,6 +48,20 @@ type Image struct {
 	Labels     map[string]string
 }
 
+// Base is a layer that several images share. It must not be changed after the first image with it was written.
+type Base struct {
+	Files []File
+
+	once  sync.Once
+	layer []byte
+	err   error
+}
+
+func (b *Base) bytes() ([]byte, error) {
+	b.once.Do(func() { b.layer, b.err = layerOf(b.Files) })
+	return b.layer, b.err
+}
+
 type descriptor struct {
 	MediaType   string            `json:"mediaType"`
 	Digest      string            `json:"digest"`
@@ -53,7 +70,7 @@ type descriptor struct {
 	Platform    map[string]string `json:"platform,omitempty"`
 }
 
-// Write writes an archive of the images; they share no layers.
+// Write writes an archive of the images. They share no layers but a Base.
 func Write(w io.Writer, images ...Image) error {
 	tw := tar.NewWriter(w)
 	seen := map[string]bool{}
@@ -105,19 +122,32 @@ func writeImage(blob func([]byte) (string, error), img Image) (descriptor, error
 	if arch == "" {
 		arch = runtime.GOARCH
 	}
-	layer, err := layerOf(img.Files)
-	if err != nil {
-		return descriptor{}, err
+	var layers []descriptor
+	var digests []string
+	addLayer := func(layer []byte, err error) error {
+		if err != nil {
+			return err
+		}
+		digest, err := blob(layer)
+		layers = append(layers, descriptor{MediaType: "application/vnd.oci.image.layer.v1.tar", Digest: digest, Size: int64(len(layer))})
+		digests = append(digests, digest)
+		return err
 	}
-	layerDigest, err := blob(layer)
-	if err != nil {
-		return descriptor{}, err
+	if img.Base != nil {
+		if err := addLayer(img.Base.bytes()); err != nil {
+			return descriptor{}, err
+		}
+	}
+	if img.Base == nil || len(img.Files) > 0 {
+		if err := addLayer(layerOf(img.Files)); err != nil {
+			return descriptor{}, err
+		}
 	}
 	config, err := json.Marshal(map[string]any{
 		"architecture": arch, "os": "linux",
 		"config": map[string]any{"Entrypoint": img.Entrypoint, "Cmd": img.Cmd, "Env": img.Env, "WorkingDir": img.WorkingDir,
 			"User": img.User, "StopSignal": img.StopSignal, "Labels": img.Labels},
-		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{layerDigest}},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": digests},
 	})
 	if err != nil {
 		return descriptor{}, err
@@ -129,7 +159,7 @@ func writeImage(blob func([]byte) (string, error), img Image) (descriptor, error
 	manifest, err := json.Marshal(map[string]any{
 		"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
 		"config": descriptor{MediaType: "application/vnd.oci.image.config.v1+json", Digest: configDigest, Size: int64(len(config))},
-		"layers": []descriptor{{MediaType: "application/vnd.oci.image.layer.v1.tar", Digest: layerDigest, Size: int64(len(layer))}},
+		"layers": layers,
 	})
 	if err != nil {
 		return descriptor{}, err

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/kontiki/kontiki/api/allocate"
+	"github.com/kontiki/kontiki/api/auth"
+	"github.com/kontiki/kontiki/api/client"
+	apiquota "github.com/kontiki/kontiki/api/quota"
+	"github.com/kontiki/kontiki/controller"
+	"github.com/kontiki/kontiki/controller/deployment"
+	"github.com/kontiki/kontiki/controller/endpoints"
+	"github.com/kontiki/kontiki/controller/endpointslicemirroring"
+	"github.com/kontiki/kontiki/controller/eventttl"
+	"github.com/kontiki/kontiki/controller/expiry"
+	"github.com/kontiki/kontiki/controller/garbage"
+	"github.com/kontiki/kontiki/controller/namespace"
+	"github.com/kontiki/kontiki/controller/nodelifecycle"
+	"github.com/kontiki/kontiki/controller/quota"
+	"github.com/kontiki/kontiki/controller/rbac"
+	"github.com/kontiki/kontiki/controller/replicaset"
+	"github.com/kontiki/kontiki/controller/serviceaccount"
+	"github.com/kontiki/kontiki/controller/servicecidr"
+	"github.com/kontiki/kontiki/controller/storageprotection"
+	"github.com/kontiki/kontiki/controller/tokens"
+)
+
+// controllerEntry is one entry of the table of controllers.
+type controllerEntry struct {
+	// name is the name in --duties: that of upstream's kube-controller-manager, where it has such a controller.
+	name string
+	// own controllers do what no other program can, so --duties does not switch them off: they use what only this process knows, or do
+	// what kube-apiserver does itself.
+	own bool
+	// account is the service account in kube-system as which the controller acts, and the source of its events.
+	account string
+	make    func(*client.Client, record.EventRecorder) []*controller.Controller
+}
+
+// one makes a table's function of that of a single controller.
+func one(make func(*client.Client, record.EventRecorder) *controller.Controller) func(*client.Client, record.EventRecorder) []*controller.Controller {
+	return func(c *client.Client, r record.EventRecorder) []*controller.Controller {
+		return []*controller.Controller{make(c, r)}
+	}
+}
+
+// silent makes a table's function of that of a single controller that records no events.
+func silent(make func(*client.Client) *controller.Controller) func(*client.Client, record.EventRecorder) []*controller.Controller {
+	return func(c *client.Client, _ record.EventRecorder) []*controller.Controller {
+		return []*controller.Controller{make(c)}
+	}
+}
+
+// controllers returns the table of controllers. m is nil if only the names are needed.
+func (m *master) controllers(hints *workerHints) []controllerEntry {
+	return []controllerEntry{
+		{name: "deployment-controller", account: "deployment-controller", make: one(deployment.New)},
+		{name: "replicaset-controller", account: "replicaset-controller", make: one(replicaset.NewReplicaSets)},
+		{name: "replicationcontroller-controller", account: "replication-controller", make: one(replicaset.NewReplicationControllers)},
+		{name: "endpointslice-controller", account: "endpointslice-controller", make: silent(endpoints.New)},
+		{name: "endpointslice-mirroring-controller", account: "endpointslicemirroring-controller", make: one(endpointslicemirroring.New)},
+		{name: "clusterrole-aggregation-controller", account: "clusterrole-aggregation-controller", make: silent(rbac.NewAggregation)},
+		{name: "garbage-collector-controller", account: "generic-garbage-collector", make: one(garbage.New)},
+		{name: "namespace-controller", account: "namespace-controller", make: silent(namespace.New)},
+		{name: "serviceaccount-controller", account: "service-account-controller",
+			make: silent(func(c *client.Client) *controller.Controller { return serviceaccount.New(c, m.bundle) })},
+		{name: "token-cleaner-controller", account: "token-cleaner", make: m.cleanTokens},
+		{name: "persistentvolumeclaim-protection-controller", account: "pvc-protection-controller", make: silent(storageprotection.NewClaims)},
+		{name: "persistentvolume-protection-controller", account: "pv-protection-controller", make: silent(storageprotection.NewVolumes)},
+		{name: "volumeattributesclass-protection-controller", account: "volumeattributesclass-protection-controller", make: silent(storageprotection.NewClasses)},
+		{name: "serviceaccount-token-controller", account: "tokens-controller", make: silent(func(c *client.Client) *controller.Controller {
+			return tokens.New(c, m.api.Tokens, m.bundle)
+		})},
+
+		// The health of nodes is known from gossip and sessions, and the counters of quotas and the ranges of service addresses are a part
+		// of admission here.
+		{name: "node-lifecycle-controller", own: true, account: "node-controller", make: func(c *client.Client, r record.EventRecorder) []*controller.Controller {
+			config := m.options.nodeLifecycle()
+			config.Client, config.Recorder, config.Hints, config.Probe = c, r, hints, m.probeAgent
+			return nodelifecycle.New(config)
+		}},
+		{name: "event-ttl-controller", own: true, account: "event-ttl-controller", make: silent(func(c *client.Client) *controller.Controller {
+			return eventttl.New(eventttl.Config{Client: c})
+		})},
+		{name: "service-cidr-controller", own: true, account: "service-cidrs-controller", make: silent(func(c *client.Client) *controller.Controller {
+			return servicecidr.New(servicecidr.Config{Client: c, Range: m.ranges.service, Address: allocate.IPAddress})
+		})},
+		{name: "resourcequota-controller", own: true, account: "resourcequota-controller", make: silent(func(c *client.Client) *controller.Controller {
+			return quota.New(quota.Config{Client: c, Counters: apiquota.NewCounters(m.api.Objects), StuckAt: apiquota.StuckAt})
+		})},
+	}
+}
+
+// cleanTokens removes bootstrap tokens that have expired.
+func (m *master) cleanTokens(c *client.Client, _ record.EventRecorder) []*controller.Controller {
+	return expiry.New(c, func(s *corev1.Secret) (time.Time, bool) {
+		at, limited, err := auth.BootstrapTokenExpiry(s)
+		return at, limited && err == nil
+	}, nil)
+}
+
+// nodeLifecycle returns the options for the node controllers.
+func (o *serverOptions) nodeLifecycle() nodelifecycle.Config {
+	return nodelifecycle.Config{ConfirmPeriod: o.confirmPeriod, Evictions: &o.evictions}
+}
+
+// control runs the controllers, each as the user and with the event source that it has in Kubernetes.
+func (m *master) control(ctx context.Context) error {
+	events := m.cluster.MemberEvents()
+	defer events.Close()
+	hints := newWorkerHints(m.cluster.Members, m.cluster.WorkersGossip, events, m.census)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return hints.Run(ctx) })
+	for _, entry := range m.controllers(hints) {
+		if !entry.own && !m.options.duties.has(entry.name) {
+			continue
+		}
+		c := client.New(m.api.Objects, "system:serviceaccount:kube-system:"+entry.account, "kube-controller-manager")
+		group.Go(func() error {
+			return m.recording(ctx, c, entry.account, func(recorder record.EventRecorder) error {
+				return controller.RunAll(ctx, c, m.log.With("part", "controllers"), entry.make(c, recorder)...)
+			})
+		})
+	}
+	return group.Wait()
+}
