@@ -144,4 +144,4 @@ generate: ## regenerate committed code: protobuf, OpenAPI
 	cd test/node && npm ci --silent && protoc --plugin=node_modules/.bin/protoc-gen-ts -I ../../proto -I . --ts_out=gen \
 	  --ts_opt=client_grpc1,output_javascript,output_legacy_commonjs,long_type_string,ts_nocheck,eslint_disable,optimize_code_size \
 	  kontiki/v1/objects.proto errors.proto && find gen -name '*.d.ts' -delete
-	cd api/rest && $(GO) run ./openapigen
+	cd api/openapi && $(GO) run ./gen

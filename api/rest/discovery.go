@@ -7,35 +7,18 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync/atomic"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/api/registry"
 )
 
-// derived keeps the discovery documents of the last table for which they were requested.
-type derived struct{ last atomic.Pointer[discovery] }
-
-// of returns the discovery documents of a table.
-func (d *derived) of(table *registry.Table) (*discovery, error) {
-	if last := d.last.Load(); last != nil && last.table == table {
-		return last, nil
-	}
-	made, err := newDiscovery(table)
-	if err == nil {
-		d.last.Store(made)
-	}
-	return made, err
-}
-
 // serveDiscovery responds to a discovery path; it returns false for other paths.
 func (c *call) serveDiscovery() bool {
 	d, err := c.discovery.of(c.Objects.Kinds())
 	if err != nil {
-		c.fail(apierrors.NewInternalError(err))
+		c.fail(err)
 		return true
 	}
 	return d.serve(c.w, c.r)
@@ -44,7 +27,6 @@ func (c *call) serveDiscovery() bool {
 // discovery serves the lists of groups and resources of one table in both forms: one document per group version, and all of them
 // aggregated into one (KEP-3352). Everything is encoded once.
 type discovery struct {
-	table      *registry.Table
 	documents  map[string][]byte
 	aggregated map[string][]byte
 }
@@ -65,7 +47,7 @@ func newDiscovery(table *registry.Table) (*discovery, error) {
 		}
 		all[i].kinds = append(all[i].kinds, kind)
 	}
-	d := &discovery{table: table, documents: map[string][]byte{}, aggregated: map[string][]byte{}}
+	d := &discovery{documents: map[string][]byte{}, aggregated: map[string][]byte{}}
 	groups := &metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: []metav1.APIGroup{}}
 	core, named := []apidiscoveryv2.APIGroupDiscovery{}, []apidiscoveryv2.APIGroupDiscovery{}
 	for _, gv := range all {

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -121,7 +122,7 @@ func isTrue(value string) bool { return value == "1" || strings.EqualFold(value,
 func Serves(table *registry.Table, path string) bool {
 	t, ok := parsePath(path)
 	if !ok {
-		return true // discovery
+		return servesDiscovery(table, path)
 	}
 	kind, ok := table.ByResource(t.group, t.version, t.resource)
 	if !ok || t.subresource == "" {
@@ -133,4 +134,15 @@ func Serves(table *registry.Table, path string) bool {
 		}
 	}
 	return false
+}
+
+// servesDiscovery says whether a path that names no resource is served: those of groups and versions depend on the table.
+func servesDiscovery(table *registry.Table, path string) bool {
+	parts := strings.Split(strings.Trim(path, "/"), "/")
+	if parts[0] != "apis" || len(parts) == 1 {
+		return true
+	}
+	return slices.ContainsFunc(table.Kinds(), func(k *registry.Kind) bool {
+		return k.Group == parts[1] && (len(parts) == 2 || k.Version == parts[2])
+	})
 }

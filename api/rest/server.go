@@ -22,6 +22,7 @@ import (
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/api/openapi"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/logline"
 	"github.com/kontiki/kontiki/internal/newcomers"
@@ -52,8 +53,8 @@ type Config struct {
 // Server is the HTTP handler of the API port. It is safe for concurrent use.
 type Server struct {
 	Config
-	discovery derived
-	openapi   *openAPI
+	discovery derived[discovery]
+	openapi   derived[openapi.Documents]
 	tables    *tables
 	// clients logs what clients can cause without a credential.
 	clients *logline.Limited
@@ -71,11 +72,11 @@ func New(c Config) (*Server, error) {
 	if s.RequestTimeout == 0 {
 		s.RequestTimeout = objects.DefaultRequestTimeout
 	}
-	var err error
-	if _, err = s.discovery.of(c.Objects.Kinds()); err != nil {
+	s.discovery.from, s.openapi.from = newDiscovery, openAPIOf
+	if _, err := s.discovery.of(c.Objects.Kinds()); err != nil {
 		return nil, err
 	}
-	if s.openapi, err = newOpenAPI(); err != nil {
+	if _, err := s.openapi.of(c.Objects.Kinds()); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -225,9 +226,9 @@ func (c *call) serveOther() {
 	case c.Limits != nil && strings.HasPrefix(path, flow.Dumps+"/"):
 		c.Limits.ServeHTTP(c.w, c.r)
 	case path == "/openapi/v2":
-		c.openapi.serveV2(c.w, c.r)
+		c.serveOpenAPIv2()
 	case path == "/openapi/v3" || strings.HasPrefix(path, "/openapi/v3/"):
-		c.openapi.serve(c.w, c.r)
+		c.serveOpenAPI()
 	case c.serveDiscovery():
 	default:
 		for prefix, handler := range c.Extra {

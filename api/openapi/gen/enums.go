@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/kontiki/kontiki/api/openapi"
 )
 
 // values are the allowed values of a field. The published documents omit them, while a running server includes them (feature
@@ -120,7 +122,7 @@ func texts(e ast.Expr) (out []string) {
 }
 
 // add adds the values, and the descriptions that explain them, to the fields of schemas.
-func (e enums) add(schemas map[string]json.RawMessage) error {
+func (e enums) add(schemas openapi.Schemas) error {
 	for name, fields := range e {
 		raw, ok := schemas[name]
 		if !ok {
