@@ -17,6 +17,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
+	apiserverconfig "k8s.io/apiserver/pkg/apis/apiserver"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/kubernetes/pkg/capabilities"
 
@@ -62,6 +64,10 @@ type Config struct {
 	ServiceRange, PodRange netip.Prefix
 	// BootstrapTokens accepts the tokens of Secrets of type bootstrap.kubernetes.io/token as credentials.
 	BootstrapTokens bool
+	// Tokens authenticate tokens that this cluster has not issued, in this order; their audience is Issuer.
+	Tokens []authenticator.Token
+	// Anonymous says which requests need no credential; nil means all.
+	Anonymous *apiserverconfig.AnonymousAuthConfig
 	// TolerationSeconds is for pods on nodes that are not ready or not reachable; nil means Kubernetes' default.
 	TolerationSeconds *int64
 	// Admission says which admission steps run, beside those that always do, and how.
@@ -128,8 +134,8 @@ func New(c Config) (*API, error) {
 	a.Objects, err = objects.New(objects.Config{
 		Store: c.Store, Catalog: a.Catalog, Sealer: sealer, Authorizer: a.Authorizer, Rules: rules,
 		Admission: steps,
-		Creators: review.Creators(review.Config{Authorizer: a.Authorizer, Rules: own, Token: func(token string, audiences []string) (user.Info, []string, error) {
-			return a.Authenticator.Token(token, audiences)
+		Creators: review.Creators(review.Config{Authorizer: a.Authorizer, Rules: own, Token: func(ctx context.Context, token string, audiences []string) (user.Info, []string, error) {
+			return a.Authenticator.Token(ctx, token, audiences)
 		}}),
 		Computers: map[schema.GroupResource]objects.Computer{{Resource: "componentstatuses"}: components(c.Ready)},
 		Allocators: map[schema.GroupResource]objects.Allocator{
@@ -150,7 +156,7 @@ func New(c Config) (*API, error) {
 	for _, check := range c.Checks {
 		checks = append(checks, rest.Check{Name: check.Name, Run: check.New(a.Objects)})
 	}
-	a.Authenticator = &auth.Authenticator{Roots: c.Roots, Admit: c.Admit, Tokens: a.Tokens, Bootstrap: c.BootstrapTokens}
+	a.Authenticator = &auth.Authenticator{Roots: c.Roots, Admit: c.Admit, Tokens: a.Tokens, Bootstrap: c.BootstrapTokens, Others: c.Tokens, Anonymous: c.Anonymous}
 	reach := agents.New(a.Objects, c.Agents)
 	if a.REST, err = rest.New(rest.Config{
 		Objects: a.Objects, Authenticator: a.Authenticator, Authorizer: a.Authorizer, Tokens: a.Tokens,

@@ -299,7 +299,7 @@ func TestCertificates(t *testing.T) {
 			if c.bearer != "" {
 				r.Header.Set("Authorization", "Bearer "+c.bearer)
 			}
-			who, err := a.Authenticate(r)
+			who, err := a.Authenticate(r, "/")
 			if c.want == "" {
 				if !errors.Is(err, ErrUnauthenticated) || !strings.Contains(err.Error(), c.says) {
 					t.Fatalf("%v, %v", who, err)
@@ -334,7 +334,7 @@ func TestRememberedCertificatesHoldForTheirRootsAlone(t *testing.T) {
 		holds   bool
 	}{{root, true}, {root, true}, {other, false}, {root, true}} {
 		trusted = c.trusted
-		if _, err := a.Authenticate(r); (err == nil) != c.holds {
+		if _, err := a.Authenticate(r, "/"); (err == nil) != c.holds {
 			t.Errorf("step %d: %v", step, err)
 		}
 	}
@@ -375,7 +375,7 @@ func TestHeadersAndWebSockets(t *testing.T) {
 			if c.header != nil {
 				r.Header = c.header
 			}
-			who, err := a.Authenticate(r)
+			who, err := a.Authenticate(r, "/")
 			if c.want == "" {
 				if !errors.Is(err, ErrUnauthenticated) {
 					t.Fatalf("%v, %v", who, err)

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -8,6 +9,9 @@ import (
 	"slices"
 	"strings"
 
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/apiserver/pkg/apis/apiserver"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
@@ -27,13 +31,17 @@ type Authenticator struct {
 	Tokens *Tokens
 	// Bootstrap accepts bootstrap tokens as well.
 	Bootstrap bool
+	// Others are asked, in this order, about tokens that are not this cluster's own.
+	Others []authenticator.Token
+	// Anonymous says which requests need no credential; nil means all.
+	Anonymous *apiserver.AnonymousAuthConfig
 
 	verified verified
 }
 
-// Authenticate returns the user who sent the request, or ErrUnauthenticated. It removes bearer tokens from the request, so that
-// they are not forwarded if the request is proxied.
-func (a *Authenticator) Authenticate(r *http.Request) (user.Info, error) {
+// Authenticate returns the user who sent a request for a path, or ErrUnauthenticated. It removes bearer tokens from the request, so
+// that they are not forwarded if the request is proxied.
+func (a *Authenticator) Authenticate(r *http.Request, path string) (user.Info, error) {
 	header := r.Header.Get("Authorization")
 	r.Header.Del("Authorization")
 	protocolToken, hasProtocolToken := webSocketToken(r)
@@ -45,7 +53,10 @@ func (a *Authenticator) Authenticate(r *http.Request) (user.Info, error) {
 	}
 	if header == "" {
 		if hasProtocolToken {
-			return a.token(protocolToken)
+			return a.token(r.Context(), protocolToken)
+		}
+		if !a.anonymous(path) {
+			return nil, fmt.Errorf("%w: this path needs a credential", ErrUnauthenticated)
 		}
 		return Anonymous, nil
 	}
@@ -53,11 +64,20 @@ func (a *Authenticator) Authenticate(r *http.Request) (user.Info, error) {
 	if !strings.EqualFold(scheme, "Bearer") || strings.TrimSpace(token) == "" {
 		return nil, fmt.Errorf("%w: the Authorization header must be \"Bearer TOKEN\"", ErrUnauthenticated)
 	}
-	return a.token(strings.TrimSpace(token))
+	return a.token(r.Context(), strings.TrimSpace(token))
 }
 
-func (a *Authenticator) token(token string) (user.Info, error) {
-	who, _, err := a.Token(token, nil)
+// anonymous says whether a request for a path needs no credential.
+func (a *Authenticator) anonymous(path string) bool {
+	c := a.Anonymous
+	if c == nil {
+		return true
+	}
+	return c.Enabled && (len(c.Conditions) == 0 || slices.ContainsFunc(c.Conditions, func(a apiserver.AnonymousAuthCondition) bool { return a.Path == path }))
+}
+
+func (a *Authenticator) token(ctx context.Context, token string) (user.Info, error) {
+	who, _, err := a.Token(ctx, token, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnauthenticated, err)
 	}
@@ -65,7 +85,7 @@ func (a *Authenticator) token(token string) (user.Info, error) {
 }
 
 // Token returns the user that a bearer token stands for, and the audiences that it has of those given; none means the API server's own.
-func (a *Authenticator) Token(token string, audiences []string) (user.Info, []string, error) {
+func (a *Authenticator) Token(ctx context.Context, token string, audiences []string) (user.Info, []string, error) {
 	if a.Bootstrap {
 		bootstrap := bootstrapTokens{a.Tokens.subjects, a.Tokens.now}
 		if who, ok, err := bootstrap.check(token); ok {
@@ -82,10 +102,23 @@ func (a *Authenticator) Token(token string, audiences []string) (user.Info, []st
 		}
 	}
 	info, matched, err := a.Tokens.Check(token, audiences)
-	if err != nil {
-		return nil, nil, err
+	if err == nil {
+		return authenticated(info), matched, nil
 	}
-	return authenticated(info), matched, nil
+	if len(audiences) == 0 {
+		audiences = []string{a.Tokens.audience}
+	}
+	errs := []error{err}
+	for _, other := range a.Others {
+		response, ok, err := other.AuthenticateToken(authenticator.WithAudiences(ctx, audiences), token)
+		if ok {
+			return authenticated(response.User), response.Audiences, nil
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return nil, nil, utilerrors.NewAggregate(errs)
 }
 
 func (a *Authenticator) certificate(chain []*x509.Certificate) (user.Info, error) {
@@ -118,8 +151,9 @@ func (a *Authenticator) certificate(chain []*x509.Certificate) (user.Info, error
 }
 
 func authenticated(info user.Info) user.Info {
-	return &user.DefaultInfo{
-		Name: info.GetName(), UID: info.GetUID(), Extra: info.GetExtra(),
-		Groups: append(append([]string(nil), info.GetGroups()...), user.AllAuthenticated),
+	groups := slices.Clone(info.GetGroups())
+	if !slices.Contains(groups, user.AllAuthenticated) {
+		groups = append(groups, user.AllAuthenticated)
 	}
+	return &user.DefaultInfo{Name: info.GetName(), UID: info.GetUID(), Extra: info.GetExtra(), Groups: groups}
 }

@@ -56,7 +56,7 @@ func TestBootstrapTokens(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		who, _, err := (&Authenticator{Tokens: tokens, Bootstrap: true}).Token(token, nil)
+		who, _, err := (&Authenticator{Tokens: tokens, Bootstrap: true}).Token(t.Context(), token, nil)
 		if c.groups == nil {
 			if !errors.Is(err, ErrToken) {
 				t.Errorf("%s: %v, %v", name, who, err)
@@ -66,7 +66,7 @@ func TestBootstrapTokens(t *testing.T) {
 		if err != nil || who.GetName() != "system:bootstrap:abcdef" || !slices.Equal(who.GetGroups(), c.groups) {
 			t.Errorf("%s: %v, %v", name, who, err)
 		}
-		if _, _, err := (&Authenticator{Tokens: tokens}).Token(token, nil); err == nil {
+		if _, _, err := (&Authenticator{Tokens: tokens}).Token(t.Context(), token, nil); err == nil {
 			t.Errorf("%s: accepted although they are not enabled", name)
 		}
 	}

@@ -140,7 +140,7 @@ func TestCredentialsAreNotForwarded(t *testing.T) {
 	r.Header.Set("Upgrade", "websocket")
 	r.Header.Set("Authorization", "Bearer "+token)
 	r.Header.Set("Sec-WebSocket-Protocol", "v5.channel.k8s.io, "+encoded)
-	if _, err := h.Authenticator.Authenticate(r); err != nil {
+	if _, err := h.Authenticator.Authenticate(r, r.URL.Path); err != nil {
 		t.Fatal(err)
 	}
 	if got := r.Header.Get("Sec-WebSocket-Protocol"); got != "v5.channel.k8s.io" || r.Header.Get("Authorization") != "" {

@@ -121,7 +121,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.asked = c.attributes()
 	c.answer.open(r, s.stall, c.leave, c.verb != "watch" && objects.LongRunning(c.verb, c.target.subresource))
 	defer c.answer.close()
-	sender, err := s.Authenticator.Authenticate(r)
+	sender, err := s.Authenticator.Authenticate(r, r.URL.Path)
 	if err != nil {
 		s.clients.Info("refused a credential", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", err)
 		c.unauthenticated()

@@ -69,3 +69,11 @@ func (s *Server) methodOf(path string) method {
 	m.longRunning = objects.LongRunning(m.verb, m.subresource) || (m.path != "" && known && !unary)
 	return m
 }
+
+// equivalent returns the path of the equivalent REST request, or the call's own path if what it concerns is known only later.
+func (m method) equivalent(path string) string {
+	if m.path != "" {
+		return m.path
+	}
+	return path
+}

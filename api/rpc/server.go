@@ -127,7 +127,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.id, c.received = s.Audit.ID(w, r), time.Now()
 	}
 	var err error
-	if c.sender, err = s.Authenticator.Authenticate(r); err != nil {
+	if c.sender, err = s.Authenticator.Authenticate(r, c.method.equivalent(r.URL.Path)); err != nil {
 		s.clients.Info("refused a credential", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", err)
 		err = apierrors.NewUnauthorized("Unauthorized")
 		c.unauthenticated(err)

@@ -138,6 +138,17 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"disable-admission-plugins":      {"Priority", func(w wired) any { return strings.Join(w.admits(t).Disable, ",") }},
 		"admission-control-config-file":  {"/etc/admission", func(w wired) any { return w.api.admissionConfig }}, // TestTheAdmissionConfigurationIsRead
 		"enable-bootstrap-token-auth":    {"true", func(w wired) any { return w.api.bootstrapTokens }},
+		"authentication-config":          {"/etc/authentication", func(w wired) any { return w.authn.configFile }}, // TestTheAuthenticationFlags
+		"anonymous-auth":                 {"false", func(w wired) any { return w.authn.anonymous }},
+		"oidc-issuer-url":                {"https://issuer.example", func(w wired) any { return w.authn.oidc.issuerURL }},
+		"oidc-client-id":                 {"kontiki", func(w wired) any { return w.authn.oidc.clientID }},
+		"oidc-ca-file":                   {"/etc/ca", func(w wired) any { return w.authn.oidc.caFile }},
+		"oidc-username-claim":            {"email", func(w wired) any { return w.authn.oidc.usernameClaim }},
+		"oidc-username-prefix":           {"u:", func(w wired) any { return w.authn.oidc.usernamePrefix }},
+		"oidc-groups-claim":              {"groups", func(w wired) any { return w.authn.oidc.groupsClaim }},
+		"oidc-groups-prefix":             {"g:", func(w wired) any { return w.authn.oidc.groupsPrefix }},
+		"oidc-signing-algs":              {"ES256,RS512", func(w wired) any { return strings.Join(w.authn.oidc.signingAlgs, ",") }},
+		"oidc-required-claim":            {"hd=a,b", func(w wired) any { return "hd=" + w.authn.oidc.requiredClaims["hd"] }},
 		"allow-privileged":               {"false", func(w wired) any { return w.api.allowPrivileged }},
 		"no-agent":                       {"true", func(w wired) any { return w.noAgent }},
 		"containerd":                     {"/run/other.sock", func(w wired) any { return w.agent.containerd }},

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -63,6 +64,7 @@ func startMaster(t testing.TB, change ...func(*serverOptions, *cluster.Config)) 
 		timings: cluster.Timings{Certificate: pki.DefaultTTL}, confirmPeriod: 5 * time.Second, evictions: nodelifecycle.DefaultEvictions,
 		duties: dutyList{"*"},
 	}
+	o.authn.flags(pflag.NewFlagSet("test", pflag.ContinueOnError))
 	r, err := o.ranges()
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +82,11 @@ func startMaster(t testing.TB, change ...func(*serverOptions, *cluster.Config)) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := newMaster(c, o, r, log)
+	authentication, err := o.authn.open(o.name, log)
+	if err != nil {
+		t.Fatal(errors.Join(err, c.Close()))
+	}
+	m, err := newMaster(c, o, r, authentication, log)
 	if err != nil {
 		t.Fatal(errors.Join(err, c.Close()))
 	}

@@ -63,6 +63,7 @@ type serverOptions struct {
 	timings                   cluster.Timings
 	gossip                    string
 	api                       apiOptions
+	authn                     authnOptions
 	agent                     agentOptions
 }
 
@@ -120,6 +121,7 @@ func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Com
 	f.StringSliceVar(&o.dutyNames, "duties", []string{"*"}, "which duties the leader carries out: * for all, NAME or -NAME to switch one on or off, none for no duty that upstream's kube-scheduler or kube-controller-manager can carry out; the same on all masters")
 	f.BoolVar(&o.noAgent, "no-agent", false, "run no worker on this host")
 	o.api.flags(f)
+	o.authn.flags(f)
 	o.agent.flags(f)
 	return cmd
 }
@@ -250,6 +252,13 @@ func runServer(ctx context.Context, o *serverOptions) (err error) {
 	if o.timings.SnapshotInterval < time.Second || o.timings.SnapshotThreshold < 1 || o.timings.TrailingLogs < 1 {
 		return fmt.Errorf("--raft-snapshot-interval must be at least 1s, --raft-snapshot-threshold and --raft-trailing-logs at least 1")
 	}
+	authentication, err := o.authn.open(o.name, log)
+	if err != nil {
+		return err
+	}
+	if err := prometheus.Register(authentication.jwt.Metrics); err != nil {
+		return err
+	}
 	c, err := cluster.Open(ctx, o.clusterConfig(r, log))
 	if err != nil {
 		return err
@@ -257,7 +266,7 @@ func runServer(ctx context.Context, o *serverOptions) (err error) {
 	if err := prometheus.Register(c.Collector()); err != nil {
 		return errors.Join(err, c.Close())
 	}
-	m, err := newMaster(c, o, r, log)
+	m, err := newMaster(c, o, r, authentication, log)
 	if err != nil {
 		return errors.Join(err, c.Close())
 	}
@@ -266,21 +275,22 @@ func runServer(ctx context.Context, o *serverOptions) (err error) {
 
 // master is a running master: consensus, the API on it, the workers' sessions, and the leader's duties.
 type master struct {
-	cluster  *cluster.Cluster
-	api      *apiserver.API
-	options  *serverOptions
-	ranges   ranges
-	log      *slog.Logger
-	agents   agents.Credentials
-	apiConns apiConns
+	cluster        *cluster.Cluster
+	api            *apiserver.API
+	options        *serverOptions
+	ranges         ranges
+	authentication *authentication
+	log            *slog.Logger
+	agents         agents.Credentials
+	apiConns       apiConns
 	// sessions are the workers' sessions with this master, census those with all masters.
 	sessions *nodes.Server
 	census   *nodes.Census
 }
 
-func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger) (*master, error) {
+func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication, log *slog.Logger) (*master, error) {
 	identity := c.Identity()
-	m := &master{cluster: c, options: o, ranges: r, log: log, agents: &clusterAgents{cluster: c}}
+	m := &master{cluster: c, options: o, ranges: r, authentication: a, log: log, agents: &clusterAgents{cluster: c}}
 	admits, err := o.api.admission()
 	if err != nil {
 		return nil, err
@@ -289,6 +299,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, log *slog.Logger)
 		Store: c, SealKeys: identity.SecretKeys, SealWith: identity.CurrentSecretKey, ServiceAccountKey: identity.ServiceAccountKey,
 		Roots: c.Roots, Admit: c.Admits, Admission: admits,
 		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds, ForbidPrivileged: !o.api.allowPrivileged, BootstrapTokens: o.api.bootstrapTokens,
+		Tokens: a.tokens, Anonymous: a.anonymous,
 		Agents: m.agents, Cluster: &clusterRPC{cluster: c},
 		Audit: o.api.auditor, Limits: o.api.limits, RequestTimeout: o.api.requestTimeout,
 		Ready: m.ready, Version: versionInfo(), Log: log,
@@ -340,6 +351,9 @@ func (m *master) run(ctx context.Context) error {
 	group.Go(func() error { return m.followIdentity(running) })
 	group.Go(func() error { return m.census.Run(running) })
 	group.Go(func() error { return m.followFlow(running) })
+	group.Go(func() error {
+		return controller.Keep(running, "authentication", m.log.With("part", "api"), m.authentication.run)
+	})
 	group.Go(func() error { return m.sessions.Balance(running, m.cluster.Address(), m.census.Fewest) })
 	group.Go(func() error {
 		select {

@@ -31,7 +31,7 @@ type Config struct {
 	// Rules lists what a user may do.
 	Rules authorizer.RuleResolver
 	// Token returns whom a token authenticates for any of the audiences (none means the API server's), and for which of them.
-	Token func(token string, audiences []string) (user.Info, []string, error)
+	Token func(ctx context.Context, token string, audiences []string) (user.Info, []string, error)
 }
 
 // Creators returns the functions that answer reviews.
@@ -50,13 +50,13 @@ func Creators(c Config) map[schema.GroupResource]objects.Creator {
 }
 
 // token answers a TokenReview.
-func (c Config) token(_ context.Context, _ *objects.Request, obj registry.Object) (registry.Object, error) {
+func (c Config) token(ctx context.Context, _ *objects.Request, obj registry.Object) (registry.Object, error) {
 	review := obj.(*authenticationv1.TokenReview)
 	if review.Spec.Token == "" {
 		return nil, apierrors.NewBadRequest("token is required for TokenReview in authentication")
 	}
 	review.Status = authenticationv1.TokenReviewStatus{}
-	who, audiences, err := c.Token(review.Spec.Token, review.Spec.Audiences)
+	who, audiences, err := c.Token(ctx, review.Spec.Token, review.Spec.Audiences)
 	if err != nil {
 		review.Status.Error = err.Error()
 		return review, nil

@@ -1,0 +1,176 @@
+package authn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/kontiki/kontiki/internal/contain"
+)
+
+// Times of fetching an issuer's keys.
+const (
+	// KeyInterval is how long nothing is fetched again, whatever tokens ask for, and how long after a failure.
+	KeyInterval = 10 * time.Second
+	// keyRefresh is after which time keys are fetched again, so that those that the issuer has withdrawn end.
+	keyRefresh = time.Hour
+)
+
+// keySet has the public keys of an issuer. It implements oidc.KeySet.
+type keySet struct {
+	fetch    func(context.Context) ([]jose.JSONWebKey, error)
+	fetched  func(error) // is told of every fetch
+	interval time.Duration
+	asked    chan struct{}
+
+	mu      sync.Mutex
+	known   []jose.JSONWebKey
+	loaded  bool
+	err     error         // of the last fetch
+	due     time.Time     // when a token may ask for the next fetch
+	changed chan struct{} // closed after the next fetch
+}
+
+func newKeySet(fetch func(context.Context) ([]jose.JSONWebKey, error), fetched func(error), interval time.Duration) *keySet {
+	return &keySet{
+		fetch: fetch, fetched: fetched, interval: interval, asked: make(chan struct{}, 1), changed: make(chan struct{}),
+		err: errors.New("not initialized"),
+	}
+}
+
+// run fetches keys until the context ends: at once, when tokens ask for it, and from time to time.
+func (k *keySet) run(ctx context.Context) {
+	for {
+		var keys []jose.JSONWebKey
+		err := contain.Run(func() (err error) {
+			keys, err = k.fetch(ctx)
+			return err
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		k.publish(keys, err)
+		k.fetched(err)
+		pause := time.NewTimer(k.interval)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return
+		}
+		if err != nil {
+			continue
+		}
+		refresh := time.NewTimer(keyRefresh)
+		select {
+		case <-k.asked:
+		case <-refresh.C:
+		case <-ctx.Done():
+		}
+		refresh.Stop()
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+func (k *keySet) publish(keys []jose.JSONWebKey, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err == nil {
+		k.known, k.loaded = keys, true
+	}
+	k.err, k.due = err, time.Now().Add(k.interval)
+	close(k.changed)
+	k.changed = make(chan struct{})
+	select {
+	case <-k.asked: // whoever asked before this fetch has the answer
+	default:
+	}
+}
+
+// health returns why there are no keys, or nil.
+func (k *keySet) health() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.loaded {
+		return nil
+	}
+	return k.err
+}
+
+// wait returns when there are keys, or the error of the last attempt when the context ends.
+func (k *keySet) wait(ctx context.Context) error {
+	for {
+		k.mu.Lock()
+		loaded, changed, err := k.loaded, k.changed, k.err
+		k.mu.Unlock()
+		if loaded {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// VerifySignature implements oidc.KeySet.
+func (k *keySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {
+	algorithms := make([]jose.SignatureAlgorithm, len(Algorithms))
+	for i, algorithm := range Algorithms {
+		algorithms[i] = jose.SignatureAlgorithm(algorithm)
+	}
+	signed, err := jose.ParseSignedCompact(token, algorithms)
+	if err != nil {
+		return nil, fmt.Errorf("malformed jwt: %w", err)
+	}
+	keys, next := k.now()
+	payload, candidate := verify(signed, keys)
+	if payload == nil && !candidate && next != nil {
+		select {
+		case k.asked <- struct{}{}:
+		default: // somebody else has asked
+		}
+		select {
+		case <-next:
+			keys, _ = k.now()
+			payload, _ = verify(signed, keys)
+		case <-ctx.Done():
+		}
+	}
+	if payload == nil {
+		return nil, errors.New("failed to verify id token signature")
+	}
+	return payload, nil
+}
+
+// now returns the keys, and what is closed after the next fetch if a token may ask for one.
+func (k *keySet) now() (keys []jose.JSONWebKey, next <-chan struct{}) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.loaded && k.err == nil && !time.Now().Before(k.due) {
+		next = k.changed
+	}
+	return k.known, next
+}
+
+// verify returns the payload of a token that one of the keys has signed. candidate says that a key has the ID that the token names.
+func verify(signed *jose.JSONWebSignature, keys []jose.JSONWebKey) (payload []byte, candidate bool) {
+	id := signed.Signatures[0].Header.KeyID
+	for i := range keys {
+		if id != "" && keys[i].KeyID != id {
+			continue
+		}
+		candidate = candidate || id != ""
+		if payload, err := signed.Verify(&keys[i]); err == nil {
+			return payload, true
+		}
+	}
+	return nil, candidate
+}
