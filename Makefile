@@ -26,7 +26,7 @@ STATICCHECK        := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TOOLS  := $(CURDIR)/.tools
 PROTOS := $(shell find proto -name '*.proto')
 
-.PHONY: build run stop test unit clocks e2e peers upstream lint fuzz bench robustness generate released deps images node help
+.PHONY: build run stop test unit clocks e2e peers upstream compare lint fuzz bench robustness generate released deps images node help
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -88,6 +88,11 @@ upstream: ## build bin/upstream: kube-apiserver, kube-controller-manager, kube-s
 	cd test/upstream && $(GO) build -trimpath -ldflags '-s -w $(call version_of,k8s.io/component-base/version) $(call version_of,k8s.io/client-go/pkg/version)' \
 	  -o $(CURDIR)/bin/upstream/ $(UPSTREAM:%=k8s.io/kubernetes/cmd/%)
 	cd test/bench/etcd && $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/upstream/etcd go.etcd.io/etcd/server/v3
+
+COMPARE ?=
+compare: deps build upstream ## compare with upstream's control plane: one workload against both in turn (COMPARE="-rounds 4" passes flags)
+	cd test/compare && $(GO) test . && $(GO) build -trimpath -o $(CURDIR)/bin/compare .
+	bin/compare $(COMPARE)
 
 peers: deps build images ## run Helm and a controller-runtime manager against a cluster
 	cd test/peers && KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -timeout 10m .
