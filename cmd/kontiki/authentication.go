@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -23,6 +24,12 @@ type authnOptions struct {
 	configFile string
 	anonymous  bool
 	oidc       oidcOptions
+	webhook    webhookOptions
+}
+
+type webhookOptions struct {
+	file, version string
+	ttl           time.Duration
 }
 
 type oidcOptions struct {
@@ -50,6 +57,9 @@ func (o *authnOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.oidc.groupsPrefix, "oidc-groups-prefix", "", "a prefix for groups")
 	f.StringSliceVar(&o.oidc.signingAlgs, "oidc-signing-algs", []string{"RS256"}, "the signing algorithms that the issuer's tokens may have: RS256, RS384, RS512, ES256, ES384, ES512, PS256, PS384, PS512")
 	f.StringToStringVar(&o.oidc.requiredClaims, "oidc-required-claim", nil, "a key=value pair that the issuer's tokens must have as a claim; may be given several times")
+	f.StringVar(&o.webhook.file, "authentication-token-webhook-config-file", "", "kubeconfig of a server that is asked, by TokenReviews, about tokens that nobody else knows")
+	f.StringVar(&o.webhook.version, "authentication-token-webhook-version", "v1beta1", "the version of authentication.k8s.io in which that server is asked and answers, v1 or v1beta1")
+	f.DurationVar(&o.webhook.ttl, "authentication-token-webhook-cache-ttl", 2*time.Minute, "how long that server's answers are cached")
 }
 
 // changed says whether one of the flags was set.
@@ -104,6 +114,19 @@ func (o *authnOptions) open(server string, log *slog.Logger) (*authentication, e
 		return nil, err
 	}
 	a.tokens = append(a.tokens, a.jwt)
+	if o.webhook.file == "" {
+		return a, nil
+	}
+	if o.webhook.ttl < 0 {
+		return nil, fmt.Errorf("--authentication-token-webhook-cache-ttl %s can't be negative", o.webhook.ttl)
+	}
+	webhook, err := authn.NewWebhook(authn.WebhookConfig{
+		File: o.webhook.file, Version: o.webhook.version, TTL: o.webhook.ttl, Audiences: config.Audiences, Backoff: authn.DefaultBackoff, Log: log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("--authentication-token-webhook-config-file: %w", err)
+	}
+	a.tokens = append(a.tokens, webhook)
 	return a, nil
 }
 

@@ -149,13 +149,16 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"oidc-groups-prefix":             {"g:", func(w wired) any { return w.authn.oidc.groupsPrefix }},
 		"oidc-signing-algs":              {"ES256,RS512", func(w wired) any { return strings.Join(w.authn.oidc.signingAlgs, ",") }},
 		"oidc-required-claim":            {"hd=a,b", func(w wired) any { return "hd=" + w.authn.oidc.requiredClaims["hd"] }},
-		"allow-privileged":               {"false", func(w wired) any { return w.api.allowPrivileged }},
-		"no-agent":                       {"true", func(w wired) any { return w.noAgent }},
-		"containerd":                     {"/run/other.sock", func(w wired) any { return w.agent.containerd }},
-		"containerd-namespace":           {"other", func(w wired) any { return w.agent.containerdNamespace }},
-		"cgroup-parent":                  {"other", func(w wired) any { return w.agent.cgroupParent }},
-		"node-labels":                    {"rack=7", func(w wired) any { return "rack=" + w.agent.nodeLabels["rack"] }},
-		"max-pods":                       {"77", func(w wired) any { return w.agent.maxPods }},
+		"authentication-token-webhook-config-file": {"/etc/webhook", func(w wired) any { return w.authn.webhook.file }}, // TestTheAuthenticationFlags
+		"authentication-token-webhook-version":     {"v1", func(w wired) any { return w.authn.webhook.version }},
+		"authentication-token-webhook-cache-ttl":   {"7s", func(w wired) any { return w.authn.webhook.ttl }},
+		"allow-privileged":                         {"false", func(w wired) any { return w.api.allowPrivileged }},
+		"no-agent":                                 {"true", func(w wired) any { return w.noAgent }},
+		"containerd":                               {"/run/other.sock", func(w wired) any { return w.agent.containerd }},
+		"containerd-namespace":                     {"other", func(w wired) any { return w.agent.containerdNamespace }},
+		"cgroup-parent":                            {"other", func(w wired) any { return w.agent.cgroupParent }},
+		"node-labels":                              {"rack=7", func(w wired) any { return "rack=" + w.agent.nodeLabels["rack"] }},
+		"max-pods":                                 {"77", func(w wired) any { return w.agent.maxPods }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "config.yaml")

@@ -5,4 +5,6 @@
 // master starts and serves without them. What a client sends never decides from where something is fetched, and hardly when: a token
 // whose issuer, audience and times are right, and whose key is unknown, makes an issuer's keys be fetched again, at most once per
 // KeyInterval. All that is fetched is bounded in size and time.
+//
+// NewWebhook returns an authenticator that asks another server by TokenReviews, and remembers a bounded number of answers.
 package authn
