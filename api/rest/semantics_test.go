@@ -474,6 +474,13 @@ func TestAcceptIsReadByQuality(t *testing.T) {
 	if code, _ = raw(t, config, "GET", "/api/v1/namespaces/default/configmaps/t", "", nil); code != 404 {
 		t.Errorf("what was refused was made: %d", code)
 	}
+	// What is answered and forgotten has no columns.
+	code, body = raw(t, config, "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "application/json",
+		[]byte(`{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview","spec":{"nonResourceAttributes":{"path":"/","verb":"get"}}}`),
+		"Accept", "application/json;as=Table;g=meta.k8s.io;v=v1")
+	if code != 406 {
+		t.Errorf("a review as a table: %d %s", code, body)
+	}
 	if code, body := raw(t, config, "HEAD", "/api/v1/namespaces/default", "", nil); code != 200 || body != "" {
 		t.Errorf("HEAD: %d %s", code, body)
 	}

@@ -76,7 +76,7 @@ func (c *call) create() error {
 	if c.target.name != "" || (c.kind.Namespaced && c.target.namespace == "") {
 		return apierrors.NewMethodNotSupported(c.kind.GroupResource(), "create")
 	}
-	accept, err := negotiate(c.r)
+	accept, err := negotiateOf(c.r, c.kind.Stored()) // a review has no columns, so it is no table
 	if err != nil {
 		return err
 	}
