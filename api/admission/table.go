@@ -1,5 +1,5 @@
 // Package admission contains the admission steps that every cluster runs, under the names that upstream's plugins have. Each is in a
-// file of its own, but for those about signers.
+// file of its own, but for those about signers. A step without a name of upstream's plugins cannot be disabled, and runs first.
 package admission
 
 import (
@@ -77,6 +77,7 @@ func steps(c Config) []objects.Step {
 		defaultIngressClass(),
 		podTopologyLabels(),
 		podResizeValidator(),
+		resourceClaims(c.Authorizer),
 	}
 }
 

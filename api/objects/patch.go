@@ -53,7 +53,7 @@ func (s *Service) Patch(ctx context.Context, r *Request, p Patch) (obj registry.
 	if p.Force {
 		return nil, false, forceForbidden()
 	}
-	return s.modify(ctx, r, modification{change: func(old registry.Object) (registry.Object, error) {
+	return s.modify(ctx, r, modification{verb: "patch", change: func(old registry.Object) (registry.Object, error) {
 		return s.patched(r, p, old)
 	}})
 }
@@ -227,6 +227,7 @@ func (s *Service) apply(ctx context.Context, r *Request, p Patch) (registry.Obje
 		return nil, false, InField("metadata.managedFields", apierrors.NewBadRequest("metadata.managedFields must be nil"))
 	}
 	return s.modify(ctx, r, modification{
+		verb: "patch",
 		create: r.Subresource == "", applied: true,
 		change: func(old registry.Object) (registry.Object, error) {
 			if old == nil {

@@ -2,6 +2,7 @@ package objects
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ type change func(old registry.Object) (registry.Object, error)
 
 // modification describes how a change is carried out.
 type modification struct {
+	// verb is the verb of the request, as strategies and admission see it; "" means update.
+	verb   string
 	change change
 	// create means that the change may create the object if it does not exist.
 	create bool
@@ -100,7 +103,7 @@ func (s *Service) modify(ctx context.Context, r *Request, m modification) (obj r
 	if err := r.serves("update"); err != nil {
 		return nil, false, err
 	}
-	ctx = r.context(ctx, "update")
+	ctx = r.context(ctx, cmp.Or(m.verb, "update"))
 	r = r.withMemo()
 	strategy, ok := r.Kind.StrategyFor(r.Subresource)
 	if m.strategy != nil {
