@@ -26,7 +26,7 @@ STATICCHECK        := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TOOLS  := $(CURDIR)/.tools
 PROTOS := $(shell find proto -name '*.proto')
 
-.PHONY: build run stop test unit clocks e2e peers upstream compare lint fuzz bench robustness generate released deps images node help
+.PHONY: build run stop test unit clocks e2e peers upstream compare suite conformance lint fuzz bench robustness generate released deps images node help
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -94,8 +94,22 @@ compare: deps build upstream ## compare with upstream's control plane: one workl
 	cd test/compare && $(GO) test . && $(GO) build -trimpath -o $(CURDIR)/bin/compare .
 	bin/compare $(COMPARE)
 
-peers: deps build images ## run Helm and a controller-runtime manager against a cluster
-	cd test/peers && KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -timeout 10m .
+peers: deps build images upstream ## run Helm, a controller-runtime manager, and upstream's scheduler and controller manager against clusters
+	cd test/peers && KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar UPSTREAM=$(CURDIR)/bin/upstream $(GO) test -count=1 -timeout 20m .
+
+# The suite, its runner, and the programs in its images. FOCUS is a regular expression that selects tests by name.
+SUITE_IMAGES := agnhost nonewprivs regression-issue-74839 resource-consumer resource-consumer/consume-cpu
+suite: deps
+	@$(MAKE) -s deps DEB_PACKAGES="debootstrap:debootstrap bash-static:bash-static"
+	@mkdir -p bin/upstream
+	@echo "building upstream's conformance suite (the first time this takes 20 minutes)"
+	cd test/upstream && $(GO) test -c -trimpath -ldflags '-s -w $(call version_of,k8s.io/component-base/version) $(call version_of,k8s.io/client-go/pkg/version)' \
+	  -o $(CURDIR)/bin/upstream/e2e.test k8s.io/kubernetes/test/e2e
+	cd test/upstream && $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/upstream/ github.com/onsi/ginkgo/v2/ginkgo
+	cd test/upstream && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/upstream/ $(SUITE_IMAGES:%=k8s.io/kubernetes/test/images/%)
+
+conformance: build suite ## run upstream's conformance tests, or those that FOCUS selects (docs/conformance.md)
+	KONTIKI=$(CURDIR)/bin/kontiki $(GO) run ./test/conformance -focus '$(FOCUS)'
 
 lint: ## go vet, staticcheck, and buf: the rules of the protocols, and that kontiki.v1 only grew since its last release
 	$(GO) vet ./...

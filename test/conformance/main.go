@@ -39,6 +39,13 @@ func main() {
 }
 
 func (o *options) run() error {
+	for _, dir := range []*string{&o.programs, &o.work} {
+		absolute, err := filepath.Abs(*dir)
+		if err != nil {
+			return err
+		}
+		*dir = absolute
+	}
 	known, err := readKnown(o.known)
 	if err != nil {
 		return err

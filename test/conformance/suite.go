@@ -103,13 +103,9 @@ func (o *options) suite(kubeconfig string, names []string, interrupted <-chan os
 		case <-ctx.Done():
 		}
 	}()
-	work, err := filepath.Abs(o.work)
-	if err != nil {
-		return nil, err
-	}
 	cmd := exec.CommandContext(ctx, filepath.Join(o.programs, "ginkgo"), fmt.Sprintf("--procs=%d", o.procs), "--no-color", "--keep-going",
 		"--timeout="+o.limit.String(), "--focus="+strings.Join(focus, "|"), filepath.Join(o.programs, "e2e.test"), "--",
-		"--kubeconfig="+kubeconfig, "--provider=local", "--num-nodes=2", "--report-dir="+work, "--disable-log-dump", "--dump-logs-on-failure=false")
+		"--kubeconfig="+kubeconfig, "--provider=local", "--num-nodes=2", "--report-dir="+o.work, "--disable-log-dump", "--dump-logs-on-failure=false")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
 	cmd.WaitDelay = endBound
