@@ -20,6 +20,7 @@ import (
 //	2  commands of version 2: restoring backups, skipping revisions
 //	3  commands of version 3: they carry kv.Command.Since, and are refused if they may have been applied before
 //	4  commands of version 4: additions to counters (kv.Op.Add), which quotas need
+//	5  commands of version 5: rewriting of values (kv.Op.Rewrite), which the rotation of the key of Secrets needs
 //
 // A level allows the commands of its own number and below (fsm.CommandVersion).
 const FeatureLevel = fsm.CommandVersion

@@ -27,8 +27,8 @@ var (
 const (
 	// CommandVersion is the newest version of the apply rules that this program knows. Every change of what a command means,
 	// including a new field, needs a new version. EncodeCommand writes the lowest version that can express the command: 1; 2 for a
-	// command with a Restore; 3 for one with a Since; 4 for one with an addition to a counter.
-	CommandVersion = 4
+	// command with a Restore; 3 for one with a Since; 4 for one with an addition to a counter; 5 for one that rewrites a value.
+	CommandVersion = 5
 	// MaxKeyBytes limits the length of a key.
 	MaxKeyBytes = 4096
 )
@@ -86,12 +86,16 @@ func EncodeCommand(c *kv.Command) ([]byte, error) {
 
 // versionOf returns the lowest version that can express the command.
 func versionOf(c *kv.Command) uint64 {
+	adds := false
 	for i := range c.Ops {
-		if c.Ops[i].Add != 0 {
-			return 4
+		if c.Ops[i].Rewrite {
+			return 5
 		}
+		adds = adds || c.Ops[i].Add != 0
 	}
 	switch {
+	case adds:
+		return 4
 	case c.Since != 0:
 		return 3
 	case c.Restore != nil:
@@ -129,6 +133,8 @@ func opKind(op *kv.Op) storev1.Operation_Kind {
 		return storev1.Operation_KIND_DELETE
 	case op.Add != 0:
 		return storev1.Operation_KIND_ADD
+	case op.Rewrite:
+		return storev1.Operation_KIND_REWRITE
 	}
 	return storev1.Operation_KIND_PUT
 }
@@ -285,6 +291,8 @@ func decodeOp(op *kv.Op, data []byte) error {
 	case uint64(storev1.Operation_KIND_CHECK):
 		op.Check = true
 	case uint64(storev1.Operation_KIND_ADD):
+	case uint64(storev1.Operation_KIND_REWRITE):
+		op.Rewrite = true
 	default:
 		return fmt.Errorf("unknown kind %d", kind)
 	}
@@ -326,6 +334,8 @@ func checkCommand(c *kv.Command) error {
 			return fmt.Errorf("%w: operation %d: a limit without an addition", ErrBadCommand, i)
 		case op.Add != 0 && (op.Delete || op.Check || len(op.Value) > 0):
 			return fmt.Errorf("%w: operation %d: an addition that is also something else", ErrBadCommand, i)
+		case op.Rewrite && (op.Delete || op.Check || op.Add != 0 || op.Cond != kv.AtRevision):
+			return fmt.Errorf("%w: operation %d: a rewrite without the revision of its key, or that is also something else", ErrBadCommand, i)
 		case op.Delete && op.Check:
 			return fmt.Errorf("%w: operation %d: both delete and check", ErrBadCommand, i)
 		case (op.Delete || op.Check) && len(op.Value) > 0:

@@ -90,19 +90,24 @@ func (h *history) bucketOf(prefix string) *bucket {
 	return b
 }
 
-// publish appends the events of one or more commands up to the given revision. It calls swap at the moment when the new state and
+// publish puts rewritten versions into the window, and appends the events of one or more commands up to the given revision. It calls swap at the moment when the new state and
 // its events become visible together, and wakes the waiting watchers of these events after it has released the lock.
-func (h *history) publish(events []*record, revision uint64, swap func()) {
-	if len(events) == 0 {
+func (h *history) publish(events []*record, rewritten []rewrite, revision uint64, swap func()) {
+	if len(events)+len(rewritten) == 0 {
 		swap()
 		return
 	}
 	h.mu.Lock()
+	for _, r := range rewritten {
+		h.rewrite(r)
+	}
 	for _, r := range events {
 		h.append(r)
 	}
-	h.last = revision
-	h.evict()
+	if len(events) > 0 {
+		h.last = revision
+		h.evict()
+	}
 	swap()
 	wake := h.wake
 	h.wake = nil
@@ -129,6 +134,65 @@ func (h *history) append(r *record) {
 	}
 }
 
+// rewrite replaces the event that wrote the old version by one with the new version. Watchers may still have the old event.
+func (h *history) rewrite(w rewrite) {
+	h.forms.Forget(w.old)
+	revision := w.old.ModRevision
+	i := h.all.events.after(revision - 1)
+	if i == h.all.events.len() {
+		return
+	}
+	found := h.all.events.at(i)
+	if found.Current != w.old {
+		return
+	}
+	replaced := *found
+	replaced.Current = w.new
+	h.all.events.set(i, &replaced)
+	resource, namespace := levels(w.old.Key)
+	for _, n := range [2]int{resource, namespace} {
+		if n > 0 {
+			q := &h.buckets[w.old.Key[:n]].events
+			q.set(q.after(revision-1), &replaced)
+		}
+	}
+}
+
+// compact drops whole commands up to a revision, as if the window had become too small for them.
+func (h *history) compact(revision uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for h.all.events.len() > 0 {
+		end := h.all.events.at(0).end
+		if end > revision || end == h.last {
+			return
+		}
+		h.dropCommand(end)
+	}
+}
+
+// versions visits the versions that events of keys with the prefix refer to, until visit returns false.
+func (h *history) versions(prefix string, visit func(*kv.Version) bool) {
+	q, next := &h.all.events, uint64(0)
+	for more := true; more; {
+		h.mu.RLock()
+		i := q.after(next)
+		for stop := i + scanLimit; i < q.len() && i < stop; i++ {
+			r := q.at(i)
+			next = r.Revision
+			if !strings.HasPrefix(r.Current.Key, prefix) {
+				continue
+			}
+			if !visit(r.Current) || r.Previous != nil && !visit(r.Previous) {
+				h.mu.RUnlock()
+				return
+			}
+		}
+		more = i < q.len()
+		h.mu.RUnlock()
+	}
+}
+
 func (h *history) add(b *bucket, r *record) {
 	b.events.push(r)
 	for w := range b.waiting {
@@ -148,11 +212,16 @@ func (h *history) evict() {
 		if end == h.last {
 			return
 		}
-		for h.all.events.len() > 0 && h.all.events.at(0).end == end {
-			h.drop(h.all.events.at(0))
-		}
-		h.floor = end
+		h.dropCommand(end)
 	}
+}
+
+// dropCommand drops the oldest command, whose last revision is end.
+func (h *history) dropCommand(end uint64) {
+	for h.all.events.len() > 0 && h.all.events.at(0).end == end {
+		h.drop(h.all.events.at(0))
+	}
+	h.floor = end
 }
 
 func (h *history) drop(r *record) {
@@ -226,6 +295,8 @@ type ring struct {
 func (q *ring) len() int { return q.n }
 
 func (q *ring) at(i int) *record { return q.buf[(q.head+i)&(len(q.buf)-1)] }
+
+func (q *ring) set(i int, r *record) { q.buf[(q.head+i)&(len(q.buf)-1)] = r }
 
 func (q *ring) push(r *record) {
 	if q.n == len(q.buf) {

@@ -25,6 +25,14 @@ type model struct {
 	forgotten uint64
 	events    []modelEvent
 	exceeded  int // commands that a limit of a counter stopped
+	rewritten int
+	// values has all values that a version has had, for those that were rewritten.
+	values map[modelVersion][]string
+}
+
+type modelVersion struct {
+	key string
+	mod uint64
 }
 
 type modelObject struct {
@@ -40,7 +48,7 @@ type modelEvent struct {
 }
 
 func newModel(limit int) *model {
-	return &model{objects: map[string]modelObject{}, results: map[kv.CommandID]kv.Result{}, limit: limit}
+	return &model{objects: map[string]modelObject{}, results: map[kv.CommandID]kv.Result{}, limit: limit, values: map[modelVersion][]string{}}
 }
 
 func (m *model) apply(index uint64, c *kv.Command) (kv.Result, error) {
@@ -92,6 +100,10 @@ func (m *model) do(c *kv.Command) kv.Result {
 		if op.Check || op.Delete && !exists {
 			continue
 		}
+		if op.Rewrite {
+			m.rewrite(op.Key, string(op.Value))
+			continue
+		}
 		m.revision++
 		revisions[i] = m.revision
 		e := modelEvent{typ: kv.Put, key: op.Key, revision: m.revision, before: before}
@@ -116,6 +128,26 @@ func (m *model) do(c *kv.Command) kv.Result {
 	return kv.Result{Revision: m.revision, Revisions: revisions}
 }
 
+// rewrite replaces an object's value, also in the event that wrote it.
+func (m *model) rewrite(key, value string) {
+	o := m.objects[key]
+	version := modelVersion{key, o.mod}
+	m.values[version] = append(m.values[version], o.value, value)
+	o.value = value
+	m.objects[key] = o
+	m.rewritten++
+}
+
+// normal returns an event with the newest of the values that its versions have had: a watcher may have read it before a rewrite.
+func (m *model) normal(e modelEvent) modelEvent {
+	for _, o := range []*modelObject{&e.now, &e.before} {
+		if values := m.values[modelVersion{e.key, o.mod}]; slices.Contains(values, o.value) {
+			o.value = values[len(values)-1]
+		}
+	}
+	return e
+}
+
 // count is a counter's value.
 func (m *model) count(key string) (n int64) {
 	if _, err := fmt.Sscanf(m.objects[key].value+"|", "%d|", &n); err != nil || fmt.Sprint(n) != m.objects[key].value {
@@ -133,6 +165,8 @@ type source struct {
 	keys []string
 	ids  []kv.CommandID
 	n    uint64
+	// rewrites says that some commands rewrite values; watchers then see the value of either before or after.
+	rewrites bool
 }
 
 func newSource(seed int64, keys int) *source {
@@ -176,6 +210,11 @@ func (s *source) command(m *model) *kv.Command {
 			s.Read(op.Value)
 		}
 		o, exists := m.objects[op.Key]
+		if s.rewrites && exists && op.Value != nil && s.Intn(4) == 0 {
+			op.Rewrite, op.Cond, op.Revision = true, kv.AtRevision, o.mod
+			c.Ops = append(c.Ops, op)
+			continue
+		}
 		if op.Add != 0 && s.Intn(2) == 0 {
 			op.Cond, op.Most = kv.AtMost, s.Int63n(20)-2
 			c.Ops = append(c.Ops, op)
@@ -265,6 +304,7 @@ func TestModel(t *testing.T) {
 func testModel(t *testing.T, seed int64) {
 	const remembered = 40
 	m, src := newModel(remembered), newSource(seed, []int{3, 40, 300, 3000, 300, 40}[seed])
+	src.rewrites = true
 	refused := 0
 	s := New(Options{Remembered: remembered})
 	prefixes := []string{"", "/", "/g0", "/g0/r0/", "/g1/r1/ns1/", "/g0/r0/ns0/name-1", "/g0/r2/ns2/name-2", "/none/of/these/"}
@@ -338,11 +378,14 @@ func testModel(t *testing.T, seed int64) {
 	for i, w := range watchers {
 		events, _ := drain(t, w)
 		told[i] = append(told[i], events...)
-		checkEvents(t, prefixes[i], told[i], m.events)
+		checkEvents(t, m, prefixes[i], told[i])
 	}
 	checkTree(t, s.current.Load().root)
 	if refused == 0 {
 		t.Error("no command was refused because its results may be forgotten")
+	}
+	if m.rewritten == 0 {
+		t.Error("nothing was rewritten")
 	}
 	if m.exceeded == 0 {
 		t.Error("no command was refused because of a counter's limit")
@@ -386,13 +429,16 @@ func checkRanges(t *testing.T, src *source, v kv.View, m *model) {
 	}
 }
 
-func checkEvents(t *testing.T, prefix string, got, all []modelEvent) {
+func checkEvents(t *testing.T, m *model, prefix string, told []modelEvent) {
 	t.Helper()
-	var want []modelEvent
-	for _, e := range all {
+	var got, want []modelEvent
+	for _, e := range told {
+		got = append(got, m.normal(e))
+	}
+	for _, e := range m.events {
 		if len(e.key) >= len(prefix) && e.key[:len(prefix)] == prefix {
 			e.end = 0
-			want = append(want, e)
+			want = append(want, m.normal(e))
 		}
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -63,7 +63,12 @@ type Store struct {
 	edit   uint64 // counts the edits of the tree
 	cmd    kv.Command
 	events []*record
+	// rewritten has the versions that the batch replaced without a change.
+	rewritten []rewrite
 }
+
+// rewrite is the replacement of a version by one with another value and the same revisions.
+type rewrite struct{ old, new *kv.Version }
 
 var _ kv.Reader = (*Store)(nil)
 
@@ -228,6 +233,9 @@ func (t *edit) execute(ops []kv.Op, entry int) []uint64 {
 			t.revision++
 			gone := t.s.forms.NewVersion(prev.Key, prev.Value, prev.CreateRevision, t.revision)
 			t.event(kv.Deleted, gone, prev)
+		case op.Rewrite:
+			t.rewrite(t.root.get(op.Key), keep(op.Value, entry))
+			continue
 		default:
 			t.revision++
 			value := keep(op.Value, entry)
@@ -246,6 +254,18 @@ func (t *edit) execute(ops []kv.Op, entry int) []uint64 {
 	return revisions
 }
 
+// rewrite replaces a version, also where the batch's own events refer to it.
+func (t *edit) rewrite(old *kv.Version, value []byte) {
+	v := t.s.forms.NewVersion(old.Key, value, old.CreateRevision, old.ModRevision)
+	t.root, _ = t.root.put(t.id, v)
+	for _, e := range t.s.events {
+		if e.Current == old {
+			e.Current = v
+		}
+	}
+	t.s.rewritten = append(t.s.rewritten, rewrite{old, v})
+}
+
 func (t *edit) event(typ kv.EventType, current, previous *kv.Version) {
 	t.s.events = append(t.s.events, &record{Event: kv.Event{Type: typ, Revision: t.revision, Current: current, Previous: previous}})
 }
@@ -259,8 +279,10 @@ func (t *edit) commit() {
 		s.history.reset(next.revision, func() { s.current.Store(next) })
 		s.forms.Clear() // also those of versions that only the history had
 	} else {
-		s.history.publish(s.events, next.revision, func() { s.current.Store(next) })
+		s.history.publish(s.events, s.rewritten, next.revision, func() { s.current.Store(next) })
 	}
+	clear(s.rewritten)
+	s.rewritten = s.rewritten[:0]
 	clear(s.events)
 	if s.events = s.events[:0]; cap(s.events) > 4096 {
 		s.events = nil

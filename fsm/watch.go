@@ -61,6 +61,16 @@ func (s *Store) Watch(prefix string, after uint64) (kv.Watcher, error) {
 	return w, nil
 }
 
+// Compact drops the history up to a revision, so that reading it from an earlier one gives kv.ErrCompacted. The latest command always
+// stays. Replicas need not do it at the same time.
+func (s *Store) Compact(revision uint64) { s.history.compact(revision) }
+
+// HistoryVersions visits every version that the history refers to, of keys with the prefix, until visit returns false. Versions in the
+// state may be among them.
+func (s *Store) HistoryVersions(prefix string, visit func(*kv.Version) bool) {
+	s.history.versions(prefix, visit)
+}
+
 func (w *watcher) Next(ctx context.Context) ([]*kv.Event, uint64, error) {
 	for {
 		events, progress, more, err := w.read()

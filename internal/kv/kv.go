@@ -55,7 +55,7 @@ func AtOrAbsent(revision uint64) Condition {
 	return AtRevision
 }
 
-// Op is one put, delete or addition. An Op with Check set only tests its condition and changes nothing (and takes no revision).
+// Op is one put, delete, addition or rewrite. An Op with Check set only tests its condition and changes nothing (and takes no revision).
 //
 // An addition (Add is not 0) adds to a counter: a key whose value is an integer in decimal (Counter). An absent key, and a value
 // that is not a counter, count as 0. Additions commute, so concurrent commands that change the same counter do not conflict; with
@@ -66,9 +66,14 @@ func AtOrAbsent(revision uint64) Condition {
 // addition that corrects it. A bound at 0 would lose these decreases, and the sum would depend on the order of the commands; refusing
 // them would make it impossible to delete what was not counted. Readers show a negative counter as 0. Sums stop at the limits of
 // int64.
+//
+// A rewrite (Rewrite is set, with the condition AtRevision) replaces a value by another encoding of the same content, such as the same
+// plaintext encrypted with another key. The key keeps its revisions, the store's revision does not grow, and watchers get no event. The
+// history has the new value in place of the old one.
 type Op struct {
 	Key      string
-	Value    []byte // put: the new value; must not be modified after Propose
+	Value    []byte // put, rewrite: the new value; must not be modified after Propose
+	Rewrite  bool
 	Delete   bool
 	Check    bool
 	Add      int64
@@ -103,7 +108,7 @@ type Restore struct {
 	Revision uint64
 }
 
-// Result is the effect of applying a command. If the command was applied, operation i got revision Revisions[i] (0 for a Check, and
+// Result is the effect of applying a command. If the command was applied, operation i got revision Revisions[i] (0 for a Check or a rewrite, and
 // for a delete of an absent key with condition Always, which changes nothing).
 type Result struct {
 	// Revision is the store's revision after the command.

@@ -32,6 +32,9 @@ const (
 	Operation_KIND_CHECK       Operation_Kind = 3
 	// KIND_ADD adds to a counter, a value in decimal. It exists since version 4.
 	Operation_KIND_ADD Operation_Kind = 4
+	// KIND_REWRITE replaces a value by another encoding of the same content: the key keeps its revisions, and there is no event. It
+	// exists since version 5.
+	Operation_KIND_REWRITE Operation_Kind = 5
 )
 
 // Enum value maps for Operation_Kind.
@@ -42,6 +45,7 @@ var (
 		2: "KIND_DELETE",
 		3: "KIND_CHECK",
 		4: "KIND_ADD",
+		5: "KIND_REWRITE",
 	}
 	Operation_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -49,6 +53,7 @@ var (
 		"KIND_DELETE":      2,
 		"KIND_CHECK":       3,
 		"KIND_ADD":         4,
+		"KIND_REWRITE":     5,
 	}
 )
 
@@ -758,7 +763,7 @@ const file_kontiki_store_v1_store_proto_rawDesc = "" +
 	"\aRestore\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x12\n" +
 	"\x04keep\x18\x02 \x01(\tR\x04keep\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x04R\brevision\"\xcc\x03\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\"\xde\x03\n" +
 	"\tOperation\x124\n" +
 	"\x04kind\x18\x01 \x01(\x0e2 .kontiki.store.v1.Operation.KindR\x04kind\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
@@ -766,14 +771,15 @@ const file_kontiki_store_v1_store_proto_rawDesc = "" +
 	"\tcondition\x18\x04 \x01(\x0e2%.kontiki.store.v1.Operation.ConditionR\tcondition\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\x04R\brevision\x12\x10\n" +
 	"\x03add\x18\x06 \x01(\x12R\x03add\x12\x12\n" +
-	"\x04most\x18\a \x01(\x12R\x04most\"Y\n" +
+	"\x04most\x18\a \x01(\x12R\x04most\"k\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bKIND_PUT\x10\x01\x12\x0f\n" +
 	"\vKIND_DELETE\x10\x02\x12\x0e\n" +
 	"\n" +
 	"KIND_CHECK\x10\x03\x12\f\n" +
-	"\bKIND_ADD\x10\x04\"\x7f\n" +
+	"\bKIND_ADD\x10\x04\x12\x10\n" +
+	"\fKIND_REWRITE\x10\x05\"\x7f\n" +
 	"\tCondition\x12\x14\n" +
 	"\x10CONDITION_ALWAYS\x10\x00\x12\x14\n" +
 	"\x10CONDITION_ABSENT\x10\x01\x12\x14\n" +
