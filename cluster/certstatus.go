@@ -91,7 +91,7 @@ type workerReport struct {
 func (c *Cluster) ownCertificates() (MasterCertificates, error) {
 	id := c.identity.Now()
 	own := MasterCertificates{
-		Name: c.cfg.Name, Reachable: true, Generation: id.Generation, GossipKeys: len(id.GossipKeys), SecretKey: id.CurrentSecretKey,
+		Name: c.cfg.Name, Reachable: true, Generation: id.Generation, GossipKeys: len(id.GossipKeys), SecretKey: id.SealingKey(),
 		Workers: map[string]workerReport{},
 	}
 	for role, ca := range map[string]*pki.Authority{"issuing": id.CA, "next": id.NextCA, "previous": id.PreviousCA} {
@@ -333,7 +333,14 @@ func (c *Cluster) changeHere(ctx context.Context, r *clusterv1.ChangeIdentityReq
 	case RotateGossipKey:
 		return c.changeIdentity(ctx, (*identity.Identity).WithNextGossipKey)
 	case RotateSecretKey:
-		return c.changeIdentity(ctx, (*identity.Identity).WithNextSecretKey)
+		var wrapped *identity.WrappedKey
+		if k := c.keyring.Load(); k != nil {
+			var err error
+			if wrapped, err = (*k).Wrap(ctx); err != nil {
+				return 0, fmt.Errorf("create a key of Secrets: %w", err)
+			}
+		}
+		return c.changeIdentity(ctx, func(id *identity.Identity) (*identity.Identity, error) { return id.WithNextSecretKey(wrapped) })
 	case RotateTokenKey:
 		return c.changeIdentity(ctx, (*identity.Identity).WithNextTokenKey)
 	case FinishTokenKey:

@@ -51,6 +51,7 @@ type Cluster struct {
 	workers        followingWorkers
 	trust          trust
 	knownWorkers   atomic.Pointer[func() []string]
+	keyring        atomic.Pointer[Keyring]
 	identityChange turn.Turn // one change of the identity at a time
 
 	clusterServer, nodeServer, joinServer *grpc.Server
@@ -151,7 +152,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 
 	c.backups = backup.New(backup.Options{
 		State: c.consensus, Name: cfg.Name, Version: cfg.Version, ClusterID: live.ClusterID, Dir: cfg.DataDir, DiskLow: cfg.DiskLow,
-		SecretKeys: func() map[string][]byte { return live.Now().SecretKeys }, IdentityFile: identity.File,
+		SecretKeys: func() map[string][]byte { return live.Now().KeyMaterial() }, IdentityFile: identity.File,
 		CleanUp: cfg.Timings.Propose, Schedule: cfg.Backups, RequireLevel: c.requireLevel, OtherMasters: c.otherMasters,
 		Recovered:  func() string { return c.memberNow().Recovered },
 		EpochBegun: func() error { return c.changeMember(func(m *member) { m.Recovered = "" }) },
@@ -172,6 +173,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	c.consensus.AddClusterDuty("sweep abandoned restores", c.backups.SweepAbandoned)
 	c.consensus.AddClusterDuty("remove dead masters", c.removeDeadMasters)
 	c.consensus.AddClusterDuty("rotate keys", c.advanceRotations)
+	c.consensus.AddClusterDuty("drop old keys of Secrets", c.retireSecretKeys)
 	c.consensus.AddClusterDuty("record who gossips", c.recordGossipMode)
 	return c, nil
 }

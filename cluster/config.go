@@ -77,6 +77,8 @@ type Timings struct {
 	// Certificate is the lifetime of the certificates that this master issues; 0 means pki.DefaultTTL. They are renewed after two thirds
 	// of it.
 	Certificate time.Duration
+	// SecretHistory is how long clients can resume from before a rotation of the key of Secrets.
+	SecretHistory time.Duration
 	// Gossip chooses how often the members of gossip are probed.
 	Gossip gossip.Timings
 }
@@ -91,12 +93,17 @@ var DefaultTimings = Timings{
 	Timings:   consensus.DefaultTimings,
 	Handshake: 5 * time.Second,
 	Readmit:   time.Minute,
+	// as long as lists can be continued
+	SecretHistory: 5 * time.Minute,
 }
 
 func (t Timings) withDefaults() Timings {
 	t.Timings = t.Timings.WithDefaults()
 	if t.Handshake <= 0 {
 		t.Handshake = DefaultTimings.Handshake
+	}
+	if t.SecretHistory <= 0 {
+		t.SecretHistory = DefaultTimings.SecretHistory
 	}
 	if t.Readmit <= 0 {
 		t.Readmit = DefaultTimings.Readmit

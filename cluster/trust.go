@@ -152,6 +152,7 @@ func (c *Cluster) takeTrust(ctx context.Context, view kv.View) bool {
 			}
 		}
 	}
+	c.compactRetired(view)
 	mastersGossip := false
 	if v, ok := view.Get(gossipKey); ok {
 		mastersGossip = string(v.Value) == gossipMastersOnly
@@ -182,6 +183,11 @@ func (c *Cluster) adopt(id *identity.Identity) error {
 // changeIdentity proposes the next generation on the leader, and waits until this master uses it. It requires that every master has the
 // present generation, because the next one is sealed under the present one's key.
 func (c *Cluster) changeIdentity(ctx context.Context, change func(*identity.Identity) (*identity.Identity, error)) (uint64, error) {
+	return c.changeIdentityIf(ctx, change)
+}
+
+// changeIdentityIf is changeIdentity with further operations in the same command, such as conditions.
+func (c *Cluster) changeIdentityIf(ctx context.Context, change func(*identity.Identity) (*identity.Identity, error), further ...kv.Op) (uint64, error) {
 	if err := c.identityChange.Take(ctx); err != nil {
 		return 0, err
 	}
@@ -212,7 +218,7 @@ func (c *Cluster) changeIdentity(ctx context.Context, change func(*identity.Iden
 	if op.Value, err = next.SealFor(present); err != nil {
 		return 0, err
 	}
-	result, err := c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: []kv.Op{op}})
+	result, err := c.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: append([]kv.Op{op}, further...)})
 	if err != nil {
 		return 0, fmt.Errorf("change the cluster's identity: %w", err)
 	}
@@ -266,7 +272,11 @@ func (c *Cluster) advanceRotations(ctx context.Context) error {
 			}
 			continue
 		}
-		if behind := c.behind(ctx, id.Generation); len(behind) == 0 {
+		behind := c.behind(ctx, id.Generation)
+		if id.NextWrappedKey != "" {
+			behind = append(behind, unusable(c.everyMastersKeys(ctx), id.NextWrappedKey)...)
+		}
+		if len(behind) == 0 {
 			generation, err := c.changeIdentity(ctx, func(present *identity.Identity) (*identity.Identity, error) {
 				if next, pending := present.Advanced(); pending && present.Generation == id.Generation {
 					return next, nil

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/sealed"
 )
 
 // form is a form of a version, in one of the kinds as which it is served.
@@ -36,6 +37,8 @@ type Sealer interface {
 	Open(key string, sealed []byte) ([]byte, error)
 	// Stale says whether a value is encrypted with another key than Seal uses now.
 	Stale(sealed []byte) bool
+	// Changed returns a channel that is closed when the key that Seal uses has changed.
+	Changed() <-chan struct{}
 }
 
 // encode returns the bytes to store: those of the kind's codec, encrypted if the kind requires it.
@@ -51,11 +54,19 @@ func (s *Service) seal(kind *registry.Kind, key string, value []byte) ([]byte, e
 	if !kind.Sealed {
 		return value, nil
 	}
-	sealed, err := s.sealer.Seal(key, value)
+	out, err := s.sealer.Seal(key, value)
 	if err != nil {
 		return nil, fmt.Errorf("seal %s: %w", key, err)
 	}
-	return sealed, nil
+	return out, nil
+}
+
+// guarded appends the condition under which a value may be put: that the key which encrypted it is still in use.
+func guarded(ops []kv.Op, value []byte) []kv.Op {
+	if guard, ok := sealed.Guard(value); ok {
+		return append(ops, guard)
+	}
+	return ops
 }
 
 // open returns a version's value, decrypted if it is sealed.

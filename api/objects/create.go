@@ -178,7 +178,7 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 		return obj, nil
 	}
 	ops[0] = kv.Op{Key: key, Value: value, Cond: kv.Absent}
-	ops = withJoined(append(ops, allocated...), joined)
+	ops = withJoined(guarded(append(ops, allocated...), value), joined)
 	result, err := s.propose(ctx, r, ops)
 	if err != nil {
 		return nil, err

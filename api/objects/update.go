@@ -359,7 +359,8 @@ func (s *Service) commit(ctx context.Context, r *Request, view kv.View, stored *
 		return obj, nil
 	}
 	joined = append(joined, charged...)
-	ops := withJoined(append([]kv.Op{{Key: stored.Key, Value: value, Cond: kv.AtRevision, Revision: stored.ModRevision}}, allocated...), joined)
+	ops := append([]kv.Op{{Key: stored.Key, Value: value, Cond: kv.AtRevision, Revision: stored.ModRevision}}, allocated...)
+	ops = withJoined(guarded(ops, value), joined)
 	result, err := s.propose(ctx, r, ops)
 	if err != nil {
 		return nil, err

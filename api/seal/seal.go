@@ -13,15 +13,21 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+
+	"github.com/kontiki/kontiki/internal/broadcast"
+	"github.com/kontiki/kontiki/internal/sealed"
 )
 
-const prefix = "kontiki:seal:v1:"
+const prefix = sealed.Prefix
 
 // ErrSealed is the class of errors for values that cannot be decrypted.
 var ErrSealed = errors.New("seal: the value cannot be decrypted")
 
 // Sealer encrypts with one key and decrypts with any key that it has. It is safe for concurrent use.
-type Sealer struct{ keys atomic.Pointer[ring] }
+type Sealer struct {
+	keys    atomic.Pointer[ring]
+	changed broadcast.Signal
+}
 
 type ring struct {
 	current string
@@ -37,11 +43,16 @@ func New(current string, keys map[string][]byte) (*Sealer, error) {
 // Use replaces the keys. Values encrypted with a key that is no longer among them cannot be decrypted.
 func (s *Sealer) Use(current string, keys map[string][]byte) error {
 	r, err := newRing(current, keys)
-	if err == nil {
-		s.keys.Store(r)
+	if err != nil {
+		return err
 	}
-	return err
+	s.keys.Store(r)
+	s.changed.Tell()
+	return nil
 }
+
+// Changed returns a channel that is closed at the next change of the keys; call it before what depends on them.
+func (s *Sealer) Changed() <-chan struct{} { return s.changed.Next() }
 
 func newRing(current string, keys map[string][]byte) (*ring, error) {
 	s := &ring{current: current, keys: map[string]cipher.AEAD{}}

@@ -53,6 +53,11 @@ func EpochOf(v kv.View) (epoch Epoch, revision uint64, err error) {
 	return epoch, version.ModRevision, nil
 }
 
+// EpochUnchanged returns the condition that no epoch has begun since the present one's key had a revision.
+func EpochUnchanged(revision uint64) kv.Op {
+	return kv.Op{Key: epochKey, Check: true, Cond: kv.AtOrAbsent(revision), Revision: revision}
+}
+
 func newEpoch(number uint64, lineage, reason string) Epoch {
 	return Epoch{Number: number, Lineage: lineage, Reason: reason, Since: time.Now().UTC().Truncate(time.Second)}
 }

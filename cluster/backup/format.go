@@ -9,12 +9,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/kontiki/kontiki/fsm"
 	"github.com/kontiki/kontiki/internal/crc32c"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/sealed"
 )
 
 // A backup file is the line magic, the length of the header as 4 bytes (little endian), the header (Info as JSON), the CRC-32C of
@@ -28,8 +32,8 @@ const (
 // ErrBad means that bytes are not a complete, undamaged backup.
 var ErrBad = errors.New("this is not a complete, undamaged backup")
 
-// ErrForeign means that a backup is of another cluster, whose keys this one does not have.
-var ErrForeign = errors.New("the backup is of another cluster")
+// ErrForeign means that a backup needs keys that this cluster does not have: it is of another cluster, or older than a rotation.
+var ErrForeign = errors.New("the backup needs keys that this cluster does not have")
 
 // Info is the content of a backup's header.
 type Info struct {
@@ -41,7 +45,7 @@ type Info struct {
 	Version   string    `json:"version"`
 	Revision  uint64    `json:"revision"`
 	Objects   uint64    `json:"objects"`
-	// SecretKeys are the names and fingerprints of the keys that decrypt its Secrets, never the keys.
+	// SecretKeys are the names and fingerprints of the keys that its Secrets are encrypted with, never the keys.
 	SecretKeys []string `json:"secretKeys"`
 }
 
@@ -59,7 +63,7 @@ func (b *Backups) Save(ctx context.Context, w io.Writer) (Info, error) {
 	info := Info{
 		ClusterID: b.o.ClusterID, Lineage: epoch.Lineage, Epoch: epoch.Number, CreatedAt: time.Now().UTC().Truncate(time.Second),
 		Master: b.o.Name, Version: b.o.Version, Revision: snapshot.Info().Revision, Objects: snapshot.Info().Objects,
-		SecretKeys: b.secretKeyPrints(),
+		SecretKeys: b.printsOf(sealed.Count(snapshot.View())),
 	}
 	if err := writeHead(w, info); err != nil {
 		return info, fmt.Errorf("save a backup: %w", err)
@@ -80,6 +84,38 @@ func (b *Backups) secretKeyPrints() []string {
 	}
 	slices.Sort(prints)
 	return prints
+}
+
+// printsOf returns the fingerprints of those keys that encrypt a value, by the keys' names. A key that this master does not have is left out.
+func (b *Backups) printsOf(used map[string]int) []string {
+	return slices.DeleteFunc(b.secretKeyPrints(), func(print string) bool { return used[keyOf(print)] == 0 })
+}
+
+// keyOf returns the name of the key that a fingerprint is of.
+func keyOf(print string) string {
+	name, _, _ := strings.Cut(print, "@")
+	return name
+}
+
+// NeedKeys returns this master's own backups that need keys of Secrets, by the keys' names, each list from the oldest to the newest. A
+// backup whose header cannot be read cannot be restored, and needs none.
+func (b *Backups) NeedKeys() map[string][]string {
+	needed := map[string][]string{}
+	for _, name := range files(b.o.Schedule.Dir, time.Now()) {
+		file, err := os.Open(filepath.Join(b.o.Schedule.Dir, name))
+		if err != nil {
+			continue // it was just removed, being surplus
+		}
+		info, err := readHead(file)
+		file.Close()
+		if err != nil {
+			continue
+		}
+		for _, print := range info.SecretKeys {
+			needed[keyOf(print)] = append(needed[keyOf(print)], name)
+		}
+	}
+	return needed
 }
 
 // contextWriter stops writing when its context ends.

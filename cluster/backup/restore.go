@@ -16,6 +16,7 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/pause"
 	"github.com/kontiki/kontiki/internal/random"
+	"github.com/kontiki/kontiki/internal/sealed"
 )
 
 const (
@@ -116,6 +117,9 @@ func (b *Backups) restore(ctx context.Context, r io.Reader, force bool) (*Restor
 		{Key: restoreMarks + id, Delete: true},
 	}
 	command.Ops = append(command.Ops, still...)
+	if !force {
+		command.Ops = append(command.Ops, keysStillHeld(info)...)
+	}
 	result, err := b.state.Propose(ctx, command)
 	switch {
 	case err != nil:
@@ -180,11 +184,27 @@ func (b *Backups) admit(info Info, force bool) error {
 			missing = append(missing, key)
 		}
 	}
-	if len(missing) > 0 {
-		return fmt.Errorf("%w (%s; this one is %s): this cluster does not have the keys %s that encrypted its Secrets. Start the new cluster with the %s of a master of the old one in its data directory, or restore with --force and without those Secrets",
-			ErrForeign, info.ClusterID, b.o.ClusterID, strings.Join(missing, ", "), b.o.IdentityFile)
+	switch {
+	case info.ClusterID != b.o.ClusterID:
+		return fmt.Errorf("%w: it is of the cluster %s, this one is %s. Start the new cluster with the %s of a master of the old one in its data directory, or restore with --force and without its Secrets",
+			ErrForeign, info.ClusterID, b.o.ClusterID, b.o.IdentityFile)
+	case len(missing) > 0:
+		return fmt.Errorf("%w: the keys %s that encrypted its Secrets were dropped since. Start a new cluster with the %s of a master of that time in its data directory, or restore with --force and without those Secrets",
+			ErrForeign, strings.Join(missing, ", "), b.o.IdentityFile)
 	}
 	return nil
+}
+
+// keysStillHeld returns the condition that the cluster has not dropped a key that encrypts a backup's Secrets.
+func keysStillHeld(info Info) (ops []kv.Op) {
+	seen := map[string]bool{}
+	for _, print := range info.SecretKeys {
+		if name := keyOf(print); !seen[name] {
+			seen[name] = true
+			ops = append(ops, kv.Op{Key: sealed.DroppedPrefix + name, Check: true, Cond: kv.Absent})
+		}
+	}
+	return ops
 }
 
 // stage writes a snapshot to the state in pieces.

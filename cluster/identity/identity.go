@@ -40,11 +40,16 @@ type Identity struct {
 	// step of a rotation.
 	GossipKeys [][]byte
 	GossipStep string
-	// SecretKeys encrypt Secrets: a map from name to 32-byte AES key. CurrentSecretKey names the one that encrypts; the others
-	// decrypt old Secrets. NextSecretKey becomes the current one once every master has it.
+	// SecretKeys encrypt the identity itself in the store, and Secrets: a map from name to 32-byte AES key. CurrentSecretKey names the
+	// one that encrypts; the others decrypt what older ones encrypted. NextSecretKey becomes the current one once every master has it.
 	SecretKeys       map[string][]byte
 	CurrentSecretKey string
 	NextSecretKey    string
+	// WrappedKeys encrypt Secrets in place of SecretKeys while CurrentWrappedKey names one of them: keys that only a KMS plugin can
+	// decrypt. NextWrappedKey becomes the current one together with NextSecretKey.
+	WrappedKeys       map[string]WrappedKey
+	CurrentWrappedKey string
+	NextWrappedKey    string
 	// ServiceAccountKey signs service account tokens (ECDSA P-256, JWT algorithm ES256). Tokens signed by NextTokenKey or
 	// PreviousTokenKey are valid too; at most one of the two is set.
 	ServiceAccountKey              crypto.Signer
@@ -70,6 +75,10 @@ type identityDocument struct {
 	PastPins      []string           `json:"pastPins,omitempty"`
 	GossipStep    string             `json:"gossipStep,omitempty"`
 	NextSecretKey string             `json:"nextSecretKey,omitempty"`
+
+	WrappedKeys       map[string]WrappedKey `json:"wrappedKeys,omitempty"`
+	CurrentWrappedKey string                `json:"currentWrappedKey,omitempty"`
+	NextWrappedKey    string                `json:"nextWrappedKey,omitempty"`
 
 	NextTokenKey     []byte `json:"nextTokenKey,omitempty"`
 	PreviousTokenKey []byte `json:"previousTokenKey,omitempty"`
@@ -194,6 +203,9 @@ func (id *Identity) MarshalJSON() ([]byte, error) {
 		PastPins:          id.PastPins,
 		GossipStep:        id.GossipStep,
 		NextSecretKey:     id.NextSecretKey,
+		WrappedKeys:       id.WrappedKeys,
+		CurrentWrappedKey: id.CurrentWrappedKey,
+		NextWrappedKey:    id.NextWrappedKey,
 		ClusterID:         id.ClusterID,
 		CACertificate:     id.CA.CertPEM(),
 		CAKey:             caKey,
@@ -240,6 +252,11 @@ func (id *Identity) UnmarshalJSON(data []byte) error {
 	if _, ok := doc.SecretKeys[doc.NextSecretKey]; !ok && doc.NextSecretKey != "" {
 		return fmt.Errorf("cluster identity: the next secret key %q is missing", doc.NextSecretKey)
 	}
+	for _, name := range []string{doc.CurrentWrappedKey, doc.NextWrappedKey} {
+		if _, ok := doc.WrappedKeys[name]; !ok && name != "" {
+			return fmt.Errorf("cluster identity: the wrapped key %q is missing", name)
+		}
+	}
 	next, err := doc.NextCA.authority()
 	if err != nil {
 		return fmt.Errorf("cluster identity: next CA: %w", err)
@@ -268,6 +285,9 @@ func (id *Identity) UnmarshalJSON(data []byte) error {
 		PastPins:          doc.PastPins,
 		GossipStep:        doc.GossipStep,
 		NextSecretKey:     doc.NextSecretKey,
+		WrappedKeys:       doc.WrappedKeys,
+		CurrentWrappedKey: doc.CurrentWrappedKey,
+		NextWrappedKey:    doc.NextWrappedKey,
 		CA:                ca,
 		GossipKeys:        doc.GossipKeys,
 		SecretKeys:        doc.SecretKeys,

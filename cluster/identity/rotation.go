@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/kontiki/kontiki/cluster/pki"
 )
@@ -39,6 +38,7 @@ func (id *Identity) next() *Identity {
 	changed.Generation++
 	changed.GossipKeys = slices.Clone(id.GossipKeys)
 	changed.SecretKeys = maps.Clone(id.SecretKeys)
+	changed.WrappedKeys = maps.Clone(id.WrappedKeys)
 	changed.PastPins = slices.Clone(id.PastPins)
 	return &changed
 }
@@ -95,24 +95,6 @@ func (id *Identity) WithNextGossipKey() (*Identity, error) {
 	return changed, nil
 }
 
-// WithNextSecretKey introduces a key that encrypts Secrets.
-func (id *Identity) WithNextSecretKey() (*Identity, error) {
-	if id.NextSecretKey != "" {
-		return nil, fmt.Errorf("%w: not every master has the previous secret key", ErrRotating)
-	}
-	key, err := randomKey()
-	if err != nil {
-		return nil, err
-	}
-	changed := id.next()
-	name := "key-" + time.Now().UTC().Format("20060102-150405")
-	if _, ok := changed.SecretKeys[name]; ok {
-		name = fmt.Sprintf("%s-%d", name, changed.Generation)
-	}
-	changed.SecretKeys[name], changed.NextSecretKey = key, name
-	return changed, nil
-}
-
 // WithNextTokenKey introduces a key that signs service account tokens.
 func (id *Identity) WithNextTokenKey() (*Identity, error) {
 	if id.NextTokenKey != nil || id.PreviousTokenKey != nil {
@@ -165,7 +147,8 @@ func (id *Identity) Advanced() (*Identity, bool) {
 		changed.GossipKeys, changed.GossipStep, moved = changed.GossipKeys[:1], "", true
 	}
 	if id.NextSecretKey != "" {
-		changed.CurrentSecretKey, changed.NextSecretKey, moved = id.NextSecretKey, "", true
+		changed.useNextSecretKey()
+		moved = true
 	}
 	if id.NextTokenKey != nil {
 		changed.ServiceAccountKey, changed.PreviousTokenKey, changed.NextTokenKey, moved = id.NextTokenKey, id.ServiceAccountKey, nil, true

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kontiki/kontiki/cluster/backup"
 	"github.com/kontiki/kontiki/cluster/errclass"
+	"github.com/kontiki/kontiki/cluster/identity"
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
@@ -54,8 +55,11 @@ func adminStatus(err error) metav1.Status {
 		code, reason = http.StatusNotFound, metav1.StatusReasonNotFound
 	case errors.Is(err, backup.ErrBad), apierrors.IsBadRequest(err):
 		code, reason = http.StatusBadRequest, metav1.StatusReasonBadRequest
-	case errors.Is(err, backup.ErrForeign), errors.Is(err, errclass.ErrFeatureLevel), errors.Is(err, errclass.ErrRefused):
+	case errors.Is(err, backup.ErrForeign), errors.Is(err, errclass.ErrFeatureLevel), errors.Is(err, errclass.ErrRefused),
+		errors.Is(err, identity.ErrRotating), errors.Is(err, identity.ErrNotRotated), errors.Is(err, identity.ErrNotMoved):
 		code, reason = http.StatusConflict, metav1.StatusReasonConflict
+	case apierrors.IsMethodNotSupported(err):
+		code, reason = http.StatusMethodNotAllowed, metav1.StatusReasonMethodNotAllowed
 	case errors.Is(err, kv.ErrNoLeader), errors.Is(err, kv.ErrOutcomeUnknown):
 		code, reason = http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable
 	}

@@ -23,7 +23,7 @@ import (
 // addDuties registers the leader's duties, but for those that --duties leaves to other programs. A duty that fails or panics is
 // restarted here: another leader would not do better, and handing over leadership would disturb all the others.
 func (m *master) addDuties() {
-	duties := map[string]func(context.Context) error{"bootstrap": m.bootstrap, "controllers": m.control, "mark": m.mark}
+	duties := map[string]func(context.Context) error{"bootstrap": m.bootstrap, "controllers": m.control, "mark": m.mark, "encryption": m.encrypt}
 	if m.options.duties.has(schedulerDuty) {
 		duties["scheduler"] = m.schedule
 	}
@@ -123,4 +123,9 @@ func (m *master) schedule(ctx context.Context) error {
 
 func (m *master) mark(ctx context.Context) error {
 	return m.api.Objects.Mark(ctx, m.log.With("part", "duties"))
+}
+
+// encrypt keeps everything that is encrypted under the present key.
+func (m *master) encrypt(ctx context.Context) error {
+	return m.api.Objects.Reseal(ctx, m.log.With("part", "duties"))
 }

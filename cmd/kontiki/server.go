@@ -307,7 +307,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 			return rbac.Ready(client.New(o, "system:apiserver", "kube-apiserver"))
 		}}},
 		Extra: map[string]http.Handler{
-			"/metrics": promhttp.Handler(), clusterPath: m.clusterAPI(), snapshotPath: m.clusterAPI(), certsPath: http.HandlerFunc(m.serveCerts),
+			"/metrics": promhttp.Handler(), clusterPath: m.clusterAPI(), snapshotPath: m.clusterAPI(), certsPath: http.HandlerFunc(m.serveCerts), secretsPath: http.HandlerFunc(m.serveSecrets),
 			profilePath: profiles(),
 		},
 	})

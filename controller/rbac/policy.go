@@ -23,7 +23,7 @@ func Defaults() []client.Object {
 		add(role)
 	}
 	add(clusterRole(operatorRole, []string{"*"}, "/kontiki/v1/*", "/metrics", "/debug/pprof", "/debug/pprof/*"))
-	add(clusterRole(viewerRole, []string{"get"}, "/kontiki/v1/cluster", "/kontiki/v1/cluster/members", "/kontiki/v1/certs", "/metrics"))
+	add(clusterRole(viewerRole, []string{"get"}, "/kontiki/v1/cluster", "/kontiki/v1/cluster/members", "/kontiki/v1/certs", "/kontiki/v1/secrets", "/metrics"))
 	for _, binding := range append(bootstrappolicy.ClusterRoleBindings(), bootstrappolicy.ControllerRoleBindings()...) {
 		out = append(out, &binding)
 	}

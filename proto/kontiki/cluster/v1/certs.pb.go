@@ -90,7 +90,7 @@ func (x ChangeIdentityRequest_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ChangeIdentityRequest_Action.Descriptor instead.
 func (ChangeIdentityRequest_Action) EnumDescriptor() ([]byte, []int) {
-	return file_kontiki_cluster_v1_certs_proto_rawDescGZIP(), []int{2, 0}
+	return file_kontiki_cluster_v1_certs_proto_rawDescGZIP(), []int{4, 0}
 }
 
 type OwnCertsRequest struct {
@@ -173,6 +173,86 @@ func (x *OwnCertsResponse) GetJson() []byte {
 	return nil
 }
 
+type SecretKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecretKeysRequest) Reset() {
+	*x = SecretKeysRequest{}
+	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecretKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecretKeysRequest) ProtoMessage() {}
+
+func (x *SecretKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecretKeysRequest.ProtoReflect.Descriptor instead.
+func (*SecretKeysRequest) Descriptor() ([]byte, []int) {
+	return file_kontiki_cluster_v1_certs_proto_rawDescGZIP(), []int{2}
+}
+
+type SecretKeysResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Json          []byte                 `protobuf:"bytes,1,opt,name=json,proto3" json:"json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecretKeysResponse) Reset() {
+	*x = SecretKeysResponse{}
+	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecretKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecretKeysResponse) ProtoMessage() {}
+
+func (x *SecretKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecretKeysResponse.ProtoReflect.Descriptor instead.
+func (*SecretKeysResponse) Descriptor() ([]byte, []int) {
+	return file_kontiki_cluster_v1_certs_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SecretKeysResponse) GetJson() []byte {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
 type ChangeIdentityRequest struct {
 	state  protoimpl.MessageState       `protogen:"open.v1"`
 	Action ChangeIdentityRequest_Action `protobuf:"varint,1,opt,name=action,proto3,enum=kontiki.cluster.v1.ChangeIdentityRequest_Action" json:"action,omitempty"`
@@ -186,7 +266,7 @@ type ChangeIdentityRequest struct {
 
 func (x *ChangeIdentityRequest) Reset() {
 	*x = ChangeIdentityRequest{}
-	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[2]
+	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -198,7 +278,7 @@ func (x *ChangeIdentityRequest) String() string {
 func (*ChangeIdentityRequest) ProtoMessage() {}
 
 func (x *ChangeIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[2]
+	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -211,7 +291,7 @@ func (x *ChangeIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeIdentityRequest.ProtoReflect.Descriptor instead.
 func (*ChangeIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_cluster_v1_certs_proto_rawDescGZIP(), []int{2}
+	return file_kontiki_cluster_v1_certs_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ChangeIdentityRequest) GetAction() ChangeIdentityRequest_Action {
@@ -244,7 +324,7 @@ type ChangeIdentityResponse struct {
 
 func (x *ChangeIdentityResponse) Reset() {
 	*x = ChangeIdentityResponse{}
-	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[3]
+	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -256,7 +336,7 @@ func (x *ChangeIdentityResponse) String() string {
 func (*ChangeIdentityResponse) ProtoMessage() {}
 
 func (x *ChangeIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[3]
+	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -269,7 +349,7 @@ func (x *ChangeIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeIdentityResponse.ProtoReflect.Descriptor instead.
 func (*ChangeIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_cluster_v1_certs_proto_rawDescGZIP(), []int{3}
+	return file_kontiki_cluster_v1_certs_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ChangeIdentityResponse) GetGeneration() uint64 {
@@ -297,7 +377,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[4]
+	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -309,7 +389,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[4]
+	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -322,7 +402,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_cluster_v1_certs_proto_rawDescGZIP(), []int{4}
+	return file_kontiki_cluster_v1_certs_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *FollowRequest) GetGeneration() uint64 {
@@ -388,7 +468,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[5]
+	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -400,7 +480,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[5]
+	mi := &file_kontiki_cluster_v1_certs_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -413,7 +493,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_cluster_v1_certs_proto_rawDescGZIP(), []int{5}
+	return file_kontiki_cluster_v1_certs_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FollowResponse) GetGeneration() uint64 {
@@ -479,6 +559,9 @@ const file_kontiki_cluster_v1_certs_proto_rawDesc = "" +
 	"\x1ekontiki/cluster/v1/certs.proto\x12\x12kontiki.cluster.v1\"\x11\n" +
 	"\x0fOwnCertsRequest\"&\n" +
 	"\x10OwnCertsResponse\x12\x12\n" +
+	"\x04json\x18\x01 \x01(\fR\x04json\"\x13\n" +
+	"\x11SecretKeysRequest\"(\n" +
+	"\x12SecretKeysResponse\x12\x12\n" +
 	"\x04json\x18\x01 \x01(\fR\x04json\"\x80\x03\n" +
 	"\x15ChangeIdentityRequest\x12H\n" +
 	"\x06action\x18\x01 \x01(\x0e20.kontiki.cluster.v1.ChangeIdentityRequest.ActionR\x06action\x12\x16\n" +
@@ -518,10 +601,12 @@ const file_kontiki_cluster_v1_certs_proto_rawDesc = "" +
 	"\arenewal\x18\x05 \x01(\x04R\arenewal\x12%\n" +
 	"\x0eworkers_gossip\x18\x06 \x01(\bR\rworkersGossip\x12\x18\n" +
 	"\amasters\x18\a \x03(\tR\amasters\x12\x16\n" +
-	"\x06gossip\x18\b \x03(\tR\x06gossip2\xc1\x01\n" +
+	"\x06gossip\x18\b \x03(\tR\x06gossip2\x9e\x02\n" +
 	"\fCertsService\x12P\n" +
 	"\x03Own\x12#.kontiki.cluster.v1.OwnCertsRequest\x1a$.kontiki.cluster.v1.OwnCertsResponse\x12_\n" +
-	"\x06Change\x12).kontiki.cluster.v1.ChangeIdentityRequest\x1a*.kontiki.cluster.v1.ChangeIdentityResponse2c\n" +
+	"\x06Change\x12).kontiki.cluster.v1.ChangeIdentityRequest\x1a*.kontiki.cluster.v1.ChangeIdentityResponse\x12[\n" +
+	"\n" +
+	"SecretKeys\x12%.kontiki.cluster.v1.SecretKeysRequest\x1a&.kontiki.cluster.v1.SecretKeysResponse2c\n" +
 	"\fTrustService\x12S\n" +
 	"\x06Follow\x12!.kontiki.cluster.v1.FollowRequest\x1a\".kontiki.cluster.v1.FollowResponse(\x010\x01B?Z=github.com/kontiki/kontiki/proto/kontiki/cluster/v1;clusterv1b\x06proto3"
 
@@ -538,26 +623,30 @@ func file_kontiki_cluster_v1_certs_proto_rawDescGZIP() []byte {
 }
 
 var file_kontiki_cluster_v1_certs_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kontiki_cluster_v1_certs_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_kontiki_cluster_v1_certs_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_kontiki_cluster_v1_certs_proto_goTypes = []any{
 	(ChangeIdentityRequest_Action)(0), // 0: kontiki.cluster.v1.ChangeIdentityRequest.Action
 	(*OwnCertsRequest)(nil),           // 1: kontiki.cluster.v1.OwnCertsRequest
 	(*OwnCertsResponse)(nil),          // 2: kontiki.cluster.v1.OwnCertsResponse
-	(*ChangeIdentityRequest)(nil),     // 3: kontiki.cluster.v1.ChangeIdentityRequest
-	(*ChangeIdentityResponse)(nil),    // 4: kontiki.cluster.v1.ChangeIdentityResponse
-	(*FollowRequest)(nil),             // 5: kontiki.cluster.v1.FollowRequest
-	(*FollowResponse)(nil),            // 6: kontiki.cluster.v1.FollowResponse
+	(*SecretKeysRequest)(nil),         // 3: kontiki.cluster.v1.SecretKeysRequest
+	(*SecretKeysResponse)(nil),        // 4: kontiki.cluster.v1.SecretKeysResponse
+	(*ChangeIdentityRequest)(nil),     // 5: kontiki.cluster.v1.ChangeIdentityRequest
+	(*ChangeIdentityResponse)(nil),    // 6: kontiki.cluster.v1.ChangeIdentityResponse
+	(*FollowRequest)(nil),             // 7: kontiki.cluster.v1.FollowRequest
+	(*FollowResponse)(nil),            // 8: kontiki.cluster.v1.FollowResponse
 }
 var file_kontiki_cluster_v1_certs_proto_depIdxs = []int32{
 	0, // 0: kontiki.cluster.v1.ChangeIdentityRequest.action:type_name -> kontiki.cluster.v1.ChangeIdentityRequest.Action
 	1, // 1: kontiki.cluster.v1.CertsService.Own:input_type -> kontiki.cluster.v1.OwnCertsRequest
-	3, // 2: kontiki.cluster.v1.CertsService.Change:input_type -> kontiki.cluster.v1.ChangeIdentityRequest
-	5, // 3: kontiki.cluster.v1.TrustService.Follow:input_type -> kontiki.cluster.v1.FollowRequest
-	2, // 4: kontiki.cluster.v1.CertsService.Own:output_type -> kontiki.cluster.v1.OwnCertsResponse
-	4, // 5: kontiki.cluster.v1.CertsService.Change:output_type -> kontiki.cluster.v1.ChangeIdentityResponse
-	6, // 6: kontiki.cluster.v1.TrustService.Follow:output_type -> kontiki.cluster.v1.FollowResponse
-	4, // [4:7] is the sub-list for method output_type
-	1, // [1:4] is the sub-list for method input_type
+	5, // 2: kontiki.cluster.v1.CertsService.Change:input_type -> kontiki.cluster.v1.ChangeIdentityRequest
+	3, // 3: kontiki.cluster.v1.CertsService.SecretKeys:input_type -> kontiki.cluster.v1.SecretKeysRequest
+	7, // 4: kontiki.cluster.v1.TrustService.Follow:input_type -> kontiki.cluster.v1.FollowRequest
+	2, // 5: kontiki.cluster.v1.CertsService.Own:output_type -> kontiki.cluster.v1.OwnCertsResponse
+	6, // 6: kontiki.cluster.v1.CertsService.Change:output_type -> kontiki.cluster.v1.ChangeIdentityResponse
+	4, // 7: kontiki.cluster.v1.CertsService.SecretKeys:output_type -> kontiki.cluster.v1.SecretKeysResponse
+	8, // 8: kontiki.cluster.v1.TrustService.Follow:output_type -> kontiki.cluster.v1.FollowResponse
+	5, // [5:9] is the sub-list for method output_type
+	1, // [1:5] is the sub-list for method input_type
 	1, // [1:1] is the sub-list for extension type_name
 	1, // [1:1] is the sub-list for extension extendee
 	0, // [0:1] is the sub-list for field type_name
@@ -574,7 +663,7 @@ func file_kontiki_cluster_v1_certs_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kontiki_cluster_v1_certs_proto_rawDesc), len(file_kontiki_cluster_v1_certs_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -19,8 +19,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	CertsService_Own_FullMethodName    = "/kontiki.cluster.v1.CertsService/Own"
-	CertsService_Change_FullMethodName = "/kontiki.cluster.v1.CertsService/Change"
+	CertsService_Own_FullMethodName        = "/kontiki.cluster.v1.CertsService/Own"
+	CertsService_Change_FullMethodName     = "/kontiki.cluster.v1.CertsService/Change"
+	CertsService_SecretKeys_FullMethodName = "/kontiki.cluster.v1.CertsService/SecretKeys"
 )
 
 // CertsServiceClient is the client API for CertsService service.
@@ -33,6 +34,8 @@ type CertsServiceClient interface {
 	Own(ctx context.Context, in *OwnCertsRequest, opts ...grpc.CallOption) (*OwnCertsResponse, error)
 	// Change begins or finishes a change of the cluster's identity. Masters that are not the leader forward the call to it.
 	Change(ctx context.Context, in *ChangeIdentityRequest, opts ...grpc.CallOption) (*ChangeIdentityResponse, error)
+	// SecretKeys returns what the called master still needs the keys of Secrets for, and which of them it can use.
+	SecretKeys(ctx context.Context, in *SecretKeysRequest, opts ...grpc.CallOption) (*SecretKeysResponse, error)
 }
 
 type certsServiceClient struct {
@@ -63,6 +66,16 @@ func (c *certsServiceClient) Change(ctx context.Context, in *ChangeIdentityReque
 	return out, nil
 }
 
+func (c *certsServiceClient) SecretKeys(ctx context.Context, in *SecretKeysRequest, opts ...grpc.CallOption) (*SecretKeysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SecretKeysResponse)
+	err := c.cc.Invoke(ctx, CertsService_SecretKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CertsServiceServer is the server API for CertsService service.
 // All implementations must embed UnimplementedCertsServiceServer
 // for forward compatibility.
@@ -73,6 +86,8 @@ type CertsServiceServer interface {
 	Own(context.Context, *OwnCertsRequest) (*OwnCertsResponse, error)
 	// Change begins or finishes a change of the cluster's identity. Masters that are not the leader forward the call to it.
 	Change(context.Context, *ChangeIdentityRequest) (*ChangeIdentityResponse, error)
+	// SecretKeys returns what the called master still needs the keys of Secrets for, and which of them it can use.
+	SecretKeys(context.Context, *SecretKeysRequest) (*SecretKeysResponse, error)
 	mustEmbedUnimplementedCertsServiceServer()
 }
 
@@ -88,6 +103,9 @@ func (UnimplementedCertsServiceServer) Own(context.Context, *OwnCertsRequest) (*
 }
 func (UnimplementedCertsServiceServer) Change(context.Context, *ChangeIdentityRequest) (*ChangeIdentityResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Change not implemented")
+}
+func (UnimplementedCertsServiceServer) SecretKeys(context.Context, *SecretKeysRequest) (*SecretKeysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SecretKeys not implemented")
 }
 func (UnimplementedCertsServiceServer) mustEmbedUnimplementedCertsServiceServer() {}
 func (UnimplementedCertsServiceServer) testEmbeddedByValue()                      {}
@@ -146,6 +164,24 @@ func _CertsService_Change_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CertsService_SecretKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SecretKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CertsServiceServer).SecretKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CertsService_SecretKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CertsServiceServer).SecretKeys(ctx, req.(*SecretKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CertsService_ServiceDesc is the grpc.ServiceDesc for CertsService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -160,6 +196,10 @@ var CertsService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Change",
 			Handler:    _CertsService_Change_Handler,
+		},
+		{
+			MethodName: "SecretKeys",
+			Handler:    _CertsService_SecretKeys_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
