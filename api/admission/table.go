@@ -78,6 +78,7 @@ func steps(c Config) []objects.Step {
 		podTopologyLabels(),
 		podResizeValidator(),
 		resourceClaims(c.Authorizer),
+		policyParameters(c.Authorizer),
 	}
 }
 

@@ -32,6 +32,7 @@ func notYet(r *registry.Resource, text string) *registry.Resource {
 const (
 	noController = "stored, but no controller of this cluster acts on them yet"
 	notEnforced  = "stored, but not enforced yet: all traffic passes"
+	notAsked     = "stored, but not applied yet: requests are admitted without them"
 	notBound     = "stored, but not bound yet, and pods cannot mount them"
 	notAllocated = "stored, but not allocated yet, and pods that need them stay pending"
 )
