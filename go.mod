@@ -56,6 +56,8 @@ require (
 
 require github.com/coreos/go-oidc/v3 v3.21.0
 
+require k8s.io/kms v0.37.2
+
 require (
 	github.com/cenkalti/backoff/v5 v5.0.3 // indirect
 	github.com/fsnotify/fsnotify v1.10.1 // indirect

@@ -295,6 +295,7 @@ const (
 	FinishCA          = clusterv1.ChangeIdentityRequest_ACTION_FINISH_CA
 	RotateGossipKey   = clusterv1.ChangeIdentityRequest_ACTION_ROTATE_GOSSIP_KEY
 	RotateSecretKey   = clusterv1.ChangeIdentityRequest_ACTION_ROTATE_SECRET_KEY
+	RotateToOwnKey    = clusterv1.ChangeIdentityRequest_ACTION_ROTATE_TO_OWN_SECRET_KEY
 	RotateTokenKey    = clusterv1.ChangeIdentityRequest_ACTION_ROTATE_TOKEN_KEY
 	FinishTokenKey    = clusterv1.ChangeIdentityRequest_ACTION_FINISH_TOKEN_KEY
 	revokeWorker      = clusterv1.ChangeIdentityRequest_ACTION_REVOKE_WORKER
@@ -341,6 +342,8 @@ func (c *Cluster) changeHere(ctx context.Context, r *clusterv1.ChangeIdentityReq
 			}
 		}
 		return c.changeIdentity(ctx, func(id *identity.Identity) (*identity.Identity, error) { return id.WithNextSecretKey(wrapped) })
+	case RotateToOwnKey:
+		return c.changeIdentity(ctx, func(id *identity.Identity) (*identity.Identity, error) { return id.WithNextSecretKey(nil) })
 	case RotateTokenKey:
 		return c.changeIdentity(ctx, (*identity.Identity).WithNextTokenKey)
 	case FinishTokenKey:

@@ -389,6 +389,8 @@ func keyProblems(id *identity.Identity, masters []MasterSecretKeys) (problems []
 			problems = append(problems, fmt.Sprintf("the master %s has no KMS provider configured", m.Name))
 		case m.Plugin != nil && !m.Plugin.Healthy:
 			problems = append(problems, fmt.Sprintf("the KMS plugin %s of the master %s is not healthy: %s", m.Plugin.Provider, m.Name, m.Plugin.Error))
+		case m.Plugin != nil && id.CurrentWrappedKey != "" && id.NextWrappedKey == "" && (m.Plugin.KeyID != id.WrappedKeys[id.CurrentWrappedKey].KeyID || m.Plugin.Provider != id.WrappedKeys[id.CurrentWrappedKey].Provider):
+			problems = append(problems, fmt.Sprintf("the KMS plugin %s of the master %s uses another key than that of the present key of Secrets: run `kontiki secrets rotate`", m.Plugin.Provider, m.Name))
 		case m.Plugin != nil && id.CurrentWrappedKey == "" && id.NextWrappedKey == "":
 			problems = append(problems, fmt.Sprintf("the master %s has the KMS provider %s, but Secrets are not encrypted with it yet: run `kontiki secrets rotate`", m.Name, m.Plugin.Provider))
 		}

@@ -23,6 +23,9 @@ const prefix = sealed.Prefix
 // ErrSealed is the class of errors for values that cannot be decrypted.
 var ErrSealed = errors.New("seal: the value cannot be decrypted")
 
+// ErrNoKey is the class of errors because of a key that cannot be used at present.
+var ErrNoKey = errors.New("seal: a key is missing")
+
 // Sealer encrypts with one key and decrypts with any key that it has. It is safe for concurrent use.
 type Sealer struct {
 	keys    atomic.Pointer[ring]
@@ -32,17 +35,20 @@ type Sealer struct {
 type ring struct {
 	current string
 	keys    map[string]cipher.AEAD
+	// missing says why a key that exists cannot be used.
+	missing map[string]error
 }
 
 // New creates a Sealer with named 32-byte keys; current names the one that encrypts.
 func New(current string, keys map[string][]byte) (*Sealer, error) {
 	s := new(Sealer)
-	return s, s.Use(current, keys)
+	return s, s.Use(current, keys, nil)
 }
 
-// Use replaces the keys. Values encrypted with a key that is no longer among them cannot be decrypted.
-func (s *Sealer) Use(current string, keys map[string][]byte) error {
-	r, err := newRing(current, keys)
+// Use replaces the keys. Values encrypted with a key that is no longer among them cannot be decrypted. missing says, by name, why further
+// keys cannot be used at present; the current one may be among them, and then nothing can be encrypted.
+func (s *Sealer) Use(current string, keys map[string][]byte, missing map[string]error) error {
+	r, err := newRing(current, keys, missing)
 	if err != nil {
 		return err
 	}
@@ -54,8 +60,8 @@ func (s *Sealer) Use(current string, keys map[string][]byte) error {
 // Changed returns a channel that is closed at the next change of the keys; call it before what depends on them.
 func (s *Sealer) Changed() <-chan struct{} { return s.changed.Next() }
 
-func newRing(current string, keys map[string][]byte) (*ring, error) {
-	s := &ring{current: current, keys: map[string]cipher.AEAD{}}
+func newRing(current string, keys map[string][]byte, missing map[string]error) (*ring, error) {
+	s := &ring{current: current, keys: map[string]cipher.AEAD{}, missing: missing}
 	for name, key := range keys {
 		if name == "" || bytes.ContainsRune([]byte(name), ':') {
 			return nil, fmt.Errorf("seal: key name %q: it must not be empty or contain a colon", name)
@@ -71,7 +77,7 @@ func newRing(current string, keys map[string][]byte) (*ring, error) {
 			return nil, fmt.Errorf("seal: key %q: %w", name, err)
 		}
 	}
-	if s.keys[current] == nil {
+	if s.keys[current] == nil && missing[current] == nil {
 		return nil, fmt.Errorf("seal: there is no key %q to seal with", current)
 	}
 	return s, nil
@@ -83,6 +89,9 @@ func associated(name, storageKey string) []byte { return []byte(name + "\x00" + 
 func (s *Sealer) Seal(storageKey string, plain []byte) ([]byte, error) {
 	ring := s.keys.Load()
 	aead := ring.keys[ring.current]
+	if aead == nil {
+		return nil, fmt.Errorf("%w: the key %s cannot be used: %w", ErrNoKey, ring.current, ring.missing[ring.current])
+	}
 	out := make([]byte, 0, len(prefix)+len(ring.current)+1+aead.NonceSize()+len(plain)+aead.Overhead())
 	out = append(out, prefix...)
 	out = append(out, ring.current...)
@@ -109,7 +118,11 @@ func (s *Sealer) Open(storageKey string, sealed []byte) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: it is damaged", ErrSealed)
 	}
-	aead := s.keys.Load().keys[string(name)]
+	ring := s.keys.Load()
+	aead := ring.keys[string(name)]
+	if why := ring.missing[string(name)]; aead == nil && why != nil {
+		return nil, fmt.Errorf("%w: %w: the key %s cannot be used: %w", ErrSealed, ErrNoKey, name, why)
+	}
 	if aead == nil {
 		return nil, fmt.Errorf("%w: there is no key %q here", ErrSealed, name)
 	}

@@ -53,7 +53,7 @@ func TestOldKeysStillOpen(t *testing.T) {
 		t.Fatalf("open: %q, %v", plain, err)
 	}
 	// A sealer in use takes new keys.
-	if err := old.Use("k2", map[string][]byte{"k1": key(1), "k2": key(2)}); err != nil {
+	if err := old.Use("k2", map[string][]byte{"k1": key(1), "k2": key(2)}, nil); err != nil {
 		t.Fatal(err)
 	}
 	resealed, err := old.Seal("/a", []byte("y"))
@@ -63,7 +63,7 @@ func TestOldKeysStillOpen(t *testing.T) {
 	if plain, err := old.Open("/a", sealed); err != nil || string(plain) != "x" {
 		t.Fatalf("open: %q, %v", plain, err)
 	}
-	if err := old.Use("k3", map[string][]byte{"k1": key(1)}); err == nil {
+	if err := old.Use("k3", map[string][]byte{"k1": key(1)}, nil); err == nil {
 		t.Fatal("took a ring without the key to seal with")
 	}
 	if _, err := old.Open("/a", resealed); err != nil {

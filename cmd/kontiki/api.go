@@ -25,7 +25,7 @@ type apiOptions struct {
 	requestTimeout                                 time.Duration
 	allowPrivileged, bootstrapTokens               bool
 	enableAdmission, disableAdmission              []string
-	admissionConfig                                string
+	admissionConfig, encryptionConfig              string
 
 	// The objects made from these settings; nil records and limits nothing.
 	auditor *audit.Auditor
@@ -48,6 +48,7 @@ func (o *apiOptions) flags(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.enableAdmission, "enable-admission-plugins", nil, "admission plugins that should be enabled in addition to default enabled ones, by upstream's names: AlwaysPullImages, EventRateLimit, ExtendedResourceToleration, OwnerReferencesPermissionEnforcement; the same on all masters")
 	f.StringSliceVar(&o.disableAdmission, "disable-admission-plugins", nil, "admission plugins that should be disabled although they are in the default enabled plugins list; the same on all masters")
 	f.StringVar(&o.admissionConfig, "admission-control-config-file", "", "file with an AdmissionConfiguration for PodSecurity and EventRateLimit")
+	f.StringVar(&o.encryptionConfig, "encryption-provider-config", "", "file with an EncryptionConfiguration: the KMS v2 plugin that holds the key of Secrets; all masters need the plugin")
 	f.BoolVar(&o.bootstrapTokens, "enable-bootstrap-token-auth", false, "accept the tokens of Secrets of type bootstrap.kubernetes.io/token as credentials")
 	f.BoolVar(&o.allowPrivileged, "allow-privileged", true, "allow privileged containers; the same on all masters")
 }
@@ -92,7 +93,8 @@ func (o *apiOptions) check() error {
 	if o.auditFormat != auditFormatJSON {
 		return fmt.Errorf("--audit-log-format: invalid audit log format %s, allowed formats are %q", o.auditFormat, auditFormatJSON)
 	}
-	return nil
+	_, err := o.kmsConfigs()
+	return err
 }
 
 // open opens the audit log, if one is configured, and registers its metrics and those of the limits.

@@ -136,7 +136,8 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"allowed-unsafe-sysctls":         {"net.core.somaxconn", func(w wired) any { return strings.Join(w.agent.unsafeSysctls, ",") }},
 		"enable-admission-plugins":       {"EventRateLimit,AlwaysPullImages", func(w wired) any { return strings.Join(w.admits(t).Enable, ",") }},
 		"disable-admission-plugins":      {"Priority", func(w wired) any { return strings.Join(w.admits(t).Disable, ",") }},
-		"admission-control-config-file":  {"/etc/admission", func(w wired) any { return w.api.admissionConfig }}, // TestTheAdmissionConfigurationIsRead
+		"admission-control-config-file":  {"/etc/admission", func(w wired) any { return w.api.admissionConfig }},   // TestTheAdmissionConfigurationIsRead
+		"encryption-provider-config":     {"/etc/encryption", func(w wired) any { return w.api.encryptionConfig }}, // TestAKMSPluginHoldsTheKey
 		"enable-bootstrap-token-auth":    {"true", func(w wired) any { return w.api.bootstrapTokens }},
 		"authentication-config":          {"/etc/authentication", func(w wired) any { return w.authn.configFile }}, // TestTheAuthenticationFlags
 		"anonymous-auth":                 {"false", func(w wired) any { return w.authn.anonymous }},

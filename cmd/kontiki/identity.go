@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -119,8 +120,13 @@ const kubeconfigAgain = time.Minute
 
 // useKeys passes the present keys to the API.
 func (m *master) useKeys() error {
+	m.usingKeys.Lock()
+	defer m.usingKeys.Unlock()
 	identity := m.cluster.Identity()
-	if err := m.api.Sealer.Use(identity.CurrentSecretKey, identity.SecretKeys); err != nil {
+	m.keyring.useWrapped(identity)
+	keys, missing := m.keyring.Keys()
+	maps.Copy(keys, identity.SecretKeys)
+	if err := m.api.Sealer.Use(identity.SealingKey(), keys, missing); err != nil {
 		return fmt.Errorf("keys that encrypt Secrets: %w", err)
 	}
 	return m.api.Tokens.Use(identity.ServiceAccountKey, identity.OtherTokenKeys()...)

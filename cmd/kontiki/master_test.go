@@ -22,6 +22,7 @@ import (
 
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/consensus"
+	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/gossip"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
@@ -97,7 +98,7 @@ func startMaster(t testing.TB, change ...func(*serverOptions, *cluster.Config)) 
 		stop()
 		select {
 		case err := <-stopped:
-			if err != nil {
+			if err != nil && !errors.Is(err, errclass.ErrRemoved) { // by the test
 				t.Errorf("the master ended with %v", err)
 			}
 		case <-time.After(time.Minute):

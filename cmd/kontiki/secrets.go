@@ -26,7 +26,7 @@ const secretsPath = "/kontiki/v1/secrets"
 
 // secretsChange is the body of a POST to secretsPath.
 type secretsChange struct {
-	Action string `json:"action"` // rotate or finish
+	Action string `json:"action"` // rotate, rotate-without-kms or finish
 }
 
 // serveSecrets shows and changes the keys that encrypt Secrets; the API has authorized the caller.
@@ -55,16 +55,20 @@ func (m *master) secrets(r *http.Request) (any, error) {
 	decoder := json.NewDecoder(io.LimitReader(r.Body, 4096))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&change); err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf(`the body must be {"action": "rotate"} or {"action": "finish"}: %v`, err))
+		return nil, apierrors.NewBadRequest(fmt.Sprintf(`the body must be {"action": "rotate"}, "rotate-without-kms" or "finish": %v`, err))
 	}
 	switch change.Action {
-	case "rotate":
-		generation, err := m.cluster.ChangeIdentity(r.Context(), cluster.RotateSecretKey, false)
+	case "rotate", "rotate-without-kms":
+		action := cluster.RotateSecretKey
+		if change.Action != "rotate" {
+			action = cluster.RotateToOwnKey
+		}
+		generation, err := m.cluster.ChangeIdentity(r.Context(), action, false)
 		return certsChanged{generation}, err
 	case "finish":
 		return certsChanged{m.cluster.Identity().Generation}, m.cluster.FinishSecretKeys(r.Context())
 	}
-	return nil, apierrors.NewBadRequest(fmt.Sprintf("the action %q is neither rotate nor finish", change.Action))
+	return nil, apierrors.NewBadRequest(fmt.Sprintf("the action %q is not one of rotate, rotate-without-kms, finish", change.Action))
 }
 
 // rotationLimit is how long `kontiki secrets` waits for a rotation; it continues without the command.
@@ -93,16 +97,18 @@ func secretsCommand() *cobra.Command {
 	}
 	status := &cobra.Command{Use: "status", Short: "Show the keys, what each is needed for, and the progress of a rotation; exits with 2 if there are problems", Args: cobra.NoArgs,
 		RunE: run(adminLimit, secretsStatus)}
-	var finish, wait bool
+	var o rotateOptions
 	rotate := &cobra.Command{Use: "rotate", Short: "Make a new key and encrypt every Secret with it, while the cluster works", Args: cobra.NoArgs,
 		Long: `Make a new key, and encrypt every Secret with it while the cluster works.
 
 The cluster does this by itself, also if this command ends or the leader changes. Secrets keep their resourceVersion, and nobody who watches
 them is told. The old key is dropped when nothing needs it any more: no Secret, no client that resumes a watch from before, and no snapshot that
 a master has taken by itself. --finish drops it without waiting for clients and snapshots.`,
-		RunE: run(rotationLimit, func(ctx context.Context, c *adminClient) error { return rotateSecrets(ctx, c, finish, wait) })}
-	rotate.Flags().BoolVar(&finish, "finish", false, "drop old keys now; snapshots from before the rotation can then only be restored with an identity.json of that time")
-	rotate.Flags().BoolVar(&wait, "wait", true, "wait until every Secret is encrypted with the new key, or with --finish until the old keys are dropped")
+		RunE: run(rotationLimit, func(ctx context.Context, c *adminClient) error { return rotateSecrets(ctx, c, o) })}
+	rotate.Flags().BoolVar(&o.finish, "finish", false, "drop old keys now; snapshots from before the rotation can then only be restored with an identity.json of that time")
+	rotate.Flags().BoolVar(&o.wait, "wait", true, "wait until every Secret is encrypted with the new key, or with --finish until the old keys are dropped")
+	rotate.Flags().BoolVar(&o.withoutKMS, "without-kms", false, "make a key of the cluster's own, although a KMS plugin is configured")
+	rotate.MarkFlagsMutuallyExclusive("finish", "without-kms")
 	cmd.AddCommand(rotate, status)
 	return cmd
 }
@@ -153,12 +159,17 @@ func printSecretKeys(out io.Writer, s *cluster.SecretKeys) error {
 // secretsPoll is how often the command asks for the progress.
 const secretsPoll = 200 * time.Millisecond
 
-func rotateSecrets(ctx context.Context, c *adminClient, finish, wait bool) error {
+type rotateOptions struct{ finish, withoutKMS, wait bool }
+
+func rotateSecrets(ctx context.Context, c *adminClient, o rotateOptions) error {
 	asJSON := c.json
-	c.json = asJSON && !wait
+	c.json = asJSON && !o.wait
 	action := "rotate"
-	if finish {
+	switch {
+	case o.finish:
 		action = "finish"
+	case o.withoutKMS:
+		action = "rotate-without-kms"
 	}
 	var before cluster.SecretKeys
 	var changed certsChanged
@@ -167,7 +178,7 @@ func rotateSecrets(ctx context.Context, c *adminClient, finish, wait bool) error
 	if err := quiet.call(ctx, http.MethodGet, secretsPath, nil, &before); err != nil {
 		return err
 	}
-	if err := c.call(ctx, http.MethodPost, secretsPath, secretsChange{action}, &changed); err != nil || !wait {
+	if err := c.call(ctx, http.MethodPost, secretsPath, secretsChange{action}, &changed); err != nil || !o.wait {
 		return err
 	}
 	shown := ""
@@ -177,13 +188,13 @@ func rotateSecrets(ctx context.Context, c *adminClient, finish, wait bool) error
 		if ctx.Err() != nil {
 			return fmt.Errorf("the rotation continues without this command, see `kontiki secrets status`: %w", ctx.Err())
 		}
-		done, progress := err == nil && rotated(&before, &s, finish), ""
+		done, progress := err == nil && rotated(&before, &s, o.finish), ""
 		switch {
 		case err != nil:
 			progress = err.Error() // another master may answer, or this one later
 		case s.Next != "":
 			progress = "waiting until every master has the new key"
-		case finish:
+		case o.finish:
 			progress = fmt.Sprintf("%d keys", len(s.Keys))
 		default:
 			progress = fmt.Sprintf("%d of %d objects are encrypted with the key %s", s.Objects-s.Stale, s.Objects, s.Current)

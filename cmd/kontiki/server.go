@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -174,6 +175,7 @@ func (o *serverOptions) checkFailures() error {
 
 // settings returns the flags that must be the same on all masters.
 func (o *serverOptions) settings(r ranges) cluster.Settings {
+	plugins, _ := o.api.kmsConfigs() // which has been checked
 	return cluster.Settings{
 		Fixed: map[string]string{
 			"service-cidr": r.service.String(), "pod-cidr": r.pod.String(), "cluster-dns": r.dns.String(), "cluster-domain": o.clusterDomain,
@@ -191,6 +193,7 @@ func (o *serverOptions) settings(r ranges) cluster.Settings {
 			"gossip":                       o.gossip,
 			"duties":                       strings.Join(o.dutyNames, ","),
 			"allow-privileged":             fmt.Sprint(o.api.allowPrivileged),
+			"encryption-provider-config":   kmsNames(plugins),
 		},
 	}
 }
@@ -283,6 +286,8 @@ type master struct {
 	log            *slog.Logger
 	agents         agents.Credentials
 	apiConns       apiConns
+	keyring        keyring
+	usingKeys      sync.Mutex // held while the present keys are passed on
 	// sessions are the workers' sessions with this master, census those with all masters.
 	sessions *nodes.Server
 	census   *nodes.Census
@@ -290,7 +295,15 @@ type master struct {
 
 func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication, log *slog.Logger) (*master, error) {
 	identity := c.Identity()
-	m := &master{cluster: c, options: o, ranges: r, authentication: a, log: log, agents: &clusterAgents{cluster: c}}
+	plugins, err := o.api.kmsConfigs()
+	if err != nil {
+		return nil, err
+	}
+	keys, err := newKeyring(plugins, log)
+	if err != nil {
+		return nil, err
+	}
+	m := &master{cluster: c, options: o, keyring: keys, ranges: r, authentication: a, log: log, agents: &clusterAgents{cluster: c}}
 	admits, err := o.api.admission()
 	if err != nil {
 		return nil, err
@@ -305,7 +318,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 		Ready: m.ready, Version: versionInfo(), Log: log,
 		Checks: []apiserver.Check{{Name: "poststarthook/rbac/bootstrap-roles", New: func(o *objects.Service) func(context.Context) error {
 			return rbac.Ready(client.New(o, "system:apiserver", "kube-apiserver"))
-		}}},
+		}}, {Name: "kms-providers", New: func(*objects.Service) func(context.Context) error { return keys.Ready }}},
 		Extra: map[string]http.Handler{
 			"/metrics": promhttp.Handler(), clusterPath: m.clusterAPI(), snapshotPath: m.clusterAPI(), certsPath: http.HandlerFunc(m.serveCerts), secretsPath: http.HandlerFunc(m.serveSecrets),
 			profilePath: profiles(),
@@ -330,6 +343,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 		return nil, err
 	}
 	c.SetKnownWorkers(m.knownWorkers)
+	c.SetKeyring(keys)
 	m.addDuties()
 	return m, nil
 }
@@ -349,6 +363,9 @@ func (m *master) run(ctx context.Context) error {
 	group.Go(func() error { return m.cluster.Run(running) })
 	group.Go(func() error { return m.serveAPI(running) })
 	group.Go(func() error { return m.followIdentity(running) })
+	group.Go(func() error { return m.followKeyring(running) })
+	group.Go(func() error { return m.keyring.Run(running) })
+	defer m.keyring.Close()
 	group.Go(func() error { return m.census.Run(running) })
 	group.Go(func() error { return m.followFlow(running) })
 	group.Go(func() error {

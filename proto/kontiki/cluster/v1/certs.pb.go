@@ -33,6 +33,8 @@ const (
 	ChangeIdentityRequest_ACTION_FINISH_CA         ChangeIdentityRequest_Action = 3
 	ChangeIdentityRequest_ACTION_ROTATE_GOSSIP_KEY ChangeIdentityRequest_Action = 4
 	ChangeIdentityRequest_ACTION_ROTATE_SECRET_KEY ChangeIdentityRequest_Action = 5
+	// ROTATE_TO_OWN_SECRET_KEY is ROTATE_SECRET_KEY without the KMS plugin that the leader has.
+	ChangeIdentityRequest_ACTION_ROTATE_TO_OWN_SECRET_KEY ChangeIdentityRequest_Action = 9
 	// ROTATE_TOKEN_KEY: service account tokens are signed with a new key; those of the old key are valid until FINISH_TOKEN_KEY.
 	ChangeIdentityRequest_ACTION_ROTATE_TOKEN_KEY ChangeIdentityRequest_Action = 7
 	ChangeIdentityRequest_ACTION_FINISH_TOKEN_KEY ChangeIdentityRequest_Action = 8
@@ -49,20 +51,22 @@ var (
 		3: "ACTION_FINISH_CA",
 		4: "ACTION_ROTATE_GOSSIP_KEY",
 		5: "ACTION_ROTATE_SECRET_KEY",
+		9: "ACTION_ROTATE_TO_OWN_SECRET_KEY",
 		7: "ACTION_ROTATE_TOKEN_KEY",
 		8: "ACTION_FINISH_TOKEN_KEY",
 		6: "ACTION_REVOKE_WORKER",
 	}
 	ChangeIdentityRequest_Action_value = map[string]int32{
-		"ACTION_UNSPECIFIED":       0,
-		"ACTION_RENEW":             1,
-		"ACTION_ROTATE_CA":         2,
-		"ACTION_FINISH_CA":         3,
-		"ACTION_ROTATE_GOSSIP_KEY": 4,
-		"ACTION_ROTATE_SECRET_KEY": 5,
-		"ACTION_ROTATE_TOKEN_KEY":  7,
-		"ACTION_FINISH_TOKEN_KEY":  8,
-		"ACTION_REVOKE_WORKER":     6,
+		"ACTION_UNSPECIFIED":              0,
+		"ACTION_RENEW":                    1,
+		"ACTION_ROTATE_CA":                2,
+		"ACTION_FINISH_CA":                3,
+		"ACTION_ROTATE_GOSSIP_KEY":        4,
+		"ACTION_ROTATE_SECRET_KEY":        5,
+		"ACTION_ROTATE_TO_OWN_SECRET_KEY": 9,
+		"ACTION_ROTATE_TOKEN_KEY":         7,
+		"ACTION_FINISH_TOKEN_KEY":         8,
+		"ACTION_REVOKE_WORKER":            6,
 	}
 )
 
@@ -562,18 +566,19 @@ const file_kontiki_cluster_v1_certs_proto_rawDesc = "" +
 	"\x04json\x18\x01 \x01(\fR\x04json\"\x13\n" +
 	"\x11SecretKeysRequest\"(\n" +
 	"\x12SecretKeysResponse\x12\x12\n" +
-	"\x04json\x18\x01 \x01(\fR\x04json\"\x80\x03\n" +
+	"\x04json\x18\x01 \x01(\fR\x04json\"\xa5\x03\n" +
 	"\x15ChangeIdentityRequest\x12H\n" +
 	"\x06action\x18\x01 \x01(\x0e20.kontiki.cluster.v1.ChangeIdentityRequest.ActionR\x06action\x12\x16\n" +
 	"\x06worker\x18\x02 \x01(\tR\x06worker\x12\x14\n" +
-	"\x05force\x18\x03 \x01(\bR\x05force\"\xee\x01\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"\x93\x02\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fACTION_RENEW\x10\x01\x12\x14\n" +
 	"\x10ACTION_ROTATE_CA\x10\x02\x12\x14\n" +
 	"\x10ACTION_FINISH_CA\x10\x03\x12\x1c\n" +
 	"\x18ACTION_ROTATE_GOSSIP_KEY\x10\x04\x12\x1c\n" +
-	"\x18ACTION_ROTATE_SECRET_KEY\x10\x05\x12\x1b\n" +
+	"\x18ACTION_ROTATE_SECRET_KEY\x10\x05\x12#\n" +
+	"\x1fACTION_ROTATE_TO_OWN_SECRET_KEY\x10\t\x12\x1b\n" +
 	"\x17ACTION_ROTATE_TOKEN_KEY\x10\a\x12\x1b\n" +
 	"\x17ACTION_FINISH_TOKEN_KEY\x10\b\x12\x18\n" +
 	"\x14ACTION_REVOKE_WORKER\x10\x06\"8\n" +
