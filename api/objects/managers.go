@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
 	"github.com/kontiki/kontiki/api/registry"
 )
@@ -19,8 +20,19 @@ import (
 // managers creates the field managers (server-side apply, KEP-555) of kinds and subresources on first use.
 type managers struct {
 	mu        sync.Mutex
-	made      map[managerKey]*managedfields.FieldManager
+	made      map[managerKey]*fieldManager
 	templates templates
+	sets      fieldSets
+}
+
+// fieldManager is the field manager of a kind and subresource, with what updated needs.
+type fieldManager struct {
+	*managedfields.FieldManager
+	key     managerKey
+	version string
+	filter  fieldpath.Filter  // of the fields that this kind of write does not ignore; nil for all
+	empty   *typed.TypedValue // has the structure of the kind's objects; nil if it has none
+	sets    *fieldSets
 }
 
 type managerKey struct {
@@ -30,20 +42,20 @@ type managerKey struct {
 
 func newManagers() *managers {
 	return &managers{
-		made: map[managerKey]*managedfields.FieldManager{},
+		made: map[managerKey]*fieldManager{},
 	}
 }
 
-func (m *managers) of(kind *registry.Kind, subresource string) (*managedfields.FieldManager, error) {
+func (m *managers) of(kind *registry.Kind, subresource string) (*fieldManager, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	key := managerKey{kind, subresource}
 	if fm, ok := m.made[key]; ok {
 		return fm, nil
 	}
+	version := fieldpath.APIVersion(kind.GroupVersion().String())
 	reset := map[fieldpath.APIVersion]fieldpath.Filter{}
 	if strategy, ok := kind.StrategyFor(subresource); ok {
-		version := fieldpath.APIVersion(kind.GroupVersion().String())
 		switch {
 		case len(strategy.OnlyFields) > 0:
 			var matchers []*fieldpath.SetMatcher
@@ -64,8 +76,14 @@ func (m *managers) of(kind *registry.Kind, subresource string) (*managedfields.F
 	if err != nil {
 		return nil, fmt.Errorf("field manager of %s: %w", kind.Kind, err)
 	}
-	m.made[key] = fm
-	return fm, nil
+	made := &fieldManager{FieldManager: fm, key: key, version: string(version), filter: reset[version], sets: &m.sets}
+	empty := kind.New()
+	empty.GetObjectKind().SetGroupVersionKind(kind.GVK())
+	if made.empty, err = kind.Codec.Fields().ObjectToTyped(empty); err != nil {
+		made.empty = nil // kinds that are not stored have no structure
+	}
+	m.made[key] = made
+	return made, nil
 }
 
 func parts(path string) []any {

@@ -56,6 +56,26 @@ func timeless(t *testing.T, entries []metav1.ManagedFieldsEntry) []metav1.Manage
 	return out
 }
 
+// mix takes over some of the fields of another object, down to those of items of lists.
+func mix(random *rand.Rand, to, from reflect.Value) {
+	switch {
+	case random.Intn(3) == 0 && to.CanSet():
+		to.Set(from)
+	case to.Kind() == reflect.Struct:
+		for i := range to.NumField() {
+			if to.Type().Field(i).IsExported() {
+				mix(random, to.Field(i), from.Field(i))
+			}
+		}
+	case to.Kind() == reflect.Pointer && !to.IsNil() && !from.IsNil():
+		mix(random, to.Elem(), from.Elem())
+	case to.Kind() == reflect.Slice:
+		for i := range min(to.Len(), from.Len()) {
+			mix(random, to.Index(i), from.Index(i))
+		}
+	}
+}
+
 // TestTrackingEqualsUpstreams: random writes by several managers result in the same managed fields as those of the upstream field
 // manager, which compares the whole objects.
 func TestTrackingEqualsUpstreams(t *testing.T) {
@@ -67,8 +87,7 @@ func TestTrackingEqualsUpstreams(t *testing.T) {
 			s := &Service{managers: newManagers()}
 			random := rand.New(rand.NewSource(7))
 			filler := fuzzer.FuzzerFor(funcs, random, registry.Codecs)
-			// next returns a random object of one identity; half of the time it takes its spec or its status from another object,
-			// so that there are small changes, too.
+			// next returns a random object of one identity. It takes parts from another object, so that there are small changes, too.
 			next := func(like registry.Object) registry.Object {
 				internal, err := kind.ToInternal(kind.New())
 				if err != nil {
@@ -80,12 +99,7 @@ func TestTrackingEqualsUpstreams(t *testing.T) {
 					t.Fatal(err)
 				}
 				if like != nil {
-					from, to := reflect.ValueOf(like.DeepCopyObject()).Elem(), reflect.ValueOf(obj).Elem()
-					for i := range to.NumField() {
-						if random.Intn(3) > 0 {
-							to.Field(i).Set(from.Field(i))
-						}
-					}
+					mix(random, reflect.ValueOf(obj).Elem(), reflect.ValueOf(like.DeepCopyObject()).Elem())
 				}
 				obj.SetName("a")
 				obj.SetUID("")
@@ -119,7 +133,11 @@ func TestTrackingEqualsUpstreams(t *testing.T) {
 					if step > 0 && random.Intn(2) == 0 {
 						obj.SetManagedFields(live.GetManagedFields()) // as clients that send back what they read do
 					}
-					want := upstreamManager(t, kind, r.Subresource, converter).UpdateNoErrors(live.DeepCopyObject(), obj.DeepCopyObject(), r.FieldManager).(registry.Object)
+					result, err := upstreamManager(t, kind, r.Subresource, converter).Update(live.DeepCopyObject(), obj.DeepCopyObject(), r.FieldManager)
+					if err != nil {
+						continue // an item of a list lacks the key by which it is known: upstream records nothing then
+					}
+					want := result.(registry.Object)
 					before, _ := registry.MarshalProto(live)
 					for range 2 { // the second time a creation is remembered
 						got, err := s.track(r, obj.DeepCopyObject().(registry.Object), live)
