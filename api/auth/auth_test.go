@@ -51,7 +51,7 @@ func (s subjects) Object(resource, namespace, name string) (metav1.Object, bool)
 	return obj, true
 }
 
-func newKey(t *testing.T) *ecdsa.PrivateKey {
+func newKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -36,7 +36,10 @@ func (t *Tokens) IssueLegacy(account metav1.Object, secret string) (string, erro
 }
 
 // Verifies says whether a token is signed by one of the keys; it checks nothing else.
-func (t *Tokens) Verifies(token string) bool { return t.verify(token) == nil }
+func (t *Tokens) Verifies(token string) bool {
+	_, err := t.verify(token)
+	return err == nil
+}
 
 func (t *Tokens) checkLegacy(token string, public jwt.Claims, c legacyClaims, audiences []string) (user.Info, []string, error) {
 	if c.Namespace == "" || c.Secret == "" || c.ServiceAccount == "" || c.ServiceAccountUID == "" || public.Subject != ServiceAccountUser(c.Namespace, c.ServiceAccount) {

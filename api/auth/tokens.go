@@ -20,6 +20,8 @@ import (
 	"github.com/google/uuid"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
+
+	"github.com/kontiki/kontiki/internal/recent"
 )
 
 // ErrToken is the class of errors for invalid tokens.
@@ -66,6 +68,22 @@ type tokenKeys struct {
 	known      []jose.JSONWebKey
 	algorithms []jose.SignatureAlgorithm
 	replaced   chan struct{} // closed when the keys are replaced
+	// verified are tokens that these keys have signed, by their digests. A client sends its token with every request, and a signature
+	// costs more to verify than most requests do.
+	verified recent.Cache[[sha256.Size]byte, *tokenClaims]
+}
+
+// Limits of a generation of verified tokens together and of one, in bytes.
+const (
+	maxTokenBytes    = 2 << 20
+	maxOneTokenBytes = 16 << 10
+)
+
+// tokenClaims are the claims of a token, read-only.
+type tokenClaims struct {
+	public  jwt.Claims
+	private privateClaims
+	legacy  legacyClaims
 }
 
 // NewTokens creates a Tokens that signs with key (ECDSA P-256 or RSA), which every master has.
@@ -77,6 +95,7 @@ func NewTokens(issuer string, key crypto.Signer, subjects Subjects, now func() t
 // Use replaces the keys: tokens are signed with key, and those signed by key or one of the others are valid.
 func (t *Tokens) Use(key crypto.Signer, others ...crypto.Signer) error {
 	keys := &tokenKeys{replaced: make(chan struct{})}
+	keys.verified.Limit = maxTokenBytes
 	for _, k := range append([]crypto.Signer{key}, others...) {
 		public, err := publicTokenKey(k)
 		if err != nil {
@@ -173,14 +192,13 @@ func (t *Tokens) Check(token string, audiences []string) (user.Info, []string, e
 	if len(audiences) == 0 {
 		audiences = []string{t.audience}
 	}
-	var public jwt.Claims
-	var private privateClaims
-	var legacy legacyClaims
-	if err := t.verify(token, &public, &private, &legacy); err != nil {
+	claims, err := t.verify(token)
+	if err != nil {
 		return nil, nil, err
 	}
+	public := claims.public
 	if public.Issuer == legacyIssuer {
-		return t.checkLegacy(token, public, legacy, audiences)
+		return t.checkLegacy(token, public, claims.legacy, audiences)
 	}
 	if err := public.ValidateWithLeeway(jwt.Expected{Issuer: t.issuer, Time: t.now()}, 0); err != nil {
 		return nil, nil, fmt.Errorf("%w: %v", ErrToken, err)
@@ -194,7 +212,7 @@ func (t *Tokens) Check(token string, audiences []string) (user.Info, []string, e
 	if len(matched) == 0 {
 		return nil, nil, fmt.Errorf("%w: it is for the audience %q", ErrToken, strings.Join(public.Audience, ","))
 	}
-	info, err := t.bound(private)
+	info, err := t.bound(claims.private)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -204,17 +222,27 @@ func (t *Tokens) Check(token string, audiences []string) (user.Info, []string, e
 	return info, matched, nil
 }
 
-// verify decodes the claims of a token that one of the keys has signed.
-func (t *Tokens) verify(token string, claims ...any) error {
+// verify returns the claims of a token that one of the keys has signed. Whether they hold, now, is for the caller to check each time.
+func (t *Tokens) verify(token string) (*tokenClaims, error) {
 	keys := t.keys.Load()
+	digest := sha256.Sum256([]byte(token))
+	if claims, ok := keys.verified.Get(digest); ok {
+		return claims, nil
+	}
 	parsed, err := jwt.ParseSigned(token, keys.algorithms)
 	if err != nil {
-		return fmt.Errorf("%w: not a token of this cluster", ErrToken)
+		return nil, fmt.Errorf("%w: not a token of this cluster", ErrToken)
 	}
-	if !slices.ContainsFunc(keys.known, func(key jose.JSONWebKey) bool { return parsed.Claims(key.Key, claims...) == nil }) {
-		return fmt.Errorf("%w: its signature does not verify", ErrToken)
+	claims := new(tokenClaims)
+	if !slices.ContainsFunc(keys.known, func(key jose.JSONWebKey) bool {
+		return parsed.Claims(key.Key, &claims.public, &claims.private, &claims.legacy) == nil
+	}) {
+		return nil, fmt.Errorf("%w: its signature does not verify", ErrToken)
 	}
-	return nil
+	if len(token) <= maxOneTokenBytes {
+		keys.verified.Put(digest, claims, len(token))
+	}
+	return claims, nil
 }
 
 // bound checks that the objects that the token is bound to still exist.

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/recent"
 )
 
 // managers creates the field managers (server-side apply, KEP-555) of kinds and subresources on first use.
@@ -42,7 +43,9 @@ type managerKey struct {
 
 func newManagers() *managers {
 	return &managers{
-		made: map[managerKey]*fieldManager{},
+		made:      map[managerKey]*fieldManager{},
+		templates: templates{Limit: maxTemplates},
+		sets:      fieldSets{recent.Cache[fieldSetKey, fieldSet]{Limit: maxFieldSetBytes}},
 	}
 }
 

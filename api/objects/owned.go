@@ -5,7 +5,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,6 +14,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/value"
 
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/recent"
 )
 
 // maxUpdateManagers is upstream's limit of entries for updates, above which it merges the oldest.
@@ -242,12 +242,9 @@ func marshals(t reflect.Type) bool {
 		reflect.PointerTo(t).Implements(reflect.TypeFor[interface{ MarshalJSON() ([]byte, error) }]())
 }
 
-// fieldSets caches decoded sets of fields with their canonical encoding, in two generations that are bounded in bytes: when the young one
-// is full it becomes the old one, so sets in use stay. The sets are shared and read-only. Safe for concurrent use.
+// fieldSets caches decoded sets of fields with their canonical encoding. The sets are shared and read-only.
 type fieldSets struct {
-	mu         sync.Mutex
-	young, old map[fieldSetKey]fieldSet
-	bytes      int // of the encodings in the young generation
+	recent.Cache[fieldSetKey, fieldSet]
 }
 
 type fieldSetKey struct {
@@ -260,7 +257,7 @@ type fieldSet struct {
 	encoding *metav1.FieldsV1
 }
 
-// Limits of the encodings of a generation together and of one, in bytes. A decoded set takes about ten times its encoding.
+// Limits of the encodings of a generation of the cache together and of one, in bytes. A decoded set takes about ten times its encoding.
 const (
 	maxFieldSetBytes = 256 << 10
 	maxOneFieldSet   = 16 << 10
@@ -270,7 +267,7 @@ const (
 func (f *fieldSets) decode(manager managerKey, given *metav1.FieldsV1, accept func(*fieldpath.Set) bool) (*fieldpath.Set, *metav1.FieldsV1, bool) {
 	raw := given.GetRawString()
 	key := fieldSetKey{manager, raw}
-	if known, ok := f.get(key); ok {
+	if known, ok := f.Get(key); ok {
 		return known.set, known.encoding, true
 	}
 	set := new(fieldpath.Set)
@@ -307,34 +304,8 @@ func encodeSet(set *fieldpath.Set) (*metav1.FieldsV1, error) {
 	return encoding, nil
 }
 
-func (f *fieldSets) get(key fieldSetKey) (fieldSet, bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if known, ok := f.young[key]; ok {
-		return known, true
-	}
-	known, ok := f.old[key]
-	if ok {
-		f.add(key, known)
-	}
-	return known, ok
-}
-
 func (f *fieldSets) put(key fieldSetKey, set fieldSet) {
-	if len(key.encoding) > maxOneFieldSet {
-		return
+	if len(key.encoding) <= maxOneFieldSet {
+		f.Put(key, set, len(key.encoding))
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.add(key, set)
-}
-
-func (f *fieldSets) add(key fieldSetKey, set fieldSet) {
-	if f.young == nil || f.bytes+len(key.encoding) > maxFieldSetBytes {
-		f.old, f.young, f.bytes = f.young, map[fieldSetKey]fieldSet{}, 0
-	}
-	if _, known := f.young[key]; !known {
-		f.bytes += len(key.encoding)
-	}
-	f.young[key] = set
 }

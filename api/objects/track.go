@@ -4,11 +4,11 @@ import (
 	"crypto/sha256"
 	"reflect"
 	"slices"
-	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/recent"
 )
 
 // Managed fields are the most expensive part of a write. There are three optimizations, all of which give exactly the field
@@ -35,7 +35,7 @@ func (s *Service) track(r *Request, obj, old registry.Object) (registry.Object, 
 		var ok bool
 		if key, ok = templateOf(r, obj); !ok {
 			created = false
-		} else if fields, ok := s.managers.templates.get(key); ok {
+		} else if fields, ok := s.managers.templates.Get(key); ok {
 			obj.SetManagedFields(entriesNow(fields, managerName(r)))
 			return obj, nil
 		}
@@ -48,7 +48,7 @@ func (s *Service) track(r *Request, obj, old registry.Object) (registry.Object, 
 	tracked := fm.UpdateNoErrors(oldPart, newPart, managerName(r)).(registry.Object)
 	obj.SetManagedFields(tracked.GetManagedFields())
 	if created {
-		s.managers.templates.put(key, obj.GetManagedFields())
+		s.managers.templates.Put(key, slices.Clone(obj.GetManagedFields()), 1)
 	}
 	return obj, nil
 }
@@ -126,38 +126,8 @@ func entriesNow(fields []metav1.ManagedFieldsEntry, manager string) []metav1.Man
 	return out
 }
 
-// templates caches the fields of new objects by template, in two generations: when the young one is full it becomes the old one, so
-// entries in use stay. Safe for concurrent use.
-type templates struct {
-	mu         sync.Mutex
-	young, old map[templateKey][]metav1.ManagedFieldsEntry
-}
+// templates caches the fields of new objects by template.
+type templates = recent.Cache[templateKey, []metav1.ManagedFieldsEntry]
 
-// maxTemplates limits the entries of a generation.
+// maxTemplates limits the entries of a generation of the cache.
 const maxTemplates = 1024
-
-func (t *templates) get(key templateKey) ([]metav1.ManagedFieldsEntry, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if fields, ok := t.young[key]; ok {
-		return fields, true
-	}
-	fields, ok := t.old[key]
-	if ok {
-		t.add(key, fields)
-	}
-	return fields, ok
-}
-
-func (t *templates) put(key templateKey, fields []metav1.ManagedFieldsEntry) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.add(key, slices.Clone(fields))
-}
-
-func (t *templates) add(key templateKey, fields []metav1.ManagedFieldsEntry) {
-	if len(t.young) >= maxTemplates || t.young == nil {
-		t.old, t.young = t.young, map[templateKey][]metav1.ManagedFieldsEntry{}
-	}
-	t.young[key] = fields
-}

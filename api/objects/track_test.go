@@ -201,14 +201,3 @@ func TestTemplatesShareFieldsNotValues(t *testing.T) {
 		}
 	}
 }
-
-func TestTemplatesAreBounded(t *testing.T) {
-	var cache templates
-	for i := range 5 * maxTemplates {
-		key := templateKey{sum: [32]byte{byte(i), byte(i >> 8), byte(i >> 16)}}
-		cache.put(key, nil)
-		if _, ok := cache.get(key); !ok || len(cache.young)+len(cache.old) > 2*maxTemplates {
-			t.Fatalf("%d and %d are kept", len(cache.young), len(cache.old))
-		}
-	}
-}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"hash/crc32"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -68,13 +70,15 @@ func probe(path string, period int32) *corev1.Probe {
 		HTTPGet: &corev1.HTTPGetAction{Path: path, Port: intstr.FromInt32(8080)}}}
 }
 
-// setStatus sets a status as a node reports it for a pod that has become ready.
+// setStatus sets a status as a node reports it for a pod that has become ready. Each pod has another address.
 func setStatus(pod *corev1.Pod) {
+	sum := crc32.ChecksumIEEE([]byte(pod.Name))
+	address := fmt.Sprintf("10.244.%d.%d", sum>>8&255, sum&255)
 	now := metav1.NewTime(time.Now().Truncate(time.Second))
 	pod.Status.Phase = corev1.PodRunning
 	pod.Status.StartTime = &now
-	pod.Status.HostIP, pod.Status.PodIP = "10.0.3.17", "10.244.3.91"
-	pod.Status.HostIPs, pod.Status.PodIPs = []corev1.HostIP{{IP: "10.0.3.17"}}, []corev1.PodIP{{IP: "10.244.3.91"}}
+	pod.Status.HostIP, pod.Status.PodIP = "10.0.3.17", address
+	pod.Status.HostIPs, pod.Status.PodIPs = []corev1.HostIP{{IP: "10.0.3.17"}}, []corev1.PodIP{{IP: address}}
 	pod.Status.Conditions = nil
 	for _, kind := range []corev1.PodConditionType{corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled} {
 		pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{Type: kind, Status: corev1.ConditionTrue, LastTransitionTime: now})
