@@ -47,8 +47,8 @@ func TestUpstreamsSchedulerAndControllerManager(t *testing.T) {
 	if err := os.WriteFile(ca, c.Config.CAData, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	startProgram(t, filepath.Join(programs, "kube-scheduler"), "--kubeconfig="+c.Kubeconfig(), "--secure-port=0", "--v=1")
-	startProgram(t, filepath.Join(programs, "kube-controller-manager"), "--kubeconfig="+c.Kubeconfig(), "--secure-port=0", "--v=1",
+	startProgram(t, filepath.Join(programs, "kube-scheduler"), "--kubeconfig="+c.Kubeconfig(), "--secure-port=0", "--v=0")
+	startProgram(t, filepath.Join(programs, "kube-controller-manager"), "--kubeconfig="+c.Kubeconfig(), "--secure-port=0", "--v=0",
 		"--use-service-account-credentials", "--root-ca-file="+ca,
 		// Nodes write no leases here: their health is known from their sessions and from gossip.
 		"--controllers=*,-node-lifecycle-controller")
@@ -79,6 +79,10 @@ func TestUpstreamsSchedulerAndControllerManager(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
+	await.That(t, "another master to answer", func() error {
+		_, err := c.Set.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})
+		return err
+	})
 	w.create("after")
 	w.settle("after")
 	w.disrupt("after")
