@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -331,6 +332,18 @@ func (c *Cluster) AgentClientCertificate() (*tls.Certificate, error) {
 
 // Roots returns the CAs that are trusted at present; call it for each connection.
 func (c *Cluster) Roots() *x509.CertPool { return c.identity.Roots() }
+
+// ClientRoots returns the CAs of the API's clients that are trusted at present: those of Roots, and the CA of SignClient.
+func (c *Cluster) ClientRoots() *x509.CertPool { return c.identity.ClientRoots() }
+
+// SignClient signs what a user of the API requested, as pki.Authority.SignClient does. Only the API accepts the certificate.
+func (c *Cluster) SignClient(template *x509.Certificate, public crypto.PublicKey) ([]byte, error) {
+	view := c.store.View()
+	return c.identity.Now().CA.Clients().SignClient(template, public, func(worker string) uint64 {
+		revoked, _ := revocationOf(view, worker)
+		return revoked.Count
+	})
+}
 
 // Issuer returns the CA that issues certificates at present, with their lifetime.
 func (c *Cluster) Issuer() *pki.Authority { return c.identity.Issuer() }

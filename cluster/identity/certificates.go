@@ -22,8 +22,8 @@ type Live struct {
 // identityState is one generation of the identity, and the values derived from it.
 type identityState struct {
 	*Identity
-	roots   *x509.CertPool
-	Changed chan struct{}
+	roots, clientRoots *x509.CertPool
+	Changed            chan struct{}
 }
 
 // NewLive returns a Live with an identity; certificates that it issues are valid for ttl (0 means pki.DefaultTTL).
@@ -36,7 +36,7 @@ func NewLive(id *Identity, ttl time.Duration) *Live {
 func (l *Live) Set(id *Identity) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	before := l.state.Swap(&identityState{Identity: id, roots: id.Roots(), Changed: make(chan struct{})})
+	before := l.state.Swap(&identityState{Identity: id, roots: id.Roots(), clientRoots: id.ClientRoots(), Changed: make(chan struct{})})
 	if before != nil {
 		close(before.Changed)
 	}
@@ -44,6 +44,9 @@ func (l *Live) Set(id *Identity) {
 
 func (l *Live) Now() *identityState   { return l.state.Load() }
 func (l *Live) Roots() *x509.CertPool { return l.state.Load().roots }
+
+// ClientRoots returns Identity.ClientRoots.
+func (l *Live) ClientRoots() *x509.CertPool { return l.state.Load().clientRoots }
 
 // Issuer returns the CA that issues certificates now.
 func (l *Live) Issuer() *pki.Authority { return l.Now().CA.WithLifetime(l.ttl) }

@@ -176,6 +176,15 @@ func (id *Identity) Roots() *x509.CertPool {
 	return pool
 }
 
+// ClientRoots returns the CAs whose client certificates the API accepts: those of Roots, and theirs for API clients.
+func (id *Identity) ClientRoots() *x509.CertPool {
+	pool := id.Roots()
+	for _, ca := range id.trusted() {
+		pool.AddCert(ca.Clients().Certificate())
+	}
+	return pool
+}
+
 // RootsPEM returns Roots as a PEM bundle.
 func (id *Identity) RootsPEM() []byte {
 	var bundle bytes.Buffer

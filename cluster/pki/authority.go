@@ -32,6 +32,16 @@ type Authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 	ttl  time.Duration // of the certificates that it issues
+	// clients is the CA for API clients; it has none itself.
+	clients *Authority
+}
+
+// newAuthority returns the CA with a certificate and its key.
+func newAuthority(cert *x509.Certificate, key *ecdsa.PrivateKey) (*Authority, error) {
+	a := &Authority{cert: cert, key: key}
+	var err error
+	a.clients, err = a.deriveClients()
+	return a, err
 }
 
 // WithLifetime returns the same CA, issuing certificates that are valid for ttl; 0 means DefaultTTL.
@@ -79,7 +89,7 @@ func NewAuthority(commonName string) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse the CA certificate: %w", err)
 	}
-	return &Authority{cert: cert, key: key}, nil
+	return newAuthority(cert, key)
 }
 
 // ParseAuthority decodes what CertPEM and KeyPEM returned.
@@ -96,7 +106,7 @@ func ParseAuthority(certPEM, keyPEM []byte) (*Authority, error) {
 	if !ok || !key.PublicKey.Equal(cert.PublicKey) {
 		return nil, errors.New("the CA key does not belong to the CA certificate")
 	}
-	return &Authority{cert: cert, key: key}, nil
+	return newAuthority(cert, key)
 }
 
 // CrossSign returns a certificate (DER) for the other CA's key, signed by this CA. A host that trusts only this CA accepts

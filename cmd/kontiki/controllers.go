@@ -13,6 +13,7 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 	apiquota "github.com/kontiki/kontiki/api/quota"
 	"github.com/kontiki/kontiki/controller"
+	"github.com/kontiki/kontiki/controller/certificates"
 	"github.com/kontiki/kontiki/controller/deployment"
 	"github.com/kontiki/kontiki/controller/endpoints"
 	"github.com/kontiki/kontiki/controller/endpointslicemirroring"
@@ -69,12 +70,18 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 		{name: "namespace-controller", account: "namespace-controller", make: silent(namespace.New)},
 		{name: "serviceaccount-controller", account: "service-account-controller",
 			make: silent(func(c *client.Client) *controller.Controller { return serviceaccount.New(c, m.bundle) })},
+		{name: "certificatesigningrequest-approving-controller", account: "certificate-controller", make: silent(certificates.NewApprover)},
 		{name: "token-cleaner-controller", account: "token-cleaner", make: m.cleanTokens},
 		{name: "persistentvolumeclaim-protection-controller", account: "pvc-protection-controller", make: silent(storageprotection.NewClaims)},
 		{name: "persistentvolume-protection-controller", account: "pv-protection-controller", make: silent(storageprotection.NewVolumes)},
 		{name: "volumeattributesclass-protection-controller", account: "volumeattributesclass-protection-controller", make: silent(storageprotection.NewClasses)},
 		{name: "serviceaccount-token-controller", account: "tokens-controller", make: silent(func(c *client.Client) *controller.Controller {
 			return tokens.New(c, m.api.Tokens, m.bundle)
+		})},
+
+		// No other program has the CA of the API's clients.
+		{name: "certificatesigningrequest-signing-controller", own: true, account: "certificate-controller", make: silent(func(c *client.Client) *controller.Controller {
+			return certificates.NewSigner(c, clientsCA{m.cluster}, m.options.signingDuration)
 		})},
 
 		// The health of nodes is known from gossip and sessions, and the counters of quotas and the ranges of service addresses are a part

@@ -115,6 +115,7 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"gossip":                         {"masters", func(w wired) any { return w.cluster.GossipMode }},
 		"duties":                         {"none", func(w wired) any { return strings.Join(w.dutyNames, ",") }},
 		"certificate-lifetime":           {"3h0m0s", func(w wired) any { return w.cluster.Timings.Certificate }},
+		"cluster-signing-duration":       {"11h0m0s", func(w wired) any { return w.signingDuration }},
 		"remove-dead-masters-after":      {"13m0s", func(w wired) any { return w.cluster.DeadAfter }},
 		"snapshot-dir":                   {"/srv/snapshots", func(w wired) any { return w.cluster.Backups.Dir }},
 		"snapshot-interval":              {"17m0s", func(w wired) any { return w.cluster.Backups.Interval }},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -91,8 +92,12 @@ func (a *apiConns) recheck(roots *x509.CertPool) {
 			continue
 		}
 		leaf := state.PeerCertificates[0]
+		valid := pki.IssuedAt(leaf)
+		if valid.After(leaf.NotAfter) { // a short one that somebody requested by a CertificateSigningRequest
+			valid = leaf.NotAfter
+		}
 		_, err := leaf.Verify(x509.VerifyOptions{
-			Roots: roots, Intermediates: pki.Pool(state.PeerCertificates[1:]...), CurrentTime: pki.IssuedAt(leaf), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+			Roots: roots, Intermediates: pki.Pool(state.PeerCertificates[1:]...), CurrentTime: valid, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		})
 		if err != nil {
 			cut = append(cut, conn)
@@ -114,6 +119,12 @@ func (m *master) bundle() ([]byte, <-chan struct{}) {
 	changed := m.cluster.IdentityChanged()
 	return m.cluster.Identity().RootsPEM(), changed
 }
+
+// clientsCA is the CA of controller/certificates.
+type clientsCA struct{ *cluster.Cluster }
+
+// Reserved implements certificates.CA.
+func (clientsCA) Reserved(err error) bool { return errors.Is(err, pki.ErrReserved) }
 
 // kubeconfigAgain is when a kubeconfig that could not be written is tried again.
 const kubeconfigAgain = time.Minute
@@ -141,7 +152,7 @@ func (m *master) followIdentity(ctx context.Context) error {
 		if err := m.useKeys(); err != nil {
 			return err
 		}
-		m.apiConns.recheck(m.cluster.Roots())
+		m.apiConns.recheck(m.cluster.ClientRoots())
 		lifetime := m.options.timings.Certificate
 		wait := lifetime*2/3 + rand.N(max(lifetime/20, 1))
 		if ready != nil {

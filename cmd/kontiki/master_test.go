@@ -27,6 +27,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/cluster/worker"
+	"github.com/kontiki/kontiki/controller/certificates"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 	"github.com/kontiki/kontiki/node/wire"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
@@ -63,7 +64,8 @@ func startMaster(t testing.TB, change ...func(*serverOptions, *cluster.Config)) 
 		name: "master-1", nodeIP: "127.0.0.1", dataDir: filepath.Join(t.TempDir(), "server"), apiPort: freePort(t), apiBind: "127.0.0.1",
 		serviceCIDR: "10.96.0.0/16", podCIDR: "10.244.0.0/16", clusterDomain: "cluster.local", tolerationSeconds: 300, noAgent: true,
 		timings: cluster.Timings{Certificate: pki.DefaultTTL}, confirmPeriod: 5 * time.Second, evictions: nodelifecycle.DefaultEvictions,
-		duties: dutyList{"*"},
+		signingDuration: certificates.DefaultDuration,
+		duties:          dutyList{"*"},
 	}
 	o.authn.flags(pflag.NewFlagSet("test", pflag.ContinueOnError))
 	r, err := o.ranges()

@@ -32,6 +32,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/controller"
+	"github.com/kontiki/kontiki/controller/certificates"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 	"github.com/kontiki/kontiki/controller/rbac"
 	"github.com/kontiki/kontiki/internal/linger"
@@ -57,6 +58,7 @@ type serverOptions struct {
 	confirmPeriod             time.Duration
 	evictions                 nodelifecycle.Evictions
 	deadMasters               time.Duration
+	signingDuration           time.Duration
 	backups                   backup.Schedule
 	noAgent                   bool
 	dutyNames                 []string
@@ -111,6 +113,7 @@ func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Com
 	f.IntVar(&o.evictions.LargeCluster, "large-cluster-size-threshold", o.evictions.LargeCluster, "the largest number of nodes of a small zone; nothing is evicted from a small unhealthy zone")
 	f.StringVar(&o.gossip, "gossip", "all", "which hosts gossip: all, or masters, which is better with more than 2,000 workers; the same on all masters")
 	f.DurationVar(&o.timings.Certificate, "certificate-lifetime", pki.DefaultTTL, "the lifetime of certificates that this master issues; they are renewed at two thirds of it")
+	f.DurationVar(&o.signingDuration, "cluster-signing-duration", certificates.DefaultDuration, "how long certificates are valid that are signed for CertificateSigningRequests, unless they request a shorter time, at least 10 minutes; the same on all masters")
 	f.DurationVar(&o.deadMasters, "remove-dead-masters-after", time.Hour, "how long a master may be dead before it is removed, if three or more others vote; 0 means never")
 	f.StringVar(&o.backups.Dir, "snapshot-dir", "", "the directory of the snapshots that this master takes by itself (default: snapshots in the data directory)")
 	f.DurationVar(&o.backups.Interval, "snapshot-interval", 12*time.Hour, "how often this master takes a snapshot by itself; 0 means never")
@@ -190,6 +193,7 @@ func (o *serverOptions) settings(r ranges) cluster.Settings {
 			"unhealthy-zone-threshold":     fmt.Sprint(o.evictions.UnhealthyZone),
 			"large-cluster-size-threshold": fmt.Sprint(o.evictions.LargeCluster),
 			"remove-dead-masters-after":    o.deadMasters.String(),
+			"cluster-signing-duration":     o.signingDuration.String(),
 			"gossip":                       o.gossip,
 			"duties":                       strings.Join(o.dutyNames, ","),
 			"allow-privileged":             fmt.Sprint(o.api.allowPrivileged),
@@ -232,6 +236,9 @@ func runServer(ctx context.Context, o *serverOptions) (err error) {
 	}
 	if err := o.checkFailures(); err != nil {
 		return err
+	}
+	if o.signingDuration < certificates.MinDuration {
+		return fmt.Errorf("--cluster-signing-duration %s must be at least %s", o.signingDuration, certificates.MinDuration)
 	}
 	if o.duties, err = parseDuties(o.dutyNames); err != nil {
 		return err
@@ -310,7 +317,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 	}
 	m.api, err = apiserver.New(apiserver.Config{
 		Store: c, SealKeys: identity.SecretKeys, SealWith: identity.CurrentSecretKey, ServiceAccountKey: identity.ServiceAccountKey,
-		Roots: c.Roots, Admit: c.Admits, Admission: admits,
+		Roots: c.ClientRoots, Admit: c.Admits, Admission: admits,
 		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds, ForbidPrivileged: !o.api.allowPrivileged, BootstrapTokens: o.api.bootstrapTokens,
 		Tokens: a.tokens, Anonymous: a.anonymous,
 		Agents: m.agents, Cluster: &clusterRPC{cluster: c},

@@ -50,21 +50,32 @@ func New(c *client.Client, expiresAt func(*corev1.Secret) (at time.Time, limited
 	}
 }
 
-// untilOfCSR returns when a request is deleted: when its certificate expires, or an hour after it was decided, whichever is first, or a
-// day after it was made if nobody decides.
-func untilOfCSR(r *certificatesv1.CertificateSigningRequest) (time.Time, bool) {
-	until := r.CreationTimestamp.Add(pendingCSR)
+// untilOfCSR returns when a request is deleted: when its certificate expires; an hour after it was denied, has failed, or was approved and
+// signed; a day after it was approved, if nobody signs; a day after it was made, if nobody decides.
+func untilOfCSR(r *certificatesv1.CertificateSigningRequest) (until time.Time, limited bool) {
+	if len(r.Status.Conditions) == 0 {
+		return r.CreationTimestamp.Add(pendingCSR), true
+	}
+	earliest := func(at time.Time) {
+		if !limited || at.Before(until) {
+			until, limited = at, true
+		}
+	}
 	for _, c := range r.Status.Conditions {
-		if at := c.LastUpdateTime.Add(decidedCSR); at.Before(until) {
-			until = at
+		kept := decidedCSR
+		if c.Type == certificatesv1.CertificateApproved && len(r.Status.Certificate) == 0 {
+			kept = pendingCSR
+		}
+		if !c.LastUpdateTime.IsZero() {
+			earliest(c.LastUpdateTime.Add(kept))
 		}
 	}
 	if block, _ := pem.Decode(r.Status.Certificate); block != nil {
-		if certificate, err := x509.ParseCertificate(block.Bytes); err == nil && certificate.NotAfter.Before(until) {
-			until = certificate.NotAfter
+		if certificate, err := x509.ParseCertificate(block.Bytes); err == nil {
+			earliest(certificate.NotAfter)
 		}
 	}
-	return until, true
+	return until, limited
 }
 
 func (r rule[T]) controller(c *client.Client, now func() time.Time) *controller.Controller {

@@ -47,6 +47,14 @@ func TestWhatHasExpiredIsDeleted(t *testing.T) {
 	if _, err := client.UpdateSubresource(ctx, h.Client, decided, "approval"); err != nil {
 		t.Fatal(err)
 	}
+	approved, err := client.Create(ctx, h.Client, csr("approved"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	approved.Status.Conditions = []certificatesv1.CertificateSigningRequestCondition{{Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue, Reason: "Test"}}
+	if _, err := client.UpdateSubresource(ctx, h.Client, approved, "approval"); err != nil {
+		t.Fatal(err)
+	}
 	token := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "bootstrap-token-abcdef"}, Type: corev1.SecretTypeBootstrapToken,
 		Data: map[string][]byte{"expiration": []byte(begun.Add(2 * time.Hour).Format(time.RFC3339))}}
 	if token, err = client.Create(ctx, h.Client, token); err != nil {
@@ -63,6 +71,7 @@ func TestWhatHasExpiredIsDeleted(t *testing.T) {
 	}{
 		{30 * time.Minute, decided, false}, {30 * time.Minute, pending, false}, {30 * time.Minute, token, false}, {30 * time.Minute, other, false},
 		{61 * time.Minute, decided, true}, {61 * time.Minute, pending, false}, {61 * time.Minute, token, false},
+		{23 * time.Hour, approved, false}, {25 * time.Hour, approved, true},
 		{121 * time.Minute, token, true}, {121 * time.Minute, other, false}, {25 * time.Hour, pending, true},
 	} {
 		limited := false
