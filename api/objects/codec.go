@@ -153,24 +153,60 @@ func (s *Service) JSON(kind *registry.Kind, v *kv.Version) ([]byte, error) {
 	return built.([]byte), nil
 }
 
+// protoForm is a version's protobuf: the object's message, and the envelope around it.
+type protoForm struct{ whole, raw []byte }
+
 // Proto returns the version's protobuf with its resourceVersion, without the envelope. Read-only.
 func (s *Service) Proto(kind *registry.Kind, v *kv.Version) ([]byte, error) {
+	form, err := s.proto(kind, v)
+	if err != nil {
+		return nil, err
+	}
+	return form.raw, nil
+}
+
+// Enveloped is Proto with the envelope that clients get. Read-only.
+func (s *Service) Enveloped(kind *registry.Kind, v *kv.Version) ([]byte, error) {
+	form, err := s.proto(kind, v)
+	if err != nil {
+		return nil, err
+	}
+	return form.whole, nil
+}
+
+func (s *Service) proto(kind *registry.Kind, v *kv.Version) (*protoForm, error) {
 	built, err := v.Form(slot(kind, formProto), func(v *kv.Version) (any, int, error) {
+		form := new(protoForm)
 		if spliced, ok := s.splice(kind, v); ok {
-			size := spliced.Size()
-			return spliced.Append(make([]byte, 0, size)), size, nil
+			form.whole, form.raw = spliced.Enveloped(kind.GVK())
+			return form, len(form.whole), nil
 		}
 		obj, err := s.Decode(kind, v)
 		if err != nil {
 			return nil, 0, err
 		}
-		raw, err := registry.MarshalProto(obj)
-		return raw, len(raw), err
+		form.whole, form.raw, err = registry.MarshalEnveloped(obj, kind.GVK())
+		return form, len(form.whole), err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return built.([]byte), nil
+	return built.(*protoForm), nil
+}
+
+// Written returns the stored version that a write has returned as obj, if it is still the newest here and its protobuf can be made
+// without decoding it: encoding obj would cost more, and nobody would share the result.
+func (s *Service) Written(kind *registry.Kind, obj registry.Object) (*kv.Version, bool) {
+	revision, err := ParseRevision(obj.GetResourceVersion())
+	if err != nil || revision == 0 || obj.GetObjectKind().GroupVersionKind() != kind.GVK() {
+		return nil, false
+	}
+	v, ok := s.store.View().Get(kind.Key(obj.GetNamespace(), obj.GetName()))
+	if !ok || v.ModRevision != revision {
+		return nil, false
+	}
+	_, ok = s.splice(kind, v)
+	return v, ok
 }
 
 // FormatRevision formats a revision as a resourceVersion.

@@ -102,11 +102,8 @@ func (c schemeCodec) External(internal runtime.Object, gvk schema.GroupVersionKi
 
 // Store implements Codec.
 func (schemeCodec) Store(obj Object, gvk schema.GroupVersionKind) ([]byte, error) {
-	raw, err := MarshalProto(obj)
-	if err != nil {
-		return nil, err
-	}
-	return Envelope(gvk, raw), nil
+	whole, _, err := MarshalEnveloped(obj, gvk)
+	return whole, err
 }
 
 // Load implements Codec.
@@ -180,16 +177,38 @@ func MarshalProto(obj runtime.Object) ([]byte, error) {
 // Envelope wraps protobuf bytes of a kind as runtime.Unknown after the "k8s\0" prefix (k8s.io/apimachinery/pkg/runtime/generated.proto:
 // typeMeta = 1 {apiVersion = 1, kind = 2}, raw = 2, contentEncoding = 3, contentType = 4).
 func Envelope(gvk schema.GroupVersionKind, raw []byte) []byte {
+	return append(append(appendEnvelope(gvk, len(raw)), raw...), envelopeTail...)
+}
+
+// MarshalEnveloped returns an object's protobuf in an envelope, and the part of it that is the object's.
+func MarshalEnveloped(obj runtime.Object, gvk schema.GroupVersionKind) (whole, raw []byte, err error) {
+	message, ok := obj.(protoMessage)
+	if !ok {
+		return nil, nil, fmt.Errorf("%T has no protobuf form", obj)
+	}
+	size := message.Size()
+	head := appendEnvelope(gvk, size)
+	whole = head[:len(head)+size]
+	raw = whole[len(head):]
+	n, err := message.MarshalToSizedBuffer(raw)
+	if err == nil && n != size {
+		err = fmt.Errorf("%T was changed while it was encoded", obj)
+	}
+	return append(whole, envelopeTail...), raw, err
+}
+
+// appendEnvelope returns the beginning of an envelope, with the capacity for size raw bytes and the end.
+func appendEnvelope(gvk schema.GroupVersionKind, size int) []byte {
 	apiVersion := gvk.GroupVersion().String()
-	meta := make([]byte, 0, len(apiVersion)+len(gvk.Kind)+4)
-	meta = appendField(meta, 1, []byte(apiVersion))
-	meta = appendField(meta, 2, []byte(gvk.Kind))
-	out := make([]byte, 0, len(protoPrefix)+len(meta)+len(raw)+20)
-	out = append(out, protoPrefix...)
-	out = appendField(out, 1, meta)
-	out = appendField(out, 2, raw)
-	out = appendField(out, 3, nil)
-	return appendField(out, 4, nil)
+	meta := fieldSize(len(apiVersion)) + fieldSize(len(gvk.Kind))
+	b := make([]byte, 0, len(protoPrefix)+fieldSize(meta)+fieldSize(size)+len(envelopeTail))
+	b = append(b, protoPrefix...)
+	b = appendTag(b, 1, meta)
+	b = appendTag(b, 1, len(apiVersion))
+	b = append(b, apiVersion...)
+	b = appendTag(b, 2, len(gvk.Kind))
+	b = append(b, gvk.Kind...)
+	return appendTag(b, 2, size)
 }
 
 // appendField appends a length-delimited protobuf field.

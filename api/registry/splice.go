@@ -60,6 +60,14 @@ func (s Spliced) Append(b []byte) []byte {
 	return append(b, s.rest...)
 }
 
+// Enveloped returns the message in the envelope of a kind, and the part of it that is the message.
+func (s Spliced) Enveloped(gvk schema.GroupVersionKind) (whole, raw []byte) {
+	size := s.Size()
+	head := appendEnvelope(gvk, size)
+	whole = append(s.Append(head), envelopeTail...)
+	return whole, whole[len(head) : len(head)+size]
+}
+
 // fieldSize returns the size of a length-delimited field with a number below 16.
 func fieldSize(length int) int {
 	size := 2 + length
@@ -86,8 +94,11 @@ func ListHead(gvk schema.GroupVersionKind, meta []byte, size int) []byte {
 	return appendField(head, 1, meta)
 }
 
+// envelopeTail is the end of an envelope.
+var envelopeTail = appendField(appendField(nil, 3, nil), 4, nil)
+
 // ListTail is the end of a list's envelope.
-var ListTail = appendField(appendField(nil, 3, nil), 4, nil)
+var ListTail = envelopeTail
 
 // ItemSize returns the size of an item of a list with its tag.
 func ItemSize(size int) int { return fieldSize(size) }

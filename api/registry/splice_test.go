@@ -3,10 +3,14 @@ package registry_test
 import (
 	"bytes"
 	"math/rand"
+	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/apitesting/fuzzer"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	apitesting "k8s.io/kubernetes/pkg/api/testing"
 
 	"github.com/kontiki/kontiki/api/registry"
@@ -115,5 +119,26 @@ func TestAListsParts(t *testing.T) {
 	}
 	if got := append(registry.ListHead(pods.GVK(), head, 0), registry.ListTail...); !bytes.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// What is put into one buffer is what upstream's serializer encodes.
+func TestEnvelopesAreUpstreams(t *testing.T) {
+	gvk := corev1.SchemeGroupVersion.WithKind("ConfigMap")
+	serializer := protobuf.NewSerializer(registry.Scheme, registry.Scheme)
+	for _, size := range []int{0, 1, 100, 127, 128, 5000, 1 << 20} {
+		obj := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Data: map[string]string{"k": strings.Repeat("x", size)}}
+		obj.GetObjectKind().SetGroupVersionKind(gvk)
+		want, err := runtime.Encode(serializer, obj)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole, raw, err := registry.MarshalEnveloped(obj, gvk)
+		if err != nil || !bytes.Equal(whole, want) {
+			t.Errorf("%d: %d bytes, want %d; %v", size, len(whole), len(want), err)
+		}
+		if !bytes.Equal(registry.Envelope(gvk, raw), want) {
+			t.Errorf("%d: the raw bytes in an envelope are others", size)
+		}
 	}
 }

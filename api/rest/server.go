@@ -270,9 +270,9 @@ func (c *call) warn(text string) {
 	}
 }
 
-func quoteWarning(text string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", " ", "\r", " ").Replace(text) + `"`
-}
+var warningEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", " ", "\r", " ")
+
+func quoteWarning(text string) string { return `"` + warningEscapes.Replace(text) + `"` }
 
 // timeout returns the timeout that the request asks for, at most the one for all requests.
 func (c *call) timeout() time.Duration {

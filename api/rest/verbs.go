@@ -97,7 +97,7 @@ func (c *call) create() error {
 		return err
 	}
 	c.record.About(created)
-	return c.writeObject(accept, http.StatusCreated, created)
+	return c.writeWritten(accept, http.StatusCreated, r, created)
 }
 
 func (c *call) decode(r *objects.Request, validation string) (obj objectOf, err error) {
@@ -139,7 +139,7 @@ func (c *call) update() error {
 	if err != nil {
 		return err
 	}
-	return c.writeObject(accept, statusOf(created), updated)
+	return c.writeWritten(accept, statusOf(created), r, updated)
 }
 
 func statusOf(created bool) int {
@@ -165,7 +165,7 @@ func (c *call) patch() error {
 	if err != nil {
 		return err
 	}
-	return c.writeObject(accept, statusOf(created), obj)
+	return c.writeWritten(accept, statusOf(created), r, obj)
 }
 
 func (c *call) readPatch() (*objects.Request, objects.Patch, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
 	"net/http"
 	"time"
@@ -166,19 +167,23 @@ func (s *eventStream) append(eventType string, object []byte) {
 		s.buf = append(s.buf, "}\n"...)
 		return
 	}
-	// metav1.WatchEvent: type = 1, object = 2 (RawExtension: raw = 1).
-	extension := appendField(make([]byte, 0, len(object)+6), 1, object)
-	frame := appendField(nil, 1, []byte(eventType))
-	frame = appendField(frame, 2, extension)
-	s.buf = binary.BigEndian.AppendUint32(s.buf, uint32(len(frame)))
-	s.buf = append(s.buf, frame...)
+	// metav1.WatchEvent: type = 1, object = 2 (RawExtension: raw = 1). The frame's length comes first: its place is filled in afterwards.
+	frame := len(s.buf)
+	s.buf = append(s.buf, 0, 0, 0, 0)
+	s.buf = appendTag(s.buf, 1, len(eventType))
+	s.buf = append(s.buf, eventType...)
+	s.buf = appendTag(s.buf, 2, 1+varintSize(len(object))+len(object))
+	s.buf = appendTag(s.buf, 1, len(object))
+	s.buf = append(s.buf, object...)
+	binary.BigEndian.PutUint32(s.buf[frame:], uint32(len(s.buf)-frame-4))
 }
 
-func appendField(b []byte, number int, value []byte) []byte {
-	b = append(b, byte(number<<3|2))
-	b = binary.AppendUvarint(b, uint64(len(value)))
-	return append(b, value...)
+// appendTag appends the tag and the length of a length-delimited field.
+func appendTag(b []byte, number, length int) []byte {
+	return binary.AppendUvarint(append(b, byte(number<<3|2)), uint64(length))
 }
+
+func varintSize(n int) int { return max(1, (bits.Len(uint(n))+6)/7) }
 
 // object encodes the object of an event.
 func (s *eventStream) object(event objects.WatchEvent) ([]byte, error) {
@@ -193,11 +198,7 @@ func (s *eventStream) object(event objects.WatchEvent) ([]byte, error) {
 		return s.transformed(obj)
 	}
 	if s.accept.encoding == objects.Protobuf {
-		raw, err := s.Objects.Proto(s.kind, event.Version)
-		if err != nil {
-			return nil, err
-		}
-		return registry.Envelope(s.kind.GVK(), raw), nil
+		return s.Objects.Enveloped(s.kind, event.Version)
 	}
 	return s.Objects.JSON(s.kind, event.Version)
 }

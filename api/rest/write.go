@@ -56,7 +56,26 @@ func (c *call) writeJSONBody(a accepted, code int, body []byte) error {
 		buf.WriteByte('\n')
 		return c.write(a, code, buf.Bytes())
 	}
-	return c.write(a, code, append(body[:len(body):len(body)], '\n'))
+	return c.write(a, code, withNewline(body))
+}
+
+// withNewline returns the JSON with a newline. Serializers end what they encode with one, and it is still there, after the end of the
+// slice: then nothing is copied.
+func withNewline(body []byte) []byte {
+	if n := len(body); cap(body) > n && body[:n+1][n] == '\n' {
+		return body[:n+1]
+	}
+	return append(body[:len(body):len(body)], '\n')
+}
+
+// writeWritten sends the object that a write has returned.
+func (c *call) writeWritten(a accepted, code int, r *objects.Request, obj registry.Object) error {
+	if a.as == asIs && a.encoding == objects.Protobuf && !r.DryRun {
+		if v, ok := c.Objects.Written(c.kind, obj); ok {
+			return c.writeVersion(a, code, v)
+		}
+	}
+	return c.writeObject(a, code, obj)
 }
 
 // writeVersion sends a stored version from its shared encodings.
@@ -76,11 +95,11 @@ func (c *call) writeVersion(a accepted, code int, v *kv.Version) error {
 		c.record.ResponseJSON(body)
 	}
 	if a.encoding == objects.Protobuf {
-		raw, err := c.Objects.Proto(c.kind, v)
+		body, err := c.Objects.Enveloped(c.kind, v)
 		if err != nil {
 			return apierrors.NewInternalError(err)
 		}
-		return c.write(a, code, registry.Envelope(c.kind.GVK(), raw))
+		return c.write(a, code, body)
 	}
 	body, err := c.Objects.JSON(c.kind, v)
 	if err != nil {
