@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/kontiki/kontiki/api/objects/views"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
 )
@@ -153,7 +154,7 @@ func (s *Service) listView(ctx context.Context, r *Request, o ListOptions) (kv.V
 	}
 	// The first page may have come from another master, but this one has the same history.
 	if now.Began-from.Began < int64(continueLife/time.Second) {
-		if view, err := s.viewAt(ctx, r.Kind.Prefix(), uint64(from.Revision)); err == nil {
+		if view, err := views.At(ctx, s.store, r.Kind.Prefix(), uint64(from.Revision)); err == nil {
 			return view, from, nil
 		}
 	}
@@ -168,7 +169,7 @@ func (s *Service) exactView(ctx context.Context, prefix, resourceVersion string)
 		return nil, err
 	}
 	revision, _ := ParseRevision(resourceVersion)
-	view, err := s.viewAt(ctx, prefix, revision)
+	view, err := views.At(ctx, s.store, prefix, revision)
 	if err != nil {
 		return nil, InField("resourceVersion", apierrors.NewResourceExpired(fmt.Sprintf("The resourceVersion for the provided list is too old: %d (%d).", revision, current.Revision())))
 	}

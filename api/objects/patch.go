@@ -227,7 +227,7 @@ func (s *Service) apply(ctx context.Context, r *Request, p Patch) (registry.Obje
 		return nil, false, InField("metadata.managedFields", apierrors.NewBadRequest("metadata.managedFields must be nil"))
 	}
 	return s.modify(ctx, r, modification{
-		verb: "patch",
+		verb:   "patch",
 		create: r.Subresource == "", applied: true,
 		change: func(old registry.Object) (registry.Object, error) {
 			if old == nil {

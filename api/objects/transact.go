@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
+	"github.com/kontiki/kontiki/api/objects/views"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/random"
@@ -126,14 +127,14 @@ func (s *Service) Transact(ctx context.Context, operations []TxOperation, dryRun
 }
 
 func (s *Service) transactOnce(ctx context.Context, view kv.View, operations []TxOperation, dryRun bool) ([]TxResult, uint64, error) {
-	staged := newOverlay(view)
+	staged := views.NewOverlay(view)
 	within := *s
 	within.store = staged
 	results := make([]TxResult, len(operations))
 	keys := make([]string, len(operations))
 	first := map[string]int{} // from an object's key to its operation
 	for i := range operations {
-		staged.operation = i
+		staged.Operation = i
 		var err error
 		if results[i], keys[i], err = within.operate(ctx, &operations[i]); err != nil {
 			return nil, 0, &TxError{i, err}
@@ -143,14 +144,14 @@ func (s *Service) transactOnce(ctx context.Context, view kv.View, operations []T
 				operations[i].Request.Kind.Resource, registryName(&operations[i], results[i]), other)))}
 		}
 		first[keys[i]] = i
-		staged.pin(keys[i])
+		staged.Pin(keys[i])
 	}
 	if dryRun {
-		if ops, _ := staged.command(); sizeOf(ops) > kv.MaxCommandBytes {
+		if ops, _ := staged.Command(); sizeOf(ops) > kv.MaxCommandBytes {
 			return nil, 0, errTransactionTooLarge()
 		}
 		for i := range results {
-			if obj := results[i].Object; obj != nil && staged.keys[keys[i]].changed {
+			if obj := results[i].Object; obj != nil && staged.Changed(keys[i]) {
 				version := ""
 				if v, ok := view.Get(keys[i]); ok {
 					version = FormatRevision(v.ModRevision)
@@ -160,7 +161,7 @@ func (s *Service) transactOnce(ctx context.Context, view kv.View, operations []T
 		}
 		return results, view.Revision(), nil
 	}
-	ops, owners := staged.command()
+	ops, owners := staged.Command()
 	result, err := s.store.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: ops})
 	if err != nil {
 		if errors.Is(err, kv.ErrTooLarge) {

@@ -1,4 +1,4 @@
-package objects
+package views
 
 import (
 	"context"
@@ -24,15 +24,15 @@ type past struct {
 	before   map[string]*kv.Version // their versions at the revision; nil if absent
 }
 
-// viewAt returns the state under a prefix at a revision that the history still reaches back to. Every master can do so, whichever
-// one returned that revision first. Errors: kv.ErrCompacted, kv.ErrFutureRevision.
-func (s *Service) viewAt(ctx context.Context, prefix string, revision uint64) (kv.View, error) {
-	watcher, err := s.store.Watch(prefix, revision)
+// At returns the state under a prefix at a revision that the history still reaches back to. Every master can do so, whichever one
+// returned that revision first. Errors: kv.ErrCompacted, kv.ErrFutureRevision.
+func At(ctx context.Context, store kv.Reader, prefix string, revision uint64) (kv.View, error) {
+	watcher, err := store.Watch(prefix, revision)
 	if err != nil {
 		return nil, err
 	}
 	defer watcher.Close()
-	view := s.store.View()
+	view := store.View()
 	p := &past{View: view, revision: revision, prefix: prefix, before: map[string]*kv.Version{}}
 	ctx, cancel := context.WithTimeout(ctx, pastWait)
 	defer cancel()
@@ -56,8 +56,10 @@ func (s *Service) viewAt(ctx context.Context, prefix string, revision uint64) (k
 	return p, nil
 }
 
+// Revision implements kv.View.
 func (p *past) Revision() uint64 { return p.revision }
 
+// Get implements kv.View.
 func (p *past) Get(key string) (*kv.Version, bool) {
 	if v, changed := p.before[key]; changed {
 		return v, v != nil
@@ -65,6 +67,7 @@ func (p *past) Get(key string) (*kv.Version, bool) {
 	return p.View.Get(key)
 }
 
+// Range implements kv.View.
 func (p *past) Range(start, end string, visit func(*kv.Version) bool) {
 	if !strings.HasPrefix(start, p.prefix) {
 		return
@@ -102,6 +105,7 @@ func (p *past) Range(start, end string, visit func(*kv.Version) bool) {
 	}
 }
 
+// Count implements kv.View.
 func (p *past) Count(start, end string) int {
 	n := p.View.Count(start, end)
 	for _, key := range p.keys[sort.SearchStrings(p.keys, start):] {

@@ -1,4 +1,4 @@
-package objects
+package views
 
 import (
 	"context"
@@ -19,7 +19,9 @@ func TestOverlayEqualsTheStore(t *testing.T) {
 	for seed := range int64(300) {
 		r := rand.New(rand.NewSource(seed))
 		one, all := fsm.NewLocal(fsm.Options{}), fsm.NewLocal(fsm.Options{})
-		propose := func(s Store, ops ...kv.Op) kv.Result {
+		propose := func(s interface {
+			Propose(context.Context, *kv.Command) (kv.Result, error)
+		}, ops ...kv.Op) kv.Result {
 			t.Helper()
 			result, err := s.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: ops})
 			if err != nil {
@@ -34,7 +36,7 @@ func TestOverlayEqualsTheStore(t *testing.T) {
 				}
 			}
 		}
-		staged := newOverlay(all.View())
+		staged := NewOverlay(all.View())
 		onlyAdds := true
 		for range 1 + r.Intn(8) {
 			key := fmt.Sprint("/c/", r.Intn(4))
@@ -64,7 +66,7 @@ func TestOverlayEqualsTheStore(t *testing.T) {
 				t.Fatalf("seed %d: %+v: the store has %v, the overlay %v", seed, op, a, b)
 			}
 		}
-		ops, _ := staged.command()
+		ops, _ := staged.Command()
 		pinned := false
 		for _, op := range ops {
 			pinned = pinned || op.Cond != kv.Always && op.Cond != kv.AtMost

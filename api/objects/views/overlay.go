@@ -1,4 +1,4 @@
-package objects
+package views
 
 import (
 	"context"
@@ -10,20 +10,18 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// overlay is a Store that commits nothing: its view shows what was proposed to it on top of a view of the real store, and all
+// Overlay is an object service's store that commits nothing: its view shows what was proposed to it on top of a view of the real store, and all
 // proposals are collected into one command. Conditions are tested as the real store would test them. Only one goroutine may use it.
 //
 // Its revisions are those that the operations would get if there were no other writers; stored values do not contain them.
-type overlay struct {
+type Overlay struct {
 	base     kv.View
 	keys     map[string]*stagedKey
 	order    []string // the keys, in the order in which they were first touched
 	revision uint64
-	// operation is the index of the operation being prepared.
-	operation int
+	// Operation is the index of the operation being prepared.
+	Operation int
 }
-
-var _ Store = (*overlay)(nil)
 
 // stagedKey is the staged change of one key.
 type stagedKey struct {
@@ -36,14 +34,15 @@ type stagedKey struct {
 	operation int
 }
 
-func newOverlay(base kv.View) *overlay {
-	return &overlay{base: base, keys: map[string]*stagedKey{}, revision: base.Revision()}
+// NewOverlay returns an overlay over a view in which nothing is staged.
+func NewOverlay(base kv.View) *Overlay {
+	return &Overlay{base: base, keys: map[string]*stagedKey{}, revision: base.Revision()}
 }
 
-// Propose implements Store: it stages a command.
-func (o *overlay) Propose(_ context.Context, c *kv.Command) (kv.Result, error) {
+// Propose implements the object service's Store: it stages a command.
+func (o *Overlay) Propose(_ context.Context, c *kv.Command) (kv.Result, error) {
 	if c.Restore != nil {
-		return kv.Result{}, errors.New("objects: a transaction cannot restore a backup")
+		return kv.Result{}, errors.New("views: a transaction cannot restore a backup")
 	}
 	for i, op := range c.Ops {
 		current := uint64(0)
@@ -71,10 +70,10 @@ func (o *overlay) Propose(_ context.Context, c *kv.Command) (kv.Result, error) {
 }
 
 // stage adds one operation, whose condition has been tested.
-func (o *overlay) stage(op kv.Op) (revision uint64) {
+func (o *Overlay) stage(op kv.Op) (revision uint64) {
 	k := o.keys[op.Key]
 	if k == nil {
-		k = &stagedKey{op: kv.Op{Key: op.Key, Check: true, Cond: kv.Always}, operation: o.operation}
+		k = &stagedKey{op: kv.Op{Key: op.Key, Check: true, Cond: kv.Always}, operation: o.Operation}
 		o.keys[op.Key] = k
 		o.order = append(o.order, op.Key)
 	}
@@ -119,7 +118,7 @@ func (o *overlay) stage(op kv.Op) (revision uint64) {
 
 // add stages an addition, whose condition has been tested. The command gets the sum of all additions to a counter, with a limit of the
 // sum that each of their limits allows: an addition after a limited one moves that limit along. An addition to a value that the command puts becomes part of the value.
-func (o *overlay) add(k *stagedKey, op kv.Op) (revision uint64) {
+func (o *Overlay) add(k *stagedKey, op kv.Op) (revision uint64) {
 	before, existed := o.Get(op.Key)
 	o.revision++
 	value := kv.CounterValue(kv.AddSaturated(kv.Counter(before), op.Add))
@@ -160,8 +159,8 @@ func strength(c kv.Condition) int {
 	return map[kv.Condition]int{kv.Always: 0, kv.Exists: 1, kv.Absent: 2, kv.AtRevision: 2}[c]
 }
 
-// pin makes the command require that a key is as in the base view, whether the command changes it or not.
-func (o *overlay) pin(key string) {
+// Pin makes the command require that a key is as in the base view, whether the command changes it or not.
+func (o *Overlay) Pin(key string) {
 	op := kv.Op{Key: key, Check: true, Cond: kv.Absent}
 	if v, ok := o.base.Get(key); ok {
 		op.Cond, op.Revision = kv.AtRevision, v.ModRevision
@@ -173,8 +172,14 @@ func (o *overlay) pin(key string) {
 	o.stage(op)
 }
 
-// command returns all staged operations, and for each the index of the transaction's operation that it belongs to.
-func (o *overlay) command() (ops []kv.Op, operations []int) {
+// Changed says whether a staged operation changes a key.
+func (o *Overlay) Changed(key string) bool {
+	k := o.keys[key]
+	return k != nil && k.changed
+}
+
+// Command returns all staged operations, and for each the index of the transaction's operation that it belongs to.
+func (o *Overlay) Command() (ops []kv.Op, operations []int) {
 	for _, key := range o.order {
 		k := o.keys[key]
 		if k.op.Check && k.op.Cond == kv.Always {
@@ -187,21 +192,21 @@ func (o *overlay) command() (ops []kv.Op, operations []int) {
 }
 
 // View implements kv.Reader. It returns the overlay itself, so later operations become visible in it.
-func (o *overlay) View() kv.View { return o }
+func (o *Overlay) View() kv.View { return o }
 
-// Consistent implements Store: a transaction reads a single state.
-func (o *overlay) Consistent(context.Context) (kv.View, error) { return o, nil }
+// Consistent implements the object service's Store: a transaction reads a single state.
+func (o *Overlay) Consistent(context.Context) (kv.View, error) { return o, nil }
 
 // Watch implements kv.Reader; it is not used in transactions and returns an error.
-func (o *overlay) Watch(prefix string, _ uint64) (kv.Watcher, error) {
-	return nil, fmt.Errorf("objects: watch %q within a transaction", prefix)
+func (o *Overlay) Watch(prefix string, _ uint64) (kv.Watcher, error) {
+	return nil, fmt.Errorf("views: watch %q within a transaction", prefix)
 }
 
 // Revision implements kv.View.
-func (o *overlay) Revision() uint64 { return o.revision }
+func (o *Overlay) Revision() uint64 { return o.revision }
 
 // Get implements kv.View.
-func (o *overlay) Get(key string) (*kv.Version, bool) {
+func (o *Overlay) Get(key string) (*kv.Version, bool) {
 	if k := o.keys[key]; k != nil && k.changed {
 		return k.version, k.version != nil
 	}
@@ -209,7 +214,7 @@ func (o *overlay) Get(key string) (*kv.Version, bool) {
 }
 
 // Range implements kv.View.
-func (o *overlay) Range(start, end string, visit func(*kv.Version) bool) {
+func (o *Overlay) Range(start, end string, visit func(*kv.Version) bool) {
 	var changed []string
 	for key, k := range o.keys {
 		if k.changed && key >= start && (end == "" || key < end) {
@@ -245,7 +250,7 @@ func (o *overlay) Range(start, end string, visit func(*kv.Version) bool) {
 }
 
 // Count implements kv.View.
-func (o *overlay) Count(start, end string) int {
+func (o *Overlay) Count(start, end string) int {
 	n := o.base.Count(start, end)
 	for key, k := range o.keys {
 		if !k.changed || key < start || end != "" && key >= end {

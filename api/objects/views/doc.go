@@ -1,0 +1,2 @@
+// Package views has views of the store other than that of its present state: of an earlier revision, and of what a transaction has staged.
+package views
