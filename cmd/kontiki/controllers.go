@@ -20,6 +20,7 @@ import (
 	"github.com/kontiki/kontiki/controller/eventttl"
 	"github.com/kontiki/kontiki/controller/expiry"
 	"github.com/kontiki/kontiki/controller/garbage"
+	"github.com/kontiki/kontiki/controller/migration"
 	"github.com/kontiki/kontiki/controller/namespace"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 	"github.com/kontiki/kontiki/controller/quota"
@@ -75,6 +76,7 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 		{name: "persistentvolumeclaim-protection-controller", account: "pvc-protection-controller", make: silent(storageprotection.NewClaims)},
 		{name: "persistentvolume-protection-controller", account: "pv-protection-controller", make: silent(storageprotection.NewVolumes)},
 		{name: "volumeattributesclass-protection-controller", account: "volumeattributesclass-protection-controller", make: silent(storageprotection.NewClasses)},
+		{name: "storage-version-migrator-controller", account: "storage-version-migrator-controller", make: silent(migration.New)},
 		{name: "serviceaccount-token-controller", account: "tokens-controller", make: silent(func(c *client.Client) *controller.Controller {
 			return tokens.New(c, m.api.Tokens, m.bundle)
 		})},

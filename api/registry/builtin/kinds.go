@@ -68,6 +68,6 @@ func Kinds() *registry.Table {
 		storageClasses(),
 		volumeAttachments(),
 		volumeAttributesClasses(),
-		notYet(storageVersionMigrations(), noController),
+		storageVersionMigrations(),
 	)...)
 }
