@@ -30,6 +30,7 @@ import (
 	"github.com/kontiki/kontiki/controller/servicecidr"
 	"github.com/kontiki/kontiki/controller/storageprotection"
 	"github.com/kontiki/kontiki/controller/tokens"
+	"github.com/kontiki/kontiki/controller/trustbundle"
 )
 
 // controllerEntry is one entry of the table of controllers.
@@ -72,6 +73,8 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 		{name: "serviceaccount-controller", account: "service-account-controller",
 			make: silent(func(c *client.Client) *controller.Controller { return serviceaccount.New(c, m.bundle) })},
 		{name: "certificatesigningrequest-approving-controller", account: "certificate-controller", make: silent(certificates.NewApprover)},
+		{name: "kube-apiserver-serving-clustertrustbundle-publisher-controller", account: "kube-apiserver-serving-clustertrustbundle-publisher",
+			make: silent(func(c *client.Client) *controller.Controller { return trustbundle.New(c, m.bundle) })},
 		{name: "token-cleaner-controller", account: "token-cleaner", make: m.cleanTokens},
 		{name: "persistentvolumeclaim-protection-controller", account: "pvc-protection-controller", make: silent(storageprotection.NewClaims)},
 		{name: "persistentvolume-protection-controller", account: "pv-protection-controller", make: silent(storageprotection.NewVolumes)},

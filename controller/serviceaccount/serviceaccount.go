@@ -18,6 +18,7 @@ const (
 	rootCA      = "kube-root-ca.crt"
 	rootCAKey   = "ca.crt"
 	description = "kubernetes.io/description"
+	usage       = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters."
 )
 
 // New returns the controller. ca returns the PEM bundle of the CAs that clients should trust, and a channel that is closed when it
@@ -84,22 +85,45 @@ func (r reconciler) reconcile(ctx context.Context, v client.View, key controller
 			return controller.Result{}, err
 		}
 	}
+	return controller.Result{}, r.publish(ctx, v, ns.Name)
+}
+
+// publish creates the ConfigMap with the CAs, or restores what it should contain.
+func (r reconciler) publish(ctx context.Context, v client.View, namespace string) error {
 	bundle, _ := r.ca()
 	wanted := string(bundle)
-	stored, ok := client.Get[*corev1.ConfigMap](v, ns.Name, rootCA)
+	stored, ok := client.Get[*corev1.ConfigMap](v, namespace, rootCA)
 	if !ok {
-		_, err := client.Create(ctx, r.client, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Namespace: ns.Name, Name: rootCA, Annotations: map[string]string{
-				description: "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters."}},
-			Data: map[string]string{rootCAKey: wanted},
-		})
-		return controller.Result{}, err
+		return r.create(ctx, namespace, wanted)
 	}
-	if len(stored.Data) == 1 && stored.Data[rootCAKey] == wanted {
-		return controller.Result{}, nil
+	if len(stored.Data) == 1 && stored.Data[rootCAKey] == wanted && len(stored.BinaryData) == 0 && stored.Annotations[description] != "" {
+		return nil
+	}
+	if stored.Immutable != nil && *stored.Immutable {
+		// Somebody made it so, and nobody can change it any more. Another one has the right content, also after the next change of the CAs.
+		err := r.client.Delete(ctx, stored, client.IfUID(stored.UID))
+		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+			return nil // it is another one now, and will be enqueued
+		}
+		if err == nil {
+			err = r.create(ctx, namespace, wanted)
+		}
+		if apierrors.IsAlreadyExists(err) {
+			return nil // finalizers keep it; its end will be enqueued
+		}
+		return err
 	}
 	mended := stored.DeepCopy()
 	mended.Data, mended.BinaryData = map[string]string{rootCAKey: wanted}, nil
+	metav1.SetMetaDataAnnotation(&mended.ObjectMeta, description, usage)
 	_, err := client.Update(ctx, r.client, mended)
-	return controller.Result{}, err
+	return err
+}
+
+func (r reconciler) create(ctx context.Context, namespace, bundle string) error {
+	_, err := client.Create(ctx, r.client, &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: rootCA, Annotations: map[string]string{description: usage}},
+		Data:       map[string]string{rootCAKey: bundle},
+	})
+	return err
 }

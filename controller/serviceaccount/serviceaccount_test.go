@@ -65,6 +65,31 @@ func TestEveryNamespaceHasAnAccountAndTheCA(t *testing.T) {
 	}
 }
 
+// TestWhatUsersDoToTheCAIsUndone: what they write beside it, what they take away, and that they make it immutable, which nobody could
+// change when the CA does.
+func TestWhatUsersDoToTheCAIsUndone(t *testing.T) {
+	h := harness.New(t)
+	stop := controllertest.Run(t, h.Client, serviceaccount.New(h.Client, func() ([]byte, <-chan struct{}) { return []byte("ca"), nil }))
+	right := func(cm *corev1.ConfigMap) bool {
+		return len(cm.Data) == 1 && cm.Data["ca.crt"] == "ca" && len(cm.BinaryData) == 0 && cm.Annotations["kubernetes.io/description"] != "" && cm.Immutable == nil
+	}
+	yes := true
+	for name, change := range map[string]func(*corev1.ConfigMap){
+		"data":             func(cm *corev1.ConfigMap) { cm.Data["more"] = "x" },
+		"binary data":      func(cm *corev1.ConfigMap) { cm.BinaryData = map[string][]byte{"more": []byte("x")} },
+		"the annotation":   func(cm *corev1.ConfigMap) { cm.Annotations = nil },
+		"an immutable one": func(cm *corev1.ConfigMap) { cm.Data, cm.Immutable = map[string]string{"ca.crt": "forged"}, &yes },
+	} {
+		controllertest.Await(t, h.Client, "default", "kube-root-ca.crt", "the CA, before "+name, right)
+		controllertest.Change(t, h.Client, "default", "kube-root-ca.crt", change)
+		controllertest.Await(t, h.Client, "default", "kube-root-ca.crt", "the CA, after "+name, right)
+	}
+	controllertest.Change(t, h.Client, "default", "kube-root-ca.crt", func(cm *corev1.ConfigMap) { cm.Immutable = &yes })
+	stop()
+	controllertest.Run(t, h.Client, serviceaccount.New(h.Client, func() ([]byte, <-chan struct{}) { return []byte("next"), nil }))
+	controllertest.Await(t, h.Client, "default", "kube-root-ca.crt", "the next CA", func(cm *corev1.ConfigMap) bool { return cm.Data["ca.crt"] == "next" })
+}
+
 func TestNamespacesThatEndGetNothing(t *testing.T) {
 	h := harness.New(t)
 	controllertest.Create(t, h.Client, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ending"}})
