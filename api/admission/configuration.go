@@ -39,7 +39,7 @@ func (c *Config) configure() error {
 		return err
 	}
 	for name := range given {
-		if name != "PodSecurity" && name != "EventRateLimit" {
+		if !slices.Contains([]string{"PodSecurity", "EventRateLimit", "ResourceQuota"}, name) {
 			return fmt.Errorf("the admission plugin %q has no configuration", name)
 		}
 	}
@@ -74,6 +74,12 @@ func (c *Config) configure() error {
 	}
 	c.eventLimits = file.Limits
 	return nil
+}
+
+// PluginConfiguration returns the configuration of a plugin, empty if there is none.
+func (c *Config) PluginConfiguration(name string) ([]byte, error) {
+	given, err := c.pluginConfigurations()
+	return given[name], err
 }
 
 // pluginConfigurations returns the configurations of plugins by their names.

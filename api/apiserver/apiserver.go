@@ -124,7 +124,15 @@ func New(c Config) (*API, error) {
 		a.Authorizer = own
 	}
 	c.Admission.TolerationSeconds, c.Admission.Authorizer = *c.TolerationSeconds, a.Authorizer
-	c.Admission.Extra = append([]objects.Step{quota.Step()}, c.Admission.Extra...)
+	data, err := c.Admission.PluginConfiguration("ResourceQuota")
+	if err != nil {
+		return nil, fmt.Errorf("the admission configuration: %w", err)
+	}
+	limited, err := quota.ParseConfiguration(data)
+	if err != nil {
+		return nil, fmt.Errorf("the admission configuration: %w", err)
+	}
+	c.Admission.Extra = append([]objects.Step{quota.Step(limited)}, c.Admission.Extra...)
 	steps, err := admission.Steps(c.Admission)
 	if err != nil {
 		return nil, err

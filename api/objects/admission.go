@@ -136,6 +136,9 @@ func Stored[T registry.Object](a *Attributes, namespace, name string) (obj T, ok
 	return decodeAs[T](a.service, kind, v)
 }
 
+// Service returns the service that carries out the write; within a transaction, it is on the transaction's overlay.
+func (a *Attributes) Service() *Service { return a.service }
+
 // EachStored calls visit for the objects of a namespace ("" for all) in the state that a write is prepared against, read-only, until it
 // returns false.
 func EachStored[T registry.Object](a *Attributes, namespace string, visit func(T) bool) (err error) {

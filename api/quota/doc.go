@@ -22,6 +22,9 @@
 // already or not, and whatever was added commutes with the correction. Two corrections of the same difference cannot both be applied, as
 // the first one changes the set. A counter may therefore be negative until it is corrected.
 //
+// A quota that a transaction creates together with its namespace is counted in the same command: nothing can be in the namespace but what
+// the transaction itself creates.
+//
 // Until a counter is right nothing is known about its limit, so a write that would increase it waits for the correction, a moment
 // usually, and is refused in the end as upstream refuses it ("status unknown for quota").
 //

@@ -16,11 +16,13 @@ import (
 // countPatience is how long a write waits for the counting of what exists, each time that the namespace's quotas have changed.
 const countPatience = 2 * time.Second
 
-// Step returns the admission step ResourceQuota.
-func Step() objects.Step { return objects.Step{Name: "ResourceQuota", Charge: charge} }
+// Step returns the admission step ResourceQuota. What is limited can be consumed only where a quota covers it.
+func Step(limited []Limited) objects.Step {
+	return objects.Step{Name: "ResourceQuota", Charge: func(ctx context.Context, a *objects.Attributes) error { return charge(ctx, a, limited) }}
+}
 
 // charge joins to a write's command the additions to the counters of the namespace's quotas.
-func charge(ctx context.Context, a *objects.Attributes) error {
+func charge(ctx context.Context, a *objects.Attributes, limited []Limited) error {
 	resource := a.Kind.Storage().GroupResource()
 	if !a.Kind.Namespaced || slices.Contains(ignored, resource) {
 		return nil
@@ -38,6 +40,11 @@ func charge(ctx context.Context, a *objects.Attributes) error {
 		after, _ := a.Object.(*corev1.ResourceQuota)
 		self = before
 		if next := have.changed(before, after); next != nil {
+			if before == nil && emptyBefore(a) {
+				if err := countStaged(a, next, after); err != nil {
+					return err
+				}
+			}
 			op = next.put(a.Namespace)
 		} else {
 			return nil
@@ -47,7 +54,10 @@ func charge(ctx context.Context, a *objects.Attributes) error {
 		}
 	}
 	a.Join(op, nil)
-	if have.revision == 0 || update && !e.changes {
+	if limited = limitedOf(limited, resource); a.Object == nil {
+		limited = nil
+	}
+	if have.revision == 0 && len(limited) == 0 || update && !e.changes {
 		return nil
 	}
 	w := &write{Attributes: a, evaluator: e, set: have, before: e.of(a.Old), after: e.of(a.Object)}
@@ -60,7 +70,11 @@ func charge(ctx context.Context, a *objects.Attributes) error {
 			}
 		}
 	}
+	covered := &coverage{map[corev1.ResourceName]bool{}, map[corev1.ResourceQuotaScope]bool{}}
 	err := objects.EachStored(a, a.Namespace, func(q *corev1.ResourceQuota) bool {
+		if len(limited) > 0 {
+			w.cover(covered, q)
+		}
 		if self == nil || q.Name != self.Name {
 			w.refused = w.charge(q)
 		}
@@ -70,11 +84,49 @@ func charge(ctx context.Context, a *objects.Attributes) error {
 	case err != nil:
 		return err
 	case w.refused == nil:
-		return nil
+		return w.uncovered(limited, covered)
 	case w.unknown && a.AwaitChange(ctx, setKey(a.Namespace), countPatience):
 		return objects.ErrPrepareAgain
 	}
 	return w.refused
+}
+
+// emptyBefore says whether a write is part of a transaction that creates its namespace: then nothing is in the namespace but what the
+// transaction itself creates, also when the command is applied.
+func emptyBefore(a *objects.Attributes) bool {
+	staged, ok := a.View.(interface{ Base() kv.View })
+	if !ok {
+		return false
+	}
+	kind, ok := a.Service().Kinds().ByGroupResource("", "namespaces")
+	if !ok {
+		return false
+	}
+	_, existed := staged.Base().Get(kind.Key("", a.Namespace))
+	return !existed
+}
+
+// countStaged joins the counters of a quota that is created together with its namespace: they are right from the beginning.
+func countStaged(a *objects.Attributes, next *set, q *corev1.ResourceQuota) error {
+	used, err := NewCounters(a.Service()).count(a.View, a.Namespace, []*corev1.ResourceQuota{q})
+	if err != nil {
+		return err
+	}
+	self := evaluatorFor(quotasResource)
+	if self.tracks(q, q) {
+		for name, n := range self.of(q) {
+			used[0].add(name, n)
+		}
+	}
+	e := &next.Quotas[len(next.Quotas)-1]
+	for name := range q.Spec.Hard {
+		e.Counted = append(e.Counted, name)
+		if n := used[0][name]; n != 0 {
+			a.Join(kv.Op{Key: counterKey(a.Namespace, q.Name, name), Add: n}, nil)
+		}
+	}
+	slices.Sort(e.Counted)
+	return nil
 }
 
 // write is a write that is charged.

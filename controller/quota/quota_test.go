@@ -14,6 +14,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -21,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 
+	"github.com/kontiki/kontiki/api/apiserver"
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/objects"
 	counters "github.com/kontiki/kontiki/api/quota"
@@ -506,6 +508,96 @@ func TestTransactions(t *testing.T) {
 	_, _, err = l.Objects.Transact(ctx, append([]objects.TxOperation{l.operation(objects.VerbDelete, pod("old"))}, many(3, "300m")...), false)
 	l.must(err)
 	l.shows("q", "pods", "3", "cpu", "900m")
+}
+
+// TestAQuotaAndItsObjectsInOneTransaction: where the transaction creates the namespace too, the quota counts what the transaction creates
+// before and after it; in a namespace that exists, what is there must be counted first.
+func TestAQuotaAndItsObjectsInOneTransaction(t *testing.T) {
+	l := newLab(t)
+	in := func(namespace string, obj client.Object) objects.TxOperation {
+		obj.SetNamespace(namespace)
+		return l.operation(objects.VerbCreate, obj)
+	}
+	config := func(name string) *corev1.ConfigMap {
+		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	}
+	tenant := func(namespace string, more int) []objects.TxOperation {
+		ops := []objects.TxOperation{in("", &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}), in(namespace, config("before")),
+			in(namespace, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q"}, Spec: corev1.ResourceQuotaSpec{Hard: list("configmaps", "3", "resourcequotas", "1")}})}
+		for i := range more {
+			ops = append(ops, in(namespace, config(fmt.Sprint("c", i))))
+		}
+		return ops
+	}
+	_, _, err := l.Objects.Transact(ctx, tenant("tenant", 3), false)
+	l.refused(err, "exceeded quota: q, requested: configmaps=1, used: configmaps=3, limited: configmaps=3")
+	_, _, err = l.Objects.Transact(ctx, tenant("tenant", 2), false)
+	l.must(err)
+	full := func() error {
+		_, err := client.Create(ctx, l.Client, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "tenant", Name: "more"}})
+		return err
+	}
+	l.refused(full(), "exceeded quota: q, requested: configmaps=1, used: configmaps=3, limited: configmaps=3")
+	controllertest.Await(t, l.Client, "tenant", "q", "its status", func(q *corev1.ResourceQuota) bool {
+		used := q.Status.Used["configmaps"]
+		quotas := q.Status.Used["resourcequotas"]
+		return used.Value() == 3 && quotas.Value() == 1
+	})
+	l.refused(full(), "used: configmaps=3") // the controller has found nothing to correct
+
+	_, _, err = l.Objects.Transact(ctx, tenant(ns, 1)[2:], false)
+	l.refused(err, "status unknown for quota: q, resources: configmaps")
+}
+
+// TestLimitedResources can be consumed only where a quota covers them.
+func TestLimitedResources(t *testing.T) {
+	l := &lab{Harness: harness.NewConfigured(t, func(c *apiserver.Config) {
+		c.Admission.Configuration = []byte(`{"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AdmissionConfiguration", "plugins": [{"name": "ResourceQuota", "configuration": {
+			"apiVersion": "apiserver.config.k8s.io/v1", "kind": "ResourceQuotaConfiguration", "limitedResources": [
+				{"resource": "pods", "matchContains": ["cpu"]},
+				{"resource": "pods", "matchScopes": [{"scopeName": "PriorityClass", "operator": "In", "values": ["system-node-critical"]}]},
+				{"apiGroup": "apps", "resource": "deployments", "matchContains": ["count/"]}]}}]}`)
+	}), t: t}
+	l.control()
+	l.must(l.create(pod("free")))
+	l.refused(l.create(pod("a", requests("cpu", "1m"))), "insufficient quota to consume: cpu,requests.cpu")
+	l.limit("memory", list("requests.memory", "1Gi"))
+	l.refused(l.create(pod("a", requests("cpu", "1m", "memory", "1Mi"))), "insufficient quota to consume: cpu,requests.cpu")
+	l.limit("cpu", list("requests.cpu", "1", "cpu", "1"))
+	l.must(l.create(pod("a", requests("cpu", "1m", "memory", "1Mi"))))
+	l.refused(l.create(pod("b", requests("cpu", "1", "memory", "1Mi"))), "exceeded quota: cpu")
+
+	deployment := func() error {
+		_, err := client.Create(ctx, l.Client, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "d"}, Spec: appsv1.DeploymentSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"a": "b"}}, Spec: pod("x").Spec}}})
+		return err
+	}
+	l.refused(deployment(), "insufficient quota to consume: count/deployments.apps")
+	l.limit("deployments", list("count/deployments.apps", "1"))
+	l.must(deployment())
+	l.must(l.Client.Delete(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "d"}}))
+
+	critical := func(p *corev1.Pod) { p.Spec.PriorityClassName = "system-node-critical" }
+	_, err := client.Create(ctx, l.Client, &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: "system-node-critical"}, Value: 2000001000})
+	l.must(err)
+	l.refused(l.create(pod("c", requests("cpu", "1m", "memory", "1Mi"), critical)), "insufficient quota to match these scopes: [{PriorityClass In [system-node-critical]}]")
+	l.limit("critical", list("pods", "1"), func(q *corev1.ResourceQuota) {
+		q.Spec.ScopeSelector = &corev1.ScopeSelector{MatchExpressions: []corev1.ScopedResourceSelectorRequirement{
+			{ScopeName: corev1.ResourceQuotaScopePriorityClass, Operator: corev1.ScopeSelectorOpIn, Values: []string{"system-node-critical"}}}}
+	})
+	l.must(l.create(pod("c", requests("cpu", "1m", "memory", "1Mi"), critical)))
+
+	for text, want := range map[string]string{
+		`{"apiVersion": "v1", "kind": "Configuration"}`:                                                                                                                                                        "is not a ResourceQuotaConfiguration",
+		`{"apiVersion": "apiserver.config.k8s.io/v1", "kind": "ResourceQuotaConfiguration", "limitedResources": [{}]}`:                                                                                         "Required value",
+		`{"apiVersion": "apiserver.config.k8s.io/v1", "kind": "ResourceQuotaConfiguration", "limited": []}`:                                                                                                    "unknown field",
+		`{"apiVersion": "apiserver.config.k8s.io/v1", "kind": "ResourceQuotaConfiguration", "limitedResources": [{"resource": "pods", "matchScopes": [{"scopeName": "PriorityClass", "operator": "Maybe"}]}]}`: "matchScopes",
+	} {
+		if _, err := counters.ParseConfiguration([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
 }
 
 // TestAQuotaOfTheSameName starts from what exists, whatever the one before it had counted.

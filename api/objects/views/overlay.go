@@ -191,6 +191,9 @@ func (o *Overlay) Command() (ops []kv.Op, operations []int) {
 	return ops, operations
 }
 
+// Base returns the view under the staged changes.
+func (o *Overlay) Base() kv.View { return o.base }
+
 // View implements kv.Reader. It returns the overlay itself, so later operations become visible in it.
 func (o *Overlay) View() kv.View { return o }
 
