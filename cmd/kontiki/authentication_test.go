@@ -1,11 +1,27 @@
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+
+	"github.com/kontiki/kontiki/cluster"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // TestTheAuthenticationFlags: which of them exclude each other, and what they mean together.
@@ -71,4 +87,70 @@ func TestTheAuthenticationFlags(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAMasterAcceptsAnIssuersTokens, also of one that its file names only later.
+func TestAMasterAcceptsAnIssuersTokens(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var issuer *httptest.Server
+	issuer = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/keys" {
+			json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: "k", Algorithm: "ES256", Use: "sig"}}})
+			return
+		}
+		json.NewEncoder(w).Encode(map[string]string{"issuer": issuer.URL, "jwks_uri": issuer.URL + "/keys"})
+	}))
+	defer issuer.Close()
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: "k"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := jwt.Signed(signer).Claims(map[string]any{"iss": issuer.URL, "aud": "kontiki", "sub": "jane", "exp": time.Now().Add(time.Hour).Unix()}).Serialize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const header = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\nanonymous: {enabled: true, conditions: [{path: /livez}]}\n"
+	file := filepath.Join(t.TempDir(), "authentication.yaml")
+	if err := os.WriteFile(file, []byte(header), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := startMaster(t, func(o *serverOptions, _ *cluster.Config) { o.authn.configFile = file })
+	get := func(path, token string) int {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, m.api+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if token != "" {
+			r.Header.Set("Authorization", "Bearer "+token)
+		}
+		response, err := apiClient(m.cluster.Roots(), tls.Certificate{}).Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		return response.StatusCode
+	}
+	if code := get("/livez", ""); code != http.StatusOK {
+		t.Errorf("a path that is open: %d", code)
+	}
+	if code := get("/version", ""); code != http.StatusUnauthorized {
+		t.Errorf("a path that is not: %d", code)
+	}
+	if code := get("/apis", token); code != http.StatusUnauthorized {
+		t.Errorf("before the issuer is named: %d", code)
+	}
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issuer.Certificate().Raw})
+	if err := os.WriteFile(file, fmt.Appendf(nil, "%sjwt:\n- issuer: {url: %q, audiences: [kontiki], certificateAuthority: %q}\n  claimMappings: {username: {claim: sub, prefix: \"oidc:\"}}\n", header, issuer.URL, ca), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	await.That(t, "the changed file", func() error {
+		if code := get("/apis", token); code != http.StatusOK {
+			return fmt.Errorf("status %d", code)
+		}
+		return nil
+	})
 }
