@@ -251,3 +251,28 @@ func TestSignedCertificatesFollowTheCA(t *testing.T) {
 	is(jane, http.StatusUnauthorized)
 	is(next, http.StatusOK)
 }
+
+// TestEveryMasterAcceptsAndSigns: a certificate that one master signed is valid on all, and the next leader signs with the same CA.
+func TestEveryMasterAcceptsAndSigns(t *testing.T) {
+	masters := startThree(t, func(*serverOptions, *cluster.Config) {})
+	obtain := func(name string) *tls.Certificate {
+		t.Helper()
+		cert, err := masters[0].obtain(t, certificatesv1.KubeAPIServerClientSignerName, &x509.CertificateRequest{Subject: pkix.Name{CommonName: name}}, clientUsages...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range masters {
+			if code, _, _, err := ask(t.Context(), apiClient(m.cluster.Roots(), *cert), http.MethodGet, m.api+"/apis", ""); err != nil || code != http.StatusOK {
+				t.Errorf("%s on %s: %d, %v", name, m.options.name, code, err)
+			}
+		}
+		return cert
+	}
+	first := obtain("jane")
+	if _, err := masters[0].cluster.TransferLeadership(t.Context(), "master-2"); err != nil {
+		t.Fatal(err)
+	}
+	if next := obtain("joe"); next.Leaf.Issuer.String() != first.Leaf.Issuer.String() || next.Leaf.CheckSignatureFrom(masters[0].cluster.Identity().CA.Clients().Certificate()) != nil {
+		t.Error("the next leader signs with another CA")
+	}
+}
