@@ -8,8 +8,12 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -37,7 +41,7 @@ func (c changes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func TestAUserWithGetAloneChangesNothing(t *testing.T) {
 	h := harness.NewConfigured(t, func(c *apiserver.Config) {
 		c.Cluster = &kontikiv1.UnimplementedClusterServer{}
-		c.Extra = map[string]http.Handler{"/kontiki/v1/cluster": changes{t}, "/kontiki/v1/snapshot": changes{t}, "/kontiki/v1/certs": changes{t}, "/debug/pprof": changes{t}}
+		c.Extra = map[string]http.Handler{"/kontiki/v1/cluster": changes{t}, "/kontiki/v1/snapshot": changes{t}, "/kontiki/v1/certs": changes{t}, "/kontiki/v1/secrets": changes{t}, "/debug/pprof": changes{t}}
 	})
 	h.Roles()
 	ctx := context.Background()
@@ -142,7 +146,7 @@ func TestAUserWithGetAloneChangesNothing(t *testing.T) {
 			upgrades(path + "?command=id&container=c&stdin=1&ports=80")
 		}
 	}
-	for _, path := range []string{"/kontiki/v1/cluster", "/kontiki/v1/cluster/members/x", "/kontiki/v1/cluster/transfer", "/kontiki/v1/snapshot", "/kontiki/v1/snapshot/restore", "/kontiki/v1/certs",
+	for _, path := range []string{"/kontiki/v1/cluster", "/kontiki/v1/cluster/members/x", "/kontiki/v1/cluster/transfer", "/kontiki/v1/snapshot", "/kontiki/v1/snapshot/restore", "/kontiki/v1/certs", "/kontiki/v1/secrets",
 		"/debug/pprof/heap", "/healthz", "/readyz", "/livez", "/version", "/openapi/v2", "/api", "/apis", "/nothing", "/"} {
 		everyMethod(path)
 		upgrades(path)
@@ -218,10 +222,57 @@ func TestAUserWithGetAloneChangesNothing(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	// Every method of every service that is served, as reflection tells: one that is not called above reads, or is not allowed.
+	reads := map[string]bool{"Get": true, "List": true, "Watch": true, "Kinds": true, "Logs": true, "Status": true, "Members": true, "ListTokens": true, "Snapshot": true, "Check": true, "ServerReflectionInfo": true}
+	found := 0
+	for _, service := range servedServices(t, conn) {
+		for i := range service.Methods().Len() {
+			method := service.Methods().Get(i)
+			found++
+			if name := string(method.Name()); calls[name] != nil || name == "Transact" || reads[name] {
+				continue
+			}
+			path := fmt.Sprintf("/%s/%s", service.FullName(), method.Name())
+			stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, path)
+			must(stream, err)
+			must(nil, stream.SendMsg(&kontikiv1.StatusRequest{})) // an empty message, which every method accepts
+			must(nil, stream.CloseSend())
+			if code := status.Code(stream.RecvMsg(&kontikiv1.StatusResponse{})); code != codes.PermissionDenied && code != codes.InvalidArgument {
+				t.Errorf("%s: %v", path, code)
+			}
+		}
+	}
+	if found < 20 {
+		t.Errorf("only %d methods were found", found)
+	}
 	if now := h.Store.View().Revision(); now != before {
 		t.Errorf("something was changed by gRPC")
 	}
 	if _, err := objects.Get(ctx, &kontikiv1.GetRequest{Reference: reference}); err != nil {
 		t.Errorf("get: %v", err)
 	}
+}
+
+// servedServices returns the services that reflection lists.
+func servedServices(t *testing.T, conn *grpc.ClientConn) (services []protoreflect.ServiceDescriptor) {
+	t.Helper()
+	stream, err := reflectionv1.NewServerReflectionClient(conn).ServerReflectionInfo(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&reflectionv1.ServerReflectionRequest{MessageRequest: &reflectionv1.ServerReflectionRequest_ListServices{}}); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := stream.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, service := range answer.GetListServicesResponse().GetService() {
+		found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service.Name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		services = append(services, found.(protoreflect.ServiceDescriptor))
+	}
+	return services
 }
