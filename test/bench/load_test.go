@@ -71,49 +71,52 @@ func load(b *testing.B, request func(set *kubernetes.Clientset, name string) err
 			host = followers[0]
 		}
 		for _, connections := range []int{1, clients} {
-			b.Run(fmt.Sprintf("%s/connections=%d", where, connections), func(b *testing.B) {
-				sets, err := connect(host, connections)
-				if err != nil {
-					b.Fatal(err)
-				}
-				run := strings.ToLower(rand.Text())
-				var n atomic.Int64
-				var mu sync.Mutex
-				var all []time.Duration
-				before := usage(b)
-				b.ResetTimer()
-				var wg sync.WaitGroup
-				for client := range clients {
-					wg.Go(func() {
-						var took []time.Duration
-						for i := n.Add(1); i <= int64(b.N); i = n.Add(1) {
-							begin := time.Now()
-							if err := request(sets[client%connections], fmt.Sprintf("bench-%s-%d", run, i)); err != nil {
-								b.Error(err)
-								return
-							}
-							took = append(took, time.Since(begin))
-						}
-						mu.Lock()
-						defer mu.Unlock()
-						all = append(all, took...)
-					})
-				}
-				wg.Wait()
-				b.StopTimer()
-				after := usage(b)
-				if len(all) == 0 {
-					return
-				}
-				slices.Sort(all)
-				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "requests/s")
-				b.ReportMetric(float64(all[len(all)/2].Microseconds())/1000, "ms-p50")
-				b.ReportMetric(float64(all[len(all)*99/100].Microseconds())/1000, "ms-p99")
-				b.ReportMetric(float64((after.masters-before.masters).Microseconds())/float64(b.N), "us-masters")
-				b.ReportMetric(float64((after.self-before.self).Microseconds())/float64(b.N), "us-clients")
-			})
+			b.Run(fmt.Sprintf("%s/connections=%d", where, connections), func(b *testing.B) { share(b, host, connections, request) })
 		}
 	}
+}
+
+// share lets the clients share b.N requests to one master, and reports.
+func share(b *testing.B, host string, connections int, request func(set *kubernetes.Clientset, name string) error) {
+	sets, err := connect(host, connections)
+	if err != nil {
+		b.Fatal(err)
+	}
+	run := strings.ToLower(rand.Text())
+	var n atomic.Int64
+	var mu sync.Mutex
+	var all []time.Duration
+	before := usage(b)
+	b.ResetTimer()
+	var wg sync.WaitGroup
+	for client := range clients {
+		wg.Go(func() {
+			var took []time.Duration
+			for i := n.Add(1); i <= int64(b.N); i = n.Add(1) {
+				begin := time.Now()
+				if err := request(sets[client%connections], fmt.Sprintf("bench-%s-%d", run, i)); err != nil {
+					b.Error(err)
+					return
+				}
+				took = append(took, time.Since(begin))
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, took...)
+		})
+	}
+	wg.Wait()
+	b.StopTimer()
+	after := usage(b)
+	if len(all) == 0 {
+		return
+	}
+	slices.Sort(all)
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "requests/s")
+	b.ReportMetric(float64(all[len(all)/2].Microseconds())/1000, "ms-p50")
+	b.ReportMetric(float64(all[len(all)*99/100].Microseconds())/1000, "ms-p99")
+	b.ReportMetric(float64((after.masters-before.masters).Microseconds())/float64(b.N), "us-masters")
+	b.ReportMetric(float64((after.self-before.self).Microseconds())/float64(b.N), "us-clients")
 }
 
 // connect returns clients with one connection each to a master's API, without the forwarder of `kontiki dev` in between.
