@@ -248,6 +248,22 @@ func TestConfigurationsThatAreRefused(t *testing.T) {
 	}
 }
 
+// TestTheDocumentedConfigurationIsValid: the one in docs/authentication.md.
+func TestTheDocumentedConfigurationIsValid(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/authentication.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, found := strings.Cut(string(page), "```yaml\n")
+	text, _, ended := strings.Cut(text, "```")
+	if !found || !ended {
+		t.Fatal("the page has no configuration")
+	}
+	if _, _, err := load(t, text); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestTheFileIsReloaded when it changes: a valid one when the keys of all its issuers are there, another one never.
 func TestTheFileIsReloaded(t *testing.T) {
 	i, later := newTestIssuer(t), newTestIssuer(t)
