@@ -23,7 +23,7 @@ import (
 // testIssuer is an OpenID Connect provider.
 type testIssuer struct {
 	*httptest.Server
-	t *testing.T
+	t testing.TB
 	// fetches counts requests for keys; down makes all requests fail.
 	fetches atomic.Int64
 	down    atomic.Bool
@@ -33,7 +33,7 @@ type testIssuer struct {
 	raw     []byte // instead of the keys
 }
 
-func newTestIssuer(t *testing.T) *testIssuer {
+func newTestIssuer(t testing.TB) *testIssuer {
 	t.Helper()
 	i := &testIssuer{t: t}
 	i.Server = httptest.NewTLSServer(http.HandlerFunc(i.serve))
@@ -43,7 +43,7 @@ func newTestIssuer(t *testing.T) *testIssuer {
 	return i
 }
 
-func newKey(t *testing.T) *ecdsa.PrivateKey {
+func newKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -84,10 +84,16 @@ func (j *JWT) build(config *apiserver.AuthenticationConfiguration) (*issuers, er
 	set := &issuers{byURL: map[string]*issuer{}}
 	for _, jwt := range config.JWT {
 		url := jwt.Issuer.URL
+		failed := "" // why the last fetch failed, so that the log tells of changes only
 		one, err := newIssuer(jwt, &j.config, j.compiler, func(err error) {
 			j.Metrics.fetched(url, err)
-			if err != nil {
+			switch {
+			case err != nil && err.Error() != failed:
+				failed = err.Error()
 				j.config.Log.Warn("the keys of an issuer of tokens cannot be fetched", "part", "api", "issuer", url, "error", err)
+			case err == nil && failed != "":
+				failed = ""
+				j.config.Log.Info("the keys of an issuer of tokens were fetched", "part", "api", "issuer", url)
 			}
 		})
 		if err != nil {

@@ -24,7 +24,7 @@ import (
 const header = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\n"
 
 // load reads a configuration as a master does.
-func load(t *testing.T, text string, change ...func(*authn.Config)) (*authn.JWT, string, error) {
+func load(t testing.TB, text string, change ...func(*authn.Config)) (*authn.JWT, string, error) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "authentication.yaml")
 	write(t, file, text)
@@ -45,7 +45,7 @@ func load(t *testing.T, text string, change ...func(*authn.Config)) (*authn.JWT,
 }
 
 // write replaces a file at once.
-func write(t *testing.T, file, text string) {
+func write(t testing.TB, file, text string) {
 	t.Helper()
 	if err := errors.Join(os.WriteFile(file+".new", []byte(text), 0o600), os.Rename(file+".new", file)); err != nil {
 		t.Fatal(err)
@@ -53,7 +53,7 @@ func write(t *testing.T, file, text string) {
 }
 
 // run runs an authenticator until the test ends.
-func run(t *testing.T, j *authn.JWT) {
+func run(t testing.TB, j *authn.JWT) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -91,7 +91,7 @@ func ask(j *authn.JWT, token string) string {
 }
 
 // ready waits for the keys of an issuer.
-func ready(t *testing.T, j *authn.JWT, i *testIssuer) {
+func ready(t testing.TB, j *authn.JWT, i *testIssuer) {
 	t.Helper()
 	await.That(t, "the issuer's keys", func() error {
 		if got := ask(j, i.token(nil)); strings.Contains(got, "not initialized") {
@@ -388,6 +388,10 @@ func TestTokensCauseNoFetches(t *testing.T) {
 	if got := i.fetches.Load(); got != before {
 		t.Errorf("%d fetches for tokens that could not be valid with any key", got-before)
 	}
+	old := i.token(nil)
+	if got := ask(short, old); got != "jane []  map[]" {
+		t.Error(got)
+	}
 	i.use("second", newKey(t))
 	await.That(t, "the issuer's new key", func() error {
 		if got := ask(short, i.token(nil)); got != "jane []  map[]" {
@@ -395,6 +399,43 @@ func TestTokensCauseNoFetches(t *testing.T) {
 		}
 		return nil
 	})
+	if got := ask(short, old); !strings.Contains(got, "signature") {
+		t.Errorf("a token of a key that the issuer has withdrawn: %s", got)
+	}
+}
+
+// TestAVerifiedTokenExpires: that a signature was verified does not keep its token valid.
+func TestAVerifiedTokenExpires(t *testing.T) {
+	i := newTestIssuer(t)
+	j, _ := open(t, header+"jwt:\n"+i.entry()+"  claimMappings: {username: {claim: sub, prefix: \"\"}}\n")
+	ready(t, j, i)
+	token := i.token(map[string]any{"exp": time.Now().Add(time.Second).Unix()})
+	if got := ask(j, token); got != "jane []  map[]" && !strings.Contains(got, "expired") {
+		t.Fatal(got)
+	}
+	await.That(t, "its expiry", func() error {
+		if got := ask(j, token); !strings.Contains(got, "expired") {
+			return errors.New(got)
+		}
+		return nil
+	})
+}
+
+// BenchmarkAuthenticate: a token that is sent again and again.
+func BenchmarkAuthenticate(b *testing.B) {
+	i := newTestIssuer(b)
+	j, _, err := load(b, header+"jwt:\n"+i.entry()+"  claimMappings: {username: {expression: \"'oidc:' + claims.sub\"}, groups: {claim: groups, prefix: \"oidc:\"}}\n")
+	if err != nil {
+		b.Fatal(err)
+	}
+	run(b, j)
+	ready(b, j, i)
+	token := i.token(map[string]any{"groups": []string{"a", "b", "c"}})
+	for b.Loop() {
+		if _, ok, err := j.AuthenticateToken(b.Context(), token); !ok {
+			b.Fatal(err)
+		}
+	}
 }
 
 // TestWhatAnIssuerSendsIsBounded.
@@ -415,8 +456,7 @@ func TestWhatAnIssuerSendsIsBounded(t *testing.T) {
 			i.mu.Unlock()
 			failed := make(chan struct{}, 100)
 			j, _ := open(t, header+"jwt:\n"+i.entry()+mapped, func(c *authn.Config) { c.Log = slog.New(slog.NewTextHandler(signal(failed), nil)) })
-			<-failed
-			<-failed
+			<-failed // to fetch them
 			if got := ask(j, i.token(nil)); got != "oidc: authenticator not initialized" {
 				t.Error(got)
 			}

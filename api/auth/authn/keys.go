@@ -2,6 +2,7 @@ package authn
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"sync"
@@ -10,6 +11,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/kontiki/kontiki/internal/contain"
+	"github.com/kontiki/kontiki/internal/recent"
 )
 
 // Times of fetching an issuer's keys.
@@ -28,12 +30,25 @@ type keySet struct {
 	asked    chan struct{}
 
 	mu      sync.Mutex
-	known   []jose.JSONWebKey
-	loaded  bool
+	known   *keyring      // nil before the first fetch that succeeded
 	err     error         // of the last fetch
 	due     time.Time     // when a token may ask for the next fetch
 	changed chan struct{} // closed after the next fetch
 }
+
+// keyring are the keys of one fetch.
+type keyring struct {
+	keys []jose.JSONWebKey
+	// verified are the payloads of tokens that these keys have signed, by the tokens' digests: a client sends its token with every
+	// request, and a signature costs more to verify than all that is checked again each time.
+	verified recent.Cache[[sha256.Size]byte, []byte]
+}
+
+// Limits of a generation of verified tokens of an issuer together and of one, in bytes.
+const (
+	maxTokenBytes    = 2 << 20
+	maxOneTokenBytes = 16 << 10
+)
 
 func newKeySet(fetch func(context.Context) ([]jose.JSONWebKey, error), fetched func(error), interval time.Duration) *keySet {
 	return &keySet{
@@ -82,7 +97,8 @@ func (k *keySet) publish(keys []jose.JSONWebKey, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err == nil {
-		k.known, k.loaded = keys, true
+		k.known = &keyring{keys: keys}
+		k.known.verified.Limit = maxTokenBytes
 	}
 	k.err, k.due = err, time.Now().Add(k.interval)
 	close(k.changed)
@@ -97,7 +113,7 @@ func (k *keySet) publish(keys []jose.JSONWebKey, err error) {
 func (k *keySet) health() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.loaded {
+	if k.known != nil {
 		return nil
 	}
 	return k.err
@@ -107,7 +123,7 @@ func (k *keySet) health() error {
 func (k *keySet) wait(ctx context.Context) error {
 	for {
 		k.mu.Lock()
-		loaded, changed, err := k.loaded, k.changed, k.err
+		loaded, changed, err := k.known != nil, k.changed, k.err
 		k.mu.Unlock()
 		if loaded {
 			return nil
@@ -122,16 +138,11 @@ func (k *keySet) wait(ctx context.Context) error {
 
 // VerifySignature implements oidc.KeySet.
 func (k *keySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {
-	algorithms := make([]jose.SignatureAlgorithm, len(Algorithms))
-	for i, algorithm := range Algorithms {
-		algorithms[i] = jose.SignatureAlgorithm(algorithm)
-	}
-	signed, err := jose.ParseSignedCompact(token, algorithms)
+	known, next := k.now()
+	payload, candidate, err := known.verify(token)
 	if err != nil {
-		return nil, fmt.Errorf("malformed jwt: %w", err)
+		return nil, err
 	}
-	keys, next := k.now()
-	payload, candidate := verify(signed, keys)
 	if payload == nil && !candidate && next != nil {
 		select {
 		case k.asked <- struct{}{}:
@@ -139,38 +150,60 @@ func (k *keySet) VerifySignature(ctx context.Context, token string) ([]byte, err
 		}
 		select {
 		case <-next:
-			keys, _ = k.now()
-			payload, _ = verify(signed, keys)
+			known, _ = k.now()
+			payload, _, err = known.verify(token)
 		case <-ctx.Done():
 		}
 	}
-	if payload == nil {
-		return nil, errors.New("failed to verify id token signature")
+	if payload == nil && err == nil {
+		err = errors.New("failed to verify id token signature")
 	}
-	return payload, nil
+	return payload, err
 }
 
 // now returns the keys, and what is closed after the next fetch if a token may ask for one.
-func (k *keySet) now() (keys []jose.JSONWebKey, next <-chan struct{}) {
+func (k *keySet) now() (known *keyring, next <-chan struct{}) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.loaded && k.err == nil && !time.Now().Before(k.due) {
+	if k.known != nil && k.err == nil && !time.Now().Before(k.due) {
 		next = k.changed
 	}
 	return k.known, next
 }
 
-// verify returns the payload of a token that one of the keys has signed. candidate says that a key has the ID that the token names.
-func verify(signed *jose.JSONWebSignature, keys []jose.JSONWebKey) (payload []byte, candidate bool) {
+var signatureAlgorithms = func() (all []jose.SignatureAlgorithm) {
+	for _, name := range Algorithms {
+		all = append(all, jose.SignatureAlgorithm(name))
+	}
+	return all
+}()
+
+// verify returns the payload of a token that one of the keys has signed, or nil. candidate says that a key has the ID that the token
+// names.
+func (r *keyring) verify(token string) (payload []byte, candidate bool, err error) {
+	if r == nil {
+		return nil, false, nil
+	}
+	digest := sha256.Sum256([]byte(token))
+	if payload, ok := r.verified.Get(digest); ok {
+		return payload, true, nil
+	}
+	signed, err := jose.ParseSignedCompact(token, signatureAlgorithms)
+	if err != nil {
+		return nil, false, fmt.Errorf("malformed jwt: %w", err)
+	}
 	id := signed.Signatures[0].Header.KeyID
-	for i := range keys {
-		if id != "" && keys[i].KeyID != id {
+	for i := range r.keys {
+		if id != "" && r.keys[i].KeyID != id {
 			continue
 		}
 		candidate = candidate || id != ""
-		if payload, err := signed.Verify(&keys[i]); err == nil {
-			return payload, true
+		if payload, err := signed.Verify(&r.keys[i]); err == nil {
+			if len(token) <= maxOneTokenBytes {
+				r.verified.Put(digest, payload, len(token))
+			}
+			return payload, true, nil
 		}
 	}
-	return nil, candidate
+	return nil, candidate, nil
 }
