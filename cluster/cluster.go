@@ -209,6 +209,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	g.Go(func() error { return c.watchHalt(running) })
 	g.Go(func() error { return c.backups.RunSchedule(running, c.ready) })
 	g.Go(func() error { return c.followIdentity(running) })
+	g.Go(func() error { return c.ageMemory(running) })
 	g.Go(func() error {
 		<-running.Done()
 		c.consensus.StepAside(leading)

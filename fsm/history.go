@@ -41,7 +41,14 @@ type history struct {
 	restored uint64 // the revision of the last restore
 	open     int    // open watchers
 	wake     []*watcher
+	marks    []uint64 // the newest revision at each of the last calls of age, oldest first
 }
+
+// Limits below which age keeps events however old they are.
+const (
+	agedEvents = 4096
+	agedBytes  = 4 << 20
+)
 
 // bucket is the events of the window under one prefix.
 type bucket struct {
@@ -224,6 +231,32 @@ func (h *history) dropCommand(end uint64) {
 	h.floor = end
 }
 
+// age drops the events that were there before the last rounds calls of it, as long as there are many of them, and returns the bytes that
+// this freed. It releases the lock now and then.
+func (h *history) age(rounds int) (freed int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.marks = append(h.marks, h.last)
+	if len(h.marks) <= rounds {
+		return 0
+	}
+	old := h.marks[0]
+	h.marks = append(h.marks[:0], h.marks[1:]...)
+	before := h.bytes
+	for n := 0; h.all.events.len() > agedEvents || h.bytes > agedBytes; n++ {
+		end := h.all.events.at(0).end
+		if end > old || end == h.last {
+			break
+		}
+		h.dropCommand(end)
+		if n%scanLimit == scanLimit-1 {
+			h.mu.Unlock()
+			h.mu.Lock()
+		}
+	}
+	return max(before-h.bytes, 0)
+}
+
 func (h *history) drop(r *record) {
 	key := r.Current.Key
 	h.all.events.pop()
@@ -263,7 +296,7 @@ func (h *history) reset(revision uint64, swap func()) {
 		wake = append(wake, h.resetBucket(b, revision)...)
 	}
 	wake = append(wake, h.resetBucket(h.all, revision)...)
-	h.bytes, h.last, h.floor = 0, revision, revision
+	h.bytes, h.last, h.floor, h.marks = 0, revision, revision, nil
 	h.epoch++
 	h.restored = revision
 	swap()

@@ -300,6 +300,13 @@ func (s *Store) Halted() error {
 	return nil
 }
 
+// Age forgets, of what readers and watchers share, what is old: events that were in the history before the last rounds calls of it, but
+// for the newest few thousand, and forms that nobody has read since then. It returns the bytes that this frees. Called at regular
+// intervals, it makes a store that was busy and is idle now small again. A store that is not aged keeps both until they are replaced.
+func (s *Store) Age(rounds int) (freed int64) {
+	return s.history.age(rounds) + s.forms.Age(rounds)
+}
+
 // View returns the state after the last batch. It is one atomic load.
 func (s *Store) View() kv.View { return s.current.Load() }
 

@@ -153,6 +153,7 @@ type raftNode struct {
 	disk      Disk
 	announce  *raftfix.Announcer
 	ahead     *ahead
+	cache     *agingCache
 	verifier  *raftfix.Verifier
 	// verify is verifier.Verify; tests replace it to show that it is necessary.
 	verify func(ctx context.Context, term uint64) error
@@ -167,7 +168,7 @@ type raftNode struct {
 
 // openNode starts raft with what is on disk, or starts a cluster of one if bootstrap is set and the disk is empty.
 func openNode(disk Disk, name, address string, bootstrap bool, t Timings, store *fsm.Store, w raftfix.Wire, reconfigured func(), log *slog.Logger) (_ *raftNode, err error) {
-	cache, err := raft.NewLogCache(logCacheEntries, disk)
+	cache, err := newAgingCache(logCacheEntries, disk)
 	if err != nil {
 		return nil, fmt.Errorf("make the log cache: %w", err)
 	}
@@ -216,7 +217,7 @@ func openNode(disk Disk, name, address string, bootstrap bool, t Timings, store 
 	ahead.start(node, w, header)
 	verifier := raftfix.NewVerifier(node, w, header)
 	return &raftNode{
-		announce: announce, ahead: ahead, verifier: verifier, verify: verifier.Verify, halted: machine.halted, store: store, raft: node, config: config, transport: transport, disk: disk, log: log,
+		announce: announce, ahead: ahead, cache: cache, verifier: verifier, verify: verifier.Verify, halted: machine.halted, store: store, raft: node, config: config, transport: transport, disk: disk, log: log,
 	}, nil
 }
 

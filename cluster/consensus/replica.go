@@ -114,6 +114,14 @@ func (n *Replica) End() { n.end() }
 // Life returns the context that End ends.
 func (n *Replica) Life() context.Context { return n.life }
 
+// Age drops from memory what a replica keeps of the past for readers, watchers and followers, if it is older than the last rounds calls of
+// Age, and returns roughly how many bytes that frees.
+func (n *Replica) Age(rounds int) (freed int64, err error) {
+	const entry = 1 << 10 // a log entry is rarely smaller
+	entries, err := n.node.cache.age(rounds)
+	return n.store.Age(rounds) + int64(entries)*entry, err
+}
+
 // Drain refuses new calls to raft and waits, at most for the bound, for those in progress: raft resolves all of them while it is
 // running, but not after its shutdown.
 func (n *Replica) Drain(bound time.Duration) { n.node.drain(bound) }

@@ -24,6 +24,7 @@ type formEntry struct {
 	size       int64
 	used       atomic.Bool // read since the clock hand last passed
 	slot       *formSlot
+	unread     int        // rounds of Age since it was read; guarded by the cache
 	prev, next *formEntry // guarded by the cache; nil when it is not in the ring
 }
 
@@ -126,6 +127,7 @@ func (c *FormCache) add(e *formEntry) {
 	for c.bytes+e.size > c.limit {
 		if h := c.hand; h.used.Load() {
 			h.used.Store(false)
+			h.unread = 0
 			c.hand = h.next
 		} else {
 			c.drop(h)
@@ -141,6 +143,27 @@ func (c *FormCache) add(e *formEntry) {
 	c.bytes += e.size
 	c.count++
 	e.slot.entry.Store(e)
+}
+
+// Age drops the forms that were not read between the last rounds calls of it, and returns their bytes.
+func (c *FormCache) Age(rounds int) (freed int64) {
+	if c == nil {
+		return 0
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.hand
+	for range c.count {
+		next := e.next
+		if e.used.Swap(false) {
+			e.unread = 0
+		} else if e.unread++; e.unread >= rounds {
+			freed += e.size
+			c.drop(e)
+		}
+		e = next
+	}
+	return freed
 }
 
 // drop removes an entry from its slot and from the ring. The caller holds mu.
