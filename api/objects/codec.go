@@ -98,6 +98,11 @@ func (s *Service) Decode(kind *registry.Kind, v *kv.Version) (registry.Object, e
 	return built.(registry.Object), nil
 }
 
+// Fresh is Decode for an object that the caller owns. It is not kept.
+func (s *Service) Fresh(kind *registry.Kind, v *kv.Version) (registry.Object, error) {
+	return s.decodeFresh(kind, v)
+}
+
 // decodeFresh returns a new object that the caller owns.
 func (s *Service) decodeFresh(kind *registry.Kind, v *kv.Version) (registry.Object, error) {
 	value, err := s.open(kind, v)

@@ -21,8 +21,7 @@ func (s *Service) WriteJSONList(kind *registry.Kind, items []*kv.Version, meta *
 	if err := write(fmt.Appendf(nil, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, kind.Kind+"List", kind.GroupVersion(), head)); err != nil {
 		return err
 	}
-	// Items of a typed list have no kind and apiVersion: skip the bytes that every encoding of the kind begins with.
-	skip := len(fmt.Sprintf(`{"kind":%q,"apiVersion":%q,`, kind.Kind, kind.GroupVersion()))
+	skip := skippedInItems(kind)
 	separator := []byte("{")
 	for _, v := range items {
 		item, err := s.JSON(kind, v)
@@ -40,6 +39,20 @@ func (s *Service) WriteJSONList(kind *registry.Kind, items []*kv.Version, meta *
 	return write([]byte("]}"))
 }
 
+// skippedInItems is the length of what every encoding of the kind begins with but items of a list do not have: kind and apiVersion.
+func skippedInItems(kind *registry.Kind) int {
+	return len(fmt.Sprintf(`{"kind":%q,"apiVersion":%q,`, kind.Kind, kind.GroupVersion()))
+}
+
+// JSONItem returns the JSON of an item of a list. Read-only.
+func (s *Service) JSONItem(kind *registry.Kind, v *kv.Version) ([]byte, error) {
+	item, err := s.JSON(kind, v)
+	if err != nil {
+		return nil, err
+	}
+	return append([]byte{'{'}, item[skippedInItems(kind):]...), nil
+}
+
 // JSONList returns what WriteJSONList writes.
 func (s *Service) JSONList(kind *registry.Kind, items []*kv.Version, meta *metav1.ListMeta) ([]byte, error) {
 	var body bytes.Buffer
@@ -50,41 +63,46 @@ func (s *Service) JSONList(kind *registry.Kind, items []*kv.Version, meta *metav
 	return body.Bytes(), err
 }
 
-// WriteProtoList is WriteJSONList for protobuf. Stored objects that clients get in the version in which they are stored are not decoded;
-// of others, and of encrypted ones, all encodings are made before the first one is written, because their sizes come first.
+// WriteProtoList is WriteJSONList for protobuf. The sizes of all items come first. Stored objects that clients get in the version in which
+// they are stored are not decoded for that; others, and encrypted ones, are encoded twice, unless their encodings are still shared.
 func (s *Service) WriteProtoList(kind *registry.Kind, items []*kv.Version, meta *metav1.ListMeta, write func([]byte) error) error {
 	head, err := meta.Marshal()
 	if err != nil {
 		return err
 	}
 	size := 0
-	encoded := map[int][]byte{} // the encodings of items that cannot be spliced
-	for i, v := range items {
+	for _, v := range items {
 		spliced, ok := s.splice(kind, v)
 		if ok {
 			size += registry.ItemSize(spliced.Size())
 			continue
 		}
-		if encoded[i], err = s.Proto(kind, v); err != nil {
+		item, err := s.Proto(kind, v)
+		if err != nil {
 			return err
 		}
-		size += registry.ItemSize(len(encoded[i]))
+		size += registry.ItemSize(len(item))
 	}
 	if err := write(registry.ListHead(kind.GVK(), head, size)); err != nil {
 		return err
 	}
 	var buf []byte
-	for i, v := range items {
-		if item, ok := encoded[i]; ok {
-			if err := write(registry.AppendItem(buf[:0], len(item))); err != nil {
+	for _, v := range items {
+		spliced, ok := s.splice(kind, v)
+		if !ok {
+			item, err := s.Proto(kind, v)
+			if err != nil {
 				return err
 			}
-			if err := write(item); err != nil {
+			if size -= registry.ItemSize(len(item)); size < 0 {
+				return fmt.Errorf("%s has another size than before", v.Key)
+			}
+			if err := write(append(registry.AppendItem(buf[:0], len(item)), item...)); err != nil {
 				return err
 			}
 			continue
 		}
-		spliced, _ := s.splice(kind, v)
+		size -= registry.ItemSize(spliced.Size())
 		buf = spliced.Append(registry.AppendItem(buf[:0], spliced.Size()))
 		if err := write(buf); err != nil {
 			return err

@@ -270,6 +270,10 @@ func BenchmarkListsOf50000Pods(b *testing.B) {
 		{"JSON", "application/json", ""},
 		{"JSON gzip", "application/json", "gzip"},
 		{"protobuf", "application/vnd.kubernetes.protobuf", ""},
+		{"table", "application/json;as=Table;g=meta.k8s.io;v=v1", ""},
+		{"metadata", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", ""},
+		{"metadata in protobuf", "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", ""},
+		{"YAML", "application/yaml", ""},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			runtime.GC()

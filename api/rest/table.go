@@ -98,7 +98,12 @@ func includedIn(o *metav1.TableOptions, obj registry.Object) runtime.RawExtensio
 
 func (t *tables) row(kind *registry.Kind, obj registry.Object, o *metav1.TableOptions) (*metav1.Table, error) {
 	// Conversion shares memory with the object, which may itself be shared; printers only read, but conversion may write.
-	internal, err := kind.ToInternal(obj.DeepCopyObject())
+	return t.ofOwned(kind, obj.DeepCopyObject().(registry.Object), o)
+}
+
+// ofOwned returns the table of an object that nobody else has.
+func (t *tables) ofOwned(kind *registry.Kind, obj registry.Object, o *metav1.TableOptions) (*metav1.Table, error) {
+	internal, err := kind.ToInternal(obj)
 	if err != nil {
 		return nil, err
 	}
@@ -112,25 +117,4 @@ func (t *tables) row(kind *registry.Kind, obj registry.Object, o *metav1.TableOp
 		return nil, fmt.Errorf("print %s: %w", kind.Kind, err)
 	}
 	return table, nil
-}
-
-func (c *call) writeTable(a accepted, result *objects.ListResult, meta metav1.ListMeta) error {
-	options, err := c.tableOptions()
-	if err != nil {
-		return err
-	}
-	objs := make([]registry.Object, 0, len(result.Items))
-	for _, v := range result.Items {
-		obj, err := c.Objects.Decode(c.kind, v)
-		if err != nil {
-			return apierrors.NewInternalError(err)
-		}
-		objs = append(objs, obj)
-	}
-	table, err := c.tables.of(c.kind, objs, options)
-	if err != nil {
-		return apierrors.NewInternalError(err)
-	}
-	table.ListMeta = meta
-	return c.writeOther(a, http.StatusOK, table)
 }

@@ -150,65 +150,6 @@ func encodeObject(encoding objects.Encoding, obj runtime.Object) ([]byte, error)
 	return bytes.TrimRight(body, "\n"), err
 }
 
-// writeList sends a list. Unless it is converted, it is written item by item from the items' shared encodings.
-func (c *call) writeList(a accepted, result *objects.ListResult) error {
-	meta := metav1.ListMeta{ResourceVersion: objects.FormatRevision(result.Revision), Continue: result.Continue, RemainingItemCount: result.Remaining}
-	switch {
-	case a.as == asTable:
-		return c.writeTable(a, result, meta)
-	case a.as == asMetadata:
-		list := &metav1.PartialObjectMetadataList{
-			TypeMeta: metav1.TypeMeta{Kind: "PartialObjectMetadataList", APIVersion: "meta.k8s.io/v1"}, ListMeta: meta,
-			Items: make([]metav1.PartialObjectMetadata, 0, len(result.Items)),
-		}
-		for _, v := range result.Items {
-			obj, err := c.Objects.Decode(c.kind, v)
-			if err != nil {
-				return apierrors.NewInternalError(err)
-			}
-			list.Items = append(list.Items, *metadataOf(obj))
-		}
-		return c.writeOther(a, http.StatusOK, list)
-	}
-	if whole := a.encoding == objects.YAML || a.encoding == objects.JSON && a.pretty; whole || c.record.WantsResponse() {
-		body, err := c.Objects.JSONList(c.kind, result.Items, &meta)
-		if err != nil {
-			return apierrors.NewInternalError(err)
-		}
-		c.record.ResponseJSON(body)
-		if whole {
-			return c.writeJSONBody(a, http.StatusOK, body)
-		}
-	}
-	return c.streamList(a, result, &meta)
-}
-
-// streamList sends a list as JSON or protobuf, without having all of it in memory.
-func (c *call) streamList(a accepted, result *objects.ListResult, meta *metav1.ListMeta) error {
-	w := &bodyWriter{call: c, as: a, code: http.StatusOK}
-	var gone error // the client has disconnected
-	add := func(part []byte) error {
-		gone = w.add(part)
-		return gone
-	}
-	var err error
-	if a.encoding == objects.Protobuf {
-		err = c.Objects.WriteProtoList(c.kind, result.Items, meta, add)
-	} else if err = c.Objects.WriteJSONList(c.kind, result.Items, meta, add); err == nil {
-		err = add([]byte("\n"))
-	}
-	if gone != nil {
-		_ = w.finish(gone)
-		return nil
-	}
-	if err != nil {
-		_ = w.finish(err)
-		return apierrors.NewInternalError(err)
-	}
-	_ = w.finish(nil)
-	return nil
-}
-
 func metadataOf(obj registry.Object) *metav1.PartialObjectMetadata {
 	return &metav1.PartialObjectMetadata{
 		TypeMeta: metav1.TypeMeta{Kind: "PartialObjectMetadata", APIVersion: "meta.k8s.io/v1"},
