@@ -29,6 +29,7 @@ func (s *Service) track(r *Request, obj, old registry.Object) (registry.Object, 
 	if err != nil {
 		return nil, err
 	}
+	orderFields(obj)
 	created := old.GetUID() == "" && obj.GetManagedFields() == nil
 	var key templateKey
 	if created {
