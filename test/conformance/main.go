@@ -3,7 +3,7 @@
 // `make conformance` builds what it needs. It exits with 1 if a test fails that is not listed, or passes although it is.
 //
 // -focus is a regular expression that selects tests by name; -names a file with one whole name a line. -report writes the table of
-// docs/conformance.md: it needs the results of all tests.
+// docs/conformance.md. With -reported the reports of an earlier run are read instead of running anything.
 package main
 
 import (
@@ -30,6 +30,7 @@ func main() {
 	flag.StringVar(&o.focus, "focus", "", "run only tests whose name matches a regular expression")
 	flag.StringVar(&o.names, "names", "", "run only the tests that a file names, one a line")
 	flag.StringVar(&o.report, "report", "", "write the table of results to a file")
+	flag.StringVar(&o.reported, "reported", "", "read the reports (junit*.xml) in a directory instead of running the tests")
 	flag.IntVar(&o.procs, "procs", 3, "tests at a time")
 	flag.DurationVar(&o.limit, "timeout", defaultLimit, "the time limit of the whole run")
 	flag.Parse()
@@ -50,6 +51,13 @@ func (o *options) run() error {
 	if err != nil {
 		return err
 	}
+	if o.reported != "" {
+		results, err := collect(o.reported)
+		if err != nil {
+			return err
+		}
+		return o.conclude(nil, results, known)
+	}
 	names, err := o.selected()
 	if err != nil {
 		return err
@@ -66,6 +74,11 @@ func (o *options) run() error {
 	if err != nil {
 		return err
 	}
+	return o.conclude(names, results, known)
+}
+
+// conclude prints and reports results, and compares them with what is known to fail.
+func (o *options) conclude(names []string, results []result, known []group) error {
 	for _, r := range results {
 		fmt.Println(r)
 	}

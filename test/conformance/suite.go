@@ -23,9 +23,9 @@ const (
 )
 
 type options struct {
-	programs, work, known, focus, names, report string
-	procs                                       int
-	limit                                       time.Duration
+	programs, work, known, focus, names, report, reported string
+	procs                                                 int
+	limit                                                 time.Duration
 }
 
 // result is the outcome of one test.
