@@ -130,7 +130,8 @@ bench: deps build images ## run the benchmarks; nothing is asserted
 	$(GO) test -run '^$$' -bench . -skip 'Failover|HandOver' -benchmem $$($(GO) list ./... | grep -v /test/)
 	$(GO) test -run '^$$' -bench 'Failover|HandOver' -benchtime 20x ./cluster
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench Idle -benchtime 30x ./test/bench
-	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench . -skip 'Idle|ConfigMap|Watchers|Create.*Pod$$|Schedule' -benchtime 20x ./test/bench
+	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench AfterBurst -benchtime 1x -timeout 30m ./test/bench
+	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench . -skip 'Idle|AfterBurst|ConfigMap|Watchers|Create.*Pod$$|Schedule' -benchtime 20x ./test/bench
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench 'ConfigMap|Watchers' -benchtime 20000x ./test/bench
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench 'Create.*Pod$$|Schedule' -benchtime 5000x ./test/bench
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench . -benchtime 5x ./test/bench/loss
