@@ -286,7 +286,7 @@ func TestStepsOnRequest(t *testing.T) {
 	limits := `{"apiVersion":"apiserver.config.k8s.io/v1","kind":"AdmissionConfiguration","plugins":[{"name":"EventRateLimit","configuration":
 		{"apiVersion":"eventratelimit.admission.k8s.io/v1alpha1","kind":"Configuration","limits":[{"type":"Namespace","qps":1,"burst":2}]}}]}`
 	h := harness.NewConfigured(t, func(c *apiserver.Config) {
-		c.Admission = admission.Config{Enable: []string{"AlwaysPullImages", "ExtendedResourceToleration", "EventRateLimit"}, Disable: []string{"DefaultTolerationSeconds"},
+		c.Admission = admission.Config{Enable: []string{"AlwaysPullImages", "DenyServiceExternalIPs", "ExtendedResourceToleration", "EventRateLimit"}, Disable: []string{"DefaultTolerationSeconds"},
 			Configuration: []byte(limits), Now: func() time.Time { return clock }}
 	})
 	p := create(t, h, pod("p", func(p *corev1.Pod) {
@@ -300,6 +300,15 @@ func TestStepsOnRequest(t *testing.T) {
 	}
 	if len(p.Spec.Tolerations) != 1 || p.Spec.Tolerations[0].Key != "example.com/gpu" {
 		t.Errorf("%+v", p.Spec.Tolerations)
+	}
+	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "s"}, Spec: corev1.ServiceSpec{
+		ExternalIPs: []string{"192.168.7.1"}, Ports: []corev1.ServicePort{{Port: 80}}}}
+	if _, err := client.Create(t.Context(), h.Client, service); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "Use of external IPs is denied by admission control") {
+		t.Errorf("a service with an external address: %v", err)
+	}
+	service.Spec.ExternalIPs, service.Spec.ExternalTrafficPolicy = nil, ""
+	if _, err := client.Create(t.Context(), h.Client, service); err != nil {
+		t.Errorf("a service without one: %v", err)
 	}
 	event := func(i int) error {
 		_, err := client.Create(context.Background(), h.Client, &corev1.Event{ObjectMeta: inDefault(fmt.Sprint("e", i)), InvolvedObject: corev1.ObjectReference{Namespace: "default"}})

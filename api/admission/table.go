@@ -75,6 +75,7 @@ func steps(c Config) []objects.Step {
 		clusterTrustBundleAttest(c.Authorizer),
 		certificateSubjectRestriction(),
 		defaultIngressClass(),
+		denyServiceExternalIPs(),
 		podTopologyLabels(),
 		podResizeValidator(),
 		resourceClaims(c.Authorizer),
@@ -83,7 +84,7 @@ func steps(c Config) []objects.Step {
 }
 
 // offByDefault are the steps that run only if they are enabled, as upstream.
-var offByDefault = []string{"AlwaysPullImages", "EventRateLimit", "ExtendedResourceToleration", "OwnerReferencesPermissionEnforcement"}
+var offByDefault = []string{"AlwaysPullImages", "DenyServiceExternalIPs", "EventRateLimit", "ExtendedResourceToleration", "OwnerReferencesPermissionEnforcement"}
 
 // Steps returns the table of steps that run, in upstream's order.
 func Steps(c Config) ([]objects.Step, error) {

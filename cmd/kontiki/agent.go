@@ -24,6 +24,7 @@ import (
 	"github.com/kontiki/kontiki/cmd/kontiki/early"
 	"github.com/kontiki/kontiki/node/agent"
 	"github.com/kontiki/kontiki/node/dns"
+	"github.com/kontiki/kontiki/node/netapi"
 	"github.com/kontiki/kontiki/node/network"
 	"github.com/kontiki/kontiki/node/proxy"
 	"github.com/kontiki/kontiki/node/runtime/containerd"
@@ -32,6 +33,9 @@ import (
 
 // kubeletPort is the kubelet-compatible port.
 const kubeletPort = 10250
+
+// defaultAPIPort is the default of --api-port.
+const defaultAPIPort = 6443
 
 // agentOptions are the settings of a worker, also of one on a master's host.
 type agentOptions struct {
@@ -59,6 +63,8 @@ type agentPlace struct {
 	join                  []string
 	token                 string
 	gossipPort            int
+	// masterPorts are the ports of a master on the same host; the ports of others are those of join, or the defaults.
+	masterPorts []int
 }
 
 func agentCommand() *cobra.Command {
@@ -106,6 +112,7 @@ func (m *master) runAgent(ctx context.Context) error {
 	place := agentPlace{
 		name: m.cluster.Name(), nodeIP: m.options.nodeIP, dataDir: filepath.Join(filepath.Dir(m.options.dataDir), "agent"),
 		join: []string{m.cluster.Address()}, gossipPort: m.options.gossipPort + 1,
+		masterPorts: []int{m.options.port, m.options.apiPort, m.options.gossipPort},
 	}
 	if _, err := os.Stat(place.identityDir()); errors.Is(err, fs.ErrNotExist) {
 		if place.token, err = m.cluster.CreateToken(ctx, mtls.RoleWorker, time.Hour, "the worker on "+m.cluster.Name()); err != nil {
@@ -113,6 +120,19 @@ func (m *master) runAgent(ctx context.Context) error {
 		}
 	}
 	return runAgent(ctx, &m.options.agent, place, m.log)
+}
+
+// reserved returns the ports that the cluster's own traffic uses, as far as this worker knows them.
+func (p agentPlace) reserved() netapi.Ports {
+	ports := append([]int{kubeletPort, p.gossipPort, mtls.DefaultPort, defaultAPIPort, cluster.DefaultGossipPort, cluster.DefaultGossipPort + 1}, p.masterPorts...)
+	for _, address := range p.join {
+		if _, port, err := net.SplitHostPort(address); err == nil {
+			if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+				ports = append(ports, int(n))
+			}
+		}
+	}
+	return netapi.PortsOf(ports...)
 }
 
 func (p agentPlace) identityDir() string { return filepath.Join(p.dataDir, "identity") }
@@ -172,11 +192,11 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	if err != nil {
 		return w, fmt.Errorf("containerd: %w", err)
 	}
-	if w.proxy, err = proxy.New(proxy.Options{NodeName: place.name, Log: log}); err != nil {
+	if w.proxy, err = proxy.New(proxy.Options{NodeName: place.name, Reserved: place.reserved(), Log: log}); err != nil {
 		return w, err
 	}
 	w.dns = dns.NewLate(dns.Options{Assign: true, Log: log})
-	w.network, err = network.New(network.Options{StateDir: filepath.Join(place.dataDir, "network"), Followers: []network.Follower{w.proxy, w.dns}, Log: log})
+	w.network, err = network.New(network.Options{StateDir: filepath.Join(place.dataDir, "network"), Followers: []network.Follower{w.proxy, w.dns}, Reserved: place.reserved(), Log: log})
 	if err != nil {
 		return w, err
 	}

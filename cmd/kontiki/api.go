@@ -45,7 +45,7 @@ func (o *apiOptions) flags(f *pflag.FlagSet) {
 	f.IntVar(&o.maxInflight, "max-requests-inflight", flow.DefaultReadOnly, "this and --max-mutating-requests-inflight are summed to determine the server's total concurrency limit, which must be positive")
 	f.IntVar(&o.maxMutatingInflight, "max-mutating-requests-inflight", flow.DefaultMutating, "this and --max-requests-inflight are summed to determine the server's total concurrency limit, which must be positive")
 	f.DurationVar(&o.requestTimeout, "request-timeout", objects.DefaultRequestTimeout, "how long a request may take, unless it is long-running, such as a watch")
-	f.StringSliceVar(&o.enableAdmission, "enable-admission-plugins", nil, "admission plugins that should be enabled in addition to default enabled ones, by upstream's names: AlwaysPullImages, EventRateLimit, ExtendedResourceToleration, OwnerReferencesPermissionEnforcement; the same on all masters")
+	f.StringSliceVar(&o.enableAdmission, "enable-admission-plugins", nil, "admission plugins that should be enabled in addition to default enabled ones, by upstream's names: AlwaysPullImages, DenyServiceExternalIPs, EventRateLimit, ExtendedResourceToleration, OwnerReferencesPermissionEnforcement; the same on all masters")
 	f.StringSliceVar(&o.disableAdmission, "disable-admission-plugins", nil, "admission plugins that should be disabled although they are in the default enabled plugins list; the same on all masters")
 	f.StringVar(&o.admissionConfig, "admission-control-config-file", "", "file with an AdmissionConfiguration for PodSecurity and EventRateLimit")
 	f.StringVar(&o.encryptionConfig, "encryption-provider-config", "", "file with an EncryptionConfiguration: the KMS v2 plugin that holds the key of Secrets; all masters need the plugin")

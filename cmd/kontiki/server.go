@@ -96,7 +96,7 @@ func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Com
 	f.StringSliceVar(&o.join, "join", nil, "HOST:PORT of masters of the cluster to join")
 	f.StringVar(&o.token, "token", "", "a join token for masters")
 	f.IntVar(&o.port, "port", mtls.DefaultPort, "the port for masters and workers")
-	f.IntVar(&o.apiPort, "api-port", 6443, "the port of the API")
+	f.IntVar(&o.apiPort, "api-port", defaultAPIPort, "the port of the API")
 	f.StringVar(&o.apiBind, "api-bind", "0.0.0.0", "the address on which the API listens")
 	f.IntVar(&o.gossipPort, "gossip-port", cluster.DefaultGossipPort, "the gossip port")
 	f.StringSliceVar(&o.tlsSANs, "tls-san", nil, "additional names and addresses at which clients reach the API")

@@ -66,3 +66,19 @@ type Peer struct {
 type ServiceConsumer interface {
 	SetServices(services []*corev1.Service, slices []*discoveryv1.EndpointSlice)
 }
+
+// Ports are ports of the cluster's own traffic between its hosts, TCP and UDP. Neither a pod's host port nor a service's external address
+// takes them on any host: whoever may create pods or services could cut off workers from masters, and masters from each other.
+type Ports map[uint16]bool
+
+// PortsOf returns ports, with that of the nodes' VXLAN.
+func PortsOf(ports ...int) Ports {
+	out := Ports{VXLANPort: true}
+	for _, p := range ports {
+		out[uint16(p)] = true
+	}
+	return out
+}
+
+// VXLANPort is the UDP port of the packets between nodes.
+const VXLANPort = 8472

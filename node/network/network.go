@@ -36,6 +36,8 @@ type Options struct {
 	StateDir string
 	// Followers are configured after the network, in this order.
 	Followers []Follower
+	// Reserved are ports that no pod gets as a host port; nil is only that of VXLAN.
+	Reserved netapi.Ports
 	// VNI is the VXLAN network identifier, 0 means 1. All nodes must use the same.
 	VNI int
 	// Log may be nil, for the default logger.
@@ -68,6 +70,9 @@ var _ netapi.Network = (*Network)(nil)
 // New creates the Network of the calling thread's network namespace and reads the allocated addresses. It changes nothing in the
 // kernel before Configure. Close it to release its handles.
 func New(o Options) (*Network, error) {
+	if o.Reserved == nil {
+		o.Reserved = netapi.PortsOf()
+	}
 	if o.StateDir == "" {
 		return nil, errors.New("network: StateDir is required")
 	}

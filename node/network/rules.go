@@ -99,8 +99,8 @@ func (n *Network) renderPorts(tx *knftables.Transaction, published []record) {
 			if proto == "" {
 				proto = "tcp"
 			}
-			if proto == "udp" && p.HostPort == vxlanPort {
-				n.log.Warn("host port is not published: it is that of the nodes' VXLAN", "pod", r.Namespace+"/"+r.Name, "port", p.HostPort, "protocol", proto)
+			if n.o.Reserved[uint16(p.HostPort)] {
+				n.log.Warn("host port is not published: the cluster's own traffic uses it", "pod", r.Namespace+"/"+r.Name, "port", p.HostPort, "protocol", proto)
 				continue
 			}
 			e := &knftables.Element{

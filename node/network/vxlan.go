@@ -14,7 +14,7 @@ import (
 
 const (
 	vxlanName     = "kontiki-vx"
-	vxlanPort     = 8472
+	vxlanPort     = netapi.VXLANPort
 	vxlanOverhead = 50 // outer IPv4, UDP and VXLAN headers, and the inner Ethernet header
 	usualMTU      = 1500
 )

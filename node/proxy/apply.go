@@ -61,7 +61,7 @@ func (p *Proxy) apply(ctx context.Context, services []*corev1.Service, endpointS
 		if old != nil && !moved && sameService(old.service, s) && sameSlices(old.slices, bySvc[key]) {
 			continue
 		}
-		fresh[key] = renderUnit(s, bySvc[key], at, p.local)
+		fresh[key] = renderUnit(s, bySvc[key], at, p.local, p.o.Reserved)
 		changed = append(changed, key)
 	}
 	for key := range p.applied.units {

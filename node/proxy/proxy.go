@@ -27,6 +27,8 @@ type Options struct {
 	// LocalAddresses are service addresses that this node serves itself, besides the cluster DNS address from Configure: they get
 	// no rules.
 	LocalAddresses []netip.Addr
+	// Reserved are ports that no service gets at an external address; nil is only that of VXLAN.
+	Reserved netapi.Ports
 	// CheckPeriod is how often the proxy checks that the table exists, as other programs may flush the whole ruleset; 0 means a
 	// minute.
 	CheckPeriod time.Duration
@@ -67,6 +69,9 @@ var _ netapi.ServiceConsumer = (*Proxy)(nil)
 func New(o Options) (*Proxy, error) {
 	if o.NodeName == "" {
 		return nil, errors.New("proxy: NodeName is required")
+	}
+	if o.Reserved == nil {
+		o.Reserved = netapi.PortsOf()
 	}
 	if o.CheckPeriod == 0 {
 		o.CheckPeriod = time.Minute

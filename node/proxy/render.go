@@ -11,6 +11,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/kontiki/kontiki/node/netapi"
 )
 
 // unit is everything in the table for one service. It is a pure function of the service, its slices and the node's location.
@@ -35,8 +37,8 @@ type flows struct {
 }
 
 // renderUnit returns an empty unit for services that need no rules: headless services, external names, and those of other proxies.
-// served are addresses that the node serves itself.
-func renderUnit(s *corev1.Service, slices []*discoveryv1.EndpointSlice, at place, served map[string]bool) *unit {
+// served are addresses that the node serves itself, reserved ports that no service gets at an external address.
+func renderUnit(s *corev1.Service, slices []*discoveryv1.EndpointSlice, at place, served map[string]bool, reserved netapi.Ports) *unit {
 	u := &unit{service: s, slices: slices, chains: map[string][]string{}, affinity: map[string]time.Duration{}, elements: map[elementID]string{}}
 	_, headless := s.Labels[corev1.IsHeadlessService]
 	_, foreign := s.Labels["service.kubernetes.io/service-proxy-name"]
@@ -44,7 +46,7 @@ func renderUnit(s *corev1.Service, slices []*discoveryv1.EndpointSlice, at place
 		return u
 	}
 	for i := range s.Spec.Ports {
-		r := portRenderer{unit: u, service: s, port: s.Spec.Ports[i], endpoints: choose(s.Spec.Ports[i], slices, at), served: served}
+		r := portRenderer{unit: u, service: s, port: s.Spec.Ports[i], endpoints: choose(s.Spec.Ports[i], slices, at), served: served, reserved: reserved}
 		r.render()
 	}
 	return u
@@ -57,6 +59,7 @@ type portRenderer struct {
 	port      corev1.ServicePort
 	endpoints chosen
 	served    map[string]bool
+	reserved  netapi.Ports
 }
 
 func (r *portRenderer) render() {
@@ -65,7 +68,9 @@ func (r *portRenderer) render() {
 	internalLocal := spec.InternalTrafficPolicy != nil && *spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal
 	nodePort := r.port.NodePort
 	var externals, balancers []string
-	externals = append(externals, spec.ExternalIPs...)
+	if !r.reserved[uint16(r.port.Port)] {
+		externals = append(externals, spec.ExternalIPs...)
+	}
 	if spec.Type == corev1.ServiceTypeLoadBalancer {
 		for _, in := range r.service.Status.LoadBalancer.Ingress {
 			if in.IP != "" && (in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP) {

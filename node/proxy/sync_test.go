@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/knftables"
 
 	"github.com/kontiki/kontiki/node/netapi"
@@ -296,5 +297,31 @@ func TestServicesWithoutRules(t *testing.T) {
 	w.apply(t, p)
 	if dump := nft.Dump(); strings.Contains(dump, "add element ip kontiki services") || strings.Contains(dump, "10.96.0.9") || strings.Contains(dump, "10.96.0.10") {
 		t.Errorf("rules for services that have none:\n%s", dump)
+	}
+}
+
+// TestExternalAddressesLeaveTheClustersPorts: whoever may create a service must not redirect what workers and masters send to masters.
+func TestExternalAddressesLeaveTheClustersPorts(t *testing.T) {
+	p, nft := fakeProxy(t, Options{Reserved: netapi.PortsOf(6444)})
+	w := newWorld()
+	ports := func(s *corev1.ServiceSpec, protocol corev1.Protocol, numbers ...int32) {
+		s.ExternalIPs, s.Ports = []string{"192.168.7.1"}, nil
+		for _, n := range numbers {
+			s.Ports = append(s.Ports, corev1.ServicePort{Name: fmt.Sprint("p", n), Port: n, Protocol: protocol, TargetPort: intstr.FromInt32(80)})
+		}
+	}
+	w.service("thief", "10.96.0.9", func(s *corev1.ServiceSpec) { ports(s, corev1.ProtocolTCP, 6444, 8080) })
+	w.service("vxlan", "10.96.0.8", func(s *corev1.ServiceSpec) { ports(s, corev1.ProtocolUDP, 8472) })
+	w.apply(t, p)
+	dump := nft.Dump()
+	for _, taken := range []string{"192.168.7.1 . tcp . 6444", "192.168.7.1 . udp . 8472"} {
+		if strings.Contains(dump, taken) {
+			t.Errorf("%s is redirected:\n%s", taken, dump)
+		}
+	}
+	for _, served := range []string{"192.168.7.1 . tcp . 8080", "10.96.0.9 . tcp . 6444"} {
+		if !strings.Contains(dump, served) {
+			t.Errorf("%s is not served:\n%s", served, dump)
+		}
 	}
 }

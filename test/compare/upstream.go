@@ -112,8 +112,8 @@ func (u *upstream) startControllers(ctx context.Context) error {
 		program string
 		args    []string
 	}{
-		{"kube-scheduler", nil},
-		{"kube-controller-manager", []string{"--use-service-account-credentials", "--service-account-private-key-file=" + serviceAccount,
+		{"kube-scheduler", []string{"--leader-elect=false"}}, // there is no other, and on a busy machine they would lose their leases and end
+		{"kube-controller-manager", []string{"--leader-elect=false", "--use-service-account-credentials", "--service-account-private-key-file=" + serviceAccount,
 			"--root-ca-file=" + u.certs.file, "--cluster-signing-cert-file=" + u.certs.file, "--cluster-signing-key-file=" + u.certs.path("ca.key")}},
 	} {
 		cert, err := u.certs.issue(c.program, "system:"+c.program)

@@ -199,3 +199,23 @@ func TestWhatIsOnlyStoredIsWarnedOf(t *testing.T) {
 		}
 	}
 }
+
+// TestStatusOfNewObjects: what upstream sets in the status of new objects, some of it when it reads them from the store.
+func TestStatusOfNewObjects(t *testing.T) {
+	for resource, want := range map[string]string{"pods": "Pending", "namespaces": "Active", "persistentvolumes": "Pending", "persistentvolumeclaims": "Pending"} {
+		k, _ := Kinds().ByGroupResource("", resource)
+		internal := emptyInternal(t, k)
+		k.PrepareCreate(t.Context(), internal)
+		obj, err := k.FromInternal(internal)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fields["status"].(map[string]any)["phase"]; got != want {
+			t.Errorf("a new one of %s is %v, want %s", resource, got, want)
+		}
+	}
+}

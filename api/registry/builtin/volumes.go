@@ -75,7 +75,7 @@ func persistentVolumeClaims() *registry.Resource {
 	return &registry.Resource{
 		Kind: "PersistentVolumeClaim", Resource: "persistentvolumeclaims", ShortNames: []string{"pvc"}, Namespaced: true, ReturnDeleted: true,
 		PrepareCreate: preparer(func(c *core.PersistentVolumeClaim) {
-			c.Status = core.PersistentVolumeClaimStatus{}
+			c.Status = core.PersistentVolumeClaimStatus{Phase: core.ClaimPending} // as upstream, which defaults what it reads
 			claimutil.DropDisabledFields(&c.Spec, nil)
 			// A client may know only one of dataSource and dataSourceRef (KEP-1495).
 			claimutil.EnforceDataSourceBackwardsCompatibility(&c.Spec, nil)
