@@ -205,13 +205,14 @@ func (id *Identity) Owns(pin string) bool {
 }
 
 // chain returns the certificates that are sent after a certificate issued by CA: hosts that join look for the CA that their token
-// pins, and hosts that trust only the previous CA verify through the cross-signed certificate.
+// pins, and clients that trust only the previous CA verify through the cross-signed certificate. That one precedes the self-signed
+// certificate of the same CA, because clients such as OpenSSL take the first issuer that fits and try no other.
 func (id *Identity) chain() [][]byte {
-	chain := [][]byte{id.CA.Certificate().Raw}
-	if id.PreviousCA != nil {
-		chain = append(chain, id.CrossCA, id.PreviousCA.Certificate().Raw)
+	current := id.CA.Certificate().Raw
+	if id.PreviousCA == nil {
+		return [][]byte{current}
 	}
-	return chain
+	return [][]byte{id.CrossCA, id.PreviousCA.Certificate().Raw, current}
 }
 
 func randomKey() ([]byte, error) {
