@@ -45,11 +45,12 @@ func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, a
 		return s.answer(ctx, r, obj)
 	}
 	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
-	r.Kind.Codec.Default(obj)
-	obj.GetObjectKind().SetGroupVersionKind(r.Kind.GVK())
+	obj, err := defaulted(r.Kind, obj)
+	if err != nil {
+		return nil, err
+	}
 	s.stampNew(obj)
 	if !applied {
-		var err error
 		if obj, err = s.track(r, obj, s.empty(r.Kind)); err != nil {
 			return nil, apierrors.NewInternalError(err)
 		}

@@ -155,6 +155,20 @@ func (s *Service) merge(r *Request, live registry.Object, patch runtime.Object, 
 	return obj, nil
 }
 
+// defaulted returns a client's object with defaults, in the form that its conversions leave. They move fields: stringData of a Secret
+// into data, for example. Managers own the fields that result, not those that were sent. obj must not be used afterwards.
+func defaulted(kind *registry.Kind, obj registry.Object) (registry.Object, error) {
+	kind.Codec.Default(obj)
+	internal, err := kind.ToInternal(obj)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	if obj, err = kind.FromInternal(internal); err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	return obj, nil
+}
+
 // sameButTimes says whether managed fields differ only in their times.
 func sameButTimes(now, then []metav1.ManagedFieldsEntry) bool {
 	if len(now) != len(then) {

@@ -208,10 +208,11 @@ func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.St
 	if err := checkGivenSize(obj); err != nil {
 		return nil, nil, err
 	}
-	r.Kind.Codec.Default(obj)
-	obj.GetObjectKind().SetGroupVersionKind(r.Kind.GVK())
+	obj, err := defaulted(r.Kind, obj)
+	if err != nil {
+		return nil, nil, err
+	}
 	if !m.applied && !m.unwatched {
-		var err error
 		if obj, err = s.track(r, obj, old); err != nil {
 			return nil, nil, apierrors.NewInternalError(err)
 		}
