@@ -36,6 +36,8 @@ const (
 	ReasonAnnotation   = "authorization.k8s.io/reason"
 	// DryRunAnnotation is "true" on events of dry runs, which stored nothing.
 	DryRunAnnotation = "kontiki.io/dry-run"
+	// UnsafeDeleteAnnotation is on events of deletions of objects that cannot be read.
+	UnsafeDeleteAnnotation = "apiserver.k8s.io/unsafe-delete-ignore-read-error"
 	// OperationAnnotation is the index, from 0, of an operation in its transaction.
 	OperationAnnotation = "kontiki.io/transaction-operation"
 )

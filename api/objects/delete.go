@@ -12,6 +12,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
 	"golang.org/x/sync/errgroup"
 
@@ -38,8 +40,15 @@ func (s *Service) delete(ctx context.Context, r *Request, options *metav1.Delete
 	if err := checkDeleteOptions(options); err != nil {
 		return nil, false, err
 	}
+	once := s.deleteOnce
+	if ptr.Deref(options.IgnoreStoreReadErrorWithClusterBreakingPotential, false) {
+		if err := s.authorize(ctx, r, r.Attributes("unsafe-delete-ignore-read-errors")); err != nil {
+			return nil, false, err
+		}
+		once = s.deleteUnreadable
+	}
 	err = s.attempt(ctx, func(view kv.View) (err error) {
-		obj, gone, err = s.deleteOnce(ctx, r, options, view, admitted)
+		obj, gone, err = once(ctx, r, options, view, admitted)
 		return err
 	})
 	if errors.Is(err, errRetry) {
@@ -83,12 +92,43 @@ func (s *Service) deleteOnce(ctx context.Context, r *Request, options *metav1.De
 	return obj, false, err
 }
 
+// deleteUnreadable deletes an object that cannot be decrypted or decoded, and refuses one that can. Neither preconditions nor admission,
+// finalizers, allocators and quotas can see such an object: only its key is removed. It returns an object with nothing but the name.
+func (s *Service) deleteUnreadable(ctx context.Context, r *Request, _ *metav1.DeleteOptions, view kv.View, _ bool) (registry.Object, bool, error) {
+	stored, ok := view.Get(r.Kind.Key(r.Namespace, r.Name))
+	if !ok {
+		return nil, false, notFound(r)
+	}
+	if _, err := s.Decode(r.Kind, stored); err == nil {
+		return nil, false, apierrors.NewConflict(r.Kind.GroupResource(), r.Name, errReadable)
+	}
+	obj := s.empty(r.Kind)
+	obj.SetNamespace(r.Namespace)
+	obj.SetName(r.Name)
+	if r.DryRun {
+		return obj, true, nil
+	}
+	result, err := s.propose(ctx, r, []kv.Op{{Key: stored.Key, Delete: true, Cond: kv.AtRevision, Revision: stored.ModRevision}})
+	if err != nil {
+		return nil, false, err
+	}
+	if result.Failed != nil {
+		return nil, false, errRetry
+	}
+	obj.SetResourceVersion(FormatRevision(result.Revisions[0]))
+	return obj, true, nil
+}
+
+var errReadable = errors.New("unsafe deletion is not allowed because the object is decodable from storage")
+
 func checkDeleteOptions(options *metav1.DeleteOptions) error {
 	if errs := metav1validation.ValidateDeleteOptions(options); len(errs) > 0 {
-		return Invalid(metav1.SchemeGroupVersion.WithKind("DeleteOptions").GroupKind(), "", errs)
+		return Invalid(deleteOptionsKind, "", errs)
 	}
 	return nil
 }
+
+var deleteOptionsKind = metav1.SchemeGroupVersion.WithKind("DeleteOptions").GroupKind()
 
 func checkPreconditions(r *Request, p *metav1.Preconditions, old registry.Object) error {
 	if p == nil {
@@ -181,6 +221,10 @@ const concurrentDeletes = 16
 func (s *Service) DeleteCollection(ctx context.Context, r *Request, options *metav1.DeleteOptions, list ListOptions) ([]*kv.Version, error) {
 	if err := r.serves("deletecollection"); err != nil {
 		return nil, err
+	}
+	if options != nil && ptr.Deref(options.IgnoreStoreReadErrorWithClusterBreakingPotential, false) {
+		return nil, Invalid(deleteOptionsKind, "", field.ErrorList{field.Invalid(field.NewPath("ignoreStoreReadErrorWithClusterBreakingPotential"), true,
+			"is not allowed with DELETECOLLECTION, try again after removing the option")})
 	}
 	page, err := s.List(ctx, r, list)
 	if err != nil {

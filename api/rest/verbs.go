@@ -16,7 +16,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
+	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/objects"
 )
 
@@ -232,6 +234,10 @@ func (c *call) delete() error {
 	if err != nil {
 		return err
 	}
+	unreadable := ptr.Deref(o.IgnoreStoreReadErrorWithClusterBreakingPotential, false)
+	if unreadable {
+		c.record.Annotate(audit.UnsafeDeleteAnnotation, "")
+	}
 	obj, gone, err := c.Objects.Delete(c.r.Context(), c.request("", o.DryRun), o)
 	if err != nil {
 		return err
@@ -239,7 +245,7 @@ func (c *call) delete() error {
 	if !gone && o.OrphanDependents != nil && !*o.OrphanDependents {
 		return c.writeObject(accept, http.StatusAccepted, obj)
 	}
-	if !gone || c.kind.ReturnDeleted {
+	if !gone || c.kind.ReturnDeleted && !unreadable {
 		return c.writeObject(accept, http.StatusOK, obj)
 	}
 	deleted := objects.Deleted(c.kind, obj)
