@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -255,6 +256,10 @@ type responder struct{ *call }
 func (r responder) Error(_ http.ResponseWriter, _ *http.Request, err error) {
 	if r.answer.begun.Load() {
 		r.Log.Debug("a connection to a node's agent broke", "path", r.r.URL.Path, "error", err)
+		return
+	}
+	if status := apierrors.APIStatus(nil); errors.As(err, &status) { // the request is refused without asking the agent
+		writeError(r.w, r.r, err)
 		return
 	}
 	writeError(r.w, r.r, apierrors.NewServiceUnavailable(fmt.Sprintf("error trying to reach the node's agent: %v", err)))

@@ -46,7 +46,8 @@ type Config struct {
 	Checks  []Check
 	Version version.Info
 	Log     *slog.Logger
-	// Extra serves further paths ("/metrics", "/kontiki/..."), behind authentication and authorization.
+	// Extra serves further paths ("/metrics", "/kontiki/..."), behind authentication and authorization. One that ends in a slash
+	// stands for all paths that begin with it, any other for itself alone.
 	Extra map[string]http.Handler
 }
 
@@ -231,8 +232,8 @@ func (c *call) serveOther() {
 		c.serveOpenAPI()
 	case c.serveDiscovery():
 	default:
-		for prefix, handler := range c.Extra {
-			if path == prefix || strings.HasPrefix(path, strings.TrimSuffix(prefix, "/")+"/") {
+		for at, handler := range c.Extra {
+			if path == at || strings.HasSuffix(at, "/") && strings.HasPrefix(path, at) {
 				handler.ServeHTTP(c.w, c.r)
 				return
 			}
@@ -297,7 +298,8 @@ func (c *call) checkTimeout() error {
 // serveResource serves a request for a resource in the table.
 func (c *call) serveResource() error {
 	switch {
-	case c.target.special == "proxy":
+	case c.target.special == "proxy",
+		c.target.subresource != "proxy" && strings.Trim(c.target.rest, "/") != "": // only proxies have paths below them
 		return noSuchPath(c.r)
 	case c.target.special == "watch" && c.r.Method != http.MethodGet && c.r.Method != http.MethodHead,
 		c.verb == "" && !(c.target.subresource == "proxy" && c.r.Method == http.MethodOptions):
@@ -322,6 +324,9 @@ func (c *call) serveResource() error {
 	}
 	if c.target.subresource != "" {
 		if special, ok := specialSubresources[schema.GroupResource{Group: c.kind.Group, Resource: c.kind.Resource + "/" + c.target.subresource}]; ok {
+			if !special.accepts(c.r.Method, c.verb) {
+				return apierrors.NewMethodNotSupported(c.kind.GroupResource(), strings.ToLower(c.r.Method))
+			}
 			return special.serve(c)
 		}
 		if c.target.subresource == "scale" && c.kind.Scale != nil {

@@ -2,11 +2,14 @@ package rest
 
 import (
 	"net/http"
+	"slices"
+	"strings"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -37,6 +40,18 @@ type specialSubresource struct {
 	serve func(*call) error
 }
 
+// accepts says whether a request's method is served. Connections are opened only by GET and POST, so HEAD is no "get" of theirs; proxies
+// forward every method.
+func (s *specialSubresource) accepts(method, verb string) bool {
+	switch {
+	case strings.HasSuffix(s.kind, "ProxyOptions"):
+		return true
+	case method == http.MethodHead:
+		return false
+	}
+	return slices.Contains(s.verbs, verb)
+}
+
 var (
 	onlyCreate = metav1.Verbs{"create"}
 	connects   = metav1.Verbs{"create", "get"}
@@ -65,8 +80,21 @@ func decodeBody[T runtime.Object](c *call, into T, gvk schema.GroupVersionKind) 
 	out, err := objects.DecodeOther(r, data, encoding, objects.FieldValidation(o.FieldValidation), into, gvk)
 	if err == nil {
 		c.record.Request(out)
+		err = c.checkNamespace(out)
 	}
 	return out, r, o, err
+}
+
+// checkNamespace refuses an object whose namespace is not the one in the path.
+func (c *call) checkNamespace(obj runtime.Object) error {
+	accessor, err := meta.Accessor(obj)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	if given := accessor.GetNamespace(); given != "" && given != c.target.namespace {
+		return objects.InField("metadata.namespace", apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request"))
+	}
+	return nil
 }
 
 func (c *call) success(code int32) error {

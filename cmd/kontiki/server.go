@@ -315,6 +315,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 	if err != nil {
 		return nil, err
 	}
+	admin, pprof := m.clusterAPI(), profiles()
 	m.api, err = apiserver.New(apiserver.Config{
 		Store: c, SealKeys: identity.SecretKeys, SealWith: identity.CurrentSecretKey, ServiceAccountKey: identity.ServiceAccountKey,
 		Roots: c.ClientRoots, Admit: c.Admits, Admission: admits,
@@ -327,8 +328,9 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 			return rbac.Ready(client.New(o, "system:apiserver", "kube-apiserver"))
 		}}, {Name: "kms-providers", New: func(*objects.Service) func(context.Context) error { return keys.Ready }}},
 		Extra: map[string]http.Handler{
-			"/metrics": promhttp.Handler(), clusterPath: m.clusterAPI(), snapshotPath: m.clusterAPI(), certsPath: http.HandlerFunc(m.serveCerts), secretsPath: http.HandlerFunc(m.serveSecrets),
-			profilePath: profiles(),
+			"/metrics": promhttp.Handler(), clusterPath: admin, clusterPath + "/": admin, snapshotPath: admin, snapshotPath + "/": admin,
+			certsPath: http.HandlerFunc(m.serveCerts), secretsPath: http.HandlerFunc(m.serveSecrets),
+			profilePath: pprof, profilePath + "/": pprof,
 		},
 	})
 	if err != nil {
