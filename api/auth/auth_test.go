@@ -7,12 +7,15 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"math/big"
 	"net/http"
@@ -310,6 +313,61 @@ func TestCertificates(t *testing.T) {
 				t.Fatalf("%v, %v", who, err)
 			}
 		})
+	}
+}
+
+// TestUsersOfCertificates: the user of a certificate has its fingerprint as credential ID, and the UID of its subject, whether the
+// certificate was just verified or is remembered. A UID that is not a single non-empty string is
+// refused.
+func TestUsersOfCertificates(t *testing.T) {
+	now := time.Now()
+	root, rootKey := issue(t, x509.Certificate{NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour), Subject: pkix.Name{CommonName: "ca"}}, nil, nil)
+	roots := x509.NewCertPool()
+	roots.AddCert(root)
+	a := &Authenticator{Roots: func() *x509.CertPool { return roots }}
+	for _, c := range []struct {
+		name string
+		uids []string
+		want string
+		says string
+	}{
+		{name: "none"},
+		{name: "one", uids: []string{"u-1"}, want: "u-1"},
+		{name: "two", uids: []string{"u-1", "u-2"}, says: "expected 1 UID, but found multiple: [u-1 u-2]"},
+		{name: "empty", uids: []string{""}, says: "UID cannot be an empty string"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			subject := pkix.Name{CommonName: "jane", Organization: []string{"devs"}}
+			for _, uid := range c.uids {
+				subject.ExtraNames = append(subject.ExtraNames, pkix.AttributeTypeAndValue{Type: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57683, 2}, Value: uid})
+			}
+			cert, _ := issue(t, x509.Certificate{
+				NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour), Subject: subject, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+			}, root, rootKey)
+			r, _ := http.NewRequest("GET", "https://x/api", nil)
+			r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}
+			for _, step := range []string{"verified", "remembered"} {
+				who, err := a.Authenticate(r, "/")
+				if c.says != "" {
+					if !errors.Is(err, ErrUnauthenticated) || !strings.Contains(err.Error(), c.says) {
+						t.Errorf("%s: %v, %v", step, who, err)
+					}
+					continue
+				}
+				if err != nil {
+					t.Fatalf("%s: %v", step, err)
+				}
+				want := []string{fmt.Sprintf("X509SHA256=%x", sha256.Sum256(cert.Raw))}
+				if got := who.GetExtra()["authentication.kubernetes.io/credential-id"]; who.GetUID() != c.want || !slices.Equal(got, want) || len(who.GetExtra()) != 1 {
+					t.Errorf("%s: UID %q, extra %v, want %q and %v", step, who.GetUID(), who.GetExtra(), c.want, want)
+				}
+			}
+		})
+	}
+	// crypto/x509 refuses to read what is not a string; another reader need not.
+	names := []pkix.AttributeTypeAndValue{{Type: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57683, 2}, Value: 7}}
+	if uid, err := subjectUID(pkix.Name{Names: names}); err == nil || err.Error() != "unable to parse UID into a string" {
+		t.Errorf("a number: %q, %v", uid, err)
 	}
 }
 

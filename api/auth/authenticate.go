@@ -2,13 +2,17 @@ package auth
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 
+	asn1util "k8s.io/apimachinery/pkg/apis/asn1"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -17,6 +21,9 @@ import (
 
 // ErrUnauthenticated is the class of errors for invalid credentials (HTTP 401).
 var ErrUnauthenticated = errors.New("unauthorized")
+
+// uidOID is the attribute of a certificate's subject that contains the user's UID.
+var uidOID = asn1util.X509UID()
 
 // Anonymous is the user of requests without a credential.
 var Anonymous = &user.DefaultInfo{Name: user.Anonymous, Groups: []string{user.AllUnauthenticated}}
@@ -145,9 +152,38 @@ func (a *Authenticator) certificate(chain []*x509.Certificate) (user.Info, error
 	if subject.CommonName == "" {
 		return nil, fmt.Errorf("%w: client certificate without a common name", ErrUnauthenticated)
 	}
-	who := authenticated(&user.DefaultInfo{Name: subject.CommonName, Groups: subject.Organization})
+	uid, err := subjectUID(subject)
+	if err != nil {
+		return nil, fmt.Errorf("%w: client certificate of %q: %v", ErrUnauthenticated, subject.CommonName, err)
+	}
+	fingerprint := sha256.Sum256(chain[0].Raw)
+	who := authenticated(&user.DefaultInfo{
+		Name: subject.CommonName, UID: uid, Groups: subject.Organization,
+		Extra: map[string][]string{user.CredentialIDKey: {"X509SHA256=" + hex.EncodeToString(fingerprint[:])}},
+	})
 	a.verified.put(roots, chains, who)
 	return who, nil
+}
+
+// subjectUID returns the user's UID that a certificate's subject contains, or "" if it contains none.
+func subjectUID(subject pkix.Name) (string, error) {
+	uid, found := "", false
+	for _, name := range subject.Names {
+		if !name.Type.Equal(uidOID) {
+			continue
+		}
+		value, ok := name.Value.(string)
+		switch {
+		case !ok:
+			return "", errors.New("unable to parse UID into a string")
+		case found:
+			return "", fmt.Errorf("expected 1 UID, but found multiple: %v", []string{uid, value})
+		case value == "":
+			return "", errors.New("UID cannot be an empty string")
+		}
+		uid, found = value, true
+	}
+	return uid, nil
 }
 
 func authenticated(info user.Info) user.Info {

@@ -109,6 +109,9 @@ func TestWhoSomebodyIs(t *testing.T) {
 	if err != nil || self.Status.UserInfo.Username != "joe" || !slices.Equal(self.Status.UserInfo.Groups, []string{"devs", "system:authenticated"}) || self.CreationTimestamp.IsZero() {
 		t.Errorf("self: %v %+v", err, self)
 	}
+	if id := self.Status.UserInfo.Extra["authentication.kubernetes.io/credential-id"]; len(id) != 1 || !strings.HasPrefix(id[0], "X509SHA256=") {
+		t.Errorf("self: the extra fields are %v", self.Status.UserInfo.Extra)
+	}
 	request := func(audiences ...string) string {
 		t.Helper()
 		token, err := admin.CoreV1().ServiceAccounts("default").CreateToken(ctx, "default", &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: audiences}}, metav1.CreateOptions{})
