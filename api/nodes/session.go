@@ -88,6 +88,9 @@ func (s *session) run(ctx context.Context, node []byte) error {
 	go func() { failed <- s.contained(ctx, s.receive) }()
 	select {
 	case err := <-failed:
+		if ctx.Err() != nil { // a part may end before this is seen, because the session was ended
+			return context.Cause(ctx)
+		}
 		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
