@@ -32,11 +32,22 @@ func (n *node) awaitLevel(level int) {
 
 // count proposes what only the newest level allows.
 func (n *node) count() (kv.Result, error) {
-	return n.c.Propose(context.Background(), counting())
+	n.t.Helper()
+	return n.c.Propose(context.Background(), n.newest("/t/a/b/0"))
 }
 
-func counting() *kv.Command {
-	return &kv.Command{ID: random.CommandID(), Ops: []kv.Op{{Key: "/t/a/b/count", Add: 1, Cond: kv.AtMost, Most: 1}}}
+// newest returns a command that only the newest level allows: it counts to at most one, and rewrites a key without a change.
+func (n *node) newest(key string) *kv.Command {
+	n.t.Helper()
+	n.get(key) // so that the local state has it
+	v, ok := n.c.store.View().Get(key)
+	if !ok {
+		n.t.Fatalf("%s does not have %s", n.cfg.Name, key)
+	}
+	return &kv.Command{ID: random.CommandID(), Ops: []kv.Op{
+		{Key: "/t/a/b/count", Add: 1, Cond: kv.AtMost, Most: 1},
+		{Key: key, Value: v.Value, Rewrite: true, Cond: kv.AtRevision, Revision: v.ModRevision},
+	}}
 }
 
 // TestRollingUpgrade replaces masters of the previous program one by one, with each kind leading the other, and writes all
@@ -119,7 +130,7 @@ func TestAnOlderProgramStopsBeforeItDiverges(t *testing.T) {
 	m.lead(m.nodes[0])
 	m.leader().put("/t/a/b/c", "known")
 	before := old.get("/t/a/b/c")
-	data, err := fsm.EncodeCommand(counting())
+	data, err := fsm.EncodeCommand(m.leader().newest("/t/a/b/c"))
 	if err != nil {
 		t.Fatal(err)
 	}
