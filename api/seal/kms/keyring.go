@@ -147,9 +147,9 @@ func (k *Keyring) plugin(name string) *plugin {
 // Run asks the plugins for their status and decrypts keys, until the context ends.
 func (k *Keyring) Run(ctx context.Context) error {
 	for {
-		decrypted := k.decrypt(ctx)
+		changed := k.decrypt(ctx)
 		healthy := k.poll(ctx)
-		if decrypted {
+		if changed {
 			k.changed.Tell()
 		}
 		wait := k.healthy
@@ -206,7 +206,7 @@ func (k *Keyring) poll(ctx context.Context) (healthy bool) {
 	return healthy
 }
 
-// decrypt tries every key that is not decrypted, once, and returns whether one was.
+// decrypt tries every key that is not decrypted, once, and returns whether one was, or fails for another reason than before.
 func (k *Keyring) decrypt(ctx context.Context) (some bool) {
 	k.mu.Lock()
 	todo := map[string]Wrapped{}
@@ -234,7 +234,11 @@ func (k *Keyring) decrypt(ctx context.Context) (some bool) {
 		switch _, still := k.wrapped[name]; {
 		case !still:
 		case err != nil:
-			k.failed[name] = fmt.Errorf("KMS provider %s: %w", w.Provider, err)
+			err = fmt.Errorf("KMS provider %s: %w", w.Provider, err)
+			if before := k.failed[name]; before == nil || before.Error() != err.Error() {
+				some = true
+			}
+			k.failed[name] = err
 		default:
 			k.keys[name] = key
 			delete(k.failed, name)
