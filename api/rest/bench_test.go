@@ -273,7 +273,6 @@ func BenchmarkListsOf50000Pods(b *testing.B) {
 		{"table", "application/json;as=Table;g=meta.k8s.io;v=v1", ""},
 		{"metadata", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", ""},
 		{"metadata in protobuf", "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", ""},
-		{"YAML", "application/yaml", ""},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			runtime.GC()
