@@ -19,6 +19,8 @@ import (
 	"k8s.io/utils/ptr"
 )
 
+// Sleeps that are marked as virtual are in bubbles of testing/synctest: they advance its clock, and take no time.
+
 // queuing returns a level with queues, and a number of shares.
 func queuing(name string, shares, queues, hand, length int32, change ...func(*flowcontrolv1.LimitedPriorityLevelConfiguration)) *flowcontrolv1.PriorityLevelConfiguration {
 	limited := &flowcontrolv1.LimitedPriorityLevelConfiguration{

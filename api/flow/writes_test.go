@@ -6,6 +6,8 @@ import (
 	"time"
 )
 
+// Sleeps that are marked as virtual are in bubbles of testing/synctest: they advance its clock, and take no time.
+
 // TestATimerOfAnEarlierWriteMeansNothing: on a busy machine the timer's function may run when the next write has begun.
 func TestATimerOfAnEarlierWriteMeansNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -133,11 +133,18 @@ func clusterStatus(ctx context.Context, c *adminClient, _ []string) error {
 			return err
 		}
 	}
-	if len(s.Problems) == 0 {
+	if len(s.Problems) > 0 {
+		fmt.Fprintln(os.Stderr, "the cluster is degraded:")
+	}
+	return showProblems(s.Problems)
+}
+
+// showProblems writes problems to standard error, and returns the exit code for them, nil if there are none.
+func showProblems(problems []string) error {
+	if len(problems) == 0 {
 		return nil
 	}
-	fmt.Fprintln(os.Stderr, "the cluster is degraded:")
-	for _, problem := range s.Problems {
+	for _, problem := range problems {
 		fmt.Fprintln(os.Stderr, "  -", problem)
 	}
 	return exitCode(2)

@@ -123,13 +123,7 @@ func secretsStatus(ctx context.Context, c *adminClient) error {
 			return err
 		}
 	}
-	if len(s.Problems) == 0 {
-		return nil
-	}
-	for _, problem := range s.Problems {
-		fmt.Fprintln(os.Stderr, "  -", problem)
-	}
-	return exitCode(2)
+	return showProblems(s.Problems)
 }
 
 func printSecretKeys(out io.Writer, s *cluster.SecretKeys) error {

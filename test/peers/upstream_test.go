@@ -31,7 +31,7 @@ import (
 // workloads API, namespaces, garbage collection, quotas and disruption budgets, through a change of the leader.
 func TestUpstreamsSchedulerAndControllerManager(t *testing.T) {
 	programs := os.Getenv("UPSTREAM")
-	if programs == "" {
+	if programs == "" { // they take 20 minutes to build, and the other tests of this package do not need them
 		t.Skip("UPSTREAM must name the directory of upstream's programs; `make peers` does it")
 	}
 	c, err := devcluster.Start(t.Output(), 3, 2, "--server-arg=--duties=none")
