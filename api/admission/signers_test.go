@@ -18,7 +18,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
@@ -26,30 +25,15 @@ import (
 func TestSignersNeedTheirVerb(t *testing.T) {
 	h := harness.New(t)
 	ctx := t.Context()
-	grant := func(user string, rules ...rbacv1.PolicyRule) *kubernetes.Clientset {
-		t.Helper()
-		if _, err := client.Create(ctx, h.Client, &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: user}, Rules: rules}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := client.Create(ctx, h.Client, &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: user}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: user},
-			Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: user}}}); err != nil {
-			t.Fatal(err)
-		}
-		set, err := kubernetes.NewForConfig(h.Config(user))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return set
-	}
 	all := rbacv1.PolicyRule{Verbs: []string{"*"}, APIGroups: []string{certificatesv1.GroupName},
 		Resources: []string{"certificatesigningrequests", "certificatesigningrequests/approval", "certificatesigningrequests/status", "clustertrustbundles"}}
 	signer := func(verb, name string) rbacv1.PolicyRule {
 		return rbacv1.PolicyRule{Verbs: []string{verb}, APIGroups: []string{certificatesv1.GroupName}, Resources: []string{"signers"}, ResourceNames: []string{name}}
 	}
-	without := grant("without", all)
+	without := grantRules(t, h, "without", all)
 	with := map[string]*kubernetes.Clientset{}
 	for _, verb := range []string{"approve", "sign", "attest"} {
-		with[verb] = grant(verb, all, signer(verb, "a.io/*"))
+		with[verb] = grantRules(t, h, verb, all, signer(verb, "a.io/*"))
 	}
 
 	_, key, err := ed25519.GenerateKey(rand.Reader)

@@ -208,8 +208,10 @@ func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.St
 	if err := checkGivenSize(obj); err != nil {
 		return nil, nil, err
 	}
-	obj, err := defaulted(r.Kind, obj)
-	if err != nil {
+	var err error
+	if m.unwatched { // the service's own change of a stored object, which is already in the form that conversions leave
+		r.Kind.Codec.Default(obj)
+	} else if obj, err = defaulted(r.Kind, obj); err != nil {
 		return nil, nil, err
 	}
 	if !m.applied && !m.unwatched {
