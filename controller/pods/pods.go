@@ -1,4 +1,4 @@
-// Package pods has functions for controllers that own pods: creating a pod from a template, claiming pods by selector, and testing
+// Package pods has functions for controllers that own pods: creating pods from a template and deleting them, claiming pods by selector, and testing
 // whether pods are active, ready and available.
 package pods
 

@@ -4,7 +4,6 @@ package replicaset
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -53,13 +52,13 @@ type kind struct {
 
 type reconciler struct {
 	kind
-	client   *client.Client
-	recorder record.EventRecorder
-	now      func() time.Time
+	client  *client.Client
+	control pods.Control
+	now     func() time.Time
 }
 
 func newController(k kind, c *client.Client, recorder record.EventRecorder) *controller.Controller {
-	r := &reconciler{k, c, recorder, time.Now}
+	r := &reconciler{k, c, pods.Control{Client: c, Recorder: recorder}, time.Now}
 	return &controller.Controller{
 		Name: k.name, Watches: []client.Object{k.empty, &corev1.Pod{}},
 		Start: func(v client.View, enqueue func(controller.Key)) {
@@ -159,51 +158,14 @@ func (r *reconciler) manage(ctx context.Context, v client.View, s set, active []
 	surplus := len(active) - int(s.replicas)
 	switch {
 	case surplus < 0:
-		return "FailedCreate", r.create(ctx, s, min(-surplus, burst))
+		_, err := pods.SlowStart(make([]struct{}, min(-surplus, burst)), func(struct{}) error {
+			return r.control.Create(ctx, s.Object, pods.FromTemplate(s.template, s, r.gvk))
+		})
+		return "FailedCreate", err
 	case surplus > 0:
-		return "FailedDelete", r.delete(ctx, s, choose(v, s, active, min(surplus, burst), r.now()))
+		return "FailedDelete", controller.Each(choose(v, s, active, min(surplus, burst), r.now()), func(pod *corev1.Pod) error {
+			return r.control.Delete(ctx, s.Object, pod)
+		})
 	}
 	return "", nil
-}
-
-// create creates pods, 1 at first, then twice as many each time as long as all succeed: so a set whose pods are refused does not
-// flood the API.
-func (r *reconciler) create(ctx context.Context, s set, count int) error {
-	for batch := 1; count > 0; batch *= 2 {
-		batch = min(batch, count)
-		err := controller.Each(make([]struct{}, batch), func(struct{}) error {
-			pod, err := client.Create(ctx, r.client, pods.FromTemplate(s.template, s, r.gvk))
-			if err != nil {
-				if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-					r.recorder.Eventf(s.Object, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
-				}
-				return err
-			}
-			r.recorder.Eventf(s.Object, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", pod.Name)
-			return nil
-		})
-		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-			return nil // the set is deleted with its namespace
-		}
-		if err != nil {
-			return err
-		}
-		count -= batch
-	}
-	return nil
-}
-
-func (r *reconciler) delete(ctx context.Context, s set, surplus []*corev1.Pod) error {
-	return controller.Each(surplus, func(pod *corev1.Pod) error {
-		err := r.client.Delete(ctx, pod, client.IfUID(pod.UID))
-		switch {
-		case apierrors.IsNotFound(err):
-			return nil
-		case err != nil:
-			r.recorder.Eventf(s.Object, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
-			return fmt.Errorf("delete pod %s: %w", pod.Name, err)
-		}
-		r.recorder.Eventf(s.Object, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", pod.Name)
-		return nil
-	})
 }
