@@ -20,6 +20,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/controller"
+	"github.com/kontiki/kontiki/controller/owned"
 )
 
 var gvk = appsv1.SchemeGroupVersion.WithKind("Deployment")
@@ -53,7 +54,13 @@ func (r *reconciler) enqueue(v client.View, event client.Event, enqueue func(con
 	case *appsv1.Deployment:
 		enqueue(controller.KeyOf(obj))
 	case *appsv1.ReplicaSet:
-		r.enqueueOwners(v, event, enqueue)
+		owned.Enqueue(event, gvk.Kind, enqueue, func(orphan client.Object) {
+			for _, d := range bySelector.Any(v, client.SelectorKeys(orphan.GetNamespace(), orphan.GetLabels())...) {
+				if selectorOf(d).Matches(labels.Set(orphan.GetLabels())) {
+					enqueue(controller.KeyOf(d))
+				}
+			}
+		})
 	case *corev1.Pod:
 		// Only the end of a pod matters beyond its ReplicaSet's status: Recreate waits for it.
 		if event.New != nil && obj.Status.Phase != corev1.PodFailed && obj.Status.Phase != corev1.PodSucceeded {
@@ -65,29 +72,6 @@ func (r *reconciler) enqueue(v client.View, event client.Event, enqueue func(con
 					enqueue(controller.Key{Namespace: obj.Namespace, Name: owner.Name})
 				}
 			}
-		}
-	}
-}
-
-func (r *reconciler) enqueueOwners(v client.View, event client.Event, enqueue func(controller.Key)) {
-	owned := false
-	for _, obj := range []client.Object{event.Old, event.New} {
-		if obj == nil {
-			continue
-		}
-		if ref := metav1.GetControllerOfNoCopy(obj); ref != nil {
-			owned = true
-			if ref.Kind == gvk.Kind {
-				enqueue(controller.Key{Namespace: obj.GetNamespace(), Name: ref.Name})
-			}
-		}
-	}
-	if owned || event.New == nil {
-		return
-	}
-	for _, d := range bySelector.Any(v, client.SelectorKeys(event.New.GetNamespace(), event.New.GetLabels())...) {
-		if selectorOf(d).Matches(labels.Set(event.New.GetLabels())) {
-			enqueue(controller.KeyOf(d))
 		}
 	}
 }

@@ -16,12 +16,12 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/rand"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller/owned"
 	"github.com/kontiki/kontiki/controller/pods"
 )
 
@@ -37,51 +37,18 @@ const (
 var unshared = []string{corev1.LastAppliedConfigAnnotation, revisionAnnotation, historyAnnotation, desiredAnnotation, maxAnnotation,
 	appsv1.DeprecatedRollbackTo}
 
-// byController finds ReplicaSets by the UID of their controller, and orphans by their namespace and labels.
-var byController = client.NewIndex(func(rs *appsv1.ReplicaSet, add func(string)) {
-	if ref := metav1.GetControllerOfNoCopy(rs); ref != nil {
-		add(string(ref.UID))
-	} else {
-		for _, key := range client.SelectorKeys(rs.Namespace, rs.Labels) {
-			add(orphan + key)
-		}
-	}
-})
-
-const orphan = "orphan " // distinguishes the keys of orphans from UIDs
+var byController = owned.NewIndex[*appsv1.ReplicaSet]()
 
 // claim returns copies of the ReplicaSets that the deployment controls, oldest first; it adopts orphans that match and releases
 // sets that no longer match.
 func (r *reconciler) claim(ctx context.Context, v client.View, d *appsv1.Deployment) ([]*appsv1.ReplicaSet, error) {
-	selector := selectorOf(d)
-	var sets []*appsv1.ReplicaSet
-	for _, stored := range byController.Any(v, string(d.UID), orphan+client.SelectorKey(d.Namespace, selector)) {
-		matches := selector.Matches(labels.Set(stored.Labels))
-		owner := metav1.GetControllerOfNoCopy(stored)
-		if owner == nil && !matches {
-			continue
-		}
-		rs := stored.DeepCopy()
-		switch {
-		case owner != nil && matches:
-		case d.DeletionTimestamp != nil || (owner == nil && rs.DeletionTimestamp != nil):
-			continue
-		default:
-			if owner == nil {
-				rs.OwnerReferences = append(rs.OwnerReferences, *metav1.NewControllerRef(d, gvk))
-			} else {
-				rs.OwnerReferences = slices.DeleteFunc(rs.OwnerReferences, func(ref metav1.OwnerReference) bool { return ref.UID == d.UID })
-			}
-			updated, err := client.Update(ctx, r.client, rs)
-			if err != nil {
-				return nil, fmt.Errorf("claim replica set %s: %w", rs.Name, err)
-			}
-			if owner != nil {
-				continue
-			}
-			rs = updated
-		}
-		sets = append(sets, rs)
+	claimed, err := byController.Claim(ctx, r.client, v, owned.Owner{Object: d, Kind: gvk, Selector: selectorOf(d)}, owned.Rules[*appsv1.ReplicaSet]{})
+	if err != nil {
+		return nil, err
+	}
+	sets := make([]*appsv1.ReplicaSet, len(claimed))
+	for i, stored := range claimed {
+		sets[i] = stored.DeepCopy()
 	}
 	slices.SortFunc(sets, byAge)
 	return sets, nil

@@ -4,11 +4,9 @@ package pods
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -16,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller/owned"
 )
 
 // Active says whether a pod is, or will be, running: it has not finished and is not being deleted.
@@ -82,84 +81,22 @@ func prefix(owner string) string {
 // ControlledBy says whether owner controls obj.
 func ControlledBy(obj, owner metav1.Object) bool { return metav1.IsControlledBy(obj, owner) }
 
-// byController finds pods by the UID of their controller, and orphans by their namespace and labels.
-var byController = client.NewIndex(func(pod *corev1.Pod, add func(string)) {
-	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
-		add(string(ref.UID))
-	} else {
-		for _, key := range client.SelectorKeys(pod.Namespace, pod.Labels) {
-			add(orphan + key)
-		}
-	}
-})
-
-const orphan = "orphan " // distinguishes the keys of orphans from UIDs
+var byController = owned.NewIndex[*corev1.Pod]()
 
 // Controlled returns the pods that any of the owners controls, as of the view or later. They are shared and read-only.
 func Controlled(v client.View, owners ...types.UID) []*corev1.Pod {
-	keys := make([]string, len(owners))
-	for i, uid := range owners {
-		keys[i] = string(uid)
-	}
-	return byController.Any(v, keys...)
+	return byController.Controlled(v, owners...)
 }
 
 // Claim returns the pods that owner controls: matching pods that it already controls, and matching orphans, which it adopts. It
 // releases pods that no longer match. Owners that are being deleted adopt nothing, and pods that are not active are neither adopted
 // nor released.
 func Claim(ctx context.Context, c *client.Client, v client.View, owner client.Object, kind schema.GroupVersionKind, selector labels.Selector) ([]*corev1.Pod, error) {
-	var claimed []*corev1.Pod
-	var failed error
-	for _, pod := range byController.Any(v, string(owner.GetUID()), orphan+client.SelectorKey(owner.GetNamespace(), selector)) {
-		matches := selector.Matches(labels.Set(pod.Labels))
-		controller := metav1.GetControllerOfNoCopy(pod)
-		switch {
-		case controller != nil && controller.UID != owner.GetUID():
-		case controller != nil && matches:
-			claimed = append(claimed, pod)
-		case controller != nil:
-			if owner.GetDeletionTimestamp() == nil && Active(pod) {
-				failed = keep(failed, release(ctx, c, pod, owner))
-			}
-		case matches && owner.GetDeletionTimestamp() == nil && Active(pod):
-			adopted, err := adopt(ctx, c, pod, owner, kind)
-			if err == nil {
-				claimed = append(claimed, adopted)
-			}
-			failed = keep(failed, err)
-		}
-	}
-	return claimed, failed
+	return byController.Claim(ctx, c, v, owned.Owner{Object: owner, Kind: kind, Selector: selector}, owned.Rules[*corev1.Pod]{Change: Active})
 }
 
-// keep returns the first error, ignoring that a pod disappeared meanwhile.
-func keep(first, err error) error {
-	if first != nil || err == nil || apierrors.IsNotFound(err) {
-		return first
-	}
-	return err
-}
-
-func adopt(ctx context.Context, c *client.Client, pod *corev1.Pod, owner client.Object, kind schema.GroupVersionKind) (*corev1.Pod, error) {
-	changed := pod.DeepCopy()
-	changed.OwnerReferences = append(changed.OwnerReferences, *metav1.NewControllerRef(owner, kind))
-	adopted, err := client.Update(ctx, c, changed)
-	if err != nil {
-		return nil, fmt.Errorf("adopt pod %s: %w", pod.Name, err)
-	}
-	return adopted, nil
-}
-
-func release(ctx context.Context, c *client.Client, pod *corev1.Pod, owner client.Object) error {
-	changed := pod.DeepCopy()
-	changed.OwnerReferences = nil
-	for _, ref := range pod.OwnerReferences {
-		if ref.UID != owner.GetUID() {
-			changed.OwnerReferences = append(changed.OwnerReferences, ref)
-		}
-	}
-	if _, err := client.Update(ctx, c, changed); err != nil {
-		return fmt.Errorf("release pod %s: %w", pod.Name, err)
-	}
-	return nil
+// ClaimAll is Claim for owners that also adopt and release finished pods. A pod may only be the owner's if member says so; a nil
+// function allows all.
+func ClaimAll(ctx context.Context, c *client.Client, v client.View, owner owned.Owner, member func(*corev1.Pod) bool) ([]*corev1.Pod, error) {
+	return byController.Claim(ctx, c, v, owner, owned.Rules[*corev1.Pod]{Member: member})
 }

@@ -8,13 +8,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/controller"
+	"github.com/kontiki/kontiki/controller/owned"
 	"github.com/kontiki/kontiki/controller/pods"
 )
 
@@ -76,27 +76,13 @@ func (r *reconciler) enqueue(v client.View, event client.Event, enqueue func(con
 		enqueue(controller.KeyOf(event.Object()))
 		return
 	}
-	owned := false
-	for _, obj := range []client.Object{event.Old, event.New} {
-		if obj == nil {
-			continue
-		}
-		if ref := metav1.GetControllerOfNoCopy(obj); ref != nil {
-			owned = true
-			if ref.Kind == r.gvk.Kind {
-				enqueue(controller.Key{Namespace: obj.GetNamespace(), Name: ref.Name})
+	owned.Enqueue(event, r.gvk.Kind, enqueue, func(orphan client.Object) {
+		for _, s := range r.find(v, client.SelectorKeys(orphan.GetNamespace(), orphan.GetLabels())) {
+			if s.selector.Matches(labels.Set(orphan.GetLabels())) {
+				enqueue(controller.KeyOf(s))
 			}
 		}
-	}
-	if owned || event.New == nil {
-		return
-	}
-	// An orphan concerns every set that might adopt it.
-	for _, s := range r.find(v, client.SelectorKeys(event.New.GetNamespace(), event.New.GetLabels())) {
-		if s.selector.Matches(labels.Set(event.New.GetLabels())) {
-			enqueue(controller.KeyOf(s))
-		}
-	}
+	})
 }
 
 func (r *reconciler) reconcile(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
