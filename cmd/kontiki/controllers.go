@@ -28,6 +28,7 @@ import (
 	"github.com/kontiki/kontiki/controller/replicaset"
 	"github.com/kontiki/kontiki/controller/serviceaccount"
 	"github.com/kontiki/kontiki/controller/servicecidr"
+	"github.com/kontiki/kontiki/controller/statefulset"
 	"github.com/kontiki/kontiki/controller/storageprotection"
 	"github.com/kontiki/kontiki/controller/tokens"
 	"github.com/kontiki/kontiki/controller/trustbundle"
@@ -65,6 +66,7 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 		{name: "deployment-controller", account: "deployment-controller", make: one(deployment.New)},
 		{name: "replicaset-controller", account: "replicaset-controller", make: one(replicaset.NewReplicaSets)},
 		{name: "replicationcontroller-controller", account: "replication-controller", make: one(replicaset.NewReplicationControllers)},
+		{name: "statefulset-controller", account: "statefulset-controller", make: one(statefulset.New)},
 		{name: "endpointslice-controller", account: "endpointslice-controller", make: silent(endpoints.New)},
 		{name: "endpointslice-mirroring-controller", account: "endpointslicemirroring-controller", make: one(endpointslicemirroring.New)},
 		{name: "clusterrole-aggregation-controller", account: "clusterrole-aggregation-controller", make: silent(rbac.NewAggregation)},

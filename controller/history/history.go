@@ -87,7 +87,7 @@ type Wanted struct {
 	Owner owned.Owner
 	// HashLabel is the label that has a revision's hash.
 	HashLabel string
-	Template *corev1.PodTemplateSpec
+	Template  *corev1.PodTemplateSpec
 	// Restored sets the defaults of a template that was stored in a revision.
 	Restored func(*corev1.PodTemplateSpec)
 	// Collisions is the number of names that were found to be taken by other contents; it becomes a part of names.

@@ -34,7 +34,7 @@ func Kinds() *registry.Table {
 		notYet(daemonSets(), noController),
 		deployments(),
 		replicaSets(),
-		notYet(statefulSets(), noController),
+		statefulSets(),
 		notYet(horizontalPodAutoscalers(), noController),
 		notYet(cronJobs(), noController),
 		notYet(jobs(), noController),
