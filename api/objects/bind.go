@@ -33,7 +33,7 @@ func (s *Service) Bind(ctx context.Context, r *Request, binding *corev1.Binding)
 	}
 	binding = admitted.Object.(*corev1.Binding)
 	_, _, err := s.modify(ctx, r, modification{strategy: &registry.Strategy{}, unwatched: true, admitted: true, change: func(old registry.Object) (registry.Object, error) {
-		pod := old.(*corev1.Pod)
+		pod := old.(*corev1.Pod).DeepCopy()
 		if binding.UID != "" && binding.UID != pod.UID {
 			return nil, apierrors.NewConflict(r.Kind.GroupResource(), r.Name,
 				fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", binding.UID, pod.UID))

@@ -121,21 +121,30 @@ func (s *Service) decodeFresh(kind *registry.Kind, v *kv.Version) (registry.Obje
 // the whole object, and knows no Go type.
 func (s *Service) Metadata(kind *registry.Kind, v *kv.Version) (*metav1.PartialObjectMetadata, error) {
 	built, err := v.Form(slot(kind, formMetadata), func(v *kv.Version) (any, int, error) {
-		value, err := s.open(kind, v)
+		m, err := s.FreshMetadata(kind, v)
 		if err != nil {
 			return nil, 0, err
 		}
-		m, err := kind.Meta(value)
-		if err != nil {
-			return nil, 0, fmt.Errorf("decode %s: %w", v.Key, err)
-		}
-		m.SetResourceVersion(FormatRevision(v.ModRevision))
-		return m, 2 * m.ObjectMeta.Size(), nil
+		return m, 3 * m.ObjectMeta.Size(), nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	return built.(*metav1.PartialObjectMetadata), nil
+}
+
+// FreshMetadata is Metadata for a reader that shares it with nobody, such as a large list: the caller owns it, and it is not kept.
+func (s *Service) FreshMetadata(kind *registry.Kind, v *kv.Version) (*metav1.PartialObjectMetadata, error) {
+	value, err := s.open(kind, v)
+	if err != nil {
+		return nil, err
+	}
+	m, err := kind.Meta(value)
+	if err != nil {
+		return nil, fmt.Errorf("decode %s: %w", v.Key, err)
+	}
+	m.SetResourceVersion(FormatRevision(v.ModRevision))
+	return m, nil
 }
 
 // JSON returns the version's JSON, beginning with its kind and apiVersion, without a trailing newline. Read-only.
@@ -199,8 +208,8 @@ func (s *Service) proto(kind *registry.Kind, v *kv.Version) (*protoForm, error) 
 	return built.(*protoForm), nil
 }
 
-// Written returns the stored version that a write has returned as obj, if it is still the newest here and its protobuf can be made
-// without decoding it: encoding obj would cost more, and nobody would share the result.
+// Written returns the stored version that a write has returned as obj, if it is still the newest here. An answer to the client is made from
+// it: its encodings are shared with whoever watches and reads, and what is stored may differ from obj (it has no empty lists, for example).
 func (s *Service) Written(kind *registry.Kind, obj registry.Object) (*kv.Version, bool) {
 	revision, err := ParseRevision(obj.GetResourceVersion())
 	if err != nil || revision == 0 || obj.GetObjectKind().GroupVersionKind() != kind.GVK() {
@@ -210,8 +219,7 @@ func (s *Service) Written(kind *registry.Kind, obj registry.Object) (*kv.Version
 	if !ok || v.ModRevision != revision {
 		return nil, false
 	}
-	_, ok = s.splice(kind, v)
-	return v, ok
+	return v, true
 }
 
 // FormatRevision formats a revision as a resourceVersion.

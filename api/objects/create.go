@@ -45,25 +45,21 @@ func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, a
 		return s.answer(ctx, r, obj)
 	}
 	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
-	obj, err := defaulted(r.Kind, obj)
-	if err != nil {
-		return nil, err
-	}
-	s.stampNew(obj)
-	if !applied {
-		if obj, err = s.track(r, obj, s.empty(r.Kind)); err != nil {
-			return nil, apierrors.NewInternalError(err)
-		}
-	}
-
+	attempt := r.attempts(obj)
 	view := s.store.View()
-	taken := generated // the name has not been generated yet, or is taken
+	name, taken := obj.GetName(), generated // the name has not been generated yet, or is taken
 	for try := 0; ; try++ {
 		if taken {
 			taken = false
-			obj.SetName(names.SimpleNameGenerator.GenerateName(obj.GetGenerateName()))
+			name = names.SimpleNameGenerator.GenerateName(obj.GetGenerateName())
 		}
-		candidate := obj.DeepCopyObject().(registry.Object)
+		candidate, err := attempt()
+		if err != nil {
+			return nil, err
+		}
+		if candidate, err = s.prepareNew(r, candidate, name, applied); err != nil {
+			return nil, err
+		}
 		request := *r
 		request.Name = candidate.GetName()
 		created, err := s.createOnce(ctx, &request, candidate, view)
@@ -91,6 +87,25 @@ func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, a
 			return nil, err
 		}
 	}
+}
+
+// prepareNew returns an object that a client sent, as admission and the kind's rules get it.
+func (s *Service) prepareNew(r *Request, obj registry.Object, name string, applied bool) (registry.Object, error) {
+	if err := checkScope(r, obj); err != nil { // sets the namespace
+		return nil, err
+	}
+	obj, err := defaulted(r.Kind, obj)
+	if err != nil {
+		return nil, err
+	}
+	s.stampNew(obj)
+	if !applied {
+		if obj, err = s.track(r, obj, s.empty(r.Kind)); err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+	}
+	obj.SetName(name)
+	return obj, nil
 }
 
 // answer returns the answer to a creation of what is not stored.

@@ -36,9 +36,18 @@ const (
 )
 
 // DecodeBody decodes a body of the request's kind. Unknown and duplicate fields are refused (Strict), reported to the
-// request's Warn (Warn) or dropped (Ignore), with upstream's messages.
+// request's Warn (Warn) or dropped (Ignore), with upstream's messages. The request keeps data, which must not change: if its write has to
+// be attempted again, the object is decoded again.
 func (s *Service) DecodeBody(r *Request, data []byte, encoding Encoding, validation string) (registry.Object, error) {
-	return decodeInto(r, data, encoding, validation, r.Kind.New(), r.Kind.GVK())
+	kind := r.Kind
+	obj, err := decodeInto(r, data, encoding, validation, kind.New(), kind.GVK())
+	if err != nil {
+		return nil, err
+	}
+	r.again = func() (registry.Object, error) { // the client has been warned
+		return decodeInto(&Request{}, data, encoding, metav1.FieldValidationIgnore, kind.New(), kind.GVK())
+	}
+	return obj, nil
 }
 
 // DecodeJSON decodes a JSON document of the request's kind.

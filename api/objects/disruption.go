@@ -47,7 +47,7 @@ func (s *Service) spend(ctx context.Context, r *Request, pod *corev1.Pod) (unspe
 	write := *r
 	write.Kind, write.Namespace, write.Name, write.Subresource, write.Warn = kind, pod.Namespace, budget.Name, "status", nil
 	_, _, err = s.modify(ctx, &write, modification{unwatched: true, admitted: true, change: func(old registry.Object) (registry.Object, error) {
-		b := old.(*policyv1.PodDisruptionBudget)
+		b := old.(*policyv1.PodDisruptionBudget).DeepCopy()
 		if err := mayDisrupt(b); err != nil {
 			return nil, err
 		}

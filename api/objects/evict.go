@@ -123,7 +123,7 @@ func (s *Service) markEvicted(ctx context.Context, r Request, preconditions *met
 		if err := checkPreconditions(&r, preconditions, old); err != nil {
 			return nil, err
 		}
-		pod := old.(*corev1.Pod)
+		pod := old.(*corev1.Pod).DeepCopy()
 		SetPodCondition(pod, corev1.PodCondition{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: s.timestamp(),
 			Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting",

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
@@ -66,31 +67,54 @@ func (s *Service) JSONList(kind *registry.Kind, items []*kv.Version, meta *metav
 // WriteProtoList is WriteJSONList for protobuf. The sizes of all items come first. Stored objects that clients get in the version in which
 // they are stored are not decoded for that; others, and encrypted ones, are encoded twice, unless their encodings are still shared.
 func (s *Service) WriteProtoList(kind *registry.Kind, items []*kv.Version, meta *metav1.ListMeta, write func([]byte) error) error {
+	return writeProtoList(kind.GVK(), items, meta, write, func(v *kv.Version) (registry.Spliced, bool) { return s.splice(kind, v) },
+		func(v *kv.Version) ([]byte, error) { return s.Proto(kind, v) })
+}
+
+// WriteProtoMetadata is WriteProtoList for a list of PartialObjectMetadata in a version of meta.k8s.io.
+func (s *Service) WriteProtoMetadata(kind *registry.Kind, version schema.GroupVersion, items []*kv.Version, meta *metav1.ListMeta, write func([]byte) error) error {
+	return writeProtoList(version.WithKind("PartialObjectMetadata"), items, meta, write,
+		func(v *kv.Version) (registry.Spliced, bool) {
+			spliced, ok := s.splice(kind, v)
+			return spliced.Metadata(), ok
+		},
+		func(v *kv.Version) ([]byte, error) {
+			m, err := s.FreshMetadata(kind, v)
+			if err != nil {
+				return nil, err
+			}
+			return m.Marshal()
+		})
+}
+
+// writeProtoList passes a list of a kind to write, with items that are spliced or, where that is not possible, encoded.
+func writeProtoList(gvk schema.GroupVersionKind, items []*kv.Version, meta *metav1.ListMeta, write func([]byte) error,
+	splice func(*kv.Version) (registry.Spliced, bool), encode func(*kv.Version) ([]byte, error)) error {
 	head, err := meta.Marshal()
 	if err != nil {
 		return err
 	}
 	size := 0
 	for _, v := range items {
-		spliced, ok := s.splice(kind, v)
+		spliced, ok := splice(v)
 		if ok {
 			size += registry.ItemSize(spliced.Size())
 			continue
 		}
-		item, err := s.Proto(kind, v)
+		item, err := encode(v)
 		if err != nil {
 			return err
 		}
 		size += registry.ItemSize(len(item))
 	}
-	if err := write(registry.ListHead(kind.GVK(), head, size)); err != nil {
+	if err := write(registry.ListHead(gvk, head, size)); err != nil {
 		return err
 	}
 	var buf []byte
 	for _, v := range items {
-		spliced, ok := s.splice(kind, v)
+		spliced, ok := splice(v)
 		if !ok {
-			item, err := s.Proto(kind, v)
+			item, err := encode(v)
 			if err != nil {
 				return err
 			}

@@ -70,7 +70,7 @@ func managerRequired() error {
 		field.Required(field.NewPath("fieldManager"), "is required for apply patch")})
 }
 
-// patched returns the patched object (the caller owns old). Errors and their codes are those of
+// patched returns the patched object (old is only read). Errors and their codes are those of
 // k8s.io/apiserver/pkg/endpoints/handlers/patch.go.
 func (s *Service) patched(r *Request, p Patch, old registry.Object) (registry.Object, error) {
 	before, err := runtime.Encode(jsonSerializer, old)

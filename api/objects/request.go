@@ -25,6 +25,24 @@ type Request struct {
 	Trusted bool
 
 	memo *memo
+	// again decodes once more what DecodeBody has decoded for this request; nil if the object did not come from a body.
+	again func() (registry.Object, error)
+}
+
+// attempts returns a function that returns the object of a write for each attempt to carry it out, as an attempt changes its object. The
+// first attempt gets obj itself if later ones can decode it again, and nearly all writes need only one: so it is rarely copied.
+func (r *Request) attempts(obj registry.Object) func() (registry.Object, error) {
+	if r.again == nil {
+		return func() (registry.Object, error) { return obj.DeepCopyObject().(registry.Object), nil }
+	}
+	first := true
+	return func() (registry.Object, error) {
+		if first {
+			first = false
+			return obj, nil
+		}
+		return r.again()
+	}
 }
 
 func (r *Request) warn(format string, args ...any) {

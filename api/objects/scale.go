@@ -64,8 +64,9 @@ func (s *Service) UpdateScale(ctx context.Context, r *Request, change func(*auto
 		if scale.Spec.Replicas < 0 {
 			return nil, negativeReplicas(r, scale)
 		}
-		r.Kind.Scale.Set(old, scale.Spec.Replicas)
-		return old, nil
+		obj := old.DeepCopyObject().(registry.Object)
+		r.Kind.Scale.Set(obj, scale.Spec.Replicas)
+		return obj, nil
 	}})
 	if err != nil {
 		return nil, err

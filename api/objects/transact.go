@@ -201,6 +201,7 @@ func sizeOf(ops []kv.Op) (bytes int) {
 func (s *Service) operate(ctx context.Context, op *TxOperation) (result TxResult, key string, err error) {
 	request := *op.Request
 	request.DryRun = false // the transaction as a whole may be one
+	request.again = nil    // operations get copies of the object, as the transaction may be attempted again
 	r := &request
 	if !r.Kind.Stored() {
 		return result, "", apierrors.NewBadRequest(fmt.Sprintf("a %s cannot be a part of a transaction, because it is not stored", r.Kind.Kind))

@@ -20,7 +20,7 @@ import (
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// change returns the new object, given a copy of the stored one (nil if there is none and creation is allowed).
+// change returns the new object, given the stored one, which is shared and only read (nil if there is none and creation is allowed).
 type change func(old registry.Object) (registry.Object, error)
 
 // modification describes how a change is carried out.
@@ -73,16 +73,24 @@ func (s *Service) update(ctx context.Context, r *Request, obj registry.Object, o
 	if err := checkScope(r, obj); err != nil {
 		return nil, false, err
 	}
+	attempt := r.attempts(obj)
 	return s.modify(ctx, r, modification{
 		create:  r.Kind.AllowCreateOnUpdate && r.Subresource == "",
 		applied: owned,
 		uid:     obj.GetUID(),
 		change: func(old registry.Object) (registry.Object, error) {
+			obj, err := attempt()
+			if err != nil {
+				return nil, err
+			}
+			if err := checkScope(r, obj); err != nil { // sets the namespace
+				return nil, err
+			}
 			if obj.GetResourceVersion() == "" && old != nil && !r.Kind.AllowUnconditionalUpdate {
 				return nil, Invalid(schema.GroupKind{Group: r.Kind.Group, Kind: r.Kind.Resource}, r.Name, field.ErrorList{
 					field.Invalid(field.NewPath("metadata").Child("resourceVersion"), uint64(0), "must be specified for an update")})
 			}
-			return obj.DeepCopyObject().(registry.Object), nil
+			return obj, nil
 		},
 	})
 }
@@ -169,7 +177,9 @@ func (s *Service) modifyOnce(ctx context.Context, r *Request, strategy *registry
 			return nil, false, err
 		}
 		obj.SetResourceVersion("")
-		obj, err = s.create(ctx, r, obj, m.applied)
+		creation := *r
+		creation.again = nil // the body is that of an update
+		obj, err = s.create(ctx, &creation, obj, m.applied)
 		if apierrors.IsAlreadyExists(err) {
 			return nil, false, errRetry
 		}
@@ -179,7 +189,7 @@ func (s *Service) modifyOnce(ctx context.Context, r *Request, strategy *registry
 	if err != nil {
 		return nil, false, apierrors.NewInternalError(err)
 	}
-	obj, err := m.change(old.DeepCopyObject().(registry.Object))
+	obj, err := m.change(old)
 	if err != nil {
 		return nil, false, err
 	}

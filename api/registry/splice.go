@@ -43,6 +43,12 @@ func (k *Kind) Splice(value []byte, resourceVersion string) (s Spliced, ok bool)
 	return s, false
 }
 
+// Metadata returns the message of the object's PartialObjectMetadata.
+func (s Spliced) Metadata() Spliced {
+	s.rest = nil
+	return s
+}
+
 func (s Spliced) metaSize() int {
 	return len(s.before) + fieldSize(len(s.version)) + len(s.after)
 }

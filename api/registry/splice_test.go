@@ -65,6 +65,17 @@ func TestSplicedEqualsEncoded(t *testing.T) {
 				if got := s.Append(nil); !bytes.Equal(got, want) || len(got) != s.Size() {
 					t.Fatalf("%d bytes (size %d), want %d", len(got), s.Size(), len(want))
 				}
+				meta, err := k.Meta(value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				meta.SetResourceVersion(version)
+				if want, err = meta.Marshal(); err != nil {
+					t.Fatal(err)
+				}
+				if got := s.Metadata().Append(nil); !bytes.Equal(got, want) || len(got) != s.Metadata().Size() {
+					t.Fatalf("%s: metadata of %d bytes (size %d), want %d", k.Kind, len(got), s.Metadata().Size(), len(want))
+				}
 			}
 		}
 	}

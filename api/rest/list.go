@@ -13,7 +13,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/kontiki/kontiki/api/objects"
-	"github.com/kontiki/kontiki/api/registry"
 )
 
 // writeList sends a list item by item, whatever its form: no more than a few items are in memory at a time.
@@ -34,7 +33,7 @@ func (c *call) writeList(a accepted, result *objects.ListResult) error {
 			return apierrors.NewInternalError(err)
 		}
 	case asMetadata:
-		list.kind, list.apiVersion = "PartialObjectMetadataList", a.metaVersion()
+		list.kind, list.apiVersion = "PartialObjectMetadataList", a.metaVersion().String()
 		list.item = func(i int) ([]byte, error) {
 			m, err := c.metadata(a, result, i)
 			if err != nil {
@@ -42,7 +41,9 @@ func (c *call) writeList(a accepted, result *objects.ListResult) error {
 			}
 			return json.Marshal(m)
 		}
-		protobuf = func(write func([]byte) error) error { return c.writeProtoMetadata(a, result, meta, write) }
+		protobuf = func(write func([]byte) error) error {
+			return c.Objects.WriteProtoMetadata(c.kind, a.metaVersion(), result.Items, meta, write)
+		}
 	}
 	if c.record.WantsResponse() {
 		var body bytes.Buffer
@@ -96,62 +97,21 @@ func (c *call) streamList(a accepted, produce func(write func([]byte) error) err
 }
 
 // metaVersion is the version of tables and metadata that the client asked for.
-func (a accepted) metaVersion() string {
+func (a accepted) metaVersion() schema.GroupVersion {
 	if a.beta {
-		return metav1beta1.SchemeGroupVersion.String()
+		return metav1beta1.SchemeGroupVersion
 	}
-	return metav1.SchemeGroupVersion.String()
+	return metav1.SchemeGroupVersion
 }
 
 // metadata returns the metadata of an item of a list.
 func (c *call) metadata(a accepted, result *objects.ListResult, i int) (*metav1.PartialObjectMetadata, error) {
-	stored, err := c.Objects.Metadata(c.kind, result.Items[i])
+	m, err := c.Objects.FreshMetadata(c.kind, result.Items[i])
 	if err != nil {
 		return nil, err
 	}
-	m := metadataOf(stored)
-	m.APIVersion = a.metaVersion()
+	m.APIVersion = a.metaVersion().String()
 	return m, nil
-}
-
-// writeProtoMetadata passes a list of metadata to write as protobuf. The sizes of all items come first, so each is made twice.
-func (c *call) writeProtoMetadata(a accepted, result *objects.ListResult, meta *metav1.ListMeta, write func([]byte) error) error {
-	head, err := meta.Marshal()
-	if err != nil {
-		return err
-	}
-	size := 0
-	for i := range result.Items {
-		m, err := c.metadata(a, result, i)
-		if err != nil {
-			return err
-		}
-		size += registry.ItemSize(m.Size())
-	}
-	gv := schema.GroupVersion{Group: metav1.GroupName, Version: "v1"}
-	if a.beta {
-		gv.Version = "v1beta1"
-	}
-	if err := write(registry.ListHead(gv.WithKind("PartialObjectMetadata"), head, size)); err != nil {
-		return err
-	}
-	var buf []byte
-	for i := range result.Items {
-		m, err := c.metadata(a, result, i)
-		if err != nil {
-			return err
-		}
-		size := m.Size()
-		buf = registry.AppendItem(buf[:0], size)
-		item, err := m.Marshal()
-		if err != nil {
-			return err
-		}
-		if err := write(append(buf, item...)); err != nil {
-			return err
-		}
-	}
-	return write(registry.ListTail)
 }
 
 // tableBody makes a list a table with a row for each item.
@@ -171,7 +131,7 @@ func (c *call) tableBody(a accepted, result *objects.ListResult, o *metav1.Table
 	if err != nil {
 		return err
 	}
-	list.kind, list.apiVersion, list.name = tableType.Kind, a.metaVersion(), "rows"
+	list.kind, list.apiVersion, list.name = tableType.Kind, a.metaVersion().String(), "rows"
 	list.fields = []listField{{"columnDefinitions", definitions}}
 	list.item = func(i int) ([]byte, error) {
 		obj, err := c.Objects.Fresh(c.kind, result.Items[i])
@@ -188,7 +148,7 @@ func (c *call) tableBody(a accepted, result *objects.ListResult, o *metav1.Table
 		row := table.Rows[0]
 		row.Object = includedIn(o, obj)
 		if a.beta {
-			setMetaVersion(row.Object.Object, a.metaVersion())
+			setMetaVersion(row.Object.Object, a.metaVersion().String())
 		}
 		return json.Marshal(row)
 	}

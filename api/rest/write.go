@@ -70,7 +70,7 @@ func withNewline(body []byte) []byte {
 
 // writeWritten sends the object that a write has returned.
 func (c *call) writeWritten(a accepted, code int, r *objects.Request, obj registry.Object) error {
-	if a.as == asIs && a.encoding == objects.Protobuf && !r.DryRun {
+	if !r.DryRun && c.kind.Stored() {
 		if v, ok := c.Objects.Written(c.kind, obj); ok {
 			return c.writeVersion(a, code, v)
 		}

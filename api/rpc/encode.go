@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 
+	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
@@ -62,7 +63,24 @@ func (e *encoder) version(v *kv.Version) (*kontikiv1.Object, error) {
 	return out, nil
 }
 
-// object returns the result of a write as a message.
+// written returns the result of a write as a message, and records it as the response.
+func (e *encoder) written(r *objects.Request, record *audit.Record, obj registry.Object) (*kontikiv1.Object, error) {
+	v, ok := e.service.Written(e.kind, obj)
+	if !ok || r.DryRun || !e.kind.Stored() {
+		record.Response(obj)
+		return e.object(obj)
+	}
+	if record.WantsResponse() {
+		body, err := e.service.JSON(e.kind, v)
+		if err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+		record.ResponseJSON(body)
+	}
+	return e.version(v)
+}
+
+// object returns an object as a message.
 func (e *encoder) object(obj registry.Object) (*kontikiv1.Object, error) {
 	if obj == nil {
 		return nil, nil

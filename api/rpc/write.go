@@ -166,9 +166,8 @@ func (s *objectsServer) Create(ctx context.Context, in *kontikiv1.CreateRequest)
 	}
 	record := audit.From(ctx)
 	record.About(created)
-	record.Response(created)
 	out := &kontikiv1.CreateResponse{Warnings: o.warnings.Texts()}
-	out.Object, err = e.object(created)
+	out.Object, err = e.written(o.request, record, created)
 	return out, err
 }
 
@@ -186,9 +185,8 @@ func (s *objectsServer) Update(ctx context.Context, in *kontikiv1.UpdateRequest)
 	if err != nil {
 		return nil, s.failed(o.request, "object.data", err)
 	}
-	audit.From(ctx).Response(updated)
 	out := &kontikiv1.UpdateResponse{Created: created, Warnings: o.warnings.Texts()}
-	out.Object, err = e.object(updated)
+	out.Object, err = e.written(o.request, audit.From(ctx), updated)
 	return out, err
 }
 
@@ -206,9 +204,8 @@ func (s *objectsServer) Patch(ctx context.Context, in *kontikiv1.PatchRequest) (
 	if err != nil {
 		return nil, s.failed(o.request, "patch", err)
 	}
-	audit.From(ctx).Response(obj)
 	out := &kontikiv1.PatchResponse{Warnings: o.warnings.Texts()}
-	out.Object, err = e.object(obj)
+	out.Object, err = e.written(o.request, audit.From(ctx), obj)
 	return out, err
 }
 
@@ -226,9 +223,8 @@ func (s *objectsServer) Apply(ctx context.Context, in *kontikiv1.ApplyRequest) (
 	if err != nil {
 		return nil, s.failed(o.request, "configuration", err)
 	}
-	audit.From(ctx).Response(obj)
 	out := &kontikiv1.ApplyResponse{Created: created, Warnings: o.warnings.Texts()}
-	out.Object, err = e.object(obj)
+	out.Object, err = e.written(o.request, audit.From(ctx), obj)
 	return out, err
 }
 
