@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/storage/names"
 
+	"github.com/kontiki/kontiki/api/objects/managed"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
 )
@@ -100,11 +101,25 @@ func (s *Service) prepareNew(r *Request, obj registry.Object, name string, appli
 	}
 	s.stampNew(obj)
 	if !applied {
-		if obj, err = s.track(r, obj, s.empty(r.Kind)); err != nil {
+		if obj, err = s.managed.Track(r.managed(), obj, managed.Empty(r.Kind)); err != nil {
 			return nil, apierrors.NewInternalError(err)
 		}
 	}
 	obj.SetName(name)
+	return obj, nil
+}
+
+// defaulted returns a client's object with defaults, in the form that its conversions leave. They move fields: stringData of a Secret
+// into data, for example. Managers own the fields that result, not those that were sent. obj must not be used afterwards.
+func defaulted(kind *registry.Kind, obj registry.Object) (registry.Object, error) {
+	kind.Codec.Default(obj)
+	internal, err := kind.ToInternal(obj)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	if obj, err = kind.FromInternal(internal); err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
 	return obj, nil
 }
 
@@ -207,13 +222,6 @@ func (s *Service) createOnce(ctx context.Context, r *Request, obj registry.Objec
 	}
 	obj.SetResourceVersion(FormatRevision(result.Revisions[0]))
 	return obj, nil
-}
-
-// empty returns the object with which a creation is compared.
-func (s *Service) empty(kind *registry.Kind) registry.Object {
-	obj := kind.New()
-	obj.GetObjectKind().SetGroupVersionKind(kind.GVK())
-	return obj
 }
 
 // stampNew sets the fields that the cluster chooses for a new object, and clears those that only the cluster may set.

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/kontiki/kontiki/api/objects/managed"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/internal/kv"
@@ -102,7 +103,7 @@ func (s *Service) deleteUnreadable(ctx context.Context, r *Request, _ *metav1.De
 	if _, err := s.Decode(r.Kind, stored); err == nil {
 		return nil, false, apierrors.NewConflict(r.Kind.GroupResource(), r.Name, errReadable)
 	}
-	obj := s.empty(r.Kind)
+	obj := managed.Empty(r.Kind)
 	obj.SetNamespace(r.Namespace)
 	obj.SetName(r.Name)
 	if r.DryRun {

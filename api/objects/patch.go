@@ -21,6 +21,7 @@ import (
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 
+	"github.com/kontiki/kontiki/api/objects/managed"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/contain"
 )
@@ -231,12 +232,12 @@ func (s *Service) apply(ctx context.Context, r *Request, p Patch) (registry.Obje
 		create: r.Subresource == "", applied: true,
 		change: func(old registry.Object) (registry.Object, error) {
 			if old == nil {
-				old = s.empty(r.Kind)
+				old = managed.Empty(r.Kind)
 				if uid := patch.GetUID(); uid != "" {
 					return nil, InField("metadata.uid", apierrors.NewConflict(r.Kind.GroupResource(), r.Name, fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", uid)))
 				}
 			}
-			obj, err := s.merge(r, old, patch.DeepCopy(), p.Force)
+			obj, err := s.managed.Apply(r.managed(), old, patch.DeepCopy(), p.Force)
 			if err != nil {
 				return nil, err
 			}

@@ -8,6 +8,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 
+	"github.com/kontiki/kontiki/api/objects/managed"
 	"github.com/kontiki/kontiki/api/registry"
 )
 
@@ -43,6 +44,11 @@ func (r *Request) attempts(obj registry.Object) func() (registry.Object, error) 
 		}
 		return r.again()
 	}
+}
+
+// managed returns what managed fields record of the request's write.
+func (r *Request) managed() managed.Write {
+	return managed.Write{Kind: r.Kind, Subresource: r.Subresource, Manager: r.FieldManager}
 }
 
 func (r *Request) warn(format string, args ...any) {

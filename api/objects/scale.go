@@ -127,7 +127,7 @@ func (s *Service) applyScale(ctx context.Context, r *Request, p Patch) (*autosca
 		if scale.ResourceVersion != "" && scale.ResourceVersion != old.GetResourceVersion() {
 			return nil, conflict(r)
 		}
-		return s.merge(r, old, wish.DeepCopy(), p.Force)
+		return s.managed.Apply(r.managed(), old, wish.DeepCopy(), p.Force)
 	}})
 	if err != nil {
 		return nil, err

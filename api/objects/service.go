@@ -15,6 +15,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/rbac/validation"
 
 	"github.com/kontiki/kontiki/api/auth"
+	"github.com/kontiki/kontiki/api/objects/managed"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/random"
@@ -82,7 +83,7 @@ type Service struct {
 	rules      validation.AuthorizationRuleResolver
 	now        func() time.Time
 	newUID     func() types.UID
-	managers   *managers
+	managed    *managed.Fields
 }
 
 // New creates a Service.
@@ -101,7 +102,7 @@ func New(c Config) (*Service, error) {
 	if s.newUID == nil {
 		s.newUID = func() types.UID { return types.UID(uuid.NewString()) }
 	}
-	s.managers = newManagers()
+	s.managed = managed.New()
 	for _, kind := range c.Catalog.Table().Kinds() {
 		if kind.Sealed && s.sealer == nil {
 			return nil, fmt.Errorf("kind %s is encrypted but there is no Sealer", kind.Kind)

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/kontiki/kontiki/api/objects/managed"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
 )
@@ -225,7 +226,7 @@ func (s *Service) prepare(ctx context.Context, r *Request, strategy *registry.St
 		return nil, nil, err
 	}
 	if !m.applied && !m.unwatched {
-		if obj, err = s.track(r, obj, old); err != nil {
+		if obj, err = s.managed.Track(r.managed(), obj, old); err != nil {
 			return nil, nil, apierrors.NewInternalError(err)
 		}
 	}
@@ -393,7 +394,7 @@ func (s *Service) encodeChange(kind *registry.Kind, stored *kv.Version, obj, old
 		return nil, false, err
 	}
 	now, then := obj.GetManagedFields(), old.GetManagedFields()
-	if sameButTimes(now, then) {
+	if managed.SameButTimes(now, then) {
 		obj.SetManagedFields(then)
 		after, err := kind.Store(obj)
 		if err != nil {

@@ -1,4 +1,4 @@
-package objects
+package managed
 
 import (
 	"errors"
@@ -18,12 +18,26 @@ import (
 	"github.com/kontiki/kontiki/internal/recent"
 )
 
-// managers creates the field managers (server-side apply, KEP-555) of kinds and subresources on first use.
-type managers struct {
+// Fields computes managed fields. It makes the field managers of kinds and subresources on first use. It is safe for concurrent use.
+type Fields struct {
 	mu        sync.Mutex
 	made      map[managerKey]*fieldManager
 	templates templates
 	sets      fieldSets
+}
+
+// Write is what is to be recorded of a write: where it goes to, and who makes it.
+type Write struct {
+	Kind        *registry.Kind
+	Subresource string
+	Manager     string // "" for a client that has no name
+}
+
+func (w Write) manager() string {
+	if w.Manager != "" {
+		return w.Manager
+	}
+	return "unknown"
 }
 
 // fieldManager is the field manager of a kind and subresource, with what updated needs.
@@ -41,19 +55,20 @@ type managerKey struct {
 	subresource string
 }
 
-func newManagers() *managers {
-	return &managers{
+// New returns Fields that have seen nothing yet.
+func New() *Fields {
+	return &Fields{
 		made:      map[managerKey]*fieldManager{},
 		templates: templates{Limit: maxTemplates},
 		sets:      fieldSets{recent.Cache[fieldSetKey, fieldSet]{Limit: maxFieldSetBytes}},
 	}
 }
 
-func (m *managers) of(kind *registry.Kind, subresource string) (*fieldManager, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+func (f *Fields) of(kind *registry.Kind, subresource string) (*fieldManager, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	key := managerKey{kind, subresource}
-	if fm, ok := m.made[key]; ok {
+	if fm, ok := f.made[key]; ok {
 		return fm, nil
 	}
 	version := fieldpath.APIVersion(kind.GroupVersion().String())
@@ -79,14 +94,19 @@ func (m *managers) of(kind *registry.Kind, subresource string) (*fieldManager, e
 	if err != nil {
 		return nil, fmt.Errorf("field manager of %s: %w", kind.Kind, err)
 	}
-	made := &fieldManager{FieldManager: fm, key: key, version: string(version), filter: reset[version], sets: &m.sets}
-	empty := kind.New()
-	empty.GetObjectKind().SetGroupVersionKind(kind.GVK())
-	if made.empty, err = kind.Codec.Fields().ObjectToTyped(empty); err != nil {
+	made := &fieldManager{FieldManager: fm, key: key, version: string(version), filter: reset[version], sets: &f.sets}
+	if made.empty, err = kind.Codec.Fields().ObjectToTyped(Empty(kind)); err != nil {
 		made.empty = nil // kinds that are not stored have no structure
 	}
-	m.made[key] = made
+	f.made[key] = made
 	return made, nil
+}
+
+// Empty returns an object of a kind with nothing but its type, with which a creation is compared.
+func Empty(kind *registry.Kind) registry.Object {
+	obj := kind.New()
+	obj.GetObjectKind().SetGroupVersionKind(kind.GVK())
+	return obj
 }
 
 func parts(path string) []any {
@@ -128,20 +148,13 @@ type noDefaults struct{}
 
 func (noDefaults) Default(runtime.Object) {}
 
-func managerName(r *Request) string {
-	if r.FieldManager != "" {
-		return r.FieldManager
-	}
-	return "unknown"
-}
-
-// merge merges an applied configuration into the live object (an empty one for a creation).
-func (s *Service) merge(r *Request, live registry.Object, patch runtime.Object, force bool) (registry.Object, error) {
-	fm, err := s.managers.of(r.Kind, r.Subresource)
+// Apply merges an applied configuration into the live object (an empty one for a creation).
+func (f *Fields) Apply(w Write, live registry.Object, patch runtime.Object, force bool) (registry.Object, error) {
+	fm, err := f.of(w.Kind, w.Subresource)
 	if err != nil {
 		return nil, err
 	}
-	merged, err := fm.Apply(live, patch, r.FieldManager, force)
+	merged, err := fm.Apply(live, patch, w.Manager, force)
 	if err != nil {
 		if status := apierrors.APIStatus(nil); errors.As(err, &status) {
 			return nil, err
@@ -155,22 +168,8 @@ func (s *Service) merge(r *Request, live registry.Object, patch runtime.Object, 
 	return obj, nil
 }
 
-// defaulted returns a client's object with defaults, in the form that its conversions leave. They move fields: stringData of a Secret
-// into data, for example. Managers own the fields that result, not those that were sent. obj must not be used afterwards.
-func defaulted(kind *registry.Kind, obj registry.Object) (registry.Object, error) {
-	kind.Codec.Default(obj)
-	internal, err := kind.ToInternal(obj)
-	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
-	}
-	if obj, err = kind.FromInternal(internal); err != nil {
-		return nil, apierrors.NewInternalError(err)
-	}
-	return obj, nil
-}
-
-// sameButTimes says whether managed fields differ only in their times.
-func sameButTimes(now, then []metav1.ManagedFieldsEntry) bool {
+// SameButTimes says whether managed fields differ only in their times.
+func SameButTimes(now, then []metav1.ManagedFieldsEntry) bool {
 	if len(now) != len(then) {
 		return false
 	}

@@ -1,4 +1,4 @@
-package objects
+package managed
 
 import (
 	"bytes"
@@ -84,7 +84,7 @@ func TestTrackingEqualsUpstreams(t *testing.T) {
 	compared, nonEmpty := 0, 0
 	for _, kind := range builtin.Kinds().Kinds() {
 		t.Run(kind.GVK().String(), func(t *testing.T) {
-			s := &Service{managers: newManagers()}
+			f := New()
 			random := rand.New(rand.NewSource(7))
 			filler := fuzzer.FuzzerFor(funcs, random, registry.Codecs)
 			// next returns a random object of one identity. It takes parts from another object, so that there are small changes, too.
@@ -120,32 +120,32 @@ func TestTrackingEqualsUpstreams(t *testing.T) {
 				subresources = append(subresources, "status")
 			}
 			for range 12 {
-				live := s.empty(kind)
+				live := Empty(kind)
 				for step := range 6 {
-					r := &Request{Kind: kind, FieldManager: []string{"one", "two", "three"}[random.Intn(3)]}
+					w := Write{Kind: kind, Manager: []string{"one", "two", "three"}[random.Intn(3)]}
 					like := live
 					if step == 0 {
 						like = nil
 					} else {
-						r.Subresource = subresources[random.Intn(len(subresources))]
+						w.Subresource = subresources[random.Intn(len(subresources))]
 					}
 					obj := next(like)
 					if step > 0 && random.Intn(2) == 0 {
 						obj.SetManagedFields(live.GetManagedFields()) // as clients that send back what they read do
 					}
-					result, err := upstreamManager(t, kind, r.Subresource, converter).Update(live.DeepCopyObject(), obj.DeepCopyObject(), r.FieldManager)
+					result, err := upstreamManager(t, kind, w.Subresource, converter).Update(live.DeepCopyObject(), obj.DeepCopyObject(), w.Manager)
 					if err != nil {
 						continue // an item of a list lacks the key by which it is known: upstream records nothing then
 					}
 					want := result.(registry.Object)
 					before, _ := registry.MarshalProto(live)
 					for range 2 { // the second time a creation is remembered
-						got, err := s.track(r, obj.DeepCopyObject().(registry.Object), live)
+						got, err := f.Track(w, obj.DeepCopyObject().(registry.Object), live)
 						if err != nil {
 							t.Fatal(err)
 						}
 						if a, b := timeless(t, got.GetManagedFields()), timeless(t, want.GetManagedFields()); !reflect.DeepEqual(a, b) {
-							t.Fatalf("step %d, %q by %s:\n%v\nupstream:\n%v", step, r.Subresource, r.FieldManager, a, b)
+							t.Fatalf("step %d, %q by %s:\n%v\nupstream:\n%v", step, w.Subresource, w.Manager, a, b)
 						}
 						compared++
 						nonEmpty += len(got.GetManagedFields())
@@ -168,13 +168,13 @@ func TestTrackingEqualsUpstreams(t *testing.T) {
 // TestTemplatesShareFieldsNotValues: names and values of labels make no difference, everything else does.
 func TestTemplatesShareFieldsNotValues(t *testing.T) {
 	kind, _ := builtin.Kinds().ByResource("", "v1", "configmaps")
-	r := &Request{Kind: kind}
+	w := Write{Kind: kind}
 	key := func(change func(registry.Object)) templateKey {
 		obj := kind.New()
 		obj.SetName("a")
 		obj.SetLabels(map[string]string{"l": "1"})
 		change(obj)
-		k, ok := templateOf(r, obj)
+		k, ok := templateOf(w, obj)
 		if !ok {
 			t.Fatal("no key")
 		}

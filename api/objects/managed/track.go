@@ -1,4 +1,4 @@
-package objects
+package managed
 
 import (
 	"crypto/sha256"
@@ -22,10 +22,10 @@ import (
 //     before (owned.go). It does not fail, as the field manager does, if an item in a part that stays the same lacks the key by which
 //     it is known.
 
-// track records in obj's managed fields what its writer changed compared with old (an empty object for a creation), which is only
+// Track records in obj's managed fields what its writer changed compared with old (an empty object for a creation), which is only
 // read.
-func (s *Service) track(r *Request, obj, old registry.Object) (registry.Object, error) {
-	fm, err := s.managers.of(r.Kind, r.Subresource)
+func (f *Fields) Track(w Write, obj, old registry.Object) (registry.Object, error) {
+	fm, err := f.of(w.Kind, w.Subresource)
 	if err != nil {
 		return nil, err
 	}
@@ -34,30 +34,30 @@ func (s *Service) track(r *Request, obj, old registry.Object) (registry.Object, 
 	var key templateKey
 	if created {
 		var ok bool
-		if key, ok = templateOf(r, obj); !ok {
+		if key, ok = templateOf(w, obj); !ok {
 			created = false
-		} else if fields, ok := s.managers.templates.Get(key); ok {
-			obj.SetManagedFields(entriesNow(fields, managerName(r)))
+		} else if fields, ok := f.templates.Get(key); ok {
+			obj.SetManagedFields(entriesNow(fields, w.manager()))
 			return obj, nil
 		}
 	}
-	if entries, ok := fm.updated(r, obj, old); ok {
+	if entries, ok := fm.updated(w, obj, old); ok {
 		obj.SetManagedFields(entries)
 		return obj, nil
 	}
-	newPart, oldPart := prune(r, obj), prune(r, old)
-	tracked := fm.UpdateNoErrors(oldPart, newPart, managerName(r)).(registry.Object)
+	newPart, oldPart := prune(w, obj), prune(w, old)
+	tracked := fm.UpdateNoErrors(oldPart, newPart, w.manager()).(registry.Object)
 	obj.SetManagedFields(tracked.GetManagedFields())
 	if created {
-		s.managers.templates.Put(key, slices.Clone(obj.GetManagedFields()), 1)
+		f.templates.Put(key, slices.Clone(obj.GetManagedFields()), 1)
 	}
 	return obj, nil
 }
 
 // prune returns a shallow copy of the object without the parts that this kind of write ignores.
-func prune(r *Request, obj registry.Object) registry.Object {
+func prune(w Write, obj registry.Object) registry.Object {
 	copied := shallow(obj)
-	strategy, ok := r.Kind.StrategyFor(r.Subresource)
+	strategy, ok := w.Kind.StrategyFor(w.Subresource)
 	if !ok {
 		return copied
 	}
@@ -86,8 +86,8 @@ type templateKey struct {
 
 // templateOf returns the key of a new object: a digest of it without the fields that are never in managed fields (name, UID, ...)
 // and without the values of its labels and annotations.
-func templateOf(r *Request, obj registry.Object) (templateKey, bool) {
-	bare := prune(r, obj)
+func templateOf(w Write, obj registry.Object) (templateKey, bool) {
+	bare := prune(w, obj)
 	bare.SetName("")
 	bare.SetNamespace("")
 	bare.SetUID("")
@@ -102,7 +102,7 @@ func templateOf(r *Request, obj registry.Object) (templateKey, bool) {
 	if err != nil {
 		return templateKey{}, false
 	}
-	return templateKey{r.Kind, r.Subresource, sha256.Sum256(data)}, true
+	return templateKey{w.Kind, w.Subresource, sha256.Sum256(data)}, true
 }
 
 func keysOf(m map[string]string) map[string]string {

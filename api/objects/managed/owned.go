@@ -1,4 +1,4 @@
-package objects
+package managed
 
 import (
 	"bytes"
@@ -41,11 +41,11 @@ var stripped = fieldpath.NewSet(
 // only the parts that differ and by decoding and encoding only the sets of fields that it has not seen or that change. ok is false in
 // the cases that are left to the field manager: objects without a Go type, entries of other versions and invalid ones, and more entries
 // than may be kept.
-func (fm *fieldManager) updated(r *Request, obj, old registry.Object) (entries []metav1.ManagedFieldsEntry, ok bool) {
+func (fm *fieldManager) updated(w Write, obj, old registry.Object) (entries []metav1.ManagedFieldsEntry, ok bool) {
 	if _, generic := obj.(runtime.Unstructured); generic || fm.empty == nil || old.GetUID() == "" {
 		return nil, false
 	}
-	given, reset := givenFields(r, obj, old)
+	given, reset := givenFields(w, obj, old)
 	if reset {
 		return nil, false
 	}
@@ -60,7 +60,7 @@ func (fm *fieldManager) updated(r *Request, obj, old registry.Object) (entries [
 		}
 		owners = append(owners, o)
 	}
-	changed, removed, err := fm.compare(r, obj, old)
+	changed, removed, err := fm.compare(w, obj, old)
 	if err != nil {
 		return nil, false
 	}
@@ -73,7 +73,7 @@ func (fm *fieldManager) updated(r *Request, obj, old registry.Object) (entries [
 		own = fm.filter.Filter(own)
 	}
 	if own = own.Difference(stripped); !own.Empty() {
-		owners = fm.gain(owners, r, own)
+		owners = fm.gain(owners, w, own)
 	}
 	updates := 0
 	for _, o := range owners {
@@ -96,8 +96,8 @@ func (fm *fieldManager) updated(r *Request, obj, old registry.Object) (entries [
 
 // givenFields returns the managed fields that a write begins with: those that its client sent, or those that are stored. reset means
 // that the client wants them to begin anew.
-func givenFields(r *Request, obj, old registry.Object) (fields []metav1.ManagedFieldsEntry, reset bool) {
-	if r.Subresource != "" {
+func givenFields(w Write, obj, old registry.Object) (fields []metav1.ManagedFieldsEntry, reset bool) {
+	if w.Subresource != "" {
 		return old.GetManagedFields(), false
 	}
 	sent := obj.GetManagedFields()
@@ -140,10 +140,10 @@ func (o *owner) lose(fields *fieldpath.Set) {
 }
 
 // gain adds fields to those of the request's manager.
-func (fm *fieldManager) gain(owners []owner, r *Request, fields *fieldpath.Set) []owner {
+func (fm *fieldManager) gain(owners []owner, w Write, fields *fieldpath.Set) []owner {
 	now := metav1.NewTime(time.Now().UTC())
-	self := owner{set: fields, ManagedFieldsEntry: metav1.ManagedFieldsEntry{Manager: managerName(r), Operation: metav1.ManagedFieldsOperationUpdate,
-		APIVersion: fm.version, FieldsType: "FieldsV1", Subresource: r.Subresource, Time: &now}}
+	self := owner{set: fields, ManagedFieldsEntry: metav1.ManagedFieldsEntry{Manager: w.manager(), Operation: metav1.ManagedFieldsOperationUpdate,
+		APIVersion: fm.version, FieldsType: "FieldsV1", Subresource: w.Subresource, Time: &now}}
 	at := slices.IndexFunc(owners, self.sameManager)
 	if at < 0 {
 		return append(owners, self)
@@ -173,8 +173,8 @@ func compareEntries(a, b metav1.ManagedFieldsEntry) int {
 }
 
 // compare returns the fields that a write changes or adds, and those that it removes, but for those that this kind of write ignores.
-func (fm *fieldManager) compare(r *Request, obj, old registry.Object) (changed, removed *fieldpath.Set, err error) {
-	now, then := prune(r, obj), prune(r, old)
+func (fm *fieldManager) compare(w Write, obj, old registry.Object) (changed, removed *fieldpath.Set, err error) {
+	now, then := prune(w, obj), prune(w, old)
 	now.SetManagedFields(nil)
 	then.SetManagedFields(nil)
 	dropEqual(reflect.ValueOf(now).Elem(), reflect.ValueOf(then).Elem())
