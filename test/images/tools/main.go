@@ -1,6 +1,7 @@
 // Command tools is the network client and server in the tests' images. It is static, so that it needs no libraries for name
 // resolution (Debian's static busybox cannot resolve names).
 //
+//	tools alone FOLDER            wait for SIGTERM, and write into FOLDER/twice if another one runs with this host name
 //	tools get [-n TIMES] URL      print the bodies
 //	tools lookup NAME             print the addresses of a name
 //	tools serve [ADDRESS]         respond to every request with the host's name; to / only while /tmp/unready is absent
@@ -18,6 +19,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -25,12 +27,14 @@ import (
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) < 2 {
-		log.Fatal("tools: get, lookup, serve or sleep?")
+		log.Fatal("tools: alone, get, lookup, serve or sleep?")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	var err error
 	switch os.Args[1] {
+	case "alone":
+		err = alone(ctx, os.Args[2])
 	case "get":
 		err = get(ctx, os.Args[2:])
 	case "lookup":
@@ -45,6 +49,29 @@ func main() {
 	if err != nil {
 		log.Fatalf("tools: %v", err)
 	}
+}
+
+// alone holds a lock on FOLDER/HOSTNAME, which the kernel releases when the process ends in any way.
+func alone(ctx context.Context, folder string) error {
+	name, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	file, err := os.OpenFile(filepath.Join(folder, name), os.O_CREATE|os.O_RDWR, 0o666)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		told, openErr := os.OpenFile(filepath.Join(folder, "twice"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o666)
+		if openErr != nil {
+			return openErr
+		}
+		defer told.Close()
+		fmt.Fprintf(told, "%s: %v\n", name, err)
+	}
+	<-ctx.Done()
+	return nil
 }
 
 func get(ctx context.Context, args []string) error {
