@@ -299,6 +299,25 @@ func (c *Client) Bind(ctx context.Context, pod *corev1.Pod, node string) error {
 	})
 }
 
+// Binding assigns a pod to a node.
+type Binding struct {
+	Pod  *corev1.Pod
+	Node string
+}
+
+// BindAll assigns pods to nodes with as few commands as possible. It returns an error for each, in order; nil for those that
+// succeeded. One that fails, as Bind would, does not affect the others.
+func (c *Client) BindAll(ctx context.Context, bindings []Binding) []error {
+	requests := make([]objects.PodBinding, len(bindings))
+	for i, b := range bindings {
+		requests[i] = objects.PodBinding{Request: c.request(b.Pod, "binding"), Binding: &corev1.Binding{
+			ObjectMeta: metav1.ObjectMeta{Namespace: b.Pod.Namespace, Name: b.Pod.Name, UID: b.Pod.UID},
+			Target:     corev1.ObjectReference{Kind: "Node", Name: b.Node},
+		}}
+	}
+	return c.objects.BindAll(ctx, requests)
+}
+
 // KindOf returns the row of an object's type in the table of kinds.
 func (c *Client) KindOf(obj Object) *registry.Kind { return c.kindOf(reflect.TypeOf(obj)) }
 

@@ -1,0 +1,77 @@
+package objects
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kontiki/kontiki/api/objects/views"
+	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
+)
+
+// PodBinding is a pod to be bound: the request names it.
+type PodBinding struct {
+	Request *Request
+	Binding *corev1.Binding
+}
+
+// BindAll assigns pods to nodes with one command, or with few if they do not fit into one. Each binding is admitted and checked as it
+// would be alone (Bind), and one that is refused does not affect the others. It returns an error for each, in order; nil for those that
+// succeeded.
+func (s *Service) BindAll(ctx context.Context, bindings []PodBinding) []error {
+	errs := make([]error, len(bindings))
+	pending := make([]int, len(bindings))
+	for i := range pending {
+		pending[i] = i
+	}
+	most := len(pending)
+	for len(pending) > 0 {
+		batch := pending[:min(most, len(pending))]
+		changed, err := s.bindOnce(ctx, bindings, batch, errs)
+		switch {
+		case errors.Is(err, kv.ErrTooLarge) && len(batch) > 1:
+			most = (len(batch) + 1) / 2
+			continue
+		case err != nil:
+			for _, i := range batch {
+				if errs[i] == nil {
+					errs[i] = storeError(bindings[i].Request, err)
+				}
+			}
+		case changed >= 0:
+			// This pod changed since it was read. The others are tried again without it.
+			errs[changed] = s.Bind(ctx, bindings[changed].Request, bindings[changed].Binding)
+			pending = slices.DeleteFunc(pending, func(i int) bool { return i == changed })
+			continue
+		}
+		pending = pending[len(batch):]
+	}
+	return errs
+}
+
+// bindOnce carries out a batch with one command, and sets the errors of those that are refused. If the command was not carried out
+// because one of the pods has changed, it returns which; otherwise -1. The error concerns the whole command.
+func (s *Service) bindOnce(ctx context.Context, bindings []PodBinding, batch []int, errs []error) (changed int, err error) {
+	staged := views.NewOverlay(s.store.View())
+	within := *s
+	within.store = staged
+	for _, i := range batch {
+		staged.Operation = i
+		errs[i] = within.Bind(ctx, bindings[i].Request, bindings[i].Binding)
+	}
+	ops, owners := staged.Command()
+	if len(ops) == 0 {
+		return -1, nil
+	}
+	result, err := s.store.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: ops})
+	if err != nil {
+		return -1, err
+	}
+	if result.Failed != nil {
+		return owners[result.Failed.Index], nil
+	}
+	return -1, nil
+}
