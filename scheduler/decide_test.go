@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +14,9 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/scheduler/framework"
+	"github.com/kontiki/kontiki/scheduler/plugins"
+	"github.com/kontiki/kontiki/scheduler/queue"
 )
 
 // still returns a scheduler that does not run and has no API to write to, at a time that the test sets.
@@ -22,11 +24,33 @@ func still(t *testing.T, now *time.Time) *Scheduler {
 	t.Helper()
 	s := New(Config{Recorder: record.NewFakeRecorder(100), Log: slog.New(slog.DiscardHandler)})
 	s.now = func() time.Time { return *now }
-	s.cache, s.queue = newCache(), newQueue()
+	s.clear()
+	for _, plugin := range s.profiles[corev1.DefaultSchedulerName].Filters {
+		if spread, ok := plugin.(*plugins.PodTopologySpread); ok {
+			spread.Defaults = nil // they need an API
+		}
+	}
 	list := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1"), corev1.ResourceMemory: resource.MustParse("1Gi"), corev1.ResourcePods: resource.MustParse("1000")}
 	s.observeNode(nil, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Status: corev1.NodeStatus{Allocatable: list}}, false)
 	return s
 }
+
+// arrive lets a pod appear.
+func (s *Scheduler) arrive(pod *corev1.Pod) { s.apply(s.prepare(client.Event{New: pod})) }
+
+// step decides about the next pod, and puts it back if it does not fit.
+func (s *Scheduler) step() *decision {
+	s.queue.Due(s.now())
+	d := s.decide()
+	if d != nil && d.refusal != nil {
+		s.queue.Refused(d.entry, d.refusal.Plugins(), s.now())
+	}
+	return d
+}
+
+// roomy is a node that any pod of these tests would fit on.
+var roomy = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "roomy"}, Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{
+	corev1.ResourceCPU: resource.MustParse("64"), corev1.ResourceMemory: resource.MustParse("64Gi"), corev1.ResourcePods: resource.MustParse("1000")}}}
 
 func unassigned(name string, change ...func(*corev1.Pod)) *corev1.Pod {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name)},
@@ -46,16 +70,16 @@ func asking(cpu string) func(*corev1.Pod) {
 func TestBackoffEndsThoughThereIsAlwaysSomethingToDo(t *testing.T) {
 	now := time.Unix(0, 0)
 	s := still(t, &now)
-	s.observePod(nil, unassigned("big", asking("2")))
-	if d := s.decide(); d.pod.Name != "big" || d.reason == "" {
+	s.arrive(unassigned("big", asking("2")))
+	if d := s.step(); d.pod.Name != "big" || d.refusal == nil {
 		t.Fatalf("decided %+v", d)
 	}
-	s.queue.move()
+	s.happened(framework.Node, framework.Add, nil, roomy)
 	for i := range 10 {
-		now = now.Add(firstBackoff / 5)
-		s.observePod(nil, unassigned(fmt.Sprint("a", i)))
-		s.observePod(nil, unassigned(fmt.Sprint("b", i))) // more than are decided
-		if d := s.decide(); d.pod.Name == "big" {
+		now = now.Add(queue.FirstBackoff / 5)
+		s.arrive(unassigned(fmt.Sprint("a", i)))
+		s.arrive(unassigned(fmt.Sprint("b", i))) // more than are decided
+		if d := s.step(); d.pod.Name == "big" {
 			return
 		}
 	}
@@ -65,45 +89,45 @@ func TestBackoffEndsThoughThereIsAlwaysSomethingToDo(t *testing.T) {
 func TestPodsThatNeverFitLetOthersThrough(t *testing.T) {
 	now := time.Unix(0, 0)
 	s := still(t, &now)
-	s.observePod(nil, unassigned("big", asking("2")))
-	s.decide()
+	s.arrive(unassigned("big", asking("2")))
+	s.step()
 	now = now.Add(time.Second / 2)
-	s.observePod(nil, unassigned("bigger", asking("3")))
-	s.decide()
-	s.queue.move()
+	s.arrive(unassigned("bigger", asking("3")))
+	s.step()
+	s.happened(framework.Node, framework.Add, nil, roomy)
 	now = now.Add(time.Second / 4)
-	s.observePod(nil, unassigned("new"))
-	now = now.Add(firstBackoff)
+	s.arrive(unassigned("new"))
+	now = now.Add(queue.FirstBackoff)
 	for _, want := range []string{"big", "bigger", "new"} { // by when they were looked at last, or came
-		if d := s.decide(); d.pod.Name != want {
+		if d := s.step(); d.pod.Name != want {
 			t.Errorf("tried %s, want %s", d.pod.Name, want)
 		}
 	}
-	s.queue.move()
-	s.observePod(nil, unassigned("newer"))
-	now = now.Add(longestBackoff)
-	s.observePod(nil, unassigned("newest"))
+	s.happened(framework.Node, framework.Add, nil, roomy)
+	s.arrive(unassigned("newer"))
+	now = now.Add(queue.LongestBackoff)
+	s.arrive(unassigned("newest"))
 	for i := range 4 {
-		if d := s.decide(); d.pod.Name == "newer" && i > 2 {
+		if d := s.step(); d.pod.Name == "newer" && i > 2 {
 			t.Errorf("a pod that came after the others were tried was tried as number %d", i)
 		}
 	}
 }
 
-// The data of a write does not change while it runs, though the pod does.
+// A decision keeps the pod that it was made for, though the pod changes: a write may be reading it.
 func TestADecisionKeepsThePodThatItWasMadeFor(t *testing.T) {
 	now := time.Unix(0, 0)
 	s := still(t, &now)
 	pod := unassigned("big", asking("2"))
-	s.observePod(nil, pod)
-	d := s.decide()
+	s.arrive(pod)
+	d := s.step()
 	changed := pod.DeepCopy()
 	changed.Annotations = map[string]string{"a": "b"}
-	s.observePod(pod, changed)
+	s.apply(s.prepare(client.Event{Old: pod, New: changed}))
 	if d.pod.Pod != pod {
 		t.Error("the decision's pod was exchanged, which a write may be reading")
 	}
-	if s.queue.all[pod.UID].pod.Pod != changed {
+	if s.queue.Get(pod.UID).Pod.Pod != changed {
 		t.Error("the queue has the old form of the pod")
 	}
 }
@@ -111,26 +135,26 @@ func TestADecisionKeepsThePodThatItWasMadeFor(t *testing.T) {
 func TestAFailedBindingBacksOff(t *testing.T) {
 	now := time.Unix(0, 0)
 	s := still(t, &now)
-	s.observePod(nil, unassigned("p"))
+	s.arrive(unassigned("p"))
 	for _, want := range []time.Duration{1, 2, 4, 8, 10, 10} {
 		d := s.decide()
-		if d.pod == nil || d.node != "n" {
+		if d == nil || d.node == nil || d.node.Name != "n" {
 			t.Fatalf("decided %+v", d)
 		}
-		s.cache.forget(d.pod.UID)
-		s.queue.retry(d.next, now)
-		if again := s.decide(); again.pod != nil {
+		s.queue.Retry(d.entry, now)
+		if again := s.decide(); again != nil {
 			t.Fatal("tried again at once")
 		}
 		now = now.Add(want * time.Second)
+		s.queue.Due(now)
 	}
 }
 
 func TestAPanicLeavesOutOnePod(t *testing.T) {
 	now := time.Unix(0, 0)
 	s := still(t, &now)
-	// Without an API, reading a namespace's labels panics, and so do all writes.
-	s.observePod(nil, unassigned("bad", func(p *corev1.Pod) {
+	// Without an API, reading a namespace's labels panics.
+	s.arrive(unassigned("bad", func(p *corev1.Pod) {
 		p.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
 			TopologyKey: "zone", LabelSelector: &metav1.LabelSelector{}, NamespaceSelector: &metav1.LabelSelector{}}}}}
 	}))
@@ -138,21 +162,25 @@ func TestAPanicLeavesOutOnePod(t *testing.T) {
 	if err := s.observe([]client.Event{{New: none}, {New: unassigned("good")}}); err != nil {
 		t.Error(err)
 	}
-	var writes sync.WaitGroup
+	for _, work := range s.inbox.take() {
+		work()
+	}
 	for range 2 {
-		if !s.scheduleOne(context.Background(), &writes) {
+		if !s.scheduleOne(context.Background()) {
 			t.Error("there is nothing to do")
 		}
 	}
-	if s.scheduleOne(context.Background(), &writes) {
+	if s.scheduleOne(context.Background()) {
 		t.Error("there is still something to do")
 	}
-	writes.Wait()
-	if len(s.writes) != 0 {
-		t.Errorf("%d slots are not given back", len(s.writes))
+	if s.assumed["good"] == nil || s.binder.unbound != 1 {
+		t.Error("the other pod was not placed")
 	}
-	if have := s.queue.all["bad"]; have == nil || have.due != now.Add(firstBackoff) {
-		t.Errorf("the pod that made it panic is not tried again: %+v", have)
+	if s.queue.Get("bad") == nil || s.queue.Due(now) != now.Add(queue.FirstBackoff) {
+		t.Errorf("the pod that made it panic is not tried again: %+v", s.queue.Get("bad"))
+	}
+	if got := s.reporter.pending["bad"]; got.reason != corev1.PodReasonSchedulerError {
+		t.Errorf("reported: %+v", got)
 	}
 }
 
@@ -178,33 +206,30 @@ func TestANamespacesLabelsWakeWhomTheyMatterTo(t *testing.T) {
 	for _, pod := range []*corev1.Pod{
 		unassigned("near", near("a")), unassigned("far", far("a")), unassigned("near others", near("b")), unassigned("plain"), unassigned("in it", in("labelled")),
 	} {
-		s.observePod(nil, pod)
-		next, _ := s.queue.pop()
-		s.queue.unschedulable(next, now)
+		s.arrive(pod)
+		s.queue.Refused(s.queue.Pop(), []string{"InterPodAffinity"}, now)
 	}
 	label := func(team string) {
 		old := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "labelled", Labels: map[string]string{"team": "none"}}}
 		changed := old.DeepCopy()
 		changed.Labels["team"] = team
-		if err := s.observe([]client.Event{{Old: old, New: changed}}); err != nil {
-			t.Fatal(err)
-		}
+		s.apply(s.prepare(client.Event{Old: old, New: changed}))
 	}
 	expect := func(waiting ...types.UID) {
 		t.Helper()
 		for _, uid := range waiting {
-			if s.queue.waiting[uid] == nil {
+			if !s.queue.Waits(uid) {
 				t.Errorf("%s does not wait any more", uid)
 			}
 		}
-		if len(s.queue.waiting) != len(waiting) {
-			t.Errorf("%d wait, want %q", len(s.queue.waiting), waiting)
+		if _, _, n, _ := s.queue.Len(); n != len(waiting) {
+			t.Errorf("%d wait, want %q", n, waiting)
 		}
 	}
 	label("a")
 	expect("near others", "plain", "in it")
 	// They also matter for pods that the anti-affinity of a placed pod excludes by their namespace.
-	s.cache.confirm(unassigned("placed", far("none"), func(p *corev1.Pod) { p.Spec.NodeName = "n" }))
+	s.cluster.Place(framework.NewPodInfo(unassigned("placed", far("none"), func(p *corev1.Pod) { p.Spec.NodeName = "n" })), "n")
 	label("c")
 	expect("near others", "plain")
 }

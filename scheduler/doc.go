@@ -2,15 +2,20 @@
 //
 // A pod goes through: queue -> filters -> scores -> assumed on the node -> bound (an API write) -> confirmed by its event.
 //
-//	active -> scheduling -> assumed -> binding -> bound (its event replaces the assumption)
+//	active -> deciding -> assumed -> (volumes) -> binding -> bound (its event replaces the assumption)
 //	  ^          | no node fits          |
 //	  |          v                       |
-//	  |      unschedulable               | bind failed: the assumption is forgotten
-//	  |          | something changes     |
-//	  |          v that could help       |
-//	  +------ backoff <------------------+
+//	  |   preemption, waiting            | failed: the assumption is forgotten
+//	  |          | an event that         |
+//	  |          v plugins hint at       |
+//	  +------ back-off <-----------------+
 //
-// Filters give reasons for people why a node is refused, with upstream's messages (k8s.io/kubernetes/pkg/scheduler), since users
-// know them and search for them. The scheduler decides with its own cache, which follows the events of the store; a pod is assumed
-// to be on its node until the binding arrives as an event. Bindings are written concurrently, so that they fill raft batches.
+// One goroutine, the loop, owns the cluster, the queue and all evaluations (packages framework and queue), and makes one decision
+// after the other. Everything else sends it work through the inbox: the events of the store, and the outcomes of writes. Between two
+// decisions the loop applies what has come. So nothing is locked or copied for a decision, and a decision is made on one state.
+//
+// Pods of one template share an evaluation: what the plugins found out about all nodes is kept and brought up to date with what has
+// changed since. Bindings are written in batches, many with one command.
+//
+// The plugins (package plugins) have upstream's names, rules and messages, since users know them and search for them.
 package scheduler

@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	"fmt"
-	"slices"
 	"testing"
 	"time"
 
@@ -92,85 +91,27 @@ func TestSoftConstraints(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			now := time.Unix(0, 0)
 			s := still(t, &now)
-			s.cache = newCache()
+			s.clear()
 			for _, n := range []struct{ name, zone, cpu, memory string }{{"big", "1", "64", "64Gi"}, {"small", "2", "2", "4Gi"}, {"full", "1", "0", "4Gi"}} {
 				list := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(n.cpu), corev1.ResourceMemory: resource.MustParse(n.memory), corev1.ResourcePods: resource.MustParse("100")}
 				labels := map[string]string{"zone": n.zone, corev1.LabelHostname: n.name}
 				if n.name == "small" {
 					labels["rack"] = "1"
 				}
-				s.cache.setNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name, Labels: labels}, Status: corev1.NodeStatus{Allocatable: list}})
+				s.cluster.SetNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name, Labels: labels}, Status: corev1.NodeStatus{Allocatable: list}})
 			}
 			for i, at := range c.there {
-				s.cache.confirm(unassigned(fmt.Sprint(i), append([]func(*corev1.Pod){func(p *corev1.Pod) { p.Spec.NodeName = at.node }}, at.change...)...))
+				s.observeAssigned(nil, unassigned(fmt.Sprint(i), append([]func(*corev1.Pod){func(p *corev1.Pod) { p.Spec.NodeName = at.node }}, at.change...)...))
 			}
-			got, reason := s.place(newPodInfo(unassigned("p", append([]func(*corev1.Pod){asking("100m")}, c.pod...)...)))
-			if got != c.want {
-				t.Errorf("placed on %q (%s), want %s", got, reason, c.want)
+			s.arrive(unassigned("p", append([]func(*corev1.Pod){asking("100m")}, c.pod...)...))
+			if d := s.decide(); d.node == nil || d.node.Name != c.want {
+				t.Errorf("decided %+v, want %s", d, c.want)
 			}
 			for i := range c.there {
-				s.cache.removePod(unassigned(fmt.Sprint(i)).UID)
+				s.cluster.RemovePod(unassigned(fmt.Sprint(i)).UID)
 			}
-			if s.cache.averse != 0 || s.cache.inclined != 0 {
-				t.Errorf("without pods there are %d averse and %d inclined ones", s.cache.averse, s.cache.inclined)
-			}
-		})
-	}
-}
-
-// TestScoresAreUpstreams compares with scores calculated by the formulas of the plugins in k8s.io/kubernetes/pkg/scheduler.
-func TestScoresAreUpstreams(t *testing.T) {
-	c := newCache()
-	var nodes []*nodeInfo
-	for i, zone := range []string{"1", "1", "2", "2"} {
-		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("n", i), Labels: map[string]string{"zone": zone, corev1.LabelHostname: fmt.Sprint("n", i)}}}
-		for range i {
-			node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: fmt.Sprint("k", len(node.Spec.Taints)), Effect: corev1.TaintEffectPreferNoSchedule})
-		}
-		c.setNode(node)
-		nodes = append(nodes, c.nodes[node.Name])
-	}
-	for i, node := range []string{"n0", "n0", "n1", "n2"} {
-		c.confirm(unassigned(fmt.Sprint(i), func(p *corev1.Pod) { p.Spec.NodeName, p.Labels = node, map[string]string{"app": "x"} }))
-	}
-	selector := &metav1.LabelSelector{MatchLabels: map[string]string{"app": "x"}}
-	soft := func(key string, skew int32) corev1.TopologySpreadConstraint {
-		return corev1.TopologySpreadConstraint{MaxSkew: skew, TopologyKey: key, WhenUnsatisfiable: corev1.ScheduleAnyway, LabelSelector: selector}
-	}
-	for name, test := range map[string]struct {
-		score  func(*task, *cache, []*nodeInfo) []int64
-		change func(*corev1.Pod)
-		want   []int64
-	}{
-		// Zone 1 has 3, zone 2 has 1, each times ln 4: 4, 4, 1, 1 when rounded.
-		"zones": {softSpread, func(p *corev1.Pod) {
-			p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{soft("zone", 1)}
-		}, []int64{25, 25, 100, 100}},
-		// Nodes have 2, 1, 1, 0, times ln 6 and with 2 more of the skew: 6, 4, 4, 2.
-		"nodes": {softSpread, func(p *corev1.Pod) {
-			p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{soft(corev1.LabelHostname, 3)}
-		}, []int64{33, 66, 66, 100}},
-		// 3 ln 4 + 2 ln 6, 3 ln 4 + ln 6, ln 4 + ln 6, ln 4: 8, 6, 3, 1.
-		"both": {softSpread, func(p *corev1.Pod) {
-			p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{soft("zone", 1), soft(corev1.LabelHostname, 1)}
-		}, []int64{12, 37, 75, 100}},
-		"near by zone": {preferredPods, func(p *corev1.Pod) {
-			p.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{
-				{Weight: 5, PodAffinityTerm: corev1.PodAffinityTerm{TopologyKey: "zone", LabelSelector: selector}}}}}
-		}, []int64{100, 100, 0, 0}},
-		"apart by node": {preferredPods, func(p *corev1.Pod) {
-			p.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{
-				{Weight: 5, PodAffinityTerm: corev1.PodAffinityTerm{TopologyKey: corev1.LabelHostname, LabelSelector: selector}}}}}
-		}, []int64{0, 50, 50, 100}},
-		"soft taints": {softTaints, func(p *corev1.Pod) {}, []int64{100, 67, 34, 0}},
-		"soft taints that are tolerated": {softTaints, func(p *corev1.Pod) {
-			p.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
-		}, nil},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := &Scheduler{cache: c}
-			if got := test.score(s.newTask(newPodInfo(unassigned("p", test.change))), c, nodes); !slices.Equal(got, test.want) {
-				t.Errorf("%v, want %v", got, test.want)
+			if s.cluster.Averse != 0 || s.cluster.Inclined != 0 {
+				t.Errorf("without pods there are %d averse and %d inclined ones", s.cluster.Averse, s.cluster.Inclined)
 			}
 		})
 	}

@@ -1,0 +1,193 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/internal/contain"
+	"github.com/kontiki/kontiki/scheduler/framework"
+	"github.com/kontiki/kontiki/scheduler/queue"
+)
+
+const (
+	// bindingWorkers write bindings: while one waits for its command, another collects and prepares the next.
+	bindingWorkers = 2
+	// mostInBatch limits the bindings of a command. A larger batch would make its pods wait longer for each other than it saves.
+	mostInBatch = 128
+	// mostUnbound limits the assumed pods that are not bound, so that decisions do not get far ahead of what can be written.
+	mostUnbound = 2048
+)
+
+// assumption is a pod that was placed, and whose binding has not been confirmed.
+type assumption struct {
+	entry     *queue.Entry
+	pod       *framework.PodInfo
+	node      string
+	reservers []framework.Reserver
+}
+
+// assume places a pod and starts its binding.
+func (s *Scheduler) assume(ctx context.Context, d *decision) {
+	a := &assumption{entry: d.entry, pod: d.pod, node: d.node.Name}
+	for _, r := range d.evaluation.Reservers() {
+		if status := r.Reserve(d.node); status != nil {
+			a.unreserve()
+			s.queue.Retry(d.entry, s.now())
+			s.reporter.report(d.pod, corev1.PodReasonSchedulerError, fmt.Sprintf("running Reserve plugin %q: %s", status.Plugin, status.Message()), nil)
+			return
+		}
+		a.reservers = append(a.reservers, r)
+	}
+	s.cluster.Place(a.pod, a.node)
+	s.cluster.Nominate(a.pod, "")
+	s.assumed[a.pod.UID] = a
+	s.queue.Remove(a.pod.UID)
+	if before := d.evaluation.PreBinders(); len(before) > 0 {
+		s.binder.prepare(ctx, a, before)
+		return
+	}
+	s.binder.add(a)
+}
+
+func (a *assumption) unreserve() {
+	for i := len(a.reservers) - 1; i >= 0; i-- {
+		a.reservers[i].Unreserve()
+	}
+}
+
+// binder writes bindings in batches.
+type binder struct {
+	s *Scheduler
+
+	mu      sync.Mutex
+	pending []*assumption
+	unbound int // those that were added and are not finished
+	more    chan struct{}
+	writes  sync.WaitGroup
+}
+
+func newBinder(s *Scheduler) *binder { return &binder{s: s, more: make(chan struct{}, bindingWorkers)} }
+
+// hasRoom says whether more pods may be placed now. When that changes, the loop is woken.
+func (b *binder) hasRoom() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.unbound < mostUnbound
+}
+
+func (b *binder) add(a *assumption) {
+	b.mu.Lock()
+	b.unbound++
+	b.pending = append(b.pending, a)
+	b.mu.Unlock()
+	b.wake()
+}
+
+func (b *binder) wake() {
+	select {
+	case b.more <- struct{}{}:
+	default:
+	}
+}
+
+func (b *binder) take() []*assumption {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := min(len(b.pending), mostInBatch)
+	batch := b.pending[:n:n]
+	if b.pending = b.pending[n:]; len(b.pending) > 0 {
+		b.wake()
+	} else {
+		b.pending = nil
+	}
+	return batch
+}
+
+// prepare does what is to be done before a pod is bound, in a goroutine of its own, since it may take long.
+func (b *binder) prepare(ctx context.Context, a *assumption, before []framework.PreBinder) {
+	b.writes.Go(func() {
+		err := contain.Run(func() error {
+			for _, p := range before {
+				if err := p.PreBind(ctx, a.node); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			b.s.inbox.post(func() { b.s.unbound(ctx, a, err) })
+			return
+		}
+		b.add(a)
+	})
+}
+
+// run writes batches until the context ends.
+func (b *binder) run(ctx context.Context) error {
+	defer b.writes.Wait()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-b.more:
+		}
+		if batch := b.take(); len(batch) > 0 {
+			b.bind(ctx, batch)
+			b.mu.Lock()
+			b.unbound -= len(batch)
+			b.mu.Unlock()
+			b.s.inbox.wake()
+		}
+	}
+}
+
+func (b *binder) bind(ctx context.Context, batch []*assumption) {
+	bindings := make([]client.Binding, len(batch))
+	for i, a := range batch {
+		bindings[i] = client.Binding{Pod: a.pod.Pod, Node: a.node}
+	}
+	var errs []error
+	err := contain.Run(func() error {
+		errs = b.s.Client.BindAll(ctx, bindings)
+		return nil
+	})
+	for i, a := range batch {
+		failure := err
+		if failure == nil {
+			failure = errs[i]
+		}
+		if failure == nil {
+			b.s.Recorder.Eventf(a.pod.Pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", a.pod.Namespace, a.pod.Name, a.node)
+			continue
+		}
+		b.s.inbox.post(func() { b.s.unbound(ctx, a, failure) })
+	}
+}
+
+// unbound undoes an assumption whose binding failed. The pod is scheduled again later, unless it is gone or already bound.
+func (s *Scheduler) unbound(ctx context.Context, a *assumption, failure error) {
+	if s.assumed[a.pod.UID] != a {
+		return // it was confirmed or removed meanwhile
+	}
+	current, ok := client.Get[*corev1.Pod](s.Client.View(), a.pod.Namespace, a.pod.Name)
+	if ok && current.UID == a.pod.UID && current.Spec.NodeName != "" {
+		return // its event replaces the assumption
+	}
+	a.unreserve()
+	s.unplace(a.pod.Pod)
+	if ctx.Err() != nil || !ok || current.UID != a.pod.UID || !s.ours(current) {
+		return
+	}
+	s.Log.Warn("binding failed, scheduling again", "pod", a.pod.Namespace+"/"+a.pod.Name, "node", a.node, "error", failure, "stack", contain.Stack(failure))
+	s.Recorder.Eventf(a.pod.Pod, corev1.EventTypeWarning, "FailedScheduling", "binding rejected: %v", failure)
+	a.entry.Pod = framework.NewPodInfo(current)
+	if gated := s.gate(a.entry.Pod); gated != nil {
+		s.queue.Add(a.entry.Pod, gated, s.now())
+		return
+	}
+	s.queue.Retry(a.entry, s.now())
+}
