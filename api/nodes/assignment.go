@@ -7,19 +7,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/objects"
-	"github.com/kontiki/kontiki/api/registry"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
 // kinds are the kinds of objects that assignments contain.
 var kinds = []client.Object{&corev1.Pod{}, &corev1.Secret{}, &corev1.ConfigMap{}, &corev1.Service{}, &discoveryv1.EndpointSlice{}, &corev1.Node{}, &certificatesv1.ClusterTrustBundle{}}
-
-var encoder = protobuf.NewSerializer(registry.Scheme, registry.Scheme)
 
 // key identifies an object of an assignment.
 type key struct{ resource, namespace, name string }
@@ -30,16 +25,41 @@ func (k key) proto() *nodev1.ObjectKey {
 
 // assignment tracks which objects one worker has been sent. Only one goroutine may use it.
 type assignment struct {
-	node string
+	node      string
+	encodings *encodings
+	// view returns the present state.
+	view func() client.View
+	// follows is told which Secrets and ConfigMaps the worker's pods refer to.
+	follows names
 	// sent has the revision of every object that the worker has.
 	sent map[key]uint64
-	// named counts how many of the worker's pods refer to a Secret or ConfigMap; pods has the references of each pod.
-	named map[key]int
+	// named has the Secrets and ConfigMaps that the worker's pods refer to; pods has the references of each pod.
+	named map[key]*reference
 	pods  map[key][]key
 }
 
-func newAssignment(node string) *assignment {
-	return &assignment{node: node, sent: map[key]uint64{}, named: map[key]int{}, pods: map[key][]key{}}
+// names is told for which objects changes are needed. After name has returned, no later change is missed.
+type names interface {
+	name(key)
+	unname(key)
+}
+
+// reference is an object that pods refer to.
+type reference struct {
+	pods int
+	// revision is that of the view in which the object was looked up first.
+	revision uint64
+}
+
+func newAssignment(node string, e *encodings, view func() client.View, follows names) *assignment {
+	return &assignment{node: node, encodings: e, view: view, follows: follows, sent: map[key]uint64{}, named: map[key]*reference{}, pods: map[key][]key{}}
+}
+
+// end ends the interest in all that pods refer to.
+func (a *assignment) end() {
+	for ref := range a.named {
+		a.follows.unname(ref)
+	}
 }
 
 // delta collects the changes to send.
@@ -66,7 +86,7 @@ func (a *assignment) full(v client.View) *delta {
 	for _, found := range client.PodsByNode.Any(v, a.node) {
 		// The index may be ahead of the view, but the changes that are sent next are those after the view.
 		if pod, ok := client.Get[*corev1.Pod](v, found.Namespace, found.Name); ok && pod.Spec.NodeName == a.node {
-			a.addPod(d, v, pod)
+			a.addPod(d, pod)
 		}
 	}
 	client.Each(v, "", func(s *corev1.Service) bool {
@@ -100,16 +120,19 @@ func (a *assignment) trim(n *corev1.Node) *corev1.Node {
 	}
 }
 
-func (a *assignment) addPod(d *delta, v client.View, pod *corev1.Pod) {
+func (a *assignment) addPod(d *delta, pod *corev1.Pod) {
 	k := key{"pods", pod.Namespace, pod.Name}
 	d.put(k, pod)
 	before := a.pods[k]
 	a.pods[k] = references(pod)
 	for _, ref := range a.pods[k] {
-		a.named[ref]++
-		if a.named[ref] > 1 {
+		if known := a.named[ref]; known != nil {
+			known.pods++
 			continue
 		}
+		a.follows.name(ref)
+		v := a.view() // after that: it contains all changes that do not arrive
+		a.named[ref] = &reference{1, v.Revision()}
 		switch ref.resource {
 		case "secrets":
 			if secret, ok := client.Get[*corev1.Secret](v, ref.namespace, ref.name); ok {
@@ -136,34 +159,38 @@ func (a *assignment) removePod(d *delta, k key) {
 
 func (a *assignment) release(d *delta, refs []key) {
 	for _, ref := range refs {
-		if a.named[ref]--; a.named[ref] <= 0 {
+		if known := a.named[ref]; known != nil {
+			if known.pods--; known.pods > 0 {
+				continue
+			}
 			delete(a.named, ref)
+			a.follows.unname(ref)
 			d.drop(ref)
 		}
 	}
 }
 
-// apply adds to a delta the changes that events cause for the worker. v must not be older than the events.
-func (a *assignment) apply(d *delta, v client.View, events []client.Event) {
+// apply adds to a delta the changes that events cause for the worker.
+func (a *assignment) apply(d *delta, events []client.Event) {
 	for _, event := range events {
 		switch obj := event.Object().(type) {
 		case *corev1.Pod:
 			k := key{"pods", obj.Namespace, obj.Name}
 			if event.New != nil && obj.Spec.NodeName == a.node {
-				a.addPod(d, v, obj)
+				a.addPod(d, obj)
 			} else {
 				a.removePod(d, k)
 			}
 		case *corev1.Secret:
-			a.changed(d, key{"secrets", obj.Namespace, obj.Name}, event, true)
+			a.referenceChanged(d, key{"secrets", obj.Namespace, obj.Name}, event)
 		case *corev1.ConfigMap:
-			a.changed(d, key{"configmaps", obj.Namespace, obj.Name}, event, true)
+			a.referenceChanged(d, key{"configmaps", obj.Namespace, obj.Name}, event)
 		case *corev1.Service:
-			a.changed(d, key{"services", obj.Namespace, obj.Name}, event, false)
+			a.changed(d, key{"services", obj.Namespace, obj.Name}, event)
 		case *discoveryv1.EndpointSlice:
-			a.changed(d, key{"endpointslices", obj.Namespace, obj.Name}, event, false)
+			a.changed(d, key{"endpointslices", obj.Namespace, obj.Name}, event)
 		case *certificatesv1.ClusterTrustBundle:
-			a.changed(d, key{"clustertrustbundles", "", obj.Name}, event, false)
+			a.changed(d, key{"clustertrustbundles", "", obj.Name}, event)
 		case *corev1.Node:
 			k := key{"nodes", "", obj.Name}
 			if event.New == nil {
@@ -178,10 +205,14 @@ func (a *assignment) apply(d *delta, v client.View, events []client.Event) {
 // routed returns a string of those fields of a node that matter for routing.
 func routed(n *corev1.Node) string { return fmt.Sprint(n.UID, n.Spec.PodCIDRs, n.Status.Addresses) }
 
-func (a *assignment) changed(d *delta, k key, event client.Event, ifNamed bool) {
-	if ifNamed && a.named[k] == 0 {
-		return
+// referenceChanged is changed for what pods refer to, unless none does or the change was seen when the object was looked up.
+func (a *assignment) referenceChanged(d *delta, k key, event client.Event) {
+	if known := a.named[k]; known != nil && event.Revision > known.revision {
+		a.changed(d, k, event)
 	}
+}
+
+func (a *assignment) changed(d *delta, k key, event client.Event) {
 	if event.New == nil {
 		d.drop(k)
 		return
@@ -199,7 +230,7 @@ func (a *assignment) message(d *delta) (upserts []*nodev1.Object, deletes []*nod
 		if a.sent[k] >= revision {
 			continue
 		}
-		value, err := runtime.Encode(encoder, obj)
+		value, err := a.encodings.encode(k, revision, k.name == a.node, obj)
 		if err != nil {
 			return nil, nil, fmt.Errorf("encode %s %s/%s: %w", k.resource, k.namespace, k.name, err)
 		}

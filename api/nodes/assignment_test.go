@@ -22,6 +22,16 @@ func onNode(t *testing.T, c *client.Client, name, node string) *corev1.Pod {
 	return pod
 }
 
+// anyName follows no changes.
+type anyName struct{}
+
+func (anyName) name(key)   {}
+func (anyName) unname(key) {}
+
+func assignmentOf(h *harness.Harness, node string) *assignment {
+	return newAssignment(node, newEncodings(), h.Client.View, anyName{})
+}
+
 // TestAssignmentsAreOfOneRevisionAndCostTheirPods: an assignment has the objects of its view, even if other readers have used newer
 // views meanwhile, and other nodes' pods are not read for it.
 func TestAssignmentsAreOfOneRevisionAndCostTheirPods(t *testing.T) {
@@ -32,7 +42,7 @@ func TestAssignmentsAreOfOneRevisionAndCostTheirPods(t *testing.T) {
 	onNode(t, h.Client, "stays", "n1")
 	before := onNode(t, h.Client, "anew", "n1")
 	v := h.Client.View()
-	if got := len(newAssignment("n1").full(v).upserts); got < 2 { // makes the index
+	if got := len(assignmentOf(h, "n1").full(v).upserts); got < 2 { // makes the index
 		t.Fatalf("%d objects", got)
 	}
 	if err := h.Client.Delete(context.Background(), before); err != nil {
@@ -40,9 +50,9 @@ func TestAssignmentsAreOfOneRevisionAndCostTheirPods(t *testing.T) {
 	}
 	onNode(t, h.Client, "anew", "n1")
 	onNode(t, h.Client, "later", "n1")
-	newAssignment("n1").full(h.Client.View()) // brings the index ahead
+	assignmentOf(h, "n1").full(h.Client.View()) // brings the index ahead
 	scans.Reset()
-	upserts := newAssignment("n1").full(v).upserts
+	upserts := assignmentOf(h, "n1").full(v).upserts
 	pods := map[string]client.Object{}
 	for k, obj := range upserts {
 		if k.resource == "pods" {

@@ -90,8 +90,8 @@ func startCensus(t *testing.T, ms *masters) (*Census, context.Context) {
 	return c, ctx
 }
 
-// await reads changes until a worker is in a state.
-func await(t *testing.T, ctx context.Context, c *Census, name string, want State) {
+// awaitState reads changes until a worker is in a state.
+func awaitState(t *testing.T, ctx context.Context, c *Census, name string, want State) {
 	t.Helper()
 	for {
 		if w, ok := c.Worker(name); ok && w.State == want {
@@ -109,26 +109,26 @@ func TestTheCensusFollowsSessionsOnAllMasters(t *testing.T) {
 	a, b := ms.start("a:1"), ms.start("b:1")
 	before := a.session("w1", Connected)
 	c, ctx := startCensus(t, ms)
-	await(t, ctx, c, "w1", Connected)
+	awaitState(t, ctx, c, "w1", Connected)
 	if _, ok := c.Worker("w2"); ok {
 		t.Error("it knows a worker that never came")
 	}
 
 	a.attendance.set(before, Quiet)
-	await(t, ctx, c, "w1", Quiet)
+	awaitState(t, ctx, c, "w1", Quiet)
 	a.attendance.set(before, Connected)
-	await(t, ctx, c, "w1", Connected)
+	awaitState(t, ctx, c, "w1", Connected)
 
 	// It connects to another master: the new session has precedence over the old one, in whichever order they are reported.
 	after := b.session("w1", Connected)
 	a.attendance.set(before, Gone)
 	b.session("marker", Connected)
-	await(t, ctx, c, "marker", Connected)
+	awaitState(t, ctx, c, "marker", Connected)
 	if w, _ := c.Worker("w1"); w.State != Connected {
 		t.Errorf("after a change of masters it is %s", w.State)
 	}
 	b.attendance.set(after, Gone)
-	await(t, ctx, c, "w1", Gone)
+	awaitState(t, ctx, c, "w1", Gone)
 	if got := len(c.Workers()); got != 2 {
 		t.Errorf("%d workers", got)
 	}
@@ -148,23 +148,23 @@ func TestAMastersSessionsGoWithIt(t *testing.T) {
 	b.session("w2", Connected)
 	b.session("w3", Connected)
 	c, ctx := startCensus(t, ms)
-	await(t, ctx, c, "w1", Connected)
-	await(t, ctx, c, "w3", Connected) // both masters have answered
-	await(t, ctx, c, "w2", Connected)
+	awaitState(t, ctx, c, "w1", Connected)
+	awaitState(t, ctx, c, "w3", Connected) // both masters have answered
+	awaitState(t, ctx, c, "w2", Connected)
 	a.server.Stop()
-	await(t, ctx, c, "w1", Gone)
+	awaitState(t, ctx, c, "w1", Gone)
 	if w, _ := c.Worker("w2"); w.State != Connected {
 		t.Errorf("a worker with a session elsewhere is %s", w.State)
 	}
 	// The master restarts, and w1 connects to it again.
 	again := ms.start("a:1")
 	again.session("w1", Connected)
-	await(t, ctx, c, "w1", Connected)
+	awaitState(t, ctx, c, "w1", Connected)
 	// A master that was removed is no longer watched.
 	ms.mu.Lock()
 	delete(ms.by, "a:1")
 	ms.mu.Unlock()
-	await(t, ctx, c, "w1", Gone)
+	awaitState(t, ctx, c, "w1", Gone)
 }
 
 func TestTheBestOfAWorkersSessionsCounts(t *testing.T) {

@@ -4,7 +4,8 @@
 // A worker is sent exactly what it needs: its pods, the Secrets and ConfigMaps that they refer to, and the cluster's services,
 // endpoint slices and nodes (of these, only what routing needs). First comes a full set, then deltas that each name the one before:
 // a worker that detects a gap ends the session and gets a full set again. What a session sends is computed from the same views and
-// history as every watch; nothing is stored for a worker between sessions.
+// history as every watch; nothing is stored for a worker between sessions. One dispatcher reads the changes for all sessions of a master
+// and passes each to the sessions that it concerns (dispatch.go).
 //
 // Masters and workers also detect each other's failures by the session. The master sends heartbeats, the worker answers them
 // (session.go). Every master reports to the others which workers have a session with it and answer (attendance.go); together that

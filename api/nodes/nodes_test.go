@@ -47,13 +47,16 @@ func serve(t *testing.T) (*harness.Harness, nodev1.NodeServiceClient) {
 func serveOn(t *testing.T, h *harness.Harness) (*harness.Harness, nodev1.NodeServiceClient) {
 	listener := bufconn.Listen(1 << 20)
 	server := grpc.NewServer()
-	nodev1.RegisterNodeServiceServer(server, nodes.New(nodes.Config{
+	sessions := nodes.New(nodes.Config{
 		Client: h.Client, Tokens: h.Tokens, Caller: caller, Masters: func() []string { return []string{"m:6444"} },
 		ClusterDomain: "cluster.local", ClusterDNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")},
 		ServiceRange: netip.MustParsePrefix("10.96.0.0/16"), PodRange: netip.MustParsePrefix("10.244.0.0/16"),
-	}))
-	done := make(chan error, 1)
+	})
+	nodev1.RegisterNodeServiceServer(server, sessions)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 2)
 	go func() { done <- server.Serve(listener) }()
+	go func() { done <- sessions.Run(ctx) }()
 	conn, err := grpc.NewClient("passthrough:///x", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
 	if err != nil {
@@ -62,6 +65,8 @@ func serveOn(t *testing.T, h *harness.Harness) (*harness.Harness, nodev1.NodeSer
 	t.Cleanup(func() {
 		conn.Close()
 		server.Stop()
+		cancel()
+		<-done
 		<-done
 	})
 	return h, nodev1.NewNodeServiceClient(conn)

@@ -40,9 +40,11 @@ type Server struct {
 	Config
 
 	attendance *attendance
+	dispatcher *dispatcher
+	encodings  *encodings
 }
 
-// New creates a Server.
+// New creates a Server; Run must run while it serves.
 func New(c Config) *Server {
 	if c.Log == nil {
 		c.Log = slog.Default()
@@ -50,8 +52,11 @@ func New(c Config) *Server {
 	if c.Detached == nil {
 		c.Detached = func() time.Duration { return 0 }
 	}
-	return &Server{Config: c, attendance: newAttendance()}
+	return &Server{Config: c, attendance: newAttendance(), dispatcher: newDispatcher(c.Client, c.Log), encodings: newEncodings()}
 }
+
+// Run reads the cluster's changes for the sessions until the context ends. Sessions wait for it.
+func (s *Server) Run(ctx context.Context) error { return s.dispatcher.run(ctx) }
 
 // Session implements NodeService.
 func (s *Server) Session(stream nodev1.NodeService_SessionServer) error {

@@ -200,41 +200,69 @@ func (s *session) begin(ctx context.Context, node []byte) error {
 
 // assign sends the full assignment and then every change to it.
 func (s *session) assign(ctx context.Context) error {
-	known := newAssignment(s.node)
-	var version uint64
-	return s.Client.ViewAndWatch(ctx, kinds,
-		func(v client.View) error {
-			known = newAssignment(s.node)
-			upserts, _, err := known.message(known.full(v))
-			if err != nil {
+	select {
+	case <-s.dispatcher.ready:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	changes := s.dispatcher.subscribe(s.node)
+	defer changes.Close()
+	for {
+		changes.reset()
+		known := newAssignment(s.node, s.encodings, s.Client.View, changes)
+		v := s.Client.View()
+		if err := s.registered(v); err != nil {
+			return err
+		}
+		upserts, _, err := known.message(known.full(v))
+		if err != nil {
+			return err
+		}
+		if err := s.sendFull(v.Revision(), upserts); err != nil {
+			return err
+		}
+		if err := s.follow(ctx, known, v.Revision(), changes); err != nil {
+			return err
+		}
+		known.end()
+	}
+}
+
+// follow sends the changes after a full set of some version. It returns nil if changes are missing.
+func (s *session) follow(ctx context.Context, known *assignment, full uint64, changes *subscription) error {
+	version := full
+	for {
+		events, ok, err := changes.next(ctx)
+		if err != nil || !ok {
+			return err
+		}
+		events = slices.DeleteFunc(events, func(e client.Event) bool { return e.Revision <= full })
+		if len(events) == 0 {
+			continue
+		}
+		if lost(events, s.node) {
+			return status.Errorf(codes.Unavailable, "node %s was marked as lost meanwhile: its worker must report again", s.node)
+		}
+		if deleted(events, s.node) {
+			if err := s.registered(s.Client.View()); err != nil {
 				return err
 			}
-			version = v.Revision()
-			if err := s.registered(v); err != nil {
-				return err
-			}
-			return s.sendFull(version, upserts)
-		},
-		func(events []client.Event) error {
-			if lost(events, s.node) {
-				return status.Errorf(codes.Unavailable, "node %s was marked as lost meanwhile: its worker must report again", s.node)
-			}
-			v := s.Client.View()
-			if deleted(events, s.node) {
-				if err := s.registered(v); err != nil {
-					return err
-				}
-			}
-			changes := newDelta()
-			known.apply(changes, v, events)
-			upserts, deletes, err := known.message(changes)
-			if err != nil || len(upserts)+len(deletes) == 0 {
-				return err
-			}
-			from := version
-			version = events[len(events)-1].Revision
-			return s.sendDelta(from, version, upserts, deletes)
-		})
+		}
+		d := newDelta()
+		known.apply(d, events)
+		upserts, deletes, err := known.message(d)
+		if err != nil {
+			return err
+		}
+		if len(upserts)+len(deletes) == 0 {
+			continue
+		}
+		from := version
+		version = events[len(events)-1].Revision
+		if err := s.sendDelta(from, version, upserts, deletes); err != nil {
+			return err
+		}
+	}
 }
 
 // lost says whether one of the events marked the node as unknown. Only a new session undoes that: the worker may not have noticed

@@ -380,6 +380,7 @@ func (m *master) run(ctx context.Context) error {
 	group.Go(func() error {
 		return controller.Keep(running, "authentication", m.log.With("part", "api"), m.authentication.run)
 	})
+	group.Go(func() error { return m.sessions.Run(running) })
 	group.Go(func() error { return m.sessions.Balance(running, m.cluster.Address(), m.census.Fewest) })
 	group.Go(func() error {
 		select {
