@@ -74,7 +74,7 @@ func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, a
 			return nil, apierrors.NewGenerateNameConflict(r.Kind.GroupResource(), request.Name, 1)
 		case errors.Is(err, errRetry):
 			return nil, conflict(&request)
-		case try > 0 || ctx.Err() != nil, apierrors.IsAlreadyExists(err) && !r.DryRun:
+		case try > 0 || ctx.Err() != nil || outcomeUnknown(err), apierrors.IsAlreadyExists(err) && !r.DryRun:
 			return nil, err
 		default: // the first view was the local one, which may be behind: decide again on a consistent one
 			fresh, viewErr := s.readView(ctx)

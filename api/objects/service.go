@@ -158,6 +158,9 @@ func storeError(r *Request, err error) error {
 	return apierrors.NewInternalError(err)
 }
 
+// outcomeUnknown says whether a write may have been committed although it failed. It must not be made again: it could take effect twice.
+func outcomeUnknown(err error) bool { return apierrors.IsTimeout(err) }
+
 // readView returns a consistent view, or an API error.
 func (s *Service) readView(ctx context.Context) (kv.View, error) {
 	view, err := s.store.Consistent(ctx)

@@ -145,7 +145,7 @@ func (s *Service) attempt(ctx context.Context, once func(kv.View) error) error {
 			return nil
 		}
 		retry := errors.Is(err, errRetry)
-		if ctx.Err() != nil || !retry && try > 0 || retry && try >= maxAttempts {
+		if ctx.Err() != nil || !retry && (try > 0 || outcomeUnknown(err)) || retry && try >= maxAttempts {
 			return err
 		}
 		fresh, viewErr := s.readView(ctx)
