@@ -20,6 +20,7 @@ import (
 	"github.com/kontiki/kontiki/controller/eventttl"
 	"github.com/kontiki/kontiki/controller/expiry"
 	"github.com/kontiki/kontiki/controller/garbage"
+	"github.com/kontiki/kontiki/controller/job"
 	"github.com/kontiki/kontiki/controller/migration"
 	"github.com/kontiki/kontiki/controller/namespace"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
@@ -77,6 +78,9 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 		{name: "certificatesigningrequest-approving-controller", account: "certificate-controller", make: silent(certificates.NewApprover)},
 		{name: "kube-apiserver-serving-clustertrustbundle-publisher-controller", account: "kube-apiserver-serving-clustertrustbundle-publisher",
 			make: silent(func(c *client.Client) *controller.Controller { return trustbundle.New(c, m.bundle) })},
+		{name: "job-controller", account: "job-controller", make: func(c *client.Client, r record.EventRecorder) []*controller.Controller {
+			return job.New(job.Config{Client: c, Recorder: r})
+		}},
 		{name: "token-cleaner-controller", account: "token-cleaner", make: m.cleanTokens},
 		{name: "persistentvolumeclaim-protection-controller", account: "pvc-protection-controller", make: silent(storageprotection.NewClaims)},
 		{name: "persistentvolume-protection-controller", account: "pv-protection-controller", make: silent(storageprotection.NewVolumes)},

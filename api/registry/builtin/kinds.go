@@ -37,7 +37,7 @@ func Kinds() *registry.Table {
 		statefulSets(),
 		notYet(horizontalPodAutoscalers(), noController),
 		notYet(cronJobs(), noController),
-		notYet(jobs(), noController),
+		jobs(),
 		certificateSigningRequests(),
 		clusterTrustBundles(),
 		podCertificateRequests(),

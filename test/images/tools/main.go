@@ -2,6 +2,7 @@
 // resolution (Debian's static busybox cannot resolve names).
 //
 //	tools alone FOLDER            wait for SIGTERM, and write into FOLDER/twice if another one runs with this host name
+//	tools exit CODE               print the pod's host name and completion index, and end with a code
 //	tools get [-n TIMES] URL      print the bodies
 //	tools lookup NAME             print the addresses of a name
 //	tools serve [ADDRESS]         respond to every request with the host's name; to / only while /tmp/unready is absent
@@ -20,6 +21,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -27,7 +29,7 @@ import (
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) < 2 {
-		log.Fatal("tools: alone, get, lookup, serve or sleep?")
+		log.Fatal("tools: alone, exit, get, lookup, serve or sleep?")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -35,6 +37,8 @@ func main() {
 	switch os.Args[1] {
 	case "alone":
 		err = alone(ctx, os.Args[2])
+	case "exit":
+		err = exit(os.Args[2:])
 	case "get":
 		err = get(ctx, os.Args[2:])
 	case "lookup":
@@ -71,6 +75,21 @@ func alone(ctx context.Context, folder string) error {
 		fmt.Fprintf(told, "%s: %v\n", name, err)
 	}
 	<-ctx.Done()
+	return nil
+}
+
+// exit ends with a code, after it has printed which pod of a Job this is.
+func exit(args []string) error {
+	name, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	code, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s has the index %s\n", name, os.Getenv("JOB_COMPLETION_INDEX"))
+	os.Exit(code)
 	return nil
 }
 
