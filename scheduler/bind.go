@@ -67,7 +67,6 @@ type binder struct {
 	pending []*assumption
 	unbound int // those that were added and are not finished
 	more    chan struct{}
-	writes  sync.WaitGroup
 }
 
 func newBinder(s *Scheduler) *binder { return &binder{s: s, more: make(chan struct{}, bindingWorkers)} }
@@ -109,7 +108,7 @@ func (b *binder) take() []*assumption {
 
 // prepare does what is to be done before a pod is bound, in a goroutine of its own, since it may take long.
 func (b *binder) prepare(ctx context.Context, a *assumption, before []framework.PreBinder) {
-	b.writes.Go(func() {
+	b.s.writes.Go(func() {
 		err := contain.Run(func() error {
 			for _, p := range before {
 				if err := p.PreBind(ctx, a.node); err != nil {
@@ -128,7 +127,6 @@ func (b *binder) prepare(ctx context.Context, a *assumption, before []framework.
 
 // run writes batches until the context ends.
 func (b *binder) run(ctx context.Context) error {
-	defer b.writes.Wait()
 	for {
 		select {
 		case <-ctx.Done():
@@ -185,6 +183,9 @@ func (s *Scheduler) unbound(ctx context.Context, a *assumption, failure error) {
 	s.Log.Warn("binding failed, scheduling again", "pod", a.pod.Namespace+"/"+a.pod.Name, "node", a.node, "error", failure, "stack", contain.Stack(failure))
 	s.Recorder.Eventf(a.pod.Pod, corev1.EventTypeWarning, "FailedScheduling", "binding rejected: %v", failure)
 	a.entry.Pod = framework.NewPodInfo(current)
+	if node := current.Status.NominatedNodeName; node != "" {
+		s.cluster.Nominate(a.entry.Pod, node)
+	}
 	if gated := s.gate(a.entry.Pod); gated != nil {
 		s.queue.Add(a.entry.Pod, gated, s.now())
 		return

@@ -17,6 +17,8 @@ type decision struct {
 	node       *framework.NodeInfo
 	evaluation *framework.Evaluation
 	refusal    *framework.Refusal
+	// nomination is the room that can be made for the pod.
+	nomination *framework.Nomination
 	// failure is an internal error that prevented a decision.
 	failure string
 }
@@ -35,9 +37,24 @@ func (s *Scheduler) scheduleOne(ctx context.Context) bool {
 		s.assume(ctx, d)
 	default:
 		s.queue.Refused(d.entry, d.refusal.Plugins(), s.now())
-		s.reporter.report(d.pod, corev1.PodReasonUnschedulable, d.refusal.Message(), nil)
+		s.refuse(ctx, d)
 	}
 	return true
+}
+
+// refuse reports why a pod fits nowhere, and makes room for it if there is a way.
+func (s *Scheduler) refuse(ctx context.Context, d *decision) {
+	n := d.nomination
+	switch {
+	case n != nil && n.Node != "":
+		s.preempt(ctx, d)
+	case n != nil && n.Hopeless && s.cluster.NominatedNode(d.pod.UID) != "":
+		s.withdraw(d.pod.Pod)
+		none := ""
+		s.reporter.report(d.pod, corev1.PodReasonUnschedulable, d.refusal.Message(), &none)
+	default:
+		s.reporter.report(d.pod, corev1.PodReasonUnschedulable, d.refusal.Message(), nil)
+	}
 }
 
 // decide takes the next pod from the queue and finds a node for it; nil if the queue is empty.
@@ -62,6 +79,10 @@ func (s *Scheduler) decide() *decision {
 // place finds the best node for a pod.
 func (s *Scheduler) place(d *decision) {
 	d.evaluation = s.evaluation(d.pod)
+	if n := s.cluster.Node(s.cluster.NominatedNode(d.pod.UID)); n != nil && d.evaluation.Passes(d.pod, n) {
+		d.node = n // room was made for it there
+		return
+	}
 	fit, refusal := d.evaluation.Fit(d.pod)
 	if refusal == nil {
 		d.node = d.evaluation.Best(fit)
@@ -72,6 +93,15 @@ func (s *Scheduler) place(d *decision) {
 		return
 	}
 	d.refusal = refusal
+	if refusal.Nodes == 0 || s.preempting[d.pod.UID] != 0 {
+		return
+	}
+	for _, plugin := range s.profiles[d.pod.Spec.SchedulerName].PostFilters {
+		if d.nomination = plugin.PostFilter(s.cluster, d.pod, d.evaluation, refusal); d.nomination != nil {
+			refusal.Added = d.nomination.Message
+			return
+		}
+	}
 }
 
 // evaluation returns an evaluation of a pod that is up to date: that of another pod of its template, if there is one.

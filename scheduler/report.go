@@ -30,7 +30,8 @@ type reporter struct {
 
 // report is what is to be written about a pod.
 type report struct {
-	pod             *corev1.Pod
+	pod *corev1.Pod
+	// reason and message are for the condition, which stays as it is without a reason.
 	reason, message string
 	// nominated is the node that the pod waits for, if that is to be changed.
 	nominated *string
@@ -43,16 +44,29 @@ func newReporter(s *Scheduler) *reporter {
 // report records an event and puts off the write. nominated is the node that the pod waits for, nil to leave that as it is. It does not
 // block.
 func (r *reporter) report(p *framework.PodInfo, reason, message string, nominated *string) {
+	r.note(p, message)
+	r.add(report{p.Pod, reason, message, nominated})
+}
+
+// note records an event.
+func (r *reporter) note(p *framework.PodInfo, message string) {
 	r.s.Recorder.Event(p.Pod, corev1.EventTypeWarning, "FailedScheduling", message)
+}
+
+// add puts off a write.
+func (r *reporter) add(next report) {
 	r.mu.Lock()
-	last, waits := r.pending[p.UID]
+	last, waits := r.pending[next.pod.UID]
 	if !waits {
-		r.order = append(r.order, p.UID)
+		r.order = append(r.order, next.pod.UID)
 	}
-	if nominated == nil {
-		nominated = last.nominated
+	if next.nominated == nil {
+		next.nominated = last.nominated
 	}
-	r.pending[p.UID] = report{p.Pod, reason, message, nominated}
+	if next.reason == "" {
+		next.reason, next.message = last.reason, last.message
+	}
+	r.pending[next.pod.UID] = next
 	r.mu.Unlock()
 	r.wake()
 }
@@ -108,10 +122,12 @@ func (r *reporter) write(ctx context.Context, report report) (err error) {
 			return nil
 		}
 		updated := current.DeepCopy()
-		client.SetPodCondition(updated, corev1.PodCondition{
-			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: report.reason, Message: report.message,
-			LastTransitionTime: metav1.Now(), ObservedGeneration: updated.Generation,
-		})
+		if report.reason != "" {
+			client.SetPodCondition(updated, corev1.PodCondition{
+				Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: report.reason, Message: report.message,
+				LastTransitionTime: metav1.Now(), ObservedGeneration: updated.Generation,
+			})
+		}
 		if renominated {
 			updated.Status.NominatedNodeName = *report.nominated
 		}
@@ -127,6 +143,9 @@ func (r *reporter) write(ctx context.Context, report report) (err error) {
 
 // says says whether a pod's condition already is the reported one.
 func says(pod *corev1.Pod, report report) bool {
+	if report.reason == "" {
+		return true
+	}
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodScheduled {
 			return c.Status == corev1.ConditionFalse && c.Reason == report.reason && c.Message == report.message

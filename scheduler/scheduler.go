@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -15,6 +16,7 @@ import (
 	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/scheduler/framework"
 	"github.com/kontiki/kontiki/scheduler/plugins"
+	"github.com/kontiki/kontiki/scheduler/preemption"
 	"github.com/kontiki/kontiki/scheduler/queue"
 )
 
@@ -35,6 +37,8 @@ type Scheduler struct {
 	inbox    *inbox
 	binder   *binder
 	reporter *reporter
+	// writes are those of goroutines that the loop starts: preemptions, and what precedes a binding.
+	writes sync.WaitGroup
 
 	// What follows belongs to the loop.
 	cluster *framework.Cluster
@@ -42,6 +46,8 @@ type Scheduler struct {
 	kept    keptEvaluations
 	// assumed are the placed pods whose binding has not arrived as an event yet.
 	assumed map[types.UID]*assumption
+	// preempting are the numbers of preemptions in progress, by the pods that they make room for.
+	preempting map[types.UID]int
 }
 
 // New creates a Scheduler.
@@ -53,6 +59,7 @@ func New(c Config) *Scheduler {
 	s.profiles = map[string]*framework.Profile{corev1.DefaultSchedulerName: plugins.Default(s.view)}
 	for name, profile := range s.profiles {
 		profile.Name = name
+		profile.PostFilters = []framework.PostFilterPlugin{preemption.NewDefault(s.view)}
 	}
 	s.binder, s.reporter = newBinder(s), newReporter(s)
 	s.clear()
@@ -74,7 +81,7 @@ func (s *Scheduler) clear() {
 		Awaited: func(uid types.UID) bool { return s.cluster.NominatedNode(uid) != "" },
 	})
 	s.kept = keptEvaluations{}
-	s.assumed = map[types.UID]*assumption{}
+	s.assumed, s.preempting = map[types.UID]*assumption{}, map[types.UID]int{}
 }
 
 func (s *Scheduler) namespaceLabels(name string) labels.Set {
@@ -99,7 +106,9 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	for range reportWorkers {
 		run(s.reporter.run)
 	}
-	return group.Wait()
+	err := group.Wait()
+	s.writes.Wait()
+	return err
 }
 
 // loop applies what comes in, and decides in between.

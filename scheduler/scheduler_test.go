@@ -29,8 +29,11 @@ import (
 // bed is a running scheduler over a real object service.
 type bed struct {
 	*harness.Harness
-	t      testing.TB
-	events chan string
+	t        testing.TB
+	recorder *record.FakeRecorder
+	events   chan string
+	// stop ends the scheduler, and returns when it has ended.
+	stop func()
 }
 
 func start(t testing.TB) *bed {
@@ -45,17 +48,24 @@ func startOver(t testing.TB, over func(objects.Store) objects.Store) *bed {
 		c.PodRange, c.Store = netip.MustParsePrefix("10.128.0.0/10"), over(c.Store)
 	})
 	recorder := record.NewFakeRecorder(10000)
-	s := scheduler.New(scheduler.Config{Client: client.New(h.Objects, "system:kube-scheduler", "kube-scheduler"), Recorder: recorder, Log: slog.New(slog.DiscardHandler)})
+	b := &bed{Harness: h, t: t, recorder: recorder, events: recorder.Events}
+	b.run()
+	t.Cleanup(func() { b.stop() })
+	return b
+}
+
+// run starts a scheduler.
+func (b *bed) run() {
+	s := scheduler.New(scheduler.Config{Client: client.New(b.Objects, "system:kube-scheduler", "kube-scheduler"), Recorder: b.recorder, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
+	b.stop = func() {
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
-			t.Errorf("the scheduler ended with %v", err)
+			b.t.Errorf("the scheduler ended with %v", err)
 		}
-	})
-	return &bed{h, t, recorder.Events}
+	}
 }
 
 func (b *bed) node(name, cpu string, change ...func(*corev1.Node)) {
@@ -124,11 +134,16 @@ func (b *bed) placed(name string) string {
 	return b.await(name, "a node", func(p *corev1.Pod) bool { return p.Spec.NodeName != "" }).Spec.NodeName
 }
 
+// refused waits until a pod is refused with a message, which need not contain what preemption says.
 func (b *bed) refused(name, message string) {
 	b.t.Helper()
+	means := func(text string) bool {
+		without, _, _ := strings.Cut(text, " preemption: ")
+		return text == message || without == message
+	}
 	p := b.await(name, "a refusal with "+message, func(p *corev1.Pod) bool {
 		for _, c := range p.Status.Conditions {
-			if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Message == message {
+			if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && means(c.Message) {
 				return true
 			}
 		}
@@ -137,15 +152,15 @@ func (b *bed) refused(name, message string) {
 	if p.Spec.NodeName != "" {
 		b.t.Fatalf("refused and placed: %+v", p.Spec)
 	}
-	want := "Warning FailedScheduling " + message
+	const want = "Warning FailedScheduling "
 	for {
 		select {
 		case event := <-b.events:
-			if event == want {
+			if text, ok := strings.CutPrefix(event, want); ok && means(text) {
 				return
 			}
 		default:
-			b.t.Fatalf("no event %q", want)
+			b.t.Fatalf("no event %q", want+message)
 		}
 	}
 }

@@ -217,6 +217,11 @@ func (e *Evaluation) Fit(p *PodInfo) ([]*NodeInfo, *Refusal) {
 	return nil, refusal
 }
 
+// Passes says whether all filters pass a node for a pod of the evaluation's signature.
+func (e *Evaluation) Passes(p *PodInfo, n *NodeInfo) bool {
+	return e.refused == nil && (e.only == nil || e.only.Has(n.Name)) && e.Filter(p, n) == nil
+}
+
 // fitOnly is Fit for a pod that filters limit to some nodes.
 func (e *Evaluation) fitOnly(p *PodInfo) ([]*NodeInfo, *Refusal) {
 	refusal := &Refusal{
@@ -318,20 +323,19 @@ func (e *Evaluation) refusalBy(p *PodInfo, n *NodeInfo) *Status {
 // Filter asks all filters about a node as it is now. Pods of at least the pod's priority that are nominated to run on the node count
 // as if they ran there, and the node must fit the pod without them too: they may be what its affinity is satisfied by.
 func (e *Evaluation) Filter(p *PodInfo, n *NodeInfo) *Status {
-	var added []*PodInfo
 	if e.awaited(p, n) {
-		for _, q := range e.cluster.Nominated[n.Name] {
-			if ahead(q, p) {
-				added = append(added, q)
-				e.With(q, n)
-			}
-		}
-		status := e.filter(n)
-		for _, q := range added {
-			e.Without(q, n)
-		}
-		if status != nil {
+		if status := e.filterWithNominated(p, n); status != nil {
 			return status
+		}
+	}
+	return e.filter(n)
+}
+
+func (e *Evaluation) filterWithNominated(p *PodInfo, n *NodeInfo) *Status {
+	for _, q := range e.cluster.Nominated[n.Name] {
+		if ahead(q, p) {
+			e.With(q, n)
+			defer e.Without(q, n) // also after a panic
 		}
 	}
 	return e.filter(n)

@@ -102,11 +102,22 @@ type Normalizer interface {
 	Normalize(nodes []*NodeInfo, scores []int64)
 }
 
-// PostFilterPlugin does something for a pod for which there is no node.
+// PostFilterPlugin looks for a way to make room for a pod for which there is no node.
 type PostFilterPlugin interface {
 	Plugin
-	// PostFilter returns the node that the pod may fit on soon, and a message for the pod's condition.
-	PostFilter(ctx context.Context, p *PodInfo, refusal *Refusal) (nominated string, message string)
+	// PostFilter returns what it found, nil if it has nothing to say. It can try changes with the evaluation, and must undo them.
+	PostFilter(c *Cluster, p *PodInfo, e *Evaluation, r *Refusal) *Nomination
+}
+
+// Nomination is what a PostFilterPlugin found.
+type Nomination struct {
+	// Node is where the pod will fit when the victims are gone; "" if there is no such node.
+	Node    string
+	Victims []*PodInfo
+	// Hopeless means that there is no such node, so that the pod must not be expected where it was nominated before.
+	Hopeless bool
+	// Message is for the pod's condition.
+	Message string
 }
 
 // WeightedScore is a ScorePlugin with its weight.

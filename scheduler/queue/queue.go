@@ -238,6 +238,13 @@ func (q *Queue) Wake(event *framework.Event) {
 	}
 }
 
+// Activate lets a pod be tried at once, if it waits or backs off.
+func (q *Queue) Activate(uid types.UID) {
+	if e := q.all[uid]; e != nil && e.in == &q.later {
+		q.put(e, &q.active)
+	}
+}
+
 // WakeIf is Wake for the pods that a function selects.
 func (q *Queue) WakeIf(selected func(*framework.PodInfo) bool) {
 	for _, entries := range q.waiting {
