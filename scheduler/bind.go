@@ -28,11 +28,13 @@ type assumption struct {
 	pod       *framework.PodInfo
 	node      string
 	reservers []framework.Reserver
+	// cancel ends what is done before the binding.
+	cancel context.CancelFunc
 }
 
 // assume places a pod and starts its binding.
 func (s *Scheduler) assume(ctx context.Context, d *decision) {
-	a := &assumption{entry: d.entry, pod: d.pod, node: d.node.Name}
+	a := &assumption{entry: d.entry, pod: d.pod, node: d.node.Name, cancel: func() {}}
 	for _, r := range d.evaluation.Reservers() {
 		if status := r.Reserve(d.node); status != nil {
 			a.unreserve()
@@ -47,6 +49,7 @@ func (s *Scheduler) assume(ctx context.Context, d *decision) {
 	s.assumed[a.pod.UID] = a
 	s.queue.Remove(a.pod.UID)
 	if before := d.evaluation.PreBinders(); len(before) > 0 {
+		ctx, a.cancel = context.WithCancel(ctx)
 		s.binder.prepare(ctx, a, before)
 		return
 	}
@@ -118,7 +121,7 @@ func (b *binder) prepare(ctx context.Context, a *assumption, before []framework.
 			return nil
 		})
 		if err != nil {
-			b.s.inbox.post(func() { b.s.unbound(ctx, a, err) })
+			b.s.inbox.post(func() { b.s.unbound(a, err) })
 			return
 		}
 		b.add(a)
@@ -162,12 +165,13 @@ func (b *binder) bind(ctx context.Context, batch []*assumption) {
 			b.s.Recorder.Eventf(a.pod.Pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", a.pod.Namespace, a.pod.Name, a.node)
 			continue
 		}
-		b.s.inbox.post(func() { b.s.unbound(ctx, a, failure) })
+		b.s.inbox.post(func() { b.s.unbound(a, failure) })
 	}
 }
 
 // unbound undoes an assumption whose binding failed. The pod is scheduled again later, unless it is gone or already bound.
-func (s *Scheduler) unbound(ctx context.Context, a *assumption, failure error) {
+func (s *Scheduler) unbound(a *assumption, failure error) {
+	a.unreserve()
 	if s.assumed[a.pod.UID] != a {
 		return // it was confirmed or removed meanwhile
 	}
@@ -175,9 +179,8 @@ func (s *Scheduler) unbound(ctx context.Context, a *assumption, failure error) {
 	if ok && current.UID == a.pod.UID && current.Spec.NodeName != "" {
 		return // its event replaces the assumption
 	}
-	a.unreserve()
 	s.unplace(a.pod.Pod)
-	if ctx.Err() != nil || !ok || current.UID != a.pod.UID || !s.ours(current) {
+	if !ok || current.UID != a.pod.UID || !s.ours(current) {
 		return
 	}
 	s.Log.Warn("binding failed, scheduling again", "pod", a.pod.Namespace+"/"+a.pod.Name, "node", a.node, "error", failure, "stack", contain.Stack(failure))

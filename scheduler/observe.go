@@ -5,8 +5,10 @@ import (
 	"maps"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/internal/contain"
@@ -14,7 +16,31 @@ import (
 )
 
 // watched are the kinds whose events the scheduler follows.
-var watched = []client.Object{&corev1.Pod{}, &corev1.Node{}, &corev1.Namespace{}, &corev1.Service{}}
+var watched = []client.Object{
+	&corev1.Pod{}, &corev1.Node{}, &corev1.Namespace{}, &corev1.Service{}, &corev1.PersistentVolume{}, &corev1.PersistentVolumeClaim{},
+	&storagev1.StorageClass{}, &storagev1.CSINode{}, &storagev1.CSIDriver{}, &storagev1.CSIStorageCapacity{}, &storagev1.VolumeAttachment{},
+}
+
+// resourceOf returns what an event about an object of storage is called; "" for others.
+func resourceOf(obj client.Object) framework.Resource {
+	switch obj.(type) {
+	case *corev1.PersistentVolume:
+		return framework.PersistentVolume
+	case *corev1.PersistentVolumeClaim:
+		return framework.PersistentVolumeClaim
+	case *storagev1.StorageClass:
+		return framework.StorageClass
+	case *storagev1.CSINode:
+		return framework.CSINode
+	case *storagev1.CSIDriver:
+		return framework.CSIDriver
+	case *storagev1.CSIStorageCapacity:
+		return framework.CSIStorageCapacity
+	case *storagev1.VolumeAttachment:
+		return framework.VolumeAttachment
+	}
+	return ""
+}
 
 // start builds cluster and queue from a view.
 func (s *Scheduler) start(v client.View) error {
@@ -102,8 +128,25 @@ func (s *Scheduler) apply(o observed) {
 			}
 		case *corev1.Service:
 			s.observeService(o)
+		default:
+			s.observeStorage(o, resourceOf(obj))
 		}
 	})
+}
+
+// observeStorage follows objects of storage, which plugins read from the API.
+func (s *Scheduler) observeStorage(o observed, resource framework.Resource) {
+	switch {
+	case o.Old == nil:
+		s.happened(resource, framework.Add, nil, o.New)
+	case o.New == nil:
+		s.happened(resource, framework.Delete, o.Old, nil)
+	default:
+		s.happened(resource, framework.Update, o.Old, o.New)
+	}
+	if resource == framework.PersistentVolume || resource == framework.PersistentVolumeClaim {
+		s.volumes.Broadcast()
+	}
 }
 
 // happened wakes the pods that an event may help.
@@ -127,9 +170,17 @@ func (s *Scheduler) withdraw(pod *corev1.Pod) {
 
 // unplace takes a pod off its node, if it is on one.
 func (s *Scheduler) unplace(pod *corev1.Pod) {
-	delete(s.assumed, pod.UID)
+	s.confirm(pod.UID)
 	if s.cluster.RemovePod(pod.UID) {
 		s.happened(framework.AssignedPod, framework.Delete, pod, nil)
+	}
+}
+
+// confirm ends an assumption, and what is done for its binding.
+func (s *Scheduler) confirm(uid types.UID) {
+	if a := s.assumed[uid]; a != nil {
+		delete(s.assumed, uid)
+		a.cancel()
 	}
 }
 
@@ -184,7 +235,7 @@ func (s *Scheduler) observeAssigned(old, pod *corev1.Pod) {
 		s.unplace(pod)
 		return
 	}
-	delete(s.assumed, pod.UID)
+	s.confirm(pod.UID)
 	have, node := s.cluster.Pod(pod.UID)
 	if have == nil || node != pod.Spec.NodeName {
 		s.cluster.Place(framework.NewPodInfo(pod), pod.Spec.NodeName)

@@ -34,6 +34,7 @@ type Scheduler struct {
 
 	// profiles are the plugins by scheduler name.
 	profiles map[string]*framework.Profile
+	volumes  *plugins.Volumes
 	inbox    *inbox
 	binder   *binder
 	reporter *reporter
@@ -56,7 +57,8 @@ func New(c Config) *Scheduler {
 		c.Log = slog.Default()
 	}
 	s := &Scheduler{Config: c, now: time.Now, inbox: newInbox()}
-	s.profiles = map[string]*framework.Profile{corev1.DefaultSchedulerName: plugins.Default(s.view)}
+	s.volumes = plugins.NewVolumes(c.Client)
+	s.profiles = map[string]*framework.Profile{corev1.DefaultSchedulerName: plugins.Default(s.view, s.volumes)}
 	for name, profile := range s.profiles {
 		profile.Name = name
 		profile.PostFilters = []framework.PostFilterPlugin{preemption.NewDefault(s.view)}

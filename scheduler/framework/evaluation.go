@@ -122,7 +122,7 @@ func (e *Evaluation) limit(plugin string, only sets.Set[string]) {
 
 func (e *Evaluation) preScore() {
 	for _, plugin := range e.profile.Scores {
-		score := plugin.PreScore(e.cluster, e.pod)
+		score := plugin.PreScore(e.cluster, e.pod, e.filterOf(plugin.Name()))
 		if score == nil {
 			continue
 		}
@@ -140,6 +140,15 @@ func (e *Evaluation) preScore() {
 		}
 		e.scores = append(e.scores, s)
 	}
+}
+
+func (e *Evaluation) filterOf(plugin string) PodFilter {
+	for i := range e.filters {
+		if e.filters[i].plugin == plugin {
+			return e.filters[i].filter
+		}
+	}
+	return nil
 }
 
 // fixed says whether the scores of a plugin are kept as part of the sum.

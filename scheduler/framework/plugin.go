@@ -77,8 +77,8 @@ type PreBinder interface {
 // ScorePlugin prefers nodes.
 type ScorePlugin interface {
 	Plugin
-	// PreScore returns what scores nodes for a pod; nil if all nodes are equally good.
-	PreScore(c *Cluster, p *PodInfo) PodScore
+	// PreScore returns what scores nodes for a pod; nil if all nodes are equally good. filter is what the plugin's PreFilter returned.
+	PreScore(c *Cluster, p *PodInfo, filter PodFilter) PodScore
 }
 
 // PodScore scores nodes for one pod. If it is neither a Tracker nor a Comparer, a node's score is kept as long as the node does not

@@ -21,7 +21,7 @@ type balanceScore struct {
 }
 
 // PreScore returns a score for a pod with requests: those without would all be placed on one node.
-func (b NodeResourcesBalancedAllocation) PreScore(_ *framework.Cluster, p *framework.PodInfo) framework.PodScore {
+func (b NodeResourcesBalancedAllocation) PreScore(_ *framework.Cluster, p *framework.PodInfo, _ framework.PodFilter) framework.PodScore {
 	s := &balanceScore{resources: b.Resources, requests: make([]int64, len(b.Resources))}
 	none := true
 	for i, r := range b.Resources {

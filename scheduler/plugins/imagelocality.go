@@ -25,7 +25,7 @@ type imageScore struct {
 }
 
 // PreScore returns a score.
-func (ImageLocality) PreScore(c *framework.Cluster, p *framework.PodInfo) framework.PodScore {
+func (ImageLocality) PreScore(c *framework.Cluster, p *framework.PodInfo, _ framework.PodFilter) framework.PodScore {
 	s := &imageScore{cluster: c}
 	for i := range p.Spec.InitContainers {
 		s.images = append(s.images, normalizedImage(p.Spec.InitContainers[i].Image))

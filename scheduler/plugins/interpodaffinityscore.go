@@ -22,7 +22,7 @@ type domainSum struct {
 }
 
 // PreScore sums up over all pods for a pod with preferred terms, otherwise over those with terms.
-func (a *InterPodAffinity) PreScore(c *framework.Cluster, p *framework.PodInfo) framework.PodScore {
+func (a *InterPodAffinity) PreScore(c *framework.Cluster, p *framework.PodInfo, _ framework.PodFilter) framework.PodScore {
 	if a.IgnorePlaced && len(p.Preferred) == 0 {
 		return nil
 	}

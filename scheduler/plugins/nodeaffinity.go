@@ -117,7 +117,7 @@ type affinityScore struct {
 }
 
 // PreScore returns a score for a pod with preferred terms.
-func (a *NodeAffinity) PreScore(_ *framework.Cluster, p *framework.PodInfo) framework.PodScore {
+func (a *NodeAffinity) PreScore(_ *framework.Cluster, p *framework.PodInfo, _ framework.PodFilter) framework.PodScore {
 	s := &affinityScore{plugin: a}
 	if affinity := p.Spec.Affinity; affinity != nil && affinity.NodeAffinity != nil && len(affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution) > 0 {
 		// Validation has already parsed the terms; ones that cannot be parsed prefer nothing.

@@ -123,7 +123,7 @@ func (f *fitFilter) all(n *framework.NodeInfo, full, cpu, memory, storage bool) 
 }
 
 // PreScore returns a score by the strategy.
-func (f *NodeResourcesFit) PreScore(_ *framework.Cluster, p *framework.PodInfo) framework.PodScore {
+func (f *NodeResourcesFit) PreScore(_ *framework.Cluster, p *framework.PodInfo, _ framework.PodFilter) framework.PodScore {
 	return f.strategy.forPod(p)
 }
 

@@ -33,7 +33,7 @@ type softCounts struct {
 }
 
 // PreScore counts for a pod with soft constraints.
-func (s *PodTopologySpread) PreScore(c *framework.Cluster, p *framework.PodInfo) framework.PodScore {
+func (s *PodTopologySpread) PreScore(c *framework.Cluster, p *framework.PodInfo, _ framework.PodFilter) framework.PodScore {
 	_, soft := s.constraints(p)
 	if len(soft) == 0 {
 		return nil

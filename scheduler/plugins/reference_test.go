@@ -569,7 +569,7 @@ func TestPluginsAgreeWithTheReference(t *testing.T) {
 			r.nodes = append(r.nodes, node)
 			cluster.SetNode(node)
 		}
-		profile := Default(nil)
+		profile := Default(nil, nil)
 		withoutDefaults(profile)
 		for i := range 25 {
 			pod := named(randomTemplate(random), fmt.Sprint("p", i))

@@ -49,7 +49,7 @@ func tolerates(pod *corev1.Pod, node *corev1.Node) bool {
 type taintScore struct{ pod *corev1.Pod }
 
 // PreScore returns a score if there are soft taints.
-func (TaintToleration) PreScore(c *framework.Cluster, p *framework.PodInfo) framework.PodScore {
+func (TaintToleration) PreScore(c *framework.Cluster, p *framework.PodInfo, _ framework.PodFilter) framework.PodScore {
 	for _, n := range c.Nodes {
 		for i := range n.Spec.Taints {
 			if n.Spec.Taints[i].Effect == corev1.TaintEffectPreferNoSchedule {
