@@ -14,6 +14,7 @@ import (
 	apiquota "github.com/kontiki/kontiki/api/quota"
 	"github.com/kontiki/kontiki/controller"
 	"github.com/kontiki/kontiki/controller/certificates"
+	"github.com/kontiki/kontiki/controller/cronjob"
 	"github.com/kontiki/kontiki/controller/deployment"
 	"github.com/kontiki/kontiki/controller/endpoints"
 	"github.com/kontiki/kontiki/controller/endpointslicemirroring"
@@ -81,6 +82,9 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 		{name: "job-controller", account: "job-controller", make: func(c *client.Client, r record.EventRecorder) []*controller.Controller {
 			return job.New(job.Config{Client: c, Recorder: r})
 		}},
+		{name: "cronjob-controller", account: "cronjob-controller", make: one(func(c *client.Client, r record.EventRecorder) *controller.Controller {
+			return cronjob.New(cronjob.Config{Client: c, Recorder: r})
+		})},
 		{name: "token-cleaner-controller", account: "token-cleaner", make: m.cleanTokens},
 		{name: "persistentvolumeclaim-protection-controller", account: "pvc-protection-controller", make: silent(storageprotection.NewClaims)},
 		{name: "persistentvolume-protection-controller", account: "pv-protection-controller", make: silent(storageprotection.NewVolumes)},

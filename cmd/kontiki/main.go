@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // for the time zones of CronJobs, whatever the machine has
 
 	"github.com/spf13/cobra"
 

@@ -187,7 +187,9 @@ func TestALargeJobCostsLittle(t *testing.T) {
 	controllertest.Run(t, h.Client, job.New(job.Config{Client: h.Client, Recorder: controllertest.NewRecorder()})...)
 	controllertest.StartKubelet(t, h.Client, controllertest.End(func(*corev1.Pod) (int32, bool) { return 0, true }))
 	b := &bed{Harness: h, t: t}
-	b.create(func(s *batchv1.JobSpec) { s.Completions, s.Parallelism = ptr.To[int32](completions), ptr.To[int32](completions) })
+	b.create(func(s *batchv1.JobSpec) {
+		s.Completions, s.Parallelism = ptr.To[int32](completions), ptr.To[int32](completions)
+	})
 	j := b.ended(batchv1.JobComplete, batchv1.JobReasonCompletionsReached, "Reached expected number of succeeded pods")
 	if j.Status.Succeeded != completions {
 		t.Errorf("status %+v", j.Status)

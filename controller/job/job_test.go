@@ -144,7 +144,9 @@ func TestPodsRunUntilEnoughHaveSucceeded(t *testing.T) {
 	controllertest.ChangeStatus(t, b.Client, "default", first[0].Name, func(p *corev1.Pod) { controllertest.MakeReady(p, true) })
 	b.await("one ready", func(j *batchv1.Job) bool { return ptr.Deref(j.Status.Ready, 0) == 1 && j.Status.StartTime != nil })
 	b.end(0, first[0])
-	b.await("one counted", func(j *batchv1.Job) bool { return j.Status.Succeeded == 1 && len(j.Status.UncountedTerminatedPods.Succeeded) == 0 })
+	b.await("one counted", func(j *batchv1.Job) bool {
+		return j.Status.Succeeded == 1 && len(j.Status.UncountedTerminatedPods.Succeeded) == 0
+	})
 	second := b.running(2)
 	b.end(1, second[0])
 	b.await("a failure counted", func(j *batchv1.Job) bool { return j.Status.Failed == 1 })
@@ -220,7 +222,9 @@ func TestAnIndexedJobIsElastic(t *testing.T) {
 	b.end(0, b.running(4)[3])
 	b.await("3 succeeded", func(j *batchv1.Job) bool { return j.Status.CompletedIndexes == "3" && j.Status.Active == 3 })
 	resize(2)
-	j := b.await("two are left", func(j *batchv1.Job) bool { return j.Status.CompletedIndexes == "" && j.Status.Succeeded == 0 && j.Status.Active == 2 })
+	j := b.await("two are left", func(j *batchv1.Job) bool {
+		return j.Status.CompletedIndexes == "" && j.Status.Succeeded == 0 && j.Status.Active == 2
+	})
 	if j.Status.Failed != 0 {
 		t.Errorf("what is not needed any more has failed: %+v", j.Status)
 	}
@@ -262,7 +266,9 @@ func TestOnePodAnIndex(t *testing.T) {
 func TestTooManyFailures(t *testing.T) {
 	b := start(t)
 	controllertest.StartKubelet(t, b.Client)
-	b.create(func(s *batchv1.JobSpec) { s.BackoffLimit, s.Parallelism, s.Completions = ptr.To[int32](1), ptr.To[int32](2), ptr.To[int32](5) })
+	b.create(func(s *batchv1.JobSpec) {
+		s.BackoffLimit, s.Parallelism, s.Completions = ptr.To[int32](1), ptr.To[int32](2), ptr.To[int32](5)
+	})
 	two := b.running(2)
 	b.end(1, two[0])
 	b.await("one failed", func(j *batchv1.Job) bool { return j.Status.Failed == 1 && j.Status.Active == 2 })
@@ -310,7 +316,9 @@ func TestReplacementsAreDelayed(t *testing.T) {
 		b.change(func(j *batchv1.Job) { metav1.SetMetaDataAnnotation(&j.ObjectMeta, "poke", fmt.Sprint(failures)) })
 		b.running(0)
 		clock.Advance(2 * time.Minute)
-		b.change(func(j *batchv1.Job) { metav1.SetMetaDataAnnotation(&j.ObjectMeta, "poke", fmt.Sprint("again ", failures)) })
+		b.change(func(j *batchv1.Job) {
+			metav1.SetMetaDataAnnotation(&j.ObjectMeta, "poke", fmt.Sprint("again ", failures))
+		})
 	}
 	b.running(1)
 }
@@ -339,7 +347,10 @@ func TestTheDeadline(t *testing.T) {
 	b.create(func(s *batchv1.JobSpec) { s.ActiveDeadlineSeconds = ptr.To[int64](60) })
 	b.running(1)
 	b.ahead.Add(int64(59 * time.Second))
-	b.change(func(j *batchv1.Job) { j.Spec.Parallelism = ptr.To[int32](2); j.Spec.ActiveDeadlineSeconds = ptr.To[int64](90) })
+	b.change(func(j *batchv1.Job) {
+		j.Spec.Parallelism = ptr.To[int32](2)
+		j.Spec.ActiveDeadlineSeconds = ptr.To[int64](90)
+	})
 	b.ahead.Add(int64(40 * time.Second))
 	b.change(func(j *batchv1.Job) { metav1.SetMetaDataAnnotation(&j.ObjectMeta, "poke", "") })
 	b.ended(batchv1.JobFailed, batchv1.JobReasonDeadlineExceeded, "Job was active longer than specified deadline")
@@ -362,15 +373,21 @@ func TestSuspendAndResume(t *testing.T) {
 	b.create(func(s *batchv1.JobSpec) {
 		s.Suspend, s.ActiveDeadlineSeconds, s.Parallelism, s.Completions = new(true), ptr.To[int64](60), ptr.To[int32](2), ptr.To[int32](2)
 	})
-	b.await("suspended", func(j *batchv1.Job) bool { return condition(j, batchv1.JobSuspended) != nil && j.Status.StartTime == nil })
+	b.await("suspended", func(j *batchv1.Job) bool {
+		return condition(j, batchv1.JobSuspended) != nil && j.Status.StartTime == nil
+	})
 	b.recorder.Await(t, "Normal Suspended Job suspended")
 	b.change(func(j *batchv1.Job) { j.Spec.Suspend = new(false) })
-	b.await("resumed", func(j *batchv1.Job) bool { return condition(j, batchv1.JobSuspended) == nil && j.Status.StartTime != nil })
+	b.await("resumed", func(j *batchv1.Job) bool {
+		return condition(j, batchv1.JobSuspended) == nil && j.Status.StartTime != nil
+	})
 	b.recorder.Await(t, "Normal Resumed Job resumed")
 	b.end(0, b.running(2)[0])
 	b.await("one counted", func(j *batchv1.Job) bool { return j.Status.Succeeded == 1 })
 	b.change(func(j *batchv1.Job) { j.Spec.Suspend = new(true) })
-	j := b.await("suspended again", func(j *batchv1.Job) bool { return condition(j, batchv1.JobSuspended) != nil && j.Status.Active == 0 && *j.Status.Terminating == 0 })
+	j := b.await("suspended again", func(j *batchv1.Job) bool {
+		return condition(j, batchv1.JobSuspended) != nil && j.Status.Active == 0 && *j.Status.Terminating == 0
+	})
 	if j.Status.Failed != 0 || j.Status.Succeeded != 1 || j.Status.StartTime != nil {
 		t.Errorf("a suspended pod has not failed: %+v", j.Status)
 	}
@@ -405,7 +422,9 @@ func TestAPodIsReplacedWhenItHasEnded(t *testing.T) {
 				t.Fatal(err)
 			}
 			if early {
-				j := b.await("replaced, and counted", func(j *batchv1.Job) bool { return j.Status.Active == 1 && j.Status.Failed == 1 && *j.Status.Terminating == 1 })
+				j := b.await("replaced, and counted", func(j *batchv1.Job) bool {
+					return j.Status.Active == 1 && j.Status.Failed == 1 && *j.Status.Terminating == 1
+				})
 				b.running(int(j.Status.Active))
 			} else {
 				j := b.await("terminating", func(j *batchv1.Job) bool { return *j.Status.Terminating == 1 })
@@ -415,7 +434,9 @@ func TestAPodIsReplacedWhenItHasEnded(t *testing.T) {
 			}
 			kubelet.Set(controllertest.Keep(func(*corev1.Pod) bool { return false }))
 			controllertest.Change(t, b.Client, "default", p.Name, func(p *corev1.Pod) { metav1.SetMetaDataAnnotation(&p.ObjectMeta, "poke", "") })
-			b.await("replaced once", func(j *batchv1.Job) bool { return j.Status.Active == 1 && j.Status.Failed == 1 && *j.Status.Terminating == 0 })
+			b.await("replaced once", func(j *batchv1.Job) bool {
+				return j.Status.Active == 1 && j.Status.Failed == 1 && *j.Status.Terminating == 0
+			})
 			controllertest.AwaitGone[*corev1.Pod](t, b.Client, "default", p.Name)
 			b.running(1)
 		})

@@ -97,7 +97,9 @@ func TestEachIndexHasItsOwnLimit(t *testing.T) {
 	b.end(1, three[0])
 	b.await("0 failed", func(j *batchv1.Job) bool { return ptr.Deref(j.Status.FailedIndexes, "") == "0" && j.Status.Active == 2 })
 	b.end(3, three[1])
-	b.await("1 failed", func(j *batchv1.Job) bool { return ptr.Deref(j.Status.FailedIndexes, "") == "0,1" && j.Status.Active == 1 })
+	b.await("1 failed", func(j *batchv1.Job) bool {
+		return ptr.Deref(j.Status.FailedIndexes, "") == "0,1" && j.Status.Active == 1
+	})
 	b.end(0, three[2])
 	j := b.ended(batchv1.JobFailed, batchv1.JobReasonFailedIndexes, "Job has failed indexes")
 	if j.Status.CompletedIndexes != "2" || j.Status.Failed != 3 || j.Status.Succeeded != 1 {

@@ -47,6 +47,41 @@ func TestJobs(t *testing.T) {
 	}
 }
 
+func TestCronJobs(t *testing.T) {
+	healthy(t)
+	ns := namespace(t)
+	apply(t, in(ns, `
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: often}
+spec:
+  schedule: "* * * * *"
+  timeZone: Asia/Tokyo
+  jobTemplate:
+    spec:
+      template:
+        spec:
+          restartPolicy: Never
+          containers:
+          - {name: c, image: "kontiki/tools:1", command: [tools, exit, "0"]}
+`))
+	eventually(t, 100*time.Second, "a Job to succeed", func() error {
+		cj, err := env.Set.BatchV1().CronJobs(ns).Get(context.Background(), "often", metav1.GetOptions{})
+		if err == nil && (cj.Status.LastSuccessfulTime == nil || cj.Status.LastScheduleTime == nil) {
+			err = errNotYet
+		}
+		return err
+	})
+	contains(t, kubectl(t, "-n", ns, "describe", "cronjob", "often"), "SuccessfulCreate", "Asia/Tokyo")
+	// One that is asked for by hand, and the end of both with the CronJob.
+	kubectl(t, "-n", ns, "create", "job", "by-hand", "--from=cronjob/often")
+	kubectl(t, "-n", ns, "wait", "--for=condition=Complete", "job/by-hand", "--timeout=60s")
+	kubectl(t, "-n", ns, "delete", "cronjob", "often", "--cascade=foreground", "--timeout=60s")
+	if left := pods(t, ns, ""); len(left) != 0 {
+		t.Errorf("%d pods are left", len(left))
+	}
+}
+
 // TestTheLeaderIsKilledDuringAJob: the Job counts each of its pods once.
 func TestTheLeaderIsKilledDuringAJob(t *testing.T) {
 	healthy(t)

@@ -36,7 +36,7 @@ func Kinds() *registry.Table {
 		replicaSets(),
 		statefulSets(),
 		notYet(horizontalPodAutoscalers(), noController),
-		notYet(cronJobs(), noController),
+		cronJobs(),
 		jobs(),
 		certificateSigningRequests(),
 		clusterTrustBundles(),
