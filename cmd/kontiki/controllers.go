@@ -15,7 +15,9 @@ import (
 	"github.com/kontiki/kontiki/controller"
 	"github.com/kontiki/kontiki/controller/certificates"
 	"github.com/kontiki/kontiki/controller/cronjob"
+	"github.com/kontiki/kontiki/controller/daemonset"
 	"github.com/kontiki/kontiki/controller/deployment"
+	"github.com/kontiki/kontiki/controller/disruption"
 	"github.com/kontiki/kontiki/controller/endpoints"
 	"github.com/kontiki/kontiki/controller/endpointslicemirroring"
 	"github.com/kontiki/kontiki/controller/eventttl"
@@ -68,7 +70,9 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 		{name: "deployment-controller", account: "deployment-controller", make: one(deployment.New)},
 		{name: "replicaset-controller", account: "replicaset-controller", make: one(replicaset.NewReplicaSets)},
 		{name: "replicationcontroller-controller", account: "replication-controller", make: one(replicaset.NewReplicationControllers)},
+		{name: "daemonset-controller", account: "daemon-set-controller", make: one(daemonset.New)},
 		{name: "statefulset-controller", account: "statefulset-controller", make: one(statefulset.New)},
+		{name: "disruption-controller", account: "disruption-controller", make: disruption.New},
 		{name: "endpointslice-controller", account: "endpointslice-controller", make: silent(endpoints.New)},
 		{name: "endpointslice-mirroring-controller", account: "endpointslicemirroring-controller", make: one(endpointslicemirroring.New)},
 		{name: "clusterrole-aggregation-controller", account: "clusterrole-aggregation-controller", make: silent(rbac.NewAggregation)},

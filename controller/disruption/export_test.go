@@ -1,0 +1,4 @@
+package disruption
+
+// NewWithClock is New with a clock.
+var NewWithClock = newControllers
