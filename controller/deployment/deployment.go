@@ -120,6 +120,14 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 			return controller.Result{}, err
 		}
 	}
+	if revision, ok := ro.requestedRollback(); ok && !ro.d.Spec.Paused {
+		return controller.Result{}, ro.rollBackTo(revision) // the change enqueues the deployment again
+	}
+	if !ro.d.Spec.Paused {
+		if rolledBack, err := ro.rollBackByItself(); rolledBack || err != nil {
+			return controller.Result{}, err
+		}
+	}
 	switch {
 	case ro.d.Spec.Paused:
 		if err := ro.ensureRevision(false); err != nil {
@@ -128,8 +136,10 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 		if err := ro.scale(); err != nil {
 			return controller.Result{}, err
 		}
-		if err := ro.cleanUp(); err != nil {
-			return controller.Result{}, err
+		if _, rollingBack := ro.requestedRollback(); !rollingBack {
+			if err := ro.cleanUp(); err != nil {
+				return controller.Result{}, err
+			}
 		}
 		return ro.syncStatus()
 	case ro.scaling():
@@ -153,6 +163,9 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 	}
 	if ro.complete(&ro.d.Status) {
 		if err := ro.cleanUp(); err != nil {
+			return controller.Result{}, err
+		}
+		if err := ro.noteRolledOut(); err != nil {
 			return controller.Result{}, err
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/controller/owned"
@@ -35,7 +37,7 @@ const (
 
 // unshared are the annotations of a deployment that are not copied to its sets.
 var unshared = []string{corev1.LastAppliedConfigAnnotation, revisionAnnotation, historyAnnotation, desiredAnnotation, maxAnnotation,
-	appsv1.DeprecatedRollbackTo}
+	appsv1.DeprecatedRollbackTo, rolledOutAnnotation, rolledBackAnnotation}
 
 var byController = owned.NewIndex[*appsv1.ReplicaSet]()
 
@@ -175,11 +177,7 @@ func (ro *rollout) adoptAnnotations(revision int64) error {
 	if have := revisionOf(rs); have < revision {
 		if have > 0 {
 			// A roll-back: add the revision that the set had before to its history.
-			history := rs.Annotations[historyAnnotation]
-			if history != "" {
-				history += ","
-			}
-			rs.Annotations[historyAnnotation] = history + strconv.FormatInt(have, 10)
+			rs.Annotations[historyAnnotation] = withRevision(rs.Annotations[historyAnnotation], have)
 		}
 		rs.Annotations[revisionAnnotation] = strconv.FormatInt(revision, 10)
 		changed = true
@@ -197,6 +195,21 @@ func (ro *rollout) adoptAnnotations(revision int64) error {
 	}
 	*rs = *updated.DeepCopy()
 	return nil
+}
+
+// longestHistory limits the length of the annotation that lists a set's earlier revisions, as upstream does.
+const longestHistory = 2000
+
+// withRevision returns a list of revisions with another one, without the oldest if it would be too long.
+func withRevision(history string, revision int64) string {
+	added := strconv.FormatInt(revision, 10)
+	if history == "" {
+		return added
+	}
+	for history += "," + added; len(history) > longestHistory; {
+		_, history, _ = strings.Cut(history, ",")
+	}
+	return history
 }
 
 func copyAnnotations(rs *appsv1.ReplicaSet, d *appsv1.Deployment) (changed bool) {
@@ -273,10 +286,12 @@ func (ro *rollout) createSet(revision int64) error {
 			return errNamespaceEnds
 		default:
 			ro.recorder.Eventf(ro.d, corev1.EventTypeWarning, "ReplicaSetCreateError", "Failed to create new replica set %q: %v", rs.Name, err)
-			setCondition(&ro.d.Status, newCondition(appsv1.DeploymentProgressing, corev1.ConditionFalse, "ReplicaSetCreateError",
-				fmt.Sprintf("Failed to create new replica set %q: %v", rs.Name, err)))
-			if _, statusErr := client.UpdateStatus(ro.ctx, ro.client, ro.d.DeepCopy()); statusErr != nil {
-				return statusErr
+			if _, ok := deadline(ro.d); ok {
+				setCondition(&ro.d.Status, newCondition(appsv1.DeploymentProgressing, corev1.ConditionFalse, "ReplicaSetCreateError",
+					fmt.Sprintf("Failed to create new replica set %q: %v", rs.Name, err)))
+				if _, statusErr := client.UpdateStatus(ro.ctx, ro.client, ro.d.DeepCopy()); statusErr != nil {
+					return statusErr
+				}
 			}
 			return err
 		}
@@ -292,7 +307,7 @@ func (ro *rollout) newSet(hash string, revision int64) *appsv1.ReplicaSet {
 	size := ro.newSize(nil)
 	rs := &appsv1.ReplicaSet{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: ro.d.Namespace, Name: ro.d.Name + "-" + hash, Labels: template.Labels,
+			Namespace: ro.d.Namespace, Name: setName(ro.d.Name, hash), Labels: template.Labels,
 			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(ro.d, gvk)},
 		},
 		Spec: appsv1.ReplicaSetSpec{Replicas: &size, MinReadySeconds: ro.d.Spec.MinReadySeconds, Selector: selector, Template: *template},
@@ -301,6 +316,11 @@ func (ro *rollout) newSet(hash string, revision int64) *appsv1.ReplicaSet {
 	rs.Annotations[revisionAnnotation] = strconv.FormatInt(revision, 10)
 	setSizes(rs, *ro.d.Spec.Replicas, *ro.d.Spec.Replicas+surge)
 	return rs
+}
+
+// setName returns the name of a deployment's set, with as much of the deployment's name as is allowed.
+func setName(deployment, hash string) string {
+	return deployment[:min(len(deployment), validation.DNS1123SubdomainMaxLength-len(hash)-1)] + "-" + hash
 }
 
 func with(labels map[string]string, hash string) map[string]string {

@@ -113,16 +113,21 @@ func (ro *rollout) complete(s *appsv1.DeploymentStatus) bool {
 func (ro *rollout) counted() appsv1.DeploymentStatus {
 	s := appsv1.DeploymentStatus{ObservedGeneration: ro.d.Generation, CollisionCount: ro.d.Status.CollisionCount}
 	s.Conditions = append(s.Conditions, ro.d.Status.Conditions...)
-	var terminating int32
+	terminating, known := int32(0), true
 	for _, rs := range ro.sets {
 		s.Replicas += rs.Status.Replicas
 		s.ReadyReplicas += rs.Status.ReadyReplicas
 		s.AvailableReplicas += rs.Status.AvailableReplicas
-		if rs.Status.TerminatingReplicas != nil {
+		switch {
+		case rs.Status.TerminatingReplicas != nil:
 			terminating += *rs.Status.TerminatingReplicas
+		case rs.Status.ObservedGeneration != 0:
+			known = false // its controller has counted other things, but not these
 		}
 	}
-	s.TerminatingReplicas = &terminating
+	if known {
+		s.TerminatingReplicas = &terminating
+	}
 	if ro.current != nil {
 		s.UpdatedReplicas = ro.current.Status.Replicas
 	}
@@ -162,10 +167,7 @@ func (ro *rollout) syncStatus() (controller.Result, error) {
 
 // progress sets the Progressing condition: complete, progressing, or timed out.
 func (ro *rollout) progress(s *appsv1.DeploymentStatus, limit time.Duration) (after time.Duration) {
-	what := fmt.Sprintf("Deployment %q", ro.d.Name)
-	if ro.current != nil {
-		what = fmt.Sprintf("ReplicaSet %q", ro.current.Name)
-	}
+	what := ro.rolled()
 	c := conditionOf(s, appsv1.DeploymentProgressing)
 	if c == nil && ro.current != nil {
 		setCondition(s, newCondition(appsv1.DeploymentProgressing, corev1.ConditionTrue, reasonFound, fmt.Sprintf("Found new replica set %q", ro.current.Name)))
@@ -193,9 +195,20 @@ func (ro *rollout) progress(s *appsv1.DeploymentStatus, limit time.Duration) (af
 	if left := c.LastUpdateTime.Add(limit).Sub(ro.now()); left > 0 {
 		return left
 	}
-	setCondition(s, newCondition(appsv1.DeploymentProgressing, corev1.ConditionFalse, reasonTimedOut, what+" has timed out progressing."))
+	setCondition(s, newCondition(appsv1.DeploymentProgressing, corev1.ConditionFalse, reasonTimedOut, ro.timedOut()))
 	return 0
 }
+
+// rolled names what is rolled out, in conditions.
+func (ro *rollout) rolled() string {
+	if ro.current != nil {
+		return fmt.Sprintf("ReplicaSet %q", ro.current.Name)
+	}
+	return fmt.Sprintf("Deployment %q", ro.d.Name)
+}
+
+// timedOut is the message of a roll-out that has missed its deadline.
+func (ro *rollout) timedOut() string { return ro.rolled() + " has timed out progressing." }
 
 // moved says whether the roll-out has progressed since the stored status.
 func (ro *rollout) moved(s *appsv1.DeploymentStatus) bool {
