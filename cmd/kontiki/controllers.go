@@ -14,6 +14,7 @@ import (
 	apiquota "github.com/kontiki/kontiki/api/quota"
 	"github.com/kontiki/kontiki/controller"
 	"github.com/kontiki/kontiki/controller/certificates"
+	"github.com/kontiki/kontiki/controller/configrollout"
 	"github.com/kontiki/kontiki/controller/cronjob"
 	"github.com/kontiki/kontiki/controller/daemonset"
 	"github.com/kontiki/kontiki/controller/deployment"
@@ -102,6 +103,9 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 		{name: "certificatesigningrequest-signing-controller", own: true, account: "certificate-controller", make: silent(func(c *client.Client) *controller.Controller {
 			return certificates.NewSigner(c, clientsCA{m.cluster}, m.options.signingDuration)
 		})},
+
+		// No other program knows of these annotations.
+		{name: "config-rollout-controller", own: true, account: "config-rollout-controller", make: configrollout.New},
 
 		// The health of nodes is known from gossip and sessions, and the counters of quotas and the ranges of service addresses are a part
 		// of admission here.

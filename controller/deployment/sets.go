@@ -35,9 +35,12 @@ const (
 	maxAnnotation      = "deployment.kubernetes.io/max-replicas"
 )
 
+// observedConfigAnnotation is controller/configrollout's record of what it did last with the deployment itself.
+const observedConfigAnnotation = "kontiki.io/config-observed"
+
 // unshared are the annotations of a deployment that are not copied to its sets.
 var unshared = []string{corev1.LastAppliedConfigAnnotation, revisionAnnotation, historyAnnotation, desiredAnnotation, maxAnnotation,
-	appsv1.DeprecatedRollbackTo, rolledOutAnnotation, rolledBackAnnotation}
+	appsv1.DeprecatedRollbackTo, rolledOutAnnotation, rolledBackAnnotation, observedConfigAnnotation}
 
 var byController = owned.NewIndex[*appsv1.ReplicaSet]()
 
