@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -18,6 +19,9 @@ const (
 	bindingWorkers = 2
 	// mostInBatch limits the bindings of a command. A larger batch would make its pods wait longer for each other than it saves.
 	mostInBatch = 128
+	// bindingTimeout limits a command. A scheduler that ends waits for its commands: the next one must see their outcome, or it would
+	// give the room away again.
+	bindingTimeout = 30 * time.Second
 	// mostUnbound limits the assumed pods that are not bound, so that decisions do not get far ahead of what can be written.
 	mostUnbound = 2048
 )
@@ -152,6 +156,8 @@ func (b *binder) bind(ctx context.Context, batch []*assumption) {
 		bindings[i] = client.Binding{Pod: a.pod.Pod, Node: a.node}
 	}
 	var errs []error
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bindingTimeout)
+	defer cancel()
 	err := contain.Run(func() error {
 		errs = b.s.Client.BindAll(ctx, bindings)
 		return nil

@@ -20,7 +20,7 @@ import (
 )
 
 // still returns a scheduler that does not run and has no API to write to, at a time that the test sets.
-func still(t *testing.T, now *time.Time) *Scheduler {
+func still(t testing.TB, now *time.Time) *Scheduler {
 	t.Helper()
 	s := New(Config{Recorder: record.NewFakeRecorder(100), Log: slog.New(slog.DiscardHandler)})
 	s.now = func() time.Time { return *now }

@@ -492,21 +492,3 @@ func TestABindingThatFailsIsTriedAgain(t *testing.T) {
 		t.Errorf("%d failures are left", n+1)
 	}
 }
-
-// BenchmarkSchedule creates pods and waits until each is bound, on 1,000 nodes.
-func BenchmarkSchedule(b *testing.B) {
-	bed := start(b)
-	for i := range 1000 {
-		bed.node(fmt.Sprintf("n%04d", i), "32")
-	}
-	b.ReportAllocs()
-	b.ResetTimer()
-	for i := range b.N {
-		bed.pod(fmt.Sprint("p", i), "10m")
-	}
-	for i := range b.N {
-		if at := bed.placed(fmt.Sprint("p", i)); !strings.HasPrefix(at, "n") {
-			b.Fatal(at)
-		}
-	}
-}
