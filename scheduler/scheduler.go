@@ -14,9 +14,9 @@ import (
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/internal/contain"
+	"github.com/kontiki/kontiki/scheduler/config"
 	"github.com/kontiki/kontiki/scheduler/framework"
 	"github.com/kontiki/kontiki/scheduler/plugins"
-	"github.com/kontiki/kontiki/scheduler/preemption"
 	"github.com/kontiki/kontiki/scheduler/queue"
 )
 
@@ -25,6 +25,8 @@ type Config struct {
 	Client   *client.Client
 	Recorder record.EventRecorder
 	Log      *slog.Logger
+	// Configuration has the profiles; nil stands for the default one.
+	Configuration *config.Config
 }
 
 // Scheduler schedules while Run runs.
@@ -57,12 +59,11 @@ func New(c Config) *Scheduler {
 		c.Log = slog.Default()
 	}
 	s := &Scheduler{Config: c, now: time.Now, inbox: newInbox()}
-	s.volumes = plugins.NewVolumes(c.Client)
-	s.profiles = map[string]*framework.Profile{corev1.DefaultSchedulerName: plugins.Default(s.view, s.volumes)}
-	for name, profile := range s.profiles {
-		profile.Name = name
-		profile.PostFilters = []framework.PostFilterPlugin{preemption.NewDefault(s.view)}
+	if c.Configuration == nil {
+		s.Configuration = config.Default()
 	}
+	s.volumes = plugins.NewVolumes(c.Client)
+	s.profiles = s.Configuration.Profiles(config.Handle{View: s.view, Volumes: s.volumes})
 	s.binder, s.reporter = newBinder(s), newReporter(s)
 	s.clear()
 	return s
@@ -74,6 +75,7 @@ func (s *Scheduler) view() client.View { return s.Client.View() }
 func (s *Scheduler) clear() {
 	s.cluster = framework.NewCluster(s.namespaceLabels)
 	s.queue = queue.New(queue.Config{
+		FirstBackoff: s.Configuration.FirstBackoff, LongestBackoff: s.Configuration.LongestBackoff,
 		Hints: func(p *framework.PodInfo, plugin string) []framework.Hint {
 			if profile := s.profiles[p.Spec.SchedulerName]; profile != nil {
 				return profile.Hints[plugin]

@@ -117,7 +117,9 @@ func (m *master) apiAddresses() []netip.AddrPort {
 func (m *master) schedule(ctx context.Context) error {
 	c := client.New(m.api.Objects, "system:kube-scheduler", "kube-scheduler")
 	return m.recording(ctx, c, corev1.DefaultSchedulerName, func(recorder record.EventRecorder) error {
-		return scheduler.New(scheduler.Config{Client: c, Recorder: recorder, Log: m.log.With("part", "scheduler")}).Run(ctx)
+		return scheduler.New(scheduler.Config{
+			Client: c, Recorder: recorder, Log: m.log.With("part", "scheduler"), Configuration: m.options.scheduling.Config,
+		}).Run(ctx)
 	})
 }
 

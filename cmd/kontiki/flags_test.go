@@ -114,6 +114,7 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"large-cluster-size-threshold":             {"9", func(w wired) any { return w.nodes.Evictions.LargeCluster }},
 		"gossip":                                   {"masters", func(w wired) any { return w.cluster.GossipMode }},
 		"duties":                                   {"none", func(w wired) any { return strings.Join(w.dutyNames, ",") }},
+		"scheduler-config":                         {"/etc/scheduler.yaml", func(w wired) any { return w.scheduling.file }}, // TestSchedulerConfig
 		"certificate-lifetime":                     {"3h0m0s", func(w wired) any { return w.cluster.Timings.Certificate }},
 		"cluster-signing-duration":                 {"11h0m0s", func(w wired) any { return w.signingDuration }},
 		"remove-dead-masters-after":                {"13m0s", func(w wired) any { return w.cluster.DeadAfter }},

@@ -63,6 +63,7 @@ type serverOptions struct {
 	noAgent                   bool
 	dutyNames                 []string
 	duties                    dutyList // from dutyNames
+	scheduling                schedulerConfig
 	timings                   cluster.Timings
 	gossip                    string
 	api                       apiOptions
@@ -123,6 +124,7 @@ func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Com
 	f.DurationVar(&o.timings.SnapshotInterval, "raft-snapshot-interval", d.SnapshotInterval, "how often raft checks whether a snapshot is due, to twice that")
 	f.Uint64Var(&o.timings.TrailingLogs, "raft-trailing-logs", d.TrailingLogs, "how many log entries are kept after a snapshot, for masters that lag slightly; one that lags further is sent the snapshot")
 	f.StringSliceVar(&o.dutyNames, "duties", []string{"*"}, "which duties the leader carries out: * for all, NAME or -NAME to switch one on or off, none for no duty that upstream's kube-scheduler or kube-controller-manager can carry out; the same on all masters")
+	f.StringVar(&o.scheduling.file, "scheduler-config", "", "a file with a KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1): profiles, plugins, weights; the same on all masters")
 	f.BoolVar(&o.noAgent, "no-agent", false, "run no worker on this host")
 	o.api.flags(f)
 	o.authn.flags(f)
@@ -196,6 +198,7 @@ func (o *serverOptions) settings(r ranges) cluster.Settings {
 			"cluster-signing-duration":     o.signingDuration.String(),
 			"gossip":                       o.gossip,
 			"duties":                       strings.Join(o.dutyNames, ","),
+			"scheduler-config":             o.scheduling.digest,
 			"allow-privileged":             fmt.Sprint(o.api.allowPrivileged),
 			"encryption-provider-config":   kmsNames(plugins),
 		},
@@ -241,6 +244,9 @@ func runServer(ctx context.Context, o *serverOptions) (err error) {
 		return fmt.Errorf("--cluster-signing-duration %s must be at least %s", o.signingDuration, certificates.MinDuration)
 	}
 	if o.duties, err = parseDuties(o.dutyNames); err != nil {
+		return err
+	}
+	if err := o.scheduling.read(); err != nil {
 		return err
 	}
 	if o.name, err = hostName(o.name); err != nil {

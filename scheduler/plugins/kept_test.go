@@ -21,8 +21,7 @@ func TestKeptEvaluationsEqualNewOnes(t *testing.T) {
 	for seed := range int64(60) {
 		random := rand.New(rand.NewSource(seed))
 		cluster := framework.NewCluster(func(name string) labels.Set { return namespaceLabels[name] })
-		profile := Default(nil, nil)
-		withoutDefaults(profile)
+		profile := withoutAPI()
 		var nodes []*corev1.Node
 		for i := range 3 + random.Intn(10) {
 			nodes = append(nodes, randomNode(random, i))

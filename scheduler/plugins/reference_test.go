@@ -569,8 +569,7 @@ func TestPluginsAgreeWithTheReference(t *testing.T) {
 			r.nodes = append(r.nodes, node)
 			cluster.SetNode(node)
 		}
-		profile := Default(nil, nil)
-		withoutDefaults(profile)
+		profile := withoutAPI()
 		for i := range 25 {
 			pod := named(randomTemplate(random), fmt.Sprint("p", i))
 			info := framework.NewPodInfo(pod)
@@ -606,14 +605,5 @@ func TestPluginsAgreeWithTheReference(t *testing.T) {
 	}
 	if fits < 1000 || refusals < 1000 {
 		t.Errorf("%d pods fit, %d did not: the test tests little", fits, refusals)
-	}
-}
-
-// withoutDefaults makes a profile need no API.
-func withoutDefaults(p *framework.Profile) {
-	for _, plugin := range p.Filters {
-		if s, ok := plugin.(*PodTopologySpread); ok {
-			s.Defaults = nil
-		}
 	}
 }
