@@ -37,6 +37,7 @@ import (
 	"github.com/kontiki/kontiki/controller/storageprotection"
 	"github.com/kontiki/kontiki/controller/tokens"
 	"github.com/kontiki/kontiki/controller/trustbundle"
+	"github.com/kontiki/kontiki/controller/ttlafterfinished"
 )
 
 // controllerEntry is one entry of the table of controllers.
@@ -89,6 +90,9 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 		}},
 		{name: "cronjob-controller", account: "cronjob-controller", make: one(func(c *client.Client, r record.EventRecorder) *controller.Controller {
 			return cronjob.New(cronjob.Config{Client: c, Recorder: r})
+		})},
+		{name: "ttl-after-finished-controller", account: "ttl-after-finished-controller", make: silent(func(c *client.Client) *controller.Controller {
+			return ttlafterfinished.New(c, nil)
 		})},
 		{name: "token-cleaner-controller", account: "token-cleaner", make: m.cleanTokens},
 		{name: "persistentvolumeclaim-protection-controller", account: "pvc-protection-controller", make: silent(storageprotection.NewClaims)},
