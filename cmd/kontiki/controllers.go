@@ -28,6 +28,7 @@ import (
 	"github.com/kontiki/kontiki/controller/migration"
 	"github.com/kontiki/kontiki/controller/namespace"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
+	"github.com/kontiki/kontiki/controller/persistentvolume"
 	"github.com/kontiki/kontiki/controller/quota"
 	"github.com/kontiki/kontiki/controller/rbac"
 	"github.com/kontiki/kontiki/controller/replicaset"
@@ -95,6 +96,7 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 			return ttlafterfinished.New(c, nil)
 		})},
 		{name: "token-cleaner-controller", account: "token-cleaner", make: m.cleanTokens},
+		{name: "persistentvolume-binder-controller", account: "persistent-volume-binder", make: one(persistentvolume.New)},
 		{name: "persistentvolumeclaim-protection-controller", account: "pvc-protection-controller", make: silent(storageprotection.NewClaims)},
 		{name: "persistentvolume-protection-controller", account: "pv-protection-controller", make: silent(storageprotection.NewVolumes)},
 		{name: "volumeattributesclass-protection-controller", account: "volumeattributesclass-protection-controller", make: silent(storageprotection.NewClasses)},

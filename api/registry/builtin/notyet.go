@@ -33,6 +33,6 @@ const (
 	noController = "stored, but no controller of this cluster acts on them yet"
 	notEnforced  = "stored, but not enforced yet: all traffic passes"
 	notAsked     = "stored, but not applied yet: requests are admitted without them"
-	notBound     = "stored, but not bound yet, and pods cannot mount them"
+	notMounted   = "bound, but pods cannot mount them yet"
 	notAllocated = "stored, but not allocated yet, and pods that need them stay pending"
 )
