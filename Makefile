@@ -26,7 +26,7 @@ STATICCHECK        := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TOOLS  := $(CURDIR)/.tools
 PROTOS := $(shell find proto -name '*.proto')
 
-.PHONY: build run stop test unit clocks e2e peers upstream compare suite conformance lint fuzz bench robustness generate released deps images node help
+.PHONY: build run stop test unit clocks e2e peers upstream compare suite conformance lint fuzz bench bench-scale robustness generate released deps images node help
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -137,6 +137,12 @@ bench: deps build images ## run the benchmarks; nothing is asserted
 	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -run '^$$' -bench . -benchtime 5x ./test/bench/loss
 	cd test/bench/logstore && $(GO) test -v -run DamagedLastEntry -bench . .
 	cd test/bench/etcd && $(GO) test -run '^$$' -bench . .
+
+# HOLLOW workers and PODS pods; docs/scale.md has results.
+HOLLOW ?= 200
+PODS ?= 2000
+bench-scale: deps build ## run the benchmarks on a cluster with many simulated workers (HOLLOW=1000 PODS=5000)
+	KONTIKI=$(CURDIR)/bin/kontiki HOLLOW=$(HOLLOW) PODS=$(PODS) $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./test/bench/scale
 
 # Each round runs SCHEDULES schedules of faults and ROUND simulated clusters, with consecutive seeds that begin at SEED or the time.
 SCHEDULES := 20000

@@ -59,6 +59,8 @@ func devCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.IntVar(&o.Masters, "masters", 3, "how many masters")
 	f.IntVar(&o.Workers, "workers", 2, "how many workers")
+	f.IntVar(&o.Hollow, "hollow", 0, "how many simulated workers (see kontiki hollow), beside the others")
+	f.StringArrayVar(&o.HollowArgs, "hollow-arg", nil, "an additional flag for every process of simulated workers")
 	f.IntVar(&o.APIPort, "api-port", 6443, "the port of this machine (127.0.0.1) that is forwarded to the API")
 	f.StringSliceVar(&o.Publish, "publish", nil, "LOCAL:NODEPORT, ports of this machine (127.0.0.1) that are forwarded to node ports")
 	f.StringArrayVar(&o.ServerArgs, "server-arg", nil, "an additional flag for every master")

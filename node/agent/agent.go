@@ -48,6 +48,8 @@ type Config struct {
 	Port int32
 	// MaxPods is the number of pods that the node accepts; 0 means 110.
 	MaxPods int
+	// Capacity has resources that replace the machine's in the Node object; nil for none.
+	Capacity corev1.ResourceList
 	// Version is the kubelet version in the Node object, such as "v1.37.2+kontiki".
 	Version string
 	// NodePeriod is how often the node's own state is checked (memory, disk, images, the runtime's health); 0 means 10 s. Only

@@ -3,6 +3,7 @@ package agent
 import (
 	"bufio"
 	"context"
+	"maps"
 	"os"
 	goruntime "runtime"
 	"sort"
@@ -96,11 +97,13 @@ func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runti
 		"hugepages-1Gi":                 *resource.NewQuantity(0, resource.DecimalSI),
 		"hugepages-2Mi":                 *resource.NewQuantity(0, resource.DecimalSI),
 	}
+	maps.Copy(s.Capacity, n.c.Capacity)
 	s.Allocatable = s.Capacity.DeepCopy()
 	// Like the kubelet: 100 MiB of memory and 10 % of the disk are kept free of pods; with less the node is under pressure.
 	const keepMemory = 100 << 20
 	s.Allocatable[corev1.ResourceMemory] = *resource.NewQuantity(max(0, int64(mem["MemTotal"])-keepMemory), resource.BinarySI)
 	s.Allocatable[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(disk.total/10*9), resource.BinarySI)
+	maps.Copy(s.Allocatable, n.c.Capacity)
 	s.DaemonEndpoints.KubeletEndpoint.Port = n.c.Port
 	s.Images = images
 	var uts unix.Utsname

@@ -57,6 +57,10 @@ func inMemory(dir string) error {
 	if own.Dev != parent.Dev || os.Getuid() != 0 {
 		return nil
 	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil || fs.Type == unix.TMPFS_MAGIC {
+		return err // all of the worker's directory is in memory
+	}
 	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
 		return fmt.Errorf("mount tmpfs: %w", err)
 	}

@@ -38,7 +38,7 @@ type Cluster struct {
 	kubeconfig []byte // from which Config and Set were created
 }
 
-// Start starts a cluster in a new directory, with additional flags of `kontiki dev`, and imports the images. Its output goes to
+// Start starts a cluster in a new directory, with additional flags of `kontiki dev`, and imports the images of IMAGES if there are workers. Its output goes to
 // out. Call Stop, even if Start failed.
 func Start(out io.Writer, masters, workers int, further ...string) (*Cluster, error) {
 	program := os.Getenv("KONTIKI")
@@ -71,7 +71,11 @@ func StartProgram(program string, out io.Writer, masters, workers int, further .
 	if err := c.Refresh(); err != nil {
 		return c, err
 	}
-	_, err = c.Run("image", "import", os.Getenv("IMAGES"))
+	images := os.Getenv("IMAGES")
+	if workers == 0 || images == "" {
+		return c, nil
+	}
+	_, err = c.Run("image", "import", images)
 	return c, err
 }
 

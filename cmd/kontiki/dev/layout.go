@@ -18,7 +18,7 @@ import (
 // DefaultDir is the default directory of a development cluster.
 const DefaultDir = "/var/lib/kontiki/dev"
 
-// subnet contains the hosts: the switch is .1, masters are .11 and up, workers .101 and up. It is used only inside the cluster's
+// subnet contains the hosts: the switch is .1, masters are .11 and up, workers .101 and up, hosts of hollow workers .201 and up. It is used only inside the cluster's
 // own namespaces, so every development cluster can use the same one.
 var subnet = netip.MustParsePrefix("10.89.0.0/24")
 
@@ -27,6 +27,12 @@ const (
 	firstWorker = 101
 	maxMasters  = 7
 	maxWorkers  = 100
+	firstHollow = 201
+	maxHollow   = 10_000
+	// perHollow is how many hollow workers a process runs.
+	perHollow = 1000
+	// hollowPods is the range of pod addresses of a cluster with hollow workers: it has more than maxHollow ranges of nodes.
+	hollowPods = "100.64.0.0/10"
 )
 
 // role is the role of a host.
@@ -35,6 +41,7 @@ type role string
 const (
 	master role = "master"
 	worker role = "worker"
+	hollow role = "hollow"
 )
 
 // Host is one host of the cluster.
@@ -42,6 +49,16 @@ type Host struct {
 	Name    string     `json:"name"`
 	Role    role       `json:"role"`
 	Address netip.Addr `json:"address"`
+	// Hollow says which hollow workers run on the host, if it is one of those.
+	Hollow *HollowWorkers `json:"hollow,omitempty"`
+}
+
+// HollowWorkers are the hollow workers of one process.
+type HollowWorkers struct {
+	First int `json:"first"`
+	Count int `json:"count"`
+	// Addresses are those of the workers, which are routed to the host.
+	Addresses netip.Prefix `json:"addresses"`
 }
 
 // State describes a development cluster, as stored in <dir>/dev.json.
@@ -54,6 +71,8 @@ type State struct {
 	// ServerArgs and AgentArgs are additional flags for every master and worker.
 	ServerArgs []string `json:"serverArgs,omitempty"`
 	AgentArgs  []string `json:"agentArgs,omitempty"`
+	// HollowArgs are additional flags for every process of hollow workers.
+	HollowArgs []string `json:"hollowArgs,omitempty"`
 	// Programs are the kontiki binaries of those hosts that do not run the supervisor's, by host.
 	Programs map[string]string `json:"programs,omitempty"`
 	// Processes are the processes that were started, by host ("containerd" and "supervisor" for those).
@@ -67,12 +86,15 @@ type Process struct {
 	Started uint64 `json:"started"`
 }
 
-func newState(dir string, masters, workers int) (*State, error) {
+func newState(dir string, masters, workers, hollows int) (*State, error) {
 	if masters < 1 || masters > maxMasters {
 		return nil, fmt.Errorf("--masters: %d is not from 1 to %d", masters, maxMasters)
 	}
 	if workers < 0 || workers > maxWorkers {
 		return nil, fmt.Errorf("--workers: %d is not from 0 to %d", workers, maxWorkers)
+	}
+	if hollows < 0 || hollows > maxHollow {
+		return nil, fmt.Errorf("--hollow: %d is not from 0 to %d", hollows, maxHollow)
 	}
 	s := &State{Dir: dir, Processes: map[string]Process{}}
 	if dir != DefaultDir {
@@ -86,6 +108,11 @@ func newState(dir string, masters, workers int) (*State, error) {
 	}
 	add(master, masters, firstMaster)
 	add(worker, workers, firstWorker)
+	for i := 0; i*perHollow < hollows; i++ {
+		s.Hosts = append(s.Hosts, Host{Name: fmt.Sprintf("%s-%d", hollow, i+1), Role: hollow, Address: address(firstHollow + i), Hollow: &HollowWorkers{
+			First: i*perHollow + 1, Count: min(perHollow, hollows-i*perHollow),
+			Addresses: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(firstHollow + i), 0, 0}), 16)}})
+	}
 	return s, nil
 }
 

@@ -18,7 +18,7 @@ func TestNewStateBounds(t *testing.T) {
 		{0, 2, "--masters: 0"}, {-1, 2, "--masters: -1"}, {maxMasters + 1, 2, "--masters: 8"},
 		{3, -1, "--workers: -1"}, {3, maxWorkers + 1, "--workers: 101"},
 	} {
-		s, err := newState(DefaultDir, c.masters, c.workers)
+		s, err := newState(DefaultDir, c.masters, c.workers, 0)
 		switch {
 		case c.want != "":
 			if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -33,7 +33,7 @@ func TestNewStateBounds(t *testing.T) {
 }
 
 func TestHostsHaveNamesAndAddressesOfTheirOwn(t *testing.T) {
-	s, err := newState(DefaultDir, maxMasters, maxWorkers)
+	s, err := newState(DefaultDir, maxMasters, maxWorkers, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func TestHostsHaveNamesAndAddressesOfTheirOwn(t *testing.T) {
 func TestNamesOnTheMachine(t *testing.T) {
 	const other = "/srv/second"
 	names := func(dir string) (*State, []string) {
-		s, err := newState(dir, 1, 1)
+		s, err := newState(dir, 1, 1, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -94,7 +94,7 @@ func TestStateIsSavedAndLoaded(t *testing.T) {
 	if _, err := load(dir); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), dir) {
 		t.Fatalf("nothing there: %v", err)
 	}
-	s, err := newState(dir, 3, 2)
+	s, err := newState(dir, 3, 2, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,7 @@ func TestStateIsSavedAndLoaded(t *testing.T) {
 }
 
 func TestStatusOfAClusterThatDoesNotRun(t *testing.T) {
-	s, err := newState(t.TempDir(), 1, 1)
+	s, err := newState(t.TempDir(), 1, 1, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,7 +51,7 @@ var isolated bool
 func testState(t *testing.T, masters, workers int) *State {
 	t.Helper()
 	isolate(t)
-	s, err := newState(t.TempDir(), masters, workers)
+	s, err := newState(t.TempDir(), masters, workers, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,43 @@ func (s *State) makeNetwork() error {
 			return fmt.Errorf("host %s: %w", h.Name, err)
 		}
 	}
+	return s.routeHollow()
+}
+
+// routeHollow routes the addresses of hollow workers to their hosts, which accept all of them.
+func (s *State) routeHollow() error {
+	for _, at := range s.Hosts {
+		if err := within(s.namespace(at), func() error {
+			for _, h := range s.of(hollow) {
+				if err := routeTo(h, at.Name == h.Name); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			return fmt.Errorf("routes of host %s: %w", at.Name, err)
+		}
+	}
 	return nil
+}
+
+func routeTo(h Host, local bool) error {
+	device := "eth0"
+	if local {
+		device = "lo"
+	}
+	link, err := netlink.LinkByName(device)
+	if err != nil {
+		return err
+	}
+	p := h.Hollow.Addresses
+	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)}}
+	if local {
+		route.Type, route.Table, route.Scope = unix.RTN_LOCAL, unix.RT_TABLE_LOCAL, netlink.SCOPE_HOST
+	} else {
+		route.Gw = h.Address.AsSlice()
+	}
+	return netlink.RouteReplace(route)
 }
 
 // makeHost creates a host's namespace and the veth pair to the switch.

@@ -20,7 +20,8 @@ func newProbe(kubeconfig string) (*probe, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.Timeout = 3 * time.Second
+	config.Timeout = 10 * time.Second
+	config.ContentType = "application/vnd.kubernetes.protobuf" // thousands of nodes take seconds in JSON
 	config.QPS = -1
 	set, err := kubernetes.NewForConfig(config)
 	return &probe{set}, err

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/kontiki/kontiki/cluster/identity"
 	"github.com/kontiki/kontiki/cluster/mtls"
@@ -29,11 +30,14 @@ import (
 
 // Options describe the cluster to run.
 type Options struct {
-	Dir                   string
-	Masters, Workers      int
+	Dir              string
+	Masters, Workers int
+	// Hollow is how many hollow workers there are, beside the others.
+	Hollow                int
 	APIPort               int
 	Publish               []string
 	ServerArgs, AgentArgs []string
+	HollowArgs            []string
 	// WriteKubeconfig writes the administrator's kubeconfig for an API address.
 	WriteKubeconfig func(path, server string, ca *pki.Authority, roots []byte) error
 	// Progress is called with one line per step.
@@ -67,11 +71,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	if before, err := load(o.Dir); err == nil && before.Processes["supervisor"].alive() {
 		return fmt.Errorf("a development cluster runs in %s already; `kontiki dev stop` stops it", o.Dir)
 	}
-	state, err := newState(o.Dir, o.Masters, o.Workers)
+	state, err := newState(o.Dir, o.Masters, o.Workers, o.Hollow)
 	if err != nil {
 		return err
 	}
-	state.APIPort, state.Publish, state.ServerArgs, state.AgentArgs = o.APIPort, o.Publish, o.ServerArgs, o.AgentArgs
+	state.APIPort, state.Publish, state.ServerArgs, state.AgentArgs, state.HollowArgs = o.APIPort, o.Publish, o.ServerArgs, o.AgentArgs, o.HollowArgs
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -160,7 +164,7 @@ func (s *Supervisor) bringUp(ctx context.Context) error {
 		return s.explain(err)
 	}
 	s.progress(begin, "API ready at %s", s.apiURL())
-	for _, h := range s.state.of(worker) {
+	for _, h := range append(s.state.of(worker), s.state.of(hollow)...) {
 		if err := s.start(h); err != nil {
 			return err
 		}
@@ -169,13 +173,23 @@ func (s *Supervisor) bringUp(ctx context.Context) error {
 		return s.explain(err)
 	}
 	s.progress(begin, "masters: %d, leader elected", len(masters))
-	if err := poll(ctx, time.Minute, "all workers to be ready", func() error { return probe.nodes(ctx, len(s.state.of(worker))) }); err != nil {
+	workers := len(s.state.of(worker))
+	if err := poll(ctx, time.Minute, "all workers to be ready", func() error { return probe.nodes(ctx, workers) }); err != nil {
 		return s.explain(err)
 	}
-	s.progress(begin, "workers: %d, all ready", len(s.state.of(worker)))
+	s.progress(begin, "workers: %d, all ready", workers)
+	if hollows := s.options.Hollow; hollows > 0 {
+		if err := poll(ctx, hollowBound, "all hollow workers to be ready", func() error { return probe.nodes(ctx, workers+hollows) }); err != nil {
+			return s.explain(err)
+		}
+		s.progress(begin, "hollow workers: %d, all ready", hollows)
+	}
 	s.options.Progress(Up)
 	return nil
 }
+
+// hollowBound is how long thousands of workers may take to join.
+const hollowBound = 20 * time.Minute
 
 // Up is the progress line after which the cluster is up.
 const Up = "up"
@@ -280,7 +294,11 @@ func (s *Supervisor) command(h Host) ([]string, error) {
 	}
 	var token []string
 	if !s.founds(h) && !s.belongs(h) {
-		text, err := s.token(h.Role)
+		r := h.Role
+		if r == hollow {
+			r = worker
+		}
+		text, err := s.token(r)
 		if err != nil {
 			return nil, err
 		}
@@ -291,7 +309,15 @@ func (s *Supervisor) command(h Host) ([]string, error) {
 		if !s.founds(h) {
 			argv = append(append(argv, join...), token...)
 		}
+		if len(s.state.of(hollow)) > 0 { // which do not gossip, and need a range of pod addresses each
+			argv = append(argv, "--gossip", "masters", "--pod-cidr", hollowPods)
+		}
 		return append(argv, s.state.ServerArgs...), nil
+	}
+	if h.Role == hollow {
+		argv := []string{s.program(h), "hollow", "--count", strconv.Itoa(h.Hollow.Count), "--first", strconv.Itoa(h.Hollow.First),
+			"--addresses", h.Hollow.Addresses.String(), "--data-dir", s.state.hostDir(h)}
+		return append(append(append(argv, token...), join...), s.state.HollowArgs...), nil
 	}
 	argv := []string{s.program(h), "agent", "--name", h.Name, "--node-ip", h.Address.String(), "--data-dir", s.state.hostDir(h),
 		"--containerd", s.state.containerdSocket(), "--containerd-namespace", s.state.containerdNS(h),
@@ -305,10 +331,30 @@ func (s *Supervisor) start(h Host) error {
 	if err != nil {
 		return err
 	}
+	if h.Role == hollow {
+		if err := inMemory(s.state.hostDir(h)); err != nil {
+			return err
+		}
+	}
 	s.mu.Lock()
 	delete(s.down, h.Name)
 	s.mu.Unlock()
 	return s.launch(h.Name, s.state.namespace(h), argv...)
+}
+
+// inMemory makes a directory that is in memory, until tearDown unmounts it: hollow workers would share one disk otherwise.
+func inMemory(dir string) error {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return err
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil || fs.Type == unix.TMPFS_MAGIC {
+		return err
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0711"); err != nil {
+		return fmt.Errorf("mount tmpfs on %s: %w", dir, err)
+	}
+	return nil
 }
 
 func (s *Supervisor) launch(name, namespace string, argv ...string) error {

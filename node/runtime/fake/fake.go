@@ -31,6 +31,8 @@ type Runtime struct {
 	features   runtime.Features
 	stats      map[string]runtime.Stats // by container name
 	boots      int
+	hollow     bool
+	startDelay time.Duration
 }
 
 type container struct {
@@ -156,7 +158,9 @@ func (r *Runtime) Calls() []string {
 // enter records a call and applies Fail and Block.
 func (r *Runtime) enter(ctx context.Context, op, detail string) error {
 	r.mu.Lock()
-	r.calls = append(r.calls, strings.TrimSpace(op+" "+detail))
+	if !r.hollow {
+		r.calls = append(r.calls, strings.TrimSpace(op+" "+detail))
+	}
 	block := r.blocks[op]
 	r.mu.Unlock()
 	if block != nil {
@@ -291,6 +295,9 @@ func (r *Runtime) get(id string) (*container, error) {
 
 func (r *Runtime) StartContainer(ctx context.Context, id string) error {
 	err := r.enter(ctx, "StartContainer", id)
+	if err == nil {
+		err = r.starting(ctx)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c, gerr := r.get(id)

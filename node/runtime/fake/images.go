@@ -23,6 +23,9 @@ func (r *Runtime) image(ref string) (runtime.Image, error) {
 	if i, ok := r.images[ref]; ok {
 		return i, nil
 	}
+	if r.hollow {
+		return r.anyImage(ref), nil
+	}
 	for _, i := range r.images {
 		if i.ID == ref {
 			return i, nil
@@ -46,6 +49,9 @@ func (r *Runtime) PullImage(ctx context.Context, ref string, auth []runtime.Auth
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.hollow {
+		return r.image(ref)
+	}
 	i, ok := r.pullable[ref]
 	if !ok {
 		return runtime.Image{}, fmt.Errorf("failed to pull and unpack image %q: not found", ref)

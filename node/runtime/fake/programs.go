@@ -82,6 +82,9 @@ func (r *Runtime) Program(name string, p Program) {
 
 // program returns the implementation of a command, nil if there is none. The caller holds mu.
 func (r *Runtime) program(args []string) (Program, []string) {
+	if r.hollow && (len(args) == 0 || r.programs[args[0]] == nil && builtin[args[0]] == nil) {
+		return untilAsked, args
+	}
 	if len(args) == 0 {
 		args = []string{"sleep", "1000000"} // an image's own command
 	}
