@@ -7,13 +7,18 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/controller/controllertest"
+	"github.com/kontiki/kontiki/controller/daemonset"
 	"github.com/kontiki/kontiki/controller/deployment"
+	"github.com/kontiki/kontiki/controller/disruption"
 	"github.com/kontiki/kontiki/controller/endpoints"
 	"github.com/kontiki/kontiki/controller/replicaset"
+	"github.com/kontiki/kontiki/controller/statefulset"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
@@ -32,16 +37,29 @@ func TestControllersDoNotScanTheNamespace(t *testing.T) {
 				Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}}})
 	}
 	recorder := controllertest.NewRecorder()
-	controllertest.Run(t, h.Client, deployment.New(h.Client, recorder), replicaset.NewReplicaSets(h.Client, recorder), endpoints.New(h.Client))
+	controllertest.Run(t, h.Client, append(disruption.New(h.Client, recorder), deployment.New(h.Client, recorder), replicaset.NewReplicaSets(h.Client, recorder),
+		endpoints.New(h.Client), statefulset.New(h.Client, recorder), daemonset.New(h.Client, recorder))...)
 	controllertest.StartKubelet(t, h.Client)
 	controllertest.Create(t, h.Client, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "x"}, Spec: corev1.ServiceSpec{Selector: app, Ports: []corev1.ServicePort{{Port: 80}}}})
 	controllertest.Create(t, h.Client, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "x"}, Spec: appsv1.DeploymentSpec{
 		Selector: &metav1.LabelSelector{MatchLabels: app}, Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: app},
 			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}}})
+	set := map[string]string{"app": "set"}
+	controllertest.Create(t, h.Client, &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "x"}, Spec: appsv1.StatefulSetSpec{
+		Selector: &metav1.LabelSelector{MatchLabels: set}, Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: set},
+			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}}})
+	half := intstr.FromString("50%")
+	controllertest.Create(t, h.Client, &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "x"},
+		Spec: policyv1.PodDisruptionBudgetSpec{Selector: &metav1.LabelSelector{MatchLabels: app}, MaxUnavailable: &half}})
 	// settled waits until all controllers have processed this number of pods.
 	settled := func(replicas int32) {
 		t.Helper()
-		controllertest.AwaitView(t, h.Client, []client.Object{&appsv1.Deployment{}, &discoveryv1.EndpointSlice{}}, func(v client.View) string {
+		kinds := []client.Object{&appsv1.Deployment{}, &appsv1.StatefulSet{}, &discoveryv1.EndpointSlice{}, &policyv1.PodDisruptionBudget{}}
+		controllertest.AwaitView(t, h.Client, kinds, func(v client.View) string {
+			budget, _ := client.Get[*policyv1.PodDisruptionBudget](v, "default", "x")
+			if s, _ := client.Get[*appsv1.StatefulSet](v, "default", "x"); s.Status.ReadyReplicas != *s.Spec.Replicas || budget.Status.ExpectedPods != replicas || budget.Status.CurrentHealthy != replicas {
+				return fmt.Sprintf("%d pods of the stateful set are ready, the budget is %+v", s.Status.ReadyReplicas, budget.Status)
+			}
 			d, _ := client.Get[*appsv1.Deployment](v, "default", "x")
 			routed := 0
 			for _, s := range client.List[*discoveryv1.EndpointSlice](v, "default", nil) {
@@ -59,6 +77,7 @@ func TestControllersDoNotScanTheNamespace(t *testing.T) {
 			controllertest.Create(t, h.Client, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("orphan-%d-%d", round, i), Labels: map[string]string{"app": "none"}},
 				Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}})
 			controllertest.Change(t, h.Client, "default", "x", func(d *appsv1.Deployment) { d.Spec.Replicas = &replicas })
+			controllertest.Change(t, h.Client, "default", "x", func(s *appsv1.StatefulSet) { s.Spec.Replicas = &replicas })
 			settled(replicas)
 		}
 		if round == 0 {
@@ -66,6 +85,6 @@ func TestControllersDoNotScanTheNamespace(t *testing.T) {
 		}
 	}
 	if n := scans.Visited(); n >= others {
-		t.Errorf("%d pods and ReplicaSets were visited for six", n)
+		t.Errorf("%d pods and ReplicaSets were visited for a dozen", n)
 	}
 }

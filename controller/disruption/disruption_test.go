@@ -225,18 +225,15 @@ func TestEvictionsWithoutEffectAreForgotten(t *testing.T) {
 	controllertest.Create(t, b.Client, budget("pdb", atMost(intstr.FromInt32(1))))
 	b.await("pdb", "2/1 of 2, 1")
 	pod := client.List[*corev1.Pod](b.Client.View(), "default", nil)[0]
-	mark := func(reason string) {
-		controllertest.ChangeStatus(t, b.Client, "default", pod.Name, func(p *corev1.Pod) {
-			client.SetPodCondition(p, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: reason, LastTransitionTime: metav1.NewTime(b.clock.Now())})
-		})
-	}
 	controllertest.ChangeStatus(t, b.Client, "default", "pdb", func(p *policyv1.PodDisruptionBudget) {
 		p.Status.DisruptedPods = map[string]metav1.Time{pod.Name: metav1.NewTime(b.clock.Now())}
 	})
-	mark("EvictionByEvictionAPI")
+	controllertest.ChangeStatus(t, b.Client, "default", pod.Name, func(p *corev1.Pod) {
+		client.SetPodCondition(p, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI", LastTransitionTime: metav1.NewTime(b.clock.Now())})
+	})
 	b.await("pdb", "1/1 of 2, 0")
 	b.clock.Advance(3 * time.Minute)
-	mark("Again") // changes reason only: the time of the transition stays
+	controllertest.Change(t, b.Client, "default", pod.Name, func(p *corev1.Pod) { p.Annotations = map[string]string{"wake": "up"} }) // the queue's clock is real
 	if got := b.await("pdb", "2/1 of 2, 1"); len(got.Status.DisruptedPods) != 0 {
 		t.Errorf("disrupted pods %v", got.Status.DisruptedPods)
 	}
