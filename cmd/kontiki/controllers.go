@@ -21,6 +21,7 @@ import (
 	"github.com/kontiki/kontiki/controller/disruption"
 	"github.com/kontiki/kontiki/controller/endpoints"
 	"github.com/kontiki/kontiki/controller/endpointslicemirroring"
+	"github.com/kontiki/kontiki/controller/ephemeral"
 	"github.com/kontiki/kontiki/controller/eventttl"
 	"github.com/kontiki/kontiki/controller/expiry"
 	"github.com/kontiki/kontiki/controller/garbage"
@@ -97,6 +98,7 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 		})},
 		{name: "token-cleaner-controller", account: "token-cleaner", make: m.cleanTokens},
 		{name: "persistentvolume-binder-controller", account: "persistent-volume-binder", make: one(persistentvolume.New)},
+		{name: "ephemeral-volume-controller", account: "ephemeral-volume-controller", make: one(ephemeral.New)},
 		{name: "persistentvolumeclaim-protection-controller", account: "pvc-protection-controller", make: silent(storageprotection.NewClaims)},
 		{name: "persistentvolume-protection-controller", account: "pv-protection-controller", make: silent(storageprotection.NewVolumes)},
 		{name: "volumeattributesclass-protection-controller", account: "volumeattributesclass-protection-controller", make: silent(storageprotection.NewClasses)},
