@@ -33,6 +33,7 @@ import (
 	"github.com/kontiki/kontiki/controller/quota"
 	"github.com/kontiki/kontiki/controller/rbac"
 	"github.com/kontiki/kontiki/controller/replicaset"
+	"github.com/kontiki/kontiki/controller/resourceclaim"
 	"github.com/kontiki/kontiki/controller/serviceaccount"
 	"github.com/kontiki/kontiki/controller/servicecidr"
 	"github.com/kontiki/kontiki/controller/statefulset"
@@ -99,6 +100,7 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 		{name: "token-cleaner-controller", account: "token-cleaner", make: m.cleanTokens},
 		{name: "persistentvolume-binder-controller", account: "persistent-volume-binder", make: one(persistentvolume.New)},
 		{name: "ephemeral-volume-controller", account: "ephemeral-volume-controller", make: one(ephemeral.New)},
+		{name: "resourceclaim-controller", account: "resource-claim-controller", make: resourceclaim.New},
 		{name: "persistentvolumeclaim-protection-controller", account: "pvc-protection-controller", make: silent(storageprotection.NewClaims)},
 		{name: "persistentvolume-protection-controller", account: "pv-protection-controller", make: silent(storageprotection.NewVolumes)},
 		{name: "volumeattributesclass-protection-controller", account: "volumeattributesclass-protection-controller", make: silent(storageprotection.NewClasses)},
