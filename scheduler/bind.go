@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kontiki/kontiki/api/client"
@@ -38,13 +39,27 @@ type assumption struct {
 
 // assume places a pod and starts its binding.
 func (s *Scheduler) assume(ctx context.Context, d *decision) {
+	a := s.reserve(d)
+	if a == nil {
+		return
+	}
+	if before := d.evaluation.PreBinders(); len(before) > 0 {
+		ctx, a.cancel = context.WithCancel(ctx)
+		s.binder.prepare(ctx, a, before)
+		return
+	}
+	s.binder.add(a)
+}
+
+// reserve places a pod. It returns nil if something that the pod needs cannot be reserved; then the pod is tried again later.
+func (s *Scheduler) reserve(d *decision) *assumption {
 	a := &assumption{entry: d.entry, pod: d.pod, node: d.node.Name, cancel: func() {}}
 	for _, r := range d.evaluation.Reservers() {
 		if status := r.Reserve(d.node); status != nil {
 			a.unreserve()
 			s.queue.Retry(d.entry, s.now())
 			s.reporter.report(d.pod, corev1.PodReasonSchedulerError, fmt.Sprintf("running Reserve plugin %q: %s", status.Plugin, status.Message()), nil)
-			return
+			return nil
 		}
 		a.reservers = append(a.reservers, r)
 	}
@@ -52,12 +67,8 @@ func (s *Scheduler) assume(ctx context.Context, d *decision) {
 	s.cluster.Nominate(a.pod, "")
 	s.assumed[a.pod.UID] = a
 	s.queue.Remove(a.pod.UID)
-	if before := d.evaluation.PreBinders(); len(before) > 0 {
-		ctx, a.cancel = context.WithCancel(ctx)
-		s.binder.prepare(ctx, a, before)
-		return
-	}
-	s.binder.add(a)
+	s.leaveGang(a.pod.Pod, true)
+	return a
 }
 
 func (a *assumption) unreserve() {
@@ -72,6 +83,7 @@ type binder struct {
 
 	mu      sync.Mutex
 	pending []*assumption
+	units   []*together
 	unbound int // those that were added and are not finished
 	more    chan struct{}
 }
@@ -91,6 +103,65 @@ func (b *binder) add(a *assumption) {
 	b.pending = append(b.pending, a)
 	b.mu.Unlock()
 	b.wake()
+}
+
+// together are pods that are bound with one command, or not at all.
+type together struct {
+	members []*assumption
+	before  [][]framework.PreBinder // what each does before
+	broken  bool
+}
+
+// addTogether does what is to be done before, and then binds the pods with one command.
+func (b *binder) addTogether(ctx context.Context, unit *together) {
+	b.mu.Lock()
+	b.unbound += len(unit.members)
+	b.mu.Unlock()
+	b.s.writes.Go(func() {
+		err := contain.Run(func() error {
+			group, ctx := errgroup.WithContext(ctx)
+			for i, a := range unit.members {
+				for _, p := range unit.before[i] {
+					group.Go(func() error { return contain.Run(func() error { return p.PreBind(ctx, a.node) }) })
+				}
+			}
+			return group.Wait()
+		})
+		if err != nil {
+			b.finish(unit.members, err)
+			return
+		}
+		b.mu.Lock()
+		b.units = append(b.units, unit)
+		b.mu.Unlock()
+		b.wake()
+	})
+}
+
+// finish ends the bindings of pods, and tells the loop if they failed.
+func (b *binder) finish(members []*assumption, err error) {
+	b.mu.Lock()
+	b.unbound -= len(members)
+	b.mu.Unlock()
+	if err != nil {
+		b.s.inbox.post(func() {
+			for _, a := range members {
+				b.s.unbound(a, err)
+			}
+		})
+	}
+	b.s.inbox.wake()
+}
+
+func (b *binder) takeUnit() *together {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.units) == 0 {
+		return nil
+	}
+	unit := b.units[0]
+	b.units = b.units[1:]
+	return unit
 }
 
 func (b *binder) wake() {
@@ -140,26 +211,46 @@ func (b *binder) run(ctx context.Context) error {
 			return ctx.Err()
 		case <-b.more:
 		}
+		for unit := b.takeUnit(); unit != nil; unit = b.takeUnit() {
+			b.bindTogether(ctx, unit)
+		}
 		if batch := b.take(); len(batch) > 0 {
 			b.bind(ctx, batch)
-			b.mu.Lock()
-			b.unbound -= len(batch)
-			b.mu.Unlock()
-			b.s.inbox.wake()
+			b.finish(batch, nil)
 		}
 	}
 }
 
-func (b *binder) bind(ctx context.Context, batch []*assumption) {
+func bindingsOf(batch []*assumption) []client.Binding {
 	bindings := make([]client.Binding, len(batch))
 	for i, a := range batch {
 		bindings[i] = client.Binding{Pod: a.pod.Pod, Node: a.node}
 	}
+	return bindings
+}
+
+func (b *binder) bindTogether(ctx context.Context, unit *together) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bindingTimeout)
+	defer cancel()
+	err := contain.Run(func() error { return b.s.Client.BindTogether(ctx, bindingsOf(unit.members)) })
+	if err == nil {
+		for _, a := range unit.members {
+			b.s.recordBound(a)
+		}
+	}
+	b.finish(unit.members, err)
+}
+
+func (s *Scheduler) recordBound(a *assumption) {
+	s.Recorder.Eventf(a.pod.Pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", a.pod.Namespace, a.pod.Name, a.node)
+}
+
+func (b *binder) bind(ctx context.Context, batch []*assumption) {
 	var errs []error
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bindingTimeout)
 	defer cancel()
 	err := contain.Run(func() error {
-		errs = b.s.Client.BindAll(ctx, bindings)
+		errs = b.s.Client.BindAll(ctx, bindingsOf(batch))
 		return nil
 	})
 	for i, a := range batch {
@@ -168,7 +259,7 @@ func (b *binder) bind(ctx context.Context, batch []*assumption) {
 			failure = errs[i]
 		}
 		if failure == nil {
-			b.s.Recorder.Eventf(a.pod.Pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", a.pod.Namespace, a.pod.Name, a.node)
+			b.s.recordBound(a)
 			continue
 		}
 		b.s.inbox.post(func() { b.s.unbound(a, failure) })
@@ -186,6 +277,7 @@ func (s *Scheduler) unbound(a *assumption, failure error) {
 		return // its event replaces the assumption
 	}
 	s.unplace(a.pod.Pod)
+	s.leaveGang(a.pod.Pod, false)
 	if !ok || current.UID != a.pod.UID || !s.ours(current) {
 		return
 	}

@@ -25,10 +25,15 @@ type decision struct {
 
 // scheduleOne takes one pod from the queue and decides about it; it returns false if the queue is empty.
 func (s *Scheduler) scheduleOne(ctx context.Context) bool {
-	d := s.decide()
-	if d == nil {
+	next := s.queue.Pop()
+	if next == nil {
 		return false
 	}
+	if key, ok := gangOf(next.Pod.Pod); ok && s.gangs[key] != nil {
+		s.scheduleGang(ctx, next, s.gangs[key])
+		return true
+	}
+	d := s.decideOn(next)
 	switch {
 	case d.failure != "":
 		s.queue.Retry(d.entry, s.now())
@@ -57,12 +62,8 @@ func (s *Scheduler) refuse(ctx context.Context, d *decision) {
 	}
 }
 
-// decide takes the next pod from the queue and finds a node for it; nil if the queue is empty.
-func (s *Scheduler) decide() *decision {
-	next := s.queue.Pop()
-	if next == nil {
-		return nil
-	}
+// decideOn finds a node for a pod.
+func (s *Scheduler) decideOn(next *queue.Entry) *decision {
 	d := &decision{entry: next, pod: next.Pod}
 	err := contain.Run(func() error {
 		s.place(d)
@@ -93,8 +94,8 @@ func (s *Scheduler) place(d *decision) {
 		return
 	}
 	d.refusal = refusal
-	if refusal.Nodes == 0 || s.preempting[d.pod.UID] != 0 {
-		return
+	if _, inGang := gangOf(d.pod.Pod); inGang || refusal.Nodes == 0 || s.preempting[d.pod.UID] != 0 {
+		return // for a whole gang, room is not made
 	}
 	for _, plugin := range s.profiles[d.pod.Spec.SchedulerName].PostFilters {
 		if d.nomination = plugin.PostFilter(s.cluster, d.pod, d.evaluation, refusal); d.nomination != nil {

@@ -38,6 +38,14 @@ func still(t testing.TB, now *time.Time) *Scheduler {
 // arrive lets a pod appear.
 func (s *Scheduler) arrive(pod *corev1.Pod) { s.apply(s.prepare(client.Event{New: pod})) }
 
+// decide decides about the next pod; nil if the queue is empty.
+func (s *Scheduler) decide() *decision {
+	if next := s.queue.Pop(); next != nil {
+		return s.decideOn(next)
+	}
+	return nil
+}
+
 // step decides about the next pod, and puts it back if it does not fit.
 func (s *Scheduler) step() *decision {
 	s.queue.Due(s.now())

@@ -156,6 +156,7 @@ func (s *Scheduler) happened(resource framework.Resource, action framework.Actio
 
 func (s *Scheduler) podGone(pod *corev1.Pod) {
 	s.queue.Remove(pod.UID)
+	s.leaveGang(pod, false)
 	s.withdraw(pod)
 	s.unplace(pod)
 }
@@ -195,6 +196,7 @@ func (s *Scheduler) observePod(old, pod *corev1.Pod, info *framework.PodInfo) {
 	}
 	if info == nil { // it is not ours, or is being deleted
 		s.queue.Remove(pod.UID)
+		s.leaveGang(pod, false)
 		s.withdraw(pod)
 		return
 	}
@@ -214,11 +216,22 @@ func (s *Scheduler) observePod(old, pod *corev1.Pod, info *framework.PodInfo) {
 
 // sameToUs says whether an update of a pod changes nothing that decides where it can be placed.
 func sameToUs(old, pod *corev1.Pod) bool {
-	return maps.Equal(old.Labels, pod.Labels) && (&old.Spec == &pod.Spec || apiequality.Semantic.DeepEqual(old.Spec, pod.Spec))
+	return maps.Equal(old.Labels, pod.Labels) && old.Annotations[gangName] == pod.Annotations[gangName] && old.Annotations[gangSize] == pod.Annotations[gangSize] && (&old.Spec == &pod.Spec || apiequality.Semantic.DeepEqual(old.Spec, pod.Spec))
 }
 
 // gate returns why a pod must not be tried yet, or nil.
 func (s *Scheduler) gate(p *framework.PodInfo) *framework.Status {
+	if status := s.gatePlugins(p); status != nil {
+		return status
+	}
+	status := s.joinGang(p)
+	if status != nil {
+		s.reporter.report(p, corev1.PodReasonUnschedulable, status.Message(), nil)
+	}
+	return status
+}
+
+func (s *Scheduler) gatePlugins(p *framework.PodInfo) *framework.Status {
 	for _, plugin := range s.profiles[p.Spec.SchedulerName].PreEnqueue {
 		if status := plugin.PreEnqueue(p); status != nil {
 			return status
@@ -230,6 +243,7 @@ func (s *Scheduler) gate(p *framework.PodInfo) *framework.Status {
 // observeAssigned follows a pod that is assigned to a node.
 func (s *Scheduler) observeAssigned(old, pod *corev1.Pod) {
 	s.queue.Remove(pod.UID)
+	s.leaveGang(pod, true)
 	s.cluster.Nominate(&framework.PodInfo{Pod: pod}, "")
 	if framework.Finished(pod) {
 		s.unplace(pod)

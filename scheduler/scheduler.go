@@ -49,6 +49,7 @@ type Scheduler struct {
 	kept    keptEvaluations
 	// assumed are the placed pods whose binding has not arrived as an event yet.
 	assumed map[types.UID]*assumption
+	gangs   gangs
 	// preempting are the numbers of preemptions in progress, by the pods that they make room for.
 	preempting map[types.UID]int
 }
@@ -85,6 +86,7 @@ func (s *Scheduler) clear() {
 		Awaited: func(uid types.UID) bool { return s.cluster.NominatedNode(uid) != "" },
 	})
 	s.kept = keptEvaluations{}
+	s.gangs = gangs{}
 	s.assumed, s.preempting = map[types.UID]*assumption{}, map[types.UID]int{}
 }
 

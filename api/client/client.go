@@ -308,14 +308,23 @@ type Binding struct {
 // BindAll assigns pods to nodes with as few commands as possible. It returns an error for each, in order; nil for those that
 // succeeded. One that fails, as Bind would, does not affect the others.
 func (c *Client) BindAll(ctx context.Context, bindings []Binding) []error {
-	requests := make([]objects.PodBinding, len(bindings))
+	return c.objects.BindAll(ctx, c.podBindings(bindings))
+}
+
+// BindTogether assigns all pods to nodes with one command, or none of them.
+func (c *Client) BindTogether(ctx context.Context, bindings []Binding) error {
+	return c.objects.BindTogether(ctx, c.podBindings(bindings))
+}
+
+func (c *Client) podBindings(bindings []Binding) []objects.PodBinding {
+	out := make([]objects.PodBinding, len(bindings))
 	for i, b := range bindings {
-		requests[i] = objects.PodBinding{Request: c.request(b.Pod, "binding"), Binding: &corev1.Binding{
+		out[i] = objects.PodBinding{Request: c.request(b.Pod, "binding"), Binding: &corev1.Binding{
 			ObjectMeta: metav1.ObjectMeta{Namespace: b.Pod.Namespace, Name: b.Pod.Name, UID: b.Pod.UID},
 			Target:     corev1.ObjectReference{Kind: "Node", Name: b.Node},
 		}}
 	}
-	return c.objects.BindAll(ctx, requests)
+	return out
 }
 
 // KindOf returns the row of an object's type in the table of kinds.

@@ -52,6 +52,38 @@ func (s *Service) BindAll(ctx context.Context, bindings []PodBinding) []error {
 	return errs
 }
 
+// BindTogether assigns all of some pods to nodes with one command, or none of them. It returns the error of the first that is refused.
+func (s *Service) BindTogether(ctx context.Context, bindings []PodBinding) error {
+	if len(bindings) == 0 {
+		return nil
+	}
+	err := s.attempt(ctx, func(view kv.View) error {
+		staged := views.NewOverlay(view)
+		within := *s
+		within.store = staged
+		for i := range bindings {
+			if err := within.Bind(ctx, bindings[i].Request, bindings[i].Binding); err != nil {
+				return err
+			}
+		}
+		ops, _ := staged.Command()
+		result, err := s.store.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: ops})
+		switch {
+		case errors.Is(err, kv.ErrTooLarge):
+			return errTransactionTooLarge()
+		case err != nil:
+			return storeError(bindings[0].Request, err)
+		case result.Failed != nil:
+			return errRetry
+		}
+		return nil
+	})
+	if errors.Is(err, errRetry) {
+		return conflict(bindings[0].Request)
+	}
+	return err
+}
+
 // bindOnce carries out a batch with one command, and sets the errors of those that are refused. If the command was not carried out
 // because one of the pods has changed, it returns which; otherwise -1. The error concerns the whole command.
 func (s *Service) bindOnce(ctx context.Context, bindings []PodBinding, batch []int, errs []error) (changed int, err error) {

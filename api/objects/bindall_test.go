@@ -112,3 +112,51 @@ func TestBindAll(t *testing.T) {
 		}
 	})
 }
+
+// TestBindTogether: all pods are bound by one command, or none is.
+func TestBindTogether(t *testing.T) {
+	store := &spying{}
+	h := harness.NewOver(t, func(inner objects.Store) objects.Store {
+		store.Store = inner
+		return store
+	})
+	ctx := context.Background()
+	var bindings []client.Binding
+	for i := range 5 {
+		pod, err := client.Create(ctx, h.Client, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("p", i), Namespace: "default"},
+			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		bindings = append(bindings, client.Binding{Pod: pod, Node: "n"})
+	}
+	bound := func() (n int) {
+		client.Each(h.Client.View(), "default", func(p *corev1.Pod) bool {
+			if p.Spec.NodeName != "" {
+				n++
+			}
+			return true
+		})
+		return n
+	}
+	missing := append(bindings[:4:4], client.Binding{Pod: &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "unknown", Namespace: "default"}}, Node: "n"})
+	if err := h.Client.BindTogether(ctx, missing); err == nil || bound() != 0 {
+		t.Errorf("with a pod that does not exist: %v, %d are bound", err, bound())
+	}
+	// One that changes meanwhile is read again.
+	changed := false
+	store.before = func(c *kv.Command) {
+		if changed || len(c.Ops) < 5 {
+			return
+		}
+		changed = true
+		p := bindings[2].Pod.DeepCopy()
+		p.Labels, p.ResourceVersion = map[string]string{"changed": "yes"}, ""
+		if _, err := client.Update(ctx, h.Client, p); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := h.Client.BindTogether(ctx, bindings); err != nil || bound() != 5 || !changed {
+		t.Errorf("%v, %d are bound", err, bound())
+	}
+}

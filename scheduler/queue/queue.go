@@ -187,6 +187,12 @@ func (q *Queue) Pop() *Entry {
 	return next
 }
 
+// Take is Pop for a pod that is in the queue, wherever it is.
+func (q *Queue) Take(e *Entry) {
+	q.put(e, nil)
+	e.Attempts++
+}
+
 // Refused puts back a pod that did not fit because of some plugins, until an event that they hint at.
 func (q *Queue) Refused(e *Entry, by []string, now time.Time) {
 	if q.all[e.Pod.UID] != e || e.in != nil {
