@@ -37,6 +37,9 @@ const (
 	absentAnnotation   = "kontiki.io/config-absent"   // of a snapshot: the object did not exist
 )
 
+// mostReferences limits how many objects a workload follows, as each change makes copies of all.
+const mostReferences = 50
+
 // kind is what differs between the kinds of workloads.
 type kind[T client.Object] struct {
 	gvk      schema.GroupVersionKind
@@ -137,6 +140,10 @@ func (r *reconciler[T]) reconcile(ctx context.Context, v client.View, key contro
 	}
 	refs := references(obj, r.template(obj))
 	if len(refs) == 0 {
+		return controller.Result{}, nil
+	}
+	if len(refs) > mostReferences {
+		r.recorder.Eventf(obj, corev1.EventTypeWarning, "TooManyReferences", "Configuration is not followed: %d ConfigMaps and Secrets, at most %d are allowed", len(refs), mostReferences)
 		return controller.Result{}, nil
 	}
 	now, complete := live(v, key.Namespace, refs)

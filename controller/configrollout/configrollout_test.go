@@ -177,6 +177,35 @@ func TestOnlyWhatIsListedIsFollowed(t *testing.T) {
 	}
 }
 
+// TestWhatIsRestoredIsOfTheSameKind: a ConfigMap that poses as a snapshot of a Secret is ignored.
+func TestWhatIsRestoredIsOfTheSameKind(t *testing.T) {
+	b := start(t)
+	b.deploy("secret/db")
+	first := b.complete("")
+	d, _ := client.Get[*appsv1.Deployment](b.Client.View(), "default", "d")
+	controllertest.Create(t, b.Client, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "forged",
+		Annotations:     map[string]string{"kontiki.io/config-id": "forged", "kontiki.io/config-source": "secret/db"},
+		OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(d, appsv1.SchemeGroupVersion.WithKind("Deployment"))}},
+		BinaryData: map[string][]byte{"p": []byte("forged")}})
+	controllertest.Change(t, b.Client, "default", "d", func(d *appsv1.Deployment) { d.Spec.Template.Annotations["kontiki.io/config"] = "forged" })
+	if got := b.complete("forged"); got != first {
+		t.Errorf("configuration %s, it was %s", got, first)
+	}
+	if s, _ := client.Get[*corev1.Secret](b.Client.View(), "default", "db"); string(s.Data["p"]) != "one" {
+		t.Errorf("the Secret contains %s", s.Data["p"])
+	}
+}
+
+func TestTheNumberOfReferencesIsLimited(t *testing.T) {
+	b := start(t)
+	var list []string
+	for i := range 51 {
+		list = append(list, fmt.Sprint("configmap/c", i))
+	}
+	b.deploy(strings.Join(list, ","))
+	b.recorder.Await(t, "Warning TooManyReferences Configuration is not followed: 51 ConfigMaps and Secrets, at most 50 are allowed")
+}
+
 // TestOptionalObjects: one that appears is a change. It is not deleted when its absence is rolled back to.
 func TestOptionalObjects(t *testing.T) {
 	b := start(t)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -58,16 +59,22 @@ var (
 // snapshotsOf returns a workload's snapshots.
 func snapshotsOf(v client.View, owner client.Object) (out []client.Object) {
 	for _, obj := range configMaps.Controlled(v, owner.GetUID()) {
-		if obj.Annotations[idAnnotation] != "" {
+		if isSnapshot(obj, configMap) {
 			out = append(out, obj)
 		}
 	}
 	for _, obj := range secrets.Controlled(v, owner.GetUID()) {
-		if obj.Annotations[idAnnotation] != "" {
+		if isSnapshot(obj, secret) {
 			out = append(out, obj)
 		}
 	}
 	return out
+}
+
+// isSnapshot says whether an object is a snapshot of one of its own kind: a ConfigMap must not become the content of a Secret.
+func isSnapshot(obj client.Object, kind string) bool {
+	annotations := obj.GetAnnotations()
+	return annotations[idAnnotation] != "" && strings.HasPrefix(annotations[sourceAnnotation], kind+"/")
 }
 
 // configurations returns the configurations that snapshots keep, by their ids. One that is not complete does not equal any other.

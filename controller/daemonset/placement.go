@@ -128,7 +128,10 @@ func nodeOf(pod *corev1.Pod) (string, bool) {
 	for _, term := range affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
 		for _, field := range term.MatchFields {
 			if field.Key == metav1.ObjectNameField && field.Operator == corev1.NodeSelectorOpIn {
-				return append(field.Values, "")[0], len(field.Values) == 1
+				if len(field.Values) != 1 {
+					return "", false
+				}
+				return field.Values[0], true
 			}
 		}
 	}

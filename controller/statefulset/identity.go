@@ -23,9 +23,10 @@ func ordinalOf(pod *corev1.Pod) (set string, ordinal int) {
 	return parts[1], int(n)
 }
 
+// isMember says whether a pod has the name of one of a set's pods. "web-01" is none, as it would stand in the way of "web-1".
 func isMember(set *appsv1.StatefulSet, pod *corev1.Pod) bool {
-	name, _ := ordinalOf(pod)
-	return name == set.Name
+	name, ordinal := ordinalOf(pod)
+	return name == set.Name && ordinal >= 0 && pod.Name == podName(set, ordinal)
 }
 
 // first returns the lowest ordinal of a set.
@@ -70,11 +71,8 @@ func identify(pod *corev1.Pod, ordinal int) {
 	pod.Labels[appsv1.PodIndexLabel] = strconv.Itoa(ordinal)
 }
 
-// identified says whether a pod has its identity.
-func identified(set *appsv1.StatefulSet, pod *corev1.Pod) bool {
-	_, ordinal := ordinalOf(pod)
-	return ordinal >= 0 && pod.Name == podName(set, ordinal) && pod.Labels[appsv1.StatefulSetPodNameLabel] == pod.Name
-}
+// identified says whether a pod of a set has the label of its identity.
+func identified(pod *corev1.Pod) bool { return pod.Labels[appsv1.StatefulSetPodNameLabel] == pod.Name }
 
 func revisionOf(pod *corev1.Pod) string { return pod.Labels[appsv1.StatefulSetRevisionLabel] }
 

@@ -33,7 +33,7 @@ func (u *update) create(pod *corev1.Pod, ordinal int) error {
 func (u *update) mend(pod *corev1.Pod, ordinal int) error {
 	changed := pod.DeepCopy()
 	dirty := false
-	if !identified(u.set, pod) {
+	if !identified(pod) {
 		identify(changed, ordinal)
 		dirty = true
 	}

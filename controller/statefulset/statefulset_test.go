@@ -455,8 +455,9 @@ func TestOrphansAreAdopted(t *testing.T) {
 		controllertest.Change(t, b.Client, "default", name, func(p *corev1.Pod) { p.OwnerReferences = nil })
 	}
 	controllertest.Change(t, b.Client, "default", revision, func(r *appsv1.ControllerRevision) { r.OwnerReferences = nil })
-	stranger := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "other-0", Labels: app}, Spec: web(1).Spec.Template.Spec}
-	controllertest.Create(t, b.Client, stranger)
+	for _, stranger := range []string{"other-0", "web-00", "web", "web-99999999999"} {
+		controllertest.Create(t, b.Client, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: stranger, Labels: app}, Spec: web(1).Spec.Template.Spec})
+	}
 	set := controllertest.Create(t, b.Client, web(2))
 	if got := b.complete().Status.UpdateRevision; got != revision {
 		t.Errorf("revision %s, it was %s", got, revision)
@@ -464,8 +465,10 @@ func TestOrphansAreAdopted(t *testing.T) {
 	if p := b.pod("web-0"); p.UID != uid || !metav1.IsControlledBy(p, set) {
 		t.Errorf("web-0 was not adopted: %+v", p.ObjectMeta)
 	}
-	if p := b.pod("other-0"); len(p.OwnerReferences) != 0 {
-		t.Error("a pod with another set's name was adopted")
+	for _, stranger := range []string{"other-0", "web-00", "web", "web-99999999999"} {
+		if p := b.pod(stranger); len(p.OwnerReferences) != 0 || p.DeletionTimestamp != nil {
+			t.Errorf("%s, which is no name of a pod of the set, was adopted", stranger)
+		}
 	}
 	// A pod whose labels no longer match is released; it keeps the name, so nothing replaces it until it ends.
 	controllertest.Change(t, b.Client, "default", "web-1", func(p *corev1.Pod) { p.Labels["app"] = "debug" })

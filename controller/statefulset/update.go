@@ -78,14 +78,13 @@ func (u *update) truncate(revisions []*appsv1.ControllerRevision, claimed []*cor
 	return history.Truncate(u.ctx, u.client, revisions, int(*u.set.Spec.RevisionHistoryLimit), func(revision *appsv1.ControllerRevision) bool { return used[revision.Name] })
 }
 
-// sort divides the set's pods into those that it is to have and the others. Pods without an ordinal are ignored.
+// sort divides the set's pods into those that it is to have and the others.
 func (u *update) sort(claimed []*corev1.Pod) {
 	u.replicas, u.deleted = map[int]*corev1.Pod{}, map[*corev1.Pod]bool{}
 	for _, pod := range claimed {
-		switch _, ordinal := ordinalOf(pod); {
-		case inRange(u.set, ordinal):
+		if _, ordinal := ordinalOf(pod); inRange(u.set, ordinal) {
 			u.replicas[ordinal] = pod
-		case ordinal >= 0:
+		} else {
 			u.condemned = append(u.condemned, pod)
 		}
 	}
@@ -192,7 +191,7 @@ func (u *update) settle(pod *corev1.Pod, ordinal int) error {
 	if u.ordered() && (terminating(pod) || !u.runningAndAvailable(pod)) {
 		return nil
 	}
-	if identified(u.set, pod) && usesClaims(u.set, pod, ordinal) && u.claimsRetained(pod, ordinal) {
+	if identified(pod) && usesClaims(u.set, pod, ordinal) && u.claimsRetained(pod, ordinal) {
 		return nil
 	}
 	return u.mend(pod, ordinal)
