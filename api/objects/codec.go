@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 
@@ -22,6 +23,7 @@ const (
 	formMetadata
 	formJSON
 	formProto
+	formPrintable
 	numForms = iota
 )
 
@@ -98,11 +100,6 @@ func (s *Service) Decode(kind *registry.Kind, v *kv.Version) (registry.Object, e
 	return built.(registry.Object), nil
 }
 
-// Fresh is Decode for an object that the caller owns. It is not kept.
-func (s *Service) Fresh(kind *registry.Kind, v *kv.Version) (registry.Object, error) {
-	return s.decodeFresh(kind, v)
-}
-
 // decodeFresh returns a new object that the caller owns.
 func (s *Service) decodeFresh(kind *registry.Kind, v *kv.Version) (registry.Object, error) {
 	value, err := s.open(kind, v)
@@ -145,6 +142,42 @@ func (s *Service) FreshMetadata(kind *registry.Kind, v *kv.Version) (*metav1.Par
 	}
 	m.SetResourceVersion(FormatRevision(v.ModRevision))
 	return m, nil
+}
+
+// Printable is an object with the internal form that upstream's printers read. Both are read-only; they share memory.
+type Printable struct {
+	Object   registry.Object
+	Internal runtime.Object
+}
+
+// PrintableOf returns a Printable of an object, which must not be used otherwise: a conversion may write to what it converts.
+func PrintableOf(kind *registry.Kind, obj registry.Object) (*Printable, error) {
+	internal, err := kind.ToInternal(obj)
+	if err != nil {
+		return nil, err
+	}
+	return &Printable{obj, internal}, nil
+}
+
+// Printable returns the Printable of a version. It is converted once for all who print it.
+func (s *Service) Printable(kind *registry.Kind, v *kv.Version) (*Printable, error) {
+	built, err := v.Form(slot(kind, formPrintable), func(v *kv.Version) (any, int, error) {
+		p, err := s.FreshPrintable(kind, v)
+		return p, 5 * len(v.Value), err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return built.(*Printable), nil
+}
+
+// FreshPrintable is Printable for a reader that shares it with nobody, such as a large list: it is not kept.
+func (s *Service) FreshPrintable(kind *registry.Kind, v *kv.Version) (*Printable, error) {
+	obj, err := s.decodeFresh(kind, v)
+	if err != nil {
+		return nil, err
+	}
+	return PrintableOf(kind, obj)
 }
 
 // JSON returns the version's JSON, beginning with its kind and apiVersion, without a trailing newline. Read-only.

@@ -114,16 +114,23 @@ func (c *call) metadata(a accepted, result *objects.ListResult, i int) (*metav1.
 	return m, nil
 }
 
+// maxKeptRows is up to which length the objects of a list are kept as they are printed, for the next table: that of kubectl's pages.
+const maxKeptRows = 500
+
 // tableBody makes a list a table with a row for each item.
 func (c *call) tableBody(a accepted, result *objects.ListResult, o *metav1.TableOptions, list *listBody) error {
-	first := c.kind.New()
-	if len(result.Items) > 0 {
-		var err error
-		if first, err = c.Objects.Fresh(c.kind, result.Items[0]); err != nil {
-			return err
-		}
+	printable := c.Objects.Printable
+	if len(result.Items) > maxKeptRows {
+		printable = c.Objects.FreshPrintable
 	}
-	columns, err := c.tables.ofOwned(c.kind, first, o)
+	first, err := objects.PrintableOf(c.kind, c.kind.New())
+	if err == nil && len(result.Items) > 0 {
+		first, err = printable(c.kind, result.Items[0])
+	}
+	if err != nil {
+		return err
+	}
+	columns, err := c.tables.print(c.kind, first, o)
 	if err != nil {
 		return err
 	}
@@ -134,11 +141,11 @@ func (c *call) tableBody(a accepted, result *objects.ListResult, o *metav1.Table
 	list.kind, list.apiVersion, list.name = tableType.Kind, a.metaVersion().String(), "rows"
 	list.fields = []listField{{"columnDefinitions", definitions}}
 	list.item = func(i int) ([]byte, error) {
-		obj, err := c.Objects.Fresh(c.kind, result.Items[i])
+		p, err := printable(c.kind, result.Items[i])
 		if err != nil {
 			return nil, err
 		}
-		table, err := c.tables.ofOwned(c.kind, obj, o)
+		table, err := c.tables.print(c.kind, p, o)
 		if err != nil {
 			return nil, err
 		}
@@ -146,7 +153,7 @@ func (c *call) tableBody(a accepted, result *objects.ListResult, o *metav1.Table
 			return nil, fmt.Errorf("%s is printed in %d rows", c.kind.Kind, len(table.Rows))
 		}
 		row := table.Rows[0]
-		row.Object = includedIn(o, obj)
+		row.Object = includedIn(o, p.Object)
 		if a.beta {
 			setMetaVersion(row.Object.Object, a.metaVersion().String())
 		}

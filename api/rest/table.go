@@ -58,27 +58,15 @@ func tableOptions(r *http.Request) (*metav1.TableOptions, error) {
 	return o, nil
 }
 
-// of returns a table with a row for each object.
-func (t *tables) of(kind *registry.Kind, objs []registry.Object, o *metav1.TableOptions) (*metav1.Table, error) {
-	table := &metav1.Table{TypeMeta: tableType, Rows: []metav1.TableRow{}}
-	if len(objs) == 0 {
-		one, err := t.row(kind, kind.New(), o)
-		if err != nil {
-			return nil, err
-		}
-		table.ColumnDefinitions = one.ColumnDefinitions
-		return table, nil
+// of returns the table of an object.
+func (t *tables) of(kind *registry.Kind, p *objects.Printable, o *metav1.TableOptions) (*metav1.Table, error) {
+	table, err := t.print(kind, p, o)
+	if err != nil {
+		return nil, err
 	}
-	for _, obj := range objs {
-		one, err := t.row(kind, obj, o)
-		if err != nil {
-			return nil, err
-		}
-		table.ColumnDefinitions = one.ColumnDefinitions
-		for _, row := range one.Rows {
-			row.Object = includedIn(o, obj)
-			table.Rows = append(table.Rows, row)
-		}
+	table.TypeMeta, table.ResourceVersion = tableType, p.Object.GetResourceVersion()
+	for i := range table.Rows {
+		table.Rows[i].Object = includedIn(o, p.Object)
 	}
 	return table, nil
 }
@@ -96,22 +84,12 @@ func includedIn(o *metav1.TableOptions, obj registry.Object) runtime.RawExtensio
 	return runtime.RawExtension{}
 }
 
-func (t *tables) row(kind *registry.Kind, obj registry.Object, o *metav1.TableOptions) (*metav1.Table, error) {
-	// Conversion shares memory with the object, which may itself be shared; printers only read, but conversion may write.
-	return t.ofOwned(kind, obj.DeepCopyObject().(registry.Object), o)
-}
-
-// ofOwned returns the table of an object that nobody else has.
-func (t *tables) ofOwned(kind *registry.Kind, obj registry.Object, o *metav1.TableOptions) (*metav1.Table, error) {
-	internal, err := kind.ToInternal(obj)
-	if err != nil {
-		return nil, err
-	}
-	var table *metav1.Table
-	if t.printed[reflect.TypeOf(internal)] {
-		table, err = t.generator.GenerateTable(internal, printers.GenerateOptions{Wide: true, NoHeaders: o.NoHeaders})
+// print returns the columns and the row of an object, whose row does not include it yet.
+func (t *tables) print(kind *registry.Kind, p *objects.Printable, o *metav1.TableOptions) (table *metav1.Table, err error) {
+	if t.printed[reflect.TypeOf(p.Internal)] {
+		table, err = t.generator.GenerateTable(p.Internal, printers.GenerateOptions{Wide: true, NoHeaders: o.NoHeaders})
 	} else {
-		table, err = registryrest.NewDefaultTableConvertor(kind.GroupResource()).ConvertToTable(context.Background(), internal, o)
+		table, err = registryrest.NewDefaultTableConvertor(kind.GroupResource()).ConvertToTable(context.Background(), p.Internal, o)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("print %s: %w", kind.Kind, err)

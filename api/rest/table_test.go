@@ -2,7 +2,9 @@ package rest_test
 
 import (
 	"context"
+	"reflect"
 	"strings"
+	"sync"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -96,5 +98,34 @@ func TestAKindWithoutColumnsHasThoseOfEveryObject(t *testing.T) {
 		if code != 200 || !strings.Contains(answer, `"name":"Created At","type":"date"`) || !strings.Contains(answer, `"cells":["r","2`) || !strings.Contains(answer, `"kind":"PartialObjectMetadata"`) {
 			t.Errorf("%s: %d %s", path, code, answer)
 		}
+	}
+}
+
+// TestTablesConvertAnObjectOnce: all who print a version share what the printers read, in gets, lists and watches; printing does not change it.
+func TestTablesConvertAnObjectOnce(t *testing.T) {
+	h := harness.New(t)
+	config := h.Config("admin", "system:masters")
+	if _, err := h.Clientset().CoreV1().Pods("default").Create(context.Background(), pod("p"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	const pods = "/api/v1/namespaces/default/pods"
+	kind, _ := h.Objects.Kinds().ByResource("", "v1", "pods")
+	v, _ := h.Store.View().Get(kind.Key("default", "p"))
+	kept, err := h.Objects.Printable(kind, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := kept.Internal.DeepCopyObject()
+	var printing sync.WaitGroup
+	for _, path := range []string{pods + "/p", pods, pods + "?includeObject=Object", pods + "?watch=1&timeoutSeconds=1"} {
+		printing.Go(func() {
+			if code, body := raw(t, config, "GET", path, "", nil, "Accept", wantsTable); code != 200 || !strings.Contains(body, `"cells":["p","0/1",`) {
+				t.Errorf("%s: %d %s", path, code, body)
+			}
+		})
+	}
+	printing.Wait()
+	if again, err := h.Objects.Printable(kind, v); err != nil || again != kept || !reflect.DeepEqual(again.Internal, before) {
+		t.Errorf("converted again, or changed: %v", err)
 	}
 }

@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/kontiki/kontiki/api/objects"
-	"github.com/kontiki/kontiki/api/registry"
 )
 
 // watch sends changes until its time is over, the client disconnects, or the watch falls behind the history.
@@ -190,31 +189,29 @@ func (s *eventStream) object(event objects.WatchEvent) ([]byte, error) {
 	if event.Type == watch.Bookmark {
 		return s.bookmark(event)
 	}
-	if s.accept.as != asIs {
-		obj, err := s.Objects.Decode(s.kind, event.Version)
+	switch s.accept.as {
+	case asMetadata:
+		m, err := s.Objects.Metadata(s.kind, event.Version)
 		if err != nil {
 			return nil, err
 		}
-		return s.transformed(obj)
+		return s.accept.encode(metadataOf(m))
+	case asTable:
+		p, err := s.Objects.Printable(s.kind, event.Version)
+		if err != nil {
+			return nil, err
+		}
+		table, err := s.tables.of(s.kind, p, s.table)
+		if err != nil {
+			return nil, err
+		}
+		s.table.NoHeaders = true // columns are sent only once
+		return s.accept.encode(table)
 	}
 	if s.accept.encoding == objects.Protobuf {
 		return s.Objects.Enveloped(s.kind, event.Version)
 	}
 	return s.Objects.JSON(s.kind, event.Version)
-}
-
-func (s *eventStream) transformed(obj registry.Object) ([]byte, error) {
-	if s.accept.as == asMetadata {
-		return s.accept.encode(metadataOf(obj))
-	}
-	table, err := s.tables.of(s.kind, []registry.Object{obj}, s.table)
-	if err != nil {
-		return nil, err
-	}
-	table.ResourceVersion = obj.GetResourceVersion()
-	// Columns are sent only once.
-	s.table.NoHeaders = true
-	return s.accept.encode(table)
 }
 
 // bookmark returns an object of the kind with only a resourceVersion.

@@ -80,12 +80,19 @@ func (c *call) writeWritten(a accepted, code int, r *objects.Request, obj regist
 
 // writeVersion sends a stored version from its shared encodings.
 func (c *call) writeVersion(a accepted, code int, v *kv.Version) error {
-	if a.as != asIs {
-		obj, err := c.Objects.Decode(c.kind, v)
+	switch a.as {
+	case asTable:
+		p, err := c.Objects.Printable(c.kind, v)
 		if err != nil {
 			return apierrors.NewInternalError(err)
 		}
-		return c.writeObject(a, code, obj)
+		return c.writeTable(a, code, p)
+	case asMetadata:
+		m, err := c.Objects.Metadata(c.kind, v)
+		if err != nil {
+			return apierrors.NewInternalError(err)
+		}
+		return c.writeOther(a, code, metadataOf(m))
 	}
 	if c.record.WantsResponse() {
 		body, err := c.Objects.JSON(c.kind, v)
@@ -112,20 +119,28 @@ func (c *call) writeVersion(a accepted, code int, v *kv.Version) error {
 func (c *call) writeObject(a accepted, code int, obj registry.Object) error {
 	switch a.as {
 	case asTable:
-		options, err := c.tableOptions()
-		if err != nil {
-			return err
-		}
-		table, err := c.tables.of(c.kind, []registry.Object{obj}, options)
+		p, err := objects.PrintableOf(c.kind, obj.DeepCopyObject().(registry.Object))
 		if err != nil {
 			return apierrors.NewInternalError(err)
 		}
-		table.ResourceVersion = obj.GetResourceVersion()
-		return c.writeOther(a, code, table)
+		return c.writeTable(a, code, p)
 	case asMetadata:
 		return c.writeOther(a, code, metadataOf(obj))
 	}
 	return c.writeOther(a, code, obj)
+}
+
+// writeTable sends an object as a table.
+func (c *call) writeTable(a accepted, code int, p *objects.Printable) error {
+	options, err := c.tableOptions()
+	if err != nil {
+		return err
+	}
+	table, err := c.tables.of(c.kind, p, options)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	return c.writeOther(a, code, table)
 }
 
 // writeOther sends any object that has its type set.
