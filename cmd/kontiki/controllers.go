@@ -18,6 +18,7 @@ import (
 	"github.com/kontiki/kontiki/controller/cronjob"
 	"github.com/kontiki/kontiki/controller/daemonset"
 	"github.com/kontiki/kontiki/controller/deployment"
+	"github.com/kontiki/kontiki/controller/devicetainteviction"
 	"github.com/kontiki/kontiki/controller/disruption"
 	"github.com/kontiki/kontiki/controller/endpoints"
 	"github.com/kontiki/kontiki/controller/endpointslicemirroring"
@@ -101,6 +102,9 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 		{name: "persistentvolume-binder-controller", account: "persistent-volume-binder", make: one(persistentvolume.New)},
 		{name: "ephemeral-volume-controller", account: "ephemeral-volume-controller", make: one(ephemeral.New)},
 		{name: "resourceclaim-controller", account: "resource-claim-controller", make: resourceclaim.New},
+		{name: "device-taint-eviction-controller", account: "device-taint-eviction-controller", make: func(c *client.Client, r record.EventRecorder) []*controller.Controller {
+			return devicetainteviction.New(devicetainteviction.Config{Client: c, Recorder: r})
+		}},
 		{name: "persistentvolumeclaim-protection-controller", account: "pvc-protection-controller", make: silent(storageprotection.NewClaims)},
 		{name: "persistentvolume-protection-controller", account: "pv-protection-controller", make: silent(storageprotection.NewVolumes)},
 		{name: "volumeattributesclass-protection-controller", account: "volumeattributesclass-protection-controller", make: silent(storageprotection.NewClasses)},

@@ -149,6 +149,7 @@ func TestReservations(t *testing.T) {
 	b.claim("right", "1Gi", as)
 	b.bound("right", "reserved")
 	b.delete(b.awaitClaim("wrong", corev1.ClaimPending))
+	controllertest.AwaitGone[*corev1.PersistentVolumeClaim](t, b.Client, "default", "wrong")
 	// A claim that names its volume waits for it.
 	b.claim("named", "1Gi", func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeName = "mine" })
 	b.volume("mine", "1Gi", as)
@@ -213,6 +214,7 @@ func TestVolumesOfDeletedClaims(t *testing.T) {
 		b.claim(name, "1Gi", as)
 		b.recorder.Await(t, "Warning ProvisioningFailed")
 		b.delete(b.awaitClaim(name, corev1.ClaimPending))
+		controllertest.AwaitGone[*corev1.PersistentVolumeClaim](t, b.Client, "default", name)
 		b.awaitVolume(name, c.phase)
 	}
 	// An administrator makes one available again.
