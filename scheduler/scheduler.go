@@ -83,7 +83,8 @@ func (s *Scheduler) clear() {
 			}
 			return nil
 		},
-		Awaited: func(uid types.UID) bool { return s.cluster.NominatedNode(uid) != "" },
+		SeveralProfiles: len(s.profiles) > 1,
+		Awaited:         func(uid types.UID) bool { return s.cluster.NominatedNode(uid) != "" },
 	})
 	s.kept = keptEvaluations{}
 	s.gangs = gangs{}

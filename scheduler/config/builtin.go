@@ -1,6 +1,9 @@
 package config
 
 import (
+	"slices"
+	"strings"
+
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/scheduler/framework"
 	"github.com/kontiki/kontiki/scheduler/plugins"
@@ -91,4 +94,18 @@ func (p *profile) make(h Handle) *framework.Profile {
 		}
 	}
 	return out
+}
+
+// Offline returns the filters of the default profile that need no API: all but those of volumes.
+func Offline() *framework.Profile {
+	c := Default()
+	p := c.profiles[0].make(Handle{})
+	p.Filters = slices.DeleteFunc(p.Filters, func(f framework.FilterPlugin) bool { return strings.Contains(f.Name(), "Volume") })
+	for _, f := range p.Filters {
+		if spread, ok := f.(*plugins.PodTopologySpread); ok {
+			spread.Defaults = nil // they only score
+		}
+	}
+	p.Scores, p.PostFilters = nil, nil
+	return p
 }

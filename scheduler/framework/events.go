@@ -58,6 +58,16 @@ type HintingPlugin interface {
 	Events() []Hint
 }
 
+// Concerns says whether an event may be worth another try of any pod that a plugin with these hints refused.
+func Concerns(hints []Hint, e *Event) bool {
+	for i := range hints {
+		if (hints[i].Resource == e.Resource || hints[i].Resource == Anything) && hints[i].Actions&e.Action != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // Wakes says whether an event is worth another try of a pod that a plugin with these hints refused.
 func Wakes(hints []Hint, p *PodInfo, e *Event) bool {
 	for i := range hints {

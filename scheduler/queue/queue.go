@@ -63,6 +63,8 @@ type Config struct {
 	FirstBackoff, LongestBackoff time.Duration
 	// Hints returns the hints of a plugin of a pod's profile.
 	Hints func(p *framework.PodInfo, plugin string) []framework.Hint
+	// SeveralProfiles says that the hints of a plugin may differ between pods.
+	SeveralProfiles bool
 	// Awaited says whether a pod waits for room that is being made for it. It does not back off when an event wakes it.
 	Awaited func(types.UID) bool
 }
@@ -228,19 +230,33 @@ func (q *Queue) Retry(e *Entry, now time.Time) {
 // Wake lets those of the waiting pods be tried again, after their back-off, for which the event may have made a node fit.
 func (q *Queue) Wake(event *framework.Event) {
 	for plugin, entries := range q.waiting {
-		for uid, e := range entries {
-			hints := q.Hints(e.Pod, plugin)
-			if hints != nil && !framework.Wakes(hints, e.Pod, event) {
-				continue
-			}
-			q.awake(e)
-			if q.Awaited(uid) {
-				q.put(e, &q.active)
-				continue
-			}
-			e.due = e.tried.Add(e.backoff(&q.Config))
-			heap.Fix(&q.later, e.index)
+		q.wakeOf(plugin, entries, event)
+	}
+}
+
+// wakeOf is Wake for the pods that a plugin refused. Most events concern few plugins, so those that a plugin has no hint for cost no
+// look at its pods, unless there are several profiles.
+func (q *Queue) wakeOf(plugin string, entries map[types.UID]*Entry, event *framework.Event) {
+	var hints []framework.Hint
+	profile, concerned := "", false
+	for uid, e := range entries {
+		if name := e.Pod.Spec.SchedulerName; hints == nil || name != profile {
+			hints, profile = q.Hints(e.Pod, plugin), name
+			concerned = hints == nil || framework.Concerns(hints, event)
 		}
+		switch {
+		case !concerned && !q.SeveralProfiles:
+			return
+		case !concerned || (hints != nil && !framework.Wakes(hints, e.Pod, event)):
+			continue
+		}
+		q.awake(e)
+		if q.Awaited(uid) {
+			q.put(e, &q.active)
+			continue
+		}
+		e.due = e.tried.Add(e.backoff(&q.Config))
+		heap.Fix(&q.later, e.index)
 	}
 }
 

@@ -191,6 +191,45 @@ func TestQueueWakesInOrderAndMovesThoseThatWait(t *testing.T) {
 	}
 }
 
+// TestQueueAsksEachProfilesHints: with several profiles, pods that the same plugin refused may wait for different events.
+func TestQueueAsksEachProfilesHints(t *testing.T) {
+	now := time.Unix(0, 0)
+	q := New(Config{SeveralProfiles: true, Hints: func(p *framework.PodInfo, _ string) []framework.Hint {
+		resource := framework.Node
+		if p.Spec.SchedulerName == "other" {
+			resource = framework.Namespace
+		}
+		return []framework.Hint{{Resource: resource, Actions: framework.Add}}
+	}})
+	for i := range 10 {
+		p := prioritized(fmt.Sprint("p", i), 0)
+		if i%2 == 0 {
+			p.Spec.SchedulerName = "other"
+		}
+		q.Add(p, nil, now)
+		q.Refused(q.Pop(), []string{"X"}, now)
+	}
+	q.Wake(anyNode)
+	if _, backoff, waiting, _ := q.Len(); backoff != 5 || waiting != 5 {
+		t.Errorf("%d back off, %d wait", backoff, waiting)
+	}
+}
+
+// BenchmarkWake tells 100,000 waiting pods about an event that does not concern them.
+func BenchmarkWake(b *testing.B) {
+	q := newQueue()
+	now := time.Unix(0, 0)
+	for i := range 100_000 {
+		q.Add(prioritized(fmt.Sprint("w", i), 0), nil, now)
+		q.Refused(q.Pop(), []string{"Nodes"}, now)
+	}
+	event := &framework.Event{Resource: framework.AssignedPod, Action: framework.Add}
+	b.ReportAllocs()
+	for b.Loop() {
+		q.Wake(event)
+	}
+}
+
 // BenchmarkQueue schedules one pod while a number of others wait for an event.
 func BenchmarkQueue(b *testing.B) {
 	for _, waiting := range []int{100, 100_000} {

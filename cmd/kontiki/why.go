@@ -1,0 +1,41 @@
+package main
+
+import (
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/kontiki/kontiki/cmd/kontiki/why"
+)
+
+func whyCommand() *cobra.Command {
+	var kubeconfig, namespace string
+	cmd := &cobra.Command{
+		Use:   "why POD",
+		Short: "Say why a pod is where it is, or why it does not run",
+		Long: "Say on one screen why a pod is where it is, or why it does not run: its scheduling gates, what each node lacks, preemption, claims that\n" +
+			"are not bound, images, crashes and probes, and the last warnings about it; for a pod that does not exist, why pods could not be created.",
+		Example: "  kontiki why web-7d4b9 -n shop",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			config, err := adminConfig(kubeconfig)
+			if err != nil {
+				return err
+			}
+			if namespace == "" {
+				if namespace, err = namespaceOf(kubeconfig); err != nil {
+					return err
+				}
+			}
+			set, err := kubernetes.NewForConfig(config)
+			if err != nil {
+				return err
+			}
+			return why.Run(cmd.Context(), why.Options{Client: set, Namespace: namespace, Name: args[0], Out: cmd.OutOrStdout(), Now: time.Now})
+		},
+	}
+	cmd.Flags().StringVar(&kubeconfig, "kubeconfig", "", "the cluster's kubeconfig (default: this machine's cluster)")
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "the pod's namespace (default: the kubeconfig's)")
+	return cmd
+}
