@@ -11,6 +11,7 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
@@ -221,5 +222,34 @@ func BenchmarkJob(b *testing.B) {
 			}
 			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/float64(completions), "µs/pod")
 		})
+	}
+}
+
+// The cost of a Job depends on its own pods, however many others its namespace has, and not on those that were counted.
+func TestAJobDoesNotScanTheNamespace(t *testing.T) {
+	h, scans := harness.NewScanned(t, "pods", "jobs")
+	const others = 300
+	for i := range others {
+		controllertest.Create(t, h.Client, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprint("other", i)},
+			Spec: corev1.PodSpec{NodeName: "n2", Containers: []corev1.Container{{Name: "c", Image: "i"}}}})
+	}
+	controllertest.Run(t, h.Client, job.New(job.Config{Client: h.Client, Recorder: controllertest.NewRecorder()})...)
+	controllertest.StartKubelet(t, h.Client, controllertest.OnNode(func(p *corev1.Pod) string {
+		if metav1.GetControllerOf(p) == nil {
+			return ""
+		}
+		return "n1"
+	}), controllertest.End(func(p *corev1.Pod) (int32, bool) { return 0, metav1.GetControllerOf(p) != nil }))
+	for i, name := range []string{"first", "second", "third"} {
+		if i == 1 {
+			scans.Reset() // all indexes are made
+		}
+		j := newJob(func(s *batchv1.JobSpec) { s.Completions, s.Parallelism = ptr.To[int32](20), ptr.To[int32](4) })
+		j.Name = name
+		controllertest.Create(t, h.Client, j)
+		controllertest.Await(t, h.Client, "default", name, "complete", func(j *batchv1.Job) bool { return condition(j, batchv1.JobComplete) != nil })
+	}
+	if n := scans.Visited(); n >= others {
+		t.Errorf("%d pods and Jobs were visited for forty", n)
 	}
 }
