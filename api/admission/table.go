@@ -78,6 +78,7 @@ func steps(c Config) []objects.Step {
 		denyServiceExternalIPs(),
 		podTopologyLabels(),
 		podResizeValidator(),
+		deletionProtection(),
 		resourceClaims(c.Authorizer),
 		policyParameters(c.Authorizer),
 	}
