@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -289,6 +290,15 @@ func (c *Client) Delete(ctx context.Context, obj Object, options ...DeleteOption
 	}
 	_, _, err := c.objects.Delete(ctx, c.request(obj, ""), o)
 	return err
+}
+
+// Evict deletes a pod, unless a disruption budget does not allow it; then the error is TooManyRequests.
+func (c *Client) Evict(ctx context.Context, pod *corev1.Pod, options ...DeleteOption) error {
+	o := &metav1.DeleteOptions{}
+	for _, option := range options {
+		option(o)
+	}
+	return c.objects.Evict(ctx, c.request(pod, "eviction"), &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}, DeleteOptions: o})
 }
 
 // Bind assigns a pod to a node. It fails with a conflict if the pod is already assigned, is being deleted, or has another UID.

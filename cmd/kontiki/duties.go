@@ -18,6 +18,7 @@ import (
 	"github.com/kontiki/kontiki/controller/rbac"
 	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/scheduler"
+	"github.com/kontiki/kontiki/scheduler/rebalance"
 )
 
 // addDuties registers the leader's duties, but for those that --duties leaves to other programs. A duty that fails or panics is
@@ -26,6 +27,9 @@ func (m *master) addDuties() {
 	duties := map[string]func(context.Context) error{"bootstrap": m.bootstrap, "controllers": m.control, "mark": m.mark, "encryption": m.encrypt}
 	if m.options.duties.has(schedulerDuty) {
 		duties["scheduler"] = m.schedule
+	}
+	if m.options.rebalance {
+		duties["rebalancer"] = m.balance
 	}
 	for name, run := range duties {
 		m.cluster.AddDuty(name, func(ctx context.Context) error {
@@ -120,6 +124,14 @@ func (m *master) schedule(ctx context.Context) error {
 		return scheduler.New(scheduler.Config{
 			Client: c, Recorder: recorder, Log: m.log.With("part", "scheduler"), Configuration: m.options.scheduling.Config,
 		}).Run(ctx)
+	})
+}
+
+// balance moves pods to other nodes.
+func (m *master) balance(ctx context.Context) error {
+	c := client.New(m.api.Objects, "system:kube-scheduler", "kontiki-rebalancer")
+	return m.recording(ctx, c, "kontiki-rebalancer", func(recorder record.EventRecorder) error {
+		return rebalance.New(rebalance.Config{Client: c, Recorder: recorder, Log: m.log.With("part", "rebalancer")}).Run(ctx)
 	})
 }
 

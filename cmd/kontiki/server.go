@@ -64,6 +64,7 @@ type serverOptions struct {
 	dutyNames                 []string
 	duties                    dutyList // from dutyNames
 	scheduling                schedulerConfig
+	rebalance                 bool
 	timings                   cluster.Timings
 	gossip                    string
 	api                       apiOptions
@@ -125,6 +126,7 @@ func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Com
 	f.Uint64Var(&o.timings.TrailingLogs, "raft-trailing-logs", d.TrailingLogs, "how many log entries are kept after a snapshot, for masters that lag slightly; one that lags further is sent the snapshot")
 	f.StringSliceVar(&o.dutyNames, "duties", []string{"*"}, "which duties the leader carries out: * for all, NAME or -NAME to switch one on or off, none for no duty that upstream's kube-scheduler or kube-controller-manager can carry out; the same on all masters")
 	f.StringVar(&o.scheduling.file, "scheduler-config", "", "a file with a KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1): profiles, plugins, weights; the same on all masters")
+	f.BoolVar(&o.rebalance, "rebalance", false, "move pods to other nodes, within their disruption budgets, when their constraints are violated or nodes are loaded unevenly; the same on all masters")
 	f.BoolVar(&o.noAgent, "no-agent", false, "run no worker on this host")
 	o.api.flags(f)
 	o.authn.flags(f)
@@ -199,6 +201,7 @@ func (o *serverOptions) settings(r ranges) cluster.Settings {
 			"gossip":                       o.gossip,
 			"duties":                       strings.Join(o.dutyNames, ","),
 			"scheduler-config":             o.scheduling.digest,
+			"rebalance":                    fmt.Sprint(o.rebalance),
 			"allow-privileged":             fmt.Sprint(o.api.allowPrivileged),
 			"encryption-provider-config":   kmsNames(plugins),
 		},
