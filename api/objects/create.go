@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/storage/names"
 
 	"github.com/kontiki/kontiki/api/objects/managed"
@@ -49,6 +50,7 @@ func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, a
 	attempt := r.attempts(obj)
 	view := s.store.View()
 	name, taken := obj.GetName(), generated // the name has not been generated yet, or is taken
+	var first *identity
 	for try := 0; ; try++ {
 		if taken {
 			taken = false
@@ -61,6 +63,7 @@ func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, a
 		if candidate, err = s.prepareNew(r, candidate, name, applied); err != nil {
 			return nil, err
 		}
+		first = first.keep(candidate)
 		request := *r
 		request.Name = candidate.GetName()
 		created, err := s.createOnce(ctx, &request, candidate, view)
@@ -88,6 +91,25 @@ func (s *Service) create(ctx context.Context, r *Request, obj registry.Object, a
 			return nil, err
 		}
 	}
+}
+
+// identity is what the first attempt of a creation gives an object. The others give it the same: the object is one, and steps that are
+// called once for each content see no other.
+type identity struct {
+	uid     types.UID
+	created metav1.Time
+	managed []metav1.ManagedFieldsEntry
+}
+
+// keep gives an object the identity, or returns the object's if there is none yet.
+func (i *identity) keep(obj registry.Object) *identity {
+	if i == nil {
+		return &identity{obj.GetUID(), obj.GetCreationTimestamp(), slices.Clone(obj.GetManagedFields())}
+	}
+	obj.SetUID(i.uid)
+	obj.SetCreationTimestamp(i.created)
+	obj.SetManagedFields(slices.Clone(i.managed))
+	return i
 }
 
 // prepareNew returns an object that a client sent, as admission and the kind's rules get it.
