@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
+	corehelpers "k8s.io/component-helpers/scheduling/corev1"
 )
 
 // Cluster is the scheduler's state of the cluster. The scheduler's loop owns it: there is no lock and no snapshot, because nothing
@@ -31,17 +32,19 @@ type Cluster struct {
 	known    map[string]*NodeInfo // also nodes that do not exist, but for which there are pods
 	places   map[types.UID]string
 	nominees map[types.UID]string
-	unsorted bool
-	domains  map[string]*Domains
-	log      changeLog
-	start    int // where the search for enough nodes goes on
+	// priorities are the numbers of placed pods by their priority.
+	priorities map[int32]int
+	unsorted   bool
+	domains    map[string]*Domains
+	log        changeLog
+	start      int // where the search for enough nodes goes on
 }
 
 // NewCluster returns an empty cluster.
 func NewCluster(namespaces NamespaceLabels) *Cluster {
 	return &Cluster{
 		Namespaces: namespaces, ImageNodes: map[string]int{}, Nominated: map[string][]*PodInfo{},
-		known: map[string]*NodeInfo{}, places: map[types.UID]string{}, nominees: map[types.UID]string{}, domains: map[string]*Domains{},
+		known: map[string]*NodeInfo{}, places: map[types.UID]string{}, nominees: map[types.UID]string{}, priorities: map[int32]int{}, domains: map[string]*Domains{},
 	}
 }
 
@@ -180,7 +183,21 @@ func (c *Cluster) RemovePod(uid types.UID) bool {
 	return true
 }
 
+// AnyBelow says whether a placed pod has a lower priority than this one.
+func (c *Cluster) AnyBelow(priority int32) bool {
+	for have := range c.priorities {
+		if have < priority {
+			return true
+		}
+	}
+	return false
+}
+
 func (c *Cluster) count(p *PodInfo, sign int) {
+	priority := corehelpers.PodPriority(p.Pod)
+	if c.priorities[priority] += sign; c.priorities[priority] == 0 {
+		delete(c.priorities, priority)
+	}
 	if len(p.Far) > 0 {
 		c.Averse += sign
 	}

@@ -109,9 +109,15 @@ func (d *Default) candidates(c *framework.Cluster, p *framework.PodInfo, e *fram
 	if len(nodes) == 0 {
 		return nil, nil
 	}
+	refused := map[string]*framework.Status{}
+	if !c.AnyBelow(corehelpers.PodPriority(p.Pod)) { // the usual case: there is nothing to search
+		for _, n := range nodes {
+			refused[n.Name] = noVictims
+		}
+		return nil, refused
+	}
 	budgets := client.List[*policyv1.PodDisruptionBudget](d.View(), "", nil)
 	enough := max(len(nodes)*d.MinPercentage/100, d.MinNodes)
-	refused := map[string]*framework.Status{}
 	var found []candidate
 	harmless := false // one was found that violates no budget
 	start := d.start % len(nodes)

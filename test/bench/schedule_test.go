@@ -14,12 +14,46 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// nodes is how many there are when pods are scheduled, all of them but objects: no agent starts what is bound to them.
-const nodes = 1000
-
-// BenchmarkSchedulePods creates b.N Pods by 32 clients in a cluster of 1,000 nodes, and reports how many a second are created and
-// bound, until a watch has seen the last one bound.
+// BenchmarkSchedulePods creates b.N Pods by 32 clients in clusters of 1,000 and 5,000 nodes, and reports how many a second are created
+// and bound, until a watch has seen the last one bound. The nodes are but objects: no agent starts what is bound to them.
 func BenchmarkSchedulePods(b *testing.B) {
+	alike := func(run string) *metav1.LabelSelector {
+		return &metav1.LabelSelector{MatchLabels: map[string]string{"bench-run": run}}
+	}
+	near := func(run, key string) []corev1.PodAffinityTerm {
+		return []corev1.PodAffinityTerm{{TopologyKey: key, LabelSelector: alike(run)}}
+	}
+	for _, nodes := range []int{1000, 5000} {
+		for _, workload := range []struct {
+			name   string
+			change func(p *corev1.Pod, run string)
+		}{
+			{"basic", func(*corev1.Pod, string) {}},
+			{"spread", func(p *corev1.Pod, run string) {
+				p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 5, TopologyKey: corev1.LabelTopologyZone, WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: alike(run)}}
+			}},
+			{"affinity", func(p *corev1.Pod, run string) {
+				p.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: near(run, corev1.LabelTopologyRegion)}}
+			}},
+			{"preferred-affinity", func(p *corev1.Pod, run string) {
+				p.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{
+					{Weight: 1, PodAffinityTerm: near(run, corev1.LabelTopologyZone)[0]}}}}
+			}},
+			{"anti-affinity", func(p *corev1.Pod, run string) {
+				p.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: near(run, corev1.LabelHostname)}}
+			}},
+		} {
+			b.Run(fmt.Sprintf("%s/nodes=%d", workload.name, nodes), func(b *testing.B) {
+				if workload.name == "anti-affinity" && b.N > nodes {
+					b.Skip("there cannot be more of these pods than nodes")
+				}
+				benchSchedule(b, nodes, workload.change)
+			})
+		}
+	}
+}
+
+func benchSchedule(b *testing.B, nodes int, change func(p *corev1.Pod, run string)) {
 	ctx := context.Background()
 	leader, _, err := roles()
 	if err != nil {
@@ -69,6 +103,7 @@ func BenchmarkSchedulePods(b *testing.B) {
 		p := pod(fmt.Sprintf("bench-%s-%d", run, i))
 		p.Labels["bench-run"] = run
 		p.Spec.NodeSelector = map[string]string{"bench-run": run}
+		change(p, run)
 		_, err := core.Pods("default").Create(ctx, p, metav1.CreateOptions{})
 		return err
 	})
@@ -107,7 +142,9 @@ func node(run string, i int) *corev1.Node {
 	}
 	ranges := fmt.Sprintf("172.%d.%d.0/24", 16+i/256, i%256)
 	return &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("bench-%s-%d", run, i), Labels: map[string]string{"bench-run": run}},
+		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("bench-%s-%d", run, i), Labels: map[string]string{
+			"bench-run": run, corev1.LabelHostname: fmt.Sprintf("bench-%s-%d", run, i), corev1.LabelTopologyZone: fmt.Sprint("z", i%10), corev1.LabelTopologyRegion: run,
+		}},
 		Spec:       corev1.NodeSpec{PodCIDR: ranges, PodCIDRs: []string{ranges}},
 		Status: corev1.NodeStatus{Capacity: room, Allocatable: room, Conditions: []corev1.NodeCondition{{
 			Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: metav1.Now(), LastTransitionTime: metav1.Now()}}},
