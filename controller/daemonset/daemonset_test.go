@@ -341,7 +341,9 @@ func TestARollOutHaltsAndIsRolledBack(t *testing.T) {
 		before[p.UID] = true
 	}
 	b.image("broken")
-	b.await("one updated pod", func(s appsv1.DaemonSetStatus) bool { return s.UpdatedNumberScheduled == 1 && s.NumberUnavailable == 1 && s.NumberReady == 2 })
+	b.await("one updated pod", func(s appsv1.DaemonSetStatus) bool {
+		return s.UpdatedNumberScheduled == 1 && s.NumberUnavailable == 1 && s.NumberReady == 2
+	})
 	b.image("v1")
 	b.complete(3)
 	kept := 0
@@ -379,7 +381,9 @@ func TestOnDelete(t *testing.T) {
 func TestMinReadySeconds(t *testing.T) {
 	b := start(t, 2)
 	controllertest.Create(t, b.Client, daemon(func(ds *appsv1.DaemonSet) { ds.Spec.MinReadySeconds = 3600 }))
-	b.await("ready pods that are not available", func(s appsv1.DaemonSetStatus) bool { return s.NumberReady == 2 && s.NumberAvailable == 0 && s.NumberUnavailable == 2 })
+	b.await("ready pods that are not available", func(s appsv1.DaemonSetStatus) bool {
+		return s.NumberReady == 2 && s.NumberAvailable == 0 && s.NumberUnavailable == 2
+	})
 	b.change(func(ds *appsv1.DaemonSet) { ds.Spec.MinReadySeconds = 1 })
 	b.complete(2) // though nothing else changes
 }
@@ -459,7 +463,9 @@ func TestRefusedPodsAreTold(t *testing.T) {
 	b := start(t, 20)
 	controllertest.Create(t, b.Client, daemon(func(ds *appsv1.DaemonSet) { ds.Spec.Template.Spec.PriorityClassName = "absent" }))
 	b.recorder.AwaitN(t, "Warning FailedCreate Error creating: pods ", 2)
-	b.await("nothing scheduled", func(s appsv1.DaemonSetStatus) bool { return s.DesiredNumberScheduled == 20 && s.CurrentNumberScheduled == 0 })
+	b.await("nothing scheduled", func(s appsv1.DaemonSetStatus) bool {
+		return s.DesiredNumberScheduled == 20 && s.CurrentNumberScheduled == 0
+	})
 	b.change(func(ds *appsv1.DaemonSet) { ds.Spec.Template.Spec.PriorityClassName = "" })
 	b.complete(20)
 }
