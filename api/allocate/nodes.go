@@ -3,6 +3,7 @@ package allocate
 import (
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -18,6 +19,8 @@ type Nodes struct {
 	Range netip.Prefix
 	// Bits is the length of a node's prefix (24).
 	Bits int
+
+	next atomic.Uint64 // the number of the range at which to begin the search
 }
 
 // Allocate implements objects.Allocator.
@@ -51,11 +54,15 @@ func (n *Nodes) Allocate(view kv.View, obj, old registry.Object, dryRun bool) ([
 	return ops, nil
 }
 
+// free returns a range that is not taken. The search begins after the range that was found last, so that the ranges of N nodes cost N steps.
 func (n *Nodes) free(view kv.View) (string, error) {
 	count := uint64(1) << (n.Bits - n.Range.Bits())
+	first := n.next.Load()
 	for i := range count {
-		candidate := netip.PrefixFrom(offset(n.Range.Masked().Addr(), i<<(32-n.Bits)), n.Bits).String()
+		at := (first + i) % count
+		candidate := netip.PrefixFrom(offset(n.Range.Masked().Addr(), at<<(32-n.Bits)), n.Bits).String()
 		if _, taken := view.Get(podRangePrefix + candidate); !taken {
+			n.next.Store(at + 1)
 			return candidate, nil
 		}
 	}
