@@ -165,9 +165,6 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 		if err := ro.cleanUp(); err != nil {
 			return controller.Result{}, err
 		}
-		if err := ro.noteRolledOut(); err != nil {
-			return controller.Result{}, err
-		}
 	}
 	return ro.syncStatus()
 }

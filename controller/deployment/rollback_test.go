@@ -30,11 +30,14 @@ func imageIs(image string) func(*appsv1.Deployment) bool {
 
 func TestAMissedDeadlineRollsBack(t *testing.T) {
 	b := start(t, controllertest.Bad(broken))
-	controllertest.Create(t, b.Client, deploy(2, eager, rollsBack))
+	controllertest.Create(t, b.Client, deploy(2, rollsBack))
 	b.complete()
 	b.image("v2")
 	b.complete()
-	b.image("broken")
+	b.change(func(d *appsv1.Deployment) {
+		eager(d) // only now: on a slow machine, what comes before takes longer
+		d.Spec.Template.Spec.Containers[0].Image = "broken"
+	})
 	b.await("the roll-back", imageIs("v2"))
 	d := b.complete()
 	if d.Annotations[deployment.RollbackOnDeadline] != "true" || d.Annotations["kontiki.io/rolled-out"] != "" {
@@ -56,12 +59,13 @@ func TestAMissedDeadlineRollsBack(t *testing.T) {
 // TestARollBackIsNotRepeated: if what was good before does not become available either, the deployment stays with it.
 func TestARollBackIsNotRepeated(t *testing.T) {
 	b := start(t, controllertest.Bad(broken))
-	controllertest.Create(t, b.Client, deploy(2, eager, rollsBack))
+	controllertest.Create(t, b.Client, deploy(2, rollsBack))
 	b.complete()
 	b.image("v2")
 	b.complete()
 	b.kubelet.Set(controllertest.Bad(func(*corev1.Pod) bool { return true }))
 	b.change(func(d *appsv1.Deployment) {
+		eager(d)
 		d.Spec.Strategy = appsv1.DeploymentStrategy{Type: appsv1.RecreateDeploymentStrategyType} // no pod of v2 is left
 		d.Spec.Template.Spec.Containers[0].Image = "broken"
 	})

@@ -152,6 +152,12 @@ func (ro *rollout) syncStatus() (controller.Result, error) {
 		result.After = ro.progress(&s, limit)
 	}
 	ro.failure(&s)
+	if ro.complete(&s) && ro.d.DeletionTimestamp == nil {
+		// Before the status says so: whoever has read that may change the template, and expect that this one is rolled back to.
+		if err := ro.noteRolledOut(); err != nil {
+			return result, err
+		}
+	}
 	stored, ok := client.Get[*appsv1.Deployment](ro.client.View(), ro.d.Namespace, ro.d.Name)
 	if !ok || apiequality.Semantic.DeepEqual(stored.Status, s) {
 		return result, nil
