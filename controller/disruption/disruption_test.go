@@ -19,7 +19,9 @@ import (
 	"github.com/kontiki/kontiki/controller/controllertest"
 	"github.com/kontiki/kontiki/controller/deployment"
 	"github.com/kontiki/kontiki/controller/disruption"
+	"github.com/kontiki/kontiki/controller/pods"
 	"github.com/kontiki/kontiki/controller/replicaset"
+	"github.com/kontiki/kontiki/test/await"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
@@ -206,9 +208,22 @@ func TestEvictionsAreLimited(t *testing.T) {
 	if err := b.evict(all[1].Name); !apierrors.IsTooManyRequests(err) {
 		t.Errorf("a second eviction: %v", err)
 	}
-	for _, p := range client.List[*corev1.Pod](b.Client.View(), "default", nil) {
-		controllertest.ChangeStatus(t, b.Client, "default", p.Name, func(p *corev1.Pod) { controllertest.MakeReady(p, true) })
-	}
+	// The successor may not exist yet, or the kubelet may not have looked at it.
+	b.kubelet.Set(controllertest.Bad(func(*corev1.Pod) bool { return false }))
+	await.That(t, "three ready pods", func() error {
+		all, ready := client.List[*corev1.Pod](b.Client.View(), "default", nil), 0
+		for _, p := range all {
+			if pods.Ready(p) {
+				ready++
+				continue
+			}
+			controllertest.ChangeStatus(t, b.Client, "default", p.Name, func(p *corev1.Pod) { controllertest.MakeReady(p, true) })
+		}
+		if ready < 3 {
+			return fmt.Errorf("%d of %d pods are ready", ready, len(all))
+		}
+		return nil
+	})
 	got := b.await("pdb", "3/2 of 3, 1")
 	if len(got.Status.DisruptedPods) != 0 {
 		t.Errorf("disrupted pods %v", got.Status.DisruptedPods)
