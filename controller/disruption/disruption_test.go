@@ -169,7 +169,6 @@ func TestPodsOfOthers(t *testing.T) {
 // TestSelectors: an empty one selects all pods, none at all selects none.
 func TestSelectors(t *testing.T) {
 	b := start(t)
-	controllertest.Create(t, b.Client, deploy(2))
 	one := atLeast(intstr.FromInt32(1))
 	controllertest.Create(t, b.Client, budget("all", func(s *policyv1.PodDisruptionBudgetSpec) { one(s); s.Selector = &metav1.LabelSelector{} }))
 	controllertest.Create(t, b.Client, budget("none", func(s *policyv1.PodDisruptionBudgetSpec) { one(s); s.Selector = nil }))
@@ -177,6 +176,11 @@ func TestSelectors(t *testing.T) {
 		one(s)
 		s.Selector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "app", Operator: metav1.LabelSelectorOpExists}}}
 	}))
+	// The pods come after the budgets, when the controller runs: it tells of budgets when a pod appears.
+	for _, name := range []string{"all", "none", "exists"} {
+		b.await(name, "0/1 of 0, 0")
+	}
+	controllertest.Create(t, b.Client, deploy(2))
 	b.await("all", "2/1 of 2, 1")
 	b.await("none", "0/1 of 0, 0")
 	b.await("exists", "2/1 of 2, 1")
