@@ -129,6 +129,7 @@ func TestADaemonStaysOnAnUnreachableNode(t *testing.T) {
 		}
 		return nil
 	})
+	// Nothing must happen for a while: there is no event to wait for.
 	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
 		if now := daemons(t, ns); now["worker-2"] != before["worker-2"] {
 			t.Fatalf("the daemon was evicted: %v", now)

@@ -138,7 +138,7 @@ func TestAnOrdinalOnAnUnreachableNode(t *testing.T) {
 		}
 		return err
 	})
-	// Beyond its grace period, and whatever the set is made to do.
+	// Nothing must happen, beyond the pod's grace period and whatever the set is made to do: there is no event to wait for.
 	kubectl(t, "-n", ns, "set", "env", "statefulset/web", "-c", "alone", "VERSION=2")
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
 		if pod, err := web0(); err != nil || pod.UID != uid {
