@@ -354,10 +354,12 @@ func TestProgressDeadline(t *testing.T) {
 		defer mu.Unlock()
 		return bad && p.Spec.Containers[0].Image == "v2"
 	}))
-	one := int32(1)
-	controllertest.Create(t, b.Client, deploy(2, func(d *appsv1.Deployment) { d.Spec.ProgressDeadlineSeconds = &one }))
+	controllertest.Create(t, b.Client, deploy(2))
 	b.complete()
-	b.image("v2")
+	b.change(func(d *appsv1.Deployment) {
+		eager(d)
+		d.Spec.Template.Spec.Containers[0].Image = "v2"
+	})
 	d := b.await("the deadline", func(d *appsv1.Deployment) bool {
 		c := conditionOf(d, appsv1.DeploymentProgressing)
 		return c != nil && c.Status == corev1.ConditionFalse

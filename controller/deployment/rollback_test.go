@@ -84,9 +84,12 @@ func TestARollBackIsNotRepeated(t *testing.T) {
 
 func TestRollBackIsOptional(t *testing.T) {
 	b := start(t, controllertest.Bad(broken))
-	controllertest.Create(t, b.Client, deploy(2, eager))
+	controllertest.Create(t, b.Client, deploy(2))
 	b.complete()
-	b.image("broken")
+	b.change(func(d *appsv1.Deployment) {
+		eager(d)
+		d.Spec.Template.Spec.Containers[0].Image = "broken"
+	})
 	timedOut := func(d *appsv1.Deployment) bool {
 		c := conditionOf(d, appsv1.DeploymentProgressing)
 		return c != nil && c.Reason == "ProgressDeadlineExceeded"

@@ -198,11 +198,18 @@ func (ro *rollout) progress(s *appsv1.DeploymentStatus, limit time.Duration) (af
 	if c == nil || c.Reason == reasonTimedOut || c.Reason == reasonAvailable {
 		return 0
 	}
-	if left := c.LastUpdateTime.Add(limit).Sub(ro.now()); left > 0 {
+	if left := timeLeft(c.LastUpdateTime, limit, ro.now()); left > 0 {
 		return left
 	}
 	setCondition(s, newCondition(appsv1.DeploymentProgressing, corev1.ConditionFalse, reasonTimedOut, ro.timedOut()))
 	return 0
+}
+
+// timeLeft returns how long a roll-out that last progressed at a time may still wait for progress. Stored times have the resolution of
+// a second and are rounded down, so the deadline counts from the end of that second: otherwise a deadline of a second could pass
+// right after the progress.
+func timeLeft(progressed metav1.Time, limit time.Duration, now time.Time) time.Duration {
+	return progressed.Add(time.Second).Add(limit).Sub(now)
 }
 
 // rolled names what is rolled out, in conditions.

@@ -83,7 +83,12 @@ metadata: {name: settings, labels: {release: web}}
 data: {colour: green}
 `
 
+// web is a deployment. Only a broken one has a deadline that a test can wait for: a slow machine must not make a good one miss it.
 func web(image string) string {
+	deadline := "600"
+	if image == "broken" {
+		deadline = "1"
+	}
 	return `
 ---
 apiVersion: apps/v1
@@ -91,7 +96,7 @@ kind: Deployment
 metadata: {name: web, labels: {release: web}}
 spec:
   replicas: 2
-  progressDeadlineSeconds: 1
+  progressDeadlineSeconds: ` + deadline + `
   selector: {matchLabels: {app: web}}
   template:
     metadata: {labels: {app: web}}
