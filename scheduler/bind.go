@@ -33,6 +33,7 @@ type assumption struct {
 	pod       *framework.PodInfo
 	node      string
 	reservers []framework.Reserver
+	before    []framework.PreBinder // what is done before the binding
 	// cancel ends what is done before the binding.
 	cancel context.CancelFunc
 }
@@ -43,9 +44,9 @@ func (s *Scheduler) assume(ctx context.Context, d *decision) {
 	if a == nil {
 		return
 	}
-	if before := d.evaluation.PreBinders(); len(before) > 0 {
+	if len(a.before) > 0 {
 		ctx, a.cancel = context.WithCancel(ctx)
-		s.binder.prepare(ctx, a, before)
+		s.binder.prepare(ctx, a)
 		return
 	}
 	s.binder.add(a)
@@ -53,7 +54,7 @@ func (s *Scheduler) assume(ctx context.Context, d *decision) {
 
 // reserve places a pod. It returns nil if something that the pod needs cannot be reserved; then the pod is tried again later.
 func (s *Scheduler) reserve(d *decision) *assumption {
-	a := &assumption{entry: d.entry, pod: d.pod, node: d.node.Name, cancel: func() {}}
+	a := &assumption{entry: d.entry, pod: d.pod, node: d.node.Name, before: d.evaluation.PreBinders(), cancel: func() {}}
 	for _, r := range d.evaluation.Reservers() {
 		if status := r.Reserve(d.node); status != nil {
 			a.unreserve()
@@ -75,6 +76,33 @@ func (a *assumption) unreserve() {
 	for i := len(a.reservers) - 1; i >= 0; i-- {
 		a.reservers[i].Unreserve()
 	}
+}
+
+// undo takes back what was written before a binding that failed.
+func (b *binder) undo(ctx context.Context, a *assumption) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bindingTimeout)
+	defer cancel()
+	for _, p := range a.before {
+		undoer, ok := p.(framework.Undoer)
+		if !ok {
+			continue
+		}
+		if err := contain.Run(func() error { return undoer.Undo(ctx) }); err != nil {
+			b.s.Log.Warn("what was written before a binding that failed could not be taken back", "pod", a.pod.Namespace+"/"+a.pod.Name, "error", err, "stack", contain.Stack(err))
+		}
+	}
+}
+
+// failed undoes a binding that failed, and tells the loop.
+func (b *binder) failed(ctx context.Context, a *assumption, err error) {
+	if len(a.before) == 0 {
+		b.s.inbox.post(func() { b.s.unbound(a, err) })
+		return
+	}
+	b.s.writes.Go(func() {
+		b.undo(ctx, a)
+		b.s.inbox.post(func() { b.s.unbound(a, err) })
+	})
 }
 
 // binder writes bindings in batches.
@@ -108,7 +136,6 @@ func (b *binder) add(a *assumption) {
 // together are pods that are bound with one command, or not at all.
 type together struct {
 	members []*assumption
-	before  [][]framework.PreBinder // what each does before
 	broken  bool
 }
 
@@ -120,15 +147,15 @@ func (b *binder) addTogether(ctx context.Context, unit *together) {
 	b.s.writes.Go(func() {
 		err := contain.Run(func() error {
 			group, ctx := errgroup.WithContext(ctx)
-			for i, a := range unit.members {
-				for _, p := range unit.before[i] {
+			for _, a := range unit.members {
+				for _, p := range a.before {
 					group.Go(func() error { return contain.Run(func() error { return p.PreBind(ctx, a.node) }) })
 				}
 			}
 			return group.Wait()
 		})
 		if err != nil {
-			b.finish(unit.members, err)
+			b.finish(ctx, unit.members, err)
 			return
 		}
 		b.mu.Lock()
@@ -139,16 +166,14 @@ func (b *binder) addTogether(ctx context.Context, unit *together) {
 }
 
 // finish ends the bindings of pods, and tells the loop if they failed.
-func (b *binder) finish(members []*assumption, err error) {
+func (b *binder) finish(ctx context.Context, members []*assumption, err error) {
 	b.mu.Lock()
 	b.unbound -= len(members)
 	b.mu.Unlock()
 	if err != nil {
-		b.s.inbox.post(func() {
-			for _, a := range members {
-				b.s.unbound(a, err)
-			}
-		})
+		for _, a := range members {
+			b.failed(ctx, a, err)
+		}
 	}
 	b.s.inbox.wake()
 }
@@ -185,10 +210,10 @@ func (b *binder) take() []*assumption {
 }
 
 // prepare does what is to be done before a pod is bound, in a goroutine of its own, since it may take long.
-func (b *binder) prepare(ctx context.Context, a *assumption, before []framework.PreBinder) {
+func (b *binder) prepare(ctx context.Context, a *assumption) {
 	b.s.writes.Go(func() {
 		err := contain.Run(func() error {
-			for _, p := range before {
+			for _, p := range a.before {
 				if err := p.PreBind(ctx, a.node); err != nil {
 					return err
 				}
@@ -196,7 +221,7 @@ func (b *binder) prepare(ctx context.Context, a *assumption, before []framework.
 			return nil
 		})
 		if err != nil {
-			b.s.inbox.post(func() { b.s.unbound(a, err) })
+			b.failed(ctx, a, err)
 			return
 		}
 		b.add(a)
@@ -216,7 +241,7 @@ func (b *binder) run(ctx context.Context) error {
 		}
 		if batch := b.take(); len(batch) > 0 {
 			b.bind(ctx, batch)
-			b.finish(batch, nil)
+			b.finish(ctx, batch, nil)
 		}
 	}
 }
@@ -238,7 +263,7 @@ func (b *binder) bindTogether(ctx context.Context, unit *together) {
 			b.s.recordBound(a)
 		}
 	}
-	b.finish(unit.members, err)
+	b.finish(ctx, unit.members, err)
 }
 
 func (s *Scheduler) recordBound(a *assumption) {
@@ -262,7 +287,7 @@ func (b *binder) bind(ctx context.Context, batch []*assumption) {
 			b.s.recordBound(a)
 			continue
 		}
-		b.s.inbox.post(func() { b.s.unbound(a, failure) })
+		b.failed(ctx, a, failure)
 	}
 }
 

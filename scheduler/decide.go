@@ -53,6 +53,9 @@ func (s *Scheduler) refuse(ctx context.Context, d *decision) {
 	switch {
 	case n != nil && n.Node != "":
 		s.preempt(ctx, d)
+	case n != nil && n.Do != nil:
+		s.reporter.report(d.pod, corev1.PodReasonUnschedulable, d.refusal.Message(), nil)
+		s.help(ctx, d)
 	case n != nil && n.Hopeless && s.cluster.NominatedNode(d.pod.UID) != "":
 		s.withdraw(d.pod.Pod)
 		none := ""
@@ -60,6 +63,22 @@ func (s *Scheduler) refuse(ctx context.Context, d *decision) {
 	default:
 		s.reporter.report(d.pod, corev1.PodReasonUnschedulable, d.refusal.Message(), nil)
 	}
+}
+
+// help carries out what a PostFilterPlugin found. Its writes are events that wake the pod; if they fail, it is tried again later.
+func (s *Scheduler) help(ctx context.Context, d *decision) {
+	s.writes.Go(func() {
+		err := contain.Run(func() error { return d.nomination.Do(ctx) })
+		if err == nil {
+			return
+		}
+		s.Log.Warn("making a pod schedulable failed, trying again later", "pod", d.pod.Namespace+"/"+d.pod.Name, "error", err, "stack", contain.Stack(err))
+		s.inbox.post(func() {
+			if s.queue.Waits(d.pod.UID) {
+				s.queue.Retry(s.queue.Get(d.pod.UID), s.now())
+			}
+		})
+	})
 }
 
 // decideOn finds a node for a pod.

@@ -227,7 +227,6 @@ func (s *Scheduler) bindGang(ctx context.Context, g *gang, members []*queue.Entr
 		s.cluster.RemovePod(d.pod.UID) // assume places it again
 		if a := s.reserve(d); a != nil {
 			unit.members = append(unit.members, a)
-			unit.before = append(unit.before, d.evaluation.PreBinders())
 		} else {
 			unit.broken = true
 		}

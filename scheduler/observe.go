@@ -5,6 +5,7 @@ import (
 	"maps"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -19,6 +20,7 @@ import (
 var watched = []client.Object{
 	&corev1.Pod{}, &corev1.Node{}, &corev1.Namespace{}, &corev1.Service{}, &corev1.PersistentVolume{}, &corev1.PersistentVolumeClaim{},
 	&storagev1.StorageClass{}, &storagev1.CSINode{}, &storagev1.CSIDriver{}, &storagev1.CSIStorageCapacity{}, &storagev1.VolumeAttachment{},
+	&resourcev1.ResourceClaim{}, &resourcev1.ResourceSlice{}, &resourcev1.DeviceClass{}, &resourcev1.DeviceTaintRule{},
 }
 
 // resourceOf returns what an event about an object of storage is called; "" for others.
@@ -46,6 +48,7 @@ func resourceOf(obj client.Object) framework.Resource {
 func (s *Scheduler) start(v client.View) error {
 	var nodes []*corev1.Node
 	var pods []observed
+	known := devicesOf(v)
 	client.Each(v, "", func(node *corev1.Node) bool {
 		nodes = append(nodes, node)
 		return true
@@ -59,6 +62,7 @@ func (s *Scheduler) start(v client.View) error {
 		for _, node := range nodes {
 			s.contained(node, func() { s.cluster.SetNode(node) })
 		}
+		known(s.devices)
 		for _, pod := range pods {
 			s.apply(pod)
 		}
@@ -128,6 +132,8 @@ func (s *Scheduler) apply(o observed) {
 			}
 		case *corev1.Service:
 			s.observeService(o)
+		case *resourcev1.ResourceClaim, *resourcev1.ResourceSlice, *resourcev1.DeviceClass, *resourcev1.DeviceTaintRule:
+			s.observeDevices(o)
 		default:
 			s.observeStorage(o, resourceOf(obj))
 		}
@@ -136,6 +142,14 @@ func (s *Scheduler) apply(o observed) {
 
 // observeStorage follows objects of storage, which plugins read from the API.
 func (s *Scheduler) observeStorage(o observed, resource framework.Resource) {
+	s.changed(o, resource)
+	if resource == framework.PersistentVolume || resource == framework.PersistentVolumeClaim {
+		s.volumes.Broadcast()
+	}
+}
+
+// changed wakes the pods that a change of an object may help.
+func (s *Scheduler) changed(o observed, resource framework.Resource) {
 	switch {
 	case o.Old == nil:
 		s.happened(resource, framework.Add, nil, o.New)
@@ -143,9 +157,6 @@ func (s *Scheduler) observeStorage(o observed, resource framework.Resource) {
 		s.happened(resource, framework.Delete, o.Old, nil)
 	default:
 		s.happened(resource, framework.Update, o.Old, o.New)
-	}
-	if resource == framework.PersistentVolume || resource == framework.PersistentVolumeClaim {
-		s.volumes.Broadcast()
 	}
 }
 
@@ -216,7 +227,8 @@ func (s *Scheduler) observePod(old, pod *corev1.Pod, info *framework.PodInfo) {
 
 // sameToUs says whether an update of a pod changes nothing that decides where it can be placed.
 func sameToUs(old, pod *corev1.Pod) bool {
-	return maps.Equal(old.Labels, pod.Labels) && old.Annotations[gangName] == pod.Annotations[gangName] && old.Annotations[gangSize] == pod.Annotations[gangSize] && (&old.Spec == &pod.Spec || apiequality.Semantic.DeepEqual(old.Spec, pod.Spec))
+	return maps.Equal(old.Labels, pod.Labels) && old.Annotations[gangName] == pod.Annotations[gangName] && old.Annotations[gangSize] == pod.Annotations[gangSize] && (&old.Spec == &pod.Spec || apiequality.Semantic.DeepEqual(old.Spec, pod.Spec)) &&
+		apiequality.Semantic.DeepEqual(old.Status.ResourceClaimStatuses, pod.Status.ResourceClaimStatuses)
 }
 
 // gate returns why a pod must not be tried yet, or nil.

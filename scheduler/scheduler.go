@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
@@ -15,6 +16,7 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/scheduler/config"
+	"github.com/kontiki/kontiki/scheduler/devices"
 	"github.com/kontiki/kontiki/scheduler/framework"
 	"github.com/kontiki/kontiki/scheduler/plugins"
 	"github.com/kontiki/kontiki/scheduler/queue"
@@ -37,6 +39,7 @@ type Scheduler struct {
 	// profiles are the plugins by scheduler name.
 	profiles map[string]*framework.Profile
 	volumes  *plugins.Volumes
+	devices  *devices.State
 	inbox    *inbox
 	binder   *binder
 	reporter *reporter
@@ -64,7 +67,11 @@ func New(c Config) *Scheduler {
 		s.Configuration = config.Default()
 	}
 	s.volumes = plugins.NewVolumes(c.Client)
-	s.profiles = s.Configuration.Profiles(config.Handle{View: s.view, Volumes: s.volumes})
+	s.devices = devices.NewState(c.Client, c.Recorder)
+	s.devices.Freed = func(old, now *resourcev1.ResourceClaim) {
+		s.happened(framework.ResourceClaim, framework.Update, old, now)
+	}
+	s.profiles = s.Configuration.Profiles(config.Handle{View: s.view, Volumes: s.volumes, Devices: s.devices})
 	s.binder, s.reporter = newBinder(s), newReporter(s)
 	s.clear()
 	return s

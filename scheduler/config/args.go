@@ -10,6 +10,7 @@ import (
 	schedulerv1 "k8s.io/kube-scheduler/config/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/kontiki/kontiki/scheduler/devices"
 	"github.com/kontiki/kontiki/scheduler/framework"
 	"github.com/kontiki/kontiki/scheduler/plugins"
 )
@@ -21,6 +22,8 @@ type args struct {
 	strategy                   plugins.Strategy
 	balanced                   []plugins.WeightedResource
 	bindTimeout                time.Duration
+	devicesFilter              time.Duration
+	devicesBinding             time.Duration
 	storage                    []plugins.ShapePoint
 	spread                     []corev1.TopologySpreadConstraint
 	systemSpread               bool
@@ -42,12 +45,14 @@ var parsers = map[string]parser{
 	"VolumeBinding":                   {func() any { return &schedulerv1.VolumeBindingArgs{} }, volumeArgs},
 	"PodTopologySpread":               {func() any { return &schedulerv1.PodTopologySpreadArgs{} }, spreadArgs},
 	"InterPodAffinity":                {func() any { return &schedulerv1.InterPodAffinityArgs{} }, podAffinityArgs},
+	devices.Name:                      {func() any { return &schedulerv1.DynamicResourcesArgs{} }, deviceArgs},
 	"DefaultPreemption":               {func() any { return &schedulerv1.DefaultPreemptionArgs{} }, preemptionArgs},
 }
 
 func convertArgs(configured []schedulerv1.PluginConfig, path *field.Path, errs *field.ErrorList) args {
 	a := args{
 		strategy: plugins.Strategy{Type: plugins.LeastAllocated, Resources: plugins.DefaultResources}, balanced: plugins.DefaultResources,
+		devicesFilter: devices.DefaultFilterTimeout, devicesBinding: devices.DefaultBindingTimeout,
 		bindTimeout: plugins.DefaultBindTimeout, storage: plugins.DefaultStorageShape, spread: plugins.SystemConstraints, systemSpread: true,
 		hardWeight: 1, minPercentage: 10, minAbsolute: 100,
 	}
@@ -180,6 +185,23 @@ func volumeArgs(a *args, from any, path *field.Path) (errs field.ErrorList) {
 	}
 	if len(v.Shape) > 0 {
 		a.storage = shapeOf(v.Shape, path.Child("shape"), &errs)
+	}
+	return errs
+}
+
+func deviceArgs(a *args, from any, path *field.Path) (errs field.ErrorList) {
+	d := from.(*schedulerv1.DynamicResourcesArgs)
+	if t := d.FilterTimeout; t != nil {
+		a.devicesFilter = t.Duration
+		if t.Duration < 0 {
+			errs = append(errs, field.Invalid(path.Child("filterTimeout"), t, "must be zero or positive"))
+		}
+	}
+	if t := d.BindingTimeout; t != nil {
+		a.devicesBinding = t.Duration
+		if t.Duration < time.Second {
+			errs = append(errs, field.Invalid(path.Child("bindingTimeout"), t, "must be at least 1 second"))
+		}
 	}
 	return errs
 }

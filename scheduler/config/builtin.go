@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/scheduler/devices"
 	"github.com/kontiki/kontiki/scheduler/framework"
 	"github.com/kontiki/kontiki/scheduler/plugins"
 	"github.com/kontiki/kontiki/scheduler/preemption"
@@ -14,6 +15,7 @@ import (
 type Handle struct {
 	View    func() client.View
 	Volumes *plugins.Volumes
+	Devices *devices.State
 }
 
 // builtin is a plugin.
@@ -34,8 +36,10 @@ var defaults = []builtin{
 	{"TaintToleration", "filter score ", 3, func(Handle, *args) framework.Plugin { return plugins.TaintToleration{} }},
 	{"NodeAffinity", "filter score ", 2, func(_ Handle, a *args) framework.Plugin { return a.affinity }},
 	{"NodePorts", "filter ", 0, func(Handle, *args) framework.Plugin { return plugins.NodePorts{} }},
-	{"NodeResourcesFit", "filter score ", 1, func(_ Handle, a *args) framework.Plugin {
-		return plugins.NewNodeResourcesFit(a.strategy, a.fit.IgnoredResources, a.fit.IgnoredResourceGroups)
+	{"NodeResourcesFit", "filter score ", 1, func(h Handle, a *args) framework.Plugin {
+		fit := plugins.NewNodeResourcesFit(a.strategy, a.fit.IgnoredResources, a.fit.IgnoredResourceGroups)
+		fit.Devices = h.Devices.Provides
+		return fit
 	}},
 	{"VolumeRestrictions", "filter ", 0, func(h Handle, _ *args) framework.Plugin { return &plugins.VolumeRestrictions{Volumes: h.Volumes} }},
 	{"NodeVolumeLimits", "filter ", 0, func(h Handle, _ *args) framework.Plugin { return &plugins.NodeVolumeLimits{Volumes: h.Volumes} }},
@@ -48,6 +52,9 @@ var defaults = []builtin{
 	}},
 	{"InterPodAffinity", "filter score ", 2, func(_ Handle, a *args) framework.Plugin {
 		return &plugins.InterPodAffinity{HardWeight: a.hardWeight, IgnorePlaced: a.ignorePlaced}
+	}},
+	{devices.Name, "preEnqueue filter postFilter score ", 2, func(h Handle, a *args) framework.Plugin {
+		return &devices.DynamicResources{State: h.Devices, FilterTimeout: a.devicesFilter, BindingTimeout: a.devicesBinding}
 	}},
 	{"DefaultPreemption", "postFilter ", 0, func(h Handle, a *args) framework.Plugin {
 		d := preemption.NewDefault(h.View)
@@ -96,11 +103,13 @@ func (p *profile) make(h Handle) *framework.Profile {
 	return out
 }
 
-// Offline returns the filters of the default profile that need no API: all but those of volumes.
+// Offline returns the filters of the default profile that need no API: all but those of volumes and devices.
 func Offline() *framework.Profile {
 	c := Default()
 	p := c.profiles[0].make(Handle{})
-	p.Filters = slices.DeleteFunc(p.Filters, func(f framework.FilterPlugin) bool { return strings.Contains(f.Name(), "Volume") })
+	p.Filters = slices.DeleteFunc(p.Filters, func(f framework.FilterPlugin) bool {
+		return strings.Contains(f.Name(), "Volume") || f.Name() == devices.Name
+	})
 	for _, f := range p.Filters {
 		if spread, ok := f.(*plugins.PodTopologySpread); ok {
 			spread.Defaults = nil // they only score

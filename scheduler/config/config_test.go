@@ -36,7 +36,7 @@ func TestDefaultsAreUpstreams(t *testing.T) {
 	c := Default()
 	p := c.Profiles(Handle{})[corev1.DefaultSchedulerName]
 	want := []string{"NodeName", "NodeUnschedulable", "TaintToleration", "NodeAffinity", "NodePorts", "NodeResourcesFit", "VolumeRestrictions", "NodeVolumeLimits",
-		"VolumeBinding", "VolumeZone", "PodTopologySpread", "InterPodAffinity", "NodeDeclaredFeatures"}
+		"VolumeBinding", "VolumeZone", "PodTopologySpread", "InterPodAffinity", "DynamicResources", "NodeDeclaredFeatures"}
 	if got := filterNames(p); !slices.Equal(got, want) {
 		t.Errorf("filters: %q", got)
 	}
@@ -45,12 +45,12 @@ func TestDefaultsAreUpstreams(t *testing.T) {
 		weights[s.Name()] = s.Weight
 	}
 	for name, want := range map[string]int64{"TaintToleration": 3, "NodeAffinity": 2, "NodeResourcesFit": 1, "VolumeBinding": 1, "PodTopologySpread": 2, "InterPodAffinity": 2,
-		"NodeResourcesBalancedAllocation": 1, "ImageLocality": 1} {
+		"DynamicResources": 2, "NodeResourcesBalancedAllocation": 1, "ImageLocality": 1} {
 		if weights[name] != want {
 			t.Errorf("the weight of %s is %d, want %d", name, weights[name], want)
 		}
 	}
-	if len(p.PostFilters) != 1 || len(p.PreEnqueue) != 1 || c.FirstBackoff != time.Second || c.LongestBackoff != 10*time.Second {
+	if len(p.PostFilters) != 2 || p.PostFilters[0].Name() != "DynamicResources" || len(p.PreEnqueue) != 2 || c.FirstBackoff != time.Second || c.LongestBackoff != 10*time.Second {
 		t.Errorf("%d post filters, %d gates, back-off from %v to %v", len(p.PostFilters), len(p.PreEnqueue), c.FirstBackoff, c.LongestBackoff)
 	}
 }
@@ -65,7 +65,7 @@ profiles:
   plugins:
     multiPoint:
       enabled: [{name: NodeAffinity, weight: 7}]
-      disabled: [{name: ImageLocality}, {name: DefaultPreemption}]
+      disabled: [{name: ImageLocality}, {name: DefaultPreemption}, {name: DynamicResources}]
     score:
       enabled: [{name: NodeResourcesFit, weight: 5}]
       disabled: [{name: TaintToleration}]
@@ -171,7 +171,9 @@ func TestErrorsNameTheField(t *testing.T) {
 		"no shape":             {"profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: {type: RequestedToCapacityRatio}}}]}]", "args.scoringStrategy.requestedToCapacityRatio: Required value"},
 		"a shape": {"profiles: [{pluginConfig: [{name: VolumeBinding, args: {shape: [{utilization: 50, score: 1}, {utilization: 50, score: 11}]}}]}]",
 			"[profiles[0].pluginConfig[0].args.shape[1].score: Invalid value: 11: not in valid range [0-10], profiles[0].pluginConfig[0].args.shape[1].utilization"},
-		"a selector":   {"profiles: [{pluginConfig: [{name: PodTopologySpread, args: {defaultingType: List, defaultConstraints: [{maxSkew: 1, topologyKey: k, whenUnsatisfiable: DoNotSchedule, labelSelector: {}}]}}]}]", "args.defaultConstraints[0].labelSelector: Forbidden"},
+		"a selector": {"profiles: [{pluginConfig: [{name: PodTopologySpread, args: {defaultingType: List, defaultConstraints: [{maxSkew: 1, topologyKey: k, whenUnsatisfiable: DoNotSchedule, labelSelector: {}}]}}]}]", "args.defaultConstraints[0].labelSelector: Forbidden"},
+		"device timeouts": {"profiles: [{pluginConfig: [{name: DynamicResources, args: {filterTimeout: -1s, bindingTimeout: 10ms}}]}]",
+			"must be at least 1 second"},
 		"a timeout":    {"profiles: [{pluginConfig: [{name: VolumeBinding, args: {bindTimeoutSeconds: -1}}]}]", "args.bindTimeoutSeconds: Invalid value: -1"},
 		"candidates":   {"profiles: [{pluginConfig: [{name: DefaultPreemption, args: {minCandidateNodesPercentage: 0, minCandidateNodesAbsolute: 0}}]}]", "args.minCandidateNodesPercentage: Invalid value: 0"},
 		"an affinity":  {"profiles: [{pluginConfig: [{name: NodeAffinity, args: {addedAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: k, operator: X}]}]}}}}]}]", "args.addedAffinity: Invalid value"},

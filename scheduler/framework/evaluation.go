@@ -122,7 +122,7 @@ func (e *Evaluation) limit(plugin string, only sets.Set[string]) {
 
 func (e *Evaluation) preScore() {
 	for _, plugin := range e.profile.Scores {
-		score := plugin.PreScore(e.cluster, e.pod, e.filterOf(plugin.Name()))
+		score := plugin.PreScore(e.cluster, e.pod, e.FilterOf(plugin.Name()))
 		if score == nil {
 			continue
 		}
@@ -142,7 +142,8 @@ func (e *Evaluation) preScore() {
 	}
 }
 
-func (e *Evaluation) filterOf(plugin string) PodFilter {
+// FilterOf returns what a plugin's PreFilter returned; nil if it has nothing to do with the pod.
+func (e *Evaluation) FilterOf(plugin string) PodFilter {
 	for i := range e.filters {
 		if e.filters[i].plugin == plugin {
 			return e.filters[i].filter

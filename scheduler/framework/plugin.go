@@ -74,6 +74,13 @@ type PreBinder interface {
 	PreBind(ctx context.Context, node string) error
 }
 
+// Undoer is a PreBinder that takes back what it has written if the pod is not bound after all, in the same goroutine or a later one, before
+// the pod is tried again.
+type Undoer interface {
+	PreBinder
+	Undo(ctx context.Context) error
+}
+
 // ScorePlugin prefers nodes.
 type ScorePlugin interface {
 	Plugin
@@ -118,6 +125,8 @@ type Nomination struct {
 	Hopeless bool
 	// Message is for the pod's condition.
 	Message string
+	// Do is what is to be written so that there will be a node, instead of victims; nil if nothing is. It is called in a goroutine.
+	Do func(ctx context.Context) error
 }
 
 // WeightedScore is a ScorePlugin with its weight.

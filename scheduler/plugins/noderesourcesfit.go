@@ -15,7 +15,10 @@ import (
 type NodeResourcesFit struct {
 	// Ignored and IgnoredGroups are extended resources that are not looked at: their names, and the part before the slash.
 	Ignored, IgnoredGroups sets.Set[string]
-	strategy               *allocationScorer
+	// Devices says whether an extended resource can be had as devices, on nodes that do not offer it otherwise: DynamicResources decides about
+	// those. Nil if none can.
+	Devices  func(corev1.ResourceName) bool
+	strategy *allocationScorer
 }
 
 // NewNodeResourcesFit returns the plugin with a strategy.
@@ -27,6 +30,7 @@ func NewNodeResourcesFit(strategy Strategy, ignored, ignoredGroups []string) *No
 func (*NodeResourcesFit) Name() string { return "NodeResourcesFit" }
 
 type fitFilter struct {
+	devices  func(corev1.ResourceName) bool
 	requests *framework.Amounts
 	// scalar are the names of the requested resources beside CPU, memory and ephemeral storage that are looked at, in order.
 	scalar []corev1.ResourceName
@@ -38,7 +42,7 @@ func (f *NodeResourcesFit) PreFilter(_ *framework.Cluster, p *framework.PodInfo)
 }
 
 func (f *NodeResourcesFit) filter(p *framework.PodInfo) *fitFilter {
-	filter := &fitFilter{requests: &p.Requests}
+	filter := &fitFilter{requests: &p.Requests, devices: f.Devices}
 	for _, name := range slices.Sorted(maps.Keys(p.Requests.Scalar)) {
 		group, _, _ := strings.Cut(string(name), "/")
 		if extended(name) && (f.Ignored.Has(string(name)) || f.IgnoredGroups.Has(group)) {
@@ -114,6 +118,9 @@ func (f *fitFilter) all(n *framework.NodeInfo, full, cpu, memory, storage bool) 
 	add(storage, "Insufficient ephemeral-storage", r.Storage > n.Allocatable.Storage)
 	for _, name := range f.scalar {
 		wanted, total := r.Scalar[name], n.Allocatable.Scalar[name]
+		if total == 0 && f.devices != nil && f.devices(name) {
+			continue
+		}
 		add(wanted > total-n.Requested.Scalar[name], "Insufficient "+string(name), wanted > total)
 	}
 	if len(reasons) == 0 {

@@ -58,7 +58,7 @@ func Kinds() *registry.Table {
 		roles(),
 		deviceClasses(),
 		deviceTaintRules(),
-		notYet(resourceClaims(), notAllocated),
+		resourceClaims(),
 		resourceClaimTemplates(),
 		resourceSlices(),
 		priorityClasses(),

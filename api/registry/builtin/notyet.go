@@ -34,5 +34,4 @@ const (
 	notEnforced  = "stored, but not enforced yet: all traffic passes"
 	notAsked     = "stored, but not applied yet: requests are admitted without them"
 	notMounted   = "bound, but pods cannot mount them yet"
-	notAllocated = "stored, but not allocated yet, and pods that need them stay pending"
 )
