@@ -134,7 +134,7 @@ func (f *NodeResourcesFit) PreScore(_ *framework.Cluster, p *framework.PodInfo, 
 	return f.strategy.forPod(p)
 }
 
-// Events says that a node with more resources, or a pod that needs less, may help.
+// Events says that a node with more resources, a pod that needs less, or a class of devices that provides a resource may help.
 func (f *NodeResourcesFit) Events() []framework.Hint {
 	return []framework.Hint{
 		{Resource: framework.AssignedPod, Actions: framework.Delete},
@@ -154,6 +154,9 @@ func (f *NodeResourcesFit) Events() []framework.Hint {
 			}
 			before := framework.NewNodeInfo(old)
 			return empty.MaxPods > before.MaxPods || f.filter(p).anyOf(func(name corev1.ResourceName) bool { return empty.Allocatable.Of(name) > before.Allocatable.Of(name) })
+		}},
+		{Resource: framework.DeviceClass, Actions: framework.Add | framework.Update, Wakes: func(p *framework.PodInfo, _ *framework.Event) bool {
+			return f.Devices != nil && slices.ContainsFunc(f.filter(p).scalar, f.Devices)
 		}},
 	}
 }
