@@ -9,10 +9,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/api/objects/deleted"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/pause"
 	"github.com/kontiki/kontiki/internal/random"
+	"github.com/kontiki/kontiki/internal/sealed"
 )
 
 const (
@@ -30,23 +31,24 @@ func (s *Service) Reseal(ctx context.Context, log *slog.Logger) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, kind := range s.Kinds().Kinds() {
 		if kind.Sealed {
-			group.Go(func() error { return s.resealKind(ctx, kind, log) })
+			group.Go(func() error { return s.resealAll(ctx, kind.Resource, kind.NamespacePrefix(""), log) })
 		}
 	}
+	group.Go(func() error { return s.resealAll(ctx, "deleted objects", deleted.Prefix, log) })
 	return group.Wait()
 }
 
-func (s *Service) resealKind(ctx context.Context, kind *registry.Kind, log *slog.Logger) error {
-	prefix := kind.NamespacePrefix("")
+// resealAll re-encrypts the values whose keys have a prefix. name names them in logs.
+func (s *Service) resealAll(ctx context.Context, name, prefix string, log *slog.Logger) error {
 	for ctx.Err() == nil {
 		changed := s.sealer.Changed()
 		view := s.store.View()
-		err := s.resealView(ctx, kind, view, log)
+		err := s.resealView(ctx, name, prefix, view, log)
 		if err == nil {
 			err = s.awaitStale(ctx, prefix, view.Revision(), changed)
 		}
 		if err != nil && ctx.Err() == nil {
-			log.Warn("not all values could be encrypted with the new key yet", "resource", kind.Resource, "error", err)
+			log.Warn("not all values could be encrypted with the new key yet", "resource", name, "error", err)
 			pause.For(ctx, resealAgain)
 		}
 	}
@@ -78,7 +80,7 @@ func (s *Service) awaitStale(ctx context.Context, prefix string, after uint64, c
 			return nil
 		}
 		for _, e := range events {
-			if e.Type == kv.Put && s.sealer.Stale(e.Current.Value) {
+			if e.Type == kv.Put && s.staleValue(prefix, e.Current.Value) {
 				return nil
 			}
 		}
@@ -87,11 +89,10 @@ func (s *Service) awaitStale(ctx context.Context, prefix string, after uint64, c
 
 // resealView re-encrypts the stale values of a view. A value that has changed since then is left alone: its writer encrypted it. The
 // error is that of the last value that failed; the others are re-encrypted all the same.
-func (s *Service) resealView(ctx context.Context, kind *registry.Kind, view kv.View, log *slog.Logger) error {
-	prefix := kind.NamespacePrefix("")
+func (s *Service) resealView(ctx context.Context, name, prefix string, view kv.View, log *slog.Logger) error {
 	var stale []*kv.Version
 	view.Range(prefix, kv.PrefixEnd(prefix), func(v *kv.Version) bool {
-		if s.sealer.Stale(v.Value) {
+		if s.staleValue(prefix, v.Value) {
 			stale = append(stale, v)
 		}
 		return true
@@ -108,7 +109,7 @@ func (s *Service) resealView(ctx context.Context, kind *registry.Kind, view kv.V
 			break
 		}
 		group.Go(func() error {
-			results[i] = s.resealOne(ctx, kind, v)
+			results[i] = s.resealOne(ctx, v)
 			return nil
 		})
 	}
@@ -127,18 +128,27 @@ func (s *Service) resealView(ctx context.Context, kind *registry.Kind, view kv.V
 	if last != nil {
 		return fmt.Errorf("%d of %d: %w", failed, len(stale), last)
 	}
-	log.Info("values were encrypted with the new key", "resource", kind.Resource, "count", len(stale), "took", time.Since(begin).Round(time.Millisecond))
+	log.Info("values were encrypted with the new key", "resource", name, "count", len(stale), "took", time.Since(begin).Round(time.Millisecond))
 	return nil
 }
 
-func (s *Service) resealOne(ctx context.Context, kind *registry.Kind, v *kv.Version) error {
-	plain, err := s.open(kind, v)
-	if err != nil {
-		return err
+// staleValue says whether a value is to be re-encrypted. A value that is not encrypted at all is to be, but not if it is a copy of a
+// deleted object of a kind that need not be.
+func (s *Service) staleValue(prefix string, value []byte) bool {
+	if _, ok := sealed.Key(value); !ok && prefix == deleted.Prefix {
+		return false
 	}
-	value, err := s.seal(kind, v.Key, plain)
+	return s.sealer.Stale(value)
+}
+
+func (s *Service) resealOne(ctx context.Context, v *kv.Version) error {
+	plain, err := s.sealer.Open(v.Key, v.Value)
 	if err != nil {
-		return err
+		return fmt.Errorf("open %s: %w", v.Key, err)
+	}
+	value, err := s.sealer.Seal(v.Key, plain)
+	if err != nil {
+		return fmt.Errorf("seal %s: %w", v.Key, err)
 	}
 	ops := guarded([]kv.Op{{Key: v.Key, Value: value, Rewrite: true, Cond: kv.AtRevision, Revision: v.ModRevision}}, value)
 	result, err := s.store.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: ops})

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
+	"github.com/kontiki/kontiki/api/objects/deleted"
 	"github.com/kontiki/kontiki/api/objects/views"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
@@ -147,7 +148,7 @@ func (s *Service) transactOnce(ctx context.Context, view kv.View, operations []T
 		staged.Pin(keys[i])
 	}
 	if dryRun {
-		if ops, _ := staged.Command(); sizeOf(ops) > kv.MaxCommandBytes {
+		if ops, _ := deleted.Forget(staged.Command()); sizeOf(ops) > kv.MaxCommandBytes {
 			return nil, 0, errTransactionTooLarge()
 		}
 		for i := range results {
@@ -162,6 +163,9 @@ func (s *Service) transactOnce(ctx context.Context, view kv.View, operations []T
 		return results, view.Revision(), nil
 	}
 	ops, owners := staged.Command()
+	if sizeOf(ops) > kv.MaxCommandBytes {
+		ops, owners = deleted.Forget(ops, owners)
+	}
 	result, err := s.store.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: ops})
 	if err != nil {
 		if errors.Is(err, kv.ErrTooLarge) {

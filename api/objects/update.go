@@ -434,7 +434,8 @@ func (s *Service) remove(ctx context.Context, r *Request, view kv.View, stored *
 		return obj, nil
 	}
 	joined = append(joined, charged...)
-	ops := withJoined(append([]kv.Op{{Key: stored.Key, Delete: true, Cond: kv.AtRevision, Revision: stored.ModRevision}}, freed...), joined)
+	ops := append([]kv.Op{{Key: stored.Key, Delete: true, Cond: kv.AtRevision, Revision: stored.ModRevision}}, freed...)
+	ops = withJoined(append(ops, s.keepDeleted(r, view, stored, old)...), joined)
 	result, err := s.propose(ctx, r, ops)
 	if err != nil {
 		return nil, err

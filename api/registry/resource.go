@@ -84,6 +84,9 @@ type Resource struct {
 	ReturnDeleted bool
 	// Sealed values are encrypted before they are proposed.
 	Sealed bool
+	// KeepDeleted says whether an object that is deleted is kept for a time, to be brought back. Nil means yes; objects with a
+	// controller, which makes new ones, are never kept.
+	KeepDeleted func(obj Object) bool
 
 	// ValidateWhole means that Validate does all of validation, that of the metadata and declarative validation included.
 	ValidateWhole bool

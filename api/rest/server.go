@@ -212,6 +212,12 @@ func (c *call) serveOther() {
 		}
 		return
 	}
+	if path == objects.DeletedPath || strings.HasPrefix(path, objects.DeletedPath+"/") {
+		if err := c.serveDeleted(); err != nil {
+			c.fail(err)
+		}
+		return
+	}
 	if !c.authorized() {
 		return
 	}

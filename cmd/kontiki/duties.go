@@ -24,7 +24,8 @@ import (
 // addDuties registers the leader's duties, but for those that --duties leaves to other programs. A duty that fails or panics is
 // restarted here: another leader would not do better, and handing over leadership would disturb all the others.
 func (m *master) addDuties() {
-	duties := map[string]func(context.Context) error{"bootstrap": m.bootstrap, "controllers": m.control, "mark": m.mark, "encryption": m.encrypt}
+	duties := map[string]func(context.Context) error{"bootstrap": m.bootstrap, "controllers": m.control, "mark": m.mark, "encryption": m.encrypt,
+		"deleted objects": m.trimDeleted}
 	if m.options.duties.has(schedulerDuty) {
 		duties["scheduler"] = m.schedule
 	}
@@ -137,6 +138,11 @@ func (m *master) balance(ctx context.Context) error {
 
 func (m *master) mark(ctx context.Context) error {
 	return m.api.Objects.Mark(ctx, m.log.With("part", "duties"))
+}
+
+// trimDeleted drops copies of deleted objects that are too old or too many.
+func (m *master) trimDeleted(ctx context.Context) error {
+	return m.api.Objects.TrimDeleted(ctx, m.log.With("part", "duties"))
 }
 
 // encrypt keeps everything that is encrypted under the present key.

@@ -45,7 +45,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		Version:       gitVersion,
 	}
-	c.AddCommand(serverCommand(), agentCommand(), devCommand(), hollowCommand(), clusterCommand(), applyCommand(), whyCommand(), tokenCommand(), secretsCommand(), imageCommand(), kubectlCommand(), snapshotCommand())
+	c.AddCommand(serverCommand(), agentCommand(), devCommand(), hollowCommand(), clusterCommand(), applyCommand(), undeleteCommand(), whyCommand(), tokenCommand(), secretsCommand(), imageCommand(), kubectlCommand(), snapshotCommand())
 	return c
 }
 

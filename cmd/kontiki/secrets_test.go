@@ -27,6 +27,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/backup"
 	"github.com/kontiki/kontiki/cluster/mtls"
@@ -221,6 +222,14 @@ func TestSecretsAreReencryptedWhileTheClusterWorks(t *testing.T) {
 		}
 		revisions[name] = made.ResourceVersion
 	}
+	// The copy of a deleted Secret is re-encrypted too.
+	deleted, err := put(masters[0].admin, "deleted", marker, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := masters[0].admin.CoreV1().Secrets("default").Delete(ctx, "deleted", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	before := masters[0].cluster.Identity().SealingKey()
 	backupOf := filepath.Join(masters[1].options.dataDir, "snapshots", "kontiki-20200101T000000Z.backup")
 	if err := os.MkdirAll(filepath.Dir(backupOf), 0o700); err != nil {
@@ -395,6 +404,10 @@ func TestSecretsAreReencryptedWhileTheClusterWorks(t *testing.T) {
 	}
 	if s := secretKeys(t, masters[1]); s.Stale != 0 || s.Current == now || s.Objects < still {
 		t.Errorf("after another rotation: %+v", s)
+	}
+	copied, err := masters[1].admin.CoreV1().RESTClient().Get().AbsPath(objects.DeletedPath, string(deleted.UID)).Do(ctx).Get()
+	if err != nil || string(copied.(*corev1.Secret).Data["x"]) != marker {
+		t.Errorf("the deleted secret: %v %v", copied, err)
 	}
 	nowhere(t, "at the end", masters, network)
 }

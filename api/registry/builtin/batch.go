@@ -30,6 +30,7 @@ func cronJobs() *registry.Resource {
 func jobs() *registry.Resource {
 	return &registry.Resource{
 		Group: "batch", Kind: "Job", Resource: "jobs", Categories: []string{"all"}, Namespaced: true,
+		KeepDeleted: keepJob,
 		PrepareCreate: preparer(func(j *batch.Job) {
 			if !ptr.Deref(j.Spec.ManualSelector, false) {
 				selectOwnPods(j)

@@ -34,7 +34,7 @@ func clusterTrustBundles() *registry.Resource {
 // podCertificateRequests are of KEP-4317. That only those who may sign for the signer change the status is a step of admission.
 func podCertificateRequests() *registry.Resource {
 	r := follow(&registry.Resource{
-		Group: certificatesGroup, Kind: "PodCertificateRequest", Resource: "podcertificaterequests",
+		Group: certificatesGroup, Kind: "PodCertificateRequest", Resource: "podcertificaterequests", KeepDeleted: never,
 		Fields: func(obj registry.Object) fields.Set {
 			r := obj.(*certificatesv1.PodCertificateRequest)
 			return fields.Set{"spec.signerName": r.Spec.SignerName, "spec.podName": r.Spec.PodName, "spec.nodeName": string(r.Spec.NodeName)}
@@ -57,7 +57,7 @@ func podCertificateRequests() *registry.Resource {
 // certificateSigningRequests has the rules of upstream's strategies, whose package reaches the storage of the serving stack.
 func certificateSigningRequests() *registry.Resource {
 	return &registry.Resource{
-		Group: certificatesGroup, Kind: "CertificateSigningRequest", Resource: "certificatesigningrequests", ShortNames: []string{"csr"},
+		Group: certificatesGroup, Kind: "CertificateSigningRequest", Resource: "certificatesigningrequests", ShortNames: []string{"csr"}, KeepDeleted: never,
 		PrepareCreate: func(ctx context.Context, obj runtime.Object) {
 			nameRequester(ctx, obj.(*certificates.CertificateSigningRequest))
 		},

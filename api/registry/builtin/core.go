@@ -67,7 +67,7 @@ func labelNamespace(ns *core.Namespace) {
 
 func nodes() *registry.Resource {
 	return &registry.Resource{
-		Kind: "Node", Resource: "nodes", ShortNames: []string{"no"},
+		Kind: "Node", Resource: "nodes", ShortNames: []string{"no"}, KeepDeleted: never,
 		PrepareCreate: preparer(func(n *core.Node) {
 			n.Spec.ConfigSource = nil
 			n.Status.Config = nil
@@ -140,6 +140,7 @@ func secrets() *registry.Resource {
 		},
 		AllowUnconditionalUpdate: true,
 		Sealed:                   true,
+		KeepDeleted:              keepSecret,
 		Fields: func(obj registry.Object) fields.Set {
 			return fields.Set{"type": string(obj.(*corev1.Secret).Type)}
 		},

@@ -116,7 +116,7 @@ func resourceClaimTemplates() *registry.Resource {
 
 func resourceSlices() *registry.Resource {
 	return &registry.Resource{
-		Group: resourceGroup, Kind: "ResourceSlice", Resource: "resourceslices", ReturnDeleted: true,
+		Group: resourceGroup, Kind: "ResourceSlice", Resource: "resourceslices", ReturnDeleted: true, KeepDeleted: never,
 		PrepareCreate: preparer(func(s *resource.ResourceSlice) {
 			s.Generation = 1
 			dropAlphaDeviceFields(s)

@@ -15,6 +15,7 @@ import (
 // events returns the row of core/v1 events, the form in which all events are stored.
 func events() *registry.Resource {
 	return eventsIn(&registry.Resource{
+		KeepDeleted: never,
 		Fields: func(obj registry.Object) fields.Set {
 			e := obj.(*corev1.Event)
 			source := e.Source.Component

@@ -30,7 +30,7 @@ func networkPolicies() *registry.Resource {
 
 func ipAddresses() *registry.Resource {
 	return follow(&registry.Resource{
-		Group: networkingGroup, Kind: "IPAddress", Resource: "ipaddresses", ShortNames: []string{"ip"},
+		Group: networkingGroup, Kind: "IPAddress", Resource: "ipaddresses", ShortNames: []string{"ip"}, KeepDeleted: never,
 	}, ipaddress.Strategy, nil)
 }
 

@@ -180,7 +180,7 @@ func sameNodePorts(s, old *core.Service) bool {
 
 func endpoints() *registry.Resource {
 	return &registry.Resource{
-		Kind: "Endpoints", Resource: "endpoints", ShortNames: []string{"ep"}, Namespaced: true,
+		Kind: "Endpoints", Resource: "endpoints", ShortNames: []string{"ep"}, Namespaced: true, KeepDeleted: ownEndpoints,
 		Validate:   checker(validation.ValidateEndpointsCreate),
 		WarnCreate: warner(func(_ context.Context, e *core.Endpoints) []string { return endpointsWarnings(e) }),
 		Strategy: registry.Strategy{
@@ -194,7 +194,7 @@ func endpoints() *registry.Resource {
 
 func endpointSlices() *registry.Resource {
 	return &registry.Resource{
-		Group: "discovery.k8s.io", Kind: "EndpointSlice", Resource: "endpointslices", Namespaced: true,
+		Group: "discovery.k8s.io", Kind: "EndpointSlice", Resource: "endpointslices", Namespaced: true, KeepDeleted: ownEndpoints,
 		PrepareCreate: preparer(func(s *discovery.EndpointSlice) {
 			s.Generation = 1
 			for i := range s.Endpoints {
@@ -220,5 +220,5 @@ func endpointSlices() *registry.Resource {
 }
 
 func leases() *registry.Resource {
-	return follow(&registry.Resource{Group: "coordination.k8s.io", Kind: "Lease", Resource: "leases"}, lease.Strategy, nil)
+	return follow(&registry.Resource{Group: "coordination.k8s.io", Kind: "Lease", Resource: "leases", KeepDeleted: never}, lease.Strategy, nil)
 }

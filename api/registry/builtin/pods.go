@@ -26,6 +26,7 @@ func pods() *registry.Resource {
 		Kind: "Pod", Resource: "pods", ShortNames: []string{"po"}, Categories: []string{"all"},
 		ReturnDeleted: true,
 		Namespaced:    true,
+		KeepDeleted:   keepPod,
 		PrepareCreate: preparer(preparePod),
 		WarnGiven:     func(obj runtime.Object) []string { return appArmorWarnings(obj.(*core.Pod)) },
 		WarnCreate: warner(func(ctx context.Context, pod *core.Pod) []string {

@@ -22,7 +22,7 @@ func storageClasses() *registry.Resource {
 
 func volumeAttachments() *registry.Resource {
 	return follow(&registry.Resource{
-		Group: storageGroup, Kind: "VolumeAttachment", Resource: "volumeattachments", ReturnDeleted: true,
+		Group: storageGroup, Kind: "VolumeAttachment", Resource: "volumeattachments", ReturnDeleted: true, KeepDeleted: never,
 	}, volumeattachment.Strategy, volumeattachment.StatusStrategy)
 }
 
@@ -37,11 +37,11 @@ func csiDrivers() *registry.Resource {
 }
 
 func csiNodes() *registry.Resource {
-	return follow(&registry.Resource{Group: storageGroup, Kind: "CSINode", Resource: "csinodes", ReturnDeleted: true}, csinode.Strategy, nil)
+	return follow(&registry.Resource{Group: storageGroup, Kind: "CSINode", Resource: "csinodes", ReturnDeleted: true, KeepDeleted: never}, csinode.Strategy, nil)
 }
 
 func csiStorageCapacities() *registry.Resource {
-	return follow(&registry.Resource{Group: storageGroup, Kind: "CSIStorageCapacity", Resource: "csistoragecapacities"}, csistoragecapacity.Strategy, nil)
+	return follow(&registry.Resource{Group: storageGroup, Kind: "CSIStorageCapacity", Resource: "csistoragecapacities", KeepDeleted: never}, csistoragecapacity.Strategy, nil)
 }
 
 func storageVersionMigrations() *registry.Resource {

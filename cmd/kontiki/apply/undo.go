@@ -69,7 +69,7 @@ func (r *run) undoing(ctx context.Context, t *target) (op operation, why string,
 	case err != nil:
 		return nil, "", fmt.Errorf("read %s: %w", t, err)
 	case t.pruned && now == nil:
-		return operation{"create": fresh(t.before).Object}, "", nil
+		return operation{"create": Fresh(t.before).Object}, "", nil
 	case t.pruned && now.GetUID() == t.before.GetUID():
 		return nil, "is still going away", nil
 	case t.pruned:
@@ -94,8 +94,8 @@ func (r *run) undoing(ctx context.Context, t *target) (op operation, why string,
 	return operation{"update": back.Object, "keepManagedFields": true}, "", nil
 }
 
-// fresh returns an object to be created again.
-func fresh(u *unstructured.Unstructured) *unstructured.Unstructured {
+// Fresh returns a copy of an object to be created again: without what the API assigns, and without its status.
+func Fresh(u *unstructured.Unstructured) *unstructured.Unstructured {
 	c := u.DeepCopy()
 	for _, field := range []string{"managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"} {
 		unstructured.RemoveNestedField(c.Object, "metadata", field)

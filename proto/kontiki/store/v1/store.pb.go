@@ -376,6 +376,111 @@ func (x *Operation) GetMost() int64 {
 	return 0
 }
 
+// DeletedObject is an object that was deleted, kept for a time under a key of its own so that it can be brought back.
+type DeletedObject struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// group and resource name the object's resource, such as "apps" and "deployments".
+	Group     string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Resource  string `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
+	Namespace string `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	Uid       string `protobuf:"bytes,5,opt,name=uid,proto3" json:"uid,omitempty"`
+	// deleted is when the object was deleted, in nanoseconds since 1970, by the clock of the master that prepared the deletion.
+	Deleted int64 `protobuf:"varint,6,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	// user is the name of the user whose request removed the object.
+	User string `protobuf:"bytes,7,opt,name=user,proto3" json:"user,omitempty"`
+	// value is the object as it was stored last, not encrypted.
+	Value         []byte `protobuf:"bytes,8,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeletedObject) Reset() {
+	*x = DeletedObject{}
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeletedObject) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeletedObject) ProtoMessage() {}
+
+func (x *DeletedObject) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeletedObject.ProtoReflect.Descriptor instead.
+func (*DeletedObject) Descriptor() ([]byte, []int) {
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *DeletedObject) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *DeletedObject) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *DeletedObject) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *DeletedObject) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeletedObject) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *DeletedObject) GetDeleted() int64 {
+	if x != nil {
+		return x.Deleted
+	}
+	return 0
+}
+
+func (x *DeletedObject) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *DeletedObject) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
 type SnapshotHeader struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// format is the version of this format. A reader rejects a version that it does not support.
@@ -394,7 +499,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[3]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -406,7 +511,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[3]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -419,7 +524,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{3}
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -476,7 +581,7 @@ type SnapshotObject struct {
 
 func (x *SnapshotObject) Reset() {
 	*x = SnapshotObject{}
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[4]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +593,7 @@ func (x *SnapshotObject) String() string {
 func (*SnapshotObject) ProtoMessage() {}
 
 func (x *SnapshotObject) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[4]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +606,7 @@ func (x *SnapshotObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotObject.ProtoReflect.Descriptor instead.
 func (*SnapshotObject) Descriptor() ([]byte, []int) {
-	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{4}
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SnapshotObject) GetKey() string {
@@ -556,7 +661,7 @@ type SnapshotCommand struct {
 
 func (x *SnapshotCommand) Reset() {
 	*x = SnapshotCommand{}
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[5]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -568,7 +673,7 @@ func (x *SnapshotCommand) String() string {
 func (*SnapshotCommand) ProtoMessage() {}
 
 func (x *SnapshotCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[5]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -581,7 +686,7 @@ func (x *SnapshotCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotCommand.ProtoReflect.Descriptor instead.
 func (*SnapshotCommand) Descriptor() ([]byte, []int) {
-	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{5}
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SnapshotCommand) GetId() []byte {
@@ -646,7 +751,7 @@ type SnapshotFailure struct {
 
 func (x *SnapshotFailure) Reset() {
 	*x = SnapshotFailure{}
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[6]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +763,7 @@ func (x *SnapshotFailure) String() string {
 func (*SnapshotFailure) ProtoMessage() {}
 
 func (x *SnapshotFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[6]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +776,7 @@ func (x *SnapshotFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotFailure.ProtoReflect.Descriptor instead.
 func (*SnapshotFailure) Descriptor() ([]byte, []int) {
-	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{6}
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SnapshotFailure) GetOperation() uint64 {
@@ -712,7 +817,7 @@ type SnapshotFooter struct {
 
 func (x *SnapshotFooter) Reset() {
 	*x = SnapshotFooter{}
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[7]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +829,7 @@ func (x *SnapshotFooter) String() string {
 func (*SnapshotFooter) ProtoMessage() {}
 
 func (x *SnapshotFooter) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_store_v1_store_proto_msgTypes[7]
+	mi := &file_kontiki_store_v1_store_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +842,7 @@ func (x *SnapshotFooter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotFooter.ProtoReflect.Descriptor instead.
 func (*SnapshotFooter) Descriptor() ([]byte, []int) {
-	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{7}
+	return file_kontiki_store_v1_store_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SnapshotFooter) GetChecksum() uint64 {
@@ -785,7 +890,16 @@ const file_kontiki_store_v1_store_proto_rawDesc = "" +
 	"\x10CONDITION_ABSENT\x10\x01\x12\x14\n" +
 	"\x10CONDITION_EXISTS\x10\x02\x12\x19\n" +
 	"\x15CONDITION_AT_REVISION\x10\x03\x12\x15\n" +
-	"\x11CONDITION_AT_MOST\x10\x04\"\xc8\x01\n" +
+	"\x11CONDITION_AT_MOST\x10\x04\"\xc9\x01\n" +
+	"\rDeletedObject\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1a\n" +
+	"\bresource\x18\x02 \x01(\tR\bresource\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x05 \x01(\tR\x03uid\x12\x18\n" +
+	"\adeleted\x18\x06 \x01(\x03R\adeleted\x12\x12\n" +
+	"\x04user\x18\a \x01(\tR\x04user\x12\x14\n" +
+	"\x05value\x18\b \x01(\fR\x05value\"\xc8\x01\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12#\n" +
@@ -829,25 +943,26 @@ func file_kontiki_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_kontiki_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_kontiki_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_kontiki_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_kontiki_store_v1_store_proto_goTypes = []any{
 	(Operation_Kind)(0),      // 0: kontiki.store.v1.Operation.Kind
 	(Operation_Condition)(0), // 1: kontiki.store.v1.Operation.Condition
 	(*Command)(nil),          // 2: kontiki.store.v1.Command
 	(*Restore)(nil),          // 3: kontiki.store.v1.Restore
 	(*Operation)(nil),        // 4: kontiki.store.v1.Operation
-	(*SnapshotHeader)(nil),   // 5: kontiki.store.v1.SnapshotHeader
-	(*SnapshotObject)(nil),   // 6: kontiki.store.v1.SnapshotObject
-	(*SnapshotCommand)(nil),  // 7: kontiki.store.v1.SnapshotCommand
-	(*SnapshotFailure)(nil),  // 8: kontiki.store.v1.SnapshotFailure
-	(*SnapshotFooter)(nil),   // 9: kontiki.store.v1.SnapshotFooter
+	(*DeletedObject)(nil),    // 5: kontiki.store.v1.DeletedObject
+	(*SnapshotHeader)(nil),   // 6: kontiki.store.v1.SnapshotHeader
+	(*SnapshotObject)(nil),   // 7: kontiki.store.v1.SnapshotObject
+	(*SnapshotCommand)(nil),  // 8: kontiki.store.v1.SnapshotCommand
+	(*SnapshotFailure)(nil),  // 9: kontiki.store.v1.SnapshotFailure
+	(*SnapshotFooter)(nil),   // 10: kontiki.store.v1.SnapshotFooter
 }
 var file_kontiki_store_v1_store_proto_depIdxs = []int32{
 	4, // 0: kontiki.store.v1.Command.operations:type_name -> kontiki.store.v1.Operation
 	3, // 1: kontiki.store.v1.Command.restore:type_name -> kontiki.store.v1.Restore
 	0, // 2: kontiki.store.v1.Operation.kind:type_name -> kontiki.store.v1.Operation.Kind
 	1, // 3: kontiki.store.v1.Operation.condition:type_name -> kontiki.store.v1.Operation.Condition
-	8, // 4: kontiki.store.v1.SnapshotCommand.failure:type_name -> kontiki.store.v1.SnapshotFailure
+	9, // 4: kontiki.store.v1.SnapshotCommand.failure:type_name -> kontiki.store.v1.SnapshotFailure
 	5, // [5:5] is the sub-list for method output_type
 	5, // [5:5] is the sub-list for method input_type
 	5, // [5:5] is the sub-list for extension type_name
@@ -866,7 +981,7 @@ func file_kontiki_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kontiki_store_v1_store_proto_rawDesc), len(file_kontiki_store_v1_store_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

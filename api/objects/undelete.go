@@ -1,0 +1,122 @@
+package objects
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kontiki/kontiki/api/objects/deleted"
+	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/sealed"
+)
+
+// DeletedPath is the path under which deleted objects are listed and read, by which requests are recorded.
+const DeletedPath = "/kontiki/v1/deleted"
+
+// keepDeleted returns the operations that keep a copy of an object which is removed, so that it can be brought back (package deleted).
+// If that is not possible, as when the plugin that has the encryption key does not answer, the object is removed all the same.
+func (s *Service) keepDeleted(r *Request, view kv.View, stored *kv.Version, old registry.Object) []kv.Op {
+	kind := r.Kind.Storage()
+	if metav1.GetControllerOfNoCopy(old) != nil || kind.KeepDeleted != nil && !kind.KeepDeleted(old) || !deleted.Room(view, stored.Value) {
+		return nil
+	}
+	value, err := s.open(r.Kind, stored)
+	if err != nil {
+		return nil
+	}
+	o := &deleted.Object{
+		Group: kind.Group, Resource: kind.Resource, Namespace: r.Namespace, Name: r.Name, Uid: string(old.GetUID()),
+		Deleted: s.now().UnixNano(), Value: value,
+	}
+	if r.User != nil {
+		o.User = r.User.GetName()
+	}
+	encoded, err := deleted.Encode(o)
+	if err != nil {
+		return nil
+	}
+	key := deleted.Key(o)
+	if encoded, err = s.seal(r.Kind, key, encoded); err != nil {
+		return nil
+	}
+	return guarded(deleted.Keep(key, encoded), encoded)
+}
+
+// Deleted visits the deleted objects that are kept, from the latest to the oldest, until visit returns false. What cannot be decrypted is
+// left out.
+func (s *Service) Deleted(ctx context.Context, visit func(*deleted.Object) bool) error {
+	view, err := s.readView(ctx)
+	if err != nil {
+		return err
+	}
+	versions := make([]*kv.Version, 0, view.Count(deleted.Prefix, kv.PrefixEnd(deleted.Prefix)))
+	view.Range(deleted.Prefix, kv.PrefixEnd(deleted.Prefix), func(v *kv.Version) bool {
+		versions = append(versions, v)
+		return true
+	})
+	for i := len(versions) - 1; i >= 0; i-- {
+		if o, err := s.openDeleted(versions[i]); err == nil && !visit(o) {
+			break
+		}
+	}
+	return nil
+}
+
+func (s *Service) openDeleted(v *kv.Version) (*deleted.Object, error) {
+	value := v.Value
+	if _, ok := sealed.Key(value); ok {
+		var err error
+		if value, err = s.sealer.Open(v.Key, value); err != nil {
+			return nil, fmt.Errorf("open %s: %w", v.Key, err)
+		}
+	}
+	return deleted.Decode(value)
+}
+
+// DeletedByUID returns a deleted object that is kept. Errors: not found; a consistent read is not possible.
+func (s *Service) DeletedByUID(ctx context.Context, uid types.UID) (*deleted.Object, error) {
+	view, err := s.readView(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var found *kv.Version
+	view.Range(deleted.Prefix, kv.PrefixEnd(deleted.Prefix), func(v *kv.Version) bool {
+		if deleted.UID(v.Key) == string(uid) {
+			found = v
+		}
+		return found == nil
+	})
+	if found == nil {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Group: "kontiki", Resource: "deletedobjects"}, string(uid))
+	}
+	o, err := s.openDeleted(found)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	return o, nil
+}
+
+// DecodeDeleted returns a deleted object as it was stored last, in the version that its resource is served in first. Errors: the resource is
+// not served any more.
+func (s *Service) DecodeDeleted(o *deleted.Object) (registry.Object, error) {
+	kind, ok := s.Kinds().ByGroupResource(o.Group, o.Resource)
+	if !ok {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Group: o.Group, Resource: o.Resource}, o.Name)
+	}
+	obj, err := kind.Load(o.Value)
+	if err != nil {
+		return nil, apierrors.NewInternalError(fmt.Errorf("decode deleted %s %s/%s: %w", o.Resource, o.Namespace, o.Name, err))
+	}
+	return obj, nil
+}
+
+// TrimDeleted drops the copies of deleted objects that are too old or too many, until the context ends. It is a duty of the leader.
+func (s *Service) TrimDeleted(ctx context.Context, log *slog.Logger) error {
+	return deleted.Trim(ctx, s.store, s.now, log)
+}

@@ -1,0 +1,143 @@
+package rest
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/kontiki/kontiki/api/audit"
+	"github.com/kontiki/kontiki/api/auth"
+	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/api/objects/deleted"
+)
+
+// A list of deleted objects has this many unless ?limit= asks for another number, up to the most.
+const (
+	deletedLimit = 1000
+	deletedMost  = 10000
+)
+
+// deletedList is the response to GET /kontiki/v1/deleted: the deleted objects that are kept and that the caller may list, from the
+// latest to the oldest. More says that there are older ones than the limit of the list allows.
+type deletedList struct {
+	Items []deletedItem `json:"items"`
+	More  bool          `json:"more,omitempty"`
+}
+
+type deletedItem struct {
+	UID        string      `json:"uid"`
+	APIVersion string      `json:"apiVersion"`
+	Kind       string      `json:"kind"`
+	Group      string      `json:"group,omitempty"`
+	Resource   string      `json:"resource"`
+	ShortNames []string    `json:"shortNames,omitempty"`
+	Namespaced bool        `json:"namespaced"`
+	Namespace  string      `json:"namespace,omitempty"`
+	Name       string      `json:"name"`
+	Deleted    metav1.Time `json:"deleted"`
+	User       string      `json:"user,omitempty"`
+}
+
+// serveDeleted lists the deleted objects that are kept (?namespace=, ?limit=), or responds with one by its UID, as it was stored last. The
+// caller must be allowed to list or get such an object; no rule has to name the path.
+func (c *call) serveDeleted() error {
+	if c.r.Method != http.MethodGet {
+		return apierrors.NewMethodNotSupported(deletedResource, c.r.Method)
+	}
+	if auth.IsAnonymous(c.user) {
+		return apierrors.NewUnauthorized("Unauthorized")
+	}
+	ctx, cancel := context.WithTimeout(c.r.Context(), c.timeout())
+	defer cancel()
+	if uid, one := strings.CutPrefix(c.r.URL.Path, objects.DeletedPath+"/"); one {
+		return c.getDeleted(ctx, types.UID(uid))
+	}
+	return c.listDeleted(ctx)
+}
+
+var deletedResource = schema.GroupResource{Group: "kontiki", Resource: "deletedobjects"}
+
+func (c *call) getDeleted(ctx context.Context, uid types.UID) error {
+	o, err := c.Objects.DeletedByUID(ctx, uid)
+	if err != nil {
+		return err
+	}
+	a := &authorizer.AttributesRecord{User: c.user, Verb: "get", APIGroup: o.Group, Resource: o.Resource, Namespace: o.Namespace, Name: o.Name, ResourceRequest: true}
+	obj, err := c.Objects.DecodeDeleted(o)
+	if err == nil {
+		a.APIVersion = obj.GetObjectKind().GroupVersionKind().Version
+	}
+	if err := c.as.On(ctx, c.Authorizer, c.sender, a); err != nil {
+		return err
+	}
+	if err := audit.Authorize(c.r.Context(), c.Authorizer, a); err != nil {
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	writeJSON(c.w, http.StatusOK, obj)
+	return nil
+}
+
+func (c *call) listDeleted(ctx context.Context) error {
+	query := c.r.URL.Query()
+	limit := deletedLimit
+	if text := query.Get("limit"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > deletedMost {
+			return objects.InField("limit", apierrors.NewBadRequest(fmt.Sprintf("limit: must be a number from 1 to %d", deletedMost)))
+		}
+		limit = n
+	}
+	type place struct{ group, resource, namespace string }
+	may := map[place]bool{}
+	list := deletedList{Items: []deletedItem{}}
+	err := c.Objects.Deleted(ctx, func(o *deleted.Object) bool {
+		if in := query.Get("namespace"); in != "" && in != o.Namespace && !(o.Group == "" && o.Resource == "namespaces" && o.Name == in) {
+			return true
+		}
+		kind, ok := c.Objects.Kinds().ByGroupResource(o.Group, o.Resource)
+		if !ok {
+			return true
+		}
+		at := place{o.Group, o.Resource, o.Namespace}
+		allowed, asked := may[at]
+		if !asked {
+			allowed = c.mayList(ctx, kind.Version, at.group, at.resource, at.namespace)
+			may[at] = allowed
+		}
+		if !allowed {
+			return true
+		}
+		if len(list.Items) == limit {
+			list.More = true
+			return false
+		}
+		list.Items = append(list.Items, deletedItem{
+			UID: o.Uid, APIVersion: kind.GroupVersion().String(), Kind: kind.Kind, Group: o.Group, Resource: o.Resource, ShortNames: kind.ShortNames,
+			Namespaced: kind.Namespaced, Namespace: o.Namespace, Name: o.Name, Deleted: metav1.NewTime(time.Unix(0, o.Deleted).UTC()), User: o.User,
+		})
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	c.record.Decided(true, "")
+	writeJSON(c.w, http.StatusOK, list)
+	return nil
+}
+
+func (c *call) mayList(ctx context.Context, version, group, resource, namespace string) bool {
+	a := &authorizer.AttributesRecord{User: c.user, Verb: "list", APIGroup: group, APIVersion: version, Resource: resource, Namespace: namespace, ResourceRequest: true}
+	return c.as.On(ctx, c.Authorizer, c.sender, a) == nil && auth.Check(ctx, c.Authorizer, a) == nil
+}
