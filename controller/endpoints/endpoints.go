@@ -117,7 +117,7 @@ var byService = client.NewIndex(func(s *discoveryv1.EndpointSlice, add func(stri
 
 // sameEndpoint says whether nothing changed that endpoints contain.
 func sameEndpoint(a, b *corev1.Pod) bool {
-	return a.Status.PodIP == b.Status.PodIP && pods.Ready(a) == pods.Ready(b) && (a.DeletionTimestamp == nil) == (b.DeletionTimestamp == nil) &&
+	return slices.Equal(a.Status.PodIPs, b.Status.PodIPs) && a.Status.PodIP == b.Status.PodIP && pods.Ready(a) == pods.Ready(b) && (a.DeletionTimestamp == nil) == (b.DeletionTimestamp == nil) &&
 		a.Status.Phase == b.Status.Phase && a.Spec.NodeName == b.Spec.NodeName && apiequality.Semantic.DeepEqual(a.Labels, b.Labels)
 }
 
@@ -152,7 +152,7 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 		if pod.Status.PodIP == "" || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 			continue
 		}
-		if !usable(pod.Status.PodIP) {
+		if !slices.ContainsFunc(families(service), func(f corev1.IPFamily) bool { return addressOf(pod, f) != "" }) {
 			slog.Warn("a pod is omitted from the endpoints of a service: its address cannot be one", "service", key, "pod", pod.Name, "address", pod.Status.PodIP)
 			continue
 		}
@@ -164,10 +164,32 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 	return controller.Result{}, r.reconcileEndpoints(ctx, v, service, backing)
 }
 
-// usable says whether an address may be in a slice: validation would refuse the whole slice for one that may not.
-func usable(address string) bool {
-	ip, err := netip.ParseAddr(address)
-	return err == nil && ip.Is4() && !ip.IsUnspecified() && !ip.IsLoopback() && !ip.IsLinkLocalUnicast() && !ip.IsMulticast()
+// families returns the address families of a service, the first one that of its Endpoints.
+func families(service *corev1.Service) []corev1.IPFamily {
+	if len(service.Spec.IPFamilies) == 0 {
+		return []corev1.IPFamily{corev1.IPv4Protocol}
+	}
+	return service.Spec.IPFamilies
+}
+
+// addressOf returns a pod's address of a family, empty if it has none that may be in a slice: validation would refuse the whole slice for
+// one that may not.
+func addressOf(pod *corev1.Pod, family corev1.IPFamily) string {
+	given := []string{pod.Status.PodIP}
+	for _, p := range pod.Status.PodIPs {
+		given = append(given, p.IP)
+	}
+	for _, address := range given {
+		ip, err := netip.ParseAddr(address)
+		if err != nil || ip.Zone() != "" || (ip.Is4() != (family == corev1.IPv4Protocol)) || ip.Is4In6() {
+			continue
+		}
+		if ip.IsUnspecified() || ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsMulticast() {
+			continue
+		}
+		return address
+	}
+	return ""
 }
 
 // removeAll removes what is left of a service that was deleted.

@@ -11,6 +11,7 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/controller/pods"
@@ -69,9 +70,16 @@ func subsetsOf(service *corev1.Service, backing []*corev1.Pod) (subsets []corev1
 		subset corev1.EndpointSubset
 	}
 	groups := map[string]*group{}
-	ordered := slices.Clone(backing)
+	family := families(service)[0]
+	var ordered []*corev1.Pod
+	addresses := map[types.UID]string{}
+	for _, pod := range backing {
+		if address := addressOf(pod, family); address != "" {
+			ordered, addresses[pod.UID] = append(ordered, pod), address
+		}
+	}
 	slices.SortFunc(ordered, func(a, b *corev1.Pod) int {
-		return cmp.Or(-boolCompare(pods.Ready(a), pods.Ready(b)), cmp.Compare(a.Status.PodIP, b.Status.PodIP), cmp.Compare(a.UID, b.UID))
+		return cmp.Or(-boolCompare(pods.Ready(a), pods.Ready(b)), cmp.Compare(addresses[a.UID], addresses[b.UID]), cmp.Compare(a.UID, b.UID))
 	})
 	count := 0
 	for _, pod := range ordered {
@@ -94,7 +102,7 @@ func subsetsOf(service *corev1.Service, backing []*corev1.Pod) (subsets []corev1
 			g = &group{ports: ports}
 			groups[name] = g
 		}
-		address := corev1.EndpointAddress{IP: pod.Status.PodIP, TargetRef: reference(pod)}
+		address := corev1.EndpointAddress{IP: addresses[pod.UID], TargetRef: reference(pod)}
 		if pod.Spec.NodeName != "" {
 			address.NodeName = &pod.Spec.NodeName
 		}

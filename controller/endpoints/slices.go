@@ -42,34 +42,49 @@ func ownSlices(v client.View, key controller.Key) (out []*discoveryv1.EndpointSl
 	return out
 }
 
+// group is what slices have in common that an endpoint may be in.
+type group struct {
+	family corev1.IPFamily
+	ports  string // the ports' text
+}
+
 // reconcileSlices updates a service's slices for its pods, changing as few of them as possible: endpoints stay in their slice, new
-// ones fill the gaps.
+// ones fill the gaps. A service of two address families has slices of both.
 func (r *reconciler) reconcileSlices(ctx context.Context, v client.View, service *corev1.Service, backing []*corev1.Pod) error {
-	wanted := map[string]map[types.UID]discoveryv1.Endpoint{} // by the ports' text, then by pod: pods in the host's network share addresses
+	wanted := map[group]map[types.UID]discoveryv1.Endpoint{} // by pod, as pods in the host's network share addresses
 	ports := map[string][]port{}
-	for _, pod := range backing {
-		resolved := portsOf(service, pod)
-		name := fmt.Sprint(resolved)
-		if wanted[name] == nil {
-			wanted[name], ports[name] = map[types.UID]discoveryv1.Endpoint{}, resolved
+	for _, family := range families(service) {
+		any := false
+		for _, pod := range backing {
+			address := addressOf(pod, family)
+			if address == "" {
+				continue
+			}
+			resolved := portsOf(service, pod)
+			g := group{family, fmt.Sprint(resolved)}
+			if wanted[g] == nil {
+				wanted[g], ports[g.ports] = map[types.UID]discoveryv1.Endpoint{}, resolved
+			}
+			wanted[g][pod.UID] = endpoint(v, service, pod, address)
+			any = true
 		}
-		wanted[name][pod.UID] = endpoint(v, service, pod)
+		if !any {
+			// An empty slice represents a service without endpoints, as upstream.
+			wanted[group{family, "[]"}] = map[types.UID]discoveryv1.Endpoint{}
+		}
 	}
-	if len(wanted) == 0 {
-		// An empty slice represents a service without endpoints, as upstream.
-		wanted["[]"], ports["[]"] = map[types.UID]discoveryv1.Endpoint{}, nil
-	}
-	groups := map[string][]*discoveryv1.EndpointSlice{}
+	groups := map[group][]*discoveryv1.EndpointSlice{}
 	var stale []*discoveryv1.EndpointSlice
 	for _, slice := range ownSlices(v, controller.KeyOf(service)) {
-		if name := portsText(slice); wanted[name] != nil && slice.AddressType == discoveryv1.AddressTypeIPv4 {
-			groups[name] = append(groups[name], slice)
+		g := group{corev1.IPFamily(slice.AddressType), portsText(slice)}
+		if wanted[g] != nil {
+			groups[g] = append(groups[g], slice)
 		} else {
 			stale = append(stale, slice)
 		}
 	}
-	for name, endpoints := range wanted {
-		if err := r.reconcileGroup(ctx, service, ports[name], endpoints, groups[name]); err != nil {
+	for g, endpoints := range wanted {
+		if err := r.reconcileGroup(ctx, service, g.family, ports[g.ports], endpoints, groups[g]); err != nil {
 			return err
 		}
 	}
@@ -81,8 +96,8 @@ func (r *reconciler) reconcileSlices(ctx context.Context, v client.View, service
 	return nil
 }
 
-// reconcileGroup updates the slices that have the same ports.
-func (r *reconciler) reconcileGroup(ctx context.Context, service *corev1.Service, ports []port, wanted map[types.UID]discoveryv1.Endpoint, have []*discoveryv1.EndpointSlice) error {
+// reconcileGroup updates the slices that have the same address family and ports.
+func (r *reconciler) reconcileGroup(ctx context.Context, service *corev1.Service, family corev1.IPFamily, ports []port, wanted map[types.UID]discoveryv1.Endpoint, have []*discoveryv1.EndpointSlice) error {
 	changed := make([]*discoveryv1.EndpointSlice, len(have))
 	for i, slice := range have {
 		changed[i] = slice.DeepCopy()
@@ -127,7 +142,7 @@ func (r *reconciler) reconcileGroup(ctx context.Context, service *corev1.Service
 		n := min(maxEndpoints, len(rest))
 		slice := &discoveryv1.EndpointSlice{
 			ObjectMeta:  metav1.ObjectMeta{Namespace: service.Namespace, GenerateName: service.Name + "-", OwnerReferences: ownedBy(service)},
-			AddressType: discoveryv1.AddressTypeIPv4, Endpoints: rest[:n], Ports: slicePorts(ports),
+			AddressType: discoveryv1.AddressType(family), Endpoints: rest[:n], Ports: slicePorts(ports),
 		}
 		decorate(slice, service)
 		if _, err := client.Create(ctx, r.client, slice); err != nil {
@@ -157,14 +172,14 @@ func decorate(slice *discoveryv1.EndpointSlice, service *corev1.Service) {
 	slice.Labels = labels
 }
 
-// endpoint returns a pod's endpoint. Its zone is its node's at this moment: a node's zone changes so rarely that the next
+// endpoint returns a pod's endpoint with one of its addresses. Its zone is its node's at this moment: a node's zone changes so rarely that the next
 // reconciliation may update it.
-func endpoint(v client.View, service *corev1.Service, pod *corev1.Pod) discoveryv1.Endpoint {
+func endpoint(v client.View, service *corev1.Service, pod *corev1.Pod, address string) discoveryv1.Endpoint {
 	serving := pods.Ready(pod)
 	terminating := pod.DeletionTimestamp != nil
 	ready := service.Spec.PublishNotReadyAddresses || (serving && !terminating)
 	e := discoveryv1.Endpoint{
-		Addresses:  []string{pod.Status.PodIP},
+		Addresses:  []string{address},
 		Conditions: discoveryv1.EndpointConditions{Ready: &ready, Serving: &serving, Terminating: &terminating},
 		TargetRef:  reference(pod),
 	}
