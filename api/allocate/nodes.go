@@ -7,10 +7,14 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
 )
+
+// PodRangeFull is the cause in the error of a Node for which the cluster's pod range has no part left.
+const PodRangeFull metav1.CauseType = "PodRangeFull"
 
 const podRangePrefix = "/allocated/podcidrs/"
 
@@ -66,5 +70,7 @@ func (n *Nodes) free(view kv.View) (string, error) {
 			return candidate, nil
 		}
 	}
-	return "", apierrors.NewInternalError(fmt.Errorf("the pod range %s has no space for another node: it allows %d nodes with a /%d each", n.Range, count, n.Bits))
+	full := apierrors.NewInternalError(fmt.Errorf("the pod range %s has no space for another node: it allows %d nodes with a /%d each", n.Range, count, n.Bits))
+	full.ErrStatus.Details.Causes = append(full.ErrStatus.Details.Causes, metav1.StatusCause{Type: PodRangeFull, Message: full.ErrStatus.Message})
+	return "", full
 }

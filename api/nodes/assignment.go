@@ -1,15 +1,11 @@
 package nodes
 
 import (
-	"fmt"
-
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/api/client"
-	"github.com/kontiki/kontiki/api/objects"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -23,15 +19,15 @@ func (k key) proto() *nodev1.ObjectKey {
 	return &nodev1.ObjectKey{Resource: k.resource, Namespace: k.namespace, Name: k.name}
 }
 
-// assignment tracks which objects one worker has been sent. Only one goroutine may use it.
+// assignment tracks which objects of its own one worker has been sent: its pods, what they refer to, and its node. Only one goroutine may
+// use it.
 type assignment struct {
-	node      string
-	encodings *encodings
+	node string
 	// view returns the present state.
 	view func() client.View
 	// follows is told which Secrets and ConfigMaps the worker's pods refer to.
 	follows names
-	// sent has the revision of every object that the worker has.
+	// sent has the revision of each of these objects that the worker has.
 	sent map[key]uint64
 	// named has the Secrets and ConfigMaps that the worker's pods refer to; pods has the references of each pod.
 	named map[key]*reference
@@ -51,8 +47,8 @@ type reference struct {
 	revision uint64
 }
 
-func newAssignment(node string, e *encodings, view func() client.View, follows names) *assignment {
-	return &assignment{node: node, encodings: e, view: view, follows: follows, sent: map[key]uint64{}, named: map[key]*reference{}, pods: map[key][]key{}}
+func newAssignment(node string, view func() client.View, follows names) *assignment {
+	return &assignment{node: node, view: view, follows: follows, sent: map[key]uint64{}, named: map[key]*reference{}, pods: map[key][]key{}}
 }
 
 // end ends the interest in all that pods refer to.
@@ -80,7 +76,7 @@ func (d *delta) drop(k key) {
 	d.deletes[k] = true
 }
 
-// full returns the whole assignment in a view.
+// full returns all of the worker's own objects in a view.
 func (a *assignment) full(v client.View) *delta {
 	d := newDelta()
 	for _, found := range client.PodsByNode.Any(v, a.node) {
@@ -89,35 +85,10 @@ func (a *assignment) full(v client.View) *delta {
 			a.addPod(d, pod)
 		}
 	}
-	client.Each(v, "", func(s *corev1.Service) bool {
-		d.put(key{"services", s.Namespace, s.Name}, s)
-		return true
-	})
-	client.Each(v, "", func(s *discoveryv1.EndpointSlice) bool {
-		d.put(key{"endpointslices", s.Namespace, s.Name}, s)
-		return true
-	})
-	client.Each(v, "", func(n *corev1.Node) bool {
-		d.put(key{"nodes", "", n.Name}, a.trim(n))
-		return true
-	})
-	client.Each(v, "", func(b *certificatesv1.ClusterTrustBundle) bool { // few, and public
-		d.put(key{"clustertrustbundles", "", b.Name}, b)
-		return true
-	})
+	if n, ok := client.Get[*corev1.Node](v, "", a.node); ok {
+		d.put(nodeKey(a.node), n)
+	}
 	return d
-}
-
-// trim reduces other nodes to the fields that routing needs, without those that change often.
-func (a *assignment) trim(n *corev1.Node) *corev1.Node {
-	if n.Name == a.node {
-		return n
-	}
-	return &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: n.Name, UID: n.UID, ResourceVersion: n.ResourceVersion},
-		Spec:       corev1.NodeSpec{PodCIDR: n.Spec.PodCIDR, PodCIDRs: n.Spec.PodCIDRs},
-		Status:     corev1.NodeStatus{Addresses: n.Status.Addresses},
-	}
 }
 
 func (a *assignment) addPod(d *delta, pod *corev1.Pod) {
@@ -185,25 +156,11 @@ func (a *assignment) apply(d *delta, events []client.Event) {
 			a.referenceChanged(d, key{"secrets", obj.Namespace, obj.Name}, event)
 		case *corev1.ConfigMap:
 			a.referenceChanged(d, key{"configmaps", obj.Namespace, obj.Name}, event)
-		case *corev1.Service:
-			a.changed(d, key{"services", obj.Namespace, obj.Name}, event)
-		case *discoveryv1.EndpointSlice:
-			a.changed(d, key{"endpointslices", obj.Namespace, obj.Name}, event)
-		case *certificatesv1.ClusterTrustBundle:
-			a.changed(d, key{"clustertrustbundles", "", obj.Name}, event)
 		case *corev1.Node:
-			k := key{"nodes", "", obj.Name}
-			if event.New == nil {
-				d.drop(k)
-			} else if event.Old == nil || obj.Name == a.node || routed(event.Old.(*corev1.Node)) != routed(obj) {
-				d.put(k, a.trim(obj))
-			}
+			a.changed(d, nodeKey(obj.Name), event)
 		}
 	}
 }
-
-// routed returns a string of those fields of a node that matter for routing.
-func routed(n *corev1.Node) string { return fmt.Sprint(n.UID, n.Spec.PodCIDRs, n.Status.Addresses) }
 
 // referenceChanged is changed for what pods refer to, unless none does or the change was seen when the object was looked up.
 func (a *assignment) referenceChanged(d *delta, k key, event client.Event) {
@@ -223,19 +180,15 @@ func (a *assignment) changed(d *delta, k key, event client.Event) {
 // message encodes a delta, without the objects that the worker already has.
 func (a *assignment) message(d *delta) (upserts []*nodev1.Object, deletes []*nodev1.ObjectKey, err error) {
 	for k, obj := range d.upserts {
-		revision, err := objects.ParseRevision(obj.GetResourceVersion())
+		object, err := encode(k, obj)
 		if err != nil {
 			return nil, nil, err
 		}
-		if a.sent[k] >= revision {
+		if a.sent[k] >= object.Revision {
 			continue
 		}
-		value, err := a.encodings.encode(k, revision, k.name == a.node, obj)
-		if err != nil {
-			return nil, nil, fmt.Errorf("encode %s %s/%s: %w", k.resource, k.namespace, k.name, err)
-		}
-		a.sent[k] = revision
-		upserts = append(upserts, &nodev1.Object{Key: k.proto(), Revision: revision, Value: value})
+		a.sent[k] = object.Revision
+		upserts = append(upserts, object)
 	}
 	for k := range d.deletes {
 		if _, ok := a.sent[k]; ok {

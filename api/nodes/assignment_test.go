@@ -29,7 +29,7 @@ func (anyName) name(key)   {}
 func (anyName) unname(key) {}
 
 func assignmentOf(h *harness.Harness, node string) *assignment {
-	return newAssignment(node, newEncodings(), h.Client.View, anyName{})
+	return newAssignment(node, h.Client.View, anyName{})
 }
 
 // TestAssignmentsAreOfOneRevisionAndCostTheirPods: an assignment has the objects of its view, even if other readers have used newer

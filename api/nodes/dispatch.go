@@ -3,12 +3,11 @@ package nodes
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
-	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/internal/contain"
@@ -16,20 +15,24 @@ import (
 )
 
 const (
-	// maxQueued limits the changes that wait for one session. A worker that reads too slowly gets a full set instead.
+	// maxQueued limits the changes that wait for one session. A worker that reads too slowly gets the difference, or a full set, instead.
 	maxQueued = 4096
+	// Changes of shared objects that come shortly after others wait a little for further ones, so that a master sends at most maxSends
+	// messages a second for them to all its workers together, and none waits longer than longestWait.
+	maxSends    = 5000
+	longestWait = time.Second
 	// dispatchPause is how long the dispatcher waits after an error until it begins anew.
 	dispatchPause = time.Second
 )
 
 // dispatcher reads every change of the cluster once for all sessions of this master, and passes it to those that it concerns: a pod to
-// its node's, a Secret or ConfigMap to those whose pods name it, and what routing needs to all. The cost of a change depends on how many
-// workers it concerns, not on how many there are.
+// its node's, a Secret or ConfigMap to those whose pods name it, and a shared object, encoded once, to all. The cost of a change depends
+// on how many workers it concerns, not on how many there are.
 //
-// A session learns the state in these steps, and misses nothing: it subscribes, forgets what has arrived, and takes a view; what is
+// A session learns its own objects in these steps, and misses nothing: it subscribes, forgets what has arrived, and takes a view; what is
 // dispatched later is in its queue, and what was dispatched before is in the view. Changes that are in both are recognized by their
 // revisions. For what pods refer to, the steps are the same for each reference: name it, then look it up in a view that is taken after
-// that.
+// that. The shared objects are read at the moment in which the queue is emptied (start), so that the queue continues exactly these.
 type dispatcher struct {
 	client *client.Client
 	log    *slog.Logger
@@ -38,9 +41,18 @@ type dispatcher struct {
 	once  sync.Once
 
 	mu     sync.Mutex
+	shared shared
+	moved  chan struct{} // closed when shared.revision changes; nil if nobody waits for that
 	all    map[*subscription]struct{}
 	byNode map[string]map[*subscription]struct{}
 	byName map[key]map[*subscription]struct{}
+}
+
+// change is an event that concerns one session, or a change of a shared object.
+type change struct {
+	revision uint64
+	event    client.Event
+	shared   *sharedChange
 }
 
 // subscription is the queue of one session.
@@ -49,10 +61,13 @@ type subscription struct {
 	node       string
 	names      map[key]struct{} // guarded by the dispatcher
 	wake       chan struct{}
+	// next should not return only shared changes before this time. Only the session uses it.
+	notBefore time.Time
 
-	mu     sync.Mutex
-	events []client.Event
-	behind bool // changes are missing: begin anew with a full set
+	mu      sync.Mutex
+	changes []change
+	urgent  bool // some are not of shared objects
+	behind  bool // changes are missing: begin anew
 }
 
 func newDispatcher(c *client.Client, log *slog.Logger) *dispatcher {
@@ -75,9 +90,15 @@ func (d *dispatcher) run(ctx context.Context) error {
 }
 
 // begin makes all sessions begin anew: what changed before the view was not dispatched.
-func (d *dispatcher) begin(client.View) error {
+func (d *dispatcher) begin(v client.View) error {
+	objects, err := readShared(v)
+	if err != nil {
+		return err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.shared.replace(v.Revision(), objects)
+	d.noteMoved()
 	for s := range d.all {
 		s.fallBehind()
 	}
@@ -90,33 +111,73 @@ func (d *dispatcher) dispatch(events []client.Event) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, event := range events {
+		one := change{revision: event.Revision, event: event}
 		switch obj := event.Object().(type) {
 		case *corev1.Pod:
-			d.pass(d.byNode[obj.Spec.NodeName], event)
+			d.pass(d.byNode[obj.Spec.NodeName], one)
 			if old, ok := event.Old.(*corev1.Pod); ok && old != nil && event.New != nil && old.Spec.NodeName != obj.Spec.NodeName {
-				d.pass(d.byNode[old.Spec.NodeName], event)
+				d.pass(d.byNode[old.Spec.NodeName], one)
 			}
 		case *corev1.Secret:
-			d.pass(d.byName[key{"secrets", obj.Namespace, obj.Name}], event)
+			d.pass(d.byName[key{"secrets", obj.Namespace, obj.Name}], one)
 		case *corev1.ConfigMap:
-			d.pass(d.byName[key{"configmaps", obj.Namespace, obj.Name}], event)
+			d.pass(d.byName[key{"configmaps", obj.Namespace, obj.Name}], one)
 		case *corev1.Node:
-			if event.Old == nil || event.New == nil || routed(event.Old.(*corev1.Node)) != routed(obj) {
-				d.pass(d.all, event)
-			} else {
-				d.pass(d.byNode[obj.Name], event)
-			}
-		case *corev1.Service, *discoveryv1.EndpointSlice, *certificatesv1.ClusterTrustBundle:
-			d.pass(d.all, event)
+			d.pass(d.byNode[obj.Name], one) // it gets its own as a whole
 		}
+		shared, ok, err := d.shared.change(event)
+		if err != nil {
+			return err
+		}
+		if ok {
+			d.pass(d.all, change{revision: event.Revision, shared: &shared})
+		}
+		d.shared.revision = event.Revision
 	}
+	d.noteMoved()
 	return nil
 }
 
-func (d *dispatcher) pass(to map[*subscription]struct{}, event client.Event) {
+func (d *dispatcher) pass(to map[*subscription]struct{}, c change) {
 	for s := range to {
-		s.add(event)
+		s.add(c)
 	}
+}
+
+// noteMoved wakes those that wait for a revision. The caller holds mu.
+func (d *dispatcher) noteMoved() {
+	if d.moved != nil {
+		close(d.moved)
+		d.moved = nil
+	}
+}
+
+// await waits until a change with a revision, which this master has, has been dispatched.
+func (d *dispatcher) await(ctx context.Context, revision uint64) error {
+	for {
+		d.mu.Lock()
+		if d.shared.revision >= revision {
+			d.mu.Unlock()
+			return nil
+		}
+		if d.moved == nil {
+			d.moved = make(chan struct{})
+		}
+		moved := d.moved
+		d.mu.Unlock()
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// pauseFor returns how long a session lets changes of shared objects wait for further ones.
+func (d *dispatcher) pauseFor() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return min(time.Duration(len(d.all))*time.Second/maxSends, longestWait)
 }
 
 // subscribe adds a session of a node. Close ends it.
@@ -156,37 +217,76 @@ func (s *subscription) unname(k key) {
 	remove(s.dispatcher.byName, k, s)
 }
 
-// reset forgets what waits. Take a view after it, and nothing is missed.
-func (s *subscription) reset() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.events, s.behind = nil, false
+// sharedState is what a session needs to know of the shared objects when it begins, at a revision: the difference to what its worker
+// has, or a set and what changed since.
+type sharedState struct {
+	revision uint64
+	set      *sharedSet // nil if the changes are the difference
+	changes  []sharedChange
 }
 
-// next waits for changes and returns them, in the order of their revisions. It returns false if changes are missing.
-func (s *subscription) next(ctx context.Context) ([]client.Event, bool, error) {
+// start forgets what waits and returns the shared objects that what arrives from now on continues. known is the revision that the worker
+// has. If the difference to it is not known, start returns false, unless a set is wanted then.
+func (s *subscription) start(known uint64, set bool) (state sharedState, ok bool) {
+	d := s.dispatcher
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	state.revision = d.shared.revision
+	switch {
+	case known > 0 && d.shared.reachesBack(known):
+		state.changes = d.shared.since(known)
+	case set:
+		state.set, state.changes = d.shared.set()
+	default:
+		return state, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changes, s.urgent, s.behind = nil, false, false
+	return state, true
+}
+
+// next waits for changes and returns them, in the order of their revisions. It returns false if changes are missing. Changes of shared
+// objects may wait a little for further ones; others do not.
+func (s *subscription) next(ctx context.Context) ([]change, bool, error) {
+	var later <-chan time.Time
 	for {
 		s.mu.Lock()
-		events, behind := s.events, s.behind
-		s.events = nil
+		wait := time.Duration(0)
+		if len(s.changes) > 0 && !s.urgent {
+			wait = time.Until(s.notBefore)
+		}
+		if s.behind || len(s.changes) > 0 && wait <= 0 {
+			changes, behind := s.changes, s.behind
+			s.changes, s.urgent = nil, false
+			s.mu.Unlock()
+			if slices.ContainsFunc(changes, func(c change) bool { return c.shared != nil }) {
+				s.notBefore = time.Now().Add(s.dispatcher.pauseFor())
+			}
+			return changes, !behind, nil
+		}
 		s.mu.Unlock()
-		if behind || len(events) > 0 {
-			return events, !behind, nil
+		if wait > 0 && later == nil {
+			timer := time.NewTimer(wait)
+			defer timer.Stop()
+			later = timer.C
 		}
 		select {
 		case <-s.wake:
+		case <-later:
+			later = nil
 		case <-ctx.Done():
 			return nil, false, ctx.Err()
 		}
 	}
 }
 
-func (s *subscription) add(event client.Event) {
+func (s *subscription) add(c change) {
 	s.mu.Lock()
-	if len(s.events) < maxQueued && !s.behind {
-		s.events = append(s.events, event)
+	if len(s.changes) < maxQueued && !s.behind {
+		s.changes, s.urgent = append(s.changes, c), s.urgent || c.shared == nil
 	} else {
-		s.events, s.behind = nil, true
+		s.changes, s.behind = nil, true
 	}
 	s.mu.Unlock()
 	s.poke()
@@ -194,7 +294,7 @@ func (s *subscription) add(event client.Event) {
 
 func (s *subscription) fallBehind() {
 	s.mu.Lock()
-	s.events, s.behind = nil, true
+	s.changes, s.behind = nil, true
 	s.mu.Unlock()
 	s.poke()
 }

@@ -9,11 +9,14 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/internal/kv"
+	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 	"github.com/kontiki/kontiki/test/await"
 	"github.com/kontiki/kontiki/test/harness"
 )
@@ -34,7 +37,7 @@ func dispatching(t testing.TB, h *harness.Harness) *dispatcher {
 }
 
 // awaitEvent returns the next changes of a subscription.
-func awaitEvent(t *testing.T, s *subscription) []client.Event {
+func awaitEvent(t *testing.T, s *subscription) []change {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -73,17 +76,21 @@ func TestChangesGoToThoseWhomTheyConcern(t *testing.T) {
 	}
 	make1(t, h, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n3"}})
 	names := func(s *subscription) (out []string) {
-		for len(out) == 0 || out[len(out)-1] != "*v1.Node n3" {
+		for len(out) == 0 || out[len(out)-1] != "shared n3" {
 			for _, e := range awaitEvent(t, s) {
-				out = append(out, fmt.Sprintf("%T %s", e.Object(), e.Object().GetName()))
+				if e.shared != nil {
+					out = append(out, "shared "+e.shared.key.name)
+				} else {
+					out = append(out, fmt.Sprintf("%T %s", e.event.Object(), e.event.Object().GetName()))
+				}
 			}
 		}
 		return out
 	}
-	if got, want := fmt.Sprint(names(one)), "[*v1.Pod p *v1.Secret s *v1.Node n1 *v1.Node n1 *v1.Node n3]"; got != want {
+	if got, want := fmt.Sprint(names(one)), "[*v1.Pod p *v1.Secret s *v1.Node n1 shared n1 *v1.Node n1 shared n3]"; got != want {
 		t.Errorf("n1 is told %s, want %s", got, want)
 	}
-	if got, want := fmt.Sprint(names(two)), "[*v1.Node n1 *v1.Node n3]"; got != want {
+	if got, want := fmt.Sprint(names(two)), "[shared n1 shared n3]"; got != want {
 		t.Errorf("n2 is told %s, want %s", got, want)
 	}
 	one.Close()
@@ -106,7 +113,7 @@ func TestASlowSessionBeginsAnew(t *testing.T) {
 	if _, ok, err := s.next(context.Background()); ok || err != nil {
 		t.Errorf("complete: %v, %v", ok, err)
 	}
-	s.reset()
+	s.start(0, true)
 	d.dispatchAll(client.Event{New: pod})
 	if got := awaitEvent(t, s); len(got) != 1 {
 		t.Errorf("%d changes", len(got))
@@ -122,60 +129,130 @@ func TestASlowSessionBeginsAnew(t *testing.T) {
 
 func (d *dispatcher) dispatchAll(events ...client.Event) { _ = d.dispatch(events) }
 
-// TestNothingIsMissed: while pods come and go and what they name changes, each worker has, in the end, exactly what is stored.
+// mirror is a stream of a worker that has what it is sent.
+type mirror struct {
+	grpc.ServerStream
+	t       *testing.T
+	mu      sync.Mutex
+	have    map[key]uint64 // revisions
+	part    []*nodev1.Object
+	history string
+	version uint64
+	fulls   int
+	kept    int // full sets of own objects beside a difference
+	chunks  int
+	largest int // bytes of the objects of a message
+	deleted int
+	left    int // messages until the session is cut
+	cut     func()
+}
+
+func (m *mirror) cutAfter(messages int, cut func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.left, m.cut = messages, cut
+}
+
+func (m *mirror) Recv() (*nodev1.SessionRequest, error) { select {} }
+
+func (m *mirror) Send(r *nodev1.SessionResponse) error {
+	a := r.GetAssignment()
+	if a == nil {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.chunks++
+	if m.left--; m.left == 0 && m.cut != nil {
+		m.cut()
+	}
+	size := 0
+	for _, o := range a.Upserts {
+		size += len(o.Value)
+	}
+	m.largest = max(m.largest, size)
+	m.part = append(m.part, a.Upserts...)
+	if a.Incomplete {
+		return nil
+	}
+	upserts := m.part
+	m.part = nil
+	switch {
+	case a.From != 0 && a.From != m.version:
+		m.t.Errorf("a delta from %d, the worker has %d", a.From, m.version)
+	case a.From == 0 && a.KeepsShared:
+		m.kept++
+		if a.History != m.history {
+			m.t.Errorf("a difference in the history %q, the worker knows %q", a.History, m.history)
+		}
+		for k := range m.have {
+			if !workersShare[k.resource] {
+				delete(m.have, k)
+			}
+		}
+	case a.From == 0:
+		m.fulls++
+		clear(m.have)
+	}
+	if a.From == 0 {
+		m.history = a.History
+	}
+	for _, o := range upserts {
+		m.have[key{o.Key.Resource, o.Key.Namespace, o.Key.Name}] = o.Revision
+	}
+	for _, k := range a.Deletes {
+		m.deleted++
+		delete(m.have, key{k.Resource, k.Namespace, k.Name})
+	}
+	m.version = a.To
+	return nil
+}
+
+var workersShare = map[string]bool{"services": true, "endpointslices": true, "nodes": true, "clustertrustbundles": true}
+
+func (m *mirror) known() *nodev1.Known {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return &nodev1.Known{History: m.history, Version: m.version}
+}
+
+// sessionOf returns a session of a node that sends to the mirror.
+func sessionOf(s *Server, node string, to *mirror) *session {
+	return &session{Server: s, node: node, stream: to, log: slog.New(slog.DiscardHandler), known: to.known()}
+}
+
+func serving(t *testing.T, h *harness.Harness) *Server {
+	t.Helper()
+	server := New(Config{Client: h.Client, Log: slog.New(slog.DiscardHandler), History: func(kv.View) string { return "h" }})
+	server.dispatcher = dispatching(t, h)
+	return server
+}
+
+// TestNothingIsMissed: while pods, Services and nodes come and go, what pods name changes, and sessions end and begin, each worker has, in
+// the end, exactly what is stored. It is sent one full set; later sessions continue what it has.
 func TestNothingIsMissed(t *testing.T) {
 	h := harness.New(t)
 	ctx := context.Background()
-	server := New(Config{Client: h.Client, Log: slog.New(slog.DiscardHandler)})
-	server.dispatcher = dispatching(t, h)
+	server := serving(t, h)
+	for i := range 3 {
+		make1(t, h, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("n", i)}})
+	}
 	var workers, writers sync.WaitGroup
 	ends, end := context.WithCancel(ctx)
-	have := make([]map[key]uint64, 3)
-	var mu sync.Mutex
+	defer end()
+	have := make([]*mirror, 3)
 	for i := range have {
-		have[i] = map[key]uint64{}
+		have[i] = &mirror{t: t, have: map[key]uint64{}}
 		workers.Go(func() {
-			node := fmt.Sprint("n", i)
-			changes := server.dispatcher.subscribe(node)
-			defer changes.Close()
+			r := rand.New(rand.NewSource(int64(i)))
 			for ends.Err() == nil {
-				changes.reset()
-				a := newAssignment(node, server.encodings, h.Client.View, changes)
-				take := func(d *delta) {
-					mu.Lock()
-					defer mu.Unlock()
-					upserts, deletes, err := a.message(d)
-					if err != nil {
-						t.Error(err)
-					}
-					for _, o := range upserts {
-						have[i][key{o.Key.Resource, o.Key.Namespace, o.Key.Name}] = o.Revision
-					}
-					for _, k := range deletes {
-						delete(have[i], key{k.Resource, k.Namespace, k.Name})
-					}
-				}
-				v := h.Client.View()
-				mu.Lock()
-				have[i] = map[key]uint64{}
-				mu.Unlock()
-				take(a.full(v))
-				for {
-					events, ok, err := changes.next(ends)
-					if err != nil || !ok {
-						break
-					}
-					d := newDelta()
-					var later []client.Event
-					for _, e := range events {
-						if e.Revision > v.Revision() {
-							later = append(later, e)
-						}
-					}
-					a.apply(d, later)
-					take(d)
-				}
-				a.end()
+				one, cut := context.WithCancel(ends)
+				have[i].cutAfter(1+r.Intn(5), cut)
+				_ = sessionOf(server, fmt.Sprint("n", i), have[i]).assign(one)
+				cut()
+				have[i].mu.Lock()
+				have[i].part = nil
+				have[i].mu.Unlock()
 			}
 		})
 	}
@@ -186,7 +263,15 @@ func TestNothingIsMissed(t *testing.T) {
 				name := fmt.Sprint("x", r.Intn(6))
 				meta := metav1.ObjectMeta{Namespace: "default", Name: name}
 				var err error
-				switch r.Intn(6) {
+				switch r.Intn(10) {
+				case 6:
+					_, err = client.Create(ctx, h.Client, &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}})
+				case 7:
+					err = h.Client.Delete(ctx, &corev1.Service{ObjectMeta: meta})
+				case 8:
+					_, err = client.Create(ctx, h.Client, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
+				case 9:
+					err = h.Client.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
 				case 0:
 					_, err = client.Create(ctx, h.Client, &corev1.Secret{ObjectMeta: meta})
 				case 1:
@@ -207,16 +292,14 @@ func TestNothingIsMissed(t *testing.T) {
 		})
 	}
 	writers.Wait()
-	v := h.Client.View()
 	for i := range have {
-		a := newAssignment(fmt.Sprint("n", i), server.encodings, h.Client.View, anyName{})
-		if _, _, err := a.message(a.full(v)); err != nil {
-			t.Fatal(err)
-		}
+		node := fmt.Sprint("n", i)
 		await.That(t, "the workers to have what is stored", func() error {
-			mu.Lock()
-			defer mu.Unlock()
-			if got, want := fmt.Sprint(have[i]), fmt.Sprint(a.sent); got != want {
+			v := h.Client.View()
+			want := stored(t, v, node)
+			have[i].mu.Lock()
+			defer have[i].mu.Unlock()
+			if got, want := fmt.Sprint(have[i].have), fmt.Sprint(want); got != want {
 				return fmt.Errorf("worker %d has\n%s\nand should have\n%s", i, got, want)
 			}
 			return nil
@@ -224,6 +307,30 @@ func TestNothingIsMissed(t *testing.T) {
 	}
 	end()
 	workers.Wait()
+	for i, m := range have {
+		if m.fulls != 1 || m.kept == 0 || m.deleted == 0 {
+			t.Errorf("worker %d was sent %d full sets, %d differences, %d deletions", i, m.fulls, m.kept, m.deleted)
+		}
+	}
+}
+
+// stored returns what a worker should have.
+func stored(t *testing.T, v client.View, node string) map[key]uint64 {
+	t.Helper()
+	a := newAssignment(node, func() client.View { return v }, anyName{})
+	if _, _, err := a.message(a.full(v)); err != nil {
+		t.Fatal(err)
+	}
+	shared, err := readShared(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, o := range shared {
+		if k != nodeKey(node) {
+			a.sent[k] = o.Revision
+		}
+	}
+	return a.sent
 }
 
 // BenchmarkDispatch passes on changes of pods, beside as many sessions as a large cluster has. Others must cost nothing.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/internal/kv"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -25,6 +26,9 @@ type Config struct {
 	Caller func(ctx context.Context) (node string, ok bool)
 	// Masters returns the addresses of all masters' mTLS ports.
 	Masters func() []string
+	// History identifies the history of which a view is: of two views with the same one, the revision says which is newer. If it is nil
+	// or returns "", a new session is always sent a full set.
+	History func(kv.View) string
 	// Detached returns how long this master has been without a leader; nil means that it never is. A master without a leader for
 	// too long sends its workers to others.
 	Detached               func() time.Duration
@@ -39,9 +43,10 @@ type Server struct {
 	nodev1.UnimplementedNodeServiceServer
 	Config
 
-	attendance *attendance
-	dispatcher *dispatcher
-	encodings  *encodings
+	attendance  *attendance
+	dispatcher  *dispatcher
+	registering chan struct{} // has an element for each session that does its first write
+	turns       *turns        // of full sets
 }
 
 // New creates a Server; Run must run while it serves.
@@ -52,7 +57,8 @@ func New(c Config) *Server {
 	if c.Detached == nil {
 		c.Detached = func() time.Duration { return 0 }
 	}
-	return &Server{Config: c, attendance: newAttendance(), dispatcher: newDispatcher(c.Client, c.Log), encodings: newEncodings()}
+	return &Server{Config: c, attendance: newAttendance(), dispatcher: newDispatcher(c.Client, c.Log),
+		registering: make(chan struct{}, registering), turns: newTurns(fullSets, fullSetTurn)}
 }
 
 // Run reads the cluster's changes for the sessions until the context ends. Sessions wait for it.
@@ -79,7 +85,7 @@ func (s *Server) Session(stream nodev1.NodeService_SessionServer) error {
 	if away := s.Detached(); away > detachedLimit {
 		return status.Errorf(codes.Unavailable, "this master has had no leader for %s", away.Round(time.Second))
 	}
-	session := &session{Server: s, node: node, stream: stream, log: s.Log.With("node", node), answers: hello.AnswersBeats,
+	session := &session{Server: s, node: node, stream: stream, log: s.Log.With("node", node), answers: hello.AnswersBeats, known: hello.Known,
 		batches: make(chan *nodev1.StatusBatch, batchesAhead), begun: make(chan struct{}),
 		events: rate.NewLimiter(eventsPerSecond, eventBurst)}
 	err = session.run(ctx, hello.Node)

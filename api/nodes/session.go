@@ -3,6 +3,7 @@ package nodes
 import (
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
 	"slices"
 	"sync"
@@ -13,14 +14,18 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/kontiki/kontiki/api/allocate"
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/internal/contain"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
-// maxChunk limits the objects of one message in bytes, so that no message comes near gRPC's limit.
-const maxChunk = 1 << 20
+// maxChunk limits the objects of one message in bytes. Heartbeats go between the messages of a full set, and each message is a sign of
+// life, so one must not take long on a slow network either.
+const maxChunk = 64 << 10
 
 const (
 	// beatPeriod is the interval between two heartbeats while there are few workers: a master sends at most maxBeats per second, so
@@ -37,6 +42,12 @@ const (
 	beginLimit = 5 * time.Second
 	// batchesAhead is how many received reports may wait to be stored; workers send up to two ahead.
 	batchesAhead = 4
+	// catchUp is how long a session waits until changes that its worker has seen elsewhere have been dispatched here.
+	catchUp = 200 * time.Millisecond
+	// registering limits how many sessions do their first write at a time, and fullSets how many are sent a full set; fullSetTurn is how
+	// long one that does not read keeps others waiting.
+	registering, fullSets = 32, 16
+	fullSetTurn           = 10 * time.Second
 )
 
 // session is one worker's stream. Sends come from several goroutines and are serialized.
@@ -46,8 +57,9 @@ type session struct {
 	stream  nodev1.NodeService_SessionServer
 	log     *slog.Logger
 	sendMu  sync.Mutex
-	answers bool        // the worker answers heartbeats
-	heard   atomic.Bool // a message has arrived since silence last checked
+	answers bool          // the worker answers heartbeats
+	known   *nodev1.Known // what the worker said it has; nil if it does not understand differences
+	heard   atomic.Bool   // a message has arrived since silence last checked
 	batches chan *nodev1.StatusBatch
 	begun   chan struct{} // closed once the node is registered
 	events  *rate.Limiter
@@ -186,10 +198,19 @@ func (s *session) silence(ctx context.Context) error {
 
 // begin registers the node and waits until the local view is at least as new as what another master may have sent the worker.
 func (s *session) begin(ctx context.Context, node []byte) error {
+	select {
+	case s.registering <- struct{}{}:
+		defer func() { <-s.registering }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	ctx, cancel := context.WithTimeout(ctx, beginLimit)
 	defer cancel()
 	if err := s.register(ctx, s.node, node); err != nil {
 		s.log.Warn("node could not be registered", "error", err)
+		if apierrors.HasStatusCause(err, allocate.PodRangeFull) { // the worker waits for longer than if it could try another master
+			return status.Error(codes.ResourceExhausted, err.Error())
+		}
 		return err
 	}
 	if _, err := s.Client.Consistent(ctx); err != nil {
@@ -208,59 +229,143 @@ func (s *session) assign(ctx context.Context) error {
 	changes := s.dispatcher.subscribe(s.node)
 	defer changes.Close()
 	for {
-		changes.reset()
-		known := newAssignment(s.node, s.encodings, s.Client.View, changes)
-		v := s.Client.View()
-		if err := s.registered(v); err != nil {
-			return err
-		}
-		upserts, _, err := known.message(known.full(v))
+		known := newAssignment(s.node, s.Client.View, changes)
+		version, own, err := s.assignAnew(ctx, known, changes)
 		if err != nil {
 			return err
 		}
-		if err := s.sendFull(v.Revision(), upserts); err != nil {
-			return err
-		}
-		if err := s.follow(ctx, known, v.Revision(), changes); err != nil {
+		if version, err = s.follow(ctx, known, version, own, changes); err != nil {
 			return err
 		}
 		known.end()
+		if s.known != nil { // it has what it was sent: the difference to that is enough
+			s.known = &nodev1.Known{History: s.history(s.Client.View()), Version: version}
+		}
 	}
 }
 
-// follow sends the changes after a full set of some version. It returns nil if changes are missing.
-func (s *session) follow(ctx context.Context, known *assignment, full uint64, changes *subscription) error {
-	version := full
-	for {
-		events, ok, err := changes.next(ctx)
-		if err != nil || !ok {
-			return err
+// assignAnew sends what a session begins with: all of the worker's own objects, and the shared ones, as a whole or as the difference from
+// the version that the worker has. It returns the version that the worker has then, which is the revision up to which the shared objects
+// are complete, and the revision of the view that its own objects are of.
+func (s *session) assignAnew(ctx context.Context, known *assignment, changes *subscription) (version, own uint64, err error) {
+	v := s.Client.View()
+	if err := s.registered(v); err != nil {
+		return 0, 0, err
+	}
+	history := s.history(v)
+	has := uint64(0)
+	if s.known != nil && history != "" && s.known.History == history && s.known.Version <= v.Revision() {
+		has = s.known.Version
+	}
+	if err := s.dispatcher.await(ctx, s.nodeRevision(v)); err != nil {
+		return 0, 0, err
+	}
+	// The worker may have it from another master, whose dispatcher was ahead of this one's. It may also be a revision at which nothing was
+	// dispatched, so the wait is short; without it, the worker is sent some changes again.
+	within, cancel := context.WithTimeout(ctx, catchUp)
+	_ = s.dispatcher.await(within, has)
+	cancel()
+	state, ok := changes.start(has, false)
+	if !ok {
+		done, err := s.turns.take(ctx, s.node)
+		if err != nil {
+			return 0, 0, err
 		}
-		events = slices.DeleteFunc(events, func(e client.Event) bool { return e.Revision <= full })
-		if len(events) == 0 {
-			continue
+		defer done()
+		state, _ = changes.start(has, true)
+	}
+	v = s.Client.View() // after start
+	if err := s.registered(v); err != nil {
+		return 0, 0, err
+	}
+	upserts, _, err := known.message(known.full(v))
+	if err != nil {
+		return 0, 0, err
+	}
+	first := &nodev1.Assignment{To: state.revision, History: history, KeepsShared: state.set == nil}
+	ownNode := nodeKey(s.node)
+	changed, deletes := split(state.changes, ownNode)
+	all := func(yield func(*nodev1.Object) bool) {
+		if state.set != nil {
+			for _, o := range state.set.objects {
+				if (o.Key.Name != ownNode.name || o.Key.Resource != ownNode.resource) && !yield(o) {
+					return
+				}
+			}
+		}
+		for _, o := range changed {
+			if !yield(o) {
+				return
+			}
+		}
+		for _, o := range upserts {
+			if !yield(o) {
+				return
+			}
+		}
+	}
+	return state.revision, v.Revision(), s.sendFull(first, all, deletes)
+}
+
+// nodeRevision returns the revision at which the worker's Node was stored last.
+func (s *session) nodeRevision(v client.View) uint64 {
+	n, ok := client.Get[*corev1.Node](v, "", s.node)
+	if !ok {
+		return 0
+	}
+	revision, _ := objects.ParseRevision(n.ResourceVersion)
+	return revision
+}
+
+// history identifies the history that a view is of.
+func (s *session) history(v client.View) string {
+	if s.History == nil {
+		return ""
+	}
+	return s.History(v.View)
+}
+
+// follow sends the changes after a version; the worker's own objects are of the revision own. It returns the version that the worker has
+// if changes are missing.
+func (s *session) follow(ctx context.Context, known *assignment, version, own uint64, changes *subscription) (uint64, error) {
+	for {
+		next, ok, err := changes.next(ctx)
+		if err != nil || !ok {
+			return version, err
+		}
+		var events []client.Event
+		var shared []sharedChange
+		for _, c := range next {
+			switch {
+			case c.shared != nil:
+				shared = append(shared, *c.shared)
+			case c.revision > own:
+				events = append(events, c.event)
+			}
 		}
 		if lost(events, s.node) {
-			return status.Errorf(codes.Unavailable, "node %s was marked as lost meanwhile: its worker must report again", s.node)
+			return version, status.Errorf(codes.Unavailable, "node %s was marked as lost meanwhile: its worker must report again", s.node)
 		}
 		if deleted(events, s.node) {
 			if err := s.registered(s.Client.View()); err != nil {
-				return err
+				return version, err
 			}
 		}
 		d := newDelta()
 		known.apply(d, events)
 		upserts, deletes, err := known.message(d)
 		if err != nil {
-			return err
+			return version, err
 		}
+		changed, gone := split(lastOfEach(shared), nodeKey(s.node))
+		upserts, deletes = append(upserts, changed...), append(deletes, gone...)
 		if len(upserts)+len(deletes) == 0 {
 			continue
 		}
 		from := version
-		version = events[len(events)-1].Revision
-		if err := s.sendDelta(from, version, upserts, deletes); err != nil {
-			return err
+		version = next[len(next)-1].revision
+		if err := s.sendAssignment(&nodev1.Assignment{From: from, To: version, Upserts: upserts, Deletes: deletes}); err != nil {
+			return version, err
 		}
 	}
 }
@@ -300,24 +405,27 @@ func (s *session) registered(v client.View) error {
 	return status.Errorf(codes.Unavailable, "node %s is no longer registered: its worker must register it again", s.node)
 }
 
-// sendFull sends a full set, in as many messages as its size requires.
-func (s *session) sendFull(version uint64, upserts []*nodev1.Object) error {
-	for {
-		size, n := 0, 0
-		for n < len(upserts) && (n == 0 || size+len(upserts[n].Value) <= maxChunk) {
-			size += len(upserts[n].Value)
-			n++
-		}
-		more := n < len(upserts)
-		if err := s.sendAssignment(&nodev1.Assignment{To: version, Upserts: upserts[:n], Incomplete: more}); err != nil || !more {
-			return err
-		}
-		upserts = upserts[n:]
+// sendFull sends a full set, in as many messages as its size requires, each of which is like first.
+func (s *session) sendFull(first *nodev1.Assignment, upserts iter.Seq[*nodev1.Object], deletes []*nodev1.ObjectKey) error {
+	message := func(chunk []*nodev1.Object) *nodev1.Assignment {
+		return &nodev1.Assignment{To: first.To, History: first.History, KeepsShared: first.KeepsShared, Upserts: chunk}
 	}
-}
-
-func (s *session) sendDelta(from, to uint64, upserts []*nodev1.Object, deletes []*nodev1.ObjectKey) error {
-	return s.sendAssignment(&nodev1.Assignment{From: from, To: to, Upserts: upserts, Deletes: deletes})
+	var chunk []*nodev1.Object
+	size := 0
+	for o := range upserts {
+		if size+len(o.Value) > maxChunk && len(chunk) > 0 {
+			incomplete := message(chunk)
+			incomplete.Incomplete = true
+			if err := s.sendAssignment(incomplete); err != nil {
+				return err
+			}
+			chunk, size = nil, 0
+		}
+		chunk, size = append(chunk, o), size+len(o.Value)
+	}
+	complete := message(chunk)
+	complete.Deletes = deletes
+	return s.sendAssignment(complete)
 }
 
 func (s *session) sendAssignment(a *nodev1.Assignment) error {

@@ -35,6 +35,7 @@ import (
 	"github.com/kontiki/kontiki/controller/certificates"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 	"github.com/kontiki/kontiki/controller/rbac"
+	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/linger"
 	"github.com/kontiki/kontiki/internal/logline"
 	"github.com/kontiki/kontiki/internal/newcomers"
@@ -351,7 +352,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 			peer, ok := mtls.PeerFromContext(ctx)
 			return peer.Name, ok && peer.Role == mtls.RoleWorker
 		},
-		Masters: c.MasterAddresses, Detached: c.Detached, ClusterDomain: o.clusterDomain, ClusterDNS: []netip.Addr{r.dns},
+		Masters: c.MasterAddresses, Detached: c.Detached, History: history, ClusterDomain: o.clusterDomain, ClusterDNS: []netip.Addr{r.dns},
 		ServiceRange: r.service, PodRange: r.pod, Log: log,
 	})
 	c.RegisterNode(func(s grpc.ServiceRegistrar) { nodev1.RegisterNodeServiceServer(s, m.sessions) })
@@ -364,6 +365,15 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 	c.SetKeyring(keys)
 	m.addDuties()
 	return m, nil
+}
+
+// history identifies the history of a view: it changes when the state is not simply the continuation of what it was.
+func history(v kv.View) string {
+	epoch, _, err := backup.EpochOf(v)
+	if err != nil || epoch.Number == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s-%d", epoch.Lineage, epoch.Number)
 }
 
 // ready returns why this master cannot serve, or nil.

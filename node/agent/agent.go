@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,6 +56,8 @@ type Config struct {
 	// NodePeriod is how often the node's own state is checked (memory, disk, images, the runtime's health); 0 means 10 s. Only
 	// changes are reported.
 	NodePeriod time.Duration
+	// Decoded is shared with other agents in this process, as for simulated nodes; nil for none.
+	Decoded *Decoded
 }
 
 // Agent is one node's worker.
@@ -97,7 +100,7 @@ func New(c Config) (*Agent, error) {
 	}
 	a := &Agent{c: c, out: newReporter(c.NodeName), changed: make(chan struct{}, 1)}
 	var err error
-	if a.store, a.welcome, err = openStore(filepath.Join(c.StateDir, "assignments")); err != nil {
+	if a.store, a.welcome, err = openStore(filepath.Join(c.StateDir, "assignments"), c.NodeName, c.Decoded); err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
 	a.node = newNodeStatus(c)
@@ -118,14 +121,7 @@ func (a *Agent) Pods() *pods.Manager { return a.pods }
 func (a *Agent) Node() *corev1.Node { return a.node.current() }
 
 // clusterNode returns the Node object as the cluster has it, nil if that is not known.
-func (a *Agent) clusterNode() *corev1.Node {
-	for _, n := range a.store.nodes() {
-		if n.Name == a.c.NodeName {
-			return n
-		}
-	}
-	return nil
-}
+func (a *Agent) clusterNode() *corev1.Node { return a.store.clusterNode() }
 
 // Run runs the agent until ctx ends. Containers keep running after that.
 func (a *Agent) Run(ctx context.Context) error {
@@ -221,12 +217,16 @@ func (a *Agent) follow(ctx context.Context) error {
 			if err := a.c.Network.Configure(ctx, c); err != nil {
 				slog.Warn("configure network", "err", err)
 				retry.Reset(time.Second)
+				configured = false
 			} else {
+				waited := !configured || c.PodCIDR != last.PodCIDR
 				last, configured = c, true
-				a.pods.Retry()
+				if waited { // not for each change of a peer
+					a.pods.Retry()
+				}
 			}
 		}
-		if services, slices, known, generation := a.store.services(); known && generation != seen {
+		if services, slices, known, generation := a.store.services(seen); known && generation != seen {
 			if seen == ^uint64(0) {
 				a.pods.Retry() // containers may be waiting for their services' variables
 			}
@@ -243,12 +243,7 @@ func sameNetwork(a, b NetworkConfig) bool {
 		a.ClusterDNS != b.ClusterDNS || a.ClusterDomain != b.ClusterDomain || len(a.Peers) != len(b.Peers) {
 		return false
 	}
-	for i := range a.Peers {
-		if a.Peers[i] != b.Peers[i] {
-			return false
-		}
-	}
-	return true
+	return slices.Equal(a.Peers, b.Peers)
 }
 
 func (a *Agent) networkConfig() NetworkConfig {
@@ -263,22 +258,11 @@ func (a *Agent) networkConfig() NetworkConfig {
 		}
 	}
 	a.mu.Unlock()
-	for _, n := range a.store.nodes() { // sorted by name
-		cidr, _ := netip.ParsePrefix(n.Spec.PodCIDR)
-		if n.Name == a.c.NodeName {
-			c.PodCIDR, c.Zone = cidr, n.Labels[corev1.LabelTopologyZone]
-			continue
-		}
-		var ip netip.Addr
-		for _, addr := range n.Status.Addresses {
-			if addr.Type == corev1.NodeInternalIP && !ip.IsValid() {
-				ip, _ = netip.ParseAddr(addr.Address)
-			}
-		}
-		if ip.IsValid() && cidr.IsValid() {
-			c.Peers = append(c.Peers, Peer{Name: n.Name, IP: ip, PodCIDR: cidr})
-		}
+	if n := a.store.clusterNode(); n != nil {
+		c.PodCIDR, _ = netip.ParsePrefix(n.Spec.PodCIDR)
+		c.Zone = n.Labels[corev1.LabelTopologyZone]
 	}
+	c.Peers = a.store.allPeers()
 	return c
 }
 

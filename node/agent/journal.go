@@ -48,6 +48,7 @@ type journal struct {
 	closed  bool
 	retry   *time.Timer
 	failed  int             // number of failures in a row
+	history string          // the history of the last change
 	tail    uint64          // the version after the records on disk and in queue
 	welcome *nodev1.Welcome // kept here for rewrites
 
@@ -149,8 +150,8 @@ func record(kind byte, m proto.Message) ([]byte, error) {
 	return append(b, body...), nil
 }
 
-// append adds a change that leads to version. A change without effect is not written.
-func (j *journal) append(version uint64, c change) {
+// append adds a change that leads to a version of a history. A change without effect is not written.
+func (j *journal) append(version uint64, history string, c change) {
 	if len(c.upserts)+len(c.deletes)+len(c.echoes) == 0 {
 		return
 	}
@@ -163,6 +164,7 @@ func (j *journal) append(version uint64, c change) {
 	for _, o := range c.echoes {
 		j.echoes[keyOf(o.Key)] = o
 	}
+	j.history = history
 	if len(c.echoes) > 0 {
 		if j.echoed = version; j.late == nil && !j.closed {
 			j.late = time.AfterFunc(echoDelay, func() {
@@ -182,7 +184,7 @@ func (j *journal) append(version uint64, c change) {
 	for _, k := range c.deletes {
 		delete(j.echoes, keyOf(k))
 	}
-	j.enqueue(&nodev1.Assignment{From: j.tail, To: version, Upserts: c.upserts, Deletes: c.deletes})
+	j.enqueue(&nodev1.Assignment{From: j.tail, To: version, Upserts: c.upserts, Deletes: c.deletes, History: history})
 	j.kick()
 }
 
@@ -272,7 +274,7 @@ func (j *journal) flush() error {
 	}
 	j.mu.Lock()
 	if len(j.echoes) > 0 && (j.due || j.closed || len(j.queue) > 0) && !j.whole {
-		a := &nodev1.Assignment{From: j.tail, To: max(j.tail, j.echoed), Upserts: slices.Collect(maps.Values(j.echoes))}
+		a := &nodev1.Assignment{From: j.tail, To: max(j.tail, j.echoed), Upserts: slices.Collect(maps.Values(j.echoes)), History: j.history}
 		clear(j.echoes)
 		j.enqueue(a)
 	}

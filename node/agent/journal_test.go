@@ -33,7 +33,7 @@ func (s *testStore) reopen() {
 		s.store.close()
 	}
 	var err error
-	if s.store, _, err = openStore(s.path); err != nil {
+	if s.store, _, err = openStore(s.path, "n1", nil); err != nil {
 		s.t.Fatal(err)
 	}
 }

@@ -14,21 +14,28 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/status"
 
+	"github.com/kontiki/kontiki/internal/pause"
 	"github.com/kontiki/kontiki/node/wire"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
 const (
-	// welcomeTimeout is how long a master may take to send its welcome; it doubles each time that all masters have taken too long.
+	// welcomeTimeout is how long a master may take to send its welcome; it doubles each time that all masters have taken too long, and
+	// under strain.
 	welcomeTimeout, longestWelcome = time.Second, 8 * time.Second
-	// missedBeats is how many heartbeats in a row must be missing for a master to count as silent, minSilence the least time that
-	// takes. missedBeats doubles when one session after the other ends by silence.
-	missedBeats, mostMissedBeats = 3, 24
-	minSilence                   = time.Second
-	// steady is the duration of a session that resets missedBeats.
+	// missedBeats is how many heartbeats in a row must be missing for a master to count as silent (more under strain), minSilence the
+	// least time that takes.
+	missedBeats = 3
+	minSilence  = time.Second
+	// steady is the duration of a session after which refusals are forgotten.
 	steady = 10 * time.Second
+	// firstRefusal is about how long the agent waits after a master has refused it for a reason that other masters share, such as that
+	// the cluster has no room for another node; it doubles up to longestRefusal.
+	firstRefusal, longestRefusal = time.Second, time.Minute
 	// answerPeriod is the shortest time between two answers to heartbeats.
 	answerPeriod = 900 * time.Millisecond
 )
@@ -44,9 +51,9 @@ var (
 // Each worker tries masters in its own order, so that workers spread over the masters, and those of a master that died over the
 // others. Masters that have more workers than others ask some to move.
 func (a *Agent) sessions(ctx context.Context) error {
-	next, failures, missed := 0, 0, missedBeats
+	next, failures, refusals := 0, 0, 0
+	var strain strain
 	var last, moveTo string
-	var silent time.Time // when silence ended the last session
 	for ctx.Err() == nil {
 		masters := a.masters()
 		if len(masters) == 0 {
@@ -63,24 +70,27 @@ func (a *Agent) sessions(ctx context.Context) error {
 		last = addr
 		round := failures / len(masters)
 		began := time.Now()
-		welcomed, err := a.session(ctx, addr, min(welcomeTimeout<<min(round, 3), longestWelcome), missed)
+		patience := min(max(welcomeTimeout<<min(round, 3), strain.patience()), longestWelcome)
+		served, err := a.session(ctx, addr, patience, strain.missed())
 		if ctx.Err() != nil {
 			break
 		}
-		served, lasted := !welcomed.IsZero(), time.Since(began)
-		slog.Info("session ended", "master", addr, "err", err)
-		switch {
-		case lasted > steady:
-			missed = missedBeats
-		case served && errors.Is(err, errSilent) && welcomed.Sub(silent) < minSilence:
-			// One master after the other welcomes us and falls silent: this process is too slow.
-			missed = min(2*missed, mostMissedBeats)
+		lasted := time.Since(began)
+		if lasted > steady {
+			refusals = 0
 		}
-		if served {
-			silent = time.Time{}
-			if errors.Is(err, errSilent) {
-				silent = time.Now()
+		if refused(err) {
+			refusals++
+			delay := refusalDelay(refusals)
+			slog.Warn("the cluster refuses this worker; trying again later", "master", addr, "err", err, "in", delay.Round(time.Millisecond))
+			if !pause.For(ctx, delay) {
+				break
 			}
+			continue
+		}
+		slog.Info("session ended", "master", addr, "err", err)
+		if strain.ended(err, time.Now()); !pause.For(ctx, strain.pause()) {
+			break
 		}
 		if move := new(moved); errors.As(err, &move) {
 			moveTo, failures = move.to, 0
@@ -99,6 +109,21 @@ func (a *Agent) sessions(ctx context.Context) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// refused says whether a master ended a session for a reason that another attempt soon, with any master, would meet again.
+func refused(err error) bool {
+	switch status.Code(err) {
+	case codes.ResourceExhausted, codes.FailedPrecondition, codes.PermissionDenied, codes.InvalidArgument:
+		return true
+	}
+	return false
+}
+
+// refusalDelay returns how long to wait after so many refusals in a row: different for each worker, as many may be refused together.
+func refusalDelay(refusals int) time.Duration {
+	delay := min(firstRefusal<<min(refusals-1, 10), longestRefusal)
+	return delay/2 + rand.N(delay)
 }
 
 // moved is the reason for ending a session with a master that asked the worker to move to another.
@@ -140,45 +165,45 @@ func (a *Agent) masters() []string {
 	return append(inOrder(a.c.NodeName, told), inOrder(a.c.NodeName, given)...)
 }
 
-// session runs one session until it ends. welcomed is when the master's welcome came, for which it has patience, or zero; missed is
-// how many heartbeats must be missing in a row for the master to count as silent.
-func (a *Agent) session(ctx context.Context, addr string, patience time.Duration, missed int) (welcomed time.Time, err error) {
+// session runs one session until it ends. served says whether the master's welcome came, for which it has patience; missed is how many
+// heartbeats must be missing in a row for the master to count as silent.
+func (a *Agent) session(ctx context.Context, addr string, patience time.Duration, missed int) (served bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	deadline := time.AfterFunc(patience, func() { cancel(errSilent) })
 	defer deadline.Stop()
 	conn, err := a.c.Dial(ctx, addr)
 	if err != nil {
-		return welcomed, fmt.Errorf("dial %s: %w", addr, err)
+		return served, fmt.Errorf("dial %s: %w", addr, err)
 	}
 	defer conn.Close()
 	client := nodev1.NewNodeServiceClient(conn)
 	stream, err := client.Session(ctx)
 	if err != nil {
-		return welcomed, err
+		return served, err
 	}
 	node, err := wire.Encode("v1", "Node", a.node.current())
 	if err != nil {
-		return welcomed, err
+		return served, err
 	}
-	if err := stream.Send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Hello{Hello: &nodev1.Hello{NodeName: a.c.NodeName, Node: node, AnswersBeats: true}}}); err != nil {
-		return welcomed, streamError(stream, err)
+	if err := stream.Send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Hello{Hello: &nodev1.Hello{NodeName: a.c.NodeName, Node: node, AnswersBeats: true, Known: a.store.offer()}}}); err != nil {
+		return served, streamError(stream, err)
 	}
 	first, err := stream.Recv()
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
-		return welcomed, err
+		return served, err
 	}
 	w := first.GetWelcome()
 	if w == nil {
-		return welcomed, fmt.Errorf("master %s did not begin with a welcome", addr)
+		return served, fmt.Errorf("master %s did not begin with a welcome", addr)
 	}
 	if !deadline.Stop() {
-		return welcomed, fmt.Errorf("master %s was too slow", addr)
+		return served, fmt.Errorf("master %s was too slow", addr)
 	}
-	welcomed = time.Now()
+	served = true
 	slog.Info("session begins", "master", addr)
 	a.takeWelcome(w)
 	a.mu.Lock()
@@ -233,7 +258,7 @@ func (a *Agent) session(ctx context.Context, addr string, patience time.Duration
 	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
 		err = cause
 	}
-	return welcomed, err
+	return served, err
 }
 
 // session is a running session's stream.
@@ -325,9 +350,38 @@ func streamError(stream nodev1.NodeService_SessionClient, err error) error {
 	return err
 }
 
+// gathered are the objects of a full set that is sent in several messages.
+type gathered struct {
+	first   *nodev1.Assignment
+	objects []*nodev1.Object
+	bytes   int
+}
+
+// add adds a message, which must belong to the same set as those before it.
+func (g *gathered) add(a *nodev1.Assignment) error {
+	if f := g.first; f != nil && (a.From != f.From || a.To != f.To || a.History != f.History || a.KeepsShared != f.KeepsShared) {
+		return fmt.Errorf("an assignment to version %d is continued by one to version %d", f.To, a.To)
+	}
+	g.first, g.objects = a, append(g.objects, a.Upserts...)
+	for _, o := range a.Upserts {
+		g.bytes += len(o.GetValue())
+	}
+	if len(g.objects) > maxObjects || g.bytes > maxFull {
+		return fmt.Errorf("an assignment is too large: it has %d objects of %d bytes so far", len(g.objects), g.bytes)
+	}
+	return nil
+}
+
+// take returns the objects of the whole set.
+func (g *gathered) take() []*nodev1.Object {
+	objects := g.objects
+	*g = gathered{}
+	return objects
+}
+
 func (a *Agent) receive(s *session) error {
 	full := false
-	var gathered []*nodev1.Object // of a full set that is sent in several messages
+	var gathered gathered
 	for {
 		m, err := s.stream.Recv()
 		if err != nil {
@@ -349,11 +403,13 @@ func (a *Agent) receive(s *session) error {
 				return errors.New("the first assignment of a session is not a full one")
 			}
 			full = true
-			gathered = append(gathered, as.Upserts...)
+			if err := gathered.add(as); err != nil {
+				return err
+			}
 			if as.Incomplete {
 				continue
 			}
-			as.Upserts, gathered = gathered, nil
+			as.Upserts = gathered.take()
 			s.busy.Store(true)
 			err := a.apply(as)
 			s.busy.Store(false)

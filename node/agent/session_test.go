@@ -191,7 +191,7 @@ func TestJournalSurvivesATornTail(t *testing.T) {
 		}
 		return &nodev1.Object{Key: &nodev1.ObjectKey{Resource: "configmaps", Namespace: "ns", Name: name}, Revision: rev, Value: raw}
 	}
-	s, _, err := openStore(path)
+	s, _, err := openStore(path, "n1", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +238,7 @@ func TestJournalSurvivesATornTail(t *testing.T) {
 		if err := os.WriteFile(path, c.data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s, w, err := openStore(path)
+		s, w, err := openStore(path, "n1", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -250,7 +250,7 @@ func TestJournalSurvivesATornTail(t *testing.T) {
 			t.Errorf("%s: %v", c.what, err)
 		}
 		s.close()
-		if s, _, err = openStore(path); err != nil {
+		if s, _, err = openStore(path, "n1", nil); err != nil {
 			t.Fatal(err)
 		}
 		if _, ok := s.ConfigMap("ns", "next"); !ok {
@@ -262,7 +262,7 @@ func TestJournalSurvivesATornTail(t *testing.T) {
 
 func TestJournalIsRewritten(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "assignments")
-	s, _, err := openStore(path)
+	s, _, err := openStore(path, "n1", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,7 +282,7 @@ func TestJournalIsRewritten(t *testing.T) {
 	if st, err := os.Stat(path); err != nil || st.Size() > 2<<20 {
 		t.Errorf("50 versions of one object take %d bytes, %v", st.Size(), err)
 	}
-	s, _, err = openStore(path)
+	s, _, err = openStore(path, "n1", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

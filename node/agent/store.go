@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sort"
@@ -21,6 +23,7 @@ import (
 type key struct{ resource, namespace, name string }
 
 type entry struct {
+	key      key
 	revision uint64
 	value    []byte
 	object   wire.Message // decoded; nil for kinds that the agent does not use
@@ -42,12 +45,19 @@ var resources = map[string]func() wire.Message{
 type store struct {
 	mu      sync.RWMutex
 	version uint64
-	known   bool // a full set has been received, by this process or an earlier one
+	history string // of which version is; "" if the masters do not send differences
+	known   bool   // a full set has been received, by this process or an earlier one
 	objects map[key]*entry
 	// servicesGen is incremented with every change of a service or an endpoint slice.
 	servicesGen uint64
+	peers       peers
 	journal     *journal
+	node        string // the name of this node
+	decoded     *Decoded
 }
+
+// sharedResources are the kinds of objects that all nodes get, which a master may send as a difference.
+var sharedResources = map[string]bool{"services": true, "endpointslices": true, "nodes": true, "clustertrustbundles": true}
 
 // change describes the effect of an assignment.
 type change struct {
@@ -62,11 +72,11 @@ type change struct {
 	deletes []*nodev1.ObjectKey
 }
 
-func openStore(path string) (*store, *nodev1.Welcome, error) {
-	s := &store{objects: map[key]*entry{}}
+func openStore(path, node string, shared *Decoded) (*store, *nodev1.Welcome, error) {
+	s := &store{objects: map[key]*entry{}, node: node, decoded: shared}
 	var welcome *nodev1.Welcome
 	j, err := openJournal(path, s.state, func(w *nodev1.Welcome) { welcome = w }, func(a *nodev1.Assignment) {
-		if _, err := s.merge(a, decode(a)); err != nil {
+		if _, err := s.merge(a, s.decode(a)); err != nil {
 			slog.Warn("assignment on disk", "err", err)
 		}
 	})
@@ -82,43 +92,103 @@ func (s *store) close() { s.journal.close() }
 // apply applies an assignment, and lets it be written to disk in the background: a node that loses the last ones gets them from the
 // master again.
 func (s *store) apply(a *nodev1.Assignment) (change, error) {
-	decoded := decode(a)
+	if err := check(a); err != nil {
+		return change{}, err
+	}
+	decoded := s.decode(a)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	known := s.known
+	if a.KeepsShared && (!known || a.History == "" || a.History != s.history) {
+		return change{}, fmt.Errorf("assignment: a difference in the history %q, this node knows %q", a.History, s.history)
+	}
+	if a.From != 0 {
+		a.History = s.history // a delta continues it
+	}
 	c, err := s.merge(a, decoded)
 	if err != nil {
 		return c, err
 	}
 	if known {
-		s.journal.append(s.version, c)
+		s.journal.append(s.version, s.history, c)
 	} else {
 		s.journal.rewrite()
 	}
 	return c, nil
 }
 
+// Limits for what a master sends: names are as long as Kubernetes allows at most, with room to spare.
+const (
+	maxName    = 1024
+	maxObjects = 1 << 20   // of a full set
+	maxFull    = 512 << 20 // bytes of a full set
+)
+
+// check refuses what no correct master would send.
+func check(a *nodev1.Assignment) error {
+	if a.To < a.From {
+		return fmt.Errorf("assignment: a delta from version %d to version %d", a.From, a.To)
+	}
+	if a.KeepsShared && a.From != 0 {
+		return errors.New("assignment: a delta cannot keep the shared objects")
+	}
+	if len(a.History) > maxName {
+		return fmt.Errorf("assignment: the history's name has %d bytes", len(a.History))
+	}
+	named := func(k *nodev1.ObjectKey) error {
+		if k.GetResource() == "" || k.GetName() == "" || len(k.Resource) > maxName || len(k.Namespace) > maxName || len(k.Name) > maxName {
+			return fmt.Errorf("assignment: an object has the invalid key %.200q", fmt.Sprint(k.GetResource(), "/", k.GetNamespace(), "/", k.GetName()))
+		}
+		return nil
+	}
+	for _, o := range a.Upserts {
+		if err := named(o.GetKey()); err != nil {
+			return err
+		}
+	}
+	for _, k := range a.Deletes {
+		if err := named(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // decode decodes an assignment's objects; those that cannot be decoded are nil.
-func decode(a *nodev1.Assignment) []*entry {
+func (s *store) decode(a *nodev1.Assignment) []*entry {
 	decoded := make([]*entry, len(a.Upserts))
 	for i, o := range a.Upserts {
-		e := &entry{revision: o.Revision, value: o.Value}
-		if make := resources[o.Key.GetResource()]; make != nil {
+		k := keyOf(o.Key)
+		common := s.decoded != nil && sharedResources[k.resource] && k != s.ownNode()
+		if common {
+			if e := s.decoded.find(k, o); e != nil {
+				decoded[i] = e
+				continue
+			}
+		}
+		e := &entry{key: k, revision: o.Revision, value: o.Value}
+		if make := resources[k.resource]; make != nil {
 			e.object = make()
 			if err := wire.Decode(o.Value, e.object); err != nil {
 				// A single object that cannot be decoded must not prevent the others.
-				slog.Error("assigned object cannot be decoded", "resource", o.Key.GetResource(), "namespace", o.Key.GetNamespace(), "name", o.Key.GetName(), "err", err)
+				slog.Error("assigned object cannot be decoded", "resource", k.resource, "namespace", k.namespace, "name", k.name, "err", err)
 				continue
 			}
+		}
+		if common {
+			s.decoded.keep(e)
 		}
 		decoded[i] = e
 	}
 	return decoded
 }
 
+func (s *store) ownNode() key { return key{"nodes", "", s.node} }
+
 // merge applies an assignment. The caller holds mu, or the store is not shared yet.
 func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 	var c change
+	var nodes []key // that changed
 	if a.From != 0 && a.From != s.version {
 		return c, fmt.Errorf("assignment: a delta from version %d does not follow version %d", a.From, s.version)
 	}
@@ -136,6 +206,7 @@ func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 			s.servicesGen++
 		case "nodes":
 			c.cluster = true
+			nodes = append(nodes, k)
 		}
 	}
 	remove := func(k key) {
@@ -150,13 +221,14 @@ func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 			c.gone = append(c.gone, p.UID)
 		}
 	}
+	sameHistory := a.History == s.history // in another one, a revision may be of another object
 	if a.From == 0 {
 		keep := map[key]bool{}
 		for _, o := range a.Upserts {
 			keep[keyOf(o.Key)] = true
 		}
 		for k := range s.objects {
-			if !keep[k] {
+			if !keep[k] && !(a.KeepsShared && sharedResources[k.resource]) {
 				remove(k)
 			}
 		}
@@ -171,10 +243,10 @@ func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 			continue
 		}
 		old := s.objects[k]
-		if old != nil && old.revision == e.revision && e.revision != 0 {
+		if old != nil && old.revision == e.revision && e.revision != 0 && (sameHistory || bytes.Equal(old.value, e.value)) {
 			continue
 		}
-		s.objects[k] = e
+		s.objects[e.key] = e
 		if old != nil && echo(old.object, e.object) {
 			c.echoes = append(c.echoes, o)
 		} else {
@@ -193,7 +265,8 @@ func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 	for _, d := range a.Deletes {
 		remove(keyOf(d))
 	}
-	s.version = a.To
+	s.version, s.history = a.To, a.History
+	s.followPeers(nodes)
 	return c, nil
 }
 
@@ -249,7 +322,7 @@ func nodeWithoutReport(n *corev1.Node) *corev1.Node {
 
 // full returns the whole state as one assignment.
 func (s *store) full() *nodev1.Assignment {
-	a := &nodev1.Assignment{To: s.version}
+	a := &nodev1.Assignment{To: s.version, History: s.history}
 	for k, e := range s.objects {
 		a.Upserts = append(a.Upserts, &nodev1.Object{Key: &nodev1.ObjectKey{Resource: k.resource, Namespace: k.namespace, Name: k.name}, Revision: e.revision, Value: e.value})
 	}
@@ -313,22 +386,36 @@ func (s *store) Services() ([]*corev1.Service, bool) {
 	return list[*corev1.Service](s, "services"), s.known
 }
 
-func (s *store) services() (services []*corev1.Service, slices []*discoveryv1.EndpointSlice, known bool, generation uint64) {
+// services returns what routes to services, unless its generation has been seen already.
+func (s *store) services(seen uint64) (services []*corev1.Service, slices []*discoveryv1.EndpointSlice, known bool, generation uint64) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	if s.servicesGen == seen {
+		return nil, nil, s.known, seen
+	}
 	return list[*corev1.Service](s, "services"), list[*discoveryv1.EndpointSlice](s, "endpointslices"), s.known, s.servicesGen
 }
 
-func (s *store) nodes() []*corev1.Node {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return list[*corev1.Node](s, "nodes")
+// clusterNode returns this node as the cluster has it, nil if that is not known.
+func (s *store) clusterNode() *corev1.Node {
+	n, _ := get[*corev1.Node](s, "nodes", "", s.node)
+	return n
 }
 
 func (s *store) allPods() []*corev1.Pod {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return list[*corev1.Pod](s, "pods")
+}
+
+// offer returns what the node tells a master that it has.
+func (s *store) offer() *nodev1.Known {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if !s.known || s.history == "" {
+		return &nodev1.Known{}
+	}
+	return &nodev1.Known{History: s.history, Version: s.version}
 }
 
 func (s *store) keepWelcome(w *nodev1.Welcome) { s.journal.keepWelcome(w) }

@@ -89,15 +89,15 @@ func Run(ctx context.Context, o Options) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	slots := make(chan struct{}, joining)
+	slots, decoded := make(chan struct{}, joining), new(agent.Decoded)
 	group, ctx := errgroup.WithContext(ctx)
 	for n := o.First; n < o.First+o.Count; n++ {
-		group.Go(func() error { return o.runOne(ctx, n, slots) })
+		group.Go(func() error { return o.runOne(ctx, n, slots, decoded) })
 	}
 	return group.Wait()
 }
 
-func (o *Options) runOne(ctx context.Context, number int, slots chan struct{}) error {
+func (o *Options) runOne(ctx context.Context, number int, slots chan struct{}, decoded *agent.Decoded) error {
 	address, err := o.address(number)
 	if err != nil {
 		return err
@@ -113,7 +113,7 @@ func (o *Options) runOne(ctx context.Context, number int, slots chan struct{}) e
 		NodeName: name, NodeIP: address, StateDir: filepath.Join(o.DataDir, name, "agent"), LogDir: filepath.Join(o.DataDir, name, "log", "pods"),
 		Runtime: runtime, Network: &network{}, Masters: identity.Masters(),
 		Dial:   func(_ context.Context, address string) (*grpc.ClientConn, error) { return identity.Connect(address) },
-		Labels: map[string]string{Label: "true"}, Port: int32(o.Port), Version: o.Version, Capacity: o.Capacity,
+		Labels: map[string]string{Label: "true"}, Port: int32(o.Port), Version: o.Version, Capacity: o.Capacity, Decoded: decoded,
 	})
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)

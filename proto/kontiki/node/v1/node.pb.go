@@ -76,7 +76,7 @@ func (x CertifyPodResponse_Decision) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CertifyPodResponse_Decision.Descriptor instead.
 func (CertifyPodResponse_Decision) EnumDescriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{16, 0}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{17, 0}
 }
 
 type SessionRequest struct {
@@ -184,7 +184,10 @@ type Hello struct {
 	// updates the Node object from it.
 	Node []byte `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	// answers_beats is true if the worker answers beats, so that a master may conclude from missing answers that it is dead.
-	AnswersBeats  bool `protobuf:"varint,3,opt,name=answers_beats,json=answersBeats,proto3" json:"answers_beats,omitempty"`
+	AnswersBeats bool `protobuf:"varint,3,opt,name=answers_beats,json=answersBeats,proto3" json:"answers_beats,omitempty"`
+	// known is what the worker has of an earlier session. It is set, if only to an empty message, by workers that understand
+	// Assignment.keeps_shared.
+	Known         *Known `protobuf:"bytes,4,opt,name=known,proto3" json:"known,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -240,6 +243,68 @@ func (x *Hello) GetAnswersBeats() bool {
 	return false
 }
 
+func (x *Hello) GetKnown() *Known {
+	if x != nil {
+		return x.Known
+	}
+	return nil
+}
+
+// Known says which shared objects a worker has: those of the cluster's services, endpoint slices, nodes and trust bundles, as they were at
+// a version of a history.
+type Known struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// history is that of the last full set, "" if the worker has none.
+	History       string `protobuf:"bytes,1,opt,name=history,proto3" json:"history,omitempty"`
+	Version       uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Known) Reset() {
+	*x = Known{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Known) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Known) ProtoMessage() {}
+
+func (x *Known) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Known.ProtoReflect.Descriptor instead.
+func (*Known) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Known) GetHistory() string {
+	if x != nil {
+		return x.History
+	}
+	return ""
+}
+
+func (x *Known) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 // Answer answers a beat, at most once per second. Every other message from the worker has the same effect.
 type Answer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -249,7 +314,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[2]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -261,7 +326,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[2]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -274,7 +339,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{2}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{3}
 }
 
 // StatusBatch reports what changed on the worker since the last batch. A batch without a StatusResult is sent again in the next
@@ -294,7 +359,7 @@ type StatusBatch struct {
 
 func (x *StatusBatch) Reset() {
 	*x = StatusBatch{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[3]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -306,7 +371,7 @@ func (x *StatusBatch) String() string {
 func (*StatusBatch) ProtoMessage() {}
 
 func (x *StatusBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[3]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -319,7 +384,7 @@ func (x *StatusBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusBatch.ProtoReflect.Descriptor instead.
 func (*StatusBatch) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{3}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StatusBatch) GetSequence() uint64 {
@@ -366,7 +431,7 @@ type PodStatus struct {
 
 func (x *PodStatus) Reset() {
 	*x = PodStatus{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[4]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -378,7 +443,7 @@ func (x *PodStatus) String() string {
 func (*PodStatus) ProtoMessage() {}
 
 func (x *PodStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[4]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -391,7 +456,7 @@ func (x *PodStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStatus.ProtoReflect.Descriptor instead.
 func (*PodStatus) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PodStatus) GetNamespace() string {
@@ -445,7 +510,7 @@ type SessionResponse struct {
 
 func (x *SessionResponse) Reset() {
 	*x = SessionResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[5]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -457,7 +522,7 @@ func (x *SessionResponse) String() string {
 func (*SessionResponse) ProtoMessage() {}
 
 func (x *SessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[5]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -470,7 +535,7 @@ func (x *SessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionResponse.ProtoReflect.Descriptor instead.
 func (*SessionResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SessionResponse) GetMessage() isSessionResponse_Message {
@@ -570,7 +635,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[6]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -582,7 +647,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[6]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -595,7 +660,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Move) GetMaster() string {
@@ -616,7 +681,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[7]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -628,7 +693,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[7]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -641,7 +706,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Beat) GetNextMs() uint32 {
@@ -668,7 +733,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[8]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +745,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[8]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +758,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Welcome) GetMasters() []string {
@@ -742,14 +807,21 @@ type Assignment struct {
 	Deletes []*ObjectKey `protobuf:"bytes,4,rep,name=deletes,proto3" json:"deletes,omitempty"`
 	// incomplete is true if more of the same full set follows. The worker collects these messages; they take effect together with the
 	// first one that is not incomplete, which has the same from and to.
-	Incomplete    bool `protobuf:"varint,5,opt,name=incomplete,proto3" json:"incomplete,omitempty"`
+	Incomplete bool `protobuf:"varint,5,opt,name=incomplete,proto3" json:"incomplete,omitempty"`
+	// history identifies, in a full set, the history of which "to" is a version: two states with the same history and version are equal.
+	// It is empty if the master cannot send differences.
+	History string `protobuf:"bytes,6,opt,name=history,proto3" json:"history,omitempty"`
+	// keeps_shared is true in a full set of a worker's own objects beside which the shared ones (see Known) are sent as the difference from
+	// the version that the worker said it knows: it keeps those that are in neither upserts nor deletes. Only workers whose hello has
+	// known are sent it.
+	KeepsShared   bool `protobuf:"varint,7,opt,name=keeps_shared,json=keepsShared,proto3" json:"keeps_shared,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[9]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -761,7 +833,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[9]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -774,7 +846,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Assignment) GetFrom() uint64 {
@@ -812,6 +884,20 @@ func (x *Assignment) GetIncomplete() bool {
 	return false
 }
 
+func (x *Assignment) GetHistory() string {
+	if x != nil {
+		return x.History
+	}
+	return ""
+}
+
+func (x *Assignment) GetKeepsShared() bool {
+	if x != nil {
+		return x.KeepsShared
+	}
+	return false
+}
+
 type ObjectKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// resource is the plural in lower case: pods, secrets, configmaps, services, endpointslices, nodes, ...
@@ -824,7 +910,7 @@ type ObjectKey struct {
 
 func (x *ObjectKey) Reset() {
 	*x = ObjectKey{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[10]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +922,7 @@ func (x *ObjectKey) String() string {
 func (*ObjectKey) ProtoMessage() {}
 
 func (x *ObjectKey) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[10]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +935,7 @@ func (x *ObjectKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectKey.ProtoReflect.Descriptor instead.
 func (*ObjectKey) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ObjectKey) GetResource() string {
@@ -884,7 +970,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[11]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +982,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[11]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +995,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Object) GetKey() *ObjectKey {
@@ -945,7 +1031,7 @@ type StatusResult struct {
 
 func (x *StatusResult) Reset() {
 	*x = StatusResult{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[12]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -957,7 +1043,7 @@ func (x *StatusResult) String() string {
 func (*StatusResult) ProtoMessage() {}
 
 func (x *StatusResult) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[12]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -970,7 +1056,7 @@ func (x *StatusResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResult.ProtoReflect.Descriptor instead.
 func (*StatusResult) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StatusResult) GetSequence() uint64 {
@@ -1001,7 +1087,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[13]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1013,7 +1099,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[13]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1026,7 +1112,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CreateTokenRequest) GetNamespace() string {
@@ -1082,7 +1168,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[14]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1180,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[14]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1193,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -1142,7 +1228,7 @@ type CertifyPodRequest struct {
 
 func (x *CertifyPodRequest) Reset() {
 	*x = CertifyPodRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[15]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1240,7 @@ func (x *CertifyPodRequest) String() string {
 func (*CertifyPodRequest) ProtoMessage() {}
 
 func (x *CertifyPodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[15]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1253,7 @@ func (x *CertifyPodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyPodRequest.ProtoReflect.Descriptor instead.
 func (*CertifyPodRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CertifyPodRequest) GetNamespace() string {
@@ -1238,7 +1324,7 @@ type CertifyPodResponse struct {
 
 func (x *CertifyPodResponse) Reset() {
 	*x = CertifyPodResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[16]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1336,7 @@ func (x *CertifyPodResponse) String() string {
 func (*CertifyPodResponse) ProtoMessage() {}
 
 func (x *CertifyPodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[16]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +1349,7 @@ func (x *CertifyPodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyPodResponse.ProtoReflect.Descriptor instead.
 func (*CertifyPodResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CertifyPodResponse) GetRequest() string {
@@ -1324,11 +1410,15 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\x05hello\x18\x01 \x01(\v2\x16.kontiki.node.v1.HelloH\x00R\x05hello\x126\n" +
 	"\x06status\x18\x02 \x01(\v2\x1c.kontiki.node.v1.StatusBatchH\x00R\x06status\x121\n" +
 	"\x06answer\x18\x03 \x01(\v2\x17.kontiki.node.v1.AnswerH\x00R\x06answerB\t\n" +
-	"\amessage\"]\n" +
+	"\amessage\"\x8b\x01\n" +
 	"\x05Hello\x12\x1b\n" +
 	"\tnode_name\x18\x01 \x01(\tR\bnodeName\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\fR\x04node\x12#\n" +
-	"\ranswers_beats\x18\x03 \x01(\bR\fanswersBeats\"\b\n" +
+	"\ranswers_beats\x18\x03 \x01(\bR\fanswersBeats\x12,\n" +
+	"\x05known\x18\x04 \x01(\v2\x16.kontiki.node.v1.KnownR\x05known\";\n" +
+	"\x05Known\x12\x18\n" +
+	"\ahistory\x18\x01 \x01(\tR\ahistory\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\"\b\n" +
 	"\x06Answer\"\x92\x01\n" +
 	"\vStatusBatch\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12.\n" +
@@ -1363,7 +1453,7 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\vcluster_dns\x18\x03 \x03(\tR\n" +
 	"clusterDns\x12!\n" +
 	"\fservice_cidr\x18\x04 \x01(\tR\vserviceCidr\x12\x19\n" +
-	"\bpod_cidr\x18\x05 \x01(\tR\apodCidr\"\xb9\x01\n" +
+	"\bpod_cidr\x18\x05 \x01(\tR\apodCidr\"\xf6\x01\n" +
 	"\n" +
 	"Assignment\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x0e\n" +
@@ -1372,7 +1462,9 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\adeletes\x18\x04 \x03(\v2\x1a.kontiki.node.v1.ObjectKeyR\adeletes\x12\x1e\n" +
 	"\n" +
 	"incomplete\x18\x05 \x01(\bR\n" +
-	"incomplete\"Y\n" +
+	"incomplete\x12\x18\n" +
+	"\ahistory\x18\x06 \x01(\tR\ahistory\x12!\n" +
+	"\fkeeps_shared\x18\a \x01(\bR\vkeepsShared\"Y\n" +
 	"\tObjectKey\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -1436,52 +1528,54 @@ func file_kontiki_node_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_kontiki_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_kontiki_node_v1_node_proto_goTypes = []any{
 	(CertifyPodResponse_Decision)(0), // 0: kontiki.node.v1.CertifyPodResponse.Decision
 	(*SessionRequest)(nil),           // 1: kontiki.node.v1.SessionRequest
 	(*Hello)(nil),                    // 2: kontiki.node.v1.Hello
-	(*Answer)(nil),                   // 3: kontiki.node.v1.Answer
-	(*StatusBatch)(nil),              // 4: kontiki.node.v1.StatusBatch
-	(*PodStatus)(nil),                // 5: kontiki.node.v1.PodStatus
-	(*SessionResponse)(nil),          // 6: kontiki.node.v1.SessionResponse
-	(*Move)(nil),                     // 7: kontiki.node.v1.Move
-	(*Beat)(nil),                     // 8: kontiki.node.v1.Beat
-	(*Welcome)(nil),                  // 9: kontiki.node.v1.Welcome
-	(*Assignment)(nil),               // 10: kontiki.node.v1.Assignment
-	(*ObjectKey)(nil),                // 11: kontiki.node.v1.ObjectKey
-	(*Object)(nil),                   // 12: kontiki.node.v1.Object
-	(*StatusResult)(nil),             // 13: kontiki.node.v1.StatusResult
-	(*CreateTokenRequest)(nil),       // 14: kontiki.node.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 15: kontiki.node.v1.CreateTokenResponse
-	(*CertifyPodRequest)(nil),        // 16: kontiki.node.v1.CertifyPodRequest
-	(*CertifyPodResponse)(nil),       // 17: kontiki.node.v1.CertifyPodResponse
+	(*Known)(nil),                    // 3: kontiki.node.v1.Known
+	(*Answer)(nil),                   // 4: kontiki.node.v1.Answer
+	(*StatusBatch)(nil),              // 5: kontiki.node.v1.StatusBatch
+	(*PodStatus)(nil),                // 6: kontiki.node.v1.PodStatus
+	(*SessionResponse)(nil),          // 7: kontiki.node.v1.SessionResponse
+	(*Move)(nil),                     // 8: kontiki.node.v1.Move
+	(*Beat)(nil),                     // 9: kontiki.node.v1.Beat
+	(*Welcome)(nil),                  // 10: kontiki.node.v1.Welcome
+	(*Assignment)(nil),               // 11: kontiki.node.v1.Assignment
+	(*ObjectKey)(nil),                // 12: kontiki.node.v1.ObjectKey
+	(*Object)(nil),                   // 13: kontiki.node.v1.Object
+	(*StatusResult)(nil),             // 14: kontiki.node.v1.StatusResult
+	(*CreateTokenRequest)(nil),       // 15: kontiki.node.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 16: kontiki.node.v1.CreateTokenResponse
+	(*CertifyPodRequest)(nil),        // 17: kontiki.node.v1.CertifyPodRequest
+	(*CertifyPodResponse)(nil),       // 18: kontiki.node.v1.CertifyPodResponse
 }
 var file_kontiki_node_v1_node_proto_depIdxs = []int32{
 	2,  // 0: kontiki.node.v1.SessionRequest.hello:type_name -> kontiki.node.v1.Hello
-	4,  // 1: kontiki.node.v1.SessionRequest.status:type_name -> kontiki.node.v1.StatusBatch
-	3,  // 2: kontiki.node.v1.SessionRequest.answer:type_name -> kontiki.node.v1.Answer
-	5,  // 3: kontiki.node.v1.StatusBatch.pods:type_name -> kontiki.node.v1.PodStatus
-	9,  // 4: kontiki.node.v1.SessionResponse.welcome:type_name -> kontiki.node.v1.Welcome
-	10, // 5: kontiki.node.v1.SessionResponse.assignment:type_name -> kontiki.node.v1.Assignment
-	13, // 6: kontiki.node.v1.SessionResponse.status_result:type_name -> kontiki.node.v1.StatusResult
-	8,  // 7: kontiki.node.v1.SessionResponse.beat:type_name -> kontiki.node.v1.Beat
-	7,  // 8: kontiki.node.v1.SessionResponse.move:type_name -> kontiki.node.v1.Move
-	12, // 9: kontiki.node.v1.Assignment.upserts:type_name -> kontiki.node.v1.Object
-	11, // 10: kontiki.node.v1.Assignment.deletes:type_name -> kontiki.node.v1.ObjectKey
-	11, // 11: kontiki.node.v1.Object.key:type_name -> kontiki.node.v1.ObjectKey
-	0,  // 12: kontiki.node.v1.CertifyPodResponse.decision:type_name -> kontiki.node.v1.CertifyPodResponse.Decision
-	1,  // 13: kontiki.node.v1.NodeService.Session:input_type -> kontiki.node.v1.SessionRequest
-	14, // 14: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
-	16, // 15: kontiki.node.v1.NodeService.CertifyPod:input_type -> kontiki.node.v1.CertifyPodRequest
-	6,  // 16: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
-	15, // 17: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
-	17, // 18: kontiki.node.v1.NodeService.CertifyPod:output_type -> kontiki.node.v1.CertifyPodResponse
-	16, // [16:19] is the sub-list for method output_type
-	13, // [13:16] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	5,  // 1: kontiki.node.v1.SessionRequest.status:type_name -> kontiki.node.v1.StatusBatch
+	4,  // 2: kontiki.node.v1.SessionRequest.answer:type_name -> kontiki.node.v1.Answer
+	3,  // 3: kontiki.node.v1.Hello.known:type_name -> kontiki.node.v1.Known
+	6,  // 4: kontiki.node.v1.StatusBatch.pods:type_name -> kontiki.node.v1.PodStatus
+	10, // 5: kontiki.node.v1.SessionResponse.welcome:type_name -> kontiki.node.v1.Welcome
+	11, // 6: kontiki.node.v1.SessionResponse.assignment:type_name -> kontiki.node.v1.Assignment
+	14, // 7: kontiki.node.v1.SessionResponse.status_result:type_name -> kontiki.node.v1.StatusResult
+	9,  // 8: kontiki.node.v1.SessionResponse.beat:type_name -> kontiki.node.v1.Beat
+	8,  // 9: kontiki.node.v1.SessionResponse.move:type_name -> kontiki.node.v1.Move
+	13, // 10: kontiki.node.v1.Assignment.upserts:type_name -> kontiki.node.v1.Object
+	12, // 11: kontiki.node.v1.Assignment.deletes:type_name -> kontiki.node.v1.ObjectKey
+	12, // 12: kontiki.node.v1.Object.key:type_name -> kontiki.node.v1.ObjectKey
+	0,  // 13: kontiki.node.v1.CertifyPodResponse.decision:type_name -> kontiki.node.v1.CertifyPodResponse.Decision
+	1,  // 14: kontiki.node.v1.NodeService.Session:input_type -> kontiki.node.v1.SessionRequest
+	15, // 15: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
+	17, // 16: kontiki.node.v1.NodeService.CertifyPod:input_type -> kontiki.node.v1.CertifyPodRequest
+	7,  // 17: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
+	16, // 18: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
+	18, // 19: kontiki.node.v1.NodeService.CertifyPod:output_type -> kontiki.node.v1.CertifyPodResponse
+	17, // [17:20] is the sub-list for method output_type
+	14, // [14:17] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_kontiki_node_v1_node_proto_init() }
@@ -1494,7 +1588,7 @@ func file_kontiki_node_v1_node_proto_init() {
 		(*SessionRequest_Status)(nil),
 		(*SessionRequest_Answer)(nil),
 	}
-	file_kontiki_node_v1_node_proto_msgTypes[5].OneofWrappers = []any{
+	file_kontiki_node_v1_node_proto_msgTypes[6].OneofWrappers = []any{
 		(*SessionResponse_Welcome)(nil),
 		(*SessionResponse_Assignment)(nil),
 		(*SessionResponse_StatusResult)(nil),
@@ -1507,7 +1601,7 @@ func file_kontiki_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kontiki_node_v1_node_proto_rawDesc), len(file_kontiki_node_v1_node_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

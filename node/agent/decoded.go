@@ -1,0 +1,44 @@
+package agent
+
+import (
+	"bytes"
+	"sync"
+	"weak"
+
+	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
+)
+
+// Decoded has the objects that all nodes get, for agents that share a process, as simulated nodes do: each object is decoded and kept once
+// for all of them. Its zero value is empty and ready; it is safe for concurrent use.
+type Decoded struct {
+	mu      sync.Mutex
+	entries map[key]weak.Pointer[entry] // the latest of each object
+}
+
+// find returns the entry of an object that is the same, byte for byte; nil if there is none.
+func (d *Decoded) find(k key, o *nodev1.Object) *entry {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p, ok := d.entries[k]
+	if !ok {
+		return nil
+	}
+	e := p.Value()
+	if e == nil {
+		delete(d.entries, k)
+		return nil
+	}
+	if e.revision != o.Revision || !bytes.Equal(e.value, o.Value) {
+		return nil
+	}
+	return e
+}
+
+func (d *Decoded) keep(e *entry) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.entries == nil {
+		d.entries = map[key]weak.Pointer[entry]{}
+	}
+	d.entries[e.key] = weak.Make(e)
+}
