@@ -18,18 +18,19 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// kontiki is three masters in network namespaces of their own. Clients connect to each master's loopback address, as they connect to
+// kontiki is masters in network namespaces of their own. Clients connect to each master's loopback address, as they connect to
 // upstream's API server.
 type kontiki struct {
 	program, dir string
+	masters      int
+	// nodesAreObjects leaves out what taints new nodes until a kubelet reports for them.
+	nodesAreObjects bool
 
 	supervisor *process
 	config     *rest.Config
 	dials      []dial
 	pids       []int
 }
-
-const masters = 3
 
 func (k *kontiki) start(ctx context.Context) error {
 	policy, err := auditPolicy(k.dir)
@@ -40,18 +41,22 @@ func (k *kontiki) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if k.supervisor, err = startProcess(filepath.Join(k.dir, "dev.log"), k.program, "dev", "--data-dir", k.data(), "--masters", fmt.Sprint(masters),
-		"--workers", "0", "--api-port", fmt.Sprint(port), "--server-arg", "--audit-policy-file="+policy, "--server-arg", "--audit-log-path=-"); err != nil {
+	args := []string{"dev", "--data-dir", k.data(), "--masters", fmt.Sprint(k.masters),
+		"--workers", "0", "--api-port", fmt.Sprint(port), "--server-arg", "--audit-policy-file=" + policy, "--server-arg", "--audit-log-path=-"}
+	if k.nodesAreObjects {
+		args = append(args, "--server-arg", "--disable-admission-plugins=TaintNodesByCondition")
+	}
+	if k.supervisor, err = startProcess(filepath.Join(k.dir, "dev.log"), k.program, args...); err != nil {
 		return err
 	}
-	if err := k.supervisor.await(ctx, "three masters vote", func(ctx context.Context) error {
+	if err := k.supervisor.await(ctx, "all masters vote", func(ctx context.Context) error {
 		cmd := exec.CommandContext(ctx, k.program, "cluster", "status")
 		cmd.Env = append(os.Environ(), "KUBECONFIG="+k.kubeconfig())
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
-		if n := strings.Count(string(out), "master-"); n < masters {
+		if n := strings.Count(string(out), "master-"); n < k.masters {
 			return fmt.Errorf("%d masters: %s", n, out)
 		}
 		return nil
@@ -86,7 +91,7 @@ func (k *kontiki) connect(ctx context.Context) error {
 		k.pids = append(k.pids, h.Pid)
 		k.dials = append(k.dials, dialFrom(h.Namespace))
 	}
-	if len(k.pids) != masters {
+	if len(k.pids) != k.masters {
 		return fmt.Errorf("there are %d masters", len(k.pids))
 	}
 	k.config.Host = "https://127.0.0.1:6443"

@@ -12,6 +12,10 @@
 //     each, and 100 watchers, with a connection each. Kontiki's are divided among its three masters, as by a load balancer;
 //   - reads have the same consistency: gets and lists have no resourceVersion, so that they show all writes acknowledged before.
 //
+// With -workload scheduling, it measures instead how fast pods are bound to nodes that are only objects, in the shapes of upstream's
+// scheduler_perf; kube-scheduler's limit of its own requests is raised as there. The system kontiki-1 is a single master, as etcd-1 is a
+// single member.
+//
 // The clients share the processors with the servers. What the servers used is counted by the kernel, for all their processes.
 package main
 
@@ -26,6 +30,15 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
+
+	"k8s.io/client-go/rest"
+)
+
+// Values of -workload.
+const (
+	apiWorkload        = "api"
+	schedulingWorkload = "scheduling"
 )
 
 type options struct {
@@ -36,6 +49,8 @@ type options struct {
 	encodings         string
 	keep              bool
 	profile           string
+	kind              string
+	scheduling        scheduling
 	workload
 }
 
@@ -45,7 +60,7 @@ func main() {
 	flag.StringVar(&o.upstream, "upstream", "bin/upstream", "the directory of upstream's programs")
 	flag.StringVar(&o.dir, "dir", "", "where a temporary directory for all data is created (default: the system's)")
 	flag.IntVar(&o.rounds, "rounds", 2, "how often each system is measured")
-	flag.StringVar(&o.systems, "systems", strings.Join(systemNames, ","), "the systems to measure, in this order")
+	flag.StringVar(&o.systems, "systems", strings.Join(systemNames, ","), "the systems to measure, in this order; kontiki-1 is a single master")
 	flag.StringVar(&o.encodings, "encodings", "protobuf,json", "the encodings that clients use")
 	flag.BoolVar(&o.keep, "keep", false, "keep the data and the logs")
 	flag.StringVar(&o.profile, "profile", "", "a directory for a processor profile of the servers in each phase; profiling takes some of their time")
@@ -56,7 +71,12 @@ func main() {
 	flag.IntVar(&o.events, "events", 500, "how many pods are created for the watchers as fast as possible")
 	flag.IntVar(&o.paced, "paced", 200, "how many pods are created for the watchers at -pace")
 	flag.IntVar(&o.pace, "pace", 50, "how many pods are created per second when the latency of watches is measured")
+	flag.StringVar(&o.kind, "workload", "api", "api or scheduling")
+	flag.IntVar(&o.scheduling.nodes, "nodes", 1000, "how many nodes there are to schedule on")
+	flag.StringVar(&o.scheduling.shapes, "shape", "basic,spread,affinity,preferred-affinity,anti-affinity,preemption", "the shapes of pods to schedule")
+	flag.DurationVar(&o.scheduling.limit, "limit", 10*time.Minute, "how long a shape may take on a system")
 	flag.Parse()
+	o.scheduling.pods = o.pods
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, &o); err != nil {
@@ -65,6 +85,12 @@ func main() {
 }
 
 func run(ctx context.Context, o *options) (err error) {
+	if o.kind != apiWorkload && o.kind != schedulingWorkload {
+		return fmt.Errorf("-workload: %q is neither %s nor %s", o.kind, apiWorkload, schedulingWorkload)
+	}
+	if _, err := o.scheduling.names(); err != nil {
+		return err
+	}
 	for _, path := range []*string{&o.kontiki, &o.upstream} {
 		if *path, err = filepath.Abs(*path); err != nil {
 			return err
@@ -110,8 +136,10 @@ func measure(ctx context.Context, o *options, name, dir string, results *results
 	if err := s.start(ctx); err != nil {
 		return err
 	}
-	config, err := prepare(ctx, s)
-	if err != nil {
+	var config *rest.Config
+	if o.kind == schedulingWorkload {
+		config, o.encodings = schedulingConfig(s), "protobuf"
+	} else if config, err = prepare(ctx, s); err != nil {
 		return err
 	}
 	for _, encoding := range strings.Split(o.encodings, ",") {
@@ -120,7 +148,11 @@ func measure(ctx context.Context, o *options, name, dir string, results *results
 			results.add(m)
 			fmt.Println("  " + m.String())
 		}}
-		if err := r.run(ctx); err != nil {
+		run := r.run
+		if o.kind == schedulingWorkload {
+			run = func(ctx context.Context) error { return r.runScheduling(ctx, o.scheduling) }
+		}
+		if err := run(ctx); err != nil {
 			return fmt.Errorf("%s: %w", encoding, err)
 		}
 	}

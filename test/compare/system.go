@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -33,6 +34,7 @@ type dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 const (
 	kontikiName = "kontiki"
+	single      = "kontiki-1"
 	etcd1Name   = "etcd-1"
 	etcd3Name   = "etcd-3"
 )
@@ -40,15 +42,18 @@ const (
 var systemNames = []string{kontikiName, etcd1Name, etcd3Name}
 
 func newSystem(o *options, name, dir string) (system, error) {
+	objects := o.kind == schedulingWorkload
 	switch name {
 	case kontikiName:
-		return &kontiki{program: o.kontiki, dir: dir}, nil
+		return &kontiki{program: o.kontiki, dir: dir, masters: 3, nodesAreObjects: objects}, nil
+	case single:
+		return &kontiki{program: o.kontiki, dir: dir, masters: 1, nodesAreObjects: objects}, nil
 	case etcd1Name:
-		return &upstream{programs: o.upstream, dir: dir, members: 1}, nil
+		return &upstream{programs: o.upstream, dir: dir, members: 1, nodesAreObjects: objects}, nil
 	case etcd3Name:
-		return &upstream{programs: o.upstream, dir: dir, members: 3}, nil
+		return &upstream{programs: o.upstream, dir: dir, members: 3, nodesAreObjects: objects}, nil
 	}
-	return nil, fmt.Errorf("there is no system %q: choose from %s", name, strings.Join(systemNames, ", "))
+	return nil, fmt.Errorf("there is no system %q: choose from %s", name, strings.Join(append(slices.Clone(systemNames), single), ", "))
 }
 
 // auditPolicy writes the policy of both systems.

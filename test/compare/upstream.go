@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +20,8 @@ import (
 type upstream struct {
 	programs, dir string
 	members       int
+	// nodesAreObjects leaves out what taints nodes that no kubelet reports for.
+	nodesAreObjects bool
 
 	certs   *authority
 	config  *rest.Config
@@ -89,12 +92,16 @@ func (u *upstream) startAPIServer(ctx context.Context, etcds string) error {
 	if err != nil {
 		return err
 	}
-	if err := u.run("kube-apiserver", "kube-apiserver", "--etcd-servers="+etcds, "--etcd-cafile="+u.certs.file, "--etcd-certfile="+server.cert,
+	var admission []string
+	if u.nodesAreObjects {
+		admission = []string{"--disable-admission-plugins=TaintNodesByCondition"}
+	}
+	if err := u.run("kube-apiserver", "kube-apiserver", append(admission, "--etcd-servers="+etcds, "--etcd-cafile="+u.certs.file, "--etcd-certfile="+server.cert,
 		"--etcd-keyfile="+server.key, "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port), "--endpoint-reconciler-type=none",
 		"--service-cluster-ip-range=10.96.0.0/16", "--tls-cert-file="+server.cert, "--tls-private-key-file="+server.key,
 		"--client-ca-file="+u.certs.file, "--authorization-mode=Node,RBAC", "--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file="+server.key, "--service-account-signing-key-file="+server.key, "--allow-privileged=true",
-		"--enable-bootstrap-token-auth=false", "--audit-policy-file="+policy, "--audit-log-path=-"); err != nil {
+		"--enable-bootstrap-token-auth=false", "--audit-policy-file="+policy, "--audit-log-path=-")...); err != nil {
 		return err
 	}
 	admin, err := u.certs.issue("admin", "kubernetes-admin", "system:masters")
@@ -106,14 +113,31 @@ func (u *upstream) startAPIServer(ctx context.Context, etcds string) error {
 	return u.running[len(u.running)-1].await(ctx, "the API is ready", func(ctx context.Context) error { return healthy(ctx, u.config) })
 }
 
+const schedulerSettings = `apiVersion: kubescheduler.config.k8s.io/v1
+kind: KubeSchedulerConfiguration
+leaderElection:
+  leaderElect: false
+clientConnection:
+  kubeconfig: %s
+  qps: 5000
+  burst: 5000
+  contentType: application/vnd.kubernetes.protobuf
+`
+
 func (u *upstream) startControllers(ctx context.Context) error {
 	serviceAccount := u.certs.path("kube-apiserver.key")
+	controllers, schedulerConfig := "*", filepath.Join(u.dir, "scheduler.yaml")
+	if u.nodesAreObjects {
+		controllers = "*,-node-lifecycle-controller"
+	}
 	for _, c := range []struct {
 		program string
 		args    []string
 	}{
-		{"kube-scheduler", []string{"--leader-elect=false"}}, // there is no other, and on a busy machine they would lose their leases and end
-		{"kube-controller-manager", []string{"--leader-elect=false", "--use-service-account-credentials", "--service-account-private-key-file=" + serviceAccount,
+		// There is no other of either, and on a busy machine they would lose their leases and end. The scheduler's requests are not
+		// limited, as in scheduler_perf.
+		{"kube-scheduler", []string{"--config=" + schedulerConfig}},
+		{"kube-controller-manager", []string{"--leader-elect=false", "--controllers=" + controllers, "--use-service-account-credentials", "--service-account-private-key-file=" + serviceAccount,
 			"--root-ca-file=" + u.certs.file, "--cluster-signing-cert-file=" + u.certs.file, "--cluster-signing-key-file=" + u.certs.path("ca.key")}},
 	} {
 		cert, err := u.certs.issue(c.program, "system:"+c.program)
@@ -124,11 +148,18 @@ func (u *upstream) startControllers(ctx context.Context) error {
 		if err := u.writeKubeconfig(kubeconfig, cert); err != nil {
 			return err
 		}
+		if c.program == "kube-scheduler" {
+			if err := os.WriteFile(schedulerConfig, fmt.Appendf(nil, schedulerSettings, kubeconfig), 0o600); err != nil {
+				return err
+			}
+		} else {
+			c.args = append(c.args, "--kubeconfig="+kubeconfig)
+		}
 		port, err := freePort()
 		if err != nil {
 			return err
 		}
-		if err := u.run(c.program, c.program, append([]string{"--kubeconfig=" + kubeconfig, "--authentication-kubeconfig=" + kubeconfig,
+		if err := u.run(c.program, c.program, append([]string{"--authentication-kubeconfig=" + kubeconfig,
 			"--authorization-kubeconfig=" + kubeconfig, "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port)}, c.args...)...); err != nil {
 			return err
 		}

@@ -203,7 +203,7 @@ func (r *runner) during(ctx context.Context, phase string, n int, work func() ([
 }
 
 // share lets the clients make one request per name, each as soon as its last one has been answered.
-func share(ctx context.Context, sets []*kubernetes.Clientset, names []string, request func(context.Context, *kubernetes.Clientset, string) error) ([]time.Duration, error) {
+func share[N any](ctx context.Context, sets []*kubernetes.Clientset, names []N, request func(context.Context, *kubernetes.Clientset, N) error) ([]time.Duration, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	took := make([]time.Duration, len(names))
