@@ -49,7 +49,7 @@ type Scheduler struct {
 	// What follows belongs to the loop.
 	cluster *framework.Cluster
 	queue   *queue.Queue
-	kept    keptEvaluations
+	kept    framework.Kept
 	// assumed are the placed pods whose binding has not arrived as an event yet.
 	assumed map[types.UID]*assumption
 	gangs   gangs
@@ -93,7 +93,7 @@ func (s *Scheduler) clear() {
 		SeveralProfiles: len(s.profiles) > 1,
 		Awaited:         func(uid types.UID) bool { return s.cluster.NominatedNode(uid) != "" },
 	})
-	s.kept = keptEvaluations{}
+	s.kept = framework.Kept{}
 	s.gangs = gangs{}
 	s.assumed, s.preempting = map[types.UID]*assumption{}, map[types.UID]int{}
 }

@@ -34,6 +34,7 @@ type Cluster struct {
 	nominees map[types.UID]string
 	// priorities are the numbers of placed pods by their priority.
 	priorities map[int32]int
+	readers    identityCounts // placed and nominated pods
 	unsorted   bool
 	domains    map[string]*Domains
 	log        changeLog
@@ -204,13 +205,20 @@ func (c *Cluster) count(p *PodInfo, sign int) {
 	if p.Inclined() {
 		c.Inclined += sign
 	}
+	c.readers.add(p.placedSelects, sign)
 }
 
 // Nominate records that a pod expects room on a node; "" withdraws that.
 func (c *Cluster) Nominate(p *PodInfo, node string) {
 	if at, ok := c.nominees[p.UID]; ok {
 		delete(c.nominees, p.UID)
-		c.Nominated[at] = slices.DeleteFunc(c.Nominated[at], func(q *PodInfo) bool { return q.UID == p.UID })
+		c.Nominated[at] = slices.DeleteFunc(c.Nominated[at], func(q *PodInfo) bool {
+			if q.UID != p.UID {
+				return false
+			}
+			c.readers.add(q.placedSelects, -1)
+			return true
+		})
 		if len(c.Nominated[at]) == 0 {
 			delete(c.Nominated, at)
 		}
@@ -218,6 +226,7 @@ func (c *Cluster) Nominate(p *PodInfo, node string) {
 	if node != "" {
 		c.nominees[p.UID] = node
 		c.Nominated[node] = append(c.Nominated[node], p)
+		c.readers.add(p.placedSelects, 1)
 	}
 }
 

@@ -27,7 +27,7 @@ type Evaluation struct {
 	only     sets.Set[string]
 	limiters []string
 	scores   []podScore
-	lasting  bool // no filter is volatile
+	lasting  bool // no filter is volatile, and no plugin reads a label that others of the template do not have
 
 	nodes []nodeResult // by NodeInfo.Index
 	// kept has the raw scores of the plugins in scores that have a place in it, by node.
@@ -63,7 +63,8 @@ type nodeResult struct {
 // NewEvaluation looks at a pod.
 func NewEvaluation(c *Cluster, profile *Profile, p *PodInfo) *Evaluation {
 	c.Settle()
-	e := &Evaluation{cluster: c, profile: profile, pod: p, epoch: c.Epoch, seen: c.log.next(), lasting: true}
+	e := &Evaluation{cluster: c, profile: profile, pod: p, epoch: c.Epoch, seen: c.log.next()}
+	e.lasting = !e.distinguished()
 	e.preFilter()
 	if e.refused == nil {
 		e.preScore()

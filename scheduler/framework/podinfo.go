@@ -33,7 +33,10 @@ type PodInfo struct {
 	// Hard are its topology spread constraints that must hold, Soft those that should.
 	Hard, Soft []SpreadTerm
 
-	signature string // see Signature
+	// identity are the labels that tell it apart from the others of its template, selects and placedSelects what its terms read of
+	// them (see selections).
+	identity, selects, placedSelects identity
+	signature                        string // see Signature
 }
 
 // HostPort is a port of a node that a container uses.
@@ -63,6 +66,8 @@ func NewPodInfo(pod *corev1.Pod) *PodInfo {
 	p.Preferred = compilePreferred(pod)
 	p.Hard, p.Soft = CompileSpread(pod, pod.Spec.TopologySpreadConstraints)
 	p.Ports = portsOf(pod)
+	p.identity = identityIn(pod.Labels)
+	p.selects, p.placedSelects = p.selections()
 	return p
 }
 

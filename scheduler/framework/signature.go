@@ -12,10 +12,11 @@ import (
 )
 
 // Signature returns a value that is equal for pods that are equal to the scheduler, such as those of one template: all that plugins
-// read of a pod, but for its name. It is "" for pods that must be looked at one by one: those with volumes or devices, whose
-// placement depends on objects of their own.
+// read of a pod, but for its name and for the labels that only say which of the pods it is (see identity). It is "" for pods that must
+// be looked at one by one: those with volumes or devices, whose placement depends on objects of their own, and those that select pods
+// by a label of their identity themselves.
 func (p *PodInfo) Signature() string {
-	if p.signature == "" && !Mounts(p.Pod) && len(p.Spec.ResourceClaims) == 0 && p.Spec.NodeName == "" {
+	if p.signature == "" && !Mounts(p.Pod) && len(p.Spec.ResourceClaims) == 0 && p.Spec.NodeName == "" && p.identity&p.selects == 0 {
 		p.signature = sign(p)
 	}
 	return p.signature
@@ -26,11 +27,16 @@ func sign(p *PodInfo) string {
 	s := signer{buffer: make([]byte, 0, 512)}
 	s.text(p.Spec.SchedulerName)
 	s.text(p.Namespace)
+	written := 0
 	for _, key := range slices.Sorted(maps.Keys(p.Labels)) {
-		s.text(key)
-		s.text(p.Labels[key])
+		if identityOf(key) == 0 {
+			s.text(key)
+			s.text(p.Labels[key])
+			written++
+		}
 	}
-	s.number(int64(len(p.Labels)))
+	s.number(int64(written))
+	s.number(int64(p.identity))
 	if owner := metav1.GetControllerOfNoCopy(p.Pod); owner != nil {
 		s.text(string(owner.UID))
 	}

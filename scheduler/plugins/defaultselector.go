@@ -42,6 +42,19 @@ func defaultSelector(v client.View, pod *corev1.Pod) labels.Selector {
 	return selector
 }
 
+// Distinguishes says whether a Service or the owner selects by such labels, so that the default constraints may differ between the pods
+// of one owner.
+func (s *PodTopologySpread) Distinguishes(p *framework.PodInfo, reads func(labels.Selector) bool) (found bool) {
+	if len(s.Defaults) == 0 || len(p.Spec.TopologySpreadConstraints) > 0 {
+		return false
+	}
+	client.Each(s.View(), p.Namespace, func(service *corev1.Service) bool {
+		found = reads(labels.SelectorFromSet(service.Spec.Selector))
+		return !found
+	})
+	return found || reads(defaultSelector(s.View(), p.Pod))
+}
+
 func merge(s labels.Selector, with *metav1.LabelSelector) labels.Selector {
 	if requirements, ok := framework.SelectorOf(with).Requirements(); ok {
 		return s.Add(requirements...)
