@@ -302,8 +302,8 @@ func (s *Scheduler) unbound(a *assumption, failure error) {
 		return // its event replaces the assumption
 	}
 	s.unplace(a.pod.Pod)
-	s.leaveGang(a.pod.Pod, false)
 	if !ok || current.UID != a.pod.UID || !s.ours(current) {
+		s.leaveGang(a.pod.Pod, false)
 		return
 	}
 	s.Log.Warn("binding failed, scheduling again", "pod", a.pod.Namespace+"/"+a.pod.Name, "node", a.node, "error", failure, "stack", contain.Stack(failure))

@@ -29,7 +29,7 @@ func (s *Scheduler) scheduleOne(ctx context.Context) bool {
 	if next == nil {
 		return false
 	}
-	if key, ok := gangOf(next.Pod.Pod); ok && s.gangs[key] != nil {
+	if key, ok := framework.GangOf(next.Pod.Pod); ok && s.gangs[key] != nil {
 		s.scheduleGang(ctx, next, s.gangs[key])
 		return true
 	}
@@ -113,8 +113,8 @@ func (s *Scheduler) place(d *decision) {
 		return
 	}
 	d.refusal = refusal
-	if _, inGang := gangOf(d.pod.Pod); inGang || refusal.Nodes == 0 || s.preempting[d.pod.UID] != 0 {
-		return // for a whole gang, room is not made
+	if _, inGang := framework.GangOf(d.pod.Pod); inGang || refusal.Nodes == 0 || s.preempting[d.pod.UID] {
+		return // room is made for a whole gang only
 	}
 	for _, plugin := range s.profiles[d.pod.Spec.SchedulerName].PostFilters {
 		if d.nomination = plugin.PostFilter(s.cluster, d.pod, d.evaluation, refusal); d.nomination != nil {

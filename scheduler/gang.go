@@ -11,13 +11,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/scheduler/framework"
+	victims "github.com/kontiki/kontiki/scheduler/preemption"
 	"github.com/kontiki/kontiki/scheduler/queue"
 )
 
-// Gangs are pods that are placed together or not at all. A pod names its gang by a label or an annotation.
+// The annotations of the pods of a gang.
 const (
-	gangName    = "kontiki.io/gang"
 	gangSize    = "kontiki.io/gang-size"    // how many pods must be placed at once
 	gangTimeout = "kontiki.io/gang-timeout" // after how long an event says that and why the gang is not placed
 )
@@ -27,24 +28,15 @@ const largestGang = 256
 
 const defaultGangTimeout = 5 * time.Minute
 
-// gangKey identifies a gang.
-type gangKey struct{ namespace, name string }
-
 // gang has the pods of a gang that are known.
 type gang struct {
-	key gangKey
+	key framework.GangKey
 	// pending are those that are to be placed, placed those that have a node, assumed or bound.
 	pending map[types.UID]*framework.PodInfo
 	placed  map[types.UID]bool
 	// since is when it first had all its pods without being placed, and told whether that has been reported as too long ago.
 	since time.Time
 	told  bool
-}
-
-// gangOf returns the key of a pod's gang; false if it has none.
-func gangOf(pod *corev1.Pod) (gangKey, bool) {
-	name := cmp.Or(pod.Labels[gangName], pod.Annotations[gangName])
-	return gangKey{pod.Namespace, name}, name != ""
 }
 
 // gangParameters returns how many pods of a gang must be placed at once, and its timeout, or what is wrong with them.
@@ -67,10 +59,10 @@ func refuseGang(format string, args ...any) *framework.Status {
 }
 
 // gangs knows the gangs of all pods. It belongs to the loop.
-type gangs map[gangKey]*gang
+type gangs map[framework.GangKey]*gang
 
 func (g gangs) of(pod *corev1.Pod) *gang {
-	key, ok := gangOf(pod)
+	key, ok := framework.GangOf(pod)
 	if !ok {
 		return nil
 	}
@@ -87,7 +79,7 @@ func (g *gang) gate(p *framework.PodInfo) *framework.Status {
 		return refuseGang("%s", problem)
 	}
 	if have := len(g.pending) + len(g.placed); have < size {
-		return refuseGang("waiting for minCount pods from a gang to appear in scheduling queue: gang %q has %d of %d", g.key.name, have, size)
+		return refuseGang("waiting for minCount pods from a gang to appear in scheduling queue: gang %q has %d of %d", g.key.Name, have, size)
 	}
 	return nil
 }
@@ -125,7 +117,7 @@ func (s *Scheduler) regate(g *gang, but types.UID) {
 
 // leaveGang notes that a pod is not pending any more; placed says whether it has a node.
 func (s *Scheduler) leaveGang(pod *corev1.Pod, placed bool) {
-	key, ok := gangOf(pod)
+	key, ok := framework.GangOf(pod)
 	g := s.gangs[key]
 	if !ok || (g == nil && !placed) {
 		return
@@ -141,89 +133,222 @@ func (s *Scheduler) leaveGang(pod *corev1.Pod, placed bool) {
 	switch {
 	case len(g.pending)+len(g.placed) == 0:
 		delete(s.gangs, key)
+	case was && !placed: // one pod less
+		s.regate(g, "")
+		s.withdrawIncomplete(g)
 	case was != placed:
 		s.regate(g, "")
 	}
 }
 
+// gangTrial is an attempt to place the pending pods of a gang.
+type gangTrial struct {
+	*gang
+	size    int
+	timeout time.Duration
+	members []*queue.Entry
+	placed  []*decision
+	refused []*decision
+	// bound and binding are the numbers of pods of the gang that had a node before, for certain or perhaps: their binding may fail.
+	bound, binding int
+	// nominated are the nodes where members expected room before the attempt.
+	nominated map[types.UID]string
+	// awaits means that pods are being deleted to make room for the gang.
+	awaits bool
+}
+
+// fits returns how many pods of the gang have a node.
+func (t *gangTrial) fits() int { return len(t.placed) + t.bound }
+
 // scheduleGang decides about all pending pods of a gang at once: either so many find a place that the gang is complete, or none is placed.
 func (s *Scheduler) scheduleGang(ctx context.Context, first *queue.Entry, g *gang) {
-	size, timeout, _ := gangParameters(first.Pod.Pod) // which the gate has checked
-	members := []*queue.Entry{first}
-	for uid := range g.pending {
-		if e := s.queue.Get(uid); uid != first.Pod.UID && e != nil && e.Gated == nil {
-			s.queue.Take(e)
-			members = append(members, e)
-		}
-	}
-	slices.SortFunc(members, func(a, b *queue.Entry) int { return cmp.Compare(a.Pod.Name, b.Pod.Name) })
-	if g.since.IsZero() {
-		g.since = s.now()
-	}
-	var placed []*decision
-	var refused *decision
-	for _, e := range members {
-		d := s.decideOn(e)
-		if d.node == nil {
-			refused = d
-			continue
-		}
-		s.cluster.Place(d.pod, d.node.Name)
-		placed = append(placed, d)
-	}
-	if len(placed)+s.bound(g) < size {
-		s.undoGang(g, members, placed, refused, size, timeout)
+	t := s.tryGang(first, g)
+	if t.fits() < t.size {
+		s.failGang(ctx, t)
 		return
 	}
 	g.since, g.told = time.Time{}, false
-	s.bindGang(ctx, g, members, placed, refused)
+	s.bindGang(ctx, t)
 }
 
-// bound returns how many pods of a gang are bound. Those that are only assumed do not count: their binding may fail.
-func (s *Scheduler) bound(g *gang) (n int) {
-	for uid := range g.placed {
-		if s.assumed[uid] == nil {
-			n++
+// tryGang puts the members that find a node on it. The largest are tried first, since small ones leave less room than they need.
+// Members that fit nowhere are tried again if others were placed after them, which their affinity may be about.
+func (s *Scheduler) tryGang(first *queue.Entry, g *gang) *gangTrial {
+	t := &gangTrial{gang: g, nominated: map[types.UID]string{}, members: []*queue.Entry{first}}
+	t.size, t.timeout, _ = gangParameters(first.Pod.Pod) // which the gate has checked
+	for uid := range g.pending {
+		if e := s.queue.Get(uid); uid != first.Pod.UID && e != nil && e.Gated == nil {
+			s.queue.Take(e)
+			t.members = append(t.members, e)
 		}
 	}
-	return n
+	for uid := range g.placed {
+		if s.assumed[uid] == nil {
+			t.bound++
+		} else {
+			t.binding++
+		}
+	}
+	blocked := map[types.UID]int{}
+	for _, e := range t.members {
+		node := s.cluster.NominatedNode(e.Pod.UID)
+		t.nominated[e.Pod.UID] = node
+		if n := s.cluster.Node(node); n != nil && victims.AwaitsRoom(e.Pod, n) {
+			blocked[e.Pod.UID] = 1
+		}
+		t.awaits = t.awaits || blocked[e.Pod.UID] == 1 || s.preempting[e.Pod.UID]
+	}
+	slices.SortFunc(t.members, func(a, b *queue.Entry) int {
+		x, y := &a.Pod.Requests, &b.Pod.Requests
+		return cmp.Or(
+			cmp.Compare(blocked[b.Pod.UID], blocked[a.Pod.UID]), // so that the attempt ends soon if it is too early
+			cmp.Compare(y.MilliCPU, x.MilliCPU), cmp.Compare(y.Memory, x.Memory), cmp.Compare(a.Pod.Name, b.Pod.Name))
+	})
+	if g.since.IsZero() {
+		g.since = s.now()
+	}
+	for left := t.members; len(left) > 0; {
+		t.refused = nil
+		last := 0 // how many were refused before the last one that was placed
+		var again []*queue.Entry
+		for _, e := range left {
+			if d := s.decideOn(e); d.node == nil {
+				t.refused, again = append(t.refused, d), append(again, e)
+				if t.awaits && len(t.members)-len(again)+t.bound < t.size {
+					return t
+				}
+			} else {
+				s.cluster.Nominate(d.pod, "")
+				s.cluster.Place(d.pod, d.node.Name)
+				t.placed = append(t.placed, d)
+				last = len(again)
+			}
+		}
+		if last == 0 {
+			break
+		}
+		left = again
+	}
+	return t
 }
 
-// undoGang takes the members off the nodes again, and reports to all why the gang is not placed.
-func (s *Scheduler) undoGang(g *gang, members []*queue.Entry, placed []*decision, refused *decision, size int, timeout time.Duration) {
-	for _, d := range placed {
+// withdrawIncomplete gives up the room that pods of a gang expect if not all of the gang is there any more.
+func (s *Scheduler) withdrawIncomplete(g *gang) {
+	for uid, p := range g.pending {
+		if s.cluster.NominatedNode(uid) != "" && g.gate(p) != nil {
+			s.withdrawGang(p)
+		}
+	}
+}
+
+// withdrawGang gives up the room that a pod of a gang expects.
+func (s *Scheduler) withdrawGang(p *framework.PodInfo) {
+	s.withdraw(p.Pod)
+	none := ""
+	s.reporter.add(report{pod: p.Pod, nominated: &none})
+}
+
+// failGang takes the members off the nodes again, makes room for the gang if there is a way, and reports to all why it is not placed.
+func (s *Scheduler) failGang(ctx context.Context, t *gangTrial) {
+	why, reason, by := "others are still being bound", corev1.PodReasonUnschedulable, []string(nil)
+	for _, d := range t.refused {
+		if d.failure != "" {
+			why, reason, by = d.failure, corev1.PodReasonSchedulerError, nil
+			break
+		}
+		why = d.refusal.Message()
+		by = append(by, d.refusal.Plugins()...)
+	}
+	slices.Sort(by)
+	by = slices.Compact(by)
+	var room *framework.GangNomination
+	if by != nil {
+		room = s.roomForGang(t)
+	}
+	s.undoGang(t, by)
+	if t.awaits {
+		return // what it waits for has been reported
+	}
+	if room != nil {
+		why += " " + room.Message
+	}
+	message := fmt.Sprintf("gang %q: %d of %d pods fit; %s", t.key.Name, t.fits(), t.size, why)
+	late := !t.told && s.now().Sub(t.since) >= t.timeout
+	for _, e := range t.members {
+		if room == nil || len(room.Nodes) == 0 {
+			s.reporter.report(e.Pod, reason, message, nil)
+		}
+		if late {
+			s.Recorder.Eventf(e.Pod.Pod, corev1.EventTypeWarning, "GangNotPlaced", "gang %q was not placed within %v: %s", t.key.Name, t.timeout, why)
+		}
+	}
+	t.told = t.told || late
+	switch {
+	case room == nil:
+	case room.Hopeless:
+		for _, e := range t.members {
+			if s.cluster.NominatedNode(e.Pod.UID) != "" {
+				s.withdrawGang(e.Pod)
+			}
+		}
+	case len(room.Nodes) > 0:
+		s.preemptForGang(ctx, t, room, message)
+	}
+}
+
+// roomForGang asks plugins how to make room for the members that are missing; nil if that must not be done now.
+func (s *Scheduler) roomForGang(t *gangTrial) (room *framework.GangNomination) {
+	if t.awaits || t.binding > 0 {
+		return nil
+	}
+	trial := &framework.GangTrial{Key: t.key, Missing: t.size - t.fits(), Evaluation: s.evaluation}
+	for _, d := range t.placed {
+		trial.Placed = append(trial.Placed, d.pod)
+	}
+	for _, d := range t.refused {
+		if d.refusal.Nodes > 0 {
+			trial.Waiting = append(trial.Waiting, d.pod)
+		}
+		s.cluster.Nominate(d.pod, "") // the gang is looked at anew
+	}
+	if len(trial.Waiting) < trial.Missing {
+		return nil
+	}
+	err := contain.Run(func() error {
+		for _, plugin := range s.profiles[t.members[0].Pod.Spec.SchedulerName].PostFilters {
+			if p, ok := plugin.(framework.GangPostFilterPlugin); ok && room == nil {
+				room = p.PostFilterGang(s.cluster, trial)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		s.Log.Error("making room for a gang panicked", "gang", t.key, "error", err, "stack", contain.Stack(err))
+		s.cluster.Invalidate()
+		return nil
+	}
+	return room
+}
+
+// undoGang ends an attempt: the members are pending as before.
+func (s *Scheduler) undoGang(t *gangTrial, by []string) {
+	for _, d := range t.placed {
 		s.cluster.RemovePod(d.pod.UID)
 	}
-	var by []string
-	why, reason := "", corev1.PodReasonUnschedulable
-	switch {
-	case refused == nil:
-		why = "others are still being bound"
-	case refused.failure != "":
-		why, reason = refused.failure, corev1.PodReasonSchedulerError
-	default:
-		by, why = refused.refusal.Plugins(), refused.refusal.Message()
-	}
-	message := fmt.Sprintf("gang %q: %d of %d pods fit; %s", g.key.name, len(placed)+s.bound(g), size, why)
-	late := !g.told && s.now().Sub(g.since) >= timeout
-	for _, e := range members {
+	for _, e := range t.members {
+		s.cluster.Nominate(e.Pod, t.nominated[e.Pod.UID])
 		if by == nil {
 			s.queue.Retry(e, s.now())
 		} else {
 			s.queue.Refused(e, by, s.now())
 		}
-		s.reporter.report(e.Pod, reason, message, nil)
-		if late {
-			s.Recorder.Eventf(e.Pod.Pod, corev1.EventTypeWarning, "GangNotPlaced", "gang %q was not placed within %v: %s", g.key.name, timeout, why)
-		}
 	}
-	g.told = g.told || late
 }
 
 // bindGang binds the placed members with one command. Members beyond the gang's size that do not fit wait as other pods do.
-func (s *Scheduler) bindGang(ctx context.Context, g *gang, members []*queue.Entry, placed []*decision, refused *decision) {
+func (s *Scheduler) bindGang(ctx context.Context, t *gangTrial) {
 	unit := &together{}
-	for _, d := range placed {
+	for _, d := range t.placed {
 		s.cluster.RemovePod(d.pod.UID) // assume places it again
 		if a := s.reserve(d); a != nil {
 			unit.members = append(unit.members, a)
@@ -233,19 +358,16 @@ func (s *Scheduler) bindGang(ctx context.Context, g *gang, members []*queue.Entr
 	}
 	if unit.broken { // something that was to be reserved is gone
 		for _, a := range unit.members {
-			s.unbound(a, fmt.Errorf("another pod of gang %q could not be placed", g.key.name))
+			s.unbound(a, fmt.Errorf("another pod of gang %q could not be placed", t.key.Name))
 		}
 		return
 	}
-	for _, e := range members {
-		if s.assumed[e.Pod.UID] != nil || refused == nil {
-			continue
-		}
-		if refused.refusal != nil {
-			s.queue.Refused(e, refused.refusal.Plugins(), s.now())
-			s.reporter.report(e.Pod, corev1.PodReasonUnschedulable, refused.refusal.Message(), nil)
+	for _, d := range t.refused {
+		if d.refusal != nil {
+			s.queue.Refused(d.entry, d.refusal.Plugins(), s.now())
+			s.reporter.report(d.pod, corev1.PodReasonUnschedulable, d.refusal.Message(), nil)
 		} else {
-			s.queue.Retry(e, s.now())
+			s.queue.Retry(d.entry, s.now())
 		}
 	}
 	s.binder.addTogether(ctx, unit)

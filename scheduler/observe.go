@@ -117,12 +117,18 @@ func (s *Scheduler) apply(o observed) {
 	s.contained(o.Object(), func() {
 		switch obj := o.Object().(type) {
 		case *corev1.Pod:
+			old, _ := o.Old.(*corev1.Pod)
 			if o.New == nil {
 				s.podGone(obj)
-				return
+			} else {
+				s.observePod(old, obj, o.info)
 			}
-			old, _ := o.Old.(*corev1.Pod)
-			s.observePod(old, obj, o.info)
+			if o.New == nil || obj.DeletionTimestamp != nil || framework.Finished(obj) {
+				s.sawLeave(obj.UID)
+			}
+			if old != nil && old.UID != obj.UID {
+				s.sawLeave(old.UID)
+			}
 		case *corev1.Node:
 			old, _ := o.Old.(*corev1.Node)
 			s.observeNode(old, obj, o.New == nil)
@@ -227,13 +233,14 @@ func (s *Scheduler) observePod(old, pod *corev1.Pod, info *framework.PodInfo) {
 
 // sameToUs says whether an update of a pod changes nothing that decides where it can be placed.
 func sameToUs(old, pod *corev1.Pod) bool {
-	return maps.Equal(old.Labels, pod.Labels) && old.Annotations[gangName] == pod.Annotations[gangName] && old.Annotations[gangSize] == pod.Annotations[gangSize] && (&old.Spec == &pod.Spec || apiequality.Semantic.DeepEqual(old.Spec, pod.Spec)) &&
+	return maps.Equal(old.Labels, pod.Labels) && old.Annotations[framework.GangName] == pod.Annotations[framework.GangName] && old.Annotations[gangSize] == pod.Annotations[gangSize] && (&old.Spec == &pod.Spec || apiequality.Semantic.DeepEqual(old.Spec, pod.Spec)) &&
 		apiequality.Semantic.DeepEqual(old.Status.ResourceClaimStatuses, pod.Status.ResourceClaimStatuses)
 }
 
 // gate returns why a pod must not be tried yet, or nil.
 func (s *Scheduler) gate(p *framework.PodInfo) *framework.Status {
 	if status := s.gatePlugins(p); status != nil {
+		s.leaveGang(p.Pod, false)
 		return status
 	}
 	status := s.joinGang(p)

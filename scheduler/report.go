@@ -71,6 +71,15 @@ func (r *reporter) add(next report) {
 	r.wake()
 }
 
+// supersede drops what is still to be written about a pod: something newer is written at once.
+func (r *reporter) supersede(uid types.UID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if waits, ok := r.pending[uid]; ok {
+		r.pending[uid] = report{pod: waits.pod}
+	}
+}
+
 func (r *reporter) wake() {
 	select {
 	case r.more <- struct{}{}:

@@ -53,8 +53,9 @@ type Scheduler struct {
 	// assumed are the placed pods whose binding has not arrived as an event yet.
 	assumed map[types.UID]*assumption
 	gangs   gangs
-	// preempting are the numbers of preemptions in progress, by the pods that they make room for.
-	preempting map[types.UID]int
+	// preemptions are those in progress, and preempting the pods that they make room for.
+	preemptions map[*preemption]bool
+	preempting  map[types.UID]bool
 }
 
 // New creates a Scheduler.
@@ -95,7 +96,8 @@ func (s *Scheduler) clear() {
 	})
 	s.kept = framework.Kept{}
 	s.gangs = gangs{}
-	s.assumed, s.preempting = map[types.UID]*assumption{}, map[types.UID]int{}
+	s.assumed = map[types.UID]*assumption{}
+	s.preemptions, s.preempting = map[*preemption]bool{}, map[types.UID]bool{}
 }
 
 func (s *Scheduler) namespaceLabels(name string) labels.Set {

@@ -28,6 +28,8 @@ type Cluster struct {
 	Namespaces NamespaceLabels
 	// Nominated are the pods that expect room on a node because others are being preempted there, by name of the node.
 	Nominated map[string][]*PodInfo
+	// Preempted are placed pods that are being deleted to make room for others, which need not have been observed yet.
+	Preempted map[types.UID]bool
 
 	known    map[string]*NodeInfo // also nodes that do not exist, but for which there are pods
 	places   map[types.UID]string
@@ -44,7 +46,7 @@ type Cluster struct {
 // NewCluster returns an empty cluster.
 func NewCluster(namespaces NamespaceLabels) *Cluster {
 	return &Cluster{
-		Namespaces: namespaces, ImageNodes: map[string]int{}, Nominated: map[string][]*PodInfo{},
+		Namespaces: namespaces, ImageNodes: map[string]int{}, Nominated: map[string][]*PodInfo{}, Preempted: map[types.UID]bool{},
 		known: map[string]*NodeInfo{}, places: map[types.UID]string{}, nominees: map[types.UID]string{}, priorities: map[int32]int{}, domains: map[string]*Domains{},
 	}
 }
@@ -183,6 +185,9 @@ func (c *Cluster) RemovePod(uid types.UID) bool {
 	c.drop(name, n)
 	return true
 }
+
+// Leaves says whether a placed pod is being deleted.
+func (c *Cluster) Leaves(p *PodInfo) bool { return p.DeletionTimestamp != nil || c.Preempted[p.UID] }
 
 // AnyBelow says whether a placed pod has a lower priority than this one.
 func (c *Cluster) AnyBelow(priority int32) bool {

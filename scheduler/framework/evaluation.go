@@ -276,6 +276,12 @@ func (e *Evaluation) passes(p *PodInfo, n *NodeInfo) bool {
 	return true
 }
 
+// Tracks says whether a pod on one node may make another node refuse the evaluation's pod, or not refuse it any more.
+func (e *Evaluation) Tracks() bool {
+	e.rouse()
+	return len(e.active) > 0
+}
+
 // rouse finds the trackers that may refuse nodes.
 func (e *Evaluation) rouse() {
 	e.active = e.active[:0]

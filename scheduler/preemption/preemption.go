@@ -4,12 +4,12 @@ package preemption
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	corehelpers "k8s.io/component-helpers/scheduling/corev1"
 
 	"github.com/kontiki/kontiki/api/client"
@@ -46,7 +46,17 @@ var (
 type candidate struct {
 	node       *framework.NodeInfo
 	victims    []*framework.PodInfo // in order of importance
+	leaving    []*framework.PodInfo // those that have to go, and are being deleted anyway
 	violations int                  // of PodDisruptionBudgets
+	broken     int                  // gangs that lose a pod
+}
+
+// search is what one search for victims knows.
+type search struct {
+	*Default
+	budgets *budgets
+	// leaves says whether a pod is being deleted anyway, may whether one may be a victim.
+	leaves, may func(*framework.PodInfo) bool
 }
 
 // PostFilter chooses a node, and the fewest and least important pods on it, so that the pod fits without them.
@@ -62,7 +72,7 @@ func (d *Default) PostFilter(c *framework.Cluster, p *framework.PodInfo, e *fram
 	best := d.best(found)
 	return &framework.Nomination{
 		Node: best.node.Name, Victims: best.victims,
-		Message: fmt.Sprintf(prefix+"found a potential placement for pod on node %v, preempting %d victims", best.node.Name, len(best.victims)),
+		Message: fmt.Sprintf(prefix+"found a potential placement for pod on node %v, preempting %d victims", best.node.Name, len(best.victims)+len(best.leaving)),
 	}
 }
 
@@ -79,12 +89,20 @@ func (d *Default) ineligible(c *framework.Cluster, p *framework.PodInfo, r *fram
 	if refused := r.Single[nominated]; refused != nil && refused.Code == framework.UnschedulableAndUnresolvable {
 		return "" // to wait there would be in vain
 	}
-	for _, other := range node.Pods {
-		if lower(other, p) && leaves(other.Pod) {
-			return "not eligible due to a terminating pod on the nominated node."
-		}
+	if AwaitsRoom(p, node) {
+		return "not eligible due to a terminating pod on the nominated node."
 	}
 	return ""
+}
+
+// AwaitsRoom says whether a pod is being deleted on a node that was preempted, perhaps to make room for a pod that is nominated there.
+func AwaitsRoom(p *framework.PodInfo, node *framework.NodeInfo) bool {
+	for _, other := range node.Pods {
+		if lower(other, p) && leaves(other.Pod) {
+			return true
+		}
+	}
+	return false
 }
 
 func lower(other, p *framework.PodInfo) bool {
@@ -98,14 +116,9 @@ func leaves(pod *corev1.Pod) bool {
 	})
 }
 
-// candidates looks for victims on the nodes where that may help, until there are enough. It also returns why others are none.
+// candidates looks for victims on the nodes where that may help. It also returns why others are none.
 func (d *Default) candidates(c *framework.Cluster, p *framework.PodInfo, e *framework.Evaluation, r *framework.Refusal) ([]candidate, map[string]*framework.Status) {
-	var nodes []*framework.NodeInfo
-	for _, n := range c.Nodes {
-		if status := r.Single[n.Name]; status != nil && status.Code == framework.Unschedulable {
-			nodes = append(nodes, n)
-		}
-	}
+	nodes := resolvable(c, r)
 	if len(nodes) == 0 {
 		return nil, nil
 	}
@@ -116,14 +129,39 @@ func (d *Default) candidates(c *framework.Cluster, p *framework.PodInfo, e *fram
 		}
 		return nil, refused
 	}
-	budgets := client.List[*policyv1.PodDisruptionBudget](d.View(), "", nil)
-	enough := max(len(nodes)*d.MinPercentage/100, d.MinNodes)
+	s := d.searchFor(c, func(other *framework.PodInfo) bool { return lower(other, p) })
+	found, failed := s.on(nodes, p, e)
+	maps.Copy(refused, failed)
+	return found, refused
+}
+
+func (d *Default) searchFor(c *framework.Cluster, may func(*framework.PodInfo) bool) *search {
+	return &search{d, newBudgets(client.List[*policyv1.PodDisruptionBudget](d.View(), "", nil)), c.Leaves, may}
+}
+
+// resolvable returns the nodes where the going of pods may help.
+func resolvable(c *framework.Cluster, r *framework.Refusal) (nodes []*framework.NodeInfo) {
+	for _, n := range c.Nodes {
+		if status := r.Single[n.Name]; status != nil && status.Code == framework.Unschedulable {
+			nodes = append(nodes, n)
+		}
+	}
+	return nodes
+}
+
+// on looks for victims on nodes, until there are enough. It also returns why others are none.
+func (s *search) on(nodes []*framework.NodeInfo, p *framework.PodInfo, e *framework.Evaluation) ([]candidate, map[string]*framework.Status) {
+	if len(nodes) == 0 {
+		return nil, nil
+	}
+	refused := map[string]*framework.Status{}
+	enough := max(len(nodes)*s.MinPercentage/100, s.MinNodes)
 	var found []candidate
 	harmless := false // one was found that violates no budget
-	start := d.start % len(nodes)
+	start := s.start % len(nodes)
 	for i := range nodes {
 		n := nodes[(start+i)%len(nodes)]
-		one, status := d.victims(p, e, n, budgets)
+		one, status := s.victims(p, e, n)
 		if status != nil {
 			refused[n.Name] = status
 			continue
@@ -131,7 +169,7 @@ func (d *Default) candidates(c *framework.Cluster, p *framework.PodInfo, e *fram
 		found = append(found, one)
 		harmless = harmless || one.violations == 0
 		if harmless && len(found) >= enough {
-			d.start = start + i + 1
+			s.start = start + i + 1
 			break
 		}
 	}
@@ -139,18 +177,19 @@ func (d *Default) candidates(c *framework.Cluster, p *framework.PodInfo, e *fram
 }
 
 // victims finds the pods on a node that would have to go: it takes away all of lower priority, and gives back, the important ones
-// first, those without which the pod fits all the same. Pods whose going would violate a budget are given back before others.
-func (d *Default) victims(p *framework.PodInfo, e *framework.Evaluation, n *framework.NodeInfo, budgets []*policyv1.PodDisruptionBudget) (candidate, *framework.Status) {
+// first, those without which the pod fits all the same. Pods whose going would violate a budget are given back before others, and then
+// those of gangs. Pods that are being deleted anyway are given back last: they cost nothing.
+func (s *search) victims(p *framework.PodInfo, e *framework.Evaluation, n *framework.NodeInfo) (candidate, *framework.Status) {
 	var lesser []*framework.PodInfo
 	for _, other := range n.Pods {
-		if lower(other, p) {
+		if s.may(other) {
 			lesser = append(lesser, other)
 		}
 	}
 	if len(lesser) == 0 {
 		return candidate{}, noVictims
 	}
-	slices.SortFunc(lesser, d.moreImportant)
+	slices.SortFunc(lesser, s.moreImportant)
 	away := map[*framework.PodInfo]bool{}
 	defer func() { // also after a panic
 		for other := range away {
@@ -175,7 +214,8 @@ func (d *Default) victims(p *framework.PodInfo, e *framework.Evaluation, n *fram
 		return false
 	}
 	one := candidate{node: n}
-	protected, others := split(lesser, budgets)
+	staying, leaving := part(lesser, s.leaves)
+	protected, others := s.budgets.split(staying)
 	for _, other := range protected {
 		if !giveBack(other) {
 			one.violations++
@@ -187,11 +227,29 @@ func (d *Default) victims(p *framework.PodInfo, e *framework.Evaluation, n *fram
 			one.victims = append(one.victims, other)
 		}
 	}
-	if len(one.victims) == 0 {
+	for _, other := range leaving {
+		if !giveBack(other) {
+			one.leaving = append(one.leaving, other)
+		}
+	}
+	if len(one.victims)+len(one.leaving) == 0 {
 		return candidate{}, framework.Failed("DefaultPreemption", fmt.Errorf("expected at least one victim pod on node %q", n.Name))
 	}
-	slices.SortFunc(one.victims, d.moreImportant)
+	slices.SortFunc(one.victims, s.moreImportant)
+	one.broken = gangsOf(one.victims)
 	return one, nil
+}
+
+// part divides a list into the pods for which something does not hold and those for which it does.
+func part(pods []*framework.PodInfo, holds func(*framework.PodInfo) bool) (not, those []*framework.PodInfo) {
+	for _, p := range pods {
+		if holds(p) {
+			those = append(those, p)
+		} else {
+			not = append(not, p)
+		}
+	}
+	return not, those
 }
 
 // moreImportant orders by priority, then by how long pods have run, then by name.
@@ -219,8 +277,8 @@ func (d *Default) startOf(p *framework.PodInfo) time.Time {
 	return p.Status.StartTime.Time
 }
 
-// best chooses among nodes: the one with the fewest violations of budgets, then the one whose most important victim has the lowest
-// priority, then that with the smallest sum of priorities, then that with the fewest victims, then that on which the most important
+// best chooses among nodes: the one with the fewest violations of budgets, then the one where the fewest gangs lose a pod, then the one
+// whose most important victim has the lowest priority, then that with the smallest sum of priorities, then that with the fewest victims, then that on which the most important
 // victims started last, then by name.
 func (d *Default) best(found []candidate) candidate {
 	best := found[0]
@@ -243,7 +301,10 @@ func (d *Default) better(a, b candidate) bool {
 }
 
 // costs are what makes a candidate bad, the most important first.
-func (d *Default) costs(c candidate) [5]int64 {
+func (d *Default) costs(c candidate) [6]int64 {
+	if len(c.victims) == 0 {
+		return [6]int64{1: -1}
+	}
 	highest := corehelpers.PodPriority(c.victims[0].Pod)
 	var sum int64
 	earliest := d.startOf(c.victims[0])
@@ -255,44 +316,6 @@ func (d *Default) costs(c candidate) [5]int64 {
 			earliest = start
 		}
 	}
-	return [5]int64{int64(c.violations), int64(highest), sum, int64(len(c.victims)), -earliest.UnixNano()}
+	return [6]int64{int64(c.violations), int64(c.broken), int64(highest), sum, int64(len(c.victims)), -earliest.UnixNano()}
 }
 
-// split returns the pods whose going would violate a budget, if all before them in the list go too, and the others.
-func split(pods []*framework.PodInfo, budgets []*policyv1.PodDisruptionBudget) (protected, others []*framework.PodInfo) {
-	allowed := make([]int32, len(budgets))
-	for i, b := range budgets {
-		allowed[i] = b.Status.DisruptionsAllowed
-	}
-	for _, p := range pods {
-		violates := false
-		for i, b := range budgets {
-			if !covers(b, p.Pod) {
-				continue
-			}
-			if _, counted := b.Status.DisruptedPods[p.Name]; counted {
-				continue // its going has been granted already
-			}
-			allowed[i]--
-			violates = violates || allowed[i] < 0
-		}
-		if violates {
-			protected = append(protected, p)
-		} else {
-			others = append(others, p)
-		}
-	}
-	return protected, others
-}
-
-// covers says whether a budget selects a pod. As upstream, an empty selector selects none here, and neither do budgets select pods
-// without labels.
-func covers(b *policyv1.PodDisruptionBudget, pod *corev1.Pod) bool {
-	if b.Namespace != pod.Namespace || len(pod.Labels) == 0 {
-		return false
-	}
-	selector := framework.SelectorOf(b.Spec.Selector)
-	return !selector.Empty() && selector.Matches(labelsOf(pod))
-}
-
-func labelsOf(pod *corev1.Pod) labels.Set { return labels.Set(pod.Labels) }

@@ -59,7 +59,8 @@ func TestVictimsAreMinimal(t *testing.T) {
 		if e.Filter(preemptor, n) == nil {
 			continue
 		}
-		one, status := d.victims(preemptor, e, n, budgets)
+		s := &search{d, newBudgets(budgets), c.Leaves, func(other *framework.PodInfo) bool { return lower(other, preemptor) }}
+		one, status := s.victims(preemptor, e, n)
 		if n.Requested.MilliCPU != before.MilliCPU {
 			t.Fatalf("seed %d: the node has %d requested, had %d", seed, n.Requested.MilliCPU, before.MilliCPU)
 		}
@@ -103,7 +104,7 @@ func TestTheBestNode(t *testing.T) {
 	on := func(node string, violations int, victims ...*framework.PodInfo) candidate {
 		slices.SortFunc(victims, d.moreImportant)
 		n := framework.NewNodeInfo(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}})
-		return candidate{n, victims, violations}
+		return candidate{node: n, victims: victims, violations: violations, broken: gangsOf(victims)}
 	}
 	started := func(p *framework.PodInfo, at int64) *framework.PodInfo {
 		when := metav1.Unix(at, 0)
