@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -122,8 +123,10 @@ func (r *reporter) end() {
 	r.live = false
 }
 
+// requeue makes what is in flight be sent again. Two batches may have reports of one pod: the newest one counts, so they are taken back in
+// the opposite order.
 func (r *reporter) requeue() {
-	for _, f := range r.inFlight {
+	for _, f := range slices.Backward(r.inFlight) {
 		for _, p := range f.pods {
 			if r.pods[p.pod.UID] == nil { // a newer one takes precedence
 				r.pods[p.pod.UID] = p
