@@ -141,8 +141,10 @@ bench: deps build images ## run the benchmarks; nothing is asserted
 # HOLLOW workers and PODS pods; docs/scale.md has results.
 HOLLOW ?= 200
 PODS ?= 2000
-bench-scale: deps build ## run the benchmarks on a cluster with many simulated workers (HOLLOW=1000 PODS=5000)
-	KONTIKI=$(CURDIR)/bin/kontiki HOLLOW=$(HOLLOW) PODS=$(PODS) $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./test/bench/scale
+BENCH_SCALE := .
+bench-scale: deps build ## run the benchmarks on a cluster with many simulated workers (HOLLOW=1000 PODS=5000 SHAPES=basic,spread BENCH_SCALE=Pods)
+	KONTIKI=$(CURDIR)/bin/kontiki HOLLOW=$(HOLLOW) PODS=$(PODS) SHAPES=$(SHAPES) OBJECTS=$(OBJECTS) JOBPODS=$(JOBPODS) FLAPS=$(FLAPS) LIMIT=$(LIMIT) \
+	  $(GO) test -run '^$$' -bench '$(BENCH_SCALE)' -benchtime 1x -timeout 120m -v ./test/bench/scale
 
 # Each round runs SCHEDULES schedules of faults and ROUND simulated clusters, with consecutive seeds that begin at SEED or the time.
 SCHEDULES := 20000

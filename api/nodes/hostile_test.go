@@ -3,6 +3,7 @@ package nodes_test
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kontiki/kontiki/api/apiserver"
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/internal/kv"
@@ -294,6 +296,24 @@ func TestAWorkerWhoseNodeIsGoneRegistersAgain(t *testing.T) {
 	again.until("its own node", again.has("nodes//w1"))
 	if after, ok := client.Get[*corev1.Node](h.Client.View(), "", "w1"); !ok || after.UID == before.UID {
 		t.Errorf("the node is %v", after)
+	}
+}
+
+// TestAWorkerBeyondThePodRangeIsToldWhy: the code tells it that another master would say the same.
+func TestAWorkerBeyondThePodRangeIsToldWhy(t *testing.T) {
+	_, c := serveOn(t, harness.NewConfigured(t, func(c *apiserver.Config) { c.PodRange = netip.MustParsePrefix("10.244.0.0/24") }))
+	first := connect(t, c, "w1")
+	first.until("its own node", first.has("nodes//w1"))
+	second := connect(t, c, "w2")
+	for {
+		_, err := second.stream.Recv()
+		if err == nil {
+			continue
+		}
+		if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "the pod range 10.244.0.0/24 has no space for another node") {
+			t.Errorf("the session ended with %v", err)
+		}
+		return
 	}
 }
 

@@ -109,14 +109,31 @@ func run(ctx context.Context, o *options) (err error) {
 	for round := 1; round <= o.rounds; round++ {
 		for _, name := range strings.Split(o.systems, ",") {
 			fmt.Printf("round %d: %s\n", round, name)
-			if err := measure(ctx, o, name, filepath.Join(dir, fmt.Sprintf("%s%d", name, round)), &results); err != nil {
-				return fmt.Errorf("%s: %w", name, err)
+			for i, part := range o.parts() {
+				if err := measure(ctx, &part, name, filepath.Join(dir, fmt.Sprintf("%s%d-%d", name, round, i)), &results); err != nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
 			}
 		}
 	}
 	fmt.Println()
 	results.print(os.Stdout)
 	return nil
+}
+
+// parts returns what is measured with a system that is started for it alone: all of the API workload, and each shape of pods.
+func (o *options) parts() []options {
+	if o.kind != schedulingWorkload {
+		return []options{*o}
+	}
+	var parts []options
+	names, _ := o.scheduling.names() // checked before
+	for _, name := range names {
+		part := *o
+		part.scheduling.shapes = name
+		parts = append(parts, part)
+	}
+	return parts
 }
 
 // measure starts a system, runs the workload, and ends the system.

@@ -27,7 +27,7 @@ type scheduling struct {
 	limit       time.Duration // for a shape
 }
 
-// shape is one kind of pods. A system is measured with one shape after the other, each with new nodes.
+// shape is one kind of pods. A system is started anew for each.
 type shape struct {
 	// fill returns pods that are bound before the others are created; nil for none.
 	fill func(i int) *corev1.Pod
@@ -195,12 +195,7 @@ func (r *runner) runShape(ctx context.Context, s scheduling, name string, shape 
 	}); err != nil {
 		return err
 	}
-	if err := r.memory(name + ": memory"); err != nil {
-		return err
-	}
-	now := metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
-	return errors.Join(sets[0].CoreV1().Pods(namespace).DeleteCollection(ctx, now, metav1.ListOptions{}),
-		sets[0].CoreV1().Nodes().DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
+	return r.memory(name + ": memory")
 }
 
 func numbers(n int) []int {

@@ -79,6 +79,17 @@ func StartProgram(program string, out io.Writer, masters, workers int, further .
 	return c, err
 }
 
+// At returns a cluster that the caller runs, with a directory and a port for its API; call Refresh when it is up.
+func At(program, dir string, apiPort int) *Cluster {
+	return &Cluster{Kontiki: program, Dir: dir, APIPort: apiPort}
+}
+
+// FreePort returns a port that nobody listens on.
+func FreePort() (int, error) {
+	port, _, err := freePorts()
+	return port, err
+}
+
 // Refresh creates Config and Set again if the kubeconfig has changed, as it does with the cluster's CA.
 func (c *Cluster) Refresh() error {
 	data, err := os.ReadFile(c.Kubeconfig())

@@ -1,29 +1,43 @@
 // Package scale_test measures a whole cluster with many simulated workers (`kontiki dev --hollow`): the real binary, three masters, and
-// workers that are real in all that masters see. Nothing is asserted about time. Run it with `make bench-scale`; HOLLOW and PODS set the
-// numbers of workers and pods.
+// workers that are real in all that masters see. Nothing is asserted about time. Run it with `make bench-scale`, which passes these
+// variables:
+//
+//	HOLLOW   how many workers (200)
+//	PODS     how many pods (2000)
+//	SHAPES   which shapes of pods BenchmarkPods measures, separated by commas (all)
+//	OBJECTS  how many objects the namespace has that is deleted (10000)
+//	JOBPODS  how many pods the Job runs (PODS)
+//	FLAPS    how many nodes are drained, deleted and registered again (200)
+//	LIMIT    how long each benchmark may take (15m)
 package scale_test
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
-	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/kontiki/kontiki/test/devcluster"
 )
 
-// clients is how many clients create pods at a time.
+// clients is how many clients create objects at a time.
 const clients = 32
 
 var cluster *devcluster.Cluster
@@ -35,6 +49,16 @@ func number(variable string, otherwise int) int {
 	return otherwise
 }
 
+func hollow() int  { return number("HOLLOW", 200) }
+func podsOf() int  { return number("PODS", 2000) }
+func objects() int { return number("OBJECTS", 10000) }
+
+// wanted says whether SHAPES has a shape.
+func wanted(shape string) bool {
+	list := os.Getenv("SHAPES")
+	return list == "" || slices.Contains(strings.Split(list, ","), shape)
+}
+
 func TestMain(m *testing.M) {
 	if os.Getenv("KONTIKI") == "" {
 		fmt.Println("KONTIKI is not set: these benchmarks are run by `make bench-scale`")
@@ -44,9 +68,8 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
-	var err error
-	cluster, err = devcluster.Start(os.Stderr, 3, 0, "--hollow", strconv.Itoa(number("HOLLOW", 200)))
-	defer cluster.Stop() // what it leaves behind shows at the next start
+	stop, err := start(hollow())
+	defer stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -54,181 +77,224 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// shapes are the constraints of the pods, as in upstream's scheduler_perf.
-var shapes = []struct {
-	name string
-	set  func(*corev1.PodSpec)
-}{
-	{"basic", func(*corev1.PodSpec) {}},
-	{"spread", func(s *corev1.PodSpec) {
-		s.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 5, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: alike()}}
-	}},
-	{"preferred-anti-affinity", func(s *corev1.PodSpec) {
-		s.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{
-			{Weight: 1, PodAffinityTerm: corev1.PodAffinityTerm{TopologyKey: corev1.LabelHostname, LabelSelector: alike()}}}}}
-	}},
-	{"required-affinity", func(s *corev1.PodSpec) {
-		s.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{
-			{TopologyKey: corev1.LabelOSStable, LabelSelector: alike()}}}}
-	}},
-}
+// startLimit is how long thousands of workers may take to join.
+const startLimit = 20 * time.Minute
 
-func alike() *metav1.LabelSelector {
-	return &metav1.LabelSelector{MatchLabels: map[string]string{"bench": "scale"}}
-}
-
-func template(set func(*corev1.PodSpec)) corev1.PodTemplateSpec {
-	t := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"bench": "scale"}}, Spec: corev1.PodSpec{
-		TerminationGracePeriodSeconds: new(int64),
-		Containers: []corev1.Container{{Name: "c", Image: "example/app:1", Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
-			corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("128Mi")}}}},
-	}}
-	set(&t.Spec)
-	return t
-}
-
-// BenchmarkPods creates pods on all workers, and reports how many a second are bound and run, from the first creation to the last binding
-// and the last report that one runs; and how long the deletion of their namespace takes.
-func BenchmarkPods(b *testing.B) {
-	for _, shape := range shapes {
-		b.Run(shape.name, func(b *testing.B) {
-			for i := range b.N {
-				pods(b, fmt.Sprintf("%s-%d-%d", shape.name, b.N, i), shape.set)
-			}
-		})
+// start starts the cluster as a child that the kernel ends with this process, however that ends: thousands of workers must not outlive a
+// benchmark that was interrupted or took too long. It reports how long the workers took to join, and what they cost.
+func start(workers int) (stop func(), err error) {
+	dir, err := os.MkdirTemp("", "kts")
+	if err != nil {
+		return func() {}, err
 	}
+	port, err := devcluster.FreePort()
+	if err != nil {
+		return func() { os.RemoveAll(dir) }, err
+	}
+	cluster = devcluster.At(os.Getenv("KONTIKI"), dir, port)
+	cmd := exec.Command(cluster.Kontiki, "dev", "--data-dir", dir, "--masters", "3", "--workers", "0", "--hollow", strconv.Itoa(workers), "--api-port", strconv.Itoa(port))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return func() { os.RemoveAll(dir) }, err
+	}
+	cmd.Stderr = os.Stderr
+	ended := make(chan error, 1)
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // the kernel sends the signal when this thread ends
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			ended <- cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		return func() { os.RemoveAll(dir) }, err
+	}
+	stop = func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-ended:
+		case <-time.After(time.Minute):
+			_ = cmd.Process.Kill()
+			<-ended
+		}
+		_ = cluster.Stop() // what the supervisor has left, also after it was killed
+	}
+	begin := time.Now()
+	ready := make(chan error, 1)
+	go func() {
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			fmt.Fprintln(os.Stderr, lines.Text())
+			if strings.Contains(lines.Text(), "hollow workers:") {
+				ready <- nil
+				break
+			}
+		}
+		_, _ = io.Copy(io.Discard, out)
+	}()
+	select {
+	case err = <-ready:
+	case err = <-ended:
+		ended <- err
+		err = fmt.Errorf("kontiki dev has ended: %w", err)
+	case <-time.After(startLimit):
+		err = fmt.Errorf("%d workers have not joined within %s", workers, startLimit)
+	}
+	if err != nil {
+		return stop, err
+	}
+	fmt.Printf("%d workers joined within %s\n", workers, time.Since(begin).Round(100*time.Millisecond))
+	return stop, cluster.Refresh()
 }
 
-func pods(b *testing.B, namespace string, set func(*corev1.PodSpec)) {
-	ctx := context.Background()
-	core, want := cluster.Set.CoreV1(), number("PODS", 2000)
-	if _, err := core.Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}); err != nil {
+// limited returns a context that bounds a benchmark.
+func limited(b *testing.B) context.Context {
+	limit, err := time.ParseDuration(os.Getenv("LIMIT"))
+	if err != nil {
+		limit = 15 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	b.Cleanup(cancel)
+	return ctx
+}
+
+// newNamespace creates a namespace that is deleted at the end of the benchmark, also if that fails.
+func newNamespace(ctx context.Context, b *testing.B, name string) string {
+	b.Helper()
+	name = fmt.Sprintf("%s-%d", name, time.Now().UnixNano()%1e9)
+	if _, err := cluster.Set.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
 		b.Fatal(err)
 	}
-	seen := follow(b, namespace, want)
-	begin := time.Now()
+	b.Cleanup(func() {
+		after, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+		defer cancel()
+		if err := removeNamespace(after, name); err != nil {
+			b.Error(err)
+		}
+	})
+	return name
+}
+
+// removeNamespace deletes a namespace and waits until it is gone.
+func removeNamespace(ctx context.Context, name string) error {
+	namespaces := cluster.Set.CoreV1().Namespaces()
+	w, err := namespaces.Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+	if err != nil {
+		return err
+	}
+	defer w.Stop()
+	if _, err := namespaces.Get(ctx, name, metav1.GetOptions{}); err != nil {
+		return nil // it is gone
+	}
+	if err := namespaces.Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+		return err
+	}
+	for event := range w.ResultChan() {
+		if event.Type == watch.Deleted {
+			return nil
+		}
+	}
+	return fmt.Errorf("the watch of namespace %s ended", name)
+}
+
+// each calls a function with all numbers below n, by all clients.
+func each(ctx context.Context, n int, call func(i int) error) error {
 	var next atomic.Int64
 	var callers sync.WaitGroup
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	for range clients {
 		callers.Go(func() {
-			for i := int(next.Add(1)); i <= want; i = int(next.Add(1)) {
-				t := template(set)
-				p := &corev1.Pod{ObjectMeta: t.ObjectMeta, Spec: t.Spec}
-				p.Name = fmt.Sprint("p-", i)
-				if _, err := core.Pods(namespace).Create(ctx, p, metav1.CreateOptions{}); err != nil {
-					b.Error(err)
-					return
+			for i := int(next.Add(1)) - 1; i < n && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
+				if err := call(i); err != nil {
+					cancel(err)
 				}
 			}
 		})
 	}
 	callers.Wait()
-	times := <-seen
-	if times.err != nil {
-		b.Fatal(times.err)
-	}
-	b.ReportMetric(float64(want)/times.bound.Sub(begin).Seconds(), "bound/s")
-	b.ReportMetric(float64(want)/times.running.Sub(begin).Seconds(), "running/s")
-	removed := time.Now()
-	removeNamespace(b, cluster.Set, namespace)
-	b.ReportMetric(float64(want)/time.Since(removed).Seconds(), "deleted/s")
+	return context.Cause(ctx)
 }
 
-// times are when the last of all pods was seen bound, and running.
-type times struct {
-	bound, running time.Time
-	err            error
+var masters = []string{"master-1", "master-2", "master-3"}
+
+// usage is what the masters use together.
+type usage struct {
+	processor time.Duration
+	resident  int64 // bytes
+	peak      int64 // bytes, since resetPeak
 }
 
-// follow watches the pods of a namespace until as many as wanted run.
-func follow(b *testing.B, namespace string, want int) <-chan times {
-	w, err := cluster.Set.CoreV1().Pods(namespace).Watch(context.Background(), metav1.ListOptions{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	out := make(chan times, 1)
-	go func() {
-		defer w.Stop()
-		var t times
-		bound, running := map[string]bool{}, map[string]bool{}
-		for event := range w.ResultChan() {
-			p, ok := event.Object.(*corev1.Pod)
-			if !ok {
+func mastersUse() (u usage, err error) {
+	for _, m := range masters {
+		pid, err := cluster.Pid(m)
+		if err != nil {
+			return u, err
+		}
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return u, err
+		}
+		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+		if len(fields) < 13 {
+			return u, errors.New("/proc/PID/stat is too short")
+		}
+		for _, f := range fields[11:13] {
+			n, err := strconv.ParseInt(f, 10, 64)
+			if err != nil {
+				return u, err
+			}
+			u.processor += time.Duration(n) * 10 * time.Millisecond // USER_HZ is 100
+		}
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil {
+			return u, err
+		}
+		for _, line := range strings.Split(string(status), "\n") {
+			f := strings.Fields(line)
+			if len(f) < 2 {
 				continue
 			}
-			if p.Spec.NodeName != "" && !bound[p.Name] {
-				bound[p.Name], t.bound = true, time.Now()
-			}
-			if p.Status.Phase == corev1.PodRunning && !running[p.Name] {
-				running[p.Name], t.running = true, time.Now()
-			}
-			if len(running) == want {
-				out <- t
-				return
+			n, _ := strconv.ParseInt(f[1], 10, 64) // the lines that are used have a number
+			switch f[0] {
+			case "VmHWM:":
+				u.peak += n << 10
+			case "VmRSS:":
+				u.resident += n << 10
 			}
 		}
-		t.err = fmt.Errorf("the watch ended when %d of %d pods were bound and %d ran", len(bound), want, len(running))
-		out <- t
-	}()
-	return out
+	}
+	return u, nil
 }
 
-func removeNamespace(b *testing.B, set kubernetes.Interface, name string) {
-	ctx := context.Background()
-	w, err := set.CoreV1().Namespaces().Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer w.Stop()
-	if err := set.CoreV1().Namespaces().Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
-		b.Fatal(err)
-	}
-	for event := range w.ResultChan() {
-		if event.Type == watch.Deleted {
-			return
-		}
-	}
-	b.Fatalf("the watch of namespace %s ended", name)
-}
-
-// BenchmarkJob runs a Job of many pods that end at once, and reports how many a second are completed and counted.
-func BenchmarkJob(b *testing.B) {
-	ctx := context.Background()
-	want := int32(number("PODS", 2000))
-	for i := range b.N {
-		namespace := fmt.Sprintf("job-%d-%d", b.N, i)
-		if _, err := cluster.Set.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}); err != nil {
-			b.Fatal(err)
-		}
-		t := template(func(s *corev1.PodSpec) {
-			s.RestartPolicy, s.Containers[0].Command = corev1.RestartPolicyNever, []string{"true"}
-		})
-		jobs := cluster.Set.BatchV1().Jobs(namespace)
-		w, err := jobs.Watch(ctx, metav1.ListOptions{})
+// resetPeak begins to count the masters' peak memory anew.
+func resetPeak() error {
+	for _, m := range masters {
+		pid, err := cluster.Pid(m)
 		if err != nil {
-			b.Fatal(err)
+			return err
 		}
-		begin := time.Now()
-		parallel := min(want, 1000)
-		if _, err := jobs.Create(ctx, &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "j"}, Spec: batchv1.JobSpec{
-			Completions: &want, Parallelism: &parallel, Template: t}}, metav1.CreateOptions{}); err != nil {
-			b.Fatal(err)
+		if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
+			return err
 		}
-		done := false
-		for event := range w.ResultChan() {
-			if j, ok := event.Object.(*batchv1.Job); ok && j.Status.CompletionTime != nil {
-				if j.Status.Succeeded != want {
-					b.Errorf("the Job counts %d, want %d", j.Status.Succeeded, want)
-				}
-				done = true
-				break
-			}
-		}
-		w.Stop()
-		if !done {
-			b.Fatal("the watch of the Job ended")
-		}
-		b.ReportMetric(float64(want)/time.Since(begin).Seconds(), "completed/s")
-		removeNamespace(b, cluster.Set, namespace)
 	}
+	return nil
+}
+
+// logSize returns the size of a master's folder of Raft logs.
+func logSize(master string) (bytes int64, err error) {
+	err = filepath.WalkDir(filepath.Join(cluster.Dir, "hosts", master, "raft"), func(_ string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil {
+			bytes += info.Size()
+		}
+		return err
+	})
+	return bytes, err
 }
