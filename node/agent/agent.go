@@ -190,8 +190,9 @@ func (a *Agent) kick() {
 	}
 }
 
-// debounce is how long to wait for further changes before followers are informed.
-const debounce = 5 * time.Millisecond
+// debounce is how long to wait for further changes before followers are informed. They are informed of everything each time, so in a large
+// cluster that happens less often: the time between two is spacing for each node, and at most longestSpacing.
+const debounce, spacing, longestSpacing = 5 * time.Millisecond, 100 * time.Microsecond, 500 * time.Millisecond
 
 // follow informs the network and the consumers of services about changes.
 func (a *Agent) follow(ctx context.Context) error {
@@ -200,6 +201,7 @@ func (a *Agent) follow(ctx context.Context) error {
 	seen := ^uint64(0)
 	retry := time.NewTimer(0)
 	retry.Stop()
+	var informed time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -210,8 +212,9 @@ func (a *Agent) follow(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(debounce):
+		case <-time.After(max(debounce, time.Until(informed.Add(min(time.Duration(len(last.Peers))*spacing, longestSpacing))))):
 		}
+		informed = time.Now()
 		c := a.networkConfig()
 		if !configured || !sameNetwork(c, last) {
 			if err := a.c.Network.Configure(ctx, c); err != nil {

@@ -11,20 +11,35 @@ import (
 // manyPeers is how many nodes must have changed at once for all peers to be computed anew.
 const manyPeers = 32
 
-// peers are the other nodes to which the network routes, sorted by name. A change of one node costs no more than moving those after it.
+// peers are the other nodes to which the network routes, sorted by name. They are brought up to date when they are asked for, so that many
+// changes cost one copy.
 type peers struct {
-	sorted []Peer
-	shared bool // sorted has been given away: it must not be changed
+	sorted  []Peer // never changed once it is given away
+	changed map[string]struct{}
+	all     bool // so many nodes have changed that all peers are computed anew
 }
 
-// followPeers takes over changes of nodes. The caller holds mu, or the store is not shared yet.
-func (s *store) followPeers(changed []key) {
-	if len(changed) == 0 {
+// note notes the change of a node.
+func (p *peers) note(name string) {
+	if p.all {
 		return
 	}
+	if p.changed == nil {
+		p.changed = map[string]struct{}{}
+	}
+	if p.changed[name] = struct{}{}; len(p.changed) > manyPeers {
+		p.changed, p.all = nil, true
+	}
+}
+
+// allPeers returns the peers, sorted by name. The slice is read-only.
+func (s *store) allPeers() []Peer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	p := &s.peers
-	if len(changed) > manyPeers {
-		p.sorted, p.shared = nil, false
+	switch {
+	case p.all:
+		p.sorted = make([]Peer, 0, len(p.sorted)+manyPeers)
 		for k, e := range s.objects {
 			if k.resource != "nodes" {
 				continue
@@ -34,16 +49,24 @@ func (s *store) followPeers(changed []key) {
 			}
 		}
 		slices.SortFunc(p.sorted, func(a, b Peer) int { return strings.Compare(a.Name, b.Name) })
-		return
+	case len(p.changed) > 0:
+		s.updatePeers()
 	}
-	for _, k := range changed {
-		at, found := slices.BinarySearchFunc(p.sorted, k.name, func(p Peer, name string) int { return strings.Compare(p.Name, name) })
-		peer, ok := s.peer(s.objects[k])
+	p.all, p.changed = false, nil
+	return p.sorted
+}
+
+// updatePeers takes over the nodes that have changed. The caller holds mu.
+func (s *store) updatePeers() {
+	p, copied := &s.peers, false
+	for name := range p.changed {
+		at, found := slices.BinarySearchFunc(p.sorted, name, func(p Peer, name string) int { return strings.Compare(p.Name, name) })
+		peer, ok := s.peer(s.objects[key{"nodes", "", name}])
 		if !found && !ok || found && ok && p.sorted[at] == peer {
 			continue
 		}
-		if p.shared {
-			p.sorted, p.shared = slices.Clone(p.sorted), false
+		if !copied {
+			p.sorted, copied = append(make([]Peer, 0, len(p.sorted)+len(p.changed)), p.sorted...), true
 		}
 		switch {
 		case found && ok:
@@ -73,12 +96,4 @@ func (s *store) peer(e *entry) (peer Peer, ok bool) {
 		}
 	}
 	return peer, peer.IP.IsValid() && peer.PodCIDR.IsValid()
-}
-
-// allPeers returns the peers, sorted by name. The slice is read-only.
-func (s *store) allPeers() []Peer {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.peers.shared = true
-	return s.peers.sorted
 }

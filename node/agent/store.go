@@ -188,7 +188,6 @@ func (s *store) ownNode() key { return key{"nodes", "", s.node} }
 // merge applies an assignment. The caller holds mu, or the store is not shared yet.
 func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 	var c change
-	var nodes []key // that changed
 	if a.From != 0 && a.From != s.version {
 		return c, fmt.Errorf("assignment: a delta from version %d does not follow version %d", a.From, s.version)
 	}
@@ -206,7 +205,7 @@ func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 			s.servicesGen++
 		case "nodes":
 			c.cluster = true
-			nodes = append(nodes, k)
+			s.peers.note(k.name)
 		}
 	}
 	remove := func(k key) {
@@ -266,7 +265,6 @@ func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 		remove(keyOf(d))
 	}
 	s.version, s.history = a.To, a.History
-	s.followPeers(nodes)
 	return c, nil
 }
 

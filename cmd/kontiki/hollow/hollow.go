@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -46,6 +47,9 @@ type Options struct {
 	Version  string
 	Log      *slog.Logger
 }
+
+// collectAt is by how many percent the heap grows until it is collected: its many small objects are long-lived.
+const collectAt = 300
 
 // joining limits how many workers join at a time.
 const joining = 8
@@ -89,6 +93,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := o.check(); err != nil {
 		return err
 	}
+	debug.SetGCPercent(collectAt)
 	slots, decoded := make(chan struct{}, joining), new(agent.Decoded)
 	group, ctx := errgroup.WithContext(ctx)
 	for n := o.First; n < o.First+o.Count; n++ {
