@@ -19,6 +19,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -68,8 +69,16 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
-	stop, err := start(hollow())
+	interrupted, release := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer release()
+	stop, err := start(interrupted, hollow())
+	stop = sync.OnceFunc(stop)
 	defer stop()
+	go func() {
+		<-interrupted.Done()
+		stop()
+		os.Exit(1)
+	}()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -82,7 +91,7 @@ const startLimit = 20 * time.Minute
 
 // start starts the cluster as a child that the kernel ends with this process, however that ends: thousands of workers must not outlive a
 // benchmark that was interrupted or took too long. It reports how long the workers took to join, and what they cost.
-func start(workers int) (stop func(), err error) {
+func start(ctx context.Context, workers int) (stop func(), err error) {
 	dir, err := os.MkdirTemp("", "kts")
 	if err != nil {
 		return func() {}, err
@@ -140,6 +149,8 @@ func start(workers int) (stop func(), err error) {
 	case err = <-ended:
 		ended <- err
 		err = fmt.Errorf("kontiki dev has ended: %w", err)
+	case <-ctx.Done():
+		err = ctx.Err()
 	case <-time.After(startLimit):
 		err = fmt.Errorf("%d workers have not joined within %s", workers, startLimit)
 	}
