@@ -81,7 +81,8 @@ func TestReadsGoToTheNextMaster(t *testing.T) {
 }
 
 func TestASlowMasterThatLivesIsWaitedFor(t *testing.T) {
-	c, s, masters := fakes(t, 2)
+	// Longer than a busy machine delays the response to a check.
+	c, s, masters := fakes(t, 2, func(c *Config) { c.silence, c.Patience = 700*time.Millisecond, 30*time.Second })
 	s.put(t, "a", "1")
 	masters[0].set(func(m *master) {
 		m.fault = func(ctx context.Context, method string) error {

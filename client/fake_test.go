@@ -281,7 +281,7 @@ func (m *master) Watch(r *kontikiv1.WatchRequest, stream kontikiv1.Objects_Watch
 }
 
 // fakes starts masters, and a client whose current one is the first.
-func fakes(t *testing.T, n int) (*Client, *state, []*master) {
+func fakes(t *testing.T, n int, change ...func(*Config)) (*Client, *state, []*master) {
 	t.Helper()
 	s := &state{}
 	s.changed = sync.NewCond(&s.mu)
@@ -299,6 +299,9 @@ func fakes(t *testing.T, n int) (*Client, *state, []*master) {
 			return nil, err
 		}
 		return masters[i].dial(ctx)
+	}
+	for _, f := range change {
+		f(&config)
 	}
 	c, err := New(config)
 	if err != nil {

@@ -14,24 +14,19 @@ import (
 	"github.com/kontiki/kontiki/cluster/backup"
 	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/identity"
+	"github.com/kontiki/kontiki/cmd/kontiki/admin"
 	"github.com/kontiki/kontiki/internal/kv"
-)
-
-// Paths for administration of the cluster, on every master's API port. docs/authorization.md lists who may use which.
-const (
-	clusterPath  = "/kontiki/v1/cluster"
-	snapshotPath = "/kontiki/v1/snapshot"
 )
 
 // clusterAPI serves the administration of the cluster by HTTP.
 func (m *master) clusterAPI() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+clusterPath, m.serveStatus)
-	mux.HandleFunc("GET "+clusterPath+"/members", m.serveMembers)
-	mux.HandleFunc("DELETE "+clusterPath+"/members/{name}", m.removeMember)
-	mux.HandleFunc("POST "+clusterPath+"/transfer", m.transferLeadership)
-	mux.HandleFunc("GET "+snapshotPath, m.saveSnapshot)
-	mux.HandleFunc("POST "+snapshotPath+"/restore", m.restoreSnapshot)
+	mux.HandleFunc("GET "+admin.ClusterPath, m.serveStatus)
+	mux.HandleFunc("GET "+admin.ClusterPath+"/members", m.serveMembers)
+	mux.HandleFunc("DELETE "+admin.ClusterPath+"/members/{name}", m.removeMember)
+	mux.HandleFunc("POST "+admin.ClusterPath+"/transfer", m.transferLeadership)
+	mux.HandleFunc("GET "+admin.SnapshotPath, m.saveSnapshot)
+	mux.HandleFunc("POST "+admin.SnapshotPath+"/restore", m.restoreSnapshot)
 	return mux
 }
 
@@ -92,16 +87,8 @@ func (m *master) removeMember(w http.ResponseWriter, r *http.Request) {
 	answerJSON(w, http.StatusOK, map[string]string{"removed": r.PathValue("name")})
 }
 
-// transferRequest and transferAnswer are the bodies of a leadership transfer.
-type transferRequest struct {
-	To string `json:"to"` // empty means any
-}
-type transferAnswer struct {
-	Leader string `json:"leader"`
-}
-
 func (m *master) transferLeadership(w http.ResponseWriter, r *http.Request) {
-	var request transferRequest
+	var request admin.TransferRequest
 	decoder := json.NewDecoder(io.LimitReader(r.Body, 4096))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&request); err != nil {
@@ -113,7 +100,7 @@ func (m *master) transferLeadership(w http.ResponseWriter, r *http.Request) {
 		answerError(w, err)
 		return
 	}
-	answerJSON(w, http.StatusOK, transferAnswer{leader})
+	answerJSON(w, http.StatusOK, admin.TransferAnswer{Leader: leader})
 }
 
 // saveSnapshot streams a backup. If it fails in the middle the connection is aborted, so that no client takes the backup for

@@ -16,11 +16,10 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Default paths.
+// Default paths, beside admin.DefaultServerDir.
 const (
-	defaultServerDir = "/var/lib/kontiki/server"
-	defaultAgentDir  = "/var/lib/kontiki/agent"
-	defaultConfig    = "/etc/kontiki/config.yaml"
+	defaultAgentDir = "/var/lib/kontiki/agent"
+	defaultConfig   = "/etc/kontiki/config.yaml"
 )
 
 // loadConfig sets the flags that were not given on the command line from a configuration file, whose keys are the flags' names.

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kontiki/kontiki/cmd/kontiki/admin"
 	"github.com/kontiki/kontiki/cmd/kontiki/dev"
 )
 
@@ -189,7 +189,7 @@ func devStatus(dir, output string) error {
 	}
 	switch output {
 	case "json":
-		return printJSON(status)
+		return admin.PrintJSON(status)
 	case "":
 	default:
 		return fmt.Errorf("--output: %q is not json", output)
@@ -204,10 +204,4 @@ func devStatus(dir, output string) error {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", h.Name, h.Role, h.Address, state, pid)
 	}
 	return w.Flush()
-}
-
-func printJSON(value any) error {
-	encoder := json.NewEncoder(os.Stdout)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(value)
 }

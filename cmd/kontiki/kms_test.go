@@ -17,6 +17,7 @@ import (
 
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/mtls"
+	"github.com/kontiki/kontiki/cmd/kontiki/admin"
 	"github.com/kontiki/kontiki/internal/sealed"
 	"github.com/kontiki/kontiki/test/await"
 	"github.com/kontiki/kontiki/test/kmsplugin"
@@ -48,7 +49,7 @@ func TestAKMSPluginHoldsTheKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := m.command(t, "secrets", "status"); !errors.Is(err, exitCode(2)) || !strings.Contains(out, "key-") {
+	if out, err := m.command(t, "secrets", "status"); !errors.Is(err, admin.ExitCode(2)) || !strings.Contains(out, "key-") {
 		t.Errorf("a plugin that holds no key is no problem: %v: %s", err, out)
 	}
 	if out, err := m.command(t, "secrets", "rotate"); err != nil {

@@ -10,6 +10,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/cmd/kontiki/admin"
 )
 
 func TestKubeconfigIsSecretAndWhole(t *testing.T) {
@@ -66,14 +67,14 @@ func TestAdminConfig(t *testing.T) {
 		}
 	}
 	t.Setenv("KUBECONFIG", environment)
-	if config, err := adminConfig(named); err != nil || config.Host != "https://192.0.2.1:6443" {
+	if config, err := admin.Config(named); err != nil || config.Host != "https://192.0.2.1:6443" {
 		t.Errorf("named: %v, %v", config, err)
 	}
-	if config, err := adminConfig(""); err != nil || config.Host != "https://192.0.2.2:6443" {
+	if config, err := admin.Config(""); err != nil || config.Host != "https://192.0.2.2:6443" {
 		t.Errorf("by the environment: %v, %v", config, err)
 	}
 	missing := filepath.Join(t.TempDir(), "missing")
-	if _, err := adminConfig(missing); err == nil || !strings.Contains(err.Error(), "--kubeconfig") || !strings.Contains(err.Error(), missing) {
+	if _, err := admin.Config(missing); err == nil || !strings.Contains(err.Error(), "--kubeconfig") || !strings.Contains(err.Error(), missing) {
 		t.Errorf("missing: %v", err)
 	}
 }

@@ -13,17 +13,18 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kontiki/kontiki/cmd/kontiki/admin"
 	_ "github.com/kontiki/kontiki/cmd/kontiki/early"
 )
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "kubectl" {
-		os.Exit(kubectl(os.Args[1:])) // which handles signals itself
+		os.Exit(admin.Kubectl(os.Args[1:])) // which handles signals itself
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := root().ExecuteContext(ctx); err != nil {
-		var quiet exitCode
+		var quiet admin.ExitCode
 		if errors.As(err, &quiet) {
 			os.Exit(int(quiet))
 		}
@@ -31,11 +32,6 @@ func main() {
 		os.Exit(1)
 	}
 }
-
-// exitCode is an error that ends the process with a status and without a message.
-type exitCode int
-
-func (e exitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 func root() *cobra.Command {
 	c := &cobra.Command{
@@ -45,7 +41,8 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		Version:       gitVersion,
 	}
-	c.AddCommand(serverCommand(), agentCommand(), devCommand(), hollowCommand(), clusterCommand(), applyCommand(), undeleteCommand(), whyCommand(), tokenCommand(), secretsCommand(), imageCommand(), kubectlCommand(), snapshotCommand())
+	c.AddCommand(serverCommand(), agentCommand(), devCommand(), hollowCommand())
+	c.AddCommand(admin.Commands()...)
 	return c
 }
 

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/kontiki/kontiki/cluster/identity"
+	"github.com/kontiki/kontiki/cmd/kontiki/admin"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
@@ -160,7 +161,7 @@ func TestTheAPIGoesOnThroughRenewalsAndRotations(t *testing.T) {
 
 	change := func(action string) (int, string) {
 		t.Helper()
-		code, answer, _, err := ask(ctx, client, http.MethodPost, m.api+certsPath, `{"action":"`+action+`"}`)
+		code, answer, _, err := ask(ctx, client, http.MethodPost, m.api+admin.CertsPath, `{"action":"`+action+`"}`)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -31,6 +31,7 @@ import (
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/backup"
 	"github.com/kontiki/kontiki/cluster/mtls"
+	"github.com/kontiki/kontiki/cmd/kontiki/admin"
 	"github.com/kontiki/kontiki/internal/sealed"
 	"github.com/kontiki/kontiki/test/await"
 )
@@ -298,11 +299,7 @@ func TestSecretsAreReencryptedWhileTheClusterWorks(t *testing.T) {
 
 	rotated := make(chan error, 1)
 	go func() {
-		c, err := newAdminClient(masters[1].kubeconfig())
-		if err == nil {
-			err = c.call(ctx, http.MethodPost, secretsPath, secretsChange{"rotate"}, &certsChanged{})
-		}
-		rotated <- err
+		rotated <- masters[1].admin.CoreV1().RESTClient().Post().AbsPath(admin.SecretsPath).Body([]byte(`{"action": "rotate"}`)).Do(ctx).Error()
 	}()
 	if err := <-rotated; err != nil {
 		t.Fatal(err)
@@ -426,7 +423,7 @@ func TestWhoMayRotateSecrets(t *testing.T) {
 	}
 	ask := func(user, method, body string) int {
 		t.Helper()
-		r := m.admin.CoreV1().RESTClient().Verb(method).AbsPath(secretsPath).SetHeader("Impersonate-User", user)
+		r := m.admin.CoreV1().RESTClient().Verb(method).AbsPath(admin.SecretsPath).SetHeader("Impersonate-User", user)
 		if body != "" {
 			r = r.Body([]byte(body))
 		}

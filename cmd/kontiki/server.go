@@ -31,6 +31,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/backup"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
+	"github.com/kontiki/kontiki/cmd/kontiki/admin"
 	"github.com/kontiki/kontiki/controller"
 	"github.com/kontiki/kontiki/controller/certificates"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
@@ -95,7 +96,7 @@ func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Com
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.name, "name", "", "this master's name, unique in the cluster (default: the host's name)")
 	f.StringVar(&o.nodeIP, "node-ip", "", "the address at which other hosts reach this one (default: the first one)")
-	f.StringVar(&o.dataDir, "data-dir", defaultServerDir, "the directory of this master's data")
+	f.StringVar(&o.dataDir, "data-dir", admin.DefaultServerDir, "the directory of this master's data")
 	f.StringSliceVar(&o.join, "join", nil, "HOST:PORT of masters of the cluster to join")
 	f.StringVar(&o.token, "token", "", "a join token for masters")
 	f.IntVar(&o.port, "port", mtls.DefaultPort, "the port for masters and workers")
@@ -325,7 +326,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 	if err != nil {
 		return nil, err
 	}
-	admin, pprof := m.clusterAPI(), profiles()
+	clusterAPI, pprof := m.clusterAPI(), profiles()
 	m.api, err = apiserver.New(apiserver.Config{
 		Store: c, SealKeys: identity.SecretKeys, SealWith: identity.CurrentSecretKey, ServiceAccountKey: identity.ServiceAccountKey,
 		Roots: c.ClientRoots, Admit: c.Admits, Admission: admits,
@@ -338,8 +339,8 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 			return rbac.Ready(client.New(o, "system:apiserver", "kube-apiserver"))
 		}}, {Name: "kms-providers", New: func(*objects.Service) func(context.Context) error { return keys.Ready }}},
 		Extra: map[string]http.Handler{
-			"/metrics": promhttp.Handler(), clusterPath: admin, clusterPath + "/": admin, snapshotPath: admin, snapshotPath + "/": admin,
-			certsPath: http.HandlerFunc(m.serveCerts), secretsPath: http.HandlerFunc(m.serveSecrets),
+			"/metrics": promhttp.Handler(), admin.ClusterPath: clusterAPI, admin.ClusterPath + "/": clusterAPI, admin.SnapshotPath: clusterAPI, admin.SnapshotPath + "/": clusterAPI,
+			admin.CertsPath: http.HandlerFunc(m.serveCerts), admin.SecretsPath: http.HandlerFunc(m.serveSecrets),
 			profilePath: pprof, profilePath + "/": pprof,
 		},
 	})

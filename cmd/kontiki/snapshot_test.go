@@ -1,128 +1,34 @@
 package main
 
 import (
-	"bytes"
-	"context"
+	"encoding/json"
 	"fmt"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/hashicorp/raft"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"github.com/kontiki/kontiki/cluster"
-	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/test/await"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-func TestResourceOfAKey(t *testing.T) {
-	for key, want := range map[string]string{
-		"/core/pods/default/a": "pods", "/apps/deployments/default/a": "deployments.apps", "//nodes//n": "nodes",
-		"/kontiki/tokens/x": "(the cluster's own: tokens)", "/odd": "(other)",
-	} {
-		if got := resourceOf(key); got != want {
-			t.Errorf("%s is of %q, want %q", key, got, want)
-		}
-	}
+// snapshotContents is what `kontiki snapshot inspect -o json` prints.
+type snapshotContents struct {
+	Revision uint64         `json:"revision"`
+	Objects  uint64         `json:"objects"`
+	File     string         `json:"file"`
+	Bytes    int64          `json:"bytes"`
+	Kinds    []snapshotKind `json:"kinds"`
 }
 
-// TestASnapshotThatBreaksOffIsNotKept: an incomplete response or an error leaves no new file, and an existing one undamaged.
-func TestASnapshotThatBreaksOffIsNotKept(t *testing.T) {
-	answer := func(http.ResponseWriter) {}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w) }))
-	defer server.Close()
-	dir := t.TempDir()
-	kubeconfig := filepath.Join(dir, "kubeconfig")
-	config := "apiVersion: v1\nkind: Config\ncurrent-context: x\nclusters: [{name: x, cluster: {server: " + server.URL + "}}]\ncontexts: [{name: x, context: {cluster: x, user: x}}]\nusers: [{name: x, user: {}}]\n"
-	if err := os.WriteFile(kubeconfig, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	target := filepath.Join(dir, "state")
-	if err := os.WriteFile(target, []byte("the last good one"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for name, x := range map[string]struct {
-		answer func(http.ResponseWriter)
-		want   string
-	}{
-		"cut": {func(w http.ResponseWriter) {
-			w.Write([]byte("KONTIKI-BACKUP 1\n"))
-			http.NewResponseController(w).Flush()
-			panic(http.ErrAbortHandler)
-		}, "undamaged backup"},
-		"empty": {func(http.ResponseWriter) {}, "undamaged backup"},
-		"error": {func(w http.ResponseWriter) { answerError(w, errclass.ErrNotMember) }, "no such master"},
-		"text":  {func(w http.ResponseWriter) { http.Error(w, "a proxy's page", http.StatusBadGateway) }, "a proxy's page"},
-	} {
-		answer = x.answer
-		if _, err := saveSnapshot(context.Background(), kubeconfig, target); err == nil || !strings.Contains(err.Error(), x.want) {
-			t.Errorf("%s: %v", name, err)
-		}
-		if data, err := os.ReadFile(target); err != nil || string(data) != "the last good one" {
-			t.Errorf("%s: the file is %q, %v", name, data, err)
-		}
-		if left, _ := filepath.Glob(filepath.Join(dir, ".snapshot-*")); len(left) != 0 {
-			t.Errorf("%s: left behind %v", name, left)
-		}
-	}
+type snapshotKind struct {
+	Resource string `json:"resource"`
+	Objects  int    `json:"objects"`
+	Bytes    int64  `json:"bytes"`
 }
 
-func TestStatusIsPrinted(t *testing.T) {
-	for name, x := range map[string]struct {
-		status cluster.Status
-		want   string
-	}{
-		"an upgrade, one master away": {cluster.Status{
-			ClusterID: "abc", Leader: "m1", Term: 3, Revision: 40, Epoch: 2, FeatureLevel: 1, FailuresTolerated: 1, Behind: []string{"m2", "m3"},
-			Members: []cluster.MemberStatus{
-				{Name: "m1", Role: cluster.StatusLeader, Address: "10.0.0.1:6444", Health: cluster.HealthOK, Gossip: "alive", LastContact: "0s", RoundTrip: "0s", LastIndex: 50, AppliedIndex: 49,
-					DiskWrite: "1.5ms", DiskFree: 1, DiskTotal: 4, CertificateExpires: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC), Version: "v2"},
-				{Name: "m2", Role: cluster.StatusVoter, Address: "10.0.0.2:6444", Health: cluster.HealthUnreachable, Gossip: "dead", LastContact: "never"},
-				{Name: "m3", Role: cluster.StatusNonvoter, Address: "10.0.0.3:6444", Health: cluster.HealthBehind, Gossip: "suspect", LastContact: "12ms", RoundTrip: "340µs", LastIndex: 8, AppliedIndex: 7,
-					DiskWrite: "2ms", DiskFree: 3, DiskTotal: 4, CertificateExpires: time.Date(2031, 1, 2, 3, 4, 5, 0, time.UTC), Version: "v1"},
-			},
-		}, `
-Cluster abc: leader m1, term 3, revision 40, epoch 2, feature level 1
-1 more master may fail before writes stop.
-
-The feature level rises once these masters are upgraded: m2, m3.
-
-NAME   ROLE       ADDRESS         HEALTH        GOSSIP    LAST CONTACT   ROUND TRIP   LOG   APPLIED   DISK WRITE   DISK FREE   CERTIFICATE   VERSION
-m1     leader     10.0.0.1:6444   ok            alive     0s             0s           50    49        1.5ms        25%         2030-01-02    v2
-m2     voter      10.0.0.2:6444   unreachable   dead      never          -            0     0         -            -           -             -
-m3     nonvoter   10.0.0.3:6444   behind        suspect   12ms           340µs        8     7         2ms          75%         2031-01-02    v1
-`},
-		"no leader": {cluster.Status{ClusterID: "abc", Term: 3, FailuresTolerated: -1, FeatureLevel: 2}, `
-Cluster abc: leader none, term 3, revision 0, epoch 0, feature level 2
-Writes have stopped: too few masters are healthy.
-
-NAME   ROLE   ADDRESS   HEALTH   GOSSIP   LAST CONTACT   ROUND TRIP   LOG   APPLIED   DISK WRITE   DISK FREE   CERTIFICATE   VERSION
-`},
-		"five": {cluster.Status{ClusterID: "abc", Leader: "m1", FailuresTolerated: 2}, `
-Cluster abc: leader m1, term 0, revision 0, epoch 0, feature level 0
-2 more masters may fail before writes stop.
-
-NAME   ROLE   ADDRESS   HEALTH   GOSSIP   LAST CONTACT   ROUND TRIP   LOG   APPLIED   DISK WRITE   DISK FREE   CERTIFICATE   VERSION
-`},
-	} {
-		var out bytes.Buffer
-		if err := printStatus(&out, &x.status); err != nil {
-			t.Fatal(err)
-		}
-		if got := "\n" + out.String(); got != x.want {
-			t.Errorf("%s:%s\nwant:%s", name, got, x.want)
-		}
-	}
-}
-
-// TestInspectCountsWhatIsThere compares the output of inspecting a snapshot with the cluster's objects.
 func TestInspectCountsWhatIsThere(t *testing.T) {
 	m := startMaster(t)
 	for i := range 7 {
@@ -139,15 +45,19 @@ func TestInspectCountsWhatIsThere(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "state")
 	// The controllers and the cluster itself may write at any time: a snapshot between two equal views is one of these.
-	var got *contents
+	var got snapshotContents
 	var view kv.View
 	await.That(t, "a snapshot with nothing written meanwhile", func() error {
 		before := m.cluster.View()
-		if _, err := saveSnapshot(t.Context(), filepath.Join(m.options.dataDir, "admin.kubeconfig"), path); err != nil {
+		if _, err := m.command(t, "snapshot", "save", path); err != nil {
 			return err
 		}
-		var err error
-		if got, err = inspectSnapshot(path); err != nil {
+		out, err := m.command(t, "snapshot", "inspect", path, "-o", "json")
+		if err != nil {
+			return err
+		}
+		got = snapshotContents{}
+		if err := json.Unmarshal([]byte(out), &got); err != nil {
 			return err
 		}
 		if view = m.cluster.View(); before.Revision() != view.Revision() || got.Revision != view.Revision() {
@@ -155,10 +65,14 @@ func TestInspectCountsWhatIsThere(t *testing.T) {
 		}
 		return nil
 	})
-	want, objects := map[string]kindContents{}, uint64(0)
+	want, objects := map[string]snapshotKind{}, uint64(0)
 	view.Range("", "", func(v *kv.Version) bool {
 		resource := strings.Split(v.Key, "/")[2]
 		switch group := strings.Split(v.Key, "/")[1]; group {
+		case "deleted":
+			resource = "(deleted objects)"
+		case "quota":
+			resource = "(counters of quotas)"
 		case "kontiki":
 			resource = "(the cluster's own: " + resource + ")"
 		case "", "core":
@@ -166,7 +80,7 @@ func TestInspectCountsWhatIsThere(t *testing.T) {
 			resource += "." + group
 		}
 		k := want[resource]
-		want[resource] = kindContents{Resource: resource, Objects: k.Objects + 1, Bytes: k.Bytes + int64(len(v.Value))}
+		want[resource] = snapshotKind{Resource: resource, Objects: k.Objects + 1, Bytes: k.Bytes + int64(len(v.Value))}
 		objects++
 		return true
 	})
@@ -189,30 +103,20 @@ func TestInspectCountsWhatIsThere(t *testing.T) {
 	if stat, err := os.Stat(path); err != nil || got.Bytes != stat.Size() || got.Bytes < 21000 || got.File != path {
 		t.Errorf("%s of %d bytes: %+v, %v", got.File, got.Bytes, stat, err)
 	}
-	var out bytes.Buffer
-	if err := got.print(&out); err != nil {
+	out, err := m.command(t, "snapshot", "inspect", path)
+	if err != nil {
 		t.Fatal(err)
 	}
 	for _, line := range []string{
 		fmt.Sprintf("File:        %s (%d bytes, checked)", path, got.Bytes), fmt.Sprintf("Objects:     %d", objects), fmt.Sprintf("Revision:    %d", view.Revision()),
 	} {
-		if !strings.Contains(out.String(), line+"\n") {
-			t.Errorf("%q is not in:\n%s", line, out.String())
+		if !strings.Contains(out, line+"\n") {
+			t.Errorf("%q is not in:\n%s", line, out)
 		}
 	}
 	for _, k := range want {
-		if row := fmt.Sprint(k.Resource, k.Objects, k.Bytes); !strings.Contains(strings.ReplaceAll(out.String(), " ", ""), strings.ReplaceAll(row, " ", "")+"\n") {
-			t.Errorf("no row of %+v in:\n%s", k, out.String())
-		}
-	}
-}
-
-func TestRecoveryIsExplained(t *testing.T) {
-	var out bytes.Buffer
-	printRecovery(&out, &cluster.Recovery{Name: "m2", LastIndex: 77, Left: []raft.Server{{ID: "m1", Address: "10.0.0.1:6444"}}})
-	for _, want := range []string{"m2 becomes the only master", "index 77", "WARNING", "m1 at 10.0.0.1:6444"} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("%q is not in:\n%s", want, out.String())
+		if row := fmt.Sprint(k.Resource, k.Objects, k.Bytes); !strings.Contains(strings.ReplaceAll(out, " ", ""), strings.ReplaceAll(row, " ", "")+"\n") {
+			t.Errorf("no row of %+v in:\n%s", k, out)
 		}
 	}
 }

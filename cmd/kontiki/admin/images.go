@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"context"
@@ -13,35 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-
-	"github.com/kontiki/kontiki/cmd/kontiki/dev"
 )
-
-// adminConfig finds the cluster of an administrator's command: by --kubeconfig, KUBECONFIG, this machine's development cluster, or
-// the master that runs here.
-func adminConfig(kubeconfig string) (*rest.Config, error) {
-	if kubeconfig == "" {
-		kubeconfig = os.Getenv("KUBECONFIG")
-	}
-	for _, path := range []string{dev.DefaultDir + "/kubeconfig", defaultServerDir + "/admin.kubeconfig"} {
-		if kubeconfig != "" {
-			break
-		}
-		if _, err := os.Stat(path); err == nil {
-			kubeconfig = path
-		}
-	}
-	if kubeconfig == "" {
-		return nil, fmt.Errorf("no cluster found on this machine: name one with --kubeconfig, or start one with `kontiki dev`")
-	}
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
-	if err != nil {
-		return nil, fmt.Errorf("--kubeconfig: %w", err)
-	}
-	config.QPS = -1
-	return config, nil
-}
 
 // imageCommand imports images through the API on the nodes.
 func imageCommand() *cobra.Command {
@@ -59,7 +31,7 @@ Always, the default for images without a tag). If the registry can be reached, i
 }
 
 func importImages(ctx context.Context, kubeconfig, path string) error {
-	config, err := adminConfig(kubeconfig)
+	config, err := Config(kubeconfig)
 	if err != nil {
 		return err
 	}

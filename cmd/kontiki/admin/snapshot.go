@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"context"
@@ -34,7 +34,7 @@ func snapshotCommand() *cobra.Command {
 				return err
 			}
 			if output == "json" {
-				return printJSON(info)
+				return PrintJSON(info)
 			}
 			fmt.Printf("saved revision %d (%d objects) to %s\n", info.Revision, info.Objects, args[0])
 			return nil
@@ -49,7 +49,7 @@ func snapshotCommand() *cobra.Command {
 				return err
 			}
 			if output == "json" {
-				return printJSON(restored)
+				return PrintJSON(restored)
 			}
 			fmt.Printf("restored revision %d of %s (%d objects) as revision %d, epoch %d\n", restored.Backup.Revision,
 				restored.Backup.CreatedAt.Format(time.RFC3339), restored.Backup.Objects, restored.Revision, restored.Epoch.Number)
@@ -63,7 +63,7 @@ func snapshotCommand() *cobra.Command {
 				return err
 			}
 			if output == "json" {
-				return printJSON(contents)
+				return PrintJSON(contents)
 			}
 			return contents.print(os.Stdout)
 		}}
@@ -73,11 +73,11 @@ func snapshotCommand() *cobra.Command {
 
 // saveSnapshot writes a complete, checked and synced file, or none.
 func saveSnapshot(ctx context.Context, kubeconfig, path string) (info backup.Info, err error) {
-	c, err := newAdminClient(kubeconfig)
+	c, err := newClient(kubeconfig)
 	if err != nil {
 		return info, err
 	}
-	body, err := c.do(ctx, http.MethodGet, snapshotPath, nil)
+	body, err := c.do(ctx, http.MethodGet, SnapshotPath, nil)
 	if err != nil {
 		return info, err
 	}
@@ -116,11 +116,11 @@ func restoreSnapshot(ctx context.Context, kubeconfig, path string, force bool) (
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
-	c, err := newAdminClient(kubeconfig)
+	c, err := newClient(kubeconfig)
 	if err != nil {
 		return nil, err
 	}
-	target := snapshotPath + "/restore"
+	target := SnapshotPath + "/restore"
 	if force {
 		target += "?force=true"
 	}
@@ -186,6 +186,10 @@ func resourceOf(key string) string {
 	switch {
 	case len(parts) < 3:
 		return "(other)"
+	case parts[1] == "deleted":
+		return "(deleted objects)"
+	case parts[1] == "quota":
+		return "(counters of quotas)"
 	case parts[1] == "kontiki":
 		return "(the cluster's own: " + parts[2] + ")"
 	case parts[1] == "" || parts[1] == "core":

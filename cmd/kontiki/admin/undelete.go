@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"fmt"
@@ -29,7 +29,7 @@ func undeleteCommand() *cobra.Command {
 			default:
 				return fmt.Errorf("-o %s: must be yaml", output)
 			}
-			config, err := adminConfig(kubeconfig)
+			config, err := Config(kubeconfig)
 			if err != nil {
 				return err
 			}

@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"time"
@@ -19,7 +19,7 @@ func whyCommand() *cobra.Command {
 		Example: "  kontiki why web-7d4b9 -n shop",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			config, err := adminConfig(kubeconfig)
+			config, err := Config(kubeconfig)
 			if err != nil {
 				return err
 			}

@@ -1,9 +1,7 @@
-package main
+package admin
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,31 +13,30 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/client-go/rest"
 
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/gossip"
 )
 
-// adminLimit is the time limit for administrative commands that should be short.
-const adminLimit = 30 * time.Second
+// limit is the time limit for administrative commands that should be short.
+const limit = 30 * time.Second
 
 func clusterCommand() *cobra.Command {
 	var kubeconfig, output string
 	cmd := &cobra.Command{Use: "cluster", Short: "Administer the cluster's masters"}
 	cmd.PersistentFlags().StringVar(&kubeconfig, "kubeconfig", "", "the cluster's kubeconfig (default: this machine's cluster)")
 	cmd.PersistentFlags().StringVarP(&output, "output", "o", "", "json")
-	sub := func(use, short string, args cobra.PositionalArgs, run func(ctx context.Context, c *adminClient, args []string) error) {
+	sub := func(use, short string, args cobra.PositionalArgs, run func(ctx context.Context, c *client, args []string) error) {
 		cmd.AddCommand(&cobra.Command{Use: use, Short: short, Args: args, RunE: func(cmd *cobra.Command, args []string) error {
 			if output != "" && output != "json" {
 				return fmt.Errorf("--output: %q is not json", output)
 			}
-			c, err := newAdminClient(kubeconfig)
+			c, err := newClient(kubeconfig)
 			if err != nil {
 				return err
 			}
 			c.json = output == "json"
-			ctx, cancel := context.WithTimeout(cmd.Context(), adminLimit)
+			ctx, cancel := context.WithTimeout(cmd.Context(), limit)
 			defer cancel()
 			return run(ctx, c, args)
 		}})
@@ -52,80 +49,9 @@ func clusterCommand() *cobra.Command {
 	return cmd
 }
 
-// adminClient sends requests to the administration paths of the master that the kubeconfig names.
-type adminClient struct {
-	http *http.Client
-	base string
-	json bool
-}
-
-func newAdminClient(kubeconfig string) (*adminClient, error) {
-	config, err := adminConfig(kubeconfig)
-	if err != nil {
-		return nil, err
-	}
-	client, err := rest.HTTPClientFor(config)
-	if err != nil {
-		return nil, err
-	}
-	return &adminClient{http: client, base: strings.TrimSuffix(config.Host, "/")}, nil
-}
-
-// do sends a request and returns the response body, which the caller must close.
-func (c *adminClient) do(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
-	request, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
-	if err != nil {
-		return nil, err
-	}
-	response, err := c.http.Do(request)
-	if err != nil {
-		return nil, fmt.Errorf("the cluster does not answer: %w", err)
-	}
-	if response.StatusCode == http.StatusOK {
-		return response.Body, nil
-	}
-	defer response.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
-	if err != nil {
-		return nil, err
-	}
-	var status struct{ Message string }
-	if json.Unmarshal(data, &status) != nil || status.Message == "" {
-		status.Message = fmt.Sprintf("%s (%s)", bytes.TrimSpace(data), response.Status)
-	}
-	return nil, fmt.Errorf("%s", status.Message)
-}
-
-// call is do with JSON bodies. With --output json it prints the response unchanged.
-func (c *adminClient) call(ctx context.Context, method, path string, body, answer any) error {
-	var sent io.Reader
-	if body != nil {
-		data, err := json.Marshal(body)
-		if err != nil {
-			return err
-		}
-		sent = bytes.NewReader(data)
-	}
-	received, err := c.do(ctx, method, path, sent)
-	if err != nil {
-		return err
-	}
-	defer received.Close()
-	data, err := io.ReadAll(received)
-	if err != nil {
-		return err
-	}
-	if c.json {
-		if _, err := os.Stdout.Write(data); err != nil {
-			return err
-		}
-	}
-	return json.Unmarshal(data, answer)
-}
-
-func clusterStatus(ctx context.Context, c *adminClient, _ []string) error {
+func clusterStatus(ctx context.Context, c *client, _ []string) error {
 	var s cluster.Status
-	if err := c.call(ctx, http.MethodGet, clusterPath, nil, &s); err != nil {
+	if err := c.call(ctx, http.MethodGet, ClusterPath, nil, &s); err != nil {
 		return err
 	}
 	if !c.json {
@@ -147,7 +73,7 @@ func showProblems(problems []string) error {
 	for _, problem := range problems {
 		fmt.Fprintln(os.Stderr, "  -", problem)
 	}
-	return exitCode(2)
+	return ExitCode(2)
 }
 
 func printStatus(out io.Writer, s *cluster.Status) error {
@@ -191,9 +117,9 @@ func orDash(text string) string {
 	return text
 }
 
-func clusterMembers(ctx context.Context, c *adminClient, _ []string) error {
+func clusterMembers(ctx context.Context, c *client, _ []string) error {
 	var answer struct{ Members []gossip.Member }
-	if err := c.call(ctx, http.MethodGet, clusterPath+"/members", nil, &answer); err != nil || c.json {
+	if err := c.call(ctx, http.MethodGet, ClusterPath+"/members", nil, &answer); err != nil || c.json {
 		return err
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 4, 3, ' ', 0)
@@ -204,22 +130,22 @@ func clusterMembers(ctx context.Context, c *adminClient, _ []string) error {
 	return w.Flush()
 }
 
-func transferLeadership(ctx context.Context, c *adminClient, args []string) error {
+func transferLeadership(ctx context.Context, c *client, args []string) error {
 	var to string
 	if len(args) > 0 {
 		to = args[0]
 	}
-	var answer transferAnswer
-	if err := c.call(ctx, http.MethodPost, clusterPath+"/transfer", transferRequest{to}, &answer); err != nil || c.json {
+	var answer TransferAnswer
+	if err := c.call(ctx, http.MethodPost, ClusterPath+"/transfer", TransferRequest{to}, &answer); err != nil || c.json {
 		return err
 	}
 	fmt.Printf("%s leads the cluster\n", answer.Leader)
 	return nil
 }
 
-func removeMaster(ctx context.Context, c *adminClient, args []string) error {
+func removeMaster(ctx context.Context, c *client, args []string) error {
 	var answer struct{ Removed string }
-	if err := c.call(ctx, http.MethodDelete, clusterPath+"/members/"+url.PathEscape(args[0]), nil, &answer); err != nil || c.json {
+	if err := c.call(ctx, http.MethodDelete, ClusterPath+"/members/"+url.PathEscape(args[0]), nil, &answer); err != nil || c.json {
 		return err
 	}
 	fmt.Printf("master %s was removed\n", answer.Removed)
@@ -240,7 +166,7 @@ func recoverCommand() *cobra.Command {
 			printRecovery(os.Stdout, plan)
 			if !yes {
 				fmt.Fprintln(os.Stderr, "Nothing was changed. To carry it out, run this again with --yes.")
-				return exitCode(1)
+				return ExitCode(1)
 			}
 			if _, err := cluster.Recover(dir, log); err != nil {
 				return err
@@ -248,7 +174,7 @@ func recoverCommand() *cobra.Command {
 			fmt.Printf("Done. Start master %s as before; let new masters join it with a token (kontiki token create --role master).\n", plan.Name)
 			return nil
 		}}
-	cmd.Flags().StringVar(&dir, "data-dir", defaultServerDir, "the stopped master's data")
+	cmd.Flags().StringVar(&dir, "data-dir", DefaultServerDir, "the stopped master's data")
 	cmd.Flags().BoolVar(&yes, "yes", false, "carry it out")
 	return cmd
 }

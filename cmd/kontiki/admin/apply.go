@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"errors"
@@ -28,7 +28,7 @@ func applyCommand() *cobra.Command {
 			if !atomic {
 				return errors.New("give --atomic; to apply one object after the other use `kontiki kubectl apply`")
 			}
-			config, err := adminConfig(kubeconfig)
+			config, err := Config(kubeconfig)
 			if err != nil {
 				return err
 			}

@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"context"
@@ -18,7 +18,7 @@ func tokenCommand() *cobra.Command {
 	var dir, role, description, output string
 	var ttl time.Duration
 	cmd := &cobra.Command{Use: "token", Short: "Manage join tokens, on a master's host"}
-	cmd.PersistentFlags().StringVar(&dir, "data-dir", defaultServerDir, "the master's data")
+	cmd.PersistentFlags().StringVar(&dir, "data-dir", DefaultServerDir, "the master's data")
 	cmd.PersistentFlags().StringVarP(&output, "output", "o", "", "json")
 	admin := func(run func(ctx context.Context, a *cluster.Admin) error) func(*cobra.Command, []string) error {
 		return func(cmd *cobra.Command, _ []string) error {
@@ -40,7 +40,7 @@ func tokenCommand() *cobra.Command {
 				return err
 			}
 			if output == "json" {
-				return printJSON(map[string]string{"token": token})
+				return PrintJSON(map[string]string{"token": token})
 			}
 			fmt.Println(token)
 			return nil
@@ -55,7 +55,7 @@ func tokenCommand() *cobra.Command {
 				return err
 			}
 			if output == "json" {
-				return printJSON(tokens)
+				return PrintJSON(tokens)
 			}
 			w := tabwriter.NewWriter(os.Stdout, 0, 4, 3, ' ', 0)
 			fmt.Fprintln(w, "ID\tROLE\tEXPIRES\tDESCRIPTION")
@@ -75,7 +75,7 @@ func tokenCommand() *cobra.Command {
 				return err
 			}
 			if output == "json" {
-				return printJSON(map[string]string{"revoked": args[0]})
+				return PrintJSON(map[string]string{"revoked": args[0]})
 			}
 			fmt.Println("revoked", args[0])
 			return nil

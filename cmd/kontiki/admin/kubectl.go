@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"os"
@@ -13,14 +13,14 @@ import (
 	"github.com/kontiki/kontiki/cmd/kontiki/dev"
 )
 
-// kubectl runs kubectl itself. If the user names no cluster, it uses the development cluster on this machine, or the one whose
+// Kubectl runs kubectl itself. If the user names no cluster, it uses the development cluster on this machine, or the one whose
 // master runs here.
-func kubectl(args []string) int {
+func Kubectl(args []string) int {
 	os.Args = args
 	if _, named := os.LookupEnv("KUBECONFIG"); !named {
 		home, _ := os.UserHomeDir()
 		if _, err := os.Stat(home + "/.kube/config"); err != nil {
-			for _, path := range []string{dev.DefaultDir + "/kubeconfig", defaultServerDir + "/admin.kubeconfig"} {
+			for _, path := range []string{dev.DefaultDir + "/kubeconfig", DefaultServerDir + "/admin.kubeconfig"} {
 				if _, err := os.Stat(path); err == nil {
 					os.Setenv("KUBECONFIG", path)
 					break

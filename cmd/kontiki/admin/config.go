@@ -1,0 +1,44 @@
+package admin
+
+import (
+	"fmt"
+	"os"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/kontiki/kontiki/cmd/kontiki/dev"
+)
+
+// DefaultServerDir is a master's data directory.
+const DefaultServerDir = "/var/lib/kontiki/server"
+
+// Config finds the cluster of an administrator's command: by --kubeconfig, KUBECONFIG, this machine's development cluster, or
+// the master that runs here.
+func Config(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		kubeconfig = os.Getenv("KUBECONFIG")
+	}
+	for _, path := range []string{dev.DefaultDir + "/kubeconfig", DefaultServerDir + "/admin.kubeconfig"} {
+		if kubeconfig != "" {
+			break
+		}
+		if _, err := os.Stat(path); err == nil {
+			kubeconfig = path
+		}
+	}
+	if kubeconfig == "" {
+		return nil, fmt.Errorf("no cluster found on this machine: name one with --kubeconfig, or start one with `kontiki dev`")
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("--kubeconfig: %w", err)
+	}
+	config.QPS = -1
+	return config, nil
+}
+
+// ExitCode is an error that ends the process with a status and without a message.
+type ExitCode int
+
+func (e ExitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
