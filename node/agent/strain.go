@@ -9,7 +9,7 @@ import (
 
 const (
 	// strainMemory is how long the end of a session by silence is remembered.
-	strainMemory = time.Minute
+	strainMemory = 5 * time.Minute
 	// mostStrain limits how often the patience is doubled.
 	mostStrain = 3
 	// strainPause is the longest pause after a session under the least strain; it doubles with the strain.

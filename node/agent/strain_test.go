@@ -38,8 +38,8 @@ func TestOneMastersFailureIsNoStrain(t *testing.T) {
 		s.ended(errSilent, now.Add(20*time.Second))
 	}
 	want("after many", 24, 8*time.Second, true)
-	s.ended(errors.New("reset"), now.Add(81*time.Second))
-	want("a minute later", 3, time.Second, false)
+	s.ended(errors.New("reset"), now.Add(20*time.Second+strainMemory+time.Second))
+	want("later", 3, time.Second, false)
 }
 
 // TestARefusedWorkerWaits: for longer each time, with a limit, and not all for the same time.

@@ -69,8 +69,7 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
-	interrupted, release := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer release()
+	interrupted, _ := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) // until this process ends
 	stop, err := start(interrupted, hollow())
 	stop = sync.OnceFunc(stop)
 	defer stop()
