@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/node/netapi"
+	"github.com/kontiki/kontiki/node/runtime/fake"
+	"github.com/kontiki/kontiki/node/runtime/runtimetest"
 	"github.com/kontiki/kontiki/node/wire"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
@@ -112,6 +114,32 @@ func TestADifferenceKeepsWhatAllNodesGet(t *testing.T) {
 	apply(&nodev1.Assignment{To: 6, Upserts: []*nodev1.Object{other}}, "b@18")
 	if k := s.offer(); k.History != "" {
 		t.Errorf("after a set without a history it offers %v", k)
+	}
+}
+
+// TestAWorkerTellsTheNextMasterWhatItHas.
+func TestAWorkerTellsTheNextMasterWhatItHas(t *testing.T) {
+	home, other, addresses := twoMasters(t, func(m *master) { m.history = "h" })
+	home.config(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "first"}}) // so that the set's version is not 0
+	startFake(t, fake.New(runtimetest.BusyboxName), home, other)
+	home.await("the first session", func() bool { return home.hellos == 1 })
+	home.mu.Lock()
+	if home.known == nil || home.known.History != "" {
+		t.Errorf("without anything the worker offers %v", home.known)
+	}
+	home.mu.Unlock()
+	p := sleeper("p")
+	home.pod(p)
+	home.awaitPod(p.UID, "running", running)
+	home.mu.Lock()
+	version := home.version
+	home.mu.Unlock()
+	home.move(addresses[1])
+	other.await("the worker", func() bool { return other.hellos == 1 })
+	other.mu.Lock()
+	defer other.mu.Unlock()
+	if k := other.known; k.GetHistory() != "h" || k.GetVersion() != version {
+		t.Errorf("the worker offers %v, it has version %d", k, version)
 	}
 }
 

@@ -35,9 +35,11 @@ type master struct {
 	events   []corev1.Event
 	node     *corev1.Node
 	hellos   int
-	refuse   bool // acknowledge nothing
-	beats    bool // send beats
-	mute     bool // send none any more
+	history  string        // of the sets that it sends
+	known    *nodev1.Known // what the last hello said
+	refuse   bool          // acknowledge nothing
+	beats    bool          // send beats
+	mute     bool          // send none any more
 	answers  int
 	peers    []string // that the welcome names
 	moveTo   string   // ask one session to move there
@@ -138,8 +140,8 @@ func (m *master) Session(stream nodev1.NodeService_SessionServer) error {
 	}
 	m.mu.Lock()
 	m.hellos++
-	m.node = node
-	full := &nodev1.Assignment{To: m.version}
+	m.node, m.known = node, first.GetHello().GetKnown()
+	full := &nodev1.Assignment{To: m.version, History: m.history}
 	for _, o := range m.objects {
 		full.Upserts = append(full.Upserts, o)
 	}
