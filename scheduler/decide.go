@@ -65,15 +65,14 @@ func (s *Scheduler) refuse(ctx context.Context, d *decision) {
 	}
 }
 
-// help carries out what a PostFilterPlugin found. Its writes are events that wake the pod; if they fail, it is tried again later.
+// help carries out what a PostFilterPlugin found, and then tries the pod again.
 func (s *Scheduler) help(ctx context.Context, d *decision) {
 	s.writes.Go(func() {
-		err := contain.Run(func() error { return d.nomination.Do(ctx) })
-		if err == nil {
-			return
+		if err := contain.Run(func() error { return d.nomination.Do(ctx) }); err != nil {
+			s.Log.Warn("making a pod schedulable failed, trying again later", "pod", d.pod.Namespace+"/"+d.pod.Name, "error", err, "stack", contain.Stack(err))
 		}
-		s.Log.Warn("making a pod schedulable failed, trying again later", "pod", d.pod.Namespace+"/"+d.pod.Name, "error", err, "stack", contain.Stack(err))
 		s.inbox.post(func() {
+			d.nomination.Done()
 			if s.queue.Waits(d.pod.UID) {
 				s.queue.Retry(s.queue.Get(d.pod.UID), s.now())
 			}

@@ -23,6 +23,7 @@ import (
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/scheduler"
+	"github.com/kontiki/kontiki/scheduler/config"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
@@ -32,6 +33,8 @@ type bed struct {
 	t        testing.TB
 	recorder *record.FakeRecorder
 	events   chan string
+	// configuration is the scheduler's; nil for the default one.
+	configuration *config.Config
 	// stop ends the scheduler, and returns when it has ended.
 	stop func()
 }
@@ -43,12 +46,18 @@ func start(t testing.TB) *bed {
 // startOver is start with a wrapper around the store.
 func startOver(t testing.TB, over func(objects.Store) objects.Store) *bed {
 	t.Helper()
+	return startWith(t, nil, over)
+}
+
+// startWith is startOver with a configuration of the scheduler.
+func startWith(t testing.TB, configuration *config.Config, over func(objects.Store) objects.Store) *bed {
+	t.Helper()
 	// The usual range has room for 256 nodes; some of these have more.
 	h := harness.NewConfigured(t, func(c *apiserver.Config) {
 		c.PodRange, c.Store = netip.MustParsePrefix("10.128.0.0/10"), over(c.Store)
 	})
 	recorder := record.NewFakeRecorder(10000)
-	b := &bed{Harness: h, t: t, recorder: recorder, events: recorder.Events}
+	b := &bed{Harness: h, t: t, recorder: recorder, events: recorder.Events, configuration: configuration}
 	b.run()
 	t.Cleanup(func() { b.stop() })
 	return b
@@ -56,7 +65,7 @@ func startOver(t testing.TB, over func(objects.Store) objects.Store) *bed {
 
 // run starts a scheduler.
 func (b *bed) run() {
-	s := scheduler.New(scheduler.Config{Client: client.New(b.Objects, "system:kube-scheduler", "kube-scheduler"), Recorder: b.recorder, Log: slog.New(slog.DiscardHandler)})
+	s := scheduler.New(scheduler.Config{Client: client.New(b.Objects, "system:kube-scheduler", "kube-scheduler"), Recorder: b.recorder, Log: slog.New(slog.DiscardHandler), Configuration: b.configuration})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()

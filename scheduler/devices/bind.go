@@ -340,25 +340,36 @@ func (d *DynamicResources) PostFilter(_ *framework.Cluster, _ *framework.PodInfo
 		return nil
 	}
 	for _, c := range f.claims {
-		if !f.blocked[c] || !f.unused(c.claim) {
-			continue
-		}
-		return &framework.Nomination{Message: "deallocation of ResourceClaim completed", Do: func(ctx context.Context) error {
-			return d.State.change(ctx, c.claim, true, func(claim *resourcev1.ResourceClaim) bool {
-				if claim.Status.Allocation == nil || !f.unused(claim) {
-					return false
-				}
-				claim.Status.ReservedFor, claim.Status.Allocation, claim.Status.Devices = nil, nil, nil
-				return true
+		if f.blocked[c] && f.unused(c.claim) && (f.extended == nil || c != f.extended.podClaim) {
+			return d.giveUp(c, "deallocation of ResourceClaim completed", func(ctx context.Context) error {
+				return d.State.change(ctx, c.claim, true, func(claim *resourcev1.ResourceClaim) bool {
+					if claim.Status.Allocation == nil || !f.unused(claim) {
+						return false
+					}
+					claim.Status.ReservedFor, claim.Status.Allocation, claim.Status.Devices = nil, nil, nil
+					return true
+				})
 			})
-		}}
+		}
 	}
 	if f.extended != nil && f.extended.old {
-		return &framework.Nomination{Message: "deletion of ResourceClaim completed", Do: func(ctx context.Context) error {
+		return d.giveUp(f.extended.podClaim, "deletion of ResourceClaim completed", func(ctx context.Context) error {
 			return d.State.deleteClaim(ctx, f.extended.claim)
-		}}
+		})
 	}
 	return nil
+}
+
+// giveUp keeps pods from using a claim while its allocation is being taken away: a pod that has reserved it would be bound without looking
+// at it again.
+func (d *DynamicResources) giveUp(c *podClaim, message string, do func(context.Context) error) *framework.Nomination {
+	d.State.givenUp.Insert(c.uid)
+	return &framework.Nomination{Message: message, Do: do, Done: func() {
+		d.State.givenUp.Delete(c.uid)
+		without := c.claim.DeepCopy()
+		without.Status.Allocation = nil
+		d.State.Freed(c.claim, without) // the pods that were kept from it
+	}}
 }
 
 // unused says whether no other pod has reserved a claim.

@@ -191,6 +191,9 @@ func (d *DynamicResources) look(p *framework.PodInfo) (*podClaims, *framework.St
 // prepare finds out whether a claim can be used, and what must be allocated for it.
 func (f *podClaims) prepare(c *podClaim) *framework.Status {
 	s := f.plugin.State
+	if s.givenUp.Has(c.uid) {
+		return refuse("resource claim %s/%s is in the process of being deallocated", c.claim.Namespace, c.claim.Name)
+	}
 	c.has = c.claim.Status.Allocation
 	if c.has != nil && len(c.claim.Status.ReservedFor) >= resourcev1.ResourceClaimReservedForMaxSize && !resourceclaim.IsReservedForPod(f.pod, c.claim, false) {
 		return refuse("resourceclaim in use")

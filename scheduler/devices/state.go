@@ -38,7 +38,9 @@ type State struct {
 	// Freed is called when devices are free again without a change of a stored claim: with the claim as it would have been, and as it is.
 	Freed func(old, now *resourcev1.ResourceClaim)
 
-	claims  map[types.UID]*claim
+	claims map[types.UID]*claim
+	// givenUp are the claims whose allocation is being taken away so that pods can have another one.
+	givenUp sets.Set[types.UID]
 	taken   taken
 	slices  map[string]*resourcev1.ResourceSlice
 	rules   map[string]*resourcev1.DeviceTaintRule
@@ -80,7 +82,7 @@ type pending struct {
 // NewState returns a state without devices.
 func NewState(c *client.Client, recorder record.EventRecorder) *State {
 	s := &State{
-		Client: c, Recorder: recorder, Freed: func(_, _ *resourcev1.ResourceClaim) {}, claims: map[types.UID]*claim{}, taken: newTaken(),
+		Client: c, Recorder: recorder, Freed: func(_, _ *resourcev1.ResourceClaim) {}, claims: map[types.UID]*claim{}, givenUp: sets.New[types.UID](), taken: newTaken(),
 		selectors: cel.NewCache(compiledSelectors, cel.Features{EnableConsumableCapacity: true}),
 	}
 	s.Start(nil, nil, nil, nil)

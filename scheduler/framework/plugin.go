@@ -125,8 +125,10 @@ type Nomination struct {
 	Hopeless bool
 	// Message is for the pod's condition.
 	Message string
-	// Do is what is to be written so that there will be a node, instead of victims; nil if nothing is. It is called in a goroutine.
-	Do func(ctx context.Context) error
+	// Do is what is to be written so that there will be a node, instead of victims; nil if nothing is. It is called in a goroutine, and Done
+	// in the loop when it has ended.
+	Do   func(ctx context.Context) error
+	Done func()
 }
 
 // WeightedScore is a ScorePlugin with its weight.
