@@ -129,14 +129,15 @@ func (m *Manager) unsupported(pod *corev1.Pod) []string {
 	spec := &pod.Spec
 	refuse(spec.HostUsers != nil && !*spec.HostUsers, "hostUsers: false")
 	refuse(spec.RuntimeClassName != nil && *spec.RuntimeClassName != "", "runtimeClassName")
-	refuse(len(spec.ResourceClaims) > 0, "resourceClaims")
+	refuse(len(spec.ResourceClaims) > 0 && !m.features.Devices, "resourceClaims")
+	refuse(pod.Status.ExtendedResourceClaimStatus != nil && !m.features.Devices, "extended resources that are devices")
 	refuse(spec.Resources != nil && len(spec.Resources.Claims) > 0, "resources.claims")
 	if s := spec.SecurityContext; s != nil {
 		refuse(m.features.SELinux && s.SELinuxOptions != nil, "securityContext.seLinuxOptions")
 	}
 	for c, kind := range podspec.Containers(pod) {
 		refuse := func(used bool, field string) { refuse(used, kind.Field()+"["+c.Name+"]."+field) }
-		refuse(len(c.Resources.Claims) > 0, "resources.claims")
+		refuse(len(c.Resources.Claims) > 0 && !m.features.Devices, "resources.claims")
 		refuse(len(c.VolumeDevices) > 0, "volumeDevices")
 		for _, r := range c.RestartPolicyRules {
 			refuse(r.Action != corev1.ContainerRestartRuleActionRestart, "restartPolicyRules.action: "+string(r.Action))

@@ -242,6 +242,10 @@ func TestWhatAPodAsksForIsRefusedWithAReason(t *testing.T) {
 		{"an unmasked /proc", context(corev1.SecurityContext{ProcMount: &unmasked}), all, &Refusal{"PodFeatureUnsupported", missing + "containers[c].securityContext.procMount: Unmasked"}},
 		{"a runtime class", corev1.PodSpec{RuntimeClassName: name("gvisor")}, all, &Refusal{"PodFeatureUnsupported", missing + "runtimeClassName"}},
 		{"two things", corev1.PodSpec{HostUsers: &no, RuntimeClassName: name("gvisor")}, all, &Refusal{"PodFeatureUnsupported", missing + "hostUsers: false, runtimeClassName"}},
+		{"devices", corev1.PodSpec{ResourceClaims: []corev1.PodResourceClaim{{Name: "gpu"}},
+			Containers: []corev1.Container{{Name: "c", Resources: corev1.ResourceRequirements{Claims: []corev1.ResourceClaim{{Name: "gpu"}}}}}}, all,
+			&Refusal{"PodFeatureUnsupported", missing + "resourceClaims, containers[c].resources.claims"}},
+		{"devices in a simulation", corev1.PodSpec{ResourceClaims: []corev1.PodResourceClaim{{Name: "gpu"}}}, runtime.Features{Devices: true}, nil},
 		{"recursive read-only mounts", mounts, runtime.Features{}, &Refusal{"PodFeatureUnsupported", missing + "containers[c].volumeMounts[v].recursiveReadOnly"}},
 		{"recursive read-only mounts where they work", mounts, all, nil},
 		{"AppArmor", context(corev1.SecurityContext{AppArmorProfile: confined}), runtime.Features{}, &Refusal{"AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"}},
@@ -258,6 +262,18 @@ func TestWhatAPodAsksForIsRefusedWithAReason(t *testing.T) {
 		if !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
 		}
+	}
+}
+
+// A pod whose extended resources were allocated as devices says so in its status.
+func TestExtendedResourcesThatAreDevicesAreRefused(t *testing.T) {
+	pod := &corev1.Pod{Status: corev1.PodStatus{ExtendedResourceClaimStatus: &corev1.PodExtendedResourceClaimStatus{ResourceClaimName: "c"}}}
+	got := New(Config{Runtime: fake.New()}).Admit(pod)
+	if got == nil || got.Reason != "PodFeatureUnsupported" || got.Message != "Pod requires node features that are not available: extended resources that are devices" {
+		t.Errorf("%+v", got)
+	}
+	if got := New(Config{Runtime: fake.NewHollow(0)}).Admit(pod); got != nil {
+		t.Errorf("a simulated node refuses it: %+v", got)
 	}
 }
 

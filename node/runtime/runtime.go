@@ -73,6 +73,8 @@ type Features struct {
 	RecursiveReadOnly bool
 	// AppArmor and SELinux mean that the host's kernel enforces them.
 	AppArmor, SELinux bool
+	// Devices means that containers need nothing of the devices that were allocated to their pod, as in a simulation.
+	Devices bool
 }
 
 // Sandboxes creates and removes sandboxes.

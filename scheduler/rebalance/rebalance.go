@@ -126,7 +126,7 @@ func (r *round) movable(n *framework.NodeInfo) (out []*framework.PodInfo) {
 		owner := metav1.GetControllerOfNoCopy(p.Pod)
 		_, static := p.Annotations[corev1.MirrorPodAnnotationKey]
 		if owner == nil || owner.Kind == "DaemonSet" || static || p.Status.Phase != corev1.PodRunning || p.DeletionTimestamp != nil || p.Annotations[optOut] == "false" ||
-			corehelpers.PodPriority(p.Pod) >= systemPriority || framework.Mounts(p.Pod) || inGang(p) {
+			corehelpers.PodPriority(p.Pod) >= systemPriority || framework.Mounts(p.Pod) || hasDevices(p) || inGang(p) {
 			continue
 		}
 		out = append(out, p)
@@ -135,6 +135,11 @@ func (r *round) movable(n *framework.NodeInfo) (out []*framework.PodInfo) {
 		return cmp.Or(cmp.Compare(corehelpers.PodPriority(a.Pod), corehelpers.PodPriority(b.Pod)), cmp.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name))
 	})
 	return out
+}
+
+// hasDevices says whether a pod can only run where its devices are.
+func hasDevices(p *framework.PodInfo) bool {
+	return len(p.Spec.ResourceClaims) > 0 || p.Status.ExtendedResourceClaimStatus != nil
 }
 
 func inGang(p *framework.PodInfo) bool {

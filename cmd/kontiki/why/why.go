@@ -60,6 +60,9 @@ func Run(ctx context.Context, o Options) error {
 	if err := e.volumes(); err != nil {
 		return err
 	}
+	if err := e.devices(); err != nil {
+		return err
+	}
 	e.containers()
 	return e.events()
 }
@@ -170,10 +173,10 @@ func (e *explanation) nodes() error {
 		for _, n := range fit {
 			names = append(names, n.Name)
 		}
-		e.line("Nodes: %d of %d fit now, volumes aside: %s", len(fit), len(cluster.Nodes), abridged(names))
+		e.line("Nodes: %d of %d fit now, volumes and devices aside: %s", len(fit), len(cluster.Nodes), abridged(names))
 		return nil
 	}
-	e.line("Nodes (%d), volumes aside:", refusal.Nodes)
+	e.line("Nodes (%d), volumes and devices aside:", refusal.Nodes)
 	if refusal.All != nil {
 		e.line("  all: %s [%s]", refusal.All.Message(), refusal.All.Plugin)
 		return nil

@@ -8,12 +8,14 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/cmd/kontiki/why"
+	"github.com/kontiki/kontiki/controller/controllertest"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
@@ -70,13 +72,13 @@ func TestWhy(t *testing.T) {
 	}
 
 	create(t, h, pod("big", "2"))
-	says("big", "Pod default/big: Pending", "Scheduling: default-scheduler has not looked at it yet", "Nodes (3), volumes aside:",
+	says("big", "Pod default/big: Pending", "Scheduling: default-scheduler has not looked at it yet", "Nodes (3), volumes and devices aside:",
 		"2: Insufficient cpu [NodeResourcesFit]: full, small", "1: node(s) were unschedulable [NodeUnschedulable]: cordoned")
 	fits := create(t, h, pod("fits", "500m")).DeepCopy()
 	fits.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "0/3 nodes are available: x."}}
 	fits.Status.NominatedNodeName = "full"
 	set(fits)
-	says("fits", "Scheduling: Unschedulable: 0/3 nodes are available: x.", "Preemption: it waits for pods that leave node full", "Nodes: 1 of 3 fit now, volumes aside: small")
+	says("fits", "Scheduling: Unschedulable: 0/3 nodes are available: x.", "Preemption: it waits for pods that leave node full", "Nodes: 1 of 3 fit now, volumes and devices aside: small")
 
 	gated := pod("gated", "1")
 	gated.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "example.com/hold"}}
@@ -92,6 +94,20 @@ func TestWhy(t *testing.T) {
 		AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
 		Resources:   corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}}}})
 	says("claims", `Volume v: claim "data" (class "slow") is Pending`)
+
+	device := pod("device", "100m")
+	device.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "gpu", ResourceClaimName: new("card")}, {Name: "nic", ResourceClaimTemplateName: new("nics")}}
+	create(t, h, device)
+	says("device", `Devices gpu: there is no claim "card"`, `Devices nic: no claim has been made from template "nics" yet, which does not exist`)
+	create(t, h, &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "card"}, Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{
+		Requests: []resourcev1.DeviceRequest{{Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpus"}},
+			{Name: "f", FirstAvailable: []resourcev1.DeviceSubRequest{{Name: "a", DeviceClassName: "fast"}, {Name: "b", DeviceClassName: "gpus"}}}}}}})
+	says("device", `Devices gpu: claim "card" is not allocated; it needs r: 1 of class gpus (there is no such class), f: 1 of class fast (there is no such class) or 1 of class gpus (there is no such class)`)
+	controllertest.ChangeStatus(t, h.Client, "default", "card", func(c *resourcev1.ResourceClaim) {
+		c.Status.Allocation = &resourcev1.AllocationResult{Devices: resourcev1.DeviceAllocationResult{Results: []resourcev1.DeviceRequestAllocationResult{
+			{Request: "r", Driver: "d.example.com", Pool: "full", Device: "0", BindingConditions: []string{"example.com/attached"}, BindingFailureConditions: []string{"example.com/failed"}}}}}
+	})
+	says("device", `Devices gpu: claim "card" has d.example.com/full/0; condition example.com/attached of d.example.com/full/0 is awaited`)
 
 	there = there.DeepCopy()
 	there.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "c", Image: "registry.example/i:1", RestartCount: 3,

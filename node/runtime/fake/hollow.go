@@ -8,10 +8,10 @@ import (
 )
 
 // NewHollow creates a runtime for a simulated worker: it has every image, a container takes some time to start, and one whose command is
-// none of the built-in ones runs until it is asked to end. It does not record its calls.
+// none of the built-in ones runs until it is asked to end, with whatever devices. It does not record its calls.
 func NewHollow(startDelay time.Duration) *Runtime {
 	r := New()
-	r.hollow, r.startDelay = true, startDelay
+	r.hollow, r.startDelay, r.features.Devices = true, startDelay, true
 	return r
 }
 
