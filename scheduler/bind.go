@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,15 +56,14 @@ func (s *Scheduler) assume(ctx context.Context, d *decision) {
 // reserve places a pod. It returns nil if something that the pod needs cannot be reserved; then the pod is tried again later.
 func (s *Scheduler) reserve(d *decision) *assumption {
 	a := &assumption{entry: d.entry, pod: d.pod, node: d.node.Name, before: d.evaluation.PreBinders(), cancel: func() {}}
-	for _, r := range d.evaluation.Reservers() {
-		if status := r.Reserve(d.node); status != nil {
-			a.unreserve()
+	if d.held == nil { // those of a gang hold it since they were decided about
+		if status := d.hold(); status != nil {
 			s.queue.Retry(d.entry, s.now())
-			s.reporter.report(d.pod, corev1.PodReasonSchedulerError, fmt.Sprintf("running Reserve plugin %q: %s", status.Plugin, status.Message()), nil)
+			s.reporter.report(d.pod, corev1.PodReasonSchedulerError, notReserved(status), nil)
 			return nil
 		}
-		a.reservers = append(a.reservers, r)
 	}
+	a.reservers = d.held
 	s.cluster.Place(a.pod, a.node)
 	s.cluster.Nominate(a.pod, "")
 	s.assumed[a.pod.UID] = a
@@ -72,9 +72,13 @@ func (s *Scheduler) reserve(d *decision) *assumption {
 	return a
 }
 
-func (a *assumption) unreserve() {
-	for i := len(a.reservers) - 1; i >= 0; i-- {
-		a.reservers[i].Unreserve()
+func notReserved(s *framework.Status) string {
+	return fmt.Sprintf("running Reserve plugin %q: %s", s.Plugin, s.Message())
+}
+
+func unreserve(reservers []framework.Reserver) {
+	for i := len(reservers) - 1; i >= 0; i-- {
+		reservers[i].Unreserve()
 	}
 }
 
@@ -93,15 +97,24 @@ func (b *binder) undo(ctx context.Context, a *assumption) {
 	}
 }
 
-// failed undoes a binding that failed, and tells the loop.
-func (b *binder) failed(ctx context.Context, a *assumption, err error) {
-	if len(a.before) == 0 {
-		b.s.inbox.post(func() { b.s.unbound(a, err) })
+// failed undoes bindings that failed, and tells the loop of all at once: it must not see a part of a gang.
+func (b *binder) failed(ctx context.Context, members []*assumption, err error) {
+	tell := func() {
+		b.s.inbox.post(func() {
+			for _, a := range members {
+				b.s.unbound(a, err)
+			}
+		})
+	}
+	if !slices.ContainsFunc(members, func(a *assumption) bool { return len(a.before) > 0 }) {
+		tell()
 		return
 	}
 	b.s.writes.Go(func() {
-		b.undo(ctx, a)
-		b.s.inbox.post(func() { b.s.unbound(a, err) })
+		for _, a := range members {
+			b.undo(ctx, a)
+		}
+		tell()
 	})
 }
 
@@ -171,9 +184,7 @@ func (b *binder) finish(ctx context.Context, members []*assumption, err error) {
 	b.unbound -= len(members)
 	b.mu.Unlock()
 	if err != nil {
-		for _, a := range members {
-			b.failed(ctx, a, err)
-		}
+		b.failed(ctx, members, err)
 	}
 	b.s.inbox.wake()
 }
@@ -221,7 +232,7 @@ func (b *binder) prepare(ctx context.Context, a *assumption) {
 			return nil
 		})
 		if err != nil {
-			b.failed(ctx, a, err)
+			b.failed(ctx, []*assumption{a}, err)
 			return
 		}
 		b.add(a)
@@ -287,13 +298,13 @@ func (b *binder) bind(ctx context.Context, batch []*assumption) {
 			b.s.recordBound(a)
 			continue
 		}
-		b.failed(ctx, a, failure)
+		b.failed(ctx, []*assumption{a}, failure)
 	}
 }
 
 // unbound undoes an assumption whose binding failed. The pod is scheduled again later, unless it is gone or already bound.
 func (s *Scheduler) unbound(a *assumption, failure error) {
-	a.unreserve()
+	unreserve(a.reservers)
 	if s.assumed[a.pod.UID] != a {
 		return // it was confirmed or removed meanwhile
 	}

@@ -21,6 +21,26 @@ type decision struct {
 	nomination *framework.Nomination
 	// failure is an internal error that prevented a decision.
 	failure string
+	// held are the filters that have taken something for the pod.
+	held []framework.Reserver
+}
+
+// hold takes what the pod needs on its node. It returns why that is not possible, and then nothing is held.
+func (d *decision) hold() *framework.Status {
+	for _, r := range d.evaluation.Reservers() {
+		if status := r.Reserve(d.node); status != nil {
+			d.letGo()
+			return status
+		}
+		d.held = append(d.held, r)
+	}
+	return nil
+}
+
+// letGo gives back what is held.
+func (d *decision) letGo() {
+	unreserve(d.held)
+	d.held = nil
 }
 
 // scheduleOne takes one pod from the queue and decides about it; it returns false if the queue is empty.

@@ -328,3 +328,50 @@ func TestExtendedResourcesThatAreDevices(t *testing.T) {
 	b.pod("late", "10m", asking("example.com/card", "1"))
 	b.refused("late", "0/2 nodes are available: 1 Insufficient example.com/card, 1 "+noDevices+".")
 }
+
+// TestAGangGetsItsDevicesTogether: pods of a gang do not get each other's devices, share a claim, and hold nothing when they do not all fit.
+func TestAGangGetsItsDevicesTogether(t *testing.T) {
+	b := devices(t)
+	b.node("a", "8")
+	b.node("b", "8")
+	b.slice("a", device("0"))
+	b.slice("b", device("0"), device("1"))
+	gang := func(name, size string, claims ...string) {
+		for i, claim := range claims {
+			b.pod(name+string(rune('0'+i)), "10m", using(claim), func(p *corev1.Pod) {
+				p.Annotations = map[string]string{"kontiki.io/gang": name, "kontiki.io/gang-size": size}
+			})
+		}
+	}
+	for _, name := range []string{"c0", "c1", "c2", "c3", "shared", "single"} {
+		b.deviceClaim(name, want("r", 1))
+	}
+	gang("four", "4", "c0", "c1", "c2", "c3")
+	b.event(`gang "four": 3 of 4 pods fit; 0/2 nodes are available: 2 ` + noDevices)
+	b.pod("single", "10m", using("single"))
+	b.placed("single")
+	b.kill("single")
+	b.free("single")
+	gang("two", "3", "shared", "shared", "single")
+	for _, name := range []string{"two0", "two1", "two2"} {
+		b.placed(name)
+	}
+	if n := len(b.claimed("shared").Status.ReservedFor); n != 2 || b.now("two0").Spec.NodeName != b.now("two1").Spec.NodeName {
+		t.Errorf("the claim is reserved for %d pods", n)
+	}
+	for _, name := range []string{"two0", "two1", "two2"} {
+		b.kill(name)
+	}
+	b.free("shared")
+	b.free("single")
+	create(b, &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "more"}, Spec: resourcev1.ResourceSliceSpec{
+		Driver: driver, NodeName: new("a"), Pool: resourcev1.ResourcePool{Name: "more", ResourceSliceCount: 1, Generation: 1}, Devices: []resourcev1.Device{device("0")}}})
+	got := map[string]bool{}
+	for i, claim := range []string{"c0", "c1", "c2", "c3"} {
+		b.placed("four" + string(rune('0'+i)))
+		got[b.got(claim)] = true
+	}
+	if len(got) != 4 {
+		t.Errorf("the four got %v", got)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/internal/contain"
+	"github.com/kontiki/kontiki/scheduler/devices"
 	"github.com/kontiki/kontiki/scheduler/framework"
 	victims "github.com/kontiki/kontiki/scheduler/preemption"
 	"github.com/kontiki/kontiki/scheduler/queue"
@@ -212,7 +213,13 @@ func (s *Scheduler) tryGang(first *queue.Entry, g *gang) *gangTrial {
 		last := 0 // how many were refused before the last one that was placed
 		var again []*queue.Entry
 		for _, e := range left {
-			if d := s.decideOn(e); d.node == nil {
+			d := s.decideOn(e)
+			if d.node != nil {
+				if status := d.hold(); status != nil {
+					d.node, d.failure = nil, notReserved(status)
+				}
+			}
+			if d.node == nil {
 				t.refused, again = append(t.refused, d), append(again, e)
 				if t.awaits && len(t.members)-len(again)+t.bound < t.size {
 					return t
@@ -266,6 +273,7 @@ func (s *Scheduler) failGang(ctx context.Context, t *gangTrial) {
 		room = s.roomForGang(t)
 	}
 	s.undoGang(t, by)
+	s.freeForGang(ctx, t)
 	if t.awaits {
 		return // what it waits for has been reported
 	}
@@ -293,6 +301,23 @@ func (s *Scheduler) failGang(ctx context.Context, t *gangTrial) {
 		}
 	case len(room.Nodes) > 0:
 		s.preemptForGang(ctx, t, room, message)
+	}
+}
+
+// freeForGang gives up allocations of devices that nobody uses and that keep members from every node.
+func (s *Scheduler) freeForGang(ctx context.Context, t *gangTrial) {
+	for _, d := range t.refused {
+		if d.refusal == nil {
+			continue
+		}
+		for _, plugin := range s.profiles[d.pod.Spec.SchedulerName].PostFilters {
+			if plugin.Name() != devices.Name {
+				continue
+			}
+			if d.nomination = plugin.PostFilter(s.cluster, d.pod, d.evaluation, d.refusal); d.nomination != nil {
+				s.help(ctx, d)
+			}
+		}
 	}
 }
 
@@ -332,9 +357,12 @@ func (s *Scheduler) roomForGang(t *gangTrial) (room *framework.GangNomination) {
 
 // undoGang ends an attempt: the members are pending as before.
 func (s *Scheduler) undoGang(t *gangTrial, by []string) {
-	for _, d := range t.placed {
-		s.cluster.RemovePod(d.pod.UID)
-	}
+	s.devices.Quietly(func() { // nobody was refused because of what the members held
+		for _, d := range slices.Backward(t.placed) {
+			s.cluster.RemovePod(d.pod.UID)
+			d.letGo()
+		}
+	})
 	for _, e := range t.members {
 		s.cluster.Nominate(e.Pod, t.nominated[e.Pod.UID])
 		if by == nil {

@@ -47,17 +47,6 @@ var (
 	stale       = refuse("cannot schedule extended resource claim")
 )
 
-// gangName is the label or the annotation of pods that are placed together: they can share an allocation that is not stored yet.
-const gangName = "kontiki.io/gang"
-
-func gangOf(pod *corev1.Pod) string {
-	name := pod.Labels[gangName]
-	if name == "" {
-		name = pod.Annotations[gangName]
-	}
-	return name
-}
-
 // PreEnqueue keeps a pod out of the queue until its claims exist.
 func (d *DynamicResources) PreEnqueue(p *framework.PodInfo) *framework.Status {
 	if len(p.Spec.ResourceClaims) == 0 {
@@ -201,7 +190,7 @@ func (f *podClaims) prepare(c *podClaim) *framework.Status {
 	if p := s.pendingOf(c.uid); p != nil && c.has == nil {
 		// What was decided for another pod is not shared before it is stored: then that pod's attempt can fail without this one's.
 		// Pods of a gang are bound together, and all fail together. Without users, it may be stored at any moment.
-		if p.users.Len() > 0 && (p.gang == "" || p.gang != gangOf(f.pod) || p.claim.Namespace != f.pod.Namespace) {
+		if gang, ok := framework.GangOf(f.pod); p.users.Len() > 0 && (!ok || p.gang != gang) {
 			return refuse("resource claim %s/%s is in the process of being allocated", c.claim.Namespace, c.claim.Name)
 		}
 		c.has = p.allocation
@@ -366,7 +355,8 @@ func (f *podClaims) Reserve(n *framework.NodeInfo) *framework.Status {
 			if f.extended != nil && c == f.extended.podClaim {
 				claim = f.taken.extended
 			}
-			s.reserve(c.uid, claim, c.decided, f.pod.UID, gangOf(f.pod))
+			gang, _ := framework.GangOf(f.pod)
+			s.reserve(c.uid, claim, c.decided, f.pod.UID, gang)
 		}
 	}
 	return nil

@@ -20,6 +20,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/internal/broadcast"
+	"github.com/kontiki/kontiki/scheduler/framework"
 )
 
 // features are those that are on by default in v1.37.
@@ -73,7 +74,7 @@ type pending struct {
 	allocation *resourcev1.AllocationResult
 	// users are the pods that it was decided for: one, or several of a gang.
 	users sets.Set[types.UID]
-	gang  string
+	gang  framework.GangKey
 	// unsure is the version of the claim that a write was conditional on whose outcome is not known. As long as the claim has that
 	// version, it may still be carried out.
 	unsure uint64
@@ -211,7 +212,7 @@ func (s *State) pendingOf(uid types.UID) *pending {
 }
 
 // reserve makes an allocation pending for a pod.
-func (s *State) reserve(uid types.UID, c *resourcev1.ResourceClaim, allocation *resourcev1.AllocationResult, pod types.UID, gang string) {
+func (s *State) reserve(uid types.UID, c *resourcev1.ResourceClaim, allocation *resourcev1.AllocationResult, pod types.UID, gang framework.GangKey) {
 	have := s.claims[uid]
 	if have == nil {
 		have = &claim{}
@@ -250,6 +251,14 @@ func (s *State) drop(uid, pod types.UID, now *resourcev1.ResourceClaim, unsure u
 	s.made.Delete(now.UID)
 	s.set(uid, have, have.stored, have.version, nil)
 	s.free(p)
+}
+
+// Quietly does something without calling Freed.
+func (s *State) Quietly(do func()) {
+	freed := s.Freed
+	defer func() { s.Freed = freed }()
+	s.Freed = func(_, _ *resourcev1.ResourceClaim) {}
+	do()
 }
 
 // ObserveSlice follows a slice.

@@ -318,4 +318,3 @@ func (d *Default) costs(c candidate) [6]int64 {
 	}
 	return [6]int64{int64(c.violations), int64(c.broken), int64(highest), sum, int64(len(c.victims)), -earliest.UnixNano()}
 }
-
