@@ -63,7 +63,7 @@ test: deps lint unit clocks e2e ## everything that fits in 30 minutes, from a cl
 
 unit: deps
 	@mkdir -p bin
-	$(GO) test $$($(GO) list ./... | grep -vE '/test/(e2e|cases|bench)(/|$$)')
+	$(GO) test -timeout 20m $$($(GO) list ./... | grep -vE '/test/(e2e|cases|bench)(/|$$)')
 	@echo "each benchmark once, to see that it still works"
 	@$(GO) test -run '^$$' -bench . -benchtime 1x $$($(GO) list ./... | grep -v /test/) >$(CURDIR)/bin/benchmarks.log 2>&1 || { cat $(CURDIR)/bin/benchmarks.log; exit 1; }
 

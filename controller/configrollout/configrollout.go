@@ -11,6 +11,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -191,6 +192,23 @@ func (r *reconciler[T]) reconcile(ctx context.Context, v client.View, key contro
 		r.recorder.Eventf(obj, corev1.EventTypeNormal, "ConfigurationChanged", "Rolling out configuration %s: %s", id, strings.Join(changes(kept, now, refs), ", "))
 	}
 	return controller.Result{}, nil
+}
+
+// firstWithin limits how long a new workload waits for its first configuration. It is some seconds because creationTimestamps are rounded
+// down to one.
+const firstWithin = 3 * time.Second
+
+// Pending returns how long the controller of a new workload should wait, before it makes the first revision, until the template has the
+// id of its configuration: it would be rolled out twice otherwise. It is 0 if nothing is to be waited for, and ends in any case: the
+// objects that the workload follows may not exist yet.
+func Pending(obj client.Object, template *corev1.PodTemplateSpec, now time.Time) time.Duration {
+	if obj.GetAnnotations()[Annotation] == "" || template.Annotations[templateAnnotation] != "" {
+		return 0
+	}
+	if n := len(references(obj, template)); n == 0 || n > mostReferences {
+		return 0
+	}
+	return max(0, obj.GetCreationTimestamp().Add(firstWithin).Sub(now))
 }
 
 // set makes a configuration that of the template, and the one that was set last.

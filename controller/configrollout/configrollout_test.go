@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -284,4 +285,36 @@ func TestStatefulSetsAndTheirHistory(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+// TestANewWorkloadIsRolledOutOnce, with the id of its configuration from the beginning; and all the same if that does not exist.
+func TestANewWorkloadIsRolledOutOnce(t *testing.T) {
+	b := start(t)
+	b.deploy("*")
+	b.complete("")
+	count := func() (n int) {
+		client.Each(b.Client.View(), "default", func(rs *appsv1.ReplicaSet) bool {
+			n++
+			if idOf(&rs.Spec.Template) == "" {
+				t.Errorf("%s has no configuration", rs.Name)
+			}
+			return true
+		})
+		return n
+	}
+	if n := count(); n != 1 {
+		t.Errorf("%d ReplicaSets", n)
+	}
+	now := time.Now()
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(now), Annotations: map[string]string{configrollout.Annotation: "configmap/none"}}}
+	if wait := configrollout.Pending(d, &d.Spec.Template, now); wait <= 0 || wait > 5*time.Second {
+		t.Errorf("it waits %v", wait)
+	}
+	if wait := configrollout.Pending(d, &d.Spec.Template, now.Add(5*time.Second)); wait != 0 {
+		t.Errorf("it waits %v more", wait)
+	}
+	d.Annotations = nil
+	if wait := configrollout.Pending(d, &d.Spec.Template, now); wait != 0 {
+		t.Errorf("without the annotation it waits %v", wait)
+	}
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/controller"
+	"github.com/kontiki/kontiki/controller/configrollout"
 	"github.com/kontiki/kontiki/controller/history"
 	"github.com/kontiki/kontiki/controller/owned"
 	"github.com/kontiki/kontiki/controller/pods"
@@ -131,6 +132,9 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 		return controller.Result{}, err
 	}
 	u := &update{reconciler: r, ctx: ctx, ds: ds, want: newPlacement(ds), at: r.now()}
+	if wait := configrollout.Pending(ds, &ds.Spec.Template, u.at); len(revisions)+len(claimed) == 0 && wait > 0 {
+		return controller.Result{After: wait}, nil
+	}
 	if err := u.findRevision(owner, revisions); err != nil {
 		return controller.Result{}, endsWithNamespace(err)
 	}

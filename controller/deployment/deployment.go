@@ -20,6 +20,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/controller"
+	"github.com/kontiki/kontiki/controller/configrollout"
 	"github.com/kontiki/kontiki/controller/owned"
 )
 
@@ -109,6 +110,9 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 	var err error
 	if ro.sets, err = r.claim(ctx, v, stored); err != nil {
 		return controller.Result{}, err
+	}
+	if wait := configrollout.Pending(ro.d, &ro.d.Spec.Template, r.now()); len(ro.sets) == 0 && wait > 0 {
+		return controller.Result{After: wait}, nil
 	}
 	ro.findCurrent()
 	ro.oldRunning = func() bool { return runningPods(v, ro.old()) }

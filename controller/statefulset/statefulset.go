@@ -21,6 +21,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/controller"
+	"github.com/kontiki/kontiki/controller/configrollout"
 	"github.com/kontiki/kontiki/controller/history"
 	"github.com/kontiki/kontiki/controller/owned"
 	"github.com/kontiki/kontiki/controller/pods"
@@ -121,6 +122,9 @@ func (r *reconciler) reconcile(ctx context.Context, v client.View, key controlle
 	claimed, err := pods.ClaimAll(ctx, r.client, v, owner, func(pod *corev1.Pod) bool { return isMember(set, pod) })
 	if err != nil {
 		return controller.Result{}, err
+	}
+	if wait := configrollout.Pending(set, &set.Spec.Template, u.at); len(revisions)+len(claimed) == 0 && wait > 0 {
+		return controller.Result{After: wait}, nil
 	}
 	if err := u.findRevisions(owner, revisions); err != nil {
 		return controller.Result{}, endsWithNamespace(err)
