@@ -88,9 +88,7 @@ func (s *Server) Session(stream nodev1.NodeService_SessionServer) error {
 	session := &session{Server: s, node: node, stream: stream, log: s.Log.With("node", node), answers: hello.AnswersBeats, known: hello.Known,
 		batches: make(chan *nodev1.StatusBatch, batchesAhead), begun: make(chan struct{}),
 		events: rate.NewLimiter(eventsPerSecond, eventBurst)}
-	err = session.run(ctx, hello.Node)
-	session.log.Info("worker disconnected", "reason", err)
-	return sessionError(err)
+	return sessionError(session.run(ctx, hello.Node))
 }
 
 // sessionError converts an error to a gRPC status: Unavailable makes the worker try another master.

@@ -68,12 +68,13 @@ type session struct {
 
 // run runs the session until one of its parts fails. The welcome is sent before anything is written, so that a worker finds a new
 // master also during an election.
-func (s *session) run(ctx context.Context, node []byte) error {
+func (s *session) run(ctx context.Context, node []byte) (err error) {
 	masters := s.Masters()
 	if err := s.welcome(masters); err != nil {
 		return err
 	}
 	s.log.Info("worker connected")
+	defer func() { s.log.Info("worker disconnected", "reason", err) }()
 	ctx, cancel := context.WithCancelCause(ctx)
 	s.end = cancel
 	var parts sync.WaitGroup
