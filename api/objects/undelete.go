@@ -13,6 +13,7 @@ import (
 	"github.com/kontiki/kontiki/api/objects/deleted"
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
+	"github.com/kontiki/kontiki/internal/random"
 	"github.com/kontiki/kontiki/internal/sealed"
 )
 
@@ -81,6 +82,36 @@ func (s *Service) openDeleted(v *kv.Version) (*deleted.Object, error) {
 
 // DeletedByUID returns a deleted object that is kept. Errors: not found; a consistent read is not possible.
 func (s *Service) DeletedByUID(ctx context.Context, uid types.UID) (*deleted.Object, error) {
+	v, err := s.deletedVersion(ctx, uid)
+	if err != nil {
+		return nil, err
+	}
+	o, err := s.openDeleted(v)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	return o, nil
+}
+
+// ForgetDeleted drops the copy of a deleted object: it cannot be brought back any more. Errors: not found; those of a write.
+func (s *Service) ForgetDeleted(ctx context.Context, uid types.UID) error {
+	v, err := s.deletedVersion(ctx, uid)
+	if err != nil {
+		return err
+	}
+	result, err := s.store.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: deleted.Drop(v)})
+	if err != nil {
+		return storeError(nil, err)
+	}
+	if result.Failed != nil { // dropped, or re-encrypted, meanwhile
+		return apierrors.NewConflict(deletedResource, string(uid), errRetry)
+	}
+	return nil
+}
+
+var deletedResource = schema.GroupResource{Group: "kontiki", Resource: "deletedobjects"}
+
+func (s *Service) deletedVersion(ctx context.Context, uid types.UID) (*kv.Version, error) {
 	view, err := s.readView(ctx)
 	if err != nil {
 		return nil, err
@@ -93,13 +124,9 @@ func (s *Service) DeletedByUID(ctx context.Context, uid types.UID) (*deleted.Obj
 		return found == nil
 	})
 	if found == nil {
-		return nil, apierrors.NewNotFound(schema.GroupResource{Group: "kontiki", Resource: "deletedobjects"}, string(uid))
+		return nil, apierrors.NewNotFound(deletedResource, string(uid))
 	}
-	o, err := s.openDeleted(found)
-	if err != nil {
-		return nil, apierrors.NewInternalError(err)
-	}
-	return o, nil
+	return found, nil
 }
 
 // DecodeDeleted returns a deleted object as it was stored last, in the version that its resource is served in first. Errors: the resource is

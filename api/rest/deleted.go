@@ -47,10 +47,11 @@ type deletedItem struct {
 	User       string      `json:"user,omitempty"`
 }
 
-// serveDeleted lists the deleted objects that are kept (?namespace=, ?limit=), or responds with one by its UID, as it was stored last. The
-// caller must be allowed to list or get such an object; no rule has to name the path.
+// serveDeleted lists the deleted objects that are kept (?namespace=, ?limit=), or responds with one by its UID, as it was stored last, or
+// drops one. The caller must be allowed to list, get or delete such an object; no rule has to name the path.
 func (c *call) serveDeleted() error {
-	if c.r.Method != http.MethodGet {
+	uid, one := strings.CutPrefix(c.r.URL.Path, objects.DeletedPath+"/")
+	if c.r.Method != http.MethodGet && !(one && c.r.Method == http.MethodDelete) {
 		return apierrors.NewMethodNotSupported(deletedResource, c.r.Method)
 	}
 	if auth.IsAnonymous(c.user) {
@@ -58,20 +59,20 @@ func (c *call) serveDeleted() error {
 	}
 	ctx, cancel := context.WithTimeout(c.r.Context(), c.timeout())
 	defer cancel()
-	if uid, one := strings.CutPrefix(c.r.URL.Path, objects.DeletedPath+"/"); one {
-		return c.getDeleted(ctx, types.UID(uid))
+	if one {
+		return c.serveOneDeleted(ctx, types.UID(uid))
 	}
 	return c.listDeleted(ctx)
 }
 
 var deletedResource = schema.GroupResource{Group: "kontiki", Resource: "deletedobjects"}
 
-func (c *call) getDeleted(ctx context.Context, uid types.UID) error {
+func (c *call) serveOneDeleted(ctx context.Context, uid types.UID) error {
 	o, err := c.Objects.DeletedByUID(ctx, uid)
 	if err != nil {
 		return err
 	}
-	a := &authorizer.AttributesRecord{User: c.user, Verb: "get", APIGroup: o.Group, Resource: o.Resource, Namespace: o.Namespace, Name: o.Name, ResourceRequest: true}
+	a := &authorizer.AttributesRecord{User: c.user, Verb: c.verb, APIGroup: o.Group, Resource: o.Resource, Namespace: o.Namespace, Name: o.Name, ResourceRequest: true}
 	obj, err := c.Objects.DecodeDeleted(o)
 	if err == nil {
 		a.APIVersion = obj.GetObjectKind().GroupVersionKind().Version
@@ -81,6 +82,13 @@ func (c *call) getDeleted(ctx context.Context, uid types.UID) error {
 	}
 	if err := audit.Authorize(c.r.Context(), c.Authorizer, a); err != nil {
 		return err
+	}
+	if c.r.Method == http.MethodDelete { // also one that cannot be decoded
+		if err := c.Objects.ForgetDeleted(ctx, uid); err != nil {
+			return err
+		}
+		writeJSON(c.w, http.StatusOK, &metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusSuccess})
+		return nil
 	}
 	if err != nil {
 		return err

@@ -65,6 +65,11 @@ func Keep(key string, value []byte) []kv.Op {
 	return []kv.Op{{Key: key, Value: value}, {Key: bytesKey, Add: cost(key, value)}}
 }
 
+// Drop returns the operations that drop a copy.
+func Drop(v *kv.Version) []kv.Op {
+	return []kv.Op{{Key: v.Key, Delete: true, Cond: kv.AtRevision, Revision: v.ModRevision}, {Key: bytesKey, Add: -cost(v.Key, v.Value)}}
+}
+
 // Forget returns the operations of a command without those of Keep, for commands that are too large with them, and what belongs to
 // each operation.
 func Forget[T any](ops []kv.Op, of []T) ([]kv.Op, []T) {

@@ -49,6 +49,7 @@ func undeleteCommand() *cobra.Command {
 	f.DurationVar(&o.Since, "since", 0, "only what was deleted within this time")
 	f.Var((*dryRun)(&o.DryRun), "dry-run", "do everything except changing anything")
 	f.Lookup("dry-run").NoOptDefVal = "true"
+	f.BoolVar(&o.Forget, "forget", false, "drop the objects for good, instead of bringing them back")
 	f.StringVarP(&output, "output", "o", "", "yaml: print the manifests, and change nothing")
 	f.StringVar(&kubeconfig, "kubeconfig", "", "the cluster's kubeconfig (default: this machine's cluster)")
 	return cmd

@@ -44,8 +44,10 @@ type Options struct {
 	Since time.Duration
 	// DryRun asks the API what it would do. YAML prints the manifests and changes nothing.
 	DryRun, YAML bool
-	Out, Err     io.Writer
-	Now          func() time.Time
+	// Forget drops the objects' copies instead of bringing them back.
+	Forget   bool
+	Out, Err io.Writer
+	Now      func() time.Time
 }
 
 // ErrFailed means that an object was not brought back, and that Err says why.
@@ -122,8 +124,10 @@ func (r *run) check() error {
 		return errors.New("--all brings back the objects of one namespace: name it with -n")
 	case r.Since < 0:
 		return errors.New("--since must not be negative")
-	case (r.DryRun || r.YAML) && len(r.Names) == 0 && !r.All:
-		return errors.New("--dry-run and -o are for objects that are to be brought back: name them, or give --all")
+	case (r.DryRun || r.YAML || r.Forget) && len(r.Names) == 0 && !r.All:
+		return errors.New("--dry-run, --forget and -o are for some of the objects: name them, or give --all")
+	case r.Forget && (r.DryRun || r.YAML):
+		return errors.New("give either --forget or --dry-run or -o")
 	}
 	for _, name := range r.Names {
 		if kind, rest, ok := strings.Cut(name, "/"); ok && (kind == "" || rest == "" || strings.Contains(rest, "/")) {
@@ -286,7 +290,7 @@ func rank(i *item) int {
 	return len(first) + 1 + len(early)
 }
 
-// restore brings objects back, one after the other, and goes on after one that fails.
+// restore brings objects back, or drops their copies, one after the other, and goes on after one that fails.
 func (r *run) restore(ctx context.Context, chosen []*item) error {
 	failed := false
 	report := func(i *item, err error) {
@@ -297,6 +301,14 @@ func (r *run) restore(ctx context.Context, chosen []*item) error {
 	}
 	var found []*restored
 	for _, i := range chosen {
+		if r.Forget {
+			err := r.discovery.RESTClient().Delete().AbsPath(path, i.UID).Do(ctx).Error()
+			if err == nil {
+				fmt.Fprintf(r.Out, "%s forgotten\n", i)
+			}
+			report(i, err)
+			continue
+		}
 		old := &restored{item: i}
 		err := r.get(ctx, "/"+i.UID, nil, &old.object.Object)
 		if err == nil {

@@ -23,6 +23,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
@@ -227,6 +228,17 @@ func TestEachSeesWhatItMayList(t *testing.T) {
 	l.ok(err)
 	if string(back.Data["k"]) != "hidden" {
 		t.Errorf("brought back: %v", back.Data)
+	}
+	// Dropping it for good needs the right to delete it.
+	forget := func(o *Options) { o.Forget = true }
+	out, err = l.run(func(o *Options) { as("reader")(o); forget(o) }, "configmap/settings")
+	if !errors.Is(err, ErrFailed) || !strings.Contains(out, `User "reader" cannot delete resource "configmaps"`) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	says(t, l.must(forget, "secret/key", "configmap/settings"), "secret/key forgotten", "configmap/settings forgotten")
+	says(t, l.must(nil), "No deleted objects are kept")
+	if v, _ := l.Store.View().Get("/deleted-bytes"); kv.Counter(v) != 0 {
+		t.Errorf("%d bytes are counted", kv.Counter(v))
 	}
 }
 
