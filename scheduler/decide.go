@@ -122,9 +122,9 @@ func (s *Scheduler) place(d *decision) {
 		d.node = n // room was made for it there
 		return
 	}
-	fit, refusal := d.evaluation.Fit(d.pod)
+	node, refusal := d.evaluation.Choose(d.pod)
 	if refusal == nil {
-		d.node = d.evaluation.Best(fit)
+		d.node = node
 		return
 	}
 	if failed := refusal.Failure(); failed != nil {

@@ -30,6 +30,9 @@ type Evaluation struct {
 	lasting  bool // no filter is volatile, and no plugin reads a label that others of the template do not have
 
 	nodes []nodeResult // by NodeInfo.Index
+	// unknown are the nodes that must be looked at, perhaps several times; ranking orders the others once it is needed.
+	unknown []int32
+	ranking *ranking
 	// kept has the raw scores of the plugins in scores that have a place in it, by node.
 	kept [][]int64
 
@@ -58,6 +61,7 @@ type nodeResult struct {
 	status *Status // the first refusal by a filter that is no tracker
 	by     int     // the filter that refused, an index into filters
 	fixed  int64   // the weighted scores that need no normalization
+	pods   int32   // how many there are
 }
 
 // NewEvaluation looks at a pod.
@@ -70,6 +74,10 @@ func NewEvaluation(c *Cluster, profile *Profile, p *PodInfo) *Evaluation {
 		e.preScore()
 		if e.only == nil {
 			e.nodes = make([]nodeResult, len(c.Nodes))
+			e.unknown = make([]int32, len(c.Nodes))
+			for i := range e.unknown {
+				e.unknown[i] = int32(i)
+			}
 		}
 	}
 	return e
@@ -171,10 +179,17 @@ func (e *Evaluation) CatchUp() bool {
 		if change.Node.Node == nil {
 			continue
 		}
-		e.nodes[change.Node.Index].known = false
+		if r := &e.nodes[change.Node.Index]; r.known {
+			r.known = false
+			e.unknown = append(e.unknown, int32(change.Node.Index))
+		}
 		if change.Pod != nil {
 			e.track(change.Pod, change.Node, change.Added)
 		}
+	}
+	if len(e.unknown) > 2*len(e.nodes) { // those that were looked at since are in it, too
+		slices.Sort(e.unknown)
+		e.unknown = slices.Compact(e.unknown)
 	}
 	e.seen = c.log.next()
 	return true
@@ -188,6 +203,66 @@ func (e *Evaluation) track(p *PodInfo, n *NodeInfo, added bool) {
 			tracker.RemovePod(p, n)
 		}
 	}
+}
+
+// mostTried is how many of the best nodes are tried before all are looked at.
+const mostTried = 64
+
+// Choose returns the best node for a pod of the evaluation's signature, the one that Best chooses of those that Fit returns, or why there
+// is none.
+func (e *Evaluation) Choose(p *PodInfo) (*NodeInfo, *Refusal) {
+	if n := e.chooseRanked(); n != nil {
+		return n, nil
+	}
+	fit, refusal := e.Fit(p)
+	if refusal != nil {
+		return nil, refusal
+	}
+	return e.Best(fit), nil
+}
+
+// chooseRanked is Choose if the order of the nodes is known, that is, if all scores that differ between nodes are kept as sums. It
+// returns nil if it cannot tell.
+func (e *Evaluation) chooseRanked() *NodeInfo {
+	c := e.cluster
+	if e.refused != nil || e.only != nil || len(c.Nominated) > 0 || enoughNodes(len(c.Nodes), e.profile.Percentage) < len(c.Nodes) {
+		return nil
+	}
+	for i := range e.scores {
+		if s := &e.scores[i]; !s.fixed() && (s.comparer == nil || s.comparer.Compare(nil)) {
+			return nil
+		}
+	}
+	if e.ranking == nil {
+		e.ranking = newRanking(e)
+		for i := range e.nodes {
+			if e.nodes[i].known {
+				e.ranking.update(i)
+			}
+		}
+	}
+	e.lookAtUnknown()
+	e.rouse()
+	best := e.ranking.first(mostTried, func(i int32) bool {
+		return !slices.ContainsFunc(e.active, func(f PodFilter) bool { return f.Filter(c.Nodes[i]) != nil })
+	})
+	if best < 0 {
+		return nil
+	}
+	return c.Nodes[best]
+}
+
+// lookAtUnknown makes all nodes known.
+func (e *Evaluation) lookAtUnknown() {
+	for _, i := range e.unknown {
+		if r := &e.nodes[i]; !r.known {
+			e.look(e.cluster.Nodes[i], r)
+		}
+		if e.ranking != nil {
+			e.ranking.update(int(i))
+		}
+	}
+	e.unknown = e.unknown[:0]
 }
 
 // Fit returns the nodes that all filters pass for a pod of the evaluation's signature, or why there are none. The list is valid until
@@ -207,6 +282,9 @@ func (e *Evaluation) Fit(p *PodInfo) ([]*NodeInfo, *Refusal) {
 	}
 	e.rouse()
 	enough := enoughNodes(len(c.Nodes), e.profile.Percentage)
+	if enough == len(c.Nodes) {
+		e.lookAtUnknown()
+	}
 	for i := range c.Nodes {
 		if enough < len(c.Nodes) {
 			i = (c.start + i) % len(c.Nodes)
@@ -296,7 +374,7 @@ func (e *Evaluation) rouse() {
 
 // look computes what is kept about a node.
 func (e *Evaluation) look(n *NodeInfo, r *nodeResult) {
-	*r = nodeResult{known: true}
+	*r = nodeResult{known: true, pods: int32(len(n.Pods))}
 	for i := range e.filters {
 		if f := &e.filters[i]; !f.tracker {
 			if r.status = f.filter.Filter(n); r.status != nil {

@@ -5,17 +5,8 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/labels"
-	resourcehelper "k8s.io/component-helpers/resource"
 )
-
-// Requests for scoring of containers without requests, so that such pods spread
-// (k8s.io/kubernetes/pkg/scheduler/util/pod_resources.go).
-var scoredRequests = corev1.ResourceList{
-	corev1.ResourceCPU:    *resource.NewMilliQuantity(100, resource.DecimalSI),
-	corev1.ResourceMemory: *resource.NewQuantity(200<<20, resource.BinarySI),
-}
 
 // PodInfo is a pod with values that are computed from it once. It is immutable: goroutines that write to the API read it too.
 type PodInfo struct {
@@ -71,28 +62,6 @@ func NewPodInfo(pod *corev1.Pod) *PodInfo {
 	return p
 }
 
-// requestsOf returns what a pod occupies, and that with defaults for scoring.
-func requestsOf(pod *corev1.Pod) (requests, scored Amounts) {
-	options := resourcehelper.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true}
-	requests = AmountsOf(resourcehelper.PodRequests(pod, options))
-	if fullyRequested(pod) {
-		return requests, Amounts{MilliCPU: requests.MilliCPU, Memory: requests.Memory}
-	}
-	options.NonMissingContainerRequests = scoredRequests
-	scored = AmountsOf(resourcehelper.PodRequests(pod, options))
-	return requests, Amounts{MilliCPU: scored.MilliCPU, Memory: scored.Memory}
-}
-
-// fullyRequested says whether all containers request CPU and memory.
-func fullyRequested(pod *corev1.Pod) bool {
-	lacks := func(c corev1.Container) bool {
-		_, cpu := c.Resources.Requests[corev1.ResourceCPU]
-		_, memory := c.Resources.Requests[corev1.ResourceMemory]
-		return !cpu || !memory
-	}
-	return !slices.ContainsFunc(pod.Spec.Containers, lacks) && !slices.ContainsFunc(pod.Spec.InitContainers, lacks)
-}
-
 func portsOf(pod *corev1.Pod) (ports []HostPort) {
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {
@@ -115,15 +84,18 @@ func portsOf(pod *corev1.Pod) (ports []HostPort) {
 }
 
 // With returns the values for a newer version of the pod, and whether any of them differ from the old ones. Few updates change
-// them: most are of its status.
+// them: most are of its status, or are its binding, with which its generation grows by one.
 func (p *PodInfo) With(pod *corev1.Pod) (updated *PodInfo, changed bool) {
-	if p.Generation != pod.Generation || !maps.Equal(p.Labels, pod.Labels) || (p.DeletionTimestamp == nil) != (pod.DeletionTimestamp == nil) ||
+	bound := p.Spec.NodeName == "" && pod.Spec.NodeName != ""
+	if p.Generation != pod.Generation && !(bound && p.Generation+1 == pod.Generation) || !maps.Equal(p.Labels, pod.Labels) || (p.DeletionTimestamp == nil) != (pod.DeletionTimestamp == nil) ||
 		p.Spec.NodeName != pod.Spec.NodeName && p.Spec.NodeName != "" {
 		return NewPodInfo(pod), true
 	}
 	same := *p
 	same.Pod = pod
-	same.Requests, same.Scored = requestsOf(pod)
+	if statusCounts(p.Pod) || statusCounts(pod) {
+		same.Requests, same.Scored = requestsOf(pod)
+	}
 	return &same, !same.Requests.equal(&p.Requests)
 }
 

@@ -80,7 +80,11 @@ func TestKeptEvaluationsEqualNewOnes(t *testing.T) {
 			if got, want := e.Scores(fit), fresh.Scores(want); !slices.Equal(got, want) {
 				t.Fatalf("seed %d, pod %d: scores %v, want %v", seed, i, got, want)
 			}
-			cluster.Place(info, e.Best(fit).Name)
+			best := fresh.Best(want)
+			if got, _ := e.Choose(info); got != best {
+				t.Fatalf("seed %d, pod %d: %s was chosen, want %s", seed, i, got.Name, best.Name)
+			}
+			cluster.Place(info, best.Name)
 			pods = append(pods, info.Pod)
 		}
 	}

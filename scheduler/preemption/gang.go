@@ -113,9 +113,9 @@ func (g *gangSearch) undo() {
 // makeRoom puts a pod of the gang on a node, and takes away the pods that must go for it.
 func (g *gangSearch) makeRoom(p *framework.PodInfo) bool {
 	e := g.trial.Evaluation(p)
-	fit, refusal := e.Fit(p)
+	n, refusal := e.Choose(p)
 	if refusal == nil { // there may be room left from victims of others
-		g.put(p, e.Best(fit))
+		g.put(p, n)
 		return true
 	}
 	if refusal.Failure() != nil {
