@@ -72,9 +72,10 @@ const (
 
 // Run runs a controller until the context ends, and returns when no reconciliation is running any more.
 func Run(ctx context.Context, c *client.Client, ctl *Controller, log *slog.Logger) error {
+	defer queues.forget(ctl.Name)
 	queue := workqueue.NewTypedRateLimitingQueueWithConfig(
 		workqueue.NewTypedItemExponentialFailureRateLimiter[Key](firstRetry, longestRetry),
-		workqueue.TypedRateLimitingQueueConfig[Key]{Name: ctl.Name})
+		workqueue.TypedRateLimitingQueueConfig[Key]{Name: ctl.Name, MetricsProvider: queues})
 	log = log.With("controller", ctl.Name)
 	workers := ctl.Workers
 	if workers == 0 {

@@ -34,7 +34,10 @@ type assumption struct {
 	pod       *framework.PodInfo
 	node      string
 	reservers []framework.Reserver
-	before    []framework.PreBinder // what is done before the binding
+	// began is when it was decided about, waited how long it had waited for that since it could first be tried.
+	began  time.Time
+	waited time.Duration
+	before []framework.PreBinder // what is done before the binding
 	// cancel ends what is done before the binding.
 	cancel context.CancelFunc
 }
@@ -55,7 +58,9 @@ func (s *Scheduler) assume(ctx context.Context, d *decision) {
 
 // reserve places a pod. It returns nil if something that the pod needs cannot be reserved; then the pod is tried again later.
 func (s *Scheduler) reserve(d *decision) *assumption {
-	a := &assumption{entry: d.entry, pod: d.pod, node: d.node.Name, before: d.evaluation.PreBinders(), cancel: func() {}}
+	a := &assumption{
+		entry: d.entry, pod: d.pod, node: d.node.Name, before: d.evaluation.PreBinders(), cancel: func() {}, began: d.began, waited: s.now().Sub(d.entry.Ready),
+	}
 	if d.held == nil { // those of a gang hold it since they were decided about
 		if status := d.hold(); status != nil {
 			s.queue.Retry(d.entry, s.now())
@@ -278,6 +283,7 @@ func (b *binder) bindTogether(ctx context.Context, unit *together) {
 }
 
 func (s *Scheduler) recordBound(a *assumption) {
+	s.Metrics.bound(a.entry, a.pod.Spec.SchedulerName, a.began, a.waited+time.Since(a.began))
 	s.Recorder.Eventf(a.pod.Pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", a.pod.Namespace, a.pod.Name, a.node)
 }
 
@@ -317,6 +323,7 @@ func (s *Scheduler) unbound(a *assumption, failure error) {
 		s.leaveGang(a.pod.Pod, false)
 		return
 	}
+	s.Metrics.tried(failed, a.pod.Spec.SchedulerName, a.began)
 	s.Log.Warn("binding failed, scheduling again", "pod", a.pod.Namespace+"/"+a.pod.Name, "node", a.node, "error", failure, "stack", contain.Stack(failure))
 	s.Recorder.Eventf(a.pod.Pod, corev1.EventTypeWarning, "FailedScheduling", "binding rejected: %v", failure)
 	a.entry.Pod = framework.NewPodInfo(current)

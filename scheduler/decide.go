@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -19,6 +20,7 @@ type decision struct {
 	refusal    *framework.Refusal
 	// nomination is the room that can be made for the pod.
 	nomination *framework.Nomination
+	began      time.Time
 	// failure is an internal error that prevented a decision.
 	failure string
 	// held are the filters that have taken something for the pod.
@@ -102,7 +104,7 @@ func (s *Scheduler) help(ctx context.Context, d *decision) {
 
 // decideOn finds a node for a pod.
 func (s *Scheduler) decideOn(next *queue.Entry) *decision {
-	d := &decision{entry: next, pod: next.Pod}
+	d := &decision{entry: next, pod: next.Pod, began: time.Now()}
 	err := contain.Run(func() error {
 		s.place(d)
 		return nil
@@ -111,6 +113,12 @@ func (s *Scheduler) decideOn(next *queue.Entry) *decision {
 		s.Log.Error("placing a pod panicked, trying again later", "pod", d.pod.Namespace+"/"+d.pod.Name, "error", err, "stack", contain.Stack(err))
 		d.failure, d.node, d.refusal = "the scheduler failed on this pod; it is tried again", nil, nil
 		s.cluster.Invalidate() // an evaluation may have been left half-way
+	}
+	switch {
+	case d.failure != "":
+		s.Metrics.tried(failed, d.pod.Spec.SchedulerName, d.began)
+	case d.node == nil:
+		s.Metrics.tried(unschedulable, d.pod.Spec.SchedulerName, d.began)
 	}
 	return d
 }
@@ -136,6 +144,7 @@ func (s *Scheduler) place(d *decision) {
 		return // room is made for a whole gang only
 	}
 	for _, plugin := range s.profiles[d.pod.Spec.SchedulerName].PostFilters {
+		s.Metrics.preempting.Inc()
 		if d.nomination = plugin.PostFilter(s.cluster, d.pod, d.evaluation, refusal); d.nomination != nil {
 			refusal.Added = d.nomination.Message
 			return

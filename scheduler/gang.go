@@ -342,6 +342,7 @@ func (s *Scheduler) roomForGang(t *gangTrial) (room *framework.GangNomination) {
 	err := contain.Run(func() error {
 		for _, plugin := range s.profiles[t.members[0].Pod.Spec.SchedulerName].PostFilters {
 			if p, ok := plugin.(framework.GangPostFilterPlugin); ok && room == nil {
+				s.Metrics.preempting.Inc()
 				room = p.PostFilterGang(s.cluster, trial)
 			}
 		}

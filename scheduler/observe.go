@@ -317,7 +317,7 @@ func (s *Scheduler) observeNamespace(old, now *corev1.Namespace) {
 		return
 	}
 	s.cluster.Invalidate()
-	s.queue.WakeIf(func(p *framework.PodInfo) bool {
+	s.queue.WakeIf("NamespaceUpdate", func(p *framework.PodInfo) bool {
 		// The anti-affinity of placed pods may have excluded it.
 		return p.SelectsOtherwise(old.Labels, now.Labels) || (p.Namespace == now.Name && s.cluster.Averse > 0)
 	})

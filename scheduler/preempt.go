@@ -68,6 +68,7 @@ func (s *Scheduler) carryOut(ctx context.Context, pods []*framework.PodInfo, rep
 	}
 	evictions = slices.DeleteFunc(evictions, func(e eviction) bool { return s.cluster.Leaves(e.victim) })
 	pr.victims = len(evictions)
+	s.Metrics.victims.Observe(float64(pr.victims))
 	for _, e := range evictions {
 		pr.unseen[e.victim.UID] = true
 		s.cluster.Preempted[e.victim.UID] = true

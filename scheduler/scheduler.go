@@ -29,6 +29,8 @@ type Config struct {
 	Log      *slog.Logger
 	// Configuration has the profiles; nil stands for the default one.
 	Configuration *config.Config
+	// Metrics are counted in; nil stands for some that nobody collects.
+	Metrics *Metrics
 }
 
 // Scheduler schedules while Run runs.
@@ -67,6 +69,9 @@ func New(c Config) *Scheduler {
 	if c.Configuration == nil {
 		s.Configuration = config.Default()
 	}
+	if c.Metrics == nil {
+		s.Metrics = NewMetrics()
+	}
 	s.volumes = plugins.NewVolumes(c.Client)
 	s.devices = devices.NewState(c.Client, c.Recorder)
 	s.devices.Freed = func(old, now *resourcev1.ResourceClaim) {
@@ -92,6 +97,7 @@ func (s *Scheduler) clear() {
 			return nil
 		},
 		SeveralProfiles: len(s.profiles) > 1,
+		Incoming:        func(queue, event string) { s.Metrics.incoming.WithLabelValues(queue, event).Inc() },
 		Awaited:         func(uid types.UID) bool { return s.cluster.NominatedNode(uid) != "" },
 	})
 	s.kept = framework.Kept{}
@@ -131,10 +137,12 @@ func (s *Scheduler) Run(ctx context.Context) error {
 func (s *Scheduler) loop(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	defer s.Metrics.clear()
 	for {
 		for _, work := range s.inbox.take() {
 			work()
 		}
+		s.Metrics.waiting(s.queue)
 		next := s.queue.Due(s.now()) // pods whose back-off has ended take part now, however many others there are
 		if ctx.Err() == nil && s.binder.hasRoom() && s.scheduleOne(ctx) {
 			continue

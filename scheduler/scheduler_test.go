@@ -33,6 +33,7 @@ type bed struct {
 	t        testing.TB
 	recorder *record.FakeRecorder
 	events   chan string
+	metrics  *scheduler.Metrics
 	// configuration is the scheduler's; nil for the default one.
 	configuration *config.Config
 	// stop ends the scheduler, and returns when it has ended.
@@ -57,7 +58,7 @@ func startWith(t testing.TB, configuration *config.Config, over func(objects.Sto
 		c.PodRange, c.Store = netip.MustParsePrefix("10.128.0.0/10"), over(c.Store)
 	})
 	recorder := record.NewFakeRecorder(10000)
-	b := &bed{Harness: h, t: t, recorder: recorder, events: recorder.Events, configuration: configuration}
+	b := &bed{Harness: h, t: t, recorder: recorder, events: recorder.Events, metrics: scheduler.NewMetrics(), configuration: configuration}
 	b.run()
 	t.Cleanup(func() { b.stop() })
 	return b
@@ -65,7 +66,10 @@ func startWith(t testing.TB, configuration *config.Config, over func(objects.Sto
 
 // run starts a scheduler.
 func (b *bed) run() {
-	s := scheduler.New(scheduler.Config{Client: client.New(b.Objects, "system:kube-scheduler", "kube-scheduler"), Recorder: b.recorder, Log: slog.New(slog.DiscardHandler), Configuration: b.configuration})
+	s := scheduler.New(scheduler.Config{
+		Client: client.New(b.Objects, "system:kube-scheduler", "kube-scheduler"), Recorder: b.recorder, Log: slog.New(slog.DiscardHandler),
+		Configuration: b.configuration, Metrics: b.metrics,
+	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()

@@ -119,11 +119,14 @@ func (m *master) apiAddresses() []netip.AddrPort {
 	return out
 }
 
+// schedulerMetrics are counted in by all schedulers that this process runs, one after the other.
+var schedulerMetrics = scheduler.NewMetrics()
+
 func (m *master) schedule(ctx context.Context) error {
 	c := client.New(m.api.Objects, "system:kube-scheduler", "kube-scheduler")
 	return m.recording(ctx, c, corev1.DefaultSchedulerName, func(recorder record.EventRecorder) error {
 		return scheduler.New(scheduler.Config{
-			Client: c, Recorder: recorder, Log: m.log.With("part", "scheduler"), Configuration: m.options.scheduling.Config,
+			Client: c, Recorder: recorder, Log: m.log.With("part", "scheduler"), Configuration: m.options.scheduling.Config, Metrics: schedulerMetrics,
 		}).Run(ctx)
 	})
 }

@@ -287,6 +287,11 @@ func runServer(ctx context.Context, o *serverOptions) (err error) {
 	if err := prometheus.Register(c.Collector()); err != nil {
 		return errors.Join(err, c.Close())
 	}
+	for _, metrics := range []prometheus.Collector{controller.Metrics(), schedulerMetrics} {
+		if err := prometheus.Register(metrics); err != nil {
+			return errors.Join(err, c.Close())
+		}
+	}
 	m, err := newMaster(c, o, r, authentication, log)
 	if err != nil {
 		return errors.Join(err, c.Close())

@@ -44,6 +44,18 @@ type Event struct {
 	Old, New runtime.Object
 }
 
+// Label names the event as upstream does, such as NodeAdd.
+func (e *Event) Label() string {
+	action := "Update"
+	switch e.Action {
+	case Add:
+		action = "Add"
+	case Delete:
+		action = "Delete"
+	}
+	return string(e.Resource) + action
+}
+
 // Hint says when a pod that a plugin refused is worth another try.
 type Hint struct {
 	Resource Resource

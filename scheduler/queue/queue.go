@@ -42,6 +42,10 @@ type Entry struct {
 	// RefusedBy are the plugins because of which it did not fit when it was tried last.
 	RefusedBy []string
 
+	// Ready is when it could first be tried.
+	Ready time.Time
+
+	waits bool      // it is in waiting
 	since time.Time // when it was added to the queue, or was last found not to fit
 	tried time.Time // when it was last found not to fit
 	due   time.Time // when it will be tried again, if it is in later
@@ -67,7 +71,19 @@ type Config struct {
 	SeveralProfiles bool
 	// Awaited says whether a pod waits for room that is being made for it. It does not back off when an event wakes it.
 	Awaited func(types.UID) bool
+	// Incoming is told of each pod that comes into a queue (active, backoff, unschedulable or gated), and because of what.
+	Incoming func(queue, event string)
 }
+
+// The reasons why pods come into a queue, beside the events of objects, are upstream's.
+const (
+	podAdded       = "UnscheduledPodAdd"
+	podUpdated     = "UnscheduledPodUpdate"
+	attemptFailed  = "ScheduleAttemptFailure"
+	backoffEnded   = "BackoffComplete"
+	waitedLongest  = "UnschedulableTimeout"
+	forceActivated = "ForceActivate"
+)
 
 // Queue contains the pods to be scheduled. The cost of an operation on one pod is logarithmic in the number of pods.
 type Queue struct {
@@ -78,6 +94,7 @@ type Queue struct {
 	// waiting are those in later that wait for an event, by the plugins that refused them; the others are in back-off.
 	waiting map[string]map[types.UID]*Entry
 	gated   map[types.UID]*Entry
+	waits   int // how many entries are in waiting
 }
 
 // New returns an empty queue.
@@ -90,6 +107,9 @@ func New(c Config) *Queue {
 	}
 	if c.Awaited == nil {
 		c.Awaited = func(types.UID) bool { return false }
+	}
+	if c.Incoming == nil {
+		c.Incoming = func(string, string) {}
 	}
 	return &Queue{
 		Config: c, all: map[types.UID]*Entry{}, waiting: map[string]map[types.UID]*Entry{}, gated: map[types.UID]*Entry{},
@@ -110,13 +130,7 @@ func (q *Queue) Get(uid types.UID) *Entry { return q.all[uid] }
 
 // Len returns the numbers of pods that are to be tried now, that back off, that wait for an event, and that are gated.
 func (q *Queue) Len() (active, backoff, waiting, gated int) {
-	seen := map[types.UID]bool{}
-	for _, entries := range q.waiting {
-		for uid := range entries {
-			seen[uid] = true
-		}
-	}
-	return q.active.Len(), q.later.Len() - len(seen), len(seen), len(q.gated)
+	return q.active.Len(), q.later.Len() - q.waits, q.waits, len(q.gated)
 }
 
 // Waits says whether a pod waits for an event.
@@ -132,7 +146,9 @@ func (q *Queue) Waits(uid types.UID) bool {
 // Add adds a new pod, or a changed one that should be tried again. gated is why it must not be tried yet.
 func (q *Queue) Add(p *framework.PodInfo, gated *framework.Status, now time.Time) *Entry {
 	e, ok := q.all[p.UID]
+	event := podUpdated
 	if !ok {
+		event = podAdded
 		e = &Entry{since: now}
 		q.all[p.UID] = e
 	}
@@ -140,8 +156,13 @@ func (q *Queue) Add(p *framework.PodInfo, gated *framework.Status, now time.Time
 	if gated != nil {
 		q.put(e, nil)
 		q.gated[p.UID] = e
+		q.Incoming("gated", event)
 	} else {
+		if e.Ready.IsZero() {
+			e.Ready = now
+		}
 		q.put(e, &q.active)
+		q.Incoming("active", event)
 	}
 	return e
 }
@@ -164,6 +185,11 @@ func (q *Queue) put(e *Entry, in *podHeap) {
 
 // awake removes a pod from those that wait for an event.
 func (q *Queue) awake(e *Entry) {
+	if !e.waits {
+		return
+	}
+	e.waits = false
+	q.waits--
 	for _, plugin := range e.RefusedBy {
 		if delete(q.waiting[plugin], e.Pod.UID); len(q.waiting[plugin]) == 0 {
 			delete(q.waiting, plugin)
@@ -202,6 +228,12 @@ func (q *Queue) Refused(e *Entry, by []string, now time.Time) {
 	}
 	q.delay(e, now, LongestWait)
 	e.RefusedBy = by
+	q.Incoming("unschedulable", attemptFailed)
+	if len(by) == 0 {
+		return
+	}
+	e.waits = true
+	q.waits++
 	for _, plugin := range by {
 		if q.waiting[plugin] == nil {
 			q.waiting[plugin] = map[types.UID]*Entry{}
@@ -225,6 +257,7 @@ func (q *Queue) Retry(e *Entry, now time.Time) {
 	q.all[e.Pod.UID] = e
 	q.delay(e, now, e.backoff(&q.Config))
 	e.RefusedBy = nil
+	q.Incoming("backoff", attemptFailed)
 }
 
 // Wake lets those of the waiting pods be tried again, after their back-off, for which the event may have made a node fit.
@@ -253,8 +286,10 @@ func (q *Queue) wakeOf(plugin string, entries map[types.UID]*Entry, event *frame
 		q.awake(e)
 		if q.Awaited(uid) {
 			q.put(e, &q.active)
+			q.Incoming("active", event.Label())
 			continue
 		}
+		q.Incoming("backoff", event.Label())
 		e.due = e.tried.Add(e.backoff(&q.Config))
 		heap.Fix(&q.later, e.index)
 	}
@@ -264,15 +299,17 @@ func (q *Queue) wakeOf(plugin string, entries map[types.UID]*Entry, event *frame
 func (q *Queue) Activate(uid types.UID) {
 	if e := q.all[uid]; e != nil && e.in == &q.later {
 		q.put(e, &q.active)
+		q.Incoming("active", forceActivated)
 	}
 }
 
 // WakeIf is Wake for the pods that a function selects.
-func (q *Queue) WakeIf(selected func(*framework.PodInfo) bool) {
+func (q *Queue) WakeIf(event string, selected func(*framework.PodInfo) bool) {
 	for _, entries := range q.waiting {
 		for _, e := range entries {
 			if selected(e.Pod) {
 				q.awake(e)
+				q.Incoming("backoff", event)
 				e.due = e.tried.Add(e.backoff(&q.Config))
 				heap.Fix(&q.later, e.index)
 			}
@@ -287,7 +324,12 @@ func (q *Queue) Due(now time.Time) (next time.Time) {
 		if e.due.After(now) {
 			return e.due
 		}
+		event := backoffEnded
+		if e.waits {
+			event = waitedLongest
+		}
 		q.put(e, &q.active)
+		q.Incoming("active", event)
 	}
 	return time.Time{}
 }
