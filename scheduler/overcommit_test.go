@@ -1,10 +1,13 @@
 package scheduler_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +15,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/internal/kv"
 )
 
 // TestNoNodeIsOvercommittedOverChangesOfLeader: schedulers follow one another while pods of several templates come and go, and writes
@@ -101,5 +105,49 @@ func TestNoNodeIsOvercommittedOverChangesOfLeader(t *testing.T) {
 	case what := <-overcommitted:
 		t.Error(what)
 	default:
+	}
+}
+
+// holding is a store that keeps bindings instead of carrying them out, as a leader may that has lost its connections.
+type holding struct {
+	objects.Store
+	hold atomic.Bool
+	held chan *kv.Command
+}
+
+func (s *holding) Propose(ctx context.Context, c *kv.Command) (kv.Result, error) {
+	for i := range c.Ops {
+		if strings.Contains(c.Ops[i].Key, "/pods/") && bytes.Contains(c.Ops[i].Value, []byte("Scheduled")) && s.hold.Load() {
+			s.held <- c
+			<-ctx.Done()
+			return kv.Result{}, kv.ErrOutcomeUnknown
+		}
+	}
+	return s.Store.Propose(ctx, c)
+}
+
+// TestALateBindingOfAnEarlierLeaderIsRefused: it arrives when the next leader has given the room away.
+func TestALateBindingOfAnEarlierLeaderIsRefused(t *testing.T) {
+	store := &holding{held: make(chan *kv.Command, 10)}
+	b := startOver(t, func(inner objects.Store) objects.Store {
+		store.Store = inner
+		return store
+	})
+	b.classes()
+	b.node("a", "1")
+	store.hold.Store(true)
+	b.pod("late", "600m")
+	command := <-store.held
+	b.stop()
+	store.hold.Store(false)
+	b.pod("first", "600m", class("high"))
+	b.run()
+	b.placed("first")
+	result, err := store.Store.Propose(t.Context(), command)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if result.Failed == nil || b.now("late").Spec.NodeName != "" {
+		t.Errorf("the late binding was carried out: %+v", b.now("late").Spec.NodeName)
 	}
 }

@@ -66,8 +66,12 @@ func startWith(t testing.TB, configuration *config.Config, over func(objects.Sto
 
 // run starts a scheduler.
 func (b *bed) run() {
+	service, err := b.Objects.Fence(context.Background(), "scheduler")
+	if err != nil {
+		b.t.Fatal(err)
+	}
 	s := scheduler.New(scheduler.Config{
-		Client: client.New(b.Objects, "system:kube-scheduler", "kube-scheduler"), Recorder: b.recorder, Log: slog.New(slog.DiscardHandler),
+		Client: client.New(service, "system:kube-scheduler", "kube-scheduler"), Recorder: b.recorder, Log: slog.New(slog.DiscardHandler),
 		Configuration: b.configuration, Metrics: b.metrics,
 	})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -155,6 +155,10 @@ func (o *serverOptions) nodeLifecycle() nodelifecycle.Config {
 
 // control runs the controllers, each as the user and with the event source that it has in Kubernetes.
 func (m *master) control(ctx context.Context) error {
+	service, err := m.api.Objects.Fence(ctx, "controllers")
+	if err != nil {
+		return err
+	}
 	events := m.cluster.MemberEvents()
 	defer events.Close()
 	hints := newWorkerHints(m.cluster.Members, m.cluster.WorkersGossip, events, m.census)
@@ -164,7 +168,7 @@ func (m *master) control(ctx context.Context) error {
 		if !entry.own && !m.options.duties.has(entry.name) {
 			continue
 		}
-		c := client.New(m.api.Objects, "system:serviceaccount:kube-system:"+entry.account, "kube-controller-manager")
+		c := client.New(service, "system:serviceaccount:kube-system:"+entry.account, "kube-controller-manager")
 		group.Go(func() error {
 			return m.recording(ctx, c, entry.account, func(recorder record.EventRecorder) error {
 				return controller.RunAll(ctx, c, m.log.With("part", "controllers"), entry.make(c, recorder)...)

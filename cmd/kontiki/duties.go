@@ -123,7 +123,11 @@ func (m *master) apiAddresses() []netip.AddrPort {
 var schedulerMetrics = scheduler.NewMetrics()
 
 func (m *master) schedule(ctx context.Context) error {
-	c := client.New(m.api.Objects, "system:kube-scheduler", "kube-scheduler")
+	service, err := m.api.Objects.Fence(ctx, "scheduler")
+	if err != nil {
+		return err
+	}
+	c := client.New(service, "system:kube-scheduler", "kube-scheduler")
 	return m.recording(ctx, c, corev1.DefaultSchedulerName, func(recorder record.EventRecorder) error {
 		return scheduler.New(scheduler.Config{
 			Client: c, Recorder: recorder, Log: m.log.With("part", "scheduler"), Configuration: m.options.scheduling.Config, Metrics: schedulerMetrics,
@@ -133,7 +137,11 @@ func (m *master) schedule(ctx context.Context) error {
 
 // balance moves pods to other nodes.
 func (m *master) balance(ctx context.Context) error {
-	c := client.New(m.api.Objects, "system:kube-scheduler", "kontiki-rebalancer")
+	service, err := m.api.Objects.Fence(ctx, "rebalancer")
+	if err != nil {
+		return err
+	}
+	c := client.New(service, "system:kube-scheduler", "kontiki-rebalancer")
 	return m.recording(ctx, c, "kontiki-rebalancer", func(recorder record.EventRecorder) error {
 		return rebalance.New(rebalance.Config{Client: c, Recorder: recorder, Log: m.log.With("part", "rebalancer")}).Run(ctx)
 	})
