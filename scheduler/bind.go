@@ -50,10 +50,8 @@ func (s *Scheduler) assume(ctx context.Context, d *decision) {
 	}
 	if len(a.before) > 0 {
 		ctx, a.cancel = context.WithCancel(ctx)
-		s.binder.prepare(ctx, a)
-		return
 	}
-	s.binder.add(a)
+	s.binder.start(ctx, a)
 }
 
 // reserve places a pod. It returns nil if something that the pod needs cannot be reserved; then the pod is tried again later.
@@ -143,6 +141,15 @@ func (b *binder) hasRoom() bool {
 	return b.unbound < mostUnbound
 }
 
+// start binds a pod, after what is to be done before.
+func (b *binder) start(ctx context.Context, a *assumption) {
+	if len(a.before) > 0 {
+		b.prepare(ctx, a)
+		return
+	}
+	b.add(a)
+}
+
 func (b *binder) add(a *assumption) {
 	b.mu.Lock()
 	b.unbound++
@@ -154,13 +161,17 @@ func (b *binder) add(a *assumption) {
 // together are pods that are bound with one command, or not at all.
 type together struct {
 	members []*assumption
-	broken  bool
+	// after are pods that are bound one by one once the others are, or not at all.
+	after  []*assumption
+	broken bool
 }
+
+func (u *together) all() []*assumption { return slices.Concat(u.members, u.after) }
 
 // addTogether does what is to be done before, and then binds the pods with one command.
 func (b *binder) addTogether(ctx context.Context, unit *together) {
 	b.mu.Lock()
-	b.unbound += len(unit.members)
+	b.unbound += len(unit.members) + len(unit.after)
 	b.mu.Unlock()
 	b.s.writes.Go(func() {
 		err := contain.Run(func() error {
@@ -173,7 +184,7 @@ func (b *binder) addTogether(ctx context.Context, unit *together) {
 			return group.Wait()
 		})
 		if err != nil {
-			b.finish(ctx, unit.members, err)
+			b.finish(ctx, unit.all(), err)
 			return
 		}
 		b.mu.Lock()
@@ -271,15 +282,18 @@ func bindingsOf(batch []*assumption) []client.Binding {
 }
 
 func (b *binder) bindTogether(ctx context.Context, unit *together) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bindingTimeout)
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), bindingTimeout)
 	defer cancel()
-	err := contain.Run(func() error { return b.s.Client.BindTogether(ctx, bindingsOf(unit.members)) })
+	err := contain.Run(func() error { return b.s.Client.BindTogether(limited, bindingsOf(unit.members)) })
 	if err == nil {
 		for _, a := range unit.members {
 			b.s.recordBound(a)
 		}
+		for _, a := range unit.after {
+			b.start(ctx, a)
+		}
 	}
-	b.finish(ctx, unit.members, err)
+	b.finish(ctx, unit.all(), err)
 }
 
 func (s *Scheduler) recordBound(a *assumption) {

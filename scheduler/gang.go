@@ -374,19 +374,22 @@ func (s *Scheduler) undoGang(t *gangTrial, by []string) {
 	}
 }
 
-// bindGang binds the placed members with one command. Members beyond the gang's size that do not fit wait as other pods do.
+// bindGang binds the placed members: as many as the gang lacks with one command, and the others, whose number has no limit, after that. Members beyond the gang's size that do not fit wait as other pods do.
 func (s *Scheduler) bindGang(ctx context.Context, t *gangTrial) {
 	unit := &together{}
 	for _, d := range t.placed {
 		s.cluster.RemovePod(d.pod.UID) // assume places it again
-		if a := s.reserve(d); a != nil {
-			unit.members = append(unit.members, a)
-		} else {
+		switch a := s.reserve(d); {
+		case a == nil:
 			unit.broken = true
+		case len(unit.members) < t.size-t.bound:
+			unit.members = append(unit.members, a)
+		default:
+			unit.after = append(unit.after, a)
 		}
 	}
 	if unit.broken { // something that was to be reserved is gone
-		for _, a := range unit.members {
+		for _, a := range unit.all() {
 			s.unbound(a, fmt.Errorf("another pod of gang %q could not be placed", t.key.Name))
 		}
 		return

@@ -61,6 +61,17 @@ func TestGangs(t *testing.T) {
 			}
 		}
 	})
+	t.Run("more pods than one command can bind", func(t *testing.T) {
+		b := start(t)
+		for i := range 9 { // together they are larger than a command may be
+			b.pod(fmt.Sprint("p", i), "1", ofGang("g", 2), func(p *corev1.Pod) { p.Annotations["large"] = strings.Repeat("x", 250_000) })
+		}
+		b.refused("p8", `gang "g": 0 of 2 pods fit; no nodes available to schedule pods`)
+		b.node("a", "16")
+		for i := range 9 {
+			b.placed(fmt.Sprint("p", i))
+		}
+	})
 	t.Run("wrong annotations", func(t *testing.T) {
 		b := start(t)
 		b.node("a", "2")
