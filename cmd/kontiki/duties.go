@@ -143,7 +143,9 @@ func (m *master) balance(ctx context.Context) error {
 	}
 	c := client.New(service, "system:kube-scheduler", "kontiki-rebalancer")
 	return m.recording(ctx, c, "kontiki-rebalancer", func(recorder record.EventRecorder) error {
-		return rebalance.New(rebalance.Config{Client: c, Recorder: recorder, Log: m.log.With("part", "rebalancer")}).Run(ctx)
+		return rebalance.New(rebalance.Config{
+			Client: c, Recorder: recorder, Log: m.log.With("part", "rebalancer"), Configuration: m.options.scheduling.Config,
+		}).Run(ctx)
 	})
 }
 

@@ -103,13 +103,26 @@ func (p *profile) make(h Handle) *framework.Profile {
 	return out
 }
 
+// Detached returns the profiles by scheduler name, without what volumes and devices need and without preemption.
+func (c *Config) Detached(view func() client.View) map[string]*framework.Profile {
+	made := c.Profiles(Handle{View: view})
+	for _, p := range made {
+		p.Filters = slices.DeleteFunc(p.Filters, func(f framework.FilterPlugin) bool { return ofStorage(f.Name()) })
+		p.Scores = slices.DeleteFunc(p.Scores, func(s framework.WeightedScore) bool { return ofStorage(s.Name()) })
+		p.PreEnqueue, p.PostFilters = nil, nil
+	}
+	return made
+}
+
+func ofStorage(plugin string) bool {
+	return strings.Contains(plugin, "Volume") || plugin == devices.Name
+}
+
 // Offline returns the filters of the default profile that need no API: all but those of volumes and devices.
 func Offline() *framework.Profile {
 	c := Default()
 	p := c.profiles[0].make(Handle{})
-	p.Filters = slices.DeleteFunc(p.Filters, func(f framework.FilterPlugin) bool {
-		return strings.Contains(f.Name(), "Volume") || f.Name() == devices.Name
-	})
+	p.Filters = slices.DeleteFunc(p.Filters, func(f framework.FilterPlugin) bool { return ofStorage(f.Name()) })
 	for _, f := range p.Filters {
 		if spread, ok := f.(*plugins.PodTopologySpread); ok {
 			spread.Defaults = nil // they only score

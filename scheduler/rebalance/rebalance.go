@@ -5,7 +5,8 @@
 //   - its node does not satisfy its node affinity, its affinity or anti-affinity to pods, or its hard spread constraints any more, or
 //   - its node is loaded more than all nodes on average, and another one less, by more than a margin: nodes that came back are filled,
 //
-// and there is a node that it fits on better. Evictions keep PodDisruptionBudgets. In each round few pods are moved, at most one of an
+// and there is a node that it fits on better. A pod is not moved for the load's sake if the scheduler would not choose such a node: it
+// would come back, and be moved again, without end. Evictions keep PodDisruptionBudgets. In each round few pods are moved, at most one of an
 // owner, so that the scheduler's decisions, and the pods' becoming ready, are seen before the next.
 package rebalance
 
@@ -40,6 +41,8 @@ type Config struct {
 	Client   *client.Client
 	Recorder record.EventRecorder
 	Log      *slog.Logger
+	// Configuration is the scheduler's, the default one if it is nil. Pods of other schedulers are not moved.
+	Configuration *config.Config
 	// Interval is the time between rounds, Most the number of pods that are moved in one.
 	Interval time.Duration
 	Most     int
@@ -55,6 +58,9 @@ func New(c Config) *Rebalancer {
 	c.Interval, c.Most, c.Margin = cmp.Or(c.Interval, time.Minute), cmp.Or(c.Most, 5), cmp.Or(c.Margin, 0.2)
 	if c.Log == nil {
 		c.Log = slog.Default()
+	}
+	if c.Configuration == nil {
+		c.Configuration = config.Default()
 	}
 	return &Rebalancer{c}
 }
@@ -78,17 +84,18 @@ func (r *Rebalancer) Run(ctx context.Context) error {
 // round is one look at the cluster.
 type round struct {
 	*Rebalancer
-	cluster *framework.Cluster
-	profile *framework.Profile
-	moved   map[types.UID]bool // owners of which a pod was moved
-	budget  int
+	cluster  *framework.Cluster
+	profiles map[string]*framework.Profile // by scheduler name
+	moved    map[types.UID]bool            // owners of which a pod was moved
+	budget   int
 }
 
 // Round moves the pods that are to be moved now. Nothing is moved while pods wait for a node: they may be what the last round has moved,
 // and need the room first.
 func (r *Rebalancer) Round(ctx context.Context) error {
 	view := r.Client.View()
-	round := &round{Rebalancer: r, profile: config.Offline(), moved: map[types.UID]bool{}, budget: r.Most}
+	round := &round{Rebalancer: r, moved: map[types.UID]bool{}, budget: r.Most}
+	round.profiles = r.Configuration.Detached(func() client.View { return view })
 	round.cluster = framework.NewCluster(func(name string) labels.Set {
 		if namespace, ok := client.Get[*corev1.Namespace](view, "", name); ok {
 			return namespace.Labels
@@ -126,7 +133,7 @@ func (r *round) movable(n *framework.NodeInfo) (out []*framework.PodInfo) {
 		owner := metav1.GetControllerOfNoCopy(p.Pod)
 		_, static := p.Annotations[corev1.MirrorPodAnnotationKey]
 		if owner == nil || owner.Kind == "DaemonSet" || static || p.Status.Phase != corev1.PodRunning || p.DeletionTimestamp != nil || p.Annotations[optOut] == "false" ||
-			corehelpers.PodPriority(p.Pod) >= systemPriority || framework.Mounts(p.Pod) || hasDevices(p) || inGang(p) {
+			corehelpers.PodPriority(p.Pod) >= systemPriority || framework.Mounts(p.Pod) || hasDevices(p) || inGang(p) || r.profiles[p.Spec.SchedulerName] == nil {
 			continue
 		}
 		out = append(out, p)
@@ -196,7 +203,7 @@ func (r *round) without(p *framework.PodInfo, n *framework.NodeInfo) (e *framewo
 	spec := *p.Pod
 	spec.Spec.NodeName = ""
 	free.Pod = &spec
-	return framework.NewEvaluation(r.cluster, r.profile, &free), func() { r.cluster.Place(p, n.Name) }
+	return framework.NewEvaluation(r.cluster, r.profiles[p.Spec.SchedulerName], &free), func() { r.cluster.Place(p, n.Name) }
 }
 
 // load moves pods from nodes that are loaded more than the average to those that are less, as long as the difference shrinks.
@@ -229,20 +236,20 @@ func (r *round) load(ctx context.Context) error {
 	return nil
 }
 
-// lighter returns the least loaded node that a pod fits on, if it is loaded less than the average, and with the pod less than its node is
-// now.
+// lighter returns the node that the scheduler would choose for a pod, if it is loaded less than the average, and with the pod less than its
+// node is now.
 func (r *round) lighter(p *framework.PodInfo, n *framework.NodeInfo, mean float64) *framework.NodeInfo {
 	now := loadOf(n, nil)
 	e, restore := r.without(p, n)
 	defer restore()
 	fit, _ := e.Fit(p)
-	var best *framework.NodeInfo
-	for _, other := range fit {
-		if other != n && loadOf(other, nil) < mean-r.Margin && loadOf(other, p) < now && (best == nil || loadOf(other, nil) < loadOf(best, nil)) {
-			best = other
-		}
+	if len(fit) == 0 {
+		return nil
 	}
-	return best
+	if best := e.Best(fit); best != n && loadOf(best, nil) < mean-r.Margin && loadOf(best, p) < now {
+		return best
+	}
+	return nil
 }
 
 // loadOf is the larger one of the requested shares of a node's CPU and memory, with a pod more.

@@ -118,6 +118,21 @@ func TestRebalance(t *testing.T) {
 			t.Errorf("evicted %q", got)
 		}
 	})
+	t.Run("pods that would come back stay", func(t *testing.T) {
+		b := start(t)
+		b.node("a")
+		for i := range 4 {
+			b.pod(fmt.Sprint("p", i), "a", fmt.Sprint("owner", i), func(p *corev1.Pod) {
+				p.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.PreferredSchedulingTerm{{
+					Weight: 100, Preference: corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: []string{"a"}}}}}}}}
+			})
+		}
+		b.pod("other", "a", "x", func(p *corev1.Pod) { p.Spec.SchedulerName = "another" })
+		b.node("b")
+		if got := b.evicted(); len(got) != 0 {
+			t.Errorf("evicted %q", got)
+		}
+	})
 	t.Run("pods that must stay", func(t *testing.T) {
 		b := start(t)
 		b.node("a")
