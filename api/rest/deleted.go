@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,10 +28,11 @@ const (
 )
 
 // deletedList is the response to GET /kontiki/v1/deleted: the deleted objects that are kept and that the caller may list, from the
-// latest to the oldest. More says that there are older ones than the limit of the list allows.
+// latest to the oldest. More says that there are older ones than the limit of the list allows; ?continue=, with what Continue has, lists them.
 type deletedList struct {
-	Items []deletedItem `json:"items"`
-	More  bool          `json:"more,omitempty"`
+	Items    []deletedItem `json:"items"`
+	More     bool          `json:"more,omitempty"`
+	Continue string        `json:"continue,omitempty"`
 }
 
 type deletedItem struct {
@@ -47,7 +49,7 @@ type deletedItem struct {
 	User       string      `json:"user,omitempty"`
 }
 
-// serveDeleted lists the deleted objects that are kept (?namespace=, ?limit=), or responds with one by its UID, as it was stored last, or
+// serveDeleted lists the deleted objects that are kept (?namespace=, ?limit=, ?continue=), or responds with one by its UID, as it was stored last, or
 // drops one. The caller must be allowed to list, get or delete such an object; no rule has to name the path.
 func (c *call) serveDeleted() error {
 	uid, one := strings.CutPrefix(c.r.URL.Path, objects.DeletedPath+"/")
@@ -84,8 +86,13 @@ func (c *call) serveOneDeleted(ctx context.Context, uid types.UID) error {
 		return err
 	}
 	if c.r.Method == http.MethodDelete { // also one that cannot be decoded
-		if err := c.Objects.ForgetDeleted(ctx, uid); err != nil {
-			return err
+		switch dry := c.r.URL.Query()["dryRun"]; {
+		case len(dry) > 0 && !slices.Equal(dry, []string{metav1.DryRunAll}):
+			return objects.InField("dryRun", apierrors.NewBadRequest("dryRun: must be All"))
+		case len(dry) == 0:
+			if err := c.Objects.ForgetDeleted(ctx, uid); err != nil {
+				return err
+			}
 		}
 		writeJSON(c.w, http.StatusOK, &metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusSuccess})
 		return nil
@@ -107,11 +114,16 @@ func (c *call) listDeleted(ctx context.Context) error {
 		}
 		limit = n
 	}
+	before, last := query.Get("continue"), ""
 	type place struct{ group, resource, namespace string }
 	may := map[place]bool{}
 	list := deletedList{Items: []deletedItem{}}
 	err := c.Objects.Deleted(ctx, func(o *deleted.Object) bool {
 		if in := query.Get("namespace"); in != "" && in != o.Namespace && !(o.Group == "" && o.Resource == "namespaces" && o.Name == in) {
+			return true
+		}
+		key := strings.TrimPrefix(deleted.Key(o), deleted.Prefix)
+		if before != "" && key >= before {
 			return true
 		}
 		kind, ok := c.Objects.Kinds().ByGroupResource(o.Group, o.Resource)
@@ -128,9 +140,10 @@ func (c *call) listDeleted(ctx context.Context) error {
 			return true
 		}
 		if len(list.Items) == limit {
-			list.More = true
+			list.More, list.Continue = true, last
 			return false
 		}
+		last = key
 		list.Items = append(list.Items, deletedItem{
 			UID: o.Uid, APIVersion: kind.GroupVersion().String(), Kind: kind.Kind, Group: o.Group, Resource: o.Resource, ShortNames: kind.ShortNames,
 			Namespaced: kind.Namespaced, Namespace: o.Namespace, Name: o.Name, Deleted: metav1.NewTime(time.Unix(0, o.Deleted).UTC()), User: o.User,

@@ -1,9 +1,13 @@
 package builtin
 
 import (
+	"slices"
+	"time"
+
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/kontiki/kontiki/api/registry"
 )
@@ -11,10 +15,21 @@ import (
 // never is for objects that hosts and controllers make by themselves: nobody would bring them back.
 func never(registry.Object) bool { return false }
 
-// keepPod keeps Pods that have not finished: those that have would run again.
+// keepPod keeps Pods that had not finished when their deletion began: those that had would run again. A Pod that ran has finished when it
+// is removed, because its node stops it first.
 func keepPod(obj registry.Object) bool {
-	phase := obj.(*corev1.Pod).Status.Phase
-	return phase != corev1.PodSucceeded && phase != corev1.PodFailed
+	pod := obj.(*corev1.Pod)
+	if pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed {
+		return true
+	}
+	if pod.DeletionTimestamp == nil {
+		return false
+	}
+	began := pod.DeletionTimestamp.Add(-time.Duration(ptr.Deref(pod.DeletionGracePeriodSeconds, 0)) * time.Second)
+	return slices.ContainsFunc(pod.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool {
+		ended := c.State.Terminated
+		return ended == nil || ended.FinishedAt.IsZero() || !ended.FinishedAt.Time.Before(began)
+	})
 }
 
 // keepJob keeps Jobs that have not finished, for the same reason.

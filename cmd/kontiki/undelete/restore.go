@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/util/retry"
 
 	"github.com/kontiki/kontiki/cmd/kontiki/apply"
 )
@@ -83,6 +84,10 @@ func (r *run) create(ctx context.Context, i *item, old *unstructured.Unstructure
 			return err
 		}
 	}
+	if r.DryRun && i.Namespaced && r.newNamespaces[i.Namespace] {
+		fmt.Fprintf(r.Out, "%s not tried: its namespace does not exist yet\n", i)
+		return nil
+	}
 	fresh := clean(old)
 	if err := r.owners(ctx, i, fresh); err != nil {
 		return err
@@ -104,6 +109,9 @@ func (r *run) create(ctx context.Context, i *item, old *unstructured.Unstructure
 	}
 	fmt.Fprintf(r.Out, "%s %s\n", i, done)
 	if r.DryRun {
+		if i.Resource == "namespaces" && i.Group == "" {
+			r.newNamespaces[i.Name] = true
+		}
 		return nil
 	}
 	if volume != nil {
@@ -111,26 +119,38 @@ func (r *run) create(ctx context.Context, i *item, old *unstructured.Unstructure
 			fmt.Fprintf(r.Err, "warning: %s: the volume %s could not be given to the new claim: %v\n", i, volume.GetName(), err)
 		}
 	}
-	if err := r.owned(ctx, created, old); err != nil {
+	if err := r.owned(ctx, in, created, old); err != nil {
 		fmt.Fprintf(r.Err, "warning: %s: the owners of its fields could not be restored: %v\n", i, err)
 	}
 	return nil
 }
 
 // owned gives the fields of an object the owners that they had, so that whoever applied it can apply it again without conflicts.
-func (r *run) owned(ctx context.Context, created, old *unstructured.Unstructured) error {
+func (r *run) owned(ctx context.Context, in dynamic.ResourceInterface, created, old *unstructured.Unstructured) error {
 	if len(old.GetManagedFields()) == 0 {
 		return nil
 	}
-	c := created.DeepCopy()
-	c.SetManagedFields(old.GetManagedFields())
-	c.SetResourceVersion("")
-	unstructured.RemoveNestedField(c.Object, "status")
-	body, err := json.Marshal(map[string]any{"fieldManager": manager, "operations": []any{map[string]any{"update": c.Object, "keepManagedFields": true}}})
-	if err != nil {
-		return err
-	}
-	return r.discovery.RESTClient().Post().AbsPath("/kontiki/v1/transactions").SetHeader("Content-Type", "application/json").Body(body).Do(ctx).Error()
+	now := created
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		if now == nil { // controllers change what was created: a claim is bound, a status is written
+			var err error
+			if now, err = in.Get(ctx, created.GetName(), metav1.GetOptions{}); err != nil {
+				return err
+			}
+			if now.GetUID() != created.GetUID() {
+				return nil
+			}
+		}
+		c := now.DeepCopy()
+		now = nil
+		c.SetManagedFields(old.GetManagedFields())
+		unstructured.RemoveNestedField(c.Object, "status")
+		body, err := json.Marshal(map[string]any{"fieldManager": manager, "operations": []any{map[string]any{"update": c.Object, "keepManagedFields": true}}})
+		if err != nil {
+			return err
+		}
+		return r.discovery.RESTClient().Post().AbsPath("/kontiki/v1/transactions").SetHeader("Content-Type", "application/json").Body(body).Do(ctx).Error()
+	})
 }
 
 // owners replaces owner references of objects that were deleted: an owner that was brought back has another UID, and a reference to one

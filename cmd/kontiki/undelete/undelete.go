@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -91,12 +92,13 @@ type run struct {
 	discovery *discovery.DiscoveryClient
 	mapper    meta.RESTMapper
 	items     []*item // the latest first
-	more      bool
+	// newNamespaces are those that a dry run would have created.
+	newNamespaces map[string]bool
 }
 
 // Run lists, or brings back. It returns ErrFailed if Err has the reasons.
 func Run(ctx context.Context, o Options) error {
-	r := &run{Options: o}
+	r := &run{Options: o, newNamespaces: map[string]bool{}}
 	if err := r.check(); err != nil {
 		return err
 	}
@@ -166,23 +168,30 @@ func (r *run) get(ctx context.Context, below string, query url.Values, into any)
 	return json.Unmarshal(data, into)
 }
 
-// read reads the list.
+// page is how many objects one request lists.
+var page = 10000
+
+// read reads the list, in parts: what is asked for may have been deleted before many others.
 func (r *run) read(ctx context.Context) error {
-	query := url.Values{"limit": {"10000"}}
-	var list struct {
-		Items []*item `json:"items"`
-		More  bool    `json:"more"`
-	}
-	if err := r.get(ctx, "", query, &list); err != nil {
-		return err
-	}
-	r.more = list.More
-	for _, i := range list.Items {
-		if r.Since == 0 || r.Now().Sub(i.Deleted.Time) <= r.Since {
-			r.items = append(r.items, i)
+	query := url.Values{"limit": {strconv.Itoa(page)}}
+	for {
+		var list struct {
+			Items    []*item `json:"items"`
+			Continue string  `json:"continue"`
 		}
+		if err := r.get(ctx, "", query, &list); err != nil {
+			return err
+		}
+		for _, i := range list.Items {
+			if r.Since == 0 || r.Now().Sub(i.Deleted.Time) <= r.Since {
+				r.items = append(r.items, i)
+			}
+		}
+		if list.Continue == "" {
+			return nil
+		}
+		query.Set("continue", list.Continue)
 	}
-	return nil
 }
 
 // here says whether an object is one of the namespace, or the namespace itself.
@@ -208,9 +217,6 @@ func (r *run) list() error {
 			where = ""
 		}
 		fmt.Fprintf(r.Err, "No deleted objects are kept%s.\n", where)
-	}
-	if r.more {
-		fmt.Fprintln(r.Err, "There are older ones, which are not shown.")
 	}
 	return w.Flush()
 }

@@ -102,6 +102,7 @@ func TestAnObjectIsBroughtBackWithTheOwnersOfItsFields(t *testing.T) {
 		t.Errorf("a dry run created it: %v", err)
 	}
 
+	l.ok(l.set.RESTClient().Delete().AbsPath(path, string(before.UID)).Param("dryRun", "All").Do(t.Context()).Error())
 	if out := l.must(nil, "configmap/settings"); out != "configmap/settings undeleted\n" {
 		t.Errorf("%s", out)
 	}
@@ -178,6 +179,82 @@ func TestWhatIsNotKept(t *testing.T) {
 		}
 	}
 	l.must(nil, "pod/alone")
+}
+
+// TestAPodThatRanIsKept: its node stops it before it is removed, so it has finished then.
+func TestAPodThatRanIsKept(t *testing.T) {
+	l := newLab(t)
+	pods := l.set.CoreV1().Pods("default")
+	ended := func(name string, before bool) {
+		p, err := client.Create(t.Context(), l.Client, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"},
+			Spec: corev1.PodSpec{NodeName: "n", Containers: []corev1.Container{{Name: "c", Image: "i"}}}})
+		l.ok(err)
+		stop := func(at time.Time) {
+			p, err = pods.Get(t.Context(), name, metav1.GetOptions{})
+			l.ok(err)
+			p.Status.Phase = corev1.PodFailed
+			p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "c", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, FinishedAt: metav1.NewTime(at)}}}}
+			_, err = client.UpdateStatus(t.Context(), l.Client, p)
+			l.ok(err)
+		}
+		if before {
+			stop(time.Now().Add(-10 * time.Second))
+		} else {
+			p.Status.Phase = corev1.PodRunning
+			_, err = client.UpdateStatus(t.Context(), l.Client, p)
+			l.ok(err)
+		}
+		l.ok(pods.Delete(t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To(int64(5))}))
+		if !before {
+			stop(time.Now())
+		}
+		if err := pods.Delete(t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To(int64(0))}); err != nil && !apierrors.IsNotFound(err) {
+			t.Fatal(err)
+		}
+	}
+	ended("ran", false)
+	ended("finished", true)
+	out := l.must(nil)
+	says(t, out, "pod/ran")
+	if strings.Contains(out, "pod/finished") {
+		t.Errorf("a pod that had finished is kept:\n%s", out)
+	}
+	l.must(nil, "pod/ran")
+}
+
+// TestOwnersOfFieldsOfAKindThatIsOnlyChangedConditionally: a budget is not updated without a resource version.
+func TestOwnersOfFieldsOfAKindThatIsOnlyChangedConditionally(t *testing.T) {
+	l := newLab(t)
+	budgets := l.set.PolicyV1().PodDisruptionBudgets("default")
+	l.apply("/apis/policy/v1/namespaces/default/poddisruptionbudgets/b",
+		`{"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"a": "b"}}}}`)
+	l.ok(budgets.Delete(t.Context(), "b", metav1.DeleteOptions{}))
+	if out := l.must(nil, "pdb/b"); strings.Contains(out, "warning") {
+		t.Errorf("%s", out)
+	}
+	b, err := budgets.Get(t.Context(), "b", metav1.GetOptions{})
+	l.ok(err)
+	if len(b.ManagedFields) == 0 || b.ManagedFields[0].Manager != "people" {
+		t.Errorf("managed fields: %+v", b.ManagedFields)
+	}
+}
+
+// TestWhatWasDeletedBeforeManyOthersIsFound, also if one list does not have it.
+func TestWhatWasDeletedBeforeManyOthersIsFound(t *testing.T) {
+	l := newLab(t)
+	defer func(n int) { page = n }(page)
+	page = 2
+	maps := l.set.CoreV1().ConfigMaps("default")
+	for i := range 5 {
+		name := fmt.Sprintf("m%d", i)
+		_, err := maps.Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		l.ok(err)
+		l.ok(maps.Delete(t.Context(), name, metav1.DeleteOptions{}))
+	}
+	if out := l.must(nil); strings.Count(out, "configmap/m") != 5 {
+		t.Errorf("not all are listed once:\n%s", out)
+	}
+	l.must(nil, "cm/m0")
 }
 
 // TestEachSeesWhatItMayList: nobody gets at a deleted object who could not have read it.
@@ -280,6 +357,7 @@ func TestAllOfANamespace(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	all := func(o *Options) { o.All, o.Namespace = true, "shop" }
+	says(t, l.must(func(o *Options) { all(o); o.DryRun = true }), "namespace/shop undeleted (server dry run)", "service/web not tried: its namespace does not exist yet")
 	out := l.must(all)
 	says(t, out, "namespace/shop undeleted", "deployment.apps/web undeleted", "job.batch/job undeleted", "service/web undeleted", "configmap/owned undeleted",
 		`warning: configmap/owned: its owner ConfigMap "gone" does not exist`)
