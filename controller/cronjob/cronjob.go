@@ -21,6 +21,9 @@ import (
 	"github.com/kontiki/kontiki/controller"
 )
 
+// never is a deadline in seconds, a hundred years, that no Job misses. A time.Duration has only 292.
+const never = 100 * 365 * 24 * 60 * 60
+
 var controllerKind = batchv1.SchemeGroupVersion.WithKind("CronJob")
 
 // delta is added to the time until the next Job, as upstream does, so that a clock that is corrected a little meanwhile has reached it.
@@ -285,7 +288,7 @@ func (s *syncing) start(ctx context.Context) (after time.Duration, err error) {
 		return 0, nil
 	}
 	now, since := s.Now(), s.since()
-	deadline := time.Duration(ptr.Deref(cj.Spec.StartingDeadlineSeconds, 0)) * time.Second
+	deadline := time.Duration(min(ptr.Deref(cj.Spec.StartingDeadlineSeconds, 0), never)) * time.Second
 	considered := since
 	if cj.Spec.StartingDeadlineSeconds != nil && now.Add(-deadline).After(since) {
 		considered = now.Add(-deadline) // nothing before would be started

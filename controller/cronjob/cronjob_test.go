@@ -3,6 +3,7 @@ package cronjob_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -269,6 +270,13 @@ func TestMissedTimes(t *testing.T) {
 	if got := b.jobs(); len(got) != 3 {
 		t.Errorf("jobs %v", got)
 	}
+}
+
+func TestADeadlineOfManyYears(t *testing.T) {
+	b := start(t, "2027-05-01T10:02:00Z")
+	b.create("0 * * * *", func(s *batchv1.CronJobSpec) { s.StartingDeadlineSeconds = ptr.To[int64](math.MaxInt64) })
+	b.clock.Advance(time.Hour)
+	b.scheduled("2027-05-01T11:00:00Z")
 }
 
 // Jobs run by the clock of the day, however it is set.

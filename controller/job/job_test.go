@@ -3,6 +3,7 @@ package job_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -355,6 +356,14 @@ func TestTheDeadline(t *testing.T) {
 	b.change(func(j *batchv1.Job) { metav1.SetMetaDataAnnotation(&j.ObjectMeta, "poke", "") })
 	b.ended(batchv1.JobFailed, batchv1.JobReasonDeadlineExceeded, "Job was active longer than specified deadline")
 	b.recorder.Await(t, "Warning DeadlineExceeded Job was active longer than specified deadline")
+}
+
+func TestADeadlineOfManyYears(t *testing.T) {
+	b := start(t)
+	controllertest.StartKubelet(t, b.Client)
+	b.create(func(s *batchv1.JobSpec) { s.ActiveDeadlineSeconds = ptr.To[int64](math.MaxInt64) })
+	b.end(0, b.running(1)...)
+	b.await("complete", func(j *batchv1.Job) bool { return condition(j, batchv1.JobComplete) != nil })
 }
 
 // The controller itself wakes up for a deadline.

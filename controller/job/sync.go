@@ -267,13 +267,16 @@ func (s *syncing) wake(after time.Duration) {
 	}
 }
 
+// never is a deadline in seconds, a hundred years, that no Job lives to see. A time.Duration has only 292.
+const never = 100 * 365 * 24 * 60 * 60
+
 // untilDeadline returns how long the Job may still be active.
 func (s *syncing) untilDeadline() (left time.Duration, limited bool) {
 	deadline, since := s.job.Spec.ActiveDeadlineSeconds, s.job.Status.StartTime
 	if deadline == nil || since == nil || suspended(s.job) {
 		return 0, false
 	}
-	return time.Duration(*deadline)*time.Second - s.Now().Sub(since.Time), true
+	return time.Duration(min(*deadline, never))*time.Second - s.Now().Sub(since.Time), true
 }
 
 // restartedTooOften says whether the containers of the running pods were restarted as often as pods may fail, where containers are

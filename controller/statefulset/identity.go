@@ -16,7 +16,7 @@ func ordinalOf(pod *corev1.Pod) (set string, ordinal int) {
 	if parts == nil {
 		return "", -1
 	}
-	n, err := strconv.ParseInt(parts[2], 10, 32)
+	n, err := strconv.ParseInt(parts[2], 10, 64) // the start and the replicas are numbers of 32 bits, their sum is not
 	if err != nil {
 		return parts[1], -1
 	}

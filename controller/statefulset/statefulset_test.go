@@ -3,6 +3,7 @@ package statefulset_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -418,6 +419,16 @@ func TestStartOrdinal(t *testing.T) {
 	b.change(func(set *appsv1.StatefulSet) { set.Spec.Ordinals.Start = 6 })
 	b.complete()
 	b.awaitImages("web-6=v1 web-7=v1")
+}
+
+func TestOrdinalsOfMoreThan32Bits(t *testing.T) {
+	b := start(t)
+	controllertest.Create(t, b.Client, web(2, func(set *appsv1.StatefulSet) { set.Spec.Ordinals = &appsv1.StatefulSetOrdinals{Start: math.MaxInt32} }))
+	b.complete()
+	b.awaitImages("web-2147483647=v1 web-2147483648=v1")
+	b.scale(1)
+	b.complete()
+	b.awaitImages("web-2147483647=v1")
 }
 
 func TestMinReadySeconds(t *testing.T) {
