@@ -81,6 +81,7 @@ func steps(c Config) []objects.Step {
 		deletionProtection(),
 		resourceClaims(c.Authorizer),
 		policyParameters(c.Authorizer),
+		followedConfiguration(c.Authorizer),
 	}
 }
 

@@ -35,6 +35,9 @@ func (s *Service) keepDeleted(r *Request, view kv.View, stored *kv.Version, old 
 		Group: kind.Group, Resource: kind.Resource, Namespace: r.Namespace, Name: r.Name, Uid: string(old.GetUID()),
 		Deleted: s.now().UnixNano(), Value: value,
 	}
+	if r.Namespace != "" {
+		o.NamespaceUid = s.namespaceUID(view, r.Namespace)
+	}
 	if r.User != nil {
 		o.User = r.User.GetName()
 	}
@@ -49,9 +52,27 @@ func (s *Service) keepDeleted(r *Request, view kv.View, stored *kv.Version, old 
 	return guarded(deleted.Keep(key, encoded), encoded)
 }
 
+// namespaceUID returns the UID of a namespace, empty if there is none.
+func (s *Service) namespaceUID(view kv.View, name string) string {
+	kind, ok := s.Kinds().ByGroupResource("", "namespaces")
+	if !ok {
+		return ""
+	}
+	v, ok := view.Get(kind.Key("", name))
+	if !ok {
+		return ""
+	}
+	meta, err := s.Metadata(kind, v)
+	if err != nil {
+		return ""
+	}
+	return string(meta.UID)
+}
+
 // Deleted visits the deleted objects that are kept, from the latest to the oldest, until visit returns false. What cannot be decrypted is
-// left out.
-func (s *Service) Deleted(ctx context.Context, visit func(*deleted.Object) bool) error {
+// left out. scope is the namespace in which the caller must be allowed to read such an object: the one that it was in or, if that does not
+// exist any more, though one of the same name may, all of them ("").
+func (s *Service) Deleted(ctx context.Context, visit func(o *deleted.Object, scope string) bool) error {
 	view, err := s.readView(ctx)
 	if err != nil {
 		return err
@@ -61,12 +82,30 @@ func (s *Service) Deleted(ctx context.Context, visit func(*deleted.Object) bool)
 		versions = append(versions, v)
 		return true
 	})
+	uids := map[string]string{}
 	for i := len(versions) - 1; i >= 0; i-- {
-		if o, err := s.openDeleted(versions[i]); err == nil && !visit(o) {
+		o, err := s.openDeleted(versions[i])
+		if err != nil {
+			continue
+		}
+		uid, known := uids[o.Namespace]
+		if !known {
+			uid = s.namespaceUID(view, o.Namespace)
+			uids[o.Namespace] = uid
+		}
+		if !visit(o, scopeOf(o, uid)) {
 			break
 		}
 	}
 	return nil
+}
+
+// scopeOf returns the namespace in which rights on a deleted object count. uid is that of the present namespace of the name.
+func scopeOf(o *deleted.Object, uid string) string {
+	if uid == "" || uid != o.NamespaceUid {
+		return ""
+	}
+	return o.Namespace
 }
 
 func (s *Service) openDeleted(v *kv.Version) (*deleted.Object, error) {
@@ -80,22 +119,22 @@ func (s *Service) openDeleted(v *kv.Version) (*deleted.Object, error) {
 	return deleted.Decode(value)
 }
 
-// DeletedByUID returns a deleted object that is kept. Errors: not found; a consistent read is not possible.
-func (s *Service) DeletedByUID(ctx context.Context, uid types.UID) (*deleted.Object, error) {
-	v, err := s.deletedVersion(ctx, uid)
+// DeletedByUID returns a deleted object that is kept, and the namespace in which rights on it count, as Deleted. Errors: not found; a
+// consistent read is not possible.
+func (s *Service) DeletedByUID(ctx context.Context, uid types.UID) (o *deleted.Object, scope string, err error) {
+	view, v, err := s.deletedVersion(ctx, uid)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	o, err := s.openDeleted(v)
-	if err != nil {
-		return nil, apierrors.NewInternalError(err)
+	if o, err = s.openDeleted(v); err != nil {
+		return nil, "", apierrors.NewInternalError(err)
 	}
-	return o, nil
+	return o, scopeOf(o, s.namespaceUID(view, o.Namespace)), nil
 }
 
 // ForgetDeleted drops the copy of a deleted object: it cannot be brought back any more. Errors: not found; those of a write.
 func (s *Service) ForgetDeleted(ctx context.Context, uid types.UID) error {
-	v, err := s.deletedVersion(ctx, uid)
+	_, v, err := s.deletedVersion(ctx, uid)
 	if err != nil {
 		return err
 	}
@@ -111,12 +150,10 @@ func (s *Service) ForgetDeleted(ctx context.Context, uid types.UID) error {
 
 var deletedResource = schema.GroupResource{Group: "kontiki", Resource: "deletedobjects"}
 
-func (s *Service) deletedVersion(ctx context.Context, uid types.UID) (*kv.Version, error) {
-	view, err := s.readView(ctx)
-	if err != nil {
-		return nil, err
+func (s *Service) deletedVersion(ctx context.Context, uid types.UID) (view kv.View, found *kv.Version, err error) {
+	if view, err = s.readView(ctx); err != nil {
+		return nil, nil, err
 	}
-	var found *kv.Version
 	view.Range(deleted.Prefix, kv.PrefixEnd(deleted.Prefix), func(v *kv.Version) bool {
 		if deleted.UID(v.Key) == string(uid) {
 			found = v
@@ -124,9 +161,9 @@ func (s *Service) deletedVersion(ctx context.Context, uid types.UID) (*kv.Versio
 		return found == nil
 	})
 	if found == nil {
-		return nil, apierrors.NewNotFound(deletedResource, string(uid))
+		return nil, nil, apierrors.NewNotFound(deletedResource, string(uid))
 	}
-	return found, nil
+	return view, found, nil
 }
 
 // DecodeDeleted returns a deleted object as it was stored last, in the version that its resource is served in first. Errors: the resource is

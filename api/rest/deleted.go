@@ -50,7 +50,8 @@ type deletedItem struct {
 }
 
 // serveDeleted lists the deleted objects that are kept (?namespace=, ?limit=, ?continue=), or responds with one by its UID, as it was stored last, or
-// drops one. The caller must be allowed to list, get or delete such an object; no rule has to name the path.
+// drops one. The caller must be allowed to list, get or delete such an object, in all namespaces if the one that it was in is gone; no rule
+// has to name the path.
 func (c *call) serveDeleted() error {
 	uid, one := strings.CutPrefix(c.r.URL.Path, objects.DeletedPath+"/")
 	if c.r.Method != http.MethodGet && !(one && c.r.Method == http.MethodDelete) {
@@ -70,11 +71,11 @@ func (c *call) serveDeleted() error {
 var deletedResource = schema.GroupResource{Group: "kontiki", Resource: "deletedobjects"}
 
 func (c *call) serveOneDeleted(ctx context.Context, uid types.UID) error {
-	o, err := c.Objects.DeletedByUID(ctx, uid)
+	o, scope, err := c.Objects.DeletedByUID(ctx, uid)
 	if err != nil {
 		return err
 	}
-	a := &authorizer.AttributesRecord{User: c.user, Verb: c.verb, APIGroup: o.Group, Resource: o.Resource, Namespace: o.Namespace, Name: o.Name, ResourceRequest: true}
+	a := &authorizer.AttributesRecord{User: c.user, Verb: c.verb, APIGroup: o.Group, Resource: o.Resource, Namespace: scope, Name: o.Name, ResourceRequest: true}
 	obj, err := c.Objects.DecodeDeleted(o)
 	if err == nil {
 		a.APIVersion = obj.GetObjectKind().GroupVersionKind().Version
@@ -115,10 +116,10 @@ func (c *call) listDeleted(ctx context.Context) error {
 		limit = n
 	}
 	before, last := query.Get("continue"), ""
-	type place struct{ group, resource, namespace string }
+	type place struct{ group, resource, scope string }
 	may := map[place]bool{}
 	list := deletedList{Items: []deletedItem{}}
-	err := c.Objects.Deleted(ctx, func(o *deleted.Object) bool {
+	err := c.Objects.Deleted(ctx, func(o *deleted.Object, scope string) bool {
 		if in := query.Get("namespace"); in != "" && in != o.Namespace && !(o.Group == "" && o.Resource == "namespaces" && o.Name == in) {
 			return true
 		}
@@ -130,10 +131,10 @@ func (c *call) listDeleted(ctx context.Context) error {
 		if !ok {
 			return true
 		}
-		at := place{o.Group, o.Resource, o.Namespace}
+		at := place{o.Group, o.Resource, scope}
 		allowed, asked := may[at]
 		if !asked {
-			allowed = c.mayList(ctx, kind.Version, at.group, at.resource, at.namespace)
+			allowed = c.mayList(ctx, kind.Version, at.group, at.resource, at.scope)
 			may[at] = allowed
 		}
 		if !allowed {

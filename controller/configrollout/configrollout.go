@@ -20,17 +20,18 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/client/followed"
 	"github.com/kontiki/kontiki/controller"
 	"github.com/kontiki/kontiki/controller/history"
 	"github.com/kontiki/kontiki/controller/owned"
 )
 
-// Annotation lists what a workload follows, as in "configmap/app, secret/db", or is "*" for all that its template refers to.
-const Annotation = "kontiki.io/rollout-on-change"
+// Annotation lists what a workload follows.
+const Annotation = followed.Annotation
 
 // Further annotations.
 const (
-	templateAnnotation = "kontiki.io/config"          // of the pod template: the id of its configuration
+	templateAnnotation = followed.TemplateAnnotation
 	observedAnnotation = "kontiki.io/config-observed" // of the workload: the id that was set last
 	idAnnotation       = "kontiki.io/config-id"       // of a snapshot
 	sourceAnnotation   = "kontiki.io/config-source"   // of a snapshot: the object that it was made of
@@ -76,7 +77,7 @@ func fromHistory[T client.Object](v client.View, owner T) (out []*corev1.PodTemp
 
 func newKind[T client.Object](name string, template func(T) *corev1.PodTemplateSpec, revisions func(client.View, T) []*corev1.PodTemplateSpec) kind[T] {
 	return kind[T]{appsv1.SchemeGroupVersion.WithKind(name), template, revisions, client.NewIndex(func(obj T, add func(string)) {
-		for _, ref := range references(obj, template(obj)) {
+		for _, ref := range followed.References(obj, template(obj)) {
 			add(obj.GetNamespace() + "/" + ref.String())
 		}
 	})}
@@ -114,12 +115,12 @@ func newController[T client.Object](k kind[T], empty T, c *client.Client, record
 }
 
 func (r *reconciler[T]) enqueue(v client.View, event client.Event, enqueue func(controller.Key)) {
-	ref := reference{name: event.Object().GetName()}
+	ref := followed.Reference{Name: event.Object().GetName()}
 	switch obj := event.Object().(type) {
 	case *corev1.ConfigMap:
-		ref.kind = configMap
+		ref.Kind = followed.ConfigMap
 	case *corev1.Secret:
-		ref.kind = secret
+		ref.Kind = followed.Secret
 	default:
 		if event.New != nil && obj.GetAnnotations()[Annotation] != "" {
 			enqueue(controller.KeyOf(obj))
@@ -139,7 +140,7 @@ func (r *reconciler[T]) reconcile(ctx context.Context, v client.View, key contro
 	if !ok || obj.GetDeletionTimestamp() != nil {
 		return controller.Result{}, nil
 	}
-	refs := references(obj, r.template(obj))
+	refs := followed.References(obj, r.template(obj))
 	if len(refs) == 0 {
 		return controller.Result{}, nil
 	}
@@ -205,7 +206,7 @@ func Pending(obj client.Object, template *corev1.PodTemplateSpec, now time.Time)
 	if obj.GetAnnotations()[Annotation] == "" || template.Annotations[templateAnnotation] != "" {
 		return 0
 	}
-	if n := len(references(obj, template)); n == 0 || n > mostReferences {
+	if n := len(followed.References(obj, template)); n == 0 || n > mostReferences {
 		return 0
 	}
 	return max(0, obj.GetCreationTimestamp().Add(firstWithin).Sub(now))
@@ -235,7 +236,7 @@ func (r *reconciler[T]) used(v client.View, obj T) []string {
 }
 
 // sameReferences says whether a configuration is of these references.
-func sameReferences(c configuration, refs []reference) bool {
+func sameReferences(c configuration, refs []followed.Reference) bool {
 	if len(c) != len(refs) {
 		return false
 	}
@@ -248,7 +249,7 @@ func sameReferences(c configuration, refs []reference) bool {
 }
 
 // changes names what differs between two configurations.
-func changes(before, after configuration, refs []reference) (out []string) {
+func changes(before, after configuration, refs []followed.Reference) (out []string) {
 	for _, ref := range refs {
 		if old, ok := before[ref.String()]; !ok || !old.equal(after[ref.String()]) {
 			out = append(out, ref.String()+" changed")

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/client/followed"
 	"github.com/kontiki/kontiki/controller/owned"
 )
 
@@ -59,12 +60,12 @@ var (
 // snapshotsOf returns a workload's snapshots.
 func snapshotsOf(v client.View, owner client.Object) (out []client.Object) {
 	for _, obj := range configMaps.Controlled(v, owner.GetUID()) {
-		if isSnapshot(obj, configMap) {
+		if isSnapshot(obj, followed.ConfigMap) {
 			out = append(out, obj)
 		}
 	}
 	for _, obj := range secrets.Controlled(v, owner.GetUID()) {
-		if isSnapshot(obj, secret) {
+		if isSnapshot(obj, followed.Secret) {
 			out = append(out, obj)
 		}
 	}
@@ -98,11 +99,11 @@ func configurations(snapshots []client.Object) map[string]configuration {
 }
 
 // live returns the present configuration; complete is false if something that pods need does not exist.
-func live(v client.View, namespace string, refs []reference) (out configuration, complete bool) {
+func live(v client.View, namespace string, refs []followed.Reference) (out configuration, complete bool) {
 	out = configuration{}
 	for _, ref := range refs {
 		obj, ok := get(v, namespace, ref)
-		if !ok && !ref.optional {
+		if !ok && !ref.Optional {
 			return nil, false
 		}
 		out[ref.String()] = nil
@@ -113,31 +114,31 @@ func live(v client.View, namespace string, refs []reference) (out configuration,
 	return out, true
 }
 
-func get(v client.View, namespace string, ref reference) (client.Object, bool) {
-	if ref.kind == configMap {
-		obj, ok := client.Get[*corev1.ConfigMap](v, namespace, ref.name)
+func get(v client.View, namespace string, ref followed.Reference) (client.Object, bool) {
+	if ref.Kind == followed.ConfigMap {
+		obj, ok := client.Get[*corev1.ConfigMap](v, namespace, ref.Name)
 		return obj, ok
 	}
-	obj, ok := client.Get[*corev1.Secret](v, namespace, ref.name)
+	obj, ok := client.Get[*corev1.Secret](v, namespace, ref.Name)
 	return obj, ok
 }
 
 // keep stores snapshots of a configuration under a new id. Secrets are kept as Secrets, and the id tells nothing about them.
-func keep(ctx context.Context, c *client.Client, owner client.Object, gvk schema.GroupVersionKind, refs []reference, now configuration) (id string, err error) {
+func keep(ctx context.Context, c *client.Client, owner client.Object, gvk schema.GroupVersionKind, refs []followed.Reference, now configuration) (id string, err error) {
 	id = rand.String(10)
 	yes := true
 	for _, ref := range refs {
 		from := now[ref.String()]
 		const suffix = 11 // of "-" and an id
 		meta := metav1.ObjectMeta{
-			Namespace: owner.GetNamespace(), Name: ref.name[:min(len(ref.name), validation.DNS1123SubdomainMaxLength-suffix)] + "-" + id,
+			Namespace: owner.GetNamespace(), Name: ref.Name[:min(len(ref.Name), validation.DNS1123SubdomainMaxLength-suffix)] + "-" + id,
 			Annotations:     map[string]string{idAnnotation: id, sourceAnnotation: ref.String()},
 			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(owner, gvk)},
 		}
 		if from == nil {
 			meta.Annotations[absentAnnotation], from = "true", &content{}
 		}
-		if ref.kind == configMap {
+		if ref.Kind == followed.ConfigMap {
 			_, err = client.Create(ctx, c, &corev1.ConfigMap{ObjectMeta: meta, Data: maps.Clone(from.text), BinaryData: maps.Clone(from.binary), Immutable: &yes})
 		} else {
 			meta.Annotations[typeAnnotation] = string(from.kind)
@@ -151,7 +152,7 @@ func keep(ctx context.Context, c *client.Client, owner client.Object, gvk schema
 }
 
 // restore writes a configuration back into the objects that it came from. Objects that did not exist then are left.
-func restore(ctx context.Context, c *client.Client, namespace string, refs []reference, kept configuration) error {
+func restore(ctx context.Context, c *client.Client, namespace string, refs []followed.Reference, kept configuration) error {
 	for _, ref := range refs {
 		want := kept[ref.String()]
 		obj, ok := get(c.View(), namespace, ref)
@@ -159,13 +160,13 @@ func restore(ctx context.Context, c *client.Client, namespace string, refs []ref
 			continue
 		}
 		var err error
-		meta := metav1.ObjectMeta{Namespace: namespace, Name: ref.name}
+		meta := metav1.ObjectMeta{Namespace: namespace, Name: ref.Name}
 		switch {
-		case ref.kind == configMap && ok:
+		case ref.Kind == followed.ConfigMap && ok:
 			changed := obj.(*corev1.ConfigMap).DeepCopy()
 			changed.Data, changed.BinaryData = maps.Clone(want.text), maps.Clone(want.binary)
 			_, err = client.Update(ctx, c, changed)
-		case ref.kind == configMap:
+		case ref.Kind == followed.ConfigMap:
 			_, err = client.Create(ctx, c, &corev1.ConfigMap{ObjectMeta: meta, Data: maps.Clone(want.text), BinaryData: maps.Clone(want.binary)})
 		case ok:
 			changed := obj.(*corev1.Secret).DeepCopy()

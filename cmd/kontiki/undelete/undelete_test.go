@@ -471,3 +471,42 @@ func TestATransactionIsNotTooLargeForCopies(t *testing.T) {
 }
 
 func quantity(text string) resource.Quantity { return resource.MustParse(text) }
+
+// TestALaterNamespaceOfTheNameOpensNothing: whoever administers it did not administer the earlier one.
+func TestALaterNamespaceOfTheNameOpensNothing(t *testing.T) {
+	l := newLab(t)
+	namespace := func(create bool) {
+		t.Helper()
+		if create {
+			_, err := l.set.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}, metav1.CreateOptions{})
+			l.ok(err)
+			_, err = client.Create(t.Context(), l.Client, &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "owner", Namespace: "shop"},
+				RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "owner"}, Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: "owner"}}})
+			l.ok(err)
+			return
+		}
+		l.ok(l.set.CoreV1().Namespaces().Delete(t.Context(), "shop", metav1.DeleteOptions{}))
+		l.ok(l.set.RbacV1().RoleBindings("shop").Delete(t.Context(), "owner", metav1.DeleteOptions{}))
+		ns, err := l.set.CoreV1().Namespaces().Get(t.Context(), "shop", metav1.GetOptions{})
+		l.ok(err)
+		ns.Spec.Finalizers = nil
+		_, err = l.set.CoreV1().Namespaces().Finalize(t.Context(), ns, metav1.UpdateOptions{})
+		l.ok(err)
+	}
+	_, err := client.Create(t.Context(), l.Client, &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "owner"},
+		Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"*"}}}})
+	l.ok(err)
+	namespace(true)
+	_, err = l.set.CoreV1().Secrets("shop").Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "key"}, StringData: map[string]string{"k": "hidden"}}, metav1.CreateOptions{})
+	l.ok(err)
+	l.ok(l.set.CoreV1().Secrets("shop").Delete(t.Context(), "key", metav1.DeleteOptions{}))
+	owner := func(o *Options) { o.Config, o.Namespace = l.Config("owner"), "shop" }
+	says(t, l.must(func(o *Options) { owner(o); o.YAML = true }, "secret/key"), "name: key")
+	namespace(false)
+	namespace(true)
+	says(t, l.must(owner), "No deleted objects are kept")
+	if out, err := l.run(func(o *Options) { owner(o); o.YAML = true }, "secret/key"); err == nil {
+		t.Errorf("the later owner reads:\n%s", out)
+	}
+	says(t, l.must(func(o *Options) { o.Namespace = "shop" }, "secret/key"), "secret/key undeleted")
+}

@@ -390,7 +390,9 @@ type DeletedObject struct {
 	// user is the name of the user whose request removed the object.
 	User string `protobuf:"bytes,7,opt,name=user,proto3" json:"user,omitempty"`
 	// value is the object as it was stored last, not encrypted.
-	Value         []byte `protobuf:"bytes,8,opt,name=value,proto3" json:"value,omitempty"`
+	Value []byte `protobuf:"bytes,8,opt,name=value,proto3" json:"value,omitempty"`
+	// namespace_uid is the UID of the namespace that the object was in. A later namespace of the same name may be other people's.
+	NamespaceUid  string `protobuf:"bytes,9,opt,name=namespace_uid,json=namespaceUid,proto3" json:"namespace_uid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -479,6 +481,13 @@ func (x *DeletedObject) GetValue() []byte {
 		return x.Value
 	}
 	return nil
+}
+
+func (x *DeletedObject) GetNamespaceUid() string {
+	if x != nil {
+		return x.NamespaceUid
+	}
+	return ""
 }
 
 type SnapshotHeader struct {
@@ -890,7 +899,7 @@ const file_kontiki_store_v1_store_proto_rawDesc = "" +
 	"\x10CONDITION_ABSENT\x10\x01\x12\x14\n" +
 	"\x10CONDITION_EXISTS\x10\x02\x12\x19\n" +
 	"\x15CONDITION_AT_REVISION\x10\x03\x12\x15\n" +
-	"\x11CONDITION_AT_MOST\x10\x04\"\xc9\x01\n" +
+	"\x11CONDITION_AT_MOST\x10\x04\"\xee\x01\n" +
 	"\rDeletedObject\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x1c\n" +
@@ -899,7 +908,8 @@ const file_kontiki_store_v1_store_proto_rawDesc = "" +
 	"\x03uid\x18\x05 \x01(\tR\x03uid\x12\x18\n" +
 	"\adeleted\x18\x06 \x01(\x03R\adeleted\x12\x12\n" +
 	"\x04user\x18\a \x01(\tR\x04user\x12\x14\n" +
-	"\x05value\x18\b \x01(\fR\x05value\"\xc8\x01\n" +
+	"\x05value\x18\b \x01(\fR\x05value\x12#\n" +
+	"\rnamespace_uid\x18\t \x01(\tR\fnamespaceUid\"\xc8\x01\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12#\n" +
