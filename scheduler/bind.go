@@ -348,5 +348,6 @@ func (s *Scheduler) unbound(a *assumption, failure error) {
 		s.queue.Add(a.entry.Pod, gated, s.now())
 		return
 	}
+	a.entry.Took = 0 // it found a place
 	s.queue.Retry(a.entry, s.now())
 }

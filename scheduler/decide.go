@@ -51,6 +51,13 @@ func (s *Scheduler) scheduleOne(ctx context.Context) bool {
 	if next == nil {
 		return false
 	}
+	if until := s.searchPaused(next.Pod); !until.IsZero() {
+		s.queue.Hold(next, until)
+		if next.Attempts == 0 { // otherwise its condition says what its last attempt lacked
+			s.reporter.add(report{pod: next.Pod.Pod, reason: corev1.PodReasonSchedulerError, message: searchesPaused})
+		}
+		return true
+	}
 	if key, ok := framework.GangOf(next.Pod.Pod); ok && s.gangs[key] != nil {
 		s.scheduleGang(ctx, next, s.gangs[key])
 		return true
@@ -105,6 +112,7 @@ func (s *Scheduler) help(ctx context.Context, d *decision) {
 // decideOn finds a node for a pod.
 func (s *Scheduler) decideOn(next *queue.Entry) *decision {
 	d := &decision{entry: next, pod: next.Pod, began: time.Now()}
+	began := s.now()
 	err := contain.Run(func() error {
 		s.place(d)
 		return nil
@@ -114,6 +122,7 @@ func (s *Scheduler) decideOn(next *queue.Entry) *decision {
 		d.failure, d.node, d.refusal = "the scheduler failed on this pod; it is tried again", nil, nil
 		s.cluster.Invalidate() // an evaluation may have been left half-way
 	}
+	next.Took = s.chargeSearch(d.pod, began)
 	switch {
 	case d.failure != "":
 		s.Metrics.tried(failed, d.pod.Spec.SchedulerName, d.began)

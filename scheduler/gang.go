@@ -213,7 +213,7 @@ func (s *Scheduler) tryGang(first *queue.Entry, g *gang) *gangTrial {
 		last := 0 // how many were refused before the last one that was placed
 		var again []*queue.Entry
 		for _, e := range left {
-			d := s.decideOn(e)
+			d := s.tryMember(e)
 			if d.node != nil {
 				if status := d.hold(); status != nil {
 					d.node, d.failure = nil, notReserved(status)
@@ -237,6 +237,14 @@ func (s *Scheduler) tryGang(first *queue.Entry, g *gang) *gangTrial {
 		left = again
 	}
 	return t
+}
+
+// tryMember is decideOn, unless the namespace's budget for devices was used up, perhaps by the same gang.
+func (s *Scheduler) tryMember(e *queue.Entry) *decision {
+	if !s.searchPaused(e.Pod).IsZero() {
+		return &decision{entry: e, pod: e.Pod, failure: searchesPaused}
+	}
+	return s.decideOn(e)
 }
 
 // withdrawIncomplete gives up the room that pods of a gang expect if not all of the gang is there any more.
@@ -338,6 +346,12 @@ func (s *Scheduler) roomForGang(t *gangTrial) (room *framework.GangNomination) {
 	}
 	if len(trial.Waiting) < trial.Missing {
 		return nil
+	}
+	members := slices.Concat(trial.Waiting, trial.Placed)
+	if i := slices.IndexFunc(members, s.devices.Concerns); i >= 0 {
+		began := s.now()
+		trial.Late = func() bool { return s.now().Sub(began) > searchBurst }
+		defer func() { s.chargeSearch(members[i], began) }()
 	}
 	err := contain.Run(func() error {
 		for _, plugin := range s.profiles[t.members[0].Pod.Spec.SchedulerName].PostFilters {

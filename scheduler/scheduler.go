@@ -55,6 +55,8 @@ type Scheduler struct {
 	// assumed are the placed pods whose binding has not arrived as an event yet.
 	assumed map[types.UID]*assumption
 	gangs   gangs
+	// searches is kept when everything else is cleared.
+	searches searches
 	// preemptions are those in progress, and preempting the pods that they make room for.
 	preemptions map[*preemption]bool
 	preempting  map[types.UID]bool
@@ -65,7 +67,7 @@ func New(c Config) *Scheduler {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	s := &Scheduler{Config: c, now: time.Now, inbox: newInbox()}
+	s := &Scheduler{Config: c, now: time.Now, inbox: newInbox(), searches: searches{}}
 	if c.Configuration == nil {
 		s.Configuration = config.Default()
 	}

@@ -39,11 +39,7 @@ func isExtended(name corev1.ResourceName) bool {
 
 // extendedOf returns the claim for a pod's extended resources; nil if no class provides any of them.
 func (s *State) extendedOf(v client.View, p *framework.PodInfo) *extendedClaim {
-	provided := false
-	for name := range p.Requests.Scalar {
-		provided = provided || isExtended(name) && s.Provides(name)
-	}
-	if !provided {
+	if !s.provides(p) {
 		return nil
 	}
 	for _, c := range madeFor.Any(v, string(p.UID)) {

@@ -20,9 +20,10 @@ import (
 // Name is the plugin's name.
 const Name = "DynamicResources"
 
-// Upstream's defaults: how long the search for devices may take, and how long conditions that devices require are awaited.
+// How long the search for a pod's devices may take, and how long conditions that devices require are awaited. Upstream searches on several
+// nodes at once, for ten seconds on each; here all other pods wait for the search.
 const (
-	DefaultFilterTimeout  = 10 * time.Second
+	DefaultFilterTimeout  = 2 * time.Second
 	DefaultBindingTimeout = 10 * time.Minute
 )
 
@@ -311,7 +312,7 @@ func (f *podClaims) allocate(node *corev1.Node, next *plan) *framework.Status {
 	case errors.Is(err, structured.ErrFailedAllocationOnNode):
 		return refuse("%v", err)
 	case errors.Is(err, context.DeadlineExceeded):
-		f.failed = framework.Failed(Name, fmt.Errorf("node %s: timed out trying to allocate devices", node.Name))
+		f.failed = framework.Failed(Name, fmt.Errorf("node %s: timed out trying to allocate devices: the search was given up after %v (filterTimeout)", node.Name, f.plugin.FilterTimeout))
 		return f.failed
 	case err != nil:
 		f.failed = framework.Failed(Name, err) // something is wrong with a claim or a class

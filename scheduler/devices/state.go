@@ -309,6 +309,21 @@ func (s *State) provide() {
 // Provides says whether a class of devices provides an extended resource. It can be called for a nil State, which provides none.
 func (s *State) Provides(name corev1.ResourceName) bool { return s != nil && s.providers[name] != nil }
 
+// Concerns says whether a pod may need devices.
+func (s *State) Concerns(p *framework.PodInfo) bool {
+	return len(p.Spec.ResourceClaims) > 0 || s.provides(p)
+}
+
+// provides says whether a class provides any of a pod's extended resources.
+func (s *State) provides(p *framework.PodInfo) bool {
+	for name := range p.Requests.Scalar {
+		if isExtended(name) && s.Provides(name) {
+			return true
+		}
+	}
+	return false
+}
+
 func (s *State) invalidate() {
 	s.revision++
 	s.current = nil

@@ -28,6 +28,8 @@ type GangTrial struct {
 	Missing         int
 	// Evaluation returns an evaluation of a pod that is up to date.
 	Evaluation func(*PodInfo) *Evaluation
+	// Late says that the search has taken so long that it must end; nil if it need not.
+	Late func() bool
 }
 
 // GangNomination is how room can be made for a gang.

@@ -60,7 +60,7 @@ func (d *Default) PostFilterGang(c *framework.Cluster, t *framework.GangTrial) *
 	defer g.undo() // also after a panic
 	missing := t.Missing
 	for _, p := range t.Waiting {
-		if missing > 0 && g.makeRoom(p) {
+		if missing > 0 && !g.late() && g.makeRoom(p) {
 			missing--
 		}
 	}
@@ -100,6 +100,8 @@ type gangVictim struct {
 	pod  *framework.PodInfo
 	node *framework.NodeInfo
 }
+
+func (g *gangSearch) late() bool { return g.trial.Late != nil && g.trial.Late() }
 
 func (g *gangSearch) undo() {
 	for _, p := range g.added {
@@ -213,7 +215,7 @@ func (g *gangSearch) allFit(changed *framework.NodeInfo, checks *int) bool {
 		if n != changed && !e.Tracks() {
 			continue
 		}
-		if *checks++; *checks > mostChecks || !fitsWhereItIs(e, p, n) {
+		if *checks++; *checks > mostChecks || g.late() || !fitsWhereItIs(e, p, n) {
 			return false
 		}
 	}

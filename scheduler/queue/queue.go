@@ -33,6 +33,10 @@ const (
 	LongestWait    = 5 * time.Minute
 )
 
+// CostFactor is how many times as long as its last attempt took a pod backs off at least, if that is to be counted: it takes 5 % of the
+// time then, at most, as long as that is not more than LongestWait.
+const CostFactor = 20
+
 // Entry is a pod in the queue.
 type Entry struct {
 	Pod      *framework.PodInfo
@@ -42,6 +46,8 @@ type Entry struct {
 	// RefusedBy are the plugins because of which it did not fit when it was tried last.
 	RefusedBy []string
 
+	// Took is what the last attempt took of everybody's time, zero if that is not counted.
+	Took time.Duration
 	// Ready is when it could first be tried.
 	Ready time.Time
 
@@ -59,7 +65,7 @@ func (e *Entry) backoff(c *Config) time.Duration {
 	for i := 1; i < e.Attempts && d < c.LongestBackoff; i++ {
 		d *= 2
 	}
-	return min(d, c.LongestBackoff)
+	return max(min(d, c.LongestBackoff), CostFactor*min(e.Took, LongestWait/CostFactor))
 }
 
 // Config has the parameters of a Queue; zero values stand for the defaults.
@@ -75,7 +81,7 @@ type Config struct {
 	Incoming func(queue, event string)
 }
 
-// The reasons why pods come into a queue, beside the events of objects, are upstream's.
+// The reasons why pods come into a queue, beside the events of objects, are upstream's, but for held.
 const (
 	podAdded       = "UnscheduledPodAdd"
 	podUpdated     = "UnscheduledPodUpdate"
@@ -83,6 +89,7 @@ const (
 	backoffEnded   = "BackoffComplete"
 	waitedLongest  = "UnschedulableTimeout"
 	forceActivated = "ForceActivate"
+	held           = "Held"
 )
 
 // Queue contains the pods to be scheduled. The cost of an operation on one pod is logarithmic in the number of pods.
@@ -240,6 +247,14 @@ func (q *Queue) Refused(e *Entry, by []string, now time.Time) {
 		}
 		q.waiting[plugin][e.Pod.UID] = e
 	}
+}
+
+// Hold puts back a pod that was popped and is not tried before a time. It keeps its place among the others.
+func (q *Queue) Hold(e *Entry, until time.Time) {
+	e.Attempts--
+	e.due = until
+	q.put(e, &q.later)
+	q.Incoming("backoff", held)
 }
 
 // delay puts a pod that was just tried into later. It is ordered after those that have not been tried for longer, so that pods that

@@ -250,3 +250,45 @@ func BenchmarkQueue(b *testing.B) {
 		})
 	}
 }
+
+func TestQueueChargesWhatAnAttemptTook(t *testing.T) {
+	q := newQueue()
+	now := time.Unix(0, 0)
+	for _, c := range []struct{ took, backoff time.Duration }{
+		{0, time.Second}, {100 * time.Millisecond, 2 * time.Second}, {3 * time.Second, time.Minute}, {time.Hour, LongestWait}, {1 << 62, LongestWait},
+	} {
+		q.Remove("p")
+		q.Add(prioritized("p", 0), nil, now)
+		e := q.Pop()
+		e.Took = c.took
+		q.Retry(e, now)
+		if due := q.Due(now); due.Sub(now) != c.backoff {
+			t.Errorf("after an attempt of %v, it backs off for %v", c.took, due.Sub(now))
+		}
+		// The same holds for a pod that an event wakes.
+		q.Activate("p")
+		e = q.Pop()
+		e.Attempts = 1
+		q.Refused(e, []string{"Nodes"}, now)
+		q.Wake(anyNode)
+		if due := q.Due(now); due.Sub(now) != c.backoff {
+			t.Errorf("after an attempt of %v, an event wakes it after %v", c.took, due.Sub(now))
+		}
+	}
+}
+
+func TestQueueHoldsPods(t *testing.T) {
+	q := newQueue()
+	now := time.Unix(0, 0)
+	q.Add(prioritized("held", 0), nil, now)
+	held := q.Pop()
+	q.Hold(held, now.Add(time.Minute))
+	q.Add(prioritized("younger", 0), nil, now.Add(time.Second))
+	q.Wake(anyNode)
+	if due := q.Due(now); !due.Equal(now.Add(time.Minute)) || held.Attempts != 0 {
+		t.Errorf("due at %v after %d attempts", due, held.Attempts)
+	}
+	if q.Due(now.Add(time.Minute)); q.Pop() != held {
+		t.Error("it lost its place")
+	}
+}
