@@ -7,7 +7,8 @@
 //
 // and there is a node that it fits on better. A pod is not moved for the load's sake if the scheduler would not choose such a node: it
 // would come back, and be moved again, without end. Evictions keep PodDisruptionBudgets. In each round few pods are moved, at most one of an
-// owner, so that the scheduler's decisions, and the pods' becoming ready, are seen before the next.
+// owner, so that the scheduler's decisions, and the pods' becoming ready, are seen before the next. An owner whose new pods are to be moved
+// again is left alone for longer each time (see rests): what several pods require may not be satisfiable for all at once.
 package rebalance
 
 import (
@@ -48,10 +49,15 @@ type Config struct {
 	Most     int
 	// Margin is by how much a node's load must differ from the average of all: a share of its resources, from 0 to 1.
 	Margin float64
+	// Now is the clock, time.Now if it is nil.
+	Now func() time.Time
 }
 
 // Rebalancer moves pods while Run runs.
-type Rebalancer struct{ Config }
+type Rebalancer struct {
+	Config
+	rests rests
+}
 
 // New creates a Rebalancer. Parameters that are zero have defaults: a round a minute, 5 pods, a margin of 0.2.
 func New(c Config) *Rebalancer {
@@ -62,7 +68,10 @@ func New(c Config) *Rebalancer {
 	if c.Configuration == nil {
 		c.Configuration = config.Default()
 	}
-	return &Rebalancer{c}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Rebalancer{c, rests{}}
 }
 
 // Run makes a round in each interval until the context ends.
@@ -88,13 +97,14 @@ type round struct {
 	profiles map[string]*framework.Profile // by scheduler name
 	moved    map[types.UID]bool            // owners of which a pod was moved
 	budget   int
+	now      time.Time
 }
 
 // Round moves the pods that are to be moved now. Nothing is moved while pods wait for a node: they may be what the last round has moved,
 // and need the room first.
 func (r *Rebalancer) Round(ctx context.Context) error {
 	view := r.Client.View()
-	round := &round{Rebalancer: r, moved: map[types.UID]bool{}, budget: r.Most}
+	round := &round{Rebalancer: r, moved: map[types.UID]bool{}, budget: r.Most, now: r.Now()}
 	round.profiles = r.Configuration.Detached(func() client.View { return view })
 	round.cluster = framework.NewCluster(func(name string) labels.Set {
 		if namespace, ok := client.Get[*corev1.Namespace](view, "", name); ok {
@@ -106,8 +116,11 @@ func (r *Rebalancer) Round(ctx context.Context) error {
 		round.cluster.SetNode(n)
 		return true
 	})
-	waiting := false
+	waiting, owners := false, map[types.UID]bool{}
 	client.Each(view, "", func(p *corev1.Pod) bool {
+		if owner := metav1.GetControllerOfNoCopy(p); owner != nil {
+			owners[owner.UID] = true
+		}
 		switch {
 		case framework.Finished(p):
 		case p.Spec.NodeName != "":
@@ -117,6 +130,7 @@ func (r *Rebalancer) Round(ctx context.Context) error {
 		}
 		return true
 	})
+	r.rests.forget(owners, round.now)
 	round.cluster.Settle()
 	if waiting || len(round.cluster.Nodes) < 2 {
 		return nil
@@ -154,6 +168,11 @@ func inGang(p *framework.PodInfo) bool {
 	return ok
 }
 
+// stays says whether a pod is left alone because of what was moved before it.
+func (r *round) stays(p *framework.PodInfo) bool {
+	return r.moved[ownerOf(p)] || r.rests.stays(ownerOf(p), p.CreationTimestamp.Time, r.now)
+}
+
 func ownerOf(p *framework.PodInfo) types.UID { return metav1.GetControllerOfNoCopy(p.Pod).UID }
 
 // constraints are the plugins whose refusal of its own node moves a pod.
@@ -166,7 +185,7 @@ func (r *round) violations(ctx context.Context) error {
 			if r.budget == 0 {
 				return nil
 			}
-			if r.moved[ownerOf(p)] {
+			if r.stays(p) {
 				continue
 			}
 			why, better := r.violated(p, n)
@@ -221,7 +240,7 @@ func (r *round) load(ctx context.Context) error {
 			if loadOf(n, nil) <= mean+r.Margin {
 				break
 			}
-			if r.moved[ownerOf(p)] {
+			if r.stays(p) {
 				continue
 			}
 			better := r.lighter(p, n, mean)
@@ -277,6 +296,7 @@ func (r *round) move(ctx context.Context, p *framework.PodInfo, to *framework.No
 	}
 	r.Recorder.Eventf(p.Pod, corev1.EventTypeNormal, "Rebalanced", "Evicted so that it can run elsewhere, such as on node %s: %s", to.Name, why)
 	r.moved[ownerOf(p)] = true
+	r.rests.moved(ownerOf(p), p.CreationTimestamp.Time, r.now)
 	r.budget--
 	r.cluster.Place(p, to.Name)
 	return nil

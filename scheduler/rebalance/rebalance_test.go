@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -24,11 +25,18 @@ type bed struct {
 	*harness.Harness
 	t testing.TB
 	r *rebalance.Rebalancer
+	// later is how far the rebalancer's clock is ahead.
+	later time.Duration
 }
 
 func start(t *testing.T) *bed {
 	h := harness.New(t)
-	return &bed{h, t, rebalance.New(rebalance.Config{Client: client.New(h.Objects, "system:kube-scheduler", "kube-scheduler"), Recorder: record.NewFakeRecorder(100), Log: slog.New(slog.DiscardHandler)})}
+	b, began := &bed{Harness: h, t: t}, time.Now()
+	b.r = rebalance.New(rebalance.Config{
+		Client: client.New(h.Objects, "system:kube-scheduler", "kube-scheduler"), Recorder: record.NewFakeRecorder(100), Log: slog.New(slog.DiscardHandler),
+		Now: func() time.Time { return began.Add(b.later) },
+	})
+	return b
 }
 
 func (b *bed) node(name string) {
@@ -173,4 +181,41 @@ func TestRebalance(t *testing.T) {
 			t.Errorf("evicted %q", got)
 		}
 	})
+}
+
+// replace removes the pods that were evicted, and creates others on a node for them.
+func (b *bed) replace(name, node, owner string, change ...func(*corev1.Pod)) {
+	b.t.Helper()
+	for _, p := range client.List[*corev1.Pod](b.Client.View(), "default", nil) {
+		if p.DeletionTimestamp != nil {
+			if err := b.Client.Delete(context.Background(), p, client.Grace(0)); err != nil {
+				b.t.Fatal(err)
+			}
+		}
+	}
+	b.pod(name, node, owner, change...)
+}
+
+func TestViolationsThatChaseEachOther(t *testing.T) {
+	b := start(t)
+	b.node("a")
+	b.node("b")
+	b.pod("p0", "a", "x", apart)
+	b.pod("neighbour", "a", "x", func(p *corev1.Pod) { p.OwnerReferences = nil })
+	if got := b.evicted(); !slices.Equal(got, []string{"p0"}) {
+		t.Fatalf("evicted %q", got)
+	}
+	// Each time, the replacement violates its anti-affinity again.
+	for i, minutes := range []int{10, 20, 40} {
+		name := fmt.Sprint("p", i+1)
+		b.replace(name, "a", "x", apart)
+		b.later += time.Duration(minutes)*time.Minute - time.Second
+		if got := b.evicted(); len(got) != 0 {
+			t.Errorf("after move %d, evicted %q too early", i+1, got)
+		}
+		b.later += time.Second
+		if got := b.evicted(); !slices.Equal(got, []string{name}) {
+			t.Errorf("after move %d, evicted %q", i+1, got)
+		}
+	}
 }
