@@ -2,8 +2,9 @@
 //
 // The command that removes an object also puts a copy of it, as it was stored last, under a key of its own. So the copy is replicated,
 // survives restarts and changes of leader, and exists exactly if the object was removed. Copies of encrypted objects are encrypted.
-// The copies are dropped, the oldest first, when they are older than Age or when all of them together are larger than Bytes (Trim, a
-// duty of the leader). A counter, changed by the same commands, has their bytes.
+// A copy is dropped when it is older than Age. When all of them together are larger than Bytes, the oldest of the namespace that has most are
+// dropped, so that no namespace pushes out what others deleted (Trim, a duty of the leader). A counter, changed by the same commands, has
+// their bytes.
 package deleted
 
 import (
@@ -30,7 +31,7 @@ const (
 	// MaxBytes limits one object. The copy is a part of the command that removes the object, and must never make it too large.
 	MaxBytes = 512 << 10
 
-	// Prefix begins the keys of copies. The time of the deletion and the object's UID follow.
+	// Prefix begins the keys of copies. The time of the deletion, the object's UID and its namespace follow.
 	Prefix   = "/deleted/"
 	bytesKey = "/deleted-bytes"
 )
@@ -39,7 +40,9 @@ const (
 type Object = storev1.DeletedObject
 
 // Key returns the key of a copy. Keys are in the order of their deletions.
-func Key(o *Object) string { return fmt.Sprintf("%s%016x-%s", Prefix, max(o.Deleted, 0), o.Uid) }
+func Key(o *Object) string {
+	return fmt.Sprintf("%s%016x-%s~%s", Prefix, max(o.Deleted, 0), o.Uid, o.Namespace)
+}
 
 // Time returns when the copy of a key was made.
 func Time(key string) (time.Time, bool) {
@@ -50,8 +53,15 @@ func Time(key string) (time.Time, bool) {
 
 // UID returns the UID of the object of a key.
 func UID(key string) string {
-	_, uid, _ := strings.Cut(strings.TrimPrefix(key, Prefix), "-")
+	_, rest, _ := strings.Cut(strings.TrimPrefix(key, Prefix), "-")
+	uid, _, _ := strings.Cut(rest, "~")
 	return uid
+}
+
+// namespaceOf returns the namespace of the object of a key.
+func namespaceOf(key string) string {
+	_, namespace, _ := strings.Cut(key, "~")
+	return namespace
 }
 
 // Room says whether a view has room for a copy of a value.
@@ -130,36 +140,80 @@ func Trim(ctx context.Context, store Store, now func() time.Time, log *slog.Logg
 func trim(ctx context.Context, store Store, view kv.View, now time.Time) (due time.Duration, err error) {
 	counter, _ := view.Get(bytesKey)
 	left := kv.Counter(counter)
-	var ops []kv.Op
-	freed := int64(0)
+	var drop []*kv.Version
 	due = Age
 	view.Range(Prefix, kv.PrefixEnd(Prefix), func(v *kv.Version) bool {
 		at, ok := Time(v.Key)
-		age := now.Sub(at)
-		if ok && age < Age && left-freed <= Bytes {
+		if age := now.Sub(at); ok && age < Age {
 			due = min(Age-age, Age) // a copy from the future was made by a clock that has been set back since
 			return false
 		}
+		drop = append(drop, v)
+		left -= cost(v.Key, v.Value)
+		return len(drop) < atOnce
+	})
+	if len(drop) < atOnce && left > Bytes {
+		drop = append(drop, excess(view, left-Bytes, len(drop))...)
+	}
+	var ops []kv.Op
+	freed := int64(0)
+	for _, v := range drop {
 		ops = append(ops, kv.Op{Key: v.Key, Delete: true, Cond: kv.AtRevision, Revision: v.ModRevision})
 		freed += cost(v.Key, v.Value)
-		if len(ops) == atOnce {
-			due = 0
-			return false
-		}
-		return true
-	})
-	if len(ops) == 0 && left != 0 && view.Count(Prefix, kv.PrefixEnd(Prefix)) == 0 {
+	}
+	switch {
+	case len(ops) > 0:
+		ops = append(ops, kv.Op{Key: bytesKey, Add: -freed})
+		due = 0 // there may be more
+	case kv.Counter(counter) != 0 && view.Count(Prefix, kv.PrefixEnd(Prefix)) == 0:
 		// Re-encryption may have changed the length of a copy, which the counter does not follow.
 		ops = append(ops, kv.Op{Key: bytesKey, Delete: true, Cond: kv.AtRevision, Revision: counter.ModRevision})
-	} else if len(ops) > 0 {
-		ops = append(ops, kv.Op{Key: bytesKey, Add: -freed})
+	default:
+		return max(due, 0), nil
 	}
-	if len(ops) > 0 {
-		if _, err := store.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: ops}); err != nil {
-			return 0, err
-		}
+	if _, err := store.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: ops}); err != nil {
+		return 0, err
 	}
 	return max(due, 0), nil
+}
+
+// excess returns the copies to drop of those after the first skip: at least over bytes, but not more than one command drops; always the
+// oldest of the namespace that has most.
+func excess(view kv.View, over int64, skip int) (drop []*kv.Version) {
+	type namespace struct {
+		bytes  int64
+		copies []*kv.Version // the oldest first
+	}
+	all := map[string]*namespace{}
+	n := 0
+	view.Range(Prefix, kv.PrefixEnd(Prefix), func(v *kv.Version) bool {
+		if n++; n <= skip {
+			return true
+		}
+		name := namespaceOf(v.Key)
+		if all[name] == nil {
+			all[name] = &namespace{}
+		}
+		all[name].bytes += cost(v.Key, v.Value)
+		all[name].copies = append(all[name].copies, v)
+		return true
+	})
+	for over > 0 && len(drop)+skip < atOnce {
+		var most *namespace
+		for _, of := range all {
+			if len(of.copies) > 0 && (most == nil || of.bytes > most.bytes || of.bytes == most.bytes && of.copies[0].Key < most.copies[0].Key) {
+				most = of
+			}
+		}
+		if most == nil {
+			break
+		}
+		v := most.copies[0]
+		drop, most.copies = append(drop, v), most.copies[1:]
+		most.bytes -= cost(v.Key, v.Value)
+		over -= cost(v.Key, v.Value)
+	}
+	return drop
 }
 
 // await returns after a time, or when copies were made since a revision, but not at once.

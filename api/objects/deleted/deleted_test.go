@@ -23,7 +23,12 @@ type lab struct {
 // add makes a copy that was made some time ago.
 func (l *lab) add(name string, ago time.Duration, bytes int) {
 	l.t.Helper()
-	o := &deleted.Object{Resource: "configmaps", Name: name, Uid: name, Deleted: l.from.Add(-ago).UnixNano(), Value: make([]byte, bytes)}
+	l.addTo("default", name, ago, bytes)
+}
+
+func (l *lab) addTo(namespace, name string, ago time.Duration, bytes int) {
+	l.t.Helper()
+	o := &deleted.Object{Resource: "configmaps", Namespace: namespace, Name: name, Uid: name, Deleted: l.from.Add(-ago).UnixNano(), Value: make([]byte, bytes)}
 	value, err := deleted.Encode(o)
 	if err != nil {
 		l.t.Fatal(err)
@@ -100,6 +105,23 @@ func TestTheOldestAreDroppedIfThereAreTooMany(t *testing.T) {
 	l.await("the next oldest is dropped", func() bool { return l.bytes() <= deleted.Bytes && l.kept()[len(l.kept())-1] == "further" })
 }
 
+// TestANamespacePushesOutOnlyItsOwn, however much is deleted in it.
+func TestANamespacePushesOutOnlyItsOwn(t *testing.T) {
+	l := newLab(t)
+	const each = deleted.MaxBytes
+	for i := range 3 {
+		l.addTo("quiet", fmt.Sprint("quiet-", i), 30*time.Minute, each)
+	}
+	for i := range deleted.Bytes / each {
+		l.addTo("busy", fmt.Sprint("busy-", i), 10*time.Minute-time.Duration(i)*time.Second, each)
+	}
+	l.trim()
+	l.await("copies are dropped", func() bool { return l.bytes() <= deleted.Bytes })
+	if kept := l.kept(); len(kept) < 4 || kept[0] != "quiet-0" || kept[2] != "quiet-2" || kept[3] == "busy-0" {
+		t.Errorf("kept %v", kept)
+	}
+}
+
 func TestThereIsRoomForTwiceTheBytes(t *testing.T) {
 	l := newLab(t)
 	const each = deleted.MaxBytes
@@ -131,7 +153,7 @@ func TestACounterThatDriftedIsCorrected(t *testing.T) {
 
 func TestKeysHaveTheTimeAndTheUID(t *testing.T) {
 	at := time.Unix(0, 1796000000123456789)
-	key := deleted.Key(&deleted.Object{Uid: "a-b", Deleted: at.UnixNano()})
+	key := deleted.Key(&deleted.Object{Uid: "a-b", Namespace: "default", Deleted: at.UnixNano()})
 	if got, ok := deleted.Time(key); !ok || !got.Equal(at) || deleted.UID(key) != "a-b" {
 		t.Errorf("%s: %v %v %s", key, got, ok, deleted.UID(key))
 	}
