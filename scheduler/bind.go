@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -9,9 +10,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/internal/contain"
+	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/scheduler/framework"
 	"github.com/kontiki/kontiki/scheduler/queue"
 )
@@ -103,11 +106,7 @@ func (b *binder) undo(ctx context.Context, a *assumption) {
 // failed undoes bindings that failed, and tells the loop of all at once: it must not see a part of a gang.
 func (b *binder) failed(ctx context.Context, members []*assumption, err error) {
 	tell := func() {
-		b.s.inbox.post(func() {
-			for _, a := range members {
-				b.s.unbound(a, err)
-			}
-		})
+		b.s.inbox.post(func() { b.s.unbound(members, err) })
 	}
 	if !slices.ContainsFunc(members, func(a *assumption) bool { return len(a.before) > 0 }) {
 		tell()
@@ -160,11 +159,14 @@ func (b *binder) add(a *assumption) {
 
 // together are pods that are bound with one command, or not at all.
 type together struct {
+	gang    framework.GangKey
 	members []*assumption
 	// after are pods that are bound one by one once the others are, or not at all.
 	after  []*assumption
 	broken bool
 }
+
+var errGangTooLarge = fmt.Errorf("its pods are together larger than one command may be (%d MiB); make the pods or the gang smaller", kv.MaxCommandBytes>>20)
 
 func (u *together) all() []*assumption { return slices.Concat(u.members, u.after) }
 
@@ -285,6 +287,9 @@ func (b *binder) bindTogether(ctx context.Context, unit *together) {
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), bindingTimeout)
 	defer cancel()
 	err := contain.Run(func() error { return b.s.Client.BindTogether(limited, bindingsOf(unit.members)) })
+	if apierrors.IsRequestEntityTooLargeError(err) {
+		err = fmt.Errorf("gang %q: %w", unit.gang.Name, errGangTooLarge)
+	}
 	if err == nil {
 		for _, a := range unit.members {
 			b.s.recordBound(a)
@@ -292,6 +297,7 @@ func (b *binder) bindTogether(ctx context.Context, unit *together) {
 		for _, a := range unit.after {
 			b.start(ctx, a)
 		}
+		b.s.inbox.post(func() { b.s.gangBound(unit.gang) })
 	}
 	b.finish(ctx, unit.all(), err)
 }
@@ -322,32 +328,66 @@ func (b *binder) bind(ctx context.Context, batch []*assumption) {
 	}
 }
 
-// unbound undoes an assumption whose binding failed. The pod is scheduled again later, unless it is gone or already bound.
-func (s *Scheduler) unbound(a *assumption, failure error) {
+// unbound undoes assumptions whose binding failed: that of a pod, or those of a gang.
+func (s *Scheduler) unbound(members []*assumption, failure error) {
+	again := 0
+	for _, a := range members {
+		if s.putBack(a, failure) {
+			again++
+		}
+	}
+	first := members[0]
+	key, _ := framework.GangOf(first.pod.Pod)
+	switch {
+	case again == 0:
+		s.gangBound(key) // or gone
+	case len(members) == 1:
+		s.Log.Warn("binding failed, scheduling again", "pod", first.pod.Namespace+"/"+first.pod.Name, "node", first.node, "error", failure, "stack", contain.Stack(failure))
+	default:
+		s.Log.Warn("binding a gang failed, scheduling again", "gang", key.Namespace+"/"+key.Name, "pods", again, "error", failure, "stack", contain.Stack(failure))
+	}
+}
+
+// putBack undoes an assumption. The pod is scheduled again later, unless it is gone or already bound; it returns whether it is.
+func (s *Scheduler) putBack(a *assumption, failure error) bool {
 	unreserve(a.reservers)
 	if s.assumed[a.pod.UID] != a {
-		return // it was confirmed or removed meanwhile
+		return false // it was confirmed or removed meanwhile
 	}
 	current, ok := client.Get[*corev1.Pod](s.Client.View(), a.pod.Namespace, a.pod.Name)
 	if ok && current.UID == a.pod.UID && current.Spec.NodeName != "" {
-		return // its event replaces the assumption
+		return false // its event replaces the assumption
 	}
 	s.unplace(a.pod.Pod)
 	if !ok || current.UID != a.pod.UID || !s.ours(current) {
 		s.leaveGang(a.pod.Pod, false)
-		return
+		return false
 	}
 	s.Metrics.tried(failed, a.pod.Spec.SchedulerName, a.began)
-	s.Log.Warn("binding failed, scheduling again", "pod", a.pod.Namespace+"/"+a.pod.Name, "node", a.node, "error", failure, "stack", contain.Stack(failure))
-	s.Recorder.Eventf(a.pod.Pod, corev1.EventTypeWarning, "FailedScheduling", "binding rejected: %v", failure)
 	a.entry.Pod = framework.NewPodInfo(current)
+	s.reportUnbound(a.entry.Pod, failure)
 	if node := current.Status.NominatedNodeName; node != "" {
 		s.cluster.Nominate(a.entry.Pod, node)
 	}
 	if gated := s.gate(a.entry.Pod); gated != nil {
 		s.queue.Add(a.entry.Pod, gated, s.now())
-		return
+	} else {
+		a.entry.Took = 0 // it found a place
+		s.queue.Retry(a.entry, s.now())
 	}
-	a.entry.Took = 0 // it found a place
-	s.queue.Retry(a.entry, s.now())
+	return true
+}
+
+// reportUnbound reports that a pod could not be bound. A gang that is too large to be bound at once stays so: its pods say it in their conditions.
+func (s *Scheduler) reportUnbound(p *framework.PodInfo, failure error) {
+	message := fmt.Sprintf("binding rejected: %v", failure)
+	if errors.Is(failure, errGangTooLarge) {
+		message = failure.Error()
+		s.reporter.report(p, corev1.PodReasonSchedulerError, message, nil)
+	} else {
+		s.reporter.note(p, message)
+	}
+	if g := s.gangs.of(p.Pod); g != nil {
+		g.why = message
+	}
 }

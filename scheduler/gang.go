@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -35,9 +36,60 @@ type gang struct {
 	// pending are those that are to be placed, placed those that have a node, assumed or bound.
 	pending map[types.UID]*framework.PodInfo
 	placed  map[types.UID]bool
-	// since is when it first had all its pods without being placed, and told whether that has been reported as too long ago.
-	since time.Time
-	told  bool
+	// states is the size that each of these pods states, and sizes how many pods state each. They should agree.
+	states map[types.UID]int
+	sizes  map[int]int
+	// since is when it first had all its pods without being placed, or its first one while it has never had all (complete), timeout the
+	// shortest that its pods state, and told whether its having passed has been reported.
+	since          time.Time
+	timeout        time.Duration
+	complete, told bool
+	// why is why it was not placed when it was tried last.
+	why string
+}
+
+// has returns how many pods of the gang there are.
+func (g *gang) has() int { return len(g.pending) + len(g.placed) }
+
+// size returns how many pods of the gang must be placed at once: the largest number that one of them states.
+func (g *gang) size() (largest int) {
+	for size := range g.sizes {
+		largest = max(largest, size)
+	}
+	return largest
+}
+
+// disagreement says that the pods of the gang state different sizes; it is empty if they agree.
+func (g *gang) disagreement() string {
+	if len(g.sizes) < 2 {
+		return ""
+	}
+	return fmt.Sprintf("; the pods of the gang disagree on its size (from %d to %d), and the largest counts", slices.Min(slices.Collect(maps.Keys(g.sizes))), g.size())
+}
+
+// count notes what a pod states of the gang.
+func (g *gang) count(pod *corev1.Pod) {
+	g.discount(pod.UID)
+	size, timeout, problem := gangParameters(pod)
+	if problem != "" {
+		return
+	}
+	g.states[pod.UID] = size
+	g.sizes[size]++
+	if g.timeout == 0 || timeout < g.timeout {
+		g.timeout = timeout
+	}
+}
+
+func (g *gang) discount(uid types.UID) {
+	size, ok := g.states[uid]
+	if !ok {
+		return
+	}
+	delete(g.states, uid)
+	if g.sizes[size]--; g.sizes[size] == 0 {
+		delete(g.sizes, size)
+	}
 }
 
 // gangParameters returns how many pods of a gang must be placed at once, and its timeout, or what is wrong with them.
@@ -68,19 +120,18 @@ func (g gangs) of(pod *corev1.Pod) *gang {
 		return nil
 	}
 	if g[key] == nil {
-		g[key] = &gang{key: key, pending: map[types.UID]*framework.PodInfo{}, placed: map[types.UID]bool{}}
+		g[key] = &gang{key: key, pending: map[types.UID]*framework.PodInfo{}, placed: map[types.UID]bool{}, states: map[types.UID]int{}, sizes: map[int]int{}}
 	}
 	return g[key]
 }
 
 // gate returns why a pod of the gang must not be tried: not all of its pods are there; nil if they are.
 func (g *gang) gate(p *framework.PodInfo) *framework.Status {
-	size, _, problem := gangParameters(p.Pod)
-	if problem != "" {
+	if _, _, problem := gangParameters(p.Pod); problem != "" {
 		return refuseGang("%s", problem)
 	}
-	if have := len(g.pending) + len(g.placed); have < size {
-		return refuseGang("waiting for minCount pods from a gang to appear in scheduling queue: gang %q has %d of %d", g.key.Name, have, size)
+	if have, size := g.has(), g.size(); have < size {
+		return refuseGang("waiting for minCount pods from a gang to appear in scheduling queue: gang %q has %d of %d%s", g.key.Name, have, size, g.disagreement())
 	}
 	return nil
 }
@@ -92,14 +143,24 @@ func (s *Scheduler) joinGang(p *framework.PodInfo) *framework.Status {
 	if g == nil {
 		return nil
 	}
+	size := g.size()
 	delete(g.placed, p.UID)
 	g.pending[p.UID] = p
+	g.count(p.Pod)
 	s.regate(g, p.UID)
+	if g.size() > size {
+		s.withdrawIncomplete(g)
+	}
+	s.expectGang(g)
 	return g.gate(p)
 }
 
 // regate lets the other pods of a gang be tried, or keeps them from that, after their number has changed.
 func (s *Scheduler) regate(g *gang, but types.UID) {
+	if size := g.size(); !g.complete && len(g.pending) > 0 && size > 0 && g.has() >= size {
+		g.complete, g.told, g.since = true, false, s.now()
+		s.expectGang(g)
+	}
 	for uid, p := range g.pending {
 		e := s.queue.Get(uid)
 		if uid == but || e == nil {
@@ -126,18 +187,22 @@ func (s *Scheduler) leaveGang(pod *corev1.Pod, placed bool) {
 	g = s.gangs.of(pod)
 	_, was := g.pending[pod.UID]
 	was = was || g.placed[pod.UID]
+	size := g.size()
 	delete(g.pending, pod.UID)
 	delete(g.placed, pod.UID)
 	if placed {
 		g.placed[pod.UID] = true
+		g.count(pod)
+	} else {
+		g.discount(pod.UID)
 	}
 	switch {
-	case len(g.pending)+len(g.placed) == 0:
+	case g.has() == 0:
 		delete(s.gangs, key)
-	case was && !placed: // one pod less
+	case was && !placed, g.size() > size: // one pod less, or more are needed
 		s.regate(g, "")
 		s.withdrawIncomplete(g)
-	case was != placed:
+	case was != placed, g.size() < size:
 		s.regate(g, "")
 	}
 }
@@ -146,7 +211,6 @@ func (s *Scheduler) leaveGang(pod *corev1.Pod, placed bool) {
 type gangTrial struct {
 	*gang
 	size    int
-	timeout time.Duration
 	members []*queue.Entry
 	placed  []*decision
 	refused []*decision
@@ -168,15 +232,13 @@ func (s *Scheduler) scheduleGang(ctx context.Context, first *queue.Entry, g *gan
 		s.failGang(ctx, t)
 		return
 	}
-	g.since, g.told = time.Time{}, false
 	s.bindGang(ctx, t)
 }
 
 // tryGang puts the members that find a node on it. The largest are tried first, since small ones leave less room than they need.
 // Members that fit nowhere are tried again if others were placed after them, which their affinity may be about.
 func (s *Scheduler) tryGang(first *queue.Entry, g *gang) *gangTrial {
-	t := &gangTrial{gang: g, nominated: map[types.UID]string{}, members: []*queue.Entry{first}}
-	t.size, t.timeout, _ = gangParameters(first.Pod.Pod) // which the gate has checked
+	t := &gangTrial{gang: g, size: g.size(), nominated: map[types.UID]string{}, members: []*queue.Entry{first}}
 	for uid := range g.pending {
 		if e := s.queue.Get(uid); uid != first.Pod.UID && e != nil && e.Gated == nil {
 			s.queue.Take(e)
@@ -205,9 +267,6 @@ func (s *Scheduler) tryGang(first *queue.Entry, g *gang) *gangTrial {
 			cmp.Compare(blocked[b.Pod.UID], blocked[a.Pod.UID]), // so that the attempt ends soon if it is too early
 			cmp.Compare(y.MilliCPU, x.MilliCPU), cmp.Compare(y.Memory, x.Memory), cmp.Compare(a.Pod.Name, b.Pod.Name))
 	})
-	if g.since.IsZero() {
-		g.since = s.now()
-	}
 	for left := t.members; len(left) > 0; {
 		t.refused = nil
 		last := 0 // how many were refused before the last one that was placed
@@ -282,23 +341,22 @@ func (s *Scheduler) failGang(ctx context.Context, t *gangTrial) {
 	}
 	s.undoGang(t, by)
 	s.freeForGang(ctx, t)
-	if t.awaits {
-		return // what it waits for has been reported
-	}
 	if room != nil {
 		why += " " + room.Message
 	}
-	message := fmt.Sprintf("gang %q: %d of %d pods fit; %s", t.key.Name, t.fits(), t.size, why)
-	late := !t.told && s.now().Sub(t.since) >= t.timeout
+	if !t.awaits || t.why == "" {
+		t.why = why + t.disagreement()
+	}
+	s.expectGang(t.gang)
+	if t.awaits {
+		return // what it waits for has been reported
+	}
+	message := fmt.Sprintf("gang %q: %d of %d pods fit%s; %s", t.key.Name, t.fits(), t.size, t.disagreement(), why)
 	for _, e := range t.members {
 		if room == nil || len(room.Nodes) == 0 {
 			s.reporter.report(e.Pod, reason, message, nil)
 		}
-		if late {
-			s.Recorder.Eventf(e.Pod.Pod, corev1.EventTypeWarning, "GangNotPlaced", "gang %q was not placed within %v: %s", t.key.Name, t.timeout, why)
-		}
 	}
-	t.told = t.told || late
 	switch {
 	case room == nil:
 	case room.Hopeless:
@@ -390,7 +448,7 @@ func (s *Scheduler) undoGang(t *gangTrial, by []string) {
 
 // bindGang binds the placed members: as many as the gang lacks with one command, and the others, whose number has no limit, after that. Members beyond the gang's size that do not fit wait as other pods do.
 func (s *Scheduler) bindGang(ctx context.Context, t *gangTrial) {
-	unit := &together{}
+	unit := &together{gang: t.key}
 	for _, d := range t.placed {
 		s.cluster.RemovePod(d.pod.UID) // assume places it again
 		switch a := s.reserve(d); {
@@ -403,9 +461,7 @@ func (s *Scheduler) bindGang(ctx context.Context, t *gangTrial) {
 		}
 	}
 	if unit.broken { // something that was to be reserved is gone
-		for _, a := range unit.all() {
-			s.unbound(a, fmt.Errorf("another pod of gang %q could not be placed", t.key.Name))
-		}
+		s.unbound(unit.all(), fmt.Errorf("another pod of gang %q could not be placed", t.key.Name))
 		return
 	}
 	for _, d := range t.refused {

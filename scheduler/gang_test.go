@@ -1,11 +1,14 @@
 package scheduler_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,6 +16,8 @@ import (
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/controller/controllertest"
+	"github.com/kontiki/kontiki/internal/kv"
 )
 
 func ofGang(name string, size int) func(*corev1.Pod) {
@@ -61,6 +66,71 @@ func TestGangs(t *testing.T) {
 			}
 		}
 	})
+	t.Run("its timeout passes while nothing changes", func(t *testing.T) {
+		b := start(t)
+		b.node("a", "2")
+		for i := range 3 {
+			b.pod(fmt.Sprint("p", i), "1", ofGang("g", 3), func(p *corev1.Pod) { p.Annotations["kontiki.io/gang-timeout"] = "500ms" })
+		}
+		b.event(`GangNotPlaced gang "g" was not placed within 500ms: 0/1 nodes are available: 1 Insufficient cpu.`)
+		b.pod("q0", "100m", ofGang("lacking", 2), func(p *corev1.Pod) { p.Annotations["kontiki.io/gang-timeout"] = "500ms" })
+		b.event(`GangNotPlaced gang "lacking" was not placed within 500ms: waiting for minCount pods from a gang to appear in scheduling queue: gang "lacking" has 1 of 2`)
+	})
+	t.Run("its pods disagree on the size", func(t *testing.T) {
+		b := start(t)
+		b.classes()
+		b.pod("half-0", "1", ofGang("half", 3))
+		b.pod("half-1", "4", ofGang("half", 3))
+		b.refused("half-1", `waiting for minCount pods from a gang to appear in scheduling queue: gang "half" has 2 of 3`)
+		b.pod("half-2", "1", ofGang("half", 1), class("high"))
+		const disagree = "; the pods of the gang disagree on its size (from 1 to 3), and the largest counts"
+		b.refused("half-2", `gang "half": 0 of 3 pods fit`+disagree+"; no nodes available to schedule pods")
+		b.node("a", "2")
+		for i := range 3 {
+			b.refused(fmt.Sprint("half-", i), `gang "half": 2 of 3 pods fit`+disagree+"; 0/1 nodes are available: 1 Insufficient cpu.")
+		}
+		// One that asks for more pods than there are keeps the others from being tried.
+		b.pod("half-3", "1", ofGang("half", 5))
+		b.refused("half-3", `waiting for minCount pods from a gang to appear in scheduling queue: gang "half" has 4 of 5; the pods of the gang disagree on its size (from 1 to 5), and the largest counts`)
+		b.kill("half-3")
+		b.node("b", "4")
+		for i := range 3 {
+			b.placed(fmt.Sprint("half-", i))
+		}
+	})
+	t.Run("its pods are larger than a command", func(t *testing.T) {
+		store, log := &measuring{}, &lines{}
+		b := startOver(t, func(inner objects.Store) objects.Store {
+			store.Store = inner
+			return store
+		})
+		b.stop()
+		b.log = log
+		b.run()
+		b.node("a", "16")
+		for i := range 9 {
+			b.pod(fmt.Sprint("p", i), "1", ofGang("g", 9), func(p *corev1.Pod) { p.Annotations["large"] = strings.Repeat("x", 250_000) })
+		}
+		const why = `gang "g": its pods are together larger than one command may be (2 MiB); make the pods or the gang smaller`
+		for i := range 9 {
+			b.await(fmt.Sprint("p", i), why, func(p *corev1.Pod) bool {
+				c := condition(p, corev1.PodScheduled)
+				return c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonSchedulerError && c.Message == why && p.Spec.NodeName == ""
+			})
+		}
+		b.event("FailedScheduling " + why)
+		// With one of them smaller, the others fit.
+		controllertest.Change(t, b.Client, "default", "p0", func(p *corev1.Pod) { delete(p.Annotations, "large"); p.Labels["small"] = "yes" })
+		for i := range 9 {
+			b.placed(fmt.Sprint("p", i))
+		}
+		b.stop()
+		b.stop = func() {}
+		attempts, ofGangs, ofPods := store.refused.Load(), log.count("binding a gang failed"), log.count("binding failed")
+		if ofGangs == 0 || ofGangs > attempts || ofPods != 0 {
+			t.Errorf("of %d attempts, %d lines in the log about the gang, %d about pods", attempts, ofGangs, ofPods)
+		}
+	})
 	t.Run("more pods than one command can bind", func(t *testing.T) {
 		b := start(t)
 		for i := range 9 { // together they are larger than a command may be
@@ -80,6 +150,39 @@ func TestGangs(t *testing.T) {
 		b.pod("q", "1", ofGang("h", 1), func(p *corev1.Pod) { p.Annotations["kontiki.io/gang-timeout"] = "soon" })
 		b.refused("q", `annotation kontiki.io/gang-timeout: "soon" must be a duration such as 2m`)
 	})
+}
+
+// measuring is a store that counts the commands that are refused because they are too large.
+type measuring struct {
+	objects.Store
+	refused atomic.Int32
+}
+
+func (s *measuring) Propose(ctx context.Context, c *kv.Command) (kv.Result, error) {
+	result, err := s.Store.Propose(ctx, c)
+	if errors.Is(err, kv.ErrTooLarge) {
+		s.refused.Add(1)
+	}
+	return result, err
+}
+
+// lines is a log.
+type lines struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+// count returns how often a text occurs.
+func (l *lines) count(text string) int32 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return int32(strings.Count(l.text.String(), text))
 }
 
 // TestNoHalfGangsWithFaults: gangs that compete for too few nodes are placed while bindings fail and schedulers follow one another. At

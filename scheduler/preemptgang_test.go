@@ -204,7 +204,7 @@ func TestGangsPreempt(t *testing.T) {
 		b.pod("g0", "800m", ofGang("g", 1), class("low"))
 		b.placed("g0")
 		b.pod("g1", "800m", ofGang("g", 2), class("high"))
-		b.refused("g1", `gang "g": 1 of 2 pods fit; 0/1 nodes are available: 1 Insufficient cpu.`)
+		b.refused("g1", `gang "g": 1 of 2 pods fit; the pods of the gang disagree on its size (from 1 to 2), and the largest counts; 0/1 nodes are available: 1 Insufficient cpu.`)
 		if names := ends.names(); len(names) > 0 {
 			t.Errorf("victims: %v", names)
 		}

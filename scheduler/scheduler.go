@@ -57,6 +57,8 @@ type Scheduler struct {
 	gangs   gangs
 	// searches is kept when everything else is cleared.
 	searches searches
+	// gangsDue is when the timeout of a gang passes next.
+	gangsDue time.Time
 	// preemptions are those in progress, and preempting the pods that they make room for.
 	preemptions map[*preemption]bool
 	preempting  map[types.UID]bool
@@ -103,7 +105,7 @@ func (s *Scheduler) clear() {
 		Awaited:         func(uid types.UID) bool { return s.cluster.NominatedNode(uid) != "" },
 	})
 	s.kept = framework.Kept{}
-	s.gangs = gangs{}
+	s.gangs, s.gangsDue = gangs{}, time.Time{}
 	s.assumed = map[types.UID]*assumption{}
 	s.preemptions, s.preempting = map[*preemption]bool{}, map[types.UID]bool{}
 }
@@ -145,9 +147,13 @@ func (s *Scheduler) loop(ctx context.Context) error {
 			work()
 		}
 		s.Metrics.waiting(s.queue)
+		late := s.tellLate(s.now())
 		next := s.queue.Due(s.now()) // pods whose back-off has ended take part now, however many others there are
 		if ctx.Err() == nil && s.binder.hasRoom() && s.scheduleOne(ctx) {
 			continue
+		}
+		if !late.IsZero() && (next.IsZero() || late.Before(next)) {
+			next = late
 		}
 		if !next.IsZero() {
 			timer.Reset(max(next.Sub(s.now()), time.Millisecond))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -36,6 +37,8 @@ type bed struct {
 	metrics  *scheduler.Metrics
 	// configuration is the scheduler's; nil for the default one.
 	configuration *config.Config
+	// log takes the scheduler's log; nil to drop it.
+	log io.Writer
 	// stop ends the scheduler, and returns when it has ended.
 	stop func()
 }
@@ -70,8 +73,12 @@ func (b *bed) run() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	log := slog.New(slog.DiscardHandler)
+	if b.log != nil {
+		log = slog.New(slog.NewTextHandler(b.log, nil))
+	}
 	s := scheduler.New(scheduler.Config{
-		Client: client.New(service, "system:kube-scheduler", "kube-scheduler"), Recorder: b.recorder, Log: slog.New(slog.DiscardHandler),
+		Client: client.New(service, "system:kube-scheduler", "kube-scheduler"), Recorder: b.recorder, Log: log,
 		Configuration: b.configuration, Metrics: b.metrics,
 	})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -3,9 +3,11 @@ package objects
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/kontiki/kontiki/api/objects/views"
 	"github.com/kontiki/kontiki/internal/kv"
@@ -70,7 +72,7 @@ func (s *Service) BindTogether(ctx context.Context, bindings []PodBinding) error
 		result, err := s.store.Propose(ctx, &kv.Command{ID: random.CommandID(), Ops: ops})
 		switch {
 		case errors.Is(err, kv.ErrTooLarge):
-			return errTransactionTooLarge()
+			return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the pods are together larger than one command may be (%d bytes)", kv.MaxCommandBytes))
 		case err != nil:
 			return storeError(bindings[0].Request, err)
 		case result.Failed != nil:
