@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/hashicorp/raft"
 	"github.com/kontiki/kontiki/cluster/errclass"
 	"github.com/kontiki/kontiki/cluster/identity"
 	"github.com/kontiki/kontiki/cluster/mtls"
@@ -310,8 +311,10 @@ func (c *Cluster) ChangeIdentity(ctx context.Context, action IdentityChange, for
 }
 
 func (c *Cluster) change(ctx context.Context, r *clusterv1.ChangeIdentityRequest) (generation uint64, err error) {
+	lost := false // the response to an attempt, which may have succeeded
 	err = c.onLeader(ctx, func(ctx context.Context) error {
 		generation, err = c.changeHere(ctx, r)
+		lost = lost || errors.Is(err, raft.ErrLeadershipLost)
 		return err
 	}, func(ctx context.Context, _ clusterv1.ClusterServiceClient) error {
 		conn, err := c.consensus.Line(c.consensus.Leadership().Address)
@@ -320,9 +323,25 @@ func (c *Cluster) change(ctx context.Context, r *clusterv1.ChangeIdentityRequest
 		}
 		response, err := clusterv1.NewCertsServiceClient(conn).Change(ctx, r)
 		generation = response.GetGeneration()
+		lost = lost || status.Code(err) == codes.Unavailable
 		return rotationError(err)
 	})
+	if lost && doneBefore(r.Action, err) {
+		return c.identity.Now().Generation, nil
+	}
 	return generation, err
+}
+
+// doneBefore says whether an error of a repeated attempt means that the change has been made: a change of the identity replaces
+// connections, and with them the response to the first attempt may be lost.
+func doneBefore(action IdentityChange, err error) bool {
+	switch action {
+	case FinishCA, FinishTokenKey:
+		return errors.Is(err, identity.ErrNotRotated)
+	case RotateCA, RotateGossipKey, RotateSecretKey, RotateToOwnKey, RotateTokenKey:
+		return errors.Is(err, identity.ErrRotating)
+	}
+	return false
 }
 
 func (c *Cluster) changeHere(ctx context.Context, r *clusterv1.ChangeIdentityRequest) (uint64, error) {
