@@ -48,6 +48,20 @@ func TestGangs(t *testing.T) {
 		b.pod("p1", "1", ofGang("g", 3))
 		b.placed("p1")
 	})
+	t.Run("a pod that changes to another gang does not count any more", func(t *testing.T) {
+		b := start(t)
+		b.node("a", "8")
+		b.pod("p0", "1", ofGang("g", 2))
+		b.refused("p0", `waiting for minCount pods from a gang to appear in scheduling queue: gang "g" has 1 of 2`)
+		moved := b.now("p0").DeepCopy()
+		moved.Labels["kontiki.io/gang"], moved.Annotations["kontiki.io/gang-size"] = "other", "1"
+		if _, err := client.Update(t.Context(), b.Client, moved); err != nil {
+			t.Fatal(err)
+		}
+		b.placed("p0")
+		b.pod("p1", "1", ofGang("g", 2))
+		b.refused("p1", `waiting for minCount pods from a gang to appear in scheduling queue: gang "g" has 1 of 2`)
+	})
 	t.Run("all its pods must fit", func(t *testing.T) {
 		b := start(t)
 		b.node("a", "2")

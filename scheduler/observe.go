@@ -228,6 +228,12 @@ func (s *Scheduler) observePod(old, pod *corev1.Pod, info *framework.PodInfo) {
 		have.Pod = info
 		return
 	}
+	if old != nil {
+		was, _ := framework.GangOf(old)
+		if is, _ := framework.GangOf(pod); was != is {
+			s.leaveGang(old, false)
+		}
+	}
 	s.queue.Add(info, s.gate(info), s.now())
 }
 
