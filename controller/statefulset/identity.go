@@ -16,7 +16,7 @@ func ordinalOf(pod *corev1.Pod) (set string, ordinal int) {
 	if parts == nil {
 		return "", -1
 	}
-	n, err := strconv.ParseInt(parts[2], 10, 64) // the start and the replicas are numbers of 32 bits, their sum is not
+	n, err := strconv.ParseUint(parts[2], 10, 32) // start and replicas are below 2^31 each, their sum is below 2^32
 	if err != nil {
 		return parts[1], -1
 	}
