@@ -12,11 +12,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/kontiki/kontiki/cluster/consensus"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/test/await"
+	"github.com/kontiki/kontiki/test/gathered"
 	"github.com/kontiki/kontiki/test/robustness/faultfs"
 )
 
@@ -441,19 +440,11 @@ func TestTheMetricsTellOfTheDisk(t *testing.T) {
 	m, disks := onDisks(t, 1)
 	n := m.nodes[0]
 	value := func(name string) float64 {
-		registry := prometheus.NewPedanticRegistry()
-		registry.MustRegister(n.c.Collector())
-		families, err := registry.Gather()
-		if err != nil {
-			t.Fatal(err)
+		v, ok := gathered.Values(t, n.c.Collector())[name+"{}"]
+		if !ok {
+			t.Fatalf("there is no metric %s", name)
 		}
-		for _, f := range families {
-			if f.GetName() == name {
-				return f.Metric[0].GetGauge().GetValue() + f.Metric[0].GetCounter().GetValue()
-			}
-		}
-		t.Fatalf("there is no metric %s", name)
-		return 0
+		return v
 	}
 	if value("kontiki_disk_full") != 0 || value("kontiki_disk_free_bytes") <= value("kontiki_disk_needed_bytes") || value("kontiki_disk_needed_bytes") < 1<<20 {
 		t.Error("a disk with room looks full")

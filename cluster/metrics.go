@@ -1,6 +1,10 @@
 package cluster
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kontiki/kontiki/internal/collectors"
+)
 
 // diskMetrics collects metrics of this master's disk.
 type diskMetrics struct{ c *Cluster }
@@ -16,7 +20,7 @@ var (
 
 // Collector returns a collector of this master's metrics.
 func (c *Cluster) Collector() prometheus.Collector {
-	return collectors{diskMetrics{c}, certificateMetrics{c}}
+	return collectors.Group{diskMetrics{c}, certificateMetrics{c}}
 }
 
 func (diskMetrics) Describe(to chan<- *prometheus.Desc) {
@@ -78,19 +82,4 @@ func (m certificateMetrics) Collect(to chan<- prometheus.Metric) {
 		}
 	}
 	to <- prometheus.MustNewConstMetric(workersMetric, prometheus.GaugeValue, float64(following))
-}
-
-// collectors combines several collectors.
-type collectors []prometheus.Collector
-
-func (all collectors) Describe(to chan<- *prometheus.Desc) {
-	for _, c := range all {
-		c.Describe(to)
-	}
-}
-
-func (all collectors) Collect(to chan<- prometheus.Metric) {
-	for _, c := range all {
-		c.Collect(to)
-	}
 }

@@ -3,11 +3,14 @@ package controller
 import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/util/workqueue"
+
+	"github.com/kontiki/kontiki/internal/collectors"
 )
 
 // queueMetrics are those of the controllers' queues, with upstream's names and buckets, by the name of the controller. They outlive the
 // queues: a master may lead several times.
 type queueMetrics struct {
+	collectors.Group
 	depth, unfinished, longest *prometheus.GaugeVec
 	adds, retries              *prometheus.CounterVec
 	latency, duration          *prometheus.HistogramVec
@@ -28,7 +31,7 @@ func newQueueMetrics() *queueMetrics {
 	histogram := func(name, help string) *prometheus.HistogramVec {
 		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "workqueue_" + name, Help: help, Buckets: prometheus.ExponentialBuckets(10e-9, 10, 10)}, []string{"name"})
 	}
-	return &queueMetrics{
+	m := &queueMetrics{
 		depth:      gauge("depth", "Current depth of workqueue."),
 		unfinished: gauge("unfinished_work_seconds", "How long the work has taken that is in progress: large values mean that something is stuck."),
 		longest:    gauge("longest_running_processor_seconds", "How long the work has taken that has been in progress for longest."),
@@ -37,24 +40,8 @@ func newQueueMetrics() *queueMetrics {
 		latency:    histogram("queue_duration_seconds", "How long in seconds an item stays in workqueue before being requested."),
 		duration:   histogram("work_duration_seconds", "How long in seconds processing an item from workqueue takes."),
 	}
-}
-
-func (m *queueMetrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.depth, m.unfinished, m.longest, m.adds, m.retries, m.latency, m.duration}
-}
-
-// Describe implements prometheus.Collector.
-func (m *queueMetrics) Describe(to chan<- *prometheus.Desc) {
-	for _, c := range m.all() {
-		c.Describe(to)
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (m *queueMetrics) Collect(to chan<- prometheus.Metric) {
-	for _, c := range m.all() {
-		c.Collect(to)
-	}
+	m.Group = collectors.Group{m.depth, m.unfinished, m.longest, m.adds, m.retries, m.latency, m.duration}
+	return m
 }
 
 // forget drops what a queue that has ended had at present.

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/controller"
+	"github.com/kontiki/kontiki/test/gathered"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
@@ -57,30 +57,13 @@ func TestQueuesAreMeasured(t *testing.T) {
 	}
 }
 
+// measured returns the values of the queue of a name, by the names of the metrics.
 func measured(t *testing.T, name string) map[string]float64 {
 	t.Helper()
-	registry := prometheus.NewRegistry()
-	if err := registry.Register(controller.Metrics()); err != nil {
-		t.Fatal(err)
-	}
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
 	values := map[string]float64{}
-	for _, f := range families {
-		for _, m := range f.Metric {
-			if len(m.Label) != 1 || m.Label[0].GetName() != "name" || m.Label[0].GetValue() != name {
-				continue
-			}
-			switch {
-			case m.Counter != nil:
-				values[f.GetName()] = m.Counter.GetValue()
-			case m.Gauge != nil:
-				values[f.GetName()] = m.Gauge.GetValue()
-			default:
-				values[f.GetName()] = float64(m.Histogram.GetSampleCount())
-			}
+	for key, value := range gathered.Values(t, controller.Metrics()) {
+		if metric, ok := strings.CutSuffix(key, fmt.Sprintf("{name=%q}", name)); ok {
+			values[metric] = value
 		}
 	}
 	return values

@@ -6,11 +6,13 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/kontiki/kontiki/internal/collectors"
 	"github.com/kontiki/kontiki/scheduler/queue"
 )
 
 // Metrics are the scheduler's, with upstream's names, labels and buckets. They outlive a Scheduler: a master may lead several times.
 type Metrics struct {
+	collectors.Group
 	pending    *prometheus.GaugeVec
 	incoming   *prometheus.CounterVec
 	attempts   *prometheus.CounterVec
@@ -29,7 +31,7 @@ const (
 
 // NewMetrics returns metrics of which none has been counted.
 func NewMetrics() *Metrics {
-	return &Metrics{
+	m := &Metrics{
 		pending: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "scheduler_pending_pods",
 			Help: "Number of pending pods, by queue: 'active' are to be tried now, 'backoff' after a while, 'unschedulable' when something changes, 'gated' must not be tried."}, []string{"queue"}),
 		incoming: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "scheduler_queue_incoming_pods_total",
@@ -45,24 +47,8 @@ func NewMetrics() *Metrics {
 		victims: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "scheduler_preemption_victims",
 			Help: "Number of victims of a preemption.", Buckets: prometheus.ExponentialBuckets(1, 2, 7)}),
 	}
-}
-
-func (m *Metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.pending, m.incoming, m.attempts, m.duration, m.sli, m.preempting, m.victims}
-}
-
-// Describe implements prometheus.Collector.
-func (m *Metrics) Describe(to chan<- *prometheus.Desc) {
-	for _, c := range m.all() {
-		c.Describe(to)
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (m *Metrics) Collect(to chan<- prometheus.Metric) {
-	for _, c := range m.all() {
-		c.Collect(to)
-	}
+	m.Group = collectors.Group{m.pending, m.incoming, m.attempts, m.duration, m.sli, m.preempting, m.victims}
+	return m
 }
 
 // tried counts an attempt that has ended.

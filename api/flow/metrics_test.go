@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/prometheus/client_golang/prometheus"
+	"github.com/kontiki/kontiki/test/gathered"
 )
 
 func TestMetrics(t *testing.T) {
@@ -14,7 +14,7 @@ func TestMetrics(t *testing.T) {
 	write := as("joe")
 	write.Verb = "create"
 	refused(t, c, write)
-	values := gathered(t, c)
+	values := gathered.Values(t, c)
 	of := `{flow_schema="to-one",priority_level="one"}`
 	for name, want := range map[string]float64{
 		`apiserver_dropped_requests_total{request_kind="mutating"}`:                                                           1,
@@ -40,33 +40,9 @@ func TestMetrics(t *testing.T) {
 	// Nothing is kept of schemas and levels that are gone.
 	c.Configure(nil, nil)
 	c.adjust()
-	for name := range gathered(t, c) {
+	for name := range gathered.Values(t, c) {
 		if strings.Contains(name, `"one"`) {
 			t.Errorf("left: %s", name)
 		}
 	}
-}
-
-// gathered returns a collector's values, and the numbers of its histograms' observations, by name and labels.
-func gathered(t *testing.T, c prometheus.Collector) map[string]float64 {
-	t.Helper()
-	registry := prometheus.NewPedanticRegistry()
-	if err := registry.Register(c); err != nil {
-		t.Fatal(err)
-	}
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	values := map[string]float64{}
-	for _, family := range families {
-		for _, m := range family.GetMetric() {
-			var labels []string
-			for _, label := range m.GetLabel() {
-				labels = append(labels, label.GetName()+"="+`"`+label.GetValue()+`"`)
-			}
-			values[family.GetName()+"{"+strings.Join(labels, ",")+"}"] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
-		}
-	}
-	return values
 }

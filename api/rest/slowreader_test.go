@@ -13,12 +13,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/kontiki/kontiki/api/apiserver"
 	"github.com/kontiki/kontiki/api/flow"
 	"github.com/kontiki/kontiki/api/flow/flowtest"
 	"github.com/kontiki/kontiki/test/await"
+	"github.com/kontiki/kontiki/test/gathered"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
@@ -74,18 +73,10 @@ func largeList(t *testing.T, limits *flow.Control) *harness.Harness {
 }
 
 // inFlight returns how many requests hold seats.
-func inFlight(limits *flow.Control) (n float64) {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(limits)
-	families, err := registry.Gather()
-	if err != nil {
-		panic(err)
-	}
-	for _, family := range families {
-		if family.GetName() == "apiserver_current_inflight_requests" {
-			for _, m := range family.GetMetric() {
-				n += m.GetGauge().GetValue()
-			}
+func inFlight(t testing.TB, limits *flow.Control) (n float64) {
+	for key, value := range gathered.Values(t, limits) {
+		if strings.HasPrefix(key, "apiserver_current_inflight_requests{") {
+			n += value
 		}
 	}
 	return n
@@ -99,7 +90,7 @@ func TestASlowReaderHoldsNoSeat(t *testing.T) {
 			h := largeList(t, limits)
 			slow, _ := unread(t, h, protocol, configMapsPath)
 			await.That(t, "the seat is given back", func() error {
-				if n := inFlight(limits); n != 0 {
+				if n := inFlight(t, limits); n != 0 {
 					return fmt.Errorf("%v requests hold seats", n)
 				}
 				return nil
