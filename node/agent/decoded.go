@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"maps"
 	"sync"
 	"weak"
 
@@ -13,7 +14,11 @@ import (
 type Decoded struct {
 	mu      sync.Mutex
 	entries map[key]weak.Pointer[entry] // the latest of each object
+	swept   int                         // the number of entries after those of deleted objects were removed last
 }
+
+// leastSwept is the number of entries from which on those of deleted objects are looked for.
+const leastSwept = 1024
 
 // find returns the entry of an object that is the same, byte for byte; nil if there is none.
 func (d *Decoded) find(k key, o *nodev1.Object) *entry {
@@ -41,4 +46,8 @@ func (d *Decoded) keep(e *entry) {
 		d.entries = map[key]weak.Pointer[entry]{}
 	}
 	d.entries[e.key] = weak.Make(e)
+	if len(d.entries) > 2*max(d.swept, leastSwept) {
+		maps.DeleteFunc(d.entries, func(_ key, p weak.Pointer[entry]) bool { return p.Value() == nil })
+		d.swept = len(d.entries)
+	}
 }
