@@ -2,12 +2,10 @@ package admin
 
 import (
 	"errors"
-	"os"
 	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/kontiki/kontiki/cmd/kontiki/apply"
 )
@@ -28,14 +26,9 @@ func applyCommand() *cobra.Command {
 			if !atomic {
 				return errors.New("give --atomic; to apply one object after the other use `kontiki kubectl apply`")
 			}
-			config, err := Config(kubeconfig)
+			config, err := configIn(kubeconfig, &o.Namespace)
 			if err != nil {
 				return err
-			}
-			if o.Namespace == "" {
-				if o.Namespace, err = namespaceOf(kubeconfig); err != nil {
-					return err
-				}
 			}
 			o.Config, o.In, o.Out, o.Err = config, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
 			return apply.Run(cmd.Context(), o)
@@ -81,17 +74,4 @@ func (d *dryRun) Set(text string) error {
 		return errors.New("must be server or none")
 	}
 	return nil
-}
-
-// namespaceOf returns the namespace of a kubeconfig's context.
-func namespaceOf(kubeconfig string) (string, error) {
-	if kubeconfig == "" {
-		kubeconfig = os.Getenv("KUBECONFIG")
-	}
-	if kubeconfig == "" {
-		return "default", nil
-	}
-	namespace, _, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
-		&clientcmd.ClientConfigLoadingRules{ExplicitPath: kubeconfig}, &clientcmd.ConfigOverrides{}).Namespace()
-	return namespace, err
 }

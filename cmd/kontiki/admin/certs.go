@@ -11,27 +11,15 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/kontiki/kontiki/cluster"
 	"github.com/spf13/cobra"
+
+	"github.com/kontiki/kontiki/cluster"
 )
 
 // certsCommand shows and changes the cluster's certificates and keys, through the API.
-func certsCommand(kubeconfig *string) *cobra.Command {
-	var output string
+func certsCommand(f *flags) *cobra.Command {
 	run := func(do func(ctx context.Context, c *client, args []string) error) func(*cobra.Command, []string) error {
-		return func(cmd *cobra.Command, args []string) error {
-			if output != "" && output != "json" {
-				return fmt.Errorf("--output: %q is not json", output)
-			}
-			c, err := newClient(*kubeconfig)
-			if err != nil {
-				return err
-			}
-			c.json = output == "json"
-			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
-			defer cancel()
-			return do(ctx, c, args)
-		}
+		return f.run(time.Minute, do)
 	}
 	cmd := &cobra.Command{Use: "certs", Short: "Show and change certificates and keys", Args: cobra.NoArgs,
 		RunE: run(func(ctx context.Context, c *client, _ []string) error {
@@ -41,7 +29,6 @@ func certsCommand(kubeconfig *string) *cobra.Command {
 			}
 			return printCerts(os.Stdout, &all)
 		})}
-	cmd.PersistentFlags().StringVarP(&output, "output", "o", "", "json")
 	change := func(use, short, done string, args cobra.PositionalArgs, make func(args []string) CertsChange) *cobra.Command {
 		return &cobra.Command{Use: use, Short: short, Args: args,
 			RunE: run(func(ctx context.Context, c *client, args []string) error {

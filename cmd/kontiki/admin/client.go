@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"time"
 
+	"github.com/spf13/cobra"
 	"k8s.io/client-go/rest"
 )
 
@@ -30,6 +32,32 @@ func newClient(kubeconfig string) (*client, error) {
 		return nil, err
 	}
 	return &client{http: h, base: strings.TrimSuffix(config.Host, "/")}, nil
+}
+
+// flags are those of commands that ask the administration paths.
+type flags struct{ kubeconfig, output string }
+
+// add adds the flags to a command and those below it.
+func (f *flags) add(cmd *cobra.Command) {
+	cmd.PersistentFlags().StringVar(&f.kubeconfig, "kubeconfig", "", "the cluster's kubeconfig (default: this machine's cluster)")
+	cmd.PersistentFlags().StringVarP(&f.output, "output", "o", "", "json")
+}
+
+// run returns the function of a command: do with a client, within a time.
+func (f *flags) run(within time.Duration, do func(ctx context.Context, c *client, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		if f.output != "" && f.output != "json" {
+			return fmt.Errorf("--output: %q is not json", f.output)
+		}
+		c, err := newClient(f.kubeconfig)
+		if err != nil {
+			return err
+		}
+		c.json = f.output == "json"
+		ctx, cancel := context.WithTimeout(cmd.Context(), within)
+		defer cancel()
+		return do(ctx, c, args)
+	}
 }
 
 // do sends a request and returns the response body, which the caller must close.

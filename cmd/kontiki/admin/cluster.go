@@ -22,30 +22,17 @@ import (
 const limit = 30 * time.Second
 
 func clusterCommand() *cobra.Command {
-	var kubeconfig, output string
+	var f flags
 	cmd := &cobra.Command{Use: "cluster", Short: "Administer the cluster's masters"}
-	cmd.PersistentFlags().StringVar(&kubeconfig, "kubeconfig", "", "the cluster's kubeconfig (default: this machine's cluster)")
-	cmd.PersistentFlags().StringVarP(&output, "output", "o", "", "json")
+	f.add(cmd)
 	sub := func(use, short string, args cobra.PositionalArgs, run func(ctx context.Context, c *client, args []string) error) {
-		cmd.AddCommand(&cobra.Command{Use: use, Short: short, Args: args, RunE: func(cmd *cobra.Command, args []string) error {
-			if output != "" && output != "json" {
-				return fmt.Errorf("--output: %q is not json", output)
-			}
-			c, err := newClient(kubeconfig)
-			if err != nil {
-				return err
-			}
-			c.json = output == "json"
-			ctx, cancel := context.WithTimeout(cmd.Context(), limit)
-			defer cancel()
-			return run(ctx, c, args)
-		}})
+		cmd.AddCommand(&cobra.Command{Use: use, Short: short, Args: args, RunE: f.run(limit, run)})
 	}
 	sub("status", "Show the masters, their roles and health; exits with 2 when the cluster is degraded", cobra.NoArgs, clusterStatus)
 	sub("members", "List all hosts, masters and workers, as gossip sees them", cobra.NoArgs, clusterMembers)
 	sub("transfer [MASTER]", "Hand leadership over to a master, or to any", cobra.MaximumNArgs(1), transferLeadership)
 	sub("remove MASTER", "Remove a master for good, dead or alive; it can join again with an empty data directory and a token", cobra.ExactArgs(1), removeMaster)
-	cmd.AddCommand(recoverCommand(), certsCommand(&kubeconfig))
+	cmd.AddCommand(recoverCommand(), certsCommand(&f))
 	return cmd
 }
 

@@ -38,6 +38,28 @@ func Config(kubeconfig string) (*rest.Config, error) {
 	return config, nil
 }
 
+// configIn is Config for a command about a namespace: if none is given, it is the kubeconfig's.
+func configIn(kubeconfig string, namespace *string) (*rest.Config, error) {
+	config, err := Config(kubeconfig)
+	if err == nil && *namespace == "" {
+		*namespace, err = namespaceOf(kubeconfig)
+	}
+	return config, err
+}
+
+// namespaceOf returns the namespace of a kubeconfig's context.
+func namespaceOf(kubeconfig string) (string, error) {
+	if kubeconfig == "" {
+		kubeconfig = os.Getenv("KUBECONFIG")
+	}
+	if kubeconfig == "" {
+		return "default", nil
+	}
+	namespace, _, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
+		&clientcmd.ClientConfigLoadingRules{ExplicitPath: kubeconfig}, &clientcmd.ConfigOverrides{}).Namespace()
+	return namespace, err
+}
+
 // ExitCode is an error that ends the process with a status and without a message.
 type ExitCode int
 

@@ -20,27 +20,11 @@ const rotationLimit = time.Hour
 
 // secretsCommand administers the keys of Secrets, through the API.
 func secretsCommand() *cobra.Command {
-	var kubeconfig, output string
+	var f flags
 	cmd := &cobra.Command{Use: "secrets", Short: "Show and rotate the keys that encrypt Secrets"}
-	cmd.PersistentFlags().StringVar(&kubeconfig, "kubeconfig", "", "the cluster's kubeconfig (default: this machine's cluster)")
-	cmd.PersistentFlags().StringVarP(&output, "output", "o", "", "json")
-	run := func(limit time.Duration, do func(context.Context, *client) error) func(*cobra.Command, []string) error {
-		return func(cmd *cobra.Command, _ []string) error {
-			if output != "" && output != "json" {
-				return fmt.Errorf("--output: %q is not json", output)
-			}
-			c, err := newClient(kubeconfig)
-			if err != nil {
-				return err
-			}
-			c.json = output == "json"
-			ctx, cancel := context.WithTimeout(cmd.Context(), limit)
-			defer cancel()
-			return do(ctx, c)
-		}
-	}
+	f.add(cmd)
 	status := &cobra.Command{Use: "status", Short: "Show the keys, what each is needed for, and the progress of a rotation; exits with 2 if there are problems", Args: cobra.NoArgs,
-		RunE: run(limit, secretsStatus)}
+		RunE: f.run(limit, secretsStatus)}
 	var o rotateOptions
 	rotate := &cobra.Command{Use: "rotate", Short: "Make a new key and encrypt every Secret with it, while the cluster works", Args: cobra.NoArgs,
 		Long: `Make a new key, and encrypt every Secret with it while the cluster works.
@@ -48,7 +32,7 @@ func secretsCommand() *cobra.Command {
 The cluster does this by itself, also if this command ends or the leader changes. Secrets keep their resourceVersion, and nobody who watches
 them is told. The old key is dropped when nothing needs it any more: no Secret, no client that resumes a watch from before, and no snapshot that
 a master has taken by itself. --finish drops it without waiting for clients and snapshots.`,
-		RunE: run(rotationLimit, func(ctx context.Context, c *client) error { return rotateSecrets(ctx, c, o) })}
+		RunE: f.run(rotationLimit, func(ctx context.Context, c *client, _ []string) error { return rotateSecrets(ctx, c, o) })}
 	rotate.Flags().BoolVar(&o.finish, "finish", false, "drop old keys now; snapshots from before the rotation can then only be restored with an identity.json of that time")
 	rotate.Flags().BoolVar(&o.wait, "wait", true, "wait until every Secret is encrypted with the new key, or with --finish until the old keys are dropped")
 	rotate.Flags().BoolVar(&o.withoutKMS, "without-kms", false, "make a key of the cluster's own, although a KMS plugin is configured")
@@ -57,7 +41,7 @@ a master has taken by itself. --finish drops it without waiting for clients and 
 	return cmd
 }
 
-func secretsStatus(ctx context.Context, c *client) error {
+func secretsStatus(ctx context.Context, c *client, _ []string) error {
 	var s cluster.SecretKeys
 	if err := c.call(ctx, http.MethodGet, SecretsPath, nil, &s); err != nil {
 		return err

@@ -29,14 +29,9 @@ func undeleteCommand() *cobra.Command {
 			default:
 				return fmt.Errorf("-o %s: must be yaml", output)
 			}
-			config, err := Config(kubeconfig)
+			config, err := configIn(kubeconfig, &o.Namespace)
 			if err != nil {
 				return err
-			}
-			if o.Namespace == "" {
-				if o.Namespace, err = namespaceOf(kubeconfig); err != nil {
-					return err
-				}
 			}
 			o.Config, o.Names, o.Out, o.Err, o.Now = config, args, cmd.OutOrStdout(), cmd.ErrOrStderr(), time.Now
 			return undelete.Run(cmd.Context(), o)

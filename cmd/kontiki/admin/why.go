@@ -19,14 +19,9 @@ func whyCommand() *cobra.Command {
 		Example: "  kontiki why web-7d4b9 -n shop",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			config, err := Config(kubeconfig)
+			config, err := configIn(kubeconfig, &namespace)
 			if err != nil {
 				return err
-			}
-			if namespace == "" {
-				if namespace, err = namespaceOf(kubeconfig); err != nil {
-					return err
-				}
 			}
 			set, err := kubernetes.NewForConfig(config)
 			if err != nil {
