@@ -1,5 +1,3 @@
-// Package admission contains the admission steps that every cluster runs, under the names that upstream's plugins have. Each is in a
-// file of its own, but for those about signers. A step without a name of upstream's plugins cannot be disabled, and runs first.
 package admission
 
 import (

@@ -1,4 +1,3 @@
-// Command kontiki is the Kontiki binary: master, worker, development cluster, and the tools to administer them.
 package main
 
 import (
