@@ -53,7 +53,7 @@ func (s *unreliable) Propose(ctx context.Context, c *kv.Command) (kv.Result, err
 		return kv.Result{}, kv.ErrOutcomeUnknown
 	case chance == 2 && claim:
 		s.late.Go(func() {
-			time.Sleep(time.Duration(chance) * time.Millisecond)
+			time.Sleep(time.Duration(chance) * time.Millisecond)  // a late write: any time is as good as another, and nothing awaits it
 			_, _ = s.Store.Propose(context.WithoutCancel(ctx), c) // nobody learns what came of it
 		})
 		return kv.Result{}, kv.ErrOutcomeUnknown

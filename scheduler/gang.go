@@ -446,7 +446,8 @@ func (s *Scheduler) undoGang(t *gangTrial, by []string) {
 	}
 }
 
-// bindGang binds the placed members: as many as the gang lacks with one command, and the others, whose number has no limit, after that. Members beyond the gang's size that do not fit wait as other pods do.
+// bindGang binds the placed members: as many as the gang lacks with one command, and the others, whose number has no limit, after
+// that. Members beyond the gang's size that do not fit wait as other pods do.
 func (s *Scheduler) bindGang(ctx context.Context, t *gangTrial) {
 	unit := &together{gang: t.key}
 	for _, d := range t.placed {

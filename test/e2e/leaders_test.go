@@ -148,7 +148,7 @@ func each(t *testing.T, n int, call func(i int) error) {
 		callers.Go(func() {
 			for i := range next {
 				var err error
-				for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+				for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) { // no event tells that a master serves again
 					if err = call(i); err == nil || time.Now().After(deadline) {
 						break
 					}
