@@ -23,6 +23,7 @@ PROTOC_GEN_GO_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 GRPCURL            := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
 BUF                := github.com/bufbuild/buf/cmd/buf@v1.50.0
 STATICCHECK        := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOTESTSUM          := gotest.tools/gotestsum@v1.13.0
 TOOLS  := $(CURDIR)/.tools
 PROTOS := $(shell find proto -name '*.proto')
 
@@ -61,9 +62,14 @@ stop: ## stop and remove the cluster of `make run`
 
 test: deps lint unit clocks e2e ## everything that fits in 30 minutes, from a clean clone
 
+# Tests in real time, with processes, disks and networks, can fail once on a busy machine. When at most $(1) tests fail, each is run once more,
+# by itself; a data race is never excused. The summary at the end shows what failed first: a test in it is a bug to mend.
+again = $(GO) run $(GOTESTSUM) --format standard-quiet --hide-summary skipped --rerun-fails=1 --rerun-fails-max-failures=$(1) \
+        --rerun-fails-run-root-test --rerun-fails-abort-on-data-race
+
 unit: deps
 	@mkdir -p bin
-	$(GO) test -timeout 20m $$($(GO) list ./... | grep -vE '/test/(e2e|cases|bench)(/|$$)')
+	$(call again,4) --packages "$$($(GO) list ./... | grep -vE '/test/(e2e|cases|bench)(/|$$)' | tr '\n' ' ')" -- -timeout 20m
 	@echo "each benchmark once, to see that it still works"
 	@$(GO) test -run '^$$' -bench . -benchtime 1x $$($(GO) list ./... | grep -v /test/) >$(CURDIR)/bin/benchmarks.log 2>&1 || { cat $(CURDIR)/bin/benchmarks.log; exit 1; }
 
@@ -78,7 +84,7 @@ clocks: ## test masters whose wall clocks are set, with a patched Go runtime
 
 e2e: deps build images node
 	GOBIN=$(TOOLS) $(GO) install $(GRPCURL)
-	GRPCURL=$(TOOLS)/grpcurl KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(GO) test -count=1 -p 1 -timeout 25m ./test/e2e/... ./test/cases/...
+	GRPCURL=$(TOOLS)/grpcurl KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(call again,3) --packages "./test/e2e/... ./test/cases/..." -- -count=1 -p 1 -timeout 25m
 
 # The programs that Kontiki is tested with and compared with. They are built from modules of their own, and take minutes the first time.
 UPSTREAM := kube-apiserver kube-controller-manager kube-scheduler
