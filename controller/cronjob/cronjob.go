@@ -43,6 +43,9 @@ type reconciler struct {
 	Config
 	mu        sync.Mutex
 	schedules map[controller.Key]known
+	// real and shown are the time and what the clock showed when watchClock looked last. They are taken before the first
+	// CronJob is synchronized, so that no change of the clock goes unseen after that.
+	real, shown time.Time
 }
 
 // known is a CronJob's schedule as it was last seen.
@@ -61,7 +64,7 @@ func New(config Config) *controller.Controller {
 	if config.CheckClock == 0 {
 		config.CheckClock = 10 * time.Second
 	}
-	r := &reconciler{Config: config, schedules: map[controller.Key]known{}}
+	r := &reconciler{Config: config, schedules: map[controller.Key]known{}, real: time.Now(), shown: config.Now()}
 	return &controller.Controller{
 		Name: "cronjob", Watches: []client.Object{&batchv1.CronJob{}, &batchv1.Job{}}, Workers: 5,
 		Start: enqueueAll, Enqueue: r.enqueue, Reconcile: r.reconcile, Source: r.watchClock,
@@ -95,16 +98,16 @@ func (r *reconciler) enqueue(_ client.View, event client.Event, enqueue func(con
 func (r *reconciler) watchClock(ctx context.Context, enqueue func(controller.Key)) error {
 	ticker := time.NewTicker(r.CheckClock)
 	defer ticker.Stop()
-	real, shown := time.Now(), r.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-ticker.C:
 		}
-		passed := time.Since(real) // by the monotonic clock, which nobody sets
-		set := r.Now().Round(0).Sub(shown.Round(0)) - passed
-		real, shown = real.Add(passed), r.Now()
+		passed := time.Since(r.real) // by the monotonic clock, which nobody sets
+		shows := r.Now()
+		set := shows.Round(0).Sub(r.shown.Round(0)) - passed
+		r.real, r.shown = r.real.Add(passed), shows
 		if set.Abs() > time.Second {
 			enqueueAll(r.Client.View(), enqueue)
 		}

@@ -252,6 +252,7 @@ func TestMissedTimes(t *testing.T) {
 	b.clock.Advance(3 * time.Hour)
 	b.scheduled("2027-05-01T13:00:00Z")
 	b.change(func(cj *batchv1.CronJob) { cj.Spec.Suspend = new(true) })
+	b.awaitSync() // a synchronization that began before would start a Job
 	b.clock.Advance(10 * 24 * time.Hour)
 	b.change(func(cj *batchv1.CronJob) { cj.Spec.Suspend = new(false) })
 	b.scheduled("2027-05-11T13:00:00Z")
@@ -263,6 +264,7 @@ func TestMissedTimes(t *testing.T) {
 	b.change(func(cj *batchv1.CronJob) {
 		cj.Spec.Suspend, cj.Spec.StartingDeadlineSeconds = new(true), ptr.To[int64](600)
 	})
+	b.awaitSync()
 	b.clock.Advance(148 * time.Minute)
 	b.change(func(cj *batchv1.CronJob) { cj.Spec.Suspend = new(false) })
 	b.clock.Advance(35 * time.Minute)
