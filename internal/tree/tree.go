@@ -211,6 +211,12 @@ func gone(err error) bool {
 // removed meanwhile is left out. The time and the number of system calls are proportional to the number of entries; after more than
 // most of them it fails with ErrTooMany. dir itself is trusted.
 func Walk(ctx context.Context, dir string, most int, visit func(*unix.Stat_t) error) error {
+	return Each(ctx, dir, most, func(_ int, _ string, st *unix.Stat_t) error { return visit(st) })
+}
+
+// Each is Walk, and says where what it visits is: a directory is the open descriptor fd, and name is empty then; anything else is the
+// entry name of the directory fd, and may have been replaced meanwhile.
+func Each(ctx context.Context, dir string, most int, visit func(fd int, name string, st *unix.Stat_t) error) error {
 	fd, err := openDir(unix.AT_FDCWD, dir)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: dir, Err: err}
@@ -222,7 +228,7 @@ func Walk(ctx context.Context, dir string, most int, visit func(*unix.Stat_t) er
 		if err != nil {
 			return err
 		}
-		return visit(st)
+		return visit(fd, "", st)
 	}
 	if err := enter(fd); err != nil {
 		return err
@@ -259,7 +265,7 @@ func Walk(ctx context.Context, dir string, most int, visit func(*unix.Stat_t) er
 				return p.fail("stat", dir, e.name, err)
 			}
 			if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-				if err := visit(&st); err != nil {
+				if err := visit(l.open.fd, e.name, &st); err != nil {
 					return err
 				}
 				continue
