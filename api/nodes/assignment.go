@@ -1,16 +1,22 @@
 package nodes
 
 import (
+	"slices"
+
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/component-helpers/storage/ephemeral"
+	"k8s.io/kubernetes/pkg/api/v1/persistentvolume"
 
 	"github.com/kontiki/kontiki/api/client"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
 // kinds are the kinds of objects that assignments contain.
-var kinds = []client.Object{&corev1.Pod{}, &corev1.Secret{}, &corev1.ConfigMap{}, &corev1.Service{}, &discoveryv1.EndpointSlice{}, &corev1.Node{}, &certificatesv1.ClusterTrustBundle{}}
+var kinds = []client.Object{&corev1.Pod{}, &corev1.Secret{}, &corev1.ConfigMap{}, &corev1.PersistentVolumeClaim{}, &corev1.PersistentVolume{},
+	&corev1.Service{}, &discoveryv1.EndpointSlice{}, &corev1.Node{}, &certificatesv1.ClusterTrustBundle{}}
 
 // key identifies an object of an assignment.
 type key struct{ resource, namespace, name string }
@@ -19,19 +25,19 @@ func (k key) proto() *nodev1.ObjectKey {
 	return &nodev1.ObjectKey{Resource: k.resource, Namespace: k.namespace, Name: k.name}
 }
 
-// assignment tracks which objects of its own one worker has been sent: its pods, what they refer to, and its node. Only one goroutine may
-// use it.
+// assignment tracks which objects of its own one worker has been sent: its pods, what they refer to, what that refers to, and its node.
+// Only one goroutine may use it.
 type assignment struct {
 	node string
 	// view returns the present state.
 	view func() client.View
-	// follows is told which Secrets and ConfigMaps the worker's pods refer to.
+	// follows is told which objects the worker's objects refer to.
 	follows names
 	// sent has the revision of each of these objects that the worker has.
 	sent map[key]uint64
-	// named has the Secrets and ConfigMaps that the worker's pods refer to; pods has the references of each pod.
+	// named has what the worker's objects refer to; holds has the references of each pod, claim and volume.
 	named map[key]*reference
-	pods  map[key][]key
+	holds map[key][]key
 }
 
 // names is told for which objects changes are needed. After name has returned, no later change is missed.
@@ -40,18 +46,20 @@ type names interface {
 	unname(key)
 }
 
-// reference is an object that pods refer to.
+// reference is an object that other objects refer to.
 type reference struct {
-	pods int
+	holders int
 	// revision is that of the view in which the object was looked up first.
 	revision uint64
+	// uid is that of a claim: a volume is sent only if it is bound to exactly this claim.
+	uid types.UID
 }
 
 func newAssignment(node string, view func() client.View, follows names) *assignment {
-	return &assignment{node: node, view: view, follows: follows, sent: map[key]uint64{}, named: map[key]*reference{}, pods: map[key][]key{}}
+	return &assignment{node: node, view: view, follows: follows, sent: map[key]uint64{}, named: map[key]*reference{}, holds: map[key][]key{}}
 }
 
-// end ends the interest in all that pods refer to.
+// end ends the interest in all that is referred to.
 func (a *assignment) end() {
 	for ref := range a.named {
 		a.follows.unname(ref)
@@ -94,51 +102,108 @@ func (a *assignment) full(v client.View) *delta {
 func (a *assignment) addPod(d *delta, pod *corev1.Pod) {
 	k := key{"pods", pod.Namespace, pod.Name}
 	d.put(k, pod)
-	before := a.pods[k]
-	a.pods[k] = references(pod)
-	for _, ref := range a.pods[k] {
+	a.refer(d, k, references(pod))
+}
+
+func (a *assignment) removePod(d *delta, k key) {
+	if _, ok := a.holds[k]; !ok {
+		return
+	}
+	d.drop(k)
+	a.forget(d, k)
+}
+
+// refer replaces what an object refers to. What is new is looked up and followed in turn.
+func (a *assignment) refer(d *delta, from key, refs []key) {
+	before := a.holds[from]
+	a.holds[from] = refs
+	for _, ref := range refs {
 		if known := a.named[ref]; known != nil {
-			known.pods++
+			known.holders++
 			continue
 		}
 		a.follows.name(ref)
 		v := a.view() // after that: it contains all changes that do not arrive
-		a.named[ref] = &reference{1, v.Revision()}
-		switch ref.resource {
-		case "secrets":
-			if secret, ok := client.Get[*corev1.Secret](v, ref.namespace, ref.name); ok {
-				d.put(ref, secret)
-			}
-		case "configmaps":
-			if cm, ok := client.Get[*corev1.ConfigMap](v, ref.namespace, ref.name); ok {
-				d.put(ref, cm)
-			}
+		a.named[ref] = &reference{holders: 1, revision: v.Revision()}
+		if obj := lookUp(v, ref); obj != nil {
+			a.take(d, ref, obj)
 		}
 	}
 	a.release(d, before)
 }
 
-func (a *assignment) removePod(d *delta, k key) {
-	before, ok := a.pods[k]
-	if !ok {
-		return
-	}
-	delete(a.pods, k)
-	d.drop(k)
+// forget ends the references of an object.
+func (a *assignment) forget(d *delta, from key) {
+	before := a.holds[from]
+	delete(a.holds, from)
 	a.release(d, before)
 }
 
 func (a *assignment) release(d *delta, refs []key) {
 	for _, ref := range refs {
 		if known := a.named[ref]; known != nil {
-			if known.pods--; known.pods > 0 {
+			if known.holders--; known.holders > 0 {
 				continue
 			}
 			delete(a.named, ref)
 			a.follows.unname(ref)
 			d.drop(ref)
+			a.forget(d, ref)
 		}
 	}
+}
+
+// take takes over a version of an object that others refer to.
+func (a *assignment) take(d *delta, k key, obj client.Object) {
+	switch obj := obj.(type) {
+	case *corev1.PersistentVolumeClaim:
+		a.named[k].uid = obj.UID
+		d.put(k, obj)
+		a.refer(d, k, volumeOf(obj))
+	case *corev1.PersistentVolume:
+		if !a.mayMount(obj) {
+			d.drop(k)
+			a.forget(d, k)
+			return
+		}
+		d.put(k, obj)
+		a.refer(d, k, secretsOf(obj))
+	default:
+		d.put(k, obj)
+	}
+}
+
+// mayMount says whether a volume is bound to a claim that one of the worker's pods uses, as node authorization asks: whoever may create
+// a claim may write any volume's name into it, and gets neither that volume nor its Secrets by that.
+func (a *assignment) mayMount(volume *corev1.PersistentVolume) bool {
+	ref := volume.Spec.ClaimRef
+	if ref == nil || ref.UID == "" {
+		return false
+	}
+	claim := a.named[key{"persistentvolumeclaims", ref.Namespace, ref.Name}]
+	return claim != nil && claim.uid == ref.UID
+}
+
+// lookUp returns the object that a reference names, or nil.
+func lookUp(v client.View, ref key) client.Object {
+	switch ref.resource {
+	case "secrets":
+		return got(client.Get[*corev1.Secret](v, ref.namespace, ref.name))
+	case "configmaps":
+		return got(client.Get[*corev1.ConfigMap](v, ref.namespace, ref.name))
+	case "persistentvolumeclaims":
+		return got(client.Get[*corev1.PersistentVolumeClaim](v, ref.namespace, ref.name))
+	case "persistentvolumes":
+		return got(client.Get[*corev1.PersistentVolume](v, "", ref.name))
+	}
+	return nil
+}
+
+func got[T client.Object](obj T, ok bool) client.Object {
+	if !ok {
+		return nil
+	}
+	return obj
 }
 
 // apply adds to a delta the changes that events cause for the worker.
@@ -156,17 +221,29 @@ func (a *assignment) apply(d *delta, events []client.Event) {
 			a.referenceChanged(d, key{"secrets", obj.Namespace, obj.Name}, event)
 		case *corev1.ConfigMap:
 			a.referenceChanged(d, key{"configmaps", obj.Namespace, obj.Name}, event)
+		case *corev1.PersistentVolumeClaim:
+			a.referenceChanged(d, key{"persistentvolumeclaims", obj.Namespace, obj.Name}, event)
+		case *corev1.PersistentVolume:
+			a.referenceChanged(d, key{"persistentvolumes", "", obj.Name}, event)
 		case *corev1.Node:
 			a.changed(d, nodeKey(obj.Name), event)
 		}
 	}
 }
 
-// referenceChanged is changed for what pods refer to, unless none does or the change was seen when the object was looked up.
+// referenceChanged is changed for what others refer to, unless none does or the change was seen when the object was looked up.
 func (a *assignment) referenceChanged(d *delta, k key, event client.Event) {
-	if known := a.named[k]; known != nil && event.Revision > known.revision {
-		a.changed(d, k, event)
+	known := a.named[k]
+	if known == nil || event.Revision <= known.revision {
+		return
 	}
+	if event.New == nil {
+		d.drop(k)
+		known.uid = ""
+		a.forget(d, k)
+		return
+	}
+	a.take(d, k, event.New)
 }
 
 func (a *assignment) changed(d *delta, k key, event client.Event) {
@@ -199,7 +276,27 @@ func (a *assignment) message(d *delta) (upserts []*nodev1.Object, deletes []*nod
 	return upserts, deletes, nil
 }
 
-// references returns the Secrets and ConfigMaps that a pod refers to, each once.
+// volumeOf returns the volume that a claim is bound to.
+func volumeOf(claim *corev1.PersistentVolumeClaim) []key {
+	if claim.Status.Phase != corev1.ClaimBound || claim.Spec.VolumeName == "" {
+		return nil
+	}
+	return []key{{"persistentvolumes", "", claim.Spec.VolumeName}}
+}
+
+// secretsOf returns the Secrets that a worker needs for mounting a volume.
+func secretsOf(volume *corev1.PersistentVolume) []key {
+	var out []key
+	persistentvolume.VisitPVSecretNames(volume, func(namespace, name string, forWorkers bool) bool {
+		if k := (key{"secrets", namespace, name}); forWorkers && name != "" && !slices.Contains(out, k) {
+			out = append(out, k)
+		}
+		return true
+	})
+	return out
+}
+
+// references returns the Secrets, ConfigMaps and claims that a pod refers to, each once.
 func references(pod *corev1.Pod) []key {
 	var out []key
 	seen := map[key]bool{}
@@ -235,7 +332,14 @@ func references(pod *corev1.Pod) []key {
 			}
 		}
 	}
-	for _, volume := range pod.Spec.Volumes {
+	for i := range pod.Spec.Volumes {
+		volume := &pod.Spec.Volumes[i]
+		if volume.PersistentVolumeClaim != nil {
+			add("persistentvolumeclaims", volume.PersistentVolumeClaim.ClaimName)
+		}
+		if volume.Ephemeral != nil {
+			add("persistentvolumeclaims", ephemeral.VolumeClaimName(pod, volume))
+		}
 		if volume.Secret != nil {
 			add("secrets", volume.Secret.SecretName)
 		}

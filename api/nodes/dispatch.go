@@ -26,7 +26,7 @@ const (
 )
 
 // dispatcher reads every change of the cluster once for all sessions of this master, and passes it to those that it concerns: a pod to
-// its node's, a Secret or ConfigMap to those whose pods name it, and a shared object, encoded once, to all. The cost of a change depends
+// its node's, what pods refer to (Secrets, ConfigMaps, claims, volumes) to those whose objects name it, and a shared object, encoded once, to all. The cost of a change depends
 // on how many workers it concerns, not on how many there are.
 //
 // A session learns its own objects in these steps, and misses nothing: it subscribes, forgets what has arrived, and takes a view; what is
@@ -122,6 +122,10 @@ func (d *dispatcher) dispatch(events []client.Event) error {
 			d.pass(d.byName[key{"secrets", obj.Namespace, obj.Name}], one)
 		case *corev1.ConfigMap:
 			d.pass(d.byName[key{"configmaps", obj.Namespace, obj.Name}], one)
+		case *corev1.PersistentVolumeClaim:
+			d.pass(d.byName[key{"persistentvolumeclaims", obj.Namespace, obj.Name}], one)
+		case *corev1.PersistentVolume:
+			d.pass(d.byName[key{"persistentvolumes", "", obj.Name}], one)
 		case *corev1.Node:
 			d.pass(d.byNode[obj.Name], one) // it gets its own as a whole
 		}

@@ -104,7 +104,8 @@ func New(c Config) (*Agent, error) {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
 	a.node = newNodeStatus(c)
-	a.volumes = volume.New(volume.Config{RootDir: filepath.Join(c.StateDir, "pods"), Objects: a.store, Token: a.createToken, Certify: a.certifyPod, Node: a.node.current})
+	a.volumes = volume.New(volume.Config{RootDir: filepath.Join(c.StateDir, "pods"), Objects: a.store, Token: a.createToken, Certify: a.certifyPod,
+		Node: a.node.current, Labels: a.labels})
 	a.pods = pods.New(pods.Config{
 		NodeName: c.NodeName, NodeIP: c.NodeIP, Runtime: c.Runtime, Network: c.Network, Volumes: a.volumes, Objects: a.store, Sink: a.out,
 		DNS: a.dns, Node: a.node.current, ClusterNode: a.clusterNode, AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,
@@ -122,6 +123,14 @@ func (a *Agent) Node() *corev1.Node { return a.node.current() }
 
 // clusterNode returns the Node object as the cluster has it, nil if that is not known.
 func (a *Agent) clusterNode() *corev1.Node { return a.store.clusterNode() }
+
+// labels returns the node's labels in the cluster, or its own if those are not known.
+func (a *Agent) labels() map[string]string {
+	if n := a.store.clusterNode(); n != nil {
+		return n.Labels
+	}
+	return a.node.current().Labels
+}
 
 // Run runs the agent until ctx ends. Containers keep running after that.
 func (a *Agent) Run(ctx context.Context) error {

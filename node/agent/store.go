@@ -38,6 +38,9 @@ var resources = map[string]func() wire.Message{
 	"endpointslices": func() wire.Message { return &discoveryv1.EndpointSlice{} },
 	"nodes":          func() wire.Message { return &corev1.Node{} },
 
+	"persistentvolumeclaims": func() wire.Message { return &corev1.PersistentVolumeClaim{} },
+	"persistentvolumes":      func() wire.Message { return &corev1.PersistentVolume{} },
+
 	"clustertrustbundles": func() wire.Message { return &certificatesv1.ClusterTrustBundle{} },
 }
 
@@ -63,7 +66,7 @@ var sharedResources = map[string]bool{"services": true, "endpointslices": true, 
 type change struct {
 	pods    []*corev1.Pod // new or changed
 	gone    []types.UID
-	objects map[string]bool // namespaces whose secrets or config maps changed
+	objects map[string]bool // namespaces whose secrets, config maps, claims or claims' volumes changed
 	trust   bool            // trust bundles changed
 	cluster bool            // services, slices or nodes changed
 	// What should be written to disk: at once, or some time later.
@@ -191,13 +194,20 @@ func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 	if a.From != 0 && a.From != s.version {
 		return c, fmt.Errorf("assignment: a delta from version %d does not follow version %d", a.From, s.version)
 	}
-	touch := func(k key) {
-		switch k.resource {
-		case "secrets", "configmaps":
+	touch := func(k key, object wire.Message) {
+		usedIn := func(namespace string) {
 			if c.objects == nil {
 				c.objects = map[string]bool{}
 			}
-			c.objects[k.namespace] = true
+			c.objects[namespace] = true
+		}
+		switch k.resource {
+		case "secrets", "configmaps", "persistentvolumeclaims":
+			usedIn(k.namespace)
+		case "persistentvolumes":
+			if v, ok := object.(*corev1.PersistentVolume); ok && v.Spec.ClaimRef != nil {
+				usedIn(v.Spec.ClaimRef.Namespace)
+			}
 		case "clustertrustbundles":
 			c.trust = true
 		case "services", "endpointslices":
@@ -215,7 +225,7 @@ func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 		}
 		delete(s.objects, k)
 		c.deletes = append(c.deletes, &nodev1.ObjectKey{Resource: k.resource, Namespace: k.namespace, Name: k.name})
-		touch(k)
+		touch(k, old.object)
 		if p, ok := old.object.(*corev1.Pod); ok {
 			c.gone = append(c.gone, p.UID)
 		}
@@ -251,7 +261,7 @@ func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 		} else {
 			c.upserts = append(c.upserts, o)
 		}
-		touch(k)
+		touch(k, e.object)
 		if p, ok := e.object.(*corev1.Pod); ok {
 			if old != nil {
 				if op := old.object.(*corev1.Pod); op.UID != p.UID { // deleted and created again between two deltas
@@ -368,6 +378,16 @@ func (s *store) ConfigMap(namespace, name string) (*corev1.ConfigMap, bool) {
 // Secret implements pods.Objects.
 func (s *store) Secret(namespace, name string) (*corev1.Secret, bool) {
 	return get[*corev1.Secret](s, "secrets", namespace, name)
+}
+
+// PersistentVolumeClaim implements volume.Objects.
+func (s *store) PersistentVolumeClaim(namespace, name string) (*corev1.PersistentVolumeClaim, bool) {
+	return get[*corev1.PersistentVolumeClaim](s, "persistentvolumeclaims", namespace, name)
+}
+
+// PersistentVolume implements volume.Objects.
+func (s *store) PersistentVolume(name string) (*corev1.PersistentVolume, bool) {
+	return get[*corev1.PersistentVolume](s, "persistentvolumes", "", name)
 }
 
 // TrustBundles implements volume.Objects.

@@ -138,7 +138,6 @@ func (m *Manager) unsupported(pod *corev1.Pod) []string {
 	for c, kind := range podspec.Containers(pod) {
 		refuse := func(used bool, field string) { refuse(used, kind.Field()+"["+c.Name+"]."+field) }
 		refuse(len(c.Resources.Claims) > 0 && !m.features.Devices, "resources.claims")
-		refuse(len(c.VolumeDevices) > 0, "volumeDevices")
 		for _, r := range c.RestartPolicyRules {
 			refuse(r.Action != corev1.ContainerRestartRuleActionRestart, "restartPolicyRules.action: "+string(r.Action))
 		}

@@ -47,14 +47,14 @@ var fates = map[string]fate{
 	"PodSecurityContext.SELinuxOptions": refused, "PodSecurityContext.WindowsOptions": masters, // of no effect on Linux
 	"PodSecurityContext.RunAsUser": done, "PodSecurityContext.RunAsGroup": done, "PodSecurityContext.RunAsNonRoot": done,
 	"PodSecurityContext.SupplementalGroups": done, "PodSecurityContext.SupplementalGroupsPolicy": done, "PodSecurityContext.FSGroup": done,
-	"PodSecurityContext.Sysctls": done, "PodSecurityContext.FSGroupChangePolicy": done, // volumes that it is about are made anew each time
+	"PodSecurityContext.Sysctls": done, "PodSecurityContext.FSGroupChangePolicy": done,
 	"PodSecurityContext.SeccompProfile": done, "PodSecurityContext.AppArmorProfile": done, "PodSecurityContext.SELinuxChangePolicy": done, // of volumes with labels
 	"Sysctl.Name": done, "Sysctl.Value": done, "SeccompProfile.Type": done, "SeccompProfile.LocalhostProfile": done,
 	"AppArmorProfile.Type": done, "AppArmorProfile.LocalhostProfile": done,
 
 	"Container.Name": done, "Container.Image": done, "Container.Command": done, "Container.Args": done, "Container.WorkingDir": done, "Container.Ports": done,
 	"Container.EnvFrom": done, "Container.Env": done, "Container.Resources": done, "Container.ResizePolicy": masters, // says what a resize does, which the API does not serve
-	"Container.RestartPolicy": done, "Container.RestartPolicyRules": done, "Container.VolumeMounts": done, "Container.VolumeDevices": refused,
+	"Container.RestartPolicy": done, "Container.RestartPolicyRules": done, "Container.VolumeMounts": done, "Container.VolumeDevices": done,
 	"Container.LivenessProbe": done, "Container.ReadinessProbe": done, "Container.StartupProbe": done, "Container.Lifecycle": done,
 	"Container.TerminationMessagePath": done, "Container.TerminationMessagePolicy": done, "Container.ImagePullPolicy": done, "Container.SecurityContext": done,
 	"Container.Stdin": done, "Container.StdinOnce": done, "Container.TTY": done,
@@ -75,6 +75,7 @@ var fates = map[string]fate{
 	"ConfigMapEnvSource.LocalObjectReference": done, "ConfigMapEnvSource.Optional": done,
 	"SecretEnvSource.LocalObjectReference": done, "SecretEnvSource.Optional": done, "LocalObjectReference.Name": done,
 
+	"VolumeDevice.Name": done, "VolumeDevice.DevicePath": done,
 	"VolumeMount.Name": done, "VolumeMount.ReadOnly": done, "VolumeMount.RecursiveReadOnly": done, "VolumeMount.MountPath": done, "VolumeMount.SubPath": done,
 	"VolumeMount.MountPropagation": done, "VolumeMount.SubPathExpr": done, "VolumeMount.BindMountOptions": refused,
 
@@ -99,12 +100,14 @@ var fates = map[string]fate{
 	"Volume.Name": done, "Volume.VolumeSource": done, "VolumeSource.HostPath": done, "VolumeSource.EmptyDir": done, "VolumeSource.Secret": done,
 	"VolumeSource.DownwardAPI": done, "VolumeSource.ConfigMap": done, "VolumeSource.Projected": done,
 	"VolumeSource.GCEPersistentDisk": unmade, "VolumeSource.AWSElasticBlockStore": unmade, "VolumeSource.GitRepo": unmade, "VolumeSource.NFS": unmade,
-	"VolumeSource.ISCSI": unmade, "VolumeSource.Glusterfs": unmade, "VolumeSource.PersistentVolumeClaim": unmade, "VolumeSource.RBD": unmade,
+	"VolumeSource.ISCSI": unmade, "VolumeSource.Glusterfs": unmade, "VolumeSource.PersistentVolumeClaim": done, "VolumeSource.RBD": unmade,
 	"VolumeSource.FlexVolume": unmade, "VolumeSource.Cinder": unmade, "VolumeSource.CephFS": unmade, "VolumeSource.Flocker": unmade, "VolumeSource.FC": unmade,
 	"VolumeSource.AzureFile": unmade, "VolumeSource.VsphereVolume": unmade, "VolumeSource.Quobyte": unmade, "VolumeSource.AzureDisk": unmade,
 	"VolumeSource.PhotonPersistentDisk": unmade, "VolumeSource.PortworxVolume": unmade, "VolumeSource.ScaleIO": unmade, "VolumeSource.StorageOS": unmade,
-	"VolumeSource.CSI": unmade, "VolumeSource.Ephemeral": unmade, "VolumeSource.Image": done, "ImageVolumeSource.Reference": done, "ImageVolumeSource.PullPolicy": done,
-	"HostPathVolumeSource.Path": done, "HostPathVolumeSource.Type": done,
+	"VolumeSource.CSI": unmade, "VolumeSource.Ephemeral": done, "VolumeSource.Image": done, "ImageVolumeSource.Reference": done, "ImageVolumeSource.PullPolicy": done,
+	"PersistentVolumeClaimVolumeSource.ClaimName": done, "PersistentVolumeClaimVolumeSource.ReadOnly": done,
+	"EphemeralVolumeSource.VolumeClaimTemplate": masters, // the controller makes the claim
+	"HostPathVolumeSource.Path":                 done, "HostPathVolumeSource.Type": done,
 	"EmptyDirVolumeSource.Medium": done, "EmptyDirVolumeSource.SizeLimit": done, "EmptyDirVolumeSource.Mode": unmade,
 	"SecretVolumeSource.SecretName": done, "SecretVolumeSource.Items": done, "SecretVolumeSource.DefaultMode": done, "SecretVolumeSource.Optional": done,
 	"SecretVolumeSource.DefaultUser":             unmade,

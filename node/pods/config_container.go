@@ -145,11 +145,13 @@ func targetOf(pod *corev1.Pod, name string) string {
 	return ""
 }
 
-// showsObjects says whether a volume contains objects of the cluster. Only the agent may write to such a volume.
-func showsObjects(pod *corev1.Pod, name string) bool {
+// onlyRead says whether no container may write to a volume, because it shows objects of the cluster, or an image, or because the pod
+// says so.
+func onlyRead(pod *corev1.Pod, name string) bool {
 	for i := range pod.Spec.Volumes {
 		if v := &pod.Spec.Volumes[i]; v.Name == name {
-			return v.ConfigMap != nil || v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil || v.Image != nil
+			return v.ConfigMap != nil || v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil || v.Image != nil ||
+				v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly || v.NFS != nil && v.NFS.ReadOnly
 		}
 	}
 	return false
@@ -193,7 +195,7 @@ func (w *worker) mounts(pod *corev1.Pod, c *corev1.Container, lookup func(string
 		if !filepath.IsAbs(path) {
 			path = "/" + path
 		}
-		rm := runtime.Mount{HostPath: host, ContainerPath: path, ReadOnly: m.ReadOnly || showsObjects(pod, m.Name),
+		rm := runtime.Mount{HostPath: host, ContainerPath: path, ReadOnly: m.ReadOnly || onlyRead(pod, m.Name),
 			RecursiveReadOnly: recursiveReadOnly(m, w.m.features.RecursiveReadOnly)}
 		if m.MountPropagation != nil {
 			switch *m.MountPropagation {
@@ -212,7 +214,28 @@ func (w *worker) mounts(pod *corev1.Pod, c *corev1.Container, lookup func(string
 				ReadOnly: c.SecurityContext != nil && c.SecurityContext.ReadOnlyRootFilesystem != nil && *c.SecurityContext.ReadOnlyRootFilesystem})
 		}
 	}
-	return out, nil, nil
+	devices, err := w.devices(pod, c)
+	return out, devices, err
+}
+
+// devices returns the volumes that a container gets as devices.
+func (w *worker) devices(pod *corev1.Pod, c *corev1.Container) ([]runtime.Device, error) {
+	var out []runtime.Device
+	for _, d := range c.VolumeDevices {
+		host, ok := w.volumes[d.Name]
+		if !ok {
+			return nil, fmt.Errorf("cannot find volume %q to pass into container %q", d.Name, c.Name)
+		}
+		if !filepath.IsAbs(d.DevicePath) {
+			return nil, fmt.Errorf("error DevicePath `%s` must be an absolute path", d.DevicePath)
+		}
+		access := "mrw"
+		if onlyRead(pod, d.Name) {
+			access = "r"
+		}
+		out = append(out, runtime.Device{HostPath: host, ContainerPath: d.DevicePath, Permissions: access})
+	}
+	return out, nil
 }
 
 // securityOf merges the pod's and the container's security contexts: the container's fields take precedence.

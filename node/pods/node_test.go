@@ -65,6 +65,10 @@ func (n *node) ConfigMap(ns, name string) (*corev1.ConfigMap, bool) {
 }
 func (n *node) Secret(ns, name string) (*corev1.Secret, bool) { s, ok := n.secrets[name]; return s, ok }
 func (n *node) Services() ([]*corev1.Service, bool)           { return nil, true }
+func (n *node) PersistentVolumeClaim(string, string) (*corev1.PersistentVolumeClaim, bool) {
+	return nil, false
+}
+func (n *node) PersistentVolume(string) (*corev1.PersistentVolume, bool) { return nil, false }
 func (n *node) TrustBundles() []*certificatesv1.ClusterTrustBundle {
 	return []*certificatesv1.ClusterTrustBundle{{Spec: certificatesv1.ClusterTrustBundleSpec{SignerName: "a"}}}
 }

@@ -27,15 +27,15 @@ import (
 // descriptor of the volume's directory (os.Root), which links cannot lead out of, and read only regular files.
 const dataLink = "..data"
 
-// write updates the volume's directory to the collected files, and returns its path.
-func (p *projector) write(plugin string) (string, error) {
-	dir := p.m.dir(p.pod, plugin, p.volume)
+// write updates the volume's directory to the collected files.
+func (p *projector) write(secret bool) error {
+	dir := p.dir
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
+		return err
 	}
-	if plugin == "secret" || plugin == "projected" {
+	if secret {
 		if err := inMemory(dir); err != nil {
-			return "", err
+			return err
 		}
 	}
 	gid := fsGroup(p.pod)
@@ -45,7 +45,7 @@ func (p *projector) write(plugin string) (string, error) {
 			p.files[path] = f
 		}
 	}
-	return dir, writeAtomically(p.ctx, dir, p.files, gid)
+	return writeAtomically(p.ctx, dir, p.files, gid)
 }
 
 // inMemory mounts a tmpfs for a volume with Secrets, so that they are not written to a disk.

@@ -131,7 +131,7 @@ func (p *projector) writtenCredential(s *corev1.PodCertificateProjection) *crede
 		if path == "" {
 			return nil
 		}
-		data, err := beneath.ReadFile(p.m.dir(p.pod, "projected", p.volume), path, beneath.Follow, maxCredential)
+		data, err := beneath.ReadFile(p.dir, path, beneath.Follow, maxCredential)
 		if err != nil {
 			return nil
 		}

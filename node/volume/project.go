@@ -23,6 +23,7 @@ type projector struct {
 	ctx    context.Context
 	pod    *corev1.Pod
 	volume string
+	dir    string
 	hostIP string
 	podIPs []string
 	mode   int32
@@ -132,11 +133,7 @@ func (p *projector) downward(items []corev1.DownwardAPIVolumeFile) error {
 		case it.FieldRef != nil:
 			v, err = downward.Field(p.pod, it.FieldRef.FieldPath, p.hostIP, p.podIPs)
 		case it.ResourceFieldRef != nil:
-			var node *corev1.Node
-			if p.m.c.Node != nil {
-				node = p.m.c.Node()
-			}
-			v, err = downward.Resource(p.pod, nil, it.ResourceFieldRef, node)
+			v, err = downward.Resource(p.pod, nil, it.ResourceFieldRef, p.m.node())
 		}
 		if err != nil {
 			return err
@@ -211,7 +208,7 @@ func (p *projector) token(s *corev1.ServiceAccountTokenProjection) (string, erro
 	t := p.m.tokens[k]
 	p.m.mu.Unlock()
 	if t == nil { // a previous agent may have written one
-		if b, err := beneath.ReadFile(p.m.dir(p.pod, "projected", p.volume), s.Path, beneath.Follow, maxToken); err == nil {
+		if b, err := beneath.ReadFile(p.dir, s.Path, beneath.Follow, maxToken); err == nil {
 			if issued, expires, ok := lifeOf(string(b)); ok {
 				t = &token{string(b), renewAt(issued, expires)}
 				p.m.keep(k, t)

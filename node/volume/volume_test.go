@@ -31,6 +31,8 @@ type shelf struct {
 	configs map[string]*corev1.ConfigMap
 	secrets map[string]*corev1.Secret
 	bundles []*certificatesv1.ClusterTrustBundle
+	claims  map[string]*corev1.PersistentVolumeClaim
+	volumes map[string]*corev1.PersistentVolume
 	issued  int
 	refuse  error
 
@@ -54,6 +56,16 @@ func (s *shelf) ConfigMap(_, name string) (*corev1.ConfigMap, bool) {
 func (s *shelf) Secret(_, name string) (*corev1.Secret, bool) {
 	c, ok := s.secrets[name]
 	return c, ok
+}
+
+func (s *shelf) PersistentVolumeClaim(_, name string) (*corev1.PersistentVolumeClaim, bool) {
+	c, ok := s.claims[name]
+	return c, ok
+}
+
+func (s *shelf) PersistentVolume(name string) (*corev1.PersistentVolume, bool) {
+	v, ok := s.volumes[name]
+	return v, ok
 }
 
 func (s *shelf) TrustBundles() []*certificatesv1.ClusterTrustBundle { return s.bundles }
@@ -415,8 +427,8 @@ func TestDownwardVolume(t *testing.T) {
 // TestAVolumeThatIsNotMadeIsNamed checks the names of volumes that are not supported, as manifests spell them.
 func TestAVolumeThatIsNotMadeIsNamed(t *testing.T) {
 	for want, source := range map[string]corev1.VolumeSource{
-		"persistentVolumeClaim": {PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}},
-		"cephfs":                {CephFS: &corev1.CephFSVolumeSource{Monitors: []string{"m"}}},
+		"rbd":    {RBD: &corev1.RBDVolumeSource{}},
+		"cephfs": {CephFS: &corev1.CephFSVolumeSource{Monitors: []string{"m"}}},
 	} {
 		m := manager(t, &shelf{})
 		_, err := m.Setup(context.Background(), podWith(vol("v", source)), "", nil)

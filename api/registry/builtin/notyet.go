@@ -33,5 +33,4 @@ const (
 	noController = "stored, but no controller of this cluster acts on them yet"
 	notEnforced  = "stored, but not enforced yet: all traffic passes"
 	notAsked     = "stored, but not applied yet: requests are admitted without them"
-	notMounted   = "bound, but pods cannot mount them yet"
 )

@@ -1,0 +1,132 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/kontiki/kontiki/internal/durable"
+)
+
+// State is what is needed to unmount a volume of a pod. It is on disk before anything is mounted, so that whatever is mounted is also
+// unmounted when the agent, the pod and its objects are gone.
+type State struct {
+	// Plugin is the kind of volume; Volume is its name in the pod.
+	Plugin string `json:"plugin"`
+	Volume string `json:"volume"`
+	// PersistentVolume is the name of the persistent volume, if it is one.
+	PersistentVolume string `json:"persistentVolume,omitempty"`
+	// Dir is the volume's folder below the pod's, and Path what mount returned.
+	Dir  string `json:"dir"`
+	Path string `json:"path,omitempty"`
+	// Mounted says that mounting was completed. If not, all, a part or nothing of it may have been done.
+	Mounted bool `json:"mounted"`
+	// seen says that this process has mounted it or found it mounted.
+	seen bool
+}
+
+// stateDir is the folder below a pod's with a state file for each of its volumes.
+const stateDir = "volume-state"
+
+func (m *Manager) stateFile(uid, volume string) string {
+	return filepath.Join(m.podDir(uid), stateDir, volume+".json")
+}
+
+// loadStates reads what previous processes left.
+func (m *Manager) loadStates() {
+	pods, err := os.ReadDir(m.c.RootDir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		slog.Error("the state of volumes cannot be read", "err", err)
+	}
+	for _, pod := range pods {
+		files, err := os.ReadDir(filepath.Join(m.podDir(pod.Name()), stateDir))
+		if err != nil {
+			continue // it has no such volumes
+		}
+		for _, f := range files {
+			if filepath.Ext(f.Name()) != ".json" {
+				continue // of an interrupted write
+			}
+			s, err := durable.Load[State](filepath.Join(m.podDir(pod.Name()), stateDir, f.Name()))
+			if err != nil {
+				slog.Error("the state of a volume cannot be read; what is mounted in its pod's folder is unmounted when the pod ends", "uid", pod.Name(), "err", err)
+				continue
+			}
+			m.keepState(pod.Name(), s)
+		}
+	}
+}
+
+// state returns what is known of a volume.
+func (m *Manager) state(uid, volume string) (State, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.states[uid][volume]
+	if s == nil {
+		return State{}, false
+	}
+	return *s, true
+}
+
+// statesOf returns what is known of a pod's volumes.
+func (m *Manager) statesOf(uid string) []State {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []State
+	for _, s := range m.states[uid] {
+		out = append(out, *s)
+	}
+	return out
+}
+
+// saveState stores a state durably.
+func (m *Manager) saveState(uid string, s State) error {
+	path := m.stateFile(uid, s.Volume)
+	if err := durable.MakeDir(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("state of the volume: %w", err)
+	}
+	if err := durable.Save(path, &s); err != nil {
+		return fmt.Errorf("state of the volume: %w", err)
+	}
+	m.keepState(uid, &s)
+	return nil
+}
+
+func (m *Manager) keepState(uid string, s *State) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.states[uid] == nil {
+		m.states[uid] = map[string]*State{}
+	}
+	m.states[uid][s.Volume] = s
+}
+
+// dropState removes the state of a volume that is not mounted any more.
+func (m *Manager) dropState(uid string, s State) error {
+	if err := os.Remove(m.stateFile(uid, s.Volume)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if delete(m.states[uid], s.Volume); len(m.states[uid]) == 0 {
+		delete(m.states, uid)
+	}
+	return nil
+}
+
+// usedBy returns how many other pods have a persistent volume mounted, or begin to.
+func (m *Manager) usedBy(pv, but string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := 0
+	for uid, volumes := range m.states {
+		for _, s := range volumes {
+			if s.PersistentVolume == pv && uid != but {
+				n++
+			}
+		}
+	}
+	return n
+}
