@@ -1,6 +1,12 @@
 package e2e_test
 
-import "testing"
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
 
 func TestClaimsAreBoundToVolumes(t *testing.T) {
 	healthy(t)
@@ -28,4 +34,82 @@ spec: {accessModes: [ReadWriteOnce], storageClassName: e2e, resources: {requests
 	contains(t, kubectl(t, "-n", ns, "get", "pvc", "data"), "Bound", "e2e-small", "1Gi", "RWO")
 	kubectl(t, "-n", ns, "delete", "pvc", "data", "--timeout=30s")
 	kubectl(t, "wait", "--for=jsonpath={.status.phase}=Released", "pv/e2e-small", "--timeout=30s")
+}
+
+// TestPodsMountClaims: pods write to volumes of the host's folders through claims, read-only where they say so, and with their group. The
+// data outlives the pods.
+func TestPodsMountClaims(t *testing.T) {
+	healthy(t)
+	ns := namespace(t)
+	root := t.TempDir()
+	if err := os.Chmod(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(root, "local"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { kubectl(t, "delete", "pv", "e2e-host-"+ns, "e2e-local-"+ns, "--wait=false") })
+	apply(t, fmt.Sprintf(`
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: e2e-host-%[1]s}
+spec: {capacity: {storage: 1Gi}, accessModes: [ReadWriteOnce], storageClassName: %[1]s-host, hostPath: {path: %[2]s/host, type: DirectoryOrCreate}}
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: e2e-local-%[1]s}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  storageClassName: %[1]s-local
+  local: {path: %[2]s/local}
+  nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [worker-1]}]}]}}
+`, ns, root))
+	for _, kind := range []string{"host", "local"} {
+		apply(t, in(ns, fmt.Sprintf(`
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: %[2]s}
+spec: {accessModes: [ReadWriteOnce], storageClassName: %[1]s-%[2]s, resources: {requests: {storage: 1Gi}}}
+`, ns, kind)))
+	}
+	pod := func(name, command, readOnly string) string {
+		return in(ns, fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: %s}
+spec:
+  nodeName: worker-1
+  restartPolicy: Never
+  securityContext: {runAsUser: 1000, fsGroup: 4321}
+  initContainers:
+  - {name: owner, image: busybox, imagePullPolicy: Never, command: [sh, -c, "chmod 777 /host || true"], securityContext: {runAsUser: 0}, volumeMounts: [{name: host, mountPath: /host}]}
+  containers:
+  - name: c
+    image: busybox
+    imagePullPolicy: Never
+    command: [sh, -c, %q]
+    volumeMounts: [{name: host, mountPath: /host}, {name: local, mountPath: /local}, {name: local, mountPath: /part, subPath: a/b}]
+  volumes:
+  - {name: host, persistentVolumeClaim: {claimName: host, readOnly: %[3]s}}
+  - {name: local, persistentVolumeClaim: {claimName: local, readOnly: %[3]s}}
+`, name, command, readOnly))
+	}
+	apply(t, pod("writer", "echo host > /host/f && echo local > /local/f && echo part > /part/f && stat -c %g /local", "false"))
+	kubectl(t, "-n", ns, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/writer", "--timeout=60s")
+	contains(t, kubectl(t, "-n", ns, "logs", "writer"), "4321")
+	apply(t, pod("reader", "cat /host/f /local/f /local/a/b/f; touch /host/g; touch /local/g; true", "true"))
+	kubectl(t, "-n", ns, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/reader", "--timeout=60s")
+	contains(t, kubectl(t, "-n", ns, "logs", "reader"), "host", "local", "part", "/host/g: Read-only file system", "/local/g: Read-only file system")
+	kubectl(t, "-n", ns, "delete", "pod", "writer", "reader", "--timeout=30s")
+	if b, err := os.ReadFile(filepath.Join(root, "local", "a", "b", "f")); err != nil || string(b) != "part\n" {
+		t.Errorf("%q, %v", b, err)
+	}
+	mounts, err := os.ReadFile("/proc/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(mounts), "e2e-local-"+ns) {
+		t.Error("the volume is still mounted")
+	}
 }
