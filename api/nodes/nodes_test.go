@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -403,6 +404,44 @@ func TestOnlyTheWorkerMovesWhatConditionsHaveObserved(t *testing.T) {
 		}
 		if got := scheduled(); got != want {
 			t.Errorf("after %s: %+v, not %+v", status, got, want)
+		}
+	}
+}
+
+// TestConditionsAboutAResizeGoWithTheReport: the worker alone says whether a resize is pending, so a report without the condition
+// removes it.
+func TestConditionsAboutAResizeGoWithTheReport(t *testing.T) {
+	h, c := serve(t)
+	w := connect(t, c, "w1")
+	w.until("its own node", w.has("nodes//w1"))
+	pod := create(t, h, podNaming("a", "s"))
+	if err := h.Client.Bind(context.Background(), pod, "w1"); err != nil {
+		t.Fatal(err)
+	}
+	pending := corev1.PodCondition{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: corev1.PodReasonDeferred, LastTransitionTime: metav1.Unix(1, 0)}
+	infeasible := pending
+	infeasible.Reason, infeasible.LastTransitionTime = corev1.PodReasonInfeasible, metav1.Unix(2, 0)
+	for seq, want := range [][]corev1.PodCondition{{pending}, {infeasible}, nil} {
+		report := encode(t, &corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodPending, Conditions: want}})
+		w.send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Status{Status: &nodev1.StatusBatch{Sequence: uint64(1 + seq),
+			Pods: []*nodev1.PodStatus{{Namespace: "default", Name: "a", Uid: string(pod.UID), Status: report}}}}})
+		for {
+			if result := w.recv().GetStatusResult(); result != nil {
+				if len(result.Errors) > 0 {
+					t.Fatal(result)
+				}
+				break
+			}
+		}
+		got, _ := client.Get[*corev1.Pod](h.Client.View(), "default", "a")
+		var resize []corev1.PodCondition
+		for _, condition := range got.Status.Conditions {
+			if condition.Type == corev1.PodResizePending {
+				resize = append(resize, condition)
+			}
+		}
+		if !equality.Semantic.DeepEqual(resize, want) {
+			t.Errorf("conditions %+v, want %+v", resize, want)
 		}
 	}
 }

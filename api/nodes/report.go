@@ -243,9 +243,15 @@ func (s *session) reportPod(ctx context.Context, report *nodev1.PodStatus) error
 	return nil
 }
 
-// owned are the pod conditions that the worker sets.
+// owned are the pod conditions that the worker sets. Those about a resize are its alone: it also removes them, and sets when they
+// changed.
 var owned = map[corev1.PodConditionType]bool{
 	corev1.PodInitialized: true, corev1.PodReady: true, corev1.ContainersReady: true, corev1.PodReadyToStartContainers: true,
+	corev1.PodResizePending: true, corev1.PodResizeInProgress: true,
+}
+
+func aboutResize(t corev1.PodConditionType) bool {
+	return t == corev1.PodResizePending || t == corev1.PodResizeInProgress
 }
 
 // mergePodStatus takes over what the worker reports and keeps what others own: the scheduler's condition, readiness gates,
@@ -264,14 +270,14 @@ func mergePodStatus(stored, reported corev1.PodStatus) corev1.PodStatus {
 		} else if !owned[condition.Type] && before != nil {
 			continue // kept below
 		}
-		if before != nil && before.Status == condition.Status {
+		if before != nil && before.Status == condition.Status && !aboutResize(condition.Type) {
 			condition.LastTransitionTime = before.LastTransitionTime
 		}
 		seen[condition.Type] = true
 		conditions = append(conditions, condition)
 	}
 	for _, condition := range stored.Conditions {
-		if !seen[condition.Type] {
+		if !seen[condition.Type] && !aboutResize(condition.Type) {
 			conditions = append(conditions, condition)
 		}
 	}

@@ -113,6 +113,7 @@ func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runti
 		KernelVersion: unix.ByteSliceToString(uts.Release[:]), OSImage: osName(), ContainerRuntimeVersion: version, KubeletVersion: n.c.Version,
 		OperatingSystem: "linux", Architecture: arch,
 	}
+	s.DeclaredFeatures = declaredFeatures
 	s.RuntimeHandlers, s.Features = capabilities(n.c.Runtime.Features())
 	n.mu.Lock()
 	var old []corev1.NodeCondition
@@ -157,6 +158,9 @@ func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runti
 	}
 	return node
 }
+
+// declaredFeatures are those of upstream's names for what newer nodes alone support, sorted.
+var declaredFeatures = []string{"InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers"}
 
 // capabilities are what pods can ask of the node's only runtime handler, which has no name because pods with a runtimeClassName are
 // refused, and of the node. User namespaces are refused too; the policy of supplementary groups is kept on every host.

@@ -28,6 +28,8 @@ type observed struct {
 	byName map[string][]runtime.Container
 	// sandbox is the generation of the pod's sandbox, "" if it is not known.
 	sandbox string
+	// alloc is what the pod was granted.
+	alloc *allocation
 	// liveness, startup and readiness by container id; absent means no result yet.
 	liveness, startup, readiness map[string]verdict
 }
@@ -98,6 +100,8 @@ type actions struct {
 	init  bool                // start contains init containers
 	// ephemeral containers are started independently of all others, once.
 	ephemeral []*corev1.Container
+	// resize has running containers whose limits change.
+	resize []resizing
 }
 
 const labelHash = "hash"
@@ -238,6 +242,10 @@ func computeActions(pod *corev1.Pod, o observed) actions {
 				}
 				continue
 			}
+			if a.resized(pod, o, c, l) {
+				a.init = true
+				continue
+			}
 		}
 		if isSidecar(c) {
 			if needsStart(pod, o, c) {
@@ -279,6 +287,8 @@ func computeActions(pod *corev1.Pod, o observed) actions {
 				if restart {
 					a.start = append(a.start, c)
 				}
+			} else {
+				a.resized(pod, o, c, l)
 			}
 			continue
 		}
@@ -287,6 +297,21 @@ func computeActions(pod *corev1.Pod, o observed) actions {
 		}
 	}
 	return a
+}
+
+// resized adds what a running container needs for its limits to become the allocated ones, and returns true if that is a restart.
+func (a *actions) resized(pod *corev1.Pod, o observed, c *corev1.Container, l *runtime.Container) bool {
+	r, restart := resizeOf(pod, o, c, l)
+	switch {
+	case r == nil:
+	case restart:
+		a.kill = append(a.kill, kill{l.ID, c, fmt.Sprintf("Container %s resize requires restart", c.Name), nil})
+		a.start = append(a.start, c)
+		return true
+	default:
+		a.resize = append(a.resize, *r)
+	}
+	return false
 }
 
 // lastFailure returns when the newest attempt ended, for back-off; zero if there was none.

@@ -45,6 +45,11 @@ const maxHostname = 64
 func (w *worker) sandboxConfig(pod *corev1.Pod) (runtime.SandboxConfig, error) {
 	c := runtime.SandboxConfig{UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, Hostname: hostname(pod),
 		HostPID: pod.Spec.HostPID, SharePID: pod.Spec.ShareProcessNamespace != nil && *pod.Spec.ShareProcessNamespace, Resources: podResources(pod)}
+	w.mu.Lock()
+	if w.alloc != nil {
+		c.Resources = w.alloc.AppliedPod
+	}
+	w.mu.Unlock()
 	if pod.Spec.HostNetwork {
 		c.Net = runtime.NamespaceHost
 	}
@@ -108,7 +113,7 @@ func (w *worker) containerConfig(pod *corev1.Pod, c *corev1.Container, o observe
 		Resources: containerResources(pod, c, w.m.nodeMemory()), Security: security,
 		Stdin: c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY,
 		LogPath: filepath.Join(w.m.podLogDir(pod), c.Name, strconv.Itoa(attempt)+".log"),
-		Labels:  map[string]string{labelHash: hashOf(c), labelSandbox: w.sandbox},
+		Labels:  map[string]string{labelHash: hashOf(c), labelSandbox: w.sandbox, labelLimits: limitsOf(pod, c).label()},
 	}
 	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
 		cfg.StopSignal = string(*c.Lifecycle.StopSignal)

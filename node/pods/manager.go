@@ -290,6 +290,7 @@ func (m *Manager) admit(w *worker, pod *corev1.Pod) (r *Refusal, wait time.Durat
 	if r == nil {
 		w.mu.Lock()
 		w.active = true
+		w.setAllocationLocked(allocate(w.desired))
 		w.mu.Unlock()
 		return nil, 0
 	}

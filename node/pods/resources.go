@@ -57,6 +57,9 @@ func cpuShares(milli int64) uint64 {
 	return uint64(max(minShares, min(milli*1024/1000, 262144)))
 }
 
+// milliCPU returns the request, in thousandths, that gives a number of shares.
+func milliCPU(shares uint64) int64 { return int64(shares) * 1000 / 1024 }
+
 func cpuQuota(milli int64) int64 {
 	if milli == 0 {
 		return 0
@@ -67,15 +70,16 @@ func cpuQuota(milli int64) int64 {
 // containerResources returns one container's limits for the runtime.
 func containerResources(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) runtime.Resources {
 	req, lim := c.Resources.Requests, c.Resources.Limits
-	cpu := req.Cpu().MilliValue()
+	l := limitsOf(pod, c)
+	cpu := l.CPURequest
 	if _, ok := req[corev1.ResourceCPU]; !ok {
-		cpu = lim.Cpu().MilliValue() // without a request, the limit is the request
+		cpu = l.CPULimit // without a request, the limit is the request
 	}
 	r := runtime.Resources{
 		CPUShares:   cpuShares(cpu),
-		CPUQuota:    cpuQuota(lim.Cpu().MilliValue()),
+		CPUQuota:    cpuQuota(l.CPULimit),
 		CPUPeriod:   cpuPeriod,
-		MemoryLimit: lim.Memory().Value(),
+		MemoryLimit: l.MemoryLimit,
 		OOMScoreAdj: oomScore(pod, c, nodeMemory),
 	}
 	for name, q := range lim {

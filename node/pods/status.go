@@ -7,7 +7,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	helper "k8s.io/component-helpers/resource"
 
 	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
@@ -38,6 +40,8 @@ type statusInput struct {
 	rejected bool
 	// readOnly means that recursive read-only mounts are supported here.
 	readOnly bool
+	// resize are conditions about a resize of the pod.
+	resize []corev1.PodCondition
 }
 
 // makeStatus computes the status as the API shows it. It is a pure function.
@@ -93,7 +97,57 @@ func makeStatus(in statusInput) corev1.PodStatus {
 		s.Phase, s.Reason, s.Message = corev1.PodFailed, in.stop.Reason, in.stop.Message
 	}
 	s.Conditions = conditions(in, s)
+	if !isTerminal(s.Phase) {
+		s.Conditions = append(s.Conditions, in.resize...)
+	}
+	s.AllocatedResources = helper.PodRequests(pod, helper.PodResourcesOptions{})
+	s.Resources = podStatusResources(in, s.Phase)
 	return s
+}
+
+// podStatusResources returns the resources of the pod as a whole: what is set in its cgroup, while it is running, and what it was granted
+// otherwise.
+func podStatusResources(in statusInput, phase corev1.PodPhase) *corev1.ResourceRequirements {
+	r := &corev1.ResourceRequirements{Requests: helper.PodRequests(in.pod, helper.PodResourcesOptions{}), Limits: helper.PodLimits(in.pod, helper.PodResourcesOptions{})}
+	if phase != corev1.PodRunning || in.o.alloc == nil {
+		return r
+	}
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		if _, limited := podspec.Limit(in.pod, name); !limited {
+			delete(r.Limits, name)
+		}
+	}
+	have, want := in.o.alloc.AppliedPod, podResources(in.pod)
+	if have.CPUShares != want.CPUShares {
+		r.Requests[corev1.ResourceCPU] = *resource.NewMilliQuantity(milliCPU(have.CPUShares), resource.DecimalSI)
+	}
+	if have.CPUQuota != want.CPUQuota && have.CPUQuota > 0 {
+		r.Limits[corev1.ResourceCPU] = *resource.NewMilliQuantity(have.CPUQuota*1000/cpuPeriod, resource.DecimalSI)
+	}
+	if have.MemoryLimit != want.MemoryLimit && have.MemoryLimit > 0 {
+		r.Limits[corev1.ResourceMemory] = *resource.NewQuantity(have.MemoryLimit, resource.BinarySI)
+	}
+	return r
+}
+
+// runningResources returns the resources that are set for a running container.
+func runningResources(in statusInput, c *corev1.Container, l *runtime.Container) *corev1.ResourceRequirements {
+	r := c.Resources.DeepCopy()
+	have, known := in.o.alloc.applied(l)
+	want := limitsOf(in.pod, c)
+	if l.State != runtime.StateRunning || !known || have == want {
+		return r
+	}
+	set := func(list corev1.ResourceList, name corev1.ResourceName, have, want int64, quantity *resource.Quantity) {
+		if list != nil && have != want && have > 0 {
+			list[name] = *quantity
+		}
+	}
+	set(r.Limits, corev1.ResourceCPU, have.CPULimit, want.CPULimit, resource.NewMilliQuantity(have.CPULimit, resource.DecimalSI))
+	set(r.Limits, corev1.ResourceMemory, have.MemoryLimit, want.MemoryLimit, resource.NewQuantity(have.MemoryLimit, resource.BinarySI))
+	set(r.Requests, corev1.ResourceCPU, have.CPURequest, want.CPURequest, resource.NewMilliQuantity(have.CPURequest, resource.DecimalSI))
+	set(r.Requests, corev1.ResourceMemory, have.MemoryRequest, want.MemoryRequest, resource.NewQuantity(have.MemoryRequest, resource.BinarySI))
+	return r
 }
 
 func isTerminal(p corev1.PodPhase) bool { return p == corev1.PodFailed || p == corev1.PodSucceeded }
@@ -186,7 +240,7 @@ func containerStatus(in statusInput, c *corev1.Container, old *corev1.ContainerS
 	s.ContainerID = "containerd://" + cur.ID
 	s.ImageID = cur.ImageRef
 	s.AllocatedResources = c.Resources.Requests
-	s.Resources = c.Resources.DeepCopy()
+	s.Resources = runningResources(in, c, &cur)
 	if cur.Image != "" {
 		s.Image = cur.Image
 	}
@@ -399,7 +453,8 @@ func conditions(in statusInput, s corev1.PodStatus) []corev1.PodCondition {
 
 func ownCondition(t corev1.PodConditionType) bool {
 	switch t {
-	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled:
+	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled,
+		corev1.PodResizePending, corev1.PodResizeInProgress:
 		return true
 	}
 	return false

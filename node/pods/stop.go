@@ -201,6 +201,7 @@ func (w *worker) terminate(ctx context.Context) error {
 	w.mu.Lock()
 	w.active = false
 	w.mu.Unlock()
+	w.m.resize() // others may grow now
 	w.ready = false
 	w.stage = terminated
 	w.publish(pod, o)

@@ -37,12 +37,16 @@ type worker struct {
 	log       *slog.Logger
 
 	mu         sync.Mutex
-	pod        *corev1.Pod
+	pod        *corev1.Pod // with the allocated resources
+	desired    *corev1.Pod // as the API has it
+	alloc      *allocation // nil before it is admitted
 	removed    bool
 	readded    *corev1.Pod        // assigned again after it was removed
 	cancelSync context.CancelFunc // cancels the running sync step when the pod should stop
 	stop       *Stop              // why and how it ends, nil while it should run
 	grace      *grace             // while it terminates
+	// conditions about a resize of the pod, nil if there is none
+	pendingResize, doingResize *corev1.PodCondition
 	active     bool               // admitted and not yet without processes: its resources are reserved
 	status     corev1.PodStatus
 	reported   bool
@@ -80,17 +84,38 @@ type worker struct {
 }
 
 func newWorker(m *Manager, pod *corev1.Pod) *worker {
-	w := &worker{m: m, uid: pod.UID, namespace: pod.Namespace, wake: make(chan struct{}, 1), pod: pod, status: *pod.Status.DeepCopy(),
+	w := &worker{m: m, uid: pod.UID, namespace: pod.Namespace, wake: make(chan struct{}, 1), pod: pod, desired: pod, status: *pod.Status.DeepCopy(),
 		log:   slog.With("namespace", pod.Namespace, "pod", pod.Name, "uid", pod.UID),
 		waits: map[string]waiting{}, pulling: map[string]*pullState{}, messages: map[string]string{}, backOffSaid: map[string]time.Time{}}
 	w.probes = newProber(w)
 	if dir := m.podDir(pod.UID); isDir(dir) { // a previous agent admitted it
 		w.active, w.stop = !isTerminal(pod.Status.Phase), loadStop(dir)
+		w.findAllocation(dir)
 	}
 	for _, ip := range pod.Status.PodIPs {
 		w.podIPs = append(w.podIPs, ip.IP)
 	}
 	return w
+}
+
+// findAllocation restores what a previous agent granted to the pod.
+func (w *worker) findAllocation(dir string) {
+	a, err := loadAllocation(dir)
+	if err != nil {
+		w.log.Warn("the resources of the pod could not be read from disk", "err", err)
+	}
+	if a == nil {
+		a = allocate(w.desired)
+	}
+	w.alloc, w.pod = a, a.apply(w.desired)
+	for i := range w.desired.Status.Conditions {
+		switch c := &w.desired.Status.Conditions[i]; c.Type {
+		case corev1.PodResizePending:
+			w.pendingResize = c
+		case corev1.PodResizeInProgress:
+			w.doingResize = c
+		}
+	}
 }
 
 // poke makes the worker check its pod. It never blocks.
@@ -132,8 +157,8 @@ func (w *worker) update(pod *corev1.Pod) {
 		w.readded = pod
 		return
 	}
-	old := w.pod
-	w.pod = pod
+	old := w.desired
+	w.setPodLocked(pod)
 	if old.Generation == pod.Generation && pod.Generation != 0 && old.DeletionTimestamp.Equal(pod.DeletionTimestamp) &&
 		equality.Semantic.DeepEqual(old.DeletionGracePeriodSeconds, pod.DeletionGracePeriodSeconds) &&
 		maps.Equal(old.Labels, pod.Labels) && maps.Equal(old.Annotations, pod.Annotations) &&
@@ -235,6 +260,9 @@ const again = time.Nanosecond
 
 // step does what is to be done now, and returns when to check again; 0 means on the next event, negative that the worker is done.
 func (w *worker) step(ctx context.Context) time.Duration {
+	if w.wantsResize() {
+		w.m.resize()
+	}
 	w.mu.Lock()
 	pod, removed := w.pod, w.removed
 	if w.stop == nil && (removed || pod.DeletionTimestamp != nil) {
@@ -363,6 +391,9 @@ func (w *worker) look(ctx context.Context) (observed, error) {
 	}
 	o := observe(list)
 	o.sandbox = w.sandbox
+	w.mu.Lock()
+	o.alloc = w.alloc
+	w.mu.Unlock()
 	w.probes.results(&o)
 	return o, nil
 }
@@ -376,10 +407,11 @@ func (w *worker) publish(pod *corev1.Pod, o observed) corev1.PodStatus {
 	if w.stop != nil {
 		stop = *w.stop
 	}
+	resize := w.resizeConditionsLocked()
 	w.mu.Unlock()
 	s := makeStatus(statusInput{pod: pod, old: old, o: o, waits: w.waits, message: func(c runtime.Container) string { return w.terminationMessage(pod, c) },
 		hostIP: w.m.c.NodeIP.String(), podIPs: w.podIPs, sandbox: w.ready, terminal: w.stopped, now: metav1.Now().Rfc3339Copy(),
-		stop: stop, rejected: w.rejected, readOnly: w.m.features.RecursiveReadOnly})
+		stop: stop, rejected: w.rejected, readOnly: w.m.features.RecursiveReadOnly, resize: resize})
 	shown := s
 	if isTerminal(s.Phase) && !isTerminal(old.Phase) && !w.stopped {
 		shown.Phase, shown.Reason, shown.Message = old.Phase, old.Reason, old.Message
@@ -421,6 +453,7 @@ func (w *worker) sync(ctx context.Context, pod *corev1.Pod) time.Duration {
 			next = soonest(next, left)
 		}
 	}
+	w.noteResize(pod, o)
 	s := w.publish(pod, o)
 	if isTerminal(s.Phase) || onlySidecarsLeft(pod, o) {
 		w.end(Stop{})
@@ -440,22 +473,22 @@ func (w *worker) sync(ctx context.Context, pod *corev1.Pod) time.Duration {
 	w.probes.ensure(pod, o)
 	next = soonest(next, w.watchStorage(pod, o))
 	a := computeActions(pod, o)
+	if len(a.kill) > 0 {
+		w.killForRestarts(ctx, pod, a.kill)
+	}
+	if o.alloc != nil && (len(a.resize) > 0 || !sameLimits(o.alloc.AppliedPod, podResources(pod))) {
+		if retry := w.resizeContainers(ctx, pod, o, a.resize); retry > 0 {
+			next = soonest(next, retry)
+		} else {
+			next = again
+		}
+		w.mu.Lock()
+		o.alloc = w.alloc
+		w.mu.Unlock()
+	}
 	if len(a.kill) == 0 && len(a.start) == 0 && len(a.ephemeral) == 0 {
 		w.publish(pod, o)
 		return next
-	}
-	if len(a.kill) > 0 {
-		w.during(ctx, func() {
-			var wg sync.WaitGroup
-			for _, k := range a.kill {
-				wg.Go(func() {
-					if err := contain.Run(func() error { w.killForRestart(ctx, pod, k); return nil }); err != nil {
-						w.log.Error("stopping container", "container", k.container.Name, "err", err, "stack", contain.Stack(err))
-					}
-				})
-			}
-			wg.Wait()
-		})
 	}
 	for _, c := range append(a.ephemeral, a.start...) {
 		if ctx.Err() != nil {
@@ -482,6 +515,21 @@ func (w *worker) sync(ctx context.Context, pod *corev1.Pod) time.Duration {
 		}
 	}
 	return next
+}
+
+// killForRestarts stops containers concurrently.
+func (w *worker) killForRestarts(ctx context.Context, pod *corev1.Pod, list []kill) {
+	w.during(ctx, func() {
+		var wg sync.WaitGroup
+		for _, k := range list {
+			wg.Go(func() {
+				if err := contain.Run(func() error { w.killForRestart(ctx, pod, k); return nil }); err != nil {
+					w.log.Error("stopping container", "container", k.container.Name, "err", err, "stack", contain.Stack(err))
+				}
+			})
+		}
+		wg.Wait()
+	})
 }
 
 // soonest returns the smaller of two durations, where 0 means none.

@@ -81,6 +81,9 @@ type Features struct {
 type Sandboxes interface {
 	// EnsureSandbox creates the sandbox, or its missing parts, and returns it.
 	EnsureSandbox(ctx context.Context, c SandboxConfig) (Sandbox, error)
+	// UpdateSandbox changes those limits of a sandbox that are not zero. A memory limit below what is in use is refused or reached by
+	// killing, as the kernel decides. Errors: ErrNotFound.
+	UpdateSandbox(ctx context.Context, uid string, r Resources) error
 	// RemoveSandbox removes it. None of its containers may be running; exited ones may remain. An unknown uid is not an error.
 	RemoveSandbox(ctx context.Context, uid string) error
 	ListSandboxes(ctx context.Context) ([]Sandbox, error)
@@ -102,7 +105,7 @@ type Containers interface {
 	// Container returns one container, ListContainers all of this node, or of one pod if podUID is not "".
 	Container(ctx context.Context, id string) (Container, error)
 	ListContainers(ctx context.Context, podUID string) ([]Container, error)
-	// UpdateResources changes the limits of a running container.
+	// UpdateResources changes those limits of a running container that are not zero. Errors: ErrNotRunning.
 	UpdateResources(ctx context.Context, id string, r Resources) error
 	// Stats returns the resource usage of a running container.
 	Stats(ctx context.Context, id string) (Stats, error)

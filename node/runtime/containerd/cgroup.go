@@ -67,6 +67,14 @@ func (c cgroups) ensurePod(path string, r runtime.Resources) error {
 			return fmt.Errorf("cgroup of pod: %w", err)
 		}
 	}
+	return c.limit(path, r)
+}
+
+// limit sets those limits of an existing cgroup that are not zero.
+func (c cgroups) limit(path string, r runtime.Resources) error {
+	if c.v2 {
+		return c.limitV2(path, r)
+	}
 	var errs []error
 	if r.CPUShares > 0 {
 		errs = append(errs, c.write("cpu", path, "cpu.shares", strconv.FormatUint(r.CPUShares, 10)))
@@ -142,6 +150,10 @@ func (c cgroups) ensureV2(path string, r runtime.Resources) error {
 			_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+name), 0o644)
 		}
 	}
+	return c.limitV2(path, r)
+}
+
+func (c cgroups) limitV2(path string, r runtime.Resources) error {
 	var errs []error
 	if r.CPUShares > 0 {
 		errs = append(errs, c.write("", path, "cpu.weight", strconv.FormatUint(sharesToWeight(r.CPUShares), 10)))

@@ -441,7 +441,11 @@ func (r *Runtime) UpdateResources(ctx context.Context, id string, res runtime.Re
 	if err != nil {
 		return err
 	}
-	return classify(task.Update(r.ns(ctx), client.WithResources(ociResources(res))))
+	err = task.Update(r.ns(ctx), client.WithResources(ociResources(res)))
+	if errdefs.IsNotFound(err) {
+		return fmt.Errorf("container %s: %w", id, runtime.ErrNotRunning)
+	}
+	return classify(err)
 }
 
 func (r *Runtime) Stats(ctx context.Context, id string) (runtime.Stats, error) {

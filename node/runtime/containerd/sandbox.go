@@ -59,6 +59,51 @@ func (r *Runtime) EnsureSandbox(ctx context.Context, c runtime.SandboxConfig) (r
 	return r.sandbox(c), nil
 }
 
+func (r *Runtime) UpdateSandbox(ctx context.Context, uid string, res runtime.Resources) error {
+	unlock := r.lock("sandbox/" + uid)
+	defer unlock()
+	path := filepath.Join(r.sandboxDir(uid), "config.json")
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("sandbox %s: %w", uid, runtime.ErrNotFound)
+	}
+	c := runtime.SandboxConfig{}
+	if err == nil {
+		err = json.Unmarshal(b, &c)
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.cg.limit(r.podCgroup(uid), res); err != nil {
+		return fmt.Errorf("limits of pod %s: %w", uid, err)
+	}
+	c.Resources = merged(c.Resources, res)
+	if b, err = json.Marshal(c); err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".tmp", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".tmp", path)
+}
+
+// merged returns limits in which those of change that are set replace the old ones.
+func merged(old, change runtime.Resources) runtime.Resources {
+	if change.CPUShares > 0 {
+		old.CPUShares = change.CPUShares
+	}
+	if change.CPUQuota > 0 {
+		old.CPUQuota, old.CPUPeriod = change.CPUQuota, change.CPUPeriod
+	}
+	if change.MemoryLimit > 0 {
+		old.MemoryLimit = change.MemoryLimit
+	}
+	if change.PidsLimit > 0 {
+		old.PidsLimit = change.PidsLimit
+	}
+	return old
+}
+
 func (r *Runtime) sandbox(c runtime.SandboxConfig) runtime.Sandbox {
 	s := runtime.Sandbox{UID: c.UID, Namespace: c.Namespace, Name: c.Name, Generation: r.bootID}
 	if c.Net == runtime.NamespacePod {

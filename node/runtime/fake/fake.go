@@ -19,6 +19,7 @@ import (
 type Runtime struct {
 	mu         sync.Mutex
 	sandboxes  map[string]runtime.Sandbox
+	podLimits  map[string]runtime.Resources // by UID
 	containers map[string]*container
 	images     map[string]runtime.Image // by reference
 	pullable   map[string]runtime.Image
@@ -49,7 +50,7 @@ var _ runtime.Runtime = (*Runtime)(nil)
 
 // New creates a runtime with the given images, by complete reference.
 func New(images ...string) *Runtime {
-	r := &Runtime{sandboxes: map[string]runtime.Sandbox{}, containers: map[string]*container{}, images: map[string]runtime.Image{}, pullable: map[string]runtime.Image{},
+	r := &Runtime{sandboxes: map[string]runtime.Sandbox{}, podLimits: map[string]runtime.Resources{}, containers: map[string]*container{}, images: map[string]runtime.Image{}, pullable: map[string]runtime.Image{},
 		listeners: map[chan runtime.Event]struct{}{}, faults: map[string][]error{}, blocks: map[string]chan struct{}{}, programs: map[string]Program{}, stats: map[string]runtime.Stats{}}
 	for _, i := range images {
 		r.images[i] = imageOf(i)
@@ -218,6 +219,7 @@ func (r *Runtime) EnsureSandbox(ctx context.Context, c runtime.SandboxConfig) (r
 		s.NetNS = "/fake/netns/" + c.UID
 	}
 	r.sandboxes[c.UID] = s
+	r.podLimits[c.UID] = merged(r.podLimits[c.UID], c.Resources)
 	return s, nil
 }
 
@@ -233,6 +235,7 @@ func (r *Runtime) RemoveSandbox(ctx context.Context, uid string) error {
 		}
 	}
 	delete(r.sandboxes, uid)
+	delete(r.podLimits, uid)
 	return nil
 }
 
@@ -428,8 +431,65 @@ func (r *Runtime) ListContainers(ctx context.Context, podUID string) ([]runtime.
 }
 
 func (r *Runtime) UpdateResources(ctx context.Context, id string, res runtime.Resources) error {
-	_, err := r.running(id)
-	return err
+	c, err := r.running(id)
+	if err != nil {
+		return err
+	}
+	if err := r.enter(ctx, "UpdateResources", c.info.Name+" "+describe(res)); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c.config.Resources = merged(c.config.Resources, res)
+	return nil
+}
+
+// describe names the limits that an update sets.
+func describe(r runtime.Resources) string {
+	var out []string
+	if r.CPUShares > 0 {
+		out = append(out, fmt.Sprint("shares=", r.CPUShares))
+	}
+	if r.CPUQuota > 0 {
+		out = append(out, fmt.Sprint("quota=", r.CPUQuota))
+	}
+	if r.MemoryLimit > 0 {
+		out = append(out, fmt.Sprint("memory=", r.MemoryLimit))
+	}
+	return strings.Join(out, " ")
+}
+
+func merged(old, change runtime.Resources) runtime.Resources {
+	if change.CPUShares > 0 {
+		old.CPUShares = change.CPUShares
+	}
+	if change.CPUQuota > 0 {
+		old.CPUQuota, old.CPUPeriod = change.CPUQuota, change.CPUPeriod
+	}
+	if change.MemoryLimit > 0 {
+		old.MemoryLimit = change.MemoryLimit
+	}
+	return old
+}
+
+func (r *Runtime) UpdateSandbox(ctx context.Context, uid string, res runtime.Resources) error {
+	if err := r.enter(ctx, "UpdateSandbox", describe(res)); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.sandboxes[uid]; !ok {
+		return fmt.Errorf("sandbox %s: %w", uid, runtime.ErrNotFound)
+	}
+	r.podLimits[uid] = merged(r.podLimits[uid], res)
+	return nil
+}
+
+// PodLimits returns the limits of a sandbox.
+func (r *Runtime) PodLimits(uid string) runtime.Resources {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.podLimits[uid]
 }
 
 func (r *Runtime) Stats(ctx context.Context, id string) (runtime.Stats, error) {
@@ -441,6 +501,9 @@ func (r *Runtime) Stats(ctx context.Context, id string) (runtime.Stats, error) {
 	defer r.mu.Unlock()
 	s := r.stats[c.info.Name]
 	s.Time = time.Now()
+	if limit := c.config.Resources.MemoryLimit; limit > 0 {
+		s.MemoryLimit, s.MemoryLimitPresent = uint64(limit), true
+	}
 	return s, nil
 }
 

@@ -51,6 +51,7 @@ func Suite(t *testing.T, factory func(t *testing.T) Harness) {
 		{"SandboxKeepsItsGeneration", testGeneration},
 		{"ImagesAreMountedForSandboxes", testMountImage},
 		{"ProcessesAreJoinedWhileTheyRun", testProcessesOf},
+		{"LimitsChangeInPlace", testUpdate},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
@@ -490,5 +491,51 @@ func testProcessesOf(t *testing.T, e *env) {
 	c.ProcessesOf = ended
 	if _, err := e.Runtime.CreateContainer(e.ctx, c); !errors.Is(err, runtime.ErrNotRunning) {
 		t.Errorf("one that has ended: %v", err)
+	}
+}
+
+func testUpdate(t *testing.T, e *env) {
+	limited := runtime.Resources{CPUShares: 102, CPUQuota: 10_000, CPUPeriod: 100_000, MemoryLimit: 64 << 20}
+	box := runtime.SandboxConfig{UID: e.uid, Namespace: "ns", Name: "pod", Hostname: "pod", Resources: limited}
+	if _, err := e.Runtime.EnsureSandbox(e.ctx, box); err != nil {
+		t.Fatalf("EnsureSandbox: %v", err)
+	}
+	id := e.create(func(c *runtime.ContainerConfig) { c.Sandbox, c.Resources = box, limited }, "sleep", "1000")
+	if err := e.Runtime.UpdateResources(e.ctx, id, runtime.Resources{MemoryLimit: 1 << 30}); !errors.Is(err, runtime.ErrNotRunning) {
+		t.Errorf("UpdateResources before the start: %v", err)
+	}
+	if err := e.Runtime.StartContainer(e.ctx, id); err != nil {
+		t.Fatalf("StartContainer: %v", err)
+	}
+	limit := func() uint64 {
+		s, err := e.Runtime.Stats(e.ctx, id)
+		if err != nil {
+			t.Fatalf("Stats: %v", err)
+		}
+		return s.MemoryLimit
+	}
+	for _, change := range []runtime.Resources{{MemoryLimit: 128 << 20}, {CPUShares: 204, CPUQuota: 20_000, CPUPeriod: 100_000}} {
+		if err := e.Runtime.UpdateSandbox(e.ctx, e.uid, change); err != nil {
+			t.Fatalf("UpdateSandbox %+v: %v", change, err)
+		}
+		if err := e.Runtime.UpdateResources(e.ctx, id, change); err != nil {
+			t.Fatalf("UpdateResources %+v: %v", change, err)
+		}
+		if l := limit(); l != 128<<20 {
+			t.Errorf("after %+v the memory limit is %d", change, l)
+		}
+	}
+	down := runtime.Resources{MemoryLimit: 32 << 20}
+	if err := e.Runtime.UpdateResources(e.ctx, id, down); err != nil {
+		t.Fatalf("UpdateResources %+v: %v", down, err)
+	}
+	if err := e.Runtime.UpdateSandbox(e.ctx, e.uid, down); err != nil {
+		t.Fatalf("UpdateSandbox %+v: %v", down, err)
+	}
+	if l := limit(); l != 32<<20 {
+		t.Errorf("the memory limit is %d", l)
+	}
+	if err := e.Runtime.UpdateSandbox(e.ctx, "no-such-pod", down); !errors.Is(err, runtime.ErrNotFound) {
+		t.Errorf("UpdateSandbox of an unknown one: %v", err)
 	}
 }
