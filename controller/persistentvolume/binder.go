@@ -32,7 +32,7 @@ type reconciler struct {
 func New(c *client.Client, recorder record.EventRecorder) *controller.Controller {
 	r := &reconciler{c, recorder}
 	return &controller.Controller{
-		Name: "persistentvolume-binder", Watches: []client.Object{&corev1.PersistentVolume{}, &corev1.PersistentVolumeClaim{}, &storagev1.StorageClass{}},
+		Name: "persistentvolume-binder", Watches: []client.Object{&corev1.PersistentVolume{}, &corev1.PersistentVolumeClaim{}, &storagev1.StorageClass{}, &corev1.Node{}},
 		Start: func(v client.View, enqueue func(controller.Key)) {
 			client.Each(v, "", func(volume *corev1.PersistentVolume) bool { enqueue(controller.KeyOf(volume)); return true })
 			client.Each(v, "", func(claim *corev1.PersistentVolumeClaim) bool { enqueue(controller.KeyOf(claim)); return true })
@@ -56,19 +56,23 @@ var volumes = client.NewIndex(func(volume *corev1.PersistentVolume, add func(str
 	}
 })
 
-// claims finds claims by the volume that they name, and those that name none by their class.
+// claims finds claims by the volume that they name, and those that name none by their class and the node that was selected for them.
 var claims = client.NewIndex(func(claim *corev1.PersistentVolumeClaim, add func(string)) {
 	switch {
 	case claim.Spec.VolumeName != "":
 		add(volumeKey(claim.Spec.VolumeName))
 	case !bound(claim):
 		add(classKey(storage.GetPersistentVolumeClaimClass(claim)))
+		if node := claim.Annotations[storage.AnnSelectedNode]; node != "" {
+			add(nodeKey(node))
+		}
 	}
 })
 
 func claimKey(namespace, name string) string { return "claim " + namespace + "/" + name }
 func classKey(name string) string            { return "class " + name }
 func volumeKey(name string) string           { return "volume " + name }
+func nodeKey(name string) string             { return "node " + name }
 
 // bound says whether a claim's binding was completed.
 func bound(claim *corev1.PersistentVolumeClaim) bool {
@@ -108,6 +112,12 @@ func (r *reconciler) enqueue(v client.View, event client.Event, enqueue func(con
 			enqueue(controller.Key{Namespace: ref.Namespace, Name: ref.Name})
 		} else if obj.Status.Phase == corev1.VolumeAvailable && event.New != nil {
 			r.enqueueWaiting(v, obj, enqueue)
+		}
+	case *corev1.Node:
+		if event.New == nil {
+			for _, claim := range claims.Any(v, nodeKey(obj.Name)) {
+				enqueue(controller.KeyOf(claim))
+			}
 		}
 	case *storagev1.StorageClass:
 		for _, claim := range claims.Any(v, classKey(obj.Name), classKey("")) {

@@ -298,6 +298,7 @@ func TestProvisioners(t *testing.T) {
 		v.Spec.ClaimRef = &corev1.ObjectReference{Kind: "PersistentVolumeClaim", APIVersion: "v1", Namespace: "default", Name: "wait", UID: wait.UID}
 	})
 	b.bound("wait", "free")
+	controllertest.Create(t, b.Client, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
 	b.claim("selected", "1Gi", of("wait"))
 	controllertest.Change(t, b.Client, "default", "selected", func(c *corev1.PersistentVolumeClaim) {
 		metav1.SetMetaDataAnnotation(&c.ObjectMeta, "volume.kubernetes.io/selected-node", "n1")

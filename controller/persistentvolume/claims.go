@@ -35,6 +35,10 @@ func (r *reconciler) syncClaim(ctx context.Context, v client.View, key controlle
 	if !ok {
 		return nil
 	}
+	claim, err := r.migrateClaim(ctx, claim)
+	if err != nil {
+		return err
+	}
 	switch {
 	case bound(claim):
 		return r.syncBound(ctx, v, claim)
@@ -65,6 +69,9 @@ func (r *reconciler) syncUnbound(ctx context.Context, v client.View, claim *core
 	if assigned, err := r.assignDefaultClass(ctx, v, claim); assigned || err != nil {
 		return err
 	}
+	if given, err := r.giveUpMissingNode(ctx, v, claim); given || err != nil {
+		return err
+	}
 	switch {
 	case delayed && !storage.IsDelayBindingProvisioning(claim):
 		r.tellDelay(v, claim)
@@ -75,6 +82,25 @@ func (r *reconciler) syncUnbound(ctx context.Context, v client.View, claim *core
 	}
 	_, err = r.setClaimPhase(ctx, claim, corev1.ClaimPending, nil)
 	return err
+}
+
+// giveUpMissingNode makes the scheduler choose again if the node that it chose for a claim is gone. External provisioners do the same, but
+// one that runs on that node does not.
+func (r *reconciler) giveUpMissingNode(ctx context.Context, v client.View, claim *corev1.PersistentVolumeClaim) (given bool, err error) {
+	name := claim.Annotations[storage.AnnSelectedNode]
+	if name == "" {
+		return false, nil
+	}
+	if _, ok := client.Get[*corev1.Node](v, "", name); ok {
+		return false, nil
+	}
+	changed := claim.DeepCopy()
+	delete(changed.Annotations, storage.AnnSelectedNode)
+	if _, err := client.Update(ctx, r.client, changed); err != nil {
+		return false, err
+	}
+	r.recorder.Eventf(claim, corev1.EventTypeWarning, "ProvisioningFailed", "Failed to get target node: node %q not found", name)
+	return true, nil
 }
 
 // match returns the smallest of the volumes that satisfies a claim, among those with the fewest access modes; or the one that is

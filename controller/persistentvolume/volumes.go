@@ -22,6 +22,10 @@ func (r *reconciler) syncVolume(ctx context.Context, v client.View, name string)
 	if !ok {
 		return nil
 	}
+	volume, err := r.migrateVolume(ctx, volume)
+	if err != nil {
+		return err
+	}
 	ref := volume.Spec.ClaimRef
 	if ref == nil || ref.UID == "" { // free, or reserved for a claim that is not bound to it yet
 		_, err := r.setVolumePhase(ctx, volume, corev1.VolumeAvailable, "")
