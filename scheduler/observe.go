@@ -150,7 +150,7 @@ func (s *Scheduler) apply(o observed) {
 func (s *Scheduler) observeStorage(o observed, resource framework.Resource) {
 	s.changed(o, resource)
 	if resource == framework.PersistentVolume || resource == framework.PersistentVolumeClaim {
-		s.volumes.Broadcast()
+		s.volumes.Changed(o.Object())
 	}
 }
 

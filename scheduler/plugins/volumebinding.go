@@ -61,6 +61,7 @@ type volumeFilter struct {
 	// waiting are the claims that wait for their first consumer, the smallest first, and candidates the volumes of their classes.
 	waiting    []*corev1.PersistentVolumeClaim
 	candidates map[string][]*corev1.PersistentVolume
+	capacities map[string][]storageCapacity // by class, as far as they were needed
 	// plans are what is to be done for the nodes that passed.
 	plans map[string]*volumePlan
 	taken *volumePlan // the one that was reserved
@@ -90,7 +91,8 @@ func (b *VolumeBinding) PreFilter(_ *framework.Cluster, p *framework.PodInfo) (f
 	if !hasClaims(p.Pod) {
 		return nil, nil
 	}
-	f := &volumeFilter{plugin: b, view: b.Volumes.Client.View(), pod: p.Pod, candidates: map[string][]*corev1.PersistentVolume{}, plans: map[string]*volumePlan{}}
+	f := &volumeFilter{plugin: b, view: b.Volumes.Client.View(), pod: p.Pod, candidates: map[string][]*corev1.PersistentVolume{},
+		capacities: map[string][]storageCapacity{}, plans: map[string]*volumePlan{}}
 	unbound := false
 	var refused *framework.Status
 	claimNames(p.Pod, func(name string, inline bool) {
@@ -153,17 +155,36 @@ func (f *volumeFilter) findCandidates() {
 		x, y := a.Spec.Resources.Requests[corev1.ResourceStorage], b.Spec.Resources.Requests[corev1.ResourceStorage]
 		return x.Cmp(y)
 	})
+	// Volumes that are reserved for other claims can be many, and are not looked at.
+	keys := map[string][]string{}
 	for _, claim := range f.waiting {
-		f.candidates[volume.GetPersistentVolumeClaimClass(claim)] = nil
-	}
-	client.Each(f.view, "", func(pv *corev1.PersistentVolume) bool {
-		class := volume.GetPersistentVolumeClass(pv)
-		if list, wanted := f.candidates[class]; wanted {
-			f.candidates[class] = append(list, f.plugin.Volumes.pv(pv))
+		class := volume.GetPersistentVolumeClaimClass(claim)
+		if keys[class] == nil {
+			keys[class] = []string{classKey(class)}
 		}
-		return true
-	})
+		keys[class] = append(keys[class], reservedKey(claim.Namespace, claim.Name))
+	}
+	for class, keys := range keys {
+		for _, pv := range candidateVolumes.Any(f.view, keys...) {
+			f.candidates[class] = append(f.candidates[class], f.plugin.Volumes.pv(pv))
+		}
+	}
 }
+
+// candidateVolumes finds volumes by the claim that they are reserved for, and those that are free by their class.
+var candidateVolumes = client.NewIndex(func(pv *corev1.PersistentVolume, add func(string)) {
+	if ref := pv.Spec.ClaimRef; ref != nil {
+		add(reservedKey(ref.Namespace, ref.Name))
+	} else {
+		add(classKey(volume.GetPersistentVolumeClass(pv)))
+	}
+})
+
+// capacitiesByClass finds how much storage there is for a class.
+var capacitiesByClass = client.NewIndex(func(c *storagev1.CSIStorageCapacity, add func(string)) { add(c.StorageClassName) })
+
+func classKey(name string) string               { return "class " + name }
+func reservedKey(namespace, name string) string { return "claim " + namespace + "/" + name }
 
 func (f *volumeFilter) Filter(n *framework.NodeInfo) *framework.Status {
 	if refused := f.boundElsewhere(n.Node); refused != nil {
@@ -253,22 +274,39 @@ func (f *volumeFilter) hasCapacity(claim *corev1.PersistentVolumeClaim, class *s
 	if !ok || driver.Spec.StorageCapacity == nil || !*driver.Spec.StorageCapacity {
 		return nil, nil
 	}
-	var enough *storagev1.CSIStorageCapacity
-	client.Each(f.view, "", func(c *storagev1.CSIStorageCapacity) bool {
+	for _, c := range f.capacitiesOf(class.Name) {
 		limit := c.MaximumVolumeSize
 		if limit == nil {
 			limit = c.Capacity
 		}
-		if c.StorageClassName == class.Name && limit != nil && limit.Cmp(size) >= 0 && c.NodeTopology != nil &&
-			framework.SelectorOf(c.NodeTopology).Matches(labels.Set(node.Labels)) {
-			enough = c
+		if limit != nil && limit.Cmp(size) >= 0 && c.topology != nil && c.topology.Matches(labels.Set(node.Labels)) {
+			return c.CSIStorageCapacity, nil
 		}
-		return enough == nil
-	})
-	if enough == nil {
-		return nil, noSpace
 	}
-	return enough, nil
+	return nil, noSpace
+}
+
+// storageCapacity is how much storage there is for a class, for nodes with some labels.
+type storageCapacity struct {
+	*storagev1.CSIStorageCapacity
+	topology labels.Selector // nil if it is for no node
+}
+
+// capacitiesOf returns the capacities of a class. They are looked up once for all nodes.
+func (f *volumeFilter) capacitiesOf(class string) []storageCapacity {
+	list, known := f.capacities[class]
+	if known {
+		return list
+	}
+	for _, c := range capacitiesByClass.Any(f.view, class) {
+		found := storageCapacity{CSIStorageCapacity: c}
+		if c.NodeTopology != nil {
+			found.topology = framework.SelectorOf(c.NodeTopology)
+		}
+		list = append(list, found)
+	}
+	f.capacities[class] = list
+	return list
 }
 
 // PreScore returns a score if there is a choice of storage.
@@ -387,11 +425,22 @@ func (f *volumeFilter) PreBind(ctx context.Context, node string) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, f.plugin.Timeout, fmt.Errorf("not bound after %v", f.plugin.Timeout))
 	defer cancel()
-	err := f.plugin.Volumes.await(ctx, func(v client.View) (bool, error) { return plan.completed(v, node) })
+	err := f.plugin.Volumes.await(ctx, plan.names(), func(v client.View) (bool, error) { return plan.completed(v, node) })
 	if err != nil {
 		return fmt.Errorf("binding volumes: %w", cmp.Or(context.Cause(ctx), err))
 	}
 	return nil
+}
+
+// names returns the keys of the objects that decide whether a plan is completed, but for volumes that are provisioned.
+func (plan *volumePlan) names() (names []string) {
+	for _, m := range plan.bindings {
+		names = append(names, volumeName(m.pv.Name), claimKey(m.claim.Namespace, m.claim.Name))
+	}
+	for _, p := range plan.provisions {
+		names = append(names, claimKey(p.claim.Namespace, p.claim.Name))
+	}
+	return names
 }
 
 // completed says whether all claims of a plan are bound. It returns an error if another node must be chosen.

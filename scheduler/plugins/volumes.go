@@ -17,7 +17,7 @@ import (
 )
 
 // Volumes is the state of volumes as the scheduler sees it: that of the API, and on top of it the changes that have been decided but
-// are not written yet. It belongs to the scheduler's loop, except for Changed and Broadcast.
+// are not written yet. It belongs to the scheduler's loop, except for await.
 type Volumes struct {
 	Client *client.Client
 	// The assumed versions of objects. One counts as long as the API has the version that it was made from.
@@ -25,30 +25,51 @@ type Volumes struct {
 	assumedClaims map[string]*corev1.PersistentVolumeClaim
 
 	mu      sync.Mutex
-	changed chan struct{}
+	waiters map[string]map[chan struct{}]struct{} // by the name of an object
 }
 
 // NewVolumes returns the state of the API.
 func NewVolumes(c *client.Client) *Volumes {
-	return &Volumes{Client: c, assumedPVs: map[string]*corev1.PersistentVolume{}, assumedClaims: map[string]*corev1.PersistentVolumeClaim{}, changed: make(chan struct{})}
+	return &Volumes{Client: c, assumedPVs: map[string]*corev1.PersistentVolume{}, assumedClaims: map[string]*corev1.PersistentVolumeClaim{}, waiters: map[string]map[chan struct{}]struct{}{}}
 }
 
-// Changed returns a channel that is closed at the next change of a volume or a claim.
-func (v *Volumes) Changed() <-chan struct{} {
+// Changed tells those who wait for it that a volume or a claim has changed.
+func (v *Volumes) Changed(obj client.Object) {
+	name := volumeName(obj.GetName())
+	if _, ok := obj.(*corev1.PersistentVolumeClaim); ok {
+		name = claimKey(obj.GetNamespace(), obj.GetName())
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.changed
+	for waiter := range v.waiters[name] {
+		select {
+		case waiter <- struct{}{}:
+		default:
+		}
+	}
 }
 
-// Broadcast tells those who wait that a volume or a claim has changed.
-func (v *Volumes) Broadcast() {
+// register adds a waiter for changes of some objects, or removes it.
+func (v *Volumes) register(names []string, waiter chan struct{}, add bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	close(v.changed)
-	v.changed = make(chan struct{})
+	for _, name := range names {
+		if !add {
+			if delete(v.waiters[name], waiter); len(v.waiters[name]) == 0 {
+				delete(v.waiters, name)
+			}
+			continue
+		}
+		if v.waiters[name] == nil {
+			v.waiters[name] = map[chan struct{}]struct{}{}
+		}
+		v.waiters[name][waiter] = struct{}{}
+	}
 }
 
+// The names of a claim and of a volume. Neither is the other's, as claims have a namespace.
 func claimKey(namespace, name string) string { return namespace + "/" + name }
+func volumeName(name string) string          { return "/" + name }
 
 // claim returns a claim with what was assumed of it.
 func (v *Volumes) claim(view client.View, namespace, name string) (*corev1.PersistentVolumeClaim, bool) {
@@ -119,10 +140,12 @@ func waitsForConsumer(view client.View, claim *corev1.PersistentVolumeClaim) (bo
 	}
 }
 
-// await waits until a condition holds for the state of the API, which is tested again whenever a volume or a claim changes.
-func (v *Volumes) await(ctx context.Context, holds func(client.View) (bool, error)) error {
+// await waits until a condition holds for the state of the API, which is tested again whenever one of the named objects changes.
+func (v *Volumes) await(ctx context.Context, names []string, holds func(client.View) (bool, error)) error {
+	changed := make(chan struct{}, 1)
+	v.register(names, changed, true)
+	defer v.register(names, changed, false)
 	for {
-		changed := v.Changed()
 		if ok, err := holds(v.Client.View()); ok || err != nil {
 			return err
 		}
