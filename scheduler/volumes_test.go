@@ -300,6 +300,36 @@ func TestVolumes(t *testing.T) {
 			t.Errorf("it is on %s", at)
 		}
 	})
+	t.Run("volumes of kinds that drivers have replaced count as theirs", func(t *testing.T) {
+		b := start(t)
+		b.node("a", "8", func(n *corev1.Node) { n.Labels["topology.ebs.csi.aws.com/zone"] = "z1" })
+		create(b, &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Spec: storagev1.CSINodeSpec{Drivers: []storagev1.CSINodeDriver{{
+			Name: "ebs.csi.aws.com", NodeID: "a", Allocatable: &storagev1.VolumeNodeResources{Count: new(int32(2))}}}}})
+		b.class("now", "kubernetes.io/aws-ebs", atOnce)
+		ebs := func(name, zone string) {
+			b.bind(b.volume(name, "now", "1Gi", "a", func(pv *corev1.PersistentVolume) {
+				pv.Spec.PersistentVolumeSource = corev1.PersistentVolumeSource{AWSElasticBlockStore: &corev1.AWSElasticBlockStoreVolumeSource{VolumeID: name}}
+				pv.Spec.NodeAffinity.Required.NodeSelectorTerms[0].MatchExpressions = []corev1.NodeSelectorRequirement{{Key: corev1.LabelTopologyZone, Operator: corev1.NodeSelectorOpIn, Values: []string{zone}}}
+			}), b.claim(name, "now", "1Gi"))
+		}
+		ebs("here", "z1")
+		ebs("there", "z2")
+		b.pod("p", "1", claiming("here"))
+		b.placed("p")
+		b.pod("q", "1", claiming("there"))
+		b.refused("q", "0/1 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity.")
+		inline := func(ids ...string) func(*corev1.Pod) {
+			return func(p *corev1.Pod) {
+				for _, id := range ids {
+					p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: id, VolumeSource: corev1.VolumeSource{AWSElasticBlockStore: &corev1.AWSElasticBlockStoreVolumeSource{VolumeID: id}}})
+				}
+			}
+		}
+		b.pod("r", "1", inline("i1", "i2"))
+		b.refused("r", "0/1 nodes are available: 1 node(s) exceed max volume count.")
+		b.pod("s", "1", inline("i1"))
+		b.placed("s")
+	})
 	t.Run("storage that a driver has", func(t *testing.T) {
 		b := start(t)
 		b.controlVolumes()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/kontiki/kontiki/api/client"
 	apiquota "github.com/kontiki/kontiki/api/quota"
 	"github.com/kontiki/kontiki/controller"
+	"github.com/kontiki/kontiki/controller/attachdetach"
 	"github.com/kontiki/kontiki/controller/certificates"
 	"github.com/kontiki/kontiki/controller/configrollout"
 	"github.com/kontiki/kontiki/controller/cronjob"
@@ -42,6 +44,7 @@ import (
 	"github.com/kontiki/kontiki/controller/tokens"
 	"github.com/kontiki/kontiki/controller/trustbundle"
 	"github.com/kontiki/kontiki/controller/ttlafterfinished"
+	"github.com/kontiki/kontiki/controller/volumeexpand"
 )
 
 // controllerEntry is one entry of the table of controllers.
@@ -51,8 +54,8 @@ type controllerEntry struct {
 	// own controllers do what no other program can, so --duties does not switch them off: they use what only this process knows, or do
 	// what kube-apiserver does itself.
 	own bool
-	// account is the service account in kube-system as which the controller acts, and the source of its events.
-	account string
+	// account is the service account in kube-system as which the controller acts, and the source of its events unless source is set.
+	account, source string
 	make    func(*client.Client, record.EventRecorder) []*controller.Controller
 }
 
@@ -99,7 +102,11 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 			return ttlafterfinished.New(c, nil)
 		})},
 		{name: "token-cleaner-controller", account: "token-cleaner", make: m.cleanTokens},
-		{name: "persistentvolume-binder-controller", account: "persistent-volume-binder", make: one(persistentvolume.New)},
+		{name: "persistentvolume-binder-controller", account: "persistent-volume-binder", source: "persistentvolume-controller", make: one(persistentvolume.New)},
+		{name: "persistentvolume-attach-detach-controller", account: "attachdetach-controller", make: one(func(c *client.Client, r record.EventRecorder) *controller.Controller {
+			return attachdetach.New(attachdetach.Config{Client: c, Recorder: r})
+		})},
+		{name: "persistentvolume-expander-controller", account: "expand-controller", source: "volume_expand", make: one(volumeexpand.New)},
 		{name: "ephemeral-volume-controller", account: "ephemeral-volume-controller", make: one(ephemeral.New)},
 		{name: "resourceclaim-controller", account: "resource-claim-controller", make: resourceclaim.New},
 		{name: "device-taint-eviction-controller", account: "device-taint-eviction-controller", make: func(c *client.Client, r record.EventRecorder) []*controller.Controller {
@@ -170,7 +177,7 @@ func (m *master) control(ctx context.Context) error {
 		}
 		c := client.New(service, "system:serviceaccount:kube-system:"+entry.account, "kube-controller-manager")
 		group.Go(func() error {
-			return m.recording(ctx, c, entry.account, func(recorder record.EventRecorder) error {
+			return m.recording(ctx, c, cmp.Or(entry.source, entry.account), func(recorder record.EventRecorder) error {
 				return controller.RunAll(ctx, c, m.log.With("part", "controllers"), entry.make(c, recorder)...)
 			})
 		})

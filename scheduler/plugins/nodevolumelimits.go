@@ -1,6 +1,7 @@
 package plugins
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"k8s.io/component-helpers/storage/volume"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/internal/volumes"
 	"github.com/kontiki/kontiki/scheduler/framework"
 )
 
@@ -30,7 +32,7 @@ type limitFilter struct {
 	problem *framework.Status
 	// wanted are the pod's volumes: the driver of each.
 	wanted map[attached]string
-	// attachments are the volumes that are attached to nodes, by node; made when they are needed.
+	// attachments are the volumes that are attached to the nodes that were looked at.
 	attachments map[string]map[attached]string
 }
 
@@ -42,10 +44,10 @@ func (*limitFilter) Volatile() {}
 
 // PreFilter collects the pod's volumes.
 func (l *NodeVolumeLimits) PreFilter(_ *framework.Cluster, p *framework.PodInfo) (framework.PodFilter, *framework.Status) {
-	if !hasClaims(p.Pod) {
+	if !framework.Mounts(p.Pod) {
 		return nil, nil
 	}
-	f := &limitFilter{plugin: l, view: l.Volumes.Client.View(), wanted: map[attached]string{}}
+	f := &limitFilter{plugin: l, view: l.Volumes.Client.View(), wanted: map[attached]string{}, attachments: map[string]map[attached]string{}}
 	if err := f.collect(p.Pod, f.wanted, true); err != nil {
 		// Unless this plugin is alone, VolumeBinding says so better, for all nodes.
 		f.problem = framework.Refuse(framework.UnschedulableAndUnresolvable, "NodeVolumeLimits", err.Error())
@@ -79,23 +81,33 @@ func (f *limitFilter) collect(pod *corev1.Pod, into map[attached]string, isNew b
 			into[a] = a.driver
 		}
 	})
+	for i := range pod.Spec.Volumes {
+		csi, invalid := volumes.InlineCSI(&pod.Spec.Volumes[i], pod.Namespace)
+		if invalid != nil {
+			return cmp.Or(err, fmt.Errorf("converting volume(%s) from inline to csi: %w", pod.Spec.Volumes[i].Name, invalid))
+		}
+		if csi != nil {
+			into[attached{csi.Spec.CSI.Driver, csi.Spec.CSI.VolumeHandle}] = csi.Spec.CSI.Driver
+		}
+	}
 	return err
 }
 
 // volumeOf identifies the volume of a claim, if a CSI driver attaches it.
 func (f *limitFilter) volumeOf(claim *corev1.PersistentVolumeClaim) (attached, bool) {
 	if pv, ok := client.Get[*corev1.PersistentVolume](f.view, "", claim.Spec.VolumeName); ok && claim.Spec.VolumeName != "" {
-		if pv.Spec.CSI == nil {
+		csi, err := volumes.CSI(pv)
+		if err != nil || csi == nil {
 			return attached{}, false
 		}
-		return attached{pv.Spec.CSI.Driver, pv.Spec.CSI.VolumeHandle}, true
+		return attached{csi.Spec.CSI.Driver, csi.Spec.CSI.VolumeHandle}, true
 	}
 	class, ok := client.Get[*storagev1.StorageClass](f.view, "", volume.GetPersistentVolumeClaimClass(claim))
 	if !ok || class.Provisioner == volume.NotSupportedProvisioner {
 		return attached{}, false // it is bound before the pod is scheduled, so it is counted then
 	}
 	// A handle of a driver is not likely to begin with a slash.
-	return attached{class.Provisioner, "/" + claimKey(claim.Namespace, claim.Name)}, true
+	return attached{volumes.Driver(class.Provisioner), "/" + claimKey(claim.Namespace, claim.Name)}, true
 }
 
 func (f *limitFilter) Filter(n *framework.NodeInfo) *framework.Status {
@@ -162,25 +174,26 @@ func limitsOf(csiNode *storagev1.CSINode) map[string]int64 {
 
 // attachedTo returns the volumes that are attached to a node, also those of pods that are gone.
 func (f *limitFilter) attachedTo(node string) map[attached]string {
-	if f.attachments == nil {
-		f.attachments = map[string]map[attached]string{}
-		client.Each(f.view, "", func(a *storagev1.VolumeAttachment) bool {
-			if a.Spec.Source.PersistentVolumeName == nil {
-				return true
-			}
-			pv, ok := client.Get[*corev1.PersistentVolume](f.view, "", *a.Spec.Source.PersistentVolumeName)
-			if !ok || pv.Spec.CSI == nil {
-				return true
-			}
-			if f.attachments[a.Spec.NodeName] == nil {
-				f.attachments[a.Spec.NodeName] = map[attached]string{}
-			}
-			f.attachments[a.Spec.NodeName][attached{a.Spec.Attacher, pv.Spec.CSI.VolumeHandle}] = a.Spec.Attacher
-			return true
-		})
+	if known, ok := f.attachments[node]; ok {
+		return known
 	}
-	return f.attachments[node]
+	found := map[attached]string{}
+	for _, a := range attachmentsByNode.Any(f.view, node) {
+		if a.Spec.Source.PersistentVolumeName == nil {
+			continue // its pod is known, or gone
+		}
+		if pv, ok := client.Get[*corev1.PersistentVolume](f.view, "", *a.Spec.Source.PersistentVolumeName); ok {
+			if csi, err := volumes.CSI(pv); err == nil && csi != nil {
+				found[attached{a.Spec.Attacher, csi.Spec.CSI.VolumeHandle}] = a.Spec.Attacher
+			}
+		}
+	}
+	f.attachments[node] = found
+	return found
 }
+
+// attachmentsByNode finds attachments by their node.
+var attachmentsByNode = client.NewIndex(func(a *storagev1.VolumeAttachment, add func(string)) { add(a.Spec.NodeName) })
 
 // Events says that drivers that can attach more, and pods and attachments that end, may help.
 func (l *NodeVolumeLimits) Events() []framework.Hint {
@@ -189,7 +202,7 @@ func (l *NodeVolumeLimits) Events() []framework.Hint {
 		{Resource: framework.CSIDriver, Actions: framework.Update | framework.Delete},
 		{Resource: framework.AssignedPod, Actions: framework.Delete, Wakes: func(_ *framework.PodInfo, e *framework.Event) bool {
 			old, _ := e.Pods()
-			return hasClaims(old)
+			return framework.Mounts(old)
 		}},
 		{Resource: framework.PersistentVolumeClaim, Actions: framework.Add, Wakes: func(p *framework.PodInfo, e *framework.Event) bool {
 			now, ok := e.New.(*corev1.PersistentVolumeClaim)

@@ -17,6 +17,7 @@ import (
 	"k8s.io/component-helpers/storage/volume"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/internal/volumes"
 	"github.com/kontiki/kontiki/scheduler/framework"
 )
 
@@ -230,11 +231,23 @@ func (f *volumeFilter) boundElsewhere(node *corev1.Node) *framework.Status {
 		if !ok {
 			return lostVolume
 		}
-		if volume.CheckNodeAffinity(pv, node.Labels) != nil {
+		if usableOn(pv, node) != nil {
 			return elsewhere
 		}
 	}
 	return nil
+}
+
+// usableOn says why a volume cannot be used on a node. The driver that has replaced the volume's kind may call its zones otherwise.
+func usableOn(pv *corev1.PersistentVolume, node *corev1.Node) error {
+	csi, err := volumes.CSI(pv)
+	if err != nil {
+		return err
+	}
+	if csi == nil {
+		csi = pv
+	}
+	return volume.CheckNodeAffinity(csi, node.Labels)
 }
 
 // canProvision refuses a node for which no volume can be provisioned.
@@ -450,7 +463,7 @@ func (plan *volumePlan) completed(v client.View, name string) (bool, error) {
 		return false, fmt.Errorf("failed to get node %q: node %q not found", name, name)
 	}
 	usable := func(pv *corev1.PersistentVolume) error {
-		if err := volume.CheckNodeAffinity(pv, node.Labels); err != nil {
+		if err := usableOn(pv, node); err != nil {
 			return fmt.Errorf("pv %q node affinity doesn't match node %q: %w", pv.Name, name, err)
 		}
 		return nil
