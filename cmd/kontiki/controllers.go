@@ -56,7 +56,7 @@ type controllerEntry struct {
 	own bool
 	// account is the service account in kube-system as which the controller acts, and the source of its events unless source is set.
 	account, source string
-	make    func(*client.Client, record.EventRecorder) []*controller.Controller
+	make            func(*client.Client, record.EventRecorder) []*controller.Controller
 }
 
 // one makes a table's function of that of a single controller.

@@ -28,6 +28,7 @@ func TestMigratedProvisioners(t *testing.T) {
 	b.claim("old", "1Gi", func(c *corev1.PersistentVolumeClaim) {
 		of(c)
 		c.Annotations = map[string]string{"volume.beta.kubernetes.io/storage-provisioner": "kubernetes.io/aws-ebs"}
+		c.Spec.VolumeName = "awaited"
 	})
 	controllertest.Await(t, b.Client, "default", "old", "is marked", func(c *corev1.PersistentVolumeClaim) bool { return c.Annotations[migratedTo] == "ebs.csi.aws.com" })
 

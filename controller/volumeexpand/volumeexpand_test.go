@@ -33,7 +33,9 @@ func TestClaimsThatGrow(t *testing.T) {
 		controllertest.Create(t, h.Client, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PersistentVolumeSpec{
 			Capacity: size("1Gi"), AccessModes: once, StorageClassName: "grows", PersistentVolumeSource: source,
 			ClaimRef: &corev1.ObjectReference{Kind: "PersistentVolumeClaim", Namespace: "default", Name: name, UID: claim.UID}}})
-		controllertest.ChangeStatus(t, h.Client, "default", name, func(c *corev1.PersistentVolumeClaim) { c.Status.Phase, c.Status.Capacity = corev1.ClaimBound, size("1Gi") })
+		controllertest.ChangeStatus(t, h.Client, "default", name, func(c *corev1.PersistentVolumeClaim) {
+			c.Status.Phase, c.Status.Capacity = corev1.ClaimBound, size("1Gi")
+		})
 	}
 	grow := func(name string) {
 		t.Helper()
