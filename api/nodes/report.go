@@ -247,7 +247,7 @@ func (s *session) reportPod(ctx context.Context, report *nodev1.PodStatus) error
 // changed.
 var owned = map[corev1.PodConditionType]bool{
 	corev1.PodInitialized: true, corev1.PodReady: true, corev1.ContainersReady: true, corev1.PodReadyToStartContainers: true,
-	corev1.PodResizePending: true, corev1.PodResizeInProgress: true,
+	corev1.PodResizePending: true, corev1.PodResizeInProgress: true, corev1.AllContainersRestarting: true,
 }
 
 func aboutResize(t corev1.PodConditionType) bool {

@@ -160,7 +160,7 @@ func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runti
 }
 
 // declaredFeatures are those of upstream's names for what newer nodes alone support, sorted.
-var declaredFeatures = []string{"InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers"}
+var declaredFeatures = []string{"InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers", "RestartAllContainersOnContainerExits"}
 
 // capabilities are what pods can ask of the node's only runtime handler, which has no name because pods with a runtimeClassName are
 // refused, and of the node. User namespaces are refused too; the policy of supplementary groups is kept on every host.

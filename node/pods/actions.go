@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"sort"
 	"strconv"
 	"time"
@@ -50,11 +51,21 @@ func observe(list []runtime.Container) observed {
 	return o
 }
 
-func (o observed) latest(name string) *runtime.Container {
+// newest returns the newest attempt.
+func (o observed) newest(name string) *runtime.Container {
 	if l := o.byName[name]; len(l) > 0 {
 		return &l[0]
 	}
 	return nil
+}
+
+// latest returns the newest attempt since all containers of the pod were restarted last.
+func (o observed) latest(name string) *runtime.Container {
+	l := o.newest(name)
+	if l == nil || o.superseded(l) {
+		return nil
+	}
+	return l
 }
 
 // labelSandbox is the generation of the sandbox in which a container was created.
@@ -124,21 +135,34 @@ func restartKey(c *corev1.Container) string {
 	return c.Name + "\x00" + strconv.FormatUint(h.Sum64(), 16)
 }
 
-// shouldRestart says whether an exited container is restarted: by its own rules and policy, then by the pod's policy.
-func shouldRestart(pod *corev1.Pod, c *corev1.Container, exitCode int) bool {
+// matchingRule returns the action of the first rule that an exit code matches, "" for none.
+func matchingRule(c *corev1.Container, exitCode int) corev1.ContainerRestartRuleAction {
 	for _, r := range c.RestartPolicyRules {
 		if r.ExitCodes == nil {
 			continue
 		}
-		in := false
-		for _, v := range r.ExitCodes.Values {
-			in = in || int(v) == exitCode
-		}
-		if in == (r.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
-			return r.Action == corev1.ContainerRestartRuleActionRestart
+		in := slices.Contains(r.ExitCodes.Values, int32(exitCode))
+		switch r.ExitCodes.Operator {
+		case corev1.ContainerRestartRuleOnExitCodesOpIn:
+			if in {
+				return r.Action
+			}
+		case corev1.ContainerRestartRuleOnExitCodesOpNotIn:
+			if !in {
+				return r.Action
+			}
 		}
 	}
+	return ""
+}
+
+// shouldRestart says whether an exited container is restarted: by its own rules and policy, then by the pod's policy.
+func shouldRestart(pod *corev1.Pod, c *corev1.Container, exitCode int) bool {
 	if c.RestartPolicy != nil {
+		switch matchingRule(c, exitCode) {
+		case corev1.ContainerRestartRuleActionRestart, corev1.ContainerRestartRuleActionRestartAllContainers:
+			return true
+		}
 		switch *c.RestartPolicy {
 		case corev1.ContainerRestartPolicyAlways:
 			return true
@@ -227,6 +251,9 @@ func computeActions(pod *corev1.Pod, o observed) actions {
 			a.ephemeral = append(a.ephemeral, c)
 		}
 	}
+	if restartsAll(pod, o) {
+		return a // the worker begins another round first
+	}
 	done := initialized(pod, o)
 	for i := range pod.Spec.InitContainers {
 		c := &pod.Spec.InitContainers[i]
@@ -314,10 +341,11 @@ func (a *actions) resized(pod *corev1.Pod, o observed, c *corev1.Container, l *r
 	return false
 }
 
-// lastFailure returns when the newest attempt ended, for back-off; zero if there was none.
-func lastFailure(o observed, name string) time.Time {
-	l := o.latest(name)
-	if l == nil || l.State != runtime.StateExited {
+// lastFailure returns when the newest attempt ended, for back-off; zero if there was none, or if it was stopped because all
+// containers of the pod were restarted.
+func lastFailure(o observed, c *corev1.Container) time.Time {
+	l := o.newest(c.Name)
+	if l == nil || l.State != runtime.StateExited || o.superseded(l) && !causesRestart(c, l) {
 		return time.Time{}
 	}
 	return l.FinishedAt

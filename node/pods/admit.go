@@ -139,7 +139,8 @@ func (m *Manager) unsupported(pod *corev1.Pod) []string {
 		refuse := func(used bool, field string) { refuse(used, kind.Field()+"["+c.Name+"]."+field) }
 		refuse(len(c.Resources.Claims) > 0 && !m.features.Devices, "resources.claims")
 		for _, r := range c.RestartPolicyRules {
-			refuse(r.Action != corev1.ContainerRestartRuleActionRestart, "restartPolicyRules.action: "+string(r.Action))
+			refuse(r.Action != corev1.ContainerRestartRuleActionRestart && r.Action != corev1.ContainerRestartRuleActionRestartAllContainers,
+				"restartPolicyRules.action: "+string(r.Action))
 		}
 		for _, v := range c.VolumeMounts {
 			refuse(len(v.BindMountOptions) > 0, "volumeMounts["+v.Name+"].bindMountOptions")

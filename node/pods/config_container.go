@@ -113,7 +113,7 @@ func (w *worker) containerConfig(pod *corev1.Pod, c *corev1.Container, o observe
 		Resources: containerResources(pod, c, w.m.nodeMemory()), Security: security,
 		Stdin: c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY,
 		LogPath: filepath.Join(w.m.podLogDir(pod), c.Name, strconv.Itoa(attempt)+".log"),
-		Labels:  map[string]string{labelHash: hashOf(c), labelSandbox: w.sandbox, labelLimits: limitsOf(pod, c).label()},
+		Labels:  map[string]string{labelHash: hashOf(c), labelSandbox: w.sandbox, labelLimits: limitsOf(pod, c).label(), labelRound: roundLabel(pod, c, o.round())},
 	}
 	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
 		cfg.StopSignal = string(*c.Lifecycle.StopSignal)

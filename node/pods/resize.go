@@ -29,6 +29,8 @@ type allocation struct {
 	// label of any other container has its values.
 	AppliedPod runtime.Resources `json:"appliedPod"`
 	Applied    map[string]limits `json:"applied,omitempty"`
+	// Round counts how often all containers of the pod were restarted by a rule.
+	Round int `json:"round,omitempty"`
 }
 
 // limits are one container's CPU, in thousandths, and memory in bytes. What the container does not limit, its pod may.
@@ -76,7 +78,7 @@ func allocate(pod *corev1.Pod) *allocation {
 // grant returns an allocation of what a pod's spec requires, with nothing of the change set yet.
 func (a *allocation) grant(pod *corev1.Pod) *allocation {
 	next := allocate(pod)
-	next.AppliedPod, next.Applied = a.AppliedPod, a.Applied
+	next.AppliedPod, next.Applied, next.Round = a.AppliedPod, a.Applied, a.Round
 	return next
 }
 

@@ -172,7 +172,9 @@ func (w *worker) setLimits(ctx context.Context, pod *corev1.Pod, o observed, lis
 	if err := setMemory(less(have.MemoryLimit, want.MemoryLimit)); err != nil {
 		return err
 	}
-	err = setContainers(func(a, b resizing) int { return byGrowth(a.from.MemoryLimit, a.to.MemoryLimit, b.from.MemoryLimit, b.to.MemoryLimit) },
+	err = setContainers(func(a, b resizing) int {
+		return byGrowth(a.from.MemoryLimit, a.to.MemoryLimit, b.from.MemoryLimit, b.to.MemoryLimit)
+	},
 		func(r resizing) bool { return r.from.MemoryLimit != r.to.MemoryLimit && r.to.MemoryLimit > 0 },
 		func(r resizing) runtime.Resources { return runtime.Resources{MemoryLimit: r.to.MemoryLimit} },
 		func(l *limits, r resizing) { l.MemoryLimit = r.to.MemoryLimit })
@@ -200,7 +202,9 @@ func (w *worker) setLimits(ctx context.Context, pod *corev1.Pod, o observed, lis
 	if err := setShares(have.CPUShares < want.CPUShares); err != nil {
 		return err
 	}
-	err = setContainers(func(a, b resizing) int { return byGrowth(a.from.CPULimit, a.to.CPULimit, b.from.CPULimit, b.to.CPULimit) },
+	err = setContainers(func(a, b resizing) int {
+		return byGrowth(a.from.CPULimit, a.to.CPULimit, b.from.CPULimit, b.to.CPULimit)
+	},
 		func(r resizing) bool { return r.from.CPULimit != r.to.CPULimit || r.from.CPURequest != r.to.CPURequest },
 		func(r resizing) runtime.Resources {
 			all := containerResources(pod, r.container, 0)

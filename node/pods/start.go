@@ -29,7 +29,7 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	}
 	now := time.Now()
 	attempt := 0
-	if l := o.latest(c.Name); l != nil {
+	if l := o.newest(c.Name); l != nil {
 		attempt = l.Attempt + 1
 		if l.State == runtime.StateCreated { // left by a previous agent
 			if err := w.m.c.Runtime.RemoveContainer(ctx, l.ID); err != nil {
@@ -41,7 +41,7 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	} else if old := w.oldStatus(c.Name); old != nil {
 		attempt = int(old.RestartCount)
 	}
-	key, failed := restartKey(c), lastFailure(o, c.Name)
+	key, failed := restartKey(c), lastFailure(o, c)
 	if !failed.IsZero() {
 		if left := w.restarts.waits(key, failed, now); left > 0 {
 			delay := w.restarts.delay(key)

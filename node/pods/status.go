@@ -236,6 +236,9 @@ func containerStatus(in statusInput, c *corev1.Container, old *corev1.ContainerS
 		return s
 	}
 	cur := attempts[0]
+	if in.o.superseded(&cur) && !in.terminal {
+		return supersededStatus(in, c, s, cur)
+	}
 	s.RestartCount = int32(cur.Attempt)
 	s.ContainerID = "containerd://" + cur.ID
 	s.ImageID = cur.ImageRef
@@ -250,6 +253,9 @@ func containerStatus(in statusInput, c *corev1.Container, old *corev1.ContainerS
 	s.State = stateOf(in, cur)
 	if len(attempts) > 1 {
 		s.LastTerminationState = stateOf(in, attempts[1])
+		if in.o.superseded(&attempts[1]) && !causesRestart(c, &attempts[1]) {
+			s.LastTerminationState.Terminated = restartedWithAll()
+		}
 	} else if old != nil && old.RestartCount == s.RestartCount {
 		s.LastTerminationState = old.LastTerminationState
 	} else if old != nil && old.State.Terminated != nil && old.ContainerID != s.ContainerID {
@@ -345,7 +351,7 @@ func phaseOf(in statusInput, s corev1.PodStatus) corev1.PodPhase {
 		switch {
 		case end == nil:
 			pendingInit++
-		case end.ExitCode != 0 && !shouldRestart(pod, c, int(end.ExitCode)):
+		case end.ExitCode != 0 && !comesBack(pod, c, end):
 			return corev1.PodFailed
 		}
 	}
@@ -359,7 +365,7 @@ func phaseOf(in statusInput, s corev1.PodStatus) corev1.PodPhase {
 			running++
 		case st.State.Terminated != nil:
 			stopped++
-			if !shouldRestart(pod, c, int(st.State.Terminated.ExitCode)) {
+			if !comesBack(pod, c, st.State.Terminated) {
 				final++
 			}
 			if st.State.Terminated.ExitCode == 0 {
@@ -367,7 +373,7 @@ func phaseOf(in statusInput, s corev1.PodStatus) corev1.PodPhase {
 			}
 		case st.State.Waiting != nil && last != nil:
 			stopped++
-			if !shouldRestart(pod, c, int(last.ExitCode)) {
+			if !comesBack(pod, c, last) {
 				final++
 			}
 		case st.State.Waiting != nil:
@@ -434,6 +440,9 @@ func conditions(in statusInput, s corev1.PodStatus) []corev1.PodCondition {
 		}
 	}
 	out = append(out, ready, containers, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue})
+	if mayRestartAll(in.pod) {
+		out = append(out, restartingCondition(in, s.Phase))
+	}
 	for i := range out {
 		c := &out[i]
 		if !ownCondition(c.Type) {
@@ -454,7 +463,7 @@ func conditions(in statusInput, s corev1.PodStatus) []corev1.PodCondition {
 func ownCondition(t corev1.PodConditionType) bool {
 	switch t {
 	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled,
-		corev1.PodResizePending, corev1.PodResizeInProgress:
+		corev1.PodResizePending, corev1.PodResizeInProgress, corev1.AllContainersRestarting:
 		return true
 	}
 	return false
@@ -497,6 +506,9 @@ func initializedCondition(in statusInput, s corev1.PodStatus) corev1.PodConditio
 		if isSidecar(ic) && !*st.Started || !isSidecar(ic) && !st.Ready {
 			incomplete = append(incomplete, ic.Name)
 		}
+	}
+	if was := condition(in.old.Conditions, corev1.PodInitialized); was != nil && was.Status == corev1.ConditionTrue {
+		return c // what is initialized stays so
 	}
 	if len(incomplete) > 0 {
 		c.Status, c.Reason = corev1.ConditionFalse, "ContainersNotInitialized"

@@ -47,17 +47,17 @@ type worker struct {
 	grace      *grace             // while it terminates
 	// conditions about a resize of the pod, nil if there is none
 	pendingResize, doingResize *corev1.PodCondition
-	active     bool               // admitted and not yet without processes: its resources are reserved
-	status     corev1.PodStatus
-	reported   bool
-	objects    bool     // objects that the pod may refer to have changed
-	retry      bool     // what setup waits for may exist now
-	stale      []string // volumes to update
-	probes     *prober
-	endAt      time.Time    // before which ending is not tried again after a failure
-	measuring  atomic.Bool  // its local storage is being measured
-	measured   atomic.Int64 // duration of the last measurement, in nanoseconds
-	unmeasured atomic.Int64 // measurements that failed in a row
+	active                     bool // admitted and not yet without processes: its resources are reserved
+	status                     corev1.PodStatus
+	reported                   bool
+	objects                    bool     // objects that the pod may refer to have changed
+	retry                      bool     // what setup waits for may exist now
+	stale                      []string // volumes to update
+	probes                     *prober
+	endAt                      time.Time    // before which ending is not tried again after a failure
+	measuring                  atomic.Bool  // its local storage is being measured
+	measured                   atomic.Int64 // duration of the last measurement, in nanoseconds
+	unmeasured                 atomic.Int64 // measurements that failed in a row
 
 	// owned
 	stage       stage
@@ -452,6 +452,9 @@ func (w *worker) sync(ctx context.Context, pod *corev1.Pod) time.Duration {
 			}
 			next = soonest(next, left)
 		}
+	}
+	if restartsAll(pod, o) {
+		return w.restartAll(ctx, pod, o)
 	}
 	w.noteResize(pod, o)
 	s := w.publish(pod, o)
