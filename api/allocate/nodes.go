@@ -23,6 +23,8 @@ type Nodes struct {
 	Range netip.Prefix
 	// Bits is the length of a node's prefix (24).
 	Bits int
+	// Forget returns what else the command that deletes a node does; nil means nothing.
+	Forget func(node string) []kv.Op
 
 	next atomic.Uint64 // the number of the range at which to begin the search
 }
@@ -34,10 +36,14 @@ func (n *Nodes) Allocate(view kv.View, obj, old registry.Object, dryRun bool) ([
 		held = old.(*corev1.Node).Spec.PodCIDR
 	}
 	if obj == nil {
-		if held == "" {
-			return nil, nil
+		var ops []kv.Op
+		if held != "" {
+			ops = append(ops, kv.Op{Key: podRangePrefix + held, Delete: true})
 		}
-		return []kv.Op{{Key: podRangePrefix + held, Delete: true}}, nil
+		if n.Forget != nil {
+			ops = append(ops, n.Forget(old.GetName())...)
+		}
+		return ops, nil
 	}
 	node := obj.(*corev1.Node)
 	if node.Spec.PodCIDR == "" {

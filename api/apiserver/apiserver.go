@@ -38,6 +38,7 @@ import (
 	"github.com/kontiki/kontiki/api/rest"
 	"github.com/kontiki/kontiki/api/rpc"
 	"github.com/kontiki/kontiki/api/seal"
+	"github.com/kontiki/kontiki/internal/kv"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
 
@@ -149,7 +150,9 @@ func New(c Config) (*API, error) {
 		Allocators: map[schema.GroupResource]objects.Allocator{
 			{Resource: "services"}: services,
 			{Group: networkingv1.GroupName, Resource: "ipaddresses"}: &allocate.IPAddresses{Catalog: a.Catalog},
-			{Resource: "nodes"}: &allocate.Nodes{Range: c.PodRange, Bits: nodePrefixBits},
+			{Resource: "nodes"}: &allocate.Nodes{Range: c.PodRange, Bits: nodePrefixBits, Forget: func(node string) []kv.Op {
+				return []kv.Op{objects.RemoveFence(objects.WorkerFence(node))}
+			}},
 		},
 	})
 	if err != nil {

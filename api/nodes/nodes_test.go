@@ -49,7 +49,11 @@ func serveOn(t *testing.T, h *harness.Harness) (*harness.Harness, nodev1.NodeSer
 	listener := bufconn.Listen(1 << 20)
 	server := grpc.NewServer()
 	sessions := nodes.New(nodes.Config{
-		Client: h.Client, Tokens: h.Tokens, Caller: caller, Masters: func() []string { return []string{"m:6444"} },
+		Client: h.Client, Tokens: h.Tokens, Caller: caller, Fence: func(ctx context.Context, name string) (*client.Client, error) {
+			service, err := h.Objects.Fence(ctx, name)
+			return client.New(service, "system:harness", "harness"), err
+		},
+		Masters:       func() []string { return []string{"m:6444"} },
 		ClusterDomain: "cluster.local", ClusterDNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")},
 		ServiceRange: netip.MustParsePrefix("10.96.0.0/16"), PodRange: netip.MustParsePrefix("10.244.0.0/16"),
 	})

@@ -9,12 +9,15 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/retry"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/pause"
@@ -131,6 +134,10 @@ func (s *session) store(ctx context.Context, what string, report func() error) e
 	wait := firstPause
 	for {
 		err := contain.Run(report)
+		if apierrors.HasStatusCause(err, objects.Fenced) {
+			err = status.Errorf(codes.Aborted, "a later session of worker %s has begun, or its node was deleted", s.node)
+			s.end(err)
+		}
 		if err == nil || !transient(err) || ctx.Err() != nil {
 			return err
 		}
@@ -199,7 +206,7 @@ func (s *session) reportNode(ctx context.Context, data []byte) error {
 		}
 		node := stored.DeepCopy()
 		node.Status = mergeNodeStatus(node.Status, reported.Status)
-		_, err := client.UpdateStatus(ctx, s.Client, node)
+		_, err := client.UpdateStatus(ctx, s.writes, node)
 		return err
 	})
 }
@@ -231,14 +238,14 @@ func (s *session) reportPod(ctx context.Context, report *nodev1.PodStatus) error
 		}
 		merged := stored.DeepCopy()
 		merged.Status = mergePodStatus(stored.Status, reported.Status)
-		pod, err = client.UpdateStatus(ctx, s.Client, merged)
+		pod, err = client.UpdateStatus(ctx, s.writes, merged)
 		return err
 	}
 	if err := retry.OnError(retry.DefaultRetry, again, attempt); err != nil {
 		return err
 	}
 	if report.Terminated && pod.DeletionTimestamp != nil {
-		return s.Client.Delete(ctx, pod, client.Grace(0), client.IfUID(pod.UID))
+		return s.writes.Delete(ctx, pod, client.Grace(0), client.IfUID(pod.UID))
 	}
 	return nil
 }
@@ -325,12 +332,12 @@ func (s *session) reportEvent(ctx context.Context, data []byte) error {
 	// Only the name of an event's metadata is kept: owners and finalizers of objects that a node creates would be left to others to
 	// resolve.
 	event.ObjectMeta = metav1.ObjectMeta{Namespace: event.Namespace, Name: event.Name, Labels: event.Labels, Annotations: event.Annotations}
-	_, err = client.Create(ctx, s.Client, event.DeepCopy())
+	_, err = client.Create(ctx, s.writes, event.DeepCopy())
 	if apierrors.IsAlreadyExists(err) {
 		if err := s.mayReplaceEvent(ctx, event); err != nil {
 			return err
 		}
-		_, err = client.Update(ctx, s.Client, event)
+		_, err = client.Update(ctx, s.writes, event)
 	}
 	return err
 }

@@ -21,6 +21,9 @@ import (
 // Config has what a Server is made of.
 type Config struct {
 	Client *client.Client
+	// Fence returns a client that writes until Fence is called with the same name again, on any master (objects.Service.Fence); nil
+	// means that sessions write with Client.
+	Fence  func(ctx context.Context, name string) (*client.Client, error)
 	Tokens *auth.Tokens
 	// Caller returns the node in the certificate of a call.
 	Caller func(ctx context.Context) (node string, ok bool)

@@ -61,7 +61,8 @@ type session struct {
 	known   *nodev1.Known // what the worker said it has; nil if it does not understand differences
 	heard   atomic.Bool   // a message has arrived since silence last checked
 	batches chan *nodev1.StatusBatch
-	begun   chan struct{} // closed once the node is registered
+	begun   chan struct{}  // closed once the node is registered
+	writes  *client.Client // stores the reports; set by the first
 	events  *rate.Limiter
 	end     context.CancelCauseFunc
 }
@@ -456,7 +457,9 @@ func (s *session) receive(ctx context.Context) error {
 	}
 }
 
-// reports stores the worker's reports, in order.
+// reports stores the worker's reports, in order. Before it stores the first, it puts an end to the reports of the worker's earlier
+// sessions: another master may still try to store one, and would replace what this session reports by what was so before, for as long
+// as nothing changes.
 func (s *session) reports(ctx context.Context) error {
 	select {
 	case <-s.begun:
@@ -466,6 +469,12 @@ func (s *session) reports(ctx context.Context) error {
 	for {
 		select {
 		case batch := <-s.batches:
+			if s.writes == nil {
+				var err error
+				if s.writes, err = s.writer(ctx); err != nil {
+					return err
+				}
+			}
 			problems := s.report(ctx, batch)
 			if ctx.Err() != nil {
 				return ctx.Err() // some of it may not be stored: the worker will send it again
@@ -479,4 +488,12 @@ func (s *session) reports(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// writer returns the client with which this session stores reports.
+func (s *session) writer(ctx context.Context) (*client.Client, error) {
+	if s.Fence == nil {
+		return s.Client, nil
+	}
+	return s.Fence(ctx, objects.WorkerFence(s.node))
 }

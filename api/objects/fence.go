@@ -2,13 +2,21 @@ package objects
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/internal/kv"
 	"github.com/kontiki/kontiki/internal/pause"
 	"github.com/kontiki/kontiki/internal/random"
 )
+
+// Fenced is the cause in the error of a write that a fence stopped.
+const Fenced metav1.CauseType = "Fenced"
+
+var errFenced = errors.New("another one has begun to act in place of this one")
 
 const (
 	// fencePrefix begins the keys of fences. A backup does not bring them back.
@@ -23,8 +31,8 @@ const (
 // the same device, away. (This is a fencing token, whose number is the revision of a key; each command has the condition that the key is
 // still at it.)
 //
-// Fence waits until its own write is committed, and fails only when the context ends. A write that is refused gets an error that says that
-// there is no leader: nothing was changed.
+// Fence waits until its own write is committed, and fails only when the context ends. A write that is refused changes nothing: its error
+// is ServiceUnavailable, with the cause Fenced.
 func (s *Service) Fence(ctx context.Context, name string) (*Service, error) {
 	key := fencePrefix + name
 	for {
@@ -39,6 +47,12 @@ func (s *Service) Fence(ctx context.Context, name string) (*Service, error) {
 		}
 	}
 }
+
+// WorkerFence returns the name of the fence of a worker's reports, which is removed with its node.
+func WorkerFence(node string) string { return "workers/" + node }
+
+// RemoveFence is the operation that removes a fence of a name that is not used any more. Whoever holds it cannot write from then on.
+func RemoveFence(name string) kv.Op { return kv.Op{Key: fencePrefix + name, Delete: true} }
 
 // fenced adds a check to each command.
 type fenced struct {
@@ -55,7 +69,7 @@ func (f fenced) Propose(ctx context.Context, command *kv.Command) (kv.Result, er
 	case err != nil:
 		return result, err
 	case result.Failed != nil && result.Failed.Index == n:
-		return kv.Result{}, fmt.Errorf("another one has begun to act in place of this one: %w", kv.ErrNoLeader)
+		return kv.Result{}, errFenced
 	case result.Failed == nil:
 		result.Revisions = result.Revisions[:n]
 	}

@@ -149,6 +149,10 @@ func storeError(r *Request, err error) error {
 		}}
 	case errors.Is(err, kv.ErrUnsupported):
 		return apierrors.NewServiceUnavailable(fmt.Sprintf("nothing was changed: %v", err))
+	case errors.Is(err, errFenced):
+		refused := apierrors.NewServiceUnavailable(err.Error() + ", nothing was changed")
+		refused.ErrStatus.Details = &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: Fenced, Message: err.Error()}}}
+		return refused
 	case errors.Is(err, kv.ErrNoLeader):
 		return apierrors.NewServiceUnavailable("the cluster has no leader at the moment, nothing was changed; try again")
 	case errors.Is(err, kv.ErrOutcomeUnknown), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):

@@ -354,6 +354,13 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 	}
 	m.sessions = nodes.New(nodes.Config{
 		Client: client.New(m.api.Objects, "system:kontiki:nodes", "kubelet"), Tokens: m.api.Tokens,
+		Fence: func(ctx context.Context, name string) (*client.Client, error) {
+			service, err := m.api.Objects.Fence(ctx, name)
+			if err != nil {
+				return nil, err
+			}
+			return client.New(service, "system:kontiki:nodes", "kubelet"), nil
+		},
 		Caller: func(ctx context.Context) (string, bool) {
 			peer, ok := mtls.PeerFromContext(ctx)
 			return peer.Name, ok && peer.Role == mtls.RoleWorker
