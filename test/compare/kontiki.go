@@ -56,7 +56,7 @@ func (k *kontiki) start(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
-		if n := strings.Count(string(out), "master-"); n < k.masters {
+		if n := strings.Count(string(out), "\nmaster-"); n < k.masters { // the first line names the leader
 			return fmt.Errorf("%d masters: %s", n, out)
 		}
 		return nil

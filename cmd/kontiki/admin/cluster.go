@@ -70,6 +70,8 @@ func printStatus(out io.Writer, s *cluster.Status) error {
 	}
 	fmt.Fprintf(out, "Cluster %s: leader %s, term %d, revision %d, epoch %d, feature level %d\n", s.ClusterID, leader, s.Term, s.Revision, s.Epoch, s.FeatureLevel)
 	switch {
+	case s.FailuresTolerated < 0 && electing(s.Members):
+		fmt.Fprint(out, "Writes wait: the masters elect a leader, which takes a second or two.\n\n")
 	case s.FailuresTolerated < 0:
 		fmt.Fprint(out, "Writes have stopped: too few masters are healthy.\n\n")
 	case s.FailuresTolerated == 1:
@@ -95,6 +97,21 @@ func printStatus(out io.Writer, s *cluster.Status) error {
 			orDash(m.RoundTrip), m.LastIndex, m.AppliedIndex, orDash(m.DiskWrite), free, certificate, orDash(m.Version))
 	}
 	return w.Flush()
+}
+
+// electing says whether enough masters answer to elect a leader, and lack nothing else.
+func electing(members []cluster.MemberStatus) bool {
+	voters, able := 0, 0
+	for _, m := range members {
+		if m.Role == cluster.StatusNonvoter {
+			continue
+		}
+		voters++
+		if m.Health == cluster.HealthOK || m.Health == cluster.HealthNoLeader {
+			able++
+		}
+	}
+	return able > voters/2
 }
 
 func orDash(text string) string {

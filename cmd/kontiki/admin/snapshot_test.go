@@ -104,6 +104,19 @@ Writes have stopped: too few masters are healthy.
 
 NAME   ROLE   ADDRESS   HEALTH   GOSSIP   LAST CONTACT   ROUND TRIP   LOG   APPLIED   DISK WRITE   DISK FREE   CERTIFICATE   VERSION
 `},
+		"an election": {cluster.Status{ClusterID: "abc", Term: 4, FailuresTolerated: -1, Members: []cluster.MemberStatus{
+			{Name: "m1", Role: cluster.StatusVoter, Health: cluster.HealthUnreachable, Gossip: "dead", LastContact: "never"},
+			{Name: "m2", Role: cluster.StatusVoter, Health: cluster.HealthNoLeader, Gossip: "alive", LastContact: "1s"},
+			{Name: "m3", Role: cluster.StatusVoter, Health: cluster.HealthNoLeader, Gossip: "alive", LastContact: "1s"},
+		}}, `
+Cluster abc: leader none, term 4, revision 0, epoch 0, feature level 0
+Writes wait: the masters elect a leader, which takes a second or two.
+
+NAME   ROLE    ADDRESS   HEALTH        GOSSIP   LAST CONTACT   ROUND TRIP   LOG   APPLIED   DISK WRITE   DISK FREE   CERTIFICATE   VERSION
+m1     voter             unreachable   dead     never          -            0     0         -            -           -             -
+m2     voter             no-leader     alive    1s             -            0     0         -            -           -             -
+m3     voter             no-leader     alive    1s             -            0     0         -            -           -             -
+`},
 		"five": {cluster.Status{ClusterID: "abc", Leader: "m1", FailuresTolerated: 2}, `
 Cluster abc: leader m1, term 0, revision 0, epoch 0, feature level 0
 2 more masters may fail before writes stop.
