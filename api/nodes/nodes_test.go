@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/api/nodes"
@@ -49,6 +50,10 @@ func serveOn(t *testing.T, h *harness.Harness) (*harness.Harness, nodev1.NodeSer
 	listener := bufconn.Listen(1 << 20)
 	server := grpc.NewServer()
 	sessions := nodes.New(nodes.Config{
+		Callers: nodes.Callers{Authorizer: h.Authorizer, Authenticate: func(ctx context.Context, token string) (user.Info, error) {
+			who, _, err := h.Authenticator.Token(ctx, token, nil)
+			return who, err
+		}},
 		Client: h.Client, Tokens: h.Tokens, Caller: caller, Fence: func(ctx context.Context, name string) (*client.Client, error) {
 			service, err := h.Objects.Fence(ctx, name)
 			return client.New(service, "system:harness", "harness"), err

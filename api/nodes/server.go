@@ -25,6 +25,7 @@ type Config struct {
 	// means that sessions write with Client.
 	Fence  func(ctx context.Context, name string) (*client.Client, error)
 	Tokens *auth.Tokens
+	Callers Callers
 	// Caller returns the node in the certificate of a call.
 	Caller func(ctx context.Context) (node string, ok bool)
 	// Masters returns the addresses of all masters' mTLS ports.

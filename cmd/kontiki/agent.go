@@ -210,8 +210,9 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	}
 	w.server = server.New(server.Config{
 		Pods: w.agent.Pods(), Runtime: w.runtime, Node: w.agent.Node,
-		TLS:    identity.ServerTLS,
-		Verify: server.AllowMasters(),
+		TLS:       identity.ServerTLS,
+		Verify:    server.AllowMasters(),
+		Authorize: w.agent.AuthorizeCaller,
 	})
 	return w, nil
 }

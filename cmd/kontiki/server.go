@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/kontiki/kontiki/api/agents"
 	"github.com/kontiki/kontiki/api/apiserver"
@@ -361,6 +362,10 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 			}
 			return client.New(service, "system:kontiki:nodes", "kubelet"), nil
 		},
+		Callers: nodes.Callers{Authorizer: m.api.Authorizer, Authenticate: func(ctx context.Context, token string) (user.Info, error) {
+			who, _, err := m.api.Authenticator.Token(ctx, token, nil)
+			return who, err
+		}},
 		Caller: func(ctx context.Context) (string, bool) {
 			peer, ok := mtls.PeerFromContext(ctx)
 			return peer.Name, ok && peer.Role == mtls.RoleWorker

@@ -472,3 +472,14 @@ func (a *Agent) createToken(ctx context.Context, r *nodev1.CreateTokenRequest) (
 	defer cancel()
 	return c.CreateToken(ctx, r)
 }
+
+// AuthorizeCaller asks the session's master whether the bearer of a token may make a request to this node's port.
+func (a *Agent) AuthorizeCaller(ctx context.Context, r *nodev1.AuthorizeCallerRequest) (*nodev1.AuthorizeCallerResponse, error) {
+	c, err := a.master()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return c.AuthorizeCaller(ctx, r)
+}

@@ -1,6 +1,6 @@
-// Package server is the node's HTTPS port. It serves the part of the kubelet's API that the API server uses (logs, exec, attach,
-// port-forward, stats, metrics), and imports images. Every caller needs a client certificate of the cluster; the configuration
-// decides who may call.
+// Package server is the node's HTTPS port. It serves the kubelet's API (logs, exec, attach, port-forward, pods, stats, metrics), and
+// imports images. Callers are masters and administrators with certificates of the cluster, and owners of the API's tokens who have rights
+// to the node's subresources (access.go).
 package server
 
 import (
@@ -15,7 +15,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -29,6 +28,7 @@ import (
 	"github.com/kontiki/kontiki/internal/newcomers"
 	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
+	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
 // Pods returns the pods that run here, with their present status.
@@ -44,33 +44,21 @@ type Config struct {
 	Runtime runtime.Runtime
 	// Node returns the Node object, for stats.
 	Node func() *corev1.Node
-	// TLS returns the configuration for the next handshake: the server's certificate, and the cluster's CAs as ClientCAs. A client
-	// certificate is always required.
+	// TLS returns the configuration for the next handshake: the server's certificate, and the cluster's CAs as ClientCAs.
 	TLS func() *tls.Config
 	// Verify decides whether the owner of a verified certificate may call; usually AllowMasters.
 	Verify func(*x509.Certificate) error
+	// Authorize asks a master about the owner of a token; nil means that only certificates are accepted.
+	Authorize func(context.Context, *nodev1.AuthorizeCallerRequest) (*nodev1.AuthorizeCallerResponse, error)
 	// Metrics are served in addition to the server's own; may be nil.
 	Metrics prometheus.Gatherer
-}
-
-// ErrForbidden means that a caller is authenticated but not allowed to call.
-var ErrForbidden = errors.New("forbidden")
-
-// AllowMasters returns a Verify function that allows administrators (organization system:masters) and the given common names, which
-// should be those of masters' certificates.
-func AllowMasters(commonNames ...string) func(*x509.Certificate) error {
-	return func(c *x509.Certificate) error {
-		if slices.Contains(c.Subject.Organization, "system:masters") || slices.Contains(commonNames, c.Subject.CommonName) {
-			return nil
-		}
-		return fmt.Errorf("%w: %s may not use this node's port", ErrForbidden, c.Subject.CommonName)
-	}
 }
 
 // Server serves the port.
 type Server struct {
 	c       Config
 	handler http.Handler
+	tokens  *tokens       // nil if no tokens are accepted
 	imports chan struct{} // one slot per import
 	// Smaller in tests.
 	maxImport  int64
@@ -80,6 +68,9 @@ type Server struct {
 // New makes a server.
 func New(c Config) *Server {
 	s := &Server{c: c, imports: make(chan struct{}, maxImports), maxImport: maxImport, importIdle: importIdle}
+	if c.Authorize != nil {
+		s.tokens = newTokens(c.Authorize)
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /pods", s.pods)
@@ -108,7 +99,7 @@ func New(c Config) *Server {
 	return s
 }
 
-// Handler returns the HTTP handler; requests must have a TLS state with a verified client certificate.
+// Handler returns the HTTP handler; requests must have a TLS state.
 func (s *Server) Handler() http.Handler { return s.handler }
 
 // The share of the process's file descriptors, in sixteenths, that connections to this port may take: those without a verified request
@@ -122,7 +113,7 @@ const (
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	c := &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		c := s.c.TLS().Clone()
-		c.ClientAuth = tls.RequireAndVerifyClientCert
+		c.ClientAuth = tls.VerifyClientCertIfGiven // others need a token
 		c.MinVersion = tls.VersionTLS12
 		c.SessionTicketsDisabled = true     // a session ticket would let a client resume after its CA was dropped
 		c.NextProtos = []string{"http/1.1"} // SPDY and WebSocket hijack the connection
@@ -149,21 +140,6 @@ type quiet struct{}
 func (quiet) Write(b []byte) (int, error) {
 	slog.Debug("node server", "msg", strings.TrimSpace(string(b)))
 	return len(b), nil
-}
-
-func (s *Server) authorized(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
-			http.Error(w, "Unauthorized", http.StatusUnauthorized)
-			return
-		}
-		if err := s.c.Verify(r.TLS.PeerCertificates[0]); err != nil {
-			http.Error(w, err.Error(), http.StatusForbidden)
-			return
-		}
-		newcomers.KnownRequest(r.Context())
-		next.ServeHTTP(w, r)
-	})
 }
 
 func (s *Server) healthz(w http.ResponseWriter, r *http.Request) {

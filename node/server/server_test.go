@@ -116,7 +116,9 @@ type rig struct {
 	dir  string
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T) *rig { return newRigWith(t, func(*Config) {}) }
+
+func newRigWith(t *testing.T, change func(*Config)) *rig {
 	r := &rig{t: t, ca: newAuthority(t), rt: fake.New(image), pods: &podSet{}, dir: t.TempDir()}
 	cert, key := r.ca.issue(t, "node-1")
 	pair, err := tls.X509KeyPair(cert, key)
@@ -125,7 +127,9 @@ func newRig(t *testing.T) *rig {
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(r.ca.cert)
-	s := New(Config{Pods: r.pods, Runtime: r.rt, Verify: AllowMasters("master-1"), TLS: func() *tls.Config { return &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: pool} }})
+	config := Config{Pods: r.pods, Runtime: r.rt, Verify: AllowMasters("master-1"), TLS: func() *tls.Config { return &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: pool} }}
+	change(&config)
+	s := New(config)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -203,12 +207,8 @@ func TestOnlyMastersMayCall(t *testing.T) {
 			t.Errorf("%d %s, want %d", code, body, c.want)
 		}
 	}
-	pool := x509.NewCertPool()
-	pool.AddCert(r.ca.cert)
-	anonymous := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
-	if resp, err := anonymous.Get(r.base + "/healthz"); err == nil {
-		resp.Body.Close()
-		t.Errorf("without a certificate: %s", resp.Status)
+	if code, body := r.get(r.bearer(""), "/healthz"); code != http.StatusUnauthorized {
+		t.Errorf("without a certificate: %d %s", code, body)
 	}
 	stranger := newAuthority(t)
 	cert, key := stranger.issue(t, "master-1")

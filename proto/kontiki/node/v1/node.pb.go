@@ -76,7 +76,7 @@ func (x CertifyPodResponse_Decision) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CertifyPodResponse_Decision.Descriptor instead.
 func (CertifyPodResponse_Decision) EnumDescriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{17, 0}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{19, 0}
 }
 
 type SessionRequest struct {
@@ -1073,6 +1073,139 @@ func (x *StatusResult) GetErrors() []string {
 	return nil
 }
 
+// AuthorizeCallerRequest describes a request to a node's port.
+type AuthorizeCallerRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Token string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	// verb is the API's: get, create, ...
+	Verb string `protobuf:"bytes,2,opt,name=verb,proto3" json:"verb,omitempty"`
+	// subresources of the node of which one suffices, as "metrics", or "pods" and "proxy".
+	Subresources  []string `protobuf:"bytes,3,rep,name=subresources,proto3" json:"subresources,omitempty"`
+	Path          string   `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorizeCallerRequest) Reset() {
+	*x = AuthorizeCallerRequest{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorizeCallerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorizeCallerRequest) ProtoMessage() {}
+
+func (x *AuthorizeCallerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorizeCallerRequest.ProtoReflect.Descriptor instead.
+func (*AuthorizeCallerRequest) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AuthorizeCallerRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *AuthorizeCallerRequest) GetVerb() string {
+	if x != nil {
+		return x.Verb
+	}
+	return ""
+}
+
+func (x *AuthorizeCallerRequest) GetSubresources() []string {
+	if x != nil {
+		return x.Subresources
+	}
+	return nil
+}
+
+func (x *AuthorizeCallerRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+type AuthorizeCallerResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// user is "" if the token is not valid.
+	User    string `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Allowed bool   `protobuf:"varint,2,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	// reason says why it is not allowed.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorizeCallerResponse) Reset() {
+	*x = AuthorizeCallerResponse{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorizeCallerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorizeCallerResponse) ProtoMessage() {}
+
+func (x *AuthorizeCallerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorizeCallerResponse.ProtoReflect.Descriptor instead.
+func (*AuthorizeCallerResponse) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *AuthorizeCallerResponse) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *AuthorizeCallerResponse) GetAllowed() bool {
+	if x != nil {
+		return x.Allowed
+	}
+	return false
+}
+
+func (x *AuthorizeCallerResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type CreateTokenRequest struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	Namespace         string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -1087,7 +1220,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[14]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1099,7 +1232,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[14]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1112,7 +1245,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CreateTokenRequest) GetNamespace() string {
@@ -1168,7 +1301,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[15]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1180,7 +1313,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[15]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1193,7 +1326,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -1228,7 +1361,7 @@ type CertifyPodRequest struct {
 
 func (x *CertifyPodRequest) Reset() {
 	*x = CertifyPodRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[16]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1240,7 +1373,7 @@ func (x *CertifyPodRequest) String() string {
 func (*CertifyPodRequest) ProtoMessage() {}
 
 func (x *CertifyPodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[16]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1253,7 +1386,7 @@ func (x *CertifyPodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyPodRequest.ProtoReflect.Descriptor instead.
 func (*CertifyPodRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CertifyPodRequest) GetNamespace() string {
@@ -1324,7 +1457,7 @@ type CertifyPodResponse struct {
 
 func (x *CertifyPodResponse) Reset() {
 	*x = CertifyPodResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[17]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1336,7 +1469,7 @@ func (x *CertifyPodResponse) String() string {
 func (*CertifyPodResponse) ProtoMessage() {}
 
 func (x *CertifyPodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[17]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1349,7 +1482,7 @@ func (x *CertifyPodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyPodResponse.ProtoReflect.Descriptor instead.
 func (*CertifyPodResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CertifyPodResponse) GetRequest() string {
@@ -1475,7 +1608,16 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\x05value\x18\x03 \x01(\fR\x05value\"B\n" +
 	"\fStatusResult\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x16\n" +
-	"\x06errors\x18\x02 \x03(\tR\x06errors\"\xdc\x01\n" +
+	"\x06errors\x18\x02 \x03(\tR\x06errors\"z\n" +
+	"\x16AuthorizeCallerRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12\x12\n" +
+	"\x04verb\x18\x02 \x01(\tR\x04verb\x12\"\n" +
+	"\fsubresources\x18\x03 \x03(\tR\fsubresources\x12\x12\n" +
+	"\x04path\x18\x04 \x01(\tR\x04path\"_\n" +
+	"\x17AuthorizeCallerResponse\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x18\n" +
+	"\aallowed\x18\x02 \x01(\bR\aallowed\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xdc\x01\n" +
 	"\x12CreateTokenRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12'\n" +
 	"\x0fservice_account\x18\x02 \x01(\tR\x0eserviceAccount\x12\x19\n" +
@@ -1508,12 +1650,13 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\x10DECISION_PENDING\x10\x01\x12\x13\n" +
 	"\x0fDECISION_ISSUED\x10\x02\x12\x13\n" +
 	"\x0fDECISION_DENIED\x10\x03\x12\x13\n" +
-	"\x0fDECISION_FAILED\x10\x042\x90\x02\n" +
+	"\x0fDECISION_FAILED\x10\x042\xf6\x02\n" +
 	"\vNodeService\x12P\n" +
 	"\aSession\x12\x1f.kontiki.node.v1.SessionRequest\x1a .kontiki.node.v1.SessionResponse(\x010\x01\x12X\n" +
 	"\vCreateToken\x12#.kontiki.node.v1.CreateTokenRequest\x1a$.kontiki.node.v1.CreateTokenResponse\x12U\n" +
 	"\n" +
-	"CertifyPod\x12\".kontiki.node.v1.CertifyPodRequest\x1a#.kontiki.node.v1.CertifyPodResponseB9Z7github.com/kontiki/kontiki/proto/kontiki/node/v1;nodev1b\x06proto3"
+	"CertifyPod\x12\".kontiki.node.v1.CertifyPodRequest\x1a#.kontiki.node.v1.CertifyPodResponse\x12d\n" +
+	"\x0fAuthorizeCaller\x12'.kontiki.node.v1.AuthorizeCallerRequest\x1a(.kontiki.node.v1.AuthorizeCallerResponseB9Z7github.com/kontiki/kontiki/proto/kontiki/node/v1;nodev1b\x06proto3"
 
 var (
 	file_kontiki_node_v1_node_proto_rawDescOnce sync.Once
@@ -1528,7 +1671,7 @@ func file_kontiki_node_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_kontiki_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_kontiki_node_v1_node_proto_goTypes = []any{
 	(CertifyPodResponse_Decision)(0), // 0: kontiki.node.v1.CertifyPodResponse.Decision
 	(*SessionRequest)(nil),           // 1: kontiki.node.v1.SessionRequest
@@ -1545,10 +1688,12 @@ var file_kontiki_node_v1_node_proto_goTypes = []any{
 	(*ObjectKey)(nil),                // 12: kontiki.node.v1.ObjectKey
 	(*Object)(nil),                   // 13: kontiki.node.v1.Object
 	(*StatusResult)(nil),             // 14: kontiki.node.v1.StatusResult
-	(*CreateTokenRequest)(nil),       // 15: kontiki.node.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 16: kontiki.node.v1.CreateTokenResponse
-	(*CertifyPodRequest)(nil),        // 17: kontiki.node.v1.CertifyPodRequest
-	(*CertifyPodResponse)(nil),       // 18: kontiki.node.v1.CertifyPodResponse
+	(*AuthorizeCallerRequest)(nil),   // 15: kontiki.node.v1.AuthorizeCallerRequest
+	(*AuthorizeCallerResponse)(nil),  // 16: kontiki.node.v1.AuthorizeCallerResponse
+	(*CreateTokenRequest)(nil),       // 17: kontiki.node.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 18: kontiki.node.v1.CreateTokenResponse
+	(*CertifyPodRequest)(nil),        // 19: kontiki.node.v1.CertifyPodRequest
+	(*CertifyPodResponse)(nil),       // 20: kontiki.node.v1.CertifyPodResponse
 }
 var file_kontiki_node_v1_node_proto_depIdxs = []int32{
 	2,  // 0: kontiki.node.v1.SessionRequest.hello:type_name -> kontiki.node.v1.Hello
@@ -1566,13 +1711,15 @@ var file_kontiki_node_v1_node_proto_depIdxs = []int32{
 	12, // 12: kontiki.node.v1.Object.key:type_name -> kontiki.node.v1.ObjectKey
 	0,  // 13: kontiki.node.v1.CertifyPodResponse.decision:type_name -> kontiki.node.v1.CertifyPodResponse.Decision
 	1,  // 14: kontiki.node.v1.NodeService.Session:input_type -> kontiki.node.v1.SessionRequest
-	15, // 15: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
-	17, // 16: kontiki.node.v1.NodeService.CertifyPod:input_type -> kontiki.node.v1.CertifyPodRequest
-	7,  // 17: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
-	16, // 18: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
-	18, // 19: kontiki.node.v1.NodeService.CertifyPod:output_type -> kontiki.node.v1.CertifyPodResponse
-	17, // [17:20] is the sub-list for method output_type
-	14, // [14:17] is the sub-list for method input_type
+	17, // 15: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
+	19, // 16: kontiki.node.v1.NodeService.CertifyPod:input_type -> kontiki.node.v1.CertifyPodRequest
+	15, // 17: kontiki.node.v1.NodeService.AuthorizeCaller:input_type -> kontiki.node.v1.AuthorizeCallerRequest
+	7,  // 18: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
+	18, // 19: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
+	20, // 20: kontiki.node.v1.NodeService.CertifyPod:output_type -> kontiki.node.v1.CertifyPodResponse
+	16, // 21: kontiki.node.v1.NodeService.AuthorizeCaller:output_type -> kontiki.node.v1.AuthorizeCallerResponse
+	18, // [18:22] is the sub-list for method output_type
+	14, // [14:18] is the sub-list for method input_type
 	14, // [14:14] is the sub-list for extension type_name
 	14, // [14:14] is the sub-list for extension extendee
 	0,  // [0:14] is the sub-list for field type_name
@@ -1601,7 +1748,7 @@ func file_kontiki_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kontiki_node_v1_node_proto_rawDesc), len(file_kontiki_node_v1_node_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

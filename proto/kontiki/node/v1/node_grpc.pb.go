@@ -22,9 +22,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	NodeService_Session_FullMethodName     = "/kontiki.node.v1.NodeService/Session"
-	NodeService_CreateToken_FullMethodName = "/kontiki.node.v1.NodeService/CreateToken"
-	NodeService_CertifyPod_FullMethodName  = "/kontiki.node.v1.NodeService/CertifyPod"
+	NodeService_Session_FullMethodName         = "/kontiki.node.v1.NodeService/Session"
+	NodeService_CreateToken_FullMethodName     = "/kontiki.node.v1.NodeService/CreateToken"
+	NodeService_CertifyPod_FullMethodName      = "/kontiki.node.v1.NodeService/CertifyPod"
+	NodeService_AuthorizeCaller_FullMethodName = "/kontiki.node.v1.NodeService/AuthorizeCaller"
 )
 
 // NodeServiceClient is the client API for NodeService service.
@@ -42,6 +43,9 @@ type NodeServiceClient interface {
 	// CertifyPod requests a certificate for a projected volume of a pod of the calling node, or continues to wait for one that was
 	// requested (KEP-4317). It responds when the signer has decided, or after some seconds.
 	CertifyPod(ctx context.Context, in *CertifyPodRequest, opts ...grpc.CallOption) (*CertifyPodResponse, error)
+	// AuthorizeCaller says whether the bearer of a token may make a request to the calling node's port, as TokenReview and
+	// SubjectAccessReview do for a kubelet.
+	AuthorizeCaller(ctx context.Context, in *AuthorizeCallerRequest, opts ...grpc.CallOption) (*AuthorizeCallerResponse, error)
 }
 
 type nodeServiceClient struct {
@@ -85,6 +89,16 @@ func (c *nodeServiceClient) CertifyPod(ctx context.Context, in *CertifyPodReques
 	return out, nil
 }
 
+func (c *nodeServiceClient) AuthorizeCaller(ctx context.Context, in *AuthorizeCallerRequest, opts ...grpc.CallOption) (*AuthorizeCallerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AuthorizeCallerResponse)
+	err := c.cc.Invoke(ctx, NodeService_AuthorizeCaller_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServiceServer is the server API for NodeService service.
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
@@ -100,6 +114,9 @@ type NodeServiceServer interface {
 	// CertifyPod requests a certificate for a projected volume of a pod of the calling node, or continues to wait for one that was
 	// requested (KEP-4317). It responds when the signer has decided, or after some seconds.
 	CertifyPod(context.Context, *CertifyPodRequest) (*CertifyPodResponse, error)
+	// AuthorizeCaller says whether the bearer of a token may make a request to the calling node's port, as TokenReview and
+	// SubjectAccessReview do for a kubelet.
+	AuthorizeCaller(context.Context, *AuthorizeCallerRequest) (*AuthorizeCallerResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
 }
 
@@ -118,6 +135,9 @@ func (UnimplementedNodeServiceServer) CreateToken(context.Context, *CreateTokenR
 }
 func (UnimplementedNodeServiceServer) CertifyPod(context.Context, *CertifyPodRequest) (*CertifyPodResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CertifyPod not implemented")
+}
+func (UnimplementedNodeServiceServer) AuthorizeCaller(context.Context, *AuthorizeCallerRequest) (*AuthorizeCallerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AuthorizeCaller not implemented")
 }
 func (UnimplementedNodeServiceServer) mustEmbedUnimplementedNodeServiceServer() {}
 func (UnimplementedNodeServiceServer) testEmbeddedByValue()                     {}
@@ -183,6 +203,24 @@ func _NodeService_CertifyPod_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_AuthorizeCaller_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AuthorizeCallerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).AuthorizeCaller(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_AuthorizeCaller_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).AuthorizeCaller(ctx, req.(*AuthorizeCallerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NodeService_ServiceDesc is the grpc.ServiceDesc for NodeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -197,6 +235,10 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CertifyPod",
 			Handler:    _NodeService_CertifyPod_Handler,
+		},
+		{
+			MethodName: "AuthorizeCaller",
+			Handler:    _NodeService_AuthorizeCaller_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
