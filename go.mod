@@ -58,6 +58,8 @@ require github.com/coreos/go-oidc/v3 v3.21.0
 
 require k8s.io/kms v0.37.2
 
+require github.com/pelletier/go-toml/v2 v2.4.3
+
 require (
 	github.com/cenkalti/backoff/v5 v5.0.3 // indirect
 	github.com/fsnotify/fsnotify v1.10.1 // indirect

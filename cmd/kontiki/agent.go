@@ -45,6 +45,8 @@ type agentOptions struct {
 	maxPods                         int
 	podLogs                         string
 	unsafeSysctls                   []string
+	registries                      string
+	parallelPulls                   int
 }
 
 func (o *agentOptions) flags(f *pflag.FlagSet) {
@@ -54,6 +56,8 @@ func (o *agentOptions) flags(f *pflag.FlagSet) {
 	f.StringToStringVar(&o.nodeLabels, "node-labels", nil, "labels to give the node")
 	f.IntVar(&o.maxPods, "max-pods", 110, "how many pods may run on this node")
 	f.StringVar(&o.podLogs, "pod-logs-dir", "/var/log/pods", "the directory of containers' logs; links to them are in the directory containers beside it")
+	f.StringVar(&o.registries, "registry-config-dir", "/etc/containerd/certs.d", "the directory that has, for each registry, a directory with its hosts.toml: mirrors, certificates, plain HTTP")
+	f.IntVar(&o.parallelPulls, "max-parallel-image-pulls", 5, "how many images are pulled at the same time")
 	f.StringSliceVar(&o.unsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls, or prefixes that end in *, that pods may set in addition to the safe ones")
 }
 
@@ -188,6 +192,7 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	w.runtime, err = containerd.New(ctx, containerd.Config{
 		Address: o.containerd, Namespace: o.containerdNamespace, StateDir: filepath.Join(place.dataDir, "run"),
 		CgroupParent: o.cgroupParent, Logger: [2]string{self, early.LoggerCommand},
+		RegistryConfigDir: o.registries,
 	})
 	if err != nil {
 		return w, fmt.Errorf("containerd: %w", err)
@@ -202,7 +207,7 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	}
 	w.agent, err = agent.New(agent.Config{
 		NodeName: place.name, NodeIP: netip.MustParseAddr(place.nodeIP), StateDir: filepath.Join(place.dataDir, "agent"),
-		LogDir: o.podLogs, AllowedUnsafeSysctls: o.unsafeSysctls, Runtime: w.runtime, Network: w.network, ServiceConsumers: []agent.ServiceConsumer{w.proxy, w.dns},
+		LogDir: o.podLogs, Pulls: o.parallelPulls, AllowedUnsafeSysctls: o.unsafeSysctls, Runtime: w.runtime, Network: w.network, ServiceConsumers: []agent.ServiceConsumer{w.proxy, w.dns},
 		Masters: identity.Masters(), Dial: dialMaster(identity), Labels: o.nodeLabels, Port: kubeletPort, MaxPods: o.maxPods, Version: gitVersion,
 	})
 	if err != nil {

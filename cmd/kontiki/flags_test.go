@@ -137,6 +137,8 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"request-timeout":                {"21s", func(w wired) any { return w.api.requestTimeout }},
 		"pod-logs-dir":                   {"/srv/logs", func(w wired) any { return w.agent.podLogs }},
 		"allowed-unsafe-sysctls":         {"net.core.somaxconn", func(w wired) any { return strings.Join(w.agent.unsafeSysctls, ",") }},
+		"registry-config-dir":            {"/srv/certs.d", func(w wired) any { return w.agent.registries }},
+		"max-parallel-image-pulls":       {"7", func(w wired) any { return w.agent.parallelPulls }},
 		"enable-admission-plugins":       {"EventRateLimit,AlwaysPullImages", func(w wired) any { return strings.Join(w.admits(t).Enable, ",") }},
 		"disable-admission-plugins":      {"Priority", func(w wired) any { return strings.Join(w.admits(t).Disable, ",") }},
 		"admission-control-config-file":  {"/etc/admission", func(w wired) any { return w.api.admissionConfig }},   // TestTheAdmissionConfigurationIsRead

@@ -33,8 +33,10 @@ type Config struct {
 	LogDir string
 	// AllowedUnsafeSysctls are names, and prefixes that end in "*", of sysctls that pods may set in addition to the safe ones.
 	AllowedUnsafeSysctls []string
-	Runtime              runtime.Runtime
-	Network              Network
+	// Pulls limits how many images are pulled concurrently; 0 means 5.
+	Pulls   int
+	Runtime runtime.Runtime
+	Network Network
 	// ServiceConsumers are informed of the cluster's services whenever they change.
 	ServiceConsumers []ServiceConsumer
 	// Masters are host:port addresses to start with; later ones are sent by the masters, and read from disk.
@@ -110,6 +112,7 @@ func New(c Config) (*Agent, error) {
 		NodeName: c.NodeName, NodeIP: c.NodeIP, Runtime: c.Runtime, Network: c.Network, Volumes: a.volumes, Objects: a.store, Sink: a.out,
 		DNS: a.dns, Node: a.node.current, ClusterNode: a.clusterNode, AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,
 		RootDir: filepath.Join(c.StateDir, "pods"), LogDir: c.LogDir, LogLinkDir: filepath.Join(filepath.Dir(c.LogDir), "containers"),
+		PullDir: filepath.Join(c.StateDir, "images"), Pulls: c.Pulls,
 	})
 	a.volumes.OnExpiry(a.pods.RefreshVolumes)
 	return a, nil

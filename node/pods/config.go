@@ -87,6 +87,10 @@ type Config struct {
 	LogDir  string
 	// LogLinkDir is /var/log/containers, where log collectors look; "" means no links.
 	LogLinkDir string
+	// PullDir remembers with which credentials images were pulled; "" forgets that with the process.
+	PullDir string
+	// Pulls limits how many images are pulled concurrently; 0 means 5.
+	Pulls int
 	// Starts limits how many pods start containers concurrently; 0 means 4. On two cores a runtime is fastest with 3 to 4.
 	Starts int
 }

@@ -2,8 +2,6 @@ package pods
 
 import (
 	"bufio"
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -302,65 +300,4 @@ func logTail(path string) string {
 		out.WriteString(text)
 	}
 	return lastBytes(out.String(), maxMessageLog)
-}
-
-// pullSecrets returns the credentials in the pod's image pull secrets that match the image's registry.
-func (w *worker) pullSecrets(pod *corev1.Pod, image string) []runtime.Auth {
-	var out []runtime.Auth
-	var missing []string
-	for _, ref := range pod.Spec.ImagePullSecrets {
-		s, ok := w.m.c.Objects.Secret(pod.Namespace, ref.Name)
-		if !ok {
-			missing = append(missing, ref.Name)
-			continue
-		}
-		out = append(out, authsOf(s, image)...)
-	}
-	if len(missing) > 0 {
-		w.event("", corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret", fmt.Sprintf("Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", ")))
-	}
-	return out
-}
-
-type dockerAuth struct {
-	Username, Password, Auth, IdentityToken string
-}
-
-func authsOf(s *corev1.Secret, image string) []runtime.Auth {
-	var auths map[string]dockerAuth
-	if b, ok := s.Data[corev1.DockerConfigJsonKey]; ok {
-		var c struct{ Auths map[string]dockerAuth }
-		if json.Unmarshal(b, &c) == nil {
-			auths = c.Auths
-		}
-	} else if b, ok := s.Data[corev1.DockerConfigKey]; ok {
-		_ = json.Unmarshal(b, &auths)
-	}
-	registry := registryOf(image)
-	var out []runtime.Auth
-	for server, a := range auths {
-		server = strings.TrimPrefix(strings.TrimPrefix(server, "https://"), "http://")
-		host, path, _ := strings.Cut(server, "/")
-		if host == "index.docker.io" {
-			host, path = "docker.io", ""
-		}
-		if host != registry || path != "" && path != "v1/" && path != "v2/" && !strings.HasPrefix(strings.TrimPrefix(image, registry+"/"), strings.TrimSuffix(path, "/")) {
-			continue
-		}
-		if a.Username == "" && a.Auth != "" {
-			if b, err := base64.StdEncoding.DecodeString(a.Auth); err == nil {
-				a.Username, a.Password, _ = strings.Cut(string(b), ":")
-			}
-		}
-		out = append(out, runtime.Auth{Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken})
-	}
-	return out
-}
-
-func registryOf(image string) string {
-	host, _, ok := strings.Cut(image, "/")
-	if !ok || !strings.ContainsAny(host, ".:") && host != "localhost" {
-		return "docker.io"
-	}
-	return host
 }

@@ -22,6 +22,8 @@ type Manager struct {
 	c         Config
 	features  runtime.Features
 	starts    chan struct{}
+	pulls     chan struct{} // slots for pulling images
+	pulled    *pullRecords
 	measures  chan struct{} // slots for measuring pods' local storage
 	measuring measureLimits
 	admission sync.Mutex // serializes admission, so that two pods do not get the same resources
@@ -41,7 +43,10 @@ func New(c Config) *Manager {
 	if c.Starts == 0 {
 		c.Starts = 4
 	}
-	return &Manager{c: c, features: c.Runtime.Features(), starts: make(chan struct{}, c.Starts), measures: make(chan struct{}, measuresAtOnce), measuring: defaultMeasureLimits,
+	if c.Pulls == 0 {
+		c.Pulls = 5
+	}
+	return &Manager{c: c, pulls: make(chan struct{}, c.Pulls), pulled: openPullRecords(c.PullDir), features: c.Runtime.Features(), starts: make(chan struct{}, c.Starts), measures: make(chan struct{}, measuresAtOnce), measuring: defaultMeasureLimits,
 		workers: map[types.UID]*worker{}}
 }
 

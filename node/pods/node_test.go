@@ -130,7 +130,7 @@ func bubble(t *testing.T, test func(t *testing.T, n *node)) {
 // start starts another manager over the same runtime.
 func (n *node) start() {
 	n.m = New(Config{NodeName: "n1", NodeIP: netip.MustParseAddr("192.0.2.1"), Runtime: n.rt, Network: n, Volumes: n, Objects: n, Sink: n,
-		DNS: func() DNS { return DNS{Domain: "cluster.local"} }, Node: func() *corev1.Node { return n.node }, RootDir: filepath.Join(n.dir, "pods"), LogDir: filepath.Join(n.dir, "logs"), LogLinkDir: filepath.Join(n.dir, "links")})
+		DNS: func() DNS { return DNS{Domain: "cluster.local"} }, Node: func() *corev1.Node { return n.node }, RootDir: filepath.Join(n.dir, "pods"), LogDir: filepath.Join(n.dir, "logs"), LogLinkDir: filepath.Join(n.dir, "links"), PullDir: filepath.Join(n.dir, "images")})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	m := n.m

@@ -425,7 +425,7 @@ func TestAnImportedImageStandsInForItsRegistry(t *testing.T) {
 				var err error
 				if c.pulledBefore {
 					n.rt.Provide(image)
-					_, err = n.rt.PullImage(ctx, image, nil)
+					_, err = n.rt.PullImage(ctx, image, runtime.Auth{})
 				} else {
 					_, err = n.rt.ImportImage(ctx, strings.NewReader(image))
 				}

@@ -124,8 +124,9 @@ type Streams interface {
 type Images interface {
 	// GetImage returns a local image by reference or ID. Errors: ErrNotFound, ErrInvalidImageName.
 	GetImage(ctx context.Context, ref string) (Image, error)
-	// PullImage pulls an image from its registry. Concurrent pulls of one reference share the work.
-	PullImage(ctx context.Context, ref string, auth []Auth) (Image, error)
+	// PullImage pulls an image from its registry, anonymously if auth is empty. Concurrent pulls of one reference with the same
+	// credentials share the work.
+	PullImage(ctx context.Context, ref string, auth Auth) (Image, error)
 	// ImportImage imports an archive (OCI layout or docker save, optionally gzipped) and returns its images.
 	ImportImage(ctx context.Context, archive io.Reader) ([]Image, error)
 	ListImages(ctx context.Context) ([]Image, error)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/kontiki/kontiki/internal/ociimage"
+	"github.com/kontiki/kontiki/node/runtime"
 	"github.com/kontiki/kontiki/node/runtime/runtimetest"
 )
 
@@ -303,7 +304,7 @@ func TestHostileRegistriesAreBounded(t *testing.T) {
 				_, _ = w.Write(c.root)
 			}))
 			defer web.Close()
-			_, err := r.PullImage(ctx, strings.TrimPrefix(web.URL, "http://")+"/hostile:1", nil)
+			_, err := r.PullImage(ctx, strings.TrimPrefix(web.URL, "http://")+"/hostile:1", runtime.Auth{})
 			if err == nil || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("%v, want %q", err, c.says)
 			}
@@ -311,7 +312,7 @@ func TestHostileRegistriesAreBounded(t *testing.T) {
 	}
 	web, ref, _ := smallRegistry(t)
 	defer web.Close()
-	if _, err := r.PullImage(ctx, ref, nil); err != nil {
+	if _, err := r.PullImage(ctx, ref, runtime.Auth{}); err != nil {
 		t.Errorf("an ordinary image: %v", err)
 	}
 }

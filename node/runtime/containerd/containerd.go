@@ -44,6 +44,9 @@ type Config struct {
 	LogMaxFiles int
 	// InsecureRegistries are hosts, besides localhost, that are accessed without TLS.
 	InsecureRegistries []string
+	// RegistryConfigDir has a directory for each registry with its hosts.toml (mirrors, certificates, plain HTTP), as containerd's own
+	// configuration has; "" for none.
+	RegistryConfigDir string
 }
 
 // Runtime implements runtime.Runtime.

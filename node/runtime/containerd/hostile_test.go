@@ -59,7 +59,7 @@ func TestAPullThatStallsEnds(t *testing.T) {
 	r.pullTimeout = 300 * time.Millisecond
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	_, err := r.PullImage(ctx, stallingRegistry(t), nil)
+	_, err := r.PullImage(ctx, stallingRegistry(t), runtime.Auth{})
 	if err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "the registry sent nothing for 300ms") {
 		t.Errorf("%v", err)
 	}

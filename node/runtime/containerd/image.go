@@ -4,16 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
-	"net/url"
 	"slices"
 	"strings"
-	"sync"
 
 	client "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 
@@ -213,99 +208,4 @@ func (r *Runtime) RemoveImage(ctx context.Context, ref string) error {
 		}
 	}
 	return nil
-}
-
-// noAnswer is a runtime.ErrRegistryUnreachable with the text of its cause.
-type noAnswer struct{ error }
-
-func (e noAnswer) Unwrap() []error { return []error{e.error, runtime.ErrRegistryUnreachable} }
-
-// pullGroup lets concurrent pulls of one image share the work.
-type pullGroup struct {
-	mu sync.Mutex
-	m  map[string]*pull
-}
-
-type pull struct {
-	done chan struct{}
-	img  runtime.Image
-	err  error
-}
-
-func (r *Runtime) PullImage(ctx context.Context, ref string, auth []runtime.Auth) (runtime.Image, error) {
-	name, err := normalize(ref)
-	if err != nil {
-		return runtime.Image{}, err
-	}
-	// Pulls with different credentials are not shared: one must not profit from the other's.
-	key := fmt.Sprintf("%s\x00%v", name, auth)
-	r.pulls.mu.Lock()
-	if r.pulls.m == nil {
-		r.pulls.m = map[string]*pull{}
-	}
-	p := r.pulls.m[key]
-	if p == nil {
-		p = &pull{done: make(chan struct{})}
-		r.pulls.m[key] = p
-		r.wg.Go(func() {
-			p.img, p.err = r.pull(r.lifeCtx, name, auth)
-			r.pulls.mu.Lock()
-			delete(r.pulls.m, key)
-			r.pulls.mu.Unlock()
-			close(p.done)
-		})
-	}
-	r.pulls.mu.Unlock()
-	select {
-	case <-p.done:
-		return p.img, p.err
-	case <-ctx.Done():
-		return runtime.Image{}, ctx.Err()
-	}
-}
-
-func (r *Runtime) pull(ctx context.Context, name string, auth []runtime.Auth) (runtime.Image, error) {
-	if len(auth) == 0 {
-		auth = []runtime.Auth{{}}
-	}
-	var errs []error
-	for _, a := range auth {
-		watched := &progress{next: http.DefaultTransport}
-		pctx, stop := watched.watch(ctx, r.pullTimeout)
-		authorizer := docker.NewDockerAuthorizer(docker.WithAuthClient(&http.Client{Transport: watched}), docker.WithAuthCreds(func(host string) (string, string, error) {
-			if a.IdentityToken != "" {
-				return "", a.IdentityToken, nil
-			}
-			return a.Username, a.Password, nil
-		}))
-		resolver := docker.NewResolver(docker.ResolverOptions{Hosts: docker.ConfigureDefaultRegistries(
-			docker.WithClient(&http.Client{Transport: watched}),
-			docker.WithAuthorizer(authorizer),
-			docker.WithPlainHTTP(func(host string) (bool, error) {
-				h, _, err := net.SplitHostPort(host)
-				if err != nil {
-					h = host
-				}
-				if slices.Contains(r.c.InsecureRegistries, host) {
-					return true, nil
-				}
-				ip := net.ParseIP(h)
-				return h == "localhost" || ip != nil && ip.IsLoopback(), nil
-			}),
-		)})
-		img, err := r.client.Pull(pctx, name, client.WithResolver(resolver), client.WithImageHandlerWrapper(r.limits.pulled(r.client.ContentStore())), client.WithPullUnpack, client.WithPullSnapshotter(r.c.Snapshotter))
-		if err != nil && ctx.Err() == nil {
-			if pctx.Err() != nil {
-				err = context.Cause(pctx)
-			} else if errors.As(err, new(*url.Error)) { // the request got no response
-				err = noAnswer{err}
-			}
-		}
-		stop()
-		if err == nil {
-			return r.describe(ctx, img)
-		}
-		errs = append(errs, fmt.Errorf("failed to pull and unpack image %q: %w", name, classify(err)))
-	}
-	return runtime.Image{}, errors.Join(errs...)
 }

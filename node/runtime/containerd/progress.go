@@ -15,14 +15,24 @@ const pullTimeout = 5 * time.Minute
 // progress monitors the requests of one pull. A pull whose requests receive nothing for too long is cancelled; unpacking, during
 // which there are no requests, may take any time.
 type progress struct {
-	next   http.RoundTripper
 	active atomic.Int64
 	bytes  atomic.Uint64
 }
 
-func (p *progress) RoundTrip(r *http.Request) (*http.Response, error) {
+// around returns a transport whose requests are monitored.
+func (p *progress) around(next http.RoundTripper) http.RoundTripper {
+	return &watchedTransport{p, next}
+}
+
+type watchedTransport struct {
+	*progress
+	next http.RoundTripper
+}
+
+func (t *watchedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	p := t.progress
 	p.active.Add(1)
-	resp, err := p.next.RoundTrip(r)
+	resp, err := t.next.RoundTrip(r)
 	if err != nil {
 		p.active.Add(-1)
 		return nil, err

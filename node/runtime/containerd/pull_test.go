@@ -69,17 +69,17 @@ func TestARegistryThatIsAwayIsToldFromOneThatRefuses(t *testing.T) {
 	}
 	imported(true)
 	refuse.Store(true)
-	if _, err := r.PullImage(ctx, ref, nil); err == nil || errors.Is(err, runtime.ErrRegistryUnreachable) {
+	if _, err := r.PullImage(ctx, ref, runtime.Auth{}); err == nil || errors.Is(err, runtime.ErrRegistryUnreachable) {
 		t.Errorf("refused: %v", err)
 	}
 	imported(true)
 	refuse.Store(false)
-	if img, err := r.PullImage(ctx, ref, nil); err != nil || img.Imported {
+	if img, err := r.PullImage(ctx, ref, runtime.Auth{}); err != nil || img.Imported {
 		t.Errorf("pulled: %+v, %v", img, err)
 	}
 	imported(false)
 	web.Close()
-	if _, err := r.PullImage(ctx, ref, nil); !errors.Is(err, runtime.ErrRegistryUnreachable) || strings.Contains(err.Error(), "runtime:") {
+	if _, err := r.PullImage(ctx, ref, runtime.Auth{}); !errors.Is(err, runtime.ErrRegistryUnreachable) || strings.Contains(err.Error(), "runtime:") {
 		t.Errorf("away: %v", err)
 	}
 	if _, err := r.ImportImage(ctx, bytes.NewReader(archive.Bytes())); err != nil {

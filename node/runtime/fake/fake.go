@@ -23,6 +23,7 @@ type Runtime struct {
 	containers map[string]*container
 	images     map[string]runtime.Image // by reference
 	pullable   map[string]runtime.Image
+	passwords  map[string]string // of images that need one
 	listeners  map[chan runtime.Event]struct{}
 	seq        int
 	faults     map[string][]error
@@ -50,7 +51,7 @@ var _ runtime.Runtime = (*Runtime)(nil)
 
 // New creates a runtime with the given images, by complete reference.
 func New(images ...string) *Runtime {
-	r := &Runtime{sandboxes: map[string]runtime.Sandbox{}, podLimits: map[string]runtime.Resources{}, containers: map[string]*container{}, images: map[string]runtime.Image{}, pullable: map[string]runtime.Image{},
+	r := &Runtime{sandboxes: map[string]runtime.Sandbox{}, podLimits: map[string]runtime.Resources{}, containers: map[string]*container{}, images: map[string]runtime.Image{}, pullable: map[string]runtime.Image{}, passwords: map[string]string{},
 		listeners: map[chan runtime.Event]struct{}{}, faults: map[string][]error{}, blocks: map[string]chan struct{}{}, programs: map[string]Program{}, stats: map[string]runtime.Stats{}}
 	for _, i := range images {
 		r.images[i] = imageOf(i)
@@ -127,6 +128,14 @@ func (r *Runtime) Provide(ref string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.pullable[ref] = imageOf(ref)
+}
+
+// ProvidePrivately makes an image available to pulls with a password.
+func (r *Runtime) ProvidePrivately(ref, password string) {
+	r.Provide(ref)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.passwords[ref] = password
 }
 
 // SetUser sets the user in an image's configuration.

@@ -14,7 +14,7 @@ func TestAHollowRuntimeRunsEverything(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := context.Background()
 		r := NewHollow(3 * time.Second)
-		if _, err := r.PullImage(ctx, "example/any:1", nil); err != nil {
+		if _, err := r.PullImage(ctx, "example/any:1", runtime.Auth{}); err != nil {
 			t.Fatal(err)
 		}
 		sandbox := runtime.SandboxConfig{UID: "u"}

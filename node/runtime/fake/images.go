@@ -43,7 +43,7 @@ func (r *Runtime) GetImage(ctx context.Context, ref string) (runtime.Image, erro
 	return r.image(ref)
 }
 
-func (r *Runtime) PullImage(ctx context.Context, ref string, auth []runtime.Auth) (runtime.Image, error) {
+func (r *Runtime) PullImage(ctx context.Context, ref string, auth runtime.Auth) (runtime.Image, error) {
 	if err := r.enter(ctx, "PullImage", ref); err != nil {
 		return runtime.Image{}, err
 	}
@@ -55,6 +55,9 @@ func (r *Runtime) PullImage(ctx context.Context, ref string, auth []runtime.Auth
 	i, ok := r.pullable[ref]
 	if !ok {
 		return runtime.Image{}, fmt.Errorf("failed to pull and unpack image %q: not found", ref)
+	}
+	if want, private := r.passwords[ref]; private && auth.Password != want {
+		return runtime.Image{}, fmt.Errorf("failed to pull and unpack image %q: 401 Unauthorized", ref)
 	}
 	r.images[ref] = i
 	return i, nil

@@ -1,0 +1,57 @@
+package pods
+
+import (
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/kubernetes/pkg/credentialprovider"
+	pullsecrets "k8s.io/kubernetes/pkg/credentialprovider/secrets"
+
+	"github.com/kontiki/kontiki/node/runtime"
+)
+
+// credential is one set of registry credentials of a pod, and the Secret that has it.
+type credential struct {
+	auth   runtime.Auth
+	secret pullSecret
+}
+
+// credentials returns what the pod's image pull secrets have for an image, the most specific first, and the names of Secrets that do not
+// exist.
+func (w *worker) credentials(pod *corev1.Pod, image string) (list []credential, missing []string, err error) {
+	var secrets []corev1.Secret
+	for _, ref := range pod.Spec.ImagePullSecrets {
+		s, ok := w.m.c.Objects.Secret(pod.Namespace, ref.Name)
+		if !ok {
+			missing = append(missing, ref.Name)
+			continue
+		}
+		secrets = append(secrets, *s)
+	}
+	if len(secrets) == 0 {
+		return nil, missing, nil
+	}
+	ring, err := pullsecrets.MakeDockerKeyring(secrets, credentialprovider.UnionDockerKeyring{})
+	if err != nil {
+		return nil, missing, err
+	}
+	found, _ := ring.Lookup(repository(image))
+	for _, c := range found {
+		one := credential{auth: runtime.Auth{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken}}
+		if c.Source == nil || c.Source.Secret == nil {
+			continue
+		}
+		s := c.Source.Secret
+		one.secret = pullSecret{UID: s.UID, Namespace: s.Namespace, Name: s.Name, Hash: c.AuthConfigHash}
+		list = append(list, one)
+	}
+	return list, missing, nil
+}
+
+// missingSecrets says that a pull that failed lacked Secrets.
+func (w *worker) missingSecrets(missing []string) {
+	if len(missing) > 0 {
+		w.event("", corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret", fmt.Sprintf("Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", ")))
+	}
+}

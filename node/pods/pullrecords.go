@@ -1,0 +1,244 @@
+package pods
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/distribution/reference"
+
+	"github.com/kontiki/kontiki/node/runtime"
+)
+
+// pullRecords remember with which credentials images were pulled, so that an image that needs credentials is used only by pods that have
+// such. An image of which there is no record was there before the agent or was imported, and every pod may use it.
+//
+// The directory "pulled" has a file for each image, named by its ID, and "pulling" one for each name that is being pulled: if the agent
+// ends while it pulls, the image is known to need credentials.
+type pullRecords struct {
+	dir string
+
+	mu      sync.Mutex
+	pulled  map[string]pullRecord // by image ID
+	pulling map[string]int        // pulls, and pulls of an earlier agent that did not end, by image name
+}
+
+// pullRecord has the credentials with which an image may be pulled, by the name of the repository.
+type pullRecord struct {
+	Image       string                     `json:"image"` // its ID
+	Credentials map[string]pullCredentials `json:"credentials"`
+}
+
+type pullCredentials struct {
+	// Anybody means that no credentials are needed.
+	Anybody bool         `json:"anybody,omitempty"`
+	Secrets []pullSecret `json:"secrets,omitempty"`
+}
+
+// pullSecret is a Secret, and a hash of what it contained for a registry.
+type pullSecret struct {
+	UID, Namespace, Name, Hash string
+}
+
+// maxPullSecrets limits how many Secrets are remembered for one repository of an image: the oldest are forgotten.
+const maxPullSecrets = 100
+
+func openPullRecords(dir string) *pullRecords {
+	r := &pullRecords{dir: dir, pulled: map[string]pullRecord{}, pulling: map[string]int{}}
+	if dir == "" {
+		return r
+	}
+	for _, d := range []string{"pulled", "pulling"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			slog.Warn("records of image pulls cannot be stored", "err", err)
+		}
+	}
+	r.read("pulled", func(b []byte) error {
+		var p pullRecord
+		if err := json.Unmarshal(b, &p); err != nil {
+			return err
+		}
+		r.pulled[p.Image] = p
+		return nil
+	})
+	r.read("pulling", func(b []byte) error {
+		r.pulling[string(b)]++
+		return nil
+	})
+	return r
+}
+
+func (r *pullRecords) read(kind string, each func([]byte) error) {
+	entries, err := os.ReadDir(filepath.Join(r.dir, kind))
+	if err != nil {
+		slog.Warn("records of image pulls cannot be read", "err", err)
+		return
+	}
+	for _, e := range entries {
+		path := filepath.Join(r.dir, kind, e.Name())
+		b, err := os.ReadFile(path)
+		if err == nil {
+			err = each(b)
+		}
+		if err != nil {
+			slog.Warn("a record of an image pull cannot be read", "file", path, "err", err)
+		}
+	}
+}
+
+func (r *pullRecords) path(kind, name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return filepath.Join(r.dir, kind, hex.EncodeToString(sum[:]))
+}
+
+func (r *pullRecords) write(kind, name string, data []byte) error {
+	if r.dir == "" {
+		return nil
+	}
+	path := r.path(kind, name)
+	if err := os.WriteFile(path+".tmp", data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".tmp", path)
+}
+
+func (r *pullRecords) remove(kind, name string) {
+	if r.dir == "" {
+		return
+	}
+	if err := os.Remove(r.path(kind, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		slog.Warn("a record of an image pull cannot be removed", "err", err)
+	}
+}
+
+// begin records that an image is being pulled.
+func (r *pullRecords) begin(name string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pulling[name]++
+	if r.pulling[name] > 1 {
+		return nil
+	}
+	if err := r.write("pulling", name, []byte(name)); err != nil {
+		r.forgetPull(name)
+		return fmt.Errorf("Failed to record image pull intent for container image %q: %w", name, err)
+	}
+	return nil
+}
+
+// forgetPull ends one pull of a name. The caller holds mu.
+func (r *pullRecords) forgetPull(name string) {
+	if r.pulling[name]--; r.pulling[name] <= 0 {
+		delete(r.pulling, name)
+		r.remove("pulling", name)
+	}
+}
+
+// failed ends a pull without success.
+func (r *pullRecords) failed(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.forgetPull(name)
+}
+
+// succeeded ends a pull, and records its credentials: nil means that none were needed.
+func (r *pullRecords) succeeded(name, id string, with *pullSecret) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.add(name, id, with)
+	delete(r.pulling, name) // also those of an earlier agent: now it is known
+	r.remove("pulling", name)
+}
+
+// add records credentials. The caller holds mu.
+func (r *pullRecords) add(name, id string, with *pullSecret) {
+	repo := repository(name)
+	record := pullRecord{Image: id, Credentials: map[string]pullCredentials{}}
+	for k, v := range r.pulled[id].Credentials {
+		record.Credentials[k] = v
+	}
+	c := record.Credentials[repo]
+	switch {
+	case c.Anybody:
+		return
+	case with == nil:
+		c = pullCredentials{Anybody: true}
+	default:
+		if slices.Contains(c.Secrets, *with) {
+			return
+		}
+		c.Secrets = slices.DeleteFunc(slices.Clone(c.Secrets), func(s pullSecret) bool {
+			return s.UID == with.UID && s.Namespace == with.Namespace && s.Name == with.Name
+		})
+		c.Secrets = append(c.Secrets, *with)
+		c.Secrets = c.Secrets[max(0, len(c.Secrets)-maxPullSecrets):]
+	}
+	record.Credentials[repo] = c
+	r.pulled[id] = record
+	b, err := json.Marshal(record)
+	if err == nil {
+		err = r.write("pulled", id, b)
+	}
+	if err != nil {
+		slog.Warn("a record of an image pull cannot be stored", "image", name, "err", err)
+	}
+}
+
+// mustPull says whether a pod may use a local image only after it pulled it with its own credentials.
+func (r *pullRecords) mustPull(name string, img runtime.Image, secrets func() []pullSecret) bool {
+	if img.Imported {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	record, known := r.pulled[img.ID]
+	if !known {
+		return r.pulling[name] > 0 // otherwise it was there before
+	}
+	c, ok := record.Credentials[repository(name)]
+	if !ok {
+		return true
+	}
+	if c.Anybody {
+		return false
+	}
+	for _, s := range secrets() {
+		for _, old := range c.Secrets {
+			same := s.UID == old.UID && s.Namespace == old.Namespace && s.Name == old.Name
+			if s.Hash == old.Hash || same { // the same content, or the same Secret with another content
+				r.add(name, img.ID, &s)
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// retain forgets images that are not there any more.
+func (r *pullRecords) retain(present map[string]bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id := range r.pulled {
+		if !present[id] {
+			delete(r.pulled, id)
+			r.remove("pulled", id)
+		}
+	}
+}
+
+// repository returns an image's complete name without tag and digest.
+func repository(name string) string {
+	named, err := reference.ParseDockerRef(name)
+	if err != nil {
+		return name
+	}
+	return reference.TrimNamed(named).String()
+}
