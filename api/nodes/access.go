@@ -60,7 +60,7 @@ func ownLabels(asked map[string]string) (own map[string]string, refused []string
 func ownNode(reported *corev1.Node) *corev1.Node {
 	labels, _ := ownLabels(reported.Labels)
 	return &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: reported.Name, Labels: labels},
+		ObjectMeta: metav1.ObjectMeta{Name: reported.Name, Labels: labels, Annotations: ownAnnotations(reported.Annotations)},
 		Spec:       corev1.NodeSpec{ProviderID: reported.Spec.ProviderID, Taints: reported.Spec.Taints},
 		Status:     *reported.Status.DeepCopy(),
 	}

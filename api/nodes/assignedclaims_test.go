@@ -6,11 +6,15 @@ import (
 	"slices"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/internal/localpath"
+	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
@@ -152,5 +156,51 @@ func TestAClaimGivesNobodyAnothersVolume(t *testing.T) {
 	a := assignmentOf(h, "n1")
 	if got := (has{}).take(t, a, a.full(h.Client.View())); !slices.Equal(got, []string{"persistentvolumeclaims/thief"}) {
 		t.Errorf("the worker is sent %v", got)
+	}
+}
+
+// TestANodeIsSentTheVolumesWhoseFoldersItHas, whether pods use them or not, and may report about these only.
+func TestANodeIsSentTheVolumesWhoseFoldersItHas(t *testing.T) {
+	h := harness.New(t)
+	folder := func(name, node string) *corev1.PersistentVolume {
+		return make1(t, h, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{
+			localpath.ProvisionedBy: localpath.Provisioner, localpath.Node: node}}, Spec: corev1.PersistentVolumeSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, Capacity: oneGiB, PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimDelete,
+			PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/p"}}}})
+	}
+	mine, others := folder("mine", "n1"), folder("others", "n2")
+	a := assignmentOf(h, "n1")
+	worker := has{}
+	if got := worker.take(t, a, a.full(h.Client.View())); !slices.Equal(got, []string{"persistentvolumes/mine"}) {
+		t.Errorf("the worker is sent %v", got)
+	}
+	server := New(Config{Client: h.Client, Caller: func(context.Context) (string, bool) { return "n1", true }})
+	report := func(pv *corev1.PersistentVolume, state nodev1.ReportVolumeRequest_State) codes.Code {
+		_, err := server.ReportVolume(context.Background(), &nodev1.ReportVolumeRequest{Name: pv.Name, Uid: string(pv.UID), State: state, Quota: "q"})
+		return status.Code(err)
+	}
+	const made, removed = nodev1.ReportVolumeRequest_STATE_MADE, nodev1.ReportVolumeRequest_STATE_REMOVED
+	if code := report(others, made); code != codes.PermissionDenied {
+		t.Errorf("about another's: %v", code)
+	}
+	if code := report(mine, made); code != codes.OK {
+		t.Errorf("made: %v", code)
+	}
+	if code := report(mine, removed); code != codes.FailedPrecondition {
+		t.Errorf("a volume that is not released was removed: %v", code)
+	}
+	pv, _ := client.Get[*corev1.PersistentVolume](h.Client.View(), "", "mine")
+	if pv.Annotations[localpath.State] != localpath.Made || pv.Annotations[localpath.Quota] != "q" {
+		t.Errorf("the annotations are %v", pv.Annotations)
+	}
+	pv = pv.DeepCopy()
+	pv.Status.Phase = corev1.VolumeReleased
+	if _, err := client.UpdateStatus(context.Background(), h.Client, pv); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // a second time is no error
+		if code := report(mine, removed); code != codes.OK {
+			t.Errorf("removed: %v", code)
+		}
 	}
 }

@@ -6,11 +6,13 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/storage/ephemeral"
 	"k8s.io/kubernetes/pkg/api/v1/persistentvolume"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/internal/localpath"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -25,7 +27,8 @@ func (k key) proto() *nodev1.ObjectKey {
 	return &nodev1.ObjectKey{Resource: k.resource, Namespace: k.namespace, Name: k.name}
 }
 
-// assignment tracks which objects of its own one worker has been sent: its pods, what they refer to, what that refers to, and its node.
+// assignment tracks which objects of its own one worker has been sent: its pods, what they refer to, what that refers to, the volumes
+// whose folders it has, and its node.
 // Only one goroutine may use it.
 type assignment struct {
 	node string
@@ -35,7 +38,7 @@ type assignment struct {
 	follows names
 	// sent has the revision of each of these objects that the worker has.
 	sent map[key]uint64
-	// named has what the worker's objects refer to; holds has the references of each pod, claim and volume.
+	// named has what the worker's objects refer to; holds has the references of each pod, claim and volume, and of the node.
 	named map[key]*reference
 	holds map[key][]key
 }
@@ -93,10 +96,24 @@ func (a *assignment) full(v client.View) *delta {
 			a.addPod(d, pod)
 		}
 	}
+	for _, volume := range volumesByNode.Any(v, a.node) {
+		a.keep(d, volume)
+	}
 	if n, ok := client.Get[*corev1.Node](v, "", a.node); ok {
 		d.put(nodeKey(a.node), n)
 	}
 	return d
+}
+
+// keep makes the node itself refer to a volume whose folder it has, or no longer.
+func (a *assignment) keep(d *delta, volume *corev1.PersistentVolume) {
+	k, own := key{"persistentvolumes", "", volume.Name}, nodeKey(a.node)
+	refs := a.holds[own]
+	if i := slices.Index(refs, k); localpath.NodeOf(volume.Annotations) == a.node && i < 0 {
+		a.refer(d, own, append(slices.Clone(refs), k))
+	} else if localpath.NodeOf(volume.Annotations) != a.node && i >= 0 {
+		a.refer(d, own, slices.Delete(slices.Clone(refs), i, i+1))
+	}
 }
 
 func (a *assignment) addPod(d *delta, pod *corev1.Pod) {
@@ -161,13 +178,17 @@ func (a *assignment) take(d *delta, k key, obj client.Object) {
 		d.put(k, obj)
 		a.refer(d, k, volumeOf(obj))
 	case *corev1.PersistentVolume:
-		if !a.mayMount(obj) {
+		if localpath.NodeOf(obj.Annotations) != a.node && !a.mayMount(obj) {
 			d.drop(k)
 			a.forget(d, k)
 			return
 		}
 		d.put(k, obj)
-		a.refer(d, k, secretsOf(obj))
+		if a.mayMount(obj) {
+			a.refer(d, k, secretsOf(obj))
+		} else {
+			a.forget(d, k)
+		}
 	default:
 		d.put(k, obj)
 	}
@@ -225,6 +246,10 @@ func (a *assignment) apply(d *delta, events []client.Event) {
 			a.referenceChanged(d, key{"persistentvolumeclaims", obj.Namespace, obj.Name}, event)
 		case *corev1.PersistentVolume:
 			a.referenceChanged(d, key{"persistentvolumes", "", obj.Name}, event)
+			if event.New == nil {
+				obj = &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: obj.Name}} // nobody has it
+			}
+			a.keep(d, obj)
 		case *corev1.Node:
 			a.changed(d, nodeKey(obj.Name), event)
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/internal/contain"
+	"github.com/kontiki/kontiki/internal/localpath"
 	"github.com/kontiki/kontiki/internal/pause"
 )
 
@@ -25,9 +26,9 @@ const (
 	dispatchPause = time.Second
 )
 
-// dispatcher reads every change of the cluster once for all sessions of this master, and passes it to those that it concerns: a pod to
-// its node's, what pods refer to (Secrets, ConfigMaps, claims, volumes) to those whose objects name it, and a shared object, encoded once, to all. The cost of a change depends
-// on how many workers it concerns, not on how many there are.
+// dispatcher reads every change of the cluster once for all sessions of this master, and passes it to those that it concerns: a pod, and
+// a volume whose folder a node has, to its node's, what pods refer to (Secrets, ConfigMaps, claims, volumes) to those whose objects name
+// it, and a shared object, encoded once, to all. The cost of a change depends on how many workers it concerns, not on how many there are.
 //
 // A session learns its own objects in these steps, and misses nothing: it subscribes, forgets what has arrived, and takes a view; what is
 // dispatched later is in its queue, and what was dispatched before is in the view. Changes that are in both are recognized by their
@@ -126,6 +127,9 @@ func (d *dispatcher) dispatch(events []client.Event) error {
 			d.pass(d.byName[key{"persistentvolumeclaims", obj.Namespace, obj.Name}], one)
 		case *corev1.PersistentVolume:
 			d.pass(d.byName[key{"persistentvolumes", "", obj.Name}], one)
+			if node := localpath.NodeOf(obj.Annotations); node != "" {
+				d.pass(d.byNode[node], one)
+			}
 		case *corev1.Node:
 			d.pass(d.byNode[obj.Name], one) // it gets its own as a whole
 		}

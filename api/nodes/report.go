@@ -56,6 +56,9 @@ func (s *Server) register(ctx context.Context, name string, data []byte) error {
 			node.Labels = map[string]string{}
 		}
 		maps.Copy(node.Labels, labels)
+		for name, value := range ownAnnotations(reported.Annotations) {
+			metav1.SetMetaDataAnnotation(&node.ObjectMeta, name, value)
+		}
 		node, err = client.Update(ctx, s.Client, node)
 		if err != nil {
 			return err

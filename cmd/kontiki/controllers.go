@@ -29,6 +29,7 @@ import (
 	"github.com/kontiki/kontiki/controller/expiry"
 	"github.com/kontiki/kontiki/controller/garbage"
 	"github.com/kontiki/kontiki/controller/job"
+	"github.com/kontiki/kontiki/controller/localpath"
 	"github.com/kontiki/kontiki/controller/migration"
 	"github.com/kontiki/kontiki/controller/namespace"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
@@ -119,6 +120,9 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 		{name: "serviceaccount-token-controller", account: "tokens-controller", make: silent(func(c *client.Client) *controller.Controller {
 			return tokens.New(c, m.api.Tokens, m.bundle)
 		})},
+
+		// Only workers of this cluster make and remove these volumes.
+		{name: "local-path-controller", own: true, account: "local-path-provisioner", make: one(localpath.New)},
 
 		// No other program has the CA of the API's clients.
 		{name: "certificatesigningrequest-signing-controller", own: true, account: "certificate-controller", make: silent(func(c *client.Client) *controller.Controller {

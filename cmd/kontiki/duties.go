@@ -53,7 +53,7 @@ func (m *master) bootstrap(ctx context.Context) error {
 	group.Go(func() error { return m.followMembers(ctx, changed) })
 	c, log := client.New(m.api.Objects, "system:apiserver", "kube-apiserver"), m.log.With("part", "controllers")
 	group.Go(func() error {
-		return controller.RunAll(ctx, c, log, rbac.NewDefaults(c, log), bootstrap.NewPriorityClasses(c))
+		return controller.RunAll(ctx, c, log, rbac.NewDefaults(c, log), bootstrap.NewPriorityClasses(c), bootstrap.NewStorageClass(c))
 	})
 	group.Go(func() error {
 		producer := client.New(m.api.Objects, "system:apiserver", flowcontrol.Producer)

@@ -107,7 +107,7 @@ func New(c Config) (*Agent, error) {
 	}
 	a.node = newNodeStatus(c)
 	a.volumes = volume.New(volume.Config{RootDir: filepath.Join(c.StateDir, "pods"), Objects: a.store, Token: a.createToken, Certify: a.certifyPod,
-		Node: a.node.current, Labels: a.labels})
+		Node: a.node.current, Labels: a.labels, NodeName: c.NodeName, FolderRoot: c.folderRoot(), ReportVolume: a.reportVolume})
 	a.pods = pods.New(pods.Config{
 		NodeName: c.NodeName, NodeIP: c.NodeIP, Runtime: c.Runtime, Network: c.Network, Volumes: a.volumes, Objects: a.store, Sink: a.out,
 		DNS: a.dns, Node: a.node.current, ClusterNode: a.clusterNode, AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,
@@ -126,6 +126,15 @@ func (a *Agent) Node() *corev1.Node { return a.node.current() }
 
 // clusterNode returns the Node object as the cluster has it, nil if that is not known.
 func (a *Agent) clusterNode() *corev1.Node { return a.store.clusterNode() }
+
+// folderRoot returns the folder with the folders of the node's volumes.
+func (c *Config) folderRoot() string {
+	dir, err := filepath.Abs(c.StateDir)
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "local-path")
+}
 
 // labels returns the node's labels in the cluster, or its own if those are not known.
 func (a *Agent) labels() map[string]string {
@@ -149,6 +158,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.pods.Run(ctx) })
 	g.Go(func() error { return a.volumes.Run(ctx) })
+	g.Go(func() error { return a.volumes.RunFolders(ctx) })
 	g.Go(func() error { return a.sessions(ctx) })
 	g.Go(func() error { return a.follow(ctx) })
 	g.Go(func() error { return a.watchNode(ctx) })
@@ -186,6 +196,9 @@ func (a *Agent) apply(m *nodev1.Assignment) error {
 	}
 	if change.cluster {
 		a.kick()
+	}
+	if change.volumes {
+		a.volumes.PokeFolders()
 	}
 	if m.From == 0 {
 		a.pods.Sweep()

@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kontiki/kontiki/internal/eintr"
+	"github.com/kontiki/kontiki/internal/localpath"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -83,6 +84,9 @@ func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runti
 	}}}
 	for k, v := range n.c.Labels {
 		node.Labels[k] = v
+	}
+	if root := n.c.folderRoot(); root != "" {
+		node.Annotations = map[string]string{localpath.Root: root}
 	}
 	node.Spec.Taints = n.c.Taints
 	s := &node.Status

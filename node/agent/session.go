@@ -483,3 +483,13 @@ func (a *Agent) AuthorizeCaller(ctx context.Context, r *nodev1.AuthorizeCallerRe
 	defer cancel()
 	return c.AuthorizeCaller(ctx, r)
 }
+
+// reportVolume reports the folder of a volume to the session's master.
+func (a *Agent) reportVolume(ctx context.Context, r *nodev1.ReportVolumeRequest) error {
+	c, err := a.master()
+	if err != nil {
+		return err
+	}
+	_, err = c.ReportVolume(ctx, r)
+	return err
+}

@@ -67,6 +67,7 @@ type change struct {
 	pods    []*corev1.Pod // new or changed
 	gone    []types.UID
 	objects map[string]bool // namespaces whose secrets, config maps, claims or claims' volumes changed
+	volumes bool            // volumes changed
 	trust   bool            // trust bundles changed
 	cluster bool            // services, slices or nodes changed
 	// What should be written to disk: at once, or some time later.
@@ -205,6 +206,7 @@ func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 		case "secrets", "configmaps", "persistentvolumeclaims":
 			usedIn(k.namespace)
 		case "persistentvolumes":
+			c.volumes = true
 			if v, ok := object.(*corev1.PersistentVolume); ok && v.Spec.ClaimRef != nil {
 				usedIn(v.Spec.ClaimRef.Namespace)
 			}
@@ -388,6 +390,13 @@ func (s *store) PersistentVolumeClaim(namespace, name string) (*corev1.Persisten
 // PersistentVolume implements volume.Objects.
 func (s *store) PersistentVolume(name string) (*corev1.PersistentVolume, bool) {
 	return get[*corev1.PersistentVolume](s, "persistentvolumes", "", name)
+}
+
+// PersistentVolumes implements volume.Objects.
+func (s *store) PersistentVolumes() []*corev1.PersistentVolume {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return list[*corev1.PersistentVolume](s, "persistentvolumes")
 }
 
 // TrustBundles implements volume.Objects.

@@ -69,6 +69,7 @@ func (n *node) PersistentVolumeClaim(string, string) (*corev1.PersistentVolumeCl
 	return nil, false
 }
 func (n *node) PersistentVolume(string) (*corev1.PersistentVolume, bool) { return nil, false }
+func (n *node) PersistentVolumes() []*corev1.PersistentVolume            { return nil }
 func (n *node) TrustBundles() []*certificatesv1.ClusterTrustBundle {
 	return []*certificatesv1.ClusterTrustBundle{{Spec: certificatesv1.ClusterTrustBundleSpec{SignerName: "a"}}}
 }

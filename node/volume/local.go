@@ -24,6 +24,11 @@ func (m *Manager) mountLocal(ctx context.Context, r *request) (string, error) {
 	if r.block {
 		return path, blockDevice(path)
 	}
+	if m.isFolder(r.pv) {
+		if err := m.makeFolder(ctx, r.pv); err != nil {
+			return "", err
+		}
+	}
 	st, err := os.Stat(path)
 	if err != nil {
 		return "", err

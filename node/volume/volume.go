@@ -34,6 +34,8 @@ type Objects interface {
 	TrustBundles() []*certificatesv1.ClusterTrustBundle
 	PersistentVolumeClaim(namespace, name string) (*corev1.PersistentVolumeClaim, bool)
 	PersistentVolume(name string) (*corev1.PersistentVolume, bool)
+	// PersistentVolumes returns all that the node knows.
+	PersistentVolumes() []*corev1.PersistentVolume
 }
 
 // Config has the parameters of a Manager.
@@ -49,6 +51,12 @@ type Config struct {
 	Node func() *corev1.Node
 	// Labels returns the node's labels in the cluster, for the node affinity of volumes; nil if they are not known.
 	Labels func() map[string]string
+	// NodeName is the name of the node, and FolderRoot the folder with the folders of its volumes of the provisioner kontiki.io/local-path;
+	// "" if it has none.
+	NodeName   string
+	FolderRoot string
+	// ReportVolume reports what has become of such a folder; it may fail while there is no session with a master.
+	ReportVolume func(ctx context.Context, r *nodev1.ReportVolumeRequest) error
 }
 
 // Error is the error for a volume that could not be created; its text is the kubelet's.
@@ -86,6 +94,8 @@ type Manager struct {
 	mu          sync.Mutex
 	states      map[string]map[string]*State // by the pod's UID and the volume's name
 	operations  map[operationKey]*operation
+	limits      map[types.UID]int64 // the quotas of folders that are known to be set
+	folders     chan struct{}
 	tokens      map[tokenKey]*token
 	credentials map[tokenKey]*credential
 	expiry      func(uid types.UID, volumes []string)
@@ -95,7 +105,7 @@ type Manager struct {
 // New creates a Manager, which knows what previous processes have mounted.
 func New(c Config) *Manager {
 	m := &Manager{c: c, tokens: map[tokenKey]*token{}, credentials: map[tokenKey]*credential{}, states: map[string]map[string]*State{},
-		operations: map[operationKey]*operation{}, expiry: func(types.UID, []string) {}, wake: make(chan struct{}, 1)}
+		operations: map[operationKey]*operation{}, limits: map[types.UID]int64{}, folders: make(chan struct{}, 1), expiry: func(types.UID, []string) {}, wake: make(chan struct{}, 1)}
 	m.plugins = m.table()
 	m.loadStates()
 	return m
@@ -316,6 +326,7 @@ func (m *Manager) TearDown(ctx context.Context, uid string) error {
 		_, err := m.within(ctx, operationKey{uid, s.Volume}, settleWait, func(ctx context.Context) (string, error) { return "", m.unmountByState(ctx, uid, s) })
 		errs = append(errs, err)
 	}
+	m.PokeFolders()
 	for volume := range m.settle(ctx, uid) { // what was hung on a volume ends when that is unmounted
 		errs = append(errs, fmt.Errorf("volume %q: %w", volume, errBusy))
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -66,6 +67,10 @@ func (s *shelf) PersistentVolumeClaim(_, name string) (*corev1.PersistentVolumeC
 func (s *shelf) PersistentVolume(name string) (*corev1.PersistentVolume, bool) {
 	v, ok := s.volumes[name]
 	return v, ok
+}
+
+func (s *shelf) PersistentVolumes() []*corev1.PersistentVolume {
+	return slices.Collect(maps.Values(s.volumes))
 }
 
 func (s *shelf) TrustBundles() []*certificatesv1.ClusterTrustBundle { return s.bundles }

@@ -113,3 +113,57 @@ spec:
 		t.Error("the volume is still mounted")
 	}
 }
+
+// TestTheDefaultClassProvisions: a claim that names no class gets a folder on the node of its first pod, which outlives its pods, grows with
+// the claim, and is removed with it. So does an ephemeral volume, with its pod.
+func TestTheDefaultClassProvisions(t *testing.T) {
+	healthy(t)
+	ns := namespace(t)
+	pod := func(name, command string) string {
+		return in(ns, fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: %s}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 1
+  securityContext: {runAsUser: 1000}
+  containers:
+  - name: c
+    image: busybox
+    imagePullPolicy: Never
+    command: [sh, -c, %q]
+    volumeMounts: [{name: data, mountPath: /data}, {name: scratch, mountPath: /scratch}]
+  volumes:
+  - {name: data, persistentVolumeClaim: {claimName: data}}
+  - {name: scratch, ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}}}}
+`, name, command))
+	}
+	apply(t, in(ns, `
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 10Mi}}}
+`))
+	apply(t, pod("writer", "echo kept > /data/f && echo gone > /scratch/f"))
+	kubectl(t, "-n", ns, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/writer", "--timeout=90s")
+	scratch := kubectl(t, "-n", ns, "get", "pvc", "writer-scratch", "-o", "jsonpath={.spec.volumeName}")
+	kubectl(t, "-n", ns, "delete", "pod", "writer", "--timeout=30s")
+	volume := kubectl(t, "-n", ns, "get", "pvc", "data", "-o", "jsonpath={.spec.volumeName}")
+	path := kubectl(t, "get", "pv", volume, "-o", "jsonpath={.spec.local.path}")
+	contains(t, kubectl(t, "get", "pv", volume, "-o", "yaml"), "kontiki.io/local-path-state: made", "kontiki.io/local-path-quota: ", "storageClassName: local-path")
+	kubectl(t, "-n", ns, "patch", "pvc", "data", "--patch", `{"spec": {"resources": {"requests": {"storage": "20Mi"}}}}`)
+	kubectl(t, "-n", ns, "wait", "--for=jsonpath={.status.capacity.storage}=20Mi", "pvc/data", "--timeout=30s")
+	apply(t, pod("reader", "cat /data/f; cat /scratch/f; true"))
+	kubectl(t, "-n", ns, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/reader", "--timeout=90s")
+	contains(t, kubectl(t, "-n", ns, "logs", "reader"), "kept", "can't open '/scratch/f'")
+	if b, err := os.ReadFile(filepath.Join(path, "f")); err != nil || string(b) != "kept\n" {
+		t.Errorf("%q, %v", b, err)
+	}
+	kubectl(t, "-n", ns, "delete", "pod", "reader", "--timeout=30s")
+	kubectl(t, "-n", ns, "delete", "pvc", "data", "--timeout=30s")
+	kubectl(t, "wait", "--for=delete", "pv/"+volume, "pv/"+scratch, "--timeout=60s")
+	if _, err := os.Stat(path); !os.IsNotExist(err) {
+		t.Errorf("the folder is still there: %v", err)
+	}
+}

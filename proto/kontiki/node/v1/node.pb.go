@@ -79,6 +79,57 @@ func (CertifyPodResponse_Decision) EnumDescriptor() ([]byte, []int) {
 	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{19, 0}
 }
 
+type ReportVolumeRequest_State int32
+
+const (
+	ReportVolumeRequest_STATE_UNSPECIFIED ReportVolumeRequest_State = 0
+	// STATE_MADE: the folder exists. It is not made again.
+	ReportVolumeRequest_STATE_MADE ReportVolumeRequest_State = 1
+	// STATE_REMOVED: the folder does not exist any more.
+	ReportVolumeRequest_STATE_REMOVED ReportVolumeRequest_State = 2
+)
+
+// Enum value maps for ReportVolumeRequest_State.
+var (
+	ReportVolumeRequest_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_MADE",
+		2: "STATE_REMOVED",
+	}
+	ReportVolumeRequest_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_MADE":        1,
+		"STATE_REMOVED":     2,
+	}
+)
+
+func (x ReportVolumeRequest_State) Enum() *ReportVolumeRequest_State {
+	p := new(ReportVolumeRequest_State)
+	*p = x
+	return p
+}
+
+func (x ReportVolumeRequest_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReportVolumeRequest_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_kontiki_node_v1_node_proto_enumTypes[1].Descriptor()
+}
+
+func (ReportVolumeRequest_State) Type() protoreflect.EnumType {
+	return &file_kontiki_node_v1_node_proto_enumTypes[1]
+}
+
+func (x ReportVolumeRequest_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReportVolumeRequest_State.Descriptor instead.
+func (ReportVolumeRequest_State) EnumDescriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{20, 0}
+}
+
 type SessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -796,8 +847,8 @@ func (x *Welcome) GetPodCidr() string {
 	return ""
 }
 
-// Assignment has the objects that the worker needs: its pods; the Secrets, ConfigMaps and PersistentVolumeClaims that they use; the
-// cluster's services, endpoint slices and nodes. A delta applies only to the version in from.
+// Assignment has the objects that the worker needs: its pods; the Secrets, ConfigMaps and PersistentVolumeClaims that they use, and the
+// PersistentVolumes of these; the PersistentVolumes whose folders it has; the cluster's services, endpoint slices and nodes. A delta applies only to the version in from.
 type Assignment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// from is the version to which this delta applies; 0 means a full set that replaces everything.
@@ -1534,6 +1585,112 @@ func (x *CertifyPodResponse) GetNotAfter() int64 {
 	return 0
 }
 
+type ReportVolumeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name and uid are those of the PersistentVolume.
+	Name  string                    `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Uid   string                    `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	State ReportVolumeRequest_State `protobuf:"varint,3,opt,name=state,proto3,enum=kontiki.node.v1.ReportVolumeRequest_State" json:"state,omitempty"`
+	// quota says whether the folder is limited to the volume's capacity, and if not, why.
+	Quota         string `protobuf:"bytes,4,opt,name=quota,proto3" json:"quota,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportVolumeRequest) Reset() {
+	*x = ReportVolumeRequest{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportVolumeRequest) ProtoMessage() {}
+
+func (x *ReportVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportVolumeRequest.ProtoReflect.Descriptor instead.
+func (*ReportVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ReportVolumeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReportVolumeRequest) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *ReportVolumeRequest) GetState() ReportVolumeRequest_State {
+	if x != nil {
+		return x.State
+	}
+	return ReportVolumeRequest_STATE_UNSPECIFIED
+}
+
+func (x *ReportVolumeRequest) GetQuota() string {
+	if x != nil {
+		return x.Quota
+	}
+	return ""
+}
+
+type ReportVolumeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportVolumeResponse) Reset() {
+	*x = ReportVolumeResponse{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportVolumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportVolumeResponse) ProtoMessage() {}
+
+func (x *ReportVolumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportVolumeResponse.ProtoReflect.Descriptor instead.
+func (*ReportVolumeResponse) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{21}
+}
+
 var File_kontiki_node_v1_node_proto protoreflect.FileDescriptor
 
 const file_kontiki_node_v1_node_proto_rawDesc = "" +
@@ -1650,13 +1807,25 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\x10DECISION_PENDING\x10\x01\x12\x13\n" +
 	"\x0fDECISION_ISSUED\x10\x02\x12\x13\n" +
 	"\x0fDECISION_DENIED\x10\x03\x12\x13\n" +
-	"\x0fDECISION_FAILED\x10\x042\xf6\x02\n" +
+	"\x0fDECISION_FAILED\x10\x04\"\xd6\x01\n" +
+	"\x13ReportVolumeRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\x12@\n" +
+	"\x05state\x18\x03 \x01(\x0e2*.kontiki.node.v1.ReportVolumeRequest.StateR\x05state\x12\x14\n" +
+	"\x05quota\x18\x04 \x01(\tR\x05quota\"A\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"STATE_MADE\x10\x01\x12\x11\n" +
+	"\rSTATE_REMOVED\x10\x02\"\x16\n" +
+	"\x14ReportVolumeResponse2\xd3\x03\n" +
 	"\vNodeService\x12P\n" +
 	"\aSession\x12\x1f.kontiki.node.v1.SessionRequest\x1a .kontiki.node.v1.SessionResponse(\x010\x01\x12X\n" +
 	"\vCreateToken\x12#.kontiki.node.v1.CreateTokenRequest\x1a$.kontiki.node.v1.CreateTokenResponse\x12U\n" +
 	"\n" +
 	"CertifyPod\x12\".kontiki.node.v1.CertifyPodRequest\x1a#.kontiki.node.v1.CertifyPodResponse\x12d\n" +
-	"\x0fAuthorizeCaller\x12'.kontiki.node.v1.AuthorizeCallerRequest\x1a(.kontiki.node.v1.AuthorizeCallerResponseB9Z7github.com/kontiki/kontiki/proto/kontiki/node/v1;nodev1b\x06proto3"
+	"\x0fAuthorizeCaller\x12'.kontiki.node.v1.AuthorizeCallerRequest\x1a(.kontiki.node.v1.AuthorizeCallerResponse\x12[\n" +
+	"\fReportVolume\x12$.kontiki.node.v1.ReportVolumeRequest\x1a%.kontiki.node.v1.ReportVolumeResponseB9Z7github.com/kontiki/kontiki/proto/kontiki/node/v1;nodev1b\x06proto3"
 
 var (
 	file_kontiki_node_v1_node_proto_rawDescOnce sync.Once
@@ -1670,59 +1839,65 @@ func file_kontiki_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_kontiki_node_v1_node_proto_rawDescData
 }
 
-var file_kontiki_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_kontiki_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_kontiki_node_v1_node_proto_goTypes = []any{
 	(CertifyPodResponse_Decision)(0), // 0: kontiki.node.v1.CertifyPodResponse.Decision
-	(*SessionRequest)(nil),           // 1: kontiki.node.v1.SessionRequest
-	(*Hello)(nil),                    // 2: kontiki.node.v1.Hello
-	(*Known)(nil),                    // 3: kontiki.node.v1.Known
-	(*Answer)(nil),                   // 4: kontiki.node.v1.Answer
-	(*StatusBatch)(nil),              // 5: kontiki.node.v1.StatusBatch
-	(*PodStatus)(nil),                // 6: kontiki.node.v1.PodStatus
-	(*SessionResponse)(nil),          // 7: kontiki.node.v1.SessionResponse
-	(*Move)(nil),                     // 8: kontiki.node.v1.Move
-	(*Beat)(nil),                     // 9: kontiki.node.v1.Beat
-	(*Welcome)(nil),                  // 10: kontiki.node.v1.Welcome
-	(*Assignment)(nil),               // 11: kontiki.node.v1.Assignment
-	(*ObjectKey)(nil),                // 12: kontiki.node.v1.ObjectKey
-	(*Object)(nil),                   // 13: kontiki.node.v1.Object
-	(*StatusResult)(nil),             // 14: kontiki.node.v1.StatusResult
-	(*AuthorizeCallerRequest)(nil),   // 15: kontiki.node.v1.AuthorizeCallerRequest
-	(*AuthorizeCallerResponse)(nil),  // 16: kontiki.node.v1.AuthorizeCallerResponse
-	(*CreateTokenRequest)(nil),       // 17: kontiki.node.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 18: kontiki.node.v1.CreateTokenResponse
-	(*CertifyPodRequest)(nil),        // 19: kontiki.node.v1.CertifyPodRequest
-	(*CertifyPodResponse)(nil),       // 20: kontiki.node.v1.CertifyPodResponse
+	(ReportVolumeRequest_State)(0),   // 1: kontiki.node.v1.ReportVolumeRequest.State
+	(*SessionRequest)(nil),           // 2: kontiki.node.v1.SessionRequest
+	(*Hello)(nil),                    // 3: kontiki.node.v1.Hello
+	(*Known)(nil),                    // 4: kontiki.node.v1.Known
+	(*Answer)(nil),                   // 5: kontiki.node.v1.Answer
+	(*StatusBatch)(nil),              // 6: kontiki.node.v1.StatusBatch
+	(*PodStatus)(nil),                // 7: kontiki.node.v1.PodStatus
+	(*SessionResponse)(nil),          // 8: kontiki.node.v1.SessionResponse
+	(*Move)(nil),                     // 9: kontiki.node.v1.Move
+	(*Beat)(nil),                     // 10: kontiki.node.v1.Beat
+	(*Welcome)(nil),                  // 11: kontiki.node.v1.Welcome
+	(*Assignment)(nil),               // 12: kontiki.node.v1.Assignment
+	(*ObjectKey)(nil),                // 13: kontiki.node.v1.ObjectKey
+	(*Object)(nil),                   // 14: kontiki.node.v1.Object
+	(*StatusResult)(nil),             // 15: kontiki.node.v1.StatusResult
+	(*AuthorizeCallerRequest)(nil),   // 16: kontiki.node.v1.AuthorizeCallerRequest
+	(*AuthorizeCallerResponse)(nil),  // 17: kontiki.node.v1.AuthorizeCallerResponse
+	(*CreateTokenRequest)(nil),       // 18: kontiki.node.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 19: kontiki.node.v1.CreateTokenResponse
+	(*CertifyPodRequest)(nil),        // 20: kontiki.node.v1.CertifyPodRequest
+	(*CertifyPodResponse)(nil),       // 21: kontiki.node.v1.CertifyPodResponse
+	(*ReportVolumeRequest)(nil),      // 22: kontiki.node.v1.ReportVolumeRequest
+	(*ReportVolumeResponse)(nil),     // 23: kontiki.node.v1.ReportVolumeResponse
 }
 var file_kontiki_node_v1_node_proto_depIdxs = []int32{
-	2,  // 0: kontiki.node.v1.SessionRequest.hello:type_name -> kontiki.node.v1.Hello
-	5,  // 1: kontiki.node.v1.SessionRequest.status:type_name -> kontiki.node.v1.StatusBatch
-	4,  // 2: kontiki.node.v1.SessionRequest.answer:type_name -> kontiki.node.v1.Answer
-	3,  // 3: kontiki.node.v1.Hello.known:type_name -> kontiki.node.v1.Known
-	6,  // 4: kontiki.node.v1.StatusBatch.pods:type_name -> kontiki.node.v1.PodStatus
-	10, // 5: kontiki.node.v1.SessionResponse.welcome:type_name -> kontiki.node.v1.Welcome
-	11, // 6: kontiki.node.v1.SessionResponse.assignment:type_name -> kontiki.node.v1.Assignment
-	14, // 7: kontiki.node.v1.SessionResponse.status_result:type_name -> kontiki.node.v1.StatusResult
-	9,  // 8: kontiki.node.v1.SessionResponse.beat:type_name -> kontiki.node.v1.Beat
-	8,  // 9: kontiki.node.v1.SessionResponse.move:type_name -> kontiki.node.v1.Move
-	13, // 10: kontiki.node.v1.Assignment.upserts:type_name -> kontiki.node.v1.Object
-	12, // 11: kontiki.node.v1.Assignment.deletes:type_name -> kontiki.node.v1.ObjectKey
-	12, // 12: kontiki.node.v1.Object.key:type_name -> kontiki.node.v1.ObjectKey
+	3,  // 0: kontiki.node.v1.SessionRequest.hello:type_name -> kontiki.node.v1.Hello
+	6,  // 1: kontiki.node.v1.SessionRequest.status:type_name -> kontiki.node.v1.StatusBatch
+	5,  // 2: kontiki.node.v1.SessionRequest.answer:type_name -> kontiki.node.v1.Answer
+	4,  // 3: kontiki.node.v1.Hello.known:type_name -> kontiki.node.v1.Known
+	7,  // 4: kontiki.node.v1.StatusBatch.pods:type_name -> kontiki.node.v1.PodStatus
+	11, // 5: kontiki.node.v1.SessionResponse.welcome:type_name -> kontiki.node.v1.Welcome
+	12, // 6: kontiki.node.v1.SessionResponse.assignment:type_name -> kontiki.node.v1.Assignment
+	15, // 7: kontiki.node.v1.SessionResponse.status_result:type_name -> kontiki.node.v1.StatusResult
+	10, // 8: kontiki.node.v1.SessionResponse.beat:type_name -> kontiki.node.v1.Beat
+	9,  // 9: kontiki.node.v1.SessionResponse.move:type_name -> kontiki.node.v1.Move
+	14, // 10: kontiki.node.v1.Assignment.upserts:type_name -> kontiki.node.v1.Object
+	13, // 11: kontiki.node.v1.Assignment.deletes:type_name -> kontiki.node.v1.ObjectKey
+	13, // 12: kontiki.node.v1.Object.key:type_name -> kontiki.node.v1.ObjectKey
 	0,  // 13: kontiki.node.v1.CertifyPodResponse.decision:type_name -> kontiki.node.v1.CertifyPodResponse.Decision
-	1,  // 14: kontiki.node.v1.NodeService.Session:input_type -> kontiki.node.v1.SessionRequest
-	17, // 15: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
-	19, // 16: kontiki.node.v1.NodeService.CertifyPod:input_type -> kontiki.node.v1.CertifyPodRequest
-	15, // 17: kontiki.node.v1.NodeService.AuthorizeCaller:input_type -> kontiki.node.v1.AuthorizeCallerRequest
-	7,  // 18: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
-	18, // 19: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
-	20, // 20: kontiki.node.v1.NodeService.CertifyPod:output_type -> kontiki.node.v1.CertifyPodResponse
-	16, // 21: kontiki.node.v1.NodeService.AuthorizeCaller:output_type -> kontiki.node.v1.AuthorizeCallerResponse
-	18, // [18:22] is the sub-list for method output_type
-	14, // [14:18] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	1,  // 14: kontiki.node.v1.ReportVolumeRequest.state:type_name -> kontiki.node.v1.ReportVolumeRequest.State
+	2,  // 15: kontiki.node.v1.NodeService.Session:input_type -> kontiki.node.v1.SessionRequest
+	18, // 16: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
+	20, // 17: kontiki.node.v1.NodeService.CertifyPod:input_type -> kontiki.node.v1.CertifyPodRequest
+	16, // 18: kontiki.node.v1.NodeService.AuthorizeCaller:input_type -> kontiki.node.v1.AuthorizeCallerRequest
+	22, // 19: kontiki.node.v1.NodeService.ReportVolume:input_type -> kontiki.node.v1.ReportVolumeRequest
+	8,  // 20: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
+	19, // 21: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
+	21, // 22: kontiki.node.v1.NodeService.CertifyPod:output_type -> kontiki.node.v1.CertifyPodResponse
+	17, // 23: kontiki.node.v1.NodeService.AuthorizeCaller:output_type -> kontiki.node.v1.AuthorizeCallerResponse
+	23, // 24: kontiki.node.v1.NodeService.ReportVolume:output_type -> kontiki.node.v1.ReportVolumeResponse
+	20, // [20:25] is the sub-list for method output_type
+	15, // [15:20] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_kontiki_node_v1_node_proto_init() }
@@ -1747,8 +1922,8 @@ func file_kontiki_node_v1_node_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kontiki_node_v1_node_proto_rawDesc), len(file_kontiki_node_v1_node_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   20,
+			NumEnums:      2,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -26,6 +26,7 @@ const (
 	NodeService_CreateToken_FullMethodName     = "/kontiki.node.v1.NodeService/CreateToken"
 	NodeService_CertifyPod_FullMethodName      = "/kontiki.node.v1.NodeService/CertifyPod"
 	NodeService_AuthorizeCaller_FullMethodName = "/kontiki.node.v1.NodeService/AuthorizeCaller"
+	NodeService_ReportVolume_FullMethodName    = "/kontiki.node.v1.NodeService/ReportVolume"
 )
 
 // NodeServiceClient is the client API for NodeService service.
@@ -46,6 +47,8 @@ type NodeServiceClient interface {
 	// AuthorizeCaller says whether the bearer of a token may make a request to the calling node's port, as TokenReview and
 	// SubjectAccessReview do for a kubelet.
 	AuthorizeCaller(ctx context.Context, in *AuthorizeCallerRequest, opts ...grpc.CallOption) (*AuthorizeCallerResponse, error)
+	// ReportVolume says what the calling node has done with the folder of one of its local-path volumes. It responds when that is stored.
+	ReportVolume(ctx context.Context, in *ReportVolumeRequest, opts ...grpc.CallOption) (*ReportVolumeResponse, error)
 }
 
 type nodeServiceClient struct {
@@ -99,6 +102,16 @@ func (c *nodeServiceClient) AuthorizeCaller(ctx context.Context, in *AuthorizeCa
 	return out, nil
 }
 
+func (c *nodeServiceClient) ReportVolume(ctx context.Context, in *ReportVolumeRequest, opts ...grpc.CallOption) (*ReportVolumeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReportVolumeResponse)
+	err := c.cc.Invoke(ctx, NodeService_ReportVolume_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServiceServer is the server API for NodeService service.
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
@@ -117,6 +130,8 @@ type NodeServiceServer interface {
 	// AuthorizeCaller says whether the bearer of a token may make a request to the calling node's port, as TokenReview and
 	// SubjectAccessReview do for a kubelet.
 	AuthorizeCaller(context.Context, *AuthorizeCallerRequest) (*AuthorizeCallerResponse, error)
+	// ReportVolume says what the calling node has done with the folder of one of its local-path volumes. It responds when that is stored.
+	ReportVolume(context.Context, *ReportVolumeRequest) (*ReportVolumeResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
 }
 
@@ -138,6 +153,9 @@ func (UnimplementedNodeServiceServer) CertifyPod(context.Context, *CertifyPodReq
 }
 func (UnimplementedNodeServiceServer) AuthorizeCaller(context.Context, *AuthorizeCallerRequest) (*AuthorizeCallerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AuthorizeCaller not implemented")
+}
+func (UnimplementedNodeServiceServer) ReportVolume(context.Context, *ReportVolumeRequest) (*ReportVolumeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReportVolume not implemented")
 }
 func (UnimplementedNodeServiceServer) mustEmbedUnimplementedNodeServiceServer() {}
 func (UnimplementedNodeServiceServer) testEmbeddedByValue()                     {}
@@ -221,6 +239,24 @@ func _NodeService_AuthorizeCaller_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_ReportVolume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportVolumeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).ReportVolume(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_ReportVolume_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).ReportVolume(ctx, req.(*ReportVolumeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NodeService_ServiceDesc is the grpc.ServiceDesc for NodeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -239,6 +275,10 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "AuthorizeCaller",
 			Handler:    _NodeService_AuthorizeCaller_Handler,
+		},
+		{
+			MethodName: "ReportVolume",
+			Handler:    _NodeService_ReportVolume_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
