@@ -99,13 +99,14 @@ var fates = map[string]fate{
 
 	"Volume.Name": done, "Volume.VolumeSource": done, "VolumeSource.HostPath": done, "VolumeSource.EmptyDir": done, "VolumeSource.Secret": done,
 	"VolumeSource.DownwardAPI": done, "VolumeSource.ConfigMap": done, "VolumeSource.Projected": done,
-	"VolumeSource.GCEPersistentDisk": unmade, "VolumeSource.AWSElasticBlockStore": unmade, "VolumeSource.GitRepo": unmade, "VolumeSource.NFS": unmade,
+	"VolumeSource.GCEPersistentDisk": unmade, "VolumeSource.AWSElasticBlockStore": unmade, "VolumeSource.GitRepo": unmade, "VolumeSource.NFS": done,
 	"VolumeSource.ISCSI": unmade, "VolumeSource.Glusterfs": unmade, "VolumeSource.PersistentVolumeClaim": done, "VolumeSource.RBD": unmade,
 	"VolumeSource.FlexVolume": unmade, "VolumeSource.Cinder": unmade, "VolumeSource.CephFS": unmade, "VolumeSource.Flocker": unmade, "VolumeSource.FC": unmade,
 	"VolumeSource.AzureFile": unmade, "VolumeSource.VsphereVolume": unmade, "VolumeSource.Quobyte": unmade, "VolumeSource.AzureDisk": unmade,
 	"VolumeSource.PhotonPersistentDisk": unmade, "VolumeSource.PortworxVolume": unmade, "VolumeSource.ScaleIO": unmade, "VolumeSource.StorageOS": unmade,
 	"VolumeSource.CSI": unmade, "VolumeSource.Ephemeral": done, "VolumeSource.Image": done, "ImageVolumeSource.Reference": done, "ImageVolumeSource.PullPolicy": done,
 	"PersistentVolumeClaimVolumeSource.ClaimName": done, "PersistentVolumeClaimVolumeSource.ReadOnly": done,
+	"NFSVolumeSource.Server": done, "NFSVolumeSource.Path": done, "NFSVolumeSource.ReadOnly": done,
 	"EphemeralVolumeSource.VolumeClaimTemplate": masters, // the controller makes the claim
 	"HostPathVolumeSource.Path":                 done, "HostPathVolumeSource.Type": done,
 	"EmptyDirVolumeSource.Medium": done, "EmptyDirVolumeSource.SizeLimit": done, "EmptyDirVolumeSource.Mode": unmade,

@@ -63,6 +63,7 @@ func (m *Manager) table() []plugin {
 		{name: "image", supports: inline(func(v *corev1.VolumeSource) bool { return v.Image != nil }), mount: image},
 		{name: "host-path", supports: func(s *source) bool { return s.hostPath() != nil }, mount: mountHostPath, slow: true},
 		{name: "local-volume", supports: func(s *source) bool { return s.pv != nil && s.pv.Spec.Local != nil }, mount: m.mountLocal, unmount: m.unmountLocal, slow: true},
+		{name: "nfs", supports: func(s *source) bool { return s.nfs() != nil }, mount: m.mountNFS, unmount: m.unmountNFS, slow: true},
 	}
 }
 

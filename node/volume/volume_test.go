@@ -211,7 +211,7 @@ func TestItemsModesAndOptional(t *testing.T) {
 		{"path that leads out", configVolume(corev1.KeyToPath{Key: "a", Path: "../x"}), `MountVolume.SetUp failed for volume "v" : invalid path "../x"`},
 		{"missing secret", vol("v", corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}), `MountVolume.SetUp failed for volume "v" : secret "s" not found`},
 		{"missing optional secret", vol("v", corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s", Optional: &yes}}), ""},
-		{"unsupported", vol("v", corev1.VolumeSource{NFS: &corev1.NFSVolumeSource{}}), `MountVolume.SetUp failed for volume "v" : volume kind is not supported: nfs`},
+		{"unsupported", vol("v", corev1.VolumeSource{RBD: &corev1.RBDVolumeSource{}}), `MountVolume.SetUp failed for volume "v" : volume kind is not supported: rbd`},
 	} {
 		_, err := m.Setup(context.Background(), podWith(c.v), "", nil)
 		if got := fmt.Sprint(err); c.want == "" && err != nil || c.want != "" && got != c.want {
