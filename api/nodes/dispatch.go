@@ -127,8 +127,14 @@ func (d *dispatcher) dispatch(events []client.Event) error {
 			d.pass(d.byName[key{"persistentvolumeclaims", obj.Namespace, obj.Name}], one)
 		case *corev1.PersistentVolume:
 			d.pass(d.byName[key{"persistentvolumes", "", obj.Name}], one)
-			if node := localpath.NodeOf(obj.Annotations); node != "" {
+			node := localpath.NodeOf(obj.Annotations)
+			if node != "" {
 				d.pass(d.byNode[node], one)
+			}
+			if old, ok := event.Old.(*corev1.PersistentVolume); ok && old != nil {
+				if before := localpath.NodeOf(old.Annotations); before != "" && before != node {
+					d.pass(d.byNode[before], one)
+				}
 			}
 		case *corev1.Node:
 			d.pass(d.byNode[obj.Name], one) // it gets its own as a whole

@@ -2,6 +2,7 @@ package nodes
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -56,7 +57,7 @@ func (s *Server) ReportVolume(ctx context.Context, r *nodev1.ReportVolumeRequest
 			return err
 		}
 		volume, ok := client.Get[*corev1.PersistentVolume](view, "", r.Name)
-		if !ok || string(volume.UID) != r.Uid || localpath.NodeOf(volume.Annotations) != node {
+		if !ok || string(volume.UID) != r.Uid || !mayReportVolume(view, node, volume, state) {
 			if state == localpath.Removed && (!ok || string(volume.UID) != r.Uid) {
 				return nil // it was reported before
 			}
@@ -86,4 +87,22 @@ func (s *Server) ReportVolume(ctx context.Context, r *nodev1.ReportVolumeRequest
 		return nil, err
 	}
 	return &nodev1.ReportVolumeResponse{}, nil
+}
+
+// mayReportVolume says whether a node may report about a folder: its own, or one on a server that it has made because a pod there uses its
+// claim.
+func mayReportVolume(v client.View, node string, volume *corev1.PersistentVolume, state string) bool {
+	if localpath.NodeOf(volume.Annotations) == node {
+		return true
+	}
+	ref := volume.Spec.ClaimRef
+	if volume.Annotations[localpath.ProvisionedBy] != localpath.NFS || state != localpath.Made || ref == nil {
+		return false
+	}
+	for _, pod := range client.PodsByNode.Any(v, node) {
+		if pod.Namespace == ref.Namespace && slices.Contains(references(pod), key{"persistentvolumeclaims", ref.Namespace, ref.Name}) {
+			return true
+		}
+	}
+	return false
 }

@@ -123,6 +123,7 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 
 		// Only workers of this cluster make and remove these volumes.
 		{name: "local-path-controller", own: true, account: "local-path-provisioner", make: one(localpath.New)},
+		{name: "nfs-provisioner-controller", own: true, account: "nfs-provisioner", make: one(localpath.NewNFS)},
 
 		// No other program has the CA of the API's clients.
 		{name: "certificatesigningrequest-signing-controller", own: true, account: "certificate-controller", make: silent(func(c *client.Client) *controller.Controller {

@@ -47,7 +47,7 @@ func New(c *client.Client, recorder record.EventRecorder) *controller.Controller
 				enqueueClaim(obj, enqueue)
 			case *corev1.PersistentVolume:
 				enqueueVolume(obj, enqueue)
-				if ref := obj.Spec.ClaimRef; ref != nil && localpath.NodeOf(obj.Annotations) != "" {
+				if ref := obj.Spec.ClaimRef; ref != nil && isOurs(obj) {
 					enqueue(controller.Key{Namespace: ref.Namespace, Name: ref.Name})
 				}
 			case *corev1.Node:
@@ -75,45 +75,50 @@ func New(c *client.Client, recorder record.EventRecorder) *controller.Controller
 // byNode finds volumes by their node, and waiting finds claims that have no volume by their selected node.
 var (
 	byNode = client.NewIndex(func(volume *corev1.PersistentVolume, add func(string)) {
-		if node := localpath.NodeOf(volume.Annotations); node != "" {
-			add(node)
+		if isOurs(volume) {
+			add(localpath.NodeOf(volume.Annotations))
 		}
 	})
 	waiting = client.NewIndex(func(claim *corev1.PersistentVolumeClaim, add func(string)) {
-		if node := claim.Annotations[storage.AnnSelectedNode]; node != "" && claim.Spec.VolumeName == "" && asks(claim) {
+		if node := claim.Annotations[storage.AnnSelectedNode]; node != "" && claim.Spec.VolumeName == "" && asks(claim, localpath.Provisioner) {
 			add(node)
 		}
 	})
 )
 
-// asks says whether a claim asks this provisioner for a volume.
-func asks(claim *corev1.PersistentVolumeClaim) bool {
+// asks says whether a claim asks a provisioner for a volume.
+func asks(claim *corev1.PersistentVolumeClaim, provisioner string) bool {
 	by := claim.Annotations[storage.AnnStorageProvisioner]
 	if by == "" {
 		by = claim.Annotations[storage.AnnBetaStorageProvisioner]
 	}
-	return by == localpath.Provisioner
+	return by == provisioner
+}
+
+// isOurs says whether a volume is a folder of a node.
+func isOurs(volume *corev1.PersistentVolume) bool {
+	return volume.Annotations[localpath.ProvisionedBy] == localpath.Provisioner && volume.Annotations[localpath.Node] != "" && volume.Spec.Local != nil
 }
 
 func enqueueClaim(claim *corev1.PersistentVolumeClaim, enqueue func(controller.Key)) {
-	if asks(claim) {
+	if asks(claim, localpath.Provisioner) {
 		enqueue(controller.KeyOf(claim))
 	}
 }
 
 func enqueueVolume(volume *corev1.PersistentVolume, enqueue func(controller.Key)) {
-	if localpath.NodeOf(volume.Annotations) != "" {
+	if isOurs(volume) {
 		enqueue(controller.KeyOf(volume))
 	}
 }
 
 func (r *reconciler) syncClaim(ctx context.Context, v client.View, key controller.Key) error {
 	claim, ok := client.Get[*corev1.PersistentVolumeClaim](v, key.Namespace, key.Name)
-	if !ok || !asks(claim) || claim.DeletionTimestamp != nil {
+	if !ok || !asks(claim, localpath.Provisioner) || claim.DeletionTimestamp != nil {
 		return nil
 	}
 	if claim.Spec.VolumeName != "" {
-		return r.expand(ctx, v, claim)
+		return r.expand(ctx, v, claim, localpath.Provisioner)
 	}
 	return r.provision(ctx, v, claim)
 }
@@ -164,9 +169,8 @@ func (r *reconciler) provision(ctx context.Context, v client.View, claim *corev1
 			AccessModes: claim.Spec.AccessModes, Capacity: corev1.ResourceList{corev1.ResourceStorage: claim.Spec.Resources.Requests[corev1.ResourceStorage]},
 			StorageClassName: className, MountOptions: class.MountOptions, VolumeMode: ptr.To(corev1.PersistentVolumeFilesystem),
 			PersistentVolumeReclaimPolicy: ptr.Deref(class.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete),
-			ClaimRef: &corev1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: claim.Namespace, Name: claim.Name,
-				UID: claim.UID, ResourceVersion: claim.ResourceVersion},
-			PersistentVolumeSource: corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: path.Join(root, name)}},
+			ClaimRef:                      reference(claim),
+			PersistentVolumeSource:        corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: path.Join(root, name)}},
 			NodeAffinity: &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
 				MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: []string{hostname}}}}}}},
 		},
@@ -181,18 +185,18 @@ func (r *reconciler) provision(ctx context.Context, v client.View, claim *corev1
 	return nil
 }
 
+func reference(claim *corev1.PersistentVolumeClaim) *corev1.ObjectReference {
+	return &corev1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: claim.Namespace, Name: claim.Name,
+		UID: claim.UID, ResourceVersion: claim.ResourceVersion}
+}
+
 // refuse says what of a claim this provisioner cannot provide.
 func refuse(claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass) string {
 	for key := range class.Parameters {
 		return fmt.Sprintf("unknown parameter %q", key)
 	}
-	switch {
-	case claim.Spec.Selector != nil:
-		return "claim Selector is not supported"
-	case claim.Spec.DataSource != nil || claim.Spec.DataSourceRef != nil:
-		return "a dataSource is not supported: the folder begins empty"
-	case ptr.Deref(claim.Spec.VolumeMode, corev1.PersistentVolumeFilesystem) != corev1.PersistentVolumeFilesystem:
-		return "volumeMode Block is not supported: the volume is a folder"
+	if why := refuseAny(claim); why != "" {
+		return why
 	}
 	for _, mode := range claim.Spec.AccessModes {
 		if mode != corev1.ReadWriteOnce && mode != corev1.ReadWriteOncePod {
@@ -202,10 +206,23 @@ func refuse(claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass) 
 	return ""
 }
 
+// refuseAny says what of a claim no provisioner of folders can provide.
+func refuseAny(claim *corev1.PersistentVolumeClaim) string {
+	switch {
+	case claim.Spec.Selector != nil:
+		return "claim Selector is not supported"
+	case claim.Spec.DataSource != nil || claim.Spec.DataSourceRef != nil:
+		return "a dataSource is not supported: the folder begins empty"
+	case ptr.Deref(claim.Spec.VolumeMode, corev1.PersistentVolumeFilesystem) != corev1.PersistentVolumeFilesystem:
+		return "volumeMode Block is not supported: the volume is a folder"
+	}
+	return ""
+}
+
 // expand gives a bound volume the size that its claim requests. The worker raises the quota when it sees the volume's new size.
-func (r *reconciler) expand(ctx context.Context, v client.View, claim *corev1.PersistentVolumeClaim) error {
+func (r *reconciler) expand(ctx context.Context, v client.View, claim *corev1.PersistentVolumeClaim, provisioner string) error {
 	volume, ok := client.Get[*corev1.PersistentVolume](v, "", claim.Spec.VolumeName)
-	if !ok || claim.Status.Phase != corev1.ClaimBound || localpath.NodeOf(volume.Annotations) == "" || volume.Spec.ClaimRef == nil || volume.Spec.ClaimRef.UID != claim.UID {
+	if !ok || claim.Status.Phase != corev1.ClaimBound || volume.Annotations[localpath.ProvisionedBy] != provisioner || volume.Spec.ClaimRef == nil || volume.Spec.ClaimRef.UID != claim.UID {
 		return nil
 	}
 	wanted := claim.Spec.Resources.Requests[corev1.ResourceStorage]
@@ -237,13 +254,10 @@ func (r *reconciler) expand(ctx context.Context, v client.View, claim *corev1.Pe
 // syncVolume removes a volume whose folder is gone, or cannot be removed by anybody.
 func (r *reconciler) syncVolume(ctx context.Context, v client.View, name string) error {
 	volume, ok := client.Get[*corev1.PersistentVolume](v, "", name)
-	if !ok || volume.Status.Phase == corev1.VolumeBound {
+	if !ok || volume.Status.Phase == corev1.VolumeBound || !isOurs(volume) {
 		return nil
 	}
 	nodeName := localpath.NodeOf(volume.Annotations)
-	if nodeName == "" {
-		return nil
-	}
 	if volume.Spec.PersistentVolumeReclaimPolicy != corev1.PersistentVolumeReclaimDelete {
 		if volume.DeletionTimestamp != nil { // the data stays
 			_, err := r.release(ctx, volume)
@@ -262,6 +276,11 @@ func (r *reconciler) syncVolume(ctx context.Context, v client.View, name string)
 			r.recorder.Eventf(volume, corev1.EventTypeWarning, "VolumeFailedDelete", "node %q does not exist any more: if its disk does, the folder %s is still there", nodeName, volume.Spec.Local.Path)
 		}
 	}
+	return r.finish(ctx, volume)
+}
+
+// finish removes a volume that needs nobody any more.
+func (r *reconciler) finish(ctx context.Context, volume *corev1.PersistentVolume) error {
 	volume, err := r.release(ctx, volume)
 	if err != nil || volume.DeletionTimestamp != nil {
 		return err

@@ -1,10 +1,16 @@
-// Package localpath names what masters and workers agree on about volumes of the provisioner kontiki.io/local-path: a folder on one
-// worker, which the controller asks for with a PersistentVolume, and of which the worker reports what it has done with it.
+// Package localpath names what masters and workers agree on about volumes that are folders: those of the provisioner kontiki.io/local-path
+// on one worker, and those of kontiki.io/nfs on a server. A controller asks for a folder with a PersistentVolume, and a worker reports what
+// it has done with it.
 package localpath
 
 const (
 	// Provisioner is the provisioner in a StorageClass, and the value of the annotation pv.kubernetes.io/provisioned-by.
 	Provisioner = "kontiki.io/local-path"
+	// NFS is the provisioner of folders on an NFS server. Such a folder is made by the node of the first pod that mounts the volume, and
+	// removed by the node that the annotation Node names then.
+	NFS = "kontiki.io/nfs"
+	// Share is the annotation of a volume of NFS with the share that its folder is in.
+	Share = "kontiki.io/nfs-share"
 	// Class is the StorageClass that every cluster begins with.
 	Class = "local-path"
 	// ProvisionedBy is Kubernetes' annotation of a volume with its provisioner.
@@ -30,9 +36,9 @@ const (
 	QuotaMissing  = "not enforced: "
 )
 
-// NodeOf returns the node of a volume with these annotations; "" if it is not of this provisioner.
+// NodeOf returns the node that makes or removes the folder of a volume with these annotations; "" if there is none.
 func NodeOf(annotations map[string]string) string {
-	if annotations[ProvisionedBy] != Provisioner {
+	if by := annotations[ProvisionedBy]; by != Provisioner && by != NFS {
 		return ""
 	}
 	return annotations[Node]

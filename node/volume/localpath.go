@@ -139,12 +139,13 @@ func (m *Manager) RunFolders(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if !m.isFolder(pv) {
-				continue
+			sync := m.syncShareFolder
+			if m.isFolder(pv) {
+				sync = m.syncFolder
 			}
-			if err := contain.Run(func() error { return m.syncFolder(ctx, pv) }); err != nil && ctx.Err() == nil {
+			if err := contain.Run(func() error { return sync(ctx, pv) }); err != nil && ctx.Err() == nil {
 				again = true
-				if !errors.Is(err, errInUse) {
+				if !errors.Is(err, errInUse) && !errors.Is(err, errBusy) {
 					slog.Warn("folder of a volume", "volume", pv.Name, "err", err, "stack", contain.Stack(err))
 				}
 			}

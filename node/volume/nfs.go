@@ -78,6 +78,11 @@ func (m *Manager) mountNFS(ctx context.Context, r *request) (string, error) {
 	if r.block {
 		return "", fmt.Errorf("%w: an NFS volume as a device", ErrUnsupported)
 	}
+	if r.pv != nil {
+		if err := m.makeShareFolder(ctx, r); err != nil {
+			return "", err
+		}
+	}
 	readOnly := r.readOnly || r.pv == nil && s.ReadOnly
 	return r.dir, mountShare(ctx, s.Server, s.Path, r.dir, r.mountOptions(), readOnly)
 }

@@ -12,6 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kontiki/kontiki/internal/localpath"
+	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
 // mountProgram puts a program of that content in the place of mount.nfs, with the arguments SOURCE DIR [-o OPTIONS].
@@ -164,5 +167,90 @@ func TestADeadServersVolumeIsTakenAway(t *testing.T) {
 		}
 	case <-time.After(time.Minute):
 		t.Error("a reader still hangs")
+	}
+}
+
+// TestFoldersOfAShare: one is made for the first pod, and reported; and removed when the volume is released, with nothing else.
+func TestFoldersOfAShare(t *testing.T) {
+	share := fakeShare(t)
+	m, s, pod, f := folder(t)
+	pv := s.volumes["pv"]
+	pv.Spec.PersistentVolumeSource = corev1.PersistentVolumeSource{NFS: nfsVolume("nas", "/team/ns/data")}
+	pv.Annotations = map[string]string{localpath.ProvisionedBy: localpath.NFS, localpath.Share: "/team"}
+	outside := filepath.Join(share, "outside")
+	for _, dir := range []string{filepath.Join(share, "team"), outside} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Somebody has put a link in the place of a folder.
+	if err := os.Symlink("../outside", filepath.Join(share, "team", "ns")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Setup(context.Background(), pod, "", nil); err == nil {
+		t.Fatal("a link is followed")
+	}
+	if left, _ := os.ReadDir(outside); len(left) > 0 {
+		t.Errorf("outside there is %v", left)
+	}
+	if err := os.Remove(filepath.Join(share, "team", "ns")); err != nil {
+		t.Fatal(err)
+	}
+	dir := setup(t, m, pod)
+	if len(f.reports) != 1 || f.reports[0] != nodev1.ReportVolumeRequest_STATE_MADE {
+		t.Errorf("reported: %v", f.reports)
+	}
+	for _, err := range []error{os.WriteFile(filepath.Join(dir, "f"), nil, 0o600), os.Symlink(outside, filepath.Join(dir, "link")),
+		os.WriteFile(filepath.Join(outside, "kept"), nil, 0o600), os.Mkdir(filepath.Join(share, "team", "ns", "other"), 0o755)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	pv.Annotations[localpath.State] = localpath.Made
+	pv.Status.Phase = corev1.VolumeReleased
+	pv.Annotations[localpath.Node] = "n2"
+	if err := m.syncShareFolder(context.Background(), pv); err != nil {
+		t.Error(err)
+	}
+	pv.Annotations[localpath.Node] = "n1"
+	if err := m.syncShareFolder(context.Background(), pv); !errors.Is(err, errInUse) {
+		t.Errorf("a pod still uses it: %v", err)
+	}
+	tearDown(t, m, "uid")
+	if len(f.reports) != 1 {
+		t.Errorf("reported: %v", f.reports)
+	}
+	for deadline := time.Now().Add(time.Minute); ; {
+		err := m.syncShareFolder(context.Background(), pv)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, errBusy) || time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	if len(f.reports) != 2 || f.reports[1] != nodev1.ReportVolumeRequest_STATE_REMOVED {
+		t.Errorf("reported: %v", f.reports)
+	}
+	if left, err := os.ReadDir(filepath.Join(share, "team", "ns")); err != nil || len(left) != 1 || left[0].Name() != "other" {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if left, err := os.ReadDir(filepath.Join(share, "team")); err != nil || len(left) != 1 {
+		t.Errorf("left in the share: %v, %v", left, err)
+	}
+	read(t, filepath.Join(outside, "kept"))
+	if left := mountsBelow(m.c.FolderRoot); len(left) > 0 {
+		t.Errorf("%v are still mounted", left)
+	}
+}
+
+// TestNoFolderLeadsOutOfItsShare: a volume may say anything (CVE-2026-3864).
+func TestNoFolderLeadsOutOfItsShare(t *testing.T) {
+	for _, at := range []string{"/team/../x", "/team/a/../../x", "/team", "/team/", "/teams/x", "/x", "/team/.kontiki-removed-x", "/team//x", "/team/x/"} {
+		pv := &corev1.PersistentVolume{Spec: corev1.PersistentVolumeSpec{PersistentVolumeSource: corev1.PersistentVolumeSource{NFS: nfsVolume("nas", at)}}}
+		pv.Annotations = map[string]string{localpath.ProvisionedBy: localpath.NFS, localpath.Share: "/team"}
+		if _, folder, ok := shareFolder(pv); ok {
+			t.Errorf("%s: %s", at, folder)
+		}
 	}
 }

@@ -108,6 +108,7 @@ func New(c Config) *Manager {
 		operations: map[operationKey]*operation{}, limits: map[types.UID]int64{}, folders: make(chan struct{}, 1), expiry: func(types.UID, []string) {}, wake: make(chan struct{}, 1)}
 	m.plugins = m.table()
 	m.loadStates()
+	m.unmountShares()
 	return m
 }
 

@@ -127,6 +127,7 @@ metadata: {name: %s}
 spec:
   restartPolicy: Never
   terminationGracePeriodSeconds: 1
+  tolerations: [{key: node.kubernetes.io/disk-pressure, operator: Exists}] # a full machine concerns other tests
   securityContext: {runAsUser: 1000}
   containers:
   - name: c
