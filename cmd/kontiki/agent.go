@@ -26,6 +26,7 @@ import (
 	"github.com/kontiki/kontiki/node/dns"
 	"github.com/kontiki/kontiki/node/netapi"
 	"github.com/kontiki/kontiki/node/network"
+	"github.com/kontiki/kontiki/node/pods"
 	"github.com/kontiki/kontiki/node/proxy"
 	"github.com/kontiki/kontiki/node/runtime/containerd"
 	"github.com/kontiki/kontiki/node/server"
@@ -39,14 +40,16 @@ const defaultAPIPort = 6443
 
 // agentOptions are the settings of a worker, also of one on a master's host.
 type agentOptions struct {
-	containerd, containerdNamespace string
-	cgroupParent                    string
-	nodeLabels                      map[string]string
-	maxPods                         int
-	podLogs                         string
-	unsafeSysctls                   []string
-	registries                      string
-	parallelPulls                   int
+	containerd, containerdNamespace  string
+	cgroupParent                     string
+	nodeLabels                       map[string]string
+	maxPods                          int
+	podLogs                          string
+	unsafeSysctls                    []string
+	registries                       string
+	parallelPulls                    int
+	evictHard, evictSoft, evictGrace string
+	imageGC                          pods.ImageGC
 }
 
 func (o *agentOptions) flags(f *pflag.FlagSet) {
@@ -58,6 +61,13 @@ func (o *agentOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.podLogs, "pod-logs-dir", "/var/log/pods", "the directory of containers' logs; links to them are in the directory containers beside it")
 	f.StringVar(&o.registries, "registry-config-dir", "/etc/containerd/certs.d", "the directory that has, for each registry, a directory with its hosts.toml: mirrors, certificates, plain HTTP")
 	f.IntVar(&o.parallelPulls, "max-parallel-image-pulls", 5, "how many images are pulled at the same time")
+	f.StringVar(&o.evictHard, "eviction-hard", pods.DefaultEviction, "thresholds below which pods are evicted at once, such as memory.available<100Mi")
+	f.StringVar(&o.evictSoft, "eviction-soft", "", "thresholds below which pods are evicted after a period of grace")
+	f.StringVar(&o.evictGrace, "eviction-soft-grace-period", "", "those periods, such as memory.available=1m30s")
+	f.IntVar(&o.imageGC.High, "image-gc-high-threshold", pods.DefaultImageGC.High, "the percentage of disk usage above which unused images are removed; 100 for never")
+	f.IntVar(&o.imageGC.Low, "image-gc-low-threshold", pods.DefaultImageGC.Low, "the percentage at which that ends")
+	f.DurationVar(&o.imageGC.MinAge, "minimum-image-ttl-duration", pods.DefaultImageGC.MinAge, "how long an unused image is kept at least")
+	f.DurationVar(&o.imageGC.MaxAge, "image-maximum-gc-age", 0, "how long an unused image is kept at most; 0 for ever")
 	f.StringSliceVar(&o.unsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls, or prefixes that end in *, that pods may set in addition to the safe ones")
 }
 
@@ -183,6 +193,10 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	if err != nil {
 		return nil, err
 	}
+	thresholds, err := pods.ParseThresholds(o.evictHard, o.evictSoft, o.evictGrace)
+	if err != nil {
+		return nil, err
+	}
 	w := &workerParts{address: net.JoinHostPort(place.nodeIP, strconv.Itoa(kubeletPort))}
 	defer func() {
 		if err != nil {
@@ -207,7 +221,7 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	}
 	w.agent, err = agent.New(agent.Config{
 		NodeName: place.name, NodeIP: netip.MustParseAddr(place.nodeIP), StateDir: filepath.Join(place.dataDir, "agent"),
-		LogDir: o.podLogs, Pulls: o.parallelPulls, AllowedUnsafeSysctls: o.unsafeSysctls, Runtime: w.runtime, Network: w.network, ServiceConsumers: []agent.ServiceConsumer{w.proxy, w.dns},
+		LogDir: o.podLogs, Pulls: o.parallelPulls, Eviction: thresholds, ImageGC: o.imageGC, AllowedUnsafeSysctls: o.unsafeSysctls, Runtime: w.runtime, Network: w.network, ServiceConsumers: []agent.ServiceConsumer{w.proxy, w.dns},
 		Masters: identity.Masters(), Dial: dialMaster(identity), Labels: o.nodeLabels, Port: kubeletPort, MaxPods: o.maxPods, Version: gitVersion,
 	})
 	if err != nil {

@@ -33,6 +33,10 @@ type Config struct {
 	LogDir string
 	// AllowedUnsafeSysctls are names, and prefixes that end in "*", of sysctls that pods may set in addition to the safe ones.
 	AllowedUnsafeSysctls []string
+	// Eviction are the thresholds below which pods are evicted; none means that nothing is.
+	Eviction []pods.Threshold
+	// ImageGC says when unused images are removed; zero means the default.
+	ImageGC pods.ImageGC
 	// Pulls limits how many images are pulled concurrently; 0 means 5.
 	Pulls   int
 	Runtime runtime.Runtime
@@ -113,7 +117,9 @@ func New(c Config) (*Agent, error) {
 		DNS: a.dns, Node: a.node.current, ClusterNode: a.clusterNode, AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,
 		RootDir: filepath.Join(c.StateDir, "pods"), LogDir: c.LogDir, LogLinkDir: filepath.Join(filepath.Dir(c.LogDir), "containers"),
 		PullDir: filepath.Join(c.StateDir, "images"), Pulls: c.Pulls,
+		Rooms: a.rooms(), Eviction: c.Eviction, ImageGC: c.ImageGC,
 	})
+	a.node.pressure = a.pods.Pressure
 	a.volumes.OnExpiry(a.pods.RefreshVolumes)
 	return a, nil
 }

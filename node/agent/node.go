@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	goruntime "runtime"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -26,9 +27,11 @@ import (
 // nodeStatus checks the machine and keeps the Node object. The object is replaced and never changed, so a new pointer means a new
 // status.
 type nodeStatus struct {
-	c    Config
-	mu   sync.Mutex
-	node *corev1.Node
+	c Config
+	// pressure returns the conditions of what the node runs out of; nil for none.
+	pressure func() []corev1.NodeConditionType
+	mu       sync.Mutex
+	node     *corev1.Node
 }
 
 func newNodeStatus(c Config) *nodeStatus {
@@ -132,12 +135,15 @@ func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runti
 		}
 		s.Conditions = append(s.Conditions, c)
 	}
-	free, limit := pids()
-	add(corev1.NodeMemoryPressure, mem["MemAvailable"] < keepMemory, [2]string{"KubeletHasSufficientMemory", "KubeletHasInsufficientMemory"},
+	var pressure []corev1.NodeConditionType
+	if n.pressure != nil {
+		pressure = n.pressure()
+	}
+	add(corev1.NodeMemoryPressure, slices.Contains(pressure, corev1.NodeMemoryPressure), [2]string{"KubeletHasSufficientMemory", "KubeletHasInsufficientMemory"},
 		[2]string{"kubelet has sufficient memory available", "kubelet has insufficient memory available"})
-	add(corev1.NodeDiskPressure, disk.total > 0 && disk.free < disk.total/10, [2]string{"KubeletHasNoDiskPressure", "KubeletHasDiskPressure"},
+	add(corev1.NodeDiskPressure, slices.Contains(pressure, corev1.NodeDiskPressure), [2]string{"KubeletHasNoDiskPressure", "KubeletHasDiskPressure"},
 		[2]string{"kubelet has no disk pressure", "kubelet has disk pressure"})
-	add(corev1.NodePIDPressure, limit > 0 && free < limit/50, [2]string{"KubeletHasSufficientPID", "KubeletHasInsufficientPID"},
+	add(corev1.NodePIDPressure, slices.Contains(pressure, corev1.NodePIDPressure), [2]string{"KubeletHasSufficientPID", "KubeletHasInsufficientPID"},
 		[2]string{"kubelet has sufficient PID available", "kubelet has insufficient PID available"})
 	ready := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status"}
 	if runtimeErr != nil {
@@ -217,14 +223,16 @@ func memInfo() map[string]uint64 {
 	return out
 }
 
-type diskSize struct{ total, free uint64 }
+type diskSize struct{ total, usable, free, inodes, inodesFree uint64 }
 
+// diskOf returns the size of a filesystem. What is reserved for root is not usable: it never becomes free for others.
 func diskOf(path string) diskSize {
 	var st unix.Statfs_t
 	if eintr.Retry(func() error { return unix.Statfs(path, &st) }) != nil {
 		return diskSize{}
 	}
-	return diskSize{st.Blocks * uint64(st.Bsize), st.Bavail * uint64(st.Bsize)}
+	size := uint64(st.Bsize)
+	return diskSize{st.Blocks * size, (st.Blocks - (st.Bfree - st.Bavail)) * size, st.Bavail * size, st.Files, st.Ffree}
 }
 
 // pids returns how many process ids are free, and how many there can be.

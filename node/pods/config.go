@@ -87,6 +87,13 @@ type Config struct {
 	LogDir  string
 	// LogLinkDir is /var/log/containers, where log collectors look; "" means no links.
 	LogLinkDir string
+	// Rooms returns what is available of each signal on the node; nil means that the node is not guarded: nothing is evicted, and no
+	// image is removed.
+	Rooms func(ctx context.Context) map[Signal]Room
+	// Eviction are the thresholds below which pods are evicted.
+	Eviction []Threshold
+	// ImageGC says when unused images are removed; zero means DefaultImageGC.
+	ImageGC ImageGC
 	// PullDir remembers with which credentials images were pulled; "" forgets that with the process.
 	PullDir string
 	// Pulls limits how many images are pulled concurrently; 0 means 5.

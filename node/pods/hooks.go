@@ -48,7 +48,7 @@ func (w *worker) hook(ctx context.Context, pod *corev1.Pod, c *corev1.Container,
 	case h.TCPSocket != nil:
 		return nil // deprecated and without effect upstream
 	case h.Sleep != nil:
-		t := time.NewTimer(time.Duration(h.Sleep.Seconds) * time.Second)
+		t := time.NewTimer(seconds(h.Sleep.Seconds))
 		defer t.Stop()
 		ectx, cancel := context.WithCancel(ctx)
 		defer cancel()

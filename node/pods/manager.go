@@ -24,6 +24,8 @@ type Manager struct {
 	starts    chan struct{}
 	pulls     chan struct{} // slots for pulling images
 	pulled    *pullRecords
+	images    imageUse
+	pressure  pressure
 	measures  chan struct{} // slots for measuring pods' local storage
 	measuring measureLimits
 	admission sync.Mutex // serializes admission, so that two pods do not get the same resources
@@ -46,7 +48,11 @@ func New(c Config) *Manager {
 	if c.Pulls == 0 {
 		c.Pulls = 5
 	}
-	return &Manager{c: c, pulls: make(chan struct{}, c.Pulls), pulled: openPullRecords(c.PullDir), features: c.Runtime.Features(), starts: make(chan struct{}, c.Starts), measures: make(chan struct{}, measuresAtOnce), measuring: defaultMeasureLimits,
+	if c.ImageGC == (ImageGC{}) {
+		c.ImageGC = DefaultImageGC
+	}
+	return &Manager{c: c, images: imageUse{seen: map[string]time.Time{}, used: map[string]time.Time{}},
+		pressure: pressure{since: map[int]time.Time{}, seen: map[corev1.NodeConditionType]time.Time{}}, pulls: make(chan struct{}, c.Pulls), pulled: openPullRecords(c.PullDir), features: c.Runtime.Features(), starts: make(chan struct{}, c.Starts), measures: make(chan struct{}, measuresAtOnce), measuring: defaultMeasureLimits,
 		workers: map[types.UID]*worker{}}
 }
 
@@ -65,6 +71,9 @@ func (m *Manager) Run(ctx context.Context) error {
 		m.mu.Unlock()
 		m.wg.Wait()
 	}()
+	if m.c.Rooms != nil {
+		m.wg.Go(func() { m.guard(ctx) })
+	}
 	for e := range m.c.Runtime.Events(ctx) {
 		if e.ContainerID == "" {
 			m.Retry()
@@ -290,6 +299,9 @@ func (m *Manager) admit(w *worker, pod *corev1.Pod) (r *Refusal, wait time.Durat
 	m.admission.Lock()
 	defer m.admission.Unlock()
 	if r = m.Admit(pod); r == nil {
+		r = m.admitPressure(pod)
+	}
+	if r == nil {
 		r = fit(pod, m.active(w), m.nodeForFit())
 	}
 	if r == nil {

@@ -44,6 +44,7 @@ type node struct {
 	deleted   []string
 	dir       string
 	stop      func()
+	change    func(*Config) // of the next manager
 }
 
 func (n *node) PodStatus(pod *corev1.Pod, s corev1.PodStatus, terminated bool) {
@@ -130,8 +131,12 @@ func bubble(t *testing.T, test func(t *testing.T, n *node)) {
 
 // start starts another manager over the same runtime.
 func (n *node) start() {
-	n.m = New(Config{NodeName: "n1", NodeIP: netip.MustParseAddr("192.0.2.1"), Runtime: n.rt, Network: n, Volumes: n, Objects: n, Sink: n,
-		DNS: func() DNS { return DNS{Domain: "cluster.local"} }, Node: func() *corev1.Node { return n.node }, RootDir: filepath.Join(n.dir, "pods"), LogDir: filepath.Join(n.dir, "logs"), LogLinkDir: filepath.Join(n.dir, "links"), PullDir: filepath.Join(n.dir, "images")})
+	c := Config{NodeName: "n1", NodeIP: netip.MustParseAddr("192.0.2.1"), Runtime: n.rt, Network: n, Volumes: n, Objects: n, Sink: n,
+		DNS: func() DNS { return DNS{Domain: "cluster.local"} }, Node: func() *corev1.Node { return n.node }, RootDir: filepath.Join(n.dir, "pods"), LogDir: filepath.Join(n.dir, "logs"), LogLinkDir: filepath.Join(n.dir, "links"), PullDir: filepath.Join(n.dir, "images")}
+	if n.change != nil {
+		n.change(&c)
+	}
+	n.m = New(c)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	m := n.m

@@ -60,6 +60,9 @@ func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duratio
 		return fail("FailedMount", err)
 	}
 	w.volumes = volumes
+	w.mu.Lock()
+	w.mounted = volumes
+	w.mu.Unlock()
 	if w.ready {
 		return 0, nil
 	}

@@ -143,6 +143,14 @@ func loadStop(dir string) *Stop {
 	return s
 }
 
+// seconds returns a duration, at most maxGrace: a period of any length may be asked for.
+func seconds(n int64) time.Duration {
+	return time.Duration(max(0, min(n, int64(maxGrace/time.Second)))) * time.Second
+}
+
+// maxGrace is longer than anything that is waited for: 100 years.
+const maxGrace = 100 * 365 * 24 * time.Hour
+
 // gracePeriod returns the pod's grace period: that of its deletion or of the stop, or else that of its spec.
 func gracePeriod(pod *corev1.Pod, s *Stop) time.Duration {
 	period := corev1.DefaultTerminationGracePeriodSeconds * time.Second
@@ -150,10 +158,10 @@ func gracePeriod(pod *corev1.Pod, s *Stop) time.Duration {
 		period = leastPodGrace // its object is gone
 	}
 	if s := pod.Spec.TerminationGracePeriodSeconds; s != nil {
-		period = time.Duration(*s) * time.Second
+		period = seconds(*s)
 	}
 	if s := pod.DeletionGracePeriodSeconds; pod.DeletionTimestamp != nil && s != nil {
-		period = time.Duration(*s) * time.Second
+		period = seconds(*s)
 	}
 	if s != nil && s.Grace != nil {
 		period = min(period, *s.Grace)
@@ -313,7 +321,7 @@ func (w *worker) killAll(ctx context.Context, g *grace, pod *corev1.Pod, o obser
 func (w *worker) killForRestart(ctx context.Context, pod *corev1.Pod, k kill) {
 	period := gracePeriod(pod, nil)
 	if k.probe != nil && k.probe.TerminationGracePeriodSeconds != nil {
-		period = max(time.Duration(*k.probe.TerminationGracePeriodSeconds)*time.Second, leastPodGrace)
+		period = max(seconds(*k.probe.TerminationGracePeriodSeconds), leastPodGrace)
 	}
 	c, err := w.m.c.Runtime.Container(ctx, k.id)
 	if err != nil || c.State != runtime.StateRunning {

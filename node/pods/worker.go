@@ -54,10 +54,11 @@ type worker struct {
 	retry                      bool     // what setup waits for may exist now
 	stale                      []string // volumes to update
 	probes                     *prober
-	endAt                      time.Time    // before which ending is not tried again after a failure
-	measuring                  atomic.Bool  // its local storage is being measured
-	measured                   atomic.Int64 // duration of the last measurement, in nanoseconds
-	unmeasured                 atomic.Int64 // measurements that failed in a row
+	endAt                      time.Time         // before which ending is not tried again after a failure
+	mounted                    map[string]string // volumes, once they are mounted
+	measuring                  atomic.Bool       // its local storage is being measured
+	measured                   atomic.Int64      // duration of the last measurement, in nanoseconds
+	unmeasured                 atomic.Int64      // measurements that failed in a row
 
 	// owned
 	stage       stage
@@ -177,8 +178,8 @@ func (w *worker) update(pod *corev1.Pod) {
 // deletion returns the stop for a deleted pod.
 func deletion(pod *corev1.Pod) Stop {
 	var s Stop
-	if seconds := pod.DeletionGracePeriodSeconds; seconds != nil {
-		grace := time.Duration(*seconds) * time.Second
+	if n := pod.DeletionGracePeriodSeconds; n != nil {
+		grace := seconds(*n)
 		s.Grace = &grace
 	}
 	return s
@@ -443,7 +444,7 @@ func (w *worker) sync(ctx context.Context, pod *corev1.Pod) time.Duration {
 	var next time.Duration
 	if d := pod.Spec.ActiveDeadlineSeconds; d != nil {
 		if start := w.current().StartTime; start != nil {
-			left := time.Until(start.Add(time.Duration(*d) * time.Second))
+			left := time.Until(start.Add(seconds(*d)))
 			if left <= 0 && !isTerminal(w.current().Phase) {
 				s := Stop{Reason: "DeadlineExceeded", Message: "Pod was active on the node longer than the specified deadline"}
 				w.event("", corev1.EventTypeNormal, s.Reason, s.Message)

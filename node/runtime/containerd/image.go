@@ -209,3 +209,17 @@ func (r *Runtime) RemoveImage(ctx context.Context, ref string) error {
 	}
 	return nil
 }
+
+// ImageRoot returns the snapshotter's directory.
+func (r *Runtime) ImageRoot(ctx context.Context) (string, error) {
+	list, err := r.client.IntrospectionService().Plugins(r.ns(ctx), fmt.Sprintf("type==io.containerd.snapshotter.v1,id==%s", r.c.Snapshotter))
+	if err != nil {
+		return "", classify(err)
+	}
+	for _, p := range list.Plugins {
+		if root := p.Exports["root"]; root != "" {
+			return root, nil
+		}
+	}
+	return "", fmt.Errorf("containerd does not say where the snapshotter %s has its files", r.c.Snapshotter)
+}

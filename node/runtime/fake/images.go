@@ -126,3 +126,6 @@ func (r *Runtime) RemoveImage(ctx context.Context, ref string) error {
 	}
 	return nil
 }
+
+// ImageRoot implements runtime.Runtime.
+func (r *Runtime) ImageRoot(context.Context) (string, error) { return "/", nil }

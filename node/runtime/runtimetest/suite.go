@@ -399,6 +399,11 @@ func testNonRoot(t *testing.T, e *env) {
 }
 
 func testImages(t *testing.T, e *env) {
+	if root, err := e.Runtime.ImageRoot(e.ctx); err != nil || root == "" {
+		t.Errorf("ImageRoot: %q, %v", root, err)
+	} else if info, err := os.Stat(root); err != nil || !info.IsDir() {
+		t.Errorf("ImageRoot %s: %v", root, err)
+	}
 	img, err := e.Runtime.GetImage(e.ctx, e.Image)
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,44 @@
+package agent
+
+import (
+	"context"
+	"sync"
+
+	"github.com/kontiki/kontiki/node/pods"
+)
+
+// rooms returns a function that says how much of each signal is available on the machine, nil for a simulated node.
+func (a *Agent) rooms() func(context.Context) map[pods.Signal]pods.Room {
+	if a.c.Capacity != nil {
+		return nil
+	}
+	var mu sync.Mutex
+	var imageRoot string
+	return func(ctx context.Context) map[pods.Signal]pods.Room {
+		mem := memInfo()
+		out := map[pods.Signal]pods.Room{"memory.available": {Available: int64(mem["MemAvailable"]), Capacity: int64(mem["MemTotal"])}}
+		disk := func(prefix, path string) {
+			if d := diskOf(path); d.usable > 0 {
+				out[pods.Signal(prefix+".available")] = pods.Room{Available: int64(d.free), Capacity: int64(d.usable)}
+				if d.inodes > 0 { // some filesystems have no limit
+					out[pods.Signal(prefix+".inodesFree")] = pods.Room{Available: int64(d.inodesFree), Capacity: int64(d.inodes)}
+				}
+			}
+		}
+		disk("nodefs", a.c.StateDir)
+		mu.Lock()
+		defer mu.Unlock()
+		if imageRoot == "" {
+			if root, err := a.c.Runtime.ImageRoot(ctx); err == nil {
+				imageRoot = root
+			}
+		}
+		if imageRoot != "" {
+			disk("imagefs", imageRoot)
+		}
+		if free, limit := pids(); limit > 0 {
+			out["pid.available"] = pods.Room{Available: int64(free), Capacity: int64(limit)}
+		}
+		return out
+	}
+}
