@@ -222,18 +222,56 @@ func TestTheGroupOfAVolume(t *testing.T) {
 	}
 }
 
-// TestBlockVolumes hands a device to the pod.
-func TestBlockVolumes(t *testing.T) {
-	image := filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(image, make([]byte, 1<<20), 0o600); err != nil {
+// loop returns a device, and the file that has its content.
+func loop(t *testing.T, size int) (device, image string) {
+	t.Helper()
+	image = filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(image, make([]byte, size), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.Command("losetup", "--find", "--show", image).Output()
 	if err != nil {
 		t.Skipf("no loop device: %v", err)
 	}
-	device := strings.TrimSpace(string(out))
+	device = strings.TrimSpace(string(out))
 	t.Cleanup(func() { _ = exec.Command("losetup", "--detach", device).Run() })
+	return device, image
+}
+
+// TestTheFileSystemOfADevice is made once, mounted for several pods, and unmounted after the last, also by another process.
+func TestTheFileSystemOfADevice(t *testing.T) {
+	device, _ := loop(t, 16<<20)
+	s, pod := claimed(local(device))
+	s.volumes["pv"].Spec.MountOptions = []string{"noatime"}
+	m := New(Config{RootDir: filepath.Join(t.TempDir(), "pods"), Objects: s})
+	second := pod.DeepCopy()
+	second.UID = "second"
+	t.Cleanup(func() { tearDown(t, m, "uid"); tearDown(t, m, "second") })
+	for round := range 2 {
+		dir, other := setup(t, m, pod), setup(t, m, second)
+		if round == 0 {
+			if err := os.WriteFile(filepath.Join(dir, "f"), []byte("kept"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if read(t, filepath.Join(other, "f")) != "kept" {
+			t.Error("the pods see different file systems")
+		}
+		tearDown(t, m, "uid")
+		if read(t, filepath.Join(other, "f")) != "kept" || !mounted(filepath.Join(m.deviceRoot(), "pv")) {
+			t.Error("the file system was unmounted too early")
+		}
+		tearDown(t, New(Config{RootDir: m.c.RootDir, Objects: &shelf{}}), "second")
+		m = New(m.c)
+		if left := mountsBelow(filepath.Dir(m.c.RootDir)); len(left) > 0 {
+			t.Errorf("%v are still mounted", left)
+		}
+	}
+}
+
+// TestBlockVolumes hands a device to the pod.
+func TestBlockVolumes(t *testing.T) {
+	device, image := loop(t, 1<<20)
 	block := corev1.PersistentVolumeBlock
 	for _, c := range []struct {
 		source corev1.PersistentVolumeSource
@@ -291,5 +329,28 @@ func TestAHungVolumeHoldsUpNobody(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(m.podDir("uid"), "volumes")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestReadWriteOncePod: the second pod on the node gets the volume when the first has ended.
+func TestReadWriteOncePod(t *testing.T) {
+	dir := t.TempDir()
+	for _, source := range []corev1.PersistentVolumeSource{local(dir), {HostPath: &corev1.HostPathVolumeSource{Path: dir}}} {
+		s, pod := claimed(source)
+		s.volumes["pv"].Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOncePod}
+		m := manager(t, s)
+		second := pod.DeepCopy()
+		second.UID = "second"
+		setup(t, m, pod)
+		_, err := m.Setup(context.Background(), second, "", nil)
+		if want := `MountVolume.SetUp failed for volume "pv" : volume uses the ReadWriteOncePod access mode and is already in use by another pod`; err == nil || err.Error() != want {
+			t.Errorf("got  %v\nwant %s", err, want)
+		}
+		if again := setup(t, m, pod); again == "" {
+			t.Error("the first pod has lost it")
+		}
+		tearDown(t, m, "uid")
+		setup(t, m, second)
+		tearDown(t, m, "second")
 	}
 }

@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountLocal bind-mounts the folder of a local volume in the pod's folder, or returns its device.
+// mountLocal bind-mounts the folder of a local volume, or the file system on its device, in the pod's folder. With volumeMode Block it returns
+// the device.
 func (m *Manager) mountLocal(ctx context.Context, r *request) (string, error) {
 	path := r.pv.Spec.Local.Path
 	if path == "" {
@@ -33,13 +34,16 @@ func (m *Manager) mountLocal(ctx context.Context, r *request) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if !st.IsDir() {
-		if blockDevice(path) == nil {
-			return "", fmt.Errorf("%w: a file system on the device of a local volume; mount it on the host and use that folder", ErrUnsupported)
+	options := r.mountOptions()
+	if blockDevice(path) == nil {
+		if path, err = m.mountDevice(r.pv, options); err != nil {
+			return "", err
 		}
-		return "", fmt.Errorf("path %q is not a directory", path)
+		options = nil
+	} else if !st.IsDir() {
+		return "", fmt.Errorf("path %q is not a directory or a block device", path)
 	}
-	if err := bind(path, r.dir, r.readOnly, r.mountOptions()); err != nil {
+	if err := bind(path, r.dir, r.readOnly, options); err != nil {
 		return "", err
 	}
 	if r.readOnly || m.usedBy(r.pv.Name, string(r.pod.UID)) > 0 {

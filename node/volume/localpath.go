@@ -135,6 +135,10 @@ func (m *Manager) RunFolders(ctx context.Context) error {
 		case <-timer.C:
 		}
 		again := false
+		if err := m.releaseDevices(ctx); err != nil && ctx.Err() == nil {
+			again = true
+			slog.Warn("file systems of volumes could not be unmounted", "err", err)
+		}
 		for _, pv := range m.c.Objects.PersistentVolumes() {
 			if ctx.Err() != nil {
 				return ctx.Err()

@@ -61,7 +61,8 @@ func (m *Manager) table() []plugin {
 		{name: "downward-api", supports: inline(func(v *corev1.VolumeSource) bool { return v.DownwardAPI != nil }), mount: m.project(downwardFiles)},
 		{name: "projected", supports: inline(func(v *corev1.VolumeSource) bool { return v.Projected != nil }), mount: m.project(projectedFiles)},
 		{name: "image", supports: inline(func(v *corev1.VolumeSource) bool { return v.Image != nil }), mount: image},
-		{name: "host-path", supports: func(s *source) bool { return s.hostPath() != nil }, mount: mountHostPath, slow: true},
+		{name: "host-path", supports: inline(func(v *corev1.VolumeSource) bool { return v.HostPath != nil }), mount: mountHostPath, slow: true},
+		{name: "host-path-volume", supports: func(s *source) bool { return s.pv != nil && s.pv.Spec.HostPath != nil }, mount: mountHostPath, unmount: nothing, slow: true},
 		{name: "local-volume", supports: func(s *source) bool { return s.pv != nil && s.pv.Spec.Local != nil }, mount: m.mountLocal, unmount: m.unmountLocal, slow: true},
 		{name: "nfs", supports: func(s *source) bool { return s.nfs() != nil }, mount: m.mountNFS, unmount: m.unmountNFS, slow: true},
 	}
@@ -82,6 +83,9 @@ func (m *Manager) find(s *source) (*plugin, error) {
 	}
 	return nil, fmt.Errorf("%w: %s", ErrUnsupported, kindOf(s.volume.VolumeSource))
 }
+
+// nothing is to be done for unmounting a path of the host. It has a state all the same, by which it is known who uses the volume.
+func nothing(context.Context, *State) error { return nil }
 
 func (s *source) hostPath() *corev1.HostPathVolumeSource {
 	if s.pv != nil {

@@ -94,9 +94,28 @@ func (m *Manager) saveState(uid string, s State) error {
 	return nil
 }
 
+// errOncePod is the kubelet's.
+var errOncePod = errors.New("volume uses the ReadWriteOncePod access mode and is already in use by another pod")
+
+// reserve keeps a state in memory, unless another pod has the persistent volume.
+func (m *Manager) reserve(uid string, s *State) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.users(s.PersistentVolume, uid) > 0 {
+		return false
+	}
+	m.keepLocked(uid, s)
+	return true
+}
+
 func (m *Manager) keepState(uid string, s *State) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.keepLocked(uid, s)
+}
+
+// keepLocked keeps a state. The caller holds mu.
+func (m *Manager) keepLocked(uid string, s *State) {
 	if m.states[uid] == nil {
 		m.states[uid] = map[string]*State{}
 	}
@@ -120,6 +139,11 @@ func (m *Manager) dropState(uid string, s State) error {
 func (m *Manager) usedBy(pv, but string) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.users(pv, but)
+}
+
+// users is usedBy for callers that hold mu.
+func (m *Manager) users(pv, but string) int {
 	n := 0
 	for uid, volumes := range m.states {
 		for _, s := range volumes {

@@ -96,6 +96,7 @@ type Manager struct {
 	operations  map[operationKey]*operation
 	limits      map[types.UID]int64 // the quotas of folders that are known to be set
 	folders     chan struct{}
+	devices     sync.Map // *sync.Mutex by the name of a volume
 	tokens      map[tokenKey]*token
 	credentials map[tokenKey]*credential
 	expiry      func(uid types.UID, volumes []string)
@@ -262,6 +263,9 @@ func (m *Manager) mountOnce(ctx context.Context, p *plugin, r *request) (string,
 			return "", err
 		}
 	}
+	if r.pv != nil && slices.Contains(r.pv.Spec.AccessModes, corev1.ReadWriteOncePod) && !m.reserve(uid, &s) {
+		return "", errOncePod
+	}
 	if err := m.saveState(uid, s); err != nil {
 		return "", err
 	}
@@ -295,7 +299,13 @@ func (m *Manager) unmountByState(ctx context.Context, uid string, s State) error
 	if err := m.plugins[i].unmount(ctx, &s); err != nil {
 		return fmt.Errorf("volume %q: %w", s.Volume, err)
 	}
-	return m.dropState(uid, s)
+	if err := m.dropState(uid, s); err != nil {
+		return err
+	}
+	if s.PersistentVolume != "" {
+		m.deviceUnused(ctx, s.PersistentVolume)
+	}
+	return nil
 }
 
 // TearDown removes all volumes of a pod. It unmounts first, and removes nothing while something is still mounted.

@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -48,8 +49,29 @@ func TestPodsMountClaims(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(root, "local"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { kubectl(t, "delete", "pv", "e2e-host-"+ns, "e2e-local-"+ns, "--wait=false") })
+	t.Cleanup(func() {
+		kubectl(t, "delete", "pv", "e2e-host-"+ns, "e2e-local-"+ns, "e2e-block-"+ns, "--wait=false")
+	})
+	image := filepath.Join(root, "image")
+	if err := os.WriteFile(image, append([]byte("a device"), make([]byte, 1<<20-8)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("losetup", "--find", "--show", image).Output()
+	if err != nil {
+		t.Fatalf("losetup: %v", err)
+	}
+	device := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if err := exec.Command("losetup", "--detach", device).Run(); err != nil {
+			t.Errorf("losetup --detach: %v", err)
+		}
+	})
 	apply(t, fmt.Sprintf(`
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: e2e-block-%[1]s}
+spec: {capacity: {storage: 1Gi}, accessModes: [ReadWriteOnce], storageClassName: %[1]s-block, volumeMode: Block, hostPath: {path: %[3]s}}
+---
 apiVersion: v1
 kind: PersistentVolume
 metadata: {name: e2e-host-%[1]s}
@@ -64,7 +86,13 @@ spec:
   storageClassName: %[1]s-local
   local: {path: %[2]s/local}
   nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [worker-1]}]}]}}
-`, ns, root))
+`, ns, root, device))
+	apply(t, in(ns, fmt.Sprintf(`
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: block}
+spec: {accessModes: [ReadWriteOnce], storageClassName: %s-block, volumeMode: Block, resources: {requests: {storage: 1Gi}}}
+`, ns)))
 	for _, kind := range []string{"host", "local"} {
 		apply(t, in(ns, fmt.Sprintf(`
 apiVersion: v1
@@ -83,7 +111,13 @@ spec:
   restartPolicy: Never
   securityContext: {runAsUser: 1000, fsGroup: 4321}
   initContainers:
-  - {name: owner, image: busybox, imagePullPolicy: Never, command: [sh, -c, "chmod 777 /host || true"], securityContext: {runAsUser: 0}, volumeMounts: [{name: host, mountPath: /host}]}
+  - name: owner
+    image: busybox
+    imagePullPolicy: Never
+    command: [sh, -c, "chmod 777 /host; head -c 8 /dev/disk && (echo changed > /dev/disk || true)"]
+    securityContext: {runAsUser: 0}
+    volumeMounts: [{name: host, mountPath: /host}]
+    volumeDevices: [{name: block, devicePath: /dev/disk}]
   containers:
   - name: c
     image: busybox
@@ -93,14 +127,17 @@ spec:
   volumes:
   - {name: host, persistentVolumeClaim: {claimName: host, readOnly: %[3]s}}
   - {name: local, persistentVolumeClaim: {claimName: local, readOnly: %[3]s}}
+  - {name: block, persistentVolumeClaim: {claimName: block, readOnly: %[3]s}}
 `, name, command, readOnly))
 	}
 	apply(t, pod("writer", "echo host > /host/f && echo local > /local/f && echo part > /part/f && stat -c %g /local", "false"))
 	kubectl(t, "-n", ns, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/writer", "--timeout=60s")
 	contains(t, kubectl(t, "-n", ns, "logs", "writer"), "4321")
+	contains(t, kubectl(t, "-n", ns, "logs", "writer", "-c", "owner"), "a device")
 	apply(t, pod("reader", "cat /host/f /local/f /local/a/b/f; touch /host/g; touch /local/g; true", "true"))
 	kubectl(t, "-n", ns, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/reader", "--timeout=60s")
 	contains(t, kubectl(t, "-n", ns, "logs", "reader"), "host", "local", "part", "/host/g: Read-only file system", "/local/g: Read-only file system")
+	contains(t, kubectl(t, "-n", ns, "logs", "reader", "-c", "owner"), "changed", "Operation not permitted")
 	kubectl(t, "-n", ns, "delete", "pod", "writer", "reader", "--timeout=30s")
 	if b, err := os.ReadFile(filepath.Join(root, "local", "a", "b", "f")); err != nil || string(b) != "part\n" {
 		t.Errorf("%q, %v", b, err)
