@@ -57,7 +57,16 @@ require (
 
 require github.com/coreos/go-oidc/v3 v3.21.0
 
-require k8s.io/kms v0.37.2
+require (
+	github.com/opencontainers/cgroups v0.1.0
+	k8s.io/kms v0.37.2
+)
+
+require (
+	github.com/coreos/go-systemd/v22 v22.7.0 // indirect
+	github.com/cyphar/filepath-securejoin v0.7.0 // indirect
+	github.com/godbus/dbus/v5 v5.2.2 // indirect
+)
 
 require github.com/pelletier/go-toml/v2 v2.4.3
 

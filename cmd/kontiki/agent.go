@@ -232,6 +232,8 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 		TLS:       identity.ServerTLS,
 		Verify:    server.AllowMasters(),
 		Authorize: w.agent.AuthorizeCaller,
+		Probes:    w.agent.Pods().ProbeMetrics(),
+		Dir:       place.dataDir, Configuration: w.agent.Configuration,
 	})
 	return w, nil
 }

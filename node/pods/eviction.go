@@ -215,7 +215,12 @@ func (m *Manager) loadOf(ctx context.Context, w *worker, pod *corev1.Pod, volume
 		if c.State != runtime.StateRunning {
 			continue
 		}
-		s, err := m.c.Runtime.Stats(ctx, c.ID)
+		var s runtime.Stats
+		if name == corev1.ResourceMemory || name == "pids" {
+			s.Usage, err = m.c.Runtime.Usage(ctx, c.ID)
+		} else {
+			s, err = m.c.Runtime.Stats(ctx, c.ID) // walks the container's files
+		}
 		if err != nil {
 			continue // it has ended meanwhile
 		}

@@ -70,7 +70,7 @@ func TestPodsAreEvictedWhenMemoryRunsOut(t *testing.T) {
 		within, low, high, critical := using2("within", "200Mi", -5), using2("low", "50Mi", 0), using2("high", "50Mi", 100), using2("critical", "", systemCritical)
 		for _, p := range []*corev1.Pod{within, low, high, critical} {
 			n.m.Update(p)
-			n.rt.SetStats("c-"+p.Name, runtime.Stats{MemoryWorkingSet: 100 << 20})
+			n.rt.SetStats("c-"+p.Name, runtime.Stats{Usage: runtime.Usage{MemoryWorkingSet: 100 << 20}})
 			n.running(p, "c-"+p.Name)
 		}
 		if got := n.m.Pressure(); len(got) != 0 {
@@ -149,7 +149,7 @@ func TestImagesGoBeforePods(t *testing.T) {
 		p := using2("a", "", 0)
 		n.m.Update(p)
 		n.running(p, "c-a")
-		n.rt.SetStats("c-a", runtime.Stats{RootfsBytes: 5 << 30, RootfsInodes: 10, Processes: 3})
+		n.rt.SetStats("c-a", runtime.Stats{RootfsBytes: 5 << 30, RootfsInodes: 10, Usage: runtime.Usage{Processes: 3}})
 		for _, ref := range []string{"docker.io/test/old:1", "docker.io/test/new:1"} {
 			n.rt.Provide(ref)
 			if _, err := n.rt.PullImage(context.Background(), ref, runtime.Auth{}); err != nil {

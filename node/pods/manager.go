@@ -38,6 +38,7 @@ type Manager struct {
 	swept    bool
 	stopping bool
 	pending  []func()
+	probed   *probeMetrics
 }
 
 // New makes a manager.
@@ -52,7 +53,9 @@ func New(c Config) *Manager {
 		c.ImageGC = DefaultImageGC
 	}
 	return &Manager{c: c, images: imageUse{seen: map[string]time.Time{}, used: map[string]time.Time{}},
-		pressure: pressure{since: map[int]time.Time{}, seen: map[corev1.NodeConditionType]time.Time{}}, pulls: make(chan struct{}, c.Pulls), pulled: openPullRecords(c.PullDir), features: c.Runtime.Features(), starts: make(chan struct{}, c.Starts), measures: make(chan struct{}, measuresAtOnce), measuring: defaultMeasureLimits,
+		pressure: pressure{since: map[int]time.Time{}, seen: map[corev1.NodeConditionType]time.Time{}},
+		pulls:    make(chan struct{}, c.Pulls), pulled: openPullRecords(c.PullDir), features: c.Runtime.Features(),
+		starts: make(chan struct{}, c.Starts), measures: make(chan struct{}, measuresAtOnce), measuring: defaultMeasureLimits, probed: newProbeMetrics(),
 		workers: map[types.UID]*worker{}}
 }
 

@@ -212,6 +212,7 @@ func (p *prober) once(ctx context.Context, pod *corev1.Pod, c *corev1.Container,
 	var res probe.Result
 	var msg string
 	var err error
+	began := time.Now()
 	for range 3 {
 		res, msg, err = probe.Run(ctx, spec, probe.Target{Container: c, PodIP: p.w.podIP(), Exec: p.w.execIn(l.ID)})
 		if err == nil || ctx.Err() != nil {
@@ -221,6 +222,14 @@ func (p *prober) once(ctx context.Context, pod *corev1.Pod, c *corev1.Container,
 	if ctx.Err() != nil {
 		return 0, false
 	}
+	result := "successful"
+	switch {
+	case err != nil:
+		result = "unknown"
+	case res == probe.Failure:
+		result = "failed"
+	}
+	p.w.m.probed.count(pod, c.Name, kind, result, time.Since(began))
 	if err != nil {
 		if now, cerr := p.w.m.c.Runtime.Container(ctx, l.ID); cerr == nil && now.State == runtime.StateRunning {
 			p.w.containerEvent(pod, c, corev1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe errored and resulted in %s state: %s", kind.title(), res, err))
@@ -263,4 +272,5 @@ func (p *prober) stopAll() {
 	}
 	p.mu.Unlock()
 	p.wg.Wait()
+	p.w.m.probed.forget(p.w.uid)
 }

@@ -183,7 +183,7 @@ func TestMemoryIsNotTakenWhileItIsUsed(t *testing.T) {
 		p := sized(pod("a", corev1.RestartPolicyNever, trap), "100m", "200Mi")
 		n.m.Update(p)
 		n.running(p, "c1")
-		n.rt.SetStats("c1", runtime.Stats{MemoryBytes: 150 << 20})
+		n.rt.SetStats("c1", runtime.Stats{Usage: runtime.Usage{MemoryBytes: 150 << 20}})
 		p = sized(p, "100m", "100Mi")
 		n.m.Update(p)
 		s := n.status(p)
@@ -198,7 +198,7 @@ func TestMemoryIsNotTakenWhileItIsUsed(t *testing.T) {
 		if len(n.updates()) != 0 || len(n.said("ResizeError")) != 1 {
 			t.Errorf("updates %q, errors %q", n.updates(), n.said("ResizeError"))
 		}
-		n.rt.SetStats("c1", runtime.Stats{MemoryBytes: 50 << 20})
+		n.rt.SetStats("c1", runtime.Stats{Usage: runtime.Usage{MemoryBytes: 50 << 20}})
 		time.Sleep(resizeRetry + time.Second)
 		s = n.status(p)
 		if condition(s.Conditions, corev1.PodResizeInProgress) != nil || s.ContainerStatuses[0].Resources.Limits.Memory().Value() != 100<<20 || len(n.said("ResizeCompleted")) != 1 {

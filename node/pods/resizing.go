@@ -245,7 +245,7 @@ func (w *worker) checkMemory(ctx context.Context, o observed, list []resizing, h
 			if c.State != runtime.StateRunning {
 				continue
 			}
-			s, err := w.m.c.Runtime.Stats(ctx, c.ID)
+			s, err := w.m.c.Runtime.Usage(ctx, c.ID)
 			if err != nil {
 				continue // it has ended meanwhile
 			}

@@ -107,7 +107,9 @@ type Containers interface {
 	ListContainers(ctx context.Context, podUID string) ([]Container, error)
 	// UpdateResources changes those limits of a running container that are not zero. Errors: ErrNotRunning.
 	UpdateResources(ctx context.Context, id string, r Resources) error
-	// Stats returns the resource usage of a running container.
+	// Usage returns what a running container uses of processors, memory and devices. It costs the reading of some small files.
+	Usage(ctx context.Context, id string) (Usage, error)
+	// Stats returns that and the size of the container's files, which are walked.
 	Stats(ctx context.Context, id string) (Stats, error)
 }
 
@@ -336,21 +338,47 @@ type Image struct {
 	Imported bool
 }
 
-// Stats is one measurement.
+// Usage is what the cgroup of a container has used since it was created, or uses now.
+type Usage struct {
+	Time time.Time
+	// CPU times.
+	CPUNanoseconds, CPUUserNanoseconds, CPUSystemNanoseconds uint64
+	// Periods of the CPU limit, those in which it was reached, and for how long.
+	Periods, ThrottledPeriods, ThrottledNanoseconds uint64
+
+	MemoryBytes, MemoryWorkingSet, MemoryRSS, MemoryCache uint64
+	SwapBytes                                             uint64
+	// MemoryFailures is how often memory reached its limit; 0 if the kernel does not count it.
+	MemoryFailures              uint64
+	PageFaults, MajorPageFaults uint64
+	MemoryLimit                 uint64 // if MemoryLimitPresent
+	MemoryLimitPresent          bool
+
+	Processes uint64
+	// What was read from and written to block devices, in bytes and operations.
+	ReadBytes, WriteBytes, Reads, Writes uint64
+	// Pressure stall information (PSI); nil where the kernel has none for cgroups.
+	CPUPressure, MemoryPressure, IOPressure *Pressure
+}
+
+// Pressure says for how long some or all of the processes had to wait for a resource: in the last 10, 60 and 300 seconds in percent of the
+// time, and in nanoseconds altogether.
+type Pressure struct{ Some, Full Stall }
+
+// Stall is one line of pressure stall information.
+type Stall struct {
+	Avg10, Avg60, Avg300 float64
+	TotalNanoseconds     uint64
+}
+
+// Stats is one measurement of a container, its files included.
 type Stats struct {
-	Time             time.Time
-	CPUNanoseconds   uint64
-	MemoryBytes      uint64
-	MemoryWorkingSet uint64
-	MemoryRSS        uint64
-	PageFaults       uint64
-	MajorPageFaults  uint64
-	Processes        uint64
-	RootfsBytes      uint64
-	RootfsInodes     uint64
+	Usage
+	// UsageErr means that Usage could not be read.
+	UsageErr     error
+	RootfsBytes  uint64
+	RootfsInodes uint64
 	// RootfsErr means that RootfsBytes and RootfsInodes could not be measured.
-	RootfsErr          error
-	LogBytes           uint64
-	MemoryLimit        uint64
-	MemoryLimitPresent bool
+	RootfsErr error
+	LogBytes  uint64
 }

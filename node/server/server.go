@@ -21,11 +21,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 
 	"github.com/kontiki/kontiki/internal/linger"
 	"github.com/kontiki/kontiki/internal/logline"
 	"github.com/kontiki/kontiki/internal/newcomers"
+	"github.com/kontiki/kontiki/internal/recent"
 	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
@@ -50,16 +53,24 @@ type Config struct {
 	Verify func(*x509.Certificate) error
 	// Authorize asks a master about the owner of a token; nil means that only certificates are accepted.
 	Authorize func(context.Context, *nodev1.AuthorizeCallerRequest) (*nodev1.AuthorizeCallerResponse, error)
+	// Configuration returns what /configz shows; may be nil.
+	Configuration func() *kubeletv1beta1.KubeletConfiguration
+	// Dir is a directory of the filesystem that pods use, for stats.
+	Dir string
+	// Probes has the metrics of probes; may be nil.
+	Probes prometheus.Collector
 	// Metrics are served in addition to the server's own; may be nil.
 	Metrics prometheus.Gatherer
 }
 
 // Server serves the port.
 type Server struct {
-	c       Config
-	handler http.Handler
-	tokens  *tokens       // nil if no tokens are accepted
-	imports chan struct{} // one slot per import
+	c        Config
+	handler  http.Handler
+	tokens   *tokens                     // nil if no tokens are accepted
+	files    recent.Cache[string, files] // by container
+	imports  chan struct{}               // one slot per import
+	hostLogs string
 	// Smaller in tests.
 	maxImport  int64
 	importIdle time.Duration
@@ -67,13 +78,19 @@ type Server struct {
 
 // New makes a server.
 func New(c Config) *Server {
-	s := &Server{c: c, imports: make(chan struct{}, maxImports), maxImport: maxImport, importIdle: importIdle}
+	s := &Server{c: c, hostLogs: hostLogs, files: recent.Cache[string, files]{Limit: 4096}, imports: make(chan struct{}, maxImports), maxImport: maxImport, importIdle: importIdle}
 	if c.Authorize != nil {
 		s.tokens = newTokens(c.Authorize)
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /pods", s.pods)
+	mux.HandleFunc("GET /runningpods/{$}", s.runningPods)
+	mux.HandleFunc("GET /configz", s.configz)
+	mux.HandleFunc("GET /logs/", s.hostLog)
+	mux.HandleFunc("POST /checkpoint/", func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "checkpoints of containers are not supported", http.StatusNotFound) // a kubelet whose runtime has none says so
+	})
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.logs)
 	for _, method := range []string{"GET", "POST"} {
 		mux.HandleFunc(method+" /exec/{namespace}/{pod}/{container}", s.exec)
@@ -92,9 +109,13 @@ func New(c Config) *Server {
 		gatherers = append(gatherers, c.Metrics)
 	}
 	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherers, promhttp.HandlerOpts{}))
-	resource := prometheus.NewRegistry()
-	resource.MustRegister(&resourceCollector{s})
-	mux.Handle("GET /metrics/resource", promhttp.HandlerFor(resource, promhttp.HandlerOpts{}))
+	for path, collector := range map[string]prometheus.Collector{"resource": &resourceCollector{s}, "cadvisor": &cadvisorCollector{s}, "probes": c.Probes} {
+		registry := prometheus.NewRegistry()
+		if collector != nil {
+			registry.MustRegister(collector)
+		}
+		mux.Handle("GET /metrics/"+path, promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	}
 	s.handler = s.authorized(s.tunnel(mux))
 	return s
 }
@@ -159,6 +180,39 @@ func (s *Server) pods(w http.ResponseWriter, r *http.Request) {
 		l.Items = append(l.Items, *p)
 	}
 	writeJSON(w, l)
+}
+
+// runningPods answers with the pods that have running containers, according to the runtime.
+func (s *Server) runningPods(w http.ResponseWriter, r *http.Request) {
+	list, err := s.c.Runtime.ListContainers(r.Context(), "")
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	l := corev1.PodList{}
+	l.APIVersion, l.Kind = "v1", "PodList"
+	at := map[string]int{}
+	for _, c := range list {
+		if c.State != runtime.StateRunning {
+			continue
+		}
+		i, ok := at[c.PodUID]
+		if !ok {
+			i = len(l.Items)
+			at[c.PodUID] = i
+			l.Items = append(l.Items, corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: c.PodNamespace, Name: c.PodName, UID: types.UID(c.PodUID)}})
+		}
+		l.Items[i].Spec.Containers = append(l.Items[i].Spec.Containers, corev1.Container{Name: c.Name, Image: c.Image})
+	}
+	writeJSON(w, l)
+}
+
+func (s *Server) configz(w http.ResponseWriter, _ *http.Request) {
+	if s.c.Configuration == nil {
+		http.Error(w, "this node has no configuration to show", http.StatusNotFound)
+		return
+	}
+	writeJSON(w, map[string]any{"kubeletconfig": s.c.Configuration()})
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

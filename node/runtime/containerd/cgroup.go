@@ -252,37 +252,3 @@ func (c cgroups) stat(controller, path, file string) map[string]uint64 {
 	}
 	return m
 }
-
-func (c cgroups) number(controller, path, file string) uint64 {
-	b, err := os.ReadFile(filepath.Join(c.dir(controller, path), file))
-	if err != nil {
-		return 0
-	}
-	n, _ := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
-	return n
-}
-
-// usage reads a cgroup's resource usage.
-func (c cgroups) usage(path string) runtime.Stats {
-	s := runtime.Stats{Time: time.Now()}
-	var inactive uint64
-	if c.v2 {
-		s.CPUNanoseconds = c.stat("", path, "cpu.stat")["usage_usec"] * 1000
-		s.MemoryBytes = c.number("", path, "memory.current")
-		m := c.stat("", path, "memory.stat")
-		inactive, s.MemoryRSS, s.PageFaults, s.MajorPageFaults = m["inactive_file"], m["anon"], m["pgfault"], m["pgmajfault"]
-		s.MemoryLimit = c.number("", path, "memory.max")
-	} else {
-		s.CPUNanoseconds = c.number("cpuacct", path, "cpuacct.usage")
-		s.MemoryBytes = c.number("memory", path, "memory.usage_in_bytes")
-		m := c.stat("memory", path, "memory.stat")
-		inactive, s.MemoryRSS, s.PageFaults, s.MajorPageFaults = m["total_inactive_file"], m["total_rss"], m["total_pgfault"], m["total_pgmajfault"]
-		s.MemoryLimit = c.number("memory", path, "memory.limit_in_bytes")
-	}
-	s.Processes = c.number("pids", path, "pids.current")
-	s.MemoryLimitPresent = s.MemoryLimit > 0 && s.MemoryLimit < 1<<60
-	if s.MemoryBytes > inactive {
-		s.MemoryWorkingSet = s.MemoryBytes - inactive
-	}
-	return s
-}

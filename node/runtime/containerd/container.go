@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -446,24 +445,6 @@ func (r *Runtime) UpdateResources(ctx context.Context, id string, res runtime.Re
 		return fmt.Errorf("container %s: %w", id, runtime.ErrNotRunning)
 	}
 	return classify(err)
-}
-
-func (r *Runtime) Stats(ctx context.Context, id string) (runtime.Stats, error) {
-	c, _, err := r.running(id)
-	if err != nil {
-		return runtime.Stats{}, err
-	}
-	info := c.snapshot()
-	s := r.cg.usage(filepath.Join(r.podCgroup(info.PodUID), id))
-	u, err := r.rootfsUsage(ctx, id)
-	s.RootfsBytes, s.RootfsInodes, s.RootfsErr = uint64(u.Bytes), uint64(u.Inodes), err
-	logs, _ := filepath.Glob(info.LogPath + "*")
-	for _, l := range logs {
-		if st, err := os.Stat(l); err == nil {
-			s.LogBytes += uint64(st.Size())
-		}
-	}
-	return s, nil
 }
 
 // decode decodes a record's labels.

@@ -84,7 +84,7 @@ func (r *Runtime) Block(op string) (release func()) {
 	})
 }
 
-// SetStats sets the result of Stats for containers with a name.
+// SetStats sets the results of Stats and Usage for containers with a name.
 func (r *Runtime) SetStats(name string, s runtime.Stats) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -499,6 +499,11 @@ func (r *Runtime) PodLimits(uid string) runtime.Resources {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.podLimits[uid]
+}
+
+func (r *Runtime) Usage(ctx context.Context, id string) (runtime.Usage, error) {
+	s, err := r.Stats(ctx, id)
+	return s.Usage, err
 }
 
 func (r *Runtime) Stats(ctx context.Context, id string) (runtime.Stats, error) {
