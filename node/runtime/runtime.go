@@ -132,6 +132,8 @@ type Images interface {
 	// ImportImage imports an archive (OCI layout or docker save, optionally gzipped) and returns its images.
 	ImportImage(ctx context.Context, archive io.Reader) ([]Image, error)
 	ListImages(ctx context.Context) ([]Image, error)
+	// ExportImage writes a local image as an archive that ImportImage reads. Errors: ErrNotFound, ErrInvalidImageName.
+	ExportImage(ctx context.Context, ref string, archive io.Writer) error
 	// ImageRoot is a path on the filesystem that has the images' and containers' files.
 	ImageRoot(ctx context.Context) (string, error)
 	// MountImage mounts the files of a local image, read-only, on an existing directory for a pod that has a sandbox. It is

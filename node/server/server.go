@@ -8,9 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"log"
 	"log/slog"
 	"net"
@@ -101,7 +99,11 @@ func New(c Config) *Server {
 		mux.HandleFunc(method+" /portForward/{namespace}/{pod}/{uid}", s.portForward)
 	}
 	mux.HandleFunc("GET /stats/summary", s.stats)
+	mux.HandleFunc("GET /kontiki/images", s.listImages)
 	mux.HandleFunc("POST /kontiki/images", s.importImage)
+	mux.HandleFunc("DELETE /kontiki/images", s.removeImage)
+	mux.HandleFunc("POST /kontiki/images/pull", s.pullImage)
+	mux.HandleFunc("GET /kontiki/images/archive", s.exportImage)
 	own := prometheus.NewRegistry()
 	own.MustRegister(newCollector(s))
 	gatherers := prometheus.Gatherers{own}
@@ -223,60 +225,6 @@ func writeJSON(w http.ResponseWriter, v any) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(b)
-}
-
-// ImportedImage is one of the images in the response to POST /kontiki/images, which is a JSON list.
-type ImportedImage struct {
-	ID   string   `json:"id"`
-	Tags []string `json:"tags"`
-}
-
-const (
-	// maxImport limits the bytes of one request, maxImports the number of concurrent ones.
-	maxImport  = 16 << 30
-	maxImports = 2
-	// importIdle limits how long an import may wait for further bytes, importTime its total duration.
-	importIdle = time.Minute
-	importTime = time.Hour
-)
-
-// patientBody extends the read deadline as long as bytes arrive.
-type patientBody struct {
-	io.Reader
-	rc   *http.ResponseController
-	idle time.Duration
-}
-
-func (b patientBody) Read(to []byte) (int, error) {
-	_ = b.rc.SetReadDeadline(time.Now().Add(b.idle))
-	return b.Reader.Read(to)
-}
-
-func (s *Server) importImage(w http.ResponseWriter, r *http.Request) {
-	select {
-	case s.imports <- struct{}{}:
-		defer func() { <-s.imports }()
-	default:
-		w.Header().Set("Retry-After", "10")
-		http.Error(w, "too many imports are in progress", http.StatusTooManyRequests)
-		return
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), importTime)
-	defer cancel()
-	list, err := s.c.Runtime.ImportImage(ctx, patientBody{http.MaxBytesReader(w, r.Body, s.maxImport), http.NewResponseController(w), s.importIdle})
-	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		http.Error(w, fmt.Sprintf("the archive has more than %d bytes", tooLarge.Limit), http.StatusRequestEntityTooLarge)
-		return
-	}
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	out := []ImportedImage{}
-	for _, i := range list {
-		out = append(out, ImportedImage{ID: i.ID, Tags: i.RepoTags})
-	}
-	writeJSON(w, out)
 }
 
 // find returns the pod and container in a request's path, or writes the error.

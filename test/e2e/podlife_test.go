@@ -91,3 +91,21 @@ func TestPodIsResizedInPlace(t *testing.T) {
 		return nil
 	})
 }
+
+// TestImagesOfTheCluster: an image that one node exported can be removed from all and imported again, with a line for each node.
+func TestImagesOfTheCluster(t *testing.T) {
+	healthy(t)
+	const image = "docker.io/kontiki/tools:1"
+	contains(t, must(t, "image", "list"), image, "imported", "all 2")
+	file := filepath.Join(t.TempDir(), "image.tar")
+	contains(t, must(t, "image", "export", "kontiki/tools:1", file, "--node", "worker-2"), "worker-2: exported kontiki/tools:1")
+	ns := namespace(t)
+	apply(t, in(ns, toolPod("web", "worker-1", "tools", "serve")))
+	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/web", "--timeout=60s")
+	t.Cleanup(func() { must(t, "image", "import", file) })
+	out, err := kontiki("image", "remove", "kontiki/tools:1", "--node", "worker-1")
+	if err == nil || !strings.Contains(err.Error(), "is used by the pods") || !strings.Contains(err.Error(), ns+"/web") {
+		t.Errorf("an image in use was removed: %s %v", out, err)
+	}
+	contains(t, must(t, "image", "import", file), "worker-1: imported "+image, "worker-2: imported "+image)
+}

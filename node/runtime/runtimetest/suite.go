@@ -399,6 +399,20 @@ func testNonRoot(t *testing.T, e *env) {
 }
 
 func testImages(t *testing.T, e *env) {
+	var archive bytes.Buffer
+	if err := e.Runtime.ExportImage(e.ctx, e.Image, &archive); err != nil {
+		t.Fatalf("ExportImage: %v", err)
+	}
+	exported, err := e.Runtime.GetImage(e.ctx, e.Image)
+	if err != nil {
+		t.Fatalf("GetImage: %v", err)
+	}
+	if list, err := e.Runtime.ImportImage(e.ctx, &archive); err != nil || len(list) != 1 || list[0].ID != exported.ID {
+		t.Errorf("the exported archive has %+v (%v), not %s", list, err, exported.ID)
+	}
+	if err := e.Runtime.ExportImage(e.ctx, "docker.io/test/nowhere:1", &archive); !errors.Is(err, runtime.ErrNotFound) {
+		t.Errorf("ExportImage of an unknown image: %v", err)
+	}
 	if root, err := e.Runtime.ImageRoot(e.ctx); err != nil || root == "" {
 		t.Errorf("ImageRoot: %q, %v", root, err)
 	} else if info, err := os.Stat(root); err != nil || !info.IsDir() {
