@@ -32,7 +32,7 @@ func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duratio
 	}
 	fail := func(reason string, err error) (time.Duration, error) {
 		if ctx.Err() == nil {
-			if w.setupTries == 0 || !changed && !retrying {
+			if awaited := isAwaited(err); !awaited && w.setupTries == 0 || (!awaited || w.setupTries >= quietTries) && !changed && !retrying {
 				w.event("", corev1.EventTypeWarning, reason, err.Error())
 			}
 			w.log.Debug("pod not set up", "err", err)
@@ -94,6 +94,16 @@ func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duratio
 	}
 	w.ready, w.setupTries = true, 0
 	return 0, nil
+}
+
+// quietTries is how often a pod waits for what other parts of the cluster are about to do, such as the binding of its claims, until an event
+// says so. The kubelet says it after two minutes.
+const quietTries = 4
+
+// isAwaited says whether an error is that something has not happened yet that others are to do.
+func isAwaited(err error) bool {
+	var e interface{ Awaited() bool }
+	return errors.As(err, &e) && e.Awaited()
 }
 
 var errNotYet = errors.New("not yet")

@@ -163,6 +163,42 @@ func TestStaleVolumesAreRefreshedAlone(t *testing.T) {
 	})
 }
 
+// awaited is an error of volumes that others have still to make available.
+type awaited struct{}
+
+func (awaited) Error() string { return "PVC is not bound" }
+func (awaited) Awaited() bool { return true }
+
+// TestAClaimIsAwaitedQuietly: an event says what a pod waits for only if it does for some seconds.
+func TestAClaimIsAwaitedQuietly(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		said := func() (count int) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			for _, e := range n.events {
+				if e.Reason == "FailedMount" && e.Message == "PVC is not bound" {
+					count++
+				}
+			}
+			return count
+		}
+		n.mu.Lock()
+		n.volErr = awaited{}
+		n.mu.Unlock()
+		n.m.Update(pod("a", corev1.RestartPolicyAlways, trap))
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if got := said(); got != 0 {
+			t.Errorf("%d events after two seconds", got)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if said() == 0 {
+			t.Error("no event after a minute")
+		}
+	})
+}
+
 func TestConfigMapIsAwaited(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
 		p := pod("a", corev1.RestartPolicyAlways, trap)

@@ -87,6 +87,9 @@ func (e *NotReadyError) Error() string {
 }
 func (e *NotReadyError) Unwrap() error { return e.Err }
 
+// Awaited says whether others have still to bind the claim.
+func (e *NotReadyError) Awaited() bool { return e.Failed }
+
 // Manager manages volumes. Its methods are safe for concurrent use, except that calls for one pod must not overlap.
 type Manager struct {
 	c           Config
