@@ -42,6 +42,9 @@ type worker struct {
 	at     uint64
 }
 
+// lease is how long the leases of workers are in these tests.
+const lease = 7 * time.Second
+
 func serve(t *testing.T) (*harness.Harness, nodev1.NodeServiceClient) {
 	return serveOn(t, harness.New(t))
 }
@@ -60,7 +63,7 @@ func serveOn(t *testing.T, h *harness.Harness) (*harness.Harness, nodev1.NodeSer
 		},
 		Masters:       func() []string { return []string{"m:6444"} },
 		ClusterDomain: "cluster.local", ClusterDNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")},
-		ServiceRange: netip.MustParsePrefix("10.96.0.0/16"), PodRange: netip.MustParsePrefix("10.244.0.0/16"),
+		ServiceRange: netip.MustParsePrefix("10.96.0.0/16"), PodRange: netip.MustParsePrefix("10.244.0.0/16"), Lease: lease,
 	})
 	nodev1.RegisterNodeServiceServer(server, sessions)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -111,6 +114,12 @@ func node(name string) *corev1.Node {
 
 func connect(t *testing.T, c nodev1.NodeServiceClient, name string) *worker {
 	t.Helper()
+	return connectWith(t, c, &nodev1.Hello{NodeName: name, Node: encode(t, node(name))})
+}
+
+func connectWith(t *testing.T, c nodev1.NodeServiceClient, hello *nodev1.Hello) *worker {
+	t.Helper()
+	name := hello.NodeName
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)
 	stream, err := c.Session(metadata.AppendToOutgoingContext(ctx, "node", name))
@@ -118,8 +127,8 @@ func connect(t *testing.T, c nodev1.NodeServiceClient, name string) *worker {
 		t.Fatal(err)
 	}
 	w := &worker{t: t, stream: stream, have: map[string][]byte{}}
-	w.send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Hello{Hello: &nodev1.Hello{NodeName: name, Node: encode(t, node(name))}}})
-	if welcome := w.recv().GetWelcome(); welcome == nil || welcome.Masters[0] != "m:6444" || welcome.ClusterDns[0] != "10.96.0.10" || welcome.PodCidr != "10.244.0.0/16" {
+	w.send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Hello{Hello: hello}})
+	if welcome := w.recv().GetWelcome(); welcome == nil || welcome.Masters[0] != "m:6444" || welcome.ClusterDns[0] != "10.96.0.10" || welcome.PodCidr != "10.244.0.0/16" || welcome.LeaseMs != 7000 {
 		t.Fatalf("welcome: %v", welcome)
 	}
 	return w

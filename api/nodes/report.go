@@ -29,7 +29,7 @@ import (
 const concurrentReports = 16
 
 // register creates the worker's Node, or updates the parts of it that the worker owns.
-func (s *Server) register(ctx context.Context, name string, data []byte) error {
+func (s *Server) register(ctx context.Context, name string, data []byte, lease time.Duration) error {
 	reported, err := decodeNode(data)
 	if err != nil {
 		return fmt.Errorf("hello.node: %w", err)
@@ -48,7 +48,9 @@ func (s *Server) register(ctx context.Context, name string, data []byte) error {
 		}
 		stored, ok := client.Get[*corev1.Node](view, "", name)
 		if !ok {
-			_, err := client.Create(ctx, s.Client, ownNode(reported))
+			node := ownNode(reported)
+			markLease(node, lease)
+			_, err := client.Create(ctx, s.Client, node)
 			return err
 		}
 		node := stored.DeepCopy()
@@ -59,6 +61,7 @@ func (s *Server) register(ctx context.Context, name string, data []byte) error {
 		for name, value := range ownAnnotations(reported.Annotations) {
 			metav1.SetMetaDataAnnotation(&node.ObjectMeta, name, value)
 		}
+		markLease(node, lease)
 		node, err = client.Update(ctx, s.Client, node)
 		if err != nil {
 			return err

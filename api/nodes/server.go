@@ -39,7 +39,9 @@ type Config struct {
 	ClusterDomain          string
 	ClusterDNS             []netip.Addr
 	ServiceRange, PodRange netip.Prefix
-	Log                    *slog.Logger
+	// Lease is how long the leases of workers are; 0 if workers are not fenced.
+	Lease time.Duration
+	Log   *slog.Logger
 }
 
 // Server serves NodeService on one master. It is safe for concurrent use.
@@ -51,6 +53,7 @@ type Server struct {
 	dispatcher  *dispatcher
 	registering chan struct{} // has an element for each session that does its first write
 	turns       *turns        // of full sets
+	fresh       *fresh
 }
 
 // New creates a Server; Run must run while it serves.
@@ -62,7 +65,7 @@ func New(c Config) *Server {
 		c.Detached = func() time.Duration { return 0 }
 	}
 	return &Server{Config: c, attendance: newAttendance(), dispatcher: newDispatcher(c.Client, c.Log),
-		registering: make(chan struct{}, registering), turns: newTurns(fullSets, fullSetTurn)}
+		registering: make(chan struct{}, registering), turns: newTurns(fullSets, fullSetTurn), fresh: &fresh{read: c.Client.Consistent}}
 }
 
 // Run reads the cluster's changes for the sessions until the context ends. Sessions wait for it.
@@ -91,7 +94,7 @@ func (s *Server) Session(stream nodev1.NodeService_SessionServer) error {
 	}
 	session := &session{Server: s, node: node, stream: stream, log: s.Log.With("node", node), answers: hello.AnswersBeats, known: hello.Known,
 		batches: make(chan *nodev1.StatusBatch, batchesAhead), begun: make(chan struct{}),
-		events: rate.NewLimiter(eventsPerSecond, eventBurst)}
+		events: rate.NewLimiter(eventsPerSecond, eventBurst), fences: hello.Fences, wantsLease: make(chan struct{}, 1)}
 	return sessionError(session.run(ctx, hello.Node))
 }
 

@@ -65,6 +65,10 @@ type session struct {
 	writes  *client.Client // stores the reports; set by the first
 	events  *rate.Limiter
 	end     context.CancelCauseFunc
+
+	fences     bool // the worker asks for leases
+	leaseAsked atomic.Uint64
+	wantsLease chan struct{}
 }
 
 // run runs the session until one of its parts fails. The welcome is sent before anything is written, so that a worker finds a new
@@ -83,7 +87,7 @@ func (s *session) run(ctx context.Context, node []byte) (err error) {
 	defer cancel(nil)
 	s.attendance.set(s, Connected)
 	defer s.attendance.set(s, Gone) // before the parts have ended, so that the leader learns it at once
-	failed := make(chan error, 5)
+	failed := make(chan error, 6)
 	for _, part := range []func(context.Context) error{
 		func(ctx context.Context) error {
 			if err := s.begin(ctx, node); err != nil {
@@ -95,6 +99,7 @@ func (s *session) run(ctx context.Context, node []byte) (err error) {
 		func(ctx context.Context) error { return s.beat(ctx, masters) },
 		s.silence,
 		s.reports,
+		s.leases,
 	} {
 		parts.Go(func() { failed <- s.contained(ctx, part) })
 	}
@@ -133,7 +138,7 @@ func (s *session) welcome(masters []string) error {
 		dns = append(dns, address.String())
 	}
 	return s.send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_Welcome{Welcome: &nodev1.Welcome{
-		Masters: masters, ClusterDomain: s.ClusterDomain, ClusterDns: dns, ServiceCidr: s.ServiceRange.String(), PodCidr: s.PodRange.String(),
+		Masters: masters, ClusterDomain: s.ClusterDomain, ClusterDns: dns, ServiceCidr: s.ServiceRange.String(), PodCidr: s.PodRange.String(), LeaseMs: uint32(s.Lease.Milliseconds()),
 	}}})
 }
 
@@ -208,7 +213,11 @@ func (s *session) begin(ctx context.Context, node []byte) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, beginLimit)
 	defer cancel()
-	if err := s.register(ctx, s.node, node); err != nil {
+	lease := time.Duration(0)
+	if s.fences {
+		lease = s.Lease
+	}
+	if err := s.register(ctx, s.node, node, lease); err != nil {
 		s.log.Warn("node could not be registered", "error", err)
 		if apierrors.HasStatusCause(err, allocate.PodRangeFull) { // the worker waits for longer than if it could try another master
 			return status.Error(codes.ResourceExhausted, err.Error())
@@ -445,9 +454,13 @@ func (s *session) receive(ctx context.Context) error {
 		if message.GetAnswer() != nil {
 			continue
 		}
+		if request := message.GetLease(); request != nil {
+			s.askLease(request.Number)
+			continue
+		}
 		batch := message.GetStatus()
 		if batch == nil {
-			return status.Error(codes.InvalidArgument, "after hello a worker sends status batches and answers only")
+			return status.Error(codes.InvalidArgument, "after hello a worker sends status batches, answers and requests for leases only")
 		}
 		select {
 		case s.batches <- batch:

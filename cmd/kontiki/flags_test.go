@@ -107,6 +107,7 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"cluster-dns":                              {"10.96.0.53", func(w wired) any { return w.ranges.dns }},
 		"cluster-domain":                           {"example.internal", func(w wired) any { return w.clusterDomain }},
 		"default-toleration-seconds":               {"7", func(w wired) any { return w.tolerationSeconds }}, // TestTheDefaultTolerationIsThePods
+		"volume-lease":                             {"23s", func(w wired) any { return w.volumeLease }},
 		"node-confirm-period":                      {"11s", func(w wired) any { return w.nodes.ConfirmPeriod }},
 		"node-eviction-rate":                       {"0.5", func(w wired) any { return w.nodes.Evictions.Rate }},
 		"secondary-node-eviction-rate":             {"0.25", func(w wired) any { return w.nodes.Evictions.SecondaryRate }},

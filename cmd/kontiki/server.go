@@ -59,6 +59,7 @@ type serverOptions struct {
 	clusterDomain, clusterDNS string
 	tolerationSeconds         int64
 	confirmPeriod             time.Duration
+	volumeLease               time.Duration
 	evictions                 nodelifecycle.Evictions
 	deadMasters               time.Duration
 	signingDuration           time.Duration
@@ -111,6 +112,7 @@ func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Com
 	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "the DNS domain of the cluster")
 	f.Int64Var(&o.tolerationSeconds, "default-toleration-seconds", 300, "how long pods stay on a node that is not ready or not reachable, unless they have tolerations for it; the same on all masters")
 	o.evictions = nodelifecycle.DefaultEvictions
+	f.DurationVar(&o.volumeLease, "volume-lease", 10*time.Second, "how long after its last contact with the masters a worker stops the pods that use volumes for one node at a time, so that these can be used elsewhere; 0 for never")
 	f.DurationVar(&o.confirmPeriod, "node-confirm-period", 5*time.Second, "how long a worker without a session must fail to answer probes before its node counts as lost")
 	f.Float64Var(&o.evictions.Rate, "node-eviction-rate", o.evictions.Rate, "how many failed nodes of a healthy zone are emptied per second")
 	f.Float64Var(&o.evictions.SecondaryRate, "secondary-node-eviction-rate", o.evictions.SecondaryRate, "the same for an unhealthy zone; 0 if it is not larger than --large-cluster-size-threshold")
@@ -171,6 +173,8 @@ func (o *serverOptions) checkFailures() error {
 	switch {
 	case o.tolerationSeconds < 0:
 		return fmt.Errorf("--default-toleration-seconds: %d is negative", o.tolerationSeconds)
+	case o.volumeLease != 0 && (o.volumeLease < 5*time.Second || o.volumeLease > time.Hour):
+		return fmt.Errorf("--volume-lease: %s is not 0 (no fencing) and not between 5 seconds, which an election may take, and an hour", o.volumeLease)
 	case o.confirmPeriod < time.Second:
 		return fmt.Errorf("--node-confirm-period: %s is shorter than a second, in which a healthy agent may start again", o.confirmPeriod)
 	case o.evictions.Rate < 0 || o.evictions.SecondaryRate < 0:
@@ -195,6 +199,7 @@ func (o *serverOptions) settings(r ranges) cluster.Settings {
 			"disable-admission-plugins":    strings.Join(o.api.disableAdmission, ","),
 			"default-toleration-seconds":   fmt.Sprint(o.tolerationSeconds),
 			"node-confirm-period":          o.confirmPeriod.String(),
+			"volume-lease":                 o.volumeLease.String(),
 			"node-eviction-rate":           fmt.Sprint(o.evictions.Rate),
 			"secondary-node-eviction-rate": fmt.Sprint(o.evictions.SecondaryRate),
 			"unhealthy-zone-threshold":     fmt.Sprint(o.evictions.UnhealthyZone),
@@ -371,7 +376,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 			return peer.Name, ok && peer.Role == mtls.RoleWorker
 		},
 		Masters: c.MasterAddresses, Detached: c.Detached, History: history, ClusterDomain: o.clusterDomain, ClusterDNS: []netip.Addr{r.dns},
-		ServiceRange: r.service, PodRange: r.pod, Log: log,
+		ServiceRange: r.service, PodRange: r.pod, Lease: o.volumeLease, Log: log,
 	})
 	c.RegisterNode(func(s grpc.ServiceRegistrar) { nodev1.RegisterNodeServiceServer(s, m.sessions) })
 	c.RegisterMasters(m.sessions.RegisterSessions)

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/storage/ephemeral"
 	csitranslation "k8s.io/csi-translation-lib"
 	"k8s.io/klog/v2"
 )
@@ -89,9 +90,36 @@ func ofOneNode(pv *corev1.PersistentVolume) bool {
 	return len(terms) == 1 && named(terms[0])
 }
 
-// The annotations of a Node whose worker is being fenced, and of one that is fenced: it has stopped the pods that use volumes for one node
-// at a time. Only the controller that fences sets and removes them (controller/fence).
+// Annotations of Nodes about fencing (docs/storage-fencing.md).
 const (
+	// LeaseOfNode is how long the leases of the worker are. Only nodes with it are fenced.
+	LeaseOfNode = "kontiki.io/volume-lease"
+	// FencingNode is on the Node of a worker that gets no leases any more, FencedNode on that of one whose last lease has ended, so that it
+	// has stopped the pods that use volumes for one node at a time. Only controller/fence sets and removes them.
 	FencingNode = "kontiki.io/fencing"
 	FencedNode  = "kontiki.io/fenced"
 )
+
+// FencedPod says whether a pod uses a volume that it must not use without a lease. volume returns the volume of a claim; known is false if
+// the claim or its volume is not known, and then unknown is the answer.
+func FencedPod(pod *corev1.Pod, volume func(claim string) (pv *corev1.PersistentVolume, known bool), unknown bool) bool {
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		claim := ""
+		switch {
+		case v.PersistentVolumeClaim != nil:
+			claim = v.PersistentVolumeClaim.ClaimName
+		case v.Ephemeral != nil:
+			claim = ephemeral.VolumeClaimName(pod, v)
+		default:
+			if pv, err := InlineCSI(v, pod.Namespace); err == nil && pv != nil && Fenced(pv) {
+				return true
+			}
+			continue
+		}
+		if pv, known := volume(claim); !known && unknown || known && Fenced(pv) {
+			return true
+		}
+	}
+	return false
+}

@@ -76,7 +76,7 @@ func (x CertifyPodResponse_Decision) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CertifyPodResponse_Decision.Descriptor instead.
 func (CertifyPodResponse_Decision) EnumDescriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{19, 0}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{21, 0}
 }
 
 type ReportVolumeRequest_State int32
@@ -127,7 +127,7 @@ func (x ReportVolumeRequest_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReportVolumeRequest_State.Descriptor instead.
 func (ReportVolumeRequest_State) EnumDescriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{20, 0}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{22, 0}
 }
 
 type SessionRequest struct {
@@ -137,6 +137,7 @@ type SessionRequest struct {
 	//	*SessionRequest_Hello
 	//	*SessionRequest_Status
 	//	*SessionRequest_Answer
+	//	*SessionRequest_Lease
 	Message       isSessionRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -206,6 +207,15 @@ func (x *SessionRequest) GetAnswer() *Answer {
 	return nil
 }
 
+func (x *SessionRequest) GetLease() *LeaseRequest {
+	if x != nil {
+		if x, ok := x.Message.(*SessionRequest_Lease); ok {
+			return x.Lease
+		}
+	}
+	return nil
+}
+
 type isSessionRequest_Message interface {
 	isSessionRequest_Message()
 }
@@ -222,11 +232,17 @@ type SessionRequest_Answer struct {
 	Answer *Answer `protobuf:"bytes,3,opt,name=answer,proto3,oneof"`
 }
 
+type SessionRequest_Lease struct {
+	Lease *LeaseRequest `protobuf:"bytes,4,opt,name=lease,proto3,oneof"`
+}
+
 func (*SessionRequest_Hello) isSessionRequest_Message() {}
 
 func (*SessionRequest_Status) isSessionRequest_Message() {}
 
 func (*SessionRequest_Answer) isSessionRequest_Message() {}
+
+func (*SessionRequest_Lease) isSessionRequest_Message() {}
 
 type Hello struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -238,7 +254,9 @@ type Hello struct {
 	AnswersBeats bool `protobuf:"varint,3,opt,name=answers_beats,json=answersBeats,proto3" json:"answers_beats,omitempty"`
 	// known is what the worker has of an earlier session. It is set, if only to an empty message, by workers that understand
 	// Assignment.keeps_shared.
-	Known         *Known `protobuf:"bytes,4,opt,name=known,proto3" json:"known,omitempty"`
+	Known *Known `protobuf:"bytes,4,opt,name=known,proto3" json:"known,omitempty"`
+	// fences is true if the worker stops the pods that use volumes for one node at a time when it has no lease.
+	Fences        bool `protobuf:"varint,5,opt,name=fences,proto3" json:"fences,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -299,6 +317,13 @@ func (x *Hello) GetKnown() *Known {
 		return x.Known
 	}
 	return nil
+}
+
+func (x *Hello) GetFences() bool {
+	if x != nil {
+		return x.Fences
+	}
+	return false
 }
 
 // Known says which shared objects a worker has: those of the cluster's services, endpoint slices, nodes and trust bundles, as they were at
@@ -393,6 +418,98 @@ func (*Answer) Descriptor() ([]byte, []int) {
 	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{3}
 }
 
+// LeaseRequest asks for a lease, if Welcome.lease_ms is set. The lease runs from when the worker sent this.
+type LeaseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// number identifies the request in this session; it grows.
+	Number        uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseRequest) Reset() {
+	*x = LeaseRequest{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseRequest) ProtoMessage() {}
+
+func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseRequest.ProtoReflect.Descriptor instead.
+func (*LeaseRequest) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *LeaseRequest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+// LeaseGrant grants the lease that was requested. The master has made sure, after the request arrived, that the worker's node is not being
+// fenced.
+type LeaseGrant struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseGrant) Reset() {
+	*x = LeaseGrant{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseGrant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseGrant) ProtoMessage() {}
+
+func (x *LeaseGrant) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseGrant.ProtoReflect.Descriptor instead.
+func (*LeaseGrant) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *LeaseGrant) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
 // StatusBatch reports what changed on the worker since the last batch. A batch without a StatusResult is sent again in the next
 // session; applying one twice has no further effect.
 type StatusBatch struct {
@@ -410,7 +527,7 @@ type StatusBatch struct {
 
 func (x *StatusBatch) Reset() {
 	*x = StatusBatch{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[4]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -422,7 +539,7 @@ func (x *StatusBatch) String() string {
 func (*StatusBatch) ProtoMessage() {}
 
 func (x *StatusBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[4]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -435,7 +552,7 @@ func (x *StatusBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusBatch.ProtoReflect.Descriptor instead.
 func (*StatusBatch) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StatusBatch) GetSequence() uint64 {
@@ -482,7 +599,7 @@ type PodStatus struct {
 
 func (x *PodStatus) Reset() {
 	*x = PodStatus{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[5]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -494,7 +611,7 @@ func (x *PodStatus) String() string {
 func (*PodStatus) ProtoMessage() {}
 
 func (x *PodStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[5]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -507,7 +624,7 @@ func (x *PodStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStatus.ProtoReflect.Descriptor instead.
 func (*PodStatus) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PodStatus) GetNamespace() string {
@@ -554,6 +671,7 @@ type SessionResponse struct {
 	//	*SessionResponse_StatusResult
 	//	*SessionResponse_Beat
 	//	*SessionResponse_Move
+	//	*SessionResponse_Lease
 	Message       isSessionResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -561,7 +679,7 @@ type SessionResponse struct {
 
 func (x *SessionResponse) Reset() {
 	*x = SessionResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[6]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -573,7 +691,7 @@ func (x *SessionResponse) String() string {
 func (*SessionResponse) ProtoMessage() {}
 
 func (x *SessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[6]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -586,7 +704,7 @@ func (x *SessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionResponse.ProtoReflect.Descriptor instead.
 func (*SessionResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SessionResponse) GetMessage() isSessionResponse_Message {
@@ -641,6 +759,15 @@ func (x *SessionResponse) GetMove() *Move {
 	return nil
 }
 
+func (x *SessionResponse) GetLease() *LeaseGrant {
+	if x != nil {
+		if x, ok := x.Message.(*SessionResponse_Lease); ok {
+			return x.Lease
+		}
+	}
+	return nil
+}
+
 type isSessionResponse_Message interface {
 	isSessionResponse_Message()
 }
@@ -665,6 +792,10 @@ type SessionResponse_Move struct {
 	Move *Move `protobuf:"bytes,5,opt,name=move,proto3,oneof"`
 }
 
+type SessionResponse_Lease struct {
+	Lease *LeaseGrant `protobuf:"bytes,6,opt,name=lease,proto3,oneof"`
+}
+
 func (*SessionResponse_Welcome) isSessionResponse_Message() {}
 
 func (*SessionResponse_Assignment) isSessionResponse_Message() {}
@@ -674,6 +805,8 @@ func (*SessionResponse_StatusResult) isSessionResponse_Message() {}
 func (*SessionResponse_Beat) isSessionResponse_Message() {}
 
 func (*SessionResponse_Move) isSessionResponse_Message() {}
+
+func (*SessionResponse_Lease) isSessionResponse_Message() {}
 
 // Move asks the worker to connect to another master, which has fewer workers. If the worker cannot reach it, it ignores the message.
 type Move struct {
@@ -686,7 +819,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[7]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +831,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[7]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,7 +844,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Move) GetMaster() string {
@@ -732,7 +865,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[8]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -744,7 +877,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[8]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -757,7 +890,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Beat) GetNextMs() uint32 {
@@ -776,15 +909,17 @@ type Welcome struct {
 	// cluster_dns are the addresses of name servers for pods' resolv.conf.
 	ClusterDns []string `protobuf:"bytes,3,rep,name=cluster_dns,json=clusterDns,proto3" json:"cluster_dns,omitempty"`
 	// service_cidr and pod_cidr are the cluster's address ranges. The node's own range is in its Node object's spec.
-	ServiceCidr   string `protobuf:"bytes,4,opt,name=service_cidr,json=serviceCidr,proto3" json:"service_cidr,omitempty"`
-	PodCidr       string `protobuf:"bytes,5,opt,name=pod_cidr,json=podCidr,proto3" json:"pod_cidr,omitempty"`
+	ServiceCidr string `protobuf:"bytes,4,opt,name=service_cidr,json=serviceCidr,proto3" json:"service_cidr,omitempty"`
+	PodCidr     string `protobuf:"bytes,5,opt,name=pod_cidr,json=podCidr,proto3" json:"pod_cidr,omitempty"`
+	// lease_ms is how long a lease lasts, in milliseconds; 0 if the cluster does not fence workers.
+	LeaseMs       uint32 `protobuf:"varint,6,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[9]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -796,7 +931,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[9]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -809,7 +944,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Welcome) GetMasters() []string {
@@ -847,6 +982,13 @@ func (x *Welcome) GetPodCidr() string {
 	return ""
 }
 
+func (x *Welcome) GetLeaseMs() uint32 {
+	if x != nil {
+		return x.LeaseMs
+	}
+	return 0
+}
+
 // Assignment has the objects that the worker needs: its pods; the Secrets, ConfigMaps and PersistentVolumeClaims that they use, and the
 // PersistentVolumes of these; the PersistentVolumes whose folders it has; the cluster's services, endpoint slices and nodes. A delta applies only to the version in from.
 type Assignment struct {
@@ -872,7 +1014,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[10]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +1026,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[10]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +1039,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Assignment) GetFrom() uint64 {
@@ -961,7 +1103,7 @@ type ObjectKey struct {
 
 func (x *ObjectKey) Reset() {
 	*x = ObjectKey{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[11]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -973,7 +1115,7 @@ func (x *ObjectKey) String() string {
 func (*ObjectKey) ProtoMessage() {}
 
 func (x *ObjectKey) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[11]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -986,7 +1128,7 @@ func (x *ObjectKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectKey.ProtoReflect.Descriptor instead.
 func (*ObjectKey) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ObjectKey) GetResource() string {
@@ -1021,7 +1163,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[12]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +1175,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[12]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,7 +1188,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Object) GetKey() *ObjectKey {
@@ -1082,7 +1224,7 @@ type StatusResult struct {
 
 func (x *StatusResult) Reset() {
 	*x = StatusResult{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[13]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1236,7 @@ func (x *StatusResult) String() string {
 func (*StatusResult) ProtoMessage() {}
 
 func (x *StatusResult) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[13]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1249,7 @@ func (x *StatusResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResult.ProtoReflect.Descriptor instead.
 func (*StatusResult) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *StatusResult) GetSequence() uint64 {
@@ -1139,7 +1281,7 @@ type AuthorizeCallerRequest struct {
 
 func (x *AuthorizeCallerRequest) Reset() {
 	*x = AuthorizeCallerRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[14]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1293,7 @@ func (x *AuthorizeCallerRequest) String() string {
 func (*AuthorizeCallerRequest) ProtoMessage() {}
 
 func (x *AuthorizeCallerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[14]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1306,7 @@ func (x *AuthorizeCallerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizeCallerRequest.ProtoReflect.Descriptor instead.
 func (*AuthorizeCallerRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AuthorizeCallerRequest) GetToken() string {
@@ -1208,7 +1350,7 @@ type AuthorizeCallerResponse struct {
 
 func (x *AuthorizeCallerResponse) Reset() {
 	*x = AuthorizeCallerResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[15]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1362,7 @@ func (x *AuthorizeCallerResponse) String() string {
 func (*AuthorizeCallerResponse) ProtoMessage() {}
 
 func (x *AuthorizeCallerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[15]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1375,7 @@ func (x *AuthorizeCallerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizeCallerResponse.ProtoReflect.Descriptor instead.
 func (*AuthorizeCallerResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AuthorizeCallerResponse) GetUser() string {
@@ -1271,7 +1413,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[16]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1425,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[16]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1438,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateTokenRequest) GetNamespace() string {
@@ -1352,7 +1494,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[17]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1506,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[17]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1519,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -1412,7 +1554,7 @@ type CertifyPodRequest struct {
 
 func (x *CertifyPodRequest) Reset() {
 	*x = CertifyPodRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[18]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1424,7 +1566,7 @@ func (x *CertifyPodRequest) String() string {
 func (*CertifyPodRequest) ProtoMessage() {}
 
 func (x *CertifyPodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[18]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1437,7 +1579,7 @@ func (x *CertifyPodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyPodRequest.ProtoReflect.Descriptor instead.
 func (*CertifyPodRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CertifyPodRequest) GetNamespace() string {
@@ -1508,7 +1650,7 @@ type CertifyPodResponse struct {
 
 func (x *CertifyPodResponse) Reset() {
 	*x = CertifyPodResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[19]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1520,7 +1662,7 @@ func (x *CertifyPodResponse) String() string {
 func (*CertifyPodResponse) ProtoMessage() {}
 
 func (x *CertifyPodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[19]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1533,7 +1675,7 @@ func (x *CertifyPodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyPodResponse.ProtoReflect.Descriptor instead.
 func (*CertifyPodResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CertifyPodResponse) GetRequest() string {
@@ -1599,7 +1741,7 @@ type ReportVolumeRequest struct {
 
 func (x *ReportVolumeRequest) Reset() {
 	*x = ReportVolumeRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[20]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1611,7 +1753,7 @@ func (x *ReportVolumeRequest) String() string {
 func (*ReportVolumeRequest) ProtoMessage() {}
 
 func (x *ReportVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[20]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1624,7 +1766,7 @@ func (x *ReportVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ReportVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReportVolumeRequest) GetName() string {
@@ -1663,7 +1805,7 @@ type ReportVolumeResponse struct {
 
 func (x *ReportVolumeResponse) Reset() {
 	*x = ReportVolumeResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[21]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +1817,7 @@ func (x *ReportVolumeResponse) String() string {
 func (*ReportVolumeResponse) ProtoMessage() {}
 
 func (x *ReportVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[21]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,28 +1830,35 @@ func (x *ReportVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ReportVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 var File_kontiki_node_v1_node_proto protoreflect.FileDescriptor
 
 const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x1akontiki/node/v1/node.proto\x12\x0fkontiki.node.v1\"\xb6\x01\n" +
+	"\x1akontiki/node/v1/node.proto\x12\x0fkontiki.node.v1\"\xed\x01\n" +
 	"\x0eSessionRequest\x12.\n" +
 	"\x05hello\x18\x01 \x01(\v2\x16.kontiki.node.v1.HelloH\x00R\x05hello\x126\n" +
 	"\x06status\x18\x02 \x01(\v2\x1c.kontiki.node.v1.StatusBatchH\x00R\x06status\x121\n" +
-	"\x06answer\x18\x03 \x01(\v2\x17.kontiki.node.v1.AnswerH\x00R\x06answerB\t\n" +
-	"\amessage\"\x8b\x01\n" +
+	"\x06answer\x18\x03 \x01(\v2\x17.kontiki.node.v1.AnswerH\x00R\x06answer\x125\n" +
+	"\x05lease\x18\x04 \x01(\v2\x1d.kontiki.node.v1.LeaseRequestH\x00R\x05leaseB\t\n" +
+	"\amessage\"\xa3\x01\n" +
 	"\x05Hello\x12\x1b\n" +
 	"\tnode_name\x18\x01 \x01(\tR\bnodeName\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\fR\x04node\x12#\n" +
 	"\ranswers_beats\x18\x03 \x01(\bR\fanswersBeats\x12,\n" +
-	"\x05known\x18\x04 \x01(\v2\x16.kontiki.node.v1.KnownR\x05known\";\n" +
+	"\x05known\x18\x04 \x01(\v2\x16.kontiki.node.v1.KnownR\x05known\x12\x16\n" +
+	"\x06fences\x18\x05 \x01(\bR\x06fences\";\n" +
 	"\x05Known\x12\x18\n" +
 	"\ahistory\x18\x01 \x01(\tR\ahistory\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\"\b\n" +
-	"\x06Answer\"\x92\x01\n" +
+	"\x06Answer\"&\n" +
+	"\fLeaseRequest\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\"$\n" +
+	"\n" +
+	"LeaseGrant\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\"\x92\x01\n" +
 	"\vStatusBatch\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12.\n" +
 	"\x04pods\x18\x02 \x03(\v2\x1a.kontiki.node.v1.PodStatusR\x04pods\x12\x1f\n" +
@@ -1723,7 +1872,7 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\x06status\x18\x04 \x01(\fR\x06status\x12\x1e\n" +
 	"\n" +
 	"terminated\x18\x05 \x01(\bR\n" +
-	"terminated\"\xb1\x02\n" +
+	"terminated\"\xe6\x02\n" +
 	"\x0fSessionResponse\x124\n" +
 	"\awelcome\x18\x01 \x01(\v2\x18.kontiki.node.v1.WelcomeH\x00R\awelcome\x12=\n" +
 	"\n" +
@@ -1731,19 +1880,21 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"assignment\x12D\n" +
 	"\rstatus_result\x18\x03 \x01(\v2\x1d.kontiki.node.v1.StatusResultH\x00R\fstatusResult\x12+\n" +
 	"\x04beat\x18\x04 \x01(\v2\x15.kontiki.node.v1.BeatH\x00R\x04beat\x12+\n" +
-	"\x04move\x18\x05 \x01(\v2\x15.kontiki.node.v1.MoveH\x00R\x04moveB\t\n" +
+	"\x04move\x18\x05 \x01(\v2\x15.kontiki.node.v1.MoveH\x00R\x04move\x123\n" +
+	"\x05lease\x18\x06 \x01(\v2\x1b.kontiki.node.v1.LeaseGrantH\x00R\x05leaseB\t\n" +
 	"\amessage\"\x1e\n" +
 	"\x04Move\x12\x16\n" +
 	"\x06master\x18\x01 \x01(\tR\x06master\"\x1f\n" +
 	"\x04Beat\x12\x17\n" +
-	"\anext_ms\x18\x01 \x01(\rR\x06nextMs\"\xa9\x01\n" +
+	"\anext_ms\x18\x01 \x01(\rR\x06nextMs\"\xc4\x01\n" +
 	"\aWelcome\x12\x18\n" +
 	"\amasters\x18\x01 \x03(\tR\amasters\x12%\n" +
 	"\x0ecluster_domain\x18\x02 \x01(\tR\rclusterDomain\x12\x1f\n" +
 	"\vcluster_dns\x18\x03 \x03(\tR\n" +
 	"clusterDns\x12!\n" +
 	"\fservice_cidr\x18\x04 \x01(\tR\vserviceCidr\x12\x19\n" +
-	"\bpod_cidr\x18\x05 \x01(\tR\apodCidr\"\xf6\x01\n" +
+	"\bpod_cidr\x18\x05 \x01(\tR\apodCidr\x12\x19\n" +
+	"\blease_ms\x18\x06 \x01(\rR\aleaseMs\"\xf6\x01\n" +
 	"\n" +
 	"Assignment\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x0e\n" +
@@ -1840,7 +1991,7 @@ func file_kontiki_node_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_kontiki_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_kontiki_node_v1_node_proto_goTypes = []any{
 	(CertifyPodResponse_Decision)(0), // 0: kontiki.node.v1.CertifyPodResponse.Decision
 	(ReportVolumeRequest_State)(0),   // 1: kontiki.node.v1.ReportVolumeRequest.State
@@ -1848,56 +1999,60 @@ var file_kontiki_node_v1_node_proto_goTypes = []any{
 	(*Hello)(nil),                    // 3: kontiki.node.v1.Hello
 	(*Known)(nil),                    // 4: kontiki.node.v1.Known
 	(*Answer)(nil),                   // 5: kontiki.node.v1.Answer
-	(*StatusBatch)(nil),              // 6: kontiki.node.v1.StatusBatch
-	(*PodStatus)(nil),                // 7: kontiki.node.v1.PodStatus
-	(*SessionResponse)(nil),          // 8: kontiki.node.v1.SessionResponse
-	(*Move)(nil),                     // 9: kontiki.node.v1.Move
-	(*Beat)(nil),                     // 10: kontiki.node.v1.Beat
-	(*Welcome)(nil),                  // 11: kontiki.node.v1.Welcome
-	(*Assignment)(nil),               // 12: kontiki.node.v1.Assignment
-	(*ObjectKey)(nil),                // 13: kontiki.node.v1.ObjectKey
-	(*Object)(nil),                   // 14: kontiki.node.v1.Object
-	(*StatusResult)(nil),             // 15: kontiki.node.v1.StatusResult
-	(*AuthorizeCallerRequest)(nil),   // 16: kontiki.node.v1.AuthorizeCallerRequest
-	(*AuthorizeCallerResponse)(nil),  // 17: kontiki.node.v1.AuthorizeCallerResponse
-	(*CreateTokenRequest)(nil),       // 18: kontiki.node.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 19: kontiki.node.v1.CreateTokenResponse
-	(*CertifyPodRequest)(nil),        // 20: kontiki.node.v1.CertifyPodRequest
-	(*CertifyPodResponse)(nil),       // 21: kontiki.node.v1.CertifyPodResponse
-	(*ReportVolumeRequest)(nil),      // 22: kontiki.node.v1.ReportVolumeRequest
-	(*ReportVolumeResponse)(nil),     // 23: kontiki.node.v1.ReportVolumeResponse
+	(*LeaseRequest)(nil),             // 6: kontiki.node.v1.LeaseRequest
+	(*LeaseGrant)(nil),               // 7: kontiki.node.v1.LeaseGrant
+	(*StatusBatch)(nil),              // 8: kontiki.node.v1.StatusBatch
+	(*PodStatus)(nil),                // 9: kontiki.node.v1.PodStatus
+	(*SessionResponse)(nil),          // 10: kontiki.node.v1.SessionResponse
+	(*Move)(nil),                     // 11: kontiki.node.v1.Move
+	(*Beat)(nil),                     // 12: kontiki.node.v1.Beat
+	(*Welcome)(nil),                  // 13: kontiki.node.v1.Welcome
+	(*Assignment)(nil),               // 14: kontiki.node.v1.Assignment
+	(*ObjectKey)(nil),                // 15: kontiki.node.v1.ObjectKey
+	(*Object)(nil),                   // 16: kontiki.node.v1.Object
+	(*StatusResult)(nil),             // 17: kontiki.node.v1.StatusResult
+	(*AuthorizeCallerRequest)(nil),   // 18: kontiki.node.v1.AuthorizeCallerRequest
+	(*AuthorizeCallerResponse)(nil),  // 19: kontiki.node.v1.AuthorizeCallerResponse
+	(*CreateTokenRequest)(nil),       // 20: kontiki.node.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 21: kontiki.node.v1.CreateTokenResponse
+	(*CertifyPodRequest)(nil),        // 22: kontiki.node.v1.CertifyPodRequest
+	(*CertifyPodResponse)(nil),       // 23: kontiki.node.v1.CertifyPodResponse
+	(*ReportVolumeRequest)(nil),      // 24: kontiki.node.v1.ReportVolumeRequest
+	(*ReportVolumeResponse)(nil),     // 25: kontiki.node.v1.ReportVolumeResponse
 }
 var file_kontiki_node_v1_node_proto_depIdxs = []int32{
 	3,  // 0: kontiki.node.v1.SessionRequest.hello:type_name -> kontiki.node.v1.Hello
-	6,  // 1: kontiki.node.v1.SessionRequest.status:type_name -> kontiki.node.v1.StatusBatch
+	8,  // 1: kontiki.node.v1.SessionRequest.status:type_name -> kontiki.node.v1.StatusBatch
 	5,  // 2: kontiki.node.v1.SessionRequest.answer:type_name -> kontiki.node.v1.Answer
-	4,  // 3: kontiki.node.v1.Hello.known:type_name -> kontiki.node.v1.Known
-	7,  // 4: kontiki.node.v1.StatusBatch.pods:type_name -> kontiki.node.v1.PodStatus
-	11, // 5: kontiki.node.v1.SessionResponse.welcome:type_name -> kontiki.node.v1.Welcome
-	12, // 6: kontiki.node.v1.SessionResponse.assignment:type_name -> kontiki.node.v1.Assignment
-	15, // 7: kontiki.node.v1.SessionResponse.status_result:type_name -> kontiki.node.v1.StatusResult
-	10, // 8: kontiki.node.v1.SessionResponse.beat:type_name -> kontiki.node.v1.Beat
-	9,  // 9: kontiki.node.v1.SessionResponse.move:type_name -> kontiki.node.v1.Move
-	14, // 10: kontiki.node.v1.Assignment.upserts:type_name -> kontiki.node.v1.Object
-	13, // 11: kontiki.node.v1.Assignment.deletes:type_name -> kontiki.node.v1.ObjectKey
-	13, // 12: kontiki.node.v1.Object.key:type_name -> kontiki.node.v1.ObjectKey
-	0,  // 13: kontiki.node.v1.CertifyPodResponse.decision:type_name -> kontiki.node.v1.CertifyPodResponse.Decision
-	1,  // 14: kontiki.node.v1.ReportVolumeRequest.state:type_name -> kontiki.node.v1.ReportVolumeRequest.State
-	2,  // 15: kontiki.node.v1.NodeService.Session:input_type -> kontiki.node.v1.SessionRequest
-	18, // 16: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
-	20, // 17: kontiki.node.v1.NodeService.CertifyPod:input_type -> kontiki.node.v1.CertifyPodRequest
-	16, // 18: kontiki.node.v1.NodeService.AuthorizeCaller:input_type -> kontiki.node.v1.AuthorizeCallerRequest
-	22, // 19: kontiki.node.v1.NodeService.ReportVolume:input_type -> kontiki.node.v1.ReportVolumeRequest
-	8,  // 20: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
-	19, // 21: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
-	21, // 22: kontiki.node.v1.NodeService.CertifyPod:output_type -> kontiki.node.v1.CertifyPodResponse
-	17, // 23: kontiki.node.v1.NodeService.AuthorizeCaller:output_type -> kontiki.node.v1.AuthorizeCallerResponse
-	23, // 24: kontiki.node.v1.NodeService.ReportVolume:output_type -> kontiki.node.v1.ReportVolumeResponse
-	20, // [20:25] is the sub-list for method output_type
-	15, // [15:20] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	6,  // 3: kontiki.node.v1.SessionRequest.lease:type_name -> kontiki.node.v1.LeaseRequest
+	4,  // 4: kontiki.node.v1.Hello.known:type_name -> kontiki.node.v1.Known
+	9,  // 5: kontiki.node.v1.StatusBatch.pods:type_name -> kontiki.node.v1.PodStatus
+	13, // 6: kontiki.node.v1.SessionResponse.welcome:type_name -> kontiki.node.v1.Welcome
+	14, // 7: kontiki.node.v1.SessionResponse.assignment:type_name -> kontiki.node.v1.Assignment
+	17, // 8: kontiki.node.v1.SessionResponse.status_result:type_name -> kontiki.node.v1.StatusResult
+	12, // 9: kontiki.node.v1.SessionResponse.beat:type_name -> kontiki.node.v1.Beat
+	11, // 10: kontiki.node.v1.SessionResponse.move:type_name -> kontiki.node.v1.Move
+	7,  // 11: kontiki.node.v1.SessionResponse.lease:type_name -> kontiki.node.v1.LeaseGrant
+	16, // 12: kontiki.node.v1.Assignment.upserts:type_name -> kontiki.node.v1.Object
+	15, // 13: kontiki.node.v1.Assignment.deletes:type_name -> kontiki.node.v1.ObjectKey
+	15, // 14: kontiki.node.v1.Object.key:type_name -> kontiki.node.v1.ObjectKey
+	0,  // 15: kontiki.node.v1.CertifyPodResponse.decision:type_name -> kontiki.node.v1.CertifyPodResponse.Decision
+	1,  // 16: kontiki.node.v1.ReportVolumeRequest.state:type_name -> kontiki.node.v1.ReportVolumeRequest.State
+	2,  // 17: kontiki.node.v1.NodeService.Session:input_type -> kontiki.node.v1.SessionRequest
+	20, // 18: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
+	22, // 19: kontiki.node.v1.NodeService.CertifyPod:input_type -> kontiki.node.v1.CertifyPodRequest
+	18, // 20: kontiki.node.v1.NodeService.AuthorizeCaller:input_type -> kontiki.node.v1.AuthorizeCallerRequest
+	24, // 21: kontiki.node.v1.NodeService.ReportVolume:input_type -> kontiki.node.v1.ReportVolumeRequest
+	10, // 22: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
+	21, // 23: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
+	23, // 24: kontiki.node.v1.NodeService.CertifyPod:output_type -> kontiki.node.v1.CertifyPodResponse
+	19, // 25: kontiki.node.v1.NodeService.AuthorizeCaller:output_type -> kontiki.node.v1.AuthorizeCallerResponse
+	25, // 26: kontiki.node.v1.NodeService.ReportVolume:output_type -> kontiki.node.v1.ReportVolumeResponse
+	22, // [22:27] is the sub-list for method output_type
+	17, // [17:22] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_kontiki_node_v1_node_proto_init() }
@@ -1909,13 +2064,15 @@ func file_kontiki_node_v1_node_proto_init() {
 		(*SessionRequest_Hello)(nil),
 		(*SessionRequest_Status)(nil),
 		(*SessionRequest_Answer)(nil),
+		(*SessionRequest_Lease)(nil),
 	}
-	file_kontiki_node_v1_node_proto_msgTypes[6].OneofWrappers = []any{
+	file_kontiki_node_v1_node_proto_msgTypes[8].OneofWrappers = []any{
 		(*SessionResponse_Welcome)(nil),
 		(*SessionResponse_Assignment)(nil),
 		(*SessionResponse_StatusResult)(nil),
 		(*SessionResponse_Beat)(nil),
 		(*SessionResponse_Move)(nil),
+		(*SessionResponse_Lease)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1923,7 +2080,7 @@ func file_kontiki_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kontiki_node_v1_node_proto_rawDesc), len(file_kontiki_node_v1_node_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
