@@ -24,6 +24,7 @@ import (
 	"github.com/kontiki/kontiki/cmd/kontiki/early"
 	"github.com/kontiki/kontiki/node/agent"
 	"github.com/kontiki/kontiki/node/dns"
+	"github.com/kontiki/kontiki/node/guard"
 	"github.com/kontiki/kontiki/node/netapi"
 	"github.com/kontiki/kontiki/node/network"
 	"github.com/kontiki/kontiki/node/pods"
@@ -222,6 +223,7 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	w.agent, err = agent.New(agent.Config{
 		NodeName: place.name, NodeIP: netip.MustParseAddr(place.nodeIP), StateDir: filepath.Join(place.dataDir, "agent"),
 		LogDir: o.podLogs, Pulls: o.parallelPulls, Eviction: thresholds, ImageGC: o.imageGC, AllowedUnsafeSysctls: o.unsafeSysctls, Runtime: w.runtime, Network: w.network, ServiceConsumers: []agent.ServiceConsumer{w.proxy, w.dns},
+		Guard:   &guard.Guard{Command: []string{self, early.GuardCommand}, Socket: filepath.Join(place.dataDir, "guard.sock"), CgroupParent: o.cgroupParent},
 		Masters: identity.Masters(), Dial: dialMaster(identity), Labels: o.nodeLabels, Port: kubeletPort, MaxPods: o.maxPods, Version: gitVersion,
 	})
 	if err != nil {

@@ -62,6 +62,8 @@ type Config struct {
 	// NodePeriod is how often the node's own state is checked (memory, disk, images, the runtime's health); 0 means 10 s. Only
 	// changes are reported.
 	NodePeriod time.Duration
+	// Guard stops the pods that use volumes for one node at a time when this worker has no lease; nil if there is none, as in a simulation.
+	Guard Guard
 	// Decoded is shared with other agents in this process, as for simulated nodes; nil for none.
 	Decoded *Decoded
 }
@@ -74,6 +76,7 @@ type Agent struct {
 	volumes *volume.Manager
 	out     *reporter
 	node    *nodeStatus
+	fence   *fence
 
 	mu      sync.Mutex
 	conn    nodev1.NodeServiceClient // the client of the present session, nil if there is none
@@ -110,17 +113,19 @@ func New(c Config) (*Agent, error) {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
 	a.node = newNodeStatus(c)
+	a.fence = newFence(c.Guard, a.needsLease)
 	a.volumes = volume.New(volume.Config{RootDir: filepath.Join(c.StateDir, "pods"), Objects: a.store, Token: a.createToken, Certify: a.certifyPod,
 		Node: a.node.current, Labels: a.labels, NodeName: c.NodeName, FolderRoot: c.folderRoot(), ReportVolume: a.reportVolume})
 	a.pods = pods.New(pods.Config{
 		NodeName: c.NodeName, NodeIP: c.NodeIP, Runtime: c.Runtime, Network: c.Network, Volumes: a.volumes, Objects: a.store, Sink: a.out,
-		DNS: a.dns, Node: a.node.current, ClusterNode: a.clusterNode, AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,
+		Hold: a.fence.holds, DNS: a.dns, Node: a.node.current, ClusterNode: a.clusterNode, AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,
 		RootDir: filepath.Join(c.StateDir, "pods"), LogDir: c.LogDir, LogLinkDir: filepath.Join(filepath.Dir(c.LogDir), "containers"),
 		PullDir: filepath.Join(c.StateDir, "images"), Pulls: c.Pulls,
 		Rooms: a.rooms(), Eviction: c.Eviction, ImageGC: c.ImageGC,
 	})
 	a.node.pressure = a.pods.Pressure
 	a.volumes.OnExpiry(a.pods.RefreshVolumes)
+	a.fence.lapsed, a.fence.granted = a.pods.Enforce, a.pods.Retry
 	return a, nil
 }
 
@@ -157,6 +162,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		slog.Warn("runtime is not ready", "err", err)
 	}
 	a.out.nodeChanged()
+	a.fence.adopt(ctx, a.welcome)
 	for _, p := range a.store.allPods() {
 		a.assign(p)
 	}
@@ -168,6 +174,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.sessions(ctx) })
 	g.Go(func() error { return a.follow(ctx) })
 	g.Go(func() error { return a.watchNode(ctx) })
+	g.Go(func() error { return a.fence.run(ctx, a.knownPods) })
 	err := g.Wait()
 	if errors.Is(err, context.Canceled) {
 		return nil

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/kontiki/kontiki/internal/pause"
+	"github.com/kontiki/kontiki/node/guard"
 	"github.com/kontiki/kontiki/node/wire"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
@@ -172,6 +173,7 @@ func (a *Agent) session(ctx context.Context, addr string, patience time.Duration
 	defer cancel(nil)
 	deadline := time.AfterFunc(patience, func() { cancel(errSilent) })
 	defer deadline.Stop()
+	began := guard.Now()
 	conn, err := a.c.Dial(ctx, addr)
 	if err != nil {
 		return served, fmt.Errorf("dial %s: %w", addr, err)
@@ -186,7 +188,7 @@ func (a *Agent) session(ctx context.Context, addr string, patience time.Duration
 	if err != nil {
 		return served, err
 	}
-	if err := stream.Send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Hello{Hello: &nodev1.Hello{NodeName: a.c.NodeName, Node: node, AnswersBeats: true, Known: a.store.offer()}}}); err != nil {
+	if err := stream.Send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Hello{Hello: &nodev1.Hello{NodeName: a.c.NodeName, Node: node, AnswersBeats: true, Known: a.store.offer(), Fences: a.c.Guard != nil}}}); err != nil {
 		return served, streamError(stream, err)
 	}
 	first, err := stream.Recv()
@@ -206,6 +208,7 @@ func (a *Agent) session(ctx context.Context, addr string, patience time.Duration
 	served = true
 	slog.Info("session begins", "master", addr)
 	a.takeWelcome(w)
+	a.fence.welcome(w, began)
 	a.mu.Lock()
 	a.conn = client
 	a.mu.Unlock()
@@ -242,6 +245,7 @@ func (a *Agent) session(ctx context.Context, addr string, patience time.Duration
 		}
 	})
 	part(func() error { return s.listen(gctx, missed) })
+	part(func() error { return a.askForLeases(gctx, s) })
 	part(func() error {
 		for {
 			select {
@@ -259,6 +263,29 @@ func (a *Agent) session(ctx context.Context, addr string, patience time.Duration
 		err = cause
 	}
 	return served, err
+}
+
+// askForLeases sends requests for leases when they are due.
+func (a *Agent) askForLeases(ctx context.Context, s *session) error {
+	ticker := time.NewTicker(fenceTick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+		number := a.fence.due()
+		if number == 0 {
+			continue
+		}
+		if err := s.send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Lease{Lease: &nodev1.LeaseRequest{Number: number}}}); err != nil {
+			if errors.Is(err, io.EOF) {
+				<-ctx.Done() // the receiver gets the reason
+			}
+			return err
+		}
+	}
 }
 
 // session is a running session's stream.
@@ -422,6 +449,8 @@ func (a *Agent) receive(s *session) error {
 				slog.Warn("master refused a report", "err", e)
 			}
 			a.out.acknowledge(r.Sequence)
+		case m.GetLease() != nil:
+			a.fence.grant(s.stream.Context(), m.GetLease().Number)
 		case m.GetMove() != nil:
 			select {
 			case s.moves <- m.GetMove().Master:

@@ -98,6 +98,8 @@ type Config struct {
 	PullDir string
 	// Pulls limits how many images are pulled concurrently; 0 means 5.
 	Pulls int
+	// Hold says whether nothing of a pod may run now: what is running is killed, and starts again when it may. nil if all pods may.
+	Hold func(ctx context.Context, pod *corev1.Pod) bool
 	// Starts limits how many pods start containers concurrently; 0 means 4. On two cores a runtime is fastest with 3 to 4.
 	Starts int
 }

@@ -287,7 +287,11 @@ func (w *worker) step(ctx context.Context) time.Duration {
 	case syncing:
 		var next time.Duration
 		if next = w.admit(pod); next == 0 {
-			next = w.sync(sctx, pod)
+			if w.held(sctx, pod) {
+				next = w.hold(sctx, pod)
+			} else {
+				next = w.sync(sctx, pod)
+			}
 		}
 		w.mu.Lock()
 		w.cancelSync = nil
