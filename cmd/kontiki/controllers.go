@@ -27,6 +27,7 @@ import (
 	"github.com/kontiki/kontiki/controller/ephemeral"
 	"github.com/kontiki/kontiki/controller/eventttl"
 	"github.com/kontiki/kontiki/controller/expiry"
+	"github.com/kontiki/kontiki/controller/fence"
 	"github.com/kontiki/kontiki/controller/garbage"
 	"github.com/kontiki/kontiki/controller/job"
 	"github.com/kontiki/kontiki/controller/localpath"
@@ -140,6 +141,10 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 			config.Client, config.Recorder, config.Hints, config.Probe = c, r, hints, m.probeAgent
 			return nodelifecycle.New(config)
 		}},
+		// Leases are between masters and workers.
+		{name: "volume-fencing-controller", own: true, account: "node-controller", make: one(func(c *client.Client, r record.EventRecorder) *controller.Controller {
+			return fence.New(fence.Config{Client: c, Recorder: r})
+		})},
 		{name: "event-ttl-controller", own: true, account: "event-ttl-controller", make: silent(func(c *client.Client) *controller.Controller {
 			return eventttl.New(eventttl.Config{Client: c})
 		})},
