@@ -258,6 +258,11 @@ func TestVolumes(t *testing.T) {
 		b.refused("q", "0/2 nodes are available: 2 node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod.")
 		b.kill("p")
 		b.placed("q")
+		// A pod of a higher priority takes it.
+		b.pod("r", "1", claiming("data"), func(p *corev1.Pod) { p.Spec.PriorityClassName = "system-cluster-critical" })
+		b.await("q", "preemption", func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil })
+		b.kill("q")
+		b.placed("r")
 	})
 	t.Run("volumes of a zone", func(t *testing.T) {
 		b := start(t)
