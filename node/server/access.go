@@ -99,8 +99,11 @@ func (t *tokens) check(ctx context.Context, token string, r *http.Request) (answ
 var verbs = map[string]string{http.MethodGet: "get", http.MethodPost: "create", http.MethodPut: "update", http.MethodPatch: "patch", http.MethodDelete: "delete"}
 
 // action returns what a request does to which subresources of the node; the right to one of them suffices. A WebSocket begins with a GET,
-// but whoever opens a stream into a container creates something there.
+// but whoever opens a stream into a container creates something there. So does CONNECT, which opens a connection to a pod whatever its path is.
 func action(r *http.Request) (verb string, subresources []string) {
+	if r.Method == http.MethodConnect {
+		return "create", []string{"proxy"}
+	}
 	first, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	verb = verbs[r.Method]
 	switch first {

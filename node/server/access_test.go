@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"net/http"
@@ -78,6 +79,19 @@ func TestTokensAreCheckedByTheMasters(t *testing.T) {
 	for _, asked := range m.asked {
 		if strings.HasPrefix(asked, "xxx") || strings.HasPrefix(asked, " ") {
 			t.Errorf("asked about %.20q", asked)
+		}
+	}
+}
+
+// TestConnectNeedsTheRightToTheProxy: the path of a CONNECT is the client's choice, and says nothing about where it leads.
+func TestConnectNeedsTheRightToTheProxy(t *testing.T) {
+	for _, target := range []string{"10.0.0.1:80", "/metrics", "/logs/", "/pods"} {
+		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader("CONNECT " + target + " HTTP/1.1\r\nHost: 10.0.0.1:80\r\n\r\n")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if verb, subresources := action(r); verb != "create" || !slices.Equal(subresources, []string{"proxy"}) {
+			t.Errorf("CONNECT %s: %q of %q", target, verb, subresources)
 		}
 	}
 }

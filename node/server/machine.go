@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // machine is what the node as a whole uses.
@@ -76,13 +77,21 @@ func networkOf(pid string) (out []networkUse) {
 		return nil
 	}
 	defer f.Close()
-	lines := bufio.NewScanner(io.LimitReader(f, 64<<10))
+	return interfaces(f)
+}
+
+// interfaces reads the file net/dev of a process. An interface's name is what a pod has made of it: any bytes, which could not be a label's
+// value, or the name of another one that is renamed meanwhile. Either would make all metrics of the node fail, so such interfaces are left out.
+func interfaces(dev io.Reader) (out []networkUse) {
+	lines := bufio.NewScanner(io.LimitReader(dev, 64<<10))
+	seen := map[string]bool{}
 	for lines.Scan() && len(out) < maxInterfaces {
 		name, rest, ok := strings.Cut(lines.Text(), ":")
 		fields := strings.Fields(rest)
-		if name = strings.TrimSpace(name); !ok || len(fields) < 16 || name == "lo" {
+		if name = strings.TrimSpace(name); !ok || len(fields) < 16 || name == "lo" || seen[name] || !utf8.ValidString(name) {
 			continue
 		}
+		seen[name] = true
 		n := func(i int) uint64 {
 			v, _ := strconv.ParseUint(fields[i], 10, 64)
 			return v

@@ -6,8 +6,10 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
@@ -100,6 +102,28 @@ func TestOneNameHasOneMetric(t *testing.T) {
 	s := New(Config{Pods: r.pods, Runtime: r.rt})
 	for _, c := range []prometheus.Collector{&resourceCollector{s}, &cadvisorCollector{s}} {
 		gathered.Values(t, c) // fails if a metric appears twice
+	}
+}
+
+// TestInterfacesThatCannotBeToldOfAreLeftOut: a pod names its interfaces as it likes, and may rename them while they are read.
+func TestInterfacesThatCannotBeToldOfAreLeftOut(t *testing.T) {
+	const values = ": 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n"
+	dev := "Inter-| Receive | Transmit\n face |bytes|bytes\n"
+	for _, name := range []string{"lo", "eth0", "\xff\xfe", "eth0", "wlan-\u00fc", `{"}`} {
+		dev += name + values
+	}
+	used := interfaces(strings.NewReader(dev))
+	var names []string
+	for _, u := range used {
+		names = append(names, u.name)
+	}
+	if want := []string{"eth0", "wlan-\u00fc", `{"}`}; !slices.Equal(names, want) {
+		t.Fatalf("interfaces %q, want %q", names, want)
+	}
+	metrics := make(chan prometheus.Metric, len(used)*len(ofNetwork))
+	network(metrics, time.Now(), used, []string{"POD", "/pod", "", "POD", "ns", "a"}) // panics if a label is invalid
+	if len(metrics) != cap(metrics) {
+		t.Errorf("%d metrics, want %d", len(metrics), cap(metrics))
 	}
 }
 
