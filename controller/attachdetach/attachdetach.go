@@ -147,7 +147,7 @@ func enqueueNode(node *corev1.Node, add func(controller.Key)) {
 func enqueueAttachment(v client.View, a *storagev1.VolumeAttachment, add func(controller.Key)) {
 	if name := attachedVolume(v, a); name != "" {
 		add(keyOf(name))
-	} else {
+	} else if ours(a) {
 		add(controller.Key{Namespace: lost, Name: a.Name})
 	}
 }

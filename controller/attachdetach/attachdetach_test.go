@@ -222,6 +222,27 @@ func TestNodesThatDoNotUseVolumesAnyMore(t *testing.T) {
 	controllertest.AwaitGone[*storagev1.VolumeAttachment](t, b.Client, "", volumes.AttachmentName(driver, "x", "n3"))
 }
 
+// TestAttachmentsOfOthers: what somebody else attaches by hand is not detached, neither while its volume exists nor after.
+func TestAttachmentsOfOthers(t *testing.T) {
+	b := start(t)
+	b.volume("a", corev1.ReadWriteOnce, csi("h"))
+	gone := "gone"
+	for name, of := range map[string]string{"by-hand": "a", "of-nothing": gone} {
+		controllertest.Create(t, b.Client, &storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec: storagev1.VolumeAttachmentSpec{Attacher: driver, NodeName: "n1", Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: &of}}})
+	}
+	b.volume("b", corev1.ReadWriteOnce, csi("i")) // what follows comes after these were looked at
+	b.pod("p", "n1", "b")
+	b.attach("i", "n1")
+	b.remove("p")
+	b.detach("i", "n1")
+	for _, name := range []string{"by-hand", "of-nothing"} {
+		if a, ok := client.Get[*storagev1.VolumeAttachment](b.Client.View(), "", name); !ok || a.DeletionTimestamp != nil {
+			t.Errorf("%s was detached", name)
+		}
+	}
+}
+
 func TestVolumesOfOldKindsAndOnesThatNeedNotBeAttached(t *testing.T) {
 	b := start(t)
 	no := false

@@ -3,6 +3,8 @@ package attachdetach
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"slices"
@@ -97,7 +99,7 @@ func (r *reconciler) syncVolume(ctx context.Context, v client.View, name corev1.
 	}
 	r.forget(name, func(node string) bool { return len(o.wanted[node]) > 0 })
 	for _, a := range o.attachments {
-		if len(o.wanted[a.Spec.NodeName]) > 0 {
+		if len(o.wanted[a.Spec.NodeName]) > 0 || !ours(a) {
 			continue
 		}
 		if err := r.detach(ctx, v, o, a); err != nil {
@@ -117,6 +119,12 @@ func (r *reconciler) syncVolume(ctx context.Context, v client.View, name corev1.
 		}
 	}
 	return result, nil
+}
+
+// ours says whether a VolumeAttachment has a name as this controller gives them. Others belong to whoever made them.
+func ours(a *storagev1.VolumeAttachment) bool {
+	sum, ok := strings.CutPrefix(a.Name, "csi-")
+	return ok && len(sum) == hex.EncodedLen(sha256.Size)
 }
 
 // nodes returns the nodes that want the volume, the one whose pod is the oldest first.
