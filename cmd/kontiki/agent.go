@@ -23,6 +23,7 @@ import (
 	"github.com/kontiki/kontiki/cluster/worker"
 	"github.com/kontiki/kontiki/cmd/kontiki/early"
 	"github.com/kontiki/kontiki/node/agent"
+	"github.com/kontiki/kontiki/node/credentials"
 	"github.com/kontiki/kontiki/node/dns"
 	"github.com/kontiki/kontiki/node/guard"
 	"github.com/kontiki/kontiki/node/netapi"
@@ -49,6 +50,7 @@ type agentOptions struct {
 	unsafeSysctls                    []string
 	registries                       string
 	parallelPulls                    int
+	credentialConfig, credentialDir  string
 	evictHard, evictSoft, evictGrace string
 	imageGC                          pods.ImageGC
 }
@@ -61,6 +63,8 @@ func (o *agentOptions) flags(f *pflag.FlagSet) {
 	f.IntVar(&o.maxPods, "max-pods", 110, "how many pods may run on this node")
 	f.StringVar(&o.podLogs, "pod-logs-dir", "/var/log/pods", "the directory of containers' logs; links to them are in the directory containers beside it")
 	f.StringVar(&o.registries, "registry-config-dir", "/etc/containerd/certs.d", "the directory that has, for each registry, a directory with its hosts.toml: mirrors, certificates, plain HTTP")
+	f.StringVar(&o.credentialConfig, "image-credential-provider-config", "", "the configuration of the programs that have credentials for registries (CredentialProviderConfig)")
+	f.StringVar(&o.credentialDir, "image-credential-provider-bin-dir", "", "the directory of these programs")
 	f.IntVar(&o.parallelPulls, "max-parallel-image-pulls", 5, "how many images are pulled at the same time")
 	f.StringVar(&o.evictHard, "eviction-hard", pods.DefaultEviction, "thresholds below which pods are evicted at once, such as memory.available<100Mi")
 	f.StringVar(&o.evictSoft, "eviction-soft", "", "thresholds below which pods are evicted after a period of grace")
@@ -198,6 +202,10 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	if err != nil {
 		return nil, err
 	}
+	registries, err := credentials.Load(o.credentialConfig, o.credentialDir)
+	if err != nil {
+		return nil, err
+	}
 	w := &workerParts{address: net.JoinHostPort(place.nodeIP, strconv.Itoa(kubeletPort))}
 	defer func() {
 		if err != nil {
@@ -222,7 +230,7 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	}
 	w.agent, err = agent.New(agent.Config{
 		NodeName: place.name, NodeIP: netip.MustParseAddr(place.nodeIP), StateDir: filepath.Join(place.dataDir, "agent"),
-		LogDir: o.podLogs, Pulls: o.parallelPulls, Eviction: thresholds, ImageGC: o.imageGC, AllowedUnsafeSysctls: o.unsafeSysctls, Runtime: w.runtime, Network: w.network, ServiceConsumers: []agent.ServiceConsumer{w.proxy, w.dns},
+		LogDir: o.podLogs, Pulls: o.parallelPulls, NodeCredentials: registries.Of, Eviction: thresholds, ImageGC: o.imageGC, AllowedUnsafeSysctls: o.unsafeSysctls, Runtime: w.runtime, Network: w.network, ServiceConsumers: []agent.ServiceConsumer{w.proxy, w.dns},
 		Guard:   &guard.Guard{Command: []string{self, early.GuardCommand}, Socket: filepath.Join(place.dataDir, "guard.sock"), CgroupParent: o.cgroupParent},
 		Masters: identity.Masters(), Dial: dialMaster(identity), Labels: o.nodeLabels, Port: kubeletPort, MaxPods: o.maxPods, Version: gitVersion,
 	})

@@ -139,6 +139,8 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"pod-logs-dir":                             {"/srv/logs", func(w wired) any { return w.agent.podLogs }},
 		"allowed-unsafe-sysctls":                   {"net.core.somaxconn", func(w wired) any { return strings.Join(w.agent.unsafeSysctls, ",") }},
 		"registry-config-dir":                      {"/srv/certs.d", func(w wired) any { return w.agent.registries }},
+		"image-credential-provider-config":         {"/etc/credentials", func(w wired) any { return w.agent.credentialConfig }},
+		"image-credential-provider-bin-dir":        {"/srv/credentials", func(w wired) any { return w.agent.credentialDir }},
 		"eviction-hard":                            {"pid.available<5%", func(w wired) any { return w.agent.evictHard }},
 		"eviction-soft":                            {"memory.available<1Gi", func(w wired) any { return w.agent.evictSoft }},
 		"eviction-soft-grace-period":               {"memory.available=1m", func(w wired) any { return w.agent.evictGrace }},

@@ -38,9 +38,11 @@ type Config struct {
 	// ImageGC says when unused images are removed; zero means the default.
 	ImageGC pods.ImageGC
 	// Pulls limits how many images are pulled concurrently; 0 means 5.
-	Pulls   int
-	Runtime runtime.Runtime
-	Network Network
+	Pulls int
+	// NodeCredentials returns the node's own credentials for a repository; nil for none.
+	NodeCredentials func(ctx context.Context, repository string) []runtime.Auth
+	Runtime         runtime.Runtime
+	Network         Network
 	// ServiceConsumers are informed of the cluster's services whenever they change.
 	ServiceConsumers []ServiceConsumer
 	// Masters are host:port addresses to start with; later ones are sent by the masters, and read from disk.
@@ -120,7 +122,7 @@ func New(c Config) (*Agent, error) {
 		NodeName: c.NodeName, NodeIP: c.NodeIP, Runtime: c.Runtime, Network: c.Network, Volumes: a.volumes, Objects: a.store, Sink: a.out,
 		Hold: a.fence.holds, DNS: a.dns, Node: a.node.current, ClusterNode: a.clusterNode, AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,
 		RootDir: filepath.Join(c.StateDir, "pods"), LogDir: c.LogDir, LogLinkDir: filepath.Join(filepath.Dir(c.LogDir), "containers"),
-		PullDir: filepath.Join(c.StateDir, "images"), Pulls: c.Pulls,
+		PullDir: filepath.Join(c.StateDir, "images"), Pulls: c.Pulls, NodeCredentials: c.NodeCredentials,
 		Rooms: a.rooms(), Eviction: c.Eviction, ImageGC: c.ImageGC,
 	})
 	a.node.pressure = a.pods.Pressure

@@ -96,6 +96,8 @@ type Config struct {
 	ImageGC ImageGC
 	// PullDir remembers with which credentials images were pulled; "" forgets that with the process.
 	PullDir string
+	// NodeCredentials returns what the node has for a repository, for pods without Secrets that fit; nil for nothing. It may take minutes.
+	NodeCredentials func(ctx context.Context, repository string) []runtime.Auth
 	// Pulls limits how many images are pulled concurrently; 0 means 5.
 	Pulls int
 	// Hold says whether nothing of a pod may run now: what is running is killed, and starts again when it may. nil if all pods may.

@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -11,10 +12,11 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// credential is one set of registry credentials of a pod, and the Secret that has it.
+// credential is one set of registry credentials, and the Secret of a pod that has it; nil if they are the node's, whose images every pod on it
+// may use.
 type credential struct {
 	auth   runtime.Auth
-	secret pullSecret
+	secret *pullSecret
 }
 
 // credentials returns what the pod's image pull secrets have for an image, the most specific first, and the names of Secrets that do not
@@ -43,10 +45,21 @@ func (w *worker) credentials(pod *corev1.Pod, image string) (list []credential, 
 			continue
 		}
 		s := c.Source.Secret
-		one.secret = pullSecret{UID: s.UID, Namespace: s.Namespace, Name: s.Name, Hash: c.AuthConfigHash}
+		one.secret = &pullSecret{UID: s.UID, Namespace: s.Namespace, Name: s.Name, Hash: c.AuthConfigHash}
 		list = append(list, one)
 	}
 	return list, missing, nil
+}
+
+// ofNode returns the node's own credentials for an image.
+func (m *Manager) ofNode(ctx context.Context, image string) (list []credential) {
+	if m.c.NodeCredentials == nil {
+		return nil
+	}
+	for _, auth := range m.c.NodeCredentials(ctx, repository(image)) {
+		list = append(list, credential{auth: auth})
+	}
+	return list
 }
 
 // missingSecrets says that a pull that failed lacked Secrets.

@@ -126,7 +126,7 @@ func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 		defer w.poke()
 		defer close(p.done)
 		p.err = contain.Run(func() (err error) {
-			p.img, p.took, err = w.m.pull(w.m.ctx, want.image, credentials)
+			p.img, p.took, err = w.m.pull(w.m.ctx, want.image, append(credentials, w.m.ofNode(w.m.ctx, want.image)...))
 			return err
 		})
 	})
@@ -136,7 +136,7 @@ func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 func secretsOf(list []credential) []pullSecret {
 	var out []pullSecret
 	for _, c := range list {
-		out = append(out, c.secret)
+		out = append(out, *c.secret)
 	}
 	return out
 }
@@ -171,7 +171,7 @@ func (m *Manager) pull(ctx context.Context, image string, credentials []credenti
 	for _, c := range credentials {
 		if img, err = m.c.Runtime.PullImage(ctx, image, c.auth); err == nil {
 			succeeded = true
-			m.pulled.succeeded(image, img.ID, &c.secret)
+			m.pulled.succeeded(image, img.ID, c.secret)
 			return img, time.Since(began), nil
 		}
 		errs = append(errs, err)

@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/kontiki/kontiki/node/runtime"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -95,6 +97,27 @@ func TestImagesOfSecretsNeedThem(t *testing.T) {
 		p = using("open2", private, corev1.PullNever)
 		n.m.Update(p)
 		n.running(p, "c1")
+	})
+}
+
+// TestImagesOfTheNodesCredentials: they are tried after the pod's own, and every pod of the node may use the image.
+func TestImagesOfTheNodesCredentials(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		const private = "docker.io/test/private:1"
+		n.rt.ProvidePrivately(private, "right")
+		n.secrets = map[string]*corev1.Secret{"wrong": pullSecretOf("wrong", "wrong")}
+		var asked []string
+		n.m.c.NodeCredentials = func(_ context.Context, repository string) []runtime.Auth {
+			asked = append(asked, repository)
+			return []runtime.Auth{{Username: "u", Password: "right"}}
+		}
+		for _, p := range []*corev1.Pod{using("first", private, corev1.PullIfNotPresent, "wrong"), using("second", private, corev1.PullNever)} {
+			n.m.Update(p)
+			n.running(p, "c1")
+		}
+		if !slices.Equal(asked, []string{"docker.io/test/private"}) {
+			t.Errorf("asked about %q", asked)
+		}
 	})
 }
 
