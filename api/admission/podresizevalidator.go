@@ -12,6 +12,7 @@ import (
 	resourcehelper "k8s.io/component-helpers/resource"
 
 	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/internal/amount"
 )
 
 // podResizeValidator refuses new sizes of a pod that its node could never give it.
@@ -47,10 +48,10 @@ func podResizeValidator() objects.Step {
 func notAllocatable(pod *corev1.Pod, node *corev1.Node) (lacks []string) {
 	requests, allocatable := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{}), node.Status.Allocatable
 	if cpu, most := requests.Cpu(), allocatable.Cpu(); cpu.Cmp(*most) > 0 {
-		lacks = append(lacks, fmt.Sprintf("cpu, requested: %d, allocatable: %d", cpu.MilliValue(), most.MilliValue()))
+		lacks = append(lacks, fmt.Sprintf("cpu, requested: %d, allocatable: %d", amount.Milli(cpu), amount.Milli(most)))
 	}
 	if memory, most := requests.Memory(), allocatable.Memory(); memory.Cmp(*most) > 0 {
-		lacks = append(lacks, fmt.Sprintf("memory, requested: %d, allocatable: %d", memory.Value(), most.Value()))
+		lacks = append(lacks, fmt.Sprintf("memory, requested: %d, allocatable: %d", amount.Value(memory), amount.Value(most)))
 	}
 	return lacks
 }

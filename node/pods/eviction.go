@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	helper "k8s.io/component-helpers/resource"
 
+	"github.com/kontiki/kontiki/internal/amount"
 	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
@@ -206,7 +207,7 @@ func priorityOf(pod *corev1.Pod) int32 {
 func (m *Manager) loadOf(ctx context.Context, w *worker, pod *corev1.Pod, volumes map[string]string, name corev1.ResourceName) (load, error) {
 	l := load{w: w, pod: pod, containers: map[string]int64{}}
 	request := helper.PodRequests(pod, helper.PodResourcesOptions{})[name]
-	l.request = request.Value()
+	l.request = amount.Value(&request)
 	list, err := m.c.Runtime.ListContainers(ctx, string(pod.UID))
 	if err != nil {
 		return l, err
@@ -265,7 +266,7 @@ func evictionMessage(u undercut, l load) string {
 	for c, kind := range podspec.Containers(l.pod) {
 		used, ok := l.containers[c.Name]
 		request := c.Resources.Requests[u.resource]
-		if kind != podspec.Ephemeral && ok && used > request.Value() {
+		if kind != podspec.Ephemeral && ok && used > amount.Value(&request) {
 			message += fmt.Sprintf("Container %s was using %s, request is %s, has larger consumption of %v. ", c.Name, format(used), request.String(), u.resource)
 		}
 	}

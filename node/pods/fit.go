@@ -9,6 +9,7 @@ import (
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
 
+	"github.com/kontiki/kontiki/internal/amount"
 	"github.com/kontiki/kontiki/node/podspec"
 )
 
@@ -64,9 +65,9 @@ func fitResources(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.Reso
 	value := func(name corev1.ResourceName, l corev1.ResourceList) int64 {
 		q := l[name]
 		if name == corev1.ResourceCPU {
-			return q.MilliValue()
+			return amount.Milli(&q)
 		}
-		return q.Value()
+		return amount.Value(&q)
 	}
 	for _, o := range others {
 		r := helper.PodRequests(o, helper.PodResourcesOptions{})

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	helper "k8s.io/component-helpers/resource"
 
+	"github.com/kontiki/kontiki/internal/amount"
 	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
 )
@@ -44,13 +45,13 @@ type limits struct {
 // limitsOf returns a container's limits, where those of the pod hold for what the container does not limit.
 func limitsOf(pod *corev1.Pod, c *corev1.Container) limits {
 	req, lim := c.Resources.Requests, c.Resources.Limits
-	l := limits{CPURequest: req.Cpu().MilliValue(), CPULimit: lim.Cpu().MilliValue(), MemoryRequest: req.Memory().Value(), MemoryLimit: lim.Memory().Value()}
+	l := limits{CPURequest: amount.Milli(req.Cpu()), CPULimit: amount.Milli(lim.Cpu()), MemoryRequest: amount.Value(req.Memory()), MemoryLimit: amount.Value(lim.Memory())}
 	if r := pod.Spec.Resources; r != nil {
 		if l.CPULimit == 0 {
-			l.CPULimit = r.Limits.Cpu().MilliValue()
+			l.CPULimit = amount.Milli(r.Limits.Cpu())
 		}
 		if l.MemoryLimit == 0 {
-			l.MemoryLimit = r.Limits.Memory().Value()
+			l.MemoryLimit = amount.Value(r.Limits.Memory())
 		}
 	}
 	return l

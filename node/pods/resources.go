@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	helper "k8s.io/component-helpers/resource"
 
+	"github.com/kontiki/kontiki/internal/amount"
 	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
 )
@@ -60,11 +61,14 @@ func cpuShares(milli int64) uint64 {
 // milliCPU returns the request, in thousandths, that gives a number of shares.
 func milliCPU(shares uint64) int64 { return int64(shares) * 1000 / 1024 }
 
+// maxMilliCPU is the highest limit that is told to the kernel: a million cores. It refuses far higher ones.
+const maxMilliCPU = 1e9
+
 func cpuQuota(milli int64) int64 {
 	if milli == 0 {
 		return 0
 	}
-	return max(minQuota, milli*cpuPeriod/1000)
+	return max(minQuota, min(milli, maxMilliCPU)*cpuPeriod/1000)
 }
 
 // containerResources returns one container's limits for the runtime.
@@ -88,7 +92,7 @@ func containerResources(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) 
 				if r.HugePages == nil {
 					r.HugePages = map[string]uint64{}
 				}
-				r.HugePages[pageSize(n.Value())] = uint64(q.Value())
+				r.HugePages[pageSize(n.Value())] = uint64(amount.Value(&q))
 			}
 		}
 	}
@@ -107,12 +111,12 @@ func pageSize(n int64) string {
 // podResources returns the limits of the pod's parent cgroup: a limit is set only if every container has one.
 func podResources(pod *corev1.Pod) runtime.Resources {
 	reqs := helper.PodRequests(pod, helper.PodResourcesOptions{})
-	r := runtime.Resources{CPUShares: cpuShares(reqs.Cpu().MilliValue()), CPUPeriod: cpuPeriod}
+	r := runtime.Resources{CPUShares: cpuShares(amount.Milli(reqs.Cpu())), CPUPeriod: cpuPeriod}
 	if q, ok := podspec.Limit(pod, corev1.ResourceCPU); ok {
-		r.CPUQuota = cpuQuota(q.MilliValue())
+		r.CPUQuota = cpuQuota(amount.Milli(&q))
 	}
 	if q, ok := podspec.Limit(pod, corev1.ResourceMemory); ok {
-		r.MemoryLimit = q.Value()
+		r.MemoryLimit = amount.Value(&q)
 	}
 	return r
 }
@@ -131,6 +135,6 @@ func oomScore(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) int {
 	if nodeMemory <= 0 {
 		return 999
 	}
-	adj := 1000 - 1000*c.Resources.Requests.Memory().Value()/nodeMemory
+	adj := 1000 - 1000*amount.Value(c.Resources.Requests.Memory())/nodeMemory
 	return int(max(3, min(adj, 999)))
 }

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	helper "k8s.io/component-helpers/resource"
 
+	"github.com/kontiki/kontiki/internal/amount"
 	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/internal/tree"
 	"github.com/kontiki/kontiki/node/podspec"
@@ -44,7 +45,7 @@ func diskLimit(v *corev1.Volume) (int64, bool) {
 	if e == nil || e.Medium != corev1.StorageMediumDefault || e.SizeLimit == nil || e.SizeLimit.IsZero() {
 		return 0, false
 	}
-	return e.SizeLimit.Value(), true
+	return amount.Value(e.SizeLimit), true
 }
 
 // measureLimits bound the measuring of one pod. A pod that exceeds them several times in a row is evicted if its storage is limited,
@@ -153,7 +154,7 @@ func (w *worker) storageExceeded(ctx context.Context, pod *corev1.Pod, o observe
 		if v.EmptyDir == nil || v.EmptyDir.Medium != corev1.StorageMediumDefault || !own && !limited || volumes[v.Name] == "" {
 			continue
 		}
-		most := total.Value()
+		most := amount.Value(&total)
 		if own {
 			most = limit
 		}
@@ -182,12 +183,12 @@ func (w *worker) storageExceeded(ctx context.Context, pod *corev1.Pod, o observe
 			return "", fmt.Errorf("container %s: %w", c.Name, s.RootfsErr)
 		}
 		used := int64(s.RootfsBytes + s.LogBytes)
-		if limit := c.Resources.Limits.StorageEphemeral(); !limit.IsZero() && used > limit.Value() {
+		if limit := c.Resources.Limits.StorageEphemeral(); !limit.IsZero() && used > amount.Value(limit) {
 			return fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %q. ", c.Name, limit.String()), nil
 		}
 		sum += used
 	}
-	if sum > total.Value() {
+	if sum > amount.Value(&total) {
 		return fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s. ", total.String()), nil
 	}
 	return "", nil

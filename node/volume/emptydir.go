@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kontiki/kontiki/internal/amount"
 	"github.com/kontiki/kontiki/node/podspec"
 )
 
@@ -60,13 +61,13 @@ func (m *Manager) memorySize(pod *corev1.Pod, e *corev1.EmptyDirVolumeSource) in
 		}
 	}
 	if n := m.node(); n != nil {
-		least(n.Status.Allocatable.Memory().Value())
+		least(amount.Value(n.Status.Allocatable.Memory()))
 	}
 	if q, ok := podspec.Limit(pod, corev1.ResourceMemory); ok {
-		least(q.Value())
+		least(amount.Value(&q))
 	}
 	if e.SizeLimit != nil {
-		least(e.SizeLimit.Value())
+		least(amount.Value(e.SizeLimit))
 	}
 	return size
 }

@@ -139,6 +139,7 @@ func TestMemoryVolumesAreBounded(t *testing.T) {
 		{"nothing is said", podWith(), nil, "1Gi"},
 		{"the volume's own", podWith(), quantity("8Mi"), "8Mi"},
 		{"the volume's own is above the node's", podWith(), quantity("8Gi"), "1Gi"},
+		{"the volume's own is beyond all bounds", podWith(), quantity("18446744073709551617"), "1Gi"},
 		{"the pod's", limited, nil, "64Mi"},
 		{"the pod's is below the volume's", limited, quantity("1Gi"), "64Mi"},
 		{"a container has no limit", partly, nil, "1Gi"},

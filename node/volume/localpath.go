@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kontiki/kontiki/internal/amount"
 	"github.com/kontiki/kontiki/internal/contain"
 	"github.com/kontiki/kontiki/internal/durable"
 	"github.com/kontiki/kontiki/internal/localpath"
@@ -80,12 +81,12 @@ func (m *Manager) makeFolder(ctx context.Context, pv *corev1.PersistentVolume) e
 // limitFolder limits a folder to its volume's capacity, and returns what to tell about that.
 func (m *Manager) limitFolder(pv *corev1.PersistentVolume) string {
 	capacity := pv.Spec.Capacity[corev1.ResourceStorage]
-	if err := limitTree(pv.Spec.Local.Path, m.c.FolderRoot, capacity.Value()); err != nil {
+	if err := limitTree(pv.Spec.Local.Path, m.c.FolderRoot, amount.Value(&capacity)); err != nil {
 		return shorten(localpath.QuotaMissing+err.Error(), maxQuotaText)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.limits[pv.UID] = capacity.Value()
+	m.limits[pv.UID] = amount.Value(&capacity)
 	return localpath.QuotaEnforced
 }
 
@@ -168,7 +169,7 @@ func (m *Manager) syncFolder(ctx context.Context, pv *corev1.PersistentVolume) e
 	if !localpath.ToRemove(string(pv.Spec.PersistentVolumeReclaimPolicy), string(pv.Status.Phase), pv.DeletionTimestamp != nil) {
 		capacity := pv.Spec.Capacity[corev1.ResourceStorage]
 		m.mu.Lock()
-		same := m.limits[pv.UID] == capacity.Value()
+		same := m.limits[pv.UID] == amount.Value(&capacity)
 		m.mu.Unlock()
 		if pv.Annotations[localpath.State] != localpath.Made || pv.Annotations[localpath.Quota] != localpath.QuotaEnforced || same {
 			return nil

@@ -1,11 +1,14 @@
 package framework
 
 import (
+	"math"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
+
+	"github.com/kontiki/kontiki/internal/amount"
 )
 
 // Requests for scoring of containers without requests, so that such pods spread
@@ -61,12 +64,15 @@ func plainRequests(pod *corev1.Pod) (requests, scored Amounts, ok bool) {
 	return requests, scored, true
 }
 
-// whole says whether a quantity is a number of the units of Amounts, so that it can be added without rounding.
+// maxWhole is the largest quantity that is added as a number: no pod has so many containers that the sum has no room.
+const maxWhole = math.MaxInt64 >> 24
+
+// whole says whether a quantity is a number of the units of Amounts, so that it can be added without rounding and without a bound.
 func whole(name corev1.ResourceName, q *resource.Quantity) bool {
-	if _, integer := q.AsInt64(); integer {
-		return true
+	if n, integer := q.AsInt64(); integer {
+		return n <= maxWhole
 	}
-	return name == corev1.ResourceCPU && resource.NewMilliQuantity(q.MilliValue(), q.Format).Cmp(*q) == 0
+	return name == corev1.ResourceCPU && amount.Milli(q) <= maxWhole && resource.NewMilliQuantity(q.MilliValue(), q.Format).Cmp(*q) == 0
 }
 
 // statusCounts says whether a pod's status may change what it occupies: it says what a resize in progress has, or is about devices.

@@ -7,6 +7,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/kontiki/kontiki/internal/amount"
 )
 
 // TestPlainRequestsAreUpstreams: what is summed up directly is what upstream's helper says.
@@ -49,6 +51,24 @@ func TestPlainRequestsAreUpstreams(t *testing.T) {
 	}
 	if plain < 500 {
 		t.Errorf("only %d pods were plain", plain)
+	}
+}
+
+// TestRequestsBeyondAllBoundsAreNotSmall: quantities have no bounds, and as plain numbers some of them, or their sums, are zero or negative.
+func TestRequestsBeyondAllBoundsAreNotSmall(t *testing.T) {
+	for _, text := range []string{"18446744073709551616", "9223372036854775807", "1e30"} {
+		list := corev1.ResourceList{}
+		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage, "example.com/gpu"} {
+			list[name] = resource.MustParse(text)
+		}
+		container := corev1.Container{Resources: corev1.ResourceRequirements{Requests: list}}
+		for _, containers := range [][]corev1.Container{{container}, {container, container}} {
+			requests, scored := requestsOf(&corev1.Pod{Spec: corev1.PodSpec{Containers: containers}})
+			want := Amounts{MilliCPU: amount.Most, Memory: amount.Most, Storage: amount.Most, Scalar: map[corev1.ResourceName]int64{"example.com/gpu": amount.Most}}
+			if !requests.equal(&want) || scored.MilliCPU != amount.Most || scored.Memory != amount.Most {
+				t.Errorf("%d containers with %s: %+v, for scoring %+v", len(containers), text, requests, scored)
+			}
+		}
 	}
 }
 

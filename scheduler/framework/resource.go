@@ -4,6 +4,8 @@ import (
 	"maps"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kontiki/kontiki/internal/amount"
 )
 
 // Amounts are resources: CPU in thousandths of a core, the others in bytes or counts.
@@ -55,17 +57,17 @@ func AmountsOf(list corev1.ResourceList) Amounts {
 	for name, quantity := range list {
 		switch name {
 		case corev1.ResourceCPU:
-			a.MilliCPU = quantity.MilliValue()
+			a.MilliCPU = amount.Milli(&quantity)
 		case corev1.ResourceMemory:
-			a.Memory = quantity.Value()
+			a.Memory = amount.Value(&quantity)
 		case corev1.ResourceEphemeralStorage:
-			a.Storage = quantity.Value()
+			a.Storage = amount.Value(&quantity)
 		case corev1.ResourcePods:
 		default:
 			if a.Scalar == nil {
 				a.Scalar = map[corev1.ResourceName]int64{}
 			}
-			if n := quantity.Value(); n != 0 {
+			if n := amount.Value(&quantity); n != 0 {
 				a.Scalar[name] = n
 			}
 		}

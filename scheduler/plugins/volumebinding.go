@@ -17,6 +17,7 @@ import (
 	"k8s.io/component-helpers/storage/volume"
 
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/internal/amount"
 	"github.com/kontiki/kontiki/internal/volumes"
 	"github.com/kontiki/kontiki/scheduler/framework"
 )
@@ -348,7 +349,7 @@ func (s *storageScore) Score(n *framework.NodeInfo) int64 {
 		wanted, has := m.claim.Spec.Resources.Requests[corev1.ResourceStorage], m.pv.Spec.Capacity[corev1.ResourceStorage]
 		name := volume.GetPersistentVolumeClaimClass(m.claim)
 		u := classes[name]
-		classes[name] = usage{u.requested + wanted.Value(), u.capacity + has.Value()}
+		classes[name] = usage{u.requested + amount.Value(&wanted), u.capacity + amount.Value(&has)}
 	}
 	for _, p := range plan.provisions {
 		if len(plan.bindings) > 0 || p.capacity == nil || p.capacity.Capacity == nil {
@@ -356,7 +357,7 @@ func (s *storageScore) Score(n *framework.NodeInfo) int64 {
 		}
 		wanted := p.claim.Spec.Resources.Requests[corev1.ResourceStorage]
 		name := volume.GetPersistentVolumeClaimClass(p.claim)
-		classes[name] = usage{classes[name].requested + wanted.Value(), p.capacity.Capacity.Value()}
+		classes[name] = usage{classes[name].requested + amount.Value(&wanted), amount.Value(p.capacity.Capacity)}
 	}
 	if len(classes) == 0 {
 		return 0

@@ -48,6 +48,7 @@ const (
 var rules = []rule{
 	{"proto", nil, []string{kubernetes, raft}},
 	{"internal/volumes", nil, append([]string{raft}, serving...)}, // shared by controllers, scheduler and workers
+	{"internal/amount", nil, append([]string{raft}, serving...)},  // the same
 	{"internal", nil, []string{kubernetes, raft}},
 	{"fsm", []string{"proto", "internal"}, []string{kubernetes, raft, "net/http", "crypto/rand", "math/rand", "google.golang.org/grpc"}},
 	{"cluster/pki", []string{"internal"}, []string{kubernetes, raft, "google.golang.org/grpc"}},
