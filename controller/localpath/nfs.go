@@ -52,17 +52,22 @@ func NewNFS(c *client.Client, recorder record.EventRecorder) *controller.Control
 	}
 	return &controller.Controller{
 		Name:    "nfs",
-		Watches: []client.Object{&corev1.PersistentVolumeClaim{}, &corev1.PersistentVolume{}},
+		Watches: []client.Object{&corev1.PersistentVolumeClaim{}, &corev1.PersistentVolume{}, &storagev1.StorageClass{}},
 		Start: func(v client.View, enqueue func(controller.Key)) {
 			client.Each(v, "", func(claim *corev1.PersistentVolumeClaim) bool { claims(claim, enqueue); return true })
 			client.Each(v, "", func(volume *corev1.PersistentVolume) bool { volumes(volume, enqueue); return true })
 		},
-		Enqueue: func(_ client.View, event client.Event, enqueue func(controller.Key)) {
+		Enqueue: func(v client.View, event client.Event, enqueue func(controller.Key)) {
 			switch obj := event.Object().(type) {
 			case *corev1.PersistentVolumeClaim:
 				claims(obj, enqueue)
 			case *corev1.PersistentVolume:
 				volumes(obj, enqueue)
+				if class := obj.Spec.StorageClassName; event.New == nil && obj.Annotations[localpath.ProvisionedBy] == localpath.NFS {
+					retry(v, class, enqueue) // one of them may get its folder
+				}
+			case *storagev1.StorageClass:
+				retry(v, obj.Name, enqueue)
 			}
 		},
 		Reconcile: func(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
@@ -71,6 +76,20 @@ func NewNFS(c *client.Client, recorder record.EventRecorder) *controller.Control
 			}
 			return controller.Result{}, r.syncClaim(ctx, v, key)
 		},
+	}
+}
+
+// waitingNFS finds claims that have no volume by their class.
+var waitingNFS = client.NewIndex(func(claim *corev1.PersistentVolumeClaim, add func(string)) {
+	if claim.Spec.VolumeName == "" && asks(claim, localpath.NFS) {
+		add(storage.GetPersistentVolumeClaimClass(claim))
+	}
+})
+
+// retry enqueues the claims of a class that have no volume: what was refused may be possible now.
+func retry(v client.View, class string, enqueue func(controller.Key)) {
+	for _, claim := range waitingNFS.Any(v, class) {
+		enqueue(controller.KeyOf(claim))
 	}
 }
 

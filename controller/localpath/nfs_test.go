@@ -100,3 +100,36 @@ func TestNoTwoClaimsShareAFolder(t *testing.T) {
 		t.Errorf("there are %d volumes", n)
 	}
 }
+
+// TestAClaimGetsTheFolderOfOneThatIsGone: a claim that is made again under its name waits until the folder of the earlier one is removed.
+func TestAClaimGetsTheFolderOfOneThatIsGone(t *testing.T) {
+	b := startNFS(t, map[string]string{"server": "nas", "share": "/team", "subDir": "${pvc.metadata.namespace}/${pvc.metadata.name}"})
+	b.readyNode("up", corev1.ConditionTrue)
+	claim := b.nfsClaim("data")
+	volume := b.bound("data")
+	b.told(volume.Name, localpath.Made)
+	b.delete(claim)
+	controllertest.AwaitGone[*corev1.PersistentVolumeClaim](t, b.Client, "default", "data")
+	b.nfsClaim("data")
+	b.recorder.Await(t, `Warning ProvisioningFailed failed to provision volume with StorageClass "nfs": subDir `)
+	controllertest.Await(t, b.Client, "", volume.Name, "the node that is ready", func(v *corev1.PersistentVolume) bool { return localpath.NodeOf(v.Annotations) == "up" })
+	b.told(volume.Name, localpath.Removed)
+	if later := b.bound("data"); later.Name == volume.Name || later.Spec.NFS.Path != "/team/default/data" {
+		t.Errorf("the later claim has %+v", later)
+	}
+}
+
+// TestAClassThatIsMadeAgainIsTried: a class cannot be changed, so a mistake in it is mended by another of its name.
+func TestAClassThatIsMadeAgainIsTried(t *testing.T) {
+	b := startNFS(t, map[string]string{"server": "nas", "shar": "/team"})
+	b.nfsClaim("data")
+	b.recorder.Await(t, `Warning ProvisioningFailed failed to provision volume with StorageClass "nfs": unknown parameter "shar"`)
+	if err := b.Client.Delete(t.Context(), &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "nfs"}}); err != nil {
+		t.Fatal(err)
+	}
+	controllertest.Create(t, b.Client, &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "nfs"}, Provisioner: localpath.NFS,
+		Parameters: map[string]string{"server": "nas", "share": "/team"}})
+	if volume := b.bound("data"); volume.Spec.NFS.Server != "nas" {
+		t.Errorf("the volume is %+v", volume)
+	}
+}
