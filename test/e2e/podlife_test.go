@@ -69,7 +69,14 @@ func TestPodIsResizedInPlace(t *testing.T) {
 		}
 		return nil
 	})
-	other := strings.Replace(toolPod("other", "worker-1", "tools", "serve"), "    command:", "    resources: {limits: {cpu: 1500m, memory: 64Mi}}\n    command:", 1)
+	sameContainers(t, before, containerIDs(t, ns))
+	// Another pod leaves half a processor.
+	node, err := env.Set.CoreV1().Nodes().Get(t.Context(), "worker-1", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest := fmt.Sprintf("    resources: {limits: {cpu: %dm, memory: 64Mi}}\n    command:", node.Status.Allocatable.Cpu().MilliValue()-500)
+	other := strings.Replace(toolPod("other", "worker-1", "tools", "serve"), "    command:", rest, 1)
 	apply(t, in(ns, other))
 	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/other", "--timeout=60s")
 	before = containerIDs(t, ns)
