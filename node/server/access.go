@@ -64,18 +64,24 @@ type tokens struct {
 	now     func() time.Time
 	asking  chan struct{}
 	answers recent.Cache[question, answer]
+	// unknown has the answers about tokens that are nobody's. Anybody can make up any number of them, so they are kept apart and take
+	// nobody's answer away.
+	unknown recent.Cache[question, answer]
 }
 
 func newTokens(ask func(context.Context, *nodev1.AuthorizeCallerRequest) (*nodev1.AuthorizeCallerResponse, error)) *tokens {
-	return &tokens{ask: ask, now: time.Now, asking: make(chan struct{}, questionsAtOnce), answers: recent.Cache[question, answer]{Limit: answersKept}}
+	return &tokens{ask: ask, now: time.Now, asking: make(chan struct{}, questionsAtOnce),
+		answers: recent.Cache[question, answer]{Limit: answersKept}, unknown: recent.Cache[question, answer]{Limit: answersKept}}
 }
 
 // check returns what the masters say about a request with a token.
 func (t *tokens) check(ctx context.Context, token string, r *http.Request) (answer, error) {
 	verb, subresources := action(r)
 	q := question{sha256.Sum256([]byte(token)), verb, strings.Join(subresources, ",")}
-	if known, ok := t.answers.Get(q); ok && t.now().Before(known.until) {
-		return known, nil
+	for _, cache := range []*recent.Cache[question, answer]{&t.answers, &t.unknown} {
+		if known, ok := cache.Get(q); ok && t.now().Before(known.until) {
+			return known, nil
+		}
 	}
 	select {
 	case t.asking <- struct{}{}:
@@ -91,7 +97,11 @@ func (t *tokens) check(ctx context.Context, token string, r *http.Request) (answ
 	if a.allowed {
 		a.until = t.now().Add(allowedFor)
 	}
-	t.answers.Put(q, a, 1)
+	if a.user == "" {
+		t.unknown.Put(q, a, 1)
+	} else {
+		t.answers.Put(q, a, 1)
+	}
 	return a, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -134,6 +135,29 @@ func TestAnswersAboutTokensAreRememberedForATime(t *testing.T) {
 	m.down = false // what failed is asked again
 	allowed("prometheus", "/metrics", true)
 	asked(5)
+}
+
+// TestMadeUpTokensTakeNobodysAnswerAway: whoever has no token can send any number of invalid ones.
+func TestMadeUpTokensTakeNobodysAnswerAway(t *testing.T) {
+	m := &masters{}
+	checks := newTokens(m.authorize)
+	r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+	check := func(token string) (answer, error) { return checks.check(t.Context(), token, r) }
+	if a, err := check("prometheus"); err != nil || !a.allowed {
+		t.Fatalf("%+v %v", a, err)
+	}
+	for i := range 3 * answersKept {
+		if a, err := check(fmt.Sprint("made up ", i)); err != nil || a.allowed || a.user != "" {
+			t.Fatalf("%+v %v", a, err)
+		}
+	}
+	m.down = true
+	if a, err := check("prometheus"); err != nil || !a.allowed {
+		t.Errorf("the answer was forgotten: %+v %v", a, err)
+	}
+	if a, err := check(fmt.Sprint("made up ", 3*answersKept-1)); err != nil || a.allowed {
+		t.Errorf("the last refusal was forgotten: %+v %v", a, err)
+	}
 }
 
 func TestWithoutAMasterNoTokenIsAccepted(t *testing.T) {
