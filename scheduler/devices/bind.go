@@ -146,9 +146,10 @@ func (f *podClaims) storeOnce(ctx context.Context, c *podClaim, name string) err
 	return fmt.Errorf("add allocation and reservation to claim %s: %w", name, err)
 }
 
-// refused says whether it is certain that a write was not and will not be carried out.
+// refused says whether it is certain that a write was not and will not be carried out. The service is unavailable for writes that were
+// refused because there is no leader, the disks are full, or another scheduler has begun.
 func refused(err error) bool {
-	return apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err)
+	return apierrors.IsServiceUnavailable(err) || apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err)
 }
 
 // report writes into the pod's status which containers get what of the claim for extended resources.

@@ -135,6 +135,60 @@ func TestWhatIsUnsureStaysTaken(t *testing.T) {
 	taken(0)
 }
 
+// TestAnAllocationThatWasTakenAwayHidesNoNewOne: the decision may be about a claim that is newer than its last event.
+func TestAnAllocationThatWasTakenAwayHidesNoNewOne(t *testing.T) {
+	h := harness.New(t)
+	s := NewState(h.Client, nil)
+	on := func(device string) *resourcev1.AllocationResult {
+		return &resourcev1.AllocationResult{Devices: resourcev1.DeviceAllocationResult{Results: []resourcev1.DeviceRequestAllocationResult{{Request: "r", Driver: "d.example.com", Pool: "n", Device: device}}}}
+	}
+	version := func(v string, a *resourcev1.AllocationResult) *resourcev1.ResourceClaim {
+		return &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "c", UID: "c", ResourceVersion: v}, Status: resourcev1.ResourceClaimStatus{Allocation: a}}
+	}
+	taken := func(when, want string) {
+		t.Helper()
+		names := []string{}
+		for id := range s.taken.AllocatedDevices {
+			names = append(names, id.Device.String())
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("%s: %q is taken, want %q", when, got, want)
+		}
+	}
+	s.ObserveClaim(version("5", on("old")), false)
+	taken("at first", "old")
+	s.reserve("c", version("7", nil), on("new"), "p", framework.GangKey{})
+	taken("reserved", "new")
+	s.ObserveClaim(version("5", on("old")), false) // events come late, and again
+	s.ObserveClaim(version("6", nil), false)
+	taken("after older events", "new")
+	s.drop("c", "p", version("7", nil), 0)
+	taken("given up", "")
+
+	// A claim that was not known at all.
+	s.reserve("c", version("9", nil), on("new"), "p", framework.GangKey{})
+	s.ObserveClaim(version("8", on("old")), false)
+	taken("before an older event of an unknown claim", "new")
+}
+
+// TestAnUnsureWriteIsSettledByALaterVersion, also if that was observed while another attempt went on.
+func TestAnUnsureWriteIsSettledByALaterVersion(t *testing.T) {
+	h := harness.New(t)
+	s := NewState(h.Client, nil)
+	c := controllertest.Create(t, h.Client, &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "c"}, Spec: resourcev1.ResourceClaimSpec{
+		Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{{Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu"}}}}}})
+	allocation := &resourcev1.AllocationResult{Devices: resourcev1.DeviceAllocationResult{Results: []resourcev1.DeviceRequestAllocationResult{{Request: "r", Driver: "d.example.com", Pool: "n", Device: "0"}}}}
+	s.reserve(c.UID, c, allocation, "p", framework.GangKey{})
+	s.drop(c.UID, "p", c, versionOf(c))
+	s.reserve(c.UID, c, allocation, "q", framework.GangKey{})
+	later := controllertest.Change(t, h.Client, "default", "c", func(c *resourcev1.ResourceClaim) { c.Labels = map[string]string{"a": "b"} })
+	s.ObserveClaim(later, false)
+	s.drop(c.UID, "q", later, 0)
+	if p := s.pendingOf(c.UID); p != nil || len(s.taken.AllocatedDevices) != 0 {
+		t.Errorf("it is still pending: %+v", p)
+	}
+}
+
 func TestChangesOfClaimsThatMayHelp(t *testing.T) {
 	claim := func(name string, allocated bool, users ...string) *resourcev1.ResourceClaim {
 		c := &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}}

@@ -211,12 +211,17 @@ func (s *State) pendingOf(uid types.UID) *pending {
 	return nil
 }
 
-// reserve makes an allocation pending for a pod.
+// reserve makes an allocation pending for a pod. c is the claim for which it was decided, which may be newer than its last event: what was
+// known of it before then, such as an allocation that was taken away, is outdated, and must not hide the new one.
 func (s *State) reserve(uid types.UID, c *resourcev1.ResourceClaim, allocation *resourcev1.AllocationResult, pod types.UID, gang framework.GangKey) {
+	if c.UID == uid {
+		s.ObserveClaim(c, false)
+	}
 	have := s.claims[uid]
 	if have == nil {
 		have = &claim{}
 	}
+	have.version = max(have.version, versionOf(c))
 	if p := have.pending; p != nil { // that of a gang, or of an attempt whose outcome is not known
 		p.users.Insert(pod)
 		return
@@ -229,14 +234,10 @@ func (s *State) reserve(uid types.UID, c *resourcev1.ResourceClaim, allocation *
 // drop ends a pod's part in a pending allocation, which was not stored, as far as the pod knows. now is the claim as it was last written,
 // and unsure its version if a write with the allocation may still be carried out, else 0.
 func (s *State) drop(uid, pod types.UID, now *resourcev1.ResourceClaim, unsure uint64) {
-	if current, ok := client.Get[*resourcev1.ResourceClaim](s.Client.View(), now.Namespace, now.Name); ok && current.UID == now.UID {
-		if current.Status.Allocation != nil {
-			s.ObserveClaim(current, false) // its event may not have arrived yet
-		} else if unsure < versionOf(current) {
-			unsure = 0
-		}
-	} else {
-		unsure = 0
+	current, exists := client.Get[*resourcev1.ResourceClaim](s.Client.View(), now.Namespace, now.Name)
+	exists = exists && current.UID == now.UID
+	if exists && current.Status.Allocation != nil {
+		s.ObserveClaim(current, false) // its event may not have arrived yet
 	}
 	have := s.claims[uid]
 	if have == nil || have.pending == nil {
@@ -244,7 +245,9 @@ func (s *State) drop(uid, pod types.UID, now *resourcev1.ResourceClaim, unsure u
 	}
 	p := have.pending
 	p.users.Delete(pod)
-	p.unsure = max(p.unsure, unsure)
+	if p.unsure = max(p.unsure, unsure); !exists || versionOf(current) > p.unsure {
+		p.unsure = 0 // also of an earlier attempt: no event may follow that would say so
+	}
 	if p.users.Len() > 0 || p.unsure != 0 {
 		return
 	}
