@@ -12,7 +12,7 @@ import (
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
-// granted asks for leases until one is granted, and returns its number.
+// granted asks for leases until one is granted, and returns the number of the last request, whose answer may still come.
 func (w *worker) granted(after uint64) uint64 {
 	w.t.Helper()
 	number := after
@@ -27,7 +27,7 @@ func (w *worker) granted(after uint64) uint64 {
 			if l.Number <= after || l.Number > number {
 				w.t.Fatalf("lease %d was granted, asked for were %d to %d", l.Number, after+1, number)
 			}
-			return l.Number
+			return number
 		}
 		if m.GetBeat() != nil {
 			ask()
@@ -35,12 +35,12 @@ func (w *worker) granted(after uint64) uint64 {
 	}
 }
 
-// beats reads so many beats, and returns whether a lease was granted meanwhile.
-func (w *worker) beats(n int) (lease bool) {
+// beats reads so many beats, and returns whether a lease was granted meanwhile for a request after the one of a number.
+func (w *worker) beats(n int, after uint64) (lease bool) {
 	w.t.Helper()
 	for n > 0 {
 		m := w.recv()
-		lease = lease || m.GetLease() != nil
+		lease = lease || m.GetLease().GetNumber() > after
 		if m.GetBeat() != nil {
 			n--
 		}
@@ -68,10 +68,11 @@ func TestLeases(t *testing.T) {
 	}
 	for _, mark := range []string{volumes.FencingNode, volumes.FencedNode} {
 		annotate(func(a map[string]string) { a[mark] = "x" })
+		before := last
 		for range 5 {
 			last++
 			w.send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Lease{Lease: &nodev1.LeaseRequest{Number: last}}})
-			if w.beats(1) {
+			if w.beats(1, before) {
 				t.Fatalf("a worker got a lease whose node is marked with %s", mark)
 			}
 		}
@@ -81,7 +82,7 @@ func TestLeases(t *testing.T) {
 	// A worker that does not stop its pods gets none, and its node says so.
 	other := connect(t, c, "n2")
 	other.send(&nodev1.SessionRequest{Message: &nodev1.SessionRequest_Lease{Lease: &nodev1.LeaseRequest{Number: 1}}})
-	if other.beats(5) {
+	if other.beats(5, 0) {
 		t.Error("a worker got a lease whose node does not say that it has leases")
 	}
 	older := connect(t, c, "n1")
