@@ -40,17 +40,25 @@ func (b patientBody) Read(to []byte) (int, error) {
 	return b.Reader.Read(to)
 }
 
-func (s *Server) importImage(w http.ResponseWriter, r *http.Request) {
+// begin takes a slot for an import or a pull, and limits its time; done gives the slot back. Without a free slot it writes the error.
+func (s *Server) begin(w http.ResponseWriter, r *http.Request) (ctx context.Context, done func(), ok bool) {
 	select {
 	case s.imports <- struct{}{}:
-		defer func() { <-s.imports }()
 	default:
 		w.Header().Set("Retry-After", "10")
 		http.Error(w, "too many imports are in progress", http.StatusTooManyRequests)
-		return
+		return nil, nil, false
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), importTime)
-	defer cancel()
+	return ctx, func() { cancel(); <-s.imports }, true
+}
+
+func (s *Server) importImage(w http.ResponseWriter, r *http.Request) {
+	ctx, done, ok := s.begin(w, r)
+	if !ok {
+		return
+	}
+	defer done()
 	list, err := s.c.Runtime.ImportImage(ctx, patientBody{http.MaxBytesReader(w, r.Body, s.maxImport), http.NewResponseController(w), s.importIdle})
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		http.Error(w, fmt.Sprintf("the archive has more than %d bytes", tooLarge.Limit), http.StatusRequestEntityTooLarge)
@@ -145,16 +153,11 @@ func (s *Server) removeImage(w http.ResponseWriter, r *http.Request) {
 
 // pullImage pulls an image without credentials.
 func (s *Server) pullImage(w http.ResponseWriter, r *http.Request) {
-	select {
-	case s.imports <- struct{}{}:
-		defer func() { <-s.imports }()
-	default:
-		w.Header().Set("Retry-After", "10")
-		http.Error(w, "too many imports are in progress", http.StatusTooManyRequests)
+	ctx, done, ok := s.begin(w, r)
+	if !ok {
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), importTime)
-	defer cancel()
+	defer done()
 	img, err := s.c.Runtime.PullImage(ctx, r.URL.Query().Get("image"), runtime.Auth{})
 	if err != nil {
 		imageError(w, err)
