@@ -1,6 +1,7 @@
 package fence_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/kontiki/kontiki/controller/controllertest"
 	"github.com/kontiki/kontiki/controller/fence"
 	"github.com/kontiki/kontiki/internal/volumes"
+	"github.com/kontiki/kontiki/test/await"
 	"github.com/kontiki/kontiki/test/harness"
 )
 
@@ -95,14 +97,14 @@ func (b *bed) poke() {
 // pass lets time pass until the node is fenced.
 func (b *bed) pass() {
 	b.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	await.That(b.t, "the node to be fenced", func() error {
 		if n, _ := client.Get[*corev1.Node](b.Client.View(), "", "n1"); metav1.HasAnnotation(n.ObjectMeta, volumes.FencedNode) {
-			return
+			return nil
 		}
 		b.clock.Advance(10 * time.Minute)
 		b.poke()
-	}
-	b.t.Fatal("the node is not fenced")
+		return errors.New("it is not marked")
+	})
 }
 
 func TestANodeThatIsLostIsFenced(t *testing.T) {

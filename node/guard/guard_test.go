@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // guarded is the program that a test runs as a guard's process.
@@ -36,16 +39,16 @@ func cgroup(t *testing.T, uid string) (parent string, process *exec.Cmd) {
 	dir := filepath.Join(root, parent, "pod"+uid)
 	inner := filepath.Join(dir, "container")
 	if err := os.MkdirAll(inner, 0o755); err != nil {
-		t.Skip("cgroups cannot be made here: ", err)
+		t.Skip("cgroups cannot be made here: ", err) // without root, or with a read-only /sys/fs/cgroup, as in many containers
 	}
 	t.Cleanup(func() {
 		for _, d := range []string{inner, dir, filepath.Dir(dir)} {
-			for range 100 {
-				if os.Remove(d) == nil {
-					break
+			await.That(t, "the kernel to take dead processes out of their cgroup", func() error {
+				if err := os.Remove(d); err != nil && !os.IsNotExist(err) {
+					return err
 				}
-				time.Sleep(10 * time.Millisecond) // the kernel removes dead processes a little later
-			}
+				return nil
+			})
 		}
 	})
 	process = exec.Command("sleep", "3600")
@@ -54,7 +57,7 @@ func cgroup(t *testing.T, uid string) (parent string, process *exec.Cmd) {
 	}
 	t.Cleanup(func() { process.Process.Kill() })
 	if err := os.WriteFile(filepath.Join(inner, "cgroup.procs"), []byte(strconv.Itoa(process.Process.Pid)), 0o644); err != nil {
-		t.Skip("processes cannot be put into cgroups here: ", err)
+		t.Skip("processes cannot be put into cgroups here: ", err) // on cgroup v2 in a delegated subtree whose root has processes
 	}
 	return parent, process
 }
@@ -110,12 +113,12 @@ func TestAGuardKillsPodsWhoseLeaseIsOver(t *testing.T) {
 
 func awaitNone(t *testing.T, g *Guard) {
 	t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		if _, err := os.Stat(g.Socket); os.IsNotExist(err) {
-			return
+	await.That(t, "the guard to end", func() error {
+		if _, err := os.Stat(g.Socket); !os.IsNotExist(err) {
+			return fmt.Errorf("its socket: %v", err)
 		}
-	}
-	t.Error("the guard does not end")
+		return nil
+	})
 }
 
 // A guard that is killed is started again by the agent, and told everything.
@@ -141,14 +144,7 @@ func TestAGuardThatIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	told := State{Deadline: Now() + 2*time.Hour, Pods: []string{"p"}}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if err = g.Tell(context.Background(), told); err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
+	await.That(t, "the new guard to answer", func() error { return g.Tell(context.Background(), told) })
 	if s, ok := g.Found(t.Context()); !ok || s.Deadline != told.Deadline {
 		t.Errorf("the new guard holds to %+v", s)
 	}
