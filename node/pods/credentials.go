@@ -9,6 +9,7 @@ import (
 	"k8s.io/kubernetes/pkg/credentialprovider"
 	pullsecrets "k8s.io/kubernetes/pkg/credentialprovider/secrets"
 
+	"github.com/kontiki/kontiki/node/pulls"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -16,7 +17,7 @@ import (
 // may use.
 type credential struct {
 	auth   runtime.Auth
-	secret *pullSecret
+	secret *pulls.Secret
 }
 
 // credentials returns what the pod's image pull secrets have for an image, the most specific first, and the names of Secrets that do not
@@ -38,14 +39,14 @@ func (w *worker) credentials(pod *corev1.Pod, image string) (list []credential, 
 	if err != nil {
 		return nil, missing, err
 	}
-	found, _ := ring.Lookup(repository(image))
+	found, _ := ring.Lookup(pulls.Repository(image))
 	for _, c := range found {
 		one := credential{auth: runtime.Auth{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken}}
 		if c.Source == nil || c.Source.Secret == nil {
 			continue
 		}
 		s := c.Source.Secret
-		one.secret = &pullSecret{UID: s.UID, Namespace: s.Namespace, Name: s.Name, Hash: c.AuthConfigHash}
+		one.secret = &pulls.Secret{UID: s.UID, Namespace: s.Namespace, Name: s.Name, Hash: c.AuthConfigHash}
 		list = append(list, one)
 	}
 	return list, missing, nil
@@ -56,7 +57,7 @@ func (m *Manager) ofNode(ctx context.Context, image string) (list []credential) 
 	if m.c.NodeCredentials == nil {
 		return nil
 	}
-	for _, auth := range m.c.NodeCredentials(ctx, repository(image)) {
+	for _, auth := range m.c.NodeCredentials(ctx, pulls.Repository(image)) {
 		list = append(list, credential{auth: auth})
 	}
 	return list

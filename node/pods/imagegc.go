@@ -104,7 +104,7 @@ func (m *Manager) unusedImages(ctx context.Context) ([]unusedImage, error) {
 			delete(u.used, id)
 		}
 	}
-	m.pulled.retain(present)
+	m.pulled.Retain(present)
 	slices.SortFunc(out, func(a, b unusedImage) int {
 		return cmp.Or(a.used.Compare(b.used), a.seen.Compare(b.seen), cmp.Compare(a.ID, b.ID))
 	})

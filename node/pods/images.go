@@ -11,6 +11,7 @@ import (
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 
 	"github.com/kontiki/kontiki/internal/contain"
+	"github.com/kontiki/kontiki/node/pulls"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -88,7 +89,7 @@ func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	var missing []string
 	lookup := sync.OnceValue(func() (err error) { credentials, missing, err = w.credentials(pod, want.image); return err })
 	if present && policy != corev1.PullAlways {
-		usable := !w.m.pulled.mustPull(want.image, img, func() []pullSecret {
+		usable := !w.m.pulled.MustPull(want.image, img, func() []pulls.Secret {
 			if lookup() != nil {
 				return nil
 			}
@@ -133,8 +134,8 @@ func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	return runtime.Image{}, 0, errPulling
 }
 
-func secretsOf(list []credential) []pullSecret {
-	var out []pullSecret
+func secretsOf(list []credential) []pulls.Secret {
+	var out []pulls.Secret
 	for _, c := range list {
 		out = append(out, *c.secret)
 	}
@@ -144,13 +145,13 @@ func secretsOf(list []credential) []pullSecret {
 // pull pulls an image with the first credentials that the registry accepts, and records them. It waits while too many others are pulled;
 // took does not include that.
 func (m *Manager) pull(ctx context.Context, image string, credentials []credential) (img runtime.Image, took time.Duration, err error) {
-	if err := m.pulled.begin(image); err != nil {
+	if err := m.pulled.Begin(image); err != nil {
 		return img, 0, err
 	}
 	succeeded := false
 	defer func() {
 		if !succeeded {
-			m.pulled.failed(image)
+			m.pulled.Failed(image)
 		}
 	}()
 	select {
@@ -163,7 +164,7 @@ func (m *Manager) pull(ctx context.Context, image string, credentials []credenti
 	if len(credentials) == 0 {
 		if img, err = m.c.Runtime.PullImage(ctx, image, runtime.Auth{}); err == nil {
 			succeeded = true
-			m.pulled.succeeded(image, img.ID, nil)
+			m.pulled.Succeeded(image, img.ID, nil)
 		}
 		return img, time.Since(began), err
 	}
@@ -171,7 +172,7 @@ func (m *Manager) pull(ctx context.Context, image string, credentials []credenti
 	for _, c := range credentials {
 		if img, err = m.c.Runtime.PullImage(ctx, image, c.auth); err == nil {
 			succeeded = true
-			m.pulled.succeeded(image, img.ID, c.secret)
+			m.pulled.Succeeded(image, img.ID, c.secret)
 			return img, time.Since(began), nil
 		}
 		errs = append(errs, err)

@@ -10,9 +10,10 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/kontiki/kontiki/node/runtime"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kontiki/kontiki/node/runtime"
 )
 
 func pullSecretOf(name, password string) *corev1.Secret {
@@ -124,7 +125,7 @@ func TestImagesOfTheNodesCredentials(t *testing.T) {
 // An agent that ends during a pull does not know whether the image came with credentials: it must be pulled again.
 func TestAnInterruptedPullIsNotTrusted(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
-		if err := n.m.pulled.begin(image); err != nil {
+		if err := n.m.pulled.Begin(image); err != nil {
 			t.Fatal(err)
 		}
 		n.stop()

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kontiki/kontiki/node/pulls"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -23,7 +24,7 @@ type Manager struct {
 	features  runtime.Features
 	starts    chan struct{}
 	pulls     chan struct{} // slots for pulling images
-	pulled    *pullRecords
+	pulled    *pulls.Records
 	images    imageUse
 	pressure  pressure
 	measures  chan struct{} // slots for measuring pods' local storage
@@ -54,7 +55,7 @@ func New(c Config) *Manager {
 	}
 	return &Manager{c: c, images: imageUse{seen: map[string]time.Time{}, used: map[string]time.Time{}},
 		pressure: pressure{since: map[int]time.Time{}, seen: map[corev1.NodeConditionType]time.Time{}},
-		pulls:    make(chan struct{}, c.Pulls), pulled: openPullRecords(c.PullDir), features: c.Runtime.Features(),
+		pulls:    make(chan struct{}, c.Pulls), pulled: pulls.Open(c.PullDir), features: c.Runtime.Features(),
 		starts: make(chan struct{}, c.Starts), measures: make(chan struct{}, measuresAtOnce), measuring: defaultMeasureLimits, probed: newProbeMetrics(),
 		workers: map[types.UID]*worker{}}
 }

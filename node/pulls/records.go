@@ -1,4 +1,9 @@
-package pods
+// Package pulls remembers with which credentials images were pulled, so that an image that needs credentials is used only by pods that
+// have such. An image of which there is no record was there before the agent or was imported, and every pod may use it.
+//
+// Each pull is announced with Begin, and ends with Succeeded or Failed. Before a pod uses an image that is there already, MustPull says
+// whether the registry must accept the pod's own credentials first.
+package pulls
 
 import (
 	"crypto/sha256"
@@ -18,41 +23,42 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// pullRecords remember with which credentials images were pulled, so that an image that needs credentials is used only by pods that have
-// such. An image of which there is no record was there before the agent or was imported, and every pod may use it.
+// Records are what is known about the pulls of a node. They may be used concurrently.
 //
 // The directory "pulled" has a file for each image, named by its ID, and "pulling" one for each name that is being pulled: if the agent
 // ends while it pulls, the image is known to need credentials.
-type pullRecords struct {
+type Records struct {
 	dir string
 
 	mu      sync.Mutex
-	pulled  map[string]pullRecord // by image ID
-	pulling map[string]int        // pulls, and pulls of an earlier agent that did not end, by image name
+	pulled  map[string]record // by image ID
+	pulling map[string]int    // pulls, and pulls of an earlier agent that did not end, by image name
 }
 
-// pullRecord has the credentials with which an image may be pulled, by the name of the repository.
-type pullRecord struct {
-	Image       string                     `json:"image"` // its ID
-	Credentials map[string]pullCredentials `json:"credentials"`
+// record has the credentials with which an image may be pulled, by the name of the repository.
+type record struct {
+	Image       string                 `json:"image"` // its ID
+	Credentials map[string]credentials `json:"credentials"`
 }
 
-type pullCredentials struct {
+type credentials struct {
 	// Anybody means that no credentials are needed.
-	Anybody bool         `json:"anybody,omitempty"`
-	Secrets []pullSecret `json:"secrets,omitempty"`
+	Anybody bool     `json:"anybody,omitempty"`
+	Secrets []Secret `json:"secrets,omitempty"`
 }
 
-// pullSecret is a Secret, and a hash of what it contained for a registry.
-type pullSecret struct {
+// Secret identifies a Secret of a pod, with a hash of what it contained for a registry.
+type Secret struct {
 	UID, Namespace, Name, Hash string
 }
 
-// maxPullSecrets limits how many Secrets are remembered for one repository of an image: the oldest are forgotten.
-const maxPullSecrets = 100
+// maxSecrets limits how many Secrets are remembered for one repository of an image: the oldest are forgotten.
+const maxSecrets = 100
 
-func openPullRecords(dir string) *pullRecords {
-	r := &pullRecords{dir: dir, pulled: map[string]pullRecord{}, pulling: map[string]int{}}
+// Open returns the records that are stored in a directory, which it makes if necessary; "" forgets them with the process. What cannot be
+// read is logged and left out.
+func Open(dir string) *Records {
+	r := &Records{dir: dir, pulled: map[string]record{}, pulling: map[string]int{}}
 	if dir == "" {
 		return r
 	}
@@ -62,7 +68,7 @@ func openPullRecords(dir string) *pullRecords {
 		}
 	}
 	r.read("pulled", func(b []byte) error {
-		var p pullRecord
+		var p record
 		if err := json.Unmarshal(b, &p); err != nil {
 			return err
 		}
@@ -76,7 +82,7 @@ func openPullRecords(dir string) *pullRecords {
 	return r
 }
 
-func (r *pullRecords) read(kind string, each func([]byte) error) {
+func (r *Records) read(kind string, each func([]byte) error) {
 	entries, err := os.ReadDir(filepath.Join(r.dir, kind))
 	if err != nil {
 		slog.Warn("records of image pulls cannot be read", "err", err)
@@ -94,12 +100,12 @@ func (r *pullRecords) read(kind string, each func([]byte) error) {
 	}
 }
 
-func (r *pullRecords) path(kind, name string) string {
+func (r *Records) path(kind, name string) string {
 	sum := sha256.Sum256([]byte(name))
 	return filepath.Join(r.dir, kind, hex.EncodeToString(sum[:]))
 }
 
-func (r *pullRecords) write(kind, name string, data []byte) error {
+func (r *Records) write(kind, name string, data []byte) error {
 	if r.dir == "" {
 		return nil
 	}
@@ -110,7 +116,7 @@ func (r *pullRecords) write(kind, name string, data []byte) error {
 	return os.Rename(path+".tmp", path)
 }
 
-func (r *pullRecords) remove(kind, name string) {
+func (r *Records) remove(kind, name string) {
 	if r.dir == "" {
 		return
 	}
@@ -119,8 +125,8 @@ func (r *pullRecords) remove(kind, name string) {
 	}
 }
 
-// begin records that an image is being pulled.
-func (r *pullRecords) begin(name string) error {
+// Begin records that an image is being pulled. Without an error, Failed or Succeeded must follow.
+func (r *Records) Begin(name string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.pulling[name]++
@@ -135,22 +141,23 @@ func (r *pullRecords) begin(name string) error {
 }
 
 // forgetPull ends one pull of a name. The caller holds mu.
-func (r *pullRecords) forgetPull(name string) {
+func (r *Records) forgetPull(name string) {
 	if r.pulling[name]--; r.pulling[name] <= 0 {
 		delete(r.pulling, name)
 		r.remove("pulling", name)
 	}
 }
 
-// failed ends a pull without success.
-func (r *pullRecords) failed(name string) {
+// Failed ends a pull without success.
+func (r *Records) Failed(name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.forgetPull(name)
 }
 
-// succeeded ends a pull, and records its credentials: nil means that none were needed.
-func (r *pullRecords) succeeded(name, id string, with *pullSecret) {
+// Succeeded ends a pull of an image, which has the given ID, and records the Secret whose credentials the registry accepted: nil means
+// that every pod may use the image, as the registry needed no credentials or accepted the node's.
+func (r *Records) Succeeded(name, id string, with *Secret) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.add(name, id, with)
@@ -159,31 +166,31 @@ func (r *pullRecords) succeeded(name, id string, with *pullSecret) {
 }
 
 // add records credentials. The caller holds mu.
-func (r *pullRecords) add(name, id string, with *pullSecret) {
-	repo := repository(name)
-	record := pullRecord{Image: id, Credentials: map[string]pullCredentials{}}
+func (r *Records) add(name, id string, with *Secret) {
+	repo := Repository(name)
+	next := record{Image: id, Credentials: map[string]credentials{}}
 	for k, v := range r.pulled[id].Credentials {
-		record.Credentials[k] = v
+		next.Credentials[k] = v
 	}
-	c := record.Credentials[repo]
+	c := next.Credentials[repo]
 	switch {
 	case c.Anybody:
 		return
 	case with == nil:
-		c = pullCredentials{Anybody: true}
+		c = credentials{Anybody: true}
 	default:
 		if slices.Contains(c.Secrets, *with) {
 			return
 		}
-		c.Secrets = slices.DeleteFunc(slices.Clone(c.Secrets), func(s pullSecret) bool {
+		c.Secrets = slices.DeleteFunc(slices.Clone(c.Secrets), func(s Secret) bool {
 			return s.UID == with.UID && s.Namespace == with.Namespace && s.Name == with.Name
 		})
 		c.Secrets = append(c.Secrets, *with)
-		c.Secrets = c.Secrets[max(0, len(c.Secrets)-maxPullSecrets):]
+		c.Secrets = c.Secrets[max(0, len(c.Secrets)-maxSecrets):]
 	}
-	record.Credentials[repo] = c
-	r.pulled[id] = record
-	b, err := json.Marshal(record)
+	next.Credentials[repo] = c
+	r.pulled[id] = next
+	b, err := json.Marshal(next)
 	if err == nil {
 		err = r.write("pulled", id, b)
 	}
@@ -192,18 +199,19 @@ func (r *pullRecords) add(name, id string, with *pullSecret) {
 	}
 }
 
-// mustPull says whether a pod may use a local image only after it pulled it with its own credentials.
-func (r *pullRecords) mustPull(name string, img runtime.Image, secrets func() []pullSecret) bool {
+// MustPull says whether a pod may use a local image only after it pulled it with its own credentials. It calls secrets, which returns the
+// pod's Secrets for the image, only if they matter. A Secret that counts as one of the recorded ones is recorded as well.
+func (r *Records) MustPull(name string, img runtime.Image, secrets func() []Secret) bool {
 	if img.Imported {
 		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	record, known := r.pulled[img.ID]
+	have, known := r.pulled[img.ID]
 	if !known {
 		return r.pulling[name] > 0 // otherwise it was there before
 	}
-	c, ok := record.Credentials[repository(name)]
+	c, ok := have.Credentials[Repository(name)]
 	if !ok {
 		return true
 	}
@@ -222,8 +230,8 @@ func (r *pullRecords) mustPull(name string, img runtime.Image, secrets func() []
 	return true
 }
 
-// retain forgets images that are not there any more.
-func (r *pullRecords) retain(present map[string]bool) {
+// Retain forgets the images that are not present, by ID.
+func (r *Records) Retain(present map[string]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id := range r.pulled {
@@ -234,8 +242,8 @@ func (r *pullRecords) retain(present map[string]bool) {
 	}
 }
 
-// repository returns an image's complete name without tag and digest.
-func repository(name string) string {
+// Repository returns an image's complete name without tag and digest; a name that is not valid is returned as it is.
+func Repository(name string) string {
 	named, err := reference.ParseDockerRef(name)
 	if err != nil {
 		return name
