@@ -1,12 +1,3 @@
-// Package pods runs the pods that are assigned to a node: one worker, which is one goroutine, for each pod UID.
-//
-// A worker goes from syncing to terminating to terminated, and never back. While syncing it creates what the pod needs (volumes,
-// sandbox, network), starts and restarts containers as their policies say, and reports status. It terminates when the pod is
-// deleted or has finished: then it stops what is running, with hooks and the grace period, and frees the network, the volumes and
-// the sandbox. Once terminated, it keeps the exited containers, for their logs, until the pod object is gone.
-//
-// A worker keeps no state that it could not read again: after a restart of the agent it finds its containers in the runtime and
-// continues.
 package pods
 
 import (

@@ -77,7 +77,7 @@ func TestPodsAreEvictedWhenMemoryRunsOut(t *testing.T) {
 			t.Fatalf("pressure %v", got)
 		}
 		r.set(memoryAvailable, 50<<20, 1<<30)
-		time.Sleep(pressurePeriod + time.Second)
+		pass(pressurePeriod + time.Second)
 		s := n.status(low)
 		want := "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. Container c-low was using 100Mi, request is 50Mi, has larger consumption of memory. "
 		if s.Phase != corev1.PodFailed || s.Reason != "Evicted" || s.Message != want || !n.hasEnded(low) {
@@ -93,17 +93,17 @@ func TestPodsAreEvictedWhenMemoryRunsOut(t *testing.T) {
 			t.Errorf("pressure %v", got)
 		}
 		// One after the other; what stays within its request comes last, what is critical never.
-		time.Sleep(pressurePeriod)
+		pass(pressurePeriod)
 		if !n.hasEnded(high) || n.hasEnded(within) {
 			t.Errorf("high ended %v, within ended %v", n.hasEnded(high), n.hasEnded(within))
 		}
-		time.Sleep(3 * pressurePeriod)
+		pass(3 * pressurePeriod)
 		if !n.hasEnded(within) || n.hasEnded(critical) {
 			t.Errorf("within ended %v, critical ended %v", n.hasEnded(within), n.hasEnded(critical))
 		}
 		// The condition stays for a while, and keeps pods away that would be the first to go.
 		r.set(memoryAvailable, 500<<20, 1<<30)
-		time.Sleep(pressureHolds - 2*pressurePeriod)
+		pass(pressureHolds - 2*pressurePeriod)
 		best, burstable := using2("best", "", 0), using2("burstable", "10Mi", 0)
 		n.m.Update(best)
 		n.m.Update(burstable)
@@ -111,7 +111,7 @@ func TestPodsAreEvictedWhenMemoryRunsOut(t *testing.T) {
 		if s := n.status(best); s.Phase != corev1.PodFailed || s.Reason != "Evicted" || s.Message != "Pod was rejected: The node had condition: [MemoryPressure]. " {
 			t.Errorf("a best-effort pod: %+v", s)
 		}
-		time.Sleep(4 * pressurePeriod)
+		pass(4 * pressurePeriod)
 		if got := n.m.Pressure(); len(got) != 0 {
 			t.Errorf("pressure %v", got)
 		}
@@ -125,18 +125,18 @@ func TestSoftThresholdsWait(t *testing.T) {
 		n.m.Update(p)
 		n.running(p, "c-a")
 		r.set(memoryAvailable, 500<<20, 8<<30)
-		time.Sleep(50 * time.Second)
+		pass(50 * time.Second)
 		if n.hasEnded(p) || len(n.m.Pressure()) != 1 {
 			t.Fatalf("evicted within the period of grace, or no pressure: %v", n.m.Pressure())
 		}
 		r.set(memoryAvailable, 2<<30, 8<<30)
-		time.Sleep(pressurePeriod + time.Second)
+		pass(pressurePeriod + time.Second)
 		r.set(memoryAvailable, 500<<20, 8<<30)
-		time.Sleep(50 * time.Second)
+		pass(50 * time.Second)
 		if n.hasEnded(p) {
 			t.Fatal("the period did not begin again")
 		}
-		time.Sleep(30 * time.Second)
+		pass(30 * time.Second)
 		if !n.hasEnded(p) {
 			t.Error("not evicted after the period of grace")
 		}
@@ -155,7 +155,7 @@ func TestImagesGoBeforePods(t *testing.T) {
 			if _, err := n.rt.PullImage(context.Background(), ref, runtime.Auth{}); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(imageGCPeriod + time.Second)
+			pass(imageGCPeriod + time.Second)
 		}
 		if _, err := n.rt.ImportImage(context.Background(), strings.NewReader("docker.io/test/imported:1")); err != nil {
 			t.Fatal(err)
@@ -170,12 +170,12 @@ func TestImagesGoBeforePods(t *testing.T) {
 		}
 		// Above 85 percent the longest unused image goes, as far as needed: the fake's images have 1 MiB.
 		r.set(imageFsAvailable, 4<<20, 20<<20)
-		time.Sleep(imageGCPeriod + time.Second)
+		pass(imageGCPeriod + time.Second)
 		if got := names(); len(got) != 4 {
 			t.Fatalf("removed below the threshold: %q", got)
 		}
 		r.set(imageFsAvailable, 3<<20, 20<<20)
-		time.Sleep(imageGCPeriod + time.Second)
+		pass(imageGCPeriod + time.Second)
 		synctest.Wait()
 		got := names()
 		slices.Sort(got)
@@ -187,7 +187,7 @@ func TestImagesGoBeforePods(t *testing.T) {
 		}
 		// When only images in use are left, a pod goes.
 		r.set(nodeFsAvailable, 5<<30, 100<<30)
-		time.Sleep(2*pressurePeriod + time.Second)
+		pass(2*pressurePeriod + time.Second)
 		s := n.status(p)
 		want := "The node was low on resource: ephemeral-storage. Threshold quantity: 10Gi, available: 5Gi. Container c-a was using 5Gi, request is 0, has larger consumption of ephemeral-storage. "
 		if s.Reason != "Evicted" || s.Message != want {
@@ -213,11 +213,11 @@ func TestUnusedImagesAge(t *testing.T) {
 		n.m.Update(p)
 		n.running(p, "c-a")
 		count := func() int { list, _ := n.rt.ListImages(context.Background()); return len(list) }
-		time.Sleep(50 * time.Minute)
+		pass(50 * time.Minute)
 		if count() != 2 {
 			t.Fatalf("%d images", count())
 		}
-		time.Sleep(30 * time.Minute)
+		pass(30 * time.Minute)
 		if count() != 1 {
 			t.Errorf("%d images", count())
 		}
@@ -258,12 +258,12 @@ func TestGreatPeriodsDoNotOverflow(t *testing.T) {
 		n.m.Update(p)
 		n.running(p, "c1")
 		n.m.Update(deleting(p, long))
-		time.Sleep(24 * time.Hour)
+		pass(24 * time.Hour)
 		if n.hasEnded(p) {
 			t.Error("the pod was killed within its period of grace")
 		}
 		n.m.Update(deleting(p, 1))
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		if !n.hasEnded(p) {
 			t.Error("a shorter period had no effect")
 		}

@@ -39,7 +39,7 @@ func TestAPodThatIsHeld(t *testing.T) {
 		}
 		held.Store(false)
 		n.m.Retry()
-		time.Sleep(time.Minute) // longer than the back-off
+		pass(time.Minute) // longer than the back-off
 		if again := n.running(db, "c1"); again.ID == first.ID {
 			t.Error("it did not run again")
 		}

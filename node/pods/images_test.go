@@ -141,7 +141,7 @@ func TestAnInterruptedPullIsNotTrusted(t *testing.T) {
 			t.Fatalf("waits for %q", got)
 		}
 		n.rt.Provide(image)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		n.running(b, "c1")
 		n.running(p, "c1")
 	})
@@ -162,7 +162,7 @@ func TestPullsAreBounded(t *testing.T) {
 		if got := n.pulls(); got != 5 {
 			t.Errorf("%d pulls at once, want 5", got)
 		}
-		time.Sleep(90 * time.Second)
+		pass(90 * time.Second)
 		release()
 		for _, p := range all {
 			n.running(p, "c1")

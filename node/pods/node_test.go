@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -127,6 +128,14 @@ func bubble(t *testing.T, test func(t *testing.T, n *node)) {
 			_ = n.rt.KillContainer(context.Background(), c.ID)
 		}
 	})
+}
+
+// pass lets time pass, then waits until every worker has done what was due. Tests call it in a bubble (testing/synctest), where time is
+// virtual: the clock jumps as soon as all goroutines are idle, so nothing really waits, and the result does not depend on how fast the
+// machine is. Outside a bubble it panics.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
 }
 
 // start starts another manager over the same runtime.
