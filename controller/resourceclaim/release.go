@@ -13,7 +13,8 @@ import (
 	"github.com/kontiki/kontiki/controller"
 )
 
-// syncClaim removes reservations of pods that are done, the allocation with the last of them, and the claim of a pod that is done.
+// syncClaim removes reservations of pods that are done, the allocation once no pod uses it or is going to, and the claim of a pod that is
+// done.
 func (r *reconciler) syncClaim(ctx context.Context, v client.View, key controller.Key) (controller.Result, error) {
 	claim, ok := client.Get[*resourcev1.ResourceClaim](v, key.Namespace, key.Name)
 	if !ok {
@@ -31,8 +32,9 @@ func (r *reconciler) syncClaim(ctx context.Context, v client.View, key controlle
 		return controller.Result{}, nil
 	}
 	ends := len(remaining) == 0 && slices.Contains(claim.Finalizers, resourcev1.Finalizer)
-	// An allocation that nobody has used yet stays, unless the claim is being deleted.
-	deallocates := ends && (released || claim.DeletionTimestamp != nil)
+	// An allocation whose reservation was taken back stays for the pods that name the claim. When the last of them is deleted it ends;
+	// upstream keeps it if no pod ever ran with it, and the devices stay allocated for nobody.
+	deallocates := ends && (released || claim.DeletionTimestamp != nil || claim.Status.Allocation != nil && len(usersOf(v, claim)) == 0)
 	if released || deallocates && claim.Status.Allocation != nil {
 		changed := claim.DeepCopy()
 		changed.Status.ReservedFor = remaining

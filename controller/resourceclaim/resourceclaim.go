@@ -62,6 +62,11 @@ var pods = client.NewIndex(func(pod *corev1.Pod, add func(string)) {
 	}
 })
 
+// usersOf returns the pods that may run and name a claim.
+func usersOf(v client.View, claim *resourcev1.ResourceClaim) []*corev1.Pod {
+	return pods.Any(v, "claim "+claim.Namespace+"/"+claim.Name)
+}
+
 // claims finds claims by the UID of the pod that they were made for.
 var claims = client.NewIndex(func(claim *resourcev1.ResourceClaim, add func(string)) {
 	if ref := owningPod(claim); ref != nil {

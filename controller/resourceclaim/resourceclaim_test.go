@@ -140,9 +140,17 @@ func TestReservationsAndAllocationsEnd(t *testing.T) {
 	state("for the third", true, third)
 	b.end("third")
 	state("free", false)
-	// What nobody has used keeps its allocation until it is deleted.
+	// An allocation that no pod has reserved lasts as long as a pod that names the claim.
+	waiting := b.pod("waiting", shares)
 	b.allocate("shared")
 	state("allocated", true)
+	if err := b.Client.Delete(context.Background(), waiting, client.Grace(0)); err != nil {
+		t.Fatal(err)
+	}
+	state("free again", false)
+	b.pod("another", shares)
+	b.allocate("shared")
+	state("allocated again", true)
 	if err := b.Client.Delete(context.Background(), &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "shared"}}); err != nil {
 		t.Fatal(err)
 	}
