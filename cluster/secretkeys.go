@@ -82,8 +82,8 @@ func (c *Cluster) compactRetired(view kv.View) {
 type Keyring interface {
 	// Wrap creates a key that the configured KMS plugin encrypts, or returns nil if none is configured.
 	Wrap(ctx context.Context) (*identity.WrappedKey, error)
-	// Unusable says why this master cannot use a key, by the name of the key.
-	Unusable() map[string]string
+	// Unusable returns why this master cannot encrypt and decrypt with a key of the identity yet, by the key's name; nil if it can.
+	Unusable(key string) error
 	// Plugin describes the configured plugin; nil if there is none.
 	Plugin() *PluginStatus
 }
@@ -108,7 +108,7 @@ type MasterSecretKeys struct {
 	// History has the number of superseded values by the name of their key, Backups the master's own backups that need a key.
 	History map[string]int      `json:"history,omitempty"`
 	Backups map[string][]string `json:"backups,omitempty"`
-	// Unusable says why the master cannot use a key.
+	// Unusable says why the master cannot use a key of its identity, by the key's name.
 	Unusable map[string]string `json:"unusable,omitempty"`
 	Plugin   *PluginStatus     `json:"plugin,omitempty"`
 }
@@ -126,9 +126,24 @@ func (c *Cluster) ownSecretKeys() MasterSecretKeys {
 		own.Backups = c.backups.NeedKeys()
 	}
 	if k := c.keyring.Load(); k != nil {
-		own.Unusable, own.Plugin = (*k).Unusable(), (*k).Plugin()
+		own.Unusable, own.Plugin = unusableKeys(id.Identity, *k), (*k).Plugin()
 	}
 	return own
+}
+
+func unusableKeys(id *identity.Identity, k Keyring) map[string]string {
+	out := map[string]string{}
+	for name := range id.SecretKeys {
+		if why := k.Unusable(name); why != nil {
+			out[name] = why.Error()
+		}
+	}
+	for name := range id.WrappedKeys {
+		if why := k.Unusable(name); why != nil {
+			out[name] = why.Error()
+		}
+	}
+	return out
 }
 
 // SecretKeys serves other masters.

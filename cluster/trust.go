@@ -274,8 +274,8 @@ func (c *Cluster) advanceRotations(ctx context.Context) error {
 			continue
 		}
 		behind := c.behind(ctx, id.Generation)
-		if id.NextWrappedKey != "" {
-			behind = append(behind, unusable(c.everyMastersKeys(ctx), id.NextWrappedKey)...)
+		if next := id.NextSealingKey(); next != "" && len(behind) == 0 {
+			behind = append(behind, unusable(c.everyMastersKeys(ctx), next)...)
 		}
 		if len(behind) == 0 {
 			generation, err := c.changeIdentity(ctx, func(present *identity.Identity) (*identity.Identity, error) {

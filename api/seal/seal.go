@@ -7,6 +7,7 @@ package seal
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
@@ -59,6 +60,18 @@ func (s *Sealer) Use(current string, keys map[string][]byte, missing map[string]
 
 // Changed returns a channel that is closed at the next change of the keys; call it before what depends on them.
 func (s *Sealer) Changed() <-chan struct{} { return s.changed.Next() }
+
+// errUnknownKey is why a key that Use was not called with cannot be used.
+var errUnknownKey = errors.New("it is not in use here yet")
+
+// Unusable returns why a key cannot be used to encrypt and decrypt at present; nil if it can.
+func (s *Sealer) Unusable(name string) error {
+	ring := s.keys.Load()
+	if ring.keys[name] != nil {
+		return nil
+	}
+	return cmp.Or(ring.missing[name], errUnknownKey)
+}
 
 func newRing(current string, keys map[string][]byte, missing map[string]error) (*ring, error) {
 	s := &ring{current: current, keys: map[string]cipher.AEAD{}, missing: missing}

@@ -87,3 +87,23 @@ func TestNewRefusesBadKeys(t *testing.T) {
 		}
 	}
 }
+
+func TestUnusable(t *testing.T) {
+	s, err := New("k1", map[string][]byte{"k1": key(1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Unusable("k1"); err != nil {
+		t.Errorf("the present key: %v", err)
+	}
+	if err := s.Unusable("k2"); !errors.Is(err, errUnknownKey) {
+		t.Errorf("a key that the Sealer does not know yet: %v", err)
+	}
+	down := errors.New("the plugin is down")
+	if err := s.Use("k1", map[string][]byte{"k1": key(1)}, map[string]error{"k2": down}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Unusable("k2"); !errors.Is(err, down) {
+		t.Errorf("a key that a plugin holds: %v", err)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/kontiki/kontiki/api/seal"
 	"github.com/kontiki/kontiki/api/seal/kms"
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/identity"
@@ -37,7 +38,7 @@ func kmsNames(configs []kms.Config) string {
 	return strings.Join(names, ",")
 }
 
-// keyring implements cluster.Keyring.
+// keyring has the keys that KMS plugins decrypt.
 type keyring struct{ *kms.Keyring }
 
 func newKeyring(configs []kms.Config, log *slog.Logger) (keyring, error) {
@@ -45,8 +46,14 @@ func newKeyring(configs []kms.Config, log *slog.Logger) (keyring, error) {
 	return keyring{k}, err
 }
 
+// clusterKeyring implements cluster.Keyring.
+type clusterKeyring struct {
+	keyring
+	sealer *seal.Sealer // uses the keys
+}
+
 // Wrap implements cluster.Keyring.
-func (k keyring) Wrap(ctx context.Context) (*identity.WrappedKey, error) {
+func (k clusterKeyring) Wrap(ctx context.Context) (*identity.WrappedKey, error) {
 	w, err := k.Keyring.Wrap(ctx)
 	if w == nil || err != nil {
 		return nil, err
@@ -54,18 +61,11 @@ func (k keyring) Wrap(ctx context.Context) (*identity.WrappedKey, error) {
 	return &identity.WrappedKey{Provider: w.Provider, KeyID: w.KeyID, Sealed: w.Sealed, Annotations: w.Annotations}, nil
 }
 
-// Unusable implements cluster.Keyring.
-func (k keyring) Unusable() map[string]string {
-	out := map[string]string{}
-	_, unusable := k.Keys()
-	for name, err := range unusable {
-		out[name] = err.Error()
-	}
-	return out
-}
+// Unusable implements cluster.Keyring. It asks the Sealer, which gets the keys of a new identity a moment after the cluster has it.
+func (k clusterKeyring) Unusable(key string) error { return k.sealer.Unusable(key) }
 
 // Plugin implements cluster.Keyring.
-func (k keyring) Plugin() *cluster.PluginStatus {
+func (k clusterKeyring) Plugin() *cluster.PluginStatus {
 	s, ok := k.Encrypts()
 	if !ok {
 		return nil

@@ -385,7 +385,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 		return nil, err
 	}
 	c.SetKnownWorkers(m.knownWorkers)
-	c.SetKeyring(keys)
+	c.SetKeyring(clusterKeyring{keys, m.api.Sealer})
 	m.addDuties()
 	return m, nil
 }
