@@ -19,6 +19,7 @@ const (
 	reasonUnsupported = "PodFeatureUnsupported"
 	reasonSysctl      = "SysctlForbidden"
 	reasonAppArmor    = "AppArmor"
+	reasonUnexpected  = "UnexpectedAdmissionError"
 	reasonOS          = "PodOSNotSupported"
 	reasonOSLabel     = "PodOSSelectorNodeLabelDoesNotMatch"
 )
@@ -127,17 +128,18 @@ func (m *Manager) unsupported(pod *corev1.Pod) []string {
 		}
 	}
 	spec := &pod.Spec
+	devices := m.features.Devices || m.c.Hardware != nil
 	refuse(spec.HostUsers != nil && !*spec.HostUsers, "hostUsers: false")
 	refuse(spec.RuntimeClassName != nil && *spec.RuntimeClassName != "", "runtimeClassName")
-	refuse(len(spec.ResourceClaims) > 0 && !m.features.Devices, "resourceClaims")
-	refuse(pod.Status.ExtendedResourceClaimStatus != nil && !m.features.Devices, "extended resources that are devices")
+	refuse(len(spec.ResourceClaims) > 0 && !devices, "resourceClaims")
+	refuse(pod.Status.ExtendedResourceClaimStatus != nil && !devices, "extended resources that are devices")
 	refuse(spec.Resources != nil && len(spec.Resources.Claims) > 0, "resources.claims")
 	if s := spec.SecurityContext; s != nil {
 		refuse(m.features.SELinux && s.SELinuxOptions != nil, "securityContext.seLinuxOptions")
 	}
 	for c, kind := range podspec.Containers(pod) {
 		refuse := func(used bool, field string) { refuse(used, kind.Field()+"["+c.Name+"]."+field) }
-		refuse(len(c.Resources.Claims) > 0 && !m.features.Devices, "resources.claims")
+		refuse(len(c.Resources.Claims) > 0 && !devices, "resources.claims")
 		for _, r := range c.RestartPolicyRules {
 			refuse(r.Action != corev1.ContainerRestartRuleActionRestart && r.Action != corev1.ContainerRestartRuleActionRestartAllContainers,
 				"restartPolicyRules.action: "+string(r.Action))

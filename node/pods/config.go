@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/node/netapi"
 	"github.com/kontiki/kontiki/node/runtime"
@@ -31,6 +32,25 @@ type Volumes interface {
 	SubPath(pod *corev1.Pod, container string, index int, volumePath, subPath string) (string, error)
 	// TearDown removes all volumes of a pod. An unknown uid is not an error.
 	TearDown(ctx context.Context, uid string) error
+}
+
+// Hardware gives pods what only one of them can have at a time: devices of plugins and drivers, processors, memory of a NUMA node.
+type Hardware interface {
+	// Manages says whether Allocate checks that there is enough of a resource.
+	Manages(name corev1.ResourceName) bool
+	// Allocate gives a pod what it requests, before it is admitted. It is idempotent, and keeps nothing if it fails. An error with a
+	// method Reason() string says why the pod is refused.
+	Allocate(ctx context.Context, pod *corev1.Pod) error
+	// Prepare makes the pod's claimed devices usable, before its sandbox is made. It is idempotent.
+	Prepare(ctx context.Context, pod *corev1.Pod) error
+	// Container returns what a container of the pod gets. It is called each time before the container is created.
+	Container(ctx context.Context, pod *corev1.Pod, container string) (runtime.Edits, error)
+	// Release frees what the pod has. Nothing of it is running. An unknown uid is not an error.
+	Release(ctx context.Context, uid types.UID) error
+	// Pods returns the pods that have something.
+	Pods() []types.UID
+	// Health returns the devices of a container for the pod's status.
+	Health(pod *corev1.Pod, container string) []corev1.ResourceStatus
 }
 
 // DNS is the cluster's part of pods' resolv.conf.
@@ -65,7 +85,9 @@ type Config struct {
 	Volumes Volumes
 	Objects Objects
 	Sink    Sink
-	DNS     func() DNS
+	// Hardware may be nil: then pods that claim devices are refused, unless the runtime simulates them.
+	Hardware Hardware
+	DNS      func() DNS
 	// Node returns the Node object for allocatable resources (downward API defaults); it may return nil.
 	Node func() *corev1.Node
 	// ClusterNode returns the Node object as the cluster has it, with labels and taints set by others. It may be nil, and may

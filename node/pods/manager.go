@@ -3,6 +3,7 @@ package pods
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -149,6 +151,13 @@ func (m *Manager) sweep(ctx context.Context) {
 	sandboxes, sandboxErr := m.c.Runtime.ListSandboxes(ctx)
 	for _, s := range sandboxes {
 		orphan(s.UID, s.Namespace, s.Name)
+	}
+	if m.c.Hardware != nil {
+		for _, uid := range m.c.Hardware.Pods() {
+			if _, ok := orphans[uid]; !ok {
+				orphan(string(uid), "", "")
+			}
+		}
 	}
 	if err = errors.Join(err, sandboxErr); err != nil {
 		slog.Warn("pods of a previous agent could not be listed", "err", err)
@@ -299,22 +308,17 @@ func (m *Manager) Pod(namespace, name string, uid types.UID) (*corev1.Pod, bool)
 // A controller immediately replaces a pod that failed, and a scheduler that does not know the reason binds the next one to this
 // node too. To slow that down, the successors of a refused pod are refused with a growing delay, like restarts of containers.
 // Meanwhile they may turn out to fit.
-func (m *Manager) admit(w *worker, pod *corev1.Pod) (r *Refusal, wait time.Duration) {
+func (m *Manager) admit(ctx context.Context, w *worker, pod *corev1.Pod) (r *Refusal, wait time.Duration) {
+	if r = m.reserve(w, pod); r == nil {
+		if r = m.allocateHardware(ctx, pod); r == nil {
+			return nil, 0
+		}
+		w.mu.Lock()
+		w.active = false
+		w.mu.Unlock()
+	}
 	m.admission.Lock()
 	defer m.admission.Unlock()
-	if r = m.Admit(pod); r == nil {
-		r = m.admitPressure(pod)
-	}
-	if r == nil {
-		r = fit(pod, m.active(w), m.nodeForFit())
-	}
-	if r == nil {
-		w.mu.Lock()
-		w.active = true
-		w.setAllocationLocked(allocate(w.desired))
-		w.mu.Unlock()
-		return nil, 0
-	}
 	owner := metav1.GetControllerOf(pod)
 	if owner == nil {
 		return r, 0
@@ -331,6 +335,42 @@ func (m *Manager) admit(w *worker, pod *corev1.Pod) (r *Refusal, wait time.Durat
 	}
 	m.refusals.next(string(owner.UID), w.refusedAt, now)
 	return r, 0
+}
+
+// reserve checks whether a pod may run here, and reserves its resources if it may.
+func (m *Manager) reserve(w *worker, pod *corev1.Pod) *Refusal {
+	m.admission.Lock()
+	defer m.admission.Unlock()
+	r := m.Admit(pod)
+	if r == nil {
+		r = m.admitPressure(pod)
+	}
+	if r == nil {
+		r = fit(pod, m.active(w), m.nodeForFit())
+	}
+	if r == nil {
+		w.mu.Lock()
+		w.active = true
+		w.setAllocationLocked(allocate(w.desired))
+		w.mu.Unlock()
+	}
+	return r
+}
+
+// allocateHardware gives a pod its devices. It may take as long as their plugins need, and other pods are admitted meanwhile.
+func (m *Manager) allocateHardware(ctx context.Context, pod *corev1.Pod) *Refusal {
+	if m.c.Hardware == nil {
+		return nil
+	}
+	err := m.c.Hardware.Allocate(ctx, pod)
+	if err == nil {
+		return nil
+	}
+	var e interface{ Reason() string }
+	if errors.As(err, &e) {
+		return &Refusal{e.Reason(), err.Error()}
+	}
+	return &Refusal{reasonUnexpected, fmt.Sprintf("Allocate failed due to %v, which is unexpected", err)}
 }
 
 // maxRefusals limits how many owners of refused pods are remembered.
@@ -357,7 +397,8 @@ func (m *Manager) active(but *worker) []*corev1.Pod {
 	return out
 }
 
-// nodeForFit returns the node with its labels and taints in the cluster, and the resources that the agent found.
+// nodeForFit returns the node with its labels and taints in the cluster, and the resources that the agent found, except for those that
+// Hardware counts itself.
 func (m *Manager) nodeForFit() *corev1.Node {
 	own := m.node()
 	if m.c.ClusterNode == nil {
@@ -371,6 +412,9 @@ func (m *Manager) nodeForFit() *corev1.Node {
 	out.Status.Allocatable = corev1.ResourceList{}
 	maps.Copy(out.Status.Allocatable, node.Status.Allocatable)
 	maps.Copy(out.Status.Allocatable, own.Status.Allocatable)
+	if m.c.Hardware != nil {
+		maps.DeleteFunc(out.Status.Allocatable, func(name corev1.ResourceName, _ resource.Quantity) bool { return m.c.Hardware.Manages(name) })
+	}
 	return &out
 }
 

@@ -66,6 +66,11 @@ func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duratio
 	if w.ready {
 		return 0, nil
 	}
+	if w.m.c.Hardware != nil {
+		if err := w.m.c.Hardware.Prepare(ctx, pod); err != nil {
+			return fail("FailedPrepareDynamicResources", fmt.Errorf("Failed to prepare dynamic resources: %w", err))
+		}
+	}
 	config, err := w.sandboxConfig(pod)
 	if err != nil {
 		return fail("FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: %w", err))

@@ -66,6 +66,13 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	if err != nil {
 		return refuse(errCreateConfig, err)
 	}
+	if w.m.c.Hardware != nil {
+		edits, err := w.m.c.Hardware.Container(ctx, pod, c.Name)
+		if err != nil {
+			return refuse(errCreateConfig, err)
+		}
+		cfg.Apply(edits)
+	}
 	if bad := unfitVariable(cfg.Env); bad != "" {
 		return refuse(errCreate, fmt.Errorf("environment variable %q: its value is not valid UTF-8 or contains a NUL byte", bad))
 	}

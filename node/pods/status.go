@@ -42,6 +42,8 @@ type statusInput struct {
 	readOnly bool
 	// resize are conditions about a resize of the pod.
 	resize []corev1.PodCondition
+	// devices returns the devices of a container, and whether they are healthy; nil if the node has none.
+	devices func(container string) []corev1.ResourceStatus
 }
 
 // makeStatus computes the status as the API shows it. It is a pure function.
@@ -84,6 +86,11 @@ func makeStatus(in statusInput) corev1.PodStatus {
 	s.InitContainerStatuses = containerStatuses(in, podspec.Init, in.old.InitContainerStatuses)
 	s.ContainerStatuses = containerStatuses(in, podspec.Regular, in.old.ContainerStatuses)
 	sort.Slice(s.ContainerStatuses, func(i, j int) bool { return s.ContainerStatuses[i].Name < s.ContainerStatuses[j].Name })
+	if in.devices != nil {
+		for i := range s.ContainerStatuses {
+			s.ContainerStatuses[i].AllocatedResourcesStatus = in.devices(s.ContainerStatuses[i].Name)
+		}
+	}
 	s.EphemeralContainerStatuses = containerStatuses(in, podspec.Ephemeral, in.old.EphemeralContainerStatuses)
 
 	s.Phase = phaseOf(in, s)

@@ -229,6 +229,11 @@ func (w *worker) free(ctx context.Context, pod *corev1.Pod) error {
 	if err := w.m.c.Runtime.RemoveSandbox(ctx, string(w.uid)); err != nil {
 		return fmt.Errorf("remove sandbox: %w", err)
 	}
+	if w.m.c.Hardware != nil {
+		if err := w.m.c.Hardware.Release(ctx, w.uid); err != nil {
+			return fmt.Errorf("free devices: %w", err)
+		}
+	}
 	return nil
 }
 

@@ -286,7 +286,7 @@ func (w *worker) step(ctx context.Context) time.Duration {
 	switch stage {
 	case syncing:
 		var next time.Duration
-		if next = w.admit(pod); next == 0 {
+		if next = w.admit(sctx, pod); next == 0 {
 			if w.held(sctx, pod) {
 				next = w.hold(sctx, pod)
 			} else {
@@ -365,16 +365,19 @@ func (w *worker) containerEvent(pod *corev1.Pod, c *corev1.Container, kind, reas
 
 // admit decides once whether the node accepts the pod, and ends a pod that it refuses. It returns 0 for an accepted pod, otherwise
 // when to check again.
-func (w *worker) admit(pod *corev1.Pod) time.Duration {
+func (w *worker) admit(ctx context.Context, pod *corev1.Pod) time.Duration {
 	w.mu.Lock()
 	known := w.active || isTerminal(w.status.Phase)
 	w.mu.Unlock()
 	if known {
 		return 0
 	}
-	r, wait := w.m.admit(w, pod)
+	r, wait := w.m.admit(ctx, w, pod)
 	if r == nil {
 		return 0
+	}
+	if ctx.Err() != nil { // that is no reason to refuse the pod
+		return again
 	}
 	if said := r.Reason + ": " + r.Message; w.refusalSaid != said {
 		w.refusalSaid = said
@@ -414,7 +417,11 @@ func (w *worker) publish(pod *corev1.Pod, o observed) corev1.PodStatus {
 	}
 	resize := w.resizeConditionsLocked()
 	w.mu.Unlock()
-	s := makeStatus(statusInput{pod: pod, old: old, o: o, waits: w.waits, message: func(c runtime.Container) string { return w.terminationMessage(pod, c) },
+	var devices func(string) []corev1.ResourceStatus
+	if w.m.c.Hardware != nil {
+		devices = func(container string) []corev1.ResourceStatus { return w.m.c.Hardware.Health(pod, container) }
+	}
+	s := makeStatus(statusInput{devices: devices, pod: pod, old: old, o: o, waits: w.waits, message: func(c runtime.Container) string { return w.terminationMessage(pod, c) },
 		hostIP: w.m.c.NodeIP.String(), podIPs: w.podIPs, sandbox: w.ready, terminal: w.stopped, now: metav1.Now().Rfc3339Copy(),
 		stop: stop, rejected: w.rejected, readOnly: w.m.features.RecursiveReadOnly, resize: resize})
 	shown := s

@@ -181,6 +181,8 @@ type Resources struct {
 	PidsLimit   int64
 	OOMScoreAdj int
 	HugePages   map[string]uint64 // page size ("2MB") to bytes
+	// CPUs and Memories are the processors and the NUMA nodes to use, as the kernel writes sets: "0-3,8". "" means all.
+	CPUs, Memories string
 }
 
 // KeyValue is one environment variable.
@@ -246,7 +248,10 @@ type ContainerConfig struct {
 	ProcessesOf string
 	LogPath     string // absolute path of the CRI log file: .../POD/CONTAINER/N.log
 	Labels      map[string]string
+	// Annotations are added to the OCI specification. Those of CDI (cdi.k8s.io/...) name devices, like CDIDevices.
 	Annotations map[string]string
+	// CDIDevices are fully qualified names of devices that the host's CDI specifications describe: "vendor.com/class=name".
+	CDIDevices []string
 }
 
 // State is the state of a container.

@@ -150,7 +150,11 @@ func (r *Runtime) spec(ctx context.Context, id string, c runtime.ContainerConfig
 		}
 		joinProcesses(s, target.snapshot().Pid)
 	}
+	annotate(s, c)
 	if err := r.devices(s, c); err != nil {
+		return nil, err
+	}
+	if err := injectCDI(s, c); err != nil {
 		return nil, err
 	}
 	if err := r.profiles(ctx, s, c.Security); err != nil {
@@ -267,6 +271,7 @@ func ociResources(in runtime.Resources) *specs.LinuxResources {
 	if in.CPUQuota > 0 {
 		out.CPU.Quota, out.CPU.Period = &in.CPUQuota, &in.CPUPeriod
 	}
+	out.CPU.Cpus, out.CPU.Mems = in.CPUs, in.Memories
 	if in.MemoryLimit > 0 {
 		// Swap equal to memory means no swap, if the kernel accounts swap at all.
 		out.Memory = &specs.LinuxMemory{Limit: &in.MemoryLimit}
@@ -345,9 +350,52 @@ func (r *Runtime) devices(s *specs.Spec, c runtime.ContainerConfig) error {
 		if err := unix.Stat(d.HostPath, &st); err != nil {
 			return fmt.Errorf("device %s: %w", d.HostPath, err)
 		}
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			if err := addDevices(s, d); err != nil {
+				return err
+			}
+			continue
+		}
+		if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFCHR && kind != unix.S_IFBLK {
+			return fmt.Errorf("device %s: it is not a device", d.HostPath)
+		}
 		addDevice(s, d.ContainerPath, st, d.Permissions)
 	}
 	return nil
+}
+
+// maxDevicesBelow limits the devices of one directory, and maxDeviceDepth how deep they are.
+const maxDevicesBelow, maxDeviceDepth = 1000, 10
+
+// addDevices adds every device below a directory of the host, such as /dev/dri.
+func addDevices(s *specs.Spec, d runtime.Device) error {
+	before := len(s.Linux.Devices)
+	var walk func(host, inside string, depth int) error
+	walk = func(host, inside string, depth int) error {
+		entries, err := os.ReadDir(host)
+		if err != nil {
+			return fmt.Errorf("device %s: %w", d.HostPath, err)
+		}
+		for _, e := range entries {
+			path := filepath.Join(host, e.Name())
+			if e.IsDir() && depth < maxDeviceDepth {
+				if err := walk(path, filepath.Join(inside, e.Name()), depth+1); err != nil {
+					return err
+				}
+				continue
+			}
+			var st unix.Stat_t
+			if e.Type()&os.ModeDevice == 0 || unix.Lstat(path, &st) != nil {
+				continue
+			}
+			if len(s.Linux.Devices)-before == maxDevicesBelow {
+				return fmt.Errorf("device %s: there are more than %d devices below it", d.HostPath, maxDevicesBelow)
+			}
+			addDevice(s, filepath.Join(inside, e.Name()), st, d.Permissions)
+		}
+		return nil
+	}
+	return walk(d.HostPath, d.ContainerPath, 0)
 }
 
 func addDevice(s *specs.Spec, path string, st unix.Stat_t, access string) {

@@ -1,0 +1,245 @@
+// Package numa aligns what a pod gets of a machine, its processors, memory and devices, on the same NUMA nodes, as the kubelet's topology
+// manager does (KEP-693).
+//
+// Every provider says in Hints on which sets of NUMA nodes it could satisfy a request. Policy.Merge chooses the set that suits all of them, and
+// says whether the pod may run with it.
+package numa
+
+import (
+	"fmt"
+	"slices"
+
+	"k8s.io/kubernetes/pkg/kubelet/cm/topologymanager/bitmask"
+)
+
+// Hint is a set of NUMA nodes on which a request can be satisfied. Preferred means that no smaller set could be. A nil Nodes means any.
+type Hint struct {
+	Nodes     bitmask.BitMask
+	Preferred bool
+}
+
+// Hints are the hints of one provider by resource. A nil list means that the provider does not mind, an empty one that the request cannot be
+// satisfied.
+type Hints map[string][]Hint
+
+// The policies' names, which are those of the kubelet's topologyManagerPolicy.
+const (
+	None           = "none"
+	BestEffort     = "best-effort"
+	Restricted     = "restricted"
+	SingleNUMANode = "single-numa-node"
+)
+
+// The scopes' names, which are those of the kubelet's topologyManagerScope.
+const (
+	ScopeContainer = "container"
+	ScopePod       = "pod"
+)
+
+// maxNodes is how many NUMA nodes a machine may have for a policy other than none, because all sets of nodes are looked at. It is the
+// kubelet's default of the option max-allowable-numa-nodes.
+const maxNodes = 8
+
+// Policy merges hints.
+type Policy struct {
+	name      string
+	nodes     []int
+	distances [][]int // by position in nodes; nil unless the nearest nodes are preferred
+}
+
+// NewPolicy returns the policy of a name for a machine's NUMA nodes. distances, by position in nodes, are not nil if of two sets of one size
+// the one whose nodes are nearer to each other is taken (the option prefer-closest-numa-nodes).
+func NewPolicy(name string, nodes []int, distances [][]int) (*Policy, error) {
+	if !slices.Contains([]string{None, BestEffort, Restricted, SingleNUMANode}, name) {
+		return nil, fmt.Errorf("unknown topology manager policy %q: want %s, %s, %s or %s", name, None, BestEffort, Restricted, SingleNUMANode)
+	}
+	if name != None && len(nodes) > maxNodes {
+		return nil, fmt.Errorf("topology manager policy %q: this machine has %d NUMA nodes, and at most %d are supported", name, len(nodes), maxNodes)
+	}
+	return &Policy{name: name, nodes: nodes, distances: distances}, nil
+}
+
+// Aligns says whether the policy looks at hints at all.
+func (p *Policy) Aligns() bool { return p.name != None }
+
+// Merge returns the set of nodes that suits all providers best, and whether a pod is admitted with it.
+func (p *Policy) Merge(providers []Hints) (Hint, bool) {
+	if !p.Aligns() {
+		return Hint{}, true
+	}
+	all, _ := bitmask.NewBitMask(p.nodes...)
+	lists := listsOf(providers)
+	if p.name == SingleNUMANode {
+		lists = single(lists)
+	}
+	best := p.merge(all, lists)
+	switch p.name {
+	case BestEffort:
+		return best, true
+	case SingleNUMANode:
+		if best.Nodes.IsEqual(all) {
+			best = Hint{nil, best.Preferred} // no preference
+		}
+	}
+	return best, best.Preferred
+}
+
+// listsOf returns the hints for each resource of each provider.
+func listsOf(providers []Hints) [][]Hint {
+	var out [][]Hint
+	for _, hints := range providers {
+		if len(hints) == 0 {
+			out = append(out, []Hint{{nil, true}})
+		}
+		for _, list := range hints {
+			switch {
+			case list == nil:
+				out = append(out, []Hint{{nil, true}})
+			case len(list) == 0:
+				out = append(out, []Hint{{nil, false}})
+			default:
+				out = append(out, list)
+			}
+		}
+	}
+	return out
+}
+
+// single leaves only hints of one node, and those without a preference.
+func single(lists [][]Hint) [][]Hint {
+	var out [][]Hint
+	for _, list := range lists {
+		var kept []Hint
+		for _, h := range list {
+			if h.Nodes == nil && h.Preferred || h.Nodes != nil && h.Nodes.Count() == 1 && h.Preferred {
+				kept = append(kept, h)
+			}
+		}
+		out = append(out, kept)
+	}
+	return out
+}
+
+// merge tries every combination of one hint of each list.
+func (p *Policy) merge(all bitmask.BitMask, lists [][]Hint) Hint {
+	widest := widestOfNarrowest(lists)
+	var best *Hint
+	var visit func(i int, chosen []Hint)
+	visit = func(i int, chosen []Hint) {
+		if i < len(lists) {
+			for _, h := range lists[i] {
+				visit(i+1, append(chosen, h))
+			}
+			return
+		}
+		if merged := intersect(all, chosen); merged.Nodes.Count() > 0 && (best == nil || p.better(*best, merged, widest)) {
+			best = &merged
+		}
+	}
+	visit(0, nil)
+	if best == nil {
+		return Hint{all, false}
+	}
+	return *best
+}
+
+// intersect merges a combination. It is preferred if each of its hints is, and they are equal where they name nodes.
+func intersect(all bitmask.BitMask, chosen []Hint) Hint {
+	preferred := true
+	var sets []bitmask.BitMask
+	for _, h := range chosen {
+		set := h.Nodes
+		if set == nil {
+			set = all
+		}
+		sets = append(sets, set)
+		preferred = preferred && h.Preferred && (h.Nodes == nil || equalNamed(chosen, h.Nodes))
+	}
+	return Hint{bitmask.And(all, sets...), preferred}
+}
+
+func equalNamed(chosen []Hint, nodes bitmask.BitMask) bool {
+	for _, h := range chosen {
+		if h.Nodes != nil && !h.Nodes.IsEqual(nodes) {
+			return false
+		}
+	}
+	return true
+}
+
+// widestOfNarrowest returns how many nodes the request needs that needs most: a set of that size is the best of those that are not preferred.
+func widestOfNarrowest(lists [][]Hint) int {
+	widest := 0
+	for _, list := range lists {
+		var narrowest bitmask.BitMask
+		for _, h := range list {
+			if h.Nodes != nil && (narrowest == nil || h.Nodes.IsNarrowerThan(narrowest)) {
+				narrowest = h.Nodes
+			}
+		}
+		if narrowest != nil {
+			widest = max(widest, narrowest.Count())
+		}
+	}
+	return widest
+}
+
+// better says whether a candidate replaces the best hint so far.
+func (p *Policy) better(best, candidate Hint, widest int) bool {
+	if best.Preferred != candidate.Preferred {
+		return candidate.Preferred
+	}
+	if best.Preferred {
+		return p.fitter(best.Nodes, candidate.Nodes)
+	}
+	have, want := best.Nodes.Count(), candidate.Nodes.Count()
+	switch {
+	case have > widest:
+		return p.fitter(best.Nodes, candidate.Nodes)
+	case have == widest:
+		return want == widest && p.fitter(best.Nodes, candidate.Nodes)
+	case want > widest || want < have:
+		return false
+	case want == widest || want > have:
+		return true
+	}
+	return p.fitter(best.Nodes, candidate.Nodes)
+}
+
+// fitter says whether set b is to be taken rather than a: it has fewer nodes, or as many that are nearer to each other, or lower numbers.
+func (p *Policy) fitter(a, b bitmask.BitMask) bool {
+	if a.IsEqual(b) {
+		return false
+	}
+	if a.Count() == b.Count() && p.distances != nil && p.name != SingleNUMANode {
+		if da, db := p.distance(a), p.distance(b); da != db {
+			return db < da
+		}
+	}
+	return b.IsNarrowerThan(a)
+}
+
+// distance is the average distance between the nodes of a set.
+func (p *Policy) distance(set bitmask.BitMask) float64 {
+	sum, n := 0, 0
+	for i, from := range p.nodes {
+		for j, to := range p.nodes {
+			if set.IsSet(from) && set.IsSet(to) {
+				sum += p.distances[i][j]
+				n++
+			}
+		}
+	}
+	return float64(sum) / float64(max(n, 1))
+}
+
+// Subsets calls f for each set of some of these NUMA nodes.
+func Subsets(nodes []int, f func(bitmask.BitMask)) { bitmask.IterateBitMasks(nodes, f) }
+
+// Prefer marks the hints that have as few nodes as a request needs at least.
+func Prefer(hints []Hint, least int) []Hint {
+	for i := range hints {
+		hints[i].Preferred = hints[i].Nodes.Count() == least
+	}
+	return hints
+}
