@@ -6,9 +6,11 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/storage/ephemeral"
+	"k8s.io/dynamic-resource-allocation/resourceclaim"
 	"k8s.io/kubernetes/pkg/api/v1/persistentvolume"
 
 	"github.com/kontiki/kontiki/api/client"
@@ -18,6 +20,7 @@ import (
 
 // kinds are the kinds of objects that assignments contain.
 var kinds = []client.Object{&corev1.Pod{}, &corev1.Secret{}, &corev1.ConfigMap{}, &corev1.PersistentVolumeClaim{}, &corev1.PersistentVolume{},
+	&resourcev1.ResourceClaim{},
 	&corev1.Service{}, &discoveryv1.EndpointSlice{}, &corev1.Node{}, &certificatesv1.ClusterTrustBundle{}}
 
 // key identifies an object of an assignment.
@@ -214,6 +217,8 @@ func lookUp(v client.View, ref key) client.Object {
 		return got(client.Get[*corev1.ConfigMap](v, ref.namespace, ref.name))
 	case "persistentvolumeclaims":
 		return got(client.Get[*corev1.PersistentVolumeClaim](v, ref.namespace, ref.name))
+	case "resourceclaims":
+		return got(client.Get[*resourcev1.ResourceClaim](v, ref.namespace, ref.name))
 	case "persistentvolumes":
 		return got(client.Get[*corev1.PersistentVolume](v, "", ref.name))
 	}
@@ -244,6 +249,8 @@ func (a *assignment) apply(d *delta, events []client.Event) {
 			a.referenceChanged(d, key{"configmaps", obj.Namespace, obj.Name}, event)
 		case *corev1.PersistentVolumeClaim:
 			a.referenceChanged(d, key{"persistentvolumeclaims", obj.Namespace, obj.Name}, event)
+		case *resourcev1.ResourceClaim:
+			a.referenceChanged(d, key{"resourceclaims", obj.Namespace, obj.Name}, event)
 		case *corev1.PersistentVolume:
 			a.referenceChanged(d, key{"persistentvolumes", "", obj.Name}, event)
 			if event.New == nil {
@@ -331,6 +338,9 @@ func references(pod *corev1.Pod) []key {
 			seen[k] = true
 			out = append(out, k)
 		}
+	}
+	for name := range resourceclaim.PodClaims(pod) {
+		add("resourceclaims", name)
 	}
 	for _, ref := range pod.Spec.ImagePullSecrets {
 		add("secrets", ref.Name)

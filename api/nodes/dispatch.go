@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/internal/contain"
@@ -125,6 +126,8 @@ func (d *dispatcher) dispatch(events []client.Event) error {
 			d.pass(d.byName[key{"configmaps", obj.Namespace, obj.Name}], one)
 		case *corev1.PersistentVolumeClaim:
 			d.pass(d.byName[key{"persistentvolumeclaims", obj.Namespace, obj.Name}], one)
+		case *resourcev1.ResourceClaim:
+			d.pass(d.byName[key{"resourceclaims", obj.Namespace, obj.Name}], one)
 		case *corev1.PersistentVolume:
 			d.pass(d.byName[key{"persistentvolumes", "", obj.Name}], one)
 			node := localpath.NodeOf(obj.Annotations)

@@ -12,6 +12,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -40,6 +41,8 @@ var resources = map[string]func() wire.Message{
 
 	"persistentvolumeclaims": func() wire.Message { return &corev1.PersistentVolumeClaim{} },
 	"persistentvolumes":      func() wire.Message { return &corev1.PersistentVolume{} },
+
+	"resourceclaims": func() wire.Message { return &resourcev1.ResourceClaim{} },
 
 	"clustertrustbundles": func() wire.Message { return &certificatesv1.ClusterTrustBundle{} },
 }
@@ -203,7 +206,7 @@ func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 			c.objects[namespace] = true
 		}
 		switch k.resource {
-		case "secrets", "configmaps", "persistentvolumeclaims":
+		case "secrets", "configmaps", "persistentvolumeclaims", "resourceclaims":
 			usedIn(k.namespace)
 		case "persistentvolumes":
 			c.volumes = true

@@ -989,8 +989,8 @@ func (x *Welcome) GetLeaseMs() uint32 {
 	return 0
 }
 
-// Assignment has the objects that the worker needs: its pods; the Secrets, ConfigMaps and PersistentVolumeClaims that they use, and the
-// PersistentVolumes of these; the PersistentVolumes whose folders it has; the cluster's services, endpoint slices and nodes. A delta applies only to the version in from.
+// Assignment has the objects that the worker needs: its pods; the Secrets, ConfigMaps, PersistentVolumeClaims and ResourceClaims that they
+// use, and the PersistentVolumes of these; the PersistentVolumes whose folders it has; the cluster's services, endpoint slices and nodes. A delta applies only to the version in from.
 type Assignment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// from is the version to which this delta applies; 0 means a full set that replaces everything.
@@ -1833,6 +1833,95 @@ func (*ReportVolumeResponse) Descriptor() ([]byte, []int) {
 	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
+type RemoveResourceSlicesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// driver is the driver that has gone, "" for all that are not in keep.
+	Driver        string   `protobuf:"bytes,1,opt,name=driver,proto3" json:"driver,omitempty"`
+	Keep          []string `protobuf:"bytes,2,rep,name=keep,proto3" json:"keep,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveResourceSlicesRequest) Reset() {
+	*x = RemoveResourceSlicesRequest{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveResourceSlicesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveResourceSlicesRequest) ProtoMessage() {}
+
+func (x *RemoveResourceSlicesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveResourceSlicesRequest.ProtoReflect.Descriptor instead.
+func (*RemoveResourceSlicesRequest) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RemoveResourceSlicesRequest) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *RemoveResourceSlicesRequest) GetKeep() []string {
+	if x != nil {
+		return x.Keep
+	}
+	return nil
+}
+
+type RemoveResourceSlicesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveResourceSlicesResponse) Reset() {
+	*x = RemoveResourceSlicesResponse{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveResourceSlicesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveResourceSlicesResponse) ProtoMessage() {}
+
+func (x *RemoveResourceSlicesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveResourceSlicesResponse.ProtoReflect.Descriptor instead.
+func (*RemoveResourceSlicesResponse) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{25}
+}
+
 var File_kontiki_node_v1_node_proto protoreflect.FileDescriptor
 
 const file_kontiki_node_v1_node_proto_rawDesc = "" +
@@ -1969,14 +2058,19 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"STATE_MADE\x10\x01\x12\x11\n" +
 	"\rSTATE_REMOVED\x10\x02\"\x16\n" +
-	"\x14ReportVolumeResponse2\xd3\x03\n" +
+	"\x14ReportVolumeResponse\"I\n" +
+	"\x1bRemoveResourceSlicesRequest\x12\x16\n" +
+	"\x06driver\x18\x01 \x01(\tR\x06driver\x12\x12\n" +
+	"\x04keep\x18\x02 \x03(\tR\x04keep\"\x1e\n" +
+	"\x1cRemoveResourceSlicesResponse2\xc8\x04\n" +
 	"\vNodeService\x12P\n" +
 	"\aSession\x12\x1f.kontiki.node.v1.SessionRequest\x1a .kontiki.node.v1.SessionResponse(\x010\x01\x12X\n" +
 	"\vCreateToken\x12#.kontiki.node.v1.CreateTokenRequest\x1a$.kontiki.node.v1.CreateTokenResponse\x12U\n" +
 	"\n" +
 	"CertifyPod\x12\".kontiki.node.v1.CertifyPodRequest\x1a#.kontiki.node.v1.CertifyPodResponse\x12d\n" +
 	"\x0fAuthorizeCaller\x12'.kontiki.node.v1.AuthorizeCallerRequest\x1a(.kontiki.node.v1.AuthorizeCallerResponse\x12[\n" +
-	"\fReportVolume\x12$.kontiki.node.v1.ReportVolumeRequest\x1a%.kontiki.node.v1.ReportVolumeResponseB9Z7github.com/kontiki/kontiki/proto/kontiki/node/v1;nodev1b\x06proto3"
+	"\fReportVolume\x12$.kontiki.node.v1.ReportVolumeRequest\x1a%.kontiki.node.v1.ReportVolumeResponse\x12s\n" +
+	"\x14RemoveResourceSlices\x12,.kontiki.node.v1.RemoveResourceSlicesRequest\x1a-.kontiki.node.v1.RemoveResourceSlicesResponseB9Z7github.com/kontiki/kontiki/proto/kontiki/node/v1;nodev1b\x06proto3"
 
 var (
 	file_kontiki_node_v1_node_proto_rawDescOnce sync.Once
@@ -1991,34 +2085,36 @@ func file_kontiki_node_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_kontiki_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_kontiki_node_v1_node_proto_goTypes = []any{
-	(CertifyPodResponse_Decision)(0), // 0: kontiki.node.v1.CertifyPodResponse.Decision
-	(ReportVolumeRequest_State)(0),   // 1: kontiki.node.v1.ReportVolumeRequest.State
-	(*SessionRequest)(nil),           // 2: kontiki.node.v1.SessionRequest
-	(*Hello)(nil),                    // 3: kontiki.node.v1.Hello
-	(*Known)(nil),                    // 4: kontiki.node.v1.Known
-	(*Answer)(nil),                   // 5: kontiki.node.v1.Answer
-	(*LeaseRequest)(nil),             // 6: kontiki.node.v1.LeaseRequest
-	(*LeaseGrant)(nil),               // 7: kontiki.node.v1.LeaseGrant
-	(*StatusBatch)(nil),              // 8: kontiki.node.v1.StatusBatch
-	(*PodStatus)(nil),                // 9: kontiki.node.v1.PodStatus
-	(*SessionResponse)(nil),          // 10: kontiki.node.v1.SessionResponse
-	(*Move)(nil),                     // 11: kontiki.node.v1.Move
-	(*Beat)(nil),                     // 12: kontiki.node.v1.Beat
-	(*Welcome)(nil),                  // 13: kontiki.node.v1.Welcome
-	(*Assignment)(nil),               // 14: kontiki.node.v1.Assignment
-	(*ObjectKey)(nil),                // 15: kontiki.node.v1.ObjectKey
-	(*Object)(nil),                   // 16: kontiki.node.v1.Object
-	(*StatusResult)(nil),             // 17: kontiki.node.v1.StatusResult
-	(*AuthorizeCallerRequest)(nil),   // 18: kontiki.node.v1.AuthorizeCallerRequest
-	(*AuthorizeCallerResponse)(nil),  // 19: kontiki.node.v1.AuthorizeCallerResponse
-	(*CreateTokenRequest)(nil),       // 20: kontiki.node.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 21: kontiki.node.v1.CreateTokenResponse
-	(*CertifyPodRequest)(nil),        // 22: kontiki.node.v1.CertifyPodRequest
-	(*CertifyPodResponse)(nil),       // 23: kontiki.node.v1.CertifyPodResponse
-	(*ReportVolumeRequest)(nil),      // 24: kontiki.node.v1.ReportVolumeRequest
-	(*ReportVolumeResponse)(nil),     // 25: kontiki.node.v1.ReportVolumeResponse
+	(CertifyPodResponse_Decision)(0),     // 0: kontiki.node.v1.CertifyPodResponse.Decision
+	(ReportVolumeRequest_State)(0),       // 1: kontiki.node.v1.ReportVolumeRequest.State
+	(*SessionRequest)(nil),               // 2: kontiki.node.v1.SessionRequest
+	(*Hello)(nil),                        // 3: kontiki.node.v1.Hello
+	(*Known)(nil),                        // 4: kontiki.node.v1.Known
+	(*Answer)(nil),                       // 5: kontiki.node.v1.Answer
+	(*LeaseRequest)(nil),                 // 6: kontiki.node.v1.LeaseRequest
+	(*LeaseGrant)(nil),                   // 7: kontiki.node.v1.LeaseGrant
+	(*StatusBatch)(nil),                  // 8: kontiki.node.v1.StatusBatch
+	(*PodStatus)(nil),                    // 9: kontiki.node.v1.PodStatus
+	(*SessionResponse)(nil),              // 10: kontiki.node.v1.SessionResponse
+	(*Move)(nil),                         // 11: kontiki.node.v1.Move
+	(*Beat)(nil),                         // 12: kontiki.node.v1.Beat
+	(*Welcome)(nil),                      // 13: kontiki.node.v1.Welcome
+	(*Assignment)(nil),                   // 14: kontiki.node.v1.Assignment
+	(*ObjectKey)(nil),                    // 15: kontiki.node.v1.ObjectKey
+	(*Object)(nil),                       // 16: kontiki.node.v1.Object
+	(*StatusResult)(nil),                 // 17: kontiki.node.v1.StatusResult
+	(*AuthorizeCallerRequest)(nil),       // 18: kontiki.node.v1.AuthorizeCallerRequest
+	(*AuthorizeCallerResponse)(nil),      // 19: kontiki.node.v1.AuthorizeCallerResponse
+	(*CreateTokenRequest)(nil),           // 20: kontiki.node.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),          // 21: kontiki.node.v1.CreateTokenResponse
+	(*CertifyPodRequest)(nil),            // 22: kontiki.node.v1.CertifyPodRequest
+	(*CertifyPodResponse)(nil),           // 23: kontiki.node.v1.CertifyPodResponse
+	(*ReportVolumeRequest)(nil),          // 24: kontiki.node.v1.ReportVolumeRequest
+	(*ReportVolumeResponse)(nil),         // 25: kontiki.node.v1.ReportVolumeResponse
+	(*RemoveResourceSlicesRequest)(nil),  // 26: kontiki.node.v1.RemoveResourceSlicesRequest
+	(*RemoveResourceSlicesResponse)(nil), // 27: kontiki.node.v1.RemoveResourceSlicesResponse
 }
 var file_kontiki_node_v1_node_proto_depIdxs = []int32{
 	3,  // 0: kontiki.node.v1.SessionRequest.hello:type_name -> kontiki.node.v1.Hello
@@ -2043,13 +2139,15 @@ var file_kontiki_node_v1_node_proto_depIdxs = []int32{
 	22, // 19: kontiki.node.v1.NodeService.CertifyPod:input_type -> kontiki.node.v1.CertifyPodRequest
 	18, // 20: kontiki.node.v1.NodeService.AuthorizeCaller:input_type -> kontiki.node.v1.AuthorizeCallerRequest
 	24, // 21: kontiki.node.v1.NodeService.ReportVolume:input_type -> kontiki.node.v1.ReportVolumeRequest
-	10, // 22: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
-	21, // 23: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
-	23, // 24: kontiki.node.v1.NodeService.CertifyPod:output_type -> kontiki.node.v1.CertifyPodResponse
-	19, // 25: kontiki.node.v1.NodeService.AuthorizeCaller:output_type -> kontiki.node.v1.AuthorizeCallerResponse
-	25, // 26: kontiki.node.v1.NodeService.ReportVolume:output_type -> kontiki.node.v1.ReportVolumeResponse
-	22, // [22:27] is the sub-list for method output_type
-	17, // [17:22] is the sub-list for method input_type
+	26, // 22: kontiki.node.v1.NodeService.RemoveResourceSlices:input_type -> kontiki.node.v1.RemoveResourceSlicesRequest
+	10, // 23: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
+	21, // 24: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
+	23, // 25: kontiki.node.v1.NodeService.CertifyPod:output_type -> kontiki.node.v1.CertifyPodResponse
+	19, // 26: kontiki.node.v1.NodeService.AuthorizeCaller:output_type -> kontiki.node.v1.AuthorizeCallerResponse
+	25, // 27: kontiki.node.v1.NodeService.ReportVolume:output_type -> kontiki.node.v1.ReportVolumeResponse
+	27, // 28: kontiki.node.v1.NodeService.RemoveResourceSlices:output_type -> kontiki.node.v1.RemoveResourceSlicesResponse
+	23, // [23:29] is the sub-list for method output_type
+	17, // [17:23] is the sub-list for method input_type
 	17, // [17:17] is the sub-list for extension type_name
 	17, // [17:17] is the sub-list for extension extendee
 	0,  // [0:17] is the sub-list for field type_name
@@ -2080,7 +2178,7 @@ func file_kontiki_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kontiki_node_v1_node_proto_rawDesc), len(file_kontiki_node_v1_node_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,11 +22,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	NodeService_Session_FullMethodName         = "/kontiki.node.v1.NodeService/Session"
-	NodeService_CreateToken_FullMethodName     = "/kontiki.node.v1.NodeService/CreateToken"
-	NodeService_CertifyPod_FullMethodName      = "/kontiki.node.v1.NodeService/CertifyPod"
-	NodeService_AuthorizeCaller_FullMethodName = "/kontiki.node.v1.NodeService/AuthorizeCaller"
-	NodeService_ReportVolume_FullMethodName    = "/kontiki.node.v1.NodeService/ReportVolume"
+	NodeService_Session_FullMethodName              = "/kontiki.node.v1.NodeService/Session"
+	NodeService_CreateToken_FullMethodName          = "/kontiki.node.v1.NodeService/CreateToken"
+	NodeService_CertifyPod_FullMethodName           = "/kontiki.node.v1.NodeService/CertifyPod"
+	NodeService_AuthorizeCaller_FullMethodName      = "/kontiki.node.v1.NodeService/AuthorizeCaller"
+	NodeService_ReportVolume_FullMethodName         = "/kontiki.node.v1.NodeService/ReportVolume"
+	NodeService_RemoveResourceSlices_FullMethodName = "/kontiki.node.v1.NodeService/RemoveResourceSlices"
 )
 
 // NodeServiceClient is the client API for NodeService service.
@@ -49,6 +50,8 @@ type NodeServiceClient interface {
 	AuthorizeCaller(ctx context.Context, in *AuthorizeCallerRequest, opts ...grpc.CallOption) (*AuthorizeCallerResponse, error)
 	// ReportVolume says what the calling node has done with the folder of one of its local-path volumes. It responds when that is stored.
 	ReportVolume(ctx context.Context, in *ReportVolumeRequest, opts ...grpc.CallOption) (*ReportVolumeResponse, error)
+	// RemoveResourceSlices removes the ResourceSlices of the calling node whose driver has gone from it.
+	RemoveResourceSlices(ctx context.Context, in *RemoveResourceSlicesRequest, opts ...grpc.CallOption) (*RemoveResourceSlicesResponse, error)
 }
 
 type nodeServiceClient struct {
@@ -112,6 +115,16 @@ func (c *nodeServiceClient) ReportVolume(ctx context.Context, in *ReportVolumeRe
 	return out, nil
 }
 
+func (c *nodeServiceClient) RemoveResourceSlices(ctx context.Context, in *RemoveResourceSlicesRequest, opts ...grpc.CallOption) (*RemoveResourceSlicesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveResourceSlicesResponse)
+	err := c.cc.Invoke(ctx, NodeService_RemoveResourceSlices_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServiceServer is the server API for NodeService service.
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
@@ -132,6 +145,8 @@ type NodeServiceServer interface {
 	AuthorizeCaller(context.Context, *AuthorizeCallerRequest) (*AuthorizeCallerResponse, error)
 	// ReportVolume says what the calling node has done with the folder of one of its local-path volumes. It responds when that is stored.
 	ReportVolume(context.Context, *ReportVolumeRequest) (*ReportVolumeResponse, error)
+	// RemoveResourceSlices removes the ResourceSlices of the calling node whose driver has gone from it.
+	RemoveResourceSlices(context.Context, *RemoveResourceSlicesRequest) (*RemoveResourceSlicesResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
 }
 
@@ -156,6 +171,9 @@ func (UnimplementedNodeServiceServer) AuthorizeCaller(context.Context, *Authoriz
 }
 func (UnimplementedNodeServiceServer) ReportVolume(context.Context, *ReportVolumeRequest) (*ReportVolumeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReportVolume not implemented")
+}
+func (UnimplementedNodeServiceServer) RemoveResourceSlices(context.Context, *RemoveResourceSlicesRequest) (*RemoveResourceSlicesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveResourceSlices not implemented")
 }
 func (UnimplementedNodeServiceServer) mustEmbedUnimplementedNodeServiceServer() {}
 func (UnimplementedNodeServiceServer) testEmbeddedByValue()                     {}
@@ -257,6 +275,24 @@ func _NodeService_ReportVolume_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_RemoveResourceSlices_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveResourceSlicesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).RemoveResourceSlices(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_RemoveResourceSlices_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).RemoveResourceSlices(ctx, req.(*RemoveResourceSlicesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NodeService_ServiceDesc is the grpc.ServiceDesc for NodeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -279,6 +315,10 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReportVolume",
 			Handler:    _NodeService_ReportVolume_Handler,
+		},
+		{
+			MethodName: "RemoveResourceSlices",
+			Handler:    _NodeService_RemoveResourceSlices_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
