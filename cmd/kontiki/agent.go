@@ -26,6 +26,7 @@ import (
 	"github.com/kontiki/kontiki/node/credentials"
 	"github.com/kontiki/kontiki/node/dns"
 	"github.com/kontiki/kontiki/node/guard"
+	"github.com/kontiki/kontiki/node/kubeletroot"
 	"github.com/kontiki/kontiki/node/netapi"
 	"github.com/kontiki/kontiki/node/network"
 	"github.com/kontiki/kontiki/node/pods"
@@ -46,7 +47,7 @@ type agentOptions struct {
 	cgroupParent                     string
 	nodeLabels                       map[string]string
 	maxPods                          int
-	podLogs                          string
+	podLogs, kubeletRoot             string
 	unsafeSysctls                    []string
 	registries                       string
 	parallelPulls                    int
@@ -62,6 +63,7 @@ func (o *agentOptions) flags(f *pflag.FlagSet) {
 	f.StringToStringVar(&o.nodeLabels, "node-labels", nil, "labels to give the node")
 	f.IntVar(&o.maxPods, "max-pods", 110, "how many pods may run on this node")
 	f.StringVar(&o.podLogs, "pod-logs-dir", "/var/log/pods", "the directory of containers' logs; links to them are in the directory containers beside it")
+	f.StringVar(&o.kubeletRoot, "kubelet-root", kubeletroot.Default, "the directory of pods' volumes and of vendors' plugins, which pods see as "+kubeletroot.Default)
 	f.StringVar(&o.registries, "registry-config-dir", "/etc/containerd/certs.d", "the directory that has, for each registry, a directory with its hosts.toml: mirrors, certificates, plain HTTP")
 	f.StringVar(&o.credentialConfig, "image-credential-provider-config", "", "the configuration of the programs that have credentials for registries (CredentialProviderConfig)")
 	f.StringVar(&o.credentialDir, "image-credential-provider-bin-dir", "", "the directory of these programs")
@@ -202,6 +204,10 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	if err != nil {
 		return nil, err
 	}
+	kubelet, err := kubeletroot.New(o.kubeletRoot)
+	if err != nil {
+		return nil, err
+	}
 	registries, err := credentials.Load(o.credentialConfig, o.credentialDir)
 	if err != nil {
 		return nil, err
@@ -230,7 +236,7 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	}
 	w.agent, err = agent.New(agent.Config{
 		NodeName: place.name, NodeIP: netip.MustParseAddr(place.nodeIP), StateDir: filepath.Join(place.dataDir, "agent"),
-		LogDir: o.podLogs, Pulls: o.parallelPulls, NodeCredentials: registries.Of, Eviction: thresholds, ImageGC: o.imageGC, AllowedUnsafeSysctls: o.unsafeSysctls, Runtime: w.runtime, Network: w.network, ServiceConsumers: []agent.ServiceConsumer{w.proxy, w.dns},
+		Kubelet: kubelet, LogDir: o.podLogs, Pulls: o.parallelPulls, NodeCredentials: registries.Of, Eviction: thresholds, ImageGC: o.imageGC, AllowedUnsafeSysctls: o.unsafeSysctls, Runtime: w.runtime, Network: w.network, ServiceConsumers: []agent.ServiceConsumer{w.proxy, w.dns},
 		Guard:   &guard.Guard{Command: []string{self, early.GuardCommand}, Socket: filepath.Join(place.dataDir, "guard.sock"), CgroupParent: o.cgroupParent},
 		Masters: identity.Masters(), Dial: dialMaster(identity), Labels: o.nodeLabels, Port: kubeletPort, MaxPods: o.maxPods, Version: gitVersion,
 	})

@@ -137,6 +137,7 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"max-mutating-requests-inflight":           {"30", func(w wired) any { return w.api.maxMutatingInflight }},
 		"request-timeout":                          {"21s", func(w wired) any { return w.api.requestTimeout }},
 		"pod-logs-dir":                             {"/srv/logs", func(w wired) any { return w.agent.podLogs }},
+		"kubelet-root":                             {"/srv/kubelet", func(w wired) any { return w.agent.kubeletRoot }},
 		"allowed-unsafe-sysctls":                   {"net.core.somaxconn", func(w wired) any { return strings.Join(w.agent.unsafeSysctls, ",") }},
 		"registry-config-dir":                      {"/srv/certs.d", func(w wired) any { return w.agent.registries }},
 		"image-credential-provider-config":         {"/etc/credentials", func(w wired) any { return w.agent.credentialConfig }},

@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kontiki/kontiki/node/kubeletroot"
+	"github.com/kontiki/kontiki/node/plugins"
 	"github.com/kontiki/kontiki/node/pods"
 	"github.com/kontiki/kontiki/node/runtime"
 	"github.com/kontiki/kontiki/node/volume"
@@ -28,6 +30,9 @@ type Config struct {
 	NodeIP   netip.Addr
 	// StateDir has everything that survives a restart: assignments, pods' volumes and files.
 	StateDir string
+	// Kubelet is the kubelet's folder, in which pods' volumes and the sockets of plugins are; nil for none: then pods' volumes are in StateDir, and
+	// no plugins are looked for.
+	Kubelet *kubeletroot.Root
 	// LogDir is the directory of containers' logs, "" for /var/log/pods. Links to them, under the names that log collectors expect,
 	// are in the directory "containers" beside it.
 	LogDir string
@@ -79,6 +84,8 @@ type Agent struct {
 	out     *reporter
 	node    *nodeStatus
 	fence   *fence
+	// plugins has the handler of each type of plugin that registers in the kubelet's folder.
+	plugins map[string]plugins.Handler
 
 	mu      sync.Mutex
 	conn    nodev1.NodeServiceClient // the client of the present session, nil if there is none
@@ -109,19 +116,26 @@ func New(c Config) (*Agent, error) {
 	if err := errors.Join(os.MkdirAll(c.StateDir, 0o700), os.Chmod(c.StateDir, 0o700)); err != nil {
 		return nil, err
 	}
-	a := &Agent{c: c, out: newReporter(c.NodeName), changed: make(chan struct{}, 1)}
+	podDir := filepath.Join(c.StateDir, "pods")
+	if c.Kubelet != nil {
+		if err := c.Kubelet.Prepare(podDir); err != nil {
+			return nil, err
+		}
+		podDir = c.Kubelet.Pods()
+	}
+	a := &Agent{c: c, out: newReporter(c.NodeName), changed: make(chan struct{}, 1), plugins: map[string]plugins.Handler{}}
 	var err error
 	if a.store, a.welcome, err = openStore(filepath.Join(c.StateDir, "assignments"), c.NodeName, c.Decoded); err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
 	a.node = newNodeStatus(c)
 	a.fence = newFence(c.Guard, a.needsLease)
-	a.volumes = volume.New(volume.Config{RootDir: filepath.Join(c.StateDir, "pods"), Objects: a.store, Token: a.createToken, Certify: a.certifyPod,
+	a.volumes = volume.New(volume.Config{RootDir: podDir, DeviceRoot: filepath.Join(c.StateDir, "pods-devices"), Kubelet: c.Kubelet, Objects: a.store, Token: a.createToken, Certify: a.certifyPod,
 		Node: a.node.current, Labels: a.labels, NodeName: c.NodeName, FolderRoot: c.folderRoot(), ReportVolume: a.reportVolume})
 	a.pods = pods.New(pods.Config{
 		NodeName: c.NodeName, NodeIP: c.NodeIP, Runtime: c.Runtime, Network: c.Network, Volumes: a.volumes, Objects: a.store, Sink: a.out,
 		Hold: a.fence.holds, DNS: a.dns, Node: a.node.current, ClusterNode: a.clusterNode, AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,
-		RootDir: filepath.Join(c.StateDir, "pods"), LogDir: c.LogDir, LogLinkDir: filepath.Join(filepath.Dir(c.LogDir), "containers"),
+		RootDir: podDir, Seccomp: c.hostFolder("/var/lib/kubelet/seccomp"), LogDir: c.LogDir, LogLinkDir: filepath.Join(filepath.Dir(c.LogDir), "containers"),
 		PullDir: filepath.Join(c.StateDir, "images"), Pulls: c.Pulls, NodeCredentials: c.NodeCredentials,
 		Rooms: a.rooms(), Eviction: c.Eviction, ImageGC: c.ImageGC,
 	})
@@ -139,6 +153,14 @@ func (a *Agent) Node() *corev1.Node { return a.node.current() }
 
 // clusterNode returns the Node object as the cluster has it, nil if that is not known.
 func (a *Agent) clusterNode() *corev1.Node { return a.store.clusterNode() }
+
+// hostFolder returns where a folder of the host is that pods and documentation name.
+func (c *Config) hostFolder(path string) string {
+	if c.Kubelet == nil {
+		return path
+	}
+	return c.Kubelet.Real(path)
+}
 
 // folderRoot returns the folder with the folders of the node's volumes.
 func (c *Config) folderRoot() string {
@@ -174,6 +196,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.volumes.Run(ctx) })
 	g.Go(func() error { return a.volumes.RunFolders(ctx) })
 	g.Go(func() error { return a.sessions(ctx) })
+	if a.c.Kubelet != nil {
+		g.Go(func() error { return plugins.NewWatcher(a.c.Kubelet, a.plugins).Run(ctx) })
+	}
 	g.Go(func() error { return a.follow(ctx) })
 	g.Go(func() error { return a.watchNode(ctx) })
 	g.Go(func() error { return a.fence.run(ctx, a.knownPods) })

@@ -95,7 +95,7 @@ func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runti
 	s := &node.Status
 	s.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: n.c.NodeIP.String()}, {Type: corev1.NodeHostName, Address: hostname}}
 	mem := memInfo()
-	disk := diskOf(n.c.StateDir)
+	disk := diskOf(n.c.nodefs())
 	s.Capacity = corev1.ResourceList{
 		corev1.ResourceCPU:              *resource.NewQuantity(int64(goruntime.NumCPU()), resource.DecimalSI),
 		corev1.ResourceMemory:           *resource.NewQuantity(int64(mem["MemTotal"]), resource.BinarySI),

@@ -7,6 +7,14 @@ import (
 	"github.com/kontiki/kontiki/node/pods"
 )
 
+// nodefs returns a folder of the file system with the pods' volumes.
+func (c *Config) nodefs() string {
+	if c.Kubelet != nil {
+		return c.Kubelet.Dir()
+	}
+	return c.StateDir
+}
+
 // rooms returns a function that says how much of each signal is available on the machine, nil for a simulated node.
 func (a *Agent) rooms() func(context.Context) map[pods.Signal]pods.Room {
 	if a.c.Capacity != nil {
@@ -25,7 +33,7 @@ func (a *Agent) rooms() func(context.Context) map[pods.Signal]pods.Room {
 				}
 			}
 		}
-		disk("nodefs", a.c.StateDir)
+		disk("nodefs", a.c.nodefs())
 		mu.Lock()
 		defer mu.Unlock()
 		if imageRoot == "" {

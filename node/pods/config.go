@@ -98,6 +98,8 @@ type Config struct {
 	// RootDir has a directory for each pod that was admitted; LogDir is /var/log/pods.
 	RootDir string
 	LogDir  string
+	// Seccomp is the folder with the seccomp profiles of type Localhost; "" means /var/lib/kubelet/seccomp.
+	Seccomp string
 	// LogLinkDir is /var/log/containers, where log collectors look; "" means no links.
 	LogLinkDir string
 	// Rooms returns what is available of each signal on the node; nil means that the node is not guarded: nothing is evicted, and no

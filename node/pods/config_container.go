@@ -99,7 +99,7 @@ func (w *worker) containerConfig(pod *corev1.Pod, c *corev1.Container, o observe
 		}
 		return out
 	}
-	security, err := securityOf(pod, c)
+	security, err := securityOf(pod, c, w.m.c.Seccomp)
 	if err != nil {
 		return runtime.ContainerConfig{}, err
 	}
@@ -243,8 +243,9 @@ func (w *worker) devices(pod *corev1.Pod, c *corev1.Container) ([]runtime.Device
 	return out, nil
 }
 
-// securityOf merges the pod's and the container's security contexts: the container's fields take precedence.
-func securityOf(pod *corev1.Pod, c *corev1.Container) (runtime.Security, error) {
+// securityOf merges the pod's and the container's security contexts: the container's fields take precedence. profiles is the folder with the
+// seccomp profiles of type Localhost.
+func securityOf(pod *corev1.Pod, c *corev1.Container, profiles string) (runtime.Security, error) {
 	var s runtime.Security
 	s.Seccomp = "unconfined"
 	if p := pod.Spec.SecurityContext; p != nil {
@@ -257,7 +258,7 @@ func securityOf(pod *corev1.Pod, c *corev1.Container) (runtime.Security, error) 
 		if p.SupplementalGroupsPolicy != nil && *p.SupplementalGroupsPolicy == corev1.SupplementalGroupsPolicyStrict {
 			s.StrictGroups = true
 		}
-		if err := confine(&s, p.SeccompProfile, p.AppArmorProfile); err != nil {
+		if err := confine(&s, p.SeccompProfile, p.AppArmorProfile, profiles); err != nil {
 			return s, err
 		}
 	}
@@ -282,7 +283,7 @@ func securityOf(pod *corev1.Pod, c *corev1.Container) (runtime.Security, error) 
 		}
 		s.ReadOnlyRootfs = p.ReadOnlyRootFilesystem != nil && *p.ReadOnlyRootFilesystem
 		s.NoNewPrivileges = p.AllowPrivilegeEscalation != nil && !*p.AllowPrivilegeEscalation
-		if err := confine(&s, p.SeccompProfile, p.AppArmorProfile); err != nil {
+		if err := confine(&s, p.SeccompProfile, p.AppArmorProfile, profiles); err != nil {
 			return s, err
 		}
 	}
@@ -294,7 +295,7 @@ func securityOf(pod *corev1.Pod, c *corev1.Container) (runtime.Security, error) 
 }
 
 // confine sets the given seccomp and AppArmor profiles.
-func confine(s *runtime.Security, seccomp *corev1.SeccompProfile, apparmor *corev1.AppArmorProfile) error {
+func confine(s *runtime.Security, seccomp *corev1.SeccompProfile, apparmor *corev1.AppArmorProfile, profiles string) error {
 	if seccomp != nil {
 		switch seccomp.Type {
 		case corev1.SeccompProfileTypeRuntimeDefault:
@@ -305,7 +306,7 @@ func confine(s *runtime.Security, seccomp *corev1.SeccompProfile, apparmor *core
 			if seccomp.LocalhostProfile == nil || *seccomp.LocalhostProfile == "" {
 				return fmt.Errorf("localhostProfile must be set if seccompProfile type is Localhost.")
 			}
-			s.Seccomp = "localhost/" + filepath.Join("/var/lib/kubelet/seccomp", filepath.Clean("/"+*seccomp.LocalhostProfile))
+			s.Seccomp = "localhost/" + filepath.Join(profiles, filepath.Clean("/"+*seccomp.LocalhostProfile))
 		}
 	}
 	if apparmor != nil {

@@ -49,6 +49,9 @@ func New(c Config) *Manager {
 	if c.Starts == 0 {
 		c.Starts = 4
 	}
+	if c.Seccomp == "" {
+		c.Seccomp = "/var/lib/kubelet/seccomp"
+	}
 	if c.Pulls == 0 {
 		c.Pulls = 5
 	}

@@ -75,6 +75,24 @@ func TestLocalVolumesOutliveTheirPods(t *testing.T) {
 	}
 }
 
+// TestVolumesOfMovedPodsAreUnmounted: the folder of all pods was moved, as it is when an agent gets a kubelet's folder.
+func TestVolumesOfMovedPodsAreUnmounted(t *testing.T) {
+	disk, top := t.TempDir(), t.TempDir()
+	s, pod := claimed(local(disk))
+	dir := setup(t, New(Config{RootDir: filepath.Join(top, "old", "pods"), Objects: s}), pod)
+	if err := os.Rename(filepath.Join(top, "old"), filepath.Join(top, "new")); err != nil {
+		t.Fatal(err)
+	}
+	m := New(Config{RootDir: filepath.Join(top, "new", "pods"), Objects: s})
+	if again := setup(t, m, pod); again != strings.Replace(dir, "/old/", "/new/", 1) || len(mountsBelow(top)) != 1 {
+		t.Errorf("it was at %s and is at %s; mounts: %v", dir, again, mountsBelow(top))
+	}
+	tearDown(t, m, "uid")
+	if left := mountsBelow(top); len(left) > 0 {
+		t.Errorf("%v are still mounted", left)
+	}
+}
+
 // TestAnotherProcessUnmounts: the state file is enough, the pod and its objects are gone.
 func TestAnotherProcessUnmounts(t *testing.T) {
 	disk := t.TempDir()
@@ -258,7 +276,7 @@ func TestTheFileSystemOfADevice(t *testing.T) {
 			t.Error("the pods see different file systems")
 		}
 		tearDown(t, m, "uid")
-		if read(t, filepath.Join(other, "f")) != "kept" || !mounted(filepath.Join(m.deviceRoot(), "pv")) {
+		if read(t, filepath.Join(other, "f")) != "kept" || !mounted(filepath.Join(m.c.DeviceRoot, "pv")) {
 			t.Error("the file system was unmounted too early")
 		}
 		tearDown(t, New(Config{RootDir: m.c.RootDir, Objects: &shelf{}}), "second")

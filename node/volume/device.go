@@ -19,9 +19,6 @@ import (
 // The file system on the device of a local volume is mounted once, in a folder of the agent, and its root is bind-mounted for each pod that uses
 // the volume. When no pod has a state with the volume any more, it is unmounted.
 
-// deviceRoot has a folder for each volume that is such a file system. It is beside the pods' folders, which have the pods' names.
-func (m *Manager) deviceRoot() string { return m.c.RootDir + "-devices" }
-
 // deviceLock serializes mounting and unmounting of a volume's device.
 func (m *Manager) deviceLock(volume string) *sync.Mutex {
 	lock, _ := m.devices.LoadOrStore(volume, &sync.Mutex{})
@@ -34,7 +31,7 @@ func (m *Manager) mountDevice(pv *corev1.PersistentVolume, options []string) (st
 	lock := m.deviceLock(pv.Name)
 	lock.Lock()
 	defer lock.Unlock()
-	dir := filepath.Join(m.deviceRoot(), pv.Name)
+	dir := filepath.Join(m.c.DeviceRoot, pv.Name)
 	if mounted(dir) {
 		return dir, nil
 	}
@@ -50,7 +47,7 @@ func (m *Manager) mountDevice(pv *corev1.PersistentVolume, options []string) (st
 
 // releaseDevices unmounts the file systems that no pod uses.
 func (m *Manager) releaseDevices(ctx context.Context) error {
-	entries, err := os.ReadDir(m.deviceRoot())
+	entries, err := os.ReadDir(m.c.DeviceRoot)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -65,7 +62,7 @@ func (m *Manager) releaseDevice(ctx context.Context, volume string) error {
 	lock := m.deviceLock(volume)
 	lock.Lock()
 	defer lock.Unlock()
-	dir := filepath.Join(m.deviceRoot(), volume)
+	dir := filepath.Join(m.c.DeviceRoot, volume)
 	if _, err := os.Lstat(dir); err != nil || m.usedBy(volume, "") > 0 {
 		return nil
 	}

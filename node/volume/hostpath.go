@@ -10,8 +10,12 @@ import (
 )
 
 // mountHostPath returns the path of a host's folder, file or device.
-func mountHostPath(_ context.Context, r *request) (string, error) {
-	path, err := hostPath(r.hostPath())
+func (m *Manager) mountHostPath(_ context.Context, r *request) (string, error) {
+	s := *r.hostPath()
+	if m.c.Kubelet != nil {
+		s.Path = m.c.Kubelet.Real(s.Path)
+	}
+	path, err := hostPath(&s)
 	if err == nil && r.block {
 		err = blockDevice(path)
 	}

@@ -61,8 +61,8 @@ func (m *Manager) table() []plugin {
 		{name: "downward-api", supports: inline(func(v *corev1.VolumeSource) bool { return v.DownwardAPI != nil }), mount: m.project(downwardFiles)},
 		{name: "projected", supports: inline(func(v *corev1.VolumeSource) bool { return v.Projected != nil }), mount: m.project(projectedFiles)},
 		{name: "image", supports: inline(func(v *corev1.VolumeSource) bool { return v.Image != nil }), mount: image},
-		{name: "host-path", supports: inline(func(v *corev1.VolumeSource) bool { return v.HostPath != nil }), mount: mountHostPath, slow: true},
-		{name: "host-path-volume", supports: func(s *source) bool { return s.pv != nil && s.pv.Spec.HostPath != nil }, mount: mountHostPath, unmount: nothing, slow: true},
+		{name: "host-path", supports: inline(func(v *corev1.VolumeSource) bool { return v.HostPath != nil }), mount: m.mountHostPath, slow: true},
+		{name: "host-path-volume", supports: func(s *source) bool { return s.pv != nil && s.pv.Spec.HostPath != nil }, mount: m.mountHostPath, unmount: nothing, slow: true},
 		{name: "local-volume", supports: func(s *source) bool { return s.pv != nil && s.pv.Spec.Local != nil }, mount: m.mountLocal, unmount: m.unmountLocal, slow: true},
 		{name: "nfs", supports: func(s *source) bool { return s.nfs() != nil }, mount: m.mountNFS, unmount: m.unmountNFS, slow: true},
 	}

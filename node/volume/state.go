@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/kontiki/kontiki/internal/durable"
 )
@@ -54,9 +55,21 @@ func (m *Manager) loadStates() {
 				slog.Error("the state of a volume cannot be read; what is mounted in its pod's folder is unmounted when the pod ends", "uid", pod.Name(), "err", err)
 				continue
 			}
+			m.relocate(pod.Name(), s)
 			m.keepState(pod.Name(), s)
 		}
 	}
+}
+
+// relocate adapts a state to the folder of the pods, which may have been moved since.
+func (m *Manager) relocate(uid string, s *State) {
+	move := func(path string) string {
+		if i := strings.LastIndex(path, "/pods/"+uid+"/"); i >= 0 {
+			return filepath.Join(m.podDir(uid), path[i+len("/pods/"+uid):])
+		}
+		return path
+	}
+	s.Dir, s.Path = move(s.Dir), move(s.Path)
 }
 
 // state returns what is known of a volume.

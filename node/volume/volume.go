@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/internal/tree"
+	"github.com/kontiki/kontiki/node/kubeletroot"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -42,6 +43,10 @@ type Objects interface {
 type Config struct {
 	// RootDir has a directory for each pod's UID.
 	RootDir string
+	// DeviceRoot has the file systems of devices that pods share; "" means a folder beside RootDir.
+	DeviceRoot string
+	// Kubelet is the kubelet's folder, into which pods' paths of the host lead that name it; nil if there is none.
+	Kubelet *kubeletroot.Root
 	Objects Objects
 	// Token issues service account tokens; it may fail while there is no session with a master.
 	Token func(ctx context.Context, r *nodev1.CreateTokenRequest) (*nodev1.CreateTokenResponse, error)
@@ -108,6 +113,9 @@ type Manager struct {
 
 // New creates a Manager, which knows what previous processes have mounted.
 func New(c Config) *Manager {
+	if c.DeviceRoot == "" {
+		c.DeviceRoot = c.RootDir + "-devices"
+	}
 	m := &Manager{c: c, tokens: map[tokenKey]*token{}, credentials: map[tokenKey]*credential{}, states: map[string]map[string]*State{},
 		operations: map[operationKey]*operation{}, limits: map[types.UID]int64{}, folders: make(chan struct{}, 1), expiry: func(types.UID, []string) {}, wake: make(chan struct{}, 1)}
 	m.plugins = m.table()

@@ -23,6 +23,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kontiki/kontiki/node/kubeletroot"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -246,6 +247,23 @@ func TestHostPathTypes(t *testing.T) {
 		if got := fmt.Sprint(err); c.want == "" && err != nil || c.want != "" && got != c.want {
 			t.Errorf("%s as %s: %v, want %q", c.path, c.kind, err, c.want)
 		}
+	}
+}
+
+// TestThePathOfTheKubeletLeadsIntoTheAgentsOwn: for a pod's hostPath volume, as vendors' DaemonSets have them.
+func TestThePathOfTheKubeletLeadsIntoTheAgentsOwn(t *testing.T) {
+	root, err := kubeletroot.New(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := New(Config{RootDir: root.Pods(), Kubelet: root, Objects: &shelf{}})
+	kind := corev1.HostPathDirectoryOrCreate
+	pod := podWith(vol("v", corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/var/lib/kubelet/plugins/driver", Type: &kind}}))
+	if path := setup(t, m, pod); path != filepath.Join(root.Plugins(), "driver") {
+		t.Errorf("the volume is %s", path)
+	}
+	if st, err := os.Stat(filepath.Join(root.Plugins(), "driver")); err != nil || !st.IsDir() {
+		t.Errorf("the folder: %v", err)
 	}
 }
 

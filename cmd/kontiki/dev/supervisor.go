@@ -322,6 +322,7 @@ func (s *Supervisor) command(h Host) ([]string, error) {
 	argv := []string{s.program(h), "agent", "--name", h.Name, "--node-ip", h.Address.String(), "--data-dir", s.state.hostDir(h),
 		"--containerd", s.state.containerdSocket(), "--containerd-namespace", s.state.containerdNS(h),
 		"--cgroup-parent", s.state.cgroupParent(h), "--pod-logs-dir", filepath.Join(s.state.hostDir(h), "log", "pods"),
+		"--kubelet-root", filepath.Join(s.state.hostDir(h), "kubelet"),
 		// The hosts share this machine's disk, which a development cluster neither owns nor frees.
 		"--eviction-hard", "memory.available<100Mi", "--image-gc-high-threshold", "100"}
 	return append(append(append(argv, token...), join...), s.state.AgentArgs...), nil
