@@ -85,8 +85,10 @@ type Agent struct {
 	node    *nodeStatus
 	fence   *fence
 	// plugins has the handler of each type of plugin that registers in the kubelet's folder.
-	plugins map[string]plugins.Handler
+	plugins   map[string]plugins.Handler
+	machinery machinery
 
+	looking sync.Mutex // held while the node's state is checked
 	mu      sync.Mutex
 	conn    nodev1.NodeServiceClient // the client of the present session, nil if there is none
 	welcome *nodev1.Welcome
@@ -130,6 +132,9 @@ func New(c Config) (*Agent, error) {
 	}
 	a.node = newNodeStatus(c)
 	a.fence = newFence(c.Guard, a.needsLease)
+	if err := a.newMachinery(); err != nil {
+		return nil, err
+	}
 	a.volumes = volume.New(volume.Config{RootDir: podDir, DeviceRoot: filepath.Join(c.StateDir, "pods-devices"), Kubelet: c.Kubelet, Objects: a.store, Token: a.createToken, Certify: a.certifyPod,
 		Node: a.node.current, Labels: a.labels, NodeName: c.NodeName, FolderRoot: c.folderRoot(), ReportVolume: a.reportVolume})
 	a.pods = pods.New(pods.Config{
@@ -137,7 +142,7 @@ func New(c Config) (*Agent, error) {
 		Hold: a.fence.holds, DNS: a.dns, Node: a.node.current, ClusterNode: a.clusterNode, AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,
 		RootDir: podDir, Seccomp: c.hostFolder("/var/lib/kubelet/seccomp"), LogDir: c.LogDir, LogLinkDir: filepath.Join(filepath.Dir(c.LogDir), "containers"),
 		PullDir: filepath.Join(c.StateDir, "images"), Pulls: c.Pulls, NodeCredentials: c.NodeCredentials,
-		Rooms: a.rooms(), Eviction: c.Eviction, ImageGC: c.ImageGC,
+		Rooms: a.rooms(), Eviction: c.Eviction, ImageGC: c.ImageGC, Hardware: a.machinery.forPods(),
 	})
 	a.node.pressure = a.pods.Pressure
 	a.volumes.OnExpiry(a.pods.RefreshVolumes)
@@ -199,6 +204,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.c.Kubelet != nil {
 		g.Go(func() error { return plugins.NewWatcher(a.c.Kubelet, a.plugins).Run(ctx) })
 	}
+	a.runMachinery(ctx, g)
 	g.Go(func() error { return a.follow(ctx) })
 	g.Go(func() error { return a.watchNode(ctx) })
 	g.Go(func() error { return a.fence.run(ctx, a.knownPods) })
@@ -353,12 +359,19 @@ func (a *Agent) watchNode(ctx context.Context) error {
 			return ctx.Err()
 		case <-t.C:
 		}
-		before := a.node.current()
-		if err := a.node.look(ctx); err != nil {
-			slog.Warn("runtime is not ready", "err", err)
-		}
-		if a.node.current() != before {
-			a.out.nodeChanged()
-		}
+		a.lookAtNode(ctx)
+	}
+}
+
+// lookAtNode checks the node's own state and reports a change.
+func (a *Agent) lookAtNode(ctx context.Context) {
+	a.looking.Lock()
+	defer a.looking.Unlock()
+	before := a.node.current()
+	if err := a.node.look(ctx); err != nil {
+		slog.Warn("runtime is not ready", "err", err)
+	}
+	if a.node.current() != before {
+		a.out.nodeChanged()
 	}
 }

@@ -30,8 +30,10 @@ type nodeStatus struct {
 	c Config
 	// pressure returns the conditions of what the node runs out of; nil for none.
 	pressure func() []corev1.NodeConditionType
-	mu       sync.Mutex
-	node     *corev1.Node
+	// devices returns what device plugins offer; nil for nothing.
+	devices func() (capacity, allocatable corev1.ResourceList)
+	mu      sync.Mutex
+	node    *corev1.Node
 }
 
 func newNodeStatus(c Config) *nodeStatus {
@@ -111,6 +113,7 @@ func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runti
 	s.Allocatable[corev1.ResourceMemory] = *resource.NewQuantity(max(0, int64(mem["MemTotal"])-keepMemory), resource.BinarySI)
 	s.Allocatable[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(disk.total/10*9), resource.BinarySI)
 	maps.Copy(s.Allocatable, n.c.Capacity)
+	addDevices(s, n.devices)
 	s.DaemonEndpoints.KubeletEndpoint.Port = n.c.Port
 	s.Images = images
 	var uts unix.Utsname

@@ -380,6 +380,11 @@ func (s *store) ConfigMap(namespace, name string) (*corev1.ConfigMap, bool) {
 	return get[*corev1.ConfigMap](s, "configmaps", namespace, name)
 }
 
+// resourceClaim returns a claim of a pod.
+func (s *store) resourceClaim(namespace, name string) (*resourcev1.ResourceClaim, bool) {
+	return get[*resourcev1.ResourceClaim](s, "resourceclaims", namespace, name)
+}
+
 // Secret implements pods.Objects.
 func (s *store) Secret(namespace, name string) (*corev1.Secret, bool) {
 	return get[*corev1.Secret](s, "secrets", namespace, name)

@@ -112,7 +112,9 @@ func newNode(t *testing.T) *node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	n := &node{t: t, c: Config{Dir: dir, NUMANodes: []int{0, 1}}}
+	n := &node{t: t, c: Config{Dir: dir, NUMANodes: []int{0, 1}, Connect: func(endpoint string, limit int) (*grpc.ClientConn, error) {
+		return grpc.NewClient("unix:"+filepath.Join(dir, endpoint), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(limit)))
+	}}}
 	n.start()
 	t.Cleanup(func() { n.stop() })
 	return n

@@ -15,13 +15,13 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/apis/core/helper"
 
+	"github.com/kontiki/kontiki/internal/beneath"
 	"github.com/kontiki/kontiki/internal/contain"
 )
 
@@ -42,10 +42,11 @@ func (m *Manager) serve(ctx context.Context) error {
 	if err := removeSockets(m.c.Dir); err != nil {
 		return fmt.Errorf("device plugins: %w", err)
 	}
-	listener, err := net.Listen("unix", filepath.Join(m.c.Dir, socketName))
+	listener, err := listen(m.c.Dir)
 	if err != nil {
 		return fmt.Errorf("device plugins: %w", err)
 	}
+	defer os.Remove(filepath.Join(m.c.Dir, socketName))
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(64<<10), grpc.MaxConcurrentStreams(16), grpc.ConnectionTimeout(connectionWindow),
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (answer any, err error) {
 			defer contain.Recover(&err)
@@ -66,6 +67,21 @@ func (m *Manager) serve(ctx context.Context) error {
 		return fmt.Errorf("device plugins: %w", err)
 	}
 	return ctx.Err()
+}
+
+// listen makes the socket of the registration. The folder's path may be longer than a socket's may be.
+func listen(dir string) (net.Listener, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: filepath.Join(beneath.Path(d), socketName)})
+	if err != nil {
+		return nil, err
+	}
+	listener.SetUnlinkOnClose(false) // that path leads elsewhere by then
+	return listener, nil
 }
 
 func removeSockets(dir string) error {
@@ -125,8 +141,7 @@ func (m *Manager) connect(ctx context.Context, name, socket string) error {
 	if running == nil {
 		return status.Error(codes.Unavailable, "the agent is ending")
 	}
-	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithNoProxy())
+	conn, err := m.c.Connect(filepath.Base(socket), maxMessage)
 	if err != nil {
 		return err
 	}

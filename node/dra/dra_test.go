@@ -102,8 +102,11 @@ func newNode(t *testing.T) *node {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	n := &node{t: t, dir: dir, claims: map[string]*resourcev1.ResourceClaim{}}
 	n.c = Config{File: filepath.Join(dir, "claims.json"), BootID: "boot-1",
-		Claim: func(ns, name string) (*resourcev1.ResourceClaim, bool) { c := n.claims[ns+"/"+name]; return c, c != nil },
-		Connect: func(socket string, options ...grpc.DialOption) (*grpc.ClientConn, error) {
+		Claim: func(ns, name string) (*resourcev1.ResourceClaim, bool) {
+			c := n.claims[ns+"/"+name]
+			return c, c != nil
+		},
+		Connect: func(socket string, _ int, options ...grpc.DialOption) (*grpc.ClientConn, error) {
 			return grpc.NewClient("unix:"+socket, append(options, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 		}}
 	n.restart()
@@ -386,7 +389,7 @@ func TestSlicesOfADriverThatHasGoneAreRemoved(t *testing.T) {
 		fail := true
 		start := time.Now()
 		m, err := New(Config{File: filepath.Join(t.TempDir(), "claims.json"),
-			Connect: func(_ string, options ...grpc.DialOption) (*grpc.ClientConn, error) {
+			Connect: func(_ string, _ int, options ...grpc.DialOption) (*grpc.ClientConn, error) {
 				return grpc.NewClient("passthrough:///x", append(options, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 			},
 			RemoveSlices: func(_ context.Context, driver string, keep []string) error {

@@ -59,7 +59,7 @@ func (m *Manager) Register(name, socket string, versions []string) error {
 	if !v1 && !beta {
 		return fmt.Errorf("DRA driver %s supports %.200q: want one of %s and %s", name, versions, drav1.DRAPluginService, drav1beta1.DRAPluginService)
 	}
-	conn, err := m.c.Connect(socket, grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
+	conn, err := m.c.Connect(socket, maxMessage)
 	if err != nil {
 		return err
 	}

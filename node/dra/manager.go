@@ -29,7 +29,8 @@ type Config struct {
 	// Claim returns a claim of a pod of this node; it is read-only.
 	Claim func(namespace, name string) (*resourcev1.ResourceClaim, bool)
 	// Connect returns a connection to the socket of a driver, which is connected when it is first used.
-	Connect func(socket string, options ...grpc.DialOption) (*grpc.ClientConn, error)
+	// Its messages have at most limit bytes.
+	Connect func(socket string, limit int, options ...grpc.DialOption) (*grpc.ClientConn, error)
 	// RemoveSlices removes a driver's ResourceSlices of this node, "" means those of all drivers but the ones in keep. It is tried again
 	// after an error; nil if there is nobody to ask.
 	RemoveSlices func(ctx context.Context, driver string, keep []string) error

@@ -160,12 +160,14 @@ func (m *Manager) Prepare(ctx context.Context, pod *corev1.Pod) error {
 // Container returns what a container of the pod gets.
 func (m *Manager) Container(ctx context.Context, pod *corev1.Pod, container string) (runtime.Edits, error) {
 	var all runtime.ContainerConfig
+	noQuota := false
 	for _, p := range m.c.Providers {
 		e, err := p.Container(ctx, pod, container)
 		if err != nil {
 			return runtime.Edits{}, err
 		}
 		all.Apply(e)
+		noQuota = noQuota || e.NoCPUQuota
 	}
 	if m.c.Claims != nil {
 		e, err := m.c.Claims.Container(pod, container)
@@ -175,7 +177,7 @@ func (m *Manager) Container(ctx context.Context, pod *corev1.Pod, container stri
 		all.Apply(e)
 	}
 	return runtime.Edits{Env: all.Env, Mounts: all.Mounts, Devices: all.Devices, Annotations: all.Annotations, CDIDevices: all.CDIDevices,
-		CPUs: all.Resources.CPUs, Memories: all.Resources.Memories}, nil
+		CPUs: all.Resources.CPUs, Memories: all.Resources.Memories, NoCPUQuota: noQuota}, nil
 }
 
 // Release frees what a pod has.

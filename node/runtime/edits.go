@@ -11,6 +11,8 @@ type Edits struct {
 	// CPUs and Memories are the processors and the NUMA nodes that the container is confined to, as the kernel writes sets: "0-3,8". ""
 	// means all.
 	CPUs, Memories string
+	// NoCPUQuota removes the limit of processor time, because the container has processors of its own.
+	NoCPUQuota bool
 }
 
 // Apply adds edits to a container. Its own variables and mounts come first: an edit does not replace a variable or a mount of the pod.
@@ -43,6 +45,9 @@ func (c *ContainerConfig) Apply(e Edits) {
 		}
 	}
 	c.CDIDevices = append(c.CDIDevices, e.CDIDevices...)
+	if e.NoCPUQuota {
+		c.Resources.CPUQuota, c.Resources.CPUPeriod = 0, 0
+	}
 	if e.CPUs != "" {
 		c.Resources.CPUs = e.CPUs
 	}

@@ -1,0 +1,136 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kontiki/kontiki/node/devices"
+	"github.com/kontiki/kontiki/node/dra"
+	"github.com/kontiki/kontiki/node/hardware"
+	"github.com/kontiki/kontiki/node/numa"
+	"github.com/kontiki/kontiki/node/plugins"
+	"github.com/kontiki/kontiki/node/pods"
+	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
+)
+
+// machinery gives pods devices. Its fields are nil without a kubelet's folder.
+type machinery struct {
+	all     *hardware.Manager
+	plugins *devices.Manager
+	claims  *dra.Manager
+	changed chan struct{} // the node's resources
+}
+
+// newMachinery reads what the previous agent has given to pods.
+func (a *Agent) newMachinery() error {
+	root := a.c.Kubelet
+	if root == nil {
+		return nil
+	}
+	m := &a.machinery
+	m.changed = make(chan struct{}, 1)
+	connect := func(socket string, limit int, options ...grpc.DialOption) (*grpc.ClientConn, error) {
+		return plugins.Connect(root, socket, limit, options...)
+	}
+	machine, err := numa.Read("/sys")
+	if err != nil {
+		return fmt.Errorf("agent: the machine's processors and memory cannot be read: %w", err)
+	}
+	m.plugins, err = devices.New(devices.Config{Dir: root.DevicePlugins(), NUMANodes: machine.IDs(), Real: root.Real,
+		Connect: func(endpoint string, limit int) (*grpc.ClientConn, error) {
+			return connect(filepath.Join(root.DevicePlugins(), endpoint), limit)
+		},
+		Changed: func() {
+			select {
+			case m.changed <- struct{}{}:
+			default:
+			}
+		}})
+	if err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	m.claims, err = dra.New(dra.Config{File: filepath.Join(a.c.StateDir, "claims.json"), BootID: firstLine("/proc/sys/kernel/random/boot_id"),
+		Claim: a.store.resourceClaim, Connect: connect, RemoveSlices: a.removeSlices,
+		Changed: func() { a.pods.Retry() }})
+	if err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	policy, err := numa.NewPolicy(numa.None, machine.IDs(), nil)
+	if err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	m.all = hardware.New(hardware.Config{Providers: []hardware.Provider{m.plugins}, Claims: m.claims, Policy: policy, Scope: numa.ScopeContainer})
+	a.plugins[dra.PluginType] = drivers{m.claims}
+	a.node.devices = m.plugins.Resources
+	return nil
+}
+
+// forPods returns what the pods' workers ask, nil if there is nothing.
+func (m *machinery) forPods() pods.Hardware {
+	if m.all == nil {
+		return nil
+	}
+	return m.all
+}
+
+// runMachinery serves plugins and drivers, and reports what they have.
+func (a *Agent) runMachinery(ctx context.Context, g *errgroup.Group) {
+	m := &a.machinery
+	if m.all == nil {
+		return
+	}
+	g.Go(func() error { return m.plugins.Run(ctx) })
+	g.Go(func() error { defer m.claims.Close(); return m.claims.Run(ctx) })
+	g.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-m.changed:
+			}
+			a.lookAtNode(ctx)
+			a.pods.Retry() // the health of their devices may have changed
+		}
+	})
+}
+
+// drivers registers DRA drivers.
+type drivers struct{ m *dra.Manager }
+
+func (d drivers) Register(_ context.Context, p plugins.Plugin) error {
+	return d.m.Register(p.Name, p.Endpoint, p.Versions)
+}
+
+func (d drivers) Deregister(p plugins.Plugin) { d.m.Deregister(p.Name, p.Endpoint) }
+
+// removeSlices asks the session's master to remove the ResourceSlices of a driver that has gone from this node.
+func (a *Agent) removeSlices(ctx context.Context, driver string, keep []string) error {
+	c, err := a.master()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	_, err = c.RemoveResourceSlices(ctx, &nodev1.RemoveResourceSlicesRequest{Driver: driver, Keep: keep})
+	return err
+}
+
+// addDevices adds what device plugins offer to the node's resources.
+func addDevices(s *corev1.NodeStatus, resources func() (capacity, allocatable corev1.ResourceList)) {
+	if resources == nil {
+		return
+	}
+	capacity, allocatable := resources()
+	for name, q := range capacity {
+		s.Capacity[name] = q
+	}
+	for name, q := range allocatable {
+		s.Allocatable[name] = q
+	}
+}
