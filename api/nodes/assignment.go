@@ -1,12 +1,14 @@
 package nodes
 
 import (
+	"cmp"
 	"slices"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/storage/ephemeral"
@@ -15,12 +17,13 @@ import (
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/internal/localpath"
+	"github.com/kontiki/kontiki/internal/volumes"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
 // kinds are the kinds of objects that assignments contain.
 var kinds = []client.Object{&corev1.Pod{}, &corev1.Secret{}, &corev1.ConfigMap{}, &corev1.PersistentVolumeClaim{}, &corev1.PersistentVolume{},
-	&resourcev1.ResourceClaim{},
+	&resourcev1.ResourceClaim{}, &storagev1.CSIDriver{}, &storagev1.VolumeAttachment{},
 	&corev1.Service{}, &discoveryv1.EndpointSlice{}, &corev1.Node{}, &certificatesv1.ClusterTrustBundle{}}
 
 // key identifies an object of an assignment.
@@ -122,7 +125,7 @@ func (a *assignment) keep(d *delta, volume *corev1.PersistentVolume) {
 func (a *assignment) addPod(d *delta, pod *corev1.Pod) {
 	k := key{"pods", pod.Namespace, pod.Name}
 	d.put(k, pod)
-	a.refer(d, k, references(pod))
+	a.refer(d, k, append(references(pod), a.csiOfPod(pod)...))
 }
 
 func (a *assignment) removePod(d *delta, k key) {
@@ -188,13 +191,43 @@ func (a *assignment) take(d *delta, k key, obj client.Object) {
 		}
 		d.put(k, obj)
 		if a.mayMount(obj) {
-			a.refer(d, k, secretsOf(obj))
+			a.refer(d, k, append(secretsOf(obj), a.csiOf(obj)...))
 		} else {
 			a.forget(d, k)
 		}
+	case *storagev1.VolumeAttachment:
+		if obj.Spec.NodeName != a.node { // whoever made it, its name is not that of an attachment to this node
+			d.drop(k)
+			return
+		}
+		d.put(k, obj)
 	default:
 		d.put(k, obj)
 	}
+}
+
+// csiOf returns the CSI driver of a volume, and the volume's attachment to the node.
+func (a *assignment) csiOf(volume *corev1.PersistentVolume) []key {
+	csi, err := volumes.CSI(volume)
+	if err != nil || csi == nil {
+		return nil
+	}
+	source := csi.Spec.CSI
+	return []key{{"csidrivers", "", source.Driver}, {"volumeattachments", "", volumes.AttachmentName(source.Driver, source.VolumeHandle, a.node)}}
+}
+
+// csiOfPod returns the CSI drivers and attachments of the volumes that a pod defines itself.
+func (a *assignment) csiOfPod(pod *corev1.Pod) (out []key) {
+	for i := range pod.Spec.Volumes {
+		volume := &pod.Spec.Volumes[i]
+		if volume.CSI != nil {
+			out = append(out, key{"csidrivers", "", volume.CSI.Driver})
+		} else if pv, err := volumes.InlineCSI(volume, pod.Namespace); err == nil && pv != nil {
+			out = append(out, a.csiOf(pv)...)
+		}
+	}
+	slices.SortFunc(out, func(a, b key) int { return cmp.Or(cmp.Compare(a.resource, b.resource), cmp.Compare(a.name, b.name)) })
+	return slices.Compact(out)
 }
 
 // mayMount says whether a volume is bound to a claim that one of the worker's pods uses, as node authorization asks: whoever may create
@@ -221,6 +254,10 @@ func lookUp(v client.View, ref key) client.Object {
 		return got(client.Get[*resourcev1.ResourceClaim](v, ref.namespace, ref.name))
 	case "persistentvolumes":
 		return got(client.Get[*corev1.PersistentVolume](v, "", ref.name))
+	case "csidrivers":
+		return got(client.Get[*storagev1.CSIDriver](v, "", ref.name))
+	case "volumeattachments":
+		return got(client.Get[*storagev1.VolumeAttachment](v, "", ref.name))
 	}
 	return nil
 }
@@ -251,6 +288,10 @@ func (a *assignment) apply(d *delta, events []client.Event) {
 			a.referenceChanged(d, key{"persistentvolumeclaims", obj.Namespace, obj.Name}, event)
 		case *resourcev1.ResourceClaim:
 			a.referenceChanged(d, key{"resourceclaims", obj.Namespace, obj.Name}, event)
+		case *storagev1.CSIDriver:
+			a.referenceChanged(d, key{"csidrivers", "", obj.Name}, event)
+		case *storagev1.VolumeAttachment:
+			a.referenceChanged(d, key{"volumeattachments", "", obj.Name}, event)
 		case *corev1.PersistentVolume:
 			a.referenceChanged(d, key{"persistentvolumes", "", obj.Name}, event)
 			if event.New == nil {
@@ -374,6 +415,9 @@ func references(pod *corev1.Pod) []key {
 		}
 		if volume.Ephemeral != nil {
 			add("persistentvolumeclaims", ephemeral.VolumeClaimName(pod, volume))
+		}
+		if volume.CSI != nil && volume.CSI.NodePublishSecretRef != nil {
+			add("secrets", volume.CSI.NodePublishSecretRef.Name)
 		}
 		if volume.Secret != nil {
 			add("secrets", volume.Secret.SecretName)

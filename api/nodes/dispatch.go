@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	storagev1 "k8s.io/api/storage/v1"
 
 	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/internal/contain"
@@ -128,6 +129,10 @@ func (d *dispatcher) dispatch(events []client.Event) error {
 			d.pass(d.byName[key{"persistentvolumeclaims", obj.Namespace, obj.Name}], one)
 		case *resourcev1.ResourceClaim:
 			d.pass(d.byName[key{"resourceclaims", obj.Namespace, obj.Name}], one)
+		case *storagev1.CSIDriver:
+			d.pass(d.byName[key{"csidrivers", "", obj.Name}], one)
+		case *storagev1.VolumeAttachment:
+			d.pass(d.byName[key{"volumeattachments", "", obj.Name}], one)
 		case *corev1.PersistentVolume:
 			d.pass(d.byName[key{"persistentvolumes", "", obj.Name}], one)
 			node := localpath.NodeOf(obj.Annotations)

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -43,6 +44,9 @@ var resources = map[string]func() wire.Message{
 	"persistentvolumes":      func() wire.Message { return &corev1.PersistentVolume{} },
 
 	"resourceclaims": func() wire.Message { return &resourcev1.ResourceClaim{} },
+
+	"csidrivers":        func() wire.Message { return &storagev1.CSIDriver{} },
+	"volumeattachments": func() wire.Message { return &storagev1.VolumeAttachment{} },
 
 	"clustertrustbundles": func() wire.Message { return &certificatesv1.ClusterTrustBundle{} },
 }
@@ -405,6 +409,16 @@ func (s *store) PersistentVolumes() []*corev1.PersistentVolume {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return list[*corev1.PersistentVolume](s, "persistentvolumes")
+}
+
+// CSIDriver implements volume.Objects.
+func (s *store) CSIDriver(name string) (*storagev1.CSIDriver, bool) {
+	return get[*storagev1.CSIDriver](s, "csidrivers", "", name)
+}
+
+// VolumeAttachment implements volume.Objects.
+func (s *store) VolumeAttachment(name string) (*storagev1.VolumeAttachment, bool) {
+	return get[*storagev1.VolumeAttachment](s, "volumeattachments", "", name)
 }
 
 // TrustBundles implements volume.Objects.

@@ -130,6 +130,65 @@ func (ReportVolumeRequest_State) EnumDescriptor() ([]byte, []int) {
 	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{22, 0}
 }
 
+type ReportExpansionRequest_Phase int32
+
+const (
+	ReportExpansionRequest_PHASE_UNSPECIFIED ReportExpansionRequest_Phase = 0
+	// PHASE_BEGUN: it is being expanded.
+	ReportExpansionRequest_PHASE_BEGUN ReportExpansionRequest_Phase = 1
+	// PHASE_FINISHED: it has the size.
+	ReportExpansionRequest_PHASE_FINISHED ReportExpansionRequest_Phase = 2
+	// PHASE_FAILED: it failed, and is tried again.
+	ReportExpansionRequest_PHASE_FAILED ReportExpansionRequest_Phase = 3
+	// PHASE_INFEASIBLE: it failed, and is not tried again.
+	ReportExpansionRequest_PHASE_INFEASIBLE ReportExpansionRequest_Phase = 4
+)
+
+// Enum value maps for ReportExpansionRequest_Phase.
+var (
+	ReportExpansionRequest_Phase_name = map[int32]string{
+		0: "PHASE_UNSPECIFIED",
+		1: "PHASE_BEGUN",
+		2: "PHASE_FINISHED",
+		3: "PHASE_FAILED",
+		4: "PHASE_INFEASIBLE",
+	}
+	ReportExpansionRequest_Phase_value = map[string]int32{
+		"PHASE_UNSPECIFIED": 0,
+		"PHASE_BEGUN":       1,
+		"PHASE_FINISHED":    2,
+		"PHASE_FAILED":      3,
+		"PHASE_INFEASIBLE":  4,
+	}
+)
+
+func (x ReportExpansionRequest_Phase) Enum() *ReportExpansionRequest_Phase {
+	p := new(ReportExpansionRequest_Phase)
+	*p = x
+	return p
+}
+
+func (x ReportExpansionRequest_Phase) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReportExpansionRequest_Phase) Descriptor() protoreflect.EnumDescriptor {
+	return file_kontiki_node_v1_node_proto_enumTypes[2].Descriptor()
+}
+
+func (ReportExpansionRequest_Phase) Type() protoreflect.EnumType {
+	return &file_kontiki_node_v1_node_proto_enumTypes[2]
+}
+
+func (x ReportExpansionRequest_Phase) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReportExpansionRequest_Phase.Descriptor instead.
+func (ReportExpansionRequest_Phase) EnumDescriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{26, 0}
+}
+
 type SessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -990,7 +1049,7 @@ func (x *Welcome) GetLeaseMs() uint32 {
 }
 
 // Assignment has the objects that the worker needs: its pods; the Secrets, ConfigMaps, PersistentVolumeClaims and ResourceClaims that they
-// use, and the PersistentVolumes of these; the PersistentVolumes whose folders it has; the cluster's services, endpoint slices and nodes. A delta applies only to the version in from.
+// use, and the PersistentVolumes of these; the CSIDrivers of their volumes, and the VolumeAttachments of these to the node; the PersistentVolumes whose folders it has; the cluster's services, endpoint slices and nodes. A delta applies only to the version in from.
 type Assignment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// from is the version to which this delta applies; 0 means a full set that replaces everything.
@@ -1833,6 +1892,262 @@ func (*ReportVolumeResponse) Descriptor() ([]byte, []int) {
 	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
+// ReportDriverRequest is what the driver said of itself (NodeGetInfo).
+type ReportDriverRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	NodeId   string                 `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Topology map[string]string      `protobuf:"bytes,3,rep,name=topology,proto3" json:"topology,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// max_volumes is how many volumes can be attached; 0 if the driver does not say.
+	MaxVolumes int64 `protobuf:"varint,4,opt,name=max_volumes,json=maxVolumes,proto3" json:"max_volumes,omitempty"`
+	// gone is true if the driver does not serve any more; then only name is set.
+	Gone          bool `protobuf:"varint,5,opt,name=gone,proto3" json:"gone,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportDriverRequest) Reset() {
+	*x = ReportDriverRequest{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportDriverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportDriverRequest) ProtoMessage() {}
+
+func (x *ReportDriverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportDriverRequest.ProtoReflect.Descriptor instead.
+func (*ReportDriverRequest) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ReportDriverRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReportDriverRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *ReportDriverRequest) GetTopology() map[string]string {
+	if x != nil {
+		return x.Topology
+	}
+	return nil
+}
+
+func (x *ReportDriverRequest) GetMaxVolumes() int64 {
+	if x != nil {
+		return x.MaxVolumes
+	}
+	return 0
+}
+
+func (x *ReportDriverRequest) GetGone() bool {
+	if x != nil {
+		return x.Gone
+	}
+	return false
+}
+
+type ReportDriverResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// update_seconds is how often the driver should be asked again how many volumes it can attach
+	// (CSIDriver.spec.nodeAllocatableUpdatePeriodSeconds); 0 for never.
+	UpdateSeconds int64 `protobuf:"varint,1,opt,name=update_seconds,json=updateSeconds,proto3" json:"update_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportDriverResponse) Reset() {
+	*x = ReportDriverResponse{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportDriverResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportDriverResponse) ProtoMessage() {}
+
+func (x *ReportDriverResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportDriverResponse.ProtoReflect.Descriptor instead.
+func (*ReportDriverResponse) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ReportDriverResponse) GetUpdateSeconds() int64 {
+	if x != nil {
+		return x.UpdateSeconds
+	}
+	return 0
+}
+
+type ReportExpansionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace, name and uid are those of the claim, volume is the name of its PersistentVolume.
+	Namespace string                       `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                       `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Uid       string                       `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Volume    string                       `protobuf:"bytes,4,opt,name=volume,proto3" json:"volume,omitempty"`
+	Phase     ReportExpansionRequest_Phase `protobuf:"varint,5,opt,name=phase,proto3,enum=kontiki.node.v1.ReportExpansionRequest_Phase" json:"phase,omitempty"`
+	// size is a Kubernetes quantity, the capacity of the PersistentVolume to which it was expanded.
+	Size string `protobuf:"bytes,6,opt,name=size,proto3" json:"size,omitempty"`
+	// message says why it failed.
+	Message       string `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportExpansionRequest) Reset() {
+	*x = ReportExpansionRequest{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportExpansionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportExpansionRequest) ProtoMessage() {}
+
+func (x *ReportExpansionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportExpansionRequest.ProtoReflect.Descriptor instead.
+func (*ReportExpansionRequest) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ReportExpansionRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ReportExpansionRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReportExpansionRequest) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *ReportExpansionRequest) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *ReportExpansionRequest) GetPhase() ReportExpansionRequest_Phase {
+	if x != nil {
+		return x.Phase
+	}
+	return ReportExpansionRequest_PHASE_UNSPECIFIED
+}
+
+func (x *ReportExpansionRequest) GetSize() string {
+	if x != nil {
+		return x.Size
+	}
+	return ""
+}
+
+func (x *ReportExpansionRequest) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+type ReportExpansionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportExpansionResponse) Reset() {
+	*x = ReportExpansionResponse{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportExpansionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportExpansionResponse) ProtoMessage() {}
+
+func (x *ReportExpansionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportExpansionResponse.ProtoReflect.Descriptor instead.
+func (*ReportExpansionResponse) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{27}
+}
+
 type RemoveResourceSlicesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// driver is the driver that has gone, "" for all that are not in keep.
@@ -1844,7 +2159,7 @@ type RemoveResourceSlicesRequest struct {
 
 func (x *RemoveResourceSlicesRequest) Reset() {
 	*x = RemoveResourceSlicesRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[24]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +2171,7 @@ func (x *RemoveResourceSlicesRequest) String() string {
 func (*RemoveResourceSlicesRequest) ProtoMessage() {}
 
 func (x *RemoveResourceSlicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[24]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +2184,7 @@ func (x *RemoveResourceSlicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResourceSlicesRequest.ProtoReflect.Descriptor instead.
 func (*RemoveResourceSlicesRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RemoveResourceSlicesRequest) GetDriver() string {
@@ -1894,7 +2209,7 @@ type RemoveResourceSlicesResponse struct {
 
 func (x *RemoveResourceSlicesResponse) Reset() {
 	*x = RemoveResourceSlicesResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[25]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +2221,7 @@ func (x *RemoveResourceSlicesResponse) String() string {
 func (*RemoveResourceSlicesResponse) ProtoMessage() {}
 
 func (x *RemoveResourceSlicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[25]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2234,7 @@ func (x *RemoveResourceSlicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResourceSlicesResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResourceSlicesResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 var File_kontiki_node_v1_node_proto protoreflect.FileDescriptor
@@ -2058,18 +2373,47 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"STATE_MADE\x10\x01\x12\x11\n" +
 	"\rSTATE_REMOVED\x10\x02\"\x16\n" +
-	"\x14ReportVolumeResponse\"I\n" +
+	"\x14ReportVolumeResponse\"\x84\x02\n" +
+	"\x13ReportDriverRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12N\n" +
+	"\btopology\x18\x03 \x03(\v22.kontiki.node.v1.ReportDriverRequest.TopologyEntryR\btopology\x12\x1f\n" +
+	"\vmax_volumes\x18\x04 \x01(\x03R\n" +
+	"maxVolumes\x12\x12\n" +
+	"\x04gone\x18\x05 \x01(\bR\x04gone\x1a;\n" +
+	"\rTopologyEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"=\n" +
+	"\x14ReportDriverResponse\x12%\n" +
+	"\x0eupdate_seconds\x18\x01 \x01(\x03R\rupdateSeconds\"\xd4\x02\n" +
+	"\x16ReportExpansionRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\tR\x03uid\x12\x16\n" +
+	"\x06volume\x18\x04 \x01(\tR\x06volume\x12C\n" +
+	"\x05phase\x18\x05 \x01(\x0e2-.kontiki.node.v1.ReportExpansionRequest.PhaseR\x05phase\x12\x12\n" +
+	"\x04size\x18\x06 \x01(\tR\x04size\x12\x18\n" +
+	"\amessage\x18\a \x01(\tR\amessage\"k\n" +
+	"\x05Phase\x12\x15\n" +
+	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vPHASE_BEGUN\x10\x01\x12\x12\n" +
+	"\x0ePHASE_FINISHED\x10\x02\x12\x10\n" +
+	"\fPHASE_FAILED\x10\x03\x12\x14\n" +
+	"\x10PHASE_INFEASIBLE\x10\x04\"\x19\n" +
+	"\x17ReportExpansionResponse\"I\n" +
 	"\x1bRemoveResourceSlicesRequest\x12\x16\n" +
 	"\x06driver\x18\x01 \x01(\tR\x06driver\x12\x12\n" +
 	"\x04keep\x18\x02 \x03(\tR\x04keep\"\x1e\n" +
-	"\x1cRemoveResourceSlicesResponse2\xc8\x04\n" +
+	"\x1cRemoveResourceSlicesResponse2\x8b\x06\n" +
 	"\vNodeService\x12P\n" +
 	"\aSession\x12\x1f.kontiki.node.v1.SessionRequest\x1a .kontiki.node.v1.SessionResponse(\x010\x01\x12X\n" +
 	"\vCreateToken\x12#.kontiki.node.v1.CreateTokenRequest\x1a$.kontiki.node.v1.CreateTokenResponse\x12U\n" +
 	"\n" +
 	"CertifyPod\x12\".kontiki.node.v1.CertifyPodRequest\x1a#.kontiki.node.v1.CertifyPodResponse\x12d\n" +
 	"\x0fAuthorizeCaller\x12'.kontiki.node.v1.AuthorizeCallerRequest\x1a(.kontiki.node.v1.AuthorizeCallerResponse\x12[\n" +
-	"\fReportVolume\x12$.kontiki.node.v1.ReportVolumeRequest\x1a%.kontiki.node.v1.ReportVolumeResponse\x12s\n" +
+	"\fReportVolume\x12$.kontiki.node.v1.ReportVolumeRequest\x1a%.kontiki.node.v1.ReportVolumeResponse\x12[\n" +
+	"\fReportDriver\x12$.kontiki.node.v1.ReportDriverRequest\x1a%.kontiki.node.v1.ReportDriverResponse\x12d\n" +
+	"\x0fReportExpansion\x12'.kontiki.node.v1.ReportExpansionRequest\x1a(.kontiki.node.v1.ReportExpansionResponse\x12s\n" +
 	"\x14RemoveResourceSlices\x12,.kontiki.node.v1.RemoveResourceSlicesRequest\x1a-.kontiki.node.v1.RemoveResourceSlicesResponseB9Z7github.com/kontiki/kontiki/proto/kontiki/node/v1;nodev1b\x06proto3"
 
 var (
@@ -2084,73 +2428,85 @@ func file_kontiki_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_kontiki_node_v1_node_proto_rawDescData
 }
 
-var file_kontiki_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_kontiki_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_kontiki_node_v1_node_proto_goTypes = []any{
 	(CertifyPodResponse_Decision)(0),     // 0: kontiki.node.v1.CertifyPodResponse.Decision
 	(ReportVolumeRequest_State)(0),       // 1: kontiki.node.v1.ReportVolumeRequest.State
-	(*SessionRequest)(nil),               // 2: kontiki.node.v1.SessionRequest
-	(*Hello)(nil),                        // 3: kontiki.node.v1.Hello
-	(*Known)(nil),                        // 4: kontiki.node.v1.Known
-	(*Answer)(nil),                       // 5: kontiki.node.v1.Answer
-	(*LeaseRequest)(nil),                 // 6: kontiki.node.v1.LeaseRequest
-	(*LeaseGrant)(nil),                   // 7: kontiki.node.v1.LeaseGrant
-	(*StatusBatch)(nil),                  // 8: kontiki.node.v1.StatusBatch
-	(*PodStatus)(nil),                    // 9: kontiki.node.v1.PodStatus
-	(*SessionResponse)(nil),              // 10: kontiki.node.v1.SessionResponse
-	(*Move)(nil),                         // 11: kontiki.node.v1.Move
-	(*Beat)(nil),                         // 12: kontiki.node.v1.Beat
-	(*Welcome)(nil),                      // 13: kontiki.node.v1.Welcome
-	(*Assignment)(nil),                   // 14: kontiki.node.v1.Assignment
-	(*ObjectKey)(nil),                    // 15: kontiki.node.v1.ObjectKey
-	(*Object)(nil),                       // 16: kontiki.node.v1.Object
-	(*StatusResult)(nil),                 // 17: kontiki.node.v1.StatusResult
-	(*AuthorizeCallerRequest)(nil),       // 18: kontiki.node.v1.AuthorizeCallerRequest
-	(*AuthorizeCallerResponse)(nil),      // 19: kontiki.node.v1.AuthorizeCallerResponse
-	(*CreateTokenRequest)(nil),           // 20: kontiki.node.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),          // 21: kontiki.node.v1.CreateTokenResponse
-	(*CertifyPodRequest)(nil),            // 22: kontiki.node.v1.CertifyPodRequest
-	(*CertifyPodResponse)(nil),           // 23: kontiki.node.v1.CertifyPodResponse
-	(*ReportVolumeRequest)(nil),          // 24: kontiki.node.v1.ReportVolumeRequest
-	(*ReportVolumeResponse)(nil),         // 25: kontiki.node.v1.ReportVolumeResponse
-	(*RemoveResourceSlicesRequest)(nil),  // 26: kontiki.node.v1.RemoveResourceSlicesRequest
-	(*RemoveResourceSlicesResponse)(nil), // 27: kontiki.node.v1.RemoveResourceSlicesResponse
+	(ReportExpansionRequest_Phase)(0),    // 2: kontiki.node.v1.ReportExpansionRequest.Phase
+	(*SessionRequest)(nil),               // 3: kontiki.node.v1.SessionRequest
+	(*Hello)(nil),                        // 4: kontiki.node.v1.Hello
+	(*Known)(nil),                        // 5: kontiki.node.v1.Known
+	(*Answer)(nil),                       // 6: kontiki.node.v1.Answer
+	(*LeaseRequest)(nil),                 // 7: kontiki.node.v1.LeaseRequest
+	(*LeaseGrant)(nil),                   // 8: kontiki.node.v1.LeaseGrant
+	(*StatusBatch)(nil),                  // 9: kontiki.node.v1.StatusBatch
+	(*PodStatus)(nil),                    // 10: kontiki.node.v1.PodStatus
+	(*SessionResponse)(nil),              // 11: kontiki.node.v1.SessionResponse
+	(*Move)(nil),                         // 12: kontiki.node.v1.Move
+	(*Beat)(nil),                         // 13: kontiki.node.v1.Beat
+	(*Welcome)(nil),                      // 14: kontiki.node.v1.Welcome
+	(*Assignment)(nil),                   // 15: kontiki.node.v1.Assignment
+	(*ObjectKey)(nil),                    // 16: kontiki.node.v1.ObjectKey
+	(*Object)(nil),                       // 17: kontiki.node.v1.Object
+	(*StatusResult)(nil),                 // 18: kontiki.node.v1.StatusResult
+	(*AuthorizeCallerRequest)(nil),       // 19: kontiki.node.v1.AuthorizeCallerRequest
+	(*AuthorizeCallerResponse)(nil),      // 20: kontiki.node.v1.AuthorizeCallerResponse
+	(*CreateTokenRequest)(nil),           // 21: kontiki.node.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),          // 22: kontiki.node.v1.CreateTokenResponse
+	(*CertifyPodRequest)(nil),            // 23: kontiki.node.v1.CertifyPodRequest
+	(*CertifyPodResponse)(nil),           // 24: kontiki.node.v1.CertifyPodResponse
+	(*ReportVolumeRequest)(nil),          // 25: kontiki.node.v1.ReportVolumeRequest
+	(*ReportVolumeResponse)(nil),         // 26: kontiki.node.v1.ReportVolumeResponse
+	(*ReportDriverRequest)(nil),          // 27: kontiki.node.v1.ReportDriverRequest
+	(*ReportDriverResponse)(nil),         // 28: kontiki.node.v1.ReportDriverResponse
+	(*ReportExpansionRequest)(nil),       // 29: kontiki.node.v1.ReportExpansionRequest
+	(*ReportExpansionResponse)(nil),      // 30: kontiki.node.v1.ReportExpansionResponse
+	(*RemoveResourceSlicesRequest)(nil),  // 31: kontiki.node.v1.RemoveResourceSlicesRequest
+	(*RemoveResourceSlicesResponse)(nil), // 32: kontiki.node.v1.RemoveResourceSlicesResponse
+	nil,                                  // 33: kontiki.node.v1.ReportDriverRequest.TopologyEntry
 }
 var file_kontiki_node_v1_node_proto_depIdxs = []int32{
-	3,  // 0: kontiki.node.v1.SessionRequest.hello:type_name -> kontiki.node.v1.Hello
-	8,  // 1: kontiki.node.v1.SessionRequest.status:type_name -> kontiki.node.v1.StatusBatch
-	5,  // 2: kontiki.node.v1.SessionRequest.answer:type_name -> kontiki.node.v1.Answer
-	6,  // 3: kontiki.node.v1.SessionRequest.lease:type_name -> kontiki.node.v1.LeaseRequest
-	4,  // 4: kontiki.node.v1.Hello.known:type_name -> kontiki.node.v1.Known
-	9,  // 5: kontiki.node.v1.StatusBatch.pods:type_name -> kontiki.node.v1.PodStatus
-	13, // 6: kontiki.node.v1.SessionResponse.welcome:type_name -> kontiki.node.v1.Welcome
-	14, // 7: kontiki.node.v1.SessionResponse.assignment:type_name -> kontiki.node.v1.Assignment
-	17, // 8: kontiki.node.v1.SessionResponse.status_result:type_name -> kontiki.node.v1.StatusResult
-	12, // 9: kontiki.node.v1.SessionResponse.beat:type_name -> kontiki.node.v1.Beat
-	11, // 10: kontiki.node.v1.SessionResponse.move:type_name -> kontiki.node.v1.Move
-	7,  // 11: kontiki.node.v1.SessionResponse.lease:type_name -> kontiki.node.v1.LeaseGrant
-	16, // 12: kontiki.node.v1.Assignment.upserts:type_name -> kontiki.node.v1.Object
-	15, // 13: kontiki.node.v1.Assignment.deletes:type_name -> kontiki.node.v1.ObjectKey
-	15, // 14: kontiki.node.v1.Object.key:type_name -> kontiki.node.v1.ObjectKey
+	4,  // 0: kontiki.node.v1.SessionRequest.hello:type_name -> kontiki.node.v1.Hello
+	9,  // 1: kontiki.node.v1.SessionRequest.status:type_name -> kontiki.node.v1.StatusBatch
+	6,  // 2: kontiki.node.v1.SessionRequest.answer:type_name -> kontiki.node.v1.Answer
+	7,  // 3: kontiki.node.v1.SessionRequest.lease:type_name -> kontiki.node.v1.LeaseRequest
+	5,  // 4: kontiki.node.v1.Hello.known:type_name -> kontiki.node.v1.Known
+	10, // 5: kontiki.node.v1.StatusBatch.pods:type_name -> kontiki.node.v1.PodStatus
+	14, // 6: kontiki.node.v1.SessionResponse.welcome:type_name -> kontiki.node.v1.Welcome
+	15, // 7: kontiki.node.v1.SessionResponse.assignment:type_name -> kontiki.node.v1.Assignment
+	18, // 8: kontiki.node.v1.SessionResponse.status_result:type_name -> kontiki.node.v1.StatusResult
+	13, // 9: kontiki.node.v1.SessionResponse.beat:type_name -> kontiki.node.v1.Beat
+	12, // 10: kontiki.node.v1.SessionResponse.move:type_name -> kontiki.node.v1.Move
+	8,  // 11: kontiki.node.v1.SessionResponse.lease:type_name -> kontiki.node.v1.LeaseGrant
+	17, // 12: kontiki.node.v1.Assignment.upserts:type_name -> kontiki.node.v1.Object
+	16, // 13: kontiki.node.v1.Assignment.deletes:type_name -> kontiki.node.v1.ObjectKey
+	16, // 14: kontiki.node.v1.Object.key:type_name -> kontiki.node.v1.ObjectKey
 	0,  // 15: kontiki.node.v1.CertifyPodResponse.decision:type_name -> kontiki.node.v1.CertifyPodResponse.Decision
 	1,  // 16: kontiki.node.v1.ReportVolumeRequest.state:type_name -> kontiki.node.v1.ReportVolumeRequest.State
-	2,  // 17: kontiki.node.v1.NodeService.Session:input_type -> kontiki.node.v1.SessionRequest
-	20, // 18: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
-	22, // 19: kontiki.node.v1.NodeService.CertifyPod:input_type -> kontiki.node.v1.CertifyPodRequest
-	18, // 20: kontiki.node.v1.NodeService.AuthorizeCaller:input_type -> kontiki.node.v1.AuthorizeCallerRequest
-	24, // 21: kontiki.node.v1.NodeService.ReportVolume:input_type -> kontiki.node.v1.ReportVolumeRequest
-	26, // 22: kontiki.node.v1.NodeService.RemoveResourceSlices:input_type -> kontiki.node.v1.RemoveResourceSlicesRequest
-	10, // 23: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
-	21, // 24: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
-	23, // 25: kontiki.node.v1.NodeService.CertifyPod:output_type -> kontiki.node.v1.CertifyPodResponse
-	19, // 26: kontiki.node.v1.NodeService.AuthorizeCaller:output_type -> kontiki.node.v1.AuthorizeCallerResponse
-	25, // 27: kontiki.node.v1.NodeService.ReportVolume:output_type -> kontiki.node.v1.ReportVolumeResponse
-	27, // 28: kontiki.node.v1.NodeService.RemoveResourceSlices:output_type -> kontiki.node.v1.RemoveResourceSlicesResponse
-	23, // [23:29] is the sub-list for method output_type
-	17, // [17:23] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	33, // 17: kontiki.node.v1.ReportDriverRequest.topology:type_name -> kontiki.node.v1.ReportDriverRequest.TopologyEntry
+	2,  // 18: kontiki.node.v1.ReportExpansionRequest.phase:type_name -> kontiki.node.v1.ReportExpansionRequest.Phase
+	3,  // 19: kontiki.node.v1.NodeService.Session:input_type -> kontiki.node.v1.SessionRequest
+	21, // 20: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
+	23, // 21: kontiki.node.v1.NodeService.CertifyPod:input_type -> kontiki.node.v1.CertifyPodRequest
+	19, // 22: kontiki.node.v1.NodeService.AuthorizeCaller:input_type -> kontiki.node.v1.AuthorizeCallerRequest
+	25, // 23: kontiki.node.v1.NodeService.ReportVolume:input_type -> kontiki.node.v1.ReportVolumeRequest
+	27, // 24: kontiki.node.v1.NodeService.ReportDriver:input_type -> kontiki.node.v1.ReportDriverRequest
+	29, // 25: kontiki.node.v1.NodeService.ReportExpansion:input_type -> kontiki.node.v1.ReportExpansionRequest
+	31, // 26: kontiki.node.v1.NodeService.RemoveResourceSlices:input_type -> kontiki.node.v1.RemoveResourceSlicesRequest
+	11, // 27: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
+	22, // 28: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
+	24, // 29: kontiki.node.v1.NodeService.CertifyPod:output_type -> kontiki.node.v1.CertifyPodResponse
+	20, // 30: kontiki.node.v1.NodeService.AuthorizeCaller:output_type -> kontiki.node.v1.AuthorizeCallerResponse
+	26, // 31: kontiki.node.v1.NodeService.ReportVolume:output_type -> kontiki.node.v1.ReportVolumeResponse
+	28, // 32: kontiki.node.v1.NodeService.ReportDriver:output_type -> kontiki.node.v1.ReportDriverResponse
+	30, // 33: kontiki.node.v1.NodeService.ReportExpansion:output_type -> kontiki.node.v1.ReportExpansionResponse
+	32, // 34: kontiki.node.v1.NodeService.RemoveResourceSlices:output_type -> kontiki.node.v1.RemoveResourceSlicesResponse
+	27, // [27:35] is the sub-list for method output_type
+	19, // [19:27] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_kontiki_node_v1_node_proto_init() }
@@ -2177,8 +2533,8 @@ func file_kontiki_node_v1_node_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kontiki_node_v1_node_proto_rawDesc), len(file_kontiki_node_v1_node_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   26,
+			NumEnums:      3,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

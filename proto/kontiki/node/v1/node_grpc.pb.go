@@ -27,6 +27,8 @@ const (
 	NodeService_CertifyPod_FullMethodName           = "/kontiki.node.v1.NodeService/CertifyPod"
 	NodeService_AuthorizeCaller_FullMethodName      = "/kontiki.node.v1.NodeService/AuthorizeCaller"
 	NodeService_ReportVolume_FullMethodName         = "/kontiki.node.v1.NodeService/ReportVolume"
+	NodeService_ReportDriver_FullMethodName         = "/kontiki.node.v1.NodeService/ReportDriver"
+	NodeService_ReportExpansion_FullMethodName      = "/kontiki.node.v1.NodeService/ReportExpansion"
 	NodeService_RemoveResourceSlices_FullMethodName = "/kontiki.node.v1.NodeService/RemoveResourceSlices"
 )
 
@@ -50,6 +52,12 @@ type NodeServiceClient interface {
 	AuthorizeCaller(ctx context.Context, in *AuthorizeCallerRequest, opts ...grpc.CallOption) (*AuthorizeCallerResponse, error)
 	// ReportVolume says what the calling node has done with the folder of one of its local-path volumes. It responds when that is stored.
 	ReportVolume(ctx context.Context, in *ReportVolumeRequest, opts ...grpc.CallOption) (*ReportVolumeResponse, error)
+	// ReportDriver says that a CSI driver serves on the calling node, or does not any more. It responds when that is in the node's CSINode, and
+	// in the labels of its Node.
+	ReportDriver(ctx context.Context, in *ReportDriverRequest, opts ...grpc.CallOption) (*ReportDriverResponse, error)
+	// ReportExpansion says how far the calling node is with expanding the file system of a volume that one of its pods uses. It responds when that
+	// is in the claim's status.
+	ReportExpansion(ctx context.Context, in *ReportExpansionRequest, opts ...grpc.CallOption) (*ReportExpansionResponse, error)
 	// RemoveResourceSlices removes the ResourceSlices of the calling node whose driver has gone from it.
 	RemoveResourceSlices(ctx context.Context, in *RemoveResourceSlicesRequest, opts ...grpc.CallOption) (*RemoveResourceSlicesResponse, error)
 }
@@ -115,6 +123,26 @@ func (c *nodeServiceClient) ReportVolume(ctx context.Context, in *ReportVolumeRe
 	return out, nil
 }
 
+func (c *nodeServiceClient) ReportDriver(ctx context.Context, in *ReportDriverRequest, opts ...grpc.CallOption) (*ReportDriverResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReportDriverResponse)
+	err := c.cc.Invoke(ctx, NodeService_ReportDriver_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) ReportExpansion(ctx context.Context, in *ReportExpansionRequest, opts ...grpc.CallOption) (*ReportExpansionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReportExpansionResponse)
+	err := c.cc.Invoke(ctx, NodeService_ReportExpansion_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *nodeServiceClient) RemoveResourceSlices(ctx context.Context, in *RemoveResourceSlicesRequest, opts ...grpc.CallOption) (*RemoveResourceSlicesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveResourceSlicesResponse)
@@ -145,6 +173,12 @@ type NodeServiceServer interface {
 	AuthorizeCaller(context.Context, *AuthorizeCallerRequest) (*AuthorizeCallerResponse, error)
 	// ReportVolume says what the calling node has done with the folder of one of its local-path volumes. It responds when that is stored.
 	ReportVolume(context.Context, *ReportVolumeRequest) (*ReportVolumeResponse, error)
+	// ReportDriver says that a CSI driver serves on the calling node, or does not any more. It responds when that is in the node's CSINode, and
+	// in the labels of its Node.
+	ReportDriver(context.Context, *ReportDriverRequest) (*ReportDriverResponse, error)
+	// ReportExpansion says how far the calling node is with expanding the file system of a volume that one of its pods uses. It responds when that
+	// is in the claim's status.
+	ReportExpansion(context.Context, *ReportExpansionRequest) (*ReportExpansionResponse, error)
 	// RemoveResourceSlices removes the ResourceSlices of the calling node whose driver has gone from it.
 	RemoveResourceSlices(context.Context, *RemoveResourceSlicesRequest) (*RemoveResourceSlicesResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
@@ -171,6 +205,12 @@ func (UnimplementedNodeServiceServer) AuthorizeCaller(context.Context, *Authoriz
 }
 func (UnimplementedNodeServiceServer) ReportVolume(context.Context, *ReportVolumeRequest) (*ReportVolumeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReportVolume not implemented")
+}
+func (UnimplementedNodeServiceServer) ReportDriver(context.Context, *ReportDriverRequest) (*ReportDriverResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReportDriver not implemented")
+}
+func (UnimplementedNodeServiceServer) ReportExpansion(context.Context, *ReportExpansionRequest) (*ReportExpansionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReportExpansion not implemented")
 }
 func (UnimplementedNodeServiceServer) RemoveResourceSlices(context.Context, *RemoveResourceSlicesRequest) (*RemoveResourceSlicesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveResourceSlices not implemented")
@@ -275,6 +315,42 @@ func _NodeService_ReportVolume_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_ReportDriver_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportDriverRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).ReportDriver(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_ReportDriver_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).ReportDriver(ctx, req.(*ReportDriverRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_ReportExpansion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportExpansionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).ReportExpansion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_ReportExpansion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).ReportExpansion(ctx, req.(*ReportExpansionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _NodeService_RemoveResourceSlices_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveResourceSlicesRequest)
 	if err := dec(in); err != nil {
@@ -315,6 +391,14 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReportVolume",
 			Handler:    _NodeService_ReportVolume_Handler,
+		},
+		{
+			MethodName: "ReportDriver",
+			Handler:    _NodeService_ReportDriver_Handler,
+		},
+		{
+			MethodName: "ReportExpansion",
+			Handler:    _NodeService_ReportExpansion_Handler,
 		},
 		{
 			MethodName: "RemoveResourceSlices",
