@@ -117,7 +117,8 @@ suite: deps
 conformance: build suite ## run upstream's conformance tests, or those that FOCUS selects (docs/conformance.md)
 	KONTIKI=$(CURDIR)/bin/kontiki $(GO) run ./test/conformance -focus '$(FOCUS)'
 
-lint: ## go vet, staticcheck, and buf: the rules of the protocols, and that kontiki.v1 only grew since its last release
+lint: ## gofmt, go vet, staticcheck, and buf: the rules of the protocols, and that kontiki.v1 only grew since its last release
+	@wrong=$$("$$($(GO) env GOROOT)/bin/gofmt" -l $$(git ls-files '*.go')) && test -z "$$wrong" || { echo "run gofmt -w $$wrong"; exit 1; }
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) run $(BUF) lint

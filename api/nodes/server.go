@@ -23,8 +23,8 @@ type Config struct {
 	Client *client.Client
 	// Fence returns a client that writes until Fence is called with the same name again, on any master (objects.Service.Fence); nil
 	// means that sessions write with Client.
-	Fence  func(ctx context.Context, name string) (*client.Client, error)
-	Tokens *auth.Tokens
+	Fence   func(ctx context.Context, name string) (*client.Client, error)
+	Tokens  *auth.Tokens
 	Callers Callers
 	// Caller returns the node in the certificate of a call.
 	Caller func(ctx context.Context) (node string, ok bool)

@@ -145,7 +145,7 @@ func node(run string, i int) *corev1.Node {
 		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("bench-%s-%d", run, i), Labels: map[string]string{
 			"bench-run": run, corev1.LabelHostname: fmt.Sprintf("bench-%s-%d", run, i), corev1.LabelTopologyZone: fmt.Sprint("z", i%10), corev1.LabelTopologyRegion: run,
 		}},
-		Spec:       corev1.NodeSpec{PodCIDR: ranges, PodCIDRs: []string{ranges}},
+		Spec: corev1.NodeSpec{PodCIDR: ranges, PodCIDRs: []string{ranges}},
 		Status: corev1.NodeStatus{Capacity: room, Allocatable: room, Conditions: []corev1.NodeCondition{{
 			Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: metav1.Now(), LastTransitionTime: metav1.Now()}}},
 	}
