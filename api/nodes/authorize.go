@@ -17,6 +17,8 @@ type Callers struct {
 	// Authenticate returns whose token it is, nil if it is not valid, for the API's own audience.
 	Authenticate func(ctx context.Context, token string) (user.Info, error)
 	Authorizer   auth.Authorizer
+	// Worker returns the node that a certificate was issued to, or why it is not valid (any more).
+	Worker func(der []byte) (node string, err error)
 }
 
 // maxSubresources limits how many subresources one request may name: no path of the port has more.
@@ -31,6 +33,16 @@ func (s *Server) AuthorizeCaller(ctx context.Context, r *nodev1.AuthorizeCallerR
 	}
 	if s.Callers.Authenticate == nil {
 		return nil, status.Error(codes.Unimplemented, "this master does not decide about tokens")
+	}
+	if len(r.WorkerCertificate) > 0 {
+		if s.Callers.Worker == nil {
+			return nil, status.Error(codes.Unimplemented, "this master does not decide about certificates")
+		}
+		name, err := s.Callers.Worker(r.WorkerCertificate)
+		if err != nil {
+			return &nodev1.AuthorizeCallerResponse{Reason: err.Error()}, nil
+		}
+		return &nodev1.AuthorizeCallerResponse{User: "system:node:" + name, Allowed: true}, nil
 	}
 	if len(r.Subresources) == 0 || len(r.Subresources) > maxSubresources {
 		return nil, status.Errorf(codes.InvalidArgument, "subresources: there are %d, and must be 1 to %d", len(r.Subresources), maxSubresources)

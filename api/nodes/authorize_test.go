@@ -42,6 +42,8 @@ func TestCallersOfANodesPort(t *testing.T) {
 		{"another subresource", "w1", &nodev1.AuthorizeCallerRequest{Token: token, Verb: "get", Subresources: []string{"proxy"}}, user, false},
 		{"another node", "w2", &nodev1.AuthorizeCallerRequest{Token: token, Verb: "get", Subresources: []string{"metrics"}}, user, false},
 		{"no token", "w1", &nodev1.AuthorizeCallerRequest{Verb: "get", Subresources: []string{"metrics"}}, "", false},
+		{"another worker", "w1", &nodev1.AuthorizeCallerRequest{WorkerCertificate: []byte("w2's")}, "system:node:w2", true},
+		{"a revoked worker", "w1", &nodev1.AuthorizeCallerRequest{WorkerCertificate: []byte("w3's")}, "", false},
 		{"no valid token", "w1", &nodev1.AuthorizeCallerRequest{Token: token + "x", Verb: "get", Subresources: []string{"metrics"}}, "", false},
 	} {
 		got, err := c.AuthorizeCaller(metadata.AppendToOutgoingContext(t.Context(), "node", x.node), x.request)

@@ -2,6 +2,7 @@ package nodes_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"strings"
@@ -56,6 +57,11 @@ func serveOn(t *testing.T, h *harness.Harness) (*harness.Harness, nodev1.NodeSer
 		Callers: nodes.Callers{Authorizer: h.Authorizer, Authenticate: func(ctx context.Context, token string) (user.Info, error) {
 			who, _, err := h.Authenticator.Token(ctx, token, nil)
 			return who, err
+		}, Worker: func(der []byte) (string, error) {
+			if string(der) != "w2's" {
+				return "", errors.New("it is revoked")
+			}
+			return "w2", nil
 		}},
 		Client: h.Client, Tokens: h.Tokens, Caller: caller, Fence: func(ctx context.Context, name string) (*client.Client, error) {
 			service, err := h.Objects.Fence(ctx, name)

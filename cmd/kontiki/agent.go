@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
@@ -31,8 +32,10 @@ import (
 	"github.com/kontiki/kontiki/node/network"
 	"github.com/kontiki/kontiki/node/pods"
 	"github.com/kontiki/kontiki/node/proxy"
+	"github.com/kontiki/kontiki/node/runtime"
 	"github.com/kontiki/kontiki/node/runtime/containerd"
 	"github.com/kontiki/kontiki/node/server"
+	"github.com/kontiki/kontiki/node/share"
 )
 
 // kubeletPort is the kubelet-compatible port.
@@ -51,6 +54,7 @@ type agentOptions struct {
 	unsafeSysctls                    []string
 	registries                       string
 	parallelPulls                    int
+	shareImages                      bool
 	credentialConfig, credentialDir  string
 	evictHard, evictSoft, evictGrace string
 	imageGC                          pods.ImageGC
@@ -67,6 +71,7 @@ func (o *agentOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.registries, "registry-config-dir", "/etc/containerd/certs.d", "the directory that has, for each registry, a directory with its hosts.toml: mirrors, certificates, plain HTTP")
 	f.StringVar(&o.credentialConfig, "image-credential-provider-config", "", "the configuration of the programs that have credentials for registries (CredentialProviderConfig)")
 	f.StringVar(&o.credentialDir, "image-credential-provider-bin-dir", "", "the directory of these programs")
+	f.BoolVar(&o.shareImages, "share-images", true, "fetch images from other workers before the registry, and send them images")
 	f.IntVar(&o.parallelPulls, "max-parallel-image-pulls", 5, "how many images are pulled at the same time")
 	f.StringVar(&o.evictHard, "eviction-hard", pods.DefaultEviction, "thresholds below which pods are evicted at once, such as memory.available<100Mi")
 	f.StringVar(&o.evictSoft, "eviction-soft", "", "thresholds below which pods are evicted after a period of grace")
@@ -192,6 +197,7 @@ type workerParts struct {
 	dns     *dns.Late
 	agent   *agent.Agent
 	server  *server.Server
+	share   *share.Share // nil if images are not shared
 	address string
 }
 
@@ -218,8 +224,13 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 			w.close()
 		}
 	}()
+	var peers runtime.Peers
+	if o.shareImages {
+		w.share = w.newShare(place, identity, log)
+		peers = w.share
+	}
 	w.runtime, err = containerd.New(ctx, containerd.Config{
-		Address: o.containerd, Namespace: o.containerdNamespace, StateDir: filepath.Join(place.dataDir, "run"),
+		Peers: peers, Address: o.containerd, Namespace: o.containerdNamespace, StateDir: filepath.Join(place.dataDir, "run"),
 		CgroupParent: o.cgroupParent, Logger: [2]string{self, early.LoggerCommand},
 		RegistryConfigDir: o.registries,
 	})
@@ -243,14 +254,21 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	if err != nil {
 		return w, err
 	}
-	w.server = server.New(server.Config{
+	config := server.Config{
 		Pods: w.agent.Pods(), Runtime: w.runtime, Node: w.agent.Node,
 		TLS:       identity.ServerTLS,
 		Verify:    server.AllowMasters(),
 		Authorize: w.agent.AuthorizeCaller,
 		Probes:    w.agent.Pods().ProbeMetrics(),
 		Dir:       place.dataDir, Configuration: w.agent.Configuration,
-	})
+	}
+	if w.share != nil {
+		config.Peers = w.share.Handler
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(w.share)
+		config.Metrics = registry
+	}
+	w.server = server.New(config)
 	return w, nil
 }
 
@@ -275,6 +293,9 @@ func (w *workerParts) run(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.agent.Run(ctx) })
+	if w.share != nil {
+		group.Go(func() error { return w.share.Run(ctx) })
+	}
 	group.Go(func() error { return w.proxy.Run(ctx) })
 	group.Go(func() error { return w.dns.Run(ctx) })
 	group.Go(func() error { return w.server.Serve(ctx, listener) })

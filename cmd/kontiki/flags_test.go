@@ -149,6 +149,7 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"image-gc-low-threshold":                   {"70", func(w wired) any { return w.agent.imageGC.Low }},
 		"minimum-image-ttl-duration":               {"1h0m0s", func(w wired) any { return w.agent.imageGC.MinAge }},
 		"image-maximum-gc-age":                     {"48h0m0s", func(w wired) any { return w.agent.imageGC.MaxAge }},
+		"share-images":                             {"false", func(w wired) any { return w.agent.shareImages }},
 		"max-parallel-image-pulls":                 {"7", func(w wired) any { return w.agent.parallelPulls }},
 		"enable-admission-plugins":                 {"EventRateLimit,AlwaysPullImages", func(w wired) any { return strings.Join(w.admits(t).Enable, ",") }},
 		"disable-admission-plugins":                {"Priority", func(w wired) any { return strings.Join(w.admits(t).Disable, ",") }},

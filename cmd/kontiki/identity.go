@@ -120,6 +120,25 @@ func (m *master) bundle() ([]byte, <-chan struct{}) {
 	return m.cluster.Identity().RootsPEM(), changed
 }
 
+// workerOf returns the worker that a certificate was issued to, or why the certificate is not valid.
+func (m *master) workerOf(der []byte) (string, error) {
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return "", err
+	}
+	peer, err := pki.ParsePeer(cert)
+	if err != nil {
+		return "", err
+	}
+	if peer.Role != pki.RoleWorker {
+		return "", fmt.Errorf("the certificate of %q is not a worker's", cert.Subject.CommonName)
+	}
+	if _, err := cert.Verify(x509.VerifyOptions{Roots: m.cluster.Roots(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+		return "", err
+	}
+	return peer.Name, m.cluster.Admits(cert)
+}
+
 // clientsCA is the CA of controller/certificates.
 type clientsCA struct{ *cluster.Cluster }
 

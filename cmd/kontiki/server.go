@@ -370,7 +370,7 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 		Callers: nodes.Callers{Authorizer: m.api.Authorizer, Authenticate: func(ctx context.Context, token string) (user.Info, error) {
 			who, _, err := m.api.Authenticator.Token(ctx, token, nil)
 			return who, err
-		}},
+		}, Worker: m.workerOf},
 		Caller: func(ctx context.Context) (string, bool) {
 			peer, ok := mtls.PeerFromContext(ctx)
 			return peer.Name, ok && peer.Role == mtls.RoleWorker

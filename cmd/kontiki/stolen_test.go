@@ -243,7 +243,21 @@ func TestWhatAStolenWorkerCertificateOpens(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		agent := server.New(server.Config{Pods: noPods{}, Runtime: fake.New(), Node: func() *corev1.Node { return nodeObject("worker-2", nil) }, TLS: victim.ServerTLS, Verify: server.AllowMasters()})
+		agent := server.New(server.Config{Pods: noPods{}, Runtime: fake.New(), Node: func() *corev1.Node { return nodeObject("worker-2", nil) }, TLS: victim.ServerTLS, Verify: server.AllowMasters(),
+			Authorize: func(_ context.Context, r *nodev1.AuthorizeCallerRequest) (*nodev1.AuthorizeCallerResponse, error) {
+				name, err := m.workerOf(r.WorkerCertificate)
+				if err != nil {
+					return &nodev1.AuthorizeCallerResponse{Reason: err.Error()}, nil
+				}
+				return &nodev1.AuthorizeCallerResponse{User: "system:node:" + name, Allowed: true}, nil
+			},
+			Peers: func(caller func(*http.Request) string) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if caller(r) != "worker-1" || !strings.HasPrefix(r.URL.Path, "/kontiki/peers/") {
+						http.Error(w, "caller "+caller(r), http.StatusTeapot)
+					}
+				})
+			}})
 		serving, stop := context.WithCancel(context.Background())
 		served := make(chan error, 1)
 		go func() { served <- agent.Serve(serving, listener) }()
@@ -261,6 +275,16 @@ func TestWhatAStolenWorkerCertificateOpens(t *testing.T) {
 			if code, err := get(&tls.Config{RootCAs: thief.Roots(), Certificates: []tls.Certificate{*thief.Client()}}, path); err != nil || code != http.StatusForbidden {
 				t.Errorf("the thief at %s: %d, %v", path, code, err)
 			}
+		}
+		// Images are for all workers.
+		if code, err := get(&tls.Config{RootCAs: thief.Roots(), Certificates: []tls.Certificate{*thief.Client()}}, "/kontiki/peers/blobs/x"); err != nil || code != http.StatusOK {
+			t.Errorf("another worker asks for an image: %d, %v", code, err)
+		}
+		if code, err := get(m.agents.TLS(), "/kontiki/peers/blobs/x"); err != nil || code != http.StatusNotFound {
+			t.Errorf("a master asks as a peer: %d, %v", code, err)
+		}
+		if code, err := get(&tls.Config{RootCAs: thief.Roots()}, "/kontiki/peers/blobs/x"); err != nil || code != http.StatusUnauthorized {
+			t.Errorf("nobody asks for an image: %d, %v", code, err)
 		}
 		if code, err := get(&tls.Config{RootCAs: thief.Roots()}, "/pods"); err != nil || code != http.StatusUnauthorized {
 			t.Errorf("with no certificate: %d, %v", code, err)
@@ -342,6 +366,18 @@ func TestARevokedCertificateIsRefusedByTheAPI(t *testing.T) {
 	})
 	if code := discover(other); code != http.StatusOK {
 		t.Errorf("another worker: %d", code)
+	}
+	// Other workers are told so too.
+	if name, err := m.workerOf(thief.Client().Certificate[0]); err == nil || !strings.Contains(err.Error(), "revoked") {
+		t.Errorf("other workers are told that the revoked certificate is %q's: %v", name, err)
+	}
+	if name, err := m.workerOf(other.Client().Certificate[0]); err != nil || name != "worker-2" {
+		t.Errorf("other workers are told that a certificate is %q's: %v", name, err)
+	}
+	for what, der := range map[string][]byte{"a serving certificate": other.Serving().Certificate[0], "nonsense": []byte("x")} {
+		if name, err := m.workerOf(der); err == nil {
+			t.Errorf("%s is taken for %q", what, name)
+		}
 	}
 }
 

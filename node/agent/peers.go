@@ -32,6 +32,9 @@ func (p *peers) note(name string) {
 	}
 }
 
+// Peers returns the other nodes to which the network routes, sorted by name. The slice is read-only.
+func (a *Agent) Peers() []Peer { return a.store.allPeers() }
+
 // allPeers returns the peers, sorted by name. The slice is read-only.
 func (s *store) allPeers() []Peer {
 	s.mu.Lock()

@@ -18,7 +18,8 @@ import (
 
 // Who may call is decided as by a kubelet. A request with a client certificate of the cluster is from a master or an administrator, or
 // refused. One with a bearer token is allowed if the masters say so: the token is the API's, and its owner may do to a subresource of this
-// node what the request does (KEP-2862 names the subresources). Anonymous requests are refused.
+// node what the request does (KEP-2862 names the subresources). Anonymous requests are refused. Other workers may fetch images
+// (/kontiki/peers/), if a master says that their certificates are not revoked.
 
 // ErrForbidden means that a caller is authenticated but not allowed to call.
 var ErrForbidden = errors.New("forbidden")
@@ -105,6 +106,65 @@ func (t *tokens) check(ctx context.Context, token string, r *http.Request) (answ
 	return a, nil
 }
 
+// worker returns the user of another worker's certificate, "" with the reason if the masters do not accept it.
+func (t *tokens) worker(ctx context.Context, cert *x509.Certificate) (user, reason string, err error) {
+	q := question{token: sha256.Sum256(cert.Raw), subresources: "a worker's certificate"}
+	if known, ok := t.answers.Get(q); ok && t.now().Before(known.until) {
+		return known.user, known.reason, nil
+	}
+	select {
+	case t.asking <- struct{}{}:
+		defer func() { <-t.asking }()
+	case <-ctx.Done():
+		return "", "", ctx.Err()
+	}
+	response, err := t.ask(ctx, &nodev1.AuthorizeCallerRequest{WorkerCertificate: cert.Raw, Path: peersPath})
+	if err != nil {
+		return "", "", err
+	}
+	a := answer{reason: response.Reason, until: t.now().Add(refusedFor)}
+	if response.Allowed {
+		a.user, a.until = response.User, t.now().Add(allowedFor)
+	}
+	t.answers.Put(q, a, 1)
+	return a.user, a.reason, nil
+}
+
+// peersPath is what other workers may use.
+const peersPath = "/kontiki/peers/"
+
+// workerPrefix begins the user names of workers.
+const workerPrefix = "system:node:"
+
+type callerKey struct{}
+
+// callerOf returns the name of the worker that a request to peersPath comes from.
+func callerOf(r *http.Request) string {
+	name, _ := r.Context().Value(callerKey{}).(string)
+	return name
+}
+
+// fromPeer serves another worker's request to peersPath. It returns false for other requests.
+func (s *Server) fromPeer(w http.ResponseWriter, r *http.Request) bool {
+	if s.peers == nil || s.tokens == nil || r.TLS == nil || len(r.TLS.VerifiedChains) == 0 || !strings.HasPrefix(r.URL.Path, peersPath) {
+		return false
+	}
+	cert := r.TLS.PeerCertificates[0]
+	if !slices.Contains(cert.Subject.Organization, "system:nodes") {
+		return false
+	}
+	switch user, reason, err := s.tokens.worker(r.Context(), cert); {
+	case err != nil:
+		http.Error(w, "no master can be asked about the certificate: "+err.Error(), http.StatusServiceUnavailable)
+	case user == "" || user != cert.Subject.CommonName:
+		http.Error(w, "Forbidden: "+reason, http.StatusForbidden)
+	default:
+		newcomers.KnownRequest(r.Context())
+		s.peers.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, strings.TrimPrefix(user, workerPrefix))))
+	}
+	return true
+}
+
 // verbs are the API's verbs for methods.
 var verbs = map[string]string{http.MethodGet: "get", http.MethodPost: "create", http.MethodPut: "update", http.MethodPatch: "patch", http.MethodDelete: "delete"}
 
@@ -136,6 +196,9 @@ func action(r *http.Request) (verb string, subresources []string) {
 // authorized passes on the requests of those who may make them.
 func (s *Server) authorized(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.fromPeer(w, r) {
+			return
+		}
 		if code, why := s.refusal(r); why != "" {
 			http.Error(w, why, code)
 			return

@@ -51,6 +51,8 @@ type Config struct {
 	Verify func(*x509.Certificate) error
 	// Authorize asks a master about the owner of a token; nil means that only certificates are accepted.
 	Authorize func(context.Context, *nodev1.AuthorizeCallerRequest) (*nodev1.AuthorizeCallerResponse, error)
+	// Peers serves the requests of other workers, whose names caller returns; may be nil. It needs Authorize.
+	Peers func(caller func(*http.Request) string) http.Handler
 	// Configuration returns what /configz shows; may be nil.
 	Configuration func() *kubeletv1beta1.KubeletConfiguration
 	// Dir is a directory of the filesystem that pods use, for stats.
@@ -66,6 +68,7 @@ type Server struct {
 	c        Config
 	handler  http.Handler
 	tokens   *tokens                     // nil if no tokens are accepted
+	peers    http.Handler                // nil if other workers may not call
 	files    recent.Cache[string, files] // by container
 	imports  chan struct{}               // one slot per import
 	hostLogs string
@@ -79,6 +82,9 @@ func New(c Config) *Server {
 	s := &Server{c: c, hostLogs: hostLogs, files: recent.Cache[string, files]{Limit: 4096}, imports: make(chan struct{}, maxImports), maxImport: maxImport, importIdle: importIdle}
 	if c.Authorize != nil {
 		s.tokens = newTokens(c.Authorize)
+	}
+	if c.Peers != nil {
+		s.peers = c.Peers(callerOf)
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.healthz)

@@ -47,6 +47,8 @@ type Config struct {
 	// RegistryConfigDir has a directory for each registry with its hosts.toml (mirrors, certificates, plain HTTP), as containerd's own
 	// configuration has; "" for none.
 	RegistryConfigDir string
+	// Peers are asked for images before the registry is; may be nil.
+	Peers runtime.Peers
 }
 
 // Runtime implements runtime.Runtime.

@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	client "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
 	"github.com/containerd/errdefs"
@@ -75,8 +76,7 @@ func (r *Runtime) pull(ctx context.Context, name string, auth runtime.Auth) (run
 	watched := &progress{}
 	pctx, stop := watched.watch(ctx, r.pullTimeout)
 	defer stop()
-	resolver := docker.NewResolver(docker.ResolverOptions{Hosts: r.registryHosts(pctx, auth, watched)})
-	img, err := r.client.Pull(pctx, name, client.WithResolver(resolver), client.WithImageHandlerWrapper(r.limits.pulled(r.client.ContentStore())), client.WithPullUnpack, client.WithPullSnapshotter(r.c.Snapshotter))
+	img, err := r.fetch(pctx, name, auth, watched)
 	if err == nil {
 		return r.describe(ctx, img)
 	}
@@ -90,16 +90,42 @@ func (r *Runtime) pull(ctx context.Context, name string, auth runtime.Auth) (run
 	return runtime.Image{}, fmt.Errorf("failed to pull and unpack image %q: %w", name, classify(err))
 }
 
+// fetch asks the registry what an image's name stands for, and gets that from peers and the registry.
+func (r *Runtime) fetch(ctx context.Context, name string, auth runtime.Auth, watched *progress) (client.Image, error) {
+	options := []client.RemoteOpt{client.WithPullUnpack, client.WithPullSnapshotter(r.c.Snapshotter)}
+	checked := r.limits.pulled(r.client.ContentStore())
+	if r.c.Peers == nil {
+		return r.client.Pull(ctx, name, append(options, client.WithResolver(docker.NewResolver(docker.ResolverOptions{Hosts: r.registryHosts(ctx, auth, watched.around)})), client.WithImageHandlerWrapper(checked))...)
+	}
+	peers := &peerPull{}
+	registries := r.registryHosts(ctx, auth, func(next http.RoundTripper) http.RoundTripper { return peers.around(watched.around(next)) })
+	resolver := docker.NewResolver(docker.ResolverOptions{Hosts: peers.before(registries)})
+	found, desc, err := resolver.Resolve(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("failed to resolve reference %q: %w", name, err)
+	}
+	peers.PeerPull = r.c.Peers.Begin(ctx, desc.Digest)
+	peers.sizes.Store(desc.Digest, desc.Size)
+	options = append(options, client.WithResolver(resolved{resolver, found, desc}), client.WithImageHandlerWrapper(func(next images.Handler) images.Handler { return checked(peers.handler(next)) }))
+	img, err := r.client.Pull(ctx, name, options...)
+	if err != nil && ctx.Err() == nil && r.forgetBroken(ctx, peers) {
+		img, err = r.client.Pull(ctx, name, options...)
+	}
+	peers.End(context.WithoutCancel(ctx), err == nil)
+	return img, err
+}
+
 // registryHosts returns how to reach registries: as the directory of their configuration says (hosts.toml, or certificates as Docker has
-// them), otherwise by HTTPS, or HTTP for those of this host and InsecureRegistries.
-func (r *Runtime) registryHosts(ctx context.Context, auth runtime.Auth, watched *progress) docker.RegistryHosts {
+// them), otherwise by HTTPS, or HTTP for those of this host and InsecureRegistries. around is put
+// around each transport.
+func (r *Runtime) registryHosts(ctx context.Context, auth runtime.Auth, around func(http.RoundTripper) http.RoundTripper) docker.RegistryHosts {
 	credentials := func(string) (string, string, error) {
 		if auth.IdentityToken != "" {
 			return "", auth.IdentityToken, nil
 		}
 		return auth.Username, auth.Password, nil
 	}
-	plain := &http.Client{Transport: watched.around(http.DefaultTransport)}
+	plain := &http.Client{Transport: around(http.DefaultTransport)}
 	byDefault := docker.ConfigureDefaultRegistries(
 		docker.WithClient(plain),
 		docker.WithAuthorizer(docker.NewDockerAuthorizer(docker.WithAuthClient(plain), docker.WithAuthCreds(credentials))),
@@ -124,7 +150,7 @@ func (r *Runtime) registryHosts(ctx context.Context, auth runtime.Auth, watched 
 		if next == nil {
 			next = http.DefaultTransport
 		}
-		c.Transport = watched.around(next)
+		c.Transport = around(next)
 		return nil
 	}})
 	return func(host string) ([]docker.RegistryHost, error) {

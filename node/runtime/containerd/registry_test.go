@@ -158,6 +158,20 @@ func (r *theRegistry) push(t *testing.T, name, tag string) string {
 	return digest(manifest)
 }
 
+// hosts returns a directory of registries' configuration that has this one's.
+func (r *theRegistry) hosts(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, r.address), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	content := fmt.Sprintf("server = \"https://%s\"\nca = %q\n", r.address, r.ca)
+	if err := os.WriteFile(filepath.Join(dir, r.address, "hosts.toml"), []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // TestRegistryConfiguration: a directory of hosts.toml files says which authority signs a registry's certificate, and which mirror to ask.
 func TestRegistryConfiguration(t *testing.T) {
 	registry := startRegistry(t)

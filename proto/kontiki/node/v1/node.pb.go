@@ -1332,10 +1332,12 @@ type AuthorizeCallerRequest struct {
 	// verb is the API's: get, create, ...
 	Verb string `protobuf:"bytes,2,opt,name=verb,proto3" json:"verb,omitempty"`
 	// subresources of the node of which one suffices, as "metrics", or "pods" and "proxy".
-	Subresources  []string `protobuf:"bytes,3,rep,name=subresources,proto3" json:"subresources,omitempty"`
-	Path          string   `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Subresources []string `protobuf:"bytes,3,rep,name=subresources,proto3" json:"subresources,omitempty"`
+	Path         string   `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	// worker_certificate is another worker's, in DER, in place of a token: the response says whether it is still valid. Then only path is used.
+	WorkerCertificate []byte `protobuf:"bytes,5,opt,name=worker_certificate,json=workerCertificate,proto3" json:"worker_certificate,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *AuthorizeCallerRequest) Reset() {
@@ -1394,6 +1396,13 @@ func (x *AuthorizeCallerRequest) GetPath() string {
 		return x.Path
 	}
 	return ""
+}
+
+func (x *AuthorizeCallerRequest) GetWorkerCertificate() []byte {
+	if x != nil {
+		return x.WorkerCertificate
+	}
+	return nil
 }
 
 type AuthorizeCallerResponse struct {
@@ -2320,12 +2329,13 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\x05value\x18\x03 \x01(\fR\x05value\"B\n" +
 	"\fStatusResult\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x16\n" +
-	"\x06errors\x18\x02 \x03(\tR\x06errors\"z\n" +
+	"\x06errors\x18\x02 \x03(\tR\x06errors\"\xa9\x01\n" +
 	"\x16AuthorizeCallerRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x12\n" +
 	"\x04verb\x18\x02 \x01(\tR\x04verb\x12\"\n" +
 	"\fsubresources\x18\x03 \x03(\tR\fsubresources\x12\x12\n" +
-	"\x04path\x18\x04 \x01(\tR\x04path\"_\n" +
+	"\x04path\x18\x04 \x01(\tR\x04path\x12-\n" +
+	"\x12worker_certificate\x18\x05 \x01(\fR\x11workerCertificate\"_\n" +
 	"\x17AuthorizeCallerResponse\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x18\n" +
 	"\aallowed\x18\x02 \x01(\bR\aallowed\x12\x16\n" +
