@@ -27,7 +27,7 @@ GOTESTSUM          := gotest.tools/gotestsum@v1.13.0
 TOOLS  := $(CURDIR)/.tools
 PROTOS := $(shell find proto -name '*.proto')
 
-.PHONY: build run stop test unit clocks e2e peers upstream compare suite conformance lint fuzz bench bench-scale robustness generate released deps images node help
+.PHONY: build run stop test unit clocks e2e peers upstream compare suite conformance lint fuzz bench bench-scale robustness generate released deps images vendors node help
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ node: ## install the packages for the tests in Node.js, at the versions of packa
 
 images: ## build bin/images.tar: the images of the demo and of the tests
 	@$(GO) run ./test/images -out bin/images.tar
+
+vendors: ## build bin/vendors.tar: Kubernetes' sample device plugin and its test driver of dynamic resource allocation
+	@$(GO) run ./test/images -vendors -out bin/vendors.tar
 
 deps: ## install missing packages on Debian; elsewhere list them
 	@missing=""; for p in $(DEB_PACKAGES); do \
@@ -82,9 +85,9 @@ clocks: ## test masters whose wall clocks are set, with a patched Go runtime
 	@echo '{"Replace": {"'$$($(GO) env GOROOT)'/src/runtime/time.go": "$(TOOLS)/time.go"}}' > $(TOOLS)/clocks.json
 	$(GO) test -overlay $(TOOLS)/clocks.json -tags clocks -run 'TestClocksThatAreSet' ./cluster
 
-e2e: deps build images node
+e2e: deps build images vendors node
 	GOBIN=$(TOOLS) $(GO) install $(GRPCURL)
-	GRPCURL=$(TOOLS)/grpcurl KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar $(call again,3) --packages "./test/e2e/... ./test/cases/..." -- -count=1 -p 1 -timeout 25m
+	GRPCURL=$(TOOLS)/grpcurl KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar VENDORS=$(CURDIR)/bin/vendors.tar $(call again,3) --packages "./test/e2e/... ./test/cases/..." -- -count=1 -p 1 -timeout 25m
 
 # The programs that Kontiki is tested with and compared with. They are built from modules of their own, and take minutes the first time.
 UPSTREAM := kube-apiserver kube-controller-manager kube-scheduler

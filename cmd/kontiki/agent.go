@@ -24,12 +24,14 @@ import (
 	"github.com/kontiki/kontiki/cluster/worker"
 	"github.com/kontiki/kontiki/cmd/kontiki/early"
 	"github.com/kontiki/kontiki/node/agent"
+	"github.com/kontiki/kontiki/node/cpus"
 	"github.com/kontiki/kontiki/node/credentials"
 	"github.com/kontiki/kontiki/node/dns"
 	"github.com/kontiki/kontiki/node/guard"
 	"github.com/kontiki/kontiki/node/kubeletroot"
 	"github.com/kontiki/kontiki/node/netapi"
 	"github.com/kontiki/kontiki/node/network"
+	"github.com/kontiki/kontiki/node/numa"
 	"github.com/kontiki/kontiki/node/pods"
 	"github.com/kontiki/kontiki/node/proxy"
 	"github.com/kontiki/kontiki/node/runtime"
@@ -58,6 +60,7 @@ type agentOptions struct {
 	credentialConfig, credentialDir  string
 	evictHard, evictSoft, evictGrace string
 	imageGC                          pods.ImageGC
+	hardware                         agent.HardwareConfig
 }
 
 func (o *agentOptions) flags(f *pflag.FlagSet) {
@@ -80,6 +83,13 @@ func (o *agentOptions) flags(f *pflag.FlagSet) {
 	f.IntVar(&o.imageGC.Low, "image-gc-low-threshold", pods.DefaultImageGC.Low, "the percentage at which that ends")
 	f.DurationVar(&o.imageGC.MinAge, "minimum-image-ttl-duration", pods.DefaultImageGC.MinAge, "how long an unused image is kept at least")
 	f.DurationVar(&o.imageGC.MaxAge, "image-maximum-gc-age", 0, "how long an unused image is kept at most; 0 for ever")
+	h := &o.hardware
+	f.StringVar(&h.CPUPolicy, "cpu-manager-policy", cpus.None, "none, or static: containers of Guaranteed pods that request whole processors get some of their own")
+	f.StringToStringVar(&h.CPUOptions, "cpu-manager-policy-options", nil, "options of that policy: full-pcpus-only, strict-cpu-reservation and prefer-align-cpus-by-uncorecache, each =true or =false")
+	f.StringVar(&h.ReservedCPUs, "reserved-cpus", "", "processors, such as 0-1, that are not allocatable and that no container gets as its own")
+	f.StringVar(&h.TopologyPolicy, "topology-manager-policy", numa.None, "how processors and devices of a pod are aligned on NUMA nodes: none, best-effort, restricted or single-numa-node")
+	f.StringVar(&h.TopologyScope, "topology-manager-scope", numa.ScopeContainer, "what is aligned: container or pod")
+	f.StringToStringVar(&h.TopologyOptions, "topology-manager-policy-options", nil, "options of that policy: prefer-closest-numa-nodes=true, max-allowable-numa-nodes=N")
 	f.StringSliceVar(&o.unsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls, or prefixes that end in *, that pods may set in addition to the safe ones")
 }
 
@@ -247,7 +257,7 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	}
 	w.agent, err = agent.New(agent.Config{
 		NodeName: place.name, NodeIP: netip.MustParseAddr(place.nodeIP), StateDir: filepath.Join(place.dataDir, "agent"),
-		Kubelet: kubelet, LogDir: o.podLogs, Pulls: o.parallelPulls, NodeCredentials: registries.Of, Eviction: thresholds, ImageGC: o.imageGC, AllowedUnsafeSysctls: o.unsafeSysctls, Runtime: w.runtime, Network: w.network, ServiceConsumers: []agent.ServiceConsumer{w.proxy, w.dns},
+		Kubelet: kubelet, Hardware: o.hardware, LogDir: o.podLogs, Pulls: o.parallelPulls, NodeCredentials: registries.Of, Eviction: thresholds, ImageGC: o.imageGC, AllowedUnsafeSysctls: o.unsafeSysctls, Runtime: w.runtime, Network: w.network, ServiceConsumers: []agent.ServiceConsumer{w.proxy, w.dns},
 		Guard:   &guard.Guard{Command: []string{self, early.GuardCommand}, Socket: filepath.Join(place.dataDir, "guard.sock"), CgroupParent: o.cgroupParent},
 		Masters: identity.Masters(), Dial: dialMaster(identity), Labels: o.nodeLabels, Port: kubeletPort, MaxPods: o.maxPods, Version: gitVersion,
 	})

@@ -87,57 +87,66 @@ func TestTheAdmissionConfigurationIsRead(t *testing.T) {
 // with the option of the part that it sets.
 func TestEveryFlagReachesWhatItSets(t *testing.T) {
 	seen := map[string]bool{}
+	maps := map[string]bool{"node-labels": true, "cpu-manager-policy-options": true, "topology-manager-policy-options": true}
 	for name, x := range map[string]struct {
 		value string
 		got   func(w wired) any
 	}{
-		"log-level":                                {"debug", func(w wired) any { return w.logLevel }},
-		"name":                                     {"master-7", func(w wired) any { return w.cluster.Name }},
-		"node-ip":                                  {"10.1.2.3", func(w wired) any { return strings.TrimSuffix(w.cluster.AdvertiseAddress, ":6444") }},
-		"data-dir":                                 {"/srv/kontiki", func(w wired) any { return w.cluster.DataDir }},
-		"join":                                     {"one:6444", func(w wired) any { return strings.Join(w.cluster.Join, " ") }},
-		"token":                                    {"K10", func(w wired) any { return w.cluster.Token }},
-		"port":                                     {"7444", func(w wired) any { return strings.TrimPrefix(w.cluster.BindAddress, ":") }},
-		"api-port":                                 {"7443", func(w wired) any { return fmt.Sprint(w.apiPort) + strings.TrimPrefix(w.cluster.APIAddress, ":7443") }},
-		"api-bind":                                 {"127.0.0.1", func(w wired) any { return w.apiBind }},
-		"gossip-port":                              {"7947", func(w wired) any { return strings.TrimPrefix(w.cluster.GossipBindAddress, ":") }},
-		"tls-san":                                  {"api.example", func(w wired) any { return w.cluster.APIHosts[len(w.cluster.APIHosts)-1] }},
-		"service-cidr":                             {"10.97.0.0/16", func(w wired) any { return w.ranges.service }},
-		"pod-cidr":                                 {"10.245.0.0/16", func(w wired) any { return w.ranges.pod }},
-		"cluster-dns":                              {"10.96.0.53", func(w wired) any { return w.ranges.dns }},
-		"cluster-domain":                           {"example.internal", func(w wired) any { return w.clusterDomain }},
-		"default-toleration-seconds":               {"7", func(w wired) any { return w.tolerationSeconds }}, // TestTheDefaultTolerationIsThePods
-		"volume-lease":                             {"23s", func(w wired) any { return w.volumeLease }},
-		"node-confirm-period":                      {"11s", func(w wired) any { return w.nodes.ConfirmPeriod }},
-		"node-eviction-rate":                       {"0.5", func(w wired) any { return w.nodes.Evictions.Rate }},
-		"secondary-node-eviction-rate":             {"0.25", func(w wired) any { return w.nodes.Evictions.SecondaryRate }},
-		"unhealthy-zone-threshold":                 {"0.75", func(w wired) any { return w.nodes.Evictions.UnhealthyZone }},
-		"large-cluster-size-threshold":             {"9", func(w wired) any { return w.nodes.Evictions.LargeCluster }},
-		"gossip":                                   {"masters", func(w wired) any { return w.cluster.GossipMode }},
-		"duties":                                   {"none", func(w wired) any { return strings.Join(w.dutyNames, ",") }},
-		"rebalance":                                {"true", func(w wired) any { return w.rebalance }},
-		"scheduler-config":                         {"/etc/scheduler.yaml", func(w wired) any { return w.scheduling.file }}, // TestSchedulerConfig
-		"certificate-lifetime":                     {"3h0m0s", func(w wired) any { return w.cluster.Timings.Certificate }},
-		"cluster-signing-duration":                 {"11h0m0s", func(w wired) any { return w.signingDuration }},
-		"remove-dead-masters-after":                {"13m0s", func(w wired) any { return w.cluster.DeadAfter }},
-		"snapshot-dir":                             {"/srv/snapshots", func(w wired) any { return w.cluster.Backups.Dir }},
-		"snapshot-interval":                        {"17m0s", func(w wired) any { return w.cluster.Backups.Interval }},
-		"snapshot-retention":                       {"3", func(w wired) any { return w.cluster.Backups.Keep }},
-		"raft-snapshot-threshold":                  {"1234", func(w wired) any { return w.cluster.Timings.SnapshotThreshold }},
-		"raft-snapshot-interval":                   {"19s", func(w wired) any { return w.cluster.Timings.SnapshotInterval }},
-		"raft-trailing-logs":                       {"567", func(w wired) any { return w.cluster.Timings.TrailingLogs }},
-		"audit-policy-file":                        {"/etc/policy", func(w wired) any { return w.api.auditPolicy }},
-		"audit-log-path":                           {"/var/log/audit", func(w wired) any { return w.api.auditPath }},
-		"audit-log-maxage":                         {"5", func(w wired) any { return w.api.auditMaxAge }},
-		"audit-log-maxbackup":                      {"6", func(w wired) any { return w.api.auditMaxBackups }},
-		"audit-log-maxsize":                        {"8", func(w wired) any { return w.api.auditMaxSize }},
-		"audit-log-format":                         {"yaml", func(w wired) any { return w.api.auditFormat }},
-		"audit-log-mode":                           {"batch", func(w wired) any { return w.api.auditMode }},
-		"max-requests-inflight":                    {"70", func(w wired) any { return w.api.maxInflight }},
-		"max-mutating-requests-inflight":           {"30", func(w wired) any { return w.api.maxMutatingInflight }},
-		"request-timeout":                          {"21s", func(w wired) any { return w.api.requestTimeout }},
-		"pod-logs-dir":                             {"/srv/logs", func(w wired) any { return w.agent.podLogs }},
-		"kubelet-root":                             {"/srv/kubelet", func(w wired) any { return w.agent.kubeletRoot }},
+		"log-level":                      {"debug", func(w wired) any { return w.logLevel }},
+		"name":                           {"master-7", func(w wired) any { return w.cluster.Name }},
+		"node-ip":                        {"10.1.2.3", func(w wired) any { return strings.TrimSuffix(w.cluster.AdvertiseAddress, ":6444") }},
+		"data-dir":                       {"/srv/kontiki", func(w wired) any { return w.cluster.DataDir }},
+		"join":                           {"one:6444", func(w wired) any { return strings.Join(w.cluster.Join, " ") }},
+		"token":                          {"K10", func(w wired) any { return w.cluster.Token }},
+		"port":                           {"7444", func(w wired) any { return strings.TrimPrefix(w.cluster.BindAddress, ":") }},
+		"api-port":                       {"7443", func(w wired) any { return fmt.Sprint(w.apiPort) + strings.TrimPrefix(w.cluster.APIAddress, ":7443") }},
+		"api-bind":                       {"127.0.0.1", func(w wired) any { return w.apiBind }},
+		"gossip-port":                    {"7947", func(w wired) any { return strings.TrimPrefix(w.cluster.GossipBindAddress, ":") }},
+		"tls-san":                        {"api.example", func(w wired) any { return w.cluster.APIHosts[len(w.cluster.APIHosts)-1] }},
+		"service-cidr":                   {"10.97.0.0/16", func(w wired) any { return w.ranges.service }},
+		"pod-cidr":                       {"10.245.0.0/16", func(w wired) any { return w.ranges.pod }},
+		"cluster-dns":                    {"10.96.0.53", func(w wired) any { return w.ranges.dns }},
+		"cluster-domain":                 {"example.internal", func(w wired) any { return w.clusterDomain }},
+		"default-toleration-seconds":     {"7", func(w wired) any { return w.tolerationSeconds }}, // TestTheDefaultTolerationIsThePods
+		"volume-lease":                   {"23s", func(w wired) any { return w.volumeLease }},
+		"node-confirm-period":            {"11s", func(w wired) any { return w.nodes.ConfirmPeriod }},
+		"node-eviction-rate":             {"0.5", func(w wired) any { return w.nodes.Evictions.Rate }},
+		"secondary-node-eviction-rate":   {"0.25", func(w wired) any { return w.nodes.Evictions.SecondaryRate }},
+		"unhealthy-zone-threshold":       {"0.75", func(w wired) any { return w.nodes.Evictions.UnhealthyZone }},
+		"large-cluster-size-threshold":   {"9", func(w wired) any { return w.nodes.Evictions.LargeCluster }},
+		"gossip":                         {"masters", func(w wired) any { return w.cluster.GossipMode }},
+		"duties":                         {"none", func(w wired) any { return strings.Join(w.dutyNames, ",") }},
+		"rebalance":                      {"true", func(w wired) any { return w.rebalance }},
+		"scheduler-config":               {"/etc/scheduler.yaml", func(w wired) any { return w.scheduling.file }}, // TestSchedulerConfig
+		"certificate-lifetime":           {"3h0m0s", func(w wired) any { return w.cluster.Timings.Certificate }},
+		"cluster-signing-duration":       {"11h0m0s", func(w wired) any { return w.signingDuration }},
+		"remove-dead-masters-after":      {"13m0s", func(w wired) any { return w.cluster.DeadAfter }},
+		"snapshot-dir":                   {"/srv/snapshots", func(w wired) any { return w.cluster.Backups.Dir }},
+		"snapshot-interval":              {"17m0s", func(w wired) any { return w.cluster.Backups.Interval }},
+		"snapshot-retention":             {"3", func(w wired) any { return w.cluster.Backups.Keep }},
+		"raft-snapshot-threshold":        {"1234", func(w wired) any { return w.cluster.Timings.SnapshotThreshold }},
+		"raft-snapshot-interval":         {"19s", func(w wired) any { return w.cluster.Timings.SnapshotInterval }},
+		"raft-trailing-logs":             {"567", func(w wired) any { return w.cluster.Timings.TrailingLogs }},
+		"audit-policy-file":              {"/etc/policy", func(w wired) any { return w.api.auditPolicy }},
+		"audit-log-path":                 {"/var/log/audit", func(w wired) any { return w.api.auditPath }},
+		"audit-log-maxage":               {"5", func(w wired) any { return w.api.auditMaxAge }},
+		"audit-log-maxbackup":            {"6", func(w wired) any { return w.api.auditMaxBackups }},
+		"audit-log-maxsize":              {"8", func(w wired) any { return w.api.auditMaxSize }},
+		"audit-log-format":               {"yaml", func(w wired) any { return w.api.auditFormat }},
+		"audit-log-mode":                 {"batch", func(w wired) any { return w.api.auditMode }},
+		"max-requests-inflight":          {"70", func(w wired) any { return w.api.maxInflight }},
+		"max-mutating-requests-inflight": {"30", func(w wired) any { return w.api.maxMutatingInflight }},
+		"request-timeout":                {"21s", func(w wired) any { return w.api.requestTimeout }},
+		"pod-logs-dir":                   {"/srv/logs", func(w wired) any { return w.agent.podLogs }},
+		"kubelet-root":                   {"/srv/kubelet", func(w wired) any { return w.agent.kubeletRoot }},
+		"cpu-manager-policy":             {"static", func(w wired) any { return w.agent.hardware.CPUPolicy }},
+		"cpu-manager-policy-options":     {"full-pcpus-only=true", func(w wired) any { return "full-pcpus-only=" + w.agent.hardware.CPUOptions["full-pcpus-only"] }},
+		"reserved-cpus":                  {"0-1", func(w wired) any { return w.agent.hardware.ReservedCPUs }},
+		"topology-manager-policy":        {"restricted", func(w wired) any { return w.agent.hardware.TopologyPolicy }},
+		"topology-manager-scope":         {"pod", func(w wired) any { return w.agent.hardware.TopologyScope }},
+		"topology-manager-policy-options": {"max-allowable-numa-nodes=9", func(w wired) any {
+			return "max-allowable-numa-nodes=" + w.agent.hardware.TopologyOptions["max-allowable-numa-nodes"]
+		}},
 		"allowed-unsafe-sysctls":                   {"net.core.somaxconn", func(w wired) any { return strings.Join(w.agent.unsafeSysctls, ",") }},
 		"registry-config-dir":                      {"/srv/certs.d", func(w wired) any { return w.agent.registries }},
 		"image-credential-provider-config":         {"/etc/credentials", func(w wired) any { return w.agent.credentialConfig }},
@@ -181,8 +190,8 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "config.yaml")
 			text := fmt.Sprintf("%s: %q\n", name, x.value)
-			if name == "node-labels" {
-				text = name + ": {rack: 7}\n"
+			if key, value, ok := strings.Cut(x.value, "="); ok && maps[name] {
+				text = fmt.Sprintf("%s: {%s: %q}\n", name, key, value)
 			}
 			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 				t.Fatal(err)

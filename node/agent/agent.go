@@ -69,6 +69,8 @@ type Config struct {
 	// NodePeriod is how often the node's own state is checked (memory, disk, images, the runtime's health); 0 means 10 s. Only
 	// changes are reported.
 	NodePeriod time.Duration
+	// Hardware says what of the machine pods can get for themselves. It needs Kubelet.
+	Hardware HardwareConfig
 	// Guard stops the pods that use volumes for one node at a time when this worker has no lease; nil if there is none, as in a simulation.
 	Guard Guard
 	// Decoded is shared with other agents in this process, as for simulated nodes; nil for none.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kontiki/kontiki/node/cpus"
 	"github.com/kontiki/kontiki/node/devices"
 	"github.com/kontiki/kontiki/node/dra"
 	"github.com/kontiki/kontiki/node/hardware"
@@ -19,12 +21,26 @@ import (
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
+// HardwareConfig says what of the machine pods can get for themselves. The names of policies and options are the kubelet's.
+type HardwareConfig struct {
+	// CPUPolicy is cpus.None or cpus.Static; "" means none.
+	CPUPolicy  string
+	CPUOptions map[string]string
+	// ReservedCPUs are processors that no container gets as its own, as a set: "0-1". They are not allocatable.
+	ReservedCPUs string
+	// TopologyPolicy is a policy of node/numa; "" means none. TopologyScope is a scope; "" means container.
+	TopologyPolicy, TopologyScope string
+	TopologyOptions               map[string]string
+}
+
 // machinery gives pods devices. Its fields are nil without a kubelet's folder.
 type machinery struct {
 	all     *hardware.Manager
 	plugins *devices.Manager
 	claims  *dra.Manager
-	changed chan struct{} // the node's resources
+	// processors is nil if all containers share the machine's.
+	processors *cpus.Manager
+	changed    chan struct{} // the node's resources
 }
 
 // newMachinery reads what the previous agent has given to pods.
@@ -61,14 +77,55 @@ func (a *Agent) newMachinery() error {
 	if err != nil {
 		return fmt.Errorf("agent: %w", err)
 	}
-	policy, err := numa.NewPolicy(numa.None, machine.IDs(), nil)
-	if err != nil {
-		return fmt.Errorf("agent: %w", err)
+	c := a.c.Hardware
+	if c.TopologyScope = cmp.Or(c.TopologyScope, numa.ScopeContainer); numa.CheckScope(c.TopologyScope) != nil {
+		return numa.CheckScope(c.TopologyScope)
 	}
-	m.all = hardware.New(hardware.Config{Providers: []hardware.Provider{m.plugins}, Claims: m.claims, Policy: policy, Scope: numa.ScopeContainer})
+	options, err := numa.ParseOptions(c.TopologyOptions)
+	if err != nil {
+		return err
+	}
+	policy, err := numa.NewPolicy(cmp.Or(c.TopologyPolicy, numa.None), machine, options)
+	if err != nil {
+		return err
+	}
+	providers := []hardware.Provider{m.plugins}
+	if err := a.newProcessors(machine); err != nil {
+		return err
+	}
+	if m.processors != nil {
+		providers = append(providers, m.processors)
+	}
+	m.all = hardware.New(hardware.Config{Providers: providers, Claims: m.claims, Policy: policy, Scope: c.TopologyScope})
 	a.plugins[dra.PluginType] = drivers{m.claims}
 	a.node.devices = m.plugins.Resources
 	return nil
+}
+
+// newProcessors makes what gives processors to containers, if the policy is to do that.
+func (a *Agent) newProcessors(machine *numa.Machine) error {
+	c := a.c.Hardware
+	reserved, err := cpus.ParseReserved(c.ReservedCPUs)
+	if err != nil {
+		return err
+	}
+	options, err := cpus.ParseOptions(c.CPUOptions)
+	if err != nil {
+		return err
+	}
+	if !reserved.IsSubsetOf(machine.All()) {
+		return fmt.Errorf("reserved CPUs %s: this machine has %s", reserved, machine.All())
+	}
+	a.node.reserved = reserved.Size()
+	switch cmp.Or(c.CPUPolicy, cpus.None) {
+	case cpus.None:
+		return nil
+	case cpus.Static:
+		a.machinery.processors, err = cpus.New(cpus.Config{Machine: machine, Options: options, Reserved: reserved,
+			File: filepath.Join(a.c.StateDir, "cpus.json"), Runtime: a.c.Runtime})
+		return err
+	}
+	return fmt.Errorf("unknown CPU manager policy %q: want %s or %s", c.CPUPolicy, cpus.None, cpus.Static)
 }
 
 // forPods returns what the pods' workers ask, nil if there is nothing.
@@ -86,6 +143,9 @@ func (a *Agent) runMachinery(ctx context.Context, g *errgroup.Group) {
 		return
 	}
 	g.Go(func() error { return m.plugins.Run(ctx) })
+	if m.processors != nil {
+		g.Go(func() error { return m.processors.Run(ctx) })
+	}
 	g.Go(func() error { defer m.claims.Close(); return m.claims.Run(ctx) })
 	g.Go(func() error {
 		for {

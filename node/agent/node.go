@@ -31,9 +31,10 @@ type nodeStatus struct {
 	// pressure returns the conditions of what the node runs out of; nil for none.
 	pressure func() []corev1.NodeConditionType
 	// devices returns what device plugins offer; nil for nothing.
-	devices func() (capacity, allocatable corev1.ResourceList)
-	mu      sync.Mutex
-	node    *corev1.Node
+	devices  func() (capacity, allocatable corev1.ResourceList)
+	reserved int // processors that pods cannot request
+	mu       sync.Mutex
+	node     *corev1.Node
 }
 
 func newNodeStatus(c Config) *nodeStatus {
@@ -112,6 +113,9 @@ func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runti
 	const keepMemory = 100 << 20
 	s.Allocatable[corev1.ResourceMemory] = *resource.NewQuantity(max(0, int64(mem["MemTotal"])-keepMemory), resource.BinarySI)
 	s.Allocatable[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(disk.total/10*9), resource.BinarySI)
+	if n.reserved > 0 {
+		s.Allocatable[corev1.ResourceCPU] = *resource.NewQuantity(int64(max(0, goruntime.NumCPU()-n.reserved)), resource.DecimalSI)
+	}
 	maps.Copy(s.Allocatable, n.c.Capacity)
 	addDevices(s, n.devices)
 	s.DaemonEndpoints.KubeletEndpoint.Port = n.c.Port

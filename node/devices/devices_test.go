@@ -409,7 +409,7 @@ func TestDevicesNearTheHintComeFirst(t *testing.T) {
 		return &pluginapi.Device{ID: id, Health: pluginapi.Healthy, Topology: &pluginapi.TopologyInfo{Nodes: []*pluginapi.NUMANode{{ID: node}}}}
 	}
 	n.plugin(&vendor{}, "v.sock", at("a", 0), at("b", 1), at("c", 1))
-	policy, err := numa.NewPolicy(numa.SingleNUMANode, []int{0, 1}, nil)
+	policy, err := numa.NewPolicy(numa.SingleNUMANode, &numa.Machine{Nodes: []numa.Node{{ID: 0}, {ID: 1}}}, numa.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

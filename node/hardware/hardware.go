@@ -40,6 +40,11 @@ type Counter interface {
 	Manages(name corev1.ResourceName) bool
 }
 
+// Fixer is a Provider that keeps the resources of some pods from being changed while they run.
+type Fixer interface {
+	Fixed(pod, next *corev1.Pod) string
+}
+
 // Reporter is a Provider that says in what state its devices are.
 type Reporter interface {
 	Health(pod *corev1.Pod, container string) []corev1.ResourceStatus
@@ -205,6 +210,18 @@ func (m *Manager) Pods() []types.UID {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// Fixed returns why the resources of a pod cannot be changed while it runs, "" if they can.
+func (m *Manager) Fixed(pod, next *corev1.Pod) string {
+	for _, p := range m.c.Providers {
+		if f, ok := p.(Fixer); ok {
+			if why := f.Fixed(pod, next); why != "" {
+				return why
+			}
+		}
+	}
+	return ""
 }
 
 // Health returns the devices of a container, and whether they are healthy.

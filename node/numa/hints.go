@@ -8,6 +8,7 @@ package numa
 import (
 	"fmt"
 	"slices"
+	"strconv"
 
 	"k8s.io/kubernetes/pkg/kubelet/cm/topologymanager/bitmask"
 )
@@ -36,9 +37,46 @@ const (
 	ScopePod       = "pod"
 )
 
-// maxNodes is how many NUMA nodes a machine may have for a policy other than none, because all sets of nodes are looked at. It is the
-// kubelet's default of the option max-allowable-numa-nodes.
-const maxNodes = 8
+// Options are the kubelet's topologyManagerPolicyOptions.
+type Options struct {
+	// Nearest (prefer-closest-numa-nodes) takes, of two sets of one size, the one whose nodes are nearer to each other.
+	Nearest bool
+	// MaxNodes (max-allowable-numa-nodes) is how many NUMA nodes a machine may have for a policy other than none, because all sets of nodes
+	// are looked at. It is at least 8, the default.
+	MaxNodes int
+}
+
+const defaultMaxNodes, mostNodes = 8, 64
+
+// ParseOptions reads options by their names.
+func ParseOptions(in map[string]string) (Options, error) {
+	o := Options{MaxNodes: defaultMaxNodes}
+	for name, value := range in {
+		var err error
+		switch name {
+		case "prefer-closest-numa-nodes":
+			o.Nearest, err = strconv.ParseBool(value)
+		case "max-allowable-numa-nodes":
+			if o.MaxNodes, err = strconv.Atoi(value); err == nil && (o.MaxNodes < defaultMaxNodes || o.MaxNodes > mostNodes) {
+				err = fmt.Errorf("want %d to %d", defaultMaxNodes, mostNodes)
+			}
+		default:
+			return o, fmt.Errorf("unknown topology manager policy option %q", name)
+		}
+		if err != nil {
+			return o, fmt.Errorf("bad value %q for topology manager policy option %q: %w", value, name, err)
+		}
+	}
+	return o, nil
+}
+
+// CheckScope returns an error for a scope that is not known.
+func CheckScope(scope string) error {
+	if scope != ScopeContainer && scope != ScopePod {
+		return fmt.Errorf("unknown topology manager scope %q: want %s or %s", scope, ScopeContainer, ScopePod)
+	}
+	return nil
+}
 
 // Policy merges hints.
 type Policy struct {
@@ -47,16 +85,20 @@ type Policy struct {
 	distances [][]int // by position in nodes; nil unless the nearest nodes are preferred
 }
 
-// NewPolicy returns the policy of a name for a machine's NUMA nodes. distances, by position in nodes, are not nil if of two sets of one size
-// the one whose nodes are nearer to each other is taken (the option prefer-closest-numa-nodes).
-func NewPolicy(name string, nodes []int, distances [][]int) (*Policy, error) {
+// NewPolicy returns the policy of a name for a machine.
+func NewPolicy(name string, m *Machine, o Options) (*Policy, error) {
+	nodes := m.IDs()
 	if !slices.Contains([]string{None, BestEffort, Restricted, SingleNUMANode}, name) {
 		return nil, fmt.Errorf("unknown topology manager policy %q: want %s, %s, %s or %s", name, None, BestEffort, Restricted, SingleNUMANode)
 	}
-	if name != None && len(nodes) > maxNodes {
-		return nil, fmt.Errorf("topology manager policy %q: this machine has %d NUMA nodes, and at most %d are supported", name, len(nodes), maxNodes)
+	if name != None && len(nodes) > max(o.MaxNodes, defaultMaxNodes) {
+		return nil, fmt.Errorf("topology manager policy %q: this machine has %d NUMA nodes, and the limit is %d (option max-allowable-numa-nodes)", name, len(nodes), max(o.MaxNodes, defaultMaxNodes))
 	}
-	return &Policy{name: name, nodes: nodes, distances: distances}, nil
+	p := &Policy{name: name, nodes: nodes}
+	if o.Nearest {
+		p.distances = m.Distances()
+	}
+	return p, nil
 }
 
 // Aligns says whether the policy looks at hints at all.

@@ -49,6 +49,8 @@ type Hardware interface {
 	Release(ctx context.Context, uid types.UID) error
 	// Pods returns the pods that have something.
 	Pods() []types.UID
+	// Fixed returns why the resources of a pod cannot be changed while it runs, "" if they can.
+	Fixed(pod, next *corev1.Pod) string
 	// Health returns the devices of a container for the pod's status.
 	Health(pod *corev1.Pod, container string) []corev1.ResourceStatus
 }

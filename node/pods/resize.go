@@ -263,6 +263,15 @@ func (w *worker) tryResize(others []*corev1.Pod, node *corev1.Node) {
 		return
 	}
 	pod := w.desired
+	if w.m.c.Hardware != nil {
+		if why := w.m.c.Hardware.Fixed(w.pod, pod); why != "" {
+			w.pendingResize = resizeCondition(corev1.PodResizePending, w.pendingResize, corev1.PodReasonInfeasible, why, pod.Generation)
+			w.mu.Unlock()
+			w.event("", corev1.EventTypeWarning, "ResizeInfeasible", resizeMessage("Pod resize Infeasible", pod, pod.Generation, why))
+			w.poke()
+			return
+		}
+	}
 	r := fit(pod, others, node)
 	if r == nil {
 		w.pendingResize = nil

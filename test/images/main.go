@@ -17,8 +17,13 @@ import (
 func main() {
 	log.SetFlags(0)
 	out := flag.String("out", "bin/images.tar", "the archive to write")
+	vendors := flag.Bool("vendors", false, "build the images of Kubernetes' sample device plugin and of its test driver of dynamic resource allocation instead")
 	flag.Parse()
-	if err := build(*out); err != nil {
+	make := build
+	if *vendors {
+		make = buildVendors
+	}
+	if err := make(*out); err != nil {
 		log.Fatalf("images: %v", err)
 	}
 }
@@ -28,6 +33,12 @@ var programs = []struct{ image, source string }{
 	{"docker.io/kontiki/demo-front:1", "./examples/demo/front"},
 	{"docker.io/kontiki/demo-front:2", "./examples/demo/front"},
 	{"docker.io/kontiki/demo-back:1", "./examples/demo/back"},
+}
+
+// upstream are images that contain a program of Kubernetes, built in the module test/upstream, which runs as root.
+var upstream = []struct{ image, source string }{
+	{"docker.io/kontiki/sample-device-plugin:1", "k8s.io/kubernetes/test/images/sample-device-plugin"},
+	{"docker.io/kontiki/dra-test-driver:1", "k8s.io/kubernetes/test/e2e/dra/test-driver"},
 }
 
 func build(out string) error {
@@ -57,6 +68,28 @@ func build(out string) error {
 			Name: p.image, Entrypoint: []string{"/app"}, User: "65532:65532", Files: []ociimage.File{{Path: "/app", Source: binary, Mode: 0o755}},
 		})
 	}
+	return write(out, images)
+}
+
+// buildVendors builds the images of upstream.
+func buildVendors(out string) error {
+	dir, err := os.MkdirTemp("", "kontiki-images-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	var images []ociimage.Image
+	for _, p := range upstream {
+		binary := filepath.Join(dir, filepath.Base(p.source))
+		if err := compileIn("test/upstream", binary, p.source); err != nil {
+			return err
+		}
+		images = append(images, ociimage.Image{Name: p.image, Entrypoint: []string{"/app"}, Files: []ociimage.File{{Path: "/app", Source: binary, Mode: 0o755}}})
+	}
+	return write(out, images)
+}
+
+func write(out string, images []ociimage.Image) error {
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return err
 	}
@@ -64,8 +97,12 @@ func build(out string) error {
 }
 
 // compile builds a static program.
-func compile(to, source string) error {
+func compile(to, source string) error { return compileIn(".", to, source) }
+
+// compileIn builds a static program in the module at a directory.
+func compileIn(module, to, source string) error {
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", to, source)
+	cmd.Dir = module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w\n%s", source, err, text)
