@@ -30,11 +30,12 @@ import (
 // Object is a versioned Kubernetes object (a pointer, such as *corev1.Pod).
 type Object = registry.Object
 
-// Client acts as one user, who may do everything. It is safe for concurrent use.
+// Client acts as one user, who may do everything unless the client is from As. It is safe for concurrent use.
 type Client struct {
 	objects *objects.Service
 	user    user.Info
 	manager string
+	limited bool     // admission treats the user as one from outside
 	indexes sync.Map // *Index[T] to *indexed
 }
 
@@ -42,6 +43,12 @@ type Client struct {
 // changes.
 func New(service *objects.Service, userName, manager string) *Client {
 	return &Client{objects: service, user: &user.DefaultInfo{Name: userName, Groups: []string{user.AllAuthenticated}}, manager: manager}
+}
+
+// As returns a client whose writes are those of a user from outside: admission limits them to what the user may do. Whether the user may
+// make a request at all is for the caller to decide.
+func (c *Client) As(who user.Info) *Client {
+	return &Client{objects: c.objects, user: who, manager: c.manager, limited: true}
 }
 
 // View is the state at one revision. It pins that state in memory: do not keep it longer than one reconciliation.
@@ -217,7 +224,7 @@ func (c *Client) event(kind *registry.Kind, change *kv.Event) (Event, error) {
 func (c *Client) request(obj Object, subresource string) *objects.Request {
 	return &objects.Request{
 		User: c.user, Kind: c.kindOf(reflect.TypeOf(obj)), Namespace: obj.GetNamespace(), Name: obj.GetName(),
-		Subresource: subresource, FieldManager: c.manager, Trusted: true,
+		Subresource: subresource, FieldManager: c.manager, Trusted: !c.limited,
 	}
 }
 

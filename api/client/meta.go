@@ -69,7 +69,7 @@ func (v View) Meta(kind *Kind, namespace, name string) (m *Metadata, ok bool, er
 }
 
 func (c *Client) ref(kind *Kind, namespace, name string) *objects.Request {
-	return &objects.Request{User: c.user, Kind: kind, Namespace: namespace, Name: name, FieldManager: c.manager, Trusted: true}
+	return &objects.Request{User: c.user, Kind: kind, Namespace: namespace, Name: name, FieldManager: c.manager, Trusted: !c.limited}
 }
 
 // DeleteRef deletes an object of any kind.

@@ -61,6 +61,7 @@ type agentOptions struct {
 	evictHard, evictSoft, evictGrace string
 	imageGC                          pods.ImageGC
 	hardware                         agent.HardwareConfig
+	staticPods                       string
 }
 
 func (o *agentOptions) flags(f *pflag.FlagSet) {
@@ -90,6 +91,7 @@ func (o *agentOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&h.TopologyPolicy, "topology-manager-policy", numa.None, "how processors and devices of a pod are aligned on NUMA nodes: none, best-effort, restricted or single-numa-node")
 	f.StringVar(&h.TopologyScope, "topology-manager-scope", numa.ScopeContainer, "what is aligned: container or pod")
 	f.StringToStringVar(&h.TopologyOptions, "topology-manager-policy-options", nil, "options of that policy: prefer-closest-numa-nodes=true, max-allowable-numa-nodes=N")
+	f.StringVar(&o.staticPods, "pod-manifest-path", "", "the directory with a file, in YAML or JSON, for each static pod of the node, or a single such file")
 	f.StringSliceVar(&o.unsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls, or prefixes that end in *, that pods may set in addition to the safe ones")
 }
 
@@ -260,6 +262,7 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 		Kubelet: kubelet, Hardware: o.hardware, LogDir: o.podLogs, Pulls: o.parallelPulls, NodeCredentials: registries.Of, Eviction: thresholds, ImageGC: o.imageGC, AllowedUnsafeSysctls: o.unsafeSysctls, Runtime: w.runtime, Network: w.network, ServiceConsumers: []agent.ServiceConsumer{w.proxy, w.dns},
 		Guard:   &guard.Guard{Command: []string{self, early.GuardCommand}, Socket: filepath.Join(place.dataDir, "guard.sock"), CgroupParent: o.cgroupParent},
 		Masters: identity.Masters(), Dial: dialMaster(identity), Labels: o.nodeLabels, Port: kubeletPort, MaxPods: o.maxPods, Version: gitVersion,
+		StaticPods: o.staticPods,
 	})
 	if err != nil {
 		return w, err

@@ -20,6 +20,7 @@ import (
 	"github.com/kontiki/kontiki/node/plugins"
 	"github.com/kontiki/kontiki/node/pods"
 	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/static"
 	"github.com/kontiki/kontiki/node/volume"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
@@ -73,6 +74,8 @@ type Config struct {
 	Hardware HardwareConfig
 	// Guard stops the pods that use volumes for one node at a time when this worker has no lease; nil if there is none, as in a simulation.
 	Guard Guard
+	// StaticPods is the folder of the files of static pods, or a single file; "" if there are none.
+	StaticPods string
 	// Decoded is shared with other agents in this process, as for simulated nodes; nil for none.
 	Decoded *Decoded
 }
@@ -89,6 +92,7 @@ type Agent struct {
 	// plugins has the handler of each type of plugin that registers in the kubelet's folder.
 	plugins   map[string]plugins.Handler
 	machinery machinery
+	static    *static.Pods
 
 	looking sync.Mutex // held while the node's state is checked
 	mu      sync.Mutex
@@ -139,8 +143,10 @@ func New(c Config) (*Agent, error) {
 	}
 	a.volumes = volume.New(volume.Config{RootDir: podDir, DeviceRoot: filepath.Join(c.StateDir, "pods-devices"), Kubelet: c.Kubelet, Objects: a.store, Token: a.createToken, Certify: a.certifyPod,
 		Node: a.node.current, Labels: a.labels, NodeName: c.NodeName, FolderRoot: c.folderRoot(), ReportVolume: a.reportVolume})
+	a.static = static.New(static.Config{Path: c.StaticPods, Node: c.NodeName, StateDir: filepath.Join(c.StateDir, "static"),
+		Mirrors: mirrors{a}, Owner: a.clusterNode, Report: a.reportMirror})
 	a.pods = pods.New(pods.Config{
-		NodeName: c.NodeName, NodeIP: c.NodeIP, Runtime: c.Runtime, Network: c.Network, Volumes: a.volumes, Objects: a.store, Sink: a.out,
+		NodeName: c.NodeName, NodeIP: c.NodeIP, Runtime: c.Runtime, Network: c.Network, Volumes: a.volumes, Objects: a.store, Sink: sink{a}, Static: a.static.Owns,
 		Hold: a.fence.holds, DNS: a.dns, Node: a.node.current, ClusterNode: a.clusterNode, AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,
 		RootDir: podDir, Seccomp: c.hostFolder("/var/lib/kubelet/seccomp"), LogDir: c.LogDir, LogLinkDir: filepath.Join(filepath.Dir(c.LogDir), "containers"),
 		PullDir: filepath.Join(c.StateDir, "images"), Pulls: c.Pulls, NodeCredentials: c.NodeCredentials,
@@ -197,11 +203,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	for _, p := range a.store.allPods() {
 		a.assign(p)
 	}
+	a.static.Start(a.pods)
 	a.kick()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.pods.Run(ctx) })
 	g.Go(func() error { return a.volumes.Run(ctx) })
 	g.Go(func() error { return a.volumes.RunFolders(ctx) })
+	g.Go(func() error { return a.static.Run(ctx) })
 	g.Go(func() error { return a.sessions(ctx) })
 	if a.c.Kubelet != nil {
 		g.Go(func() error { return plugins.NewWatcher(a.c.Kubelet, a.plugins).Run(ctx) })
@@ -217,9 +225,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
-// assign passes a pod to its worker, if it is for this node.
+// assign passes a pod to its worker, if it is for this node and not only shows one of the node's static pods.
 func (a *Agent) assign(p *corev1.Pod) {
-	if p.Spec.NodeName == a.c.NodeName {
+	if p.Spec.NodeName == a.c.NodeName && !static.IsMirror(p) {
 		a.pods.Update(p)
 	}
 }
@@ -247,6 +255,9 @@ func (a *Agent) apply(m *nodev1.Assignment) error {
 	}
 	if change.volumes {
 		a.volumes.PokeFolders()
+	}
+	if m.From == 0 || change.mirrors {
+		a.static.MirrorsChanged()
 	}
 	if m.From == 0 {
 		a.pods.Sweep()

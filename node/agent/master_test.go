@@ -261,6 +261,21 @@ func (m *master) CreateToken(_ context.Context, r *nodev1.CreateTokenRequest) (*
 	return &nodev1.CreateTokenResponse{Token: fmt.Sprintf("token-%d-for-%s/%s", m.tokens, r.Namespace, r.ServiceAccount), ExpiresAt: time.Now().Add(time.Duration(r.ExpirationSeconds) * time.Second).Unix()}, nil
 }
 
+func (m *master) CreateMirrorPod(_ context.Context, r *nodev1.CreateMirrorPodRequest) (*nodev1.CreateMirrorPodResponse, error) {
+	pod := &corev1.Pod{}
+	if err := wire.Decode(r.Pod, pod); err != nil {
+		return nil, err
+	}
+	pod.UID, pod.Generation = types.UID("mirror-of-"+pod.Name), 1
+	m.pod(pod)
+	return &nodev1.CreateMirrorPodResponse{Uid: string(pod.UID)}, nil
+}
+
+func (m *master) DeleteMirrorPod(_ context.Context, r *nodev1.DeleteMirrorPodRequest) (*nodev1.DeleteMirrorPodResponse, error) {
+	m.remove("pods", r.Namespace, r.Name)
+	return &nodev1.DeleteMirrorPodResponse{}, nil
+}
+
 // await waits until ok says yes; it is asked after every change, with mu held.
 func (m *master) await(what string, ok func() bool) {
 	m.t.Helper()

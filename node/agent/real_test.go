@@ -103,6 +103,7 @@ type world struct {
 	stop      func()
 	config    containerd.Config
 	consumers []ServiceConsumer
+	static    string // the folder of static pods
 }
 
 func newWorld(t *testing.T) *world {
@@ -134,7 +135,7 @@ func (w *world) start() {
 	}
 	w.runtime = rt
 	a, err := New(Config{NodeName: "node-1", NodeIP: netip.MustParseAddr("192.0.2.1"), StateDir: filepath.Join(w.dir, "agent"), LogDir: filepath.Join(w.dir, "logs"),
-		Runtime: rt, Network: w.network, Masters: []string{w.master.addr}, Dial: dialPlain, ServiceConsumers: w.consumers})
+		Runtime: rt, Network: w.network, Masters: []string{w.master.addr}, Dial: dialPlain, ServiceConsumers: w.consumers, StaticPods: w.static})
 	if err != nil {
 		w.t.Fatal(err)
 	}

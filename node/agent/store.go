@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kontiki/kontiki/node/static"
 	"github.com/kontiki/kontiki/node/wire"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
@@ -75,6 +76,7 @@ type change struct {
 	gone    []types.UID
 	objects map[string]bool // namespaces whose secrets, config maps, claims or claims' volumes changed
 	volumes bool            // volumes changed
+	mirrors bool            // mirror pods changed
 	trust   bool            // trust bundles changed
 	cluster bool            // services, slices or nodes changed
 	// What should be written to disk: at once, or some time later.
@@ -210,6 +212,9 @@ func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 			c.objects[namespace] = true
 		}
 		switch k.resource {
+		case "pods":
+			p, ok := object.(*corev1.Pod)
+			c.mirrors = c.mirrors || ok && static.IsMirror(p)
 		case "secrets", "configmaps", "persistentvolumeclaims", "resourceclaims":
 			usedIn(k.namespace)
 		case "persistentvolumes":

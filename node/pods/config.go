@@ -119,6 +119,8 @@ type Config struct {
 	Pulls int
 	// Hold says whether nothing of a pod may run now: what is running is killed, and starts again when it may. nil if all pods may.
 	Hold func(ctx context.Context, pod *corev1.Pod) bool
+	// Static says whether a pod is a static one: it is critical, and nothing of it waits for a master. nil if there are none.
+	Static func(uid types.UID) bool
 	// Starts limits how many pods start containers concurrently; 0 means 4. On two cores a runtime is fastest with 3 to 4.
 	Starts int
 }

@@ -51,7 +51,7 @@ func expand(s string, lookup func(string) (string, bool)) string {
 // either.
 func (m *Manager) environment(pod *corev1.Pod, c *corev1.Container, podIPs []string, volumes map[string]string) ([]runtime.KeyValue, error) {
 	services, known := m.c.Objects.Services()
-	if !known {
+	if !known && !m.static(pod.UID) {
 		return nil, fmt.Errorf("services have not yet been read at least once, cannot construct envvars")
 	}
 	links := pod.Spec.EnableServiceLinks == nil || *pod.Spec.EnableServiceLinks

@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
 	helper "k8s.io/component-helpers/resource"
 
 	"github.com/kontiki/kontiki/internal/amount"
@@ -161,7 +162,7 @@ func (m *Manager) evictOne(ctx context.Context, u undercut) error {
 		pod, candidate := w.pod, w.active && w.stop == nil && !w.removed
 		volumes := w.mounted
 		w.mu.Unlock()
-		if !candidate || isCritical(pod) {
+		if !candidate || m.critical(pod) {
 			continue
 		}
 		l, err := m.loadOf(ctx, w, pod, volumes, u.resource)
@@ -194,8 +195,12 @@ func (m *Manager) evictOne(ctx context.Context, u undercut) error {
 	return nil
 }
 
-// isCritical says whether a pod is never evicted because of pressure.
-func isCritical(pod *corev1.Pod) bool { return priorityOf(pod) >= systemCritical }
+// critical says whether a pod is never evicted because of what it uses or the node runs out of.
+func (m *Manager) critical(pod *corev1.Pod) bool {
+	return priorityOf(pod) >= systemCritical || m.static(pod.UID)
+}
+
+func (m *Manager) static(uid types.UID) bool { return m.c.Static != nil && m.c.Static(uid) }
 
 func priorityOf(pod *corev1.Pod) int32 {
 	if pod.Spec.Priority == nil {
@@ -285,7 +290,7 @@ func available(r Room) string {
 // admitPressure refuses pods that would add to the node's pressure.
 func (m *Manager) admitPressure(pod *corev1.Pod) *Refusal {
 	conditions := m.Pressure()
-	if len(conditions) == 0 || isCritical(pod) {
+	if len(conditions) == 0 || m.critical(pod) {
 		return nil
 	}
 	if len(conditions) == 1 && conditions[0] == corev1.NodeMemoryPressure {

@@ -119,6 +119,9 @@ func (w *worker) end(s Stop) {
 const stopFile = "stop.json"
 
 func (w *worker) saveStop() {
+	if w.m.static(w.uid) { // it is tried again when the agent starts, as by a kubelet
+		return
+	}
 	b, err := json.Marshal(w.stop)
 	if err == nil {
 		dir := w.m.podDir(w.uid)

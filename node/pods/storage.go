@@ -71,9 +71,9 @@ const (
 const maxOwnFiles = 16 << 20
 
 // watchStorage measures the pod's local storage when that is due, concurrently with the worker, and returns when it is next due.
-// System critical pods are not evicted.
+// Critical pods are not evicted.
 func (w *worker) watchStorage(pod *corev1.Pod, o observed) time.Duration {
-	if pod.Spec.Priority != nil && *pod.Spec.Priority >= systemCritical {
+	if w.m.critical(pod) {
 		return 0
 	}
 	if w.measuring.Load() {

@@ -26,6 +26,9 @@ const (
 // env is the cluster that the tests share.
 var env *devcluster.Cluster
 
+// staticPods is the folder of the static pods of all workers.
+var staticPods string
+
 func TestMain(m *testing.M) {
 	os.Exit(runAll(m))
 }
@@ -37,7 +40,12 @@ func runAll(m *testing.M) (code int) {
 		return 1
 	}
 	defer os.Remove(policy)
-	env, err = devcluster.Start(os.Stdout, masters, workers, "--server-arg=--audit-policy-file="+policy, "--server-arg=--audit-log-path=-")
+	if staticPods, err = os.MkdirTemp("", "kontiki-static-pods-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(staticPods)
+	env, err = devcluster.Start(os.Stdout, masters, workers, "--agent-arg=--pod-manifest-path="+staticPods, "--server-arg=--audit-policy-file="+policy, "--server-arg=--audit-log-path=-")
 	defer func() {
 		if code != 0 {
 			env.ShowLogs(os.Stderr)

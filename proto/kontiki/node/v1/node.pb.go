@@ -2246,6 +2246,192 @@ func (*RemoveResourceSlicesResponse) Descriptor() ([]byte, []int) {
 	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
+type CreateMirrorPodRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// pod is a core/v1 Pod.
+	Pod           []byte `protobuf:"bytes,1,opt,name=pod,proto3" json:"pod,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateMirrorPodRequest) Reset() {
+	*x = CreateMirrorPodRequest{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateMirrorPodRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateMirrorPodRequest) ProtoMessage() {}
+
+func (x *CreateMirrorPodRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateMirrorPodRequest.ProtoReflect.Descriptor instead.
+func (*CreateMirrorPodRequest) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *CreateMirrorPodRequest) GetPod() []byte {
+	if x != nil {
+		return x.Pod
+	}
+	return nil
+}
+
+type CreateMirrorPodResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// uid is that of the new pod.
+	Uid           string `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateMirrorPodResponse) Reset() {
+	*x = CreateMirrorPodResponse{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateMirrorPodResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateMirrorPodResponse) ProtoMessage() {}
+
+func (x *CreateMirrorPodResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateMirrorPodResponse.ProtoReflect.Descriptor instead.
+func (*CreateMirrorPodResponse) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *CreateMirrorPodResponse) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+type DeleteMirrorPodRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Uid           string                 `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteMirrorPodRequest) Reset() {
+	*x = DeleteMirrorPodRequest{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteMirrorPodRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteMirrorPodRequest) ProtoMessage() {}
+
+func (x *DeleteMirrorPodRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteMirrorPodRequest.ProtoReflect.Descriptor instead.
+func (*DeleteMirrorPodRequest) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *DeleteMirrorPodRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *DeleteMirrorPodRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteMirrorPodRequest) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+type DeleteMirrorPodResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteMirrorPodResponse) Reset() {
+	*x = DeleteMirrorPodResponse{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteMirrorPodResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteMirrorPodResponse) ProtoMessage() {}
+
+func (x *DeleteMirrorPodResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteMirrorPodResponse.ProtoReflect.Descriptor instead.
+func (*DeleteMirrorPodResponse) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{33}
+}
+
 var File_kontiki_node_v1_node_proto protoreflect.FileDescriptor
 
 const file_kontiki_node_v1_node_proto_rawDesc = "" +
@@ -2414,7 +2600,16 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\x1bRemoveResourceSlicesRequest\x12\x16\n" +
 	"\x06driver\x18\x01 \x01(\tR\x06driver\x12\x12\n" +
 	"\x04keep\x18\x02 \x03(\tR\x04keep\"\x1e\n" +
-	"\x1cRemoveResourceSlicesResponse2\x8b\x06\n" +
+	"\x1cRemoveResourceSlicesResponse\"*\n" +
+	"\x16CreateMirrorPodRequest\x12\x10\n" +
+	"\x03pod\x18\x01 \x01(\fR\x03pod\"+\n" +
+	"\x17CreateMirrorPodResponse\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\"\\\n" +
+	"\x16DeleteMirrorPodRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\tR\x03uid\"\x19\n" +
+	"\x17DeleteMirrorPodResponse2\xd7\a\n" +
 	"\vNodeService\x12P\n" +
 	"\aSession\x12\x1f.kontiki.node.v1.SessionRequest\x1a .kontiki.node.v1.SessionResponse(\x010\x01\x12X\n" +
 	"\vCreateToken\x12#.kontiki.node.v1.CreateTokenRequest\x1a$.kontiki.node.v1.CreateTokenResponse\x12U\n" +
@@ -2424,7 +2619,9 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\fReportVolume\x12$.kontiki.node.v1.ReportVolumeRequest\x1a%.kontiki.node.v1.ReportVolumeResponse\x12[\n" +
 	"\fReportDriver\x12$.kontiki.node.v1.ReportDriverRequest\x1a%.kontiki.node.v1.ReportDriverResponse\x12d\n" +
 	"\x0fReportExpansion\x12'.kontiki.node.v1.ReportExpansionRequest\x1a(.kontiki.node.v1.ReportExpansionResponse\x12s\n" +
-	"\x14RemoveResourceSlices\x12,.kontiki.node.v1.RemoveResourceSlicesRequest\x1a-.kontiki.node.v1.RemoveResourceSlicesResponseB9Z7github.com/kontiki/kontiki/proto/kontiki/node/v1;nodev1b\x06proto3"
+	"\x14RemoveResourceSlices\x12,.kontiki.node.v1.RemoveResourceSlicesRequest\x1a-.kontiki.node.v1.RemoveResourceSlicesResponse\x12d\n" +
+	"\x0fCreateMirrorPod\x12'.kontiki.node.v1.CreateMirrorPodRequest\x1a(.kontiki.node.v1.CreateMirrorPodResponse\x12d\n" +
+	"\x0fDeleteMirrorPod\x12'.kontiki.node.v1.DeleteMirrorPodRequest\x1a(.kontiki.node.v1.DeleteMirrorPodResponseB9Z7github.com/kontiki/kontiki/proto/kontiki/node/v1;nodev1b\x06proto3"
 
 var (
 	file_kontiki_node_v1_node_proto_rawDescOnce sync.Once
@@ -2439,7 +2636,7 @@ func file_kontiki_node_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_kontiki_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_kontiki_node_v1_node_proto_goTypes = []any{
 	(CertifyPodResponse_Decision)(0),     // 0: kontiki.node.v1.CertifyPodResponse.Decision
 	(ReportVolumeRequest_State)(0),       // 1: kontiki.node.v1.ReportVolumeRequest.State
@@ -2474,7 +2671,11 @@ var file_kontiki_node_v1_node_proto_goTypes = []any{
 	(*ReportExpansionResponse)(nil),      // 30: kontiki.node.v1.ReportExpansionResponse
 	(*RemoveResourceSlicesRequest)(nil),  // 31: kontiki.node.v1.RemoveResourceSlicesRequest
 	(*RemoveResourceSlicesResponse)(nil), // 32: kontiki.node.v1.RemoveResourceSlicesResponse
-	nil,                                  // 33: kontiki.node.v1.ReportDriverRequest.TopologyEntry
+	(*CreateMirrorPodRequest)(nil),       // 33: kontiki.node.v1.CreateMirrorPodRequest
+	(*CreateMirrorPodResponse)(nil),      // 34: kontiki.node.v1.CreateMirrorPodResponse
+	(*DeleteMirrorPodRequest)(nil),       // 35: kontiki.node.v1.DeleteMirrorPodRequest
+	(*DeleteMirrorPodResponse)(nil),      // 36: kontiki.node.v1.DeleteMirrorPodResponse
+	nil,                                  // 37: kontiki.node.v1.ReportDriverRequest.TopologyEntry
 }
 var file_kontiki_node_v1_node_proto_depIdxs = []int32{
 	4,  // 0: kontiki.node.v1.SessionRequest.hello:type_name -> kontiki.node.v1.Hello
@@ -2494,7 +2695,7 @@ var file_kontiki_node_v1_node_proto_depIdxs = []int32{
 	16, // 14: kontiki.node.v1.Object.key:type_name -> kontiki.node.v1.ObjectKey
 	0,  // 15: kontiki.node.v1.CertifyPodResponse.decision:type_name -> kontiki.node.v1.CertifyPodResponse.Decision
 	1,  // 16: kontiki.node.v1.ReportVolumeRequest.state:type_name -> kontiki.node.v1.ReportVolumeRequest.State
-	33, // 17: kontiki.node.v1.ReportDriverRequest.topology:type_name -> kontiki.node.v1.ReportDriverRequest.TopologyEntry
+	37, // 17: kontiki.node.v1.ReportDriverRequest.topology:type_name -> kontiki.node.v1.ReportDriverRequest.TopologyEntry
 	2,  // 18: kontiki.node.v1.ReportExpansionRequest.phase:type_name -> kontiki.node.v1.ReportExpansionRequest.Phase
 	3,  // 19: kontiki.node.v1.NodeService.Session:input_type -> kontiki.node.v1.SessionRequest
 	21, // 20: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
@@ -2504,16 +2705,20 @@ var file_kontiki_node_v1_node_proto_depIdxs = []int32{
 	27, // 24: kontiki.node.v1.NodeService.ReportDriver:input_type -> kontiki.node.v1.ReportDriverRequest
 	29, // 25: kontiki.node.v1.NodeService.ReportExpansion:input_type -> kontiki.node.v1.ReportExpansionRequest
 	31, // 26: kontiki.node.v1.NodeService.RemoveResourceSlices:input_type -> kontiki.node.v1.RemoveResourceSlicesRequest
-	11, // 27: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
-	22, // 28: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
-	24, // 29: kontiki.node.v1.NodeService.CertifyPod:output_type -> kontiki.node.v1.CertifyPodResponse
-	20, // 30: kontiki.node.v1.NodeService.AuthorizeCaller:output_type -> kontiki.node.v1.AuthorizeCallerResponse
-	26, // 31: kontiki.node.v1.NodeService.ReportVolume:output_type -> kontiki.node.v1.ReportVolumeResponse
-	28, // 32: kontiki.node.v1.NodeService.ReportDriver:output_type -> kontiki.node.v1.ReportDriverResponse
-	30, // 33: kontiki.node.v1.NodeService.ReportExpansion:output_type -> kontiki.node.v1.ReportExpansionResponse
-	32, // 34: kontiki.node.v1.NodeService.RemoveResourceSlices:output_type -> kontiki.node.v1.RemoveResourceSlicesResponse
-	27, // [27:35] is the sub-list for method output_type
-	19, // [19:27] is the sub-list for method input_type
+	33, // 27: kontiki.node.v1.NodeService.CreateMirrorPod:input_type -> kontiki.node.v1.CreateMirrorPodRequest
+	35, // 28: kontiki.node.v1.NodeService.DeleteMirrorPod:input_type -> kontiki.node.v1.DeleteMirrorPodRequest
+	11, // 29: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
+	22, // 30: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
+	24, // 31: kontiki.node.v1.NodeService.CertifyPod:output_type -> kontiki.node.v1.CertifyPodResponse
+	20, // 32: kontiki.node.v1.NodeService.AuthorizeCaller:output_type -> kontiki.node.v1.AuthorizeCallerResponse
+	26, // 33: kontiki.node.v1.NodeService.ReportVolume:output_type -> kontiki.node.v1.ReportVolumeResponse
+	28, // 34: kontiki.node.v1.NodeService.ReportDriver:output_type -> kontiki.node.v1.ReportDriverResponse
+	30, // 35: kontiki.node.v1.NodeService.ReportExpansion:output_type -> kontiki.node.v1.ReportExpansionResponse
+	32, // 36: kontiki.node.v1.NodeService.RemoveResourceSlices:output_type -> kontiki.node.v1.RemoveResourceSlicesResponse
+	34, // 37: kontiki.node.v1.NodeService.CreateMirrorPod:output_type -> kontiki.node.v1.CreateMirrorPodResponse
+	36, // 38: kontiki.node.v1.NodeService.DeleteMirrorPod:output_type -> kontiki.node.v1.DeleteMirrorPodResponse
+	29, // [29:39] is the sub-list for method output_type
+	19, // [19:29] is the sub-list for method input_type
 	19, // [19:19] is the sub-list for extension type_name
 	19, // [19:19] is the sub-list for extension extendee
 	0,  // [0:19] is the sub-list for field type_name
@@ -2544,7 +2749,7 @@ func file_kontiki_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kontiki_node_v1_node_proto_rawDesc), len(file_kontiki_node_v1_node_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   31,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

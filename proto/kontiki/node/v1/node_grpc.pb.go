@@ -30,6 +30,8 @@ const (
 	NodeService_ReportDriver_FullMethodName         = "/kontiki.node.v1.NodeService/ReportDriver"
 	NodeService_ReportExpansion_FullMethodName      = "/kontiki.node.v1.NodeService/ReportExpansion"
 	NodeService_RemoveResourceSlices_FullMethodName = "/kontiki.node.v1.NodeService/RemoveResourceSlices"
+	NodeService_CreateMirrorPod_FullMethodName      = "/kontiki.node.v1.NodeService/CreateMirrorPod"
+	NodeService_DeleteMirrorPod_FullMethodName      = "/kontiki.node.v1.NodeService/DeleteMirrorPod"
 )
 
 // NodeServiceClient is the client API for NodeService service.
@@ -60,6 +62,12 @@ type NodeServiceClient interface {
 	ReportExpansion(ctx context.Context, in *ReportExpansionRequest, opts ...grpc.CallOption) (*ReportExpansionResponse, error)
 	// RemoveResourceSlices removes the ResourceSlices of the calling node whose driver has gone from it.
 	RemoveResourceSlices(ctx context.Context, in *RemoveResourceSlicesRequest, opts ...grpc.CallOption) (*RemoveResourceSlicesResponse, error)
+	// CreateMirrorPod creates the mirror pod by which the API shows a static pod of the calling node. It has what NodeRestriction (KEP-1314)
+	// requires of one. The status is ALREADY_EXISTS if there is a pod of the name, and INVALID_ARGUMENT or PERMISSION_DENIED if the cluster
+	// refuses it.
+	CreateMirrorPod(ctx context.Context, in *CreateMirrorPodRequest, opts ...grpc.CallOption) (*CreateMirrorPodResponse, error)
+	// DeleteMirrorPod deletes a mirror pod of the calling node at once. It is not an error if it does not exist any more.
+	DeleteMirrorPod(ctx context.Context, in *DeleteMirrorPodRequest, opts ...grpc.CallOption) (*DeleteMirrorPodResponse, error)
 }
 
 type nodeServiceClient struct {
@@ -153,6 +161,26 @@ func (c *nodeServiceClient) RemoveResourceSlices(ctx context.Context, in *Remove
 	return out, nil
 }
 
+func (c *nodeServiceClient) CreateMirrorPod(ctx context.Context, in *CreateMirrorPodRequest, opts ...grpc.CallOption) (*CreateMirrorPodResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateMirrorPodResponse)
+	err := c.cc.Invoke(ctx, NodeService_CreateMirrorPod_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) DeleteMirrorPod(ctx context.Context, in *DeleteMirrorPodRequest, opts ...grpc.CallOption) (*DeleteMirrorPodResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteMirrorPodResponse)
+	err := c.cc.Invoke(ctx, NodeService_DeleteMirrorPod_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServiceServer is the server API for NodeService service.
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
@@ -181,6 +209,12 @@ type NodeServiceServer interface {
 	ReportExpansion(context.Context, *ReportExpansionRequest) (*ReportExpansionResponse, error)
 	// RemoveResourceSlices removes the ResourceSlices of the calling node whose driver has gone from it.
 	RemoveResourceSlices(context.Context, *RemoveResourceSlicesRequest) (*RemoveResourceSlicesResponse, error)
+	// CreateMirrorPod creates the mirror pod by which the API shows a static pod of the calling node. It has what NodeRestriction (KEP-1314)
+	// requires of one. The status is ALREADY_EXISTS if there is a pod of the name, and INVALID_ARGUMENT or PERMISSION_DENIED if the cluster
+	// refuses it.
+	CreateMirrorPod(context.Context, *CreateMirrorPodRequest) (*CreateMirrorPodResponse, error)
+	// DeleteMirrorPod deletes a mirror pod of the calling node at once. It is not an error if it does not exist any more.
+	DeleteMirrorPod(context.Context, *DeleteMirrorPodRequest) (*DeleteMirrorPodResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
 }
 
@@ -214,6 +248,12 @@ func (UnimplementedNodeServiceServer) ReportExpansion(context.Context, *ReportEx
 }
 func (UnimplementedNodeServiceServer) RemoveResourceSlices(context.Context, *RemoveResourceSlicesRequest) (*RemoveResourceSlicesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveResourceSlices not implemented")
+}
+func (UnimplementedNodeServiceServer) CreateMirrorPod(context.Context, *CreateMirrorPodRequest) (*CreateMirrorPodResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateMirrorPod not implemented")
+}
+func (UnimplementedNodeServiceServer) DeleteMirrorPod(context.Context, *DeleteMirrorPodRequest) (*DeleteMirrorPodResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteMirrorPod not implemented")
 }
 func (UnimplementedNodeServiceServer) mustEmbedUnimplementedNodeServiceServer() {}
 func (UnimplementedNodeServiceServer) testEmbeddedByValue()                     {}
@@ -369,6 +409,42 @@ func _NodeService_RemoveResourceSlices_Handler(srv interface{}, ctx context.Cont
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_CreateMirrorPod_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateMirrorPodRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).CreateMirrorPod(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_CreateMirrorPod_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).CreateMirrorPod(ctx, req.(*CreateMirrorPodRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_DeleteMirrorPod_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteMirrorPodRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).DeleteMirrorPod(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_DeleteMirrorPod_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).DeleteMirrorPod(ctx, req.(*DeleteMirrorPodRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NodeService_ServiceDesc is the grpc.ServiceDesc for NodeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -403,6 +479,14 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveResourceSlices",
 			Handler:    _NodeService_RemoveResourceSlices_Handler,
+		},
+		{
+			MethodName: "CreateMirrorPod",
+			Handler:    _NodeService_CreateMirrorPod_Handler,
+		},
+		{
+			MethodName: "DeleteMirrorPod",
+			Handler:    _NodeService_DeleteMirrorPod_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
