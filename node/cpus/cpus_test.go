@@ -226,7 +226,7 @@ func TestHints(t *testing.T) {
 		t.Errorf("7 processors of socket 1: %s", got)
 	}
 	again, admit := policy(numa.Restricted).Merge([]numa.Hints{m.PodHints(large)})
-	if !admit || !again.Nodes.IsEqual(hint.Nodes) {
+	if !admit || again.Nodes != hint.Nodes {
 		t.Errorf("the hint of a pod that has them: %v %v", again, admit)
 	}
 	other := pod("other", "7")

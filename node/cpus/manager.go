@@ -22,7 +22,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	helper "k8s.io/component-helpers/resource"
 	"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
-	"k8s.io/kubernetes/pkg/kubelet/cm/topologymanager/bitmask"
 	"k8s.io/utils/cpuset"
 
 	"github.com/kontiki/kontiki/internal/amount"
@@ -233,8 +232,8 @@ func (m *Manager) Allocate(_ context.Context, pod *corev1.Pod, c *corev1.Contain
 	}
 	free := m.available().Union(m.reusable(pod, c))
 	var set cpuset.CPUSet
-	if near.Nodes != nil {
-		close := m.c.Machine.On(near.Nodes.GetBits()).Intersection(free)
+	if near.Nodes != 0 {
+		close := m.c.Machine.On(near.Nodes.Nodes()).Intersection(free)
 		var err error
 		if set, err = take(m.c.Machine, close, min(n, close.Size()), m.c.Options.AlignCaches); err != nil {
 			return err
@@ -376,8 +375,8 @@ func (m *Manager) hints(free, again cpuset.CPUSet, n int) numa.Hints {
 	nodes := m.c.Machine.IDs()
 	least := len(nodes)
 	hints := []numa.Hint{}
-	numa.Subsets(nodes, func(mask bitmask.BitMask) {
-		on := m.c.Machine.On(mask.GetBits())
+	numa.Subsets(nodes, func(mask numa.Set) {
+		on := m.c.Machine.On(mask.Nodes())
 		if on.Size() >= n {
 			least = min(least, mask.Count())
 		}

@@ -19,7 +19,7 @@ type set = map[string]bool
 // Allocate chooses devices for one container and asks the plugins what the container must get for them. The caller goes through a pod's init
 // containers and then the regular ones, in order, one call at a time for all pods. What the container already has stays.
 //
-// near is the NUMA nodes to prefer; its Nodes may be nil. A failed call keeps nothing that it allocated.
+// near is the NUMA nodes to prefer; none if it has none. A failed call keeps nothing that it allocated.
 func (m *Manager) Allocate(ctx context.Context, pod *corev1.Pod, c *corev1.Container, near numa.Hint) error {
 	var made []string
 	for _, name := range slices.Sorted(maps.Keys(c.Resources.Limits)) {
@@ -165,13 +165,13 @@ type nearness struct{ near, far, anywhere []string }
 // byNearness groups devices. Without a preference, or if no device of the resource says where it is, all are anywhere.
 func (r *extended) byNearness(free set, hint numa.Hint) nearness {
 	var g nearness
-	aligned := hint.Nodes != nil && r.aligned()
+	aligned := hint.Nodes != 0 && r.aligned()
 	for _, id := range slices.Sorted(maps.Keys(free)) {
 		nodes := nodesOf(r.devices[id])
 		switch {
 		case !aligned || len(nodes) == 0:
 			g.anywhere = append(g.anywhere, id)
-		case hint.Nodes.AnySet(nodes):
+		case hint.Nodes.HasAny(nodes):
 			g.near = append(g.near, id)
 		default:
 			g.far = append(g.far, id)

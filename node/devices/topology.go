@@ -5,7 +5,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	helper "k8s.io/component-helpers/resource"
-	"k8s.io/kubernetes/pkg/kubelet/cm/topologymanager/bitmask"
 
 	"github.com/kontiki/kontiki/node/numa"
 	"github.com/kontiki/kontiki/node/podspec"
@@ -90,8 +89,8 @@ func (m *Manager) hintsOf(r *extended, available, reuse []string, n int) []numa.
 	nodes := m.nodesWithDevices(r)
 	least := len(nodes)
 	hints := []numa.Hint{}
-	numa.Subsets(nodes, func(mask bitmask.BitMask) {
-		on := func(id string) bool { return mask.AnySet(nodesOf(r.devices[id])) }
+	numa.Subsets(nodes, func(mask numa.Set) {
+		on := func(id string) bool { return mask.HasAny(nodesOf(r.devices[id])) }
 		all := 0
 		for id := range r.devices {
 			if on(id) {

@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/kubernetes/pkg/kubelet/cm/topologymanager/bitmask"
 
 	"github.com/kontiki/kontiki/node/numa"
 	"github.com/kontiki/kontiki/node/runtime"
@@ -30,8 +29,7 @@ func (p *provider) say(format string, args ...any) {
 }
 
 func (p *provider) hint() numa.Hints {
-	m, _ := bitmask.NewBitMask(p.node)
-	return numa.Hints{p.name: {{Nodes: m, Preferred: true}}}
+	return numa.Hints{p.name: {{Nodes: numa.Of(p.node), Preferred: true}}}
 }
 
 func (p *provider) Needs(*corev1.Pod) bool { return !p.idle }
@@ -42,7 +40,7 @@ func (p *provider) Hints(_ *corev1.Pod, c *corev1.Container) numa.Hints {
 func (p *provider) PodHints(*corev1.Pod) numa.Hints { p.say("pod hints"); return p.hint() }
 func (p *provider) Allocate(_ context.Context, _ *corev1.Pod, c *corev1.Container, near numa.Hint) error {
 	at := "any"
-	if near.Nodes != nil {
+	if near.Nodes != 0 {
 		at = near.Nodes.String()
 	}
 	p.say("allocate %s near %s", c.Name, at)

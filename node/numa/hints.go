@@ -9,13 +9,12 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-
-	"k8s.io/kubernetes/pkg/kubelet/cm/topologymanager/bitmask"
 )
 
-// Hint is a set of NUMA nodes on which a request can be satisfied. Preferred means that no smaller set could be. A nil Nodes means any.
+// Hint is a set of NUMA nodes on which a request can be satisfied. Preferred means that no smaller set could be. The empty set means any
+// nodes.
 type Hint struct {
-	Nodes     bitmask.BitMask
+	Nodes     Set
 	Preferred bool
 }
 
@@ -42,11 +41,11 @@ type Options struct {
 	// Nearest (prefer-closest-numa-nodes) takes, of two sets of one size, the one whose nodes are nearer to each other.
 	Nearest bool
 	// MaxNodes (max-allowable-numa-nodes) is how many NUMA nodes a machine may have for a policy other than none, because all sets of nodes
-	// are looked at. It is at least 8, the default.
+	// are looked at. It is 8, the default, to 16.
 	MaxNodes int
 }
 
-const defaultMaxNodes, mostNodes = 8, 64
+const defaultMaxNodes, mostNodes = 8, 16
 
 // ParseOptions reads options by their names.
 func ParseOptions(in map[string]string) (Options, error) {
@@ -109,7 +108,7 @@ func (p *Policy) Merge(providers []Hints) (Hint, bool) {
 	if !p.Aligns() {
 		return Hint{}, true
 	}
-	all, _ := bitmask.NewBitMask(p.nodes...)
+	all := Of(p.nodes...)
 	lists := listsOf(providers)
 	if p.name == SingleNUMANode {
 		lists = single(lists)
@@ -119,8 +118,8 @@ func (p *Policy) Merge(providers []Hints) (Hint, bool) {
 	case BestEffort:
 		return best, true
 	case SingleNUMANode:
-		if best.Nodes.IsEqual(all) {
-			best = Hint{nil, best.Preferred} // no preference
+		if best.Nodes == all {
+			best = Hint{0, best.Preferred} // no preference
 		}
 	}
 	return best, best.Preferred
@@ -131,14 +130,14 @@ func listsOf(providers []Hints) [][]Hint {
 	var out [][]Hint
 	for _, hints := range providers {
 		if len(hints) == 0 {
-			out = append(out, []Hint{{nil, true}})
+			out = append(out, []Hint{{0, true}})
 		}
 		for _, list := range hints {
 			switch {
 			case list == nil:
-				out = append(out, []Hint{{nil, true}})
+				out = append(out, []Hint{{0, true}})
 			case len(list) == 0:
-				out = append(out, []Hint{{nil, false}})
+				out = append(out, []Hint{{0, false}})
 			default:
 				out = append(out, list)
 			}
@@ -153,7 +152,7 @@ func single(lists [][]Hint) [][]Hint {
 	for _, list := range lists {
 		var kept []Hint
 		for _, h := range list {
-			if h.Nodes == nil && h.Preferred || h.Nodes != nil && h.Nodes.Count() == 1 && h.Preferred {
+			if h.Preferred && h.Nodes.Count() <= 1 {
 				kept = append(kept, h)
 			}
 		}
@@ -163,7 +162,7 @@ func single(lists [][]Hint) [][]Hint {
 }
 
 // merge tries every combination of one hint of each list.
-func (p *Policy) merge(all bitmask.BitMask, lists [][]Hint) Hint {
+func (p *Policy) merge(all Set, lists [][]Hint) Hint {
 	widest := widestOfNarrowest(lists)
 	var best *Hint
 	var visit func(i int, chosen []Hint)
@@ -174,7 +173,7 @@ func (p *Policy) merge(all bitmask.BitMask, lists [][]Hint) Hint {
 			}
 			return
 		}
-		if merged := intersect(all, chosen); merged.Nodes.Count() > 0 && (best == nil || p.better(*best, merged, widest)) {
+		if merged := intersect(all, chosen); merged.Nodes != 0 && (best == nil || p.better(*best, merged, widest)) {
 			best = &merged
 		}
 	}
@@ -186,42 +185,31 @@ func (p *Policy) merge(all bitmask.BitMask, lists [][]Hint) Hint {
 }
 
 // intersect merges a combination. It is preferred if each of its hints is, and they are equal where they name nodes.
-func intersect(all bitmask.BitMask, chosen []Hint) Hint {
-	preferred := true
-	var sets []bitmask.BitMask
+func intersect(all Set, chosen []Hint) Hint {
+	merged, named := Hint{all, true}, Set(0)
 	for _, h := range chosen {
-		set := h.Nodes
-		if set == nil {
-			set = all
+		merged.Preferred = merged.Preferred && h.Preferred
+		if h.Nodes == 0 {
+			continue
 		}
-		sets = append(sets, set)
-		preferred = preferred && h.Preferred && (h.Nodes == nil || equalNamed(chosen, h.Nodes))
+		merged.Nodes &= h.Nodes
+		merged.Preferred = merged.Preferred && (named == 0 || named == h.Nodes)
+		named = h.Nodes
 	}
-	return Hint{bitmask.And(all, sets...), preferred}
-}
-
-func equalNamed(chosen []Hint, nodes bitmask.BitMask) bool {
-	for _, h := range chosen {
-		if h.Nodes != nil && !h.Nodes.IsEqual(nodes) {
-			return false
-		}
-	}
-	return true
+	return merged
 }
 
 // widestOfNarrowest returns how many nodes the request needs that needs most: a set of that size is the best of those that are not preferred.
 func widestOfNarrowest(lists [][]Hint) int {
 	widest := 0
 	for _, list := range lists {
-		var narrowest bitmask.BitMask
+		var narrowest Set
 		for _, h := range list {
-			if h.Nodes != nil && (narrowest == nil || h.Nodes.IsNarrowerThan(narrowest)) {
+			if h.Nodes != 0 && (narrowest == 0 || h.Nodes.narrower(narrowest)) {
 				narrowest = h.Nodes
 			}
 		}
-		if narrowest != nil {
-			widest = max(widest, narrowest.Count())
-		}
+		widest = max(widest, narrowest.Count())
 	}
 	return widest
 }
@@ -249,8 +237,8 @@ func (p *Policy) better(best, candidate Hint, widest int) bool {
 }
 
 // fitter says whether set b is to be taken rather than a: it has fewer nodes, or as many that are nearer to each other, or lower numbers.
-func (p *Policy) fitter(a, b bitmask.BitMask) bool {
-	if a.IsEqual(b) {
+func (p *Policy) fitter(a, b Set) bool {
+	if a == b {
 		return false
 	}
 	if a.Count() == b.Count() && p.distances != nil && p.name != SingleNUMANode {
@@ -258,15 +246,15 @@ func (p *Policy) fitter(a, b bitmask.BitMask) bool {
 			return db < da
 		}
 	}
-	return b.IsNarrowerThan(a)
+	return b.narrower(a)
 }
 
 // distance is the average distance between the nodes of a set.
-func (p *Policy) distance(set bitmask.BitMask) float64 {
+func (p *Policy) distance(set Set) float64 {
 	sum, n := 0, 0
 	for i, from := range p.nodes {
 		for j, to := range p.nodes {
-			if set.IsSet(from) && set.IsSet(to) {
+			if set.Has(from) && set.Has(to) {
 				sum += p.distances[i][j]
 				n++
 			}
@@ -274,9 +262,6 @@ func (p *Policy) distance(set bitmask.BitMask) float64 {
 	}
 	return float64(sum) / float64(max(n, 1))
 }
-
-// Subsets calls f for each set of some of these NUMA nodes.
-func Subsets(nodes []int, f func(bitmask.BitMask)) { bitmask.IterateBitMasks(nodes, f) }
 
 // Prefer marks the hints that have as few nodes as a request needs at least.
 func Prefer(hints []Hint, least int) []Hint {

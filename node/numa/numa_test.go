@@ -4,17 +4,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
-
-	"k8s.io/kubernetes/pkg/kubelet/cm/topologymanager/bitmask"
 )
 
 // on makes a hint.
-func on(preferred bool, nodes ...int) Hint {
-	m, _ := bitmask.NewBitMask(nodes...)
-	return Hint{m, preferred}
-}
+func on(preferred bool, nodes ...int) Hint { return Hint{Of(nodes...), preferred} }
 
 func nodes(n int) *Machine {
 	m := &Machine{}
@@ -35,8 +29,8 @@ func TestMerge(t *testing.T) {
 		{"nobody minds", []Hints{nil, {"gpu": nil}}, map[string]string{BestEffort: "11 true", Restricted: "11 true", SingleNUMANode: "any true"}},
 		{"one minds", []Hints{cpu(on(true, 1), on(false, 0, 1)), nil}, map[string]string{BestEffort: "10 true", Restricted: "10 true", SingleNUMANode: "10 true"}},
 		{"both can", []Hints{cpu(on(true, 0), on(true, 1), on(false, 0, 1)), gpu(on(true, 1), on(false, 0, 1))}, map[string]string{BestEffort: "10 true", Restricted: "10 true", SingleNUMANode: "10 true"}},
-		{"the lowest of equals", []Hints{cpu(on(true, 0), on(true, 1), on(false, 0, 1))}, map[string]string{BestEffort: "01 true", Restricted: "01 true", SingleNUMANode: "01 true"}},
-		{"on different nodes", []Hints{cpu(on(true, 0), on(false, 0, 1)), gpu(on(true, 1), on(false, 0, 1))}, map[string]string{BestEffort: "01 true", Restricted: "01 false", SingleNUMANode: "any false"}},
+		{"the lowest of equals", []Hints{cpu(on(true, 0), on(true, 1), on(false, 0, 1))}, map[string]string{BestEffort: "1 true", Restricted: "1 true", SingleNUMANode: "1 true"}},
+		{"on different nodes", []Hints{cpu(on(true, 0), on(false, 0, 1)), gpu(on(true, 1), on(false, 0, 1))}, map[string]string{BestEffort: "1 true", Restricted: "1 false", SingleNUMANode: "any false"}},
 		{"two nodes are needed", []Hints{cpu(on(true, 0, 1)), gpu(on(true, 0, 1))}, map[string]string{BestEffort: "11 true", Restricted: "11 true", SingleNUMANode: "any false"}},
 		{"impossible", []Hints{{"cpu": {}}, nil}, map[string]string{BestEffort: "11 true", Restricted: "11 false", SingleNUMANode: "any false"}},
 	} {
@@ -47,7 +41,7 @@ func TestMerge(t *testing.T) {
 			}
 			best, admit := p.Merge(c.providers)
 			at := "any"
-			if best.Nodes != nil {
+			if best.Nodes != 0 {
 				at = best.Nodes.String()
 			}
 			if got := fmt.Sprint(at, " ", admit); got != want {
@@ -59,7 +53,7 @@ func TestMerge(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if best, admit := p.Merge([]Hints{cpu()}); !admit || best.Nodes != nil || p.Aligns() {
+	if best, admit := p.Merge([]Hints{cpu()}); !admit || best.Nodes != 0 || p.Aligns() {
 		t.Errorf("policy none: %v %v", best, admit)
 	}
 }
@@ -72,12 +66,12 @@ func TestTheNearestNodes(t *testing.T) {
 		}
 	}
 	two := []Hints{{"cpu": {on(true, 0, 1), on(true, 1, 3)}}}
-	for nearest, want := range map[bool]string{false: "0011", true: "1010"} {
+	for nearest, want := range map[bool]string{false: "11", true: "1010"} {
 		p, err := NewPolicy(BestEffort, m, Options{Nearest: nearest})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if best, _ := p.Merge(two); best.Nodes.String() != strings.TrimLeft(want, "0") && best.Nodes.String() != want {
+		if best, _ := p.Merge(two); best.Nodes.String() != want {
 			t.Errorf("nearest %v: %s, want %s", nearest, best.Nodes, want)
 		}
 	}
