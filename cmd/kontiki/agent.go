@@ -273,6 +273,7 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 		Verify:    server.AllowMasters(),
 		Authorize: w.agent.AuthorizeCaller,
 		Probes:    w.agent.Pods().ProbeMetrics(),
+		Volumes:   w.agent.VolumeUsage,
 		Dir:       place.dataDir, Configuration: w.agent.Configuration,
 	}
 	if w.share != nil {

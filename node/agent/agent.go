@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kontiki/kontiki/node/csi"
 	"github.com/kontiki/kontiki/node/kubeletroot"
 	"github.com/kontiki/kontiki/node/plugins"
 	"github.com/kontiki/kontiki/node/pods"
@@ -87,6 +88,7 @@ type Agent struct {
 	pods    *pods.Manager
 	volumes *volume.Manager
 	out     *reporter
+	csi     *csi.Drivers // nil without a kubelet's folder
 	node    *nodeStatus
 	fence   *fence
 	// plugins has the handler of each type of plugin that registers in the kubelet's folder.
@@ -141,8 +143,11 @@ func New(c Config) (*Agent, error) {
 	if err := a.newMachinery(); err != nil {
 		return nil, err
 	}
-	a.volumes = volume.New(volume.Config{RootDir: podDir, DeviceRoot: filepath.Join(c.StateDir, "pods-devices"), Kubelet: c.Kubelet, Objects: a.store, Token: a.createToken, Certify: a.certifyPod,
-		Node: a.node.current, Labels: a.labels, NodeName: c.NodeName, FolderRoot: c.folderRoot(), ReportVolume: a.reportVolume})
+	a.volumes = volume.New(volume.Config{RootDir: podDir, DeviceRoot: filepath.Join(c.StateDir, "pods-devices"), Kubelet: c.Kubelet, CSI: a.csiDrivers(), Objects: a.store, Token: a.createToken, Certify: a.certifyPod,
+		Node: a.node.current, Labels: a.labels, NodeName: c.NodeName, FolderRoot: c.folderRoot(), ReportVolume: a.reportVolume,
+		ClusterNode: a.clusterNode, InUseChanged: a.inUseChanged, ReportExpansion: a.reportExpansion, Event: func(pod *corev1.Pod, kind, reason, message string) {
+			sink{a}.Event(pods.Event{Pod: pod, Type: kind, Reason: reason, Message: message})
+		}})
 	a.static = static.New(static.Config{Path: c.StaticPods, Node: c.NodeName, StateDir: filepath.Join(c.StateDir, "static"),
 		Mirrors: mirrors{a}, Owner: a.clusterNode, Report: a.reportMirror})
 	a.pods = pods.New(pods.Config{
@@ -152,7 +157,8 @@ func New(c Config) (*Agent, error) {
 		PullDir: filepath.Join(c.StateDir, "images"), Pulls: c.Pulls, NodeCredentials: c.NodeCredentials,
 		Rooms: a.rooms(), Eviction: c.Eviction, ImageGC: c.ImageGC, Hardware: a.machinery.forPods(),
 	})
-	a.node.pressure = a.pods.Pressure
+	a.node.pressure, a.node.inUse = a.pods.Pressure, a.volumes.InUse
+	a.node.useChanged()
 	a.volumes.OnExpiry(a.pods.RefreshVolumes)
 	a.fence.lapsed, a.fence.granted = a.pods.Enforce, a.pods.Retry
 	return a, nil
@@ -160,6 +166,11 @@ func New(c Config) (*Agent, error) {
 
 // Pods returns the manager of the pods that run here, for the node's server.
 func (a *Agent) Pods() *pods.Manager { return a.pods }
+
+// VolumeUsage returns how full the volumes of a pod are, for the node's server.
+func (a *Agent) VolumeUsage(ctx context.Context, uid string) []volume.Usage {
+	return a.volumes.Usage(ctx, uid)
+}
 
 // Node returns the Node object as the agent last reported it.
 func (a *Agent) Node() *corev1.Node { return a.node.current() }
@@ -212,6 +223,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.static.Run(ctx) })
 	g.Go(func() error { return a.sessions(ctx) })
 	if a.c.Kubelet != nil {
+		g.Go(func() error { return a.csi.Run(ctx) })
 		g.Go(func() error { return plugins.NewWatcher(a.c.Kubelet, a.plugins).Run(ctx) })
 	}
 	a.runMachinery(ctx, g)
@@ -258,6 +270,9 @@ func (a *Agent) apply(m *nodev1.Assignment) error {
 	}
 	if m.From == 0 || change.mirrors {
 		a.static.MirrorsChanged()
+	}
+	if change.own {
+		a.volumes.NodeChanged()
 	}
 	if m.From == 0 {
 		a.pods.Sweep()

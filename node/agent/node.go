@@ -30,6 +30,8 @@ type nodeStatus struct {
 	c Config
 	// pressure returns the conditions of what the node runs out of; nil for none.
 	pressure func() []corev1.NodeConditionType
+	// inUse returns the volumes that are attached and in use; nil for none.
+	inUse func() []corev1.UniqueVolumeName
 	// devices returns what device plugins offer; nil for nothing.
 	devices  func() (capacity, allocatable corev1.ResourceList)
 	reserved int // processors that pods cannot request
@@ -75,10 +77,25 @@ func (n *nodeStatus) look(ctx context.Context) error {
 	node := n.build(images, version, err)
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	node.Status.VolumesInUse = n.node.Status.VolumesInUse // useChanged keeps it
 	if !equality.Semantic.DeepEqual(node, n.node) {
 		n.node = node
 	}
 	return err
+}
+
+// useChanged takes over which volumes are in use. It returns whether that has changed.
+func (n *nodeStatus) useChanged() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	now := n.inUse() // under the lock, so that a later call has a later answer
+	if slices.Equal(n.node.Status.VolumesInUse, now) {
+		return false
+	}
+	node := n.node.DeepCopy()
+	node.Status.VolumesInUse = now
+	n.node = node
+	return true
 }
 
 func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runtimeErr error) *corev1.Node {

@@ -184,7 +184,8 @@ func (a *Agent) session(ctx context.Context, addr string, patience time.Duration
 	if err != nil {
 		return served, err
 	}
-	node, err := wire.Encode("v1", "Node", a.node.current())
+	hello := a.node.current()
+	node, err := wire.Encode("v1", "Node", hello)
 	if err != nil {
 		return served, err
 	}
@@ -219,6 +220,12 @@ func (a *Agent) session(ctx context.Context, addr string, patience time.Duration
 	}()
 	a.out.begin()
 	defer a.out.end()
+	if a.node.current() != hello { // it has changed since
+		a.out.nodeChanged()
+	}
+	if a.csi != nil {
+		a.csi.Announce()
+	}
 
 	s := &session{stream: stream, spoke: make(chan struct{}, 1), moves: make(chan string, 1)}
 	g, gctx := errgroup.WithContext(ctx)

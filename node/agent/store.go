@@ -77,6 +77,7 @@ type change struct {
 	objects map[string]bool // namespaces whose secrets, config maps, claims or claims' volumes changed
 	volumes bool            // volumes changed
 	mirrors bool            // mirror pods changed
+	own     bool            // the node, or attachments to it, changed
 	trust   bool            // trust bundles changed
 	cluster bool            // services, slices or nodes changed
 	// What should be written to disk: at once, or some time later.
@@ -222,6 +223,8 @@ func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 			if v, ok := object.(*corev1.PersistentVolume); ok && v.Spec.ClaimRef != nil {
 				usedIn(v.Spec.ClaimRef.Namespace)
 			}
+		case "csidrivers", "volumeattachments":
+			c.own = true
 		case "clustertrustbundles":
 			c.trust = true
 		case "services", "endpointslices":
@@ -229,6 +232,7 @@ func (s *store) merge(a *nodev1.Assignment, decoded []*entry) (change, error) {
 			s.servicesGen++
 		case "nodes":
 			c.cluster = true
+			c.own = c.own || k == s.ownNode()
 			s.peers.note(k.name)
 		}
 	}

@@ -104,7 +104,8 @@ var fates = map[string]fate{
 	"VolumeSource.FlexVolume": unmade, "VolumeSource.Cinder": unmade, "VolumeSource.CephFS": unmade, "VolumeSource.Flocker": unmade, "VolumeSource.FC": unmade,
 	"VolumeSource.AzureFile": unmade, "VolumeSource.VsphereVolume": unmade, "VolumeSource.Quobyte": unmade, "VolumeSource.AzureDisk": unmade,
 	"VolumeSource.PhotonPersistentDisk": unmade, "VolumeSource.PortworxVolume": unmade, "VolumeSource.ScaleIO": unmade, "VolumeSource.StorageOS": unmade,
-	"VolumeSource.CSI": unmade, "VolumeSource.Ephemeral": done, "VolumeSource.Image": done, "ImageVolumeSource.Reference": done, "ImageVolumeSource.PullPolicy": done,
+	"VolumeSource.CSI": done, "CSIVolumeSource.Driver": done, "CSIVolumeSource.ReadOnly": done, "CSIVolumeSource.FSType": done, "CSIVolumeSource.VolumeAttributes": done, "CSIVolumeSource.NodePublishSecretRef": done,
+	"VolumeSource.Ephemeral": done, "VolumeSource.Image": done, "ImageVolumeSource.Reference": done, "ImageVolumeSource.PullPolicy": done,
 	"PersistentVolumeClaimVolumeSource.ClaimName": done, "PersistentVolumeClaimVolumeSource.ReadOnly": done,
 	"NFSVolumeSource.Server": done, "NFSVolumeSource.Path": done, "NFSVolumeSource.ReadOnly": done,
 	"EphemeralVolumeSource.VolumeClaimTemplate": masters, // the controller makes the claim

@@ -13,6 +13,7 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -70,8 +71,10 @@ func (n *node) Services() ([]*corev1.Service, bool)           { return nil, true
 func (n *node) PersistentVolumeClaim(string, string) (*corev1.PersistentVolumeClaim, bool) {
 	return nil, false
 }
-func (n *node) PersistentVolume(string) (*corev1.PersistentVolume, bool) { return nil, false }
-func (n *node) PersistentVolumes() []*corev1.PersistentVolume            { return nil }
+func (n *node) PersistentVolume(string) (*corev1.PersistentVolume, bool)    { return nil, false }
+func (n *node) CSIDriver(string) (*storagev1.CSIDriver, bool)               { return nil, false }
+func (n *node) VolumeAttachment(string) (*storagev1.VolumeAttachment, bool) { return nil, false }
+func (n *node) PersistentVolumes() []*corev1.PersistentVolume               { return nil }
 func (n *node) TrustBundles() []*certificatesv1.ClusterTrustBundle {
 	return []*certificatesv1.ClusterTrustBundle{{Spec: certificatesv1.ClusterTrustBundleSpec{SignerName: "a"}}}
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -17,6 +18,7 @@ import (
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 
 	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/volume"
 	"github.com/kontiki/kontiki/test/gathered"
 )
 
@@ -128,11 +130,19 @@ func TestInterfacesThatCannotBeToldOfAreLeftOut(t *testing.T) {
 }
 
 func TestSummary(t *testing.T) {
-	r := newRigWith(t, func(c *Config) { c.Dir = t.TempDir() })
+	r := newRigWith(t, func(c *Config) {
+		c.Dir = t.TempDir()
+		c.Volumes = func(context.Context, string) []volume.Usage {
+			u := volume.Usage{Volume: "data", Claim: "claim"}
+			u.Bytes.Total, u.Bytes.Used, u.Bytes.Available, u.Inodes.Total = 7000, 5000, 2000, 9
+			return []volume.Usage{u}
+		}
+	})
 	r.rt.SetStats("c", used)
 	r.run("a", false, "sleep", "1000")
 	code, body := r.get(r.rest, "/stats/summary")
 	for _, want := range []string{`"capacityBytes":`, `"usageCoreNanoSeconds":3000000000`, `"workingSetBytes":200`, `"usedBytes":4096`, `"swapUsageBytes":25`,
+		`"capacityBytes":7000,"usedBytes":5000`, `"name":"data","pvcRef":{"name":"claim","namespace":"ns"}`,
 		`"process_count":6`, `"psi":{"full":{"total":0,"avg10":0,"avg60":0,"avg300":0},"some":{"total":2000000000,"avg10":1.5,"avg60":0,"avg300":0}}`} {
 		if code != http.StatusOK || !strings.Contains(body, want) {
 			t.Errorf("%d: there is no %s in %s", code, want, body)

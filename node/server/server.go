@@ -29,6 +29,7 @@ import (
 	"github.com/kontiki/kontiki/internal/recent"
 	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/volume"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -57,6 +58,8 @@ type Config struct {
 	Configuration func() *kubeletv1beta1.KubeletConfiguration
 	// Dir is a directory of the filesystem that pods use, for stats.
 	Dir string
+	// Volumes returns how full the volumes of a pod are, as far as it is known; may be nil.
+	Volumes func(ctx context.Context, uid string) []volume.Usage
 	// Probes has the metrics of probes; may be nil.
 	Probes prometheus.Collector
 	// Metrics are served in addition to the server's own; may be nil.

@@ -20,6 +20,8 @@ import (
 type source struct {
 	volume *corev1.Volume
 	pv     *corev1.PersistentVolume // nil if it is no claim's
+	// namespace is the pod's.
+	namespace string
 	// readOnly says that the pod wants it read-only; block that it is a device without a file system.
 	readOnly, block bool
 }
@@ -32,6 +34,8 @@ type request struct {
 	podIPs []string
 	// dir is the volume's folder below the pod's, where kinds that need one put it.
 	dir string
+	// state is that of a kind that keeps one.
+	state *State
 }
 
 // plugin is one kind of volume.
@@ -43,7 +47,11 @@ type plugin struct {
 	name     string
 	supports func(s *source) bool
 	// mount makes the volume, or updates it, and returns the path of its folder, file or device on the host.
-	mount   func(ctx context.Context, r *request) (string, error)
+	mount func(ctx context.Context, r *request) (string, error)
+	// prepare adds to the state, before it is stored, what unmount needs; nil for nothing.
+	prepare func(r *request, s *State) error
+	// refresh does for a mounted volume of a kind that keeps a state what must be done from time to time; nil for nothing.
+	refresh func(ctx context.Context, r *request) error
 	unmount func(ctx context.Context, s *State) error
 	// slow kinds may wait for other hosts or for hung file systems, so they are mounted beside the pod's worker.
 	slow bool
@@ -61,6 +69,7 @@ func (m *Manager) table() []plugin {
 		{name: "downward-api", supports: inline(func(v *corev1.VolumeSource) bool { return v.DownwardAPI != nil }), mount: m.project(downwardFiles)},
 		{name: "projected", supports: inline(func(v *corev1.VolumeSource) bool { return v.Projected != nil }), mount: m.project(projectedFiles)},
 		{name: "image", supports: inline(func(v *corev1.VolumeSource) bool { return v.Image != nil }), mount: image},
+		{name: "csi", supports: isCSI, prepare: m.prepareCSI, mount: m.mountCSI, refresh: m.refreshCSI, unmount: m.unmountCSI, slow: true},
 		{name: "host-path", supports: inline(func(v *corev1.VolumeSource) bool { return v.HostPath != nil }), mount: m.mountHostPath, slow: true},
 		{name: "host-path-volume", supports: func(s *source) bool { return s.pv != nil && s.pv.Spec.HostPath != nil }, mount: m.mountHostPath, unmount: nothing, slow: true},
 		{name: "local-volume", supports: func(s *source) bool { return s.pv != nil && s.pv.Spec.Local != nil }, mount: m.mountLocal, unmount: m.unmountLocal, slow: true},
@@ -116,7 +125,7 @@ const pvcProtection = "kubernetes.io/pvc-protection"
 
 // resolve finds out what a pod's volume is. The errors are the kubelet's.
 func (m *Manager) resolve(pod *corev1.Pod, v *corev1.Volume) (source, error) {
-	s := source{volume: v}
+	s := source{volume: v, namespace: pod.Namespace}
 	var name string
 	switch {
 	case v.PersistentVolumeClaim != nil:

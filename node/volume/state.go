@@ -24,6 +24,8 @@ type State struct {
 	Path string `json:"path,omitempty"`
 	// Mounted says that mounting was completed. If not, all, a part or nothing of it may have been done.
 	Mounted bool `json:"mounted"`
+	// CSI is what a CSI driver needs.
+	CSI *CSIState `json:"csi,omitempty"`
 	// seen says that this process has mounted it or found it mounted.
 	seen bool
 }
@@ -70,6 +72,9 @@ func (m *Manager) relocate(uid string, s *State) {
 		return path
 	}
 	s.Dir, s.Path = move(s.Dir), move(s.Path)
+	if s.CSI != nil {
+		s.CSI.Target = move(s.CSI.Target)
+	}
 }
 
 // state returns what is known of a volume.
@@ -80,7 +85,16 @@ func (m *Manager) state(uid, volume string) (State, bool) {
 	if s == nil {
 		return State{}, false
 	}
-	return *s, true
+	return s.clone(), true
+}
+
+// clone returns a copy that shares nothing with the original.
+func (s *State) clone() State {
+	out := *s
+	if s.CSI != nil {
+		out.CSI = new(*s.CSI)
+	}
+	return out
 }
 
 // statesOf returns what is known of a pod's volumes.
@@ -89,7 +103,7 @@ func (m *Manager) statesOf(uid string) []State {
 	defer m.mu.Unlock()
 	var out []State
 	for _, s := range m.states[uid] {
-		out = append(out, *s)
+		out = append(out, s.clone())
 	}
 	return out
 }
@@ -103,7 +117,9 @@ func (m *Manager) saveState(uid string, s State) error {
 	if err := durable.Save(path, &s); err != nil {
 		return fmt.Errorf("state of the volume: %w", err)
 	}
+	s = s.clone()
 	m.keepState(uid, &s)
+	m.used(&s)
 	return nil
 }
 
@@ -141,10 +157,12 @@ func (m *Manager) dropState(uid string, s State) error {
 		return err
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	if delete(m.states[uid], s.Volume); len(m.states[uid]) == 0 {
 		delete(m.states, uid)
 	}
+	m.left(&s)
+	m.mu.Unlock()
+	m.used(&s)
 	return nil
 }
 

@@ -11,6 +11,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,9 +22,12 @@ import (
 	"golang.org/x/sys/unix"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kontiki/kontiki/internal/broadcast"
 	"github.com/kontiki/kontiki/internal/tree"
+	"github.com/kontiki/kontiki/node/csi"
 	"github.com/kontiki/kontiki/node/kubeletroot"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
@@ -35,6 +40,8 @@ type Objects interface {
 	TrustBundles() []*certificatesv1.ClusterTrustBundle
 	PersistentVolumeClaim(namespace, name string) (*corev1.PersistentVolumeClaim, bool)
 	PersistentVolume(name string) (*corev1.PersistentVolume, bool)
+	CSIDriver(name string) (*storagev1.CSIDriver, bool)
+	VolumeAttachment(name string) (*storagev1.VolumeAttachment, bool)
 	// PersistentVolumes returns all that the node knows.
 	PersistentVolumes() []*corev1.PersistentVolume
 }
@@ -62,6 +69,16 @@ type Config struct {
 	FolderRoot string
 	// ReportVolume reports what has become of such a folder; it may fail while there is no session with a master.
 	ReportVolume func(ctx context.Context, r *nodev1.ReportVolumeRequest) error
+	// CSI are the CSI drivers of the node; nil if it has none.
+	CSI *csi.Drivers
+	// ClusterNode returns the Node as the masters have it; it may return nil.
+	ClusterNode func() *corev1.Node
+	// InUseChanged is called when InUse may return something else. It must not call the Manager's methods.
+	InUseChanged func()
+	// ReportExpansion reports what has become of expanding a volume; it may fail while there is no session with a master.
+	ReportExpansion func(ctx context.Context, r *nodev1.ReportExpansionRequest) error
+	// Event records an event of a pod; nil for not.
+	Event func(pod *corev1.Pod, kind, reason, message string)
 }
 
 // Error is the error for a volume that could not be created; its text is the kubelet's.
@@ -109,6 +126,19 @@ type Manager struct {
 	credentials map[tokenKey]*credential
 	expiry      func(uid types.UID, volumes []string)
 	wake        chan struct{}
+
+	// Of volumes of CSI drivers: what this process has staged, by the path; when which is to be refreshed; the tokens of drivers.
+	staged       map[string]bool
+	due          map[operationKey]time.Time
+	driverTokens map[tokenKey]*driverToken
+	// leaving are volumes that are not in use any more, but are in the last known version of the Node; attached tells of a new version.
+	leaving  map[corev1.UniqueVolumeName]bool
+	attached broadcast.Signal
+	// expandAt is when an expansion that failed is tried again; settled is the size to which a volume was expanded, or cannot be while it is mounted;
+	// expandFailed are the names of volumes for which it failed.
+	expandAt     map[operationKey]time.Time
+	settled      map[operationKey]int64
+	expandFailed map[string]bool
 }
 
 // New creates a Manager, which knows what previous processes have mounted.
@@ -117,9 +147,12 @@ func New(c Config) *Manager {
 		c.DeviceRoot = c.RootDir + "-devices"
 	}
 	m := &Manager{c: c, tokens: map[tokenKey]*token{}, credentials: map[tokenKey]*credential{}, states: map[string]map[string]*State{},
+		staged: map[string]bool{}, due: map[operationKey]time.Time{}, driverTokens: map[tokenKey]*driverToken{}, leaving: map[corev1.UniqueVolumeName]bool{},
+		expandAt: map[operationKey]time.Time{}, settled: map[operationKey]int64{}, expandFailed: map[string]bool{},
 		operations: map[operationKey]*operation{}, limits: map[types.UID]int64{}, folders: make(chan struct{}, 1), expiry: func(types.UID, []string) {}, wake: make(chan struct{}, 1)}
 	m.plugins = m.table()
 	m.loadStates()
+	m.adoptInUse()
 	m.unmountShares()
 	return m
 }
@@ -142,6 +175,9 @@ func (m *Manager) Run(ctx context.Context) error {
 			if c.key != nil {
 				wait = min(wait, time.Until(c.renew))
 			}
+		}
+		for _, at := range m.due {
+			wait = min(wait, time.Until(at))
 		}
 		m.mu.Unlock()
 		timer.Reset(max(wait, time.Second))
@@ -175,6 +211,9 @@ func (m *Manager) expiring(now time.Time) map[types.UID][]string {
 		if c.key != nil {
 			due(k, c.renew)
 		}
+	}
+	for k, at := range m.due {
+		due(tokenKey{uid: k.uid, volume: k.volume}, at)
 	}
 	return out
 }
@@ -227,6 +266,7 @@ func (m *Manager) one(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, ho
 		return "", &Error{v.Name, fmt.Errorf("%w: a user for files of a volume", ErrUnsupported)}
 	}
 	if s, ok := m.state(string(pod.UID), v.Name); ok && s.Mounted && m.stillMounted(pod, s) {
+		m.refresh(ctx, pod, v, s)
 		return s.Path, nil // whatever has become of its claim
 	}
 	s, err := m.resolve(pod, v)
@@ -262,6 +302,28 @@ func (m *Manager) one(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, ho
 	return path, nil
 }
 
+// refreshWait is how long a pod's worker waits for the refresh of a mounted volume, which goes on then.
+const refreshWait = 5 * time.Second
+
+// refresh does for a mounted volume what its kind does from time to time. What fails is tried again when the pod is refreshed next.
+func (m *Manager) refresh(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, s State) {
+	i := slices.IndexFunc(m.plugins, func(p plugin) bool { return p.name == s.Plugin && p.refresh != nil })
+	if i < 0 {
+		return
+	}
+	found, err := m.resolve(pod, v)
+	if err != nil || found.pv != nil && found.pv.Name != s.PersistentVolume || !m.plugins[i].supports(&found) {
+		return // its claim has gone, or has another volume by now
+	}
+	r := &request{source: found, pod: pod, dir: s.Dir, state: &s}
+	_, err = m.within(ctx, operationKey{string(pod.UID), v.Name}, refreshWait, func(ctx context.Context) (string, error) {
+		return s.Path, m.plugins[i].refresh(ctx, r)
+	})
+	if err != nil && !errors.Is(err, errBusy) && ctx.Err() == nil {
+		slog.Warn("refresh a volume", "namespace", pod.Namespace, "pod", pod.Name, "volume", v.Name, "err", err)
+	}
+}
+
 // mountOnce mounts a volume of a kind that keeps a state.
 func (m *Manager) mountOnce(ctx context.Context, p *plugin, r *request) (string, error) {
 	uid := string(r.pod.UID)
@@ -269,11 +331,19 @@ func (m *Manager) mountOnce(ctx context.Context, p *plugin, r *request) (string,
 	if r.pv != nil {
 		s.PersistentVolume = r.pv.Name
 	}
+	if p.prepare != nil {
+		if err := p.prepare(r, &s); err != nil {
+			return "", err
+		}
+	}
 	if before, ok := m.state(uid, s.Volume); ok && (before.Plugin != s.Plugin || before.Dir != s.Dir) { // the claim has another volume by now
 		if err := m.unmountByState(ctx, uid, before); err != nil {
 			return "", err
 		}
+	} else if ok && before.CSI != nil && s.CSI != nil {
+		s.CSI.Begun = before.CSI.Begun
 	}
+	r.state = &s
 	if r.pv != nil && slices.Contains(r.pv.Spec.AccessModes, corev1.ReadWriteOncePod) && !m.reserve(uid, &s) {
 		return "", errOncePod
 	}
@@ -293,7 +363,7 @@ func (m *Manager) stillMounted(pod *corev1.Pod, s State) bool {
 	if s.seen {
 		return true
 	}
-	if s.Path == s.Dir && !mounted(s.Dir) {
+	if s.CSI != nil && !mounted(s.CSI.Target) || s.CSI == nil && s.Path == s.Dir && !mounted(s.Dir) {
 		return false
 	}
 	s.seen = true
@@ -332,6 +402,10 @@ func (m *Manager) TearDown(ctx context.Context, uid string) error {
 			delete(m.credentials, k)
 		}
 	}
+	maps.DeleteFunc(m.driverTokens, func(k tokenKey, _ *driverToken) bool { return k.uid == uid })
+	maps.DeleteFunc(m.due, func(k operationKey, _ time.Time) bool { return k.uid == uid })
+	maps.DeleteFunc(m.expandAt, func(k operationKey, _ time.Time) bool { return k.uid == uid })
+	maps.DeleteFunc(m.settled, func(k operationKey, _ int64) bool { return k.uid == uid })
 	m.mu.Unlock()
 	dir := m.podDir(uid)
 	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -37,6 +38,9 @@ type shelf struct {
 	volumes map[string]*corev1.PersistentVolume
 	issued  int
 	refuse  error
+	// drivers and attachments are by their names.
+	drivers     map[string]*storagev1.CSIDriver
+	attachments map[string]*storagev1.VolumeAttachment
 
 	// certify decides about certificate requests; asked are those that were made.
 	decide func(r *nodev1.CertifyPodRequest) (*nodev1.CertifyPodResponse, error)
@@ -68,6 +72,20 @@ func (s *shelf) PersistentVolumeClaim(_, name string) (*corev1.PersistentVolumeC
 func (s *shelf) PersistentVolume(name string) (*corev1.PersistentVolume, bool) {
 	v, ok := s.volumes[name]
 	return v, ok
+}
+
+func (s *shelf) CSIDriver(name string) (*storagev1.CSIDriver, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, ok := s.drivers[name]
+	return d, ok
+}
+
+func (s *shelf) VolumeAttachment(name string) (*storagev1.VolumeAttachment, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a, ok := s.attachments[name]
+	return a, ok
 }
 
 func (s *shelf) PersistentVolumes() []*corev1.PersistentVolume {
