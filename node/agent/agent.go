@@ -150,8 +150,9 @@ func New(c Config) (*Agent, error) {
 		}})
 	a.static = static.New(static.Config{Path: c.StaticPods, Node: c.NodeName, StateDir: filepath.Join(c.StateDir, "static"),
 		Mirrors: mirrors{a}, Owner: a.clusterNode, Report: a.reportMirror})
+	users, noUsers := a.openUsers()
 	a.pods = pods.New(pods.Config{
-		NodeName: c.NodeName, NodeIP: c.NodeIP, Runtime: c.Runtime, Network: c.Network, Volumes: a.volumes, Objects: a.store, Sink: sink{a}, Static: a.static.Owns,
+		NodeName: c.NodeName, NodeIP: c.NodeIP, Runtime: c.Runtime, Network: c.Network, Volumes: a.volumes, Objects: a.store, Sink: sink{a}, Static: a.static.Owns, Users: users, NoUsers: noUsers,
 		Hold: a.fence.holds, DNS: a.dns, Node: a.node.current, ClusterNode: a.clusterNode, AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,
 		RootDir: podDir, Seccomp: c.hostFolder("/var/lib/kubelet/seccomp"), LogDir: c.LogDir, LogLinkDir: filepath.Join(filepath.Dir(c.LogDir), "containers"),
 		PullDir: filepath.Join(c.StateDir, "images"), Pulls: c.Pulls, NodeCredentials: c.NodeCredentials,

@@ -197,10 +197,10 @@ func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runti
 var declaredFeatures = []string{"InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers", "RestartAllContainersOnContainerExits"}
 
 // capabilities are what pods can ask of the node's only runtime handler, which has no name because pods with a runtimeClassName are
-// refused, and of the node. User namespaces are refused too; the policy of supplementary groups is kept on every host.
+// refused, and of the node. The policy of supplementary groups is kept on every host.
 func capabilities(f runtime.Features) ([]corev1.NodeRuntimeHandler, *corev1.NodeFeatures) {
 	handler := corev1.NodeRuntimeHandler{Features: &corev1.NodeRuntimeHandlerFeatures{
-		RecursiveReadOnlyMounts: new(f.RecursiveReadOnly), UserNamespaces: new(false),
+		RecursiveReadOnlyMounts: new(f.RecursiveReadOnly), UserNamespaces: new(f.NoUserNamespaces == ""),
 	}}
 	return []corev1.NodeRuntimeHandler{handler}, &corev1.NodeFeatures{SupplementalGroupsPolicy: new(true)}
 }

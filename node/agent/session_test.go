@@ -80,12 +80,16 @@ func TestHelloTellsWhatTheRuntimeCanDo(t *testing.T) {
 		t.Run(fmt.Sprint(recursive), func(t *testing.T) {
 			m := newMaster(t)
 			rt := fake.New(runtimetest.BusyboxName)
-			rt.SetFeatures(runtime.Features{RecursiveReadOnly: recursive})
+			features := runtime.Features{RecursiveReadOnly: recursive}
+			if !recursive {
+				features.NoUserNamespaces = "an old kernel"
+			}
+			rt.SetFeatures(features)
 			startFake(t, rt, m)
 			m.await("hello", func() bool { return m.node != nil })
 			s := m.node.Status
 			if !reflect.DeepEqual(s.RuntimeHandlers, []corev1.NodeRuntimeHandler{{Features: &corev1.NodeRuntimeHandlerFeatures{
-				RecursiveReadOnlyMounts: new(recursive), UserNamespaces: new(false)}}}) {
+				RecursiveReadOnlyMounts: new(recursive), UserNamespaces: new(recursive)}}}) {
 				t.Errorf("runtime handlers %+v", s.RuntimeHandlers)
 			}
 			if !reflect.DeepEqual(s.Features, &corev1.NodeFeatures{SupplementalGroupsPolicy: new(true)}) {

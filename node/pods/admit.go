@@ -84,7 +84,7 @@ func (m *Manager) admitSysctls(pod *corev1.Pod) *Refusal {
 		case ns == sysctl.NetNamespace && pod.Spec.HostNetwork,
 			ns == sysctl.UTSNamespace && pod.Spec.HostNetwork, // a pod in the host's network has the host's name
 			ns == sysctl.IPCNamespace && pod.Spec.HostIPC,
-			ns == sysctl.UserNamespace: // pods have no user namespaces
+			ns == sysctl.UserNamespace: // they are set before the pod is in its user namespace, if it has one
 			return forbid("%q not allowed with host %s enabled", name, ns)
 		case ns == sysctl.UnknownNamespace:
 			return forbid("%q not allowlisted", name)
@@ -129,7 +129,14 @@ func (m *Manager) unsupported(pod *corev1.Pod) []string {
 	}
 	spec := &pod.Spec
 	devices := m.features.Devices || m.c.Hardware != nil
-	refuse(spec.HostUsers != nil && !*spec.HostUsers, "hostUsers: false")
+	users := podspec.OwnUsers(pod)
+	if users {
+		why := m.noUsers()
+		refuse(why != "", "hostUsers: false ("+why+")")
+		for i := range spec.Volumes {
+			refuse(spec.Volumes[i].Image != nil, "volumes["+spec.Volumes[i].Name+"].image with hostUsers: false") // overlayfs has no idmapped mounts
+		}
+	}
 	refuse(spec.RuntimeClassName != nil && *spec.RuntimeClassName != "", "runtimeClassName")
 	refuse(len(spec.ResourceClaims) > 0 && !devices, "resourceClaims")
 	refuse(pod.Status.ExtendedResourceClaimStatus != nil && !devices, "extended resources that are devices")
@@ -145,6 +152,8 @@ func (m *Manager) unsupported(pod *corev1.Pod) []string {
 				"restartPolicyRules.action: "+string(r.Action))
 		}
 		for _, v := range c.VolumeMounts {
+			refuse(users && v.MountPropagation != nil && *v.MountPropagation != corev1.MountPropagationNone,
+				"volumeMounts["+v.Name+"].mountPropagation with hostUsers: false")
 			refuse(len(v.BindMountOptions) > 0, "volumeMounts["+v.Name+"].bindMountOptions")
 			refuse(v.RecursiveReadOnly != nil && *v.RecursiveReadOnly == corev1.RecursiveReadOnlyEnabled && !m.features.RecursiveReadOnly,
 				"volumeMounts["+v.Name+"].recursiveReadOnly")
@@ -163,10 +172,23 @@ func (m *Manager) unsupported(pod *corev1.Pod) []string {
 		if s := c.SecurityContext; s != nil {
 			refuse(m.features.SELinux && s.SELinuxOptions != nil, "securityContext.seLinuxOptions")
 			// It is valid only in a user namespace: without one, root would have access to all of the host's /proc/sys.
-			refuse(s.ProcMount != nil && *s.ProcMount == corev1.UnmaskedProcMount && !(s.Privileged != nil && *s.Privileged), "securityContext.procMount: Unmasked")
+			refuse(s.ProcMount != nil && *s.ProcMount == corev1.UnmaskedProcMount && !users && !(s.Privileged != nil && *s.Privileged), "securityContext.procMount: Unmasked")
 		}
 	}
 	return out
+}
+
+// noUsers says why pods cannot have user namespaces here, "" if they can.
+func (m *Manager) noUsers() string {
+	switch {
+	case m.features.NoUserNamespaces != "":
+		return m.features.NoUserNamespaces
+	case m.c.Users == nil && m.c.NoUsers == "":
+		return "the node has no ids for them"
+	case m.c.Users == nil:
+		return m.c.NoUsers
+	}
+	return ""
 }
 
 // otherHTTP says whether a handler requires a protocol other than HTTP/1.1.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/kontiki/kontiki/node/runtime"
 	"github.com/kontiki/kontiki/node/runtime/fake"
+	"github.com/kontiki/kontiki/node/userns"
 	"github.com/kontiki/kontiki/node/volume"
 )
 
@@ -41,7 +42,7 @@ var fates = map[string]fate{
 	"PodSpec.SchedulerName": masters, "PodSpec.Tolerations": done, "PodSpec.HostAliases": done, "PodSpec.PriorityClassName": done, "PodSpec.Priority": done,
 	"PodSpec.DNSConfig": done, "PodSpec.ReadinessGates": done, "PodSpec.RuntimeClassName": refused, "PodSpec.EnableServiceLinks": done,
 	"PodSpec.PreemptionPolicy": masters, "PodSpec.Overhead": done, "PodSpec.TopologySpreadConstraints": masters, "PodSpec.SetHostnameAsFQDN": done,
-	"PodSpec.OS": done, "PodSpec.HostUsers": refused, "PodSpec.SchedulingGates": masters, "PodSpec.ResourceClaims": refused, "PodSpec.Resources": done,
+	"PodSpec.OS": done, "PodSpec.HostUsers": done, "PodSpec.SchedulingGates": masters, "PodSpec.ResourceClaims": refused, "PodSpec.Resources": done,
 	"PodSpec.HostnameOverride": done, "PodSpec.SchedulingGroup": masters, "PodSpec.EvictionResponders": masters,
 
 	"PodSecurityContext.SELinuxOptions": refused, "PodSecurityContext.WindowsOptions": masters, // of no effect on Linux
@@ -91,7 +92,7 @@ var fates = map[string]fate{
 
 	"SecurityContext.Capabilities": done, "SecurityContext.Privileged": done, "SecurityContext.SELinuxOptions": refused, "SecurityContext.WindowsOptions": masters,
 	"SecurityContext.RunAsUser": done, "SecurityContext.RunAsGroup": done, "SecurityContext.RunAsNonRoot": done, "SecurityContext.ReadOnlyRootFilesystem": done,
-	"SecurityContext.AllowPrivilegeEscalation": done, "SecurityContext.ProcMount": refused, "SecurityContext.SeccompProfile": done,
+	"SecurityContext.AllowPrivilegeEscalation": done, "SecurityContext.ProcMount": done, "SecurityContext.SeccompProfile": done,
 	"SecurityContext.AppArmorProfile": done, "Capabilities.Add": done, "Capabilities.Drop": done,
 
 	"HostAlias.IP": done, "HostAlias.Hostnames": done, "PodDNSConfig.Nameservers": done, "PodDNSConfig.Searches": done, "PodDNSConfig.Options": done,
@@ -243,10 +244,11 @@ func TestWhatAPodAsksForIsRefusedWithAReason(t *testing.T) {
 	}{
 		{"nothing", corev1.PodSpec{}, runtime.Features{}, nil},
 		{"the host's users", corev1.PodSpec{HostUsers: &yes}, runtime.Features{}, nil},
-		{"users of its own", corev1.PodSpec{HostUsers: &no}, all, &Refusal{"PodFeatureUnsupported", missing + "hostUsers: false"}},
+		{"users of its own", corev1.PodSpec{HostUsers: &no}, all, &Refusal{"PodFeatureUnsupported", missing + "hostUsers: false (the node has no ids for them)"}},
+		{"users that the kernel cannot map", corev1.PodSpec{HostUsers: &no}, runtime.Features{NoUserNamespaces: "an old kernel"}, &Refusal{"PodFeatureUnsupported", missing + "hostUsers: false (an old kernel)"}},
 		{"an unmasked /proc", context(corev1.SecurityContext{ProcMount: &unmasked}), all, &Refusal{"PodFeatureUnsupported", missing + "containers[c].securityContext.procMount: Unmasked"}},
 		{"a runtime class", corev1.PodSpec{RuntimeClassName: name("gvisor")}, all, &Refusal{"PodFeatureUnsupported", missing + "runtimeClassName"}},
-		{"two things", corev1.PodSpec{HostUsers: &no, RuntimeClassName: name("gvisor")}, all, &Refusal{"PodFeatureUnsupported", missing + "hostUsers: false, runtimeClassName"}},
+		{"two things", corev1.PodSpec{HostUsers: &no, RuntimeClassName: name("gvisor")}, all, &Refusal{"PodFeatureUnsupported", missing + "hostUsers: false (the node has no ids for them), runtimeClassName"}},
 		{"devices", corev1.PodSpec{ResourceClaims: []corev1.PodResourceClaim{{Name: "gpu"}},
 			Containers: []corev1.Container{{Name: "c", Resources: corev1.ResourceRequirements{Claims: []corev1.ResourceClaim{{Name: "gpu"}}}}}}, all,
 			&Refusal{"PodFeatureUnsupported", missing + "resourceClaims, containers[c].resources.claims"}},
@@ -266,6 +268,35 @@ func TestWhatAPodAsksForIsRefusedWithAReason(t *testing.T) {
 		got := New(Config{Runtime: rt}).Admit(&corev1.Pod{Spec: c.spec})
 		if !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
+		}
+	}
+}
+
+type someUsers struct{}
+
+func (someUsers) Of(string) (userns.Range, error) {
+	return userns.Range{First: 65536, Length: 65536}, nil
+}
+func (someUsers) Release(string) {}
+
+// TestWhatAPodWithItsOwnUsersMayHave: a whole /proc, but no mounts that the kernel cannot map.
+func TestWhatAPodWithItsOwnUsersMayHave(t *testing.T) {
+	no, unmasked, both, none := false, corev1.UnmaskedProcMount, corev1.MountPropagationHostToContainer, corev1.MountPropagationNone
+	for name, c := range map[string]struct {
+		spec corev1.PodSpec
+		want string
+	}{
+		"an unmasked /proc": {corev1.PodSpec{Containers: []corev1.Container{{Name: "c", SecurityContext: &corev1.SecurityContext{ProcMount: &unmasked}}}}, ""},
+		"a private mount":   {corev1.PodSpec{Containers: []corev1.Container{{Name: "c", VolumeMounts: []corev1.VolumeMount{{Name: "v", MountPropagation: &none}}}}}, ""},
+		"propagation": {corev1.PodSpec{Containers: []corev1.Container{{Name: "c", VolumeMounts: []corev1.VolumeMount{{Name: "v", MountPropagation: &both}}}}},
+			"containers[c].volumeMounts[v].mountPropagation with hostUsers: false"},
+		"an image's files": {corev1.PodSpec{Volumes: []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{}}}}},
+			"volumes[v].image with hostUsers: false"},
+	} {
+		c.spec.HostUsers = &no
+		r := New(Config{Runtime: fake.New(), Users: someUsers{}}).Admit(&corev1.Pod{Spec: c.spec})
+		if (r == nil) != (c.want == "") || r != nil && r.Message != "Pod requires node features that are not available: "+c.want {
+			t.Errorf("%s: %+v, want %q", name, r, c.want)
 		}
 	}
 }

@@ -47,5 +47,11 @@ func (w *worker) forget(ctx context.Context) error {
 	for _, d := range append(logs, w.m.podLogDir(pod)) {
 		_ = tree.RemoveAll(ctx, d)
 	}
-	return tree.RemoveAll(ctx, w.m.podDir(w.uid))
+	if err := tree.RemoveAll(ctx, w.m.podDir(w.uid)); err != nil {
+		return err
+	}
+	if w.m.c.Users != nil {
+		w.m.c.Users.Release(string(w.uid))
+	}
+	return nil
 }

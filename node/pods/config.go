@@ -12,6 +12,7 @@ import (
 
 	"github.com/kontiki/kontiki/node/netapi"
 	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/userns"
 )
 
 // Objects provides the objects assigned to the node besides pods. They are read-only.
@@ -53,6 +54,14 @@ type Hardware interface {
 	Fixed(pod, next *corev1.Pod) string
 	// Health returns the devices of a container for the pod's status.
 	Health(pod *corev1.Pod, container string) []corev1.ResourceStatus
+}
+
+// Users gives ids of the host to pods with user namespaces of their own.
+type Users interface {
+	// Of returns the ids of a pod, the same each time. The pod's folder exists.
+	Of(pod string) (userns.Range, error)
+	// Release frees them when the folder is gone.
+	Release(pod string)
 }
 
 // DNS is the cluster's part of pods' resolv.conf.
@@ -119,6 +128,9 @@ type Config struct {
 	Pulls int
 	// Hold says whether nothing of a pod may run now: what is running is killed, and starts again when it may. nil if all pods may.
 	Hold func(ctx context.Context, pod *corev1.Pod) bool
+	// Users gives ids to pods with user namespaces of their own; nil if there are none, and then NoUsers says why.
+	Users   Users
+	NoUsers string
 	// Static says whether a pod is a static one: it is critical, and nothing of it waits for a master. nil if there are none.
 	Static func(uid types.UID) bool
 	// Starts limits how many pods start containers concurrently; 0 means 4. On two cores a runtime is fastest with 3 to 4.

@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"k8s.io/component-helpers/node/util/sysctl"
 
 	"github.com/kontiki/kontiki/node/netapi"
+	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -50,6 +52,16 @@ func (w *worker) sandboxConfig(pod *corev1.Pod) (runtime.SandboxConfig, error) {
 		c.Resources = w.alloc.AppliedPod
 	}
 	w.mu.Unlock()
+	if podspec.OwnUsers(pod) {
+		if why := w.m.noUsers(); why != "" {
+			return c, errors.New("user namespaces: " + why)
+		}
+		ids, err := w.m.c.Users.Of(string(pod.UID))
+		if err != nil {
+			return c, err
+		}
+		c.Users = &runtime.IDRange{First: ids.First, Length: ids.Length}
+	}
 	if pod.Spec.HostNetwork {
 		c.Net = runtime.NamespaceHost
 	}

@@ -105,3 +105,6 @@ func Limit(pod *corev1.Pod, name corev1.ResourceName) (resource.Quantity, bool) 
 	}
 	return q, any
 }
+
+// OwnUsers says whether a pod has a user namespace of its own (hostUsers: false).
+func OwnUsers(pod *corev1.Pod) bool { return pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers }

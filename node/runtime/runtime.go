@@ -73,6 +73,8 @@ type Features struct {
 	RecursiveReadOnly bool
 	// AppArmor and SELinux mean that the host's kernel enforces them.
 	AppArmor, SELinux bool
+	// NoUserNamespaces says why pods cannot have user namespaces of their own; "" if they can.
+	NoUserNamespaces string
 	// Devices means that containers need nothing of the devices that were allocated to their pod, as in a simulation.
 	Devices bool
 }
@@ -159,9 +161,14 @@ type SandboxConfig struct {
 	// HostPID puts the containers into the host's process namespace; SharePID gives them a common one.
 	HostPID, SharePID bool
 	Sysctls           map[string]string
+	// Users are the ids that the pod's users have on the host: its containers run in a user namespace. nil if they run in the host's.
+	Users *IDRange
 	// Resources are the pod's limits, for the parent cgroup: the sum over its containers, zero for none.
 	Resources Resources
 }
+
+// IDRange is a range of user ids of the host, and of the group ids of the same numbers. User 0 of a user namespace is the first.
+type IDRange struct{ First, Length uint32 }
 
 // Sandbox is an existing sandbox.
 type Sandbox struct {
@@ -290,6 +297,7 @@ type Container struct {
 	StopSignal   string
 	Labels       map[string]string
 	User         *User
+	Users        *IDRange // as its sandbox's
 	Stdin        bool
 	StdinOnce    bool
 	TTY          bool

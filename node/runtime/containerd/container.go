@@ -68,7 +68,7 @@ func (r *Runtime) ioPath(id, suffix string) string {
 	return filepath.Join(r.c.StateDir, "io", id[:16]+suffix)
 }
 
-func (r *Runtime) CreateContainer(ctx context.Context, c runtime.ContainerConfig) (string, error) {
+func (r *Runtime) CreateContainer(ctx context.Context, c runtime.ContainerConfig) (_ string, err error) {
 	ctx = r.ns(ctx)
 	img, err := r.findImage(ctx, c.Image)
 	if err != nil {
@@ -86,6 +86,19 @@ func (r *Runtime) CreateContainer(ctx context.Context, c runtime.ContainerConfig
 		return "", err
 	}
 	id := newID()
+	mapped := c.Sandbox.Users != nil
+	if mapped {
+		defer func() {
+			if err != nil {
+				cleanup, cancel := detached(ctx)
+				defer cancel()
+				_ = r.removeMapped(cleanup, id) // or when the agent starts
+			}
+		}()
+		if c.Mounts, err = r.mapMounts(id, c); err != nil {
+			return "", err
+		}
+	}
 	spec, err := r.spec(ctx, id, c, ispec.Config, user)
 	if err != nil {
 		return "", err
@@ -98,6 +111,7 @@ func (r *Runtime) CreateContainer(ctx context.Context, c runtime.ContainerConfig
 	info := runtime.Container{
 		ID: id, PodUID: c.Sandbox.UID, PodNamespace: c.Sandbox.Namespace, PodName: c.Sandbox.Name, Name: c.Name, Attempt: c.Attempt,
 		Image: c.Image, State: runtime.StateCreated, CreatedAt: time.Now(), LogPath: c.LogPath, Labels: c.Labels,
+		Users:      c.Sandbox.Users,
 		StopSignal: firstOf(c.StopSignal, ispec.Config.StopSignal, "SIGTERM"), Stdin: c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY,
 		User: &runtime.User{UID: int64(user.uid), GID: int64(user.gid)},
 	}
@@ -114,14 +128,15 @@ func (r *Runtime) CreateContainer(ctx context.Context, c runtime.ContainerConfig
 	// If the caller gave up from here on, a record would be left that the agent does not know of.
 	ctx, cancel := detached(ctx)
 	defer cancel()
-	ctr, err := r.client.NewContainer(ctx, id,
-		client.WithImage(img),
-		client.WithSnapshotter(r.c.Snapshotter),
-		client.WithNewSnapshot(id, img),
-		client.WithRuntime(runcRuntime, nil),
-		client.WithContainerLabels(labels),
-		client.WithSpec((*oci.Spec)(spec)),
-	)
+	options := []client.NewContainerOpts{client.WithImage(img), client.WithRuntime(runcRuntime, nil), client.WithContainerLabels(labels), client.WithSpec((*oci.Spec)(spec))}
+	if mapped {
+		if err = r.mappedSnapshot(ctx, id, img); err != nil {
+			return "", err
+		}
+	} else {
+		options = append(options, client.WithSnapshotter(r.c.Snapshotter), client.WithNewSnapshot(id, img))
+	}
+	ctr, err := r.client.NewContainer(ctx, id, options...)
 	if err != nil {
 		_ = r.client.SnapshotService(r.c.Snapshotter).Remove(ctx, id)
 		return "", fmt.Errorf("create container: %w", classify(err))
@@ -240,7 +255,15 @@ func (r *Runtime) tryTask(ctx context.Context, c *container, info runtime.Contai
 			r.removeIO(info.ID)
 		}
 	}()
-	task, err := r.newTask(ctx, c.ctr, info.PodUID, creator)
+	var options []client.NewTaskOpts
+	if info.Users != nil {
+		root, err := r.mappedRoot(ctx, info.ID, info.Users)
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, client.WithRootFS(root))
+	}
+	task, err := r.newTask(ctx, c.ctr, info.PodUID, creator, options...)
 	if err != nil {
 		return nil, fmt.Errorf("failed to create containerd task: %w", err)
 	}
@@ -252,9 +275,9 @@ func (r *Runtime) tryTask(ctx context.Context, c *container, info runtime.Contai
 
 // newTask and deleteTask are the only functions that create and delete a task: one at a time per pod, so that no task is created
 // while the deletion of the last one ends the shim that both would share.
-func (r *Runtime) newTask(ctx context.Context, ctr client.Container, uid string, creator cio.Creator) (client.Task, error) {
+func (r *Runtime) newTask(ctx context.Context, ctr client.Container, uid string, creator cio.Creator, options ...client.NewTaskOpts) (client.Task, error) {
 	defer r.lock("shim/" + uid)()
-	return ctr.NewTask(ctx, creator, client.WithNoNewKeyring)
+	return ctr.NewTask(ctx, creator, append(options, client.WithNoNewKeyring)...)
 }
 
 func (r *Runtime) deleteTask(ctx context.Context, task client.Task, uid string, opts ...client.ProcessDeleteOpts) error {
@@ -384,6 +407,9 @@ func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
 		return fmt.Errorf("container %s is running", id)
 	}
 	if err := r.deleteRecord(ctx, c.ctr, info.PodUID); err != nil {
+		return err
+	}
+	if err := r.removeMapped(ctx, id); err != nil {
 		return err
 	}
 	r.removeIO(id)

@@ -108,7 +108,7 @@ func New(ctx context.Context, c Config) (*Runtime, error) {
 		return nil, errors.Join(err, cl.Close())
 	}
 	life, cancel := context.WithCancel(namespaces.WithNamespace(context.Background(), c.Namespace))
-	r := &Runtime{c: c, client: cl, cg: newCgroups(), ownCaps: caps, minOOMScoreAdj: minOOM, features: hostFeatures(ctx), bootID: bootID(), idleOutput: idleOutput, pullTimeout: pullTimeout, limits: defaultLimits, lifeCtx: life, cancel: cancel, hostNet: hostNet,
+	r := &Runtime{c: c, client: cl, cg: newCgroups(), ownCaps: caps, minOOMScoreAdj: minOOM, features: hostFeatures(ctx, c.StateDir), bootID: bootID(), idleOutput: idleOutput, pullTimeout: pullTimeout, limits: defaultLimits, lifeCtx: life, cancel: cancel, hostNet: hostNet,
 		containers: map[string]*container{}, listeners: map[chan runtime.Event]struct{}{}, locks: map[string]*namedLock{}}
 	store.limits = &r.limits
 	for {

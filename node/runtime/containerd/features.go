@@ -19,8 +19,8 @@ import (
 func (r *Runtime) Features() runtime.Features { return r.features }
 
 // hostFeatures determines the features of the kernel and of runc.
-func hostFeatures(ctx context.Context) runtime.Features {
-	var f runtime.Features
+func hostFeatures(ctx context.Context, stateDir string) runtime.Features {
+	f := runtime.Features{NoUserNamespaces: noUserNamespaces(stateDir)}
 	if b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil && strings.HasPrefix(string(b), "Y") {
 		// Like other runtimes: without the parser no profile can be loaded.
 		_, err := os.Stat("/sbin/apparmor_parser")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	client "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
@@ -75,12 +76,23 @@ func (r *Runtime) ensureInit(ctx context.Context, c runtime.SandboxConfig) error
 		},
 		Annotations: map[string]string{"io.containerd.runc.v2.group": shimGroup(r.c.Namespace, c.UID)},
 	}
+	r.mapUsers(spec, c)
+	var options []client.NewTaskOpts
+	if c.Users != nil { // its users may not enter the folders above: the shim mounts it where they may
+		spec.Root.Path = "rootfs"
+		options = append(options, client.WithRootFS([]mount.Mount{{Type: "bind", Source: rootfs, Options: []string{"rbind", "rw"}}}))
+		for _, path := range []string{rootfs, filepath.Join(rootfs, "dev")} { // for devices
+			if err := os.Chown(path, int(c.Users.First), int(c.Users.First)); err != nil {
+				return err
+			}
+		}
+	}
 	ctr, err := r.client.NewContainer(ctx, id, client.WithRuntime(runcRuntime, nil), client.WithSpec((*oci.Spec)(spec)),
 		client.WithContainerLabels(map[string]string{labelInit: c.UID}))
 	if err != nil {
 		return classify(err)
 	}
-	task, err := r.newTask(ctx, ctr, c.UID, cio.NullIO)
+	task, err := r.newTask(ctx, ctr, c.UID, cio.NullIO, options...)
 	if err != nil {
 		return fmt.Errorf("create: %w", classify(err))
 	}

@@ -48,11 +48,15 @@ func (r *Runtime) EnsureSandbox(ctx context.Context, c runtime.SandboxConfig) (r
 	if err := r.cg.ensurePod(r.podCgroup(c.UID), c.Resources); err != nil {
 		return runtime.Sandbox{}, err
 	}
-	if err := pinNamespaces(dir, c); err != nil {
+	pin := pinNamespaces
+	if c.Users != nil {
+		pin = pinMapped
+	}
+	if err := pin(dir, c); err != nil {
 		return runtime.Sandbox{}, fmt.Errorf("namespaces of pod %s/%s: %w", c.Namespace, c.Name, err)
 	}
 	if c.IPC == runtime.NamespacePod {
-		if err := mountShm(filepath.Join(dir, "shm")); err != nil {
+		if err := mountShm(filepath.Join(dir, "shm"), c.Users); err != nil {
 			return runtime.Sandbox{}, fmt.Errorf("shared memory of pod %s/%s: %w", c.Namespace, c.Name, err)
 		}
 	}
@@ -190,8 +194,11 @@ func configure(made []namespace, c runtime.SandboxConfig) error {
 		if !slices.ContainsFunc(made, func(n namespace) bool { return n.name == namespaceOfSysctl(k) }) {
 			continue
 		}
-		path := filepath.Join("/proc/sys", sysctlPath(k))
-		if err := os.WriteFile(path, []byte(v), 0o644); err != nil {
+		write := func() error { return os.WriteFile(filepath.Join("/proc/sys", sysctlPath(k)), []byte(v), 0o644) }
+		if c.Users != nil && namespaceOfSysctl(k) == "ipc" {
+			write = asUser(c.Users.First, write) // the kernel lets only the namespace's root change these
+		}
+		if err := write(); err != nil {
 			return fmt.Errorf("sysctl %s: %w", k, err)
 		}
 	}
@@ -260,7 +267,7 @@ func isNamespace(path string) bool {
 
 const shmSize = 64 << 20
 
-func mountShm(path string) error {
+func mountShm(path string, users *runtime.IDRange) error {
 	if err := os.MkdirAll(path, 0o1777); err != nil {
 		return err
 	}
@@ -268,7 +275,11 @@ func mountShm(path string) error {
 	if unix.Statfs(path, &st) == nil && st.Type == unix.TMPFS_MAGIC && isMountPoint(path) {
 		return nil
 	}
-	return unix.Mount("shm", path, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=1777,size=%d", shmSize))
+	data := fmt.Sprintf("mode=1777,size=%d", shmSize)
+	if users != nil {
+		data += fmt.Sprintf(",uid=%d,gid=%d", users.First, users.First)
+	}
+	return unix.Mount("shm", path, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, data)
 }
 
 // isMountPoint says whether path is the root of a mount, even one from the same device as its parent.
@@ -288,7 +299,7 @@ func (r *Runtime) RemoveSandbox(ctx context.Context, uid string) error {
 	if err := r.removeImageViews(ctx, uid); err != nil {
 		return err
 	}
-	for _, name := range []string{"net", "uts", "ipc", "shm"} {
+	for _, name := range []string{"net", "uts", "ipc", "user", "shm"} {
 		unmountAll(filepath.Join(dir, name))
 	}
 	if err := r.cg.remove(r.podCgroup(uid)); err != nil {

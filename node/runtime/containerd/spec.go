@@ -150,6 +150,7 @@ func (r *Runtime) spec(ctx context.Context, id string, c runtime.ContainerConfig
 		}
 		joinProcesses(s, target.snapshot().Pid)
 	}
+	r.mapUsers(s, c.Sandbox)
 	annotate(s, c)
 	if err := r.devices(s, c); err != nil {
 		return nil, err

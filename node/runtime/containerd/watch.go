@@ -50,7 +50,7 @@ func (r *Runtime) recover(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return r.sweepMapped(ctx)
 }
 
 // adopt determines the state of a container whose exit was not observed.
