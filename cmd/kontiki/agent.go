@@ -29,6 +29,7 @@ import (
 	"github.com/kontiki/kontiki/node/dns"
 	"github.com/kontiki/kontiki/node/guard"
 	"github.com/kontiki/kontiki/node/kubeletroot"
+	"github.com/kontiki/kontiki/node/memory"
 	"github.com/kontiki/kontiki/node/netapi"
 	"github.com/kontiki/kontiki/node/network"
 	"github.com/kontiki/kontiki/node/numa"
@@ -88,6 +89,8 @@ func (o *agentOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&h.CPUPolicy, "cpu-manager-policy", cpus.None, "none, or static: containers of Guaranteed pods that request whole processors get some of their own")
 	f.StringToStringVar(&h.CPUOptions, "cpu-manager-policy-options", nil, "options of that policy: full-pcpus-only, strict-cpu-reservation and prefer-align-cpus-by-uncorecache, each =true or =false")
 	f.StringVar(&h.ReservedCPUs, "reserved-cpus", "", "processors, such as 0-1, that are not allocatable and that no container gets as its own")
+	f.StringVar(&h.MemoryPolicy, "memory-manager-policy", memory.None, "None, or Static: containers of Guaranteed pods get memory of NUMA nodes")
+	f.StringVar(&h.ReservedMemory, "reserved-memory", "", "what pods cannot have of each NUMA node, such as 0:memory=1Gi,hugepages-2Mi=4Mi;1:memory=1Gi")
 	f.StringVar(&h.TopologyPolicy, "topology-manager-policy", numa.None, "how processors and devices of a pod are aligned on NUMA nodes: none, best-effort, restricted or single-numa-node")
 	f.StringVar(&h.TopologyScope, "topology-manager-scope", numa.ScopeContainer, "what is aligned: container or pod")
 	f.StringToStringVar(&h.TopologyOptions, "topology-manager-policy-options", nil, "options of that policy: prefer-closest-numa-nodes=true, max-allowable-numa-nodes=N")

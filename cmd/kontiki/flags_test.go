@@ -142,6 +142,8 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"cpu-manager-policy":             {"static", func(w wired) any { return w.agent.hardware.CPUPolicy }},
 		"cpu-manager-policy-options":     {"full-pcpus-only=true", func(w wired) any { return "full-pcpus-only=" + w.agent.hardware.CPUOptions["full-pcpus-only"] }},
 		"reserved-cpus":                  {"0-1", func(w wired) any { return w.agent.hardware.ReservedCPUs }},
+		"memory-manager-policy":          {"Static", func(w wired) any { return w.agent.hardware.MemoryPolicy }},
+		"reserved-memory":                {"0:memory=1Gi", func(w wired) any { return w.agent.hardware.ReservedMemory }},
 		"topology-manager-policy":        {"restricted", func(w wired) any { return w.agent.hardware.TopologyPolicy }},
 		"topology-manager-scope":         {"pod", func(w wired) any { return w.agent.hardware.TopologyScope }},
 		"topology-manager-policy-options": {"max-allowable-numa-nodes=9", func(w wired) any {

@@ -15,6 +15,7 @@ import (
 	"github.com/kontiki/kontiki/node/devices"
 	"github.com/kontiki/kontiki/node/dra"
 	"github.com/kontiki/kontiki/node/hardware"
+	"github.com/kontiki/kontiki/node/memory"
 	"github.com/kontiki/kontiki/node/numa"
 	"github.com/kontiki/kontiki/node/plugins"
 	"github.com/kontiki/kontiki/node/pods"
@@ -28,6 +29,9 @@ type HardwareConfig struct {
 	CPUOptions map[string]string
 	// ReservedCPUs are processors that no container gets as its own, as a set: "0-1". They are not allocatable.
 	ReservedCPUs string
+	// MemoryPolicy is memory.None or memory.Static; "" means None. ReservedMemory is what pods cannot have of each NUMA node, as
+	// memory.ParseReserved reads it.
+	MemoryPolicy, ReservedMemory string
 	// TopologyPolicy is a policy of node/numa; "" means none. TopologyScope is a scope; "" means container.
 	TopologyPolicy, TopologyScope string
 	TopologyOptions               map[string]string
@@ -96,6 +100,13 @@ func (a *Agent) newMachinery() error {
 	if m.processors != nil {
 		providers = append(providers, m.processors)
 	}
+	storage, err := a.newMemory(machine)
+	if err != nil {
+		return err
+	}
+	if storage != nil {
+		providers = append(providers, storage)
+	}
 	m.all = hardware.New(hardware.Config{Providers: providers, Claims: m.claims, Policy: policy, Scope: c.TopologyScope})
 	a.plugins[dra.PluginType] = drivers{m.claims}
 	a.node.devices = m.plugins.Resources
@@ -126,6 +137,26 @@ func (a *Agent) newProcessors(machine *numa.Machine) error {
 		return err
 	}
 	return fmt.Errorf("unknown CPU manager policy %q: want %s or %s", c.CPUPolicy, cpus.None, cpus.Static)
+}
+
+// newMemory makes what gives memory of NUMA nodes to containers, nil if the policy is not to do that.
+func (a *Agent) newMemory(machine *numa.Machine) (*memory.Manager, error) {
+	c := a.c.Hardware
+	reserved, err := memory.ParseReserved(c.ReservedMemory, machine)
+	if err != nil {
+		return nil, err
+	}
+	if total := reserved.Total(); total > 0 && total < keepMemory {
+		return nil, fmt.Errorf("reserved memory: %d bytes on all NUMA nodes, want %d at least: so much is kept from pods anyway", total, keepMemory)
+	}
+	a.node.reservedMemory = reserved.Total()
+	switch cmp.Or(c.MemoryPolicy, memory.None) {
+	case memory.None:
+		return nil, nil
+	case memory.Static:
+		return memory.New(memory.Config{Machine: machine, Reserved: reserved, File: filepath.Join(a.c.StateDir, "memory.json")})
+	}
+	return nil, fmt.Errorf("unknown memory manager policy %q: want %s or %s", c.MemoryPolicy, memory.None, memory.Static)
 }
 
 // forPods returns what the pods' workers ask, nil if there is nothing.

@@ -33,10 +33,11 @@ type nodeStatus struct {
 	// inUse returns the volumes that are attached and in use; nil for none.
 	inUse func() []corev1.UniqueVolumeName
 	// devices returns what device plugins offer; nil for nothing.
-	devices  func() (capacity, allocatable corev1.ResourceList)
-	reserved int // processors that pods cannot request
-	mu       sync.Mutex
-	node     *corev1.Node
+	devices        func() (capacity, allocatable corev1.ResourceList)
+	reserved       int    // processors that pods cannot request
+	reservedMemory uint64 // bytes that pods cannot request
+	mu             sync.Mutex
+	node           *corev1.Node
 }
 
 func newNodeStatus(c Config) *nodeStatus {
@@ -98,6 +99,9 @@ func (n *nodeStatus) useChanged() bool {
 	return true
 }
 
+// keepMemory is kept free of pods, and 10 % of the disk, as with the kubelet; with less the node is under pressure.
+const keepMemory = 100 << 20
+
 func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runtimeErr error) *corev1.Node {
 	hostname := n.c.NodeName
 	arch := goruntime.GOARCH
@@ -126,9 +130,7 @@ func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runti
 	}
 	maps.Copy(s.Capacity, n.c.Capacity)
 	s.Allocatable = s.Capacity.DeepCopy()
-	// Like the kubelet: 100 MiB of memory and 10 % of the disk are kept free of pods; with less the node is under pressure.
-	const keepMemory = 100 << 20
-	s.Allocatable[corev1.ResourceMemory] = *resource.NewQuantity(max(0, int64(mem["MemTotal"])-keepMemory), resource.BinarySI)
+	s.Allocatable[corev1.ResourceMemory] = *resource.NewQuantity(max(0, int64(mem["MemTotal"])-int64(max(keepMemory, n.reservedMemory))), resource.BinarySI)
 	s.Allocatable[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(disk.total/10*9), resource.BinarySI)
 	if n.reserved > 0 {
 		s.Allocatable[corev1.ResourceCPU] = *resource.NewQuantity(int64(max(0, goruntime.NumCPU()-n.reserved)), resource.DecimalSI)
