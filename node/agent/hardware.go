@@ -18,6 +18,7 @@ import (
 	"github.com/kontiki/kontiki/node/memory"
 	"github.com/kontiki/kontiki/node/numa"
 	"github.com/kontiki/kontiki/node/plugins"
+	"github.com/kontiki/kontiki/node/podresources"
 	"github.com/kontiki/kontiki/node/pods"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
@@ -45,6 +46,7 @@ type machinery struct {
 	// processors is nil if all containers share the machine's.
 	processors *cpus.Manager
 	changed    chan struct{} // the node's resources
+	sources    []podresources.Source
 }
 
 // newMachinery reads what the previous agent has given to pods.
@@ -100,12 +102,17 @@ func (a *Agent) newMachinery() error {
 	if m.processors != nil {
 		providers = append(providers, m.processors)
 	}
+	m.sources = []podresources.Source{m.plugins, m.claims}
+	if m.processors != nil {
+		m.sources = append(m.sources, m.processors)
+	}
 	storage, err := a.newMemory(machine)
 	if err != nil {
 		return err
 	}
 	if storage != nil {
 		providers = append(providers, storage)
+		m.sources = append(m.sources, storage)
 	}
 	m.all = hardware.New(hardware.Config{Providers: providers, Claims: m.claims, Policy: policy, Scope: c.TopologyScope})
 	a.plugins[dra.PluginType] = drivers{m.claims}
@@ -174,6 +181,9 @@ func (a *Agent) runMachinery(ctx context.Context, g *errgroup.Group) {
 		return
 	}
 	g.Go(func() error { return m.plugins.Run(ctx) })
+	g.Go(func() error {
+		return podresources.Serve(ctx, podresources.Config{Dir: filepath.Join(a.c.Kubelet.Dir(), "pod-resources"), Pods: a.pods.Pods, Sources: m.sources})
+	})
 	if m.processors != nil {
 		g.Go(func() error { return m.processors.Run(ctx) })
 	}

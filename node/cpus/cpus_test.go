@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	podresourcesv1 "k8s.io/kubelet/pkg/apis/podresources/v1"
 	"k8s.io/utils/cpuset"
 
 	"github.com/kontiki/kontiki/node/numa"
@@ -176,6 +178,13 @@ func TestExclusiveProcessorsAndTheRest(t *testing.T) {
 	}
 	check(m)
 	check(start(t, c)) // another agent
+	var described podresourcesv1.ContainerResources
+	var all podresourcesv1.AllocatableResourcesResponse
+	m.Describe(own, "c0", &described)
+	m.Allocatable(&all)
+	if !slices.Equal(described.CpuIds, []int64{1, 9}) || len(all.CpuIds) != 14 || !m.NoCPUQuota("own") || m.NoCPUQuota("shares") {
+		t.Errorf("described: %v, of %v", described.CpuIds, all.CpuIds)
+	}
 	if err := allocate(m, pod("large", "12"), numa.Hint{}); err == nil || !strings.Contains(err.Error(), "requested=12, available=11") {
 		t.Errorf("more than there are: %v", err)
 	}

@@ -311,6 +311,13 @@ func (m *Manager) Pods() []types.UID {
 	return slices.Collect(maps.Keys(m.pods))
 }
 
+// NoCPUQuota says whether containers of a pod have processors of their own.
+func (m *Manager) NoCPUQuota(uid types.UID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.pods[uid] != nil
+}
+
 // Container returns the processors that a container may use. With processors of its own it needs no limit of time.
 func (m *Manager) Container(_ context.Context, pod *corev1.Pod, container string) (runtime.Edits, error) {
 	m.mu.Lock()

@@ -21,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+	podresourcesv1 "k8s.io/kubelet/pkg/apis/podresources/v1"
 
 	"github.com/kontiki/kontiki/node/numa"
 	"github.com/kontiki/kontiki/test/await"
@@ -149,7 +150,7 @@ func (n *node) register(r *pluginapi.RegisterRequest) error {
 		return err
 	}
 	defer conn.Close()
-	_, err = pluginapi.NewRegistrationClient(conn).Register(n.t.Context(), r)
+	_, err = pluginapi.NewRegistrationClient(conn).Register(n.t.Context(), r, grpc.WaitForReady(true)) // the socket may not accept yet
 	return err
 }
 
@@ -423,6 +424,13 @@ func TestDevicesNearTheHintComeFirst(t *testing.T) {
 	}
 	if got := n.devices(two, "c0"); !slices.Equal(got, []string{"b", "c"}) {
 		t.Errorf("devices %v", got)
+	}
+	var described podresourcesv1.ContainerResources
+	var all podresourcesv1.AllocatableResourcesResponse
+	n.m.Describe(two, "c0", &described)
+	n.m.Allocatable(&all)
+	if d := described.Devices; len(d) != 2 || d[0].ResourceName != gpu || d[0].DeviceIds[0] != "b" || d[0].Topology.Nodes[0].ID != 1 || len(all.Devices) != 3 {
+		t.Errorf("described: %v, of %v", d, all.Devices)
 	}
 	more := pod("p2", 2)
 	if hint, admit := policy.Merge([]numa.Hints{n.m.Hints(more, &more.Spec.Containers[0])}); admit {

@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	drav1 "k8s.io/kubelet/pkg/apis/dra/v1"
 	drav1beta1 "k8s.io/kubelet/pkg/apis/dra/v1beta1"
+	podresourcesv1 "k8s.io/kubelet/pkg/apis/podresources/v1"
 )
 
 // program is a driver's program on the node.
@@ -206,6 +207,12 @@ func TestAClaimIsPreparedOnceForAllItsPodsAndUnpreparedAfterTheLast(t *testing.T
 				if got := n.cdi(a, container); got != want {
 					t.Errorf("container %s: %q, want %q", container, got, want)
 				}
+			}
+			var described podresourcesv1.ContainerResources
+			n.m.Describe(a, "one", &described)
+			if d := described.DynamicResources; len(d) != 1 || d[0].ClaimName != "c1" || len(d[0].ClaimResources) != 1 || d[0].ClaimResources[0].DeviceName != "d2" ||
+				d[0].ClaimResources[0].CdiDevices[0].Name != "example.com/dev=c1-2" {
+				t.Errorf("described: %v", d)
 			}
 			if err := n.m.Unprepare(t.Context(), a.UID); err != nil {
 				t.Fatal(err)

@@ -336,9 +336,7 @@ func (m *Manager) Container(pod *corev1.Pod, container string) (runtime.Edits, e
 		}
 		for _, name := range slices.Sorted(maps.Keys(have.drivers)) {
 			for _, d := range have.drivers[name].Devices {
-				if r.request != "" && len(d.Requests) > 0 && !slices.ContainsFunc(d.Requests, func(n string) bool {
-					return n == r.request || resourceclaim.BaseRequestRef(n) == r.request
-				}) {
+				if !d.of(r.request) {
 					continue
 				}
 				for _, id := range d.CDI {
@@ -350,6 +348,13 @@ func (m *Manager) Container(pod *corev1.Pod, container string) (runtime.Edits, e
 		}
 	}
 	return e, nil
+}
+
+// of says whether a device was allocated to a request; "" means any.
+func (d device) of(request string) bool {
+	return request == "" || len(d.Requests) == 0 || slices.ContainsFunc(d.Requests, func(n string) bool {
+		return n == request || resourceclaim.BaseRequestRef(n) == request
+	})
 }
 
 // request is a request of a claim, or with request "" the whole claim.

@@ -185,6 +185,14 @@ func (m *Manager) Container(ctx context.Context, pod *corev1.Pod, container stri
 		CPUs: all.Resources.CPUs, Memories: all.Resources.Memories, NoCPUQuota: noQuota}, nil
 }
 
+// NoCPUQuota says whether containers of a pod have processors of their own.
+func (m *Manager) NoCPUQuota(uid types.UID) bool {
+	return slices.ContainsFunc(m.c.Providers, func(p Provider) bool {
+		e, ok := p.(interface{ NoCPUQuota(uid types.UID) bool })
+		return ok && e.NoCPUQuota(uid)
+	})
+}
+
 // Release frees what a pod has.
 func (m *Manager) Release(ctx context.Context, uid types.UID) error {
 	if m.c.Claims != nil {

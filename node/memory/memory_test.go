@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	podresourcesv1 "k8s.io/kubelet/pkg/apis/podresources/v1"
+
 	"github.com/kontiki/kontiki/node/numa"
 )
 
@@ -89,6 +91,13 @@ func TestContainersGetTheMemoryOfNodes(t *testing.T) {
 		}
 	}
 	m = start(t, c) // another agent
+	var described podresourcesv1.ContainerResources
+	var all podresourcesv1.AllocatableResourcesResponse
+	m.Describe(b, "c0", &described)
+	m.Allocatable(&all)
+	if got := fmt.Sprint(described.Memory); !strings.Contains(got, "memory_type:\"memory\"") || described.Memory[0].Size != 6*gib || described.Memory[0].Topology.Nodes[0].ID != 1 || len(all.Memory) != 3 {
+		t.Errorf("described: %s, of %v", got, all.Memory)
+	}
 	if on(t, m, a, "c0") != "0" || on(t, m, b, "c0") != "1" || on(t, m, shares, "c0") != "" {
 		t.Errorf("a on %s, b on %s, shares on %q", on(t, m, a, "c0"), on(t, m, b, "c0"), on(t, m, shares, "c0"))
 	}

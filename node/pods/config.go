@@ -46,6 +46,8 @@ type Hardware interface {
 	Prepare(ctx context.Context, pod *corev1.Pod) error
 	// Container returns what a container of the pod gets. It is called each time before the container is created.
 	Container(ctx context.Context, pod *corev1.Pod, container string) (runtime.Edits, error)
+	// NoCPUQuota says whether containers of the pod have processors of their own, so that the pod's time is not limited.
+	NoCPUQuota(uid types.UID) bool
 	// Release frees what the pod has. Nothing of it is running. An unknown uid is not an error.
 	Release(ctx context.Context, uid types.UID) error
 	// Pods returns the pods that have something.

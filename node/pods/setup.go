@@ -75,6 +75,9 @@ func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duratio
 	if err != nil {
 		return fail("FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: %w", err))
 	}
+	if w.m.c.Hardware != nil && w.m.c.Hardware.NoCPUQuota(pod.UID) {
+		config.Resources.CPUQuota, config.Resources.CPUPeriod = 0, 0
+	}
 	release, err := w.m.slot(ctx)
 	if err != nil {
 		return 0, err
