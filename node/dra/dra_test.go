@@ -21,18 +21,23 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	healthv1 "k8s.io/kubelet/pkg/apis/dra-health/v1"
 	drav1 "k8s.io/kubelet/pkg/apis/dra/v1"
 	drav1beta1 "k8s.io/kubelet/pkg/apis/dra/v1beta1"
 	podresourcesv1 "k8s.io/kubelet/pkg/apis/podresources/v1"
+
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // program is a driver's program on the node.
 type program struct {
 	drav1.UnimplementedDRAPluginServer
-	mu    sync.Mutex
-	calls []string
-	fails map[string]error // by call
-	empty bool             // it returns no results
+	healthv1.UnimplementedDRAResourceHealthServer
+	reports chan []*healthv1.DeviceHealth
+	mu      sync.Mutex
+	calls   []string
+	fails   map[string]error // by call
+	empty   bool             // it returns no results
 }
 
 func (p *program) record(what string, claims []*drav1.Claim) error {
@@ -75,6 +80,22 @@ func (p *program) NodeUnprepareResources(_ context.Context, r *drav1.NodeUnprepa
 		out.Claims[c.Uid] = &drav1.NodeUnprepareResourceResponse{}
 	}
 	return out, nil
+}
+
+func (p *program) NodeWatchResources(_ *healthv1.NodeWatchResourcesRequest, s grpc.ServerStreamingServer[healthv1.NodeWatchResourcesResponse]) error {
+	for {
+		select {
+		case r := <-p.reports:
+			if r == nil {
+				return nil
+			}
+			if err := s.Send(&healthv1.NodeWatchResourcesResponse{Devices: r}); err != nil {
+				return err
+			}
+		case <-s.Context().Done():
+			return nil
+		}
+	}
 }
 
 func (p *program) took() []string {
@@ -130,7 +151,7 @@ func (n *node) restart() {
 // driver starts and registers a driver.
 func (n *node) driver(socket string, versions ...string) *program {
 	n.t.Helper()
-	p := &program{fails: map[string]error{}}
+	p := &program{fails: map[string]error{}, reports: make(chan []*healthv1.DeviceHealth, 1)}
 	path := filepath.Join(n.dir, socket)
 	listener, err := net.Listen("unix", path)
 	if err != nil {
@@ -139,6 +160,7 @@ func (n *node) driver(socket string, versions ...string) *program {
 	s := grpc.NewServer()
 	drav1.RegisterDRAPluginServer(s, p)
 	drav1beta1.RegisterDRAPluginServer(s, drav1beta1.V1ServerWrapper{DRAPluginServer: p})
+	healthv1.RegisterDRAResourceHealthServer(s, p)
 	go s.Serve(listener)
 	n.t.Cleanup(s.Stop)
 	if len(versions) == 0 {
@@ -352,6 +374,47 @@ func TestExtendedResourcesThatAreDevices(t *testing.T) {
 	if one, none := n.cdi(p, "one"), n.cdi(p, "none"); one != "example.com/dev=c1-1" || none != "" {
 		t.Errorf("containers: %q, %q", one, none)
 	}
+}
+
+func TestTheHealthOfClaimedDevices(t *testing.T) {
+	n := newNode(t)
+	d := n.driver("d.sock", drav1.DRAPluginService, healthv1.DRAResourceHealthService)
+	p := pod("a", "c1")
+	n.claim("c1", p)
+	if err := n.m.Prepare(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	says := func(container, want string) {
+		t.Helper()
+		await.That(t, want, func() error {
+			var got []string
+			for _, s := range n.m.Health(p, container) {
+				for _, r := range s.Resources {
+					text := fmt.Sprintf("%s %s is %s", s.Name, r.ResourceID, r.Health)
+					if r.Message != nil {
+						text += ": " + *r.Message
+					}
+					got = append(got, text)
+				}
+			}
+			if strings.Join(got, ", ") != want {
+				return fmt.Errorf("%q", got)
+			}
+			return nil
+		})
+	}
+	says("one", "claim:my-c1/two example.com/dev=c1-2 is Unknown")
+	report := func(name string, status healthv1.HealthStatus, message string, timeout int64) *healthv1.DeviceHealth {
+		return &healthv1.DeviceHealth{Device: &healthv1.DeviceIdentifier{PoolName: "node", DeviceName: name}, Health: status, Message: message, HealthCheckTimeoutSeconds: timeout}
+	}
+	d.reports <- []*healthv1.DeviceHealth{report("d1", healthv1.HealthStatus_HEALTHY, "", 600), report("d2", healthv1.HealthStatus_UNHEALTHY, "too hot", 600)}
+	says("one", "claim:my-c1/two example.com/dev=c1-2 is Unhealthy: too hot")
+	says("all", "claim:my-c1 example.com/dev=c1-1 is Healthy, claim:my-c1 example.com/dev=c1-2 is Unhealthy: too hot")
+	says("none", "")
+	d.reports <- []*healthv1.DeviceHealth{report("d2", healthv1.HealthStatus_HEALTHY, strings.Repeat("x", 2000), 600)}
+	says("one", "claim:my-c1/two example.com/dev=c1-2 is Healthy: "+strings.Repeat("x", 1021)+"...")
+	d.reports <- nil // the driver ends its reports
+	says("one", "claim:my-c1/two example.com/dev=c1-2 is Unknown")
 }
 
 func TestDevicesThatNeedNoCall(t *testing.T) {

@@ -32,6 +32,8 @@ type driver struct {
 	name, socket string
 	conn         *grpc.ClientConn
 	api          api
+	// end ends following the health of the driver's devices.
+	end context.CancelFunc
 }
 
 // api is DRAPlugin in version v1; older versions are wrapped.
@@ -68,8 +70,14 @@ func (m *Manager) Register(name, socket string, versions []string) error {
 	} else {
 		d.api = drav1beta1.V1Beta1ClientWrapper{DRAPluginClient: drav1beta1.NewDRAPluginClient(conn)}
 	}
+	ctx, end := context.WithCancel(context.Background())
+	d.end = end
 	if err := m.add(d); err != nil {
+		end()
 		return errors.Join(err, conn.Close())
+	}
+	if w := watcherOf(conn, versions); w != nil {
+		m.watches.Go(func() { m.watch(ctx, d, w) })
 	}
 	slog.Info("a DRA driver is registered", "driver", name, "socket", socket)
 	if m.c.Changed != nil {
@@ -106,6 +114,7 @@ func (m *Manager) Deregister(name, socket string) {
 		if d.socket != socket {
 			return false
 		}
+		d.end()
 		if err := d.conn.Close(); err != nil {
 			slog.Debug("close the connection to a DRA driver", "driver", d.name, "err", err)
 		}
@@ -198,14 +207,16 @@ func (m *Manager) wipe(ctx context.Context) (next time.Duration, err error) {
 	return next, nil
 }
 
-// Close closes the connections to drivers.
+// Close closes the connections to drivers. No driver may be registered any more.
 func (m *Manager) Close() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	for _, list := range m.drivers {
 		for _, d := range list {
+			d.end()
 			_ = d.conn.Close()
 		}
 	}
 	clear(m.drivers)
+	m.mu.Unlock()
+	m.watches.Wait()
 }

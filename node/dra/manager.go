@@ -36,7 +36,7 @@ type Config struct {
 	RemoveSlices func(ctx context.Context, driver string, keep []string) error
 	// WipeAfter is how long a driver may be gone before its slices are removed; 0 means 30 s, as with the kubelet.
 	WipeAfter time.Duration
-	// Changed is called when a driver has registered; nil for nothing. It must not block.
+	// Changed is called when a driver has registered, or the health of devices has changed; nil for nothing. It must not block.
 	Changed func()
 }
 
@@ -47,6 +47,8 @@ type Manager struct {
 	mu      sync.Mutex
 	drivers map[string][]*driver
 	claims  map[key]*claim
+	health  map[string]map[deviceName]health // by driver
+	watches sync.WaitGroup
 	wipes   map[string]time.Time // when a driver went away
 	wake    chan struct{}
 	saving  sync.Mutex
@@ -85,7 +87,7 @@ func New(c Config) (*Manager, error) {
 	if c.WipeAfter == 0 {
 		c.WipeAfter = 30 * time.Second
 	}
-	m := &Manager{c: c, drivers: map[string][]*driver{}, claims: map[key]*claim{}, wipes: map[string]time.Time{}, wake: make(chan struct{}, 1)}
+	m := &Manager{c: c, drivers: map[string][]*driver{}, claims: map[key]*claim{}, health: map[string]map[deviceName]health{}, wipes: map[string]time.Time{}, wake: make(chan struct{}, 1)}
 	if err := m.load(); err != nil {
 		return nil, err
 	}

@@ -56,6 +56,7 @@ type Claims interface {
 	Unprepare(ctx context.Context, uid types.UID) error
 	Pods() []types.UID
 	Container(pod *corev1.Pod, container string) (runtime.Edits, error)
+	Health(pod *corev1.Pod, container string) []corev1.ResourceStatus
 }
 
 // Config has what a Manager combines.
@@ -239,6 +240,9 @@ func (m *Manager) Health(pod *corev1.Pod, container string) []corev1.ResourceSta
 		if r, ok := p.(Reporter); ok {
 			out = append(out, r.Health(pod, container)...)
 		}
+	}
+	if m.c.Claims != nil {
+		out = append(out, m.c.Claims.Health(pod, container)...)
 	}
 	return out
 }

@@ -4,12 +4,16 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	podresourcesv1 "k8s.io/kubelet/pkg/apis/podresources/v1"
 )
 
 // vendorPlugin is Kubernetes' sample device plugin, which offers two devices Dev-1 and Dev-2 as example.com/resource. For each it returns a mount
@@ -105,6 +109,28 @@ func said(t *testing.T, ns, name, container string) []string {
 	return words
 }
 
+// monitored returns the devices of a pod's container, as a monitoring agent on the node reads them.
+func monitored(t *testing.T, node, ns, pod string) string {
+	t.Helper()
+	conn, err := grpc.NewClient("unix:"+filepath.Join(hostDir(node), "kubelet", "pod-resources", "kubelet.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	r, err := podresourcesv1.NewPodResourcesListerClient(conn).Get(within(t, 10*time.Second), &podresourcesv1.GetPodResourcesRequest{PodNamespace: ns, PodName: pod})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, d := range r.PodResources.Containers[0].Devices {
+		out = append(out, d.ResourceName+" "+strings.Join(d.DeviceIds, ","))
+	}
+	for _, id := range r.PodResources.Containers[0].CpuIds {
+		out = append(out, fmt.Sprint("cpu ", id))
+	}
+	return strings.Join(out, "; ")
+}
+
 // vendors imports the images of Kubernetes' programs on all nodes.
 func vendors(t *testing.T) {
 	t.Helper()
@@ -144,6 +170,9 @@ func TestADevicePluginsDevicesAreEachGivenToOneContainer(t *testing.T) {
 	if s := getPod(t, ns, "a").Status.ContainerStatuses[0].AllocatedResourcesStatus; len(s) != 1 || len(s[0].Resources) != 1 ||
 		string(s[0].Resources[0].ResourceID) != device("a") || s[0].Resources[0].Health != corev1.ResourceHealthStatusHealthy {
 		t.Errorf("the pod's status says %v of its devices", s)
+	}
+	if got := monitored(t, "worker-1", ns, "a"); got != "example.com/resource "+device("a") {
+		t.Errorf("monitoring agents read %q of pod a", got)
 	}
 	apply(t, shellPod(ns, "forced", script, oneDevice, "  nodeName: worker-1"))
 	eventually(t, 30*time.Second, "the pod that the node cannot take to fail", func() error {
