@@ -27,7 +27,7 @@ GOTESTSUM          := gotest.tools/gotestsum@v1.13.0
 TOOLS  := $(CURDIR)/.tools
 PROTOS := $(shell find proto -name '*.proto')
 
-.PHONY: build run stop test unit clocks e2e peers upstream compare suite conformance lint fuzz bench bench-scale robustness generate released deps images vendors node help
+.PHONY: build run stop test unit clocks e2e soak peers upstream compare suite conformance lint fuzz bench bench-scale robustness generate released deps images vendors node help
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -72,7 +72,7 @@ again = $(GO) run $(GOTESTSUM) --format standard-quiet --hide-summary skipped --
 
 unit: deps
 	@mkdir -p bin
-	$(call again,4) --packages "$$($(GO) list ./... | grep -vE '/test/(e2e|cases|bench)(/|$$)' | tr '\n' ' ')" -- -timeout 20m
+	$(call again,4) --packages "$$($(GO) list ./... | grep -vE '/test/(e2e|cases|bench|soak)(/|$$)' | tr '\n' ' ')" -- -timeout 20m
 	@echo "each benchmark once, to see that it still works"
 	@$(GO) test -run '^$$' -bench . -benchtime 1x $$($(GO) list ./... | grep -v /test/) >$(CURDIR)/bin/benchmarks.log 2>&1 || { cat $(CURDIR)/bin/benchmarks.log; exit 1; }
 
@@ -87,7 +87,11 @@ clocks: ## test masters whose wall clocks are set, with a patched Go runtime
 
 e2e: deps build images vendors node
 	GOBIN=$(TOOLS) $(GO) install $(GRPCURL)
-	GRPCURL=$(TOOLS)/grpcurl KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar VENDORS=$(CURDIR)/bin/vendors.tar $(call again,3) --packages "./test/e2e/... ./test/cases/..." -- -count=1 -p 1 -timeout 25m
+	GRPCURL=$(TOOLS)/grpcurl KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar VENDORS=$(CURDIR)/bin/vendors.tar $(call again,3) --packages "./test/e2e/... ./test/cases/... ./test/soak" -- -count=1 -p 1 -timeout 25m
+
+SOAK := 10m
+soak: deps build images ## create and delete pods for SOAK while agents and containerd are killed, and see that nothing is left (SOAK_SEED=N repeats one)
+	KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar SOAK=$(SOAK) SOAK_SEED=$(SOAK_SEED) $(GO) test -count=1 -v -timeout 60m ./test/soak
 
 # The programs that Kontiki is tested with and compared with. They are built from modules of their own, and take minutes the first time.
 UPSTREAM := kube-apiserver kube-controller-manager kube-scheduler

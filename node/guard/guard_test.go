@@ -27,14 +27,14 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// cgroup makes the cgroup of a pod in which a process sleeps, and returns the parent's name and the process.
-func cgroup(t *testing.T, uid string) (parent string, process *exec.Cmd) {
+// podCgroup makes the cgroup of a pod in which a process sleeps, and returns the parent's name and the process.
+func podCgroup(t *testing.T, uid string) (parent string, process *exec.Cmd) {
 	t.Helper()
 	parent = "kontiki-test-" + strconv.Itoa(os.Getpid())
 	c := newCgroups(parent)
-	root := c.root
-	if !c.v2 {
-		root = filepath.Join(c.root, "freezer")
+	root := c.root.Dir
+	if !c.root.V2 {
+		root = filepath.Join(root, "freezer")
 	}
 	dir := filepath.Join(root, parent, "pod"+uid)
 	inner := filepath.Join(dir, "container")
@@ -77,7 +77,7 @@ func start(t *testing.T, socket, parent string) *Guard {
 func alive(p *exec.Cmd) bool { return unix.Kill(p.Process.Pid, 0) == nil }
 
 func TestAGuardKillsPodsWhoseLeaseIsOver(t *testing.T) {
-	parent, process := cgroup(t, "p1")
+	parent, process := podCgroup(t, "p1")
 	socket := filepath.Join(t.TempDir(), "guard.sock")
 	g := start(t, socket, parent)
 	if _, ok := g.Found(t.Context()); ok {

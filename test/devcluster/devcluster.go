@@ -268,6 +268,22 @@ func (c *Cluster) Pid(host string) (int, error) {
 	return 0, fmt.Errorf("nothing runs on host %s", host)
 }
 
+// Process returns the pid of a process that the supervisor started: a host's, or "containerd".
+func (c *Cluster) Process(name string) (int, error) {
+	data, err := os.ReadFile(filepath.Join(c.Dir, "dev.json"))
+	if err != nil {
+		return 0, err
+	}
+	var state struct{ Processes map[string]struct{ Pid int } }
+	if err := json.Unmarshal(data, &state); err != nil {
+		return 0, err
+	}
+	if p := state.Processes[name]; p.Pid != 0 {
+		return p.Pid, nil
+	}
+	return 0, fmt.Errorf("%s was not started", name)
+}
+
 // ShowLogs writes the end of every host's log.
 func (c *Cluster) ShowLogs(out io.Writer) {
 	files, _ := filepath.Glob(filepath.Join(c.Dir, "logs", "*.log")) // Glob fails only for a malformed pattern

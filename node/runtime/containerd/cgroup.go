@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kontiki/kontiki/node/cgroup"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
@@ -27,10 +28,8 @@ type cgroups struct {
 var controllers = []string{"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb", "net_cls", "net_prio", "perf_event", "systemd"}
 
 func newCgroups() cgroups {
-	var st unix.Statfs_t
-	root := "/sys/fs/cgroup"
-	v2 := unix.Statfs(root, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
-	return cgroups{root: root, v2: v2}
+	host := cgroup.Host()
+	return cgroups{root: host.Dir, v2: host.V2}
 }
 
 // dir returns the directory of a controller's files for a path.
@@ -183,21 +182,33 @@ func (c cgroups) write(controller, path, file, value string) error {
 	return err
 }
 
-// remove deletes a path and everything below it, in every hierarchy. It retries for a moment: the kernel frees a cgroup shortly
-// after its last process has ended.
+// remove deletes a path and everything below it, in every hierarchy. Processes that are left are killed: those of a container that containerd
+// was starting when it was killed have no record there. It retries for a moment, since the kernel frees a cgroup shortly after its last process has
+// ended.
 func (c cgroups) remove(path string) error {
-	names := controllers
-	if c.v2 {
-		names = []string{""}
+	hierarchies := []string{c.root}
+	if !c.v2 {
+		// runc also creates cgroups in hierarchies that this package does not use, such as "unified" of a hybrid host.
+		entries, err := os.ReadDir(c.root)
+		if err != nil {
+			return err
+		}
+		hierarchies = nil
+		for _, e := range entries {
+			hierarchies = append(hierarchies, filepath.Join(c.root, e.Name()))
+		}
 	}
 	var err error
 	for range 20 {
 		err = nil
-		for _, name := range names {
-			err = errors.Join(err, removeTree(c.dir(name, path)))
+		for _, hierarchy := range hierarchies {
+			err = errors.Join(err, removeTree(filepath.Join(hierarchy, path)))
 		}
 		if err == nil {
 			return nil
+		}
+		if _, killed := (cgroup.Root{Dir: c.root, V2: c.v2}).Kill(path); killed != nil {
+			err = errors.Join(err, killed)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

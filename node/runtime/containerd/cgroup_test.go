@@ -2,7 +2,9 @@ package containerd
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -47,5 +49,62 @@ func TestPodLimitsAreWritten(t *testing.T) {
 			t.Fatal(err)
 		}
 		check(c.later)
+	}
+}
+
+// A pod's cgroups are removed in each hierarchy that the host has.
+func TestCgroupsAreRemovedInAllHierarchies(t *testing.T) {
+	for _, v2 := range []bool{false, true} {
+		root := t.TempDir()
+		hierarchies := []string{"cpu", "unified", "rdma"}
+		if v2 {
+			hierarchies = []string{""}
+		}
+		for _, h := range hierarchies {
+			if err := os.MkdirAll(filepath.Join(root, h, "pod", "container"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := (cgroups{root: root, v2: v2}).remove("/pod"); err != nil {
+			t.Fatal(err)
+		}
+		for _, h := range hierarchies {
+			if _, err := os.Stat(filepath.Join(root, h, "pod")); !os.IsNotExist(err) {
+				t.Errorf("v2 %v: %s/pod: %v", v2, h, err)
+			}
+			if _, err := os.Stat(filepath.Join(root, h)); err != nil {
+				t.Errorf("v2 %v: the hierarchy itself: %v", v2, err)
+			}
+		}
+	}
+}
+
+// A process that no record names does not keep its pod from being removed.
+func TestProcessesThatAreLeftAreKilled(t *testing.T) {
+	c := newCgroups()
+	path := "/kontiki-test-left-" + strconv.Itoa(os.Getpid())
+	dir := c.dir("pids", path+"/container")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Skip("cgroups cannot be made here: ", err)
+	}
+	t.Cleanup(func() { _ = c.remove(path) })
+	process := exec.Command("sleep", "3600")
+	if err := process.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { process.Process.Kill() })
+	ended := make(chan error, 1)
+	go func() { ended <- process.Wait() }()
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(process.Process.Pid)), 0o644); err != nil {
+		t.Skip("processes cannot be put into cgroups here: ", err)
+	}
+	if err := c.remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err == nil {
+		t.Error("the process ended by itself")
+	}
+	if _, err := os.Stat(c.dir("pids", path)); !os.IsNotExist(err) {
+		t.Errorf("the cgroup is still there: %v", err)
 	}
 }
