@@ -16,7 +16,7 @@ DEV_DIR     ?= /var/lib/kontiki/dev
 DEMO_PORT   ?= 8080
 
 # Debian packages that are needed beyond Go, each with the program that shows that it is installed.
-DEB_PACKAGES := containerd:containerd runc:runc nftables:nft iproute2:ip conntrack:conntrack busybox-static:busybox curl:curl docker-registry:docker-registry
+DEB_PACKAGES := containerd:containerd runc:runc nftables:nft iproute2:ip conntrack:conntrack busybox-static:busybox curl:curl docker-registry:docker-registry dbus-daemon:dbus-daemon
 
 PROTOC_GEN_GO      := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
 PROTOC_GEN_GO_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2

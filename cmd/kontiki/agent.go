@@ -39,6 +39,7 @@ import (
 	"github.com/kontiki/kontiki/node/runtime/containerd"
 	"github.com/kontiki/kontiki/node/server"
 	"github.com/kontiki/kontiki/node/share"
+	"github.com/kontiki/kontiki/node/shutdown"
 )
 
 // kubeletPort is the kubelet-compatible port.
@@ -63,6 +64,8 @@ type agentOptions struct {
 	imageGC                          pods.ImageGC
 	hardware                         agent.HardwareConfig
 	staticPods                       string
+	shutdown, shutdownCritical       time.Duration
+	shutdownByPriority               map[string]string
 }
 
 func (o *agentOptions) flags(f *pflag.FlagSet) {
@@ -95,6 +98,9 @@ func (o *agentOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&h.TopologyScope, "topology-manager-scope", numa.ScopeContainer, "what is aligned: container or pod")
 	f.StringToStringVar(&h.TopologyOptions, "topology-manager-policy-options", nil, "options of that policy: prefer-closest-numa-nodes=true, max-allowable-numa-nodes=N")
 	f.StringVar(&o.staticPods, "pod-manifest-path", "", "the directory with a file, in YAML or JSON, for each static pod of the node, or a single such file")
+	f.DurationVar(&o.shutdown, "shutdown-grace-period", 0, "how long a shutdown of the machine, by systemd, waits for pods to end; 0 for not at all")
+	f.DurationVar(&o.shutdownCritical, "shutdown-grace-period-critical-pods", 0, "the part of that, at its end, that critical pods have")
+	f.StringToStringVar(&o.shutdownByPriority, "shutdown-grace-period-by-pod-priority", nil, "instead of both, how long pods have to end from each priority on, lowest first: 0=60s,100000=20s,2000000000=10s")
 	f.StringSliceVar(&o.unsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls, or prefixes that end in *, that pods may set in addition to the safe ones")
 }
 
@@ -229,6 +235,10 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	if err != nil {
 		return nil, err
 	}
+	periods, err := shutdown.Periods(o.shutdown, o.shutdownCritical, o.shutdownByPriority)
+	if err != nil {
+		return nil, err
+	}
 	registries, err := credentials.Load(o.credentialConfig, o.credentialDir)
 	if err != nil {
 		return nil, err
@@ -265,7 +275,7 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 		Kubelet: kubelet, Hardware: o.hardware, LogDir: o.podLogs, Pulls: o.parallelPulls, NodeCredentials: registries.Of, Eviction: thresholds, ImageGC: o.imageGC, AllowedUnsafeSysctls: o.unsafeSysctls, Runtime: w.runtime, Network: w.network, ServiceConsumers: []agent.ServiceConsumer{w.proxy, w.dns},
 		Guard:   &guard.Guard{Command: []string{self, early.GuardCommand}, Socket: filepath.Join(place.dataDir, "guard.sock"), CgroupParent: o.cgroupParent},
 		Masters: identity.Masters(), Dial: dialMaster(identity), Labels: o.nodeLabels, Port: kubeletPort, MaxPods: o.maxPods, Version: gitVersion,
-		StaticPods: o.staticPods,
+		StaticPods: o.staticPods, Shutdown: periods,
 	})
 	if err != nil {
 		return w, err

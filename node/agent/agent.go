@@ -21,6 +21,7 @@ import (
 	"github.com/kontiki/kontiki/node/plugins"
 	"github.com/kontiki/kontiki/node/pods"
 	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/shutdown"
 	"github.com/kontiki/kontiki/node/static"
 	"github.com/kontiki/kontiki/node/volume"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
@@ -75,6 +76,8 @@ type Config struct {
 	Hardware HardwareConfig
 	// Guard stops the pods that use volumes for one node at a time when this worker has no lease; nil if there is none, as in a simulation.
 	Guard Guard
+	// Shutdown are the times that pods have to end before the machine shuts down, by priority; none means that shutdowns do not wait.
+	Shutdown []shutdown.Period
 	// StaticPods is the folder of the files of static pods, or a single file; "" if there are none.
 	StaticPods string
 	// Decoded is shared with other agents in this process, as for simulated nodes; nil for none.
@@ -95,6 +98,8 @@ type Agent struct {
 	plugins   map[string]plugins.Handler
 	machinery machinery
 	static    *static.Pods
+	// shutdown ends the pods when the machine shuts down; nil if it does not wait for them.
+	shutdown *shutdown.Manager
 
 	looking sync.Mutex // held while the node's state is checked
 	mu      sync.Mutex
@@ -150,9 +155,13 @@ func New(c Config) (*Agent, error) {
 		}})
 	a.static = static.New(static.Config{Path: c.StaticPods, Node: c.NodeName, StateDir: filepath.Join(c.StateDir, "static"),
 		Mirrors: mirrors{a}, Owner: a.clusterNode, Report: a.reportMirror})
-	users, noUsers := a.openUsers()
+	if len(c.Shutdown) > 0 {
+		a.shutdown = shutdown.New(shutdown.Config{Periods: c.Shutdown, Connect: shutdown.SystemLogind, Pods: endings{a}, Changed: a.shutdownChanged})
+		a.node.shutdown = a.shutdown.Now
+	}
+	users, noUsers := a.openUsers(podDir)
 	a.pods = pods.New(pods.Config{
-		NodeName: c.NodeName, NodeIP: c.NodeIP, Runtime: c.Runtime, Network: c.Network, Volumes: a.volumes, Objects: a.store, Sink: sink{a}, Static: a.static.Owns, Users: users, NoUsers: noUsers,
+		NodeName: c.NodeName, NodeIP: c.NodeIP, Runtime: c.Runtime, Network: c.Network, Volumes: a.volumes, Objects: a.store, Sink: sink{a}, Static: a.static.Owns, Users: users, NoUsers: noUsers, Closed: a.closed,
 		Hold: a.fence.holds, DNS: a.dns, Node: a.node.current, ClusterNode: a.clusterNode, AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,
 		RootDir: podDir, Seccomp: c.hostFolder("/var/lib/kubelet/seccomp"), LogDir: c.LogDir, LogLinkDir: filepath.Join(filepath.Dir(c.LogDir), "containers"),
 		PullDir: filepath.Join(c.StateDir, "images"), Pulls: c.Pulls, NodeCredentials: c.NodeCredentials,
@@ -222,6 +231,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.volumes.Run(ctx) })
 	g.Go(func() error { return a.volumes.RunFolders(ctx) })
 	g.Go(func() error { return a.static.Run(ctx) })
+	if a.shutdown != nil {
+		g.Go(func() error { return a.shutdown.Run(ctx) })
+	}
 	g.Go(func() error { return a.sessions(ctx) })
 	if a.c.Kubelet != nil {
 		g.Go(func() error { return a.csi.Run(ctx) })

@@ -22,6 +22,7 @@ import (
 	"github.com/kontiki/kontiki/internal/eintr"
 	"github.com/kontiki/kontiki/internal/localpath"
 	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/shutdown"
 )
 
 // nodeStatus checks the machine and keeps the Node object. The object is replaced and never changed, so a new pointer means a new
@@ -30,6 +31,8 @@ type nodeStatus struct {
 	c Config
 	// pressure returns the conditions of what the node runs out of; nil for none.
 	pressure func() []corev1.NodeConditionType
+	// shutdown says whether the machine is shutting down; nil if that is not known.
+	shutdown func() bool
 	// inUse returns the volumes that are attached and in use; nil for none.
 	inUse func() []corev1.UniqueVolumeName
 	// devices returns what device plugins offer; nil for nothing.
@@ -174,6 +177,10 @@ func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runti
 	ready := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status"}
 	if runtimeErr != nil {
 		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, "KubeletNotReady", "container runtime is down: "+runtimeErr.Error()
+	}
+	if n.shutdown != nil && n.shutdown() {
+		ready.Status, ready.Reason = corev1.ConditionFalse, "KubeletNotReady"
+		ready.Message = strings.TrimSuffix(shutdown.NotReady+"; "+strings.TrimPrefix(ready.Message, "kubelet is posting ready status"), "; ")
 	}
 	s.Conditions = append(s.Conditions, ready)
 	now := metav1.Now().Rfc3339Copy()

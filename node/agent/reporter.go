@@ -88,6 +88,21 @@ func (r *reporter) Event(e pods.Event) {
 	r.poke()
 }
 
+// nodeEvent records an event about the node.
+func (r *reporter) nodeEvent(kind, reason, message string) {
+	now := time.Now()
+	stamp := metav1.NewTime(now.Truncate(time.Second))
+	r.mu.Lock()
+	r.putEvent(&corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{Name: fmt.Sprintf("%v.%x", r.node, now.UnixNano()), Namespace: metav1.NamespaceDefault},
+		InvolvedObject: corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: r.node, UID: types.UID(r.node)}, // as kubelets name it
+		Reason:         reason, Message: message, Type: kind, Count: 1, FirstTimestamp: stamp, LastTimestamp: stamp,
+		Source: corev1.EventSource{Component: eventSource, Host: r.node}, ReportingController: eventSource, ReportingInstance: r.node,
+	})
+	r.mu.Unlock()
+	r.poke()
+}
+
 func (r *reporter) putEvent(ev *corev1.Event) {
 	if r.events[ev.Name] == nil {
 		if len(r.order) >= maxEvents {

@@ -133,6 +133,8 @@ type Config struct {
 	// Users gives ids to pods with user namespaces of their own; nil if there are none, and then NoUsers says why.
 	Users   Users
 	NoUsers string
+	// Closed returns why the node takes no pods at all now, nil if it takes them; it may be nil.
+	Closed func() *Refusal
 	// Static says whether a pod is a static one: it is critical, and nothing of it waits for a master. nil if there are none.
 	Static func(uid types.UID) bool
 	// Starts limits how many pods start containers concurrently; 0 means 4. On two cores a runtime is fastest with 3 to 4.

@@ -344,7 +344,13 @@ func (m *Manager) admit(ctx context.Context, w *worker, pod *corev1.Pod) (r *Ref
 func (m *Manager) reserve(w *worker, pod *corev1.Pod) *Refusal {
 	m.admission.Lock()
 	defer m.admission.Unlock()
-	r := m.Admit(pod)
+	var r *Refusal
+	if m.c.Closed != nil {
+		r = m.c.Closed()
+	}
+	if r == nil {
+		r = m.Admit(pod)
+	}
 	if r == nil {
 		r = m.admitPressure(pod)
 	}

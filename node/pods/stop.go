@@ -82,6 +82,35 @@ func (m *Manager) Stop(uid types.UID, s Stop) bool {
 	return true
 }
 
+// Active returns the pods that use resources of the node. Those that were not admitted before are asked for by Config.Closed.
+func (m *Manager) Active() []*corev1.Pod {
+	m.admission.Lock()
+	defer m.admission.Unlock()
+	return m.active(nil)
+}
+
+// Over returns a channel that is closed when nothing of a pod uses the node any more: no process, no volume.
+func (m *Manager) Over(uid types.UID) <-chan struct{} {
+	m.mu.Lock()
+	w := m.workers[uid]
+	m.mu.Unlock()
+	if w == nil {
+		over := make(chan struct{})
+		close(over)
+		return over
+	}
+	return w.over
+}
+
+func isClosed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
 // endLocked begins the end of a pod, in all cases: deleted, removed, refused, evicted, past its deadline or finished. It cancels
 // the running sync step. The caller holds mu.
 func (w *worker) endLocked(s Stop) {
@@ -211,6 +240,9 @@ func (w *worker) terminate(ctx context.Context) error {
 	}
 	w.mu.Lock()
 	w.active = false
+	if !isClosed(w.over) {
+		close(w.over)
+	}
 	w.mu.Unlock()
 	w.m.resize() // others may grow now
 	w.ready = false

@@ -47,7 +47,8 @@ type worker struct {
 	grace      *grace             // while it terminates
 	// conditions about a resize of the pod, nil if there is none
 	pendingResize, doingResize *corev1.PodCondition
-	active                     bool // admitted and not yet without processes: its resources are reserved
+	active                     bool          // admitted and not yet without processes: its resources are reserved
+	over                       chan struct{} // closed when nothing of the pod uses the node any more, guarded by mu
 	status                     corev1.PodStatus
 	reported                   bool
 	objects                    bool     // objects that the pod may refer to have changed
@@ -85,7 +86,7 @@ type worker struct {
 }
 
 func newWorker(m *Manager, pod *corev1.Pod) *worker {
-	w := &worker{m: m, uid: pod.UID, namespace: pod.Namespace, wake: make(chan struct{}, 1), pod: pod, desired: pod, status: *pod.Status.DeepCopy(),
+	w := &worker{m: m, over: make(chan struct{}), uid: pod.UID, namespace: pod.Namespace, wake: make(chan struct{}, 1), pod: pod, desired: pod, status: *pod.Status.DeepCopy(),
 		log:   slog.With("namespace", pod.Namespace, "pod", pod.Name, "uid", pod.UID),
 		waits: map[string]waiting{}, pulling: map[string]*pullState{}, messages: map[string]string{}, backOffSaid: map[string]time.Time{}}
 	w.probes = newProber(w)

@@ -59,6 +59,9 @@ func StartProgram(program string, out io.Writer, masters, workers int, further .
 	if c.Dir, err = os.MkdirTemp("", "kte"); err != nil {
 		return c, err
 	}
+	if err := os.Chmod(c.Dir, 0o711); err != nil { // as /run: containers in user namespaces have their bundles below
+		return c, err
+	}
 	if c.APIPort, c.DemoPort, err = freePorts(); err != nil {
 		return c, err
 	}

@@ -16,7 +16,9 @@ func TestAPodWithUsersOfItsOwn(t *testing.T) {
 	}
 	ns := namespace(t)
 	apply(t, in(ns, strings.Replace(toolPod("web", "worker-1", "tools", "serve"), "  containers:", "  hostUsers: false\n  containers:", 1)))
-	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/web", "--timeout=60s")
+	if _, err := kontiki("kubectl", "-n", ns, "wait", "--for=condition=Ready", "pod/web", "--timeout=60s"); err != nil {
+		t.Fatal(err, kubectl(t, "-n", ns, "describe", "pod", "web"))
+	}
 	contains(t, kubectl(t, "-n", ns, "exec", "web", "--", "tools", "get", "http://127.0.0.1:8080/"), "web")
 	p := getPod(t, ns, "web")
 	id := strings.TrimPrefix(p.Status.ContainerStatuses[0].ContainerID, "containerd://")
