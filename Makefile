@@ -27,7 +27,7 @@ GOTESTSUM          := gotest.tools/gotestsum@v1.13.0
 TOOLS  := $(CURDIR)/.tools
 PROTOS := $(shell find proto -name '*.proto')
 
-.PHONY: build run stop test unit clocks e2e soak peers upstream compare suite conformance lint fuzz bench bench-scale robustness generate released deps images vendors node help
+.PHONY: build run stop test unit clocks e2e soak peers sanity upstream compare suite conformance lint fuzz bench bench-scale robustness generate released deps images vendors node help
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -109,6 +109,16 @@ compare: deps build upstream ## compare with upstream's control plane: one workl
 
 peers: deps build images upstream ## run Helm, a controller-runtime manager, and upstream's scheduler and controller manager against clusters
 	cd test/peers && KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar UPSTREAM=$(CURDIR)/bin/upstream $(GO) test -count=1 -timeout 20m .
+
+# The driver runs in a mount namespace of its own, so that nothing that it mounts is left.
+sanity: ## run the sanity suite of CSI drivers (csi-test) against the driver of the tests
+	@mkdir -p bin
+	$(GO) build -trimpath -o bin/csidriver ./test/csidriver/cmd
+	cd test/sanity && $(GO) test -c -o $(CURDIR)/bin/sanity.test .
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && unshare --mount --propagation private sh -c '\
+	  "$(CURDIR)/bin/csidriver" -dir "$$1/volumes" -node sanity -socket "$$1/csi.sock" & driver=$$!; \
+	  while [ ! -S "$$1/csi.sock" ] && kill -0 $$driver; do sleep 0.1; done; \
+	  CSI_SOCKET="$$1/csi.sock" "$(CURDIR)/bin/sanity.test" -test.v; code=$$?; kill $$driver; wait $$driver; exit $$code' sh "$$dir"
 
 # The suite, its runner, and the programs in its images. FOCUS is a regular expression that selects tests by name.
 SUITE_IMAGES := agnhost nonewprivs regression-issue-74839 resource-consumer resource-consumer/consume-cpu

@@ -184,6 +184,17 @@ func (n *Node) NodePublishVolume(_ context.Context, r *csi.NodePublishVolumeRequ
 		if err := n.attached(v, r.GetPublishContext()); err != nil {
 			return err
 		}
+		alone := r.GetVolumeCapability().GetAccessMode().GetMode() == csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER
+		if alone && len(v.Published) > 0 && !v.Published[r.GetTargetPath()] {
+			return status.Errorf(codes.FailedPrecondition, "volume %s is published at another path", v.ID)
+		}
+		if v.Published == nil {
+			v.Published = map[string]bool{}
+		}
+		v.Published[r.GetTargetPath()] = true
+		if err := n.store.save(v); err != nil {
+			return err
+		}
 		if r.GetVolumeCapability().GetBlock() != nil {
 			return publishDevice(n.store.path(v.ID, "data"), target)
 		}
@@ -235,7 +246,12 @@ func (n *Node) NodeUnpublishVolume(_ context.Context, r *csi.NodeUnpublishVolume
 		if err := os.Remove(target); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		return nil
+		v, err := n.store.load(r.GetVolumeId())
+		if err != nil || v == nil {
+			return err
+		}
+		delete(v.Published, r.GetTargetPath())
+		return n.store.save(v)
 	})
 }
 

@@ -28,6 +28,8 @@ type volume struct {
 	Node int64 `json:"node"`
 	// Attached has the nodes to which it is attached, and whether read-only.
 	Attached map[string]bool `json:"attached"`
+	// Published has the targets at which it is published.
+	Published map[string]bool `json:"published"`
 }
 
 // store has the volumes in a folder. Several processes may use it.

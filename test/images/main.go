@@ -28,11 +28,12 @@ func main() {
 	}
 }
 
-// programs are the images that contain a single static program.
-var programs = []struct{ image, source string }{
-	{"docker.io/kontiki/demo-front:1", "./examples/demo/front"},
-	{"docker.io/kontiki/demo-front:2", "./examples/demo/front"},
-	{"docker.io/kontiki/demo-back:1", "./examples/demo/back"},
+// programs are the images that contain a single static program, with the user that runs it.
+var programs = []struct{ image, source, user string }{
+	{"docker.io/kontiki/demo-front:1", "./examples/demo/front", "65532:65532"},
+	{"docker.io/kontiki/demo-front:2", "./examples/demo/front", "65532:65532"},
+	{"docker.io/kontiki/demo-back:1", "./examples/demo/back", "65532:65532"},
+	{"docker.io/kontiki/csidriver:1", "./test/csidriver/cmd", ""},
 }
 
 // upstream are images that contain a program of Kubernetes, built in the module test/upstream, which runs as root.
@@ -65,7 +66,7 @@ func build(out string) error {
 			return err
 		}
 		images = append(images, ociimage.Image{
-			Name: p.image, Entrypoint: []string{"/app"}, User: "65532:65532", Files: []ociimage.File{{Path: "/app", Source: binary, Mode: 0o755}},
+			Name: p.image, Entrypoint: []string{"/app"}, User: p.user, Files: []ociimage.File{{Path: "/app", Source: binary, Mode: 0o755}},
 		})
 	}
 	return write(out, images)
