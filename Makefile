@@ -44,7 +44,7 @@ node: ## install the packages for the tests in Node.js, at the versions of packa
 images: ## build bin/images.tar: the images of the demo and of the tests
 	@$(GO) run ./test/images -out bin/images.tar
 
-vendors: ## build bin/vendors.tar: Kubernetes' sample device plugin and its test driver of dynamic resource allocation
+vendors: ## build bin/vendors.tar: Kubernetes' sample device plugin, its test driver of dynamic resource allocation, a CSI driver
 	@$(GO) run ./test/images -vendors -out bin/vendors.tar
 
 deps: ## install missing packages on Debian; elsewhere list them

@@ -131,7 +131,7 @@ func monitored(t *testing.T, node, ns, pod string) string {
 	return strings.Join(out, "; ")
 }
 
-// vendors imports the images of Kubernetes' programs on all nodes.
+// vendors imports the images of vendors on all nodes.
 func vendors(t *testing.T) {
 	t.Helper()
 	archive := os.Getenv("VENDORS")

@@ -17,10 +17,10 @@ import (
 func main() {
 	log.SetFlags(0)
 	out := flag.String("out", "bin/images.tar", "the archive to write")
-	vendors := flag.Bool("vendors", false, "build the images of Kubernetes' sample device plugin and of its test driver of dynamic resource allocation instead")
+	ofVendors := flag.Bool("vendors", false, "build the images of Kubernetes' sample device plugin, of its test driver of dynamic resource allocation and of the CSI driver of the tests instead")
 	flag.Parse()
 	make := build
-	if *vendors {
+	if *ofVendors {
 		make = buildVendors
 	}
 	if err := make(*out); err != nil {
@@ -28,18 +28,18 @@ func main() {
 	}
 }
 
-// programs are the images that contain a single static program, with the user that runs it.
-var programs = []struct{ image, source, user string }{
-	{"docker.io/kontiki/demo-front:1", "./examples/demo/front", "65532:65532"},
-	{"docker.io/kontiki/demo-front:2", "./examples/demo/front", "65532:65532"},
-	{"docker.io/kontiki/demo-back:1", "./examples/demo/back", "65532:65532"},
-	{"docker.io/kontiki/csidriver:1", "./test/csidriver/cmd", ""},
+// programs are the images that contain a single static program.
+var programs = []struct{ image, source string }{
+	{"docker.io/kontiki/demo-front:1", "./examples/demo/front"},
+	{"docker.io/kontiki/demo-front:2", "./examples/demo/front"},
+	{"docker.io/kontiki/demo-back:1", "./examples/demo/back"},
 }
 
-// upstream are images that contain a program of Kubernetes, built in the module test/upstream, which runs as root.
-var upstream = []struct{ image, source string }{
-	{"docker.io/kontiki/sample-device-plugin:1", "k8s.io/kubernetes/test/images/sample-device-plugin"},
-	{"docker.io/kontiki/dra-test-driver:1", "k8s.io/kubernetes/test/e2e/dra/test-driver"},
+// vendors are images that contain a program which a vendor would provide, built in the module at a directory. It runs as root.
+var vendors = []struct{ image, module, source string }{
+	{"docker.io/kontiki/sample-device-plugin:1", "test/upstream", "k8s.io/kubernetes/test/images/sample-device-plugin"},
+	{"docker.io/kontiki/dra-test-driver:1", "test/upstream", "k8s.io/kubernetes/test/e2e/dra/test-driver"},
+	{"docker.io/kontiki/csidriver:1", ".", "./test/csidriver/cmd"},
 }
 
 func build(out string) error {
@@ -66,13 +66,13 @@ func build(out string) error {
 			return err
 		}
 		images = append(images, ociimage.Image{
-			Name: p.image, Entrypoint: []string{"/app"}, User: p.user, Files: []ociimage.File{{Path: "/app", Source: binary, Mode: 0o755}},
+			Name: p.image, Entrypoint: []string{"/app"}, User: "65532:65532", Files: []ociimage.File{{Path: "/app", Source: binary, Mode: 0o755}},
 		})
 	}
 	return write(out, images)
 }
 
-// buildVendors builds the images of upstream.
+// buildVendors builds the images of vendors.
 func buildVendors(out string) error {
 	dir, err := os.MkdirTemp("", "kontiki-images-")
 	if err != nil {
@@ -80,9 +80,9 @@ func buildVendors(out string) error {
 	}
 	defer os.RemoveAll(dir)
 	var images []ociimage.Image
-	for _, p := range upstream {
+	for _, p := range vendors {
 		binary := filepath.Join(dir, filepath.Base(p.source))
-		if err := compileIn("test/upstream", binary, p.source); err != nil {
+		if err := compileIn(p.module, binary, p.source); err != nil {
 			return err
 		}
 		images = append(images, ociimage.Image{Name: p.image, Entrypoint: []string{"/app"}, Files: []ociimage.File{{Path: "/app", Source: binary, Mode: 0o755}}})
