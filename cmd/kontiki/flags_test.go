@@ -137,6 +137,7 @@ func TestEveryFlagReachesWhatItSets(t *testing.T) {
 		"max-requests-inflight":          {"70", func(w wired) any { return w.api.maxInflight }},
 		"max-mutating-requests-inflight": {"30", func(w wired) any { return w.api.maxMutatingInflight }},
 		"request-timeout":                {"21s", func(w wired) any { return w.api.requestTimeout }},
+		"pod-manifest-path":              {"/etc/kubernetes/manifests", func(w wired) any { return w.agent.staticPods }},
 		"pod-logs-dir":                   {"/srv/logs", func(w wired) any { return w.agent.podLogs }},
 		"kubelet-root":                   {"/srv/kubelet", func(w wired) any { return w.agent.kubeletRoot }},
 		"cpu-manager-policy":             {"static", func(w wired) any { return w.agent.hardware.CPUPolicy }},
