@@ -410,16 +410,18 @@ func (m *Manager) active(but *worker) []*corev1.Pod {
 // Hardware counts itself.
 func (m *Manager) nodeForFit() *corev1.Node {
 	own := m.node()
-	if m.c.ClusterNode == nil {
-		return own
+	if own == nil {
+		return nil
 	}
-	node := m.c.ClusterNode()
-	if node == nil || own == nil {
-		return own
+	out := *own
+	if m.c.ClusterNode != nil {
+		if node := m.c.ClusterNode(); node != nil {
+			out = *node
+		}
 	}
-	out := *node
+	cluster := out.Status.Allocatable
 	out.Status.Allocatable = corev1.ResourceList{}
-	maps.Copy(out.Status.Allocatable, node.Status.Allocatable)
+	maps.Copy(out.Status.Allocatable, cluster)
 	maps.Copy(out.Status.Allocatable, own.Status.Allocatable)
 	if m.c.Hardware != nil {
 		maps.DeleteFunc(out.Status.Allocatable, func(name corev1.ResourceName, _ resource.Quantity) bool { return m.c.Hardware.Manages(name) })

@@ -14,7 +14,11 @@ import (
 // allowed returns the processors and the NUMA nodes that the first process of a pod's container may use.
 func allowed(t *testing.T, ns, pod string) (cpus cpuset.CPUSet, memories string) {
 	t.Helper()
-	out := kubectl(t, "-n", ns, "exec", pod, "--", "cat", "/proc/1/status")
+	var out string
+	eventually(t, 30*time.Second, "a command in "+pod, func() (err error) { // the agent may be starting
+		out, err = kontiki("kubectl", "-n", ns, "exec", pod, "--", "cat", "/proc/1/status")
+		return err
+	})
 	for line := range strings.Lines(out) {
 		name, value, _ := strings.Cut(line, ":")
 		switch value = strings.TrimSpace(value); name {
