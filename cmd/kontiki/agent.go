@@ -66,6 +66,8 @@ type agentOptions struct {
 	staticPods                       string
 	shutdown, shutdownCritical       time.Duration
 	shutdownByPriority               map[string]string
+	seccompDefault, singleOOMKill    bool
+	swap                             string
 }
 
 func (o *agentOptions) flags(f *pflag.FlagSet) {
@@ -98,6 +100,9 @@ func (o *agentOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&h.TopologyScope, "topology-manager-scope", numa.ScopeContainer, "what is aligned: container or pod")
 	f.StringToStringVar(&h.TopologyOptions, "topology-manager-policy-options", nil, "options of that policy: prefer-closest-numa-nodes=true, max-allowable-numa-nodes=N")
 	f.StringVar(&o.staticPods, "pod-manifest-path", "", "the directory with a file, in YAML or JSON, for each static pod of the node, or a single such file")
+	f.BoolVar(&o.seccompDefault, "seccomp-default", false, "give containers that name no seccomp profile the default one, RuntimeDefault, instead of none")
+	f.BoolVar(&o.singleOOMKill, "single-process-oom-kill", false, "let the kernel kill single processes of a container that is out of memory, instead of all of them")
+	f.StringVar(&o.swap, "memory-swap-behavior", string(pods.NoSwap), "NoSwap, or LimitedSwap: containers of Burstable pods may use a part of the node's swap (cgroup v2)")
 	f.DurationVar(&o.shutdown, "shutdown-grace-period", 0, "how long a shutdown of the machine, by systemd, waits for pods to end; 0 for not at all")
 	f.DurationVar(&o.shutdownCritical, "shutdown-grace-period-critical-pods", 0, "the part of that, at its end, that critical pods have")
 	f.StringToStringVar(&o.shutdownByPriority, "shutdown-grace-period-by-pod-priority", nil, "instead of both, how long pods have to end from each priority on, lowest first: 0=60s,100000=20s,2000000000=10s")
@@ -235,6 +240,10 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	if err != nil {
 		return nil, err
 	}
+	swap, err := pods.ParseSwapBehavior(o.swap)
+	if err != nil {
+		return nil, err
+	}
 	periods, err := shutdown.Periods(o.shutdown, o.shutdownCritical, o.shutdownByPriority)
 	if err != nil {
 		return nil, err
@@ -275,7 +284,7 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 		Kubelet: kubelet, Hardware: o.hardware, LogDir: o.podLogs, Pulls: o.parallelPulls, NodeCredentials: registries.Of, Eviction: thresholds, ImageGC: o.imageGC, AllowedUnsafeSysctls: o.unsafeSysctls, Runtime: w.runtime, Network: w.network, ServiceConsumers: []agent.ServiceConsumer{w.proxy, w.dns},
 		Guard:   &guard.Guard{Command: []string{self, early.GuardCommand}, Socket: filepath.Join(place.dataDir, "guard.sock"), CgroupParent: o.cgroupParent},
 		Masters: identity.Masters(), Dial: dialMaster(identity), Labels: o.nodeLabels, Port: kubeletPort, MaxPods: o.maxPods, Version: gitVersion,
-		StaticPods: o.staticPods, Shutdown: periods,
+		StaticPods: o.staticPods, Shutdown: periods, SeccompDefault: o.seccompDefault, SingleProcessOOMKill: o.singleOOMKill, Swap: swap,
 	})
 	if err != nil {
 		return w, err

@@ -78,6 +78,12 @@ type Config struct {
 	Guard Guard
 	// Shutdown are the times that pods have to end before the machine shuts down, by priority; none means that shutdowns do not wait.
 	Shutdown []shutdown.Period
+	// SeccompDefault gives containers that name no seccomp profile the runtime's default one.
+	SeccompDefault bool
+	// SingleProcessOOMKill lets the kernel kill single processes of containers that are out of memory, instead of all of a container.
+	SingleProcessOOMKill bool
+	// Swap says who may use the node's swap; "" means NoSwap.
+	Swap pods.SwapBehavior
 	// StaticPods is the folder of the files of static pods, or a single file; "" if there are none.
 	StaticPods string
 	// Decoded is shared with other agents in this process, as for simulated nodes; nil for none.
@@ -162,6 +168,7 @@ func New(c Config) (*Agent, error) {
 	users, noUsers := a.openUsers(podDir)
 	a.pods = pods.New(pods.Config{
 		NodeName: c.NodeName, NodeIP: c.NodeIP, Runtime: c.Runtime, Network: c.Network, Volumes: a.volumes, Objects: a.store, Sink: sink{a}, Static: a.static.Owns, Users: users, NoUsers: noUsers, Closed: a.closed,
+		SeccompDefault: c.SeccompDefault, SingleProcessOOMKill: c.SingleProcessOOMKill, Swap: c.Swap, SwapTotal: int64(memInfo()["SwapTotal"]),
 		Hold: a.fence.holds, DNS: a.dns, Node: a.node.current, ClusterNode: a.clusterNode, AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,
 		RootDir: podDir, Seccomp: c.hostFolder("/var/lib/kubelet/seccomp"), LogDir: c.LogDir, LogLinkDir: filepath.Join(filepath.Dir(c.LogDir), "containers"),
 		PullDir: filepath.Join(c.StateDir, "images"), Pulls: c.Pulls, NodeCredentials: c.NodeCredentials,

@@ -20,6 +20,12 @@ func (a *Agent) Configuration() *kubeletv1beta1.KubeletConfiguration {
 			Webhook: kubeletv1beta1.KubeletWebhookAuthentication{Enabled: &yes, CacheTTL: metav1.Duration{Duration: 2 * time.Minute}}},
 		Authorization: kubeletv1beta1.KubeletAuthorization{Mode: kubeletv1beta1.KubeletAuthorizationModeWebhook},
 	}
+	c.SeccompDefault, c.SingleProcessOOMKill, c.StaticPodPath = &a.c.SeccompDefault, &a.c.SingleProcessOOMKill, a.c.StaticPods
+	c.MemorySwap.SwapBehavior = string(a.c.Swap)
+	for _, p := range a.c.Shutdown {
+		c.ShutdownGracePeriodByPodPriority = append(c.ShutdownGracePeriodByPodPriority,
+			kubeletv1beta1.ShutdownGracePeriodByPodPriority{Priority: p.Priority, ShutdownGracePeriodSeconds: int64(p.Grace / time.Second)})
+	}
 	c.APIVersion, c.Kind = kubeletv1beta1.SchemeGroupVersion.String(), "KubeletConfiguration"
 	a.mu.Lock()
 	defer a.mu.Unlock()

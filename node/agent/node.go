@@ -149,6 +149,9 @@ func (n *nodeStatus) build(images []corev1.ContainerImage, version string, runti
 		KernelVersion: unix.ByteSliceToString(uts.Release[:]), OSImage: osName(), ContainerRuntimeVersion: version, KubeletVersion: n.c.Version,
 		OperatingSystem: "linux", Architecture: arch,
 	}
+	if swap := int64(mem["SwapTotal"]); swap > 0 {
+		s.NodeInfo.Swap = &corev1.NodeSwapStatus{Capacity: &swap}
+	}
 	s.DeclaredFeatures = declaredFeatures
 	s.RuntimeHandlers, s.Features = capabilities(n.c.Runtime.Features())
 	n.mu.Lock()

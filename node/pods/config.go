@@ -133,6 +133,13 @@ type Config struct {
 	// Users gives ids to pods with user namespaces of their own; nil if there are none, and then NoUsers says why.
 	Users   Users
 	NoUsers string
+	// SeccompDefault gives containers that name no seccomp profile the runtime's default one, instead of none.
+	SeccompDefault bool
+	// SingleProcessOOMKill lets the kernel kill single processes of a container that is out of memory, instead of all of them.
+	SingleProcessOOMKill bool
+	// Swap says who may use the node's swap, of which there are SwapTotal bytes; "" means NoSwap.
+	Swap      SwapBehavior
+	SwapTotal int64
 	// Closed returns why the node takes no pods at all now, nil if it takes them; it may be nil.
 	Closed func() *Refusal
 	// Static says whether a pod is a static one: it is critical, and nothing of it waits for a master. nil if there are none.

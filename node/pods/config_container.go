@@ -111,7 +111,7 @@ func (w *worker) containerConfig(pod *corev1.Pod, c *corev1.Container, o observe
 		}
 		return out
 	}
-	security, err := securityOf(pod, c, w.m.c.Seccomp)
+	security, err := securityOf(pod, c, seccompConfig{w.m.c.Seccomp, w.m.c.SeccompDefault})
 	if err != nil {
 		return runtime.ContainerConfig{}, err
 	}
@@ -123,10 +123,12 @@ func (w *worker) containerConfig(pod *corev1.Pod, c *corev1.Container, o observe
 		Sandbox: sandbox, Name: c.Name, Attempt: attempt, Image: c.Image,
 		Command: expandAll(c.Command), Args: expandAll(c.Args), WorkingDir: c.WorkingDir, Env: env,
 		Resources: containerResources(pod, c, w.m.nodeMemory()), Security: security,
-		Stdin: c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY,
+		SingleProcessOOMKill: w.m.c.SingleProcessOOMKill,
+		Stdin:                c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY,
 		LogPath: filepath.Join(w.m.podLogDir(pod), c.Name, strconv.Itoa(attempt)+".log"),
 		Labels:  map[string]string{labelHash: hashOf(c), labelSandbox: w.sandbox, labelLimits: limitsOf(pod, c).label(), labelRound: roundLabel(pod, c, o.round())},
 	}
+	cfg.Resources.Swap = w.m.swapOf(pod, limitsOf(pod, c))
 	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
 		cfg.StopSignal = string(*c.Lifecycle.StopSignal)
 	}
@@ -255,11 +257,21 @@ func (w *worker) devices(pod *corev1.Pod, c *corev1.Container) ([]runtime.Device
 	return out, nil
 }
 
-// securityOf merges the pod's and the container's security contexts: the container's fields take precedence. profiles is the folder with the
-// seccomp profiles of type Localhost.
-func securityOf(pod *corev1.Pod, c *corev1.Container, profiles string) (runtime.Security, error) {
+// seccompConfig is the folder with the seccomp profiles of type Localhost, and whether containers that name no profile have the runtime's
+// default one.
+type seccompConfig struct {
+	profiles  string
+	byDefault bool
+}
+
+// securityOf merges the pod's and the container's security contexts: the container's fields take precedence.
+func securityOf(pod *corev1.Pod, c *corev1.Container, seccomp seccompConfig) (runtime.Security, error) {
 	var s runtime.Security
+	profiles := seccomp.profiles
 	s.Seccomp = "unconfined"
+	if seccomp.byDefault {
+		s.Seccomp = "runtime/default"
+	}
 	if p := pod.Spec.SecurityContext; p != nil {
 		s.RunAsUser, s.RunAsGroup = p.RunAsUser, p.RunAsGroup
 		s.RunAsNonRoot = p.RunAsNonRoot != nil && *p.RunAsNonRoot

@@ -176,7 +176,9 @@ func (w *worker) setLimits(ctx context.Context, pod *corev1.Pod, o observed, lis
 		return byGrowth(a.from.MemoryLimit, a.to.MemoryLimit, b.from.MemoryLimit, b.to.MemoryLimit)
 	},
 		func(r resizing) bool { return r.from.MemoryLimit != r.to.MemoryLimit && r.to.MemoryLimit > 0 },
-		func(r resizing) runtime.Resources { return runtime.Resources{MemoryLimit: r.to.MemoryLimit} },
+		func(r resizing) runtime.Resources {
+			return runtime.Resources{MemoryLimit: r.to.MemoryLimit, Swap: w.m.swapOf(pod, r.to)}
+		},
 		func(l *limits, r resizing) { l.MemoryLimit = r.to.MemoryLimit })
 	if err != nil {
 		return err

@@ -75,6 +75,8 @@ type Features struct {
 	AppArmor, SELinux bool
 	// NoUserNamespaces says why pods cannot have user namespaces of their own; "" if they can.
 	NoUserNamespaces string
+	// Swap means that the swap of each container can be limited by itself (cgroup v2).
+	Swap bool
 	// Devices means that containers need nothing of the devices that were allocated to their pod, as in a simulation.
 	Devices bool
 }
@@ -185,6 +187,7 @@ type Resources struct {
 	CPUQuota    int64 // microseconds per period
 	CPUPeriod   uint64
 	MemoryLimit int64 // bytes
+	Swap        int64 // bytes of swap besides the memory; here zero means none, if the host can limit it
 	PidsLimit   int64
 	OOMScoreAdj int
 	HugePages   map[string]uint64 // page size ("2MB") to bytes
@@ -250,7 +253,10 @@ type ContainerConfig struct {
 	Stdin      bool
 	StdinOnce  bool
 	TTY        bool
-	StopSignal string // replaces the image's
+	// SingleProcessOOMKill lets the kernel kill single processes if the container is out of memory. Otherwise all are killed together,
+	// where the host has cgroup v2.
+	SingleProcessOOMKill bool
+	StopSignal           string // replaces the image's
 	// ProcessesOf is the id of a running container whose process namespace this container joins, "" for none.
 	ProcessesOf string
 	LogPath     string // absolute path of the CRI log file: .../POD/CONTAINER/N.log

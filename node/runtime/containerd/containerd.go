@@ -110,6 +110,7 @@ func New(ctx context.Context, c Config) (*Runtime, error) {
 	life, cancel := context.WithCancel(namespaces.WithNamespace(context.Background(), c.Namespace))
 	r := &Runtime{c: c, client: cl, cg: newCgroups(), ownCaps: caps, minOOMScoreAdj: minOOM, features: hostFeatures(ctx, c.StateDir), bootID: bootID(), idleOutput: idleOutput, pullTimeout: pullTimeout, limits: defaultLimits, lifeCtx: life, cancel: cancel, hostNet: hostNet,
 		containers: map[string]*container{}, listeners: map[chan runtime.Event]struct{}{}, locks: map[string]*namedLock{}}
+	r.features.Swap = r.cg.v2 && limitsSwap(r.cg.root)
 	store.limits = &r.limits
 	for {
 		if err = r.recover(r.ns(ctx)); err == nil {

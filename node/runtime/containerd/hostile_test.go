@@ -222,6 +222,29 @@ func TestOneProcessTakesItsContainerAlong(t *testing.T) {
 		if want := map[bool]string{true: "1"}[v2]; got != want {
 			t.Errorf("version 2 %v: memory.oom.group=%q", v2, got)
 		}
+		if got := r.resources(runtime.ContainerConfig{SingleProcessOOMKill: true}).Unified["memory.oom.group"]; got != "" {
+			t.Errorf("version 2 %v, single processes: memory.oom.group=%q", v2, got)
+		}
+	}
+}
+
+// TestSwapIsLimited is about version 2 of control groups too.
+func TestSwapIsLimited(t *testing.T) {
+	r := &Runtime{cg: cgroups{v2: true}, features: runtime.Features{Swap: true}}
+	for swap, want := range map[int64]string{0: "0", 1 << 20: "1048576"} {
+		for _, memory := range []int64{0, 1 << 30} {
+			got := r.resources(runtime.ContainerConfig{Resources: runtime.Resources{MemoryLimit: memory, Swap: swap}})
+			if got.Unified["memory.swap.max"] != want {
+				t.Errorf("%d of swap beside %d of memory: %q", swap, memory, got.Unified["memory.swap.max"])
+			}
+			if memory > 0 && got.Memory.Swap != nil && *got.Memory.Swap != memory+swap {
+				t.Errorf("%d of swap beside %d of memory: together %d", swap, memory, *got.Memory.Swap)
+			}
+		}
+	}
+	r.features.Swap = false
+	if got, ok := r.resources(runtime.ContainerConfig{}).Unified["memory.swap.max"]; ok {
+		t.Errorf("on a host without limits of swap: %q", got)
 	}
 }
 

@@ -251,8 +251,14 @@ func (r *Runtime) namespaces(c runtime.ContainerConfig) []specs.LinuxNamespace {
 func (r *Runtime) resources(c runtime.ContainerConfig) *specs.LinuxResources {
 	out := ociResources(c.Resources)
 	if r.cg.v2 {
-		// If the OOM killer kills one process, it kills the whole container: a part of it would be useless.
-		out.Unified = map[string]string{"memory.oom.group": "1"}
+		out.Unified = map[string]string{}
+		if !c.SingleProcessOOMKill {
+			// If the OOM killer kills one process, it kills the whole container: a part of it would be useless.
+			out.Unified["memory.oom.group"] = "1"
+		}
+		if r.features.Swap {
+			out.Unified["memory.swap.max"] = strconv.FormatInt(c.Resources.Swap, 10)
+		}
 	}
 	if c.Security.Privileged {
 		out.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
@@ -274,10 +280,10 @@ func ociResources(in runtime.Resources) *specs.LinuxResources {
 	}
 	out.CPU.Cpus, out.CPU.Mems = in.CPUs, in.Memories
 	if in.MemoryLimit > 0 {
-		// Swap equal to memory means no swap, if the kernel accounts swap at all.
+		// The limit of swap includes that of memory, if the kernel accounts swap at all.
 		out.Memory = &specs.LinuxMemory{Limit: &in.MemoryLimit}
 		if swapAccounting() {
-			out.Memory.Swap = &in.MemoryLimit
+			out.Memory.Swap = new(in.MemoryLimit + in.Swap)
 		}
 	}
 	if in.PidsLimit > 0 {
@@ -290,12 +296,16 @@ func ociResources(in runtime.Resources) *specs.LinuxResources {
 }
 
 func swapAccounting() bool {
-	for _, p := range []string{"/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes", "/sys/fs/cgroup/system.slice/memory.swap.max"} {
-		if _, err := os.Stat(p); err == nil {
-			return true
-		}
+	if _, err := os.Stat("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"); err == nil {
+		return true
 	}
-	return false
+	return limitsSwap("/sys/fs/cgroup")
+}
+
+// limitsSwap says whether groups of cgroup v2 have limits of swap. The root itself has none.
+func limitsSwap(root string) bool {
+	found, err := filepath.Glob(filepath.Join(root, "*", "memory.swap.max"))
+	return err == nil && len(found) > 0
 }
 
 // mounts returns the system's mounts, then the pod's, with parents before children.
