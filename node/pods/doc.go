@@ -19,7 +19,7 @@
 //   - images.go, credentials.go: pulling images (records of pulls are in node/pulls); imagegc.go: removing those that are not used
 //   - hooks.go, prober.go, probemetrics.go: lifecycle handlers and probes; backoff.go: delays between attempts
 //   - restartall.go: containers whose exit restarts the whole pod
-//   - resize.go, resizing.go, resources.go: limits of CPU and memory, and their change while containers run
+//   - resize.go, resizing.go, resources.go, swap.go: limits of CPU, memory and swap, and their change while containers run
 //   - storage.go: limits of local storage; eviction.go, thresholds.go: evictions when the node runs out of something
 //   - stop.go, cleanup.go: the end of a pod and of what it leaves; hold.go: pods that must not run for the time being
 //   - status.go: the pod's status
