@@ -33,10 +33,15 @@ func New(dir string) (*Root, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubelet root: %w", err)
 	}
-	if resolved, err := filepath.EvalSymlinks(dir); err == nil { // the kernel names mounts by their real paths
-		dir = resolved
+	return &Root{resolve(dir)}, nil
+}
+
+// resolve returns the real path of a folder, of which a part may not exist yet: the kernel names mounts by their real paths.
+func resolve(dir string) string {
+	if real, err := filepath.EvalSymlinks(dir); err == nil || dir == "/" {
+		return real
 	}
-	return &Root{dir}, nil
+	return filepath.Join(resolve(filepath.Dir(dir)), filepath.Base(dir))
 }
 
 // Dir is the folder on the host.
@@ -82,6 +87,9 @@ func (r *Root) Prepare(earlier string) error {
 	}
 	if err := r.own(); err != nil {
 		return err
+	}
+	if _, err := os.Lstat(earlier); err == nil {
+		os.Remove(r.Pods()) // an empty folder; one with pods stays
 	}
 	if _, err := os.Lstat(r.Pods()); errors.Is(err, os.ErrNotExist) {
 		if err := os.Rename(earlier, r.Pods()); err != nil && !errors.Is(err, os.ErrNotExist) {

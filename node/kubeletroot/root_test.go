@@ -43,6 +43,20 @@ func TestPathsOfPluginsLeadIntoTheAgentsOwnFolder(t *testing.T) {
 	}
 }
 
+func TestLinksAboveTheFolderAreResolved(t *testing.T) {
+	top := t.TempDir()
+	if err := errors.Join(os.Mkdir(filepath.Join(top, "disk"), 0o755), os.Symlink("disk", filepath.Join(top, "lib"))); err != nil {
+		t.Fatal(err)
+	}
+	r, err := New(filepath.Join(top, "lib", "kubelet")) // which does not exist yet
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := filepath.Join(top, "disk", "kubelet"); r.Dir() != want {
+		t.Errorf("the folder is %s, want %s", r.Dir(), want)
+	}
+}
+
 func TestTheFolderIsShared(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "kubelet")
 	r, err := New(dir)
@@ -84,7 +98,7 @@ func TestEarlierPodsAreMovedAndThoseOfOthersAreLeftAlone(t *testing.T) {
 		})
 	}
 	earlier, mine, others := filepath.Join(top, "pods"), filepath.Join(top, "mine"), filepath.Join(top, "others")
-	for _, dir := range []string{filepath.Join(earlier, "uid-1"), filepath.Join(others, "pods", "uid-2")} {
+	for _, dir := range []string{filepath.Join(earlier, "uid-1"), filepath.Join(mine, "pods"), filepath.Join(others, "pods", "uid-2")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -150,6 +150,25 @@ func TestSummary(t *testing.T) {
 	}
 }
 
+func TestMetricsOfClaims(t *testing.T) {
+	r := newRigWith(t, func(c *Config) {
+		c.Volumes = func(_ context.Context, uid string) []volume.Usage {
+			u := volume.Usage{Volume: "data", Claim: "shared"}
+			u.Bytes.Total, u.Bytes.Used, u.Inodes.Available = 7000, 5000, 9
+			return []volume.Usage{u, {Volume: "inline"}}
+		}
+	})
+	r.run("a", false, "sleep", "1000")
+	r.run("b", false, "sleep", "1000") // it uses the same claim
+	code, body := r.get(r.rest, "/metrics")
+	for _, want := range []string{`kubelet_volume_stats_capacity_bytes{namespace="ns",persistentvolumeclaim="shared"} 7000`,
+		`kubelet_volume_stats_used_bytes{namespace="ns",persistentvolumeclaim="shared"} 5000`, `kubelet_volume_stats_inodes_free{namespace="ns",persistentvolumeclaim="shared"} 9`} {
+		if code != http.StatusOK || !strings.Contains(body, want) {
+			t.Errorf("%d: there is no %s in %s", code, want, body)
+		}
+	}
+}
+
 func TestFurtherPaths(t *testing.T) {
 	r := newRigWith(t, func(c *Config) {
 		c.Configuration = func() *kubeletv1beta1.KubeletConfiguration { return &kubeletv1beta1.KubeletConfiguration{MaxPods: 7} }

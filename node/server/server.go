@@ -114,7 +114,7 @@ func New(c Config) *Server {
 	mux.HandleFunc("POST /kontiki/images/pull", s.pullImage)
 	mux.HandleFunc("GET /kontiki/images/archive", s.exportImage)
 	own := prometheus.NewRegistry()
-	own.MustRegister(newCollector(s))
+	own.MustRegister(newCollector(s), &volumeCollector{s})
 	gatherers := prometheus.Gatherers{own}
 	if c.Metrics != nil {
 		gatherers = append(gatherers, c.Metrics)

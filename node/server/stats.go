@@ -1,12 +1,9 @@
 package server
 
 import (
-	"context"
 	"net/http"
 	"strconv"
-	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
@@ -56,40 +53,8 @@ func (s *Server) stats(w http.ResponseWriter, r *http.Request) {
 			p.StartTime = metav1.NewTime(u.container.StartedAt)
 		}
 	}
-	s.volumeStats(r.Context(), sum.Pods)
+	s.addVolumes(r.Context(), sum.Pods)
 	writeJSON(w, sum)
-}
-
-const (
-	// volumesAtOnce is how many pods' volumes are asked about at the same time, and volumesTime how long that may take for all.
-	volumesAtOnce = 8
-	volumesTime   = 10 * time.Second
-)
-
-// volumeStats adds the statistics of volumes that are known.
-func (s *Server) volumeStats(ctx context.Context, all []stats.PodStats) {
-	if s.c.Volumes == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, volumesTime)
-	defer cancel()
-	var group errgroup.Group
-	group.SetLimit(volumesAtOnce)
-	for i := range all {
-		group.Go(func() error {
-			p := &all[i]
-			for _, u := range s.c.Volumes(ctx, p.PodRef.UID) {
-				v := stats.VolumeStats{Name: u.Volume, FsStats: stats.FsStats{Time: metav1.Now(), CapacityBytes: &u.Bytes.Total, UsedBytes: &u.Bytes.Used, AvailableBytes: &u.Bytes.Available,
-					Inodes: &u.Inodes.Total, InodesUsed: &u.Inodes.Used, InodesFree: &u.Inodes.Available}}
-				if u.Claim != "" {
-					v.PVCRef = &stats.PVCReference{Name: u.Claim, Namespace: p.PodRef.Namespace}
-				}
-				p.VolumeStats = append(p.VolumeStats, v)
-			}
-			return nil
-		})
-	}
-	group.Wait() // they return no errors
 }
 
 // newPodStats returns the statistics of a pod whose containers have not been added.

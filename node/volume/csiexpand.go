@@ -60,6 +60,7 @@ func (m *Manager) expandCSI(ctx context.Context, r *request, driver *csi.Driver,
 	if err == nil {
 		m.mu.Lock()
 		delete(m.expandAt, k)
+		delete(m.usages, k)
 		m.settled[k] = size
 		delete(m.expandFailed, r.pv.Name)
 		m.mu.Unlock()

@@ -160,6 +160,7 @@ func (m *Manager) dropState(uid string, s State) error {
 	if delete(m.states[uid], s.Volume); len(m.states[uid]) == 0 {
 		delete(m.states, uid)
 	}
+	delete(m.usages, operationKey{uid, s.Volume})
 	m.left(&s)
 	m.mu.Unlock()
 	m.used(&s)

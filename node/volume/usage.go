@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/kontiki/kontiki/node/csi"
 )
@@ -11,14 +12,27 @@ import (
 type Usage struct {
 	// Volume is its name in the pod; Claim that of its claim, "" if it has none.
 	Volume, Claim string
+	// At is when the driver was asked.
+	At time.Time
 	csi.Usage
 }
 
-// Usage returns how full the volumes of a pod are whose CSI drivers say so.
+// usageAge is how long a driver's answer is used, as by the kubelet.
+const usageAge = time.Minute
+
+// Usage returns how full the volumes of a pod are whose CSI drivers say so, at most a minute ago.
 func (m *Manager) Usage(ctx context.Context, uid string) []Usage {
 	var out []Usage
 	for _, s := range m.statesOf(uid) {
 		if s.CSI == nil || !s.Mounted || m.c.CSI == nil {
+			continue
+		}
+		k := operationKey{uid, s.Volume}
+		m.mu.Lock()
+		known := m.usages[k]
+		m.mu.Unlock()
+		if known != nil && time.Since(known.At) < usageAge {
+			out = append(out, *known)
 			continue
 		}
 		driver, err := m.c.CSI.Driver(s.CSI.Driver)
@@ -38,10 +52,15 @@ func (m *Manager) Usage(ctx context.Context, uid string) []Usage {
 			slog.Debug("the statistics of a volume are not known", "uid", uid, "volume", s.Volume, "err", err)
 			continue
 		}
-		one := Usage{Volume: s.Volume, Usage: usage}
+		one := Usage{Volume: s.Volume, At: time.Now(), Usage: usage}
 		if pv, ok := m.c.Objects.PersistentVolume(s.PersistentVolume); ok && pv.Spec.ClaimRef != nil {
 			one.Claim = pv.Spec.ClaimRef.Name
 		}
+		m.mu.Lock()
+		if m.states[uid][s.Volume] != nil { // otherwise the pod has ended meanwhile
+			m.usages[k] = &one
+		}
+		m.mu.Unlock()
 		out = append(out, one)
 	}
 	return out

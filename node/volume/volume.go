@@ -139,6 +139,7 @@ type Manager struct {
 	expandAt     map[operationKey]time.Time
 	settled      map[operationKey]int64
 	expandFailed map[string]bool
+	usages       map[operationKey]*Usage
 }
 
 // New creates a Manager, which knows what previous processes have mounted.
@@ -148,7 +149,7 @@ func New(c Config) *Manager {
 	}
 	m := &Manager{c: c, tokens: map[tokenKey]*token{}, credentials: map[tokenKey]*credential{}, states: map[string]map[string]*State{},
 		staged: map[string]bool{}, due: map[operationKey]time.Time{}, driverTokens: map[tokenKey]*driverToken{}, leaving: map[corev1.UniqueVolumeName]bool{},
-		expandAt: map[operationKey]time.Time{}, settled: map[operationKey]int64{}, expandFailed: map[string]bool{},
+		expandAt: map[operationKey]time.Time{}, settled: map[operationKey]int64{}, expandFailed: map[string]bool{}, usages: map[operationKey]*Usage{},
 		operations: map[operationKey]*operation{}, limits: map[types.UID]int64{}, folders: make(chan struct{}, 1), expiry: func(types.UID, []string) {}, wake: make(chan struct{}, 1)}
 	m.plugins = m.table()
 	m.loadStates()
