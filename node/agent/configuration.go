@@ -1,10 +1,15 @@
 package agent
 
 import (
+	"cmp"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
+
+	"github.com/kontiki/kontiki/node/cpus"
+	"github.com/kontiki/kontiki/node/memory"
+	"github.com/kontiki/kontiki/node/numa"
 )
 
 // Configuration returns what the agent works by, as far as a kubelet's configuration has fields for it; the node's port shows it at
@@ -25,6 +30,13 @@ func (a *Agent) Configuration() *kubeletv1beta1.KubeletConfiguration {
 	for _, p := range a.c.Shutdown {
 		c.ShutdownGracePeriodByPodPriority = append(c.ShutdownGracePeriodByPodPriority,
 			kubeletv1beta1.ShutdownGracePeriodByPodPriority{Priority: p.Priority, ShutdownGracePeriodSeconds: int64(p.Grace / time.Second)})
+	}
+	if a.machinery.all != nil {
+		h := a.c.Hardware
+		c.CPUManagerPolicy, c.CPUManagerPolicyOptions, c.ReservedSystemCPUs = cmp.Or(h.CPUPolicy, cpus.None), h.CPUOptions, h.ReservedCPUs
+		c.MemoryManagerPolicy = cmp.Or(h.MemoryPolicy, memory.None)
+		c.TopologyManagerPolicy, c.TopologyManagerScope = cmp.Or(h.TopologyPolicy, numa.None), cmp.Or(h.TopologyScope, numa.ScopeContainer)
+		c.TopologyManagerPolicyOptions = h.TopologyOptions
 	}
 	c.APIVersion, c.Kind = kubeletv1beta1.SchemeGroupVersion.String(), "KubeletConfiguration"
 	a.mu.Lock()

@@ -65,9 +65,7 @@ func (a *Agent) newMachinery() error {
 		return fmt.Errorf("agent: the machine's processors and memory cannot be read: %w", err)
 	}
 	m.plugins, err = devices.New(devices.Config{Dir: root.DevicePlugins(), NUMANodes: machine.IDs(), Real: root.Real,
-		Connect: func(endpoint string, limit int) (*grpc.ClientConn, error) {
-			return connect(filepath.Join(root.DevicePlugins(), endpoint), limit)
-		},
+		Connect: func(socket string, limit int) (*grpc.ClientConn, error) { return connect(socket, limit) },
 		Changed: func() {
 			select {
 			case m.changed <- struct{}{}:
@@ -115,7 +113,7 @@ func (a *Agent) newMachinery() error {
 		m.sources = append(m.sources, storage)
 	}
 	m.all = hardware.New(hardware.Config{Providers: providers, Claims: m.claims, Policy: policy, Scope: c.TopologyScope})
-	a.plugins[dra.PluginType] = drivers{m.claims}
+	a.plugins[dra.PluginType], a.plugins[devices.PluginType] = drivers{m.claims}, devicePlugins{m.plugins}
 	a.node.devices = m.plugins.Resources
 	return nil
 }
@@ -209,6 +207,15 @@ func (d drivers) Register(_ context.Context, p plugins.Plugin) error {
 }
 
 func (d drivers) Deregister(p plugins.Plugin) { d.m.Deregister(p.Name, p.Endpoint) }
+
+// devicePlugins registers device plugins that do not come to kubelet.sock.
+type devicePlugins struct{ m *devices.Manager }
+
+func (d devicePlugins) Register(ctx context.Context, p plugins.Plugin) error {
+	return d.m.Register(ctx, p.Name, p.Endpoint, p.Versions)
+}
+
+func (d devicePlugins) Deregister(p plugins.Plugin) { d.m.Deregister(p.Name, p.Endpoint) }
 
 // removeSlices asks the session's master to remove the ResourceSlices of a driver that has gone from this node.
 func (a *Agent) removeSlices(ctx context.Context, driver string, keep []string) error {

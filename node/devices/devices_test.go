@@ -113,8 +113,8 @@ func newNode(t *testing.T) *node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	n := &node{t: t, c: Config{Dir: dir, NUMANodes: []int{0, 1}, Connect: func(endpoint string, limit int) (*grpc.ClientConn, error) {
-		return grpc.NewClient("unix:"+filepath.Join(dir, endpoint), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(limit)))
+	n := &node{t: t, c: Config{Dir: dir, NUMANodes: []int{0, 1}, Connect: func(socket string, limit int) (*grpc.ClientConn, error) {
+		return grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(limit)))
 	}}}
 	n.start()
 	t.Cleanup(func() { n.stop() })
@@ -357,6 +357,30 @@ func TestAPluginThatRegistersAgainReplacesItself(t *testing.T) {
 	if err := n.allocate(pod("p1", 2)); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestAPluginThatIsFoundInTheFolderOfPlugins(t *testing.T) {
+	n := newNode(t)
+	socket := filepath.Join(n.c.Dir, "found.sock")
+	v := &vendor{changes: make(chan []*pluginapi.Device, 1)}
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	pluginapi.RegisterDevicePluginServer(server, v)
+	go server.Serve(listener)
+	t.Cleanup(server.Stop)
+	if n.m.Register(t.Context(), gpu, socket, []string{"v1"}) == nil || n.m.Register(t.Context(), "cpu", socket, []string{pluginapi.Version}) == nil {
+		t.Error("another version, or a native resource, was registered")
+	}
+	if err := n.m.Register(t.Context(), gpu, socket, []string{"v1", pluginapi.Version}); err != nil {
+		t.Fatal(err)
+	}
+	v.changes <- healthy("a")
+	n.has(1, 1)
+	n.m.Deregister(gpu, socket)
+	n.has(1, 0)
 }
 
 func TestInitContainersShareWithThoseThatRunLater(t *testing.T) {

@@ -43,9 +43,8 @@ type Config struct {
 	NUMANodes []int
 	// Grace is how long the devices of a resource without a plugin are counted as capacity; 0 means 5 minutes, as with the kubelet.
 	Grace time.Duration
-	// Connect returns a connection to a plugin's socket in Dir, which is connected when it is first used. Its messages have at most limit
-	// bytes.
-	Connect func(endpoint string, limit int) (*grpc.ClientConn, error)
+	// Connect returns a connection to a plugin's socket, which is connected when it is first used. Its messages have at most limit bytes.
+	Connect func(socket string, limit int) (*grpc.ClientConn, error)
 	// Real returns where a path on the host leads that a plugin names; nil if it is the path itself.
 	Real func(path string) string
 }

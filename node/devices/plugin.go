@@ -116,12 +116,44 @@ func (r *registration) Register(ctx context.Context, req *pluginapi.RegisterRequ
 
 func clip(s string) string { return s[:min(len(s), 200)] }
 
-func (m *Manager) register(ctx context.Context, req *pluginapi.RegisterRequest) error {
-	if !slices.Contains(pluginapi.SupportedVersions[:], req.Version) {
-		return status.Errorf(codes.FailedPrecondition, "requested API version %.50q is not supported by kubelet. Supported version is %q", req.Version, pluginapi.SupportedVersions)
+// check refuses a plugin of another version, or for a name that is no extended resource.
+func check(name string, versions []string) error {
+	if !slices.Contains(versions, pluginapi.Version) {
+		return status.Errorf(codes.FailedPrecondition, "requested API version %.50q is not supported by kubelet. Supported version is %q", versions, pluginapi.SupportedVersions)
 	}
-	if len(req.ResourceName) > maxIDLength || !helper.IsExtendedResourceName(core.ResourceName(req.ResourceName)) {
-		return status.Errorf(codes.InvalidArgument, "the ResourceName %.200q is invalid", req.ResourceName)
+	if len(name) > maxIDLength || !helper.IsExtendedResourceName(core.ResourceName(name)) {
+		return status.Errorf(codes.InvalidArgument, "the ResourceName %.200q is invalid", name)
+	}
+	return nil
+}
+
+// PluginType is the type with which device plugins register in the kubelet's folder of plugins, instead of at kubelet.sock.
+const PluginType = "DevicePlugin"
+
+// Register takes a plugin into use that was found in the kubelet's folder of plugins, and serves these versions at a socket.
+func (m *Manager) Register(ctx context.Context, name, socket string, versions []string) error {
+	if err := check(name, versions); err != nil {
+		return err
+	}
+	return m.connect(ctx, name, socket)
+}
+
+// Deregister ends the connection to such a plugin.
+func (m *Manager) Deregister(name, socket string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if r := m.resources[name]; r != nil {
+		for _, p := range r.plugins {
+			if p.socket == socket {
+				p.cancel()
+			}
+		}
+	}
+}
+
+func (m *Manager) register(ctx context.Context, req *pluginapi.RegisterRequest) error {
+	if err := check(req.ResourceName, []string{req.Version}); err != nil {
+		return err
 	}
 	if req.Endpoint != filepath.Base(req.Endpoint) || strings.HasPrefix(req.Endpoint, ".") || req.Endpoint == "/" || req.Endpoint == socketName || req.Endpoint == checkpointFile {
 		return status.Errorf(codes.InvalidArgument, "endpoint %.200q: want the name of a socket in %s", req.Endpoint, m.c.Dir)
@@ -141,7 +173,7 @@ func (m *Manager) connect(ctx context.Context, name, socket string) error {
 	if running == nil {
 		return status.Error(codes.Unavailable, "the agent is ending")
 	}
-	conn, err := m.c.Connect(filepath.Base(socket), maxMessage)
+	conn, err := m.c.Connect(socket, maxMessage)
 	if err != nil {
 		return err
 	}

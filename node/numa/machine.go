@@ -100,13 +100,14 @@ func Read(root string) (*Machine, error) {
 
 func readCPU(id int, dir string) (CPU, error) {
 	c := CPU{ID: id, Core: id, Cache: -1}
+	// Not every architecture says where a processor is: then it is a core of its own on the only socket.
 	socket, err := number(filepath.Join(dir, "topology/physical_package_id"))
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return c, err
 	}
 	c.Socket = max(socket, 0) // -1 means that it is not known
 	siblings, err := list(filepath.Join(dir, "topology/thread_siblings_list"))
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return c, err
 	}
 	if l := siblings.List(); len(l) > 0 {
