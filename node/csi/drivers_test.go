@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	spec "github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
@@ -191,6 +192,28 @@ func TestDriversWithoutMasters(t *testing.T) {
 	b.told("d.example.com id 3")
 	b.drivers.Announce() // the Node may be a new one
 	b.told("d.example.com id 3", "d.example.com id 3")
+}
+
+// TestADriverIsAskedAgain how many volumes it can attach, if its CSIDriver says so.
+func TestADriverIsAskedAgain(t *testing.T) {
+	b := newBed(t)
+	b.seconds = 60
+	v := saying("id")
+	if err := b.drivers.Register(context.Background(), b.serve("d.example.com", "d.sock", v)); err != nil {
+		t.Fatal(err)
+	}
+	v.mu.Lock()
+	v.info = &spec.NodeGetInfoResponse{NodeId: "id", MaxVolumesPerNode: 5}
+	v.mu.Unlock()
+	if next := b.drivers.round(context.Background()); next > time.Minute || next < 30*time.Second {
+		t.Errorf("the next round is in %s", next)
+	}
+	b.told("d.example.com id 3")
+	b.drivers.mu.Lock()
+	b.drivers.reports["d.example.com"].update = time.Now()
+	b.drivers.mu.Unlock()
+	b.run()
+	b.told("d.example.com id 3", "d.example.com id 5")
 }
 
 func TestDriversThatCannotBeUsed(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/internal/volumes"
 	nodecsi "github.com/kontiki/kontiki/node/csi"
@@ -594,5 +595,39 @@ func TestVolumesArePublishedAgain(t *testing.T) {
 		t.Errorf("when it was due the driver was told %s", got)
 	}
 	tearDown(t, n.m, "uid")
+	n.clean()
+}
+
+// TestPodsOfOneVolumeComeAndGoTogether: none loses the volume because another one ends.
+func TestPodsOfOneVolumeComeAndGoTogether(t *testing.T) {
+	n, pod := newCSINode(t, unattached, notAttached())
+	n.shelf.volumes["pv"].Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}
+	var group sync.WaitGroup
+	for i := range 4 {
+		group.Go(func() {
+			mine := pod.DeepCopy()
+			mine.UID, mine.Name = types.UID(fmt.Sprint("uid-", i)), fmt.Sprint("p", i)
+			for round := range 10 {
+				paths, err := n.m.Setup(context.Background(), mine, "", nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				// What is written is in the driver's store: the folder is the volume, not what is below it.
+				name := fmt.Sprint(i, "-", round)
+				if err := os.WriteFile(filepath.Join(paths["v"], name), nil, 0o600); err != nil {
+					t.Error(err)
+				}
+				if _, err := os.Stat(filepath.Join(n.options.Dir, "volumes", n.shelf.volumes["pv"].Spec.CSI.VolumeHandle, "data", name)); err != nil {
+					t.Error(err)
+				}
+				if err := n.m.TearDown(context.Background(), string(mine.UID)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
 	n.clean()
 }

@@ -185,6 +185,10 @@ spec: {accessModes: [ReadWriteOnce], storageClassName: e2e-csi, resources: {requ
 		t.Errorf("it is attached to %v", got)
 	}
 
+	if used := kubectl(t, "get", "node", "worker-1", "-o", "jsonpath={.status.volumesInUse}"); !strings.Contains(used, "kubernetes.io/csi/"+csiDriver+"^") {
+		t.Errorf("the node says that it uses %q", used)
+	}
+
 	// The file system grows while the pod uses it.
 	kubectl(t, "-n", ns, "patch", "pvc", "data", "-p", `{"spec":{"resources":{"requests":{"storage":"2Gi"}}}}`)
 	kubectl(t, "-n", ns, "wait", "--for=jsonpath={.status.capacity.storage}=2Gi", "pvc/data", "--timeout=60s")
