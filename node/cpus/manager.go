@@ -64,7 +64,6 @@ type Manager struct {
 
 // state is what the file has.
 type state struct {
-	CPUs        string                             `json:"cpus"` // of the machine
 	Assignments map[types.UID]map[string]cpuString `json:"assignments"`
 }
 
@@ -137,7 +136,7 @@ func (m *Manager) load() error {
 
 // save writes what containers have to disk. The caller holds mu.
 func (m *Manager) save() error {
-	s := state{CPUs: m.c.Machine.All().String(), Assignments: map[types.UID]map[string]cpuString{}}
+	s := state{Assignments: map[types.UID]map[string]cpuString{}}
 	for uid, containers := range m.pods {
 		s.Assignments[uid] = map[string]cpuString{}
 		for name, set := range containers {
@@ -157,9 +156,6 @@ func (m *Manager) setLocked(uid types.UID, container string, set cpuset.CPUSet) 
 	}
 	m.pods[uid][container] = set
 }
-
-// Reserved returns how many processors are reserved.
-func (m *Manager) Reserved() int { return m.c.Reserved.Size() }
 
 // shared returns the processors that containers share that have none of their own. The caller holds mu.
 func (m *Manager) shared() cpuset.CPUSet {
@@ -210,7 +206,7 @@ func podExclusive(pod *corev1.Pod) int {
 // Needs says whether a pod is entitled to processors of its own.
 func (m *Manager) Needs(pod *corev1.Pod) bool { return podExclusive(pod) > 0 }
 
-// SMTAlignmentError is the kubelet's refusal of a request that whole cores cannot satisfy.
+// smtAlignmentError is the kubelet's refusal of a request that whole cores cannot satisfy.
 type smtAlignmentError struct{ message string }
 
 func (e smtAlignmentError) Error() string { return e.message }

@@ -24,7 +24,7 @@ func (r *extended) aligned() bool {
 func (m *Manager) Hints(pod *corev1.Pod, c *corev1.Container) numa.Hints {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.hints(pod, c.Resources.Limits, func(name string) []string {
+	return m.hints(c.Resources.Limits, func(name string) []string {
 		if a := m.pods[pod.UID][c.Name][name]; a != nil {
 			return a.devices
 		}
@@ -37,7 +37,7 @@ func (m *Manager) PodHints(pod *corev1.Pod) numa.Hints {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	limits := helper.PodLimits(pod, helper.PodResourcesOptions{ExcludeOverhead: true})
-	return m.hints(pod, limits, func(name string) []string {
+	return m.hints(limits, func(name string) []string {
 		var out []string
 		for _, resources := range m.pods[pod.UID] {
 			if a := resources[name]; a != nil {
@@ -50,7 +50,7 @@ func (m *Manager) PodHints(pod *corev1.Pod) numa.Hints {
 }
 
 // hints makes the hints of each resource in limits. The caller holds mu.
-func (m *Manager) hints(pod *corev1.Pod, limits corev1.ResourceList, has func(string) []string, reusable func(string, int) []string) numa.Hints {
+func (m *Manager) hints(limits corev1.ResourceList, has func(string) []string, reusable func(string, int) []string) numa.Hints {
 	out := numa.Hints{}
 	for name, q := range limits {
 		name := string(name)
