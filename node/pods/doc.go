@@ -20,7 +20,7 @@
 //   - hooks.go, prober.go, probemetrics.go: lifecycle handlers and probes; backoff.go: delays between attempts
 //   - restartall.go: containers whose exit restarts the whole pod
 //   - resize.go, resizing.go, resources.go, swap.go: limits of CPU, memory and swap, and their change while containers run
-//   - storage.go: limits of local storage; eviction.go, thresholds.go: evictions when the node runs out of something
+//   - storage.go: limits of local storage; eviction.go, thresholds.go, preempt.go: evictions when the node runs out of something, and for critical pods
 //   - stop.go, cleanup.go: the end of a pod and of what it leaves; hold.go: pods that must not run for the time being
 //   - status.go: the pod's status
 package pods

@@ -9,7 +9,6 @@ import (
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
 
-	"github.com/kontiki/kontiki/internal/amount"
 	"github.com/kontiki/kontiki/node/podspec"
 )
 
@@ -22,6 +21,11 @@ func fit(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *Refusal {
 	if r := fitResources(pod, others, node.Status.Allocatable); r != nil {
 		return r
 	}
+	return fitPlace(pod, others, node)
+}
+
+// fitPlace checks everything but resources.
+func fitPlace(pod *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *Refusal {
 	failed := func(predicate, why string) *Refusal {
 		return &Refusal{predicate, fmt.Sprintf("Predicate %s failed: %s", predicate, why)}
 	}
@@ -62,26 +66,19 @@ func fitResources(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.Reso
 	}
 	requests := helper.PodRequests(pod, helper.PodResourcesOptions{})
 	used := map[corev1.ResourceName]int64{}
-	value := func(name corev1.ResourceName, l corev1.ResourceList) int64 {
-		q := l[name]
-		if name == corev1.ResourceCPU {
-			return amount.Milli(&q)
-		}
-		return amount.Value(&q)
-	}
 	for _, o := range others {
 		r := helper.PodRequests(o, helper.PodResourcesOptions{})
 		for name := range requests {
-			used[name] += value(name, r)
+			used[name] += requested(r, name)
 		}
 	}
 	for _, name := range inOrder(requests) {
 		capacity, known := allocatable[name]
-		request := value(name, requests)
+		request := requested(requests, name)
 		if !known || request == 0 {
 			continue
 		}
-		if have := value(name, corev1.ResourceList{name: capacity}); used[name]+request > have {
+		if have := requested(corev1.ResourceList{name: capacity}, name); used[name]+request > have {
 			return insufficient(name, request, used[name], have)
 		}
 	}

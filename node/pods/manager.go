@@ -312,7 +312,11 @@ func (m *Manager) Pod(namespace, name string, uid types.UID) (*corev1.Pod, bool)
 // node too. To slow that down, the successors of a refused pod are refused with a growing delay, like restarts of containers.
 // Meanwhile they may turn out to fit.
 func (m *Manager) admit(ctx context.Context, w *worker, pod *corev1.Pod) (r *Refusal, wait time.Duration) {
-	if r = m.reserve(w, pod); r == nil {
+	r, preempting := m.reserve(w, pod)
+	if preempting {
+		return r, preemptAgain
+	}
+	if r == nil {
 		if r = m.allocateHardware(ctx, pod); r == nil {
 			return nil, 0
 		}
@@ -340,8 +344,8 @@ func (m *Manager) admit(ctx context.Context, w *worker, pod *corev1.Pod) (r *Ref
 	return r, 0
 }
 
-// reserve checks whether a pod may run here, and reserves its resources if it may.
-func (m *Manager) reserve(w *worker, pod *corev1.Pod) *Refusal {
+// reserve checks whether a pod may run here, and reserves its resources if it may. preempting means that it may once others have ended.
+func (m *Manager) reserve(w *worker, pod *corev1.Pod) (_ *Refusal, preempting bool) {
 	m.admission.Lock()
 	defer m.admission.Unlock()
 	var r *Refusal
@@ -355,7 +359,10 @@ func (m *Manager) reserve(w *worker, pod *corev1.Pod) *Refusal {
 		r = m.admitPressure(pod)
 	}
 	if r == nil {
-		r = fit(pod, m.active(w), m.nodeForFit())
+		node := m.nodeForFit()
+		if r = fit(pod, m.active(w), node); r != nil {
+			r, preempting = m.preempt(w, pod, r, node)
+		}
 	}
 	if r == nil {
 		w.mu.Lock()
@@ -363,7 +370,7 @@ func (m *Manager) reserve(w *worker, pod *corev1.Pod) *Refusal {
 		w.setAllocationLocked(allocate(w.desired))
 		w.mu.Unlock()
 	}
-	return r
+	return r, preempting
 }
 
 // allocateHardware gives a pod its devices. It may take as long as their plugins need, and other pods are admitted meanwhile.
