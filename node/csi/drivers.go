@@ -199,6 +199,16 @@ func (d *Drivers) Announce() {
 	broadcast.Poke(d.wake)
 }
 
+// AskAgain has a driver asked how many volumes it can attach.
+func (d *Drivers) AskAgain(name string) {
+	d.mu.Lock()
+	if r := d.reports[name]; r != nil {
+		r.update = time.Now()
+	}
+	d.mu.Unlock()
+	broadcast.Poke(d.wake)
+}
+
 // Run reports what could not be reported at once, and asks drivers again how many volumes they can attach, until ctx ends.
 func (d *Drivers) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)

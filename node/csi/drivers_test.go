@@ -209,10 +209,8 @@ func TestADriverIsAskedAgain(t *testing.T) {
 		t.Errorf("the next round is in %s", next)
 	}
 	b.told("d.example.com id 3")
-	b.drivers.mu.Lock()
-	b.drivers.reports["d.example.com"].update = time.Now()
-	b.drivers.mu.Unlock()
 	b.run()
+	b.drivers.AskAgain("d.example.com")
 	b.told("d.example.com id 3", "d.example.com id 5")
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kontiki/kontiki/node/runtime"
 	"github.com/kontiki/kontiki/node/runtime/fake"
+	"github.com/kontiki/kontiki/node/volume"
 )
 
 const ignores = "sleep|100000" // the stop signal
@@ -258,6 +259,26 @@ func TestFailuresToEndAPodBackOff(t *testing.T) {
 		synctest.Wait()
 		if _, err := os.Stat(n.m.podDir(p.UID)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the pod's directory is left: %v", err)
+		}
+	})
+}
+
+// TestAPodThatANodeCannotGiveItsVolumesFails, so that its controller makes another one; nothing of it runs, and its volumes are removed.
+func TestAPodThatANodeCannotGiveItsVolumesFails(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		p := pod("p", corev1.RestartPolicyAlways, trap)
+		n.volErr = &volume.AttachLimitError{Volume: "v"}
+		n.m.Update(p)
+		pass(10 * time.Second)
+		s := n.status(p)
+		if s.Phase != corev1.PodFailed || s.Reason != "VolumeAttachmentLimitExceeded" || !strings.HasPrefix(s.Message, "Pod was rejected: Node has reached its volume attachment limit") {
+			t.Errorf("its status is %s %s %q", s.Phase, s.Reason, s.Message)
+		}
+		if said := n.said("VolumeAttachmentLimitExceeded"); len(said) != 1 {
+			t.Errorf("events: %q", said)
+		}
+		if n.setups != 1 || len(n.torn) == 0 {
+			t.Errorf("set up %d times, torn down: %v", n.setups, n.torn)
 		}
 	})
 }

@@ -57,6 +57,12 @@ func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (retry time.Duratio
 			w.mu.Unlock()
 			return 10 * time.Second, nil
 		}
+		var rejection interface{ Rejects() string }
+		if errors.As(err, &rejection) {
+			w.event("", corev1.EventTypeWarning, rejection.Rejects(), err.Error())
+			w.m.Stop(pod.UID, Stop{Reason: rejection.Rejects(), Message: "Pod was rejected: " + err.Error()})
+			return 0, err
+		}
 		return fail("FailedMount", err)
 	}
 	w.volumes = volumes

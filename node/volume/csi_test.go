@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
@@ -334,6 +335,27 @@ func TestAVolumeIsMountedOnceItIsAttached(t *testing.T) {
 	if got := n.steps(); got != "" {
 		t.Errorf("the driver was told %s", got)
 	}
+	n.clean()
+}
+
+// TestAPodIsRefusedIfTheNodeHasTooManyVolumes, if its driver says that this changes; otherwise it waits.
+func TestAPodIsRefusedIfTheNodeHasTooManyVolumes(t *testing.T) {
+	n, pod := newCSINode(t, csidriver.Options{}, nil)
+	n.m.mountWait = time.Millisecond
+	n.shelf.attachments = map[string]*storagev1.VolumeAttachment{volumes.AttachmentName(csidriver.Name, n.shelf.volumes["pv"].Spec.CSI.VolumeHandle, "n1"): {
+		Status: storagev1.VolumeAttachmentStatus{AttachError: &storagev1.VolumeError{Message: "full", ErrorCode: new(int32(codes.ResourceExhausted))}}}}
+	var waiting *NotReadyError
+	if _, err := n.m.Setup(context.Background(), pod, "", nil); !errors.As(err, &waiting) {
+		t.Errorf("the error is %v", err)
+	}
+	n.shelf.mu.Lock()
+	n.shelf.drivers[csidriver.Name] = &storagev1.CSIDriver{Spec: storagev1.CSIDriverSpec{NodeAllocatableUpdatePeriodSeconds: new(int64(60))}}
+	n.shelf.mu.Unlock()
+	var limit *AttachLimitError
+	if _, err := n.m.Setup(context.Background(), pod, "", nil); !errors.As(err, &limit) || limit.Rejects() != "VolumeAttachmentLimitExceeded" {
+		t.Errorf("the error is %v", err)
+	}
+	tearDown(t, n.m, "uid")
 	n.clean()
 }
 

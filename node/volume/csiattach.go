@@ -2,9 +2,12 @@ package volume
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
+	"google.golang.org/grpc/codes"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/kontiki/kontiki/internal/volumes"
 )
@@ -113,6 +116,35 @@ func (m *Manager) awaitAttached(ctx context.Context, c *CSIState) (map[string]st
 		case <-changed:
 		}
 	}
+}
+
+// AttachLimitError is the error for a volume that cannot be attached because the node has too many: the pod is refused, so that its controller makes
+// another one, which the scheduler places by what is known of the node by then. Its text is the kubelet's.
+type AttachLimitError struct{ Volume string }
+
+func (e *AttachLimitError) Error() string {
+	return fmt.Sprintf("Node has reached its volume attachment limit, rejecting pod. unmounted volumes=[%s], unattached volumes=[%s], failed to process volumes=[]: context deadline exceeded", e.Volume, e.Volume)
+}
+
+// Rejects is the reason for which the pod is refused.
+func (e *AttachLimitError) Rejects() string { return "VolumeAttachmentLimitExceeded" }
+
+// attachLimitReached says whether a volume is not attached because the node has too many, and has the driver asked again how many it can have. It is
+// for drivers that say that the number changes (CSIDriver.spec.nodeAllocatableUpdatePeriodSeconds).
+func (m *Manager) attachLimitReached(pod *corev1.Pod, v *corev1.Volume) bool {
+	s, ok := m.state(string(pod.UID), v.Name)
+	if !ok || s.CSI == nil || s.CSI.InUse == "" {
+		return false
+	}
+	if driver, ok := m.c.Objects.CSIDriver(s.CSI.Driver); !ok || ptr.Deref(driver.Spec.NodeAllocatableUpdatePeriodSeconds, 0) == 0 {
+		return false
+	}
+	a, ok := m.c.Objects.VolumeAttachment(volumes.AttachmentName(s.CSI.Driver, s.CSI.Handle, m.c.NodeName))
+	if !ok || a.Status.AttachError == nil || ptr.Deref(a.Status.AttachError.ErrorCode, 0) != int32(codes.ResourceExhausted) {
+		return false
+	}
+	m.c.CSI.AskAgain(s.CSI.Driver)
+	return true
 }
 
 // isUsed says whether the agent reports that a volume is in use.

@@ -116,6 +116,7 @@ func (e *NotReadyError) Awaited() bool { return e.Failed }
 type Manager struct {
 	c           Config
 	plugins     []plugin
+	mountWait   time.Duration // shorter in tests
 	mu          sync.Mutex
 	states      map[string]map[string]*State // by the pod's UID and the volume's name
 	operations  map[operationKey]*operation
@@ -147,7 +148,7 @@ func New(c Config) *Manager {
 	if c.DeviceRoot == "" {
 		c.DeviceRoot = c.RootDir + "-devices"
 	}
-	m := &Manager{c: c, tokens: map[tokenKey]*token{}, credentials: map[tokenKey]*credential{}, states: map[string]map[string]*State{},
+	m := &Manager{c: c, mountWait: mountWait, tokens: map[tokenKey]*token{}, credentials: map[tokenKey]*credential{}, states: map[string]map[string]*State{},
 		staged: map[string]bool{}, due: map[operationKey]time.Time{}, driverTokens: map[tokenKey]*driverToken{}, leaving: map[corev1.UniqueVolumeName]bool{},
 		expandAt: map[operationKey]time.Time{}, settled: map[operationKey]int64{}, expandFailed: map[string]bool{}, usages: map[operationKey]*Usage{},
 		operations: map[operationKey]*operation{}, limits: map[types.UID]int64{}, folders: make(chan struct{}, 1), expiry: func(types.UID, []string) {}, wake: make(chan struct{}, 1)}
@@ -290,12 +291,15 @@ func (m *Manager) one(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, ho
 	}
 	var path string
 	if p.slow {
-		path, err = m.within(ctx, operationKey{string(pod.UID), v.Name}, mountWait, mount)
+		path, err = m.within(ctx, operationKey{string(pod.UID), v.Name}, m.mountWait, mount)
 	} else {
 		path, err = mount(ctx)
 	}
 	switch {
 	case errors.Is(err, errBusy):
+		if m.attachLimitReached(pod, v) {
+			return "", &AttachLimitError{v.Name}
+		}
 		return "", &NotReadyError{v.Name, false, context.DeadlineExceeded}
 	case err != nil:
 		return "", &Error{name, err}
