@@ -493,6 +493,8 @@ func TestSlicesOfADriverThatHasGoneAreRemoved(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		check(m.Register("stays", "/s2", v1)) // it was only restarted
 		time.Sleep(time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
 		same(t, "removed", removed, []string{`"" keep ["goes" "stays"] after 31s`, `"goes" keep ["stays"] after 1m10s`})
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
