@@ -133,9 +133,6 @@ func (m *Manager) unsupported(pod *corev1.Pod) []string {
 	if users {
 		why := m.noUsers()
 		refuse(why != "", "hostUsers: false ("+why+")")
-		for i := range spec.Volumes {
-			refuse(spec.Volumes[i].Image != nil, "volumes["+spec.Volumes[i].Name+"].image with hostUsers: false") // overlayfs has no idmapped mounts
-		}
 	}
 	refuse(spec.RuntimeClassName != nil && *spec.RuntimeClassName != "", "runtimeClassName")
 	refuse(len(spec.ResourceClaims) > 0 && !devices, "resourceClaims")

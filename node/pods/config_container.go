@@ -215,7 +215,7 @@ func (w *worker) mounts(pod *corev1.Pod, c *corev1.Container, lookup func(string
 			path = "/" + path
 		}
 		rm := runtime.Mount{HostPath: host, ContainerPath: path, ReadOnly: m.ReadOnly || onlyRead(pod, m.Name),
-			RecursiveReadOnly: recursiveReadOnly(m, w.m.features.RecursiveReadOnly)}
+			RecursiveReadOnly: recursiveReadOnly(m, w.m.features.RecursiveReadOnly), Image: w.imageMounts[m.Name]}
 		if m.MountPropagation != nil {
 			switch *m.MountPropagation {
 			case corev1.MountPropagationBidirectional:

@@ -141,7 +141,7 @@ type Images interface {
 	// ImageRoot is a path on the filesystem that has the images' and containers' files.
 	ImageRoot(ctx context.Context) (string, error)
 	// MountImage mounts the files of a local image, read-only, on an existing directory for a pod that has a sandbox. It is
-	// idempotent: an existing mount stays. The caller unmounts it, RemoveSandbox removes the rest.
+	// idempotent: an existing mount stays. In a user namespace they belong to the pod's users. The caller unmounts it, RemoveSandbox removes the rest.
 	MountImage(ctx context.Context, podUID, ref, target string) error
 	// RemoveImage removes all names of the image with that ID or reference.
 	RemoveImage(ctx context.Context, ref string) error
@@ -213,6 +213,8 @@ type Mount struct {
 	ReadOnly                bool
 	RecursiveReadOnly       bool
 	Propagation             Propagation
+	// Image says that the source was mounted by MountImage, for the pod's users.
+	Image bool
 }
 
 // Device is a host's device to pass to the container.

@@ -68,7 +68,17 @@ func (r *Runtime) MountImage(ctx context.Context, podUID, ref, target string) er
 	for i := range mounts {
 		mounts[i].Options = append(mounts[i].Options, "nosuid", "nodev")
 	}
-	if err := mount.All(readonly(mounts), target); err != nil {
+	mounts = readonly(mounts)
+	if users := r.usersOf(podUID); users != nil {
+		if len(mounts) != 1 {
+			return fmt.Errorf("mount image %s in a user namespace: it has %d mounts", ref, len(mounts))
+		}
+		err = r.mountView(podUID, users, mounts[0], target)
+	} else {
+		err = mount.All(mounts, target)
+	}
+	if err != nil {
+		unmountAll(target)
 		return fmt.Errorf("mount image %s: %w", ref, err)
 	}
 	return nil

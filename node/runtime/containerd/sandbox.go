@@ -317,6 +317,15 @@ func unmountAll(path string) {
 	}
 }
 
+// usersOf returns the users of a sandbox, nil for the host's.
+func (r *Runtime) usersOf(uid string) *runtime.IDRange {
+	c := runtime.SandboxConfig{}
+	if b, err := os.ReadFile(filepath.Join(r.sandboxDir(uid), "config.json")); err == nil {
+		_ = json.Unmarshal(b, &c)
+	}
+	return c.Users
+}
+
 func (r *Runtime) ListSandboxes(ctx context.Context) ([]runtime.Sandbox, error) {
 	entries, err := os.ReadDir(filepath.Join(r.c.StateDir, "sandboxes"))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -134,6 +134,11 @@ func (r *Runtime) mapMounts(id string, c runtime.ContainerConfig) (out []runtime
 		if m.Propagation != runtime.PropagationPrivate {
 			return nil, fmt.Errorf("mount %s: mounts are not propagated into or out of a user namespace", m.ContainerPath)
 		}
+		if m.Image { // mapped when it was mounted, and read-only
+			m.ReadOnly, m.RecursiveReadOnly = false, false
+			out = append(out, m)
+			continue
+		}
 		target := filepath.Join(dir, fmt.Sprint(i))
 		if err := mountMapped(int(users.Fd()), m, target); err != nil {
 			return nil, fmt.Errorf("mount %s in a user namespace: %w", m.ContainerPath, err)
@@ -186,6 +191,24 @@ func mountMapped(users int, m runtime.Mount, target string) error {
 		return fmt.Errorf("attach the mount of %s: %w", source, err)
 	}
 	return nil
+}
+
+// mountView mounts the view of an image, read-only, for the users of a sandbox. The layers are mapped, as overlayfs itself cannot be.
+func (r *Runtime) mountView(uid string, users *runtime.IDRange, m mount.Mount, target string) error {
+	if m.Type == "overlay" {
+		text, _ := idMap(users)
+		m.Options = append(m.Options, "uidmap="+text, "gidmap="+text)
+		return m.Mount(target)
+	}
+	ns, err := os.Open(filepath.Join(r.sandboxDir(uid), "user"))
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if err := mountMapped(int(ns.Fd()), runtime.Mount{HostPath: m.Source, ReadOnly: true}, target); err != nil {
+		return err
+	}
+	return unix.MountSetattr(unix.AT_FDCWD, target, 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV})
 }
 
 // mappedSnapshot creates the snapshot of a container in a user namespace. containerd does not know that the container uses it: it would mount

@@ -2,12 +2,15 @@ package containerd
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/containerd/containerd/v2/core/mount"
 
 	"github.com/kontiki/kontiki/node/runtime"
 	"github.com/kontiki/kontiki/node/runtime/runtimetest"
@@ -162,4 +165,51 @@ func TestASharedProcessNamespaceInAUserNamespace(t *testing.T) {
 	if got := strings.Join(strings.Fields(out), " "); got != "init 0" {
 		t.Errorf("process 1 is %q", got)
 	}
+}
+
+// TestAnImageAsAVolumeOfAUserNamespace: its files belong to the users inside that they belong to in the image.
+func TestAnImageAsAVolumeOfAUserNamespace(t *testing.T) {
+	l, mapped := mappedLab(t)
+	box := runtime.SandboxConfig{UID: "pod-image", Namespace: "ns", Name: "pod-image", Hostname: "pod-image", Users: &runtime.IDRange{First: firstID, Length: 65536}}
+	if _, err := l.r.EnsureSandbox(l.ctx, box); err != nil {
+		t.Fatal(err)
+	}
+	target := filepath.Join(t.TempDir(), "volume")
+	if err := os.Mkdir(target, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unmountAll(target) })
+	if err := l.r.MountImage(l.ctx, box.UID, runtimetest.BusyboxName, target); err != nil {
+		t.Fatal(err)
+	}
+	_, out := l.run(func(c *runtime.ContainerConfig) {
+		mapped(c)
+		c.Sandbox = box
+		c.Mounts = []runtime.Mount{{HostPath: target, ContainerPath: "/image", ReadOnly: true, Image: true}}
+	}, "stat -c %u:%g /image/bin; ls /image/bin | grep -c busybox; touch /image/x 2>&1")
+	if got := strings.Join(strings.Fields(out), " "); got != "0:0 1 touch: /image/x: Read-only file system" {
+		t.Errorf("inside: %q", got)
+	}
+	unmountAll(target)
+
+	// An image of several layers is a union of them.
+	layers := t.TempDir()
+	for _, name := range []string{"one", "two"} {
+		if err := errors.Join(os.Mkdir(filepath.Join(layers, name), 0o755), os.WriteFile(filepath.Join(layers, name, name), nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	view := mount.Mount{Type: "overlay", Source: "overlay", Options: []string{"ro", "nosuid", "nodev", "lowerdir=" + filepath.Join(layers, "two") + ":" + filepath.Join(layers, "one")}}
+	if err := l.r.mountView(box.UID, box.Users, view, target); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"one", "two"} {
+		if got := ownerOf(t, filepath.Join(target, name)); got != fmt.Sprintf("%d:%d", firstID, firstID) {
+			t.Errorf("on the host, %s belongs to %s", name, got)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(target, "one"), nil, 0o600); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("a write: %v", err)
+	}
+	unmountAll(target)
 }
