@@ -39,6 +39,8 @@ type CSIState struct {
 	Begun bool `json:"begun,omitempty"`
 	// Size is the capacity in bytes for which the file system on the node is known to be made.
 	Size int64 `json:"size,omitempty"`
+	// released says that the pod does not need it to be staged any more: of two pods that end at the same time, the second unstages it.
+	released bool
 }
 
 // volumeData is the name of the kubelet's file beside a mount, which some drivers and tools read.
@@ -368,7 +370,7 @@ func (m *Manager) unstage(ctx context.Context, driver *csi.Driver, s *State) err
 	lock := m.deviceLock(c.Staging)
 	lock.Lock()
 	defer lock.Unlock()
-	if m.stagedFor(c.Staging) > 1 {
+	if m.release(s) > 0 {
 		return nil
 	}
 	can, err := driver.Capabilities(ctx)
@@ -394,14 +396,18 @@ func (m *Manager) unstage(ctx context.Context, driver *csi.Driver, s *State) err
 	return nil
 }
 
-// stagedFor returns how many volumes of pods were staged at a path.
-func (m *Manager) stagedFor(staging string) int {
+// release notes that a pod does not need its volume to be staged any more, and returns how many others do.
+func (m *Manager) release(s *State) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := 0
 	for _, pod := range m.states {
-		for _, s := range pod {
-			if s.CSI != nil && s.CSI.Begun && s.CSI.Staging == staging {
+		for _, other := range pod {
+			switch {
+			case other.CSI == nil || !other.CSI.Begun || other.CSI.Staging != s.CSI.Staging:
+			case other.Dir == s.Dir && other.Volume == s.Volume:
+				other.CSI.released = true
+			case !other.CSI.released:
 				n++
 			}
 		}

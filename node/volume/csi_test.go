@@ -348,6 +348,12 @@ func TestAPodIsRefusedIfTheNodeHasTooManyVolumes(t *testing.T) {
 	if _, err := n.m.Setup(context.Background(), pod, "", nil); !errors.As(err, &waiting) {
 		t.Errorf("the error is %v", err)
 	}
+	await.That(t, "the state", func() error {
+		if len(n.m.InUse()) == 0 {
+			return errors.New("it is not in use")
+		}
+		return nil
+	})
 	n.shelf.mu.Lock()
 	n.shelf.drivers[csidriver.Name] = &storagev1.CSIDriver{Spec: storagev1.CSIDriverSpec{NodeAllocatableUpdatePeriodSeconds: new(int64(60))}}
 	n.shelf.mu.Unlock()
