@@ -25,6 +25,7 @@ type machine struct {
 	allocate, prepare, container, release error
 	pods                                  []types.UID
 	fixed                                 string
+	slow                                  bool // Allocate ends with its context
 }
 
 func (m *machine) say(call string, err *error) error {
@@ -50,7 +51,11 @@ func (m *machine) took() []string {
 }
 
 func (m *machine) Manages(name corev1.ResourceName) bool { return name == "example.com/gpu" }
-func (m *machine) Allocate(_ context.Context, pod *corev1.Pod) error {
+func (m *machine) Allocate(ctx context.Context, pod *corev1.Pod) error {
+	if m.slow {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	return m.say("allocate "+pod.Name, &m.allocate)
 }
 func (m *machine) Prepare(_ context.Context, pod *corev1.Pod) error {
@@ -121,6 +126,27 @@ func TestAPodGetsItsDevicesAndFreesThemAfterItsEnd(t *testing.T) {
 		pass(time.Minute)
 		if !n.hasEnded(p) || !slices.Contains(m.took(), "release uid-a") {
 			t.Error("the pod has not ended although its devices are freed")
+		}
+	})
+}
+
+func TestAnAgentThatDiesBeforeThePodHasItsDevicesAsksAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		m := withMachine(n)
+		m.slow = true
+		p := pod("a", corev1.RestartPolicyAlways, trap)
+		n.m.Update(p)
+		pass(time.Second)
+		n.stop()
+		m.slow = false
+		if s := n.status(p); s.Phase == corev1.PodFailed {
+			t.Errorf("the pod was refused because the agent has ended: %s", s.Message)
+		}
+		n.start()
+		n.m.Update(p)
+		n.running(p, "c1")
+		if got := m.took(); !slices.Contains(got, "allocate a") {
+			t.Errorf("the pod runs without its devices: %q", got)
 		}
 	})
 }

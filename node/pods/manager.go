@@ -318,6 +318,9 @@ func (m *Manager) admit(ctx context.Context, w *worker, pod *corev1.Pod) (r *Ref
 	}
 	if r == nil {
 		if r = m.allocateHardware(ctx, pod); r == nil {
+			w.mu.Lock()
+			w.setAllocationLocked(allocate(w.desired)) // on disk, by which another agent knows that the pod has everything
+			w.mu.Unlock()
 			return nil, 0
 		}
 		w.mu.Lock()
@@ -367,7 +370,6 @@ func (m *Manager) reserve(w *worker, pod *corev1.Pod) (_ *Refusal, preempting bo
 	if r == nil {
 		w.mu.Lock()
 		w.active = true
-		w.setAllocationLocked(allocate(w.desired))
 		w.mu.Unlock()
 	}
 	return r, preempting
