@@ -66,13 +66,15 @@ func (s *soak) inventory() (inventory, error) {
 			return nil, err
 		}
 		for kind, command := range map[string][]string{
-			"link":     {"ip", "-n", namespace, "-o", "link"},
-			"route":    {"ip", "-n", namespace, "route"},
-			"firewall": {"ip", "netns", "exec", namespace, "nft", "-s", "list", "ruleset"},
+			"link":  {"ip", "-n", namespace, "-o", "link"},
+			"route": {"ip", "-n", namespace, "route"},
 		} {
 			if i[kind+" of "+worker], err = lines(command...); err != nil {
 				return nil, err
 			}
+		}
+		if i["firewall of "+worker], err = firewall(namespace); err != nil {
+			return nil, err
 		}
 		// containerd's namespace has the name of the network namespace.
 		for kind, command := range map[string][]string{
@@ -88,7 +90,8 @@ func (s *soak) inventory() (inventory, error) {
 		}); err != nil {
 			return nil, err
 		}
-		if i["folder of "+worker], err = folders(filepath.Join(s.c.Dir, "hosts", worker), func(string) bool { return true }); err != nil {
+		// The folder of all volumes of local-path is made with the first of them, and stays.
+		if i["folder of "+worker], err = folders(filepath.Join(s.c.Dir, "hosts", worker), func(path string) bool { return filepath.Base(path) != "local-path" }); err != nil {
 			return nil, err
 		}
 	}
@@ -112,6 +115,25 @@ func lines(command ...string) (out []string, err error) {
 		}
 	}
 	return out, nil
+}
+
+// elements are those of a set or map, in an order that is the kernel's.
+var elements = regexp.MustCompile(`(?s)elements = \{(.*?)\}`)
+
+func firewall(namespace string) ([]string, error) {
+	rules, err := lines("ip", "netns", "exec", namespace, "nft", "-s", "list", "ruleset")
+	if err != nil {
+		return nil, err
+	}
+	text := elements.ReplaceAllStringFunc(strings.Join(rules, "\n"), func(set string) string {
+		var sorted []string
+		for element := range strings.SplitSeq(elements.FindStringSubmatch(set)[1], ",") {
+			sorted = append(sorted, strings.TrimSpace(element))
+		}
+		slices.Sort(sorted)
+		return "elements = " + strings.Join(sorted, ", ")
+	})
+	return strings.Split(text, "\n"), nil
 }
 
 // folders returns the directories below a path.

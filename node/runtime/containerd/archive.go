@@ -78,11 +78,11 @@ func (r *Runtime) ImportImage(ctx context.Context, archive io.Reader) ([]runtime
 // the content written until then is garbage collected.
 func (r *Runtime) importArchive(ctx context.Context, archive io.Reader) ([]images.Image, error) {
 	limits := r.limits
-	ctx, done, err := r.client.WithLease(ctx)
+	ctx, release, err := r.hold(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = done(ctx) }() // it expires by itself
+	defer release()
 	store := r.client.ContentStore() // see documents
 	checked, stop := limits.check(archive)
 	index, err := imagearchive.ImportIndex(ctx, store, checked)

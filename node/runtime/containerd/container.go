@@ -128,6 +128,11 @@ func (r *Runtime) CreateContainer(ctx context.Context, c runtime.ContainerConfig
 	// If the caller gave up from here on, a record would be left that the agent does not know of.
 	ctx, cancel := detached(ctx)
 	defer cancel()
+	ctx, release, err := r.hold(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer release()
 	options := []client.NewContainerOpts{client.WithImage(img), client.WithRuntime(runcRuntime, nil), client.WithContainerLabels(labels), client.WithSpec((*oci.Spec)(spec))}
 	if mapped {
 		if err = r.mappedSnapshot(ctx, id, img); err != nil {

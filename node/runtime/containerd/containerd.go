@@ -65,6 +65,7 @@ type Runtime struct {
 	limits           imageLimits
 	accountCache     sync.Map // from chain id to imageAccounts
 	whole, described sync.Map // by manifest digest: images known to be complete, and their descriptions
+	leases           sync.Map // by id: those that are held
 	pulls            pullGroup
 	lifeCtx          context.Context
 	cancel           context.CancelFunc
@@ -114,7 +115,10 @@ func New(ctx context.Context, c Config) (*Runtime, error) {
 	store.limits = &r.limits
 	for {
 		if err = r.recover(r.ns(ctx)); err == nil {
-			return r, nil
+			if err = r.sweepStreams(); err == nil {
+				r.wg.Go(r.sweepLoop)
+				return r, nil
+			}
 		}
 		if !isUnavailable(err) {
 			break

@@ -5,15 +5,22 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/leases"
+	"google.golang.org/protobuf/types/known/anypb"
+
 	"github.com/kontiki/kontiki/node/runtime"
 	"github.com/kontiki/kontiki/node/runtime/containerd/logger"
 	"github.com/kontiki/kontiki/node/runtime/runtimetest"
+	"github.com/kontiki/kontiki/test/await"
 )
 
 // TestMain lets the test's own binary be the containers' logger.
@@ -100,4 +107,75 @@ func TestLabelsOfAContainerAreTheAgentsOwn(t *testing.T) {
 			t.Errorf("a label %s=%s", key, value)
 		}
 	}
+}
+
+// TestWhatAKilledAgentLeft: leases and directories of an agent that was killed are removed by the next one.
+func TestWhatAKilledAgentLeft(t *testing.T) {
+	r, restart := open(t, runtimetest.StartDaemon(t), nil)
+	ctx := r.ns(t.Context())
+	if _, _, err := r.hold(ctx); err != nil {
+		t.Fatal(err)
+	}
+	left := filepath.Join(r.c.StateDir, "io", execPrefix+"0123456789abcdef", "fifo")
+	if err := os.MkdirAll(left, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	foreign, err := r.client.LeasesService().Create(ctx, leases.WithID("foreign"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r = restart()
+	held, release, err := r.hold(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	await.That(t, "leases that nobody holds to be deleted", func() error {
+		list, err := r.client.LeasesService().List(ctx)
+		id, _ := leases.FromContext(held)
+		if err == nil && (len(list) != 2 || !slices.ContainsFunc(list, func(l leases.Lease) bool { return l.ID == foreign.ID }) || !slices.ContainsFunc(list, func(l leases.Lease) bool { return l.ID == id })) {
+			err = fmt.Errorf("the leases are %v", list)
+		}
+		return err
+	})
+	release()
+	if _, err := os.Stat(filepath.Dir(left)); !os.IsNotExist(err) {
+		t.Errorf("the directory is still there: %v", err)
+	}
+}
+
+// TestOrphanedShims: a shim whose container has no record is found, others and those of other namespaces are not.
+func TestOrphanedShims(t *testing.T) {
+	r, _ := open(t, runtimetest.StartDaemon(t), nil)
+	const shim = "/usr/bin/containerd-shim-runc-v2"
+	start := func(namespace, id, script string) int {
+		t.Helper()
+		// A shell under a shim's name.
+		cmd := &exec.Cmd{Path: "/bin/sh", Args: []string{shim, "-c", script, "-namespace", namespace, "-id", id, "-address", r.c.Address}}
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { stdin.Close(); cmd.Wait() })
+		return cmd.Process.Pid
+	}
+	if _, err := r.client.ContainerService().Create(r.ns(t.Context()), containers.Container{ID: "known", Runtime: containers.RuntimeInfo{Name: runcRuntime}, Spec: &anypb.Any{}}); err != nil {
+		t.Fatal(err)
+	}
+	pid := start(r.c.Namespace, "orphan", "read line")
+	start(r.c.Namespace, "known", "read line")
+	start("another", "orphan2", "read line")
+	busy := start(r.c.Namespace, "first of several", "sleep 3600 & read line; kill $!; wait")
+	await.That(t, "the orphan to be all that is found", func() error {
+		if p, err := parents(); err != nil || !p[busy] {
+			return fmt.Errorf("the busy shim has no child yet: %v", err)
+		}
+		found, err := r.orphanedShims(r.ns(t.Context()))
+		if err == nil && (len(found) != 1 || found["orphan"] != pid) {
+			err = fmt.Errorf("found %v; the orphan is %d", found, pid)
+		}
+		return err
+	})
 }

@@ -68,6 +68,11 @@ func (r *Runtime) unpack(ctx context.Context, img client.Image) error {
 	}
 	unlock := r.lock("unpack/" + img.Target().Digest.String())
 	defer unlock()
+	ctx, release, err := r.hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if err := img.Unpack(ctx, r.c.Snapshotter); err != nil {
 		return fmt.Errorf("unpack image %s: %w", img.Name(), classify(err))
 	}

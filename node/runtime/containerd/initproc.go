@@ -87,7 +87,12 @@ func (r *Runtime) ensureInit(ctx context.Context, c runtime.SandboxConfig) error
 			}
 		}
 	}
-	ctr, err := r.client.NewContainer(ctx, id, client.WithRuntime(runcRuntime, nil), client.WithSpec((*oci.Spec)(spec)),
+	held, release, err := r.hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	ctr, err := r.client.NewContainer(held, id, client.WithRuntime(runcRuntime, nil), client.WithSpec((*oci.Spec)(spec)),
 		client.WithContainerLabels(map[string]string{labelInit: c.UID}))
 	if err != nil {
 		return classify(err)

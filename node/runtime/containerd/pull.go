@@ -92,6 +92,11 @@ func (r *Runtime) pull(ctx context.Context, name string, auth runtime.Auth) (run
 
 // fetch asks the registry what an image's name stands for, and gets that from peers and the registry.
 func (r *Runtime) fetch(ctx context.Context, name string, auth runtime.Auth, watched *progress) (client.Image, error) {
+	ctx, release, err := r.hold(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	options := []client.RemoteOpt{client.WithPullUnpack, client.WithPullSnapshotter(r.c.Snapshotter)}
 	checked := r.limits.pulled(r.client.ContentStore())
 	if r.c.Peers == nil {

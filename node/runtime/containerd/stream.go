@@ -23,6 +23,9 @@ import (
 	"github.com/kontiki/kontiki/node/runtime/containerd/logger"
 )
 
+// execPrefix begins the ids of processes that are started in containers, and the names of their directories.
+const execPrefix = "exec-"
+
 // Exec implements runtime.Streams.
 func (r *Runtime) Exec(ctx context.Context, id string, o runtime.ExecOptions) (int, error) {
 	ctx = r.ns(ctx)
@@ -43,7 +46,7 @@ func (r *Runtime) Exec(ctx context.Context, id string, o runtime.ExecOptions) (i
 	if o.TTY {
 		p.ConsoleSize = &specs.Box{Width: 80, Height: 24}
 	}
-	execID := "exec-" + newID()[:16]
+	execID := execPrefix + newID()[:16]
 	dir := filepath.Join(r.c.StateDir, "io", execID)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return -1, err
