@@ -67,6 +67,9 @@ type record struct {
 
 // New returns the static pods of a node. Nothing happens before Start.
 func New(c Config) *Pods {
+	if path, err := filepath.Abs(c.Path); c.Path != "" && err == nil {
+		c.Path = path // as events name it
+	}
 	return &Pods{c: c, folder: folder{path: c.Path, node: c.Node, files: map[string]*file{}}, wake: make(chan struct{}, 1), mirror: make(chan struct{}, 1),
 		wanted: map[string]described{}, running: map[types.UID]*run{}}
 }
@@ -88,7 +91,7 @@ func (p *Pods) Run(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	if p.c.Path != "" {
 		parts++
-		watched := folder{path: p.c.Path}
+		watched := folder{path: p.c.Path} // which files there are is for the other
 		go func() { done <- watched.watch(ctx, func() { signal(changed) }) }()
 	}
 	for {

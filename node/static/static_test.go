@@ -42,7 +42,7 @@ func newBed(t *testing.T) *bed {
 	if err := os.Mkdir(b.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	b.config = Config{Path: b.dir, Node: "n1", StateDir: filepath.Join(t.TempDir(), "state"), Mirrors: b,
+	b.config = Config{Path: b.dir + "/", Node: "n1", StateDir: filepath.Join(t.TempDir(), "state"), Mirrors: b,
 		Owner: func() *corev1.Node { return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "node-uid"}} },
 		Report: func(mirror *corev1.Pod, status corev1.PodStatus) {
 			b.mu.Lock()
@@ -216,6 +216,20 @@ func TestPodsFollowTheirFiles(t *testing.T) {
 	}
 	b.write("c.yaml", pod("c", "i:1"))
 	b.await("b-n1", "c-n1")
+}
+
+// TestASingleFile: the path may be that of a file instead of a folder.
+func TestASingleFile(t *testing.T) {
+	b := newBed(t)
+	b.config.Path = filepath.Join(b.dir, "only.yaml")
+	b.write("other.yaml", pod("other", "i:1"))
+	b.start()
+	b.write("only.yaml", pod("only", "i:1"))
+	first := b.await("only-n1=i:1")[0]
+	b.write("only.yaml", pod("only", "i:2"))
+	b.awaitEnding(first)
+	b.end(first)
+	b.await("only-n1=i:2")
 }
 
 func TestBadFilesHarmNobody(t *testing.T) {
