@@ -20,7 +20,9 @@ func TestMirrorPodsOfTheCallingNode(t *testing.T) {
 	h, c := serve(t)
 	connect(t, c, "w1")
 	connect(t, c, "w2")
-	as := func(node string) context.Context { return metadata.AppendToOutgoingContext(context.Background(), "node", node) }
+	as := func(node string) context.Context {
+		return metadata.AppendToOutgoingContext(context.Background(), "node", node)
+	}
 	w1, ok := client.Get[*corev1.Node](h.Client.View(), "", "w1")
 	if !ok {
 		t.Fatal("the node w1 does not exist")
