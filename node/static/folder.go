@@ -205,9 +205,14 @@ func (f *folder) watch(ctx context.Context, changed func()) error {
 	} else {
 		defer watcher.Close()
 	}
+	var observed string
 	for {
 		if err == nil {
-			f.observe(watcher) // again, as the folder may have been replaced
+			// The folder may have been made or replaced. What happened in it before it was observed is yet to be read.
+			if now := f.observe(watcher); now != observed {
+				observed = now
+				wait.Reset(settle)
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -225,11 +230,14 @@ func (f *folder) watch(ctx context.Context, changed func()) error {
 	}
 }
 
-// observe watches the folder, and the one above it as the folder may appear or be replaced.
-func (f *folder) observe(w *fsnotify.Watcher) {
-	for _, path := range []string{f.path, filepath.Dir(f.path)} {
-		if st, err := os.Stat(path); err == nil && st.IsDir() {
+// observe watches the folder, and the one above it as the folder may appear or be replaced. It returns which folders these are.
+func (f *folder) observe(w *fsnotify.Watcher) (which string) {
+	for _, path := range []string{filepath.Dir(f.path), f.path} {
+		var st unix.Stat_t
+		if err := eintr.Retry(func() error { return unix.Stat(path, &st) }); err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			which += fmt.Sprintln(st.Dev, st.Ino)
 			_ = w.Add(path) // otherwise it is read periodically
 		}
 	}
+	return which
 }
