@@ -3,6 +3,7 @@ package nodes
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -70,6 +71,8 @@ func checkDriver(r *nodev1.ReportDriverRequest) error {
 	switch {
 	case r.Name == "" || len(r.Name) > 63:
 		return fmt.Errorf("name: it has %d bytes, and may have 1 to 63", len(r.Name))
+	case r.Gone && (r.NodeId != "" || len(r.Topology) > 0 || r.MaxVolumes != 0):
+		return errors.New("gone: a driver that has gone has no node_id, topology or max_volumes")
 	case r.Gone:
 		return nil
 	case r.NodeId == "" || len(r.NodeId) > maxNodeID:
@@ -100,6 +103,9 @@ func (s *Server) labelNode(ctx context.Context, stored *corev1.Node, r *nodev1.R
 		delete(ids, r.Name)
 	} else {
 		ids[r.Name] = r.NodeId
+	}
+	if len(ids) > maxDrivers {
+		return status.Errorf(codes.ResourceExhausted, "node %s has %d drivers, which is the limit", stored.Name, maxDrivers)
 	}
 	if len(ids) == 0 {
 		delete(node.Annotations, nodeIDs)

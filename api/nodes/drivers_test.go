@@ -2,6 +2,7 @@ package nodes
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -79,26 +80,61 @@ func TestDriversOfANode(t *testing.T) {
 		t.Errorf("%v, %s", code, drivers())
 	}
 	for name, r := range map[string]*nodev1.ReportDriverRequest{
-		"no name":               {NodeId: "id"},
-		"a long name":           {Name: strings.Repeat("n", 64), NodeId: "id"},
-		"no id":                 {Name: "f"},
-		"a long id":             {Name: "f", NodeId: strings.Repeat("i", 257)},
-		"a negative count":      {Name: "f", NodeId: "id", MaxVolumes: -1},
-		"a huge count":          {Name: "f", NodeId: "id", MaxVolumes: 1 << 40},
-		"a restricted label":    {Name: "f", NodeId: "id", Topology: map[string]string{"node-restriction.kubernetes.io/zone": "secure"}},
-		"a label of a role":     {Name: "f", NodeId: "id", Topology: map[string]string{"node-role.kubernetes.io/control-plane": ""}},
-		"a value that is none":  {Name: "f", NodeId: "id", Topology: map[string]string{"example.com/zone": "a b"}},
-		"a name that is no DNS": {Name: "a b", NodeId: "id"},
+		"no name":                          {NodeId: "id"},
+		"a long name":                      {Name: strings.Repeat("n", 64), NodeId: "id"},
+		"no id":                            {Name: "f"},
+		"a long id":                        {Name: "f", NodeId: strings.Repeat("i", 257)},
+		"a negative count":                 {Name: "f", NodeId: "id", MaxVolumes: -1},
+		"a huge count":                     {Name: "f", NodeId: "id", MaxVolumes: 1 << 40},
+		"a restricted label":               {Name: "f", NodeId: "id", Topology: map[string]string{"node-restriction.kubernetes.io/zone": "secure"}},
+		"a label of a role":                {Name: "f", NodeId: "id", Topology: map[string]string{"node-role.kubernetes.io/control-plane": ""}},
+		"a value that is none":             {Name: "f", NodeId: "id", Topology: map[string]string{"example.com/zone": "a b"}},
+		"a name that is no DNS":            {Name: "a b", NodeId: "id"},
+		"labels of a driver that has gone": {Name: "f", Gone: true, Topology: map[string]string{"node-restriction.kubernetes.io/zone": "secure"}},
+		"an id of a driver that has gone":  {Name: "f", Gone: true, NodeId: "id"},
 	} {
 		if _, code := report(r); code != codes.InvalidArgument {
 			t.Errorf("%s: %v", name, code)
 		}
+	}
+	if n, _ := client.Get[*corev1.Node](h.Client.View(), "", "n1"); n.Labels["node-restriction.kubernetes.io/zone"] != "" {
+		t.Errorf("the node has the labels %v", n.Labels)
 	}
 	if _, err := asWorker(h, "").ReportDriver(context.Background(), first); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("without a certificate: %v", err)
 	}
 	if _, err := asWorker(h, "n2").ReportDriver(context.Background(), first); status.Code(err) != codes.NotFound {
 		t.Errorf("of a node that does not exist: %v", err)
+	}
+}
+
+// TestTooManyDriversAreRefusedEntirely: neither the CSINode nor the Node's annotation has more drivers than the limit.
+func TestTooManyDriversAreRefusedEntirely(t *testing.T) {
+	h := harness.New(t)
+	ids := map[string]string{}
+	full := &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
+	for i := range maxDrivers {
+		name := fmt.Sprintf("d%d.example.com", i)
+		ids[name] = "id"
+		full.Spec.Drivers = append(full.Spec.Drivers, storagev1.CSINodeDriver{Name: name, NodeID: "id"})
+	}
+	text, err := json.Marshal(ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	make1(t, h, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Annotations: map[string]string{nodeIDs: string(text)}}})
+	make1(t, h, full)
+	s := asWorker(h, "n1")
+	extra := &nodev1.ReportDriverRequest{Name: "more.example.com", NodeId: "id", Topology: map[string]string{"example.com/zone": "a"}}
+	if _, err := s.ReportDriver(context.Background(), extra); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("one too many: %v", err)
+	}
+	n, _ := client.Get[*corev1.Node](h.Client.View(), "", "n1")
+	if n.Annotations[nodeIDs] != string(text) || n.Labels["example.com/zone"] != "" {
+		t.Errorf("the node has the labels %v and the annotations %v", n.Labels, n.Annotations)
+	}
+	if _, err := s.ReportDriver(context.Background(), &nodev1.ReportDriverRequest{Name: "d0.example.com", NodeId: "another"}); err != nil {
+		t.Errorf("one of those that are there: %v", err)
 	}
 }
 
