@@ -243,7 +243,7 @@ func noDeviceTwice(t *testing.T, seed int64) {
 			return true
 		})
 		if left > 0 {
-			return fmt.Sprintf("%d pods are left", left)
+			return fmt.Sprintf("%d pods are left: %s", left, waiting(v))
 		}
 		return ""
 	})
@@ -252,6 +252,35 @@ func noDeviceTwice(t *testing.T, seed int64) {
 	if p := problem.Load(); p != nil {
 		t.Error(p)
 	}
+}
+
+// waiting describes the pods and claims that are left.
+func waiting(v client.View) string {
+	var out strings.Builder
+	client.Each(v, "default", func(p *corev1.Pod) bool {
+		fmt.Fprintf(&out, "\npod %s on %q", p.Name, p.Spec.NodeName)
+		for _, ref := range p.Spec.ResourceClaims {
+			fmt.Fprintf(&out, " with %s", *ref.ResourceClaimName)
+		}
+		for _, c := range p.Status.Conditions {
+			fmt.Fprintf(&out, ": %s %s %s", c.Type, c.Reason, c.Message)
+		}
+		return true
+	})
+	client.Each(v, "default", func(c *resourcev1.ResourceClaim) bool {
+		if c.Status.Allocation == nil {
+			return true
+		}
+		fmt.Fprintf(&out, "\nclaim %s has", c.Name)
+		for _, r := range c.Status.Allocation.Devices.Results {
+			fmt.Fprintf(&out, " %s/%s/%s", r.Driver, r.Pool, r.Device)
+		}
+		for _, ref := range c.Status.ReservedFor {
+			fmt.Fprintf(&out, ", reserved for %s", ref.Name)
+		}
+		return true
+	})
+	return out.String()
 }
 
 // tryKill deletes a pod if it is there.
