@@ -61,10 +61,7 @@ func inMemory(dir string) error {
 	if err := unix.Statfs(dir, &fs); err != nil || fs.Type == unix.TMPFS_MAGIC {
 		return err // all of the worker's directory is in memory
 	}
-	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
-		return fmt.Errorf("mount tmpfs: %w", err)
-	}
-	return nil
+	return mountMemory(dir, unix.MS_NOSUID|unix.MS_NODEV, "mode=0755")
 }
 
 func writeAtomically(ctx context.Context, dir string, files map[string]file, gid int) error {

@@ -38,8 +38,8 @@ func (m *Manager) emptyDir(_ context.Context, r *request) (string, error) {
 			if size := m.memorySize(pod, v.EmptyDir); size > 0 {
 				opts = fmt.Sprintf("mode=0777,size=%d", size)
 			}
-			if err := unix.Mount("tmpfs", dir, "tmpfs", 0, opts); err != nil {
-				return "", fmt.Errorf("mount tmpfs: %w", err)
+			if err := mountMemory(dir, 0, opts); err != nil {
+				return "", err
 			}
 			if err := os.Chmod(dir, 0o777); err != nil {
 				return "", err
