@@ -1,5 +1,5 @@
 // Package csi talks to the CSI drivers of a node (https://github.com/container-storage-interface/spec, version 1): Drivers knows those that have
-// registered and tells the masters about them, and Driver is the client of one. What is mounted where, and when, is in node/volume.
+// registered and tells the masters about them, and Driver is the client of one. What is mounted where, and when, is in node/volume/csimount.
 //
 // Drivers run as pods, or beside the agent. They are trusted with volumes, since they mount them, but not with the agent: their answers are
 // bounded in size and time, and checked.

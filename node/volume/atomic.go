@@ -17,6 +17,7 @@ import (
 
 	"github.com/kontiki/kontiki/internal/beneath"
 	"github.com/kontiki/kontiki/internal/tree"
+	"github.com/kontiki/kontiki/node/volume/fsgroup"
 )
 
 // The files of a volume are in a directory named "..TIME". The symbolic link "..data" points to that directory, and each file that
@@ -38,7 +39,7 @@ func (p *projector) write(secret bool) error {
 			return err
 		}
 	}
-	gid := fsGroup(p.pod)
+	gid := fsgroup.Of(p.pod)
 	if gid >= 0 {
 		for path, f := range p.files {
 			f.mode |= 0o440

@@ -192,8 +192,5 @@ func (m *Manager) keepCredential(k tokenKey, c *credential) {
 	m.mu.Lock()
 	m.credentials[k] = c
 	m.mu.Unlock()
-	select {
-	case m.wake <- struct{}{}:
-	default:
-	}
+	m.rouse()
 }

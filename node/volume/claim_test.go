@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kontiki/kontiki/node/volume/mounts"
 )
 
 // claimed returns a shelf with a claim "data" that is bound to a volume "pv", and a pod that uses it.
@@ -60,11 +62,11 @@ func TestLocalVolumesOutliveTheirPods(t *testing.T) {
 	if again := setup(t, m, pod); again != dir {
 		t.Errorf("mounted at %s, then at %s", dir, again)
 	}
-	if n := len(mountsBelow(m.podDir("uid"))); n != 1 {
+	if n := len(mounts.Below(m.podDir("uid"))); n != 1 {
 		t.Errorf("%d mounts", n)
 	}
 	tearDown(t, m, "uid")
-	if left := mountsBelow(m.podDir("uid")); len(left) > 0 {
+	if left := mounts.Below(m.podDir("uid")); len(left) > 0 {
 		t.Errorf("%v are still mounted", left)
 	}
 	if read(t, filepath.Join(disk, "f")) != "kept" {
@@ -84,11 +86,11 @@ func TestVolumesOfMovedPodsAreUnmounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := New(Config{RootDir: filepath.Join(top, "new", "pods"), Objects: s})
-	if again := setup(t, m, pod); again != strings.Replace(dir, "/old/", "/new/", 1) || len(mountsBelow(top)) != 1 {
-		t.Errorf("it was at %s and is at %s; mounts: %v", dir, again, mountsBelow(top))
+	if again := setup(t, m, pod); again != strings.Replace(dir, "/old/", "/new/", 1) || len(mounts.Below(top)) != 1 {
+		t.Errorf("it was at %s and is at %s; mounts: %v", dir, again, mounts.Below(top))
 	}
 	tearDown(t, m, "uid")
-	if left := mountsBelow(top); len(left) > 0 {
+	if left := mounts.Below(top); len(left) > 0 {
 		t.Errorf("%v are still mounted", left)
 	}
 }
@@ -108,7 +110,7 @@ func TestAnotherProcessUnmounts(t *testing.T) {
 		t.Errorf("the volume is at %s, before at %s", path, dir)
 	}
 	tearDown(t, New(Config{RootDir: m.c.RootDir, Objects: &shelf{}}), "uid")
-	if left := mountsBelow(m.podDir("uid")); len(left) > 0 {
+	if left := mounts.Below(m.podDir("uid")); len(left) > 0 {
 		t.Errorf("%v are still mounted", left)
 	}
 	if read(t, filepath.Join(disk, "f")) != "kept" {
@@ -125,7 +127,7 @@ func TestVolumesAreMountedAgainAfterTheHostWasStartedAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	after := New(Config{RootDir: m.c.RootDir, Objects: s})
-	if setup(t, after, pod); !mounted(dir) {
+	if setup(t, after, pod); !mounts.At(dir) {
 		t.Error("the volume is not mounted")
 	}
 }
@@ -276,12 +278,12 @@ func TestTheFileSystemOfADevice(t *testing.T) {
 			t.Error("the pods see different file systems")
 		}
 		tearDown(t, m, "uid")
-		if read(t, filepath.Join(other, "f")) != "kept" || !mounted(filepath.Join(m.c.DeviceRoot, "pv")) {
+		if read(t, filepath.Join(other, "f")) != "kept" || !mounts.At(filepath.Join(m.c.DeviceRoot, "pv")) {
 			t.Error("the file system was unmounted too early")
 		}
 		tearDown(t, New(Config{RootDir: m.c.RootDir, Objects: &shelf{}}), "second")
 		m = New(m.c)
-		if left := mountsBelow(filepath.Dir(m.c.RootDir)); len(left) > 0 {
+		if left := mounts.Below(filepath.Dir(m.c.RootDir)); len(left) > 0 {
 			t.Errorf("%v are still mounted", left)
 		}
 	}

@@ -27,6 +27,7 @@ import (
 	nodecsi "github.com/kontiki/kontiki/node/csi"
 	"github.com/kontiki/kontiki/node/kubeletroot"
 	"github.com/kontiki/kontiki/node/plugins"
+	"github.com/kontiki/kontiki/node/volume/mounts"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 	"github.com/kontiki/kontiki/test/await"
 	"github.com/kontiki/kontiki/test/csidriver"
@@ -76,7 +77,7 @@ func newCSINode(t *testing.T, o csidriver.Options, object *storagev1.CSIDriverSp
 	t.Cleanup(func() {
 		cancel()
 		<-served
-		for _, m := range mountsBelow(dir) { // of a test that failed
+		for _, m := range mounts.Below(dir) { // of a test that failed
 			_ = unix.Unmount(m, unix.MNT_DETACH)
 		}
 	})
@@ -159,7 +160,7 @@ func published(t *testing.T, n *csiNode) *csi.NodePublishVolumeRequest {
 
 func (n *csiNode) clean() {
 	n.t.Helper()
-	if left := mountsBelow(n.root.Dir()); len(left) > 0 {
+	if left := mounts.Below(n.root.Dir()); len(left) > 0 {
 		n.t.Errorf("%v are still mounted", left)
 	}
 	err := filepath.WalkDir(filepath.Join(n.root.Plugins(), "kubernetes.io"), func(path string, d os.DirEntry, err error) error {
@@ -195,8 +196,8 @@ func TestAVolumeOfADriver(t *testing.T) {
 		t.Errorf("the request was %v", r)
 	}
 	var data map[string]string
-	if text, err := os.ReadFile(filepath.Join(filepath.Dir(dir), volumeData)); err != nil || json.Unmarshal(text, &data) != nil || data["driverName"] != csidriver.Name || data["specVolID"] != "pv" {
-		t.Errorf("%s: %v, %v", volumeData, data, err)
+	if text, err := os.ReadFile(filepath.Join(filepath.Dir(dir), "vol_data.json")); err != nil || json.Unmarshal(text, &data) != nil || data["driverName"] != csidriver.Name || data["specVolID"] != "pv" {
+		t.Errorf("vol_data.json: %v, %v", data, err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "f"), []byte("kept"), 0o600); err != nil {
 		t.Fatal(err)
@@ -435,8 +436,8 @@ func TestWhatADriverIsTold(t *testing.T) {
 	}
 	r := published(t, n)
 	var tokens map[string]struct{ Token, ExpirationTimestamp string }
-	if err := json.Unmarshal([]byte(r.VolumeContext[tokensAttribute]), &tokens); err != nil || len(tokens) != 2 || tokens["vault"].Token == "" || tokens["vault"].ExpirationTimestamp == "" {
-		t.Errorf("the tokens are %v, %v", r.VolumeContext[tokensAttribute], err)
+	if err := json.Unmarshal([]byte(r.VolumeContext["csi.storage.k8s.io/serviceAccount.tokens"]), &tokens); err != nil || len(tokens) != 2 || tokens["vault"].Token == "" || tokens["vault"].ExpirationTimestamp == "" {
+		t.Errorf("the tokens are %v, %v", r.VolumeContext["csi.storage.k8s.io/serviceAccount.tokens"], err)
 	}
 	for k, v := range map[string]string{"a": "b", "csi.storage.k8s.io/pod.name": pod.Name, "csi.storage.k8s.io/pod.namespace": pod.Namespace, "csi.storage.k8s.io/pod.uid": "uid",
 		"csi.storage.k8s.io/serviceAccount.name": "sa", "csi.storage.k8s.io/ephemeral": "false"} {
@@ -610,13 +611,9 @@ func TestVolumesArePublishedAgain(t *testing.T) {
 	if got := n.steps(); got != "Publish" {
 		t.Errorf("after a restart the driver was told %s", got)
 	}
-	n.m.mu.Lock()
-	for k := range n.m.due {
-		n.m.due[k] = n.m.due[k].Add(-republishPeriod)
-	}
-	n.m.mu.Unlock()
+	n.m.csi.Now = func() time.Time { return time.Now().Add(time.Minute) }
 	n.driver.Fail(&csi.NodePublishVolumeRequest{}, status.Error(codes.Internal, "not now"))
-	if dir := setup(t, n.m, pod); !mounted(dir) {
+	if dir := setup(t, n.m, pod); !mounts.At(dir) {
 		t.Error("a failure has unmounted it")
 	}
 	if got := n.steps(); got != "Publish" {

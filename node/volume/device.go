@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/kontiki/kontiki/internal/durable"
+	"github.com/kontiki/kontiki/node/volume/mounts"
 )
 
 // The file system on the device of a local volume is mounted once, in a folder of the agent, and its root is bind-mounted for each pod that uses
@@ -32,7 +33,7 @@ func (m *Manager) mountDevice(pv *corev1.PersistentVolume, options []string) (st
 	lock.Lock()
 	defer lock.Unlock()
 	dir := filepath.Join(m.c.DeviceRoot, pv.Name)
-	if mounted(dir) {
+	if mounts.At(dir) {
 		return dir, nil
 	}
 	if err := durable.MakeDir(dir, 0o700); err != nil {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/kontiki/kontiki/internal/amount"
 	"github.com/kontiki/kontiki/node/podspec"
+	"github.com/kontiki/kontiki/node/volume/fsgroup"
+	"github.com/kontiki/kontiki/node/volume/mounts"
 )
 
 func (m *Manager) emptyDir(_ context.Context, r *request) (string, error) {
@@ -33,7 +35,7 @@ func (m *Manager) emptyDir(_ context.Context, r *request) (string, error) {
 	switch v.EmptyDir.Medium {
 	case corev1.StorageMediumDefault:
 	case corev1.StorageMediumMemory:
-		if !mounted(dir) {
+		if !mounts.At(dir) {
 			opts := "mode=1777"
 			if size := m.memorySize(pod, v.EmptyDir); size > 0 {
 				opts = fmt.Sprintf("mode=0777,size=%d", size)
@@ -74,7 +76,7 @@ func (m *Manager) memorySize(pod *corev1.Pod, e *corev1.EmptyDirVolumeSource) in
 
 // ownTop gives a new emptyDir to the pod's fsGroup.
 func (m *Manager) ownTop(pod *corev1.Pod, dir string) error {
-	gid := fsGroup(pod)
+	gid := fsgroup.Of(pod)
 	if gid < 0 {
 		return nil
 	}

@@ -10,6 +10,9 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kontiki/kontiki/node/volume/fsgroup"
+	"github.com/kontiki/kontiki/node/volume/mounts"
 )
 
 // mountLocal bind-mounts the folder of a local volume, or the file system on its device, in the pod's folder. With volumeMode Block it returns
@@ -49,10 +52,10 @@ func (m *Manager) mountLocal(ctx context.Context, r *request) (string, error) {
 	if r.readOnly || m.usedBy(r.pv.Name, string(r.pod.UID)) > 0 {
 		return r.dir, nil // the first pod that uses a volume sets its group
 	}
-	return r.dir, setGroup(ctx, r.dir, r.pod)
+	return r.dir, fsgroup.Set(ctx, r.dir, r.pod)
 }
 
-func (m *Manager) unmountLocal(_ context.Context, s *State) error { return unmount(s.Dir, 0) }
+func (m *Manager) unmountLocal(_ context.Context, _ string, s *State) error { return unmount(s.Dir, 0) }
 
 // mountFlags are the mount options that apply to any file system.
 var mountFlags = map[string]struct{ set, clear uint64 }{
@@ -103,7 +106,7 @@ func bind(from, to string, readOnly bool, options []string) error {
 // unmount unmounts all that is mounted at a folder and removes the folder, which must be empty then. It never waits for a file
 // system's server.
 func unmount(dir string, flags int) error {
-	for mounted(dir) {
+	for mounts.At(dir) {
 		if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW|flags); err != nil && !errors.Is(err, unix.EINVAL) {
 			return fmt.Errorf("unmount %s: %w", dir, err)
 		}

@@ -17,6 +17,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kontiki/kontiki/node/volume/mounts"
 )
 
 const (
@@ -114,7 +116,7 @@ func mountShare(ctx context.Context, server, share, dir string, options []string
 	if err := runLimited(ctx, nfsMountTime, program, args...); err != nil {
 		return errors.Join(err, unmountShare(context.WithoutCancel(ctx), dir))
 	}
-	if !mounted(dir) {
+	if !mounts.At(dir) {
 		return fmt.Errorf("%s has mounted nothing at %s", program, dir)
 	}
 	return nil
@@ -152,12 +154,14 @@ func (b *limitedBuffer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (m *Manager) unmountNFS(ctx context.Context, s *State) error { return unmountShare(ctx, s.Dir) }
+func (m *Manager) unmountNFS(ctx context.Context, _ string, s *State) error {
+	return unmountShare(ctx, s.Dir)
+}
 
 // unmountShare unmounts what is mounted at a folder, and removes the folder. First the kernel may write back what the server does not have
 // yet. If the server does not answer, what hangs on the mount is aborted and the mount is taken away.
 func unmountShare(ctx context.Context, dir string) error {
-	if mounted(dir) {
+	if mounts.At(dir) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
@@ -170,7 +174,7 @@ func unmountShare(ctx context.Context, dir string) error {
 		case <-timer.C:
 		case <-ctx.Done():
 		}
-		if mounted(dir) {
+		if mounts.At(dir) {
 			// This aborts the requests to the server, of the unmount above too; it fails if the mount is in use.
 			_ = unix.Unmount(dir, unix.MNT_FORCE|unix.UMOUNT_NOFOLLOW)
 		}

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kontiki/kontiki/internal/localpath"
+	"github.com/kontiki/kontiki/node/volume/mounts"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -65,7 +66,7 @@ func TestNFSVolumesAreMountedAndUnmounted(t *testing.T) {
 	}
 	after := New(Config{RootDir: m.c.RootDir, Objects: &shelf{}}) // another process
 	tearDown(t, after, "uid")
-	if left := mountsBelow(m.podDir("uid")); len(left) > 0 {
+	if left := mounts.Below(m.podDir("uid")); len(left) > 0 {
 		t.Errorf("%v are still mounted", left)
 	}
 	if read(t, filepath.Join(share, "data", "f")) != "kept" {
@@ -157,7 +158,7 @@ func TestADeadServersVolumeIsTakenAway(t *testing.T) {
 	setup(t, m, other) // is not affected
 	tearDown(t, m, "other")
 	tearDown(t, m, "uid")
-	if left := mountsBelow(m.podDir("uid")); len(left) > 0 {
+	if left := mounts.Below(m.podDir("uid")); len(left) > 0 {
 		t.Errorf("%v are still mounted", left)
 	}
 	select {
@@ -239,7 +240,7 @@ func TestFoldersOfAShare(t *testing.T) {
 		t.Errorf("left in the share: %v, %v", left, err)
 	}
 	read(t, filepath.Join(outside, "kept"))
-	if left := mountsBelow(m.c.FolderRoot); len(left) > 0 {
+	if left := mounts.Below(m.c.FolderRoot); len(left) > 0 {
 		t.Errorf("%v are still mounted", left)
 	}
 }

@@ -52,7 +52,7 @@ type plugin struct {
 	prepare func(r *request, s *State) error
 	// refresh does for a mounted volume of a kind that keeps a state what must be done from time to time; nil for nothing.
 	refresh func(ctx context.Context, r *request) error
-	unmount func(ctx context.Context, s *State) error
+	unmount func(ctx context.Context, uid string, s *State) error
 	// slow kinds may wait for other hosts or for hung file systems, so they are mounted beside the pod's worker.
 	slow bool
 }
@@ -69,7 +69,7 @@ func (m *Manager) table() []plugin {
 		{name: "downward-api", supports: inline(func(v *corev1.VolumeSource) bool { return v.DownwardAPI != nil }), mount: m.project(downwardFiles)},
 		{name: "projected", supports: inline(func(v *corev1.VolumeSource) bool { return v.Projected != nil }), mount: m.project(projectedFiles)},
 		{name: "image", supports: inline(func(v *corev1.VolumeSource) bool { return v.Image != nil }), mount: image},
-		{name: "csi", supports: isCSI, prepare: m.prepareCSI, mount: m.mountCSI, refresh: m.refreshCSI, unmount: m.unmountCSI, slow: true},
+		m.csiKind(),
 		{name: "host-path", supports: inline(func(v *corev1.VolumeSource) bool { return v.HostPath != nil }), mount: m.mountHostPath, slow: true},
 		{name: "host-path-volume", supports: func(s *source) bool { return s.pv != nil && s.pv.Spec.HostPath != nil }, mount: m.mountHostPath, unmount: nothing, slow: true},
 		{name: "local-volume", supports: func(s *source) bool { return s.pv != nil && s.pv.Spec.Local != nil }, mount: m.mountLocal, unmount: m.unmountLocal, slow: true},
@@ -94,7 +94,7 @@ func (m *Manager) find(s *source) (*plugin, error) {
 }
 
 // nothing is to be done for unmounting a path of the host. It has a state all the same, by which it is known who uses the volume.
-func nothing(context.Context, *State) error { return nil }
+func nothing(context.Context, string, *State) error { return nil }
 
 func (s *source) hostPath() *corev1.HostPathVolumeSource {
 	if s.pv != nil {

@@ -251,10 +251,7 @@ func (m *Manager) keep(k tokenKey, t *token) {
 	m.mu.Lock()
 	m.tokens[k] = t
 	m.mu.Unlock()
-	select {
-	case m.wake <- struct{}{}:
-	default:
-	}
+	m.rouse()
 }
 
 // lifeOf returns when a token was issued and when it expires. It trusts the token, since the agent wrote the file.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/kontiki/kontiki/internal/durable"
+	"github.com/kontiki/kontiki/node/volume/csimount"
 )
 
 // State is what is needed to unmount a volume of a pod. It is on disk before anything is mounted, so that whatever is mounted is also
@@ -25,7 +26,7 @@ type State struct {
 	// Mounted says that mounting was completed. If not, all, a part or nothing of it may have been done.
 	Mounted bool `json:"mounted"`
 	// CSI is what a CSI driver needs.
-	CSI *CSIState `json:"csi,omitempty"`
+	CSI *csimount.State `json:"csi,omitempty"`
 	// seen says that this process has mounted it or found it mounted.
 	seen bool
 }
@@ -119,7 +120,9 @@ func (m *Manager) saveState(uid string, s State) error {
 	}
 	s = s.clone()
 	m.keepState(uid, &s)
-	m.used(&s)
+	if s.CSI != nil {
+		m.csi.Keep(csimount.Key{UID: uid, Volume: s.Volume}, *s.CSI)
+	}
 	return nil
 }
 
@@ -160,10 +163,10 @@ func (m *Manager) dropState(uid string, s State) error {
 	if delete(m.states[uid], s.Volume); len(m.states[uid]) == 0 {
 		delete(m.states, uid)
 	}
-	delete(m.usages, operationKey{uid, s.Volume})
-	m.left(&s)
 	m.mu.Unlock()
-	m.used(&s)
+	if s.CSI != nil {
+		m.csi.Drop(csimount.Key{UID: uid, Volume: s.Volume}, *s.CSI)
+	}
 	return nil
 }
 

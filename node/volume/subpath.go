@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kontiki/kontiki/internal/beneath"
+	"github.com/kontiki/kontiki/node/volume/mounts"
 )
 
 // SubPath returns a path for mounting a part of a volume. That part is looked up beneath the volume and bind-mounted at a path of
@@ -80,7 +81,7 @@ func (m *Manager) subPath(pod *corev1.Pod, container string, index int, volumePa
 
 // unmountSubPaths unmounts the parts of volumes that were mounted for a pod's containers.
 func (m *Manager) unmountSubPaths(uid string) {
-	for _, p := range mountsBelow(filepath.Join(m.podDir(uid), "volume-subpaths")) {
+	for _, p := range mounts.Below(filepath.Join(m.podDir(uid), "volume-subpaths")) {
 		_ = unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	}
 }

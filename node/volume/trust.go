@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/kontiki/kontiki/node/volume/fsgroup"
 )
 
 // trustBundle writes the certificates of the ClusterTrustBundles that a projection selects: of one by its name, or of all of a signer
@@ -83,7 +85,7 @@ func certificates(bundles []*certificatesv1.ClusterTrustBundle) []byte {
 func (p *projector) own(path string) {
 	path = filepath.Clean(path)
 	f := p.files[path]
-	if uid := commonUser(p.pod); uid >= 0 || fsGroup(p.pod) >= 0 {
+	if uid := commonUser(p.pod); uid >= 0 || fsgroup.Of(p.pod) >= 0 {
 		f.mode, f.uid = 0o600, uid
 	}
 	p.files[path] = f

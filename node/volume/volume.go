@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,10 +24,11 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/kontiki/kontiki/internal/broadcast"
 	"github.com/kontiki/kontiki/internal/tree"
 	"github.com/kontiki/kontiki/node/csi"
 	"github.com/kontiki/kontiki/node/kubeletroot"
+	"github.com/kontiki/kontiki/node/volume/csimount"
+	"github.com/kontiki/kontiki/node/volume/mounts"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -127,20 +127,7 @@ type Manager struct {
 	credentials map[tokenKey]*credential
 	expiry      func(uid types.UID, volumes []string)
 	wake        chan struct{}
-
-	// Of volumes of CSI drivers: what this process has staged, by the path; when which is to be refreshed; the tokens of drivers.
-	staged       map[string]bool
-	due          map[operationKey]time.Time
-	driverTokens map[tokenKey]*driverToken
-	// leaving are volumes that are not in use any more, but are in the last known version of the Node; attached tells of a new version.
-	leaving  map[corev1.UniqueVolumeName]bool
-	attached broadcast.Signal
-	// expandAt is when an expansion that failed is tried again; settled is the size to which a volume was expanded, or cannot be while it is mounted;
-	// expandFailed are the names of volumes for which it failed.
-	expandAt     map[operationKey]time.Time
-	settled      map[operationKey]int64
-	expandFailed map[string]bool
-	usages       map[operationKey]*Usage
+	csi         *csimount.Mounter
 }
 
 // New creates a Manager, which knows what previous processes have mounted.
@@ -149,12 +136,10 @@ func New(c Config) *Manager {
 		c.DeviceRoot = c.RootDir + "-devices"
 	}
 	m := &Manager{c: c, mountWait: mountWait, tokens: map[tokenKey]*token{}, credentials: map[tokenKey]*credential{}, states: map[string]map[string]*State{},
-		staged: map[string]bool{}, due: map[operationKey]time.Time{}, driverTokens: map[tokenKey]*driverToken{}, leaving: map[corev1.UniqueVolumeName]bool{},
-		expandAt: map[operationKey]time.Time{}, settled: map[operationKey]int64{}, expandFailed: map[string]bool{}, usages: map[operationKey]*Usage{},
 		operations: map[operationKey]*operation{}, limits: map[types.UID]int64{}, folders: make(chan struct{}, 1), expiry: func(types.UID, []string) {}, wake: make(chan struct{}, 1)}
 	m.plugins = m.table()
 	m.loadStates()
-	m.adoptInUse()
+	m.csi = m.newMounter()
 	m.unmountShares()
 	return m
 }
@@ -178,10 +163,8 @@ func (m *Manager) Run(ctx context.Context) error {
 				wait = min(wait, time.Until(c.renew))
 			}
 		}
-		for _, at := range m.due {
-			wait = min(wait, time.Until(at))
-		}
 		m.mu.Unlock()
+		wait = m.csi.Wait(wait)
 		timer.Reset(max(wait, time.Second))
 		select {
 		case <-ctx.Done():
@@ -193,6 +176,14 @@ func (m *Manager) Run(ctx context.Context) error {
 		for uid, volumes := range m.expiring(time.Now()) {
 			m.expiry(uid, volumes)
 		}
+	}
+}
+
+// rouse has Run look again at what expires when.
+func (m *Manager) rouse() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -214,8 +205,8 @@ func (m *Manager) expiring(now time.Time) map[types.UID][]string {
 			due(k, c.renew)
 		}
 	}
-	for k, at := range m.due {
-		due(tokenKey{uid: k.uid, volume: k.volume}, at)
+	for _, k := range m.csi.Due() {
+		due(tokenKey{uid: k.UID, volume: k.Volume}, now)
 	}
 	return out
 }
@@ -297,7 +288,7 @@ func (m *Manager) one(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, ho
 	}
 	switch {
 	case errors.Is(err, errBusy):
-		if m.attachLimitReached(pod, v) {
+		if m.csi.LimitReached(csimount.Key{UID: string(pod.UID), Volume: v.Name}) {
 			return "", &AttachLimitError{v.Name}
 		}
 		return "", &NotReadyError{v.Name, false, context.DeadlineExceeded}
@@ -368,7 +359,7 @@ func (m *Manager) stillMounted(pod *corev1.Pod, s State) bool {
 	if s.seen {
 		return true
 	}
-	if s.CSI != nil && !mounted(s.CSI.Target) || s.CSI == nil && s.Path == s.Dir && !mounted(s.Dir) {
+	if s.CSI != nil && !mounts.At(s.CSI.Target) || s.CSI == nil && s.Path == s.Dir && !mounts.At(s.Dir) {
 		return false
 	}
 	s.seen = true
@@ -382,7 +373,7 @@ func (m *Manager) unmountByState(ctx context.Context, uid string, s State) error
 	if i < 0 {
 		return fmt.Errorf("volume %q: its kind %q is not known to this version", s.Volume, s.Plugin)
 	}
-	if err := m.plugins[i].unmount(ctx, &s); err != nil {
+	if err := m.plugins[i].unmount(ctx, uid, &s); err != nil {
 		return fmt.Errorf("volume %q: %w", s.Volume, err)
 	}
 	if err := m.dropState(uid, s); err != nil {
@@ -407,11 +398,8 @@ func (m *Manager) TearDown(ctx context.Context, uid string) error {
 			delete(m.credentials, k)
 		}
 	}
-	maps.DeleteFunc(m.driverTokens, func(k tokenKey, _ *driverToken) bool { return k.uid == uid })
-	maps.DeleteFunc(m.due, func(k operationKey, _ time.Time) bool { return k.uid == uid })
-	maps.DeleteFunc(m.expandAt, func(k operationKey, _ time.Time) bool { return k.uid == uid })
-	maps.DeleteFunc(m.settled, func(k operationKey, _ int64) bool { return k.uid == uid })
 	m.mu.Unlock()
+	m.csi.Forget(uid)
 	dir := m.podDir(uid)
 	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -435,11 +423,11 @@ func (m *Manager) TearDown(ctx context.Context, uid string) error {
 		return err
 	}
 	for range 3 {
-		for _, p := range mountsBelow(dir) {
+		for _, p := range mounts.Below(dir) {
 			_ = unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		}
 	}
-	if left := mountsBelow(dir); len(left) > 0 {
+	if left := mounts.Below(dir); len(left) > 0 {
 		return fmt.Errorf("volumes of pod %s: %s is still mounted", uid, left[0])
 	}
 	return errors.Join(tree.RemoveAll(ctx, filepath.Join(dir, "volume-subpaths")), tree.RemoveAll(ctx, filepath.Join(dir, "volumes")),

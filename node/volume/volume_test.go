@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/node/kubeletroot"
+	"github.com/kontiki/kontiki/node/volume/mounts"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
 
@@ -327,7 +328,7 @@ func TestSubPathStaysInside(t *testing.T) {
 	if err := m.TearDown(context.Background(), "uid"); err != nil {
 		t.Fatal(err)
 	}
-	if left := mountsBelow(m.podDir("uid")); len(left) > 0 {
+	if left := mounts.Below(m.podDir("uid")); len(left) > 0 {
 		t.Errorf("still mounted: %v", left)
 	}
 	if _, err := os.Stat("/etc/passwd"); err != nil {
@@ -356,7 +357,7 @@ func TestMemoryVolumeAndGroup(t *testing.T) {
 		if err != nil || st.Sys().(*syscall.Stat_t).Gid != 1234 || st.Mode()&os.ModeSetgid == 0 || st.Mode().Perm() != 0o777 {
 			t.Errorf("%v, %v", st.Mode(), err)
 		}
-		if n := len(mountsBelow(m.podDir("uid"))); n != 1 {
+		if n := len(mounts.Below(m.podDir("uid"))); n != 1 {
 			t.Errorf("%d mounts", n)
 		}
 	}

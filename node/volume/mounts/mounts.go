@@ -1,4 +1,5 @@
-package volume
+// Package mounts finds out what is mounted on the host.
+package mounts
 
 import (
 	"os"
@@ -6,9 +7,9 @@ import (
 	"strings"
 )
 
-// mounted says whether dir is the root of a mount.
-func mounted(dir string) bool {
-	for _, p := range mountsBelow(filepath.Dir(dir)) {
+// At says whether dir is the root of a mount.
+func At(dir string) bool {
+	for _, p := range Below(filepath.Dir(dir)) {
 		if p == dir {
 			return true
 		}
@@ -16,8 +17,8 @@ func mounted(dir string) bool {
 	return false
 }
 
-// mountsBelow returns the mounts below dir, deepest and latest first.
-func mountsBelow(dir string) []string {
+// Below returns the mounts below dir, deepest and latest first.
+func Below(dir string) []string {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil

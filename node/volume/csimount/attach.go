@@ -1,8 +1,7 @@
-package volume
+package csimount
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"google.golang.org/grpc/codes"
@@ -17,20 +16,18 @@ import (
 // reported as in use again only after a version was seen in which it is not.
 
 // InUse returns the names of the volumes that are attached and that pods use, or are about to, for the Node's status.
-func (m *Manager) InUse() []corev1.UniqueVolumeName {
+func (m *Mounter) InUse() []corev1.UniqueVolumeName {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.inUse()
 }
 
 // inUse is InUse for callers that hold mu.
-func (m *Manager) inUse() []corev1.UniqueVolumeName {
+func (m *Mounter) inUse() []corev1.UniqueVolumeName {
 	var out []corev1.UniqueVolumeName
-	for _, pod := range m.states {
-		for _, s := range pod {
-			if s.CSI != nil && s.CSI.InUse != "" && !m.leaving[s.CSI.InUse] {
-				out = append(out, s.CSI.InUse)
-			}
+	for _, s := range m.states {
+		if s.InUse != "" && !m.leaving[s.InUse] {
+			out = append(out, s.InUse)
 		}
 	}
 	slices.Sort(out)
@@ -38,30 +35,22 @@ func (m *Manager) inUse() []corev1.UniqueVolumeName {
 }
 
 // used notes that a state was kept or dropped.
-func (m *Manager) used(s *State) {
-	if s.CSI != nil && s.CSI.InUse != "" && m.c.InUseChanged != nil {
+func (m *Mounter) used(s *State) {
+	if s.InUse != "" {
 		m.c.InUseChanged()
 	}
 }
 
 // left notes that a volume is not in use any more, if it is not. The caller holds mu.
-func (m *Manager) left(s *State) {
-	if s.CSI != nil && s.CSI.InUse != "" && !slices.Contains(m.inUse(), s.CSI.InUse) {
-		m.leaving[s.CSI.InUse] = true
+func (m *Mounter) left(s *State) {
+	if s.InUse != "" && !slices.Contains(m.inUse(), s.InUse) {
+		m.leaving[s.InUse] = true
 	}
-}
-
-// clusterNode returns the Node as the masters have it; nil if it is not known.
-func (m *Manager) clusterNode() *corev1.Node {
-	if m.c.ClusterNode == nil {
-		return nil
-	}
-	return m.c.ClusterNode()
 }
 
 // NodeChanged notes that the Node, as the masters have it, or attachments to it have changed.
-func (m *Manager) NodeChanged() {
-	if node := m.clusterNode(); node != nil {
+func (m *Mounter) NodeChanged() {
+	if node := m.c.Node(); node != nil {
 		m.mu.Lock()
 		before := len(m.leaving)
 		for name := range m.leaving {
@@ -71,7 +60,7 @@ func (m *Manager) NodeChanged() {
 		}
 		changed := len(m.leaving) != before
 		m.mu.Unlock()
-		if changed && m.c.InUseChanged != nil {
+		if changed {
 			m.c.InUseChanged()
 		}
 	}
@@ -79,8 +68,8 @@ func (m *Manager) NodeChanged() {
 }
 
 // adoptInUse finds the volumes that a version of the Node from before has in use and that are not.
-func (m *Manager) adoptInUse() {
-	node := m.clusterNode()
+func (m *Mounter) adoptInUse() {
+	node := m.c.Node()
 	if node == nil {
 		return
 	}
@@ -95,7 +84,7 @@ func (m *Manager) adoptInUse() {
 }
 
 // awaitAttached waits until a volume is attached and the masters know that it is in use, and returns what its attachment says for the driver.
-func (m *Manager) awaitAttached(ctx context.Context, c *CSIState) (map[string]string, error) {
+func (m *Mounter) awaitAttached(ctx context.Context, c *State) (map[string]string, error) {
 	if c.InUse == "" {
 		return nil, nil
 	}
@@ -104,7 +93,7 @@ func (m *Manager) awaitAttached(ctx context.Context, c *CSIState) (map[string]st
 		if !m.attaches(c.Driver) {
 			return nil, nil
 		}
-		if node := m.clusterNode(); node != nil && m.isUsed(c.InUse) && slices.Contains(node.Status.VolumesInUse, c.InUse) &&
+		if node := m.c.Node(); node != nil && m.isUsed(c.InUse) && slices.Contains(node.Status.VolumesInUse, c.InUse) &&
 			slices.ContainsFunc(node.Status.VolumesAttached, func(a corev1.AttachedVolume) bool { return a.Name == c.InUse }) {
 			if a, ok := m.c.Objects.VolumeAttachment(volumes.AttachmentName(c.Driver, c.Handle, m.c.NodeName)); ok && a.Status.Attached && a.DeletionTimestamp == nil {
 				return a.Status.AttachmentMetadata, nil
@@ -118,37 +107,28 @@ func (m *Manager) awaitAttached(ctx context.Context, c *CSIState) (map[string]st
 	}
 }
 
-// AttachLimitError is the error for a volume that cannot be attached because the node has too many: the pod is refused, so that its controller makes
-// another one, which the scheduler places by what is known of the node by then. Its text is the kubelet's.
-type AttachLimitError struct{ Volume string }
-
-func (e *AttachLimitError) Error() string {
-	return fmt.Sprintf("Node has reached its volume attachment limit, rejecting pod. unmounted volumes=[%s], unattached volumes=[%s], failed to process volumes=[]: context deadline exceeded", e.Volume, e.Volume)
-}
-
-// Rejects is the reason for which the pod is refused.
-func (e *AttachLimitError) Rejects() string { return "VolumeAttachmentLimitExceeded" }
-
-// attachLimitReached says whether a volume is not attached because the node has too many, and has the driver asked again how many it can have. It is
+// LimitReached says whether a volume is not attached because the node has too many, and has the driver asked again how many it can have. It is
 // for drivers that say that the number changes (CSIDriver.spec.nodeAllocatableUpdatePeriodSeconds).
-func (m *Manager) attachLimitReached(pod *corev1.Pod, v *corev1.Volume) bool {
-	s, ok := m.state(string(pod.UID), v.Name)
-	if !ok || s.CSI == nil || s.CSI.InUse == "" {
+func (m *Mounter) LimitReached(k Key) bool {
+	m.mu.Lock()
+	s := m.states[k]
+	m.mu.Unlock()
+	if s == nil || s.InUse == "" {
 		return false
 	}
-	if driver, ok := m.c.Objects.CSIDriver(s.CSI.Driver); !ok || ptr.Deref(driver.Spec.NodeAllocatableUpdatePeriodSeconds, 0) == 0 {
+	if driver, ok := m.c.Objects.CSIDriver(s.Driver); !ok || ptr.Deref(driver.Spec.NodeAllocatableUpdatePeriodSeconds, 0) == 0 {
 		return false
 	}
-	a, ok := m.c.Objects.VolumeAttachment(volumes.AttachmentName(s.CSI.Driver, s.CSI.Handle, m.c.NodeName))
+	a, ok := m.c.Objects.VolumeAttachment(volumes.AttachmentName(s.Driver, s.Handle, m.c.NodeName))
 	if !ok || a.Status.AttachError == nil || ptr.Deref(a.Status.AttachError.ErrorCode, 0) != int32(codes.ResourceExhausted) {
 		return false
 	}
-	m.c.CSI.AskAgain(s.CSI.Driver)
+	m.c.Drivers.AskAgain(s.Driver)
 	return true
 }
 
 // isUsed says whether the agent reports that a volume is in use.
-func (m *Manager) isUsed(name corev1.UniqueVolumeName) bool {
+func (m *Mounter) isUsed(name corev1.UniqueVolumeName) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Contains(m.inUse(), name)

@@ -1,4 +1,5 @@
-package volume
+// Package fsgroup gives the files of volumes to the groups of pods (securityContext.fsGroup).
+package fsgroup
 
 import (
 	"context"
@@ -14,7 +15,8 @@ import (
 	"github.com/kontiki/kontiki/internal/tree"
 )
 
-func fsGroup(pod *corev1.Pod) int {
+// Of returns the fsGroup of a pod, -1 if it has none.
+func Of(pod *corev1.Pod) int {
 	if s := pod.Spec.SecurityContext; s != nil && s.FSGroup != nil {
 		return int(*s.FSGroup)
 	}
@@ -27,10 +29,10 @@ const (
 	groupFolder = groupFile | 0o110 | unix.S_ISGID
 )
 
-// setGroup gives everything in a volume to the pod's fsGroup, if there is one, and lets that group read and write it. Links are neither
+// Set gives everything in a volume to the pod's fsGroup, if there is one, and lets that group read and write it. Links are neither
 // followed nor do they lead anywhere if they appear meanwhile: another pod may be writing to the volume.
-func setGroup(ctx context.Context, dir string, pod *corev1.Pod) error {
-	gid := fsGroup(pod)
+func Set(ctx context.Context, dir string, pod *corev1.Pod) error {
+	gid := Of(pod)
 	if gid < 0 {
 		return nil
 	}
