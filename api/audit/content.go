@@ -8,11 +8,15 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/internal/aliases"
 )
 
 // patchJSON returns a patch as JSON. An applied configuration may be YAML.
 func patchJSON(p objects.Patch) ([]byte, bool) {
 	if p.Type == types.ApplyYAMLPatchType {
+		if aliases.Check(p.Data, objects.MaxBodyBytes) != nil {
+			return nil, false
+		}
 		raw, err := yaml.YAMLToJSON(p.Data)
 		return raw, err == nil
 	}

@@ -248,7 +248,7 @@ func (r *Record) About(obj registry.Object) {
 	})
 }
 
-// Patch records the patch in a request's body; one that is neither JSON nor YAML is omitted.
+// Patch records the patch in a request's body; one that is neither JSON nor YAML, or that is refused for its aliases, is omitted.
 func (r *Record) Patch(patch objects.Patch) {
 	if !r.WantsRequest() {
 		return

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/aliases"
 )
 
 var (
@@ -72,6 +73,11 @@ func decodeInto[T runtime.Object](r *Request, data []byte, encoding Encoding, va
 		decoder = laxJSON
 	}
 	var none T
+	if encoding == YAML {
+		if err := aliases.Check(data, MaxBodyBytes); err != nil {
+			return none, apierrors.NewBadRequest(err.Error())
+		}
+	}
 	if err := registry.CheckQuantities(data, into); err != nil {
 		return none, apierrors.NewBadRequest(err.Error())
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/objects/managed"
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/aliases"
 	"github.com/kontiki/kontiki/internal/contain"
 )
 
@@ -252,6 +253,9 @@ func (s *Service) apply(ctx context.Context, r *Request, p Patch) (registry.Obje
 // decodeApplied decodes an applied configuration, which is YAML or JSON, and reports duplicate fields. Fields that the type does
 // not have are refused when it is merged.
 func decodeApplied(r *Request, p Patch) (*unstructured.Unstructured, error) {
+	if err := aliases.Check(p.Data, MaxBodyBytes); err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
 	patch := &unstructured.Unstructured{Object: map[string]any{}}
 	if err := yaml.Unmarshal(p.Data, &patch.Object); err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))

@@ -12,11 +12,16 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
+
+	"github.com/kontiki/kontiki/internal/aliases"
 )
 
 // maxExponentDigits limits the number of digits in the exponents of quantities. apimachinery computes the power of ten when it
 // parses or compares a quantity, so the few bytes "1e-2000000000" would cost gigabytes and minutes.
 const maxExponentDigits = 3
+
+// maxExpanded limits in bytes by how much YAML may grow when its aliases are replaced.
+const maxExpanded = 3 << 20
 
 // maxDepth is the maximum nesting of encoding/json; deeper documents are refused when they are decoded.
 const maxDepth = 10000
@@ -33,6 +38,9 @@ func CheckQuantities(body []byte, into runtime.Object) error {
 		return checkWireQuantities(body)
 	}
 	if !bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) {
+		if err := aliases.Check(body, len(body)+maxExpanded); err != nil {
+			return err
+		}
 		converted, err := yaml.YAMLToJSON(body)
 		if err != nil {
 			return nil

@@ -30,6 +30,8 @@ func TestHostilePatches(t *testing.T) {
 		doubling += fmt.Sprintf(`{"op":"copy","from":"/data","path":"/data/x%d"},`, i)
 	}
 	doubling = strings.TrimSuffix(doubling, ",") + "]"
+	// 80 MB, were it not refused.
+	amplified := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n  a: &a " + strings.Repeat("x", 200_000) + "\nb: [" + strings.Repeat("*a, ", 400) + "]\n"
 	pods := "/api/v1/namespaces/default/pods"
 	if code, body := raw(t, config, "POST", pods, "application/json", []byte(`{"metadata":{"name":"p"},"spec":{"containers":[{"name":"c","image":"i"}]}}`)); code != 201 {
 		t.Fatal(code, body)
@@ -44,6 +46,10 @@ func TestHostilePatches(t *testing.T) {
 		{"an exponent", "POST", pods, "application/json", `{"metadata":{"name":"b"},"spec":{"containers":[{"name":"c","image":"i","resources":{"limits":{"cpu":"1e-2000000000"}}}]}}`, 400, "the exponent has more than 3 digits"},
 		{"an exponent by patch", "PATCH", pods + "/p", "application/json-patch+json", `[{"op":"add","path":"/spec/overhead","value":{"cpu":"1e-2000000000"}}]`, 400, "the exponent has more than 3 digits"},
 		{"an exponent by apply", "PATCH", pods + "/q?fieldManager=m", "application/apply-patch+yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: q}\nspec: {overhead: {cpu: \"1e-2000000000\"}}", 400, "the exponent has more than 3 digits"},
+		{"aliases", "POST", "/api/v1/namespaces/default/configmaps", "application/yaml", amplified, 400, "when its aliases are replaced"},
+		{"aliases as JSON", "POST", pods, "application/json", amplified + "c: 1e9999\n", 400, "when its aliases are replaced"},
+		{"aliases by apply", "PATCH", path + "?fieldManager=m", "application/apply-patch+yaml", amplified, 400, "when its aliases are replaced"},
+		{"aliases of a deletion", "DELETE", path, "application/yaml", amplified, 400, "when its aliases are replaced"},
 		{"a merge key that is a list", "PATCH", pods + "/p", "application/strategic-merge-patch+json", `{"spec":{"containers":[{"name":["a"]},{"name":["a"]}]}}`, 400, "the keys that identify elements of its lists must be strings, numbers or booleans"},
 		{"a wrong type shows the patch", "PATCH", pods + "/p", "application/strategic-merge-patch+json", `{"metadata":{"labels":7}}`, 422, `patch: Invalid value: "map[metadata:map[labels:7]]"`},
 	} {

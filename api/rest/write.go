@@ -17,6 +17,7 @@ import (
 	"github.com/kontiki/kontiki/api/audit"
 	"github.com/kontiki/kontiki/api/objects"
 	"github.com/kontiki/kontiki/api/registry"
+	"github.com/kontiki/kontiki/internal/aliases"
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
@@ -229,7 +230,7 @@ func decodeDeleteOptions(data []byte, encoding objects.Encoding) (*metav1.Delete
 		if raw, err = registry.Unwrap(data); err == nil {
 			err = o.Unmarshal(raw)
 		}
-	} else {
+	} else if err = aliases.Check(data, objects.MaxBodyBytes); err == nil {
 		err = yaml.Unmarshal(data, o)
 	}
 	if err != nil {

@@ -23,6 +23,8 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/core/install" // the scheme's types and defaults
 	"k8s.io/kubernetes/pkg/apis/core/validation"
 	"sigs.k8s.io/yaml"
+
+	"github.com/kontiki/kontiki/internal/aliases"
 )
 
 // Annotations of static pods and of their mirror pods, as upstream's pkg/kubelet/types has them.
@@ -93,6 +95,9 @@ func document(data []byte) ([]byte, error) {
 		}
 		if err != nil {
 			return nil, fmt.Errorf("neither YAML nor JSON: %w", err)
+		}
+		if err := aliases.Check(part, maxFile); err != nil {
+			return nil, err
 		}
 		json, err := yaml.YAMLToJSON(part)
 		if err != nil {

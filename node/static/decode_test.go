@@ -69,6 +69,7 @@ func TestFilesThatDescribeNoStaticPod(t *testing.T) {
 		"text":                 {"hello", "couldn't"},
 		"broken":               {"{", "neither YAML nor JSON"},
 		"two documents":        {manifest + "---" + manifest, "several documents"},
+		"aliases":              {"a: &a " + strings.Repeat("x", 100_000) + "\nb: [" + strings.Repeat("*a, ", 400) + "]", "when its aliases are replaced"},
 		"another kind":         {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}", "describes a ConfigMap"},
 		"a list":               {"apiVersion: v1\nkind: PodList\nitems: []", "describes a PodList"},
 		"an unknown kind":      {"apiVersion: v9\nkind: Pod", "no kind \"Pod\""},
