@@ -34,6 +34,7 @@ import (
 	"github.com/kontiki/kontiki/node/network"
 	"github.com/kontiki/kontiki/node/numa"
 	"github.com/kontiki/kontiki/node/pods"
+	"github.com/kontiki/kontiki/node/pods/eviction"
 	"github.com/kontiki/kontiki/node/proxy"
 	"github.com/kontiki/kontiki/node/runtime"
 	"github.com/kontiki/kontiki/node/runtime/containerd"
@@ -61,7 +62,7 @@ type agentOptions struct {
 	shareImages                      bool
 	credentialConfig, credentialDir  string
 	evictHard, evictSoft, evictGrace string
-	imageGC                          pods.ImageGC
+	imageGC                          eviction.ImageGC
 	hardware                         agent.HardwareConfig
 	staticPods                       string
 	shutdown, shutdownCritical       time.Duration
@@ -83,12 +84,12 @@ func (o *agentOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.credentialDir, "image-credential-provider-bin-dir", "", "the directory of these programs")
 	f.BoolVar(&o.shareImages, "share-images", true, "fetch images from other workers before the registry, and send them images")
 	f.IntVar(&o.parallelPulls, "max-parallel-image-pulls", 5, "how many images are pulled at the same time")
-	f.StringVar(&o.evictHard, "eviction-hard", pods.DefaultEviction, "thresholds below which pods are evicted at once, such as memory.available<100Mi")
+	f.StringVar(&o.evictHard, "eviction-hard", eviction.Default, "thresholds below which pods are evicted at once, such as memory.available<100Mi")
 	f.StringVar(&o.evictSoft, "eviction-soft", "", "thresholds below which pods are evicted after a period of grace")
 	f.StringVar(&o.evictGrace, "eviction-soft-grace-period", "", "those periods, such as memory.available=1m30s")
-	f.IntVar(&o.imageGC.High, "image-gc-high-threshold", pods.DefaultImageGC.High, "the percentage of disk usage above which unused images are removed; 100 for never")
-	f.IntVar(&o.imageGC.Low, "image-gc-low-threshold", pods.DefaultImageGC.Low, "the percentage at which that ends")
-	f.DurationVar(&o.imageGC.MinAge, "minimum-image-ttl-duration", pods.DefaultImageGC.MinAge, "how long an unused image is kept at least")
+	f.IntVar(&o.imageGC.High, "image-gc-high-threshold", eviction.DefaultImageGC.High, "the percentage of disk usage above which unused images are removed; 100 for never")
+	f.IntVar(&o.imageGC.Low, "image-gc-low-threshold", eviction.DefaultImageGC.Low, "the percentage at which that ends")
+	f.DurationVar(&o.imageGC.MinAge, "minimum-image-ttl-duration", eviction.DefaultImageGC.MinAge, "how long an unused image is kept at least")
 	f.DurationVar(&o.imageGC.MaxAge, "image-maximum-gc-age", 0, "how long an unused image is kept at most; 0 for ever")
 	h := &o.hardware
 	f.StringVar(&h.CPUPolicy, "cpu-manager-policy", cpus.None, "none, or static: containers of Guaranteed pods that request whole processors get some of their own")
@@ -232,7 +233,7 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 	if err != nil {
 		return nil, err
 	}
-	thresholds, err := pods.ParseThresholds(o.evictHard, o.evictSoft, o.evictGrace)
+	thresholds, err := eviction.ParseThresholds(o.evictHard, o.evictSoft, o.evictGrace)
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/kontiki/kontiki/node/kubeletroot"
 	"github.com/kontiki/kontiki/node/plugins"
 	"github.com/kontiki/kontiki/node/pods"
+	"github.com/kontiki/kontiki/node/pods/eviction"
 	"github.com/kontiki/kontiki/node/runtime"
 	"github.com/kontiki/kontiki/node/shutdown"
 	"github.com/kontiki/kontiki/node/static"
@@ -42,9 +43,9 @@ type Config struct {
 	// AllowedUnsafeSysctls are names, and prefixes that end in "*", of sysctls that pods may set in addition to the safe ones.
 	AllowedUnsafeSysctls []string
 	// Eviction are the thresholds below which pods are evicted; none means that nothing is.
-	Eviction []pods.Threshold
+	Eviction []eviction.Threshold
 	// ImageGC says when unused images are removed; zero means the default.
-	ImageGC pods.ImageGC
+	ImageGC eviction.ImageGC
 	// Pulls limits how many images are pulled concurrently; 0 means 5.
 	Pulls int
 	// NodeCredentials returns the node's own credentials for a repository; nil for none.

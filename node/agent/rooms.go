@@ -4,7 +4,7 @@ import (
 	"context"
 	"sync"
 
-	"github.com/kontiki/kontiki/node/pods"
+	"github.com/kontiki/kontiki/node/pods/eviction"
 )
 
 // nodefs returns a folder of the file system with the pods' volumes.
@@ -16,20 +16,20 @@ func (c *Config) nodefs() string {
 }
 
 // rooms returns a function that says how much of each signal is available on the machine, nil for a simulated node.
-func (a *Agent) rooms() func(context.Context) map[pods.Signal]pods.Room {
+func (a *Agent) rooms() func(context.Context) map[eviction.Signal]eviction.Room {
 	if a.c.Capacity != nil {
 		return nil
 	}
 	var mu sync.Mutex
 	var imageRoot string
-	return func(ctx context.Context) map[pods.Signal]pods.Room {
+	return func(ctx context.Context) map[eviction.Signal]eviction.Room {
 		mem := memInfo()
-		out := map[pods.Signal]pods.Room{"memory.available": {Available: int64(mem["MemAvailable"]), Capacity: int64(mem["MemTotal"])}}
+		out := map[eviction.Signal]eviction.Room{"memory.available": {Available: int64(mem["MemAvailable"]), Capacity: int64(mem["MemTotal"])}}
 		disk := func(prefix, path string) {
 			if d := diskOf(path); d.usable > 0 {
-				out[pods.Signal(prefix+".available")] = pods.Room{Available: int64(d.free), Capacity: int64(d.usable)}
+				out[eviction.Signal(prefix+".available")] = eviction.Room{Available: int64(d.free), Capacity: int64(d.usable)}
 				if d.inodes > 0 { // some filesystems have no limit
-					out[pods.Signal(prefix+".inodesFree")] = pods.Room{Available: int64(d.inodesFree), Capacity: int64(d.inodes)}
+					out[eviction.Signal(prefix+".inodesFree")] = eviction.Room{Available: int64(d.inodesFree), Capacity: int64(d.inodes)}
 				}
 			}
 		}
@@ -45,7 +45,7 @@ func (a *Agent) rooms() func(context.Context) map[pods.Signal]pods.Room {
 			disk("imagefs", imageRoot)
 		}
 		if free, limit := pids(); limit > 0 {
-			out["pid.available"] = pods.Room{Available: int64(free), Capacity: int64(limit)}
+			out["pid.available"] = eviction.Room{Available: int64(free), Capacity: int64(limit)}
 		}
 		return out
 	}

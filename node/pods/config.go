@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/node/netapi"
+	"github.com/kontiki/kontiki/node/pods/eviction"
 	"github.com/kontiki/kontiki/node/runtime"
 	"github.com/kontiki/kontiki/node/userns"
 )
@@ -117,11 +118,11 @@ type Config struct {
 	LogLinkDir string
 	// Rooms returns what is available of each signal on the node; nil means that the node is not guarded: nothing is evicted, and no
 	// image is removed.
-	Rooms func(ctx context.Context) map[Signal]Room
+	Rooms func(ctx context.Context) map[eviction.Signal]eviction.Room
 	// Eviction are the thresholds below which pods are evicted.
-	Eviction []Threshold
-	// ImageGC says when unused images are removed; zero means DefaultImageGC.
-	ImageGC ImageGC
+	Eviction []eviction.Threshold
+	// ImageGC says when unused images are removed; zero means eviction.DefaultImageGC.
+	ImageGC eviction.ImageGC
 	// PullDir remembers with which credentials images were pulled; "" forgets that with the process.
 	PullDir string
 	// NodeCredentials returns what the node has for a repository, for pods without Secrets that fit; nil for nothing. It may take minutes.

@@ -12,25 +12,26 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kontiki/kontiki/node/pods/eviction"
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
 // rooms are what a test's node has.
 type rooms struct {
 	mu sync.Mutex
-	m  map[Signal]Room
+	m  map[eviction.Signal]eviction.Room
 }
 
-func (r *rooms) set(s Signal, available, capacity int64) {
+func (r *rooms) set(s eviction.Signal, available, capacity int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.m[s] = Room{available, capacity}
+	r.m[s] = eviction.Room{Available: available, Capacity: capacity}
 }
 
-func (r *rooms) get(context.Context) map[Signal]Room {
+func (r *rooms) get(context.Context) map[eviction.Signal]eviction.Room {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := map[Signal]Room{}
+	out := map[eviction.Signal]eviction.Room{}
 	for k, v := range r.m {
 		out[k] = v
 	}
@@ -40,16 +41,16 @@ func (r *rooms) get(context.Context) map[Signal]Room {
 // guarded restarts the node's manager with thresholds, and enough of everything.
 func (n *node) guarded(soft, grace string) *rooms {
 	n.t.Helper()
-	r := &rooms{m: map[Signal]Room{}}
-	for _, s := range signals {
-		r.set(s.signal, 90<<30, 100<<30)
+	r := &rooms{m: map[eviction.Signal]eviction.Room{}}
+	for _, s := range []eviction.Signal{eviction.MemoryAvailable, eviction.NodeFsAvailable, eviction.NodeFsInodesFree, eviction.ImageFsAvailable, eviction.ImageFsInodesFree, eviction.PidAvailable} {
+		r.set(s, 90<<30, 100<<30)
 	}
-	thresholds, err := ParseThresholds(DefaultEviction+",pid.available<10%", soft, grace)
+	thresholds, err := eviction.ParseThresholds(eviction.Default+",pid.available<10%", soft, grace)
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	n.stop()
-	n.change = func(c *Config) { c.Rooms, c.Eviction = r.get, thresholds }
+	n.change = func(c *Config) { c.Rooms, c.Eviction, c.ImageGC = r.get, thresholds, n.images }
 	n.start()
 	return r
 }
@@ -76,8 +77,8 @@ func TestPodsAreEvictedWhenMemoryRunsOut(t *testing.T) {
 		if got := n.m.Pressure(); len(got) != 0 {
 			t.Fatalf("pressure %v", got)
 		}
-		r.set(memoryAvailable, 50<<20, 1<<30)
-		pass(pressurePeriod + time.Second)
+		r.set(eviction.MemoryAvailable, 50<<20, 1<<30)
+		pass(eviction.Period + time.Second)
 		s := n.status(low)
 		want := "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. Container c-low was using 100Mi, request is 50Mi, has larger consumption of memory. "
 		if s.Phase != corev1.PodFailed || s.Reason != "Evicted" || s.Message != want || !n.hasEnded(low) {
@@ -93,17 +94,17 @@ func TestPodsAreEvictedWhenMemoryRunsOut(t *testing.T) {
 			t.Errorf("pressure %v", got)
 		}
 		// One after the other; what stays within its request comes last, what is critical never.
-		pass(pressurePeriod)
+		pass(eviction.Period)
 		if !n.hasEnded(high) || n.hasEnded(within) {
 			t.Errorf("high ended %v, within ended %v", n.hasEnded(high), n.hasEnded(within))
 		}
-		pass(3 * pressurePeriod)
+		pass(3 * eviction.Period)
 		if !n.hasEnded(within) || n.hasEnded(critical) {
 			t.Errorf("within ended %v, critical ended %v", n.hasEnded(within), n.hasEnded(critical))
 		}
 		// The condition stays for a while, and keeps pods away that would be the first to go.
-		r.set(memoryAvailable, 500<<20, 1<<30)
-		pass(pressureHolds - 2*pressurePeriod)
+		r.set(eviction.MemoryAvailable, 500<<20, 1<<30)
+		pass(eviction.Holds - 2*eviction.Period)
 		best, burstable := using2("best", "", 0), using2("burstable", "10Mi", 0)
 		n.m.Update(best)
 		n.m.Update(burstable)
@@ -111,7 +112,7 @@ func TestPodsAreEvictedWhenMemoryRunsOut(t *testing.T) {
 		if s := n.status(best); s.Phase != corev1.PodFailed || s.Reason != "Evicted" || s.Message != "Pod was rejected: The node had condition: [MemoryPressure]. " {
 			t.Errorf("a best-effort pod: %+v", s)
 		}
-		pass(4 * pressurePeriod)
+		pass(4 * eviction.Period)
 		if got := n.m.Pressure(); len(got) != 0 {
 			t.Errorf("pressure %v", got)
 		}
@@ -124,14 +125,14 @@ func TestSoftThresholdsWait(t *testing.T) {
 		p := using2("a", "", 0)
 		n.m.Update(p)
 		n.running(p, "c-a")
-		r.set(memoryAvailable, 500<<20, 8<<30)
+		r.set(eviction.MemoryAvailable, 500<<20, 8<<30)
 		pass(50 * time.Second)
 		if n.hasEnded(p) || len(n.m.Pressure()) != 1 {
 			t.Fatalf("evicted within the period of grace, or no pressure: %v", n.m.Pressure())
 		}
-		r.set(memoryAvailable, 2<<30, 8<<30)
-		pass(pressurePeriod + time.Second)
-		r.set(memoryAvailable, 500<<20, 8<<30)
+		r.set(eviction.MemoryAvailable, 2<<30, 8<<30)
+		pass(eviction.Period + time.Second)
+		r.set(eviction.MemoryAvailable, 500<<20, 8<<30)
 		pass(50 * time.Second)
 		if n.hasEnded(p) {
 			t.Fatal("the period did not begin again")
@@ -155,7 +156,7 @@ func TestImagesGoBeforePods(t *testing.T) {
 			if _, err := n.rt.PullImage(context.Background(), ref, runtime.Auth{}); err != nil {
 				t.Fatal(err)
 			}
-			pass(imageGCPeriod + time.Second)
+			pass(eviction.ImagesPeriod + time.Second)
 		}
 		if _, err := n.rt.ImportImage(context.Background(), strings.NewReader("docker.io/test/imported:1")); err != nil {
 			t.Fatal(err)
@@ -169,13 +170,13 @@ func TestImagesGoBeforePods(t *testing.T) {
 			return out
 		}
 		// Above 85 percent the longest unused image goes, as far as needed: the fake's images have 1 MiB.
-		r.set(imageFsAvailable, 4<<20, 20<<20)
-		pass(imageGCPeriod + time.Second)
+		r.set(eviction.ImageFsAvailable, 4<<20, 20<<20)
+		pass(eviction.ImagesPeriod + time.Second)
 		if got := names(); len(got) != 4 {
 			t.Fatalf("removed below the threshold: %q", got)
 		}
-		r.set(imageFsAvailable, 3<<20, 20<<20)
-		pass(imageGCPeriod + time.Second)
+		r.set(eviction.ImageFsAvailable, 3<<20, 20<<20)
+		pass(eviction.ImagesPeriod + time.Second)
 		synctest.Wait()
 		got := names()
 		slices.Sort(got)
@@ -186,8 +187,8 @@ func TestImagesGoBeforePods(t *testing.T) {
 			t.Fatal("the pod was evicted although images could be removed")
 		}
 		// When only images in use are left, a pod goes.
-		r.set(nodeFsAvailable, 5<<30, 100<<30)
-		pass(2*pressurePeriod + time.Second)
+		r.set(eviction.NodeFsAvailable, 5<<30, 100<<30)
+		pass(2*eviction.Period + time.Second)
 		s := n.status(p)
 		want := "The node was low on resource: ephemeral-storage. Threshold quantity: 10Gi, available: 5Gi. Container c-a was using 5Gi, request is 0, has larger consumption of ephemeral-storage. "
 		if s.Reason != "Evicted" || s.Message != want {
@@ -203,8 +204,9 @@ func TestImagesGoBeforePods(t *testing.T) {
 
 func TestUnusedImagesAge(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
+		n.images = eviction.DefaultImageGC
+		n.images.MaxAge = time.Hour
 		n.guarded("", "")
-		n.m.c.ImageGC.MaxAge = time.Hour
 		n.rt.Provide("docker.io/test/old:1")
 		if _, err := n.rt.PullImage(context.Background(), "docker.io/test/old:1", runtime.Auth{}); err != nil {
 			t.Fatal(err)
@@ -222,24 +224,6 @@ func TestUnusedImagesAge(t *testing.T) {
 			t.Errorf("%d images", count())
 		}
 	})
-}
-
-func TestThresholdsAreParsed(t *testing.T) {
-	for _, c := range []struct{ hard, soft, grace, problem string }{
-		{"memory.available<100Mi", "", "", ""},
-		{"", "nodefs.available<12.5%", "nodefs.available=1m30s", ""},
-		{"memory.available>100Mi", "", "", "invalid eviction threshold syntax"},
-		{"disk.available<1Gi", "", "", "unsupported eviction signal disk.available"},
-		{"memory.available<150%", "", "", "must be between 0% and 100%"},
-		{"memory.available<-1", "", "", "not negative"},
-		{"", "memory.available<1Gi", "", "grace period must be specified for the soft eviction threshold memory.available"},
-		{"", "memory.available<1Gi", "memory.available=soon", "invalid eviction grace period"},
-	} {
-		_, err := ParseThresholds(c.hard, c.soft, c.grace)
-		if c.problem == "" && err != nil || c.problem != "" && (err == nil || !strings.Contains(err.Error(), c.problem)) {
-			t.Errorf("%+v: %v", c, err)
-		}
-	}
 }
 
 // A period of any length may be asked for: as a duration it must not become negative.

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kontiki/kontiki/node/pods/eviction"
 	"github.com/kontiki/kontiki/node/pulls"
 	"github.com/kontiki/kontiki/node/runtime"
 )
@@ -27,8 +28,7 @@ type Manager struct {
 	starts    chan struct{}
 	pulls     chan struct{} // slots for pulling images
 	pulled    *pulls.Records
-	images    imageUse
-	pressure  pressure
+	guard     *eviction.Guard
 	measures  chan struct{} // slots for measuring pods' local storage
 	measuring measureLimits
 	admission sync.Mutex // serializes admission, so that two pods do not get the same resources
@@ -55,14 +55,14 @@ func New(c Config) *Manager {
 	if c.Pulls == 0 {
 		c.Pulls = 5
 	}
-	if c.ImageGC == (ImageGC{}) {
-		c.ImageGC = DefaultImageGC
+	if c.ImageGC == (eviction.ImageGC{}) {
+		c.ImageGC = eviction.DefaultImageGC
 	}
-	return &Manager{c: c, images: imageUse{seen: map[string]time.Time{}, used: map[string]time.Time{}},
-		pressure: pressure{since: map[int]time.Time{}, seen: map[corev1.NodeConditionType]time.Time{}},
-		pulls:    make(chan struct{}, c.Pulls), pulled: pulls.Open(c.PullDir), features: c.Runtime.Features(),
+	m := &Manager{c: c, pulls: make(chan struct{}, c.Pulls), pulled: pulls.Open(c.PullDir), features: c.Runtime.Features(),
 		starts: make(chan struct{}, c.Starts), measures: make(chan struct{}, measuresAtOnce), measuring: defaultMeasureLimits, probed: newProbeMetrics(),
 		workers: map[types.UID]*worker{}}
+	m.guard = eviction.New(eviction.Config{Rooms: c.Rooms, Thresholds: c.Eviction, Images: c.ImageGC, Runtime: c.Runtime, Pods: evictions{m}, Present: m.pulled.Retain})
+	return m
 }
 
 // Run runs the workers until ctx ends. Containers go on; a new Manager finds them again.
@@ -81,7 +81,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		m.wg.Wait()
 	}()
 	if m.c.Rooms != nil {
-		m.wg.Go(func() { m.guard(ctx) })
+		m.wg.Go(func() { m.guard.Run(ctx) })
 	}
 	for e := range m.c.Runtime.Events(ctx) {
 		if e.ContainerID == "" {

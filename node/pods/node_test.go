@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kontiki/kontiki/node/netapi"
+	"github.com/kontiki/kontiki/node/pods/eviction"
 	"github.com/kontiki/kontiki/node/runtime"
 	"github.com/kontiki/kontiki/node/runtime/fake"
 )
@@ -35,6 +36,7 @@ type node struct {
 	configs   map[string]*corev1.ConfigMap
 	secrets   map[string]*corev1.Secret
 	paths     map[string]string // of volumes
+	images    eviction.ImageGC  // the zero value for the default
 	node      *corev1.Node
 	volErr    error
 	setups    int

@@ -158,7 +158,7 @@ func (w *worker) storageExceeded(ctx context.Context, pod *corev1.Pod, o observe
 		if own {
 			most = limit
 		}
-		used, err := w.diskUse(ctx, volumes[v.Name], most)
+		used, err := w.m.diskUse(ctx, volumes[v.Name], most)
 		if err != nil {
 			return "", fmt.Errorf("volume %q: %w", v.Name, err)
 		}
@@ -198,7 +198,7 @@ func (w *worker) storageExceeded(ctx context.Context, pod *corev1.Pod, o observe
 func (w *worker) ownFiles(ctx context.Context, pod *corev1.Pod) (int64, error) {
 	var sum int64
 	for _, name := range []string{"etc", "containers"} {
-		used, err := w.diskUse(ctx, filepath.Join(w.m.podDir(pod.UID), name), maxOwnFiles)
+		used, err := w.m.diskUse(ctx, filepath.Join(w.m.podDir(pod.UID), name), maxOwnFiles)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return 0, err
 		}
@@ -208,8 +208,8 @@ func (w *worker) ownFiles(ctx context.Context, pod *corev1.Pod) (int64, error) {
 }
 
 // diskUse returns how many bytes on disk a directory occupies; it stops at the first sum above most.
-func (w *worker) diskUse(ctx context.Context, dir string, most int64) (int64, error) {
-	l := w.m.measuring.trees
+func (m *Manager) diskUse(ctx context.Context, dir string, most int64) (int64, error) {
+	l := m.measuring.trees
 	l.Enough = most
 	used, err := tree.Measure(ctx, dir, l)
 	return used.Bytes, err

@@ -1,4 +1,6 @@
-package pods
+// Package eviction keeps a node from running out of memory, disk, inodes and process ids, by the kubelet's thresholds and messages: it looks
+// at what is available, says which conditions of pressure hold, removes images that no container uses, and evicts pods, one at a time.
+package eviction
 
 import (
 	"cmp"
@@ -11,8 +13,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/apimachinery/pkg/types"
 	helper "k8s.io/component-helpers/resource"
+	"k8s.io/utils/ptr"
 
 	"github.com/kontiki/kontiki/internal/amount"
 	"github.com/kontiki/kontiki/internal/contain"
@@ -20,39 +22,81 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 )
 
-// Room is what the node has of something, and how much of it is available.
-type Room struct{ Available, Capacity int64 }
-
 const (
-	// pressurePeriod is how often the node is checked; one pod is evicted each time, at most.
-	pressurePeriod = 10 * time.Second
-	// pressureHolds is how long a condition stays after it was last seen, so that pods are not bound and evicted in turns.
-	pressureHolds = 5 * time.Minute
+	// Period is how often the node is checked; one pod is evicted each time, at most.
+	Period = 10 * time.Second
+	// Holds is how long a condition stays after it was last seen, so that pods are not bound and evicted in turns.
+	Holds = 5 * time.Minute
 )
 
-// pressure is what the node runs out of.
-type pressure struct {
+// Runtime is what is asked of the container runtime.
+type Runtime interface {
+	ListContainers(ctx context.Context, pod string) ([]runtime.Container, error)
+	Usage(ctx context.Context, id string) (runtime.Usage, error)
+	Stats(ctx context.Context, id string) (runtime.Stats, error)
+	ListImages(ctx context.Context) ([]runtime.Image, error)
+	RemoveImage(ctx context.Context, id string) error
+}
+
+// Pods are the pods of the node.
+type Pods interface {
+	// Evictable returns those that run and may be evicted.
+	Evictable() []Candidate
+	// Evict begins to end a pod for what the message says.
+	Evict(pod *corev1.Pod, message string)
+	// DiskUse returns how many bytes on disk a folder occupies.
+	DiskUse(ctx context.Context, dir string) (int64, error)
+}
+
+// Candidate is a pod that may be evicted, and the folders of its volumes that are mounted, by name.
+type Candidate struct {
+	Pod     *corev1.Pod
+	Volumes map[string]string
+}
+
+// Config has the parameters of a Guard.
+type Config struct {
+	// Rooms returns what is available of each signal on the node.
+	Rooms      func(ctx context.Context) map[Signal]Room
+	Thresholds []Threshold
+	Images     ImageGC
+	Runtime    Runtime
+	Pods       Pods
+	// Present is told from time to time which images there are, by ID.
+	Present func(images map[string]bool)
+}
+
+// Guard keeps the node from running out of memory, disk, inodes and process ids. Its methods are safe for concurrent use.
+type Guard struct {
+	c      Config
+	images imageUse
+
 	mu    sync.Mutex
 	since map[int]time.Time // when a threshold, by its index, was first undercut
 	seen  map[corev1.NodeConditionType]time.Time
 	now   []corev1.NodeConditionType
 }
 
-// Pressure returns which of the conditions MemoryPressure, DiskPressure and PIDPressure hold.
-func (m *Manager) Pressure() []corev1.NodeConditionType {
-	m.pressure.mu.Lock()
-	defer m.pressure.mu.Unlock()
-	return m.pressure.now
+// New creates a Guard.
+func New(c Config) *Guard {
+	return &Guard{c: c, images: imageUse{seen: map[string]time.Time{}, used: map[string]time.Time{}}, since: map[int]time.Time{}, seen: map[corev1.NodeConditionType]time.Time{}}
 }
 
-// guard keeps the node from running out of memory, disk, inodes and process ids until ctx ends.
-func (m *Manager) guard(ctx context.Context) {
-	tick := time.NewTicker(pressurePeriod)
+// Pressure returns which of the conditions MemoryPressure, DiskPressure and PIDPressure hold.
+func (g *Guard) Pressure() []corev1.NodeConditionType {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.now
+}
+
+// Run guards the node until ctx ends.
+func (g *Guard) Run(ctx context.Context) {
+	tick := time.NewTicker(Period)
 	defer tick.Stop()
-	images := time.NewTicker(imageGCPeriod)
+	images := time.NewTicker(ImagesPeriod)
 	defer images.Stop()
 	for {
-		err := contain.Run(func() error { return m.relieve(ctx) })
+		err := contain.Run(func() error { return g.relieve(ctx) })
 		if err != nil && ctx.Err() == nil {
 			slog.Warn("the node's resources could not be guarded", "err", err)
 		}
@@ -61,7 +105,7 @@ func (m *Manager) guard(ctx context.Context) {
 			return
 		case <-tick.C:
 		case <-images.C:
-			if err := contain.Run(func() error { return m.collectImages(ctx) }); err != nil && ctx.Err() == nil {
+			if err := contain.Run(func() error { return g.collectImages(ctx) }); err != nil && ctx.Err() == nil {
 				slog.Warn("unused images could not be removed", "err", err)
 			}
 		}
@@ -78,59 +122,52 @@ type undercut struct {
 }
 
 // relieve looks at the node once. If something has run out, it frees images, and if that does not help, it evicts a pod.
-func (m *Manager) relieve(ctx context.Context) error {
-	rooms := m.c.Rooms(ctx)
-	under := m.observe(rooms, time.Now())
+func (g *Guard) relieve(ctx context.Context) error {
+	rooms := g.c.Rooms(ctx)
+	under := g.observe(rooms, time.Now())
 	if len(under) == 0 {
 		return nil
 	}
 	worst := under[0]
 	slog.Warn("attempting to reclaim "+string(worst.resource), "signal", worst.Signal, "available", worst.room.Available)
 	if signals[worst.rank].condition == corev1.NodeDiskPressure {
-		if err := m.freeImages(ctx, 1<<62); err != nil {
+		if err := g.freeImages(ctx, 1<<62); err != nil {
 			slog.Warn("unused images could not be removed", "err", err)
 		}
-		room := m.c.Rooms(ctx)[worst.Signal]
+		room := g.c.Rooms(ctx)[worst.Signal]
 		if least := worst.least(room.Capacity); room.Available >= least.Value() {
 			return nil
 		}
 	}
-	return m.evictOne(ctx, worst)
+	return g.evictOne(ctx, worst)
 }
 
 // observe updates the node's conditions and returns the thresholds that are undercut for longer than their period of grace, the first to
 // be relieved first.
-func (m *Manager) observe(rooms map[Signal]Room, now time.Time) []undercut {
-	p := &m.pressure
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (g *Guard) observe(rooms map[Signal]Room, now time.Time) []undercut {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	var out []undercut
-	for i, t := range m.c.Eviction {
-		rank := slices.IndexFunc(signals, func(s struct {
-			signal    Signal
-			condition corev1.NodeConditionType
-			resource  corev1.ResourceName
-		}) bool {
-			return s.signal == t.Signal
-		})
+	for i, t := range g.c.Thresholds {
+		rank := slices.IndexFunc(signals, func(s about) bool { return s.signal == t.Signal })
 		room, known := rooms[t.Signal]
 		least := t.least(room.Capacity)
 		if rank < 0 || !known || room.Available >= least.Value() {
-			delete(p.since, i)
+			delete(g.since, i)
 			continue
 		}
-		if _, before := p.since[i]; !before {
-			p.since[i] = now
+		if _, before := g.since[i]; !before {
+			g.since[i] = now
 		}
-		p.seen[signals[rank].condition] = now
-		if now.Sub(p.since[i]) >= t.Grace {
+		g.seen[signals[rank].condition] = now
+		if now.Sub(g.since[i]) >= t.Grace {
 			out = append(out, undercut{t, i, rank, signals[rank].resource, room})
 		}
 	}
-	p.now = nil
+	g.now = nil
 	for _, c := range []corev1.NodeConditionType{corev1.NodeDiskPressure, corev1.NodeMemoryPressure, corev1.NodePIDPressure} {
-		if seen, ok := p.seen[c]; ok && now.Sub(seen) < pressureHolds {
-			p.now = append(p.now, c)
+		if seen, ok := g.seen[c]; ok && now.Sub(seen) < Holds {
+			g.now = append(g.now, c)
 		}
 	}
 	slices.SortStableFunc(out, func(a, b undercut) int { return cmp.Compare(a.rank, b.rank) })
@@ -139,7 +176,6 @@ func (m *Manager) observe(rooms map[Signal]Room, now time.Time) []undercut {
 
 // load is what a pod uses of a resource.
 type load struct {
-	w          *worker
 	pod        *corev1.Pod
 	used       int64
 	request    int64
@@ -149,23 +185,10 @@ type load struct {
 func (l load) exceeds() bool { return l.used > l.request }
 
 // evictOne evicts the pod that comes first: one that uses more than it requested, of low priority, that exceeds its request by most.
-func (m *Manager) evictOne(ctx context.Context, u undercut) error {
+func (g *Guard) evictOne(ctx context.Context, u undercut) error {
 	var loads []load
-	m.mu.Lock()
-	workers := make([]*worker, 0, len(m.workers))
-	for _, w := range m.workers {
-		workers = append(workers, w)
-	}
-	m.mu.Unlock()
-	for _, w := range workers {
-		w.mu.Lock()
-		pod, candidate := w.pod, w.active && w.stop == nil && !w.removed
-		volumes := w.mounted
-		w.mu.Unlock()
-		if !candidate || m.critical(pod) {
-			continue
-		}
-		l, err := m.loadOf(ctx, w, pod, volumes, u.resource)
+	for _, c := range g.c.Pods.Evictable() {
+		l, err := g.loadOf(ctx, c, u.resource)
 		if err != nil {
 			return err
 		}
@@ -179,7 +202,7 @@ func (m *Manager) evictOne(ctx context.Context, u undercut) error {
 				byRequest = -1
 			}
 		}
-		return cmp.Or(byRequest, cmp.Compare(priorityOf(a.pod), priorityOf(b.pod)), cmp.Compare(b.used-b.request, a.used-a.request), cmp.Compare(a.pod.UID, b.pod.UID))
+		return cmp.Or(byRequest, cmp.Compare(ptr.Deref(a.pod.Spec.Priority, 0), ptr.Deref(b.pod.Spec.Priority, 0)), cmp.Compare(b.used-b.request, a.used-a.request), cmp.Compare(a.pod.UID, b.pod.UID))
 	})
 	if len(loads) == 0 {
 		slog.Warn("unable to evict any pods from the node", "resource", u.resource)
@@ -187,33 +210,17 @@ func (m *Manager) evictOne(ctx context.Context, u undercut) error {
 	}
 	worst := loads[0]
 	message := evictionMessage(u, worst)
-	grace := time.Duration(0) // as the kubelet, also for soft thresholds unless it is configured
-	worst.w.event("", corev1.EventTypeWarning, "Evicted", message)
 	slog.Warn("evicting pod", "namespace", worst.pod.Namespace, "pod", worst.pod.Name, "message", message)
-	m.Stop(worst.pod.UID, Stop{Reason: "Evicted", Message: message, Grace: &grace, Condition: &corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue,
-		Reason: corev1.PodReasonTerminationByKubelet, Message: message, ObservedGeneration: worst.pod.Generation}})
+	g.c.Pods.Evict(worst.pod, message)
 	return nil
 }
 
-// critical says whether a pod is never evicted because of what it uses or the node runs out of.
-func (m *Manager) critical(pod *corev1.Pod) bool {
-	return priorityOf(pod) >= systemCritical || m.static(pod.UID)
-}
-
-func (m *Manager) static(uid types.UID) bool { return m.c.Static != nil && m.c.Static(uid) }
-
-func priorityOf(pod *corev1.Pod) int32 {
-	if pod.Spec.Priority == nil {
-		return 0
-	}
-	return *pod.Spec.Priority
-}
-
-func (m *Manager) loadOf(ctx context.Context, w *worker, pod *corev1.Pod, volumes map[string]string, name corev1.ResourceName) (load, error) {
-	l := load{w: w, pod: pod, containers: map[string]int64{}}
+func (g *Guard) loadOf(ctx context.Context, candidate Candidate, name corev1.ResourceName) (load, error) {
+	pod, volumes := candidate.Pod, candidate.Volumes
+	l := load{pod: pod, containers: map[string]int64{}}
 	request := helper.PodRequests(pod, helper.PodResourcesOptions{})[name]
 	l.request = amount.Value(&request)
-	list, err := m.c.Runtime.ListContainers(ctx, string(pod.UID))
+	list, err := g.c.Runtime.ListContainers(ctx, string(pod.UID))
 	if err != nil {
 		return l, err
 	}
@@ -223,9 +230,9 @@ func (m *Manager) loadOf(ctx context.Context, w *worker, pod *corev1.Pod, volume
 		}
 		var s runtime.Stats
 		if name == corev1.ResourceMemory || name == "pids" {
-			s.Usage, err = m.c.Runtime.Usage(ctx, c.ID)
+			s.Usage, err = g.c.Runtime.Usage(ctx, c.ID)
 		} else {
-			s, err = m.c.Runtime.Stats(ctx, c.ID) // walks the container's files
+			s, err = g.c.Runtime.Stats(ctx, c.ID) // walks the container's files
 		}
 		if err != nil {
 			continue // it has ended meanwhile
@@ -250,9 +257,9 @@ func (m *Manager) loadOf(ctx context.Context, w *worker, pod *corev1.Pod, volume
 			if v.EmptyDir == nil || v.EmptyDir.Medium != corev1.StorageMediumDefault || volumes[v.Name] == "" {
 				continue
 			}
-			used, err := w.diskUse(ctx, volumes[v.Name], 1<<62)
+			used, err := g.c.Pods.DiskUse(ctx, volumes[v.Name])
 			if err != nil {
-				w.log.Info("the size of a volume could not be measured", "volume", v.Name, "err", err)
+				slog.Info("the size of a volume could not be measured", "namespace", pod.Namespace, "pod", pod.Name, "volume", v.Name, "err", err)
 			}
 			l.used += used
 		}
@@ -285,18 +292,4 @@ func available(r Room) string {
 		n = n &^ 1023
 	}
 	return resource.NewQuantity(n, resource.BinarySI).String()
-}
-
-// admitPressure refuses pods that would add to the node's pressure.
-func (m *Manager) admitPressure(pod *corev1.Pod) *Refusal {
-	conditions := m.Pressure()
-	if len(conditions) == 0 || m.critical(pod) {
-		return nil
-	}
-	if len(conditions) == 1 && conditions[0] == corev1.NodeMemoryPressure {
-		if qosOf(pod) != corev1.PodQOSBestEffort || tolerates(pod, &corev1.Taint{Key: corev1.TaintNodeMemoryPressure, Effect: corev1.TaintEffectNoSchedule}) {
-			return nil
-		}
-	}
-	return &Refusal{"Evicted", fmt.Sprintf("The node had condition: %v. ", conditions)}
 }

@@ -1,4 +1,4 @@
-package pods
+package eviction
 
 import (
 	"fmt"
@@ -13,29 +13,35 @@ import (
 // Signal is something of the node that may run out, by the kubelet's name.
 type Signal string
 
+// The signals.
 const (
-	memoryAvailable   Signal = "memory.available"
-	nodeFsAvailable   Signal = "nodefs.available"
-	nodeFsInodesFree  Signal = "nodefs.inodesFree"
-	imageFsAvailable  Signal = "imagefs.available"
-	imageFsInodesFree Signal = "imagefs.inodesFree"
-	pidAvailable      Signal = "pid.available"
+	MemoryAvailable   Signal = "memory.available"
+	NodeFsAvailable   Signal = "nodefs.available"
+	NodeFsInodesFree  Signal = "nodefs.inodesFree"
+	ImageFsAvailable  Signal = "imagefs.available"
+	ImageFsInodesFree Signal = "imagefs.inodesFree"
+	PidAvailable      Signal = "pid.available"
 )
 
-// signals are what each signal is about: the condition of the node, and the resource in messages. The order is that in which they are
-// relieved.
-var signals = []struct {
+type about struct {
 	signal    Signal
 	condition corev1.NodeConditionType
 	resource  corev1.ResourceName
-}{
-	{memoryAvailable, corev1.NodeMemoryPressure, corev1.ResourceMemory},
-	{nodeFsAvailable, corev1.NodeDiskPressure, corev1.ResourceEphemeralStorage},
-	{nodeFsInodesFree, corev1.NodeDiskPressure, "inodes"},
-	{imageFsAvailable, corev1.NodeDiskPressure, corev1.ResourceEphemeralStorage},
-	{imageFsInodesFree, corev1.NodeDiskPressure, "inodes"},
-	{pidAvailable, corev1.NodePIDPressure, "pids"},
 }
+
+// signals are what each signal is about: the condition of the node, and the resource in messages. The order is that in which they are
+// relieved.
+var signals = []about{
+	{MemoryAvailable, corev1.NodeMemoryPressure, corev1.ResourceMemory},
+	{NodeFsAvailable, corev1.NodeDiskPressure, corev1.ResourceEphemeralStorage},
+	{NodeFsInodesFree, corev1.NodeDiskPressure, "inodes"},
+	{ImageFsAvailable, corev1.NodeDiskPressure, corev1.ResourceEphemeralStorage},
+	{ImageFsInodesFree, corev1.NodeDiskPressure, "inodes"},
+	{PidAvailable, corev1.NodePIDPressure, "pids"},
+}
+
+// Room is what the node has of something, and how much of it is available.
+type Room struct{ Available, Capacity int64 }
 
 // Threshold is how little of a signal may be available before pods are evicted.
 type Threshold struct {
@@ -54,8 +60,8 @@ func (t Threshold) least(capacity int64) resource.Quantity {
 	return *resource.NewQuantity(int64(float64(capacity)*t.Percent/100), resource.BinarySI)
 }
 
-// DefaultEviction are the kubelet's hard thresholds.
-const DefaultEviction = "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%"
+// Default are the kubelet's hard thresholds.
+const Default = "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%"
 
 // ParseThresholds parses thresholds as the kubelet's flags have them: "memory.available<100Mi,nodefs.available<10%". Each soft one needs a
 // period of grace: "memory.available=1m30s".

@@ -1,4 +1,4 @@
-package pods
+package eviction
 
 import (
 	"cmp"
@@ -27,7 +27,8 @@ type ImageGC struct {
 // DefaultImageGC is the kubelet's.
 var DefaultImageGC = ImageGC{High: 85, Low: 80, MinAge: 2 * time.Minute}
 
-const imageGCPeriod = 5 * time.Minute
+// ImagesPeriod is how often unused images are looked for.
+const ImagesPeriod = 5 * time.Minute
 
 // imageUse remembers when images were first seen and last used, by ID.
 type imageUse struct {
@@ -37,27 +38,27 @@ type imageUse struct {
 }
 
 // collectImages removes images that are too old, and if the disk is too full, others.
-func (m *Manager) collectImages(ctx context.Context) error {
-	gc := m.c.ImageGC
+func (g *Guard) collectImages(ctx context.Context) error {
+	gc := g.c.Images
 	if gc.MaxAge > 0 {
-		if err := m.removeImages(ctx, 1<<62, func(unused time.Duration) bool { return unused > gc.MaxAge }); err != nil {
+		if err := g.removeImages(ctx, 1<<62, func(unused time.Duration) bool { return unused > gc.MaxAge }); err != nil {
 			return err
 		}
 	}
-	room, ok := m.c.Rooms(ctx)[imageFsAvailable]
+	room, ok := g.c.Rooms(ctx)[ImageFsAvailable]
 	if !ok || room.Capacity <= 0 || gc.High >= 100 {
 		return nil
 	}
 	if used := 100 - int(room.Available*100/room.Capacity); used < gc.High {
-		_, err := m.unusedImages(ctx) // remembers which are used now
+		_, err := g.unusedImages(ctx) // remembers which are used now
 		return err
 	}
-	return m.freeImages(ctx, room.Capacity*int64(100-gc.Low)/100-room.Available)
+	return g.freeImages(ctx, room.Capacity*int64(100-gc.Low)/100-room.Available)
 }
 
 // freeImages removes unused images until so many bytes are freed.
-func (m *Manager) freeImages(ctx context.Context, bytes int64) error {
-	return m.removeImages(ctx, bytes, func(time.Duration) bool { return true })
+func (g *Guard) freeImages(ctx context.Context, bytes int64) error {
+	return g.removeImages(ctx, bytes, func(time.Duration) bool { return true })
 }
 
 type unusedImage struct {
@@ -66,12 +67,12 @@ type unusedImage struct {
 }
 
 // unusedImages returns the images that no container has, those first that were not used for the longest time.
-func (m *Manager) unusedImages(ctx context.Context) ([]unusedImage, error) {
-	images, err := m.c.Runtime.ListImages(ctx)
+func (g *Guard) unusedImages(ctx context.Context) ([]unusedImage, error) {
+	images, err := g.c.Runtime.ListImages(ctx)
 	if err != nil {
 		return nil, err
 	}
-	containers, err := m.c.Runtime.ListContainers(ctx, "")
+	containers, err := g.c.Runtime.ListContainers(ctx, "")
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +80,7 @@ func (m *Manager) unusedImages(ctx context.Context) ([]unusedImage, error) {
 	for _, c := range containers {
 		inUse[c.ImageID] = true
 	}
-	u := &m.images
+	u := &g.images
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	now := time.Now()
@@ -104,15 +105,15 @@ func (m *Manager) unusedImages(ctx context.Context) ([]unusedImage, error) {
 			delete(u.used, id)
 		}
 	}
-	m.pulled.Retain(present)
+	g.c.Present(present)
 	slices.SortFunc(out, func(a, b unusedImage) int {
 		return cmp.Or(a.used.Compare(b.used), a.seen.Compare(b.seen), cmp.Compare(a.ID, b.ID))
 	})
 	return out, nil
 }
 
-func (m *Manager) removeImages(ctx context.Context, bytes int64, due func(unused time.Duration) bool) error {
-	list, err := m.unusedImages(ctx)
+func (g *Guard) removeImages(ctx context.Context, bytes int64, due func(unused time.Duration) bool) error {
+	list, err := g.unusedImages(ctx)
 	if err != nil {
 		return err
 	}
@@ -127,10 +128,10 @@ func (m *Manager) removeImages(ctx context.Context, bytes int64, due func(unused
 		if last.IsZero() {
 			last = i.seen
 		}
-		if now.Sub(i.seen) < m.c.ImageGC.MinAge || !due(now.Sub(last)) {
+		if now.Sub(i.seen) < g.c.Images.MinAge || !due(now.Sub(last)) {
 			continue
 		}
-		if err := m.c.Runtime.RemoveImage(ctx, i.ID); err != nil {
+		if err := g.c.Runtime.RemoveImage(ctx, i.ID); err != nil {
 			errs = append(errs, err)
 			continue
 		}
