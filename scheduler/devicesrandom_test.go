@@ -201,9 +201,13 @@ func noDeviceTwice(t *testing.T, seed int64) {
 	}
 	controllertest.Run(t, b.Client, resourceclaim.New(b.Client, controllertest.NewRecorder())...)
 	var problem atomic.Value
-	stopWatching := controllertest.Follow(t, b.Client, []client.Object{&resourcev1.ResourceClaim{}, &corev1.Pod{}}, func(client.View) {}, func([]client.Event) {
+	var trace strings.Builder
+	stopWatching := controllertest.Follow(t, b.Client, []client.Object{&resourcev1.ResourceClaim{}, &corev1.Pod{}}, func(client.View) {}, func(events []client.Event) {
+		for _, e := range events {
+			describe(&trace, e)
+		}
 		if p := wrong(b.Client.View()); p != "" {
-			problem.CompareAndSwap(nil, p)
+			problem.CompareAndSwap(nil, p+trace.String())
 		}
 	})
 	const pods = 40
@@ -251,6 +255,32 @@ func noDeviceTwice(t *testing.T, seed int64) {
 	stopWatching()
 	if p := problem.Load(); p != nil {
 		t.Error(p)
+	}
+}
+
+// describe writes what an event changed.
+func describe(to *strings.Builder, e client.Event) {
+	obj := e.Object()
+	if e.New == nil {
+		fmt.Fprintf(to, "\n%s %T %s is gone", obj.GetResourceVersion(), obj, obj.GetName())
+		return
+	}
+	switch obj := obj.(type) {
+	case *resourcev1.ResourceClaim:
+		fmt.Fprintf(to, "\n%s claim %s:", obj.ResourceVersion, obj.Name)
+		if obj.Status.Allocation != nil {
+			for _, r := range obj.Status.Allocation.Devices.Results {
+				fmt.Fprintf(to, " %s/%s/%s", r.Driver, r.Pool, r.Device)
+			}
+		}
+		for _, ref := range obj.Status.ReservedFor {
+			fmt.Fprintf(to, " for %s", ref.Name)
+		}
+	case *corev1.Pod:
+		fmt.Fprintf(to, "\n%s pod %s on %q", obj.ResourceVersion, obj.Name, obj.Spec.NodeName)
+		for _, ref := range obj.Spec.ResourceClaims {
+			fmt.Fprintf(to, " with %s", *ref.ResourceClaimName)
+		}
 	}
 }
 

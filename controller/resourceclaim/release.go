@@ -33,8 +33,11 @@ func (r *reconciler) syncClaim(ctx context.Context, v client.View, key controlle
 	}
 	ends := len(remaining) == 0 && slices.Contains(claim.Finalizers, resourcev1.Finalizer)
 	// An allocation whose reservation was taken back stays for the pods that name the claim. When the last of them is deleted it ends;
-	// upstream keeps it if no pod ever ran with it, and the devices stay allocated for nobody.
-	deallocates := ends && (released || claim.DeletionTimestamp != nil || claim.Status.Allocation != nil && len(usersOf(v, claim)) == 0)
+	// upstream keeps it if no pod ever ran with it, and the devices stay allocated for nobody. It also stays for a pod that is bound and
+	// whose reservation is about to be written again.
+	users := usersOf(v, claim)
+	bound := slices.ContainsFunc(users, func(pod *corev1.Pod) bool { return pod.Spec.NodeName != "" })
+	deallocates := ends && (claim.DeletionTimestamp != nil || released && !bound || claim.Status.Allocation != nil && len(users) == 0)
 	if released || deallocates && claim.Status.Allocation != nil {
 		changed := claim.DeepCopy()
 		changed.Status.ReservedFor = remaining

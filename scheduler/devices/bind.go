@@ -45,7 +45,12 @@ func (f *podClaims) PreBind(ctx context.Context, node string) error {
 			}
 		}
 		if resourceclaim.IsReservedForPod(f.pod, c.claim, false) {
-			continue
+			if !f.plugin.State.doubtful(c.claim) {
+				continue
+			}
+			if err := f.release(ctx, c); err != nil {
+				return err
+			}
 		}
 		if err := f.store(ctx, c); err != nil {
 			return err
@@ -82,9 +87,38 @@ func (f *podClaims) create(ctx context.Context, c *podClaim) error {
 	return nil
 }
 
+// release writes a claim without the pod's reservation, which is then stored again. The claim gets a new version by that, so an earlier write that
+// was conditional on the present one, and may still be on its way, cannot take the allocation away after the pod is bound.
+func (f *podClaims) release(ctx context.Context, c *podClaim) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := write(ctx)
+	defer cancel()
+	claim := c.claim.DeepCopy()
+	f.unreserve(claim)
+	updated, err := client.UpdateStatus(ctx, f.plugin.State.Client, claim)
+	if err != nil {
+		return fmt.Errorf("renew reservation of claim %s/%s: %w", claim.Namespace, claim.Name, err)
+	}
+	c.claim = updated
+	return nil
+}
+
+// unreserve removes the pod from those that a claim is reserved for. It returns false if it is not among them.
+func (f *podClaims) unreserve(claim *resourcev1.ResourceClaim) bool {
+	before := len(claim.Status.ReservedFor)
+	claim.Status.ReservedFor = slices.DeleteFunc(claim.Status.ReservedFor, func(ref resourcev1.ResourceClaimConsumerReference) bool { return ref.UID == f.pod.UID })
+	return len(claim.Status.ReservedFor) < before
+}
+
 // store writes a claim's allocation, if it was decided now, and the pod as one that it is reserved for.
 func (f *podClaims) store(ctx context.Context, c *podClaim) error {
 	name := c.claim.Namespace + "/" + c.claim.Name
+	allocation := c.decided
+	if allocation == nil {
+		allocation = c.claim.Status.Allocation
+	}
 	var err error
 	for range attempts {
 		if err := context.Cause(ctx); err != nil {
@@ -96,6 +130,13 @@ func (f *podClaims) store(ctx context.Context, c *podClaim) error {
 		current, ok := client.Get[*resourcev1.ResourceClaim](f.plugin.State.Client.View(), c.claim.Namespace, c.claim.Name)
 		if !ok || current.UID != c.claim.UID {
 			return fmt.Errorf("get updated claim %s after conflict: resourceclaim %q not found", name, c.claim.Name)
+		}
+		// The node was chosen for this allocation. If another pod has stored it and lost it again since, its devices may be others' already.
+		switch now := current.Status.Allocation; {
+		case now == nil:
+			return fmt.Errorf("claim %s got changed in the meantime", name)
+		case !apiequality.Semantic.DeepEqual(now.Devices.Results, allocation.Devices.Results):
+			return fmt.Errorf("claim %s got allocated elsewhere in the meantime", name)
 		}
 		c.claim = current
 	}
@@ -129,7 +170,7 @@ func (f *podClaims) storeOnce(ctx context.Context, c *podClaim, name string) err
 	if !resourceclaim.IsReservedForPod(f.pod, claim, false) {
 		claim.Status.ReservedFor = append(claim.Status.ReservedFor, resourcev1.ResourceClaimConsumerReference{Resource: "pods", Name: f.pod.Name, UID: f.pod.UID})
 	}
-	if claim.Status.Allocation.AllocationTimestamp == nil {
+	if stored == nil && claim.Status.Allocation.AllocationTimestamp == nil { // what is stored cannot be changed
 		claim.Status.Allocation.AllocationTimestamp = new(metav1.Now())
 	}
 	updated, err := client.UpdateStatus(ctx, f.plugin.State.Client, claim)
@@ -283,11 +324,7 @@ func (f *podClaims) Undo(ctx context.Context) error {
 		case c.made:
 			errs = append(errs, f.plugin.State.deleteClaim(ctx, c.claim))
 		case c.reserved:
-			errs = append(errs, f.plugin.State.change(ctx, c.claim, true, func(claim *resourcev1.ResourceClaim) bool {
-				before := len(claim.Status.ReservedFor)
-				claim.Status.ReservedFor = slices.DeleteFunc(claim.Status.ReservedFor, func(ref resourcev1.ResourceClaimConsumerReference) bool { return ref.UID == f.pod.UID })
-				return len(claim.Status.ReservedFor) < before
-			}))
+			errs = append(errs, f.plugin.State.change(ctx, c.claim, true, f.unreserve))
 		}
 	}
 	return errors.Join(errs...)
@@ -308,6 +345,9 @@ func (s *State) change(ctx context.Context, c *resourcev1.ResourceClaim, status 
 		} else {
 			_, err = client.Update(ctx, s.Client, current)
 		}
+		if err != nil && !refused(err) {
+			s.doubts.Store(c.UID, versionOf(current))
+		}
 		if !apierrors.IsConflict(err) {
 			break
 		}
@@ -316,6 +356,12 @@ func (s *State) change(ctx context.Context, c *resourcev1.ResourceClaim, status 
 		return nil
 	}
 	return err
+}
+
+// doubtful says whether a write may still be carried out that takes something from this version of a claim.
+func (s *State) doubtful(c *resourcev1.ResourceClaim) bool {
+	version, ok := s.doubts.Load(c.UID)
+	return ok && version == versionOf(c)
 }
 
 // deleteClaim deletes a claim for extended resources, with the finalizer that the scheduler gave it.

@@ -8,10 +8,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kontiki/kontiki/api/client"
 	"github.com/kontiki/kontiki/controller/controllertest"
 	"github.com/kontiki/kontiki/scheduler/framework"
 	"github.com/kontiki/kontiki/test/harness"
@@ -133,6 +135,55 @@ func TestWhatIsUnsureStaysTaken(t *testing.T) {
 	taken(1)
 	s.ObserveClaim(c, true)
 	taken(0)
+}
+
+// TestADecisionIsStoredForItsAllocationOnly: a claim that several pods share was given, taken away, or given elsewhere since the decision.
+func TestADecisionIsStoredForItsAllocationOnly(t *testing.T) {
+	h := harness.New(t)
+	f := &podClaims{plugin: &DynamicResources{State: NewState(h.Client, nil)}, pod: &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p", UID: "p"}}}
+	allocation := func(device string) *resourcev1.AllocationResult {
+		return &resourcev1.AllocationResult{Devices: resourcev1.DeviceAllocationResult{Results: []resourcev1.DeviceRequestAllocationResult{{Request: "r", Driver: "d.example.com", Pool: "n", Device: device}}}}
+	}
+	claim := func(name string) *resourcev1.ResourceClaim {
+		return controllertest.Create(t, h.Client, &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: resourcev1.ResourceClaimSpec{
+			Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{{Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu"}}}}}})
+	}
+	allocate := func(name string, to *resourcev1.AllocationResult) *resourcev1.ResourceClaim {
+		return controllertest.ChangeStatus(t, h.Client, "default", name, func(c *resourcev1.ResourceClaim) { c.Status.Allocation = to })
+	}
+	stored := func(name string) *resourcev1.ResourceClaim {
+		c, _ := client.Get[*resourcev1.ResourceClaim](h.Client.View(), "default", name)
+		return c
+	}
+	taken := &podClaim{claim: claim("taken"), decided: allocation("0")}
+	allocate("taken", allocation("0"))
+	allocate("taken", nil)
+	if err := f.store(t.Context(), taken); err == nil || stored("taken").Status.Allocation != nil {
+		t.Errorf("devices that may be others' already: %v, %+v", err, stored("taken").Status)
+	}
+	claim("moved")
+	moved := &podClaim{claim: allocate("moved", allocation("0"))}
+	allocate("moved", nil)
+	allocate("moved", allocation("1"))
+	if err := f.store(t.Context(), moved); err == nil || len(stored("moved").Status.ReservedFor) > 0 {
+		t.Errorf("devices of another node: %v, %+v", err, stored("moved").Status)
+	}
+	same := &podClaim{claim: claim("same"), decided: allocation("0")}
+	allocate("same", allocation("0"))
+	if err := f.store(t.Context(), same); err != nil || len(stored("same").Status.ReservedFor) != 1 {
+		t.Errorf("what another pod has stored: %v, %+v", err, stored("same").Status)
+	}
+	// A write that may still take the allocation of this version away cannot do so after a reservation has been renewed.
+	f.plugin.State.doubts.Store(same.claim.UID, versionOf(same.claim))
+	before := same.claim.DeepCopy()
+	f.claims = []*podClaim{same}
+	if err := f.PreBind(t.Context(), "n"); err != nil {
+		t.Fatal(err)
+	}
+	before.Status.Allocation, before.Status.ReservedFor = nil, nil
+	if _, err := client.UpdateStatus(t.Context(), h.Client, before); !apierrors.IsConflict(err) || len(stored("same").Status.ReservedFor) != 1 {
+		t.Errorf("a late write: %v, %+v", err, stored("same").Status)
+	}
 }
 
 // TestAnAllocationThatWasTakenAwayHidesNoNewOne: the decision may be about a claim that is newer than its last event.

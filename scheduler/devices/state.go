@@ -32,7 +32,7 @@ var features = structured.Features{
 // compiledSelectors is how many compiled CEL expressions are kept.
 const compiledSelectors = 64
 
-// State is the devices of the cluster as the scheduler sees them. It belongs to the scheduler's loop, except for changed and made.
+// State is the devices of the cluster as the scheduler sees them. It belongs to the scheduler's loop, except for changed, made and doubts.
 type State struct {
 	Client   *client.Client
 	Recorder record.EventRecorder
@@ -58,6 +58,9 @@ type State struct {
 	changed   broadcast.Signal // of a claim
 	// made has, by the UIDs of claims for extended resources, those under which they were pending before they were created.
 	made sync.Map
+	// doubts has, by the UIDs of claims, the versions that writes were conditional on which take an allocation or a reservation away and
+	// whose outcomes are not known.
+	doubts sync.Map
 }
 
 // claim is a claim that has devices or is about to.
@@ -130,6 +133,9 @@ func (s *State) ObserveClaim(c *resourcev1.ResourceClaim, gone bool) {
 	defer s.changed.Tell()
 	s.settleMade(c, gone)
 	version := versionOf(c)
+	if doubted, ok := s.doubts.Load(c.UID); ok && (gone || version > doubted.(uint64)) {
+		s.doubts.Delete(c.UID)
+	}
 	have := s.claims[c.UID]
 	switch {
 	case have == nil && (gone || c.Status.Allocation == nil):
