@@ -70,9 +70,15 @@ func (p *Pull) Open(ctx context.Context, blob digest.Digest, size int64) (io.Rea
 	}
 }
 
-// request gets a blob from a peer. It waits as long as the peer's own pull makes progress.
+// longest returns how long a peer may take for a blob of a size in bytes, however it says that it makes progress: a registry would be faster.
+func longest(size int64) time.Duration {
+	const leastRate = 256 << 10 // bytes a second
+	return 10*time.Minute + time.Duration(min(size, 1<<40)/leastRate)*time.Second
+}
+
+// request gets a blob from a peer. It waits as long as the peer's own pull makes progress, and at most as long as longest says.
 func (p *Pull) request(ctx context.Context, peer Peer, blob digest.Digest, size int64) (io.ReadCloser, error) {
-	reached, since := int64(-1), time.Now()
+	reached, since, end := int64(-1), time.Now(), time.Now().Add(longest(size))
 	for {
 		ctx, cancel := context.WithCancel(ctx)
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+peer.Address+"/kontiki/peers/blobs/"+blob.String()+"?image="+p.image.String(), nil)
@@ -86,7 +92,7 @@ func (p *Pull) request(ctx context.Context, peer Peer, blob digest.Digest, size 
 			return nil, err
 		}
 		if resp.StatusCode == http.StatusOK && resp.ContentLength == size {
-			return &verified{resp.Body, p, peer.Name, blob, blob.Algorithm().Digester(), cancel, time.AfterFunc(patience, cancel)}, nil
+			return &verified{resp.Body, p, peer.Name, blob, blob.Algorithm().Digester(), cancel, time.AfterFunc(patience, cancel), time.AfterFunc(time.Until(end), cancel)}, nil
 		}
 		resp.Body.Close()
 		cancel()
@@ -100,9 +106,12 @@ func (p *Pull) request(ctx context.Context, peer Peer, blob digest.Digest, size 
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", progressHeader, err)
 		}
-		if now > reached {
+		switch {
+		case time.Now().After(end):
+			return nil, errors.New("it takes too long")
+		case now != reached: // less than before if it has counted the blobs that it sends, while it had too many requests
 			reached, since = now, time.Now()
-		} else if time.Since(since) > patience {
+		case time.Since(since) > patience:
 			return nil, errors.New("it makes no progress either")
 		}
 	}
@@ -116,7 +125,8 @@ type verified struct {
 	want     digest.Digest
 	digester digest.Digester
 	cancel   context.CancelFunc // ends the request
-	idle     *time.Timer        // calls cancel
+	// Both call cancel: idle when nothing was read for a while, whole when it takes too long.
+	idle, whole *time.Timer
 }
 
 func (v *verified) Read(to []byte) (int, error) {
@@ -138,6 +148,7 @@ func (v *verified) Read(to []byte) (int, error) {
 // Close also tells those who wait for the blob that it may be complete now.
 func (v *verified) Close() error {
 	v.idle.Stop()
+	v.whole.Stop()
 	err := v.ReadCloser.Close()
 	v.cancel()
 	v.pull.changed.Tell()

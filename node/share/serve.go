@@ -58,7 +58,7 @@ func (s *Share) Handler(caller func(*http.Request) string) http.Handler {
 		}
 		write(w, s.note(image, caller(r), in))
 	})
-	mux.HandleFunc("GET /kontiki/peers/blobs/{digest}", s.blob)
+	mux.HandleFunc("GET /kontiki/peers/blobs/{digest}", func(w http.ResponseWriter, r *http.Request) { s.blob(w, r, caller(r)) })
 	return mux
 }
 
@@ -84,8 +84,18 @@ func write(w http.ResponseWriter, out any) {
 	json.NewEncoder(w).Encode(out) // if it fails, the caller has gone
 }
 
-// blob sends a blob. While the image is being pulled here, it waits for the blob for a while.
-func (s *Share) blob(w http.ResponseWriter, r *http.Request) {
+// uploadsTo returns the slots of the blobs that are sent to a node, or that it waits for.
+func (s *Share) uploadsTo(node string) chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.uploadsOf[node] == nil {
+		s.uploadsOf[node] = make(chan struct{}, maxUploadsOf)
+	}
+	return s.uploadsOf[node]
+}
+
+// blob sends a blob to a node. While the image is being pulled here, it waits for the blob for a while.
+func (s *Share) blob(w http.ResponseWriter, r *http.Request, node string) {
 	blob, ok := parse(w, "digest", r.PathValue("digest"))
 	if !ok {
 		return
@@ -96,12 +106,14 @@ func (s *Share) blob(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), notYet)
 	defer cancel()
-	select {
-	case s.uploads <- struct{}{}:
-		defer func() { <-s.uploads }()
-	case <-ctx.Done():
-		accepted(w, s.total.Load())
-		return
+	for _, slots := range []chan struct{}{s.uploadsTo(node), s.uploads} {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+		case <-ctx.Done():
+			accepted(w, s.total.Load())
+			return
+		}
 	}
 	for {
 		pull := s.pulling(image)

@@ -52,9 +52,10 @@ type Share struct {
 	client  *http.Client
 	uploads chan struct{} // one slot per blob that is sent or waited for
 
-	mu    sync.Mutex
-	pulls map[digest.Digest]map[*Pull]struct{} // by image
-	away  map[string]time.Time                 // until when a node that did not respond tracks nothing
+	mu        sync.Mutex
+	uploadsOf map[string]chan struct{}             // the same by the node that asks
+	pulls     map[digest.Digest]map[*Pull]struct{} // by image
+	away      map[string]time.Time                 // until when a node that did not respond tracks nothing
 
 	total    atomic.Uint64 // bytes sent
 	received *prometheus.CounterVec
@@ -64,6 +65,8 @@ type Share struct {
 const (
 	// maxUploads limits how many blobs are sent to peers, or waited for by them, at a time.
 	maxUploads = 64
+	// maxUploadsOf limits how many of them are for one node, so that a slow one leaves slots to the others. A pull fetches three at a time.
+	maxUploadsOf = 16
 	// askTime limits how long a tracker may take to respond. It responds from memory.
 	askTime = 5 * time.Second
 	// awayTime is how long another tracker is used in place of one that did not respond.
@@ -77,7 +80,7 @@ const (
 
 // New makes a Share.
 func New(c Config) *Share {
-	s := &Share{c: c, tracker: newTracker(), uploads: make(chan struct{}, maxUploads), pulls: map[digest.Digest]map[*Pull]struct{}{}, away: map[string]time.Time{}}
+	s := &Share{c: c, tracker: newTracker(), uploads: make(chan struct{}, maxUploads), uploadsOf: map[string]chan struct{}{}, pulls: map[digest.Digest]map[*Pull]struct{}{}, away: map[string]time.Time{}}
 	transport := &http.Transport{
 		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return (&tls.Dialer{Config: s.only(address)}).DialContext(ctx, network, address)
