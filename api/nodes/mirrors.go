@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -42,6 +43,9 @@ func (s *Server) CreateMirrorPod(ctx context.Context, r *nodev1.CreateMirrorPodR
 	if suffix := "-" + strings.ToLower(node); !strings.HasSuffix(pod.Name, suffix) {
 		return nil, status.Errorf(codes.PermissionDenied, "metadata.name: the name of a mirror pod must end with %q", suffix)
 	}
+	turn, _ := s.mirroring.LoadOrStore(node, &sync.Mutex{})
+	turn.(*sync.Mutex).Lock() // calls at the same time would all find that there is room
+	defer turn.(*sync.Mutex).Unlock()
 	view, err := s.Client.Consistent(ctx)
 	if err != nil {
 		return nil, status.Error(codes.Unavailable, err.Error())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -54,6 +55,7 @@ type Server struct {
 	registering chan struct{} // has an element for each session that does its first write
 	turns       *turns        // of full sets
 	fresh       *fresh
+	mirroring   sync.Map // a mutex for each node that has created mirror pods
 }
 
 // New creates a Server; Run must run while it serves.
