@@ -37,6 +37,7 @@ type program struct {
 	mu      sync.Mutex
 	calls   []string
 	fails   map[string]error // by call
+	during  func()           // is called by NodeUnprepareResources
 	empty   bool             // it returns no results
 }
 
@@ -75,6 +76,9 @@ func (p *program) NodeUnprepareResources(_ context.Context, r *drav1.NodeUnprepa
 	out := &drav1.NodeUnprepareResourcesResponse{Claims: map[string]*drav1.NodeUnprepareResourceResponse{}}
 	if err := p.record("unprepare", r.Claims); err != nil {
 		return nil, err
+	}
+	if p.during != nil {
+		p.during()
 	}
 	for _, c := range r.Claims {
 		out.Claims[c.Uid] = &drav1.NodeUnprepareResourceResponse{}
@@ -292,6 +296,40 @@ func TestPreparedClaimsOutliveTheAgentAndNotTheMachinesRun(t *testing.T) {
 	same(t, "calls after the machine's restart", d.took(), []string{"prepare ns/c1=uid-c1"})
 }
 
+// TestAnAgentIsKilledWhileAClaimIsUnprepared: the next one has it prepared again before another pod uses it.
+func TestAnAgentIsKilledWhileAClaimIsUnprepared(t *testing.T) {
+	n := newNode(t)
+	d := n.driver("d.sock", drav1.DRAPluginService)
+	a, b := pod("a", "c1"), pod("b", "c1")
+	n.claim("c1", a, b)
+	if err := n.m.Prepare(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	var then []byte // what the agent that was killed has left
+	d.during = func() {
+		var err error
+		if then, err = os.ReadFile(n.c.File); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := n.m.Unprepare(t.Context(), a.UID); err != nil {
+		t.Fatal(err)
+	}
+	d.during = nil
+	if err := os.WriteFile(n.c.File, then, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.restart()
+	d = n.driver("d2.sock", drav1.DRAPluginService)
+	if err := n.m.Prepare(t.Context(), b); err == nil {
+		t.Error("a claim that may be unprepared is taken for prepared")
+	}
+	if err := errors.Join(n.m.Unprepare(t.Context(), a.UID), n.m.Prepare(t.Context(), b)); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "calls", d.took(), []string{"unprepare ns/c1=uid-c1", "prepare ns/c1=uid-c1"})
+}
+
 func TestWhatIsNotPrepared(t *testing.T) {
 	n := newNode(t)
 	p := pod("a", "c1")
@@ -413,6 +451,8 @@ func TestTheHealthOfClaimedDevices(t *testing.T) {
 	says("none", "")
 	d.reports <- []*healthv1.DeviceHealth{report("d2", healthv1.HealthStatus_HEALTHY, strings.Repeat("x", 2000), 600)}
 	says("one", "claim:my-c1/two example.com/dev=c1-2 is Healthy: "+strings.Repeat("x", 1021)+"...")
+	d.reports <- []*healthv1.DeviceHealth{report("d2", healthv1.HealthStatus_HEALTHY, strings.Repeat("é", 1000), 600)} // no half characters
+	says("one", "claim:my-c1/two example.com/dev=c1-2 is Healthy: "+strings.Repeat("é", 510)+"...")
 	d.reports <- nil // the driver ends its reports
 	says("one", "claim:my-c1/two example.com/dev=c1-2 is Unknown")
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -110,7 +111,7 @@ func healthOf(r *healthv1.DeviceHealth) health {
 	}
 	const longest = corev1.ResourceHealthMessageMaxLength
 	if len(h.message) > longest {
-		h.message = h.message[:longest-3] + "..."
+		h.message = strings.ToValidUTF8(h.message[:longest-3], "") + "..."
 	}
 	if s := r.GetHealthCheckTimeoutSeconds(); s > 0 {
 		h.until = time.Now().Add(time.Duration(min(s, 365*24*3600)) * time.Second)

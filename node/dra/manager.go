@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -320,7 +321,8 @@ func checkDevices(list []*drav1.Device) error {
 	return nil
 }
 
-func clip(s string) string { return s[:min(len(s), 1000)] }
+// clip returns the beginning of a driver's text.
+func clip(s string) string { return strings.ToValidUTF8(s[:min(len(s), 1000)], "") }
 
 // Container returns the CDI devices of those claims that a container requests. They are prepared.
 func (m *Manager) Container(pod *corev1.Pod, container string) (runtime.Edits, error) {
@@ -422,6 +424,13 @@ func (m *Manager) Unprepare(ctx context.Context, uid types.UID) error {
 	}
 	m.mu.Unlock()
 	if !left && len(ending) == 0 {
+		return nil
+	}
+	// An agent that starts again must not take for prepared what a driver has unprepared before the previous one could note it.
+	if err := m.save(); err != nil {
+		return err
+	}
+	if len(ending) == 0 {
 		return nil
 	}
 	for name, claims := range batches {
