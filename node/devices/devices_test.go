@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -24,6 +25,7 @@ import (
 	podresourcesv1 "k8s.io/kubelet/pkg/apis/podresources/v1"
 
 	"github.com/kontiki/kontiki/node/numa"
+	"github.com/kontiki/kontiki/node/runtime"
 	"github.com/kontiki/kontiki/test/await"
 )
 
@@ -324,12 +326,14 @@ func TestDevicesThatAreNotHealthyAreCapacityOnly(t *testing.T) {
 
 func TestThePluginsEndMakesTheCapacityZeroAfterAGracePeriod(t *testing.T) {
 	n := newNode(t)
-	n.stop()
-	n.c.Grace = 500 * time.Millisecond
-	n.start()
 	v := n.plugin(&vendor{}, "v.sock", healthy("a", "b")...)
 	v.stop()
 	n.has(2, 0)
+	n.stop()
+	n.c.Grace = time.Millisecond
+	n.start()
+	v = n.plugin(&vendor{}, "v1.sock", healthy("a", "b")...)
+	v.stop()
 	n.has(0, 0)
 	await.That(t, "the end of the grace period", func() error {
 		if n.m.Manages(gpu) {
@@ -338,6 +342,29 @@ func TestThePluginsEndMakesTheCapacityZeroAfterAGracePeriod(t *testing.T) {
 		return nil
 	})
 	n.plugin(&vendor{}, "v2.sock", healthy("a")...) // it comes back
+}
+
+// TestAPluginThatComesAndGoesLeavesNothingWaiting: at most one goroutine waits for the end of a resource's grace period.
+func TestAPluginThatComesAndGoesLeavesNothingWaiting(t *testing.T) {
+	n := newNode(t)
+	for i := range 5 {
+		v := n.plugin(&vendor{}, fmt.Sprintf("v%d.sock", i), healthy("a")...)
+		v.stop()
+		n.has(1, 0)
+	}
+	await.That(t, "one that waits", func() error {
+		stacks := make([]byte, 4<<20)
+		waiting := 0
+		for stack := range strings.SplitSeq(string(stacks[:goruntime.Stack(stacks, true)]), "\n\n") {
+			if strings.Contains(stack, "devices.(*Manager).expireLater.func1(") {
+				waiting++
+			}
+		}
+		if waiting != 1 {
+			return fmt.Errorf("%d wait", waiting)
+		}
+		return nil
+	})
 }
 
 func TestAPluginThatRegistersAgainReplacesItself(t *testing.T) {
@@ -479,7 +506,10 @@ func TestAnAnswersEdits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := fmt.Sprintf("%v %v %v %v", e.Mounts, e.Devices, e.Annotations, e.CDIDevices); got != "[{/real/x /x true false 0}] [{/dev/null /dev/gpu rw}] map[k:v] [example.com/gpu=0]" {
+	if len(e.Mounts) != 1 || e.Mounts[0] != (runtime.Mount{HostPath: "/real/x", ContainerPath: "/x", ReadOnly: true}) {
+		t.Errorf("mounts: %+v", e.Mounts)
+	}
+	if got := fmt.Sprintf("%v %v %v", e.Devices, e.Annotations, e.CDIDevices); got != "[{/dev/null /dev/gpu rw}] map[k:v] [example.com/gpu=0]" {
 		t.Error(got)
 	}
 	if e, err := n.m.Container(t.Context(), p, "other"); err != nil || len(e.Env)+len(e.Mounts) > 0 {

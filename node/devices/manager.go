@@ -25,6 +25,8 @@ const (
 	maxDevices   = 10000
 	maxIDLength  = 1024
 	maxMessage   = 4 << 20
+	// maxConnections limits the connections to kubelet.sock.
+	maxConnections = 64
 	// Times of calls to plugins.
 	optionsTimeout   = 10 * time.Second
 	preferTimeout    = 10 * time.Second
@@ -68,6 +70,8 @@ type extended struct {
 	devices map[string]*pluginapi.Device
 	// stopped is when the last plugin ended; zero while there is one.
 	stopped time.Time
+	// keep ends waiting for the end of the grace period; nil if nothing waits.
+	keep context.CancelFunc
 	// expired means that the grace period is over: the resource is reported as zero.
 	expired bool
 	// preStart is whether the newest plugin wants PreStartContainer calls.

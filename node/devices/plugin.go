@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -63,7 +64,7 @@ func (m *Manager) serve(ctx context.Context) error {
 		}
 	}
 	m.mu.Unlock()
-	if err := server.Serve(listener); err != nil && ctx.Err() == nil {
+	if err := server.Serve(netutil.LimitListener(listener, maxConnections)); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("device plugins: %w", err)
 	}
 	return ctx.Err()
@@ -251,6 +252,7 @@ func (m *Manager) add(p *plugin) error {
 		return false
 	})
 	r.plugins = append(r.plugins, p)
+	r.stay()
 	r.stopped, r.expired, r.preStart = time.Time{}, false, p.options.GetPreStartRequired()
 	return nil
 }
@@ -275,9 +277,22 @@ func (m *Manager) remove(ctx context.Context, p *plugin) {
 	}
 }
 
-// expireLater ends the grace period when it is over. The caller holds mu.
+// stay ends waiting for the end of the grace period. The caller holds mu.
+func (r *extended) stay() {
+	if r.keep != nil {
+		r.keep()
+		r.keep = nil
+	}
+}
+
+// expireLater ends the grace period when it is over, unless a plugin comes back. The caller holds mu.
 func (m *Manager) expireLater(ctx context.Context, name string, stopped time.Time) {
+	ctx, keep := context.WithCancel(ctx)
+	r := m.resources[name]
+	r.stay()
+	r.keep = keep
 	m.wg.Go(func() {
+		defer keep()
 		select {
 		case <-ctx.Done():
 		case <-time.After(m.c.Grace):
