@@ -71,6 +71,26 @@ type agentOptions struct {
 	swap                             string
 }
 
+// validate checks numbers, by a kubelet's rules.
+func (o *agentOptions) validate() error {
+	gc := o.imageGC
+	switch {
+	case o.maxPods < 0:
+		return fmt.Errorf("--max-pods: %d is negative", o.maxPods)
+	case o.parallelPulls < 1:
+		return fmt.Errorf("--max-parallel-image-pulls: want at least 1, not %d", o.parallelPulls)
+	case gc.High < 0 || gc.High > 100:
+		return fmt.Errorf("--image-gc-high-threshold: want 0 to 100, not %d", gc.High)
+	case gc.Low < 0 || gc.Low >= gc.High:
+		return fmt.Errorf("--image-gc-low-threshold: want less than --image-gc-high-threshold, %d, and not less than 0: not %d", gc.High, gc.Low)
+	case gc.MinAge < 0:
+		return fmt.Errorf("--minimum-image-ttl-duration: %v is negative", gc.MinAge)
+	case gc.MaxAge < 0 || gc.MaxAge > 0 && gc.MaxAge < gc.MinAge:
+		return fmt.Errorf("--image-maximum-gc-age: want 0, or at least --minimum-image-ttl-duration, %v: not %v", gc.MinAge, gc.MaxAge)
+	}
+	return nil
+}
+
 func (o *agentOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.containerd, "containerd", "/run/containerd/containerd.sock", "containerd's socket")
 	f.StringVar(&o.containerdNamespace, "containerd-namespace", "kontiki", "the containerd namespace of this worker's containers")
@@ -191,6 +211,9 @@ func (p agentPlace) reserved() netapi.Ports {
 func (p agentPlace) identityDir() string { return filepath.Join(p.dataDir, "identity") }
 
 func runAgent(ctx context.Context, o *agentOptions, place agentPlace, log *slog.Logger) error {
+	if err := o.validate(); err != nil {
+		return err
+	}
 	identity, err := worker.Join(ctx, worker.Config{
 		Name: place.name, Dir: place.identityDir(), Join: place.join, Token: place.token,
 		Addresses: []string{place.nodeIP}, Logger: log,

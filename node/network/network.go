@@ -20,10 +20,17 @@ import (
 
 var (
 	// ErrNotConfigured means that the node's address or pod range is not known yet; it is worth a retry after Configure.
-	ErrNotConfigured = errors.New("network is not configured yet")
+	ErrNotConfigured error = notConfigured{}
 	// ErrNoAddress means that every address of the node's pod range is taken.
 	ErrNoAddress = errors.New("no free pod address on this node")
 )
+
+type notConfigured struct{}
+
+func (notConfigured) Error() string { return "network is not configured yet" }
+
+// Awaited says that a master is about to tell the range, as after each start of the agent: no event is due at once.
+func (notConfigured) Awaited() bool { return true }
 
 // Follower gets the same configuration as the network, after it was applied: the service proxy is one.
 type Follower interface {

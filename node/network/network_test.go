@@ -379,6 +379,11 @@ func TestNotConfigured(t *testing.T) {
 	if !errors.Is(err, ErrNotConfigured) {
 		t.Errorf("error %v, want %v", err, ErrNotConfigured)
 	}
+	// Otherwise each start of an agent would warn of all pods that run.
+	var awaited interface{ Awaited() bool }
+	if !errors.As(err, &awaited) || !awaited.Awaited() {
+		t.Errorf("error %v is not said to be one that ends by itself", err)
+	}
 }
 
 func BenchmarkPodSetup(b *testing.B) {
