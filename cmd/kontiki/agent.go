@@ -88,7 +88,7 @@ func (o *agentOptions) validate() error {
 	case gc.MaxAge < 0 || gc.MaxAge > 0 && gc.MaxAge < gc.MinAge:
 		return fmt.Errorf("--image-maximum-gc-age: want 0, or at least --minimum-image-ttl-duration, %v: not %v", gc.MinAge, gc.MaxAge)
 	}
-	return nil
+	return o.hardware.Check()
 }
 
 func (o *agentOptions) flags(f *pflag.FlagSet) {

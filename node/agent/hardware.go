@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/cpuset"
 
 	"github.com/kontiki/kontiki/node/cpus"
 	"github.com/kontiki/kontiki/node/devices"
@@ -38,6 +39,82 @@ type HardwareConfig struct {
 	TopologyOptions               map[string]string
 }
 
+// settings are what a HardwareConfig says of a machine.
+type settings struct {
+	policy         *numa.Policy
+	scope          string
+	static         bool // processors
+	options        cpus.Options
+	reserved       cpuset.CPUSet
+	staticMemory   bool
+	reservedMemory memory.Reserved
+}
+
+// Check returns an error if an agent with this configuration would not start on this machine.
+func (c HardwareConfig) Check() error {
+	machine, err := readMachine()
+	if err != nil {
+		return err
+	}
+	_, err = c.settings(machine)
+	return err
+}
+
+func readMachine() (*numa.Machine, error) {
+	machine, err := numa.Read("/sys")
+	if err != nil {
+		return nil, fmt.Errorf("the machine's processors and memory cannot be read: %w", err)
+	}
+	return machine, nil
+}
+
+func (c HardwareConfig) settings(machine *numa.Machine) (s settings, err error) {
+	s.scope = cmp.Or(c.TopologyScope, numa.ScopeContainer)
+	if err := numa.CheckScope(s.scope); err != nil {
+		return s, err
+	}
+	alignment, err := numa.ParseOptions(c.TopologyOptions)
+	if err != nil {
+		return s, err
+	}
+	if s.policy, err = numa.NewPolicy(cmp.Or(c.TopologyPolicy, numa.None), machine, alignment); err != nil {
+		return s, err
+	}
+	if s.reserved, err = cpus.ParseReserved(c.ReservedCPUs); err != nil {
+		return s, err
+	}
+	if !s.reserved.IsSubsetOf(machine.All()) {
+		return s, fmt.Errorf("reserved CPUs %s: this machine has %s", s.reserved, machine.All())
+	}
+	if s.options, err = cpus.ParseOptions(c.CPUOptions); err != nil {
+		return s, err
+	}
+	switch cmp.Or(c.CPUPolicy, cpus.None) {
+	case cpus.None:
+		if len(c.CPUOptions) > 0 {
+			return s, fmt.Errorf("CPU manager policy options: the policy %s has none", cpus.None)
+		}
+	case cpus.Static:
+		s.static = true
+	default:
+		return s, fmt.Errorf("unknown CPU manager policy %q: want %s or %s", c.CPUPolicy, cpus.None, cpus.Static)
+	}
+	if s.reservedMemory, err = memory.ParseReserved(c.ReservedMemory, machine); err != nil {
+		return s, err
+	}
+	if total := s.reservedMemory.Total(); total > 0 && total < keepMemory {
+		return s, fmt.Errorf("reserved memory: %d bytes on all NUMA nodes, want %d at least: so much is kept from pods anyway", total, keepMemory)
+	}
+	switch cmp.Or(c.MemoryPolicy, memory.None) {
+	case memory.None:
+	case memory.Static:
+		s.staticMemory = true
+	default:
+		return s, fmt.Errorf("unknown memory manager policy %q: want %s or %s", c.MemoryPolicy, memory.None, memory.Static)
+	}
+	return s, nil
+}
+
 // machinery gives pods devices. Its fields are nil without a kubelet's folder.
 type machinery struct {
 	all     *hardware.Manager
@@ -60,9 +137,13 @@ func (a *Agent) newMachinery() error {
 	connect := func(socket string, limit int, options ...grpc.DialOption) (*grpc.ClientConn, error) {
 		return plugins.Connect(root, socket, limit, options...)
 	}
-	machine, err := numa.Read("/sys")
+	machine, err := readMachine()
 	if err != nil {
-		return fmt.Errorf("agent: the machine's processors and memory cannot be read: %w", err)
+		return fmt.Errorf("agent: %w", err)
+	}
+	settings, err := a.c.Hardware.settings(machine)
+	if err != nil {
+		return err
 	}
 	m.plugins, err = devices.New(devices.Config{Dir: root.DevicePlugins(), NUMANodes: machine.IDs(), Real: root.Real,
 		Connect: func(socket string, limit int) (*grpc.ClientConn, error) { return connect(socket, limit) },
@@ -81,20 +162,8 @@ func (a *Agent) newMachinery() error {
 	if err != nil {
 		return fmt.Errorf("agent: %w", err)
 	}
-	c := a.c.Hardware
-	if c.TopologyScope = cmp.Or(c.TopologyScope, numa.ScopeContainer); numa.CheckScope(c.TopologyScope) != nil {
-		return numa.CheckScope(c.TopologyScope)
-	}
-	options, err := numa.ParseOptions(c.TopologyOptions)
-	if err != nil {
-		return err
-	}
-	policy, err := numa.NewPolicy(cmp.Or(c.TopologyPolicy, numa.None), machine, options)
-	if err != nil {
-		return err
-	}
 	providers := []hardware.Provider{m.plugins}
-	if err := a.newProcessors(machine); err != nil {
+	if err := a.newProcessors(machine, settings); err != nil {
 		return err
 	}
 	if m.processors != nil {
@@ -104,7 +173,7 @@ func (a *Agent) newMachinery() error {
 	if m.processors != nil {
 		m.sources = append(m.sources, m.processors)
 	}
-	storage, err := a.newMemory(machine)
+	storage, err := a.newMemory(machine, settings)
 	if err != nil {
 		return err
 	}
@@ -112,56 +181,30 @@ func (a *Agent) newMachinery() error {
 		providers = append(providers, storage)
 		m.sources = append(m.sources, storage)
 	}
-	m.all = hardware.New(hardware.Config{Providers: providers, Claims: m.claims, Policy: policy, Scope: c.TopologyScope})
+	m.all = hardware.New(hardware.Config{Providers: providers, Claims: m.claims, Policy: settings.policy, Scope: settings.scope})
 	a.plugins[dra.PluginType], a.plugins[devices.PluginType] = drivers{m.claims}, devicePlugins{m.plugins}
 	a.node.devices = m.plugins.Resources
 	return nil
 }
 
 // newProcessors makes what gives processors to containers, if the policy is to do that.
-func (a *Agent) newProcessors(machine *numa.Machine) error {
-	c := a.c.Hardware
-	reserved, err := cpus.ParseReserved(c.ReservedCPUs)
-	if err != nil {
-		return err
-	}
-	options, err := cpus.ParseOptions(c.CPUOptions)
-	if err != nil {
-		return err
-	}
-	if !reserved.IsSubsetOf(machine.All()) {
-		return fmt.Errorf("reserved CPUs %s: this machine has %s", reserved, machine.All())
-	}
-	a.node.reserved = reserved.Size()
-	switch cmp.Or(c.CPUPolicy, cpus.None) {
-	case cpus.None:
+func (a *Agent) newProcessors(machine *numa.Machine, s settings) (err error) {
+	a.node.reserved = s.reserved.Size()
+	if !s.static {
 		return nil
-	case cpus.Static:
-		a.machinery.processors, err = cpus.New(cpus.Config{Machine: machine, Options: options, Reserved: reserved,
-			File: filepath.Join(a.c.StateDir, "cpus.json"), Runtime: a.c.Runtime})
-		return err
 	}
-	return fmt.Errorf("unknown CPU manager policy %q: want %s or %s", c.CPUPolicy, cpus.None, cpus.Static)
+	a.machinery.processors, err = cpus.New(cpus.Config{Machine: machine, Options: s.options, Reserved: s.reserved,
+		File: filepath.Join(a.c.StateDir, "cpus.json"), Runtime: a.c.Runtime})
+	return err
 }
 
 // newMemory makes what gives memory of NUMA nodes to containers, nil if the policy is not to do that.
-func (a *Agent) newMemory(machine *numa.Machine) (*memory.Manager, error) {
-	c := a.c.Hardware
-	reserved, err := memory.ParseReserved(c.ReservedMemory, machine)
-	if err != nil {
-		return nil, err
-	}
-	if total := reserved.Total(); total > 0 && total < keepMemory {
-		return nil, fmt.Errorf("reserved memory: %d bytes on all NUMA nodes, want %d at least: so much is kept from pods anyway", total, keepMemory)
-	}
-	a.node.reservedMemory = reserved.Total()
-	switch cmp.Or(c.MemoryPolicy, memory.None) {
-	case memory.None:
+func (a *Agent) newMemory(machine *numa.Machine, s settings) (*memory.Manager, error) {
+	a.node.reservedMemory = s.reservedMemory.Total()
+	if !s.staticMemory {
 		return nil, nil
-	case memory.Static:
-		return memory.New(memory.Config{Machine: machine, Reserved: reserved, File: filepath.Join(a.c.StateDir, "memory.json")})
 	}
-	return nil, fmt.Errorf("unknown memory manager policy %q: want %s or %s", c.MemoryPolicy, memory.None, memory.Static)
+	return memory.New(memory.Config{Machine: machine, Reserved: s.reservedMemory, File: filepath.Join(a.c.StateDir, "memory.json")})
 }
 
 // forPods returns what the pods' workers ask, nil if there is nothing.
