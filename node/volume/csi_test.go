@@ -594,6 +594,20 @@ func TestFileSystemsOfADriverGrow(t *testing.T) {
 	if len(usage) != 1 || usage[0].Volume != "v" || usage[0].Claim != "data" || usage[0].Bytes.Used != 4096 || usage[0].Inodes.Total != 100 {
 		t.Errorf("the usage is %+v", usage)
 	}
+	// A driver that fails is asked again after a minute only.
+	later := time.Now()
+	n.m.csi.Now = func() time.Time { return later }
+	for _, step := range []struct {
+		err   error
+		after time.Duration
+		known int
+	}{{status.Error(codes.Internal, "not now"), 2 * time.Minute, 0}, {nil, 0, 0}, {nil, 2 * time.Minute, 1}} {
+		n.driver.Fail(&csi.NodeGetVolumeStatsRequest{}, step.err)
+		later = later.Add(step.after)
+		if usage := n.m.Usage(context.Background(), "uid"); len(usage) != step.known {
+			t.Errorf("%+v: the usage is %+v", step, usage)
+		}
+	}
 	tearDown(t, n.m, "uid")
 	n.clean()
 }

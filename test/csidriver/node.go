@@ -60,8 +60,15 @@ func (n *Node) Fail(request proto.Message, err error) {
 
 func (n *Node) note(request proto.Message) error {
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	n.calls = append(n.calls, request)
+	n.mu.Unlock()
+	return n.failure(request)
+}
+
+// failure returns what Fail was called with.
+func (n *Node) failure(request proto.Message) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	return n.fails[string(request.ProtoReflect().Descriptor().Name())]
 }
 
@@ -269,6 +276,9 @@ func (n *Node) NodeGetVolumeStats(_ context.Context, r *csi.NodeGetVolumeStatsRe
 	}
 	if _, err := os.Lstat(n.real(r.GetVolumePath())); err != nil {
 		return nil, notFound("volume %s is not at %s", v.ID, r.GetVolumePath())
+	}
+	if err := n.failure(r); err != nil {
+		return nil, err
 	}
 	return &csi.NodeGetVolumeStatsResponse{Usage: []*csi.VolumeUsage{
 		{Unit: csi.VolumeUsage_BYTES, Total: v.Node, Used: 4096, Available: max(0, v.Node-4096)}, {Unit: csi.VolumeUsage_INODES, Total: 100, Used: 1, Available: 99}}}, nil
