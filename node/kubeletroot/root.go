@@ -88,12 +88,13 @@ func (r *Root) Prepare(earlier string) error {
 	if err := r.own(); err != nil {
 		return err
 	}
+	// Whether there is anything to move is looked up first: between two mounts, the kernel refuses a rename also of what does not exist.
 	if _, err := os.Lstat(earlier); err == nil {
 		os.Remove(r.Pods()) // an empty folder; one with pods stays
-	}
-	if _, err := os.Lstat(r.Pods()); errors.Is(err, os.ErrNotExist) {
-		if err := os.Rename(earlier, r.Pods()); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("kubelet root: the pods cannot be moved from %s; set --kubelet-root to a folder of the same file system: %w", earlier, err)
+		if _, err := os.Lstat(r.Pods()); errors.Is(err, os.ErrNotExist) {
+			if err := os.Rename(earlier, r.Pods()); err != nil {
+				return fmt.Errorf("kubelet root: the pods cannot be moved from %s; set --kubelet-root to a folder of the same file system: %w", earlier, err)
+			}
 		}
 	}
 	for _, dir := range []string{r.Pods(), r.Plugins(), r.Registry(), r.DevicePlugins()} {

@@ -67,10 +67,16 @@ func TestTheFolderIsShared(t *testing.T) {
 		for unix.Unmount(dir, unix.MNT_DETACH) == nil { // each mount at the path
 		}
 	})
-	for range 2 { // the second time nothing is mounted
-		if err := r.Prepare(filepath.Join(dir, "none")); err != nil {
+	for range 2 { // the second time nothing is mounted, and the folders are made again: also those of pods, of which no earlier ones exist
+		if err := r.Prepare(filepath.Join(filepath.Dir(dir), "none")); err != nil {
 			t.Fatal(err)
 		}
+		if err := os.Remove(r.Pods()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.Prepare(filepath.Join(filepath.Dir(dir), "none")); err != nil {
+		t.Fatal(err)
 	}
 	for _, d := range []string{"pods", "plugins", "plugins_registry", "device-plugins"} {
 		if st, err := os.Stat(filepath.Join(dir, d)); err != nil || st.Mode().Perm() != 0o750 {
