@@ -284,7 +284,8 @@ func TestWhatANodeRefuses(t *testing.T) {
 		"outofmemory":     {fmt.Sprintf(c, ", resources: {requests: {memory: 9000Gi}}"), "OutOfmemory", "Node didn't have enough resource: memory"},
 		"nodeaffinity":    {"nodeSelector: {no: such}\n  " + fmt.Sprintf(c, ""), "NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"},
 		"sysctlforbidden": {"securityContext: {sysctls: [{name: vm.laptop_mode, value: '7'}]}\n  " + fmt.Sprintf(c, ""), "SysctlForbidden", `forbidden sysctl: "vm.laptop_mode" not allowlisted`},
-		"users":           {"hostUsers: false\n  " + fmt.Sprintf(c, ""), "PodFeatureUnsupported", "Pod requires node features that are not available: hostUsers: false"},
+		"users": {"hostUsers: false\n  volumes: [{name: v, emptyDir: {}}]\n  " + fmt.Sprintf(c, ", volumeMounts: [{name: v, mountPath: /v, mountPropagation: HostToContainer}]"),
+			"PodFeatureUnsupported", "Pod requires node features that are not available: containers[c].volumeMounts[v].mountPropagation with hostUsers: false"},
 	} {
 		k.apply(pod(name, spec.spec))
 		p := k.ended(name, corev1.PodFailed)
