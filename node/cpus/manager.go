@@ -7,13 +7,11 @@ package cpus
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"maps"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -62,12 +60,10 @@ type Manager struct {
 	moved map[string]string // the set of each running container, by ID; only Run's goroutine uses it
 }
 
-// state is what the file has.
+// state is what the file has: sets of processors, by pod and container.
 type state struct {
-	Assignments map[types.UID]map[string]cpuString `json:"assignments"`
+	Assignments map[types.UID]map[string]string `json:"assignments"`
 }
-
-type cpuString string
 
 // New returns a manager that knows what the previous one has given away. Errors: the reserved processors are not some of the machine's, or
 // what is on disk does not fit the machine any more.
@@ -97,22 +93,18 @@ func New(c Config) (*Manager, error) {
 }
 
 func (m *Manager) load() error {
-	b, err := os.ReadFile(m.c.File)
+	s, err := durable.Load[state](m.c.File)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	var s state
-	if err := json.Unmarshal(b, &s); err != nil {
-		return err
-	}
 	all := m.c.Machine.All()
 	given := map[types.UID]cpuset.CPUSet{}
 	for uid, containers := range s.Assignments {
 		for name, text := range containers {
-			set, err := cpuset.Parse(string(text))
+			set, err := cpuset.Parse(text)
 			if err != nil {
 				return err
 			}
@@ -136,18 +128,14 @@ func (m *Manager) load() error {
 
 // save writes what containers have to disk. The caller holds mu.
 func (m *Manager) save() error {
-	s := state{Assignments: map[types.UID]map[string]cpuString{}}
+	s := state{Assignments: map[types.UID]map[string]string{}}
 	for uid, containers := range m.pods {
-		s.Assignments[uid] = map[string]cpuString{}
+		s.Assignments[uid] = map[string]string{}
 		for name, set := range containers {
-			s.Assignments[uid][name] = cpuString(set.String())
+			s.Assignments[uid][name] = set.String()
 		}
 	}
-	b, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	return durable.WriteFile(m.c.File, b, 0o600)
+	return durable.Save(m.c.File, s)
 }
 
 func (m *Manager) setLocked(uid types.UID, container string, set cpuset.CPUSet) {

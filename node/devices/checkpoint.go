@@ -1,11 +1,9 @@
 package devices
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"google.golang.org/protobuf/proto"
@@ -60,26 +58,21 @@ func (m *Manager) save() error {
 		c.Resources[name] = r.preStart
 	}
 	m.mu.Unlock()
-	b, err := json.Marshal(c)
-	if err = errors.Join(append(errs, err)...); err != nil {
+	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return durable.WriteFile(filepath.Join(m.c.Dir, checkpointFile), b, 0o600)
+	return durable.Save(filepath.Join(m.c.Dir, checkpointFile), c)
 }
 
 // load reads what a previous manager wrote.
 func (m *Manager) load() error {
 	path := filepath.Join(m.c.Dir, checkpointFile)
-	b, err := os.ReadFile(path)
+	c, err := durable.Load[checkpoint](path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return err
-	}
-	var c checkpoint
-	if err := json.Unmarshal(b, &c); err != nil {
-		return fmt.Errorf("%s: %w: remove it only if no pod of this node uses devices", path, err)
+		return fmt.Errorf("%w: remove the file only if no pod of this node uses devices", err)
 	}
 	for _, e := range c.Allocations {
 		answer := &pluginapi.ContainerAllocateResponse{}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -52,16 +51,12 @@ func (m *Manager) save() error {
 }
 
 func (m *Manager) load() error {
-	b, err := os.ReadFile(m.c.File)
+	c, err := durable.Load[checkpoint](m.c.File)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return err
-	}
-	var c checkpoint
-	if err := json.Unmarshal(b, &c); err != nil {
-		return fmt.Errorf("%s: %w: remove it only if no pod of this node uses claimed devices", m.c.File, err)
+		return fmt.Errorf("%w: remove the file only if no pod of this node uses claimed devices", err)
 	}
 	for _, s := range c.Claims {
 		v := &claim{uid: s.UID, drivers: s.Drivers, pods: map[types.UID]bool{}, prepared: s.Prepared && c.BootID == m.c.BootID, unpreparing: s.Unpreparing}

@@ -8,12 +8,10 @@ package memory
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"sync"
 
@@ -90,15 +88,15 @@ func New(c Config) (*Manager, error) {
 }
 
 func (m *Manager) load() error {
-	b, err := os.ReadFile(m.c.File)
+	pods, err := durable.Load[map[types.UID][]share](m.c.File)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err == nil {
-		err = json.Unmarshal(b, &m.pods)
-	}
 	if err != nil {
 		return err
+	}
+	if *pods != nil { // it is nil if the file has "null"
+		m.pods = *pods
 	}
 	machine := numa.Of(m.c.Machine.IDs()...)
 	for uid, shares := range m.pods {
@@ -120,13 +118,7 @@ func (m *Manager) load() error {
 }
 
 // save writes what containers have to disk. The caller holds mu.
-func (m *Manager) save() error {
-	b, err := json.Marshal(m.pods)
-	if err != nil {
-		return err
-	}
-	return durable.WriteFile(m.c.File, b, 0o600)
-}
+func (m *Manager) save() error { return durable.Save(m.c.File, m.pods) }
 
 // requested returns what a container is entitled to: nothing unless the pod is Guaranteed, and its resources are those of its containers.
 func requested(pod *corev1.Pod, c *corev1.Container) amounts {
