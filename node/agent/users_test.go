@@ -13,7 +13,7 @@ import (
 func TestRealPodsHaveUsersOfTheirOwn(t *testing.T) {
 	w := newWorld(t)
 	if why := w.runtime.Features().NoUserNamespaces; why != "" {
-		t.Skip(why)
+		t.Skip(why) // the kernel or the file system has no idmapped mounts
 	}
 	if err := os.Chmod(w.daemon.Dir, 0o711); err != nil { // as /run: the pods' roots have their bundles below
 		t.Fatal(err)

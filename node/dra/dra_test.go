@@ -527,7 +527,7 @@ func TestSlicesOfADriverThatHasGoneAreRemoved(t *testing.T) {
 		}
 		check(m.Register("stays", "/s", v1))
 		check(m.Register("goes", "/g", v1))
-		time.Sleep(40 * time.Second)
+		time.Sleep(40 * time.Second) // of virtual time, like those below: until after the first grace period
 		m.Deregister("goes", "/g")
 		m.Deregister("stays", "/s")
 		time.Sleep(10 * time.Second)

@@ -213,7 +213,7 @@ func TestARegistrationThatFailsIsToldAndTriedAgain(t *testing.T) {
 func TestAHandlerThatPanicsHarmsNobody(t *testing.T) {
 	calls := &record{refuse: func(p Plugin) error {
 		if p.Name == "bad" {
-			panic("broken")
+			panic("broken") // a handler with a bug
 		}
 		return nil
 	}}

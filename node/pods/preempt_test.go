@@ -90,7 +90,7 @@ func TestACriticalPodGetsRoom(t *testing.T) {
 		}
 		one := asking("static-one", "300m", "", false)
 		n.m.Update(one)
-		time.Sleep(time.Minute) // the grace period of the other
+		time.Sleep(time.Minute) // of virtual time: the grace period of the other
 		n.running(one, "c1")
 		s := n.status(small)
 		if s.Phase != corev1.PodFailed || s.Reason != "Preempting" || s.Message != "Preempted in order to admit critical pod" {
@@ -104,7 +104,7 @@ func TestACriticalPodGetsRoom(t *testing.T) {
 		}
 		huge := asking("static-huge", "3", "", false)
 		n.m.Update(huge)
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // of virtual time
 		if s := n.status(huge); s.Reason != "UnexpectedAdmissionError" || !strings.Contains(s.Message, "no set of running pods found to reclaim resources: [(res: cpu, q: 1300), ]") || n.hasEnded(large) {
 			t.Errorf("one that can never fit: %+v, others ended: %v", s, n.hasEnded(large))
 		}

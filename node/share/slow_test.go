@@ -39,7 +39,7 @@ func TestAPeerThatIsEndlesslySlowIsGivenUp(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			progress := 0
 			s := slowShare(func(r *http.Request) (*http.Response, error) {
-				time.Sleep(notYet)
+				time.Sleep(notYet) // of virtual time, like those below
 				progress++
 				resp := respond(r, http.StatusAccepted, http.NoBody, 0)
 				resp.Header.Set(progressHeader, strconv.Itoa(progress))

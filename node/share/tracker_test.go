@@ -63,7 +63,7 @@ func TestATrackerForgets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tr := newTracker()
 		tr.has(anImage, "a")
-		time.Sleep(forgotten + time.Second)
+		time.Sleep(forgotten + time.Second) // of virtual time, like the next one
 		if source := tr.begin(anImage, "b", nil); source != "" {
 			t.Errorf("%q was not heard of for long", source)
 		}

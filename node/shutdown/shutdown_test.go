@@ -180,7 +180,7 @@ func TestAShutdownThatIsCancelled(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bed) {
 		b.takes["low"] = time.Hour
 		b.events <- true
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * time.Second) // of virtual time: every test here runs in a bubble
 		b.events <- false
 		synctest.Wait()
 		if b.manager.Now() || b.held.Load() != 1 {

@@ -11,7 +11,7 @@ import (
 // Secrets in memory are not written to swap space.
 func TestMemoryIsNotSwapped(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("needs root")
+		t.Skip("needs root") // to mount
 	}
 	dir := t.TempDir()
 	if err := mountMemory(dir, unix.MS_NOSUID, "mode=0700,size=65536"); err != nil {

@@ -42,6 +42,7 @@ func TestGuaranteedPodsGetProcessorsOfTheirOwn(t *testing.T) {
 	}
 	all, err := cpuset.Parse(strings.TrimSpace(string(b)))
 	if err != nil || all.Size() < 2 {
+		// One is reserved for the host, another one is given to a pod.
 		t.Skipf("this needs two processors: %s %v", all, err)
 	}
 	reserved := all.List()[0]

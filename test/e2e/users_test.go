@@ -12,7 +12,7 @@ import (
 func TestAPodWithUsersOfItsOwn(t *testing.T) {
 	healthy(t)
 	if kubectl(t, "get", "node", "worker-1", "-o", "jsonpath={.status.runtimeHandlers[0].features.userNamespaces}") != "true" {
-		t.Skip("this host has no user namespaces")
+		t.Skip("this host has no user namespaces") // the node says so, and refuses such pods (node/pods: TestEveryFieldOfAPodIsKnown)
 	}
 	ns := namespace(t)
 	apply(t, in(ns, strings.Replace(toolPod("web", "worker-1", "tools", "serve"), "  containers:", "  hostUsers: false\n  containers:", 1)))

@@ -35,6 +35,7 @@ const (
 // TestASoakLeavesNothing runs for SOAK (30 s if it is not set), with the random numbers of SOAK_SEED.
 func TestASoakLeavesNothing(t *testing.T) {
 	if os.Getenv("KONTIKI") == "" {
+		// The cluster of processes needs the binary that these targets build.
 		t.Skip("KONTIKI is not set: `make soak` and `make e2e` run this")
 	}
 	duration, seed := 30*time.Second, uint64(time.Now().UnixNano())

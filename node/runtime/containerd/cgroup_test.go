@@ -85,7 +85,7 @@ func TestProcessesThatAreLeftAreKilled(t *testing.T) {
 	path := "/kontiki-test-left-" + strconv.Itoa(os.Getpid())
 	dir := c.dir("pids", path+"/container")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Skip("cgroups cannot be made here: ", err)
+		t.Skip("cgroups cannot be made here: ", err) // without root, or with a read-only /sys/fs/cgroup, as in many containers
 	}
 	t.Cleanup(func() { _ = c.remove(path) })
 	process := exec.Command("sleep", "3600")
@@ -96,7 +96,7 @@ func TestProcessesThatAreLeftAreKilled(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- process.Wait() }()
 	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(process.Process.Pid)), 0o644); err != nil {
-		t.Skip("processes cannot be put into cgroups here: ", err)
+		t.Skip("processes cannot be put into cgroups here: ", err) // on cgroup v2 in a delegated subtree whose root has processes
 	}
 	if err := c.remove(path); err != nil {
 		t.Fatal(err)

@@ -26,7 +26,7 @@ func mappedLab(t *testing.T) (*lab, func(*runtime.ContainerConfig)) {
 	}
 	l := newLab(t, d, runtimetest.BusyboxArchive(t))
 	if why := l.r.Features().NoUserNamespaces; why != "" {
-		t.Skip(why)
+		t.Skip(why) // the kernel or the file system has no idmapped mounts
 	}
 	return l, func(c *runtime.ContainerConfig) { c.Sandbox.Users = &runtime.IDRange{First: firstID, Length: 65536} }
 }
