@@ -20,8 +20,11 @@ import (
 // TestMirrorPodsOfTheCallingNode: a worker creates and deletes its own mirror pods, and no other pods.
 func TestMirrorPodsOfTheCallingNode(t *testing.T) {
 	h, c := serve(t)
-	connect(t, c, "w1")
-	connect(t, c, "w2")
+	for _, name := range []string{"w1", "w2"} {
+		// A session begins before its node is registered; the worker is told of its node once it is.
+		w := connect(t, c, name)
+		w.until("its own node", w.has("nodes//"+name))
+	}
 	as := func(node string) context.Context {
 		return metadata.AppendToOutgoingContext(context.Background(), "node", node)
 	}
