@@ -24,6 +24,8 @@ import (
 const (
 	// maxDrivers is how many drivers, by their names, a node may have. The masters have the same limit.
 	maxDrivers = 128
+	// maxReports limits what is kept for the masters while none can be reached: drivers come and go meanwhile.
+	maxReports = 2 * maxDrivers
 	// reportTime is how long a registration waits for the masters, and reportRetry when a report that failed is tried again.
 	reportTime, reportRetry = 10 * time.Second, 10 * time.Second
 	// leastUpdate is how often a driver is asked at most how many volumes it can attach, whatever its CSIDriver says.
@@ -98,6 +100,10 @@ func (d *Drivers) Register(ctx context.Context, p plugins.Plugin) error {
 	if d.serving[p.Name] == nil && len(d.serving) >= maxDrivers {
 		d.mu.Unlock()
 		return errors.Join(fmt.Errorf("the node has %d CSI drivers, which is the limit", maxDrivers), connection.Close())
+	}
+	if d.reports[p.Name] == nil && len(d.reports) >= maxReports {
+		d.mu.Unlock()
+		return errors.Join(fmt.Errorf("the node has %d CSI drivers, with those that are gone and of which no master could be told yet; that is the limit", maxReports), connection.Close())
 	}
 	d.serving[p.Name] = append(d.serving[p.Name], &served{p.Socket, driver})
 	d.mu.Unlock()

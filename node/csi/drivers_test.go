@@ -268,3 +268,25 @@ func TestHostileStatistics(t *testing.T) {
 		}
 	}
 }
+
+// TestDriversThatComeAndGoWhileNoMasterIsThere: what the masters are to be told is bounded.
+func TestDriversThatComeAndGoWhileNoMasterIsThere(t *testing.T) {
+	b := newBed(t)
+	b.refuse = status.Error(codes.Unavailable, "no master")
+	plugin := b.serve("d", "d.sock", saying("n"))
+	for i := range maxReports {
+		plugin.Name = fmt.Sprint("driver-", i)
+		if err := b.drivers.Register(t.Context(), plugin); err != nil {
+			t.Fatal(err)
+		}
+		b.drivers.Deregister(plugin)
+	}
+	plugin.Name = "another"
+	if err := b.drivers.Register(t.Context(), plugin); err == nil || !strings.Contains(err.Error(), "that is the limit") {
+		t.Errorf("one more driver: %v", err)
+	}
+	plugin.Name = "driver-7"
+	if err := b.drivers.Register(t.Context(), plugin); err != nil {
+		t.Errorf("one that comes back: %v", err)
+	}
+}
