@@ -57,15 +57,25 @@ func (l *logind) call(ctx context.Context, service string, object dbus.ObjectPat
 }
 
 func (l *logind) Delay(ctx context.Context) (time.Duration, error) {
+	n, err := property[uint64](ctx, l, "InhibitDelayMaxUSec")
+	return time.Duration(min(n, uint64(1<<40))) * time.Microsecond, err
+}
+
+func (l *logind) Preparing(ctx context.Context) (bool, error) {
+	return property[bool](ctx, l, "PreparingForShutdown")
+}
+
+// property reads a property of logind's manager.
+func property[T any](ctx context.Context, l *logind, name string) (value T, err error) {
 	var v dbus.Variant
-	if err := l.call(ctx, service, object, "org.freedesktop.DBus.Properties.Get", &v, manager, "InhibitDelayMaxUSec"); err != nil {
-		return 0, err
+	if err := l.call(ctx, service, object, "org.freedesktop.DBus.Properties.Get", &v, manager, name); err != nil {
+		return value, err
 	}
-	n, ok := v.Value().(uint64)
+	value, ok := v.Value().(T)
 	if !ok {
-		return 0, fmt.Errorf("logind's InhibitDelayMaxUSec is a %T", v.Value())
+		return value, fmt.Errorf("logind's %s is a %T", name, v.Value())
 	}
-	return time.Duration(min(n, uint64(1<<40))) * time.Microsecond, nil
+	return value, nil
 }
 
 // applied is how long logind may take to read its configuration, and how often it is asked meanwhile: it tells nobody.

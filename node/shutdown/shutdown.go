@@ -48,6 +48,8 @@ type Logind interface {
 	// Delay returns how long logind waits for locks at most; SetDelay makes it wait longer.
 	Delay(ctx context.Context) (time.Duration, error)
 	SetDelay(ctx context.Context, d time.Duration) error
+	// Preparing says whether a shutdown has begun and was not cancelled.
+	Preparing(ctx context.Context) (bool, error)
 	// Inhibit takes a lock, which is held until it is closed.
 	Inhibit(ctx context.Context) (io.Closer, error)
 	// Watch reports true when a shutdown begins, and false when it is cancelled. The channel is closed when the connection ends.
@@ -117,6 +119,18 @@ func (m *Manager) serve(ctx context.Context, ready func()) (err error) {
 	events, err := logind.Watch(ctx) // before the lock is taken, so that nothing is missed
 	if err != nil {
 		return err
+	}
+	if m.now.Load() {
+		// It may have been cancelled while there was no connection.
+		preparing, err := logind.Preparing(ctx)
+		if err != nil {
+			return err
+		}
+		if !preparing {
+			slog.Info("the shutdown was cancelled")
+			m.now.Store(false)
+			m.c.Changed(false)
+		}
 	}
 	lock, err := logind.Inhibit(ctx)
 	if err != nil {

@@ -59,6 +59,7 @@ type bed struct {
 	set     time.Duration
 	fail    error
 	events  chan bool
+	ongoing bool // what logind says of a shutdown
 	takes   map[types.UID]time.Duration
 	pods    []*corev1.Pod
 	manager *Manager
@@ -92,6 +93,11 @@ func (b *bed) Watch(context.Context) (<-chan bool, error) {
 	return b.events, nil
 }
 func (b *bed) Close() error { return nil }
+func (b *bed) Preparing(context.Context) (bool, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ongoing, nil
+}
 func (b *bed) Inhibit(context.Context) (io.Closer, error) {
 	b.held.Add(1)
 	return &held{b: b}, nil
@@ -214,4 +220,26 @@ func TestLogindThatComesAndGoes(t *testing.T) {
 			t.Errorf("%d locks after logind has come back", b.held.Load())
 		}
 	})
+}
+
+func TestAShutdownThatIsCancelledWhileThereIsNoConnection(t *testing.T) {
+	for _, ongoing := range []bool{false, true} {
+		bubble(t, func(t *testing.T, b *bed) {
+			b.pods = nil
+			b.events <- true
+			synctest.Wait()
+			b.mu.Lock()
+			close(b.events)
+			b.events, b.ongoing = make(chan bool), ongoing
+			b.mu.Unlock()
+			time.Sleep(reconnect + time.Second)
+			synctest.Wait()
+			if b.manager.Now() != ongoing {
+				t.Errorf("shutting down %v, logind says %v", b.manager.Now(), ongoing)
+			}
+			if b.held.Load() != 1 {
+				t.Errorf("%d locks", b.held.Load())
+			}
+		})
+	}
 }
