@@ -43,7 +43,8 @@ func (p *Pods) MirrorsChanged() { signal(p.mirror) }
 func (p *Pods) keepMirrors(ctx context.Context) error {
 	retry := time.NewTimer(0)
 	defer retry.Stop()
-	delay, said := firstRetry, ""
+	// An error is logged when it comes twice: the first may be that of a mirror pod that exists, of which the node has not been told yet.
+	delay, last, said := firstRetry, "", ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -55,12 +56,14 @@ func (p *Pods) keepMirrors(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 		case err == nil:
-			delay, said = firstRetry, ""
+			delay, last, said = firstRetry, "", ""
 		default:
-			if err.Error() != said {
-				said = err.Error()
+			text := err.Error()
+			if text == last && text != said {
+				said = text
 				slog.Warn("the mirror pods of static pods could not be brought up to date", "err", err)
 			}
+			last = text
 			retry.Reset(delay)
 			delay = min(2*delay, longestRetry)
 		}
