@@ -67,7 +67,7 @@ func (r *Runtime) sweepLoop() {
 		if now, err := r.orphanedShims(r.lifeCtx); err == nil {
 			for id, pid := range now {
 				if slices.Contains(suspects, id) {
-					_ = unix.Kill(pid, unix.SIGKILL)
+					_ = r.killShim(id, pid) // it is found again
 				}
 			}
 			suspects = suspects[:0]
@@ -153,6 +153,19 @@ func parents() (map[int]bool, error) {
 	return out, nil
 }
 
+// killShim ends the shim of a container. A process that has its pid by now, because the shim has ended, is left alone.
+func (r *Runtime) killShim(id string, pid int) error {
+	process, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(process)
+	if now, ok := shimOf(pid, r.c.Namespace, r.c.Address); !ok || now != id {
+		return nil
+	}
+	return unix.PidfdSendSignal(process, unix.SIGKILL, nil, 0)
+}
+
 // shims returns the processes that are shims of this namespace, by container.
 func (r *Runtime) shims() (map[string]int, error) {
 	entries, err := os.ReadDir("/proc")
@@ -165,19 +178,25 @@ func (r *Runtime) shims() (map[string]int, error) {
 		if err != nil {
 			continue
 		}
-		line, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err != nil || !bytes.Contains(line, []byte("containerd-shim-runc")) {
-			continue // another program, or it has ended
-		}
-		args := strings.Split(string(line), "\x00")
-		if !strings.HasPrefix(filepath.Base(args[0]), "containerd-shim-runc") || argument(args, "-namespace") != r.c.Namespace || argument(args, "-address") != r.c.Address {
-			continue
-		}
-		if id := argument(args, "-id"); id != "" {
+		if id, ok := shimOf(pid, r.c.Namespace, r.c.Address); ok {
 			out[id] = pid
 		}
 	}
 	return out, nil
+}
+
+// shimOf returns the container of a process that is a shim of a namespace of the containerd at an address.
+func shimOf(pid int, namespace, address string) (id string, ok bool) {
+	line, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	if err != nil || !bytes.Contains(line, []byte("containerd-shim-runc")) {
+		return "", false // another program, or it has ended
+	}
+	args := strings.Split(string(line), "\x00")
+	if !strings.HasPrefix(filepath.Base(args[0]), "containerd-shim-runc") || argument(args, "-namespace") != namespace || argument(args, "-address") != address {
+		return "", false
+	}
+	id = argument(args, "-id")
+	return id, id != ""
 }
 
 func argument(args []string, name string) string {
