@@ -38,6 +38,7 @@ import (
 	"github.com/kontiki/kontiki/api/rest"
 	"github.com/kontiki/kontiki/api/rpc"
 	"github.com/kontiki/kontiki/api/seal"
+	"github.com/kontiki/kontiki/api/usage"
 	"github.com/kontiki/kontiki/internal/kv"
 	kontikiv1 "github.com/kontiki/kontiki/proto/kontiki/v1"
 )
@@ -77,7 +78,9 @@ type Config struct {
 	ForbidPrivileged bool
 	// Agents has the credentials for the nodes' agents; if it is nil, requests that need an agent fail with 503.
 	Agents agents.Credentials
-	Ready  func(context.Context) error
+	// Usage has what nodes and pods use, for metrics.k8s.io; nil means that nobody reports it.
+	Usage *usage.Directory
+	Ready func(context.Context) error
 	// Checks are further checks of readiness, which get the API's object service.
 	Checks  []Check
 	Version version.Info
@@ -140,13 +143,18 @@ func New(c Config) (*API, error) {
 	}
 	services := &allocate.Services{Range: c.ServiceRange, Catalog: a.Catalog}
 	a.KubernetesService = services.First()
+	if c.Usage == nil {
+		c.Usage = usage.NewDirectory(usage.Config{Local: usage.NewLocal(), Log: c.Log})
+	}
+	computers := c.Usage.Computers(func() client.View { return own.Nodes.Client.View() })
+	computers[schema.GroupResource{Resource: "componentstatuses"}] = components(c.Ready)
 	a.Objects, err = objects.New(objects.Config{
 		Store: c.Store, Catalog: a.Catalog, Sealer: sealer, Authorizer: a.Authorizer, Rules: rules,
 		Admission: steps,
 		Creators: review.Creators(review.Config{Authorizer: a.Authorizer, Rules: own, Token: func(ctx context.Context, token string, audiences []string) (user.Info, []string, error) {
 			return a.Authenticator.Token(ctx, token, audiences)
 		}}),
-		Computers: map[schema.GroupResource]objects.Computer{{Resource: "componentstatuses"}: components(c.Ready)},
+		Computers: computers,
 		Allocators: map[schema.GroupResource]objects.Allocator{
 			{Resource: "services"}: services,
 			{Group: networkingv1.GroupName, Resource: "ipaddresses"}: &allocate.IPAddresses{Catalog: a.Catalog},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/kontiki/kontiki/api/auth"
 	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/api/usage"
 	"github.com/kontiki/kontiki/internal/kv"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
@@ -42,6 +43,8 @@ type Config struct {
 	ServiceRange, PodRange netip.Prefix
 	// Lease is how long the leases of workers are; 0 if workers are not fenced.
 	Lease time.Duration
+	// Usage takes what the workers report of what they use; nil means that they are not asked for it.
+	Usage *usage.Local
 	Log   *slog.Logger
 }
 

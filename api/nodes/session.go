@@ -69,6 +69,8 @@ type session struct {
 	fences     bool // the worker asks for leases
 	leaseAsked atomic.Uint64
 	wantsLease chan struct{}
+
+	usageTaken time.Time // when a report of usage was taken last; used by receive
 }
 
 // run runs the session until one of its parts fails. The welcome is sent before anything is written, so that a worker finds a new
@@ -138,7 +140,7 @@ func (s *session) welcome(masters []string) error {
 		dns = append(dns, address.String())
 	}
 	return s.send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_Welcome{Welcome: &nodev1.Welcome{
-		Masters: masters, ClusterDomain: s.ClusterDomain, ClusterDns: dns, ServiceCidr: s.ServiceRange.String(), PodCidr: s.PodRange.String(), LeaseMs: uint32(s.Lease.Milliseconds()),
+		Masters: masters, ClusterDomain: s.ClusterDomain, ClusterDns: dns, ServiceCidr: s.ServiceRange.String(), PodCidr: s.PodRange.String(), LeaseMs: uint32(s.Lease.Milliseconds()), UsageMs: s.usagePeriod(),
 	}}})
 }
 
@@ -458,9 +460,13 @@ func (s *session) receive(ctx context.Context) error {
 			s.askLease(request.Number)
 			continue
 		}
+		if report := message.GetUsage(); report != nil {
+			s.takeUsage(report)
+			continue
+		}
 		batch := message.GetStatus()
 		if batch == nil {
-			return status.Error(codes.InvalidArgument, "after hello a worker sends status batches, answers and requests for leases only")
+			return status.Error(codes.InvalidArgument, "after hello a worker sends status batches, answers, requests for leases and reports of usage only")
 		}
 		select {
 		case s.batches <- batch:

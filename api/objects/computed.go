@@ -7,14 +7,23 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/kontiki/kontiki/api/registry"
 	"github.com/kontiki/kontiki/internal/kv"
 )
 
-// Computer returns all objects of a resource that is not stored but computed when it is read, such as the state of a component. It is
+// Asked says which computed objects a request is for. It spares a Computer work; those that it returns beyond it are left out.
+type Asked struct {
+	// Namespace is "" for all, and Name for any.
+	Namespace, Name string
+	// Labels is nil for any.
+	Labels labels.Selector
+}
+
+// Computer returns the objects of a resource that is not stored but computed when it is read, such as the state of a component. It is
 // safe for concurrent use.
-type Computer func(ctx context.Context) []registry.Object
+type Computer func(ctx context.Context, asked Asked) []registry.Object
 
 // computed is a view in which one resource has computed objects.
 type computed struct {
@@ -23,13 +32,13 @@ type computed struct {
 }
 
 // compute returns a view that contains the objects of the request's resource, if these are computed.
-func (s *Service) compute(ctx context.Context, r *Request, view kv.View) (kv.View, error) {
+func (s *Service) compute(ctx context.Context, r *Request, labels labels.Selector, view kv.View) (kv.View, error) {
 	computer, ok := s.computers[r.Kind.GroupResource()]
 	if !ok {
 		return view, nil
 	}
 	c := computed{View: view}
-	for _, obj := range computer(ctx) {
+	for _, obj := range computer(ctx, Asked{Namespace: r.Namespace, Name: r.Name, Labels: labels}) {
 		value, err := r.Kind.Store(obj)
 		if err != nil {
 			return nil, apierrors.NewInternalError(fmt.Errorf("encode %s: %w", obj.GetName(), err))

@@ -51,7 +51,7 @@ func (s *Service) List(ctx context.Context, r *Request, o ListOptions) (*ListRes
 	if err != nil {
 		return nil, err
 	}
-	if view, err = s.compute(ctx, r, view); err != nil {
+	if view, err = s.compute(ctx, r, o.Labels, view); err != nil {
 		return nil, err
 	}
 	start := from.Start

@@ -197,7 +197,7 @@ func (s *Service) Get(ctx context.Context, r *Request, resourceVersion string) (
 	if err != nil {
 		return nil, err
 	}
-	if view, err = s.compute(ctx, r, view); err != nil {
+	if view, err = s.compute(ctx, r, nil, view); err != nil {
 		return nil, err
 	}
 	v, ok := view.Get(r.Kind.Key(r.Namespace, r.Name))

@@ -23,13 +23,18 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/storage/install"
 	_ "k8s.io/kubernetes/pkg/apis/storagemigration/install"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/component-base/featuregate"
 	"k8s.io/kubernetes/pkg/features"
+	metrics "k8s.io/metrics/pkg/apis/metrics/install"
 )
 
 // Scheme contains all types, internal and versioned, with upstream's defaulting, conversion and declarative validation.
-var Scheme = legacyscheme.Scheme
+var Scheme = func() *runtime.Scheme {
+	metrics.Install(legacyscheme.Scheme)
+	return legacyscheme.Scheme
+}()
 
 // Codecs encode and decode the scheme's types.
 var Codecs = legacyscheme.Codecs

@@ -28,8 +28,9 @@ type tables struct {
 }
 
 func newTables() *tables {
-	t := &tables{generator: printers.NewTableGenerator().With(printersinternal.AddHandlers), printed: printedTypes{}}
+	t := &tables{generator: printers.NewTableGenerator().With(printersinternal.AddHandlers, usageTables), printed: printedTypes{}}
 	printersinternal.AddHandlers(t.printed)
+	usageTables(t.printed)
 	return t
 }
 

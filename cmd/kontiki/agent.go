@@ -314,7 +314,7 @@ func newWorker(ctx context.Context, o *agentOptions, place agentPlace, identity 
 		return w, err
 	}
 	config := server.Config{
-		Pods: w.agent.Pods(), Runtime: w.runtime, Node: w.agent.Node,
+		Pods: w.agent.Pods(), Runtime: w.runtime, Node: w.agent.Node, Stats: w.agent.Stats(),
 		TLS:       identity.ServerTLS,
 		Verify:    server.AllowMasters(),
 		Authorize: w.agent.AuthorizeCaller,

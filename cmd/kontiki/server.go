@@ -28,6 +28,7 @@ import (
 	"github.com/kontiki/kontiki/api/keepalive"
 	"github.com/kontiki/kontiki/api/nodes"
 	"github.com/kontiki/kontiki/api/objects"
+	"github.com/kontiki/kontiki/api/usage"
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/backup"
 	"github.com/kontiki/kontiki/cluster/mtls"
@@ -320,6 +321,8 @@ type master struct {
 	// sessions are the workers' sessions with this master, census those with all masters.
 	sessions *nodes.Server
 	census   *nodes.Census
+	// usage is what the workers of all masters use.
+	usage *usage.Directory
 }
 
 func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication, log *slog.Logger) (*master, error) {
@@ -337,13 +340,15 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 	if err != nil {
 		return nil, err
 	}
+	reports := usage.NewLocal()
+	m.usage = usage.NewDirectory(usage.Config{Local: reports, Own: c.Address(), Masters: c.MasterAddresses, Connect: c.Master, Log: log})
 	clusterAPI, pprof := m.clusterAPI(), profiles()
 	m.api, err = apiserver.New(apiserver.Config{
 		Store: c, SealKeys: identity.SecretKeys, SealWith: identity.CurrentSecretKey, ServiceAccountKey: identity.ServiceAccountKey,
 		Roots: c.ClientRoots, Admit: c.Admits, Admission: admits,
 		ServiceRange: r.service, PodRange: r.pod, TolerationSeconds: &o.tolerationSeconds, ForbidPrivileged: !o.api.allowPrivileged, BootstrapTokens: o.api.bootstrapTokens,
 		Tokens: a.tokens, Anonymous: a.anonymous,
-		Agents: m.agents, Cluster: &clusterRPC{cluster: c},
+		Agents: m.agents, Cluster: &clusterRPC{cluster: c}, Usage: m.usage,
 		Audit: o.api.auditor, Limits: o.api.limits, RequestTimeout: o.api.requestTimeout,
 		Ready: m.ready, Version: versionInfo(), Log: log,
 		Checks: []apiserver.Check{{Name: "poststarthook/rbac/bootstrap-roles", New: func(o *objects.Service) func(context.Context) error {
@@ -376,10 +381,11 @@ func newMaster(c *cluster.Cluster, o *serverOptions, r ranges, a *authentication
 			return peer.Name, ok && peer.Role == mtls.RoleWorker
 		},
 		Masters: c.MasterAddresses, Detached: c.Detached, History: history, ClusterDomain: o.clusterDomain, ClusterDNS: []netip.Addr{r.dns},
-		ServiceRange: r.service, PodRange: r.pod, Lease: o.volumeLease, Log: log,
+		ServiceRange: r.service, PodRange: r.pod, Lease: o.volumeLease, Usage: reports, Log: log,
 	})
 	c.RegisterNode(func(s grpc.ServiceRegistrar) { nodev1.RegisterNodeServiceServer(s, m.sessions) })
 	c.RegisterMasters(m.sessions.RegisterSessions)
+	c.RegisterMasters(reports.Register)
 	m.census = nodes.NewCensus(nodes.CensusConfig{Masters: c.MasterAddresses, Connect: c.Master, Log: log})
 	if err := m.useKeys(); err != nil {
 		return nil, err

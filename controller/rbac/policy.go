@@ -24,6 +24,7 @@ func Defaults() []client.Object {
 	}
 	add(clusterRole(operatorRole, []string{"*"}, "/kontiki/v1/*", "/metrics", "/debug/pprof", "/debug/pprof/*"))
 	add(clusterRole(viewerRole, []string{"get"}, "/kontiki/v1/cluster", "/kontiki/v1/cluster/members", "/kontiki/v1/certs", "/kontiki/v1/secrets", "/metrics"))
+	add(metricsReader())
 	for _, binding := range append(bootstrappolicy.ClusterRoleBindings(), bootstrappolicy.ControllerRoleBindings()...) {
 		out = append(out, &binding)
 	}
@@ -38,6 +39,17 @@ func Defaults() []client.Object {
 		}
 	}
 	return out
+}
+
+// metricsReader returns the role that lets those who may view a namespace see what its pods use, and nodes: it is the one that comes with
+// metrics-server.
+func metricsReader() rbacv1.ClusterRole {
+	role := clusterRole("system:aggregated-metrics-reader", nil)
+	for _, to := range []string{"admin", "edit", "view"} {
+		role.Labels["rbac.authorization.k8s.io/aggregate-to-"+to] = "true"
+	}
+	role.Rules = []rbacv1.PolicyRule{{APIGroups: []string{"metrics.k8s.io"}, Resources: []string{"pods", "nodes"}, Verbs: []string{"get", "list", "watch"}}}
+	return role
 }
 
 func clusterRole(name string, verbs []string, paths ...string) rbacv1.ClusterRole {

@@ -24,6 +24,7 @@ import (
 	"github.com/kontiki/kontiki/node/runtime"
 	"github.com/kontiki/kontiki/node/shutdown"
 	"github.com/kontiki/kontiki/node/static"
+	"github.com/kontiki/kontiki/node/stats"
 	"github.com/kontiki/kontiki/node/volume"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
@@ -105,6 +106,8 @@ type Agent struct {
 	plugins   map[string]plugins.Handler
 	machinery machinery
 	static    *static.Pods
+	stats     *stats.Sampler
+	usage     *stats.Reporter // used by the present session
 	// shutdown ends the pods when the machine shuts down; nil if it does not wait for them.
 	shutdown *shutdown.Manager
 
@@ -175,6 +178,8 @@ func New(c Config) (*Agent, error) {
 		PullDir: filepath.Join(c.StateDir, "images"), Pulls: c.Pulls, NodeCredentials: c.NodeCredentials,
 		Rooms: a.rooms(), Eviction: c.Eviction, ImageGC: c.ImageGC, Hardware: a.machinery.forPods(),
 	})
+	a.stats = stats.New(c.Runtime, a.pods)
+	a.usage = stats.NewReporter(a.stats, c.StateDir)
 	a.node.pressure, a.node.inUse = a.pods.Pressure, a.volumes.InUse
 	a.node.useChanged()
 	a.volumes.OnExpiry(a.pods.RefreshVolumes)
@@ -184,6 +189,9 @@ func New(c Config) (*Agent, error) {
 
 // Pods returns the manager of the pods that run here, for the node's server.
 func (a *Agent) Pods() *pods.Manager { return a.pods }
+
+// Stats returns what measures the node's pods, for the node's server.
+func (a *Agent) Stats() *stats.Sampler { return a.stats }
 
 // VolumeUsage returns how full the volumes of a pod are, for the node's server.
 func (a *Agent) VolumeUsage(ctx context.Context, uid string) []volume.Usage {

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -44,6 +45,8 @@ type master struct {
 	peers    []string // that the welcome names
 	moveTo   string   // ask one session to move there
 	tokens   int
+	usageMs  uint32 // how often it asks for reports of usage
+	usage    []*nodev1.UsageReport
 }
 
 func newMaster(t *testing.T) *master {
@@ -130,12 +133,15 @@ func (m *master) Session(stream nodev1.NodeService_SessionServer) error {
 	if err != nil {
 		return err
 	}
+	m.mu.Lock()
+	usageMs := m.usageMs
+	m.mu.Unlock()
 	node := &corev1.Node{}
 	if err := wire.Decode(first.GetHello().GetNode(), node); err != nil {
 		return err
 	}
 	if err := stream.Send(&nodev1.SessionResponse{Message: &nodev1.SessionResponse_Welcome{Welcome: &nodev1.Welcome{Masters: m.peers,
-		ClusterDomain: "cluster.local", ClusterDns: []string{"10.96.0.10"}, ServiceCidr: "10.96.0.0/16", PodCidr: "10.244.0.0/16"}}}); err != nil {
+		ClusterDomain: "cluster.local", ClusterDns: []string{"10.96.0.10"}, ServiceCidr: "10.96.0.0/16", PodCidr: "10.244.0.0/16", UsageMs: usageMs}}}); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -205,6 +211,17 @@ func (m *master) Session(stream nodev1.NodeService_SessionServer) error {
 		if r.GetAnswer() != nil {
 			m.mu.Lock()
 			m.answers++
+			m.notify()
+			m.mu.Unlock()
+			continue
+		}
+		if r.GetUsage() != nil {
+			report := &nodev1.UsageReport{}
+			if err := proto.Unmarshal(r.GetUsage(), report); err != nil {
+				return err
+			}
+			m.mu.Lock()
+			m.usage = append(m.usage, report)
 			m.notify()
 			m.mu.Unlock()
 			continue

@@ -253,6 +253,9 @@ func (a *Agent) session(ctx context.Context, addr string, patience time.Duration
 	})
 	part(func() error { return s.listen(gctx, missed) })
 	part(func() error { return a.askForLeases(gctx, s) })
+	if every := time.Duration(w.UsageMs) * time.Millisecond; every > 0 {
+		part(func() error { return a.reportUsage(gctx, s, every) })
+	}
 	part(func() error {
 		for {
 			select {

@@ -18,6 +18,7 @@ import (
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 
 	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/stats"
 	"github.com/kontiki/kontiki/node/volume"
 	"github.com/kontiki/kontiki/test/gathered"
 )
@@ -114,10 +115,10 @@ func TestInterfacesThatCannotBeToldOfAreLeftOut(t *testing.T) {
 	for _, name := range []string{"lo", "eth0", "\xff\xfe", "eth0", "wlan-\u00fc", `{"}`} {
 		dev += name + values
 	}
-	used := interfaces(strings.NewReader(dev))
+	used := stats.Interfaces(strings.NewReader(dev))
 	var names []string
 	for _, u := range used {
-		names = append(names, u.name)
+		names = append(names, u.Name)
 	}
 	if want := []string{"eth0", "wlan-\u00fc", `{"}`}; !slices.Equal(names, want) {
 		t.Fatalf("interfaces %q, want %q", names, want)

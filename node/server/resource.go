@@ -11,6 +11,9 @@ import (
 // collectTime limits how long one answer with metrics is collected.
 const collectTime = 10 * time.Second
 
+// sampleAge is how old a measurement may be that is told: requests that come together share one.
+const sampleAge = time.Second
+
 // resourceCollector provides what metrics-server reads from /metrics/resource, under the kubelet's names.
 type resourceCollector struct{ s *Server }
 
@@ -50,29 +53,30 @@ func (c *resourceCollector) Collect(ch chan<- prometheus.Metric) {
 	send := func(at time.Time, desc *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
 		ch <- prometheus.NewMetricWithTimestamp(at, prometheus.MustNewConstMetric(desc, kind, value, labels...))
 	}
-	used, failed := c.s.usages(ctx)
+	sample := c.s.stats.Sample(ctx, sampleAge)
 	pods := map[types.UID]*podSum{}
-	for _, u := range used {
-		l := []string{u.container.Name, u.container.PodName, u.container.PodNamespace}
-		send(u.Time, containerCPU, prometheus.CounterValue, float64(u.CPUNanoseconds)/1e9, l...)
-		send(u.Time, containerMemory, prometheus.GaugeValue, float64(u.MemoryWorkingSet), l...)
-		send(u.Time, containerSwap, prometheus.GaugeValue, float64(u.SwapBytes), l...)
-		ch <- prometheus.MustNewConstMetric(containerStart, prometheus.GaugeValue, float64(u.container.StartedAt.UnixNano())/1e9, l...)
-		p := pods[types.UID(u.container.PodUID)]
+	for i := range sample.Containers {
+		u := &sample.Containers[i]
+		l := []string{u.Name, u.PodName, u.PodNamespace}
+		send(u.Usage.Time, containerCPU, prometheus.CounterValue, float64(u.Usage.CPUNanoseconds)/1e9, l...)
+		send(u.Usage.Time, containerMemory, prometheus.GaugeValue, float64(u.Usage.MemoryWorkingSet), l...)
+		send(u.Usage.Time, containerSwap, prometheus.GaugeValue, float64(u.Usage.SwapBytes), l...)
+		ch <- prometheus.MustNewConstMetric(containerStart, prometheus.GaugeValue, float64(u.StartedAt.UnixNano())/1e9, l...)
+		p := pods[types.UID(u.PodUID)]
 		if p == nil {
-			p = &podSum{namespace: u.container.PodNamespace, name: u.container.PodName, at: u.Time}
-			pods[types.UID(u.container.PodUID)] = p
+			p = &podSum{namespace: u.PodNamespace, name: u.PodName, at: u.Usage.Time}
+			pods[types.UID(u.PodUID)] = p
 		}
-		p.cpu, p.memory, p.swap = p.cpu+u.CPUNanoseconds, p.memory+u.MemoryWorkingSet, p.swap+u.SwapBytes
+		p.cpu, p.memory, p.swap = p.cpu+u.Usage.CPUNanoseconds, p.memory+u.Usage.MemoryWorkingSet, p.swap+u.Usage.SwapBytes
 	}
 	for _, p := range pods {
 		send(p.at, podCPU, prometheus.CounterValue, float64(p.cpu)/1e9, p.name, p.namespace)
 		send(p.at, podMemory, prometheus.GaugeValue, float64(p.memory), p.name, p.namespace)
 		send(p.at, podSwap, prometheus.GaugeValue, float64(p.swap), p.name, p.namespace)
 	}
-	n, now := nodeUsage(), time.Now()
-	send(now, nodeCPU, prometheus.CounterValue, float64(n.cpu)/1e9)
-	send(now, nodeMemory, prometheus.GaugeValue, float64(n.used))
-	send(now, nodeSwap, prometheus.GaugeValue, float64(n.swap))
-	ch <- prometheus.MustNewConstMetric(scrapeError, prometheus.GaugeValue, map[bool]float64{true: 1}[failed])
+	n, now := sample.Node, sample.Time
+	send(now, nodeCPU, prometheus.CounterValue, float64(n.CPU)/1e9)
+	send(now, nodeMemory, prometheus.GaugeValue, float64(n.Used))
+	send(now, nodeSwap, prometheus.GaugeValue, float64(n.Swap))
+	ch <- prometheus.MustNewConstMetric(scrapeError, prometheus.GaugeValue, map[bool]float64{true: 1}[sample.Failed])
 }

@@ -26,9 +26,9 @@ import (
 	"github.com/kontiki/kontiki/internal/linger"
 	"github.com/kontiki/kontiki/internal/logline"
 	"github.com/kontiki/kontiki/internal/newcomers"
-	"github.com/kontiki/kontiki/internal/recent"
 	"github.com/kontiki/kontiki/node/podspec"
 	"github.com/kontiki/kontiki/node/runtime"
+	"github.com/kontiki/kontiki/node/stats"
 	"github.com/kontiki/kontiki/node/volume"
 	nodev1 "github.com/kontiki/kontiki/proto/kontiki/node/v1"
 )
@@ -56,6 +56,8 @@ type Config struct {
 	Peers func(caller func(*http.Request) string) http.Handler
 	// Configuration returns what /configz shows; may be nil.
 	Configuration func() *kubeletv1beta1.KubeletConfiguration
+	// Stats measures what containers use; nil means that the server measures by itself.
+	Stats *stats.Sampler
 	// Dir is a directory of the filesystem that pods use, for stats.
 	Dir string
 	// Volumes returns how full the volumes of a pod are, as far as it is known; may be nil.
@@ -70,10 +72,10 @@ type Config struct {
 type Server struct {
 	c        Config
 	handler  http.Handler
-	tokens   *tokens                     // nil if no tokens are accepted
-	peers    http.Handler                // nil if other workers may not call
-	files    recent.Cache[string, files] // by container
-	imports  chan struct{}               // one slot per import
+	tokens   *tokens      // nil if no tokens are accepted
+	peers    http.Handler // nil if other workers may not call
+	stats    *stats.Sampler
+	imports  chan struct{} // one slot per import
 	hostLogs string
 	// Smaller in tests.
 	maxImport  int64
@@ -82,7 +84,10 @@ type Server struct {
 
 // New makes a server.
 func New(c Config) *Server {
-	s := &Server{c: c, hostLogs: hostLogs, files: recent.Cache[string, files]{Limit: 4096}, imports: make(chan struct{}, maxImports), maxImport: maxImport, importIdle: importIdle}
+	s := &Server{c: c, hostLogs: hostLogs, stats: c.Stats, imports: make(chan struct{}, maxImports), maxImport: maxImport, importIdle: importIdle}
+	if s.stats == nil {
+		s.stats = stats.New(c.Runtime, c.Pods)
+	}
 	if c.Authorize != nil {
 		s.tokens = newTokens(c.Authorize)
 	}
@@ -107,7 +112,7 @@ func New(c Config) *Server {
 		mux.HandleFunc(method+" /portForward/{namespace}/{pod}", s.portForward)
 		mux.HandleFunc(method+" /portForward/{namespace}/{pod}/{uid}", s.portForward)
 	}
-	mux.HandleFunc("GET /stats/summary", s.stats)
+	mux.HandleFunc("GET /stats/summary", s.summary)
 	mux.HandleFunc("GET /kontiki/images", s.listImages)
 	mux.HandleFunc("POST /kontiki/images", s.importImage)
 	mux.HandleFunc("DELETE /kontiki/images", s.removeImage)

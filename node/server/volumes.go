@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+	statsv1 "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"github.com/kontiki/kontiki/node/volume"
 )
@@ -39,7 +39,7 @@ func (s *Server) volumesOf(ctx context.Context, uids []string) [][]volume.Usage 
 }
 
 // addVolumes adds the statistics of volumes that are known to those of pods.
-func (s *Server) addVolumes(ctx context.Context, all []stats.PodStats) {
+func (s *Server) addVolumes(ctx context.Context, all []statsv1.PodStats) {
 	uids := make([]string, len(all))
 	for i := range all {
 		uids[i] = all[i].PodRef.UID
@@ -47,10 +47,10 @@ func (s *Server) addVolumes(ctx context.Context, all []stats.PodStats) {
 	for i, used := range s.volumesOf(ctx, uids) {
 		p := &all[i]
 		for _, u := range used {
-			v := stats.VolumeStats{Name: u.Volume, FsStats: stats.FsStats{Time: metav1.NewTime(u.At), CapacityBytes: &u.Bytes.Total, UsedBytes: &u.Bytes.Used, AvailableBytes: &u.Bytes.Available,
+			v := statsv1.VolumeStats{Name: u.Volume, FsStats: statsv1.FsStats{Time: metav1.NewTime(u.At), CapacityBytes: &u.Bytes.Total, UsedBytes: &u.Bytes.Used, AvailableBytes: &u.Bytes.Available,
 				Inodes: &u.Inodes.Total, InodesUsed: &u.Inodes.Used, InodesFree: &u.Inodes.Available}}
 			if u.Claim != "" {
-				v.PVCRef = &stats.PVCReference{Name: u.Claim, Namespace: p.PodRef.Namespace}
+				v.PVCRef = &statsv1.PVCReference{Name: u.Claim, Namespace: p.PodRef.Namespace}
 			}
 			p.VolumeStats = append(p.VolumeStats, v)
 		}

@@ -44,7 +44,12 @@ func generate() error {
 		if pathsOf[name] != nil {
 			continue
 		}
-		document, err := os.ReadFile(filepath.Join(source, "v3", strings.ReplaceAll(name, "/", "__")+"_openapi.json"))
+		var document []byte
+		if kind.Group == metricsGroup {
+			document, err = metricsDocument(source, kind.Version)
+		} else {
+			document, err = os.ReadFile(filepath.Join(source, "v3", strings.ReplaceAll(name, "/", "__")+"_openapi.json"))
+		}
 		if err != nil {
 			return err
 		}

@@ -69,5 +69,7 @@ func Kinds() *registry.Table {
 		volumeAttachments(),
 		volumeAttributesClasses(),
 		storageVersionMigrations(),
+		nodeMetrics(),
+		podMetrics(),
 	)...)
 }

@@ -127,7 +127,7 @@ func (o *Options) runOne(ctx context.Context, number int, slots chan struct{}, d
 	if err != nil {
 		return fmt.Errorf("%s: listen for masters: %w", name, err)
 	}
-	kubelet := server.New(server.Config{Pods: a.Pods(), Runtime: runtime, Node: a.Node, TLS: identity.ServerTLS, Verify: server.AllowMasters()})
+	kubelet := server.New(server.Config{Pods: a.Pods(), Runtime: runtime, Node: a.Node, Stats: a.Stats(), TLS: identity.ServerTLS, Verify: server.AllowMasters()})
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return identity.Run(ctx) })
 	group.Go(func() error { return a.Run(ctx) })

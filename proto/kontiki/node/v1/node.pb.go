@@ -76,7 +76,7 @@ func (x CertifyPodResponse_Decision) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CertifyPodResponse_Decision.Descriptor instead.
 func (CertifyPodResponse_Decision) EnumDescriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{21, 0}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{29, 0}
 }
 
 type ReportVolumeRequest_State int32
@@ -127,7 +127,7 @@ func (x ReportVolumeRequest_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReportVolumeRequest_State.Descriptor instead.
 func (ReportVolumeRequest_State) EnumDescriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{22, 0}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{30, 0}
 }
 
 type ReportExpansionRequest_Phase int32
@@ -186,7 +186,7 @@ func (x ReportExpansionRequest_Phase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReportExpansionRequest_Phase.Descriptor instead.
 func (ReportExpansionRequest_Phase) EnumDescriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{26, 0}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{34, 0}
 }
 
 type SessionRequest struct {
@@ -197,6 +197,7 @@ type SessionRequest struct {
 	//	*SessionRequest_Status
 	//	*SessionRequest_Answer
 	//	*SessionRequest_Lease
+	//	*SessionRequest_Usage
 	Message       isSessionRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -275,6 +276,15 @@ func (x *SessionRequest) GetLease() *LeaseRequest {
 	return nil
 }
 
+func (x *SessionRequest) GetUsage() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*SessionRequest_Usage); ok {
+			return x.Usage
+		}
+	}
+	return nil
+}
+
 type isSessionRequest_Message interface {
 	isSessionRequest_Message()
 }
@@ -295,6 +305,11 @@ type SessionRequest_Lease struct {
 	Lease *LeaseRequest `protobuf:"bytes,4,opt,name=lease,proto3,oneof"`
 }
 
+type SessionRequest_Usage struct {
+	// usage is an encoded UsageReport, which the master measures before it decodes it.
+	Usage []byte `protobuf:"bytes,5,opt,name=usage,proto3,oneof"`
+}
+
 func (*SessionRequest_Hello) isSessionRequest_Message() {}
 
 func (*SessionRequest_Status) isSessionRequest_Message() {}
@@ -302,6 +317,8 @@ func (*SessionRequest_Status) isSessionRequest_Message() {}
 func (*SessionRequest_Answer) isSessionRequest_Message() {}
 
 func (*SessionRequest_Lease) isSessionRequest_Message() {}
+
+func (*SessionRequest_Usage) isSessionRequest_Message() {}
 
 type Hello struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -971,7 +988,9 @@ type Welcome struct {
 	ServiceCidr string `protobuf:"bytes,4,opt,name=service_cidr,json=serviceCidr,proto3" json:"service_cidr,omitempty"`
 	PodCidr     string `protobuf:"bytes,5,opt,name=pod_cidr,json=podCidr,proto3" json:"pod_cidr,omitempty"`
 	// lease_ms is how long a lease lasts, in milliseconds; 0 if the cluster does not fence workers.
-	LeaseMs       uint32 `protobuf:"varint,6,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
+	LeaseMs uint32 `protobuf:"varint,6,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
+	// usage_ms is how often the worker sends a UsageReport, in milliseconds; 0 if the master takes none, as masters before these reports.
+	UsageMs       uint32 `protobuf:"varint,7,opt,name=usage_ms,json=usageMs,proto3" json:"usage_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1048,6 +1067,753 @@ func (x *Welcome) GetLeaseMs() uint32 {
 	return 0
 }
 
+func (x *Welcome) GetUsageMs() uint32 {
+	if x != nil {
+		return x.UsageMs
+	}
+	return 0
+}
+
+// UsageReport is what the node, its pods and their containers use. The master keeps the newest one of each worker in memory only, and
+// stores nothing. Counters are since the start of what they are about; rates are averages of the window before the time.
+type UsageReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *NodeUsage             `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Pods          []*PodUsage            `protobuf:"bytes,2,rep,name=pods,proto3" json:"pods,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageReport) Reset() {
+	*x = UsageReport{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageReport) ProtoMessage() {}
+
+func (x *UsageReport) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageReport.ProtoReflect.Descriptor instead.
+func (*UsageReport) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *UsageReport) GetNode() *NodeUsage {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *UsageReport) GetPods() []*PodUsage {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+type NodeUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// time is in nanoseconds since the Unix epoch, by the worker's clock.
+	Time    int64         `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"`
+	Compute *ComputeUsage `protobuf:"bytes,2,opt,name=compute,proto3" json:"compute,omitempty"`
+	// fs is the file system of the worker's data.
+	Fs                   *FilesystemUsage `protobuf:"bytes,3,opt,name=fs,proto3" json:"fs,omitempty"`
+	Network              *NetworkUsage    `protobuf:"bytes,4,opt,name=network,proto3" json:"network,omitempty"`
+	MemoryAvailableBytes uint64           `protobuf:"varint,5,opt,name=memory_available_bytes,json=memoryAvailableBytes,proto3" json:"memory_available_bytes,omitempty"`
+	BootTime             int64            `protobuf:"varint,6,opt,name=boot_time,json=bootTime,proto3" json:"boot_time,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *NodeUsage) Reset() {
+	*x = NodeUsage{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeUsage) ProtoMessage() {}
+
+func (x *NodeUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeUsage.ProtoReflect.Descriptor instead.
+func (*NodeUsage) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *NodeUsage) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *NodeUsage) GetCompute() *ComputeUsage {
+	if x != nil {
+		return x.Compute
+	}
+	return nil
+}
+
+func (x *NodeUsage) GetFs() *FilesystemUsage {
+	if x != nil {
+		return x.Fs
+	}
+	return nil
+}
+
+func (x *NodeUsage) GetNetwork() *NetworkUsage {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+func (x *NodeUsage) GetMemoryAvailableBytes() uint64 {
+	if x != nil {
+		return x.MemoryAvailableBytes
+	}
+	return 0
+}
+
+func (x *NodeUsage) GetBootTime() int64 {
+	if x != nil {
+		return x.BootTime
+	}
+	return 0
+}
+
+type PodUsage struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Namespace  string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name       string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Uid        string                 `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Containers []*ContainerUsage      `protobuf:"bytes,4,rep,name=containers,proto3" json:"containers,omitempty"`
+	Network    *NetworkUsage          `protobuf:"bytes,5,opt,name=network,proto3" json:"network,omitempty"`
+	// complete is true if every running container has a rate.
+	Complete      bool `protobuf:"varint,6,opt,name=complete,proto3" json:"complete,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodUsage) Reset() {
+	*x = PodUsage{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodUsage) ProtoMessage() {}
+
+func (x *PodUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodUsage.ProtoReflect.Descriptor instead.
+func (*PodUsage) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PodUsage) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *PodUsage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PodUsage) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *PodUsage) GetContainers() []*ContainerUsage {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+func (x *PodUsage) GetNetwork() *NetworkUsage {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+func (x *PodUsage) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+type ContainerUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Time  int64                  `protobuf:"varint,2,opt,name=time,proto3" json:"time,omitempty"`
+	// started is when the container was started, in nanoseconds since the Unix epoch.
+	Started int64         `protobuf:"varint,3,opt,name=started,proto3" json:"started,omitempty"`
+	Compute *ComputeUsage `protobuf:"bytes,4,opt,name=compute,proto3" json:"compute,omitempty"`
+	// rootfs_bytes, rootfs_inodes and log_bytes are of files_time, which is 0 if they have not been measured.
+	RootfsBytes   uint64 `protobuf:"varint,5,opt,name=rootfs_bytes,json=rootfsBytes,proto3" json:"rootfs_bytes,omitempty"`
+	RootfsInodes  uint64 `protobuf:"varint,6,opt,name=rootfs_inodes,json=rootfsInodes,proto3" json:"rootfs_inodes,omitempty"`
+	LogBytes      uint64 `protobuf:"varint,7,opt,name=log_bytes,json=logBytes,proto3" json:"log_bytes,omitempty"`
+	FilesTime     int64  `protobuf:"varint,8,opt,name=files_time,json=filesTime,proto3" json:"files_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContainerUsage) Reset() {
+	*x = ContainerUsage{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerUsage) ProtoMessage() {}
+
+func (x *ContainerUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerUsage.ProtoReflect.Descriptor instead.
+func (*ContainerUsage) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ContainerUsage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ContainerUsage) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *ContainerUsage) GetStarted() int64 {
+	if x != nil {
+		return x.Started
+	}
+	return 0
+}
+
+func (x *ContainerUsage) GetCompute() *ComputeUsage {
+	if x != nil {
+		return x.Compute
+	}
+	return nil
+}
+
+func (x *ContainerUsage) GetRootfsBytes() uint64 {
+	if x != nil {
+		return x.RootfsBytes
+	}
+	return 0
+}
+
+func (x *ContainerUsage) GetRootfsInodes() uint64 {
+	if x != nil {
+		return x.RootfsInodes
+	}
+	return 0
+}
+
+func (x *ContainerUsage) GetLogBytes() uint64 {
+	if x != nil {
+		return x.LogBytes
+	}
+	return 0
+}
+
+func (x *ContainerUsage) GetFilesTime() int64 {
+	if x != nil {
+		return x.FilesTime
+	}
+	return 0
+}
+
+// ComputeUsage is what processes use of processors, memory and devices.
+type ComputeUsage struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	CpuNanoseconds uint64                 `protobuf:"varint,1,opt,name=cpu_nanoseconds,json=cpuNanoseconds,proto3" json:"cpu_nanoseconds,omitempty"`
+	// cpu_nanocores is the average of the last window_ms milliseconds; both are 0 if there was no earlier measurement.
+	CpuNanocores            uint64    `protobuf:"varint,2,opt,name=cpu_nanocores,json=cpuNanocores,proto3" json:"cpu_nanocores,omitempty"`
+	WindowMs                uint32    `protobuf:"varint,3,opt,name=window_ms,json=windowMs,proto3" json:"window_ms,omitempty"`
+	MemoryBytes             uint64    `protobuf:"varint,4,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	MemoryWorkingSetBytes   uint64    `protobuf:"varint,5,opt,name=memory_working_set_bytes,json=memoryWorkingSetBytes,proto3" json:"memory_working_set_bytes,omitempty"`
+	MemoryRssBytes          uint64    `protobuf:"varint,6,opt,name=memory_rss_bytes,json=memoryRssBytes,proto3" json:"memory_rss_bytes,omitempty"`
+	SwapBytes               uint64    `protobuf:"varint,7,opt,name=swap_bytes,json=swapBytes,proto3" json:"swap_bytes,omitempty"`
+	Processes               uint64    `protobuf:"varint,8,opt,name=processes,proto3" json:"processes,omitempty"`
+	CpuPeriods              uint64    `protobuf:"varint,9,opt,name=cpu_periods,json=cpuPeriods,proto3" json:"cpu_periods,omitempty"`
+	CpuThrottledPeriods     uint64    `protobuf:"varint,10,opt,name=cpu_throttled_periods,json=cpuThrottledPeriods,proto3" json:"cpu_throttled_periods,omitempty"`
+	CpuThrottledNanoseconds uint64    `protobuf:"varint,11,opt,name=cpu_throttled_nanoseconds,json=cpuThrottledNanoseconds,proto3" json:"cpu_throttled_nanoseconds,omitempty"`
+	ReadBytes               uint64    `protobuf:"varint,12,opt,name=read_bytes,json=readBytes,proto3" json:"read_bytes,omitempty"`
+	WriteBytes              uint64    `protobuf:"varint,13,opt,name=write_bytes,json=writeBytes,proto3" json:"write_bytes,omitempty"`
+	CpuPressure             *Pressure `protobuf:"bytes,14,opt,name=cpu_pressure,json=cpuPressure,proto3" json:"cpu_pressure,omitempty"`
+	MemoryPressure          *Pressure `protobuf:"bytes,15,opt,name=memory_pressure,json=memoryPressure,proto3" json:"memory_pressure,omitempty"`
+	IoPressure              *Pressure `protobuf:"bytes,16,opt,name=io_pressure,json=ioPressure,proto3" json:"io_pressure,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
+}
+
+func (x *ComputeUsage) Reset() {
+	*x = ComputeUsage{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ComputeUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ComputeUsage) ProtoMessage() {}
+
+func (x *ComputeUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ComputeUsage.ProtoReflect.Descriptor instead.
+func (*ComputeUsage) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ComputeUsage) GetCpuNanoseconds() uint64 {
+	if x != nil {
+		return x.CpuNanoseconds
+	}
+	return 0
+}
+
+func (x *ComputeUsage) GetCpuNanocores() uint64 {
+	if x != nil {
+		return x.CpuNanocores
+	}
+	return 0
+}
+
+func (x *ComputeUsage) GetWindowMs() uint32 {
+	if x != nil {
+		return x.WindowMs
+	}
+	return 0
+}
+
+func (x *ComputeUsage) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *ComputeUsage) GetMemoryWorkingSetBytes() uint64 {
+	if x != nil {
+		return x.MemoryWorkingSetBytes
+	}
+	return 0
+}
+
+func (x *ComputeUsage) GetMemoryRssBytes() uint64 {
+	if x != nil {
+		return x.MemoryRssBytes
+	}
+	return 0
+}
+
+func (x *ComputeUsage) GetSwapBytes() uint64 {
+	if x != nil {
+		return x.SwapBytes
+	}
+	return 0
+}
+
+func (x *ComputeUsage) GetProcesses() uint64 {
+	if x != nil {
+		return x.Processes
+	}
+	return 0
+}
+
+func (x *ComputeUsage) GetCpuPeriods() uint64 {
+	if x != nil {
+		return x.CpuPeriods
+	}
+	return 0
+}
+
+func (x *ComputeUsage) GetCpuThrottledPeriods() uint64 {
+	if x != nil {
+		return x.CpuThrottledPeriods
+	}
+	return 0
+}
+
+func (x *ComputeUsage) GetCpuThrottledNanoseconds() uint64 {
+	if x != nil {
+		return x.CpuThrottledNanoseconds
+	}
+	return 0
+}
+
+func (x *ComputeUsage) GetReadBytes() uint64 {
+	if x != nil {
+		return x.ReadBytes
+	}
+	return 0
+}
+
+func (x *ComputeUsage) GetWriteBytes() uint64 {
+	if x != nil {
+		return x.WriteBytes
+	}
+	return 0
+}
+
+func (x *ComputeUsage) GetCpuPressure() *Pressure {
+	if x != nil {
+		return x.CpuPressure
+	}
+	return nil
+}
+
+func (x *ComputeUsage) GetMemoryPressure() *Pressure {
+	if x != nil {
+		return x.MemoryPressure
+	}
+	return nil
+}
+
+func (x *ComputeUsage) GetIoPressure() *Pressure {
+	if x != nil {
+		return x.IoPressure
+	}
+	return nil
+}
+
+// Pressure is pressure stall information (PSI) of the kernel: the averages in percent of the time, and the totals in nanoseconds.
+type Pressure struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SomeAvg10     float32                `protobuf:"fixed32,1,opt,name=some_avg10,json=someAvg10,proto3" json:"some_avg10,omitempty"`
+	SomeAvg60     float32                `protobuf:"fixed32,2,opt,name=some_avg60,json=someAvg60,proto3" json:"some_avg60,omitempty"`
+	SomeAvg300    float32                `protobuf:"fixed32,3,opt,name=some_avg300,json=someAvg300,proto3" json:"some_avg300,omitempty"`
+	SomeTotal     uint64                 `protobuf:"varint,4,opt,name=some_total,json=someTotal,proto3" json:"some_total,omitempty"`
+	FullAvg10     float32                `protobuf:"fixed32,5,opt,name=full_avg10,json=fullAvg10,proto3" json:"full_avg10,omitempty"`
+	FullAvg60     float32                `protobuf:"fixed32,6,opt,name=full_avg60,json=fullAvg60,proto3" json:"full_avg60,omitempty"`
+	FullAvg300    float32                `protobuf:"fixed32,7,opt,name=full_avg300,json=fullAvg300,proto3" json:"full_avg300,omitempty"`
+	FullTotal     uint64                 `protobuf:"varint,8,opt,name=full_total,json=fullTotal,proto3" json:"full_total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pressure) Reset() {
+	*x = Pressure{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pressure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pressure) ProtoMessage() {}
+
+func (x *Pressure) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pressure.ProtoReflect.Descriptor instead.
+func (*Pressure) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Pressure) GetSomeAvg10() float32 {
+	if x != nil {
+		return x.SomeAvg10
+	}
+	return 0
+}
+
+func (x *Pressure) GetSomeAvg60() float32 {
+	if x != nil {
+		return x.SomeAvg60
+	}
+	return 0
+}
+
+func (x *Pressure) GetSomeAvg300() float32 {
+	if x != nil {
+		return x.SomeAvg300
+	}
+	return 0
+}
+
+func (x *Pressure) GetSomeTotal() uint64 {
+	if x != nil {
+		return x.SomeTotal
+	}
+	return 0
+}
+
+func (x *Pressure) GetFullAvg10() float32 {
+	if x != nil {
+		return x.FullAvg10
+	}
+	return 0
+}
+
+func (x *Pressure) GetFullAvg60() float32 {
+	if x != nil {
+		return x.FullAvg60
+	}
+	return 0
+}
+
+func (x *Pressure) GetFullAvg300() float32 {
+	if x != nil {
+		return x.FullAvg300
+	}
+	return 0
+}
+
+func (x *Pressure) GetFullTotal() uint64 {
+	if x != nil {
+		return x.FullTotal
+	}
+	return 0
+}
+
+// FilesystemUsage is the state of a file system.
+type FilesystemUsage struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	CapacityBytes  uint64                 `protobuf:"varint,1,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`
+	UsedBytes      uint64                 `protobuf:"varint,2,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	AvailableBytes uint64                 `protobuf:"varint,3,opt,name=available_bytes,json=availableBytes,proto3" json:"available_bytes,omitempty"`
+	Inodes         uint64                 `protobuf:"varint,4,opt,name=inodes,proto3" json:"inodes,omitempty"`
+	InodesFree     uint64                 `protobuf:"varint,5,opt,name=inodes_free,json=inodesFree,proto3" json:"inodes_free,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *FilesystemUsage) Reset() {
+	*x = FilesystemUsage{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FilesystemUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FilesystemUsage) ProtoMessage() {}
+
+func (x *FilesystemUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FilesystemUsage.ProtoReflect.Descriptor instead.
+func (*FilesystemUsage) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *FilesystemUsage) GetCapacityBytes() uint64 {
+	if x != nil {
+		return x.CapacityBytes
+	}
+	return 0
+}
+
+func (x *FilesystemUsage) GetUsedBytes() uint64 {
+	if x != nil {
+		return x.UsedBytes
+	}
+	return 0
+}
+
+func (x *FilesystemUsage) GetAvailableBytes() uint64 {
+	if x != nil {
+		return x.AvailableBytes
+	}
+	return 0
+}
+
+func (x *FilesystemUsage) GetInodes() uint64 {
+	if x != nil {
+		return x.Inodes
+	}
+	return 0
+}
+
+func (x *FilesystemUsage) GetInodesFree() uint64 {
+	if x != nil {
+		return x.InodesFree
+	}
+	return 0
+}
+
+// NetworkUsage is what all interfaces but the loopback have transferred.
+type NetworkUsage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RxBytes       uint64                 `protobuf:"varint,1,opt,name=rx_bytes,json=rxBytes,proto3" json:"rx_bytes,omitempty"`
+	TxBytes       uint64                 `protobuf:"varint,2,opt,name=tx_bytes,json=txBytes,proto3" json:"tx_bytes,omitempty"`
+	RxErrors      uint64                 `protobuf:"varint,3,opt,name=rx_errors,json=rxErrors,proto3" json:"rx_errors,omitempty"`
+	TxErrors      uint64                 `protobuf:"varint,4,opt,name=tx_errors,json=txErrors,proto3" json:"tx_errors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkUsage) Reset() {
+	*x = NetworkUsage{}
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkUsage) ProtoMessage() {}
+
+func (x *NetworkUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkUsage.ProtoReflect.Descriptor instead.
+func (*NetworkUsage) Descriptor() ([]byte, []int) {
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *NetworkUsage) GetRxBytes() uint64 {
+	if x != nil {
+		return x.RxBytes
+	}
+	return 0
+}
+
+func (x *NetworkUsage) GetTxBytes() uint64 {
+	if x != nil {
+		return x.TxBytes
+	}
+	return 0
+}
+
+func (x *NetworkUsage) GetRxErrors() uint64 {
+	if x != nil {
+		return x.RxErrors
+	}
+	return 0
+}
+
+func (x *NetworkUsage) GetTxErrors() uint64 {
+	if x != nil {
+		return x.TxErrors
+	}
+	return 0
+}
+
 // Assignment has the objects that the worker needs: its pods; the Secrets, ConfigMaps, PersistentVolumeClaims and ResourceClaims that they
 // use, and the PersistentVolumes of these; the CSIDrivers of their volumes, and the VolumeAttachments of these to the node; the PersistentVolumes whose folders it has; the cluster's services, endpoint slices and nodes. A delta applies only to the version in from.
 type Assignment struct {
@@ -1073,7 +1839,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[12]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +1851,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[12]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +1864,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Assignment) GetFrom() uint64 {
@@ -1162,7 +1928,7 @@ type ObjectKey struct {
 
 func (x *ObjectKey) Reset() {
 	*x = ObjectKey{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[13]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1174,7 +1940,7 @@ func (x *ObjectKey) String() string {
 func (*ObjectKey) ProtoMessage() {}
 
 func (x *ObjectKey) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[13]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1187,7 +1953,7 @@ func (x *ObjectKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectKey.ProtoReflect.Descriptor instead.
 func (*ObjectKey) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ObjectKey) GetResource() string {
@@ -1222,7 +1988,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[14]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1234,7 +2000,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[14]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1247,7 +2013,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Object) GetKey() *ObjectKey {
@@ -1283,7 +2049,7 @@ type StatusResult struct {
 
 func (x *StatusResult) Reset() {
 	*x = StatusResult{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[15]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1295,7 +2061,7 @@ func (x *StatusResult) String() string {
 func (*StatusResult) ProtoMessage() {}
 
 func (x *StatusResult) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[15]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1308,7 +2074,7 @@ func (x *StatusResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResult.ProtoReflect.Descriptor instead.
 func (*StatusResult) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *StatusResult) GetSequence() uint64 {
@@ -1342,7 +2108,7 @@ type AuthorizeCallerRequest struct {
 
 func (x *AuthorizeCallerRequest) Reset() {
 	*x = AuthorizeCallerRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[16]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1354,7 +2120,7 @@ func (x *AuthorizeCallerRequest) String() string {
 func (*AuthorizeCallerRequest) ProtoMessage() {}
 
 func (x *AuthorizeCallerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[16]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1367,7 +2133,7 @@ func (x *AuthorizeCallerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizeCallerRequest.ProtoReflect.Descriptor instead.
 func (*AuthorizeCallerRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AuthorizeCallerRequest) GetToken() string {
@@ -1418,7 +2184,7 @@ type AuthorizeCallerResponse struct {
 
 func (x *AuthorizeCallerResponse) Reset() {
 	*x = AuthorizeCallerResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[17]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +2196,7 @@ func (x *AuthorizeCallerResponse) String() string {
 func (*AuthorizeCallerResponse) ProtoMessage() {}
 
 func (x *AuthorizeCallerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[17]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +2209,7 @@ func (x *AuthorizeCallerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizeCallerResponse.ProtoReflect.Descriptor instead.
 func (*AuthorizeCallerResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AuthorizeCallerResponse) GetUser() string {
@@ -1481,7 +2247,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[18]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +2259,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[18]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,7 +2272,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreateTokenRequest) GetNamespace() string {
@@ -1562,7 +2328,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[19]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1574,7 +2340,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[19]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1587,7 +2353,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -1622,7 +2388,7 @@ type CertifyPodRequest struct {
 
 func (x *CertifyPodRequest) Reset() {
 	*x = CertifyPodRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[20]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1634,7 +2400,7 @@ func (x *CertifyPodRequest) String() string {
 func (*CertifyPodRequest) ProtoMessage() {}
 
 func (x *CertifyPodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[20]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1647,7 +2413,7 @@ func (x *CertifyPodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyPodRequest.ProtoReflect.Descriptor instead.
 func (*CertifyPodRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CertifyPodRequest) GetNamespace() string {
@@ -1718,7 +2484,7 @@ type CertifyPodResponse struct {
 
 func (x *CertifyPodResponse) Reset() {
 	*x = CertifyPodResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[21]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +2496,7 @@ func (x *CertifyPodResponse) String() string {
 func (*CertifyPodResponse) ProtoMessage() {}
 
 func (x *CertifyPodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[21]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +2509,7 @@ func (x *CertifyPodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyPodResponse.ProtoReflect.Descriptor instead.
 func (*CertifyPodResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CertifyPodResponse) GetRequest() string {
@@ -1809,7 +2575,7 @@ type ReportVolumeRequest struct {
 
 func (x *ReportVolumeRequest) Reset() {
 	*x = ReportVolumeRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[22]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +2587,7 @@ func (x *ReportVolumeRequest) String() string {
 func (*ReportVolumeRequest) ProtoMessage() {}
 
 func (x *ReportVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[22]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +2600,7 @@ func (x *ReportVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ReportVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReportVolumeRequest) GetName() string {
@@ -1873,7 +2639,7 @@ type ReportVolumeResponse struct {
 
 func (x *ReportVolumeResponse) Reset() {
 	*x = ReportVolumeResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[23]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1885,7 +2651,7 @@ func (x *ReportVolumeResponse) String() string {
 func (*ReportVolumeResponse) ProtoMessage() {}
 
 func (x *ReportVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[23]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1898,7 +2664,7 @@ func (x *ReportVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ReportVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 // ReportDriverRequest is what the driver said of itself (NodeGetInfo).
@@ -1917,7 +2683,7 @@ type ReportDriverRequest struct {
 
 func (x *ReportDriverRequest) Reset() {
 	*x = ReportDriverRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[24]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1929,7 +2695,7 @@ func (x *ReportDriverRequest) String() string {
 func (*ReportDriverRequest) ProtoMessage() {}
 
 func (x *ReportDriverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[24]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1942,7 +2708,7 @@ func (x *ReportDriverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportDriverRequest.ProtoReflect.Descriptor instead.
 func (*ReportDriverRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReportDriverRequest) GetName() string {
@@ -1991,7 +2757,7 @@ type ReportDriverResponse struct {
 
 func (x *ReportDriverResponse) Reset() {
 	*x = ReportDriverResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[25]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2003,7 +2769,7 @@ func (x *ReportDriverResponse) String() string {
 func (*ReportDriverResponse) ProtoMessage() {}
 
 func (x *ReportDriverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[25]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2016,7 +2782,7 @@ func (x *ReportDriverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportDriverResponse.ProtoReflect.Descriptor instead.
 func (*ReportDriverResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReportDriverResponse) GetUpdateSeconds() int64 {
@@ -2044,7 +2810,7 @@ type ReportExpansionRequest struct {
 
 func (x *ReportExpansionRequest) Reset() {
 	*x = ReportExpansionRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[26]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2056,7 +2822,7 @@ func (x *ReportExpansionRequest) String() string {
 func (*ReportExpansionRequest) ProtoMessage() {}
 
 func (x *ReportExpansionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[26]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2069,7 +2835,7 @@ func (x *ReportExpansionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportExpansionRequest.ProtoReflect.Descriptor instead.
 func (*ReportExpansionRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReportExpansionRequest) GetNamespace() string {
@@ -2129,7 +2895,7 @@ type ReportExpansionResponse struct {
 
 func (x *ReportExpansionResponse) Reset() {
 	*x = ReportExpansionResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[27]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2141,7 +2907,7 @@ func (x *ReportExpansionResponse) String() string {
 func (*ReportExpansionResponse) ProtoMessage() {}
 
 func (x *ReportExpansionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[27]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2154,7 +2920,7 @@ func (x *ReportExpansionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportExpansionResponse.ProtoReflect.Descriptor instead.
 func (*ReportExpansionResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 type RemoveResourceSlicesRequest struct {
@@ -2168,7 +2934,7 @@ type RemoveResourceSlicesRequest struct {
 
 func (x *RemoveResourceSlicesRequest) Reset() {
 	*x = RemoveResourceSlicesRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[28]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2180,7 +2946,7 @@ func (x *RemoveResourceSlicesRequest) String() string {
 func (*RemoveResourceSlicesRequest) ProtoMessage() {}
 
 func (x *RemoveResourceSlicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[28]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2193,7 +2959,7 @@ func (x *RemoveResourceSlicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResourceSlicesRequest.ProtoReflect.Descriptor instead.
 func (*RemoveResourceSlicesRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RemoveResourceSlicesRequest) GetDriver() string {
@@ -2218,7 +2984,7 @@ type RemoveResourceSlicesResponse struct {
 
 func (x *RemoveResourceSlicesResponse) Reset() {
 	*x = RemoveResourceSlicesResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[29]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2230,7 +2996,7 @@ func (x *RemoveResourceSlicesResponse) String() string {
 func (*RemoveResourceSlicesResponse) ProtoMessage() {}
 
 func (x *RemoveResourceSlicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[29]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2243,7 +3009,7 @@ func (x *RemoveResourceSlicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResourceSlicesResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResourceSlicesResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 type CreateMirrorPodRequest struct {
@@ -2256,7 +3022,7 @@ type CreateMirrorPodRequest struct {
 
 func (x *CreateMirrorPodRequest) Reset() {
 	*x = CreateMirrorPodRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[30]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2268,7 +3034,7 @@ func (x *CreateMirrorPodRequest) String() string {
 func (*CreateMirrorPodRequest) ProtoMessage() {}
 
 func (x *CreateMirrorPodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[30]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2281,7 +3047,7 @@ func (x *CreateMirrorPodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateMirrorPodRequest.ProtoReflect.Descriptor instead.
 func (*CreateMirrorPodRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CreateMirrorPodRequest) GetPod() []byte {
@@ -2301,7 +3067,7 @@ type CreateMirrorPodResponse struct {
 
 func (x *CreateMirrorPodResponse) Reset() {
 	*x = CreateMirrorPodResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[31]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2313,7 +3079,7 @@ func (x *CreateMirrorPodResponse) String() string {
 func (*CreateMirrorPodResponse) ProtoMessage() {}
 
 func (x *CreateMirrorPodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[31]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2326,7 +3092,7 @@ func (x *CreateMirrorPodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateMirrorPodResponse.ProtoReflect.Descriptor instead.
 func (*CreateMirrorPodResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CreateMirrorPodResponse) GetUid() string {
@@ -2347,7 +3113,7 @@ type DeleteMirrorPodRequest struct {
 
 func (x *DeleteMirrorPodRequest) Reset() {
 	*x = DeleteMirrorPodRequest{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[32]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2359,7 +3125,7 @@ func (x *DeleteMirrorPodRequest) String() string {
 func (*DeleteMirrorPodRequest) ProtoMessage() {}
 
 func (x *DeleteMirrorPodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[32]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2372,7 +3138,7 @@ func (x *DeleteMirrorPodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMirrorPodRequest.ProtoReflect.Descriptor instead.
 func (*DeleteMirrorPodRequest) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DeleteMirrorPodRequest) GetNamespace() string {
@@ -2404,7 +3170,7 @@ type DeleteMirrorPodResponse struct {
 
 func (x *DeleteMirrorPodResponse) Reset() {
 	*x = DeleteMirrorPodResponse{}
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[33]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +3182,7 @@ func (x *DeleteMirrorPodResponse) String() string {
 func (*DeleteMirrorPodResponse) ProtoMessage() {}
 
 func (x *DeleteMirrorPodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kontiki_node_v1_node_proto_msgTypes[33]
+	mi := &file_kontiki_node_v1_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,19 +3195,20 @@ func (x *DeleteMirrorPodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMirrorPodResponse.ProtoReflect.Descriptor instead.
 func (*DeleteMirrorPodResponse) Descriptor() ([]byte, []int) {
-	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_kontiki_node_v1_node_proto_rawDescGZIP(), []int{41}
 }
 
 var File_kontiki_node_v1_node_proto protoreflect.FileDescriptor
 
 const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x1akontiki/node/v1/node.proto\x12\x0fkontiki.node.v1\"\xed\x01\n" +
+	"\x1akontiki/node/v1/node.proto\x12\x0fkontiki.node.v1\"\x85\x02\n" +
 	"\x0eSessionRequest\x12.\n" +
 	"\x05hello\x18\x01 \x01(\v2\x16.kontiki.node.v1.HelloH\x00R\x05hello\x126\n" +
 	"\x06status\x18\x02 \x01(\v2\x1c.kontiki.node.v1.StatusBatchH\x00R\x06status\x121\n" +
 	"\x06answer\x18\x03 \x01(\v2\x17.kontiki.node.v1.AnswerH\x00R\x06answer\x125\n" +
-	"\x05lease\x18\x04 \x01(\v2\x1d.kontiki.node.v1.LeaseRequestH\x00R\x05leaseB\t\n" +
+	"\x05lease\x18\x04 \x01(\v2\x1d.kontiki.node.v1.LeaseRequestH\x00R\x05lease\x12\x16\n" +
+	"\x05usage\x18\x05 \x01(\fH\x00R\x05usageB\t\n" +
 	"\amessage\"\xa3\x01\n" +
 	"\x05Hello\x12\x1b\n" +
 	"\tnode_name\x18\x01 \x01(\tR\bnodeName\x12\x12\n" +
@@ -2485,7 +3252,7 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"\x04Move\x12\x16\n" +
 	"\x06master\x18\x01 \x01(\tR\x06master\"\x1f\n" +
 	"\x04Beat\x12\x17\n" +
-	"\anext_ms\x18\x01 \x01(\rR\x06nextMs\"\xc4\x01\n" +
+	"\anext_ms\x18\x01 \x01(\rR\x06nextMs\"\xdf\x01\n" +
 	"\aWelcome\x12\x18\n" +
 	"\amasters\x18\x01 \x03(\tR\amasters\x12%\n" +
 	"\x0ecluster_domain\x18\x02 \x01(\tR\rclusterDomain\x12\x1f\n" +
@@ -2493,7 +3260,90 @@ const file_kontiki_node_v1_node_proto_rawDesc = "" +
 	"clusterDns\x12!\n" +
 	"\fservice_cidr\x18\x04 \x01(\tR\vserviceCidr\x12\x19\n" +
 	"\bpod_cidr\x18\x05 \x01(\tR\apodCidr\x12\x19\n" +
-	"\blease_ms\x18\x06 \x01(\rR\aleaseMs\"\xf6\x01\n" +
+	"\blease_ms\x18\x06 \x01(\rR\aleaseMs\x12\x19\n" +
+	"\busage_ms\x18\a \x01(\rR\ausageMs\"l\n" +
+	"\vUsageReport\x12.\n" +
+	"\x04node\x18\x01 \x01(\v2\x1a.kontiki.node.v1.NodeUsageR\x04node\x12-\n" +
+	"\x04pods\x18\x02 \x03(\v2\x19.kontiki.node.v1.PodUsageR\x04pods\"\x96\x02\n" +
+	"\tNodeUsage\x12\x12\n" +
+	"\x04time\x18\x01 \x01(\x03R\x04time\x127\n" +
+	"\acompute\x18\x02 \x01(\v2\x1d.kontiki.node.v1.ComputeUsageR\acompute\x120\n" +
+	"\x02fs\x18\x03 \x01(\v2 .kontiki.node.v1.FilesystemUsageR\x02fs\x127\n" +
+	"\anetwork\x18\x04 \x01(\v2\x1d.kontiki.node.v1.NetworkUsageR\anetwork\x124\n" +
+	"\x16memory_available_bytes\x18\x05 \x01(\x04R\x14memoryAvailableBytes\x12\x1b\n" +
+	"\tboot_time\x18\x06 \x01(\x03R\bbootTime\"\xe4\x01\n" +
+	"\bPodUsage\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\tR\x03uid\x12?\n" +
+	"\n" +
+	"containers\x18\x04 \x03(\v2\x1f.kontiki.node.v1.ContainerUsageR\n" +
+	"containers\x127\n" +
+	"\anetwork\x18\x05 \x01(\v2\x1d.kontiki.node.v1.NetworkUsageR\anetwork\x12\x1a\n" +
+	"\bcomplete\x18\x06 \x01(\bR\bcomplete\"\x8f\x02\n" +
+	"\x0eContainerUsage\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x18\n" +
+	"\astarted\x18\x03 \x01(\x03R\astarted\x127\n" +
+	"\acompute\x18\x04 \x01(\v2\x1d.kontiki.node.v1.ComputeUsageR\acompute\x12!\n" +
+	"\frootfs_bytes\x18\x05 \x01(\x04R\vrootfsBytes\x12#\n" +
+	"\rrootfs_inodes\x18\x06 \x01(\x04R\frootfsInodes\x12\x1b\n" +
+	"\tlog_bytes\x18\a \x01(\x04R\blogBytes\x12\x1d\n" +
+	"\n" +
+	"files_time\x18\b \x01(\x03R\tfilesTime\"\xcb\x05\n" +
+	"\fComputeUsage\x12'\n" +
+	"\x0fcpu_nanoseconds\x18\x01 \x01(\x04R\x0ecpuNanoseconds\x12#\n" +
+	"\rcpu_nanocores\x18\x02 \x01(\x04R\fcpuNanocores\x12\x1b\n" +
+	"\twindow_ms\x18\x03 \x01(\rR\bwindowMs\x12!\n" +
+	"\fmemory_bytes\x18\x04 \x01(\x04R\vmemoryBytes\x127\n" +
+	"\x18memory_working_set_bytes\x18\x05 \x01(\x04R\x15memoryWorkingSetBytes\x12(\n" +
+	"\x10memory_rss_bytes\x18\x06 \x01(\x04R\x0ememoryRssBytes\x12\x1d\n" +
+	"\n" +
+	"swap_bytes\x18\a \x01(\x04R\tswapBytes\x12\x1c\n" +
+	"\tprocesses\x18\b \x01(\x04R\tprocesses\x12\x1f\n" +
+	"\vcpu_periods\x18\t \x01(\x04R\n" +
+	"cpuPeriods\x122\n" +
+	"\x15cpu_throttled_periods\x18\n" +
+	" \x01(\x04R\x13cpuThrottledPeriods\x12:\n" +
+	"\x19cpu_throttled_nanoseconds\x18\v \x01(\x04R\x17cpuThrottledNanoseconds\x12\x1d\n" +
+	"\n" +
+	"read_bytes\x18\f \x01(\x04R\treadBytes\x12\x1f\n" +
+	"\vwrite_bytes\x18\r \x01(\x04R\n" +
+	"writeBytes\x12<\n" +
+	"\fcpu_pressure\x18\x0e \x01(\v2\x19.kontiki.node.v1.PressureR\vcpuPressure\x12B\n" +
+	"\x0fmemory_pressure\x18\x0f \x01(\v2\x19.kontiki.node.v1.PressureR\x0ememoryPressure\x12:\n" +
+	"\vio_pressure\x18\x10 \x01(\v2\x19.kontiki.node.v1.PressureR\n" +
+	"ioPressure\"\x86\x02\n" +
+	"\bPressure\x12\x1d\n" +
+	"\n" +
+	"some_avg10\x18\x01 \x01(\x02R\tsomeAvg10\x12\x1d\n" +
+	"\n" +
+	"some_avg60\x18\x02 \x01(\x02R\tsomeAvg60\x12\x1f\n" +
+	"\vsome_avg300\x18\x03 \x01(\x02R\n" +
+	"someAvg300\x12\x1d\n" +
+	"\n" +
+	"some_total\x18\x04 \x01(\x04R\tsomeTotal\x12\x1d\n" +
+	"\n" +
+	"full_avg10\x18\x05 \x01(\x02R\tfullAvg10\x12\x1d\n" +
+	"\n" +
+	"full_avg60\x18\x06 \x01(\x02R\tfullAvg60\x12\x1f\n" +
+	"\vfull_avg300\x18\a \x01(\x02R\n" +
+	"fullAvg300\x12\x1d\n" +
+	"\n" +
+	"full_total\x18\b \x01(\x04R\tfullTotal\"\xb9\x01\n" +
+	"\x0fFilesystemUsage\x12%\n" +
+	"\x0ecapacity_bytes\x18\x01 \x01(\x04R\rcapacityBytes\x12\x1d\n" +
+	"\n" +
+	"used_bytes\x18\x02 \x01(\x04R\tusedBytes\x12'\n" +
+	"\x0favailable_bytes\x18\x03 \x01(\x04R\x0eavailableBytes\x12\x16\n" +
+	"\x06inodes\x18\x04 \x01(\x04R\x06inodes\x12\x1f\n" +
+	"\vinodes_free\x18\x05 \x01(\x04R\n" +
+	"inodesFree\"~\n" +
+	"\fNetworkUsage\x12\x19\n" +
+	"\brx_bytes\x18\x01 \x01(\x04R\arxBytes\x12\x19\n" +
+	"\btx_bytes\x18\x02 \x01(\x04R\atxBytes\x12\x1b\n" +
+	"\trx_errors\x18\x03 \x01(\x04R\brxErrors\x12\x1b\n" +
+	"\ttx_errors\x18\x04 \x01(\x04R\btxErrors\"\xf6\x01\n" +
 	"\n" +
 	"Assignment\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x0e\n" +
@@ -2636,7 +3486,7 @@ func file_kontiki_node_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_kontiki_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_kontiki_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_kontiki_node_v1_node_proto_goTypes = []any{
 	(CertifyPodResponse_Decision)(0),     // 0: kontiki.node.v1.CertifyPodResponse.Decision
 	(ReportVolumeRequest_State)(0),       // 1: kontiki.node.v1.ReportVolumeRequest.State
@@ -2653,29 +3503,37 @@ var file_kontiki_node_v1_node_proto_goTypes = []any{
 	(*Move)(nil),                         // 12: kontiki.node.v1.Move
 	(*Beat)(nil),                         // 13: kontiki.node.v1.Beat
 	(*Welcome)(nil),                      // 14: kontiki.node.v1.Welcome
-	(*Assignment)(nil),                   // 15: kontiki.node.v1.Assignment
-	(*ObjectKey)(nil),                    // 16: kontiki.node.v1.ObjectKey
-	(*Object)(nil),                       // 17: kontiki.node.v1.Object
-	(*StatusResult)(nil),                 // 18: kontiki.node.v1.StatusResult
-	(*AuthorizeCallerRequest)(nil),       // 19: kontiki.node.v1.AuthorizeCallerRequest
-	(*AuthorizeCallerResponse)(nil),      // 20: kontiki.node.v1.AuthorizeCallerResponse
-	(*CreateTokenRequest)(nil),           // 21: kontiki.node.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),          // 22: kontiki.node.v1.CreateTokenResponse
-	(*CertifyPodRequest)(nil),            // 23: kontiki.node.v1.CertifyPodRequest
-	(*CertifyPodResponse)(nil),           // 24: kontiki.node.v1.CertifyPodResponse
-	(*ReportVolumeRequest)(nil),          // 25: kontiki.node.v1.ReportVolumeRequest
-	(*ReportVolumeResponse)(nil),         // 26: kontiki.node.v1.ReportVolumeResponse
-	(*ReportDriverRequest)(nil),          // 27: kontiki.node.v1.ReportDriverRequest
-	(*ReportDriverResponse)(nil),         // 28: kontiki.node.v1.ReportDriverResponse
-	(*ReportExpansionRequest)(nil),       // 29: kontiki.node.v1.ReportExpansionRequest
-	(*ReportExpansionResponse)(nil),      // 30: kontiki.node.v1.ReportExpansionResponse
-	(*RemoveResourceSlicesRequest)(nil),  // 31: kontiki.node.v1.RemoveResourceSlicesRequest
-	(*RemoveResourceSlicesResponse)(nil), // 32: kontiki.node.v1.RemoveResourceSlicesResponse
-	(*CreateMirrorPodRequest)(nil),       // 33: kontiki.node.v1.CreateMirrorPodRequest
-	(*CreateMirrorPodResponse)(nil),      // 34: kontiki.node.v1.CreateMirrorPodResponse
-	(*DeleteMirrorPodRequest)(nil),       // 35: kontiki.node.v1.DeleteMirrorPodRequest
-	(*DeleteMirrorPodResponse)(nil),      // 36: kontiki.node.v1.DeleteMirrorPodResponse
-	nil,                                  // 37: kontiki.node.v1.ReportDriverRequest.TopologyEntry
+	(*UsageReport)(nil),                  // 15: kontiki.node.v1.UsageReport
+	(*NodeUsage)(nil),                    // 16: kontiki.node.v1.NodeUsage
+	(*PodUsage)(nil),                     // 17: kontiki.node.v1.PodUsage
+	(*ContainerUsage)(nil),               // 18: kontiki.node.v1.ContainerUsage
+	(*ComputeUsage)(nil),                 // 19: kontiki.node.v1.ComputeUsage
+	(*Pressure)(nil),                     // 20: kontiki.node.v1.Pressure
+	(*FilesystemUsage)(nil),              // 21: kontiki.node.v1.FilesystemUsage
+	(*NetworkUsage)(nil),                 // 22: kontiki.node.v1.NetworkUsage
+	(*Assignment)(nil),                   // 23: kontiki.node.v1.Assignment
+	(*ObjectKey)(nil),                    // 24: kontiki.node.v1.ObjectKey
+	(*Object)(nil),                       // 25: kontiki.node.v1.Object
+	(*StatusResult)(nil),                 // 26: kontiki.node.v1.StatusResult
+	(*AuthorizeCallerRequest)(nil),       // 27: kontiki.node.v1.AuthorizeCallerRequest
+	(*AuthorizeCallerResponse)(nil),      // 28: kontiki.node.v1.AuthorizeCallerResponse
+	(*CreateTokenRequest)(nil),           // 29: kontiki.node.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),          // 30: kontiki.node.v1.CreateTokenResponse
+	(*CertifyPodRequest)(nil),            // 31: kontiki.node.v1.CertifyPodRequest
+	(*CertifyPodResponse)(nil),           // 32: kontiki.node.v1.CertifyPodResponse
+	(*ReportVolumeRequest)(nil),          // 33: kontiki.node.v1.ReportVolumeRequest
+	(*ReportVolumeResponse)(nil),         // 34: kontiki.node.v1.ReportVolumeResponse
+	(*ReportDriverRequest)(nil),          // 35: kontiki.node.v1.ReportDriverRequest
+	(*ReportDriverResponse)(nil),         // 36: kontiki.node.v1.ReportDriverResponse
+	(*ReportExpansionRequest)(nil),       // 37: kontiki.node.v1.ReportExpansionRequest
+	(*ReportExpansionResponse)(nil),      // 38: kontiki.node.v1.ReportExpansionResponse
+	(*RemoveResourceSlicesRequest)(nil),  // 39: kontiki.node.v1.RemoveResourceSlicesRequest
+	(*RemoveResourceSlicesResponse)(nil), // 40: kontiki.node.v1.RemoveResourceSlicesResponse
+	(*CreateMirrorPodRequest)(nil),       // 41: kontiki.node.v1.CreateMirrorPodRequest
+	(*CreateMirrorPodResponse)(nil),      // 42: kontiki.node.v1.CreateMirrorPodResponse
+	(*DeleteMirrorPodRequest)(nil),       // 43: kontiki.node.v1.DeleteMirrorPodRequest
+	(*DeleteMirrorPodResponse)(nil),      // 44: kontiki.node.v1.DeleteMirrorPodResponse
+	nil,                                  // 45: kontiki.node.v1.ReportDriverRequest.TopologyEntry
 }
 var file_kontiki_node_v1_node_proto_depIdxs = []int32{
 	4,  // 0: kontiki.node.v1.SessionRequest.hello:type_name -> kontiki.node.v1.Hello
@@ -2685,43 +3543,54 @@ var file_kontiki_node_v1_node_proto_depIdxs = []int32{
 	5,  // 4: kontiki.node.v1.Hello.known:type_name -> kontiki.node.v1.Known
 	10, // 5: kontiki.node.v1.StatusBatch.pods:type_name -> kontiki.node.v1.PodStatus
 	14, // 6: kontiki.node.v1.SessionResponse.welcome:type_name -> kontiki.node.v1.Welcome
-	15, // 7: kontiki.node.v1.SessionResponse.assignment:type_name -> kontiki.node.v1.Assignment
-	18, // 8: kontiki.node.v1.SessionResponse.status_result:type_name -> kontiki.node.v1.StatusResult
+	23, // 7: kontiki.node.v1.SessionResponse.assignment:type_name -> kontiki.node.v1.Assignment
+	26, // 8: kontiki.node.v1.SessionResponse.status_result:type_name -> kontiki.node.v1.StatusResult
 	13, // 9: kontiki.node.v1.SessionResponse.beat:type_name -> kontiki.node.v1.Beat
 	12, // 10: kontiki.node.v1.SessionResponse.move:type_name -> kontiki.node.v1.Move
 	8,  // 11: kontiki.node.v1.SessionResponse.lease:type_name -> kontiki.node.v1.LeaseGrant
-	17, // 12: kontiki.node.v1.Assignment.upserts:type_name -> kontiki.node.v1.Object
-	16, // 13: kontiki.node.v1.Assignment.deletes:type_name -> kontiki.node.v1.ObjectKey
-	16, // 14: kontiki.node.v1.Object.key:type_name -> kontiki.node.v1.ObjectKey
-	0,  // 15: kontiki.node.v1.CertifyPodResponse.decision:type_name -> kontiki.node.v1.CertifyPodResponse.Decision
-	1,  // 16: kontiki.node.v1.ReportVolumeRequest.state:type_name -> kontiki.node.v1.ReportVolumeRequest.State
-	37, // 17: kontiki.node.v1.ReportDriverRequest.topology:type_name -> kontiki.node.v1.ReportDriverRequest.TopologyEntry
-	2,  // 18: kontiki.node.v1.ReportExpansionRequest.phase:type_name -> kontiki.node.v1.ReportExpansionRequest.Phase
-	3,  // 19: kontiki.node.v1.NodeService.Session:input_type -> kontiki.node.v1.SessionRequest
-	21, // 20: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
-	23, // 21: kontiki.node.v1.NodeService.CertifyPod:input_type -> kontiki.node.v1.CertifyPodRequest
-	19, // 22: kontiki.node.v1.NodeService.AuthorizeCaller:input_type -> kontiki.node.v1.AuthorizeCallerRequest
-	25, // 23: kontiki.node.v1.NodeService.ReportVolume:input_type -> kontiki.node.v1.ReportVolumeRequest
-	27, // 24: kontiki.node.v1.NodeService.ReportDriver:input_type -> kontiki.node.v1.ReportDriverRequest
-	29, // 25: kontiki.node.v1.NodeService.ReportExpansion:input_type -> kontiki.node.v1.ReportExpansionRequest
-	31, // 26: kontiki.node.v1.NodeService.RemoveResourceSlices:input_type -> kontiki.node.v1.RemoveResourceSlicesRequest
-	33, // 27: kontiki.node.v1.NodeService.CreateMirrorPod:input_type -> kontiki.node.v1.CreateMirrorPodRequest
-	35, // 28: kontiki.node.v1.NodeService.DeleteMirrorPod:input_type -> kontiki.node.v1.DeleteMirrorPodRequest
-	11, // 29: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
-	22, // 30: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
-	24, // 31: kontiki.node.v1.NodeService.CertifyPod:output_type -> kontiki.node.v1.CertifyPodResponse
-	20, // 32: kontiki.node.v1.NodeService.AuthorizeCaller:output_type -> kontiki.node.v1.AuthorizeCallerResponse
-	26, // 33: kontiki.node.v1.NodeService.ReportVolume:output_type -> kontiki.node.v1.ReportVolumeResponse
-	28, // 34: kontiki.node.v1.NodeService.ReportDriver:output_type -> kontiki.node.v1.ReportDriverResponse
-	30, // 35: kontiki.node.v1.NodeService.ReportExpansion:output_type -> kontiki.node.v1.ReportExpansionResponse
-	32, // 36: kontiki.node.v1.NodeService.RemoveResourceSlices:output_type -> kontiki.node.v1.RemoveResourceSlicesResponse
-	34, // 37: kontiki.node.v1.NodeService.CreateMirrorPod:output_type -> kontiki.node.v1.CreateMirrorPodResponse
-	36, // 38: kontiki.node.v1.NodeService.DeleteMirrorPod:output_type -> kontiki.node.v1.DeleteMirrorPodResponse
-	29, // [29:39] is the sub-list for method output_type
-	19, // [19:29] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	16, // 12: kontiki.node.v1.UsageReport.node:type_name -> kontiki.node.v1.NodeUsage
+	17, // 13: kontiki.node.v1.UsageReport.pods:type_name -> kontiki.node.v1.PodUsage
+	19, // 14: kontiki.node.v1.NodeUsage.compute:type_name -> kontiki.node.v1.ComputeUsage
+	21, // 15: kontiki.node.v1.NodeUsage.fs:type_name -> kontiki.node.v1.FilesystemUsage
+	22, // 16: kontiki.node.v1.NodeUsage.network:type_name -> kontiki.node.v1.NetworkUsage
+	18, // 17: kontiki.node.v1.PodUsage.containers:type_name -> kontiki.node.v1.ContainerUsage
+	22, // 18: kontiki.node.v1.PodUsage.network:type_name -> kontiki.node.v1.NetworkUsage
+	19, // 19: kontiki.node.v1.ContainerUsage.compute:type_name -> kontiki.node.v1.ComputeUsage
+	20, // 20: kontiki.node.v1.ComputeUsage.cpu_pressure:type_name -> kontiki.node.v1.Pressure
+	20, // 21: kontiki.node.v1.ComputeUsage.memory_pressure:type_name -> kontiki.node.v1.Pressure
+	20, // 22: kontiki.node.v1.ComputeUsage.io_pressure:type_name -> kontiki.node.v1.Pressure
+	25, // 23: kontiki.node.v1.Assignment.upserts:type_name -> kontiki.node.v1.Object
+	24, // 24: kontiki.node.v1.Assignment.deletes:type_name -> kontiki.node.v1.ObjectKey
+	24, // 25: kontiki.node.v1.Object.key:type_name -> kontiki.node.v1.ObjectKey
+	0,  // 26: kontiki.node.v1.CertifyPodResponse.decision:type_name -> kontiki.node.v1.CertifyPodResponse.Decision
+	1,  // 27: kontiki.node.v1.ReportVolumeRequest.state:type_name -> kontiki.node.v1.ReportVolumeRequest.State
+	45, // 28: kontiki.node.v1.ReportDriverRequest.topology:type_name -> kontiki.node.v1.ReportDriverRequest.TopologyEntry
+	2,  // 29: kontiki.node.v1.ReportExpansionRequest.phase:type_name -> kontiki.node.v1.ReportExpansionRequest.Phase
+	3,  // 30: kontiki.node.v1.NodeService.Session:input_type -> kontiki.node.v1.SessionRequest
+	29, // 31: kontiki.node.v1.NodeService.CreateToken:input_type -> kontiki.node.v1.CreateTokenRequest
+	31, // 32: kontiki.node.v1.NodeService.CertifyPod:input_type -> kontiki.node.v1.CertifyPodRequest
+	27, // 33: kontiki.node.v1.NodeService.AuthorizeCaller:input_type -> kontiki.node.v1.AuthorizeCallerRequest
+	33, // 34: kontiki.node.v1.NodeService.ReportVolume:input_type -> kontiki.node.v1.ReportVolumeRequest
+	35, // 35: kontiki.node.v1.NodeService.ReportDriver:input_type -> kontiki.node.v1.ReportDriverRequest
+	37, // 36: kontiki.node.v1.NodeService.ReportExpansion:input_type -> kontiki.node.v1.ReportExpansionRequest
+	39, // 37: kontiki.node.v1.NodeService.RemoveResourceSlices:input_type -> kontiki.node.v1.RemoveResourceSlicesRequest
+	41, // 38: kontiki.node.v1.NodeService.CreateMirrorPod:input_type -> kontiki.node.v1.CreateMirrorPodRequest
+	43, // 39: kontiki.node.v1.NodeService.DeleteMirrorPod:input_type -> kontiki.node.v1.DeleteMirrorPodRequest
+	11, // 40: kontiki.node.v1.NodeService.Session:output_type -> kontiki.node.v1.SessionResponse
+	30, // 41: kontiki.node.v1.NodeService.CreateToken:output_type -> kontiki.node.v1.CreateTokenResponse
+	32, // 42: kontiki.node.v1.NodeService.CertifyPod:output_type -> kontiki.node.v1.CertifyPodResponse
+	28, // 43: kontiki.node.v1.NodeService.AuthorizeCaller:output_type -> kontiki.node.v1.AuthorizeCallerResponse
+	34, // 44: kontiki.node.v1.NodeService.ReportVolume:output_type -> kontiki.node.v1.ReportVolumeResponse
+	36, // 45: kontiki.node.v1.NodeService.ReportDriver:output_type -> kontiki.node.v1.ReportDriverResponse
+	38, // 46: kontiki.node.v1.NodeService.ReportExpansion:output_type -> kontiki.node.v1.ReportExpansionResponse
+	40, // 47: kontiki.node.v1.NodeService.RemoveResourceSlices:output_type -> kontiki.node.v1.RemoveResourceSlicesResponse
+	42, // 48: kontiki.node.v1.NodeService.CreateMirrorPod:output_type -> kontiki.node.v1.CreateMirrorPodResponse
+	44, // 49: kontiki.node.v1.NodeService.DeleteMirrorPod:output_type -> kontiki.node.v1.DeleteMirrorPodResponse
+	40, // [40:50] is the sub-list for method output_type
+	30, // [30:40] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_kontiki_node_v1_node_proto_init() }
@@ -2734,6 +3603,7 @@ func file_kontiki_node_v1_node_proto_init() {
 		(*SessionRequest_Status)(nil),
 		(*SessionRequest_Answer)(nil),
 		(*SessionRequest_Lease)(nil),
+		(*SessionRequest_Usage)(nil),
 	}
 	file_kontiki_node_v1_node_proto_msgTypes[8].OneofWrappers = []any{
 		(*SessionResponse_Welcome)(nil),
@@ -2749,7 +3619,7 @@ func file_kontiki_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kontiki_node_v1_node_proto_rawDesc), len(file_kontiki_node_v1_node_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   35,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
