@@ -27,7 +27,7 @@ GOTESTSUM          := gotest.tools/gotestsum@v1.13.0
 TOOLS  := $(CURDIR)/.tools
 PROTOS := $(shell find proto -name '*.proto')
 
-.PHONY: build run stop test unit clocks e2e soak peers sanity upstream compare suite conformance lint fuzz bench bench-scale robustness generate released deps images vendors node help
+.PHONY: build run stop test unit clocks e2e soak peers sanity upstream compare suite conformance lint fuzz bench bench-scale robustness generate released deps images vendors node install deb help
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -63,6 +63,16 @@ run: deps build images ## start 3 masters, 2 workers and a demo application on t
 stop: ## stop and remove the cluster of `make run`
 	@if [ -x bin/kontiki ]; then bin/kontiki dev --data-dir $(DEV_DIR) stop --purge; fi
 
+# Units in /usr/local/lib/systemd/system are found by systemd. DESTDIR installs into another root.
+PREFIX ?= /usr/local
+install: build ## install the program, units, manual pages and completions below PREFIX (/usr/local)
+	deploy/install.sh bin/kontiki "$(DESTDIR)" $(PREFIX)
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+
+deb: build ## build bin/kontiki.deb
+	@$(MAKE) -s deps DEB_PACKAGES="dpkg:dpkg-deb"
+	deploy/debian/build.sh bin/kontiki bin/kontiki.deb
+
 test: deps lint unit clocks e2e ## everything that fits in 30 minutes, from a clean clone
 
 # Tests in real time, with processes, disks and networks, can fail once on a busy machine. When at most $(1) tests fail, each is run once more,
@@ -72,7 +82,7 @@ again = $(GO) run $(GOTESTSUM) --format standard-quiet --hide-summary skipped --
 
 unit: deps
 	@mkdir -p bin
-	$(call again,4) --packages "$$($(GO) list ./... | grep -vE '/test/(e2e|cases|bench|soak)(/|$$)' | tr '\n' ' ')" -- -timeout 20m
+	$(call again,4) --packages "$$($(GO) list ./... | grep -vE '/test/(e2e|cases|bench|soak|packaging)(/|$$)' | tr '\n' ' ')" -- -timeout 20m
 	@echo "each benchmark once, to see that it still works"
 	@$(GO) test -run '^$$' -bench . -benchtime 1x $$($(GO) list ./... | grep -v /test/) >$(CURDIR)/bin/benchmarks.log 2>&1 || { cat $(CURDIR)/bin/benchmarks.log; exit 1; }
 
@@ -87,7 +97,7 @@ clocks: ## test masters whose wall clocks are set, with a patched Go runtime
 
 e2e: deps build images vendors node
 	GOBIN=$(TOOLS) $(GO) install $(GRPCURL)
-	GRPCURL=$(TOOLS)/grpcurl KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar VENDORS=$(CURDIR)/bin/vendors.tar $(call again,3) --packages "./test/e2e/... ./test/cases/... ./test/soak" -- -count=1 -p 1 -timeout 25m
+	GRPCURL=$(TOOLS)/grpcurl KONTIKI=$(CURDIR)/bin/kontiki IMAGES=$(CURDIR)/bin/images.tar VENDORS=$(CURDIR)/bin/vendors.tar $(call again,3) --packages "./test/e2e/... ./test/cases/... ./test/packaging ./test/soak" -- -count=1 -p 1 -timeout 25m
 
 SOAK := 10m
 soak: deps build images ## create and delete pods for SOAK while agents and containerd are killed, and see that nothing is left (SOAK_SEED=N repeats one)
@@ -188,7 +198,7 @@ robustness: ## inject faults, in rounds, until interrupted; prints each round's 
 	  seed=$$((seed + $(SCHEDULES))); \
 	done
 
-generate: ## regenerate committed code: protobuf, OpenAPI
+generate: ## regenerate committed code: protobuf, OpenAPI, the reference of commands
 	GOBIN=$(TOOLS) $(GO) install $(PROTOC_GEN_GO)
 	GOBIN=$(TOOLS) $(GO) install $(PROTOC_GEN_GO_GRPC)
 	PATH=$(TOOLS):$$PATH protoc -I proto --go_out=proto --go_opt=paths=source_relative \
@@ -197,3 +207,4 @@ generate: ## regenerate committed code: protobuf, OpenAPI
 	  --ts_opt=client_grpc1,output_javascript,output_legacy_commonjs,long_type_string,ts_nocheck,eslint_disable,optimize_code_size \
 	  kontiki/v1/objects.proto errors.proto && find gen -name '*.d.ts' -delete
 	cd api/openapi && $(GO) run ./gen
+	$(GO) run ./cmd/kontiki generate markdown > docs/commands.md

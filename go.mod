@@ -8,6 +8,7 @@ require (
 	github.com/containerd/containerd/v2 v2.4.2
 	github.com/containerd/errdefs v1.0.0
 	github.com/containerd/platforms v1.0.0-rc.5
+	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/distribution/reference v0.6.0
 	github.com/fsnotify/fsnotify v1.10.1
 	github.com/go-jose/go-jose/v4 v4.1.5
@@ -67,7 +68,6 @@ require (
 )
 
 require (
-	github.com/coreos/go-systemd/v22 v22.7.0 // indirect
 	github.com/cyphar/filepath-securejoin v0.7.0 // indirect
 	github.com/godbus/dbus/v5 v5.2.2
 	tags.cncf.io/container-device-interface/specs-go v1.1.1 // indirect
@@ -77,6 +77,8 @@ require (
 	github.com/pelletier/go-toml/v2 v2.4.3
 	tags.cncf.io/container-device-interface v1.1.1
 )
+
+require github.com/cpuguy83/go-md2man/v2 v2.0.7 // indirect
 
 require (
 	github.com/cenkalti/backoff/v5 v5.0.3 // indirect

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -163,7 +164,8 @@ func agentCommand() *cobra.Command {
 			if place.nodeIP, err = hostAddress(place.nodeIP); err != nil {
 				return err
 			}
-			return runAgent(cmd.Context(), &o, place, log)
+			defer context.AfterFunc(cmd.Context(), func() { tellSystemd(log, daemon.SdNotifyStopping) })()
+			return runAgent(cmd.Context(), &o, place, log, func() { tellSystemd(log, daemon.SdNotifyReady) })
 		},
 	}
 	f := cmd.Flags()
@@ -192,7 +194,7 @@ func (m *master) runAgent(ctx context.Context) error {
 			return err
 		}
 	}
-	return runAgent(ctx, &m.options.agent, place, m.log)
+	return runAgent(ctx, &m.options.agent, place, m.log, func() {})
 }
 
 // reserved returns the ports that the cluster's own traffic uses, as far as this worker knows them.
@@ -210,7 +212,8 @@ func (p agentPlace) reserved() netapi.Ports {
 
 func (p agentPlace) identityDir() string { return filepath.Join(p.dataDir, "identity") }
 
-func runAgent(ctx context.Context, o *agentOptions, place agentPlace, log *slog.Logger) error {
+// runAgent runs a worker until the context ends. It calls ready once the worker runs its pods and answers masters.
+func runAgent(ctx context.Context, o *agentOptions, place agentPlace, log *slog.Logger, ready func()) error {
 	if err := o.validate(); err != nil {
 		return err
 	}
@@ -235,7 +238,7 @@ func runAgent(ctx context.Context, o *agentOptions, place agentPlace, log *slog.
 			BindAddress: gossipAddress, AdvertiseAddress: gossipAddress, Logger: log,
 		})
 	})
-	group.Go(func() error { return w.run(running) })
+	group.Go(func() error { return w.run(running, ready) })
 	return unlessStopped(ctx, group.Wait())
 }
 
@@ -345,12 +348,13 @@ func (w *workerParts) close() error {
 	return w.runtime.Close()
 }
 
-// run runs the worker until the context ends; containers keep running after that.
-func (w *workerParts) run(ctx context.Context) error {
+// run runs the worker until the context ends; containers keep running after that. It calls ready once masters can reach the worker.
+func (w *workerParts) run(ctx context.Context, ready func()) error {
 	listener, err := net.Listen("tcp", w.address)
 	if err != nil {
 		return errors.Join(fmt.Errorf("listen for masters: %w", err), w.close())
 	}
+	ready()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.agent.Run(ctx) })
 	if w.share != nil {

@@ -40,7 +40,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		Version:       gitVersion,
 	}
-	c.AddCommand(serverCommand(), agentCommand(), devCommand(), hollowCommand())
+	c.AddCommand(serverCommand(), agentCommand(), devCommand(), hollowCommand(), generateCommand())
 	c.AddCommand(admin.Commands()...)
 	return c
 }

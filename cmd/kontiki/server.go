@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
@@ -423,6 +424,7 @@ func (m *master) run(ctx context.Context) error {
 	group.Go(func() error { return m.followKeyring(running) })
 	group.Go(func() error { return m.keyring.Run(running) })
 	defer m.keyring.Close()
+	defer context.AfterFunc(ctx, func() { tellSystemd(m.log, daemon.SdNotifyStopping) })()
 	group.Go(func() error { return m.census.Run(running) })
 	group.Go(func() error { return m.followFlow(running) })
 	group.Go(func() error {
@@ -439,6 +441,7 @@ func (m *master) run(ctx context.Context) error {
 		if err := m.writeKubeconfig(); err != nil {
 			return err
 		}
+		tellSystemd(m.log, daemon.SdNotifyReady)
 		group.Go(func() error {
 			c := client.New(m.api.Objects, "system:apiserver", "kube-apiserver")
 			rbac.Ensure(running, c, rbac.Patience, m.log.With("part", "rbac")) // it ends when it has done so, or with the context

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/cobra/doc"
+)
+
+// generateCommand returns the command that writes the documentation of all commands, which the Makefile runs.
+func generateCommand() *cobra.Command {
+	c := &cobra.Command{Use: "generate", Short: "Write the documentation of these commands", Hidden: true}
+	c.AddCommand(&cobra.Command{
+		Use: "man DIRECTORY", Short: "Write a manual page for each command", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := os.MkdirAll(args[0], 0o755); err != nil {
+				return err
+			}
+			date, err := time.Parse(time.RFC3339, buildDate)
+			if err != nil {
+				return err
+			}
+			return doc.GenManTree(documented(cmd.Root()), &doc.GenManHeader{Section: "1", Source: "Kontiki " + gitVersion, Manual: "Kontiki", Date: &date}, args[0])
+		},
+	}, &cobra.Command{
+		Use: "markdown", Short: "Write the reference of all commands, docs/commands.md, to the output", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return reference(documented(cmd.Root()), cmd.OutOrStdout()) },
+	})
+	return c
+}
+
+// documented prepares commands for cobra's generators.
+func documented(c *cobra.Command) *cobra.Command {
+	c.DisableAutoGenTag = true
+	for _, sub := range c.Commands() {
+		documented(sub)
+	}
+	return c
+}
+
+// reference writes one page of Markdown about a command and all below it.
+func reference(c *cobra.Command, w io.Writer) error {
+	if c.HasParent() {
+		var page bytes.Buffer
+		if err := doc.GenMarkdownCustom(c, &page, func(file string) string {
+			return "#" + strings.ReplaceAll(strings.TrimSuffix(file, ".md"), "_", "-")
+		}); err != nil {
+			return err
+		}
+		text, _, _ := strings.Cut(page.String(), "### SEE ALSO")
+		if _, err := fmt.Fprint(w, strings.TrimRight(text, "\n"), "\n\n"); err != nil {
+			return err
+		}
+	} else if _, err := fmt.Fprint(w, "# Commands\n\nMade from the program by `make generate`. `kontiki COMMAND --help` prints the same.\n\n"); err != nil {
+		return err
+	}
+	for _, sub := range c.Commands() {
+		if !sub.IsAvailableCommand() || sub.Name() == "completion" || sub.Name() == "help" {
+			continue
+		}
+		if err := reference(sub, w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
