@@ -67,6 +67,7 @@ type serverOptions struct {
 	signingDuration           time.Duration
 	backups                   backup.Schedule
 	noAgent                   bool
+	dashboard                 bool
 	dutyNames                 []string
 	duties                    dutyList // from dutyNames
 	scheduling                schedulerConfig
@@ -134,6 +135,7 @@ func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Com
 	f.StringSliceVar(&o.dutyNames, "duties", []string{"*"}, "which duties the leader carries out: * for all, NAME or -NAME to switch one on or off, none for no duty that upstream's kube-scheduler or kube-controller-manager can carry out; the same on all masters")
 	f.StringVar(&o.scheduling.file, "scheduler-config", "", "a file with a KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1): profiles, plugins, weights; the same on all masters")
 	f.BoolVar(&o.rebalance, "rebalance", false, "move pods to other nodes, within their disruption budgets, when their constraints are violated or nodes are loaded unevenly; the same on all masters")
+	f.BoolVar(&o.dashboard, "dashboard", true, "serve the dashboard at /ui on the API port")
 	f.BoolVar(&o.noAgent, "no-agent", false, "run no worker on this host")
 	o.api.flags(f)
 	o.authn.flags(f)
@@ -484,10 +486,14 @@ func (m *master) serveAPI(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listen for the API: %w", err)
 	}
+	handler, err := m.withDashboard()
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	requests, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	server := &http.Server{
-		Handler: m.api,
+		Handler: handler,
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert,
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return m.cluster.APICertificate() },

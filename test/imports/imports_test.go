@@ -67,6 +67,7 @@ var rules = []rule{
 	{"controller", []string{"api/client", "internal"}, append([]string{raft, module + "api/rest", containerd}, serving...)},
 	{"scheduler", []string{"api/client", "internal"}, append([]string{raft, module + "api/rest", containerd}, serving...)},
 	{"node", []string{"proto", "internal"}, append([]string{raft}, serving...)},
+	{"dashboard", []string{"internal"}, append([]string{raft, module + "api"}, serving...)},
 	{"client", []string{"proto"}, []string{raft, module + "fsm"}},
 	{"cmd", []string{"api", "cluster", "controller", "scheduler", "node", "proto", "fsm", "internal", "dashboard"}, serving},
 	{"examples", []string{"client", "proto"}, nil},
