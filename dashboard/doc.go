@@ -39,8 +39,8 @@
 // # Forged requests
 //
 // The cookie alone authorizes nothing. Every request to /ui/api/, reads too, must have the header X-Kontiki-Session with a secret that is part of the
-// sealed session and that only the page learns, from GET /ui/session, which needs the header Sec-Fetch-Site or X-Kontiki-Session (any value): another
-// site's page can send neither without a preflight, and no preflight is answered. A WebSocket, whose headers a page cannot set, has the secret as
+// sealed session and that only the page learns, from GET /ui/session. That path, and signing in and out, need the header X-Kontiki-Session with any
+// value: another site's page cannot send it without a preflight, and no preflight is answered. A WebSocket, whose headers a page cannot set, has the secret as
 // one of its subprotocols ("kontiki.session.SECRET"), which is removed before the request is passed on. An Origin that is not the page's
 // own is refused everywhere. So a link, a form, an image or a script of another site does nothing, and neither does a page that a pod serves
 // through the API's proxy: a browser that follows a link sends no such header. What the API answers below /ui/api/ has a Content-Security-Policy with

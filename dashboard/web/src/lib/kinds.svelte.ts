@@ -131,3 +131,19 @@ export function pathOf(k: { group: string; version: string; plural: string; name
   if (subresource) parts.push(subresource);
   return parts.join('/');
 }
+
+const plurals: Record<string, string> = {
+  HorizontalPodAutoscaler: 'Autoscalers', PodDisruptionBudget: 'Disruption budgets', PersistentVolumeClaim: 'Volume claims', PersistentVolume: 'Volumes', CertificateSigningRequest: 'Signing requests',
+  CustomResourceDefinition: 'Definitions',
+};
+
+/** A kind's name as a heading: "Config maps". */
+export function titleOf(k: Kind): string {
+  const known = plurals[k.kind];
+  if (known) return known;
+  const words = k.kind.replace(/([a-z])([A-Z])/g, '$1 $2');
+  const spaced = words.charAt(0) + words.slice(1).toLowerCase();
+  if (k.plural === k.kind.toLowerCase()) return spaced; // it is a plural already
+  if (/(s|x|ch)$/.test(spaced)) return spaced + 'es';
+  return /[^aeiou]y$/.test(spaced) ? spaced.slice(0, -1) + 'ies' : spaced + 's';
+}

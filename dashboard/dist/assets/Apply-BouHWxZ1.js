@@ -1,1 +1,0 @@
-import{D as e,G as t,T as n,et as r,tt as i,w as a,z as o}from"./disclose-version-BdmDt-5s.js";var s=e(`<p> </p>`);function c(e,c){i(c,!0);var l=s(),u=t(l,!0);o(e=>a(u,e),[()=>c.at.join()]),n(e,l),r()}export{c as default};
