@@ -84,6 +84,7 @@ func (m *master) controllers(hints *workerHints) []controllerEntry {
 		{name: "daemonset-controller", account: "daemon-set-controller", make: one(daemonset.New)},
 		{name: "statefulset-controller", account: "statefulset-controller", make: one(statefulset.New)},
 		{name: "disruption-controller", account: "disruption-controller", make: disruption.New},
+		{name: "horizontal-pod-autoscaler-controller", account: "horizontal-pod-autoscaler", make: m.autoscale},
 		{name: "endpointslice-controller", account: "endpointslice-controller", make: silent(endpoints.New)},
 		{name: "endpointslice-mirroring-controller", account: "endpointslicemirroring-controller", make: one(endpointslicemirroring.New)},
 		{name: "clusterrole-aggregation-controller", account: "clusterrole-aggregation-controller", make: silent(rbac.NewAggregation)},

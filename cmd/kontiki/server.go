@@ -37,6 +37,7 @@ import (
 	"github.com/kontiki/kontiki/cmd/kontiki/admin"
 	"github.com/kontiki/kontiki/controller"
 	"github.com/kontiki/kontiki/controller/certificates"
+	"github.com/kontiki/kontiki/controller/horizontal"
 	"github.com/kontiki/kontiki/controller/nodelifecycle"
 	"github.com/kontiki/kontiki/controller/rbac"
 	"github.com/kontiki/kontiki/internal/kv"
@@ -63,6 +64,7 @@ type serverOptions struct {
 	confirmPeriod             time.Duration
 	volumeLease               time.Duration
 	evictions                 nodelifecycle.Evictions
+	autoscaler                horizontal.Options
 	deadMasters               time.Duration
 	signingDuration           time.Duration
 	backups                   backup.Schedule
@@ -115,6 +117,7 @@ func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Com
 	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "the DNS domain of the cluster")
 	f.Int64Var(&o.tolerationSeconds, "default-toleration-seconds", 300, "how long pods stay on a node that is not ready or not reachable, unless they have tolerations for it; the same on all masters")
 	o.evictions = nodelifecycle.DefaultEvictions
+	autoscalerFlags(f, &o.autoscaler)
 	f.DurationVar(&o.volumeLease, "volume-lease", 10*time.Second, "how long after its last contact with the masters a worker stops the pods that use volumes for one node at a time, so that these can be used elsewhere; 0 for never")
 	f.DurationVar(&o.confirmPeriod, "node-confirm-period", 5*time.Second, "how long a worker without a session must fail to answer probes before its node counts as lost")
 	f.Float64Var(&o.evictions.Rate, "node-eviction-rate", o.evictions.Rate, "how many failed nodes of a healthy zone are emptied per second")
@@ -194,7 +197,7 @@ func (o *serverOptions) checkFailures() error {
 // settings returns the flags that must be the same on all masters.
 func (o *serverOptions) settings(r ranges) cluster.Settings {
 	plugins, _ := o.api.kmsConfigs() // which has been checked
-	return cluster.Settings{
+	settings := cluster.Settings{
 		Fixed: map[string]string{
 			"service-cidr": r.service.String(), "pod-cidr": r.pod.String(), "cluster-dns": r.dns.String(), "cluster-domain": o.clusterDomain,
 		},
@@ -218,6 +221,8 @@ func (o *serverOptions) settings(r ranges) cluster.Settings {
 			"encryption-provider-config":   kmsNames(plugins),
 		},
 	}
+	autoscalerSettings(o.autoscaler, settings.Shared)
+	return settings
 }
 
 func parseRange(flag, value string, shortest, longest int) (netip.Prefix, error) {
@@ -252,7 +257,7 @@ func runServer(ctx context.Context, o *serverOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := o.checkFailures(); err != nil {
+	if err := errors.Join(o.checkFailures(), checkAutoscaler(o.autoscaler)); err != nil {
 		return err
 	}
 	if o.signingDuration < certificates.MinDuration {

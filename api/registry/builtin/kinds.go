@@ -35,7 +35,7 @@ func Kinds() *registry.Table {
 		deployments(),
 		replicaSets(),
 		statefulSets(),
-		notYet(horizontalPodAutoscalers(), noController),
+		horizontalPodAutoscalers(),
 		cronJobs(),
 		jobs(),
 		certificateSigningRequests(),

@@ -30,7 +30,6 @@ func notYet(r *registry.Resource, text string) *registry.Resource {
 }
 
 const (
-	noController = "stored, but no controller of this cluster acts on them yet"
-	notEnforced  = "stored, but not enforced yet: all traffic passes"
-	notAsked     = "stored, but not applied yet: requests are admitted without them"
+	notEnforced = "stored, but not enforced yet: all traffic passes"
+	notAsked    = "stored, but not applied yet: requests are admitted without them"
 )

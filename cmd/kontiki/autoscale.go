@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/tools/record"
+	metricsv1 "k8s.io/metrics/pkg/apis/metrics/v1"
+	"k8s.io/metrics/pkg/client/custom_metrics"
+	"k8s.io/metrics/pkg/client/external_metrics"
+
+	"github.com/kontiki/kontiki/api/client"
+	"github.com/kontiki/kontiki/controller"
+	"github.com/kontiki/kontiki/controller/horizontal"
+)
+
+// autoscalerFlags are kube-controller-manager's.
+func autoscalerFlags(f *pflag.FlagSet, o *horizontal.Options) {
+	*o = horizontal.Defaults
+	const prefix = "horizontal-pod-autoscaler-"
+	f.IntVar(&o.Workers, "concurrent-"+prefix+"syncs", o.Workers, "how many horizontal pod autoscalers are synced at the same time")
+	f.DurationVar(&o.SyncPeriod, prefix+"sync-period", o.SyncPeriod, "the period for syncing the number of pods in horizontal pod autoscalers; the same on all masters, as the following ones")
+	f.DurationVar(&o.DownscaleStabilization, prefix+"downscale-stabilization", o.DownscaleStabilization, "the period for which an autoscaler looks back, and does not scale down below any recommendation that it made in it")
+	f.Float64Var(&o.Tolerance, prefix+"tolerance", o.Tolerance, "the minimum change (from 1.0) in the ratio of the use to the target for an autoscaler to consider scaling")
+	f.DurationVar(&o.CPUInitializationPeriod, prefix+"cpu-initialization-period", o.CPUInitializationPeriod, "the period after a pod's start in which its use of processors may be skipped")
+	f.DurationVar(&o.InitialReadinessDelay, prefix+"initial-readiness-delay", o.InitialReadinessDelay, "the period after a pod's start in which changes of its readiness are treated as initial readiness")
+}
+
+// checkAutoscaler says what is wrong with these flags.
+func checkAutoscaler(o horizontal.Options) error {
+	const prefix = "--horizontal-pod-autoscaler-"
+	switch {
+	case o.Workers < 1:
+		return fmt.Errorf("--concurrent-horizontal-pod-autoscaler-syncs: want at least 1, not %d", o.Workers)
+	case o.SyncPeriod < time.Second:
+		return fmt.Errorf("%ssync-period: %s is shorter than a second", prefix, o.SyncPeriod)
+	case o.Tolerance < 0 || o.Tolerance >= 1:
+		return fmt.Errorf("%stolerance: %g is not from 0 to 1", prefix, o.Tolerance)
+	case o.DownscaleStabilization < 0 || o.CPUInitializationPeriod < 0 || o.InitialReadinessDelay < 0:
+		return fmt.Errorf("%sdownscale-stabilization, -cpu-initialization-period and -initial-readiness-delay must not be negative", prefix)
+	}
+	return nil
+}
+
+// autoscalerSettings are the settings that must be the same on all masters.
+func autoscalerSettings(o horizontal.Options, to map[string]string) {
+	const prefix = "horizontal-pod-autoscaler-"
+	to[prefix+"sync-period"] = o.SyncPeriod.String()
+	to[prefix+"downscale-stabilization"] = o.DownscaleStabilization.String()
+	to[prefix+"tolerance"] = fmt.Sprint(o.Tolerance)
+	to[prefix+"cpu-initialization-period"] = o.CPUInitializationPeriod.String()
+	to[prefix+"initial-readiness-delay"] = o.InitialReadinessDelay.String()
+}
+
+// autoscale returns the controller of horizontal pod autoscalers.
+func (m *master) autoscale(c *client.Client, recorder record.EventRecorder) []*controller.Controller {
+	others := &elsewhere{master: m}
+	return []*controller.Controller{horizontal.New(horizontal.Config{
+		Options: m.options.autoscaler, Client: c, Recorder: recorder, Custom: others.customMetrics, External: others.externalMetrics,
+		PodMetrics: func(ctx context.Context, _ string, pods []*corev1.Pod) (out []*metricsv1.PodMetrics) {
+			used := m.usage.Now(ctx)
+			for _, pod := range pods {
+				if measured := used.PodMetrics(pod); measured != nil {
+					out = append(out, measured)
+				}
+			}
+			return out
+		},
+	})}
+}
+
+// autoscalerUser is as whom the autoscaler reads custom and external metrics, through this master's API.
+const autoscalerUser = "system:serviceaccount:kube-system:horizontal-pod-autoscaler"
+
+// loopback returns how to reach this master's API as a user.
+func (m *master) loopback(user string) (*rest.Config, error) {
+	pair, err := m.cluster.Issuer().IssueClient(user, []string{"system:serviceaccounts", "system:serviceaccounts:kube-system"})
+	if err != nil {
+		return nil, err
+	}
+	return &rest.Config{
+		Host: "https://" + net.JoinHostPort(m.options.nodeIP, strconv.Itoa(m.options.apiPort)), Timeout: metricsTimeout, UserAgent: "kontiki/horizontal-pod-autoscaler",
+		TLSClientConfig: rest.TLSClientConfig{CAData: m.cluster.Identity().RootsPEM(), CertData: pair.CertPEM, KeyData: pair.KeyPEM},
+	}, nil
+}
+
+const (
+	metricsTimeout = 10 * time.Second
+	// lookAgain is how often what is served, and the client's certificate, are looked at again.
+	lookAgain = time.Minute
+)
+
+// elsewhere reads custom and external metrics from whoever serves custom.metrics.k8s.io and external.metrics.k8s.io. It is safe for concurrent
+// use.
+type elsewhere struct {
+	master   *master
+	mu       sync.Mutex
+	made     time.Time
+	custom   custom_metrics.CustomMetricsClient
+	external external_metrics.ExternalMetricsClient
+}
+
+func (e *elsewhere) clients() (custom_metrics.CustomMetricsClient, external_metrics.ExternalMetricsClient, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.custom != nil && time.Since(e.made) < lookAgain {
+		return e.custom, e.external, nil
+	}
+	config, err := e.master.loopback(autoscalerUser)
+	if err != nil {
+		return nil, nil, err
+	}
+	discoverer, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		return nil, nil, err
+	}
+	external, err := external_metrics.NewForConfig(config)
+	if err != nil {
+		return nil, nil, err
+	}
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(discoverer))
+	e.custom, e.external, e.made = custom_metrics.NewForConfig(config, mapper, custom_metrics.NewAvailableAPIsGetter(discoverer)), external, time.Now()
+	return e.custom, e.external, nil
+}
+
+func (e *elsewhere) customMetrics() (custom_metrics.CustomMetricsClient, error) {
+	custom, _, err := e.clients()
+	return custom, err
+}
+
+func (e *elsewhere) externalMetrics() (external_metrics.ExternalMetricsClient, error) {
+	_, external, err := e.clients()
+	return external, err
+}
