@@ -175,7 +175,7 @@ func (w *world) cleanup() {
 			w.t.Errorf("cleanup: %v", err)
 		}
 	}
-	for _, c := range []string{"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd", ""} {
+	for _, c := range []string{"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd", "unified", ""} {
 		_ = os.Remove(filepath.Join("/sys/fs/cgroup", c, w.config.CgroupParent))
 	}
 }

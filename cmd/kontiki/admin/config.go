@@ -16,8 +16,14 @@ const DefaultServerDir = "/var/lib/kontiki/server"
 // Config finds the cluster of an administrator's command: by --kubeconfig, KUBECONFIG, this machine's development cluster, or
 // the master that runs here.
 func Config(kubeconfig string) (*rest.Config, error) {
-	if kubeconfig == "" {
-		kubeconfig = os.Getenv("KUBECONFIG")
+	if list := os.Getenv("KUBECONFIG"); kubeconfig == "" && list != "" {
+		// As kubectl reads it: files separated by colons, of which the first that has something counts.
+		config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(clientcmd.NewDefaultClientConfigLoadingRules(), &clientcmd.ConfigOverrides{}).ClientConfig()
+		if err != nil {
+			return nil, fmt.Errorf("KUBECONFIG: %w", err)
+		}
+		config.QPS = -1
+		return config, nil
 	}
 	for _, path := range []string{dev.DefaultDir + "/kubeconfig", DefaultServerDir + "/admin.kubeconfig"} {
 		if kubeconfig != "" {
@@ -49,14 +55,14 @@ func configIn(kubeconfig string, namespace *string) (*rest.Config, error) {
 
 // namespaceOf returns the namespace of a kubeconfig's context.
 func namespaceOf(kubeconfig string) (string, error) {
+	rules := &clientcmd.ClientConfigLoadingRules{ExplicitPath: kubeconfig}
 	if kubeconfig == "" {
-		kubeconfig = os.Getenv("KUBECONFIG")
+		if os.Getenv("KUBECONFIG") == "" {
+			return "default", nil
+		}
+		rules = clientcmd.NewDefaultClientConfigLoadingRules()
 	}
-	if kubeconfig == "" {
-		return "default", nil
-	}
-	namespace, _, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
-		&clientcmd.ClientConfigLoadingRules{ExplicitPath: kubeconfig}, &clientcmd.ConfigOverrides{}).Namespace()
+	namespace, _, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{}).Namespace()
 	return namespace, err
 }
 
