@@ -154,6 +154,7 @@ func Open(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		State: c.consensus, Name: cfg.Name, Version: cfg.Version, ClusterID: live.ClusterID, Dir: cfg.DataDir, DiskLow: cfg.DiskLow,
 		SecretKeys: func() map[string][]byte { return live.Now().KeyMaterial() }, IdentityFile: identity.File,
 		CleanUp: cfg.Timings.Propose, Schedule: cfg.Backups, RequireLevel: c.requireLevel, OtherMasters: c.otherMasters,
+		Leading:    func() bool { return c.consensus.Leadership().Self },
 		Recovered:  func() string { return c.memberNow().Recovered },
 		EpochBegun: func() error { return c.changeMember(func(m *member) { m.Recovered = "" }) },
 		Log:        log,

@@ -43,6 +43,8 @@ type Options struct {
 	// CleanUp limits the time for cleaning up after a failed restore.
 	CleanUp  time.Duration
 	Schedule Schedule
+	// Leading says whether this master leads the cluster.
+	Leading func() bool
 	// RequireLevel returns an error for what the cluster's feature level does not allow yet.
 	RequireLevel func(ctx context.Context, level int, what string) error
 	// OtherMasters requests the status of the other masters and returns that of those that respond.

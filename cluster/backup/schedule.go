@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,13 +22,27 @@ type Schedule struct {
 	Dir      string
 	Interval time.Duration
 	Keep     int
+	// Remote is where the leader stores its backups too; nil for nowhere. As many are kept there.
+	Remote Remote
+}
+
+// Remote is a place for copies of backups, such as a bucket (package s3).
+type Remote interface {
+	// Put stores size bytes under a name: all of them, or it returns an error and the name has what it had.
+	Put(ctx context.Context, name string, from io.Reader, size int64) error
+	// List returns all names, and Remove removes one.
+	List(ctx context.Context) ([]string, error)
+	Remove(ctx context.Context, name string) error
+	String() string
 }
 
 const (
 	namePrefix = "kontiki-"
 	nameSuffix = ".backup"
-	// retryAfter is the pause after a backup that failed.
+	// retryAfter is the pause after a backup or a copy that failed.
 	retryAfter = time.Minute
+	// copyTime limits one attempt to copy a backup.
+	copyTime = time.Hour
 )
 
 // RunSchedule takes backups as long as this master runs. The time of the next one is computed from the newest file, so that
@@ -56,6 +71,9 @@ func (b *Backups) RunSchedule(ctx context.Context, ready <-chan struct{}) error 
 		}
 		if err == nil {
 			b.log.Info("took a backup", "file", path)
+			if schedule.Remote != nil && b.o.Leading() {
+				b.copyOut(ctx, schedule, path, time.Now().Add(schedule.Interval))
+			}
 			continue
 		}
 		b.log.Error("a scheduled backup failed", "error", err)
@@ -81,6 +99,53 @@ func (b *Backups) backUp(ctx context.Context, schedule Schedule, now time.Time) 
 		}
 	}
 	return path, nil
+}
+
+// copyOut copies a backup to the remote place. It tries again until the next backup is due.
+func (b *Backups) copyOut(ctx context.Context, schedule Schedule, path string, until time.Time) {
+	for {
+		err := b.copyTo(ctx, schedule, path)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			b.log.Info("copied a backup", "file", path, "to", schedule.Remote.String())
+			return
+		}
+		b.log.Error("a backup could not be copied", "file", path, "to", schedule.Remote.String(), "error", err)
+		if wait := min(retryAfter, schedule.Interval); time.Now().Add(wait).After(until) || !pause.For(ctx, wait) {
+			return
+		}
+	}
+}
+
+// copyTo copies a backup to the remote place, and removes surplus ones there.
+func (b *Backups) copyTo(ctx context.Context, schedule Schedule, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, copyTime)
+	defer cancel()
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if err := schedule.Remote.Put(ctx, filepath.Base(path), file, info.Size()); err != nil {
+		return err
+	}
+	names, err := schedule.Remote.List(ctx)
+	if err != nil {
+		return err
+	}
+	kept := inOrder(names, time.Now())
+	for _, old := range kept[:max(0, len(kept)-max(schedule.Keep, 1))] {
+		if err := schedule.Remote.Remove(ctx, old); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // SaveTo writes a backup to a file, which afterwards is complete, checked and synced, or does not exist.
@@ -112,18 +177,27 @@ func (b *Backups) SaveTo(ctx context.Context, path string) (err error) {
 	return errors.Join(file.Close(), durable.SyncDir(filepath.Dir(path)))
 }
 
-// files returns the names of a schedule's backups, oldest first. Those with a time in the future, written before the clock was set
-// back, count as older than all others.
+// files returns the names of the backups in a directory, as inOrder.
 func files(dir string, now time.Time) []string {
-	var names, future []string
 	entries, _ := os.ReadDir(dir) // if it cannot be read there are none yet; writing will report the error
+	names := make([]string, 0, len(entries))
 	for _, e := range entries {
-		switch at, ok := timeOf(e.Name()); {
+		names = append(names, e.Name())
+	}
+	return inOrder(names, now)
+}
+
+// inOrder returns those names that are of a schedule's backups, oldest first. Those with a time in the future, written before the clock was set
+// back, count as older than all others.
+func inOrder(all []string, now time.Time) []string {
+	var names, future []string
+	for _, name := range all {
+		switch at, ok := timeOf(name); {
 		case !ok:
 		case at.After(now):
-			future = append(future, e.Name())
+			future = append(future, name)
 		default:
-			names = append(names, e.Name())
+			names = append(names, name)
 		}
 	}
 	slices.Sort(future)

@@ -29,7 +29,9 @@ func generateCommand() *cobra.Command {
 		},
 	}, &cobra.Command{
 		Use: "markdown", Short: "Write the reference of all commands, docs/commands.md, to the output", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return reference(documented(cmd.Root()), cmd.OutOrStdout()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return reference(documented(cmd.Root()), cmd.OutOrStdout())
+		},
 	})
 	return c
 }

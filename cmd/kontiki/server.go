@@ -32,6 +32,7 @@ import (
 	"github.com/kontiki/kontiki/api/usage"
 	"github.com/kontiki/kontiki/cluster"
 	"github.com/kontiki/kontiki/cluster/backup"
+	"github.com/kontiki/kontiki/cluster/backup/s3"
 	"github.com/kontiki/kontiki/cluster/mtls"
 	"github.com/kontiki/kontiki/cluster/pki"
 	"github.com/kontiki/kontiki/cmd/kontiki/admin"
@@ -68,6 +69,7 @@ type serverOptions struct {
 	deadMasters               time.Duration
 	signingDuration           time.Duration
 	backups                   backup.Schedule
+	bucket                    s3.Config
 	noAgent                   bool
 	dashboard                 bool
 	dutyNames                 []string
@@ -132,6 +134,10 @@ func serverCommandTo(run func(context.Context, *serverOptions) error) *cobra.Com
 	f.DurationVar(&o.backups.Interval, "snapshot-interval", 12*time.Hour, "how often this master takes a snapshot by itself; 0 means never")
 	f.IntVar(&o.backups.Keep, "snapshot-retention", 5, "how many of its own snapshots this master keeps")
 	d := cluster.DefaultTimings
+	f.StringVar(&o.bucket.Bucket, "backup-s3", "", "s3://BUCKET/PREFIX, to which the leader copies the snapshots that it takes by itself; as many are kept there")
+	f.StringVar(&o.bucket.Endpoint, "backup-s3-endpoint", "", "the URL of the service that has the bucket (default https://s3.amazonaws.com)")
+	f.StringVar(&o.bucket.Region, "backup-s3-region", "", "the bucket's region (default: the service is asked)")
+	f.StringVar(&o.bucket.Credentials, "backup-s3-credentials", "", "a file with aws_access_key_id and aws_secret_access_key (default: the environment, ~/.aws/credentials, or the machine's role)")
 	f.Uint64Var(&o.timings.SnapshotThreshold, "raft-snapshot-threshold", d.SnapshotThreshold, "after how many log entries raft takes a snapshot and truncates the log")
 	f.DurationVar(&o.timings.SnapshotInterval, "raft-snapshot-interval", d.SnapshotInterval, "how often raft checks whether a snapshot is due, to twice that")
 	f.Uint64Var(&o.timings.TrailingLogs, "raft-trailing-logs", d.TrailingLogs, "how many log entries are kept after a snapshot, for masters that lag slightly; one that lags further is sent the snapshot")
@@ -284,6 +290,15 @@ func runServer(ctx context.Context, o *serverOptions) (err error) {
 	}
 	if o.backups.Keep < 1 || o.backups.Interval < 0 {
 		return fmt.Errorf("--snapshot-retention must be at least 1, and --snapshot-interval not negative")
+	}
+	if o.bucket.Bucket != "" {
+		remote, err := s3.New(o.bucket)
+		if err != nil {
+			return fmt.Errorf("--backup-s3: %w", err)
+		}
+		o.backups.Remote = remote
+	} else if o.bucket != (s3.Config{}) {
+		return errors.New("--backup-s3-endpoint, --backup-s3-region and --backup-s3-credentials need --backup-s3")
 	}
 	if o.timings.SnapshotInterval < time.Second || o.timings.SnapshotThreshold < 1 || o.timings.TrailingLogs < 1 {
 		return fmt.Errorf("--raft-snapshot-interval must be at least 1s, --raft-snapshot-threshold and --raft-trailing-logs at least 1")
